@@ -1,0 +1,103 @@
+"""The one interface between the protocol and whatever generates text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypedDict
+
+
+class Message(TypedDict):
+    """One turn of a chat, in the form chat templates read."""
+
+    role: Literal["user", "assistant", "system"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. ``temperature=0`` is greedy decoding."""
+
+    temperature: float = 1.0
+    top_p: float = 0.9
+    max_new_tokens: int = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One completion to be made.
+
+    Attributes
+    ----------
+    key
+        Unique within a stage, e.g. ``"gsm8k-00012/r2/answer/0"``.
+    messages
+        The chat so far, ending with a user turn.
+    model
+        Name of the agent's own model (``"critic-0"``); ``None`` is the base.
+    seed
+        The draw depends on this and the model alone, not on the batch.
+    """
+
+    key: str
+    messages: tuple[Message, ...]
+    model: str | None
+    seed: int
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What came back: text without special tokens, its ids, and the counts."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    prompt_tokens: int
+    finish_reason: Literal["stop", "length"]
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens generated, the end-of-turn token included."""
+        return len(self.token_ids)
+
+
+class Engine(Protocol):
+    """Turns requests into completions; may batch as it likes.
+
+    ``complete`` may be awaited by thousands of coroutines at once. What it
+    returns depends on the request alone.
+    """
+
+    async def complete(self, request: Request) -> Completion:
+        """Generate one completion."""
+        ...
+
+    def close(self) -> None:
+        """Release models and processes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModels:
+    """What an engine serves: one base and the agents' own models.
+
+    Attributes
+    ----------
+    base
+        Folder or hub id of the base model.
+    tuning
+        ``"lora"``: ``agents`` are PEFT adapters on the base; ``"full"``: each
+        is a whole checkpoint.
+    agents
+        Agent name to folder; empty before the first iteration.
+    """
+
+    base: str
+    tuning: Literal["lora", "full"]
+    agents: Mapping[str, str]
+    dtype: str = "auto"
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+
+__all__ = ["Completion", "Engine", "Message", "Request", "Sampling", "ServedModels"]

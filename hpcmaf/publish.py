@@ -1,0 +1,148 @@
+"""Files appear whole or not at all.
+
+A file is written under a temporary name beside its target, synced, renamed,
+and then described by a manifest that carries its sha256. Whoever finds the
+manifest finds a finished file; whoever is killed in between leaves nothing
+that looks finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hpcmaf.errors import StoreError
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a published file must look like.
+
+    Attributes
+    ----------
+    sha256, bytes
+        Of the file.
+    rows
+        Records in it (problems of a store, lines of a dataset).
+    schema
+        Name and version of its layout, e.g. ``"hpcmaf-debate/1"``.
+    extra
+        Anything its writer wants to hand on (ledger rows, counts).
+    """
+
+    sha256: str
+    bytes: int
+    rows: int
+    schema: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def manifest_path(path: Path) -> Path:
+    """Where the manifest of ``path`` lies."""
+    return path.with_name(path.name + ".manifest.json")
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, in constant memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Force a file's or folder's content to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yield a temporary path that becomes ``target`` when the block succeeds.
+
+    Works for files and for folders. After an exception the temporary is
+    removed and ``target`` is as it was.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Host names may repeat across containers; a random name cannot collide.
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        yield temporary
+        if temporary.is_dir():
+            for path in sorted(temporary.rglob("*")):
+                sync(path)
+            if target.is_dir():
+                shutil.rmtree(target)
+        sync(temporary)
+        os.replace(temporary, target)
+        sync(target.parent)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Publish a small text file atomically (UTF-8)."""
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(text.encode("utf-8", "surrogatepass"))
+
+
+def write_json(target: Path, value: Any) -> None:
+    """Publish a JSON file atomically; same value, same bytes."""
+    write_text(target, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=True) + "\n")
+
+
+def write_manifest(path: Path, *, rows: int, schema: str, extra: Mapping[str, Any] | None = None) -> Manifest:
+    """Describe a published file; call after the file is in place."""
+    manifest = Manifest(file_sha256(path), path.stat().st_size, rows, schema, dict(extra or {}))
+    write_json(manifest_path(path), asdict(manifest))
+    return manifest
+
+
+def read_manifest(path: Path) -> Manifest | None:
+    """Read the manifest of ``path``; ``None`` where there is none.
+
+    Raises
+    ------
+    StoreError
+        The manifest is not one this program wrote.
+    """
+    where = manifest_path(path)
+    try:
+        return Manifest(**json.loads(where.read_text()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"{where}: not a manifest ({error}); delete it and rerun the stage") from error
+
+
+def check_manifest(path: Path) -> Manifest:
+    """Compare a file with its manifest, byte for byte.
+
+    Raises
+    ------
+    StoreError
+        File or manifest is missing, or they disagree.
+    """
+    manifest = read_manifest(path)
+    if manifest is None:
+        raise StoreError(f"{path}: has no manifest, so it was never finished; rerun its stage")
+    if not path.exists():
+        raise StoreError(f"{path}: missing although its manifest exists; delete {manifest_path(path).name} and rerun")
+    size = path.stat().st_size
+    if size != manifest.bytes:
+        raise StoreError(f"{path}: {size} bytes where its manifest says {manifest.bytes}; delete both and rerun")
+    if file_sha256(path) != manifest.sha256:
+        raise StoreError(f"{path}: content differs from its manifest (sha256); delete both and rerun")
+    return manifest

@@ -1,0 +1,49 @@
+"""What a problem is, and what a task has to bring."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One question, with its gold answer where one is known.
+
+    ``gold`` is for evaluation alone: nothing between a debate and a training
+    set reads it.
+    """
+
+    id: str
+    question: str
+    gold: str | None = None
+    meta: Mapping[str, str] = field(default_factory=dict)
+
+
+def question_hash(question: str) -> str:
+    """Hash of a question that case, spacing and Unicode form do not change."""
+    folded = " ".join(unicodedata.normalize("NFKC", question).casefold().split())
+    return hashlib.sha256(folded.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class PromptSet(Protocol):
+    """The user messages of a debate (paper, appendix on prompts), as text."""
+
+    def first(self, question: str) -> str:
+        """What a generation agent is asked in round 1."""
+        ...
+
+    def summarize(self, question: str, answers: Sequence[str]) -> str:
+        """What the summarizer is asked about the *other* agents' answers."""
+        ...
+
+    def update(self, question: str, summary: str) -> str:
+        """What a critic agent is asked in rounds 2..M, given a summary."""
+        ...
+
+    def update_without_summary(self, question: str, answers: Sequence[str]) -> str:
+        """The same with the others' answers themselves (``maft-no-summary``)."""
+        ...
