@@ -1,0 +1,33 @@
+"""The label a debate gives itself: y^ of the paper, section 2.
+
+One rule for training and evaluation alike, so a problem's pseudo-label and
+its evaluated answer can never come from different votes.
+"""
+
+from __future__ import annotations
+
+from hpcmaf.answers import Vote, equivalent, vote
+from hpcmaf.debate.transcript import Transcript
+from hpcmaf.seeding import derive_seed
+
+
+def consensus(transcript: Transcript, round: int, seed: int, iteration: int) -> Vote:
+    """Majority vote over the answers of one round.
+
+    Parameters
+    ----------
+    transcript
+        A debate.
+    round
+        1-based; the method's label is the vote of the *last* round alone.
+    seed, iteration
+        Of the run. With the problem's id they decide ties, so the outcome
+        does not depend on shard, batch or order.
+    """
+    answers = [utterance.answer for utterance in transcript.answers[round - 1]]
+    return vote(answers, derive_seed(seed, iteration, transcript.problem.id, "tie"))
+
+
+def agrees(answer: str | None, label: Vote) -> bool:
+    """Whether an answer of any round is equivalent to the consensus answer."""
+    return answer is not None and label.answer is not None and equivalent(answer, label.answer)
