@@ -1,0 +1,53 @@
+"""Prompts of the arithmetic task in the characters of the packaged micro model.
+
+The micro model reads 30 characters and no words, so what a debate says to it
+is reduced to marks: ``=`` asks for a first answer, ``|`` stands before another
+agent's answer, ``~`` before a summary. The corpus that model is made from is
+rendered through this very class (see :mod:`hpcmaf.micro.corpus`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from hpcmaf.errors import DataError
+
+_EXPRESSION = re.compile(r"\d+(?:\s*[-+*]\s*\d+)+")
+
+
+def expression_of(question: str) -> str:
+    """The arithmetic expression in a question, without spaces.
+
+    Raises
+    ------
+    DataError
+        The question holds no expression of integers, ``+``, ``-`` and ``*``.
+    """
+    match = _EXPRESSION.search(question)
+    if match is None:
+        raise DataError(
+            f"the compact prompts found no arithmetic expression in the question {question[:60]!r}; "
+            "use task.prompts: default for questions in words"
+        )
+    return re.sub(r"\s", "", match.group())
+
+
+class CompactPrompts:
+    """The :class:`hpcmaf.tasks.base.PromptSet` that the micro model understands."""
+
+    def first(self, question: str) -> str:
+        """``12+3*4+5-6*7=``."""
+        return expression_of(question) + "="
+
+    def summarize(self, question: str, answers: Sequence[str]) -> str:
+        """The expression, then the others' answers, each behind a ``|``."""
+        return expression_of(question) + "|" + "|".join(answers)
+
+    def update(self, question: str, summary: str) -> str:
+        """The summary behind a ``~``; the question stands in the chat's first turn."""
+        return "~" + summary
+
+    def update_without_summary(self, question: str, answers: Sequence[str]) -> str:
+        """The others' answers, each behind a ``|``."""
+        return "|" + "|".join(answers)
