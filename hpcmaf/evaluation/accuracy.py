@@ -1,0 +1,167 @@
+"""Accuracy of a society on problems whose gold answers are known.
+
+Pure functions of transcripts. Every problem counts, in every figure: one
+whose vote has no answer is wrong, it is never left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from hpcmaf.answers import equivalent
+from hpcmaf.debate.consensus import consensus
+from hpcmaf.debate.transcript import Transcript
+from hpcmaf.errors import DataError
+from hpcmaf.evaluation.spread import estimate
+
+SCHEMA = "hpcmaf-metrics/1"
+
+
+def _right(answer: str | None, gold: str) -> bool:
+    return answer is not None and equivalent(answer, gold)
+
+
+class _Tally:
+    """Scores of every problem so far; a few bytes each, no transcript is kept."""
+
+    def __init__(self, agents: int, rounds: int) -> None:
+        self.agents, self.rounds = agents, rounds
+        self.problem_ids: dict[str, None] = {}
+        # correct[m - 1][n] and voted[m - 1]: one 0/1 byte per problem.
+        self.correct = [[bytearray() for _ in range(agents)] for _ in range(rounds)]
+        self.voted = [bytearray() for _ in range(rounds)]
+        self.agreeing = self.unparsable = self.tied = 0
+
+    def add(self, transcript: Transcript, seed: int, iteration: int) -> None:
+        problem = transcript.problem
+        if problem.gold is None:
+            raise DataError(f"problem {problem.id!r} has no gold answer; evaluate on problems that have one")
+        if any(len(turn) != self.agents for turn in transcript.answers) or transcript.rounds != self.rounds:
+            raise DataError(
+                f"problem {problem.id!r}: its debate is not one of {self.agents} agents in {self.rounds} rounds "
+                "like the first; do not mix debates of different shape"
+            )
+        if problem.id in self.problem_ids:
+            raise DataError(f"problem {problem.id!r} occurs twice; merge the shards again")
+        self.problem_ids[problem.id] = None
+        for m, turn in enumerate(transcript.answers):
+            for agent, utterance in enumerate(turn):
+                self.correct[m][agent].append(_right(utterance.answer, problem.gold))
+            vote = consensus(transcript, m + 1, seed, iteration)
+            self.voted[m].append(_right(vote.answer, problem.gold))
+        # The last round's vote is the debate's answer.
+        self.agreeing += sum(vote.agrees)
+        self.tied += vote.tied
+        self.unparsable += sum(utterance.answer is None for utterance in transcript.answers[-1])
+
+    def round(self, m: int) -> dict[str, Any]:
+        return {
+            "round": m,
+            "agents": [estimate(scores) for scores in self.correct[m - 1]],
+            "mean": estimate(map(sum, zip(*self.correct[m - 1], strict=True)), scale=self.agents),
+            "vote": estimate(self.voted[m - 1]),
+        }
+
+
+def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, method: str, task: str) -> dict[str, Any]:
+    """Score one iteration's evaluation debates against their gold answers.
+
+    Parameters
+    ----------
+    transcripts
+        Debates of the held-out problems, each with ``problem.gold``; read
+        once, so a store may stream them. All of one shape, N agents by M
+        rounds.
+    seed, iteration
+        Of the run; they decide tied votes, as in selection.
+    method, task
+        Names, carried along.
+
+    Returns
+    -------
+    dict
+        The content of ``metrics.json``; ``pseudo_labels`` is ``None`` (see
+        :func:`pseudo_label_accuracy`). With n problems:
+
+        ``accuracy``
+            ``one_answer``: agent 0 in round 1; ``majority``: the vote of
+            round 1; ``debate``: the vote of round M. Each ``{"value", "se"}``,
+            se = population std (ddof 0) / sqrt(n).
+        ``rounds``
+            Per round: each agent, the mean over agents (its error taken over
+            problems), and the vote.
+        ``consensus``
+            Mean share of agents whose final answer is equivalent to the final
+            vote (paper, section on diversity): (a, a, b) counts 2/3; a
+            debate without any answer counts 0.
+        ``unparsable``, ``tied``
+            Share of the n * N final answers without an answer; share of the
+            n final votes without a unique winner.
+        ``scores``
+            Problem ids and, per measure, a string of n characters 0 or 1, for
+            paired tests.
+
+    Raises
+    ------
+    DataError
+        No debate at all, a problem without gold or twice, or debates of
+        different shape.
+    """
+    tally: _Tally | None = None
+    for transcript in transcripts:
+        if tally is None:
+            tally = _Tally(transcript.agents, transcript.rounds)
+        tally.add(transcript, seed, iteration)
+    if tally is None:
+        raise DataError(f"iteration {iteration}: no debate to score; evaluate at least one problem")
+    problems = len(tally.problem_ids)
+    measures = {"one_answer": tally.correct[0][0], "majority": tally.voted[0], "debate": tally.voted[-1]}
+    return {
+        "schema": SCHEMA,
+        "iteration": iteration,
+        "method": method,
+        "task": task,
+        "problems": problems,
+        "accuracy": {name: estimate(scores) for name, scores in measures.items()},
+        "rounds": [tally.round(m) for m in range(1, tally.rounds + 1)],
+        "consensus": tally.agreeing / (problems * tally.agents),
+        "unparsable": tally.unparsable / (problems * tally.agents),
+        "tied": tally.tied / problems,
+        "pseudo_labels": None,
+        "scores": {"problem_ids": list(tally.problem_ids)}
+        | {name: "".join(map(str, scores)) for name, scores in measures.items()},
+    }
+
+
+def pseudo_label_accuracy(transcripts: Iterable[Transcript], seed: int, iteration: int) -> dict[str, Any] | None:
+    """How often the training debate's own vote was right; reported, never used.
+
+    Parameters
+    ----------
+    transcripts
+        Training debates, with gold answers where there are any.
+    seed, iteration
+        Of the run, as in selection: these are the very labels trained on.
+
+    Returns
+    -------
+    dict or None
+        ``problems``: those with a gold answer; ``labelled``: how many of them
+        got a label at all; ``value``, ``se``: share of *all* of them whose
+        label is right, a problem without a label counting as wrong. (Of the
+        labels made, ``value * problems / labelled`` are right.) ``None``
+        where no problem has a gold answer.
+    """
+    right = bytearray()
+    labelled = 0
+    for transcript in transcripts:
+        gold = transcript.problem.gold
+        if gold is None:
+            continue
+        label = consensus(transcript, transcript.rounds, seed, iteration).answer
+        labelled += label is not None
+        right.append(_right(label, gold))
+    if not right:
+        return None
+    return {**estimate(right), "labelled": labelled, "problems": len(right)}

@@ -1,0 +1,164 @@
+"""Every fact the method states about evaluation."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpcmaf.debate.transcript import Transcript
+from hpcmaf.errors import DataError
+from hpcmaf.evaluation import estimate, pseudo_label_accuracy, score, standard_error
+
+Debate = Callable[..., Transcript]
+RUN = {"seed": 7, "iteration": 2, "method": "maft", "task": "arithmetic"}
+
+
+@pytest.fixture
+def four(debate: Debate) -> list[Transcript]:
+    """Four debates of three agents in two rounds, one of each kind."""
+    return [
+        debate("right", "5", ["5", "4", "5"], ["5", "5", "4"]),
+        debate("turned", "-3", ["2", "2", "-3"], ["-3", "2", "-3"]),  # the debate mends round 1
+        debate("wrong", "8", ["8", None, "9"], ["9", "9", None]),
+        debate("mute", "1", [None, None, None], [None, None, None]),
+    ]
+
+
+def test_accuracies_by_hand(four: list[Transcript]) -> None:
+    result = score(four, **RUN)
+    scores = result["scores"]
+    assert scores["problem_ids"] == ["right", "turned", "wrong", "mute"]
+    assert scores["one_answer"] == "1010"  # agent 0's first answer
+    assert scores["debate"] == "1100"  # the vote of the last round
+    assert scores["majority"][:2] == "10"
+    assert scores["majority"][3] == "0"
+    assert result["accuracy"]["one_answer"] == {"value": 0.5, "se": 0.25}
+    assert result["accuracy"]["debate"] == {"value": 0.5, "se": 0.25}
+    assert (result["schema"], result["iteration"], result["method"]) == ("hpcmaf-metrics/1", 2, "maft")
+    assert (result["task"], result["problems"], result["pseudo_labels"]) == ("arithmetic", 4, None)
+
+
+def test_per_round_per_agent_and_vote(four: list[Transcript]) -> None:
+    first, last = score(four, **RUN)["rounds"]
+    assert (first["round"], last["round"]) == (1, 2)
+    assert [agent["value"] for agent in first["agents"]] == [0.5, 0.0, 0.5]
+    assert [agent["value"] for agent in last["agents"]] == [0.5, 0.25, 0.25]
+    assert last["mean"]["value"] == pytest.approx(1 / 3)
+    assert last["vote"] == {"value": 0.5, "se": 0.25}
+    # Shares of right agents per problem: 2/3, 2/3, 0, 0.
+    assert last["mean"]["se"] == pytest.approx(np.std([2 / 3, 2 / 3, 0, 0]) / 2)
+
+
+def test_unparsable_problems_stay_in_the_denominator(debate: Debate) -> None:
+    mute = [debate(f"mute{i}", "1", [None] * 3, [None] * 3) for i in range(3)]
+    result = score([debate("right", "1", ["1"] * 3, ["1"] * 3), *mute], **RUN)
+    assert result["problems"] == 4
+    assert [measure["value"] for measure in result["accuracy"].values()] == [0.25] * 3
+    assert result["rounds"][0]["agents"][0]["value"] == 0.25
+    assert result["unparsable"] == 0.75
+    assert result["consensus"] == 0.25
+
+
+def test_unparsable_answers_do_not_vote(debate: Debate) -> None:
+    result = score([debate("one voice", "6", [None, None, "6"], [None, "6", None])], **RUN)
+    assert result["scores"]["majority"] == result["scores"]["debate"] == "1"
+    assert result["scores"]["one_answer"] == "0"
+    assert result["unparsable"] == pytest.approx(2 / 3)
+
+
+def test_only_the_final_round_decides(debate: Debate) -> None:
+    # Eight of nine answers are right, the last round's vote is not.
+    result = score([debate("late", "4", ["4"] * 3, ["4"] * 3, ["4", "7", "7"])], **RUN)
+    assert (result["scores"]["majority"], result["scores"]["debate"]) == ("1", "0")
+    assert [row["vote"]["value"] for row in result["rounds"]] == [1.0, 1.0, 0.0]
+    assert result["consensus"] == pytest.approx(2 / 3)
+    # And unparsable answers count in the final round alone.
+    assert score([debate("early", "4", [None] * 3, ["4"] * 3)], **RUN)["unparsable"] == 0.0
+
+
+def test_answers_are_compared_by_equivalence(debate: Debate) -> None:
+    result = score([debate("half", "1/2", ["0.5", "1/2", "2"], ["2", "0.50", "2/4"])], **RUN)
+    assert (result["scores"]["one_answer"], result["scores"]["debate"]) == ("1", "1")
+    assert result["consensus"] == pytest.approx(2 / 3)
+    assert result["tied"] == 0.0
+
+
+def test_consensus_of_a_a_b(debate: Debate) -> None:
+    assert 1 - score([debate("x", "1", ["1"] * 3, ["a", "a", "b"])], **RUN)["consensus"] == pytest.approx(1 / 3)
+
+
+def test_ties_are_drawn_per_problem_and_iteration_not_by_string(debate: Debate) -> None:
+    tied = [debate(f"p{i}", "9", ["1", "9"], ["1", "9"]) for i in range(200)]
+    result = score(tied, **RUN)
+    assert result["tied"] == 1.0
+    assert result["consensus"] == 0.5
+    assert 0.35 < result["accuracy"]["debate"]["value"] < 0.65  # 4 sigma; a rule by string gives 0 or 1
+    assert result["scores"] != score(tied, **RUN | {"seed": 8})["scores"]
+    assert result["scores"] != score(tied, **RUN | {"iteration": 3})["scores"]
+
+
+def test_order_of_problems_changes_nothing(debate: Debate) -> None:
+    debates = [debate(f"p{i}", "1", ["1", "2", None], ["2", "1", "3"]) for i in range(30)]
+    there, back = score(debates, **RUN), score(list(reversed(debates)), **RUN)
+    for name in ("one_answer", "majority", "debate"):
+        assert there["scores"][name] == back["scores"][name][::-1]
+    there.pop("scores"), back.pop("scores")
+    assert there == back
+
+
+def test_one_agent_one_round(debate: Debate) -> None:
+    result = score([debate("a", "1", ["1"]), debate("b", "1", ["2"])], **RUN)
+    assert len(result["rounds"]) == 1
+    for measure in result["accuracy"].values():
+        assert measure == {"value": 0.5, "se": pytest.approx(0.5 / 2**0.5)}
+    assert (result["consensus"], result["tied"]) == (1.0, 0.0)
+
+
+def test_reads_a_stream_once(four: list[Transcript]) -> None:
+    assert score(iter(four), **RUN) == score(four, **RUN)
+
+
+def test_what_it_refuses(debate: Debate) -> None:
+    good = debate("a", "1", ["1", "1"], ["1", "1"])
+    with pytest.raises(DataError, match="no debate"):
+        score([], **RUN)
+    with pytest.raises(DataError, match="'b' has no gold"):
+        score([good, debate("b", None, ["1", "1"], ["1", "1"])], **RUN)
+    with pytest.raises(DataError, match="'a' occurs twice"):
+        score([good, good], **RUN)
+    for other in (debate("b", "1", ["1"], ["1"]), debate("b", "1", ["1", "1"]), debate("b", "1", ["1", "1"], ["1"])):
+        with pytest.raises(DataError, match="'b'.*2 agents in 2 rounds"):
+            score([good, other], **RUN)
+
+
+@settings(deadline=None)
+@given(st.lists(st.booleans(), min_size=1, max_size=300))
+def test_standard_error_is_population_std_over_root_n(scores: list[bool]) -> None:
+    assert standard_error(scores) == pytest.approx(np.std(scores, ddof=0) / np.sqrt(len(scores)), abs=1e-15)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=100), st.randoms())
+def test_estimate_is_exact_whatever_the_order(scores: list[int], random_: random.Random) -> None:
+    shuffled = list(scores)
+    random_.shuffle(shuffled)
+    assert estimate(scores, 5) == estimate(shuffled, 5)
+    assert estimate(scores, 5)["value"] == pytest.approx(np.mean(scores) / 5)
+    assert estimate(scores, 5)["se"] == pytest.approx(np.std(scores) / 5 / np.sqrt(len(scores)), abs=1e-15)
+
+
+def test_pseudo_labels(four: list[Transcript], debate: Debate) -> None:
+    result = pseudo_label_accuracy(four, 7, 2)
+    assert result == {"value": 0.5, "se": 0.25, "labelled": 3, "problems": 4}
+    # The same labels as evaluation would vote for, ties included.
+    tied = [debate(f"p{i}", "9", ["1", "9"], ["1", "9"]) for i in range(50)]
+    assert pseudo_label_accuracy(tied, 7, 2)["value"] == score(tied, **RUN)["accuracy"]["debate"]["value"]
+    # Problems without gold are left out, and all of them without gold is no figure at all.
+    bare = debate("bare", None, ["5"] * 3, ["5"] * 3)
+    assert pseudo_label_accuracy([*four, bare], 7, 2) == result
+    assert pseudo_label_accuracy([bare], 7, 2) is None
