@@ -1,0 +1,199 @@
+"""Recipe + profile -> plan: every stage of every iteration, before anything runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from hpcmaf.errors import PlanChangedError
+from hpcmaf.methods import METHODS
+from hpcmaf.profile import Generation, Profile
+from hpcmaf.recipe import Recipe
+
+SCHEMA = "hpcmaf-plan/1"
+
+StageKind = Literal["debate", "merge", "finetune", "eval", "score"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Tasks that may run side by side once the stages in ``after`` are done.
+
+    Attributes
+    ----------
+    kind
+        ``debate`` and ``eval`` have a task per shard, ``finetune`` one per
+        agent, ``merge`` and ``score`` one.
+    after
+        Ids of the stages whose outputs this one reads.
+    """
+
+    iteration: int
+    kind: StageKind
+    tasks: tuple[str, ...]
+    after: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        """Such as ``it01/debate``."""
+        return stage_id(self.iteration, self.kind)
+
+
+def stage_id(iteration: int, kind: str) -> str:
+    """Name of a stage, and of its folder's place in the run directory."""
+    return f"it{iteration:02d}/{kind}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run will do; the same recipe, problems and shards give the same sha256.
+
+    Attributes
+    ----------
+    recipe
+        The whole recipe, with defaults filled in.
+    problems
+        Split name to ``{"count", "sha256"}`` of its file.
+    base
+        What identifies the base model's weights.
+    """
+
+    recipe: Mapping[str, Any]
+    problems: Mapping[str, Mapping[str, Any]]
+    base: str
+    stages: tuple[Stage, ...]
+
+    def body(self) -> dict[str, Any]:
+        """Everything the digest covers, as JSON values."""
+        value = {"schema": SCHEMA, "recipe": self.recipe, "problems": self.problems, "base": self.base}
+        return json.loads(json.dumps(value | {"stages": [asdict(stage) for stage in self.stages]}))
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the plan."""
+        return hashlib.sha256(json.dumps(self.body(), sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``plan.json``."""
+        return self.body() | {"sha256": self.sha256}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], where: str) -> Plan:
+        """Read ``plan.json``.
+
+        Raises
+        ------
+        PlanChangedError
+            Its content is not what its digest says, or not a plan at all.
+        """
+        try:
+            stages = tuple(
+                Stage(s["iteration"], s["kind"], tuple(s["tasks"]), tuple(s["after"])) for s in value["stages"]
+            )
+            plan = cls(value["recipe"], value["problems"], value["base"], stages)
+            intact = value["schema"] == SCHEMA and value["sha256"] == plan.sha256
+        except (KeyError, TypeError) as error:
+            raise PlanChangedError(f"{where}: not a plan of this version; start a new run with --run") from error
+        if not intact:
+            raise PlanChangedError(f"{where}: edited since the run began; restore it, or start a new run with --run")
+        return plan
+
+    def stage(self, id: str) -> Stage:
+        """Stage by id."""
+        return next(stage for stage in self.stages if stage.id == id)
+
+    @property
+    def iterations(self) -> int:
+        """L of the recipe."""
+        return int(self.recipe["iterations"])
+
+
+def shard_count(problems: int, generation: Generation) -> int:
+    """Number of debate tasks for so many problems."""
+    return max(1, min(generation.max_shards, -(-problems // generation.problems_per_shard), problems))
+
+
+def shard_range(problems: int, shards: int, shard: int) -> range:
+    """Positions of one shard's problems; sizes differ by at most one."""
+    return range(shard * problems // shards, (shard + 1) * problems // shards)
+
+
+def build_plan(recipe: Recipe, profile: Profile, problems: Mapping[str, Mapping[str, Any]], base: str) -> Plan:
+    """Lay out all stages of a run.
+
+    Evaluation of iteration t and the debates of t + 1 both wait for the
+    finetuning of t alone, so they run beside each other.
+    """
+    method = METHODS[recipe.method]
+    agents = tuple(method.trained_agents(recipe.debate.agents, recipe.debate.rounds))
+
+    def shards(split: str) -> tuple[str, ...]:
+        return tuple(f"{s:05d}" for s in range(shard_count(problems[split]["count"], profile.generation)))
+
+    stages = [Stage(0, "eval", shards("eval"), ())]
+    stages.append(Stage(0, "score", ("all",), (stage_id(0, "eval"),)))
+    for t in range(1, recipe.iterations + 1 if agents else 1):
+        models = (stage_id(t - 1, "finetune"),) if t > 1 else ()
+        stages += [
+            Stage(t, "debate", shards("train"), models),
+            Stage(t, "merge", ("all",), (stage_id(t, "debate"),)),
+            Stage(t, "finetune", agents, (stage_id(t, "merge"), *models)),
+            Stage(t, "eval", shards("eval"), (stage_id(t, "finetune"),)),
+            Stage(t, "score", ("all",), (stage_id(t, "eval"), stage_id(t, "merge"))),
+        ]
+    return Plan(recipe.model_dump(mode="json"), problems, base, tuple(stages))
+
+
+def check_continues(old: Plan, new: Plan, where: str) -> None:
+    """Refuse to go on with a run under another plan.
+
+    More iterations of the very same plan are no other plan: what is done
+    stays valid, and the run is extended.
+
+    Raises
+    ------
+    PlanChangedError
+        Names the first thing that differs.
+    """
+    old_body, new_body = _unlimited(old.body()), _unlimited(new.body())
+    for key in _differences(old_body, new_body):
+        raise PlanChangedError(
+            f"{where}: the run was planned with {key} = {_at(old_body, key)}, now it is {_at(new_body, key)}; "
+            "undo the change, or start a new run with --run NAME"
+        )
+    if new.iterations < old.iterations:
+        raise PlanChangedError(
+            f"{where}: the run was planned with {old.iterations} iterations, now {new.iterations}; "
+            "a run can be extended but not shortened; start a new run with --run NAME"
+        )
+
+
+def _unlimited(body: dict[str, Any]) -> dict[str, Any]:
+    """The plan without what more iterations change; shards are compared as layout."""
+    shards = {stage["kind"]: len(stage["tasks"]) for stage in body["stages"]}
+    recipe = {key: value for key, value in body["recipe"].items() if key not in {"iterations", "description"}}
+    return {"recipe": recipe, "problems": body["problems"], "base": body["base"], "tasks": _known(shards, body)}
+
+
+def _known(shards: dict[str, int], body: dict[str, Any]) -> dict[str, int]:
+    # A plan without iterations has no training shards to compare.
+    return shards if body["recipe"]["iterations"] else {"eval": shards["eval"]}
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> Sequence[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            found
+            for key in sorted(old.keys() & new.keys() if prefix == "tasks" else old.keys() | new.keys())
+            for found in _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
+        ]
+    return [] if old == new else [prefix]
+
+
+def _at(body: Any, key: str) -> Any:
+    for part in key.split("."):
+        body = body.get(part) if isinstance(body, dict) else None
+    return body

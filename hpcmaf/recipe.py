@@ -1,0 +1,170 @@
+"""A recipe: the science of a run, and nothing about the site it runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from hpcmaf.configfile import Strict, apply_overrides, read_mapping, shipped_folder, validate
+from hpcmaf.errors import ConfigError
+from hpcmaf.methods import METHODS
+
+DEFAULT_RECIPE = "arithmetic/micro"
+
+
+class Model(Strict):
+    """The base that all agents are copied from."""
+
+    path: str = Field(description="a folder, a Hugging Face id, or 'micro' for the packaged base")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+
+class Task(Strict):
+    """Which problems are asked, and how."""
+
+    name: str = Field(description="arithmetic, gsm8k, math, mmlu or jsonl")
+    source: str | None = Field(None, description="what 'hpcmaf data prepare' wrote")
+    prompts: str = "default"
+    train: int = Field(500, ge=1, description="number of training problems")
+    eval: int = Field(500, ge=1, description="number of held-out evaluation problems")
+    levels: list[int] | None = Field(None, description="MATH levels, such as [1, 2, 3]")
+
+
+class Debate(Strict):
+    """N agents debate over M rounds."""
+
+    agents: int = Field(3, ge=1, description="N, the number of agents, at least 1")
+    rounds: int = Field(2, ge=1, description="M, the number of rounds, at least 1")
+
+
+class Sampling(Strict):
+    """How tokens are drawn (paper: temperature 1, top-p 0.9, 2048 new tokens)."""
+
+    temperature: float = Field(1.0, ge=0.0, le=10.0, description="0 is greedy decoding")
+    top_p: float = Field(0.9, gt=0.0, le=1.0, description="the nucleus' probability mass")
+    max_new_tokens: int = Field(2048, ge=1)
+
+
+class Selection(Strict):
+    """Which of its own successful responses an agent learns from."""
+
+    w: float = Field(0.5, ge=0.0, le=1.0, description="share of critic data from D-, between 0 and 1")
+    mix: Literal["exact", "cap", "released"] = "exact"
+
+
+class Lora(Strict):
+    """Shape of the adapters."""
+
+    rank: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    targets: list[str] | Literal["all-linear"] = "all-linear"
+
+
+class Training(Strict):
+    """How each agent is finetuned."""
+
+    tuning: Literal["lora", "full"] = "lora"
+    lora: Lora = Lora()
+    epochs: int = Field(2, ge=1)
+    learning_rate: float = Field(1e-5, gt=0.0, description="a positive number, such as 1e-5")
+    batch_size: int = Field(32, ge=1, description="sequences per optimiser step, over all processes")
+    micro_batch_size: int = Field(8, ge=1, description="sequences per forward pass and process")
+    max_length: int = Field(2048, ge=8, description="tokens; longer samples are dropped and counted")
+    zero_stage: Literal[0, 1, 2, 3] = Field(1, description="the DeepSpeed ZeRO stage, 0 to 3")
+    loss_on: Literal["last_turn", "all_turns"] = "last_turn"
+    start_from: Literal["previous", "base"] = "previous"
+    warmup_ratio: float = Field(0.0, ge=0.0, le=1.0)
+    weight_decay: float = Field(0.0, ge=0.0)
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    gradient_checkpointing: bool = False
+
+
+class Recipe(Strict):
+    """One run's science, as written in ``recipes/<task>/<model>.yaml``."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="letters, digits, '.', '_' and '-'")
+    description: str = ""
+    model: Model
+    task: Task
+    method: str = "maft"
+    debate: Debate = Debate()
+    sampling: Sampling = Sampling()
+    selection: Selection = Selection()
+    training: Training = Training()
+    iterations: int = Field(5, ge=0, description="L, the number of iterations, at least 0")
+    seed: int = Field(0, ge=0, lt=2**63)
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, value: str) -> str:
+        if value not in METHODS:
+            raise ValueError(f"unknown method '{value}'; one of {', '.join(METHODS)}")
+        return value
+
+    @model_validator(mode="after")
+    def _possible(self) -> Recipe:
+        if self.training.batch_size % self.training.micro_batch_size:
+            raise ValueError(
+                f"training.batch_size: {self.training.batch_size} is not a multiple of training.micro_batch_size "
+                f"({self.training.micro_batch_size}); change one of them"
+            )
+        if self.debate.agents == 1 and self.debate.rounds > 1:
+            raise ValueError("debate.rounds: one agent has nobody to debate with; set debate.rounds to 1")
+        return self
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes that come with the package, such as ``arithmetic/micro``."""
+    root = shipped_folder("recipes", "recipes")
+    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
+
+
+def find_recipe(name: str) -> Path:
+    """Locate a recipe by path or by shipped name.
+
+    Raises
+    ------
+    ConfigError
+        Neither a file nor a shipped recipe.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    packaged = shipped_folder("recipes", "recipes") / f"{name}.yaml"
+    if packaged.is_file():
+        return packaged
+    raise ConfigError(
+        f"--recipe {name}: neither a file nor a shipped recipe; shipped are {', '.join(shipped_recipes())}"
+    )
+
+
+def load_recipe(name: str = DEFAULT_RECIPE, overrides: Sequence[str] = (), iterations: int | None = None) -> Recipe:
+    """Read a recipe and lay the command line's overrides over it.
+
+    Parameters
+    ----------
+    name
+        Path or shipped name.
+    overrides
+        ``key=value`` strings.
+    iterations
+        L from ``--iters``; wins over file and overrides.
+
+    Raises
+    ------
+    ConfigError
+        One line: file, key, fault, remedy.
+    """
+    path = find_recipe(name)
+    values: dict[str, Any] = apply_overrides(read_mapping(path), overrides)
+    if iterations is not None:
+        values["iterations"] = iterations
+    values.setdefault("name", path.stem)
+    where = f"{path} (with --set)" if overrides else str(path)
+    return validate(Recipe, values, where)
