@@ -1,0 +1,11 @@
+"""Answers: taking them out of text, telling whether two are the same, voting.
+
+Importing this package is cheap; sympy and Math-Verify are only ever loaded in
+worker processes, and only when the exact levels of `equivalent` cannot decide.
+"""
+
+from hpcmaf.answers.equivalence import DEFAULT_DEADLINE_S, equivalent, warm_up
+from hpcmaf.answers.extraction import AnswerForm, extract
+from hpcmaf.answers.voting import Vote, vote
+
+__all__ = ["DEFAULT_DEADLINE_S", "AnswerForm", "Vote", "equivalent", "extract", "vote", "warm_up"]

@@ -1,0 +1,73 @@
+"""The majority vote that labels a debate (paper, section 2: y^)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hpcmaf.answers.equivalence import DEFAULT_DEADLINE_S, equivalent
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """Outcome of one vote among N agents.
+
+    Attributes
+    ----------
+    answer
+        The winning class's representative, ``None`` if no answer was parsable.
+    agrees
+        ``agrees[n]``: agent n's answer is of the winning class.
+    votes
+        Size of the winning class.
+    tied
+        Whether the winner was drawn among classes of equal size.
+    """
+
+    answer: str | None
+    agrees: tuple[bool, ...]
+    votes: int
+    tied: bool
+
+
+def vote(answers: Sequence[str | None], seed: int, *, deadline_s: float = DEFAULT_DEADLINE_S) -> Vote:
+    """Elect the largest class of equivalent answers.
+
+    Classes are formed over the *sorted* distinct strings, each compared with
+    every class's representative in both directions (`equivalent` is
+    symmetric): whatever the order of the agents, the classes, their order and
+    the draw are the same, even though equivalence need not be transitive.
+
+    Parameters
+    ----------
+    answers
+        One per agent; ``None`` (unparsable) never votes. A blank answer
+        votes no more than ``None`` does.
+    seed
+        Decides between classes of equal size, uniformly. Derive it from what
+        the vote is about (run seed, iteration, problem), never from order.
+    deadline_s
+        Of each comparison, in seconds.
+    """
+    classes: list[tuple[str, set[str]]] = []
+    candidates = {answer for answer in answers if answer is not None and answer.strip()}
+    for answer in sorted(candidates, key=_representative_order):
+        for representative, members in classes:
+            if equivalent(answer, representative, deadline_s=deadline_s):
+                members.add(answer)
+                break
+        else:
+            classes.append((answer, {answer}))
+    if not classes:
+        return Vote(None, (False,) * len(answers), 0, False)
+    sizes = [sum(answer in members for answer in answers) for _, members in classes]
+    leaders = [index for index, size in enumerate(sizes) if size == max(sizes)]
+    winner = leaders[0] if len(leaders) == 1 else leaders[random.Random(seed).randrange(len(leaders))]
+    representative, members = classes[winner]
+    return Vote(representative, tuple(answer in members for answer in answers), sizes[winner], len(leaders) > 1)
+
+
+def _representative_order(answer: str) -> tuple[int, str]:
+    # The shortest string of a class stands for it: the plainest way to write the answer.
+    return len(answer), answer
