@@ -1,0 +1,8 @@
+"""From run directories to tables and plots; needs nothing but the directories."""
+
+from __future__ import annotations
+
+from hpcmaf.report.build import Report, aggregate
+from hpcmaf.report.tables import Table, render_table
+
+__all__ = ["Report", "Table", "aggregate", "render_table"]

@@ -1,0 +1,159 @@
+"""Runs that differ in nothing but their seed belong together."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hpcmaf.report.records import Run
+
+# What may differ between two runs of the same experiment.
+FREE = {"seed", "iterations", "name", "description"}
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One measure at one iteration, over the runs of a group.
+
+    Attributes
+    ----------
+    value
+        Mean accuracy over runs.
+    se
+        Standard error over problems: root mean square of the runs' own. It
+        says how far a single run's evaluation set may mislead, not how much
+        runs differ.
+    low, high
+        Lowest and highest run.
+    runs
+        How many runs have this iteration.
+    """
+
+    value: float
+    se: float
+    low: float
+    high: float
+    runs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Runs of one recipe.
+
+    Attributes
+    ----------
+    label
+        What sets it apart from the other groups.
+    """
+
+    label: str
+    runs: tuple[Run, ...]
+
+    @property
+    def iterations(self) -> list[int]:
+        """Iterations evaluated in any run."""
+        return sorted({iteration.number for run in self.runs for iteration in run.evaluated})
+
+    def point(self, t: int, measure: str) -> Point | None:
+        """A measure at iteration t; ``None`` where no run has it."""
+        found = [
+            iteration.accuracy(measure) for run in self.runs for iteration in run.evaluated if iteration.number == t
+        ]
+        estimates = [one for one in found if one is not None]
+        if not estimates:
+            return None
+        values = [one["value"] for one in estimates]
+        se = math.sqrt(math.fsum(one["se"] ** 2 for one in estimates) / len(estimates))
+        return Point(statistics.fmean(values), se, min(values), max(values), len(values))
+
+    @property
+    def problems(self) -> str:
+        """Number of evaluation problems, a range where runs differ."""
+        counts = [
+            iteration.metrics["problems"] for run in self.runs for iteration in run.evaluated if iteration.metrics
+        ]
+        if not counts:
+            return "–"
+        return f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,}–{max(counts):,}"
+
+
+def group_runs(runs: Sequence[Run]) -> list[Group]:
+    """Put runs of the same recipe together and name the groups.
+
+    A run without a readable plan stands alone: nothing says what it is.
+
+    Returns
+    -------
+    list of Group
+        In the order of their names; runs in the order of seed and name.
+    """
+    members: dict[str, list[Run]] = {}
+    for position, run in enumerate(runs):
+        key = f"unknown {position}"
+        if run.recipe is not None:
+            fixed = {name: value for name, value in run.recipe.items() if name not in FREE}
+            key = json.dumps([fixed, run.base], sort_keys=True)
+        members.setdefault(key, []).append(run)
+    ordered = [sorted(group, key=lambda run: (run.seed or 0, run.name)) for group in members.values()]
+    labels = _labels(ordered)
+    return [Group(label, tuple(group)) for label, group in sorted(zip(labels, ordered, strict=True), key=_by_label)]
+
+
+def _by_label(item: tuple[str, list[Run]]) -> tuple[str, str]:
+    return item[0], item[1][0].name
+
+
+def setting(run: Run) -> tuple[str, str, str, str]:
+    """Task, model, method and size of a run, in words."""
+    size = f"{run.agents or '?'} agents × {run.rounds or '?'} rounds"
+    return run.task or "unknown task", run.model or "unknown model", run.method or "unknown method", size
+
+
+def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
+    """The method, and of everything else whatever differs."""
+    settings = [setting(group[0]) for group in groups]
+    differs = [len({values[i] for values in settings}) > 1 for i in range(4)]
+    order = (2, 0, 1, 3)
+    labels = [" · ".join(values[i] for i in order if i == 2 or differs[i]) for values in settings]
+    for label, count in Counter(labels).items():
+        if count > 1:
+            tied = [i for i, one in enumerate(labels) if one == label]
+            for i, choice in zip(tied, _choices([groups[i][0] for i in tied]), strict=True):
+                labels[i] = f"{label} · {choice}" if choice else label
+    return _apart(labels, [group[0].name for group in groups])
+
+
+def _choices(runs: Sequence[Run]) -> list[str]:
+    """Recipe keys in which runs differ, such as ``mix=cap``."""
+    flat = [_flatten(run.recipe or {}) for run in runs]
+    keys = sorted(set().union(*flat))
+    keys = [key for key in keys if len({repr(recipe.get(key)) for recipe in flat}) > 1]
+    return [", ".join(f"{key.rpartition('.')[2]}={recipe.get(key)}" for key in keys) for recipe in flat]
+
+
+def _flatten(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in recipe.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        elif prefix or key not in FREE:
+            flat[prefix + key] = value
+    return flat
+
+
+def _apart(labels: list[str], names: list[str]) -> list[str]:
+    """Tell labels that are still equal apart by a run's name."""
+    counts = Counter(labels)
+    return [f"{label} ({name})" if counts[label] > 1 else label for label, name in zip(labels, names, strict=True)]
+
+
+def common_title(groups: Sequence[Group]) -> str:
+    """What all groups share, for a heading."""
+    settings = [setting(group.runs[0]) for group in groups]
+    shared = [values[0] for values in zip(*settings, strict=True) if len(set(values)) == 1]
+    return " · ".join(shared)

@@ -1,0 +1,222 @@
+"""Accuracy over iterations, drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpcmaf.publish import atomic_path
+from hpcmaf.report.groups import Group, common_title
+from hpcmaf.report.records import MEASURES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Colours of Okabe and Ito, which the colour-blind tell apart; markers and
+# labels say the same once more.
+STYLE = {
+    "one_answer": ("#009E73", "^"),
+    "majority": ("#0072B2", "s"),
+    "debate": ("#D55E00", "o"),
+}
+INK, FAINT = "#333333", "#8a8a8a"
+# Side by side, so that error bars do not hide one another (in iterations).
+SHIFT = {"one_answer": 0.05, "majority": 0.0, "debate": -0.05}
+# More panels than this are no longer read; then one line per recipe is drawn.
+MOST_PANELS = 9
+RC = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.color": INK,
+    "svg.hashsalt": "hpcmaf",
+}
+
+
+def save_accuracy(groups: Sequence[Group], stem: Path) -> None:
+    """Draw accuracy over iterations into ``stem``.png and ``stem``.svg.
+
+    A recipe's panel shows each way of answering with its standard error over
+    problems; over several seeds the mean, each seed as a thin line, and the
+    range between the lowest and the highest. With many recipes the debate's
+    accuracy before and after takes one line each.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # A figure of its own and a context: whoever imports this keeps their
+    # backend and settings.
+    with matplotlib.rc_context(RC):
+        figure = Figure(layout="constrained")
+        FigureCanvasAgg(figure)
+        if len(groups) <= MOST_PANELS:
+            _panels(figure, groups)
+        else:
+            _before_and_after(figure, groups)
+        for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
+            with atomic_path(stem.with_name(stem.name + suffix)) as temporary:
+                figure.savefig(temporary, format=suffix[1:], dpi=200, metadata=metadata)
+
+
+def _panels(figure: Figure, groups: Sequence[Group]) -> None:
+    columns = math.ceil(math.sqrt(len(groups)))
+    rows = math.ceil(len(groups) / columns)
+    figure.set_size_inches((7.2, 4.6) if len(groups) == 1 else (5.2 * columns, 3.6 * rows + 0.6))
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for axes, group in zip(grid.flat, groups, strict=False):
+        _draw(axes, group)
+        if len(groups) > 1:
+            axes.set_title(group.label, fontsize=10, loc="left")
+    for axes in grid.flat[len(groups) :]:
+        axes.set_visible(False)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("accuracy (%)")
+    # Labels last: only now are the limits of the shared axis known.
+    for axes, group in zip(grid.flat, groups, strict=False):
+        _label_lines(axes, group)
+    figure.suptitle(common_title(groups) or "accuracy", fontsize=12, x=0.02, ha="left", weight="bold")
+    figure.supxlabel(_caption(groups), fontsize=8, color="#666666", x=0.02, ha="left")
+
+
+def _caption(groups: Sequence[Group]) -> str:
+    counts = sorted({group.problems for group in groups if group.iterations})
+    parts = [f"{' or '.join(counts)} evaluation problems"] if counts else []
+    parts.append("bars: standard error over problems")
+    runs = sorted({len(group.runs) for group in groups})
+    if runs[-1] > 1:
+        number = str(runs[0]) if len(runs) == 1 else f"{runs[0]}–{runs[-1]}"
+        parts.append(f"mean of {number} runs; thin lines: single runs, band: their range")
+    return "; ".join(parts)
+
+
+def _draw(axes: Axes, group: Group) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("iteration (0: untouched base)")
+    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    planned = max((run.planned or 0 for run in group.runs), default=0)
+    # Room on the right for the lines' names.
+    axes.set_xlim(-0.25, max([planned, *group.iterations, 1]) + 0.25)
+    if not group.iterations:
+        axes.text(0.5, 0.5, "no iteration evaluated yet", transform=axes.transAxes, ha="center", color=FAINT)
+        axes.set_yticks([])
+        return
+    base = group.point(0, "debate")
+    if base is not None:
+        axes.axhline(100 * base.value, color=STYLE["debate"][0], linestyle=":", linewidth=1.2, zorder=1)
+    # A mean over fewer runs than before would jump without a reason.
+    started = [run for run in group.runs if run.evaluated]
+    full = [t for t in group.iterations if all(any(i.number == t for i in run.evaluated) for run in started)]
+    for measure, (color, marker) in STYLE.items():
+        points = [(t, point) for t in full if (point := group.point(t, measure))]
+        times = [t + SHIFT[measure] for t, _ in points]
+        if len(group.runs) > 1:
+            for run in group.runs:
+                line = [(i.number + SHIFT[measure], i.accuracy(measure)) for i in run.evaluated]
+                axes.plot(
+                    [t for t, _ in line],
+                    [100 * one["value"] for _, one in line if one],
+                    color=color,
+                    alpha=0.35,
+                    linewidth=0.8,
+                    zorder=2,
+                )
+            low, high = [100 * p.low for _, p in points], [100 * p.high for _, p in points]
+            axes.fill_between(times, low, high, color=color, alpha=0.13, linewidth=0, zorder=1)
+        axes.errorbar(
+            times,
+            [100 * point.value for _, point in points],
+            yerr=[100 * point.se for _, point in points],
+            color=color,
+            marker=marker,
+            markersize=5.5,
+            markeredgecolor="white",
+            markeredgewidth=0.8,
+            linewidth=1.8,
+            elinewidth=1.2,
+            capsize=2.5,
+            zorder=3,
+        )
+
+
+def _label_lines(axes: Axes, group: Group) -> None:
+    """Write each line's name at its end, pushed apart where lines meet."""
+    ends = []
+    for measure in STYLE:
+        points = [(t, point) for t in group.iterations if (point := group.point(t, measure))]
+        if points:
+            ends.append((100 * points[-1][1].value, MEASURES[measure], STYLE[measure][0]))
+    if group.point(0, "debate") is not None and len(group.iterations) > 1:
+        ends.append((100 * group.point(0, "debate").value, "debate of the base", STYLE["debate"][0]))
+    bottom, top = axes.get_ylim()
+    height = axes.get_window_extent().height / axes.figure.dpi
+    gap = (top - bottom) * 0.17 / height  # 0.17 inches: one line of text
+    ends.sort()
+    heights = _spread([height for height, _, _ in ends], gap)
+    for at, (_, name, color) in zip(heights, ends, strict=True):
+        faint = name == "debate of the base"
+        axes.annotate(
+            name,
+            xy=(1.0, at),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 0),
+            textcoords="offset points",
+            color=color,
+            va="center",
+            fontsize=8 if faint else 10,
+            style="italic" if faint else "normal",
+            annotation_clip=False,
+        )
+
+
+def _spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Move sorted heights apart to at least ``gap``, as little as that takes.
+
+    Neighbours that are too close merge into a block around their common
+    centre (pool adjacent violators).
+    """
+    blocks: list[tuple[float, int]] = []  # centre, number of labels
+    for height in heights:
+        centre, count = height, 1
+        while blocks and centre - blocks[-1][0] < gap * (count + blocks[-1][1]) / 2:
+            other, members = blocks.pop()
+            centre, count = (centre * count + other * members) / (count + members), count + members
+        blocks.append((centre, count))
+    return [centre + gap * (i - (count - 1) / 2) for centre, count in blocks for i in range(count)]
+
+
+def _before_and_after(figure: Figure, groups: Sequence[Group]) -> None:
+    """One line per recipe: the debate of the base, and of the last iteration."""
+    shown = [group for group in groups if group.iterations]
+    figure.set_size_inches(8.0, 1.6 + 0.24 * max(len(shown), 1))
+    axes = figure.subplots()
+    last_points = [(group, group.point(group.iterations[-1], "debate")) for group in shown]
+    last_points.sort(key=lambda item: item[1].value if item[1] else 0.0)
+    color = STYLE["debate"][0]
+    for row, (group, last) in enumerate(last_points):
+        base = group.point(0, "debate")
+        if base and last:
+            axes.plot([100 * base.value, 100 * last.value], [row, row], color="#d0d0d0", linewidth=1.5, zorder=1)
+        if base:
+            axes.errorbar(
+                100 * base.value, row, xerr=100 * base.se, color=FAINT, marker="o", markersize=4.5, mfc="white"
+            )
+        if last and group.iterations[-1] > 0:
+            axes.errorbar(100 * last.value, row, xerr=100 * last.se, color=color, marker="o", markersize=5, zorder=3)
+    axes.set_yticks(range(len(last_points)), [group.label for group, _ in last_points], fontsize=8)
+    axes.set_ylim(-0.7, len(last_points) - 0.3)
+    axes.set_xlabel("accuracy of the debate (%): open, of the base; filled, after the last iteration")
+    axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    figure.suptitle(common_title(groups) or "accuracy", fontsize=12, x=0.02, ha="left", weight="bold")
+    figure.supxlabel(_caption(groups), fontsize=8, color="#666666", x=0.02, ha="left")

@@ -1,0 +1,250 @@
+"""What run directories say, read without trusting that they are complete.
+
+Runs are aggregated while they are still going, and from copies that lack
+files: whatever is absent or damaged becomes a line in ``missing``, and the
+rest is used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any
+
+from hpcmaf.errors import DataError
+from hpcmaf.evaluation import SCHEMA as METRICS_SCHEMA
+from hpcmaf.report.cost import SCHEMA as LEDGER_SCHEMA
+from hpcmaf.report.cost import total
+from hpcmaf.rundir import RunDir
+
+MEASURES = {"one_answer": "one answer", "majority": "majority", "debate": "debate"}
+
+
+@dataclass(frozen=True, slots=True)
+class Iteration:
+    """One iteration's figures; ``None`` for what is not there.
+
+    Attributes
+    ----------
+    metrics
+        Content of ``metrics.json``.
+    cost
+        The ledger's totals, see :func:`hpcmaf.report.cost.total`.
+    """
+
+    number: int
+    metrics: Mapping[str, Any] | None
+    cost: Mapping[str, float] | None
+
+    def accuracy(self, measure: str) -> Mapping[str, float] | None:
+        """Accuracy of an inference measure: ``{"value", "se"}``."""
+        return self.metrics["accuracy"][measure] if self.metrics else None
+
+    @property
+    def mean_critic(self) -> Mapping[str, float] | None:
+        """Mean accuracy of the single critics in the last round; ``None`` without critics."""
+        if self.metrics is None or len(self.metrics["rounds"]) < 2:
+            return None
+        return self.metrics["rounds"][-1]["mean"]
+
+
+@dataclass(slots=True)
+class Run:
+    """One run directory.
+
+    Attributes
+    ----------
+    recipe
+        Of the plan; ``None`` where there is no readable plan.
+    planned
+        L; ``None`` where unknown.
+    missing
+        One line for each thing that should be there and is not.
+    """
+
+    root: Path
+    name: str
+    recipe: Mapping[str, Any] | None = None
+    base: str | None = None
+    planned: int | None = None
+    iterations: list[Iteration] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def evaluated(self) -> list[Iteration]:
+        """Iterations with metrics, in order."""
+        return [iteration for iteration in self.iterations if iteration.metrics is not None]
+
+    @property
+    def first(self) -> Iteration | None:
+        """The untouched base, if evaluated."""
+        return next((iteration for iteration in self.evaluated if iteration.number == 0), None)
+
+    @property
+    def last(self) -> Iteration | None:
+        """The latest evaluated iteration."""
+        return self.evaluated[-1] if self.evaluated else None
+
+    def setting(self, *keys: str) -> Any:
+        """A value of the recipe; ``None`` where there is none."""
+        value: Any = self.recipe
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
+
+    @property
+    def seed(self) -> int | None:
+        """Seed of the run."""
+        return self.setting("seed")
+
+    @property
+    def method(self) -> str | None:
+        """Name of the method."""
+        return self.setting("method") or self._measured("method")
+
+    @property
+    def task(self) -> str | None:
+        """Name of the task."""
+        return self.setting("task", "name") or self._measured("task")
+
+    @property
+    def model(self) -> str | None:
+        """The base model's name, without the folders or the owner before it."""
+        path = self.setting("model", "path")
+        return PurePath(path).name or path if isinstance(path, str) else None
+
+    @property
+    def agents(self) -> int | None:
+        """N."""
+        measured = self._measured("rounds")
+        return self.setting("debate", "agents") or (len(measured[0]["agents"]) if measured else None)
+
+    @property
+    def rounds(self) -> int | None:
+        """M."""
+        measured = self._measured("rounds")
+        return self.setting("debate", "rounds") or (len(measured) if measured else None)
+
+    def _measured(self, key: str) -> Any:
+        return self.last.metrics[key] if self.last and self.last.metrics else None
+
+
+def read_run(path: Path) -> Run:
+    """Read a run directory, finished or not.
+
+    Raises
+    ------
+    DataError
+        There is no such folder, or it is no run directory.
+    """
+    folder = RunDir(path)
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder; name a run directory, or a run under runs/")
+    if not folder.plan.exists() and not folder.iterations():
+        raise DataError(f"{path}: not a run directory (neither plan.json nor it00); check the path")
+    run = Run(path, path.resolve().name)
+    plan = _read(folder.plan, run, "no recipe, seed or number of iterations")
+    if plan is not None:
+        _take_plan(plan, run)
+    numbers = set(folder.iterations()) | set(range((run.planned or 0) + 1))
+    unevaluated = []
+    for t in sorted(numbers):
+        if not folder.metrics(t).exists():
+            unevaluated.append(t)
+            metrics = None
+        else:
+            metrics = _read(folder.metrics(t), run, f"iteration {t} is left out")
+            if metrics is not None and (fault := _fault(metrics, t)):
+                run.missing.append(f"{_where(folder.metrics(t), run)}: {fault}; iteration {t} is left out")
+                metrics = None
+        cost = _cost(folder.ledger(t), run, wanted=metrics is not None)
+        if metrics is not None or cost is not None:
+            run.iterations.append(Iteration(t, metrics, cost))
+    if unevaluated:
+        plural = "s" if len(unevaluated) > 1 else ""
+        run.missing.append(f"iteration{plural} {_ranges(unevaluated)}: not evaluated (yet)")
+    return run
+
+
+def _take_plan(plan: Mapping[str, Any], run: Run) -> None:
+    try:
+        run.recipe = {**plan["recipe"]}
+        run.planned = max(int(stage["iteration"]) for stage in plan["stages"])
+        run.base = str(plan["base"])
+    except (KeyError, TypeError, ValueError) as error:
+        run.recipe = run.planned = run.base = None
+        run.missing.append(
+            f"plan.json: not a plan of this version ({error!r}); no recipe, seed or number of iterations"
+        )
+
+
+def _cost(path: Path, run: Run, wanted: bool) -> dict[str, float] | None:
+    if not path.exists() and not wanted:
+        return None
+    ledger = _read(path, run, "no costs")
+    if ledger is None:
+        return None
+    try:
+        if ledger["schema"] != LEDGER_SCHEMA:
+            raise ValueError(f"schema {ledger['schema']!r} instead of {LEDGER_SCHEMA!r}")
+        return total(ledger["rows"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        run.missing.append(f"{_where(path, run)}: damaged ({error!r}); no costs")
+        return None
+
+
+def _read(path: Path, run: Run, consequence: str) -> dict[str, Any] | None:
+    """JSON object in a file, or ``None`` and a line about it."""
+    try:
+        value = json.loads(path.read_bytes())
+        if isinstance(value, dict):
+            return value
+        fault = "not a JSON object"
+    except FileNotFoundError:
+        fault = "missing"
+    except OSError as error:
+        fault = f"unreadable ({error.strerror})"
+    except ValueError as error:
+        fault = f"damaged ({error})"
+    run.missing.append(f"{_where(path, run)}: {fault}; {consequence}")
+    return None
+
+
+def _where(path: Path, run: Run) -> str:
+    return path.relative_to(run.root).as_posix()
+
+
+def _fault(metrics: Mapping[str, Any], t: int) -> str | None:
+    """Why metrics cannot be used, if they cannot."""
+    if metrics.get("schema") != METRICS_SCHEMA:
+        return f"schema {metrics.get('schema')!r} instead of {METRICS_SCHEMA!r}"
+    if metrics.get("iteration") != t:
+        return f"says iteration {metrics.get('iteration')!r}"
+    try:
+        figures = [metrics["accuracy"][measure] for measure in MEASURES]
+        for turn in metrics["rounds"]:
+            figures += [*turn["agents"], turn["mean"], turn["vote"]]
+        figures += [metrics["pseudo_labels"]] if metrics["pseudo_labels"] else []
+        numbers = [figure[part] for figure in figures for part in ("value", "se")]
+        numbers += [metrics[name] for name in ("problems", "consensus", "unparsable", "tied")]
+        lengths = {len(metrics["scores"][name]) for name in ("problem_ids", *MEASURES)}
+        if not metrics["rounds"] or not all(isinstance(number, int | float) for number in numbers):
+            return "damaged (figures are not numbers)"
+        if lengths != {metrics["problems"]}:
+            return "damaged (scores and number of problems do not fit)"
+    except (KeyError, TypeError, AttributeError) as error:
+        return f"damaged ({error!r})"
+    return None
+
+
+def _ranges(numbers: list[int]) -> str:
+    """``[1, 3, 4, 5]`` as ``1, 3-5``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

@@ -1,0 +1,158 @@
+"""The tables of a report: figures with their errors, differences with their tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hpcmaf.errors import DataError
+from hpcmaf.evaluation import mcnemar, outcomes
+from hpcmaf.report.groups import Group, Point
+from hpcmaf.report.records import MEASURES, Iteration, Run
+from hpcmaf.report.tables import Table
+
+NONE = "–"
+_TITLES = tuple(MEASURES.values())
+
+
+def percent(share: float | None) -> str:
+    """``0.5`` as ``50.00``."""
+    return NONE if share is None else f"{100 * share:.2f}"
+
+
+def estimate(figure: Mapping[str, float] | None) -> str:
+    """A share and its standard error, in percent: ``50.00 ± 2.24``."""
+    return NONE if figure is None else f"{percent(figure['value'])} ± {percent(figure['se'])}"
+
+
+def p_value(p: float) -> str:
+    """Three decimals, or two digits of a small one; never a bare zero."""
+    if p >= 0.001:
+        return f"{p:.3f}"
+    return f"{p:.1e}" if p >= 1e-99 else "< 1e-99"
+
+
+def _name(t: int) -> str:
+    return "0 (base)" if t == 0 else str(t)
+
+
+def accuracy_table(run: Run) -> Table:
+    """Accuracy of each way of answering, iteration by iteration."""
+    header = ("iteration", *_TITLES, "mean critic", "consensus", "unparsable", "pseudo-labels")
+    rows = []
+    for iteration in run.evaluated:
+        metrics = iteration.metrics or {}
+        rows.append(
+            (
+                _name(iteration.number),
+                *(estimate(iteration.accuracy(measure)) for measure in MEASURES),
+                estimate(iteration.mean_critic),
+                percent(metrics["consensus"]),
+                percent(metrics["unparsable"]),
+                estimate(metrics["pseudo_labels"]),
+            )
+        )
+    counts = sorted({iteration.metrics["problems"] for iteration in run.evaluated if iteration.metrics})
+    note = f"Percent ± standard error, {' or '.join(f'{count:,}' for count in counts)} problems." if counts else ""
+    return Table(f"{run.name}: accuracy", header, tuple(rows), note)
+
+
+def comparisons(run: Run) -> Iterator[dict[str, Any]]:
+    """Debate after the last iteration against the untouched base, on the same problems.
+
+    Yields
+    ------
+    dict
+        ``measure`` of iteration 0 compared with; ``difference`` of the
+        accuracies; ``gained`` and ``lost`` problems and ``p`` (exact McNemar
+        test, two-sided), or ``fault``: why there is no test.
+    """
+    first, last = run.first, run.last
+    if first is None or last is None or first is last or not (first.metrics and last.metrics):
+        return
+    for measure in reversed(MEASURES):
+        before, after = first.metrics["accuracy"][measure], last.metrics["accuracy"]["debate"]
+        result = {"iteration": last.number, "measure": measure, "difference": after["value"] - before["value"]}
+        try:
+            test = mcnemar(outcomes(first.metrics, measure), outcomes(last.metrics, "debate"))
+        except DataError as error:
+            yield result | {"fault": str(error)}
+        else:
+            yield result | {"gained": test.b_only, "lost": test.a_only, "p": test.p}
+
+
+def comparison_table(run: Run) -> Table | None:
+    """McNemar's tests of the last iteration's debate; ``None`` without two iterations to compare."""
+    rows, faults = [], []
+    for one in comparisons(run):
+        name = f"{MEASURES[one['measure']]}, iteration 0"
+        if "fault" in one:
+            # A difference without its test is not shown.
+            rows.append((name, NONE, NONE, NONE, NONE))
+            faults.append(f"{name}: {one['fault']}.")
+        else:
+            points = f"{100 * one['difference']:+.2f}"
+            rows.append((name, points, str(one["gained"]), str(one["lost"]), p_value(one["p"])))
+    if not rows or run.last is None:
+        return None
+    header = ("against", "points", "gained", "lost", "p")
+    note = "Gained, lost: problems only the later, only the earlier got right. p: exact McNemar test, two-sided."
+    title = f"{run.name}: debate after iteration {run.last.number} against the untouched base"
+    return Table(title, header, tuple(rows), " ".join([note, *dict.fromkeys(faults)]))
+
+
+def cost_table(run: Run) -> Table | None:
+    """Tokens and time per iteration; ``None`` without a ledger."""
+    costed = [iteration for iteration in run.iterations if iteration.cost is not None]
+    if not costed:
+        return None
+    rows = [(_name(iteration.number), *_cost_cells(iteration)) for iteration in costed]
+    header = ("iteration", "prompt tokens", "completion tokens", "training tokens", "wall s", "GPU s", "peak GiB")
+    note = "Seconds are added up over jobs, also over those that ran side by side."
+    return Table(f"{run.name}: cost", header, tuple(rows), note)
+
+
+def _cost_cells(iteration: Iteration) -> tuple[str, ...]:
+    cost = iteration.cost or {}
+    tokens = (f"{int(cost[name]):,}" for name in ("prompt_tokens", "completion_tokens", "training_tokens"))
+    peak = f"{cost['peak_memory_bytes'] / 2**30:.2f}" if cost["peak_memory_bytes"] else NONE
+    return *tokens, f"{cost['wall_seconds']:,.1f}", f"{cost['gpu_seconds']:,.1f}", peak
+
+
+def _over_runs(point: Point | None) -> str:
+    if point is None:
+        return NONE
+    cell = estimate({"value": point.value, "se": point.se})
+    return cell if point.runs == 1 else f"{cell} [{percent(point.low)}, {percent(point.high)}]"
+
+
+OVER_RUNS = "Percent: mean over runs ± standard error over problems (of one run) [lowest, highest run]."
+
+
+def group_table(group: Group) -> Table:
+    """Accuracy over the runs of one recipe, iteration by iteration."""
+    rows = []
+    for t in group.iterations:
+        points = [group.point(t, measure) for measure in MEASURES]
+        rows.append((_name(t), str(points[0].runs if points[0] else 0), *map(_over_runs, points)))
+    title = f"{group.label}: accuracy over {len(group.runs)} runs"
+    return Table(title, ("iteration", "runs", *_TITLES), tuple(rows), OVER_RUNS)
+
+
+def overview_table(groups: Sequence[Group]) -> Table:
+    """One line per recipe: the untouched base and the last iteration."""
+    rows = []
+    for group in groups:
+        last = group.iterations[-1] if group.iterations else None
+        rows.append(
+            (
+                group.label,
+                str(len(group.runs)),
+                group.problems,
+                *(_over_runs(group.point(0, measure)) for measure in MEASURES),
+                NONE if last is None else str(last),
+                NONE if last is None else _over_runs(group.point(last, "debate")),
+            )
+        )
+    header = ("recipe", "runs", "problems", *(f"base: {title}" for title in _TITLES), "last iteration", "debate")
+    return Table("Overview", header, tuple(rows), OVER_RUNS)

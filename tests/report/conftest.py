@@ -1,0 +1,103 @@
+"""Run directories made of invented debates, scored by the program itself."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpcmaf.debate.transcript import Transcript, Utterance
+from hpcmaf.evaluation import pseudo_label_accuracy, score
+from hpcmaf.plan import build_plan
+from hpcmaf.profile import Profile
+from hpcmaf.publish import write_json
+from hpcmaf.recipe import Recipe
+from hpcmaf.rundir import RunDir
+from hpcmaf.tasks.base import Problem
+
+STAGES = ("debate", "finetune", "eval")
+
+
+def invent(
+    problems: int, skills: tuple[float, ...], agents: int, seed: int, name: str = "eval"
+) -> Iterator[Transcript]:
+    """Debates in which an agent of round m is right with probability ``skills[m - 1]``."""
+    draw = random.Random(f"{name} {seed} {skills}")
+    for i in range(problems):
+        gold = str(i)
+        yield Transcript(
+            Problem(f"{name}-{i:05d}", f"What is {i}?", gold),
+            tuple(
+                tuple(Utterance("answer", m, agent, "?", "...", _answer(draw, gold, skill)) for agent in range(agents))
+                for m, skill in enumerate(skills, start=1)
+            ),
+        )
+
+
+def _answer(draw: random.Random, gold: str, skill: float) -> str | None:
+    if draw.random() < skill:
+        return gold
+    return draw.choice([None, "-1", "-2", "-3"])
+
+
+def ledger(t: int) -> dict[str, Any]:
+    rows = [
+        {
+            "stage": stage,
+            "iteration": t,
+            "agent": agent,
+            "prompt_tokens": 1000 * (stage != "finetune"),
+            "completion_tokens": 200 * (stage != "finetune"),
+            "training_tokens": 70 * (stage == "finetune"),
+            "wall_seconds": 1.5,
+            "gpu_seconds": None,
+            "peak_memory_bytes": 2**30 * (1 + n),
+            "calls": 10,
+        }
+        for stage in (STAGES if t else ("eval",))
+        for n, agent in enumerate(("generator-0", "critic-0"))
+    ]
+    return {"schema": "hpcmaf-ledger/1", "rows": rows}
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., RunDir]:
+    """``make_run(name, seed=..., upto=..., planned=..., problems=..., **recipe)`` writes a run directory."""
+
+    def make(
+        name: str,
+        *,
+        seed: int = 0,
+        upto: int = 2,
+        planned: int | None = None,
+        problems: int = 40,
+        gain: float = 0.12,
+        folder: Path = tmp_path / "runs",
+        **recipe: Any,
+    ) -> RunDir:
+        planned = upto if planned is None else planned
+        whole = Recipe.model_validate(
+            {"name": "made-up", "model": {"path": "/models/tiny"}, "task": {"name": "arithmetic"}}
+            | {"seed": seed, "iterations": planned}
+            | recipe
+        )
+        run = RunDir(folder / name)
+        splits = {"train": {"count": 20, "sha256": "0"}, "eval": {"count": problems, "sha256": "1"}}
+        write_json(run.plan, build_plan(whole, Profile(name="none"), splits, "tiny").to_json())
+        for t in range(upto + 1):
+            run_seed = {"seed": seed, "iteration": t}
+            better = gain * (1 - 0.5**t)
+            skills = tuple(min(0.97, 0.45 + 0.15 * m + better) for m in range(whole.debate.rounds))
+            debates = invent(problems, skills, whole.debate.agents, 1000 * seed + t)
+            metrics = score(debates, **run_seed, method=whole.method, task=whole.task.name)
+            if t:
+                train = invent(20, skills, whole.debate.agents, 1000 * seed + t, "train")
+                metrics["pseudo_labels"] = pseudo_label_accuracy(train, **run_seed)
+            write_json(run.metrics(t), metrics)
+            write_json(run.ledger(t), ledger(t))
+        return run
+
+    return make
