@@ -164,7 +164,7 @@ class RunDir:
         RunBusyError
             Another process works on the task.
         """
-        with _lock(self.attempts(stage, task) / "lock", f"{stage.id} {task}: another process is working on it"):
+        with _lock(self.attempts(stage, task) / "lock", f"{stage.id} {task}: another process is working on it; wait for it or stop it"):
             yield
 
     def claimed(self, stage: Stage, task: str) -> bool:
@@ -241,7 +241,7 @@ def _lock(path: Path, message: str) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RunBusyError(message) from error
+            raise RunBusyError(f"{message} ({path})") from error
         yield
     finally:
         os.close(descriptor)

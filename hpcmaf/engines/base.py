@@ -100,4 +100,4 @@ class ServedModels:
     trust_remote_code: bool = False
 
 
-__all__ = ["Completion", "Engine", "Message", "Request", "Sampling", "ServedModels"]
+

@@ -1,0 +1,1 @@
+"""Getting stages run: knows them by name only."""

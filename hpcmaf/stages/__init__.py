@@ -1,0 +1,1 @@
+"""What one job runs: the only place where the rooms meet."""

@@ -1,0 +1,126 @@
+"""The debate, as the paper writes it (section 2, algorithm 1)."""
+
+from __future__ import annotations
+
+from asyncio import gather
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from hpcmaf.answers import AnswerForm, extract
+from hpcmaf.debate.society import Society
+from hpcmaf.debate.transcript import Transcript, Utterance
+from hpcmaf.engines.base import Completion, Engine, Message, Request, Sampling
+from hpcmaf.seeding import derive_seed
+from hpcmaf.tasks.base import Problem, PromptSet
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """How a society debates.
+
+    Attributes
+    ----------
+    rounds
+        M.
+    summaries
+        Whether critics read a summary of the others' answers, or the answers.
+    seed, iteration
+        With problem, round, agent and kind they decide every draw.
+    """
+
+    rounds: int
+    summaries: bool
+    prompts: PromptSet
+    answer_form: AnswerForm
+    sampling: Sampling
+    seed: int
+    iteration: int
+
+
+async def debate(problem: Problem, society: Society, protocol: Protocol, engine: Engine) -> Transcript:
+    """Let a society debate one problem.
+
+    Rounds are synchronous: everything an agent reads in round m was written
+    in round m - 1, whatever the order in which agents are served. The gold
+    answer is not looked at.
+
+    Returns
+    -------
+    Transcript
+        N * M answers and N * (M - 1) summaries.
+    """
+    question, prompts, agents = problem.question, protocol.prompts, range(society.agents)
+    call = _Call(problem, protocol, engine)
+
+    first = prompts.first(question)
+    answers = [
+        tuple(await gather(*(call(1, n, "answer", [_user(first)], society.generators[n]) for n in agents)))
+    ]
+    summaries: list[tuple[Utterance, ...]] = []
+    for m in range(2, protocol.rounds + 1):
+        others = [[answers[-1][other].text for other in agents if other != n] for n in agents]
+        if protocol.summaries:
+            asked = [prompts.summarize(question, texts) for texts in others]
+            summaries.append(
+                tuple(await gather(*(call(m, n, "summary", [_user(asked[n])], None) for n in agents)))
+            )
+            updates = [prompts.update(question, summary.text) for summary in summaries[-1]]
+        else:
+            updates = [prompts.update_without_summary(question, texts) for texts in others]
+        answers.append(
+            tuple(
+                await gather(
+                    *(
+                        call(m, n, "answer", [*_history(answers, n), _user(updates[n])], society.critics[n])
+                        for n in agents
+                    )
+                )
+            )
+        )
+    return Transcript(problem, tuple(answers), tuple(summaries))
+
+
+def _user(content: str) -> Message:
+    return {"role": "user", "content": content}
+
+
+def _history(answers: Sequence[Sequence[Utterance]], agent: int) -> list[Message]:
+    """An agent's own earlier turns: prompts it was given, answers it gave."""
+    turns = (round[agent] for round in answers)
+    return [
+        message
+        for turn in turns
+        for message in (_user(turn.prompt), Message(role="assistant", content=turn.text))
+    ]
+
+
+class _Call:
+    """One completion of a debate, as an utterance."""
+
+    def __init__(self, problem: Problem, protocol: Protocol, engine: Engine) -> None:
+        self.problem = problem
+        self.protocol = protocol
+        self.engine = engine
+
+    async def __call__(self, round: int, agent: int, kind: str, messages: list[Message], model: str | None) -> Utterance:
+        protocol, id = self.protocol, self.problem.id
+        seed = derive_seed(protocol.seed, protocol.iteration, id, round, agent, kind)
+        request = Request(f"{id}/r{round}/{kind}/{agent}", tuple(messages), model, seed, protocol.sampling)
+        completion = await self.engine.complete(request)
+        spoken = _utterance(kind, round, agent, messages[-1]["content"], completion)
+        if kind == "answer":
+            spoken = replace(spoken, answer=extract(completion.text, protocol.answer_form))
+        return spoken
+
+
+def _utterance(kind: str, round: int, agent: int, prompt: str, completion: Completion) -> Utterance:
+    return Utterance(
+        kind=kind,  # type: ignore[arg-type]
+        round=round,
+        agent=agent,
+        prompt=prompt,
+        text=completion.text,
+        prompt_tokens=completion.prompt_tokens,
+        completion_tokens=completion.completion_tokens,
+        finish_reason=completion.finish_reason,
+    )

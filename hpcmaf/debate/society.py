@@ -1,0 +1,32 @@
+"""Who plays which role with which model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Society:
+    """N generation agents, N critic agents and the summarizer.
+
+    Each entry is the name of the agent's own model, ``None`` for the base.
+    The summarizer is always the base (paper, section 2).
+    """
+
+    generators: tuple[str | None, ...]
+    critics: tuple[str | None, ...]
+
+    @classmethod
+    def of(cls, agents: int, models: Sequence[str]) -> Society:
+        """Society of N agents in which those named in ``models`` have a model of their own."""
+
+        def own(role: str) -> tuple[str | None, ...]:
+            return tuple(name if (name := f"{role}-{n}") in models else None for n in range(agents))
+
+        return cls(own("generator"), own("critic"))
+
+    @property
+    def agents(self) -> int:
+        """N."""
+        return len(self.generators)

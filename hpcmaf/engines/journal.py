@@ -1,0 +1,103 @@
+"""Completions of unfinished work, kept so that a kill costs at most one batch.
+
+The debate is deterministic given its completions. Replaying it over the
+journal therefore forms the very same batches as before the kill, finds the
+finished ones here, and goes on with the first that is missing: with the same
+neighbours, hence with the same floating-point rounding, hence byte for byte
+the same text. (A batch of other neighbours differs in the last bits, and one
+draw in a million with it.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from hpcmaf.engines.base import Completion, Request
+
+
+def request_digest(request: Request) -> str:
+    """Digest of everything that decides a request's completion, within a run."""
+    sampling = request.sampling
+    value: list[Any] = [request.key, request.messages, request.model, request.seed]
+    value += [sampling.temperature, sampling.top_p, sampling.max_new_tokens]
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]
+
+
+class Journal:
+    """Append-only log of completions; tolerates a torn last line.
+
+    Parameters
+    ----------
+    path
+        Created when missing. One writer at a time (the task's claim sees to
+        that).
+
+    Attributes
+    ----------
+    seconds
+        Generation time of what the log already held, so that a resumed task
+        reports its whole cost.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seconds = 0.0
+        self._known: dict[str, Completion] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: IO[bytes] = path.open("a+b")
+        self._load()
+
+    def _load(self) -> None:
+        self._file.seek(0)
+        intact = 0
+        for line in self._file:
+            try:
+                entry = json.loads(line)
+                completions = {
+                    digest: Completion(text, tuple(ids), prompt_tokens, reason)
+                    for digest, text, ids, prompt_tokens, reason in entry["completions"]
+                }
+            except (ValueError, KeyError, TypeError):
+                break
+            if not line.endswith(b"\n"):
+                break
+            self._known.update(completions)
+            self.seconds += entry["seconds"]
+            intact += len(line)
+        # Whatever follows the first unreadable line was being written when
+        # the process died; new lines must not be glued to it.
+        self._file.truncate(intact)
+        self._file.seek(0, os.SEEK_END)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def find(self, request: Request) -> Completion | None:
+        """The completion of a request, if an earlier attempt made it."""
+        return self._known.get(request_digest(request))
+
+    def append(self, requests: Sequence[Request], completions: Sequence[Completion], seconds: float) -> None:
+        """Log one batch; on disk when this returns."""
+        rows = []
+        for request, completion in zip(requests, completions, strict=True):
+            digest = request_digest(request)
+            self._known[digest] = completion
+            ids = list(completion.token_ids)
+            rows.append([digest, completion.text, ids, completion.prompt_tokens, completion.finish_reason])
+        self._file.write(json.dumps({"seconds": seconds, "completions": rows}).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the log; it stays until the shard is published."""
+        self._file.close()
+
+    def remove(self) -> None:
+        """Delete the log, once the shard it served is published."""
+        self.close()
+        self.path.unlink(missing_ok=True)

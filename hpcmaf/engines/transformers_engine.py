@@ -1,0 +1,217 @@
+"""Generation with transformers: static batches over whatever is ready.
+
+Requests of all problems, rounds and agents wait in one pool. Whenever every
+debate is waiting, the longest prompts go out as one batch, mixing adapters;
+the debates they belong to then move on by themselves. There is no barrier
+between rounds, and prompts of one length travel together, so little is
+padded. For throughput on GPUs use a vLLM engine; this one runs everywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+from hpcmaf.engines.base import Completion, Request, ServedModels
+from hpcmaf.engines.journal import Journal
+from hpcmaf.engines.models import ModelPool, pick_device
+from hpcmaf.engines.sampling import RowLimits, SeededSampling
+
+# Loop turns without a new request after which all debates count as waiting.
+# Waking a debate from a finished batch takes four: the request's future, the
+# gather over the agents, the debate's task, its new requests' tasks.
+_QUIET_TURNS = 8
+
+
+class _Waiting:
+    """A request with its prompt's tokens and whoever awaits it."""
+
+    __slots__ = ("future", "prompt", "request")
+
+    def __init__(self, request: Request, prompt: list[int], future: asyncio.Future[Completion]) -> None:
+        self.request = request
+        self.prompt = prompt
+        self.future = future
+
+
+class TransformersEngine:
+    """An ``Engine`` on ``transformers.generate``.
+
+    Parameters
+    ----------
+    served
+        Base and agents.
+    device
+        ``"auto"``, ``"cpu"`` or ``"cuda"``.
+    batch_size
+        Most requests generated together; halved, aloud, when memory runs out.
+    loaded_models
+        Fully finetuned checkpoints kept in memory at once.
+    journal
+        Where finished batches are kept; ``None`` keeps none.
+    on_batch
+        Called after every batch with the number of completions in it.
+    """
+
+    def __init__(
+        self,
+        served: ServedModels,
+        *,
+        device: str = "auto",
+        batch_size: int = 128,
+        loaded_models: int = 8,
+        journal: Journal | None = None,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> None:
+        self.device = pick_device(device)
+        self.pool = ModelPool(served, self.device, loaded_models)
+        self.batch_size = batch_size
+        self.journal = journal
+        self.seconds = journal.seconds if journal else 0.0
+        self._on_batch = on_batch
+        self._waiting: dict[str | None, list[_Waiting]] = {}
+        self._pump: asyncio.Task[None] | None = None
+        self._current: str | None = None
+
+    async def complete(self, request: Request) -> Completion:
+        """Generate one completion; see ``Engine``.
+
+        A prompt that fills the context leaves no room to answer: its
+        completion is empty, with finish reason ``"length"``.
+        """
+        prompt = self.pool.chat.prompt_ids(request.messages)
+        if len(prompt) >= self.pool.context:
+            return Completion("", (), len(prompt), "length")
+        future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
+        group = self.pool.group(request.model)
+        self._waiting.setdefault(group, []).append(_Waiting(request, prompt, future))
+        if self._pump is None or self._pump.done():
+            self._pump = asyncio.create_task(self._run())
+        return await future
+
+    def close(self) -> None:
+        """Drop the models."""
+        self.pool.close()
+        if self.journal:
+            self.journal.close()
+
+    # --- scheduling --------------------------------------------------------
+    async def _run(self) -> None:
+        while True:
+            await self._until_quiet()
+            batch = self._next_batch()
+            if not batch:
+                return
+            try:
+                completions = self._resolve(batch)
+            except BaseException as error:
+                # Everybody waiting must hear of it, or the program hangs.
+                self._fail(batch, error)
+                return
+            for waiting, completion in zip(batch, completions, strict=True):
+                waiting.future.set_result(completion)
+
+    def _fail(self, batch: Sequence[_Waiting], error: BaseException) -> None:
+        for waiting in [*batch, *(waiting for queue in self._waiting.values() for waiting in queue)]:
+            if not waiting.future.done():
+                waiting.future.set_exception(error)
+        self._waiting.clear()
+
+    async def _until_quiet(self) -> None:
+        quiet, size = 0, -1
+        while quiet < _QUIET_TURNS:
+            await asyncio.sleep(0)
+            now = sum(map(len, self._waiting.values()))
+            quiet, size = (quiet + 1, now) if now == size else (0, now)
+
+    def _next_batch(self) -> list[_Waiting]:
+        """Take the longest waiting prompts of one group.
+
+        With all checkpoints in memory the fullest group goes first; with
+        fewer places than checkpoints the engine stays with one until it has
+        nothing left, because a swap costs more than a thin batch.
+        """
+        groups = {group: queue for group, queue in self._waiting.items() if queue}
+        if not groups:
+            return []
+        stay = self.pool.groups > self.pool.capacity and self._current in groups and self.pool.loaded(self._current)
+        if not stay:
+            self._current = max(groups, key=lambda group: (len(groups[group]), str(group)))
+        queue = groups[self._current]
+        # Keys are unique, so the order does not depend on who came first.
+        queue.sort(key=lambda waiting: (-len(waiting.prompt), waiting.request.key))
+        batch, queue[:] = queue[: self.batch_size], queue[self.batch_size :]
+        return batch
+
+    def _resolve(self, batch: Sequence[_Waiting]) -> list[Completion]:
+        """Complete a batch, from the journal where it holds it."""
+        known = [self.journal.find(waiting.request) if self.journal else None for waiting in batch]
+        missing = [waiting for waiting, completion in zip(batch, known, strict=True) if completion is None]
+        if missing:
+            start = time.monotonic()
+            made = self._generate(missing)
+            seconds = time.monotonic() - start
+            self.seconds += seconds
+            if self.journal:
+                self.journal.append([waiting.request for waiting in missing], made, seconds)
+            fresh = iter(made)
+            known = [completion if completion is not None else next(fresh) for completion in known]
+        if self._on_batch:
+            self._on_batch(len(batch))
+        return known  # type: ignore[return-value]
+
+    # --- generation --------------------------------------------------------
+    def _generate(self, batch: Sequence[_Waiting]) -> list[Completion]:
+        try:
+            return self._generate_once(batch)
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+            torch.cuda.empty_cache()
+            self.batch_size = max(1, min(self.batch_size, len(batch)) // 2)
+            print(f"out of memory with {len(batch)} requests; going on with {self.batch_size}", file=sys.stderr)
+            return [
+                completion
+                for start in range(0, len(batch), self.batch_size)
+                for completion in self._generate(batch[start : start + self.batch_size])
+            ]
+
+    @torch.inference_mode()
+    def _generate_once(self, batch: Sequence[_Waiting]) -> list[Completion]:
+        model = self.pool.get(self.pool.group(batch[0].request.model))
+        width = max(len(waiting.prompt) for waiting in batch)
+        pad = self.pool.chat.tokenizer.pad_token_id
+        ids = torch.full((len(batch), width), pad)  # [B, T]
+        mask = torch.zeros((len(batch), width), dtype=torch.long)
+        for row, waiting in enumerate(batch):
+            ids[row, width - len(waiting.prompt) :] = torch.tensor(waiting.prompt)
+            mask[row, width - len(waiting.prompt) :] = 1
+        limits = [min(w.request.sampling.max_new_tokens, self.pool.context - len(w.prompt)) for w in batch]
+        steps = max(limits)
+        arguments: dict[str, object] = {}
+        if self.pool.served.tuning == "lora" and self.pool.served.agents:
+            arguments["adapter_names"] = [waiting.request.model or "__base__" for waiting in batch]
+        requests = [waiting.request for waiting in batch]
+        output = model.generate(
+            input_ids=ids.to(self.device),
+            attention_mask=mask.to(self.device),
+            max_new_tokens=steps,
+            logits_processor=[SeededSampling(requests, width, steps, self.device)],
+            stopping_criteria=[RowLimits(limits, width, self.device)],
+            **arguments,
+        )[:, width:].tolist()
+        return [
+            self._completion(tokens[:limit], waiting)
+            for tokens, limit, waiting in zip(output, limits, batch, strict=True)
+        ]
+
+    def _completion(self, tokens: list[int], waiting: _Waiting) -> Completion:
+        stops = set(self.pool.stop_ids)
+        end = next((position for position, token in enumerate(tokens) if token in stops), None)
+        reason = "length" if end is None else "stop"
+        kept = tokens if end is None else tokens[: end + 1]
+        return Completion(self.pool.chat.decode(kept), tuple(kept), len(waiting.prompt), reason)  # type: ignore[arg-type]

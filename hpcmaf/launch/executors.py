@@ -1,0 +1,68 @@
+"""submitit executors for a profile's kinds of tasks."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import submitit
+
+from hpcmaf.plan import Stage
+from hpcmaf.profile import Profile
+from hpcmaf.rundir import RunDir
+from hpcmaf.stages.context import limit_threads
+from hpcmaf.stages.entry import run_task
+
+# submitit wants a limit; a laptop has none. Thirty days.
+_NO_LIMIT_MINUTES = 30 * 24 * 60
+
+
+def visible_gpus() -> list[int]:
+    """GPUs this process may use, found without loading torch."""
+    asked = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if asked is not None:
+        return [int(name) for name in asked.split(",") if name.strip().isdigit()]
+    return sorted(int(path.name[6:]) for path in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name))
+
+
+def submit_local(
+    run: RunDir, stage: Stage, task: str, attempt: Path, plan_sha256: str, profile: Profile, slot: int
+) -> submitit.Job[None]:
+    """Start one task on this machine.
+
+    Parameters
+    ----------
+    attempt
+        Folder for the task's pickles and logs.
+    slot
+        Which of the side-by-side places it takes; with GPUs, slots share them
+        in turn (submitit hides all GPUs from a job that asks for none).
+    """
+    resources = profile.finetuning if stage.kind == "finetune" else profile.generation
+    processes = profile.finetuning.processes if stage.kind == "finetune" else 1
+    executor = submitit.AutoExecutor(folder=str(attempt), cluster="local")
+    gpus = visible_gpus() if resources.device != "cpu" and stage.kind in {"debate", "eval", "finetune"} else []
+    mine = [gpus[(slot * processes + k) % len(gpus)] for k in range(min(processes, len(gpus)))]
+    executor.update_parameters(
+        name=f"{stage.id}-{task}", timeout_min=_NO_LIMIT_MINUTES, gpus_per_node=len(mine), local_visible_gpus=mine
+    )
+    with _environment(dict(limit_threads(resources.threads))):
+        return executor.submit(run_task, str(run.root.resolve()), stage.id, task, str(attempt.resolve()), plan_sha256)
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Environment of jobs started inside the block; submitit hands ours on."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

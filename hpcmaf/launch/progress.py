@@ -1,0 +1,134 @@
+"""What is happening: live bars in a terminal, plain lines in a log file."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from hpcmaf.plan import Plan, Stage
+from hpcmaf.rundir import RunDir
+
+LOG_INTERVAL_SECONDS = 30.0
+
+
+def clock(seconds: float) -> str:
+    """Seconds as ``m:ss`` or ``h:mm:ss``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Watcher:
+    """Shows a run's progress.
+
+    Parameters
+    ----------
+    run, plan
+        What is run.
+    slots
+        Tasks side by side, for the estimate of the time left.
+    console
+        A terminal gets bars, anything else a line per event.
+    """
+
+    def __init__(self, run: RunDir, plan: Plan, slots: int, console: Console) -> None:
+        self.run = run
+        self.plan = plan
+        self.slots = slots
+        self.console = console
+        self._total = sum(len(stage.tasks) for stage in plan.stages)
+        self._seconds: dict[str, list[float]] = {}
+        self._left: list[Stage] = []
+        for stage in plan.stages:
+            for task in stage.tasks:
+                if run.done(stage, task):
+                    spent = sum(row["wall_seconds"] for row in run.read_marker(stage, task)["ledger"])
+                    self._seconds.setdefault(stage.kind, []).append(spent)
+                else:
+                    self._left.append(stage)
+        self._bars: Progress | None = None
+        self._overall: TaskID | None = None
+        self._rows: dict[tuple[str, str], TaskID] = {}
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> Watcher:
+        if self.console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+            self._bars = Progress(*columns, TextColumn("{task.fields[note]}"), TimeElapsedColumn(), console=self.console)
+            self._overall = self._bars.add_task("all tasks", total=self._total, note="")
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def say(self, line: str) -> None:
+        """Print one line, above the bars where there are any."""
+        stamp = time.strftime("%H:%M:%S")
+        self.console.print(f"{stamp} {line}", highlight=False, markup=False, soft_wrap=True)
+        self._last_line = time.monotonic()
+
+    def started(self, stage: Stage, task: str) -> None:
+        """A task was started."""
+        if self._bars:
+            self._rows[stage.id, task] = self._bars.add_task(f"  {stage.id} {task}", total=None, note="starting")
+
+    def finished(self, stage: Stage, task: str, seconds: float) -> None:
+        """A task is done."""
+        self._seconds.setdefault(stage.kind, []).append(seconds)
+        if stage in self._left:
+            self._left.remove(stage)
+        if self._bars and (row := self._rows.pop((stage.id, task), None)) is not None:
+            self._bars.remove_task(row)
+        name = stage.id if task == "all" else f"{stage.id} {task}"
+        left = len(self._left)
+        self.say(f"{name} done in {clock(seconds)} ({self._total - left}/{self._total} tasks, {self._estimate({})} left)")
+
+    def look(self, running: Mapping[tuple[str, str], float]) -> None:
+        """Refresh; called several times a second.
+
+        Parameters
+        ----------
+        running
+            ``(stage id, task)`` to the monotonic time it was started.
+        """
+        now = time.monotonic()
+        elapsed = {key: now - since for key, since in running.items()}
+        if self._bars and self._overall is not None:
+            for gone in self._rows.keys() - running.keys():
+                self._bars.remove_task(self._rows.pop(gone))
+            self._bars.update(
+                self._overall, completed=self._total - len(self._left), note=f"{self._estimate(elapsed)} left"
+            )
+            for (stage, task), row in self._rows.items():
+                if (progress := self._progress(stage, task)) is not None:
+                    self._bars.update(row, completed=progress["done"], total=progress["total"], note=progress["unit"])
+        elif running and now - self._last_line > LOG_INTERVAL_SECONDS:
+            parts = []
+            for stage, task in running:
+                progress = self._progress(stage, task)
+                parts.append(f"{stage} {task}" + (f" {progress['done']}/{progress['total']}" if progress else ""))
+            self.say(f"running: {', '.join(parts)} ({self._estimate(elapsed)} left)")
+
+    def _progress(self, stage_id: str, task: str) -> dict[str, int] | None:
+        try:
+            return json.loads(self.run.progress(self.plan.stage(stage_id), task).read_text())
+        except FileNotFoundError:
+            return None
+
+    def _estimate(self, elapsed: Mapping[tuple[str, str], float]) -> str:
+        """Time left, from the mean time of tasks of the same kind."""
+        known = [stage for stage in self._left if stage.kind in self._seconds]
+        seconds = sum(sum(times) / len(times) for times in (self._seconds[stage.kind] for stage in known))
+        seconds = max(0.0, seconds - sum(elapsed.values())) / self.slots
+        if not known:
+            return "time unknown" if self._left else "0:00"
+        return ("about " if len(known) == len(self._left) else "at least ") + clock(seconds)

@@ -1,0 +1,115 @@
+"""What every stage task is given."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hpcmaf.methods import METHODS, Method
+from hpcmaf.plan import Plan, Stage
+from hpcmaf.profile import Profile
+from hpcmaf.publish import write_json
+from hpcmaf.recipe import Recipe
+from hpcmaf.rundir import RunDir
+
+
+@dataclass
+class TaskContext:
+    """One task of one stage of one run.
+
+    Attributes
+    ----------
+    attempt
+        Folder of this attempt's logs.
+    outputs, ledger
+        What the task has published and spent; they go into its marker.
+    """
+
+    run: RunDir
+    plan: Plan
+    profile: Profile
+    stage: Stage
+    task: str
+    attempt: Path
+    outputs: list[Path] = field(default_factory=list)
+    ledger: list[dict[str, Any]] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The run's recipe."""
+        return Recipe.model_validate(self.plan.recipe)
+
+    @property
+    def method(self) -> Method:
+        """The run's row of the methods table."""
+        return METHODS[self.recipe.method]
+
+    @property
+    def iteration(self) -> int:
+        """Iteration the stage belongs to."""
+        return self.stage.iteration
+
+    @property
+    def base(self) -> str:
+        """Folder or hub id of the base model."""
+        return base_model(self.recipe.model.path)
+
+    @property
+    def trained(self) -> list[str]:
+        """Agents that have a model of their own."""
+        return self.method.trained_agents(self.recipe.debate.agents, self.recipe.debate.rounds)
+
+    def models(self, iteration: int) -> dict[str, str]:
+        """Agents' models after ``iteration``; none before the first."""
+        return {agent: str(self.run.agent(iteration, agent)) for agent in self.trained} if iteration else {}
+
+    def report_progress(self, done: int, total: int, unit: str) -> None:
+        """Tell whoever watches how far this task is."""
+        value = {"done": done, "total": total, "unit": unit, "pid": os.getpid()}
+        write_json(self.run.progress(self.stage, self.task), value)
+
+    def spend(self, agent: str | None = None, **amounts: float) -> None:
+        """Add a row to the task's ledger."""
+        row: dict[str, Any] = {
+            "stage": self.stage.kind,
+            "iteration": self.iteration,
+            "agent": agent,
+            "calls": 0,
+            "prompt_tokens": 0,
+            "completion_tokens": 0,
+            "training_tokens": 0,
+            "wall_seconds": 0.0,
+            "gpu_seconds": 0.0,
+            "peak_memory_bytes": 0,
+        }
+        unknown = amounts.keys() - row.keys()
+        if unknown:
+            raise KeyError(f"the ledger has no column {', '.join(sorted(unknown))}")
+        self.ledger.append(row | amounts)
+
+
+def base_model(path: str) -> str:
+    """Resolve ``model.path``: ``micro`` is the packaged base."""
+    if path == "micro":
+        from hpcmaf.micro import base_path
+
+        return str(base_path())
+    return path
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident size of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def limit_threads(threads: int) -> Mapping[str, str]:
+    """Environment that holds numeric libraries to so many CPU threads."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return {name: str(threads) for name in names} | {"TOKENIZERS_PARALLELISM": "false"}

@@ -1,0 +1,46 @@
+"""Stage ``finetune``: one agent's model, from its own data alone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from hpcmaf.stages.context import TaskContext
+from hpcmaf.training.job import FinetuneJob, run_finetune
+
+
+def finetune_job(context: TaskContext) -> FinetuneJob:
+    """Everything torchrun has to know, from recipe, profile and run directory."""
+    recipe, agent, t = context.recipe, context.task, context.iteration
+    training = recipe.training.model_dump(exclude={"start_from"})
+    previous = context.run.agent(t - 1, agent)
+    goes_on = recipe.training.start_from == "previous" and t > 1
+    return FinetuneJob(
+        base=context.base,
+        dtype=recipe.model.dtype,
+        revision=recipe.model.revision,
+        trust_remote_code=recipe.model.trust_remote_code,
+        start=str(previous) if goes_on else None,
+        dataset=str(context.run.dataset(t, agent)),
+        output=str(context.run.agent(t, agent)),
+        seed=recipe.seed,
+        iteration=t,
+        agent=agent,
+        **training,
+        **context.profile.finetuning.model_dump(),
+    )
+
+
+def run_agent_finetune(context: TaskContext) -> None:
+    """Finetune one agent with DeepSpeed and publish its model."""
+    job = finetune_job(context)
+    report = run_finetune(job, context.attempt)
+    context.outputs.append(context.run.agent(context.iteration, context.task))
+    context.spend(
+        context.task,
+        training_tokens=report.training_tokens,
+        wall_seconds=report.wall_seconds,
+        gpu_seconds=report.gpu_seconds,
+        peak_memory_bytes=report.peak_memory_bytes,
+    )
+    fields = dataclasses.asdict(report)
+    print(f"{context.task}: {fields['steps']} steps on {fields['samples']} samples", flush=True)

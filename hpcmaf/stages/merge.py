@@ -1,0 +1,36 @@
+"""Stage ``merge``: shards to one store, and the agents' training sets."""
+
+from __future__ import annotations
+
+import time
+
+from hpcmaf.publish import manifest_path
+from hpcmaf.stages.context import TaskContext, peak_memory_bytes
+from hpcmaf.stages.debate import SPLITS
+from hpcmaf.store import merge
+from hpcmaf.training.selection import write_selection
+
+
+def merge_shards(context: TaskContext, kind: str) -> None:
+    """Merge the shards of ``debate`` or ``eval``, in the order of the problems file."""
+    stage = next(s for s in context.plan.stages if s.iteration == context.iteration and s.kind == kind)
+    problems = context.run.read_problems(SPLITS[kind], context.plan)
+    shards = [context.run.shard(context.iteration, kind, int(task)) for task in stage.tasks]
+    store = context.run.store(context.iteration, kind)
+    merge(shards, store, expected_ids=[problem.id for problem in problems])
+    context.outputs += [store, manifest_path(store)]
+
+
+def run_merge(context: TaskContext) -> None:
+    """Merge the training debates and select every agent's data from them."""
+    merge_shards(context, "debate")
+    selection, folder = context.recipe.selection, context.run.data(context.iteration)
+    write_selection(
+        context.run.store(context.iteration, "debate"),
+        folder,
+        w=selection.w,
+        seed=context.recipe.seed,
+        mix=selection.mix,
+    )
+    context.outputs.append(folder)
+    context.spend(wall_seconds=time.monotonic() - context.started, peak_memory_bytes=peak_memory_bytes())

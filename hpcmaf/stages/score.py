@@ -1,0 +1,39 @@
+"""Stage ``score``: what iteration t came to, and what it cost."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from hpcmaf.evaluation import pseudo_label_accuracy, score
+from hpcmaf.publish import write_json
+from hpcmaf.stages.context import TaskContext, peak_memory_bytes
+from hpcmaf.stages.merge import merge_shards
+from hpcmaf.store import Store
+
+
+def run_score(context: TaskContext) -> None:
+    """Write ``metrics.json`` and ``ledger.json`` of an iteration."""
+    t, recipe, run = context.iteration, context.recipe, context.run
+    merge_shards(context, "eval")
+    with Store(run.store(t, "eval")) as store:
+        metrics = score(
+            store.transcripts(gold=True), seed=recipe.seed, iteration=t, method=recipe.method, task=recipe.task.name
+        )
+    if t > 0:
+        with Store(run.store(t, "debate")) as store:
+            metrics["pseudo_labels"] = pseudo_label_accuracy(
+                store.transcripts(gold=True), seed=recipe.seed, iteration=t
+            )
+        metrics["selection"] = json.loads((run.data(t) / "selection.json").read_text())
+    write_json(run.metrics(t), metrics)
+    context.spend(wall_seconds=time.monotonic() - context.started, peak_memory_bytes=peak_memory_bytes())
+    rows = [
+        row
+        for stage in context.plan.stages
+        if stage.iteration == t and stage.kind != "score"
+        for task in stage.tasks
+        for row in run.read_marker(stage, task)["ledger"]
+    ]
+    write_json(run.ledger(t), {"schema": "hpcmaf-ledger/1", "rows": rows + context.ledger})
+    context.outputs += [run.metrics(t), run.ledger(t)]
