@@ -1,0 +1,242 @@
+"""Make the micro model from nothing.
+
+The corpus is endless and generated beside the training, so no line is seen
+twice on purpose and nothing is memorised but the authors' habits.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcmaf.errors import PlatformError
+from hpcmaf.micro.corpus import batches, chunk
+from hpcmaf.micro.styles import NOISE, Noise
+from hpcmaf.micro.tokenizer import BOS, CONTEXT, EOS, PAD, TARGET, VOCABULARY, write_tokenizer
+from hpcmaf.publish import atomic_path
+from hpcmaf.seeding import derive_seed
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import LlamaForCausalLM
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """How the micro model is made; the defaults remake the packaged one.
+
+    Attributes
+    ----------
+    seed
+        Of the corpus and the initial weights.
+    steps
+        Optimiser steps.
+    batch_tokens
+        Tokens per step, padding included.
+    learning_rate
+        Peak; linear warm-up over the first 2%, then a cosine to a fiftieth.
+    hidden, layers, heads, inner
+        Shape of the network.
+    chunk_debates
+        Debates per chunk of the corpus; part of what a seed means.
+    """
+
+    seed: int = 0
+    steps: int = 12_000
+    batch_tokens: int = 32_768
+    learning_rate: float = 2e-3
+    hidden: int = 128
+    layers: int = 4
+    heads: int = 4
+    inner: int = 384
+    chunk_debates: int = 4_000
+
+
+def new_model(making: Making) -> LlamaForCausalLM:
+    """A network with random weights (float32, tied embeddings)."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(derive_seed(making.seed, "micro weights"))
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=making.hidden,
+        intermediate_size=making.inner,
+        num_hidden_layers=making.layers,
+        num_attention_heads=making.heads,
+        num_key_value_heads=making.heads,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        pad_token_id=PAD,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+        use_cache=True,
+        dtype="float32",
+    )
+    return LlamaForCausalLM(config)
+
+
+def save_model(model: LlamaForCausalLM, folder: Path, making: Making, noise: Noise = NOISE) -> None:
+    """Publish model, tokenizer and the settings that made them as one folder."""
+    from transformers import GenerationConfig
+
+    model.generation_config = GenerationConfig(
+        bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, do_sample=True, temperature=1.0, top_p=0.9, top_k=0
+    )
+    with atomic_path(folder) as temporary:
+        model.save_pretrained(temporary, safe_serialization=True)
+        write_tokenizer(temporary)
+        (temporary / "making.json").write_text(
+            json.dumps({"making": asdict(making), "noise": asdict(noise)}, indent=1) + "\n"
+        )
+
+
+def _chunk_batches(index: int, making: Making, noise: Noise) -> list[NDArray[np.uint8]]:
+    order = random.Random(derive_seed(making.seed, "micro batches", index))
+    return batches(chunk(making.seed, index, making.chunk_debates, noise), making.batch_tokens, order)
+
+
+def stream(making: Making, noise: Noise = NOISE, processes: int = 0) -> Iterator[NDArray[np.uint8]]:
+    """Endless batches, the same whatever the number of processes."""
+    work = partial(_chunk_batches, making=making, noise=noise)
+    if not processes:
+        index = 0
+        while True:
+            yield from work(index)
+            index += 1
+    # Spawned, not forked: the parent may hold a GPU context and threads.
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        # A bounded window: imap alone would fill the memory with batches.
+        pending = [pool.apply_async(work, (index,)) for index in range(2 * processes)]
+        index = len(pending)
+        while True:
+            ready = pending.pop(0).get()
+            pending.append(pool.apply_async(work, (index,)))
+            index += 1
+            yield from ready
+
+
+def loss_of(model: LlamaForCausalLM, batch: torch.Tensor) -> torch.Tensor:
+    """Mean cross entropy of the target tokens.
+
+    Parameters
+    ----------
+    model
+        The network.
+    batch
+        ``[B, T]`` of uint8, as :func:`hpcmaf.micro.corpus.batches` makes them.
+    """
+    import torch
+
+    ids = (batch % TARGET).long()
+    # Padding is on the right, so causal attention needs no mask.
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+    labels = torch.where(batch >= TARGET, ids, -100)[:, 1:]
+    return torch.nn.functional.cross_entropy(logits.reshape(-1, VOCABULARY).float(), labels.reshape(-1))
+
+
+def device_named(name: str) -> str:
+    """``auto`` becomes the GPU where there is one.
+
+    Raises
+    ------
+    PlatformError
+        A GPU was asked for and there is none.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise PlatformError(f"--device {name}: torch sees no GPU here; use --device cpu (hours) or run on a GPU host")
+    return name
+
+
+def train(
+    making: Making,
+    *,
+    device: str = "cpu",
+    noise: Noise = NOISE,
+    processes: int = 0,
+    report: Callable[[dict[str, Any]], None] = lambda row: None,
+    every: int = 200,
+    deadline_s: float | None = None,
+) -> LlamaForCausalLM:
+    """Train from scratch.
+
+    Parameters
+    ----------
+    making
+        Settings.
+    device
+        A torch device; bfloat16 arithmetic on a GPU, float32 on a CPU.
+    noise
+        Of the corpus' authors.
+    processes
+        That write the corpus; 0 writes it in this one.
+    report
+        Receives ``{"step", "loss", "tokens", "seconds"}`` now and then.
+    every
+        Steps between reports.
+    deadline_s
+        For trials: reach the end of the schedule in about this many seconds,
+        in however many steps; the outcome then depends on the machine.
+
+    Returns
+    -------
+    LlamaForCausalLM
+        On the CPU, in float32.
+    """
+    import torch
+
+    model = new_model(making).to(device)
+    model.train()
+    matrices = [weight for weight in model.parameters() if weight.dim() > 1]
+    vectors = [weight for weight in model.parameters() if weight.dim() <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
+        lr=0.0,
+        betas=(0.9, 0.98),
+        fused=device.startswith("cuda"),
+    )
+    started, tokens = time.monotonic(), 0
+    source = stream(making, noise, processes)
+    for step in range(10**9):
+        done = step / making.steps
+        if deadline_s is not None:
+            done = (time.monotonic() - started) / deadline_s
+        if done >= 1:
+            break
+        rate = making.learning_rate * learning_rate_factor(done)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        batch = torch.from_numpy(next(source)).to(device)
+        with torch.autocast(device.split(":")[0], dtype=torch.bfloat16, enabled=device.startswith("cuda")):
+            loss = loss_of(model, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        tokens += batch.numel()
+        if step % every == 0:
+            seconds = time.monotonic() - started
+            report({"step": step, "loss": round(loss.item(), 4), "tokens": tokens, "seconds": round(seconds, 1)})
+    source.close()
+    return model.to("cpu").eval()
+
+
+def learning_rate_factor(done: float) -> float:
+    """Share of the peak learning rate when a share ``done`` of the steps is done."""
+    if done < 0.02:
+        return max(done, 1e-4) / 0.02
+    return 0.02 + 0.98 * 0.5 * (1 + float(np.cos(np.pi * (done - 0.02) / 0.98)))
