@@ -1,0 +1,8 @@
+"""Debates on disk: one HDF5 file per shard, merged, verified, read back."""
+
+from hpcmaf.store.merging import merge
+from hpcmaf.store.reader import Store
+from hpcmaf.store.schema import StoreInfo
+from hpcmaf.store.writer import write_store
+
+__all__ = ["Store", "StoreInfo", "merge", "write_store"]

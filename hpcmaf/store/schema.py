@@ -1,0 +1,187 @@
+"""Layout of a debate store: what is called what, and how it is laid down.
+
+Text is kept as one flat ``uint8`` array of UTF-8 bytes and one ``int64`` array
+of row offsets, because HDF5's own variable-length strings neither compress nor
+take checksums. Every dataset carries fletcher32, and the file format is that
+of HDF5 1.10, whose metadata is checksummed as well: a flipped bit reads back
+as an error, not as another debate.
+
+::
+
+    /                        attributes: schema, version and those of StoreInfo
+    /problems/id             text, P rows
+    /problems/question       text
+    /problems/meta           text, a JSON object of strings
+    /problems/gold           text; empty where has_gold is 0
+    /problems/has_gold       uint8
+    /problems/utterance_offsets   int64, P + 1: rows of /utterances of each problem
+    /utterances/problem      int64, U rows, ordered by (problem, round, kind, agent)
+    /utterances/kind         uint8, 0 summary (read before an answer), 1 answer
+    /utterances/round        uint16, 1-based
+    /utterances/agent        uint16, 0-based
+    /utterances/prompt       text
+    /utterances/text         text
+    /utterances/answer       text; empty where parsed is 0
+    /utterances/parsed       uint8
+    /utterances/prompt_tokens, completion_tokens   int64, 0 where unknown
+    /utterances/finish_reason    uint8, 0 stop, 1 length, 2 unknown
+
+A text column ``c`` is a group with ``c/data`` and ``c/offsets`` (rows + 1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+
+import h5py
+import numpy as np
+
+from hpcmaf.debate.transcript import Transcript, Utterance
+from hpcmaf.errors import StoreError
+
+SCHEMA = "hpcmaf-debate"
+VERSION = 1
+MANIFEST_SCHEMA = f"{SCHEMA}/{VERSION}"
+
+KINDS = ("summary", "answer")
+FINISH_REASONS = ("stop", "length", "unknown")
+
+TEXT_COLUMNS = {"problems": ("id", "question", "meta", "gold"), "utterances": ("prompt", "text", "answer")}
+INTEGER_COLUMNS = {
+    "problems": {"has_gold": "<u1", "utterance_offsets": "<i8"},
+    "utterances": {
+        "problem": "<i8",
+        "kind": "<u1",
+        "round": "<u2",
+        "agent": "<u2",
+        "parsed": "<u1",
+        "prompt_tokens": "<i8",
+        "completion_tokens": "<i8",
+        "finish_reason": "<u1",
+    },
+}
+# Gold labels may be read by evaluation alone, so nothing else opens these.
+GOLD_COLUMNS = frozenset({"problems/gold", "problems/has_gold"})
+
+# 128 KiB of text hold about a problem's debate: small enough to fetch one
+# problem, large enough to compress. 64 KiB of integers.
+TEXT_CHUNK = 1 << 17
+INTEGER_CHUNK = 1 << 13
+GZIP_LEVEL = 4
+# The oldest format whose metadata is checksummed throughout; read by every
+# HDF5 since 1.10 (2016).
+LIBVER = ("v110", "v110")
+MAX_ROUNDS_AND_AGENTS = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInfo:
+    """What all debates of a store have in common.
+
+    Attributes
+    ----------
+    task, answer_form
+        Names, as recipes and :class:`hpcmaf.answers.AnswerForm` have them.
+    agents, rounds
+        N and M.
+    iteration
+        1-based; 0 for the untouched base and for imported debates.
+    split
+        ``"train"`` or ``"eval"``.
+    summaries
+        Whether agents read summaries before rounds 2..M.
+    """
+
+    task: str
+    answer_form: str
+    agents: int
+    rounds: int
+    iteration: int
+    split: str
+    summaries: bool
+
+
+def encode(text: str) -> bytes:
+    """UTF-8 that also carries lone surrogates, which model output contains."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def decode(data: bytes) -> str:
+    """Inverse of :func:`encode`."""
+    return data.decode("utf-8", "surrogatepass")
+
+
+def events(info: StoreInfo) -> list[tuple[int, int, int]]:
+    """(round, kind, agent) of one problem's utterances, in stored order."""
+    order = []
+    for round in range(1, info.rounds + 1):
+        for kind in (0, 1) if info.summaries and round > 1 else (1,):
+            order.extend((round, kind, agent) for agent in range(info.agents))
+    return order
+
+
+def utterances(transcript: Transcript, info: StoreInfo) -> list[Utterance]:
+    """A transcript's utterances in stored order.
+
+    Raises
+    ------
+    StoreError
+        The transcript has not the shape that ``info`` promises.
+    """
+    ordered = []
+    for round, turns in enumerate(transcript.answers, start=1):
+        if round > 1 and transcript.summaries:
+            ordered.extend(transcript.summaries[round - 2 : round - 1])
+        ordered.append(turns)
+    flat = [utterance for turns in ordered for utterance in turns]
+    found = [(u.round, KINDS.index(u.kind), u.agent) for u in flat]
+    wanted_summaries = info.rounds - 1 if info.summaries else 0
+    if found != events(info) or len(transcript.summaries) != wanted_summaries:
+        raise StoreError(
+            f"problem {transcript.problem.id!r}: its debate has not the {info.agents} agents x {info.rounds} rounds "
+            f"{'with' if info.summaries else 'without'} summaries of its store; write it to a store of its own"
+        )
+    return flat
+
+
+def write_info(root: h5py.Group, info: StoreInfo) -> None:
+    """Put ``info`` into the root attributes."""
+    if not (1 <= info.agents <= MAX_ROUNDS_AND_AGENTS and 1 <= info.rounds <= MAX_ROUNDS_AND_AGENTS):
+        raise StoreError(f"a store of {info.agents} agents x {info.rounds} rounds: both must be in 1..65535")
+    for name, value in {"schema": SCHEMA, "version": VERSION, **asdict(info)}.items():
+        # Fixed-length text lies in checksummed metadata; h5py's default, a
+        # variable-length string, does not.
+        root.attrs[name] = np.bytes_(encode(value)) if isinstance(value, str) else np.int64(value)
+
+
+def read_info(root: h5py.Group, where: str) -> StoreInfo:
+    """Read the root attributes; ``where`` names the file in errors.
+
+    Raises
+    ------
+    StoreError
+        Not a debate store, or one of another version.
+    """
+    schema = _text(root.attrs.get("schema"))
+    if schema != SCHEMA:
+        raise StoreError(f"{where}: schema {schema!r} is not {SCHEMA!r}, so it is no debate store; give one of ours")
+    version = root.attrs.get("version")
+    if version != VERSION:
+        raise StoreError(
+            f"{where}: schema version {version} where this program knows {VERSION}; "
+            "read it with the version of hpcmaf that wrote it"
+        )
+    values = {}
+    for field in fields(StoreInfo):
+        raw = root.attrs.get(field.name)
+        value = _text(raw) if field.type == "str" else (int(raw) if isinstance(raw, np.integer) else None)
+        if value is None:
+            raise StoreError(f"{where}: root attribute {field.name!r} is missing or malformed; delete it and rerun")
+        values[field.name] = bool(value) if field.type == "bool" else value
+    return StoreInfo(**values)
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, bytes):
+        return decode(value)
+    return value if isinstance(value, str) else None
