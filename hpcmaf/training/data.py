@@ -1,0 +1,184 @@
+"""From dataset lines to batches of tokens.
+
+Every process reads the whole (small) dataset and works out the same batches,
+so token totals of a global batch are known everywhere without asking.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpcmaf.chat import ChatFormat
+from hpcmaf.errors import DataError, TrainingError
+from hpcmaf.seeding import derive_seed
+from hpcmaf.training.spec import LossOn
+
+if TYPE_CHECKING:
+    import torch
+
+IGNORED = -100
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSample:
+    """One training text in tokens; ``target`` marks those that carry loss."""
+
+    id: str
+    input_ids: list[int]
+    target: list[bool]
+
+    @property
+    def target_tokens(self) -> int:
+        """Tokens that carry loss. The first token of a text is never predicted."""
+        return sum(self.target[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class TokenData:
+    """A dataset in tokens, and how many of its lines were too long."""
+
+    samples: list[TokenSample]
+    dropped_too_long: int
+
+
+def load_tokens(path: Path, chat: ChatFormat, *, max_length: int, loss_on: LossOn) -> TokenData:
+    """Render and tokenize a dataset.
+
+    A sample longer than ``max_length`` is dropped whole: cutting it would cut
+    off its answer, the one part that carries loss.
+
+    Parameters
+    ----------
+    path
+        JSONL with ``messages`` per line; ``problem_id`` names a sample in
+        messages to the user.
+    chat
+        The same rendering that generation uses.
+    max_length
+        In tokens.
+    loss_on
+        See :meth:`hpcmaf.chat.ChatFormat.sample`.
+
+    Raises
+    ------
+    DataError
+        A line is not a chat.
+    TrainingError
+        A sample has no token that carries loss.
+    """
+    samples, dropped = [], 0
+    for number, line in _lines(path):
+        try:
+            record = json.loads(line)
+            messages = [{"role": str(m["role"]), "content": str(m["content"])} for m in record["messages"]]
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"{path}:{number}: not a line with messages ({error!r}); rerun selection") from error
+        sample = chat.sample(messages, loss_on)
+        tokens = TokenSample(f"{record.get('problem_id', 'line')}:{number}", sample.input_ids, sample.target)
+        if tokens.target_tokens == 0:
+            raise TrainingError(
+                f"{path}:{number}: no token of this sample carries loss; its last turn must say something"
+            )
+        if len(tokens.input_ids) > max_length:
+            dropped += 1
+        else:
+            samples.append(tokens)
+    return TokenData(samples, dropped)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        # Not splitlines: text may hold any of Unicode's line separators.
+        with path.open(encoding="utf-8", newline="\n") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, line
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such dataset; run selection first") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error}); rerun selection") from error
+
+
+def global_batches(
+    samples: Sequence[TokenSample], *, batch_size: int, epochs: int, seed: int
+) -> list[list[TokenSample]]:
+    """Cut every epoch's own shuffle into batches; the last may be smaller.
+
+    No sample is left out and none is repeated within an epoch, so a dataset
+    smaller than ``batch_size`` makes one step per epoch.
+    """
+    batches = []
+    for epoch in range(epochs):
+        order = list(range(len(samples)))
+        random.Random(derive_seed(seed, "order", epoch)).shuffle(order)
+        batches += [[samples[i] for i in order[at : at + batch_size]] for at in range(0, len(order), batch_size)]
+    return batches
+
+
+def share(
+    batch: Sequence[TokenSample], *, rank: int, processes: int, micro_batch_size: int
+) -> list[Sequence[TokenSample]]:
+    """One process's micro-batches of a global batch.
+
+    Texts of like length go together, which saves padding; the loss is a sum
+    over the global batch and does not notice. All processes get equally many
+    micro-batches, some perhaps empty, since their collectives must pair up.
+    """
+    ordered = sorted(batch, key=lambda sample: len(sample.input_ids), reverse=True)
+    # A small batch is spread over the processes rather than filling one.
+    size = min(micro_batch_size, -(-len(ordered) // processes))
+    micro = [ordered[at : at + size] for at in range(0, len(ordered), size)]
+    rounds = -(-len(micro) // processes)
+    mine = micro[rank::processes]
+    return mine + [[]] * (rounds - len(mine))
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Tensors of one forward pass.
+
+    Attributes
+    ----------
+    input_ids, attention_mask
+        int64[B, T], padded on the right.
+    keep
+        int64[K]: positions whose next token carries loss in any row.
+    labels
+        int64[B, K]: that next token, or ``IGNORED``.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    keep: torch.Tensor
+    labels: torch.Tensor
+
+
+def collate(micro: Sequence[TokenSample], *, pad_id: int, filler: TokenSample) -> MicroBatch:
+    """Pad a micro-batch; an empty one becomes ``filler`` without any loss."""
+    import torch
+
+    rows = micro or [filler]
+    width = max(len(row.input_ids) for row in rows)
+    input_ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
+    attention = torch.zeros((len(rows), width), dtype=torch.long)
+    labels = torch.full((len(rows), width), IGNORED, dtype=torch.long)
+    for at, row in enumerate(rows):
+        ids = torch.tensor(row.input_ids, dtype=torch.long)
+        input_ids[at, : len(ids)] = ids
+        attention[at, : len(ids)] = 1
+        # The logits at t predict token t + 1.
+        labels[at, : len(ids) - 1] = torch.where(torch.tensor(row.target[1:]), ids[1:], IGNORED)
+    keep = (labels != IGNORED).any(dim=0).nonzero().flatten()
+    if not micro:
+        labels.fill_(IGNORED)
+    elif (labels == IGNORED).all():
+        raise TrainingError(
+            f"a batch without any target token (samples {', '.join(row.id for row in rows)}); "
+            "its loss would be void: check the dataset's last turns"
+        )
+    return MicroBatch(input_ids, attention, keep, labels[:, keep])

@@ -1,0 +1,211 @@
+"""What one finetuning job is, and what it reports.
+
+Plain data with a JSON form: the stage that starts a job and the processes
+that run it share nothing but this file. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from hpcmaf.errors import ConfigError
+from hpcmaf.publish import write_json
+
+Tuning = Literal["lora", "full"]
+LossOn = Literal["last_turn", "all_turns"]
+Schedule = Literal["linear", "cosine", "constant"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoraSettings:
+    """Shape of the adapters.
+
+    Attributes
+    ----------
+    targets
+        ``"all-linear"`` (every linear layer but the output head) or module
+        names.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: str | tuple[str, ...] = "all-linear"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.targets, str):
+            object.__setattr__(self, "targets", tuple(self.targets))
+        _require(self.rank >= 1, "lora.rank", self.rank, "at least 1")
+        _require(self.alpha > 0, "lora.alpha", self.alpha, "above 0")
+        _require(0 <= self.dropout < 1, "lora.dropout", self.dropout, "in [0, 1)")
+        _require(bool(self.targets), "lora.targets", self.targets, '"all-linear" or module names')
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneJob:
+    """Supervised finetuning of one model on one dataset.
+
+    Attributes
+    ----------
+    base
+        Folder or hub id of the base model; its tokenizer and chat template
+        are used whatever ``start`` is.
+    dataset
+        JSONL with ``messages`` per line, as selection writes it.
+    output
+        Folder to publish.
+    start
+        Previous adapter (LoRA) or checkpoint (full); ``None`` is the base.
+    batch_size
+        Sequences per optimiser step over all processes.
+    micro_batch_size
+        Sequences per forward pass and process, at most.
+    max_length
+        Longest sample in tokens; longer ones (or longer than the model's
+        context) are dropped whole.
+    max_grad_norm
+        Clipping of the global gradient norm; 0 is none.
+    processes, threads
+        Processes on this machine (one GPU each), CPU threads of each.
+    dtype
+        Of the weights in computation; ``"auto"`` is the checkpoint's own on a
+        GPU and float32 on CPU. float16, which needs loss scaling, becomes
+        bfloat16 (float32 on CPU).
+    seed, iteration, agent
+        Decide every draw together, so that two agents with the same data
+        still differ in order and initial adapter.
+
+    Raises
+    ------
+    ConfigError
+        A value is impossible.
+    """
+
+    base: str
+    dataset: str
+    output: str
+    start: str | None = None
+    revision: str | None = None
+    dtype: Dtype = "auto"
+    trust_remote_code: bool = False
+    tuning: Tuning = "lora"
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    epochs: int = 2
+    learning_rate: float = 1e-5
+    batch_size: int = 16
+    micro_batch_size: int = 1
+    max_length: int = 2048
+    zero_stage: int = 2
+    loss_on: LossOn = "last_turn"
+    warmup_ratio: float = 0.0
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    schedule: Schedule = "linear"
+    gradient_checkpointing: bool = False
+    seed: int = 0
+    processes: int = 1
+    threads: int = 1
+    device: Device = "auto"
+    iteration: int = 1
+    agent: str = ""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.lora, Mapping):
+            object.__setattr__(self, "lora", LoraSettings(**self.lora))
+        for name, choices in (
+            ("tuning", Tuning),
+            ("loss_on", LossOn),
+            ("schedule", Schedule),
+            ("dtype", Dtype),
+            ("device", Device),
+        ):
+            value = getattr(self, name)
+            _require(value in get_args(choices), name, value, "one of " + ", ".join(get_args(choices)))
+        for name in ("epochs", "batch_size", "micro_batch_size", "max_length", "processes", "threads"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+        _require(self.zero_stage in (0, 1, 2, 3), "zero_stage", self.zero_stage, "0, 1, 2 or 3")
+        _require(0 <= self.warmup_ratio <= 1, "warmup_ratio", self.warmup_ratio, "in 0..1")
+        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        _require(self.max_grad_norm >= 0, "max_grad_norm", self.max_grad_norm, "0 (no clipping) or more")
+        _require(
+            self.batch_size >= self.processes,
+            "batch_size",
+            self.batch_size,
+            f"at least the number of processes ({self.processes}), or some would never have a sequence",
+        )
+
+    def write(self, path: Path) -> None:
+        """Write the job as JSON."""
+        write_json(path, asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a job written by :meth:`write`.
+
+        Raises
+        ------
+        ConfigError
+            Not such a file, or an impossible value.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            unknown = sorted(set(content) - {item.name for item in fields(cls)})
+            if unknown:
+                raise ConfigError(f"{path}: unknown key {unknown[0]!r}; write the job with this version of hpcmaf")
+            return cls(**content)
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError(f"{path}: not a finetuning job ({error}); rerun the stage that writes it") from error
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneReport:
+    """What a job did; ``training.json`` of its output folder.
+
+    Attributes
+    ----------
+    samples, dropped_too_long
+        Samples trained on, and those left out because they were longer than
+        ``max_length`` or the model's context. Together: the dataset's lines.
+    training_tokens
+        Tokens of all texts trained on, prompt and target, times epochs.
+    target_tokens
+        Those of them that carry loss, times epochs.
+    steps, losses, final_loss
+        Optimiser steps, and each one's mean loss per target token; the last.
+        ``None`` after 0 steps: an agent without data keeps its model.
+    wall_seconds, gpu_seconds
+        From start to publication, start-up included; times processes where
+        each held a GPU, else 0.
+    startup_seconds
+        From start to the first optimiser step.
+    peak_memory_bytes
+        Largest of any process: GPU memory allocated, or resident set on CPU.
+    """
+
+    samples: int
+    dropped_too_long: int
+    training_tokens: int
+    target_tokens: int
+    steps: int
+    final_loss: float | None
+    losses: tuple[float, ...]
+    wall_seconds: float
+    startup_seconds: float
+    peak_memory_bytes: int
+    gpu_seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {**asdict(self), "losses": list(self.losses), "schema": "hpcmaf-training/1"}
+
+
+def _require(holds: bool, name: str, value: object, what: str) -> None:
+    if not holds:
+        raise ConfigError(f"finetuning: {name} is {value!r}; it must be {what}")
