@@ -1,0 +1,27 @@
+"""``hpcmaf verify``: is what was published still what was written?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hpcmaf.errors import StoreError
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.pass_context
+def command(context: click.Context, path: Path) -> None:
+    """Check a store, a folder of shards, or a run, against manifests and checksums.
+
+    Prints ``ok`` or one line per finding (file, fault, remedy).
+    """
+    from hpcmaf.store import verify
+
+    findings = verify(path)
+    for finding in findings:
+        click.echo(str(finding))
+    if findings:
+        context.exit(StoreError.exit_code)
+    click.echo(f"ok: {path}")
