@@ -1,0 +1,143 @@
+"""Training and evaluation problems that cannot overlap, and the check that they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from hpcmaf.errors import ConfigError, DataError, LeakError
+from hpcmaf.seeding import derive_seed
+from hpcmaf.tasks.base import Problem, question_hash
+
+# Where several splits exist: evaluation takes the first of these, training
+# the first of those. A name that is in neither table is never asked for.
+_EVAL_ORDER = (("test",), ("validation", "val", "dev"))
+_TRAIN_ORDER = (("train",), ("validation", "val", "dev"))
+_HALF = 1 << 255
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """A run's problems; no question is in both lists, nor twice in one."""
+
+    train: list[Problem]
+    eval: list[Problem]
+
+
+def assign_roles(pools: Mapping[str, Sequence[Problem]]) -> tuple[list[Problem], list[Problem] | None]:
+    """Decide which of a source's splits train and which evaluate.
+
+    MMLU has no training split of its own questions: its ``dev`` and ``val``
+    train, its ``test`` evaluates.
+
+    Returns
+    -------
+    train, test
+        ``test`` is ``None`` where the source is one pool.
+    """
+    if len(pools) == 1:
+        return list(*pools.values()), None
+    held = next(found for names in _EVAL_ORDER if (found := [name for name in names if name in pools]))
+    rest = [name for name in pools if name not in held]
+    if not rest:  # val and dev alone: the smaller name group must not swallow both
+        held, rest = held[:1], held[1:]
+    kept = next(found for names in _TRAIN_ORDER if (found := [name for name in names if name in rest]))
+    return _join(pools, kept), _join(pools, held)
+
+
+def _join(pools: Mapping[str, Sequence[Problem]], names: Sequence[str]) -> list[Problem]:
+    return [problem for name in names for problem in pools[name]]
+
+
+def draw(pools: Mapping[str, Sequence[Problem]], *, train: int, eval: int, seed: int, source: str) -> Splits:
+    """Draw ``train`` and ``eval`` problems, disjoint by normalised question.
+
+    With a training and a test split, every question that occurs in the test
+    split is left out of training, whether drawn for evaluation or not. One
+    pool is cut in two by question hash - at the middle of the hash range, the
+    same cut for every seed, moved only as far as the numbers asked for need.
+    Within a side, the seed decides which problems are drawn and in what
+    order; a larger draw begins with the smaller one.
+
+    Parameters
+    ----------
+    pools
+        Split name to its problems. Problems without gold can only train.
+    source
+        For messages.
+
+    Raises
+    ------
+    ConfigError
+        A side has fewer problems than asked for.
+    DataError
+        A problem of the test split has no answer.
+    """
+    training, test = assign_roles(pools)
+    if test is None:
+        train_side, eval_side = _cut(_unique(training), train, eval)
+    else:
+        unanswered = [problem.id for problem in test if problem.gold is None]
+        if unanswered:
+            raise DataError(
+                f"{source}: {len(unanswered)} problems of the test split have no answer (first: {unanswered[0]}), "
+                "so they cannot evaluate; add the answers or move these problems to the training split"
+            )
+        eval_side = _unique(test)
+        train_side = {key: problem for key, problem in _unique(training).items() if key not in eval_side}
+    for name, asked, side in (("train", train, train_side), ("eval", eval, eval_side)):
+        if asked > len(side):
+            raise ConfigError(
+                f"task.{name}: {asked} problems asked for, {len(side)} available in {source} "
+                f"(repeated questions count once); set task.{name} to at most {len(side)}"
+            )
+    return Splits(_sample(train_side, train, seed, "train"), _sample(eval_side, eval, seed, "eval"))
+
+
+def _unique(problems: Iterable[Problem]) -> dict[str, Problem]:
+    """First problem of each question by hash; one with an answer where any has."""
+    found: dict[str, Problem] = {}
+    for problem in problems:
+        key = question_hash(problem.question)
+        if key not in found or (found[key].gold is None and problem.gold is not None):
+            found[key] = problem
+    return found
+
+
+def _cut(pool: Mapping[str, Problem], train: int, eval: int) -> tuple[dict[str, Problem], dict[str, Problem]]:
+    """Low hashes train, high hashes evaluate; what has no answer trains."""
+    labelled = sorted(key for key, problem in pool.items() if problem.gold is not None)
+    unlabelled = [key for key, problem in pool.items() if problem.gold is None]
+    boundary = sum(int(key, 16) < _HALF for key in labelled)
+    boundary = max(min(train - len(unlabelled), len(labelled)), boundary)
+    boundary = min(max(len(labelled) - eval, 0), boundary)
+    low = {key: pool[key] for key in (*unlabelled, *labelled[:boundary])}
+    return low, {key: pool[key] for key in labelled[boundary:]}
+
+
+def _sample(side: Mapping[str, Problem], count: int, seed: int, name: str) -> list[Problem]:
+    # Ranking by a seeded hash of the question makes the draw independent of
+    # the order in which files list their problems.
+    ranked = sorted(side, key=lambda key: (derive_seed(seed, "draw", name, key), key))
+    return [side[key] for key in ranked[:count]]
+
+
+def leak_guard(train: Iterable[Problem], eval: Iterable[Problem]) -> None:
+    """Refuse evaluation questions that occur among the training questions.
+
+    Splits are disjoint by construction; this checks it where it matters,
+    whoever made them.
+
+    Raises
+    ------
+    LeakError
+        With the number of such questions and the first of their ids.
+    """
+    trained = {question_hash(problem.question): problem.id for problem in train}
+    leaks = [(problem.id, trained[key]) for problem in eval if (key := question_hash(problem.question)) in trained]
+    if leaks:
+        shown = ", ".join(f"{held} (training: {kept})" for held, kept in leaks[:3])
+        raise LeakError(
+            f"{len(leaks)} evaluation questions occur among the training questions: {shown}"
+            f"{', ...' if len(leaks) > 3 else ''}; remove them from one side and start a new run"
+        )
