@@ -44,13 +44,10 @@ def last_box(text: str) -> tuple[bool, str | None]:
         Without braces (``\boxed 5``) what follows, up to a space, a dollar
         sign or the end. In nested boxes the innermost last one counts.
     """
-    start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
-    while start >= 0:
-        match = _COMMAND.match(text, start)
-        if match is not None:
-            return True, _content(text, match.end())
-        start = max(text.rfind("\\boxed", 0, start), text.rfind("\\fbox", 0, start))
-    return False, None
+    match = None
+    for match in _COMMAND.finditer(text):  # forward: searching backwards for two commands is quadratic
+        pass
+    return (False, None) if match is None else (True, _content(text, match.end()))
 
 
 def _content(text: str, after: int) -> str | None:

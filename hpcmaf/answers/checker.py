@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Self
 
 from hpcmaf.errors import PlatformError
 
@@ -28,6 +29,27 @@ MAX_WORKERS = max(1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_g
 
 class DeadlineExceeded(Exception):
     """A check took longer than it was allowed."""
+
+
+class Deadline:
+    """Time left for checks; only what happens inside ``with deadline:`` is counted.
+
+    Waiting for a worker to start or to become free is not: verdicts must not
+    depend on the disk or on the neighbours.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.left_s = seconds
+        self._start = 0.0
+
+    def __enter__(self) -> Self:
+        if self.left_s <= 0:
+            raise DeadlineExceeded
+        self._start = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.left_s -= time.monotonic() - self._start
 
 
 class _WorkerDied(Exception):
@@ -63,7 +85,8 @@ class _Worker:
                 "the answer checker did not start: try `python -c 'import math_verify'` in this environment "
                 "and reinstall hpcmaf if it fails"
             ) from error
-        self._ready = line == b"ready"
+        assert line == b"ready", line
+        self._ready = True
 
     def check(self, a: str, b: str, deadline_s: float) -> bool:
         end = time.monotonic() + deadline_s
@@ -92,22 +115,27 @@ class _Worker:
         assert self._process.stdin is not None
         descriptor = self._process.stdin.fileno()
         while data:
-            if not select.select([], [descriptor], [], max(0.0, end - time.monotonic()))[1]:
-                raise DeadlineExceeded
+            _await(descriptor, select.POLLOUT, end)
             data = data[os.write(descriptor, data[:4096]) :]
 
     def _read_line(self, end: float) -> bytes:
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
         while b"\n" not in self._pending:
-            if not select.select([descriptor], [], [], max(0.0, end - time.monotonic()))[0]:
-                raise DeadlineExceeded
+            _await(descriptor, select.POLLIN, end)
             piece = os.read(descriptor, 1 << 16)
             if not piece:
                 raise _WorkerDied
             self._pending += piece
         line, self._pending = self._pending.split(b"\n", 1)
         return line
+
+
+def _await(descriptor: int, event: int, end: float) -> None:
+    waiting = select.poll()  # not select(): it fails on descriptors above 1023
+    waiting.register(descriptor, event)
+    if not waiting.poll(max(0.0, end - time.monotonic()) * 1000):
+        raise DeadlineExceeded
 
 
 class Checker:
@@ -118,14 +146,13 @@ class Checker:
         self._slots = threading.Semaphore(workers)
         self._lock = threading.Lock()
 
-    def check(self, a: str, b: str, deadline_s: float) -> bool:
+    def check(self, a: str, b: str, deadline: Deadline) -> bool:
         """Whether Math-Verify finds ``a`` and ``b`` equal in either direction.
 
         Raises
         ------
         DeadlineExceeded
-            After ``deadline_s`` seconds of the check itself; waiting for a
-            worker to start or to be free does not count.
+            The deadline has no time left, now or before a verdict.
         PlatformError
             The worker cannot start.
         """
@@ -134,7 +161,8 @@ class Checker:
                 worker = self._take()
                 try:
                     worker.wait_ready()
-                    verdict = worker.check(a, b, deadline_s)
+                    with deadline:
+                        verdict = worker.check(a, b, deadline.left_s)
                 except _WorkerDied:
                     worker.kill()
                     continue

@@ -24,17 +24,18 @@ from collections import OrderedDict
 from functools import lru_cache
 
 from hpcmaf.answers import checker
-from hpcmaf.answers.expression import TooLarge, Undecided, read
+from hpcmaf.answers.checker import Deadline, DeadlineExceeded
+from hpcmaf.answers.expression import read
 from hpcmaf.answers.notation import plain
-from hpcmaf.answers.polynomial import Polynomial
+from hpcmaf.answers.polynomial import Polynomial, TooLarge, Undecided
 from hpcmaf.answers.structure import Structure, setting, split
 
 DEFAULT_DEADLINE_S = 5.0
-MAX_LENGTH = 4000
+MAX_LENGTH = 1000
 _CACHE_SIZE = 1 << 16
+_MAX_DEPTH = 5
 _SPACE = re.compile(r"\s+")
 _BASE = re.compile(r"\s*([0-9A-Za-z]+)\s*_\s*\{?\s*(\d{1,2})\s*\}?\s*")
-_NOT_A_NUMBER = frozenset({"", "nan", "none", "null", "undefined?"})
 
 
 def equivalent(a: str | None, b: str | None, *, deadline_s: float = DEFAULT_DEADLINE_S) -> bool:
@@ -46,22 +47,26 @@ def equivalent(a: str | None, b: str | None, *, deadline_s: float = DEFAULT_DEAD
         Extracted answers. ``None``, blank and NaN are equivalent to nothing,
         themselves included.
     deadline_s
-        Limit of the check in a worker, in seconds. What is not found equal by
-        then is different. Starting a worker (about 2 s, once) does not count.
+        Limit of all checks in workers together, in seconds. What is not found
+        equal by then is different. Starting a worker (about 2 s, once) does
+        not count.
     """
-    if a is None or b is None or not _speaks(a) or not _speaks(b):
+    if not a or not b:
         return False
     first, second = sorted((a, b))
+    if len(first) > MAX_LENGTH or len(second) > MAX_LENGTH:
+        return _SPACE.sub("", first) == _SPACE.sub("", second) != ""
+    if _is_nothing(first) or _is_nothing(second):
+        return False
     if first == second:
         return True
-    if len(second) > MAX_LENGTH or len(first) > MAX_LENGTH:
-        return _SPACE.sub("", first) == _SPACE.sub("", second)
     key = (first, second)
-    known = _cache.get(key, deadline_s)
-    if known is None:
-        known, decided = _compare(first, second, deadline_s, 0)
-        _cache.put(key, known, float("inf") if decided else deadline_s)
-    return known
+    verdict = _cache.get(key, deadline_s)
+    if verdict is None:
+        comparison = _Comparison(Deadline(deadline_s))
+        verdict = comparison.same(first, second, 0)
+        _cache.put(key, verdict, deadline_s if comparison.cut_short else float("inf"))
+    return verdict
 
 
 def warm_up() -> None:
@@ -98,16 +103,16 @@ class _Cache:
 _cache = _Cache()
 
 
-def _speaks(text: str) -> bool:
-    return text.strip().lower() not in _NOT_A_NUMBER
+def _is_nothing(text: str) -> bool:
+    return _plain(text)[0].casefold() in ("", "nan")
 
 
-@lru_cache(maxsize=1 << 15)
+@lru_cache(maxsize=1 << 13)
 def _plain(text: str) -> tuple[str, str | None]:
     return plain(text)
 
 
-@lru_cache(maxsize=1 << 15)
+@lru_cache(maxsize=1 << 13)
 def _value(text: str) -> Polynomial | type[Undecided]:
     try:
         return read(text)
@@ -115,91 +120,118 @@ def _value(text: str) -> Polynomial | type[Undecided]:
         return type(reason)
 
 
-@lru_cache(maxsize=1 << 15)
+@lru_cache(maxsize=1 << 13)
 def _split(text: str) -> Structure | None:
     return split(text)
 
 
 def _spelling(text: str) -> str:
+    """Without spaces; words, unlike symbols, also without capitals."""
     bare = _SPACE.sub("", text)
-    return bare.casefold() if bare.isalpha() and len(bare) > 1 else bare
+    return bare.casefold() if _is_word(bare) or (len(bare) > 1 and bare.istitle()) else bare
 
 
-def _compare(a: str, b: str, deadline_s: float, depth: int) -> tuple[bool, bool]:
-    """(equivalent, whether that is final rather than cut short by the deadline)."""
-    (left, left_unit), (right, right_unit) = _plain(a), _plain(b)
-    if not left or not right:
-        return False, True
-    if left_unit is not None and right_unit is not None and left_unit != right_unit:
-        return False, True
-    if _spelling(left) == _spelling(right):
-        return True, True
-    if depth > 4:
-        return False, True
-    set_left, set_right = setting(left), setting(right)
-    if set_left and set_right and set_left[0] == set_right[0]:
-        return _compare(set_left[1], set_right[1], deadline_s, depth + 1)
-    if set_left and not set_right and "=" not in right:
-        return _compare(set_left[1], right, deadline_s, depth + 1)
-    if set_right and not set_left and "=" not in left:
-        return _compare(left, set_right[1], deadline_s, depth + 1)
-    parts_left, parts_right = _split(left), _split(right)
-    if parts_left is not None or parts_right is not None:
-        return _compare_parts(parts_left, parts_right, deadline_s, depth)
-    base_left, base_right = _BASE.fullmatch(left), _BASE.fullmatch(right)
-    if base_left or base_right:
-        return bool(base_left and base_right and base_left.groups() == base_right.groups()), True
-    if "=" in left and "=" in right and left.count("=") == right.count("=") == 1:
-        verdict = _compare_equations(left, right)
-        if verdict is not None:
-            return verdict, True
-    return _compare_expressions(left, right, deadline_s)
+def _is_word(bare: str) -> bool:
+    return len(bare) > 3 and bare.isalpha()
 
 
-def _compare_expressions(left: str, right: str, deadline_s: float) -> tuple[bool, bool]:
-    first, second = _value(left), _value(right)
-    if isinstance(first, Polynomial) and isinstance(second, Polynomial):
-        return first == second, True
-    if (first is TooLarge and isinstance(second, Polynomial)) or (second is TooLarge and isinstance(first, Polynomial)):
-        return False, True
-    try:
-        return checker.shared.check(left, right, deadline_s), True
-    except checker.DeadlineExceeded:
-        return False, False
+class _Comparison:
+    """One comparison of two answers, with the time it has for all their parts.
+
+    Attributes
+    ----------
+    cut_short : bool
+        Whether some check ran out of time; a verdict of "different" may then
+        turn with a longer deadline.
+    """
+
+    def __init__(self, deadline: Deadline) -> None:
+        self._deadline = deadline
+        self.cut_short = False
+
+    def same(self, a: str, b: str, depth: int) -> bool:
+        (left, left_unit), (right, right_unit) = _plain(a), _plain(b)
+        if not left or not right or (left_unit and right_unit and left_unit != right_unit):
+            return False
+        spelled_left, spelled_right = _spelling(left), _spelling(right)
+        if spelled_left == spelled_right:
+            return True
+        # To Math-Verify a word is a product of its letters: "even" would be "neve".
+        if _is_word(spelled_left) or _is_word(spelled_right) or depth > _MAX_DEPTH:
+            return False
+        verdict = self._settings(left, right, depth)
+        if verdict is None:
+            verdict = self._structures(_split(left), _split(right), depth)
+        if verdict is None:
+            verdict = _bases(left, right)
+        if verdict is None:
+            verdict = _equations(left, right)
+        if verdict is None:
+            verdict = self._expressions(left, right)
+        return verdict
+
+    def _settings(self, left: str, right: str, depth: int) -> bool | None:
+        """``x = 5`` against ``5``, ``x = 5`` or ``x \\in \\{5\\}``."""
+        first, second = setting(left), setting(right)
+        if first and second:
+            return self.same(first[1], second[1], depth + 1) if first[0] == second[0] else None
+        if first and "=" not in right:
+            return self.same(first[1], right, depth + 1)
+        if second and "=" not in left:
+            return self.same(left, second[1], depth + 1)
+        return None
+
+    def _structures(self, left: Structure | None, right: Structure | None, depth: int) -> bool | None:
+        if left is None and right is None:
+            return None
+        if left is None or right is None or len(left.parts) != len(right.parts):
+            return False
+        if len({"set" if side.kind == "list" else side.kind for side in (left, right)}) > 1:
+            return False
+        if left.ordered:
+            return all(self.same(a, b, depth + 1) for a, b in zip(left.parts, right.parts, strict=True))
+        remaining = list(right.parts)
+        for part in left.parts:
+            match = next((index for index, other in enumerate(remaining) if self.same(part, other, depth + 1)), None)
+            if match is None:
+                return False
+            del remaining[match]
+        return True
+
+    def _expressions(self, left: str, right: str) -> bool:
+        first, second = _value(left), _value(right)
+        if isinstance(first, Polynomial) and isinstance(second, Polynomial):
+            return first == second
+        if TooLarge in (first, second) and (isinstance(first, Polynomial) or isinstance(second, Polynomial)):
+            return False  # one has a few digits, the other more than can be worked out
+        try:
+            return checker.shared.check(left, right, self._deadline)
+        except DeadlineExceeded:
+            self.cut_short = True
+            return False
 
 
-def _compare_equations(left: str, right: str) -> bool | None:
-    sides = [_value(side) for equation in (left, right) for side in equation.split("=")]
-    if not all(isinstance(side, Polynomial) for side in sides):
+def _bases(left: str, right: str) -> bool | None:
+    """``52_8``: the digits and the base, not the value, are the answer."""
+    first, second = _BASE.fullmatch(left), _BASE.fullmatch(right)
+    if first is None and second is None:
+        return None
+    return first is not None and second is not None and first.groups() == second.groups()
+
+
+def _equations(left: str, right: str) -> bool | None:
+    """Equations are the same if one is a multiple of the other; ``1+1=2`` stands for ``2``."""
+    sides = [[_value(side) for side in text.split("=")] for text in (left, right)]
+    if [len(pair) for pair in sides] == [1, 1]:
+        return None
+    if not all(isinstance(side, Polynomial) for pair in sides for side in pair):
+        return None if len(sides[0]) == len(sides[1]) else False
+    if 1 in (len(sides[0]), len(sides[1])):
+        return len({side for pair in sides for side in pair}) == 1
+    if [len(pair) for pair in sides] != [2, 2]:
         return None
     try:
-        first, second = (sides[0] - sides[1]).monic(), (sides[2] - sides[3]).monic()  # type: ignore[operator]
+        first, second = ((pair[0] - pair[1]).monic() for pair in sides)  # type: ignore[operator]
     except Undecided:
         return None
     return first == second if first.terms and second.terms else None
-
-
-def _compare_parts(left: Structure | None, right: Structure | None, deadline_s: float, depth: int) -> tuple[bool, bool]:
-    if left is None or right is None:
-        return False, True
-    kinds = {"set" if side.kind == "list" else side.kind for side in (left, right)}
-    if len(kinds) > 1 or len(left.parts) != len(right.parts):
-        return False, True
-    final = True
-    if left.ordered:
-        for first, second in zip(left.parts, right.parts, strict=True):
-            same, decided = _compare(first, second, deadline_s, depth + 1)
-            if not same:
-                return False, decided
-        return True, True
-    remaining = list(right.parts)
-    for first in left.parts:
-        for index, second in enumerate(remaining):
-            same, decided = _compare(first, second, deadline_s, depth + 1)
-            final &= decided
-            if same:
-                del remaining[index]
-                break
-        else:
-            return False, final
-    return True, True

@@ -10,16 +10,22 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from hpcmaf.answers.polynomial import Polynomial, TooLarge, Undecided
+from hpcmaf.answers.polynomial import Polynomial, Undecided
 
 MAX_LENGTH = 400
 MAX_DEPTH = 40
 
-_TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d*)?|\.\d+)|\\([A-Za-z]+)|([A-Za-z])|(\*\*|.))", re.DOTALL)
+_TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d*)?|\.\d+)|\\([A-Za-z]+)|([A-Za-z]+)|(\*\*|!!|\S))")
 _SCIENTIFIC = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+))[eE]([+-]?\d{1,9})\s*")
-_MIXED = re.compile(r"\s*(-?)(\d{1,30})\s+(\d{1,30})/(\d{1,30})\s*")
-_GREEK = frozenset(
-    "alpha beta gamma delta epsilon theta lambda mu phi omega rho sigma tau psi varphi zeta eta kappa xi nu pi".split()
+_MIXED = re.compile(r"\s*(-?)\s*(\d{1,30})\s+(\d{1,30})/(\d{1,30})\s*")
+_REPEATING = re.compile(r"\s*(-?)\s*(\d{0,30})\.(\d{0,30})\\(?:overline|bar)\s*(?:\{\s*(\d{1,30})\s*\}|(\d))\s*")
+# Longer runs of letters are words or functions, not products to be guessed at.
+_MAX_PRODUCT_OF_LETTERS = 3
+_WORDS = frozenset({"gcd", "lcm", "exp", "no", "yes", "odd", "and", "or", "if", "mod", "max", "min"})
+# Symbols without a value of their own here; \infty only ever stands alone.
+_SYMBOLS = frozenset(
+    {"alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "kappa", "lambda", "mu", "nu", "xi", "pi"}
+    | {"rho", "sigma", "tau", "phi", "varphi", "psi", "omega", "Delta", "Omega", "infty"}
 )
 
 
@@ -40,6 +46,8 @@ def read(text: str) -> Polynomial:
     if (match := _MIXED.fullmatch(text)) is not None and int(match[4]):
         value = int(match[2]) + Fraction(int(match[3]), int(match[4]))
         return Polynomial.rational(-value if match[1] else value)
+    if (match := _REPEATING.fullmatch(text)) is not None:
+        return Polynomial.rational(_repeating(match))
     parser = _Parser(_tokens(text))
     value = parser.sum()
     if parser.peek is not None:
@@ -47,37 +55,30 @@ def read(text: str) -> Polynomial:
     return value
 
 
+def _repeating(match: re.Match[str]) -> Fraction:
+    r"""``0.1\overline{36}`` is 0.1 + 36/990."""
+    sign, whole, fixed, *repeated = match.groups()
+    period = repeated[0] or repeated[1]
+    value = Fraction(f"{whole or 0}.{fixed or 0}") + Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(fixed))
+    return -value if sign else value
+
+
 def _tokens(text: str) -> list[tuple[str, str]]:
     """``(kind, text)``, kind one of number, command, letter, sign."""
     tokens: list[tuple[str, str]] = []
-    previous_end_of_word = False
-    for match in _TOKEN.finditer(text.strip()):
-        number, command, letter, sign = match.groups()
-        if letter is not None:
-            # Two letters in a row are a word or a function, not a product to be guessed at ...
-            if previous_end_of_word and match.start() == match.start(3):
-                tokens.append(("adjacent", letter))
-            else:
-                tokens.append(("letter", letter))
+    for match in _TOKEN.finditer(text):
+        number, command, word, sign = match.groups()
+        if word is not None:
+            if len(word) > _MAX_PRODUCT_OF_LETTERS or word in _WORDS:
+                raise Undecided
+            tokens.extend(("letter", letter) for letter in word)
         elif number is not None:
             tokens.append(("number", number))
         elif command is not None:
             tokens.append(("command", command))
-        elif sign is not None and not sign.isspace():
+        else:
             tokens.append(("sign", sign))
-        previous_end_of_word = letter is not None
-    # ... unless the run is short: "ab", "xyz" are products, "east" and "sin" are not.
-    run = longest = 0
-    word = ""
-    for kind, value in tokens:
-        run = run + 1 if kind == "adjacent" else (1 if kind == "letter" else 0)
-        word = word + value if kind == "adjacent" else (value if kind == "letter" else "")
-        longest = max(longest, run)
-        if word in ("sin", "cos", "tan", "log", "ln", "exp", "gcd", "lcm", "no", "pi", "or", "and", "if"):
-            raise Undecided
-    if longest > 3:
-        raise Undecided
-    return [("letter" if kind == "adjacent" else kind, value) for kind, value in tokens]
+    return tokens
 
 
 class _Parser:
@@ -199,7 +200,7 @@ class _Parser:
         return value
 
     def _command(self, name: str) -> Polynomial:
-        if name in _GREEK:
+        if name in _SYMBOLS:
             return Polynomial.symbol(name)
         if name == "frac":
             top = self._argument()
@@ -223,6 +224,3 @@ class _Parser:
                 raise Undecided
             self._tokens[self._position : self._position + 1] = [("number", token[1][0]), ("number", token[1][1:])]
         return self._atom()
-
-
-__all__ = ["TooLarge", "Undecided", "read"]

@@ -14,7 +14,7 @@ from functools import lru_cache
 from math import isqrt
 
 MAX_BITS = 4096
-MAX_TERMS = 200
+MAX_TERMS = 60
 MAX_RADICAND = 10**8
 MAX_FACTORIAL = 300
 
@@ -81,7 +81,7 @@ class Polynomial:
         return self + -other
 
     def __mul__(self, other: Polynomial) -> Polynomial:
-        if len(self.terms) * len(other.terms) > MAX_TERMS * 20:
+        if len(self.terms) * len(other.terms) > MAX_TERMS * 16:
             raise Undecided
         terms: dict[Monomial, Fraction] = {}
         for left, first in self.terms.items():

@@ -17,8 +17,9 @@ _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)
 _OPEN = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\langle": "\\rangle"}
 _CLOSE = frozenset(_OPEN.values())
 _WORD_SEPARATOR = re.compile(r"(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])")
+# What is set: a variable, \angle ABC, f(x), a word; nothing that is worked out, as in x + y = 5.
 _SETTING = re.compile(
-    r"\s*(?P<name>[A-Za-z](?:_\{?\w\}?)?(?:\s*\(\s*[A-Za-z]\s*\))?)\s*(?:=|\\in(?![A-Za-z]))(?P<value>.*)", re.DOTALL
+    r"(?P<name>[^=\d+*/^<>,{}-]{1,40}?(?:_\{?\w\}?)?)\s*(?:=|\\in(?![A-Za-z]))(?P<value>[^=]*)", re.DOTALL
 )
 
 
@@ -46,7 +47,10 @@ class Structure:
 
 def split(text: str) -> Structure | None:
     """Take a compound answer apart; ``None`` for a single expression."""
-    if (match := _MATRIX.fullmatch(text.strip())) is not None and "\\begin" not in match["body"]:
+    text = text.strip()
+    if text.startswith(("[\\begin", "(\\begin", "[ \\begin", "( \\begin")) and text.endswith(("]", ")")):
+        text = text[1:-1].strip()
+    if (match := _MATRIX.fullmatch(text)) is not None and "\\begin" not in match["body"]:
         rows = [row.split("&") for row in re.sub(r"\\\\\s*$", "", match["body"].strip()).split("\\\\")]
         if len({len(row) for row in rows}) == 1:
             kind = "determinant" if match["kind"] in ("vmatrix", "Vmatrix") else "matrix"
@@ -54,14 +58,13 @@ def split(text: str) -> Structure | None:
     pieces = _top_level(text, ("\\cup",))
     if len(pieces) > 1:
         return Structure("union", pieces)
-    text = text.strip()
     opening = "\\{" if text.startswith("\\{") else text[:1]
     closing = "\\}" if text.endswith("\\}") else text[-1:]
     if opening in ("(", "[", "\\{") and closing in (")", "]", "\\}") and _encloses(text):
         inner = text[len(opening) : -len(closing)]
         parts = _top_level(inner, (",", ";"))
         if opening == "\\{" and closing == "\\}":
-            return Structure("set", _expand_signs(parts)) if inner.strip() else None
+            return Structure("set", _expand_signs(parts))
         if len(parts) > 1:
             return Structure(opening + closing, parts)
         return None
@@ -72,7 +75,7 @@ def split(text: str) -> Structure | None:
 def setting(text: str) -> tuple[str, str] | None:
     r"""``x = 5`` and ``x \in [0, 1]`` as ``("x", "5")``; ``None`` for anything else."""
     match = _SETTING.fullmatch(text)
-    if match is None or "=" in match["value"] or not match["value"].strip():
+    if match is None or not match["value"].strip() or not re.search(r"[A-Za-z]", match["name"]):
         return None
     return "".join(match["name"].split()), match["value"].strip()
 
@@ -94,8 +97,7 @@ def _top_level(text: str, separators: tuple[str, ...]) -> tuple[str, ...]:
         else:
             current.append(token)
     parts.append("".join(current).strip())
-    filled = tuple(part for part in parts if part)
-    return filled
+    return tuple(part for part in parts if part)
 
 
 def _encloses(text: str) -> bool:

@@ -1,0 +1,139 @@
+"""`hpcmaf grade`: are two answers the same answer?"""
+
+from __future__ import annotations
+
+import json
+import queue
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from typing import BinaryIO
+
+import click
+
+from hpcmaf.answers import DEFAULT_DEADLINE_S, AnswerForm, equivalent, extract
+from hpcmaf.answers.checker import MAX_WORKERS
+from hpcmaf.errors import DataError, UsageError
+
+_IN_FLIGHT = 256
+
+
+@click.command("grade")
+@click.option("--gold", metavar="ANSWER", help="The right answer.")
+@click.option("--answer", metavar="ANSWER", help="The answer to grade.")
+@click.option(
+    "--jsonl", metavar="FILE", help='Grade lines with "gold" and "answer"; "-" reads standard input. Writes each back.'
+)
+@click.option(
+    "--extract",
+    "form",
+    type=click.Choice([form.value for form in AnswerForm]),
+    help="The answers are whole responses: take the final answer out first.",
+)
+@click.option(
+    "--deadline",
+    "deadline_s",
+    type=click.FloatRange(min=0.01),
+    default=DEFAULT_DEADLINE_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="Limit of one comparison; what is not found equal by then is different.",
+)
+def command(gold: str | None, answer: str | None, jsonl: str | None, form: str | None, deadline_s: float) -> None:
+    """Print `equivalent` or `different` for a pair of answers, or grade a file.
+
+    \b
+    hpcmaf grade --gold '\\frac{1}{2}' --answer 0.5
+    hpcmaf grade --jsonl answers.jsonl > graded.jsonl
+    """
+    if jsonl is not None:
+        if gold is not None or answer is not None:
+            raise UsageError("grade takes either --jsonl or --gold with --answer, not both: leave one out")
+        _grade_lines(jsonl, form, deadline_s)
+        return
+    if gold is None or answer is None:
+        raise UsageError("grade needs --gold and --answer, or --jsonl FILE: give one of the two")
+    print("equivalent" if _grade(gold, answer, form, deadline_s) else "different")
+
+
+def _grade(gold: str | None, answer: str | None, form: str | None, deadline_s: float) -> bool:
+    if form is not None:
+        answer = extract(answer, form)
+    return gold is not None and answer is not None and equivalent(gold, answer, deadline_s=deadline_s)
+
+
+def _grade_lines(name: str, form: str | None, deadline_s: float) -> None:
+    """Grade in several threads, write in order, each line as soon as it can be."""
+    for record, verdict in _in_order(name, form, deadline_s):
+        # ASCII alone: lone surrogates occur in answers, and no stream takes them.
+        sys.stdout.write(json.dumps({**record, "equivalent": verdict}) + "\n")
+        sys.stdout.flush()
+
+
+def _in_order(name: str, form: str | None, deadline_s: float) -> Iterator[tuple[dict, bool]]:
+    pending: queue.Queue[tuple[dict, Future[bool]] | Exception | None] = queue.Queue(_IN_FLIGHT)
+    stopped = threading.Event()
+
+    def put(item: tuple[dict, Future[bool]] | Exception | None) -> None:
+        while not stopped.is_set():
+            try:
+                return pending.put(item, timeout=0.5)
+            except queue.Full:
+                continue
+
+    def read() -> None:
+        try:
+            with _open(name) as lines:
+                for number, line in enumerate(lines, start=1):
+                    if stopped.is_set():
+                        return
+                    if line.strip():
+                        record = _parse(line, name, number)
+                        arguments = (_text(record["gold"]), _text(record["answer"]), form, deadline_s)
+                        put((record, pool.submit(_grade, *arguments)))
+            put(None)
+        except OSError as error:
+            put(DataError(f"{name}: cannot be read ({error.strerror}): check the path"))
+        except Exception as error:  # noqa: BLE001 - raised in the main thread, after the lines before it
+            put(error)
+
+    with ThreadPoolExecutor(MAX_WORKERS, thread_name_prefix="grade") as pool:
+        # A daemon: it may be waiting for a standard input that never ends.
+        threading.Thread(target=read, daemon=True, name="grade-reader").start()
+        try:
+            while (item := pending.get()) is not None:
+                if isinstance(item, Exception):
+                    raise item
+                record, verdict = item
+                yield record, verdict.result()
+        finally:
+            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _open(name: str) -> AbstractContextManager[BinaryIO]:
+    return nullcontext(click.get_binary_stream("stdin")) if name == "-" else open(name, "rb")
+
+
+def _parse(line: bytes, name: str, number: int) -> dict:
+    where = f"{'standard input' if name == '-' else name}, line {number}"
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8 text or a number too long"
+        raise DataError(f"{where}: not JSON ({reason}): write one object per line") from None
+    if not isinstance(record, dict):
+        raise DataError(f'{where}: not an object: write {{"gold": ..., "answer": ...}}')
+    for key in ("gold", "answer"):
+        if key not in record:
+            raise DataError(f'{where}: no "{key}": every line needs "gold" and "answer"')
+        if isinstance(record[key], bool) or not isinstance(record[key], str | int | float | None):
+            raise DataError(f'{where}: "{key}" is neither text nor a number: write it as a string')
+    return record
+
+
+def _text(value: str | float | None) -> str | None:
+    """A JSON number as its text; ``null`` is no answer."""
+    return value if value is None or isinstance(value, str) else str(value)
