@@ -59,6 +59,21 @@ class Group:
         """Iterations evaluated in any run."""
         return sorted({iteration.number for run in self.runs for iteration in run.evaluated})
 
+    @property
+    def planned(self) -> int:
+        """L, the most of any run; 0 where unknown."""
+        return max(run.planned or 0 for run in self.runs)
+
+    @property
+    def complete(self) -> list[int]:
+        """Iterations evaluated in every run that has begun.
+
+        A mean over fewer runs than the iteration before has would jump for no
+        reason of the method's.
+        """
+        begun = [{iteration.number for iteration in run.evaluated} for run in self.runs if run.evaluated]
+        return sorted(set.intersection(*begun)) if begun else []
+
     def point(self, t: int, measure: str) -> Point | None:
         """A measure at iteration t; ``None`` where no run has it."""
         found = [
@@ -72,14 +87,9 @@ class Group:
         return Point(statistics.fmean(values), se, min(values), max(values), len(values))
 
     @property
-    def problems(self) -> str:
-        """Number of evaluation problems, a range where runs differ."""
-        counts = [
-            iteration.metrics["problems"] for run in self.runs for iteration in run.evaluated if iteration.metrics
-        ]
-        if not counts:
-            return "–"
-        return f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,}–{max(counts):,}"
+    def problems(self) -> set[int]:
+        """Numbers of evaluation problems; more than one where runs differ."""
+        return {i.metrics["problems"] for run in self.runs for i in run.evaluated if i.metrics}
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
@@ -110,8 +120,12 @@ def _by_label(item: tuple[str, list[Run]]) -> tuple[str, str]:
 
 def setting(run: Run) -> tuple[str, str, str, str]:
     """Task, model, method and size of a run, in words."""
-    size = f"{run.agents or '?'} agents × {run.rounds or '?'} rounds"
+    size = f"{_number(run.agents, 'agent')} × {_number(run.rounds, 'round')}"
     return run.task or "unknown task", run.model or "unknown model", run.method or "unknown method", size
+
+
+def _number(count: int | None, noun: str) -> str:
+    return f"{'?' if count is None else count} {noun}{'' if count == 1 else 's'}"
 
 
 def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcmaf.publish import atomic_path
-from hpcmaf.report.groups import Group, common_title
+from hpcmaf.report.groups import Group, Point, common_title
 from hpcmaf.report.records import MEASURES
 
 if TYPE_CHECKING:
@@ -70,7 +70,9 @@ def _panels(figure: Figure, groups: Sequence[Group]) -> None:
     columns = math.ceil(math.sqrt(len(groups)))
     rows = math.ceil(len(groups) / columns)
     figure.set_size_inches((7.2, 4.6) if len(groups) == 1 else (5.2 * columns, 3.6 * rows + 0.6))
-    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    last = max([0, *(t for group in groups for t in (group.planned, *group.iterations))])
+    grid[0, 0].set_xlim(-0.25 if last else -0.5, last + (0.25 if last else 0.5))
     for axes, group in zip(grid.flat, groups, strict=False):
         _draw(axes, group)
         if len(groups) > 1:
@@ -82,19 +84,25 @@ def _panels(figure: Figure, groups: Sequence[Group]) -> None:
     # Labels last: only now are the limits of the shared axis known.
     for axes, group in zip(grid.flat, groups, strict=False):
         _label_lines(axes, group)
-    figure.suptitle(common_title(groups) or "accuracy", fontsize=12, x=0.02, ha="left", weight="bold")
-    figure.supxlabel(_caption(groups), fontsize=8, color="#666666", x=0.02, ha="left")
+    _frame(figure, groups, _caption(groups, "; thin lines: single runs, band: their range"))
 
 
-def _caption(groups: Sequence[Group]) -> str:
-    counts = sorted({group.problems for group in groups if group.iterations})
-    parts = [f"{' or '.join(counts)} evaluation problems"] if counts else []
+def _caption(groups: Sequence[Group], several: str) -> str:
+    """What is drawn; ``several`` says how more than one run shows."""
+    counts = sorted(set().union(*(group.problems for group in groups)))
+    parts = [f"{' or '.join(f'{count:,}' for count in counts)} evaluation problems"] if counts else []
     parts.append("bars: standard error over problems")
     runs = sorted({len(group.runs) for group in groups})
     if runs[-1] > 1:
-        number = str(runs[0]) if len(runs) == 1 else f"{runs[0]}–{runs[-1]}"
-        parts.append(f"mean of {number} runs; thin lines: single runs, band: their range")
+        number = str(runs[0]) if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
+        parts.append(f"mean of {number} runs{several}")
     return "; ".join(parts)
+
+
+def _frame(figure: Figure, groups: Sequence[Group], caption: str) -> None:
+    """Title above and caption below, flush left."""
+    figure.suptitle(common_title(groups) or "Accuracy", fontsize=12, x=0.02, ha="left", weight="bold")
+    figure.supxlabel(caption, fontsize=8, color="#666666", x=0.02, ha="left")
 
 
 def _draw(axes: Axes, group: Group) -> None:
@@ -104,9 +112,7 @@ def _draw(axes: Axes, group: Group) -> None:
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    planned = max((run.planned or 0 for run in group.runs), default=0)
-    # Room on the right for the lines' names.
-    axes.set_xlim(-0.25, max([planned, *group.iterations, 1]) + 0.25)
+    axes.tick_params(labelbottom=True)  # also where a panel below shares the axis
     if not group.iterations:
         axes.text(0.5, 0.5, "no iteration evaluated yet", transform=axes.transAxes, ha="center", color=FAINT)
         axes.set_yticks([])
@@ -114,11 +120,8 @@ def _draw(axes: Axes, group: Group) -> None:
     base = group.point(0, "debate")
     if base is not None:
         axes.axhline(100 * base.value, color=STYLE["debate"][0], linestyle=":", linewidth=1.2, zorder=1)
-    # A mean over fewer runs than before would jump without a reason.
-    started = [run for run in group.runs if run.evaluated]
-    full = [t for t in group.iterations if all(any(i.number == t for i in run.evaluated) for run in started)]
     for measure, (color, marker) in STYLE.items():
-        points = [(t, point) for t in full if (point := group.point(t, measure))]
+        points = [(t, point) for t in group.complete if (point := group.point(t, measure))]
         times = [t + SHIFT[measure] for t, _ in points]
         if len(group.runs) > 1:
             for run in group.runs:
@@ -153,11 +156,12 @@ def _label_lines(axes: Axes, group: Group) -> None:
     """Write each line's name at its end, pushed apart where lines meet."""
     ends = []
     for measure in STYLE:
-        points = [(t, point) for t in group.iterations if (point := group.point(t, measure))]
+        points = [(t, point) for t in group.complete if (point := group.point(t, measure))]
         if points:
             ends.append((100 * points[-1][1].value, MEASURES[measure], STYLE[measure][0]))
-    if group.point(0, "debate") is not None and len(group.iterations) > 1:
-        ends.append((100 * group.point(0, "debate").value, "debate of the base", STYLE["debate"][0]))
+    base = group.point(0, "debate")
+    if base is not None and len(group.complete) > 1:
+        ends.append((100 * base.value, "debate of the base", STYLE["debate"][0]))
     bottom, top = axes.get_ylim()
     height = axes.get_window_extent().height / axes.figure.dpi
     gap = (top - bottom) * 0.17 / height  # 0.17 inches: one line of text
@@ -197,10 +201,10 @@ def _spread(heights: Sequence[float], gap: float) -> list[float]:
 
 def _before_and_after(figure: Figure, groups: Sequence[Group]) -> None:
     """One line per recipe: the debate of the base, and of the last iteration."""
-    shown = [group for group in groups if group.iterations]
+    shown = [group for group in groups if group.complete]
     figure.set_size_inches(8.0, 1.6 + 0.24 * max(len(shown), 1))
     axes = figure.subplots()
-    last_points = [(group, group.point(group.iterations[-1], "debate")) for group in shown]
+    last_points = [(group, group.point(group.complete[-1], "debate")) for group in shown]
     last_points.sort(key=lambda item: item[1].value if item[1] else 0.0)
     color = STYLE["debate"][0]
     for row, (group, last) in enumerate(last_points):
@@ -208,15 +212,19 @@ def _before_and_after(figure: Figure, groups: Sequence[Group]) -> None:
         if base and last:
             axes.plot([100 * base.value, 100 * last.value], [row, row], color="#d0d0d0", linewidth=1.5, zorder=1)
         if base:
-            axes.errorbar(
-                100 * base.value, row, xerr=100 * base.se, color=FAINT, marker="o", markersize=4.5, mfc="white"
-            )
-        if last and group.iterations[-1] > 0:
-            axes.errorbar(100 * last.value, row, xerr=100 * last.se, color=color, marker="o", markersize=5, zorder=3)
+            _dot(axes, base, row, FAINT, "white")
+        if last and group.complete[-1] > 0:
+            _dot(axes, last, row, color, color)
     axes.set_yticks(range(len(last_points)), [group.label for group, _ in last_points], fontsize=8)
     axes.set_ylim(-0.7, len(last_points) - 0.3)
-    axes.set_xlabel("accuracy of the debate (%): open, of the base; filled, after the last iteration")
+    axes.set_xlabel("accuracy of the debate (%)")
     axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
-    figure.suptitle(common_title(groups) or "accuracy", fontsize=12, x=0.02, ha="left", weight="bold")
-    figure.supxlabel(_caption(groups), fontsize=8, color="#666666", x=0.02, ha="left")
+    _frame(figure, groups, "open: the base, filled: after the last iteration; " + _caption(groups, ""))
+
+
+def _dot(axes: Axes, point: Point, row: int, color: str, fill: str) -> None:
+    value, se = 100 * point.value, 100 * point.se
+    axes.errorbar(
+        value, row, xerr=se, color=color, marker="o", markersize=5, mfc=fill, elinewidth=1.2, capsize=2, zorder=3
+    )

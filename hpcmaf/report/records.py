@@ -14,9 +14,9 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from hpcmaf.errors import DataError
-from hpcmaf.evaluation import SCHEMA as METRICS_SCHEMA
 from hpcmaf.report.cost import SCHEMA as LEDGER_SCHEMA
 from hpcmaf.report.cost import total
+from hpcmaf.report.shape import metrics_fault
 from hpcmaf.rundir import RunDir
 
 MEASURES = {"one_answer": "one answer", "majority": "majority", "debate": "debate"}
@@ -156,7 +156,7 @@ def read_run(path: Path) -> Run:
             metrics = None
         else:
             metrics = _read(folder.metrics(t), run, f"iteration {t} is left out")
-            if metrics is not None and (fault := _fault(metrics, t)):
+            if metrics is not None and (fault := metrics_fault(metrics, t)):
                 run.missing.append(f"{_where(folder.metrics(t), run)}: {fault}; iteration {t} is left out")
                 metrics = None
         cost = _cost(folder.ledger(t), run, wanted=metrics is not None)
@@ -170,7 +170,12 @@ def read_run(path: Path) -> Run:
 
 def _take_plan(plan: Mapping[str, Any], run: Run) -> None:
     try:
-        run.recipe = {**plan["recipe"]}
+        recipe = plan["recipe"]
+        sizes = (recipe["seed"], recipe["debate"]["agents"], recipe["debate"]["rounds"])
+        names = (recipe["name"], recipe["method"], recipe["task"]["name"], recipe["model"]["path"])
+        if not all(type(size) is int for size in sizes) or not all(isinstance(name, str) for name in names):
+            raise ValueError("recipe: a value of the wrong type")
+        run.recipe = recipe
         run.planned = max(int(stage["iteration"]) for stage in plan["stages"])
         run.base = str(plan["base"])
     except (KeyError, TypeError, ValueError) as error:
@@ -214,29 +219,6 @@ def _read(path: Path, run: Run, consequence: str) -> dict[str, Any] | None:
 
 def _where(path: Path, run: Run) -> str:
     return path.relative_to(run.root).as_posix()
-
-
-def _fault(metrics: Mapping[str, Any], t: int) -> str | None:
-    """Why metrics cannot be used, if they cannot."""
-    if metrics.get("schema") != METRICS_SCHEMA:
-        return f"schema {metrics.get('schema')!r} instead of {METRICS_SCHEMA!r}"
-    if metrics.get("iteration") != t:
-        return f"says iteration {metrics.get('iteration')!r}"
-    try:
-        figures = [metrics["accuracy"][measure] for measure in MEASURES]
-        for turn in metrics["rounds"]:
-            figures += [*turn["agents"], turn["mean"], turn["vote"]]
-        figures += [metrics["pseudo_labels"]] if metrics["pseudo_labels"] else []
-        numbers = [figure[part] for figure in figures for part in ("value", "se")]
-        numbers += [metrics[name] for name in ("problems", "consensus", "unparsable", "tied")]
-        lengths = {len(metrics["scores"][name]) for name in ("problem_ids", *MEASURES)}
-        if not metrics["rounds"] or not all(isinstance(number, int | float) for number in numbers):
-            return "damaged (figures are not numbers)"
-        if lengths != {metrics["problems"]}:
-            return "damaged (scores and number of problems do not fit)"
-    except (KeyError, TypeError, AttributeError) as error:
-        return f"damaged ({error!r})"
-    return None
 
 
 def _ranges(numbers: list[int]) -> str:

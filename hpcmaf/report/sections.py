@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hpcmaf.errors import DataError
@@ -52,9 +52,16 @@ def accuracy_table(run: Run) -> Table:
                 estimate(metrics["pseudo_labels"]),
             )
         )
-    counts = sorted({iteration.metrics["problems"] for iteration in run.evaluated if iteration.metrics})
-    note = f"Percent ± standard error, {' or '.join(f'{count:,}' for count in counts)} problems." if counts else ""
+    found = [iteration.metrics for iteration in run.evaluated if iteration.metrics]
+    note = f"Percent ± standard error, {_counts(metrics['problems'] for metrics in found)} problems."
+    labels = [metrics["pseudo_labels"]["problems"] for metrics in found if metrics["pseudo_labels"]]
+    if labels:
+        note += f" Pseudo-labels: the votes of the training debates, {_counts(labels)} problems."
     return Table(f"{run.name}: accuracy", header, tuple(rows), note)
+
+
+def _counts(numbers: Iterable[int]) -> str:
+    return " or ".join(f"{number:,}" for number in sorted(set(numbers))) or NONE
 
 
 def comparisons(run: Run) -> Iterator[dict[str, Any]]:
@@ -143,12 +150,13 @@ def overview_table(groups: Sequence[Group]) -> Table:
     """One line per recipe: the untouched base and the last iteration."""
     rows = []
     for group in groups:
-        last = group.iterations[-1] if group.iterations else None
+        # The last one that all runs have: means over different runs do not compare.
+        last = group.complete[-1] if group.complete else None
         rows.append(
             (
                 group.label,
                 str(len(group.runs)),
-                group.problems,
+                _counts(group.problems),
                 *(_over_runs(group.point(0, measure)) for measure in MEASURES),
                 NONE if last is None else str(last),
                 NONE if last is None else _over_runs(group.point(last, "debate")),

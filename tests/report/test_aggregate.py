@@ -1,0 +1,240 @@
+"""Reports of whole, several and broken runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hpcmaf.errors import DataError
+from hpcmaf.evaluation import mcnemar, outcomes
+from hpcmaf.publish import write_json
+from hpcmaf.report import Report, aggregate
+from hpcmaf.report.build import markdown, to_json
+from hpcmaf.report.groups import group_runs
+from hpcmaf.report.records import read_run
+from hpcmaf.rundir import RunDir
+
+MakeRun = Callable[..., RunDir]
+TEXTS = ("report.md", "report.csv", "report.json")
+
+
+def load(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def test_one_run_figures_are_those_of_its_metrics(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("one", upto=2, planned=2)
+    report = aggregate([run.root], tmp_path / "out")
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out/report.csv").read_text())))
+    assert [(row["iteration"], row["measure"]) for row in rows] == [
+        (str(t), measure) for t in range(3) for measure in ("one_answer", "majority", "debate")
+    ]
+    for row in rows:
+        metrics = load(run.metrics(int(row["iteration"])))
+        figure = metrics["accuracy"][row["measure"]]
+        assert (float(row["accuracy"]), float(row["se"])) == (figure["value"], figure["se"])
+        assert int(row["correct"]) == metrics["scores"][row["measure"]].count("1")
+        assert float(row["mean_critic"]) == metrics["rounds"][-1]["mean"]["value"]
+        shown = f"{100 * figure['value']:.2f} ± {100 * figure['se']:.2f}"
+        assert shown in report.text and shown in (tmp_path / "out/report.md").read_text()
+    assert report.missing == []
+    assert report.title == "arithmetic · tiny · maft · 3 agents × 2 rounds"
+
+
+def test_tests_compare_last_debate_with_the_base(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("one", upto=2, gain=0.5)
+    aggregate([run.root], tmp_path / "out")
+    base, last = load(run.metrics(0)), load(run.metrics(2))
+    tests = load(tmp_path / "out/report.json")["runs"][0]["tests"]
+    assert [one["measure"] for one in tests] == ["debate", "majority", "one_answer"]
+    for one in tests:
+        expected = mcnemar(outcomes(base, one["measure"]), outcomes(last, "debate"))
+        assert (one["gained"], one["lost"], one["p"]) == expected
+        assert one["iteration"] == 2
+        difference = last["accuracy"]["debate"]["value"] - base["accuracy"][one["measure"]]["value"]
+        assert one["difference"] == pytest.approx(difference)
+
+
+def test_no_test_on_different_problems(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("one", upto=1)
+    metrics = load(run.metrics(1))
+    metrics["scores"]["problem_ids"][0] = "another"
+    write_json(run.metrics(1), metrics)
+    text = aggregate([run.root], tmp_path / "out").text
+    assert "needs the same problems on both sides" in text
+    table = text[text.index("against the untouched base") :]
+    assert "%" not in table and "+" not in table.split("Gained")[0]
+
+
+def test_costs_are_ledger_sums(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("one", upto=1)
+    report = aggregate([run.root], tmp_path / "out")
+    cost = load(tmp_path / "out/report.json")["runs"][0]["iterations"][1]["cost"]
+    rows = load(run.ledger(1))["rows"]
+    for name in ("prompt_tokens", "completion_tokens", "training_tokens", "wall_seconds", "calls"):
+        assert cost[name] == sum(row[name] for row in rows) > 0
+    assert cost["peak_memory_bytes"] == 2 * 2**30  # the highest, not the sum
+    assert f"{cost['prompt_tokens']:,}" in report.text
+
+
+def test_same_runs_same_bytes_in_any_order_and_place(make_run: MakeRun, tmp_path: Path) -> None:
+    roots = [make_run(f"s{seed}", seed=seed, upto=1).root for seed in (2, 0, 1)]
+    aggregate(roots, tmp_path / "a")
+    aggregate([*reversed(roots), roots[0]], tmp_path / "b")  # named twice, counted once
+    copied = tmp_path / "elsewhere" / "copy"
+    shutil.copytree(roots[0].parent, copied)
+    aggregate([copied / root.name for root in roots], tmp_path / "c")
+    for name in TEXTS:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "c" / name).read_bytes()
+    left = {path.name for path in (tmp_path / "a").iterdir()}
+    assert left == {*TEXTS, "accuracy.png", "accuracy.svg"}
+
+
+def test_seeds_form_a_group_and_recipes_do_not(make_run: MakeRun, tmp_path: Path) -> None:
+    runs = [make_run(f"s{seed}", seed=seed, upto=1) for seed in range(3)]
+    other = make_run("other", upto=1, selection={"mix": "cap"}, method="maft-no-critic")
+    report = aggregate([run.root for run in (*runs, other)], tmp_path / "out")
+    assert [(group.label, len(group.runs)) for group in report.groups] == [("maft", 3), ("maft-no-critic", 1)]
+    values = [load(run.metrics(1))["accuracy"]["debate"]["value"] for run in runs]
+    point = report.groups[0].point(1, "debate")
+    assert point is not None
+    assert (point.value, point.low, point.high) == (pytest.approx(sum(values) / 3), min(values), max(values))
+    assert f"[{100 * min(values):.2f}, {100 * max(values):.2f}]" in report.text
+    assert report.title == "arithmetic · tiny · 3 agents × 2 rounds"
+
+
+def test_equal_labels_are_told_apart_by_what_differs(make_run: MakeRun, tmp_path: Path) -> None:
+    exact, cap = make_run("a", upto=0), make_run("b", upto=0, selection={"mix": "cap"})
+    five = make_run("c", upto=0, debate={"agents": 5, "rounds": 3})
+    labels = [group.label for group in group_runs([read_run(run.root) for run in (exact, cap)])]
+    assert labels == ["maft · mix=cap", "maft · mix=exact"]
+    labels = [group.label for group in group_runs([read_run(run.root) for run in (exact, five)])]
+    assert labels == ["maft · 3 agents × 2 rounds", "maft · 5 agents × 3 rounds"]
+    exact.plan.unlink(), cap.plan.unlink()
+    labels = [group.label for group in group_runs([read_run(run.root) for run in (exact, cap)])]
+    assert labels == ["maft (a)", "maft (b)"]
+
+
+def test_means_are_over_the_same_runs(make_run: MakeRun, tmp_path: Path) -> None:
+    roots = [make_run(f"s{seed}", seed=seed, upto=upto, planned=3).root for seed, upto in ((0, 3), (1, 1))]
+    report = aggregate(roots, tmp_path / "out")
+    (group,) = report.groups
+    assert (group.iterations, group.complete, group.planned) == ([0, 1, 2, 3], [0, 1], 3)
+    assert report.missing == ["s1: iterations 2-3: not evaluated (yet)"]
+
+
+def test_runs_of_one_name_are_told_apart(make_run: MakeRun, tmp_path: Path) -> None:
+    roots = [make_run("run", seed=i, upto=0, folder=tmp_path / name / "x").root for i, name in enumerate("ab")]
+    assert [run.name for run in aggregate(roots, tmp_path / "out").runs] == ["a/x/run", "b/x/run"]
+
+
+def test_one_agent_one_round_has_no_critics(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("alone", upto=1, debate={"agents": 1, "rounds": 1})
+    report = aggregate([run.root], tmp_path / "out")
+    assert report.title == "arithmetic · tiny · maft · 1 agent × 1 round"
+    assert report.runs[0].iterations[0].mean_critic is None
+    assert next(csv.DictReader((tmp_path / "out/report.csv").open()))["mean_critic"] == ""
+
+
+def test_says_what_an_unfinished_or_damaged_run_lacks(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("half", upto=4, planned=7)
+    run.metrics(0).unlink()
+    run.metrics(2).write_text('{"schema": "hpcmaf-me')
+    with pytest.raises(json.JSONDecodeError) as torn:
+        load(run.metrics(2))
+    write_json(run.metrics(3), load(run.metrics(3)) | {"schema": "hpcmaf-metrics/9"})
+    run.ledger(1).unlink()
+    run.ledger(4).write_text("[]")
+    report = aggregate([run.root], tmp_path / "out")
+    assert [iteration.number for iteration in report.runs[0].evaluated] == [1, 4]
+    assert report.missing == [
+        "half: it01/ledger.json: missing; no costs",
+        f"half: it02/metrics.json: damaged ({torn.value}); iteration 2 is left out",
+        "half: it03/metrics.json: schema 'hpcmaf-metrics/9' instead of 'hpcmaf-metrics/1'; iteration 3 is left out",
+        "half: it04/ledger.json: not a JSON object; no costs",
+        "half: iterations 0, 5-7: not evaluated (yet)",
+    ]
+    for line in report.missing:
+        assert line in report.text and line in (tmp_path / "out/report.md").read_text()
+    assert "against the untouched base" not in report.text  # there is no base to compare with
+
+
+def test_a_run_that_has_just_begun(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("new", upto=0, planned=2)
+    shutil.rmtree(run.iteration(0))
+    report = aggregate([run.root], tmp_path / "out")
+    assert report.missing == ["new: iterations 0-2: not evaluated (yet)"]
+    assert (tmp_path / "out/accuracy.png").read_bytes().startswith(b"\x89PNG")
+    run = make_run("unplanned", upto=1)
+    run.plan.write_text("{}")
+    report = aggregate([run.root], tmp_path / "out")
+    assert report.runs[0].agents == 3 and report.runs[0].rounds == 2
+    assert report.missing[0].startswith("unplanned: plan.json: not a plan of this version")
+
+
+def test_what_it_refuses(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("run", upto=0).root
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    for path, out, message in (
+        (tmp_path / "gone", "out", "gone: no such folder"),
+        (tmp_path / "empty", "out", "empty: not a run directory"),
+        (tmp_path / "file", "out", "file: no such folder"),
+        (run, "file", "a file is in the way"),
+    ):
+        with pytest.raises(DataError, match=message) as caught:
+            aggregate([path], tmp_path / out)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match="no run"):
+        aggregate([], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def damage(value: Any, draw: random.Random) -> Any:
+    """Replace, drop or keep one thing somewhere in a JSON value."""
+    if isinstance(value, dict | list) and value and draw.random() < 0.8:
+        key = draw.choice(sorted(value)) if isinstance(value, dict) else draw.randrange(len(value))
+        copy = value.copy()
+        if draw.random() < 0.2:
+            del copy[key]
+        else:
+            copy[key] = damage(value[key], draw)
+        return copy
+    return draw.choice([None, True, -1, 3, 0.5, "x", "", [], [1], {}, {"value": 1}])
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32))
+def test_no_damage_brings_it_down(make_run: MakeRun, tmp_path: Path, seed: int) -> None:
+    root = tmp_path / "runs" / "run"
+    if not root.exists():
+        make_run("run", upto=2, problems=5)
+    draw = random.Random(seed)
+    broken = tmp_path / "broken"
+    shutil.rmtree(broken, ignore_errors=True)
+    shutil.copytree(root, broken)
+    victim = draw.choice(sorted(broken.rglob("*.json")))
+    write_json(victim, damage(load(victim), draw))
+    runs = [read_run(broken), read_run(root)]
+    report = Report(tuple(runs), tuple(group_runs(runs)))
+    assert markdown(report).startswith("# ")
+    json.dumps(to_json(report))
+
+
+def test_leaves_matplotlib_as_it_was(make_run: MakeRun, tmp_path: Path) -> None:
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    aggregate([make_run("run", upto=1).root], tmp_path / "out")
+    assert dict(matplotlib.rcParams) == before
