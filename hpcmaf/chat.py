@@ -80,10 +80,13 @@ class ChatFormat:
                 "use a model whose template takes alternating user and assistant messages"
             ) from error
 
+    def _plain_ids(self, text: str) -> list[int]:
+        return self.tokenizer(_encodable(text), add_special_tokens=False)["input_ids"]
+
     def _encode(self, text: str) -> list[int]:
         # The template writes its own special tokens; adding them here would
         # double the BOS.
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = self._plain_ids(text)
         bos = self.tokenizer.bos_token_id
         # A template that writes no BOS for a tokenizer that normally does.
         if bos is not None and (not ids or ids[0] != bos) and self._adds_bos:
@@ -173,4 +176,9 @@ class ChatFormat:
         return Sample(input_ids, target)
 
     def _turn_ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"] + list(self.end_of_turn)
+        return self._plain_ids(text) + list(self.end_of_turn)
+
+
+def _encodable(text: str) -> str:
+    """Text with lone surrogates, which no tokenizer takes, as U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -19,6 +19,7 @@ from typing import Any
 
 from hpcmaf.errors import TrainingError
 from hpcmaf.publish import atomic_path, write_json
+from hpcmaf.training.failure import NAME as FAILURE
 from hpcmaf.training.spec import FinetuneJob, FinetuneReport, LoraSettings
 
 __all__ = ["FinetuneJob", "FinetuneReport", "LoraSettings", "run_finetune"]
@@ -69,7 +70,8 @@ def run_finetune(
         work = Path(scratch)
         temporary.mkdir()
         job.write(work / "job.json")
-        command = [sys.executable, "-m", "hpcmaf.training.torchrun", str(work), str(temporary), str(steps.resolve())]
+        command = [sys.executable, "-m", "hpcmaf.training.torchrun", str(os.getpid())]
+        command += [str(work), str(temporary.resolve()), str(steps.resolve()), str(time.time())]
         with log.open("ab") as sink:
             process = subprocess.Popen(
                 command,
@@ -140,7 +142,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _last_word(work: Path, log: Path, code: int) -> str:
-    failure = work / "failure.txt"
+    failure = work / FAILURE
     if failure.exists():
         return failure.read_text(encoding="utf-8", errors="replace").strip()
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -1,0 +1,109 @@
+"""A model under DeepSpeed, and its trained weights out of it again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import deepspeed
+import torch
+
+from hpcmaf.training.schedule import rate_factor
+from hpcmaf.training.spec import FinetuneJob
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+
+# DeepSpeed's own size of communication buckets, in elements.
+_BUCKET = 500_000_000
+
+
+def settings(job: FinetuneJob, dtype: torch.dtype, trainable: int) -> dict[str, Any]:
+    """DeepSpeed's configuration for a job.
+
+    Parameters
+    ----------
+    trainable
+        Number of trained parameters. Buckets are allocated whole, so an
+        adapter does not need the default's 2 GB.
+    """
+    bucket = max(1, min(_BUCKET, trainable))
+    return {
+        "train_micro_batch_size_per_gpu": job.micro_batch_size,
+        # The true number varies with the last batch of an epoch: the loop
+        # marks the boundary itself and weights the loss by tokens.
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": job.max_grad_norm,
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        "zero_optimization": {
+            "stage": job.zero_stage,
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": bucket,
+        },
+        # torch's AdamW: DeepSpeed's own ones compile for over a minute first.
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 1 << 62,
+    }
+
+
+def connect(cuda: bool) -> None:
+    """Join the other processes, by NCCL on GPUs and gloo on CPU."""
+    if not cuda:
+        # DeepSpeed's shared-memory collectives compile for a minute on first
+        # use, which no small job on a laptop earns back.
+        from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+
+        deepspeed.ops.__compatible_ops__[ShareMemCommBuilder.NAME] = False
+    deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
+
+
+def start(model: torch.nn.Module, job: FinetuneJob, dtype: torch.dtype, steps: int, cuda: bool) -> DeepSpeedEngine:
+    """Put a model under DeepSpeed with AdamW and the job's schedule.
+
+    Weight decay spares biases and norms, as usual.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": job.weight_decay},
+        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=job.learning_rate,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        fused=cuda,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: rate_factor(step, steps, job.schedule, job.warmup_ratio)
+    )
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=optimizer,
+        lr_scheduler=schedule,
+        config=settings(job, dtype, sum(p.numel() for p in trained)),
+    )
+    return engine
+
+
+def trained_weights(engine: DeepSpeedEngine, *, adapter: bool) -> dict[str, torch.Tensor]:
+    """Weights on CPU, whole on rank 0; every process has to call this.
+
+    Adapters come in float32, from the optimiser's own copy where the model
+    computes in bfloat16: rounding them each iteration would lose small steps.
+    """
+    if adapter:
+        names = [(name, p) for name, p in engine.module.named_parameters() if p.requires_grad]
+        return {name: _whole(parameter) for name, parameter in names}
+    if engine.zero_optimization_stage() == 3:
+        return engine._zero3_consolidated_16bit_state_dict() or {}
+    return {name: tensor.detach().cpu() for name, tensor in engine.module.state_dict().items()}
+
+
+def _whole(parameter: torch.nn.Parameter) -> torch.Tensor:
+    if parameter.dtype != torch.float32:
+        master = deepspeed.utils.safe_get_full_fp32_param(parameter)
+        if master is not None:
+            return master.detach().float().cpu().clone()
+    with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
+        return parameter.detach().float().cpu().clone()

@@ -1,0 +1,120 @@
+"""The model that a job trains: the base, with an adapter or as a whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from hpcmaf.errors import ConfigError, TrainingError
+from hpcmaf.training.spec import FinetuneJob
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel
+
+
+def weights_path(job: FinetuneJob) -> str:
+    """Folder or hub id of the checkpoint that is loaded whole."""
+    return job.start if job.tuning == "full" and job.start else job.base
+
+
+def load_config(job: FinetuneJob) -> PretrainedConfig:
+    """Configuration of the checkpoint, which also imports its model class.
+
+    Raises
+    ------
+    TrainingError
+        There is no such model here.
+    """
+    from transformers import AutoConfig
+
+    path = weights_path(job)
+    try:
+        return AutoConfig.from_pretrained(path, revision=_revision(job), trust_remote_code=job.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{path}: not a model that can be loaded ({error})") from error
+
+
+def compute_dtype(job: FinetuneJob, config: PretrainedConfig, cuda: bool) -> torch.dtype:
+    """Type of the weights in computation: bfloat16 or float32."""
+    import torch
+
+    name = job.dtype
+    if name == "auto":
+        name = str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch.") if cuda else "float32"
+    if name == "float16":
+        name = "bfloat16" if cuda else "float32"
+    return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+def context_length(config: PretrainedConfig) -> int | None:
+    """Longest text the model takes, in tokens; ``None`` if it does not say."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def load_model(job: FinetuneJob, config: PretrainedConfig, dtype: torch.dtype | Literal["auto"]) -> torch.nn.Module:
+    """Load what is to be trained, on CPU, in training mode.
+
+    With LoRA the base is frozen and the result a ``PeftModel``: the adapter of
+    ``job.start`` goes on, or a fresh one starts (B = 0: the base unchanged).
+
+    Raises
+    ------
+    ConfigError
+        The adapter to go on from has another shape than the job asks for.
+    """
+    from transformers import AutoModelForCausalLM
+
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        weights_path(job),
+        config=config,
+        revision=_revision(job),
+        dtype=dtype,
+        trust_remote_code=job.trust_remote_code,
+    )
+    if job.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        # Frozen embeddings would cut the graph at the first checkpoint.
+        model.enable_input_require_grads()
+    trained = _with_adapter(model, job) if job.tuning == "lora" else model
+    return trained.train()
+
+
+def _with_adapter(model: PreTrainedModel, job: FinetuneJob) -> torch.nn.Module:
+    from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
+
+    if job.start:
+        before = PeftConfig.from_pretrained(job.start)
+        if (before.r, before.lora_alpha) != (job.lora.rank, job.lora.alpha):
+            raise ConfigError(
+                f"{job.start}: an adapter of rank {before.r}, alpha {before.lora_alpha:g}, but the recipe asks for "
+                f"rank {job.lora.rank}, alpha {job.lora.alpha:g}; keep the shape, or use start_from: base"
+            )
+        return PeftModel.from_pretrained(model, job.start, is_trainable=True)
+    targets = job.lora.targets if isinstance(job.lora.targets, str) else list(job.lora.targets)
+    settings = LoraConfig(
+        r=job.lora.rank,
+        lora_alpha=job.lora.alpha,
+        lora_dropout=job.lora.dropout,
+        target_modules=targets,
+        task_type=TaskType.CAUSAL_LM,
+        base_model_name_or_path=job.base,
+        revision=job.revision,
+    )
+    try:
+        return get_peft_model(model, settings)
+    except ValueError as error:
+        raise ConfigError(f"{job.base}: lora.targets {targets!r} do not fit this model ({error})") from error
+
+
+def copy_remote_code(job: FinetuneJob, output: Path) -> None:
+    """A full checkpoint of a model that brings its own code needs that code beside it."""
+    source = Path(weights_path(job))
+    if job.trust_remote_code and source.is_dir():
+        for path in sorted(source.glob("*.py")):
+            (output / path.name).write_bytes(path.read_bytes())
+
+
+def _revision(job: FinetuneJob) -> str | None:
+    # A revision names a state of the base; earlier checkpoints are plain folders.
+    return job.revision if weights_path(job) == job.base else None
