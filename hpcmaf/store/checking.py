@@ -145,8 +145,8 @@ def _content(store: Store) -> list[Finding]:
     tables = {"problems": len(store), "utterances": store.utterance_rows()}
     checks: list[Callable[[], None]] = []
     for table, rows in tables.items():
-        for name in TEXT_COLUMNS[table]:
-            checks.append(lambda name=f"{table}/{name}", rows=rows: _check_text(store, name, rows))
+        for name, each in TEXT_COLUMNS[table].items():
+            checks.append(lambda name=f"{table}/{name}", rows=rows * each: _check_text(store, name, rows))
         for name in INTEGER_COLUMNS[table]:
             checks.append(lambda name=f"{table}/{name}", rows=rows: _check_integers(store, name, rows))
     findings = list(_failures(store, checks))

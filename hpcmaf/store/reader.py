@@ -170,12 +170,12 @@ class Store:
         """All columns but gold have as many rows as their table."""
         expected = {"problems": self._rows, "utterances": self.utterance_rows()}
         for table, rows in expected.items():
-            names = [f"{table}/{name}/offsets" for name in TEXT_COLUMNS[table]]
-            names += [f"{table}/{name}" for name in INTEGER_COLUMNS[table]]
-            for name in names:
+            lengths = {f"{table}/{name}/offsets": rows * each for name, each in TEXT_COLUMNS[table].items()}
+            lengths |= {f"{table}/{name}": rows for name in INTEGER_COLUMNS[table]}
+            for name, length in lengths.items():
                 if name.removesuffix("/offsets") in GOLD_COLUMNS:
                     continue
-                wanted = rows + 1 if name.endswith("offsets") else rows
+                wanted = length + name.endswith("offsets")
                 if len(self.dataset(name)) != wanted:
                     raise StoreError(
                         f"{self.path}: {name}: {len(self.dataset(name))} rows where its table needs {wanted}; {REMEDY}"
@@ -216,7 +216,8 @@ class Store:
         size = len(self._events)
         low, high = first * size, last * size
         column = {name: self.integers(f"utterances/{name}", low, high) for name in INTEGER_COLUMNS["utterances"]}
-        text = {name: self.texts(f"utterances/{name}", low, high) for name in TEXT_COLUMNS["utterances"]}
+        exchange = self.texts("utterances/exchange", 2 * low, 2 * high)
+        answers = self.texts("utterances/answer", low, high)
         self._check_keys(column, first, last)
         with reading(self.path, "utterances/finish_reason"):
             reasons = [FINISH_REASONS[code] for code in column["finish_reason"]]
@@ -228,9 +229,9 @@ class Store:
                 column["kind"].tolist(),
                 column["round"].tolist(),
                 column["agent"].tolist(),
-                text["prompt"],
-                text["text"],
-                text["answer"],
+                exchange[::2],
+                exchange[1::2],
+                answers,
                 column["parsed"].tolist(),
                 column["prompt_tokens"].tolist(),
                 column["completion_tokens"].tolist(),

@@ -19,14 +19,16 @@ as an error, not as another debate.
     /utterances/kind         uint8, 0 summary (read before an answer), 1 answer
     /utterances/round        uint16, 1-based
     /utterances/agent        uint16, 0-based
-    /utterances/prompt       text
-    /utterances/text         text
+    /utterances/exchange     text, 2 U rows: row 2u is the prompt of utterance u, row 2u + 1 what was said
     /utterances/answer       text; empty where parsed is 0
     /utterances/parsed       uint8
     /utterances/prompt_tokens, completion_tokens   int64, 0 where unknown
     /utterances/finish_reason    uint8, 0 stop, 1 length, 2 unknown
 
 A text column ``c`` is a group with ``c/data`` and ``c/offsets`` (rows + 1).
+
+Prompts and texts share a column because prompts quote earlier texts: side by
+side they compress to two thirds of what they need apart.
 """
 
 from __future__ import annotations
@@ -46,7 +48,11 @@ MANIFEST_SCHEMA = f"{SCHEMA}/{VERSION}"
 KINDS = ("summary", "answer")
 FINISH_REASONS = ("stop", "length", "unknown")
 
-TEXT_COLUMNS = {"problems": ("id", "question", "meta", "gold"), "utterances": ("prompt", "text", "answer")}
+# Text columns, with their rows per row of the table.
+TEXT_COLUMNS = {
+    "problems": {"id": 1, "question": 1, "meta": 1, "gold": 1},
+    "utterances": {"exchange": 2, "answer": 1},
+}
 INTEGER_COLUMNS = {
     "problems": {"has_gold": "<u1", "utterance_offsets": "<i8"},
     "utterances": {

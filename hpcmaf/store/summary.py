@@ -59,7 +59,8 @@ def _blocks(store: Store) -> Iterator[dict[str, Any]]:
         high = min(low + step, store.utterance_rows())
         names = ("kind", "round", "parsed", "prompt_tokens", "completion_tokens", "finish_reason")
         block: dict[str, Any] = {name: store.integers(f"utterances/{name}", low, high) for name in names}
-        block["bytes"] = np.diff(store.text_bounds("utterances/text", low, high))
+        # Every second row of an exchange is what was said.
+        block["bytes"] = np.diff(store.text_bounds("utterances/exchange", 2 * low, 2 * high))[1::2]
         block["answer"] = store.texts("utterances/answer", low, high)
         yield block
 
