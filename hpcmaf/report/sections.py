@@ -123,7 +123,8 @@ def _cost_cells(iteration: Iteration) -> tuple[str, ...]:
     cost = iteration.cost or {}
     tokens = (f"{int(cost[name]):,}" for name in ("prompt_tokens", "completion_tokens", "training_tokens"))
     peak = f"{cost['peak_memory_bytes'] / 2**30:.2f}" if cost["peak_memory_bytes"] else NONE
-    return *tokens, f"{cost['wall_seconds']:,.1f}", f"{cost['gpu_seconds']:,.1f}", peak
+    gpu = f"{cost['gpu_seconds']:,.1f}" if cost["gpu_seconds"] else NONE
+    return *tokens, f"{cost['wall_seconds']:,.1f}", gpu, peak
 
 
 def _over_runs(point: Point | None) -> str:

@@ -230,11 +230,3 @@ def test_no_damage_brings_it_down(make_run: MakeRun, tmp_path: Path, seed: int) 
     report = Report(tuple(runs), tuple(group_runs(runs)))
     assert markdown(report).startswith("# ")
     json.dumps(to_json(report))
-
-
-def test_leaves_matplotlib_as_it_was(make_run: MakeRun, tmp_path: Path) -> None:
-    import matplotlib
-
-    before = dict(matplotlib.rcParams)
-    aggregate([make_run("run", upto=1).root], tmp_path / "out")
-    assert dict(matplotlib.rcParams) == before

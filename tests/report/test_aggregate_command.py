@@ -1,0 +1,52 @@
+"""``hpcmaf aggregate`` as it is called."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from hpcmaf.cli.aggregate import command
+from hpcmaf.errors import DataError
+from hpcmaf.rundir import RunDir
+
+MakeRun = Callable[..., RunDir]
+
+
+def test_prints_the_table_and_writes_the_files(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("run with spaces", upto=1, planned=2)
+    result = CliRunner().invoke(command, [str(run.root), "--out", str(tmp_path / "my report")], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "run with spaces: accuracy" in result.stdout
+    assert "iteration 2: not evaluated (yet)" in result.stdout
+    assert "\x1b" not in result.stdout and "│" not in result.stdout  # not a terminal: plain columns
+    assert "report.md" in result.stderr
+    assert (tmp_path / "my report" / "report.md").is_file()
+
+
+def test_finds_runs_by_name_and_copies_by_path(make_run: MakeRun, tmp_path: Path, monkeypatch) -> None:
+    make_run("mine", upto=0)
+    copy = make_run("copied", upto=0, folder=tmp_path)
+    copy.plan.unlink()
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(command, ["mine", "copied", "--out", "out"], catch_exceptions=False)
+    assert "copied: plan.json: missing" in result.stdout
+    assert Path("out/report.csv").read_text().count("\nmine,") == 3
+
+
+def test_refuses_what_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not a run directory"):
+        CliRunner().invoke(command, [str(tmp_path), "--out", str(tmp_path / "x")], catch_exceptions=False)
+    assert CliRunner().invoke(command, ["--out", "x"]).exit_code == 2
+
+
+def test_needs_neither_torch_nor_plots_to_start() -> None:
+    code = (
+        "import sys, hpcmaf.report, hpcmaf.evaluation, hpcmaf.cli.aggregate; "
+        "print([m for m in ('torch', 'transformers', 'matplotlib', 'sympy', 'h5py') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
