@@ -155,6 +155,9 @@ def test_estimate_is_exact_whatever_the_order(scores: list[int], random_: random
 def test_pseudo_labels(four: list[Transcript], debate: Debate) -> None:
     result = pseudo_label_accuracy(four, 7, 2)
     assert result == {"value": 0.5, "se": 0.25, "labelled": 3, "problems": 4}
+    # Labels are those of the final round.
+    late = [debate("late", "4", ["4"] * 3, ["7", "7", "4"]), debate("mended", "4", ["7", None], ["4", "4"])]
+    assert [pseudo_label_accuracy([one], 7, 2)["value"] for one in late] == [0.0, 1.0]
     # The same labels as evaluation would vote for, ties included.
     tied = [debate(f"p{i}", "9", ["1", "9"], ["1", "9"]) for i in range(50)]
     assert pseudo_label_accuracy(tied, 7, 2)["value"] == score(tied, **RUN)["accuracy"]["debate"]["value"]
