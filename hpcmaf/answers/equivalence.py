@@ -35,6 +35,7 @@ MAX_LENGTH = 1000
 _CACHE_SIZE = 1 << 16
 _MAX_DEPTH = 5
 _SPACE = re.compile(r"\s+")
+_LONG_WORD = re.compile(r"(?<![A-Za-z\\{])[A-Za-z]{4,}")
 _BASE = re.compile(r"\s*([0-9A-Za-z]+)\s*_\s*\{?\s*(\d{1,2})\s*\}?\s*")
 
 
@@ -104,7 +105,7 @@ _cache = _Cache()
 
 
 def _is_nothing(text: str) -> bool:
-    return _plain(text)[0].casefold() in ("", "nan")
+    return _plain(text)[0].strip("$ ").casefold() in ("", "nan")
 
 
 @lru_cache(maxsize=1 << 13)
@@ -135,6 +136,10 @@ def _is_word(bare: str) -> bool:
     return len(bare) > 3 and bare.isalpha()
 
 
+def _is_prose(text: str) -> bool:
+    return len(_LONG_WORD.findall(text)) > 1
+
+
 class _Comparison:
     """One comparison of two answers, with the time it has for all their parts.
 
@@ -157,7 +162,9 @@ class _Comparison:
         if spelled_left == spelled_right:
             return True
         # To Math-Verify a word is a product of its letters: "even" would be "neve".
-        if _is_word(spelled_left) or _is_word(spelled_right) or depth > _MAX_DEPTH:
+        if _is_word(spelled_left) or _is_word(spelled_right) or _is_prose(left) or _is_prose(right):
+            return False
+        if depth > _MAX_DEPTH:
             return False
         verdict = self._settings(left, right, depth)
         if verdict is None:

@@ -44,7 +44,7 @@ _REWRITES = [
         (r"\\(?:left|right|[bB]ig{1,2}[lrm]?)(?![A-Za-z])(?:\s*\.)?", ""),
         # Only these commas are certain to separate thousands, wherever they stand.
         (r"(?<=\d)(?:\{,\}|,\\!)\s*(?=\d{3}(?!\d))", ""),
-        (r"\\[,;:!> ]|\\q?quad(?![A-Za-z])|~|\\(?:display|text)style(?![A-Za-z])", " "),
+        (r"(?<!\\)\\[,;:!> ]|\\q?quad(?![A-Za-z])|~|\\(?:display|text)style(?![A-Za-z])", " "),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\\(?:leq|leqslant)(?![A-Za-z])|<=", r"\\le "),
         (r"\\(?:geq|geqslant)(?![A-Za-z])|>=", r"\\ge "),
@@ -65,6 +65,7 @@ _DECORATION = (
     (re.compile(r"\\?%"), "%"),
     (re.compile(r"\\\$"), "$"),
 )
+_TRAILING = re.compile(r"(?<![\\.,;:*\s])[.,;:*\s]+\Z")
 _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 
 
@@ -78,7 +79,8 @@ def plain(text: str) -> tuple[str, str | None]:
     unit : str or None
         A known unit that was dropped, ``None`` if there was none.
     """
-    text = _unwrap_math(unicodedata.normalize("NFC", text).translate(_CHARACTERS).strip().strip("*"))
+    text = unicodedata.normalize("NFC", text).translate(_CHARACTERS)
+    text = _unwrap_math(_TRAILING.sub("", text).lstrip("* \n\t"))
     for pattern, target in _REWRITES:
         text = pattern.sub(target, text)
     unit: str | None = None
@@ -87,7 +89,7 @@ def plain(text: str) -> tuple[str, str | None]:
         unit = name if count else unit
     if text.startswith(("$", "-$")) and text.count("$") == 1:
         text, unit = text.replace("$", ""), "$"
-    text = _join_thousands(text.strip().rstrip(".,;: "))
+    text = _join_thousands(_TRAILING.sub("", text).strip())
     text, before = without_unit(text)
     text, after = without_unit(_unwrap_text(text))
     return text, before or after or unit

@@ -42,8 +42,8 @@ def vote(answers: Sequence[str | None], seed: int, *, deadline_s: float = DEFAUL
     Parameters
     ----------
     answers
-        One per agent; ``None`` (unparsable) never votes. A blank answer
-        votes no more than ``None`` does.
+        One per agent; ``None`` (unparsable) never votes, nor do blank answers
+        and NaN.
     seed
         Decides between classes of equal size, uniformly. Derive it from what
         the vote is about (run seed, iteration, problem), never from order.
@@ -51,7 +51,8 @@ def vote(answers: Sequence[str | None], seed: int, *, deadline_s: float = DEFAUL
         Of each comparison, in seconds.
     """
     classes: list[tuple[str, set[str]]] = []
-    candidates = {answer for answer in answers if answer is not None and answer.strip()}
+    # What is not even equivalent to itself (blank, NaN) is no candidate.
+    candidates = {answer for answer in answers if answer is not None and equivalent(answer, answer)}
     for answer in sorted(candidates, key=_representative_order):
         for representative, members in classes:
             if equivalent(answer, representative, deadline_s=deadline_s):

@@ -1,0 +1,83 @@
+"""Who wins, and that nothing but the answers and the seed has a say in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpcmaf.answers import Vote, equivalent, voting
+from hpcmaf.answers import vote as cast
+
+
+def test_majority_by_equivalence_not_by_string() -> None:
+    assert cast(["1/2", "3", r"\frac12", "0.5"], 0) == Vote("0.5", (True, False, True, True), 3, False)
+
+
+def test_a_plurality_is_enough() -> None:
+    assert cast(["1", "2", "3", "2"], 0) == Vote("2", (False, True, False, True), 2, False)
+
+
+def test_unparsable_answers_never_vote() -> None:
+    assert cast([None, None, "7"], 0) == Vote("7", (False, False, True), 1, False)
+    assert cast(["", "nan", "nan", "7"], 0) == Vote("7", (False, False, False, True), 1, False)
+
+
+def test_nothing_parsable_elects_nothing() -> None:
+    assert cast([None, None], 0) == Vote(None, (False, False), 0, False)
+    assert cast([], 0) == Vote(None, (), 0, False)
+
+
+def test_ties_are_drawn_uniformly_and_by_the_seed() -> None:
+    answers = ["9", "10", "2"]  # neither the largest string nor the largest number is favoured
+    winners = Counter(cast(answers, seed).answer for seed in range(3000))
+    assert set(winners) == {"9", "10", "2"}
+    # 3 classes, 3000 draws: a standard deviation is 26.
+    assert all(abs(count - 1000) < 4 * 26 for count in winners.values())
+    assert all(cast(answers, seed) == cast(answers, seed) for seed in range(20))
+    assert all(cast(answers, seed).tied for seed in range(20))
+
+
+def test_only_the_largest_classes_take_part_in_a_tie() -> None:
+    winners = {cast(["1", "1.0", "2", "2", "3"], seed).answer for seed in range(50)}
+    assert winners == {"1", "2"}
+
+
+_ANSWERS = st.lists(
+    st.sampled_from(["1", "1.0", "2", "2/1", r"\frac12", "0.5", "x", "x=5", "5", "y=5", None]), max_size=7
+)
+
+
+@given(_ANSWERS, st.randoms(use_true_random=False), st.integers(0, 2**63 - 1))
+def test_permuting_agents_permutes_their_agreement_and_nothing_else(
+    answers: list[str | None], random: object, seed: int
+) -> None:
+    order = list(range(len(answers)))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    straight, permuted = cast(answers, seed), cast([answers[index] for index in order], seed)
+    assert permuted.agrees == tuple(straight.agrees[index] for index in order)
+    assert (permuted.answer, permuted.votes, permuted.tied) == (straight.answer, straight.votes, straight.tied)
+
+
+@given(_ANSWERS, st.integers(0, 2**63 - 1))
+def test_the_winning_class_is_as_large_as_it_says(answers: list[str | None], seed: int) -> None:
+    outcome = cast(answers, seed)
+    assert len(outcome.agrees) == len(answers)
+    assert outcome.votes == sum(outcome.agrees)
+    assert (outcome.answer is None) == all(answer is None for answer in answers)
+    for answer, agrees in zip(answers, outcome.agrees, strict=True):
+        assert not agrees or equivalent(answer, outcome.answer)
+
+
+def test_representatives_alone_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[str, str]] = []
+
+    def same_parity(a: str, b: str, **_: float) -> bool:
+        compared.append((a, b))
+        return int(a) % 2 == int(b) % 2
+
+    monkeypatch.setattr(voting, "equivalent", same_parity)
+    assert cast([str(value) for value in range(1, 10)], 0).votes == 5
+    assert {b for a, b in compared if a != b} == {"1", "2"}
