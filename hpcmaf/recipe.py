@@ -74,7 +74,7 @@ class Training(Strict):
     epochs: int = Field(2, ge=1)
     learning_rate: float = Field(1e-5, gt=0.0, description="a positive number, such as 1e-5")
     batch_size: int = Field(32, ge=1, description="sequences per optimiser step, over all processes")
-    micro_batch_size: int = Field(8, ge=1, description="sequences per forward pass and process")
+    micro_batch_size: int = Field(8, ge=1, description="sequences per forward pass and process, at most")
     max_length: int = Field(2048, ge=8, description="tokens; longer samples are dropped and counted")
     zero_stage: Literal[0, 1, 2, 3] = Field(1, description="the DeepSpeed ZeRO stage, 0 to 3")
     loss_on: Literal["last_turn", "all_turns"] = "last_turn"
@@ -109,11 +109,6 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _possible(self) -> Recipe:
-        if self.training.batch_size % self.training.micro_batch_size:
-            raise ValueError(
-                f"training.batch_size: {self.training.batch_size} is not a multiple of training.micro_batch_size "
-                f"({self.training.micro_batch_size}); change one of them"
-            )
         if self.debate.agents == 1 and self.debate.rounds > 1:
             raise ValueError("debate.rounds: one agent has nobody to debate with; set debate.rounds to 1")
         return self

@@ -9,8 +9,8 @@ from types import FrameType
 import click
 from rich.console import Console
 
-from hpcmaf.profile import DEFAULT_PROFILE, load_profile
-from hpcmaf.recipe import DEFAULT_RECIPE, load_recipe
+from hpcmaf.profile import DEFAULT_PROFILE, Profile, load_profile
+from hpcmaf.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from hpcmaf.rundir import RunDir
 
 
@@ -34,29 +34,31 @@ def command(
     The same command goes on with a run that was interrupted, and repeats only
     what was in flight. More --iters extend a finished run.
     """
-    from hpcmaf.launch.local import LocalDriver
-    from hpcmaf.launch.prepare import prepare_run
-    from hpcmaf.launch.progress import Watcher
     from hpcmaf.report import aggregate
 
     loaded, where = load_recipe(recipe, overrides, iters), load_profile(profile, site)
     run = RunDir.locate(run_name or loaded.name)
-    plan = prepare_run(run, loaded, where)
-
-    console = Console(stderr=True)
-    watcher = Watcher(run, plan, where.slots(), console)
-    tasks = sum(len(stage.tasks) for stage in plan.stages)
-    debate = loaded.debate
-    watcher.say(
-        f"{run.root}: {loaded.method} on {loaded.task.name}, N={debate.agents}, M={debate.rounds}, "
-        f"{plan.iterations} iterations, {tasks} tasks, {where.slots()} at once"
-    )
     signal.signal(signal.SIGTERM, _interrupt)
-    LocalDriver(run, plan, where, watcher).drive()
-
+    with run.drive():
+        _drive(run, loaded, where)
     report = aggregate([run.root], run.report)
     report.print(Console(file=sys.stdout))
     click.echo(f"table and plot: {run.report}", err=True)
+
+
+def _drive(run: RunDir, recipe: Recipe, profile: Profile) -> None:
+    from hpcmaf.launch.local import LocalDriver
+    from hpcmaf.launch.prepare import prepare_run
+    from hpcmaf.launch.progress import Watcher
+
+    plan = prepare_run(run, recipe, profile)
+    watcher = Watcher(run, plan, profile.slots(), Console(stderr=True))
+    tasks = sum(len(stage.tasks) for stage in plan.stages)
+    watcher.say(
+        f"{run.root}: {recipe.method} on {recipe.task.name}, N={recipe.debate.agents}, M={recipe.debate.rounds}, "
+        f"{plan.iterations} iterations, {tasks} tasks, {profile.slots()} at once"
+    )
+    LocalDriver(run, plan, profile, watcher).drive()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -71,7 +71,7 @@ class TransformersEngine:
         self.pool = ModelPool(served, self.device, loaded_models)
         self.batch_size = batch_size
         self.journal = journal
-        self.seconds = journal.seconds if journal else 0.0
+        self.seconds = journal.seconds if journal is not None else 0.0
         self._on_batch = on_batch
         self._waiting: dict[str | None, list[_Waiting]] = {}
         self._pump: asyncio.Task[None] | None = None
@@ -96,7 +96,7 @@ class TransformersEngine:
     def close(self) -> None:
         """Drop the models."""
         self.pool.close()
-        if self.journal:
+        if self.journal is not None:
             self.journal.close()
 
     # --- scheduling --------------------------------------------------------
@@ -149,17 +149,17 @@ class TransformersEngine:
 
     def _resolve(self, batch: Sequence[_Waiting]) -> list[Completion]:
         """Complete a batch, from the journal where it holds it."""
-        known = [self.journal.find(waiting.request) if self.journal else None for waiting in batch]
+        known = [self.journal.find(waiting.request) if self.journal is not None else None for waiting in batch]
         missing = [waiting for waiting, completion in zip(batch, known, strict=True) if completion is None]
         if missing:
             start = time.monotonic()
             made = self._generate(missing)
             seconds = time.monotonic() - start
             self.seconds += seconds
-            if self.journal:
+            if self.journal is not None:
                 self.journal.append([waiting.request for waiting in missing], made, seconds)
-            fresh = iter(made)
-            known = [completion if completion is not None else next(fresh) for completion in known]
+            by_key = {waiting.request.key: completion for waiting, completion in zip(missing, made, strict=True)}
+            known = [completion or by_key[w.request.key] for w, completion in zip(batch, known, strict=True)]
         if self._on_batch:
             self._on_batch(len(batch))
         return known  # type: ignore[return-value]
@@ -172,12 +172,13 @@ class TransformersEngine:
             if len(batch) == 1:
                 raise
             torch.cuda.empty_cache()
-            self.batch_size = max(1, min(self.batch_size, len(batch)) // 2)
-            print(f"out of memory with {len(batch)} requests; going on with {self.batch_size}", file=sys.stderr)
+            half = max(1, len(batch) // 2)
+            self.batch_size = min(self.batch_size, half)
+            print(f"out of memory with {len(batch)} requests; going on with {half}", file=sys.stderr)
             return [
                 completion
-                for start in range(0, len(batch), self.batch_size)
-                for completion in self._generate(batch[start : start + self.batch_size])
+                for start in range(0, len(batch), half)
+                for completion in self._generate(batch[start : start + half])
             ]
 
     @torch.inference_mode()

@@ -43,12 +43,10 @@ def submit_local(
     """
     resources = profile.finetuning if stage.kind == "finetune" else profile.generation
     processes = profile.finetuning.processes if stage.kind == "finetune" else 1
-    executor = submitit.AutoExecutor(folder=str(attempt), cluster="local")
+    executor = submitit.LocalExecutor(str(attempt))
     gpus = visible_gpus() if resources.device != "cpu" and stage.kind in {"debate", "eval", "finetune"} else []
     mine = [gpus[(slot * processes + k) % len(gpus)] for k in range(min(processes, len(gpus)))]
-    executor.update_parameters(
-        name=f"{stage.id}-{task}", timeout_min=_NO_LIMIT_MINUTES, gpus_per_node=len(mine), local_visible_gpus=mine
-    )
+    executor.update_parameters(timeout_min=_NO_LIMIT_MINUTES, gpus_per_node=len(mine), visible_gpus=mine)
     with _environment(dict(limit_threads(resources.threads))):
         return executor.submit(run_task, str(run.root.resolve()), stage.id, task, str(attempt.resolve()), plan_sha256)
 

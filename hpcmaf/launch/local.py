@@ -61,10 +61,10 @@ class LocalDriver:
         ------
         StageError
             A task failed; what was running beside it has ended by then.
-        RunBusyError
-            Another process drives this run.
+
+        The caller holds the run (``RunDir.drive``).
         """
-        with self.run.drive(), self.watcher:
+        with self.watcher:
             try:
                 while self._step():
                     time.sleep(POLL_SECONDS)

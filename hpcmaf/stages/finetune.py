@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from typing import Any
 
 from hpcmaf.stages.context import TaskContext
 from hpcmaf.training.job import FinetuneJob, run_finetune
@@ -33,7 +33,11 @@ def finetune_job(context: TaskContext) -> FinetuneJob:
 def run_agent_finetune(context: TaskContext) -> None:
     """Finetune one agent with DeepSpeed and publish its model."""
     job = finetune_job(context)
-    report = run_finetune(job, context.attempt)
+
+    def progress(line: dict[str, Any]) -> None:
+        context.report_progress(line["step"], line["steps"], "steps")
+
+    report = run_finetune(job, context.attempt, progress)
     context.outputs.append(context.run.agent(context.iteration, context.task))
     context.spend(
         context.task,
@@ -42,5 +46,4 @@ def run_agent_finetune(context: TaskContext) -> None:
         gpu_seconds=report.gpu_seconds,
         peak_memory_bytes=report.peak_memory_bytes,
     )
-    fields = dataclasses.asdict(report)
-    print(f"{context.task}: {fields['steps']} steps on {fields['samples']} samples", flush=True)
+    print(f"{context.task}: {report.steps} steps on {report.samples} samples", flush=True)

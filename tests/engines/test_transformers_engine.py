@@ -1,0 +1,220 @@
+"""The transformers engine: what it returns depends on the request alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from tests.tiny_models import tiny_adapter, tiny_model
+
+from hpcmaf.engines import Completion, Request, Sampling, ServedModels
+from hpcmaf.engines.journal import Journal
+from hpcmaf.errors import EngineError, PlatformError
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("adapters")
+    return {f"generator-{n}": str(tiny_adapter(base, folder / str(n), seed=n + 1)) for n in range(3)}
+
+
+def engine_for(base: Path, agents: dict[str, str] | None = None, **kwargs):
+    from hpcmaf.engines.transformers_engine import TransformersEngine
+
+    tuning = kwargs.pop("tuning", "lora")
+    return TransformersEngine(ServedModels(str(base), tuning, agents or {}), device="cpu", **kwargs)
+
+
+def ask(key: str, text: str = "12+3", model: str | None = None, seed: int = 1, **sampling) -> Request:
+    chosen = Sampling(**({"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 12} | sampling))
+    return Request(key, ({"role": "user", "content": text},), model, seed, chosen)
+
+
+def run(engine, requests: list[Request]) -> list[Completion]:
+    async def all_of_them() -> list[Completion]:
+        return list(await asyncio.gather(*(engine.complete(request) for request in requests)))
+
+    return asyncio.run(all_of_them())
+
+
+def test_a_completion_does_not_depend_on_its_batch(base: Path, adapters: dict[str, str]) -> None:
+    names = [None, *adapters]
+    requests = [ask(f"k{i}", "7*" * (1 + i % 5) + "2", names[i % 4], seed=i) for i in range(24)]
+    together = run(engine_for(base, adapters, batch_size=24), requests)
+    apart = [run(engine_for(base, adapters, batch_size=1), [request])[0] for request in requests[:8]]
+    assert together[:8] == apart
+    shuffled = run(engine_for(base, adapters, batch_size=5), requests[::-1])[::-1]
+    assert shuffled == together
+
+
+def test_every_adapter_speaks_for_itself(base: Path, adapters: dict[str, str]) -> None:
+    """Mixed in one batch, each model says what it says alone, and they differ."""
+    greedy = {"temperature": 0.0}
+    mixed = run(engine_for(base, adapters), [ask(str(name), model=name, **greedy) for name in [None, *adapters]])
+    for name, completion in zip([None, *adapters], mixed, strict=True):
+        alone = {name: adapters[name]} if name else {}
+        assert run(engine_for(base, alone), [ask("x", model=name, **greedy)]) == [completion]
+    assert len({completion.token_ids for completion in mixed}) == 4
+
+
+def test_greedy_is_plain_greedy_generation(base: Path) -> None:
+    """The model's own sampling defaults do not leak in."""
+    import torch
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    engine = engine_for(base)
+    completion = run(engine, [ask("k", temperature=0.0)])[0]
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.generation_config = GenerationConfig(eos_token_id=engine.pool.stop_ids, pad_token_id=0)
+    prompt = torch.tensor([engine.pool.chat.prompt_ids([{"role": "user", "content": "12+3"}])])
+    expected = model.generate(prompt, max_new_tokens=12, do_sample=False)[0, prompt.shape[1] :].tolist()
+    assert list(completion.token_ids) == expected
+    assert completion.prompt_tokens == prompt.shape[1]
+
+
+def test_seeds_draw_from_the_nucleus() -> None:
+    """Frequencies over 20,000 seeds are the renormalised nucleus, and nothing outside it occurs."""
+    import torch
+
+    from hpcmaf.engines.sampling import SeededSampling
+
+    logits = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -2.0])
+    rows = 20_000
+    sampler = SeededSampling([ask(str(s), seed=s, top_p=0.8) for s in range(rows)], 3, 1, torch.device("cpu"))
+    chosen = sampler(torch.zeros(rows, 3, dtype=torch.long), logits.expand(rows, -1).clone()).argmax(-1)
+    probabilities = torch.softmax(logits, -1)
+    kept = probabilities.cumsum(0) - probabilities < 0.8
+    expected = torch.where(kept, probabilities, 0.0) / probabilities[kept].sum()
+    observed = torch.bincount(chosen, minlength=6) / rows
+    assert torch.all(observed[~kept] == 0)
+    assert torch.allclose(observed, expected, atol=4 * 0.5 / rows**0.5)
+
+
+def test_rows_stop_at_their_own_limit(base: Path) -> None:
+    long, short = run(engine_for(base), [ask("a", seed=3, max_new_tokens=30), ask("b", seed=3, max_new_tokens=4)])
+    assert short.completion_tokens <= 4 < long.completion_tokens
+    assert long.token_ids[: short.completion_tokens] == short.token_ids
+
+
+def test_a_prompt_that_fills_the_context_gets_an_empty_answer(tmp_path: Path) -> None:
+    base = tiny_model(tmp_path / "m", context=64)
+    full, near, small = run(
+        engine_for(base),
+        [ask("full", "1" * 100), ask("near", "1" * 55, max_new_tokens=50), ask("small", max_new_tokens=20)],
+    )
+    assert (full.text, full.finish_reason, full.completion_tokens) == ("", "length", 0)
+    assert near.prompt_tokens + near.completion_tokens <= 64
+    assert small.completion_tokens > 0
+
+
+def test_longest_prompts_go_first_and_no_round_waits(base: Path) -> None:
+    """A problem whose answers are there moves on while others are still unanswered."""
+    engine = engine_for(base, batch_size=2)
+    order: list[str] = []
+    generate = engine._generate
+    engine._generate = lambda batch: order.extend(w.request.key for w in batch) or generate(batch)
+
+    async def problem(name: str) -> None:
+        await asyncio.gather(*(engine.complete(ask(f"{name}/1/{n}", name)) for n in range(2)))
+        await engine.complete(ask(f"{name}/2", name * 9))
+
+    async def all_problems() -> None:
+        await asyncio.gather(*(problem(name) for name in ("1", "22", "333")))
+
+    asyncio.run(all_problems())
+    assert order[:2] == ["333/1/0", "333/1/1"]
+    assert order.index("333/2") < order.index("1/1/0"), "round 2 of one problem waited for round 1 of another"
+
+
+def test_whole_checkpoints_are_served_with_few_swaps(base: Path, tmp_path: Path) -> None:
+    agents = {f"generator-{n}": str(tiny_model(tmp_path / str(n), seed=10 + n)) for n in range(3)}
+    requests = [ask(f"k{i}", "5" * (i + 1), f"generator-{i % 3}", seed=i) for i in range(12)]
+    roomy = engine_for(base, agents, tuning="full", batch_size=2, loaded_models=4)
+    tight = engine_for(base, agents, tuning="full", batch_size=2, loaded_models=1)
+    loads: list[str | None] = []
+    load = tight.pool._load
+    tight.pool._load = lambda group: loads.append(group) or load(group)
+    assert run(tight, requests) == run(roomy, requests)
+    assert sorted(loads) == sorted(agents)
+    alone = run(engine_for(Path(agents["generator-1"])), [ask("k1", "55", None, seed=1)])[0]
+    assert alone == run(roomy, [requests[1]])[0]
+
+
+def test_a_journal_spares_finished_batches(base: Path, tmp_path: Path) -> None:
+    """After a death in the third batch the first two are not computed again."""
+    requests = [ask(f"k{i}", "9" * (i + 1), seed=i) for i in range(8)]
+    undisturbed = run(engine_for(base, batch_size=2), requests)
+    path = tmp_path / "journal.jsonl"
+    engine = engine_for(base, batch_size=2, journal=Journal(path))
+    generate, batches = engine._generate, []
+
+    def dying(batch):
+        batches.append(len(batch))
+        if len(batches) == 3:
+            raise RuntimeError("killed")
+        return generate(batch)
+
+    engine._generate = dying
+    with pytest.raises(RuntimeError, match="killed"):
+        run(engine, requests)
+    with path.open("ab") as file:
+        file.write(b'{"seconds": 1.0, "completions": [["abc", "torn')
+    engine = engine_for(base, batch_size=2, journal=Journal(path))
+    assert len(engine.journal) == 4
+    assert engine.seconds > 0
+    made: list[str] = []
+    generate = engine._generate
+    engine._generate = lambda batch: made.extend(w.request.key for w in batch) or generate(batch)
+    assert run(engine, requests) == undisturbed
+    assert sorted(made) == ["k0", "k1", "k2", "k3"], "the longest four were done before"
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+def test_memory_runs_out_and_the_batch_is_halved(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    engine = engine_for(base, batch_size=8)
+    once = engine._generate_once
+
+    def cramped(batch):
+        if len(batch) > 3:
+            raise torch.OutOfMemoryError("no memory")
+        return once(batch)
+
+    engine._generate_once = cramped
+    requests = [ask(f"k{i}", seed=i) for i in range(8)]
+    assert run(engine, requests) == run(engine_for(base), requests)
+    assert engine.batch_size == 2
+    assert "out of memory" in capsys.readouterr().err
+
+
+def test_what_cannot_be_served_is_said(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="no PEFT adapter for critic-0"):
+        run(engine_for(base, {"critic-0": str(tmp_path)}), [ask("k")])
+    with pytest.raises(PlatformError, match="no GPU"):
+        from hpcmaf.engines.models import pick_device
+
+        pick_device("cuda")
+
+
+def test_an_error_reaches_everybody_who_waits(base: Path) -> None:
+    engine = engine_for(base, batch_size=1)
+
+    def broken(batch):
+        raise RuntimeError("kernel")
+
+    engine._generate = broken
+
+    async def both() -> list[object]:
+        return await asyncio.gather(engine.complete(ask("a")), engine.complete(ask("b")), return_exceptions=True)
+
+    assert [str(result) for result in asyncio.run(both())] == ["kernel", "kernel"]

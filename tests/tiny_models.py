@@ -1,0 +1,85 @@
+"""Random models of a few thousand parameters, of architectures people use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+CHARACTERS = [chr(code) for code in range(32, 127)] + ["\n"]
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}"
+    "<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def tiny_tokenizer(template: str | None = TEMPLATE) -> Any:
+    """One token per printable ASCII character, and chat marks."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<pad>", "<s>", "</s>", "<unk>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
+    vocabulary = {token: index for index, token in enumerate([*special, *CHARACTERS])}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    core.decoder = decoders.Fuse()
+    core.add_special_tokens(special)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token="<s>",
+        eos_token="<|end|>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        additional_special_tokens=["<|user|>", "<|assistant|>", "<|system|>"],
+        chat_template=template,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def tiny_model(folder: Path, kind: str = "llama", seed: int = 0, context: int = 512) -> Path:
+    """Save a random causal model of an architecture with its tokenizer.
+
+    Parameters
+    ----------
+    kind
+        ``llama``, ``mistral`` or ``phi3``.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Phi3Config
+
+    tokenizer = tiny_tokenizer()
+    config = {"llama": LlamaConfig, "mistral": MistralConfig, "phi3": Phi3Config}[kind](
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=context,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.3,
+    )
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    # Settings such as real chat models ship; they must not leak into sampling.
+    model.generation_config.update(do_sample=True, temperature=0.2, top_k=3, repetition_penalty=1.5)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def tiny_adapter(base: Path, folder: Path, seed: int) -> Path:
+    """Save a random LoRA adapter that changes what the base says."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base),
+        LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False),
+    )
+    model.save_pretrained(folder)
+    return folder
