@@ -18,6 +18,7 @@ brackets is a set; a tuple is not.
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections import OrderedDict
@@ -96,12 +97,13 @@ class _Cache:
             if len(self._verdicts) > _CACHE_SIZE:
                 self._verdicts.popitem(last=False)
 
-    def clear(self) -> None:
-        with self._lock:
-            self._verdicts.clear()
+    def renew_lock(self) -> None:
+        """In a forked child: a thread that does not exist here may have held it."""
+        self._lock = threading.Lock()
 
 
 _cache = _Cache()
+os.register_at_fork(after_in_child=_cache.renew_lock)
 
 
 def _is_nothing(text: str) -> bool:
