@@ -49,7 +49,7 @@ def _summary_lines(figures: dict[str, Any]) -> Iterator[str]:
     yield f"utterances   {figures['utterances']}"
     for kind, tokens in figures["tokens"].items():
         yield f"tokens       {kind}: {tokens['prompt']} prompt, {tokens['completion']} completion"
-    for round in figures["rounds"]:
+    for round in figures["by_round"]:
         reasons = ", ".join(f"{name} {count}" for name, count in round["finish_reasons"].items() if count)
         yield (
             f"round {round['round']:<6} parsed {_share(round['parsed'])}, same answer {_share(round['same_answer'])}, "

@@ -23,7 +23,7 @@ def summarise(store: Store) -> dict[str, Any]:
     -------
     dict
         ``problems``, ``utterances``, the fields of ``StoreInfo``; ``tokens``
-        by kind; and a list ``rounds`` with, per round, ``parsed`` (share of
+        by kind; and a list ``by_round`` with, per round, ``parsed`` (share of
         answers from which an answer could be taken), ``same_answer`` (mean
         over problems of the share of agents that gave the commonest answer;
         spelling counts, so it is a lower bound of agreement by equivalence,
@@ -47,7 +47,7 @@ def summarise(store: Store) -> dict[str, Any]:
         "problems": len(store),
         "utterances": store.utterance_rows(),
         "tokens": tokens,
-        "rounds": [{"round": number, **round.figures()} for number, round in enumerate(rounds, start=1)],
+        "by_round": [{"round": number, **round.figures()} for number, round in enumerate(rounds, start=1)],
     }
 
 

@@ -30,6 +30,7 @@ from hpcmaf.store.schema import (
     utterances,
     write_info,
 )
+from hpcmaf.store.sink import Sink
 
 
 def write_store(
@@ -73,10 +74,9 @@ def retract_manifest(path: Path) -> None:
 def write_file(temporary: Path, info: StoreInfo, transcripts: Iterable[Transcript], target: Path) -> int:
     """Write an unpublished store; errors name ``target``. Returns the number of problems."""
     seen: set[str] = set()
-    with _created(temporary, target) as file:
-        with writing(target):
-            write_info(file, info)
-            columns = _Columns(file, target)
+    with _created(temporary, target) as (file, sink):
+        write_info(file, info)
+        columns = _Columns(file)
         for transcript in transcripts:
             identifier = transcript.problem.id
             if identifier in seen:
@@ -85,34 +85,30 @@ def write_file(temporary: Path, info: StoreInfo, transcripts: Iterable[Transcrip
                 )
             seen.add(identifier)
             columns.append(len(seen) - 1, transcript, info)
+            if sink.error is not None:
+                break
         columns.finish()
     return len(seen)
 
 
 @contextmanager
-def _created(temporary: Path, target: Path) -> Iterator[h5py.File]:
+def _created(temporary: Path, target: Path) -> Iterator[tuple[h5py.File, Sink]]:
+    """A new HDF5 file; a failed write is raised when it is closed."""
     with writing(target):
-        # Nobody else knows the temporary's name, and locks fail on some
-        # network file systems.
-        file = h5py.File(temporary, "w-", libver=LIBVER, locking=False)
+        sink = Sink(temporary)
     try:
-        yield file
-    except BaseException:
-        # The file is thrown away, and what went wrong has been raised already:
-        # closing may fail once more for the same reason (a full disk).
-        try:
-            file.close()
-        except (OSError, RuntimeError):
-            pass
-        raise
-    with writing(target):
-        file.close()
+        with h5py.File(sink, "w", libver=LIBVER) as file:
+            yield file, sink
+        with writing(target):
+            sink.check()
+    finally:
+        sink.close()
 
 
 class _Column:
     """One growing dataset, written in whole chunks."""
 
-    def __init__(self, group: h5py.Group, name: str, dtype: str, chunk: int, target: Path) -> None:
+    def __init__(self, group: h5py.Group, name: str, dtype: str, chunk: int) -> None:
         self._dataset = group.create_dataset(
             name,
             shape=(0,),
@@ -125,7 +121,6 @@ class _Column:
             fletcher32=True,
             track_times=False,
         )
-        self._target = target
         self._pending = bytearray()
         self._chunk_bytes = chunk * np.dtype(dtype).itemsize
         self._written = 0
@@ -141,16 +136,15 @@ class _Column:
 
     def _write(self, size: int) -> None:
         values = np.frombuffer(bytes(self._pending[:size]), dtype=self._dataset.dtype)
-        with writing(self._target):
-            self._dataset.resize((self._written + len(values),))
-            self._dataset[self._written :] = values
+        self._dataset.resize((self._written + len(values),))
+        self._dataset[self._written :] = values
         self._written += len(values)
         del self._pending[:size]
 
 
 class _IntegerColumn(_Column):
-    def __init__(self, group: h5py.Group, name: str, dtype: str, target: Path) -> None:
-        super().__init__(group, name, dtype, INTEGER_CHUNK, target)
+    def __init__(self, group: h5py.Group, name: str, dtype: str) -> None:
+        super().__init__(group, name, dtype, INTEGER_CHUNK)
         self._dtype = np.dtype(dtype)
 
     def append(self, *values: int) -> None:
@@ -158,10 +152,10 @@ class _IntegerColumn(_Column):
 
 
 class _TextColumn:
-    def __init__(self, group: h5py.Group, name: str, target: Path) -> None:
+    def __init__(self, group: h5py.Group, name: str) -> None:
         column = group.create_group(name)
-        self._data = _Column(column, "data", "<u1", TEXT_CHUNK, target)
-        self._offsets = _IntegerColumn(column, "offsets", "<i8", target)
+        self._data = _Column(column, "data", "<u1", TEXT_CHUNK)
+        self._offsets = _IntegerColumn(column, "offsets", "<i8")
         self._end = 0
         self._offsets.append(0)
 
@@ -180,14 +174,14 @@ class _TextColumn:
 class _Columns:
     """All columns of a store."""
 
-    def __init__(self, file: h5py.File, target: Path) -> None:
+    def __init__(self, file: h5py.File) -> None:
         self._columns: dict[str, _TextColumn | _IntegerColumn] = {}
         for table in TEXT_COLUMNS:
             group = file.create_group(table)
             for name in TEXT_COLUMNS[table]:
-                self._columns[f"{table}/{name}"] = _TextColumn(group, name, target)
+                self._columns[f"{table}/{name}"] = _TextColumn(group, name)
             for name, dtype in INTEGER_COLUMNS[table].items():
-                self._columns[f"{table}/{name}"] = _IntegerColumn(group, name, dtype, target)
+                self._columns[f"{table}/{name}"] = _IntegerColumn(group, name, dtype)
         self._end = 0
         self._columns["problems/utterance_offsets"].append(0)
 

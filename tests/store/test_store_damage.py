@@ -1,0 +1,320 @@
+"""Damage of every kind is found, and named with its remedy."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from hpcmaf.cli.verify import command
+from hpcmaf.errors import StoreError
+from hpcmaf.publish import manifest_path, read_manifest, write_json, write_manifest
+from hpcmaf.store import Store, merge, verify, write_store
+
+DATASETS = [
+    "problems/id/data",
+    "problems/id/offsets",
+    "problems/question/data",
+    "problems/meta/data",
+    "problems/gold/data",
+    "problems/has_gold",
+    "problems/utterance_offsets",
+    "utterances/problem",
+    "utterances/kind",
+    "utterances/round",
+    "utterances/agent",
+    "utterances/exchange/data",
+    "utterances/exchange/offsets",
+    "utterances/answer/data",
+    "utterances/parsed",
+    "utterances/prompt_tokens",
+    "utterances/completion_tokens",
+    "utterances/finish_reason",
+]
+
+
+def flip(path: Path, offset: int, bit: int = 0) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ (1 << bit)]))
+
+
+def redescribe(path: Path, rows: int = 40) -> None:
+    """A manifest that fits the damaged file, so that only its content can tell."""
+    write_manifest(path, rows=rows, schema="hpcmaf-debate/1")
+
+
+def alter(path: Path, dataset: str, change) -> None:
+    """Replace a dataset's values, and let the manifest agree."""
+    with h5py.File(path, "r+") as file:
+        values = change(file[dataset][:])
+        file[dataset].resize(values.shape)
+        file[dataset][:] = values
+    redescribe(path)
+
+
+def one_line(findings: list) -> str:
+    assert len(findings) == 1, findings
+    line = str(findings[0])
+    assert "\n" not in line and "; " in line and findings[0].remedy
+    return line
+
+
+def test_a_sound_store_has_no_findings(store: Path) -> None:
+    assert verify(store) == []
+    assert verify(manifest_path(store)) == []
+    assert verify(store.parent) == []
+
+
+def test_a_flipped_bit_anywhere_is_found(store: Path) -> None:
+    draw = random.Random(7)
+    whole = store.read_bytes()
+    for offset in [0, 8, len(whole) - 1, *draw.sample(range(len(whole)), 60)]:
+        flip(store, offset, draw.randrange(8))
+        findings = verify(store)
+        assert findings, offset
+        assert all(finding.path == store and finding.remedy for finding in findings)
+        store.write_bytes(whole)
+    assert verify(store) == []
+
+
+def test_a_flipped_bit_never_reads_as_another_debate(store: Path, make_debate) -> None:
+    """Without any manifest: the file's own checksums cover metadata and data."""
+    draw = random.Random(8)
+    whole, debates = store.read_bytes(), [make_debate(row) for row in range(40)]
+    refused = 0
+    for offset in draw.sample(range(len(whole)), 120):
+        flip(store, offset, draw.randrange(8))
+        try:
+            with Store(store) as opened:
+                assert list(opened.transcripts(gold=True)) == debates, offset
+        except StoreError as error:
+            assert str(error).startswith(f"{store}: ")
+            assert "\n" not in str(error)
+            refused += 1
+        store.write_bytes(whole)
+    assert refused > 60
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_a_flipped_bit_names_its_dataset(store: Path, dataset: str) -> None:
+    with h5py.File(store, "r") as file:
+        chunk = file[dataset].id.get_chunk_info(0)
+    flip(store, chunk.byte_offset + chunk.size // 2)
+    first, *rest = verify(store)
+    assert "sha256" in first.what
+    assert [finding.what.split(":")[0] for finding in rest] == [dataset]
+    redescribe(store)
+    assert dataset in one_line(verify(store))
+    with pytest.raises(StoreError, match=dataset), Store(store) as opened:
+        list(opened.transcripts(gold=True))
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, 0.3, 0.9, -1])
+def test_a_cut_file_is_found(store: Path, keep: float) -> None:
+    size = store.stat().st_size
+    os.truncate(store, int(size * keep) if isinstance(keep, float) else keep % size)
+    assert any("bytes where its manifest says" in finding.what for finding in verify(store))
+    with pytest.raises(StoreError, match=str(store)):
+        Store(store)
+
+
+def test_files_that_are_no_stores(tmp_path: Path) -> None:
+    text, foreign, missing = tmp_path / "a.h5", tmp_path / "b.h5", tmp_path / "c.h5"
+    text.write_text("not HDF5")
+    with h5py.File(foreign, "w") as file:
+        file["x"] = 1
+    for path, what in [(text, "file"), (foreign, "schema None"), (missing, "no such store")]:
+        with pytest.raises(StoreError, match=what):
+            Store(path)
+    assert {finding.path for finding in verify(tmp_path)} == {text, foreign}
+    with pytest.raises(StoreError, match="no such file"):
+        verify(missing)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StoreError, match="neither stores nor manifests"):
+        verify(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "message"),
+    [
+        ("version", 2, "schema version 2 where this program knows 1"),
+        ("version", 0, "schema version 0"),
+        ("schema", np.bytes_(b"other"), "schema 'other' is not"),
+        ("agents", 4, "agents x 2 rounds"),
+        ("agents", np.bytes_(b"3"), "'agents' is missing or malformed"),
+        ("task", None, "'task' is missing or malformed"),
+    ],
+)
+def test_foreign_attributes_are_refused(store: Path, attribute: str, value: object, message: str) -> None:
+    with h5py.File(store, "r+") as file:
+        del file.attrs[attribute]
+        if value is not None:
+            file.attrs[attribute] = value
+    redescribe(store)
+    assert message in one_line(verify(store))
+    with pytest.raises(StoreError, match=message):
+        Store(store)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "change", "message"),
+    [
+        ("utterances/exchange/offsets", lambda v: np.concatenate([v[:5], v[6:7], v[5:6], v[7:]]), "not rising"),
+        ("utterances/exchange/offsets", lambda v: np.append(v[:-1], v[-1] + 1), "not rising within"),
+        ("utterances/answer/offsets", lambda v: v - v[1], "not rising"),
+        ("problems/gold/offsets", lambda v: np.minimum(v, v[-3]), "run from 0 to"),
+        ("utterances/exchange/data", lambda v: np.where(v == ord("="), 0xFF, v), "utterances/exchange/data: 'utf-8'"),
+        ("problems/question/offsets", lambda v: v[:-1], "40 rows where its table needs 41"),
+        ("problems/gold/offsets", lambda v: v[:-1], "40 rows where its table needs 41"),
+        ("problems/has_gold", lambda v: v[:-1], "39 rows where its table needs 40"),
+        ("utterances/parsed", lambda v: v[:-1], "359 rows where its table needs 360"),
+        ("problems/utterance_offsets", lambda v: v[:-1], "problems/id/offsets: 41 rows where its table needs 40"),
+        ("problems/utterance_offsets", lambda v: np.roll(v, 1), "do not point at 9 utterances"),
+        ("utterances/problem", lambda v: np.where(v == 3, 99, v), "99 in row 27 where only 0..39 exist"),
+        ("utterances/problem", lambda v: np.where(v == 3, 4, v), "utterances/problem: 4 in row 27"),
+        ("utterances/round", lambda v: v + 1, "utterances/round: 3 in row 3"),
+        ("utterances/kind", lambda v: 1 - v, "utterances/kind: 0 in row 0"),
+        ("utterances/agent", np.zeros_like, "utterances/agent: 0 in row 1 where its place wants 1"),
+        ("utterances/finish_reason", lambda v: v + 7, "finish_reason: 7 in row 0 where only 0..2 exist"),
+        ("utterances/parsed", lambda v: v + 2, "utterances/parsed"),
+        ("utterances/prompt_tokens", lambda v: -v, "utterances/prompt_tokens: -1 in row 0"),
+        ("problems/id/data", lambda v: np.where(v == ord("1"), ord("2"), v), "comes twice"),
+        ("problems/meta/data", lambda v: np.where(v == ord("{"), ord("["), v), "problems/meta"),
+    ],
+)
+def test_content_that_contradicts_itself_is_found(store: Path, dataset: str, change, message: str) -> None:
+    """The checksums fit, the manifest fits: only the meaning is wrong."""
+    alter(store, dataset, change)
+    assert message in one_line(verify(store))
+
+
+def test_columns_of_another_kind_are_found(store: Path) -> None:
+    with h5py.File(store, "r+") as file:
+        del file["utterances/round"]
+        file["utterances/round"] = np.zeros(360, dtype="f4")
+    redescribe(store)
+    assert "utterances/round: not a column of uint16" in one_line(verify(store))
+
+
+def test_a_column_without_checksum_is_found(store: Path) -> None:
+    with h5py.File(store, "r+") as file:
+        values = file["utterances/round"][:]
+        del file["utterances/round"]
+        file["utterances/round"] = values
+    redescribe(store)
+    assert "utterances/round: carries no checksum" in one_line(verify(store))
+
+
+def test_manifests_that_disagree_are_found(store: Path) -> None:
+    manifest = read_manifest(store)
+    assert manifest is not None
+    for change, message in [
+        ({"rows": 39}, "40 problems where its manifest says 39"),
+        ({"sha256": "0" * 64}, "content differs"),
+        ({"bytes": 1}, "bytes where its manifest says 1"),
+        ({"schema": "hpcmaf-debate/2"}, "'hpcmaf-debate/2'"),
+    ]:
+        altered = replace(manifest, **change)
+        fields = {name: getattr(altered, name) for name in manifest.__slots__}
+        write_json(manifest_path(store), fields)
+        assert message in one_line(verify(store))
+    manifest_path(store).write_text("{")
+    assert any("not a manifest" in finding.what for finding in verify(store))
+    manifest_path(store).unlink()
+    assert "never finished" in one_line(verify(store))
+
+
+def shards(folder: Path, info, make_debate, count: int = 4) -> list[Path]:
+    paths = [folder / f"shard-{k:05d}.h5" for k in range(count)]
+    for k, path in enumerate(paths):
+        write_store(path, info, map(make_debate, range(k * 3, k * 3 + 3)))
+    return paths
+
+
+def test_missing_shards_and_leftovers_are_named(tmp_path: Path, info, make_debate) -> None:
+    folder = tmp_path / "it01" / "debate"
+    paths = shards(folder, info, make_debate)
+    merge(paths, tmp_path / "it01" / "debate.h5")
+    assert verify(folder) == verify(tmp_path) == []
+
+    paths[2].unlink()
+    assert "missing although its manifest exists" in one_line(verify(folder))
+    manifest_path(paths[2]).unlink()
+    finding = verify(folder)[0]
+    assert (finding.path, finding.what) == (paths[2], "missing shard: later ones exist")
+
+    # The last shard leaves no gap, but the merged store remembers.
+    paths = shards(folder, info, make_debate)
+    paths[3].unlink()
+    manifest_path(paths[3]).unlink()
+    assert verify(folder) == []
+    assert "12 problems where its 3 shards" in one_line(verify(tmp_path))
+
+    leftover = folder / ".shard-00003.h5.0123456789ab.tmp"
+    leftover.write_bytes(b"half")
+    assert verify(folder)[0].path == leftover
+
+
+def test_a_run_is_checked_wherever_there_is_a_manifest(tmp_path: Path, info, make_debate) -> None:
+    shards(tmp_path / "it01" / "debate", info, make_debate)
+    dataset = tmp_path / "it01" / "data" / "generator-0.jsonl"
+    dataset.parent.mkdir()
+    dataset.write_text("{}\n")
+    write_manifest(dataset, rows=1, schema="messages/1")
+    assert verify(tmp_path) == []
+    dataset.write_text("{ }")
+    assert verify(tmp_path)[0].path == dataset
+
+
+def test_command_line(store: Path) -> None:
+    runner = CliRunner()
+    sound = runner.invoke(command, [str(store)])
+    assert (sound.exit_code, sound.output) == (0, f"ok: {store}\n")
+    flip(store, store.stat().st_size // 2)
+    damaged = runner.invoke(command, [str(store)])
+    assert damaged.exit_code == StoreError.exit_code
+    assert damaged.output.startswith(f"{store}: content differs from its manifest")
+    nothing = runner.invoke(command, [str(store.parent / "nowhere")])
+    assert isinstance(nothing.exception, StoreError)
+
+
+def test_a_killed_writer_leaves_nothing_that_opens(tmp_path: Path) -> None:
+    code = """
+import sys, time
+from pathlib import Path
+from hpcmaf.store import write_store
+from conftest import INFO, debate
+def slowly():
+    for k in range(10**9):
+        if k == 2000:
+            print("writing", flush=True)
+        yield debate(k, text="many words " * 50)
+write_store(Path(sys.argv[1]), INFO, slowly())
+"""
+    path = tmp_path / "shard-00000.h5"
+    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[2]}"}
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"writing\n"
+        time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    (left,) = tmp_path.iterdir()
+    assert left != path and left.name.endswith(".tmp")
+    with pytest.raises(StoreError):
+        Store(left)
+    findings = verify(tmp_path)
+    assert [finding.path for finding in findings] == [left]
+    assert "killed" in findings[0].what

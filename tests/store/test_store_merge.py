@@ -1,0 +1,154 @@
+"""Shards become one store, whatever the cut, or are refused by name."""
+
+from __future__ import annotations
+
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hpcmaf.errors import StoreError
+from hpcmaf.publish import check_manifest, manifest_path
+from hpcmaf.store import Store, merge, merging, verify, write_store
+
+COUNT = 60
+
+
+@pytest.fixture
+def cut(tmp_path: Path, info, make_debate):
+    """Cut 60 debates into shards: ``cut(name, [rows of shard 0, rows of shard 1, ...])``."""
+
+    def write(name: str, parts: list[range]) -> list[Path]:
+        paths = [tmp_path / name / f"shard-{k:05d}.h5" for k in range(len(parts))]
+        for path, rows in zip(paths, parts, strict=True):
+            write_store(path, info, map(make_debate, rows))
+        return paths
+
+    return write
+
+
+def ids(rows) -> list[str]:
+    return [f"problem-{row:05d}" for row in rows]
+
+
+@pytest.mark.parametrize("order", [range(COUNT), range(COUNT)[::-1], [*range(30, COUNT), *range(30)]])
+def test_the_cut_does_not_show(tmp_path: Path, cut, info, make_debate, order, monkeypatch) -> None:
+    monkeypatch.setattr(merging, "OPEN_SHARDS", 3)  # so that shards are closed and opened again
+    cuts = {
+        "one": [range(COUNT)],
+        "seven": [range(k * 9, min(COUNT, k * 9 + 9)) for k in range(7)],
+        "dealt": [range(k, COUNT, 7) for k in range(7)],
+    }
+    wanted = tmp_path / "wanted.h5"
+    write_store(wanted, info, map(make_debate, order))
+    for name, parts in cuts.items():
+        out = tmp_path / f"{name}.h5"
+        manifest = merge(cut(name, parts)[::-1], out, expected_ids=ids(order))
+        assert out.read_bytes() == wanted.read_bytes(), name
+        assert manifest == check_manifest(out)
+        assert manifest.rows == COUNT
+
+
+def test_without_expected_ids_shards_come_in_their_order(tmp_path: Path, cut) -> None:
+    first, second = cut("two", [range(5, 9), range(5)])
+    merge([second, first], tmp_path / "out.h5")
+    with Store(tmp_path / "out.h5") as store:
+        assert store.problem_ids == ids(range(9))
+
+
+def test_a_merged_store_may_be_merged_again(tmp_path: Path, cut) -> None:
+    paths = cut("two", [range(5), range(5, 9)])
+    merge(paths, tmp_path / "all.h5")
+    merge([tmp_path / "all.h5"], tmp_path / "again.h5")
+    assert (tmp_path / "again.h5").read_bytes() == (tmp_path / "all.h5").read_bytes()
+    assert verify(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected", "message"),
+    [
+        ([range(3), range(2, 5)], None, "problem 'problem-00002' is also in .*shard-00000"),
+        ([range(3), range(4, 6)], range(6), "1 problem.s. missing: 'problem-00003'"),
+        ([range(3), range(3, 6)], range(5), "1 problem.s. not expected: 'problem-00005'"),
+        ([range(3)], [0, 1, 2, 1], "1 problem.s. expected twice: 'problem-00001'"),
+        ([range(2)], range(20), "18 problem.s. missing: .*'problem-00006', [.]{3}"),
+        ([], None, "no shards"),
+    ],
+)
+def test_sets_that_do_not_fit_are_refused(tmp_path: Path, cut, parts, expected, message) -> None:
+    out = tmp_path / "out.h5"
+    with pytest.raises(StoreError, match=message):
+        merge(cut("bad", parts), out, expected_ids=None if expected is None else ids(expected))
+    assert not out.exists() and not manifest_path(out).exists()
+
+
+@pytest.mark.parametrize(
+    "change", [{"task": "math"}, {"iteration": 2}, {"split": "eval"}, {"answer_form": "boxed"}, {"rounds": 3}]
+)
+def test_shards_of_another_kind_are_refused(tmp_path: Path, cut, info, make_debate, change) -> None:
+    (first,) = cut("one", [range(3)])
+    other = replace(info, **change)
+    second = tmp_path / "other.h5"
+    write_store(second, other, [make_debate(7, other)])
+    with pytest.raises(StoreError, match=f"other.h5: {next(iter(change))}"):
+        merge([first, second], tmp_path / "out.h5")
+
+
+def test_damaged_and_unfinished_shards_are_refused(tmp_path: Path, cut) -> None:
+    paths = cut("three", [range(3), range(3, 6), range(6, 9)])
+    whole = paths[1].read_bytes()
+    paths[1].write_bytes(whole[:2000] + bytes([whole[2000] ^ 4]) + whole[2001:])
+    with pytest.raises(StoreError, match="shard-00001.h5: content differs"):
+        merge(paths, tmp_path / "out.h5")
+    paths[1].write_bytes(whole)
+    manifest_path(paths[2]).unlink()
+    with pytest.raises(StoreError, match="shard-00002.h5: has no manifest"):
+        merge(paths, tmp_path / "out.h5")
+    paths[2].unlink()
+    with pytest.raises(StoreError, match="shard-00002.h5"):
+        merge(paths, tmp_path / "out.h5")
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_a_copy_that_differs_is_not_published(tmp_path: Path, cut, monkeypatch) -> None:
+    """A disk that loses what it was given: one answer changes on its way into the copy."""
+    paths = cut("two", [range(5), range(5, 9)])
+    write = merging.write_file
+
+    def lossy(temporary, info, transcripts, target):
+        def altered():
+            for t in transcripts:
+                first = replace(t.answers[0][0], text="else") if t.problem.id == "problem-00006" else t.answers[0][0]
+                yield replace(t, answers=((first, *t.answers[0][1:]), *t.answers[1:]))
+
+        return write(temporary, info, altered(), target)
+
+    monkeypatch.setattr(merging, "write_file", lossy)
+    with pytest.raises(StoreError, match="copy of problem 'problem-00006' differs"):
+        merge(paths, tmp_path / "out.h5")
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_memory_does_not_grow_with_the_store(tmp_path: Path, info, make_debate) -> None:
+    """Writing, reading and merging 6 times the debates takes little more memory.
+
+    Ids are kept (they must be unique); texts are not, of which the larger
+    store holds 4 MB.
+    """
+    text = "so the answer must be four, as two and two are " * 8
+
+    def peak(count: int) -> float:
+        folder = tmp_path / str(count)
+        tracemalloc.start()
+        path = folder / "shard-00000.h5"
+        write_store(path, info, (make_debate(row, text=text) for row in range(count)))
+        with Store(path) as store:
+            assert sum(1 for _ in store) == count
+        merge([path], folder / "out.h5")
+        high = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return high / 1e6
+
+    small, large = peak(200), peak(1200)
+    assert large < small + 1, (small, large)

@@ -1,0 +1,229 @@
+"""What goes into a store comes out of it, in the same bytes each time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpcmaf.debate.transcript import Transcript, Utterance
+from hpcmaf.errors import PlatformError, StoreError
+from hpcmaf.publish import manifest_path, read_manifest
+from hpcmaf.store import Store, StoreInfo, write_store
+from hpcmaf.tasks.base import Problem
+
+# Every code point there is, lone surrogates and NUL among them.
+TEXT = st.text(st.characters(exclude_categories=()), max_size=30)
+ODD = st.sampled_from(["", "\0", "a\0", "\ud800", "\ud83d\ude00", "\U0001f600", "\r\n", "x" * 300_000, "\u0301"])
+ANY = st.one_of(TEXT, ODD)
+
+
+@st.composite
+def debates(draw: st.DrawFn) -> tuple[StoreInfo, list[Transcript]]:
+    """A store's content with any shape and any text."""
+    agents, rounds = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    info = StoreInfo(
+        draw(st.sampled_from(["math", "t\u00e4sk"])), "boxed", agents, rounds, 0, "eval", draw(st.booleans())
+    )
+
+    def turns(kind: str, m: int) -> tuple[Utterance, ...]:
+        return tuple(
+            Utterance(
+                kind,
+                m,
+                n,
+                draw(ANY),
+                draw(ANY),
+                draw(st.none() | ANY),
+                draw(st.integers(0, 2**40)),
+                draw(st.integers(0, 9)),
+                draw(st.sampled_from(["stop", "length", "unknown"])),
+            )
+            for n in range(agents)
+        )
+
+    made = []
+    for identifier in draw(st.lists(TEXT, max_size=4, unique=True)):
+        problem = Problem(identifier, draw(ANY), draw(st.none() | ANY), draw(st.dictionaries(TEXT, ANY, max_size=3)))
+        answers = tuple(turns("answer", m) for m in range(1, rounds + 1))
+        summaries = tuple(turns("summary", m) for m in range(2, rounds + 1)) if info.summaries else ()
+        made.append(Transcript(problem, answers, summaries))
+    return info, made
+
+
+@given(debates())
+@settings(max_examples=30, deadline=None)
+def test_any_text_survives(content: tuple[StoreInfo, list[Transcript]]) -> None:
+    info, made = content
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.h5"
+        manifest = write_store(path, info, iter(made))
+        assert manifest.rows == len(made)
+        assert manifest.schema == "hpcmaf-debate/1"
+        with Store(path) as store:
+            assert store.info == info
+            assert store.problem_ids == [t.problem.id for t in made]
+            assert list(store.transcripts(gold=True)) == made
+            for row, transcript in enumerate(made):
+                assert store.transcript(row, gold=True) == transcript
+                assert store.find(transcript.problem.id, gold=True) == transcript
+            hidden = [replace(t, problem=replace(t.problem, gold=None)) for t in made]
+            assert list(store) == hidden
+
+
+def test_streaming_may_start_anywhere(store: Path, make_debate) -> None:
+    with Store(store) as opened:
+        wanted = [make_debate(row) for row in range(33, 40)]
+        assert list(opened.transcripts(gold=True, start=33, block=3)) == wanted
+
+
+def test_same_input_same_bytes_at_another_time(tmp_path: Path, info, make_debate) -> None:
+    paths = [tmp_path / "first.h5", tmp_path / "elsewhere" / "second.h5"]
+    write_store(paths[0], info, map(make_debate, range(300)))
+    time.sleep(1.1)  # HDF5 keeps times in seconds, if it is let
+    write_store(paths[1], info, map(make_debate, range(300)))
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_every_dataset_is_checksummed_and_compressed(store: Path) -> None:
+    datasets = []
+    with h5py.File(store, "r", locking=False) as file:
+        file.visititems(lambda name, item: datasets.append(item) if isinstance(item, h5py.Dataset) else None)
+        assert len(datasets) > 15
+        for dataset in datasets:
+            assert dataset.fletcher32 and dataset.compression == "gzip" and dataset.chunks, dataset.name
+            assert dataset.shuffle == (dataset.dtype.itemsize > 1), dataset.name
+            assert dataset.dtype.kind in "iu", dataset.name
+
+
+def test_text_compresses(tmp_path: Path, info, make_debate) -> None:
+    path = tmp_path / "a.h5"
+    made = [make_debate(row, text="The answer follows from adding both sides. " * 20) for row in range(200)]
+    write_store(path, info, made)
+    text = sum(len(u.text) + len(u.prompt) for t in made for turn in (*t.answers, *t.summaries) for u in turn)
+    assert path.stat().st_size < 0.2 * text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: replace(t, answers=t.answers[:1]),
+        lambda t: replace(t, summaries=()),
+        lambda t: replace(t, answers=tuple(turn[:2] for turn in t.answers)),
+        lambda t: replace(t, answers=(t.answers[0][::-1], t.answers[1])),
+        lambda t: replace(t, answers=t.answers[::-1]),
+        lambda t: replace(t, summaries=(t.answers[1],)),
+        lambda t: replace(t, summaries=t.summaries * 2),
+    ],
+)
+def test_a_debate_of_another_shape_is_refused(tmp_path: Path, info, make_debate, change) -> None:
+    path = tmp_path / "a.h5"
+    with pytest.raises(StoreError, match="problem-00001"):
+        write_store(path, info, [make_debate(0), change(make_debate(1))])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_problem_that_comes_twice_is_refused(tmp_path: Path, info, make_debate) -> None:
+    with pytest.raises(StoreError, match="'problem-00003' comes twice"):
+        write_store(tmp_path / "a.h5", info, map(make_debate, [1, 3, 2, 3]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_source_leaves_the_old_store(store: Path, info, make_debate) -> None:
+    before = store.read_bytes()
+
+    def broken():
+        yield make_debate(0)
+        raise OSError("the source broke")
+
+    with pytest.raises(OSError, match="the source broke"):
+        write_store(store, info, broken())
+    assert store.read_bytes() == before
+    assert read_manifest(store) is not None
+    assert sorted(store.parent.iterdir()) == [store, manifest_path(store)]
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    code = """
+import resource, signal, sys
+from pathlib import Path
+from hpcmaf.errors import PlatformError
+from hpcmaf.store import write_store
+from conftest import INFO, debate
+import random
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+draw = random.Random(0)
+try:
+    write_store(Path(sys.argv[1]), INFO, (debate(k, text=draw.randbytes(2000).hex()) for k in range(100)))
+except PlatformError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.h5")],
+        env={"PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[2]}", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith(f"{tmp_path / 'a.h5'}: cannot be written"), done
+    assert done.stdout.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+    assert PlatformError.exit_code == 12
+
+
+def test_reading_rows_that_are_not_there(store: Path) -> None:
+    with Store(store) as opened:
+        for row in (-1, 40):
+            with pytest.raises(IndexError):
+                opened.transcript(row)
+        with pytest.raises(StoreError, match="no problem 'nobody'"):
+            opened.find("nobody")
+
+
+def test_a_store_without_gold_columns_still_reads(store: Path, make_debate) -> None:
+    """Reading without gold opens none of its datasets: not even their headers."""
+    with h5py.File(store, "r+") as file:
+        del file["problems/gold"], file["problems/has_gold"]
+    with Store(store) as opened:
+        read = list(opened)
+        assert [t.problem.gold for t in read] == [None] * 40
+        assert read[7].answers == make_debate(7).answers
+        assert opened.find("problem-00003").problem.gold is None
+        with pytest.raises(StoreError, match="has_gold"):
+            opened.transcript(0, gold=True)
+
+
+def test_poisoned_gold_is_never_touched(store: Path, make_debate) -> None:
+    """Every byte of the gold columns is spoiled; only who asks for gold stumbles."""
+    with h5py.File(store, "r") as file:
+        places = []
+        for name in ("problems/gold/data", "problems/gold/offsets", "problems/has_gold"):
+            dataset = file[name].id
+            places += [dataset.get_chunk_info(k) for k in range(dataset.get_num_chunks())]
+    spoiled = bytearray(store.read_bytes())
+    for place in places:
+        for at in range(place.byte_offset, place.byte_offset + place.size):
+            spoiled[at] ^= 0xFF
+    store.write_bytes(spoiled)
+    with Store(store) as opened:
+        assert [t.answers for t in opened] == [make_debate(row).answers for row in range(40)]
+        for row in (0, 39):
+            with pytest.raises(StoreError, match="has_gold"):
+                opened.transcript(row, gold=True)
+
+
+def test_importing_the_room_is_cheap() -> None:
+    code = (
+        "import sys, hpcmaf.store; print([m for m in ('torch', 'transformers', 'sympy', 'rich') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
