@@ -1,0 +1,50 @@
+"""``hpcmaf data``: bring a task's problems into the project's layout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hpcmaf.tasks import TASKS, get_task
+
+
+@click.group(name="data")
+def command() -> None:
+    """Prepare a task's problems."""
+
+
+@command.command()
+@click.argument("task", type=click.Choice([name for name in TASKS if name != "arithmetic"]))
+@click.option("--source", required=True, metavar="PATH|HUB_ID", help="A file, a folder, or a data set's id on the hub.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write; data/TASK by default.")
+@click.option(
+    "--split", type=click.Choice(["train", "test"]), help="What a source of one split is, if it does not say."
+)
+def prepare(task: str, source: str, out: Path | None, split: str | None) -> None:
+    """Write TASK's problems as train.jsonl and test.jsonl, each with a manifest.
+
+    A source that is one pool becomes all.jsonl; runs cut it in two. A recipe
+    names the folder as task.source.
+    """
+    folder = out or Path("data") / task
+    report = get_task(task).prepare(source, folder, split)
+    if sys.stdout.isatty():
+        click.echo(_lines(report))
+    else:
+        click.echo(json.dumps(report, sort_keys=True))
+    click.echo(f"prepared {folder}; name it in a recipe as task.source", err=True)
+
+
+def _lines(report: dict[str, Any]) -> str:
+    lines = []
+    for name, counts in report.items():
+        if isinstance(counts, dict):
+            rest = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in counts.items() if key != "problems")
+            lines.append(f"{name}: {counts['problems']} problems ({rest})")
+        else:
+            lines.append(f"{name.replace('_', ' ')}: {counts}")
+    return "\n".join(lines)

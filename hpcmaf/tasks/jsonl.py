@@ -1,0 +1,48 @@
+"""Your own problems: one JSON object per line with ``question`` and ``answer``.
+
+Training questions may lack ``answer``; the method never reads it. Optional
+keys: ``id``, ``level``, ``subject``.
+"""
+
+from __future__ import annotations
+
+from hpcmaf.answers import AnswerForm
+from hpcmaf.errors import DataError
+from hpcmaf.tasks.base import Problem, question_hash
+from hpcmaf.tasks.files import Files
+from hpcmaf.tasks.layouts import within
+from hpcmaf.tasks.prompts import ChatPrompts
+from hpcmaf.tasks.rows import Row
+from hpcmaf.tasks.task import Task, Variant
+
+
+def parse(row: Row) -> Problem:
+    """One problem; without an ``id`` it is known by its question's hash."""
+    question = row.text("question")
+    answered = row.first_of("answer") is not None
+    if not answered and row.first_of("gold", "solution", "output") is not None:
+        # Reading it as an unanswered question would hide a misnamed key.
+        key = row.first_of("gold", "solution", "output")
+        raise DataError(f"{row.where}: has '{key}' but no 'answer'; rename the key")
+    if not answered and row.split == "test":
+        raise DataError(f"{row.where}: no 'answer', which a test problem needs; add it or move it to train.jsonl")
+    return Problem(
+        id=row.text("id") if row.first_of("id") else f"jsonl-{question_hash(question)[:16]}",
+        question=question,
+        gold=row.text("answer") if answered else None,
+        meta={key: row.text(key) for key in ("level", "subject") if row.first_of(key)},
+    )
+
+
+def _prompts() -> ChatPrompts:
+    return ChatPrompts(
+        instruction="Solve the problem below. Reason step by step.",
+        ending="End with one line that gives the final answer alone, as Answer: \\boxed{...}.",
+    )
+
+
+TASK = Task(
+    name="jsonl",
+    supply=Files("jsonl", parse, within("", "data/")),
+    variants={"default": Variant(_prompts, AnswerForm.BOXED)},
+)

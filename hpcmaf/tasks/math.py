@@ -1,0 +1,89 @@
+"""MATH: competition problems of levels 1 to 5 with LaTeX answers."""
+
+from __future__ import annotations
+
+import re
+
+from hpcmaf.answers import AnswerForm
+from hpcmaf.answers.boxes import last_box
+from hpcmaf.errors import DataError
+from hpcmaf.tasks.base import Problem
+from hpcmaf.tasks.files import Files
+from hpcmaf.tasks.layouts import within
+from hpcmaf.tasks.prompts import ChatPrompts
+from hpcmaf.tasks.rows import Row
+from hpcmaf.tasks.task import Task, Variant
+
+# "Level 3", 3, "MATH-Level3"; a few official problems are of "Level ?".
+_LEVEL = re.compile(r"(?:^|level[\s_-]*)([1-5?])$", re.IGNORECASE)
+
+
+def gold_of(row: Row) -> str | None:
+    r"""The answer where the source has one, else the solution's last ``\boxed``.
+
+    An empty answer or box is no error: the data set has a few, and such a
+    problem can still train, where gold is never read. It gets ``None``.
+
+    Raises
+    ------
+    DataError
+        The solution has no box, or one that never closes.
+    """
+    if row.first_of("answer") is not None:
+        return str(row.values["answer"]).strip() or None
+    found, content = last_box(row.text("solution"))
+    if not found or content is None:
+        raise DataError(f"{row.where}: no complete \\boxed{{...}} in 'solution'; add one or an 'answer'")
+    return content or None
+
+
+def level_of(row: Row) -> str | None:
+    """``"1"`` to ``"5"``, ``"?"``, or ``None`` where the source names no level."""
+    key = row.first_of("level")
+    match = _LEVEL.search(str(row.values[key or "source"]).strip()) if key or "source" in row.values else None
+    if key and match is None:
+        raise DataError(f"{row.where}: level {row.values[key]!r} is none of MATH's; write 'Level 1' to 'Level 5'")
+    return match.group(1) if match else None
+
+
+def parse(row: Row) -> Problem:
+    """One problem, from any of the forms MATH is passed around in."""
+    subject = str(row.values.get("type") or row.values.get("subject") or row.group or "").strip()
+    official = row.file.isdecimal()
+    if (key := row.first_of("unique_id", "id")) is not None:
+        name = row.text(key)
+    elif official:
+        # train/algebra/12.json: the file's name is the problem's number.
+        name = "-".join(part for part in ("math", row.split, row.group, row.file) if part)
+    else:
+        name = "-".join(part for part in ("math", row.split, row.group, f"{row.index:05d}") if part)
+    meta = {"level": level_of(row), "subject": subject}
+    return Problem(
+        id=name,
+        question=row.text("problem", "question", "prompt"),
+        gold=gold_of(row),
+        meta={key: value for key, value in meta.items() if value},
+    )
+
+
+def _prompts() -> ChatPrompts:
+    return ChatPrompts(
+        instruction="Solve the mathematics problem below. Reason step by step and justify each step briefly.",
+        ending="End with one line that gives the final answer in its simplest form, as Answer: \\boxed{...}.",
+    )
+
+
+TASK = Task(
+    name="math",
+    supply=Files(
+        "math",
+        parse,
+        (
+            "{split}/*/*.json",
+            "MATH/{split}/*/*.json",
+            *within("", "data/", "default/", "*/"),
+        ),
+        default_levels=(1, 2, 3),
+    ),
+    variants={"default": Variant(_prompts, AnswerForm.BOXED)},
+)
