@@ -1,0 +1,31 @@
+"""An engine whose answers a test writes, served in an order the test chooses."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+
+from hpcmaf.engines import Completion, Request
+
+
+class ScriptedEngine:
+    """Answers every request with ``say(request)``, after a random wait.
+
+    The waits shuffle who is served when, within and across debates.
+    """
+
+    def __init__(self, say: Callable[[Request], str], order_seed: int = 0) -> None:
+        self.say = say
+        self.requests: list[Request] = []
+        self._random = random.Random(order_seed)
+
+    async def complete(self, request: Request) -> Completion:
+        self.requests.append(request)
+        for _ in range(self._random.randrange(20)):
+            await asyncio.sleep(0)
+        text = self.say(request)
+        return Completion(text, tuple(range(len(text) + 1)), sum(len(m["content"]) for m in request.messages), "stop")
+
+    def close(self) -> None:
+        """Nothing to release."""

@@ -1,0 +1,121 @@
+"""Recipes and profiles: strict, and one line for every mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hpcmaf.errors import ConfigError
+from hpcmaf.profile import load_profile
+from hpcmaf.recipe import Recipe, load_recipe, shipped_recipes
+
+
+def refused(*overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(overrides=overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("debate.agents=0", ["debate.agents", "greater than or equal to 1", "not 0"]),
+        ("debate.rounds=0", ["debate.rounds", "not 0"]),
+        ("selection.w=1.5", ["selection.w", "not 1.5", "between 0 and 1"]),
+        ("selection.w=-0.1", ["selection.w", "not -0.1"]),
+        ("debate.agnts=3", ["debate.agnts", "unknown key", "did you mean 'agents'"]),
+        ("colour=red", ["colour", "unknown key", "known here", "model"]),
+        ("training.learning_rate=fast", ["training.learning_rate", "not 'fast'"]),
+        ("training.learning_rate=.inf", ["training.learning_rate", "finite"]),
+        ("training.zero_stage=4", ["training.zero_stage", "0 to 3"]),
+        ("debate.agents=true", ["debate.agents", "integer", "not True"]),
+        ("debate.agents=3.0", ["debate.agents", "integer"]),
+        ("method=magic", ["unknown method 'magic'", "maft"]),
+        ("task.train=0", ["task.train", "not 0"]),
+        ("model=null", ["model", "not None"]),
+        ("debate.agents=1", ["debate.rounds", "nobody to debate with"]),
+        ("debate.agents=[1", ["--set debate.agents", "not valid YAML"]),
+        ("debate.agents", ["expected key=value"]),
+        ("name.first=x", ["'name' is a plain value"]),
+        ("name=a/b", ["name", "letters, digits"]),
+    ],
+)
+def test_a_wrong_value_is_named(override: str, words: list[str]) -> None:
+    message = refused(override)
+    for word in words:
+        assert word in message
+    assert "recipes/arithmetic/micro.yaml" in message or "--set" in message
+
+
+def test_what_yaml_1_1_would_misread() -> None:
+    assert load_recipe(overrides=["training.learning_rate=1e-4"]).training.learning_rate == 1e-4
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "r.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("model: {path: x}\nseed: 1\nseed: 2\n", ["line 3", "'seed' is given twice"]),
+        ("model: {path: x, path: y}\n", ["line 1", "'path' is given twice"]),
+        ("model: [\n", ["not valid YAML"]),
+        ("- a\n- b\n", ["holds a list"]),
+        ("seed: 1\n", ["model: missing"]),
+        ("model: {}\ntask: {name: math}\n", ["model.path: missing", "folder"]),
+        ("\tmodel: x\n", ["not valid YAML"]),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path: Path, text: str, words: list[str]) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path)
+    assert path in str(caught.value)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_files_that_are_not_text_or_not_there(tmp_path: Path) -> None:
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        load_recipe(str(tmp_path / "b.yaml"))
+    with pytest.raises(ConfigError, match="neither a file nor a shipped recipe; shipped are arithmetic/micro"):
+        load_recipe("nowhere")
+    with pytest.raises(ConfigError, match="neither a file nor a shipped profile; shipped are local"):
+        load_profile("nowhere")
+
+
+def test_overrides_and_iters_win_over_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "model: {path: x}\ntask: {name: math}\niterations: 7\n")
+    recipe = load_recipe(path)
+    assert (recipe.name, recipe.iterations, recipe.debate.agents, recipe.selection.w) == ("r", 7, 3, 0.5)
+    recipe = load_recipe(path, ["iterations=3", "debate.agents=5", "debate.agents=4", "task.levels=[1,2]"], 2)
+    assert (recipe.iterations, recipe.debate.agents, recipe.task.levels) == (2, 4, [1, 2])
+
+
+def test_the_papers_settings_are_the_defaults(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, "model: {path: x}\ntask: {name: math}\n"))
+    assert (recipe.debate.agents, recipe.debate.rounds, recipe.iterations, recipe.selection.w) == (3, 2, 5, 0.5)
+    assert recipe.sampling.model_dump() == {"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 2048}
+    assert (recipe.task.train, recipe.task.eval, recipe.selection.mix) == (500, 500, "exact")
+    assert (recipe.training.start_from, recipe.training.loss_on) == ("previous", "last_turn")
+    assert not recipe.model.trust_remote_code
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_shipped_recipes_load(name: str) -> None:
+    assert isinstance(load_recipe(name), Recipe)
+
+
+def test_profile_overrides() -> None:
+    profile = load_profile("local", ["jobs=3", "generation.batch_size=7"])
+    assert (profile.slots(), profile.generation.batch_size) == (3, 7)
+    with pytest.raises(ConfigError, match="generation.engine"):
+        load_profile("local", ["generation.engine=magic"])

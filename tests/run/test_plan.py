@@ -1,0 +1,138 @@
+"""Plans: what depends on what, and when a run may go on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hpcmaf.errors import DataError, PlanChangedError, RunBusyError
+from hpcmaf.plan import Plan, build_plan, check_continues, shard_count, shard_range
+from hpcmaf.profile import load_profile
+from hpcmaf.publish import write_json
+from hpcmaf.recipe import load_recipe
+from hpcmaf.rundir import RunDir
+from hpcmaf.tasks.base import Problem
+
+PROBLEMS = {"train": {"count": 10, "sha256": "a"}, "eval": {"count": 7, "sha256": "b"}}
+
+
+def plan(*overrides: str, iters: int = 2, site: tuple[str, ...] = ("generation.problems_per_shard=4",)) -> Plan:
+    return build_plan(load_recipe(overrides=overrides, iterations=iters), load_profile("local", site), PROBLEMS, "base")
+
+
+def test_stages_and_what_they_wait_for() -> None:
+    made = plan()
+    waits = {stage.id: set(stage.after) for stage in made.stages}
+    assert waits == {
+        "it00/eval": set(),
+        "it00/score": {"it00/eval"},
+        "it01/debate": set(),
+        "it01/merge": {"it01/debate"},
+        "it01/finetune": {"it01/merge"},
+        "it01/eval": {"it01/finetune"},
+        "it01/score": {"it01/eval", "it01/merge"},
+        "it02/debate": {"it01/finetune"},
+        "it02/merge": {"it02/debate"},
+        "it02/finetune": {"it02/merge", "it01/finetune"},
+        "it02/eval": {"it02/finetune"},
+        "it02/score": {"it02/eval", "it02/merge"},
+    }
+    assert made.stage("it01/debate").tasks == ("00000", "00001", "00002")
+    assert made.stage("it01/eval").tasks == ("00000", "00001")
+    assert len(made.stage("it02/finetune").tasks) == 6
+
+
+def test_methods_change_what_is_trained() -> None:
+    assert plan("method=maft-no-critic").stage("it01/finetune").tasks == ("generator-0", "generator-1", "generator-2")
+    assert [stage.id for stage in plan("method=debate").stages] == ["it00/eval", "it00/score"]
+    assert len(plan("debate.agents=1", "debate.rounds=1").stage("it01/finetune").tasks) == 1
+
+
+@pytest.mark.parametrize(("problems", "shards"), [(1, 1), (7, 3), (500, 7), (5, 5)])
+def test_shards_cut_without_gap_or_overlap(problems: int, shards: int) -> None:
+    cut = [list(shard_range(problems, shards, s)) for s in range(shards)]
+    assert [i for part in cut for i in part] == list(range(problems))
+    assert max(map(len, cut)) - min(map(len, cut)) <= 1
+
+
+def test_shards_are_never_empty() -> None:
+    profile = load_profile("local", ["generation.problems_per_shard=1", "generation.max_shards=4"])
+    assert shard_count(100, profile.generation) == 4
+    assert shard_count(3, profile.generation) == 3
+
+
+def test_a_changed_plan_is_refused_by_name() -> None:
+    for override, words in [
+        ("training.learning_rate=5e-5", "recipe.training.learning_rate"),
+        ("debate.agents=4", "recipe.debate.agents"),
+        ("seed=1", "recipe.seed"),
+    ]:
+        with pytest.raises(PlanChangedError, match=words):
+            check_continues(plan(), plan(override), "runs/x")
+    with pytest.raises(PlanChangedError, match="tasks.debate"):
+        check_continues(plan(), plan(site=("generation.problems_per_shard=5",)), "runs/x")
+    with pytest.raises(PlanChangedError, match="extended but not shortened"):
+        check_continues(plan(), plan(iters=1), "runs/x")
+
+
+def test_a_run_can_be_extended_and_its_site_changed() -> None:
+    check_continues(plan(), plan(iters=5), "runs/x")
+    check_continues(plan(iters=0), plan(iters=1), "runs/x")
+    check_continues(plan(), plan(site=("generation.problems_per_shard=4", "jobs=7")), "runs/x")
+    check_continues(plan(), plan("description=other words"), "runs/x")
+
+
+def test_the_digest_covers_the_plan(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    write_json(run.plan, plan().to_json())
+    assert run.load_plan() == plan()
+    assert plan().sha256 == plan().sha256 != plan("seed=1").sha256
+    value = json.loads(run.plan.read_text())
+    value["recipe"]["seed"] = 9
+    write_json(run.plan, value)
+    with pytest.raises(PlanChangedError, match="edited since"):
+        run.load_plan()
+    run.plan.write_text('{"torn": ')
+    with pytest.raises(PlanChangedError, match="damaged"):
+        run.load_plan()
+    with pytest.raises(DataError, match="not a run directory"):
+        RunDir(tmp_path / "no").load_plan()
+
+
+def test_problems_are_frozen_in_the_run(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "odd name 'with' \"quotes\"")
+    problems = [Problem("a", "1\x002 \u2028 \ud800", "3", {"level": "1"}), Problem("b", "q", None)]
+    made = build_plan(
+        load_recipe(), load_profile(), {"train": run.write_problems("train", problems), "eval": PROBLEMS["eval"]}, "b"
+    )
+    assert run.read_problems("train", made) == problems
+    run.problems("train").write_text("")
+    with pytest.raises(PlanChangedError, match="not the problems this run was planned with"):
+        run.read_problems("train", made)
+
+
+def test_one_driver_and_one_worker_at_a_time(tmp_path: Path) -> None:
+    run, stage = RunDir(tmp_path), plan().stage("it01/merge")
+    with run.drive(), pytest.raises(RunBusyError, match="another 'hpcmaf submit'"), run.drive():
+        pass
+    with run.claim(stage, "all"):
+        assert run.claimed(stage, "all")
+        with pytest.raises(RunBusyError), run.claim(stage, "all"):
+            pass
+    assert not run.claimed(stage, "all")
+
+
+def test_attempts_are_kept_apart(tmp_path: Path) -> None:
+    run, stage = RunDir(tmp_path), plan().stage("it01/merge")
+    assert [run.new_attempt(stage, "all").name for _ in range(3)] == ["0001", "0002", "0003"]
+
+
+def test_runs_are_found_by_path_or_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert RunDir.locate("x").root == Path("runs/x")
+    assert RunDir.locate("a/x").root == Path("a/x")
+    assert RunDir.locate(tmp_path / "x").root == tmp_path / "x"
+    write_json(tmp_path / "here" / "plan.json", {})
+    assert RunDir.locate("here").root == Path("here")
