@@ -1,0 +1,190 @@
+"""Debates of the released code come in whole, or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from hpcmaf.cli.import_ import command
+from hpcmaf.errors import DataError
+from hpcmaf.store import Store, StoreInfo, verify
+from hpcmaf.store.importing import gold_of, import_debates
+
+
+def chat(*texts: str) -> list[dict[str, str]]:
+    return [{"role": ("user", "assistant")[k % 2], "content": text} for k, text in enumerate(texts)]
+
+
+def entry(agents: int = 3, rounds: int = 2, solution: Any = "so #### 4") -> list:
+    said = [
+        [f"ask {n}.{k}" if k % 2 == 0 else f"it is \\boxed{{{k + n}}}" for k in range(2 * rounds)]
+        for n in range(agents)
+    ]
+    return [[chat(*texts) for texts in said], solution]
+
+
+def write(folder: Path, content: Any) -> Path:
+    path = folder / "debates.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_debates_come_in_verbatim(tmp_path: Path) -> None:
+    content = {"What is 2+2?": entry(solution="2+2=4\n#### 4"), "Odd \ud800\0?": entry(solution="none given")}
+    content["Odd \ud800\0?"][0][1][3]["content"] = "\ud83d \0 no idea"
+    target = tmp_path / "out.h5"
+    result = CliRunner().invoke(command, [str(write(tmp_path, content)), str(target), "--task", "gsm8k"])
+    assert (result.exit_code, result.output) == (0, f"{target}: 2 debates\n"), result
+    assert verify(target) == []
+    with Store(target) as store:
+        assert store.info == StoreInfo("gsm8k", "number", 3, 2, 0, "train", False)
+        one, two = store.transcripts(gold=True)
+    assert (one.problem.question, one.problem.gold) == ("What is 2+2?", "4")
+    assert (two.problem.question, two.problem.gold) == ("Odd \ud800\0?", "none given")
+    assert one.problem.id.startswith("gsm8k-") and one.problem.id != two.problem.id
+    assert one.summaries == ()
+    assert [[turn.answer for turn in turns] for turns in one.answers] == [["1", "2", "3"], ["3", "4", "5"]]
+    for n in range(3):
+        assert one.conversation(n, 2) == content["What is 2+2?"][0][n]
+    turn = two.answers[1][1]
+    assert (turn.text, turn.answer) == ("\ud83d \0 no idea", None)
+    assert (turn.prompt_tokens, turn.completion_tokens, turn.finish_reason) == (0, 0, "unknown")
+
+
+def test_same_file_same_bytes(tmp_path: Path) -> None:
+    source = write(tmp_path, {f"Question {k}": entry() for k in range(20)})
+    for name in ("a.h5", "b.h5"):
+        import_debates(source, tmp_path / name, "gsm8k")
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+
+
+@pytest.mark.parametrize(("agents", "rounds"), [(1, 1), (5, 3), (2, 4)])
+def test_any_number_of_agents_and_rounds(tmp_path: Path, agents: int, rounds: int) -> None:
+    import_debates(write(tmp_path, {"Q": entry(agents, rounds)}), tmp_path / "a.h5", "math")
+    with Store(tmp_path / "a.h5") as store:
+        assert (store.info.agents, store.info.rounds) == (agents, rounds)
+        assert (store.transcript(0).agents, store.transcript(0).rounds) == (agents, rounds)
+
+
+def test_questions_that_differ_in_case_alone_are_two(tmp_path: Path) -> None:
+    import_debates(write(tmp_path, {"Let A = 1": entry(), "let  a = 1": entry()}), tmp_path / "a.h5", "math")
+    with Store(tmp_path / "a.h5") as store:
+        first, second = store.problem_ids
+    assert second == f"{first}-2"
+
+
+@pytest.mark.parametrize(
+    ("task", "solution", "gold"),
+    [
+        ("gsm8k", "1 #### 2 and #### 1,234 ", "1,234"),
+        ("gsm8k", " 7 ", "7"),
+        ("math", r"first \boxed{1}, then \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
+        ("math", r" \frac{1}{2} ", r"\frac{1}{2}"),
+        ("math", r"\boxed{never closed", r"\boxed{never closed"),
+        ("mmlu", " B\n", "B"),
+        ("arithmetic", "-12", "-12"),
+        ("jsonl", r"\boxed{3} #### 4", r"\boxed{3} #### 4"),
+    ],
+)
+def test_gold_by_task(task: str, solution: str, gold: str) -> None:
+    assert gold_of(solution, task) == gold
+
+
+@pytest.mark.parametrize(
+    ("task", "form", "solution", "gold"),
+    [
+        ("arithmetic", "number", -12, "-12"),
+        ("arithmetic", "number", 3.0, "3"),
+        ("math", "boxed", r"\boxed{x}", "x"),
+        ("mmlu", "letter", "B", "B"),
+        ("jsonl", None, "anything", "anything"),
+    ],
+)
+def test_every_task(tmp_path: Path, task: str, form: str | None, solution: Any, gold: str) -> None:
+    import_debates(write(tmp_path, {"Q": entry(solution=solution)}), tmp_path / "a.h5", task)
+    with Store(tmp_path / "a.h5") as store:
+        assert store.info.task == task
+        assert form is None or store.info.answer_form == form
+        assert store.transcript(0, gold=True).problem.gold == gold
+
+
+def altered(change) -> dict:
+    """Two good debates, the second one changed."""
+    content = {"first": entry(), "second": entry()}
+    changed = change(content["second"])
+    if changed is not None:
+        content["second"] = changed
+    return content
+
+
+GOOD = json.dumps({"first": entry(), "second": entry()})
+REFUSED = {
+    "torn": (GOOD[:-40], "not whole JSON"),
+    "empty file": ("", "not whole JSON"),
+    "two values": (GOOD + GOOD, "not whole JSON"),
+    "nested beyond reason": ("[" * 200_000, "not whole JSON"),
+    "not UTF-8": (b"\xff\xfe\xfd".decode("latin-1"), "not whole JSON"),
+    "nothing in it": ({}, "an empty object where"),
+    "a list": ([entry()], "a list of 1 where an object"),
+    "question twice": ('{"first": 1, "first": 2}', "question 1: comes twice .'first'."),
+    "role twice": (
+        GOOD.replace('"role": "user"', '"role": "user", "role": "user"', 1),
+        "question 0, agent 0, message 0: key",
+    ),
+    "entry is text": (altered(lambda e: "x"), "question 1: text where"),
+    "no solution": (altered(lambda e: e[:1]), "question 1: a list of 1 where"),
+    "more than solution": (altered(lambda e: [*e, 1]), "question 1: a list of 3 where"),
+    "solution null": (altered(lambda e: [e[0], None]), "question 1: solution is null"),
+    "solution true": (altered(lambda e: [e[0], True]), "question 1: solution is true or false"),
+    "solution NaN": (altered(lambda e: [e[0], float("nan")]), "question 1: solution is a number, not"),
+    "no agents": (altered(lambda e: [[], "4"]), "question 1: an empty list where the list of agents"),
+    "no messages": (altered(lambda e: [[[], [], []], "4"]), "question 1, agent 0: an empty list"),
+    "flat messages": (altered(lambda e: [e[0][0], "4"]), "question 1, agent 0: an object where"),
+    "message is text": (altered(lambda e: e[0][1].__setitem__(1, "hi")), "agent 1, message 1: text where"),
+    "content is null": (altered(lambda e: e[0][2][3].update(content=None)), "agent 2, message 3: content is null"),
+    "no content": (altered(lambda e: e[0][2][3].pop("content") and None), "agent 2, message 3: content is null"),
+    "role is a list": (altered(lambda e: e[0][0][0].update(role=["user"])), "message 0: a list of 1 as role"),
+    "role unknown": (altered(lambda e: e[0][0][1].update(role="tool")), "message 1: role 'tool' where 'assistant'"),
+    "system": (altered(lambda e: e[0][0].insert(0, {"role": "system", "content": "x"})), "message 0: a system message"),
+    "assistant first": (altered(lambda e: e[0][0].pop(0) and None), "message 0: role 'assistant' where 'user'"),
+    "user twice": (altered(lambda e: e[0][0].insert(0, e[0][0][0])), "message 1: role 'user' where 'assistant'"),
+    "unanswered": (altered(lambda e: e[0][0].pop() and None), "agent 0: ends with a user message"),
+    "an agent less": (altered(lambda e: e[0].pop() and None), "question 1: 2 agents where question 0 has 3"),
+    "a round less": (altered(lambda e: e[0].__setitem__(1, e[0][1][:2])), "question 1, agent 1: 1 rounds where"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_not_whole_is_refused_whole(tmp_path: Path, case: str) -> None:
+    content, message = REFUSED[case]
+    path = tmp_path / "in" / "debates.json"
+    path.parent.mkdir()
+    if case == "not UTF-8":
+        path.write_bytes(content.encode("latin-1"))
+    else:
+        write(path.parent, content)
+    target = tmp_path / "out" / "a.h5"
+    with pytest.raises(DataError, match=message) as caught:
+        import_debates(path, target, "gsm8k")
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+    assert not target.exists() and not list(tmp_path.glob("out/*"))
+
+
+def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
+    for keep in range(0, len(GOOD), 37):
+        with pytest.raises(DataError, match="debates.json: "):
+            import_debates(write(tmp_path, GOOD[:keep]), tmp_path / "a.h5", "gsm8k")
+    assert not (tmp_path / "a.h5").exists()
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.json", tmp_path):
+        with pytest.raises(DataError, match="cannot be read"):
+            import_debates(path, tmp_path / "a.h5", "gsm8k")
+    result = CliRunner().invoke(command, ["x", "y", "--task", "chess"])
+    assert result.exit_code == 2 and "chess" in result.output
