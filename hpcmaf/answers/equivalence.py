@@ -37,7 +37,7 @@ _CACHE_SIZE = 1 << 16
 _MAX_DEPTH = 5
 _SPACE = re.compile(r"\s+")
 _LONG_WORD = re.compile(r"(?<![A-Za-z\\{])[A-Za-z]{4,}")
-_BASE = re.compile(r"\s*([0-9A-Za-z]+)\s*_\s*\{?\s*(\d{1,2})\s*\}?\s*")
+_BASE = re.compile(r"\s*(-?[0-9A-Za-z.]+)\s*_\s*\{?\s*(\d{1,2})\s*\}?\s*")
 
 
 def equivalent(a: str | None, b: str | None, *, deadline_s: float = DEFAULT_DEADLINE_S) -> bool:

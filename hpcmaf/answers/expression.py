@@ -18,6 +18,7 @@ MAX_DEPTH = 40
 _TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d*)?|\.\d+)|\\([A-Za-z]+)|([A-Za-z]+)|(\*\*|!!|\S))")
 _SCIENTIFIC = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+))[eE]([+-]?\d{1,9})\s*")
 _MIXED = re.compile(r"\s*(-?)\s*(\d{1,30})\s+(\d{1,30})/(\d{1,30})\s*")
+_RATIO = re.compile(r"\s*(\d{1,30})\s*:\s*(\d{1,30})\s*")
 _REPEATING = re.compile(r"\s*(-?)\s*(\d{0,30})\.(\d{0,30})\\(?:overline|bar)\s*(?:\{\s*(\d{1,30})\s*\}|(\d))\s*")
 # Longer runs of letters are words or functions, not products to be guessed at.
 _MAX_PRODUCT_OF_LETTERS = 3
@@ -46,6 +47,8 @@ def read(text: str) -> Polynomial:
     if (match := _MIXED.fullmatch(text)) is not None and int(match[4]):
         value = int(match[2]) + Fraction(int(match[3]), int(match[4]))
         return Polynomial.rational(-value if match[1] else value)
+    if (match := _RATIO.fullmatch(text)) is not None and int(match[2]):
+        return Polynomial.rational(Fraction(int(match[1]), int(match[2])))
     if (match := _REPEATING.fullmatch(text)) is not None:
         return Polynomial.rational(_repeating(match))
     parser = _Parser(_tokens(text))

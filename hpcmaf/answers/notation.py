@@ -54,12 +54,16 @@ _REWRITES = [
         (r"\\(?:varnothing(?![A-Za-z])|\{\s*\\\})", r"\\emptyset "),
         (r"\\(?:operatorname|mathrm|mathbf|mathit|mathsf|boldsymbol|bm)(?![A-Za-z])\*?", r"\\text"),
         (r"\\(?:textbf|textit|textrm|textup|textnormal|mbox|hbox)(?![A-Za-z])", r"\\text"),
+        (r"^\s*\\approx(?![A-Za-z])", ""),
         # What people type without a backslash.
         (r"(?<![A-Za-z\\])(sqrt|pi|sin|cos|tan|cot|sec|csc|log|ln)(?![A-Za-z])", r"\\\1 "),
         (r"(?<![A-Za-z\\])(?:infinity|infty|inf|oo)(?![A-Za-z])|\\infin(?![A-Za-z])", r"\\infty "),
     )
 ]
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3}(?!\d))+(?!,)")
+# An angle is a number to a sine: there, unlike at the end of an answer, the degree sign counts.
+_TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))")
 _DECORATION = (
     (re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])"), "deg"),
     (re.compile(r"\\?%"), "%"),
@@ -83,6 +87,8 @@ def plain(text: str) -> tuple[str, str | None]:
     text = _unwrap_math(_TRAILING.sub("", text).lstrip("* \n\t"))
     for pattern, target in _REWRITES:
         text = pattern.sub(target, text)
+    if _TRIGONOMETRY.search(text):
+        text = _DEGREES.sub(r"(\\frac{\1\\pi}{180})", text)
     unit: str | None = None
     for sign, name in _DECORATION:
         text, count = sign.subn("", text)

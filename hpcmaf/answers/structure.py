@@ -31,7 +31,7 @@ class Structure:
     ----------
     kind
         ``list`` and ``set`` (order does not matter), ``union``, a pair of
-        brackets such as ``[)``, or ``matrix RxC`` (rows by columns).
+        brackets such as ``[)``, ``:`` (a ratio or time of three parts or more), or ``matrix RxC`` (rows by columns).
     parts
         Texts of the elements, matrices row by row.
     """
@@ -69,7 +69,10 @@ def split(text: str) -> Structure | None:
             return Structure(opening + closing, parts)
         return None
     parts = _expand_signs(_top_level(_WORD_SEPARATOR.sub(",", text), (",", ";")))
-    return Structure("list", parts) if len(parts) > 1 else None
+    if len(parts) > 1:
+        return Structure("list", parts)
+    terms = _top_level(text, (":",))
+    return Structure(":", terms) if len(terms) > 2 else None
 
 
 def setting(text: str) -> tuple[str, str] | None:

@@ -39,7 +39,7 @@ _FILLING = frozenset({"square", "cubic", "unit", "units", "sq", "of", "per", "to
 _NOT_UNITS = frozenset({"and", "or", "base", "if", "for", "when", "where", "to", "mod"})
 _WORD = re.compile(r"[A-Za-z]+")
 _TAIL = re.compile(
-    r"^(?P<value>.*[\d})])\s*(?:\\text\s*\{(?P<text>[^{}]*)\}|(?P<bare>[A-Za-z][A-Za-z.\s]*?))\s*(?:\^\s*\{?[23]\}?)?$",
+    r"^(?P<value>.*(?:[\d})]|\\pi))\s*(?:\\text\s*\{(?P<text>[^{}]*)\}|(?P<bare>[A-Za-z][A-Za-z.\s]*?))\s*(?:\^\s*\{?[23]\}?)?$",
     re.DOTALL,
 )
 _MAX_LENGTH = 200

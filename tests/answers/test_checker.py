@@ -40,6 +40,8 @@ def test_what_exact_values_cannot_decide() -> None:
     assert equivalent(r"\frac{\cos x}{\sin x}", r"\cot x")
     assert equivalent(r"\frac{1}{x+1}", r"\frac{2}{2x+2}")
     assert equivalent(r"\log_2 8", "3")
+    assert equivalent(r"\tan 15^\circ", r"2-\sqrt{3}")
+    assert not equivalent(r"\tan 15^\circ", r"\tan 15")
     assert not equivalent(r"\sin x", r"\cos x")
     assert not equivalent("{", "}")
 
