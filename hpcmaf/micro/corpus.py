@@ -9,7 +9,6 @@ number of processes that write.
 from __future__ import annotations
 
 import random
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from hpcmaf.micro.critic import cut_off, revise, summary_of
 from hpcmaf.micro.styles import NOISE, STYLES, Author, Expression, Noise, Solution
-from hpcmaf.micro.tokenizer import CONTEXT, PAD, encode
+from hpcmaf.micro.tokenizer import PAD, encode
 from hpcmaf.seeding import derive_seed
 from hpcmaf.tasks.compact import CompactPrompts
 
@@ -33,14 +32,18 @@ class Mixture:
     ----------
     agents, rounds
         Weight of each society size, and of each length.
+    solos
+        First answers outside any debate, per debate: the cheapest lines to
+        learn arithmetic from.
     without_summary
         Share of debates in which critics read the answers themselves.
     cut_off
         Share of answers that reach the others cut off, as by a token limit.
     """
 
-    agents: tuple[tuple[int, float], ...] = ((1, 0.02), (2, 0.10), (3, 0.70), (4, 0.06), (5, 0.12))
-    rounds: tuple[tuple[int, float], ...] = ((2, 0.80), (3, 0.16), (4, 0.04))
+    agents: tuple[tuple[int, float], ...] = ((1, 0.01), (2, 0.10), (3, 0.81), (4, 0.02), (5, 0.06))
+    rounds: tuple[tuple[int, float], ...] = ((2, 0.93), (3, 0.06), (4, 0.01))
+    solos: int = 14
     without_summary: float = 0.15
     cut_off: float = 0.005
 
@@ -85,48 +88,74 @@ def debate_lines(author: Author, rng: random.Random, mixture: Mixture = MIXTURE)
     yield from (chats[agent] for agent in chosen)
 
 
-def chunk(
-    seed: int, index: int, debates: int, noise: Noise = NOISE, mixture: Mixture = MIXTURE
-) -> Iterator[NDArray[np.uint8]]:
-    """Encoded lines of one chunk of the corpus (ids with ``TARGET`` marks, at most CONTEXT long)."""
+def lines(seed: int, index: int, noise: Noise = NOISE, mixture: Mixture = MIXTURE) -> Iterator[NDArray[np.uint8]]:
+    """Encoded lines of one chunk of the corpus, without end (ids with ``TARGET`` marks)."""
     author = Author(noise)
     rng = random.Random(derive_seed(seed, "micro corpus", index))
-    for _ in range(debates):
+    while True:
         for turns in debate_lines(author, rng, mixture):
-            line = encode(turns)
-            if len(line) <= CONTEXT:
-                yield line
+            yield encode(turns)
+        for _ in range(mixture.solos):
+            expression = Expression.draw(rng)
+            answer = author.solve(expression, rng.randrange(len(STYLES)), rng)
+            yield encode([PROMPTS.first(expression.text), answer.text])
 
 
-def batches(lines: Iterator[NDArray[np.uint8]], tokens: int, rng: random.Random) -> list[NDArray[np.uint8]]:
-    """Batch lines of like length, padded on the right; in random order.
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """One shape of batch: lines up to ``width`` tokens, ``count`` of them, in every ``every``-th step."""
+
+    width: int
+    count: int
+    every: int
+
+
+# Solos; debates of up to three agents and two rounds; larger and longer ones.
+# Few and fixed shapes: compiled code wants them.
+SHAPES = (Rows(96, 192, 1), Rows(192, 96, 1), Rows(576, 32, 4))
+
+
+def steps(
+    seed: int, index: int, count: int, noise: Noise = NOISE, shapes: tuple[Rows, ...] = SHAPES
+) -> list[list[NDArray[np.uint8]]]:
+    """Batches of one chunk, step by step.
 
     Parameters
     ----------
-    lines
-        Encoded lines.
-    tokens
-        Padded tokens per batch, roughly.
-    rng
-        Order of the batches.
+    seed, index
+        Chunk ``index`` of the corpus ``seed``.
+    count
+        Steps in the chunk, a multiple of every shape's ``every``.
+    noise
+        Of the authors.
+    shapes
+        Batches of a step.
 
     Returns
     -------
-    list of ndarray[B, T] of uint8
-        With T a multiple of 32. A class of lengths too rare to fill a batch
-        makes a small one, so no length is missing from the corpus.
+    list of list of ndarray[B, T] of uint8
+        Per step one batch of each shape that is due, padded on the right. A
+        line goes to the narrowest shape it fits; which lines come is a matter
+        of chance alone, not of their length within the shape.
     """
-    classes: dict[int, list[NDArray[np.uint8]]] = defaultdict(list)
-    for line in lines:
-        classes[-(-len(line) // 32) * 32].append(line)
-    made = []
-    for width, members in classes.items():
-        rows = max(1, tokens // width)
-        for start in range(0, len(members), rows):
-            part = members[start : start + rows]
-            batch = np.full((len(part), width), PAD, dtype=np.uint8)
-            for row, line in zip(batch, part, strict=True):
-                row[: len(line)] = line
-            made.append(batch)
-    rng.shuffle(made)
+    wanted = [shape.count * (count // shape.every) for shape in shapes]
+    stock = [np.full((want, shape.width), PAD, dtype=np.uint8) for want, shape in zip(wanted, shapes, strict=True)]
+    filled = [0] * len(shapes)
+    for line in lines(seed, index, noise):
+        place = next((at for at, shape in enumerate(shapes) if len(line) <= shape.width), None)
+        if place is None or filled[place] == wanted[place]:
+            continue
+        stock[place][filled[place], : len(line)] = line
+        filled[place] += 1
+        if filled == wanted:
+            break
+    made: list[list[NDArray[np.uint8]]] = []
+    for step in range(count):
+        made.append(
+            [
+                rows[step // shape.every * shape.count :][: shape.count]
+                for rows, shape in zip(stock, shapes, strict=True)
+                if step % shape.every == 0
+            ]
+        )
     return made

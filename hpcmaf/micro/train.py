@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -20,14 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcmaf.errors import PlatformError
-from hpcmaf.micro.corpus import batches, chunk
+from hpcmaf.micro.corpus import steps as corpus_steps
 from hpcmaf.micro.styles import NOISE, Noise
 from hpcmaf.micro.tokenizer import BOS, CONTEXT, EOS, PAD, TARGET, VOCABULARY, write_tokenizer
 from hpcmaf.publish import atomic_path
 from hpcmaf.seeding import derive_seed
 
 if TYPE_CHECKING:
-    import torch
     from transformers import LlamaForCausalLM
 
 
@@ -41,25 +39,22 @@ class Making:
         Of the corpus and the initial weights.
     steps
         Optimiser steps.
-    batch_tokens
-        Tokens per step, padding included.
     learning_rate
         Peak; linear warm-up over the first 2%, then a cosine to a fiftieth.
     hidden, layers, heads, inner
         Shape of the network.
-    chunk_debates
-        Debates per chunk of the corpus; part of what a seed means.
+    chunk_steps
+        Steps per chunk of the corpus; part of what a seed means.
     """
 
     seed: int = 0
     steps: int = 12_000
-    batch_tokens: int = 32_768
-    learning_rate: float = 2e-3
+    learning_rate: float = 1.5e-3
     hidden: int = 128
     layers: int = 4
     heads: int = 4
     inner: int = 384
-    chunk_debates: int = 4_000
+    chunk_steps: int = 32
 
 
 def new_model(making: Making) -> LlamaForCausalLM:
@@ -101,14 +96,9 @@ def save_model(model: LlamaForCausalLM, folder: Path, making: Making, noise: Noi
         )
 
 
-def _chunk_batches(index: int, making: Making, noise: Noise) -> list[NDArray[np.uint8]]:
-    order = random.Random(derive_seed(making.seed, "micro batches", index))
-    return batches(chunk(making.seed, index, making.chunk_debates, noise), making.batch_tokens, order)
-
-
-def stream(making: Making, noise: Noise = NOISE, processes: int = 0) -> Iterator[NDArray[np.uint8]]:
-    """Endless batches, the same whatever the number of processes."""
-    work = partial(_chunk_batches, making=making, noise=noise)
+def stream(making: Making, noise: Noise = NOISE, processes: int = 0) -> Iterator[list[NDArray[np.uint8]]]:
+    """Endless steps, the same whatever the number of processes."""
+    work = partial(_chunk, making=making, noise=noise)
     if not processes:
         index = 0
         while True:
@@ -126,23 +116,8 @@ def stream(making: Making, noise: Noise = NOISE, processes: int = 0) -> Iterator
             yield from ready
 
 
-def loss_of(model: LlamaForCausalLM, batch: torch.Tensor) -> torch.Tensor:
-    """Mean cross entropy of the target tokens.
-
-    Parameters
-    ----------
-    model
-        The network.
-    batch
-        ``[B, T]`` of uint8, as :func:`hpcmaf.micro.corpus.batches` makes them.
-    """
-    import torch
-
-    ids = (batch % TARGET).long()
-    # Padding is on the right, so causal attention needs no mask.
-    logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
-    labels = torch.where(batch >= TARGET, ids, -100)[:, 1:]
-    return torch.nn.functional.cross_entropy(logits.reshape(-1, VOCABULARY).float(), labels.reshape(-1))
+def _chunk(index: int, making: Making, noise: Noise) -> list[list[NDArray[np.uint8]]]:
+    return corpus_steps(making.seed, index, making.chunk_steps, noise)
 
 
 def device_named(name: str) -> str:
@@ -170,6 +145,7 @@ def train(
     processes: int = 0,
     report: Callable[[dict[str, Any]], None] = lambda row: None,
     every: int = 200,
+    compiled: bool = False,
     deadline_s: float | None = None,
 ) -> LlamaForCausalLM:
     """Train from scratch.
@@ -188,6 +164,9 @@ def train(
         Receives ``{"step", "loss", "tokens", "seconds"}`` now and then.
     every
         Steps between reports.
+    compiled
+        Compile the network for its few shapes (a minute, then several times
+        as fast on a GPU).
     deadline_s
         For trials: reach the end of the schedule in about this many seconds,
         in however many steps; the outcome then depends on the machine.
@@ -199,15 +178,20 @@ def train(
     """
     import torch
 
+    from hpcmaf.micro.network import loss_sum, weights_of
+
     model = new_model(making).to(device)
-    model.train()
+    weights = weights_of(model)
+    on_gpu = device.startswith("cuda")
+    precision = torch.bfloat16 if on_gpu else torch.float32
+    summed_loss = torch.compile(loss_sum, dynamic=False) if compiled else loss_sum
     matrices = [weight for weight in model.parameters() if weight.dim() > 1]
     vectors = [weight for weight in model.parameters() if weight.dim() <= 1]
     optimizer = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
         lr=0.0,
         betas=(0.9, 0.98),
-        fused=device.startswith("cuda"),
+        fused=on_gpu,
     )
     started, tokens = time.monotonic(), 0
     source = stream(making, noise, processes)
@@ -220,14 +204,17 @@ def train(
         rate = making.learning_rate * learning_rate_factor(done)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        batch = torch.from_numpy(next(source)).to(device)
-        with torch.autocast(device.split(":")[0], dtype=torch.bfloat16, enabled=device.startswith("cuda")):
-            loss = loss_of(model, batch)
-        loss.backward()
+        due = next(source)
+        targets = sum(int((batch[:, 1:] >= TARGET).sum()) for batch in due)
+        loss = torch.zeros((), device=device)
+        for batch in due:
+            part = summed_loss(weights, torch.from_numpy(batch).to(device), making.heads, precision) / targets
+            part.backward()
+            loss += part.detach()
+            tokens += batch.size
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        tokens += batch.numel()
         if step % every == 0:
             seconds = time.monotonic() - started
             report({"step": step, "loss": round(loss.item(), 4), "tokens": tokens, "seconds": round(seconds, 1)})
