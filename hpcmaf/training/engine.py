@@ -27,6 +27,9 @@ def settings(job: FinetuneJob, dtype: torch.dtype, trainable: int) -> dict[str, 
         adapter does not need the default's 2 GB.
     """
     bucket = max(1, min(_BUCKET, trainable))
+    # DeepSpeed's stage 0 steps bfloat16 weights without a float32 copy of
+    # them and loses what is smaller than their rounding; stage 1 keeps one.
+    stage = max(job.zero_stage, 1) if dtype == torch.bfloat16 else job.zero_stage
     return {
         "train_micro_batch_size_per_gpu": job.micro_batch_size,
         # The true number varies with the last batch of an epoch: the loop
@@ -35,7 +38,7 @@ def settings(job: FinetuneJob, dtype: torch.dtype, trainable: int) -> dict[str, 
         "gradient_clipping": job.max_grad_norm,
         "bf16": {"enabled": dtype == torch.bfloat16},
         "zero_optimization": {
-            "stage": job.zero_stage,
+            "stage": stage,
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": bucket,
         },

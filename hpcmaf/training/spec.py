@@ -69,6 +69,9 @@ class FinetuneJob:
     max_length
         Longest sample in tokens; longer ones (or longer than the model's
         context) are dropped whole.
+    zero_stage
+        DeepSpeed ZeRO stage; 0 runs as 1 in bfloat16, where DeepSpeed's 0 keeps
+        no float32 weights.
     max_grad_norm
         Clipping of the global gradient norm; 0 is none.
     processes, threads

@@ -1,0 +1,149 @@
+"""Jobs run once for all tests that look at what came out."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpcmaf.training.spec import FinetuneJob, LoraSettings
+from tests.training.models import MAKES, make_model
+
+SAMPLES = 21
+
+
+def chats(count: int = SAMPLES) -> list[dict[str, Any]]:
+    """Samples whose lengths differ, two turns each, told apart by their text."""
+    lines = []
+    for i in range(count):
+        first = [{"role": "user", "content": f"{i}+{i}?"}, {"role": "assistant", "content": f"maybe {i * 3}"}]
+        last = [
+            {"role": "user", "content": "sure?"},
+            {"role": "assistant", "content": "so " + "x" * (i % 5) + str(2 * i)},
+        ]
+        lines.append({"messages": first + last, "problem_id": f"p{i}", "label": "negative"})
+    return lines
+
+
+def write_lines(path: Path, lines: list[dict[str, Any]]) -> Path:
+    """A dataset file."""
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@dataclass
+class Outcome:
+    """A finished (or failed) job."""
+
+    job: FinetuneJob
+    code: int
+    output: Path
+    work: Path
+    log: Path
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What the worker reported."""
+        assert self.code == 0, self.log.read_text()[-3000:]
+        return json.loads((self.work / "report.json").read_text())
+
+    @property
+    def failure(self) -> str:
+        """The failed worker's one line."""
+        assert self.code != 0
+        return (self.work / "failure.txt").read_text().strip()
+
+    def weights(self) -> dict[str, Any]:
+        """Saved tensors."""
+        from safetensors.torch import load_file
+
+        assert self.code == 0, self.log.read_text()[-3000:]
+        return load_file(next(self.output.glob("*.safetensors")))
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One tiny base model per make; Mistral's with tied embeddings."""
+    folder = tmp_path_factory.mktemp("bases")
+    return {make: make_model(folder / make, make, tied=make == "mistral") for make in MAKES}
+
+
+LORA = LoraSettings(rank=4, alpha=8)
+COMMON = {"device": "cpu", "batch_size": 8, "micro_batch_size": 3, "learning_rate": 1e-2, "epochs": 2, "seed": 5}
+
+
+def cases(bases: dict[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
+    """Every job by name; each is COMMON with the differences given here."""
+    data = str(write_lines(folder / "data.jsonl", chats()))
+    empty = str(write_lines(folder / "empty.jsonl", []))
+    llama = {"base": str(bases["llama"]), "dataset": data}
+    long = chats()
+    long[3]["messages"][-1]["content"] += "y" * 60
+    long[9]["messages"][0]["content"] = "z" * 400
+    makes = list(MAKES)
+    table: dict[str, dict[str, Any]] = {}
+    for stage in range(4):
+        for tuning in ("lora", "full"):
+            make = makes[(stage + (tuning == "full")) % 3]
+            table[f"{tuning}-{stage}"] = {
+                "base": str(bases[make]),
+                "dataset": data,
+                "tuning": tuning,
+                "zero_stage": stage,
+            }
+    hot = {"lora": LoraSettings(rank=4, alpha=8, dropout=0.2)}
+    table |= {f"plain-{stage}": llama | {"tuning": "full", "zero_stage": stage} for stage in range(3)}
+    table |= {
+        "one-big": llama | {"tuning": "full", "zero_stage": 1, "micro_batch_size": 8},
+        "one-small": llama | {"tuning": "full", "zero_stage": 1, "micro_batch_size": 1},
+        "two-processes": llama | {"tuning": "full", "zero_stage": 2, "processes": 2, "micro_batch_size": 1},
+        "two-processes-lora": llama | {"zero_stage": 3, "processes": 2},
+        "dropout-a": llama | hot,
+        "dropout-b": llama | hot,
+        "other-agent": llama | hot | {"agent": "critic-1"},
+        "bfloat16": llama | {"dtype": "bfloat16", "zero_stage": 0},
+        "checkpointing": llama | {"gradient_checkpointing": True},
+        "next": llama | {"start": str(folder / "lora-0" / "out"), "base": str(bases[makes[0]])},
+        "too-long": llama | {"dataset": str(write_lines(folder / "long.jsonl", long)), "max_length": 80},
+        "small-data": llama | {"dataset": str(write_lines(folder / "few.jsonl", chats(3)))},
+        "empty-lora": llama | {"dataset": empty},
+        "empty-full": llama | {"dataset": empty, "tuning": "full"},
+        "diverged": llama | {"tuning": "full", "learning_rate": 1e30, "max_grad_norm": 0.0},
+        "wrong-rank": llama | {"start": str(folder / "lora-0" / "out"), "lora": LoraSettings(rank=8)},
+        "wrong-targets": llama | {"lora": LoraSettings(targets=("nowhere",))},
+        "all-turns": llama | {"loss_on": "all_turns", "epochs": 1},
+    }
+    return table
+
+
+@pytest.fixture(scope="session")
+def outcomes(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+    """Run all cases; about two seconds each, since they share their imports."""
+    folder = tmp_path_factory.mktemp("jobs with spaces")
+    made = {}
+    for name, differences in cases(bases, folder).items():
+        place = folder / name
+        for part in ("work", "out"):
+            (place / part).mkdir(parents=True)
+        job = FinetuneJob(**({"output": str(place / "out"), "lora": LORA} | COMMON | differences))
+        job.write(place / "work" / "job.json")
+        made[name] = Outcome(job, -1, place / "out", place / "work", place / "log")
+    (folder / "order.json").write_text(json.dumps(list(made)))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(  # noqa: PLW1510 (its code is asserted below)
+        [sys.executable, "-m", "tests.training.batch", str(folder)],
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name, code in json.loads((folder / "codes.json").read_text()).items():
+        made[name].code = code
+    return made

@@ -1,0 +1,209 @@
+"""What finetuning jobs leave behind, for every ZeRO stage, tuning and make of model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.training.conftest import SAMPLES, Outcome
+
+pytestmark = pytest.mark.slow
+MATRIX = [f"{tuning}-{stage}" for tuning in ("lora", "full") for stage in range(4)]
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def largest_difference(a: Outcome, b: Outcome) -> float:
+    left, right = a.weights(), b.weights()
+    assert left.keys() == right.keys()
+    return max(float((left[name].float() - right[name].float()).abs().max()) for name in left)
+
+
+@pytest.mark.parametrize("name", MATRIX)
+def test_output_opens_and_has_learnt(outcomes, name):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    outcome = outcomes[name]
+    assert outcome.report["losses"][-1] < outcome.report["losses"][0]
+    base = AutoModelForCausalLM.from_pretrained(outcome.job.base)
+    ids = torch.tensor([[1, 10, 11, 12]])
+    before = base(ids).logits.detach()
+    if outcome.job.tuning == "lora":
+        model = PeftModel.from_pretrained(base, outcome.output)
+        config = json.loads((outcome.output / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] == outcome.job.base
+    else:
+        model = AutoModelForCausalLM.from_pretrained(outcome.output)
+        tokenizer = AutoTokenizer.from_pretrained(outcome.output)
+        assert tokenizer.chat_template == AutoTokenizer.from_pretrained(outcome.job.base).chat_template
+    assert not torch.allclose(model(ids).logits, before, atol=1e-4)
+    assert not list(outcome.output.rglob("*.bin")) and not list(outcome.output.rglob("*.pt"))
+
+
+def test_same_job_same_bytes_and_another_agent_other_bytes(outcomes):
+    a, b, other = (
+        digest(outcomes[n].output / "adapter_model.safetensors") for n in ("dropout-a", "dropout-b", "other-agent")
+    )
+    assert a == b != other
+    assert digest(outcomes["dropout-a"].output / "adapter_config.json") == digest(
+        outcomes["dropout-b"].output / "adapter_config.json"
+    )
+
+
+def test_cutting_a_batch_into_micro_batches_or_processes_changes_nothing(outcomes):
+    for name in ("one-small", "two-processes", "plain-1"):
+        assert outcomes[name].report["losses"] == pytest.approx(outcomes["one-big"].report["losses"], abs=1e-4)
+        assert largest_difference(outcomes[name], outcomes["one-big"]) < 2e-3  # lr 1e-2
+    # Otherwise the tolerance would let anything pass.
+    assert largest_difference(outcomes["one-big"], outcomes["empty-full"]) > 1e-2
+
+
+@pytest.mark.parametrize("stage", range(3))
+def test_plain_torch_loop_gives_the_same_weights(outcomes, stage):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    outcome = outcomes[f"plain-{stage}"]
+    weights, losses = plain_loop(outcome)
+    assert outcome.report["losses"] == pytest.approx(losses, abs=2e-4)
+    trained = outcome.weights()
+    start = AutoModelForCausalLM.from_pretrained(outcome.job.base).state_dict()
+    for name, tensor in trained.items():
+        step = (weights[name] - start[name]).norm()
+        assert (tensor - weights[name]).norm() <= 0.01 * step + 1e-6, name
+        assert step > 0 or not torch.is_floating_point(tensor)
+
+
+def plain_loop(outcome: Outcome):
+    """The job without DeepSpeed, batches, padding or hpcmaf's loss: one text at a time."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from hpcmaf.chat import ChatFormat
+    from hpcmaf.seeding import derive_seed
+    from hpcmaf.training.data import global_batches, load_tokens
+
+    job = outcome.job
+    data = load_tokens(Path(job.dataset), ChatFormat.from_pretrained(job.base), max_length=256, loss_on=job.loss_on)
+    seed = derive_seed(job.seed, job.iteration, job.agent, "finetune")
+    batches = global_batches(data.samples, batch_size=job.batch_size, epochs=job.epochs, seed=seed)
+    model = AutoModelForCausalLM.from_pretrained(job.base, dtype=torch.float32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=job.learning_rate, weight_decay=0.0)
+    losses = []
+    for step, batch in enumerate(batches):
+        optimizer.zero_grad()
+        total, tokens = 0.0, 0
+        for sample in batch:
+            ids = torch.tensor([sample.input_ids])
+            chances = model(ids).logits[0, :-1].log_softmax(-1)
+            for position, carries in enumerate(sample.target[1:]):
+                if carries:
+                    total, tokens = total - chances[position, sample.input_ids[position + 1]], tokens + 1
+        loss = total / tokens
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), job.max_grad_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = job.learning_rate * (1 - step / len(batches))
+        optimizer.step()
+        losses.append(loss.item())
+    return model.state_dict(), losses
+
+
+def test_reported_tokens_are_the_tokenizers(outcomes):
+    from transformers import AutoTokenizer
+
+    for name, loss_on in (("plain-0", "last"), ("all-turns", "all")):
+        outcome = outcomes[name]
+        tokenizer = AutoTokenizer.from_pretrained(outcome.job.base)
+        texts = targets = 0
+        for line in Path(outcome.job.dataset).read_text().splitlines():
+            messages = json.loads(line)["messages"]
+            # Llama's template here: BOS, a mark per turn, EOS behind the assistant's.
+            texts += len(
+                tokenizer(tokenizer.apply_chat_template(messages, tokenize=False), add_special_tokens=False).input_ids
+            )
+            said = [m["content"] for m in messages if m["role"] == "assistant"]
+            targets += sum(len(text) + 1 for text in (said if loss_on == "all" else said[-1:]))
+        epochs = outcome.job.epochs
+        assert (outcome.report["training_tokens"], outcome.report["target_tokens"]) == (
+            epochs * texts,
+            epochs * targets,
+        )
+
+
+def test_too_long_samples_are_dropped_whole_and_counted(outcomes):
+    report = outcomes["too-long"].report
+    assert (report["samples"], report["dropped_too_long"]) == (SAMPLES - 2, 2)
+    steps = -(-(SAMPLES - 2) // 8) * 2
+    assert report["steps"] == len(report["losses"]) == steps
+
+
+def test_dataset_smaller_than_a_batch_still_steps_every_epoch(outcomes):
+    assert outcomes["small-data"].report["steps"] == outcomes["small-data"].job.epochs
+
+
+def test_adapter_goes_on_from_the_previous_one(outcomes):
+    before, after = outcomes["lora-0"], outcomes["next"]
+    assert after.report["losses"][0] < before.report["losses"][0] - 0.05
+    assert largest_difference(before, after) > 0
+
+
+def test_agent_without_data_keeps_the_base(outcomes):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    adapter = outcomes["empty-lora"]
+    assert (adapter.report["steps"], adapter.report["final_loss"], adapter.report["samples"]) == (0, None, 0)
+    assert all(not tensor.any() for name, tensor in adapter.weights().items() if "lora_B" in name)
+    base = AutoModelForCausalLM.from_pretrained(adapter.job.base).state_dict()
+    kept = AutoModelForCausalLM.from_pretrained(outcomes["empty-full"].output).state_dict()
+    assert all(torch.equal(base[name], kept[name]) for name in base)
+
+
+def test_bfloat16_trains_with_float32_masters(outcomes):
+    report = outcomes["bfloat16"].report
+    assert report["losses"] == pytest.approx(outcomes["lora-0"].report["losses"], abs=0.03)
+    # More digits than bfloat16 has: these come from the optimiser's copy.
+    tensors = outcomes["bfloat16"].weights().values()
+    assert any((tensor != tensor.bfloat16().float()).any() for tensor in tensors)
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(outcomes):
+    assert outcomes["checkpointing"].report["losses"] == pytest.approx(outcomes["lora-0"].report["losses"], abs=1e-4)
+
+
+def test_two_processes_train_a_sharded_adapter_alike(outcomes):
+    assert outcomes["two-processes-lora"].report["losses"] == pytest.approx(
+        outcomes["lora-0"].report["losses"], abs=1e-4
+    )
+
+
+def test_divergence_stops_with_step_and_samples(outcomes):
+    assert "diverged: the loss of step 2 of 6" in outcomes["diverged"].failure
+    assert "p" in outcomes["diverged"].failure.split("samples ")[1]
+    assert not list(outcomes["diverged"].output.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("wrong-rank", "rank 4, alpha 8, but the recipe asks for rank 8"), ("wrong-targets", "lora.targets ['nowhere']")],
+)
+def test_impossible_adapters_are_refused_in_a_line(outcomes, name, said):
+    assert said in outcomes[name].failure
+
+
+def test_progress_is_written_per_step(outcomes):
+    outcome = outcomes["plain-0"]
+    lines = [json.loads(line) for line in (outcome.work.parent / "steps.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, outcome.report["steps"] + 1))
+    assert [line["loss"] for line in lines] == outcome.report["losses"]
+    rates = [line["learning_rate"] for line in lines]
+    assert rates == pytest.approx([1e-2 * (1 - step / 6) for step in range(6)])
+    assert lines[-1]["eta_s"] == 0 and lines[-1]["tokens_per_s"] > 0
