@@ -1,0 +1,46 @@
+"""Small sources in the layouts that data sets come in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write one object per line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def gsm8k_rows(split: str, count: int) -> list[dict[str, str]]:
+    """Rows in GSM8K's own form; answers are 1,000, 1,001, ..."""
+    return [
+        {"question": f"{split} story {n}: how many?", "answer": f"We add.\nIt is <<1+1=2>>2.\n#### {1000 + n:,}"}
+        for n in range(count)
+    ]
+
+
+def math_record(n: int, level: object = 1, subject: str = "Algebra") -> dict[str, Any]:
+    """A record in MATH's own form."""
+    return {
+        "problem": f"{subject} at {level}: what is ${n}/3$?",
+        "level": f"Level {level}",
+        "type": subject,
+        "solution": rf"First \boxed{{0}}, no: it is \boxed{{\frac{{{n}}}{{3}}}}.",
+    }
+
+
+@pytest.fixture
+def gsm8k_folder(tmp_path: Path) -> Path:
+    """An official GSM8K folder; a path with a space and quotes."""
+    folder = tmp_path / "it's a \"folder\""
+    write_jsonl(folder / "train.jsonl", gsm8k_rows("train", 20))
+    write_jsonl(folder / "test.jsonl", gsm8k_rows("test", 8))
+    # The repository ships this beside them: the same questions again.
+    write_jsonl(folder / "test_socratic.jsonl", gsm8k_rows("train", 20))
+    return folder
