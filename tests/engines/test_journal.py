@@ -1,0 +1,68 @@
+"""The journal: whole lines are kept, a torn one is not, and nothing foreign is believed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpcmaf.engines import Completion, Request, Sampling
+from hpcmaf.engines.journal import Journal, request_digest
+
+REQUEST = Request("p/r1/answer/0", ({"role": "user", "content": "1+1"},), "critic-0", 5, Sampling())
+
+
+def completion(text: str) -> Completion:
+    return Completion(text, tuple(range(len(text))), 3, "stop")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.text(alphabet=st.characters(), max_size=8), min_size=1, max_size=5), st.data())
+def test_every_cut_leaves_the_whole_lines(tmp_path_factory: pytest.TempPathFactory, texts: list[str], data) -> None:
+    """Cut anywhere, the journal holds the lines before the cut, and can be written on."""
+    path = tmp_path_factory.mktemp("j") / "journal.jsonl"
+    journal = Journal(path)
+    requests = [replace(REQUEST, key=str(i)) for i in range(len(texts))]
+    ends = []
+    for request, text in zip(requests, texts, strict=True):
+        journal.append([request], [completion(text)], 0.5)
+        ends.append(path.stat().st_size)
+    journal.close()
+    cut = data.draw(st.integers(0, ends[-1]))
+    with path.open("r+b") as file:
+        file.truncate(cut)
+    journal = Journal(path)
+    whole = sum(end <= cut for end in ends)
+    assert len(journal) == whole
+    assert journal.seconds == 0.5 * whole
+    assert [journal.find(r) for r in requests[:whole]] == [completion(t) for t in texts[:whole]]
+    assert all(journal.find(r) is None for r in requests[whole:])
+    journal.append([REQUEST], [completion("new")], 1.0)
+    journal.close()
+    journal = Journal(path)
+    assert (len(journal), journal.find(REQUEST)) == (whole + 1, completion("new"))
+    journal.remove()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(REQUEST, key="q"),
+        replace(REQUEST, messages=({"role": "user", "content": "1+2"},)),
+        replace(REQUEST, model=None),
+        replace(REQUEST, seed=6),
+        replace(REQUEST, sampling=Sampling(temperature=0.5)),
+        replace(REQUEST, sampling=Sampling(top_p=0.8)),
+        replace(REQUEST, sampling=Sampling(max_new_tokens=7)),
+    ],
+)
+def test_another_request_is_not_answered(tmp_path: Path, other: Request) -> None:
+    journal = Journal(tmp_path / "j")
+    journal.append([REQUEST], [completion("x")], 1.0)
+    assert journal.find(REQUEST) == completion("x")
+    assert journal.find(other) is None
+    assert request_digest(other) != request_digest(REQUEST)
