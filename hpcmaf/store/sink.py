@@ -69,8 +69,12 @@ class Sink:
     def readinto(self, buffer: memoryview) -> int:
         """Read back metadata, lost writes included."""
         view = memoryview(buffer).cast("B")
-        self._file.seek(self._at)
-        found = self._file.readinto(view)
+        found = 0
+        try:
+            self._file.seek(self._at)
+            found = self._file.readinto(view)
+        except BaseException as error:  # noqa: BLE001 - as above
+            self.error = self.error or error
         view[found:] = bytes(len(view) - found)
         for at, data in self._lost:
             low, high = max(at, self._at), min(at + len(data), self._at + len(view))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ from hpcmaf.store.schema import (
     write_info,
 )
 from hpcmaf.store.sink import Sink
+
+# Runs a function in the thread that HDF5 has to itself, and returns its result.
+_Call = Callable[..., Any]
 
 
 def write_store(
@@ -74,9 +78,9 @@ def retract_manifest(path: Path) -> None:
 def write_file(temporary: Path, info: StoreInfo, transcripts: Iterable[Transcript], target: Path) -> int:
     """Write an unpublished store; errors name ``target``. Returns the number of problems."""
     seen: set[str] = set()
-    with _created(temporary, target) as (file, sink):
-        write_info(file, info)
-        columns = _Columns(file)
+    with _created(temporary, target) as (file, sink, call):
+        call(write_info, file, info)
+        columns = call(_Columns, file, call)
         for transcript in transcripts:
             identifier = transcript.problem.id
             if identifier in seen:
@@ -92,23 +96,38 @@ def write_file(temporary: Path, info: StoreInfo, transcripts: Iterable[Transcrip
 
 
 @contextmanager
-def _created(temporary: Path, target: Path) -> Iterator[tuple[h5py.File, Sink]]:
-    """A new HDF5 file; a failed write is raised when it is closed."""
+def _created(temporary: Path, target: Path) -> Iterator[tuple[h5py.File, Sink, _Call]]:
+    """A new HDF5 file, and the thread in which all HDF5 work on it is to be called.
+
+    A failed write is raised when the file is closed. Python raises interrupts
+    in the main thread, in the middle of whatever runs there; inside HDF5 that
+    would crash the process, so HDF5 runs elsewhere.
+    """
     with writing(target):
         sink = Sink(temporary)
+    thread = ThreadPoolExecutor(1, "hdf5")
+
+    def call(work: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        return thread.submit(work, *arguments, **options).result()
+
     try:
-        with h5py.File(sink, "w", libver=LIBVER) as file:
-            yield file, sink
+        file = call(h5py.File, sink, "w", libver=LIBVER)
+        try:
+            yield file, sink, call
+        finally:
+            call(file.close)
         with writing(target):
             sink.check()
     finally:
+        thread.shutdown(wait=True)
         sink.close()
 
 
 class _Column:
     """One growing dataset, written in whole chunks."""
 
-    def __init__(self, group: h5py.Group, name: str, dtype: str, chunk: int) -> None:
+    def __init__(self, group: h5py.Group, name: str, dtype: str, chunk: int, call: _Call) -> None:
+        self._call = call
         self._dataset = group.create_dataset(
             name,
             shape=(0,),
@@ -136,15 +155,18 @@ class _Column:
 
     def _write(self, size: int) -> None:
         values = np.frombuffer(bytes(self._pending[:size]), dtype=self._dataset.dtype)
-        self._dataset.resize((self._written + len(values),))
-        self._dataset[self._written :] = values
+        self._call(self._append, values)
         self._written += len(values)
         del self._pending[:size]
 
+    def _append(self, values: np.ndarray) -> None:
+        self._dataset.resize((self._written + len(values),))
+        self._dataset[self._written :] = values
+
 
 class _IntegerColumn(_Column):
-    def __init__(self, group: h5py.Group, name: str, dtype: str) -> None:
-        super().__init__(group, name, dtype, INTEGER_CHUNK)
+    def __init__(self, group: h5py.Group, name: str, dtype: str, call: _Call) -> None:
+        super().__init__(group, name, dtype, INTEGER_CHUNK, call)
         self._dtype = np.dtype(dtype)
 
     def append(self, *values: int) -> None:
@@ -152,10 +174,10 @@ class _IntegerColumn(_Column):
 
 
 class _TextColumn:
-    def __init__(self, group: h5py.Group, name: str) -> None:
+    def __init__(self, group: h5py.Group, name: str, call: _Call) -> None:
         column = group.create_group(name)
-        self._data = _Column(column, "data", "<u1", TEXT_CHUNK)
-        self._offsets = _IntegerColumn(column, "offsets", "<i8")
+        self._data = _Column(column, "data", "<u1", TEXT_CHUNK, call)
+        self._offsets = _IntegerColumn(column, "offsets", "<i8", call)
         self._end = 0
         self._offsets.append(0)
 
@@ -174,14 +196,14 @@ class _TextColumn:
 class _Columns:
     """All columns of a store."""
 
-    def __init__(self, file: h5py.File) -> None:
+    def __init__(self, file: h5py.File, call: _Call) -> None:
         self._columns: dict[str, _TextColumn | _IntegerColumn] = {}
         for table in TEXT_COLUMNS:
             group = file.create_group(table)
             for name in TEXT_COLUMNS[table]:
-                self._columns[f"{table}/{name}"] = _TextColumn(group, name)
+                self._columns[f"{table}/{name}"] = _TextColumn(group, name, call)
             for name, dtype in INTEGER_COLUMNS[table].items():
-                self._columns[f"{table}/{name}"] = _IntegerColumn(group, name, dtype)
+                self._columns[f"{table}/{name}"] = _IntegerColumn(group, name, dtype, call)
         self._end = 0
         self._columns["problems/utterance_offsets"].append(0)
 
