@@ -13,10 +13,10 @@ from fractions import Fraction
 from functools import lru_cache
 from math import isqrt
 
-MAX_BITS = 4096
+MAX_BITS = 14_000  # 4,214 digits: Python refuses to print more than 4,300
 MAX_TERMS = 60
 MAX_RADICAND = 10**8
-MAX_FACTORIAL = 300
+MAX_FACTORIAL = 1000
 
 # A monomial: (squarefree positive radicand, sorted ((symbol, exponent), ...)).
 # Products of distinct monomials are linearly independent over the rationals
@@ -115,7 +115,7 @@ class Polynomial:
         if abs(exponent) > MAX_BITS:
             if self.constant() in (0, 1, -1) and self.terms:
                 return self if exponent % 2 else self * self
-            raise TooLarge
+            raise Undecided if self.constant() is None else TooLarge
         base, exponent = (self.inverse(), -exponent) if exponent < 0 else (self, exponent)
         result = Polynomial.rational(1)
         while exponent:

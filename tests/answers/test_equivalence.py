@@ -6,6 +6,8 @@ that they are: a worker costs seconds to start.
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -84,6 +86,7 @@ SAME = [
     (r"\frac{2}{x}", "2/x"),
     ("5!", "120"),
     ("3^{2^2}", "81"),
+    ("2^{10000}", "4^{5000}"),
     (r"2 \cdot 3", "6"),
     ("$5$", r"\(5\)"),
     ("**5**", "5"),
@@ -130,6 +133,8 @@ DIFFERENT = [
     ("9^{9^{9^{9}}}", "1"),
     ("1e999999999", "1"),
     ("9**9**9", "7"),
+    ("99999999!", "9^{9^{9^{9}}}"),
+    ("99999999!", r"\cot x"),
 ]
 NOTHING = ["", " ", "\x00", "$$", "nan", "NaN", r"\text{nan}", None]
 
@@ -169,6 +174,72 @@ def test_texts_too_long_to_work_out_are_compared_as_strings() -> None:
     long = "x+" * 600 + "1"
     assert equivalent(long, " " + long)
     assert not equivalent(long, long + "0")
+
+
+_TOKENS = st.sampled_from(
+    [
+        "1",
+        "23",
+        "99999",
+        "x",
+        "i",
+        "e",
+        "+",
+        "-",
+        "/",
+        "^",
+        "_",
+        "!",
+        "(",
+        ")",
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ":",
+        "=",
+        "&",
+        "$",
+        ".",
+    ]
+    + [
+        r"\{",
+        r"\}",
+        r"\frac",
+        r"\sqrt",
+        r"\pi",
+        r"\text{",
+        r"\begin{pmatrix}",
+        r"\end{pmatrix}",
+        r"\\",
+        r"\pm",
+        r"\cup",
+    ]
+    + [
+        r"\infty",
+        r"^\circ",
+        r"\%",
+        r"\$",
+        " ",
+        "cm",
+        r"\left",
+        r"\overline{3}",
+        "\x00",
+        "\ud800",
+        "(a+b)^{30}",
+        "10^{10^{10}}",
+    ]
+)
+
+
+@given(st.lists(_TOKENS, max_size=40).map("".join), st.lists(_TOKENS, max_size=8).map("".join))
+def test_no_text_breaks_or_stalls_the_exact_levels(a: str, b: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checker.Checker, "check", lambda *_: False)
+        start = time.process_time()
+        assert equivalent(a, b) == equivalent(b, a)
+        assert time.process_time() - start < 1
 
 
 _NUMBERS = st.one_of(st.integers(-(10**30), 10**30), st.fractions(max_denominator=10**6))
