@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -11,8 +12,7 @@ from hpcmaf.errors import StoreError
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.pass_context
-def command(context: click.Context, path: Path) -> None:
+def command(path: Path) -> None:
     """Check a store, a folder of shards, or a run, against manifests and checksums.
 
     Prints ``ok`` or one line per finding (file, fault, remedy).
@@ -23,5 +23,5 @@ def command(context: click.Context, path: Path) -> None:
     for finding in findings:
         click.echo(str(finding))
     if findings:
-        context.exit(StoreError.exit_code)
+        sys.exit(StoreError.exit_code)
     click.echo(f"ok: {path}")

@@ -287,6 +287,10 @@ def test_command_line(store: Path) -> None:
     damaged = runner.invoke(command, [str(store)])
     assert damaged.exit_code == StoreError.exit_code
     assert damaged.output.startswith(f"{store}: content differs from its manifest")
+    # Also as a program: the group must hand the code on.
+    program = [sys.executable, "-m", "hpcmaf", "verify", str(store)]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (StoreError.exit_code, damaged.output)
     nothing = runner.invoke(command, [str(store.parent / "nowhere")])
     assert isinstance(nothing.exception, StoreError)
 

@@ -180,6 +180,45 @@ except PlatformError as error:
     assert PlatformError.exit_code == 12
 
 
+def test_interrupts_do_not_crash_the_process(tmp_path: Path) -> None:
+    """Ctrl-C and a scheduler's signal come at any moment; HDF5 must not see the exception."""
+    code = """
+import random, signal, sys
+from pathlib import Path
+from hpcmaf.store import Store, write_store
+from conftest import INFO, debate
+class Stop(Exception):
+    pass
+def stop(number, frame):
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    raise Stop
+draw = random.Random(0)
+made = [debate(k, text=draw.randbytes(500).hex()) for k in range(100)]
+path = Path(sys.argv[1])
+for k in range(25):
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, draw.uniform(0.001, 0.06))
+    try:
+        write_store(path, INFO, made)
+    except Stop:
+        print("stopped")
+    signal.setitimer(signal.ITIMER_REAL, 0)
+write_store(path, INFO, made)
+with Store(path) as store:
+    assert list(store.transcripts(gold=True)) == made
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.h5")],
+        env={"PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[2]}", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("stopped") > 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "a.h5.manifest.json"]
+
+
 def test_reading_rows_that_are_not_there(store: Path) -> None:
     with Store(store) as opened:
         for row in (-1, 40):
