@@ -14,13 +14,13 @@ from hpcmaf.errors import ConfigError, DataError
 from hpcmaf.publish import file_sha256
 from hpcmaf.tasks.base import Problem, question_hash
 from hpcmaf.tasks.columnar import read_hub
-from hpcmaf.tasks.layouts import locate, read_parts
+from hpcmaf.tasks.layouts import READERS, locate, read_parts
 from hpcmaf.tasks.prepared import counts, manifests, read_prepared, write_prepared
 from hpcmaf.tasks.rows import Row
 from hpcmaf.tasks.splits import Splits, assign_roles, draw
 
 ALL_LEVELS = frozenset(range(1, 6))
-_HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +65,19 @@ class Files:
     def prepare(self, source: str, out: Path, split: str | None) -> dict[str, Any]:
         """Write ``train.jsonl`` and ``test.jsonl``, or ``all.jsonl`` for a source that is one pool."""
         path = Path(source)
-        if path.exists() or not _HUB_ID.fullmatch(source):
+        # A mistyped data/train.jsonl has the form of a hub id, but is none.
+        if path.exists() or not _HUB_ID.fullmatch(source) or path.suffix in READERS:
             parts = locate(path, self.layouts, split)
+            pools, repeated = collect((self.parse(row), row) for row in read_parts(parts))
             digest = _files_digest(path, [part.path for part in parts])
-            rows: Iterable[Row] = read_parts(parts)
         else:
             rows = list(read_hub(source, self.configs, split))
+            pools, repeated = collect((self.parse(row), row) for row in rows)
             digest = _rows_digest(rows)
-        pools, repeated = collect((self.parse(row), row) for row in rows)
         roles = _roles(pools, split, source)
-        questions = {name: {question_hash(problem.question) for problem in pool} for name, pool in roles.items()}
-        report: dict[str, dict[str, Any]] = {}
-        for name, pool in roles.items():
-            elsewhere = [found for other, found in questions.items() if other != name]
-            report[name] = counts(pool) | {
-                "repeated_questions": len(pool) - len(questions[name]),
-                "questions_in_other_split": len(questions[name].intersection(*elsewhere)) if elsewhere else 0,
-            }
+        report = {name: counts(pool) for name, pool in roles.items()}
+        for name in roles:
+            report[name] |= _repetitions(roles[name], [pool for other, pool in roles.items() if other != name])
         extra = {name: {"counts": report[name], "source": source, "source_sha256": digest} for name in roles}
         write_prepared(out, self.task, roles, extra, add=split is not None)
         return {**report, "repeated_records": repeated}
@@ -132,6 +128,8 @@ def select_levels(
     """
     if levels is None or ALL_LEVELS <= set(levels):
         return dict(pools)
+    if not levels:
+        raise ConfigError("task.levels: an empty list chooses nothing; name levels or leave the key out")
     wanted = {str(level) for level in levels}
     shown = ", ".join(str(level) for level in sorted(levels))
     kept = {}
@@ -165,6 +163,19 @@ def _roles(pools: Mapping[str, list[Problem]], split: str | None, source: str) -
             f"{source}: id '{double}' occurs in two of the splits that train; give every problem its own id"
         )
     return {"train": training, "test": test}
+
+
+def _repetitions(pool: Sequence[Problem], others: Sequence[Sequence[Problem]]) -> dict[str, int]:
+    """How often questions recur; ``splits`` uses each once, and keeps test questions out of training."""
+    golds: dict[str, set[str | None]] = {}
+    for problem in pool:
+        golds.setdefault(question_hash(problem.question), set()).add(problem.gold)
+    elsewhere = {question_hash(problem.question) for other in others for problem in other}
+    return {
+        "repeated_questions": len(pool) - len(golds),
+        "questions_with_different_answers": sum(len(found) > 1 for found in golds.values()),
+        "questions_in_other_split": len(elsewhere & golds.keys()),
+    }
 
 
 def _files_digest(source: Path, paths: Sequence[Path]) -> str:

@@ -6,9 +6,12 @@ keys: ``id``, ``level``, ``subject``.
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 from hpcmaf.answers import AnswerForm
 from hpcmaf.errors import DataError
-from hpcmaf.tasks.base import Problem, question_hash
+from hpcmaf.tasks.base import Problem
 from hpcmaf.tasks.files import Files
 from hpcmaf.tasks.layouts import within
 from hpcmaf.tasks.prompts import ChatPrompts
@@ -17,7 +20,7 @@ from hpcmaf.tasks.task import Task, Variant
 
 
 def parse(row: Row) -> Problem:
-    """One problem; without an ``id`` it is known by its question's hash."""
+    """One problem; without an ``id`` it is known by its content's hash."""
     question = row.text("question")
     answered = row.first_of("answer") is not None
     if not answered and row.first_of("gold", "solution", "output") is not None:
@@ -26,10 +29,12 @@ def parse(row: Row) -> Problem:
         raise DataError(f"{row.where}: has '{key}' but no 'answer'; rename the key")
     if not answered and row.split == "test":
         raise DataError(f"{row.where}: no 'answer', which a test problem needs; add it or move it to train.jsonl")
+    gold = row.text("answer") if answered else None
+    content = json.dumps([question, gold]).encode()
     return Problem(
-        id=row.text("id") if row.first_of("id") else f"jsonl-{question_hash(question)[:16]}",
+        id=row.text("id") if row.first_of("id") else f"jsonl-{hashlib.sha256(content).hexdigest()[:16]}",
         question=question,
-        gold=row.text("answer") if answered else None,
+        gold=gold,
         meta={key: row.text(key) for key in ("level", "subject") if row.first_of(key)},
     )
 

@@ -77,6 +77,7 @@ def locate(source: Path, layouts: Sequence[str], split: str | None) -> list[Part
             Part(path, name, _group(path.relative_to(source)))
             for name in SPLIT_NAMES
             for path in sorted(source.glob(layout.format(split=name)))
+            if not path.is_dir()
         ]
         if parts:
             return parts

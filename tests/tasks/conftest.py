@@ -38,7 +38,7 @@ def math_record(n: int, level: object = 1, subject: str = "Algebra") -> dict[str
 @pytest.fixture
 def gsm8k_folder(tmp_path: Path) -> Path:
     """An official GSM8K folder; a path with a space and quotes."""
-    folder = tmp_path / "it's a \"folder\""
+    folder = tmp_path / 'it\'s a "folder"'
     write_jsonl(folder / "train.jsonl", gsm8k_rows("train", 20))
     write_jsonl(folder / "test.jsonl", gsm8k_rows("test", 8))
     # The repository ships this beside them: the same questions again.

@@ -1,0 +1,198 @@
+"""What is wrong with a source is said in one line that names file, place and remedy."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from hpcmaf.errors import ConfigError, DataError, HpcmafError, PlatformError
+from hpcmaf.tasks import get_task
+from tests.tasks.conftest import gsm8k_rows, math_record, write_jsonl
+
+GOOD = json.dumps({"question": "q?", "answer": "#### 1"}).encode() + b"\n"
+CHOICES = ["w", "x", "y", "z"]
+
+
+def refused(task: str, source: Path, kind: type[HpcmafError] = DataError) -> str:
+    """The one line that a source is refused with; nothing may have been written."""
+    out = source.parent / "out"
+    with pytest.raises(kind) as caught:
+        get_task(task).prepare(str(source), out)
+    assert not out.exists()
+    message = str(caught.value)
+    assert "\n" not in message and str(source) in message
+    assert ";" in message, "no remedy"
+    return message
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        (b'{"question": "q?", "ans', "line 2: torn or not JSON"),
+        (b'{"question": "q?"}', "line 2: no key 'answer' (keys found: question)"),
+        (b'{"question": "  ", "answer": "#### 1"}', "line 2: 'question' is empty"),
+        (b'{"question": ["q"], "answer": "#### 1"}', "line 2: 'question' is a list, not text"),
+        (b'{"question": true, "answer": "#### 1"}', "line 2: 'question' is a bool, not text"),
+        (b'{"question": null, "answer": "#### 1"}', "line 2: no key 'question'"),
+        (b'{"question": "q?", "answer": "42"}', "line 2: no number after '####'"),
+        (b'{"question": "q?", "answer": "#### many"}', "line 2: no number after '####'"),
+        (b'{"question": "caf\xe9", "answer": "#### 1"}', "line 2: not UTF-8"),
+        (b'["q?", "#### 1"]', "line 2: a JSON list where an object is expected"),
+        (b"[" * 100_000, "line 2: JSON beyond what can be read"),
+        (b"[" + b"9" * 5000 + b"]", "line 2: JSON beyond what can be read"),
+    ],
+)
+def test_bad_lines(second, said, tmp_path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(GOOD + second + b"\n" + GOOD)
+    assert said in refused("gsm8k", path)
+
+
+def test_byte_order_mark_and_blank_lines_are_no_fault(tmp_path) -> None:
+    (tmp_path / "train.jsonl").write_bytes(b"\xef\xbb\xbf" + GOOD + b"\r\n\n")
+    assert get_task("gsm8k").prepare(str(tmp_path), tmp_path / "out")["train"]["problems"] == 1
+
+
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_empty_file(content, tmp_path) -> None:
+    (tmp_path / "train.jsonl").write_text(content)
+    assert "train.jsonl: holds no problems" in refused("gsm8k", tmp_path / "train.jsonl")
+
+
+def test_empty_array_and_torn_array(tmp_path) -> None:
+    (tmp_path / "a.json").write_text("[]")
+    assert "holds no problems" in refused("math", tmp_path / "a.json")
+    (tmp_path / "b.json").write_text('[\n{"prompt": "x",\n"answer"')
+    assert "b.json, line 3: torn or not JSON" in refused("math", tmp_path / "b.json")
+    (tmp_path / "c.json").write_bytes(b'[\n{"prompt": "\xff"}]')
+    assert "c.json, line 2: not UTF-8" in refused("math", tmp_path / "c.json")
+    (tmp_path / "d.json").write_text('[{"prompt": "x", "answer": "1"}, 3]')
+    assert "d.json, item 2: a JSON int where" in refused("math", tmp_path / "d.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"solution": "It is 7."}, r"no complete \boxed{...} in 'solution'"),
+        ({"solution": r"It is \boxed{\frac{1}{2}"}, r"no complete \boxed{...} in 'solution'"),
+        ({"level": "Hard"}, "level 'Hard' is none of MATH's"),
+        ({"problem": None}, "no key 'problem'"),
+    ],
+)
+def test_bad_math_files(change, said, tmp_path) -> None:
+    folder = tmp_path / "MATH" / "train" / "algebra"
+    folder.mkdir(parents=True)
+    (folder / "1.json").write_text(json.dumps(math_record(1)))
+    (folder / "2.json").write_text(json.dumps({**math_record(2), **change}))
+    message = refused("math", tmp_path / "MATH")
+    assert said in message and str(folder / "2.json") in message
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"choices": CHOICES[:3]}, "'choices' are not four"),
+        ({"choices": {"A": "w", "B": "x", "C": "y"}}, "'choices' are not four"),
+        ({"choices": "wxyz"}, "'choices' are not four"),
+        ({"choices": ["w", "x", "", "z"]}, "one of its choices is empty"),
+        ({"choices": dict(zip("abcd", CHOICES, strict=True))}, "one of its choices is empty"),
+        ({"answer": "E"}, "answer 'E' is neither a letter"),
+        ({"answer": 4}, "answer '4' is neither a letter"),
+    ],
+)
+def test_bad_mmlu_rows(change, said, tmp_path) -> None:
+    rows = [{"question": f"q{n}", "choices": CHOICES, "answer": 1} for n in range(2)]
+    path = write_jsonl(tmp_path / "test.jsonl", [rows[0], {**rows[1], **change}])
+    assert f"line 2: {said}" in refused("mmlu", path)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [("q,w,x,y,A", "line 2: 5 columns where MMLU has six"), ('q,"w,x,y,z,A', "torn CSV")],
+)
+def test_bad_mmlu_csv(line, said, tmp_path) -> None:
+    path = tmp_path / "mmlu" / "test" / "anatomy_test.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"q,w,x,y,z,A\n{line}\n")
+    message = refused("mmlu", tmp_path / "mmlu")
+    assert said in message and str(path) in message
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"question": "q", "gold": "1"}], "line 1: has 'gold' but no 'answer'; rename the key"),
+        (
+            [{"id": 7, "question": "q", "answer": "1"}, {"id": "7", "question": "r", "answer": "1"}],
+            "line 2: id '7' is taken by",
+        ),
+        ([{"question": "q", "answer": ""}], "line 1: 'answer' is empty"),
+        ([{"question": "q", "answer": {"x": 1}}], "line 1: 'answer' is a dict"),
+    ],
+)
+def test_bad_own_lines(rows, said, tmp_path) -> None:
+    assert said in refused("jsonl", write_jsonl(tmp_path / "own.jsonl", rows))
+
+
+def test_own_test_question_without_answer(tmp_path) -> None:
+    path = write_jsonl(tmp_path / "test.jsonl", [{"question": "q"}])
+    assert "line 1: no 'answer', which a test problem needs" in refused("jsonl", path)
+
+
+def test_an_id_in_both_splits_that_train(tmp_path) -> None:
+    row = {"choices": CHOICES, "answer": 1, "id": 5}
+    splits = {name: [{**row, "question": name}] for name in ("dev", "val", "test")}
+    (tmp_path / "m.json").write_text(json.dumps(splits))
+    assert "id 'mmlu-5' occurs in two of the splits that train" in refused("mmlu", tmp_path / "m.json")
+
+
+def test_paths_and_layouts_that_are_not_there(tmp_path) -> None:
+    assert "no such file or folder" in refused("gsm8k", tmp_path / "nowhere" / "at" / "all")
+    (tmp_path / "notes.txt").write_text("x")
+    assert "unknown kind of file" in refused("gsm8k", tmp_path / "notes.txt")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    assert "unknown layout; expected one of train.jsonl" in refused("gsm8k", folder)
+    with pytest.raises(ConfigError, match=r"task\.source: gsm8k needs one; run 'hpcmaf data prepare gsm8k"):
+        get_task("gsm8k").splits(None, 1, 1, 0)
+    with pytest.raises(DataError, match="no such file or folder"):
+        get_task("gsm8k").splits(tmp_path / "nowhere", 1, 1, 0)
+
+
+def test_torn_columnar_files(tmp_path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "train.parquet"
+    pq.write_table(pa.Table.from_pylist(gsm8k_rows("train", 50)), path)
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "torn or not what its name says" in refused("gsm8k", path)
+    (tmp_path / "train.arrow").write_bytes(b"not arrow at all")
+    assert "torn or not what its name says" in refused("gsm8k", tmp_path / "train.arrow")
+
+
+def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    for name in ("train.parquet", "train.arrow"):
+        (tmp_path / name).write_bytes(b"PAR1")
+        assert re.search(
+            r"needs pyarrow; .* pip install 'hpcmaf\[hub\]'", refused("gsm8k", tmp_path / name, PlatformError)
+        )
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "train.json", "train.csv"])
+def test_a_folder_named_like_a_file(name, tmp_path) -> None:
+    """It matches a layout's pattern but cannot be read as a file."""
+    (tmp_path / "source" / name).mkdir(parents=True)
+    refused("gsm8k", tmp_path / "source")
+
+
+def test_a_dangling_link(tmp_path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    os.symlink(tmp_path / "gone", source / "train.jsonl")
+    assert "train.jsonl" in refused("gsm8k", source)

@@ -1,0 +1,133 @@
+"""Prepared folders: same source, same bytes; changes and mixtures are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from hpcmaf.cli.data import command
+from hpcmaf.errors import DataError
+from hpcmaf.publish import file_sha256, manifest_path, read_manifest
+from hpcmaf.tasks import get_task
+from tests.tasks.conftest import gsm8k_rows, write_jsonl
+
+
+@pytest.fixture
+def folder(gsm8k_folder, tmp_path) -> Path:
+    out = tmp_path / "prepared"
+    get_task("gsm8k").prepare(str(gsm8k_folder), out)
+    return out
+
+
+def test_prepared_and_raw_draw_the_same(folder, gsm8k_folder) -> None:
+    task = get_task("gsm8k")
+    assert task.splits(folder, 20, 8, 5) == task.splits(gsm8k_folder, 20, 8, 5)
+    # One file alone is one pool.
+    assert {p.id.split("-")[1] for p in task.splits(folder / "train.jsonl", 5, 5, 0).eval} == {"train"}
+
+
+def test_manifest_records_source_and_counts(folder, gsm8k_folder) -> None:
+    manifest = read_manifest(folder / "train.jsonl")
+    assert manifest.rows == 20 and manifest.schema == "hpcmaf-problems/1"
+    assert manifest.sha256 == file_sha256(folder / "train.jsonl")
+    assert manifest.extra["task"] == "gsm8k" and manifest.extra["source"] == str(gsm8k_folder)
+    assert manifest.extra["counts"]["problems"] == 20
+    before = manifest.extra["source_sha256"]
+    write_jsonl(gsm8k_folder / "test.jsonl", gsm8k_rows("test", 9))
+    get_task("gsm8k").prepare(str(gsm8k_folder), folder)
+    assert read_manifest(folder / "train.jsonl").extra["source_sha256"] != before
+    assert read_manifest(folder / "test.jsonl").rows == 9
+
+
+def test_preparing_twice_gives_the_same_bytes(folder, gsm8k_folder) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    get_task("gsm8k").prepare(str(gsm8k_folder), folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_changed_file_is_refused(folder) -> None:
+    with (folder / "test.jsonl").open("a") as file:
+        file.write('{"id": "x", "question": "poison", "gold": "1", "meta": {}}\n')
+    with pytest.raises(DataError, match=r"test\.jsonl: missing, or changed since it was prepared; delete"):
+        get_task("gsm8k").splits(folder, 1, 1, 0)
+
+
+def test_half_a_preparation_is_refused(folder) -> None:
+    """A kill between two files must not turn a training split into one pool."""
+    manifest_path(folder / "test.jsonl").unlink()
+    with pytest.raises(DataError, match=r"test\.jsonl: missing beside train\.jsonl; run 'hpcmaf data prepare' again"):
+        get_task("gsm8k").splits(folder, 1, 1, 0)
+
+
+def test_another_tasks_folder_is_refused(folder) -> None:
+    with pytest.raises(DataError, match="holds problems of gsm8k, not of math"):
+        get_task("math").splits(folder, 1, 1, 0)
+    source = write_jsonl(folder.parent / "train.jsonl", [{"problem": "1?", "answer": "1"}])
+    with pytest.raises(DataError, match="holds problems of gsm8k; choose another --out"):
+        get_task("math").prepare(str(source), folder)
+
+
+def test_files_of_another_making_are_never_overwritten(gsm8k_folder) -> None:
+    before = (gsm8k_folder / "train.jsonl").read_bytes()
+    with pytest.raises(DataError, match=r"was not written by 'hpcmaf data prepare'; choose another --out"):
+        get_task("gsm8k").prepare(str(gsm8k_folder), gsm8k_folder)
+    assert (gsm8k_folder / "train.jsonl").read_bytes() == before
+
+
+def test_two_files_become_two_splits(tmp_path) -> None:
+    task, out = get_task("gsm8k"), tmp_path / "out"
+    first = write_jsonl(tmp_path / "first.jsonl", gsm8k_rows("train", 9))
+    second = write_jsonl(tmp_path / "second.jsonl", gsm8k_rows("test", 4) + gsm8k_rows("train", 2))
+    task.prepare(str(first), out, "train")
+    with pytest.raises(DataError, match="was prepared from another source; choose another --out, or name this split"):
+        task.prepare(str(second), out)
+    task.prepare(str(second), out, "test")
+    splits = task.splits(out, 7, 6, 0)
+    assert not {p.question for p in splits.train} & {p.question for p in splits.eval}
+    with pytest.raises(DataError, match=r"has the splits train, test already; leave --split out"):
+        folder = tmp_path / "both"
+        write_jsonl(folder / "train.jsonl", gsm8k_rows("train", 2))
+        write_jsonl(folder / "test.jsonl", gsm8k_rows("test", 2))
+        task.prepare(str(folder), tmp_path / "other", "train")
+
+
+def test_odd_characters_survive(tmp_path) -> None:
+    questions = ["nul \x00", "lone \ud800", "line\u2028separator", "\u200f\u05e9", "x\x85y"]
+    source = write_jsonl(tmp_path / "own.jsonl", [{"question": q, "answer": q} for q in questions])
+    get_task("jsonl").prepare(str(source), tmp_path / "out")
+    splits = get_task("jsonl").splits(tmp_path / "out", 1, 4, 0)
+    assert sorted(p.question for p in splits.train + splits.eval) == sorted(questions)
+    assert all(p.gold == p.question for p in splits.eval)
+
+
+def test_command_writes_and_reports(gsm8k_folder, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(command, ["prepare", "gsm8k", "--source", str(gsm8k_folder)])
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["train"]["problems"] == 20
+    assert "prepared data/gsm8k" in result.stderr
+    assert len((tmp_path / "data/gsm8k/test.jsonl").read_text().splitlines()) == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["gsm8k", "--source", "./nowhere.jsonl"], 4, "no such file"),
+        (["chess", "--source", "x"], 2, "'chess' is not one of"),
+        (["arithmetic", "--source", "x"], 2, "'arithmetic' is not one of"),
+        (["gsm8k"], 2, "Missing option '--source'"),
+        (["gsm8k", "--source", "x", "--split", "dev"], 2, "'dev' is not one of"),
+    ],
+)
+def test_command_errors_have_exit_codes(arguments, code, said, monkeypatch, capsys) -> None:
+    from hpcmaf.cli import main
+
+    monkeypatch.setattr("sys.argv", ["hpcmaf", "data", "prepare", *arguments])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == code
+    captured = capsys.readouterr()
+    assert said in captured.err and not captured.out

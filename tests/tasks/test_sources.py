@@ -1,0 +1,280 @@
+"""Every layout a data set comes in gives the same problems."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpcmaf.errors import ConfigError, DataError
+from hpcmaf.tasks import get_task, leak_guard
+from hpcmaf.tasks.base import Problem
+from hpcmaf.tasks.files import collect
+from hpcmaf.tasks.layouts import locate, read_parts
+from tests.tasks.conftest import gsm8k_rows, math_record, write_jsonl
+
+
+def read(task: str, source: Path) -> dict[str, list[Problem]]:
+    """All problems of a source, by split."""
+    supply = get_task(task).supply
+    return collect((supply.parse(row), row) for row in read_parts(locate(source, supply.layouts, None)))[0]
+
+
+def prepared(task: str, source: Path, tmp_path: Path) -> dict[str, list[dict[str, Any]]]:
+    """What ``prepare`` wrote, read without the project's own reader."""
+    out = tmp_path / "prepared"
+    get_task(task).prepare(str(source), out)
+    return {path.stem: [json.loads(line) for line in path.open()] for path in out.glob("*.jsonl")}
+
+
+def columns(rows: list[dict[str, Any]]) -> Any:
+    import pyarrow as pa
+
+    return pa.Table.from_pylist(rows)
+
+
+def write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(columns(rows), path)
+
+
+def write_arrow(path: Path, rows: list[dict[str, Any]], *, stream: bool) -> None:
+    import pyarrow as pa
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = columns(rows)
+    opener = pa.ipc.new_stream if stream else pa.ipc.new_file
+    with opener(str(path), table.schema) as writer:
+        writer.write_table(table, max_chunksize=3)
+
+
+# GSM8K
+
+
+def test_gsm8k_official_folder(gsm8k_folder, tmp_path) -> None:
+    written = prepared("gsm8k", gsm8k_folder, tmp_path)
+    assert {name: len(rows) for name, rows in written.items()} == {"train": 20, "test": 8}
+    assert written["test"][3] == {
+        "id": "gsm8k-test-00003",
+        "question": "test story 3: how many?",
+        "gold": "1003",
+        "meta": {},
+    }
+
+
+@pytest.mark.parametrize(
+    "lay",
+    [
+        lambda root, split, rows: write_parquet(root / f"main/{split}-00000-of-00001.parquet", rows),
+        lambda root, split, rows: write_parquet(root / f"{split}-00000-of-00001.parquet", rows),
+        lambda root, split, rows: write_jsonl(root / f"main/{split}.jsonl", rows),
+        lambda root, split, rows: write_jsonl(root / f"grade_school_math/data/{split}.jsonl", rows),
+        lambda root, split, rows: write_arrow(root / f"{split}/data-00000-of-00001.arrow", rows, stream=True),
+        lambda root, split, rows: write_arrow(root / f"gsm8k-{split}.arrow", rows, stream=False),
+        lambda root, split, rows: (root / f"{split}.json").write_text(json.dumps(rows)),
+    ],
+    ids=["hub", "parquet", "config-jsonl", "repository", "save-to-disk", "cache", "json"],
+)
+def test_gsm8k_layouts_agree(lay, gsm8k_folder, tmp_path) -> None:
+    root = tmp_path / "laid out"
+    root.mkdir()
+    for split, count in (("train", 20), ("test", 8)):
+        lay(root, split, gsm8k_rows(split, count))
+    assert read("gsm8k", root) == read("gsm8k", gsm8k_folder)
+
+
+def test_shards_are_numbered_through(tmp_path) -> None:
+    rows = gsm8k_rows("train", 10)
+    write_parquet(tmp_path / "main/train-00000-of-00002.parquet", rows[:6])
+    write_parquet(tmp_path / "main/train-00001-of-00002.parquet", rows[6:])
+    assert [problem.id for problem in read("gsm8k", tmp_path)["train"]] == [f"gsm8k-train-{n:05d}" for n in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [("#### 1,234,567", "1234567"), ("a #### b\n#### -12", "-12"), ("####$3.50 ", "3.50"), ("x\n#### 0", "0")],
+)
+def test_gsm8k_gold(answer, gold, tmp_path) -> None:
+    path = write_jsonl(tmp_path / "one.jsonl", [{"question": "Q?", "answer": answer}])
+    assert [problem.gold for problem in read("gsm8k", path)["all"]] == [gold]
+
+
+# MATH
+
+
+def official_math(root: Path) -> Path:
+    for split, count in (("train", 12), ("test", 6)):
+        for subject in ("algebra", "number_theory"):
+            (root / split / subject).mkdir(parents=True)
+            for n in range(count):
+                record = math_record(n, n % 5 + 1, f"{split} {subject}")
+                (root / split / subject / f"{n}.json").write_text(json.dumps(record))
+    return root
+
+
+def test_math_official_folder(tmp_path) -> None:
+    pools = read("math", official_math(tmp_path / "MATH"))
+    assert {name: len(pool) for name, pool in pools.items()} == {"train": 24, "test": 12}
+    by_id = {problem.id: problem for problem in pools["train"]}
+    assert by_id["math-train-algebra-7"].gold == r"\frac{7}{3}"
+    assert by_id["math-train-algebra-7"].meta == {"level": "3", "subject": "train algebra"}
+    assert read("math", tmp_path) == pools  # the unpacked archive's parent
+
+
+def test_math_hub_folders_by_subject(tmp_path) -> None:
+    for subject in ("algebra", "geometry"):
+        rows = [math_record(n, 2, subject) for n in range(4)]
+        write_parquet(tmp_path / f"{subject}/train-00000-of-00001.parquet", rows)
+        write_parquet(tmp_path / f"{subject}/test-00000-of-00001.parquet", rows[:2])
+    pools = read("math", tmp_path)
+    assert {name: len(pool) for name, pool in pools.items()} == {"train": 8, "test": 4}
+    assert pools["train"][5].id == "math-train-geometry-00001"
+
+
+def test_math_jsonl_with_answers(tmp_path) -> None:
+    row = {"problem": "1+1?", "solution": r"\boxed{3}", "answer": "2", "subject": "Prealgebra", "level": 4}
+    path = write_jsonl(tmp_path / "test.jsonl", [{**row, "unique_id": "test/prealgebra/9.json"}])
+    assert read("math", path)["test"] == [
+        Problem("test/prealgebra/9.json", "1+1?", "2", {"level": "4", "subject": "Prealgebra"})
+    ]
+
+
+def test_math_array_with_level_in_source(tmp_path) -> None:
+    rows = [
+        {"prompt": f"P{n}?", "answer": str(n), "source": f"MATH-Level{n}", "id": f"a/{n}.json"} for n in range(1, 6)
+    ]
+    # Both happen in a file that is passed around: a record twice, and an empty answer.
+    rows += [rows[0], {"prompt": "P9?", "answer": "", "source": "MATH-Level1", "id": "a/9.json"}]
+    path = tmp_path / "array.json"
+    path.write_text(json.dumps(rows, indent=1))
+    report = get_task("math").prepare(str(path), tmp_path / "out")
+    assert report["repeated_records"] == 1
+    assert report["all"]["problems"] == 6 and report["all"]["without_answer"] == 1
+    assert report["all"]["levels"] == {"1": 2, "2": 1, "3": 1, "4": 1, "5": 1}
+    splits = get_task("math").splits(tmp_path / "out", 2, 2, 0)
+    assert {problem.meta["level"] for problem in splits.train + splits.eval} <= {"1", "2", "3"}
+    assert all(problem.gold for problem in splits.eval)
+
+
+def test_math_levels(tmp_path) -> None:
+    task, root = get_task("math"), official_math(tmp_path / "MATH")
+    (root / "train/algebra/99.json").write_text(json.dumps(math_record(99, "?", "train algebra")))
+    # Levels go 1 2 3 4 5 1 ...: of 12 numbers, 3 3 2 2 2 per subject; of 6, 2 1 1 1 1.
+    splits = task.splits(root, 16, 8, 0)
+    assert {problem.meta["level"] for problem in splits.train + splits.eval} == {"1", "2", "3"}
+    with pytest.raises(ConfigError, match=r"task\.train: 17 problems asked for, 16 available"):
+        task.splits(root, 17, 8, 0)
+    assert {p.meta["level"] for p in task.splits(root, 4, 2, 0, [5]).train} == {"5"}
+    assert "?" in {p.meta["level"] for p in task.splits(root, 25, 12, 0, [1, 2, 3, 4, 5]).train}
+    with pytest.raises(ConfigError, match=r"task\.levels: .* no problem of level 7 in its split 'train'; it has 1, 2"):
+        task.splits(root, 1, 1, 0, [7])
+    with pytest.raises(ConfigError, match=r"task\.levels: an empty list"):
+        task.splits(root, 1, 1, 0, [])
+
+
+def test_math_without_levels_says_so(tmp_path) -> None:
+    path = tmp_path / "math500.json"
+    path.write_text(json.dumps([{"prompt": f"{n}?", "answer": "1", "source": "math", "id": str(n)} for n in range(20)]))
+    with pytest.raises(DataError, match=r"carries a level, so levels 1, 2, 3 cannot be chosen; set task\.levels to"):
+        get_task("math").splits(path, 5, 5, 0)
+    splits = get_task("math").splits(path, 5, 5, 0, [1, 2, 3, 4, 5])
+    assert len(splits.train) == len(splits.eval) == 5
+
+
+# MMLU
+
+
+def test_mmlu_official_csv(tmp_path) -> None:
+    for split, count in (("dev", 2), ("val", 3), ("test", 4)):
+        (tmp_path / split).mkdir()
+        for subject in ("abstract_algebra", "world_religions"):
+            with (tmp_path / split / f"{subject}_{split}.csv").open("w", newline="") as file:
+                for n in range(count):
+                    question = f'{subject} {split} {n}, "quoted",\nand over lines?'
+                    csv.writer(file).writerow([question, "one", "2,5", "None", "four", "ABCD"[n]])
+    pools = read("mmlu", tmp_path)
+    assert {name: len(pool) for name, pool in pools.items()} == {"val": 6, "dev": 4, "test": 8}
+    assert pools["test"][5] == Problem(
+        "mmlu-test-world_religions-00001",
+        'world_religions test 1, "quoted",\nand over lines?\n(A) one\n(B) 2,5\n(C) None\n(D) four',
+        "B",
+        {"subject": "world_religions"},
+    )
+    splits = get_task("mmlu").splits(tmp_path, 10, 8, 0)
+    assert {problem.id.split("-")[1] for problem in splits.train} == {"dev", "val"}
+    assert {problem.id.split("-")[1] for problem in splits.eval} == {"test"}
+
+
+def test_mmlu_hub_indices_lists_and_letters(tmp_path) -> None:
+    row = {"question": "Which?", "subject": "anatomy", "choices": ["w", "x", "y", "z"]}
+    write_parquet(tmp_path / "all/test-00000-of-00001.parquet", [{**row, "answer": 2}])
+    write_parquet(tmp_path / "all/validation-00000-of-00001.parquet", [{**row, "question": "Why?", "answer": 0}])
+    write_parquet(tmp_path / "all/auxiliary_train-00000-of-00001.parquet", [{**row, "answer": 1}])
+    pools = read("mmlu", tmp_path)
+    question = "Which?\n(A) w\n(B) x\n(C) y\n(D) z"
+    assert pools["test"] == [Problem("mmlu-test-00000", question, "C", {"subject": "anatomy"})]
+    assert sorted(pools) == ["test", "validation"]
+    path = write_jsonl(tmp_path / "letters.jsonl", [{**row, "answer": "d"}])
+    assert read("mmlu", path)["all"][0].gold == "D"
+
+
+def test_mmlu_redux_object_with_splits(tmp_path) -> None:
+    choices = dict(zip("ABCD", ("w", "x", "y", "z"), strict=True))
+    record = {"question": "Which of these?", "choices": choices, "answer": "A"}
+    other = {**record, "choices": {**choices, "D": "other"}}
+    redux = {
+        "name": "redux",
+        "dev": [{**record, "id": 1}, {**other, "id": 2}],
+        "test": [{**record, "id": 3, "question": "WHICH of these?"}],
+    }
+    path = tmp_path / "redux.json"
+    path.write_text(json.dumps(redux))
+    report = get_task("mmlu").prepare(str(path), tmp_path / "out")
+    assert report["train"]["questions_in_other_split"] == 1
+    # Same words with other choices are another question; the same with both is held out.
+    splits = get_task("mmlu").splits(tmp_path / "out", 1, 1, 0)
+    assert ([p.id for p in splits.train], [p.id for p in splits.eval]) == (["mmlu-2"], ["mmlu-3"])
+    leak_guard(splits.train, splits.eval)
+    with pytest.raises(ConfigError, match=r"task\.train: 2 problems asked for, 1 available"):
+        get_task("mmlu").splits(tmp_path / "out", 2, 1, 0)
+
+
+# Your own
+
+
+def test_own_questions_with_and_without_answers(tmp_path) -> None:
+    rows: list[dict[str, Any]] = [{"question": f"q{n}", "answer": n} for n in range(10)]
+    rows += [{"question": f"open {n}"} for n in range(6)]
+    # Another spelling, a repeated line, another answer to the same question.
+    rows += [{"question": "Q3 ", "answer": 3}, rows[4], {"question": "q5", "answer": "five"}]
+    rows += [{"question": "named", "answer": 0.10, "id": "mine", "level": 2}]
+    path = write_jsonl(tmp_path / "own.jsonl", rows)
+    assert get_task("jsonl").prepare(str(path), tmp_path / "out") == {
+        "all": {
+            "problems": 19,
+            "without_answer": 6,
+            "levels": {"2": 1},
+            "repeated_questions": 2,
+            "questions_with_different_answers": 1,
+            "questions_in_other_split": 0,
+        },
+        "repeated_records": 1,
+    }
+    splits = get_task("jsonl").splits(tmp_path / "out", 6, 11, 0)
+    assert {problem.gold for problem in splits.train} == {None}
+    assert sorted(problem.gold for problem in splits.eval)[:2] == ["0", "0.1"]
+    assert "mine" in {problem.id for problem in splits.eval}
+    assert splits == get_task("jsonl").splits(path, 6, 11, 0)  # raw and prepared alike
+
+
+def test_own_test_split_evaluates(tmp_path) -> None:
+    write_jsonl(tmp_path / "train.jsonl", [{"question": f"q{n}"} for n in range(5)])
+    write_jsonl(tmp_path / "test.jsonl", [{"question": f"t{n}", "answer": "x"} for n in range(3)])
+    splits = get_task("jsonl").splits(tmp_path, 5, 3, 0)
+    assert {problem.question[0] for problem in splits.train} == {"q"}
+    assert {problem.question[0] for problem in splits.eval} == {"t"}
