@@ -43,8 +43,6 @@ class Deadline:
         self._start = 0.0
 
     def __enter__(self) -> Self:
-        if self.left_s <= 0:
-            raise DeadlineExceeded
         self._start = time.monotonic()
         return self
 
@@ -156,6 +154,8 @@ class Checker:
         PlatformError
             The worker cannot start.
         """
+        if deadline.left_s <= 0:
+            raise DeadlineExceeded  # before a worker is started for nothing
         with self._slots:
             for _ in range(2):  # a worker that was killed from outside is replaced, once
                 worker = self._take()
