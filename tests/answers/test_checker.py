@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are for
 # Texts that keep a symbolic grader busy for ever; the exact levels decide numbers like these themselves,
 # so the checker is asked directly, or beside something they cannot read.
 ENDLESS = ["99999999!", "9^{9^{9^{9}}}"]
-SLACK_S = 1.0
+SLACK_S = 2.0
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,7 +54,7 @@ def test_one_direction_that_finds_equality_is_enough() -> None:
     assert back
 
 
-@pytest.mark.parametrize("endless", ENDLESS)
+@pytest.mark.parametrize("endless", [pytest.param(ENDLESS[0], marks=pytest.mark.slow), ENDLESS[1]])
 def test_the_deadline_holds_and_the_next_check_works(endless: str) -> None:
     start = time.monotonic()
     with pytest.raises(DeadlineExceeded):
@@ -82,15 +82,23 @@ def test_out_of_time_is_different_until_more_time_is_given(monkeypatch: pytest.M
     assert asked == [2, 4]
 
 
-def test_all_parts_share_one_deadline() -> None:
+def test_all_parts_share_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+
+    class Counted(checker._Worker):
+        def __init__(self) -> None:
+            super().__init__()
+            started.append(self.pid)
+
+    monkeypatch.setattr(checker, "_Worker", Counted)
     parts = ",".join(rf"\tan({ENDLESS[1]})+{index}" for index in range(6))
     others = ",".join(rf"\cot({index})" for index in range(6))
     start = time.monotonic()
     assert not equivalent(f"({parts})", f"({others})", deadline_s=0.5)
     assert time.monotonic() - start >= 0.5  # it was a worker that could not tell
     assert not equivalent(f"\\{{{parts}\\}}", f"\\{{{others}\\}}", deadline_s=0.5)
-    # 36 comparisons of elements in two deadlines, and one start of a worker after the first was killed.
-    assert time.monotonic() - start < 15
+    # Of 37 comparisons of elements two reached a worker; the second had to be started, the first being killed.
+    assert len(started) <= 2
 
 
 def test_from_many_threads_and_under_asyncio() -> None:
@@ -163,7 +171,7 @@ def test_no_worker_outlives_a_killed_parent(state: str) -> None:
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    end = time.monotonic() + 10
+    end = time.monotonic() + 20
     while _runs(worker) and time.monotonic() < end:
         time.sleep(0.05)
     assert not _runs(worker)
