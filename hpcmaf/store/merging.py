@@ -134,10 +134,12 @@ class _Stream:
         self._rows: Iterator[Transcript] = iter(())
 
     def take(self, row: int) -> Transcript:
-        if row != self._next:
-            self._rows = self._store.transcripts(gold=True, start=row, block=BLOCK)
-        self._next = row + 1
-        return next(self._rows)
+        expected, self._next = self._next, row + 1
+        if row == expected:
+            return next(self._rows)
+        # After a jump nothing is read ahead until the next row is wanted.
+        self._rows = self._store.transcripts(gold=True, start=row + 1, block=BLOCK)
+        return self._store.transcript(row, gold=True)
 
     def close(self) -> None:
         self._store.close()

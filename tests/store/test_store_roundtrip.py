@@ -60,7 +60,7 @@ def debates(draw: st.DrawFn) -> tuple[StoreInfo, list[Transcript]]:
 
 
 @given(debates())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_any_text_survives(content: tuple[StoreInfo, list[Transcript]]) -> None:
     info, made = content
     with tempfile.TemporaryDirectory() as folder:
@@ -195,9 +195,9 @@ def stop(number, frame):
 draw = random.Random(0)
 made = [debate(k, text=draw.randbytes(500).hex()) for k in range(100)]
 path = Path(sys.argv[1])
-for k in range(25):
+for k in range(15):
     signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, draw.uniform(0.001, 0.06))
+    signal.setitimer(signal.ITIMER_REAL, draw.uniform(0.001, 0.05))
     try:
         write_store(path, INFO, made)
     except Stop:
