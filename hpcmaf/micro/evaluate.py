@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from hpcmaf.micro.styles import Expression
 from hpcmaf.seeding import derive_seed
+from hpcmaf.tasks.arithmetic import side
 from hpcmaf.tasks.compact import CompactPrompts
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def complete(
     top_p: float = 0.9,
     temperature: float = 1.0,
     max_new_tokens: int = 96,
-    batch: int = 4096,
+    batch: int | None = None,
 ) -> list[str]:
     """Sample the next assistant turn of each conversation (turns alternate, user first and last).
 
@@ -95,6 +96,8 @@ def complete(
         pad_token_id=chat.tokenizer.pad_token_id,
     )
     roles = ("user", "assistant")
+    # A GPU takes all at once; a CPU's caches do not.
+    batch = batch or (256 if model.device.type == "cpu" else 4096)
     prompts = [
         chat.prompt_ids([{"role": roles[index % 2], "content": turn} for index, turn in enumerate(turns)])
         for turns in conversations
@@ -128,7 +131,7 @@ def score(
     device: str = "cpu",
     summaries: bool = True,
 ) -> dict[str, float | Score]:
-    """Debate among copies of one model.
+    """Debate among copies of one model on problems of the task's evaluation side.
 
     Returns
     -------
@@ -163,7 +166,11 @@ def debate_scores(
 ) -> dict[str, float | Score]:
     """:func:`score` of a loaded model."""
     prompts, draw = CompactPrompts(), random.Random(derive_seed(seed, "micro problems"))
-    expressions = [Expression.draw(draw) for _ in range(problems)]
+    expressions: list[Expression] = []
+    while len(expressions) < problems:
+        expression = Expression.draw(draw)
+        if side(expression.text) == "eval":
+            expressions.append(expression)
     chats = [[prompts.first(one.text)] for one in expressions for _ in range(agents)]
     settings = {"top_p": top_p, "temperature": temperature}
     answers = complete(model, chat, chats, **settings)

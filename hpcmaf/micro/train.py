@@ -48,7 +48,7 @@ class Making:
     """
 
     seed: int = 0
-    steps: int = 12_000
+    steps: int = 7_000
     learning_rate: float = 1.5e-3
     hidden: int = 128
     layers: int = 4
@@ -146,7 +146,6 @@ def train(
     report: Callable[[dict[str, Any]], None] = lambda row: None,
     every: int = 200,
     compiled: bool = False,
-    deadline_s: float | None = None,
 ) -> LlamaForCausalLM:
     """Train from scratch.
 
@@ -167,9 +166,6 @@ def train(
     compiled
         Compile the network for its few shapes (a minute, then several times
         as fast on a GPU).
-    deadline_s
-        For trials: reach the end of the schedule in about this many seconds,
-        in however many steps; the outcome then depends on the machine.
 
     Returns
     -------
@@ -195,27 +191,26 @@ def train(
     )
     started, tokens = time.monotonic(), 0
     source = stream(making, noise, processes)
-    for step in range(10**9):
-        done = step / making.steps
-        if deadline_s is not None:
-            done = (time.monotonic() - started) / deadline_s
-        if done >= 1:
-            break
-        rate = making.learning_rate * learning_rate_factor(done)
+    for step in range(making.steps):
+        rate = making.learning_rate * learning_rate_factor(step / making.steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
         due = next(source)
         targets = sum(int((batch[:, 1:] >= TARGET).sum()) for batch in due)
         loss = torch.zeros((), device=device)
         for batch in due:
-            part = summed_loss(weights, torch.from_numpy(batch).to(device), making.heads, precision) / targets
+            rows = torch.from_numpy(batch)
+            if on_gpu:
+                # From pinned memory the copy does not wait for the GPU to finish the last step.
+                rows = rows.pin_memory().to(device, non_blocking=True)
+            part = summed_loss(weights, rows, making.heads, precision) / targets
             part.backward()
             loss += part.detach()
             tokens += batch.size
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if step % every == 0:
+        if step % every == 0 or step == making.steps - 1:
             seconds = time.monotonic() - started
             report({"step": step, "loss": round(loss.item(), 4), "tokens": tokens, "seconds": round(seconds, 1)})
     source.close()
