@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 import deepspeed
@@ -49,14 +50,30 @@ def settings(job: FinetuneJob, dtype: torch.dtype, trainable: int) -> dict[str, 
     }
 
 
+def skip_inductor() -> None:
+    """Import DeepSpeed's Muon optimiser uncompiled.
+
+    ``deepspeed.initialize`` imports it under ZeRO just to ask whether it is
+    the one in use, and its decorators load all of Inductor: 3 s of a job's
+    start on a laptop, for an optimiser that is not.
+    """
+    from deepspeed.runtime import compiler
+
+    compiled, compiler.compile = compiler.compile, lambda *_, **__: lambda function: function
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
+    finally:
+        compiler.compile = compiled
+
+
 def connect(cuda: bool) -> None:
     """Join the other processes, by NCCL on GPUs and gloo on CPU."""
     if not cuda:
         # DeepSpeed's shared-memory collectives compile for a minute on first
-        # use, which no small job on a laptop earns back.
-        from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
-
-        deepspeed.ops.__compatible_ops__[ShareMemCommBuilder.NAME] = False
+        # use, which no small job on a laptop earns back; even asking whether
+        # they could be built calls the compiler.
+        # (As an attribute, deepspeed.comm.torch is torch itself.)
+        importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None
     deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
 
 

@@ -68,6 +68,7 @@ def preload(job: FinetuneJob) -> None:
     """Import what every process of ``job`` needs; loads no weights and touches no GPU."""
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 
+    ds.skip_inductor()
     config = load_config(job)
     # The lookup imports the architecture's module.
     if type(config) in AutoModelForCausalLM._model_mapping:
@@ -278,4 +279,5 @@ def _peak_memory(place: Place) -> int:
 
 
 if __name__ == "__main__":
+    preload(FinetuneJob.read(Path(sys.argv[1]) / "job.json"))
     run(*sys.argv[1:4], started=time.time())
