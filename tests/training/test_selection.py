@@ -1,0 +1,188 @@
+"""Which answers of a debate an agent is trained on (method, steps 2 to 4)."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from hpcmaf.cli.select import command
+from hpcmaf.debate.transcript import Transcript, Utterance
+from hpcmaf.errors import ConfigError, DataError, UsageError
+from hpcmaf.store import StoreInfo, write_store
+from hpcmaf.tasks.base import Problem
+from hpcmaf.training.selection import select, write_selection
+
+
+def debate(problem: str, *rounds: list[str | None], gold: str | None = None) -> Transcript:
+    """A debate by its answers: one list per round."""
+    return Transcript(
+        Problem(problem, f"question {problem}", gold),
+        tuple(
+            tuple(
+                Utterance("answer", m, n, f"prompt {problem} {m} {n}", f"text {problem} {m} {n} \ud83d", answer)
+                for n, answer in enumerate(answers)
+            )
+            for m, answers in enumerate(rounds, 1)
+        ),
+    )
+
+
+def labels(*debates: Transcript, **settings) -> dict[str, dict[str, str]]:
+    chosen = select(debates, **({"w": 0.5, "seed": 1, "iteration": 1} | settings))
+    return {dataset.agent: dataset.labels for dataset in chosen.datasets}
+
+
+def random_debates(count: int, seed: int = 0) -> list[Transcript]:
+    draw = random.Random(seed)
+    return [
+        debate(f"p{i}", *([draw.choice(["1", "1", "1", "2", None]) for _ in range(3)] for _ in range(2)), gold="1")
+        for i in range(count)
+    ]
+
+
+def store(path: Path, debates: list[Transcript], **info) -> Path:
+    fields = {"task": "arithmetic", "answer_form": "number", "agents": 3, "rounds": 2, "iteration": 1}
+    write_store(path, StoreInfo(**(fields | {"split": "train", "summaries": False} | info)), debates)
+    return path
+
+
+def test_generators_keep_first_answers_that_match_the_final_vote():
+    found = labels(debate("a", ["5", "7", "9"], ["7", "7", "9"]))
+    # generator-1 said 7 at once. generator-2 did not; nor is round 1's own vote asked.
+    assert [found[f"generator-{n}"] for n in range(3)] == [{}, {"a": "positive"}, {}]
+
+
+def test_generator_keeps_its_answer_even_if_it_ends_wrong():
+    found = labels(debate("a", ["7", "1", "2"], ["8", "7", "7"]))
+    assert found["generator-0"] == {"a": "positive"}
+    assert found["critic-0"] == {}
+
+
+def test_critics_are_negative_if_they_began_wrong_or_unparsable():
+    found = labels(debate("a", ["7", "1", None], ["7", "7", "7"]))
+    assert [found[f"critic-{n}"]["a"] for n in range(3)] == ["positive", "negative", "negative"]
+
+
+def test_middle_rounds_do_not_matter():
+    found = labels(debate("a", ["7", "1", "7"], ["1", "1", "1"], ["7", "7", "2"]))
+    assert (found["critic-0"], found["critic-1"], found["critic-2"]) == ({"a": "positive"}, {"a": "negative"}, {})
+
+
+def test_answers_match_by_equivalence_not_by_string():
+    found = labels(debate("a", ["0.5", "1/2", "2"], ["1/2", "0.50", "2"]))
+    assert found["generator-0"] == found["generator-1"] == {"a": "positive"}
+    assert found["critic-0"] == found["critic-1"] == {"a": "positive"}
+
+
+def test_without_a_consensus_there_is_no_data():
+    chosen = select([debate("a", ["7", "7", "7"], [None, None, None])], w=0.5, seed=1, iteration=1)
+    assert chosen.unlabelled == ["a"] and not chosen.consensus
+    assert not any(dataset.labels for dataset in chosen.datasets)
+
+
+def test_a_tie_is_drawn_by_seed_iteration_and_problem():
+    def outcome(seed, iteration, problem):
+        chosen = select([debate(problem, ["1", "2"], ["1", "2"])], w=0.5, seed=seed, iteration=iteration)
+        assert chosen.ties == 1
+        return chosen.consensus[problem]
+
+    draws = [outcome(seed, 1, "a") for seed in range(60)]
+    assert 12 < draws.count("1") < 48
+    assert {outcome(1, t, "a") for t in range(20)} == {outcome(1, 1, f"p{i}") for i in range(20)} == {"1", "2"}
+    assert draws == [outcome(seed, 1, "a") for seed in range(60)]
+
+
+def test_one_round_trains_no_critics():
+    found = labels(debate("a", ["7", "7", "1"]))
+    assert found["generator-0"] == found["generator-1"] == {"a": "positive"}
+    assert not any(found[f"critic-{n}"] for n in range(3))
+
+
+@pytest.mark.parametrize("fault", [debate("a", ["1"], ["1"]), debate("b", ["1", "1"])])
+def test_mixed_or_repeated_debates_are_refused(fault):
+    with pytest.raises(DataError, match=fault.problem.id):
+        select([debate("a", ["1", "1"], ["1", "1"]), fault], w=0.5, seed=1, iteration=1)
+
+
+def test_files_hold_chats_with_their_provenance(tmp_path):
+    one = debate("a", ["7", "1"], ["7", "7"], ["7", "7"])
+    summary = write_selection(store(tmp_path / "s.h5", [one], agents=2, rounds=3), tmp_path / "out", w=1.0, seed=1)
+    generator = json.loads((tmp_path / "out/generator-0.jsonl").read_text())
+    assert generator == {
+        "messages": one.conversation(0, 1),
+        "problem_id": "a",
+        "round": 1,
+        "label": "positive",
+        "consensus": "7",
+    }
+    critic = json.loads((tmp_path / "out/critic-1.jsonl").read_text())
+    assert critic["messages"] == one.conversation(1, 3) and len(critic["messages"]) == 6
+    assert (critic["round"], critic["label"]) == (3, "negative")
+    assert (tmp_path / "out/generator-1.jsonl").read_text() == (tmp_path / "out/critic-0.jsonl").read_text() == ""
+    assert summary == json.loads((tmp_path / "out/selection.json").read_text())
+    assert summary["datasets"]["critic-0"]["positives"] == 1
+    assert summary["datasets"]["critic-0"]["realised_w"] is None
+    assert summary["datasets"]["critic-1"]["realised_w"] == 1.0
+
+
+@pytest.mark.parametrize("mix", ["exact", "cap", "released"])
+def test_same_store_and_seed_same_bytes(tmp_path, mix):
+    source = store(tmp_path / "s.h5", random_debates(80))
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        write_selection(source, tmp_path / name, w=0.3, seed=seed, mix=mix)
+    a, b, c = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in "abc")
+    assert len(a) == 7 and a == b != c
+    order = [f"p{i}" for i in range(80)]
+    for name in ("generator-0.jsonl", "critic-1.jsonl"):
+        lines = [json.loads(line)["problem_id"] for line in a[name].decode().splitlines()]
+        assert lines == sorted(lines, key=order.index) and len(lines) == len(set(lines)) > 0
+
+
+@pytest.mark.parametrize("w", [0, 0.25, 0.5, 1])
+def test_counts_agree_with_files(tmp_path, w):
+    summary = write_selection(store(tmp_path / "s.h5", random_debates(120)), tmp_path / "out", w=w, seed=3)
+    for agent, counts in summary["datasets"].items():
+        lines = [json.loads(line) for line in (tmp_path / f"out/{agent}.jsonl").read_text().splitlines()]
+        negatives = sum(line["label"] == "negative" for line in lines)
+        assert (len(lines), negatives) == (counts["kept"], counts["kept_negatives"])
+        assert counts["candidates"] == counts["positives"] + counts["negatives"]
+        assert counts["realised_w"] == negatives / len(lines)
+        if agent.startswith("critic"):
+            assert abs(counts["realised_w"] - w) <= 1 / len(lines)
+
+
+def test_gold_labels_are_not_read(tmp_path, monkeypatch):
+    debates = random_debates(40)
+    poisoned = [replace(d, problem=replace(d.problem, gold="poison")) for d in debates]
+    write_selection(store(tmp_path / "a.h5", debates), tmp_path / "a", w=0.5, seed=1)
+
+    from hpcmaf.store.reader import Store
+
+    read = Store.dataset
+    monkeypatch.setattr(
+        Store, "dataset", lambda self, name: read(self, name) if "gold" not in name else pytest.fail(name)
+    )
+    write_selection(store(tmp_path / "b.h5", poisoned), tmp_path / "b", w=0.5, seed=1)
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_command_writes_prints_and_refuses(tmp_path):
+    source, out = store(tmp_path / "s.h5", random_debates(20)), tmp_path / "out"
+    arguments = [str(source), str(out), "--seed", "1", "--w"]
+    done = CliRunner().invoke(command, [*arguments, "0.5"], catch_exceptions=False)
+    assert json.loads(done.stdout) == json.loads((out / "selection.json").read_text())
+    with pytest.raises(ConfigError, match="0..1"):
+        CliRunner().invoke(command, [*arguments, "1.5"], catch_exceptions=False)
+    # A selection may be replaced; somebody's files may not.
+    CliRunner().invoke(command, [*arguments, "0"], catch_exceptions=False)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/letter").write_text("dear")
+    with pytest.raises(UsageError, match="not a selection"):
+        CliRunner().invoke(command, [str(source), str(tmp_path / "mine"), *arguments[2:], "0"], catch_exceptions=False)
+    assert (tmp_path / "mine/letter").read_text() == "dear"
