@@ -53,7 +53,8 @@ def cli() -> None:
 def main() -> None:
     """Entry point: one line and an exit code for every expected error."""
     try:
-        cli.main(prog_name="hpcmaf", standalone_mode=False)
+        # Outside standalone mode click hands an exit code back instead of leaving.
+        sys.exit(cli.main(prog_name="hpcmaf", standalone_mode=False))
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:

@@ -27,6 +27,12 @@ from hpcmaf.engines.sampling import RowLimits, SeededSampling
 _QUIET_TURNS = 8
 
 
+# Prompts within so many tokens of each other count as equally long, so that
+# those for one adapter can travel together: every further adapter in a batch
+# costs its own small matrix products in every layer.
+_LENGTH_STEP = 32
+
+
 class _Waiting:
     """A request with its prompt's tokens and whoever awaits it."""
 
@@ -36,6 +42,12 @@ class _Waiting:
         self.request = request
         self.prompt = prompt
         self.future = future
+
+
+def _longest_first(waiting: _Waiting) -> tuple[int, str, int, str]:
+    length, request = len(waiting.prompt), waiting.request
+    # Keys are unique, so the order does not depend on who came first.
+    return (-(length // _LENGTH_STEP), request.model or "", -length, request.key)
 
 
 class TransformersEngine:
@@ -142,8 +154,7 @@ class TransformersEngine:
         if not stay:
             self._current = max(groups, key=lambda group: (len(groups[group]), str(group)))
         queue = groups[self._current]
-        # Keys are unique, so the order does not depend on who came first.
-        queue.sort(key=lambda waiting: (-len(waiting.prompt), waiting.request.key))
+        queue.sort(key=_longest_first)
         batch, queue[:] = queue[: self.batch_size], queue[self.batch_size :]
         return batch
 
