@@ -18,11 +18,13 @@ from hpcmaf.errors import EngineError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# For base models that bring no template of their own.
+# For base models that bring no template of their own. Turns begin on a line of
+# their own, so a turn's tokens do not depend on whether it was just generated;
+# line breaks are written as strings, since jinja drops those behind its tags.
 PLAIN_TEMPLATE = (
-    "{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] }}"
-    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}\n{% endfor %}"
-    "{% if add_generation_prompt %}Assistant:{% endif %}"
+    "{% for m in messages %}{{ m['role'] | capitalize }}:{{ '\n' }}{{ m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{{ '\n' }}{% endif %}"
 )
 _PROBE = "\u2042probe\u2042"
 

@@ -130,10 +130,11 @@ def finetune(job: FinetuneJob, place: Place, output: Path, progress: IO[str], st
         first_step = time.time()
         losses = train(engine, batches, job, place, progress)
         weights = ds.trained_weights(engine, adapter=job.tuning == "lora")
-    else:
+    elif not job.start:
         # In the checkpoint's own type: nothing is computed, so nothing may change.
         model = load_model(job, config, "auto")
         weights = model.state_dict()
+    # Without data and with a previous model, the launcher copies that.
     if place.first and (batches or not job.start):
         check_finite(weights)
         if job.tuning == "lora":

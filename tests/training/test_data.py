@@ -1,0 +1,110 @@
+"""Batches: nothing lost, nothing cut, the same in every process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpcmaf.chat import Sample
+from hpcmaf.errors import DataError, TrainingError
+from hpcmaf.training.data import IGNORED, TokenSample, collate, global_batches, load_tokens, share
+
+samples = st.lists(st.integers(2, 30), min_size=1, max_size=40).map(
+    lambda lengths: [TokenSample(f"s{i}", [1] * n, [False] + [True] * (n - 1)) for i, n in enumerate(lengths)]
+)
+
+
+class Words:
+    """A chat format of one token per character, targets on the last turn."""
+
+    def sample(self, messages, loss_on):
+        before = sum(len(m["content"]) for m in messages[:-1])
+        after = len(messages[-1]["content"])
+        return Sample([1] * (before + after), [False] * before + [True] * after)
+
+
+def dataset(path: Path, *turns: tuple[str, str]) -> Path:
+    lines = [
+        {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}], "problem_id": f"p{i}"}
+        for i, (q, a) in enumerate(turns)
+    ]
+    path.write_text("\n".join(json.dumps(line) for line in lines) + "\n")
+    return path
+
+
+@given(samples, st.integers(1, 12), st.integers(1, 3), st.integers(0, 5))
+def test_every_sample_once_per_epoch(data, batch_size, epochs, seed):
+    batches = global_batches(data, batch_size=batch_size, epochs=epochs, seed=seed)
+    per_epoch = -(-len(data) // batch_size)
+    assert len(batches) == epochs * per_epoch
+    for epoch in range(epochs):
+        seen = [s.id for batch in batches[epoch * per_epoch : (epoch + 1) * per_epoch] for s in batch]
+        assert sorted(seen) == sorted(s.id for s in data)
+    assert batches == global_batches(data, batch_size=batch_size, epochs=epochs, seed=seed)
+
+
+def test_order_changes_with_epoch_and_seed():
+    data = [TokenSample(f"s{i}", [1, 2], [False, True]) for i in range(30)]
+    first, second = global_batches(data, batch_size=30, epochs=2, seed=1)
+    (other,) = global_batches(data, batch_size=30, epochs=1, seed=2)
+    assert first != second and first != other
+
+
+@given(samples, st.integers(1, 4), st.integers(1, 5))
+def test_shares_cover_the_batch_once_with_equal_numbers_of_passes(batch, processes, size):
+    shares = [share(batch, rank=r, processes=processes, micro_batch_size=size) for r in range(processes)]
+    assert len({len(own) for own in shares}) == 1
+    micros = [micro for own in shares for micro in own]
+    assert all(len(micro) <= size for micro in micros)
+    assert sorted(s.id for micro in micros for s in micro) == sorted(s.id for s in batch)
+
+
+def test_too_long_is_dropped_and_counted_at_the_limit(tmp_path):
+    path = dataset(tmp_path / "d.jsonl", ("abc", "de"), ("abc", "def"), ("abcdefgh", "i"))
+    data = load_tokens(path, Words(), max_length=5, loss_on="last_turn")
+    assert ([s.id for s in data.samples], data.dropped_too_long) == (["p0:1"], 2)
+
+
+def test_sample_without_target_is_refused(tmp_path):
+    path = dataset(tmp_path / "d.jsonl", ("abc", "d"), ("abc", ""))
+    with pytest.raises(TrainingError, match=r"d\.jsonl:2: no token of this sample carries loss"):
+        load_tokens(path, Words(), max_length=9, loss_on="last_turn")
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "{}", '{"messages": [{"role": "user"}]}', '{"messages": 3}'])
+def test_foreign_lines_are_named(tmp_path, line):
+    path = dataset(tmp_path / "d.jsonl", ("a", "b"))
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(DataError, match=r"d\.jsonl:2: "):
+        load_tokens(path, Words(), max_length=9, loss_on="last_turn")
+
+
+def test_missing_dataset_is_named(tmp_path):
+    with pytest.raises(DataError, match="run selection first"):
+        load_tokens(tmp_path / "none.jsonl", Words(), max_length=9, loss_on="last_turn")
+
+
+@pytest.mark.slow
+def test_labels_are_the_next_target_tokens_and_padding_carries_nothing():
+    rows = [
+        TokenSample("a", [5, 6, 7, 8, 9], [False, False, True, True, True]),
+        TokenSample("b", [5, 6, 7], [False, False, True]),
+    ]
+    batch = collate(rows, pad_id=0, filler=rows[0])
+    assert batch.input_ids.tolist() == [[5, 6, 7, 8, 9], [5, 6, 7, 0, 0]]
+    assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
+    assert batch.keep.tolist() == [1, 2, 3]
+    assert batch.labels.tolist() == [[7, 8, 9], [7, IGNORED, IGNORED]]
+
+
+@pytest.mark.slow
+def test_empty_share_becomes_a_pass_without_loss_and_void_batches_are_refused():
+    row = TokenSample("a", [5, 6], [False, True])
+    filled = collate([], pad_id=0, filler=row)
+    assert filled.input_ids.tolist() == [[5, 6]] and filled.labels.tolist() == [[IGNORED]]
+    with pytest.raises(TrainingError, match="without any target token"):
+        collate([TokenSample("b", [5, 6], [True, False])], pad_id=0, filler=row)

@@ -1,0 +1,160 @@
+"""Jobs as files, and the real launch: torchrun, publishing, failure, interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpcmaf.errors import ConfigError, TrainingError
+from hpcmaf.training.job import FinetuneJob, LoraSettings, run_finetune
+from hpcmaf.training.schedule import rate_factor
+from tests.training.conftest import COMMON, LORA, chats, write_lines
+
+JOB = FinetuneJob(base="b", dataset="d", output="o", lora=LoraSettings(targets=("q_proj",)), start="s")
+
+
+def test_job_survives_its_file(tmp_path):
+    JOB.write(tmp_path / "job.json")
+    assert FinetuneJob.read(tmp_path / "job.json") == JOB
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"base": "b"}', '{"bass": "b"}'])
+def test_foreign_job_files_are_refused(tmp_path, text):
+    (tmp_path / "job.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"job\.json"):
+        FinetuneJob.read(tmp_path / "job.json")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tuning": "half"},
+        {"zero_stage": 4},
+        {"batch_size": 2, "processes": 3},
+        {"epochs": 0},
+        {"learning_rate": 0.0},
+        {"warmup_ratio": 2.0},
+        {"dtype": "int8"},
+        {"schedule": "square"},
+    ],
+)
+def test_impossible_jobs_are_refused_by_key(change):
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        replace(JOB, **change)
+
+
+@given(st.integers(1, 200), st.sampled_from(["linear", "cosine", "constant"]), st.floats(0, 1))
+def test_rate_rises_to_one_and_never_leaves_0_to_1(steps, schedule, warmup):
+    factors = [rate_factor(step, steps, schedule, warmup) for step in range(steps)]
+    assert all(0 < factor <= 1 for factor in factors)
+    top = factors.index(max(factors))
+    assert max(factors) == 1 and factors[: top + 1] == sorted(factors[: top + 1])
+    assert factors[top:] == sorted(factors[top:], reverse=True)
+
+
+def test_launcher_imports_nothing_heavy():
+    code = "import sys, hpcmaf.training.job, hpcmaf.training.selection, hpcmaf.cli.select; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "transformers", "deepspeed", "peft"} & set(loaded)
+
+
+@pytest.fixture
+def job(bases, tmp_path) -> FinetuneJob:
+    data = write_lines(tmp_path / "data.jsonl", chats())
+    return FinetuneJob(
+        base=str(bases["llama"]), dataset=str(data), output=str(tmp_path / "it 01" / "critic-0"), lora=LORA, **COMMON
+    )
+
+
+@pytest.mark.slow
+def test_two_jobs_at_once_publish_whole_and_alike(job, tmp_path):
+    jobs = [job, replace(job, output=str(tmp_path / "twin"))]
+    heard: list[dict] = []
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(run_finetune, j, tmp_path / f"logs {i}", heard.append) for i, j in enumerate(jobs)]
+        a, b = (future.result() for future in running)
+    assert a.losses == b.losses and a.steps == len(a.losses) == 6 and a.final_loss == a.losses[-1]
+    outputs = [Path(j.output) for j in jobs]
+    names = ["adapter_config.json", "adapter_model.safetensors", "training.json"]
+    assert all(sorted(p.name for p in output.iterdir()) == names for output in outputs)
+    for name in names[:2]:
+        assert (outputs[0] / name).read_bytes() == (outputs[1] / name).read_bytes()
+    assert json.loads((outputs[0] / "training.json").read_text())["training_tokens"] == a.training_tokens
+    assert 0 < a.startup_seconds < a.wall_seconds and a.peak_memory_bytes > 1e8 and a.gpu_seconds == 0
+    assert sorted(line["step"] for line in heard) == sorted([*range(1, 7)] * 2)
+    assert sorted(p.name for p in outputs[0].parent.iterdir()) == ["critic-0"]
+
+
+@pytest.mark.slow
+def test_failure_is_one_line_with_its_log_and_leaves_what_was_there(job, tmp_path):
+    output = Path(job.output)
+    output.mkdir(parents=True)
+    (output / "kept").write_text("before")
+    with pytest.raises(TrainingError, match="not a model that can be loaded") as caught:
+        run_finetune(replace(job, base=str(tmp_path / "nothing")), tmp_path / "logs")
+    assert "\n" not in str(caught.value) and str(tmp_path / "logs/finetune.log") in str(caught.value)
+    assert [p.name for p in output.iterdir()] == ["kept"] and len(list(output.parent.iterdir())) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_or_killed_launcher_takes_all_its_processes_along(job, tmp_path, how):
+    replace(job, epochs=100_000, processes=2).write(tmp_path / "job.json")
+    code = (
+        "import sys; from pathlib import Path; from hpcmaf.training.job import FinetuneJob, run_finetune\n"
+        "run_finetune(FinetuneJob.read(Path(sys.argv[1])), Path(sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "job.json"), str(tmp_path / "logs")]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as launcher:
+        wait_until(
+            lambda: (tmp_path / "logs/progress.jsonl").is_file() and (tmp_path / "logs/progress.jsonl").read_text()
+        )
+        assert len(processes_of(tmp_path)) >= 4  # launcher, agent, two workers
+        launcher.send_signal(how)
+    wait_until(lambda: not processes_of(tmp_path))
+    assert not Path(job.output).exists()
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Processes whose command line names a folder (or that one of them made)."""
+    marks = [str(folder)]
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                line = (entry / "cmdline").read_bytes().decode(errors="replace")
+                state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+            except OSError:
+                continue
+            if state != "Z" and any(mark in line for mark in marks):
+                found.append(int(entry.name))
+    return found
+
+
+def wait_until(holds, seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_agent_without_data_keeps_its_previous_model(job, tmp_path):
+    start = tmp_path / "before"
+    start.mkdir()
+    (start / "adapter_model.safetensors").write_bytes(b"as it was")
+    # Everything is too long: the model of before is copied, not even opened.
+    report = run_finetune(replace(job, start=str(start), max_length=2), tmp_path / "logs")
+    assert (report.steps, report.samples, report.dropped_too_long, report.final_loss) == (0, 0, 21, None)
+    assert (Path(job.output) / "adapter_model.safetensors").read_bytes() == b"as it was"
