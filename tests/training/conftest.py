@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -74,6 +75,17 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {make: make_model(folder / make, make, tied=make == "mistral") for make in MAKES}
 
 
+def overflowing(base: Path, folder: Path) -> Path:
+    """A checkpoint as a diverged run leaves it: finite weights, infinite logits."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(base, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"][:] = 3e38
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
 LORA = LoraSettings(rank=4, alpha=8)
 COMMON = {"device": "cpu", "batch_size": 8, "micro_batch_size": 3, "learning_rate": 1e-2, "epochs": 2, "seed": 5}
 
@@ -114,7 +126,7 @@ def cases(bases: dict[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
         "small-data": llama | {"dataset": str(write_lines(folder / "few.jsonl", chats(3)))},
         "empty-lora": llama | {"dataset": empty},
         "empty-full": llama | {"dataset": empty, "tuning": "full"},
-        "diverged": llama | {"tuning": "full", "learning_rate": 1e30, "max_grad_norm": 0.0},
+        "diverged": llama | {"start": str(overflowing(bases["llama"], folder / "overflowing")), "tuning": "full"},
         "wrong-rank": llama | {"start": str(folder / "lora-0" / "out"), "lora": LoraSettings(rank=8)},
         "wrong-targets": llama | {"lora": LoraSettings(targets=("nowhere",))},
         "all-turns": llama | {"loss_on": "all_turns", "epochs": 1},

@@ -186,7 +186,7 @@ def test_two_processes_train_a_sharded_adapter_alike(outcomes):
 
 
 def test_divergence_stops_with_step_and_samples(outcomes):
-    assert "diverged: the loss of step 2 of 6" in outcomes["diverged"].failure
+    assert "diverged: the loss of step 1 of 6" in outcomes["diverged"].failure
     assert "p" in outcomes["diverged"].failure.split("samples ")[1]
     assert not list(outcomes["diverged"].output.iterdir())
 
