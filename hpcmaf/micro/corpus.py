@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcmaf.micro.critic import cut_off, revise, summary_of
+from hpcmaf.micro.critic import agreed, cut_off, revise, summary_of
 from hpcmaf.micro.styles import NOISE, STYLES, Author, Expression, Noise, Solution
 from hpcmaf.micro.tokenizer import PAD, encode
 from hpcmaf.seeding import derive_seed
+from hpcmaf.tasks.arithmetic import side
 from hpcmaf.tasks.compact import CompactPrompts
 
 PROMPTS = CompactPrompts()
@@ -34,7 +35,11 @@ class Mixture:
         Weight of each society size, and of each length.
     solos
         First answers outside any debate, per debate: the cheapest lines to
-        learn arithmetic from.
+        learn arithmetic from, and the only ones that train first answers.
+    calm
+        Share kept of the debates whose first answers already agree.
+        Without this, debates with something to settle are too rare to learn
+        from. What a critic does with given answers is left as it is.
     without_summary
         Share of debates in which critics read the answers themselves.
     cut_off
@@ -43,7 +48,8 @@ class Mixture:
 
     agents: tuple[tuple[int, float], ...] = ((1, 0.01), (2, 0.10), (3, 0.81), (4, 0.02), (5, 0.06))
     rounds: tuple[tuple[int, float], ...] = ((2, 0.93), (3, 0.06), (4, 0.01))
-    solos: int = 14
+    solos: int = 8
+    calm: float = 0.3
     without_summary: float = 0.15
     cut_off: float = 0.005
 
@@ -55,8 +61,21 @@ def _pick(weights: Sequence[tuple[int, float]], rng: random.Random) -> int:
     return rng.choices([value for value, _ in weights], [weight for _, weight in weights])[0]
 
 
+def draw(rng: random.Random) -> Expression:
+    """An expression of the task's training side: no evaluation question is in the corpus."""
+    while True:
+        expression = Expression.draw(rng)
+        if side(expression.text) == "train":
+            return expression
+
+
+def disputed(answers: Sequence[Solution]) -> bool:
+    """Whether no whole solution is agreed on, so that a critic has something to settle."""
+    return len(answers) > 1 and agreed([(one.p, one.q, one.result) for one in answers]) is None
+
+
 def debate_lines(author: Author, rng: random.Random, mixture: Mixture = MIXTURE) -> Iterator[list[str]]:
-    """Hold one debate and yield its lines: chats of up to three agents, and a summary read by each.
+    """Hold one debate and yield its lines: chats of up to three agents, and the summaries one of them reads.
 
     Yields
     ------
@@ -65,9 +84,12 @@ def debate_lines(author: Author, rng: random.Random, mixture: Mixture = MIXTURE)
     """
     agents, rounds = _pick(mixture.agents, rng), _pick(mixture.rounds, rng)
     summarized = rng.random() >= mixture.without_summary
-    expression = Expression.draw(rng)
     chosen = rng.sample(range(agents), min(agents, 3))
-    latest = [author.solve(expression, rng.randrange(len(STYLES)), rng) for _ in range(agents)]
+    while True:
+        expression = draw(rng)
+        latest = [author.solve(expression, rng.randrange(len(STYLES)), rng) for _ in range(agents)]
+        if disputed(latest) or rng.random() < mixture.calm:
+            break
     chats = [[PROMPTS.first(expression.text), one.text] for one in latest]
     for _ in range(1, rounds):
         seen = [cut_off(one, rng) if rng.random() < mixture.cut_off else one for one in latest]
@@ -78,7 +100,7 @@ def debate_lines(author: Author, rng: random.Random, mixture: Mixture = MIXTURE)
             summary = summary_of(others)
             if summarized:
                 prompt = PROMPTS.update(expression.text, summary)
-                if agent in chosen:
+                if agent == chosen[0]:
                     yield [PROMPTS.summarize(expression.text, texts), summary]
             else:
                 prompt = PROMPTS.update_without_summary(expression.text, texts)
@@ -94,9 +116,10 @@ def lines(seed: int, index: int, noise: Noise = NOISE, mixture: Mixture = MIXTUR
     rng = random.Random(derive_seed(seed, "micro corpus", index))
     while True:
         for turns in debate_lines(author, rng, mixture):
-            yield encode(turns)
+            # Selected by their first answers, so these are no sample to learn first answers from.
+            yield encode(turns, start=2 if len(turns) > 2 else 0)
         for _ in range(mixture.solos):
-            expression = Expression.draw(rng)
+            expression = draw(rng)
             answer = author.solve(expression, rng.randrange(len(STYLES)), rng)
             yield encode([PROMPTS.first(expression.text), answer.text])
 
@@ -112,7 +135,7 @@ class Rows:
 
 # Solos; debates of up to three agents and two rounds; larger and longer ones.
 # Few and fixed shapes: compiled code wants them.
-SHAPES = (Rows(96, 192, 1), Rows(192, 96, 1), Rows(576, 32, 4))
+SHAPES = (Rows(96, 160, 1), Rows(192, 128, 1), Rows(576, 32, 4))
 
 
 def steps(

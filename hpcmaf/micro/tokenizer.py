@@ -36,7 +36,7 @@ _MARK = [bytes([index]) for index in range(len(MARKS))]
 TARGET = 0x80
 
 
-def encode(turns: Sequence[str]) -> NDArray[np.uint8]:
+def encode(turns: Sequence[str], start: int = 0) -> NDArray[np.uint8]:
     """Encode alternating user and assistant turns, as the chat template would.
 
     The quick twin of :meth:`hpcmaf.chat.ChatFormat.sample` with loss on all
@@ -46,6 +46,8 @@ def encode(turns: Sequence[str]) -> NDArray[np.uint8]:
     ----------
     turns
         Texts, user first, assistant last.
+    start
+        Turns before this one carry no loss.
 
     Returns
     -------
@@ -58,14 +60,15 @@ def encode(turns: Sequence[str]) -> NDArray[np.uint8]:
     for index, turn in enumerate(turns):
         if index % 2:
             piece = _MARK[ASSISTANT] + turn.encode("ascii") + _MARK[EOS]
-            spans.append((position + 1, position + len(piece)))
+            if index >= start:
+                spans.append((position + 1, position + len(piece)))
         else:
             piece = _MARK[USER] + turn.encode("ascii")
         pieces.append(piece)
         position += len(piece)
     ids = _TABLE[np.frombuffer(b"".join(pieces), dtype=np.uint8)]
-    for start, stop in spans:
-        ids[start:stop] += TARGET
+    for first, stop in spans:
+        ids[first:stop] += TARGET
     return ids
 
 

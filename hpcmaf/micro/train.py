@@ -48,7 +48,7 @@ class Making:
     """
 
     seed: int = 0
-    steps: int = 7_000
+    steps: int = 10_000
     learning_rate: float = 1.5e-3
     hidden: int = 128
     layers: int = 4

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcmaf.micro.corpus import MIXTURE, Rows, debate_lines, lines, steps
+from hpcmaf.micro.corpus import MIXTURE, Rows, debate_lines, disputed, draw, lines, steps
 from hpcmaf.micro.critic import agreed, cut_off, revise, summary_of
 from hpcmaf.micro.styles import NO_NOISE, NOISE, Author, Expression, Solution
 from hpcmaf.micro.tokenizer import ASSISTANT, BOS, CHARACTERS, CONTEXT, EOS, PAD, TARGET, UNKNOWN, encode
+from hpcmaf.tasks.arithmetic import side
 from hpcmaf.tasks.compact import CompactPrompts
 
 EXPRESSION = Expression(1, 12, 13, 4, 5, 6)
@@ -82,6 +84,34 @@ def test_lines_are_a_debate_of_the_compact_prompts() -> None:
             kinds.update({"update" if turn[0] == "~" else "without" for turn in turns[2::2]})
             assert all("#" in turn for turn in turns[1::2])
     assert kinds == {"summary", "update", "without"}
+
+
+def test_no_evaluation_question_is_in_the_corpus() -> None:
+    rng = random.Random(6)
+    assert {side(draw(rng).text) for _ in range(200)} == {"train"}
+    asked = {turns[0].split("|")[0].rstrip("=") for _ in range(60) for turns in debate_lines(Author(), rng)}
+    assert {side(expression) for expression in asked} == {"train"}
+
+
+def test_disputes_are_common_enough_to_learn_from() -> None:
+    assert disputed([claim(1, 2, 3), claim(2, 2, 3), claim(3, 2, 3)])
+    assert disputed([claim(1, 2, 3), claim(1, 2, 4), claim(1, 2, 5)])
+    assert not disputed([claim(1, 2, 3), claim(1, 2, 3), claim(3, 2, 3)])
+    assert not disputed([claim(1, 2, 3)])
+    rng, author = random.Random(7), Author()
+
+    def share(calm: float) -> float:
+        mixture = replace(MIXTURE, agents=((2, 1.0),), without_summary=0.0, calm=calm)
+        chats = [turns for _ in range(150) for turns in debate_lines(author, rng, mixture) if "|" not in turns[0]]
+        own = [turns[1].rsplit("#", 1)[1] for turns in chats]
+        return sum(not turns[2].endswith("#" + result) for turns, result in zip(chats, own, strict=True)) / len(chats)
+
+    assert share(0.2) > share(1.0) + 0.1
+
+
+def test_debates_do_not_train_first_answers() -> None:
+    ids = encode(["1+1=", "#2", "~", "#3"], start=2)
+    assert (ids >= TARGET).sum() == 3 and ids[-1] >= TARGET
 
 
 def test_tokens_of_a_line() -> None:

@@ -182,7 +182,7 @@ def kill_everything(run: RunDir) -> int:
             if mine and (entry / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
                 os.kill(int(entry.name), signal.SIGKILL)
                 killed += 1
-        except (FileNotFoundError, ProcessLookupError):
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
     return killed
 
