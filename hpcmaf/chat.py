@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
-from hpcmaf.engines.base import Message
 from hpcmaf.errors import EngineError
 
 if TYPE_CHECKING:
@@ -27,6 +26,13 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}Assistant:{{ '\n' }}{% endif %}"
 )
 _PROBE = "\u2042probe\u2042"
+
+
+class Message(TypedDict):
+    """One turn of a chat, in the form chat templates read."""
+
+    role: Literal["user", "assistant", "system"]
+    content: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from hpcmaf.engines.base import Message
+from hpcmaf.chat import Message
 from hpcmaf.tasks.base import Problem
 
 

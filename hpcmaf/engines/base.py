@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypedDict
+from typing import Literal, Protocol
 
-
-class Message(TypedDict):
-    """One turn of a chat, in the form chat templates read."""
-
-    role: Literal["user", "assistant", "system"]
-    content: str
+from hpcmaf.chat import Message
 
 
 @dataclass(frozen=True, slots=True)
