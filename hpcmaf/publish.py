@@ -80,16 +80,30 @@ def atomic_path(target: Path) -> Iterator[Path]:
         if temporary.is_dir():
             for path in sorted(temporary.rglob("*")):
                 sync(path)
-            if target.is_dir():
-                shutil.rmtree(target)
         sync(temporary)
-        os.replace(temporary, target)
+        _replace(temporary, target)
         sync(target.parent)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def _replace(temporary: Path, target: Path) -> None:
+    if not (temporary.is_dir() and target.is_dir()):
+        os.replace(temporary, target)
+        return
+    # A folder cannot take a full one's place, and removing that one first
+    # could leave half of it under its name: it is renamed away whole.
+    retired = temporary.with_suffix(".old.tmp")
+    os.replace(target, retired)
+    try:
+        os.replace(temporary, target)
+    except OSError:
+        os.replace(retired, target)
+        raise
+    shutil.rmtree(retired)
 
 
 def write_text(target: Path, text: str) -> None:

@@ -152,6 +152,21 @@ class RunDir:
         """Read a finished task's marker."""
         return json.loads(self.marker(stage, task).read_text())
 
+    def missing(self, stage: Stage, task: str) -> list[str]:
+        """Outputs of a finished task that are no longer there."""
+        return [name for name in self.read_marker(stage, task)["outputs"] if not (self.root / name).exists()]
+
+    def leftovers(self, plan: Plan) -> list[Path]:
+        """Temporaries of writers, and journals of shards that are done; rubbish once nobody works here."""
+        journals = (
+            self.journal(self.shard(stage.iteration, stage.kind, int(task)))
+            for stage in plan.stages
+            if stage.kind in {"debate", "eval"}
+            for task in stage.tasks
+            if self.done(stage, task)
+        )
+        return [*self.root.rglob(".*.tmp"), *(path for path in journals if path.exists())]
+
     @contextmanager
     def claim(self, stage: Stage, task: str) -> Iterator[None]:
         """Hold a task while working on it; a second worker is refused.

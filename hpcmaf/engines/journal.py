@@ -40,8 +40,8 @@ class Journal:
     Attributes
     ----------
     seconds
-        Generation time of what the log already held, so that a resumed task
-        reports its whole cost.
+        Generation time of what the log held when it was opened, so that a
+        resumed task reports its whole cost.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,6 +75,7 @@ class Journal:
         self._file.seek(0, os.SEEK_END)
 
     def __len__(self) -> int:
+        """Completions that earlier attempts made."""
         return len(self._known)
 
     def find(self, request: Request) -> Completion | None:
@@ -82,13 +83,17 @@ class Journal:
         return self._known.get(request_digest(request))
 
     def append(self, requests: Sequence[Request], completions: Sequence[Completion], seconds: float) -> None:
-        """Log one batch; on disk when this returns."""
+        """Log one batch; on disk when this returns.
+
+        It is not remembered: nobody asks for the same completion twice, and
+        the token ids of a large shard take a gigabyte.
+        """
         rows = []
         for request, completion in zip(requests, completions, strict=True):
-            digest = request_digest(request)
-            self._known[digest] = completion
             ids = list(completion.token_ids)
-            rows.append([digest, completion.text, ids, completion.prompt_tokens, completion.finish_reason])
+            rows.append(
+                [request_digest(request), completion.text, ids, completion.prompt_tokens, completion.finish_reason]
+            )
         self._file.write(json.dumps({"seconds": seconds, "completions": rows}).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())

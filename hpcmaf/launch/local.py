@@ -16,6 +16,7 @@ import submitit
 from hpcmaf.errors import StageError
 from hpcmaf.launch.executors import submit_local
 from hpcmaf.launch.progress import Watcher
+from hpcmaf.launch.recovery import recover, sweep
 from hpcmaf.plan import Plan, Stage
 from hpcmaf.profile import Profile
 from hpcmaf.rundir import RunDir
@@ -51,6 +52,7 @@ class LocalDriver:
         self.profile = profile
         self.watcher = watcher
         self._running: list[_Running] = []
+        self._known_done: set[tuple[str, str]] = set()
         self._killed: dict[tuple[str, str], int] = {}
         self._failure: StageError | None = None
 
@@ -64,6 +66,8 @@ class LocalDriver:
 
         The caller holds the run (``RunDir.drive``).
         """
+        for line in recover(self.run, self.plan):
+            self.watcher.say(line)
         with self.watcher:
             try:
                 while self._step():
@@ -71,6 +75,7 @@ class LocalDriver:
             except BaseException:
                 self._stop()
                 raise
+        sweep(self.run, self.plan)
         if self._failure:
             raise self._failure
 
@@ -79,7 +84,7 @@ class LocalDriver:
         for running in [running for running in self._running if running.job.done()]:
             self._running.remove(running)
             self._finished(running)
-        left = [(stage, task) for stage in self._ready() for task in stage.tasks if not self.run.done(stage, task)]
+        left = [(stage, task) for stage in self._ready() for task in stage.tasks if not self._done(stage, task)]
         if self._failure is None:
             for stage, task in left:
                 if len(self._running) >= self.profile.slots():
@@ -95,9 +100,17 @@ class LocalDriver:
         What the next iteration waits for must never queue behind a figure for
         the table.
         """
-        done = {stage.id for stage in self.plan.stages if all(self.run.done(stage, task) for task in stage.tasks)}
+        done = {stage.id for stage in self.plan.stages if all(self._done(stage, task) for task in stage.tasks)}
         ready = [stage for stage in self.plan.stages if stage.id not in done and done.issuperset(stage.after)]
         return sorted(ready, key=lambda stage: stage.kind in {"eval", "score"})
+
+    def _done(self, stage: Stage, task: str) -> bool:
+        # Markers stay while a run is driven. Looking at thousands of them
+        # several times a second would be felt on a shared file system.
+        key = (stage.id, task)
+        if key not in self._known_done and self.run.done(stage, task):
+            self._known_done.add(key)
+        return key in self._known_done
 
     def _is_running(self, stage: Stage, task: str) -> bool:
         return any(running.stage.id == stage.id and running.task == task for running in self._running)

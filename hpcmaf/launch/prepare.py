@@ -57,15 +57,16 @@ def prepare_run(run: RunDir, recipe: Recipe, profile: Profile) -> Plan:
 def fingerprint(base: str) -> str:
     """What identifies a base model.
 
-    A folder is known by its configuration and its weight files' names and
-    sizes (hashing an 8B checkpoint would take minutes), a hub id by itself.
+    A folder is known by its configuration, tokenizer and chat template, and
+    by its weight files' names and sizes (hashing an 8B checkpoint would take
+    minutes); a hub id by itself.
     """
     folder = Path(base)
     if not folder.is_dir():
         return base
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.suffix == ".json" and path.is_file():
+        if path.suffix in {".json", ".jinja", ".model", ".txt"} and path.is_file():
             digest.update(path.name.encode() + path.read_bytes())
         elif path.suffix in {".safetensors", ".bin"}:
             digest.update(f"{path.name}:{path.stat().st_size}".encode())

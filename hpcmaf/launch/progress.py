@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from types import TracebackType
 
@@ -42,24 +43,28 @@ class Watcher:
         self.slots = slots
         self.console = console
         self._total = sum(len(stage.tasks) for stage in plan.stages)
-        self._seconds: dict[str, list[float]] = {}
-        self._left: list[Stage] = []
-        for stage in plan.stages:
-            for task in stage.tasks:
-                if run.done(stage, task):
-                    spent = sum(row["wall_seconds"] for row in run.read_marker(stage, task)["ledger"])
-                    self._seconds.setdefault(stage.kind, []).append(spent)
-                else:
-                    self._left.append(stage)
+        # By kind of stage: tasks left, tasks done and the seconds they took.
+        self._left: Counter[str] = Counter()
+        self._done: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._bars: Progress | None = None
         self._overall: TaskID | None = None
         self._rows: dict[tuple[str, str], TaskID] = {}
         self._last_line = time.monotonic()
 
     def __enter__(self) -> Watcher:
+        for stage in self.plan.stages:
+            for task in stage.tasks:
+                if self.run.done(stage, task):
+                    spent = sum(row["wall_seconds"] for row in self.run.read_marker(stage, task)["ledger"])
+                    self._count(stage.kind, spent)
+                else:
+                    self._left[stage.kind] += 1
         if self.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-            self._bars = Progress(*columns, TextColumn("{task.fields[note]}"), TimeElapsedColumn(), console=self.console)
+            self._bars = Progress(
+                *columns, TextColumn("{task.fields[note]}"), TimeElapsedColumn(), console=self.console
+            )
             self._overall = self._bars.add_task("all tasks", total=self._total, note="")
             self._bars.start()
         return self
@@ -83,14 +88,15 @@ class Watcher:
 
     def finished(self, stage: Stage, task: str, seconds: float) -> None:
         """A task is done."""
-        self._seconds.setdefault(stage.kind, []).append(seconds)
-        if stage in self._left:
-            self._left.remove(stage)
+        self._count(stage.kind, seconds)
+        self._left[stage.kind] -= 1
         if self._bars and (row := self._rows.pop((stage.id, task), None)) is not None:
             self._bars.remove_task(row)
         name = stage.id if task == "all" else f"{stage.id} {task}"
-        left = len(self._left)
-        self.say(f"{name} done in {clock(seconds)} ({self._total - left}/{self._total} tasks, {self._estimate({})} left)")
+        left = self._left.total()
+        self.say(
+            f"{name} done in {clock(seconds)} ({self._total - left}/{self._total} tasks, {self._estimate({})} left)"
+        )
 
     def look(self, running: Mapping[tuple[str, str], float]) -> None:
         """Refresh; called several times a second.
@@ -106,7 +112,7 @@ class Watcher:
             for gone in self._rows.keys() - running.keys():
                 self._bars.remove_task(self._rows.pop(gone))
             self._bars.update(
-                self._overall, completed=self._total - len(self._left), note=f"{self._estimate(elapsed)} left"
+                self._overall, completed=self._total - self._left.total(), note=f"{self._estimate(elapsed)} left"
             )
             for (stage, task), row in self._rows.items():
                 if (progress := self._progress(stage, task)) is not None:
@@ -124,11 +130,16 @@ class Watcher:
         except FileNotFoundError:
             return None
 
+    def _count(self, kind: str, seconds: float) -> None:
+        self._done[kind] += 1
+        self._seconds[kind] += seconds
+
     def _estimate(self, elapsed: Mapping[tuple[str, str], float]) -> str:
         """Time left, from the mean time of tasks of the same kind."""
-        known = [stage for stage in self._left if stage.kind in self._seconds]
-        seconds = sum(sum(times) / len(times) for times in (self._seconds[stage.kind] for stage in known))
+        left = {kind: count for kind, count in self._left.items() if count}
+        known = [kind for kind in left if self._done[kind]]
+        seconds = sum(left[kind] * self._seconds[kind] / self._done[kind] for kind in known)
         seconds = max(0.0, seconds - sum(elapsed.values())) / self.slots
         if not known:
-            return "time unknown" if self._left else "0:00"
-        return ("about " if len(known) == len(self._left) else "at least ") + clock(seconds)
+            return "time unknown" if left else "0:00"
+        return ("about " if len(known) == len(left) else "at least ") + clock(seconds)

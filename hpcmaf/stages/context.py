@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,9 @@ class TaskContext:
         Folder of this attempt's logs.
     outputs, ledger
         What the task has published and spent; they go into its marker.
+    afterwards
+        Called once the marker is written: whatever a killed task would need
+        to go on is thrown away here and not before.
     """
 
     run: RunDir
@@ -39,6 +42,7 @@ class TaskContext:
     attempt: Path
     outputs: list[Path] = field(default_factory=list)
     ledger: list[dict[str, Any]] = field(default_factory=list)
+    afterwards: list[Callable[[], None]] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
     @cached_property

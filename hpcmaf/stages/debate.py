@@ -12,6 +12,7 @@ from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.engines.base import Engine, Sampling, ServedModels
 from hpcmaf.engines.journal import Journal
 from hpcmaf.plan import shard_range
+from hpcmaf.publish import manifest_path
 from hpcmaf.stages.context import TaskContext, peak_memory_bytes
 from hpcmaf.store import StoreInfo, write_store
 from hpcmaf.tasks import get_task
@@ -66,9 +67,11 @@ def run_debate_shard(context: TaskContext) -> None:
         summaries=protocol.summaries,
     )
     write_store(target, info, transcripts)
-    context.outputs.append(target)
-    _spend(context, transcripts, society, seconds, on_gpu=engine.device.type == "cuda")
-    journal.remove()
+    context.outputs += [target, manifest_path(target)]
+    _spend(context, transcripts, seconds, journal.seconds, on_gpu=engine.device.type == "cuda")
+    # Not before the marker is written: killed in between, a shard without
+    # marker and journal would be computed all over again.
+    context.afterwards.append(journal.remove)
 
 
 async def _debate_all(
@@ -79,9 +82,9 @@ async def _debate_all(
         watch.problems += 1
         return transcript
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(problem)) for problem in problems]
-    return [task.result() for task in tasks]
+    # gather, not a TaskGroup: the first failure arrives as it is, so its class
+    # still decides what the user is told.
+    return list(await asyncio.gather(*(one(problem) for problem in problems)))
 
 
 class _Watch:
@@ -99,7 +102,7 @@ class _Watch:
             self.context.report_progress(self.problems, self.total, "problems")
 
 
-def make_engine(context: TaskContext, models: dict[str, str], journal: Journal, watch: _Watch):  # noqa: ANN201
+def make_engine(context: TaskContext, models: dict[str, str], journal: Journal, watch: _Watch):
     """Start the engine the profile names; engines are imported only when used."""
     from hpcmaf.engines.transformers_engine import TransformersEngine
 
@@ -123,11 +126,19 @@ def make_engine(context: TaskContext, models: dict[str, str], journal: Journal, 
 
 
 def _spend(
-    context: TaskContext, transcripts: Sequence[Transcript], society: Society, seconds: float, on_gpu: bool
+    context: TaskContext, transcripts: Sequence[Transcript], seconds: float, earlier: float, on_gpu: bool
 ) -> None:
     """Tokens per agent, by whose turn they were; time and memory per task.
 
     Agents share batches, so time is not theirs to divide.
+
+    Parameters
+    ----------
+    seconds
+        Spent on generation, by this attempt and by earlier ones.
+    earlier
+        Those of earlier attempts. What else they took, such as starting, is
+        lost with them.
     """
     turns: dict[str, list[Utterance]] = {}
     for utterance in _all_turns(transcripts):
@@ -146,12 +157,8 @@ def _spend(
         import torch
 
         memory = torch.cuda.max_memory_allocated()
-    # What earlier attempts generated is in `seconds`; what they spent on
-    # starting is lost with them.
-    startup = max(0.0, time.monotonic() - context.started - seconds)
-    context.spend(
-        wall_seconds=seconds + startup, gpu_seconds=seconds if on_gpu else 0.0, peak_memory_bytes=memory
-    )
+    wall = earlier + time.monotonic() - context.started
+    context.spend(wall_seconds=wall, gpu_seconds=seconds if on_gpu else 0.0, peak_memory_bytes=memory)
 
 
 def _all_turns(transcripts: Sequence[Transcript]) -> Iterable[Utterance]:

@@ -65,6 +65,8 @@ def run_task(root: str, stage_id: str, task: str, attempt: str, plan_sha256: str
             context = TaskContext(run, plan, profile, stage, task, folder)
             _function(stage.kind)(context)
             run.write_marker(stage, task, context.outputs, context.ledger)
+            for clean in context.afterwards:
+                clean()
     except BaseException as error:
         _leave_cause(folder, error)
         if isinstance(error, HpcmafError):

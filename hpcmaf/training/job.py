@@ -66,7 +66,8 @@ def run_finetune(
     logs.mkdir(parents=True, exist_ok=True)
     log, steps = logs / "finetune.log", logs / "progress.jsonl"
     steps.write_bytes(b"")
-    with tempfile.TemporaryDirectory(prefix="hpcmaf-finetune-") as scratch, atomic_path(output) as temporary:
+    # Beside the logs: what a kill leaves of it is found there, not in /tmp.
+    with tempfile.TemporaryDirectory(prefix="work-", dir=logs) as scratch, atomic_path(output) as temporary:
         work = Path(scratch)
         temporary.mkdir()
         job.write(work / "job.json")

@@ -63,6 +63,9 @@ def test_every_cut_leaves_the_whole_lines(tmp_path_factory: pytest.TempPathFacto
 def test_another_request_is_not_answered(tmp_path: Path, other: Request) -> None:
     journal = Journal(tmp_path / "j")
     journal.append([REQUEST], [completion("x")], 1.0)
+    journal.close()
+    assert len(journal) == 0, "what this attempt makes is on disk, and not in memory as well"
+    journal = Journal(tmp_path / "j")
     assert journal.find(REQUEST) == completion("x")
     assert journal.find(other) is None
     assert request_digest(other) != request_digest(REQUEST)

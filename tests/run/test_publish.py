@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,30 @@ def test_folders_are_published_whole(tmp_path: Path) -> None:
             temporary.mkdir()
             (temporary / content).write_text(content)
     assert [path.name for path in target.iterdir()] == ["second"]
+
+
+def test_a_folder_is_replaced_by_renames_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed anywhere, there is the old folder whole, the new one whole, or none; never half of one."""
+    target = tmp_path / "data"
+    for name in "abc":
+        target.mkdir(exist_ok=True)
+        (target / name).write_text("old")
+    moves: list[tuple[str, str]] = []
+    replace = os.replace
+
+    def watched(source: Path, to: Path) -> None:
+        assert not target.exists() or len(list(target.iterdir())) == 3
+        moves.append((Path(source).name, Path(to).name))
+        if len(moves) == 2:
+            raise OSError("no")
+        replace(source, to)
+
+    monkeypatch.setattr(os, "replace", watched)
+    with pytest.raises(OSError, match="no"), atomic_path(target) as temporary:
+        temporary.mkdir()
+    assert sorted(path.name for path in target.iterdir()) == ["a", "b", "c"], "a failure leaves the old folder"
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert moves[0][0] == "data" and moves[0][1].endswith(".tmp")
 
 
 def test_manifests_find_every_change(tmp_path: Path) -> None:
