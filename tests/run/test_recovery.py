@@ -1,0 +1,212 @@
+"""What is left of a run after kills, and what a run does about it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from hpcmaf.errors import DataError, EngineError
+from hpcmaf.launch.local import LocalDriver
+from hpcmaf.launch.progress import Watcher
+from hpcmaf.launch.recovery import recover, sweep
+from hpcmaf.plan import Plan, Stage, build_plan
+from hpcmaf.profile import Profile, load_profile
+from hpcmaf.publish import write_json, write_text
+from hpcmaf.recipe import load_recipe
+from hpcmaf.rundir import RunDir
+from hpcmaf.stages import debate as debate_stage
+from hpcmaf.stages import entry
+from hpcmaf.stages.context import TaskContext
+from hpcmaf.tasks.base import Problem
+from tests.debate.scripted import ScriptedEngine
+
+PROBLEMS = {"train": {"count": 4, "sha256": "a"}, "eval": {"count": 4, "sha256": "b"}}
+
+
+def profile(*overrides: str) -> Profile:
+    return load_profile("local", ("generation.problems_per_shard=2", *overrides))
+
+
+def planned(root: Path, iterations: int = 2) -> tuple[RunDir, Plan]:
+    """A run of which every task is done, each with an output of its own."""
+    run, plan = RunDir(root), build_plan(load_recipe(iterations=iterations), profile(), PROBLEMS, "base")
+    write_json(run.plan, plan.to_json())
+    for stage in plan.stages:
+        for task in stage.tasks:
+            finish(run, stage, task)
+    return run, plan
+
+
+def finish(run: RunDir, stage: Stage, task: str) -> None:
+    write_text(output(run, stage, task), stage.id)
+    run.write_marker(stage, task, [output(run, stage, task)], [{"wall_seconds": 2.0}])
+
+
+def output(run: RunDir, stage: Stage, task: str) -> Path:
+    return run.iteration(stage.iteration) / f"{stage.kind}-{task}.out"
+
+
+def undone(run: RunDir, plan: Plan) -> set[str]:
+    return {f"{stage.id} {task}" for stage in plan.stages for task in stage.tasks if not run.done(stage, task)}
+
+
+def test_a_finished_run_stays_finished(tmp_path: Path) -> None:
+    run, plan = planned(tmp_path)
+    assert recover(run, plan) == []
+    assert undone(run, plan) == set()
+
+
+def test_an_output_that_is_gone_is_made_again_if_somebody_reads_it(tmp_path: Path) -> None:
+    """Deleting a damaged shard is what the error about it asks for: it has to be enough."""
+    run, plan = planned(tmp_path)
+    shard, merge = plan.stage("it02/debate"), plan.stage("it02/merge")
+    output(run, shard, "00001").unlink()
+    assert recover(run, plan) == [], "its merge is done: nobody reads the shard again"
+    run.marker(merge, "all").unlink()
+    assert recover(run, plan) == ["it02/debate 00001: it02/debate-00001.out is gone; doing it again"]
+    assert undone(run, plan) == {"it02/debate 00001", "it02/merge all"}
+
+
+def test_what_is_made_again_gets_its_inputs_again(tmp_path: Path) -> None:
+    run, plan = planned(tmp_path)
+    for name in ("it02/score", "it02/merge"):
+        output(run, plan.stage(name), "all").unlink()
+    for task in plan.stage("it02/debate").tasks:
+        output(run, plan.stage("it02/debate"), task).unlink()
+    recover(run, plan)
+    assert undone(run, plan) == {"it02/score all", "it02/merge all", "it02/debate 00000", "it02/debate 00001"}
+
+
+def test_old_models_may_be_deleted(tmp_path: Path) -> None:
+    """Those of the last iteration too, until the run is extended and starts from them."""
+    run, plan = planned(tmp_path)
+    for t in (1, 2):
+        for agent in plan.stage(f"it0{t}/finetune").tasks:
+            output(run, plan.stage(f"it0{t}/finetune"), agent).unlink()
+        assert recover(run, plan) == [] and undone(run, plan) == set()
+    longer = build_plan(load_recipe(iterations=3), profile(), PROBLEMS, "base")
+    again = recover(run, longer)
+    assert len(again) == 12 and all("/finetune " in line for line in again), "each starts from the one before"
+
+
+def test_rubbish_of_killed_writers_goes_unless_somebody_works(tmp_path: Path) -> None:
+    run, plan = planned(tmp_path)
+    stage = plan.stage("it01/debate")
+    rubbish = [run.iteration(1) / ".data.0123.tmp", run.attempts(stage, "00000") / ".progress.json.4567.tmp"]
+    journals = [run.journal(run.shard(1, "debate", shard)) for shard in (0, 1)]
+    run.marker(stage, "00001").unlink()
+
+    def litter() -> None:
+        (rubbish[0] / "deep").mkdir(parents=True, exist_ok=True)
+        for path in (rubbish[0] / "deep" / "file", rubbish[1], *journals):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("half")
+
+    litter()
+    with run.claim(stage, "00001"):
+        sweep(run, plan)
+        assert all(path.exists() for path in (*rubbish, *journals))
+    sweep(run, plan)
+    assert not any(path.exists() for path in rubbish)
+    assert [path.exists() for path in journals] == [False, True], "an unfinished shard goes on from its journal"
+
+
+def attempt(run: RunDir, plan: Plan, stage: str, task: str) -> Path:
+    folder = run.new_attempt(plan.stage(stage), task)
+    entry.run_task(str(run.root), stage, task, str(folder), plan.sha256)
+    return folder
+
+
+def test_a_journal_outlives_everything_but_the_marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between publishing and the marker, a shard is replayed and not computed again."""
+    run, plan = planned(tmp_path)
+    write_json(run.profile, profile().model_dump(mode="json"))
+    stage = plan.stage("it01/debate")
+    run.marker(stage, "00000").unlink()
+    journal = tmp_path / "journal"
+
+    def debates(context: TaskContext) -> None:
+        journal.touch()
+        context.afterwards.append(journal.unlink)
+
+    monkeypatch.setattr(entry, "_function", lambda kind: debates)
+    with monkeypatch.context() as killed:
+        killed.setattr(RunDir, "write_marker", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            attempt(run, plan, "it01/debate", "00000")
+    assert journal.exists() and not run.done(stage, "00000")
+    attempt(run, plan, "it01/debate", "00000")
+    assert not journal.exists() and run.done(stage, "00000")
+
+
+def test_a_done_task_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, plan = planned(tmp_path)
+    monkeypatch.setattr(entry, "_function", lambda kind: pytest.fail("computed twice"))
+    attempt(run, plan, "it01/merge", "all")
+
+
+@pytest.mark.parametrize(
+    "error", [EngineError("base: its chat template refuses a debate's turns"), DataError("no expression in it")]
+)
+def test_a_failing_debate_says_why_in_its_own_class(error: Exception) -> None:
+    """Not as one of many exceptions in a group: the class is the exit code, the text is the line."""
+    from tests.debate.test_protocol import protocol
+
+    def refuse(_: object) -> str:
+        raise error
+
+    problems = [Problem(f"p{n}", "q") for n in range(5)]
+    society, watch = debate_stage.Society.of(3, ()), debate_stage._Watch(None, 5)  # type: ignore[arg-type]
+    with pytest.raises(type(error)) as caught:
+        asyncio.run(debate_stage._debate_all(problems, society, protocol(), ScriptedEngine(refuse), watch))
+    assert caught.value is error
+
+
+def test_looking_again_costs_nothing_for_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver polls for days over thousands of shards: finished ones are looked at once."""
+    run, plan = planned(tmp_path)
+    run.marker(plan.stage("it02/score"), "all").unlink()
+    driver = LocalDriver(run, plan, profile(), Watcher(run, plan, 1, Console(file=io.StringIO())))
+    looked: list[str] = []
+    done = RunDir.done
+    monkeypatch.setattr(RunDir, "done", lambda *a: looked.append(f"{a[1].id} {a[2]}") or done(*a))
+    monkeypatch.setattr(driver, "_start", lambda *_: None)
+    for _ in range(5):
+        assert driver._step()
+    assert {task: looked.count(task) for task in set(looked)} == {
+        f"{stage.id} {task}": 10 if stage.id == "it02/score" else 1 for stage in plan.stages for task in stage.tasks
+    }
+
+
+def test_the_time_left_is_the_mean_of_the_same_kind(tmp_path: Path) -> None:
+    run, plan = planned(tmp_path)
+    score = plan.stage("it02/score")
+    left = [(plan.stage("it02/debate"), "00001"), (plan.stage("it02/merge"), "all"), (score, "all")]
+    for stage, task in left:
+        run.marker(stage, task).unlink()
+    text = io.StringIO()
+    with Watcher(run, plan, 2, Console(file=text)) as watcher:
+        watcher.finished(score, "all", 62.0)
+    total = sum(len(stage.tasks) for stage in plan.stages)
+    # Two tasks of two seconds each, two at a time.
+    assert f"it02/score done in 1:02 ({total - 2}/{total} tasks, about 0:02 left)" in text.getvalue()
+
+
+def test_causes_of_failure_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, plan = planned(tmp_path)
+    write_json(run.profile, profile().model_dump(mode="json"))
+    run.marker(plan.stage("it01/merge"), "all").unlink()
+
+    def torn(_: TaskContext) -> None:
+        raise DataError("shard torn; fetch it")
+
+    monkeypatch.setattr(entry, "_function", lambda kind: torn)
+    with pytest.raises(DataError):
+        attempt(run, plan, "it01/merge", "all")
+    cause = json.loads((run.attempts(plan.stage("it01/merge"), "all") / "0001" / "cause.json").read_text())
+    assert (cause["message"], cause["exit_code"], cause["expected"]) == ("shard torn; fetch it", 4, True)
