@@ -200,8 +200,13 @@ def test_every_shape_runs_through(tmp_path: Path, overrides: tuple[str, ...]) ->
     result = submit(tmp_path / "run", 1, "task.train=24", "task.eval=8", "training.epochs=1", *overrides)
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr
-    selection = json.loads((RunDir(tmp_path / "run").data(1) / "selection.json").read_text())
-    assert selection["agents"], "nothing was selected"
+    chosen = json.loads((RunDir(tmp_path / "run").data(1) / "selection.json").read_text())["datasets"]
+    assert all(data["kept"] > 0 for agent, data in chosen.items() if agent.startswith("generator"))
+    critics = [data for agent, data in chosen.items() if agent.startswith("critic")]
+    assert len(critics) == len(chosen) / 2
+    assert sum(data["kept"] for data in critics) > 0
+    wanted = [float(word.split("=")[1]) for word in overrides if word.startswith("selection.w=")]
+    assert not wanted or {data["realised_w"] for data in critics if data["kept"]} == set(wanted)
 
 
 @pytest.mark.parametrize(("kind", "tuning"), [("mistral", "lora"), ("phi3", "full")])
