@@ -1,0 +1,421 @@
+"""The method, fact by fact: sections "One iteration" and "Traps" of its specification.
+
+Two iterations of four agents in three rounds, through the real stages, store,
+selection and scoring. Only what needs a model is played: an engine that
+answers by the request's seed, and finetuning that writes down its job.
+Facts about one room alone are tested in that room's own folder.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import sqrt
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hpcmaf.cli import main
+from hpcmaf.debate.consensus import consensus
+from hpcmaf.debate.transcript import Transcript
+from hpcmaf.engines import Request
+from hpcmaf.errors import LeakError
+from hpcmaf.launch.prepare import prepare_run
+from hpcmaf.plan import Plan
+from hpcmaf.profile import load_profile
+from hpcmaf.recipe import Recipe, load_recipe
+from hpcmaf.rundir import RunDir
+from hpcmaf.stages import debate as debate_stage
+from hpcmaf.stages import entry
+from hpcmaf.stages import finetune as finetune_stage
+from hpcmaf.store import Store
+from hpcmaf.tasks import get_task
+from hpcmaf.tasks.base import question_hash
+from hpcmaf.tasks.splits import Splits
+from hpcmaf.training.spec import FinetuneReport
+from tests.debate.scripted import ScriptedEngine
+
+N, M, TRAIN, EVAL = 4, 3, 60, 20
+SHAPE = (f"debate.agents={N}", f"debate.rounds={M}", f"task.train={TRAIN}", f"task.eval={EVAL}", "selection.mix=exact")
+MUTE = "no idea"
+
+
+def reply(request: Request) -> str:
+    """Often 1, sometimes 2 or 3, sometimes nothing that can be read as an answer."""
+    return random.Random(request.seed).choice(["so 1", "so 1", "=1", "=2", "=3", MUTE])
+
+
+class Player(ScriptedEngine):
+    """An engine as the stage uses it."""
+
+    seconds = 1.5
+    device = SimpleNamespace(type="cpu")
+
+
+@dataclass
+class Played:
+    """A run, and what its stages asked of engines and of finetuning."""
+
+    run: RunDir
+    plan: Plan
+    recipe: Recipe
+    requests: dict[str, list[Request]] = field(default_factory=dict)
+    models: dict[str, dict[str, str]] = field(default_factory=dict)
+    jobs: dict[tuple[int, str], Any] = field(default_factory=dict)
+
+    def debates(self, t: int, kind: str = "debate") -> list[Transcript]:
+        with Store(self.run.store(t, kind)) as store:
+            return list(store.transcripts(gold=True))
+
+    def lines(self, t: int, agent: str) -> dict[str, dict[str, Any]]:
+        found = [json.loads(line) for line in self.run.dataset(t, agent).read_text().splitlines()]
+        assert len({line["problem_id"] for line in found}) == len(found), "a sample was drawn twice"
+        return {line["problem_id"]: line for line in found}
+
+    def label(self, t: int, debate: Transcript) -> str | None:
+        return consensus(debate, M, self.recipe.seed, t).answer
+
+
+def play(
+    root: Path, patch: pytest.MonkeyPatch, *overrides: str, say: Callable[[Request], str] = reply, shard: int = 25
+) -> Played:
+    recipe = load_recipe(overrides=(*SHAPE, *overrides), iterations=2)
+    profile = load_profile("local", (f"generation.problems_per_shard={shard}",))
+    run = RunDir(root)
+    played = Played(run, prepare_run(run, recipe, profile), recipe)
+
+    def engine(context: Any, models: dict[str, str], journal: Any, watch: Any) -> Player:
+        made = Player(say, order_seed=len(played.requests))
+        played.requests.setdefault(context.stage.id, made.requests)
+        made.requests = played.requests[context.stage.id]
+        played.models[context.stage.id] = models
+        return made
+
+    def finetune(job: Any, logs: Path, progress: Any) -> FinetuneReport:
+        played.jobs[job.iteration, job.agent] = job
+        Path(job.output).mkdir(parents=True)
+        Path(job.output, "model").write_text(job.agent)
+        return FinetuneReport(3, 0, 40, 20, 1, 0.5, (0.5,), 2.0, 1.0, 1000, 0.0)
+
+    patch.setattr(debate_stage, "make_engine", engine)
+    patch.setattr(finetune_stage, "run_finetune", finetune)
+    for stage in played.plan.stages:
+        for task in stage.tasks:
+            entry.run_task(str(root), stage.id, task, str(run.new_attempt(stage, task)), played.plan.sha256)
+    return played
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
+    with pytest.MonkeyPatch.context() as patch:
+        return play(tmp_path_factory.mktemp("method") / "run", patch)
+
+
+def agents(role: str) -> list[str]:
+    return [f"{role}-{n}" for n in range(N)]
+
+
+# --- 1: debate ----------------------------------------------------------------
+
+
+def test_every_training_problem_is_debated_and_every_evaluation_problem_evaluated(played: Played) -> None:
+    """Trap: evaluating on training problems. Each split is where it belongs, whole, and they share nothing."""
+    ids = {s: [p.id for p in played.run.read_problems(s, played.plan)] for s in ("train", "eval")}
+    assert (len(ids["train"]), len(ids["eval"])) == (TRAIN, EVAL)
+    assert not set(ids["train"]) & set(ids["eval"])
+    for t in (0, 1, 2):
+        assert [d.problem.id for d in played.debates(t, "eval")] == ids["eval"]
+    for t in (1, 2):
+        assert [d.problem.id for d in played.debates(t)] == ids["train"]
+
+
+def test_calls_per_problem_for_any_agents_and_rounds(played: Played) -> None:
+    """N*M answers and N*(M-1) summaries per problem. Trap: N=3 and M=2 hard-coded."""
+    for stage, requests in played.requests.items():
+        problems = TRAIN if stage.endswith("debate") else EVAL
+        kinds = Counter(request.key.split("/")[2] for request in requests)
+        assert kinds == {"answer": N * M * problems, "summary": N * (M - 1) * problems}
+
+
+def test_who_holds_which_debate(played: Played) -> None:
+    """Iteration t's training debate is held by the models of t - 1, its evaluation by those of t; 0 is the base."""
+    for stage, models in played.models.items():
+        t = int(stage[2:4]) - stage.endswith("debate")
+        wanted = {name: str(played.run.agent(t, name)) for name in agents("generator") + agents("critic")}
+        assert models == (wanted if t else {})
+        for request in played.requests[stage]:
+            _, round, kind, agent = request.key.split("/")
+            own = f"{'generator' if round == 'r1' else 'critic'}-{agent}" if t and kind == "answer" else None
+            assert request.model == own, "the summarizer is the base, in every iteration"
+
+
+def test_gold_is_read_by_evaluation_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other gold answers, or none, change no request, no label and no training set."""
+    outcomes = []
+    for name, gold in (("a", "1"), ("b", "poison"), ("c", None)):
+        answer = {} if gold is None else {"answer": gold}
+        rows = [{"id": f"t{i}", "question": f"{i}+1"} | answer for i in range(12)]
+        source = tmp_path / name
+        source.mkdir()
+        (source / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        test = [{"id": f"e{i}", "question": f"{i}+2*{i}", "answer": "1"} for i in range(3)]
+        (source / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in test))
+        done = play(
+            tmp_path / f"run {name}",
+            monkeypatch,
+            "task.name=jsonl",
+            f"task.source={source}",
+            "task.prompts=default",
+            "task.train=12",
+            "task.eval=3",
+            say=lambda request: reply(request).replace("=", "Answer: ").replace("so ", "Answer: "),
+        )
+        asked = {s: sorted((r.key, str(r.messages), r.seed) for r in rs) for s, rs in done.requests.items()}
+        outcomes.append((asked, {str(p.name): p.read_bytes() for t in (1, 2) for p in done.run.data(t).iterdir()}))
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+    assert any(len(content) for name, content in outcomes[0][1].items() if name.startswith("critic"))
+
+
+# --- 2: the label ---------------------------------------------------------------
+
+
+def test_the_label_is_the_plurality_of_the_final_round(played: Played) -> None:
+    """The unique plurality of the last round; a tie goes to one of the tied; the unparsable have no vote."""
+    seen: Counter[str] = Counter()
+    for t in (1, 2):
+        for debate in played.debates(t):
+            votes = Counter(turn.answer for turn in debate.answers[-1] if turn.answer is not None)
+            best = {answer for answer, count in votes.items() if count == max(votes.values())}
+            label = played.label(t, debate)
+            assert label in best if best else label is None
+            seen["tied" if len(best) > 1 else "unique"] += 1
+            seen["unparsable"] += any(turn.answer is None for turn in debate.answers[-1])
+            first = Counter(turn.answer for turn in debate.answers[0] if turn.answer is not None)
+            seen["another round would differ"] += bool(first) and first.most_common(1)[0][0] != label
+    assert min(seen.values()) > 5 and len(seen) == 4, "each kind has to occur, or nothing was tested"
+
+
+def test_neither_shards_nor_order_change_a_byte(
+    played: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ties, samples and sets are independent of shard, batch and order."""
+    other = play(tmp_path / "other", monkeypatch, shard=7)
+    assert len(other.plan.stage("it01/debate").tasks) > len(played.plan.stage("it01/debate").tasks)
+    for t in (1, 2):
+        for path in played.run.data(t).iterdir():
+            assert path.read_bytes() == (other.run.data(t) / path.name).read_bytes()
+        assert played.run.metrics(t).read_bytes() == other.run.metrics(t).read_bytes()
+
+
+def test_without_any_answer_there_is_no_data_and_no_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All unparsable: no label, no data, wrong in accuracy. Trap: such problems dropped from the denominator."""
+    silent = {f"/r{M}/answer/{n}" for n in range(N)}
+
+    def say(request: Request) -> str:
+        problem, place = request.key.split("/", 1)
+        return MUTE if f"/{place}" in silent and int(problem.rsplit("-", 1)[1]) % 2 else "=1"
+
+    done = play(tmp_path / "run", monkeypatch, say=say)
+    mute = {d.problem.id for d in done.debates(1) if all(turn.answer is None for turn in d.answers[-1])}
+    assert 10 < len(mute) < TRAIN - 10
+    selection = json.loads((done.run.data(1) / "selection.json").read_text())
+    assert set(selection["unlabelled"]) == mute
+    for agent in agents("generator"):
+        assert set(done.lines(1, agent)) == {d.problem.id for d in done.debates(1)} - mute
+    metrics = json.loads(done.run.metrics(1).read_text())
+    gold = [d.problem.gold == "1" and any(turn.answer for turn in d.answers[-1]) for d in done.debates(1, "eval")]
+    assert metrics["problems"] == len(metrics["scores"]["debate"]) == EVAL
+    assert metrics["scores"]["debate"] == "".join(str(int(right)) for right in gold)
+
+
+# --- 3 and 4: data --------------------------------------------------------------
+
+
+def test_a_generators_data(played: Played) -> None:
+    """(x, y[1,n]) iff y[1,n] ~ y^, also where agent n's own final answer is wrong."""
+    ended_wrong = 0
+    for t in (1, 2):
+        debates = {d.problem.id: d for d in played.debates(t)}
+        for n, agent in enumerate(agents("generator")):
+            right = {p for p, d in debates.items() if d.answers[0][n].answer == played.label(t, d) is not None}
+            assert set(played.lines(t, agent)) == right
+            ended_wrong += sum(debates[p].answers[-1][n].answer != played.label(t, debates[p]) for p in right)
+    assert ended_wrong > 20
+
+
+def test_a_critics_data(played: Played) -> None:
+    """The trajectory iff y[M,n] ~ y^; negative iff y[1,n] !~ y^ or unparsable, else positive; half of each."""
+    for t in (1, 2):
+        debates = {d.problem.id: d for d in played.debates(t)}
+        counts = json.loads((played.run.data(t) / "selection.json").read_text())["datasets"]
+        for n, agent in enumerate(agents("critic")):
+            sides: dict[str, set[str]] = {"positive": set(), "negative": set()}
+            for p, d in debates.items():
+                if d.answers[-1][n].answer == played.label(t, d) is not None:
+                    sides["positive" if d.answers[0][n].answer == played.label(t, d) else "negative"].add(p)
+            kept = played.lines(t, agent)
+            assert all(p in sides[line["label"]] for p, line in kept.items())
+            smaller = min(map(len, sides.values()))
+            assert Counter(line["label"] for line in kept.values()) == {"positive": smaller, "negative": smaller}
+            assert counts[agent]["positives"] == len(sides["positive"])
+            assert counts[agent]["negatives"] == len(sides["negative"])
+            assert (counts[agent]["kept"], counts[agent]["realised_w"]) == (2 * smaller, 0.5)
+            assert smaller > 5
+
+
+def test_samples_are_what_was_asked_and_said(played: Played) -> None:
+    """A sample is the very chat the agent was sent, with its reply: x, y[1,n], s[2,n], y[2,n], ...
+
+    Trap: training on another rendering than generation saw.
+    """
+    for t in (1, 2):
+        asked = {request.key: request for request in played.requests[f"it{t:02d}/debate"]}
+        for role, round in (("generator", 1), ("critic", M)):
+            for n, agent in enumerate(agents(role)):
+                for problem, line in played.lines(t, agent).items():
+                    request = asked[f"{problem}/r{round}/answer/{n}"]
+                    assert line["messages"] == [*request.messages, {"role": "assistant", "content": reply(request)}]
+                    assert line["round"] == round
+                    read = [asked[f"{problem}/r{m}/summary/{n}"] for m in range(2, round + 1)]
+                    for summary, message in zip(read, line["messages"][2::2], strict=True):
+                        assert reply(summary) in message["content"]
+
+
+@pytest.mark.parametrize(("w", "negatives"), [(0.0, "none"), (1.0, "all")])
+def test_extreme_weights_are_legal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, w: float, negatives: str) -> None:
+    """w=0 and w=1 keep one side alone, all of it."""
+    done = play(tmp_path / "run", monkeypatch, f"selection.w={w}")
+    counts = json.loads((done.run.data(1) / "selection.json").read_text())["datasets"]
+    for agent in agents("critic"):
+        side = counts[agent]["negatives" if negatives == "all" else "positives"]
+        assert counts[agent]["kept"] == side > 0
+        assert counts[agent]["realised_w"] == w
+
+
+# --- 5: finetuning ----------------------------------------------------------------
+
+
+def test_each_model_learns_from_its_own_data_of_this_iteration_alone(played: Played) -> None:
+    """2N models, each on its own set; nothing is carried over; each goes on from its own previous checkpoint."""
+    everyone = agents("generator") + agents("critic")
+    assert set(played.jobs) == {(t, agent) for t in (1, 2) for agent in everyone}
+    for (t, agent), job in played.jobs.items():
+        assert Path(job.dataset) == played.run.dataset(t, agent)
+        assert Path(job.output) == played.run.agent(t, agent)
+        assert job.start == (str(played.run.agent(1, agent)) if t == 2 else None)
+        assert job.base.endswith("weights") and job.loss_on == "last_turn"
+    texts = [{str(line["messages"]) for agent in everyone for line in played.lines(t, agent).values()} for t in (1, 2)]
+    answers = [{(d.problem.id, str(d.answers)) for d in played.debates(t)} for t in (1, 2)]
+    assert not answers[0] & answers[1], "iterations draw anew"
+    for t in (1, 2):
+        said = {str(d.conversation(n, m)) for d in played.debates(t) for n in range(N) for m in (1, M)}
+        assert texts[t - 1] <= said
+
+
+def test_finetuning_may_start_from_the_base_and_take_loss_on_all_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = play(tmp_path / "run", monkeypatch, "training.start_from=base", "training.loss_on=all_turns")
+    assert all(job.start is None and job.loss_on == "all_turns" for job in done.jobs.values())
+
+
+# --- 6: evaluation ------------------------------------------------------------------
+
+
+def test_accuracy_and_its_error(played: Played) -> None:
+    """y^ against gold over all problems; population standard deviation (ddof 0) over sqrt(n)."""
+    for t in (0, 1, 2):
+        metrics = json.loads(played.run.metrics(t).read_text())
+        scores = [int(played.label(t, d) == d.problem.gold) for d in played.debates(t, "eval")]
+        assert metrics["accuracy"]["debate"]["value"] == np.mean(scores)
+        assert metrics["accuracy"]["debate"]["se"] == pytest.approx(np.std(scores, ddof=0) / sqrt(EVAL))
+        shares = [
+            sum(turn.answer == played.label(t, d) is not None for turn in d.answers[-1]) / N
+            for d in played.debates(t, "eval")
+        ]
+        assert metrics["consensus"] == pytest.approx(np.mean(shares))
+
+
+def test_evaluation_questions_among_the_training_questions_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Checked by hash where a run begins, whoever made the splits: exit 5, one line, no run. Trap: the same."""
+    task = get_task("arithmetic")
+    whole = task.splits(None, 5, 5, 0)
+    leaking = Splits(whole.train, [*whole.eval[:4], type(whole.eval[0])("odd", f" {whole.train[2].question} ", "1")])
+    monkeypatch.setattr(type(task.supply), "splits", lambda *_: leaking)
+    with pytest.raises(LeakError, match="1 evaluation questions .* odd"):
+        prepare_run(RunDir(tmp_path / "run"), load_recipe(overrides=SHAPE), load_profile())
+    monkeypatch.setattr("sys.argv", ["hpcmaf", "submit", "--run", str(tmp_path / "again"), "--iters", "1"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 5
+    assert capsys.readouterr().err.count("error: ") == 1
+    assert not (tmp_path / "run/plan.json").exists() and not (tmp_path / "again/plan.json").exists()
+
+
+def test_a_source_whose_splits_overlap_gives_none_that_do(tmp_path: Path) -> None:
+    """Disjoint by construction, by normalised question, even where the source's own splits are not."""
+    both = [{"question": f"What is {i}+1?", "answer": str(i + 1)} for i in range(30)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in both))
+    loud = [{"question": f"  WHAT is\n{i}+1? ", "answer": str(i + 1)} for i in range(20, 40)]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in loud))
+    splits = get_task("jsonl").splits(tmp_path, 20, 20, 0)
+    held = {question_hash(problem.question) for problem in splits.eval}
+    assert len(held) == 20 and not held & {question_hash(problem.question) for problem in splits.train}
+
+
+# --- settings and ledger --------------------------------------------------------------
+
+
+def test_defaults_are_the_papers(tmp_path: Path) -> None:
+    """N=3, M=2, L=5, w=0.5, 500 + 500 problems, temperature 1, top-p 0.9, 2048 tokens, 2 epochs at 1e-5."""
+    bare = tmp_path / "bare.yaml"
+    bare.write_text("model: {path: micro}\ntask: {name: arithmetic}\n")
+    recipe = load_recipe(str(bare))
+    assert (recipe.debate.agents, recipe.debate.rounds, recipe.iterations) == (3, 2, 5)
+    assert (recipe.selection.w, recipe.selection.mix, recipe.method) == (0.5, "exact", "maft")
+    assert (recipe.task.train, recipe.task.eval) == (500, 500)
+    assert recipe.sampling.model_dump() == {"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 2048}
+    training = recipe.training
+    assert (training.epochs, training.learning_rate, training.max_length) == (2, 1e-5, 2048)
+    assert (training.loss_on, training.start_from) == ("last_turn", "previous")
+
+
+def test_the_ledger_has_every_token_of_every_agent(played: Played) -> None:
+    """Per stage and agent: prompt, completion and training tokens, calls, wall and GPU seconds, peak memory."""
+    for t in (1, 2):
+        rows = json.loads(played.run.ledger(t).read_text())["rows"]
+        for kind in ("debate", "eval"):
+            turns: dict[str, list[Any]] = {}
+            for debate in played.debates(t, kind):
+                for m, answers in enumerate(debate.answers, 1):
+                    for n, turn in enumerate(answers):
+                        turns.setdefault(f"{'generator' if m == 1 else 'critic'}-{n}", []).append(turn)
+                for summaries in debate.summaries:
+                    turns.setdefault("summarizer", []).extend(summaries)
+            for agent, spoken in turns.items():
+                mine = [row for row in rows if (row["stage"], row["agent"]) == (kind, agent)]
+                assert sum(row["calls"] for row in mine) == len(spoken)
+                for column in ("prompt_tokens", "completion_tokens"):
+                    assert sum(row[column] for row in mine) == sum(getattr(turn, column) for turn in spoken) > 0
+        trained = {row["agent"]: row["training_tokens"] for row in rows if row["stage"] == "finetune"}
+        assert trained == dict.fromkeys(agents("generator") + agents("critic"), 40)
+        for stage in ("debate", "merge", "finetune", "eval", "score"):
+            spent = [row for row in rows if row["stage"] == stage and row["wall_seconds"] > 0]
+            assert spent and all(row["peak_memory_bytes"] > 0 and "gpu_seconds" in row for row in spent)
+
+
+def test_a_resumed_task_counts_all_its_time_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Generation of earlier attempts, and this attempt from its start to its end."""
+    spent: list[dict[str, float]] = []
+    context = SimpleNamespace(started=100.0, spend=lambda agent=None, **amounts: spent.append(amounts))
+    monkeypatch.setattr(debate_stage.time, "monotonic", lambda: 110.0)
+    debate_stage._spend(context, [], seconds=34.0, earlier=30.0, on_gpu=False)
+    assert spent[-1]["wall_seconds"] == 40.0
