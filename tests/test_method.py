@@ -225,7 +225,7 @@ def test_without_any_answer_there_is_no_data_and_no_point(tmp_path: Path, monkey
     mute = {d.problem.id for d in done.debates(1) if all(turn.answer is None for turn in d.answers[-1])}
     assert 10 < len(mute) < TRAIN - 10
     selection = json.loads((done.run.data(1) / "selection.json").read_text())
-    assert set(selection["unlabelled"]) == mute
+    assert set(selection["unlabelled"]) == mute and selection["labelled"] == TRAIN - len(mute)
     for agent in agents("generator"):
         assert set(done.lines(1, agent)) == {d.problem.id for d in done.debates(1)} - mute
     metrics = json.loads(done.run.metrics(1).read_text())

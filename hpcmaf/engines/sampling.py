@@ -9,6 +9,7 @@ import torch
 from transformers import LogitsProcessor, StoppingCriteria
 
 from hpcmaf.engines.base import Request
+from hpcmaf.errors import EngineError
 
 
 class SeededSampling(LogitsProcessor):
@@ -37,15 +38,28 @@ class SeededSampling(LogitsProcessor):
         self.temperature = temperature.masked_fill(self.greedy, 1.0)[:, None]
         self.top_p = torch.tensor([request.sampling.top_p for request in requests], device=device)[:, None]
         self.prompt_length = prompt_length
+        self.models = [request.model for request in requests]
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        """Keep one token per row of ``scores[B, V]``."""
+        """Keep one token per row of ``scores[B, V]``.
+
+        Raises
+        ------
+        EngineError
+            A row's scores are not numbers.
+        """
         step = input_ids.shape[1] - self.prompt_length
         probabilities = torch.softmax(scores.float() / self.temperature, dim=-1)
         ordered, tokens = probabilities.sort(dim=-1, descending=True, stable=True)  # [B, V]
         cumulative = ordered.double().cumsum(dim=-1)
         # A token belongs to the nucleus when those before it do not fill it.
         nucleus = (cumulative - ordered < self.top_p).sum(dim=-1, keepdim=True)  # [B, 1], at least 1
+        if bool((nucleus < 1).any()):  # not-a-number compares false
+            row = int((nucleus < 1).flatten().nonzero()[0])
+            raise EngineError(
+                f"model {self.models[row] or 'base'}: its logits are not numbers, so it has diverged; lower "
+                "training.learning_rate, or set model.dtype to bfloat16 or float32, and start a new run"
+            )
         mass = cumulative.gather(1, nucleus - 1)
         threshold = self.uniforms[:, step : step + 1] * mass
         position = torch.searchsorted(cumulative, threshold, right=True).minimum(nucleus - 1)

@@ -99,6 +99,56 @@ def test_seeds_draw_from_the_nucleus() -> None:
     assert torch.allclose(observed, expected, atol=4 * 0.5 / rows**0.5)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_diverged_model_is_named(temperature: float, broken: float) -> None:
+    import torch
+
+    from hpcmaf.engines.sampling import SeededSampling
+
+    requests = [ask("a", model=None), ask("b", model="critic-1", temperature=temperature)]
+    scores = torch.zeros(2, 5)
+    scores[1, 3] = broken
+    with pytest.raises(EngineError, match="model critic-1: its logits are not numbers, so it has diverged"):
+        SeededSampling(requests, 3, 1, torch.device("cpu"))(torch.zeros(2, 3, dtype=torch.long), scores)
+    scores[1, 3] = -float("inf")
+    SeededSampling(requests, 3, 1, torch.device("cpu"))(torch.zeros(2, 3, dtype=torch.long), scores)
+
+
+def test_what_is_trained_on_is_what_was_generated() -> None:
+    """Token for token: the prompt the model was given, then the tokens it drew, with one template for both."""
+    import json
+
+    from hpcmaf.chat import ChatFormat
+    from hpcmaf.micro import base_path
+    from hpcmaf.tasks import get_task
+
+    prompts = get_task("arithmetic").prompts("compact")
+    engine = engine_for(base_path())
+    engine.pool.get(None)
+    given: list[list[int]] = []
+    generate = engine.pool.get(None).generate
+
+    def watched(**kwargs):
+        rows = zip(kwargs["input_ids"].tolist(), kwargs["attention_mask"].tolist(), strict=True)
+        given.extend([token for token, kept in zip(ids, mask, strict=True) if kept] for ids, mask in rows)
+        return generate(**kwargs)
+
+    engine.pool.get(None).generate = watched
+    chat = ChatFormat.from_pretrained(str(base_path()))
+    messages: tuple = ()
+    for n, text in enumerate([prompts.first("3+4*5+6-7*8"), prompts.update("3+4*5+6-7*8", "4*5=20 -27")]):
+        messages = (*messages, {"role": "user", "content": text})
+        request = Request(str(n), messages, None, n, Sampling(max_new_tokens=80))
+        (completion,) = run(engine, [request])
+        messages = (*messages, {"role": "assistant", "content": completion.text})
+        sample = chat.sample(json.loads(json.dumps(messages)))
+        assert completion.finish_reason == "stop"
+        assert sample.input_ids == given[n] + list(completion.token_ids)
+        assert sample.target == [False] * len(given[n]) + [True] * completion.completion_tokens
+        assert given[n].count(chat.tokenizer.bos_token_id) == 1
+
+
 def test_rows_stop_at_their_own_limit(base: Path) -> None:
     long, short = run(engine_for(base), [ask("a", seed=3, max_new_tokens=30), ask("b", seed=3, max_new_tokens=4)])
     assert short.completion_tokens <= 4 < long.completion_tokens
