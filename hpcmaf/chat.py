@@ -72,10 +72,23 @@ class ChatFormat:
 
     @classmethod
     def from_pretrained(cls, path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> ChatFormat:
-        """Load a tokenizer by folder or hub id."""
+        """Load a tokenizer by folder or hub id.
+
+        Raises
+        ------
+        EngineError
+            There is none, or it is damaged.
+        """
         from transformers import AutoTokenizer
 
-        return cls(AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code))
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+        except Exception as error:  # whatever the many kinds of tokenizers raise
+            reason = " ".join(str(error).split())[:300]
+            raise EngineError(
+                f"model {path}: its tokenizer cannot be loaded ({reason}); check model.path and the files there"
+            ) from error
+        return cls(tokenizer)
 
     def _render(self, messages: Sequence[Message], generation: bool) -> str:
         try:

@@ -140,7 +140,10 @@ def _explain(model: type[BaseModel], key: str, fault: Any) -> str:
         return f"{key}: missing{hint}"
     if kind == "value_error":
         return f"{key}: {fault['ctx']['error']}" if key else str(fault["ctx"]["error"])
-    message = fault["msg"].removeprefix("Input ")
+    if kind == "model_type":
+        known = ", ".join(_find_model(model, key.split(".") if key else []).model_fields)
+        return f"{key}: should hold keys ({known}), not {_shorten(fault['input'])}"
+    message = fault["msg"].removeprefix("Input ").removeprefix("String ")
     return f"{key}: {message}, not {_shorten(fault['input'])}{hint}"
 
 

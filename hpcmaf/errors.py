@@ -7,9 +7,12 @@ defect of this program.
 
 from __future__ import annotations
 
+import errno
+import os
+
 
 class HpcmafError(Exception):
-    """Base of all errors meant for the user; never raised itself."""
+    """A defect of this program, with a traceback; please report it."""
 
     exit_code = 1
 
@@ -78,3 +81,48 @@ class PlatformError(HpcmafError):
     """The machine lacks something that was asked for: a package, a device, disk space."""
 
     exit_code = 12
+
+
+class Interrupted(HpcmafError):
+    """Stopped by Ctrl-C or SIGTERM; the same command goes on, or begins again."""
+
+    exit_code = 130
+
+
+class OutputClosedError(HpcmafError):
+    """Whoever read the output has closed it, such as head."""
+
+    exit_code = 141
+
+
+_REMEDIES = {
+    "check the path": (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST),
+    "check its permissions, or name another place": (errno.EACCES, errno.EPERM, errno.EROFS),
+    "free space there, or name another place": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    "raise the limit (ulimit -n)": (errno.EMFILE, errno.ENFILE),
+}
+
+
+def system_error(error: OSError | MemoryError) -> PlatformError:
+    """What the operating system refused, as one line for the user.
+
+    For failures that no code nearer to them has explained: a full disk, a
+    folder without permission, a name too long.
+    """
+    if isinstance(error, MemoryError):
+        return PlatformError(f"out of memory ({error}); free some, or use less".replace(" ()", ""))
+    remedy = next((text for text, codes in _REMEDIES.items() if error.errno in codes), "check the machine")
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    where = f"{' -> '.join(dict.fromkeys(names))}: " if names else ""
+    return PlatformError(f"{where}{error.strerror or error}; {remedy}")
+
+
+def one_line(text: str) -> str:
+    """Text with everything escaped that would break its line or steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text.strip())
+
+
+def exit_codes() -> dict[int, str]:
+    """Every exit code and what it means, from the classes above."""
+    meanings = {kind.exit_code: kind.__doc__ or "" for kind in (HpcmafError, *HpcmafError.__subclasses__())}
+    return {0: "Done."} | dict(sorted(meanings.items()))

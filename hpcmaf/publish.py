@@ -72,10 +72,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
     Works for files and for folders. After an exception the temporary is
     removed and ``target`` is as it was.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     # Host names may repeat across containers; a random name cannot collide.
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if temporary.is_dir():
             for path in sorted(temporary.rglob("*")):
@@ -83,6 +83,12 @@ def atomic_path(target: Path) -> Iterator[Path]:
         sync(temporary)
         _replace(temporary, target)
         sync(target.parent)
+    except OSError as error:
+        # A full disk does not say which file it had no room for, and nobody
+        # outside knows the temporary.
+        if error.errno is not None and error.filename in {None, str(temporary), temporary}:
+            error.filename = str(target)
+        raise
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)

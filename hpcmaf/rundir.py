@@ -148,9 +148,30 @@ class RunDir:
         value = {"schema": "hpcmaf-marker/1", "stage": stage.id, "task": task, "outputs": files, "ledger": list(ledger)}
         write_json(self.marker(stage, task), value)
 
+    def begun(self, plan: Plan) -> bool:
+        """Whether any task has left results, whole or in a journal."""
+        if any(self.done(stage, task) for stage in plan.stages for task in stage.tasks):
+            return True
+        # Opened before the model is, a journal may be empty.
+        return any(path.stat().st_size for path in self.root.glob("it*/*/*.journal.jsonl"))
+
     def read_marker(self, stage: Stage, task: str) -> dict[str, Any]:
-        """Read a finished task's marker."""
-        return json.loads(self.marker(stage, task).read_text())
+        """Read a finished task's marker.
+
+        Raises
+        ------
+        DataError
+            It is torn, or was edited.
+        """
+        path = self.marker(stage, task)
+        try:
+            value = json.loads(path.read_bytes())
+            intact = isinstance(value["outputs"], dict) and all("wall_seconds" in row for row in value["ledger"])
+        except (ValueError, KeyError, TypeError):
+            intact = False
+        if not intact:
+            raise DataError(f"{path}: a damaged marker; delete it, and the same command does {stage.id} {task} again")
+        return value
 
     def missing(self, stage: Stage, task: str) -> list[str]:
         """Outputs of a finished task that are no longer there."""

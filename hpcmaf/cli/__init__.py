@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
 import click
 
 from hpcmaf import __version__
-from hpcmaf.errors import HpcmafError
+from hpcmaf.errors import (
+    HpcmafError,
+    Interrupted,
+    OutputClosedError,
+    UsageError,
+    exit_codes,
+    one_line,
+    system_error,
+)
 
 # Verb, its module, its line in --help. The line stands here so that help
 # loads no verb.
@@ -44,7 +53,12 @@ class Verbs(click.Group):
             formatter.write_dl([(name, about) for name, (_, about) in VERBS.items()])
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+def _epilog() -> str:
+    # \b keeps click from filling the lines.
+    return "\b\nExit codes:\n" + "\n".join(f"  {code:>3}  {about}" for code, about in exit_codes().items())
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_epilog())
 @click.version_option(__version__, prog_name="hpcmaf")
 def cli() -> None:
     """Multiagent finetuning of language models, as batch jobs or on a laptop."""
@@ -52,21 +66,72 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: one line and an exit code for every expected error."""
+    _stand_in_for_closed_streams()
+    for stream in (sys.stdout, sys.stderr):
+        # File names need not be text, and terminals need not know every character.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        # Outside standalone mode click hands an exit code back instead of leaving.
-        sys.exit(cli.main(prog_name="hpcmaf", standalone_mode=False))
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
-    except click.ClickException as error:
+        code = _run()
+        sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        sys.exit(error.exit_code)
+        code = error.exit_code
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "hpcmaf"
+        code = _fail(UsageError(f"{_filled(error).rstrip('.')}; see '{path} --help'"))
+    except click.ClickException as error:
+        code = _fail(UsageError(_filled(error)))
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; the same command goes on where this one stopped", err=True)
-        sys.exit(130)
+        code = _fail(Interrupted("interrupted; the same command goes on where this one stopped, or begins again"))
     except BrokenPipeError:
-        # Whoever read our output has seen enough (hpcmaf inspect ... | head).
-        sys.stderr.close()
-        sys.exit(141)
+        code = OutputClosedError.exit_code
+    except (OSError, MemoryError) as error:
+        code = _fail(system_error(error))
     except HpcmafError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+        code = _fail(error)
+    _drop_unwritten()
+    sys.exit(code)
+
+
+def _run() -> int:
+    if "_HPCMAF_COMPLETE" in os.environ:  # a shell asks what could follow
+        cli.main(prog_name="hpcmaf")
+    try:
+        # Not cli.main: it takes a closed pipe for a failure of code 1.
+        with cli.make_context("hpcmaf", sys.argv[1:]) as context:
+            cli.invoke(context)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0
+    return 0
+
+
+def _filled(error: click.ClickException) -> str:
+    return " ".join(error.format_message().split())
+
+
+def _fail(error: HpcmafError) -> int:
+    try:
+        click.echo(f"error: {one_line(str(error))}", err=True)
+    except OSError:
+        pass  # nobody listens; the exit code is all that is left to say
+    return error.exit_code
+
+
+def _drop_unwritten() -> None:
+    """Keep the interpreter from failing once more on what a closed pipe or full disk did not take."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _stand_in_for_closed_streams() -> None:
+    """Give a process that was started without standard streams (``>&-``) ones that lead nowhere."""
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            # The lowest free descriptor, so no file that is opened later is taken for a stream.
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(descriptor, mode))  # noqa: SIM115 - lives as long as the process

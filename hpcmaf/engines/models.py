@@ -62,8 +62,8 @@ class ModelPool:
             return loader.from_pretrained(
                 path, revision=revision, trust_remote_code=self.served.trust_remote_code, **kwargs
             )
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())
+        except Exception as error:  # a damaged checkpoint makes the loaders raise almost anything
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise EngineError(f"model {path}: cannot be loaded ({reason}); check model.path in the recipe") from error
 
     def _stop_ids(self) -> list[int]:

@@ -150,7 +150,8 @@ class LocalDriver:
     def _fail(self, message: str) -> None:
         self._failure = self._failure or StageError(message)
         others = len(self._running)
-        self.watcher.say(message + (f"; waiting for {others} running task(s)" if others else ""))
+        if others:  # else the error follows at once
+            self.watcher.say(f"{message}; waiting for {others} running task(s)")
 
     def _stop(self) -> None:
         for running in self._running:

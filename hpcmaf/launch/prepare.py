@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from hpcmaf.errors import PlanChangedError
+from hpcmaf.launch.basecheck import check_base
 from hpcmaf.plan import Plan, build_plan, check_continues
 from hpcmaf.profile import Profile
 from hpcmaf.publish import write_json, write_text
@@ -31,17 +34,28 @@ def prepare_run(run: RunDir, recipe: Recipe, profile: Profile) -> Plan:
     PlanChangedError
         The directory holds a run of another plan.
     """
+    check_base(recipe.model)
+    task = get_task(recipe.task.name)
+    task.prompts(recipe.task.prompts)  # refused here, before the run is bound to them
     if run.plan.exists():
         old = run.load_plan()
         for split in ("train", "eval"):
             run.read_problems(split, old)
-        plan = build_plan(recipe, profile, old.problems, fingerprint(base_model(recipe.model.path)))
+        base = fingerprint(base_model(recipe.model.path))
+        if not run.begun(old):
+            # A damaged model, mended before it said a word: nothing depends on what it was.
+            old = replace(old, base=base)
+        plan = build_plan(recipe, profile, old.problems, base)
         check_continues(old, plan, str(run.root))
+    elif run.iterations():
+        # The plan is written before anything else, so this was a run once.
+        # Its markers must not be taken for those of another plan.
+        raise PlanChangedError(
+            f"{run.root}: holds results but no plan.json; restore it, or start a new run with --run NAME"
+        )
     else:
         source = Path(recipe.task.source) if recipe.task.source else None
-        splits = get_task(recipe.task.name).splits(
-            source, recipe.task.train, recipe.task.eval, recipe.seed, recipe.task.levels
-        )
+        splits = task.splits(source, recipe.task.train, recipe.task.eval, recipe.seed, recipe.task.levels)
         leak_guard(splits.train, splits.eval)
         problems = {
             "train": run.write_problems("train", splits.train),

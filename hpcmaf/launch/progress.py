@@ -127,7 +127,7 @@ class Watcher:
     def _progress(self, stage_id: str, task: str) -> dict[str, int] | None:
         try:
             return json.loads(self.run.progress(self.plan.stage(stage_id), task).read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):
             return None
 
     def _count(self, kind: str, seconds: float) -> None:

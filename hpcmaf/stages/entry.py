@@ -10,11 +10,9 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-from ruamel.yaml import YAML
-
-from hpcmaf.errors import HpcmafError, PlanChangedError, StageError
+from hpcmaf.errors import HpcmafError, PlanChangedError, StageError, one_line, system_error
 from hpcmaf.plan import Stage
-from hpcmaf.profile import Profile
+from hpcmaf.profile import load_profile
 from hpcmaf.publish import write_json
 from hpcmaf.rundir import RunDir
 from hpcmaf.stages.context import TaskContext
@@ -61,17 +59,18 @@ def run_task(root: str, stage_id: str, task: str, attempt: str, plan_sha256: str
                 print(f"{stage_id} {task}: done already", flush=True)
                 return
             _check_inputs(run, plan.stages, stage)
-            profile = Profile.model_validate(YAML(typ="safe", pure=True).load(run.profile.read_text()))
+            profile = load_profile(str(run.profile))
             context = TaskContext(run, plan, profile, stage, task, folder)
             _function(stage.kind)(context)
             run.write_marker(stage, task, context.outputs, context.ledger)
             for clean in context.afterwards:
                 clean()
     except BaseException as error:
-        _leave_cause(folder, error)
-        if isinstance(error, HpcmafError):
-            # One line in the log and the class's exit code; no traceback.
-            print(f"error: {error}", file=sys.stderr, flush=True)
+        told = system_error(error) if isinstance(error, OSError | MemoryError) else error
+        _leave_cause(folder, told, error)
+        if isinstance(told, HpcmafError):
+            # What the user is told, above the traceback that submitit logs.
+            print(f"error: {one_line(str(told))}", file=sys.stderr, flush=True)
         raise
 
 
@@ -88,16 +87,18 @@ def _check_inputs(run: RunDir, stages: tuple[Stage, ...], stage: Stage) -> None:
                 raise StageError(f"{stage.id}: needs {needed.id} {missing[0]}, which is not done; run it first")
 
 
-def _leave_cause(folder: Path, error: BaseException) -> None:
+def _leave_cause(folder: Path, told: BaseException, error: BaseException) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    expected = isinstance(error, HpcmafError)
+    expected = isinstance(told, HpcmafError)
+    message = str(told) if expected else f"{type(told).__name__}: {told}"
     cause = {
-        "type": type(error).__name__,
-        "message": str(error) if expected else f"{type(error).__name__}: {error}",
+        "type": type(told).__name__,
+        # Libraries explain themselves over many lines; the log has them.
+        "message": " ".join(message.split()),
         "expected": expected,
-        "exit_code": error.exit_code if isinstance(error, HpcmafError) else 1,
+        "exit_code": told.exit_code if isinstance(told, HpcmafError) else 1,
         "pid": os.getpid(),
-        "traceback": "" if expected else "".join(traceback.format_exception(error)),
+        "traceback": "" if told is error and expected else "".join(traceback.format_exception(error)),
     }
     write_json(folder / "cause.json", cause)
 

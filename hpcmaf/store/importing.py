@@ -87,6 +87,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Repeated:
 
 
 def _read(source: Path) -> list[_Debate]:
+    if source.is_char_device() or source.is_block_device():
+        # Such as /dev/zero: reading it to its end would take all memory.
+        raise DataError(f"{source}: a device; name a file of debates")
     try:
         content = json.loads(source.read_bytes(), object_pairs_hook=_object)
     except OSError as error:

@@ -53,6 +53,8 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
+        if self.path.is_dir():
+            raise StoreError(f"{self.path}: a folder; name a store in it, such as debate.h5")
         if not self.path.is_file():
             raise StoreError(f"{self.path}: no such store; check the path, or rerun the stage that writes it")
         with reading(self.path, "file"):

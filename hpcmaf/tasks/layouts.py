@@ -72,6 +72,8 @@ def locate(source: Path, layouts: Sequence[str], split: str | None) -> list[Part
         return [Part(source, split or _split_in_name(source.stem), "")]
     if not source.exists():
         raise DataError(f"{source}: no such file or folder; check the path")
+    if not source.is_dir():
+        raise DataError(f"{source}: neither a file nor a folder; name one of the two")
     for layout in layouts:
         parts = [
             Part(path, name, _group(path.relative_to(source)))

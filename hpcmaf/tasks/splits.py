@@ -85,11 +85,12 @@ def draw(pools: Mapping[str, Sequence[Problem]], *, train: int, eval: int, seed:
             )
         eval_side = _unique(test)
         train_side = {key: problem for key, problem in _unique(training).items() if key not in eval_side}
-    for name, asked, side in (("train", train, train_side), ("eval", eval, eval_side)):
+    for name, asked, side in (("eval", eval, eval_side), ("train", train, train_side)):
         if asked > len(side):
+            other = ", or lower task.eval: both come from one pool" if test is None and name == "train" else ""
             raise ConfigError(
                 f"task.{name}: {asked} problems asked for, {len(side)} available in {source} "
-                f"(repeated questions count once); set task.{name} to at most {len(side)}"
+                f"(repeated questions count once); set task.{name} to at most {len(side)}{other}"
             )
     return Splits(_sample(train_side, train, seed, "train"), _sample(eval_side, eval, seed, "eval"))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hpcmaf.errors import HpcmafError
+from hpcmaf.errors import HpcmafError, system_error
 
 NAME = "failure.txt"
 
@@ -18,7 +18,8 @@ def recorded(work: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        line = str(error) if isinstance(error, HpcmafError) else f"{type(error).__name__}: {error}"
+        told = system_error(error) if isinstance(error, OSError | MemoryError) else error
+        line = str(told) if isinstance(told, HpcmafError) else f"{type(error).__name__}: {error}"
         traceback.print_exc()
         try:
             # "x": the first process to fail knows why, the others only that it is gone.

@@ -31,8 +31,8 @@ def load_config(job: FinetuneJob) -> PretrainedConfig:
     path = weights_path(job)
     try:
         return AutoConfig.from_pretrained(path, revision=_revision(job), trust_remote_code=job.trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise TrainingError(f"{path}: not a model that can be loaded ({error})") from error
+    except Exception as error:  # as below
+        raise _unloadable(path, error) from error
 
 
 def compute_dtype(job: FinetuneJob, config: PretrainedConfig, cuda: bool) -> torch.dtype:
@@ -60,18 +60,25 @@ def load_model(job: FinetuneJob, config: PretrainedConfig, dtype: torch.dtype | 
 
     Raises
     ------
+    TrainingError
+        The checkpoint is damaged.
     ConfigError
-        The adapter to go on from has another shape than the job asks for.
+        The adapter to go on from has another shape than the job asks for, or
+        the job's targets are nowhere in the model.
     """
     from transformers import AutoModelForCausalLM
 
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        weights_path(job),
-        config=config,
-        revision=_revision(job),
-        dtype=dtype,
-        trust_remote_code=job.trust_remote_code,
-    )
+    path = weights_path(job)
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            path,
+            config=config,
+            revision=_revision(job),
+            dtype=dtype,
+            trust_remote_code=job.trust_remote_code,
+        )
+    except Exception as error:  # a damaged checkpoint makes the loaders raise almost anything
+        raise _unloadable(path, error) from error
     if job.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         # Frozen embeddings would cut the graph at the first checkpoint.
@@ -113,6 +120,11 @@ def copy_remote_code(job: FinetuneJob, output: Path) -> None:
     if job.trust_remote_code and source.is_dir():
         for path in sorted(source.glob("*.py")):
             (output / path.name).write_bytes(path.read_bytes())
+
+
+def _unloadable(path: str, error: Exception) -> TrainingError:
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    return TrainingError(f"model {path}: cannot be loaded ({reason}); check the files there")
 
 
 def _revision(job: FinetuneJob) -> str | None:

@@ -1,0 +1,73 @@
+"""Is there a base model where the recipe says? Asked before anything is planned.
+
+A job would find out, too, but by then the run is bound to a plan that names
+the wrong model.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from hpcmaf.errors import ConfigError
+from hpcmaf.recipe import Model
+from hpcmaf.stages.context import base_model
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+_WEIGHTS = {".safetensors", ".bin"}
+
+
+def check_base(model: Model) -> None:
+    """Look for the base's configuration, tokenizer and weights; loads none of them.
+
+    A model of the hub is asked for its configuration, which lands in the
+    cache that the jobs read.
+
+    Raises
+    ------
+    ConfigError
+        The path leads to no model, or the hub has none of this name for us.
+    """
+    path = base_model(model.path)
+    folder = Path(path)
+    if folder.is_dir():
+        _check_folder(folder)
+    elif folder.exists():
+        raise ConfigError(f"model.path: {path} is a file; name the folder that holds the model")
+    elif not _HUB_ID.fullmatch(path):
+        raise ConfigError(f"model.path: {path} is no folder here, nor could it be a Hugging Face id; check the path")
+    else:
+        _check_hub(path, model.revision)
+
+
+def _check_folder(folder: Path) -> None:
+    config = folder / "config.json"
+    try:
+        intact = isinstance(json.loads(config.read_bytes()), dict)
+    except FileNotFoundError:
+        raise ConfigError(f"model.path: {folder} holds no model (config.json is missing); check the path") from None
+    except ValueError:
+        intact = False
+    if not intact:
+        raise ConfigError(f"model.path: {config} is torn or no configuration; copy the model again")
+    names = {path.name for path in folder.iterdir()}
+    if names.isdisjoint(_TOKENIZERS):
+        raise ConfigError(f"model.path: {folder} holds no tokenizer ({_TOKENIZERS[0]}); copy it there from the model")
+    if not any(Path(name).suffix in _WEIGHTS for name in names):
+        raise ConfigError(f"model.path: {folder} holds no weights (*.safetensors or *.bin); copy them there")
+
+
+def _check_hub(name: str, revision: str | None) -> None:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        hf_hub_download(name, "config.json", revision=revision)
+    except Exception as error:
+        # The hub's client has a dozen classes for this, of several bases.
+        reason = " ".join(str(error).split()).split(". ")[0].rstrip(".")
+        raise ConfigError(
+            f"model.path: {name} is no folder here, and not to be had from the hub "
+            f"({type(error).__name__}: {reason[:200]}); check the name, or name a folder with the model"
+        ) from error
