@@ -9,9 +9,11 @@ Facts about one room alone are tested in that room's own folder.
 from __future__ import annotations
 
 import json
+import os
 import random
+import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import sqrt
 from pathlib import Path
@@ -27,14 +29,15 @@ from hpcmaf.debate.transcript import Transcript
 from hpcmaf.engines import Request
 from hpcmaf.errors import LeakError
 from hpcmaf.launch.prepare import prepare_run
-from hpcmaf.plan import Plan
+from hpcmaf.launch.recovery import recover
+from hpcmaf.plan import Plan, Stage
 from hpcmaf.profile import load_profile
 from hpcmaf.recipe import Recipe, load_recipe
 from hpcmaf.rundir import RunDir
 from hpcmaf.stages import debate as debate_stage
 from hpcmaf.stages import entry
 from hpcmaf.stages import finetune as finetune_stage
-from hpcmaf.store import Store
+from hpcmaf.store import Store, verify
 from hpcmaf.tasks import get_task
 from hpcmaf.tasks.base import question_hash
 from hpcmaf.tasks.splits import Splits
@@ -47,8 +50,13 @@ MUTE = "no idea"
 
 
 def reply(request: Request) -> str:
-    """Often 1, sometimes 2 or 3, sometimes nothing that can be read as an answer."""
-    return random.Random(request.seed).choice(["so 1", "so 1", "=1", "=2", "=3", MUTE])
+    """Often right, sometimes wrong in one of two ways, sometimes nothing that can be read as an answer."""
+    name, right = request.key.split("/")[0], 1
+    if name.startswith("arithmetic-"):
+        a, b, c, d, e, f = map(int, re.findall(r"\d+", name))
+        right = a + b * c + d - e * f
+    draw = random.Random(request.seed)
+    return draw.choice([f"so {right}", f"so {right}", f"={right}", f"={right + 1}", f"={right + 2}", MUTE])
 
 
 class Player(ScriptedEngine):
@@ -82,10 +90,16 @@ class Played:
         return consensus(debate, M, self.recipe.seed, t).answer
 
 
-def play(
-    root: Path, patch: pytest.MonkeyPatch, *overrides: str, say: Callable[[Request], str] = reply, shard: int = 25
+def begin(
+    root: Path,
+    patch: pytest.MonkeyPatch,
+    *overrides: str,
+    say: Callable[[Request], str] = reply,
+    shard: int = 25,
+    iterations: int = 2,
 ) -> Played:
-    recipe = load_recipe(overrides=(*SHAPE, *overrides), iterations=2)
+    """A planned run whose stages will be played."""
+    recipe = load_recipe(overrides=(*SHAPE, *overrides), iterations=iterations)
     profile = load_profile("local", (f"generation.problems_per_shard={shard}",))
     run = RunDir(root)
     played = Played(run, prepare_run(run, recipe, profile), recipe)
@@ -99,15 +113,30 @@ def play(
 
     def finetune(job: Any, logs: Path, progress: Any) -> FinetuneReport:
         played.jobs[job.iteration, job.agent] = job
-        Path(job.output).mkdir(parents=True)
+        Path(job.output).mkdir(parents=True, exist_ok=True)
         Path(job.output, "model").write_text(job.agent)
         return FinetuneReport(3, 0, 40, 20, 1, 0.5, (0.5,), 2.0, 1.0, 1000, 0.0)
 
     patch.setattr(debate_stage, "make_engine", engine)
     patch.setattr(finetune_stage, "run_finetune", finetune)
-    for stage in played.plan.stages:
-        for task in stage.tasks:
-            entry.run_task(str(root), stage.id, task, str(run.new_attempt(stage, task)), played.plan.sha256)
+    return played
+
+
+def tasks(played: Played) -> Iterator[tuple[Stage, str]]:
+    """All tasks, in an order in which they can run."""
+    return ((stage, task) for stage in played.plan.stages for task in stage.tasks)
+
+
+def run_task(played: Played, stage: Stage, task: str) -> None:
+    attempt = played.run.new_attempt(stage, task)
+    entry.run_task(str(played.run.root), stage.id, task, str(attempt), played.plan.sha256)
+
+
+def play(root: Path, patch: pytest.MonkeyPatch, *overrides: str, **how: Any) -> Played:
+    """A run, played to its end."""
+    played = begin(root, patch, *overrides, **how)
+    for stage, task in tasks(played):
+        run_task(played, stage, task)
     return played
 
 
@@ -333,7 +362,9 @@ def test_accuracy_and_its_error(played: Played) -> None:
     for t in (0, 1, 2):
         metrics = json.loads(played.run.metrics(t).read_text())
         scores = [int(played.label(t, d) == d.problem.gold) for d in played.debates(t, "eval")]
+        assert 0 < sum(scores) < EVAL
         assert metrics["accuracy"]["debate"]["value"] == np.mean(scores)
+        assert metrics["scores"]["debate"] == "".join(map(str, scores))
         assert metrics["accuracy"]["debate"]["se"] == pytest.approx(np.std(scores, ddof=0) / sqrt(EVAL))
         shares = [
             sum(turn.answer == played.label(t, d) is not None for turn in d.answers[-1]) / N
@@ -369,6 +400,56 @@ def test_a_source_whose_splits_overlap_gives_none_that_do(tmp_path: Path) -> Non
     splits = get_task("jsonl").splits(tmp_path, 20, 20, 0)
     held = {question_hash(problem.question) for problem in splits.eval}
     assert len(held) == 20 and not held & {question_hash(problem.question) for problem in splits.train}
+
+
+# --- resume ---------------------------------------------------------------------------
+
+
+def killed_at(played: Played, stage: Stage, task: str, moment: int) -> bool:
+    """Run a task in a process that dies at its ``moment``-th look before or after a rename; whether it did."""
+    child = os.fork()
+    if child == 0:
+        replace, passed = os.replace, iter(range(1000))
+
+        def dying(*paths: Any) -> None:
+            for act in (lambda: None, lambda: replace(*paths)):
+                act()
+                if next(passed) == moment:
+                    os._exit(9)
+
+        os.replace = dying
+        try:
+            run_task(played, stage, task)
+        except BaseException:  # noqa: BLE001 - this process must not return into pytest
+            os._exit(1)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in {0, 9}, f"{stage.id} {task} failed after a kill"
+    return code == 9
+
+
+@pytest.mark.slow
+def test_killed_before_and_after_any_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files appear by renames alone, so these are all the states a kill can leave. Trap: no resume."""
+    small = ("debate.agents=2", "debate.rounds=2", "task.train=8", "task.eval=4")
+    whole = play(tmp_path / "whole", monkeypatch, *small, shard=4, iterations=1)
+    torn = begin(tmp_path / "torn", monkeypatch, *small, shard=4, iterations=1)
+    kills = 0
+    for stage, task in tasks(torn):
+        moment = 0
+        while killed_at(torn, stage, task, moment):
+            moment += 1
+        assert torn.run.done(stage, task) and moment > 1
+        kills += moment
+    assert kills > 60
+    assert recover(torn.run, torn.plan) == []
+    assert not list(torn.run.root.rglob("*.tmp"))
+    assert verify(torn.run.root) == []
+    names = [path.relative_to(whole.run.root) for path in whole.run.root.rglob("*") if path.is_file()]
+    compared = [name for name in names if name.suffix in {".h5", ".jsonl"} or name.name in {"metrics.json", "model"}]
+    assert len(compared) > 10
+    for name in compared:
+        assert (torn.run.root / name).read_bytes() == (whole.run.root / name).read_bytes(), name
 
 
 # --- settings and ledger --------------------------------------------------------------
