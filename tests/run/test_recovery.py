@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from hpcmaf.errors import DataError, EngineError
+from hpcmaf.errors import DataError, EngineError, PlanChangedError
 from hpcmaf.launch.local import LocalDriver
+from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.launch.progress import Watcher
 from hpcmaf.launch.recovery import recover, sweep
 from hpcmaf.plan import Plan, Stage, build_plan
@@ -195,6 +196,15 @@ def test_the_time_left_is_the_mean_of_the_same_kind(tmp_path: Path) -> None:
     total = sum(len(stage.tasks) for stage in plan.stages)
     # Two tasks of two seconds each, two at a time.
     assert f"it02/score done in 1:02 ({total - 2}/{total} tasks, about 0:02 left)" in text.getvalue()
+
+
+def test_results_without_a_plan_are_not_taken_for_another_plans(tmp_path: Path) -> None:
+    """Markers do not say which plan they belong to; the directory's one plan does."""
+    run, _ = planned(tmp_path)
+    run.plan.unlink()
+    with pytest.raises(PlanChangedError, match=r"holds results but no plan\.json"):
+        prepare_run(run, load_recipe(), profile())
+    assert not run.plan.exists()
 
 
 def test_causes_of_failure_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
