@@ -6,19 +6,19 @@ marker is written last and lists every file the task published.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcmaf.errors import DataError, PlanChangedError, RunBusyError
+from hpcmaf.errors import ConfigError, DataError, PlanChangedError, RunBusyError
 from hpcmaf.plan import Plan, Stage
 from hpcmaf.publish import file_sha256, write_json, write_text
 from hpcmaf.tasks.base import Problem
+
+_DRIVER_LOCK = ".driver.lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,9 @@ class RunDir:
         """Whether the task has published all it had to."""
         return self.marker(stage, task).exists()
 
-    def write_marker(self, stage: Stage, task: str, outputs: Sequence[Path], ledger: Sequence[Mapping[str, Any]]) -> None:
+    def write_marker(
+        self, stage: Stage, task: str, outputs: Sequence[Path], ledger: Sequence[Mapping[str, Any]]
+    ) -> None:
         """Declare a task done; its outputs are in place already."""
         files = {}
         for output in outputs:
@@ -167,7 +169,7 @@ class RunDir:
         try:
             value = json.loads(path.read_bytes())
             intact = isinstance(value["outputs"], dict) and all("wall_seconds" in row for row in value["ledger"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             intact = False
         if not intact:
             raise DataError(f"{path}: a damaged marker; delete it, and the same command does {stage.id} {task} again")
@@ -200,7 +202,10 @@ class RunDir:
         RunBusyError
             Another process works on the task.
         """
-        with _lock(self.attempts(stage, task) / "lock", f"{stage.id} {task}: another process is working on it; wait for it or stop it"):
+        with lock(
+            self.attempts(stage, task) / "lock",
+            f"{stage.id} {task}: another process is working on it; wait for it or stop it",
+        ):
             yield
 
     def claimed(self, stage: Stage, task: str) -> bool:
@@ -209,10 +214,31 @@ class RunDir:
         if not path.exists():
             return False
         try:
-            with _lock(path, ""):
+            with lock(path, ""):
                 return False
         except RunBusyError:
             return True
+
+    def check_own(self) -> None:
+        """Refuse to make a run of a folder that is already something else.
+
+        Raises
+        ------
+        ConfigError
+            Without a plan, it holds what a run that was stopped while it was
+            made could not have left.
+        """
+        if self.root.exists() and not self.root.is_dir():
+            raise ConfigError(f"{self.root}: a file is in the way of the run directory; name another with --run")
+        if self.plan.exists() or not self.root.exists() or self.iterations():
+            return
+        ours = {_DRIVER_LOCK, self.problems("train").parent.name, self.recipe.name, self.profile.name}
+        names = sorted(path.name for path in self.root.iterdir() if not path.name.endswith(".tmp"))
+        foreign = [name for name in names if name not in ours]
+        if foreign:
+            raise ConfigError(
+                f"{self.root}: holds {foreign[0]} and is no run directory; name a new or an empty folder with --run"
+            )
 
     @contextmanager
     def drive(self) -> Iterator[None]:
@@ -224,7 +250,7 @@ class RunDir:
             Another ``submit`` drives the run.
         """
         message = f"{self.root}: another 'hpcmaf submit' is driving this run; wait for it, or stop it first"
-        with _lock(self.root / ".driver.lock", message):
+        with lock(self.root / _DRIVER_LOCK, message):
             yield
 
     # --- reading and writing -----------------------------------------------
@@ -242,7 +268,7 @@ class RunDir:
             value = json.loads(self.plan.read_text())
         except FileNotFoundError as error:
             raise DataError(f"{self.root}: not a run directory (no plan.json); check the path") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PlanChangedError(f"{self.plan}: damaged ({error}); start a new run with --run NAME") from error
         return Plan.from_json(value, str(self.plan))
 
@@ -265,19 +291,7 @@ class RunDir:
         """
         path = self.problems(split)
         if not path.exists() or file_sha256(path) != plan.problems[split]["sha256"]:
-            raise PlanChangedError(f"{path}: not the problems this run was planned with; start a new run with --run NAME")
+            raise PlanChangedError(
+                f"{path}: not the problems this run was planned with; start a new run with --run NAME"
+            )
         return [Problem(**json.loads(line)) for line in path.read_text().splitlines()]
-
-
-@contextmanager
-def _lock(path: Path, message: str) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunBusyError(f"{message} ({path})") from error
-        yield
-    finally:
-        os.close(descriptor)
