@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.errors import ConfigError, DataError, PlanChangedError, RunBusyError
+from hpcmaf.locking import lock
 from hpcmaf.plan import Plan, Stage
 from hpcmaf.publish import file_sha256, write_json, write_text
 from hpcmaf.tasks.base import Problem
