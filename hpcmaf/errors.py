@@ -96,9 +96,10 @@ class OutputClosedError(HpcmafError):
 
 
 _REMEDIES = {
-    "check the path": (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST),
+    "check the path": (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
     "check its permissions, or name another place": (errno.EACCES, errno.EPERM, errno.EROFS),
     "free space there, or name another place": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    "a file is in the way: name another place": (errno.EEXIST,),
     "raise the limit (ulimit -n)": (errno.EMFILE, errno.ENFILE),
 }
 

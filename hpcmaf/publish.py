@@ -143,7 +143,7 @@ def read_manifest(path: Path) -> Manifest | None:
         return Manifest(**json.loads(where.read_text()))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise StoreError(f"{where}: not a manifest ({error}); delete it and rerun the stage") from error
 
 

@@ -38,8 +38,8 @@ class Task(Strict):
 class Debate(Strict):
     """N agents debate over M rounds."""
 
-    agents: int = Field(3, ge=1, description="N, the number of agents, at least 1")
-    rounds: int = Field(2, ge=1, description="M, the number of rounds, at least 1")
+    agents: int = Field(3, ge=1, le=1000, description="N, the number of agents, 1 to 1000")
+    rounds: int = Field(2, ge=1, le=1000, description="M, the number of rounds, 1 to 1000")
 
 
 class Sampling(Strict):
@@ -97,7 +97,7 @@ class Recipe(Strict):
     sampling: Sampling = Sampling()
     selection: Selection = Selection()
     training: Training = Training()
-    iterations: int = Field(5, ge=0, description="L, the number of iterations, at least 0")
+    iterations: int = Field(5, ge=0, le=1000, description="L, the number of iterations, 0 to 1000")
     seed: int = Field(0, ge=0, lt=2**63)
 
     @field_validator("method")

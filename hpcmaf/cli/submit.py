@@ -9,6 +9,7 @@ from types import FrameType
 import click
 from rich.console import Console
 
+from hpcmaf.errors import UsageError
 from hpcmaf.profile import DEFAULT_PROFILE, Profile, load_profile
 from hpcmaf.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from hpcmaf.rundir import RunDir
@@ -37,7 +38,10 @@ def command(
     from hpcmaf.report import aggregate
 
     loaded, where = load_recipe(recipe, overrides, iters), load_profile(profile, site)
+    if run_name is not None and not run_name.strip():
+        raise UsageError("--run is empty; name a run directory, or leave the option out")
     run = RunDir.locate(run_name or loaded.name)
+    run.check_own()
     signal.signal(signal.SIGTERM, _interrupt)
     with run.drive():
         _drive(run, loaded, where)
