@@ -428,6 +428,25 @@ def killed_at(played: Played, stage: Stage, task: str, moment: int) -> bool:
     return code == 9
 
 
+def test_a_journal_stays_until_the_marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between publishing and its marker, a shard is replayed from its journal and not computed again."""
+    played = begin(tmp_path / "run", monkeypatch, "task.train=4", "task.eval=2", iterations=0)
+    stage, task = next(tasks(played))
+    shard = played.run.shard(0, "eval", 0)
+
+    def killed(*_: object) -> None:
+        assert shard.exists()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDir, "write_marker", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_task(played, stage, task)
+    assert played.run.journal(shard).exists() and not played.run.done(stage, task)
+    run_task(played, stage, task)
+    assert not played.run.journal(shard).exists() and played.run.done(stage, task)
+
+
 @pytest.mark.slow
 def test_killed_before_and_after_any_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files appear by renames alone, so these are all the states a kill can leave. Trap: no resume."""

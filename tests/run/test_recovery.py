@@ -123,28 +123,6 @@ def attempt(run: RunDir, plan: Plan, stage: str, task: str) -> Path:
     return folder
 
 
-def test_a_journal_outlives_everything_but_the_marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed between publishing and the marker, a shard is replayed and not computed again."""
-    run, plan = planned(tmp_path)
-    write_json(run.profile, profile().model_dump(mode="json"))
-    stage = plan.stage("it01/debate")
-    run.marker(stage, "00000").unlink()
-    journal = tmp_path / "journal"
-
-    def debates(context: TaskContext) -> None:
-        journal.touch()
-        context.afterwards.append(journal.unlink)
-
-    monkeypatch.setattr(entry, "_function", lambda kind: debates)
-    with monkeypatch.context() as killed:
-        killed.setattr(RunDir, "write_marker", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            attempt(run, plan, "it01/debate", "00000")
-    assert journal.exists() and not run.done(stage, "00000")
-    attempt(run, plan, "it01/debate", "00000")
-    assert not journal.exists() and run.done(stage, "00000")
-
-
 def test_a_done_task_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, plan = planned(tmp_path)
     monkeypatch.setattr(entry, "_function", lambda kind: pytest.fail("computed twice"))
