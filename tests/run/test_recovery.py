@@ -123,6 +123,25 @@ def attempt(run: RunDir, plan: Plan, stage: str, task: str) -> Path:
     return folder
 
 
+def test_a_driver_puts_its_run_in_order_before_and_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, plan = planned(tmp_path)
+    score, temporary = plan.stage("it02/score"), run.iteration(2) / ".metrics.json.89ab.tmp"
+    output(run, score, "all").unlink()
+    text = io.StringIO()
+    driver = LocalDriver(run, plan, profile(), Watcher(run, plan, 1, Console(file=text)))
+
+    def step() -> bool:
+        assert not run.done(score, "all"), "its output is gone"
+        finish(run, score, "all")
+        temporary.write_text("of a worker that was killed while the driver lived")
+        return False
+
+    monkeypatch.setattr(driver, "_step", step)
+    driver.drive()
+    assert "it02/score all: it02/score-all.out is gone; doing it again" in text.getvalue()
+    assert not temporary.exists()
+
+
 def test_a_done_task_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, plan = planned(tmp_path)
     monkeypatch.setattr(entry, "_function", lambda kind: pytest.fail("computed twice"))
