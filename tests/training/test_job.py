@@ -101,7 +101,7 @@ def test_failure_is_one_line_with_its_log_and_leaves_what_was_there(job, tmp_pat
     output = Path(job.output)
     output.mkdir(parents=True)
     (output / "kept").write_text("before")
-    with pytest.raises(TrainingError, match="not a model that can be loaded") as caught:
+    with pytest.raises(TrainingError, match="nothing: cannot be loaded") as caught:
         run_finetune(replace(job, base=str(tmp_path / "nothing")), tmp_path / "logs")
     assert "\n" not in str(caught.value) and str(tmp_path / "logs/finetune.log") in str(caught.value)
     assert [p.name for p in output.iterdir()] == ["kept"] and len(list(output.parent.iterdir())) == 1
