@@ -72,10 +72,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
     Works for files and for folders. After an exception the temporary is
     removed and ``target`` is as it was.
     """
+    target.parent.mkdir(parents=True, exist_ok=True)
     # Host names may repeat across containers; a random name cannot collide.
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if temporary.is_dir():
             for path in sorted(temporary.rglob("*")):

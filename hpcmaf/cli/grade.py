@@ -15,6 +15,7 @@ import click
 
 from hpcmaf.answers import DEFAULT_DEADLINE_S, AnswerForm, equivalent, extract
 from hpcmaf.answers.checker import MAX_WORKERS
+from hpcmaf.cli.ranges import FiniteRange
 from hpcmaf.errors import DataError, UsageError
 
 _IN_FLIGHT = 256
@@ -35,7 +36,7 @@ _IN_FLIGHT = 256
 @click.option(
     "--deadline",
     "deadline_s",
-    type=click.FloatRange(min=0.01),
+    type=FiniteRange(min=0.01),
     default=DEFAULT_DEADLINE_S,
     show_default=True,
     metavar="SECONDS",

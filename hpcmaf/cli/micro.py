@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
+import tempfile
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
+from hpcmaf.cli.ranges import FiniteRange
 from hpcmaf.errors import DataError, UsageError
 
-_DEVICE = click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where to compute.")
+_DEVICE = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
+)
 
 
 @click.group("micro")
@@ -23,7 +29,7 @@ def command() -> None:
 @click.option("--seed", default=0, show_default=True, help="Of the corpus and the initial weights.")
 @click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps [default: the packaged model's].")
 @click.option(
-    "--learning-rate", type=click.FloatRange(min=0, min_open=True), help="Peak [default: the packaged model's]."
+    "--learning-rate", type=FiniteRange(min=0, min_open=True), help="Peak [default: the packaged model's]."
 )
 @click.option(
     "--processes", type=click.IntRange(min=0), default=2, show_default=True, help="That write the corpus, beside this."
@@ -48,6 +54,10 @@ def train(
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"--out {out}: exists and is not an empty folder; name a new one")
+    # Found out now, not after hours of training.
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out):
+        pass
     given = {"seed": seed, "steps": steps, "learning_rate": learning_rate}
     settings = making.Making(**{name: value for name, value in given.items() if value is not None})
     model = making.train(
@@ -57,7 +67,8 @@ def train(
         compiled=compiled,
         report=lambda row: click.echo(json.dumps(row), err=True),
     )
-    making.save_model(model, out, settings)
+    with redirect_stdout(sys.stderr):  # libraries loaded for saving greet on standard output
+        making.save_model(model, out, settings)
     click.echo(json.dumps({"model": str(out), **asdict(settings)}))
 
 
@@ -66,8 +77,8 @@ def train(
 @click.option("--problems", type=click.IntRange(min=1), default=1000, show_default=True, help="Problems debated.")
 @click.option("--agents", type=click.IntRange(min=1), default=3, show_default=True, help="Copies of the model.")
 @click.option("--rounds", type=click.IntRange(min=1), default=2, show_default=True, help="Rounds of the debate.")
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=0.9, show_default=True)
-@click.option("--temperature", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True)
+@click.option("--top-p", type=FiniteRange(0, 1, min_open=True), default=0.9, show_default=True)
+@click.option("--temperature", type=FiniteRange(min=0, min_open=True), default=1.0, show_default=True)
 @click.option("--summaries/--no-summaries", default=True, show_default=True, help="Or critics read the answers.")
 @click.option("--seed", default=0, show_default=True, help="Of problems and draws.")
 @_DEVICE

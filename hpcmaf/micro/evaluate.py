@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpcmaf.errors import EngineError
 from hpcmaf.micro.styles import Expression
 from hpcmaf.seeding import derive_seed
 from hpcmaf.tasks.arithmetic import side
@@ -141,13 +142,22 @@ def score(
         agents' first answers, mean; ``summaries_right``: share of summaries
         that report every result as given; ``answer_tokens`` and
         ``update_tokens``: mean lengths.
+
+    Raises
+    ------
+    EngineError
+        There is no model in ``folder``, or a damaged one.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     from hpcmaf.chat import ChatFormat
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+    except Exception as error:  # a damaged checkpoint makes the loaders raise almost anything
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise EngineError(f"model {folder}: cannot be loaded ({reason}); check the files there") from error
     chat = ChatFormat.from_pretrained(str(folder))
     torch.manual_seed(derive_seed(seed, "micro score"))
     return debate_scores(model, chat, problems, agents, rounds, top_p, temperature, seed, summaries)
