@@ -1,10 +1,10 @@
 """Generation with transformers: static batches over whatever is ready.
 
 Requests of all problems, rounds and agents wait in one pool. Whenever every
-debate is waiting, the longest prompts go out as one batch, mixing adapters;
-the debates they belong to then move on by themselves. There is no barrier
-between rounds, and prompts of one length travel together, so little is
-padded. For throughput on GPUs use a vLLM engine; this one runs everywhere.
+debate is waiting, one batch goes out, longest prompts first and adapters
+mixed where one alone would not fill it; the debates it belongs to then move
+on by themselves. There is no barrier between rounds, and prompts of one
+length travel together, so little is padded. Runs everywhere torch does.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from hpcmaf.engines.base import Completion, Request, ServedModels
+from hpcmaf.engines.batching import Waiting, take_batch
 from hpcmaf.engines.journal import Journal
 from hpcmaf.engines.models import ModelPool, pick_device
 from hpcmaf.engines.sampling import RowLimits, SeededSampling
@@ -25,29 +26,6 @@ from hpcmaf.engines.sampling import RowLimits, SeededSampling
 # Waking a debate from a finished batch takes four: the request's future, the
 # gather over the agents, the debate's task, its new requests' tasks.
 _QUIET_TURNS = 8
-
-
-# Prompts within so many tokens of each other count as equally long, so that
-# those for one adapter can travel together: every further adapter in a batch
-# costs its own small matrix products in every layer.
-_LENGTH_STEP = 32
-
-
-class _Waiting:
-    """A request with its prompt's tokens and whoever awaits it."""
-
-    __slots__ = ("future", "prompt", "request")
-
-    def __init__(self, request: Request, prompt: list[int], future: asyncio.Future[Completion]) -> None:
-        self.request = request
-        self.prompt = prompt
-        self.future = future
-
-
-def _longest_first(waiting: _Waiting) -> tuple[int, str, int, str]:
-    length, request = len(waiting.prompt), waiting.request
-    # Keys are unique, so the order does not depend on who came first.
-    return (-(length // _LENGTH_STEP), request.model or "", -length, request.key)
 
 
 class TransformersEngine:
@@ -85,7 +63,7 @@ class TransformersEngine:
         self.journal = journal
         self.seconds = journal.seconds if journal is not None else 0.0
         self._on_batch = on_batch
-        self._waiting: dict[str | None, list[_Waiting]] = {}
+        self._waiting: dict[str | None, list[Waiting]] = {}
         self._pump: asyncio.Task[None] | None = None
         self._current: str | None = None
 
@@ -100,7 +78,7 @@ class TransformersEngine:
             return Completion("", (), len(prompt), "length")
         future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
         group = self.pool.group(request.model)
-        self._waiting.setdefault(group, []).append(_Waiting(request, prompt, future))
+        self._waiting.setdefault(group, []).append(Waiting(request, prompt, future))
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._run())
         return await future
@@ -127,7 +105,7 @@ class TransformersEngine:
             for waiting, completion in zip(batch, completions, strict=True):
                 waiting.future.set_result(completion)
 
-    def _fail(self, batch: Sequence[_Waiting], error: BaseException) -> None:
+    def _fail(self, batch: Sequence[Waiting], error: BaseException) -> None:
         for waiting in [*batch, *(waiting for queue in self._waiting.values() for waiting in queue)]:
             if not waiting.future.done():
                 waiting.future.set_exception(error)
@@ -140,8 +118,8 @@ class TransformersEngine:
             now = sum(map(len, self._waiting.values()))
             quiet, size = (quiet + 1, now) if now == size else (0, now)
 
-    def _next_batch(self) -> list[_Waiting]:
-        """Take the longest waiting prompts of one group.
+    def _next_batch(self) -> list[Waiting]:
+        """Take a batch of one group.
 
         With all checkpoints in memory the fullest group goes first; with
         fewer places than checkpoints the engine stays with one until it has
@@ -153,12 +131,9 @@ class TransformersEngine:
         stay = self.pool.groups > self.pool.capacity and self._current in groups and self.pool.loaded(self._current)
         if not stay:
             self._current = max(groups, key=lambda group: (len(groups[group]), str(group)))
-        queue = groups[self._current]
-        queue.sort(key=_longest_first)
-        batch, queue[:] = queue[: self.batch_size], queue[self.batch_size :]
-        return batch
+        return take_batch(groups[self._current], self.batch_size)
 
-    def _resolve(self, batch: Sequence[_Waiting]) -> list[Completion]:
+    def _resolve(self, batch: Sequence[Waiting]) -> list[Completion]:
         """Complete a batch, from the journal where it holds it."""
         known = [self.journal.find(waiting.request) if self.journal is not None else None for waiting in batch]
         missing = [waiting for waiting, completion in zip(batch, known, strict=True) if completion is None]
@@ -176,7 +151,7 @@ class TransformersEngine:
         return known  # type: ignore[return-value]
 
     # --- generation --------------------------------------------------------
-    def _generate(self, batch: Sequence[_Waiting]) -> list[Completion]:
+    def _generate(self, batch: Sequence[Waiting]) -> list[Completion]:
         try:
             return self._generate_once(batch)
         except torch.OutOfMemoryError:
@@ -193,7 +168,7 @@ class TransformersEngine:
             ]
 
     @torch.inference_mode()
-    def _generate_once(self, batch: Sequence[_Waiting]) -> list[Completion]:
+    def _generate_once(self, batch: Sequence[Waiting]) -> list[Completion]:
         model = self.pool.get(self.pool.group(batch[0].request.model))
         width = max(len(waiting.prompt) for waiting in batch)
         pad = self.pool.chat.tokenizer.pad_token_id
@@ -221,7 +196,7 @@ class TransformersEngine:
             for tokens, limit, waiting in zip(output, limits, batch, strict=True)
         ]
 
-    def _completion(self, tokens: list[int], waiting: _Waiting) -> Completion:
+    def _completion(self, tokens: list[int], waiting: Waiting) -> Completion:
         stops = set(self.pool.stop_ids)
         end = next((position for position, token in enumerate(tokens) if token in stops), None)
         reason = "length" if end is None else "stop"
