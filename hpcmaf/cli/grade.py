@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import queue
 import sys
 import threading
@@ -115,7 +117,14 @@ def _in_order(name: str, form: str | None, deadline_s: float) -> Iterator[tuple[
 
 
 def _open(name: str) -> AbstractContextManager[BinaryIO]:
-    return nullcontext(click.get_binary_stream("stdin")) if name == "-" else open(name, "rb")
+    if name != "-":
+        return open(name, "rb")
+    try:
+        # A reader of its own: Python aborts when it ends while a thread still
+        # waits in the one of sys.stdin.
+        return open(os.dup(sys.stdin.fileno()), "rb")
+    except io.UnsupportedOperation:  # a stand-in without a file
+        return nullcontext(click.get_binary_stream("stdin"))
 
 
 def _parse(line: bytes, name: str, number: int) -> dict:

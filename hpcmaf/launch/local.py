@@ -143,7 +143,7 @@ class LocalDriver:
         # Killed without a word: by the system for memory, or by somebody.
         count = self._killed[stage.id, task] = self._killed.get((stage.id, task), 0) + 1
         if count >= self.profile.attempts:
-            self._fail(f"{stage.id} {task}: killed {count} times (out of memory?); log: {log}")
+            self._fail(f"{stage.id} {task}: killed {count} times (out of memory, or disk full?); log: {log}")
         else:
             self.watcher.say(f"{stage.id} {task}: killed; starting it again ({count} of {self.profile.attempts})")
 
