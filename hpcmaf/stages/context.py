@@ -44,6 +44,7 @@ class TaskContext:
     ledger: list[dict[str, Any]] = field(default_factory=list)
     afterwards: list[Callable[[], None]] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
+    _last_progress: float = 0.0
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -75,7 +76,10 @@ class TaskContext:
         return {agent: str(self.run.agent(iteration, agent)) for agent in self.trained} if iteration else {}
 
     def report_progress(self, done: int, total: int, unit: str) -> None:
-        """Tell whoever watches how far this task is."""
+        """Tell whoever watches how far this task is; more than once a second is not heard."""
+        if time.monotonic() - self._last_progress < 1:
+            return
+        self._last_progress = time.monotonic()
         value = {"done": done, "total": total, "unit": unit, "pid": os.getpid()}
         write_json(self.run.progress(self.stage, self.task), value)
 

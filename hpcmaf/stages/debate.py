@@ -88,18 +88,15 @@ async def _debate_all(
 
 
 class _Watch:
-    """Counts finished problems and says so, at most once a second."""
+    """Counts finished problems and says so after each batch."""
 
     def __init__(self, context: TaskContext, total: int) -> None:
         self.context = context
         self.total = total
         self.problems = 0
-        self._last = 0.0
 
     def __call__(self, completions: int) -> None:
-        if time.monotonic() - self._last > 1:
-            self._last = time.monotonic()
-            self.context.report_progress(self.problems, self.total, "problems")
+        self.context.report_progress(self.problems, self.total, "problems")
 
 
 def make_engine(context: TaskContext, models: dict[str, str], journal: Journal, watch: _Watch):
