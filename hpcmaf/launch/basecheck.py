@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from hpcmaf.errors import ConfigError
-from hpcmaf.recipe import Model
+from hpcmaf.recipe import Lora, Model
 from hpcmaf.stages.context import base_model
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
@@ -57,6 +57,38 @@ def _check_folder(folder: Path) -> None:
         raise ConfigError(f"model.path: {folder} holds no tokenizer ({_TOKENIZERS[0]}); copy it there from the model")
     if not any(Path(name).suffix in _WEIGHTS for name in names):
         raise ConfigError(f"model.path: {folder} holds no weights (*.safetensors or *.bin); copy them there")
+
+
+def check_targets(model: Model, lora: Lora) -> None:
+    """Refuse LoRA targets that are nowhere in the base, before a debate is held for them.
+
+    Names are read from the headers of safetensors files; other bases are left
+    to the finetuning job.
+
+    Raises
+    ------
+    ConfigError
+        No module of the base has such a name.
+    """
+    files = sorted(Path(base_model(model.path)).glob("*.safetensors"))
+    if lora.targets == "all-linear" or not files:
+        return
+    modules = {name.rpartition(".")[0] for file in files for name in _tensor_names(file)}
+    if not any(module == target or module.endswith(f".{target}") for module in modules for target in lora.targets):
+        known = sorted({module.rpartition(".")[2] for module in modules})
+        raise ConfigError(
+            f"training.lora.targets: {', '.join(lora.targets)} not found in {model.path}; it has {', '.join(known)}"
+        )
+
+
+def _tensor_names(file: Path) -> list[str]:
+    """Names in a safetensors header: its length in 8 bytes, then JSON."""
+    try:
+        with file.open("rb") as opened:
+            header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+        return [name for name in header if name != "__metadata__"]
+    except (ValueError, OverflowError, MemoryError):
+        raise ConfigError(f"model.path: {file} is torn; copy the model again") from None
 
 
 def _check_hub(name: str, revision: str | None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.errors import PlanChangedError
-from hpcmaf.launch.basecheck import check_base
+from hpcmaf.launch.basecheck import check_base, check_targets
 from hpcmaf.plan import Plan, build_plan, check_continues
 from hpcmaf.profile import Profile
 from hpcmaf.publish import write_json, write_text
@@ -35,6 +35,8 @@ def prepare_run(run: RunDir, recipe: Recipe, profile: Profile) -> Plan:
         The directory holds a run of another plan.
     """
     check_base(recipe.model)
+    if recipe.training.tuning == "lora":
+        check_targets(recipe.model, recipe.training.lora)
     task = get_task(recipe.task.name)
     task.prompts(recipe.task.prompts)  # refused here, before the run is bound to them
     if run.plan.exists():

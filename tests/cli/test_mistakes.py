@@ -103,6 +103,7 @@ def test_a_mistake_is_one_line(
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
+        (["training.lora.targets=[nosuch]"], "nosuch not found in micro; it has "),
         (["task.prompts=foo"], "arithmetic has no prompts 'foo'"),
         (["model.path=/dev/null"], "/dev/null is a file"),
         (["model.path=not/a/hub/id"], "no folder here, nor could it be a Hugging Face id"),
