@@ -29,7 +29,9 @@ def hpcmaf(
 ) -> subprocess.CompletedProcess[bytes]:
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
     command = [sys.executable, "-m", "hpcmaf", *words]
-    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])}
+    # No bytecode: written under a file size limit it would be torn, for every later import.
+    root = str(Path(cli.__file__).parents[2])
+    environment = os.environ | {"PYTHONPATH": root, "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(
         command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, preexec_fn=prepare, timeout=60, check=False,
         **streams,
@@ -202,6 +204,8 @@ def test_an_interrupt_is_one_line(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])},
+        # What a shell runs in the background starts with SIGINT ignored, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdin and process.stdout
     process.stdin.write(b'{"gold": "1", "answer": "1"}\n')

@@ -169,7 +169,12 @@ except PlatformError as error:
 """
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "a.h5")],
-        env={"PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[2]}", "PATH": "/usr/bin:/bin"},
+        # No bytecode: written under the limit it would be torn, for every later import.
+        env={
+            "PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[2]}",
+            "PATH": "/usr/bin:/bin",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
         capture_output=True,
         text=True,
         check=True,
@@ -200,16 +205,21 @@ for k in range(15):
     signal.setitimer(signal.ITIMER_REAL, draw.uniform(0.001, 0.05))
     try:
         write_store(path, INFO, made)
+        signal.setitimer(signal.ITIMER_REAL, 0)
     except Stop:
         print("stopped")
-    signal.setitimer(signal.ITIMER_REAL, 0)
 write_store(path, INFO, made)
 with Store(path) as store:
     assert list(store.transcripts(gold=True)) == made
 """
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "a.h5")],
-        env={"PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[2]}", "PATH": "/usr/bin:/bin"},
+        # No bytecode: written under the limit it would be torn, for every later import.
+        env={
+            "PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[2]}",
+            "PATH": "/usr/bin:/bin",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
         capture_output=True,
         text=True,
         check=False,

@@ -116,7 +116,7 @@ def test_interrupted_or_killed_launcher_takes_all_its_processes_along(job, tmp_p
         "run_finetune(FinetuneJob.read(Path(sys.argv[1])), Path(sys.argv[2]))"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "job.json"), str(tmp_path / "logs")]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as launcher:
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, preexec_fn=heed_interrupts) as launcher:
         wait_until(
             lambda: (tmp_path / "logs/progress.jsonl").is_file() and (tmp_path / "logs/progress.jsonl").read_text()
         )
@@ -124,6 +124,11 @@ def test_interrupted_or_killed_launcher_takes_all_its_processes_along(job, tmp_p
         launcher.send_signal(how)
     wait_until(lambda: not processes_of(tmp_path))
     assert not Path(job.output).exists()
+
+
+def heed_interrupts() -> None:
+    """What a shell runs in the background starts with SIGINT ignored, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def processes_of(folder: Path) -> list[int]:
