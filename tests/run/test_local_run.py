@@ -225,11 +225,13 @@ def test_foreign_chat_models_run_through(tmp_path: Path, kind: str, tuning: str)
         "training.max_length=4096",
         "training.epochs=1",
         "sampling.max_new_tokens=40",
-        # Hot enough for random weights to say numbers now and then.
+        # Hot enough for random weights to say numbers now and then; what they
+        # end on is never what they began with, so critics' data is all negative.
+        "selection.w=1",
         "sampling.temperature=10",
         "sampling.top_p=1",
     )
     assert result.returncode == 0, result.stderr
     run = RunDir(tmp_path / "run")
-    trained = [json.loads((run.agent(1, f"generator-{n}") / "training.json").read_text())["steps"] for n in range(2)]
-    assert max(trained) > 0, "no agent had anything to learn from"
+    steps = [json.loads((run.agent(1, f"critic-{n}") / "training.json").read_text())["steps"] for n in range(2)]
+    assert min(steps) > 0, "an agent had nothing to learn from"
