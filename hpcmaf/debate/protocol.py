@@ -37,6 +37,11 @@ class Protocol:
     iteration: int
 
 
+def calls_per_problem(protocol: Protocol, agents: int) -> int:
+    """Completions of one debate: N * M answers, and N * (M - 1) summaries where there are any."""
+    return agents * (protocol.rounds + (protocol.rounds - 1) * protocol.summaries)
+
+
 async def debate(problem: Problem, society: Society, protocol: Protocol, engine: Engine) -> Transcript:
     """Let a society debate one problem.
 

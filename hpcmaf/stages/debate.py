@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Sequence
 
-from hpcmaf.debate.protocol import Protocol, debate
+from hpcmaf.debate.protocol import Protocol, calls_per_problem, debate
 from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.engines.base import Engine, Sampling, ServedModels
@@ -49,10 +49,10 @@ def run_debate_shard(context: TaskContext) -> None:
     society = Society.of(recipe.debate.agents, list(models))
     target = context.run.shard(context.iteration, stage.kind, shard)
     journal = Journal(context.run.journal(target))
-    watch = _Watch(context, len(problems))
+    watch = _Watch(context, len(problems) * calls_per_problem(protocol, society.agents))
     engine = make_engine(context, models, journal, watch)
     try:
-        transcripts = asyncio.run(_debate_all(problems, society, protocol, engine, watch))
+        transcripts = asyncio.run(_debate_all(problems, society, protocol, engine))
         seconds = engine.seconds
     finally:
         engine.close()
@@ -75,28 +75,24 @@ def run_debate_shard(context: TaskContext) -> None:
 
 
 async def _debate_all(
-    problems: Sequence[Problem], society: Society, protocol: Protocol, engine: Engine, watch: _Watch
+    problems: Sequence[Problem], society: Society, protocol: Protocol, engine: Engine
 ) -> list[Transcript]:
-    async def one(problem: Problem) -> Transcript:
-        transcript = await debate(problem, society, protocol, engine)
-        watch.problems += 1
-        return transcript
-
     # gather, not a TaskGroup: the first failure arrives as it is, so its class
     # still decides what the user is told.
-    return list(await asyncio.gather(*(one(problem) for problem in problems)))
+    return list(await asyncio.gather(*(debate(problem, society, protocol, engine) for problem in problems)))
 
 
 class _Watch:
-    """Counts finished problems and says so after each batch."""
+    """Counts completions and says so after each batch."""
 
     def __init__(self, context: TaskContext, total: int) -> None:
         self.context = context
         self.total = total
-        self.problems = 0
+        self.done = 0
 
     def __call__(self, completions: int) -> None:
-        self.context.report_progress(self.problems, self.total, "problems")
+        self.done += completions
+        self.context.report_progress(self.done, self.total, "completions")
 
 
 def make_engine(context: TaskContext, models: dict[str, str], journal: Journal, watch: _Watch):

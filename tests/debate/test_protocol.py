@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.debate.scripted import ScriptedEngine
 
 from hpcmaf.answers import AnswerForm
-from hpcmaf.debate.protocol import Protocol, debate
+from hpcmaf.debate.protocol import Protocol, calls_per_problem, debate
 from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.engines import Request, Sampling
@@ -57,7 +57,7 @@ def hold(agents: int, rounds: int, summaries: bool = True, order: int = 0, model
 def test_calls_per_problem(agents: int, rounds: int, calls: int) -> None:
     """N*M answers + N*(M-1) summaries."""
     transcript, engine = hold(agents, rounds)
-    assert len(engine.requests) == calls
+    assert len(engine.requests) == calls == calls_per_problem(protocol(rounds), agents)
     assert (transcript.agents, transcript.rounds, len(transcript.summaries)) == (agents, rounds, rounds - 1)
     assert len({request.key for request in engine.requests}) == calls
 
@@ -86,7 +86,7 @@ def test_a_critic_sees_its_own_history_and_its_summary() -> None:
 
 def test_without_summaries_critics_read_the_answers() -> None:
     transcript, engine = hold(3, 2, summaries=False)
-    assert len(engine.requests) == 6
+    assert len(engine.requests) == 6 == calls_per_problem(protocol(summaries=False), 3)
     assert transcript.summaries == ()
     assert transcript.answers[1][1].prompt == "upd[What?]<answer-r1-0 is 10><answer-r1-2 is 12>"
 
