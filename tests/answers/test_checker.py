@@ -20,8 +20,6 @@ from hpcmaf.answers import checker, equivalent, warm_up
 from hpcmaf.answers.checker import Checker, Deadline, DeadlineExceeded
 from hpcmaf.errors import PlatformError
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are for POSIX systems")
-
 # Texts that keep a symbolic grader busy for ever; the exact levels decide numbers like these themselves,
 # so the checker is asked directly, or beside something they cannot read.
 ENDLESS = ["99999999!", "9^{9^{9^{9}}}"]

@@ -159,9 +159,9 @@ def test_a_failing_debate_says_why_in_its_own_class(error: Exception) -> None:
         raise error
 
     problems = [Problem(f"p{n}", "q") for n in range(5)]
-    society, watch = debate_stage.Society.of(3, ()), debate_stage._Watch(None, 5)  # type: ignore[arg-type]
+    society = debate_stage.Society.of(3, ())
     with pytest.raises(type(error)) as caught:
-        asyncio.run(debate_stage._debate_all(problems, society, protocol(), ScriptedEngine(refuse), watch))
+        asyncio.run(debate_stage._debate_all(problems, society, protocol(), ScriptedEngine(refuse)))
     assert caught.value is error
 
 
