@@ -25,6 +25,14 @@ TEXT = st.text(st.characters(exclude_categories=()), max_size=30)
 ODD = st.sampled_from(["", "\0", "a\0", "\ud800", "\ud83d\ude00", "\U0001f600", "\r\n", "x" * 300_000, "\u0301"])
 ANY = st.one_of(TEXT, ODD)
 
+# For code run in a process of its own. No bytecode: written under a file size
+# limit it would be torn, for every later import.
+APART = {
+    "PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[2]}",
+    "PATH": "/usr/bin:/bin",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+
 
 @st.composite
 def debates(draw: st.DrawFn) -> tuple[StoreInfo, list[Transcript]]:
@@ -169,12 +177,7 @@ except PlatformError as error:
 """
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "a.h5")],
-        # No bytecode: written under the limit it would be torn, for every later import.
-        env={
-            "PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[2]}",
-            "PATH": "/usr/bin:/bin",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        },
+        env=APART,
         capture_output=True,
         text=True,
         check=True,
@@ -214,12 +217,7 @@ with Store(path) as store:
 """
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "a.h5")],
-        # No bytecode: written under the limit it would be torn, for every later import.
-        env={
-            "PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[2]}",
-            "PATH": "/usr/bin:/bin",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        },
+        env=APART,
         capture_output=True,
         text=True,
         check=False,

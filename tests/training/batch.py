@@ -17,7 +17,7 @@ from hpcmaf.training.spec import FinetuneJob
 
 
 def main(folder: Path) -> None:
-    """Run ``folder/*/work/job.json`` in the order of ``folder/order.json``; exit codes into ``folder/codes.json``."""
+    """Run the ``job.json`` of each name in ``folder/order.json``, in order; exit codes into ``folder/codes.json``."""
     names = json.loads((folder / "order.json").read_text())
     for name in names:
         worker.preload(FinetuneJob.read(folder / name / "work" / "job.json"))
