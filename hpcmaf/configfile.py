@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -160,8 +160,10 @@ def _shorten(value: Any) -> str:
 
 def _find_model(model: type[BaseModel], parts: Sequence[str]) -> type[BaseModel]:
     for part in parts:
-        inner = model.model_fields[part].annotation
-        model = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else model
+        annotation = model.model_fields[part].annotation
+        # Section, or Section | None.
+        kinds = (kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type))
+        model = next((kind for kind in kinds if issubclass(kind, BaseModel)), model)
     return model
 
 

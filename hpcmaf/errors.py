@@ -59,6 +59,10 @@ class StageError(HpcmafError):
     exit_code = 8
 
 
+class MissingInputError(StageError):
+    """A task was started before what it reads was there."""
+
+
 class RunBusyError(HpcmafError):
     """Another process is already driving this run."""
 
@@ -83,6 +87,24 @@ class PlatformError(HpcmafError):
     exit_code = 12
 
 
+class SlurmError(HpcmafError):
+    """Slurm refused a request, or does not answer."""
+
+    exit_code = 13
+
+
+class ChainStoppedError(HpcmafError):
+    """The run was stopped, or nothing moves it on although work is left; 'hpcmaf status' says why."""
+
+    exit_code = 15
+
+
+class OutOfMemory(HpcmafError):
+    """A task needs more memory than there is; a smaller batch may do."""
+
+    exit_code = 14
+
+
 class Interrupted(HpcmafError):
     """Stopped by Ctrl-C or SIGTERM; the same command goes on, or begins again."""
 
@@ -93,6 +115,12 @@ class OutputClosedError(HpcmafError):
     """Whoever read the output has closed it, such as head."""
 
     exit_code = 141
+
+
+class StopRequested(HpcmafError):
+    """A finetuning job ended at a step, as it was asked to; the same command goes on from its checkpoint."""
+
+    exit_code = 143
 
 
 _REMEDIES = {

@@ -76,6 +76,13 @@ class Plan:
         """Digest of the plan."""
         return hashlib.sha256(json.dumps(self.body(), sort_keys=True).encode()).hexdigest()
 
+    @property
+    def identity(self) -> str:
+        """Digest of what more iterations do not change; a task's results depend on no more."""
+        body = _unlimited(self.body())
+        body["tasks"] = body["tasks"]["eval"]
+        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
     def to_json(self) -> dict[str, Any]:
         """The content of ``plan.json``."""
         return self.body() | {"sha256": self.sha256}

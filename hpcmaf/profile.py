@@ -1,16 +1,23 @@
-"""A profile: how one site runs jobs, and nothing about the science."""
+"""A profile: how one site runs jobs, and nothing about the science.
+
+What is asked of a Slurm cluster stands in :mod:`hpcmaf.site`.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hpcmaf.configfile import Strict, apply_overrides, read_mapping, shipped_folder, validate
 from hpcmaf.errors import ConfigError
+from hpcmaf.site import Slurm
+
+if TYPE_CHECKING:
+    from hpcmaf.engines.vllm_options import VllmOptions
 
 DEFAULT_PROFILE = "local"
 
@@ -18,13 +25,33 @@ DEFAULT_PROFILE = "local"
 class Generation(Strict):
     """One debate task: an engine in a process of its own."""
 
-    engine: Literal["transformers"] = "transformers"
+    engine: Literal["transformers", "vllm"] = "transformers"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batch_size: int = Field(128, ge=1, description="requests generated together")
     loaded_models: int = Field(8, ge=1, description="fully finetuned models kept in memory at once")
     problems_per_shard: int = Field(250, ge=1, description="problems of one debate task")
     max_shards: int = Field(1000, ge=1, description="most debate tasks of one stage")
     threads: int = Field(1, ge=1, description="CPU threads of one task")
+    # vLLM's own names where it has one; the rest of its arguments go under vllm_args.
+    engine_process: Literal["own", "job"] = Field(
+        "own", description="vllm: a process of its own, or a thread of the job"
+    )
+    tensor_parallel: int = Field(1, ge=1, description="vllm: GPUs that share one model")
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="vllm: share of a GPU's memory to use")
+    max_num_seqs: int | None = Field(None, ge=1, description="vllm: requests of one step; 512, or 128 on a CPU")
+    max_num_batched_tokens: int | None = Field(None, ge=1, description="vllm: tokens of one step")
+    max_model_len: int | None = Field(None, ge=1, description="vllm: context, where the model's own is too long")
+    kv_cache_gb: float = Field(1.0, gt=0, description="vllm: GiB of KV cache on a CPU")
+    kv_cache_dtype: str = Field("auto", description="vllm: such as fp8")
+    enforce_eager: bool = Field(False, description="vllm: no CUDA graphs, no compiling")
+    vllm_args: dict[str, Any] = Field({}, description="vllm: further arguments of its EngineArgs")
+
+    def vllm_options(self) -> VllmOptions:
+        """What the vLLM engine is started with."""
+        from hpcmaf.engines.vllm_options import VllmOptions
+
+        own = {name: getattr(self, name) for name in VllmOptions.__dataclass_fields__ if name != "arguments"}
+        return VllmOptions(**own, arguments=self.vllm_args)
 
 
 class Finetuning(Strict):
@@ -33,6 +60,7 @@ class Finetuning(Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     processes: int = Field(1, ge=1, description="torchrun processes, one per GPU where there are GPUs")
     threads: int = Field(1, ge=1, description="CPU threads of one process")
+    wandb: str | None = Field(None, min_length=1, description="a Weights & Biases project to tell of every step")
 
 
 class Profile(Strict):
@@ -40,11 +68,28 @@ class Profile(Strict):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     description: str = ""
-    launcher: Literal["local"] = "local"
+    launcher: Literal["local", "slurm"] = "local"
     jobs: int | None = Field(None, ge=1, description="tasks run at once; leave out for one per CPU core")
     attempts: int = Field(3, ge=1, description="times a task that was killed is started in all")
     generation: Generation = Generation()
     finetuning: Finetuning = Finetuning()
+    slurm: Slurm | None = None
+
+    @model_validator(mode="after")
+    def _check_launcher(self) -> Profile:
+        if self.launcher == "slurm" and self.slurm is None:
+            raise ValueError("slurm: missing; a profile of launcher: slurm says there what to ask of the cluster")
+        shared = self.generation.tensor_parallel
+        if self.launcher == "slurm" and self.generation.device != "cpu" and shared > self.cluster.generation.gpus:
+            asked = self.cluster.generation.gpus
+            raise ValueError(f"generation.tensor_parallel: {shared} GPUs, but slurm.generation.gpus asks for {asked}")
+        return self
+
+    @property
+    def cluster(self) -> Slurm:
+        """The ``slurm:`` section of a profile that has one."""
+        assert self.slurm is not None, "asked of a profile without Slurm"
+        return self.slurm
 
     def slots(self) -> int:
         """Tasks run at once on this machine."""

@@ -7,16 +7,17 @@ marker is written last and lists every file the task published.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcmaf.errors import ConfigError, DataError, PlanChangedError, RunBusyError
+from hpcmaf import markers, problemfile
+from hpcmaf.errors import DataError, PlanChangedError, RunBusyError
 from hpcmaf.locking import lock
-from hpcmaf.plan import Plan, Stage
-from hpcmaf.publish import file_sha256, write_json, write_text
+from hpcmaf.plan import Plan, Stage, stage_id
 from hpcmaf.tasks.base import Problem
 
 _DRIVER_LOCK = ".driver.lock"
@@ -64,6 +65,16 @@ class RunDir:
         return self.root / "submissions.jsonl"
 
     @property
+    def stopped(self) -> Path:
+        """Exists when the chain of jobs was stopped; says why."""
+        return self.root / "stopped.json"
+
+    @property
+    def driver_lock(self) -> Path:
+        """Held by whoever submits to the run (:meth:`drive`)."""
+        return self.root / _DRIVER_LOCK
+
+    @property
     def report(self) -> Path:
         """Folder of tables and plots."""
         return self.root / "report"
@@ -106,9 +117,17 @@ class RunDir:
         """One agent's finetuned model: PEFT adapter or whole checkpoint."""
         return self.iteration(t) / "agents" / agent
 
+    def checkpoints(self, t: int, agent: str) -> Path:
+        """What an unfinished finetuning job goes on from."""
+        return self.iteration(t) / "agents" / f".{agent}.checkpoints"
+
     def metrics(self, t: int) -> Path:
         """Evaluation of iteration t."""
         return self.iteration(t) / "metrics.json"
+
+    def diversity(self, t: int) -> Path:
+        """Diversity of iteration t, measured with models on a sample of problems."""
+        return self.iteration(t) / "diversity.json"
 
     def ledger(self, t: int) -> Path:
         """Costs of iteration t."""
@@ -123,13 +142,9 @@ class RunDir:
         """Folder of the task's attempts: logs and causes."""
         return self.iteration(stage.iteration) / "attempts" / f"{stage.kind}.{task}"
 
-    def new_attempt(self, stage: Stage, task: str) -> Path:
-        """Make the folder of the next attempt."""
-        folder = self.attempts(stage, task)
-        folder.mkdir(parents=True, exist_ok=True)
-        attempt = folder / f"{1 + max((int(p.name) for p in folder.iterdir() if p.name.isdigit()), default=0):04d}"
-        attempt.mkdir()
-        return attempt
+    def jobs(self, stage: Stage, name: str) -> Path:
+        """Folder of one submission to Slurm: batch script, pickles and logs."""
+        return self.iteration(stage.iteration) / "jobs" / name
 
     def progress(self, stage: Stage, task: str) -> Path:
         """How far a running task is."""
@@ -139,17 +154,26 @@ class RunDir:
         """Whether the task has published all it had to."""
         return self.marker(stage, task).exists()
 
+    def done_tasks(self, plan: Plan) -> dict[str, set[str]]:
+        """Finished tasks of every stage, by stage id.
+
+        Lists folders instead of asking for each marker: quicker for thousands,
+        and on NFS only opening the folder shows what other nodes just made.
+        """
+        done: dict[str, set[str]] = {stage.id: set() for stage in plan.stages}
+        for t in {stage.iteration for stage in plan.stages}:
+            folder = self.iteration(t) / "done"
+            for name in os.listdir(folder) if folder.is_dir() else ():
+                kind, dot, task = name.removesuffix(".json").partition(".")
+                if dot and name.endswith(".json") and stage_id(t, kind) in done:
+                    done[stage_id(t, kind)].add(task)
+        return done
+
     def write_marker(
         self, stage: Stage, task: str, outputs: Sequence[Path], ledger: Sequence[Mapping[str, Any]]
     ) -> None:
         """Declare a task done; its outputs are in place already."""
-        files = {}
-        for output in outputs:
-            for path in sorted(output.rglob("*")) if output.is_dir() else [output]:
-                if path.is_file():
-                    files[str(path.relative_to(self.root))] = file_sha256(path)
-        value = {"schema": "hpcmaf-marker/1", "stage": stage.id, "task": task, "outputs": files, "ledger": list(ledger)}
-        write_json(self.marker(stage, task), value)
+        markers.write(self.marker(stage, task), self.root, stage, task, outputs, ledger)
 
     def begun(self, plan: Plan) -> bool:
         """Whether any task has left results, whole or in a journal."""
@@ -166,30 +190,19 @@ class RunDir:
         DataError
             It is torn, or was edited.
         """
-        path = self.marker(stage, task)
-        try:
-            value = json.loads(path.read_bytes())
-            intact = isinstance(value["outputs"], dict) and all("wall_seconds" in row for row in value["ledger"])
-        except (ValueError, KeyError, TypeError, RecursionError):
-            intact = False
-        if not intact:
-            raise DataError(f"{path}: a damaged marker; delete it, and the same command does {stage.id} {task} again")
-        return value
+        return markers.read(self.marker(stage, task), f"{stage.id} {task}")
 
     def missing(self, stage: Stage, task: str) -> list[str]:
         """Outputs of a finished task that are no longer there."""
         return [name for name in self.read_marker(stage, task)["outputs"] if not (self.root / name).exists()]
 
     def leftovers(self, plan: Plan) -> list[Path]:
-        """Temporaries of writers, and journals of shards that are done; rubbish once nobody works here."""
-        journals = (
-            self.journal(self.shard(stage.iteration, stage.kind, int(task)))
-            for stage in plan.stages
-            if stage.kind in {"debate", "eval"}
-            for task in stage.tasks
-            if self.done(stage, task)
-        )
-        return [*self.root.rglob(".*.tmp"), *(path for path in journals if path.exists())]
+        """Temporaries of writers, journals and checkpoints of what is done; rubbish once nobody works here."""
+        done = [(stage, task) for stage in plan.stages for task in stage.tasks if self.done(stage, task)]
+        shards = [self.shard(s.iteration, s.kind, int(task)) for s, task in done if s.kind in {"debate", "eval"}]
+        kept = [self.journal(shard) for shard in shards]
+        kept += [self.checkpoints(s.iteration, task) for s, task in done if s.kind == "finetune"]
+        return [*self.root.rglob(".*.tmp"), *(path for path in kept if path.exists())]
 
     @contextmanager
     def claim(self, stage: Stage, task: str) -> Iterator[None]:
@@ -220,27 +233,6 @@ class RunDir:
         except RunBusyError:
             return True
 
-    def check_own(self) -> None:
-        """Refuse to make a run of a folder that is already something else.
-
-        Raises
-        ------
-        ConfigError
-            Without a plan, it holds what a run that was stopped while it was
-            made could not have left.
-        """
-        if self.root.exists() and not self.root.is_dir():
-            raise ConfigError(f"{self.root}: a file is in the way of the run directory; name another with --run")
-        if self.plan.exists() or not self.root.exists() or self.iterations():
-            return
-        ours = {_DRIVER_LOCK, self.problems("train").parent.name, self.recipe.name, self.profile.name}
-        names = sorted(path.name for path in self.root.iterdir() if not path.name.endswith(".tmp"))
-        foreign = [name for name in names if name not in ours]
-        if foreign:
-            raise ConfigError(
-                f"{self.root}: holds {foreign[0]} and is no run directory; name a new or an empty folder with --run"
-            )
-
     @contextmanager
     def drive(self) -> Iterator[None]:
         """Hold the run while submitting to it.
@@ -251,7 +243,7 @@ class RunDir:
             Another ``submit`` drives the run.
         """
         message = f"{self.root}: another 'hpcmaf submit' is driving this run; wait for it, or stop it first"
-        with lock(self.root / _DRIVER_LOCK, message):
+        with lock(self.driver_lock, message):
             yield
 
     # --- reading and writing -----------------------------------------------
@@ -275,12 +267,7 @@ class RunDir:
 
     def write_problems(self, split: str, problems: Sequence[Problem]) -> dict[str, Any]:
         """Write a split's problems; returns its entry in the plan."""
-        lines = (
-            json.dumps({"id": p.id, "question": p.question, "gold": p.gold, "meta": dict(p.meta)}) + "\n"
-            for p in problems
-        )
-        write_text(self.problems(split), "".join(lines))
-        return {"count": len(problems), "sha256": file_sha256(self.problems(split))}
+        return problemfile.write(self.problems(split), problems)
 
     def read_problems(self, split: str, plan: Plan) -> list[Problem]:
         """Read a split's problems, checked against the plan.
@@ -290,9 +277,4 @@ class RunDir:
         PlanChangedError
             The file is missing or is not the one the run was planned with.
         """
-        path = self.problems(split)
-        if not path.exists() or file_sha256(path) != plan.problems[split]["sha256"]:
-            raise PlanChangedError(
-                f"{path}: not the problems this run was planned with; start a new run with --run NAME"
-            )
-        return [Problem(**json.loads(line)) for line in path.read_text().splitlines()]
+        return problemfile.read(self.problems(split), plan.problems[split]["sha256"])

@@ -23,7 +23,16 @@ from hpcmaf.errors import (
 # loads no verb.
 VERBS = {
     "submit": ("submit", "Run a recipe: debates, finetuning, evaluation, for L iterations."),
-    "aggregate": ("aggregate", "Tables and a plot from the results of runs."),
+    "study": ("study", "Run methods x tasks x models x seeds, sharing what is the same."),
+    "plan": ("plan", "Show stages, jobs, batch scripts and the ceiling of GPU-hours; do nothing."),
+    "stage": ("stage", "Run a stage's tasks in this process, as its script in slurm/ does."),
+    "status": ("status", "Show how far a run is, what failed, and what to do next."),
+    "logs": ("logs", "Show the logs of a run's tasks."),
+    "retry": ("retry", "Give failed tasks of a run on a cluster a fresh start."),
+    "cancel": ("cancel", "Cancel a run's jobs."),
+    "doctor": ("doctor", "Find out what this machine and its cluster lack."),
+    "aggregate": ("aggregate", "Tables, plots and a page from the results of runs."),
+    "diversity": ("diversity", "Measure how differently a run's agents answer, with models."),
     "data": ("data", "Prepare a task's problems."),
     "grade": ("grade", "Say whether answers are equivalent."),
     "import": ("import_", "Bring the released code's debates into a store."),

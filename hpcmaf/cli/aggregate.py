@@ -1,4 +1,4 @@
-"""``hpcmaf aggregate``: tables and a plot from run directories."""
+"""``hpcmaf aggregate``: tables, plots and a page from run directories."""
 
 from __future__ import annotations
 
@@ -10,12 +10,22 @@ import click
 @click.command("aggregate")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the report.")
-def command(runs: tuple[str, ...], out: Path) -> None:
-    """Tables and a plot of accuracy over iterations, from one or more runs.
+@click.option(
+    "--baseline",
+    metavar="RUN|METHOD",
+    help="Test every recipe against this one on the same problems; base, majority and debate are iteration 0.",
+)
+@click.option("--reference", is_flag=True, help="Show the paper's figures beside those of its models and tasks.")
+@click.option(
+    "--debates", type=click.IntRange(min=0), default=60, show_default=True, help="Most debates to put on the page."
+)
+def command(runs: tuple[str, ...], out: Path, baseline: str | None, reference: bool, debates: int) -> None:
+    """Tables, plots and a page of debates, from one or more runs.
 
     RUN is a run directory, finished or not, or a copy of one; or the name of
-    a run under runs/. Writes report.md, report.csv, report.json, accuracy.png
-    and accuracy.svg. Runs that differ only in their seed are shown together.
+    a run under runs/. Writes report.html, which needs no other file and no
+    network, report.md, .csv, .json and .tex, and the plots as PNG and SVG.
+    Runs that differ only in their seed are shown together.
     """
     from rich.console import Console
 
@@ -23,6 +33,6 @@ def command(runs: tuple[str, ...], out: Path) -> None:
     from hpcmaf.rundir import RunDir
 
     paths = [path if (path := Path(run)).is_dir() else RunDir.locate(run).root for run in runs]
-    report = aggregate(paths, out)
+    report = aggregate(paths, out, baseline=baseline, reference=reference, debates=debates)
     report.print(Console())
-    click.echo(f"report: {out / 'report.md'}", err=True)
+    click.echo(f"report: {out / 'report.html'}", err=True)

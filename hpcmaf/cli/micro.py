@@ -28,9 +28,7 @@ def command() -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="The model's folder.")
 @click.option("--seed", default=0, show_default=True, help="Of the corpus and the initial weights.")
 @click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps [default: the packaged model's].")
-@click.option(
-    "--learning-rate", type=FiniteRange(min=0, min_open=True), help="Peak [default: the packaged model's]."
-)
+@click.option("--learning-rate", type=FiniteRange(min=0, min_open=True), help="Peak [default: the packaged model's].")
 @click.option(
     "--processes", type=click.IntRange(min=0), default=2, show_default=True, help="That write the corpus, beside this."
 )

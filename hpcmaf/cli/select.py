@@ -22,19 +22,29 @@ import click
     help="exact: share w, as large as both sides allow; cap: all that began right, at most share w that did not; "
     "released: as the paper's code, w unused.",
 )
-def command(store: Path, out: Path, w: float, seed: int, mix: str) -> None:
-    """Write generator-n.jsonl, critic-n.jsonl and selection.json from STORE into the folder OUT.
+@click.option(
+    "--data",
+    default="own",
+    show_default=True,
+    metavar="own|union|responses|gold",
+    help="own: each agent's, as in the method; for one model: their union; all responses that match the vote; "
+    "or STaR's, by gold.",
+)
+def command(store: Path, out: Path, w: float, seed: int, mix: str, data: str) -> None:
+    """Write generator-n.jsonl and critic-n.jsonl (or single.jsonl) and selection.json from STORE into the folder OUT.
 
-    Labels are the debates' own votes; gold answers are not read. OUT is replaced.
+    Labels are the debates' own votes; gold answers are not read, but for --data gold. OUT is replaced.
     """
     from hpcmaf.errors import UsageError
     from hpcmaf.training.mixing import check_mix
+    from hpcmaf.training.parts import check_data
     from hpcmaf.training.selection import write_selection
 
     check_mix(w, mix)
+    check_data(data)
     if out.is_dir() and any(out.iterdir()) and not (out / "selection.json").is_file():
         raise UsageError(f"{out}: holds files that are not a selection; name a new folder")
-    summary = write_selection(store, out, w=w, seed=seed, mix=mix)
+    summary = write_selection(store, out, w=w, seed=seed, mix=mix, data=data)
     if not sys.stdout.isatty():
         click.echo(json.dumps(summary, indent=1, sort_keys=True))
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from types import FrameType
@@ -9,40 +10,42 @@ from types import FrameType
 import click
 from rich.console import Console
 
-from hpcmaf.errors import UsageError
-from hpcmaf.profile import DEFAULT_PROFILE, Profile, load_profile
-from hpcmaf.recipe import DEFAULT_RECIPE, Recipe, load_recipe
+from hpcmaf.cli.options import read_options, run_options
+from hpcmaf.profile import Profile
+from hpcmaf.recipe import Recipe
 from hpcmaf.rundir import RunDir
+
+# A gate, or a second submit, holds a run for seconds: wait for it rather than refuse.
+SUBMIT_PATIENCE_SECONDS = 60.0
 
 
 @click.command()
-@click.option("--recipe", default=DEFAULT_RECIPE, show_default=True, help="File, or name of a shipped recipe.")
-@click.option("--profile", default=DEFAULT_PROFILE, show_default=True, help="File, or name of a shipped profile.")
-@click.option("--iters", type=click.IntRange(min=0), help="L, the number of iterations; overrides the recipe.")
-@click.option("--run", "run_name", help="Run directory, or a name under runs/; default: the recipe's name.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key; repeatable.")
-@click.option("--set-profile", "site", multiple=True, metavar="KEY=VALUE", help="Override a profile key; repeatable.")
-def command(
-    recipe: str,
-    profile: str,
-    iters: int | None,
-    run_name: str | None,
-    overrides: tuple[str, ...],
-    site: tuple[str, ...],
-) -> None:
+@run_options
+@click.option("--dry-run", is_flag=True, help="Show what would be done, and do none of it: hpcmaf plan.")
+def command(dry_run: bool, **which: object) -> None:
     """Run a recipe from the untouched base to the table.
 
     The same command goes on with a run that was interrupted, and repeats only
-    what was in flight. More --iters extend a finished run.
+    what was in flight. More --iters extend a finished run. With a profile of
+    launcher: slurm it submits jobs and returns; the table is written when they
+    are done.
     """
+    asked = read_options(**which)  # type: ignore[arg-type]
+    run, loaded, where = asked.run, asked.recipe, asked.profile
+    if dry_run:
+        from hpcmaf.cli.plan import show_plan
+
+        show_plan(asked)
+        return
+    signal.signal(signal.SIGTERM, _interrupt)
+    if where.launcher == "slurm":
+        from hpcmaf.launch.slurm.gate import hold
+
+        with hold(run, SUBMIT_PATIENCE_SECONDS):
+            _submit(run, loaded, where)
+        return
     from hpcmaf.report import aggregate
 
-    loaded, where = load_recipe(recipe, overrides, iters), load_profile(profile, site)
-    if run_name is not None and not run_name.strip():
-        raise UsageError("--run is empty; name a run directory, or leave the option out")
-    run = RunDir.locate(run_name or loaded.name)
-    run.check_own()
-    signal.signal(signal.SIGTERM, _interrupt)
     with run.drive():
         _drive(run, loaded, where)
     report = aggregate([run.root], run.report)
@@ -63,6 +66,19 @@ def _drive(run: RunDir, recipe: Recipe, profile: Profile) -> None:
         f"{plan.iterations} iterations, {tasks} tasks, {profile.slots()} at once"
     )
     LocalDriver(run, plan, profile, watcher).drive()
+
+
+def _submit(run: RunDir, recipe: Recipe, profile: Profile) -> None:
+    from hpcmaf.launch.prepare import prepare_run
+    from hpcmaf.launch.slurm.start import start_chain
+
+    chain = start_chain(run, prepare_run(run, recipe, profile), profile)
+    for sent in chain.submitted:
+        what = "gate" if sent.gate else f"{sum(map(len, sent.elements))} task(s)"
+        click.echo(f"{sent.stage}: {what}, job {sent.job}", err=True)
+    if not chain.submitted:
+        click.echo(f"{run.root}: nothing to submit; all of it is done, or in Slurm's hands", err=True)
+    click.echo(f"follow it with: hpcmaf status {shlex.quote(str(run.root))}", err=True)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -29,7 +29,7 @@ def visible_gpus() -> list[int]:
 
 
 def submit_local(
-    run: RunDir, stage: Stage, task: str, attempt: Path, plan_sha256: str, profile: Profile, slot: int
+    run: RunDir, stage: Stage, task: str, attempt: Path, plan_identity: str, profile: Profile, slot: int
 ) -> submitit.Job[None]:
     """Start one task on this machine.
 
@@ -48,7 +48,7 @@ def submit_local(
     mine = [gpus[(slot * processes + k) % len(gpus)] for k in range(min(processes, len(gpus)))]
     executor.update_parameters(timeout_min=_NO_LIMIT_MINUTES, gpus_per_node=len(mine), visible_gpus=mine)
     with _environment(dict(limit_threads(resources.threads))):
-        return executor.submit(run_task, str(run.root.resolve()), stage.id, task, str(attempt.resolve()), plan_sha256)
+        return executor.submit(run_task, str(run.root.resolve()), stage.id, task, str(attempt.resolve()), plan_identity)
 
 
 @contextmanager

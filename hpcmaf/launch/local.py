@@ -13,6 +13,7 @@ from pathlib import Path
 
 import submitit
 
+from hpcmaf.attempts import begin, read_cause
 from hpcmaf.errors import StageError
 from hpcmaf.launch.executors import submit_local
 from hpcmaf.launch.progress import Watcher
@@ -20,7 +21,6 @@ from hpcmaf.launch.recovery import recover, sweep
 from hpcmaf.plan import Plan, Stage
 from hpcmaf.profile import Profile
 from hpcmaf.rundir import RunDir
-from hpcmaf.stages.entry import read_cause
 
 POLL_SECONDS = 0.2
 
@@ -49,6 +49,7 @@ class LocalDriver:
     def __init__(self, run: RunDir, plan: Plan, profile: Profile, watcher: Watcher) -> None:
         self.run = run
         self.plan = plan
+        self._identity = plan.identity
         self.profile = profile
         self.watcher = watcher
         self._running: list[_Running] = []
@@ -120,8 +121,8 @@ class LocalDriver:
 
     def _start(self, stage: Stage, task: str) -> None:
         slot = min(set(range(self.profile.slots())) - {running.slot for running in self._running})
-        attempt = self.run.new_attempt(stage, task)
-        job = submit_local(self.run, stage, task, attempt, self.plan.sha256, self.profile, slot)
+        attempt = begin(self.run.attempts(stage, task))
+        job = submit_local(self.run, stage, task, attempt, self._identity, self.profile, slot)
         self._running.append(_Running(stage, task, slot, attempt, job, time.monotonic()))
         line = {"stage": stage.id, "task": task, "attempt": attempt.name, "job": job.job_id, "time": time.time()}
         with self.run.submissions.open("a") as file:

@@ -8,15 +8,18 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from hpcmaf.errors import PlanChangedError
+from hpcmaf import problemfile
+from hpcmaf.errors import ConfigError, PlanChangedError
 from hpcmaf.launch.basecheck import check_base, check_targets
+from hpcmaf.methods import METHODS
 from hpcmaf.plan import Plan, build_plan, check_continues
 from hpcmaf.profile import Profile
 from hpcmaf.publish import write_json, write_text
-from hpcmaf.recipe import Recipe
+from hpcmaf.recipe import Asked, Recipe
 from hpcmaf.rundir import RunDir
 from hpcmaf.stages.context import base_model
-from hpcmaf.tasks import get_task, leak_guard
+from hpcmaf.stages.debate import protocol_of
+from hpcmaf.tasks import Splits, get_task, leak_guard
 
 
 def prepare_run(run: RunDir, recipe: Recipe, profile: Profile) -> Plan:
@@ -24,6 +27,31 @@ def prepare_run(run: RunDir, recipe: Recipe, profile: Profile) -> Plan:
 
     Problems are drawn once and kept in the run, so a run in progress does not
     need its data source again.
+
+    Raises
+    ------
+    ConfigError, DataError, LeakError, PlanChangedError
+        As :func:`plan_run` does.
+    """
+    plan, drawn = plan_run(run, recipe, profile)
+    if drawn is not None:
+        run.write_problems("train", drawn.train)
+        run.write_problems("eval", drawn.eval)
+    write_text(run.recipe, _yaml(recipe.model_dump(mode="json")))
+    write_profile(run, profile)
+    write_json(run.plan, plan.to_json())
+    return plan
+
+
+def plan_run(run: RunDir, recipe: Recipe, profile: Profile) -> tuple[Plan, Splits | None]:
+    """Lay a run out and check that it can be had; writes nothing.
+
+    Returns
+    -------
+    plan
+        What the run will do, or goes on doing.
+    drawn
+        Its problems, if they do not lie in the run directory yet.
 
     Raises
     ------
@@ -37,37 +65,79 @@ def prepare_run(run: RunDir, recipe: Recipe, profile: Profile) -> Plan:
     check_base(recipe.model)
     if recipe.training.tuning == "lora":
         check_targets(recipe.model, recipe.training.lora)
-    task = get_task(recipe.task.name)
-    task.prompts(recipe.task.prompts)  # refused here, before the run is bound to them
+    _rehearse(recipe)
+    base = fingerprint(base_model(recipe.model.path))
     if run.plan.exists():
         old = run.load_plan()
         for split in ("train", "eval"):
             run.read_problems(split, old)
-        base = fingerprint(base_model(recipe.model.path))
         if not run.begun(old):
             # A damaged model, mended before it said a word: nothing depends on what it was.
             old = replace(old, base=base)
         plan = build_plan(recipe, profile, old.problems, base)
         check_continues(old, plan, str(run.root))
-    elif run.iterations():
+        return plan, None
+    if run.iterations():
         # The plan is written before anything else, so this was a run once.
         # Its markers must not be taken for those of another plan.
         raise PlanChangedError(
             f"{run.root}: holds results but no plan.json; restore it, or start a new run with --run NAME"
         )
-    else:
-        source = Path(recipe.task.source) if recipe.task.source else None
-        splits = task.splits(source, recipe.task.train, recipe.task.eval, recipe.seed, recipe.task.levels)
-        leak_guard(splits.train, splits.eval)
-        problems = {
-            "train": run.write_problems("train", splits.train),
-            "eval": run.write_problems("eval", splits.eval),
-        }
-        plan = build_plan(recipe, profile, problems, fingerprint(base_model(recipe.model.path)))
-    write_text(run.recipe, _yaml(recipe.model_dump(mode="json")))
+    splits = _draw(recipe)
+    leak_guard(splits.train, splits.eval)
+    problems = {"train": problemfile.describe(splits.train), "eval": problemfile.describe(splits.eval)}
+    return build_plan(recipe, profile, problems, base), splits
+
+
+def _rehearse(recipe: Recipe) -> None:
+    """Refuse prompts that a task does not have before the run is bound to them."""
+    method, debate = METHODS[recipe.method], recipe.debate
+    practice, inference = (
+        shape(debate.agents, debate.rounds) for shape in (method.practice_shape, method.inference_shape)
+    )
+    protocol_of(recipe, method, recipe.task, practice.rounds, 0).rehearse()
+    protocol_of(recipe, method, recipe.evaluation, inference.rounds, 0).rehearse()
+
+
+def _draw(recipe: Recipe) -> Splits:
+    """Training problems of the one task, evaluation problems of the one evaluated on."""
+
+    def drawn(asked: Asked, train: int, eval: int) -> Splits:
+        source = Path(asked.source) if asked.source else None
+        return get_task(asked.name).splits(source, train, eval, recipe.seed, asked.levels)
+
+    if recipe.evaluate_on is None:
+        return drawn(recipe.task, recipe.task.train, recipe.task.eval)
+    # Every task has two sides; of either only one is used.
+    train, eval = drawn(recipe.task, recipe.task.train, 1).train, drawn(recipe.evaluate_on, 1, recipe.task.eval).eval
+    return Splits(train, eval)
+
+
+def write_profile(run: RunDir, profile: Profile) -> None:
+    """Keep the profile in the run, where its jobs read it."""
     write_text(run.profile, _yaml(profile.model_dump(mode="json")))
-    write_json(run.plan, plan.to_json())
-    return plan
+
+
+def refuse_foreign(run: RunDir) -> None:
+    """Refuse to make a run of a folder that is already something else.
+
+    Raises
+    ------
+    ConfigError
+        Without a plan, it holds what a run that was stopped while it was
+        made could not have left.
+    """
+    if run.root.exists() and not run.root.is_dir():
+        raise ConfigError(f"{run.root}: a file is in the way of the run directory; name another with --run")
+    if run.plan.exists() or not run.root.exists() or run.iterations():
+        return
+    ours = {path.name for path in (run.driver_lock, run.problems("train").parent, run.recipe, run.profile)}
+    names = sorted(path.name for path in run.root.iterdir() if not path.name.endswith(".tmp"))
+    foreign = [name for name in names if name not in ours]
+    if foreign:
+        raise ConfigError(
+            f"{run.root}: holds {foreign[0]} and is no run directory; name a new or an empty folder with --run"
+        )
 
 
 def fingerprint(base: str) -> str:

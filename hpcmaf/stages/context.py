@@ -15,8 +15,10 @@ from hpcmaf.methods import METHODS, Method
 from hpcmaf.plan import Plan, Stage
 from hpcmaf.profile import Profile
 from hpcmaf.publish import write_json
-from hpcmaf.recipe import Recipe
+from hpcmaf.recipe import Asked, Recipe
 from hpcmaf.rundir import RunDir
+from hpcmaf.training.nodes import NodePlace
+from hpcmaf.training.stopping import StopFlag
 
 
 @dataclass
@@ -32,6 +34,12 @@ class TaskContext:
     afterwards
         Called once the marker is written: whatever a killed task would need
         to go on is thrown away here and not before.
+    halvings
+        How often batches are to be halved, because memory ran out before.
+    stop
+        Raised when the task has to save what it has and end.
+    place
+        This node's among several that do the task together.
     """
 
     run: RunDir
@@ -40,6 +48,9 @@ class TaskContext:
     stage: Stage
     task: str
     attempt: Path
+    halvings: int = 0
+    stop: StopFlag = field(default_factory=StopFlag)
+    place: NodePlace | None = None
     outputs: list[Path] = field(default_factory=list)
     ledger: list[dict[str, Any]] = field(default_factory=list)
     afterwards: list[Callable[[], None]] = field(default_factory=list)
@@ -65,6 +76,12 @@ class TaskContext:
     def base(self) -> str:
         """Folder or hub id of the base model."""
         return base_model(self.recipe.model.path)
+
+    @property
+    def asked(self) -> Asked:
+        """The problems that are debated in this stage, and how they are put."""
+        recipe = self.recipe
+        return recipe.evaluation if self.stage.kind in {"eval", "score"} else recipe.task
 
     @property
     def trained(self) -> list[str]:

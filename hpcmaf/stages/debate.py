@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 
 from hpcmaf.debate.protocol import Protocol, calls_per_problem, debate
+from hpcmaf.debate.rationale import rationalise
 from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.engines.base import Engine, Sampling, ServedModels
 from hpcmaf.engines.journal import Journal
+from hpcmaf.errors import StopRequested
+from hpcmaf.methods import Method
 from hpcmaf.plan import shard_range
 from hpcmaf.publish import manifest_path
+from hpcmaf.recipe import Asked, Recipe
 from hpcmaf.stages.context import TaskContext, peak_memory_bytes
 from hpcmaf.store import StoreInfo, write_store
 from hpcmaf.tasks import get_task
@@ -27,59 +32,80 @@ def run_debate_shard(context: TaskContext) -> None:
     Training debates of iteration t are held by the society of t - 1, its
     evaluation by that of t.
     """
-    recipe, stage = context.recipe, context.stage
-    split = SPLITS[stage.kind]
-    iteration = context.iteration if stage.kind == "eval" else context.iteration - 1
-    models = context.models(iteration)
+    recipe, stage, method = context.recipe, context.stage, context.method
+    split, evaluating = SPLITS[stage.kind], stage.kind == "eval"
+    models = context.models(context.iteration if evaluating else context.iteration - 1)
     shard = int(context.task)
     problems = context.run.read_problems(split, context.plan)
     problems = [problems[i] for i in shard_range(len(problems), len(stage.tasks), shard)]
 
-    task = get_task(recipe.task.name)
-    answer_form = task.answer_form(recipe.task.prompts)
-    protocol = Protocol(
-        rounds=recipe.debate.rounds,
-        summaries=context.method.summaries,
-        prompts=task.prompts(recipe.task.prompts),
-        answer_form=answer_form,
-        sampling=Sampling(**recipe.sampling.model_dump()),
-        seed=recipe.seed,
-        iteration=context.iteration,
+    shape = (method.inference_shape if evaluating else method.practice_shape)(
+        recipe.debate.agents, recipe.debate.rounds
     )
-    society = Society.of(recipe.debate.agents, list(models))
+    protocol = protocol_of(recipe, method, context.asked, shape.rounds, context.iteration)
+    society = method.society(shape.agents, models, evaluating=evaluating)
+    hold = rationalise if method.reads_gold and not evaluating else debate
     target = context.run.shard(context.iteration, stage.kind, shard)
     journal = Journal(context.run.journal(target))
     watch = _Watch(context, len(problems) * calls_per_problem(protocol, society.agents))
     engine = make_engine(context, models, journal, watch)
     try:
-        transcripts = asyncio.run(_debate_all(problems, society, protocol, engine))
+        transcripts = asyncio.run(_debate_all(problems, society, protocol, engine, hold))
         seconds = engine.seconds
     finally:
         engine.close()
 
     info = StoreInfo(
-        task=recipe.task.name,
-        answer_form=str(answer_form),
-        agents=recipe.debate.agents,
-        rounds=recipe.debate.rounds,
+        task=context.asked.name,
+        answer_form=str(protocol.answer_form),
+        agents=shape.agents,
+        rounds=shape.rounds,
         iteration=context.iteration,
         split=split,
         summaries=protocol.summaries,
     )
     write_store(target, info, transcripts)
     context.outputs += [target, manifest_path(target)]
-    _spend(context, transcripts, seconds, journal.seconds, on_gpu=engine.device.type == "cuda")
+    on_gpu, gpu_memory = engine.device.type == "cuda", engine.peak_memory_bytes
+    _spend(context, transcripts, seconds, journal.seconds, on_gpu=on_gpu, gpu_memory=gpu_memory)
     # Not before the marker is written: killed in between, a shard without
     # marker and journal would be computed all over again.
     context.afterwards.append(journal.remove)
 
 
+def protocol_of(recipe: Recipe, method: Method, asked: Asked, rounds: int, iteration: int) -> Protocol:
+    """How a method's agents debate the problems of a task."""
+    task, sampling = get_task(asked.name), Sampling(**recipe.sampling.model_dump())
+    if method.temperature is not None:
+        sampling = replace(sampling, temperature=method.temperature)
+    return Protocol(
+        rounds=rounds,
+        summaries=method.summaries and not method.reads_gold,
+        prompts=task.prompts(asked.prompts),
+        answer_form=task.answer_form(asked.prompts),
+        sampling=sampling,
+        seed=recipe.seed,
+        iteration=iteration,
+        cooperate=method.manner == "cooperate",
+        ids=method.ids,
+    )
+
+
 async def _debate_all(
-    problems: Sequence[Problem], society: Society, protocol: Protocol, engine: Engine
+    problems: Sequence[Problem],
+    society: Society,
+    protocol: Protocol,
+    engine: Engine,
+    hold: Callable[[Problem, Society, Protocol, Engine], Awaitable[Transcript]] = debate,
 ) -> list[Transcript]:
+    async def held(problem: Problem) -> Transcript:
+        # Gold is out of reach of whoever has no business with it.
+        shown = problem if hold is rationalise else replace(problem, gold=None)
+        return replace(await hold(shown, society, protocol, engine), problem=problem)
+
     # gather, not a TaskGroup: the first failure arrives as it is, so its class
     # still decides what the user is told.
-    return list(await asyncio.gather(*(debate(problem, society, protocol, engine) for problem in problems)))
+    return list(await asyncio.gather(*(held(problem) for problem in problems)))
 
 
 class _Watch:
@@ -93,12 +119,13 @@ class _Watch:
     def __call__(self, completions: int) -> None:
         self.done += completions
         self.context.report_progress(self.done, self.total, "completions")
+        if self.context.stop.requested and self.done < self.total:
+            # The batch is in the journal: nothing is lost.
+            raise StopRequested(f"{self.context.stage.id} {self.context.task}: stopped at {self.done}/{self.total}")
 
 
 def make_engine(context: TaskContext, models: dict[str, str], journal: Journal, watch: _Watch):
     """Start the engine the profile names; engines are imported only when used."""
-    from hpcmaf.engines.transformers_engine import TransformersEngine
-
     model, generation = context.recipe.model, context.profile.generation
     served = ServedModels(
         base=context.base,
@@ -108,10 +135,24 @@ def make_engine(context: TaskContext, models: dict[str, str], journal: Journal, 
         revision=model.revision,
         trust_remote_code=model.trust_remote_code,
     )
+    if generation.engine == "vllm":
+        from hpcmaf.engines.vllm_engine import VllmEngine
+
+        options = generation.vllm_options()
+        return VllmEngine(
+            served,
+            options,
+            device=generation.device,
+            journal=journal,
+            on_batch=watch,
+            halvings=context.halvings,
+        )
+    from hpcmaf.engines.transformers_engine import TransformersEngine
+
     return TransformersEngine(
         served,
         device=generation.device,
-        batch_size=generation.batch_size,
+        batch_size=max(1, generation.batch_size >> context.halvings),
         loaded_models=generation.loaded_models,
         journal=journal,
         on_batch=watch,
@@ -119,7 +160,12 @@ def make_engine(context: TaskContext, models: dict[str, str], journal: Journal, 
 
 
 def _spend(
-    context: TaskContext, transcripts: Sequence[Transcript], seconds: float, earlier: float, on_gpu: bool
+    context: TaskContext,
+    transcripts: Sequence[Transcript],
+    seconds: float,
+    earlier: float,
+    on_gpu: bool,
+    gpu_memory: int = 0,
 ) -> None:
     """Tokens per agent, by whose turn they were; time and memory per task.
 
@@ -132,6 +178,8 @@ def _spend(
     earlier
         Those of earlier attempts. What else they took, such as starting, is
         lost with them.
+    gpu_memory
+        Most bytes in use on a GPU.
     """
     turns: dict[str, list[Utterance]] = {}
     for utterance in _all_turns(transcripts):
@@ -145,11 +193,7 @@ def _spend(
             prompt_tokens=sum(turn.prompt_tokens for turn in spoken),
             completion_tokens=sum(turn.completion_tokens for turn in spoken),
         )
-    memory = peak_memory_bytes()
-    if on_gpu:
-        import torch
-
-        memory = torch.cuda.max_memory_allocated()
+    memory = gpu_memory if on_gpu else peak_memory_bytes()
     wall = earlier + time.monotonic() - context.started
     context.spend(wall_seconds=wall, gpu_seconds=seconds if on_gpu else 0.0, peak_memory_bytes=memory)
 
@@ -157,4 +201,5 @@ def _spend(
 def _all_turns(transcripts: Sequence[Transcript]) -> Iterable[Utterance]:
     for transcript in transcripts:
         for turns in (*transcript.answers, *transcript.summaries):
-            yield from turns
+            # A turn without a prompt was not asked for (STaR's hint).
+            yield from (turn for turn in turns if turn.prompt)

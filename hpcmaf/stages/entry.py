@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
@@ -10,12 +9,14 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-from hpcmaf.errors import HpcmafError, PlanChangedError, StageError, one_line, system_error
+from hpcmaf.attempts import leave_cause
+from hpcmaf.errors import HpcmafError, MissingInputError, PlanChangedError, one_line, system_error
 from hpcmaf.plan import Stage
 from hpcmaf.profile import load_profile
-from hpcmaf.publish import write_json
 from hpcmaf.rundir import RunDir
 from hpcmaf.stages.context import TaskContext
+from hpcmaf.training.nodes import NodePlace
+from hpcmaf.training.stopping import StopFlag
 
 # Imported only in the job that needs them: merging must not load torch.
 _STAGES = {
@@ -27,7 +28,17 @@ _STAGES = {
 }
 
 
-def run_task(root: str, stage_id: str, task: str, attempt: str, plan_sha256: str) -> None:
+def run_task(
+    root: str,
+    stage_id: str,
+    task: str,
+    attempt: str,
+    plan_identity: str,
+    *,
+    halvings: int = 0,
+    stop: StopFlag | None = None,
+    place: NodePlace | None = None,
+) -> None:
     """Run one task of a run, from its inputs to its marker.
 
     Doing a finished task again is nothing: it returns at once.
@@ -40,8 +51,14 @@ def run_task(root: str, stage_id: str, task: str, attempt: str, plan_sha256: str
         Such as ``"it01/debate"``, ``"00003"``.
     attempt
         Folder for this attempt's logs; a failure leaves ``cause.json`` there.
-    plan_sha256
+    plan_identity
         Of the plan the task was submitted under.
+    halvings
+        How often batches are to be halved, because memory ran out before.
+    stop
+        Set from outside, by a signal, to make the task save and end.
+    place
+        This node's among several that do the task together.
 
     Raises
     ------
@@ -51,7 +68,7 @@ def run_task(root: str, stage_id: str, task: str, attempt: str, plan_sha256: str
     run, folder = RunDir(Path(root)), Path(attempt)
     try:
         plan = run.load_plan()
-        if plan.sha256 != plan_sha256:
+        if plan.identity != plan_identity:
             raise PlanChangedError(f"{run.plan}: not the plan this task was submitted under; submit again")
         stage = plan.stage(stage_id)
         with run.claim(stage, task):
@@ -60,7 +77,7 @@ def run_task(root: str, stage_id: str, task: str, attempt: str, plan_sha256: str
                 return
             _check_inputs(run, plan.stages, stage)
             profile = load_profile(str(run.profile))
-            context = TaskContext(run, plan, profile, stage, task, folder)
+            context = TaskContext(run, plan, profile, stage, task, folder, halvings, stop or StopFlag(), place)
             _function(stage.kind)(context)
             run.write_marker(stage, task, context.outputs, context.ledger)
             for clean in context.afterwards:
@@ -84,11 +101,10 @@ def _check_inputs(run: RunDir, stages: tuple[Stage, ...], stage: Stage) -> None:
         if needed.id in stage.after:
             missing = [task for task in needed.tasks if not run.done(needed, task)]
             if missing:
-                raise StageError(f"{stage.id}: needs {needed.id} {missing[0]}, which is not done; run it first")
+                raise MissingInputError(f"{stage.id}: needs {needed.id} {missing[0]}, which is not done; run it first")
 
 
 def _leave_cause(folder: Path, told: BaseException, error: BaseException) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     expected = isinstance(told, HpcmafError)
     message = str(told) if expected else f"{type(told).__name__}: {told}"
     cause = {
@@ -100,12 +116,4 @@ def _leave_cause(folder: Path, told: BaseException, error: BaseException) -> Non
         "pid": os.getpid(),
         "traceback": "" if told is error and expected else "".join(traceback.format_exception(error)),
     }
-    write_json(folder / "cause.json", cause)
-
-
-def read_cause(folder: Path) -> dict[str, object] | None:
-    """Why an attempt failed; ``None`` when it left no word (it was killed)."""
-    try:
-        return json.loads((folder / "cause.json").read_text())
-    except FileNotFoundError:
-        return None
+    leave_cause(folder, cause)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 from hpcmaf.stages.context import TaskContext
@@ -11,7 +12,7 @@ from hpcmaf.training.job import FinetuneJob, run_finetune
 def finetune_job(context: TaskContext) -> FinetuneJob:
     """Everything torchrun has to know, from recipe, profile and run directory."""
     recipe, agent, t = context.recipe, context.task, context.iteration
-    training = recipe.training.model_dump(exclude={"start_from"})
+    training = recipe.training.model_dump(exclude={"start_from", "micro_batch_size"})
     previous = context.run.agent(t - 1, agent)
     goes_on = recipe.training.start_from == "previous" and t > 1
     return FinetuneJob(
@@ -25,6 +26,9 @@ def finetune_job(context: TaskContext) -> FinetuneJob:
         seed=recipe.seed,
         iteration=t,
         agent=agent,
+        micro_batch_size=max(1, recipe.training.micro_batch_size >> context.halvings),
+        checkpoints=str(context.run.checkpoints(t, agent)),
+        nodes=context.place.nodes if context.place else 1,
         **training,
         **context.profile.finetuning.model_dump(),
     )
@@ -37,7 +41,8 @@ def run_agent_finetune(context: TaskContext) -> None:
     def progress(line: dict[str, Any]) -> None:
         context.report_progress(line["step"], line["steps"], "steps")
 
-    report = run_finetune(job, context.attempt, progress)
+    report = run_finetune(job, context.attempt, progress, stop=context.stop, place=context.place)
+    context.afterwards.append(lambda: shutil.rmtree(job.checkpoints, ignore_errors=True))
     context.outputs.append(context.run.agent(context.iteration, context.task))
     context.spend(
         context.task,

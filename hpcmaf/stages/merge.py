@@ -31,6 +31,7 @@ def run_merge(context: TaskContext) -> None:
         w=selection.w,
         seed=context.recipe.seed,
         mix=selection.mix,
+        data=context.method.data,
     )
     context.outputs.append(folder)
     context.spend(wall_seconds=time.monotonic() - context.started, peak_memory_bytes=peak_memory_bytes())

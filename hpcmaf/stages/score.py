@@ -18,13 +18,16 @@ def run_score(context: TaskContext) -> None:
     merge_shards(context, "eval")
     with Store(run.store(t, "eval")) as store:
         metrics = score(
-            store.transcripts(gold=True), seed=recipe.seed, iteration=t, method=recipe.method, task=recipe.task.name
+            store.transcripts(gold=True), seed=recipe.seed, iteration=t, method=recipe.method, task=context.asked.name
         )
+    if recipe.evaluate_on is not None:
+        metrics["trained_on"] = recipe.task.name
     if t > 0:
-        with Store(run.store(t, "debate")) as store:
-            metrics["pseudo_labels"] = pseudo_label_accuracy(
-                store.transcripts(gold=True), seed=recipe.seed, iteration=t
-            )
+        if not context.method.reads_gold:
+            with Store(run.store(t, "debate")) as store:
+                metrics["pseudo_labels"] = pseudo_label_accuracy(
+                    store.transcripts(gold=True), seed=recipe.seed, iteration=t
+                )
         metrics["selection"] = json.loads((run.data(t) / "selection.json").read_text())
     write_json(run.metrics(t), metrics)
     context.spend(wall_seconds=time.monotonic() - context.started, peak_memory_bytes=peak_memory_bytes())

@@ -1,0 +1,56 @@
+"""``hpcmaf cancel``: end a run's jobs."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+import click
+
+
+@click.command()
+@click.argument("run_name", metavar="RUN")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option(
+    "--wait",
+    "seconds",
+    type=click.FloatRange(min=0),
+    default=120.0,
+    show_default=True,
+    help="Seconds to wait until Slurm has none of its jobs left.",
+)
+def command(run_name: str, yes: bool, seconds: float) -> None:
+    """Cancel all jobs of a run on a cluster.
+
+    What is done stays done, and what was begun goes on from where it was:
+    'hpcmaf retry' continues the run. Twice is as good as once.
+    """
+    from hpcmaf.errors import ConfigError, UsageError
+    from hpcmaf.launch.slurm.cancel import cancel_run, live_jobs
+    from hpcmaf.launch.survey import driver
+    from hpcmaf.profile import load_profile
+    from hpcmaf.rundir import RunDir
+
+    run = RunDir.locate(run_name)
+    plan = run.load_plan()
+    profile = load_profile(str(run.profile))
+    root = shlex.quote(str(run.root))
+    if profile.launcher != "slurm":
+        pid = driver(run)
+        where = f"process {pid}" if pid else "nothing on this machine"
+        raise ConfigError(f"{run.root}: runs on this machine; {where} drives it; stop that with Ctrl-C or kill")
+    done = run.done_tasks(plan)
+    finished = all(len(done[stage.id]) >= len(stage.tasks) for stage in plan.stages)
+    ours = live_jobs(run, profile)
+    if finished and not ours.ids:
+        click.echo(f"{run.root}: is done; there is nothing to cancel", err=True)
+        return
+    if ours.ids and not yes:
+        question = f"cancel {len(ours.ids)} job(s) of {run.root}?"
+        if not sys.stdin.isatty():
+            raise UsageError(f"{question} Say so with --yes")
+        click.confirm(question, abort=True, err=True)
+    cancelled = cancel_run(run, profile, seconds=seconds, say=lambda line: click.echo(line, err=True))
+    if not cancelled:
+        click.echo(f"{run.root}: Slurm has no jobs of it; the chain is stopped", err=True)
+    click.echo(f"go on with: hpcmaf retry {root}", err=True)

@@ -1,0 +1,45 @@
+"""``hpcmaf diversity``: how differently the agents of a run answer."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.command("diversity")
+@click.argument("run")
+@click.option("--iter", "iterations", type=click.IntRange(min=0), multiple=True, help="Iteration; repeatable. All.")
+@click.option("--problems", type=click.IntRange(min=1), default=100, show_default=True, help="Size of the sample.")
+@click.option("--encoder", help="Sentence encoder: folder or hub id. Default: the base model's own states.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Responses at once.")
+@click.option("--again", is_flag=True, help="Measure also what has been measured.")
+def command(
+    run: str,
+    iterations: tuple[int, ...],
+    problems: int,
+    encoder: str | None,
+    device: str,
+    batch_size: int,
+    again: bool,
+) -> None:
+    """Measure the diversity of a run's final responses with models.
+
+    Embedding dissimilarity, the likelihood of each agent's responses under
+    the others, and the divergence between agents and from the base, on the
+    same sample of evaluation problems in every iteration. Writes
+    itTT/diversity.json, which 'hpcmaf aggregate' shows. Gold answers are not
+    read.
+    """
+    from transformers.utils.logging import disable_progress_bar
+
+    from hpcmaf.evaluation.diversity.measure import Means
+    from hpcmaf.evaluation.diversity.run import measure_run
+    from hpcmaf.rundir import RunDir
+
+    disable_progress_bar()  # of loading weights
+    means = Means(encoder, device, batch_size)
+    for path, value in measure_run(RunDir.locate(run), iterations, problems, means, again=again):
+        click.echo(json.dumps(value["measures"] | {"iteration": value["iteration"]}))
+        click.echo(f"diversity: {path}", err=True)

@@ -1,0 +1,86 @@
+"""``hpcmaf logs``: the logs of a run's tasks."""
+
+from __future__ import annotations
+
+import click
+
+_MOST_LOGS = 10
+
+
+@click.command()
+@click.argument("run_name", metavar="RUN")
+@click.option("--failed", is_flag=True, help="Of tasks that failed.")
+@click.option("--iter", "iteration", type=click.IntRange(min=0), metavar="T", help="Of this iteration.")
+@click.option(
+    "--stage",
+    "kind",
+    type=click.Choice(["debate", "merge", "finetune", "eval", "score", "gate"]),
+    help="Of this stage; gate: of the job that moves the chain on.",
+)
+@click.option("--task", "tasks", multiple=True, metavar="NAME", help="Of this task; repeatable.")
+@click.option("--agent", "agents", multiple=True, metavar="NAME", help="Of this agent's finetuning; repeatable.")
+@click.option("--follow", "-f", is_flag=True, help="Go on with the last of them until its task has ended.")
+@click.option("--lines", "-n", type=click.IntRange(min=0), default=40, show_default=True, help="Of each; 0: all.")
+def command(
+    run_name: str,
+    failed: bool,
+    iteration: int | None,
+    kind: str | None,
+    tasks: tuple[str, ...],
+    agents: tuple[str, ...],
+    follow: bool,
+    lines: int,
+) -> None:
+    """Print the end of the logs of tasks' last attempts.
+
+    Without a choice: of what failed, else of what runs, else of what ended
+    last.
+    """
+    from hpcmaf.launch.logs import GATE, Selection, gate_logs, tail, task_logs
+    from hpcmaf.launch.logs import follow as follow_file
+    from hpcmaf.rundir import RunDir
+
+    run = RunDir.locate(run_name)
+    plan = run.load_plan()
+    if kind == GATE:
+        logs = gate_logs(run, plan, Selection(iteration))
+    else:
+        selection = Selection(iteration, "finetune" if agents and not kind else kind or "", (*tasks, *agents))
+        keys = selection.keys(plan)
+        if failed or selection == Selection():
+            keys &= _choice(run_name, failed)
+        logs = task_logs(run, plan, keys)
+    for position, log in enumerate(logs[-_MOST_LOGS:]):
+        click.echo(f"{chr(10) if position else ''}=== {log.title}: {log.path}")
+        for line in tail(log.path, lines):
+            click.echo(line)
+    if not logs:
+        click.echo(f"{run.root}: {'nothing failed' if failed else 'no logs yet'}", err=True)
+    elif len(logs) > _MOST_LOGS:
+        click.echo(f"{len(logs) - _MOST_LOGS} more log(s); choose with --iter, --stage, --task", err=True)
+    if follow and logs:
+        for line in follow_file(logs[-1].path, logs[-1].over):
+            click.echo(line)
+
+
+def _choice(run_name: str, failed: bool) -> set[tuple[str, str]]:
+    """Tasks that failed; or, where anything will do, what is most worth reading."""
+    from hpcmaf.launch.survey import begun_tasks, survey
+    from hpcmaf.profile import load_profile
+    from hpcmaf.rundir import RunDir
+
+    run = RunDir.locate(run_name)
+    plan = run.load_plan()
+    found = survey(run, plan, load_profile(str(run.profile)))
+    for note in found.notes:
+        click.echo(f"note: {note}", err=True)
+    stopped = found.stopped or {}
+    worth = set(found.failures)
+    if stopped.get("task"):
+        worth.add((str(stopped.get("stage")), str(stopped["task"])))
+    if failed or worth:
+        return worth
+    running = {(id, task) for id, tasks in found.running.items() for task in tasks}
+    begun = begun_tasks(run, plan)
+    newest = [key for stage in plan.stages for task in stage.tasks if (key := (stage.id, task)) in begun]
+    return running or set(newest[-1:])

@@ -1,0 +1,83 @@
+"""``hpcmaf plan``: what a run would do, before anything does it."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+
+import click
+
+from hpcmaf.cli.options import Asked, read_options, run_options
+from hpcmaf.errors import UsageError
+from hpcmaf.plan import Plan
+
+
+@click.command()
+@run_options
+@click.option("--stage", "stage", metavar="STAGE", help="Batch scripts of this stage's jobs, such as it01/debate.")
+@click.option("--all", "everything", is_flag=True, help="All batch scripts; without, one of each kind.")
+@click.option("--json", "as_json", is_flag=True, help="Everything as one JSON object.")
+@click.option("--write", is_flag=True, help="Make the run directory too, as submit does first.")
+def command(stage: str | None, everything: bool, as_json: bool, write: bool, **which: object) -> None:
+    """Show a run's stages, jobs and batch scripts, and the most it can cost.
+
+    Submits nothing and, without --write, writes nothing. Slurm need not be
+    installed here. A run in progress is shown with what is left of it.
+    """
+    asked = read_options(**which)  # type: ignore[arg-type]
+    if stage is not None and everything:
+        raise UsageError("--stage and --all exclude each other; leave one out")
+    if write:
+        from hpcmaf.launch.prepare import prepare_run
+
+        with asked.run.drive():
+            prepare_run(asked.run, asked.recipe, asked.profile)
+        click.echo(f"run directory: {asked.run.root}", err=True)
+    show_plan(asked, stage=stage, everything=everything, as_json=as_json)
+
+
+def show_plan(asked: Asked, *, stage: str | None = None, everything: bool = False, as_json: bool = False) -> None:
+    """Print what submitting would do.
+
+    Parameters
+    ----------
+    stage
+        Show this stage's batch scripts instead of one of each kind.
+    everything
+        Show all batch scripts.
+    """
+    from hpcmaf.cli.planview import Choice, as_value, print_plain, print_pretty
+    from hpcmaf.launch.prepare import plan_run
+    from hpcmaf.launch.slurm.preview import preview
+
+    _refuse_scripts(asked, stage, everything)
+    plan, _ = plan_run(asked.run, asked.recipe, asked.profile)
+    _check_stage(plan, stage)
+    jobs = preview(asked.run, plan, asked.profile) if asked.profile.launcher == "slurm" else None
+    choice = Choice(asked.run, plan, asked.profile, jobs, stage, everything)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(as_value(choice), indent=1))
+    elif sys.stdout.isatty():
+        print_pretty(choice)
+    else:
+        print_plain(choice)
+
+
+def _refuse_scripts(asked: Asked, stage: str | None, everything: bool) -> None:
+    if asked.profile.launcher == "local" and (stage is not None or everything):
+        option = "--all" if everything else "--stage"
+        raise UsageError(
+            f"{option}: profile {asked.profile.name} runs on this machine and has no batch scripts; leave it out, "
+            "or name a profile of launcher: slurm with --profile"
+        )
+
+
+def _check_stage(plan: Plan, wanted: str | None) -> None:
+    known = [stage.id for stage in plan.stages]
+    if wanted is None or wanted in known:
+        return
+    close = difflib.get_close_matches(wanted, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"stages are {known[0]} to {known[-1]}, such as {known[-2]}"
+    raise UsageError(f"--stage {wanted}: the plan has no such stage; {hint}")

@@ -1,0 +1,294 @@
+"""A plan as text: for a terminal, for a pipe, and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpcmaf.launch.slurm.causes import MOST_ATTEMPTS
+from hpcmaf.launch.slurm.preview import UNKNOWN_TAG, PlannedJob, Preview
+from hpcmaf.plan import Plan, Stage
+from hpcmaf.profile import Profile
+from hpcmaf.rundir import RunDir
+from hpcmaf.site import Resources
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+# Kinds of jobs in the order in which they run, by the section of the profile they go by.
+SECTIONS = {"generation": ("debate", "eval"), "finetuning": ("finetune",), "merge": ("merge", "score"), "gate": ()}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A plan, and how much of it to show.
+
+    Attributes
+    ----------
+    jobs
+        ``None`` where Slurm has no part.
+    stage, everything
+        Whose batch scripts: one stage's, or all.
+    """
+
+    run: RunDir
+    plan: Plan
+    profile: Profile
+    jobs: Preview | None
+    stage: str | None = None
+    everything: bool = False
+
+    def left(self, stage: Stage) -> int:
+        """How many of a stage's tasks are not done."""
+        if self.jobs is not None:
+            return len(self.jobs.missing[stage.id])
+        return sum(not self.run.done(stage, task) for task in stage.tasks)
+
+    def scripts(self) -> list[PlannedJob]:
+        """The jobs whose batch scripts are shown: by default the first of each kind."""
+        jobs = () if self.jobs is None else self.jobs.jobs
+        if self.everything:
+            return list(jobs)
+        if self.stage is not None:
+            return [job for job in jobs if job.stage == self.stage]
+        first: dict[str, PlannedJob] = {}
+        for job in jobs:
+            first.setdefault(job.kind, job)
+        return list(first.values())
+
+
+def headline(choice: Choice) -> str:
+    """The run in one line."""
+    recipe, profile = choice.plan.recipe, choice.profile
+    debate = recipe["debate"]
+    where = f"{profile.launcher}, {profile.cluster.chain}" if profile.slurm and choice.jobs else profile.launcher
+    return (
+        f"{choice.run.root}: {recipe['method']} on {recipe['task']['name']}, N={debate['agents']}, "
+        f"M={debate['rounds']}, {choice.plan.iterations} iterations; profile {profile.name} ({where})"
+    )
+
+
+def totals(choice: Choice) -> dict[str, Any]:
+    """Sums over all that is left."""
+    left = sum(choice.left(stage) for stage in choice.plan.stages)
+    result: dict[str, Any] = {"stages": len(choice.plan.stages), "tasks": sum(len(s.tasks) for s in choice.plan.stages)}
+    result["tasks_left"] = left
+    if choice.jobs is not None:
+        once = sum(choice.jobs.gpu_hours().values())
+        result["submissions"] = len(choice.jobs.jobs)
+        result["arrays"] = sum(job.array for job in choice.jobs.jobs)
+        result["gates"] = sum(job.kind == "gate" for job in choice.jobs.jobs)
+        result["gpu_hours_once"] = round(once, 2)
+        result["gpu_hours_all_attempts"] = round(once * choice.profile.attempts, 2)
+    return result
+
+
+def sum_lines(choice: Choice) -> list[str]:
+    """Totals and ceiling in words, and what one must know to believe them."""
+    sums = totals(choice)
+    left = f"{sums['tasks_left']} of {sums['tasks']} tasks left" if sums["tasks_left"] < sums["tasks"] else ""
+    lines = [f"total: {sums['stages']} stages, {left or '{} tasks'.format(sums['tasks'])}"]
+    if choice.jobs is None:
+        lines[0] += f", {choice.profile.slots()} at once on this machine"
+        return lines
+    lines[0] += f" in {sums['submissions']} submissions ({sums['arrays']} arrays, {sums['gates']} gates)"
+    lines += [*_ceiling(choice, sums), f"MaxArraySize: {choice.jobs.limit} ({choice.jobs.limit_source})"]
+    if choice.scripts():
+        names = (
+            f"{UNKNOWN_TAG} in names is drawn at the first submission, "
+            if UNKNOWN_TAG in choice.jobs.jobs[0].name
+            else ""
+        )
+        lines.append(f"in scripts, {names}JOB_0007 stands for the id of the job whose name ends in .0007")
+    if choice.jobs.submitted:
+        lines.append("this run was submitted before: jobs still queued or running count as left here")
+    return lines
+
+
+def _ceiling(choice: Choice, sums: dict[str, Any]) -> list[str]:
+    once, every = sums["gpu_hours_once"], sums["gpu_hours_all_attempts"]
+    if not once:
+        return ["ceiling: no job that is left asks for a GPU"]
+    attempts = f"{every:,.1f} with all {choice.profile.attempts} attempts"
+    return [
+        f"ceiling: {once:,.1f} GPU-hours if each job takes all of its time once, {attempts}",
+        f"  (preemption, lost nodes, time limits reached with progress: repeated uncounted, {MOST_ATTEMPTS} attempts in all)",
+    ]
+
+
+def job_words(jobs: Sequence[PlannedJob]) -> str:
+    """A stage's jobs, such as ``3 arrays of 334+333+333, 7+7+6 at once``."""
+    if not jobs:
+        return "-"
+    own = {job.id for job in jobs}
+    # Those that wait for none of the others run beside each other.
+    beside = sum(own.isdisjoint(job.after) for job in jobs)
+    sizes, shares = [len(job.elements) for job in jobs], [job.at_once or 0 for job in jobs]
+    if max(sizes) == 1:
+        return f"{len(jobs)} job{'s' * (len(jobs) > 1)}" + (f", {beside} at once" if beside < len(jobs) else "")
+    if len(jobs) == 1:
+        return f"1 array of {sizes[0]}" + (f", {shares[0]} at once" if shares[0] else "")
+    words = f"{len(jobs)} arrays of {_joined(sizes)}"
+    if beside < len(jobs):
+        words += f", {beside} arrays side by side"
+    return words + (f", {_joined(shares)} at once" if all(shares) else "")
+
+
+def _joined(numbers: Sequence[int]) -> str:
+    if min(numbers) == max(numbers):
+        return f"{numbers[0]} each"
+    return f"{min(numbers)} to {max(numbers)}" if len(numbers) > 4 else "+".join(map(str, numbers))
+
+
+def resource_words(choice: Choice, section: str) -> str:
+    """What one job of a section asks for."""
+    cluster = choice.profile.cluster
+    wanted: Resources = getattr(cluster, section)
+    words = [f"{wanted.nodes} node{'s' * (wanted.nodes > 1)}"]
+    per = " a node" if wanted.nodes > 1 else ""
+    if wanted.gpus:
+        kind = f" {cluster.gpu_type}" if cluster.gpu_type else ""
+        words.append(f"{wanted.gpus}{kind} GPU{'s' * (wanted.gpus > 1)}{per}")
+    words.append(f"{wanted.cpus} CPU{'s' * (wanted.cpus > 1)}{per}")
+    if wanted.memory_gb is not None:
+        words.append(f"{wanted.memory_gb:g} GB{per}")
+    words.append(f"{wanted.minutes} min")
+    for key in ("partition", "account", "qos", "constraint"):
+        if value := getattr(wanted, key) or getattr(cluster, key):
+            words.append(f"{key} {value}")
+    return ", ".join(words)
+
+
+def sections(choice: Choice) -> Iterator[tuple[str, str]]:
+    """Kinds of jobs, and what one of them asks for."""
+    present = {stage.kind for stage in choice.plan.stages}
+    for section, kinds in SECTIONS.items():
+        used = [kind for kind in kinds if kind in present] or ([section] if section == "gate" else [])
+        if used:
+            yield ", ".join(used), resource_words(choice, section)
+
+
+def as_value(choice: Choice) -> dict[str, Any]:
+    """The whole as JSON values."""
+    shown = {job.name for job in choice.scripts()}
+
+    def job_value(job: PlannedJob) -> dict[str, Any]:
+        value: dict[str, Any] = {"name": job.name, "id": job.id, "elements": [list(e) for e in job.elements]}
+        value |= {"at_once": job.at_once, "after": list(job.after), "kind": job.kind}
+        return value | ({"script": job.script(choice.profile)} if job.name in shown else {})
+
+    stages = []
+    hours = choice.jobs.gpu_hours() if choice.jobs else {}
+    for stage in choice.plan.stages:
+        row: dict[str, Any] = {"id": stage.id, "kind": stage.kind, "after": list(stage.after)}
+        row |= {"tasks": len(stage.tasks), "left": choice.left(stage)}
+        if choice.jobs is not None:
+            row["resources"] = choice.profile.cluster.resources(stage.kind).model_dump(mode="json")
+            row["gpu_hours_once"] = round(hours[stage.id], 2)
+            row["jobs"] = [job_value(job) for job in choice.jobs.of(stage.id)]
+            row["gates"] = [job_value(job) for job in choice.jobs.of(stage.id, gates=True)]
+        stages.append(row)
+    value = {"run": str(choice.run.root), "plan": choice.plan.sha256, "recipe": choice.plan.recipe}
+    value |= {"profile": choice.profile.name, "launcher": choice.profile.launcher}
+    if choice.jobs is not None:
+        value["chain"] = choice.profile.cluster.chain
+        value["max_array_size"] = {"value": choice.jobs.limit, "source": choice.jobs.limit_source}
+        value["attempts"] = choice.profile.attempts
+    return value | {"stages": stages, "totals": totals(choice)}
+
+
+def print_plain(choice: Choice) -> None:
+    """Lines for a pipe: one per stage, then the scripts."""
+    click.echo(headline(choice))
+    hours = choice.jobs.gpu_hours() if choice.jobs else {}
+    for stage in choice.plan.stages:
+        words = [f"stage {stage.id}", f"after {' '.join(stage.after) or '-'}"]
+        words.append(f"{choice.left(stage)} of {len(stage.tasks)} tasks left")
+        if choice.jobs is not None:
+            words.append(job_words(choice.jobs.of(stage.id)))
+            words.append(f"{hours[stage.id]:.1f} GPU-hours")
+        click.echo("; ".join(words))
+    if choice.jobs is not None:
+        for kinds, words_ in sections(choice):
+            click.echo(f"job of {kinds}: {words_}")
+    for line in sum_lines(choice):
+        click.echo(line)
+    for job in choice.scripts():
+        click.echo(f"\n### {script_title(choice, job)}")
+        click.echo(job.script(choice.profile).rstrip())
+
+
+def script_title(choice: Choice, job: PlannedJob) -> str:
+    """What a script is the script of."""
+    assert choice.jobs is not None
+    if job.kind == "gate":
+        return f"gate behind {job.stage}"
+    siblings = choice.jobs.of(job.stage)
+    number = f" {siblings.index(job) + 1} of {len(siblings)}" if len(siblings) > 1 else ""
+    return f"{job.stage}, {'array' if job.array else 'job'}{number}"
+
+
+def print_pretty(choice: Choice) -> None:
+    """For a terminal: scripts, and below them, where the eye falls, tables and sums."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for job in choice.scripts():
+        console.rule(script_title(choice, job), align="left", style="dim")
+        # Whole lines, so that what is shown is what would be sent.
+        console.print(job.script(choice.profile).rstrip(), markup=False, soft_wrap=True)
+    if choice.jobs is not None and choice.jobs.jobs:
+        console.rule(style="dim")
+    console.print(headline(choice), style="bold", markup=False, soft_wrap=True)
+    console.print(_stage_table(choice))
+    if choice.jobs is not None:
+        console.print()
+        console.print(_section_table(choice))
+    console.print()
+    for line in sum_lines(choice):
+        console.print(line, style="bold" if line.startswith(("total", "ceiling")) else "dim", markup=False)
+    if choice.jobs is not None and not choice.everything and choice.stage is None and choice.jobs.jobs:
+        console.print("above, one batch script of each kind; more of them: --stage STAGE, or --all", style="dim")
+
+
+def _stage_table(choice: Choice) -> RenderableType:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("stage", "after", "tasks"):
+        table.add_column(name, justify="right" if name == "tasks" else "left", overflow="fold")
+    if choice.jobs is not None:
+        table.add_column("jobs", overflow="fold")
+        table.add_column("GPU-hours", justify="right")
+    hours = choice.jobs.gpu_hours() if choice.jobs else {}
+    for stages in _by_iteration(choice).values():
+        for stage in stages:
+            left = choice.left(stage)
+            tasks = str(len(stage.tasks)) if left == len(stage.tasks) else f"{left} of {len(stage.tasks)}"
+            row = [stage.id, ", ".join(stage.after) or "-", tasks if left else "done"]
+            if choice.jobs is not None:
+                row += [job_words(choice.jobs.of(stage.id)), f"{hours[stage.id]:,.1f}" if hours[stage.id] else "-"]
+            table.add_row(*row, style="" if left else "dim")
+        table.add_row()
+    return table
+
+
+def _by_iteration(choice: Choice) -> dict[int, list[Stage]]:
+    result: dict[int, list[Stage]] = {}
+    for stage in choice.plan.stages:
+        result.setdefault(stage.iteration, []).append(stage)
+    return result
+
+
+def _section_table(choice: Choice) -> RenderableType:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("a job of")
+    table.add_column("asks for", overflow="fold")
+    for kinds, words in sections(choice):
+        table.add_row(kinds, words)
+    return table

@@ -1,0 +1,65 @@
+"""``hpcmaf retry``: give failed tasks a fresh start."""
+
+from __future__ import annotations
+
+import shlex
+
+import click
+
+# A gate holds the run for seconds as a rule.
+_PATIENCE_SECONDS = 60.0
+
+
+@click.command()
+@click.argument("run_name", metavar="RUN")
+@click.option("--iter", "iteration", type=click.IntRange(min=0), metavar="T", help="Of this iteration.")
+@click.option("--stage", "kind", type=click.Choice(["debate", "merge", "finetune", "eval", "score"]), help="Of this.")
+@click.option("--agent", "agents", multiple=True, metavar="NAME", help="This agent's finetuning; repeatable.")
+@click.option("--task", "tasks", multiple=True, metavar="NAME", help="This task; repeatable.")
+@click.option(
+    "--set-profile", "site", multiple=True, metavar="KEY=VALUE", help="Change a key of the run's profile; repeatable."
+)
+def command(
+    run_name: str,
+    iteration: int | None,
+    kind: str | None,
+    agents: tuple[str, ...],
+    tasks: tuple[str, ...],
+    site: tuple[str, ...],
+) -> None:
+    """Submit failed tasks of a run on a cluster again, and let the chain go on.
+
+    Without a choice all of them, and a run that was cancelled or has stalled
+    goes on. What failed before no longer counts against the profile's
+    attempts. Recipe and profile are the run's own.
+    """
+    from hpcmaf.errors import ConfigError
+    from hpcmaf.launch.logs import Selection
+    from hpcmaf.launch.slurm.gate import hold
+    from hpcmaf.launch.slurm.retry import retry
+    from hpcmaf.profile import load_profile
+    from hpcmaf.rundir import RunDir
+
+    run = RunDir.locate(run_name)
+    plan = run.load_plan()
+    profile = load_profile(str(run.profile), site)
+    root = shlex.quote(str(run.root))
+    if profile.launcher != "slurm":
+        raise ConfigError(
+            f"{run.root}: runs on this machine, not on a cluster; go on with: hpcmaf submit "
+            f"--recipe {shlex.quote(str(run.recipe))} --profile {shlex.quote(str(run.profile))} --run {root}"
+        )
+    selection = Selection(iteration, "finetune" if agents and not kind else kind or "", (*tasks, *agents))
+    chosen = selection.keys(plan)
+    with hold(run, _PATIENCE_SECONDS):
+        chain = retry(run, plan, profile, chosen, whole=selection == Selection())
+    if chain is None:
+        click.echo(f"{run.root}: nothing to retry; no chosen task has failed", err=True)
+        return
+    for sent in chain.submitted:
+        what = "gate" if sent.gate else ", ".join(task for element in sent.elements[:4] for task in element)
+        more = f" and {len(sent.elements) - 4} more" if len(sent.elements) > 4 else ""
+        click.echo(f"{sent.stage}: {what}{more}, job {sent.job}", err=True)
+    if not chain.submitted:
+        click.echo(f"{run.root}: nothing to submit; all of it is done, or in Slurm's hands", err=True)
+    click.echo(f"follow it with: hpcmaf status {root}", err=True)

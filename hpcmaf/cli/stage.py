@@ -1,0 +1,34 @@
+"""``hpcmaf stage``: a stage's tasks, here and now."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.argument("stage", metavar="STAGE")
+@click.argument("tasks", metavar="[TASK]...", nargs=-1)
+def command(run: str, stage: str, tasks: tuple[str, ...]) -> None:
+    """Run tasks of STAGE (such as it01/debate) of RUN in this process.
+
+    A TASK is a number from 0, or a name such as 00003 or generator-0; without,
+    all tasks that are not done run one after another. RUN must have been
+    planned, by submit or by 'hpcmaf plan --write'. What is done already stays
+    as it is; SIGTERM and SIGUSR2 make a task save what it has and end.
+    """
+    from hpcmaf.errors import DataError
+    from hpcmaf.launch.byhand import find_stage, find_tasks, run_stage
+    from hpcmaf.rundir import RunDir
+
+    directory = RunDir.locate(Path(run))
+    if not directory.plan.exists():
+        raise DataError(f"{directory.root}: no planned run here; plan it with hpcmaf plan --write, or check the path")
+    plan = directory.load_plan()
+    wanted = find_stage(plan, stage)
+    failure = run_stage(directory, plan, wanted, find_tasks(wanted, tasks))
+    if failure is not None:  # said already, above its traceback
+        sys.exit(failure.exit_code)

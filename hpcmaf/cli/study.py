@@ -1,0 +1,130 @@
+"""``hpcmaf study``: many runs as one plan."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hpcmaf.profile import Profile
+    from hpcmaf.study.plan import Study
+    from hpcmaf.study.sharing import Planned
+
+
+@click.command()
+@click.argument("file", metavar="FILE")
+@click.option("--profile", default="local", show_default=True, help="File, or name of a shipped profile.")
+@click.option("--iters", type=click.IntRange(min=0), help="L, the number of iterations; overrides the study.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the runs; default: runs/NAME.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of all recipes.")
+@click.option("--set-profile", "site", multiple=True, metavar="KEY=VALUE", help="Override a profile key; repeatable.")
+@click.option("--dry-run", is_flag=True, help="Show the runs and what they share; do nothing.")
+def command(
+    file: str,
+    profile: str,
+    iters: int | None,
+    out: Path | None,
+    overrides: tuple[str, ...],
+    site: tuple[str, ...],
+    dry_run: bool,
+) -> None:
+    """Run every method, task, model and seed of FILE, and aggregate over all runs.
+
+    FILE is a study file or the name of a shipped one. What is the same in
+    several runs is computed once and taken over by the others. The same
+    command goes on with an interrupted study. With a profile of launcher:
+    slurm it submits every run as soon as what it shares is there, and stays
+    until all have ended; stopped meanwhile, it leaves the jobs alone.
+    """
+    from hpcmaf.profile import load_profile
+    from hpcmaf.study.plan import load_study
+
+    study, where = load_study(file, overrides=overrides, iterations=iters, root=out), load_profile(profile, site)
+    if dry_run:
+        _show(study, where)
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    from rich.console import Console
+
+    from hpcmaf.locking import lock
+
+    with lock(study.root / ".study.lock", f"{study.root}: another 'hpcmaf study' is at it; wait for it, or stop it"):
+        _drive(study, where, Console(stderr=True))
+
+
+def _drive(study: Study, profile: Profile, console: Console) -> None:
+    from hpcmaf.study.drive import drive_study
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    cluster = profile.launcher == "slurm"
+    start = _submit if cluster else _run_here
+    try:
+        drive_study(study, profile, say, lambda entry, planned: start(planned, profile, console), _going)
+    finally:
+        _aggregate(study)
+
+
+def _aggregate(study: Study) -> None:
+    """Whatever there is, also when runs failed."""
+    from rich.console import Console
+
+    from hpcmaf.report import aggregate
+
+    roots = [entry.run.root for entry in study.runs if entry.run.plan.exists()]
+    if not any(entry.run.metrics(0).exists() for entry in study.runs):
+        return
+    aggregate(roots, study.report).print(Console(file=sys.stdout))
+    click.echo(f"table and plot: {study.report}", err=True)
+
+
+def _run_here(planned: Planned, profile: Profile, console: Console) -> None:
+    from hpcmaf.launch.local import LocalDriver
+    from hpcmaf.launch.progress import Watcher
+
+    console.print(f"{planned.run.root}:", markup=False, highlight=False)
+    with planned.run.drive():
+        watcher = Watcher(planned.run, planned.plan, profile.slots(), console)
+        LocalDriver(planned.run, planned.plan, profile, watcher).drive()
+
+
+def _submit(planned: Planned, profile: Profile, console: Console) -> None:
+    from hpcmaf.cli.submit import SUBMIT_PATIENCE_SECONDS
+    from hpcmaf.launch.slurm.gate import hold
+    from hpcmaf.launch.slurm.start import start_chain
+
+    with hold(planned.run, SUBMIT_PATIENCE_SECONDS):
+        chain = start_chain(planned.run, planned.plan, profile)
+    jobs = ", ".join(sent.job for sent in chain.submitted)
+    console.print(
+        f"{planned.run.root}: {f'jobs {jobs}' if jobs else 'in Slurm’s hands'}", markup=False, highlight=False
+    )
+
+
+def _going(planned: Planned) -> bool:
+    """Whether a run's chain is still under way; on this machine it never is when somebody asks."""
+    from hpcmaf.profile import load_profile
+
+    if planned.run.stopped.exists() or load_profile(str(planned.run.profile)).launcher == "local":
+        return False
+    done = planned.run.done_tasks(planned.plan)
+    return any(task not in done[stage.id] for stage in planned.plan.stages for task in stage.tasks)
+
+
+def _show(study: Study, profile: Profile) -> None:
+    from hpcmaf.study.drive import plan_study, savings
+
+    planned = plan_study(study, profile)
+    tasks = shared = 0
+    for entry, (own, taken, owners) in zip(study.runs, savings(planned), strict=True):
+        tasks, shared = tasks + own, shared + taken
+        source = f", {taken} of them shared with {', '.join(owners)}" if taken else ""
+        click.echo(f"{entry.run.root}: {entry.recipe.method}, L={entry.recipe.iterations}, {own} tasks{source}")
+    click.echo(f"{study.name}: {len(planned)} runs, {tasks} tasks, {tasks - shared} to compute, {shared} taken over")

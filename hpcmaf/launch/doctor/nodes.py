@@ -1,0 +1,142 @@
+"""A cluster's nodes, and which of them a job fits on."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from hpcmaf.site import Resources, Slurm
+
+# name=value, where a value may hold blanks: the next name ends it.
+_FIELD = re.compile(r"(?:^|\s)([A-Za-z][A-Za-z0-9_:/]*)=")
+_GPU = re.compile(r"gpu(?::([A-Za-z][^:,(]*))?:(\d+)")
+_SIMPLE = re.compile(r"[A-Za-z0-9_.-]+(?:[&|][A-Za-z0-9_.-]+)*")
+_GONE = ("DOWN", "DRAIN", "FAIL", "NOT_RESPONDING", "FUTURE", "POWERED_DOWN_FAIL")
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node; memory in MB, GPUs by type (``""`` where it has none)."""
+
+    name: str
+    partitions: frozenset[str]
+    cpus: int
+    memory: int
+    gpus: dict[str, int]
+    features: frozenset[str]
+    state: str
+
+    @property
+    def usable(self) -> bool:
+        """Whether it runs jobs, or will by itself."""
+        return not any(word in self.state for word in _GONE) and not self.state.endswith("*")
+
+
+def records(text: str) -> Iterator[dict[str, str]]:
+    """Read what ``scontrol show ... --oneliner`` prints."""
+    for line in text.splitlines():
+        names = list(_FIELD.finditer(line))
+        ends = [found.start() for found in names[1:]] + [len(line)]
+        if names:
+            yield {found[1]: line[found.end() : end].strip() for found, end in zip(names, ends, strict=True)}
+
+
+def read_nodes(text: str) -> list[Node]:
+    """Read ``scontrol show node --oneliner``."""
+    nodes = []
+    for record in records(text):
+        gpus: dict[str, int] = {}
+        for kind, count in _GPU.findall(record.get("Gres", "")):
+            gpus[kind] = gpus.get(kind, 0) + int(count)
+        features = record.get("ActiveFeatures") or record.get("AvailableFeatures", "")
+        nodes.append(
+            Node(
+                record.get("NodeName", "?"),
+                frozenset(record.get("Partitions", "").split(",")),
+                int(record.get("CPUTot", "0")),
+                int(record.get("RealMemory", "0")),
+                gpus,
+                frozenset(features.split(",")) - {"", "(null)"},
+                record.get("State", ""),
+            )
+        )
+    return nodes
+
+
+def minutes(text: str) -> float:
+    """Slurm's time limits, ``[days-]hours:minutes:seconds`` and such, in minutes; no limit is infinite."""
+    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", text):
+        return math.inf
+    days, dash, clock = text.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    if dash:  # days-hours[:minutes[:seconds]]
+        hours, rest = parts[0], [*parts[1:], 0, 0]
+        return int(days) * 1440 + hours * 60 + rest[0] + rest[1] / 60
+    if len(parts) == 3:
+        return parts[0] * 60 + parts[1] + parts[2] / 60
+    return parts[0] + (parts[1] / 60 if len(parts) == 2 else 0)
+
+
+def fitting(
+    nodes: Sequence[Node], wanted: Resources, cluster: Slurm, section: str
+) -> tuple[tuple[str, str] | None, int]:
+    """How many nodes a job fits on; where they are too few, what is in the way and what to do.
+
+    Parameters
+    ----------
+    section
+        Of the profile, such as ``slurm.generation``.
+    """
+    left = list(nodes)
+    constraint = wanted.constraint or cluster.constraint
+    memory = (wanted.memory_gb or 0) * 1024
+    kind = cluster.gpu_type or ""
+
+    def gpus(node: Node) -> int:
+        return node.gpus.get(kind, 0) if kind else sum(node.gpus.values())
+
+    def most(values: Sequence[float]) -> float:
+        return max(values, default=0)
+
+    types = ", ".join(sorted({name or "gpu" for node in nodes for name in node.gpus})) or "none"
+    features = ", ".join(sorted({name for node in nodes for name in node.features})[:12]) or "none"
+    typed = f"{kind} GPUs" if kind else "GPUs"
+    checks = (
+        (
+            lambda node: satisfies(node.features, constraint),
+            f"no node has constraint {constraint}",
+            f"set {section}.constraint to one of its nodes' features: {features}",
+        ),
+        (
+            lambda node: gpus(node) >= wanted.gpus,
+            f"no node has {wanted.gpus} {typed}, {most([gpus(node) for node in nodes]):g} at most",
+            f"lower {section}.gpus, or set slurm.gpu_type (there are: {types})",
+        ),
+        (
+            lambda node: node.cpus >= wanted.cpus,
+            f"no such node has {wanted.cpus} CPUs, {most([node.cpus for node in nodes]):g} at most",
+            f"lower {section}.cpus",
+        ),
+        (
+            lambda node: node.memory >= memory,
+            f"no such node has {memory / 1024:g} GB, {most([node.memory for node in nodes]) / 1024:.0f} at most",
+            f"lower {section}.memory_gb",
+        ),
+        (lambda node: node.usable, "all nodes that would fit are down or drained", "wait, or name another partition"),
+    )
+    for check, fault, remedy in checks:
+        left = [node for node in left if check(node)]
+        if not left:
+            return (fault, remedy), 0
+    if len(left) < wanted.nodes:
+        return (f"{wanted.nodes} nodes are asked for, {len(left)} fit", f"lower {section}.nodes"), len(left)
+    return None, len(left)
+
+
+def satisfies(features: frozenset[str], constraint: str | None) -> bool:
+    """Whether a node has what a constraint asks for; what goes beyond & and | is left to Slurm."""
+    if constraint is None or not _SIMPLE.fullmatch(constraint):
+        return True
+    return any(features.issuperset(part.split("&")) for part in constraint.split("|"))

@@ -1,0 +1,194 @@
+"""The right log of the right attempt."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpcmaf.attempts import Attempt, all_attempts, read_cause
+from hpcmaf.errors import UsageError
+from hpcmaf.launch.slurm.stopped import read_stop
+from hpcmaf.launch.slurm.submissions import Submission, Submissions
+from hpcmaf.launch.survey import TaskKey, begun_tasks, newest_log
+from hpcmaf.plan import Plan, Stage
+from hpcmaf.rundir import RunDir
+
+GATE = "gate"
+_BLOCK = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """One log, and what to write above it.
+
+    Attributes
+    ----------
+    over
+        Whether nothing will be added to it any more, as far as that is known.
+    """
+
+    title: str
+    path: Path
+    over: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which tasks; what is left empty does not narrow the choice.
+
+    Attributes
+    ----------
+    tasks
+        Names of tasks; agents are the tasks of finetuning.
+    """
+
+    iteration: int | None = None
+    kind: str = ""
+    tasks: tuple[str, ...] = ()
+
+    def stages(self, plan: Plan) -> list[Stage]:
+        """The chosen stages.
+
+        Raises
+        ------
+        UsageError
+            The plan has no such iteration, stage or task.
+        """
+        stages = [stage for stage in plan.stages if self.iteration in {None, stage.iteration}]
+        if not stages:
+            last = max(stage.iteration for stage in plan.stages)
+            raise UsageError(f"--iter {self.iteration}: the plan has iterations 0 to {last}")
+        stages = [stage for stage in stages if self.kind in {"", stage.kind}]
+        if not stages:
+            raise UsageError(f"--stage {self.kind}: iteration {self.iteration} has no such stage")
+        known = {task for stage in stages for task in stage.tasks}
+        for task in self.tasks:
+            if task not in known:
+                raise UsageError(f"no task {task!r} there; tasks are such as {', '.join(sorted(known)[:3])}")
+        return stages
+
+    def keys(self, plan: Plan) -> set[TaskKey]:
+        """The chosen tasks."""
+        return {
+            (stage.id, task)
+            for stage in self.stages(plan)
+            for task in stage.tasks
+            if not self.tasks or task in self.tasks
+        }
+
+
+def task_logs(run: RunDir, plan: Plan, keys: set[TaskKey]) -> list[Log]:
+    """Logs of the last attempts at some tasks, in the plan's order; tasks that never began have none.
+
+    A finetuning attempt has two: what its processes said, and its job's.
+    """
+    begun = begun_tasks(run, plan)
+    submissions = Submissions(run.submissions)
+    logs: list[Log] = []
+    for stage in plan.stages:
+        for task in stage.tasks:
+            if (stage.id, task) not in keys:
+                continue
+            if (stage.id, task) in begun and (attempts := all_attempts(run.attempts(stage, task))):
+                logs += _attempt_logs(run, stage, task, attempts)
+            elif (found := submissions.latest.get((stage.id, task))) is not None:
+                # Its job may have failed before the task began.
+                logs += _job_logs(run, stage, task, *found)
+    return logs
+
+
+def gate_logs(run: RunDir, plan: Plan, selection: Selection) -> list[Log]:
+    """Logs of the newest gate among the chosen iterations, or of the one that stopped the run."""
+    stop = read_stop(run) or {}
+    ids = {stage.id: stage for stage in plan.stages if selection.iteration in {None, stage.iteration}}
+    gates = [gate for gate in Submissions(run.submissions).submissions.values() if gate.gate and gate.stage in ids]
+    for gate in reversed(gates):
+        folder = run.jobs(ids[gate.stage], gate.name)
+        if stop.get("kind") == GATE and stop.get("log") and folder.name != Path(stop["log"]).name:
+            continue
+        if files := _logs_in(folder, "*"):
+            return [Log(f"gate behind {gate.stage}, job {gate.job or '?'}", path) for path in files]
+    return []
+
+
+def _attempt_logs(run: RunDir, stage: Stage, task: str, attempts: Sequence[Attempt]) -> Iterator[Log]:
+    attempt, facts = attempts[-1], attempts[-1].facts
+    where = f", job {facts['job']} on {facts.get('node', '?')}" if "job" in facts else ""
+    title = f"{stage.id} {task}, attempt {len(attempts)}{where}"
+
+    def over() -> bool:
+        return run.done(stage, task) or read_cause(attempt.folder) is not None
+
+    if (log := newest_log(attempt)) is not None and Path(log).exists():
+        yield Log(title, Path(log), over)
+    for path in sorted(attempt.folder.glob("finetune*.log")):
+        yield Log(title, path, over)
+
+
+def _job_logs(run: RunDir, stage: Stage, task: str, submission: Submission, index: int) -> Iterator[Log]:
+    single = len(submission.elements) == 1
+    for path in _logs_in(run.jobs(stage, submission.name), "*" if single else f"*_{index}"):
+        yield Log(f"{stage.id} {task}, job {submission.job or '?'}, has not begun", path)
+
+
+def _logs_in(folder: Path, job: str) -> list[Path]:
+    # Of the first of its nodes; a requeued job appends to its log.
+    return sorted(folder.glob(f"{job}_0_log.err"), key=lambda path: path.stat().st_mtime)[-1:]
+
+
+def tail(path: Path, lines: int) -> list[str]:
+    """The last lines of a file, made safe for a terminal.
+
+    Of a line that was written over again and again, as progress bars do, the
+    last state is given.
+
+    Parameters
+    ----------
+    lines
+        0 for all of them.
+    """
+    return [_readable(line) for line in _last_lines(path, lines)]
+
+
+def follow(path: Path, over: Callable[[], bool], pause: float = 0.5) -> Iterator[str]:
+    """Lines as they are added to a file, from its end on.
+
+    Parameters
+    ----------
+    over
+        Whether nothing will be added any more; what is there then is still given.
+    """
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        rest = b""
+        while True:
+            last = over()
+            *lines, rest = (rest + file.read()).split(b"\n")
+            yield from map(_readable, lines)
+            if last:
+                break
+            time.sleep(pause)
+    if rest:
+        yield _readable(rest)
+
+
+def _last_lines(path: Path, lines: int) -> Sequence[bytes]:
+    with path.open("rb") as file:
+        if not lines:
+            return file.read().rstrip(b"\n").split(b"\n")
+        end = file.seek(0, os.SEEK_END)
+        text = b""
+        while end > 0 and text.count(b"\n") <= lines:
+            start = max(0, end - _BLOCK)
+            file.seek(start)
+            text = file.read(end - start) + text
+            end = start
+    return text.rstrip(b"\n").split(b"\n")[-lines:] if text else []
+
+
+def _readable(line: bytes) -> str:
+    text = line.decode("utf-8", "replace").rstrip("\r").rpartition("\r")[2].expandtabs()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

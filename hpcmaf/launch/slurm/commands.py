@@ -1,0 +1,242 @@
+"""Slurm's client commands: each call with a deadline, each answer parsed.
+
+A controller that is down makes every client block for about nine seconds and
+then fail; one that is busy can take minutes. No call here waits longer than
+it is told to.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from hpcmaf.errors import SlurmError
+
+# Blanks separate fields in none of these; a job's name is hpcmaf's own.
+_QUEUE_FORMAT = "%F|%K|%T|%r|%N|%j|%S"
+_SCRUBBED = re.compile(r"(SLURM|SBATCH|SRUN|PMI|PMIX|SALLOC|SUBMITIT)_?.*")
+_KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER"}
+
+# What Slurm gives as the signal of a step that its memory limit ended.
+_OOM_SIGNAL = 125
+
+# What the clients say when it is the controller that fails, not the request.
+_ABSENT = re.compile(
+    r"Unable to contact slurm|Connection refused|Connection timed out|Socket timed out|Zero Bytes|"
+    r"Communication connection failure|controller is not|slurm_persist_conn|in standby mode|temporarily",
+    re.IGNORECASE,
+)
+
+PENDING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
+RUNNING = frozenset(
+    {"RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
+)
+
+
+class ControllerAbsentError(SlurmError):
+    """The controller does not answer."""
+
+
+class DependencyError(SlurmError):
+    """Slurm does not know a job that another is to wait for."""
+
+
+class AccountingAbsentError(SlurmError):
+    """sacct has nothing to ask."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job, or one task of a job array, as Slurm sees it.
+
+    Attributes
+    ----------
+    id, index
+        Of the array and within it; ``index`` is ``None`` for a single job.
+    state
+        Such as ``RUNNING``; in full, as squeue and sacct write it.
+    nodes
+        Slurm's own notation, such as ``node[1-2]``; empty while pending.
+    exit_code
+        ``"1:0"``, the largest code:signal of its steps, where known.
+    """
+
+    id: str
+    index: int | None
+    name: str
+    state: str
+    reason: str = ""
+    nodes: str = ""
+    start: str = ""
+    exit_code: str = ""
+
+    @property
+    def live(self) -> bool:
+        """Whether it will run, or runs."""
+        return self.state in PENDING or self.state in RUNNING
+
+    @property
+    def held(self) -> bool:
+        """Whether Slurm holds it back since its launch failed, until somebody releases it."""
+        return self.state in PENDING and "launch failed requeued held" in self.reason
+
+    @property
+    def running(self) -> bool:
+        """Whether it has a node."""
+        return self.state in RUNNING
+
+
+def clean_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment without what an enclosing job put there.
+
+    A gate submits from inside a job: its ``SLURM_*`` would become the limits
+    and the geometry of the jobs it submits. ``SLURM_CONF`` says which cluster
+    this is, and stays.
+    """
+    return {name: value for name, value in environment.items() if name in _KEPT or not _SCRUBBED.fullmatch(name)}
+
+
+def call(command: Sequence[str], *, seconds: float) -> str:
+    """Run one client command and return what it prints.
+
+    Raises
+    ------
+    ControllerAbsentError
+        It did not answer in ``seconds``, or said that the controller did not.
+    SlurmError
+        It failed otherwise; the line has its own last words.
+    """
+    # Unlimited: squeue otherwise cuts long lists of array indices.
+    environment = clean_environment() | {"SLURM_BITSTR_LEN": "0", "SLURM_TIME_FORMAT": "standard", "LC_ALL": "C"}
+    name = command[0]
+    try:
+        done = subprocess.run(
+            command,
+            check=False,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+        )
+    except FileNotFoundError as error:
+        raise SlurmError(f"{name}: not found; run this where Slurm's commands are, or use --profile local") from error
+    except subprocess.TimeoutExpired as error:
+        raise ControllerAbsentError(f"{name}: no answer in {seconds:g} s; try again when Slurm answers") from error
+    if done.returncode:
+        said = " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
+        # A client dies of SIGPIPE when a busy controller hangs up on it.
+        kind = ControllerAbsentError if done.returncode < 0 or _ABSENT.search(said) else SlurmError
+        kind = DependencyError if "Job dependency problem" in said else kind
+        raise kind(f"{name}: {said.removeprefix(f'{name}: ').removeprefix('error: ')[:400]}")
+    return done.stdout
+
+
+def patiently(action: Callable[[], object], *, patience: float, pause: float = 5.0) -> object:
+    """Repeat a call until the controller answers.
+
+    Parameters
+    ----------
+    patience
+        Seconds after which its absence is an error.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return action()
+        except ControllerAbsentError:
+            if time.monotonic() + pause > deadline:
+                raise
+            time.sleep(pause)
+
+
+def queue(*, seconds: float) -> list[Job]:
+    """All of this user's jobs that the controller still knows: one squeue.
+
+    Ended jobs are among them until Slurm forgets them (MinJobAge, 300 s by
+    default), so that causes are known without accounting.
+    """
+    text = call(["squeue", "--me", "--states=all", "--noheader", "--array", "-o", _QUEUE_FORMAT], seconds=seconds)
+    return parse_queue(text)
+
+
+def parse_queue(text: str) -> list[Job]:
+    """Read squeue's lines."""
+    jobs = []
+    for line in text.splitlines():
+        fields = line.split("|")
+        if len(fields) != _QUEUE_FORMAT.count("|") + 1:
+            continue  # somebody's job with a bar in its name is none of ours
+        id, index, state, reason, nodes, name, start = fields
+        jobs.append(Job(id, int(index) if index.isdigit() else None, name, state, reason, nodes, start))
+    return jobs
+
+
+def accounting(ids: Sequence[str], *, seconds: float) -> list[Job]:
+    """What the accounting database knows of some jobs: one sacct.
+
+    Raises
+    ------
+    AccountingAbsentError
+        There is none, or it does not answer.
+    """
+    try:
+        text = call(
+            [
+                "sacct",
+                "-X",
+                "-n",
+                "-P",
+                "-D",
+                "-o",
+                "JobID,JobName,State,DerivedExitCode,NodeList",
+                "-j",
+                ",".join(ids),
+            ],
+            seconds=seconds,
+        )
+    except SlurmError as error:
+        raise AccountingAbsentError(str(error)) from error
+    return parse_accounting(text)
+
+
+def parse_accounting(text: str) -> list[Job]:
+    """Read sacct's lines; tasks that never left an array's pending range are left out."""
+    jobs = []
+    for line in text.splitlines():
+        fields = line.split("|")
+        if len(fields) != 5:
+            continue
+        id, _, index = fields[0].partition("_")
+        if index and not index.isdigit():
+            continue
+        state = fields[2].split()[0] if fields[2] else ""  # "CANCELLED by 1000"
+        if state == "FAILED" and fields[3].endswith(f":{_OOM_SIGNAL}"):
+            state = "OUT_OF_MEMORY"  # of the srun step, which the job's own state does not tell
+        nodes = "" if fields[4] == "None assigned" else fields[4]
+        jobs.append(Job(id, int(index) if index else None, fields[1], state, nodes=nodes, exit_code=fields[3]))
+    return jobs
+
+
+def configuration(*, seconds: float) -> dict[str, str]:
+    """``scontrol show config``: Slurm's own names and values."""
+    pairs = (line.partition("=") for line in call(["scontrol", "show", "config"], seconds=seconds).splitlines())
+    return {name.strip(): value.strip() for name, equals, value in pairs if equals}
+
+
+def cancel(ids: Sequence[str], *, seconds: float, pending_only: bool = False) -> None:
+    """Cancel jobs; those that have ended by themselves are no error."""
+    if ids:
+        state = ["--state=PENDING"] if pending_only else []
+        call(["scancel", "--quiet", *state, *ids], seconds=seconds)
+
+
+def release(ids: Sequence[str], *, seconds: float) -> None:
+    """Let go of jobs that are held."""
+    for id in ids:
+        call(["scontrol", "release", id], seconds=seconds)

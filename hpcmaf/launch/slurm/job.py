@@ -1,0 +1,37 @@
+"""What srun starts: ``python -m hpcmaf.launch.slurm.job FOLDER``.
+
+Gives this job its pickle under the name submitit looks for, and hands over to
+submitit. The name has the job's id in it, which nobody knows before the job
+exists; linking it here rather than renaming it after sbatch leaves no moment
+in which a job could start without.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import uuid
+from pathlib import Path
+
+from submitit.core.submission import process_job
+from submitit.core.utils import JobPaths
+
+from hpcmaf.launch.slurm.executor import element_pickle
+
+
+def main(folder: Path) -> None:
+    """Run this job's element."""
+    index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    job_id = f"{array}_{index}" if array else os.environ["SLURM_JOB_ID"]
+    pickle = JobPaths(folder, job_id).submitted_pickle
+    if not pickle.exists():  # else a requeued job's own
+        copy = folder / f"{uuid.uuid4().hex}.pkl"
+        shutil.copyfile(element_pickle(folder, index), copy)
+        os.replace(copy, pickle)
+    process_job(folder)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

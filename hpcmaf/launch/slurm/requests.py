@@ -1,0 +1,202 @@
+"""What is asked of Slurm for a stage: job arrays in windows, and their resources.
+
+Pure functions of plan and profile, so that ``hpcmaf plan`` shows what
+``hpcmaf submit`` sends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpcmaf.errors import ConfigError
+from hpcmaf.plan import Stage
+from hpcmaf.profile import Profile
+from hpcmaf.stages.context import limit_threads
+
+# Tasks that one job of the array works off, one after another.
+Element = tuple[str, ...]
+
+ARRAYS = frozenset({"debate", "eval"})
+
+# Slurm's default, for when nobody can be asked.
+DEFAULT_MAX_ARRAY_SIZE = 1001
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One job array, or one single job.
+
+    Attributes
+    ----------
+    at_once
+        Its share of the stage's limit; ``None`` for no limit.
+    behind
+        Position of the window that has to end before this one starts.
+    """
+
+    elements: tuple[Element, ...]
+    at_once: int | None = None
+    behind: int | None = None
+
+
+def elements(stage: Stage, tasks: Sequence[str], profile: Profile) -> list[Element]:
+    """Divide a stage's tasks over jobs: an element is what one job does."""
+    size = profile.cluster.agents_per_job if stage.kind == "finetune" else 1
+    return [tuple(tasks[first : first + size]) for first in range(0, len(tasks), size)]
+
+
+def windows(elements: Sequence[Element], *, max_array_size: int, at_once: int | None) -> list[Window]:
+    """Cut what does not fit into one job array.
+
+    MaxArraySize is one more than the largest index Slurm takes, and every
+    window starts at 0, so a window holds up to MaxArraySize elements. The
+    windows differ by one element at most, and share the limit; with fewer
+    places than windows, the rest wait for those in front of them.
+    """
+    if not elements:
+        return []
+    count = -(-len(elements) // max_array_size)
+    places = min(count, at_once or count)
+    result = []
+    for k in range(count):
+        part = tuple(elements[k * len(elements) // count : (k + 1) * len(elements) // count])
+        share = None if at_once is None else at_once // places + (k % places < at_once % places)
+        result.append(Window(part, share, k - places if k >= places else None))
+    return result
+
+
+def singles(elements: Sequence[Element], *, at_once: int | None) -> list[Window]:
+    """One job per element, no more than ``at_once`` of them side by side."""
+    places = at_once or len(elements)
+    return [Window((element,), None, k - places if k >= places else None) for k, element in enumerate(elements)]
+
+
+def stage_windows(stage: Stage, tasks: Sequence[str], profile: Profile, max_array_size: int) -> list[Window]:
+    """Jobs that do these tasks of a stage: arrays of shards, a job per agent."""
+    at_once = profile.cluster.resources(stage.kind).at_once
+    parts = elements(stage, tasks, profile)
+    if stage.kind in ARRAYS:
+        return windows(parts, max_array_size=max_array_size, at_once=at_once)
+    return singles(parts, at_once=at_once)
+
+
+def run_tag(root: Path, nonce: str) -> str:
+    """What all of a run's job names begin with; no two runs share it."""
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "-", root.resolve().name).strip("-")[:24] or "run"
+    return f"{readable}-{hashlib.sha256(f'{root.resolve()}:{nonce}'.encode()).hexdigest()[:8]}"
+
+
+def job_name(tag: str, stage_id: str, element: Element | None, sequence: int, *, gate: bool = False) -> str:
+    """A job's name: run, iteration, stage, agents, and a number no other submission has."""
+    parts = [tag, stage_id.replace("/", ".")]
+    if element is not None and stage_id.endswith("/finetune"):
+        parts.append(element[0] if len(element) == 1 else f"{element[0]}_{len(element)}")
+    if gate:
+        parts.append("gate")
+    return ".".join([*parts, f"{sequence:04d}"])
+
+
+def parameters(
+    profile: Profile,
+    kind: str,
+    *,
+    name: str,
+    after: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    at_once: int | None = None,
+) -> dict[str, Any]:
+    """Parameters of ``submitit.SlurmExecutor`` for a job of one kind.
+
+    Parameters
+    ----------
+    kind
+        Of a stage, or ``gate``.
+    after
+        Job ids that must have ended, however they did.
+    exclude
+        Nodes to avoid besides the profile's.
+    at_once
+        Most elements of the array running together.
+    """
+    cluster = profile.cluster
+    wanted = cluster.resources(kind)
+    options: dict[str, Any] = {"requeue": True, **cluster.options, **wanted.options}
+    values: dict[str, Any] = {
+        "job_name": name,
+        "time": wanted.minutes,
+        "nodes": wanted.nodes,
+        "ntasks_per_node": 1,
+        "cpus_per_task": wanted.cpus,
+        "signal_delay_s": min(cluster.signal_seconds, 30 * wanted.minutes),
+        "wckey": None,
+        "setup": [*cluster.setup, *_exports(profile, kind)],
+    }
+    for key in ("account", "partition", "qos", "constraint"):
+        values[key] = getattr(wanted, key) or getattr(cluster, key)
+    if wanted.memory_gb is not None:
+        values["mem"] = f"{round(wanted.memory_gb * 1024)}M"
+    if wanted.gpus:
+        typed = f"{cluster.gpu_type}:{wanted.gpus}" if cluster.gpu_type else str(wanted.gpus)
+        if cluster.gpu_option == "gres":
+            values["gres"] = f"gpu:{typed}"
+        else:
+            options["gpus-per-node"] = typed
+    if excluded := sorted({*cluster.exclude, *exclude}):
+        values["exclude"] = ",".join(excluded)
+    if after:
+        values["dependency"] = dependency(after)
+    if wanted.nodes > 1:
+        # A node that is lost must not leave the others waiting for it.
+        values["srun_args"] = ["--kill-on-bad-exit=0", "--wait=900"]
+    if at_once is not None:
+        values["array_parallelism"] = at_once
+    values["additional_parameters"] = options
+    return {key: value for key, value in values.items() if value is not None or key == "wckey"}
+
+
+def dependency(after: Sequence[str]) -> str:
+    """``--dependency`` of a job that starts when others have ended, however they did."""
+    return "afterany:" + ":".join(after)
+
+
+def _exports(profile: Profile, kind: str) -> list[str]:
+    cluster = profile.cluster
+    threads = 1
+    if kind in {"debate", "eval"}:
+        threads = profile.generation.threads
+    elif kind == "finetune":
+        threads = profile.finetuning.threads
+    values = dict(limit_threads(threads))
+    # srun has not taken the batch job's --cpus-per-task over since Slurm 22.05.
+    values["SRUN_CPUS_PER_TASK"] = str(cluster.resources(kind).cpus)
+    return [f"export {name}={value}" for name, value in values.items()]
+
+
+def gpu_hours(stages: Sequence[Stage], profile: Profile) -> Mapping[str, float]:
+    """Most GPU-hours that each stage can take, by its time limit, when no job is repeated."""
+    result = {}
+    for stage in stages:
+        wanted = profile.cluster.resources(stage.kind)
+        jobs = len(elements(stage, stage.tasks, profile))
+        result[stage.id] = jobs * wanted.nodes * wanted.gpus * wanted.minutes / 60
+    return result
+
+
+def check_path(root: Path) -> None:
+    """Refuse run directories whose path Slurm cannot be told.
+
+    Raises
+    ------
+    ConfigError
+        Slurm replaces ``%`` in the paths of logs, and a batch script is made of lines.
+    """
+    path = str(root.resolve())
+    if "%" in path or "\\" in path or not path.isprintable():
+        raise ConfigError(
+            f"{path!r}: Slurm cannot write logs below a path with %, a backslash or a line break; choose another --run"
+        )

@@ -1,0 +1,124 @@
+"""One look at a run on a cluster: markers first, then one squeue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from hpcmaf.launch.slurm.commands import Job
+from hpcmaf.launch.slurm.submissions import Submission, Submissions
+from hpcmaf.plan import Plan, Stage
+from hpcmaf.rundir import RunDir
+
+TaskKey = tuple[str, str]
+
+
+@dataclass
+class Snapshot:
+    """What is done, what is queued or running, and what is missing.
+
+    Attributes
+    ----------
+    done
+        Finished tasks by stage id.
+    in_flight
+        Jobs of tasks that are queued or running, by ``(stage id, task)``.
+    ended
+        Slurm's last word on the jobs of other tasks, where it has one.
+    gates
+        Gates that are queued or running.
+    twins
+        Ids of jobs that Slurm was told of twice; the first one counts.
+    held
+        Ids of jobs that could not be launched, and now wait for somebody to release them.
+    jobs
+        All of the run's that Slurm knows.
+    """
+
+    plan: Plan
+    done: dict[str, set[str]]
+    in_flight: dict[TaskKey, Job] = field(default_factory=dict)
+    ended: dict[TaskKey, Job] = field(default_factory=dict)
+    gates: list[Submission] = field(default_factory=list)
+    twins: list[str] = field(default_factory=list)
+    held: list[str] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)
+
+    @classmethod
+    def take(
+        cls,
+        run: RunDir,
+        plan: Plan,
+        log: Submissions,
+        jobs: Sequence[Job],
+        own_job: str = "",
+        *,
+        confirm: bool = True,
+    ) -> Snapshot:
+        """Bring markers, the log of submissions and the queue together.
+
+        Submissions whose answer was lost are found by their name.
+
+        Parameters
+        ----------
+        jobs
+            From squeue, asked *before*: a task that ended in between has its
+            marker by now.
+        own_job
+            The id of the gate that asks, which is no gate to wait for.
+        confirm
+            Whether to write into the log what was found by name; whoever only
+            looks writes nothing.
+        """
+        names = {job.name for job in jobs}
+        ids: dict[str, set[str]] = {}
+        for job in jobs:
+            if job.name in log.submissions:
+                ids.setdefault(job.name, set()).add(job.id)
+        for submission in log.unconfirmed():
+            if submission.name in names:
+                (log.confirm if confirm else log.learn)(submission.name, min(ids[submission.name], key=int))
+        snapshot = cls(plan, run.done_tasks(plan))
+        for name, found in ids.items():
+            snapshot.twins += sorted(found - {log.submissions[name].job}, key=int)
+        by_job = log.by_job()
+        for job in jobs:
+            submission = by_job.get(job.id)
+            if submission is None or job.id == own_job:
+                continue
+            snapshot.jobs.append(job)
+            if job.held:
+                snapshot.held.append(job.id if job.index is None else f"{job.id}_{job.index}")
+            if submission.gate:
+                if job.live and submission not in snapshot.gates:
+                    snapshot.gates.append(submission)
+                continue
+            if (job.index or 0) >= len(submission.elements):
+                continue
+            for task in submission.elements[job.index or 0]:
+                key = (submission.stage, task)
+                if task in snapshot.done[submission.stage]:
+                    continue
+                if job.live:
+                    snapshot.in_flight[key] = job
+                elif log.latest.get(key, (None, 0))[0] is submission:
+                    snapshot.ended[key] = job
+        return snapshot
+
+    def stage_done(self, stage: Stage) -> bool:
+        """Whether all of a stage's tasks are finished."""
+        return len(self.done[stage.id]) >= len(stage.tasks)
+
+    def missing(self, stage: Stage) -> list[str]:
+        """A stage's tasks that are neither done nor queued nor running."""
+        done = self.done[stage.id]
+        return [task for task in stage.tasks if task not in done and (stage.id, task) not in self.in_flight]
+
+    def unfinished(self) -> list[Stage]:
+        """Stages with anything left, in the plan's order."""
+        return [stage for stage in self.plan.stages if not self.stage_done(stage)]
+
+    def ready(self) -> list[Stage]:
+        """Unfinished stages whose needs are met."""
+        done = {stage.id for stage in self.plan.stages if self.stage_done(stage)}
+        return [stage for stage in self.unfinished() if done.issuperset(stage.after)]

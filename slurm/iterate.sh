@@ -1,0 +1,76 @@
+#!/bin/bash
+#SBATCH --job-name=hpcmaf-iterate
+#SBATCH --output=%x-%j.log
+#SBATCH --open-mode=append
+#SBATCH --ntasks=1
+#SBATCH --cpus-per-task=1
+set -Eeuo pipefail
+
+usage() {
+    cat <<'END'
+Usage: sbatch [SBATCH OPTION]... slurm/iterate.sh --profile PROFILE [OPTION]...
+       bash slurm/iterate.sh --profile PROFILE [OPTION]...
+
+Puts the whole loop on its way: debates, merge, finetuning and evaluation for
+L iterations, as jobs that PROFILE describes. Needs one CPU for some seconds;
+the jobs carry on by themselves.
+
+OPTION is any of 'hpcmaf submit --help', such as
+  --recipe RECIPE    what to run; a file, or the name of a shipped recipe
+  --iters L          number of iterations
+  --run NAME         run directory, or a name under runs/
+  --dry-run          show jobs, batch scripts and their cost, and submit nothing
+
+The same command goes on with a run that was stopped. Where jobs may not submit
+jobs, use the second form on a login node, with 'chain: presubmitted' in PROFILE.
+
+Account and partition of this first job are sbatch's options, those of all other
+jobs PROFILE's (slurm/README.md). Its log is hpcmaf-iterate-JOB.log here.
+
+Environment:
+  HPCMAF_PROFILE     PROFILE, where --profile is left out
+  HPCMAF_PYTHON      Python that has hpcmaf; left out, the .venv of this folder
+                     or of the repository, then the hpcmaf in PATH
+
+Example: sbatch -A lab -p cpu slurm/iterate.sh --recipe arithmetic/micro --profile mysite.yaml --iters 5
+END
+}
+
+# sbatch runs a copy of this script: what it shares with the others lies beside
+# the original, or below the folder it was submitted from.
+find_shared() {
+    local original='' place
+    if [[ -n ${SLURM_JOB_ID:-} ]]; then
+        original=$(scontrol show job "$SLURM_JOB_ID" 2>/dev/null | sed -n 's/^ *Command=//p') || original=''
+    fi
+    for place in "$(dirname -- "${BASH_SOURCE[0]}")" "$(dirname -- "${original%%.sh*}")" \
+        "${SLURM_SUBMIT_DIR:-.}/slurm" "${SLURM_SUBMIT_DIR:-.}"; do
+        if [[ -r $place/hpcmaf.sh ]]; then
+            printf '%s\n' "$place/hpcmaf.sh"
+            return
+        fi
+    done
+    printf 'error: slurm/hpcmaf.sh: not found; submit from the repository\n' >&2
+    return 12
+}
+
+for word in "$@"; do
+    if [[ $word == -h || $word == --help ]]; then
+        usage
+        exit
+    fi
+done
+shared=$(find_shared)
+# shellcheck source-path=SCRIPTDIR source=hpcmaf.sh
+source "$shared"
+find_hpcmaf
+named=''
+for word in "$@"; do
+    [[ $word != --profile && $word != --profile=* ]] || named=yes
+done
+if [[ -z $named ]]; then
+    # The default runs everything right here, which on a cluster nobody means.
+    [[ -n ${HPCMAF_PROFILE:-} ]] || fail 2 "name your site with --profile, such as --profile h100; see --help"
+    set -- --profile "$HPCMAF_PROFILE" "$@"
+fi
+exec "${hpcmaf[@]}" submit "$@"

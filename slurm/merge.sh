@@ -1,0 +1,58 @@
+#!/bin/bash
+#SBATCH --job-name=hpcmaf-merge
+#SBATCH --output=%x-%j.log
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR2@120
+set -Eeuo pipefail
+
+usage() {
+    cat <<'END'
+Usage: sbatch [SBATCH OPTION]... slurm/merge.sh RUN ITERATION [--task TASK]...
+       bash slurm/merge.sh RUN ITERATION [--task TASK]...
+
+Merges the debates of one iteration and chooses every agent's training data.
+
+It is one task, whose name is all.
+
+RUN is a run directory or a name under runs/, planned by 'hpcmaf plan --write' or
+by 'hpcmaf submit'. Tasks that are done are left as they are, and so are those
+that another process is at work on. Time running out, a task saves what it has;
+the same command goes on from there. The log is hpcmaf-merge-JOB.log here.
+
+Environment:
+  HPCMAF_PYTHON    Python that has hpcmaf; left out, the .venv of this folder
+                   or of the repository, then the hpcmaf in PATH
+
+Example: sbatch -p cpu slurm/merge.sh five-agents 1
+END
+}
+
+# sbatch runs a copy of this script: what it shares with the others lies beside
+# the original, or below the folder it was submitted from.
+find_shared() {
+    local original='' place
+    if [[ -n ${SLURM_JOB_ID:-} ]]; then
+        original=$(scontrol show job "$SLURM_JOB_ID" 2>/dev/null | sed -n 's/^ *Command=//p') || original=''
+    fi
+    for place in "$(dirname -- "${BASH_SOURCE[0]}")" "$(dirname -- "${original%%.sh*}")" \
+        "${SLURM_SUBMIT_DIR:-.}/slurm" "${SLURM_SUBMIT_DIR:-.}"; do
+        if [[ -r $place/hpcmaf.sh ]]; then
+            printf '%s\n' "$place/hpcmaf.sh"
+            return
+        fi
+    done
+    printf 'error: slurm/hpcmaf.sh: not found; submit from the repository\n' >&2
+    return 12
+}
+
+for word in "$@"; do
+    if [[ $word == -h || $word == --help ]]; then
+        usage
+        exit
+    fi
+done
+shared=$(find_shared)
+# shellcheck source-path=SCRIPTDIR source=hpcmaf.sh
+source "$shared"
+run_stage merge "$@"

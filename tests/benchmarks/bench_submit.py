@@ -1,0 +1,113 @@
+"""Submitting a long run, and what a chain adds to its stages' own work, on a Slurm of four nodes on this machine.
+
+    python -m tests.benchmarks.bench_submit [--shards 1000] [--iters 5]
+
+1. Queues L iterations with two job arrays of S tasks each at once, in windows
+   of at most 301 (MaxArraySize), and compares with submitit's own ``map_array``
+   on the same cluster; then counts with one squeue that every task is there
+   once.
+2. Runs two iterations of tasks that only sleep, gated and queued at once, and
+   takes the stages' own work along the longest path from the wall time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import submitit
+
+from hpcmaf.attempts import all_attempts
+from hpcmaf.launch.slurm.commands import configuration, queue
+from hpcmaf.plan import Stage
+from tests.slurm.cluster import Cluster
+from tests.slurm.errands import nap
+from tests.slurm.runs import REPOSITORY, Loop
+
+LIMIT = 301
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shards", type=int, default=1000)
+    parser.add_argument("--iters", type=int, default=5)
+    arguments = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory(prefix="maf") as folder,
+        Cluster.start(Path(folder), max_array_size=LIMIT) as slurm,
+    ):
+        for name in [name for name in os.environ if name.startswith(("SLURM", "SBATCH"))]:
+            del os.environ[name]
+        os.environ |= {"SLURM_CONF": slurm.env["SLURM_CONF"], "PATH": slurm.env["PATH"], "PYTHONPATH": str(REPOSITORY)}
+        _submit(slurm, Path(folder), arguments.shards, arguments.iters)
+        slurm.cancel_all()
+        for chain in ("gated", "presubmitted"):
+            _overhead(slurm, Path(folder) / chain, chain)
+            slurm.wait_idle(60)
+
+
+def _submit(slurm: Cluster, folder: Path, shards: int, iters: int) -> None:
+    # Held back, so that starting jobs does not compete with submitting them.
+    for name in slurm.names:
+        slurm.client("scontrol", "update", f"nodename={name}", "state=drain", "reason=bench")
+    site = ("slurm.chain=presubmitted", "generation.problems_per_shard=1", "slurm.generation.at_once=64")
+    shape = ("debate.agents=3", f"task.train={shards}", f"task.eval={shards}")
+    loop = Loop(slurm, folder / "long", *site, iters=iters, shape=shape)
+    began = time.perf_counter()
+    chain = loop.start()
+    ours = time.perf_counter() - began
+    tasks = Counter((job.name, job.index) for job in queue(seconds=60) if job.live and ".gate." not in job.name)
+    planned = sum(len(stage.tasks) for stage in loop.plan.stages)
+    assert len(tasks) == planned and set(tasks.values()) == {1}, "tasks were lost, or queued twice"
+    sizes = Counter(len(sent.elements) for sent in chain.submitted if len(sent.elements) > 1)
+    print(f"{iters} iterations of 2 x {shards} shards: {ours:.2f} s, {ours / iters:.2f} s per iteration")
+    print(f"  {planned} tasks queued once each, in {len(chain.submitted)} jobs; arrays of {dict(sizes)}")
+    slurm.cancel_all()
+    began = time.perf_counter()
+    executor = submitit.SlurmExecutor(folder / "peer")
+    executor.update_parameters(time=5, partition="main", array_parallelism=64)
+    for _ in range(2 * iters):
+        for first in range(0, shards, LIMIT):
+            executor.map_array(abs, range(first, min(shards, first + LIMIT)))
+    peer = time.perf_counter() - began
+    print(f"  submitit's map_array, the same windows, nothing else: {peer:.2f} s; ours takes {ours / peer:.2f} of that")
+    slurm.cancel_all()
+    for name in slurm.names:
+        slurm.client("scontrol", "update", f"nodename={name}", "state=resume")
+    slurm.wait_idle(60)
+
+
+def _overhead(slurm: Cluster, root: Path, chain: str) -> None:
+    loop = Loop(slurm, root, f"slurm.chain={chain}", iters=2)
+    began = time.time()
+    loop.start(nap)
+    loop.wait("the run was done", lambda: loop.done() and loop.run.report.is_dir(), 300)
+    ends: dict[str, float] = {}
+    work: dict[str, float] = {}
+    for stage in loop.plan.stages:
+        spans = [_span(loop, stage, task) for task in stage.tasks]
+        ends[stage.id] = max(end for _, end in spans)
+        work[stage.id] = max(end - start for start, end in spans)
+    path, stage = [], max(loop.plan.stages, key=lambda stage: ends[stage.id])
+    while True:
+        path.append(stage.id)
+        if not stage.after:
+            break
+        stage = loop.plan.stage(max(stage.after, key=ends.__getitem__))
+    wall, own = ends[path[0]] - began, sum(work[one] for one in path)
+    conf = configuration(seconds=30)
+    print(f"{chain}: {wall:.1f} s for {len(path)} stages one after another, {own:.1f} s of it their own work:")
+    print(f"  {(wall - own) / len(path):.2f} s per stage added ({conf['SchedulerParameters']})")
+
+
+def _span(loop: Loop, stage: Stage, task: str) -> tuple[float, float]:
+    attempt = all_attempts(loop.run.attempts(stage, task))[-1]
+    return float(attempt.facts["started"]), loop.run.marker(stage, task).stat().st_mtime
+
+
+if __name__ == "__main__":
+    main()

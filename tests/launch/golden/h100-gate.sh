@@ -1,0 +1,35 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --account=lab-42
+#SBATCH --comment='five agents'
+#SBATCH --constraint='h100&ib'
+#SBATCH --cpus-per-task=1
+#SBATCH --dependency=afterany:JOB_0006:JOB_0007
+#SBATCH --error='/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.debate.gate.0008/%j_0_log.err'
+#SBATCH --exclude=node013
+#SBATCH --job-name=five-agents-xxxxxxxx.it01.debate.gate.0008
+#SBATCH --mail-type=FAIL
+#SBATCH --mem=4096M
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output='/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.debate.gate.0008/%j_0_log.out'
+#SBATCH --partition=gpu
+#SBATCH --qos=long
+#SBATCH --requeue
+#SBATCH --signal=USR2@180
+#SBATCH --time=30
+
+# setup
+module load cuda/12.8
+export NCCL_DEBUG=WARN
+export OMP_NUM_THREADS=1
+export MKL_NUM_THREADS=1
+export OPENBLAS_NUM_THREADS=1
+export TOKENIZERS_PARALLELISM=false
+export SRUN_CPUS_PER_TASK=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.debate.gate.0008/%j_%t_log.out' --error '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.debate.gate.0008/%j_%t_log.err' /opt/hpcmaf/bin/python -u -m hpcmaf.launch.slurm.job '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.debate.gate.0008'

@@ -1,0 +1,105 @@
+"""Run directories made by hand: planned for real, their tasks' ends written down without running anything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hpcmaf.attempts import begin, leave_cause
+from hpcmaf.launch.slurm.submissions import Submission, Submissions
+from hpcmaf.plan import Plan, Stage, build_plan
+from hpcmaf.profile import Profile
+from hpcmaf.publish import write_json, write_text
+from hpcmaf.recipe import load_recipe
+from hpcmaf.rundir import RunDir
+
+# A cluster as small as the tests': quick to ask, quick to give up on.
+CLUSTER = {
+    "partition": "main",
+    "command_seconds": 20.0,
+    "settle_seconds": 1.0,
+    "signal_seconds": 5,
+    "generation": {"cpus": 1, "minutes": 10},
+    "finetuning": {"cpus": 1, "minutes": 10},
+    "merge": {"cpus": 1, "minutes": 10},
+    "gate": {"cpus": 1, "minutes": 10},
+}
+
+
+def make_run(
+    root: Path,
+    *,
+    launcher: str = "slurm",
+    iterations: int = 1,
+    train: int = 4,
+    evaluation: int = 2,
+    agents: int = 2,
+    cluster: Mapping[str, Any] | None = None,
+    python: str | None = None,
+) -> tuple[RunDir, Plan, Profile]:
+    """A planned run with a problem per shard; nothing of it has begun."""
+    run = RunDir(root)
+    values: dict[str, Any] = {"name": "made", "launcher": launcher, "attempts": 2, "jobs": 2}
+    values["generation"] = {"problems_per_shard": 1}
+    if launcher == "slurm":
+        values["slurm"] = {**CLUSTER, **(cluster or {}), **({"python": python} if python else {})}
+    profile = Profile.model_validate(values)
+    recipe = load_recipe(overrides=[f"debate.agents={agents}"], iterations=iterations)
+    problems = {"train": {"count": train, "sha256": "0" * 64}, "eval": {"count": evaluation, "sha256": "0" * 64}}
+    plan = build_plan(recipe, profile, problems, "sha256:made")
+    write_text(run.recipe, json.dumps(recipe.model_dump(mode="json")))  # JSON is YAML
+    write_text(run.profile, json.dumps(profile.model_dump(mode="json")))
+    write_json(run.plan, plan.to_json())
+    return run, plan, profile
+
+
+def finish(run: RunDir, stage: Stage, tasks: Iterable[str] | None = None, seconds: float = 60.0) -> None:
+    """Leave the markers of tasks, as if each had taken so long."""
+    for task in stage.tasks if tasks is None else tasks:
+        path = run.marker(stage, task)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ledger = [{"stage": stage.kind, "wall_seconds": seconds}]
+        path.write_text(json.dumps({"schema": "hpcmaf-marker/1", "outputs": {}, "ledger": ledger}))
+        if stage.kind == "score":
+            measured = {name: {"value": 0.5 + stage.iteration / 100, "se": 0.01} for name in _MEASURES}
+            write_json(run.metrics(stage.iteration), {"accuracy": measured})
+
+
+_MEASURES = ("one_answer", "majority", "debate")
+
+
+def submitted(run: RunDir, stage: Stage, tasks: Iterable[str], job: str | None, *, gate: bool = False) -> Submission:
+    """Write a submission into the log, one task to an element."""
+    log = Submissions(run.submissions)
+    log.start()
+    name = f"made.{stage.id.replace('/', '.')}{'.gate' if gate else ''}.{log.sequence + 1:04d}"
+    log.intend(name, stage.id, [] if gate else [(task,) for task in tasks])
+    if job is not None:
+        log.confirm(name, job)
+    return log.submissions[name]
+
+
+def attempted(
+    run: RunDir, stage: Stage, task: str, name: str | None, cause: Mapping[str, Any] | None = None, text: str = ""
+) -> Path:
+    """Leave an attempt with a log; returns its folder."""
+    facts = None
+    folder = run.attempts(stage, task)
+    if name is not None:
+        log = run.jobs(stage, name) / f"{task}_0_log.err"
+        facts = {"submission": name, "job": "1", "node": "node1", "started": 0.0, "progress": 0, "log": str(log)}
+    attempt = begin(folder, facts)
+    if name is None:
+        log = attempt / "4711_0_log.err"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text(text)
+    if cause is not None:
+        leave_cause(attempt, {"expected": True, "exit_code": 8, **cause})
+    return attempt
+
+
+def squeue_line(job: str, index: int | None, state: str, name: str, *, reason: str = "None", node: str = "") -> str:
+    """A line as :func:`hpcmaf.launch.slurm.commands.queue` gets it."""
+    return f"{job}|{'N/A' if index is None else index}|{state}|{reason}|{node}|{name}|N/A"

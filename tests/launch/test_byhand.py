@@ -1,0 +1,160 @@
+"""``hpcmaf stage``: one stage's tasks in this process, by the same rules as every job."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from hpcmaf.attempts import all_attempts
+from hpcmaf.cli.stage import command
+from hpcmaf.errors import DataError, HpcmafError, RunBusyError, StageError, StopRequested, UsageError
+from hpcmaf.launch import byhand
+from hpcmaf.launch.byhand import find_stage, find_tasks, run_stage
+from hpcmaf.launch.prepare import prepare_run
+from hpcmaf.plan import Plan
+from hpcmaf.profile import load_profile
+from hpcmaf.recipe import load_recipe
+from hpcmaf.rundir import RunDir
+from hpcmaf.training.stopping import StopFlag
+
+SHAPE = ["task.train=6", "task.eval=4", "debate.agents=2"]
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> tuple[RunDir, Plan]:
+    """A run of three debate shards."""
+    run = RunDir(tmp_path / "runs" / "r")
+    return run, prepare_run(
+        run, load_recipe(overrides=SHAPE, iterations=1), load_profile("local", ["generation.problems_per_shard=2"])
+    )
+
+
+@pytest.fixture
+def work(planned: tuple[RunDir, Plan], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Tasks done, by a stand-in for the work that takes the task's name for its fate."""
+    done: list[str] = []
+    run, plan = planned
+
+    def task(
+        root: str, stage_id: str, name: str, attempt: str, identity: str, *, stop: StopFlag, place: None = None
+    ) -> None:
+        assert root == str(run.root.resolve()) and identity == plan.identity and Path(attempt).is_dir()
+        fate = os.environ.get(f"FATE_{name}")
+        if fate == "fails":
+            raise StageError(f"{name} failed")
+        if fate == "full":
+            raise OSError(28, "No space left on device")
+        if fate == "signal":
+            os.kill(os.getpid(), signal.SIGUSR2)
+            assert stop.requested
+            raise StopRequested("stopped")
+        done.append(name)
+        run.write_marker(plan.stage(stage_id), name, [], [])
+
+    monkeypatch.setattr(byhand, "run_task", task)
+    return done
+
+
+def test_all_that_is_missing_runs_in_order(planned: tuple[RunDir, Plan], work: list[str]) -> None:
+    run, plan = planned
+    stage = plan.stage("it01/debate")
+    run.write_marker(stage, "00001", [], [])
+    assert run_stage(run, plan, stage, []) is None
+    assert work == ["00000", "00002"]
+    facts = all_attempts(run.attempts(stage, "00002"))[0].facts
+    assert facts["node"] and facts["progress"] == 0 and "job" not in facts
+    assert all_attempts(run.attempts(stage, "00001")) == []
+
+
+def test_attempts_know_their_job(
+    planned: tuple[RunDir, Plan], work: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, plan = planned
+    stage = plan.stage("it01/debate")
+    for name, value in {"ARRAY_JOB_ID": "7", "ARRAY_TASK_ID": "2", "JOB_ID": "9", "RESTART_COUNT": "1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    run_stage(run, plan, stage, ["00002"])
+    facts = all_attempts(run.attempts(stage, "00002"))[0].facts
+    assert (facts["job"], facts["restarts"]) == ("7_2", 1)
+
+
+def test_one_failure_does_not_keep_the_others_from_running(
+    planned: tuple[RunDir, Plan], work: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, plan = planned
+    monkeypatch.setenv("FATE_00000", "fails")
+    monkeypatch.setenv("FATE_00001", "full")
+    failure = run_stage(run, plan, plan.stage("it01/debate"), [])
+    assert str(failure) == "00000 failed" and work == ["00002"]
+    monkeypatch.delenv("FATE_00000")
+    failure = run_stage(run, plan, plan.stage("it01/debate"), [])
+    assert failure is not None and failure.exit_code == 12 and "No space left" in str(failure)
+
+
+def test_a_signal_ends_it_between_tasks(
+    planned: tuple[RunDir, Plan], work: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, plan = planned
+    before = signal.getsignal(signal.SIGUSR2)
+    monkeypatch.setenv("FATE_00001", "signal")
+    failure = run_stage(run, plan, plan.stage("it01/debate"), [])
+    assert isinstance(failure, StopRequested) and work == ["00000"]
+    assert signal.getsignal(signal.SIGUSR2) is before
+
+
+def test_claims_are_respected(planned: tuple[RunDir, Plan], work: list[str]) -> None:
+    run, plan = planned
+    stage = plan.stage("it01/debate")
+    with run.claim(stage, "00001"):
+        with pytest.raises(RunBusyError, match="it01/debate 00001: another process is working on it"):
+            run_stage(run, plan, stage, ["00001"])
+        assert run_stage(run, plan, stage, []) is None
+    assert work == ["00000", "00002"]
+    assert all_attempts(run.attempts(stage, "00001")) == []
+
+
+def test_stages_and_tasks_by_name_and_number(planned: tuple[RunDir, Plan]) -> None:
+    _, plan = planned
+    assert find_stage(plan, "it01/finetune") is find_stage(plan, "1/finetune") is plan.stage("it01/finetune")
+    finetune, debate = plan.stage("it01/finetune"), plan.stage("it01/debate")
+    assert find_tasks(finetune, ["3", "generator-0", "0"]) == ["critic-1", "generator-0"]
+    assert find_tasks(debate, ["2", "00001"]) == ["00002", "00001"]
+    assert find_tasks(debate, []) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "said"),
+    [
+        (["nowhere", "it01/debate"], DataError, "nowhere: no planned run here; plan it with hpcmaf plan --write"),
+        (["r", "debate"], UsageError, "debate: the plan has no such stage; it has it00/eval to it01/score"),
+        (["r", "it02/debate"], UsageError, "it02/debate: the plan has no such stage"),
+        (["r", "it01/debate", "3"], UsageError, "has no task 3; its tasks are 0 to 2, or 00000 to 00002"),
+        (["r", "it01/merge", "1"], UsageError, "has no task 1; its tasks are 0, or all"),
+        (["r", "it01/finetune", "critic-9"], UsageError, "or generator-0 to critic-1"),
+    ],
+)
+def test_mistakes_are_one_line(
+    planned: tuple[RunDir, Plan],
+    words: list[str],
+    kind: type[HpcmafError],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(command, words)
+    assert isinstance(result.exception, kind) and said in str(result.exception)
+    assert "\n" not in str(result.exception)
+
+
+def test_missing_inputs_are_said_once_with_their_code(
+    planned: tuple[RunDir, Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(command, ["r", "1/merge"])
+    assert result.exit_code == 8
+    assert result.stderr.splitlines() == ["error: it01/merge: needs it01/debate 00000, which is not done; run it first"]

@@ -1,0 +1,222 @@
+"""``hpcmaf doctor`` without a cluster: what it reads, what it concludes, and that it never breaks down."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from hpcmaf.cli.doctor import command
+from hpcmaf.launch.doctor import Finding
+from hpcmaf.launch.doctor import machine as machine_module
+from hpcmaf.launch.doctor.nodes import fitting, minutes, read_nodes, records, satisfies
+from hpcmaf.launch.doctor.place import Mount, mount_of, mounts
+from hpcmaf.profile import Profile
+from hpcmaf.site import Resources, Slurm
+from tests.launch.conftest import SlurmSays
+from tests.launch.made_runs import make_run
+
+NODE = (
+    "NodeName={name} Arch=x86_64 CoresPerSocket=1 CPUAlloc=0 CPUTot=8 CPULoad=1.57 AvailableFeatures={features} "
+    "ActiveFeatures={features} Gres={gres} OS=Linux 6.1 #1 SMP (2026-01-01) RealMemory=8000 State={state} "
+    "Partitions=main,low Reason=not responding [root@2026-11-22T23:00:00]"
+)
+PARTITION = (
+    "PartitionName={name} AllowAccounts={accounts} AllowQos=ALL Default={default} MaxNodes=2 MaxTime=1-00:00:00 "
+    "PreemptMode={preempt} State=UP Nodes=node[1-2]"
+)
+CONFIG = """
+ClusterName             = test
+KillWait                = 30 sec
+MaxArraySize            = 1001
+MaxJobCount             = 100
+SchedulerParameters     = bf_interval=3,max_array_tasks=500
+"""
+
+
+def node(name: str = "node1", features: str = "h100,ib", gres: str = "gpu:h100:4(S:0-1)", state: str = "IDLE") -> str:
+    return NODE.format(name=name, features=features, gres=gres, state=state)
+
+
+def partition(name: str = "main", default: str = "YES", accounts: str = "ALL", preempt: str = "OFF") -> str:
+    return PARTITION.format(name=name, default=default, accounts=accounts, preempt=preempt)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("60", 60),
+        ("1:30", 1.5),
+        ("2:00:00", 120),
+        ("1-00:00:00", 1440),
+        ("2-12", 2 * 1440 + 720),
+        ("UNLIMITED", math.inf),
+        ("infinite", math.inf),
+        ("", math.inf),
+    ],
+)
+def test_time_limits(text: str, value: float) -> None:
+    assert minutes(text) == value
+
+
+def test_records_keep_blanks_within_values() -> None:
+    [record] = records(node())
+    assert record["OS"] == "Linux 6.1 #1 SMP (2026-01-01)"
+    assert record["Reason"].startswith("not responding")
+
+
+def test_nodes_are_read() -> None:
+    first, second = read_nodes(node() + "\n" + node("node2", "(null)", "(null)", "DOWN*+DRAIN"))
+    assert (first.cpus, first.memory, first.gpus, first.features) == (8, 8000, {"h100": 4}, {"h100", "ib"})
+    assert (second.gpus, second.features) == ({}, frozenset())
+    assert first.usable and not second.usable
+    [untyped] = read_nodes(node(gres="gpu:2,craynetwork:4"))
+    assert untyped.gpus == {"": 2}
+
+
+@pytest.mark.parametrize(
+    ("constraint", "fits"),
+    [(None, True), ("h100", True), ("a100", False), ("h100&ib", True), ("a100|ib", True), ("a100&ib|x", False)],
+)
+def test_constraints(constraint: str | None, fits: bool) -> None:
+    assert satisfies(frozenset({"h100", "ib"}), constraint) is fits
+
+
+@pytest.mark.parametrize(
+    ("wanted", "word"),
+    [
+        ({"gpus": 5}, "5 h100 GPUs"),
+        ({"cpus": 9}, "9 CPUs"),
+        ({"memory_gb": 100.0}, "100 GB"),
+        ({"constraint": "a100"}, "constraint a100"),
+        ({"nodes": 3}, "3 nodes"),
+    ],
+)
+def test_what_does_not_fit_is_named(wanted: dict[str, object], word: str) -> None:
+    nodes = read_nodes(node() + "\n" + node("node2"))
+    cluster = Slurm(gpu_type="h100")
+    assert fitting(nodes, Resources(), cluster, "slurm.merge") == (None, 2)
+    verdict, _ = fitting(nodes, Resources.model_validate(wanted), cluster, "slurm.merge")
+    assert verdict is not None and word in verdict[0]
+    down = read_nodes(node(state="DOWN*"))
+    verdict, _ = fitting(down, Resources(), cluster, "slurm.merge")
+    assert verdict is not None and "down or drained" in verdict[0]
+
+
+def test_the_deepest_mount_counts() -> None:
+    text = (
+        "/dev/sda / ext4 rw 0 0\nserver:/home /home nfs4 rw,local_lock=none 0 0\ntmpfs /home/my\\040runs tmpfs rw 0 0\n"
+    )
+    known = mounts(text)
+    assert mount_of(Path("/home/me"), known) == Mount(Path("/home"), "nfs4", frozenset({"rw", "local_lock=none"}))
+    found = mount_of(Path("/home/my runs/a"), known)
+    assert found is not None and found.kind == "tmpfs"
+    found = mount_of(Path("/homeless"), known)
+    assert found is not None and found.kind == "ext4"
+
+
+def doctor(*words: str) -> tuple[int, dict[str, list[Finding]]]:
+    result = CliRunner().invoke(command, [*words, "--json"], catch_exceptions=False)
+    found: dict[str, list[Finding]] = {}
+    for value in json.loads(result.output):
+        found.setdefault(value["area"], []).append(Finding(**value))
+    return result.exit_code, found
+
+
+def test_without_slurm_it_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, _, _ = make_run(tmp_path / "run")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, found = doctor("--run", str(run.root), "--probe")
+    assert code == 12
+    assert found["Slurm commands"][0].level == "problem"
+    assert "sbatch" in found["Slurm commands"][0].text and found["Slurm commands"][0].remedy
+
+
+def test_a_silent_controller_is_a_finding(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    run, _, _ = make_run(tmp_path / "run")
+    silent = dict.fromkeys(("srun", "squeue", "scancel", "scontrol", "sinfo", "sacct", "sacctmgr"), 1)
+    slurm_says(sbatch="slurm 24.05.2\n", **silent)
+    code, found = doctor("--run", str(run.root))
+    assert code == 12
+    assert [finding.level for finding in found["controller"]] == ["problem"]
+    assert found["Slurm version"][0] == Finding("Slurm version", "ok", "slurm 24.05.2")
+
+
+def played(slurm_says: SlurmSays, tmp_path: Path, **texts: str | int) -> None:
+    """Clients of a small cluster; scontrol answers by what it is asked."""
+    answers: dict[str, str | int] = {
+        "sbatch": "slurm 19.05.8\n",
+        "srun": "",
+        "squeue": "",
+        "scancel": "",
+        "scontrol": "",
+        "sinfo": "",
+        "sacct": "",
+        "sacctmgr": "mine||normal|20||\n",
+    }
+    slurm_says(**(answers | texts))
+    folder = tmp_path / "bin"
+    (folder / "config").write_text(CONFIG)
+    (folder / "partition").write_text(partition() + "\n" + partition("low", "NO", "theirs", "CANCEL") + "\n")
+    (folder / "node").write_text(node() + "\n" + node("node2", state="DOWN*") + "\n")
+    (folder / "scontrol").write_text(f'#!/bin/sh\ncat "{folder}/$2"\n')
+
+
+def test_a_profile_is_held_against_the_cluster(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    site = {
+        "account": "theirs",
+        "gpu_type": "h100",
+        "generation": {"gpus": 8, "minutes": 10},
+        "finetuning": {"nodes": 2, "minutes": 3000},
+        "merge": {"partition": "lost"},
+        "gate": {"partition": "low", "account": "mine"},
+    }
+    run, _, _ = make_run(tmp_path / "run", train=200, cluster=site)
+    played(slurm_says, tmp_path)
+    code, found = doctor("--run", str(run.root))
+    assert code == 12
+
+    def texts(area: str, level: str) -> str:
+        return " / ".join(f"{f.text} -> {f.remedy}" for f in found.get(area, ()) if f.level == level)
+
+    assert "older than 20.11" in texts("Slurm version", "warning")
+    assert "max_array_tasks lets arrays have 500 tasks -> set slurm.max_array_size to 500" in texts(
+        "MaxArraySize", "problem"
+    )
+    assert "100, but a stage has 200 jobs" in texts("MaxJobCount", "problem")
+    assert "no node has 8 h100 GPUs, 4 at most -> lower slurm.generation.gpus" in texts("generation", "problem")
+    assert "3000 minutes, but main allows 1440" in texts("finetuning", "problem")
+    assert "2 nodes are asked for, 1 fit" in texts("finetuning", "problem")
+    assert "there is no partition lost -> set slurm.partition to one of low, main" in texts("merge", "problem")
+    assert "partition low is not for account mine" in texts("gate", "problem")
+    assert "PreemptMode CANCEL" in texts("gate", "warning")
+    assert "no account theirs -> set slurm.account to one of mine" in texts("accounts", "problem")
+    assert "at most 20 of your jobs" in texts("MaxSubmitJobs", "warning")
+    assert "--probe" in texts("sbatch in jobs", "warning")
+
+
+def test_accounting_that_is_silent_is_no_problem(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    run, _, _ = make_run(tmp_path / "run", cluster={"max_array_size": 500})
+    played(slurm_says, tmp_path, sacct=1, sacctmgr=1)
+    code, found = doctor("--run", str(run.root))
+    assert found["accounting"][0].level == found["accounts"][0].level == "warning"
+    # The tests' folders may lie in memory, which is no place for a cluster's run.
+    assert code == 0 or {f.area for all in found.values() for f in all if f.level == "problem"} == {"shared folder"}
+
+
+def test_wrong_and_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = ["click<1", "nosuchpackage>=3", "rich>=13", 'vllm>=0.27; extra == "vllm"', 'tomli; python_version < "3"']
+    monkeypatch.setattr(machine_module.metadata, "requires", lambda name: needs)
+    findings = list(machine_module.examine_machine(Profile(name="here")))
+    problems = {finding.text.split()[0]: finding.remedy for finding in findings if finding.level == "problem"}
+    assert problems == {"click": "pip install 'click<1'", "nosuchpackage": "pip install 'nosuchpackage>=3'"}
+
+
+def test_a_torn_plan_is_a_finding(tmp_path: Path) -> None:
+    run, _, _ = make_run(tmp_path / "run", launcher="local")
+    run.plan.write_text("{")
+    code, found = doctor("--run", str(run.root))
+    assert code == 12 and "damaged" in found["run directory"][0].text

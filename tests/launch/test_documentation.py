@@ -1,0 +1,133 @@
+"""slurm/README.md tells of every key and every cause there is, of no others, and the truth."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from pydantic import BaseModel
+
+from hpcmaf.cli import VERBS
+from hpcmaf.cli.plan import command as plan_command
+from hpcmaf.launch.slurm.causes import MOST_ATTEMPTS, RULES, Rule
+from hpcmaf.profile import Finetuning, Generation, Profile, load_profile
+from hpcmaf.site import Resources, Slurm
+
+SLURM = Path(__file__).parents[2] / "slurm"
+TEXT = (SLURM / "README.md").read_text()
+SECTIONS = {
+    "The profile": Profile,
+    "generation": Generation,
+    "finetuning": Finetuning,
+    "slurm": Slurm,
+    "Each of slurm.generation, slurm.finetuning, slurm.merge, slurm.gate": Resources,
+}
+PROFILES = sorted(path.stem for path in (SLURM / "profiles").glob("*.yaml"))
+
+
+def rows(heading: str) -> dict[str, list[str]]:
+    """The first table below a heading: its first column, to the others."""
+    below = re.split(rf"^#+ {re.escape(heading)}$", TEXT, flags=re.MULTILINE)
+    assert len(below) == 2, heading
+    lines = re.split(r"^#", below[1], flags=re.MULTILINE)[0].splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
+    assert len({row[0] for row in cells}) == len(cells), f"{heading}: a row twice"
+    return {row[0].strip("`"): row[1:] for row in cells}
+
+
+def written(default: Any) -> str:
+    """A default as the table writes it."""
+    if default is None or default == "":
+        return "-"
+    return f"`{default if isinstance(default, str) else json.dumps(default)}`"
+
+
+@pytest.mark.parametrize("heading", SECTIONS)
+def test_every_key_is_told_of_with_its_default(heading: str) -> None:
+    model, told = SECTIONS[heading], rows(heading)
+    assert list(told) == list(model.model_fields)
+    for key, field in model.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        if key == "name":
+            assert told[key][0] == "the file's"
+        elif isinstance(default, BaseModel):
+            assert told[key][0] == ""
+        else:
+            assert told[key][0] == written(default), key
+        assert told[key][1], f"{key}: not a word on what it does"
+
+
+@pytest.mark.parametrize("section", ["generation", "finetuning", "merge", "gate"])
+def test_the_sections_say_what_they_ask_for(section: str) -> None:
+    default: Resources = Slurm.model_fields[section].get_default()
+    other = {key: value for key, value in default.model_dump().items() if value != getattr(Resources(), key)}
+    # Where a section says something that is the general default as well, no harm is done.
+    told = dict(re.findall(r"(\w+): (\d+)", re.search(r"`([^`]*)`", rows("slurm")[section][1])[1]))  # type: ignore[index]
+    assert other.items() <= {key: int(value) for key, value in told.items()}.items()
+    assert all(getattr(default, key) == int(value) for key, value in told.items())
+
+
+def next_attempt(rule: Rule) -> list[str]:
+    if rule.retry is False:
+        return ["no", "-", "-"]
+    words = "with half the batch" if rule.halve else "on another node" if rule.avoid else "as before"
+    return ["if it got further" if rule.retry == "progress" else "yes", "yes" if rule.counted else "no", words]
+
+
+def test_every_cause_is_told_of_with_its_rule() -> None:
+    told = rows("When something fails")
+    assert list(told) == list(RULES)
+    for kind, rule in RULES.items():
+        found = told[kind][1:]
+        if kind == "killed":
+            found[2] = found[2].removesuffix("; with half the batch the second time")
+        assert found == next_attempt(rule), kind
+    assert f"all of them together with {MOST_ATTEMPTS}." in TEXT
+
+
+def test_every_profile_is_told_of_and_is_valid_as_it_ships() -> None:
+    assert sorted(rows("What to edit for your site")) == PROFILES
+    for name in PROFILES:
+        assert load_profile(name).name == name
+
+
+def test_every_link_leads_somewhere() -> None:
+    headings = {
+        re.sub(r"[^a-z0-9 -]", "", line.lstrip("# ").lower()).replace(" ", "-")
+        for line in TEXT.splitlines()
+        if line.startswith("#")
+    }
+    for target in re.findall(r"\]\(([^)]+)\)", TEXT):
+        assert target[1:] in headings if target.startswith("#") else (SLURM / target).exists(), target
+
+
+def test_commands_and_scripts_exist() -> None:
+    assert set(re.findall(r"hpcmaf ([a-z]+) ", re.sub(r"\n", " ", TEXT))) - {"on"} <= set(VERBS)
+    for name in re.findall(r"slurm/([a-z]+\.sh)", TEXT):
+        assert (SLURM / name).exists(), name
+
+
+@pytest.mark.parametrize("name", [name for name in PROFILES if name != "local"])
+def test_every_profile_of_a_cluster_plans(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "")
+    words = ["--profile", name, "--set", "task.train=500", "--set", "task.eval=500", "--json"]
+    value = json.loads(CliRunner().invoke(plan_command, words).output)
+    site = load_profile(name)
+    assert (value["totals"]["gpu_hours_once"] > 0) is (site.generation.device == "cuda")
+    if site.generation.device == "cuda":
+        assert site.finetuning.processes == site.cluster.finetuning.gpus
+        assert site.generation.tensor_parallel == site.cluster.generation.gpus
+
+
+def test_a_profile_to_copy_names_no_site() -> None:
+    for name in ("h100", "a100"):
+        site = load_profile(name).cluster
+        assert site.account is site.partition is site.qos is site.constraint is None
+        text = (SLURM / "profiles" / f"{name}.yaml").read_text()
+        for key in ("account", "partition", "qos", "constraint", "setup"):
+            assert re.search(rf"^  # {key}:.*EDIT", text, flags=re.MULTILINE), f"{name}: {key}"

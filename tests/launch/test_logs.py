@@ -1,0 +1,178 @@
+"""``hpcmaf logs``, ``retry`` and ``cancel`` of run directories made by hand."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from hpcmaf.cli import cancel, logs, retry
+from hpcmaf.errors import ConfigError, PlanChangedError, SlurmError, UsageError
+from hpcmaf.launch.logs import tail
+from hpcmaf.launch.slurm.stopped import read_stop, write_stop
+from hpcmaf.rundir import RunDir
+from tests.launch.conftest import SlurmSays
+from tests.launch.made_runs import attempted, finish, make_run, squeue_line, submitted
+
+
+def ask(verb: object, run: RunDir, *words: str) -> Result:
+    return CliRunner().invoke(verb.command, [str(run.root), *words], catch_exceptions=False)  # type: ignore[attr-defined]
+
+
+def test_the_last_attempt_and_finetuning_with_both_its_logs(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    run, plan, _ = make_run(tmp_path / "run")
+    stage = plan.stage("it01/finetune")
+    sent = submitted(run, stage, stage.tasks, "7")
+    attempted(run, stage, "critic-0", sent.name, text="the first\n")
+    folder = attempted(run, stage, "critic-0", sent.name, text="the second\n")
+    (folder / "finetune.log").write_text("epoch 1\n")
+    output = ask(logs, run, "--agent", "critic-0", "--iter", "1").output
+    titles = [line for line in output.splitlines() if line.startswith("===")]
+    assert all(line.startswith("=== it01/finetune critic-0, attempt 2, job 1 on node1: ") for line in titles)
+    assert [line.rpartition("/")[2] for line in titles] == ["critic-0_0_log.err", "finetune.log"]
+    assert "epoch 1" in output and "the second" in output and "the first" not in output
+
+
+def test_failed_ones_of_a_local_run(tmp_path: Path) -> None:
+    run, plan, _ = make_run(tmp_path / "run", launcher="local")
+    stage = plan.stage("it00/eval")
+    attempted(run, stage, "00000", None, {"type": "DataError", "message": "torn"}, "the bad one\n")
+    attempted(run, stage, "00001", None, text="the good one\n")
+    finish(run, stage, ["00001"])
+    assert "the bad one" in (output := ask(logs, run, "--failed").output) and "the good one" not in output
+    assert ask(logs, run).output == output
+    finish(run, stage)
+    assert "nothing failed" in ask(logs, run, "--failed").output
+    assert "the good one" in ask(logs, run).output
+
+
+def test_a_job_that_ended_before_its_task_began(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    run, plan, _ = make_run(tmp_path / "run")
+    stage = plan.stage("it00/eval")
+    sent = submitted(run, stage, stage.tasks, "7")
+    folder = run.jobs(stage, sent.name)
+    folder.mkdir(parents=True)
+    for index in (0, 1):
+        (folder / f"7_{index}_0_log.err").write_text(f"python: not found on node{index}\n")
+    slurm_says(squeue=squeue_line("7", 0, "FAILED", sent.name), sacct="")
+    output = ask(logs, run, "--task", "00000", "--stage", "eval", "--iter", "0").output
+    assert "has not begun" in output and "on node0" in output and "on node1" not in output
+
+
+def test_gates(tmp_path: Path) -> None:
+    run, plan, _ = make_run(tmp_path / "run")
+    for job, text in (("8", "older"), ("9", "newer")):
+        gate = submitted(run, plan.stages[0], (), job, gate=True)
+        folder = run.jobs(plan.stages[0], gate.name)
+        folder.mkdir(parents=True)
+        (folder / f"{job}_0_log.err").write_text(text)
+    assert "newer" in ask(logs, run, "--stage", "gate").output
+
+
+@pytest.mark.parametrize("words", [("--iter", "7"), ("--task", "nobody"), ("--iter", "0", "--stage", "merge")])
+def test_what_is_not_in_the_plan(tmp_path: Path, words: tuple[str, ...]) -> None:
+    run, _, _ = make_run(tmp_path / "run")
+    with pytest.raises(UsageError):
+        ask(logs, run, *words)
+
+
+def test_tail(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"first\n" + b"x" * 200_000 + b"\n 10%\r 50%\r100%\r\n\x1b[31mred\xff end\n")
+    assert tail(path, 2) == ["100%", "\\x1b[31mred\ufffd end"]
+    assert len(tail(path, 0)) == 4 and tail(path, 0)[0] == "first"
+    assert [len(line) for line in tail(path, 3)] == [200_000, 4, len("\\x1b[31mred? end")]
+    path.write_bytes(b"")
+    assert tail(path, 5) == []
+
+
+def test_follow_ends_with_its_task(tmp_path: Path) -> None:
+    run, plan, _ = make_run(tmp_path / "run", launcher="local")
+    stage = plan.stages[0]
+    folder = attempted(run, stage, "00000", None, text="said before\n")
+    words = [sys.executable, "-m", "hpcmaf", "logs", str(run.root), "--task", "00000", "--iter", "0", "--follow"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as following:
+        assert following.stdout is not None
+        assert following.stdout.readline().startswith("=== it00/eval 00000, attempt 1: ")
+        assert following.stdout.readline() == "said before\n"
+        time.sleep(1)
+        with (folder / "4711_0_log.err").open("a") as log:
+            log.write("said ")
+            log.flush()
+            time.sleep(0.7)
+            log.write("later\nand last")
+        assert following.stdout.readline() == "said later\n"
+        finish(run, stage, ["00000"])
+        assert following.stdout.read() == "and last\n"
+    assert following.returncode == 0
+
+
+def test_retry_and_cancel_are_for_clusters(tmp_path: Path) -> None:
+    run, _, _ = make_run(tmp_path / "run", launcher="local")
+    with pytest.raises(ConfigError, match="go on with: hpcmaf submit --recipe"):
+        ask(retry, run)
+    with pytest.raises(ConfigError, match="runs on this machine"):
+        ask(cancel, run, "--yes")
+
+
+def test_retry_refuses_what_would_stop_the_chain_at_once(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    run, plan, _ = make_run(tmp_path / "run")
+    stage = plan.stage("it00/eval")
+    sent = submitted(run, stage, stage.tasks, "7")
+    for task in stage.tasks:
+        attempted(run, stage, task, sent.name, {"type": "DataError", "message": "torn"})
+    write_stop(run, "torn", stage=stage.id, task="00000", kind="error")
+    calls = slurm_says(squeue="", sacct="", sbatch="1")
+    with pytest.raises(ConfigError, match="it00/eval 00001 failed as well"):
+        ask(retry, run, "--stage", "eval", "--task", "00000")
+    assert "nothing to retry" in ask(retry, run, "--stage", "debate").output
+    assert "sbatch" not in calls.read_text()
+    assert read_stop(run) is not None
+
+
+def test_retry_does_not_cut_the_run_anew(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    run, plan, _ = make_run(tmp_path / "run")
+    stage = plan.stage("it00/eval")
+    sent = submitted(run, stage, stage.tasks, "7")
+    attempted(run, stage, "00000", sent.name, {"type": "DataError", "message": "torn"})
+    slurm_says(squeue=squeue_line("7", 1, "RUNNING", sent.name), sacct="")
+    before = run.profile.read_bytes()
+    with pytest.raises(PlanChangedError, match="tasks"):
+        ask(retry, run, "--set-profile", "generation.problems_per_shard=2")
+    assert run.profile.read_bytes() == before
+
+
+def test_cancel_asks_first_and_says_what_is_left(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    run, plan, _ = make_run(tmp_path / "run")
+    stage = plan.stage("it00/eval")
+    sent = submitted(run, stage, stage.tasks, "7")
+    gate = submitted(run, stage, (), None, gate=True)  # its id was never learnt
+    lines = [squeue_line("7", 0, "RUNNING", sent.name), squeue_line("8", None, "PENDING", gate.name)]
+    calls = slurm_says(squeue="\n".join([*lines, squeue_line("9", None, "RUNNING", "other")]), scancel="")
+    with pytest.raises(UsageError, match="--yes"):
+        ask(cancel, run)
+    assert read_stop(run) is None
+    with pytest.raises(SlurmError, match="2 job\\(s\\) have not ended: 8, 7; give the same command again"):
+        ask(cancel, run, "--yes", "--wait", "0")
+    assert [line for line in calls.read_text().splitlines() if line.startswith("scancel")] == [
+        "scancel --quiet 8",
+        "scancel --quiet 7",
+    ]
+    assert (read_stop(run) or {})["kind"] == "cancelled"
+
+
+def test_cancel_keeps_an_earlier_reason_and_a_finished_run(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    run, plan, _ = make_run(tmp_path / "run")
+    slurm_says(squeue="", scancel="")
+    write_stop(run, "torn", kind="error")
+    assert "Slurm has no jobs of it" in ask(cancel, run, "--yes").output
+    assert (read_stop(run) or {})["reason"] == "torn"
+    run.stopped.unlink()
+    for stage in plan.stages:
+        finish(run, stage)
+    assert "nothing to cancel" in ask(cancel, run, "--yes").output
+    assert read_stop(run) is None

@@ -1,0 +1,195 @@
+"""``hpcmaf plan`` shows what ``hpcmaf submit`` sends, and does nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from hpcmaf.cli import plan, submit
+from hpcmaf.errors import ConfigError, HpcmafError, PlanChangedError, UsageError
+from hpcmaf.launch.prepare import prepare_run
+from hpcmaf.launch.slurm.preview import preview
+from hpcmaf.launch.slurm.start import start_chain
+from hpcmaf.profile import Profile, load_profile
+from hpcmaf.recipe import Recipe, load_recipe
+from hpcmaf.rundir import RunDir
+
+SMALL = ("task.train=12", "task.eval=8", "debate.agents=2")
+SITE = ("generation.problems_per_shard=2", "slurm.max_array_size=2", "slurm.generation.at_once=3")
+# Stand-ins for Slurm's commands; what sbatch is given stays in $FAKE_SLURM.
+COMMANDS = {
+    "sbatch": 'id=$((7001 + $(ls "$FAKE_SLURM" | wc -l))); cp "${@: -1}" "$FAKE_SLURM/$id"; echo "$id"',
+    "squeue": "exit 0",
+    "srun": "exit 1",
+    "scontrol": 'echo "MaxArraySize = 5"',
+}
+
+
+@pytest.fixture
+def sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder of the scripts that sbatch was given, each under the id it answered."""
+    programs, scripts = tmp_path / "programs", tmp_path / "sent"
+    programs.mkdir()
+    scripts.mkdir()
+    for name, body in COMMANDS.items():
+        (programs / name).write_text(f"#!/bin/bash\n{body}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    monkeypatch.setenv("FAKE_SLURM", str(scripts))
+    return scripts
+
+
+@pytest.fixture
+def no_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder, on a machine without Slurm's commands."""
+    empty, work = tmp_path / "empty", tmp_path / "work"
+    empty.mkdir()
+    work.mkdir()
+    monkeypatch.setenv("PATH", str(empty))
+    monkeypatch.chdir(work)
+    return work
+
+
+def recipe() -> Recipe:
+    return load_recipe(overrides=SMALL, iterations=2)
+
+
+def profile(*more: str) -> Profile:
+    return load_profile("test-cluster", [*SITE, *more])
+
+
+def ask(command: click.Command, *words: str) -> Result:
+    small = [word for value in SMALL for word in ("--set", value)]
+    result = CliRunner().invoke(command, [*small, *words])
+    if result.exception is not None and not isinstance(result.exception, HpcmafError | SystemExit):
+        raise result.exception
+    return result
+
+
+def refused(kind: type[HpcmafError], *words: str) -> str:
+    result = ask(plan.command, *words)
+    assert isinstance(result.exception, kind), (result.output, result.exception)
+    assert "\n" not in str(result.exception)
+    return str(result.exception)
+
+
+def plainly(text: str, names: dict[str, str]) -> str:
+    """A script without job ids and without the numbers in names; ids become names."""
+    text = re.sub(r"(?<=[:=])(JOB_\d+|7\d\d\d)(?=[:\n])", lambda match: names[match[1]], text)
+    text = re.sub(r"-[0-9a-f]{8}(?=\.it)", "-xxxxxxxx", text)
+    return re.sub(r"\.\d{4}\b", ".NNNN", text)
+
+
+@pytest.mark.parametrize("chain", ["gated", "presubmitted"])
+def test_the_scripts_shown_are_those_sent(chain: str, sent: Path, tmp_path: Path) -> None:
+    run, site = RunDir(tmp_path / "it's a run"), profile(f"slurm.chain={chain}")
+    laid_out = prepare_run(run, recipe(), site)
+    shown = preview(run, laid_out, site)
+    submitted = start_chain(run, laid_out, site).submitted
+    # In their order under one name without its number: a stage's windows.
+    expected: dict[str, list[str]] = {}
+    names = {job.id: job.name for job in shown.jobs}
+    for job in shown.jobs:
+        expected.setdefault(plainly(job.name, {}), []).append(plainly(job.script(site), names))
+    names = {str(job.job): job.name for job in submitted}
+    scripts = {job.name: plainly((sent / str(job.job)).read_text(), names) for job in submitted}
+
+    assert len(scripts) == len(list(sent.iterdir())) > 5
+    for name, script in scripts.items():
+        assert script == expected[plainly(name, {})].pop(0)
+    if chain == "presubmitted":
+        assert [job.name.rpartition(".")[2] for job in shown.jobs] == [name.rpartition(".")[2] for name in scripts]
+        assert len(scripts) == len(shown.jobs)
+        assert "--dependency=afterany:" in scripts[submitted[-1].name]
+
+
+def test_a_plan_writes_nothing_and_needs_no_slurm(no_slurm: Path) -> None:
+    result = ask(plan.command, "--profile", "test-cluster", "--iters", "2", "--all")
+    assert result.exit_code == 0
+    assert list(no_slurm.iterdir()) == []
+    assert "stage it02/finetune; after it02/merge it01/finetune; 4 of 4 tasks left; 4 jobs; 0.0 GPU-hours" in (
+        result.output.splitlines()
+    )
+    assert "MaxArraySize: 1001 (Slurm's default; there is no scontrol here to ask)" in result.output
+    assert result.output.count("#!/bin/bash") == 12 + 2 * 3 + 12  # stages, three more agents in two of them, gates
+
+
+def test_submit_dry_run_is_plan(no_slurm: Path) -> None:
+    words = ("--profile", "test-cluster", "--iters", "1")
+    assert ask(submit.command, "--dry-run", *words).output == ask(plan.command, *words).output != ""
+    assert list(no_slurm.iterdir()) == []
+
+
+def test_slurm_is_asked_for_its_array_size(sent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    output = ask(plan.command, "--profile", "test-cluster", "--iters", "0", "--set", "task.eval=400").output
+    assert "MaxArraySize: 5 (this machine's Slurm's)" in output
+    assert "10 of 10 tasks left; 2 arrays of 5 each" in output
+    assert list(sent.iterdir()) == []
+
+
+def test_windows_and_ceiling(no_slurm: Path) -> None:
+    site = [*SITE, "slurm.generation.gpus=2", "slurm.generation.minutes=90", "attempts=4"]
+    words = [word for value in site for word in ("--set-profile", value)]
+    result = ask(plan.command, "--profile", "test-cluster", "--iters", "1", "--json", *words)
+    value = json.loads(result.output)
+    debate = next(stage for stage in value["stages"] if stage["id"] == "it01/debate")
+    assert [len(job["elements"]) for job in debate["jobs"]] == [2, 2, 2]
+    assert [job["at_once"] for job in debate["jobs"]] == [1, 1, 1]
+    assert debate["gpu_hours_once"] == 6 * 2 * 1.5
+    assert value["totals"]["gpu_hours_once"] == (6 + 4 + 4) * 2 * 1.5
+    assert value["totals"]["gpu_hours_all_attempts"] == 4 * (6 + 4 + 4) * 2 * 1.5
+    scripts = [job for stage in value["stages"] for job in stage["jobs"] + stage["gates"] if "script" in job]
+    assert {job["kind"] for job in scripts} == {"eval", "score", "debate", "merge", "finetune", "gate"}
+    assert len(scripts) == 6
+
+
+def test_write_makes_the_run_that_submit_goes_on_with(no_slurm: Path) -> None:
+    words = ("--profile", "test-cluster", "--iters", "1", "--run", "mine")
+    assert ask(plan.command, "--write", *words).exit_code == 0
+    run = RunDir(Path("runs/mine"))
+    before = {path: path.read_bytes() for path in run.root.rglob("*") if path.is_file()}
+    assert run.plan in before and run.problems("train") in before and run.profile in before
+    stage = run.load_plan().stage("it00/eval")
+    run.write_marker(stage, stage.tasks[0], [], [])
+    output = ask(plan.command, *words).output
+    assert "stage it00/eval; after -; 0 of 1 tasks left; -; 0.0 GPU-hours" in output
+    assert "9 of 10 tasks left in 15 submissions" in output
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_changed_plan_is_refused(no_slurm: Path) -> None:
+    assert ask(plan.command, "--write", "--run", "mine").exit_code == 0
+    assert "debate.rounds = 2, now it is 3" in refused(PlanChangedError, "--run", "mine", "--set", "debate.rounds=3")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--stage", "it01/debate"], "--stage: profile local runs on this machine and has no batch scripts; leave it"),
+        (["--all"], "--all: profile local runs on this machine"),
+        (["--profile", "test-cluster", "--stage", "it01/debat"], "did you mean it01/debate?"),
+        (["--profile", "test-cluster", "--stage", "7"], "stages are it00/eval to it02/score"),
+        (["--profile", "test-cluster", "--stage", "it01/eval", "--all"], "--stage and --all exclude each other"),
+        (["--run", " "], "--run is empty"),
+    ],
+)
+def test_mistakes_are_one_line(no_slurm: Path, words: list[str], said: str) -> None:
+    assert said in refused(UsageError, "--iters", "2", *words)
+    assert list(no_slurm.iterdir()) == []
+
+
+def test_a_folder_that_slurm_cannot_write_to_is_refused(no_slurm: Path) -> None:
+    assert "Slurm cannot write logs" in refused(ConfigError, "--profile", "test-cluster", "--run", "50%")
+
+
+def test_a_plan_for_this_machine_has_stages_only(no_slurm: Path) -> None:
+    output = ask(plan.command, "--iters", "1", "--set-profile", "jobs=2").output
+    assert "SBATCH" not in output and "2 at once on this machine" in output
+    value = json.loads(ask(plan.command, "--iters", "1", "--json").output)
+    assert value["launcher"] == "local" and "jobs" not in value["stages"][0]

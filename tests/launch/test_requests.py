@@ -1,0 +1,176 @@
+"""What is asked of Slurm: windows that lose nothing, limits that hold, names that are alone."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpcmaf.errors import ConfigError
+from hpcmaf.launch.slurm.requests import (
+    Window,
+    check_path,
+    elements,
+    gpu_hours,
+    job_name,
+    parameters,
+    run_tag,
+    singles,
+    stage_windows,
+    windows,
+)
+from hpcmaf.plan import Stage
+from hpcmaf.profile import Profile, load_profile
+
+ELEMENTS = st.integers(0, 200).map(lambda count: [(f"{number:05d}",) for number in range(count)])
+# Machines that test are busy; how long an example takes says nothing.
+patient = settings(deadline=None)
+LIMITS = st.none() | st.integers(1, 60)
+
+
+def flat(found: Sequence[Window]) -> list[tuple[str, ...]]:
+    return [element for window in found for element in window.elements]
+
+
+def most_at_once(found: Sequence[Window], order: random.Random) -> int:
+    """Most elements that can run together when the windows that may run end in a random order."""
+    waiting, running, most = set(range(len(found))), set(), 0
+    while waiting or running:
+        ready = {k for k in waiting if found[k].behind is None or found[k].behind not in waiting | running}
+        running |= ready
+        waiting -= ready
+        assert running, "windows wait for each other in a circle"
+        most = max(most, sum(min(len(found[k].elements), found[k].at_once or len(found[k].elements)) for k in running))
+        running.discard(order.choice(sorted(running)))
+    return most
+
+
+@patient
+@given(ELEMENTS, st.integers(1, 90), LIMITS, st.randoms(use_true_random=False))
+def test_windows_hold_everything_once_within_both_limits(
+    given_elements: list[tuple[str, ...]], size: int, at_once: int | None, order: random.Random
+) -> None:
+    found = windows(given_elements, max_array_size=size, at_once=at_once)
+    assert flat(found) == given_elements
+    lengths = [len(window.elements) for window in found]
+    assert all(1 <= length <= size for length in lengths)
+    assert not lengths or max(lengths) - min(lengths) <= 1
+    assert len(found) == -(-len(given_elements) // size)
+    if at_once is None:
+        assert all(window.at_once is None and window.behind is None for window in found)
+        return
+    together = [window.at_once or 0 for window in found if window.behind is None]
+    assert not found or sum(together) == at_once
+    assert all((window.at_once or 0) >= 1 for window in found)
+    assert most_at_once(found, order) <= at_once
+
+
+@patient
+@given(ELEMENTS, LIMITS, st.randoms(use_true_random=False))
+def test_single_jobs_hold_everything_once_within_the_limit(
+    given_elements: list[tuple[str, ...]], at_once: int | None, order: random.Random
+) -> None:
+    found = singles(given_elements, at_once=at_once)
+    assert flat(found) == given_elements
+    assert all(len(window.elements) == 1 for window in found)
+    assert all(window.behind is None or window.behind < k for k, window in enumerate(found))
+    if at_once is not None:
+        assert most_at_once(found, order) == min(at_once, len(found))
+
+
+def test_a_limit_smaller_than_the_number_of_windows() -> None:
+    found = windows([(str(k),) for k in range(10)], max_array_size=2, at_once=3)
+    assert [window.at_once for window in found] == [1, 1, 1, 1, 1]
+    assert [window.behind for window in found] == [None, None, None, 0, 1]
+
+
+def test_the_limit_is_divided_over_the_windows() -> None:
+    found = windows([(str(k),) for k in range(1000)], max_array_size=334, at_once=20)
+    assert [(len(window.elements), window.at_once) for window in found] == [(333, 7), (333, 7), (334, 6)]
+
+
+def profile(*site: str) -> Profile:
+    return load_profile("h100", ["slurm.max_array_size=1001", *site])
+
+
+AGENTS = tuple(f"{kind}-{number}" for kind in ("generator", "critic") for number in range(3))
+
+
+@pytest.mark.parametrize(("size", "shares"), [(1, [1] * 6), (2, [2, 2, 2]), (4, [4, 2]), (9, [6])])
+def test_several_agents_of_one_job(size: int, shares: list[int]) -> None:
+    stage = Stage(1, "finetune", AGENTS, ())
+    site = profile(f"slurm.agents_per_job={size}")
+    assert [len(element) for element in elements(stage, AGENTS, site)] == shares
+    found = stage_windows(stage, AGENTS, site, 1001)
+    assert [task for window in found for task in window.elements[0]] == list(AGENTS)
+    assert gpu_hours([stage], site)["it01/finetune"] == len(shares) * 4 * 4.0
+
+
+def test_debates_are_arrays_and_nothing_else_is() -> None:
+    tasks = tuple(f"{number:05d}" for number in range(5))
+    for kind, jobs in (("debate", 1), ("eval", 1), ("finetune", 5), ("merge", 5), ("score", 5)):
+        assert len(stage_windows(Stage(1, kind, tasks, ()), tasks, profile(), 1001)) == jobs
+
+
+@patient
+@given(st.lists(st.tuples(st.sampled_from(["it01/debate", "it02/finetune", "it10/eval"]), st.booleans()), max_size=30))
+def test_no_two_names_of_a_run_are_the_same(wanted: list[tuple[str, bool]]) -> None:
+    names = [
+        job_name("run-0123abcd", stage, None if gate else ("generator-0",), sequence, gate=gate)
+        for sequence, (stage, gate) in enumerate(wanted)
+    ]
+    assert len(set(names)) == len(names)
+
+
+def test_names_say_what_the_job_does() -> None:
+    assert job_name("r-1", "it02/finetune", ("critic-1",), 7) == "r-1.it02.finetune.critic-1.0007"
+    assert job_name("r-1", "it02/finetune", ("critic-1", "critic-2"), 7) == "r-1.it02.finetune.critic-1_2.0007"
+    assert job_name("r-1", "it02/debate", ("00003",), 12345) == "r-1.it02.debate.12345"
+    assert job_name("r-1", "it02/debate", None, 8, gate=True) == "r-1.it02.debate.gate.0008"
+
+
+@patient
+@given(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=60))
+def test_a_tag_is_fit_for_a_job_name_whatever_the_folder_is_called(name: str) -> None:
+    tag = run_tag(Path("/runs") / name, "nonce")
+    assert re.fullmatch(r"[A-Za-z0-9_-]{1,24}-[0-9a-f]{8}", tag)
+
+
+def test_runs_do_not_share_tags() -> None:
+    here = run_tag(Path("/a/run"), "1")
+    assert here == run_tag(Path("/a/../a/run"), "1")
+    assert len({here, run_tag(Path("/b/run"), "1"), run_tag(Path("/a/run"), "2"), run_tag(Path("/a/ru n"), "1")}) == 4
+
+
+@pytest.mark.parametrize("name", ["50%", "a\\b", "two\nlines", "tab\t"])
+def test_folders_that_slurm_cannot_write_to(name: str) -> None:
+    with pytest.raises(ConfigError, match="choose another --run") as caught:
+        check_path(Path("/runs") / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_resources_of_a_kind_win_over_those_of_the_site() -> None:
+    site = profile("slurm.partition=gpu", "slurm.account=lab", "slurm.merge.partition=cpu", "slurm.merge.qos=short")
+    merge, debate = parameters(site, "merge", name="x"), parameters(site, "debate", name="x")
+    assert (merge["partition"], merge["account"], merge["qos"]) == ("cpu", "lab", "short")
+    assert debate["partition"] == "gpu" and "qos" not in debate and "dependency" not in debate
+    assert debate["additional_parameters"] == {"requeue": True, "gpus-per-node": "h100:1"}
+    assert "gpus-per-node" not in merge["additional_parameters"]
+    assert "export SRUN_CPUS_PER_TASK=2" in merge["setup"]
+
+
+def test_nodes_to_avoid_join_those_of_the_profile() -> None:
+    site = profile("slurm.exclude=[n9, n1]")
+    assert parameters(site, "debate", name="x", exclude=["n4", "n1"], after=["7", "9"])["exclude"] == "n1,n4,n9"
+    assert parameters(site, "debate", name="x", after=["7", "9"])["dependency"] == "afterany:7:9"
+
+
+def test_short_jobs_get_their_signal_in_their_second_half() -> None:
+    site = profile("slurm.merge.minutes=2")
+    assert parameters(site, "merge", name="x")["signal_delay_s"] == 60
+    assert parameters(site, "debate", name="x")["signal_delay_s"] == 180

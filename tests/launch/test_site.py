@@ -1,0 +1,129 @@
+"""The ``slurm:`` section of a profile: nothing in it can become a line of shell by accident."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hpcmaf.errors import ConfigError
+from hpcmaf.launch.slurm.commands import clean_environment
+from hpcmaf.profile import Profile, load_profile
+from hpcmaf.site import _OWN_OPTIONS
+
+TEXT = "launcher: slurm\nslurm:\n  partition: gpu\n"
+
+
+def load(folder: Path, slurm: str) -> Profile:
+    path = folder / "site.yaml"
+    path.write_text(f"{TEXT}{slurm}\n")
+    return load_profile(str(path))
+
+
+def refused(folder: Path, slurm: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(folder, slurm)
+    message = str(caught.value)
+    assert message.startswith(f"{folder / 'site.yaml'}: slurm") and "\n" not in message
+    return message
+
+
+WORDS = ("account", "qos", "constraint", "gpu_type")
+
+
+@pytest.mark.parametrize("key", WORDS)
+@pytest.mark.parametrize(
+    "value", ["a b", "a;b", "$(id)", "`id`", "a\\nb", "a\\n#SBATCH --uid=0", "'", "a>b", "", "é", "a\\tb", "-x\\r"]
+)
+def test_shell_and_line_breaks_are_refused(tmp_path: Path, key: str, value: str) -> None:
+    assert f"slurm.{key}: " in refused(tmp_path, f'  {key}: "{value}"')
+
+
+@pytest.mark.parametrize("section", ["generation", "finetuning", "merge", "gate"])
+def test_shell_is_refused_in_the_sections_too(tmp_path: Path, section: str) -> None:
+    message = refused(tmp_path, f'  {section}:\n    partition: "x y"')
+    assert f"slurm.{section}.partition: 'x y' holds a character that no such name has" in message
+
+
+@pytest.mark.parametrize("value", ["h100", "[h100*2|a100]&ib", "node[1-4,7]", "gpu:h100", "proj/team@x", "a100_80gb"])
+def test_what_names_are_written_with_is_let_through(tmp_path: Path, value: str) -> None:
+    assert load(tmp_path, f'  constraint: "{value}"').cluster.constraint == value
+
+
+@pytest.mark.parametrize("line", ["two\\nlines", "a\\u0000", "bell\\u0007", "cr\\r"])
+def test_setup_takes_single_lines(tmp_path: Path, line: str) -> None:
+    assert "setup" in refused(tmp_path, f'  setup: ["{line}"]')
+    assert "python" in refused(tmp_path, f'  python: "{line}"')
+
+
+def test_setup_is_shell_on_purpose(tmp_path: Path) -> None:
+    lines = ['module load cuda && export A="$B"', "source ~/x.sh"]
+    assert load(tmp_path, f"  setup: {lines}").cluster.setup == lines
+
+
+@pytest.mark.parametrize("option", sorted(_OWN_OPTIONS))
+def test_options_that_hpcmaf_sets_are_refused(tmp_path: Path, option: str) -> None:
+    message = refused(tmp_path, f"  options: {{{option}: x}}")
+    assert f"--{option} is not for options; use {_OWN_OPTIONS[option]}" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ('{"--comment": x}', "write it as in --comment, without dashes: comment"),
+        ('{"mail type": x}', "is no sbatch option"),
+        ('{"x\\n#SBATCH --uid": "0"}', "is no sbatch option"),
+        ("{comment: false}", "leave it out"),
+        ('{comment: "two\\nlines"}', "not one printable line"),
+        ("{comment: [a]}", "options.comment"),
+        ("{comment: null}", "options.comment"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(tmp_path: Path, options: str, said: str) -> None:
+    assert said in refused(tmp_path, f"  options: {options}")
+
+
+@pytest.mark.parametrize(
+    ("slurm", "said"),
+    [
+        ("  partitions: gpu", "slurm.partitions: unknown key; did you mean 'partition'?"),
+        ("  generation: {gpu: 1}", "slurm.generation.gpu: unknown key; did you mean"),
+        ("  generation: {gpus: -1}", "slurm.generation.gpus"),
+        ("  chain: both", "slurm.chain"),
+        ("  gpu_option: gpus", "slurm.gpu_option"),
+        ("  generation: {nodes: 2}", "only finetuning runs on several nodes"),
+        ("  signal_seconds: 7200\n  generation: {minutes: 60}", "signal_seconds: 7200 is no less than the 60 minutes"),
+        ("  max_array_size: 0", "slurm.max_array_size"),
+        ('  gpu_type: "3"', None),
+        ("  account: 42", "slurm.account"),
+    ],
+)
+def test_impossible_values_are_named(tmp_path: Path, slurm: str, said: str | None) -> None:
+    if said is None:
+        load(tmp_path, slurm)
+    else:
+        assert said in refused(tmp_path, slurm)
+
+
+def test_a_slurm_profile_needs_its_section(tmp_path: Path) -> None:
+    path = tmp_path / "site.yaml"
+    path.write_text("launcher: slurm\n")
+    with pytest.raises(ConfigError, match="site.yaml: slurm: missing"):
+        load_profile(str(path))
+
+
+def test_what_an_enclosing_job_leaves_behind_is_taken_out() -> None:
+    kept = {"PATH": "/bin", "SLURM_CONF": "/etc/slurm.conf", "SLURM_CONF_SERVER": "ctl:6817", "HOME": "/root"}
+    jobs = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_CPUS_PER_TASK": "1",
+        "SLURMD_NODENAME": "node1",
+        "SBATCH_PARTITION": "low",
+        "SRUN_DEBUG": "3",
+        "SALLOC_QOS": "x",
+        "PMI_RANK": "0",
+        "PMIX_RANK": "0",
+        "SUBMITIT_EXECUTOR": "slurm",
+        "SLURM_MEM_PER_NODE": "100",
+    }
+    assert clean_environment(kept | jobs) == kept

@@ -1,0 +1,269 @@
+"""``hpcmaf status`` of run directories made by hand, with Slurm's answers played from texts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from hpcmaf.cli.status import command
+from hpcmaf.errors import DataError
+from hpcmaf.launch.slurm.stopped import write_stop
+from hpcmaf.launch.status import look
+from hpcmaf.rundir import RunDir
+from tests.launch.conftest import SlurmSays
+from tests.launch.made_runs import attempted, finish, make_run, squeue_line, submitted
+
+
+def status(run: RunDir, *words: str) -> Result:
+    return CliRunner().invoke(command, [str(run.root), *words], catch_exceptions=False)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def test_counts_by_stage(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    """A task in every state: done, running, pending, failed, waiting."""
+    run, plan, _ = make_run(tmp_path / "run")
+    finish(run, plan.stage("it00/eval"))
+    debate = plan.stage("it01/debate")
+    finish(run, debate, ["00000"])
+    sent = submitted(run, debate, debate.tasks, "7")
+    gate = submitted(run, debate, (), "8", gate=True)
+    attempted(run, debate, "00001", sent.name, {"type": "DataError", "message": "00001 is torn"})
+    calls = slurm_says(
+        squeue="\n".join(
+            [
+                squeue_line("7", 0, "COMPLETED", sent.name),
+                squeue_line("7", 1, "FAILED", sent.name),
+                squeue_line("7", 2, "RUNNING", sent.name, node="node1"),
+                squeue_line("7", 3, "PENDING", sent.name, reason="Resources"),
+                squeue_line("8", None, "PENDING", gate.name, reason="Dependency"),
+                squeue_line("9", None, "RUNNING", "somebody's | other job"),
+            ]
+        ),
+        sacct=1,
+    )
+    value = json.loads(status(run, "--json").stdout)
+    rows = {row["id"]: row for row in value["stages"]}
+    counts = ("done", "running", "pending", "failed", "waiting", "total")
+    assert [rows["it01/debate"][name] for name in counts] == [1, 1, 1, 1, 0, 4]
+    assert [rows["it01/merge"][name] for name in counts] == [0, 0, 0, 0, 1, 1]
+    assert value["tasks"]["done"] == 3 and value["tasks"]["total"] == sum(row["total"] for row in value["stages"])
+    assert (value["state"], value["exit_code"], value["gates"]) == ("running", 0, ["8"])
+    [failure] = value["failures"]
+    assert (failure["stage"], failure["task"], failure["text"]) == ("it01/debate", "00001", "00001 is torn")
+    assert Path(failure["log"]).name == "00001_0_log.err"
+    # The attempt has said why: accounting has nothing to add.
+    assert [line.split()[0] for line in calls.read_text().splitlines()] == ["squeue"]
+
+
+def test_one_squeue_and_one_sacct_for_many_lost_tasks(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    run, plan, _ = make_run(tmp_path / "run", train=40, evaluation=30)
+    for id, job in (("it00/eval", "5"), ("it01/debate", "6")):
+        submitted(run, plan.stage(id), plan.stage(id).tasks, job)
+    calls = slurm_says(squeue="", sacct="\n".join(f"6_{k}|name|TIMEOUT|0:0|node3" for k in range(40)))
+    found = look(run)
+    assert [line.split()[0] for line in calls.read_text().splitlines()] == ["squeue", "sacct"]
+    kinds = [failure.kind for failure in found.survey.failures.values()]
+    assert kinds.count("time limit") == 40 and kinds.count("lost") == 30
+    assert sorted(count for _, count in found.failures()) == [30, 40]
+    assert (found.survey.state, found.exit_code) == ("stalled", 15)
+
+
+def test_nothing_is_written(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    """Not even the id of a submission whose answer was lost, though it is counted as what it is."""
+    run, plan, _ = make_run(tmp_path / "run")
+    stage = plan.stage("it00/eval")
+    sent = submitted(run, stage, stage.tasks, None)
+    attempted(run, stage, "00000", sent.name)
+    slurm_says(squeue=squeue_line("7", 0, "RUNNING", sent.name), sacct="")
+    before = contents(run.root)
+    assert look(run).survey.running == {"it00/eval": ["00000"]}
+    assert contents(run.root) == before
+
+
+@pytest.mark.parametrize("missing", ["squeue silent", "squeue absent"])
+def test_what_the_markers_say_is_shown_without_slurm(
+    tmp_path: Path, slurm_says: SlurmSays, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    run, plan, _ = make_run(tmp_path / "run")
+    finish(run, plan.stage("it00/eval"))
+    submitted(run, plan.stage("it00/eval"), plan.stage("it00/eval").tasks, "7")
+    if missing == "squeue silent":
+        slurm_says(squeue=1)
+    else:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    result = status(run)
+    assert result.exit_code == 13
+    assert "2/" in result.stdout and "note: squeue: " in result.stdout
+    assert f"next: hpcmaf doctor --run {run.root}" in result.stdout
+
+
+def test_silent_accounting_is_a_note(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    run, plan, _ = make_run(tmp_path / "run")
+    submitted(run, plan.stage("it00/eval"), plan.stage("it00/eval").tasks, "7")
+    slurm_says(squeue="", sacct=1)
+    result = status(run)
+    assert result.exit_code == 15
+    assert "note: sacct: " in result.stdout
+
+
+def test_a_stopped_chain_says_why_and_what_to_type(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    run, plan, _ = make_run(tmp_path / "a 'run'")
+    stage = plan.stage("it00/eval")
+    sent = submitted(run, stage, stage.tasks, "7")
+    attempted(run, stage, "00000", sent.name, {"type": "DataError", "message": "torn\x1b[31m"})
+    slurm_says(squeue=squeue_line("7", 1, "CANCELLED", sent.name), sacct="")
+    write_stop(run, "it00/eval 00000: torn\x1b[31m", stage=stage.id, task="00000", kind="error")
+    result = status(run)
+    assert result.exit_code == 15
+    assert "\x1b" not in result.stdout
+    assert "stopped (it00/eval 00000: torn" in result.stdout
+    # Its neighbour was cancelled with the chain, and has not failed.
+    assert [line.split()[5] for line in result.stdout.splitlines() if line.startswith("0 ") and "eval" in line] == ["1"]
+    last = result.stdout.splitlines()[-1]
+    assert last.startswith("next: hpcmaf logs '") and "; then hpcmaf retry '" in last
+
+
+def test_a_chain_without_a_gate_has_stalled(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    run, plan, _ = make_run(tmp_path / "run")
+    finish(run, plan.stage("it00/eval"))
+    submitted(run, plan.stage("it00/eval"), plan.stage("it00/eval").tasks, "7")
+    slurm_says(squeue="", sacct="")
+    result = status(run)
+    assert result.exit_code == 15 and "stalled (" in result.stdout and "no gate is left" in result.stdout
+    assert "next: hpcmaf submit --recipe " in result.stdout.splitlines()[-1]
+
+
+def test_jobs_without_a_gate_behind_them_are_told_of(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    run, plan, _ = make_run(tmp_path / "run")
+    stage = plan.stage("it00/eval")
+    sent = submitted(run, stage, stage.tasks, "7")
+    slurm_says(squeue=squeue_line("7", 0, "RUNNING", sent.name), sacct="")
+    assert "no gate is behind what runs" in status(run).stdout
+    other, plan, _ = make_run(tmp_path / "other", cluster={"chain": "presubmitted"})
+    sent = submitted(other, stage, stage.tasks, "7")
+    slurm_says(squeue=squeue_line("7", 0, "RUNNING", sent.name), sacct="")
+    assert "no gate" not in status(other).stdout
+
+
+def test_a_finished_run_is_well(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    run, plan, _ = make_run(tmp_path / "run", iterations=2)
+    for stage in plan.stages:
+        finish(run, stage)
+    slurm_says(squeue=1)
+    result = status(run)
+    assert result.exit_code == 0
+    assert ": done, " in result.stdout
+    assert "accuracy: 0: 50.0%, 1: 51.0%, 2: 52.0%" in result.stdout
+    assert result.stdout.splitlines()[-1] == f"next: hpcmaf aggregate {run.root}"
+
+
+def test_time_left_is_what_others_took(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    """40 of 100 tasks of 100 s are left, four run side by side, each of them half done: (36 * 100 + 4 * 50) / 4."""
+    run, plan, _ = make_run(tmp_path / "run", iterations=0, evaluation=100)
+    stage = plan.stage("it00/eval")
+    finish(run, stage, stage.tasks[:60], seconds=100)
+    sent = submitted(run, stage, stage.tasks, "7")
+    for task in stage.tasks[60:64]:
+        attempted(run, stage, task, sent.name)
+        run.progress(stage, task).write_text('{"done": 5, "total": 10, "unit": "problems"}')
+    lines = [squeue_line("7", k, "RUNNING" if k < 64 else "PENDING", sent.name) for k in range(60, 100)]
+    slurm_says(squeue="\n".join(lines), sacct="")
+    found = look(run)
+    assert found.estimate.stages["it00/eval"] == pytest.approx(950)
+    # Nobody knows yet how long scoring takes.
+    assert not found.estimate.whole
+    assert "at least 15:50 left" in status(run).stdout
+
+
+def test_stages_beside_each_other_do_not_add_up(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    """Evaluation of an iteration runs while the next one debates."""
+    run, plan, _ = make_run(tmp_path / "run", iterations=2, train=1, evaluation=1)
+    for stage in plan.stages:
+        if stage.iteration < 2 and stage.id not in {"it01/eval", "it01/score"}:
+            finish(run, stage, seconds=1000.0 if stage.kind == "eval" else 10.0)
+    slurm_says(squeue="")
+    # The longer way: debate, merge, finetune and eval and score of iteration 2.
+    assert look(run).estimate.seconds == pytest.approx(10 + 10 + 10 + 1000 + 10)
+
+
+def test_a_local_run_asks_no_slurm(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    run, plan, _ = make_run(tmp_path / "run", launcher="local", iterations=0, evaluation=4)
+    stage = plan.stage("it00/eval")
+    finish(run, stage, ["00000"])
+    attempted(run, stage, "00001", None, {"type": "DataError", "message": "torn"})
+    attempted(run, stage, "00002", None, {"type": "KeyboardInterrupt", "message": "KeyboardInterrupt: "})
+    attempted(run, stage, "00003", None)
+    calls = slurm_says(squeue="", sacct="")
+    with run.claim(stage, "00003"), run.drive():
+        found = look(run)
+    row = found.stages[0]
+    assert (row.done, row.running, row.failed, row.waiting) == (1, 1, 1, 1)
+    assert found.survey.state == "running"
+    result = status(run)
+    assert result.exit_code == 15
+    assert "stopped (1 task(s) failed)" in result.stdout and "torn" in result.stdout
+    assert "hpcmaf submit" in result.stdout.splitlines()[-1]
+    assert calls.read_text() == ""
+
+
+def test_a_task_killed_as_often_as_allowed_has_failed(tmp_path: Path) -> None:
+    run, plan, _ = make_run(tmp_path / "run", launcher="local")
+    stage = plan.stages[0]
+    attempted(run, stage, "00000", None)
+    assert not look(run).survey.failures
+    attempted(run, stage, "00000", None)
+    assert [failure.kind for failure in look(run).survey.failures.values()] == ["killed"]
+
+
+def test_watch_in_a_pipe_writes_a_line_per_change(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    run, plan, _ = make_run(tmp_path / "run", iterations=0)
+    sent = submitted(run, plan.stages[0], plan.stages[0].tasks, "7")
+    gate = submitted(run, plan.stages[0], (), "8", gate=True)
+    slurm_says(
+        squeue="\n".join([squeue_line("7", 0, "RUNNING", sent.name), squeue_line("8", None, "PENDING", gate.name)])
+    )
+    words = [sys.executable, "-m", "hpcmaf", "status", "--watch", "1", str(run.root)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        assert "running: 0/3 tasks; it00/eval 0/2" in watching.stdout.readline()
+        finish(run, plan.stages[0], ["00000"])
+        assert "running: 1/3 tasks; it00/eval 1/2" in watching.stdout.readline()
+        for stage in plan.stages:
+            finish(run, stage)
+        rest = watching.stdout.read()
+    assert "done: 3/3 tasks" in rest.splitlines()[0]
+    assert "next: wait; the last gate writes " in rest
+    assert watching.returncode == 0
+
+
+@pytest.mark.parametrize("words", [("--watch",), ("--watch", "5"), ("--watch=5",)])
+def test_watch_before_and_after_the_run(tmp_path: Path, slurm_says: SlurmSays, words: tuple[str, ...]) -> None:
+    """A run directory is not taken for a number of seconds."""
+    run, plan, _ = make_run(tmp_path / "run", iterations=0)
+    for stage in plan.stages:
+        finish(run, stage)
+    slurm_says(squeue="")
+    for order in ([*words, str(run.root)], [str(run.root), *words]):
+        assert "done: 3/3 tasks" in CliRunner().invoke(command, order, catch_exceptions=False).stdout
+
+
+def test_damaged_runs_are_one_line(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    with pytest.raises(DataError, match="not a run directory"):
+        status(RunDir(tmp_path / "nowhere"))
+    run, plan, _ = make_run(tmp_path / "run", iterations=0)
+    finish(run, plan.stages[0])
+    for task in plan.stages[0].tasks:
+        run.marker(plan.stages[0], task).write_text("{")
+    run.metrics(0).write_text("[]")
+    slurm_says(squeue="")
+    assert status(run).exit_code == 15
+    shutil.rmtree(run.root)

@@ -1,0 +1,106 @@
+"""The log of submissions survives kills, and says what is not known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hpcmaf.launch.slurm.submissions import Submissions, Verdict
+
+STAGE = "it01/debate"
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Submissions:
+    log = Submissions(tmp_path / "run" / "submissions.jsonl")
+    log.start()
+    return log
+
+
+def submit(log: Submissions, name: str, *tasks: str, job: str | None = None) -> None:
+    log.intend(name, STAGE, [(task,) for task in tasks])
+    if job is not None:
+        log.confirm(name, job)
+
+
+def verdict(task: str, name: str, *, counted: bool = True) -> Verdict:
+    return Verdict(STAGE, task, name, "killed", "killed on node1", counted)
+
+
+def test_what_was_written_is_read_again(log: Submissions) -> None:
+    submit(log, "a", "00000", "00001", job="7")
+    log.intend("g", STAGE, [], after=["7"])
+    log.judge(verdict("00001", "a"))
+    again = Submissions(log.path)
+    assert again.nonce == log.nonce != ""
+    assert again.sequence == 2
+    assert again.submissions == log.submissions
+    assert again.latest[STAGE, "00001"] == (log.submissions["a"], 1)
+    assert [found.kind for found in again.verdicts[STAGE, "00001"]] == ["killed"]
+    assert again.submissions["g"].gate and again.submissions["g"].after == ("7",)
+    assert not again.submissions["a"].gate
+
+
+def test_a_run_keeps_its_nonce_and_others_have_another(log: Submissions, tmp_path: Path) -> None:
+    again = Submissions(log.path)
+    again.start()
+    assert again.nonce == log.nonce
+    other = Submissions(tmp_path / "other.jsonl")
+    other.start()
+    assert other.nonce != log.nonce
+
+
+def test_an_intent_without_an_id_is_unconfirmed(log: Submissions) -> None:
+    submit(log, "a", "00000", job="7")
+    submit(log, "b", "00001")
+    assert [found.name for found in Submissions(log.path).unconfirmed()] == ["b"]
+    assert list(log.by_job()) == ["7"]
+    log.confirm("b", "8")
+    assert log.unconfirmed() == [] and log.latest[STAGE, "00001"][0].job == "8"
+
+
+@pytest.mark.parametrize("lost", [1, 10, 40])
+def test_a_torn_last_line_is_passed_over_and_the_next_stands_alone(log: Submissions, lost: int) -> None:
+    submit(log, "a", "00000", job="7")
+    submit(log, "b", "00001")
+    text = log.path.read_bytes()
+    log.path.write_bytes(text[:-lost])
+    torn = Submissions(log.path)
+    if lost > 1:  # the line, not only its end
+        assert "b" not in torn.submissions and torn.sequence == 1
+    submit(torn, "c", "00002", job="9")
+    again = Submissions(log.path)
+    assert {"a", "c"} <= again.submissions.keys() and again.by_job().keys() == {"7", "9"}
+    assert again.latest[STAGE, "00002"][0].job == "9"
+
+
+def test_lines_of_others_and_rubbish_are_passed_over(log: Submissions) -> None:
+    submit(log, "a", "00000", job="7")
+    with log.path.open("ab") as file:
+        file.write(b'{"stage": "it01/debate", "task": "00000", "job": "1234"}\n\xff\xfe\n[1]\n"event"\n\n')
+    assert Submissions(log.path).submissions == log.submissions
+
+
+def test_a_reset_forgets_failures_but_no_names(log: Submissions) -> None:
+    submit(log, "a", "00000", "00001", job="7")
+    for task in ("00000", "00001"):
+        log.judge(verdict(task, "a"))
+    log.reset([(STAGE, "00000")])
+    again = Submissions(log.path)
+    assert set(again.verdicts) == {(STAGE, "00001")} == set(again.latest)
+    assert "a" in again.submissions and again.sequence == 1  # its number is never given twice
+    submit(again, "b", "00000", job="8")
+    assert again.latest[STAGE, "00000"][0].name == "b"
+
+
+def test_the_last_submission_of_a_task_counts(log: Submissions) -> None:
+    submit(log, "a", "00000", "00001", job="7")
+    submit(log, "b", "00001", job="8")
+    assert log.latest[STAGE, "00000"] == (log.submissions["a"], 0)
+    assert log.latest[STAGE, "00001"] == (log.submissions["b"], 0)
+
+
+def test_there_need_be_no_log(tmp_path: Path) -> None:
+    log = Submissions(tmp_path / "submissions.jsonl")
+    assert log.submissions == {} and log.nonce == "" and list(tmp_path.iterdir()) == []

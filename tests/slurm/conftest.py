@@ -1,0 +1,52 @@
+"""A real Slurm cluster for the tests in this folder, healthy and idle before each of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.cluster import Cluster
+from tests.slurm.processes import ClusterError
+
+HERE = Path(__file__).parent
+FOREIGN = ("SLURM", "SBATCH", "SQUEUE", "SINFO", "SACCT", "SCANCEL", "PMI")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever here asks for a cluster is slow and needs Slurm; the rest of this folder, parsers and such, is not."""
+    for item in items:
+        if HERE in item.path.parents and {"cluster", "slurm"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.slurm)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Four nodes of 8 CPUs and 4 GPUs with accounting, for the whole session."""
+    missing = None
+    try:
+        started = Cluster.start(tmp_path_factory.mktemp("slurm"))
+    except ClusterError as error:
+        missing = str(error)
+    if missing:
+        pytest.fail(missing, pytrace=False)
+    with started:
+        yield started
+
+
+@pytest.fixture
+def slurm(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """The cluster, this process's environment pointing at it; afterwards put in order again, whatever the test broke."""
+    for name in os.environ:
+        if name.startswith(FOREIGN):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("SLURM_CONF", cluster.env["SLURM_CONF"])
+    monkeypatch.setenv("PATH", cluster.env["PATH"])
+    # Jobs find the tests' own work where this process does.
+    monkeypatch.setenv("PYTHONPATH", str(HERE.parents[1]))
+    cluster.heal()
+    yield cluster
+    cluster.heal()

@@ -1,0 +1,150 @@
+"""Tasks that real jobs of the test cluster run in place of debates and finetuning.
+
+Each does what `run_task` promises: claim, cause on failure, marker last.
+Misfortunes are read from a folder beside the run, so that a test can choose
+them, and are used up by the attempt that meets them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from hpcmaf.errors import EngineError, OutOfMemory, StopRequested
+from hpcmaf.evaluation import score
+from hpcmaf.plan import Stage
+from hpcmaf.publish import write_json, write_text
+from hpcmaf.rundir import RunDir
+from hpcmaf.stages import entry
+from hpcmaf.stages.context import TaskContext
+from hpcmaf.training.stopping import StopFlag
+
+
+def errand(root: str, stage: str, task: str, attempt: str, identity: str, **settings: Any) -> None:
+    """`run_task` with the work of every stage replaced."""
+    entry._function = lambda kind: _work
+    entry.run_task(root, stage, task, attempt, identity, **settings)
+
+
+def nap(root: str, stage: str, task: str, attempt: str, identity: str, **settings: Any) -> None:
+    """The same, two seconds later."""
+    time.sleep(2)
+    errand(root, stage, task, attempt, identity, **settings)
+
+
+def misfortunes(root: Path) -> Path:
+    return root.with_name(root.name + ".misfortunes")
+
+
+def plant(run: RunDir, stage: str, task: str, *what: str) -> None:
+    """Let the next attempts at a task meet these, one each."""
+    folder = misfortunes(run.root)
+    folder.mkdir(exist_ok=True)
+    for number, one in enumerate(what):
+        (folder / f"{stage.replace('/', '.')}.{task}.{number}").write_text(one)
+
+
+def started(run: RunDir, stage: str, task: str) -> int:
+    """How many attempts at a task there were."""
+    number, kind = int(stage[2:4]), stage.partition("/")[2]
+    folder = run.iteration(number) / "attempts" / f"{kind}.{task}"
+    return len([path for path in folder.iterdir() if path.name.isdigit()]) if folder.exists() else 0
+
+
+def _work(context: TaskContext) -> None:
+    planted = sorted(misfortunes(context.run.root).glob(f"{context.stage.id.replace('/', '.')}.{context.task}.*"))
+    if planted:
+        what = planted[0].read_text()
+        planted[0].unlink()
+        print(f"meets {what}", flush=True)
+        _meet(what, context)
+    output = context.run.iteration(context.iteration) / "errands" / f"{context.stage.kind}.{context.task}"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open("a") as file:
+        file.write(f"{os.environ['SLURMD_NODENAME']} {context.halvings}\n")
+    context.outputs.append(output)
+    if context.stage.kind == "score":
+        _score(context)
+    context.spend(wall_seconds=0.1)
+
+
+def _score(context: TaskContext) -> None:
+    """Figures of invented debates, so that the chain's last gate has a report to write."""
+    from tests.report.conftest import invent, ledger
+
+    t = context.iteration
+    metrics = score(invent(20, (0.6, 0.7), 2, t), seed=0, iteration=t, method="maft", task="arithmetic")
+    write_json(context.run.metrics(t), metrics)
+    write_json(context.run.ledger(t), ledger(t))
+    context.outputs += [context.run.metrics(t), context.run.ledger(t)]
+
+
+def _meet(what: str, context: TaskContext) -> None:
+    kind, _, argument = what.partition(" ")
+    match kind:
+        case "error":
+            raise EngineError("the engine is broken; mend it")
+        case "bug":
+            raise ZeroDivisionError("a defect")
+        case "memory":
+            raise OutOfMemory("out of memory; lower batch_size")
+        case "sigkill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "exit":
+            os._exit(int(argument))
+        case "eat":
+            _eat(int(argument))
+        case "full-disk":
+            _fill_disk(context)
+        case "sleep":
+            time.sleep(float(argument))
+        case "advance":
+            _advance(context.run, context.stage, context.task, context.stop, float(argument))
+        case "stall":
+            _until_stopped(context.stop, float(argument))
+            raise StopRequested("stopped without having done anything")
+        case _:
+            sys.exit(f"no such misfortune: {what}")
+
+
+def _eat(megabytes: int) -> None:
+    """Take memory until Slurm ends it."""
+    eaten = [bytearray(os.urandom(1 << 20)) for _ in range(megabytes)]
+    time.sleep(60)
+    print(len(eaten), flush=True)
+
+
+def _advance(run: RunDir, stage: Stage, task: str, stop: StopFlag, seconds: float) -> None:
+    """Write to the shard's journal until told to stop, as an engine does batch by batch."""
+    journal = run.journal(run.shard(stage.iteration, stage.kind, int(task)))
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with journal.open("a") as file:
+            file.write("a batch\n")
+        if stop.requested:
+            raise StopRequested("stopped at a boundary")
+        time.sleep(0.2)
+
+
+def _until_stopped(stop: StopFlag, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not stop.requested:
+        time.sleep(0.1)
+
+
+def _fill_disk(context: TaskContext) -> None:
+    """Publish into a file system of one megabyte; a real one, in this node's own namespace."""
+    folder = context.run.iteration(context.iteration) / "full"
+    folder.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=True)
+    try:
+        write_text(folder / "store.h5", "x" * 4_000_000)
+    finally:
+        print("left there:", sorted(path.name for path in folder.iterdir()), flush=True)
+        subprocess.run(["umount", folder], check=True)

@@ -1,0 +1,117 @@
+"""Chains of real jobs: arrays in windows, gates, queues filled at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.cluster import Cluster
+from tests.slurm.errands import plant
+from tests.slurm.runs import REPOSITORY, Loop
+
+
+def test_two_iterations_by_gates(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "it's a run", iters=2)
+    chain = loop.start()
+    assert {sent.stage for sent in chain.submitted} == {"it00/eval", "it01/debate"}
+    loop.finish()
+    loop.all_once()
+    names = [line["name"] for line in loop.events("intent")]
+    assert len(set(names)) == len(names)
+    assert any(".it02.finetune.critic-1." in name for name in names)
+    assert loop.verdicts() == []
+    assert (loop.run.report / "report.md").exists() or list(loop.run.report.glob("*.md"))
+    slurm.wait_idle()
+
+
+def test_submitting_again_adds_nothing(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "run")
+    plant(loop.run, "it01/debate", "00001", "sleep 4")
+    loop.start()
+    assert loop.start().submitted == []
+    loop.finish()
+    assert loop.start().submitted == []
+    loop.all_once()
+
+
+def test_evaluation_runs_beside_the_next_debates(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "run", iters=2)
+    plant(loop.run, "it01/eval", "00000", "sleep 6")
+    loop.start()
+    loop.wait("it02's debates were done", lambda: loop.run.done_tasks(loop.plan)["it02/debate"], 60)
+    assert not loop.run.done_tasks(loop.plan)["it01/score"]
+    loop.finish()
+
+
+def test_windows_lose_nothing_and_keep_to_the_limit(slurm: Cluster, tmp_path: Path) -> None:
+    site = ("slurm.max_array_size=9", "slurm.generation.at_once=5", "generation.problems_per_shard=1")
+    loop = Loop(slurm, tmp_path / "run", *site, shape=("debate.agents=2", "task.train=25", "task.eval=1"))
+    loop.start()
+    windows = [line for line in loop.events("intent") if line["stage"] == "it01/debate" and line["elements"]]
+    assert [len(line["elements"]) for line in windows] == [8, 8, 9]
+    names, most = {line["name"] for line in windows}, 0
+    while not loop.run.done_tasks(loop.plan)["it01/merge"]:
+        most = max(most, sum(job["name"] in names and job["state"] == "RUNNING" for job in slurm.jobs()))
+        loop.wait("a moment passed", lambda: True)
+    assert 1 < most <= 5
+    loop.finish()
+    loop.all_once()
+
+
+def test_an_error_stops_the_chain_and_the_same_command_goes_on(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "run")
+    plant(loop.run, "it01/merge", "all", "error")
+    loop.start()
+    stop = loop.stops()
+    assert "it01/merge all: the engine is broken; mend it; log: " in stop["reason"]
+    assert "error: the engine is broken; mend it" in Path(stop["log"]).read_text()
+    slurm.wait_idle()
+    assert not loop.run.done_tasks(loop.plan)["it01/finetune"]
+    loop.start()
+    assert loop.stopped() is None
+    loop.finish()
+    loop.all_once()
+
+
+def test_everything_queued_at_once(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "run", "slurm.chain=presubmitted", iters=2)
+    chain = loop.start()
+    assert {sent.stage for sent in chain.submitted if not sent.gate} == {stage.id for stage in loop.plan.stages}
+    loop.finish()
+    loop.all_once()
+    assert len(loop.events("intent")) == len(chain.submitted), "a job submitted another"
+
+
+def test_a_queued_chain_ends_with_the_reason_where_inputs_are_missing(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "run", "slurm.chain=presubmitted")
+    plant(loop.run, "it01/finetune", "critic-1", "bug")
+    loop.start()
+    slurm.wait_idle(60)
+    done = loop.run.done_tasks(loop.plan)
+    assert len(done["it01/finetune"]) == 3
+    assert not done["it01/eval"]
+    attempts = loop.run.attempts(loop.plan.stage("it01/eval"), "00001")
+    cause = (attempts / "0001" / "cause.json").read_text()
+    assert "it01/eval: needs it01/finetune critic-1, which is not done" in cause
+    loop.start()
+    loop.finish()
+    loop.all_once()
+
+
+def test_two_submits_at_once(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real command, twice in the same moment: one set of jobs."""
+    loop = Loop(slurm, tmp_path / "run")
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    command = [sys.executable, "-m", "hpcmaf", "submit", "--profile", str(loop.run.profile), "--iters", "1"]
+    command += ["--recipe", str(loop.run.recipe), "--run", str(loop.run.root)]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=60)[1] for process in both]
+    codes = sorted(process.returncode for process in both)
+    assert codes in ([0, 0], [0, 9]), said
+    names = [line["name"] for line in loop.events("intent")]
+    firsts = [line for line in loop.events("intent") if line["stage"] == "it01/debate" and line["elements"]]
+    assert len(firsts) == 1, names
+    slurm.cancel_all()

@@ -1,0 +1,226 @@
+"""What clusters do to jobs, done to real ones."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.cluster import Cluster
+from tests.slurm.errands import plant, started
+from tests.slurm.runs import REPOSITORY, Loop
+
+
+def test_a_killed_task_runs_again_and_the_rest_stays(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "run")
+    plant(loop.run, "it01/debate", "00001", "sigkill", "sigkill")
+    plant(loop.run, "it01/finetune", "critic-0", "exit 137")
+    loop.start()
+    loop.finish()
+    loop.all_once()
+    assert loop.verdicts("it01/debate", "00001") == ["killed", "killed"]
+    assert loop.verdicts("it01/finetune", "critic-0") == ["killed"]
+    # Killed twice, it is believed to want for memory.
+    assert loop.errands("it01/debate", "00001")[0].endswith(" 1")
+    assert loop.errands("it01/finetune", "critic-0")[0].endswith(" 0")
+
+
+def test_attempts_have_a_ceiling(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "run", "attempts=2")
+    plant(loop.run, "it01/merge", "all", "sigkill", "sigkill", "sigkill")
+    loop.start()
+    assert "attempt 2 of 2" in loop.stops()["reason"]
+    assert started(loop.run, "it01/merge", "all") == 2
+
+
+def test_out_of_memory_halves_the_batch(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "run")
+    plant(loop.run, "it01/debate", "00000", "memory", "memory")
+    loop.start()
+    loop.finish()
+    assert loop.verdicts() == ["out of memory", "out of memory"]
+    assert loop.errands("it01/debate", "00000")[0].endswith(" 2")
+    assert loop.errands("it01/debate", "00001")[0].endswith(" 0")
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+def test_slurm_kills_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster that enforces memory limits, as all do; squeue tells no difference to kill -9."""
+    with Cluster.start(tmp_path / "cluster", nodes=1, memory_kill="poll", accounting=False) as strict:
+        monkeypatch.setenv("SLURM_CONF", strict.env["SLURM_CONF"])
+        monkeypatch.setenv("PATH", strict.env["PATH"])
+        monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+        loop = Loop(strict, tmp_path / "run", "slurm.generation.memory_gb=0.4")
+        plant(loop.run, "it01/debate", "00000", "eat 900")
+        loop.start()
+        loop.finish()
+        assert loop.verdicts() == ["out of memory"]
+        assert loop.errands("it01/debate", "00000")[0].endswith(" 1")
+
+
+def test_a_defect_stops_the_chain_with_its_traceback_in_the_log(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "run")
+    plant(loop.run, "it01/finetune", "generator-1", "bug")
+    loop.start()
+    stop = loop.stops()
+    assert stop["task"] == "generator-1"
+    assert "ZeroDivisionError: a defect" in stop["reason"]
+    assert "Traceback" in Path(stop["log"]).read_text()
+    assert len(loop.run.done_tasks(loop.plan)["it01/finetune"]) == 3, "others that were running were cut short"
+
+
+def test_a_full_disk_stops_the_chain_and_leaves_no_half_file(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "run")
+    plant(loop.run, "it01/merge", "all", "full-disk")
+    loop.start()
+    stop = loop.stops()
+    assert "store.h5: No space left on device; free space there" in stop["reason"]
+    log = next(loop.run.root.glob("it01/jobs/*merge*/*_log.out")).read_text()
+    assert "left there: []" in log
+    loop.start()
+    loop.finish()
+
+
+def test_a_node_that_dies(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "run")
+    plant(loop.run, "it01/debate", "00002", "sleep 60")
+    loop.start()
+    loop.wait("the task was running", lambda: loop.running_on("it01/debate", "00002"))
+    slurm.kill_node(loop.running_on("it01/debate", "00002") or "")
+    loop.finish(120)
+    loop.all_once()
+    assert started(loop.run, "it01/debate", "00002") == 2
+
+
+def test_a_node_whose_daemon_dies_runs_on_beside_the_new_copy(slurm: Cluster, tmp_path: Path) -> None:
+    """Slurm requeues the task while the first copy is still at work: the second waits, and does nothing twice."""
+    loop = Loop(slurm, tmp_path / "run")
+    plant(loop.run, "it01/debate", "00000", "sleep 25")
+    loop.start()
+    loop.wait("the task was running", lambda: loop.running_on("it01/debate", "00000"))
+    slurm.kill_slurmd_only(loop.running_on("it01/debate", "00000") or "")
+    loop.finish(120)
+    loop.all_once()
+
+
+def test_preemption(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "run", "slurm.partition=low", "slurm.generation.minutes=30")
+    plant(loop.run, "it01/debate", "00001", "advance 60")
+    loop.start()
+    loop.wait("the task was running", lambda: loop.running_on("it01/debate", "00001"))
+    node = loop.running_on("it01/debate", "00001")
+    urgent = slurm.submit("sleep 3", "--partition=high", f"--nodelist={node}", "--exclusive")
+    loop.finish(120)
+    slurm.wait_job(urgent, "COMPLETED")
+    loop.all_once()
+    assert started(loop.run, "it01/debate", "00001") == 2
+    assert set(loop.verdicts()) <= {"preempted", "stopped"}
+
+
+def test_scontrol_requeue(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "run")
+    plant(loop.run, "it01/debate", "00001", "sleep 60")
+    loop.start()
+    loop.wait("the task was running", lambda: loop.running_on("it01/debate", "00001"))
+    job = loop.task("it01/debate", "00001")
+    assert job is not None
+    slurm.client("scontrol", "requeue", f"{job['array_job']}_{job['array_task']}")
+    loop.finish(120)
+    loop.all_once()
+
+
+def test_a_time_limit_with_progress_and_one_without(slurm: Cluster, tmp_path: Path) -> None:
+    """The signal comes a minute early at most: with a limit of one minute at once."""
+    site = ("slurm.generation.minutes=1", "slurm.signal_seconds=40")
+    loop = Loop(slurm, tmp_path / "run", *site)
+    plant(loop.run, "it01/debate", "00001", "advance 90", "advance 90")
+    plant(loop.run, "it00/eval", "00001", "stall 90")
+    loop.start()
+    stop = loop.stops(120)
+    assert stop["task"] == "00001"
+    assert stop["stage"] == "it00/eval"
+    assert "time limit of 1 minutes without getting any further" in stop["reason"]
+    slurm.wait_idle(90)
+    loop.start()
+    loop.finish(120)
+    assert started(loop.run, "it01/debate", "00001") >= 3
+    assert "killed" not in loop.verdicts()
+
+
+def test_accounting_is_away(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "run")
+    plant(loop.run, "it01/finetune", "critic-1", "sigkill")
+    slurm.stop_accounting()
+    loop.start()
+    loop.finish()
+    loop.all_once()
+    assert loop.verdicts() == ["killed"]
+
+
+def test_the_controller_crashes_in_mid_chain(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "run")
+    plant(loop.run, "it01/debate", "00000", "sleep 8")
+    loop.start()
+    loop.wait("the task was running", lambda: loop.running_on("it01/debate", "00000"))
+    # What is seconds old when it crashes is forgotten; see the test of gates.
+    time.sleep(5)
+    slurm.kill_controller()
+    time.sleep(6)
+    slurm.start_controller()
+    loop.finish(150)
+
+
+def test_a_crash_of_the_controller_forgets_the_last_seconds(slurm: Cluster, tmp_path: Path) -> None:
+    """It wakes up with a state in which the merge runs and its gate waits; what that gate submitted is unknown."""
+    loop = Loop(slurm, tmp_path / "run", "slurm.settle_seconds=6")
+    plant(loop.run, "it01/merge", "all", "sleep 8")
+    plant(loop.run, "it01/finetune", "critic-1", "sleep 3")
+    loop.start()
+    loop.wait("the merge was running", lambda: loop.running_on("it01/merge", "all"), 60)
+    time.sleep(6)  # for the state to be written
+    shutil.copytree(slurm.home / "state", tmp_path / "state")
+    loop.wait("finetuning was queued", lambda: loop.task("it01/finetune", "critic-1"), 60)
+    slurm.kill_controller()
+    shutil.rmtree(slurm.home / "state")
+    shutil.copytree(tmp_path / "state", slurm.home / "state")
+    slurm.start_controller()
+    loop.finish(150)
+    loop.all_once()
+
+
+@pytest.mark.parametrize("heard", [True, False], ids=["heard", "not-heard"])
+def test_sbatch_does_not_answer(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: bool) -> None:
+    """The first call hangs, with the job submitted or without: there is one job of its name in the end."""
+    real = next(path for path in os.environ["PATH"].split(":") if (Path(path) / "sbatch").exists())
+    fake = tmp_path / "bin" / "sbatch"
+    fake.parent.mkdir()
+    submit = f'{real}/sbatch "$@" >/dev/null' if heard else ":"
+    fake.write_text(
+        f'#!/bin/sh\nif mkdir "{tmp_path}/once" 2>/dev/null; then {submit}; sleep 60; fi\nexec {real}/sbatch "$@"\n'
+    )
+    fake.chmod(fake.stat().st_mode | stat.S_IEXEC)
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    loop = Loop(slurm, tmp_path / "run", "slurm.command_seconds=3")
+    loop.start()
+    first = loop.events("intent")[0]["name"]
+    assert len({job["array_job"] for job in slurm.jobs() if job["name"] == first}) == 1
+    loop.finish()
+    loop.all_once()
+
+
+def test_a_submit_killed_before_it_learnt_the_job(slurm: Cluster, tmp_path: Path) -> None:
+    """The id was never written down: the name finds the job."""
+    loop = Loop(slurm, tmp_path / "run")
+    plant(loop.run, "it01/debate", "00000", "sleep 5")
+    loop.start()
+    lines = loop.run.submissions.read_text().splitlines(keepends=True)
+    known = [line for line in lines if '"event": "submitted"' not in line]
+    loop.run.submissions.write_text("".join(known))
+    assert [sent for sent in loop.start().submitted if not sent.gate] == []
+    loop.finish()
+    loop.all_once()

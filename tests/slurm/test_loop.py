@@ -1,0 +1,151 @@
+"""The real loop on a real cluster: vLLM's place taken by transformers, everything else as on an H100 site."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hpcmaf.publish import file_sha256
+from hpcmaf.rundir import RunDir
+from hpcmaf.store import verify
+from tests.slurm.cluster import Cluster
+from tests.slurm.runs import REPOSITORY, reported
+
+OPTIONS = ["--profile", "test-cluster", "--set-profile", "slurm.generation.at_once=2"]
+SHAPE = ["debate.agents=2", "task.train=16", "task.eval=6", "training.epochs=1"]
+SMALL = [word for one in SHAPE for word in ("--set", one)]
+
+
+def submit(run: Path, *options: str) -> None:
+    command = [sys.executable, "-m", "hpcmaf", "submit", "--run", str(run), *OPTIONS, *SMALL, *options]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+
+
+def results(run: RunDir, iterations: int) -> dict[str, str]:
+    """Digests of everything a run is for: training sets, models, debates, scores."""
+    found = {}
+    for t in range(iterations + 1):
+        files = [*run.data(t).glob("*.jsonl"), *run.iteration(t).glob("*.h5")]
+        files += run.iteration(t).glob("agents/*/adapter_model.safetensors")
+        found |= {str(file.relative_to(run.root)): file_sha256(file) for file in files}
+        metrics = json.loads(run.metrics(t).read_text())
+        found[f"scores {t}"] = json.dumps([metrics["accuracy"], metrics["scores"]])
+    return found
+
+
+class Watch:
+    """Waits for a run on the cluster."""
+
+    def __init__(self, slurm: Cluster, run: RunDir) -> None:
+        self.slurm, self.run = slurm, run
+
+    def until(self, what: str, true: object, timeout: float) -> None:
+        end = time.monotonic() + timeout
+        while not true():  # type: ignore[operator]
+            assert not self.run.stopped.exists(), f"before {what}: {self.run.stopped.read_text()}"
+            if time.monotonic() > end:
+                logs = sorted(self.run.root.glob("it*/jobs/*/*_log.err"), key=os.path.getmtime)[-3:]
+                tails = "\n".join(f"--- {log}\n{log.read_text(errors='replace')[-1500:]}" for log in logs)
+                pytest.fail(f"{timeout:g} s passed before {what}\n{self.slurm.jobs()}\n{tails}", pytrace=False)
+            time.sleep(0.1)
+
+    def running(self, stage: str) -> str | None:
+        """The node on which a job of a stage is at work."""
+        for job in self.slurm.jobs():
+            if f".{stage}." in job["name"] and "gate" not in job["name"] and job["state"] == "RUNNING":
+                return job["nodes"]
+        return None
+
+    def training(self, t: int) -> str | None:
+        """An agent whose training processes have been started, and which is not done."""
+        for attempt in (self.run.iteration(t) / "attempts").glob("finetune.*/0001/finetune.log"):
+            agent = attempt.parent.parent.name.partition(".")[2]
+            if self.process(f"it{t:02d}.finetune.{agent}"):
+                return agent
+        return None
+
+    def process(self, stage: str) -> int | None:
+        """The Python that does a task of a stage."""
+        for entry in Path("/proc").iterdir():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if b"hpcmaf.launch.slurm.job" in words and str(self.run.root).encode() in words[-2]:
+                if f".{stage}.".encode() in words[-2] and b".gate." not in words[-2] and b"srun" not in words[0]:
+                    return int(entry.name)
+        return None
+
+
+@pytest.mark.timeout(1200)
+def test_five_iterations_through_the_night(slurm: Cluster, tmp_path: Path) -> None:
+    """A node dies in iteration 2, a finetuning task in iteration 4; beside it a run queued as a whole."""
+    night, calm = RunDir(tmp_path / "a night's run"), RunDir(tmp_path / "calm")
+    script = [REPOSITORY / "slurm/iterate.sh", "--iters", "5", "--run", night.root, *OPTIONS, *SMALL]
+    job = slurm.client("sbatch", "--parsable", f"--output={tmp_path}/iterate.log", f"--chdir={REPOSITORY}", *script)
+    submit(calm.root, "--iters", "5", "--set-profile", "slurm.chain=presubmitted")
+    slurm.wait_job(int(job), "COMPLETED", timeout=60)
+    watch = Watch(slurm, night)
+
+    watch.until("iteration 2 debated", lambda: watch.process("it02.debate"), 400)
+    node = watch.running("it02.debate")
+    assert node is not None
+    slurm.kill_node(node)
+    time.sleep(15)
+    slurm.start_node(node)
+    watch.until("an agent of iteration 4 was in training", lambda: watch.training(4), 500)
+    os.kill(watch.process(f"it04.finetune.{watch.training(4)}") or 0, signal.SIGKILL)
+    watch.until("the run was done", lambda: reported(night), 400)
+    Watch(slurm, calm).until("the calm run was done", lambda: reported(calm), 400)
+
+    verdicts = [json.loads(line) for line in night.submissions.read_text().splitlines() if '"verdict"' in line]
+    assert [verdict["kind"] for verdict in verdicts if verdict["stage"] == "it04/finetune"] == ["killed"]
+    assert results(night, 5) == results(calm, 5)
+    slurm.wait_idle(60)
+    assert verify(night.root) == []
+
+
+def test_training_reaches_its_time_limit_and_goes_on(slurm: Cluster, tmp_path: Path) -> None:
+    """Its time limit comes: Slurm warns DeepSpeed's processes; requeued, it ends with the very weights of a calm one."""
+    shape = ["--set", "debate.agents=1", "--set", "debate.rounds=1", "--set", "training.epochs=700"]
+    calm, run = RunDir(tmp_path / "calm"), RunDir(tmp_path / "run")
+    submit(run.root, "--iters", "1", *shape)
+    watch = Watch(slurm, run)
+    stage = run.load_plan().stage("it01/finetune")
+    progress = run.progress(stage, "generator-0")
+    watch.until("training had begun", lambda: progress.exists() and json.loads(progress.read_text())["done"] > 3, 200)
+    job = next(job["id"] for job in slurm.jobs() if ".it01.finetune.generator-0." in job["name"])
+    slurm.client("scontrol", "update", f"jobid={job}", "timelimit=1")
+    submit(calm.root, "--profile", "local", "--iters", "1", *shape)
+    watch.until("the run was done", lambda: reported(run), 200)
+    logs = [path.read_text() for path in sorted(run.attempts(stage, "generator-0").glob("*/finetune.log"))]
+    assert len(logs) >= 2
+    causes = [path.parent.name for path in run.attempts(stage, "generator-0").glob("*/cause.json")]
+    assert len(causes) == len(logs) - 1
+    assert not run.checkpoints(1, "generator-0").exists()
+    assert results(run, 1) == results(calm, 1)
+
+
+def test_finetuning_on_two_nodes(slurm: Cluster, tmp_path: Path) -> None:
+    """One srun task per node, torchrun's c10d rendezvous between them, DeepSpeed over gloo; two agents per job."""
+    run = RunDir(tmp_path / "run")
+    site = ["slurm.finetuning.nodes=2", "slurm.agents_per_job=2"]
+    submit(run.root, "--iters", "1", *[word for one in site for word in ("--set-profile", one)])
+    Watch(slurm, run).until("the run was done", lambda: reported(run), 300)
+    lines = [json.loads(line) for line in run.submissions.read_text().splitlines()]
+    jobs = [line for line in lines if line["event"] == "intent" and line["stage"] == "it01/finetune"]
+    agents = [["generator-0", "generator-1"], ["critic-0", "critic-1"]]
+    assert [line["elements"] for line in jobs if line["elements"]] == [[agents[0]], [agents[1]]]
+    for folder in sorted((run.iteration(1) / "attempts").glob("finetune.*/0001")):
+        logs = {log.name for log in folder.glob("finetune*.log")}
+        assert logs == {"finetune.log", "finetune.node1.log"}, folder
+    slurm.wait_idle(60)
+    assert verify(run.root) == []

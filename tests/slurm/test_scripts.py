@@ -1,0 +1,129 @@
+"""The scripts of slurm/ in the hands of a real sbatch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hpcmaf.rundir import RunDir
+from hpcmaf.store import verify
+from tests.slurm.cluster import Cluster
+from tests.slurm.processes import wait_until
+
+REPOSITORY = Path(__file__).parents[2]
+SLURM = REPOSITORY / "slurm"
+SHAPE = ("task.train=12", "task.eval=8", "debate.agents=2", "training.epochs=1", "method=maft-no-critic")
+WORDS = [word for value in SHAPE for word in ("--set", value)] + ["--profile", "test-cluster", "--iters", "1"]
+
+
+class Site:
+    """A user's shell on the test cluster."""
+
+    def __init__(self, slurm: Cluster, folder: Path) -> None:
+        self.slurm, self.folder = slurm, folder
+        self.environment = slurm.env | {"HPCMAF_PYTHON": sys.executable, "PYTHONPATH": str(REPOSITORY)}
+
+    def call(self, *words: str | Path, **environment: str) -> str:
+        done = subprocess.run(
+            list(map(str, words)), cwd=self.folder, env=self.environment | environment, check=False,
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def sbatch(self, *words: str | Path) -> int:
+        return int(self.call("sbatch", "--parsable", *words).partition(";")[0])
+
+    def wait(self, job: int, timeout: float = 120) -> None:
+        """Wait for a job, or all of an array, to end well."""
+
+        def states() -> set[str]:
+            return {line["state"] for line in self.slurm.jobs() if line["array_job"] == str(job)}
+
+        wait_until(f"job {job} ended", lambda: not states() & {"PENDING", "RUNNING", "COMPLETING"}, timeout, 0.2)
+        assert states() == {"COMPLETED"}, self.logs()
+
+    def logs(self) -> str:
+        return "\n".join(f"--- {path.name}\n{path.read_text()}" for path in sorted(self.folder.glob("*.log")))
+
+
+@pytest.fixture
+def site(slurm: Cluster, tmp_path: Path) -> Site:
+    folder = tmp_path / "a user's folder"
+    folder.mkdir()
+    return Site(slurm, folder)
+
+
+@pytest.mark.timeout(600)
+def test_the_loop_runs_from_one_sbatch(site: Site) -> None:
+    started = time.monotonic()
+    job = site.sbatch("--partition=main", SLURM / "iterate.sh", *WORDS, "--run", "loop")
+    site.wait(job, timeout=60)
+    took = time.monotonic() - started
+    assert " NumCPUs=1 " in site.call("scontrol", "show", "job", str(job), "--oneliner")
+    assert took < 45, f"{took:.0f} s\n{site.logs()}"
+    assert (site.folder / f"hpcmaf-iterate-{job}.log").read_text().count("job ") >= 4
+
+    run = RunDir(site.folder / "runs/loop")
+    plan = run.load_plan()
+    wait_until("the report was written", lambda: run.stopped.exists() or (run.report / "report.md").exists(), 400, 1)
+    assert not run.stopped.exists(), run.stopped.read_text()
+    assert all(run.done(stage, task) for stage in plan.stages for task in stage.tasks)
+    assert verify(run.root) == []
+
+
+@pytest.mark.timeout(600)
+def test_each_stage_runs_alone(site: Site) -> None:
+    shards = ["--set-profile", "generation.problems_per_shard=6"]
+    site.call(sys.executable, "-m", "hpcmaf", "plan", "--write", *WORDS, *shards, "--run", "alone")
+    run = RunDir(site.folder / "runs/alone")
+    plan = run.load_plan()
+
+    def done(stage: str) -> set[str]:
+        return run.done_tasks(plan)[stage]
+
+    site.wait(site.sbatch("--array=0-1", SLURM / "debate.sh", "alone", "1"))
+    assert done("it01/debate") == {"00000", "00001"}
+    site.wait(site.sbatch(SLURM / "merge.sh", "alone", "1"))
+    assert done("it01/merge") == {"all"}
+    first = site.sbatch("--array=1", SLURM / "finetune.sh", "alone", "1")
+    second = site.sbatch("--nodes=2", SLURM / "finetune.sh", "alone", "1", "--task", "generator-0")
+    site.wait(first)
+    site.wait(second)
+    assert done("it01/finetune") == {"generator-0", "generator-1"}
+    # All of a stage's tasks in one job, and what is done stays done.
+    site.wait(site.sbatch(SLURM / "eval.sh", "alone", "1"))
+    site.wait(site.sbatch(SLURM / "score.sh", "alone", "1"))
+    again = site.sbatch(SLURM / "finetune.sh", "alone", "1")
+    site.wait(again)
+    assert (site.folder / f"hpcmaf-finetune-{again}.log").read_text().count("done already") == 2
+    assert run.metrics(1).exists() and verify(run.root) == []
+
+
+def test_a_stage_whose_inputs_are_missing_says_so(site: Site) -> None:
+    site.call(sys.executable, "-m", "hpcmaf", "plan", "--write", *WORDS, "--run", "early")
+    job = site.sbatch(SLURM / "merge.sh", "early", "1")
+    site.slurm.wait_job(job, "FAILED", timeout=60)
+    log = (site.folder / f"hpcmaf-merge-{job}.log").read_text()
+    assert "error: it01/merge: needs it01/debate 00000, which is not done; run it first" in log.splitlines()
+    assert os.listdir(RunDir(site.folder / "runs/early").iteration(1)) == ["attempts"]
+
+
+def test_time_running_out_reaches_a_stage_and_loses_nothing(site: Site) -> None:
+    big = ["--set", "task.train=2000", "--set-profile", "generation.problems_per_shard=2000"]
+    site.call(sys.executable, "-m", "hpcmaf", "plan", "--write", *WORDS, *big, "--run", "long")
+    run = RunDir(site.folder / "runs/long")
+    journal = run.journal(run.shard(1, "debate", 0))
+    job = site.sbatch(SLURM / "debate.sh", "long", "1")
+    wait_until("something was debated", lambda: journal.exists() and journal.stat().st_size > 0, 60, 0.1)
+    # What --signal=B:USR2@120 in the header does two minutes before the end.
+    site.call("scancel", "--batch", "--signal=USR2", str(job))
+    site.slurm.wait_job(job, "FAILED", timeout=30)
+    assert "ExitCode=143:0" in site.call("scontrol", "show", "job", str(job)), site.logs()
+    assert "error: it01/debate 00000: stopped at " in site.logs()
+    assert journal.stat().st_size > 0

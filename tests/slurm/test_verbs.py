@@ -1,0 +1,178 @@
+"""status, logs, retry and cancel of chains on the real cluster."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from hpcmaf.cli import cancel as cancel_verb
+from hpcmaf.cli import doctor as doctor_verb
+from hpcmaf.cli import logs as logs_verb
+from hpcmaf.cli import retry as retry_verb
+from hpcmaf.cli import status as status_verb
+from hpcmaf.launch.slurm import retry as retry_module
+from hpcmaf.launch.status import look
+from tests.slurm.cluster import Cluster
+from tests.slurm.errands import errand, plant, started
+from tests.slurm.processes import wait_until
+from tests.slurm.runs import Loop
+
+VERBS = {"status": status_verb, "logs": logs_verb, "retry": retry_verb, "cancel": cancel_verb}
+
+
+def verb(name: str, loop: Loop, *words: str) -> Result:
+    result = CliRunner().invoke(VERBS[name].command, [str(loop.run.root), *words], catch_exceptions=False)
+    print(f"hpcmaf {name} {' '.join(words)}: {result.exit_code}\n{result.output}")
+    return result
+
+
+@pytest.fixture(autouse=True)
+def _errands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is retried runs an errand too."""
+    monkeypatch.setitem(retry_module.retry.__kwdefaults__, "work", errand)
+
+
+def test_a_run_is_followed_from_start_to_end(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "run")
+    plant(loop.run, "it01/debate", "00000", "sleep 8")
+    loop.start()
+    seen: set[str] = set()
+
+    def slept() -> bool:
+        found = look(loop.run)
+        seen.add(found.survey.state)
+        assert found.exit_code == 0, (found.survey.state, found.survey.why)
+        return bool(started(loop.run, "it01/debate", "00000"))
+
+    wait_until("it01/debate 00000 runs", slept, 90, 0.5)
+    value = json.loads(verb("status", loop, "--json").output)
+    assert value["gates"] and value["state"] == "running"
+    assert "it01/debate 00000, attempt 1, job " in verb("logs", loop, "--stage", "debate", "--task", "00000").output
+    loop.finish()
+    result = verb("status", loop)
+    assert result.exit_code == 0
+    assert f"next: nothing; table and plot: {loop.run.report}" in result.output
+    assert seen <= {"running", "queued"}
+
+
+def test_a_failure_is_shown_read_and_retried(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "it's a run")
+    plant(loop.run, "it01/finetune", "generator-1", "error")
+    loop.start()
+    loop.stops()
+    shown = verb("status", loop)
+    assert shown.exit_code == 15
+    assert "failed: it01/finetune generator-1: the engine is broken; mend it; log: " in shown.output
+    read = verb("logs", loop, "--failed").output
+    assert "=== it01/finetune generator-1, attempt 1, job " in read
+    assert "error: the engine is broken; mend it" in read
+    assert "nothing to retry" in verb("retry", loop, "--stage", "debate").output
+    again = verb("retry", loop, "--agent", "generator-1", "--iter", "1", "--set-profile", "slurm.finetuning.minutes=7")
+    assert "it01/finetune: generator-1, job " in again.output
+    assert "minutes: 7" in loop.run.profile.read_text()
+    loop.finish()
+    assert started(loop.run, "it01/finetune", "generator-1") == 2
+    assert started(loop.run, "it01/finetune", "generator-0") == 1
+    assert verb("retry", loop).exit_code == 0
+
+
+def test_cancelled_twice_and_taken_up_again(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "run")
+    tasks = loop.plan.stage("it01/debate").tasks
+    for task in tasks:
+        plant(loop.run, "it01/debate", task, "sleep 300")
+    loop.start()
+    wait_until("it01/debate runs", lambda: all(started(loop.run, "it01/debate", task) for task in tasks), 90, 0.5)
+    first = verb("cancel", loop, "--yes")
+    assert first.exit_code == 0 and "gate(s)" in first.output and "hpcmaf retry" in first.output
+    assert not [job for job in slurm.jobs() if job["state"] in {"RUNNING", "PENDING", "COMPLETING"}]
+    assert json.loads(loop.run.stopped.read_text())["kind"] == "cancelled"
+    assert "Slurm has no jobs of it" in verb("cancel", loop, "--yes").output
+    shown = verb("status", loop)
+    assert shown.exit_code == 15 and "failed:" not in shown.output
+    assert f"next: hpcmaf retry {loop.run.root}" in shown.output
+    assert "it01/debate: " in verb("retry", loop).output
+    loop.finish()
+
+
+def test_a_stalled_chain_goes_on(slurm: Cluster, tmp_path: Path) -> None:
+    """Somebody cancels the gate; what was behind it is never submitted."""
+    loop = Loop(slurm, tmp_path / "run")
+    plant(loop.run, "it00/eval", "00000", "sleep 5")
+    loop.start()
+    gates = look(loop.run).survey.gates
+    assert gates
+    slurm.client("scancel", *gates)
+    wait_until("nothing is left", lambda: look(loop.run).survey.state == "stalled", 90, 0.5)
+    assert verb("status", loop).exit_code == 15
+    assert "job " in verb("retry", loop).output
+    loop.finish()
+
+
+def test_without_a_controller_the_markers_still_speak(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "run")
+    loop.start()
+    loop.finish()
+    slurm.wait_idle()
+    last = loop.plan.stages[-1]
+    loop.run.marker(last, "all").unlink()
+    slurm.kill_controller(signal.SIGTERM)
+    shown = verb("status", loop)
+    assert shown.exit_code == 13
+    assert "unknown (Slurm does not answer)" in shown.output and "note: squeue: " in shown.output
+    slurm.start_controller()
+    assert look(loop.run).survey.state == "stalled"
+
+
+def doctor(loop: Loop, *words: str) -> tuple[int, dict[str, dict[str, str]]]:
+    result = CliRunner().invoke(
+        doctor_verb.command, ["--run", str(loop.run.root), "--json", *words], catch_exceptions=False
+    )
+    print(result.output)
+    return result.exit_code, {finding["area"]: finding for finding in json.loads(result.output)}
+
+
+def test_the_doctor_looks_at_nodes_from_within(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "a run")
+    before = sorted(loop.run.root.iterdir())
+    code, found = doctor(loop, "--probe", "--set-profile", "slurm.generation.gpus=2")
+    assert code == 0
+    for area in ("controller", "accounting", "generation", "nodes", "locks across nodes", "sbatch in jobs"):
+        assert found[area]["level"] == "ok", found[area]
+    assert "node1, node2" in found["nodes"]["text"]
+    assert found["GPUs on nodes"]["text"] == "2 visible, 2 asked for"
+    assert sorted(loop.run.root.iterdir()) == before
+
+
+def test_a_probe_that_gets_no_node_is_cancelled(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "run")
+    for name in slurm.names:
+        slurm.client("scontrol", "update", f"nodename={name}", "state=drain", "reason=test")
+    try:
+        code, found = doctor(loop, "--probe", "--wait", "3")
+    finally:
+        for name in slurm.names:
+            slurm.resume(name)
+    assert code == 12
+    assert "down or drained" in found["generation"]["text"]
+    assert found["nodes"]["level"] == "warning" and "was cancelled" in found["nodes"]["text"]
+    assert not slurm.client("squeue", "-h").strip()
+    assert not list(loop.run.root.glob(".hpcmaf-doctor*"))
+
+
+def test_a_python_that_nodes_lack_is_a_problem(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "run")
+    code, found = doctor(loop, "--probe", "--set-profile", "slurm.python=/nowhere/python")
+    assert code == 12
+    assert found["nodes"]["level"] == "problem" and "/nowhere/python" in found["nodes"]["text"]
+
+
+def test_the_doctor_without_a_controller(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "run")
+    slurm.kill_controller(signal.SIGTERM)
+    code, found = doctor(loop, "--probe")
+    assert code == 12 and found["controller"]["level"] == "problem"
