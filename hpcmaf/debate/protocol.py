@@ -5,6 +5,7 @@ from __future__ import annotations
 from asyncio import gather
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from hpcmaf.answers import AnswerForm, extract
 from hpcmaf.debate.society import Society
@@ -24,6 +25,10 @@ class Protocol:
         M.
     summaries
         Whether critics read a summary of the others' answers, or the answers.
+    cooperate
+        Whether they are to integrate what they read instead of disputing it.
+    ids
+        Whether prompts to agents begin with the agent's ID and role.
     seed, iteration
         With problem, round, agent and kind they decide every draw.
     """
@@ -35,6 +40,40 @@ class Protocol:
     sampling: Sampling
     seed: int
     iteration: int
+    cooperate: bool = False
+    ids: bool = False
+
+    def asked_first(self, question: str, agent: int) -> str:
+        """What agent n is asked in round 1."""
+        return self._named("generator", agent, self.prompts.first(question))
+
+    def asked_again(self, question: str, agent: int, read: str | Sequence[str]) -> str:
+        """What agent n is asked in rounds 2..M, given a summary or the others' answers."""
+        prompts = self.prompts
+        if isinstance(read, str):
+            asked = (prompts.integrate if self.cooperate else prompts.update)(question, read)
+        elif self.cooperate:
+            asked = prompts.integrate_without_summary(question, read)
+        else:
+            asked = prompts.update_without_summary(question, read)
+        return self._named("critic", agent, asked)
+
+    def _named(self, role: Literal["generator", "critic"], agent: int, text: str) -> str:
+        return self.prompts.named(role, agent, text) if self.ids else text
+
+    def rehearse(self) -> None:
+        """Ask for every kind of prompt once.
+
+        Raises
+        ------
+        ConfigError
+            The task's prompts have no words for this protocol.
+        """
+        question = "1+2*3+4-5*6"  # one that all tasks' prompts can put
+        self.asked_first(question, 0)
+        if self.rounds > 1:
+            self.prompts.summarize(question, ["2"]) if self.summaries else None
+            self.asked_again(question, 0, "2" if self.summaries else ["2"])
 
 
 def calls_per_problem(protocol: Protocol, agents: int) -> int:
@@ -54,52 +93,37 @@ async def debate(problem: Problem, society: Society, protocol: Protocol, engine:
     Transcript
         N * M answers and N * (M - 1) summaries.
     """
-    question, prompts, agents = problem.question, protocol.prompts, range(society.agents)
-    call = _Call(problem, protocol, engine)
+    question, agents = problem.question, range(society.agents)
+    call = Call(problem, protocol, engine)
 
-    first = prompts.first(question)
-    answers = [
-        tuple(await gather(*(call(1, n, "answer", [_user(first)], society.generators[n]) for n in agents)))
-    ]
+    asked = [protocol.asked_first(question, n) for n in agents]
+    answers = [tuple(await gather(*(call(1, n, "answer", [user(asked[n])], society.generators[n]) for n in agents)))]
     summaries: list[tuple[Utterance, ...]] = []
     for m in range(2, protocol.rounds + 1):
         others = [[answers[-1][other].text for other in agents if other != n] for n in agents]
+        read: Sequence[str | Sequence[str]] = others
         if protocol.summaries:
-            asked = [prompts.summarize(question, texts) for texts in others]
-            summaries.append(
-                tuple(await gather(*(call(m, n, "summary", [_user(asked[n])], None) for n in agents)))
-            )
-            updates = [prompts.update(question, summary.text) for summary in summaries[-1]]
-        else:
-            updates = [prompts.update_without_summary(question, texts) for texts in others]
-        answers.append(
-            tuple(
-                await gather(
-                    *(
-                        call(m, n, "answer", [*_history(answers, n), _user(updates[n])], society.critics[n])
-                        for n in agents
-                    )
-                )
-            )
-        )
+            asked = [protocol.prompts.summarize(question, texts) for texts in others]
+            summaries.append(tuple(await gather(*(call(m, n, "summary", [user(asked[n])], None) for n in agents))))
+            read = [summary.text for summary in summaries[-1]]
+        updates = [protocol.asked_again(question, n, read[n]) for n in agents]
+        chats = [[*_history(answers, n), user(updates[n])] for n in agents]
+        answers.append(tuple(await gather(*(call(m, n, "answer", chats[n], society.critics[n]) for n in agents))))
     return Transcript(problem, tuple(answers), tuple(summaries))
 
 
-def _user(content: str) -> Message:
+def user(content: str) -> Message:
+    """A user turn."""
     return {"role": "user", "content": content}
 
 
 def _history(answers: Sequence[Sequence[Utterance]], agent: int) -> list[Message]:
     """An agent's own earlier turns: prompts it was given, answers it gave."""
     turns = (round[agent] for round in answers)
-    return [
-        message
-        for turn in turns
-        for message in (_user(turn.prompt), Message(role="assistant", content=turn.text))
-    ]
+    return [message for turn in turns for message in (user(turn.prompt), Message(role="assistant", content=turn.text))]
 
 
-class _Call:
+class Call:
     """One completion of a debate, as an utterance."""
 
     def __init__(self, problem: Problem, protocol: Protocol, engine: Engine) -> None:
@@ -107,7 +131,9 @@ class _Call:
         self.protocol = protocol
         self.engine = engine
 
-    async def __call__(self, round: int, agent: int, kind: str, messages: list[Message], model: str | None) -> Utterance:
+    async def __call__(
+        self, round: int, agent: int, kind: str, messages: list[Message], model: str | None
+    ) -> Utterance:
         protocol, id = self.protocol, self.problem.id
         seed = derive_seed(protocol.seed, protocol.iteration, id, round, agent, kind)
         request = Request(f"{id}/r{round}/{kind}/{agent}", tuple(messages), model, seed, protocol.sampling)

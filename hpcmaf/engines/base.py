@@ -32,6 +32,9 @@ class Request:
         Name of the agent's own model (``"critic-0"``); ``None`` is the base.
     seed
         The draw depends on this and the model alone, not on the batch.
+    logprobs
+        Whether to return log-likelihoods. Such a request may end with an
+        assistant turn: then its tokens are scored and nothing is generated.
     """
 
     key: str
@@ -39,16 +42,33 @@ class Request:
     model: str | None
     seed: int
     sampling: Sampling
+    logprobs: bool = False
+
+    @property
+    def scored(self) -> bool:
+        """Whether its last turn is scored, rather than answered."""
+        return self.logprobs and self.messages[-1]["role"] == "assistant"
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What came back: text without special tokens, its ids, and the counts."""
+    """What came back: text without special tokens, its ids, and the counts.
+
+    Attributes
+    ----------
+    logprobs
+        Natural log-likelihood of each generated token, under the model as it
+        is (temperature 1, whole vocabulary); ``None`` unless asked for.
+    prompt_logprobs
+        Of each prompt token but the first, given those before it.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     prompt_tokens: int
     finish_reason: Literal["stop", "length"]
+    logprobs: tuple[float, ...] | None = None
+    prompt_logprobs: tuple[float, ...] | None = None
 
     @property
     def completion_tokens(self) -> int:
@@ -93,6 +113,3 @@ class ServedModels:
     dtype: str = "auto"
     revision: str | None = None
     trust_remote_code: bool = False
-
-
-

@@ -1,11 +1,13 @@
-"""Completions of unfinished work, kept so that a kill costs at most one batch.
+"""Completions of unfinished work, kept so that a kill costs only what was in flight.
 
-The debate is deterministic given its completions. Replaying it over the
-journal therefore forms the very same batches as before the kill, finds the
-finished ones here, and goes on with the first that is missing: with the same
-neighbours, hence with the same floating-point rounding, hence byte for byte
-the same text. (A batch of other neighbours differs in the last bits, and one
-draw in a million with it.)
+The debate is deterministic given its completions. An engine of static batches
+that replays it over the journal therefore forms the very same batches as
+before the kill, finds the finished ones here, and goes on with the first that
+is missing: with the same neighbours, hence with the same floating-point
+rounding, hence byte for byte the same text. (A batch of other neighbours
+differs in the last bits, and one draw in a million with it.) A streaming
+engine writes completions as they come; what a repeated one differs in changes
+the digests of whatever read it, so nothing that read the lost text is believed.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ def request_digest(request: Request) -> str:
     sampling = request.sampling
     value: list[Any] = [request.key, request.messages, request.model, request.seed]
     value += [sampling.temperature, sampling.top_p, sampling.max_new_tokens]
+    value += [True] if request.logprobs else []
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -59,8 +62,8 @@ class Journal:
             try:
                 entry = json.loads(line)
                 completions = {
-                    digest: Completion(text, tuple(ids), prompt_tokens, reason)
-                    for digest, text, ids, prompt_tokens, reason in entry["completions"]
+                    digest: Completion(text, tuple(ids), prompt_tokens, reason, *map(_tuple, likelihoods))
+                    for digest, text, ids, prompt_tokens, reason, *likelihoods in entry["completions"]
                 }
             except (ValueError, KeyError, TypeError):
                 break
@@ -83,7 +86,7 @@ class Journal:
         return self._known.get(request_digest(request))
 
     def append(self, requests: Sequence[Request], completions: Sequence[Completion], seconds: float) -> None:
-        """Log one batch; on disk when this returns.
+        """Log completions that came together; on disk when this returns.
 
         It is not remembered: nobody asks for the same completion twice, and
         the token ids of a large shard take a gigabyte.
@@ -91,9 +94,10 @@ class Journal:
         rows = []
         for request, completion in zip(requests, completions, strict=True):
             ids = list(completion.token_ids)
-            rows.append(
-                [request_digest(request), completion.text, ids, completion.prompt_tokens, completion.finish_reason]
-            )
+            row = [request_digest(request), completion.text, ids, completion.prompt_tokens, completion.finish_reason]
+            if request.logprobs:
+                row += [completion.logprobs, completion.prompt_logprobs]
+            rows.append(row)
         self._file.write(json.dumps({"seconds": seconds, "completions": rows}).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -106,3 +110,7 @@ class Journal:
         """Delete the log, once the shard it served is published."""
         self.close()
         self.path.unlink(missing_ok=True)
+
+
+def _tuple(values: list[float] | None) -> tuple[float, ...] | None:
+    return None if values is None else tuple(values)

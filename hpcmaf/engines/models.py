@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from hpcmaf.chat import ChatFormat
-from hpcmaf.engines.base import ServedModels
+from hpcmaf.engines.base import Request, ServedModels
 from hpcmaf.errors import EngineError, PlatformError
 
 
@@ -74,6 +74,12 @@ class ModelPool:
             return sorted(ids)
         own = config.eos_token_id
         return sorted(ids | set(own if isinstance(own, list) else [] if own is None else [own]))
+
+    def prompt(self, request: Request) -> list[int]:
+        """Tokens a request gives its model: those to answer, or those to score."""
+        if request.scored:
+            return self.chat.sample(request.messages).input_ids
+        return self.chat.prompt_ids(request.messages)
 
     def group(self, model: str | None) -> str | None:
         """Which batch a request for ``model`` can share: all adapters share the base's."""

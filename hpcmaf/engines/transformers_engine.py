@@ -13,6 +13,8 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -21,6 +23,7 @@ from hpcmaf.engines.batching import Waiting, take_batch
 from hpcmaf.engines.journal import Journal
 from hpcmaf.engines.models import ModelPool, pick_device
 from hpcmaf.engines.sampling import RowLimits, SeededSampling
+from hpcmaf.engines.scoring import log_likelihoods
 
 # Loop turns without a new request after which all debates count as waiting.
 # Waking a debate from a finished batch takes four: the request's future, the
@@ -73,7 +76,7 @@ class TransformersEngine:
         A prompt that fills the context leaves no room to answer: its
         completion is empty, with finish reason ``"length"``.
         """
-        prompt = self.pool.chat.prompt_ids(request.messages)
+        prompt = self.pool.prompt(request)
         if len(prompt) >= self.pool.context:
             return Completion("", (), len(prompt), "length")
         future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
@@ -82,6 +85,11 @@ class TransformersEngine:
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._run())
         return await future
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """Most bytes of GPU memory in use so far; 0 without a GPU."""
+        return torch.cuda.max_memory_allocated() if self.device.type == "cuda" else 0
 
     def close(self) -> None:
         """Drop the models."""
@@ -170,6 +178,30 @@ class TransformersEngine:
     @torch.inference_mode()
     def _generate_once(self, batch: Sequence[Waiting]) -> list[Completion]:
         model = self.pool.get(self.pool.group(batch[0].request.model))
+        answered = [waiting for waiting in batch if not waiting.request.scored]
+        made = dict(zip(map(id, answered), self._answer(model, answered) if answered else [], strict=True))
+        completions = [made.get(id(w)) or Completion("", (), len(w.prompt), "length") for w in batch]
+        return self._likelihoods(model, batch, completions)
+
+    def _likelihoods(self, model: Any, batch: Sequence[Waiting], completions: list[Completion]) -> list[Completion]:
+        """Add log-likelihoods to the completions whose requests ask for them."""
+        asked = [position for position, waiting in enumerate(batch) if waiting.request.logprobs]
+        if not asked:
+            return completions
+        texts = [batch[position].prompt + list(completions[position].token_ids) for position in asked]
+        adapters = [batch[position].request.model or "__base__" for position in asked]
+        values = log_likelihoods(model, texts, adapters if self._has_adapters() else None, self.device)
+        for position, row in zip(asked, values, strict=True):
+            prompt = len(batch[position].prompt) - 1
+            completions[position] = replace(
+                completions[position], prompt_logprobs=tuple(row[:prompt]), logprobs=tuple(row[prompt:])
+            )
+        return completions
+
+    def _has_adapters(self) -> bool:
+        return self.pool.served.tuning == "lora" and bool(self.pool.served.agents)
+
+    def _answer(self, model: Any, batch: Sequence[Waiting]) -> list[Completion]:
         width = max(len(waiting.prompt) for waiting in batch)
         pad = self.pool.chat.tokenizer.pad_token_id
         ids = torch.full((len(batch), width), pad)  # [B, T]
@@ -180,7 +212,7 @@ class TransformersEngine:
         limits = [min(w.request.sampling.max_new_tokens, self.pool.context - len(w.prompt)) for w in batch]
         steps = max(limits)
         arguments: dict[str, object] = {}
-        if self.pool.served.tuning == "lora" and self.pool.served.agents:
+        if self._has_adapters():
             arguments["adapter_names"] = [waiting.request.model or "__base__" for waiting in batch]
         requests = [waiting.request for waiting in batch]
         output = model.generate(

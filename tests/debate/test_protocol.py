@@ -47,7 +47,9 @@ def spoken(request: Request) -> str:
     return f"{kind}-{round}-{agent} is {10 * int(round[1:]) + int(agent)}"
 
 
-def hold(agents: int, rounds: int, summaries: bool = True, order: int = 0, models=()) -> tuple[Transcript, ScriptedEngine]:
+def hold(
+    agents: int, rounds: int, summaries: bool = True, order: int = 0, models=()
+) -> tuple[Transcript, ScriptedEngine]:
     engine = ScriptedEngine(spoken, order)
     society = Society.of(agents, models)
     return asyncio.run(debate(PROBLEM, society, protocol(rounds, summaries), engine)), engine

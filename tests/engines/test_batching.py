@@ -27,7 +27,9 @@ def test_a_model_with_half_a_batch_waiting_gets_one_to_itself() -> None:
 
 
 def test_of_several_crowds_the_longest_prompt_decides() -> None:
-    queue = [waiting(f"a{i}", 10, "generator-0") for i in range(9)] + [waiting(f"b{i}", 90, "critic-0") for i in range(4)]
+    queue = [waiting(f"a{i}", 10, "generator-0") for i in range(9)] + [
+        waiting(f"b{i}", 90, "critic-0") for i in range(4)
+    ]
     assert keys(take_batch(queue, 8)) == ["b0", "b1", "b2", "b3"]
 
 

@@ -1,0 +1,34 @@
+"""STaR's way to practice: one answer, and where gold says it is wrong, one more with gold as a hint.
+
+The only place before evaluation where a gold answer is looked at.
+"""
+
+from __future__ import annotations
+
+from hpcmaf.answers import equivalent
+from hpcmaf.debate.protocol import Call, Protocol, user
+from hpcmaf.debate.society import Society
+from hpcmaf.debate.transcript import Transcript, Utterance
+from hpcmaf.engines.base import Engine
+from hpcmaf.tasks.base import Problem
+
+
+async def rationalise(problem: Problem, society: Society, protocol: Protocol, engine: Engine) -> Transcript:
+    """Answer a problem, with a hint if that went wrong.
+
+    The second answer is asked for afresh, not in the first one's chat: it has
+    to read like a solution, not like a correction.
+
+    Returns
+    -------
+    Transcript
+        Of one agent in two rounds. Where no second answer was asked for, its
+        turn is empty.
+    """
+    call, prompts, model = Call(problem, protocol, engine), protocol.prompts, society.generators[0]
+    first = await call(1, 0, "answer", [user(prompts.first(problem.question))], model)
+    second = Utterance("answer", 2, 0, prompt="", text="", finish_reason="unknown")
+    right = problem.gold is not None and first.answer is not None and equivalent(first.answer, problem.gold)
+    if problem.gold is not None and not right:
+        second = await call(2, 0, "answer", [user(prompts.hint(problem.question, problem.gold))], model)
+    return Transcript(problem, ((first,), (second,)))

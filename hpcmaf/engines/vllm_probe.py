@@ -1,0 +1,88 @@
+"""Does each adapter answer for itself? Asked once, before a debate believes it.
+
+A batch that mixes adapters can give rows to the wrong one without a word (vLLM
+on CPUs does when all adapter slots are taken). So known prompts go through the
+base and every adapter in one batch, then through each alone, and the two must
+agree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from hpcmaf.errors import EngineError
+
+PROBE_TOKENS = 8
+# Mean difference of log-likelihoods that rounding accounts for: the same row
+# in batches of different shapes.
+_ROUNDING = {"float32": 0.01}
+_ROUNDING_SHORT = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What one row said: its tokens, and the log-likelihoods of prompt and tokens."""
+
+    tokens: tuple[int, ...]
+    prompt_logprobs: tuple[float, ...]
+    logprobs: tuple[float, ...]
+
+    def far(self, other: Heard) -> float:
+        """Mean absolute difference of log-likelihoods, up to the first token in which the two part."""
+        same = next(
+            (i for i, (a, b) in enumerate(zip(self.tokens, other.tokens, strict=False)) if a != b),
+            min(len(self.tokens), len(other.tokens)),
+        )
+        # Where they part, both took their likeliest token: those may be compared still.
+        mine = (*self.prompt_logprobs, *self.logprobs[: same + 1])
+        theirs = (*other.prompt_logprobs, *other.logprobs[: same + 1])
+        pairs = list(zip(mine, theirs, strict=False))
+        return sum(abs(a - b) for a, b in pairs) / max(1, len(pairs))
+
+
+Ask = Callable[[Sequence[tuple[str | None, tuple[int, ...]]]], list[Heard]]
+
+
+def probe(ask: Ask, models: Sequence[str | None], prompts: Sequence[tuple[int, ...]], dtype: str) -> None:
+    """Compare every model's rows in a mixed batch with its rows alone.
+
+    Parameters
+    ----------
+    ask
+        Completes (model, prompt) rows greedily in one batch.
+    models
+        Names of the adapters, and ``None`` for the base.
+    dtype
+        Of the weights; decides what rounding may do.
+
+    Raises
+    ------
+    EngineError
+        A model does not answer for itself, or its numbers are none.
+    """
+    rows = [(model, prompt) for prompt in prompts for model in models]
+    mixed = dict(zip(rows, ask(rows), strict=True))
+    for (model, _), heard in mixed.items():
+        if not all(map(math.isfinite, (*heard.prompt_logprobs, *heard.logprobs))):
+            raise EngineError(
+                f"model {model or 'base'}: its logits are not numbers, so it has diverged; lower "
+                "training.learning_rate, or set model.dtype to bfloat16 or float32, and start a new run"
+            )
+    if len(models) == 1:
+        return
+    alone: dict[tuple[str | None, tuple[int, ...]], Heard] = {}
+    for model in models:
+        own = [row for row in rows if row[0] == model]
+        alone |= zip(own, ask(own), strict=True)
+    rounding = _ROUNDING.get(dtype, _ROUNDING_SHORT)
+    for (model, prompt), heard in mixed.items():
+        far = {other: heard.far(alone[other, prompt]) for other in models}
+        nearest = min(models, key=lambda other: far[other])
+        # Far from itself; or nearer to itself than rounding allows, yet clearly somebody else.
+        if far[model] > rounding or (far[model] > rounding / 10 and far[nearest] < far[model] / 3):
+            raise EngineError(
+                f"vLLM mixes up adapters: in a mixed batch, {model or 'base'} is {far[model]:.3g} nats a token from "
+                f"itself alone, and {far[nearest]:.3g} from {nearest or 'base'}; use generation.engine: transformers"
+            )

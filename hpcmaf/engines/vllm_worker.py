@@ -1,0 +1,11 @@
+"""Imported by vLLM in each of its tensor parallel workers, and nowhere else."""
+
+from __future__ import annotations
+
+from hpcmaf.engines.vllm_child import die_with_parent
+
+die_with_parent()
+
+
+class DiesWithParent:
+    """Mixed into vLLM's worker class; importing it is what counts."""
