@@ -146,6 +146,9 @@ class MicroBatch:
     ----------
     input_ids, attention_mask
         int64[B, T], padded on the right.
+    lengths
+        Of the texts that share the one row, if they do; then there is no
+        padding and no mask.
     keep
         int64[K]: positions whose next token carries loss in any row.
     labels
@@ -153,26 +156,34 @@ class MicroBatch:
     """
 
     input_ids: torch.Tensor
-    attention_mask: torch.Tensor
+    attention_mask: torch.Tensor | None
     keep: torch.Tensor
     labels: torch.Tensor
+    lengths: tuple[int, ...] | None = None
 
 
-def collate(micro: Sequence[TokenSample], *, pad_id: int, filler: TokenSample) -> MicroBatch:
-    """Pad a micro-batch; an empty one becomes ``filler`` without any loss."""
+def collate(micro: Sequence[TokenSample], *, pad_id: int, filler: TokenSample, packed: bool = False) -> MicroBatch:
+    """Pad a micro-batch, or pack it into one row; an empty one becomes ``filler`` without any loss."""
     import torch
 
     rows = micro or [filler]
-    width = max(len(row.input_ids) for row in rows)
-    input_ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
-    attention = torch.zeros((len(rows), width), dtype=torch.long)
-    labels = torch.full((len(rows), width), IGNORED, dtype=torch.long)
-    for at, row in enumerate(rows):
-        ids = torch.tensor(row.input_ids, dtype=torch.long)
-        input_ids[at, : len(ids)] = ids
-        attention[at, : len(ids)] = 1
-        # The logits at t predict token t + 1.
-        labels[at, : len(ids) - 1] = torch.where(torch.tensor(row.target[1:]), ids[1:], IGNORED)
+    texts = [torch.tensor(row.input_ids, dtype=torch.long) for row in rows]
+    # The logits at t predict token t + 1, and those at a text's end nothing.
+    following = [
+        torch.cat(
+            (torch.where(torch.tensor(row.target[1:], dtype=torch.bool), ids[1:], IGNORED), torch.tensor([IGNORED]))
+        )
+        for row, ids in zip(rows, texts, strict=True)
+    ]
+    attention = lengths = None
+    if packed:
+        input_ids, labels = torch.cat(texts)[None], torch.cat(following)[None]
+        lengths = tuple(len(ids) for ids in texts)
+    else:
+        pad = torch.nn.utils.rnn.pad_sequence
+        input_ids = pad(texts, batch_first=True, padding_value=pad_id)
+        labels = pad(following, batch_first=True, padding_value=IGNORED)
+        attention = pad([torch.ones_like(ids) for ids in texts], batch_first=True)
     keep = (labels != IGNORED).any(dim=0).nonzero().flatten()
     if not micro:
         labels.fill_(IGNORED)
@@ -181,4 +192,4 @@ def collate(micro: Sequence[TokenSample], *, pad_id: int, filler: TokenSample) -
             f"a batch without any target token (samples {', '.join(row.id for row in rows)}); "
             "its loss would be void: check the dataset's last turns"
         )
-    return MicroBatch(input_ids, attention, keep, labels[:, keep])
+    return MicroBatch(input_ids, attention, keep, labels[:, keep], lengths)

@@ -30,7 +30,10 @@ def settings(job: FinetuneJob, dtype: torch.dtype, trainable: int) -> dict[str, 
     bucket = max(1, min(_BUCKET, trainable))
     # DeepSpeed's stage 0 steps bfloat16 weights without a float32 copy of
     # them and loses what is smaller than their rounding; stage 1 keeps one.
-    stage = max(job.zero_stage, 1) if dtype == torch.bfloat16 else job.zero_stage
+    stage = max(int(job.zero_stage), 1) if dtype == torch.bfloat16 else int(job.zero_stage)
+    pinned = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    offload = {"offload_optimizer": pinned} if job.offload != "none" else {}
+    offload |= {"offload_param": pinned} if job.offload == "params" else {}
     return {
         "train_micro_batch_size_per_gpu": job.micro_batch_size,
         # The true number varies with the last batch of an epoch: the loop
@@ -42,7 +45,8 @@ def settings(job: FinetuneJob, dtype: torch.dtype, trainable: int) -> dict[str, 
             "stage": stage,
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": bucket,
-        },
+        }
+        | offload,
         # torch's AdamW: DeepSpeed's own ones compile for over a minute first.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -92,7 +96,8 @@ def start(model: torch.nn.Module, job: FinetuneJob, dtype: torch.dtype, steps: i
         lr=job.learning_rate,
         betas=(0.9, 0.999),
         eps=1e-8,
-        fused=cuda,
+        # One kernel for all of them, where they lie on the GPU.
+        fused=cuda and job.offload == "none",
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: rate_factor(step, steps, job.schedule, job.warmup_ratio)

@@ -8,30 +8,44 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hpcmaf.errors import TrainingError
+from hpcmaf.errors import ConfigError, HpcmafError, OutOfMemory, StopRequested, TrainingError
 from hpcmaf.publish import atomic_path, write_json
-from hpcmaf.training.failure import NAME as FAILURE
+from hpcmaf.training.checkpoint import checkpoint_step
+from hpcmaf.training.failure import Failure, oom_kills, read
+from hpcmaf.training.nodes import NodePlace, Pulse
+from hpcmaf.training.processes import POLL_S, failure, torchrun, wait
 from hpcmaf.training.spec import FinetuneJob, FinetuneReport, LoraSettings
+from hpcmaf.training.stopping import StopFlag, asked
 
-__all__ = ["FinetuneJob", "FinetuneReport", "LoraSettings", "run_finetune"]
+__all__ = [
+    "FinetuneJob",
+    "FinetuneReport",
+    "LoraSettings",
+    "NodePlace",
+    "StopFlag",
+    "checkpoint_step",
+    "join_finetune",
+    "run_finetune",
+]
 
-# Between looks at the processes and their progress.
-POLL_S = 0.2
-# Torchrun's own time to stop its processes before it is killed.
-GRACE_S = 10.0
+# For the other nodes to tell why they ended.
+PEERS_S = 15.0
 
 
 def run_finetune(
-    job: FinetuneJob, logs: Path, progress: Callable[[dict[str, Any]], None] | None = None
+    job: FinetuneJob,
+    logs: Path,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+    *,
+    stop: StopFlag | None = None,
+    place: NodePlace | None = None,
 ) -> FinetuneReport:
     """Finetune a model and publish its folder.
 
@@ -42,13 +56,21 @@ def run_finetune(
     Parameters
     ----------
     job
-        What to do.
+        What to do. With ``job.checkpoints`` it goes on where a job that was
+        killed or stopped has left a checkpoint; deleting them, once the
+        output is no longer in doubt, is the caller's business.
     logs
         Folder for ``finetune.log`` (all processes' output) and
         ``progress.jsonl`` (one line per optimiser step).
     progress
         Called with each line of ``progress.jsonl`` as it appears: step, steps,
         loss, tokens_per_s, eta_s.
+    stop
+        Asks the job to end at its next step, with a checkpoint. SIGUSR2 and
+        SIGTERM sent to the job's own processes do the same.
+    place
+        This node's, of a job on several; it has to be node 0. On the others
+        :func:`join_finetune` runs with ``place.work(logs)``.
 
     Returns
     -------
@@ -57,38 +79,36 @@ def run_finetune(
 
     Raises
     ------
+    StopRequested
+        It was asked to stop, and did.
+    OutOfMemory
+        A GPU's memory or the machine's was too small.
     TrainingError
         The processes failed; the message has their last word and the log.
     """
     started = time.monotonic()
-    output = Path(job.output)
-    logs = Path(logs)
+    _check_place(job, place)
+    stop = stop or StopFlag()
+    output, logs = Path(job.output), Path(logs)
     logs.mkdir(parents=True, exist_ok=True)
     log, steps = logs / "finetune.log", logs / "progress.jsonl"
     steps.write_bytes(b"")
-    # Beside the logs: what a kill leaves of it is found there, not in /tmp.
-    with tempfile.TemporaryDirectory(prefix="work-", dir=logs) as scratch, atomic_path(output) as temporary:
-        work = Path(scratch)
+    before = oom_kills()
+    with _workplace(logs, place) as work, atomic_path(output) as temporary:
         temporary.mkdir()
+        pulse = Pulse(work, place) if place is not None else None
+        # Its appearance starts the other nodes.
         job.write(work / "job.json")
-        command = [sys.executable, "-m", "hpcmaf.training.torchrun", str(os.getpid())]
-        command += [str(work), str(temporary.resolve()), str(steps.resolve()), str(time.time())]
-        with log.open("ab") as sink:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=subprocess.STDOUT,
-                env=_environment(job),
-                start_new_session=True,
+        with torchrun(job, work, temporary, steps, log, place) as process, steps.open("rb") as lines:
+            code = wait(process, work, stop, _listener(lines, progress), pulse)
+        counts = _counts(work) if code == 0 else None
+        # They still read what lies in the work folder.
+        silent = pulse.wait_for_others(PEERS_S) if pulse is not None else []
+        if counts is None or "stopped_at" in counts:
+            raise _unfinished(
+                job, work, log, code, counts, stop, lambda: _named(failure(work, log, code, before), silent)
             )
-        try:
-            code = _wait(process, steps, progress)
-        finally:
-            _stop(process)
-        if code != 0:
-            raise TrainingError(f"finetuning {output.name} failed: {_last_word(work, log, code)}; see {log}")
-        report = _report(work, job, wall=time.monotonic() - started)
+        report = _report(counts, wall=time.monotonic() - started)
         if report.steps == 0 and job.start is not None:
             # Nothing was learnt: the agent goes on with the very same model.
             shutil.copytree(job.start, temporary, dirs_exist_ok=True)
@@ -96,64 +116,146 @@ def run_finetune(
     return report
 
 
-def _environment(job: FinetuneJob) -> dict[str, str]:
-    environment = dict(os.environ)
-    # Set for the whole tree before any of them imports torch or deepspeed.
-    environment["OMP_NUM_THREADS"] = str(job.threads)
-    environment["TOKENIZERS_PARALLELISM"] = "false"
-    if job.device == "cpu":
-        environment["DS_ACCELERATOR"] = "cpu"
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-    # Left over from a job this one was started in, they would misplace it.
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        environment.pop(name, None)
-    return environment
+def join_finetune(work: Path, place: NodePlace, *, stop: StopFlag | None = None) -> None:
+    """Lend this node to a job that node 0 runs by :func:`run_finetune`.
+
+    Parameters
+    ----------
+    work
+        The job's work folder, ``place.work(logs)`` of node 0; need not exist
+        yet. This node's log is ``finetune.nodeN.log`` beside it.
+    place
+        This node's.
+    stop
+        Asks the whole job to stop, on all nodes.
+
+    Raises
+    ------
+    StopRequested
+        The job was asked to stop, here or elsewhere, and did.
+    OutOfMemory, TrainingError
+        It failed, here or elsewhere, or node 0 is gone.
+    """
+    work, stop = Path(work), stop or StopFlag()
+    end = time.monotonic() + place.joining_s
+    while not (work / "job.json").exists():
+        if stop.requested:
+            raise StopRequested(f"node {place.rank}: stopped as asked, before the job had begun")
+        if time.monotonic() > end:
+            raise TrainingError(f"{work}: node 0 has not begun the job within {place.joining_s:g} s; see its log")
+        time.sleep(POLL_S)
+    job = FinetuneJob.read(work / "job.json")
+    _check_place(job, place)
+    log, before = work.parent / f"finetune.node{place.rank}.log", oom_kills()
+    pulse = Pulse(work, place)
+    with torchrun(job, work, work, Path(os.devnull), log, place) as process:
+        code = wait(process, work, stop, pulse=pulse)
+    counts = _counts(work) if code == 0 else None
+    error = None
+    if code != 0 or (counts is None and asked(work)) or (counts is not None and "stopped_at" in counts):
+        error = _unfinished(
+            job, work, log, code, counts, stop, lambda: _own(work, place, failure(work, log, code, before))
+        )
+    pulse.leave()
+    if error is not None:
+        raise error
 
 
-def _wait(process: subprocess.Popen[bytes], steps: Path, progress: Callable[[dict[str, Any]], None] | None) -> int:
-    with steps.open("rb") as file:
-        torn = b""
-        while True:
-            code = process.poll()
-            *whole, torn = (torn + file.read()).split(b"\n")
-            for line in whole:
-                if progress is not None:
-                    progress(json.loads(line))
-            if code is not None:
-                return code
-            time.sleep(POLL_S)
+def _named(why: Failure, silent: list[int]) -> Failure:
+    """A loss of others, with the nodes that left without a word."""
+    if why.kind != "lost" or not silent:
+        return why
+    return Failure(why.kind, f"node {', '.join(map(str, silent))} is gone ({why.message})")
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End torchrun and its workers, whichever way this process is left."""
-    if process.poll() == 0:
-        return
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(GRACE_S)
-        except subprocess.TimeoutExpired:
-            pass
+def _own(work: Path, place: NodePlace, why: Failure) -> Failure:
+    """A failure that node 0 is told of, if it knows none yet."""
+    if read(work) is None and why.kind != "lost":
+        why = Failure(why.kind, f"node {place.rank} ({place.local_address}): {why.message}")
+        why.record(work)
+    return why
+
+
+def _check_place(job: FinetuneJob, place: NodePlace | None) -> None:
+    if (place.nodes if place is not None else 1) != job.nodes:
+        raise ConfigError(f"finetuning: a job for {job.nodes} nodes, started on {place.nodes if place else 1}")
+
+
+@contextmanager
+def _workplace(logs: Path, place: NodePlace | None) -> Iterator[Path]:
+    """Beside the logs: what a kill leaves of it is found there, not in /tmp."""
+    if place is None:
+        work = Path(tempfile.mkdtemp(prefix="work-", dir=logs))
+    else:
+        work = place.work(logs)
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
     try:
-        # Whatever is left of its session; without a survivor there is none.
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    process.wait()
+        yield work
+    finally:
+        # Files that another node still holds open may stay for a while on NFS.
+        shutil.rmtree(work, ignore_errors=True)
 
 
-def _last_word(work: Path, log: Path, code: int) -> str:
-    failure = work / FAILURE
-    if failure.exists():
-        return failure.read_text(encoding="utf-8", errors="replace").strip()
-    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    said = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
-    return f"{said} ({how})"
+def _listener(lines: Any, progress: Callable[[dict[str, Any]], None] | None) -> Callable[[], None]:
+    torn = b""
+
+    def listen() -> None:
+        nonlocal torn
+        *whole, torn = (torn + lines.read()).split(b"\n")
+        for line in whole:
+            if progress is not None:
+                progress(json.loads(line))
+
+    return listen
 
 
-def _report(work: Path, job: FinetuneJob, wall: float) -> FinetuneReport:
-    counts = json.loads((work / "report.json").read_text())
+def _unfinished(
+    job: FinetuneJob,
+    work: Path,
+    log: Path,
+    code: int | None,
+    counts: dict[str, Any] | None,
+    stop: StopFlag,
+    why: Callable[[], Failure],
+) -> HpcmafError:
+    name = Path(job.output).name
+    if counts is not None:
+        done = f"at step {counts['stopped_at']} of {counts['steps']}"
+        return StopRequested(f"finetuning {name}: stopped as asked {done}; {_remains(job, counts['stopped_at'])}")
+    asked_to = stop.requested or asked(work)
+    if asked_to and stop.overdue:
+        late = f"killed, for it had not stopped {stop.grace_s:g} s after it was asked to"
+        return StopRequested(f"finetuning {name}: {late}; {_remains(job)}")
+    if asked_to and code == 0:
+        return StopRequested(f"finetuning {name}: stopped as asked before its first step; {_remains(job)}")
+    known = why()
+    if asked_to and known.kind == "lost":
+        # Some processes were killed before all had agreed to stop.
+        return StopRequested(f"finetuning {name}: broken off, as asked; {_remains(job)}")
+    if known.kind == "memory":
+        remedy = "or use gradient_checkpointing" if job.micro_batch_size == 1 else f"(now {job.micro_batch_size})"
+        limit = "max_length" if job.micro_batch_size == 1 else "micro_batch_size"
+        return OutOfMemory(f"finetuning {name}: {known.message}; lower training.{limit} {remedy}; see {log}")
+    return TrainingError(f"finetuning {name} failed: {known.message}; see {log}")
+
+
+def _remains(job: FinetuneJob, step: int | None = None) -> str:
+    if job.checkpoints is None:
+        return "it keeps no checkpoints, so the same command begins it again"
+    kept = checkpoint_step(Path(job.checkpoints)) if step is None else step
+    return f"the same command goes on from step {kept}"
+
+
+def _counts(work: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((work / "report.json").read_text())
+    except FileNotFoundError:
+        return None
+
+
+def _report(counts: dict[str, Any], wall: float) -> FinetuneReport:
     counts["losses"] = tuple(counts["losses"])
     gpus = counts.pop("gpus")
+    wall += counts.pop("earlier_seconds")
     return FinetuneReport(**counts, wall_seconds=wall, gpu_seconds=wall * gpus)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -11,6 +13,8 @@ from hpcmaf.training.spec import FinetuneJob
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
+
+    from hpcmaf.training.place import Place
 
 
 def weights_path(job: FinetuneJob) -> str:
@@ -52,8 +56,48 @@ def context_length(config: PretrainedConfig) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
-def load_model(job: FinetuneJob, config: PretrainedConfig, dtype: torch.dtype | Literal["auto"]) -> torch.nn.Module:
-    """Load what is to be trained, on CPU, in training mode.
+def loading_device(job: FinetuneJob, place: Place) -> str:
+    """Where to load weights: straight onto a GPU that has room for them twice, else into the machine's memory."""
+    import torch
+
+    folder = Path(weights_path(job))
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder.is_dir() else 0
+    whole = job.zero_stage != 3 and job.offload == "none"
+    if place.device.type == "cuda" and whole and 0 < 2 * size < torch.cuda.mem_get_info()[0]:
+        return str(place.device)
+    return "cpu"
+
+
+@contextmanager
+def partitioned(job: FinetuneJob, dtype: object) -> Iterator[None]:
+    """Under ZeRO-3, let each process hold but its part of a model while it is loaded.
+
+    The processes have to be connected. Does nothing for other stages, or
+    where nothing is to be trained (``dtype="auto"``).
+    """
+    if dtype == "auto" or (job.zero_stage != 3 and job.offload != "params"):
+        yield
+        return
+    import torch
+    from transformers.integrations import HfDeepSpeedConfig
+
+    zero = {"stage": 3} | ({"offload_param": {"device": "cpu"}} if job.offload == "params" else {})
+    # transformers looks for it, as long as somebody holds it.
+    held = HfDeepSpeedConfig(
+        {
+            "train_micro_batch_size_per_gpu": job.micro_batch_size,
+            "bf16": {"enabled": dtype == torch.bfloat16},
+            "zero_optimization": zero,
+        }
+    )
+    yield
+    del held
+
+
+def load_model(
+    job: FinetuneJob, config: PretrainedConfig, dtype: torch.dtype | Literal["auto"], device: str = "cpu"
+) -> torch.nn.Module:
+    """Load what is to be trained, in training mode.
 
     With LoRA the base is frozen and the result a ``PeftModel``: the adapter of
     ``job.start`` goes on, or a fresh one starts (B = 0: the base unchanged).
@@ -70,13 +114,16 @@ def load_model(job: FinetuneJob, config: PretrainedConfig, dtype: torch.dtype | 
 
     path = weights_path(job)
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            path,
-            config=config,
-            revision=_revision(job),
-            dtype=dtype,
-            trust_remote_code=job.trust_remote_code,
-        )
+        with partitioned(job, dtype):
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                path,
+                config=config,
+                revision=_revision(job),
+                dtype=dtype,
+                trust_remote_code=job.trust_remote_code,
+                # Through the machine's memory the weights would travel twice.
+                device_map=None if device == "cpu" else {"": device},
+            )
     except Exception as error:  # a damaged checkpoint makes the loaders raise almost anything
         raise _unloadable(path, error) from error
     if job.gradient_checkpointing:

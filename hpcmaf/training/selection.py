@@ -1,8 +1,9 @@
-"""From debates to every agent's own training data (method, steps 2 to 4).
+"""From debates to training data (method, steps 2 to 4, and the baselines' ways).
 
-The label is the debate's own consensus; gold answers are never read. An agent
-keeps what it said itself and the vote confirmed: a generator its first
-answer, a critic its whole trajectory.
+The label is the debate's own consensus; gold answers are read for STaR alone,
+which is defined by them. In the method an agent keeps what it said itself and
+the vote confirmed: a generator its first answer, a critic its whole
+trajectory.
 """
 
 from __future__ import annotations
@@ -12,57 +13,18 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
+from hpcmaf.answers import Vote
 from hpcmaf.debate.consensus import agrees, consensus
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import DataError
 from hpcmaf.publish import atomic_path, write_json
 from hpcmaf.store import Store
 from hpcmaf.training.mixing import Mix, check_mix, drawer, mix_trajectories
+from hpcmaf.training.parts import DATA, Dataset, check_data, counts
 
 SCHEMA = "hpcmaf-selection/1"
-Label = Literal["positive", "negative"]
-
-
-@dataclass
-class Dataset:
-    """One agent's data, by problem.
-
-    Attributes
-    ----------
-    agent, round
-        Agent name; the answers it gives are those of this round (1 for a
-        generator, M for a critic).
-    labels
-        Candidates: problem id to ``"positive"`` or, for a trajectory that
-        began wrong and ended right, ``"negative"``.
-    kept
-        The problems chosen out of them.
-    """
-
-    agent: str
-    index: int
-    round: int
-    labels: dict[str, Label] = field(default_factory=dict)
-    kept: set[str] = field(default_factory=set)
-
-    def ids(self, label: Label) -> list[str]:
-        """Candidates with a label, in the order of the store."""
-        return [problem for problem, own in self.labels.items() if own == label]
-
-    def counts(self) -> dict[str, Any]:
-        """Figures for ``selection.json``; ``realised_w`` is ``None`` without any sample."""
-        negatives = sum(self.labels[problem] == "negative" for problem in self.kept)
-        return {
-            "candidates": len(self.labels),
-            "positives": len(self.ids("positive")),
-            "negatives": len(self.ids("negative")),
-            "kept": len(self.kept),
-            "kept_positives": len(self.kept) - negatives,
-            "kept_negatives": negatives,
-            "realised_w": negatives / len(self.kept) if self.kept else None,
-        }
 
 
 @dataclass
@@ -72,9 +34,11 @@ class Selection:
     Attributes
     ----------
     datasets
-        Generators first, then critics; with M = 1 critics have nothing.
+        Parts, in the order in which a file holds those of one problem. In the
+        method: generators first, then critics; with M = 1 critics have nothing.
     consensus
-        Problem id to its consensus answer, labelled problems only.
+        Problem id to its consensus answer (STaR: its gold answer), labelled
+        problems only.
     unlabelled
         Problems in which no final answer could be read: no consensus, no data.
     ties
@@ -86,8 +50,18 @@ class Selection:
     unlabelled: list[str] = field(default_factory=list)
     ties: int = 0
 
+    @property
+    def files(self) -> dict[str, list[Dataset]]:
+        """Parts by the model that is trained on them."""
+        found: dict[str, list[Dataset]] = {}
+        for dataset in self.datasets:
+            found.setdefault(dataset.model, []).append(dataset)
+        return found
 
-def select(transcripts: Iterable[Transcript], *, w: float, seed: int, iteration: int, mix: Mix = "exact") -> Selection:
+
+def select(
+    transcripts: Iterable[Transcript], *, w: float, seed: int, iteration: int, mix: Mix = "exact", data: str = "own"
+) -> Selection:
     """Label debates by their consensus and choose every agent's data.
 
     Parameters
@@ -101,15 +75,20 @@ def select(transcripts: Iterable[Transcript], *, w: float, seed: int, iteration:
         Of the run; with agent and problem they decide every draw.
     mix
         See :mod:`hpcmaf.training.mixing`.
+    data
+        Which answers become samples, and of whom: a key of ``DATA``. With
+        ``"gold"`` transcripts need their gold answers.
 
     Raises
     ------
     ConfigError
-        ``w`` or ``mix`` is out of range.
+        ``w``, ``mix`` or ``data`` is out of range.
     DataError
         A problem occurs twice, or debates differ in N or M.
     """
     check_mix(w, mix)
+    check_data(data)
+    parts, by_gold = DATA[data]
     chosen = Selection([])
     shape: tuple[int, int] | None = None
     seen: set[str] = set()
@@ -117,24 +96,31 @@ def select(transcripts: Iterable[Transcript], *, w: float, seed: int, iteration:
         problem, agents, rounds = transcript.problem.id, transcript.agents, transcript.rounds
         if shape is None:
             shape = (agents, rounds)
-            chosen.datasets += [Dataset(f"generator-{n}", n, 1) for n in range(agents)]
-            chosen.datasets += [Dataset(f"critic-{n}", n, rounds) for n in range(agents)]
+            if by_gold and shape != (1, 2):
+                raise DataError(
+                    f"selection: data 'gold' is for STaR's answers and their retries, not for debates of N={agents}, "
+                    f"M={rounds}; use other data"
+                )
+            chosen.datasets += parts(agents, rounds)
         if (agents, rounds) != shape or problem in seen:
             what = "occurs twice" if problem in seen else f"has N={agents}, M={rounds} where others have N, M = {shape}"
             raise DataError(f"selection: problem {problem!r} {what}; select from the debates of one run and iteration")
         seen.add(problem)
-        _label(transcript, chosen, seed, iteration)
-    for dataset in chosen.datasets:
-        if dataset.agent.startswith("generator"):
-            dataset.kept = set(dataset.labels)
+        if by_gold:
+            _label_by_gold(transcript, chosen)
         else:
+            _label(transcript, chosen, seed, iteration)
+    for dataset in chosen.datasets:
+        if dataset.mixed:
             draw = drawer(seed, iteration, dataset.agent)
             dataset.kept = mix_trajectories(dataset.ids("positive"), dataset.ids("negative"), w, mix, draw)
+        else:
+            dataset.kept = set(dataset.labels)
     return chosen
 
 
 def _label(transcript: Transcript, chosen: Selection, seed: int, iteration: int) -> None:
-    """File one debate under the agents whose answers its consensus confirms."""
+    """File one debate under the parts whose answers its consensus confirms."""
     problem, rounds = transcript.problem.id, transcript.rounds
     vote = consensus(transcript, rounds, seed, iteration)
     if vote.answer is None:
@@ -143,19 +129,34 @@ def _label(transcript: Transcript, chosen: Selection, seed: int, iteration: int)
     chosen.consensus[problem] = vote.answer
     chosen.ties += vote.tied
     for dataset in chosen.datasets:
-        began_right = agrees(transcript.answers[0][dataset.index].answer, vote)
-        if dataset.agent.startswith("generator"):
-            if began_right:
-                dataset.labels[problem] = "positive"
-        elif rounds > 1 and vote.agrees[dataset.index]:
+        n, m = dataset.index, dataset.round
+        if dataset.mixed and rounds == 1:
+            continue  # nobody plays a critic
+        began_right = agrees(transcript.answers[0][n].answer, vote)
+        if vote.agrees[n] if m == rounds else agrees(transcript.answers[m - 1][n].answer, vote):
             dataset.labels[problem] = "positive" if began_right else "negative"
+
+
+def _label_by_gold(transcript: Transcript, chosen: Selection) -> None:
+    """File one problem under whichever of its answers gold confirms first."""
+    problem = transcript.problem
+    if problem.gold is None:
+        chosen.unlabelled.append(problem.id)
+        return
+    gold = Vote(problem.gold, (), 0, False)
+    chosen.consensus[problem.id] = problem.gold
+    for dataset in chosen.datasets:
+        if agrees(transcript.answers[dataset.round - 1][dataset.index].answer, gold):
+            dataset.labels[problem.id] = "positive" if dataset.round == 1 else "negative"
+            return
 
 
 def line(transcript: Transcript, dataset: Dataset, answer: str) -> str:
     """One dataset line: the chat as TRL and OpenAI read it, and where it came from."""
     problem = transcript.problem.id
+    messages = transcript.conversation(dataset.index, dataset.round)
     record = {
-        "messages": transcript.conversation(dataset.index, dataset.round),
+        "messages": [messages[0], messages[-1]] if dataset.fresh else messages,
         "problem_id": problem,
         "round": dataset.round,
         "label": dataset.labels[problem],
@@ -165,8 +166,10 @@ def line(transcript: Transcript, dataset: Dataset, answer: str) -> str:
     return json.dumps(record, ensure_ascii=True) + "\n"
 
 
-def write_selection(store: Path, folder: Path, *, w: float, seed: int, mix: Mix = "exact") -> dict[str, Any]:
-    """Write ``generator-n.jsonl``, ``critic-n.jsonl`` and ``selection.json``.
+def write_selection(
+    store: Path, folder: Path, *, w: float, seed: int, mix: Mix = "exact", data: str = "own"
+) -> dict[str, Any]:
+    """Write ``generator-n.jsonl``, ``critic-n.jsonl`` (or ``single.jsonl``) and ``selection.json``.
 
     The same store, seed, w and mix give the same bytes. Debates are read
     twice, so memory does not grow with their text.
@@ -177,6 +180,8 @@ def write_selection(store: Path, folder: Path, *, w: float, seed: int, mix: Mix 
         A merged store of training debates.
     folder
         Published whole; what it held before is replaced.
+    data
+        A key of ``DATA``.
 
     Returns
     -------
@@ -186,14 +191,24 @@ def write_selection(store: Path, folder: Path, *, w: float, seed: int, mix: Mix 
     Raises
     ------
     ConfigError
-        ``w`` or ``mix`` is out of range.
+        ``w``, ``mix`` or ``data`` is out of range.
+    DataError
+        Gold is to label the debates, and no problem has any.
     StoreError
         The store is damaged.
     """
     check_mix(w, mix)
+    check_data(data)
+    _, by_gold = DATA[data]
     with Store(store) as debates:
         info = debates.info
-        chosen = select(debates.transcripts(), w=w, seed=seed, iteration=info.iteration, mix=mix)
+        transcripts = debates.transcripts(gold=by_gold)
+        chosen = select(transcripts, w=w, seed=seed, iteration=info.iteration, mix=mix, data=data)
+        if by_gold and not chosen.consensus:
+            raise DataError(
+                f"{store}: no problem has a gold answer, and this method learns from them alone; "
+                "add answers to the training problems, or use another method"
+            )
         summary = {
             "schema": SCHEMA,
             "task": info.task,
@@ -203,11 +218,12 @@ def write_selection(store: Path, folder: Path, *, w: float, seed: int, mix: Mix 
             "seed": seed,
             "w": w,
             "mix": mix,
+            "data": data,
             "problems": len(debates),
             "labelled": len(chosen.consensus),
             "unlabelled": chosen.unlabelled,
             "ties": chosen.ties,
-            "datasets": {dataset.agent: dataset.counts() for dataset in chosen.datasets},
+            "datasets": {model: counts(parts) for model, parts in chosen.files.items()},
         }
         with atomic_path(folder) as temporary:
             temporary.mkdir()
@@ -218,15 +234,12 @@ def write_selection(store: Path, folder: Path, *, w: float, seed: int, mix: Mix 
 
 def _write_lines(transcripts: Callable[[], Iterator[Transcript]], chosen: Selection, folder: Path) -> None:
     with ExitStack() as files:
-        opened: list[tuple[Dataset, IO[str]]] = [
-            (
-                dataset,
-                files.enter_context((folder / f"{dataset.agent}.jsonl").open("w", encoding="ascii", newline="\n")),
-            )
-            for dataset in chosen.datasets
-        ]
+        opened: dict[str, IO[str]] = {
+            model: files.enter_context((folder / f"{model}.jsonl").open("w", encoding="ascii", newline="\n"))
+            for model in chosen.files
+        }
         for transcript in transcripts():
             problem = transcript.problem.id
-            for dataset, file in opened:
+            for dataset in chosen.datasets:
                 if problem in dataset.kept:
-                    file.write(line(transcript, dataset, chosen.consensus[problem]))
+                    opened[dataset.model].write(line(transcript, dataset, chosen.consensus[problem]))

@@ -20,6 +20,7 @@ LossOn = Literal["last_turn", "all_turns"]
 Schedule = Literal["linear", "cosine", "constant"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
+Offload = Literal["none", "optimizer", "params"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +66,40 @@ class FinetuneJob:
     batch_size
         Sequences per optimiser step over all processes.
     micro_batch_size
-        Sequences per forward pass and process, at most.
+        Sequences per forward pass and process, at most; packed, so many times
+        ``max_length`` tokens.
+    packing
+        Whether short samples share rows, without attention across them, where
+        the model is found to give the same loss. Which samples make up an
+        optimiser step does not depend on it.
     max_length
         Longest sample in tokens; longer ones (or longer than the model's
         context) are dropped whole.
     zero_stage
         DeepSpeed ZeRO stage; 0 runs as 1 in bfloat16, where DeepSpeed's 0 keeps
-        no float32 weights.
+        no float32 weights. ``"auto"`` is the lowest that fits the GPUs' memory.
+    offload
+        What lies in the machine's memory rather than the GPU's: the
+        optimiser's state, or under ZeRO-3 that and the weights.
     max_grad_norm
         Clipping of the global gradient norm; 0 is none.
-    processes, threads
-        Processes on this machine (one GPU each), CPU threads of each.
+    loss_spike
+        A step with so many times the usual loss stops the job; 0: none does.
+    wandb
+        Project on Weights & Biases to tell of every step; ``None`` is none.
+    nodes, processes, threads
+        Machines, processes on each of them (one GPU each), CPU threads of
+        each process.
     dtype
         Of the weights in computation; ``"auto"`` is the checkpoint's own on a
         GPU and float32 on CPU. float16, which needs loss scaling, becomes
         bfloat16 (float32 on CPU).
+    checkpoints
+        Folder that holds what a killed job needs to go on, on a file system
+        that all nodes share; ``None``: it begins again.
+    checkpoint_seconds, checkpoint_steps
+        A checkpoint is written after the first step that ends so long after
+        the one before it, or after every so many steps.
     seed, iteration, agent
         Decide every draw together, so that two agents with the same data
         still differ in order and initial adapter.
@@ -103,17 +123,25 @@ class FinetuneJob:
     learning_rate: float = 1e-5
     batch_size: int = 16
     micro_batch_size: int = 1
+    packing: bool = True
     max_length: int = 2048
-    zero_stage: int = 2
+    zero_stage: int | Literal["auto"] = 2
+    offload: Offload = "none"
     loss_on: LossOn = "last_turn"
     warmup_ratio: float = 0.0
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     schedule: Schedule = "linear"
     gradient_checkpointing: bool = False
+    loss_spike: float = 3.0
+    wandb: str | None = None
     seed: int = 0
+    nodes: int = 1
     processes: int = 1
     threads: int = 1
+    checkpoints: str | None = None
+    checkpoint_seconds: float = 600.0
+    checkpoint_steps: int | None = None
     device: Device = "auto"
     iteration: int = 1
     agent: str = ""
@@ -127,21 +155,39 @@ class FinetuneJob:
             ("schedule", Schedule),
             ("dtype", Dtype),
             ("device", Device),
+            ("offload", Offload),
         ):
             value = getattr(self, name)
             _require(value in get_args(choices), name, value, "one of " + ", ".join(get_args(choices)))
-        for name in ("epochs", "batch_size", "micro_batch_size", "max_length", "processes", "threads"):
+        for name in ("epochs", "batch_size", "micro_batch_size", "max_length", "nodes", "processes", "threads"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
-        _require(self.zero_stage in (0, 1, 2, 3), "zero_stage", self.zero_stage, "0, 1, 2 or 3")
+        _require(self.zero_stage in (0, 1, 2, 3, "auto"), "zero_stage", self.zero_stage, "0, 1, 2, 3 or auto")
+        _require(
+            self.offload == "none" or self.zero_stage in ("auto", 3, *((1, 2) if self.offload == "optimizer" else ())),
+            "offload",
+            self.offload,
+            f"none with zero_stage {self.zero_stage} (optimizer needs 1 or more, params needs 3)",
+        )
         _require(0 <= self.warmup_ratio <= 1, "warmup_ratio", self.warmup_ratio, "in 0..1")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         _require(self.max_grad_norm >= 0, "max_grad_norm", self.max_grad_norm, "0 (no clipping) or more")
         _require(
-            self.batch_size >= self.processes,
+            self.loss_spike == 0 or self.loss_spike > 1, "loss_spike", self.loss_spike, "above 1, or 0 to allow any"
+        )
+        _require(self.checkpoint_seconds > 0, "checkpoint_seconds", self.checkpoint_seconds, "above 0")
+        _require(
+            self.checkpoint_steps is None or self.checkpoint_steps >= 1,
+            "checkpoint_steps",
+            self.checkpoint_steps,
+            "at least 1",
+        )
+        everywhere = self.nodes * self.processes
+        _require(
+            self.batch_size >= everywhere,
             "batch_size",
             self.batch_size,
-            f"at least the number of processes ({self.processes}), or some would never have a sequence",
+            f"at least the number of processes ({everywhere}), or some would never have a sequence",
         )
 
     def write(self, path: Path) -> None:
@@ -184,10 +230,12 @@ class FinetuneReport:
         Optimiser steps, and each one's mean loss per target token; the last.
         ``None`` after 0 steps: an agent without data keeps its model.
     wall_seconds, gpu_seconds
-        From start to publication, start-up included; times processes where
-        each held a GPU, else 0.
-    startup_seconds
-        From start to the first optimiser step.
+        From start to publication, start-up included, with what went into the
+        checkpoint that the job went on from; times processes where each held
+        a GPU, else 0.
+    startup_seconds, startup
+        From start to the first optimiser step, and what of it went into each
+        part: launch (processes and imports), data, weights, engine.
     peak_memory_bytes
         Largest of any process: GPU memory allocated, or resident set on CPU.
     """
@@ -203,6 +251,7 @@ class FinetuneReport:
     startup_seconds: float
     peak_memory_bytes: int
     gpu_seconds: float
+    startup: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""

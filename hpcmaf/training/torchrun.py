@@ -17,29 +17,37 @@ import sys
 import uuid
 from pathlib import Path
 
-from hpcmaf.training.failure import recorded
+from hpcmaf.training.failure import killed, oom_kills, recorded
+from hpcmaf.training.nodes import NodePlace
 from hpcmaf.training.spec import FinetuneJob
+from hpcmaf.training.stopping import ask, asked, heed_signals
 
 _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int) -> None:
-    """Be told to stop when the process that started this one is killed (Linux)."""
+    """Be killed when the process that started this one is, however that goes (Linux)."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the line above
         sys.exit(1)
 
 
 def main(arguments: list[str]) -> int:
     """Run the job in ``work``; see :func:`hpcmaf.training.worker.run` for the arguments."""
-    parent, work, output, steps, started = arguments
+    parent, work, output, steps, started, *rest = arguments
+    # Asked to stop, the agent only tells its workers: they need it until they
+    # have written their checkpoint.
+    heed_signals(lambda *_: ask(Path(work)))
     die_with_parent(int(parent))
+    node = NodePlace.from_json(rest[0]) if rest else None
+    before = oom_kills()
     # Collecting garbage among ever more modules is 8% of the imports below.
     gc.disable()
     with recorded(Path(work)):
         job = FinetuneJob.read(Path(work) / "job.json")
         # What follows takes seconds and is shared by all workers.
+        from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -49,26 +57,49 @@ def main(arguments: list[str]) -> int:
         # What is loaded stays: never look at it again, and let forks share its pages.
         gc.freeze()
         gc.enable()
-        # "localhost:0" lets the rendezvous take a free port, so jobs on one
-        # machine never meet.
+        if asked(Path(work)):
+            return 0
         config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
             nproc_per_node=job.processes,
-            run_id=uuid.uuid4().hex,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            local_addr="localhost",
             max_restarts=0,
             start_method="fork",
+            # Not in /tmp, where nobody would clear them away.
+            logs_specs=DefaultLogsSpecs(log_dir=str(Path(work) / "elastic")),
+            # SIGTERM, which is among the default ones, is heeded above.
+            signals_to_handle="SIGINT,SIGHUP,SIGQUIT",
+            rdzv_backend="c10d",
+            **(_alone() if node is None else _among(node)),
         )
-    try:
-        elastic_launch(config, worker.run)(work, output, steps, float(started))
-    except ChildFailedError as error:
-        # The worker has recorded why; the agent's summary belongs in the log.
-        print(error, file=sys.stderr)
-        return 1
+        rank = None if node is None else node.rank
+        try:
+            elastic_launch(config, worker.run)(work, output, steps, float(started), rank)
+        except ChildFailedError as error:
+            # The worker has recorded why; the agent's summary belongs in the log.
+            print(error, file=sys.stderr)
+            local, first = min(error.failures.items(), key=lambda item: item[1].timestamp)
+            if first.exitcode == -signal.SIGKILL:
+                where = "" if node is None else f" on {node.local_address}"
+                killed(f"process {local}{where}", before).record(Path(work))
+            return 1
     return 0
+
+
+def _alone() -> dict[str, object]:
+    # "localhost:0" lets the rendezvous take a free port, so jobs on one
+    # machine never meet.
+    place = {"run_id": uuid.uuid4().hex, "rdzv_endpoint": "localhost:0", "local_addr": "localhost"}
+    return {"min_nodes": 1, "max_nodes": 1} | place
+
+
+def _among(node: NodePlace) -> dict[str, object]:
+    return {
+        "min_nodes": node.nodes,
+        "max_nodes": node.nodes,
+        "run_id": node.run_id,
+        "rdzv_endpoint": node.endpoint,
+        "rdzv_configs": {"is_host": node.rank == 0, "join_timeout": int(node.joining_s)},
+        "local_addr": node.local_address,
+    }
 
 
 if __name__ == "__main__":

@@ -11,57 +11,41 @@ Trainer's imports take longer than a small job trains.
 
 from __future__ import annotations
 
-import inspect
+import ctypes
 import json
 import logging
 import os
 import random
 import resource
+import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import closing
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 
 from hpcmaf.chat import ChatFormat
-from hpcmaf.errors import PlatformError, TrainingError
+from hpcmaf.errors import TrainingError
 from hpcmaf.seeding import derive_seed
 from hpcmaf.training import engine as ds
-from hpcmaf.training.data import (
-    IGNORED,
-    MicroBatch,
-    TokenData,
-    TokenSample,
-    collate,
-    global_batches,
-    load_tokens,
-    share,
-)
+from hpcmaf.training.data import TokenData, TokenSample, global_batches, load_tokens
 from hpcmaf.training.failure import recorded
-from hpcmaf.training.model import compute_dtype, context_length, load_config, load_model
+from hpcmaf.training.keeper import Keeper
+from hpcmaf.training.loop import train
+from hpcmaf.training.memory import flop_per_token, size_of
+from hpcmaf.training.model import compute_dtype, context_length, load_config, load_model, loading_device
+from hpcmaf.training.packable import Packing
+from hpcmaf.training.place import Place
+from hpcmaf.training.preparing import prepare
 from hpcmaf.training.saving import check_finite, save_adapter, save_checkpoint
 from hpcmaf.training.spec import FinetuneJob
+from hpcmaf.training.stopping import WorkStop, heed_signals
+from hpcmaf.training.watching import Watch
 
-if TYPE_CHECKING:
-    from deepspeed import DeepSpeedEngine
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where this process stands among the job's."""
-
-    rank: int
-    processes: int
-    device: torch.device
-
-    @property
-    def first(self) -> bool:
-        """Whether this process speaks and writes for all."""
-        return self.rank == 0
+_PR_SET_PDEATHSIG = 1
 
 
 def preload(job: FinetuneJob) -> None:
@@ -77,28 +61,42 @@ def preload(job: FinetuneJob) -> None:
         import peft  # noqa: F401
 
 
-def run(work: str, output: str, steps: str, started: float) -> None:
+def die_with_parent() -> None:
+    """Be killed when the process that started this one is, however that goes (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def run(work: str, output: str, steps: str, started: float, node: int | None = None) -> None:
     """Do this process's part of a job.
 
     Parameters
     ----------
     work
-        Folder with ``job.json``; takes ``report.json``, or ``failure.txt``.
+        Folder with ``job.json``; takes ``report.json``, or ``failure.json``.
     output
         Existing folder that takes the model.
     steps
         JSONL that takes a line per optimiser step.
     started
         Unix time at which the job began, for the report.
+    node
+        Number of this node in a job of several.
     """
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    with recorded(Path(work)):
+    die_with_parent()
+    stop = WorkStop(Path(work))
+    heed_signals(stop.request)
+    with recorded(Path(work), stopped=lambda: stop.requested):
         job = FinetuneJob.read(Path(work) / "job.json")
-        place = _place(job)
+        if node is not None:
+            # The rendezvous numbers nodes by their addresses, but process 0
+            # has to be on the node that publishes what it writes.
+            os.environ["RANK"] = str(node * job.processes + int(os.environ["LOCAL_RANK"]))
+        place = Place.of(job)
         torch.set_num_threads(job.threads)
         try:
-            with Path(steps).open("a", encoding="ascii") as progress:
-                report = finetune(job, place, Path(output), progress, started)
+            report = finetune(job, place, Path(output), Path(steps), stop, started, Path(work).name)
         finally:
             if dist.is_initialized():
                 dist.destroy_process_group()
@@ -106,9 +104,19 @@ def run(work: str, output: str, steps: str, started: float) -> None:
             (Path(work) / "report.json").write_text(json.dumps(report))
 
 
-def finetune(job: FinetuneJob, place: Place, output: Path, progress: IO[str], started: float) -> dict[str, object]:
-    """Train and save one model; returns the fields of the report."""
+def finetune(
+    job: FinetuneJob, place: Place, output: Path, steps: Path, stop: WorkStop, started: float, token: str
+) -> dict[str, object]:
+    """Train and save one model.
+
+    Returns
+    -------
+    dict
+        The fields of the report; of a job that was stopped only ``steps``
+        and those done, ``stopped_at``.
+    """
     cuda = place.device.type == "cuda"
+    marks = {"launch": time.time()}
     config = load_config(job)
     chat = ChatFormat.from_pretrained(job.base, revision=job.revision, trust_remote_code=job.trust_remote_code)
     longest = min(job.max_length, context_length(config) or job.max_length)
@@ -120,15 +128,27 @@ def finetune(job: FinetuneJob, place: Place, output: Path, progress: IO[str], st
     torch.manual_seed(derive_seed(seed, "adapter"))
     dtype = compute_dtype(job, config, cuda)
     losses: list[float] = []
-    first_step = time.time()
+    earlier = 0.0
+    marks["data"] = first_step = time.time()
     if batches:
-        model = load_model(job, config, dtype)
-        _check_vocabulary(model, data.samples, job)
         ds.connect(cuda)
+        model = load_model(job, config, dtype, loading_device(job, place))
+        _check_vocabulary(model, data.samples, job)
+        marks["weights"] = time.time()
+        packing = Packing(model, max(len(sample.input_ids) for sample in data.samples), wanted=job.packing)
+        job = prepare(model, job, config, dtype, place, packed=packing.on)
         engine = ds.start(model, job, dtype, len(batches), cuda)
+        packing.check(engine, data.samples, place.device)
         _seed_dropout(derive_seed(seed, "dropout", place.rank))
-        first_step = time.time()
-        losses = train(engine, batches, job, place, progress)
+        keeper = Keeper(engine, job, place, dtype, started=started, token=token)
+        before = keeper.resume()
+        earlier = keeper.earlier_seconds
+        marks["engine"] = first_step = time.time()
+        useful = flop_per_token(size_of(engine.module.parameters(), dtype.itemsize), job)
+        with closing(Watch(job, place, steps, len(batches), useful)) as watch:
+            losses = train(engine, batches, before, job, place, watch, keeper, stop, packing.on)
+        if len(losses) < len(batches):
+            return {"stopped_at": len(losses), "steps": len(batches)}
         weights = ds.trained_weights(engine, adapter=job.tuning == "lora")
     elif not job.start:
         # In the checkpoint's own type: nothing is computed, so nothing may change.
@@ -147,88 +167,13 @@ def finetune(job: FinetuneJob, place: Place, output: Path, progress: IO[str], st
         "final_loss": losses[-1] if losses else None,
         "losses": losses,
         "startup_seconds": first_step - started,
+        "startup": {
+            name: round(end - begin, 3) for (name, end), begin in zip(marks.items(), [started, *marks.values()])
+        },
         "peak_memory_bytes": _peak_memory(place),
+        "earlier_seconds": earlier,
         "gpus": place.processes if cuda else 0,
     }
-
-
-def train(
-    engine: DeepSpeedEngine, batches: Sequence[Sequence[TokenSample]], job: FinetuneJob, place: Place, progress: IO[str]
-) -> list[float]:
-    """All optimiser steps.
-
-    The loss of a step is the sum of the negative log-likelihoods of all
-    target tokens of the global batch over their number, however the batch is
-    cut into micro-batches and processes.
-
-    Returns
-    -------
-    list of float
-        Each step's loss.
-
-    Raises
-    ------
-    TrainingError
-        A loss is not finite; raised before that step changes any weight.
-    """
-    began, tokens, losses = time.monotonic(), 0, []
-    for step, batch in enumerate(batches, 1):
-        target_tokens = sum(sample.target_tokens for sample in batch)
-        micros = share(batch, rank=place.rank, processes=place.processes, micro_batch_size=job.micro_batch_size)
-        total = torch.zeros((), dtype=torch.float64, device=place.device)
-        for position, micro in enumerate(micros, 1):
-            engine.set_gradient_accumulation_boundary(position == len(micros))
-            nll = _negative_log_likelihood(engine, collate(micro, pad_id=0, filler=batch[0]), place.device)
-            # DeepSpeed averages gradients over processes; the loss is a sum over them.
-            engine.backward(nll * (place.processes / target_tokens), scale_wrt_gas=False)
-            total += nll.detach()
-        if place.processes > 1:
-            dist.all_reduce(total)
-        losses.append(total.item() / target_tokens)
-        if not torch.isfinite(total):
-            names = ", ".join(sample.id for sample in batch)
-            raise TrainingError(
-                f"diverged: the loss of step {step} of {len(batches)} is {losses[-1]} (samples {names}); "
-                "lower the learning rate"
-            )
-        rate = engine.get_lr()[0]
-        engine.step()
-        tokens += sum(len(sample.input_ids) for sample in batch)
-        if place.first:
-            elapsed = time.monotonic() - began
-            line = {
-                "step": step,
-                "steps": len(batches),
-                "loss": losses[-1],
-                "learning_rate": rate,
-                "tokens_per_s": round(tokens / elapsed, 1),
-                "eta_s": round(elapsed / step * (len(batches) - step), 1),
-            }
-            progress.write(json.dumps(line) + "\n")
-            progress.flush()
-    return losses
-
-
-def _negative_log_likelihood(engine: DeepSpeedEngine, batch: MicroBatch, device: torch.device) -> torch.Tensor:
-    """Sum over the target tokens of a micro-batch.
-
-    Logits are made where a target follows only: with a vocabulary of 128k
-    those of a whole text take more memory than the model's activations.
-    """
-    arguments = {"input_ids": batch.input_ids.to(device), "attention_mask": batch.attention_mask.to(device)}
-    keep = batch.keep.to(device)
-    if _keeps_logits(engine.module):
-        logits = engine(**arguments, use_cache=False, logits_to_keep=keep).logits
-    else:
-        logits = engine(**arguments, use_cache=False).logits[:, keep]
-    return torch.nn.functional.cross_entropy(
-        logits.float().flatten(0, 1), batch.labels.to(device).flatten(), ignore_index=IGNORED, reduction="sum"
-    )
-
-
-def _keeps_logits(model: torch.nn.Module) -> bool:
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return "logits_to_keep" in inspect.signature(inner.forward).parameters
 
 
 def _check_vocabulary(model: torch.nn.Module, samples: Sequence[TokenSample], job: FinetuneJob) -> None:
@@ -250,21 +195,6 @@ def _counts(data: TokenData, epochs: int) -> dict[str, int]:
         "training_tokens": epochs * sum(len(sample.input_ids) for sample in data.samples),
         "target_tokens": epochs * sum(sample.target_tokens for sample in data.samples),
     }
-
-
-def _place(job: FinetuneJob) -> Place:
-    cuda = job.device != "cpu" and torch.cuda.is_available()
-    if job.device == "cuda" and not cuda:
-        raise PlatformError("finetuning: device is cuda, but torch finds no GPU; use device: cpu or auto")
-    local = int(os.environ["LOCAL_RANK"])
-    if cuda:
-        if local >= torch.cuda.device_count():
-            raise PlatformError(
-                f"finetuning: {job.processes} processes for {torch.cuda.device_count()} GPUs; lower processes"
-            )
-        torch.cuda.set_device(local)
-    device = torch.device("cuda", local) if cuda else torch.device("cpu")
-    return Place(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), device)
 
 
 def _peak_memory(place: Place) -> int:

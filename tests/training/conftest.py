@@ -58,7 +58,7 @@ class Outcome:
     def failure(self) -> str:
         """The failed worker's one line."""
         assert self.code != 0
-        return (self.work / "failure.txt").read_text().strip()
+        return json.loads((self.work / "failure.json").read_text())["message"]
 
     def weights(self) -> dict[str, Any]:
         """Saved tensors."""
@@ -113,12 +113,16 @@ def cases(bases: dict[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
     table |= {f"plain-{stage}": llama | {"tuning": "full", "zero_stage": stage} for stage in range(3)}
     table |= {
         "one-big": llama | {"tuning": "full", "zero_stage": 1, "micro_batch_size": 8},
-        "one-small": llama | {"tuning": "full", "zero_stage": 1, "micro_batch_size": 1},
-        "two-processes": llama | {"tuning": "full", "zero_stage": 2, "processes": 2, "micro_batch_size": 1},
-        "two-processes-lora": llama | {"zero_stage": 3, "processes": 2},
+        "one-small": llama | {"tuning": "full", "zero_stage": 1, "micro_batch_size": 1, "max_length": 60},
+        "unpacked": llama | {"tuning": "full", "zero_stage": 1, "packing": False},
+        "two-processes": llama
+        | {"tuning": "full", "zero_stage": 2, "processes": 2, "micro_batch_size": 1, "max_length": 60},
+        "two-processes-lora": llama | {"zero_stage": 3, "processes": 2, "max_length": 60},
+        "offload-2": llama | {"tuning": "full", "zero_stage": 2, "offload": "optimizer"},
+        "offload-3": llama | {"tuning": "full", "zero_stage": "auto", "offload": "params"},
         "dropout-a": llama | hot,
         "dropout-b": llama | hot,
-        "other-agent": llama | hot | {"agent": "critic-1"},
+        "other-agent": llama | hot | {"agent": "critic-1", "zero_stage": "auto"},
         "bfloat16": llama | {"dtype": "bfloat16", "zero_stage": 0},
         "checkpointing": llama | {"gradient_checkpointing": True},
         "next": llama | {"start": str(folder / "lora-0" / "out"), "base": str(bases[makes[0]])},
@@ -138,12 +142,22 @@ def cases(bases: dict[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
 def outcomes(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     """Run all cases; about two seconds each, since they share their imports."""
     folder = tmp_path_factory.mktemp("jobs with spaces")
+    return run_batch(
+        folder,
+        {
+            name: FinetuneJob(**({"output": str(folder / name / "out"), "lora": LORA} | COMMON | differences))
+            for name, differences in cases(bases, folder).items()
+        },
+    )
+
+
+def run_batch(folder: Path, jobs: dict[str, FinetuneJob]) -> dict[str, Outcome]:
+    """Run jobs one after another, each in a folder of its name."""
     made = {}
-    for name, differences in cases(bases, folder).items():
+    for name, job in jobs.items():
         place = folder / name
         for part in ("work", "out"):
             (place / part).mkdir(parents=True)
-        job = FinetuneJob(**({"output": str(place / "out"), "lora": LORA} | COMMON | differences))
         job.write(place / "work" / "job.json")
         made[name] = Outcome(job, -1, place / "out", place / "work", place / "log")
     (folder / "order.json").write_text(json.dumps(list(made)))

@@ -57,8 +57,9 @@ def test_same_job_same_bytes_and_another_agent_other_bytes(outcomes):
     )
 
 
-def test_cutting_a_batch_into_micro_batches_or_processes_changes_nothing(outcomes):
-    for name in ("one-small", "two-processes", "plain-1"):
+def test_packing_or_cutting_a_batch_into_micro_batches_or_processes_changes_nothing(outcomes):
+    assert outcomes["one-small"].report["samples"] == SAMPLES
+    for name in ("one-small", "unpacked", "two-processes", "plain-1"):
         assert outcomes[name].report["losses"] == pytest.approx(outcomes["one-big"].report["losses"], abs=1e-4)
         assert largest_difference(outcomes[name], outcomes["one-big"]) < 2e-3  # lr 1e-2
     # Otherwise the tolerance would let anything pass.
@@ -179,6 +180,26 @@ def test_gradient_checkpointing_changes_nothing_but_memory(outcomes):
     assert outcomes["checkpointing"].report["losses"] == pytest.approx(outcomes["lora-0"].report["losses"], abs=1e-4)
 
 
+def test_offload_changes_nothing_but_where_state_lies(outcomes):
+    for name in ("offload-2", "offload-3"):
+        assert outcomes[name].report["losses"] == pytest.approx(outcomes["plain-2"].report["losses"], abs=1e-5)
+        assert largest_difference(outcomes[name], outcomes["plain-2"]) < 2e-3
+    assert "ZeRO-3, params offloaded" in outcomes["offload-3"].log.read_text()
+
+
+def test_the_log_says_how_it_is_trained(outcomes):
+    assert (
+        "of them trained (lora); float32; ZeRO-2; 14 adapted layers fused; packed"
+        in outcomes["all-turns"].log.read_text()
+    )
+    # With dropout, adapters are left to PEFT.
+    log = outcomes["other-agent"].log.read_text()
+    assert "zero_stage auto: 1 on CPU" in log and "ZeRO-1; 0 adapted layers fused" in log
+    assert "bfloat16 with float32 master weights; ZeRO-1" in outcomes["bfloat16"].log.read_text()
+    assert "ZeRO-3; loaded in parts; packed" in outcomes["two-processes-lora"].log.read_text()
+    assert "padded" in outcomes["unpacked"].log.read_text()
+
+
 def test_two_processes_train_a_sharded_adapter_alike(outcomes):
     assert outcomes["two-processes-lora"].report["losses"] == pytest.approx(
         outcomes["lora-0"].report["losses"], abs=1e-4
@@ -207,3 +228,11 @@ def test_progress_is_written_per_step(outcomes):
     rates = [line["learning_rate"] for line in lines]
     assert rates == pytest.approx([1e-2 * (1 - step / 6) for step in range(6)])
     assert lines[-1]["eta_s"] == 0 and lines[-1]["tokens_per_s"] > 0
+    from transformers import AutoModelForCausalLM
+
+    parameters = AutoModelForCausalLM.from_pretrained(outcome.job.base).num_parameters()
+    assert lines[-1]["tflops"] == pytest.approx(6e-12 * parameters * lines[-1]["tokens_per_s"], rel=0.01)
+    assert list((outcome.work.parent / "tensorboard").glob("events.out.tfevents.*"))
+    startup = outcome.report["startup"]
+    assert list(startup) == ["launch", "data", "weights", "engine"]
+    assert sum(startup.values()) == pytest.approx(outcome.report["startup_seconds"], abs=0.01)

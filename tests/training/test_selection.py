@@ -179,6 +179,11 @@ def test_command_writes_prints_and_refuses(tmp_path):
     assert json.loads(done.stdout) == json.loads((out / "selection.json").read_text())
     with pytest.raises(ConfigError, match="0..1"):
         CliRunner().invoke(command, [*arguments, "1.5"], catch_exceptions=False)
+    CliRunner().invoke(command, [*arguments, "0.5", "--data", "union"], catch_exceptions=False)
+    assert {path.name for path in out.iterdir()} == {"single.jsonl", "selection.json"}
+    for data, error in (("all", ConfigError), ("gold", DataError)):
+        with pytest.raises(error, match=f"data '{data}'"):
+            CliRunner().invoke(command, [*arguments, "0.5", "--data", data], catch_exceptions=False)
     # A selection may be replaced; somebody's files may not.
     CliRunner().invoke(command, [*arguments, "0"], catch_exceptions=False)
     (tmp_path / "mine").mkdir()

@@ -1,0 +1,155 @@
+"""Attention inside each of the texts that share a row, and nowhere else.
+
+On GPUs the variable-length FlashAttention kernel that PyTorch brings: no
+package to build, nothing to compile at start. Elsewhere, one plain attention
+per text. Both are told the boundaries, so no mask is ever made.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+# Terms that some models add to their scores, and which are not done here.
+_FOREIGN = ("softcap", "s_aux", "position_bias")
+
+
+class Unpackable(Exception):
+    """Why a model's texts cannot share a row."""
+
+
+def boundaries(lengths: list[int], device: torch.device | None = None) -> dict[str, Any]:
+    """What :func:`packed_attention` has to know, by the names that transformers' models pass on."""
+    ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)
+    longest = max(lengths)
+    return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention in transformers' form, for a batch of one row.
+
+    Parameters
+    ----------
+    query, key, value
+        [1, heads, T, width]; fewer heads of keys and values than of queries
+        share them.
+    cu_seq_lens_q
+        int32[texts + 1]: where each text begins, and the last one's end.
+
+    Raises
+    ------
+    Unpackable
+        The model does not say where texts end, or wants another attention.
+    """
+    foreign = next((name for name in _FOREIGN if others.get(name) is not None), None)
+    if foreign or not getattr(module, "is_causal", True):
+        raise Unpackable(f"its attention is not plainly causal ({foreign or 'bidirectional'})")
+    if cu_seq_lens_q is None or max_length_q is None or len(query) != 1:
+        raise Unpackable("it does not tell its attention where texts end")
+    if dropout == 0 and varlen_works(query.device, query.dtype, query.shape[1], key.shape[1], query.shape[-1]):
+        output = _varlen(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window)
+    else:
+        output = _text_by_text(query, key, value, cu_seq_lens_q, scaling, sliding_window, dropout)
+    return output, None
+
+
+def _varlen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    ends: torch.Tensor,
+    longest: int,
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    rows = (part[0].transpose(0, 1) for part in (query, key, value))
+    output = torch.ops.aten._flash_attention_forward(
+        *rows,
+        ends,
+        ends,
+        longest,
+        longest,
+        0.0,
+        True,
+        False,
+        scale=scaling,
+        # So many tokens to the left, the text's own not counted.
+        window_size_left=-1 if window is None or window >= longest else window - 1,
+        window_size_right=0,
+    )[0]
+    return output[None]
+
+
+def _text_by_text(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    ends: torch.Tensor,
+    scaling: float | None,
+    window: int | None,
+    dropout: float,
+) -> torch.Tensor:
+    grouped = query.shape[1] != key.shape[1]
+    outputs = []
+    for length, *parts in zip(
+        ends.diff().tolist(), *(part.split(ends.diff().tolist(), dim=2) for part in (query, key, value)), strict=True
+    ):
+        mask = None
+        if window is not None and length > window:
+            ones = torch.ones(length, length, dtype=torch.bool, device=query.device)
+            mask = ones.tril() & ~ones.tril(-window)
+        outputs.append(
+            scaled_dot_product_attention(
+                *parts, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling, enable_gqa=grouped
+            )
+        )
+    return torch.cat(outputs, dim=2).transpose(1, 2)
+
+
+@cache
+def varlen_works(device: torch.device, dtype: torch.dtype, heads: int, groups: int, width: int) -> bool:
+    """Whether the kernel is there for these shapes and gives what plain attention gives, gradients included."""
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return False
+    lengths = [5, 70, 1, 131]
+    ends = boundaries(lengths, device)["cu_seq_lens_q"]
+    generator = torch.Generator(device).manual_seed(0)
+    parts = [
+        torch.randn(1, n, sum(lengths), width, device=device, generator=generator).to(dtype)
+        for n in (heads, groups, groups, heads)
+    ]
+    upstream = parts.pop().transpose(1, 2)
+    results = []
+    try:
+        with torch.enable_grad():
+            for fast in (True, False):
+                leaves = [part.clone().requires_grad_() for part in parts]
+                output = (
+                    _varlen(*leaves, ends, max(lengths), None, 16)
+                    if fast
+                    else _text_by_text(*leaves, ends, None, 16, 0.0)
+                )
+                results.append([output, *torch.autograd.grad(output, leaves, upstream)])
+    except (RuntimeError, TypeError) as error:
+        print(f"packing: no variable-length attention here ({' '.join(str(error).split())[:200]}); text by text")
+        return False
+    # A few roundings of bfloat16, at values of a few units.
+    same = all((a - b).abs().max() < 0.02 * (1 + b.abs().max()) for a, b in zip(*results, strict=True))
+    if not same:
+        print("packing: variable-length attention here differs from plain attention; text by text")
+    return same

@@ -1,0 +1,46 @@
+"""When a job has gone wrong."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from hpcmaf.errors import TrainingError
+from hpcmaf.training.data import TokenSample
+
+# A spike is told from the losses of so many steps before it, and not from fewer than the first.
+_FEWEST, _MOST = 8, 32
+# In nats: a loss near 0 may rise to many times itself by chance.
+_LEAST_RISE = 1.0
+
+
+def check_loss(losses: Sequence[float], batch: Sequence[TokenSample], total: int, factor: float) -> None:
+    """Stop a job that has diverged, before the step that shows it changes a weight.
+
+    Parameters
+    ----------
+    losses
+        Of all steps so far; the last is in question.
+    factor
+        A loss so many times the median of the steps before it is a spike, if
+        it is also a nat above that; 0: none is.
+
+    Raises
+    ------
+    TrainingError
+        The loss is a spike, or no finite number.
+    """
+    *before, loss = losses
+    names = ", ".join(sample.id for sample in batch)
+    where = f"diverged: the loss of step {len(losses)} of {total} is {loss:.6g}"
+    if not math.isfinite(loss):
+        raise TrainingError(f"{where} (samples {names}); lower the learning rate")
+    recent = before[-_MOST:]
+    if factor and len(recent) >= _FEWEST:
+        usual = statistics.median(recent)
+        if loss > usual * factor and loss > usual + _LEAST_RISE:
+            raise TrainingError(
+                f"{where}, more than {factor:g} times the usual {usual:.3g} (samples {names}); "
+                "lower the learning rate, or raise training.loss_spike"
+            )

@@ -1,0 +1,193 @@
+"""Checkpoints written and read by a job's processes together."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
+
+from hpcmaf.errors import TrainingError
+from hpcmaf.publish import sync
+from hpcmaf.training.checkpoint import Checkpoint, at_step, identity, marker, newest
+from hpcmaf.training.failure import explained
+from hpcmaf.training.place import Place
+from hpcmaf.training.spec import FinetuneJob
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+
+_TAG = "state"
+# Checkpoints take at most one part in so many of a job's time, however slow the disk is.
+_SHARE = 20
+
+
+class Keeper:
+    """Decides when a checkpoint is due, writes it, and finds the one to go on from.
+
+    Every method but :meth:`due` has to be called by all processes together.
+
+    Parameters
+    ----------
+    started
+        Unix time at which the job began.
+    token
+        Tells the temporaries of this attempt from others'; the same in all
+        processes.
+    """
+
+    def __init__(
+        self, engine: DeepSpeedEngine, job: FinetuneJob, place: Place, dtype: torch.dtype, *, started: float, token: str
+    ) -> None:
+        self._engine, self._job, self._place = engine, job, place
+        self._root = Path(job.checkpoints) if job.checkpoints else None
+        self._dtype, self._started, self._token = dtype, started, token
+        self._identity: dict[str, Any] | None = None
+        self._last, self._pause = time.monotonic(), job.checkpoint_seconds
+        self.earlier_seconds = 0.0
+
+    def resume(self) -> list[float]:
+        """Go on from the job's last checkpoint, if it has one.
+
+        Returns
+        -------
+        list of float
+            Losses of the steps done already.
+
+        Raises
+        ------
+        TrainingError
+            The checkpoint cannot be read; it is set aside.
+        """
+        if self._root is None:
+            return []
+        # Rank 0 looks for all: on a shared file system not everyone sees the same at once.
+        found = [None]
+        if self._place.first and self._root.is_dir():
+            for torn in self._root.glob(".step-*.tmp"):
+                shutil.rmtree(torn, ignore_errors=True)
+            found = [newest(self._root, self._identify())]
+        if self._place.processes > 1:
+            dist.broadcast_object_list(found, device=self._place.device)
+        checkpoint = found[0]
+        if checkpoint is not None:
+            self._load(checkpoint)
+            self.earlier_seconds = checkpoint.seconds
+            if self._place.first:
+                print(f"going on from step {checkpoint.step} ({checkpoint.folder})", flush=True)
+        self._last = time.monotonic()
+        return list(checkpoint.losses) if checkpoint else []
+
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint should follow ``step``; rank 0 decides for all."""
+        if self._root is None or not self._place.first:
+            return False
+        by_steps = self._job.checkpoint_steps
+        return time.monotonic() - self._last >= self._pause or (by_steps is not None and step % by_steps == 0)
+
+    def save(self, losses: Sequence[float]) -> None:
+        """Publish a checkpoint of the steps done so far, of which these are the losses."""
+        if self._root is None:
+            return
+        began, step = time.monotonic(), len(losses)
+        temporary = self._root / f".{at_step(self._root, step).name}.{self._token}.tmp"
+        if self._place.first:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        writer = _SyncedWriter(self._engine.checkpoint_engine)
+        self._engine.checkpoint_engine = writer
+        try:
+            # Waits for rank 0 to have made the folder.
+            self._engine.save_checkpoint(
+                str(temporary), tag=_TAG, save_latest=False, exclude_frozen_parameters=self._lora
+            )
+            writer.save(_random_state(self._place), str(temporary / self._random_name))
+        finally:
+            self._engine.checkpoint_engine = writer.inner
+        own = {os.path.relpath(path, temporary): size for path, size in writer.written.items()}
+        written = [own] * self._place.processes
+        if self._place.processes > 1:
+            dist.all_gather_object(written, own)
+        if self._place.first:
+            sync(temporary / _TAG)
+            sync(temporary)
+            seconds = self.earlier_seconds + time.time() - self._started
+            files = {name: size for part in written for name, size in part.items()}
+            folder = at_step(self._root, step)
+            Checkpoint(folder, step, tuple(losses), seconds, self._identify(), files).publish(temporary)
+            print(f"checkpoint after step {step} ({time.monotonic() - began:.1f} s)", flush=True)
+        self._last = time.monotonic()
+        self._pause = max(self._job.checkpoint_seconds, _SHARE * (self._last - began))
+
+    @property
+    def _lora(self) -> bool:
+        return self._job.tuning == "lora"
+
+    @property
+    def _random_name(self) -> str:
+        return f"random-{self._place.rank:05d}.pt"
+
+    def _identify(self) -> dict[str, Any]:
+        if self._identity is None:
+            self._identity = identity(
+                self._job,
+                world_size=self._place.processes,
+                weights=f"{self._dtype} on {self._place.device.type}",
+                versions=[torch.__version__, deepspeed.__version__],
+            )
+        return self._identity
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        try:
+            loaded, _ = self._engine.load_checkpoint(
+                str(checkpoint.folder), tag=_TAG, load_module_strict=not self._lora
+            )
+            if loaded is None:
+                raise ValueError("DeepSpeed finds no state in it")
+            _restore_random_state(torch.load(checkpoint.folder / self._random_name, weights_only=True), self._place)
+        except Exception as error:  # damaged pickles raise almost anything
+            if explained(error).kind == "error":
+                # The next attempt goes on from the one before it.
+                marker(checkpoint.folder).unlink(missing_ok=True)
+                raise TrainingError(
+                    f"{checkpoint.folder}: cannot be read ({error}) and is set aside; the same command goes on without it"
+                ) from error
+            raise
+
+
+class _SyncedWriter(TorchCheckpointEngine):
+    """DeepSpeed's writer, but what it has written is on disk, and counted."""
+
+    def __init__(self, inner: TorchCheckpointEngine) -> None:
+        super().__init__()
+        self.inner, self.written = inner, {}
+
+    def save(self, state_dict: object, path: str) -> None:
+        # Not by path: PyTorch's own file writer says nothing of why it failed.
+        with open(path, "wb") as file:
+            torch.save(state_dict, file)
+            file.flush()
+            os.fsync(file.fileno())
+            self.written[path] = os.fstat(file.fileno()).st_size
+
+
+def _random_state(place: Place) -> dict[str, Any]:
+    state = {"python": random.getstate(), "torch": torch.get_rng_state()}
+    if place.device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _restore_random_state(state: dict[str, Any], place: Place) -> None:
+    random.setstate(state["python"])
+    torch.set_rng_state(state["torch"])
+    if place.device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"])

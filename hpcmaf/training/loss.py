@@ -1,0 +1,38 @@
+"""The loss of one forward pass."""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+
+from hpcmaf.training.attention import boundaries
+from hpcmaf.training.data import IGNORED, MicroBatch
+
+
+def negative_log_likelihood(model: torch.nn.Module, batch: MicroBatch, device: torch.device) -> torch.Tensor:
+    """Sum over the target tokens of a micro-batch.
+
+    Logits are made where a target follows only: with a vocabulary of 128k
+    those of a whole text take more memory than the model's activations.
+    """
+    arguments: dict[str, object] = {"input_ids": batch.input_ids.to(device)}
+    if batch.lengths is not None:
+        arguments["position_ids"] = torch.cat([torch.arange(length) for length in batch.lengths])[None].to(device)
+        arguments |= boundaries(list(batch.lengths), device)
+    elif batch.attention_mask is not None:
+        arguments["attention_mask"] = batch.attention_mask.to(device)
+    keep = batch.keep.to(device)
+    if _keeps_logits(model):
+        logits = model(**arguments, use_cache=False, logits_to_keep=keep).logits
+    else:
+        logits = model(**arguments, use_cache=False).logits[:, keep]
+    return torch.nn.functional.cross_entropy(
+        logits.float().flatten(0, 1), batch.labels.to(device).flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+
+
+def _keeps_logits(model: torch.nn.Module) -> bool:
+    inner = getattr(model, "module", model)
+    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    return "logits_to_keep" in inspect.signature(inner.forward).parameters

@@ -1,0 +1,101 @@
+"""What a job needs of a GPU's memory, and the ZeRO stage that follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hpcmaf.training.spec import FinetuneJob
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+# What fragments, buffers and the kernels' own work leave of it.
+_USABLE = 0.9
+# AdamW in mixed precision: a float32 copy and two moments.
+_STATE = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Parameters of a model, all of them and the trained ones, and bytes of each in computation."""
+
+    parameters: int
+    trained: int
+    bytes_each: int
+
+
+def activations(job: FinetuneJob, config: PretrainedConfig) -> int:
+    """Bytes that one forward pass keeps for its backward pass, at most."""
+    text = config.get_text_config()
+    hidden = text.hidden_size
+    inner = getattr(text, "intermediate_size", None) or 4 * hidden
+    tokens = job.micro_batch_size * job.max_length
+    layer = 2 * (16 * hidden + 4 * inner)
+    layers = text.num_hidden_layers
+    kept = layers * 2 * hidden + layer if job.gradient_checkpointing else layers * layer
+    # Logits and their gradient, of half of the tokens.
+    return tokens * (kept + text.vocab_size // 2 * 12)
+
+
+def needed(size: Size, stage: int, processes: int, offload: str, passing: int) -> int:
+    """Bytes on each GPU.
+
+    Parameters
+    ----------
+    passing
+        :func:`activations`.
+    """
+    weights = size.parameters * size.bytes_each // (processes if stage == 3 else 1)
+    if offload == "params":
+        weights = 0
+    # ZeRO-1 adds gradients up before it shards them.
+    gradients = size.trained * size.bytes_each // (processes if stage >= 2 else 1)
+    state = 0 if offload != "none" else size.trained * _STATE // (processes if stage >= 1 else 1)
+    return weights + gradients + state + passing
+
+
+def choose_stage(size: Size, processes: int, offload: str, passing: int, memory: Sequence[int]) -> tuple[int, str]:
+    """The lowest ZeRO stage that fits, as higher ones talk more between GPUs.
+
+    Parameters
+    ----------
+    memory
+        Bytes of each process's GPU; empty on CPU.
+
+    Returns
+    -------
+    tuple
+        Stage, and a line that says why.
+    """
+    if offload == "params":
+        return 3, "zero_stage auto: 3, as offload: params needs it"
+    if not memory:
+        return 1, "zero_stage auto: 1 on CPU"
+    room = int(min(memory) * _USABLE)
+    # Alone, a process has nobody to share with.
+    stages = (1,) if processes == 1 else (1, 2, 3)
+    for stage in stages:
+        wanted = needed(size, stage, processes, offload, passing)
+        if wanted <= room:
+            return stage, f"zero_stage auto: {stage}, about {_gib(wanted)} of {_gib(min(memory))} on each GPU"
+    return stages[-1], (
+        f"zero_stage auto: {stages[-1]}, though about {_gib(wanted)} are wanted and a GPU has {_gib(min(memory))}; "
+        "gradient_checkpointing, a smaller micro_batch_size, offload or more GPUs would help"
+    )
+
+
+def flop_per_token(size: Size, job: FinetuneJob) -> int:
+    """Useful work: forward and backward are 2 and 4 FLOP per parameter and token; a frozen one's gradient is left out."""
+    return 4 * size.parameters + 2 * size.trained if job.tuning == "lora" else 6 * size.parameters
+
+
+def size_of(parameters: Any, bytes_each: int) -> Size:
+    """Count a model's parameters; under ZeRO-3 each is but a part here, and ``ds_numel`` is the whole."""
+    counts = [(getattr(p, "ds_numel", None) or p.numel(), p.requires_grad) for p in parameters]
+    return Size(sum(count for count, _ in counts), sum(count for count, trained in counts if trained), bytes_each)
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"

@@ -1,0 +1,136 @@
+"""Several machines that run one job together, and know of each other whether they live.
+
+A machine that dies says nothing to anybody: without the signs of life here,
+the others would wait for it in a collective for half an hour.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from hpcmaf.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlace:
+    """One node's place in a job of several.
+
+    Attributes
+    ----------
+    rank, nodes
+        This node's number, from 0, and how many there are. Node 0 publishes.
+    endpoint
+        ``HOST:PORT`` on node 0 where all meet.
+    run_id
+        Names this attempt, and is the same on all nodes.
+    address
+        Under which the others reach this node; by default the endpoint's
+        host for node 0, else its host name.
+    patience_s
+        A node that gives no sign of life for so long is taken for dead.
+    joining_s
+        Time for all nodes to come.
+    """
+
+    rank: int
+    nodes: int
+    endpoint: str
+    run_id: str
+    address: str | None = None
+    patience_s: float = 60.0
+    joining_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        host, _, port = self.endpoint.rpartition(":")
+        if not host or not port.isdigit():
+            raise ConfigError(f"finetuning: endpoint {self.endpoint!r} is not HOST:PORT; name a port on node 0")
+        if not 0 <= self.rank < self.nodes:
+            raise ConfigError(f"finetuning: node {self.rank} of {self.nodes}; number the nodes from 0")
+
+    @property
+    def local_address(self) -> str:
+        """Where the others reach this node."""
+        if self.address is not None:
+            return self.address
+        return self.endpoint.rpartition(":")[0] if self.rank == 0 else socket.gethostname()
+
+    def work(self, logs: Path) -> Path:
+        """The folder, beside node 0's logs, through which the nodes share a job."""
+        return logs / f"work-{self.run_id}"
+
+    def to_json(self) -> str:
+        """For a command line."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Back from there."""
+        return cls(**json.loads(text))
+
+
+class Pulse:
+    """Signs of life of all nodes, as files that change in the work folder.
+
+    Times of different machines are never compared: a node is dead when its
+    file has not changed for ``patience_s`` of the observer's own time.
+    """
+
+    def __init__(self, work: Path, place: NodePlace) -> None:
+        self._work, self._place = work, place
+        self._every = place.patience_s / 12
+        self._count, self._next = 0, 0.0
+        # Node 0 watches everybody, the others only node 0: it ends the job for all.
+        watched = range(1, place.nodes) if place.rank == 0 else [0]
+        self._heard: dict[int, tuple[str | None, float]] = {rank: (None, time.monotonic()) for rank in watched}
+
+    def lost(self) -> str | None:
+        """Give a sign of life; returns a line when another node gives none."""
+        now = time.monotonic()
+        if now < self._next:
+            return None
+        self._next = now + self._every
+        self._count += 1
+        try:
+            self._file(self._place.rank).write_text(f"{self._count} {self._place.local_address}")
+        except FileNotFoundError:
+            return "node 0 has ended the job"
+        for rank, (before, since) in self._heard.items():
+            text = _read(self._file(rank))
+            if text != before:
+                self._heard[rank] = (text, now)
+            elif text is None and now - since > self._place.joining_s:
+                return f"node {rank} has not come within {self._place.joining_s:g} s"
+            elif text is not None and now - since > self._place.patience_s:
+                return f"node {rank} ({text.partition(' ')[2]}) gave no sign of life for {self._place.patience_s:g} s"
+        return None
+
+    def leave(self) -> None:
+        """Say that this node has ended its part and read all it wanted to."""
+        try:
+            self._file(self._place.rank, "end").touch()
+        except FileNotFoundError:
+            pass  # node 0 has ended already
+
+    def wait_for_others(self, seconds: float) -> list[int]:
+        """Wait for all others to leave, but not for ever; returns those that did not."""
+        end = time.monotonic() + seconds
+        while True:
+            missing = [rank for rank in self._heard if not self._file(rank, "end").exists()]
+            if not missing or time.monotonic() > end:
+                return missing
+            time.sleep(0.1)
+
+    def _file(self, rank: int, what: str = "alive") -> Path:
+        return self._work / f"node-{rank}.{what}"
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text() or None
+    except FileNotFoundError:
+        return None

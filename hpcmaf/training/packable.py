@@ -1,0 +1,118 @@
+"""Which models can be trained on texts that share a row, and the proof before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hpcmaf.training.attention import Unpackable, boundaries, packed_attention
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from hpcmaf.training.data import TokenSample
+
+NAME = "hpcmaf_packed"
+# These read nothing of a text but its own positions; others also look at the
+# longest text in a batch ("dynamic", "longrope").
+_PLAIN_ROPE = {"default", "linear", "llama3", "yarn", "proportional"}
+# Tokens of each of two texts that are tried before the first step.
+_TRIED = 24
+
+
+class Packing:
+    """The attention of one model while its texts share rows.
+
+    Parameters
+    ----------
+    model
+        As the job trains it, with adapter or without.
+    longest
+        Length of the longest text.
+    wanted
+        Whether to try at all.
+
+    Attributes
+    ----------
+    on
+        Whether they do.
+    """
+
+    def __init__(self, model: torch.nn.Module, longest: int, *, wanted: bool = True) -> None:
+        self._model: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._before = self._model.config._attn_implementation
+        self.on = False
+        if not wanted:
+            return
+        try:
+            self._begin(longest)
+        except Unpackable as reason:
+            self._give_up(reason)
+
+    def _begin(self, longest: int) -> None:
+        from transformers import AttentionInterface
+
+        model, config = self._model, self._model.config.get_text_config()
+        kinds = getattr(config, "layer_types", None) or []
+        own = [kind for kind in kinds if kind not in ("full_attention", "sliding_attention")]
+        if own or not getattr(model, "_supports_attention_backend", False) or getattr(model, "_is_stateful", False):
+            raise Unpackable(f"{type(model).__name__} has an attention of its own")
+        rope = getattr(config, "rope_parameters", None) or {}
+        for part in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
+            limit = part.get("original_max_position_embeddings") or config.max_position_embeddings
+            if part.get("rope_type", "default") not in _PLAIN_ROPE and longest > limit:
+                raise Unpackable(f"its positions ({part['rope_type']}) depend on the longest text of a batch")
+        AttentionInterface.register(NAME, packed_attention)
+        model.set_attn_implementation(NAME)
+        self.on = model.config._attn_implementation == NAME
+        if not self.on:
+            raise Unpackable(f"{type(model).__name__} keeps its attention ({self._before})")
+
+    def check(self, run: torch.nn.Module, samples: Sequence[TokenSample], device: torch.device) -> None:
+        """See that two texts in a row are to the model what each is alone; if not, pack nothing.
+
+        Parameters
+        ----------
+        run
+            What to call: the model, or what wraps it. Every process has to
+            come here.
+        """
+        if not self.on:
+            return
+        texts = [sample.input_ids[:_TRIED] for sample in (samples[0], samples[-1])]
+        training = run.training
+        run.eval()
+        try:
+            with torch.no_grad():
+                together = run(**in_a_row(texts, device), use_cache=False).logits[0]
+                for text, packed in zip(texts, together.split([len(text) for text in texts]), strict=True):
+                    alone = run(**in_a_row([text], device), use_cache=False).logits[0]
+                    _compare(packed.float(), alone.float(), 0.15 if alone.dtype == torch.bfloat16 else 1e-3)
+        except Unpackable as reason:
+            self._give_up(reason)
+        run.train(training)
+
+    def _give_up(self, reason: Unpackable) -> None:
+        self.on = False
+        self._model.set_attn_implementation(self._before)
+        print(f"packing: not for this model, {reason}; short texts are padded instead", flush=True)
+
+
+def in_a_row(texts: Sequence[Sequence[int]], device: torch.device) -> dict[str, Any]:
+    """Arguments for a model: texts end to end."""
+    return {
+        "input_ids": torch.tensor([[token for text in texts for token in text]], device=device),
+        "position_ids": torch.tensor([[at for text in texts for at in range(len(text))]], device=device),
+        **boundaries([len(text) for text in texts], device),
+    }
+
+
+def _compare(packed: torch.Tensor, alone: torch.Tensor, tolerance: float) -> None:
+    # In units of what tells one token from another. A model that has diverged
+    # has no logits to compare, and its own way to end.
+    if bool(alone.isfinite().all()):
+        off = (packed - alone).norm() / (alone - alone.mean()).norm().clamp_min(1e-6)
+        if not off < tolerance:
+            raise Unpackable(f"texts in one row differ from texts alone (by {float(off):.1e} of their logits)")

@@ -1,0 +1,115 @@
+"""What training sets are put together from, for every way of choosing them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from hpcmaf.errors import ConfigError
+from hpcmaf.methods import SINGLE
+
+Label = Literal["positive", "negative"]
+
+
+@dataclass
+class Dataset:
+    """What one agent contributes in one round, by problem.
+
+    Attributes
+    ----------
+    agent
+        Name of the part. In the method it is the agent that is trained on it.
+    index, round
+        The answers are agent ``index``'s of this round (1 for a generator, M
+        for a critic).
+    model
+        Who is trained on it, and the name of its file.
+    mixed
+        Whether the share w of corrections is kept to; else all is kept.
+    fresh
+        Whether the answer is stored as if it had been given at once, without
+        the turns before it.
+    labels
+        Candidates: problem id to ``"positive"`` or, for a trajectory that
+        began wrong and ended right, ``"negative"``.
+    kept
+        The problems chosen out of them.
+    """
+
+    agent: str
+    index: int
+    round: int
+    model: str = ""
+    mixed: bool = False
+    fresh: bool = False
+    labels: dict[str, Label] = field(default_factory=dict)
+    kept: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.model = self.model or self.agent
+
+    def ids(self, label: Label) -> list[str]:
+        """Candidates with a label, in the order of the store."""
+        return [problem for problem, own in self.labels.items() if own == label]
+
+    def count(self, label: Label) -> int:
+        """Kept samples of a label."""
+        return sum(self.labels[problem] == label for problem in self.kept)
+
+
+def _own(agents: int, rounds: int) -> list[Dataset]:
+    """Generators' first answers and, where there are critics, their trajectories."""
+    firsts = [Dataset(f"generator-{n}", n, 1) for n in range(agents)]
+    return firsts + [Dataset(f"critic-{n}", n, rounds, mixed=True) for n in range(agents)]
+
+
+def _union(agents: int, rounds: int) -> list[Dataset]:
+    return [replace(part, model=SINGLE) for part in _own(agents, rounds)]
+
+
+def _responses(agents: int, rounds: int) -> list[Dataset]:
+    """All responses of all agents and rounds (paper, section 2: those "which match" the vote)."""
+    return [Dataset(f"agent-{n} round {m}", n, m, SINGLE) for n in range(agents) for m in range(1, rounds + 1)]
+
+
+def _by_gold(agents: int, rounds: int) -> list[Dataset]:
+    """STaR: first answers, and answers to the hint, without the hint."""
+    return [Dataset("answered", 0, 1, SINGLE), Dataset("hinted", 0, 2, SINGLE, fresh=True)]
+
+
+# What a method's learners are trained on, and whether gold labels it.
+DATA: Mapping[str, tuple[Callable[[int, int], list[Dataset]], bool]] = {
+    "own": (_own, False),
+    "union": (_union, False),
+    "responses": (_responses, False),
+    "gold": (_by_gold, True),
+}
+
+
+def check_data(data: str) -> None:
+    """Refuse a way to choose data that does not exist.
+
+    Raises
+    ------
+    ConfigError
+        With the names of those that do.
+    """
+    if data not in DATA:
+        raise ConfigError(f"selection: no data {data!r}; use one of {', '.join(DATA)}")
+
+
+def counts(parts: Iterable[Dataset]) -> dict[str, Any]:
+    """Figures of one training set for ``selection.json``; ``realised_w`` is ``None`` without any sample."""
+    parts = list(parts)
+    kept = sum(len(part.kept) for part in parts)
+    negatives = sum(part.count("negative") for part in parts)
+    return {
+        "candidates": sum(len(part.labels) for part in parts),
+        "positives": sum(len(part.ids("positive")) for part in parts),
+        "negatives": sum(len(part.ids("negative")) for part in parts),
+        "kept": kept,
+        "kept_positives": kept - negatives,
+        "kept_negatives": negatives,
+        "realised_w": negatives / kept if kept else None,
+    }

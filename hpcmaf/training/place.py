@@ -1,0 +1,47 @@
+"""Where a process stands among its job's."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from hpcmaf.errors import PlatformError
+from hpcmaf.training.spec import FinetuneJob
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Rank among all processes of all nodes, their number, and this one's device."""
+
+    rank: int
+    processes: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this process speaks and writes for all."""
+        return self.rank == 0
+
+    @classmethod
+    def of(cls, job: FinetuneJob) -> Place:
+        """This process's place, from torchrun's variables.
+
+        Raises
+        ------
+        PlatformError
+            There is no GPU for it where one is asked for.
+        """
+        cuda = job.device != "cpu" and torch.cuda.is_available()
+        if job.device == "cuda" and not cuda:
+            raise PlatformError("finetuning: device is cuda, but torch finds no GPU; use device: cpu or auto")
+        local = int(os.environ["LOCAL_RANK"])
+        if cuda:
+            if local >= torch.cuda.device_count():
+                raise PlatformError(
+                    f"finetuning: {job.processes} processes for {torch.cuda.device_count()} GPUs; lower processes"
+                )
+            torch.cuda.set_device(local)
+        device = torch.device("cuda", local) if cuda else torch.device("cpu")
+        return cls(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), device)

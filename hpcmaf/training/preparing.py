@@ -1,0 +1,81 @@
+"""What is settled once a job's model is loaded: ZeRO stage and kernels. Said in the log."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+
+from hpcmaf.errors import TrainingError
+from hpcmaf.training.adapters import quicken
+from hpcmaf.training.kernels import use_liger
+from hpcmaf.training.memory import activations, choose_stage, size_of
+from hpcmaf.training.place import Place
+from hpcmaf.training.spec import FinetuneJob
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+def prepare(
+    model: torch.nn.Module,
+    job: FinetuneJob,
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    place: Place,
+    *,
+    packed: bool,
+) -> FinetuneJob:
+    """Make a model ready for DeepSpeed, and say how it will be trained.
+
+    Returns
+    -------
+    FinetuneJob
+        With a ZeRO stage instead of ``"auto"``.
+
+    Raises
+    ------
+    TrainingError
+        The frozen base is not of the type to compute in.
+    """
+    cuda = place.device.type == "cuda"
+    size = size_of(model.parameters(), dtype.itemsize)
+    said = [f"{size.parameters / 1e6:,.1f} M parameters, {size.trained / 1e6:,.1f} M of them trained ({job.tuning})"]
+    said += [
+        f"{str(dtype).removeprefix('torch.')} with float32 master weights" if dtype == torch.bfloat16 else "float32"
+    ]
+    if job.zero_stage == "auto":
+        memory = [_smallest(torch.cuda.mem_get_info()[1], place)] if cuda else []
+        stage, why = choose_stage(size, place.processes, job.offload, activations(job, config), memory)
+        job = replace(job, zero_stage=stage)
+        if place.first:
+            print(why, flush=True)
+    # DeepSpeed's stage 0 has no float32 weights beside bfloat16 ones.
+    job = replace(job, zero_stage=max(int(job.zero_stage), int(dtype == torch.bfloat16)))
+    said += [f"ZeRO-{job.zero_stage}" + (f", {job.offload} offloaded" if job.offload != "none" else "")]
+    if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        said += ["loaded in parts"]
+    if job.tuning == "lora":
+        frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
+        # A model may insist on another type for a few of them.
+        odd = [p for p in frozen if p.dtype != dtype]
+        if 2 * len(odd) > len(frozen):
+            raise TrainingError(f"{job.base}: its frozen weights are {odd[0].dtype}, to be computed in {dtype}")
+        if job.zero_stage != 3:
+            said += [f"{quicken(model)} adapted layers fused"]
+    said += ["packed" if packed else "padded"]
+    if cuda:
+        said += [use_liger(model)]
+    if place.first:
+        print("training " + "; ".join(said), flush=True)
+    return job
+
+
+def _smallest(own: int, place: Place) -> int:
+    """All processes have to choose alike, whatever their GPUs are."""
+    smallest = torch.tensor(own, dtype=torch.int64, device=place.device)
+    if place.processes > 1:
+        dist.all_reduce(smallest, op=dist.ReduceOp.MIN)
+    return int(smallest)

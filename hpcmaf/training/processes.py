@@ -1,0 +1,145 @@
+"""A job's processes as seen from the one that started them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hpcmaf.training.failure import NAME as FAILURE
+from hpcmaf.training.failure import Failure, killed, read
+from hpcmaf.training.nodes import NodePlace, Pulse
+from hpcmaf.training.spec import FinetuneJob
+from hpcmaf.training.stopping import SIGNALS, StopFlag, ask
+
+# Between looks at the processes and their progress.
+POLL_S = 0.2
+# Once one has failed, the others' time to notice by themselves.
+FAILED_S = 15.0
+
+
+@contextmanager
+def torchrun(
+    job: FinetuneJob, work: Path, output: Path, steps: Path, log: Path, node: NodePlace | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """torchrun and its workers, in a session of their own; none of them outlives the block.
+
+    Parameters
+    ----------
+    work, output, steps
+        See :func:`hpcmaf.training.worker.run`.
+    log
+        Takes all that they print.
+    node
+        This machine's place, if there are several.
+    """
+    command = [sys.executable, "-m", "hpcmaf.training.torchrun", str(os.getpid())]
+    command += [str(work.resolve()), str(output.resolve()), str(steps.resolve()), str(time.time())]
+    command += [node.to_json()] if node is not None else []
+    # A scheduler signals all processes of a job, and these would kill one that
+    # has not yet begun to heed them; blocked, they wait for that.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        with log.open("ab") as sink:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                env=_environment(job),
+                start_new_session=True,
+            )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    try:
+        yield process
+    finally:
+        if process.poll() != 0:
+            try:
+                # Whatever is left of its session; without a survivor there is none.
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            process.wait()
+
+
+def wait(
+    process: subprocess.Popen[bytes],
+    work: Path,
+    stop: StopFlag,
+    listen: Callable[[], None] = lambda: None,
+    pulse: Pulse | None = None,
+) -> int | None:
+    """Wait for torchrun to end.
+
+    Parameters
+    ----------
+    listen
+        Called at every look, and once more after the end.
+
+    Returns
+    -------
+    int or None
+        Its exit code; ``None`` where waiting for it has no more sense, because
+        the job has failed elsewhere or does not stop when asked.
+    """
+    told, failed = False, None
+    while True:
+        code = process.poll()
+        listen()
+        if code is not None:
+            return code
+        if stop.requested and not told:
+            ask(work)
+            told = True
+        if stop.overdue:
+            return None
+        lost = pulse.lost() if pulse is not None else None
+        if lost is not None:
+            Failure("lost", lost).record(work)
+            return None
+        if failed is None and (work / FAILURE).exists():
+            failed = time.monotonic()
+        if failed is not None and time.monotonic() - failed > FAILED_S:
+            return None
+        time.sleep(POLL_S)
+
+
+def failure(work: Path, log: Path, code: int | None, oom_kills_before: int | None) -> Failure:
+    """Why torchrun did not end well."""
+    known = read(work)
+    if known is not None:
+        return known
+    if code == -signal.SIGKILL:
+        return killed("torchrun", oom_kills_before)
+    how = (
+        "no exit code"
+        if code is None
+        else f"killed by {signal.Signals(-code).name}"
+        if code < 0
+        else f"exit code {code}"
+    )
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    said = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+    return Failure("error", f"{said} ({how})")
+
+
+def _environment(job: FinetuneJob) -> dict[str, str]:
+    environment = dict(os.environ)
+    # Set for the whole tree before any of them imports torch or deepspeed.
+    environment["OMP_NUM_THREADS"] = str(job.threads)
+    environment["TOKENIZERS_PARALLELISM"] = "false"
+    # Asking CUDA itself whether it is there would spoil it for forked workers.
+    environment["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    if job.device == "cpu":
+        environment["DS_ACCELERATOR"] = "cpu"
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    # Left over from a job this one was started in, they would misplace it.
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        environment.pop(name, None)
+    return environment

@@ -1,0 +1,117 @@
+"""Why a job failed: told apart, and in one line."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from hpcmaf.errors import OutOfMemory, StopRequested, TrainingError
+from hpcmaf.training import job as jobs
+from hpcmaf.training.failure import Failure, explained, oom_kills, read, recorded
+from hpcmaf.training.job import FinetuneJob, run_finetune
+from hpcmaf.training.stopping import ask
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (MemoryError(), "memory"),
+        (OSError(12, "Cannot allocate memory"), "memory"),
+        (OutOfMemoryError("CUDA: tried to allocate 2 GiB"), "memory"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"), "memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "memory"),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [10.0.0.2]:13005"), "lost"),
+        (RuntimeError("Connection reset by peer"), "lost"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "error"),
+        (TrainingError("diverged: memory of it is short"), "error"),
+        (OSError(28, "No space left on device"), "error"),
+    ],
+)
+def test_failures_are_told_apart(error, kind):
+    failure = explained(error)
+    assert failure.kind == kind and "\n" not in failure.message
+
+
+def test_torchs_own_errors_are_known():
+    import torch
+
+    assert explained(torch.OutOfMemoryError("CUDA out of memory")).kind == "memory"
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert explained(caught.value).kind == "memory"
+    assert explained(torch.distributed.DistBackendError("NCCL error")).kind == "lost"
+
+
+def test_the_first_reason_stays_but_replaces_a_mere_loss(tmp_path):
+    Failure("lost", "somebody is gone").record(tmp_path)
+    Failure("lost", "so say I").record(tmp_path)
+    assert read(tmp_path) == Failure("lost", "somebody is gone")
+    with pytest.raises(MemoryError), recorded(tmp_path):
+        raise MemoryError
+    Failure("error", "too late").record(tmp_path)
+    assert read(tmp_path).kind == "memory"
+
+
+def test_who_only_lost_another_waits_for_its_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr("hpcmaf.training.failure.LOST_S", 0.3)
+    began = time.monotonic()
+    with pytest.raises(RuntimeError), recorded(tmp_path):
+        raise RuntimeError("Connection closed by peer")
+    assert time.monotonic() - began >= 0.3 and read(tmp_path).kind == "lost"
+
+
+def test_kills_for_memory_are_counted_in_either_kind_of_control_group(tmp_path):
+    proc, root = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "self").mkdir(parents=True)
+    assert oom_kills(root=root, proc=proc) is None
+    new, old = root / "job_7" / "step_0", root / "memory" / "slurm" / "job_7"
+    new.mkdir(parents=True)
+    old.mkdir(parents=True)
+    (new / "memory.events").write_text("low 0\noom 9\noom_kill 4\noom_group_kill 0\n")
+    (old / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n")
+    (proc / "self" / "cgroup").write_text("0::/job_7/step_0\n")
+    assert oom_kills(root=root, proc=proc) == 4
+    (proc / "self" / "cgroup").write_text("5:cpu,cpuacct:/\n4:memory:/slurm/job_7\n0::/nowhere\n")
+    assert oom_kills(root=root, proc=proc) == 2
+
+
+@pytest.mark.parametrize(
+    ("failure", "asked", "raised", "said"),
+    [
+        (
+            Failure("memory", "tried to allocate 9 GiB"),
+            False,
+            OutOfMemory,
+            r"lower training.micro_batch_size \(now 4\)",
+        ),
+        (Failure("memory", "tried to allocate 9 GiB"), True, OutOfMemory, "9 GiB"),
+        (Failure("error", "diverged"), True, TrainingError, "diverged; see"),
+        (Failure("lost", "connection closed"), False, TrainingError, "connection closed"),
+        (Failure("lost", "connection closed"), True, StopRequested, "broken off, as asked"),
+        (None, False, TrainingError, "last line of the log"),
+    ],
+)
+def test_each_has_an_error_of_its_own(tmp_path, monkeypatch, failure, asked, raised, said):
+    @contextmanager
+    def torchrun(job, work, output, steps, log, place):
+        log.write_text("first\nlast line of the log\n\n")
+        if failure is not None:
+            failure.record(work)
+        if asked:
+            ask(work)
+        yield None
+
+    monkeypatch.setattr(jobs, "torchrun", torchrun)
+    monkeypatch.setattr(jobs, "wait", lambda *_: 1)
+    job = FinetuneJob(base="b", dataset="d", output=str(tmp_path / "out"), micro_batch_size=4)
+    with pytest.raises(raised, match=said) as caught:
+        run_finetune(job, tmp_path / "logs")
+    assert "\n" not in str(caught.value) and type(caught.value) is raised
+    assert not Path(job.output).exists()

@@ -1,0 +1,132 @@
+"""One job on two nodes: here two agents of one machine, which know each other by address alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hpcmaf.errors import ConfigError, TrainingError
+from hpcmaf.training.job import FinetuneJob, NodePlace, run_finetune
+from hpcmaf.training.nodes import Pulse
+from tests.training.conftest import COMMON, LORA, chats, run_batch, write_lines
+from tests.training.test_checkpoints import family, steps_in
+
+PLACES = [NodePlace(rank, 2, "127.0.0.1:29500", "a", patience_s=0.4, joining_s=0.2) for rank in range(2)]
+
+
+@pytest.mark.parametrize(("rank", "endpoint"), [(2, "a:1"), (-1, "a:1"), (0, "a"), (0, ":1"), (0, "a:b")])
+def test_impossible_places_are_refused(rank, endpoint):
+    with pytest.raises(ConfigError):
+        NodePlace(rank, 2, endpoint, "run")
+
+
+def test_place_survives_a_command_line():
+    assert NodePlace.from_json(PLACES[1].to_json()) == PLACES[1]
+    assert PLACES[0].local_address == "127.0.0.1" and PLACES[1].local_address == socket.gethostname()
+
+
+def test_job_and_nodes_have_to_agree(tmp_path):
+    with pytest.raises(ConfigError, match="for 2 nodes, started on 1"):
+        run_finetune(FinetuneJob(base="b", dataset="d", output="o", nodes=2), tmp_path)
+
+
+def test_a_node_that_falls_silent_is_missed_and_one_that_lives_is_not(tmp_path):
+    zero, one = (Pulse(tmp_path, place) for place in PLACES)
+    end = time.monotonic() + 1.0
+    while time.monotonic() < end:
+        assert zero.lost() is None and one.lost() is None
+        time.sleep(0.02)
+    assert "node 1" in wait_for(zero) and PLACES[1].local_address in wait_for(zero)
+    one.leave()
+    assert zero.wait_for_others(0) == [] and one.wait_for_others(0) == [0]
+
+
+def test_a_node_that_never_comes_is_missed(tmp_path):
+    assert "node 1 has not come within 0.2 s" in wait_for(Pulse(tmp_path, PLACES[0]))
+
+
+def test_a_node_learns_that_the_job_is_over(tmp_path):
+    assert wait_for(Pulse(tmp_path / "gone", PLACES[1])) == "node 0 has ended the job"
+
+
+def wait_for(pulse: Pulse) -> str:
+    end = time.monotonic() + 5
+    while (line := pulse.lost()) is None:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return line
+
+
+class Nodes:
+    """Launchers of both nodes."""
+
+    def __init__(self, job: FinetuneJob, folder: Path) -> None:
+        folder.mkdir()
+        self.logs = folder / "logs"
+        job.write(folder / "job.json")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            endpoint = f"127.0.0.1:{free.getsockname()[1]}"
+        command = [sys.executable, "-m", "tests.training.launch", str(folder / "job.json"), str(self.logs)]
+        places = [NodePlace(rank, 2, endpoint, "attempt-1", address="127.0.0.1") for rank in range(2)]
+        self.launchers = [
+            subprocess.Popen(
+                [*command, place.to_json()], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+            )
+            for place in reversed(places)  # the one that has to wait comes first
+        ][::-1]
+
+    def wait(self, seconds: float) -> list[tuple[int, str]]:
+        """Exit code and last word of each node."""
+        said = [launcher.communicate(timeout=seconds)[0].strip() for launcher in self.launchers]
+        return [(launcher.returncode, words) for launcher, words in zip(self.launchers, said, strict=True)]
+
+
+@pytest.fixture
+def job(bases, tmp_path) -> FinetuneJob:
+    data = write_lines(tmp_path / "data.jsonl", chats())
+    return FinetuneJob(
+        base=str(bases["llama"]),
+        dataset=str(data),
+        output=str(tmp_path / "two nodes"),
+        lora=replace(LORA, dropout=0.2),
+        zero_stage=2,
+        nodes=2,
+        **COMMON,
+    )
+
+
+@pytest.mark.slow
+def test_two_nodes_train_as_two_processes_of_one(job, tmp_path):
+    nodes = Nodes(job, tmp_path / "nodes")
+    assert nodes.wait(180) == [(0, ""), (0, "")]
+    one = replace(job, nodes=1, processes=2, output=str(tmp_path / "batch" / "one" / "out"))
+    (tmp_path / "batch").mkdir()
+    expected = run_batch(tmp_path / "batch", {"one": one})["one"].report
+    # Not nearly: the same sums in the same order.
+    assert json.loads((Path(job.output) / "training.json").read_text())["losses"] == expected["losses"]
+    names = sorted(path.name for path in nodes.logs.iterdir())
+    assert names == ["finetune.log", "finetune.node1.log", "progress.jsonl", "tensorboard"]
+
+
+@pytest.mark.slow
+def test_when_a_node_fails_all_end_soon_and_say_why(job, tmp_path):
+    nodes = Nodes(replace(job, epochs=100_000), tmp_path / "nodes")
+    while not steps_in(nodes.logs / "progress.jsonl"):
+        assert all(launcher.poll() is None for launcher in nodes.launchers)
+        time.sleep(0.05)
+    *_, worker = family(nodes.launchers[1].pid)
+    os.kill(worker, signal.SIGKILL)
+    for code, said in nodes.wait(40):
+        assert code == TrainingError.exit_code
+        assert "process 1 on 127.0.0.1 was killed by SIGKILL, out of memory?" in said
+    assert not Path(job.output).exists()

@@ -1,0 +1,164 @@
+"""Texts that share a row: the same loss and gradient as texts alone, and nothing lost."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpcmaf.training.data import TokenSample, collate
+from hpcmaf.training.packing import pack, share_packed
+
+lengths = st.lists(st.integers(2, 30), min_size=1, max_size=40)
+WINDOW = 6
+
+
+def sample(name: str, length: int) -> TokenSample:
+    # Every token of its own, and targets in the second half.
+    ids = [(7 * at + 3 * len(name) + 11 * length) % 90 + 6 for at in range(length)]
+    return TokenSample(name, ids, [at >= length // 2 for at in range(length)])
+
+
+@given(lengths, st.integers(1, 4), st.integers(30, 100))
+def test_every_sample_is_packed_once_and_no_pass_is_too_long(sizes, processes, capacity):
+    batch = [sample(f"s{at}", size) for at, size in enumerate(sizes)]
+    shares = [share_packed(batch, rank=r, processes=processes, capacity=capacity) for r in range(processes)]
+    assert len({len(own) for own in shares}) == 1
+    passes = [texts for own in shares for texts in own]
+    assert sorted(s.id for texts in passes for s in texts) == sorted(s.id for s in batch)
+    assert all(sum(len(s.input_ids) for s in texts) <= capacity for texts in passes)
+    # Nobody waits for another by more than a text.
+    loads = [sum(len(s.input_ids) for s in texts) for texts in passes if texts]
+    assert max(loads) - min(loads) <= 30
+
+
+def test_packing_fills_the_passes():
+    batch = [sample(f"s{at}", 10) for at in range(32)]
+    assert len(pack(batch, processes=1, capacity=160)) == 2
+    assert len(pack(batch, processes=2, capacity=100)) == 4
+    assert [len(texts) for texts in pack(batch, processes=3, capacity=1000)] == [11, 11, 10]
+    assert len(pack(batch[:2], processes=4, capacity=100)) == 2
+
+
+@pytest.mark.slow
+def test_packed_tensors_have_no_padding_and_predict_nothing_across_texts():
+    rows = [TokenSample("a", [5, 6, 7], [False, False, True]), TokenSample("b", [8, 9], [True, True])]
+    batch = collate(rows, pad_id=0, filler=rows[0], packed=True)
+    assert batch.input_ids.tolist() == [[5, 6, 7, 8, 9]] and batch.lengths == (3, 2)
+    assert batch.attention_mask is None
+    assert (batch.keep.tolist(), batch.labels.tolist()) == ([1, 3], [[7, 9]])
+    empty = collate([], pad_id=0, filler=rows[0], packed=True)
+    assert empty.lengths == (3,) and set(empty.labels.flatten().tolist()) == {-100}
+
+
+def tiny(make: str, **settings):
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(
+        make,
+        vocab_size=100,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        **settings,
+    )
+    torch.manual_seed(3)
+    return AutoModelForCausalLM.from_config(config)
+
+
+def loss_and_gradients(model, rows, packed: bool):
+    import torch
+
+    from hpcmaf.training.loop import negative_log_likelihood
+
+    model.zero_grad()
+    micros = [rows] if packed else [[row] for row in rows]
+    total = torch.zeros(())
+    for micro in micros:
+        nll = negative_log_likelihood(model, collate(micro, pad_id=0, filler=rows[0], packed=packed), total.device)
+        nll.backward()
+        total += nll.detach()
+    return total, {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+MAKES = {
+    "llama": {},
+    "mistral": {"sliding_window": WINDOW},
+    "phi3": {"sliding_window": None},
+    "qwen2": {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},
+    "gemma3_text": {"sliding_window": WINDOW, "head_dim": 8, "layer_types": ["sliding_attention", "full_attention"]},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("make", MAKES)
+def test_packed_loss_and_gradient_are_the_unpacked_ones(make, checkpointing):
+    import torch
+
+    from hpcmaf.training.packable import Packing
+
+    model = tiny(make, **MAKES[make]).train()
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    rows = [sample(f"s{at}", length) for at, length in enumerate((17, 3, 2, 30, 9))]
+    loss, gradients = loss_and_gradients(model, rows, packed=False)
+    packing = Packing(model, 30)
+    packing.check(model, rows, torch.device("cpu"))
+    assert packing.on and model.training
+    packed_loss, packed_gradients = loss_and_gradients(model, rows, packed=True)
+    assert float(packed_loss) == pytest.approx(float(loss), rel=1e-6)
+    for name, gradient in gradients.items():
+        assert (packed_gradients[name] - gradient).norm() <= 2e-5 * gradient.norm() + 1e-7, name
+
+
+@pytest.mark.slow
+def test_a_leak_between_texts_is_found(monkeypatch, capsys):
+    import torch
+
+    from hpcmaf.training import packable
+
+    def leaky(module, query, key, value, mask, scaling=None, **_):
+        attend = torch.nn.functional.scaled_dot_product_attention
+        return attend(query, key, value, is_causal=True, scale=scaling, enable_gqa=True).transpose(1, 2), None
+
+    monkeypatch.setattr(packable, "packed_attention", leaky)
+    model = tiny("llama").train()
+    # Weights as large as trained ones, or attention hardly matters.
+    for parameter in model.parameters():
+        parameter.data *= 8
+    packing = packable.Packing(model, 30)
+    packing.check(model, [sample("a", 30), sample("bb", 20)], torch.device("cpu"))
+    assert not packing.on and model.config._attn_implementation == "sdpa"
+    assert "packing: not for this model, texts in one row differ from texts alone" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "settings", "said"),
+    [
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
+            "depend on the longest text",
+        ),
+        ("gemma2", {"head_dim": 8, "attn_logit_softcapping": 20.0}, "not plainly causal (softcap)"),
+    ],
+)
+def test_models_with_an_attention_of_their_own_are_padded(make, settings, said, capsys):
+    import torch
+
+    from hpcmaf.training.packable import Packing
+
+    model = tiny(make, **settings)
+    packing = Packing(model, 300)
+    packing.check(model, [sample("a", 30), sample("bb", 20)], torch.device("cpu"))
+    assert not packing.on and model.config._attn_implementation != "hpcmaf_packed"
+    assert said in capsys.readouterr().out
