@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from hpcmaf.configfile import Strict, apply_overrides, read_mapping, shipped_folder, validate
 from hpcmaf.errors import ConfigError
 from hpcmaf.methods import METHODS
+from hpcmaf.tasks.registry import TASKS
 
 DEFAULT_RECIPE = "arithmetic/micro"
 
@@ -24,15 +25,20 @@ class Model(Strict):
     trust_remote_code: bool = False
 
 
-class Task(Strict):
+class Asked(Strict):
     """Which problems are asked, and how."""
 
-    name: str = Field(description="arithmetic, gsm8k, math, mmlu or jsonl")
+    name: str = Field(description=f"one of {', '.join(TASKS)}")
     source: str | None = Field(None, description="what 'hpcmaf data prepare' wrote")
     prompts: str = "default"
+    levels: list[int] | None = Field(None, description="MATH levels, such as [1, 2, 3]")
+
+
+class Task(Asked):
+    """The problems of a run."""
+
     train: int = Field(500, ge=1, description="number of training problems")
     eval: int = Field(500, ge=1, description="number of held-out evaluation problems")
-    levels: list[int] | None = Field(None, description="MATH levels, such as [1, 2, 3]")
 
 
 class Debate(Strict):
@@ -75,14 +81,33 @@ class Training(Strict):
     learning_rate: float = Field(1e-5, gt=0.0, description="a positive number, such as 1e-5")
     batch_size: int = Field(32, ge=1, description="sequences per optimiser step, over all processes")
     micro_batch_size: int = Field(8, ge=1, description="sequences per forward pass and process, at most")
+    packing: bool = Field(True, description="true: short samples share rows of max_length; false: they are padded")
     max_length: int = Field(2048, ge=8, description="tokens; longer samples are dropped and counted")
-    zero_stage: Literal[0, 1, 2, 3] = Field(1, description="the DeepSpeed ZeRO stage, 0 to 3")
+    zero_stage: Literal[0, 1, 2, 3, "auto"] = Field(
+        "auto", description="the DeepSpeed ZeRO stage, 0 to 3, or auto: the lowest that fits the GPUs' memory"
+    )
+    offload: Literal["none", "optimizer", "params"] = Field(
+        "none", description="none, optimizer (zero_stage 1 to 3) or params (zero_stage 3)"
+    )
     loss_on: Literal["last_turn", "all_turns"] = "last_turn"
     start_from: Literal["previous", "base"] = "previous"
     warmup_ratio: float = Field(0.0, ge=0.0, le=1.0)
     weight_decay: float = Field(0.0, ge=0.0)
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     gradient_checkpointing: bool = False
+    loss_spike: float = Field(
+        3.0, ge=0.0, description="a step with so many times the usual loss stops the job; above 1, or 0 for never"
+    )
+
+    @model_validator(mode="after")
+    def _offloadable(self) -> Training:
+        if 0 < self.loss_spike <= 1:
+            raise ValueError(f"loss_spike is {self.loss_spike:g}; set it above 1, or to 0 for never")
+        if self.offload != "none" and self.zero_stage in ((0,) if self.offload == "optimizer" else (0, 1, 2)):
+            raise ValueError(
+                f"offload {self.offload!r} does not go with zero_stage {self.zero_stage}; leave zero_stage to auto"
+            )
+        return self
 
 
 class Recipe(Strict):
@@ -92,7 +117,8 @@ class Recipe(Strict):
     description: str = ""
     model: Model
     task: Task
-    method: str = "maft"
+    evaluate_on: Asked | None = Field(None, description="another task to evaluate on: transfer")
+    method: str = Field("maft", description=f"one of {', '.join(METHODS)}")
     debate: Debate = Debate()
     sampling: Sampling = Sampling()
     selection: Selection = Selection()
@@ -107,6 +133,11 @@ class Recipe(Strict):
             raise ValueError(f"unknown method '{value}'; one of {', '.join(METHODS)}")
         return value
 
+    @property
+    def evaluation(self) -> Asked:
+        """Where evaluation problems come from."""
+        return self.evaluate_on or self.task
+
     @model_validator(mode="after")
     def _possible(self) -> Recipe:
         if self.debate.agents == 1 and self.debate.rounds > 1:
@@ -117,7 +148,8 @@ class Recipe(Strict):
 def shipped_recipes() -> list[str]:
     """Names of the recipes that come with the package, such as ``arithmetic/micro``."""
     root = shipped_folder("recipes", "recipes")
-    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
+    names = (path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
+    return sorted(name for name in names if not name.startswith("studies/"))
 
 
 def find_recipe(name: str) -> Path:

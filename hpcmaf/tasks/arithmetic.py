@@ -8,7 +8,8 @@ seeds and counts, in every run and in the micro model's corpus.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,13 +21,14 @@ from hpcmaf.tasks.prompts import ChatPrompts
 from hpcmaf.tasks.splits import Splits
 from hpcmaf.tasks.task import Task, Variant
 
+Side = Literal["train", "eval"]
 LARGEST = 29
 # Far below the 30^6 / 2 questions of a side, so that drawing without
 # repetition stays quick.
 _MOST = 10_000_000
 
 
-def side(question: str) -> Literal["train", "eval"]:
+def side(question: str) -> Side:
     """Which side a question belongs to, for good."""
     return "eval" if int(question_hash(question)[-1], 16) & 1 else "train"
 
@@ -40,7 +42,7 @@ def make_problem(a: int, b: int, c: int, d: int, e: int, f: int) -> Problem:
     )
 
 
-def generate(count: int, seed: int, which: Literal["train", "eval"]) -> list[Problem]:
+def generate(count: int, seed: int, which: Side) -> list[Problem]:
     """Draw ``count`` different problems of one side, uniformly.
 
     A larger draw with the same seed begins with the smaller one.
@@ -55,8 +57,20 @@ def generate(count: int, seed: int, which: Literal["train", "eval"]) -> list[Pro
     return list(problems.values())
 
 
+@dataclass(frozen=True, slots=True)
 class Generated:
-    """A :class:`hpcmaf.tasks.task.Supply` that needs no source."""
+    """A :class:`hpcmaf.tasks.task.Supply` that needs no source.
+
+    Attributes
+    ----------
+    name
+        Of the task, for messages.
+    generate
+        Draws ``count`` different problems of a side from a seed.
+    """
+
+    name: str
+    generate: Callable[[int, int, Side], list[Problem]]
 
     def splits(self, source: Path | None, train: int, eval: int, seed: int, levels: Sequence[int] | None) -> Splits:
         """Generate both sides from the seed.
@@ -67,13 +81,13 @@ class Generated:
             A source or levels are given, or too many problems asked for.
         """
         if source is not None:
-            raise ConfigError(f"task.source: arithmetic is generated and reads no file; remove '{source}'")
+            raise ConfigError(f"task.source: {self.name} is generated and reads no file; remove '{source}'")
         if levels is not None:
-            raise ConfigError("task.levels: arithmetic has no levels; remove the key")
+            raise ConfigError(f"task.levels: {self.name} has no levels; remove the key")
         for key, count in (("train", train), ("eval", eval)):
             if count > _MOST:
                 raise ConfigError(f"task.{key}: {count} problems asked for, at most {_MOST} can be; lower it")
-        return Splits(generate(train, seed, "train"), generate(eval, seed, "eval"))
+        return Splits(self.generate(train, seed, "train"), self.generate(eval, seed, "eval"))
 
     def prepare(self, source: str, out: Path, split: str | None) -> dict[str, Any]:
         """Refuse: there is nothing to prepare.
@@ -83,7 +97,7 @@ class Generated:
         ConfigError
             Always.
         """
-        raise ConfigError("arithmetic is generated from the recipe's seed; leave task.source out and prepare nothing")
+        raise ConfigError(f"{self.name} is generated from the recipe's seed; leave task.source out and prepare nothing")
 
 
 def _compact() -> PromptSet:
@@ -104,7 +118,7 @@ def _chat() -> PromptSet:
 
 TASK = Task(
     name="arithmetic",
-    supply=Generated(),
+    supply=Generated("arithmetic", generate),
     variants={
         "default": Variant(_chat, AnswerForm.NUMBER),
         "compact": Variant(_compact, AnswerForm.NUMBER),

@@ -6,7 +6,7 @@ import hashlib
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,4 +46,20 @@ class PromptSet(Protocol):
 
     def update_without_summary(self, question: str, answers: Sequence[str]) -> str:
         """The same with the others' answers themselves (``maft-no-summary``)."""
+        ...
+
+    def integrate(self, question: str, summary: str) -> str:
+        """Like ``update``, for agents that cooperate instead of disputing (``cooperative``)."""
+        ...
+
+    def integrate_without_summary(self, question: str, answers: Sequence[str]) -> str:
+        """Like ``update_without_summary``, for agents that cooperate."""
+        ...
+
+    def named(self, role: Literal["generator", "critic"], agent: int, text: str) -> str:
+        """A prompt that begins with the agent's ID and role (``unique-id``)."""
+        ...
+
+    def hint(self, question: str, answer: str) -> str:
+        """The question with its gold answer as a hint (``star``)."""
         ...

@@ -10,9 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Literal
 
-from hpcmaf.errors import DataError
+from hpcmaf.errors import ConfigError, DataError
 
+_MARKS = (
+    "method: the compact prompts have no words for roles, IDs or cooperation; use a method without them, or "
+    "task.prompts: default and a model that reads words"
+)
 _EXPRESSION = re.compile(r"\d+(?:\s*[-+*]\s*\d+)+")
 
 
@@ -51,3 +56,19 @@ class CompactPrompts:
     def update_without_summary(self, question: str, answers: Sequence[str]) -> str:
         """The others' answers, each behind a ``|``."""
         return "|" + "|".join(answers)
+
+    def integrate(self, question: str, summary: str) -> str:
+        """Refuse: marks cannot tell agents how to treat one another."""
+        raise ConfigError(_MARKS)
+
+    def integrate_without_summary(self, question: str, answers: Sequence[str]) -> str:
+        """Refuse, as ``integrate`` does."""
+        raise ConfigError(_MARKS)
+
+    def named(self, role: Literal["generator", "critic"], agent: int, text: str) -> str:
+        """Refuse: the micro model reads no names."""
+        raise ConfigError(_MARKS)
+
+    def hint(self, question: str, answer: str) -> str:
+        """The question once more: no mark says that an answer is right, so the hint is left out."""
+        return self.first(question)

@@ -10,6 +10,7 @@ from hpcmaf.tasks.task import Task
 # Task name to the module that defines it.
 _MODULES = {
     "arithmetic": "hpcmaf.tasks.arithmetic",
+    "words": "hpcmaf.tasks.words",
     "gsm8k": "hpcmaf.tasks.gsm8k",
     "math": "hpcmaf.tasks.math",
     "mmlu": "hpcmaf.tasks.mmlu",

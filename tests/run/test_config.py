@@ -86,9 +86,11 @@ def test_files_that_are_not_text_or_not_there(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="UTF-8"):
         load_recipe(str(tmp_path / "b.yaml"))
-    with pytest.raises(ConfigError, match="neither a file nor a shipped recipe; shipped are arithmetic/micro"):
+    with pytest.raises(
+        ConfigError, match="neither a file nor a shipped recipe; shipped are arithmetic/llama3-8b, arithmetic/micro"
+    ):
         load_recipe("nowhere")
-    with pytest.raises(ConfigError, match="neither a file nor a shipped profile; shipped are local"):
+    with pytest.raises(ConfigError, match="neither a file nor a shipped profile; shipped are .*h100, local"):
         load_profile("nowhere")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hpcmaf.attempts import begin
 from hpcmaf.errors import DataError, PlanChangedError, RunBusyError
 from hpcmaf.plan import Plan, build_plan, check_continues, shard_count, shard_range
 from hpcmaf.profile import load_profile
@@ -126,7 +127,7 @@ def test_one_driver_and_one_worker_at_a_time(tmp_path: Path) -> None:
 
 def test_attempts_are_kept_apart(tmp_path: Path) -> None:
     run, stage = RunDir(tmp_path), plan().stage("it01/merge")
-    assert [run.new_attempt(stage, "all").name for _ in range(3)] == ["0001", "0002", "0003"]
+    assert [begin(run.attempts(stage, "all")).name for _ in range(3)] == ["0001", "0002", "0003"]
 
 
 def test_runs_are_found_by_path_or_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from hpcmaf.attempts import begin
 from hpcmaf.errors import DataError, EngineError, PlanChangedError
 from hpcmaf.launch.local import LocalDriver
 from hpcmaf.launch.prepare import prepare_run
@@ -118,8 +119,8 @@ def test_rubbish_of_killed_writers_goes_unless_somebody_works(tmp_path: Path) ->
 
 
 def attempt(run: RunDir, plan: Plan, stage: str, task: str) -> Path:
-    folder = run.new_attempt(plan.stage(stage), task)
-    entry.run_task(str(run.root), stage, task, str(folder), plan.sha256)
+    folder = begin(run.attempts(plan.stage(stage), task))
+    entry.run_task(str(run.root), stage, task, str(folder), plan.identity)
     return folder
 
 

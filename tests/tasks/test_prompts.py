@@ -31,6 +31,19 @@ def test_prompts_hold_question_and_answers_word_for_word(name, others) -> None:
     assert QUESTION in update and "the {summary}" in update
 
 
+@pytest.mark.parametrize("name", TASKS)
+def test_prompts_of_ablations_hold_them_too(name) -> None:
+    prompts = get_task(name).prompts("default")
+    joint, listed = prompts.integrate(QUESTION, "the {summary}"), prompts.integrate_without_summary(QUESTION, ANSWERS)
+    assert QUESTION in joint and "the {summary}" in joint
+    assert QUESTION in listed and all(answer in listed for answer in ANSWERS)
+    assert joint != prompts.update(QUESTION, "the {summary}")
+    first = prompts.first(QUESTION)
+    assert prompts.hint(QUESTION, "{17}").startswith(first) and "{17}" in prompts.hint(QUESTION, "{17}")[len(first) :]
+    named = [prompts.named(role, n, first) for role in ("generator", "critic") for n in range(3)]
+    assert len(set(named)) == 6 and all(text.endswith(f"\n\n{first}") for text in named)
+
+
 @given(st.text(), st.lists(st.text(), min_size=1, max_size=4), st.text())
 def test_no_text_breaks_a_prompt(question, answers, summary) -> None:
     prompts = get_task("math").prompts()
@@ -74,7 +87,9 @@ def test_the_form_asked_for_is_the_form_found(name, form, reply, answer) -> None
 
 
 def test_unknown_names_list_what_there_is() -> None:
-    with pytest.raises(ConfigError, match=r"task\.name: there is no task 'chess'; use one of arithmetic, gsm8k, math"):
+    with pytest.raises(
+        ConfigError, match=r"task\.name: there is no task 'chess'; use one of arithmetic, words, gsm8k, math"
+    ):
         get_task("chess")
     with pytest.raises(ConfigError, match=r"task\.prompts: arithmetic has no prompts 'loud'; use one of default, comp"):
         get_task("arithmetic").prompts("loud")

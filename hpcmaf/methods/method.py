@@ -1,0 +1,104 @@
+"""What a row of the table of methods says."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+from hpcmaf.debate.society import Society
+
+# Name of the one model of methods that train one for all agents.
+SINGLE = "single"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How many agents speak in how many rounds."""
+
+    agents: int
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One row of the comparison table (paper, section 3 and ablations).
+
+    Attributes
+    ----------
+    learners
+        Who is finetuned: nobody, every agent a model of its own, the
+        generators alone, or one model that plays all agents.
+    practice
+        What is held on training problems: the debate; N first answers and no
+        debate; or one answer, and where gold says it is wrong a second one
+        with gold as a hint.
+    data
+        What the learners are trained on, a key of
+        :data:`hpcmaf.training.selection.DATA`.
+    inference
+        What is held on evaluation problems: the debate, N answers and their
+        vote, or one answer.
+    summaries
+        Whether critics read a summary of the others' answers, or the answers
+        themselves.
+    manner
+        Whether a critic is to dispute the others' answers or to integrate
+        them.
+    ids
+        Whether each agent's prompts begin with its ID and role.
+    temperature
+        Overrides the recipe's.
+    first_answers_by
+        Generator whose model gives all first answers in evaluation; the
+        agent's own otherwise.
+    """
+
+    name: str
+    about: str
+    learners: Literal["nobody", "agents", "generators", "single"] = "agents"
+    practice: Literal["debate", "answers", "hints"] = "debate"
+    data: Literal["own", "union", "responses", "gold"] = "own"
+    inference: Literal["debate", "vote", "answer"] = "debate"
+    summaries: bool = True
+    manner: Literal["dispute", "cooperate"] = "dispute"
+    ids: bool = False
+    temperature: float | None = None
+    first_answers_by: int | None = None
+
+    @property
+    def reads_gold(self) -> bool:
+        """Whether training sees gold answers: STaR, and no other."""
+        return self.practice == "hints"
+
+    def trained_agents(self, agents: int, rounds: int) -> list[str]:
+        """Names of the models that one iteration finetunes.
+
+        Without a second round nobody ever plays a critic, so none is trained.
+        """
+        generators = [f"generator-{n}" for n in range(agents)]
+        critics = [f"critic-{n}" for n in range(agents)] if rounds > 1 else []
+        return {"nobody": [], "agents": generators + critics, "generators": generators, "single": [SINGLE]}[
+            self.learners
+        ]
+
+    def practice_shape(self, agents: int, rounds: int) -> Shape:
+        """What training debates look like, of a recipe's N and M."""
+        return {"debate": Shape(agents, rounds), "answers": Shape(agents, 1), "hints": Shape(1, 2)}[self.practice]
+
+    def inference_shape(self, agents: int, rounds: int) -> Shape:
+        """What evaluation looks like; its answer is always the vote of the last round."""
+        return {"debate": Shape(agents, rounds), "vote": Shape(agents, 1), "answer": Shape(1, 1)}[self.inference]
+
+    def society(self, agents: int, models: Collection[str], *, evaluating: bool) -> Society:
+        """Who of N agents speaks with which of the trained models; the others are the base."""
+
+        def seat(role: str, n: int) -> str | None:
+            own = SINGLE if self.learners == "single" else f"{role}-{n}"
+            return own if own in models else None
+
+        fixed = self.first_answers_by if evaluating else None
+        return Society(
+            tuple(seat("generator", n if fixed is None else fixed) for n in range(agents)),
+            tuple(seat("critic", n) for n in range(agents)),
+        )

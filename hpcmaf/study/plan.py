@@ -1,0 +1,175 @@
+"""A study file, and the runs it stands for."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from hpcmaf.configfile import Strict, read_mapping, shipped_folder, validate
+from hpcmaf.errors import ConfigError
+from hpcmaf.recipe import Recipe, load_recipe
+from hpcmaf.rundir import RunDir
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
+class Variant(Strict):
+    """A method under a name of its own, with recipe keys of its own."""
+
+    name: str = Field(pattern=_NAME, description="letters, digits, '.', '_' and '-'")
+    method: str
+    set: dict[str, Any] = Field({}, description="recipe keys to values, such as {debate.agents: 5}")
+
+
+class StudyFile(Strict):
+    """What a file in ``recipes/studies`` holds."""
+
+    name: str = Field(pattern=_NAME, description="letters, digits, '.', '_' and '-'")
+    description: str = ""
+    tasks: list[str] = Field(min_length=1, description="first halves of recipe names, such as arithmetic")
+    models: list[str] = Field(min_length=1, description="second halves of recipe names, such as micro-500")
+    methods: list[Variant] = Field(min_length=1, description="methods, or {name, method, set}")
+    seeds: list[int] = Field([0], min_length=1)
+    iterations: int | None = Field(None, ge=0, le=1000, description="L; left out, the recipe's")
+    set: dict[str, Any] = Field({}, description="recipe keys to values, for all runs")
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _spelt_out(cls, value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        return [{"name": entry, "method": entry} if isinstance(entry, str) else entry for entry in value]
+
+    @field_validator("methods")
+    @classmethod
+    def _apart(cls, value: list[Variant]) -> list[Variant]:
+        twice = [name for name, count in Counter(entry.name for entry in value).items() if count > 1]
+        if twice:
+            raise ValueError(f"'{twice[0]}' is there twice; give one of them another name")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRun:
+    """One run of a study."""
+
+    label: str
+    recipe: Recipe
+    run: RunDir
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """Runs in the order in which they are begun.
+
+    Attributes
+    ----------
+    root
+        Folder of all run directories.
+    """
+
+    name: str
+    root: Path
+    runs: tuple[StudyRun, ...]
+
+    @property
+    def report(self) -> Path:
+        """Folder of tables and plots over all runs."""
+        return self.root / "report"
+
+
+def shipped_studies() -> list[str]:
+    """Names of the studies that come with the package."""
+    return sorted(path.stem for path in (shipped_folder("recipes", "recipes") / "studies").glob("*.yaml"))
+
+
+def _find(name: str) -> Path:
+    shipped = shipped_folder("recipes", "recipes") / "studies" / f"{name}.yaml"
+    for path in (Path(name), shipped):
+        if path.is_file():
+            return path
+    raise ConfigError(f"{name}: neither a file nor a shipped study; shipped are {', '.join(shipped_studies())}")
+
+
+def load_study(
+    name: str, *, overrides: Sequence[str] = (), iterations: int | None = None, root: Path | None = None
+) -> Study:
+    """Read a study and lay out its runs; writes nothing.
+
+    Runs of one task, model and seed stand side by side, in the order of the
+    methods: a later one finds what an earlier one has made.
+
+    Parameters
+    ----------
+    name
+        Path or shipped name.
+    overrides
+        ``key=value`` strings for every recipe; they win over the file.
+    iterations
+        L; wins over the file.
+    root
+        Folder for the runs; ``runs/<name>`` if left out.
+
+    Raises
+    ------
+    ConfigError
+        One line: file, key, fault, remedy.
+    """
+    path = _find(name)
+    file = validate(StudyFile, {"name": path.stem} | read_mapping(path), str(path))
+    root = root or Path("runs") / file.name
+    iterations = file.iterations if iterations is None else iterations
+    runs = [
+        _run(path, root, file, f"{task}/{model}", variant, seed, overrides, iterations)
+        for task in file.tasks
+        for model in file.models
+        for seed in file.seeds
+        for variant in file.methods
+    ]
+    return Study(file.name, root, tuple(runs))
+
+
+def _run(
+    path: Path,
+    root: Path,
+    file: StudyFile,
+    source: str,
+    variant: Variant,
+    seed: int,
+    overrides: Sequence[str],
+    iterations: int | None,
+) -> StudyRun:
+    name = f"{source.replace('/', '-')}-{variant.name}-seed{seed}"
+    # JSON is YAML, so values go through the door of --set.
+    own = [f"{key}={json.dumps(value)}" for key, value in (file.set | variant.set).items()]
+    fixed = [f"method={variant.method}", f"seed={seed}", f"name={name}"]
+    # A recipe beside the study's own folder of recipes is found before a shipped one.
+    beside = path.parent / f"{source}.yaml"
+    try:
+        recipe = load_recipe(str(beside) if beside.is_file() else source, [*own, *overrides, *fixed], iterations)
+    except ConfigError as error:
+        raise ConfigError(f"{path}, run {name}: {error}") from error
+    return StudyRun(variant.name, recipe, RunDir(root / name))
+
+
+def describe(study: Study) -> dict[str, Any]:
+    """What ``study.json`` keeps: which run is what."""
+    runs = [
+        {
+            "run": entry.run.root.name,
+            "label": entry.label,
+            "method": entry.recipe.method,
+            "task": entry.recipe.task.name,
+            "evaluated_on": entry.recipe.evaluation.name,
+            "model": entry.recipe.model.path,
+            "seed": entry.recipe.seed,
+        }
+        for entry in study.runs
+    ]
+    return {"schema": "hpcmaf-study/1", "name": study.name, "runs": runs}

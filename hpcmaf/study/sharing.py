@@ -1,0 +1,102 @@
+"""Taking over what another run of the study has made."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpcmaf.errors import DataError, RunBusyError
+from hpcmaf.plan import Plan, Stage
+from hpcmaf.publish import file_sha256, write_json
+from hpcmaf.rundir import RunDir
+from hpcmaf.study.keys import task_keys
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run with its plan and the keys of its tasks."""
+
+    run: RunDir
+    plan: Plan
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "keys", task_keys(self.plan))
+
+
+@dataclass(frozen=True, slots=True)
+class Borrowed:
+    """A task that another run does, or has done."""
+
+    stage: Stage
+    task: str
+    owner: Planned
+
+
+def shared_tasks(planned: Planned, earlier: Sequence[Planned]) -> list[Borrowed]:
+    """Tasks that the first of some earlier runs does as well, in the order of the plan."""
+    owners: dict[str, Planned] = {}
+    for other in earlier:
+        for key in other.keys.values():
+            owners.setdefault(key, other)
+    found = []
+    for stage in planned.plan.stages:
+        for task in stage.tasks:
+            key = planned.keys.get((stage.id, task))
+            if key in owners:
+                found.append(Borrowed(stage, task, owners[key]))
+    return found
+
+
+def adopt(borrowed: Borrowed, run: RunDir) -> bool:
+    """Give a run another's outputs of a task, with a marker that says whose they are.
+
+    Files are linked where the file system lets, else copied; either way they
+    are compared with their digests. Nothing is written in place, so a link
+    can only change by damage, which ``hpcmaf verify`` finds in both.
+
+    Returns
+    -------
+    bool
+        Whether the run has them now; the owner may not be done, or may have
+        lost them since.
+
+    Raises
+    ------
+    DataError
+        A file of the owner is damaged.
+    """
+    stage, task, source = borrowed.stage, borrowed.task, borrowed.owner.run
+    if run.done(stage, task):
+        return True
+    if not source.done(stage, task) or source.missing(stage, task):
+        return False
+    try:
+        with run.claim(stage, task):
+            marker = source.read_marker(stage, task)
+            for name, digest in marker["outputs"].items():
+                _take(source.root / name, run.root / name, digest)
+            taken = {"adopted": {"run": source.root.name, "key": borrowed.owner.keys[stage.id, task]}}
+            # Adopted at second hand, it still names who has computed it.
+            write_json(run.marker(stage, task), taken | marker)
+    except RunBusyError:
+        return False  # somebody computes it here; so be it
+    return True
+
+
+def _take(source: Path, target: Path, digest: str) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        try:
+            os.link(source, temporary)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(source, temporary)
+        if file_sha256(temporary) != digest:
+            raise DataError(f"{source}: damaged (its marker has another sha256); delete it and run the study again")
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
