@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hpcmaf import attempts
 from hpcmaf.cli import main
 from hpcmaf.debate.consensus import consensus
 from hpcmaf.debate.transcript import Transcript
@@ -63,6 +64,7 @@ class Player(ScriptedEngine):
     """An engine as the stage uses it."""
 
     seconds = 1.5
+    peak_memory_bytes = 0
     device = SimpleNamespace(type="cpu")
 
 
@@ -111,7 +113,7 @@ def begin(
         played.models[context.stage.id] = models
         return made
 
-    def finetune(job: Any, logs: Path, progress: Any) -> FinetuneReport:
+    def finetune(job: Any, logs: Path, progress: Any, **_: Any) -> FinetuneReport:
         played.jobs[job.iteration, job.agent] = job
         Path(job.output).mkdir(parents=True, exist_ok=True)
         Path(job.output, "model").write_text(job.agent)
@@ -128,8 +130,8 @@ def tasks(played: Played) -> Iterator[tuple[Stage, str]]:
 
 
 def run_task(played: Played, stage: Stage, task: str) -> None:
-    attempt = played.run.new_attempt(stage, task)
-    entry.run_task(str(played.run.root), stage.id, task, str(attempt), played.plan.sha256)
+    attempt = attempts.begin(played.run.attempts(stage, task))
+    entry.run_task(str(played.run.root), stage.id, task, str(attempt), played.plan.identity)
 
 
 def play(root: Path, patch: pytest.MonkeyPatch, *overrides: str, **how: Any) -> Played:

@@ -42,13 +42,14 @@ def tiny_model(folder: Path, kind: str = "llama", seed: int = 0, context: int = 
     Parameters
     ----------
     kind
-        ``llama``, ``mistral`` or ``phi3``.
+        ``llama``, ``mistral``, ``phi3`` or ``qwen2``.
     """
     import torch
-    from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Phi3Config
+    from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Phi3Config, Qwen2Config
 
     tokenizer = tiny_tokenizer()
-    config = {"llama": LlamaConfig, "mistral": MistralConfig, "phi3": Phi3Config}[kind](
+    kinds = {"llama": LlamaConfig, "mistral": MistralConfig, "phi3": Phi3Config, "qwen2": Qwen2Config}
+    config = kinds[kind](
         vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=64,

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from hpcmaf.evaluation.accuracy import SCHEMA, pseudo_label_accuracy, score
+from hpcmaf.evaluation.comparison import Comparison, compare, holm, sign_flip_test
+from hpcmaf.evaluation.curves import majority_at_k, pass_at_k
 from hpcmaf.evaluation.significance import McNemar, mcnemar, outcomes
-from hpcmaf.evaluation.spread import Estimate, estimate, standard_error
+from hpcmaf.evaluation.spread import Estimate, Ratio, estimate, estimate_shares, ratio, standard_error
 
 __all__ = [
     "SCHEMA",
+    "Comparison",
     "Estimate",
     "McNemar",
+    "Ratio",
+    "compare",
     "estimate",
+    "estimate_shares",
+    "holm",
+    "majority_at_k",
     "mcnemar",
     "outcomes",
+    "pass_at_k",
     "pseudo_label_accuracy",
+    "ratio",
     "score",
+    "sign_flip_test",
     "standard_error",
 ]

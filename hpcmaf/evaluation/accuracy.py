@@ -13,6 +13,7 @@ from hpcmaf.answers import equivalent
 from hpcmaf.debate.consensus import consensus
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import DataError
+from hpcmaf.evaluation.behaviour import by_kind, curves, movements, specialisation
 from hpcmaf.evaluation.spread import estimate
 
 SCHEMA = "hpcmaf-metrics/1"
@@ -31,7 +32,12 @@ class _Tally:
         # correct[m - 1][n] and voted[m - 1]: one 0/1 byte per problem.
         self.correct = [[bytearray() for _ in range(agents)] for _ in range(rounds)]
         self.voted = [bytearray() for _ in range(rounds)]
-        self.agreeing = self.unparsable = self.tied = 0
+        self.agreeing: list[int] = []
+        self.unparsable = self.tied = 0
+        self.movements = movements(rounds)
+        self.metas: list[dict[str, str]] = []
+        # Of the first round and of the last: what curves are made of.
+        self.answers: dict[int, list[tuple[str | None, ...]]] = {1: [], rounds: []}
 
     def add(self, transcript: Transcript, seed: int, iteration: int) -> None:
         problem = transcript.problem
@@ -45,13 +51,28 @@ class _Tally:
         if problem.id in self.problem_ids:
             raise DataError(f"problem {problem.id!r} occurs twice; merge the shards again")
         self.problem_ids[problem.id] = None
-        for m, turn in enumerate(transcript.answers):
-            for agent, utterance in enumerate(turn):
-                self.correct[m][agent].append(_right(utterance.answer, problem.gold))
+        answers = [tuple(utterance.answer for utterance in turn) for turn in transcript.answers]
+        right = [[_right(answer, problem.gold) for answer in turn] for turn in answers]
+        voted = []
+        for m in range(self.rounds):
+            for agent, is_right in enumerate(right[m]):
+                self.correct[m][agent].append(is_right)
             vote = consensus(transcript, m + 1, seed, iteration)
-            self.voted[m].append(_right(vote.answer, problem.gold))
+            voted.append(_right(vote.answer, problem.gold))
+            self.voted[m].append(voted[m])
+        for m, movement in self.movements:
+            before, after = m - 2, m - 1
+            movement.add(
+                (answers[before], answers[after]),
+                (right[before], right[after]),
+                (voted[before], voted[after]),
+                problem.gold,
+            )
+        for m, kept in self.answers.items():
+            kept.append(answers[m - 1])
+        self.metas.append(dict(problem.meta))
         # The last round's vote is the debate's answer.
-        self.agreeing += sum(vote.agrees)
+        self.agreeing.append(sum(vote.agrees))
         self.tied += vote.tied
         self.unparsable += sum(utterance.answer is None for utterance in transcript.answers[-1])
 
@@ -61,7 +82,19 @@ class _Tally:
             "agents": [estimate(scores) for scores in self.correct[m - 1]],
             "mean": estimate(map(sum, zip(*self.correct[m - 1], strict=True)), scale=self.agents),
             "vote": estimate(self.voted[m - 1]),
+            "specialisation": specialisation(self.correct[m - 1], self.voted[m - 1]),
         }
+
+    def curves(self) -> list[dict[str, Any]]:
+        """Curves over k of the first and the last round."""
+        return [
+            {"round": m} | curves(answers, list(zip(*self.correct[m - 1], strict=True)))
+            for m, answers in self.answers.items()
+        ]
+
+
+def _marks(scores: bytearray) -> str:
+    return "".join(map(str, scores))
 
 
 def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, method: str, task: str) -> dict[str, Any]:
@@ -90,17 +123,27 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
             se = population std (ddof 0) / sqrt(n).
         ``rounds``
             Per round: each agent, the mean over agents (its error taken over
-            problems), and the vote.
+            problems), the vote, and ``specialisation``, see
+            :func:`hpcmaf.evaluation.behaviour.specialisation`.
+        ``movement``
+            Per round from the second on: what became of the answers of the
+            round before, see :class:`hpcmaf.evaluation.behaviour.Movement`.
+        ``curves``
+            pass@k and majority@k of the first and the last round.
+        ``by_kind``
+            Accuracy in the last round by what the problems' meta says.
         ``consensus``
             Mean share of agents whose final answer is equivalent to the final
             vote (paper, section on diversity): (a, a, b) counts 2/3; a
             debate without any answer counts 0.
+        ``diversity``
+            1 - consensus, with its error over problems.
         ``unparsable``, ``tied``
             Share of the n * N final answers without an answer; share of the
             n final votes without a unique winner.
         ``scores``
             Problem ids and, per measure, a string of n characters 0 or 1, for
-            paired tests.
+            paired tests; ``agents[m - 1][n]`` the same of each single answer.
 
     Raises
     ------
@@ -125,12 +168,17 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
         "problems": problems,
         "accuracy": {name: estimate(scores) for name, scores in measures.items()},
         "rounds": [tally.round(m) for m in range(1, tally.rounds + 1)],
-        "consensus": tally.agreeing / (problems * tally.agents),
+        "movement": [{"round": m} | movement.figures() for m, movement in tally.movements],
+        "curves": tally.curves(),
+        "by_kind": by_kind(tally.metas, tally.correct[-1], tally.voted[-1]),
+        "consensus": sum(tally.agreeing) / (problems * tally.agents),
+        "diversity": estimate((tally.agents - agreeing for agreeing in tally.agreeing), scale=tally.agents),
         "unparsable": tally.unparsable / (problems * tally.agents),
         "tied": tally.tied / problems,
         "pseudo_labels": None,
         "scores": {"problem_ids": list(tally.problem_ids)}
-        | {name: "".join(map(str, scores)) for name, scores in measures.items()},
+        | {name: _marks(scores) for name, scores in measures.items()}
+        | {"agents": [[_marks(scores) for scores in turn] for turn in tally.correct]},
     }
 
 

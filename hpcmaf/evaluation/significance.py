@@ -50,10 +50,10 @@ def mcnemar(a: Mapping[str, bool], b: Mapping[str, bool]) -> McNemar:
         )
     b_only = sum(b[problem] and not right for problem, right in a.items())
     a_only = sum(right and not b[problem] for problem, right in a.items())
-    return McNemar(b_only, a_only, _sign_test(a_only, b_only))
+    return McNemar(b_only, a_only, sign_test(a_only, b_only))
 
 
-def _sign_test(a: int, b: int) -> float:
+def sign_test(a: int, b: int) -> float:
     """Two-sided binomial test of ``a`` against ``b`` with probability 1/2."""
     n = a + b
     if a == b:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
 
@@ -50,6 +50,58 @@ def estimate(scores: Iterable[int], scale: int = 1) -> Estimate:
     # std = sqrt(n * sum(x^2) - sum(x)^2) / n, without cancellation.
     spread = math.sqrt(count * squares - total * total) / count
     return Estimate(value=total / (count * scale), se=spread / math.sqrt(count) / scale)
+
+
+def estimate_shares(values: Sequence[float]) -> Estimate:
+    """Mean and standard error of one share per problem, where shares are no whole numbers.
+
+    Parameters
+    ----------
+    values
+        n numbers, one per problem.
+
+    Raises
+    ------
+    ValueError
+        There is none.
+    """
+    if not values:
+        raise ValueError("no scores to average")
+    mean = math.fsum(values) / len(values)
+    variance = math.fsum((value - mean) ** 2 for value in values) / len(values)
+    return Estimate(value=mean, se=math.sqrt(variance / len(values)))
+
+
+class Ratio(TypedDict):
+    """How often something happened among its opportunities.
+
+    ``value`` and ``se`` are ``None`` where there was no opportunity.
+    """
+
+    value: float | None
+    se: float | None
+    count: int
+    of: int
+
+
+def ratio(counts: Sequence[int], opportunities: Sequence[int]) -> Ratio:
+    """Share of opportunities taken, with an error taken over problems.
+
+    Agents that answer one problem are not independent, so the problem is the
+    unit: se = sqrt(sum (c_i - r o_i)^2) / sum o_i, the linearised error of a
+    ratio of sums. With one opportunity per problem it is the paper's rule.
+
+    Parameters
+    ----------
+    counts, opportunities
+        Per problem: how often it happened, how often it could have.
+    """
+    count, of = sum(counts), sum(opportunities)
+    if not of:
+        return Ratio(value=None, se=None, count=0, of=0)
+    value = count / of
+    squares = math.fsum((c - value * o) ** 2 for c, o in zip(counts, opportunities, strict=True))
+    return Ratio(value=value, se=math.sqrt(squares) / of, count=count, of=of)
 
 
 def standard_error(scores: Iterable[int]) -> float:

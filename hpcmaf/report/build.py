@@ -1,40 +1,43 @@
-"""Put a report together and write it: markdown, CSV, JSON and a plot."""
+"""Put a report together and write it: markdown, CSV, JSON, LaTeX, plots and a page."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hpcmaf.errors import DataError
 from hpcmaf.publish import write_json, write_text
+from hpcmaf.report.behaviour import behaviour_tables
+from hpcmaf.report.compare import Tested, against, find_baseline
+from hpcmaf.report.debates import choose
 from hpcmaf.report.groups import Group, common_title, group_runs
-from hpcmaf.report.records import MEASURES, Iteration, Run, read_run
+from hpcmaf.report.latex import latex_table
+from hpcmaf.report.methods import Row, method_cost_table, method_tables, rows
+from hpcmaf.report.records import Run, read_run
 from hpcmaf.report.sections import (
     accuracy_table,
     comparison_table,
-    comparisons,
     cost_table,
     group_table,
     overview_table,
 )
 from hpcmaf.report.tables import Table, markdown_table, render_table, rich_table
+from hpcmaf.report.values import to_csv, to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-SCHEMA = "hpcmaf-report/1"
-COLUMNS = (
-    *("run", "recipe", "method", "task", "model", "agents", "rounds", "seed", "iteration", "measure"),
-    *("problems", "correct", "accuracy", "se", "mean_critic", "consensus", "unparsable", "tied", "pseudo_labels"),
-)
+    from hpcmaf.report.lines import Drawn
+
+# Debates on the page.
+DEBATES = 60
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Report:
     """What several runs show.
 
@@ -42,10 +45,27 @@ class Report:
     ----------
     runs, groups
         All runs by name, and put together by recipe.
+    baseline, tested
+        What recipes are compared with, and how that came out.
+    reference
+        Whether the paper's figures are to be shown.
     """
 
     runs: tuple[Run, ...]
     groups: tuple[Group, ...]
+    baseline: str | None = None
+    tested: tuple[Tested, ...] = ()
+    reference: bool = False
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The comparison of methods, a row per recipe."""
+        return rows(self.groups, self.tested, self.reference)
+
+    @cached_property
+    def behaviour(self) -> dict[str, list[Table]]:
+        """What debates do, by a recipe's label."""
+        return {group.label: behaviour_tables(group) for group in self.groups}
 
     @property
     def title(self) -> str:
@@ -60,10 +80,21 @@ class Report:
     def tables(self) -> list[Table]:
         """The tables for a terminal: one run in full, several side by side."""
         if len(self.runs) == 1:
-            return _run_tables(self.runs[0])
+            return [*run_tables(self.runs[0]), *self.method_tables()]
         repeated = [group for group in self.groups if len(group.runs) > 1]
         # Beyond a screenful the overview says more; report.md has them all.
-        return [overview_table(self.groups), *map(group_table, repeated if len(repeated) <= 4 else [])]
+        return [
+            overview_table(self.groups),
+            *self.method_tables(),
+            *map(group_table, repeated if len(repeated) <= 4 else []),
+        ]
+
+    def method_tables(self) -> list[Table]:
+        """Methods side by side, where there is something to compare, and what they cost."""
+        if len(self.rows) < 2 and not self.tested and not self.reference:
+            return []
+        cost = method_cost_table(self.groups)
+        return method_tables(self.rows, self.baseline, self.reference) + ([cost] if cost else [])
 
     @property
     def text(self) -> str:
@@ -87,8 +118,15 @@ class Report:
             console.print(Text(f"missing: {line}", style="yellow"))
 
 
-def aggregate(runs: Sequence[Path], out: Path) -> Report:
-    """Read runs and write ``report.md``, ``.csv``, ``.json``, ``accuracy.png`` and ``.svg``.
+def aggregate(
+    runs: Sequence[Path],
+    out: Path,
+    *,
+    baseline: str | None = None,
+    reference: bool = False,
+    debates: int = DEBATES,
+) -> Report:
+    """Read runs and write ``report.md``, ``.csv``, ``.json``, ``.tex``, ``.html`` and the plots.
 
     The same runs give the same bytes of text, in whatever order they are
     named. Each file appears whole or not at all.
@@ -99,12 +137,23 @@ def aggregate(runs: Sequence[Path], out: Path) -> Report:
         Run directories, finished or not, or copies of them.
     out
         Folder to write into; made if needed.
+    baseline
+        Run, recipe or method that all are tested against, see
+        :func:`hpcmaf.report.compare.find_baseline`.
+    reference
+        Show the paper's figures beside one's own.
+    debates
+        Most debates to put on the page.
 
     Raises
     ------
     DataError
         No run, a path that is no run directory, or ``out`` is a file.
+    UsageError
+        No such baseline.
     """
+    from hpcmaf.report.lines import Drawn, save_lines
+    from hpcmaf.report.page import write_page
     from hpcmaf.report.plots import save_accuracy
 
     if not runs:
@@ -115,11 +164,19 @@ def aggregate(runs: Sequence[Path], out: Path) -> Report:
     read = [read_run(path) for path in unique.values()]
     _name_apart(read)
     read.sort(key=lambda run: run.name)
-    report = Report(tuple(read), tuple(group_runs(read)))
-    write_text(out / "report.md", markdown(report))
-    write_text(out / "report.csv", _csv(report))
-    write_json(out / "report.json", to_json(report))
+    groups = group_runs(read)
+    chosen = None if baseline is None else find_baseline(baseline, groups)
+    tested = () if chosen is None else tuple(against(chosen, groups))
+    report = Report(tuple(read), tuple(groups), chosen.name if chosen else None, tested, reference)
+    # First: what is wrong with the stores is part of what is missing.
+    shown, notes = choose(report.groups, debates)
     save_accuracy(report.groups, out / "accuracy")
+    plots = [Drawn("accuracy", "Accuracy over iterations"), *save_lines(report.groups, out)]
+    write_text(out / "report.md", markdown(report, plots))
+    write_text(out / "report.csv", to_csv(report))
+    write_json(out / "report.json", to_json(report))
+    write_text(out / "report.tex", latex_table(report.rows, report.baseline, reference))
+    write_page(report, plots, out, shown, notes)
     return report
 
 
@@ -134,97 +191,27 @@ def _name_apart(runs: Sequence[Run]) -> None:
                 run.name = "/".join(run.root.resolve().parts[-depth:])
 
 
-def _run_tables(run: Run) -> list[Table]:
+def run_tables(run: Run) -> list[Table]:
+    """What a single run shows."""
     found = (accuracy_table(run), comparison_table(run), cost_table(run))
     return [table for table in found if table is not None]
 
 
-def markdown(report: Report) -> str:
+def markdown(report: Report, plots: Sequence[Drawn] = ()) -> str:
     """The whole report as markdown."""
-    parts = [f"# {report.title or 'Runs'}", "![Accuracy over iterations](accuracy.png)"]
+    parts = [f"# {report.title or 'Runs'}", *(f"![{plot.about}]({plot.stem}.png)" for plot in plots)]
     if report.missing:
         parts += ["## Missing", "\n".join(f"- {line}" for line in report.missing)]
     if len(report.runs) > 1:
         parts += ["## Overview", markdown_table(overview_table(report.groups))]
+    for table in report.method_tables():
+        parts += [f"## {table.title}", markdown_table(table)]
     for group in report.groups:
         if len(report.groups) > 1:
             parts.append(f"## {group.label}")
         if len(group.runs) > 1:
             parts.append(markdown_table(group_table(group)))
-        for run in group.runs:
-            for table in _run_tables(run):
-                parts += [f"### {table.title}", markdown_table(table)]
+        tables = [table for run in group.runs for table in run_tables(run)] + report.behaviour[group.label]
+        for table in tables:
+            parts += [f"### {table.title}", markdown_table(table)]
     return "\n\n".join(parts) + "\n"
-
-
-def _facts(run: Run) -> dict[str, Any]:
-    return {
-        "run": run.name,
-        "recipe": run.setting("name"),
-        "method": run.method,
-        "task": run.task,
-        "model": run.model,
-        "agents": run.agents,
-        "rounds": run.rounds,
-        "seed": run.seed,
-    }
-
-
-def _csv(report: Report) -> str:
-    """One line per run, iteration and inference measure; shares, not percent.
-
-    The columns from ``mean_critic`` on belong to the iteration and are the
-    same on its three lines.
-    """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for run in report.runs:
-        for iteration in run.evaluated:
-            for row in _rows(iteration):
-                writer.writerow(_facts(run) | row)
-    return text.getvalue()
-
-
-def _rows(iteration: Iteration) -> Iterator[dict[str, Any]]:
-    metrics = iteration.metrics or {}
-    for measure in MEASURES:
-        accuracy = metrics["accuracy"][measure]
-        yield {
-            "iteration": iteration.number,
-            "measure": measure,
-            "problems": metrics["problems"],
-            "correct": metrics["scores"][measure].count("1"),
-            "accuracy": accuracy["value"],
-            "se": accuracy["se"],
-            "mean_critic": iteration.mean_critic["value"] if iteration.mean_critic else None,
-            "consensus": metrics["consensus"],
-            "unparsable": metrics["unparsable"],
-            "tied": metrics["tied"],
-            "pseudo_labels": metrics["pseudo_labels"]["value"] if metrics["pseudo_labels"] else None,
-        }
-
-
-def to_json(report: Report) -> dict[str, Any]:
-    """The report as JSON values; per-problem scores stay in the runs."""
-    runs = []
-    for run in report.runs:
-        iterations = []
-        for iteration in run.iterations:
-            metrics = iteration.metrics
-            kept = {k: v for k, v in metrics.items() if k not in {"schema", "scores"}} if metrics else None
-            iterations.append({"iteration": iteration.number, "metrics": kept, "cost": iteration.cost})
-        tests = list(comparisons(run))
-        runs.append(
-            _facts(run) | {"planned": run.planned, "iterations": iterations, "tests": tests, "missing": run.missing}
-        )
-    groups = []
-    for group in report.groups:
-        points = [
-            {"iteration": t, "measure": measure} | asdict(point)
-            for t in group.iterations
-            for measure in MEASURES
-            if (point := group.point(t, measure))
-        ]
-        groups.append({"label": group.label, "runs": [run.name for run in group.runs], "points": points})
-    return {"schema": SCHEMA, "title": report.title, "runs": runs, "groups": groups}

@@ -15,6 +15,8 @@ SUMMED = (
     "gpu_seconds",
 )
 PEAK = "peak_memory_bytes"
+# What a method needs to improve; the rest is for measuring it.
+PRACTICE = {"debate", "merge", "finetune"}
 
 
 def total(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
@@ -39,3 +41,28 @@ def total(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
             sums[name] += row.get(name) or 0
         sums[PEAK] = max(sums[PEAK], row.get(PEAK) or 0)
     return sums
+
+
+def split(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What improving cost, and what an answer costs.
+
+    Returns
+    -------
+    dict
+        ``practice``, ``evaluation``: as :func:`total`, of the stages that
+        make an iteration's models and of those that measure them.
+        ``answering``: tokens, prompt and completion, by inference measure:
+        one answer takes generator 0, the majority all generators, the debate
+        everybody and the summarizer.
+    """
+    rows = list(rows)
+    practice = total(row for row in rows if row.get("stage") in PRACTICE)
+    evaluation = [row for row in rows if row.get("stage") not in PRACTICE]
+    answering = {"one_answer": 0, "majority": 0, "debate": 0}
+    for row in evaluation:
+        tokens = (row.get("prompt_tokens") or 0) + (row.get("completion_tokens") or 0)
+        agent = row.get("agent") or ""
+        answering["one_answer"] += tokens * (agent == "generator-0")
+        answering["majority"] += tokens * agent.startswith("generator-")
+        answering["debate"] += tokens
+    return {"practice": practice, "evaluation": total(evaluation), "answering": answering}

@@ -6,11 +6,11 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpcmaf.report.records import Run
+from hpcmaf.report.records import Iteration, Run
 
 # What may differ between two runs of the same experiment.
 FREE = {"seed", "iterations", "name", "description"}
@@ -23,11 +23,13 @@ class Point:
     Attributes
     ----------
     value
-        Mean accuracy over runs.
+        Mean over runs.
     se
         Standard error over problems: root mean square of the runs' own. It
         says how far a single run's evaluation set may mislead, not how much
         runs differ.
+    spread
+        Standard deviation over runs (ddof 1); ``None`` for one run.
     low, high
         Lowest and highest run.
     runs
@@ -39,6 +41,7 @@ class Point:
     low: float
     high: float
     runs: int
+    spread: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +78,30 @@ class Group:
         return sorted(set.intersection(*begun)) if begun else []
 
     def point(self, t: int, measure: str) -> Point | None:
-        """A measure at iteration t; ``None`` where no run has it."""
-        found = [
-            iteration.accuracy(measure) for run in self.runs for iteration in run.evaluated if iteration.number == t
-        ]
-        estimates = [one for one in found if one is not None]
+        """Accuracy of an inference measure at iteration t; ``None`` where no run has it."""
+        return self.over(t, lambda iteration: iteration.accuracy(measure))
+
+    def over(self, t: int, figure: Callable[[Iteration], Mapping[str, Any] | None]) -> Point | None:
+        """Any figure with ``value`` and ``se`` at iteration t; ``None`` where no run has it."""
+        found = [figure(iteration) for run in self.runs for iteration in run.evaluated if iteration.number == t]
+        estimates = [one for one in found if one is not None and one["value"] is not None]
         if not estimates:
             return None
         values = [one["value"] for one in estimates]
         se = math.sqrt(math.fsum(one["se"] ** 2 for one in estimates) / len(estimates))
-        return Point(statistics.fmean(values), se, min(values), max(values), len(values))
+        spread = statistics.stdev(values) if len(values) > 1 else None
+        return Point(statistics.fmean(values), se, min(values), max(values), len(values), spread)
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Task and model: what groups must share to be drawn or tabled together."""
+        return setting(self.runs[0])[:2]
+
+    @property
+    def line(self) -> str:
+        """The label without task and model."""
+        parts = [part for part in self.label.split(" · ") if part not in self.place]
+        return " · ".join(parts) or self.label
 
     @property
     def problems(self) -> set[int]:

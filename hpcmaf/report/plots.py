@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,8 @@ RC = {
     "ytick.color": INK,
     "text.color": INK,
     "svg.hashsalt": "hpcmaf",
+    # Letters as text: smaller, and they can be searched.
+    "svg.fonttype": "none",
 }
 
 
@@ -48,6 +50,11 @@ def save_accuracy(groups: Sequence[Group], stem: Path) -> None:
     range between the lowest and the highest. With many recipes the debate's
     accuracy before and after takes one line each.
     """
+    save(lambda figure: (_panels if len(groups) <= MOST_PANELS else _before_and_after)(figure, groups), stem)
+
+
+def save(draw: Callable[[Figure], None], stem: Path) -> None:
+    """Draw a figure into ``stem``.png and ``stem``.svg."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -57,13 +64,12 @@ def save_accuracy(groups: Sequence[Group], stem: Path) -> None:
     with matplotlib.rc_context(RC):
         figure = Figure(layout="constrained")
         FigureCanvasAgg(figure)
-        if len(groups) <= MOST_PANELS:
-            _panels(figure, groups)
-        else:
-            _before_and_after(figure, groups)
+        draw(figure)
         for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
             with atomic_path(stem.with_name(stem.name + suffix)) as temporary:
-                figure.savefig(temporary, format=suffix[1:], dpi=200, metadata=metadata)
+                figure.savefig(temporary, format=suffix[1:], dpi=150, metadata=metadata)
+            # Laid out once; the second file takes the places as they are.
+            figure.set_layout_engine("none")
 
 
 def _panels(figure: Figure, groups: Sequence[Group]) -> None:
@@ -84,7 +90,7 @@ def _panels(figure: Figure, groups: Sequence[Group]) -> None:
     # Labels last: only now are the limits of the shared axis known.
     for axes, group in zip(grid.flat, groups, strict=False):
         _label_lines(axes, group)
-    _frame(figure, groups, _caption(groups, "; thin lines: single runs, band: their range"))
+    frame(figure, groups, _caption(groups, "; thin lines: single runs, band: their range"))
 
 
 def _caption(groups: Sequence[Group], several: str) -> str:
@@ -99,7 +105,7 @@ def _caption(groups: Sequence[Group], several: str) -> str:
     return "; ".join(parts)
 
 
-def _frame(figure: Figure, groups: Sequence[Group], caption: str) -> None:
+def frame(figure: Figure, groups: Sequence[Group], caption: str) -> None:
     """Title above and caption below, flush left."""
     figure.suptitle(common_title(groups) or "Accuracy", fontsize=12, x=0.02, ha="left", weight="bold")
     figure.supxlabel(caption, fontsize=8, color="#666666", x=0.02, ha="left")
@@ -220,7 +226,7 @@ def _before_and_after(figure: Figure, groups: Sequence[Group]) -> None:
     axes.set_xlabel("accuracy of the debate (%)")
     axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
-    _frame(figure, groups, "open: the base, filled: after the last iteration; " + _caption(groups, ""))
+    frame(figure, groups, "open: the base, filled: after the last iteration; " + _caption(groups, ""))
 
 
 def _dot(axes: Axes, point: Point, row: int, color: str, fill: str) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 
 from hpcmaf.errors import DataError
 from hpcmaf.report.cost import SCHEMA as LEDGER_SCHEMA
-from hpcmaf.report.cost import total
-from hpcmaf.report.shape import metrics_fault
+from hpcmaf.report.cost import split, total
+from hpcmaf.report.shape import diversity_fault, metrics_fault
 from hpcmaf.rundir import RunDir
 
 MEASURES = {"one_answer": "one answer", "majority": "majority", "debate": "debate"}
@@ -31,16 +31,26 @@ class Iteration:
     metrics
         Content of ``metrics.json``.
     cost
-        The ledger's totals, see :func:`hpcmaf.report.cost.total`.
+        The ledger's totals, see :func:`hpcmaf.report.cost.total`, and its
+        ``split``, see :func:`hpcmaf.report.cost.split`.
+    diversity
+        Content of ``diversity.json``.
     """
 
     number: int
     metrics: Mapping[str, Any] | None
-    cost: Mapping[str, float] | None
+    cost: Mapping[str, Any] | None
+    diversity: Mapping[str, Any] | None = None
 
     def accuracy(self, measure: str) -> Mapping[str, float] | None:
         """Accuracy of an inference measure: ``{"value", "se"}``."""
         return self.metrics["accuracy"][measure] if self.metrics else None
+
+    def diverse(self, measure: str) -> Mapping[str, Any] | None:
+        """A measure of diversity: ``{"value", "se"}``; ``disagreement`` is 1 - consensus."""
+        if measure == "disagreement":
+            return self.metrics.get("diversity") if self.metrics else None
+        return self.diversity["measures"].get(measure) if self.diversity else None
 
     @property
     def mean_critic(self) -> Mapping[str, float] | None:
@@ -62,6 +72,8 @@ class Run:
         L; ``None`` where unknown.
     missing
         One line for each thing that should be there and is not.
+    tests
+        Its last iteration against its base, once they have been computed.
     """
 
     root: Path
@@ -71,6 +83,7 @@ class Run:
     planned: int | None = None
     iterations: list[Iteration] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    tests: list[dict[str, Any]] | None = None
 
     @property
     def evaluated(self) -> list[Iteration]:
@@ -86,6 +99,21 @@ class Run:
     def last(self) -> Iteration | None:
         """The latest evaluated iteration."""
         return self.evaluated[-1] if self.evaluated else None
+
+    def spent(self, last: int) -> dict[str, float] | None:
+        """Cost of getting to iteration ``last``, evaluation left out; ``None`` where a ledger is missing."""
+        costs = {i.number: i.cost["split"] for i in self.iterations if i.cost is not None}
+        at = next((i for i in self.evaluated if i.number == last), None)
+        if at is None or at.metrics is None or any(t not in costs for t in range(1, last + 1)) or last not in costs:
+            return None
+        practice = [costs[t]["practice"] for t in range(1, last + 1)]
+        problems = at.metrics["problems"]
+        return {
+            "generated": sum(one["prompt_tokens"] + one["completion_tokens"] for one in practice),
+            "trained": sum(one["training_tokens"] for one in practice),
+            "gpu_seconds": sum(one["gpu_seconds"] for one in practice),
+            "wall_seconds": sum(one["wall_seconds"] for one in practice),
+        } | {name: tokens / problems for name, tokens in costs[last]["answering"].items()}
 
     def setting(self, *keys: str) -> Any:
         """A value of the recipe; ``None`` where there is none."""
@@ -106,8 +134,9 @@ class Run:
 
     @property
     def task(self) -> str | None:
-        """Name of the task."""
-        return self.setting("task", "name") or self._measured("task")
+        """Name of the task; of a transfer, both."""
+        trained, asked = self.setting("task", "name"), self.setting("evaluate_on", "name")
+        return f"{trained} → {asked}" if trained and asked else trained or self._measured("task")
 
     @property
     def model(self) -> str | None:
@@ -160,8 +189,9 @@ def read_run(path: Path) -> Run:
                 run.missing.append(f"{_where(folder.metrics(t), run)}: {fault}; iteration {t} is left out")
                 metrics = None
         cost = _cost(folder.ledger(t), run, wanted=metrics is not None)
+        diversity = _diversity(folder.diversity(t), run) if folder.diversity(t).exists() else None
         if metrics is not None or cost is not None:
-            run.iterations.append(Iteration(t, metrics, cost))
+            run.iterations.append(Iteration(t, metrics, cost, diversity))
     if unevaluated:
         plural = "s" if len(unevaluated) > 1 else ""
         run.missing.append(f"iteration{plural} {_ranges(unevaluated)}: not evaluated (yet)")
@@ -185,7 +215,15 @@ def _take_plan(plan: Mapping[str, Any], run: Run) -> None:
         )
 
 
-def _cost(path: Path, run: Run, wanted: bool) -> dict[str, float] | None:
+def _diversity(path: Path, run: Run) -> dict[str, Any] | None:
+    value = _read(path, run, "no diversity by models")
+    if value is not None and (fault := diversity_fault(value)):
+        run.missing.append(f"{_where(path, run)}: {fault}; no diversity by models")
+        return None
+    return value
+
+
+def _cost(path: Path, run: Run, wanted: bool) -> dict[str, Any] | None:
     if not path.exists() and not wanted:
         return None
     ledger = _read(path, run, "no costs")
@@ -194,7 +232,7 @@ def _cost(path: Path, run: Run, wanted: bool) -> dict[str, float] | None:
     try:
         if ledger["schema"] != LEDGER_SCHEMA:
             raise ValueError(f"schema {ledger['schema']!r} instead of {LEDGER_SCHEMA!r}")
-        return total(ledger["rows"])
+        return total(ledger["rows"]) | {"split": split(ledger["rows"])}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         run.missing.append(f"{_where(path, run)}: damaged ({error!r}); no costs")
         return None

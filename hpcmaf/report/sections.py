@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hpcmaf.errors import DataError
-from hpcmaf.evaluation import mcnemar, outcomes
+from hpcmaf.evaluation import Comparison, compare, holm, outcomes
 from hpcmaf.report.groups import Group, Point
 from hpcmaf.report.records import MEASURES, Iteration, Run
 from hpcmaf.report.tables import Table
@@ -32,7 +32,8 @@ def p_value(p: float) -> str:
     return f"{p:.1e}" if p >= 1e-99 else "< 1e-99"
 
 
-def _name(t: int) -> str:
+def iteration_name(t: int) -> str:
+    """The untouched base is iteration 0."""
     return "0 (base)" if t == 0 else str(t)
 
 
@@ -44,7 +45,7 @@ def accuracy_table(run: Run) -> Table:
         metrics = iteration.metrics or {}
         rows.append(
             (
-                _name(iteration.number),
+                iteration_name(iteration.number),
                 *(estimate(iteration.accuracy(measure)) for measure in MEASURES),
                 estimate(iteration.mean_critic),
                 percent(metrics["consensus"]),
@@ -64,28 +65,46 @@ def _counts(numbers: Iterable[int]) -> str:
     return " or ".join(f"{number:,}" for number in sorted(set(numbers))) or NONE
 
 
-def comparisons(run: Run) -> Iterator[dict[str, Any]]:
+def comparisons(run: Run) -> list[dict[str, Any]]:
     """Debate after the last iteration against the untouched base, on the same problems.
 
-    Yields
-    ------
-    dict
+    Computed once for a run, which keeps them.
+
+    Returns
+    -------
+    list of dict
         ``measure`` of iteration 0 compared with; ``difference`` of the
-        accuracies; ``gained`` and ``lost`` problems and ``p`` (exact McNemar
-        test, two-sided), or ``fault``: why there is no test.
+        accuracies; ``gained`` and ``lost`` problems, ``low`` and ``high`` of
+        the 95 % interval, ``p`` (exact McNemar test, two-sided) and ``p_holm``
+        over the measures, or ``fault``: why there is no test.
     """
+    if run.tests is None:
+        run.tests = list(_comparisons(run))
+    return run.tests
+
+
+def _comparisons(run: Run) -> Iterator[dict[str, Any]]:
     first, last = run.first, run.last
     if first is None or last is None or first is last or not (first.metrics and last.metrics):
         return
+    found = []
     for measure in reversed(MEASURES):
         before, after = first.metrics["accuracy"][measure], last.metrics["accuracy"]["debate"]
         result = {"iteration": last.number, "measure": measure, "difference": after["value"] - before["value"]}
         try:
-            test = mcnemar(outcomes(first.metrics, measure), outcomes(last.metrics, "debate"))
+            found.append((result, compare([(outcomes(first.metrics, measure), outcomes(last.metrics, "debate"))])))
         except DataError as error:
             yield result | {"fault": str(error)}
-        else:
-            yield result | {"gained": test.b_only, "lost": test.a_only, "p": test.p}
+    adjusted = holm([test.p for _, test in found])
+    for (result, test), p in zip(found, adjusted, strict=True):
+        figures = {"low": test.low, "high": test.high, "gained": test.gained, "lost": test.lost}
+        yield result | figures | {"p": test.p, "p_holm": p}
+
+
+def points(test: Comparison) -> tuple[str, str, str, str]:
+    """A tested difference in percentage points, its interval, gained, lost."""
+    low, high = 100 * test.low, 100 * test.high
+    return f"{100 * test.difference:+.2f}", f"{low:+.2f} to {high:+.2f}", str(test.gained), str(test.lost)
 
 
 def comparison_table(run: Run) -> Table | None:
@@ -95,15 +114,20 @@ def comparison_table(run: Run) -> Table | None:
         name = f"{MEASURES[one['measure']]}, iteration 0"
         if "fault" in one:
             # A difference without its test is not shown.
-            rows.append((name, NONE, NONE, NONE, NONE))
+            rows.append((name, *[NONE] * 6))
             faults.append(f"{name}: {one['fault']}.")
         else:
-            points = f"{100 * one['difference']:+.2f}"
-            rows.append((name, points, str(one["gained"]), str(one["lost"]), p_value(one["p"])))
+            difference = f"{100 * one['difference']:+.2f}"
+            interval = f"{100 * one['low']:+.2f} to {100 * one['high']:+.2f}"
+            counts = (str(one["gained"]), str(one["lost"]))
+            rows.append((name, difference, interval, *counts, p_value(one["p"]), p_value(one["p_holm"])))
     if not rows or run.last is None:
         return None
-    header = ("against", "points", "gained", "lost", "p")
-    note = "Gained, lost: problems only the later, only the earlier got right. p: exact McNemar test, two-sided."
+    header = ("against", "points", "95 %", "gained", "lost", "p", "p (Holm)")
+    note = (
+        "Gained, lost: problems only the later, only the earlier got right. 95 %: paired bootstrap over problems. "
+        "p: exact McNemar test, two-sided; Holm over this table."
+    )
     title = f"{run.name}: debate after iteration {run.last.number} against the untouched base"
     return Table(title, header, tuple(rows), " ".join([note, *dict.fromkeys(faults)]))
 
@@ -113,7 +137,7 @@ def cost_table(run: Run) -> Table | None:
     costed = [iteration for iteration in run.iterations if iteration.cost is not None]
     if not costed:
         return None
-    rows = [(_name(iteration.number), *_cost_cells(iteration)) for iteration in costed]
+    rows = [(iteration_name(iteration.number), *_cost_cells(iteration)) for iteration in costed]
     header = ("iteration", "prompt tokens", "completion tokens", "training tokens", "wall s", "GPU s", "peak GiB")
     note = "Seconds are added up over jobs, also over those that ran side by side."
     return Table(f"{run.name}: cost", header, tuple(rows), note)
@@ -142,7 +166,7 @@ def group_table(group: Group) -> Table:
     rows = []
     for t in group.iterations:
         points = [group.point(t, measure) for measure in MEASURES]
-        rows.append((_name(t), str(points[0].runs if points[0] else 0), *map(_over_runs, points)))
+        rows.append((iteration_name(t), str(points[0].runs if points[0] else 0), *map(_over_runs, points)))
     title = f"{group.label}: accuracy over {len(group.runs)} runs"
     return Table(title, ("iteration", "runs", *_TITLES), tuple(rows), OVER_RUNS)
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hpcmaf.evaluation import SCHEMA
+
+# Written in hpcmaf.evaluation.diversity.measure, which reports need not import.
+DIVERSITY_SCHEMA = "hpcmaf-diversity/1"
 
 
 class _Strict(BaseModel):
@@ -31,11 +34,57 @@ class _Accuracy(_Strict):
     debate: _Estimate
 
 
+class _Ratio(_Strict):
+    value: float | None
+    se: float | None
+    count: int
+    of: int = Field(ge=0)
+
+
+class _Movement(_Strict):
+    round: int
+    corrected: _Ratio
+    corrupted: _Ratio
+    vote_corrected: _Ratio
+    vote_corrupted: _Ratio
+    gave_up: _Ratio
+    persuaded: _Ratio
+
+
+class _Curve(_Strict):
+    round: int
+    k: list[int] = Field(min_length=1)
+    pass_: list[_Estimate] = Field(alias="pass")
+    majority: list[_Estimate]
+
+    @model_validator(mode="after")
+    def _one_length(self) -> _Curve:
+        if not len(self.k) == len(self.pass_) == len(self.majority):
+            raise ValueError("as many k as estimates")
+        return self
+
+
+class _Specialisation(_Strict):
+    oracle: _Estimate
+    gap: _Estimate
+    unanimous: _Estimate
+    alone: list[_Estimate]
+    disagreement: _Estimate | None
+    independent: float | None
+
+
+class _Kind(_Strict):
+    problems: int
+    agents: list[_Estimate]
+    vote: _Estimate
+
+
 class _Round(_Strict):
     round: int
     agents: list[_Estimate] = Field(min_length=1)
     mean: _Estimate
     vote: _Estimate
+    specialisation: _Specialisation | None = None
 
 
 class _Scores(_Strict):
@@ -50,7 +99,7 @@ class _Metrics(_Strict):
     iteration: int
     method: str
     task: str
-    problems: int
+    problems: int = Field(ge=1)
     accuracy: _Accuracy
     rounds: list[_Round] = Field(min_length=1)
     consensus: float
@@ -58,6 +107,39 @@ class _Metrics(_Strict):
     tied: float
     pseudo_labels: _PseudoLabels | None
     scores: _Scores
+    # Not in files of earlier versions.
+    diversity: _Estimate | None = None
+    movement: list[_Movement] = []
+    curves: list[_Curve] = Field([], max_length=2)
+    by_kind: dict[str, dict[str, _Kind]] = {}
+
+
+class _Measure(_Strict):
+    value: float
+    se: float
+    problems: int
+
+
+class _Diversity(_Strict):
+    schema_: Literal[DIVERSITY_SCHEMA] = Field(alias="schema")  # type: ignore[valid-type]
+    iteration: int
+    problems: int
+    encoder: str | None
+    measures: dict[str, _Measure | None]
+
+
+def diversity_fault(value: Mapping[str, Any]) -> str | None:
+    """Why a ``diversity.json`` cannot be used; ``None`` if it can."""
+    try:
+        _Diversity.model_validate(value)
+    except ValidationError as error:
+        return _first(error)
+    return None
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    return f"damaged ({'.'.join(map(str, first['loc']))}: {first['msg']})"
 
 
 def metrics_fault(metrics: Mapping[str, Any], t: int) -> str | None:
@@ -67,8 +149,7 @@ def metrics_fault(metrics: Mapping[str, Any], t: int) -> str | None:
     try:
         read = _Metrics.model_validate(metrics)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        return f"damaged ({'.'.join(map(str, first['loc']))}: {first['msg']})"
+        return _first(error)
     if read.iteration != t:
         return f"says iteration {read.iteration}"
     scores = read.scores

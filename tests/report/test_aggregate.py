@@ -19,13 +19,15 @@ from hpcmaf.errors import DataError
 from hpcmaf.evaluation import mcnemar, outcomes
 from hpcmaf.publish import write_json
 from hpcmaf.report import Report, aggregate
-from hpcmaf.report.build import markdown, to_json
+from hpcmaf.report.build import markdown
 from hpcmaf.report.groups import group_runs
 from hpcmaf.report.records import read_run
+from hpcmaf.report.values import to_json
 from hpcmaf.rundir import RunDir
 
 MakeRun = Callable[..., RunDir]
-TEXTS = ("report.md", "report.csv", "report.json")
+TEXTS = ("report.md", "report.csv", "report.json", "report.tex", "report.html")
+PLOTS = ("accuracy", "diversity", "tradeoff", "rounds", "answers", "cost")
 
 
 def load(path: Path) -> Any:
@@ -73,7 +75,10 @@ def test_no_test_on_different_problems(make_run: MakeRun, tmp_path: Path) -> Non
     text = aggregate([run.root], tmp_path / "out").text
     assert "needs the same problems on both sides" in text
     table = text[text.index("against the untouched base") :]
-    assert "%" not in table and "+" not in table.split("Gained")[0]
+    lines = [line for line in table.split("Gained")[0].splitlines() if ", iteration 0" in line]
+    assert len(lines) == 3 and not any(
+        mark in line.split("iteration 0")[1] for line in lines for mark in "+-.123456789"
+    )
 
 
 def test_costs_are_ledger_sums(make_run: MakeRun, tmp_path: Path) -> None:
@@ -98,7 +103,7 @@ def test_same_runs_same_bytes_in_any_order_and_place(make_run: MakeRun, tmp_path
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "c" / name).read_bytes()
     left = {path.name for path in (tmp_path / "a").iterdir()}
-    assert left == {*TEXTS, "accuracy.png", "accuracy.svg"}
+    assert left == {*TEXTS, *(plot + suffix for plot in PLOTS for suffix in (".png", ".svg"))}
 
 
 def test_seeds_form_a_group_and_recipes_do_not(make_run: MakeRun, tmp_path: Path) -> None:

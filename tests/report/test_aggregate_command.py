@@ -24,7 +24,7 @@ def test_prints_the_table_and_writes_the_files(make_run: MakeRun, tmp_path: Path
     assert "run with spaces: accuracy" in result.stdout
     assert "iteration 2: not evaluated (yet)" in result.stdout
     assert "\x1b" not in result.stdout and "│" not in result.stdout  # not a terminal: plain columns
-    assert "report.md" in result.stderr
+    assert "report.html" in result.stderr
     assert (tmp_path / "my report" / "report.md").is_file()
 
 

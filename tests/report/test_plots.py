@@ -76,7 +76,7 @@ def test_files_are_whole_and_repeatable(make_run: MakeRun, tmp_path: Path) -> No
     for suffix in (".png", ".svg"):
         assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()
     width, height = struct.unpack(">II", (tmp_path / "one.png").read_bytes()[16:24])
-    assert width >= 1200 and height >= 800
+    assert width >= 1000 and height >= 600
     assert {path.name for path in tmp_path.glob("*.*")} == {"one.png", "one.svg", "two.png", "two.svg"}
 
 

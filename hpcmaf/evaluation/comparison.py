@@ -1,0 +1,150 @@
+"""Two methods on the same problems, over any number of seeds: a difference, its error and its test."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from hpcmaf.errors import DataError
+from hpcmaf.evaluation.significance import mcnemar, sign_test
+
+RESAMPLES = 5_000
+
+
+class Comparison(NamedTuple):
+    """How ``b`` differs from ``a``.
+
+    Attributes
+    ----------
+    difference
+        Accuracy of ``b`` minus accuracy of ``a``, pooled over pairs.
+    low, high
+        95 % interval of the paired bootstrap over problems.
+    gained, lost
+        Answers that only ``b``, only ``a`` got right.
+    p
+        Exact two-sided p-value: McNemar's for one pair; for several the same
+        idea, see :func:`sign_flip_test`.
+    pairs
+        How many pairs of runs.
+    spread
+        Standard deviation (ddof 1) of the difference over pairs; ``None`` for
+        one. The interval and the test speak about these trained models; only
+        the spread speaks about training once more.
+    """
+
+    difference: float
+    low: float
+    high: float
+    gained: int
+    lost: int
+    p: float
+    pairs: int
+    spread: float | None
+
+
+def compare(pairs: Sequence[tuple[Mapping[str, bool], Mapping[str, bool]]]) -> Comparison:
+    """Compare two methods, run by run on the same problems.
+
+    Parameters
+    ----------
+    pairs
+        Of each pair of runs (such as those of one seed) the outcomes of ``a``
+        and of ``b``: problem id to right or wrong.
+
+    Raises
+    ------
+    DataError
+        No pair, or the two of a pair are not about the same problems.
+    """
+    if not pairs:
+        raise DataError("nothing to compare: no two runs were evaluated on the same problems")
+    tests = [mcnemar(a, b) for a, b in pairs]
+    # A problem that several seeds share is one problem, not several.
+    problems: dict[str, list[int]] = {}
+    for a, b in pairs:
+        for problem, right in a.items():
+            entry = problems.setdefault(problem, [0, 0])
+            entry[0] += b[problem] - right
+            entry[1] += 1
+    sums = Counter(map(tuple, problems.values()))
+    low, high = _bootstrap(sums)
+    differences = [(test.b_only - test.a_only) / len(a) for test, (a, _) in zip(tests, pairs, strict=True)]
+    return Comparison(
+        difference=sum(net for net, _ in problems.values()) / sum(count for _, count in problems.values()),
+        low=low,
+        high=high,
+        gained=sum(test.b_only for test in tests),
+        lost=sum(test.a_only for test in tests),
+        p=sign_flip_test(Counter(net for net, _ in problems.values())),
+        pairs=len(pairs),
+        spread=statistics.stdev(differences) if len(pairs) > 1 else None,
+    )
+
+
+def _bootstrap(sums: Mapping[tuple[int, int], int], resamples: int = RESAMPLES) -> tuple[float, float]:
+    """95 % percentile interval of sum(net) / sum(count) over resampled problems.
+
+    Problems with the same net and count are alike, so how many of each kind a
+    resample holds is multinomial: drawing that is drawing problems.
+    """
+    kinds = sorted(sums)
+    counts = np.array([sums[kind] for kind in kinds])
+    net, size = (np.array([kind[i] for kind in kinds]) for i in (0, 1))
+    # A fixed seed: the same runs give the same report.
+    draws = np.random.default_rng(20250110).multinomial(counts.sum(), counts / counts.sum(), size=resamples)
+    low, high = np.quantile((draws @ net) / (draws @ size), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def sign_flip_test(nets: Mapping[int, int]) -> float:
+    """Exact two-sided test that a problem's net gain is as likely as the loss of the same size.
+
+    Under the null hypothesis the two methods are exchangeable within each
+    problem, over all seeds at once, so the sign of every problem's net is a
+    fair coin and problems are independent. With one seed nets are -1, 0, 1
+    and this is the exact McNemar test.
+
+    Parameters
+    ----------
+    nets
+        Net gain of a problem to the number of problems with it.
+    """
+    sizes: Counter[int] = Counter()
+    for net, count in nets.items():
+        if net and count:
+            sizes[abs(net)] += count
+    if set(sizes) <= {1}:
+        return sign_test(nets.get(-1, 0), nets.get(1, 0))
+    # The sum is 2 * (what falls on the positive side) - total.
+    chances = np.ones(1)
+    for size, count in sorted(sizes.items()):
+        ways = np.zeros(size * count + 1)
+        # Exact whole numbers, rounded once.
+        half = 1 << count
+        ways[::size] = [math.comb(count, k) / half for k in range(count + 1)]
+        chances = np.convolve(chances, ways)
+    total = len(chances) - 1
+    observed = abs(sum(net * count for net, count in nets.items()))
+    sums = np.abs(2 * np.arange(total + 1) - total)
+    return min(1.0, float(chances[sums >= observed].sum()))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted for the size of their family (Holm, 1979).
+
+    Rejecting where the adjusted value is at most alpha keeps the chance of any
+    false rejection in the family at most alpha, whatever the dependence.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, i in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = highest
+    return adjusted

@@ -1,0 +1,74 @@
+"""Diversity of a run directory's iterations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hpcmaf.engines.base import ServedModels
+from hpcmaf.errors import DataError
+from hpcmaf.evaluation.diversity.measure import Means, measure, sample
+from hpcmaf.methods import METHODS
+from hpcmaf.publish import write_json
+from hpcmaf.recipe import Recipe
+from hpcmaf.rundir import RunDir
+from hpcmaf.stages.context import base_model
+
+
+def measure_run(
+    run: RunDir, iterations: Sequence[int], problems: int, means: Means, *, again: bool = False
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Measure iterations and write each one's ``diversity.json``.
+
+    Parameters
+    ----------
+    iterations
+        Which; all that have evaluation debates if empty.
+    again
+        Also those that have been measured; they are left as they are
+        otherwise.
+
+    Yields
+    ------
+    tuple
+        The file and its content.
+
+    Raises
+    ------
+    DataError
+        Not a run, or an iteration without debates or without its models.
+    """
+    recipe = Recipe.model_validate(run.load_plan().recipe)
+    method = METHODS[recipe.method]
+    there = [t for t in run.iterations() if run.store(t, "eval").is_file()]
+    if not there:
+        raise DataError(f"{run.root}: no eval.h5 in any iteration; evaluate one first, or copy the stores as well")
+    for t in iterations or there:
+        if t not in there:
+            raise DataError(
+                f"{run.store(t, 'eval')}: missing; iterations with debates are {', '.join(map(str, there))}"
+            )
+        if run.diversity(t).exists() and not again:
+            continue
+        trained = method.trained_agents(recipe.debate.agents, recipe.debate.rounds) if t else []
+        models = {agent: str(run.agent(t, agent)) for agent in trained}
+        for agent, folder in models.items():
+            if not Path(folder).is_dir():
+                raise DataError(f"{folder}: the model of {agent} is missing; diversity needs the agents' models")
+        transcripts = sample(run.store(t, "eval"), problems)
+        if not transcripts:
+            raise DataError(f"{run.store(t, 'eval')}: holds no debate")
+        model = recipe.model
+        served = ServedModels(
+            base=base_model(model.path),
+            tuning=recipe.training.tuning,
+            agents=models,
+            dtype=model.dtype,
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
+        )
+        society = method.society(transcripts[0].agents, models, evaluating=True)
+        value = measure(transcripts, served, society, means, seed=recipe.seed, iteration=t)
+        write_json(run.diversity(t), value)
+        yield run.diversity(t), value

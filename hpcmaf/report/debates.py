@@ -1,0 +1,136 @@
+"""A few debates to read: some of every outcome, from the first and the last iteration of each recipe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hpcmaf.errors import StoreError
+from hpcmaf.report.groups import Group
+from hpcmaf.report.records import Iteration, Run
+from hpcmaf.rundir import RunDir
+from hpcmaf.seeding import derive_seed
+
+# Of the vote of the first round, and of the last.
+OUTCOMES = {"01": "corrected", "10": "corrupted", "00": "wrong", "11": "right"}
+# A page is to open on a laptop whatever the models wrote.
+MOST_BYTES = 8_000_000
+MOST_CHARACTERS = 8_000
+
+
+def choose(groups: Sequence[Group], debates: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """Pick debates and read them from the runs' stores.
+
+    Every recipe gives the same share, from its first run that has stores; the
+    outcomes take turns, rare ones are not crowded out by debates that went
+    well, and which of an outcome is drawn with a fixed seed.
+
+    Returns
+    -------
+    tuple
+        The debates as JSON values, and notes about what is not there.
+        Damaged stores are added to their run's ``missing``.
+    """
+    chosen: list[dict[str, Any]] = []
+    notes: list[str] = []
+    without = []
+    size = 0
+    for position, group in enumerate(groups):
+        share = (debates * (position + 1)) // len(groups) - (debates * position) // len(groups)
+        if not share:
+            continue
+        source = _source(group)
+        if source is None:
+            without.append(group.label)
+            continue
+        run, iterations = source
+        for at, iteration in enumerate(iterations):
+            part = (share * (at + 1)) // len(iterations) - (share * at) // len(iterations)
+            for debate in _read(run, iteration, part):
+                size += len(json.dumps(debate))
+                if size > MOST_BYTES:
+                    notes.append(f"more than {MOST_BYTES:,} bytes of debates: the rest was left out")
+                    return chosen, notes
+                chosen.append(debate | {"group": group.label})
+    if without:
+        notes.append(f"No eval.h5 beside the metrics, so no debate to show, of: {', '.join(without)}.")
+    return chosen, notes
+
+
+def _source(group: Group) -> tuple[Run, list[Iteration]] | None:
+    """The first run with stores, and its first and last iteration that have one."""
+    for run in group.runs:
+        found = [i for i in run.evaluated if RunDir(run.root).store(i.number, "eval").is_file()]
+        if found:
+            return run, found[-1:] if found[0] is found[-1] else [found[-1], found[0]]
+    return None
+
+
+def _read(run: Run, iteration: Iteration, count: int) -> Iterator[dict[str, Any]]:
+    from hpcmaf.store import Store
+
+    path = RunDir(run.root).store(iteration.number, "eval")
+    try:
+        with Store(path) as store:
+            for problem, outcome in _pick(run, iteration, count):
+                yield _debate(run, iteration, store.find(problem, gold=True), outcome)
+    except StoreError as error:
+        run.missing.append(f"{path.relative_to(run.root).as_posix()}: {error}; its debates are not on the page")
+
+
+def _pick(run: Run, iteration: Iteration, count: int) -> list[tuple[str, str]]:
+    scores = (iteration.metrics or {})["scores"]
+    piles: dict[str, list[str]] = {outcome: [] for outcome in OUTCOMES.values()}
+    marks = zip(scores["problem_ids"], scores["majority"], scores["debate"], strict=True)
+    for problem, before, after in marks:
+        if before + after in OUTCOMES:
+            piles[OUTCOMES[before + after]].append(problem)
+    for pile in piles.values():
+        pile.sort(key=lambda problem: derive_seed(0, iteration.number, problem, "page"))
+    picked: list[tuple[str, str]] = []
+    while len(picked) < count and any(piles.values()):
+        picked += [(pile.pop(), outcome) for outcome, pile in piles.items() if pile]
+    return picked[:count]
+
+
+def _debate(run: Run, iteration: Iteration, transcript: Any, outcome: str) -> dict[str, Any]:
+    from hpcmaf.answers import equivalent
+    from hpcmaf.debate.consensus import consensus
+
+    gold = transcript.problem.gold
+
+    def right(answer: str | None) -> bool:
+        return answer is not None and gold is not None and equivalent(answer, gold)
+
+    rounds = []
+    for m, turns in enumerate(transcript.answers, start=1):
+        vote = consensus(transcript, m, run.seed or 0, iteration.number)
+        read = transcript.summaries[m - 2] if m > 1 and transcript.summaries else ()
+        rounds.append(
+            {
+                "answers": [
+                    {"text": _short(turn.text), "answer": turn.answer, "right": right(turn.answer), "agrees": agrees}
+                    for turn, agrees in zip(turns, vote.agrees, strict=True)
+                ],
+                "summaries": [_short(summary.text) for summary in read],
+                "vote": {"answer": vote.answer, "votes": vote.votes, "tied": vote.tied, "right": right(vote.answer)},
+            }
+        )
+    return {
+        "run": run.name,
+        "iteration": iteration.number,
+        "id": transcript.problem.id,
+        "outcome": outcome,
+        "question": _short(transcript.problem.question),
+        "gold": gold,
+        "meta": dict(transcript.problem.meta),
+        "rounds": rounds,
+    }
+
+
+def _short(text: str) -> str:
+    # Lone surrogates, which models write, are no UTF-8.
+    text = text.encode("utf-8", "replace").decode()
+    left = len(text) - MOST_CHARACTERS
+    return text if left <= 0 else f"{text[:MOST_CHARACTERS]}… [{left:,} more characters]"

@@ -1,0 +1,139 @@
+"""One line per recipe: accuracy, spread over seeds, cost, the test against the baseline."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hpcmaf.report.compare import Tested
+from hpcmaf.report.groups import Group, Point
+from hpcmaf.report.reference import published
+from hpcmaf.report.sections import NONE, estimate, p_value, percent, points
+from hpcmaf.report.tables import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A recipe after its last iteration.
+
+    Attributes
+    ----------
+    point
+        Accuracy of its own way of answering: the vote of its last round.
+    paper
+        What the paper printed for it, as a share.
+    """
+
+    group: Group
+    iteration: int
+    point: Point
+    tested: Tested | None
+    paper: float | None
+
+
+def rows(groups: Sequence[Group], tested: Sequence[Tested], reference: bool) -> list[Row]:
+    """A row for each recipe with an iteration that all its runs have."""
+    found = []
+    for group in groups:
+        if not group.complete:
+            continue
+        t = group.complete[-1]
+        point = group.point(t, "debate")
+        if point is None:
+            continue
+        run = group.runs[0]
+        paper = published(run.model, run.task, run.method, t) if reference else None
+        test = next((one for one in tested if one.group is group), None)
+        found.append(Row(group, t, point, test, paper))
+    return found
+
+
+def ranks(values: Sequence[float]) -> list[int]:
+    """1 for the best, 2 for the second, 0 for the rest; equals share their place."""
+    distinct = sorted(set(values), reverse=True)[:2]
+    return [distinct.index(value) + 1 if value in distinct else 0 for value in values]
+
+
+def method_tables(found: Sequence[Row], baseline: str | None, reference: bool) -> list[Table]:
+    """The comparison table of each task and model."""
+    tables = []
+    for place in dict.fromkeys(row.group.place for row in found):
+        here = [row for row in found if row.group.place == place]
+        header = ["method", "iteration", "runs", "accuracy", "sd over runs"]
+        header += ["paper"] * reference
+        if baseline:
+            header += ["points", "95 %", "gained", "lost", "p", "p (Holm)"]
+        lines, faults = [], []
+        for row in here:
+            cells = [row.group.line, str(row.iteration), str(row.point.runs)]
+            cells += [estimate({"value": row.point.value, "se": row.point.se}), percent(row.point.spread)]
+            cells += [percent(row.paper)] * reference
+            if baseline:
+                cells += _test_cells(row.tested)
+                if row.tested and row.tested.fault:
+                    faults.append(f"{row.group.line}: {row.tested.fault}.")
+            lines.append(tuple(cells))
+        note = "Percent ± standard error over problems (of one run), after the last iteration that all runs have."
+        if baseline:
+            note += (
+                f" Points against {baseline} on the same problems, runs paired by seed: paired bootstrap over problems; "
+                "exact test (McNemar's; over seeds, sign flips by problem); Holm over this table."
+            )
+        if reference:
+            note += " Paper: its own figure after as many iterations, on 500 problems of its own."
+        title = f"Methods: {place[0]} · {place[1]}"
+        tables.append(Table(title, tuple(header), tuple(lines), " ".join([note, *faults])))
+    return tables
+
+
+def _test_cells(tested: Tested | None) -> list[str]:
+    if tested is None or tested.result is None or tested.p_holm is None:
+        return [NONE] * 6
+    return [*points(tested.result), p_value(tested.result.p), p_value(tested.p_holm)]
+
+
+def cost_rows(group: Group) -> dict[str, Any] | None:
+    """What a recipe cost up to its last complete iteration: means over the runs with whole ledgers."""
+    if not group.complete:
+        return None
+    last = group.complete[-1]
+    found = [one for run in group.runs if (one := run.spent(last)) is not None]
+    if not found:
+        return None
+    means = {name: statistics.fmean(one[name] for one in found) for name in found[0]}
+    return {"iteration": last, "runs": len(found)} | means
+
+
+def method_cost_table(groups: Sequence[Group]) -> Table | None:
+    """Tokens and time per method, and accuracy beside it."""
+    lines = []
+    for group in groups:
+        cost = cost_rows(group)
+        if cost is None:
+            continue
+        point = group.point(cost["iteration"], "debate")
+        lines.append(
+            (
+                group.label,
+                str(cost["iteration"]),
+                estimate({"value": point.value, "se": point.se}) if point else NONE,
+                *(f"{cost[name]:,.0f}" for name in ("generated", "trained")),
+                f"{cost['gpu_seconds']:,.1f}" if cost["gpu_seconds"] else NONE,
+                f"{cost['wall_seconds']:,.1f}",
+                *(f"{cost[name]:,.0f}" for name in ("one_answer", "majority", "debate")),
+            )
+        )
+    if not lines:
+        return None
+    header = (
+        *("method", "iteration", "accuracy", "tokens debated", "tokens trained", "GPU s", "wall s"),
+        *("tokens/one answer", "tokens/majority", "tokens/debate"),
+    )
+    note = (
+        "Mean over runs, added up from iteration 1 on: debates on training problems (prompt and completion tokens) and "
+        "finetuning; evaluation is not counted. GPU s is shown where GPUs were used; seconds are added up over jobs. "
+        "Tokens per evaluation problem, prompts included, of each way of answering."
+    )
+    return Table("Cost by method", header, tuple(lines), note)

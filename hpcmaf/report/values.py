@@ -1,0 +1,109 @@
+"""A report for programs: CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from hpcmaf.report.methods import cost_rows
+from hpcmaf.report.records import MEASURES, Iteration, Run
+from hpcmaf.report.sections import comparisons
+
+if TYPE_CHECKING:
+    from hpcmaf.report.build import Report
+
+SCHEMA = "hpcmaf-report/1"
+COLUMNS = (
+    *("run", "recipe", "method", "task", "model", "agents", "rounds", "seed", "iteration", "measure"),
+    *("problems", "correct", "accuracy", "se", "mean_critic", "consensus", "unparsable", "tied", "pseudo_labels"),
+)
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    return {
+        "run": run.name,
+        "recipe": run.setting("name"),
+        "method": run.method,
+        "task": run.task,
+        "model": run.model,
+        "agents": run.agents,
+        "rounds": run.rounds,
+        "seed": run.seed,
+    }
+
+
+def to_csv(report: Report) -> str:
+    """One line per run, iteration and inference measure; shares, not percent.
+
+    The columns from ``mean_critic`` on belong to the iteration and are the
+    same on its three lines.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for run in report.runs:
+        for iteration in run.evaluated:
+            for row in _rows(iteration):
+                writer.writerow(_facts(run) | row)
+    return text.getvalue()
+
+
+def _rows(iteration: Iteration) -> Iterator[dict[str, Any]]:
+    metrics = iteration.metrics or {}
+    for measure in MEASURES:
+        accuracy = metrics["accuracy"][measure]
+        yield {
+            "iteration": iteration.number,
+            "measure": measure,
+            "problems": metrics["problems"],
+            "correct": metrics["scores"][measure].count("1"),
+            "accuracy": accuracy["value"],
+            "se": accuracy["se"],
+            "mean_critic": iteration.mean_critic["value"] if iteration.mean_critic else None,
+            "consensus": metrics["consensus"],
+            "unparsable": metrics["unparsable"],
+            "tied": metrics["tied"],
+            "pseudo_labels": metrics["pseudo_labels"]["value"] if metrics["pseudo_labels"] else None,
+        }
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """The report as JSON values; per-problem scores stay in the runs."""
+    runs = []
+    for run in report.runs:
+        iterations = []
+        for iteration in run.iterations:
+            metrics = iteration.metrics
+            kept = {k: v for k, v in metrics.items() if k not in {"schema", "scores"}} if metrics else None
+            entry = {"iteration": iteration.number, "metrics": kept, "cost": iteration.cost}
+            iterations.append(entry | ({"diversity": iteration.diversity} if iteration.diversity else {}))
+        tests = comparisons(run)
+        runs.append(
+            _facts(run) | {"planned": run.planned, "iterations": iterations, "tests": tests, "missing": run.missing}
+        )
+    groups = []
+    for group in report.groups:
+        points = [
+            {"iteration": t, "measure": measure} | asdict(point)
+            for t in group.iterations
+            for measure in MEASURES
+            if (point := group.point(t, measure))
+        ]
+        groups.append(
+            {
+                "label": group.label,
+                "runs": [run.name for run in group.runs],
+                "points": points,
+                "cost": cost_rows(group),
+            }
+        )
+    tests = [
+        {"label": one.group.label, "iteration": one.iteration, "baseline_iteration": one.against}
+        | (one.result._asdict() | {"p_holm": one.p_holm} if one.result else {"fault": one.fault})
+        for one in report.tested
+    ]
+    value = {"schema": SCHEMA, "title": report.title, "runs": runs, "groups": groups}
+    return value | ({"baseline": report.baseline, "tests": tests} if report.baseline else {})

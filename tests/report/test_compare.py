@@ -1,0 +1,86 @@
+"""Recipes against a baseline: who is paired with whom, and what is said where nobody can be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hpcmaf.errors import UsageError
+from hpcmaf.evaluation import holm, mcnemar, outcomes
+from hpcmaf.publish import write_json
+from hpcmaf.report.compare import against, find_baseline
+from hpcmaf.report.groups import Group, group_runs
+from hpcmaf.report.records import read_run
+from hpcmaf.rundir import RunDir
+
+MakeRun = Callable[..., RunDir]
+
+
+def load(path: Path):
+    return json.loads(path.read_text())
+
+
+def groups_of(*runs: RunDir) -> list[Group]:
+    return group_runs([read_run(run.root) for run in runs])
+
+
+def test_runs_are_paired_by_seed(make_run: MakeRun) -> None:
+    ours = [make_run(f"m{seed}", seed=seed, upto=2, gain=0.4) for seed in (0, 1)]
+    theirs = [make_run(f"d{seed}", seed=seed, upto=0, method="debate") for seed in (1, 0, 2)]
+    groups = groups_of(*ours, *theirs)
+    (row,) = against(find_baseline("debate", groups), groups)
+    tests = [
+        mcnemar(outcomes(load(theirs[at].metrics(0)), "debate"), outcomes(load(run.metrics(2)), "debate"))
+        for run, at in zip(ours, (1, 0), strict=True)
+    ]
+    assert (row.iteration, row.against, row.result.pairs) == (2, 0, 2)
+    assert (row.result.gained, row.result.lost) == (sum(t.b_only for t in tests), sum(t.a_only for t in tests))
+    assert row.p_holm == row.result.p
+
+
+def test_holm_covers_one_task_and_model(make_run: MakeRun) -> None:
+    methods = ("maft", "maft-no-critic", "maft-no-summary")
+    runs = [make_run(f"{method}-{i}", seed=i, upto=1, method=method) for i, method in enumerate(methods)]
+    far = make_run("far", upto=1, task={"name": "math"})
+    groups = groups_of(*runs, far)
+    rows = against(find_baseline("base", groups), groups)
+    family = [row for row in rows if row.group.place[0] == "arithmetic"]
+    assert [row.p_holm for row in family] == holm([row.result.p for row in family])
+    (alone,) = (row for row in rows if row.group.place[0] == "math")
+    assert alone.p_holm == alone.result.p
+    base, last = load(far.metrics(0)), load(far.metrics(1))
+    assert (alone.result.gained, alone.result.lost, alone.result.p) == mcnemar(
+        outcomes(base, "one_answer"), outcomes(last, "debate")
+    )
+
+
+def test_the_baseline_is_no_further_than_the_recipe(make_run: MakeRun) -> None:
+    groups = groups_of(make_run("a", upto=1), make_run("b", upto=3, method="maft-no-critic"))
+    (row,) = against(find_baseline("b", groups), groups)
+    assert (row.iteration, row.against) == (1, 1)
+    (row,) = against(find_baseline("maft", groups), groups)
+    assert (row.iteration, row.against) == (3, 1)
+
+
+def test_other_problems_are_no_pair(make_run: MakeRun) -> None:
+    a, b = make_run("a", upto=1), make_run("b", upto=1, method="maft-no-critic")
+    metrics = load(a.metrics(1))
+    metrics["scores"]["problem_ids"][0] = "another"
+    write_json(a.metrics(1), metrics)
+    groups = groups_of(a, b)
+    (row,) = against(find_baseline("maft-no-critic", groups), groups)
+    assert row.result is None and row.p_holm is None
+    assert row.fault == "a and b answered different problems"
+
+
+def test_names_that_are_none_or_several(make_run: MakeRun) -> None:
+    groups = groups_of(make_run("a", upto=0), make_run("b", upto=0, selection={"mix": "cap"}))
+    with pytest.raises(UsageError, match="could be any of 'maft · mix=cap', 'maft · mix=exact'"):
+        find_baseline("maft", groups)
+    assert find_baseline("maft · mix=cap", groups).groups[0].runs[0].name == "b"
+    with pytest.raises(UsageError, match="--baseline x: neither a run nor a method here; name one of") as caught:
+        find_baseline("x", groups)
+    assert "\n" not in str(caught.value)

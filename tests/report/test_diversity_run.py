@@ -1,0 +1,63 @@
+"""``hpcmaf diversity`` on a run directory, and the report that shows what it wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from hpcmaf.cli.diversity import command
+from hpcmaf.errors import DataError
+from hpcmaf.report.behaviour import diversity_table
+from hpcmaf.report.groups import group_runs
+from hpcmaf.report.records import read_run
+from hpcmaf.rundir import RunDir
+from tests.report.test_page import with_store
+
+MakeRun = Callable[..., RunDir]
+
+
+@pytest.mark.slow
+def test_measures_what_has_not_been_measured(make_run: MakeRun) -> None:
+    run = make_run("run", upto=0, model={"path": "micro"}, method="debate")
+    with_store(run, 0, text="5+36=41#41")
+    arguments = [str(run.root), "--problems", "3", "--device", "cpu"]
+    result = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    value = json.loads(run.diversity(0).read_text())
+    assert json.loads(result.stdout) == value["measures"] | {"iteration": 0}
+    assert (value["schema"], value["problems"], value["unscored"]) == ("hpcmaf-diversity/1", 3, 0)
+    # All said the same, and are the same model.
+    assert value["measures"]["embedding"]["value"] == pytest.approx(0, abs=1e-5)
+    assert value["measures"]["kl_agents"]["value"] == 0
+    read = read_run(run.root)
+    assert read.missing == []
+    table = diversity_table(group_runs([read])[0])
+    assert table is not None and table.header[1:] == (
+        "1 − consensus",
+        "embedding",
+        *(("embedding, matching the vote",) if value["measures"]["embedding_matching"] else ()),
+        "NLL under others",
+        "KL between agents",
+        "KL to the base",
+    )
+    run.diversity(0).write_text("{}")
+    assert CliRunner().invoke(command, arguments, catch_exceptions=False).stdout == ""
+    assert run.diversity(0).read_text() == "{}"
+    assert CliRunner().invoke(command, [*arguments, "--again"], catch_exceptions=False).stdout == result.stdout
+
+
+def test_says_what_is_not_there(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("run", upto=1)
+    for store, arguments, message in (
+        (False, [], "no eval.h5 in any iteration"),
+        (True, ["--iter", "0"], "it00/eval.h5: missing; iterations with debates are 1"),
+        (True, [], "generator-0: the model of generator-0 is missing"),
+    ):
+        if store and not run.store(1, "eval").exists():
+            with_store(run, 1)
+        with pytest.raises(DataError, match=message) as caught:
+            CliRunner().invoke(command, [str(run.root), *arguments], catch_exceptions=False)
+        assert "\n" not in str(caught.value)

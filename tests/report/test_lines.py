@@ -1,0 +1,146 @@
+"""Lines of the further plots are what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
+
+from hpcmaf.publish import write_json
+from hpcmaf.report.axes import MOST_NAMED, styles_of
+from hpcmaf.report.behaviour import behaviour_tables, diversity_table
+from hpcmaf.report.groups import group_runs
+from hpcmaf.report.lines import (
+    _answers,
+    _cost,
+    _diversity,
+    _methods,
+    _rounds,
+    _tradeoff,
+    save_lines,
+)
+from hpcmaf.report.records import read_run
+from hpcmaf.rundir import RunDir
+
+MakeRun = Callable[..., RunDir]
+
+
+def groups_of(*runs: RunDir):
+    return group_runs([read_run(run.root) for run in runs])
+
+
+def lines(axes) -> dict[str, tuple[list[float], list[float]]]:
+    return {c.get_label(): (list(c[0].get_xdata()), list(c[0].get_ydata())) for c in axes.containers}
+
+
+def test_methods_with_bands_over_seeds(make_run: MakeRun) -> None:
+    runs = [make_run(f"m{s}", seed=s, upto=2) for s in (0, 1)]
+    groups = groups_of(*runs, make_run("d", upto=0, method="debate"))
+    figure = Figure(layout="constrained")
+    _methods(figure, groups)
+    (axes,) = figure.axes
+    drawn = lines(axes)
+    maft = next(group for group in groups if group.label == "maft")
+    assert [round(x) for x in drawn["maft"][0]] == [0, 1, 2]
+    assert drawn["maft"][1] == pytest.approx([100 * maft.point(t, "debate").value for t in range(3)])
+    assert len(drawn["debate"][1]) == 1
+    (band,) = (one for one in axes.collections if isinstance(one, PolyCollection))
+    ys = band.get_paths()[0].vertices[:, 1]
+    assert (ys.min(), ys.max()) == pytest.approx(
+        (
+            100 * min(maft.point(t, "debate").low for t in range(3)),
+            100 * max(maft.point(t, "debate").high for t in range(3)),
+        )
+    )
+    assert figure.legends[0].get_texts()[0].get_text() in {"maft", "debate"}
+
+
+def test_diversity_tradeoff_rounds_and_cost(make_run: MakeRun) -> None:
+    run = make_run("m", upto=2)
+    (group,) = groups = groups_of(run)
+    diversity = [group.over(t, lambda i: i.diverse("disagreement")).value for t in range(3)]
+    assert diversity == pytest.approx([1 - i.metrics["consensus"] for i in group.runs[0].evaluated])
+    accuracy = [100 * group.point(t, "debate").value for t in range(3)]
+    figures = []
+    for draw in (_diversity, _tradeoff, _rounds, _cost, _answers):
+        figures.append(Figure(layout="constrained"))
+        draw(figures[-1], groups)
+    assert lines(figures[0].axes[0])["maft"][1] == pytest.approx(diversity)
+    path = figures[1].axes[0].lines[0]
+    assert (list(path.get_xdata()), list(path.get_ydata())) == (pytest.approx(diversity), pytest.approx(accuracy))
+    vote, mean = (lines(axes)["maft"] for axes in figures[2].axes)
+    rounds = group.runs[0].last.metrics["rounds"]
+    assert vote == ([1, 2], pytest.approx([100 * one["vote"]["value"] for one in rounds]))
+    assert mean == ([1, 2], pytest.approx([100 * one["mean"]["value"] for one in rounds]))
+    curve = group.runs[0].last.metrics["curves"][0]
+    for axes, kind in zip(figures[4].axes, ("pass", "majority"), strict=True):
+        assert lines(axes)["maft"] == ([1, 2, 3], pytest.approx([100 * one["value"] for one in curve[kind]]))
+    tokens, seconds, answers = (lines(axes)["maft"] for axes in figures[3].axes)
+    assert tokens == ([0, 2540, 5080], pytest.approx(accuracy))
+    assert seconds[0] == [0, 6.0, 12.0]
+    assert answers[0] == [1200 / 40, 1200 / 40, 2400 / 40]
+
+
+def test_measured_diversity_joins_table_and_plot(make_run: MakeRun) -> None:
+    run = make_run("m", upto=1)
+    measures = {"embedding": {"value": 0.25, "se": 0.01, "problems": 9}, "kl_base": None}
+    for t in (0, 1):
+        value = {"schema": "hpcmaf-diversity/1", "iteration": t, "problems": 9, "encoder": None, "measures": measures}
+        write_json(run.diversity(t), value)
+    (group,) = groups = groups_of(run)
+    table = diversity_table(group)
+    assert table.header == ("iteration", "1 − consensus", "embedding")
+    assert table.rows[1][2] == "0.2500 ± 0.0100"
+    figure = Figure(layout="constrained")
+    _diversity(figure, groups)
+    assert lines(figure.axes[1])["maft"][1] == [0.25, 0.25]
+    write_json(run.diversity(1), value | {"measures": {"embedding": {"value": "x"}}})
+    read = read_run(run.root)
+    assert len(read.missing) == 1 and read.missing[0].startswith("it01/diversity.json: damaged (measures.embedding")
+
+
+def test_tables_of_behaviour_show_the_metrics(make_run: MakeRun) -> None:
+    (group,) = groups_of(make_run("a", seed=0, upto=1), make_run("b", seed=1, upto=1))
+    tables = {table.title.partition(": ")[2]: table for table in behaviour_tables(group)}
+    assert list(tables) == [
+        "every agent",
+        "the last round's vote against the first round's",
+        "what debating does",
+        "who is right where",
+        "k answers",
+        "diversity",
+    ]
+    assert all({len(row) for row in table.rows} == {len(table.header)} for table in tables.values())
+    moves = [run.last.metrics["movement"][0]["corrected"] for run in group.runs]
+    cell = tables["what debating does"].rows[-1][2]
+    assert cell.startswith(f"{50 * sum(move['value'] for move in moves):.2f} ± ")
+    assert cell.endswith(f"(of {sum(move['of'] for move in moves)})")
+
+
+def test_metrics_of_earlier_versions_still_count(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("old", upto=1)
+    for t in (0, 1):
+        metrics = dict(read_run(run.root).iterations[t].metrics)
+        for key in ("movement", "curves", "by_kind", "diversity"):
+            del metrics[key]
+        metrics["rounds"] = [{k: v for k, v in one.items() if k != "specialisation"} for one in metrics["rounds"]]
+        write_json(run.metrics(t), metrics)
+    (group,) = groups = groups_of(run)
+    assert group.runs[0].missing == []
+    titles = [table.title for table in behaviour_tables(group)]
+    assert titles == ["maft: every agent", "maft: the last round's vote against the first round's"]
+    assert [plot.stem for plot in save_lines(groups, tmp_path)] == ["rounds", "cost"]
+
+
+def test_only_so_many_lines_have_names(make_run: MakeRun) -> None:
+    groups = groups_of(
+        *(make_run(f"r{n}", upto=0, problems=8, debate={"agents": 2, "rounds": n}) for n in range(1, MOST_NAMED + 3))
+    )
+    styles = styles_of(groups)
+    assert len(styles) == MOST_NAMED + 2
+    assert sum(style.name is None for style in styles.values()) == 2
+    looks = [(s.colour, s.dashes) for s in styles.values() if s.name]
+    assert len(set(looks)) == MOST_NAMED

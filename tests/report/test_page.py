@@ -1,0 +1,151 @@
+"""One file, no network, and nothing a model writes can break out of it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from hpcmaf.debate.transcript import Transcript
+from hpcmaf.report import aggregate
+from hpcmaf.report.debates import MOST_CHARACTERS, choose
+from hpcmaf.report.groups import group_runs
+from hpcmaf.report.page import script_json
+from hpcmaf.report.records import read_run
+from hpcmaf.rundir import RunDir
+from hpcmaf.store import StoreInfo, write_store
+from tests.report.conftest import invent
+
+MakeRun = Callable[..., RunDir]
+NASTY = "</script><script>alert(1)</script><img src=http://example.org/x onerror=alert(2)> & \ud800 \u2028 <!--"
+
+
+class Page(HTMLParser):
+    """Elements, their attributes, and text by element."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.texts: dict[str, list[str]] = {}
+        self.faults: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.faults and not self.open, (self.faults, self.open)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in {"meta", "img", "input", "link", "br"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.faults.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.texts.setdefault(self.open[-1] if self.open else "", []).append(data)
+
+    @property
+    def debates(self) -> list[dict]:
+        return next(json.loads(text) for text in self.texts["script"] if text.startswith("["))
+
+
+def with_store(run: RunDir, t: int, *, seed: int = 0, text: str = "some words") -> None:
+    """Put the debates behind an iteration's metrics next to them."""
+    gain = 0.12 * (1 - 0.5**t)
+    debates = []
+    for debate in invent(40, (0.45 + gain, 0.6 + gain), 3, 1000 * seed + t):
+        turns = tuple(tuple(replace(said, text=text) for said in turn) for turn in debate.answers)
+        debates.append(Transcript(replace(debate.problem, question=f"{debate.problem.question} {text}"), turns))
+    info = StoreInfo("arithmetic", "number", agents=3, rounds=2, iteration=t, split="eval", summaries=False)
+    write_store(run.store(t, "eval"), info, debates)
+
+
+@pytest.fixture
+def run(make_run: MakeRun) -> RunDir:
+    made = make_run("<b>run & more", upto=1)
+    for t in (0, 1):
+        with_store(made, t, text=NASTY)
+    return made
+
+
+def test_one_file_without_network(run: RunDir, tmp_path: Path) -> None:
+    report = aggregate([run.root], tmp_path, debates=20)
+    page = Page((tmp_path / "report.html").read_text())
+    for tag, attributes in page.elements:
+        for name in ("src", "href", "srcset", "action", "data"):
+            target = attributes.get(name) or ""
+            assert not target or target.startswith(("#", "data:image/svg+xml;base64,")), (tag, target)
+        assert not [name for name in attributes if name.startswith("on")]
+    (policy,) = (a["content"] for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'")
+    pictures = [a["src"] for tag, a in page.elements if tag == "img"]
+    assert len(pictures) == 6
+    for picture in pictures:
+        assert b"<svg" in base64.b64decode(picture.partition(",")[2])[:600]
+    # The tables are those of the report, without a script.
+    shown = Counter(page.texts["th"] + page.texts["td"])
+    for table in report.tables():
+        assert not Counter(cell for row in table.rows for cell in row if cell) - shown
+    assert any("<b>run & more" in text for text in page.texts["h3"])
+
+
+def test_debates_are_whole_and_harmless(run: RunDir, tmp_path: Path) -> None:
+    aggregate([run.root], tmp_path, debates=20)
+    text = (tmp_path / "report.html").read_text()
+    assert text.count("<script") == 2 and "alert(1)</script>" not in text
+    debates = Page(text).debates
+    assert len(debates) == 20
+    assert Counter(debate["iteration"] for debate in debates) == {0: 10, 1: 10}
+    metrics = {t: json.loads(run.metrics(t).read_text())["scores"] for t in (0, 1)}
+    for debate in debates:
+        scores = metrics[debate["iteration"]]
+        at = scores["problem_ids"].index(debate["id"])
+        pair = scores["majority"][at] + scores["debate"][at]
+        assert debate["outcome"] == {"01": "corrected", "10": "corrupted", "00": "wrong", "11": "right"}[pair]
+        assert [str(int(r["vote"]["right"])) for r in debate["rounds"]] == list(pair)
+        for m, turn in enumerate(debate["rounds"]):
+            assert [str(int(a["right"])) for a in turn["answers"]] == [one[at] for one in scores["agents"][m]]
+            assert all(answer["text"] == NASTY.replace("\ud800", "?") for answer in turn["answers"])
+        assert debate["gold"] == str(int(debate["id"].rpartition("-")[2]))
+    # Rare outcomes are there too.
+    assert set(Counter(debate["outcome"] for debate in debates)) == {"corrected", "corrupted", "wrong", "right"}
+
+
+def test_none_are_shown_if_none_are_wanted_or_there(run: RunDir, make_run: MakeRun) -> None:
+    bare = make_run("bare", upto=0, method="debate")
+    groups = group_runs([read_run(run.root), read_run(bare.root)])
+    assert choose(groups, 0) == ([], [])
+    shown, notes = choose(groups, 8)
+    assert len(shown) == 4 and {debate["group"] for debate in shown} == {"maft"}
+    assert notes == ["No eval.h5 beside the metrics, so no debate to show, of: debate."]
+
+
+def test_a_damaged_store_is_missing(run: RunDir, tmp_path: Path) -> None:
+    run.store(1, "eval").write_bytes(run.store(1, "eval").read_bytes()[:1000])
+    report = aggregate([run.root], tmp_path, debates=6)
+    (line,) = report.missing
+    assert "it01/eval.h5" in line and "not on the page" in line and "\n" not in line
+    text = (tmp_path / "report.html").read_text()
+    assert {debate["iteration"] for debate in Page(text).debates} == {0}
+    assert "it01/eval.h5" in text and "it01/eval.h5" in (tmp_path / "report.md").read_text()
+
+
+def test_long_texts_are_cut(make_run: MakeRun) -> None:
+    made = make_run("long", upto=0)
+    with_store(made, 0, text="x" * (MOST_CHARACTERS + 1234))
+    shown, _ = choose(group_runs([read_run(made.root)]), 2)
+    text = shown[0]["rounds"][0]["answers"][0]["text"]
+    assert text.startswith("x" * MOST_CHARACTERS) and text.endswith("… [1,234 more characters]")
+
+
+def test_json_cannot_close_its_script() -> None:
+    assert json.loads(script_json({"a": NASTY})) == {"a": NASTY}
+    assert not re.search(r"[<>&\u2028]", script_json(NASTY))
