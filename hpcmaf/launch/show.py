@@ -44,7 +44,8 @@ def rich(status: Status) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    # All columns within the 80 of a plain terminal: one blank between them, not two and a line.
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
     for position, name in enumerate(_HEADER):
         table.add_column(name, justify="left" if position < 2 else "right", no_wrap=True)
     before = None

@@ -6,13 +6,16 @@ import json
 import shutil
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 from hpcmaf.cli.status import command
 from hpcmaf.errors import DataError
+from hpcmaf.launch.show import rich
 from hpcmaf.launch.slurm.stopped import write_stop
 from hpcmaf.launch.status import look
 from hpcmaf.rundir import RunDir
@@ -62,6 +65,18 @@ def test_counts_by_stage(tmp_path: Path, slurm_says: SlurmSays) -> None:
     assert Path(failure["log"]).name == "00001_0_log.err"
     # The attempt has said why: accounting has nothing to add.
     assert [line.split()[0] for line in calls.read_text().splitlines()] == ["squeue"]
+
+
+def test_the_table_fits_a_terminal_of_eighty_columns(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    run, plan, _ = make_run(tmp_path / "run", train=1000, evaluation=1000)
+    finish(run, plan.stage("it01/debate"), seconds=36_000.0)
+    slurm_says(squeue="", sacct=1)
+    with (console := Console(width=80, file=StringIO())).capture() as captured:
+        console.print(rich(look(run)))
+    lines = [line for line in captured.get().splitlines() if "eval" in line or "iteration" in line]
+    assert len(lines) == 3
+    assert "…" not in captured.get()
+    assert "1000" in lines[1] and "pending" in lines[0]
 
 
 def test_one_squeue_and_one_sacct_for_many_lost_tasks(tmp_path: Path, slurm_says: SlurmSays) -> None:
