@@ -21,6 +21,7 @@ import torch
 from hpcmaf.engines.base import Completion, Request, ServedModels
 from hpcmaf.engines.batching import Waiting, take_batch
 from hpcmaf.engines.journal import Journal
+from hpcmaf.engines.kvcache import roomy_cache
 from hpcmaf.engines.models import ModelPool, pick_device
 from hpcmaf.engines.sampling import RowLimits, SeededSampling
 from hpcmaf.engines.scoring import log_likelihoods
@@ -219,6 +220,7 @@ class TransformersEngine:
             input_ids=ids.to(self.device),
             attention_mask=mask.to(self.device),
             max_new_tokens=steps,
+            past_key_values=roomy_cache(model, steps),
             logits_processor=[SeededSampling(requests, width, steps, self.device)],
             stopping_criteria=[RowLimits(limits, width, self.device)],
             **arguments,
