@@ -32,6 +32,7 @@ VERBS = {
     "cancel": ("cancel", "Cancel a run's jobs."),
     "doctor": ("doctor", "Find out what this machine and its cluster lack."),
     "aggregate": ("aggregate", "Tables, plots and a page from the results of runs."),
+    "solve": ("solve", "Ask a finetuned society a question and show the debate."),
     "diversity": ("diversity", "Measure how differently a run's agents answer, with models."),
     "data": ("data", "Prepare a task's problems."),
     "grade": ("grade", "Say whether answers are equivalent."),
