@@ -34,6 +34,7 @@ VERBS = {
     "aggregate": ("aggregate", "Tables, plots and a page from the results of runs."),
     "solve": ("solve", "Ask a finetuned society a question and show the debate."),
     "diversity": ("diversity", "Measure how differently a run's agents answer, with models."),
+    "simulate": ("simulate", "Simulate how agents specialise, without language models."),
     "data": ("data", "Prepare a task's problems."),
     "grade": ("grade", "Say whether answers are equivalent."),
     "import": ("import_", "Bring the released code's debates into a store."),
