@@ -33,6 +33,7 @@ VERBS = {
     "doctor": ("doctor", "Find out what this machine and its cluster lack."),
     "aggregate": ("aggregate", "Tables, plots and a page from the results of runs."),
     "solve": ("solve", "Ask a finetuned society a question and show the debate."),
+    "export": ("export", "Take an agent out of a run: adapter, merged model or training sets."),
     "diversity": ("diversity", "Measure how differently a run's agents answer, with models."),
     "simulate": ("simulate", "Simulate how agents specialise, without language models."),
     "data": ("data", "Prepare a task's problems."),
