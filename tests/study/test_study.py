@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -122,6 +123,7 @@ def test_a_variant_may_evaluate_elsewhere(tmp_path: Path) -> None:
         ("maft", {"models": "[gpt]"}, "neither a file nor a shipped recipe"),
         ("maft", {"seeds": "[]"}, "seeds"),
         ("{name: a b, method: maft}", {}, "methods.0.name"),
+        ("maft, star", {"baseline": "single-agent-ft"}, "no method of the study; one of base, debate, maft, majority, star"),
     ],
 )
 def test_mistakes_are_told_in_one_line(tmp_path: Path, methods: str, keys: dict[str, str], words: str) -> None:
@@ -131,7 +133,7 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, methods: str, keys: dict[
 
 
 def test_no_such_study() -> None:
-    with pytest.raises(ConfigError, match="nowhere: neither a file nor a shipped study; shipped are arithmetic-micro"):
+    with pytest.raises(ConfigError, match="nowhere: neither a file nor a shipped study; shipped are ablations, arithmetic-micro"):
         load_study("nowhere")
 
 
@@ -378,13 +380,16 @@ def test_dry_run_of_the_shipped_study_writes_nothing(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_study_on_this_machine(tmp_path: Path) -> None:
     """Real jobs, as few as show it: ends in one table over both runs."""
-    path = study_file(tmp_path, "debate, maft", iterations=0)
+    path = study_file(tmp_path, "debate, maft", iterations=0, baseline="debate", reference="true")
     words = [str(path), "--out", str(tmp_path / "runs")]
     for key in SIZE:
         words += ["--set", key]
     result = study(*words)
     assert result.returncode == 0, result.stderr
-    assert (tmp_path / "runs" / "report" / "report.md").exists()
+    (line,) = re.findall(r"^\| maft .*", (tmp_path / "runs" / "report" / "report.md").read_text(), re.MULTILINE)[:1]
+    assert "| p (Holm) |" in (tmp_path / "runs" / "report" / "report.md").read_text() and line
+    # An untrained maft is the debate of the base: nothing gained, nothing lost.
+    assert re.search(r"maft +0 +1 .* 0 +0 +1\.000 +1\.000", result.stdout)
     runs = [RunDir(tmp_path / "runs" / f"arithmetic-micro-{label}-seed0") for label in ("debate", "maft")]
     for run in runs:
         assert verify(run.root) == [] and run.load_plan().recipe["method"] in result.stdout
