@@ -50,9 +50,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
 def make(tmp_path: Path) -> Callable[..., RunDir]:
     """``make(method, iteration's models, ...)``: a run that was planned, with folders for models."""
 
-    def made(method: str, *iterations: tuple[str, ...], rounds: int = 2) -> RunDir:
+    def made(method: str, *iterations: tuple[str, ...], tokens: int = 80) -> RunDir:
         run = RunDir(tmp_path / "run")
-        recipe = load_recipe(overrides=(f"method={method}", "task.train=4", "task.eval=4", f"debate.rounds={rounds}"))
+        sizes = ("task.train=4", "task.eval=4", f"sampling.max_new_tokens={tokens}")
+        recipe = load_recipe(overrides=(f"method={method}", *sizes))
         prepare_run(run, recipe, load_profile())
         for t, agents in enumerate(iterations, start=1):
             for agent in agents:
@@ -163,13 +164,12 @@ def test_what_cannot_be_asked(
 
 @pytest.mark.slow
 def test_a_society_of_adapters(make: Callable[..., RunDir]) -> None:
-    """With a real engine: the base is right about an easy sum, random adapters hardly are."""
-    run = make("maft")
+    """With a real engine: the base is right about an easy sum, random adapters say something else."""
+    run = make("maft", tokens=40)
     for seed, agent in enumerate(EVERYBODY):
         tiny_adapter(base_path(), run.agent(1, agent), seed)
     base = json.loads(solve(run, "1+2*3+4-2*2", "--json", "--iter", "0"))
     assert equivalent(base["answer"], "7") and base["rounds"][1]["vote"]["votes"] >= 2
-    trained = solve(run, "1+2*3+4-2*2", "--json")
-    assert trained == solve(run, "1+2*3+4-2*2", "--json")
-    texts = [[t["text"] for r in found["rounds"] for t in r["answers"]] for found in (base, json.loads(trained))]
+    trained = json.loads(solve(run, "1+2*3+4-2*2", "--json"))
+    texts = [[t["text"] for r in found["rounds"] for t in r["answers"]] for found in (base, trained)]
     assert texts[0] != texts[1]

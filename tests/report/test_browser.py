@@ -42,7 +42,7 @@ def page(make_run: MakeRun, tmp_path: Path) -> Path:
         info = StoreInfo("arithmetic", "number", agents=3, rounds=2, iteration=t, split="eval", summaries=True)
         write_store(run.store(t, "eval"), info, debates)
     other = make_run("star", upto=1, planned=3, method="star")
-    aggregate([run.root, other.root], tmp_path / "out", debates=40, reference=True, baseline="base")
+    aggregate([run.root, other.root], tmp_path / "out", debates=20, reference=True, baseline="base")
     return tmp_path / "out" / "report.html"
 
 
