@@ -87,9 +87,10 @@ def _table(rows: Sequence[Mapping[str, Any]], iterations: int) -> Table:
         cells.append((str(t), *(f"{value:.3f}" for value in figures)))
     header = ("iteration", "variation", "strongest", "covered", "distinct", *(f"pooled: {n}" for n in _NAMES))
     note = (
-        "Means over runs. Variation: total variation distance of two agents' skills. Strongest: an agent's largest skill. "
-        "Covered: probability that some agent is right. Distinct: share of runs whose agents are strongest at different "
-        "subtasks, as far as there are enough. Pooled: one model that plays all agents, trained on all they learn from."
+        "Means over runs. Variation: total variation distance of two agents' skills. Strongest: an agent's largest "
+        "skill. Covered: probability that some agent is right. Distinct: share of runs whose agents are strongest at "
+        "different subtasks, as far as there are enough. Pooled: one model that plays all agents, trained on all they "
+        "learn from."
     )
     return Table("specialisation", header, tuple(cells), note)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command("solve")
 @click.argument("run")
 @click.argument("question")
-@click.option("--iter", "iteration", type=click.IntRange(min=0), help="Whose society; 0 is the base [default: the last].")
+@click.option("--iter", "iteration", type=click.IntRange(min=0), help="Whose society; 0: the base [default: the last].")
 @click.option("--seed", type=click.IntRange(min=0), help="Of the draws [default: the run's].")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--prompts", is_flag=True, help="Show also what each agent was asked.")

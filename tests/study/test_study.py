@@ -123,7 +123,7 @@ def test_a_variant_may_evaluate_elsewhere(tmp_path: Path) -> None:
         ("maft", {"models": "[gpt]"}, "neither a file nor a shipped recipe"),
         ("maft", {"seeds": "[]"}, "seeds"),
         ("{name: a b, method: maft}", {}, "methods.0.name"),
-        ("maft, star", {"baseline": "single-agent-ft"}, "no method of the study; one of base, debate, maft, majority, star"),
+        ("maft, star", {"baseline": "single-agent-ft"}, "no method of the study; one of base, debate, maft, maj"),
     ],
 )
 def test_mistakes_are_told_in_one_line(tmp_path: Path, methods: str, keys: dict[str, str], words: str) -> None:
@@ -133,7 +133,7 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, methods: str, keys: dict[
 
 
 def test_no_such_study() -> None:
-    with pytest.raises(ConfigError, match="nowhere: neither a file nor a shipped study; shipped are ablations, arithmetic-micro"):
+    with pytest.raises(ConfigError, match="nowhere: neither a file nor a shipped study; shipped are ablations, arith"):
         load_study("nowhere")
 
 
