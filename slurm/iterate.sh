@@ -8,8 +8,8 @@ set -Eeuo pipefail
 
 usage() {
     cat <<'END'
-Usage: sbatch [SBATCH OPTION]... slurm/iterate.sh --profile PROFILE [OPTION]...
-       bash slurm/iterate.sh --profile PROFILE [OPTION]...
+Usage: sbatch [SBATCH OPTION]... slurm/iterate.sh [--profile PROFILE] [OPTION]...
+       bash slurm/iterate.sh [--profile PROFILE] [OPTION]...
 
 Puts the whole loop on its way: debates, merge, finetuning and evaluation for
 L iterations, as jobs that PROFILE describes. Needs one CPU for some seconds;
@@ -29,6 +29,7 @@ jobs PROFILE's (slurm/README.md). Its log is hpcmaf-iterate-JOB.log here.
 
 Environment:
   HPCMAF_PROFILE     PROFILE, where --profile is left out
+  HPCMAF_RECIPE      RECIPE, where --recipe is left out
   HPCMAF_PYTHON      Python that has hpcmaf; left out, the .venv of this folder
                      or of the repository, then the hpcmaf in PATH
 
@@ -70,7 +71,7 @@ for word in "$@"; do
 done
 if [[ -z $named ]]; then
     # The default runs everything right here, which on a cluster nobody means.
-    [[ -n ${HPCMAF_PROFILE:-} ]] || fail 2 "name your site with --profile, such as --profile h100; see --help"
-    set -- --profile "$HPCMAF_PROFILE" "$@"
+    [[ -n ${HPCMAF_PROFILE:-} ]] ||
+        fail 2 "name your site with --profile or in HPCMAF_PROFILE, such as --profile h100; see --help"
 fi
 exec "${hpcmaf[@]}" submit "$@"

@@ -17,7 +17,9 @@ _STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 
 
 @click.command()
-@click.option("--profile", "profile_name", help="File, or name of a shipped profile; default: the run's, or local.")
+@click.option(
+    "--profile", "profile_name", help="File, or name of a shipped profile; default: the run's, $HPCMAF_PROFILE, local."
+)
 @click.option("--run", "run_name", metavar="RUN", help="Run directory, or where one would be; default: runs/.")
 @click.option("--set-profile", "site", multiple=True, metavar="KEY=VALUE", help="Override a profile key; repeatable.")
 @click.option("--probe", is_flag=True, help="Also submit a job of a minute that looks at two nodes from within.")
@@ -38,15 +40,17 @@ def command(
     Every finding is ok, a warning or a problem, with a remedy. The exit code
     is 12 when there is a problem.
     """
+    import os
     from pathlib import Path
 
+    from hpcmaf.cli.options import PROFILE_VARIABLE
     from hpcmaf.errors import PlatformError
     from hpcmaf.launch.doctor import examine
     from hpcmaf.profile import DEFAULT_PROFILE, load_profile
     from hpcmaf.rundir import RunDir
 
     run = RunDir.locate(run_name) if run_name else RunDir(Path("runs"))
-    own = str(run.profile) if run.profile.exists() else DEFAULT_PROFILE
+    own = str(run.profile) if run.profile.exists() else os.environ.get(PROFILE_VARIABLE) or DEFAULT_PROFILE
     profile = load_profile(profile_name or own, site)
     plain = not as_json and not sys.stdout.isatty()
     findings = []

@@ -13,9 +13,27 @@ from hpcmaf.profile import DEFAULT_PROFILE, Profile, load_profile
 from hpcmaf.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from hpcmaf.rundir import RunDir
 
+# A site stays the same from command to command; said once in the environment,
+# 'sbatch slurm/iterate.sh' and 'hpcmaf submit --iters 5' are all there is to type.
+PROFILE_VARIABLE = "HPCMAF_PROFILE"
+
 _OPTIONS = (
-    click.option("--recipe", default=DEFAULT_RECIPE, show_default=True, help="File, or name of a shipped recipe."),
-    click.option("--profile", default=DEFAULT_PROFILE, show_default=True, help="File, or name of a shipped profile."),
+    click.option(
+        "--recipe",
+        default=DEFAULT_RECIPE,
+        envvar="HPCMAF_RECIPE",
+        show_default=True,
+        show_envvar=True,
+        help="File, or name of a shipped recipe.",
+    ),
+    click.option(
+        "--profile",
+        default=DEFAULT_PROFILE,
+        envvar=PROFILE_VARIABLE,
+        show_default=True,
+        show_envvar=True,
+        help="File, or name of a shipped profile.",
+    ),
     click.option("--method", metavar="METHOD", help="A row of the table of methods; overrides the recipe."),
     click.option("--agents", type=click.IntRange(min=1), help="N, the number of agents; overrides the recipe."),
     click.option("--iters", type=click.IntRange(min=0), help="L, the number of iterations; overrides the recipe."),

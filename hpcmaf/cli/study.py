@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hpcmaf.cli.options import PROFILE_VARIABLE
 from hpcmaf.errors import UsageError
+from hpcmaf.profile import DEFAULT_PROFILE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,7 +23,14 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("file", metavar="FILE")
-@click.option("--profile", default="local", show_default=True, help="File, or name of a shipped profile.")
+@click.option(
+    "--profile",
+    default=DEFAULT_PROFILE,
+    envvar=PROFILE_VARIABLE,
+    show_default=True,
+    show_envvar=True,
+    help="File, or name of a shipped profile.",
+)
 @click.option("--iters", type=click.IntRange(min=0), help="L, the number of iterations; overrides the study.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the runs; default: runs/NAME.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of all recipes.")

@@ -125,6 +125,14 @@ def test_submit_dry_run_is_plan(no_slurm: Path) -> None:
     assert list(no_slurm.iterdir()) == []
 
 
+def test_the_environment_names_site_and_recipe(no_slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPCMAF_PROFILE", "test-cluster")
+    monkeypatch.setenv("HPCMAF_RECIPE", "arithmetic/micro-500")
+    named = ask(plan.command, "--profile", "test-cluster", "--recipe", "arithmetic/micro-500", "--iters", "1")
+    assert ask(plan.command, "--iters", "1").output == named.output != ""
+    assert "#!/bin/bash" not in ask(plan.command, "--iters", "1", "--profile", "local").output
+
+
 def test_slurm_is_asked_for_its_array_size(sent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     output = ask(plan.command, "--profile", "test-cluster", "--iters", "0", "--set", "task.eval=400").output

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -114,8 +116,8 @@ def test_five_iterations_through_the_night(slurm: Cluster, tmp_path: Path) -> No
 
 
 def test_training_reaches_its_time_limit_and_goes_on(slurm: Cluster, tmp_path: Path) -> None:
-    """Its time limit comes: Slurm warns DeepSpeed's processes; requeued, it ends with the very weights of a calm one."""
-    shape = ["--set", "debate.agents=1", "--set", "debate.rounds=1", "--set", "training.epochs=700"]
+    """Slurm warns DeepSpeed's processes of the time limit; requeued, it ends with the very weights of a calm one."""
+    shape = ["--set", "debate.agents=1", "--set", "debate.rounds=1", "--set", "training.epochs=60"]
     calm, run = RunDir(tmp_path / "calm"), RunDir(tmp_path / "run")
     submit(run.root, "--iters", "1", *shape)
     watch = Watch(slurm, run)
@@ -123,15 +125,53 @@ def test_training_reaches_its_time_limit_and_goes_on(slurm: Cluster, tmp_path: P
     progress = run.progress(stage, "generator-0")
     watch.until("training had begun", lambda: progress.exists() and json.loads(progress.read_text())["done"] > 3, 200)
     job = next(job["id"] for job in slurm.jobs() if ".it01.finetune.generator-0." in job["name"])
-    slurm.client("scontrol", "update", f"jobid={job}", "timelimit=1")
+    # Held in mid-training until the warning is there: how fast this machine is must not matter.
+    with stopped(trainers(run)):
+        # Looked at every 30 seconds, and warned of a minute ahead or less.
+        slurm.client("scontrol", "update", f"jobid={job}", "EndTime=now+75")
+        watch.until("Slurm's warning came", lambda: "SIGUSR2: coming to a stop" in job_log(run), 120)
+    watch.until("it was requeued", lambda: [j for j in slurm.jobs() if (j["id"], j["state"]) == (job, "PENDING")], 60)
+    slurm.client("scontrol", "update", f"jobid={job}", "timelimit=10")
     submit(calm.root, "--profile", "local", "--iters", "1", *shape)
     watch.until("the run was done", lambda: reported(run), 200)
     logs = [path.read_text() for path in sorted(run.attempts(stage, "generator-0").glob("*/finetune.log"))]
-    assert len(logs) >= 2
-    causes = [path.parent.name for path in run.attempts(stage, "generator-0").glob("*/cause.json")]
-    assert len(causes) == len(logs) - 1
+    assert len(logs) == 2
+    causes = [json.loads(path.read_text()) for path in run.attempts(stage, "generator-0").glob("*/cause.json")]
+    assert [cause["type"] for cause in causes] == ["StopRequested"]
     assert not run.checkpoints(1, "generator-0").exists()
     assert results(run, 1) == results(calm, 1)
+
+
+def job_log(run: RunDir) -> str:
+    """What the finetuning job of a society of one has written."""
+    logs = run.root.glob("it01/jobs/*finetune.generator-0*/*_log.err")
+    return "".join(log.read_text(errors="replace") for log in logs if ".gate." not in log.parent.name)
+
+
+def trainers(run: RunDir) -> list[int]:
+    """Process ids of torchrun and its workers."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if b"hpcmaf.training.torchrun" in words and str(run.root).encode() in words:
+            found.append(int(entry.name))
+    return found
+
+
+@contextmanager
+def stopped(processes: list[int]) -> Iterator[None]:
+    """Let processes stand still within the block."""
+    assert processes, "nothing to stop"
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            os.kill(process, signal.SIGCONT)
 
 
 def test_finetuning_on_two_nodes(slurm: Cluster, tmp_path: Path) -> None:

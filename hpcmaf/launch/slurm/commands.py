@@ -24,10 +24,13 @@ _KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER"}
 # What Slurm gives as the signal of a step that its memory limit ended.
 _OOM_SIGNAL = 125
 
-# What the clients say when it is the controller that fails, not the request.
+# What the clients say when it is the controller that fails, not the request:
+# Slurm's communication errors, and the functions that report them. Too many
+# here cost a look at the queue; one too few stops a chain.
 _ABSENT = re.compile(
-    r"Unable to contact slurm|Connection refused|Connection timed out|Socket timed out|Zero Bytes|"
-    r"Communication connection failure|controller is not|slurm_persist_conn|in standby mode|temporarily",
+    r"Unable to contact slurm|Connection refused|Connection timed out|Connection reset|Broken pipe|Socket timed out|"
+    r"Zero Bytes|missing socket|Communication (connection|shutdown) failure|Message (send|receive) failure|"
+    r"slurm_msg_sendto|slurm_receive_msg|slurm_persist_conn|controller is not|in standby mode|temporarily",
     re.IGNORECASE,
 )
 
