@@ -32,13 +32,12 @@ def command(
     itTT/diversity.json, which 'hpcmaf aggregate' shows. Gold answers are not
     read.
     """
-    from transformers.utils.logging import disable_progress_bar
-
+    from hpcmaf.cli.quiet import quiet_libraries
     from hpcmaf.evaluation.diversity.measure import Means
     from hpcmaf.evaluation.diversity.run import measure_run
     from hpcmaf.rundir import RunDir
 
-    disable_progress_bar()  # of loading weights
+    quiet_libraries()
     means = Means(encoder, device, batch_size)
     for where in map(RunDir.locate, runs):
         for path, value in measure_run(where, iterations, problems, means, again=again):

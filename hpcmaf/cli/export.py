@@ -39,8 +39,8 @@ def command(run: str, agent: str, what: str, iteration: int | None, out: Path) -
         click.echo(f"{agent}: training sets of iteration {', '.join(map(str, iterations))}: {out}")
         return
     if what == "model":
-        from transformers.utils.logging import disable_progress_bar
+        from hpcmaf.cli.quiet import quiet_libraries
 
-        disable_progress_bar()  # of loading weights
+        quiet_libraries()
     t = export_model(where, agent, out, iteration=iteration, merge=what == "model")
     click.echo(f"{agent}: {what} of iteration {t}: {out}")

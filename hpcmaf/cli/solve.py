@@ -38,13 +38,12 @@ def command(
     if not asked:
         raise UsageError("QUESTION is empty; ask something")
 
-    from transformers.utils.logging import disable_progress_bar
-
     from hpcmaf.cli.debateview import parts, plain_lines, print_panels
+    from hpcmaf.cli.quiet import quiet_libraries
     from hpcmaf.rundir import RunDir
     from hpcmaf.stages.solve import solve
 
-    disable_progress_bar()  # of loading weights
+    quiet_libraries()
     found = solve(RunDir.locate(run), asked, iteration=iteration, seed=seed, device=device)
     if as_json:
         # Escaped to ASCII: lone surrogates have no other place in JSON.
@@ -61,7 +60,7 @@ def _head(found: Solved) -> Iterator[tuple[str, str]]:
     transcript = found.transcript
     yield "question", transcript.problem.question
     society = "the untouched base" if found.iteration == 0 else f"iteration {found.iteration}"
-    yield "society", f"{found.method}, {society}, {transcript.agents} agents x {transcript.rounds} rounds"
+    yield "society", f"{found.method}, {society}, N={transcript.agents}, M={transcript.rounds}"
     answer = found.votes[-1].answer
     yield "answer", "none: no answer of the last round could be read" if answer is None else answer
 

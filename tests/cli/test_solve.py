@@ -136,7 +136,7 @@ def test_everything_is_shown(
     plain = solve(run, "-", stdin=f"{QUESTION}\n")
     said = [say(request) for request in asked]
     assert len(said) == 9 and all(text in plain for text in said)
-    assert plain.startswith(f"question: {QUESTION}\nsociety: maft, iteration 1, 3 agents x 2 rounds\nanswer: 7\n")
+    assert plain.startswith(f"question: {QUESTION}\nsociety: maft, iteration 1, N=3, M=2\nanswer: 7\n")
     assert plain.count("vote: 7, 2 of 3") == 2 and "--- prompt" not in plain
     assert asked[0].messages[-1]["content"] in solve(run, QUESTION, "--prompts")
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
