@@ -77,9 +77,7 @@ def _triangle(axes: Axes, outcome: Outcome) -> None:
         axes.plot(*points[-1], color=COLOURS[n % len(COLOURS)], marker="o", markersize=9, clip_on=False)
     axes.plot(*(outcome.pooled.path[:, 0] @ _CORNERS).T, color=_LOOKS[POOLED][0], linewidth=1.0)
     axes.plot(*(outcome.pooled.path[-1, 0] @ _CORNERS), color=_LOOKS[POOLED][0], marker="s", markersize=7)
-    axes.annotate(
-        "pooled", _CORNERS.mean(axis=0), xytext=(12, -18), textcoords="offset points", fontsize=9
-    )
+    axes.annotate("pooled", _CORNERS.mean(axis=0), xytext=(12, -18), textcoords="offset points", fontsize=9)
     axes.set(xlim=(-0.08, 1.08), ylim=(-0.12, 1.0), aspect="equal")
     axes.axis("off")
 
