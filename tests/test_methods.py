@@ -256,11 +256,11 @@ def test_no_debate_is_shown_gold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_method_is_an_option(tmp_path: Path) -> None:
     asked = read_options(
-        "arithmetic/micro", "local", "maft-no-critic", 1, str(tmp_path / "x"), ("debate.agents=5",), ()
+        "arithmetic/micro", "local", "maft-no-critic", 5, 1, str(tmp_path / "x"), ("debate.agents=4",), ()
     )
     assert (asked.recipe.method, asked.recipe.debate.agents) == ("maft-no-critic", 5)
     with pytest.raises(ConfigError, match="unknown method 'maff'"):
-        read_options("arithmetic/micro", "local", "maff", None, str(tmp_path / "x"), (), ())
+        read_options("arithmetic/micro", "local", "maff", None, None, str(tmp_path / "x"), (), ())
 
 
 @pytest.mark.parametrize("name", ["unique-id", "cooperative", "cooperative-ft"])

@@ -8,7 +8,7 @@ import click
 
 
 @click.command("diversity")
-@click.argument("run")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("--iter", "iterations", type=click.IntRange(min=0), multiple=True, help="Iteration; repeatable. All.")
 @click.option("--problems", type=click.IntRange(min=1), default=100, show_default=True, help="Size of the sample.")
 @click.option("--encoder", help="Sentence encoder: folder or hub id. Default: the base model's own states.")
@@ -16,7 +16,7 @@ import click
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Responses at once.")
 @click.option("--again", is_flag=True, help="Measure also what has been measured.")
 def command(
-    run: str,
+    runs: tuple[str, ...],
     iterations: tuple[int, ...],
     problems: int,
     encoder: str | None,
@@ -24,7 +24,7 @@ def command(
     batch_size: int,
     again: bool,
 ) -> None:
-    """Measure the diversity of a run's final responses with models.
+    """Measure the diversity of runs' final responses with models.
 
     Embedding dissimilarity, the likelihood of each agent's responses under
     the others, and the divergence between agents and from the base, on the
@@ -32,14 +32,14 @@ def command(
     itTT/diversity.json, which 'hpcmaf aggregate' shows. Gold answers are not
     read.
     """
-    from transformers.utils.logging import disable_progress_bar
-
+    from hpcmaf.cli.quiet import quiet_libraries
     from hpcmaf.evaluation.diversity.measure import Means
     from hpcmaf.evaluation.diversity.run import measure_run
     from hpcmaf.rundir import RunDir
 
-    disable_progress_bar()  # of loading weights
+    quiet_libraries()
     means = Means(encoder, device, batch_size)
-    for path, value in measure_run(RunDir.locate(run), iterations, problems, means, again=again):
-        click.echo(json.dumps(value["measures"] | {"iteration": value["iteration"]}))
-        click.echo(f"diversity: {path}", err=True)
+    for where in map(RunDir.locate, runs):
+        for path, value in measure_run(where, iterations, problems, means, again=again):
+            click.echo(json.dumps(value["measures"] | {"run": str(where.root), "iteration": value["iteration"]}))
+            click.echo(f"diversity: {path}", err=True)

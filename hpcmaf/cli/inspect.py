@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpcmaf.cli.debateview import parts, plain_lines, print_panels
+
 if TYPE_CHECKING:
-    from hpcmaf.debate.transcript import Transcript, Utterance
+    from hpcmaf.debate.transcript import Transcript
 
 
 @click.command()
@@ -34,9 +36,9 @@ def command(store: Path, problem_id: str | None, as_json: bool) -> None:
         # Escaped to ASCII: lone surrogates have no other place in JSON.
         click.echo(json.dumps(asdict(transcript), indent=1))
     elif sys.stdout.isatty():
-        _show_panels(transcript)
+        print_panels(_head(transcript), parts(transcript))
     else:
-        click.echo("\n".join(_plain_lines(transcript)))
+        click.echo("\n".join(plain_lines(_head(transcript), parts(transcript))))
 
 
 def _summary_lines(figures: dict[str, Any]) -> Iterator[str]:
@@ -65,57 +67,9 @@ def _bytes(value: float | None) -> str:
     return "-" if value is None else f"{value:.0f} bytes"
 
 
-def _readable(text: str) -> str:
-    """Text without characters that could steer a terminal or that it cannot encode."""
-    return "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
 def _head(transcript: Transcript) -> Iterator[tuple[str, str]]:
     problem = transcript.problem
     yield "problem", problem.id
     yield "question", problem.question
     yield "gold", "unknown" if problem.gold is None else problem.gold
     yield from problem.meta.items()
-
-
-def _turns(transcript: Transcript) -> Iterator[tuple[str, Utterance]]:
-    """Utterances as they were said, each with its heading."""
-    for m, answers in enumerate(transcript.answers, start=1):
-        if m > 1 and transcript.summaries:
-            for n, summary in enumerate(transcript.summaries[m - 2]):
-                yield f"round {m}, summary for critic-{n}", summary
-        for n, answer in enumerate(answers):
-            found = "no answer" if answer.answer is None else f"answer {_readable(answer.answer)}"
-            yield f"round {m}, {'generator' if m == 1 else 'critic'}-{n}: {found}", answer
-
-
-def _footer(turn: Utterance) -> str:
-    counts = f"{turn.prompt_tokens} prompt + {turn.completion_tokens} completion tokens"
-    return (
-        f"{counts if turn.prompt_tokens or turn.completion_tokens else 'tokens unknown'}, ended by {turn.finish_reason}"
-    )
-
-
-def _plain_lines(transcript: Transcript) -> Iterator[str]:
-    for name, value in _head(transcript):
-        yield f"{_readable(name)}: {_readable(value)}"
-    for heading, turn in _turns(transcript):
-        yield f"\n=== {heading} ({_footer(turn)})"
-        yield f"--- prompt\n{_readable(turn.prompt)}"
-        yield f"--- said\n{_readable(turn.text)}"
-
-
-def _show_panels(transcript: Transcript) -> None:
-    from rich.console import Console, Group
-    from rich.panel import Panel
-    from rich.text import Text
-
-    console = Console()
-    head = Text("\n").join(
-        Text.assemble((f"{_readable(name)} ", "bold"), _readable(value)) for name, value in _head(transcript)
-    )
-    console.print(Panel(head, title="debate", border_style="bold"))
-    for heading, turn in _turns(transcript):
-        body = Group(Text(_readable(turn.prompt), style="dim"), Text(), Text(_readable(turn.text)))
-        style = "yellow" if turn.kind == "summary" else ("green" if turn.answer is not None else "red")
-        console.print(Panel(body, title=Text(heading), subtitle=_footer(turn), border_style=style))

@@ -35,6 +35,7 @@ _OPTIONS = (
         help="File, or name of a shipped profile.",
     ),
     click.option("--method", metavar="METHOD", help="A row of the table of methods; overrides the recipe."),
+    click.option("--agents", type=click.IntRange(min=1), help="N, the number of agents; overrides the recipe."),
     click.option("--iters", type=click.IntRange(min=0), help="L, the number of iterations; overrides the recipe."),
     click.option("--run", "run_name", help="Run directory, or a name under runs/; default: the recipe's name."),
     click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key; repeatable."),
@@ -64,6 +65,7 @@ def read_options(
     recipe: str,
     profile: str,
     method: str | None,
+    agents: int | None,
     iters: int | None,
     run_name: str | None,
     overrides: tuple[str, ...],
@@ -78,6 +80,8 @@ def read_options(
     """
     if method is not None:
         overrides = (*overrides, f"method={method}")
+    if agents is not None:
+        overrides = (*overrides, f"debate.agents={agents}")
     loaded, where = load_recipe(recipe, overrides, iters), load_profile(profile, site)
     if run_name is not None and not run_name.strip():
         raise UsageError("--run is empty; name a run directory, or leave the option out")

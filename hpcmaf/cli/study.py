@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpcmaf.cli.options import PROFILE_VARIABLE
+from hpcmaf.errors import UsageError
 from hpcmaf.profile import DEFAULT_PROFILE
 
 if TYPE_CHECKING:
@@ -91,8 +92,13 @@ def _aggregate(study: Study) -> None:
     roots = [entry.run.root for entry in study.runs if entry.run.plan.exists()]
     if not any(entry.run.metrics(0).exists() for entry in study.runs):
         return
-    aggregate(roots, study.report).print(Console(file=sys.stdout))
-    click.echo(f"table and plot: {study.report}", err=True)
+    try:
+        report = aggregate(roots, study.report, baseline=study.baseline, reference=study.reference)
+    except UsageError as error:  # of an unfinished study the baseline may be what is missing
+        click.echo(f"no tests against the study's baseline: {error}", err=True)
+        report = aggregate(roots, study.report, reference=study.reference)
+    report.print(Console(file=sys.stdout))
+    click.echo(f"report: {study.report / 'report.html'}", err=True)
 
 
 def _run_here(planned: Planned, profile: Profile, console: Console) -> None:

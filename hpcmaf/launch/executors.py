@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,8 +48,26 @@ def submit_local(
     gpus = visible_gpus() if resources.device != "cpu" and stage.kind in {"debate", "eval", "finetune"} else []
     mine = [gpus[(slot * processes + k) % len(gpus)] for k in range(min(processes, len(gpus)))]
     executor.update_parameters(timeout_min=_NO_LIMIT_MINUTES, gpus_per_node=len(mine), visible_gpus=mine)
-    with _environment(dict(limit_threads(resources.threads))):
+    with _environment(dict(limit_threads(resources.threads))), _errors_into(attempt / "controller.err"):
         return executor.submit(run_task, str(run.root.resolve()), stage.id, task, str(attempt.resolve()), plan_identity)
+
+
+@contextmanager
+def _errors_into(path: Path) -> Iterator[None]:
+    """A file for what processes started inside the block write to their standard error.
+
+    submitit's controller of a local job takes Ctrl-C for a crash and prints
+    a traceback, into the terminal that it has inherited.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with path.open("ab") as file:
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 @contextmanager

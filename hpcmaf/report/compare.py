@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from hpcmaf.errors import DataError, UsageError
 from hpcmaf.evaluation import Comparison, compare, holm, outcomes
+from hpcmaf.methods import METHODS
 from hpcmaf.report.groups import Group
 from hpcmaf.report.records import Iteration, Run
 
@@ -82,7 +83,9 @@ def against(baseline: Baseline, groups: Sequence[Group]) -> list[Tested]:
     """Test each recipe's last iteration against the baseline's.
 
     Runs are paired by seed; where seeds do not pair, by problems. The
-    baseline gives its last iteration up to the recipe's own. Holm's
+    baseline gives its last iteration up to the recipe's own, so that nobody
+    is held against a society that has learned for longer; what trains nobody
+    is the same whenever it is asked, and is held against the last. Holm's
     adjustment covers the recipes of one task and model.
     """
     rows: list[Tested] = []
@@ -106,7 +109,7 @@ def _test(group: Group, other: Group | None, measure: str) -> Tested:
         earlier, at = group, 0
     else:
         earlier = other
-        at = max((t for t in other.complete if t <= last), default=-1)
+        at = max((t for t in other.complete if t <= last or _untrained(group)), default=-1)
     faults = []
     pairs = []
     for ours in group.runs:
@@ -125,6 +128,11 @@ def _test(group: Group, other: Group | None, measure: str) -> Tested:
     except DataError as error:
         return Tested(group, last, at, None, None, "; ".join(dict.fromkeys(faults)) or str(error))
     return Tested(group, last, at, result, None, None)
+
+
+def _untrained(group: Group) -> bool:
+    method = METHODS.get(group.runs[0].method or "")
+    return method is not None and method.learners == "nobody"
 
 
 def _partners(ours: Run, group: Group, other: Group) -> list[Run]:

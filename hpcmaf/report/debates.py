@@ -22,7 +22,7 @@ MOST_CHARACTERS = 8_000
 def choose(groups: Sequence[Group], debates: int) -> tuple[list[dict[str, Any]], list[str]]:
     """Pick debates and read them from the runs' stores.
 
-    Every recipe gives the same share, from its first run that has stores; the
+    Every recipe that has stores gives the same share, from its first run that has; the
     outcomes take turns, rare ones are not crowded out by debates that went
     well, and which of an outcome is drawn with a fixed seed.
 
@@ -34,17 +34,10 @@ def choose(groups: Sequence[Group], debates: int) -> tuple[list[dict[str, Any]],
     """
     chosen: list[dict[str, Any]] = []
     notes: list[str] = []
-    without = []
     size = 0
-    for position, group in enumerate(groups):
-        share = (debates * (position + 1)) // len(groups) - (debates * position) // len(groups)
-        if not share:
-            continue
-        source = _source(group)
-        if source is None:
-            without.append(group.label)
-            continue
-        run, iterations = source
+    sources = [(group, source) for group in groups if (source := _source(group)) is not None]
+    for position, (group, (run, iterations)) in enumerate(sources):
+        share = (debates * (position + 1)) // len(sources) - (debates * position) // len(sources)
         for at, iteration in enumerate(iterations):
             part = (share * (at + 1)) // len(iterations) - (share * at) // len(iterations)
             for debate in _read(run, iteration, part):
@@ -53,6 +46,7 @@ def choose(groups: Sequence[Group], debates: int) -> tuple[list[dict[str, Any]],
                     notes.append(f"more than {MOST_BYTES:,} bytes of debates: the rest was left out")
                     return chosen, notes
                 chosen.append(debate | {"group": group.label})
+    without = [group.label for group in groups if debates and _source(group) is None]
     if without:
         notes.append(f"No eval.h5 beside the metrics, so no debate to show, of: {', '.join(without)}.")
     return chosen, notes

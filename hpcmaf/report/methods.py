@@ -66,6 +66,7 @@ def method_tables(found: Sequence[Row], baseline: str | None, reference: bool) -
         if baseline:
             header += ["points", "95 %", "gained", "lost", "p", "p (Holm)"]
         lines, faults = [], []
+        latest = max((row.tested.against for row in here if row.tested), default=0)
         for row in here:
             cells = [row.group.line, str(row.iteration), str(row.point.runs)]
             cells += [estimate({"value": row.point.value, "se": row.point.se}), percent(row.point.spread)]
@@ -74,6 +75,8 @@ def method_tables(found: Sequence[Row], baseline: str | None, reference: bool) -
                 cells += _test_cells(row.tested)
                 if row.tested and row.tested.fault:
                     faults.append(f"{row.group.line}: {row.tested.fault}.")
+                elif row.tested and row.tested.against < latest:
+                    faults.append(f"{row.group.line}: against iteration {row.tested.against} of {baseline}.")
             lines.append(tuple(cells))
         note = "Percent ± standard error over problems (of one run), after the last iteration that all runs have."
         if baseline:

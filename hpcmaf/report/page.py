@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 # More runs than this are shown by recipe only; report.md has them all.
 MOST_RUNS = 20
+# Wider pictures have a row of their own.
+BROAD_POINTS = 620.0
 
 
 def write_page(
@@ -74,10 +77,14 @@ def _missing(lines: Sequence[str]) -> str:
 
 def _figure(plot: Drawn, out: Path) -> str:
     # As an image of its own: the ids of several SVGs in one page would clash.
-    data = base64.b64encode((out / f"{plot.stem}.svg").read_bytes()).decode()
+    picture = (out / f"{plot.stem}.svg").read_bytes()
+    data = base64.b64encode(picture).decode()
     about = escape(plot.about)
+    # Several axes side by side cannot be read at half the page's width.
+    width = re.search(rb'<svg[^>]* width="([\d.]+)pt"', picture)
+    broad = " class=broad" if width and float(width[1]) > BROAD_POINTS else ""
     return (
-        f'<figure id="plot-{escape(plot.stem)}"><img alt="{about}" src="data:image/svg+xml;base64,{data}">'
+        f'<figure id="plot-{escape(plot.stem)}"{broad}><img alt="{about}" src="data:image/svg+xml;base64,{data}">'
         f"<figcaption>{about}</figcaption></figure>"
     )
 

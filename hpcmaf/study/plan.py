@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from hpcmaf.configfile import Strict, read_mapping, shipped_folder, validate
 from hpcmaf.errors import ConfigError
 from hpcmaf.recipe import Recipe, load_recipe
 from hpcmaf.rundir import RunDir
 
+# Every run brings these along, as its iteration 0.
+OF_THE_BASE = ("base", "majority", "debate")
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
@@ -38,6 +40,8 @@ class StudyFile(Strict):
     seeds: list[int] = Field([0], min_length=1)
     iterations: int | None = Field(None, ge=0, le=1000, description="L; left out, the recipe's")
     set: dict[str, Any] = Field({}, description="recipe keys to values, for all runs")
+    baseline: str | None = Field(None, description="a method that the report tests all others against")
+    reference: bool = Field(False, description="whether the report shows the paper's figures")
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -45,6 +49,13 @@ class StudyFile(Strict):
         if not isinstance(value, list):
             return value
         return [{"name": entry, "method": entry} if isinstance(entry, str) else entry for entry in value]
+
+    @model_validator(mode="after")
+    def _a_baseline_there_is(self) -> StudyFile:
+        known = {*OF_THE_BASE, *(entry.method for entry in self.methods)}
+        if self.baseline is not None and self.baseline not in known:
+            raise ValueError(f"baseline '{self.baseline}' is no method of the study; one of {', '.join(sorted(known))}")
+        return self
 
     @field_validator("methods")
     @classmethod
@@ -72,11 +83,15 @@ class Study:
     ----------
     root
         Folder of all run directories.
+    baseline, reference
+        How the report is put together, see :func:`hpcmaf.report.aggregate`.
     """
 
     name: str
     root: Path
     runs: tuple[StudyRun, ...]
+    baseline: str | None = None
+    reference: bool = False
 
     @property
     def report(self) -> Path:
@@ -132,7 +147,7 @@ def load_study(
         for seed in file.seeds
         for variant in file.methods
     ]
-    return Study(file.name, root, tuple(runs))
+    return Study(file.name, root, tuple(runs), file.baseline, file.reference)
 
 
 def _run(

@@ -13,6 +13,8 @@ from hpcmaf.evaluation import holm, mcnemar, outcomes
 from hpcmaf.publish import write_json
 from hpcmaf.report.compare import against, find_baseline
 from hpcmaf.report.groups import Group, group_runs
+from hpcmaf.report.methods import method_tables
+from hpcmaf.report.methods import rows as rows_of
 from hpcmaf.report.records import read_run
 from hpcmaf.rundir import RunDir
 
@@ -63,6 +65,20 @@ def test_the_baseline_is_no_further_than_the_recipe(make_run: MakeRun) -> None:
     assert (row.iteration, row.against) == (1, 1)
     (row,) = against(find_baseline("maft", groups), groups)
     assert (row.iteration, row.against) == (3, 1)
+
+
+def test_what_trains_nobody_is_held_against_the_last(make_run: MakeRun) -> None:
+    trained, short = make_run("a", upto=3, gain=0.4), make_run("s", upto=2, method="star")
+    untrained = make_run("d", upto=0, method="debate")
+    groups = groups_of(trained, short, untrained)
+    rows = against(find_baseline("maft", groups), groups)
+    assert {row.group.line: (row.iteration, row.against) for row in rows} == {"debate": (0, 3), "star": (2, 2)}
+    (debate,) = (row.result for row in rows if row.group.line == "debate")
+    last, plain = (outcomes(load(run.metrics(t)), "debate") for run, t in ((trained, 3), (untrained, 0)))
+    assert (debate.gained, debate.lost, debate.p) == mcnemar(last, plain)
+    # And where the baseline is not the one whose accuracy stands in the table, the table says so.
+    (table,) = method_tables(rows_of(groups, rows, False), "maft", False)
+    assert table.note.endswith("star: against iteration 2 of maft.") and "debate: against" not in table.note
 
 
 def test_other_problems_are_no_pair(make_run: MakeRun) -> None:

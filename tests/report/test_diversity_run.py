@@ -27,7 +27,7 @@ def test_measures_what_has_not_been_measured(make_run: MakeRun) -> None:
     arguments = [str(run.root), "--problems", "3", "--device", "cpu"]
     result = CliRunner().invoke(command, arguments, catch_exceptions=False)
     value = json.loads(run.diversity(0).read_text())
-    assert json.loads(result.stdout) == value["measures"] | {"iteration": 0}
+    assert json.loads(result.stdout) == value["measures"] | {"run": str(run.root), "iteration": 0}
     assert (value["schema"], value["problems"], value["unscored"]) == ("hpcmaf-diversity/1", 3, 0)
     # All said the same, and are the same model.
     assert value["measures"]["embedding"]["value"] == pytest.approx(0, abs=1e-5)
@@ -47,6 +47,11 @@ def test_measures_what_has_not_been_measured(make_run: MakeRun) -> None:
     assert CliRunner().invoke(command, arguments, catch_exceptions=False).stdout == ""
     assert run.diversity(0).read_text() == "{}"
     assert CliRunner().invoke(command, [*arguments, "--again"], catch_exceptions=False).stdout == result.stdout
+    # Of several runs, those that lack it.
+    other = make_run("other", upto=0, model={"path": "micro"}, method="debate")
+    with_store(other, 0, text="5+36=41#41")
+    result = CliRunner().invoke(command, [str(other.root), *arguments], catch_exceptions=False)
+    assert json.loads(result.stdout)["run"] == str(other.root) and other.diversity(0).exists()
 
 
 def test_says_what_is_not_there(make_run: MakeRun, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_none_are_shown_if_none_are_wanted_or_there(run: RunDir, make_run: MakeR
     groups = group_runs([read_run(run.root), read_run(bare.root)])
     assert choose(groups, 0) == ([], [])
     shown, notes = choose(groups, 8)
-    assert len(shown) == 4 and {debate["group"] for debate in shown} == {"maft"}
+    assert len(shown) == 8 and {debate["group"] for debate in shown} == {"maft"}
     assert notes == ["No eval.h5 beside the metrics, so no debate to show, of: debate."]
 
 

@@ -205,6 +205,27 @@ def kill_everything(run: RunDir) -> int:
     return killed
 
 
+def test_ctrl_c_is_one_line(tmp_path: Path) -> None:
+    """As a terminal sends it: to the driver, its jobs and whoever watches over them, all at once."""
+    run = RunDir(tmp_path / "run")
+    process = subprocess.Popen(
+        command(run.root, 0, *SMALLER),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # Where tests run in the background SIGINT is ignored, and would be by all children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    deadline = time.monotonic() + 120
+    while not list(run.root.glob("it00/attempts/*/*/*_log.err")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith("error: interrupted; the same command goes on")
+
+
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from hpcmaf.cli import inspect as inspect_verb
+from hpcmaf.cli.debateview import parts, print_panels
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.errors import StoreError
 from hpcmaf.store import Store, StoreInfo, summary, write_store
@@ -117,7 +118,7 @@ def test_odd_text_does_not_steer_the_terminal(tmp_path: Path, monkeypatch, capsy
     plain = run(path, "--problem", "i\ud800")
     assert "\\x1b[31mred\\ud800\\x00[/x]\nnext \u00e9" in plain
     with Store(path) as store:
-        inspect_verb._show_panels(store.transcript(0))
+        print_panels([], parts(store.transcript(0)))
     panels = capsys.readouterr().out
     assert "\\x1b[31mred\\ud800\\x00[/x]" in panels and "[bold]p[/bold]" in panels
     assert "\x1b[31m" not in panels

@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpcmaf.engines.base import ServedModels
 from hpcmaf.errors import DataError
 from hpcmaf.evaluation.diversity.measure import Means, measure, sample
 from hpcmaf.methods import METHODS
 from hpcmaf.publish import write_json
 from hpcmaf.recipe import Recipe
 from hpcmaf.rundir import RunDir
-from hpcmaf.stages.context import base_model
+from hpcmaf.stages.serving import served_models
 
 
 def measure_run(
@@ -51,24 +50,11 @@ def measure_run(
             )
         if run.diversity(t).exists() and not again:
             continue
-        trained = method.trained_agents(recipe.debate.agents, recipe.debate.rounds) if t else []
-        models = {agent: str(run.agent(t, agent)) for agent in trained}
-        for agent, folder in models.items():
-            if not Path(folder).is_dir():
-                raise DataError(f"{folder}: the model of {agent} is missing; diversity needs the agents' models")
+        served = served_models(run, recipe, t)
         transcripts = sample(run.store(t, "eval"), problems)
         if not transcripts:
             raise DataError(f"{run.store(t, 'eval')}: holds no debate")
-        model = recipe.model
-        served = ServedModels(
-            base=base_model(model.path),
-            tuning=recipe.training.tuning,
-            agents=models,
-            dtype=model.dtype,
-            revision=model.revision,
-            trust_remote_code=model.trust_remote_code,
-        )
-        society = method.society(transcripts[0].agents, models, evaluating=True)
+        society = method.society(transcripts[0].agents, served.agents, evaluating=True)
         value = measure(transcripts, served, society, means, seed=recipe.seed, iteration=t)
         write_json(run.diversity(t), value)
         yield run.diversity(t), value

@@ -1,0 +1,46 @@
+"""``hpcmaf export``: an agent's adapter, model or training sets, to take elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hpcmaf.errors import UsageError
+
+
+@click.command("export")
+@click.argument("run")
+@click.option("--agent", required=True, help="Such as critic-1; 'single' of methods that train one model.")
+@click.option(
+    "--as",
+    "what",
+    type=click.Choice(["adapter", "model", "data"]),
+    default="adapter",
+    show_default=True,
+    help="The PEFT adapter, a whole model with the adapter merged in, or the training sets.",
+)
+@click.option("--iter", "iteration", type=click.IntRange(min=1), help="Iteration [default: the last; of data, all].")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="A new folder.")
+def command(run: str, agent: str, what: str, iteration: int | None, out: Path) -> None:
+    """Take one agent out of a run.
+
+    Models are safetensors that transformers, PEFT and vLLM read; training
+    sets are chats, a line each, that TRL reads.
+    """
+    from hpcmaf.rundir import RunDir
+    from hpcmaf.stages.export import export_data, export_model
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"--out {out}: exists and is not an empty folder; name a new one")
+    where = RunDir.locate(run)
+    if what == "data":
+        iterations = export_data(where, agent, out, iteration=iteration)
+        click.echo(f"{agent}: training sets of iteration {', '.join(map(str, iterations))}: {out}")
+        return
+    if what == "model":
+        from hpcmaf.cli.quiet import quiet_libraries
+
+        quiet_libraries()
+    t = export_model(where, agent, out, iteration=iteration, merge=what == "model")
+    click.echo(f"{agent}: {what} of iteration {t}: {out}")

@@ -1,0 +1,1 @@
+"""What finetuning apart does to a society, without a single language model."""

@@ -1,0 +1,91 @@
+"""One question to the society of a run, debated as in its evaluation."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from hpcmaf.answers import Vote
+from hpcmaf.debate.consensus import consensus
+from hpcmaf.debate.protocol import debate
+from hpcmaf.debate.society import Society
+from hpcmaf.debate.transcript import Transcript
+from hpcmaf.methods import METHODS
+from hpcmaf.recipe import Recipe
+from hpcmaf.rundir import RunDir
+from hpcmaf.stages.debate import protocol_of
+from hpcmaf.stages.serving import last_society, served_models
+from hpcmaf.tasks.base import Problem, question_hash
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """A debate about one question.
+
+    Attributes
+    ----------
+    method, iteration, seed
+        Of the society, and of the draws.
+    society
+        Who spoke with which model.
+    votes
+        Of every round; the last one's answer is the society's (paper,
+        section 2).
+    """
+
+    method: str
+    iteration: int
+    seed: int
+    society: Society
+    transcript: Transcript
+    votes: tuple[Vote, ...]
+
+    def model(self, round: int, agent: int) -> str | None:
+        """Whose model an agent spoke with in a round; ``None`` is the base."""
+        return (self.society.generators if round == 1 else self.society.critics)[agent]
+
+
+def solve(
+    run: RunDir, question: str, *, iteration: int | None = None, seed: int | None = None, device: str = "auto"
+) -> Solved:
+    """Let a run's society debate a question that is in none of its data.
+
+    It is put and debated exactly as an evaluation problem of the run: the
+    method's inference, the recipe's prompts and sampling.
+
+    Parameters
+    ----------
+    iteration
+        Whose society; the last whose models are all there if ``None``.
+    seed
+        Of the draws; the recipe's if ``None``. The same seed gives the same
+        debate.
+    device
+        ``auto``, ``cpu`` or ``cuda``.
+
+    Raises
+    ------
+    DataError
+        Not a run, a model that is missing, or a question that the run's
+        prompts cannot put.
+    """
+    from hpcmaf.engines.transformers_engine import TransformersEngine
+
+    recipe = Recipe.model_validate(run.load_plan().recipe)
+    method = METHODS[recipe.method]
+    t = last_society(run, recipe) if iteration is None else iteration
+    seed = recipe.seed if seed is None else seed
+    served = served_models(run, recipe, t)
+    shape = method.inference_shape(recipe.debate.agents, recipe.debate.rounds)
+    society = method.society(shape.agents, served.agents, evaluating=True)
+    asked = recipe.evaluation
+    protocol = protocol_of(recipe.model_copy(update={"seed": seed}), method, asked, shape.rounds, t)
+    protocol.asked_first(question, 0)  # a question that cannot be put is told of before a model is loaded
+    problem = Problem(f"question-{question_hash(question)[:16]}", question)
+    engine = TransformersEngine(served, device=device)
+    try:
+        transcript = asyncio.run(debate(problem, society, protocol, engine))
+    finally:
+        engine.close()
+    votes = tuple(consensus(transcript, m, seed, t) for m in range(1, transcript.rounds + 1))
+    return Solved(recipe.method, t, seed, society, transcript, votes)
