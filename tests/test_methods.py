@@ -56,7 +56,7 @@ def test_the_table_is_the_papers() -> None:
     assert list(METHODS) == [
         *("base", "majority", "debate", "star", "majority-ft", "single-agent-ft", "single-agent-ft-no-debate"),
         *("maft", "maft-no-summary", "maft-no-critic", "unique-id", "cooperative", "cooperative-ft"),
-        *("single-agent-ft-hot", "no-interaction", "union-data"),
+        *("single-agent-ft-hot", "no-interaction", "union-data", "maft-dpo"),
     ]
 
 

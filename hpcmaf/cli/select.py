@@ -26,8 +26,8 @@ import click
     "--data",
     default="own",
     show_default=True,
-    metavar="own|union|responses|gold",
-    help="own: each agent's, as in the method; for one model: their union; all responses that match the vote; "
+    metavar="own|pairs|union|responses|gold",
+    help="own: each agent's, as in the method; pairs: what an agent is to prefer, for DPO; for one model: their union; all responses that match the vote; "
     "or STaR's, by gold.",
 )
 def command(store: Path, out: Path, w: float, seed: int, mix: str, data: str) -> None:

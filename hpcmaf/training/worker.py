@@ -32,13 +32,17 @@ from hpcmaf.errors import TrainingError
 from hpcmaf.seeding import derive_seed
 from hpcmaf.training import engine as ds
 from hpcmaf.training.data import TokenData, TokenSample, global_batches, load_tokens
+from hpcmaf.training.extras import check_packages
 from hpcmaf.training.failure import recorded
 from hpcmaf.training.keeper import Keeper
 from hpcmaf.training.loop import train
 from hpcmaf.training.memory import flop_per_token, size_of
 from hpcmaf.training.model import compute_dtype, context_length, load_config, load_model, loading_device
+from hpcmaf.training.objective import Imitation, Objective
 from hpcmaf.training.packable import Packing
+from hpcmaf.training.pairs import load_pairs
 from hpcmaf.training.place import Place
+from hpcmaf.training.preference import Preference
 from hpcmaf.training.preparing import prepare
 from hpcmaf.training.saving import check_finite, save_adapter, save_checkpoint
 from hpcmaf.training.spec import FinetuneJob
@@ -59,6 +63,9 @@ def preload(job: FinetuneJob) -> None:
         AutoModelForCausalLM._model_mapping[type(config)]
     if job.tuning == "lora":
         import peft  # noqa: F401
+    check_packages(objective=job.objective, quantize=job.quantize)
+    if job.objective == "dpo":
+        import trl.trainer.dpo_trainer  # noqa: F401
 
 
 def die_with_parent() -> None:
@@ -120,7 +127,7 @@ def finetune(
     config = load_config(job)
     chat = ChatFormat.from_pretrained(job.base, revision=job.revision, trust_remote_code=job.trust_remote_code)
     longest = min(job.max_length, context_length(config) or job.max_length)
-    data = load_tokens(Path(job.dataset), chat, max_length=longest, loss_on=job.loss_on)
+    data = _load(job, chat, longest)
     seed = derive_seed(job.seed, job.iteration, job.agent, "finetune")
     batches = global_batches(data.samples, batch_size=job.batch_size, epochs=job.epochs, seed=seed)
 
@@ -135,10 +142,13 @@ def finetune(
         model = load_model(job, config, dtype, loading_device(job, place))
         _check_vocabulary(model, data.samples, job)
         marks["weights"] = time.time()
-        packing = Packing(model, max(len(sample.input_ids) for sample in data.samples), wanted=job.packing)
+        # TRL's loss is of padded pairs.
+        wanted = job.packing and job.objective == "sft"
+        packing = Packing(model, max(len(sample.input_ids) for sample in data.samples), wanted=wanted)
         job = prepare(model, job, config, dtype, place, packed=packing.on)
         engine = ds.start(model, job, dtype, len(batches), cuda)
         packing.check(engine, data.samples, place.device)
+        objective = _objective(engine, model, job, place, data, packed=packing.on)
         _seed_dropout(derive_seed(seed, "dropout", place.rank))
         keeper = Keeper(engine, job, place, dtype, started=started, token=token)
         before = keeper.resume()
@@ -146,7 +156,9 @@ def finetune(
         marks["engine"] = first_step = time.time()
         useful = flop_per_token(size_of(engine.module.parameters(), dtype.itemsize), job)
         with closing(Watch(job, place, steps, len(batches), useful)) as watch:
-            losses = train(engine, batches, before, job, place, watch, keeper, stop, packing.on)
+            losses = train(
+                engine, objective, batches, before, place, watch, keeper, stop, loss_spike=job.loss_spike
+            )
         if len(losses) < len(batches):
             return {"stopped_at": len(losses), "steps": len(batches)}
         weights = ds.trained_weights(engine, adapter=job.tuning == "lora")
@@ -174,6 +186,20 @@ def finetune(
         "earlier_seconds": earlier,
         "gpus": place.processes if cuda else 0,
     }
+
+
+def _load(job: FinetuneJob, chat: ChatFormat, longest: int) -> TokenData:
+    if job.objective == "dpo":
+        return load_pairs(Path(job.dataset), chat, max_length=longest)
+    return load_tokens(Path(job.dataset), chat, max_length=longest, loss_on=job.loss_on)
+
+
+def _objective(
+    run: torch.nn.Module, model: torch.nn.Module, job: FinetuneJob, place: Place, data: TokenData, *, packed: bool
+) -> Objective:
+    if job.objective == "dpo":
+        return Preference(run, model, job, place, data.samples)
+    return Imitation(run, job, place, packed=packed)
 
 
 def _check_vocabulary(model: torch.nn.Module, samples: Sequence[TokenSample], job: FinetuneJob) -> None:

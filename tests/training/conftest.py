@@ -32,6 +32,17 @@ def chats(count: int = SAMPLES) -> list[dict[str, Any]]:
     return lines
 
 
+def preferences(first: int, count: int = SAMPLES) -> list[dict[str, Any]]:
+    """Pairs of one agent's answers, the right one and one that is off by one."""
+    lines = []
+    for i in range(first, first + count):
+        prompt = [{"role": "user", "content": f"{i}+{i}?"}]
+        right, wrong = f"so it is {2 * i}", f"well, {2 * i + 1}"[: 6 + i % 4]
+        answers = {side: [{"role": "assistant", "content": text}] for side, text in (("chosen", right), ("rejected", wrong))}
+        lines.append({"prompt": prompt, **answers, "problem_id": f"p{i}", "label": "negative"})
+    return lines
+
+
 def write_lines(path: Path, lines: list[dict[str, Any]]) -> Path:
     """A dataset file."""
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -109,6 +120,7 @@ def cases(bases: dict[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
                 "tuning": tuning,
                 "zero_stage": stage,
             }
+    pairs = llama | {"objective": "dpo", "dataset": str(write_lines(folder / "pairs.jsonl", preferences(0)))}
     hot = {"lora": LoraSettings(rank=4, alpha=8, dropout=0.2)}
     table |= {f"plain-{stage}": llama | {"tuning": "full", "zero_stage": stage} for stage in range(3)}
     table |= {
@@ -133,6 +145,11 @@ def cases(bases: dict[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
         "diverged": llama | {"start": str(overflowing(bases["llama"], folder / "overflowing")), "tuning": "full"},
         "wrong-rank": llama | {"start": str(folder / "lora-0" / "out"), "lora": LoraSettings(rank=8)},
         "wrong-targets": llama | {"lora": LoraSettings(targets=("nowhere",))},
+        "quantized": llama | {"quantize": "4bit", "zero_stage": 2, "processes": 2},
+        "dpo-lora": pairs,
+        "dpo-next": pairs | {"start": str(folder / "dpo-lora" / "out")},
+        "dpo-lora-3": pairs | {"zero_stage": 3, "processes": 2, "micro_batch_size": 2},
+        "dpo-full": pairs | {"tuning": "full", "zero_stage": 2, "processes": 2, "learning_rate": 1e-3},
         "all-turns": llama | {"loss_on": "all_turns", "epochs": 1},
     }
     return table
