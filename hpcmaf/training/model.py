@@ -99,19 +99,13 @@ def partitioned(job: FinetuneJob, dtype: object) -> Iterator[None]:
 
 def load_model(
     job: FinetuneJob, config: PretrainedConfig, dtype: torch.dtype | Literal["auto"], device: str = "cpu"
-) -> torch.nn.Module:
-    """Load what is to be trained, in training mode.
-
-    With LoRA the base is frozen and the result a ``PeftModel``: the adapter of
-    ``job.start`` goes on, or a fresh one starts (B = 0: the base unchanged).
+) -> PreTrainedModel:
+    """Load the checkpoint that is to be trained, or that an adapter is to be put on.
 
     Raises
     ------
     TrainingError
         The checkpoint is damaged.
-    ConfigError
-        The adapter to go on from has another shape than the job asks for, or
-        the job's targets are nowhere in the model.
     """
     from transformers import AutoModelForCausalLM
 
@@ -138,8 +132,7 @@ def load_model(
         model.gradient_checkpointing_enable({"use_reentrant": False})
         # Frozen embeddings would cut the graph at the first checkpoint.
         model.enable_input_require_grads()
-    trained = _with_adapter(model, job) if job.tuning == "lora" else model
-    return trained.train()
+    return model
 
 
 def _in_4_bits(dtype: torch.dtype) -> object:
@@ -149,6 +142,22 @@ def _in_4_bits(dtype: torch.dtype) -> object:
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
+
+
+def trainable(model: PreTrainedModel, job: FinetuneJob) -> torch.nn.Module:
+    """A loaded model as the job trains it, in training mode.
+
+    With LoRA the base is frozen and the result a ``PeftModel``: the adapter of
+    ``job.start`` goes on, or a fresh one starts (B = 0: the base unchanged),
+    drawn by torch's generator.
+
+    Raises
+    ------
+    ConfigError
+        The adapter to go on from has another shape than the job asks for, or
+        the job's targets are nowhere in the model.
+    """
+    return (_with_adapter(model, job) if job.tuning == "lora" else model).train()
 
 
 def _with_adapter(model: PreTrainedModel, job: FinetuneJob) -> torch.nn.Module:

@@ -168,14 +168,18 @@ def outcomes(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     )
 
 
-def run_batch(folder: Path, jobs: dict[str, FinetuneJob]) -> dict[str, Outcome]:
-    """Run jobs one after another, each in a folder of its name."""
+def run_batch(
+    folder: Path, jobs: dict[str, FinetuneJob], kill_after: dict[str, int] | None = None
+) -> dict[str, Outcome]:
+    """Run jobs one after another, each in a folder of its name; kill some once a checkpoint is so many steps far."""
     made = {}
     for name, job in jobs.items():
         place = folder / name
         for part in ("work", "out"):
             (place / part).mkdir(parents=True)
         job.write(place / "work" / "job.json")
+        if name in (kill_after or {}):
+            (place / "kill").write_text(str((kill_after or {})[name]))
         made[name] = Outcome(job, -1, place / "out", place / "work", place / "log")
     (folder / "order.json").write_text(json.dumps(list(made)))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "false"}
