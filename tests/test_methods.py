@@ -203,6 +203,29 @@ def test_star_retries_wrong_answers_with_a_hint_and_forgets_the_hint(runs: dict[
     assert sum(row["calls"] for row in rows if row["stage"] == "debate") == 24 + len(hinted)
 
 
+def test_dpo_prefers_what_the_vote_confirms_of_an_agents_own_answers(runs: dict[str, Played]) -> None:
+    played = runs["maft-dpo"]
+    for agent in AGENTS:
+        role, n = agent.split("-")
+        lines = [json.loads(line) for line in played.run.dataset(1, agent).read_text().splitlines()]
+        wanted = {}
+        for debate in played.debates(1):
+            vote = consensus(debate, 2, played.recipe.seed, 1)
+            first, last = (turns[int(n)] for turns in debate.answers)
+            if vote.answer is not None and agrees(first.answer, vote) != agrees(last.answer, vote):
+                chosen, rejected = (first, last) if agrees(first.answer, vote) else (last, first)
+                turns = debate.conversation(int(n), 1 if role == "generator" else 2)[:-1]
+                wanted[debate.problem.id] = (turns, chosen.text, rejected.text)
+        assert wanted == {
+            line["problem_id"]: (line["prompt"], line["chosen"][0]["content"], line["rejected"][0]["content"])
+            for line in lines
+        }
+        assert len(lines) == len(wanted) > 0
+        job = played.jobs[1, agent]
+        assert (job.objective, job.dataset) == ("dpo", str(played.run.dataset(1, agent)))
+    assert {job.objective for job in runs["maft"].jobs.values()} == {"sft"}
+
+
 def poisoned(folder: Path, gold: str | None) -> Path:
     """Training problems with this gold answer; evaluation problems keep theirs."""
     folder.mkdir()

@@ -121,7 +121,7 @@ def finetune(
             save_adapter(model, weights, job, output)
         else:
             save_checkpoint(model, weights, chat.tokenizer, job, output)
-    if batches:
+    if batches and coming is not None:
         packing.release()
         engine.destroy()
         del engine, objective, keeper

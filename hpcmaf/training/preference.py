@@ -120,7 +120,7 @@ def _loss_of_trl(run: torch.nn.Module, beta: float, device: torch.device) -> DPO
             self.beta, self.precompute_ref_logps = beta, True
             self.loss_types, self.loss_weights, self.f_divergence_type = ["sigmoid"], [1.0], "reverse_kl"
             self.ld_alpha, self.use_weighting, self.aux_loss_enabled = None, False, False
-            self.args = SimpleNamespace(max_length=None, gradient_checkpointing_kwargs=None)
+            self.args = SimpleNamespace(max_length=None, gradient_checkpointing_kwargs={"use_reentrant": False})
             self.accelerator = SimpleNamespace(
                 device=device, autocast=nullcontext, gather=_own, gather_for_metrics=_own, unwrap_model=_own
             )

@@ -8,6 +8,7 @@ next job's data while they train.
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import tempfile
@@ -85,7 +86,8 @@ class Series:
         try:
             yield handed
         finally:
-            if handed.poll() != 0 or self._process.poll() is not None:
+            # After a stopped job the processes are about to leave.
+            if handed.poll() != 0 or handed.stopped or self._process.poll() is not None:
                 self._drop()
 
     def _drop(self) -> None:
@@ -98,6 +100,11 @@ class Handed:
 
     def __init__(self, process: subprocess.Popen[bytes], report: Path) -> None:
         self._process, self._report = process, report
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it ended before its last step, as it was asked to."""
+        return "stopped_at" in json.loads(self._report.read_text())
 
     def poll(self) -> int | None:
         """0 once the job is done; the processes' exit code when they have ended without that."""

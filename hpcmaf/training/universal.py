@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 from argparse import Namespace
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,10 @@ def load(engine: DeepSpeedEngine, root: Path, tag: str) -> None:
         engine._config.load_universal_checkpoint = False
     if loaded is None:
         raise ValueError("DeepSpeed finds no state in it")
-    # ZeRO-3 gives all groups the settings of the first.
+    # ZeRO-3 gives all groups the settings of the first,
     for group, decay in zip(engine.optimizer.param_groups, decays, strict=True):
         group["weight_decay"] = decay
+    # and one and the same counter of steps, which each of them would advance.
+    for state in getattr(engine.optimizer, "optimizer", engine.optimizer).state.values():
+        if "step" in state:
+            state["step"] = deepcopy(state["step"])

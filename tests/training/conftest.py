@@ -149,7 +149,8 @@ def cases(bases: dict[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
         "dpo-lora": pairs,
         "dpo-next": pairs | {"start": str(folder / "dpo-lora" / "out")},
         "dpo-lora-3": pairs | {"zero_stage": 3, "processes": 2, "micro_batch_size": 2},
-        "dpo-full": pairs | {"tuning": "full", "zero_stage": 2, "processes": 2, "learning_rate": 1e-3},
+        "dpo-full": pairs | {"tuning": "full", "zero_stage": 2, "processes": 2, "learning_rate": 1e-3}
+        | {"gradient_checkpointing": True},
         "all-turns": llama | {"loss_on": "all_turns", "epochs": 1},
     }
     return table

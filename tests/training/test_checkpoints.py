@@ -272,6 +272,13 @@ def test_a_signal_to_all_processes_ends_it_after_a_step_with_a_checkpoint(interr
 
 
 @pytest.mark.slow
+def test_weights_decay_alike_in_every_stage(undisturbed):
+    for stage in (2, 3):
+        losses = undisturbed[f"full-{stage}"].report["losses"]
+        assert losses == pytest.approx(undisturbed["full-1"].report["losses"], abs=1e-4)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "processes"), OTHERS.items())
 def test_it_goes_on_with_another_number_of_processes(undisturbed, interrupted, case, processes):
     whole, resumed = undisturbed[case], interrupted[f"{case} on {processes}"].resumed
