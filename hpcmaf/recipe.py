@@ -112,8 +112,8 @@ class Training(Strict):
             )
         if self.quantize != "none" and (self.tuning == "full" or self.zero_stage == 3 or self.offload == "params"):
             raise ValueError(
-                f"quantize {self.quantize!r} goes with tuning lora, zero_stage 0 to 2 or auto, and no offload of params; "
-                "leave one of them out"
+                f"quantize {self.quantize!r} goes with tuning lora, zero_stage 0 to 2 or auto, "
+                "and no offload of params; leave one of them out"
             )
         return self
 

@@ -32,7 +32,9 @@ class Held:
         self._preparing: Thread | None = None
         self.reused: list[str] = []
 
-    def base(self, job: FinetuneJob, dtype: object, device: str, load: Callable[[], PreTrainedModel]) -> PreTrainedModel:
+    def base(
+        self, job: FinetuneJob, dtype: object, device: str, load: Callable[[], PreTrainedModel]
+    ) -> PreTrainedModel:
         """The base that a job wants: the one that is here, or a newly loaded one."""
         held, self._base = self._base, None
         if held is not None and held[0] == _kind(job, dtype, device):
@@ -50,7 +52,7 @@ class Held:
             With the ZeRO stage that it had: under ZeRO-3 a base is in parts
             that belong to one engine, so it is not kept.
         """
-        if job.tuning == "lora" and job.zero_stage != 3 and job.offload != "params":
+        if job.tuning == "lora" and not _in_parts(job):
             base = model.unload()
             for name in ("peft_config", "_hf_peft_config_loaded", "forward"):
                 base.__dict__.pop(name, None)
@@ -85,8 +87,14 @@ class Held:
         return found if found is not None else load(job)
 
 
+def _in_parts(job: FinetuneJob) -> bool:
+    return job.zero_stage == 3 or job.offload == "params"
+
+
 def _kind(job: FinetuneJob, dtype: object, device: str) -> tuple[object, ...]:
     return (
+        job.tuning,
+        _in_parts(job),
         job.base,
         job.revision,
         job.trust_remote_code,

@@ -158,7 +158,8 @@ class Keeper:
                 # The next attempt goes on from the one before it.
                 marker(checkpoint.folder).unlink(missing_ok=True)
                 raise TrainingError(
-                    f"{checkpoint.folder}: cannot be read ({error}) and is set aside; the same command goes on without it"
+                    f"{checkpoint.folder}: cannot be read ({error}) and is set aside; "
+                    "the same command goes on without it"
                 ) from error
             raise
 

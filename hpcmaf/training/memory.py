@@ -21,7 +21,7 @@ _IN_4_BITS = 0.52
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Parameters of a model, all of them and the trained ones, bytes of each in computation, and how many lie in 4 bits."""
+    """Parameters of a model: all, the trained ones, bytes of each in computation, and how many lie in 4 bits."""
 
     parameters: int
     trained: int
@@ -91,7 +91,7 @@ def choose_stage(size: Size, processes: int, offload: str, passing: int, memory:
 
 
 def flop_per_token(size: Size, job: FinetuneJob) -> int:
-    """Useful work: forward and backward are 2 and 4 FLOP per parameter and token; a frozen one's gradient is left out."""
+    """Useful work: forward and backward are 2 and 4 FLOP per parameter and token, less a frozen one's gradient."""
     return 4 * size.parameters + 2 * size.trained if job.tuning == "lora" else 6 * size.parameters
 
 

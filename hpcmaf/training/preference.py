@@ -71,10 +71,8 @@ class Preference:
     def loss(self, part: Sequence[TokenPair], filler: TokenPair) -> torch.Tensor:
         """Sum over the part's pairs."""
         pairs = part or [filler]
-        columns = [
-            pair.columns() | dict(zip(("ref_chosen_logps", "ref_rejected_logps"), self._reference[pair.id], strict=True))
-            for pair in pairs
-        ]
+        names = ("ref_chosen_logps", "ref_rejected_logps")
+        columns = [pair.columns() | dict(zip(names, self._reference[pair.id], strict=True)) for pair in pairs]
         mean = self._trl.compute_loss(self._run, self._tensors(columns))
         told = self._trl._metrics["train"]
         for at, name in enumerate(_MEASURES.values()):

@@ -209,11 +209,8 @@ def main() -> None:
     place.mkdir(exist_ok=True)
     sizes = lengths(options.tokens)
     write_data(place / "data.jsonl", sizes)
-    command = [
-        sys.executable,
-        "-c",
-        f"import pathlib, bench_training as b; b.write_model(pathlib.Path({str(place / 'model')!r}), {options.layers}, {options.width})",
-    ]
+    write = f"write_model(pathlib.Path({str(place / 'model')!r}), {options.layers}, {options.width})"
+    command = [sys.executable, "-c", f"import pathlib; from bench_training import write_model; {write}"]
     subprocess.run(command, check=True, cwd=Path(__file__).parent)
     top = ceiling() if options.gpus else float("nan")
     print(json.dumps({"arm": "made", "texts": len(sizes), "tokens": sum(sizes), "seconds": time.time() - began}))

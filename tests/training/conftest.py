@@ -38,7 +38,8 @@ def preferences(first: int, count: int = SAMPLES) -> list[dict[str, Any]]:
     for i in range(first, first + count):
         prompt = [{"role": "user", "content": f"{i}+{i}?"}]
         right, wrong = f"so it is {2 * i}", f"well, {2 * i + 1}"[: 6 + i % 4]
-        answers = {side: [{"role": "assistant", "content": text}] for side, text in (("chosen", right), ("rejected", wrong))}
+        texts = (("chosen", right), ("rejected", wrong))
+        answers = {side: [{"role": "assistant", "content": text}] for side, text in texts}
         lines.append({"prompt": prompt, **answers, "problem_id": f"p{i}", "label": "negative"})
     return lines
 

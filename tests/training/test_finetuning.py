@@ -191,8 +191,9 @@ def test_a_base_in_4_bits_trains_nearly_alike(outcomes):
     # Its adapter is one like any other, on the base as it is.
     assert outcome.weights().keys() == outcomes["lora-0"].weights().keys()
     base = AutoModelForCausalLM.from_pretrained(outcome.job.base)
-    before = base(torch.tensor([[1, 10, 11]])).logits.detach()
-    assert not torch.allclose(PeftModel.from_pretrained(base, outcome.output)(torch.tensor([[1, 10, 11]])).logits, before)
+    ids = torch.tensor([[1, 10, 11]])
+    before = base(ids).logits.detach()
+    assert not torch.allclose(PeftModel.from_pretrained(base, outcome.output)(ids).logits, before)
     assert "in 4 bits; ZeRO-2" in outcome.log.read_text()
 
 

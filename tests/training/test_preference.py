@@ -115,7 +115,8 @@ def margins(outcome: Outcome, lines: list[dict], path: Path) -> list[float]:
     pairs = load_pairs(write_lines(path, lines), ChatFormat.from_pretrained(job.base), max_length=256).samples
     base = AutoModelForCausalLM.from_pretrained(job.base).eval()
     if job.tuning == "full":
-        return (preferences_of(AutoModelForCausalLM.from_pretrained(outcome.output).eval()) - preferences_of(base)).tolist()
+        trained = AutoModelForCausalLM.from_pretrained(outcome.output).eval()
+        return (preferences_of(trained) - preferences_of(base)).tolist()
     start = PeftModel.from_pretrained(base, job.start).eval() if job.start else base
     before = preferences_of(start)
     if job.start:
@@ -159,7 +160,9 @@ def test_first_step_is_dpo_as_it_is_written(outcomes, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("text", ['{"prompt": []}', '{"messages": []}', "[", '{"prompt": [], "chosen": [], "rejected": []}'])
+@pytest.mark.parametrize(
+    "text", ['{"prompt": []}', '{"messages": []}', "[", '{"prompt": [], "chosen": [], "rejected": []}']
+)
 def test_foreign_lines_are_refused(tmp_path, bases, text):
     from hpcmaf.chat import ChatFormat
 

@@ -14,7 +14,7 @@ from hpcmaf.training.orders import Order, end
 from tests.training.test_checkpoints import family_named
 
 pytestmark = pytest.mark.slow
-# Of one base; the last three of preference, by as many processes as before, of another base.
+# Three of one base, one of them by preference, and one of another.
 AGENTS = ["dropout-a", "other-agent", "dpo-lora", "lora-2"]
 
 
@@ -56,7 +56,8 @@ def test_the_base_is_loaded_once_and_data_are_ready_before(trained):
         assert "from the job before: data and base" in logs[name]
         # Of what a first job spends before its first step, imports are most.
         first, own = (
-            json.loads((folder / which / "training.json").read_text())["startup_seconds"] for which in ("dropout-a", name)
+            json.loads((folder / which / "training.json").read_text())["startup_seconds"]
+            for which in ("dropout-a", name)
         )
         assert own < first / 2
     # After a failure, others begin anew.
