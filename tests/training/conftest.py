@@ -146,7 +146,6 @@ def cases(bases: dict[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
         "diverged": llama | {"start": str(overflowing(bases["llama"], folder / "overflowing")), "tuning": "full"},
         "wrong-rank": llama | {"start": str(folder / "lora-0" / "out"), "lora": LoraSettings(rank=8)},
         "wrong-targets": llama | {"lora": LoraSettings(targets=("nowhere",))},
-        "quantized": llama | {"quantize": "4bit", "zero_stage": 2, "processes": 2},
         "dpo-lora": pairs,
         "dpo-next": pairs | {"start": str(folder / "dpo-lora" / "out")},
         "dpo-lora-3": pairs | {"zero_stage": 3, "processes": 2, "micro_batch_size": 2},
@@ -171,9 +170,12 @@ def outcomes(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
 
 
 def run_batch(
-    folder: Path, jobs: dict[str, FinetuneJob], kill_after: dict[str, int] | None = None
+    folder: Path, jobs: dict[str, FinetuneJob], kill_after: dict[str, int] | None = None, packages: Path | None = None
 ) -> dict[str, Outcome]:
-    """Run jobs one after another, each in a folder of its name; kill some once a checkpoint is so many steps far."""
+    """Run jobs one after another, each in a folder of its name; kill some once a checkpoint is so many steps far.
+
+    ``packages`` is a folder of more packages than are installed.
+    """
     made = {}
     for name, job in jobs.items():
         place = folder / name
@@ -185,6 +187,8 @@ def run_batch(
         made[name] = Outcome(job, -1, place / "out", place / "work", place / "log")
     (folder / "order.json").write_text(json.dumps(list(made)))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "false"}
+    if packages is not None:
+        environment["PYTHONPATH"] = os.pathsep.join([str(packages), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
     done = subprocess.run(  # noqa: PLW1510 (its code is asserted below)
         [sys.executable, "-m", "tests.training.batch", str(folder)],
         cwd=Path(__file__).parents[2],

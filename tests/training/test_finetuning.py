@@ -180,23 +180,6 @@ def test_gradient_checkpointing_changes_nothing_but_memory(outcomes):
     assert outcomes["checkpointing"].report["losses"] == pytest.approx(outcomes["lora-0"].report["losses"], abs=1e-4)
 
 
-def test_a_base_in_4_bits_trains_nearly_alike(outcomes):
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    outcome = outcomes["quantized"]
-    assert outcome.report["losses"] == pytest.approx(outcomes["lora-0"].report["losses"], abs=0.1)
-    assert outcome.report["losses"] != pytest.approx(outcomes["lora-0"].report["losses"], abs=1e-4)
-    # Its adapter is one like any other, on the base as it is.
-    assert outcome.weights().keys() == outcomes["lora-0"].weights().keys()
-    base = AutoModelForCausalLM.from_pretrained(outcome.job.base)
-    ids = torch.tensor([[1, 10, 11]])
-    before = base(ids).logits.detach()
-    assert not torch.allclose(PeftModel.from_pretrained(base, outcome.output)(ids).logits, before)
-    assert "in 4 bits; ZeRO-2" in outcome.log.read_text()
-
-
 def test_offload_changes_nothing_but_where_state_lies(outcomes):
     for name in ("offload-2", "offload-3"):
         assert outcomes[name].report["losses"] == pytest.approx(outcomes["plain-2"].report["losses"], abs=1e-5)
