@@ -188,7 +188,8 @@ def run_batch(
     (folder / "order.json").write_text(json.dumps(list(made)))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "false"}
     if packages is not None:
-        environment["PYTHONPATH"] = os.pathsep.join([str(packages), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+        before = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        environment["PYTHONPATH"] = os.pathsep.join([str(packages), *before])
     done = subprocess.run(  # noqa: PLW1510 (its code is asserted below)
         [sys.executable, "-m", "tests.training.batch", str(folder)],
         cwd=Path(__file__).parents[2],
