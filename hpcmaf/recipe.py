@@ -77,6 +77,8 @@ class Training(Strict):
 
     tuning: Literal["lora", "full"] = "lora"
     lora: Lora = Lora()
+    objective: Literal["sft", "dpo"] = Field("sft", description="sft, or dpo, which is method maft-dpo")
+    dpo_beta: float = Field(0.1, gt=0.0, description="how much a preference may cost in distance from the start")
     epochs: int = Field(2, ge=1)
     learning_rate: float = Field(1e-5, gt=0.0, description="a positive number, such as 1e-5")
     batch_size: int = Field(32, ge=1, description="sequences per optimiser step, over all processes")
@@ -90,6 +92,7 @@ class Training(Strict):
         "none", description="none, optimizer (zero_stage 1 to 3) or params (zero_stage 3)"
     )
     loss_on: Literal["last_turn", "all_turns"] = "last_turn"
+    quantize: Literal["none", "4bit"] = Field("none", description="none, or 4bit: the frozen base in 4 bits (QLoRA)")
     start_from: Literal["previous", "base"] = "previous"
     warmup_ratio: float = Field(0.0, ge=0.0, le=1.0)
     weight_decay: float = Field(0.0, ge=0.0)
@@ -106,6 +109,11 @@ class Training(Strict):
         if self.offload != "none" and self.zero_stage in ((0,) if self.offload == "optimizer" else (0, 1, 2)):
             raise ValueError(
                 f"offload {self.offload!r} does not go with zero_stage {self.zero_stage}; leave zero_stage to auto"
+            )
+        if self.quantize != "none" and (self.tuning == "full" or self.zero_stage == 3 or self.offload == "params"):
+            raise ValueError(
+                f"quantize {self.quantize!r} goes with tuning lora, zero_stage 0 to 2 or auto, "
+                "and no offload of params; leave one of them out"
             )
         return self
 
@@ -125,6 +133,23 @@ class Recipe(Strict):
     training: Training = Training()
     iterations: int = Field(5, ge=0, le=1000, description="L, the number of iterations, 0 to 1000")
     seed: int = Field(0, ge=0, lt=2**63)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_objective(cls, values: Any) -> Any:
+        """``method: maft-dpo`` and ``training.objective: dpo`` are one wish in two places: either brings the other."""
+        training = values.get("training", {}) if isinstance(values, dict) else None
+        if not isinstance(training, dict):
+            return values
+        method, objective = values.get("method", "maft"), training.get("objective")
+        if objective == "dpo" and method == "maft":
+            return values | {"method": "maft-dpo"}
+        wanted = METHODS[method].objective if method in METHODS else objective
+        if objective is None and wanted == "dpo":
+            return values | {"training": training | {"objective": "dpo"}}
+        if objective in ("sft", "dpo") and objective != wanted:
+            raise ValueError(f"training.objective is {objective}, but method {method} is trained by {wanted}; drop it")
+        return values
 
     @field_validator("method")
     @classmethod

@@ -20,7 +20,7 @@ from hpcmaf.methods import METHODS
 from hpcmaf.profile import load_profile
 from hpcmaf.recipe import load_recipe
 from hpcmaf.rundir import RunDir
-from tests.test_method import MUTE, N, Played, begin, play, reply
+from tests.test_method import MUTE, N, Played, play, reply
 
 SMALL = ("debate.rounds=2", "task.train=24", "task.eval=6", "task.prompts=default")
 AGENTS = [f"{role}-{n}" for role in ("generator", "critic") for n in range(N)]
@@ -56,7 +56,7 @@ def test_the_table_is_the_papers() -> None:
     assert list(METHODS) == [
         *("base", "majority", "debate", "star", "majority-ft", "single-agent-ft", "single-agent-ft-no-debate"),
         *("maft", "maft-no-summary", "maft-no-critic", "unique-id", "cooperative", "cooperative-ft"),
-        *("single-agent-ft-hot", "no-interaction", "union-data"),
+        *("single-agent-ft-hot", "no-interaction", "union-data", "maft-dpo"),
     ]
 
 
@@ -203,6 +203,27 @@ def test_star_retries_wrong_answers_with_a_hint_and_forgets_the_hint(runs: dict[
     assert sum(row["calls"] for row in rows if row["stage"] == "debate") == 24 + len(hinted)
 
 
+def test_dpo_prefers_what_the_vote_confirms_of_an_agents_own_answers(runs: dict[str, Played]) -> None:
+    played = runs["maft-dpo"]
+    for agent in AGENTS:
+        role, n = agent.split("-")
+        lines = [json.loads(line) for line in played.run.dataset(1, agent).read_text().splitlines()]
+        wanted = {}
+        for debate in played.debates(1):
+            vote = consensus(debate, 2, played.recipe.seed, 1)
+            first, last = (turns[int(n)] for turns in debate.answers)
+            if vote.answer is not None and agrees(first.answer, vote) != agrees(last.answer, vote):
+                chosen, rejected = (first, last) if agrees(first.answer, vote) else (last, first)
+                turns = debate.conversation(int(n), 1 if role == "generator" else 2)[:-1]
+                wanted[debate.problem.id] = (turns, chosen.text, rejected.text)
+        texts = [(line["chosen"][0]["content"], line["rejected"][0]["content"]) for line in lines]
+        assert wanted == {line["problem_id"]: (line["prompt"], *both) for line, both in zip(lines, texts, strict=True)}
+        assert len(lines) == len(wanted) > 0
+        job = played.jobs[1, agent]
+        assert (job.objective, job.dataset) == ("dpo", str(played.run.dataset(1, agent)))
+    assert {job.objective for job in runs["maft"].jobs.values()} == {"sft"}
+
+
 def poisoned(folder: Path, gold: str | None) -> Path:
     """Training problems with this gold answer; evaluation problems keep theirs."""
     folder.mkdir()
@@ -276,28 +297,3 @@ def test_nobody_can_answer_and_nothing_breaks(tmp_path: Path, monkeypatch: pytes
         done = play(tmp_path / name, monkeypatch, *SMALL, "debate.agents=2", f"method={name}", say=lambda _: MUTE)
         counts = json.loads((done.run.data(2) / "selection.json").read_text())["datasets"]
         assert {count["kept"] for count in counts.values()} == {0}
-
-
-# --- transfer -------------------------------------------------------------------
-
-
-def test_transfer_trains_on_one_task_and_is_evaluated_on_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = poisoned(tmp_path / "other", "1")
-    other = f"{{name: jsonl, source: '{source}'}}"
-    done = play(tmp_path / "run", monkeypatch, *SMALL, "task.eval=2", f"evaluate_on={other}", say=said, iterations=1)
-    train, held = (done.run.read_problems(split, done.plan) for split in ("train", "eval"))
-    assert all(problem.id.startswith("arithmetic-") for problem in train) and len(train) == 24
-    assert {problem.id for problem in held} == {"e0", "e1"}
-    metrics = json.loads(done.run.metrics(1).read_text())
-    assert (metrics["task"], metrics["trained_on"]) == ("jsonl", "arithmetic")
-    assert "the expression below" not in done.requests["it01/eval"][0].messages[0]["content"]
-    assert "the expression below" in done.requests["it01/debate"][0].messages[0]["content"]
-
-
-def test_transfer_keys_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"evaluate_on\.train: unknown key"):
-        begin(tmp_path / "run", monkeypatch, "evaluate_on={name: arithmetic, train: 3}")
-    with pytest.raises(ConfigError, match="there is no task 'x'"):
-        begin(tmp_path / "run", monkeypatch, "evaluate_on={name: x}")

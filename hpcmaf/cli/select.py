@@ -26,9 +26,9 @@ import click
     "--data",
     default="own",
     show_default=True,
-    metavar="own|union|responses|gold",
-    help="own: each agent's, as in the method; for one model: their union; all responses that match the vote; "
-    "or STaR's, by gold.",
+    metavar="own|pairs|union|responses|gold",
+    help="own: each agent's, as in the method; pairs: what an agent is to prefer, for DPO; for one model: their union; "
+    "all responses that match the vote; or STaR's, by gold.",
 )
 def command(store: Path, out: Path, w: float, seed: int, mix: str, data: str) -> None:
     """Write generator-n.jsonl and critic-n.jsonl (or single.jsonl) and selection.json from STORE into the folder OUT.

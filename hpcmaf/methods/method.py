@@ -36,6 +36,9 @@ class Method:
     data
         What the learners are trained on, a key of
         :data:`hpcmaf.training.selection.DATA`.
+    objective
+        What finetuning is after: to say what the data says, or to prefer one
+        answer of each pair to the other.
     inference
         What is held on evaluation problems: the debate, N answers and their
         vote, or one answer.
@@ -58,7 +61,8 @@ class Method:
     about: str
     learners: Literal["nobody", "agents", "generators", "single"] = "agents"
     practice: Literal["debate", "answers", "hints"] = "debate"
-    data: Literal["own", "union", "responses", "gold"] = "own"
+    data: Literal["own", "pairs", "union", "responses", "gold"] = "own"
+    objective: Literal["sft", "dpo"] = "sft"
     inference: Literal["debate", "vote", "answer"] = "debate"
     summaries: bool = True
     manner: Literal["dispute", "cooperate"] = "dispute"

@@ -63,5 +63,11 @@ METHODS: dict[str, Method] = {
             learners="single",
             data="union",
         ),
+        Method(
+            "maft-dpo",
+            "maft by preference: answers that match the consensus over the agent's own that do not",
+            data="pairs",
+            objective="dpo",
+        ),
     )
 }

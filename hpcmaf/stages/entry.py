@@ -16,6 +16,7 @@ from hpcmaf.profile import load_profile
 from hpcmaf.rundir import RunDir
 from hpcmaf.stages.context import TaskContext
 from hpcmaf.training.nodes import NodePlace
+from hpcmaf.training.series import Series
 from hpcmaf.training.stopping import StopFlag
 
 # Imported only in the job that needs them: merging must not load torch.
@@ -38,6 +39,8 @@ def run_task(
     halvings: int = 0,
     stop: StopFlag | None = None,
     place: NodePlace | None = None,
+    series: Series | None = None,
+    coming: str | None = None,
 ) -> None:
     """Run one task of a run, from its inputs to its marker.
 
@@ -59,6 +62,9 @@ def run_task(
         Set from outside, by a signal, to make the task save and end.
     place
         This node's among several that do the task together.
+    series, coming
+        Of a job that does several tasks of ``finetune``: the processes they
+        share, and the task that follows.
 
     Raises
     ------
@@ -77,7 +83,9 @@ def run_task(
                 return
             _check_inputs(run, plan.stages, stage)
             profile = load_profile(str(run.profile))
-            context = TaskContext(run, plan, profile, stage, task, folder, halvings, stop or StopFlag(), place)
+            context = TaskContext(
+                run, plan, profile, stage, task, folder, halvings, stop or StopFlag(), place, series, coming
+            )
             _function(stage.kind)(context)
             run.write_marker(stage, task, context.outputs, context.ledger)
             for clean in context.afterwards:

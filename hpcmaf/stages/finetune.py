@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from typing import Any
 
 from hpcmaf.stages.context import TaskContext
@@ -41,7 +42,16 @@ def run_agent_finetune(context: TaskContext) -> None:
     def progress(line: dict[str, Any]) -> None:
         context.report_progress(line["step"], line["steps"], "steps")
 
-    report = run_finetune(job, context.attempt, progress, stop=context.stop, place=context.place)
+    coming = finetune_job(replace(context, task=context.coming)) if context.coming else None
+    report = run_finetune(
+        job,
+        context.attempt,
+        progress,
+        stop=context.stop,
+        place=context.place,
+        series=context.series,
+        coming=coming,
+    )
     context.afterwards.append(lambda: shutil.rmtree(job.checkpoints, ignore_errors=True))
     context.outputs.append(context.run.agent(context.iteration, context.task))
     context.spend(

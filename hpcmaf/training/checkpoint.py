@@ -22,6 +22,8 @@ from hpcmaf.training.spec import FinetuneJob
 SCHEMA = "hpcmaf-checkpoint/1"
 # A newer one that turns out unreadable leaves an older one to go on from.
 KEPT = 2
+# Among what identifies a job: checkpoints are converted from one to another.
+WORLD_SIZE = "world_size"
 
 # What may differ between the job that wrote a checkpoint and the one that goes
 # on from it: where files lie, and how a batch is cut up, which the loss does
@@ -110,12 +112,12 @@ def drop(folder: Path) -> None:
 
 
 def newest(root: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
-    """The last whole checkpoint of this very job; others are named in the log."""
+    """The last whole checkpoint of this very job, whatever its number of processes was; others are named in the log."""
     for found in _all(root):
         if isinstance(found, str):
             print(f"checkpoint ignored: {found}", flush=True)
             continue
-        keys = sorted(identity.keys() | found.identity.keys())
+        keys = sorted((identity.keys() | found.identity.keys()) - {WORLD_SIZE})
         differs = next((key for key in keys if identity.get(key) != found.identity.get(key)), None)
         if differs is None:
             return found

@@ -40,7 +40,7 @@ class TokenSample:
 
 @dataclass(frozen=True, slots=True)
 class TokenData:
-    """A dataset in tokens, and how many of its lines were too long."""
+    """A dataset in tokens, texts or pairs of them, and how many of its lines were too long."""
 
     samples: list[TokenSample]
     dropped_too_long: int
@@ -72,7 +72,7 @@ def load_tokens(path: Path, chat: ChatFormat, *, max_length: int, loss_on: LossO
         A sample has no token that carries loss.
     """
     samples, dropped = [], 0
-    for number, line in _lines(path):
+    for number, line in dataset_lines(path):
         try:
             record = json.loads(line)
             messages = [{"role": str(m["role"]), "content": str(m["content"])} for m in record["messages"]]
@@ -91,7 +91,8 @@ def load_tokens(path: Path, chat: ChatFormat, *, max_length: int, loss_on: LossO
     return TokenData(samples, dropped)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def dataset_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines of a dataset with their numbers; empty ones are nothing."""
     try:
         # Not splitlines: text may hold any of Unicode's line separators.
         with path.open(encoding="utf-8", newline="\n") as file:

@@ -88,8 +88,8 @@ def start(model: torch.nn.Module, job: FinetuneJob, dtype: torch.dtype, steps: i
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": job.weight_decay},
-        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+        {"params": [p for p in trained if _dimensions(p) >= 2], "weight_decay": job.weight_decay},
+        {"params": [p for p in trained if _dimensions(p) < 2], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(
         [group for group in groups if group["params"]],
@@ -109,6 +109,11 @@ def start(model: torch.nn.Module, job: FinetuneJob, dtype: torch.dtype, steps: i
         config=settings(job, dtype, sum(p.numel() for p in trained)),
     )
     return engine
+
+
+def _dimensions(parameter: torch.nn.Parameter) -> int:
+    # Under ZeRO-3 what is here is a flat part of it.
+    return len(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def trained_weights(engine: DeepSpeedEngine, *, adapter: bool) -> dict[str, torch.Tensor]:

@@ -21,6 +21,7 @@ from hpcmaf.training.checkpoint import checkpoint_step
 from hpcmaf.training.failure import Failure, oom_kills, read
 from hpcmaf.training.nodes import NodePlace, Pulse
 from hpcmaf.training.processes import POLL_S, failure, torchrun, wait
+from hpcmaf.training.series import Series
 from hpcmaf.training.spec import FinetuneJob, FinetuneReport, LoraSettings
 from hpcmaf.training.stopping import StopFlag, asked
 
@@ -29,6 +30,7 @@ __all__ = [
     "FinetuneReport",
     "LoraSettings",
     "NodePlace",
+    "Series",
     "StopFlag",
     "checkpoint_step",
     "join_finetune",
@@ -46,6 +48,8 @@ def run_finetune(
     *,
     stop: StopFlag | None = None,
     place: NodePlace | None = None,
+    series: Series | None = None,
+    coming: FinetuneJob | None = None,
 ) -> FinetuneReport:
     """Finetune a model and publish its folder.
 
@@ -71,6 +75,9 @@ def run_finetune(
     place
         This node's, of a job on several; it has to be node 0. On the others
         :func:`join_finetune` runs with ``place.work(logs)``.
+    series
+        Processes that have done a job before and stay for more; ``coming`` is
+        the one that is likely to follow. The result is the same.
 
     Returns
     -------
@@ -99,7 +106,12 @@ def run_finetune(
         pulse = Pulse(work, place) if place is not None else None
         # Its appearance starts the other nodes.
         job.write(work / "job.json")
-        with torchrun(job, work, temporary, steps, log, place) as process, steps.open("rb") as lines:
+        begun = (
+            torchrun(job, work, temporary, steps, log, place)
+            if series is None or place is not None
+            else series.hand_over(job, work, temporary, steps, log, coming)
+        )
+        with begun as process, steps.open("rb") as lines:
             code = wait(process, work, stop, _listener(lines, progress), pulse)
         counts = _counts(work) if code == 0 else None
         # They still read what lies in the work folder.

@@ -17,7 +17,9 @@ from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchChe
 
 from hpcmaf.errors import TrainingError
 from hpcmaf.publish import sync
-from hpcmaf.training.checkpoint import Checkpoint, at_step, identity, marker, newest
+from hpcmaf.seeding import derive_seed
+from hpcmaf.training import universal
+from hpcmaf.training.checkpoint import WORLD_SIZE, Checkpoint, at_step, identity, marker, newest
 from hpcmaf.training.failure import explained
 from hpcmaf.training.place import Place
 from hpcmaf.training.spec import FinetuneJob
@@ -139,7 +141,7 @@ class Keeper:
         if self._identity is None:
             self._identity = identity(
                 self._job,
-                world_size=self._place.processes,
+                **{WORLD_SIZE: self._place.processes},
                 weights=f"{self._dtype} on {self._place.device.type}",
                 versions=[torch.__version__, deepspeed.__version__],
             )
@@ -147,20 +149,52 @@ class Keeper:
 
     def _load(self, checkpoint: Checkpoint) -> None:
         try:
-            loaded, _ = self._engine.load_checkpoint(
-                str(checkpoint.folder), tag=_TAG, load_module_strict=not self._lora
-            )
-            if loaded is None:
-                raise ValueError("DeepSpeed finds no state in it")
-            _restore_random_state(torch.load(checkpoint.folder / self._random_name, weights_only=True), self._place)
+            if checkpoint.identity[WORLD_SIZE] == self._place.processes:
+                self._load_own(checkpoint)
+            else:
+                self._load_converted(checkpoint)
         except Exception as error:  # damaged pickles raise almost anything
             if explained(error).kind == "error":
                 # The next attempt goes on from the one before it.
                 marker(checkpoint.folder).unlink(missing_ok=True)
                 raise TrainingError(
-                    f"{checkpoint.folder}: cannot be read ({error}) and is set aside; the same command goes on without it"
+                    f"{checkpoint.folder}: cannot be read ({error}) and is set aside; "
+                    "the same command goes on without it"
                 ) from error
             raise
+
+
+    def _load_own(self, checkpoint: Checkpoint) -> None:
+        loaded, _ = self._engine.load_checkpoint(str(checkpoint.folder), tag=_TAG, load_module_strict=not self._lora)
+        if loaded is None:
+            raise ValueError("DeepSpeed finds no state in it")
+        _restore_random_state(torch.load(checkpoint.folder / self._random_name, weights_only=True), self._place)
+
+    def _load_converted(self, checkpoint: Checkpoint) -> None:
+        """Of another number of processes; what they drew at random has no counterpart here, and is drawn afresh."""
+        folder = checkpoint.folder.with_name(f".{checkpoint.folder.name}.universal.{self._token}.tmp")
+        failed: list[str | None] = [None]
+        if self._place.first:
+            print(f"converting a checkpoint of {checkpoint.identity[WORLD_SIZE]} processes", flush=True)
+            try:
+                universal.convert(checkpoint.folder / _TAG, folder / _TAG)
+            except Exception as error:  # damaged pickles raise almost anything; the others wait below
+                failed = [f"{type(error).__name__}: {error}"]
+        if self._place.processes > 1:
+            dist.broadcast_object_list(failed, device=self._place.device)
+        try:
+            if failed[0] is not None:
+                raise ValueError(failed[0])
+            universal.load(self._engine, folder, _TAG)
+            if self._place.processes > 1:
+                dist.barrier()
+        finally:
+            if self._place.first:
+                shutil.rmtree(folder, ignore_errors=True)
+        job = self._job
+        seed = derive_seed(job.seed, job.iteration, job.agent, "dropout", self._place.rank, checkpoint.step)
+        random.seed(seed)
+        torch.manual_seed(seed)
 
 
 class _SyncedWriter(TorchCheckpointEngine):

@@ -15,15 +15,18 @@ if TYPE_CHECKING:
 _USABLE = 0.9
 # AdamW in mixed precision: a float32 copy and two moments.
 _STATE = 12
+# Bytes of a parameter in 4 bits, its share of doubly quantized constants included.
+_IN_4_BITS = 0.52
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Parameters of a model, all of them and the trained ones, and bytes of each in computation."""
+    """Parameters of a model: all, the trained ones, bytes of each in computation, and how many lie in 4 bits."""
 
     parameters: int
     trained: int
     bytes_each: int
+    in_4_bits: int = 0
 
 
 def activations(job: FinetuneJob, config: PretrainedConfig) -> int:
@@ -47,7 +50,8 @@ def needed(size: Size, stage: int, processes: int, offload: str, passing: int) -
     passing
         :func:`activations`.
     """
-    weights = size.parameters * size.bytes_each // (processes if stage == 3 else 1)
+    small = int(size.in_4_bits * _IN_4_BITS)
+    weights = (size.parameters - size.in_4_bits) * size.bytes_each // (processes if stage == 3 else 1) + small
     if offload == "params":
         weights = 0
     # ZeRO-1 adds gradients up before it shards them.
@@ -74,8 +78,8 @@ def choose_stage(size: Size, processes: int, offload: str, passing: int, memory:
     if not memory:
         return 1, "zero_stage auto: 1 on CPU"
     room = int(min(memory) * _USABLE)
-    # Alone, a process has nobody to share with.
-    stages = (1,) if processes == 1 else (1, 2, 3)
+    # Alone, a process has nobody to share with; weights in 4 bits cannot be shared out.
+    stages = (1,) if processes == 1 else (1, 2) if size.in_4_bits else (1, 2, 3)
     for stage in stages:
         wanted = needed(size, stage, processes, offload, passing)
         if wanted <= room:
@@ -87,14 +91,22 @@ def choose_stage(size: Size, processes: int, offload: str, passing: int, memory:
 
 
 def flop_per_token(size: Size, job: FinetuneJob) -> int:
-    """Useful work: forward and backward are 2 and 4 FLOP per parameter and token; a frozen one's gradient is left out."""
+    """Useful work: forward and backward are 2 and 4 FLOP per parameter and token, less a frozen one's gradient."""
     return 4 * size.parameters + 2 * size.trained if job.tuning == "lora" else 6 * size.parameters
 
 
 def size_of(parameters: Any, bytes_each: int) -> Size:
     """Count a model's parameters; under ZeRO-3 each is but a part here, and ``ds_numel`` is the whole."""
-    counts = [(getattr(p, "ds_numel", None) or p.numel(), p.requires_grad) for p in parameters]
-    return Size(sum(count for count, _ in counts), sum(count for count, trained in counts if trained), bytes_each)
+    total = trained = in_4_bits = 0
+    for parameter in parameters:
+        count = getattr(parameter, "ds_numel", None) or parameter.numel()
+        if type(parameter).__name__ == "Params4bit":
+            # Two of them in each byte.
+            count *= 2 * parameter.element_size()
+            in_4_bits += count
+        total += count
+        trained += count if parameter.requires_grad else 0
+    return Size(total, trained, bytes_each, in_4_bits)
 
 
 def _gib(size: int) -> str:

@@ -62,6 +62,9 @@ def loading_device(job: FinetuneJob, place: Place) -> str:
 
     folder = Path(weights_path(job))
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder.is_dir() else 0
+    if place.device.type == "cuda" and job.quantize == "4bit":
+        # It is quantized there, layer by layer.
+        return str(place.device)
     whole = job.zero_stage != 3 and job.offload == "none"
     if place.device.type == "cuda" and whole and 0 < 2 * size < torch.cuda.mem_get_info()[0]:
         return str(place.device)
@@ -96,19 +99,13 @@ def partitioned(job: FinetuneJob, dtype: object) -> Iterator[None]:
 
 def load_model(
     job: FinetuneJob, config: PretrainedConfig, dtype: torch.dtype | Literal["auto"], device: str = "cpu"
-) -> torch.nn.Module:
-    """Load what is to be trained, in training mode.
-
-    With LoRA the base is frozen and the result a ``PeftModel``: the adapter of
-    ``job.start`` goes on, or a fresh one starts (B = 0: the base unchanged).
+) -> PreTrainedModel:
+    """Load the checkpoint that is to be trained, or that an adapter is to be put on.
 
     Raises
     ------
     TrainingError
         The checkpoint is damaged.
-    ConfigError
-        The adapter to go on from has another shape than the job asks for, or
-        the job's targets are nowhere in the model.
     """
     from transformers import AutoModelForCausalLM
 
@@ -123,15 +120,44 @@ def load_model(
                 trust_remote_code=job.trust_remote_code,
                 # Through the machine's memory the weights would travel twice.
                 device_map=None if device == "cpu" else {"": device},
+                quantization_config=_in_4_bits(dtype) if job.quantize == "4bit" and dtype != "auto" else None,
             )
     except Exception as error:  # a damaged checkpoint makes the loaders raise almost anything
         raise _unloadable(path, error) from error
+    for module in model.modules() if job.quantize == "4bit" else ():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # Some CPUs' kernels repack weights in place for evaluation, and training cannot read them then.
+            module.support_avx512bf16_for_cpu = False
     if job.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         # Frozen embeddings would cut the graph at the first checkpoint.
         model.enable_input_require_grads()
-    trained = _with_adapter(model, job) if job.tuning == "lora" else model
-    return trained.train()
+    return model
+
+
+def _in_4_bits(dtype: torch.dtype) -> object:
+    """QLoRA's own settings: NF4, its constants quantized too, products in the adapter's type."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def trainable(model: PreTrainedModel, job: FinetuneJob) -> torch.nn.Module:
+    """A loaded model as the job trains it, in training mode.
+
+    With LoRA the base is frozen and the result a ``PeftModel``: the adapter of
+    ``job.start`` goes on, or a fresh one starts (B = 0: the base unchanged),
+    drawn by torch's generator.
+
+    Raises
+    ------
+    ConfigError
+        The adapter to go on from has another shape than the job asks for, or
+        the job's targets are nowhere in the model.
+    """
+    return (_with_adapter(model, job) if job.tuning == "lora" else model).train()
 
 
 def _with_adapter(model: PreTrainedModel, job: FinetuneJob) -> torch.nn.Module:

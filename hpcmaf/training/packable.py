@@ -94,6 +94,11 @@ class Packing:
             self._give_up(reason)
         run.train(training)
 
+    def release(self) -> None:
+        """Give the model its own attention back."""
+        if self.on:
+            self._model.set_attn_implementation(self._before)
+
     def _give_up(self, reason: Unpackable) -> None:
         self.on = False
         self._model.set_attn_implementation(self._before)

@@ -30,6 +30,10 @@ class Dataset:
     fresh
         Whether the answer is stored as if it had been given at once, without
         the turns before it.
+    paired
+        Whether a sample is a pair of answers rather than one.
+    rounds
+        Of pairs: the rounds of the confirmed answer and of the other.
     labels
         Candidates: problem id to ``"positive"`` or, for a trajectory that
         began wrong and ended right, ``"negative"``.
@@ -43,7 +47,9 @@ class Dataset:
     model: str = ""
     mixed: bool = False
     fresh: bool = False
+    paired: bool = False
     labels: dict[str, Label] = field(default_factory=dict)
+    rounds: dict[str, tuple[int, int]] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -64,6 +70,11 @@ def _own(agents: int, rounds: int) -> list[Dataset]:
     return firsts + [Dataset(f"critic-{n}", n, rounds, mixed=True) for n in range(agents)]
 
 
+def _pairs(agents: int, rounds: int) -> list[Dataset]:
+    """Both roles' preferences; a share of corrections is not kept to, as each pair holds both kinds of answer."""
+    return [replace(part, paired=True, mixed=False) for part in _own(agents, rounds)]
+
+
 def _union(agents: int, rounds: int) -> list[Dataset]:
     return [replace(part, model=SINGLE) for part in _own(agents, rounds)]
 
@@ -81,6 +92,7 @@ def _by_gold(agents: int, rounds: int) -> list[Dataset]:
 # What a method's learners are trained on, and whether gold labels it.
 DATA: Mapping[str, tuple[Callable[[int, int], list[Dataset]], bool]] = {
     "own": (_own, False),
+    "pairs": (_pairs, False),
     "union": (_union, False),
     "responses": (_responses, False),
     "gold": (_by_gold, True),

@@ -46,6 +46,8 @@ def prepare(
     said += [
         f"{str(dtype).removeprefix('torch.')} with float32 master weights" if dtype == torch.bfloat16 else "float32"
     ]
+    if size.in_4_bits:
+        said += [f"{size.in_4_bits / 1e6:,.1f} M of them in 4 bits"]
     if job.zero_stage == "auto":
         memory = [_smallest(torch.cuda.mem_get_info()[1], place)] if cuda else []
         stage, why = choose_stage(size, place.processes, job.offload, activations(job, config), memory)

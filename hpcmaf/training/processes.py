@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from hpcmaf.training.failure import NAME as FAILURE
 from hpcmaf.training.failure import Failure, killed, read
@@ -38,9 +39,22 @@ def torchrun(
     node
         This machine's place, if there are several.
     """
-    command = [sys.executable, "-m", "hpcmaf.training.torchrun", str(os.getpid())]
-    command += [str(work.resolve()), str(output.resolve()), str(steps.resolve()), str(time.time())]
-    command += [node.to_json()] if node is not None else []
+    arguments = [str(work.resolve()), str(output.resolve()), str(steps.resolve()), str(time.time())]
+    arguments += [node.to_json()] if node is not None else []
+    with _started(job, arguments, log) as process:
+        yield process
+
+
+@contextmanager
+def serving(job: FinetuneJob, inbox: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The same for a series of jobs, of which ``job`` is the first; see :mod:`hpcmaf.training.orders`."""
+    with _started(job, ["--series", str(inbox.resolve())], log) as process:
+        yield process
+
+
+@contextmanager
+def _started(job: FinetuneJob, arguments: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "hpcmaf.training.torchrun", str(os.getpid()), *arguments]
     # A scheduler signals all processes of a job, and these would kill one that
     # has not yet begun to heed them; blocked, they wait for that.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -68,8 +82,16 @@ def torchrun(
             process.wait()
 
 
+class Ends(Protocol):
+    """What can be waited for."""
+
+    def poll(self) -> int | None:
+        """Exit code, or ``None`` before the end."""
+        ...
+
+
 def wait(
-    process: subprocess.Popen[bytes],
+    process: Ends,
     work: Path,
     stop: StopFlag,
     listen: Callable[[], None] = lambda: None,

@@ -22,6 +22,7 @@ from hpcmaf.errors import DataError
 from hpcmaf.publish import atomic_path, write_json
 from hpcmaf.store import Store
 from hpcmaf.training.mixing import Mix, check_mix, drawer, mix_trajectories
+from hpcmaf.training.pairs import opposed, pair_line
 from hpcmaf.training.parts import DATA, Dataset, check_data, counts
 
 SCHEMA = "hpcmaf-selection/1"
@@ -133,6 +134,12 @@ def _label(transcript: Transcript, chosen: Selection, seed: int, iteration: int)
         if dataset.mixed and rounds == 1:
             continue  # nobody plays a critic
         began_right = agrees(transcript.answers[0][n].answer, vote)
+        if dataset.paired:
+            found = opposed(transcript, n, vote)
+            if found is not None:
+                dataset.rounds[problem] = found
+                dataset.labels[problem] = "positive" if began_right else "negative"
+            continue
         if vote.agrees[n] if m == rounds else agrees(transcript.answers[m - 1][n].answer, vote):
             dataset.labels[problem] = "positive" if began_right else "negative"
 
@@ -242,4 +249,5 @@ def _write_lines(transcripts: Callable[[], Iterator[Transcript]], chosen: Select
             problem = transcript.problem.id
             for dataset in chosen.datasets:
                 if problem in dataset.kept:
-                    opened[dataset.model].write(line(transcript, dataset, chosen.consensus[problem]))
+                    write = pair_line if dataset.paired else line
+                    opened[dataset.model].write(write(transcript, dataset, chosen.consensus[problem]))

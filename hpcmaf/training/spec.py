@@ -21,6 +21,8 @@ Schedule = Literal["linear", "cosine", "constant"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
 Offload = Literal["none", "optimizer", "params"]
+Quantize = Literal["none", "4bit"]
+Objective = Literal["sft", "dpo"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class LoraSettings:
 
 @dataclass(frozen=True, slots=True)
 class FinetuneJob:
-    """Supervised finetuning of one model on one dataset.
+    """Finetuning of one model on one dataset.
 
     Attributes
     ----------
@@ -58,13 +60,22 @@ class FinetuneJob:
         Folder or hub id of the base model; its tokenizer and chat template
         are used whatever ``start`` is.
     dataset
-        JSONL with ``messages`` per line, as selection writes it.
+        JSONL with ``messages`` per line, as selection writes it; with
+        ``prompt``, ``chosen`` and ``rejected`` for ``"dpo"``.
     output
         Folder to publish.
     start
         Previous adapter (LoRA) or checkpoint (full); ``None`` is the base.
+    objective
+        To say what the dataset says (``"sft"``), or to prefer one answer of
+        each of its pairs to the other (``"dpo"``).
+    dpo_beta
+        How much a preference may cost in distance from the start.
+    quantize
+        Whether the frozen base lies in memory in 4 bits (QLoRA). What it is
+        served with in debates stays as it was.
     batch_size
-        Sequences per optimiser step over all processes.
+        Sequences per optimiser step over all processes; of ``"dpo"``, pairs.
     micro_batch_size
         Sequences per forward pass and process, at most; packed, so many times
         ``max_length`` tokens.
@@ -119,6 +130,9 @@ class FinetuneJob:
     trust_remote_code: bool = False
     tuning: Tuning = "lora"
     lora: LoraSettings = field(default_factory=LoraSettings)
+    objective: Objective = "sft"
+    dpo_beta: float = 0.1
+    quantize: Quantize = "none"
     epochs: int = 2
     learning_rate: float = 1e-5
     batch_size: int = 16
@@ -156,18 +170,27 @@ class FinetuneJob:
             ("dtype", Dtype),
             ("device", Device),
             ("offload", Offload),
+            ("objective", Objective),
+            ("quantize", Quantize),
         ):
             value = getattr(self, name)
             _require(value in get_args(choices), name, value, "one of " + ", ".join(get_args(choices)))
         for name in ("epochs", "batch_size", "micro_batch_size", "max_length", "nodes", "processes", "threads"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+        _require(self.dpo_beta > 0, "dpo_beta", self.dpo_beta, "above 0")
         _require(self.zero_stage in (0, 1, 2, 3, "auto"), "zero_stage", self.zero_stage, "0, 1, 2, 3 or auto")
         _require(
             self.offload == "none" or self.zero_stage in ("auto", 3, *((1, 2) if self.offload == "optimizer" else ())),
             "offload",
             self.offload,
             f"none with zero_stage {self.zero_stage} (optimizer needs 1 or more, params needs 3)",
+        )
+        _require(
+            self.quantize == "none" or (self.tuning == "lora" and self.zero_stage != 3 and self.offload != "params"),
+            "quantize",
+            self.quantize,
+            "none with full tuning, zero_stage 3 or offload params: only a whole frozen base lies in 4 bits",
         )
         _require(0 <= self.warmup_ratio <= 1, "warmup_ratio", self.warmup_ratio, "in 0..1")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from hpcmaf.training.failure import killed, oom_kills, recorded
 from hpcmaf.training.nodes import NodePlace
+from hpcmaf.training.orders import Order
 from hpcmaf.training.spec import FinetuneJob
 from hpcmaf.training.stopping import ask, asked, heed_signals
 
@@ -34,18 +35,24 @@ def die_with_parent(parent: int) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the job in ``work``; see :func:`hpcmaf.training.worker.run` for the arguments."""
-    parent, work, output, steps, started, *rest = arguments
+    """Run the job in ``work``, or the series of ``--series INBOX``; see :mod:`hpcmaf.training.worker`."""
+    parent, *rest = arguments
+    inbox = Path(rest[1]) if rest[0] == "--series" else None
+    node = NodePlace.from_json(rest[4]) if len(rest) > 4 else None
+
+    def work() -> Path:
+        # Of the job that is being done.
+        return Path(rest[0] if inbox is None else Order.last(inbox).work)
+
     # Asked to stop, the agent only tells its workers: they need it until they
     # have written their checkpoint.
-    heed_signals(lambda *_: ask(Path(work)))
+    heed_signals(lambda *_: ask(work()))
     die_with_parent(int(parent))
-    node = NodePlace.from_json(rest[0]) if rest else None
     before = oom_kills()
     # Collecting garbage among ever more modules is 8% of the imports below.
     gc.disable()
-    with recorded(Path(work)):
-        job = FinetuneJob.read(Path(work) / "job.json")
+    with recorded(work()):
+        job = FinetuneJob.read(work() / "job.json")
         # What follows takes seconds and is shared by all workers.
         from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -57,14 +64,14 @@ def main(arguments: list[str]) -> int:
         # What is loaded stays: never look at it again, and let forks share its pages.
         gc.freeze()
         gc.enable()
-        if asked(Path(work)):
+        if asked(work()):
             return 0
         config = LaunchConfig(
             nproc_per_node=job.processes,
             max_restarts=0,
             start_method="fork",
             # Not in /tmp, where nobody would clear them away.
-            logs_specs=DefaultLogsSpecs(log_dir=str(Path(work) / "elastic")),
+            logs_specs=DefaultLogsSpecs(log_dir=str((inbox or work()) / "elastic")),
             # SIGTERM, which is among the default ones, is heeded above.
             signals_to_handle="SIGINT,SIGHUP,SIGQUIT",
             rdzv_backend="c10d",
@@ -72,14 +79,17 @@ def main(arguments: list[str]) -> int:
         )
         rank = None if node is None else node.rank
         try:
-            elastic_launch(config, worker.run)(work, output, steps, float(started), rank)
+            if inbox is not None:
+                elastic_launch(config, worker.serve)(str(inbox))
+            else:
+                elastic_launch(config, worker.run)(*rest[:3], float(rest[3]), rank)
         except ChildFailedError as error:
             # The worker has recorded why; the agent's summary belongs in the log.
             print(error, file=sys.stderr)
             local, first = min(error.failures.items(), key=lambda item: item[1].timestamp)
             if first.exitcode == -signal.SIGKILL:
                 where = "" if node is None else f" on {node.local_address}"
-                killed(f"process {local}{where}", before).record(Path(work))
+                killed(f"process {local}{where}", before).record(work())
             return 1
     return 0
 

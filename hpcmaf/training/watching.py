@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,10 @@ class Watch:
         """Time counts from here."""
         self._began = time.monotonic()
 
-    def step(self, step: int, loss: float, rate: float, batch: Sequence[TokenSample]) -> None:
-        """Tell of an optimiser step that is done."""
+    def step(
+        self, step: int, loss: float, rate: float, batch: Sequence[TokenSample], more: Mapping[str, float] | None = None
+    ) -> None:
+        """Tell of an optimiser step that is done; ``more`` is what the objective measured besides its loss."""
         self._tokens += sum(len(sample.input_ids) for sample in batch)
         self._steps += 1
         if self._file is None or self._events is None:
@@ -61,6 +63,7 @@ class Watch:
             "step": step,
             "steps": self._total,
             "loss": loss,
+            **(more or {}),
             "learning_rate": rate,
             "tokens_per_s": round(speed, 1),
             "tflops": float(f"{flops / 1e12:.3g}"),

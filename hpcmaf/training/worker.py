@@ -1,49 +1,34 @@
-"""One process of a finetuning job: load, train, save.
+"""One process of a finetuning job, or of a series of them.
 
 Started by :mod:`hpcmaf.training.torchrun`, or by torchrun itself::
 
     torchrun --nproc-per-node P -m hpcmaf.training.worker WORK OUTPUT STEPS
-
-The loop is plain DeepSpeed rather than a Trainer's, because the loss must be
-weighted by target tokens over micro-batches *and* processes, and because a
-Trainer's imports take longer than a small job trains.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import logging
 import os
-import random
-import resource
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from hpcmaf.chat import ChatFormat
-from hpcmaf.errors import TrainingError
-from hpcmaf.seeding import derive_seed
+from hpcmaf.publish import write_json
 from hpcmaf.training import engine as ds
-from hpcmaf.training.data import TokenData, TokenSample, global_batches, load_tokens
+from hpcmaf.training.extras import check_packages
 from hpcmaf.training.failure import recorded
-from hpcmaf.training.keeper import Keeper
-from hpcmaf.training.loop import train
-from hpcmaf.training.memory import flop_per_token, size_of
-from hpcmaf.training.model import compute_dtype, context_length, load_config, load_model, loading_device
-from hpcmaf.training.packable import Packing
+from hpcmaf.training.finetune import finetune
+from hpcmaf.training.held import Held
+from hpcmaf.training.model import load_config
+from hpcmaf.training.orders import Order
 from hpcmaf.training.place import Place
-from hpcmaf.training.preparing import prepare
-from hpcmaf.training.saving import check_finite, save_adapter, save_checkpoint
 from hpcmaf.training.spec import FinetuneJob
 from hpcmaf.training.stopping import WorkStop, heed_signals
-from hpcmaf.training.watching import Watch
 
 _PR_SET_PDEATHSIG = 1
 
@@ -59,6 +44,9 @@ def preload(job: FinetuneJob) -> None:
         AutoModelForCausalLM._model_mapping[type(config)]
     if job.tuning == "lora":
         import peft  # noqa: F401
+    check_packages(objective=job.objective, quantize=job.quantize)
+    if job.objective == "dpo":
+        import trl.trainer.dpo_trainer  # noqa: F401
 
 
 def die_with_parent() -> None:
@@ -85,6 +73,40 @@ def run(work: str, output: str, steps: str, started: float, node: int | None = N
     """
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     die_with_parent()
+    try:
+        _do(work, output, steps, started, node, Held(), None)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def serve(inbox: str) -> None:
+    """Do this process's part of a series of jobs, until there are no more or one is stopped."""
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    die_with_parent()
+    held, number, stopped = Held(), 1, False
+    try:
+        while not stopped and (order := Order.wait(Path(inbox), number, _orphaned)) is not None:
+            with open(order.log, "ab") as log:
+                for stream in (sys.stdout, sys.stderr):
+                    stream.flush()
+                    os.dup2(log.fileno(), stream.fileno())
+            coming = FinetuneJob.read(Path(order.coming)) if order.coming else None
+            stopped = _do(order.work, order.output, order.steps, order.started, None, held, coming)
+            number += 1
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _orphaned() -> bool:
+    return os.getppid() == 1
+
+
+def _do(
+    work: str, output: str, steps: str, started: float, node: int | None, held: Held, coming: FinetuneJob | None
+) -> bool:
+    """One job; returns whether it was stopped before its end."""
     stop = WorkStop(Path(work))
     heed_signals(stop.request)
     with recorded(Path(work), stopped=lambda: stop.requested):
@@ -95,118 +117,11 @@ def run(work: str, output: str, steps: str, started: float, node: int | None = N
             os.environ["RANK"] = str(node * job.processes + int(os.environ["LOCAL_RANK"]))
         place = Place.of(job)
         torch.set_num_threads(job.threads)
-        try:
-            report = finetune(job, place, Path(output), Path(steps), stop, started, Path(work).name)
-        finally:
-            if dist.is_initialized():
-                dist.destroy_process_group()
+        report = finetune(job, place, Path(output), Path(steps), stop, started, Path(work).name, held, coming)
         if place.first:
-            (Path(work) / "report.json").write_text(json.dumps(report))
-
-
-def finetune(
-    job: FinetuneJob, place: Place, output: Path, steps: Path, stop: WorkStop, started: float, token: str
-) -> dict[str, object]:
-    """Train and save one model.
-
-    Returns
-    -------
-    dict
-        The fields of the report; of a job that was stopped only ``steps``
-        and those done, ``stopped_at``.
-    """
-    cuda = place.device.type == "cuda"
-    marks = {"launch": time.time()}
-    config = load_config(job)
-    chat = ChatFormat.from_pretrained(job.base, revision=job.revision, trust_remote_code=job.trust_remote_code)
-    longest = min(job.max_length, context_length(config) or job.max_length)
-    data = load_tokens(Path(job.dataset), chat, max_length=longest, loss_on=job.loss_on)
-    seed = derive_seed(job.seed, job.iteration, job.agent, "finetune")
-    batches = global_batches(data.samples, batch_size=job.batch_size, epochs=job.epochs, seed=seed)
-
-    # Seeds the fresh adapter, the same in every process.
-    torch.manual_seed(derive_seed(seed, "adapter"))
-    dtype = compute_dtype(job, config, cuda)
-    losses: list[float] = []
-    earlier = 0.0
-    marks["data"] = first_step = time.time()
-    if batches:
-        ds.connect(cuda)
-        model = load_model(job, config, dtype, loading_device(job, place))
-        _check_vocabulary(model, data.samples, job)
-        marks["weights"] = time.time()
-        packing = Packing(model, max(len(sample.input_ids) for sample in data.samples), wanted=job.packing)
-        job = prepare(model, job, config, dtype, place, packed=packing.on)
-        engine = ds.start(model, job, dtype, len(batches), cuda)
-        packing.check(engine, data.samples, place.device)
-        _seed_dropout(derive_seed(seed, "dropout", place.rank))
-        keeper = Keeper(engine, job, place, dtype, started=started, token=token)
-        before = keeper.resume()
-        earlier = keeper.earlier_seconds
-        marks["engine"] = first_step = time.time()
-        useful = flop_per_token(size_of(engine.module.parameters(), dtype.itemsize), job)
-        with closing(Watch(job, place, steps, len(batches), useful)) as watch:
-            losses = train(engine, batches, before, job, place, watch, keeper, stop, packing.on)
-        if len(losses) < len(batches):
-            return {"stopped_at": len(losses), "steps": len(batches)}
-        weights = ds.trained_weights(engine, adapter=job.tuning == "lora")
-    elif not job.start:
-        # In the checkpoint's own type: nothing is computed, so nothing may change.
-        model = load_model(job, config, "auto")
-        weights = model.state_dict()
-    # Without data and with a previous model, the launcher copies that.
-    if place.first and (batches or not job.start):
-        check_finite(weights)
-        if job.tuning == "lora":
-            save_adapter(model, weights, job, output)
-        else:
-            save_checkpoint(model, weights, chat.tokenizer, job, output)
-    return {
-        **_counts(data, job.epochs),
-        "steps": len(batches),
-        "final_loss": losses[-1] if losses else None,
-        "losses": losses,
-        "startup_seconds": first_step - started,
-        "startup": {
-            name: round(end - begin, 3) for (name, end), begin in zip(marks.items(), [started, *marks.values()])
-        },
-        "peak_memory_bytes": _peak_memory(place),
-        "earlier_seconds": earlier,
-        "gpus": place.processes if cuda else 0,
-    }
-
-
-def _check_vocabulary(model: torch.nn.Module, samples: Sequence[TokenSample], job: FinetuneJob) -> None:
-    rows = model.get_input_embeddings().num_embeddings
-    largest = max(max(sample.input_ids) for sample in samples)
-    if largest >= rows:
-        raise TrainingError(f"{job.base}: its tokenizer makes token {largest}, but the model has {rows} embeddings")
-
-
-def _seed_dropout(seed: int) -> None:
-    random.seed(seed)
-    torch.manual_seed(seed)
-
-
-def _counts(data: TokenData, epochs: int) -> dict[str, int]:
-    return {
-        "samples": len(data.samples),
-        "dropped_too_long": data.dropped_too_long,
-        "training_tokens": epochs * sum(len(sample.input_ids) for sample in data.samples),
-        "target_tokens": epochs * sum(sample.target_tokens for sample in data.samples),
-    }
-
-
-def _peak_memory(place: Place) -> int:
-    if place.device.type == "cuda":
-        own = torch.cuda.max_memory_allocated()
-    else:
-        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if place.processes == 1 or not dist.is_initialized():
-        return own
-    largest = torch.tensor(own, dtype=torch.int64, device=place.device)
-    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    return int(largest)
+            # Its appearance ends the job, for whoever waits for it.
+            write_json(Path(work) / "report.json", report)
+    return "stopped_at" in report
 
 
 if __name__ == "__main__":

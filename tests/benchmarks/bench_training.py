@@ -9,6 +9,8 @@ linear layers, texts as long as critics' data (log-normal, median 700, 200 to
 - ceiling: bfloat16 matrix products of this GPU, now;
 - ours, ours-unpacked: a whole job through run_finetune, from start to saved adapter;
 - ours-full: the same, all weights, ZeRO-3;
+- apart, together: six agents as six jobs one after another, and as one job
+  whose processes load the base once (ratio: together over apart);
 - trl-packed, trl-flex, trl-padded: SFTTrainer under DeepSpeed ZeRO-2 with liger
   kernels and fused AdamW: packed (bfd) with SDPA or FlexAttention, or padded
   in batches of like lengths. The best of them is what to compare with.
@@ -28,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,7 @@ sys.path.insert(0, str(ROOT))
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
 
 from hpcmaf.errors import HpcmafError
+from hpcmaf.training.spec import FinetuneJob
 
 LENGTHS = {"median": 700, "sigma": 0.5, "least": 200, "most": 2048}
 BATCH = 16
@@ -94,15 +98,12 @@ def write_model(folder: Path, layers: int, width: int) -> None:
     make_tokenizer(BOS_TEMPLATE, adds_bos=True).save_pretrained(folder)
 
 
-def ours(place: Path, gpus: int, **settings: Any) -> dict[str, Any]:
-    """One job, with what it says of itself."""
-    from hpcmaf.training.job import FinetuneJob, run_finetune
-
-    name = f"ours-{time.time_ns()}"
-    job = FinetuneJob(
+def job_of(place: Path, gpus: int, output: Path, **settings: Any) -> FinetuneJob:
+    """An agent's job on the texts of this run."""
+    return FinetuneJob(
         base=str(place / "model"),
         dataset=str(place / "data.jsonl"),
-        output=str(place / name / "out"),
+        output=str(output),
         device="cuda" if gpus else "cpu",
         processes=max(1, gpus),
         batch_size=BATCH * max(1, gpus),
@@ -110,6 +111,14 @@ def ours(place: Path, gpus: int, **settings: Any) -> dict[str, Any]:
         loss_spike=0,
         **{"micro_batch_size": 4, "zero_stage": 2, "epochs": 2} | settings,
     )
+
+
+def ours(place: Path, gpus: int, **settings: Any) -> dict[str, Any]:
+    """One job, with what it says of itself."""
+    from hpcmaf.training.job import run_finetune
+
+    name = f"ours-{time.time_ns()}"
+    job = job_of(place, gpus, place / name / "out", **settings)
     began = time.time()
     report = run_finetune(job, place / name)
     wall = time.time() - began
@@ -134,6 +143,23 @@ def ours(place: Path, gpus: int, **settings: Any) -> dict[str, Any]:
         "losses": [report.losses[0], report.losses[-1]],
         "said": said,
     }
+
+
+def agents(place: Path, gpus: int, *, together: bool, count: int = 6) -> dict[str, Any]:
+    """As many agents, each from its data to its saved adapter."""
+    from hpcmaf.training.job import Series, run_finetune
+
+    name = f"agents-{time.time_ns()}"
+    jobs = [
+        replace(job_of(place, gpus, place / name / f"{agent}" / "out", epochs=2), agent=f"critic-{agent}")
+        for agent in range(count)
+    ]
+    began, startup = time.time(), []
+    with Series() as series:
+        for at, job in enumerate(jobs):
+            shared = {"series": series, "coming": jobs[at + 1] if at + 1 < count else None} if together else {}
+            startup.append(round(run_finetune(job, Path(job.output).parent, **shared).startup_seconds, 2))
+    return {"wall_s": time.time() - began, "agents": count, "startup_s": startup}
 
 
 def trl_apart(place: Path, arm: str, gpus: int, limit: float) -> dict[str, Any]:
@@ -183,11 +209,8 @@ def main() -> None:
     place.mkdir(exist_ok=True)
     sizes = lengths(options.tokens)
     write_data(place / "data.jsonl", sizes)
-    command = [
-        sys.executable,
-        "-c",
-        f"import pathlib, bench_training as b; b.write_model(pathlib.Path({str(place / 'model')!r}), {options.layers}, {options.width})",
-    ]
+    write = f"write_model(pathlib.Path({str(place / 'model')!r}), {options.layers}, {options.width})"
+    command = [sys.executable, "-c", f"import pathlib; from bench_training import write_model; {write}"]
     subprocess.run(command, check=True, cwd=Path(__file__).parent)
     top = ceiling() if options.gpus else float("nan")
     print(json.dumps({"arm": "made", "texts": len(sizes), "tokens": sum(sizes), "seconds": time.time() - began}))
@@ -199,12 +222,18 @@ def main() -> None:
         "ours-full": {"tuning": "full", "zero_stage": 3, "epochs": 1},
         "ours-full-one": {"tuning": "full", "zero_stage": 3, "epochs": 1, "gpus": 1},
     }
-    flop = None
+    flop, walls = None, []
     for arm in options.arms.split(","):
         if time.time() - began > options.until:
             print(json.dumps({"arm": arm, "failed": "no time left"}), flush=True)
             continue
-        if arm.startswith("ours"):
+        gpus, own = options.gpus, None
+        if arm in ("apart", "together"):
+            result = agents(place, gpus, together=arm == "together")
+            if arm == "together" and walls:
+                result["over_apart"] = result["wall_s"] / walls[-1]
+            walls.append(result["wall_s"])
+        elif arm.startswith("ours"):
             try:
                 result = ours(place, **{"gpus": options.gpus} | shapes[arm])
             except HpcmafError as error:  # the other arms are worth having

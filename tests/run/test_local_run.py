@@ -248,9 +248,9 @@ def test_every_shape_runs_through(tmp_path: Path, overrides: tuple[str, ...]) ->
     assert not wanted or {data["realised_w"] for data in critics if data["kept"]} == set(wanted)
 
 
-@pytest.mark.parametrize(("kind", "tuning"), [("mistral", "lora"), ("phi3", "full")])
-def test_foreign_chat_models_run_through(tmp_path: Path, kind: str, tuning: str) -> None:
-    """A Mistral- and a Phi-3-type model of random weights, with the prompts in words."""
+@pytest.mark.parametrize(("kind", "tuning", "method"), [("mistral", "lora", "maft"), ("phi3", "full", "maft-dpo")])
+def test_foreign_chat_models_run_through(tmp_path: Path, kind: str, tuning: str, method: str) -> None:
+    """A Mistral- and a Phi-3-type model of random weights, with the prompts in words; one of them by preference."""
     base = tiny_model(tmp_path / "base", kind, context=4096)
     result = submit(
         tmp_path / "run",
@@ -261,6 +261,7 @@ def test_foreign_chat_models_run_through(tmp_path: Path, kind: str, tuning: str)
         "task.prompts=default",
         f"model.path={base}",
         f"training.tuning={tuning}",
+        f"method={method}",
         "training.max_length=4096",
         "training.epochs=1",
         "sampling.max_new_tokens=40",
@@ -274,3 +275,5 @@ def test_foreign_chat_models_run_through(tmp_path: Path, kind: str, tuning: str)
     run = RunDir(tmp_path / "run")
     steps = [json.loads((run.agent(1, f"critic-{n}") / "training.json").read_text())["steps"] for n in range(2)]
     assert min(steps) > 0, "an agent had nothing to learn from"
+    log = next(run.root.glob("it01/attempts/finetune.critic-0/*/progress.jsonl")).read_text()
+    assert ("reward_margin" in log) == (method == "maft-dpo")

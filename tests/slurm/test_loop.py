@@ -89,11 +89,15 @@ class Watch:
 
 @pytest.mark.timeout(1200)
 def test_five_iterations_through_the_night(slurm: Cluster, tmp_path: Path) -> None:
-    """A node dies in iteration 2, a finetuning task in iteration 4; beside it a run queued as a whole."""
+    """A node dies in iteration 2, a finetuning task in iteration 4; beside it a run queued as a whole.
+
+    There one job trains all agents, by processes that load the base once; here each has a job of its own.
+    """
     night, calm = RunDir(tmp_path / "a night's run"), RunDir(tmp_path / "calm")
     script = [REPOSITORY / "slurm/iterate.sh", "--iters", "5", "--run", night.root, *OPTIONS, *SMALL]
     job = slurm.client("sbatch", "--parsable", f"--output={tmp_path}/iterate.log", f"--chdir={REPOSITORY}", *script)
-    submit(calm.root, "--iters", "5", "--set-profile", "slurm.chain=presubmitted")
+    calmly = ["slurm.chain=presubmitted", "slurm.agents_per_job=4"]
+    submit(calm.root, "--iters", "5", *[word for one in calmly for word in ("--set-profile", one)])
     slurm.wait_job(int(job), "COMPLETED", timeout=60)
     watch = Watch(slurm, night)
 
@@ -111,6 +115,9 @@ def test_five_iterations_through_the_night(slurm: Cluster, tmp_path: Path) -> No
     verdicts = [json.loads(line) for line in night.submissions.read_text().splitlines() if '"verdict"' in line]
     assert [verdict["kind"] for verdict in verdicts if verdict["stage"] == "it04/finetune"] == ["killed"]
     assert results(night, 5) == results(calm, 5)
+    logs = [path.read_text() for path in calm.root.glob("it0?/attempts/finetune.*/0001/finetune.log")]
+    # An agent without data has nothing to train, and needs no base.
+    assert len(logs) == 20 and sum("from the job before: data and base" in log for log in logs) > 10
     slurm.wait_idle(60)
     assert verify(night.root) == []
 

@@ -32,6 +32,18 @@ def chats(count: int = SAMPLES) -> list[dict[str, Any]]:
     return lines
 
 
+def preferences(first: int, count: int = SAMPLES) -> list[dict[str, Any]]:
+    """Pairs of one agent's answers, the right one and one that is off by one."""
+    lines = []
+    for i in range(first, first + count):
+        prompt = [{"role": "user", "content": f"{i}+{i}?"}]
+        right, wrong = f"so it is {2 * i}", f"well, {2 * i + 1}"[: 6 + i % 4]
+        texts = (("chosen", right), ("rejected", wrong))
+        answers = {side: [{"role": "assistant", "content": text}] for side, text in texts}
+        lines.append({"prompt": prompt, **answers, "problem_id": f"p{i}", "label": "negative"})
+    return lines
+
+
 def write_lines(path: Path, lines: list[dict[str, Any]]) -> Path:
     """A dataset file."""
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -109,6 +121,7 @@ def cases(bases: dict[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
                 "tuning": tuning,
                 "zero_stage": stage,
             }
+    pairs = llama | {"objective": "dpo", "dataset": str(write_lines(folder / "pairs.jsonl", preferences(0)))}
     hot = {"lora": LoraSettings(rank=4, alpha=8, dropout=0.2)}
     table |= {f"plain-{stage}": llama | {"tuning": "full", "zero_stage": stage} for stage in range(3)}
     table |= {
@@ -133,6 +146,11 @@ def cases(bases: dict[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
         "diverged": llama | {"start": str(overflowing(bases["llama"], folder / "overflowing")), "tuning": "full"},
         "wrong-rank": llama | {"start": str(folder / "lora-0" / "out"), "lora": LoraSettings(rank=8)},
         "wrong-targets": llama | {"lora": LoraSettings(targets=("nowhere",))},
+        "dpo-lora": pairs,
+        "dpo-next": pairs | {"start": str(folder / "dpo-lora" / "out")},
+        "dpo-lora-3": pairs | {"zero_stage": 3, "processes": 2, "micro_batch_size": 2},
+        "dpo-full": pairs | {"tuning": "full", "zero_stage": 2, "processes": 2, "learning_rate": 1e-3}
+        | {"gradient_checkpointing": True},
         "all-turns": llama | {"loss_on": "all_turns", "epochs": 1},
     }
     return table
@@ -151,17 +169,27 @@ def outcomes(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     )
 
 
-def run_batch(folder: Path, jobs: dict[str, FinetuneJob]) -> dict[str, Outcome]:
-    """Run jobs one after another, each in a folder of its name."""
+def run_batch(
+    folder: Path, jobs: dict[str, FinetuneJob], kill_after: dict[str, int] | None = None, packages: Path | None = None
+) -> dict[str, Outcome]:
+    """Run jobs one after another, each in a folder of its name; kill some once a checkpoint is so many steps far.
+
+    ``packages`` is a folder of more packages than are installed.
+    """
     made = {}
     for name, job in jobs.items():
         place = folder / name
         for part in ("work", "out"):
             (place / part).mkdir(parents=True)
         job.write(place / "work" / "job.json")
+        if name in (kill_after or {}):
+            (place / "kill").write_text(str((kill_after or {})[name]))
         made[name] = Outcome(job, -1, place / "out", place / "work", place / "log")
     (folder / "order.json").write_text(json.dumps(list(made)))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "false"}
+    if packages is not None:
+        before = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        environment["PYTHONPATH"] = os.pathsep.join([str(packages), *before])
     done = subprocess.run(  # noqa: PLW1510 (its code is asserted below)
         [sys.executable, "-m", "tests.training.batch", str(folder)],
         cwd=Path(__file__).parents[2],

@@ -50,6 +50,14 @@ def test_the_smallest_gpu_decides_and_too_little_is_said():
     assert stage == 1 and "are wanted and a GPU has 80.0 GiB; gradient_checkpointing" in why
 
 
+def test_a_base_in_4_bits_is_small_and_never_shared_out():
+    small = Size(8_030_000_000, 42_000_000, 2, in_4_bits=6_979_000_000)
+    # What is left in 16 bits: embeddings, head, norms.
+    assert 5 < needed(small, 1, 1, "none", 0) / GIB < 7 < 14 < needed(LORA, 1, 1, "none", 0) / GIB
+    assert choose_stage(small, 2, "none", 10 * GIB, [12 * GIB] * 2)[0] == 2
+    assert choose_stage(LORA, 2, "none", 10 * GIB, [12 * GIB] * 2)[0] == 3
+
+
 def test_on_cpu_there_is_nothing_to_share_for():
     assert choose_stage(FULL, 2, "none", 0, []) == (1, "zero_stage auto: 1 on CPU")
 

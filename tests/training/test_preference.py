@@ -1,0 +1,171 @@
+"""Preferences: pairs out of debates, TRL's loss, and what agents have learnt from them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpcmaf.errors import ConfigError, DataError
+from hpcmaf.recipe import load_recipe
+from hpcmaf.training.pairs import load_pairs
+from hpcmaf.training.selection import select, write_selection
+from tests.training.conftest import Outcome, preferences, write_lines
+from tests.training.test_selection import debate, random_debates, store
+
+answers = st.sampled_from(["7", "1", None])
+
+
+def pairs_of(*debates) -> dict[str, dict[str, tuple[int, int]]]:
+    chosen = select(debates, w=0.5, seed=1, iteration=1, data="pairs")
+    return {dataset.agent: dataset.rounds for dataset in chosen.datasets}
+
+
+def test_an_agents_confirmed_answer_is_preferred_to_its_other_one():
+    found = pairs_of(debate("a", ["7", "1", "7"], ["7", "7", None]))
+    # agent 0 was always right; 1 corrected itself; 2 was led astray.
+    for role in ("generator", "critic"):
+        assert [found[f"{role}-{n}"] for n in range(3)] == [{}, {"a": (2, 1)}, {"a": (1, 2)}]
+
+
+@given(st.lists(st.lists(answers, min_size=3, max_size=3), min_size=1, max_size=4))
+def test_pairs_hold_one_answer_of_each_kind_and_the_last_one(rounds):
+    given_debate = debate("a", *rounds)
+    chosen = select([given_debate], w=0.5, seed=1, iteration=1, data="pairs")
+    label = chosen.consensus.get("a")
+    for dataset in chosen.datasets:
+        said = [turns[dataset.index].answer for turns in given_debate.answers]
+        mixed = label is not None and len({answer == label for answer in said}) == 2
+        assert (dataset.kept == {"a"}) == mixed
+        if mixed:
+            right, wrong = dataset.rounds["a"]
+            assert said[right - 1] == label != said[wrong - 1] and max(right, wrong) == len(rounds)
+            assert dataset.labels["a"] == ("positive" if said[0] == label else "negative")
+
+
+def test_files_hold_trls_pairs_with_one_prompt_and_one_agent(tmp_path):
+    one = debate("a", ["7", "1"], ["7", "1"], ["7", "7"])
+    summary = write_selection(
+        store(tmp_path / "s.h5", [one], agents=2, rounds=3), tmp_path / "out", w=0.5, seed=1, data="pairs"
+    )
+    generator, critic = (json.loads((tmp_path / f"out/{role}-1.jsonl").read_text()) for role in ("generator", "critic"))
+    assert generator["prompt"] == one.conversation(1, 1)[:1] and critic["prompt"] == one.conversation(1, 3)[:-1]
+    for line in (generator, critic):
+        texts = [one.answers[m - 1][1].text for m in (3, 2)]
+        assert [line["chosen"], line["rejected"]] == [[{"role": "assistant", "content": text}] for text in texts]
+        assert (line["problem_id"], line["label"], line["consensus"]) == ("a", "negative", "7")
+    assert (tmp_path / "out/generator-0.jsonl").read_text() == ""
+    counts = summary["datasets"]["critic-1"]
+    assert (counts["candidates"], counts["kept"], counts["kept_negatives"]) == (1, 1, 1)
+
+
+def test_same_store_same_bytes(tmp_path):
+    source = store(tmp_path / "s.h5", random_debates(60))
+    for name in "ab":
+        write_selection(source, tmp_path / name, w=0.5, seed=1, data="pairs")
+    a, b = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in "ab")
+    assert a == b and all(a[f"{role}-{n}.jsonl"] for role in ("generator", "critic") for n in range(3))
+
+
+def test_the_method_alone_turns_it_on_and_the_objective_alone_does():
+    for overrides in (["method=maft-dpo"], ["training.objective=dpo"]):
+        recipe = load_recipe(overrides=overrides)
+        assert (recipe.method, recipe.training.objective) == ("maft-dpo", "dpo")
+        assert type(recipe).model_validate(recipe.model_dump(mode="json")) == recipe
+    assert load_recipe().training.objective == "sft"
+    for overrides in (
+        ["method=star", "training.objective=dpo"],
+        ["method=maft-dpo", "training.objective=sft"],
+        ["training.objective=ppo"],
+        ["method=maft-dpo", "training.dpo_beta=0"],
+    ):
+        with pytest.raises(ConfigError, match=r"training\.(objective|dpo_beta)") as refused:
+            load_recipe(overrides=overrides)
+        assert "\n" not in str(refused.value)
+
+
+# --- trained ----------------------------------------------------------------------
+
+
+def margins(outcome: Outcome, lines: list[dict], path: Path) -> list[float]:
+    """How much more a model prefers each right answer than its start did; by transformers and peft alone."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from hpcmaf.chat import ChatFormat
+
+    def preferences_of(model) -> torch.Tensor:
+        found = []
+        for pair in pairs:
+            sums = []
+            for text in (pair.chosen, pair.rejected):
+                ids = torch.tensor([text.input_ids])
+                with torch.no_grad():
+                    logits = model(ids).logits[0, :-1].log_softmax(-1)
+                each = logits.gather(1, ids[0, 1:, None])[:, 0]
+                sums.append(each[torch.tensor(text.target[1:])].sum())
+            found.append(sums[0] - sums[1])
+        return torch.stack(found)
+
+    job = outcome.job
+    pairs = load_pairs(write_lines(path, lines), ChatFormat.from_pretrained(job.base), max_length=256).samples
+    base = AutoModelForCausalLM.from_pretrained(job.base).eval()
+    if job.tuning == "full":
+        trained = AutoModelForCausalLM.from_pretrained(outcome.output).eval()
+        return (preferences_of(trained) - preferences_of(base)).tolist()
+    start = PeftModel.from_pretrained(base, job.start).eval() if job.start else base
+    before = preferences_of(start)
+    if job.start:
+        base = start.unload()
+    return (preferences_of(PeftModel.from_pretrained(base, outcome.output).eval()) - before).tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dpo-lora", "dpo-next", "dpo-lora-3", "dpo-full"])
+def test_the_margin_rises_on_held_out_pairs(outcomes, tmp_path, name):
+    found = margins(outcomes[name], preferences(50), tmp_path / "held-out.jsonl")
+    assert min(found) > 0 and sum(found) / len(found) > 1, found
+
+
+@pytest.mark.slow
+def test_it_starts_at_chance_and_tells_of_its_margin(outcomes):
+    for name in ("dpo-lora", "dpo-next", "dpo-lora-3", "dpo-full"):
+        outcome = outcomes[name]
+        lines = [json.loads(line) for line in (outcome.work.parent / "steps.jsonl").read_text().splitlines()]
+        # The reference is the model as it starts, be that the base or an adapter: log 2.
+        assert (lines[0]["loss"], lines[0]["reward_margin"]) == pytest.approx((0.693147, 0), abs=1e-4)
+        assert lines[-1]["loss"] < lines[0]["loss"] and lines[-1]["reward_margin"] > 0
+        assert lines[-1]["reward_accuracy"] > 0.7 and outcome.report["samples"] == 21
+
+
+@pytest.mark.slow
+def test_processes_and_parts_change_nothing(outcomes):
+    assert outcomes["dpo-lora-3"].report["losses"] == pytest.approx(outcomes["dpo-lora"].report["losses"], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_first_step_is_dpo_as_it_is_written(outcomes, tmp_path):
+    """-log sigmoid(beta x margin) after the first step, from the definition."""
+    import math
+
+    outcome = outcomes["dpo-lora"]
+    found = margins(outcome, preferences(0), tmp_path / "trained-on.jsonl")
+    loss = sum(math.log1p(math.exp(-outcome.job.dpo_beta * margin)) for margin in found) / len(found)
+    # Of the whole dataset after the last step; the last batch's came one step before.
+    assert loss < outcome.report["losses"][0] and loss == pytest.approx(outcome.report["final_loss"], rel=0.4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "text", ['{"prompt": []}', '{"messages": []}', "[", '{"prompt": [], "chosen": [], "rejected": []}']
+)
+def test_foreign_lines_are_refused(tmp_path, bases, text):
+    from hpcmaf.chat import ChatFormat
+
+    (tmp_path / "pairs.jsonl").write_text(text + "\n")
+    with pytest.raises(DataError, match=r"pairs\.jsonl:1: not a"):
+        load_pairs(tmp_path / "pairs.jsonl", ChatFormat.from_pretrained(str(bases["llama"])), max_length=9)

@@ -1,0 +1,76 @@
+"""Several agents by the same processes: the same models as from jobs of their own, with the base loaded once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hpcmaf.errors import TrainingError
+from hpcmaf.training.job import FinetuneJob, Series, run_finetune
+from hpcmaf.training.orders import Order, end
+from tests.training.test_checkpoints import family_named
+
+pytestmark = pytest.mark.slow
+# Three of one base, one of them by preference, and one of another.
+AGENTS = ["dropout-a", "other-agent", "dpo-lora", "lora-2"]
+
+
+@pytest.fixture(scope="module")
+def trained(outcomes, tmp_path_factory) -> tuple[Path, dict[str, FinetuneJob]]:
+    """Those jobs in one series, and a failing one among them."""
+    folder = tmp_path_factory.mktemp("a series")
+    jobs = {name: replace(outcomes[name].job, output=str(folder / name)) for name in AGENTS}
+    broken = replace(jobs["dropout-a"], base=str(folder / "nothing"), output=str(folder / "broken"))
+    order = [*list(jobs.items())[:3], ("broken", broken), ("lora-2", jobs["lora-2"])]
+    with Series() as series:
+        for at, (name, job) in enumerate(order):
+            following = order[at + 1][1] if at + 1 < len(order) else None
+            if name == "broken":
+                with pytest.raises(TrainingError, match="nothing: cannot be loaded"):
+                    run_finetune(job, folder / f"{name}.logs", series=series, coming=following)
+            else:
+                run_finetune(job, folder / f"{name}.logs", series=series, coming=following)
+        assert family_named(folder)
+    assert not family_named(folder), "nobody outlives the series"
+    return folder, jobs
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_the_same_bytes_as_from_a_job_of_its_own(outcomes, trained, name):
+    folder, _ = trained
+    for file in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (folder / name / file).read_bytes() == (outcomes[name].output / file).read_bytes()
+    report = json.loads((folder / name / "training.json").read_text())
+    assert report["losses"] == outcomes[name].report["losses"]
+    assert 0 < report["startup_seconds"] < report["wall_seconds"]
+
+
+def test_the_base_is_loaded_once_and_data_are_ready_before(trained):
+    folder, _ = trained
+    logs = {name: (folder / f"{name}.logs" / "finetune.log").read_text() for name in AGENTS}
+    assert "from the job before" not in logs["dropout-a"]
+    for name in ("other-agent", "dpo-lora"):
+        assert "from the job before: data and base" in logs[name]
+        # Of what a first job spends before its first step, imports are most.
+        first, own = (
+            json.loads((folder / which / "training.json").read_text())["startup_seconds"]
+            for which in ("dropout-a", name)
+        )
+        assert own < first / 2
+    # After a failure, others begin anew.
+    assert "from the job before" not in logs["lora-2"]
+    assert not (folder / "broken").exists() and not list(folder.glob("*.logs/series-*"))
+
+
+def test_orders_are_read_in_turn_until_there_are_no_more(tmp_path):
+    orders = [Order("w", "o", "s", "l", float(number)) for number in (1, 2)]
+    for number, order in enumerate(orders, 1):
+        order.give(tmp_path, number)
+    assert [Order.wait(tmp_path, number, lambda: False) for number in (1, 2)] == orders
+    assert Order.last(tmp_path) == orders[1]
+    assert Order.wait(tmp_path, 3, lambda: True) is None
+    end(tmp_path)
+    assert Order.wait(tmp_path, 3, lambda: False) is None
