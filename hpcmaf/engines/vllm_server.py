@@ -129,7 +129,17 @@ class _Engine:
 
     def facts(self) -> dict[str, Any]:
         """What the job's side has to know."""
-        return {"context": self.engine.vllm_config.model_config.max_model_len, "memory": self.memory()}
+        context = self.engine.vllm_config.model_config.max_model_len
+        return {"context": context, "memory": self.memory(), "weights": self.weights()}
+
+    def weights(self) -> int:
+        """Bytes of weights and adapters on one GPU, as vLLM measured them while loading; 0 where it does not say."""
+        core: Any = self.engine.engine_core
+        try:
+            worker = core.engine_core.model_executor.driver_worker.worker
+            return int(worker.model_runner.model_memory_usage)
+        except AttributeError:  # workers in processes of their own, or another version's names
+            return 0
 
     def memory(self) -> int:
         """Most bytes of GPU memory in use so far, on one GPU; 0 without GPUs."""
@@ -181,7 +191,7 @@ class _Engine:
         if output.request_id in self._scored:
             self._scored.discard(output.request_id)
             tokens, logprobs = (), ()
-        return Made(int(output.request_id), tokens, logprobs, prompt)
+        return Made(int(output.request_id), tokens, logprobs, prompt, output.num_cached_tokens or 0)
 
     # --- self-test ---------------------------------------------------------
     def check(self) -> None:

@@ -150,6 +150,18 @@ def test_a_model_that_answers_for_another_is_found(mix_up: dict, dtype: str) -> 
         probe(ask(mix_up), list(VOICES), [(1, 2, 3, 4)], dtype)
 
 
+def test_an_adapter_that_learned_nothing_is_no_mix_up() -> None:
+    """It says what the base says, so rounding may bring one's row nearer to the other's."""
+
+    def answered(rows):
+        mixed = len({model for model, _ in rows}) > 1
+        # In a mixed batch both come out as the adapter alone does, to the bit.
+        return [Heard((5,), (-1.0 if mixed or model else -1.02, -2.0), (-0.5,)) for model, _ in rows]
+
+    probe(answered, [None, "critic-0"], [(1, 2, 3)], "bfloat16")
+    probe(ask({}), [None, "critic-0"], [(1, 2, 3, 4)], "bfloat16")
+
+
 def test_numbers_that_are_none_are_a_diverged_model() -> None:
     with pytest.raises(EngineError, match="model base: its logits are not numbers"):
         probe(lambda rows: [Heard((1,), (float("nan"),), (0.0,)) for _ in rows], [None], [(1, 2)], "float32")

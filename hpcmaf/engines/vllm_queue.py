@@ -1,0 +1,117 @@
+"""What waits for an engine, and which engine gets it: several of them share one queue.
+
+An engine that holds everything there is would finish long after its
+neighbours, and one that holds too little runs dry. So each gets what fills its
+steps and a little to go on with, never more than its share of what is left,
+and the rest waits for whoever is first done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from hpcmaf.engines.batching import Waiting
+
+# What an engine of several holds beyond a full step, so that it never waits
+# for the job's process.
+_AHEAD = 64
+
+
+@dataclass(slots=True)
+class Room:
+    """An engine that takes requests of a group.
+
+    Attributes
+    ----------
+    seats
+        Requests of one of its steps.
+    held
+        Requests it has in progress.
+    """
+
+    engine: int
+    seats: int
+    held: int
+
+
+class Queue:
+    """Requests by group, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._groups: dict[str | None, list[Waiting]] = {}
+        self._homes: dict[tuple[str | None, str], int] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._groups.values()))
+
+    def __iter__(self) -> Iterator[Waiting]:
+        return (waiting for queue in self._groups.values() for waiting in queue)
+
+    def add(self, group: str | None, waiting: Waiting) -> None:
+        """Put a request behind the others of its group."""
+        self._groups.setdefault(group, []).append(waiting)
+
+    def put_back(self, group: str | None, waiting: Sequence[Waiting]) -> None:
+        """Put requests of an engine that failed before the others of their group."""
+        if waiting:
+            self._groups.setdefault(group, [])[:0] = waiting
+
+    def clear(self) -> None:
+        """Forget all requests."""
+        self._groups.clear()
+
+    def count(self, group: str | None) -> int:
+        """Requests of a group."""
+        return len(self._groups.get(group, ()))
+
+    def groups(self) -> list[str | None]:
+        """Groups with requests, the one that has waited longest first.
+
+        A debate's earlier turns are asked for before its later ones, so this
+        is the order of fewest loads: a group is not begun before those it
+        depends on are done.
+        """
+        return list(self._groups)
+
+    def deal(self, group: str | None, rooms: Sequence[Room], engines: int) -> dict[int, list[Waiting]]:
+        """Take what the engines of a group shall have now.
+
+        Parameters
+        ----------
+        rooms
+            Engines that are ready; ``held`` is changed.
+        engines
+            How many serve the group, those that are still starting included.
+
+        Returns
+        -------
+        dict
+            Engine to requests.
+        """
+        queue = self._groups.get(group, [])
+        dealt: dict[int, list[Waiting]] = {room.engine: [] for room in rooms}
+        share = -(-(len(queue) + sum(room.held for room in rooms)) // max(1, engines))
+        taken = 0
+        for waiting in queue:
+            room = self._choose(group, waiting, [room for room in rooms if room.held < min(share, room.seats + _AHEAD)])
+            if room is None:
+                break
+            room.held += 1
+            dealt[room.engine].append(waiting)
+            taken += 1
+        del queue[:taken]
+        if not queue:
+            self._groups.pop(group, None)
+        return dealt
+
+    def _choose(self, group: str | None, waiting: Waiting, rooms: Sequence[Room]) -> Room | None:
+        """The engine that knows the problem, while it is not much busier than the least busy one."""
+        if not rooms:
+            return None
+        idlest = min(rooms, key=lambda room: (room.held / room.seats, room.engine))
+        problem = group, waiting.request.key.partition("/")[0]
+        home = next((room for room in rooms if room.engine == self._homes.get(problem)), idlest)
+        chosen = home if home.held - idlest.held <= home.seats // 8 else idlest
+        self._homes[problem] = chosen.engine
+        return chosen
