@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Callable, Sequence
 
@@ -42,7 +41,7 @@ class Crew:
         for number, dealt in self.queue.deal(group, rooms, len(serving)).items():
             self._send(self.seats[number], dealt)
 
-    def occupy(self, loop: asyncio.AbstractEventLoop) -> None:
+    def occupy(self) -> None:
         """Start engines where something waits that nobody could be handed.
 
         To be called when every debate waits: a model that is given up too
@@ -51,7 +50,7 @@ class Crew:
         for seat in self.seats:
             chosen = self._next_for(seat) if seat.idle else []
             if chosen:
-                seat.start(chosen[0], loop)
+                seat.start(chosen[0])
         coming = [group for group in self.queue.groups() if not self._serving(group)]
         for seat, group in zip([seat for seat in self.seats if seat.ready], coming, strict=False):
             seat.life.prepare(group)

@@ -4,10 +4,9 @@ An engine steps in a process (or thread) of its own; here are the chats, the
 journal, and whoever waits. A request goes to an engine the moment a debate
 makes it, and its completion wakes that debate at once, so there is no batch
 and no barrier. Adapters of all agents are served by one engine, or by as many
-alike as the task has GPUs, which share one queue; whole checkpoints by one
-engine after the other, each for as long as it has requests. (Changing weights
-in a running engine would be faster, and on CPUs silently goes on with a
-mixture of old and new.)
+alike as there are GPUs, over one queue; whole checkpoints by one engine after
+the other, each for as long as it has requests. (Changing weights in a running
+engine would be faster, and on CPUs silently goes on with both old and new.)
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ class VllmEngine:
     peak_memory_bytes
         Most GPU memory in use so far, on one GPU.
     weights_bytes
-        Memory of a model's weights and all adapters, on one GPU, as vLLM counts it.
+        Memory of weights and adapters on one GPU, as vLLM counts it.
     reused_tokens
         Prompt tokens that the prefix cache saved computing.
 
@@ -133,6 +132,8 @@ class VllmEngine:
             return known
         prompt = self.pool.prompt(request)
         loop = asyncio.get_running_loop()
+        for seat in self.seats:
+            seat.loop = loop
         if self._ticking is None or self._ticking.done():
             self._ticking = loop.create_task(self._tick())
         same = _certain(request, prompt)
@@ -176,7 +177,7 @@ class VllmEngine:
             now = self._next_id + len(self._queue)
             quiet, size = (quiet + 1, now) if now == size else (0, now)
         try:
-            self._crew.occupy(asyncio.get_running_loop())
+            self._crew.occupy()
         except BaseException as error:
             self._fail(error)
 
@@ -259,7 +260,7 @@ class VllmEngine:
         self._queue.put_back(seat.group, seat.give_up())
         say(seat.life.failed(kind, reason, was_ready))
         if self._queue.count(seat.group):
-            seat.start(seat.group, asyncio.get_running_loop())
+            seat.start(seat.group)
 
     def _fail(self, error: BaseException) -> None:
         """Everybody waiting must hear of it, or the program hangs."""

@@ -92,26 +92,35 @@ class Queue:
         queue = self._groups.get(group, [])
         dealt: dict[int, list[Waiting]] = {room.engine: [] for room in rooms}
         share = -(-(len(queue) + sum(room.held for room in rooms)) // max(1, engines))
-        taken = 0
-        for waiting in queue:
-            room = self._choose(group, waiting, [room for room in rooms if room.held < min(share, room.seats + _AHEAD)])
-            if room is None:
-                break
-            room.held += 1
-            dealt[room.engine].append(waiting)
-            taken += 1
-        del queue[:taken]
-        if not queue:
+        # Those whose problem one of the engines with room has read; then whoever is first.
+        for at_home in (True, False):
+            left = []
+            for place, waiting in enumerate(queue):
+                open_ = [room for room in rooms if room.held < min(share, room.seats + _AHEAD)]
+                if not open_:
+                    left += queue[place:]
+                    break
+                room = self._choose((group, waiting.request.key.partition("/")[0]), open_, at_home)
+                if room is None:
+                    left.append(waiting)
+                    continue
+                room.held += 1
+                dealt[room.engine].append(waiting)
+            queue = left
+        if queue:
+            self._groups[group] = queue
+        else:
             self._groups.pop(group, None)
         return dealt
 
-    def _choose(self, group: str | None, waiting: Waiting, rooms: Sequence[Room]) -> Room | None:
+    def _choose(self, problem: tuple[str | None, str], rooms: Sequence[Room], at_home: bool) -> Room | None:
         """The engine that knows the problem, while it is not much busier than the least busy one."""
-        if not rooms:
-            return None
         idlest = min(rooms, key=lambda room: (room.held / room.seats, room.engine))
-        problem = group, waiting.request.key.partition("/")[0]
-        home = next((room for room in rooms if room.engine == self._homes.get(problem)), idlest)
-        chosen = home if home.held - idlest.held <= home.seats // 8 else idlest
+        known = self._homes.get(problem)
+        home = next((room for room in rooms if room.engine == known), None)
+        if home is None and known is not None and at_home:
+            return None
+        slack = max(_AHEAD // 8, idlest.seats // 4)
+        chosen = home if home is not None and home.held - idlest.held <= slack else idlest
         self._homes[problem] = chosen.engine
         return chosen

@@ -36,6 +36,8 @@ class Seat:
         Whether it takes requests.
     in_flight
         Requests in progress, by the number they were sent under.
+    loop
+        Of whoever waits now; an engine may outlive one.
     context
         Most tokens of a prompt and its answer; known once it is ready.
     """
@@ -48,6 +50,7 @@ class Seat:
         self.in_flight: dict[int, Waiting] = {}
         self.context = life.pool.context
         self.launches = 0
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._on_message = on_message
 
     @property
@@ -65,7 +68,7 @@ class Seat:
         """Requests in one step."""
         return self.life.options.seats(self.life.device)
 
-    def start(self, group: str | None, loop: asyncio.AbstractEventLoop) -> None:
+    def start(self, group: str | None) -> None:
         """Start an engine with a group's weights, in place of the one there is."""
         self.group, self.ready = group, False
         self.launches += 1
@@ -79,7 +82,8 @@ class Seat:
         def hear(message: tuple[Any, ...]) -> None:
             # The loop is closed when the job has been interrupted.
             with suppress(RuntimeError):
-                loop.call_soon_threadsafe(receive, message)
+                assert self.loop is not None
+                self.loop.call_soon_threadsafe(receive, message)
 
         self.life.start(group, hear)
 

@@ -90,6 +90,17 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:1000]}"
 
 
+def _hide_llvm() -> None:
+    """Let vLLM's CPU build start beside numba, which looking up guesses brings in.
+
+    It asks every object of every module for its ``__dict__``, and llvmlite's
+    library takes that for the name of one more function to load.
+    """
+    from llvmlite.binding import ffi
+
+    ffi.lib._fntab.setdefault("__dict__", {})
+
+
 class _Engine:
     """vLLM's engine in this process, with what the messages need of it."""
 
@@ -99,6 +110,8 @@ class _Engine:
         from vllm.v1.engine.llm_engine import LLMEngine
 
         self.spec = spec
+        if spec.device == "cpu" and spec.options.lookup_tokens:
+            _hide_llvm()
         self.engine = LLMEngine.from_engine_args(EngineArgs(**spec.arguments()), enable_multiprocessing=False)
         self.loras = {
             name: LoRARequest(name, number, folder)
