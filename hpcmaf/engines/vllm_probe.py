@@ -15,10 +15,14 @@ from dataclasses import dataclass
 from hpcmaf.errors import EngineError
 
 PROBE_TOKENS = 8
+# Enough for some guesses to be taken and some to be refused.
+GREEDY_TOKENS = 24
 # Mean difference of log-likelihoods that rounding accounts for: the same row
 # in batches of different shapes.
 _ROUNDING = {"float32": 0.01}
 _ROUNDING_SHORT = 0.15
+# Both numbers are of one row of logits, in float32.
+_TIE = 1e-3
 # Models nearer to each other than this part of it are told apart by nobody:
 # an adapter that has hardly been trained is the base, whoever answers.
 _ALIKE = 0.2
@@ -43,6 +47,29 @@ class Heard:
         theirs = (*other.prompt_logprobs, *other.logprobs[: same + 1])
         pairs = list(zip(mine, theirs, strict=False))
         return sum(abs(a - b) for a, b in pairs) / max(1, len(pairs))
+
+
+def check_greedy(tokens: Sequence[tuple[float, float]]) -> None:
+    """See that greedy text is the likeliest, where tokens are guessed and only checked by the model.
+
+    vLLM's CPU build takes guesses that its model refuses, without a word.
+
+    Parameters
+    ----------
+    tokens
+        Log-likelihood of each token, and of the likeliest one in its place.
+
+    Raises
+    ------
+    EngineError
+        A token is not the likeliest.
+    """
+    wrong = [best - taken for taken, best in tokens if not best - taken < _TIE]
+    if wrong:
+        raise EngineError(
+            f"vLLM keeps wrong guesses: {len(wrong)} of {len(tokens)} greedy tokens are not the likeliest, by up to "
+            f"{max(wrong):.3g} nats; leave out generation.lookup_tokens"
+        )
 
 
 Ask = Callable[[Sequence[tuple[str | None, tuple[int, ...]]]], list[Heard]]

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.engines.vllm_cache import compiling, under_one_name
+from hpcmaf.engines.vllm_cause import workers_heard
 from hpcmaf.engines.vllm_messages import Made, Row
 from hpcmaf.engines.vllm_options import EngineSpec
-from hpcmaf.engines.vllm_probe import PROBE_TOKENS, Heard, probe
+from hpcmaf.engines.vllm_probe import GREEDY_TOKENS, PROBE_TOKENS, Heard, check_greedy, probe
 from hpcmaf.errors import HpcmafError
 
-_MEMORY = ("out of memory", "can't allocate memory", "kv cache", "free memory on device", "memory for the cache blocks")
+_MEMORY = ("memoryerror", "out of memory", "outofmemory", "can't allocate memory", "cannot allocate memory", "kv cache", "free memory on device", "memory for the cache blocks")
 
 
 Receive = Callable[[bool], Any]
@@ -34,18 +35,19 @@ def serve(spec: EngineSpec, receive: Receive, send: Send) -> None:
         Next message; waits for one if its argument is true, else ``None``
         when there is none.
     """
-    try:
-        engine = _started(spec)
-        engine.check()
-        send(("ready", engine.facts()))
-        engine.run(receive, send)
-        engine.close()
-    except Exception as error:
-        send(("failed", _kind(error), _reason(error)))
-        if not isinstance(error, HpcmafError):
-            import traceback
+    with workers_heard() as heard:
+        try:
+            engine = _started(spec)
+            engine.check()
+            send(("ready", engine.facts()))
+            engine.run(receive, send)
+            engine.close()
+        except Exception as error:
+            send(("failed", *failure(error, heard())))
+            if not isinstance(error, HpcmafError):
+                import traceback
 
-            traceback.print_exc()
+                traceback.print_exc()
 
 
 def _started(spec: EngineSpec) -> _Engine:
@@ -76,18 +78,20 @@ def _shape(spec: EngineSpec) -> dict[str, Any]:
     return arguments | {"versions": versions, "torch": torch.__version__, "device": device}
 
 
-def _kind(error: BaseException) -> str:
-    if isinstance(error, HpcmafError):
-        return "refused"
-    text = str(error).lower()
-    memory = isinstance(error, MemoryError) or "outofmemory" in type(error).__name__.lower()
-    return "memory" if memory or any(mark in text for mark in _MEMORY) else "crash"
+def failure(error: Exception, worker: str | None) -> tuple[str, str]:
+    """Kind and reason of a failure, as the messages have them.
 
-
-def _reason(error: BaseException) -> str:
+    Parameters
+    ----------
+    worker
+        What a tensor parallel worker gave as its cause; more to the point
+        than that of the engine, which has only heard of it.
+    """
     if isinstance(error, HpcmafError):
-        return str(error)
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:1000]}"
+        return "refused", str(error)
+    reason = worker or f"{type(error).__name__}: {' '.join(str(error).split())[:1000]}"
+    memory = any(mark in reason.lower() for mark in _MEMORY)
+    return "memory" if memory else "crash", reason
 
 
 def _hide_llvm() -> None:
@@ -166,8 +170,8 @@ class _Engine:
         return int(self.spec.options.gpu_memory_utilization * torch.cuda.get_device_properties(0).total_memory)
 
     # --- requests ----------------------------------------------------------
-    def add(self, row: Row) -> None:
-        """Add a request to those in progress."""
+    def add(self, row: Row, likeliest: bool = False) -> None:
+        """Add a request to those in progress; its log-likelihoods may have the likeliest tokens' beside them."""
         from vllm import SamplingParams
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
@@ -178,7 +182,7 @@ class _Engine:
             seed=None if row.temperature == 0 else row.seed,
             max_tokens=max(1, row.tokens),
             stop_token_ids=list(self.spec.stop_ids),
-            logprobs=0 if row.logprobs else None,
+            logprobs=int(likeliest) if row.logprobs else None,
             prompt_logprobs=0 if row.logprobs else None,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
@@ -211,7 +215,21 @@ class _Engine:
         """Test that every model answers for itself; see ``vllm_probe``."""
         dtype = str(self.engine.vllm_config.model_config.dtype).removeprefix("torch.")
         probe(self._ask, [None, *self.loras], self.spec.probes, dtype)
+        if self.spec.options.lookup_tokens:
+            for prompt in self.spec.probes:
+                check_greedy(self._greedily(prompt * 2))
         self.engine.reset_prefix_cache()
+
+    def _greedily(self, prompt: tuple[int, ...]) -> list[tuple[float, float]]:
+        """Log-likelihoods of greedy tokens, and of the likeliest ones in their places."""
+        self.add(Row(0, list(prompt), None, 0, 0.0, 1.0, GREEDY_TOKENS, True), likeliest=True)
+        made: list[tuple[float, float]] = []
+        while self.engine.has_unfinished_requests():
+            for output in self.engine.step():
+                heard: Any = output.outputs[0]
+                for token, row in zip(heard.token_ids, heard.logprobs, strict=True):
+                    made.append((row[token].logprob, max(one.logprob for one in row.values())))
+        return made
 
     def _ask(self, rows: Sequence[tuple[str | None, tuple[int, ...]]]) -> list[Heard]:
         for number, (model, prompt) in enumerate(rows):

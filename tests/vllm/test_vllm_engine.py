@@ -172,6 +172,14 @@ def test_a_mix_up_of_adapters_stops_the_job(agents: dict[str, str]) -> None:
         run(engine, [ask("k")])
 
 
+def test_guesses_that_are_kept_though_wrong_stop_the_job() -> None:
+    """vLLM's CPU build writes nonsense when it looks up guesses, without a word."""
+    engine = vllm_engine(served(), lookup_tokens=4)
+    with pytest.raises(EngineError, match="vLLM keeps wrong guesses: .* leave out generation.lookup_tokens"):
+        run(engine, [ask("k")])
+    engine.close()
+
+
 def test_a_diverged_agent_is_named(agents: dict[str, str], tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
