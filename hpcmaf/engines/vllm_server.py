@@ -19,7 +19,16 @@ from hpcmaf.engines.vllm_options import EngineSpec
 from hpcmaf.engines.vllm_probe import GREEDY_TOKENS, PROBE_TOKENS, Heard, check_greedy, probe
 from hpcmaf.errors import HpcmafError
 
-_MEMORY = ("memoryerror", "out of memory", "outofmemory", "can't allocate memory", "cannot allocate memory", "kv cache", "free memory on device", "memory for the cache blocks")
+_MEMORY = (
+    "memoryerror",
+    "out of memory",
+    "outofmemory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "kv cache",
+    "free memory on device",
+    "memory for the cache blocks",
+)
 
 
 Receive = Callable[[bool], Any]
