@@ -25,7 +25,7 @@ from hpcmaf.engines.vllm_devices import environments
 from hpcmaf.engines.vllm_life import EngineLife, say
 from hpcmaf.engines.vllm_messages import Made, Row
 from hpcmaf.engines.vllm_options import VllmOptions
-from hpcmaf.engines.vllm_queue import Queue
+from hpcmaf.engines.vllm_queue import Queue, certain
 from hpcmaf.engines.vllm_record import Record
 from hpcmaf.engines.vllm_seat import CHUNK, Seat
 from hpcmaf.errors import PlatformError
@@ -136,7 +136,7 @@ class VllmEngine:
             seat.loop = loop
         if self._ticking is None or self._ticking.done():
             self._ticking = loop.create_task(self._tick())
-        same = _certain(request, prompt)
+        same = certain(request, prompt)
         twin = self._alike.get(same) if same else None
         if twin is not None:
             completion = await twin.future
@@ -261,6 +261,7 @@ class VllmEngine:
         say(seat.life.failed(kind, reason, was_ready))
         if self._queue.count(seat.group):
             seat.start(seat.group)
+        self._send_soon()  # the others may take them meanwhile
 
     def _fail(self, error: BaseException) -> None:
         """Everybody waiting must hear of it, or the program hangs."""
@@ -286,14 +287,3 @@ class VllmEngine:
     def _count(self, completions: int) -> None:
         if self._on_batch:
             self._on_batch(completions)
-
-
-def _certain(request: Request, prompt: list[int]) -> tuple[Any, ...] | None:
-    """What a completion depends on that leaves nothing to chance; ``None`` if it is drawn.
-
-    Agents who read the same, such as copies of the base in round 1 or critics
-    whose opponents all said one thing, need be answered only once.
-    """
-    if request.sampling.temperature > 0 and not request.scored:
-        return None
-    return request.model, request.scored, request.logprobs, request.sampling.max_new_tokens, tuple(prompt)

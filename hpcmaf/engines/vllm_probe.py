@@ -52,7 +52,8 @@ class Heard:
 def check_greedy(tokens: Sequence[tuple[float, float]]) -> None:
     """See that greedy text is the likeliest, where tokens are guessed and only checked by the model.
 
-    vLLM's CPU build takes guesses that its model refuses, without a word.
+    vLLM's CPU build keeps guesses that the model refuses where adapters are
+    mixed, without a word.
 
     Parameters
     ----------

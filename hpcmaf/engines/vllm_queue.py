@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from hpcmaf.engines.base import Request
 from hpcmaf.engines.batching import Waiting
 
 # What an engine of several holds beyond a full step, so that it never waits
@@ -124,3 +126,14 @@ class Queue:
         chosen = home if home is not None and home.held - idlest.held <= slack else idlest
         self._homes[problem] = chosen.engine
         return chosen
+
+
+def certain(request: Request, prompt: list[int]) -> tuple[Any, ...] | None:
+    """What a completion depends on that leaves nothing to chance; ``None`` if it is drawn.
+
+    Agents who read the same, such as copies of the base in round 1 or critics
+    whose opponents all said one thing, need be answered only once.
+    """
+    if request.sampling.temperature > 0 and not request.scored:
+        return None
+    return request.model, request.scored, request.logprobs, request.sampling.max_new_tokens, tuple(prompt)

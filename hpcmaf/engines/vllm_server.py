@@ -225,13 +225,14 @@ class _Engine:
         dtype = str(self.engine.vllm_config.model_config.dtype).removeprefix("torch.")
         probe(self._ask, [None, *self.loras], self.spec.probes, dtype)
         if self.spec.options.lookup_tokens:
-            for prompt in self.spec.probes:
-                check_greedy(self._greedily(prompt * 2))
+            check_greedy(self._greedily())
         self.engine.reset_prefix_cache()
 
-    def _greedily(self, prompt: tuple[int, ...]) -> list[tuple[float, float]]:
-        """Log-likelihoods of greedy tokens, and of the likeliest ones in their places."""
-        self.add(Row(0, list(prompt), None, 0, 0.0, 1.0, GREEDY_TOKENS, True), likeliest=True)
+    def _greedily(self) -> list[tuple[float, float]]:
+        """Log-likelihoods of greedy tokens of all models, and of the likeliest ones in their places."""
+        rows = [(model, prompt * 2) for prompt in self.spec.probes for model in (None, *self.loras)]
+        for number, (model, prompt) in enumerate(rows):
+            self.add(Row(number, list(prompt), model, 0, 0.0, 1.0, GREEDY_TOKENS, True), likeliest=True)
         made: list[tuple[float, float]] = []
         while self.engine.has_unfinished_requests():
             for output in self.engine.step():

@@ -59,7 +59,7 @@ async def warm(engine: Any) -> float:
     """Start it, with a short call of everybody's for each of its engines; returns the seconds of that."""
     began = time.monotonic()
     requests = [
-        Request(f"warm{i}", ({"role": "user", "content": f"w{7 + i}"},), [None, *NAMES][i % 7], 0, Sampling(1.0, 1.0, 8))
+        Request(f"{i}", ({"role": "user", "content": f"w{7 + i}"},), [None, *NAMES][i % 7], 0, Sampling(1.0, 1.0, 8))
         for i in range(200 * len(engine.seats))
     ]
     await asyncio.gather(*map(engine.complete, requests))
@@ -155,13 +155,14 @@ def main() -> None:
     if arguments.one:
         (arguments.out / "part.json").write_text(json.dumps(run_part(arguments.one, arguments)))
         return
-    parts = [one for part in arguments.parts.split(",") for one in (["ours", "ours:engines=2"] if part == "two" else [part])]
+    parts = arguments.parts.replace("two", "ours,ours:engines=2").split(",")
     os.environ.setdefault("VLLM_CACHE_ROOT", str(arguments.out / "cache"))
     (arguments.out / "cache").mkdir(exist_ok=True)
     made: dict[str, Any] = {}
     for part in parts:
         print(f"--- {part}, {arguments.problems} problems", flush=True)
-        subprocess.run([sys.executable, "-m", "tests.benchmarks.bench_debate", *sys.argv[1:], "--one", part], check=True)
+        command = [sys.executable, "-m", "tests.benchmarks.bench_debate", *sys.argv[1:], "--one", part]
+        subprocess.run(command, check=True)
         made[part] = json.loads((arguments.out / "part.json").read_text())
         shown = {key: value for key, value in made[part].items() if key != "over_time"}
         print(f"RESULT {part} {json.dumps(shown)}", flush=True)
