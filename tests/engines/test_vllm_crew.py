@@ -89,7 +89,7 @@ def clockwork(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Clockwork]]:
 
 
 def engine_of(agents: dict[str, str] | None = None, tuning: str = "lora", **more: Any) -> VllmEngine:
-    own = {key: more.pop(key) for key in ("journal", "on_batch") if key in more}
+    own = {key: more.pop(key) for key in ("journal", "on_batch", "halvings") if key in more}
     served = ServedModels(str(base_path()), tuning, agents or {}, "float32")  # type: ignore[arg-type]
     return VllmEngine(served, VllmOptions(**more), device="cpu", **own)
 
@@ -252,6 +252,11 @@ def test_what_leaves_nothing_to_chance_is_made_once(tmp_path: Path) -> None:
     assert sum(counts) == 8
     journal = Journal(tmp_path / "j")
     assert [journal.find(request) for request in (*same, *other, *drawn)] == made
+
+
+def test_memory_that_ran_out_before_is_not_asked_for_again() -> None:
+    sizes = [engine_of(max_num_seqs=64, halvings=n).seats[0].size for n in (0, 1, 2, 9)]
+    assert sizes == [64, 32, 16, 16]
 
 
 def test_each_engine_gets_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -294,8 +294,3 @@ def test_a_job_can_be_stopped_while_its_engine_starts(agents: dict[str, str]) ->
     assert [type(error) for error in heard] == [Stop, Stop]
     assert engine.seats[0].launches == 1
     assert time.monotonic() - start < 30
-
-
-def test_memory_that_ran_out_before_is_not_asked_for_again() -> None:
-    sizes = [vllm_engine(served(), max_num_seqs=64, halvings=n).seats[0].size for n in (0, 1, 2, 9)]
-    assert sizes == [64, 32, 16, 16]
