@@ -16,7 +16,8 @@ from hpcmaf.errors import EngineError
 
 PROBE_TOKENS = 8
 # Enough for some guesses to be taken and some to be refused.
-GREEDY_TOKENS = 24
+CERTAIN_TOKENS = 24
+NUCLEUS = 0.01
 # Mean difference of log-likelihoods that rounding accounts for: the same row
 # in batches of different shapes.
 _ROUNDING = {"float32": 0.01}
@@ -49,11 +50,11 @@ class Heard:
         return sum(abs(a - b) for a, b in pairs) / max(1, len(pairs))
 
 
-def check_greedy(tokens: Sequence[tuple[float, float]]) -> None:
-    """See that greedy text is the likeliest, where tokens are guessed and only checked by the model.
+def check_likeliest(tokens: Sequence[tuple[float, float]]) -> None:
+    """See that tokens without a choice are the likeliest, where they are guessed and only checked by the model.
 
-    vLLM's CPU build keeps guesses that the model refuses where adapters are
-    mixed, without a word.
+    vLLM's CPU build keeps guesses that the model refuses where greedy and
+    drawn rows share a batch, without a word.
 
     Parameters
     ----------
@@ -68,8 +69,8 @@ def check_greedy(tokens: Sequence[tuple[float, float]]) -> None:
     wrong = [best - taken for taken, best in tokens if not best - taken < _TIE]
     if wrong:
         raise EngineError(
-            f"vLLM keeps wrong guesses: {len(wrong)} of {len(tokens)} greedy tokens are not the likeliest, by up to "
-            f"{max(wrong):.3g} nats; leave out generation.lookup_tokens"
+            f"vLLM keeps wrong guesses: {len(wrong)} of {len(tokens)} tokens without a choice are not the likeliest, "
+            f"by up to {max(wrong):.3g} nats; leave out generation.lookup_tokens"
         )
 
 

@@ -6,6 +6,7 @@ are the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,7 +17,7 @@ from hpcmaf.engines.vllm_cache import compiling, under_one_name
 from hpcmaf.engines.vllm_cause import workers_heard
 from hpcmaf.engines.vllm_messages import Made, Row
 from hpcmaf.engines.vllm_options import EngineSpec
-from hpcmaf.engines.vllm_probe import GREEDY_TOKENS, PROBE_TOKENS, Heard, check_greedy, probe
+from hpcmaf.engines.vllm_probe import CERTAIN_TOKENS, NUCLEUS, PROBE_TOKENS, Heard, check_likeliest, probe
 from hpcmaf.errors import HpcmafError
 
 _MEMORY = (
@@ -225,20 +226,32 @@ class _Engine:
         dtype = str(self.engine.vllm_config.model_config.dtype).removeprefix("torch.")
         probe(self._ask, [None, *self.loras], self.spec.probes, dtype)
         if self.spec.options.lookup_tokens:
-            check_greedy(self._greedily())
+            check_likeliest(self._without_choice())
         self.engine.reset_prefix_cache()
 
-    def _greedily(self) -> list[tuple[float, float]]:
-        """Log-likelihoods of greedy tokens of all models, and of the likeliest ones in their places."""
-        rows = [(model, prompt * 2) for prompt in self.spec.probes for model in (None, *self.loras)]
-        for number, (model, prompt) in enumerate(rows):
-            self.add(Row(number, list(prompt), model, 0, 0.0, 1.0, GREEDY_TOKENS, True), likeliest=True)
+    def _without_choice(self) -> list[tuple[float, float]]:
+        """Log-likelihoods of tokens that could be no others, of all models, and of the likeliest in their places.
+
+        Half of the rows are greedy, half are drawn from a nucleus that holds
+        one token wherever that has as much probability.
+        """
+        rows = [
+            (model, prompt * 2, drawn)
+            for prompt in self.spec.probes
+            for model in (None, *self.loras)
+            for drawn in (False, True)
+        ]
+        for number, (model, prompt, drawn) in enumerate(rows):
+            row = Row(number, list(prompt), model, number, float(drawn), NUCLEUS if drawn else 1.0, CERTAIN_TOKENS, True)
+            self.add(row, likeliest=True)
         made: list[tuple[float, float]] = []
         while self.engine.has_unfinished_requests():
             for output in self.engine.step():
                 heard: Any = output.outputs[0]
                 for token, row in zip(heard.token_ids, heard.logprobs, strict=True):
-                    made.append((row[token].logprob, max(one.logprob for one in row.values())))
+                    best = max(one.logprob for one in row.values())
+                    if best > math.log(NUCLEUS):
+                        made.append((row[token].logprob, best))
         return made
 
     def _ask(self, rows: Sequence[tuple[str | None, tuple[int, ...]]]) -> list[Heard]:

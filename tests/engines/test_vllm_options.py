@@ -13,7 +13,7 @@ import pytest
 
 from hpcmaf.engines.vllm_cause import workers_heard
 from hpcmaf.engines.vllm_options import EngineSpec, VllmOptions, adapter_shape
-from hpcmaf.engines.vllm_probe import Heard, check_greedy, probe
+from hpcmaf.engines.vllm_probe import Heard, check_likeliest, probe
 from hpcmaf.engines.vllm_server import failure
 from hpcmaf.errors import EngineError
 from hpcmaf.profile import Generation, Profile
@@ -201,9 +201,9 @@ def test_an_adapter_that_learned_nothing_is_no_mix_up() -> None:
 
 def test_guesses_that_a_model_would_refuse_are_found() -> None:
     """Ties are none: sixteen bits have many."""
-    check_greedy([(-0.5, -0.5), (-2.0, -2.0)])
-    with pytest.raises(EngineError, match="1 of 2 greedy tokens are not the likeliest, by up to 22.5 nats; leave out"):
-        check_greedy([(-0.5, -0.5), (-23.0, -0.5)])
+    check_likeliest([(-0.5, -0.5), (-2.0, -2.0)])
+    with pytest.raises(EngineError, match="1 of 2 tokens without a choice are not the likeliest, by up to 22.5 nats; leave out"):
+        check_likeliest([(-0.5, -0.5), (-23.0, -0.5)])
     arguments = spec(Generation(engine="vllm", lookup_tokens=5).vllm_options()).arguments()
     assert arguments["speculative_config"]["num_speculative_tokens"] == 5
     assert "speculative_config" not in spec(VllmOptions()).arguments()
