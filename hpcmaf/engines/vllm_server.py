@@ -242,7 +242,8 @@ class _Engine:
             for drawn in (False, True)
         ]
         for number, (model, prompt, drawn) in enumerate(rows):
-            row = Row(number, list(prompt), model, number, float(drawn), NUCLEUS if drawn else 1.0, CERTAIN_TOKENS, True)
+            top_p = NUCLEUS if drawn else 1.0
+            row = Row(number, list(prompt), model, number, float(drawn), top_p, CERTAIN_TOKENS, True)
             self.add(row, likeliest=True)
         made: list[tuple[float, float]] = []
         while self.engine.has_unfinished_requests():
