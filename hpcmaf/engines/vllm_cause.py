@@ -27,7 +27,7 @@ def workers_heard() -> Iterator[Callable[[], str | None]]:
         try:
             yield lambda: path.read_text() if path.exists() else None
         finally:
-            del os.environ[_FILE]
+            os.environ.pop(_FILE, None)
 
 
 class _Cause(logging.Handler):

@@ -45,7 +45,7 @@ def serve(spec: EngineSpec, receive: Receive, send: Send) -> None:
         Next message; waits for one if its argument is true, else ``None``
         when there is none.
     """
-    with workers_heard() as heard:
+    with workers_heard() if spec.options.tensor_parallel > 1 else nullcontext(lambda: None) as heard:
         try:
             engine = _started(spec)
             engine.check()
