@@ -51,6 +51,10 @@ class Crew:
             chosen = self._next_for(seat) if seat.idle else []
             if chosen:
                 seat.start(chosen[0])
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Have the models that come next read while the present ones work."""
         coming = [group for group in self.queue.groups() if not self._serving(group)]
         for seat, group in zip([seat for seat in self.seats if seat.ready], coming, strict=False):
             seat.life.prepare(group)

@@ -219,6 +219,8 @@ class VllmEngine:
                 seat.on_ready(facts["context"])
                 self.peak_memory_bytes = max(self.peak_memory_bytes, facts["memory"])
                 self.weights_bytes = max(self.weights_bytes, facts["weights"])
+                self._crew.hand_out(seat.group)
+                self._crew.prepare()
                 self._send_soon()
             elif message[0] == "done":
                 self.peak_memory_bytes = max(self.peak_memory_bytes, message[2])

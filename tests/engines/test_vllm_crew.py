@@ -254,6 +254,20 @@ def test_what_leaves_nothing_to_chance_is_made_once(tmp_path: Path) -> None:
     assert [journal.find(request) for request in (*same, *other, *drawn)] == made
 
 
+def test_what_was_about_to_be_written_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that is interrupted when the thread for the disk has not begun yet."""
+
+    async def never(*_: Any) -> None:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr("asyncio.to_thread", never)
+    monkeypatch.setattr("hpcmaf.engines.vllm_record._SECONDS", 0.0)
+    requests = [ask(f"p{i}") for i in range(20)]
+    made = run(engine_of(journal=Journal(tmp_path / "j")), requests)
+    journal = Journal(tmp_path / "j")
+    assert [journal.find(request) for request in requests] == made
+
+
 def test_memory_that_ran_out_before_is_not_asked_for_again() -> None:
     sizes = [engine_of(max_num_seqs=64, halvings=n).seats[0].size for n in (0, 1, 2, 9)]
     assert sizes == [64, 32, 16, 16]
