@@ -249,10 +249,10 @@ class _Engine:
         while self.engine.has_unfinished_requests():
             for output in self.engine.step():
                 heard: Any = output.outputs[0]
-                for token, row in zip(heard.token_ids, heard.logprobs, strict=True):
-                    best = max(one.logprob for one in row.values())
+                for token, beside in zip(heard.token_ids, heard.logprobs, strict=True):
+                    best = max(one.logprob for one in beside.values())
                     if best > math.log(NUCLEUS):
-                        made.append((row[token].logprob, best))
+                        made.append((beside[token].logprob, best))
         return made
 
     def _ask(self, rows: Sequence[tuple[str | None, tuple[int, ...]]]) -> list[Heard]:
