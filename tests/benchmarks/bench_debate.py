@@ -122,7 +122,8 @@ def run_part(part: str, arguments: Any) -> dict[str, Any]:
     if name == "peer":
         return peer(model, adapters, work)
     if name == "uneven":
-        return asyncio.run(uneven(model, adapters, Work(arguments.problems, None, arguments.top_p), arguments.out))
+        drawn = Work(arguments.problems, None, arguments.top_p, shorter=25 if arguments.tiny else 1)
+        return asyncio.run(uneven(model, adapters, drawn, arguments.out))
     return asyncio.run(ours(model, adapters, more, work))
 
 

@@ -118,6 +118,8 @@ class Work:
     ----------
     tokens
         Of each answer; ``None`` draws them (log-normal, median 250, 50 to 2,048).
+    shorter
+        What drawn lengths are divided by, to try the script.
     seeded
         Whether every call has a seed of its own, as debates do.
     """
@@ -126,13 +128,14 @@ class Work:
     tokens: int | None = 300
     top_p: float = 1.0
     seeded: bool = True
+    shorter: int = 1
 
     def length(self, key: str) -> int:
         """Tokens of a call's answer: the same for whoever makes it."""
         if self.tokens is not None:
             return self.tokens
         draw = random.Random(hashlib.sha256(key.encode()).digest())
-        return round(min(2048, max(50, draw.lognormvariate(math.log(250), 0.8))))
+        return round(min(2048, max(50, draw.lognormvariate(math.log(250), 0.8)))) // self.shorter
 
 
 class Lengths:
