@@ -87,9 +87,9 @@ async def uneven(model: Path, adapters: dict[str, str], work: Work, out: Path) -
         result: dict[str, Any] = {"start": await warm(engine)}
         seats, over_time = engine.seats[0].size, {}
         ways = {"dataflow": engine, "phase by phase": Barrier(engine, work.problems * AGENTS)}
-        for name, contestant in ways.items():
+        for words, (name, contestant) in enumerate(ways.items()):
             with Watch(engine) as watch:
-                made = await hold(work, contestant)
+                made = await hold(work, contestant, words)
             over_time[name] = watch.samples
             result[name] = {**made, **watch.summary(seats)}
         draw(over_time, seats, out / "uneven.png")

@@ -150,9 +150,16 @@ class Lengths:
         return await self.engine.complete(replace(request, sampling=sampling, seed=seed))
 
 
-async def hold(work: Work, engine: Any) -> dict[str, Any]:
-    """All debates; returns seconds and counts."""
-    draw = random.Random(0)
+async def hold(work: Work, engine: Any, words: int = 0) -> dict[str, Any]:
+    """All debates; returns seconds and counts.
+
+    Parameters
+    ----------
+    words
+        Draws the questions; another number where an engine's prefix cache
+        still has those of the debates before. Lengths stay as they are.
+    """
+    draw = random.Random(words)
     asked = [
         Problem(f"p{i}", " ".join(f"w{draw.randrange(100, VOCABULARY)}" for _ in range(146)), "1")
         for i in range(work.problems)
