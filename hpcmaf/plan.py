@@ -123,11 +123,6 @@ def shard_count(problems: int, generation: Generation) -> int:
     return max(1, min(generation.max_shards, -(-problems // generation.problems_per_shard), problems))
 
 
-def shard_range(problems: int, shards: int, shard: int) -> range:
-    """Positions of one shard's problems; sizes differ by at most one."""
-    return range(shard * problems // shards, (shard + 1) * problems // shards)
-
-
 def build_plan(recipe: Recipe, profile: Profile, problems: Mapping[str, Mapping[str, Any]], base: str) -> Plan:
     """Lay out all stages of a run.
 

@@ -36,6 +36,7 @@ class Generation(Strict):
     engine_process: Literal["own", "job"] = Field(
         "own", description="vllm: a process of its own, or a thread of the job"
     )
+    engines: int = Field(1, ge=1, description="vllm: engines of one task, which share its requests; one per GPU")
     tensor_parallel: int = Field(1, ge=1, description="vllm: GPUs that share one model")
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="vllm: share of a GPU's memory to use")
     max_num_seqs: int | None = Field(None, ge=1, description="vllm: requests of one step; 512, or 128 on a CPU")
@@ -44,7 +45,21 @@ class Generation(Strict):
     kv_cache_gb: float = Field(1.0, gt=0, description="vllm: GiB of KV cache on a CPU")
     kv_cache_dtype: str = Field("auto", description="vllm: such as fp8")
     enforce_eager: bool = Field(False, description="vllm: no CUDA graphs, no compiling")
+    lookup_tokens: int = Field(0, ge=0, description="vllm: tokens guessed at a time from the text so far; 0 is none")
     vllm_args: dict[str, Any] = Field({}, description="vllm: further arguments of its EngineArgs")
+
+    @model_validator(mode="after")
+    def _check_engines(self) -> Generation:
+        if self.engines > 1 and self.engine == "transformers":
+            raise ValueError("engines: only engine: vllm takes more than one; more tasks do the same for transformers")
+        if self.engines > 1 and self.engine_process == "job":
+            raise ValueError("engines: more than one need engine_process: own; vLLM has one engine per process")
+        return self
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that one task uses, where there are any."""
+        return self.engines * self.tensor_parallel
 
     def vllm_options(self) -> VllmOptions:
         """What the vLLM engine is started with."""
@@ -79,10 +94,12 @@ class Profile(Strict):
     def _check_launcher(self) -> Profile:
         if self.launcher == "slurm" and self.slurm is None:
             raise ValueError("slurm: missing; a profile of launcher: slurm says there what to ask of the cluster")
-        shared = self.generation.tensor_parallel
-        if self.launcher == "slurm" and self.generation.device != "cpu" and shared > self.cluster.generation.gpus:
+        used = self.generation.gpus
+        if used > 1 and self.launcher == "slurm" and self.generation.device != "cpu":
             asked = self.cluster.generation.gpus
-            raise ValueError(f"generation.tensor_parallel: {shared} GPUs, but slurm.generation.gpus asks for {asked}")
+            key = "tensor_parallel" if self.generation.engines == 1 else "engines"
+            if used > asked:
+                raise ValueError(f"generation.{key}: {used} GPUs, but slurm.generation.gpus asks for {asked}")
         return self
 
     @property

@@ -51,6 +51,8 @@ class TransformersEngine:
         Called after every batch with the number of completions in it.
     """
 
+    gpus = 1
+
     def __init__(
         self,
         served: ServedModels,

@@ -133,7 +133,7 @@ class EngineLife:
 
     def _spec(self, group: str | None) -> EngineSpec:
         served = self.pool.served
-        room = min(self.pool.context, self.options.max_model_len or self.pool.context) // 2
+        room = min(self.pool.context, self.options.max_model_len or self.pool.context) // 4
         probes = (self.pool.chat.prompt_ids([{"role": "user", "content": text}]) for text in _PROBES)
         return EngineSpec(
             model=self._weights(group),

@@ -33,9 +33,16 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A completion as the engine gives it."""
+    """A completion as the engine gives it.
+
+    Attributes
+    ----------
+    reused
+        Prompt tokens that were found in the prefix cache.
+    """
 
     id: int
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...] | None
     prompt_logprobs: tuple[float, ...] | None
+    reused: int = 0

@@ -15,6 +15,8 @@ from hpcmaf.errors import EngineError
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 # Shorter contexts than this hold no debate worth the name.
 _LEAST_CONTEXT = 512
+# Two tokens that occurred before are little evidence, four are enough.
+_LOOKUP = {"method": "ngram", "prompt_lookup_min": 2, "prompt_lookup_max": 4}
 _ELSEWHERE = "use generation.engine: transformers"
 
 
@@ -27,6 +29,8 @@ class VllmOptions:
     engine_process
         ``"own"``: the engine has a process to itself, beside that of the
         debate; ``"job"``: a thread of the job's process.
+    engines
+        Engines side by side, which share the task's requests.
     tensor_parallel
         GPUs that share one model.
     gpu_memory_utilization
@@ -39,11 +43,16 @@ class VllmOptions:
         Context; ``None`` is the model's own.
     kv_cache_gb
         GiB of KV cache on a CPU.
+    lookup_tokens
+        Tokens that are guessed at a time, by looking up in prompt and answer
+        how the last few went on before, and checked in one step; 0 guesses
+        none.
     arguments
         Further arguments of vLLM's ``EngineArgs``.
     """
 
     engine_process: str = "own"
+    engines: int = 1
     tensor_parallel: int = 1
     gpu_memory_utilization: float = 0.9
     max_num_seqs: int | None = None
@@ -52,6 +61,7 @@ class VllmOptions:
     kv_cache_gb: float = 1.0
     kv_cache_dtype: str = "auto"
     enforce_eager: bool = False
+    lookup_tokens: int = 0
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def seats(self, device: str) -> int:
@@ -154,6 +164,8 @@ class EngineSpec:
         }
         if options.tensor_parallel > 1:
             arguments["worker_extension_cls"] = "hpcmaf.engines.vllm_worker.DiesWithParent"
+        if options.lookup_tokens:
+            arguments["speculative_config"] = _LOOKUP | {"num_speculative_tokens": options.lookup_tokens}
         if self.device == "cpu":
             arguments["kv_cache_memory_bytes"] = int(options.kv_cache_gb * 2**30)
         if self.adapters:

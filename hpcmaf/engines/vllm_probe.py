@@ -15,10 +15,18 @@ from dataclasses import dataclass
 from hpcmaf.errors import EngineError
 
 PROBE_TOKENS = 8
+# Enough for some guesses to be taken and some to be refused.
+CERTAIN_TOKENS = 24
+NUCLEUS = 0.01
 # Mean difference of log-likelihoods that rounding accounts for: the same row
 # in batches of different shapes.
 _ROUNDING = {"float32": 0.01}
 _ROUNDING_SHORT = 0.15
+# Both numbers are of one row of logits, in float32.
+_TIE = 1e-3
+# Models nearer to each other than this part of it are told apart by nobody:
+# an adapter that has hardly been trained is the base, whoever answers.
+_ALIKE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +48,30 @@ class Heard:
         theirs = (*other.prompt_logprobs, *other.logprobs[: same + 1])
         pairs = list(zip(mine, theirs, strict=False))
         return sum(abs(a - b) for a, b in pairs) / max(1, len(pairs))
+
+
+def check_likeliest(tokens: Sequence[tuple[float, float]]) -> None:
+    """See that tokens without a choice are the likeliest, where they are guessed and only checked by the model.
+
+    vLLM's CPU build keeps guesses that the model refuses where greedy and
+    drawn rows share a batch, without a word.
+
+    Parameters
+    ----------
+    tokens
+        Log-likelihood of each token, and of the likeliest one in its place.
+
+    Raises
+    ------
+    EngineError
+        A token is not the likeliest.
+    """
+    wrong = [best - taken for taken, best in tokens if not best - taken < _TIE]
+    if wrong:
+        raise EngineError(
+            f"vLLM keeps wrong guesses: {len(wrong)} of {len(tokens)} tokens without a choice are not the likeliest, "
+            f"by up to {max(wrong):.3g} nats; leave out generation.lookup_tokens"
+        )
 
 
 Ask = Callable[[Sequence[tuple[str | None, tuple[int, ...]]]], list[Heard]]
@@ -80,8 +112,10 @@ def probe(ask: Ask, models: Sequence[str | None], prompts: Sequence[tuple[int, .
     for (model, prompt), heard in mixed.items():
         far = {other: heard.far(alone[other, prompt]) for other in models}
         nearest = min(models, key=lambda other: far[other])
+        apart = alone[model, prompt].far(alone[nearest, prompt])
+        somebody_else = far[nearest] < far[model] / 3 and min(far[model], apart) > _ALIKE * rounding
         # Far from itself; or nearer to itself than rounding allows, yet clearly somebody else.
-        if far[model] > rounding or (far[model] > rounding / 10 and far[nearest] < far[model] / 3):
+        if far[model] > rounding or somebody_else:
             raise EngineError(
                 f"vLLM mixes up adapters: in a mixed batch, {model or 'base'} is {far[model]:.3g} nats a token from "
                 f"itself alone, and {far[nearest]:.3g} from {nearest or 'base'}; use generation.engine: transformers"

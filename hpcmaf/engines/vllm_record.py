@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 
@@ -34,6 +35,7 @@ class Record:
         self.seconds = self._written = journal.seconds if journal is not None else 0.0
         self._on_error = on_error
         self._entries: list[tuple[Request, Completion]] = []
+        self._adding, self._writing = threading.Lock(), threading.Lock()
         self._task: asyncio.Task[None] | None = None
         self._mark: float | None = None
 
@@ -55,14 +57,15 @@ class Record:
         """Have a completion written soon."""
         if self.journal is None:
             return
-        self._entries.append((request, completion))
+        with self._adding:
+            self._entries.append((request, completion))
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._write_often())
 
     def close(self) -> None:
         """Write what is left."""
         self.pause()
-        self._write(self._take())
+        self._write()
         if self.journal is not None:
             self.journal.close()
 
@@ -71,22 +74,23 @@ class Record:
             now = time.monotonic()
             self.seconds, self._mark = self.seconds + now - self._mark, now
 
-    def _take(self) -> list[tuple[Request, Completion]]:
-        taken, self._entries = self._entries, []
-        return taken
-
-    def _write(self, entries: list[tuple[Request, Completion]]) -> None:
-        if entries and self.journal is not None:
-            requests, completions = zip(*entries, strict=True)
-            until = self.seconds
-            self.journal.append(requests, completions, until - self._written)
-            self._written = until
+    def _write(self) -> None:
+        # Taken here, in the thread: one that never comes to run, because the
+        # job is interrupted, leaves them to ``close``.
+        with self._writing:
+            with self._adding:
+                entries, self._entries = self._entries, []
+            if entries and self.journal is not None:
+                requests, completions = zip(*entries, strict=True)
+                until = self.seconds
+                self.journal.append(requests, completions, until - self._written)
+                self._written = until
 
     async def _write_often(self) -> None:
         try:
             while self._entries:
                 await asyncio.sleep(_SECONDS)
                 self._count()
-                await asyncio.to_thread(self._write, self._take())
+                await asyncio.to_thread(self._write)
         except OSError as error:
             self._on_error(error)

@@ -6,6 +6,7 @@ are the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -13,12 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.engines.vllm_cache import compiling, under_one_name
+from hpcmaf.engines.vllm_cause import workers_heard
 from hpcmaf.engines.vllm_messages import Made, Row
 from hpcmaf.engines.vllm_options import EngineSpec
-from hpcmaf.engines.vllm_probe import PROBE_TOKENS, Heard, probe
+from hpcmaf.engines.vllm_probe import CERTAIN_TOKENS, NUCLEUS, PROBE_TOKENS, Heard, check_likeliest, probe
 from hpcmaf.errors import HpcmafError
 
-_MEMORY = ("out of memory", "can't allocate memory", "kv cache", "free memory on device", "memory for the cache blocks")
+_MEMORY = (
+    "memoryerror",
+    "out of memory",
+    "outofmemory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "kv cache",
+    "free memory on device",
+    "memory for the cache blocks",
+)
 
 
 Receive = Callable[[bool], Any]
@@ -34,18 +45,19 @@ def serve(spec: EngineSpec, receive: Receive, send: Send) -> None:
         Next message; waits for one if its argument is true, else ``None``
         when there is none.
     """
-    try:
-        engine = _started(spec)
-        engine.check()
-        send(("ready", engine.facts()))
-        engine.run(receive, send)
-        engine.close()
-    except Exception as error:
-        send(("failed", _kind(error), _reason(error)))
-        if not isinstance(error, HpcmafError):
-            import traceback
+    with workers_heard() if spec.options.tensor_parallel > 1 else nullcontext(lambda: None) as heard:
+        try:
+            engine = _started(spec)
+            engine.check()
+            send(("ready", engine.facts()))
+            engine.run(receive, send)
+            engine.close()
+        except Exception as error:
+            send(("failed", *failure(error, heard())))
+            if not isinstance(error, HpcmafError):
+                import traceback
 
-            traceback.print_exc()
+                traceback.print_exc()
 
 
 def _started(spec: EngineSpec) -> _Engine:
@@ -76,18 +88,31 @@ def _shape(spec: EngineSpec) -> dict[str, Any]:
     return arguments | {"versions": versions, "torch": torch.__version__, "device": device}
 
 
-def _kind(error: BaseException) -> str:
+def failure(error: Exception, worker: str | None) -> tuple[str, str]:
+    """Kind and reason of a failure, as the messages have them.
+
+    Parameters
+    ----------
+    worker
+        What a tensor parallel worker gave as its cause; more to the point
+        than that of the engine, which has only heard of it.
+    """
     if isinstance(error, HpcmafError):
-        return "refused"
-    text = str(error).lower()
-    memory = isinstance(error, MemoryError) or "outofmemory" in type(error).__name__.lower()
-    return "memory" if memory or any(mark in text for mark in _MEMORY) else "crash"
+        return "refused", str(error)
+    reason = worker or f"{type(error).__name__}: {' '.join(str(error).split())[:1000]}"
+    memory = any(mark in reason.lower() for mark in _MEMORY)
+    return "memory" if memory else "crash", reason
 
 
-def _reason(error: BaseException) -> str:
-    if isinstance(error, HpcmafError):
-        return str(error)
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:1000]}"
+def _hide_llvm() -> None:
+    """Let vLLM's CPU build start beside numba, which looking up guesses brings in.
+
+    It asks every object of every module for its ``__dict__``, and llvmlite's
+    library takes that for the name of one more function to load.
+    """
+    from llvmlite.binding import ffi
+
+    ffi.lib._fntab.setdefault("__dict__", {})
 
 
 class _Engine:
@@ -99,6 +124,8 @@ class _Engine:
         from vllm.v1.engine.llm_engine import LLMEngine
 
         self.spec = spec
+        if spec.device == "cpu" and spec.options.lookup_tokens:
+            _hide_llvm()
         self.engine = LLMEngine.from_engine_args(EngineArgs(**spec.arguments()), enable_multiprocessing=False)
         self.loras = {
             name: LoRARequest(name, number, folder)
@@ -129,7 +156,17 @@ class _Engine:
 
     def facts(self) -> dict[str, Any]:
         """What the job's side has to know."""
-        return {"context": self.engine.vllm_config.model_config.max_model_len, "memory": self.memory()}
+        context = self.engine.vllm_config.model_config.max_model_len
+        return {"context": context, "memory": self.memory(), "weights": self.weights()}
+
+    def weights(self) -> int:
+        """Bytes of weights and adapters on one GPU, as vLLM measured them while loading; 0 where it does not say."""
+        core: Any = self.engine.engine_core
+        try:
+            worker = core.engine_core.model_executor.driver_worker.worker
+            return int(worker.model_runner.model_memory_usage)
+        except AttributeError:  # workers in processes of their own, or another version's names
+            return 0
 
     def memory(self) -> int:
         """Most bytes of GPU memory in use so far, on one GPU; 0 without GPUs."""
@@ -143,8 +180,8 @@ class _Engine:
         return int(self.spec.options.gpu_memory_utilization * torch.cuda.get_device_properties(0).total_memory)
 
     # --- requests ----------------------------------------------------------
-    def add(self, row: Row) -> None:
-        """Add a request to those in progress."""
+    def add(self, row: Row, likeliest: bool = False) -> None:
+        """Add a request to those in progress; its log-likelihoods may have the likeliest tokens' beside them."""
         from vllm import SamplingParams
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
@@ -155,7 +192,7 @@ class _Engine:
             seed=None if row.temperature == 0 else row.seed,
             max_tokens=max(1, row.tokens),
             stop_token_ids=list(self.spec.stop_ids),
-            logprobs=0 if row.logprobs else None,
+            logprobs=int(likeliest) if row.logprobs else None,
             prompt_logprobs=0 if row.logprobs else None,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
@@ -181,14 +218,42 @@ class _Engine:
         if output.request_id in self._scored:
             self._scored.discard(output.request_id)
             tokens, logprobs = (), ()
-        return Made(int(output.request_id), tokens, logprobs, prompt)
+        return Made(int(output.request_id), tokens, logprobs, prompt, output.num_cached_tokens or 0)
 
     # --- self-test ---------------------------------------------------------
     def check(self) -> None:
         """Test that every model answers for itself; see ``vllm_probe``."""
         dtype = str(self.engine.vllm_config.model_config.dtype).removeprefix("torch.")
         probe(self._ask, [None, *self.loras], self.spec.probes, dtype)
+        if self.spec.options.lookup_tokens:
+            check_likeliest(self._without_choice())
         self.engine.reset_prefix_cache()
+
+    def _without_choice(self) -> list[tuple[float, float]]:
+        """Log-likelihoods of tokens that could be no others, of all models, and of the likeliest in their places.
+
+        Half of the rows are greedy, half are drawn from a nucleus that holds
+        one token wherever that has as much probability.
+        """
+        rows = [
+            (model, prompt * 2, drawn)
+            for prompt in self.spec.probes
+            for model in (None, *self.loras)
+            for drawn in (False, True)
+        ]
+        for number, (model, prompt, drawn) in enumerate(rows):
+            top_p = NUCLEUS if drawn else 1.0
+            row = Row(number, list(prompt), model, number, float(drawn), top_p, CERTAIN_TOKENS, True)
+            self.add(row, likeliest=True)
+        made: list[tuple[float, float]] = []
+        while self.engine.has_unfinished_requests():
+            for output in self.engine.step():
+                heard: Any = output.outputs[0]
+                for token, beside in zip(heard.token_ids, heard.logprobs, strict=True):
+                    best = max(one.logprob for one in beside.values())
+                    if best > math.log(NUCLEUS):
+                        made.append((beside[token].logprob, best))
+        return made
 
     def _ask(self, rows: Sequence[tuple[str | None, tuple[int, ...]]]) -> list[Heard]:
         for number, (model, prompt) in enumerate(rows):

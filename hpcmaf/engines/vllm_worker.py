@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from hpcmaf.engines.vllm_cause import leave_causes
 from hpcmaf.engines.vllm_child import die_with_parent
 
 die_with_parent()
+leave_causes()
 
 
 class DiesWithParent:

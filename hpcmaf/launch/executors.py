@@ -43,7 +43,7 @@ def submit_local(
         in turn (submitit hides all GPUs from a job that asks for none).
     """
     resources = profile.finetuning if stage.kind == "finetune" else profile.generation
-    processes = profile.finetuning.processes if stage.kind == "finetune" else 1
+    processes = profile.finetuning.processes if stage.kind == "finetune" else profile.generation.gpus
     executor = submitit.LocalExecutor(str(attempt))
     gpus = visible_gpus() if resources.device != "cpu" and stage.kind in {"debate", "eval", "finetune"} else []
     mine = [gpus[(slot * processes + k) % len(gpus)] for k in range(min(processes, len(gpus)))]

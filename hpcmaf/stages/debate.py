@@ -15,9 +15,9 @@ from hpcmaf.engines.base import Engine, Sampling, ServedModels
 from hpcmaf.engines.journal import Journal
 from hpcmaf.errors import StopRequested
 from hpcmaf.methods import Method
-from hpcmaf.plan import shard_range
 from hpcmaf.publish import manifest_path
 from hpcmaf.recipe import Asked, Recipe
+from hpcmaf.sharding import cut, expected_tokens
 from hpcmaf.stages.context import TaskContext, peak_memory_bytes
 from hpcmaf.store import StoreInfo, write_store
 from hpcmaf.tasks import get_task
@@ -36,14 +36,12 @@ def run_debate_shard(context: TaskContext) -> None:
     split, evaluating = SPLITS[stage.kind], stage.kind == "eval"
     models = context.models(context.iteration if evaluating else context.iteration - 1)
     shard = int(context.task)
-    problems = context.run.read_problems(split, context.plan)
-    problems = [problems[i] for i in shard_range(len(problems), len(stage.tasks), shard)]
-
     shape = (method.inference_shape if evaluating else method.practice_shape)(
         recipe.debate.agents, recipe.debate.rounds
     )
     protocol = protocol_of(recipe, method, context.asked, shape.rounds, context.iteration)
     society = method.society(shape.agents, models, evaluating=evaluating)
+    problems = problems_of(context.run.read_problems(split, context.plan), len(stage.tasks), shard, protocol, society)
     hold = rationalise if method.reads_gold and not evaluating else debate
     target = context.run.shard(context.iteration, stage.kind, shard)
     journal = Journal(context.run.journal(target))
@@ -66,8 +64,8 @@ def run_debate_shard(context: TaskContext) -> None:
     )
     write_store(target, info, transcripts)
     context.outputs += [target, manifest_path(target)]
-    on_gpu, gpu_memory = engine.device.type == "cuda", engine.peak_memory_bytes
-    _spend(context, transcripts, seconds, journal.seconds, on_gpu=on_gpu, gpu_memory=gpu_memory)
+    gpus = engine.gpus if engine.device.type == "cuda" else 0
+    _spend(context, transcripts, seconds, journal.seconds, gpus=gpus, gpu_memory=engine.peak_memory_bytes)
     # Not before the marker is written: killed in between, a shard without
     # marker and journal would be computed all over again.
     context.afterwards.append(journal.remove)
@@ -89,6 +87,15 @@ def protocol_of(recipe: Recipe, method: Method, asked: Asked, rounds: int, itera
         cooperate=method.manner == "cooperate",
         ids=method.ids,
     )
+
+
+def problems_of(
+    problems: Sequence[Problem], shards: int, shard: int, protocol: Protocol, society: Society
+) -> list[Problem]:
+    """One shard's problems; all shards of a stage are expected to take as many tokens."""
+    shape = society.agents, protocol.rounds, protocol.summaries, protocol.sampling.max_new_tokens
+    weights = [expected_tokens(problem.question, *shape) for problem in problems]
+    return [problems[i] for i in cut(weights, shards)[shard]]
 
 
 async def _debate_all(
@@ -164,7 +171,7 @@ def _spend(
     transcripts: Sequence[Transcript],
     seconds: float,
     earlier: float,
-    on_gpu: bool,
+    gpus: int,
     gpu_memory: int = 0,
 ) -> None:
     """Tokens per agent, by whose turn they were; time and memory per task.
@@ -178,6 +185,8 @@ def _spend(
     earlier
         Those of earlier attempts. What else they took, such as starting, is
         lost with them.
+    gpus
+        GPUs in use; 0 without.
     gpu_memory
         Most bytes in use on a GPU.
     """
@@ -193,9 +202,9 @@ def _spend(
             prompt_tokens=sum(turn.prompt_tokens for turn in spoken),
             completion_tokens=sum(turn.completion_tokens for turn in spoken),
         )
-    memory = gpu_memory if on_gpu else peak_memory_bytes()
+    memory = gpu_memory if gpus else peak_memory_bytes()
     wall = earlier + time.monotonic() - context.started
-    context.spend(wall_seconds=wall, gpu_seconds=seconds if on_gpu else 0.0, peak_memory_bytes=memory)
+    context.spend(wall_seconds=wall, gpu_seconds=seconds * gpus, peak_memory_bytes=memory)
 
 
 def _all_turns(transcripts: Sequence[Transcript]) -> Iterable[Utterance]:

@@ -19,7 +19,7 @@ from hpcmaf.recipe import Recipe
 from hpcmaf.stages.debate import SPLITS, protocol_of
 
 # Changes when the program comes to do something else with the same recipe.
-VERSION = 1
+VERSION = 2
 
 TaskKey = tuple[str, str]
 

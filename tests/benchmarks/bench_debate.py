@@ -1,282 +1,176 @@
-"""A debate of an 8B society on one GPU: requests that move on by themselves, against phase by phase.
+"""Debates of an 8B society on GPUs: requests that move on by themselves, against the ways one would try first.
 
-    python -m tests.benchmarks.bench_debate [--problems 500] [--lengths fixed|uneven] [--out FOLDER]
+    python -m tests.benchmarks.bench_debate --out FOLDER                       # loop, peer, ours: about 9 minutes
+    python -m tests.benchmarks.bench_debate --out FOLDER --parts uneven        # about 6 minutes
+    python -m tests.benchmarks.bench_debate --out FOLDER --parts two           # on two GPUs: about 5 minutes
+    python -m tests.benchmarks.bench_debate --out FOLDER --parts ours,ours:seeded=false,ours:kv_cache_dtype=\'"fp8"\'
 
 N=3, M=2 with summaries and six rank-16 adapters on every linear layer of a
 model of Llama-3-8B's shape with random weights: 4,500 calls at 500 problems.
 Random weights never end a text, so each call's length is set beforehand: 300
-tokens, or drawn (log-normal, median 250, 50 to 2,048), the same for all
-contestants. Both run on vLLM with the same settings, one after the other in
-this run; starting is reported apart. The peer hands vLLM a phase at a time,
-every request with its adapter, as a first program would: round 1, summaries,
-round 2.
+tokens, or drawn (uneven), the same for all contestants.
+
+The parts of a command run one after the other on the same GPUs, each in a
+process of its own, so nothing is left in memory for the next. Starting is
+reported apart; all share one cache of what is compiled.
+
+loop      one prompt at a time through transformers; a call of each kind is timed
+peer      vLLM with all adapters, phase by phase: round 1, summaries, round 2
+ours      the engine of this project; with KEY=VALUE;... of its options, of
+          vLLM's arguments, or seeded=false
+uneven    our engine with answers of uneven lengths, then the same phase by
+          phase, with a plot of both over time
+two       ours on one GPU, then with two engines on two
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
 import json
-import math
-import random
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from hpcmaf.answers import AnswerForm
-from hpcmaf.debate.protocol import Protocol, debate
-from hpcmaf.debate.society import Society
-from hpcmaf.engines.base import Completion, Request, Sampling, ServedModels
-from hpcmaf.tasks.base import Problem
+from hpcmaf.engines.base import Request, Sampling, ServedModels
+from tests.benchmarks.debate_contestants import Barrier, PhaseByPhase, one_at_a_time
+from tests.benchmarks.debate_watch import Watch, draw
+from tests.benchmarks.debate_workload import AGENTS, NAMES, SHAPE, TINY, Work, hold, make_adapters, make_model
 
-AGENTS, ROUNDS, RANK = 3, 2, 16
-NAMES = [f"{role}-{n}" for role in ("generator", "critic") for n in range(AGENTS)]
-SHAPE = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32}
-TINY = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}
-VOCABULARY = 128256
+CONTEXT = 8192
 
 
-class Words:
-    """Prompts of about the lengths measured on GSM8K: 150, 650 and 1,050 tokens with what was said before."""
+def start_ours(model: Path, adapters: dict[str, str], more: dict[str, Any]) -> Any:
+    """Our engine, with options or vLLM's arguments changed."""
+    from hpcmaf.engines.vllm_engine import VllmEngine
+    from hpcmaf.engines.vllm_options import VllmOptions
 
-    def first(self, question: str) -> str:
-        return question
-
-    def summarize(self, question: str, answers: Sequence[str]) -> str:
-        return " ".join([question[:120], *answers])
-
-    def update(self, question: str, summary: str) -> str:
-        return f"{summary} {question}"
-
-    def update_without_summary(self, question: str, answers: Sequence[str]) -> str:
-        return " ".join([*answers, question])
+    own = {field.name for field in fields(VllmOptions)} - {"arguments"}
+    options = {"max_model_len": CONTEXT} | {key: value for key, value in more.items() if key in own}
+    arguments = {"load_format": "dummy"} | {key: value for key, value in more.items() if key not in own}
+    return VllmEngine(ServedModels(str(model), "lora", adapters), VllmOptions(**options, arguments=arguments))
 
 
-def make_model(folder: Path, shape: dict[str, int]) -> None:
-    """Configuration and a tokenizer that reads back as tokens what it wrote as text; no weights."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, PreTrainedTokenizerFast
-
-    folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = {"<s>": 0, "<end>": 1, "<unk>": 2} | {f"w{i}": i for i in range(3, VOCABULARY)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="<end>", unk_token="<unk>", pad_token="<end>"
-    )
-    fast.chat_template = (
-        "<s> {% for m in messages %}{{ 'w3' if m['role'] == 'user' else 'w4' }} {{ m['content'] }} "
-        "{{ '<end> ' if m['role'] == 'assistant' else '' }}{% endfor %}{% if add_generation_prompt %}w4{% endif %}"
-    )
-    fast.save_pretrained(folder)
-    config = LlamaConfig(
-        **shape,
-        num_key_value_heads=shape["num_attention_heads"] // 4,
-        vocab_size=VOCABULARY,
-        max_position_embeddings=8192,
-        rope_theta=500000.0,
-        bos_token_id=0,
-        eos_token_id=1,
-        dtype="bfloat16",
-        architectures=["LlamaForCausalLM"],
-    )
-    config.save_pretrained(folder)
-
-
-def make_adapters(folder: Path, shape: dict[str, int]) -> dict[str, str]:
-    """Six adapters that do change the model."""
-    import torch
-    from safetensors.torch import save_file
-
-    hidden, wide = shape["hidden_size"], shape["intermediate_size"]
-    sizes = {
-        "self_attn.q_proj": (hidden, hidden),
-        "self_attn.k_proj": (hidden, hidden // 4),
-        "self_attn.v_proj": (hidden, hidden // 4),
-        "self_attn.o_proj": (hidden, hidden),
-        "mlp.gate_proj": (hidden, wide),
-        "mlp.up_proj": (hidden, wide),
-        "mlp.down_proj": (wide, hidden),
-    }
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    made = {}
-    for number, name in enumerate(NAMES):
-        generator = torch.Generator(device).manual_seed(number)
-        tensors = {}
-        for layer in range(shape["num_hidden_layers"]):
-            for module, (inward, outward) in sizes.items():
-                key = f"base_model.model.model.layers.{layer}.{module}"
-                for half, size in (("lora_A", (RANK, inward)), ("lora_B", (outward, RANK))):
-                    drawn = torch.randn(size, generator=generator, device=device) * 0.02
-                    tensors[f"{key}.{half}.weight"] = drawn.to(torch.bfloat16).cpu().contiguous()
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        save_file(tensors, folder / name / "adapter_model.safetensors")
-        config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": 2 * RANK, "bias": "none"}
-        config["target_modules"] = sorted({module.partition(".")[2] for module in sizes})
-        (folder / name / "adapter_config.json").write_text(json.dumps(config))
-        made[name] = str(folder / name)
-    return made
-
-
-def length(key: str, uneven: bool) -> int:
-    """Tokens of a call's answer: the same for whoever makes it."""
-    if not uneven:
-        return 300
-    draw = random.Random(hashlib.sha256(key.encode()).digest())
-    return round(min(2048, max(50, draw.lognormvariate(math.log(250), 0.8))))
-
-
-class Lengths:
-    """Sets every request's length before an engine sees it."""
-
-    def __init__(self, engine: Any, uneven: bool) -> None:
-        self.engine, self.uneven = engine, uneven
-
-    async def complete(self, request: Request) -> Completion:
-        sampling = replace(request.sampling, max_new_tokens=length(request.key, self.uneven))
-        return await self.engine.complete(replace(request, sampling=sampling))
-
-
-class PhaseByPhase:
-    """The peer: waits for a whole phase, then hands it to ``LLM.generate``."""
-
-    def __init__(self, model: Path, adapters: dict[str, str], arguments: dict[str, Any], phase: int) -> None:
-        from vllm import LLM
-        from vllm.lora.request import LoRARequest
-
-        self.llm = LLM(str(model), enable_lora=True, max_loras=7, max_lora_rank=RANK, **arguments)
-        self.adapters = {name: LoRARequest(name, n, path) for n, (name, path) in enumerate(adapters.items(), 1)}
-        self.tokenizer = self.llm.get_tokenizer()
-        self.phase, self.waiting, self.spent = phase, [], []  # type: ignore[var-annotated]
-
-    async def complete(self, request: Request) -> Completion:
-        future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
-        self.waiting.append((request, future))
-        if len(self.waiting) == self.phase:
-            self._generate()
-        return await future
-
-    def _generate(self) -> None:
-        from vllm import SamplingParams
-
-        waiting, self.waiting = self.waiting, []
-        chats = [list(request.messages) for request, _ in waiting]
-        prompts = self.tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
-        ids = self.tokenizer(prompts, add_special_tokens=False)["input_ids"]
-        sampling = [
-            SamplingParams(
-                temperature=r.sampling.temperature,
-                top_p=r.sampling.top_p,
-                max_tokens=r.sampling.max_new_tokens,
-                seed=None,
-            )
-            for r, _ in waiting
-        ]
-        began = time.monotonic()
-        outputs = self.llm.generate(
-            [{"prompt_token_ids": row} for row in ids],
-            sampling,
-            lora_request=[self.adapters.get(request.model or "") for request, _ in waiting],
-            use_tqdm=False,
-        )
-        self.spent.append(round(time.monotonic() - began, 1))
-        for (_, future), output in zip(waiting, outputs, strict=True):
-            made = output.outputs[0]
-            tokens = tuple(made.token_ids)
-            future.set_result(Completion(made.text, tokens, len(output.prompt_token_ids or ()), "length"))
-
-
-async def hold(problems: int, engine: Any, uneven: bool, top_p: float) -> tuple[float, dict[str, int]]:
-    """All debates; returns seconds and tokens."""
-    draw = random.Random(0)
-    asked = [
-        Problem(f"p{i}", " ".join(f"w{draw.randrange(100, VOCABULARY)}" for _ in range(146)), "1")
-        for i in range(problems)
-    ]
-    protocol = Protocol(
-        rounds=ROUNDS,
-        summaries=True,
-        prompts=Words(),
-        answer_form=AnswerForm.NUMBER,
-        sampling=Sampling(1.0, top_p, 300),
-        seed=0,
-        iteration=1,
-    )
+async def warm(engine: Any) -> float:
+    """Start it, with a short call of everybody's for each of its engines; returns the seconds of that."""
     began = time.monotonic()
-    engine = Lengths(engine, uneven)
-    done = await asyncio.gather(*(debate(p, Society.of(AGENTS, NAMES), protocol, engine) for p in asked))
-    seconds = time.monotonic() - began
-    turns = [turn for one in done for rows in (*one.answers, *one.summaries) for turn in rows]
-    counts = {"prompt": sum(t.prompt_tokens for t in turns), "new": sum(t.completion_tokens for t in turns)}
-    return seconds, counts | {"calls": len(turns)}
+    requests = [
+        Request(f"{i}", ({"role": "user", "content": f"w{7 + i}"},), [None, *NAMES][i % 7], 0, Sampling(1.0, 1.0, 8))
+        for i in range(200 * len(engine.seats))
+    ]
+    await asyncio.gather(*map(engine.complete, requests))
+    while not all(seat.ready for seat in engine.seats):
+        await asyncio.sleep(0.2)
+    return time.monotonic() - began
 
 
-async def warm(engine: Any) -> None:
-    """One short call of everybody's, so that starting is not part of the figure."""
-    sampling = Sampling(1.0, 1.0, 8)
-    await asyncio.gather(
-        *(
-            engine.complete(Request(f"warm-{n}", ({"role": "user", "content": "w7"},), n, 0, sampling))
-            for n in (None, *NAMES)
-        )
-    )
+async def ours(model: Path, adapters: dict[str, str], more: dict[str, Any], work: Work) -> dict[str, Any]:
+    engine = start_ours(model, adapters, more)
+    try:
+        started = await warm(engine)
+        before = engine.reused_tokens
+        made = await hold(work, engine)
+        reused = engine.reused_tokens - before
+        sizes = {"weights_gb": engine.weights_bytes / 1e9, "peak_gb": engine.peak_memory_bytes / 1e9}
+        return {"start": started, **made, "reused_tokens": reused, "gpus": engine.gpus, **sizes}
+    finally:
+        engine.close()
+
+
+async def uneven(model: Path, adapters: dict[str, str], work: Work, out: Path) -> dict[str, Any]:
+    engine = start_ours(model, adapters, {})
+    try:
+        result: dict[str, Any] = {"start": await warm(engine)}
+        seats, over_time = engine.seats[0].size, {}
+        ways = {"dataflow": engine, "phase by phase": Barrier(engine, work.problems * AGENTS)}
+        for words, (name, contestant) in enumerate(ways.items()):
+            with Watch(engine) as watch:
+                made = await hold(work, contestant, words)
+            over_time[name] = watch.samples
+            result[name] = {**made, **watch.summary(seats)}
+        draw(over_time, seats, out / "uneven.png")
+        return result | {"seats": seats, "over_time": over_time}
+    finally:
+        engine.close()
+
+
+def peer(model: Path, adapters: dict[str, str], work: Work) -> dict[str, Any]:
+    began = time.monotonic()
+    values = {"max_model_len": CONTEXT, "max_num_seqs": 512, "gpu_memory_utilization": 0.9, "load_format": "dummy"}
+    contestant = PhaseByPhase(model, adapters, values | {"seed": 0}, work.problems * AGENTS)
+    started = time.monotonic() - began
+    return {"start": started, **asyncio.run(hold(work, contestant)), "phases": contestant.spent}
+
+
+def run_part(part: str, arguments: Any) -> dict[str, Any]:
+    """One contestant, in this process."""
+    shape = TINY if arguments.tiny else SHAPE
+    folder = arguments.out / "models"
+    model = folder / "base"
+    make_model(model, shape)
+    adapters = make_adapters(folder / "adapters", shape)
+    name, _, extra = part.partition(":")
+    more = {key: json.loads(value) for key, value in (pair.split("=", 1) for pair in extra.split(";") if pair)}
+    seeded = more.pop("seeded", True)
+    work = Work(arguments.problems, 20 if arguments.tiny else 300, arguments.top_p, seeded)
+    if name == "loop":
+        return one_at_a_time(model, work)
+    if name == "peer":
+        return peer(model, adapters, work)
+    if name == "uneven":
+        drawn = Work(arguments.problems, None, arguments.top_p, shorter=25 if arguments.tiny else 1)
+        return asyncio.run(uneven(model, adapters, drawn, arguments.out))
+    return asyncio.run(ours(model, adapters, more, work))
+
+
+def compare(made: dict[str, Any]) -> dict[str, float]:
+    """The ratios that matter, of what this command has measured."""
+    ratios = {}
+    if "ours" in made:
+        for other in ("peer", "loop"):
+            if other in made:
+                ratios[f"ours in parts of {other}"] = made["ours"]["seconds"] / made[other]["seconds"]
+    if "uneven" in made:
+        slow, fast = made["uneven"]["phase by phase"]["seconds"], made["uneven"]["dataflow"]["seconds"]
+        ratios["uneven: phase by phase in parts of dataflow"] = slow / fast
+    if "ours:engines=2" in made:
+        ratios["two GPUs in parts of one"] = made["ours"]["seconds"] / made["ours:engines=2"]["seconds"]
+    return {name: round(value, 4) for name, value in ratios.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", default="loop,peer,ours")
     parser.add_argument("--problems", type=int, default=500)
-    parser.add_argument("--lengths", choices=["fixed", "uneven"], default="fixed")
     parser.add_argument("--top-p", type=float, default=1.0)
-    parser.add_argument("--who", default="ours,peer", help="ours, peer, ours:KEY=VALUE;... with vLLM's arguments")
-    parser.add_argument("--tiny", action="store_true", help="a small shape, to try the script")
-    parser.add_argument("--folder", type=Path, default=Path("/tmp/bench_debate"))
+    parser.add_argument("--tiny", action="store_true", help="a small shape and short answers, to try the script")
+    parser.add_argument("--out", type=Path, default=Path("/tmp/bench_debate"))
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    shape = TINY if arguments.tiny else SHAPE
-    model = arguments.folder / "base"
-    make_model(model, shape)
-    adapters = make_adapters(arguments.folder / "adapters", shape)
-    uneven = arguments.lengths == "uneven"
-    for who in arguments.who.split(","):
-        name, _, extra = who.partition(":")
-        more = {k: json.loads(v) for k, v in (pair.split("=") for pair in extra.split(";") if pair)}
-        print(f"--- {who}, {arguments.problems} problems, {arguments.lengths}", flush=True)
-        began = time.monotonic()
-        if name == "ours":
-            asyncio.run(_ours(model, adapters, more, arguments, uneven, began))
-        else:
-            values = {
-                "max_model_len": 8192,
-                "max_num_seqs": 512,
-                "gpu_memory_utilization": 0.9,
-                "load_format": "dummy",
-                "seed": 0,
-            }
-            peer = PhaseByPhase(model, adapters, values | more, arguments.problems * AGENTS)
-            print(f"start {time.monotonic() - began:.1f} s", flush=True)
-            seconds, counts = asyncio.run(hold(arguments.problems, peer, uneven, arguments.top_p))
-            print(f"RESULT {who}: {seconds:.1f} s, phases {peer.spent}, {counts}", flush=True)
-            del peer
-
-
-async def _ours(
-    model: Path, adapters: dict[str, str], more: dict[str, Any], arguments: Any, uneven: bool, began: float
-) -> None:
-    from hpcmaf.engines.vllm_engine import VllmEngine
-    from hpcmaf.engines.vllm_options import VllmOptions
-
-    served = ServedModels(str(model), "lora", adapters)
-    options = VllmOptions(max_model_len=8192, arguments={"load_format": "dummy"} | more)
-    engine = VllmEngine(served, options)
-    try:
-        await warm(engine)
-        print(f"start {time.monotonic() - began:.1f} s", flush=True)
-        seconds, counts = await hold(arguments.problems, engine, uneven, arguments.top_p)
-        print(f"RESULT ours {more}: {seconds:.1f} s, {counts}", flush=True)
-    finally:
-        engine.close()
+    arguments.out = arguments.out.resolve()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.one:
+        (arguments.out / "part.json").write_text(json.dumps(run_part(arguments.one, arguments)))
+        return
+    parts = arguments.parts.replace("two", "ours,ours:engines=2").split(",")
+    os.environ.setdefault("VLLM_CACHE_ROOT", str(arguments.out / "cache"))
+    (arguments.out / "cache").mkdir(exist_ok=True)
+    made: dict[str, Any] = {}
+    for part in parts:
+        print(f"--- {part}, {arguments.problems} problems", flush=True)
+        command = [sys.executable, "-m", "tests.benchmarks.bench_debate", *sys.argv[1:], "--one", part]
+        subprocess.run(command, check=True)
+        made[part] = json.loads((arguments.out / "part.json").read_text())
+        shown = {key: value for key, value in made[part].items() if key != "over_time"}
+        print(f"RESULT {part} {json.dumps(shown)}", flush=True)
+        # After every part: what is measured is not lost with the next.
+        name = "-".join(part.replace(":", "+") for part in made)[:80]
+        (arguments.out / f"{name}.json").write_text(json.dumps({"made": made, "ratios": compare(made)}))
+    print(f"RATIOS {json.dumps(compare(made))}")
 
 
 if __name__ == "__main__":

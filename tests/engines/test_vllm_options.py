@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from hpcmaf.engines.vllm_cause import workers_heard
 from hpcmaf.engines.vllm_options import EngineSpec, VllmOptions, adapter_shape
-from hpcmaf.engines.vllm_probe import Heard, probe
+from hpcmaf.engines.vllm_probe import Heard, check_likeliest, probe
+from hpcmaf.engines.vllm_server import failure
 from hpcmaf.errors import EngineError
 from hpcmaf.profile import Generation, Profile
 
@@ -83,6 +87,28 @@ def test_memory_that_vllm_names_is_what_it_gets() -> None:
     assert (fewer.gpu_memory_utilization, fewer.max_num_seqs) == (0.9, 256)
 
 
+def test_a_worker_without_memory_is_heard_of() -> None:
+    """vLLM says only that a worker failed; what it failed of decides what is done."""
+    script = """
+import logging, os
+import hpcmaf.engines.vllm_worker
+for text in ("CUDA out of memory. Tried to allocate 2.00 GiB", "a later one"):
+    try:
+        raise RuntimeError(text)
+    except RuntimeError:
+        logging.getLogger("vllm.v1.executor.multiproc_executor").exception("WorkerProc failed to start.")
+"""
+    error = Exception("WorkerProc initialization failed due to an exception in a background process.")
+    with workers_heard() as heard:
+        assert failure(error, heard()) == ("crash", f"Exception: {error}")
+        subprocess.run([sys.executable, "-c", script], check=True, stderr=subprocess.DEVNULL)
+        kind, reason = failure(error, heard())
+    assert (kind, reason) == ("memory", "RuntimeError: CUDA out of memory. Tried to allocate 2.00 GiB")
+    assert failure(MemoryError(), None)[0] == "memory"
+    assert failure(EngineError("no such adapter"), "x") == ("refused", "no such adapter")
+    assert VllmOptions(tensor_parallel=2).smaller(reason, "cuda") is not None
+
+
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 def test_giving_up_memory_comes_to_an_end(device: str) -> None:
     """Each step asks for less, says what, and the last step is refused."""
@@ -109,6 +135,17 @@ def test_the_profile_says_it_by_vllms_names() -> None:
     assert arguments["distributed_executor_backend"] == "mp"
     on_cpu = spec(Generation(kv_cache_gb=0.5).vllm_options(), device="cpu").arguments()
     assert (on_cpu["kv_cache_memory_bytes"], on_cpu["enforce_eager"]) == (2**29, True)
+
+
+def test_gpus_of_several_engines_are_asked_for() -> None:
+    parts = {"name": "site", "launcher": "slurm", "generation": {"engine": "vllm", "engines": 4, "tensor_parallel": 2}}
+    with pytest.raises(ValueError, match="generation.engines: 8 GPUs, but slurm.generation.gpus asks for 4"):
+        Profile.model_validate(parts | {"slurm": {"generation": {"gpus": 4}}})
+    assert Profile.model_validate(parts | {"slurm": {"generation": {"gpus": 8}}}).generation.gpus == 8
+    with pytest.raises(ValueError, match="engines: only engine: vllm takes more than one"):
+        Generation(engines=2)
+    with pytest.raises(ValueError, match="more than one need engine_process: own"):
+        Generation(engine="vllm", engines=2, engine_process="job")
 
 
 def test_gpus_that_share_a_model_are_asked_for() -> None:
@@ -148,6 +185,28 @@ def test_a_model_that_answers_for_another_is_found(mix_up: dict, dtype: str) -> 
     """Also where the two are as alike as rounding in sixteen bits."""
     with pytest.raises(EngineError, match=f"mixes up adapters: in a mixed batch, {next(iter(mix_up)) or 'base'}"):
         probe(ask(mix_up), list(VOICES), [(1, 2, 3, 4)], dtype)
+
+
+def test_an_adapter_that_learned_nothing_is_no_mix_up() -> None:
+    """It says what the base says, so rounding may bring one's row nearer to the other's."""
+
+    def answered(rows):
+        mixed = len({model for model, _ in rows}) > 1
+        # In a mixed batch both come out as the adapter alone does, to the bit.
+        return [Heard((5,), (-1.0 if mixed or model else -1.02, -2.0), (-0.5,)) for model, _ in rows]
+
+    probe(answered, [None, "critic-0"], [(1, 2, 3)], "bfloat16")
+    probe(ask({}), [None, "critic-0"], [(1, 2, 3, 4)], "bfloat16")
+
+
+def test_guesses_that_a_model_would_refuse_are_found() -> None:
+    """Ties are none: sixteen bits have many."""
+    check_likeliest([(-0.5, -0.5), (-2.0, -2.0)])
+    with pytest.raises(EngineError, match="1 of 2 tokens .* not the likeliest, by up to 22.5 nats; leave out"):
+        check_likeliest([(-0.5, -0.5), (-23.0, -0.5)])
+    arguments = spec(Generation(engine="vllm", lookup_tokens=5).vllm_options()).arguments()
+    assert arguments["speculative_config"]["num_speculative_tokens"] == 5
+    assert "speculative_config" not in spec(VllmOptions()).arguments()
 
 
 def test_numbers_that_are_none_are_a_diverged_model() -> None:

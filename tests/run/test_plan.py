@@ -9,7 +9,7 @@ import pytest
 
 from hpcmaf.attempts import begin
 from hpcmaf.errors import DataError, PlanChangedError, RunBusyError
-from hpcmaf.plan import Plan, build_plan, check_continues, shard_count, shard_range
+from hpcmaf.plan import Plan, build_plan, check_continues, shard_count
 from hpcmaf.profile import load_profile
 from hpcmaf.publish import write_json
 from hpcmaf.recipe import load_recipe
@@ -49,13 +49,6 @@ def test_methods_change_what_is_trained() -> None:
     assert plan("method=maft-no-critic").stage("it01/finetune").tasks == ("generator-0", "generator-1", "generator-2")
     assert [stage.id for stage in plan("method=debate").stages] == ["it00/eval", "it00/score"]
     assert len(plan("debate.agents=1", "debate.rounds=1").stage("it01/finetune").tasks) == 1
-
-
-@pytest.mark.parametrize(("problems", "shards"), [(1, 1), (7, 3), (500, 7), (5, 5)])
-def test_shards_cut_without_gap_or_overlap(problems: int, shards: int) -> None:
-    cut = [list(shard_range(problems, shards, s)) for s in range(shards)]
-    assert [i for part in cut for i in part] == list(range(problems))
-    assert max(map(len, cut)) - min(map(len, cut)) <= 1
 
 
 def test_shards_are_never_empty() -> None:

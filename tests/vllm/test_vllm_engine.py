@@ -161,14 +161,21 @@ def test_an_empty_answer(tmp_path: Path) -> None:
     assert (completion.text, completion.token_ids, completion.finish_reason) == ("", (0,), "stop")
 
 
-def test_a_mix_up_of_adapters_stops_the_job(agents: dict[str, str]) -> None:
-    """With all slots taken vLLM gives the base's rows an adapter on a CPU, without a word."""
-    engine = vllm_engine(served(agents), arguments={"max_loras": len(agents)})
-    with pytest.raises(EngineError, match="mixes up adapters: in a mixed batch, base is") as raised:
+@pytest.mark.parametrize(
+    ("silent", "says"),
+    [
+        ({"arguments": {"max_loras": len(AGENTS)}}, "mixes up adapters: in a mixed batch, base is"),
+        ({"lookup_tokens": 4}, "keeps wrong guesses: .* leave out generation.lookup_tokens"),
+    ],
+)
+def test_what_vllm_gets_wrong_without_a_word_stops_the_job(agents: dict[str, str], silent: Any, says: str) -> None:
+    """With all slots taken vLLM gives the base's rows an adapter on a CPU, and with guesses it writes nonsense."""
+    engine = vllm_engine(served(agents), **silent)
+    with pytest.raises(EngineError, match=says) as raised:
         run(engine, [ask("k")])
     engine.close()
     assert "\n" not in str(raised.value)
-    with pytest.raises(EngineError, match="mixes up"):
+    with pytest.raises(EngineError, match=says):
         run(engine, [ask("k")])
 
 
@@ -196,8 +203,8 @@ def test_too_little_memory_is_said_and_less_asked_for(capfd: pytest.CaptureFixtu
     assert (long.text, long.finish_reason) == ("", "length")
     said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("vLLM has too little memory")]
     assert len(said) == 1
-    assert f"starting it with max_model_len {engine.context}" in said[0]
-    assert 512 <= engine.context < 1024
+    assert f"starting it with max_model_len {engine.seats[0].context}" in said[0]
+    assert 512 <= engine.seats[0].context < 1024
 
 
 def test_what_cannot_start_says_why(tmp_path: Path) -> None:
@@ -231,8 +238,8 @@ def test_whole_checkpoints_take_turns(tmp_path: Path) -> None:
 
     engine = vllm_engine(models)
     loads: list[str | None] = []
-    start = engine._start
-    engine._start = lambda group: loads.append(group) or start(group)
+    start = engine.seats[0].start
+    engine.seats[0].start = lambda group: loads.append(group) or start(group)
     texts = held(engine)
     engine.close()
     assert texts == held(TransformersEngine(models, device="cpu"))
@@ -285,11 +292,5 @@ def test_a_job_can_be_stopped_while_its_engine_starts(agents: dict[str, str]) ->
     heard = asyncio.run(both())
     engine.close()
     assert [type(error) for error in heard] == [Stop, Stop]
-    assert engine._launches == 1
+    assert engine.seats[0].launches == 1
     assert time.monotonic() - start < 30
-
-
-def test_memory_that_ran_out_before_is_not_asked_for_again() -> None:
-    assert [vllm_engine(served(), max_num_seqs=64, halvings=n).life.options.max_num_seqs for n in (0, 1, 2, 9)] == [
-        64, 32, 16, 16,
-    ]  # fmt: skip

@@ -68,7 +68,7 @@ def test_a_crash_in_mid_shard(tmp_path: Path, capfd: pytest.CaptureFixture[str])
         while len(killed) < deaths:
             await asyncio.sleep(0.02)
             (pid,) = engines(os.getpid()) or {0}
-            if pid in (0, *killed) or not engine._in_flight:
+            if pid in (0, *killed) or not engine._crew.in_flight:
                 continue
             if not killed:
                 for number in (signal.SIGUSR2, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
@@ -94,22 +94,29 @@ def test_a_crash_in_mid_shard(tmp_path: Path, capfd: pytest.CaptureFixture[str])
 
 @pytest.mark.slow
 def test_a_killed_job_leaves_no_engine_and_loses_what_was_in_flight(tmp_path: Path) -> None:
+    """Of two engines over one queue, in processes of their own; a later job with one makes the rest."""
     agents = lora_agents(tmp_path / "agents")
-    requests = [ask(f"k{i}", f"{i % 90}+2*3", [None, *AGENTS][i % 5], max_new_tokens=60) for i in range(200)]
+    requests = [ask(f"k{i}", f"{i}+2*3", [None, *AGENTS][i % 5], max_new_tokens=60) for i in range(200)]
     script = f"""
 import json, sys
 from tests.vllm.societies import *
 from hpcmaf.engines.journal import Journal
-requests = [ask(f"k{{i}}", f"{{i % 90}}+2*3", [None, *AGENTS][i % 5], max_new_tokens=60) for i in range(200)]
-engine = vllm_engine(served({agents!r}), process="own", max_num_seqs=8, journal=Journal(Path({str(tmp_path / "j")!r})))
+
+def both_at_work(_):
+    if all(seat.in_flight for seat in engine.seats):
+        Path({str(tmp_path / "both")!r}).touch()
+
+requests = [ask(f"k{{i}}", f"{{i}}+2*3", [None, *AGENTS][i % 5], max_new_tokens=60) for i in range(200)]
+engine = vllm_engine(served({agents!r}), process="own", engines=2, max_num_seqs=8, on_batch=both_at_work,
+                     journal=Journal(Path({str(tmp_path / "j")!r})))
 run(engine, requests)
 print("finished")
 """
     job = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     journal = tmp_path / "j"
-    until(lambda: journal.exists() and journal.stat().st_size > 0, 300)
+    until(lambda: journal.exists() and journal.stat().st_size > 0 and (tmp_path / "both").exists(), 300)
     left = descendants(job.pid)
-    assert engines(job.pid)
+    assert len(engines(job.pid)) == 2
     os.kill(job.pid, signal.SIGKILL)
     assert "finished" not in job.communicate()[0]
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left), 20)
