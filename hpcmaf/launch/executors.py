@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import submitit
 
+from hpcmaf.attempts import begin
 from hpcmaf.plan import Stage
 from hpcmaf.profile import Profile
 from hpcmaf.rundir import RunDir
 from hpcmaf.stages.context import limit_threads
 from hpcmaf.stages.entry import run_task
+from hpcmaf.training.series import Series
 
 # submitit wants a limit; a laptop has none. Thirty days.
 _NO_LIMIT_MINUTES = 30 * 24 * 60
@@ -30,14 +32,17 @@ def visible_gpus() -> list[int]:
 
 
 def submit_local(
-    run: RunDir, stage: Stage, task: str, attempt: Path, plan_identity: str, profile: Profile, slot: int
+    run: RunDir, stage: Stage, tasks: Sequence[str], attempt: Path, plan_identity: str, profile: Profile, slot: int
 ) -> submitit.Job[None]:
-    """Start one task on this machine.
+    """Start one job on this machine.
 
     Parameters
     ----------
+    tasks
+        What it does, one after another; several are agents, which share
+        processes.
     attempt
-        Folder for the task's pickles and logs.
+        Of the first task; the folder for the job's pickles and logs.
     slot
         Which of the side-by-side places it takes; with GPUs, slots share them
         in turn (submitit hides all GPUs from a job that asks for none).
@@ -49,7 +54,37 @@ def submit_local(
     mine = [gpus[(slot * processes + k) % len(gpus)] for k in range(min(processes, len(gpus)))]
     executor.update_parameters(timeout_min=_NO_LIMIT_MINUTES, gpus_per_node=len(mine), visible_gpus=mine)
     with _environment(dict(limit_threads(resources.threads))), _errors_into(attempt / "controller.err"):
-        return executor.submit(run_task, str(run.root.resolve()), stage.id, task, str(attempt.resolve()), plan_identity)
+        root, folder = str(run.root.resolve()), str(attempt.resolve())
+        if len(tasks) == 1:
+            return executor.submit(run_task, root, stage.id, tasks[0], folder, plan_identity)
+        return executor.submit(run_agents, root, stage, tuple(tasks), folder, plan_identity)
+
+
+def run_agents(root: str, stage: Stage, agents: Sequence[str], attempt: str, plan_identity: str) -> None:
+    """Finetune agents one after another, by processes that load their base once.
+
+    One that fails does not keep the others from their turn; the first failure
+    is raised in the end.
+
+    Parameters
+    ----------
+    attempt
+        Of the first agent; those of the others begin with their turns.
+    """
+    run, log = RunDir(Path(root)), str(submitit.JobEnvironment().paths.stderr)
+    failure: Exception | None = None
+    with Series() as series:
+        for position, agent in enumerate(agents):
+            if run.done(stage, agent):
+                continue
+            folder = attempt if position == 0 else str(begin(run.attempts(stage, agent), {"log": log}))
+            coming = next((other for other in agents[position + 1 :] if not run.done(stage, other)), None)
+            try:
+                run_task(root, stage.id, agent, folder, plan_identity, series=series, coming=coming)
+            except Exception as error:
+                failure = failure or error
+    if failure is not None:
+        raise failure
 
 
 @contextmanager

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
+from typing import Any
 
 import submitit
 
-from hpcmaf.attempts import begin, read_cause
+from hpcmaf.attempts import all_attempts, begin
 from hpcmaf.errors import StageError
 from hpcmaf.launch.executors import submit_local
 from hpcmaf.launch.progress import Watcher
@@ -27,10 +29,22 @@ POLL_SECONDS = 0.2
 
 @dataclass
 class _Running:
+    """A job of one task, or of several that it does one after another.
+
+    Attributes
+    ----------
+    tasks
+        Those that are not done; the first one is being done.
+    attempts
+        How many attempts at each there were before.
+    started
+        When the first one's turn began.
+    """
+
     stage: Stage
-    task: str
+    tasks: list[str]
     slot: int
-    attempt: Path
+    attempts: dict[str, int]
     job: submitit.Job[None]
     started: float
 
@@ -82,18 +96,29 @@ class LocalDriver:
 
     def _step(self) -> bool:
         """Look once; returns whether there is anything left to wait for."""
-        for running in [running for running in self._running if running.job.done()]:
-            self._running.remove(running)
-            self._finished(running)
-        left = [(stage, task) for stage in self._ready() for task in stage.tasks if not self._done(stage, task)]
+        for running in list(self._running):
+            over = running.job.done()  # asked first: what it did last has its marker by now
+            self._follow(running)
+            if over:
+                self._running.remove(running)
+                self._ended(running)
+        left = [(stage, [task for task in stage.tasks if not self._done(stage, task)]) for stage in self._ready()]
         if self._failure is None:
-            for stage, task in left:
-                if len(self._running) >= self.profile.slots():
-                    break
-                if not self._is_running(stage, task) and not self.run.claimed(stage, task):
-                    self._start(stage, task)
-        self.watcher.look(self._running_since())
-        return bool(self._running) or (self._failure is None and bool(left))
+            for stage, tasks in left:
+                self._start_some(stage, tasks)
+        self.watcher.look({(job.stage.id, job.tasks[0]): job.started for job in self._running if job.tasks})
+        return bool(self._running) or (self._failure is None and any(tasks for _, tasks in left))
+
+    def _start_some(self, stage: Stage, left: list[str]) -> None:
+        """Start jobs while there are slots for them.
+
+        Agents beyond one per slot share a job: starting one costs more than
+        training a small model.
+        """
+        waiting = (task for task in left if not self._is_running(stage, task) and not self.run.claimed(stage, task))
+        size = -(-len(left) // self.profile.slots()) if stage.kind == "finetune" else 1
+        while len(self._running) < self.profile.slots() and (tasks := list(islice(waiting, size))):
+            self._start(stage, tasks)
 
     def _ready(self) -> list[Stage]:
         """Unfinished stages whose needs are met; training first, evaluation fills the gaps.
@@ -114,27 +139,37 @@ class LocalDriver:
         return key in self._known_done
 
     def _is_running(self, stage: Stage, task: str) -> bool:
-        return any(running.stage.id == stage.id and running.task == task for running in self._running)
+        return any(running.stage.id == stage.id and task in running.tasks for running in self._running)
 
-    def _running_since(self) -> dict[tuple[str, str], float]:
-        return {(running.stage.id, running.task): running.started for running in self._running}
-
-    def _start(self, stage: Stage, task: str) -> None:
+    def _start(self, stage: Stage, tasks: list[str]) -> None:
         slot = min(set(range(self.profile.slots())) - {running.slot for running in self._running})
-        attempt = begin(self.run.attempts(stage, task))
-        job = submit_local(self.run, stage, task, attempt, self._identity, self.profile, slot)
-        self._running.append(_Running(stage, task, slot, attempt, job, time.monotonic()))
-        line = {"stage": stage.id, "task": task, "attempt": attempt.name, "job": job.job_id, "time": time.time()}
+        before = {task: len(all_attempts(self.run.attempts(stage, task))) for task in tasks}
+        attempt = begin(self.run.attempts(stage, tasks[0]))
+        job = submit_local(self.run, stage, tasks, attempt, self._identity, self.profile, slot)
+        self._running.append(_Running(stage, list(tasks), slot, before, job, time.monotonic()))
+        lines = [{"stage": stage.id, "task": task, "job": job.job_id, "time": time.time()} for task in tasks]
         with self.run.submissions.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        self.watcher.started(stage, task)
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+        self.watcher.started(stage, tasks[0])
 
-    def _finished(self, running: _Running) -> None:
-        stage, task = running.stage, running.task
-        if self.run.done(stage, task):
-            self.watcher.finished(stage, task, time.monotonic() - running.started)
-            return
-        cause = read_cause(running.attempt)
+    def _follow(self, running: _Running) -> None:
+        """Notice what a job has done of its tasks, and the next one's turn."""
+        for task in [task for task in running.tasks if self._done(running.stage, task)]:
+            running.tasks.remove(task)
+            self.watcher.finished(running.stage, task, time.monotonic() - running.started)
+            running.started = time.monotonic()
+            if running.tasks:
+                self.watcher.started(running.stage, running.tasks[0])
+
+    def _ended(self, running: _Running) -> None:
+        """Judge what a job that has ended left undone; tasks whose turn never came are simply left."""
+        for task in running.tasks:
+            attempts = all_attempts(self.run.attempts(running.stage, task))
+            if len(attempts) > running.attempts[task]:
+                self._judge(running, task, attempts[-1].cause)
+
+    def _judge(self, running: _Running, task: str, cause: Mapping[str, Any] | None) -> None:
+        stage = running.stage
         if cause is not None and cause["type"] == "RunBusyError":
             return  # somebody else's copy of the task runs on; its marker will come
         log = running.job.paths.stderr

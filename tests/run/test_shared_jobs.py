@@ -1,0 +1,109 @@
+"""On one machine, agents beyond one per slot share a job: who is in it, and what its end means for each."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from hpcmaf.attempts import begin, leave_cause
+from hpcmaf.errors import StageError
+from hpcmaf.launch import local
+from hpcmaf.launch.local import LocalDriver
+from hpcmaf.launch.progress import Watcher
+from hpcmaf.plan import Stage
+from hpcmaf.rundir import RunDir
+from tests.run.test_recovery import finish, planned, profile
+
+AGENTS = ["generator-0", "generator-1", "generator-2", "critic-0", "critic-1", "critic-2"]
+
+
+class Job:
+    """A job that ends when the test says so."""
+
+    job_id = "1"
+    paths = SimpleNamespace(stderr="job.err")
+
+    def __init__(self, tasks: list[str]) -> None:
+        self.tasks, self.over = tasks, False
+
+    def done(self) -> bool:
+        return self.over
+
+
+class Machine:
+    """A run whose last finetuning is all that is left, and the jobs its driver starts."""
+
+    def __init__(self, root: Path, slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.run, plan = planned(root)
+        self.stage: Stage = plan.stage("it02/finetune")
+        for task in AGENTS:
+            self.run.marker(self.stage, task).unlink()
+        self.text, self.jobs = io.StringIO(), list[Job]()
+        watcher = Watcher(self.run, plan, slots, Console(file=self.text))
+        self.driver = LocalDriver(self.run, plan, profile(f"jobs={slots}"), watcher)
+        monkeypatch.setattr(local, "submit_local", self._submit)
+
+    def _submit(self, run: RunDir, stage: Stage, tasks: list[str], *_: object) -> Job:
+        self.jobs.append(Job(list(tasks)))
+        return self.jobs[-1]
+
+    def began(self, task: str) -> Path:
+        return begin(self.run.attempts(self.stage, task))
+
+
+@pytest.mark.parametrize(
+    ("slots", "shares"),
+    [
+        (1, [AGENTS]),
+        (2, [AGENTS[:3], AGENTS[3:]]),
+        (4, [AGENTS[:2], AGENTS[2:4], AGENTS[4:]]),
+        (8, [[agent] for agent in AGENTS]),
+    ],
+)
+def test_agents_are_divided_over_the_slots(
+    slots: int, shares: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(tmp_path / "run", slots, monkeypatch)
+    assert machine.driver._step() and machine.driver._step()
+    assert [job.tasks for job in machine.jobs] == shares
+
+
+def test_what_a_job_has_done_counts_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(tmp_path / "run", 1, monkeypatch)
+    machine.driver._step()
+    finish(machine.run, machine.stage, "generator-0")
+    machine.driver._step()
+    assert "it02/finetune generator-0 done" in machine.text.getvalue()
+    assert len(machine.jobs) == 1
+
+
+def test_a_killed_job_counts_against_the_agent_whose_turn_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(tmp_path / "run", 1, monkeypatch)
+    for round in range(profile().attempts):
+        machine.driver._step()
+        finish(machine.run, machine.stage, "generator-0")
+        machine.began("generator-1")
+        machine.jobs[-1].over = True
+    assert [job.tasks for job in machine.jobs] == [AGENTS, AGENTS[1:], AGENTS[1:]]
+    while machine.driver._step():
+        pass
+    assert machine.driver._killed == {("it02/finetune", "generator-1"): 3}
+    assert "generator-1: killed 3 times" in str(machine.driver._failure)
+
+
+def test_a_failure_is_told_and_the_others_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(tmp_path / "run", 1, monkeypatch)
+    machine.driver._step()
+    leave_cause(machine.began("generator-0"), {"type": "DataError", "message": "no data"})
+    for task in AGENTS[1:]:
+        finish(machine.run, machine.stage, task)
+    machine.jobs[0].over = True
+    with pytest.raises(StageError, match="it02/finetune generator-0: no data; log: job.err"):
+        machine.driver.drive()
+    assert "critic-2 done" in machine.text.getvalue()
