@@ -55,7 +55,9 @@ def test_slurm_kills_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv("SLURM_CONF", strict.env["SLURM_CONF"])
         monkeypatch.setenv("PATH", strict.env["PATH"])
         monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-        loop = Loop(strict, tmp_path / "run", "slurm.generation.memory_gb=0.4")
+        # The cluster's default is 100 MB; a gate that writes the report wants more.
+        roomy = [f"slurm.{job}.memory_gb=2" for job in ("finetuning", "merge", "gate")]
+        loop = Loop(strict, tmp_path / "run", "slurm.generation.memory_gb=0.4", *roomy)
         plant(loop.run, "it01/debate", "00000", "eat 900")
         loop.start()
         loop.finish()
