@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hpcmaf.report.build import Report, aggregate
+from hpcmaf.report.build import aggregate
+from hpcmaf.report.report import Report
 from hpcmaf.report.tables import Table, render_table
 
 __all__ = ["Report", "Table", "aggregate", "render_table"]

@@ -4,118 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcmaf.errors import DataError
 from hpcmaf.publish import write_json, write_text
-from hpcmaf.report.behaviour import behaviour_tables
-from hpcmaf.report.compare import Tested, against, find_baseline
+from hpcmaf.report.compare import against, find_baseline
 from hpcmaf.report.debates import choose
-from hpcmaf.report.groups import Group, common_title, group_runs
+from hpcmaf.report.groups import group_runs
 from hpcmaf.report.latex import latex_table
-from hpcmaf.report.methods import Row, method_cost_table, method_tables, rows
 from hpcmaf.report.records import Run, read_run
-from hpcmaf.report.sections import (
-    accuracy_table,
-    comparison_table,
-    cost_table,
-    group_table,
-    overview_table,
-)
-from hpcmaf.report.tables import Table, markdown_table, render_table, rich_table
+from hpcmaf.report.report import Report
+from hpcmaf.report.sections import group_table, overview_table, run_tables
+from hpcmaf.report.tables import markdown_table
 from hpcmaf.report.values import to_csv, to_json
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from hpcmaf.report.lines import Drawn
 
 # Debates on the page.
 DEBATES = 60
-
-
-@dataclass(frozen=True)
-class Report:
-    """What several runs show.
-
-    Attributes
-    ----------
-    runs, groups
-        All runs by name, and put together by recipe.
-    baseline, tested
-        What recipes are compared with, and how that came out.
-    reference
-        Whether the paper's figures are to be shown.
-    """
-
-    runs: tuple[Run, ...]
-    groups: tuple[Group, ...]
-    baseline: str | None = None
-    tested: tuple[Tested, ...] = ()
-    reference: bool = False
-
-    @cached_property
-    def rows(self) -> list[Row]:
-        """The comparison of methods, a row per recipe."""
-        return rows(self.groups, self.tested, self.reference)
-
-    @cached_property
-    def behaviour(self) -> dict[str, list[Table]]:
-        """What debates do, by a recipe's label."""
-        return {group.label: behaviour_tables(group) for group in self.groups}
-
-    @property
-    def title(self) -> str:
-        """What all runs have in common."""
-        return common_title(self.groups)
-
-    @property
-    def missing(self) -> list[str]:
-        """What the runs lack, one line each."""
-        return [f"{run.name}: {line}" for run in self.runs for line in run.missing]
-
-    def tables(self) -> list[Table]:
-        """The tables for a terminal: one run in full, several side by side."""
-        if len(self.runs) == 1:
-            return [*run_tables(self.runs[0]), *self.method_tables()]
-        repeated = [group for group in self.groups if len(group.runs) > 1]
-        # Beyond a screenful the overview says more; report.md has them all.
-        return [
-            overview_table(self.groups),
-            *self.method_tables(),
-            *map(group_table, repeated if len(repeated) <= 4 else []),
-        ]
-
-    def method_tables(self) -> list[Table]:
-        """Methods side by side, where there is something to compare, and what they cost."""
-        if len(self.rows) < 2 and not self.tested and not self.reference:
-            return []
-        cost = method_cost_table(self.groups)
-        return method_tables(self.rows, self.baseline, self.reference) + ([cost] if cost else [])
-
-    @property
-    def text(self) -> str:
-        """The report as plain text."""
-        missing = ["Missing", *(f"  {line}" for line in self.missing)] if self.missing else []
-        return "\n\n".join(
-            ["\n".join(part) for part in ([self.title], *([render_table(t)] for t in self.tables()), missing) if part]
-        )
-
-    def print(self, console: Console) -> None:
-        """Write to a console: with frames on a terminal, as ``text`` into a pipe or file."""
-        if not console.is_terminal:
-            console.file.write(self.text + "\n")
-            return
-        from rich.text import Text
-
-        console.print(Text(self.title, style="bold"))
-        for table in self.tables():
-            console.print(rich_table(table))
-        for line in self.missing:
-            console.print(Text(f"missing: {line}", style="yellow"))
 
 
 def aggregate(
@@ -189,12 +97,6 @@ def _name_apart(runs: Sequence[Run]) -> None:
         for run in runs:
             if counts[run.name] > 1:
                 run.name = "/".join(run.root.resolve().parts[-depth:])
-
-
-def run_tables(run: Run) -> list[Table]:
-    """What a single run shows."""
-    found = (accuracy_table(run), comparison_table(run), cost_table(run))
-    return [table for table in found if table is not None]
 
 
 def markdown(report: Report, plots: Sequence[Drawn] = ()) -> str:

@@ -12,10 +12,11 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from hpcmaf.publish import write_text
+from hpcmaf.report.report import Report
+from hpcmaf.report.sections import group_table, overview_table, run_tables
 from hpcmaf.report.tables import Table
 
 if TYPE_CHECKING:
-    from hpcmaf.report.build import Report
     from hpcmaf.report.lines import Drawn
 
 # More runs than this are shown by recipe only; report.md has them all.
@@ -90,9 +91,6 @@ def _figure(plot: Drawn, out: Path) -> str:
 
 
 def _sections(report: Report) -> list[str]:
-    from hpcmaf.report.build import run_tables
-    from hpcmaf.report.sections import group_table, overview_table
-
     parts = []
     if len(report.runs) > 1:
         parts.append(html_table(overview_table(report.groups)))

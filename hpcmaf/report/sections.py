@@ -151,6 +151,12 @@ def _cost_cells(iteration: Iteration) -> tuple[str, ...]:
     return *tokens, f"{cost['wall_seconds']:,.1f}", gpu, peak
 
 
+def run_tables(run: Run) -> list[Table]:
+    """What a single run shows."""
+    found = (accuracy_table(run), comparison_table(run), cost_table(run))
+    return [table for table in found if table is not None]
+
+
 def _over_runs(point: Point | None) -> str:
     if point is None:
         return NONE

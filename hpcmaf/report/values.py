@@ -6,14 +6,12 @@ import csv
 import io
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hpcmaf.report.methods import cost_rows
 from hpcmaf.report.records import MEASURES, Iteration, Run
+from hpcmaf.report.report import Report
 from hpcmaf.report.sections import comparisons
-
-if TYPE_CHECKING:
-    from hpcmaf.report.build import Report
 
 SCHEMA = "hpcmaf-report/1"
 COLUMNS = (
