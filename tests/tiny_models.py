@@ -84,3 +84,31 @@ def tiny_adapter(base: Path, folder: Path, seed: int) -> Path:
     )
     model.save_pretrained(folder)
     return folder
+
+
+def answering_model(folder: Path, digits: str, context: int = 512) -> Path:
+    """Save a random model that answers nearly everything with one of some digits, and stops.
+
+    Two of its channels are set by the last token alone, and no layer writes to
+    them: one that always votes for the digits, and one that votes for the end
+    once a digit is there. All else is as random as in :func:`tiny_model`,
+    so which digit it says depends on the prompt and on the sampling.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tiny_model(folder, "llama", context=context)
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    said = tokenizer.convert_tokens_to_ids(list(digits))
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight[:2] = 0
+            layer.mlp.down_proj.weight[:2] = 0
+        seen, heard = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+        # Loud beside what the layers write, which varies by prompt.
+        seen[:, 0], seen[:, 1] = 8, 0
+        seen[said, 1] = 8
+        heard[:, :2] = 0
+        heard[said, 0], heard[tokenizer.eos_token_id, 1] = 8, 18
+    model.save_pretrained(folder)
+    return folder

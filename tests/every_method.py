@@ -1,0 +1,137 @@
+"""One study of all methods: a tiny random model, real debates, real finetuning, one iteration."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpcmaf.attempts import begin
+from hpcmaf.debate.transcript import Transcript
+from hpcmaf.engines import Completion, Request
+from hpcmaf.methods import METHODS
+from hpcmaf.profile import load_profile
+from hpcmaf.rundir import RunDir
+from hpcmaf.stages import debate as debate_stage
+from hpcmaf.stages.entry import run_task
+from hpcmaf.store import Store
+from hpcmaf.study import Study, StudyRun, load_study
+from hpcmaf.study.drive import drive_study
+from hpcmaf.study.sharing import Planned
+from hpcmaf.training.series import Series
+from tests.tiny_models import answering_model
+
+N, M, TRAIN, EVAL = 2, 2, 16, 4
+# With this seed some training problems come to one of these digits, which are
+# all that the model says: so STaR has answers that gold confirms.
+SEED, DIGITS = 48981, "245"
+
+FILE = f"""\
+tasks: [arithmetic]
+models: [micro]
+methods: [{", ".join(METHODS)}]
+seeds: [{SEED}]
+iterations: 1
+baseline: debate
+set:
+  model.path: MODEL
+  task.prompts: default
+  task.train: {TRAIN}
+  task.eval: {EVAL}
+  debate.agents: {N}
+  debate.rounds: {M}
+  sampling.max_new_tokens: 6
+  selection.mix: exact
+  training.max_length: 4096
+  training.epochs: 1
+"""
+
+
+@dataclass
+class Studied:
+    """The study, what each run computed, and what it asked of which models.
+
+    Attributes
+    ----------
+    worked
+        Tasks that a run has computed itself, as ``it01/debate 00000``; the
+        others it has taken over.
+    said, served
+        By method and stage: what the engine was asked and what it said, and
+        the models it had.
+    seconds
+        By method: from its first task to its last.
+    """
+
+    study: Study
+    worked: dict[str, list[str]] = field(default_factory=dict)
+    said: dict[tuple[str, str], list[tuple[Request, Completion]]] = field(default_factory=dict)
+    served: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self, name: str) -> RunDir:
+        """The run of a method."""
+        return next(entry.run for entry in self.study.runs if entry.label == name)
+
+    def debates(self, name: str, t: int, kind: str) -> list[Transcript]:
+        """What a run's agents said, with gold answers."""
+        with Store(self.run(name).store(t, kind)) as store:
+            return list(store.transcripts(gold=True))
+
+    def start(self, entry: StudyRun, planned: Planned, series: Series) -> None:
+        """Do a run's open tasks here, one after another; all finetuning by the same processes."""
+        began, worked = time.monotonic(), self.worked.setdefault(entry.label, [])
+        for stage in planned.plan.stages:
+            tasks = [task for task in stage.tasks if not planned.run.done(stage, task)]
+            for task, coming in zip(tasks, [*tasks[1:], None], strict=False):
+                worked.append(f"{stage.id} {task}")
+                attempt = begin(planned.run.attempts(stage, task))
+                shared = {"series": series, "coming": coming} if stage.kind == "finetune" else {}
+                run_task(str(planned.run.root), stage.id, task, str(attempt), planned.plan.identity, **shared)
+        self.seconds[entry.label] = time.monotonic() - began
+
+    def watch(self, patch: pytest.MonkeyPatch) -> None:
+        """Take down what real engines are asked, and what they say."""
+        real = debate_stage.make_engine
+
+        def make(context: Any, models: dict[str, str], *rest: Any) -> Any:
+            engine, place = real(context, models, *rest), (context.recipe.method, context.stage.id)
+            complete, said = engine.complete, self.said.setdefault(place, [])
+            self.served[place] = models
+
+            async def watched(request: Request) -> Completion:
+                completion = await complete(request)
+                said.append((request, completion))
+                return completion
+
+            engine.complete = watched
+            return engine
+
+        patch.setattr(debate_stage, "make_engine", make)
+
+
+def carry_out(folder: Path, patch: pytest.MonkeyPatch) -> Studied:
+    """Every method from plan to ledger; what is the same in several is computed once."""
+    base = answering_model(folder / "base", DIGITS, context=4096)
+    file = folder / "every-method.yaml"
+    file.write_text(FILE.replace("MODEL", json.dumps(str(base))))
+    studied = Studied(load_study(str(file), root=folder / "runs"))
+    studied.watch(patch)
+    with Series() as series:
+        drive_study(
+            studied.study,
+            load_profile("local", ["generation.device=cpu", "finetuning.device=cpu"]),
+            print,
+            lambda entry, planned: studied.start(entry, planned, series),
+            lambda planned: False,
+        )
+    return studied
+
+
+def samples(path: Path) -> list[dict[str, Any]]:
+    """Lines of a training set."""
+    return [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]

@@ -1,0 +1,248 @@
+"""Every row of the table of methods, end to end: real debates of a tiny model, real finetuning, one report.
+
+What a row of the table says is held against what its run left behind. Played
+engines, in :mod:`tests.test_methods`, say more about prompts; here nothing is
+played.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+from tests.every_method import EVAL, SEED, TRAIN, M, N, Studied, carry_out, samples
+
+from hpcmaf import publish
+from hpcmaf.debate.consensus import agrees, consensus
+from hpcmaf.debate.transcript import Transcript, Utterance
+from hpcmaf.methods import METHODS
+from hpcmaf.report import aggregate
+from hpcmaf.store import verify
+
+pytestmark = pytest.mark.slow
+
+TRAINED = [name for name, row in METHODS.items() if row.learners != "nobody"]
+GENERATORS, CRITICS = ([f"{role}-{n}" for n in range(N)] for role in ("generator", "critic"))
+LEARNERS = {"nobody": [], "single": ["single"], "generators": GENERATORS, "agents": GENERATORS + CRITICS}
+SHAPES = {"debate": (N, M), "answers": (N, 1), "vote": (N, 1), "hints": (1, 2), "answer": (1, 1)}
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studied]:
+    """One iteration of every method."""
+    with pytest.MonkeyPatch.context() as patch:
+        # Nobody pulls the plug here, and forcing small files to disk takes its time.
+        patch.setattr(publish, "sync", lambda path: None)
+        yield carry_out(tmp_path_factory.mktemp("every method"), patch)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_from_plan_to_ledger(studied: Studied, name: str) -> None:
+    run, learners = studied.run(name), LEARNERS[METHODS[name].learners]
+    plan = run.load_plan()
+    done = run.done_tasks(plan)
+    assert all(set(stage.tasks) == set(done[stage.id]) for stage in plan.stages)
+    assert verify(run.root) == []
+    assert [stage.id for stage in plan.stages if stage.iteration == 1] == [
+        f"it01/{kind}" for kind in ("debate", "merge", "finetune", "eval", "score") if learners
+    ]
+    for t in sorted({stage.iteration for stage in plan.stages}):
+        metrics = json.loads(run.metrics(t).read_text())
+        assert (metrics["method"], metrics["task"], metrics["problems"]) == (name, "arithmetic", EVAL)
+        assert metrics["unparsable"] < 0.5, "a model that says nothing tests nothing"
+        rows = json.loads(run.ledger(t).read_text())["rows"]
+        assert {row["stage"] for row in rows} == {stage.kind for stage in plan.stages if stage.iteration == t}
+        trained = {row["agent"]: row["training_tokens"] for row in rows if row["stage"] == "finetune"}
+        assert set(trained) == set(learners if t else ())
+        assert all(tokens > 0 for tokens in trained.values())
+        spoken = Counter(turn.kind for debate in studied.debates(name, t, "eval") for turn in turns(debate))
+        assert sum(row["calls"] for row in rows if row["stage"] == "eval") == spoken.total()
+
+
+def turns(debate: Transcript) -> Iterator[Utterance]:
+    """Everything that was asked for and said."""
+    for spoken in (*debate.answers, *debate.summaries):
+        yield from (turn for turn in spoken if turn.prompt)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_who_was_finetuned(studied: Studied, name: str) -> None:
+    from safetensors.numpy import load_file
+
+    run, learners = studied.run(name), LEARNERS[METHODS[name].learners]
+    assert {path.parent.name for path in run.root.rglob("training.json")} == set(learners)
+    weights = {}
+    for agent in learners:
+        folder = run.agent(1, agent)
+        report = json.loads((folder / "training.json").read_text())
+        assert report["steps"] > 0, f"{agent} had nothing to learn from"
+        assert (report["samples"], report["dropped_too_long"]) == (len(samples(run.dataset(1, agent))), 0)
+        tensors = load_file(folder / "adapter_model.safetensors")
+        # Adapters begin with B at zero; what has been finetuned has moved.
+        assert all(tensor.any() for key, tensor in tensors.items() if "lora_B" in key)
+        weights[agent] = b"".join(tensors[key].tobytes() for key in sorted(tensors))
+    assert len(set(weights.values())) == len(learners), "agents are models of their own"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_who_answers_with_which_model_in_evaluation(studied: Studied, name: str) -> None:
+    row, run = METHODS[name], studied.run(name)
+    t = 1 if name in TRAINED else 0
+    place, learners = (name, f"it{t:02d}/eval"), LEARNERS[row.learners]
+    assert studied.served[place] == {agent: str(run.agent(1, agent)) for agent in learners}
+    kept = {
+        f"{debate.problem.id}/r{turn.round}/{turn.kind}/{turn.agent}": turn.text
+        for debate in studied.debates(name, t, "eval")
+        for turn in turns(debate)
+    }
+    assert {request.key: completion.text for request, completion in studied.said[place]} == kept
+    agents, rounds = SHAPES[row.inference]
+    read = agents * (rounds - 1) * row.summaries
+    assert len(kept) == EVAL * (agents * rounds + read)
+    for request, _ in studied.said[place]:
+        _, round, kind, agent = request.key.split("/")
+        first = round == "r1"
+        number = row.first_answers_by if first and row.first_answers_by is not None else agent
+        seat = "single" if row.learners == "single" else f"{'generator' if first else 'critic'}-{number}"
+        assert request.model == (seat if kind == "answer" and seat in learners else None)
+        assert request.sampling.temperature == (row.temperature or 1.0)
+
+
+# --- training sets --------------------------------------------------------------
+
+
+def chat(debate: Transcript, n: int, m: int) -> str:
+    return json.dumps(debate.conversation(n, m))
+
+
+def confirmed(debate: Transcript, n: int, m: int) -> bool:
+    """Whether the vote of the last round is what agent n said in round m."""
+    return agrees(debate.answers[m - 1][n].answer, consensus(debate, debate.rounds, SEED, 1))
+
+
+def own(studied: Studied, name: str, debates: list[Transcript]) -> None:
+    """A generator: its first answers that the vote confirms. A critic: such trajectories, half of them corrections."""
+    for agent in LEARNERS[METHODS[name].learners]:
+        role, n = agent.split("-")[0], int(agent.split("-")[1])
+        m = 1 if role == "generator" else M
+        fit = {chat(debate, n, m): confirmed(debate, n, 1) for debate in debates if confirmed(debate, n, m)}
+        found = [json.dumps(line["messages"]) for line in samples(studied.run(name).dataset(1, agent))]
+        assert len(set(found)) == len(found)
+        if role == "generator":
+            assert set(found) == set(fit)
+        else:
+            began = Counter(fit[sample] for sample in found)
+            smaller = min(Counter(fit.values())[right] for right in (True, False))
+            assert began == {True: smaller, False: smaller}
+
+
+def union(studied: Studied, name: str, debates: list[Transcript]) -> None:
+    """What maft's agents are trained on, together."""
+    maft = studied.run("maft")
+    assert debates == studied.debates("maft", 1, "debate")
+    together = Counter(json.dumps(line) for agent in GENERATORS + CRITICS for line in samples(maft.dataset(1, agent)))
+    assert Counter(json.dumps(line) for line in samples(studied.run(name).dataset(1, "single"))) == together
+
+
+def responses(studied: Studied, name: str, debates: list[Transcript]) -> None:
+    """Every answer of every round that the vote confirms."""
+    places = [(n, m) for n in range(N) for m in range(1, debates[0].rounds + 1)]
+    fit = Counter(chat(debate, n, m) for debate in debates for n, m in places if confirmed(debate, n, m))
+    found = samples(studied.run(name).dataset(1, "single"))
+    assert Counter(json.dumps(line["messages"]) for line in found) == fit
+
+
+def gold(studied: Studied, name: str, debates: list[Transcript]) -> None:
+    """What gold confirms, at once or after a hint, of which nothing is left."""
+    fit = {}
+    for debate in debates:
+        (first,), (second,) = debate.answers
+        assert ("Hint" in second.prompt) == (first.answer != debate.problem.gold)
+        right = next((turn for turn in (first, second) if turn.answer == debate.problem.gold), None)
+        if right is not None:
+            said = [{"role": "user", "content": first.prompt}, {"role": "assistant", "content": right.text}]
+            fit[debate.problem.id] = said
+    found = samples(studied.run(name).dataset(1, "single"))
+    assert {line["problem_id"]: line["messages"] for line in found} == fit
+    assert 0 < len(fit) == len(found) < TRAIN
+
+
+def pairs(studied: Studied, name: str, debates: list[Transcript]) -> None:
+    """An agent's own answer that the vote confirms, over its own that it does not."""
+    for agent in GENERATORS + CRITICS:
+        role, n = agent.split("-")[0], int(agent.split("-")[1])
+        fit = {}
+        for debate in debates:
+            first, last = (debate.answers[m - 1][n].text for m in (1, M))
+            if confirmed(debate, n, 1) != confirmed(debate, n, M):
+                before = debate.conversation(n, 1 if role == "generator" else M)[:-1]
+                fit[debate.problem.id] = (before, *((first, last) if confirmed(debate, n, 1) else (last, first)))
+        found = samples(studied.run(name).dataset(1, agent))
+        assert fit == {
+            line["problem_id"]: (line["prompt"], line["chosen"][0]["content"], line["rejected"][0]["content"])
+            for line in found
+        }
+
+
+DATA: dict[str, Callable[[Studied, str, list[Transcript]], None]] = {
+    "own": own,
+    "union": union,
+    "responses": responses,
+    "gold": gold,
+    "pairs": pairs,
+}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_training_sets_hold_what_the_method_says_and_nothing_else(studied: Studied, name: str) -> None:
+    row, debates = METHODS[name], studied.debates(name, 1, "debate")
+    assert [debate.problem.id for debate in debates] == [
+        problem.id for problem in studied.run(name).read_problems("train", studied.run(name).load_plan())
+    ]
+    assert {(debate.agents, debate.rounds) for debate in debates} == {SHAPES[row.practice]}
+    critics = [debate.answers[1][0].prompt for debate in debates if row.practice == "debate"]
+    assert {("joint solution" in prompt) for prompt in critics} <= {row.manner == "cooperate"}
+    assert {bool(debate.summaries) for debate in debates} == {row.summaries and row.practice == "debate"}
+    DATA[row.data](studied, name, debates)
+
+
+# --- together -------------------------------------------------------------------
+
+
+def test_what_is_the_same_is_computed_once(studied: Studied) -> None:
+    """Methods that practise alike take the first one's debates over; and what they train on them alike, too."""
+    first: dict[tuple[object, ...], str] = {}
+    for name in TRAINED:
+        row = METHODS[name]
+        first.setdefault((row.practice, row.summaries, row.manner, row.ids, row.temperature), name)
+    assert {name for name, tasks in studied.worked.items() if "it01/debate 00000" in tasks} == set(first.values())
+    for name, owner in {
+        "no-interaction": "maft",
+        "maft-no-critic": "maft",
+        "single-agent-ft-no-debate": "single-agent-ft",
+    }.items():
+        assert not [task for task in studied.worked[name] if task.startswith("it01/finetune")]
+        for agent in LEARNERS[METHODS[name].learners]:
+            file = "adapter_model.safetensors"
+            ours, theirs = (studied.run(run).agent(1, agent) / file for run in (name, owner))
+            assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_all_methods_stand_in_one_table(studied: Studied) -> None:
+    study = studied.study
+    report = aggregate([entry.run.root for entry in study.runs], study.report, baseline=study.baseline)
+    assert report.missing == []
+    table, costs = report.method_tables()
+    assert table.title == "Methods: arithmetic · base" and costs.title == "Cost by method"
+    for shown in (table, costs):
+        assert {row[0] for row in shown.rows} == set(METHODS)
+    accuracy = table.header.index("accuracy")
+    for name, row in ((row[0], row) for row in table.rows):
+        metrics = json.loads(studied.run(name).metrics(1 if name in TRAINED else 0).read_text())
+        value = metrics["accuracy"]["debate"]["value"]
+        assert row[accuracy].startswith(f"{100 * value:.2f} ± ")
+    assert {row.group.line for row in report.rows if row.tested and row.tested.result} == set(METHODS) - {"debate"}
+    page = (study.report / "report.html").read_text(encoding="utf-8")
+    assert all(f">{name}</th>" in page for name in METHODS)
