@@ -26,7 +26,7 @@ class Tested(NamedTuple):
     result
         ``None`` where there is no test; ``fault`` says why.
     p_holm
-        Adjusted for all tests of this task and model.
+        Adjusted for all tests of this task evaluated on and model.
     """
 
     group: Group
@@ -44,7 +44,7 @@ class Baseline:
     Attributes
     ----------
     groups
-        Of each task and model at most one; empty for the base.
+        Of each task evaluated on and model at most one; empty for the base.
     measure
         How it answers.
     """
@@ -57,26 +57,40 @@ class Baseline:
 def find_baseline(name: str, groups: Sequence[Group]) -> Baseline:
     """Find a baseline by a run's name, a recipe's label, a method; or one of the base's own.
 
+    A method is looked for at each task evaluated on: there it is the recipe
+    that was trained on that task, and one trained on another only where no
+    such recipe is.
+
     Raises
     ------
     UsageError
         There is none, or it is not one of a task and model.
     """
-    for belongs in (
-        lambda group: any(run.name == name for run in group.runs),
-        lambda group: name in (group.label, group.line),
-        lambda group: group.runs[0].method == name,
-    ):
-        found = [group for group in groups if belongs(group)]
-        if found:
-            if len({group.place for group in found}) < len(found):
-                labels = ", ".join(repr(group.label) for group in found)
-                raise UsageError(f"--baseline {name}: could be any of {labels}; name one of them")
-            return Baseline(name, tuple(found), "debate")
+    found = [group for group in groups if any(run.name == name for run in group.runs)]
+    if not found:
+        places = dict.fromkeys(group.place for group in groups)
+        found = [one for place in places for one in _called(name, [g for g in groups if g.place == place])]
+    if len({group.place for group in found}) < len(found):
+        labels = ", ".join(repr(group.label) for group in found)
+        raise UsageError(f"--baseline {name}: could be any of {labels}; name one of them")
+    if found:
+        return Baseline(name, tuple(found), "debate")
     if name in OF_THE_BASE:
         return Baseline(f"{name} (iteration 0)", (), OF_THE_BASE[name])
     known = [*dict.fromkeys(group.line for group in groups), *OF_THE_BASE]
     raise UsageError(f"--baseline {name}: neither a run nor a method here; name one of {', '.join(known)}")
+
+
+def _called(name: str, here: Sequence[Group]) -> list[Group]:
+    """Of the recipes of one place those that a name fits best."""
+    methods = [group for group in here if group.runs[0].method == name]
+    for found in (
+        [group for group in here if name in (group.label, group.line)],
+        [group for group in methods if not group.runs[0].transferred],
+    ):
+        if found:
+            return found
+    return methods
 
 
 def against(baseline: Baseline, groups: Sequence[Group]) -> list[Tested]:
@@ -85,8 +99,10 @@ def against(baseline: Baseline, groups: Sequence[Group]) -> list[Tested]:
     Runs are paired by seed; where seeds do not pair, by problems. The
     baseline gives its last iteration up to the recipe's own, so that nobody
     is held against a society that has learned for longer; what trains nobody
-    is the same whenever it is asked, and is held against the last. Holm's
-    adjustment covers the recipes of one task and model.
+    is the same whenever it is asked, and is held against the last. What was
+    trained on another task is tested with the rest, as long as it was asked
+    the same problems. Holm's adjustment covers the recipes evaluated on one
+    task with one model.
     """
     rows: list[Tested] = []
     for place in dict.fromkeys(group.place for group in groups):
@@ -119,7 +135,9 @@ def _test(group: Group, other: Group | None, measure: str) -> Tested:
                 faults.append(f"{ours.name}: no iteration {last} here or {at} there")
                 continue
             one = (outcomes(a.metrics, measure), outcomes(b.metrics, "debate"))
-            if one[0].keys() != one[1].keys():
+            # Problems of one id may still be others: a source may number its lines.
+            known = {ours.questions, theirs.questions} - {None}
+            if one[0].keys() != one[1].keys() or len(known) > 1:
                 faults.append(f"{ours.name} and {theirs.name} answered different problems")
                 continue
             pairs.append(one)

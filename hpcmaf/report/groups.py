@@ -12,6 +12,7 @@ from typing import Any
 
 from hpcmaf.report.records import Iteration, Run
 
+UNKNOWN_TASK = "unknown task"
 # What may differ between two runs of the same experiment.
 FREE = {"seed", "iterations", "name", "description"}
 
@@ -94,14 +95,25 @@ class Group:
 
     @property
     def place(self) -> tuple[str, str]:
-        """Task and model: what groups must share to be drawn or tabled together."""
-        return setting(self.runs[0])[:2]
+        """Task evaluated on, and model: what groups must share to be drawn, tabled and tested together."""
+        run = self.runs[0]
+        return run.evaluated_on or UNKNOWN_TASK, setting(run)[1]
 
     @property
     def line(self) -> str:
-        """The label without task and model."""
-        parts = [part for part in self.label.split(" · ") if part not in self.place]
+        """The label without the place; of a transfer, with what it was trained on."""
+        run, parts = self.runs[0], self.label.split(" · ")
+        parts = [f"trained on {run.trained_on}" if self._names_both(part) else part for part in parts]
+        return " · ".join(part for part in parts if part not in self.place) or self.label
+
+    @property
+    def recipe(self) -> str:
+        """The label without any task and without the model: what a recipe is called wherever it is asked."""
+        parts = [part for part in self.label.split(" · ") if part not in self.place and not self._names_both(part)]
         return " · ".join(parts) or self.label
+
+    def _names_both(self, part: str) -> bool:
+        return self.runs[0].transferred and part == self.runs[0].task
 
     @property
     def problems(self) -> set[int]:
@@ -138,7 +150,7 @@ def _by_label(item: tuple[str, list[Run]]) -> tuple[str, str]:
 def setting(run: Run) -> tuple[str, str, str, str]:
     """Task, model, method and size of a run, in words."""
     size = f"{_number(run.agents, 'agent')} × {_number(run.rounds, 'round')}"
-    return run.task or "unknown task", run.model or "unknown model", run.method or "unknown method", size
+    return run.task or UNKNOWN_TASK, run.model or "unknown model", run.method or "unknown method", size
 
 
 def _number(count: int | None, noun: str) -> str:

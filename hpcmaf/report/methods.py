@@ -57,7 +57,7 @@ def ranks(values: Sequence[float]) -> list[int]:
 
 
 def method_tables(found: Sequence[Row], baseline: str | None, reference: bool) -> list[Table]:
-    """The comparison table of each task and model."""
+    """The comparison table of each task evaluated on and model."""
     tables = []
     for place in dict.fromkeys(row.group.place for row in found):
         here = [row for row in found if row.group.place == place]
@@ -84,6 +84,8 @@ def method_tables(found: Sequence[Row], baseline: str | None, reference: bool) -
                 f" Points against {baseline} on the same problems, runs paired by seed: paired bootstrap over problems; "
                 "exact test (McNemar's; over seeds, sign flips by problem); Holm over this table."
             )
+        if any(row.group.runs[0].transferred for row in here):
+            note += f" What names no other task was trained on {place[0]}, or not at all."
         if reference:
             note += " Paper: its own figure after as many iterations, on 500 problems of its own."
         title = f"Methods: {place[0]} · {place[1]}"

@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from hpcmaf.errors import DataError
+from hpcmaf.methods import METHODS
 from hpcmaf.report.cost import SCHEMA as LEDGER_SCHEMA
 from hpcmaf.report.cost import split, total
 from hpcmaf.report.shape import diversity_fault, metrics_fault
@@ -68,6 +69,10 @@ class Run:
     ----------
     recipe
         Of the plan; ``None`` where there is no readable plan.
+    base
+        Fingerprint of the base model; ``None`` where there is no readable plan.
+    questions
+        Digest of the evaluation problems; ``None`` where unknown.
     planned
         L; ``None`` where unknown.
     missing
@@ -80,6 +85,7 @@ class Run:
     name: str
     recipe: Mapping[str, Any] | None = None
     base: str | None = None
+    questions: str | None = None
     planned: int | None = None
     iterations: list[Iteration] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -133,10 +139,25 @@ class Run:
         return self.setting("method") or self._measured("method")
 
     @property
+    def evaluated_on(self) -> str | None:
+        """Name of the task evaluated on."""
+        return self.setting("evaluate_on", "name") or self.setting("task", "name") or self._measured("task")
+
+    @property
+    def trained_on(self) -> str | None:
+        """Name of the task trained on; ``None`` where nobody is trained, or nothing says on what."""
+        method = METHODS.get(self.method or "")
+        return None if method is not None and method.learners == "nobody" else self.setting("task", "name")
+
+    @property
+    def transferred(self) -> bool:
+        """Whether what was trained on one task is evaluated on another."""
+        return self.trained_on is not None and self.trained_on != self.evaluated_on
+
+    @property
     def task(self) -> str | None:
         """Name of the task; of a transfer, both."""
-        trained, asked = self.setting("task", "name"), self.setting("evaluate_on", "name")
-        return f"{trained} → {asked}" if trained and asked else trained or self._measured("task")
+        return f"{self.trained_on} → {self.evaluated_on}" if self.transferred else self.evaluated_on
 
     @property
     def model(self) -> str | None:
@@ -208,11 +229,20 @@ def _take_plan(plan: Mapping[str, Any], run: Run) -> None:
         run.recipe = recipe
         run.planned = max(int(stage["iteration"]) for stage in plan["stages"])
         run.base = str(plan["base"])
+        run.questions = _questions(plan)
     except (KeyError, TypeError, ValueError) as error:
-        run.recipe = run.planned = run.base = None
+        run.recipe = run.planned = run.base = run.questions = None
         run.missing.append(
             f"plan.json: not a plan of this version ({error!r}); no recipe, seed or number of iterations"
         )
+
+
+def _questions(plan: Mapping[str, Any]) -> str | None:
+    """Digest of the evaluation problems, if the plan has it in its place."""
+    value: Any = plan
+    for key in ("problems", "eval", "sha256"):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value if isinstance(value, str) else None
 
 
 def _diversity(path: Path, run: Run) -> dict[str, Any] | None:

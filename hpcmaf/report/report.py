@@ -13,6 +13,7 @@ from hpcmaf.report.methods import Row, method_cost_table, method_tables, rows
 from hpcmaf.report.records import Run
 from hpcmaf.report.sections import group_table, overview_table, run_tables
 from hpcmaf.report.tables import Table, render_table, rich_table
+from hpcmaf.report.transfer import transfer_tables
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,11 +72,12 @@ class Report:
         ]
 
     def method_tables(self) -> list[Table]:
-        """Methods side by side, where there is something to compare, and what they cost."""
+        """Methods side by side, where there is something to compare, transfers, and what they cost."""
         if len(self.rows) < 2 and not self.tested and not self.reference:
             return []
         cost = method_cost_table(self.groups)
-        return method_tables(self.rows, self.baseline, self.reference) + ([cost] if cost else [])
+        tables = method_tables(self.rows, self.baseline, self.reference) + transfer_tables(self.rows)
+        return tables + ([cost] if cost else [])
 
     @property
     def text(self) -> str:

@@ -15,7 +15,7 @@ from hpcmaf.report.sections import comparisons
 
 SCHEMA = "hpcmaf-report/1"
 COLUMNS = (
-    *("run", "recipe", "method", "task", "model", "agents", "rounds", "seed", "iteration", "measure"),
+    *("run", "recipe", "method", "task", "trained_on", "evaluated_on", "model", "agents", "rounds", "seed", "iteration", "measure"),
     *("problems", "correct", "accuracy", "se", "mean_critic", "consensus", "unparsable", "tied", "pseudo_labels"),
 )
 
@@ -26,6 +26,8 @@ def _facts(run: Run) -> dict[str, Any]:
         "recipe": run.setting("name"),
         "method": run.method,
         "task": run.task,
+        "trained_on": run.trained_on,
+        "evaluated_on": run.evaluated_on,
         "model": run.model,
         "agents": run.agents,
         "rounds": run.rounds,
@@ -93,6 +95,8 @@ def to_json(report: Report) -> dict[str, Any]:
         groups.append(
             {
                 "label": group.label,
+                "trained_on": group.runs[0].trained_on,
+                "evaluated_on": group.runs[0].evaluated_on,
                 "runs": [run.name for run in group.runs],
                 "points": points,
                 "cost": cost_rows(group),

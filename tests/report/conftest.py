@@ -65,7 +65,7 @@ def ledger(t: int) -> dict[str, Any]:
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., RunDir]:
-    """``make_run(name, seed=..., upto=..., planned=..., problems=..., **recipe)`` writes a run directory."""
+    """``make_run(name, seed=..., upto=..., problems=..., questions=..., **recipe)`` writes a run directory."""
 
     def make(
         name: str,
@@ -75,6 +75,7 @@ def make_run(tmp_path: Path) -> Callable[..., RunDir]:
         planned: int | None = None,
         problems: int = 40,
         gain: float = 0.12,
+        questions: str = "1",
         folder: Path = tmp_path / "runs",
         **recipe: Any,
     ) -> RunDir:
@@ -85,14 +86,14 @@ def make_run(tmp_path: Path) -> Callable[..., RunDir]:
             | recipe
         )
         run = RunDir(folder / name)
-        splits = {"train": {"count": 20, "sha256": "0"}, "eval": {"count": problems, "sha256": "1"}}
+        splits = {"train": {"count": 20, "sha256": "0"}, "eval": {"count": problems, "sha256": questions}}
         write_json(run.plan, build_plan(whole, Profile(name="none"), splits, "tiny").to_json())
         for t in range(upto + 1):
             run_seed = {"seed": seed, "iteration": t}
             better = gain * (1 - 0.5**t)
             skills = tuple(min(0.97, 0.45 + 0.15 * m + better) for m in range(whole.debate.rounds))
             debates = invent(problems, skills, whole.debate.agents, 1000 * seed + t)
-            metrics = score(debates, **run_seed, method=whole.method, task=whole.task.name)
+            metrics = score(debates, **run_seed, method=whole.method, task=whole.evaluation.name)
             if t:
                 train = invent(20, skills, whole.debate.agents, 1000 * seed + t, "train")
                 metrics["pseudo_labels"] = pseudo_label_accuracy(train, **run_seed)
