@@ -123,10 +123,7 @@ class Run:
 
     def setting(self, *keys: str) -> Any:
         """A value of the recipe; ``None`` where there is none."""
-        value: Any = self.recipe
-        for key in keys:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        return value
+        return _within(self.recipe, *keys)
 
     @property
     def seed(self) -> int | None:
@@ -181,6 +178,12 @@ class Run:
         return self.last.metrics[key] if self.last and self.last.metrics else None
 
 
+def _within(value: Any, *keys: str) -> Any:
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
 def read_run(path: Path) -> Run:
     """Read a run directory, finished or not.
 
@@ -223,26 +226,21 @@ def _take_plan(plan: Mapping[str, Any], run: Run) -> None:
     try:
         recipe = plan["recipe"]
         sizes = (recipe["seed"], recipe["debate"]["agents"], recipe["debate"]["rounds"])
-        names = (recipe["name"], recipe["method"], recipe["task"]["name"], recipe["model"]["path"])
+        names = [recipe["name"], recipe["method"], recipe["task"]["name"], recipe["model"]["path"]]
+        if (asked := recipe.get("evaluate_on")) is not None:
+            names.append(asked["name"])
         if not all(type(size) is int for size in sizes) or not all(isinstance(name, str) for name in names):
             raise ValueError("recipe: a value of the wrong type")
         run.recipe = recipe
         run.planned = max(int(stage["iteration"]) for stage in plan["stages"])
         run.base = str(plan["base"])
-        run.questions = _questions(plan)
+        digest = _within(plan, "problems", "eval", "sha256")
+        run.questions = digest if isinstance(digest, str) else None
     except (KeyError, TypeError, ValueError) as error:
         run.recipe = run.planned = run.base = run.questions = None
         run.missing.append(
             f"plan.json: not a plan of this version ({error!r}); no recipe, seed or number of iterations"
         )
-
-
-def _questions(plan: Mapping[str, Any]) -> str | None:
-    """Digest of the evaluation problems, if the plan has it in its place."""
-    value: Any = plan
-    for key in ("problems", "eval", "sha256"):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value if isinstance(value, str) else None
 
 
 def _diversity(path: Path, run: Run) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from hpcmaf.report.sections import NONE, estimate
 from hpcmaf.report.tables import Table
 
 _NOTE = (
-    "Percent ± standard error over problems (of one run), mean over runs, after the last iteration that all runs have. "
+    "Percent: mean over runs ± standard error over problems (of one run), after the last iteration that all runs have. "
     "Columns: the task evaluated on. –: not trained, or not evaluated. Whether figures of one column differ is tested, "
     "on the same problems, by the methods' tables of a report with a baseline."
 )

@@ -15,7 +15,8 @@ from hpcmaf.report.sections import comparisons
 
 SCHEMA = "hpcmaf-report/1"
 COLUMNS = (
-    *("run", "recipe", "method", "task", "trained_on", "evaluated_on", "model", "agents", "rounds", "seed", "iteration", "measure"),
+    *("run", "recipe", "method", "task", "trained_on", "evaluated_on", "model", "agents", "rounds", "seed"),
+    *("iteration", "measure"),
     *("problems", "correct", "accuracy", "se", "mean_critic", "consensus", "unparsable", "tied", "pseudo_labels"),
 )
 

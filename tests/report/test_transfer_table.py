@@ -138,6 +138,17 @@ def test_problems_of_the_same_ids_are_told_apart_by_their_digest(make_run: MakeR
     assert row.result is None and row.fault == "b and a answered different problems"
 
 
+@pytest.mark.parametrize("damage", [{"name": 3}, {}, "words", 3])
+def test_a_plan_that_does_not_say_what_it_evaluates_on(make_run: MakeRun, damage: object) -> None:
+    run = make_run("a", **TO_WORDS)
+    plan = json.loads(run.plan.read_text())
+    plan["recipe"]["evaluate_on"] = damage
+    run.plan.write_text(json.dumps(plan))
+    (group,) = group_runs([read_run(run.root)])
+    assert group.place == ("words", "unknown model"), "its metrics say so"
+    assert any(line.startswith("plan.json: not a plan of this version") for line in group.runs[0].missing)
+
+
 def test_the_shipped_study_asks_all_the_same_problems(tmp_path: Path) -> None:
     """Wherever a run was trained, its evaluation problems are those of the others of that task and seed."""
     study, profile = load_study("transfer-micro", root=tmp_path), load_profile()
