@@ -85,6 +85,7 @@ class Profile(Strict):
     description: str = ""
     launcher: Literal["local", "slurm"] = "local"
     jobs: int | None = Field(None, ge=1, description="tasks run at once; leave out for one per CPU core")
+    agents_per_job: int | None = Field(None, ge=1, description="agents that one finetuning job trains in turn")
     attempts: int = Field(3, ge=1, description="times a task that was killed is started in all")
     generation: Generation = Generation()
     finetuning: Finetuning = Finetuning()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,12 +76,24 @@ def _drive(study: Study, profile: Profile, console: Console) -> None:
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    cluster = profile.launcher == "slurm"
-    start = _submit if cluster else _run_here
     try:
-        drive_study(study, profile, say, lambda entry, planned: start(planned, profile, console), _going)
+        if profile.launcher == "slurm":
+            drive_study(study, profile, say, lambda entry, planned: _submit(planned, profile, console), _going)
+        else:
+            _drive_here(study, profile, console, say)
     finally:
         _aggregate(study)
+
+
+def _drive_here(study: Study, profile: Profile, console: Console, say: Callable[[str], None]) -> None:
+    from hpcmaf.study.drive import LOOK_SECONDS, drive_study, plan_study
+    from hpcmaf.study.machine import Machine
+
+    tasks = sum(len(stage.tasks) for planned in plan_study(study, profile) for stage in planned.plan.stages)
+    machine = Machine(profile, [entry.run for entry in study.runs], tasks, console)
+    with machine.at_work():
+        start = lambda entry, planned: machine.start(planned)  # noqa: E731
+        drive_study(study, profile, say, start, machine.going, LOOK_SECONDS, machine.work)
 
 
 def _aggregate(study: Study) -> None:
@@ -101,16 +114,6 @@ def _aggregate(study: Study) -> None:
     click.echo(f"report: {study.report / 'report.html'}", err=True)
 
 
-def _run_here(planned: Planned, profile: Profile, console: Console) -> None:
-    from hpcmaf.launch.local import LocalDriver
-    from hpcmaf.launch.progress import Watcher
-
-    console.print(f"{planned.run.root}:", markup=False, highlight=False)
-    with planned.run.drive():
-        watcher = Watcher(planned.run, planned.plan, profile.slots(), console)
-        LocalDriver(planned.run, planned.plan, profile, watcher).drive()
-
-
 def _submit(planned: Planned, profile: Profile, console: Console) -> None:
     from hpcmaf.cli.submit import SUBMIT_PATIENCE_SECONDS
     from hpcmaf.launch.slurm.gate import hold
@@ -125,10 +128,8 @@ def _submit(planned: Planned, profile: Profile, console: Console) -> None:
 
 
 def _going(planned: Planned) -> bool:
-    """Whether a run's chain is still under way; on this machine it never is when somebody asks."""
-    from hpcmaf.profile import load_profile
-
-    if planned.run.stopped.exists() or load_profile(str(planned.run.profile)).launcher == "local":
+    """Whether a run's chain is still under way."""
+    if planned.run.stopped.exists():
         return False
     done = planned.run.done_tasks(planned.plan)
     return any(task not in done[stage.id] for stage in planned.plan.stages for task in stage.tasks)

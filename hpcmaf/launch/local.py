@@ -49,8 +49,32 @@ class _Running:
     started: float
 
 
+class Slots:
+    """Places for jobs on one machine; runs that go side by side share them."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._free = list(range(count))
+
+    @property
+    def free(self) -> int:
+        """How many are free."""
+        return len(self._free)
+
+    def take(self) -> int:
+        """The number of a free place, from now on taken."""
+        return self._free.pop(0)
+
+    def give(self, slot: int) -> None:
+        """Free a place again."""
+        self._free = sorted([*self._free, slot])
+
+
 class LocalDriver:
     """Runs a plan's tasks through submitit's local executor.
+
+    Whoever has several runs calls ``begin``, then ``step`` now and then until
+    it says that nothing is left, then ``end``; ``drive`` does so for one.
 
     Parameters
     ----------
@@ -58,14 +82,19 @@ class LocalDriver:
         What to run, and with how many tasks side by side.
     watcher
         Is told of everything that happens.
+    slots
+        Shared with other drivers; left out, the profile's.
     """
 
-    def __init__(self, run: RunDir, plan: Plan, profile: Profile, watcher: Watcher) -> None:
+    def __init__(
+        self, run: RunDir, plan: Plan, profile: Profile, watcher: Watcher, slots: Slots | None = None
+    ) -> None:
         self.run = run
         self.plan = plan
         self._identity = plan.identity
         self.profile = profile
         self.watcher = watcher
+        self.slots = Slots(profile.slots()) if slots is None else slots
         self._running: list[_Running] = []
         self._known_done: set[tuple[str, str]] = set()
         self._killed: dict[tuple[str, str], int] = {}
@@ -81,26 +110,41 @@ class LocalDriver:
 
         The caller holds the run (``RunDir.drive``).
         """
-        for line in recover(self.run, self.plan):
-            self.watcher.say(line)
+        self.begin()
         with self.watcher:
             try:
-                while self._step():
+                while self.step():
                     time.sleep(POLL_SECONDS)
             except BaseException:
-                self._stop()
+                self.stop()
                 raise
+        self.end()
+
+    def begin(self) -> None:
+        """Put the run in order."""
+        for line in recover(self.run, self.plan):
+            self.watcher.say(line)
+
+    def end(self) -> None:
+        """Tidy up, once nothing is left to wait for.
+
+        Raises
+        ------
+        StageError
+            A task failed.
+        """
         sweep(self.run, self.plan)
         if self._failure:
             raise self._failure
 
-    def _step(self) -> bool:
+    def step(self) -> bool:
         """Look once; returns whether there is anything left to wait for."""
         for running in list(self._running):
             over = running.job.done()  # asked first: what it did last has its marker by now
             self._follow(running)
             if over:
                 self._running.remove(running)
+                self.slots.give(running.slot)
                 self._ended(running)
         left = [(stage, [task for task in stage.tasks if not self._done(stage, task)]) for stage in self._ready()]
         if self._failure is None:
@@ -113,11 +157,11 @@ class LocalDriver:
         """Start jobs while there are slots for them.
 
         Agents beyond one per slot share a job: starting one costs more than
-        training a small model.
+        training a small model. The profile may say how many.
         """
         waiting = (task for task in left if not self._is_running(stage, task) and not self.run.claimed(stage, task))
-        size = -(-len(left) // self.profile.slots()) if stage.kind == "finetune" else 1
-        while len(self._running) < self.profile.slots() and (tasks := list(islice(waiting, size))):
+        size = self.profile.agents_per_job or -(-len(left) // self.slots.count) if stage.kind == "finetune" else 1
+        while self.slots.free and (tasks := list(islice(waiting, size))):
             self._start(stage, tasks)
 
     def _ready(self) -> list[Stage]:
@@ -142,7 +186,7 @@ class LocalDriver:
         return any(running.stage.id == stage.id and task in running.tasks for running in self._running)
 
     def _start(self, stage: Stage, tasks: list[str]) -> None:
-        slot = min(set(range(self.profile.slots())) - {running.slot for running in self._running})
+        slot = self.slots.take()
         before = {task: len(all_attempts(self.run.attempts(stage, task))) for task in tasks}
         attempt = begin(self.run.attempts(stage, tasks[0]))
         job = submit_local(self.run, stage, tasks, attempt, self._identity, self.profile, slot)
@@ -189,7 +233,8 @@ class LocalDriver:
         if others:  # else the error follows at once
             self.watcher.say(f"{message}; waiting for {others} running task(s)")
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """End what is running, and wait a little for it."""
         for running in self._running:
             running.job.cancel(check=False)
         deadline = time.monotonic() + 10

@@ -35,13 +35,17 @@ class Watcher:
         Tasks side by side, for the estimate of the time left.
     console
         A terminal gets bars, anything else a line per event.
+    among
+        Whether it is one of several runs: lines begin with its name, and
+        bars are left to whoever sees them all.
     """
 
-    def __init__(self, run: RunDir, plan: Plan, slots: int, console: Console) -> None:
+    def __init__(self, run: RunDir, plan: Plan, slots: int, console: Console, *, among: bool = False) -> None:
         self.run = run
         self.plan = plan
         self.slots = slots
         self.console = console
+        self.among = among
         self._total = sum(len(stage.tasks) for stage in plan.stages)
         # By kind of stage: tasks left, tasks done and the seconds they took.
         self._left: Counter[str] = Counter()
@@ -60,7 +64,7 @@ class Watcher:
                     self._count(stage.kind, spent)
                 else:
                     self._left[stage.kind] += 1
-        if self.console.is_terminal:
+        if self.console.is_terminal and not self.among:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
             self._bars = Progress(
                 *columns, TextColumn("{task.fields[note]}"), TimeElapsedColumn(), console=self.console
@@ -78,6 +82,7 @@ class Watcher:
     def say(self, line: str) -> None:
         """Print one line, above the bars where there are any."""
         stamp = time.strftime("%H:%M:%S")
+        line = f"{self.run.root.name}: {line}" if self.among else line
         self.console.print(f"{stamp} {line}", highlight=False, markup=False, soft_wrap=True)
         self._last_line = time.monotonic()
 
@@ -94,9 +99,9 @@ class Watcher:
             self._bars.remove_task(row)
         name = stage.id if task == "all" else f"{stage.id} {task}"
         left = self._left.total()
-        self.say(
-            f"{name} done in {clock(seconds)} ({self._total - left}/{self._total} tasks, {self._estimate({})} left)"
-        )
+        # Beside other runs, how long this one takes is not for it to say.
+        rest = "" if self.among else f", {self._estimate({})} left"
+        self.say(f"{name} done in {clock(seconds)} ({self._total - left}/{self._total} tasks{rest})")
 
     def look(self, running: Mapping[tuple[str, str], float]) -> None:
         """Refresh; called several times a second.
@@ -117,7 +122,7 @@ class Watcher:
             for (stage, task), row in self._rows.items():
                 if (progress := self._progress(stage, task)) is not None:
                     self._bars.update(row, completed=progress["done"], total=progress["total"], note=progress["unit"])
-        elif running and now - self._last_line > LOG_INTERVAL_SECONDS:
+        elif running and not self.among and now - self._last_line > LOG_INTERVAL_SECONDS:
             parts = []
             for stage, task in running:
                 progress = self._progress(stage, task)

@@ -1,4 +1,4 @@
-"""Carrying a study through: on this machine run by run, on a cluster side by side.
+"""Carrying a study through: runs side by side, each begun once what it shares with earlier ones is there.
 
 No state of its own: runs are looked at through their markers, so the same
 command goes on after any interruption.
@@ -19,6 +19,8 @@ from hpcmaf.study.plan import Study, StudyRun, describe
 from hpcmaf.study.sharing import Planned, adopt, shared_tasks
 
 POLL_SECONDS = 30.0
+# On this machine, where nobody else is bothered.
+LOOK_SECONDS = 5.0
 # A gate of a run that was begun before holds it for seconds.
 _HOLD_SECONDS = 60.0
 
@@ -50,6 +52,7 @@ def drive_study(
     start: Callable[[StudyRun, Planned], None],
     going: Callable[[Planned], bool],
     poll_seconds: float = POLL_SECONDS,
+    wait: Callable[[float], None] = time.sleep,
 ) -> None:
     """Begin every run once what it shares with earlier ones is there, and wait for all.
 
@@ -59,7 +62,10 @@ def drive_study(
         Sets a prepared run going; may return before it is done. The run is
         not held.
     going
-        Whether a run that was started may still get further by itself.
+        Whether a run that was started may still get further by itself; an
+        error it raises is that run's failure.
+    wait
+        Called with ``poll_seconds`` between looks, and may use the time.
 
     Raises
     ------
@@ -69,13 +75,14 @@ def drive_study(
     plan_study(study, profile)  # a fault in the last run is told before the first begins
     write_json(study.root / "study.json", describe(study))
     state = _State([], list(study.runs))
+    going = _telling(state, going, say)
     while True:
         for entry in list(state.waiting):
             _begin(entry, state, profile, say, start, going)
         left = [planned for planned in state.begun if going(planned)]
         if not left and not state.waiting:
             break
-        time.sleep(poll_seconds)
+        wait(poll_seconds)
     for planned in state.begun:
         open_tasks = _open(planned)
         if open_tasks and planned.run.root.name not in state.failures:
@@ -91,6 +98,23 @@ class _State:
     begun: list[Planned]
     waiting: list[StudyRun]
     failures: dict[str, str] = field(default_factory=dict)
+    # Runs that wait are looked at often, and laid out once.
+    planned: dict[str, Planned] = field(default_factory=dict)
+
+
+def _telling(state: _State, going: Callable[[Planned], bool], say: Say) -> Callable[[Planned], bool]:
+    """``going`` whose errors are written down as the run's failure."""
+
+    def told(planned: Planned) -> bool:
+        try:
+            return going(planned)
+        except HpcmafError as error:
+            name = planned.run.root.name
+            state.failures[name] = one_line(str(error))
+            say(f"{name}: {state.failures[name]}")
+            return False
+
+    return told
 
 
 def _begin(
@@ -105,7 +129,9 @@ def _begin(
     name = entry.run.root.name
     try:
         with hold(entry.run, _HOLD_SECONDS):
-            planned = Planned(entry.run, prepare_run(entry.run, entry.recipe, profile))
+            if name not in state.planned:
+                state.planned[name] = Planned(entry.run, prepare_run(entry.run, entry.recipe, profile))
+            planned = state.planned[name]
             # Of runs that are not begun yet the first has its turn first.
             ahead = [other for other in state.begun if other.run != entry.run]
             shared = [task for task in shared_tasks(planned, ahead) if not entry.run.done(task.stage, task.task)]

@@ -137,7 +137,7 @@ def test_a_driver_puts_its_run_in_order_before_and_after(tmp_path: Path, monkeyp
         temporary.write_text("of a worker that was killed while the driver lived")
         return False
 
-    monkeypatch.setattr(driver, "_step", step)
+    monkeypatch.setattr(driver, "step", step)
     driver.drive()
     assert "it02/score all: it02/score-all.out is gone; doing it again" in text.getvalue()
     assert not temporary.exists()
@@ -176,7 +176,7 @@ def test_looking_again_costs_nothing_for_what_is_done(tmp_path: Path, monkeypatc
     monkeypatch.setattr(RunDir, "done", lambda *a: looked.append(f"{a[1].id} {a[2]}") or done(*a))
     monkeypatch.setattr(driver, "_start", lambda *_: None)
     for _ in range(5):
-        assert driver._step()
+        assert driver.step()
     assert {task: looked.count(task) for task in set(looked)} == {
         f"{stage.id} {task}": 10 if stage.id == "it02/score" else 1 for stage in plan.stages for task in stage.tasks
     }

@@ -68,15 +68,15 @@ def test_agents_are_divided_over_the_slots(
     slots: int, shares: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = Machine(tmp_path / "run", slots, monkeypatch)
-    assert machine.driver._step() and machine.driver._step()
+    assert machine.driver.step() and machine.driver.step()
     assert [job.tasks for job in machine.jobs] == shares
 
 
 def test_what_a_job_has_done_counts_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(tmp_path / "run", 1, monkeypatch)
-    machine.driver._step()
+    machine.driver.step()
     finish(machine.run, machine.stage, "generator-0")
-    machine.driver._step()
+    machine.driver.step()
     assert "it02/finetune generator-0 done" in machine.text.getvalue()
     assert len(machine.jobs) == 1
 
@@ -85,13 +85,13 @@ def test_a_killed_job_counts_against_the_agent_whose_turn_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = Machine(tmp_path / "run", 1, monkeypatch)
-    for round in range(profile().attempts):
-        machine.driver._step()
+    for _ in range(profile().attempts):
+        machine.driver.step()
         finish(machine.run, machine.stage, "generator-0")
         machine.began("generator-1")
         machine.jobs[-1].over = True
     assert [job.tasks for job in machine.jobs] == [AGENTS, AGENTS[1:], AGENTS[1:]]
-    while machine.driver._step():
+    while machine.driver.step():
         pass
     assert machine.driver._killed == {("it02/finetune", "generator-1"): 3}
     assert "generator-1: killed 3 times" in str(machine.driver._failure)
@@ -99,7 +99,7 @@ def test_a_killed_job_counts_against_the_agent_whose_turn_it_was(
 
 def test_a_failure_is_told_and_the_others_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(tmp_path / "run", 1, monkeypatch)
-    machine.driver._step()
+    machine.driver.step()
     leave_cause(machine.began("generator-0"), {"type": "DataError", "message": "no data"})
     for task in AGENTS[1:]:
         finish(machine.run, machine.stage, task)

@@ -1,0 +1,132 @@
+"""A study on one machine: runs side by side over one set of slots, with jobs that this process does itself."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from hpcmaf.attempts import begin
+from hpcmaf.errors import DataError, StageError
+from hpcmaf.launch import local
+from hpcmaf.plan import Stage
+from hpcmaf.profile import Profile
+from hpcmaf.rundir import RunDir
+from hpcmaf.stages import entry
+from hpcmaf.study.drive import drive_study, plan_study, savings
+from hpcmaf.study.machine import Machine
+from hpcmaf.study.plan import Study
+from tests.study.studies import METHODS, PROFILE, Hands, lay_out
+
+
+class Job:
+    """Does its tasks when it is looked at for the third time."""
+
+    job_id, paths = "1", SimpleNamespace(stderr="job.err")
+    # Of those under way: slot to run.
+    active: dict[int, str] = {}  # noqa: RUF012
+    together = 0
+
+    def __init__(
+        self, run: RunDir, stage: Stage, tasks: Sequence[str], attempt: Path, identity: str, _: Profile, slot: int
+    ) -> None:
+        assert slot not in Job.active, "a slot is for one job"
+        Job.active[slot] = run.root.name
+        Job.together = max(Job.together, len(set(Job.active.values())))
+        self.what = (run, stage, list(tasks), attempt, identity)
+        self.slot, self.looks = slot, 0
+
+    def done(self) -> bool:
+        self.looks += 1
+        if self.looks == 3:
+            del Job.active[self.slot]
+            run, stage, tasks, attempt, identity = self.what
+            for position, task in enumerate(tasks):
+                folder = begin(run.attempts(stage, task)) if position else attempt
+                try:
+                    entry.run_task(str(run.root), stage.id, task, str(folder), identity)
+                except DataError:
+                    pass  # the attempt says so
+        return self.looks >= 3
+
+    def cancel(self, check: bool = True) -> None:
+        self.looks = 3
+        Job.active.pop(self.slot, None)
+
+
+@pytest.fixture
+def slots(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> Profile:
+    """Of a machine with three of them."""
+    monkeypatch.setattr(local, "submit_local", Job)
+    monkeypatch.setattr("hpcmaf.study.machine.POLL_SECONDS", 0.0)
+    Job.active.clear()
+    Job.together = 0
+    return PROFILE.model_copy(update={"jobs": 3})
+
+
+def drive(study: Study, profile: Profile) -> str:
+    text = io.StringIO()
+    console = Console(file=text, width=200)
+    tasks = sum(len(stage.tasks) for planned in plan_study(study, profile) for stage in planned.plan.stages)
+    machine = Machine(profile, [run.run for run in study.runs], tasks, console)
+    with machine.at_work():
+        drive_study(study, profile, console.print, lambda _, one: machine.start(one), machine.going, 1.0, machine.work)
+    return text.getvalue()
+
+
+def unfinished(study: Study, profile: Profile) -> list[str]:
+    return [
+        one.run.root.name
+        for one in plan_study(study, profile)
+        if any(not one.run.done(stage, task) for stage in one.plan.stages for task in stage.tasks)
+    ]
+
+
+def test_runs_share_the_slots_and_nothing_is_computed_twice(tmp_path: Path, slots: Profile) -> None:
+    study = lay_out(tmp_path, METHODS)
+    planned = plan_study(study, slots)
+    to_compute = sum(tasks - shared for tasks, shared, _ in savings(planned))
+    said = drive(study, slots)
+    assert Job.together > 1, "one run after the other"
+    attempts = [path for one in study.runs for path in one.run.root.glob("it*/attempts/*/0*")]
+    assert len(attempts) == to_compute
+    assert all(one.run.metrics(0).exists() and not one.run.claimed(one.plan.stages[0], "00000") for one in planned)
+    assert "taken over from" in said and "arithmetic-micro-maft-seed0: it00/eval 00000 done in" in said
+
+
+def test_a_failing_run_does_not_hold_up_the_others(
+    tmp_path: Path, slots: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, real = lay_out(tmp_path, METHODS), entry.run_task
+
+    def torn(root: str, stage: str, task: str, attempt: str, identity: str) -> None:
+        if root.endswith("micro-maft-seed0") and stage == "it01/merge":
+            error = DataError("debate.h5: torn; delete it")
+            entry._leave_cause(Path(attempt), error, error)
+            raise error
+        real(root, stage, task, attempt, identity)
+
+    monkeypatch.setattr(entry, "run_task", torn)
+    with pytest.raises(StageError, match=r"maft-seed0: .*it01/merge all: debate.h5: torn; delete it"):
+        drive(study, slots)
+    assert unfinished(study, slots) == ["arithmetic-micro-maft-seed0"]
+    monkeypatch.setattr(entry, "run_task", real)
+    drive(study, slots)
+    assert unfinished(study, slots) == []
+
+
+def test_interrupted_it_stops_its_jobs_and_lets_go_of_its_runs(
+    tmp_path: Path, slots: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = lay_out(tmp_path, METHODS)
+    monkeypatch.setattr(Machine, "going", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        drive(study, slots)
+    assert not Job.active
+    for one in study.runs:
+        with one.run.drive():
+            pass
