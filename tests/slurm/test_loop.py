@@ -61,8 +61,9 @@ class Watch:
 
     def running(self, stage: str) -> str | None:
         """The node on which a job of a stage is at work."""
+        ours = {path.name for path in self.run.root.glob(f"it*/jobs/*.{stage}.*") if ".gate." not in path.name}
         for job in self.slurm.jobs():
-            if f".{stage}." in job["name"] and "gate" not in job["name"] and job["state"] == "RUNNING":
+            if job["name"] in ours and job["state"] == "RUNNING":
                 return job["nodes"]
         return None
 
@@ -124,14 +125,16 @@ def test_five_iterations_through_the_night(slurm: Cluster, tmp_path: Path) -> No
 
 def test_training_reaches_its_time_limit_and_goes_on(slurm: Cluster, tmp_path: Path) -> None:
     """Slurm warns DeepSpeed's processes of the time limit; requeued, it ends with the very weights of a calm one."""
-    shape = ["--set", "debate.agents=1", "--set", "debate.rounds=1", "--set", "training.epochs=400"]
+    shape = ["--set", "debate.agents=1", "--set", "debate.rounds=1", "--set", "training.epochs=150"]
     calm, run = RunDir(tmp_path / "calm"), RunDir(tmp_path / "run")
     submit(run.root, "--iters", "1", *shape)
     watch = Watch(slurm, run)
     stage = run.load_plan().stage("it01/finetune")
     progress = run.progress(stage, "generator-0")
     watch.until("training had begun", lambda: progress.exists() and json.loads(progress.read_text())["done"] > 3, 200)
-    job = next(job["id"] for job in slurm.jobs() if ".it01.finetune.generator-0." in job["name"])
+    # By its whole name: the controller still knows the jobs of other tests' runs.
+    name = next(path.name for path in run.iteration(1).glob("jobs/*.it01.finetune.generator-0.*"))
+    job = next(job["id"] for job in slurm.jobs() if job["name"] == name)
     # Held in mid-training until the warning is there: how fast this machine is must not matter.
     with stopped(trainers(run)):
         # Looked at every 30 seconds, and warned of a minute ahead or less.
