@@ -148,7 +148,8 @@ def test_a_problems_calls_stay_with_the_engine_that_has_read_it() -> None:
     engine._crew._send = watched
     asyncio.run(hold())
     moves = sum(a != b for seats in where.values() for a, b in zip(seats, seats[1:], strict=False))
-    assert moves < 0.3 * 200 * 5, "half of them, were it left to chance"
+    # 200 to 335 of 1000 in six runs: who is busier depends on the clock. Chance alone gives 500, give or take 16.
+    assert moves < 0.45 * 200 * 5, "half of them, were it left to chance"
     assert len({seats[0] for seats in where.values()}) == 2
     assert (engine.reused_tokens, engine.weights_bytes, engine.peak_memory_bytes) == (2 * 1200, 3, 7)
 
