@@ -117,8 +117,9 @@ def load_study(
 ) -> Study:
     """Read a study and lay out its runs; writes nothing.
 
-    Runs of one task, model and seed stand side by side, in the order of the
-    methods: a later one finds what an earlier one has made.
+    Of a task and a model the first method comes first, with all its seeds: a
+    later method finds what an earlier one has made of the same seed, and what
+    the file names first can be tested before the rest is done.
 
     Parameters
     ----------
@@ -144,8 +145,8 @@ def load_study(
         _run(path, root, file, f"{task}/{model}", variant, seed, overrides, iterations)
         for task in file.tasks
         for model in file.models
-        for seed in file.seeds
         for variant in file.methods
+        for seed in file.seeds
     ]
     return Study(file.name, root, tuple(runs), file.baseline, file.reference)
 

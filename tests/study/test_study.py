@@ -30,8 +30,8 @@ def test_runs_are_the_product(tmp_path: Path) -> None:
     named = {entry.run.root.name: entry.recipe for entry in study.runs}
     assert list(named) == [
         "arithmetic-micro-maft-seed3",
-        "arithmetic-micro-five-seed3",
         "arithmetic-micro-maft-seed4",
+        "arithmetic-micro-five-seed3",
         "arithmetic-micro-five-seed4",
     ]
     five = named["arithmetic-micro-five-seed4"]
