@@ -144,6 +144,8 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
         ``scores``
             Problem ids and, per measure, a string of n characters 0 or 1, for
             paired tests; ``agents[m - 1][n]`` the same of each single answer.
+            ``agreeing``: per problem, how many agents' final answers are the
+            final vote's.
 
     Raises
     ------
@@ -178,7 +180,7 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
         "pseudo_labels": None,
         "scores": {"problem_ids": list(tally.problem_ids)}
         | {name: _marks(scores) for name, scores in measures.items()}
-        | {"agents": [[_marks(scores) for scores in turn] for turn in tally.correct]},
+        | {"agents": [[_marks(scores) for scores in turn] for turn in tally.correct], "agreeing": tally.agreeing},
     }
 
 

@@ -92,6 +92,8 @@ class _Scores(_Strict):
     one_answer: str
     majority: str
     debate: str
+    # Not in files of earlier versions.
+    agreeing: list[int] | None = None
 
 
 class _Metrics(_Strict):
@@ -153,6 +155,8 @@ def metrics_fault(metrics: Mapping[str, Any], t: int) -> str | None:
     if read.iteration != t:
         return f"says iteration {read.iteration}"
     scores = read.scores
-    if {len(one) for one in (scores.problem_ids, scores.one_answer, scores.majority, scores.debate)} != {read.problems}:
+    each = [scores.problem_ids, scores.one_answer, scores.majority, scores.debate]
+    each += [] if scores.agreeing is None else [scores.agreeing]
+    if {len(one) for one in each} != {read.problems}:
         return "damaged (scores and number of problems do not fit)"
     return None
