@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hpcmaf.errors import DataError
-from hpcmaf.evaluation.significance import mcnemar, sign_test
+from hpcmaf.evaluation.significance import check_same_problems, sign_test
 
 RESAMPLES = 5_000
 
@@ -48,14 +48,18 @@ class Comparison(NamedTuple):
     spread: float | None
 
 
-def compare(pairs: Sequence[tuple[Mapping[str, bool], Mapping[str, bool]]]) -> Comparison:
+def compare(pairs: Sequence[tuple[Mapping[str, int], Mapping[str, int]]], scale: int = 1) -> Comparison:
     """Compare two methods, run by run on the same problems.
 
     Parameters
     ----------
     pairs
         Of each pair of runs (such as those of one seed) the outcomes of ``a``
-        and of ``b``: problem id to right or wrong.
+        and of ``b``: problem id to right or wrong, or to any other whole
+        number, such as how many agents disagree; gained and lost are then
+        problems whose number is higher, is lower.
+    scale
+        What counts as a full score.
 
     Raises
     ------
@@ -64,7 +68,8 @@ def compare(pairs: Sequence[tuple[Mapping[str, bool], Mapping[str, bool]]]) -> C
     """
     if not pairs:
         raise DataError("nothing to compare: no two runs were evaluated on the same problems")
-    tests = [mcnemar(a, b) for a, b in pairs]
+    for a, b in pairs:
+        check_same_problems(a, b)
     # A problem that several seeds share is one problem, not several.
     problems: dict[str, list[int]] = {}
     for a, b in pairs:
@@ -74,13 +79,13 @@ def compare(pairs: Sequence[tuple[Mapping[str, bool], Mapping[str, bool]]]) -> C
             entry[1] += 1
     sums = Counter(map(tuple, problems.values()))
     low, high = _bootstrap(sums)
-    differences = [(test.b_only - test.a_only) / len(a) for test, (a, _) in zip(tests, pairs, strict=True)]
+    differences = [(sum(b.values()) - sum(a.values())) / (len(a) * scale) for a, b in pairs]
     return Comparison(
-        difference=sum(net for net, _ in problems.values()) / sum(count for _, count in problems.values()),
-        low=low,
-        high=high,
-        gained=sum(test.b_only for test in tests),
-        lost=sum(test.a_only for test in tests),
+        difference=sum(net for net, _ in problems.values()) / (sum(count for _, count in problems.values()) * scale),
+        low=low / scale,
+        high=high / scale,
+        gained=sum(b[problem] > one for a, b in pairs for problem, one in a.items()),
+        lost=sum(b[problem] < one for a, b in pairs for problem, one in a.items()),
         p=sign_flip_test(Counter(net for net, _ in problems.values())),
         pairs=len(pairs),
         spread=statistics.stdev(differences) if len(pairs) > 1 else None,

@@ -42,15 +42,26 @@ def mcnemar(a: Mapping[str, bool], b: Mapping[str, bool]) -> McNemar:
     DataError
         The two are not about the same problems.
     """
+    check_same_problems(a, b)
+    b_only = sum(b[problem] and not right for problem, right in a.items())
+    a_only = sum(right and not b[problem] for problem, right in a.items())
+    return McNemar(b_only, a_only, sign_test(a_only, b_only))
+
+
+def check_same_problems(a: Mapping[str, int], b: Mapping[str, int]) -> None:
+    """Refuse to pair what is not about the same problems.
+
+    Raises
+    ------
+    DataError
+        With how many there are on either side, and one that is on one alone.
+    """
     if a.keys() != b.keys():
         stray = min(a.keys() ^ b.keys())
         raise DataError(
             f"a paired test needs the same problems on both sides: {len(a)} and {len(b)}, of which "
             f"{len(a.keys() & b.keys())} are shared (e.g. {stray!r} is not); evaluate both on one set"
         )
-    b_only = sum(b[problem] and not right for problem, right in a.items())
-    a_only = sum(right and not b[problem] for problem, right in a.items())
-    return McNemar(b_only, a_only, sign_test(a_only, b_only))
 
 
 def sign_test(a: int, b: int) -> float:

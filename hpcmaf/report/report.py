@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from hpcmaf.report.behaviour import behaviour_tables
+from hpcmaf.report.claims import Claim, claim_tables, claims
 from hpcmaf.report.compare import Tested
 from hpcmaf.report.groups import Group, common_title
 from hpcmaf.report.methods import Row, method_cost_table, method_tables, rows
@@ -45,6 +46,11 @@ class Report:
         return rows(self.groups, self.tested, self.reference)
 
     @cached_property
+    def claims(self) -> list[Claim]:
+        """How the paper's claims come out here, where their methods are."""
+        return claims(self.groups)
+
+    @cached_property
     def behaviour(self) -> dict[str, list[Table]]:
         """What debates do, by a recipe's label."""
         return {group.label: behaviour_tables(group) for group in self.groups}
@@ -72,11 +78,12 @@ class Report:
         ]
 
     def method_tables(self) -> list[Table]:
-        """Methods side by side, where there is something to compare, transfers, and what they cost."""
+        """Methods side by side, where there is something to compare, claims, transfers, and what they cost."""
         if len(self.rows) < 2 and not self.tested and not self.reference:
             return []
         cost = method_cost_table(self.groups)
-        tables = method_tables(self.rows, self.baseline, self.reference) + transfer_tables(self.rows)
+        tables = method_tables(self.rows, self.baseline, self.reference) + claim_tables(self.claims)
+        tables += transfer_tables(self.rows)
         return tables + ([cost] if cost else [])
 
     @property

@@ -109,4 +109,11 @@ def to_json(report: Report) -> dict[str, Any]:
         for one in report.tested
     ]
     value = {"schema": SCHEMA, "title": report.title, "runs": runs, "groups": groups}
+    if report.claims:
+        value["claims"] = [
+            {"evaluated_on": one.place[0], "model": one.place[1], "claim": one.text}
+            | one.result._asdict()
+            | {"p_holm": one.p_holm, "verdict": one.verdict}
+            for one in report.claims
+        ]
     return value | ({"baseline": report.baseline, "tests": tests} if report.baseline else {})

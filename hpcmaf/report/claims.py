@@ -1,0 +1,173 @@
+"""The paper's claims, each put to one test on the runs at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from hpcmaf.errors import DataError
+from hpcmaf.evaluation import Comparison, compare, holm, outcomes
+from hpcmaf.report.groups import Group
+from hpcmaf.report.records import Iteration, Run
+from hpcmaf.report.sections import p_value, points
+from hpcmaf.report.tables import Table
+
+# Those the claims are about: the method, and one finetuned model in its place.
+MANY, ONE = "maft", "single-agent-ft"
+# A claim stands, or its contrary does, where the adjusted p is below this.
+LEVEL = 0.05
+
+Values = Mapping[str, int]
+Question = tuple[str, list[tuple[Values, Values]], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One claim and its test.
+
+    Attributes
+    ----------
+    place
+        Task evaluated on, and model.
+    text
+        What is claimed: the result's ``b`` is above its ``a``.
+    p_holm
+        Adjusted for all claims of the place.
+    """
+
+    place: tuple[str, str]
+    text: str
+    result: Comparison
+    p_holm: float
+
+    @property
+    def verdict(self) -> str:
+        """``holds``, ``contrary``, or ``open``: these problems do not tell."""
+        if self.p_holm >= LEVEL:
+            return "open"
+        return "holds" if self.result.difference > 0 else "contrary"
+
+
+def claims(groups: Sequence[Group]) -> list[Claim]:
+    """Test the paper's claims at every place that has both the method and its single-agent counterpart.
+
+    Where several recipes of one of them differ in more than their seeds,
+    nothing says which is meant, and nothing is claimed.
+    """
+    found: list[Claim] = []
+    for place in dict.fromkeys(group.place for group in groups):
+        many, one = (_only(name, [group for group in groups if group.place == place]) for name in (MANY, ONE))
+        if many is None or one is None or not any(t > 0 for t in set(many.complete) & set(one.complete)):
+            continue
+        tested = []
+        for text, pairs, scale in _questions(many, one):
+            try:
+                tested.append((text, compare(pairs, scale)))
+            except DataError:
+                continue  # not the same problems; the table of methods says so
+        adjusted = holm([result.p for _, result in tested])
+        found += [Claim(place, text, result, p) for (text, result), p in zip(tested, adjusted, strict=True)]
+    return found
+
+
+def _only(method: str, here: Sequence[Group]) -> Group | None:
+    found = [group for group in here if group.runs[0].method == method and not group.runs[0].transferred]
+    return found[0] if len(found) == 1 else None
+
+
+def _questions(many: Group, one: Group) -> Iterator[Question]:
+    last = max(set(many.complete) & set(one.complete))
+    half = last // 2
+    if 0 in many.complete:
+        yield "the base: majority above one answer", _within(many, (0, "one_answer"), (0, "majority")), 1
+        yield "the base: debate above majority", _within(many, (0, "majority"), (0, "debate")), 1
+        yield f"{MANY} above the base's debate", _within(many, (0, "debate"), (last, "debate")), 1
+    yield f"{MANY} above {ONE}, iteration {last}", _between(one, many, lambda run: _right(run, last)), 1
+    if half in many.complete and half in one.complete and half > 0:
+        for group, name in ((one, ONE), (many, MANY)):
+            yield f"{name} goes on improving, iteration {half} to {last}", _within(
+                group, (half, "debate"), (last, "debate")
+            ), 1
+        yield f"{MANY} improves more than {ONE}, iteration {half} to {last}", _between(
+            one, many, lambda run: _gain(run, half, last)
+        ), 1
+    # Both begin with the same society, so whose diversity is higher has lost less.
+    pairs = _between(one, many, lambda run: _disagreeing(run, last))
+    agents = {run.agents for run in (*many.runs, *one.runs)}
+    if pairs and len(agents) == 1:
+        yield f"{MANY} keeps more diversity (1 − consensus) than {ONE}, iteration {last}", pairs, agents.pop() or 1
+
+
+def _within(
+    group: Group, before: tuple[int, str], after: tuple[int, str]
+) -> list[tuple[Values, Values]]:
+    """Two iterations or ways of answering of the same runs."""
+    found = []
+    for run in group.runs:
+        a, b = _at(run, before[0]), _at(run, after[0])
+        if a is not None and b is not None:
+            found.append((outcomes(a.metrics or {}, before[1]), outcomes(b.metrics or {}, after[1])))
+    return found
+
+
+def _between(a: Group, b: Group, values: Callable[[Run], Values | None]) -> list[tuple[Values, Values]]:
+    """Runs of two recipes, paired by seed."""
+    theirs = {run.seed: run for run in a.runs}
+    found = []
+    for run in b.runs:
+        other = theirs.get(run.seed)
+        if other is None or (other.questions and run.questions and other.questions != run.questions):
+            continue
+        left, right = values(other), values(run)
+        if left is not None and right is not None:
+            found.append((left, right))
+    return found
+
+
+def _at(run: Run, t: int) -> Iteration | None:
+    return next((iteration for iteration in run.evaluated if iteration.number == t), None)
+
+
+def _right(run: Run, t: int) -> Values | None:
+    iteration = _at(run, t)
+    return None if iteration is None else outcomes(iteration.metrics or {}, "debate")
+
+
+def _gain(run: Run, before: int, after: int) -> Values | None:
+    a, b = _right(run, before), _right(run, after)
+    return None if a is None or b is None else {problem: b[problem] - a[problem] for problem in a.keys() & b.keys()}
+
+
+def _disagreeing(run: Run, t: int) -> Values | None:
+    """Of every problem, how many agents' final answers are not the final vote's."""
+    iteration = _at(run, t)
+    metrics = (iteration.metrics if iteration else None) or {}
+    agreeing = metrics.get("scores", {}).get("agreeing")
+    if agreeing is None:
+        return None
+    agents = len(metrics["rounds"][-1]["agents"])
+    return {
+        problem: agents - count for problem, count in zip(metrics["scores"]["problem_ids"], agreeing, strict=True)
+    }
+
+
+def claim_tables(found: Sequence[Claim]) -> list[Table]:
+    """One table for each place."""
+    tables = []
+    for place in dict.fromkeys(claim.place for claim in found):
+        rows = tuple(
+            (claim.text, *points(claim.result), p_value(claim.result.p), p_value(claim.p_holm), claim.verdict)
+            for claim in found
+            if claim.place == place
+        )
+        runs = max(claim.result.pairs for claim in found if claim.place == place)
+        note = (
+            f"Paired by problem, over {runs} run{'s' * (runs != 1)}, those of two methods by seed: percentage points, "
+            "bootstrap interval over problems, exact two-sided test (sign flips by problem), Holm over this table. "
+            "Gained, lost: problems that count for the claim, and against it. Open: not decided at 5 percent; where "
+            "something is claimed to go on improving, the interval says how much it can be at most. The tests speak "
+            "about these trained models; how far training again differs is the spread over runs."
+        )
+        header = ("claim", "points", "95 %", "gained", "lost", "p", "p (Holm)", "verdict")
+        tables.append(Table(f"Claims: {place[0]} · {place[1]}", header, rows, note))
+    return tables

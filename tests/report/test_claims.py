@@ -1,0 +1,111 @@
+"""The paper's claims put to the test: what is asked, of whom, and what comes out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hpcmaf.evaluation import compare, holm, mcnemar, outcomes
+from hpcmaf.report import aggregate
+from hpcmaf.report.claims import Claim, claim_tables, claims
+from hpcmaf.report.groups import group_runs
+from hpcmaf.report.records import read_run
+from hpcmaf.rundir import RunDir
+
+MakeRun = Callable[..., RunDir]
+SEEDS = (0, 1)
+
+
+@pytest.fixture
+def runs(make_run: MakeRun) -> list[RunDir]:
+    """The method and one finetuned model, the former far better, over four iterations."""
+    many = [make_run(f"maft-{seed}", seed=seed, upto=4, gain=0.5) for seed in SEEDS]
+    one = [make_run(f"one-{seed}", seed=seed, upto=4, gain=0.05, method="single-agent-ft") for seed in SEEDS]
+    return many + one
+
+
+def claims_of(runs: list[RunDir]) -> list[Claim]:
+    return claims(group_runs([read_run(run.root) for run in runs]))
+
+
+def metrics(run: RunDir, t: int):
+    return json.loads(run.metrics(t).read_text())
+
+
+def test_every_claim_is_asked(runs: list[RunDir]) -> None:
+    found = claims_of(runs)
+    assert [claim.text for claim in found] == [
+        "the base: majority above one answer",
+        "the base: debate above majority",
+        "maft above the base's debate",
+        "maft above single-agent-ft, iteration 4",
+        "single-agent-ft goes on improving, iteration 2 to 4",
+        "maft goes on improving, iteration 2 to 4",
+        "maft improves more than single-agent-ft, iteration 2 to 4",
+        "maft keeps more diversity (1 − consensus) than single-agent-ft, iteration 4",
+    ]
+    assert {claim.place for claim in found} == {("arithmetic", "tiny")}
+    assert [claim.p_holm for claim in found] == holm([claim.result.p for claim in found])
+    assert all(claim.result.pairs == len(SEEDS) for claim in found)
+
+
+def test_runs_of_one_seed_are_compared(runs: list[RunDir]) -> None:
+    better = claims_of(runs)[3]
+    tests = [
+        mcnemar(outcomes(metrics(one, 4), "debate"), outcomes(metrics(many, 4), "debate"))
+        for many, one in zip(runs[:2], runs[2:], strict=True)
+    ]
+    assert better.result.gained == sum(test.b_only for test in tests)
+    assert better.result.lost == sum(test.a_only for test in tests)
+    assert better.verdict == "holds"
+
+
+def test_diversity_counts_who_disagrees(runs: list[RunDir]) -> None:
+    kept = claims_of(runs)[-1]
+    shares = [
+        [1 - metrics(run, 4)["consensus"] for run in part] for part in (runs[:2], runs[2:])
+    ]
+    many, one = (sum(part) / len(part) for part in shares)
+    assert kept.result.difference == pytest.approx(many - one)
+    # The better society agrees more: the claim's contrary.
+    assert many < one and kept.verdict == "contrary"
+
+
+def test_a_verdict_needs_evidence() -> None:
+    same = {str(i): i % 2 for i in range(50)}
+    claim = Claim(("a", "b"), "more of the same", compare([(same, same)]), 1.0)
+    assert claim.verdict == "open"
+
+
+def test_numbers_are_compared_on_their_scale() -> None:
+    a, b = {"x": 0, "y": 3, "z": 1}, {"x": 2, "y": 2, "z": 1}
+    result = compare([(a, b)], scale=3)
+    assert result.difference == pytest.approx(1 / 9)
+    assert (result.gained, result.lost) == (1, 1)
+    assert result.low == pytest.approx(compare([(a, b)]).low / 3)
+
+
+def test_nothing_is_claimed_without_both_or_of_two_recipes(runs: list[RunDir], make_run: MakeRun) -> None:
+    assert claims_of(runs[:2]) == []
+    other = make_run("other", upto=4, selection={"w": 0.2})
+    assert claims_of([*runs, other]) == []
+
+
+def test_metrics_of_an_earlier_version_say_nothing_of_diversity(runs: list[RunDir]) -> None:
+    value = metrics(runs[0], 4)
+    del value["scores"]["agreeing"]
+    runs[0].metrics(4).write_text(json.dumps(value))
+    claim = claims_of(runs)[-1]
+    assert claim.result.pairs == 1  # of the other seed
+
+
+def test_the_report_has_them(runs: list[RunDir], tmp_path: Path) -> None:
+    aggregate([run.root for run in runs], tmp_path / "report")
+    assert "## Claims: arithmetic · tiny" in (tmp_path / "report" / "report.md").read_text()
+    told = json.loads((tmp_path / "report" / "report.json").read_text())["claims"]
+    assert [one["claim"] for one in told] == [claim.text for claim in claims_of(runs)]
+    (table,) = claim_tables(claims_of(runs))
+    assert table.rows[3][-1] == "holds" and "over 2 runs" in table.note
