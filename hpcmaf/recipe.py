@@ -61,6 +61,9 @@ class Selection(Strict):
 
     w: float = Field(0.5, ge=0.0, le=1.0, description="share of critic data from D-, between 0 and 1")
     mix: Literal["exact", "cap", "released"] = "exact"
+    critics: Literal["all", "disputed"] = Field(
+        "all", description="what critics learn from: all, or disputed, where the others did not agree the round before"
+    )
 
 
 class Lora(Strict):
@@ -167,6 +170,8 @@ class Recipe(Strict):
     def _possible(self) -> Recipe:
         if self.debate.agents == 1 and self.debate.rounds > 1:
             raise ValueError("debate.rounds: one agent has nobody to debate with; set debate.rounds to 1")
+        if self.selection.critics == "disputed" and self.debate.agents < 3:
+            raise ValueError("selection.critics: disputed needs others who can disagree; set debate.agents to 3 or more")
         return self
 
 

@@ -30,7 +30,14 @@ import click
     help="own: each agent's, as in the method; pairs: what an agent is to prefer, for DPO; for one model: their union; "
     "all responses that match the vote; or STaR's, by gold.",
 )
-def command(store: Path, out: Path, w: float, seed: int, mix: str, data: str) -> None:
+@click.option(
+    "--critics",
+    type=click.Choice(["all", "disputed"]),
+    default="all",
+    show_default=True,
+    help="disputed: critics learn only where the others did not agree.",
+)
+def command(store: Path, out: Path, w: float, seed: int, mix: str, data: str, critics: str) -> None:
     """Write generator-n.jsonl and critic-n.jsonl (or single.jsonl) and selection.json from STORE into the folder OUT.
 
     Labels are the debates' own votes; gold answers are not read, but for --data gold. OUT is replaced.
@@ -44,7 +51,7 @@ def command(store: Path, out: Path, w: float, seed: int, mix: str, data: str) ->
     check_data(data)
     if out.is_dir() and any(out.iterdir()) and not (out / "selection.json").is_file():
         raise UsageError(f"{out}: holds files that are not a selection; name a new folder")
-    summary = write_selection(store, out, w=w, seed=seed, mix=mix, data=data)
+    summary = write_selection(store, out, w=w, seed=seed, mix=mix, data=data, critics=critics)
     if not sys.stdout.isatty():
         click.echo(json.dumps(summary, indent=1, sort_keys=True))
         return

@@ -6,6 +6,8 @@ its evaluated answer can never come from different votes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hpcmaf.answers import Vote, equivalent, vote
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.seeding import derive_seed
@@ -31,3 +33,16 @@ def consensus(transcript: Transcript, round: int, seed: int, iteration: int) -> 
 def agrees(answer: str | None, label: Vote) -> bool:
     """Whether an answer of any round is equivalent to the consensus answer."""
     return answer is not None and label.answer is not None and equivalent(answer, label.answer)
+
+
+def others_agree(answers: Sequence[str | None], agent: int) -> Vote | None:
+    """The answer that more than half of the other agents share; ``None`` where there is no such answer.
+
+    Parameters
+    ----------
+    answers
+        Of one round, by agent.
+    """
+    others = [answer for other, answer in enumerate(answers) if other != agent]
+    theirs = vote(others, 0)
+    return theirs if theirs.answer is not None and 2 * theirs.votes > len(others) else None

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from itertools import combinations, pairwise
 from typing import Any
 
-from hpcmaf.answers import equivalent, vote
+from hpcmaf.answers import equivalent
+from hpcmaf.debate.consensus import others_agree
 from hpcmaf.evaluation.curves import answer_classes, curve_points, majority_at_k, pass_at_k
 from hpcmaf.evaluation.spread import Estimate, Ratio, estimate, estimate_shares, ratio
 
@@ -82,9 +83,8 @@ class Movement:
         for n in agents:
             if all(before) or not any(before):
                 break  # nobody is right against the others, nobody wrong
-            others = [answer for other, answer in enumerate(answers[0]) if other != n]
-            theirs = vote(others, 0)
-            if theirs.answer is None or 2 * theirs.votes <= len(others):
+            theirs = others_agree(answers[0], n)
+            if theirs is None or theirs.answer is None:
                 continue
             they_are_right = equivalent(theirs.answer, gold)
             if before[n] and not they_are_right:

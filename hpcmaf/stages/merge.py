@@ -32,6 +32,7 @@ def run_merge(context: TaskContext) -> None:
         seed=context.recipe.seed,
         mix=selection.mix,
         data=context.method.data,
+        critics=selection.critics,
     )
     context.outputs.append(folder)
     context.spend(wall_seconds=time.monotonic() - context.started, peak_memory_bytes=peak_memory_bytes())

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from hpcmaf.answers import Vote
-from hpcmaf.debate.consensus import agrees, consensus
+from hpcmaf.debate.consensus import agrees, consensus, others_agree
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import DataError
 from hpcmaf.publish import atomic_path, write_json
@@ -26,6 +26,8 @@ from hpcmaf.training.pairs import opposed, pair_line
 from hpcmaf.training.parts import DATA, Dataset, check_data, counts
 
 SCHEMA = "hpcmaf-selection/1"
+
+Critics = Literal["all", "disputed"]
 
 
 @dataclass
@@ -61,7 +63,14 @@ class Selection:
 
 
 def select(
-    transcripts: Iterable[Transcript], *, w: float, seed: int, iteration: int, mix: Mix = "exact", data: str = "own"
+    transcripts: Iterable[Transcript],
+    *,
+    w: float,
+    seed: int,
+    iteration: int,
+    mix: Mix = "exact",
+    data: str = "own",
+    critics: Critics = "all",
 ) -> Selection:
     """Label debates by their consensus and choose every agent's data.
 
@@ -79,6 +88,11 @@ def select(
     data
         Which answers become samples, and of whom: a key of ``DATA``. With
         ``"gold"`` transcripts need their gold answers.
+    critics
+        ``"disputed"`` keeps from a critic what the vote confirms although
+        more than half of the others had one answer: to take that over is
+        right so often that critics learn little else, and where it is wrong
+        they all do, and confirm each other.
 
     Raises
     ------
@@ -110,7 +124,7 @@ def select(
         if by_gold:
             _label_by_gold(transcript, chosen)
         else:
-            _label(transcript, chosen, seed, iteration)
+            _label(transcript, chosen, seed, iteration, critics)
     for dataset in chosen.datasets:
         if dataset.mixed:
             draw = drawer(seed, iteration, dataset.agent)
@@ -120,7 +134,7 @@ def select(
     return chosen
 
 
-def _label(transcript: Transcript, chosen: Selection, seed: int, iteration: int) -> None:
+def _label(transcript: Transcript, chosen: Selection, seed: int, iteration: int, critics: Critics) -> None:
     """File one debate under the parts whose answers its consensus confirms."""
     problem, rounds = transcript.problem.id, transcript.rounds
     vote = consensus(transcript, rounds, seed, iteration)
@@ -133,6 +147,8 @@ def _label(transcript: Transcript, chosen: Selection, seed: int, iteration: int)
         n, m = dataset.index, dataset.round
         if dataset.mixed and rounds == 1:
             continue  # nobody plays a critic
+        if dataset.mixed and critics == "disputed" and others_agree(_answers(transcript, m - 1), n) is not None:
+            continue
         began_right = agrees(transcript.answers[0][n].answer, vote)
         if dataset.paired:
             found = opposed(transcript, n, vote)
@@ -142,6 +158,10 @@ def _label(transcript: Transcript, chosen: Selection, seed: int, iteration: int)
             continue
         if vote.agrees[n] if m == rounds else agrees(transcript.answers[m - 1][n].answer, vote):
             dataset.labels[problem] = "positive" if began_right else "negative"
+
+
+def _answers(transcript: Transcript, m: int) -> list[str | None]:
+    return [utterance.answer for utterance in transcript.answers[m - 1]]
 
 
 def _label_by_gold(transcript: Transcript, chosen: Selection) -> None:
@@ -174,7 +194,14 @@ def line(transcript: Transcript, dataset: Dataset, answer: str) -> str:
 
 
 def write_selection(
-    store: Path, folder: Path, *, w: float, seed: int, mix: Mix = "exact", data: str = "own"
+    store: Path,
+    folder: Path,
+    *,
+    w: float,
+    seed: int,
+    mix: Mix = "exact",
+    data: str = "own",
+    critics: Critics = "all",
 ) -> dict[str, Any]:
     """Write ``generator-n.jsonl``, ``critic-n.jsonl`` (or ``single.jsonl``) and ``selection.json``.
 
@@ -189,6 +216,8 @@ def write_selection(
         Published whole; what it held before is replaced.
     data
         A key of ``DATA``.
+    critics
+        See :func:`select`.
 
     Returns
     -------
@@ -210,7 +239,7 @@ def write_selection(
     with Store(store) as debates:
         info = debates.info
         transcripts = debates.transcripts(gold=by_gold)
-        chosen = select(transcripts, w=w, seed=seed, iteration=info.iteration, mix=mix, data=data)
+        chosen = select(transcripts, w=w, seed=seed, iteration=info.iteration, mix=mix, data=data, critics=critics)
         if by_gold and not chosen.consensus:
             raise DataError(
                 f"{store}: no problem has a gold answer, and this method learns from them alone; "
@@ -226,6 +255,7 @@ def write_selection(
             "w": w,
             "mix": mix,
             "data": data,
+            "critics": critics,
             "problems": len(debates),
             "labelled": len(chosen.consensus),
             "unlabelled": chosen.unlabelled,

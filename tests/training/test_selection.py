@@ -68,6 +68,15 @@ def test_critics_are_negative_if_they_began_wrong_or_unparsable():
     assert [found[f"critic-{n}"]["a"] for n in range(3)] == ["positive", "negative", "negative"]
 
 
+def test_disputed_leaves_out_critics_whose_others_agreed():
+    # 7 and 7 against 9: to critic-2 the others agree, to the other two they do not.
+    one = debate("a", ["7", "7", "9"], ["7", "7", "7"])
+    found = labels(one, critics="disputed")
+    assert [found[f"critic-{n}"] for n in range(3)] == [{"a": "positive"}, {"a": "positive"}, {}]
+    assert found["generator-0"] == labels(one)["generator-0"] == {"a": "positive"}
+    assert labels(one)["critic-2"] == {"a": "negative"}
+
+
 def test_middle_rounds_do_not_matter():
     found = labels(debate("a", ["7", "1", "7"], ["1", "1", "1"], ["7", "7", "2"]))
     assert (found["critic-0"], found["critic-1"], found["critic-2"]) == ({"a": "positive"}, {"a": "negative"}, {})
