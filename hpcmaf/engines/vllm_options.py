@@ -47,6 +47,9 @@ class VllmOptions:
         Tokens that are guessed at a time, by looking up in prompt and answer
         how the last few went on before, and checked in one step; 0 guesses
         none.
+    fold_adapters
+        Whether the adapter of the agent with most to do is added to the
+        weights; see ``vllm_fold``. ``None`` is on one GPU yes, else no.
     arguments
         Further arguments of vLLM's ``EngineArgs``.
     """
@@ -62,12 +65,19 @@ class VllmOptions:
     kv_cache_dtype: str = "auto"
     enforce_eager: bool = False
     lookup_tokens: int = 0
+    fold_adapters: bool | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def seats(self, device: str) -> int:
         """Requests in one step."""
         # 512 is the largest batch for which vLLM keeps CUDA graphs.
         return self.max_num_seqs or (512 if device == "cuda" else 128)
+
+    def folds(self, device: str, rank: int) -> bool:
+        """Whether adapters of a rank are to be folded into the weights, if the engine can."""
+        # Whole weights are in one process's hands on one GPU only, and slots take both adapters' ranks.
+        possible = self.tensor_parallel == 1 and 2 * rank <= _RANKS[-1]
+        return possible and (device == "cuda" if self.fold_adapters is None else self.fold_adapters)
 
     def smaller(self, reason: str, device: str) -> VllmOptions | None:
         """Options that need less memory; ``None`` when there is nothing left to give up.
@@ -170,12 +180,13 @@ class EngineSpec:
             arguments["kv_cache_memory_bytes"] = int(options.kv_cache_gb * 2**30)
         if self.adapters:
             rank, modules = adapter_shape(self.adapters)
+            folds = options.folds(self.device, rank)
             arguments |= {
                 "enable_lora": True,
                 # One more than there are: with every slot taken, vLLM on a CPU
                 # gives rows of the base the last adapter.
-                "max_loras": len(self.adapters) + 1,
-                "max_lora_rank": rank,
+                "max_loras": len(self.adapters) + 1 + folds,
+                "max_lora_rank": next(size for size in _RANKS if size >= (2 * rank if folds else rank)),
                 # Wrapping the output layer breaks prompt likelihoods.
                 "lora_target_modules": modules,
             }

@@ -77,8 +77,8 @@ def check_likeliest(tokens: Sequence[tuple[float, float]]) -> None:
 Ask = Callable[[Sequence[tuple[str | None, tuple[int, ...]]]], list[Heard]]
 
 
-def probe(ask: Ask, models: Sequence[str | None], prompts: Sequence[tuple[int, ...]], dtype: str) -> None:
-    """Compare every model's rows in a mixed batch with its rows alone.
+class Probe:
+    """Every model's rows alone, to compare its rows in mixed batches with.
 
     Parameters
     ----------
@@ -88,34 +88,49 @@ def probe(ask: Ask, models: Sequence[str | None], prompts: Sequence[tuple[int, .
         Names of the adapters, and ``None`` for the base.
     dtype
         Of the weights; decides what rounding may do.
-
-    Raises
-    ------
-    EngineError
-        A model does not answer for itself, or its numbers are none.
     """
-    rows = [(model, prompt) for prompt in prompts for model in models]
-    mixed = dict(zip(rows, ask(rows), strict=True))
-    for (model, _), heard in mixed.items():
-        if not all(map(math.isfinite, (*heard.prompt_logprobs, *heard.logprobs))):
-            raise EngineError(
-                f"model {model or 'base'}: its logits are not numbers, so it has diverged; lower "
-                "training.learning_rate, or set model.dtype to bfloat16 or float32, and start a new run"
-            )
-    if len(models) == 1:
-        return
-    alone: dict[tuple[str | None, tuple[int, ...]], Heard] = {}
-    for model in models:
-        own = [row for row in rows if row[0] == model]
-        alone |= zip(own, ask(own), strict=True)
-    rounding = _ROUNDING.get(dtype, _ROUNDING_SHORT)
-    for (model, prompt), heard in mixed.items():
-        far = {other: heard.far(alone[other, prompt]) for other in models}
-        nearest = min(models, key=lambda other: far[other])
-        apart = alone[model, prompt].far(alone[nearest, prompt])
-        somebody_else = far[nearest] < far[model] / 3 and min(far[model], apart) > _ALIKE * rounding
+
+    def __init__(
+        self, ask: Ask, models: Sequence[str | None], prompts: Sequence[tuple[int, ...]], dtype: str
+    ) -> None:
+        self.ask = ask
+        self.models = models
+        self.rows = [(model, prompt) for prompt in prompts for model in models]
+        self.rounding = _ROUNDING.get(dtype, _ROUNDING_SHORT)
+        self.alone: dict[tuple[str | None, tuple[int, ...]], Heard] = {}
+
+    def check(self) -> None:
+        """Compare a mixed batch with each model alone.
+
+        Raises
+        ------
+        EngineError
+            A model does not answer for itself, or its numbers are none.
+        """
+        mixed = dict(zip(self.rows, self.ask(self.rows), strict=True))
+        for (model, _), heard in mixed.items():
+            if not all(map(math.isfinite, (*heard.prompt_logprobs, *heard.logprobs))):
+                raise EngineError(
+                    f"model {model or 'base'}: its logits are not numbers, so it has diverged; lower "
+                    "training.learning_rate, or set model.dtype to bfloat16 or float32, and start a new run"
+                )
+        if len(self.models) == 1:
+            return
+        for model in self.models if not self.alone else ():
+            own = [row for row in self.rows if row[0] == model]
+            self.alone |= zip(own, self.ask(own), strict=True)
+        for row, heard in mixed.items():
+            self._check_row(row, heard)
+
+    def _check_row(self, row: tuple[str | None, tuple[int, ...]], heard: Heard) -> None:
+        model, prompt = row
+        far = {other: heard.far(self.alone[other, prompt]) for other in self.models}
+        nearest = min(self.models, key=lambda other: far[other])
+        apart = self.alone[row].far(self.alone[nearest, prompt])
+        somebody_else = far[nearest] < far[model] / 3 and min(far[model], apart) > _ALIKE * self.rounding
         # Far from itself; or nearer to itself than rounding allows, yet clearly somebody else.
-        if far[model] > rounding or somebody_else:
+        # (Turned around, so that what is no number does not pass.)
+        if not far[model] <= self.rounding or somebody_else:
             raise EngineError(
                 f"vLLM mixes up adapters: in a mixed batch, {model or 'base'} is {far[model]:.3g} nats a token from "
                 f"itself alone, and {far[nearest]:.3g} from {nearest or 'base'}; use generation.engine: transformers"

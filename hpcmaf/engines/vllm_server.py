@@ -13,12 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hpcmaf.engines.vllm_admission import Admission
 from hpcmaf.engines.vllm_cache import compiling, under_one_name
 from hpcmaf.engines.vllm_cause import workers_heard
+from hpcmaf.engines.vllm_folding import CannotFold, Folding, model_runner
+from hpcmaf.engines.vllm_life import say
 from hpcmaf.engines.vllm_messages import Made, Row
-from hpcmaf.engines.vllm_options import EngineSpec
-from hpcmaf.engines.vllm_probe import CERTAIN_TOKENS, NUCLEUS, PROBE_TOKENS, Heard, check_likeliest, probe
-from hpcmaf.errors import HpcmafError
+from hpcmaf.engines.vllm_options import EngineSpec, adapter_shape
+from hpcmaf.engines.vllm_probe import CERTAIN_TOKENS, NUCLEUS, PROBE_TOKENS, Heard, Probe, check_likeliest
+from hpcmaf.errors import EngineError, HpcmafError
 
 _MEMORY = (
     "memoryerror",
@@ -132,19 +135,30 @@ class _Engine:
             for number, (name, folder) in enumerate(sorted(spec.adapters.items()), 1)
         }
         self._scored: set[str] = set()
+        self.folding = self._folding()
+        self.admission: Admission | None = None
+
+    def _folding(self) -> Folding | None:
+        rank = adapter_shape(self.spec.adapters)[0] if self.loras else 0
+        if not self.loras or not self.spec.options.folds(self.spec.device, rank):
+            return None
+        try:
+            return Folding(self.engine, self.loras, rank)
+        except CannotFold as reason:
+            say(f"vLLM: adapters are not folded into the weights: {reason}")
+            return None
 
     # --- messages ----------------------------------------------------------
     def run(self, receive: Receive, send: Send) -> None:
         """Take messages between steps, and send what each step finished."""
         while True:
             while True:
-                message = receive(not self.engine.has_unfinished_requests())
+                message = receive(not self.engine.has_unfinished_requests() and not self.admission)
                 if message is None:
                     break
                 if message[0] == "stop":
                     return
-                for row in message[1]:
-                    self.add(row)
+                self.take(message[1])
             made = self.step()
             if made:
                 send(("done", made, self.memory()))
@@ -161,12 +175,7 @@ class _Engine:
 
     def weights(self) -> int:
         """Bytes of weights and adapters on one GPU, as vLLM measured them while loading; 0 where it does not say."""
-        core: Any = self.engine.engine_core
-        try:
-            worker = core.engine_core.model_executor.driver_worker.worker
-            return int(worker.model_runner.model_memory_usage)
-        except AttributeError:  # workers in processes of their own, or another version's names
-            return 0
+        return int(getattr(model_runner(self.engine), "model_memory_usage", 0))
 
     def memory(self) -> int:
         """Most bytes of GPU memory in use so far, on one GPU; 0 without GPUs."""
@@ -180,6 +189,14 @@ class _Engine:
         return int(self.spec.options.gpu_memory_utilization * torch.cuda.get_device_properties(0).total_memory)
 
     # --- requests ----------------------------------------------------------
+    def take(self, rows: Sequence[Row]) -> None:
+        """Have requests begin, or wait for their agent's turn."""
+        if self.admission is not None:
+            self.admission.add(rows)
+            return
+        for row in rows:
+            self.add(row)
+
     def add(self, row: Row, likeliest: bool = False) -> None:
         """Add a request to those in progress; its log-likelihoods may have the likeliest tokens' beside them."""
         from vllm import SamplingParams
@@ -204,7 +221,14 @@ class _Engine:
 
     def step(self) -> list[Made]:
         """Make one token of every request; returns those that are finished."""
-        return [self._made(output) for output in self.engine.step() if output.finished]
+        if self.admission is not None and self.folding is not None:
+            for row in self.admission.admit():
+                self.add(row)
+            self.folding.fold(self.admission.worth_folding())
+        made = [self._made(output) for output in self.engine.step() if output.finished]
+        if self.admission is not None:
+            self.admission.finished(made)
+        return made
 
     def _made(self, output: Any) -> Made:
         completion = output.outputs[0]
@@ -224,10 +248,30 @@ class _Engine:
     def check(self) -> None:
         """Test that every model answers for itself; see ``vllm_probe``."""
         dtype = str(self.engine.vllm_config.model_config.dtype).removeprefix("torch.")
-        probe(self._ask, [None, *self.loras], self.spec.probes, dtype)
+        probe = Probe(self._ask, [None, *self.loras], self.spec.probes, dtype)
+        probe.check()
+        self._check_folding(probe)
         if self.spec.options.lookup_tokens:
             check_likeliest(self._without_choice())
         self.engine.reset_prefix_cache()
+
+    def _check_folding(self, probe: Probe) -> None:
+        """Test that every model still answers for itself, whoever is folded in; fold nobody if one does not."""
+        if self.folding is None:
+            return
+        try:
+            for agent in (*self.loras, None):
+                self.folding.fold(agent)
+                self.engine.reset_prefix_cache()
+                probe.check()
+        except EngineError as error:
+            self.folding.fold(None)
+            self.folding = None
+            say(f"vLLM: adapters are not folded into the weights, as with {agent or 'nobody'} in them {error}")
+            return
+        cache = self.engine.vllm_config.cache_config
+        tokens = (cache.num_gpu_blocks or 0) * cache.block_size
+        self.admission = Admission(self.spec.options.seats(self.spec.device), tokens)
 
     def _without_choice(self) -> list[tuple[float, float]]:
         """Log-likelihoods of tokens that could be no others, of all models, and of the likeliest in their places.

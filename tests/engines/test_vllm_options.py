@@ -13,7 +13,7 @@ import pytest
 
 from hpcmaf.engines.vllm_cause import workers_heard
 from hpcmaf.engines.vllm_options import EngineSpec, VllmOptions, adapter_shape
-from hpcmaf.engines.vllm_probe import Heard, check_likeliest, probe
+from hpcmaf.engines.vllm_probe import Heard, Probe, check_likeliest
 from hpcmaf.engines.vllm_server import failure
 from hpcmaf.errors import EngineError
 from hpcmaf.profile import Generation, Profile
@@ -40,7 +40,7 @@ def test_every_adapter_has_a_slot_and_one_is_left(tmp_path: Path) -> None:
         "critic-0": adapter(tmp_path / "0", ["self_attn.q_proj"], rank=4),
         "critic-1": adapter(tmp_path / "1", ["mlp.up_proj"], rank=4, extra={"mlp.up_proj": 9}),
     }
-    arguments = spec(VllmOptions(), adapters).arguments()
+    arguments = spec(VllmOptions(fold_adapters=False), adapters).arguments()
     assert arguments["max_loras"] == 3
     assert arguments["max_lora_rank"] == 16, "the next rank that vLLM has, above the largest of any layer"
     assert arguments["lora_target_modules"] == ["q_proj", "up_proj"]
@@ -172,9 +172,9 @@ def ask(mix_up: dict, shift: float = 0.0):
 
 
 def test_models_that_answer_for_themselves_pass() -> None:
-    probe(ask({}), list(VOICES), [(1, 2, 3, 4)], "float32")
-    probe(ask({}, shift=0.004), list(VOICES), [(1, 2, 3, 4)], "float32")
-    probe(ask({}, shift=0.05), list(VOICES), [(1, 2, 3, 4)], "bfloat16")
+    Probe(ask({}), list(VOICES), [(1, 2, 3, 4)], "float32").check()
+    Probe(ask({}, shift=0.004), list(VOICES), [(1, 2, 3, 4)], "float32").check()
+    Probe(ask({}, shift=0.05), list(VOICES), [(1, 2, 3, 4)], "bfloat16").check()
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_models_that_answer_for_themselves_pass() -> None:
 def test_a_model_that_answers_for_another_is_found(mix_up: dict, dtype: str) -> None:
     """Also where the two are as alike as rounding in sixteen bits."""
     with pytest.raises(EngineError, match=f"mixes up adapters: in a mixed batch, {next(iter(mix_up)) or 'base'}"):
-        probe(ask(mix_up), list(VOICES), [(1, 2, 3, 4)], dtype)
+        Probe(ask(mix_up), list(VOICES), [(1, 2, 3, 4)], dtype).check()
 
 
 def test_an_adapter_that_learned_nothing_is_no_mix_up() -> None:
@@ -195,8 +195,8 @@ def test_an_adapter_that_learned_nothing_is_no_mix_up() -> None:
         # In a mixed batch both come out as the adapter alone does, to the bit.
         return [Heard((5,), (-1.0 if mixed or model else -1.02, -2.0), (-0.5,)) for model, _ in rows]
 
-    probe(answered, [None, "critic-0"], [(1, 2, 3)], "bfloat16")
-    probe(ask({}), [None, "critic-0"], [(1, 2, 3, 4)], "bfloat16")
+    Probe(answered, [None, "critic-0"], [(1, 2, 3)], "bfloat16").check()
+    Probe(ask({}), [None, "critic-0"], [(1, 2, 3, 4)], "bfloat16").check()
 
 
 def test_guesses_that_a_model_would_refuse_are_found() -> None:
@@ -211,4 +211,4 @@ def test_guesses_that_a_model_would_refuse_are_found() -> None:
 
 def test_numbers_that_are_none_are_a_diverged_model() -> None:
     with pytest.raises(EngineError, match="model base: its logits are not numbers"):
-        probe(lambda rows: [Heard((1,), (float("nan"),), (0.0,)) for _ in rows], [None], [(1, 2)], "float32")
+        Probe(lambda rows: [Heard((1,), (float("nan"),), (0.0,)) for _ in rows], [None], [(1, 2)], "float32").check()
