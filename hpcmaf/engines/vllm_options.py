@@ -38,7 +38,7 @@ class VllmOptions:
     max_num_seqs
         Requests in one step.
     max_num_batched_tokens
-        Tokens in one step.
+        Tokens in one step; see :meth:`step_tokens`.
     max_model_len
         Context; ``None`` is the model's own.
     kv_cache_gb
@@ -72,6 +72,12 @@ class VllmOptions:
         """Requests in one step."""
         # 512 is the largest batch for which vLLM keeps CUDA graphs.
         return self.max_num_seqs or (512 if device == "cuda" else 128)
+
+    def step_tokens(self, device: str) -> int | None:
+        """Tokens in one step; ``None`` leaves it to vLLM."""
+        # To an engine that is stepped from outside, vLLM would give the 2,048
+        # that suit a server whose users watch the words come.
+        return self.max_num_batched_tokens or (8192 if device == "cuda" else None)
 
     def folds(self, device: str, rank: int) -> bool:
         """Whether adapters of a rank are to be folded into the weights, if the engine can."""
@@ -160,7 +166,7 @@ class EngineSpec:
             "seed": 0,
             "max_model_len": options.max_model_len,
             "max_num_seqs": options.seats(self.device),
-            "max_num_batched_tokens": options.max_num_batched_tokens,
+            "max_num_batched_tokens": options.step_tokens(self.device),
             "tensor_parallel_size": options.tensor_parallel,
             "gpu_memory_utilization": options.gpu_memory_utilization,
             "kv_cache_dtype": options.kv_cache_dtype,

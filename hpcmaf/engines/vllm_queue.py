@@ -15,8 +15,8 @@ from typing import Any
 from hpcmaf.engines.base import Request
 from hpcmaf.engines.batching import Waiting
 
-# What an engine of several holds beyond a full step, so that it never waits
-# for the job's process.
+# What an engine of several holds beyond a full step, at the least: so that it
+# never waits for the job's process.
 _AHEAD = 64
 
 
@@ -98,7 +98,8 @@ class Queue:
         for at_home in (True, False):
             left = []
             for place, waiting in enumerate(queue):
-                open_ = [room for room in rooms if room.held < min(share, room.seats + _AHEAD)]
+                # A second step's worth lets it choose whose turn it is.
+                open_ = [room for room in rooms if room.held < min(share, room.seats + max(_AHEAD, room.seats))]
                 if not open_:
                     left += queue[place:]
                     break
