@@ -31,12 +31,18 @@ class Admission:
         Requests in one step.
     tokens
         Tokens that the cache holds.
+
+    Attributes
+    ----------
+    current
+        Agent that is, or is about to be, folded in.
     """
 
     def __init__(self, seats: int, tokens: int) -> None:
         self.seats = seats
         self.tokens = tokens
         self.current: str | None = None
+        self._turn: str | None = None
         self._waiting: dict[str | None, deque[Row]] = {}
         # Tokens of the prompts that wait, and tokens expected of all that is held, by agent.
         self._prompts: dict[str | None, int] = {}
@@ -58,7 +64,7 @@ class Admission:
         taken: list[Row] = []
         used = sum(self._holds.values())
         while any(self._waiting.values()) and len(self._held) < self.seats + _AHEAD:
-            agent = self._next()
+            agent = self._turn = self._next()
             row = self._waiting[agent][0]
             expected = self._expected(row)
             if self._held and used + expected > self.tokens:
@@ -91,8 +97,9 @@ class Admission:
         return self.current
 
     def _next(self) -> str | None:
-        if self._waiting.get(self.current):
-            return self.current
+        for agent in (self._turn, self.current):
+            if self._waiting.get(agent):
+                return agent
         # Whoever has most to do: steps are one agent's for longest.
         return max((a for a, rows in self._waiting.items() if rows), key=lambda agent: len(self._waiting[agent]))
 

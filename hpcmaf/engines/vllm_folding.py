@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,11 @@ class Folding:
         Agent to vLLM's request for its adapter, ids from 1 on.
     rank
         Largest rank of an adapter, as vLLM has it.
+
+    Attributes
+    ----------
+    changes, seconds
+        How often the weights were changed, and how long that took in all.
 
     Raises
     ------
@@ -56,6 +62,7 @@ class Folding:
             self.rows = LoraRows(runner, requests, stand_in.lora_int_id)
         except (AttributeError, KeyError, ValueError) as error:
             raise CannotFold(f"this vLLM serves adapters in another way ({error})") from error
+        self.changes, self.seconds = 0, 0.0
         # Nothing of the stand-in's own may be left in its slot.
         self.weights.clear()
 
@@ -67,5 +74,7 @@ class Folding:
     def fold(self, agent: str | None) -> None:
         """Have one agent's adapter in the weights; ``None`` has none there."""
         if agent != self.folded:
+            began = time.monotonic()
             self.weights.fold(agent)
             self.rows.fold(None if agent is None else self.ids[agent])
+            self.changes, self.seconds = self.changes + 1, self.seconds + time.monotonic() - began

@@ -6,7 +6,6 @@ are the same.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -20,8 +19,8 @@ from hpcmaf.engines.vllm_folding import CannotFold, Folding, model_runner
 from hpcmaf.engines.vllm_life import say
 from hpcmaf.engines.vllm_messages import Made, Row
 from hpcmaf.engines.vllm_options import EngineSpec, adapter_shape
-from hpcmaf.engines.vllm_probe import CERTAIN_TOKENS, NUCLEUS, PROBE_TOKENS, Heard, Probe, check_likeliest
-from hpcmaf.errors import EngineError, HpcmafError
+from hpcmaf.engines.vllm_selftest import check
+from hpcmaf.errors import HpcmafError
 
 _MEMORY = (
     "memoryerror",
@@ -51,7 +50,8 @@ def serve(spec: EngineSpec, receive: Receive, send: Send) -> None:
     with workers_heard() if spec.options.tensor_parallel > 1 else nullcontext(lambda: None) as heard:
         try:
             engine = _started(spec)
-            engine.check()
+            check(engine)
+            engine.begin()
             send(("ready", engine.facts()))
             engine.run(receive, send)
             engine.close()
@@ -63,13 +63,13 @@ def serve(spec: EngineSpec, receive: Receive, send: Send) -> None:
                 traceback.print_exc()
 
 
-def _started(spec: EngineSpec) -> _Engine:
+def _started(spec: EngineSpec) -> Engine:
     # Code of the model's own is kept under the model's name, so that must differ.
     alike = spec.one_of_many and spec.options.engine_process == "own" and not spec.trust_remote_code
     with under_one_name(spec.model) if alike else nullcontext(spec.model) as model:
         spec = replace(spec, model=model)
         with nullcontext() if spec.arguments()["enforce_eager"] else compiling(Path(spec.cache), _shape(spec)):
-            return _Engine(spec)
+            return Engine(spec)
 
 
 def _shape(spec: EngineSpec) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def _hide_llvm() -> None:
     ffi.lib._fntab.setdefault("__dict__", {})
 
 
-class _Engine:
+class Engine:
     """vLLM's engine in this process, with what the messages need of it."""
 
     def __init__(self, spec: EngineSpec) -> None:
@@ -138,6 +138,13 @@ class _Engine:
         self.folding = self._folding()
         self.admission: Admission | None = None
 
+    def begin(self) -> None:
+        """Take requests agent by agent from now on, if adapters are folded."""
+        if self.folding is not None:
+            cache = self.engine.vllm_config.cache_config
+            tokens = (cache.num_gpu_blocks or 0) * cache.block_size
+            self.admission = Admission(self.spec.options.seats(self.spec.device), tokens)
+
     def _folding(self) -> Folding | None:
         rank = adapter_shape(self.spec.adapters)[0] if self.loras else 0
         if not self.loras or not self.spec.options.folds(self.spec.device, rank):
@@ -147,6 +154,13 @@ class _Engine:
         except CannotFold as reason:
             say(f"vLLM: adapters are not folded into the weights: {reason}")
             return None
+
+    def fold_nobody(self, reason: str) -> None:
+        """Serve all adapters beside the weights, and say why."""
+        say(f"vLLM: adapters are not folded into the weights: {reason}")
+        if self.folding is not None:
+            self.folding.fold(None)
+            self.folding = None
 
     # --- messages ----------------------------------------------------------
     def run(self, receive: Receive, send: Send) -> None:
@@ -165,6 +179,8 @@ class _Engine:
 
     def close(self) -> None:
         """Have the tensor parallel workers end; what they share in memory would outlive them."""
+        if self.folding is not None:
+            say(f"vLLM: weights changed {self.folding.changes} times, in {self.folding.seconds:.1f} s")
         if self.spec.options.tensor_parallel > 1:
             self.engine.engine_core.shutdown()
 
@@ -243,67 +259,3 @@ class _Engine:
             self._scored.discard(output.request_id)
             tokens, logprobs = (), ()
         return Made(int(output.request_id), tokens, logprobs, prompt, output.num_cached_tokens or 0)
-
-    # --- self-test ---------------------------------------------------------
-    def check(self) -> None:
-        """Test that every model answers for itself; see ``vllm_probe``."""
-        dtype = str(self.engine.vllm_config.model_config.dtype).removeprefix("torch.")
-        probe = Probe(self._ask, [None, *self.loras], self.spec.probes, dtype)
-        probe.check()
-        self._check_folding(probe)
-        if self.spec.options.lookup_tokens:
-            check_likeliest(self._without_choice())
-        self.engine.reset_prefix_cache()
-
-    def _check_folding(self, probe: Probe) -> None:
-        """Test that every model still answers for itself, whoever is folded in; fold nobody if one does not."""
-        if self.folding is None:
-            return
-        try:
-            for agent in (*self.loras, None):
-                self.folding.fold(agent)
-                self.engine.reset_prefix_cache()
-                probe.check()
-        except EngineError as error:
-            self.folding.fold(None)
-            self.folding = None
-            say(f"vLLM: adapters are not folded into the weights, as with {agent or 'nobody'} in them {error}")
-            return
-        cache = self.engine.vllm_config.cache_config
-        tokens = (cache.num_gpu_blocks or 0) * cache.block_size
-        self.admission = Admission(self.spec.options.seats(self.spec.device), tokens)
-
-    def _without_choice(self) -> list[tuple[float, float]]:
-        """Log-likelihoods of tokens that could be no others, of all models, and of the likeliest in their places.
-
-        Half of the rows are greedy, half are drawn from a nucleus that holds
-        one token wherever that has as much probability.
-        """
-        rows = [
-            (model, prompt * 2, drawn)
-            for prompt in self.spec.probes
-            for model in (None, *self.loras)
-            for drawn in (False, True)
-        ]
-        for number, (model, prompt, drawn) in enumerate(rows):
-            top_p = NUCLEUS if drawn else 1.0
-            row = Row(number, list(prompt), model, number, float(drawn), top_p, CERTAIN_TOKENS, True)
-            self.add(row, likeliest=True)
-        made: list[tuple[float, float]] = []
-        while self.engine.has_unfinished_requests():
-            for output in self.engine.step():
-                heard: Any = output.outputs[0]
-                for token, beside in zip(heard.token_ids, heard.logprobs, strict=True):
-                    best = max(one.logprob for one in beside.values())
-                    if best > math.log(NUCLEUS):
-                        made.append((beside[token].logprob, best))
-        return made
-
-    def _ask(self, rows: Sequence[tuple[str | None, tuple[int, ...]]]) -> list[Heard]:
-        for number, (model, prompt) in enumerate(rows):
-            self.add(Row(number, list(prompt), model, 0, 0.0, 1.0, PROBE_TOKENS, True))
-        heard: dict[int, Heard] = {}
-        while self.engine.has_unfinished_requests():
-            for made in self.step():
-                heard[made.id] = Heard(made.token_ids, made.prompt_logprobs or (), made.logprobs or ())
-        return [heard[number] for number in range(len(rows))]

@@ -61,7 +61,7 @@ def test_folding_that_changes_an_answer_is_left_off(
     engine = vllm_engine(served(agents), fold_adapters=True)
     try:
         alone = run(engine, [ask("a", model="critic-0")])[0]
-        assert "adapters are not folded into the weights, as with critic-0 in them" in capfd.readouterr().err
+        assert "adapters are not folded into the weights: with critic-0 in them" in capfd.readouterr().err
         assert alone == run(vllm_engine(served(agents)), [ask("a", model="critic-0")])[0]
     finally:
         engine.close()
