@@ -14,6 +14,8 @@ The parts of a command run one after the other on the same GPUs, each in a
 process of its own, so nothing is left in memory for the next. Starting is
 reported apart; all share one cache of what is compiled.
 
+A part that fails leaves the others be.
+
 loop      one prompt at a time through transformers; a call of each kind is timed
 peer      vLLM with all adapters, phase by phase: round 1, summaries, round 2
 ours      the engine of this project; with KEY=VALUE;... of its options, of
@@ -149,6 +151,7 @@ def main() -> None:
     parser.add_argument("--top-p", type=float, default=1.0)
     parser.add_argument("--tiny", action="store_true", help="a small shape and short answers, to try the script")
     parser.add_argument("--out", type=Path, default=Path("/tmp/bench_debate"))
+    parser.add_argument("--limit", type=float, default=900, help="seconds that a part may take")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.out = arguments.out.resolve()
@@ -163,7 +166,11 @@ def main() -> None:
     for part in parts:
         print(f"--- {part}, {arguments.problems} problems", flush=True)
         command = [sys.executable, "-m", "tests.benchmarks.bench_debate", *sys.argv[1:], "--one", part]
-        subprocess.run(command, check=True)
+        try:
+            subprocess.run(command, check=True, timeout=arguments.limit)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            print(f"FAILED {part} {error}", flush=True)  # the others are worth having
+            continue
         made[part] = json.loads((arguments.out / "part.json").read_text())
         shown = {key: value for key, value in made[part].items() if key != "over_time"}
         print(f"RESULT {part} {json.dumps(shown)}", flush=True)

@@ -93,6 +93,9 @@ def make_adapters(folder: Path, shape: dict[str, int]) -> dict[str, str]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     made = {}
     for number, name in enumerate(NAMES):
+        made[name] = str(folder / name)
+        if (folder / name / "adapter_config.json").exists():
+            continue
         generator = torch.Generator(device).manual_seed(number)
         tensors = {}
         for layer in range(shape["num_hidden_layers"]):
@@ -106,7 +109,6 @@ def make_adapters(folder: Path, shape: dict[str, int]) -> dict[str, str]:
         config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": 2 * RANK, "bias": "none"}
         config["target_modules"] = sorted({module.partition(".")[2] for module in sizes})
         (folder / name / "adapter_config.json").write_text(json.dumps(config))
-        made[name] = str(folder / name)
     return made
 
 
