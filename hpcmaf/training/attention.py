@@ -21,9 +21,16 @@ class Unpackable(Exception):
     """Why a model's texts cannot share a row."""
 
 
+def onto(tensor: torch.Tensor, device: torch.device | str | None) -> torch.Tensor:
+    """A tensor on a device; a GPU gets it without anyone waiting for what it is busy with."""
+    if device is None or torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def boundaries(lengths: list[int], device: torch.device | None = None) -> dict[str, Any]:
     """What :func:`packed_attention` has to know, by the names that transformers' models pass on."""
-    ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)
+    ends = onto(torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32), device)
     longest = max(lengths)
     return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
 

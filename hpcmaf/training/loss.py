@@ -6,7 +6,7 @@ import inspect
 
 import torch
 
-from hpcmaf.training.attention import boundaries
+from hpcmaf.training.attention import boundaries, onto
 from hpcmaf.training.data import IGNORED, MicroBatch
 
 
@@ -16,19 +16,20 @@ def negative_log_likelihood(model: torch.nn.Module, batch: MicroBatch, device: t
     Logits are made where a target follows only: with a vocabulary of 128k
     those of a whole text take more memory than the model's activations.
     """
-    arguments: dict[str, object] = {"input_ids": batch.input_ids.to(device)}
+    arguments: dict[str, object] = {"input_ids": onto(batch.input_ids, device)}
     if batch.lengths is not None:
-        arguments["position_ids"] = torch.cat([torch.arange(length) for length in batch.lengths])[None].to(device)
+        positions = torch.cat([torch.arange(length) for length in batch.lengths])[None]
+        arguments["position_ids"] = onto(positions, device)
         arguments |= boundaries(list(batch.lengths), device)
     elif batch.attention_mask is not None:
-        arguments["attention_mask"] = batch.attention_mask.to(device)
-    keep = batch.keep.to(device)
+        arguments["attention_mask"] = onto(batch.attention_mask, device)
+    keep, labels = onto(batch.keep, device), onto(batch.labels, device)
     if _keeps_logits(model):
         logits = model(**arguments, use_cache=False, logits_to_keep=keep).logits
     else:
         logits = model(**arguments, use_cache=False).logits[:, keep]
     return torch.nn.functional.cross_entropy(
-        logits.float().flatten(0, 1), batch.labels.to(device).flatten(), ignore_index=IGNORED, reduction="sum"
+        logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
     )
 
 

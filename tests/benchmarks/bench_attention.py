@@ -20,7 +20,7 @@ from functools import partial
 
 import torch
 
-from bench_training import lengths
+from training_workload import lengths
 from hpcmaf.training import attention
 
 

@@ -1,19 +1,25 @@
 """How fast one agent is finetuned: this engine, TRL's SFTTrainer, and the GPU itself, in one run.
 
-    python tests/benchmarks/bench_training.py [--gpus 1] [--layers 32] [--tokens 100000] [--arms ours,trl-packed,...]
+    python tests/benchmarks/bench_training.py [--gpus 1] [--layers 32] [--tokens 100000] [--arms ours,trl-flex:90,...]
 
 A model of Llama-3-8B's shape with random weights, LoRA of rank 16 on all
 linear layers, texts as long as critics' data (log-normal, median 700, 200 to
-2,048 tokens), bfloat16. One line of JSON per arm:
+2,048 tokens), bfloat16. One line of JSON per arm, as soon as it is known; an
+arm has a process of its own and is killed after ``--limit`` seconds, or after
+those behind its name and a colon. With ``--folder`` the model stays for the
+next call.
 
-- ceiling: bfloat16 matrix products of this GPU, now;
-- ours, ours-unpacked: a whole job through run_finetune, from start to saved adapter;
-- ours-full: the same, all weights, ZeRO-3;
-- apart, together: six agents as six jobs one after another, and as one job
-  whose processes load the base once (ratio: together over apart);
+- made: the model's writing, and the bfloat16 matrix products of this GPU, now;
+- ours: a whole job through run_finetune, from start to saved adapter;
+- ours-peft, ours-unpacked: the same with PEFT's own LoRA layers (one epoch, one GPU), or padded;
+- ours-one: the same on one GPU of several;
+- ours-full, ours-full-one: all weights, ZeRO-3, checkpointed; ended after six steps;
+- apart, together: ``--agents`` agents as jobs one after another, and as one
+  job whose processes load the base once;
 - trl-packed, trl-flex, trl-padded: SFTTrainer under DeepSpeed ZeRO-2 with liger
   kernels and fused AdamW: packed (bfd) with SDPA or FlexAttention, or padded
-  in batches of like lengths. The best of them is what to compare with.
+  in batches of like lengths; without checkpointing, or with it where that
+  does not fit. The best of them is what to compare with.
 
 Tokens per second count every token of every text and no padding, from the
 end of the second step on; TFLOP/s are 4 per parameter and token (6 for full).
@@ -24,8 +30,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,64 +44,24 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 # For the processes started below.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+os.environ["HF_HUB_OFFLINE"] = "1"
 
-from hpcmaf.errors import HpcmafError
+from hpcmaf.errors import StopRequested
+from hpcmaf.training.job import Series, StopFlag, run_finetune
 from hpcmaf.training.spec import FinetuneJob
+from training_workload import BATCH, lengths, write_data
 
-LENGTHS = {"median": 700, "sigma": 0.5, "least": 200, "most": 2048}
-BATCH = 16
-
-
-def lengths(tokens: int, seed: int = 0) -> list[int]:
-    """Text lengths that sum to about ``tokens``."""
-    import math
-
-    draw, made = random.Random(seed), []
-    while sum(made) < tokens:
-        length = draw.lognormvariate(math.log(LENGTHS["median"]), LENGTHS["sigma"])
-        made.append(int(min(max(length, LENGTHS["least"]), LENGTHS["most"])))
-    return made
-
-
-def write_data(path: Path, sizes: list[int]) -> None:
-    """Chats of so many characters, which are tokens; the last answer is the last third."""
-    draw = random.Random(1)
-    with path.open("w") as file:
-        for at, size in enumerate(sizes):
-            # Marks of two turns, BOS and EOS take four.
-            text = "".join(draw.choices("abcdefghijklmnopqrstuvwxyz 0123456789", k=size - 4))
-            turns = [
-                {"role": "user", "content": text[size // 3 :]},
-                {"role": "assistant", "content": text[: size // 3]},
-            ]
-            file.write(json.dumps({"messages": turns, "problem_id": f"p{at}"}) + "\n")
-
-
-def write_model(folder: Path, layers: int, width: int) -> None:
-    """Random weights of Llama-3-8B's shape, made where that is fast."""
-    import torch
-    from transformers import AutoModelForCausalLM, LlamaConfig
-
-    from tests.training.models import BOS_TEMPLATE, make_tokenizer
-
-    config = LlamaConfig(
-        vocab_size=128256,
-        hidden_size=width,
-        intermediate_size=width * 7 // 2,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 128,
-        num_key_value_heads=max(1, width // 512),
-        max_position_embeddings=8192,
-        rope_theta=500000.0,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-        dtype=torch.bfloat16,
-    )
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        torch.set_default_dtype(torch.bfloat16)
-        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    make_tokenizer(BOS_TEMPLATE, adds_bos=True).save_pretrained(folder)
+FULL = {"tuning": "full", "zero_stage": 3, "epochs": 1, "gradient_checkpointing": True}
+SHAPES: dict[str, dict[str, Any]] = {
+    "ours": {},
+    "ours-one": {"gpus": 1},
+    "ours-unpacked": {"packing": False},
+    "ours-full": FULL,
+    "ours-full-one": FULL | {"gpus": 1},
+}
+# Steps of a full finetuning whose checkpoint nobody wants.
+ENOUGH = 6
 
 
 def job_of(place: Path, gpus: int, output: Path, **settings: Any) -> FinetuneJob:
@@ -115,82 +81,136 @@ def job_of(place: Path, gpus: int, output: Path, **settings: Any) -> FinetuneJob
 
 def ours(place: Path, gpus: int, **settings: Any) -> dict[str, Any]:
     """One job, with what it says of itself."""
-    from hpcmaf.training.job import run_finetune
-
     name = f"ours-{time.time_ns()}"
     job = job_of(place, gpus, place / name / "out", **settings)
-    began = time.time()
-    report = run_finetune(job, place / name)
+    began, stop, report = time.time(), StopFlag(), None
+
+    def told(line: dict[str, Any]) -> None:
+        if job.tuning == "full" and line["step"] >= ENOUGH:
+            stop.request()
+
+    try:
+        report = run_finetune(job, place / name, told, stop=stop)
+    except StopRequested:
+        pass  # as wished
     wall = time.time() - began
-    lines = [json.loads(line) for line in (place / name / "progress.jsonl").read_text().splitlines()]
-    # Tokens so far are speed x time, as that is how the speed came about.
-    begin, end = ((line["tokens_per_s"] * line["elapsed_s"], line["elapsed_s"]) for line in (lines[1], lines[-1]))
-    said = [
-        line
-        for line in (place / name / "finetune.log").read_text().splitlines()
-        if line.startswith(("training ", "packing", "zero_stage"))
-    ]
-    return {
-        "tokens_per_s": (end[0] - begin[0]) / (end[1] - begin[1]),
+    result = {"wall_s": wall} | heard(place / name, job)
+    if report is not None:
+        result |= {
+            "startup": dict(report.startup),
+            "after_s": wall - report.startup_seconds - result["training_s"],
+            "training_tokens": report.training_tokens,
+        }
+    return result
+
+
+def with_pefts_layers(place: Path, gpus: int) -> dict[str, Any]:
+    """One epoch with PEFT's own adapted layers; in this process, so that they can be had."""
+    from hpcmaf.training import preparing, worker
+
+    folder = place / f"ours-{time.time_ns()}"
+    (folder / "out").mkdir(parents=True)
+    job = job_of(place, gpus, folder / "out", epochs=1)
+    job.write(folder / "job.json")
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    os.environ |= {"MASTER_PORT": "29534"} | ({} if gpus else {"DS_ACCELERATOR": "cpu"})
+    preparing.quicken = lambda model: 0
+    worker.preload(job)
+    worker.run(str(folder), str(folder / "out"), str(folder / "progress.jsonl"), time.time())
+    return heard(folder, job)
+
+
+def heard(folder: Path, job: FinetuneJob) -> dict[str, Any]:
+    """What a job's progress and log tell."""
+    lines = [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
+    log = folder / "finetune.log"
+    result: dict[str, Any] = {
         "flop_per_token": lines[-1]["tflops"] * 1e12 * job.processes / lines[-1]["tokens_per_s"],
-        "peak_gib": report.peak_memory_bytes / 2**30,
-        "wall_s": wall,
-        "first_steps_s": lines[1]["elapsed_s"],
+        "first_steps_s": lines[min(1, len(lines) - 1)]["elapsed_s"],
         "training_s": lines[-1]["elapsed_s"],
-        "startup": dict(report.startup),
-        "after_s": wall - report.startup_seconds - lines[-1]["elapsed_s"],
-        "training_tokens": report.training_tokens,
-        "losses": [report.losses[0], report.losses[-1]],
-        "said": said,
+        "losses": [lines[0]["loss"], lines[-1]["loss"]],
+        "steps": len(lines),
+        "memory_gib": lines[-1].get("memory_gib"),
+        "said": [
+            line
+            for line in (log.read_text().splitlines() if log.exists() else [])
+            if line.startswith(("training ", "packing", "zero_stage", "gradient_checkpointing"))
+        ],
     }
+    if len(lines) > 2:
+        # Tokens so far are speed x time, as that is how the speed came about.
+        begin, end = ((line["tokens_per_s"] * line["elapsed_s"], line["elapsed_s"]) for line in (lines[1], lines[-1]))
+        result["tokens_per_s"] = (end[0] - begin[0]) / (end[1] - begin[1])
+    return result
 
 
-def agents(place: Path, gpus: int, *, together: bool, count: int = 6) -> dict[str, Any]:
+def agents(place: Path, gpus: int, count: int, *, together: bool) -> dict[str, Any]:
     """As many agents, each from its data to its saved adapter."""
-    from hpcmaf.training.job import Series, run_finetune
-
     name = f"agents-{time.time_ns()}"
     jobs = [
-        replace(job_of(place, gpus, place / name / f"{agent}" / "out", epochs=2), agent=f"critic-{agent}")
+        replace(job_of(place, gpus, place / name / f"{agent}" / "out"), agent=f"critic-{agent}")
         for agent in range(count)
     ]
-    began, startup = time.time(), []
+    began, each = time.time(), []
     with Series() as series:
         for at, job in enumerate(jobs):
             shared = {"series": series, "coming": jobs[at + 1] if at + 1 < count else None} if together else {}
-            startup.append(round(run_finetune(job, Path(job.output).parent, **shared).startup_seconds, 2))
-    return {"wall_s": time.time() - began, "agents": count, "startup_s": startup}
+            report = run_finetune(job, Path(job.output).parent, **shared)
+            each.append([round(report.startup_seconds, 2), round(report.wall_seconds, 2)])
+    tokens = report.training_tokens * count
+    return {"wall_s": time.time() - began, "agents": count, "startup_and_wall_s": each, "training_tokens": tokens}
 
 
-def trl_apart(place: Path, arm: str, gpus: int, limit: float) -> dict[str, Any]:
-    """An arm of TRL's in processes of its own; what it reports, or its last words."""
-    command = [sys.executable, str(Path(__file__).with_name("trl_training.py")), arm, str(place)]
-    if gpus > 1:
-        command[1:1] = ["-m", "torch.distributed.run", f"--nproc-per-node={gpus}"]
-    else:
-        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-        os.environ["MASTER_PORT"] = "29533"
-    answer = place / f"{arm}.json"
-    log = place / f"{arm}.log"
+def trl(place: Path, arm: str, gpus: int, limit: float) -> dict[str, Any]:
+    """An arm of TRL's: without checkpointing, and with it if that does not fit."""
+    end = time.time() + limit
+    for mode in ("plain", "checkpointed"):
+        command = [sys.executable, str(Path(__file__).with_name("trl_training.py")), arm, str(place), mode]
+        environment = dict(os.environ)
+        if gpus > 1:
+            command[1:1] = ["-m", "torch.distributed.run", f"--nproc-per-node={gpus}"]
+        else:
+            environment |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+            environment["MASTER_PORT"] = "29533"
+        said = place / f"{arm}.log"
+        with said.open("w") as sink:
+            code = subprocess.run(command, stdout=sink, stderr=sink, env=environment).returncode
+        if code == 0:
+            return json.loads((place / f"{arm}.json").read_text())
+        words = said.read_text()
+        if "out of memory" not in words or time.time() > end:
+            break
+    return {"failed": f"exit code {code}", "log": words[-1500:]}
+
+
+def one(arm: str, place: Path, gpus: int, count: int, limit: float) -> dict[str, Any]:
+    """One arm, in this process."""
+    if arm in ("apart", "together"):
+        return agents(place, gpus, count, together=arm == "together")
+    if arm.startswith("trl"):
+        return trl(place, arm, gpus, limit)
+    if arm == "ours-peft":
+        return with_pefts_layers(place, gpus)
+    return ours(place, **{"gpus": gpus} | SHAPES[arm])
+
+
+def within(command: list[str], limit: float, log: Path) -> str | None:
+    """Run a command and all that it starts, for so long at most; its last words if it fails."""
     with log.open("w") as sink:
+        process = subprocess.Popen(command, stdout=sink, stderr=sink, start_new_session=True)
         try:
-            subprocess.run(command, stdout=sink, stderr=sink, timeout=limit, check=True)
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-            return {"failed": type(error).__name__, "log": log.read_text()[-1500:]}
+            code = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            code = None
         finally:
-            for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-                os.environ.pop(name, None)
-    return json.loads(answer.read_text())
-
-
-def ceiling() -> float:
-    """TFLOP/s of this GPU's bfloat16 matrix products; in a process of its own, which frees the GPU again."""
-    code = (
-        "import torch; from hpcmaf.training.watching import matmul_flops as f; "
-        "print(max(f(torch.device('cuda'), 8192, 20) for _ in range(3)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
+            # Jobs are in sessions of their own, and end with the process that began them.
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    if code == 0:
+        return None
+    said = log.read_text(errors="replace")[-1500:]
+    return f"killed after {limit:g} s: {said}" if code is None else said
 
 
 def main() -> None:
@@ -199,61 +219,69 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--width", type=int, default=4096, help="a multiple of 128; smaller for a trial")
     parser.add_argument("--tokens", type=int, default=100_000)
-    parser.add_argument("--arms", default="ours,trl-packed,trl-padded,trl-flex,ours-unpacked")
-    parser.add_argument("--limit", type=float, default=60, help="seconds an arm of TRL's may take")
-    parser.add_argument("--until", type=float, default=150, help="no arm begins after so many seconds")
+    parser.add_argument("--agents", type=int, default=6)
+    parser.add_argument("--arms", default="ours,trl-padded,trl-flex,trl-packed,ours-peft,together")
+    parser.add_argument("--limit", type=float, default=75, help="seconds that an arm may take")
+    parser.add_argument("--until", type=float, default=400, help="no arm goes on after so many seconds")
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.one:
+        arm, place = options.one, options.folder
+        answer = one(arm, place, options.gpus, options.agents, options.limit)
+        (place / f"{arm}.answer.json").write_text(json.dumps(answer))
+        return
     began = time.time()
     place = options.folder or Path(tempfile.mkdtemp(prefix="bench-training-"))
-    place.mkdir(exist_ok=True)
+    place.mkdir(exist_ok=True, parents=True)
     sizes = lengths(options.tokens)
     write_data(place / "data.jsonl", sizes)
-    write = f"write_model(pathlib.Path({str(place / 'model')!r}), {options.layers}, {options.width})"
-    command = [sys.executable, "-c", f"import pathlib; from bench_training import write_model; {write}"]
-    subprocess.run(command, check=True, cwd=Path(__file__).parent)
-    top = ceiling() if options.gpus else float("nan")
-    print(json.dumps({"arm": "made", "texts": len(sizes), "tokens": sum(sizes), "seconds": time.time() - began}))
-    print(json.dumps({"arm": "ceiling", "tflops": round(top / 1e12, 1)}), flush=True)
-    shapes: dict[str, dict[str, Any]] = {
-        "ours": {},
-        "ours-one": {"gpus": 1},
-        "ours-unpacked": {"packing": False},
-        "ours-full": {"tuning": "full", "zero_stage": 3, "epochs": 1},
-        "ours-full-one": {"tuning": "full", "zero_stage": 3, "epochs": 1, "gpus": 1},
-    }
-    flop, walls = None, []
-    for arm in options.arms.split(","):
-        if time.time() - began > options.until:
-            print(json.dumps({"arm": arm, "failed": "no time left"}), flush=True)
+    maker = [sys.executable, str(Path(__file__).with_name("training_workload.py"))]
+    failed = within([*maker, str(place), str(options.layers), str(options.width)], 120, place / "made.log")
+    if failed:
+        raise SystemExit(failed)
+    made = json.loads((place / "made.json").read_text())
+    tell("made", 0, made | {"texts": len(sizes), "tokens": sum(sizes), "wall_s": time.time() - began})
+    flop, walls = None, {}
+    for wish in options.arms.split(","):
+        arm, _, own = wish.partition(":")
+        limit = min(float(own or options.limit), options.until - (time.time() - began))
+        if limit < 10:
+            tell(arm, options.gpus, {"failed": "no time left"})
             continue
-        gpus, own = options.gpus, None
-        if arm in ("apart", "together"):
-            result = agents(place, gpus, together=arm == "together")
-            if arm == "together" and walls:
-                result["over_apart"] = result["wall_s"] / walls[-1]
-            walls.append(result["wall_s"])
-        elif arm.startswith("ours"):
-            try:
-                result = ours(place, **{"gpus": options.gpus} | shapes[arm])
-            except HpcmafError as error:  # the other arms are worth having
-                result = {"failed": str(error)[:1500]}
-            gpus = shapes[arm].get("gpus", options.gpus)
-            flop = result.get("flop_per_token", flop) if "full" not in arm else flop
-            own = result.get("flop_per_token")
-        else:
-            result, own, gpus = trl_apart(place, arm, options.gpus, options.limit), flop, options.gpus
-        if own and "tokens_per_s" in result:
-            flops = result["tokens_per_s"] * own / max(1, gpus)
-            result |= {"tflops_per_gpu": flops / 1e12, "ceiling_share": flops / top}
-            if "training_tokens" in result:
-                result["wall_over_arithmetic"] = result["wall_s"] / (
-                    result["training_tokens"] * own / top / max(1, gpus)
-                )
-        rounded = {key: round(value, 3) if isinstance(value, float) else value for key, value in result.items()}
-        print(json.dumps({"arm": arm, "gpus": gpus, **rounded}), flush=True)
+        answer = place / f"{arm}.answer.json"
+        answer.unlink(missing_ok=True)
+        command = [sys.executable, __file__, "--one", arm, "--folder", str(place), "--gpus", str(options.gpus)]
+        command += ["--agents", str(options.agents), "--limit", str(limit)]
+        failed = within(command, limit, place / f"{arm}.arm.log")
+        result = {"failed": failed} if failed else json.loads(answer.read_text())
+        gpus = SHAPES.get(arm, {}).get("gpus", options.gpus)
+        # Of the other arms, that of the adapter trained here.
+        per_token = result.get("flop_per_token", flop)
+        flop = per_token if arm in ("ours", "ours-one", "ours-peft") else flop
+        tell(arm, gpus, result | shares(result, per_token, made["tflops"] * 1e12 * max(1, gpus), walls))
+        walls[arm] = result.get("wall_s")
     if options.folder is None:
         shutil.rmtree(place)
+
+
+def shares(result: dict[str, Any], flop: float | None, top: float, walls: dict[str, float]) -> dict[str, Any]:
+    """An arm's speed and time over what the GPUs could do, and its time over that of single jobs."""
+    found: dict[str, Any] = {}
+    if flop and "tokens_per_s" in result:
+        flops = result["tokens_per_s"] * flop
+        found |= {"tflops": flops / 1e12, "ceiling_share": flops / top}
+    if flop and "training_tokens" in result:
+        found["wall_over_arithmetic"] = result["wall_s"] / (result["training_tokens"] * flop / top)
+    if "agents" in result and walls.get("ours"):
+        found["over_single_jobs"] = result["wall_s"] / (result["agents"] * walls["ours"])
+    return found
+
+
+def tell(arm: str, gpus: int, result: dict[str, Any]) -> None:
+    """One line, at once."""
+    rounded = {key: round(value, 3) if isinstance(value, float) else value for key, value in result.items()}
+    print(json.dumps({"arm": arm, "gpus": gpus, **rounded}), flush=True)
 
 
 if __name__ == "__main__":

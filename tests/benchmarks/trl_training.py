@@ -1,7 +1,8 @@
-"""TRL's part of bench_training.py: ``trl_training.py ARM FOLDER``, in a process of its own (of several, by torchrun)."""
+"""TRL's part of bench_training.py: ``trl_training.py ARM FOLDER plain|checkpointed``, one process per GPU."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -9,32 +10,22 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench_training import BATCH
+from training_workload import BATCH
+
+# Tokens of a packed row, and rows of a packed and of a padded micro-batch, without checkpointing.
+ROW, PACKED, PADDED = 2048, 4, 4
 
 
-def trl(place: Path, arm: str) -> dict[str, Any]:
-    """SFTTrainer on the same texts."""
+def settings_of(place: Path, arm: str, mean: float, *, checkpointed: bool) -> dict[str, Any]:
+    """SFTConfig's arguments: as large micro-batches as fit 80 GB, and what makes it fast."""
     import torch
-    from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-    from trl import SFTConfig, SFTTrainer
 
-    from hpcmaf.chat import ChatFormat
-    from hpcmaf.training.data import load_tokens
-
-    began = time.time()
-    chat = ChatFormat.from_pretrained(str(place / "model"))
-    samples = load_tokens(place / "data.jsonl", chat, max_length=2048, loss_on="last_turn").samples
-    # Tokenized already, so that nothing but training is compared.
-    rows = Dataset.from_list(
-        [{"input_ids": s.input_ids, "completion_mask": [int(target) for target in s.target]} for s in samples]
-    )
-    packed = arm != "trl-padded"
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    mean = sum(len(s.input_ids) for s in samples) / len(samples)
-    micro = 4 if packed else 8
-    rows_per_step = BATCH * mean / 2048 if packed else BATCH
+    cuda, packed = torch.cuda.is_available(), arm != "trl-padded"
+    micro = (PACKED if packed else PADDED) * (2 if checkpointed and not packed else 1)
+    if arm == "trl-packed":
+        # SDPA computes all of a row's square, so longer rows cost more than they gain.
+        micro = 2
+    rows_per_step = BATCH * mean / ROW if packed else BATCH
     zero = {
         "zero_optimization": {"stage": 2},
         "bf16": {"enabled": True},
@@ -52,36 +43,79 @@ def trl(place: Path, arm: str) -> dict[str, Any]:
         "bf16": True,
         "deepspeed": zero,
         "optim": "adamw_torch_fused",
-        "gradient_checkpointing": False,
+        "gradient_checkpointing": checkpointed,
         "packing": packed,
-        "max_length": 2048,
+        "max_length": ROW,
         "completion_only_loss": True,
-        "use_liger_kernel": torch.cuda.is_available(),
-        "use_cpu": not torch.cuda.is_available(),
+        "use_liger_kernel": cuda,
+        "use_cpu": not cuda,
         "save_strategy": "no",
         "report_to": "none",
         "logging_steps": 1000,
     }
+    if checkpointed:
+        settings["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
+    if arm == "trl-flex":
+        # Rows of one length compile once.
+        settings["pad_to_multiple_of"] = micro * ROW
     if not packed:
         settings["train_sampling_strategy"] = "group_by_length"
-    marks: list[float] = []
+    return settings
+
+
+def trl(place: Path, arm: str, *, checkpointed: bool) -> dict[str, Any]:
+    """SFTTrainer on the same texts."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    from hpcmaf.chat import ChatFormat
+    from hpcmaf.training.data import load_tokens
+
+    cuda = torch.cuda.is_available()
+    if not cuda:
+        # For a trial: collectives that would be compiled first.
+        importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None
+    began = time.time()
+    chat = ChatFormat.from_pretrained(str(place / "model"))
+    samples = load_tokens(place / "data.jsonl", chat, max_length=ROW, loss_on="last_turn").samples
+    # Tokenized already, so that nothing but training is compared.
+    rows = Dataset.from_list(
+        [{"input_ids": s.input_ids, "completion_mask": [int(target) for target in s.target]} for s in samples]
+    )
+    mean = sum(len(s.input_ids) for s in samples) / len(samples)
+    # Seconds, and tokens of texts in this process so far.
+    marks: list[tuple[float, int]] = []
+
+    class Counting(SFTTrainer):
+        seen: Any = 0
+
+        def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any, **more: Any) -> Any:
+            # No text has the padding's token.
+            self.seen = self.seen + (inputs["input_ids"] != 0).sum()
+            return super().training_step(model, inputs, *rest, **more)
 
     class Clock(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            if torch.cuda.is_available():
+            if cuda:
                 torch.cuda.synchronize()
-            marks.append(time.time())
+            marks.append((time.time(), int(trainer.seen)))
 
+    tokenizer = AutoTokenizer.from_pretrained(place / "model")
+    tokenizer.pad_token = tokenizer.unk_token
     model = AutoModelForCausalLM.from_pretrained(
         place / "model",
         dtype=torch.bfloat16,
         attn_implementation="flex_attention" if arm == "trl-flex" else "sdpa",
     )
-    trainer = SFTTrainer(
+    settings = settings_of(place, arm, mean, checkpointed=checkpointed)
+    trainer = Counting(
         model=model,
         args=SFTConfig(**settings),
         train_dataset=rows,
-        processing_class=AutoTokenizer.from_pretrained(place / "model"),
+        processing_class=tokenizer,
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
         callbacks=[Clock()],
     )
@@ -89,21 +123,25 @@ def trl(place: Path, arm: str) -> dict[str, Any]:
     trainer.train()
     trained = time.time()
     trainer.save_model()
-    total = sum(len(s.input_ids) for s in samples)
+    processes = int(os.environ["WORLD_SIZE"])
+    # Two steps warm up.
+    (begin, before), (end, total) = marks[min(1, len(marks) - 1)], marks[-1]
     return {
-        # Steps are about equally long; two of them warm up.
-        "tokens_per_s": total * (len(marks) - 2) / len(marks) / (marks[-1] - marks[1]),
-        "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
+        "tokens_per_s": processes * (total - before) / max(end - begin, 1e-9),
+        "tokens": processes * total,
+        "memory_gib": torch.cuda.max_memory_allocated() / 2**30 if cuda else None,
         "wall_s": time.time() - began,
         "startup_s": ready - began,
-        "first_steps_s": marks[1] - ready,
+        "first_steps_s": begin - ready,
         "training_s": trained - ready,
         "steps": len(marks),
-        "processes": processes,
+        "micro_batch": settings["per_device_train_batch_size"],
+        "checkpointed": checkpointed,
     }
 
 
 if __name__ == "__main__":
-    result = trl(Path(sys.argv[2]), sys.argv[1])
-    if os.environ.get("RANK", "0") == "0":
-        (Path(sys.argv[2]) / f"{sys.argv[1]}.json").write_text(json.dumps(result))
+    name, folder, mode = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+    result = trl(folder, name, checkpointed=mode == "checkpointed")
+    if os.environ["RANK"] == "0":
+        (folder / f"{name}.json").write_text(json.dumps(result))

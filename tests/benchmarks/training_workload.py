@@ -1,0 +1,98 @@
+"""What bench_training.py's arms all train: a model of Llama-3-8B's shape and texts as long as critics' data."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+LENGTHS = {"median": 700, "sigma": 0.5, "least": 200, "most": 2048}
+# Sequences per optimiser step and GPU.
+BATCH = 16
+
+
+def lengths(tokens: int, seed: int = 0) -> list[int]:
+    """Text lengths that sum to about ``tokens``."""
+    draw, made = random.Random(seed), []
+    while sum(made) < tokens:
+        length = draw.lognormvariate(math.log(LENGTHS["median"]), LENGTHS["sigma"])
+        made.append(int(min(max(length, LENGTHS["least"]), LENGTHS["most"])))
+    return made
+
+
+def write_data(path: Path, sizes: list[int]) -> None:
+    """Chats of so many characters, which are tokens; the last answer is the last third."""
+    draw = random.Random(1)
+    with path.open("w") as file:
+        for at, size in enumerate(sizes):
+            # Marks of two turns, BOS and EOS take four.
+            text = "".join(draw.choices("abcdefghijklmnopqrstuvwxyz 0123456789", k=size - 4))
+            turns = [
+                {"role": "user", "content": text[size // 3 :]},
+                {"role": "assistant", "content": text[: size // 3]},
+            ]
+            file.write(json.dumps({"messages": turns, "problem_id": f"p{at}"}) + "\n")
+
+
+def write_model(folder: Path, layers: int, width: int) -> None:
+    """Random weights of Llama-3-8B's shape, made where that is fast; nothing where they lie already."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    from tests.training.models import BOS_TEMPLATE, make_tokenizer
+
+    if (folder / "tokenizer.json").exists():
+        config = json.loads((folder / "config.json").read_text())
+        if (config["num_hidden_layers"], config["hidden_size"]) != (layers, width):
+            raise SystemExit(f"{folder}: a model of another shape; name another --folder")
+        return
+    config = LlamaConfig(
+        # In a small model for a trial it would be most of the work.
+        vocab_size=128256 if width >= 4096 else 1024,
+        hidden_size=width,
+        intermediate_size=width * 7 // 2,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 128,
+        num_key_value_heads=max(1, width // 512),
+        max_position_embeddings=8192,
+        rope_theta=500000.0,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        dtype=torch.bfloat16,
+    )
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        torch.set_default_dtype(torch.bfloat16)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    # Last: what follows takes it for the sign that all is there.
+    make_tokenizer(BOS_TEMPLATE, adds_bos=True).save_pretrained(folder)
+
+
+def ceiling() -> float:
+    """TFLOP/s of this GPU's bfloat16 matrix products; no number without one."""
+    import torch
+
+    from hpcmaf.training.watching import matmul_flops
+
+    if not torch.cuda.is_available():
+        return float("nan")
+    return max(matmul_flops(torch.device("cuda"), 8192, 20) for _ in range(3)) / 1e12
+
+
+def main(place: Path, layers: int, width: int) -> None:
+    """Write the model and tell the ceiling, in a process of its own, which frees the GPU again."""
+    began = time.time()
+    write_model(place / "model", layers, width)
+    told: dict[str, Any] = {"seconds": time.time() - began, "tflops": ceiling()}
+    (place / "made.json").write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
