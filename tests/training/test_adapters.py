@@ -72,3 +72,75 @@ def test_a_fused_adapter_can_still_be_switched_off_and_merged():
         assert not torch.allclose(expected, base, atol=1e-3)
         model.merge_adapter()
         assert torch.allclose(model(ids).logits, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_fused_product_is_differentiated_rightly(count):
+    import torch
+
+    from hpcmaf.training.adapters import _Adapted
+
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 6, dtype=torch.float64, requires_grad=True)
+    tensors = []
+    for at in range(count):
+        out, rank = 4 + at, 2 + at
+        weight, bias = torch.randn(out, 6, dtype=torch.float64), torch.randn(out, dtype=torch.float64)
+        tensors += [weight, bias if at != 1 else None]
+        tensors += [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((rank, 6), (out, rank))]
+    scalings = tuple(0.5 + at for at in range(count))
+    assert torch.autograd.gradcheck(lambda *given: _Adapted.apply(given[0], scalings, *given[1:]), (x, *tensors))
+
+
+def test_layers_that_are_called_with_other_inputs_go_alone():
+    import torch
+
+    from hpcmaf.training.adapters import quicken
+
+    model = adapted()
+    attention = model.get_base_model().model.layers[0].self_attn
+    layers = [attention.q_proj, attention.k_proj, attention.v_proj]
+    inputs = [torch.randn(1, 3, layers[0].in_features) for _ in layers]
+    expected = [layer(x) for layer, x in zip(layers, inputs, strict=True)]
+    quicken(model)
+    for _ in range(2):
+        for layer, x, output in zip(layers, inputs, expected, strict=True):
+            assert torch.allclose(layer(x), output, atol=1e-6)
+    # In another order, and one of them twice.
+    x = inputs[0]
+    for layer in (layers[1], layers[0], layers[0], layers[2]):
+        assert torch.allclose(layer(x), type(layer).forward(layer, x), atol=1e-6)
+
+
+def test_nothing_is_held_after_a_pass():
+    import torch
+
+    from hpcmaf.training.adapters import quicken
+
+    model = adapted()
+    quicken(model)
+    model(torch.tensor([[7, 8, 9]])).logits.sum().backward()
+    families = {id(m.family): m.family for m in model.modules() if hasattr(m, "family")}
+    # Queries, keys and values; gate and up; output; down, in each of two layers.
+    assert len(families) == 8
+    assert all(family._x is None and not family._waiting for family in families.values())
+
+
+def test_bfloat16_rounds_no_worse_than_pefts_layers():
+    import torch
+
+    from hpcmaf.training.adapters import quicken
+
+    model, ids = adapted(), torch.tensor([[7, 8, 9, 10, 11]])
+    results = []
+    for way in ("exact", "peft", "fused"):
+        if way == "peft":
+            model.bfloat16()
+        assert way != "fused" or quicken(model) == 14
+        model.zero_grad()
+        logits = model(ids).logits
+        logits.float().square().sum().backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        results.append(torch.cat([part.detach().float().flatten() for part in [logits, *gradients]]))
+    exact, peft, fused = results
+    assert (fused - exact).norm() < 1.2 * (peft - exact).norm() < 0.1 * exact.norm()
