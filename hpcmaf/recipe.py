@@ -100,7 +100,9 @@ class Training(Strict):
     warmup_ratio: float = Field(0.0, ge=0.0, le=1.0)
     weight_decay: float = Field(0.0, ge=0.0)
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | Literal["auto"] = Field(
+        "auto", description="true, false, or auto: of as few layers as the GPUs' memory asks for"
+    )
     loss_spike: float = Field(
         3.0, ge=0.0, description="a step with so many times the usual loss stops the job; above 1, or 0 for never"
     )

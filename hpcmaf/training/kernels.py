@@ -7,18 +7,18 @@ import importlib.util
 import torch
 
 
-def use_liger(model: torch.nn.Module) -> str:
+def use_liger(model: torch.nn.Module) -> tuple[bool, str]:
     """Replace norms, rotary positions and gated activations by liger's.
 
     The loss is left alone: only positions that carry loss get logits here.
 
     Returns
     -------
-    str
-        What was done, for the log.
+    tuple
+        Whether it was done, and a word for the log.
     """
     if importlib.util.find_spec("liger_kernel") is None:
-        return "no liger kernels (pip install liger-kernel)"
+        return False, "no liger kernels (pip install liger-kernel)"
     from liger_kernel.transformers.monkey_patch import (
         MODEL_TYPE_TO_APPLY_LIGER_FN,
         _apply_liger_kernel_to_instance,
@@ -27,6 +27,6 @@ def use_liger(model: torch.nn.Module) -> str:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     kind = inner.config.model_type
     if kind not in MODEL_TYPE_TO_APPLY_LIGER_FN:
-        return f"no liger kernels (none for {kind})"
+        return False, f"no liger kernels (none for {kind})"
     _apply_liger_kernel_to_instance(model=inner, fused_linear_cross_entropy=False, cross_entropy=False)
-    return "liger kernels"
+    return True, "liger kernels"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hpcmaf.training.spec import FinetuneJob
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # What fragments, buffers and the kernels' own work leave of it.
 _USABLE = 0.9
+# Tokens of a forward pass that keep a large GPU busy; more gain next to nothing.
+_FILLING = 8192
 # AdamW in mixed precision: a float32 copy and two moments.
 _STATE = 12
 # Bytes of a parameter in 4 bits, its share of doubly quantized constants included.
@@ -29,15 +31,31 @@ class Size:
     in_4_bits: int = 0
 
 
-def activations(job: FinetuneJob, config: PretrainedConfig) -> int:
-    """Bytes that one forward pass keeps for its backward pass, at most."""
+def activations(
+    job: FinetuneJob, config: PretrainedConfig, *, checkpointed: int | None = None, fused: bool = False
+) -> int:
+    """Bytes that one forward pass keeps for its backward pass, at most.
+
+    Parameters
+    ----------
+    checkpointed
+        Layers of which only the input is kept; ``None``: all of them or none,
+        as the job says.
+    fused
+        Whether norms, rotary positions and gates are single kernels, and
+        adapters part of their layers' products.
+    """
     text = config.get_text_config()
-    hidden = text.hidden_size
+    hidden, layers = text.hidden_size, text.num_hidden_layers
     inner = getattr(text, "intermediate_size", None) or 4 * hidden
-    tokens = job.micro_batch_size * job.max_length
-    layer = 2 * (16 * hidden + 4 * inner)
-    layers = text.num_hidden_layers
-    kept = layers * 2 * hidden + layer if job.gradient_checkpointing else layers * layer
+    # A pair of answers is two texts.
+    tokens = job.micro_batch_size * job.max_length * (2 if job.objective == "dpo" else 1)
+    # Fused: inputs and outputs of both norms, queries, keys, values and their
+    # result; of the gated unit both halves and their product.
+    layer = 2 * (8 * hidden + 3 * inner if fused else 16 * hidden + 4 * inner)
+    if checkpointed is None:
+        checkpointed = layers if job.gradient_checkpointing is True else 0
+    kept = (layers - checkpointed) * layer + checkpointed * 2 * hidden + (layer if checkpointed else 0)
     # Logits and their gradient, of half of the tokens.
     return tokens * (kept + text.vocab_size // 2 * 12)
 
@@ -58,6 +76,43 @@ def needed(size: Size, stage: int, processes: int, offload: str, passing: int) -
     gradients = size.trained * size.bytes_each // (processes if stage >= 2 else 1)
     state = 0 if offload != "none" else size.trained * _STATE // (processes if stage >= 1 else 1)
     return weights + gradients + state + passing
+
+
+def choose_passes(
+    size: Size,
+    stage: int,
+    processes: int,
+    job: FinetuneJob,
+    config: PretrainedConfig,
+    memory: Sequence[int],
+    *,
+    fused: bool,
+) -> tuple[int, int, str]:
+    """How large forward passes are, and how many layers are computed again in the backward pass.
+
+    Nothing is computed twice where that can be had by passes that are
+    smaller but still fill a GPU; then as few layers as make it fit.
+
+    Returns
+    -------
+    tuple
+        ``micro_batch_size``, number of layers, and a line that says why.
+    """
+    layers = config.get_text_config().num_hidden_layers
+    if not memory:
+        return job.micro_batch_size, 0, "gradient_checkpointing auto: none on CPU"
+    room = int(min(memory) * _USABLE)
+    least = min(job.micro_batch_size, -(-_FILLING // job.max_length))
+    smaller = [(micro, 0) for micro in range(job.micro_batch_size, least, -1)]
+    for micro, count in smaller + [(least, count) for count in range(layers + 1)]:
+        cut = replace(job, micro_batch_size=micro)
+        wanted = needed(size, stage, processes, job.offload, activations(cut, config, checkpointed=count, fused=fused))
+        if wanted <= room:
+            break
+    return micro, count, (
+        f"gradient_checkpointing auto: {count} of {layers} layers, micro_batch_size {micro}, "
+        f"about {_gib(wanted)} of {_gib(min(memory))} on each GPU"
+    )
 
 
 def choose_stage(size: Size, processes: int, offload: str, passing: int, memory: Sequence[int]) -> tuple[int, str]:

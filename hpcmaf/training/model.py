@@ -128,11 +128,26 @@ def load_model(
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # Some CPUs' kernels repack weights in place for evaluation, and training cannot read them then.
             module.support_avx512bf16_for_cpu = False
-    if job.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        # Frozen embeddings would cut the graph at the first checkpoint.
-        model.enable_input_require_grads()
     return model
+
+
+def checkpoint_layers(model: torch.nn.Module, count: int | None) -> None:
+    """Keep only the inputs of a model's first ``count`` layers for the backward pass; ``None``: of all."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if count == 0 or (count and not inner.supports_gradient_checkpointing):
+        # As the job before may have left it.
+        if inner.is_gradient_checkpointing:
+            inner.gradient_checkpointing_disable()
+            inner.disable_input_require_grads()
+        return
+    inner.gradient_checkpointing_enable({"use_reentrant": False})
+    # Frozen embeddings would cut the graph at the first checkpoint.
+    inner.enable_input_require_grads()
+    layers = [module for module in inner.modules() if isinstance(module, GradientCheckpointingLayer)]
+    for layer in layers[count:] if count is not None else ():
+        layer.gradient_checkpointing = False
 
 
 def _in_4_bits(dtype: torch.dtype) -> object:

@@ -1,4 +1,4 @@
-"""What is settled once a job's model is loaded: ZeRO stage and kernels. Said in the log."""
+"""What is settled once a job's model is loaded: ZeRO stage, kernels, what is computed twice. Said in the log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch.distributed as dist
 from hpcmaf.errors import TrainingError
 from hpcmaf.training.adapters import quicken
 from hpcmaf.training.kernels import use_liger
-from hpcmaf.training.memory import activations, choose_stage, size_of
+from hpcmaf.training.memory import activations, choose_passes, choose_stage, size_of
+from hpcmaf.training.model import checkpoint_layers
 from hpcmaf.training.place import Place
 from hpcmaf.training.spec import FinetuneJob
 
@@ -33,7 +34,7 @@ def prepare(
     Returns
     -------
     FinetuneJob
-        With a ZeRO stage instead of ``"auto"``.
+        With a ZeRO stage instead of ``"auto"``, and forward passes that fit.
 
     Raises
     ------
@@ -42,6 +43,7 @@ def prepare(
     """
     cuda = place.device.type == "cuda"
     size = size_of(model.parameters(), dtype.itemsize)
+    memory = [_smallest(torch.cuda.mem_get_info()[1], place)] if cuda else []
     said = [f"{size.parameters / 1e6:,.1f} M parameters, {size.trained / 1e6:,.1f} M of them trained ({job.tuning})"]
     said += [
         f"{str(dtype).removeprefix('torch.')} with float32 master weights" if dtype == torch.bfloat16 else "float32"
@@ -49,8 +51,9 @@ def prepare(
     if size.in_4_bits:
         said += [f"{size.in_4_bits / 1e6:,.1f} M of them in 4 bits"]
     if job.zero_stage == "auto":
-        memory = [_smallest(torch.cuda.mem_get_info()[1], place)] if cuda else []
-        stage, why = choose_stage(size, place.processes, job.offload, activations(job, config), memory)
+        # What may be computed twice need not make anyone talk more.
+        frugal = replace(job, gradient_checkpointing=job.gradient_checkpointing is not False)
+        stage, why = choose_stage(size, place.processes, job.offload, activations(frugal, config), memory)
         job = replace(job, zero_stage=stage)
         if place.first:
             print(why, flush=True)
@@ -65,11 +68,26 @@ def prepare(
         odd = [p for p in frozen if p.dtype != dtype]
         if 2 * len(odd) > len(frozen):
             raise TrainingError(f"{job.base}: its frozen weights are {odd[0].dtype}, to be computed in {dtype}")
-        if job.zero_stage != 3:
-            said += [f"{quicken(model)} adapted layers fused"]
+    fused = job.tuning == "full"
+    if job.tuning == "lora" and job.zero_stage != 3:
+        count = quicken(model)
+        fused = count > 0
+        said += [f"{count} adapted layers fused"]
     said += ["packed" if packed else "padded"]
     if cuda:
-        said += [use_liger(model)]
+        liger, word = use_liger(model)
+        fused = fused and liger
+        said += [word]
+    if job.gradient_checkpointing == "auto":
+        micro, count, why = choose_passes(
+            size, int(job.zero_stage), place.processes, job, config, memory, fused=fused
+        )
+        job = replace(job, micro_batch_size=micro)
+        checkpoint_layers(model, count)
+        if place.first:
+            print(why, flush=True)
+    else:
+        checkpoint_layers(model, None if job.gradient_checkpointing else 0)
     if place.first:
         print("training " + "; ".join(said), flush=True)
     return job

@@ -156,6 +156,8 @@ def _environment(job: FinetuneJob) -> dict[str, str]:
     # Set for the whole tree before any of them imports torch or deepspeed.
     environment["OMP_NUM_THREADS"] = str(job.threads)
     environment["TOKENIZERS_PARALLELISM"] = "false"
+    # Passes of ever other lengths would leave memory in pieces that fit none of them.
+    environment.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     # Asking CUDA itself whether it is there would spoil it for forked workers.
     environment["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     if job.device == "cpu":

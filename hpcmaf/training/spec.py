@@ -92,6 +92,10 @@ class FinetuneJob:
     offload
         What lies in the machine's memory rather than the GPU's: the
         optimiser's state, or under ZeRO-3 that and the weights.
+    gradient_checkpointing
+        Whether layers keep only their inputs and are computed again in the
+        backward pass; ``"auto"``: as few of them as the GPUs' memory asks
+        for, in forward passes of no more than ``micro_batch_size``.
     max_grad_norm
         Clipping of the global gradient norm; 0 is none.
     loss_spike
@@ -146,7 +150,7 @@ class FinetuneJob:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     schedule: Schedule = "linear"
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | Literal["auto"] = False
     loss_spike: float = 3.0
     wandb: str | None = None
     seed: int = 0
@@ -179,6 +183,12 @@ class FinetuneJob:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
         _require(self.dpo_beta > 0, "dpo_beta", self.dpo_beta, "above 0")
+        _require(
+            self.gradient_checkpointing in (True, False, "auto"),
+            "gradient_checkpointing",
+            self.gradient_checkpointing,
+            "true, false or auto",
+        )
         _require(self.zero_stage in (0, 1, 2, 3, "auto"), "zero_stage", self.zero_stage, "0, 1, 2, 3 or auto")
         _require(
             self.offload == "none" or self.zero_stage in ("auto", 3, *((1, 2) if self.offload == "optimizer" else ())),

@@ -52,7 +52,7 @@ from hpcmaf.training.job import Series, StopFlag, run_finetune
 from hpcmaf.training.spec import FinetuneJob
 from training_workload import BATCH, lengths, write_data
 
-FULL = {"tuning": "full", "zero_stage": 3, "epochs": 1, "gradient_checkpointing": True}
+FULL = {"tuning": "full", "zero_stage": 3, "epochs": 1, "gradient_checkpointing": True, "micro_batch_size": 4}
 SHAPES: dict[str, dict[str, Any]] = {
     "ours": {},
     "ours-one": {"gpus": 1},
@@ -75,7 +75,7 @@ def job_of(place: Path, gpus: int, output: Path, **settings: Any) -> FinetuneJob
         batch_size=BATCH * max(1, gpus),
         learning_rate=1e-5,
         loss_spike=0,
-        **{"micro_batch_size": 4, "zero_stage": 2, "epochs": 2} | settings,
+        **{"micro_batch_size": 8, "gradient_checkpointing": "auto", "zero_stage": 2, "epochs": 2} | settings,
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from hpcmaf.errors import ConfigError
 from hpcmaf.recipe import load_recipe
-from hpcmaf.training.memory import Size, activations, choose_stage, flop_per_token, needed
+from hpcmaf.training.memory import Size, activations, choose_passes, choose_stage, flop_per_token, needed
 from hpcmaf.training.spec import FinetuneJob
 
 JOB = FinetuneJob(base="b", dataset="d", output="o", micro_batch_size=4)
@@ -68,6 +68,24 @@ def test_activations_are_near_what_was_measured():
     assert 0.8 < (needed(LORA, 2, 1, "none", passing) / GIB) / 72 < 1.25
     checkpointed = activations(replace(JOB, gradient_checkpointing=True), Llama8B())
     assert 0.8 < (needed(LORA, 2, 1, "none", checkpointed) / GIB) / 29 < 1.25
+
+
+def test_nothing_is_computed_twice_where_smaller_passes_do():
+    job = replace(JOB, micro_batch_size=8, gradient_checkpointing="auto")
+    for gib, expected in ((141, (8, 0)), (80, (5, 0)), (60, (4, 6)), (40, (4, 22)), (24, (4, 32))):
+        micro, layers, why = choose_passes(LORA, 1, 1, job, Llama8B(), [gib * GIB], fused=True)
+        assert (micro, layers) == expected and f"{layers} of 32 layers" in why
+        cut = replace(job, micro_batch_size=micro)
+        passing = activations(cut, Llama8B(), checkpointed=layers, fused=True)
+        assert layers == 32 or needed(LORA, 1, 1, "none", passing) <= 0.9 * gib * GIB
+    # Kernels that keep more leave less room.
+    assert choose_passes(LORA, 1, 1, job, Llama8B(), [80 * GIB], fused=False)[:2] == (4, 7)
+    assert choose_passes(LORA, 1, 1, job, Llama8B(), [], fused=False)[:2] == (8, 0)
+
+
+def test_a_pair_of_answers_is_two_texts():
+    pairs = replace(JOB, objective="dpo")
+    assert activations(pairs, Llama8B()) == 2 * activations(JOB, Llama8B())
 
 
 def test_useful_work():
