@@ -17,6 +17,8 @@ _USABLE = 0.9
 _FILLING = 8192
 # AdamW in mixed precision: a float32 copy and two moments.
 _STATE = 12
+# DeepSpeed's own limits, in parameters.
+_LIVE, _BUCKET = 1_000_000_000, 500_000_000
 # Bytes of a parameter in 4 bits, its share of doubly quantized constants included.
 _IN_4_BITS = 0.52
 
@@ -70,6 +72,9 @@ def needed(size: Size, stage: int, processes: int, offload: str, passing: int) -
     """
     small = int(size.in_4_bits * _IN_4_BITS)
     weights = (size.parameters - size.in_4_bits) * size.bytes_each // (processes if stage == 3 else 1) + small
+    if stage == 3:
+        # Whole layers on their way in, and gradients on their way out.
+        weights += (min(_LIVE, size.parameters) + min(_BUCKET, size.trained)) * size.bytes_each
     if offload == "params":
         weights = 0
     # ZeRO-1 adds gradients up before it shards them.
@@ -91,7 +96,8 @@ def choose_passes(
     """How large forward passes are, and how many layers are computed again in the backward pass.
 
     Nothing is computed twice where that can be had by passes that are
-    smaller but still fill a GPU; then as few layers as make it fit.
+    smaller but still fill a GPU; then as few layers as make it fit, and at
+    last smaller passes yet.
 
     Returns
     -------
@@ -104,7 +110,9 @@ def choose_passes(
     room = int(min(memory) * _USABLE)
     least = min(job.micro_batch_size, -(-_FILLING // job.max_length))
     smaller = [(micro, 0) for micro in range(job.micro_batch_size, least, -1)]
-    for micro, count in smaller + [(least, count) for count in range(layers + 1)]:
+    again = [(least, count) for count in range(layers + 1)]
+    tiny = [(micro, layers) for micro in range(least - 1, 0, -1)]
+    for micro, count in smaller + again + tiny:
         cut = replace(job, micro_batch_size=micro)
         wanted = needed(size, stage, processes, job.offload, activations(cut, config, checkpointed=count, fused=fused))
         if wanted <= room:

@@ -13,7 +13,7 @@ next call.
 - ours: a whole job through run_finetune, from start to saved adapter;
 - ours-peft, ours-unpacked: the same with PEFT's own LoRA layers (one epoch, one GPU), or padded;
 - ours-one: the same on one GPU of several;
-- ours-full, ours-full-one: all weights, ZeRO-3, checkpointed; ended after six steps;
+- ours-full, ours-full-one: all weights, ZeRO-3; ended after six steps;
 - apart, together: ``--agents`` agents as jobs one after another, and as one
   job whose processes load the base once;
 - trl-packed, trl-flex, trl-padded: SFTTrainer under DeepSpeed ZeRO-2 with liger
@@ -52,7 +52,7 @@ from hpcmaf.training.job import Series, StopFlag, run_finetune
 from hpcmaf.training.spec import FinetuneJob
 from training_workload import BATCH, lengths, write_data
 
-FULL = {"tuning": "full", "zero_stage": 3, "epochs": 1, "gradient_checkpointing": True, "micro_batch_size": 4}
+FULL = {"tuning": "full", "zero_stage": 3, "epochs": 1}
 SHAPES: dict[str, dict[str, Any]] = {
     "ours": {},
     "ours-one": {"gpus": 1},

@@ -21,7 +21,7 @@ def test_any_number_of_layers_can_be_computed_twice():
     layers = model.get_base_model().model.layers
     calls = []
     for layer in layers:
-        layer.mlp.register_forward_hook(lambda module, *_: calls.append(module))
+        layer.mlp.register_forward_pre_hook(lambda module, *_: calls.append(module))
     rows = [sample("a", 20), sample("bb", 11)]
     results = []
     # From some back to none, as from one job of a series to the next.
