@@ -46,9 +46,7 @@ class Generation(Strict):
     kv_cache_dtype: str = Field("auto", description="vllm: such as fp8")
     enforce_eager: bool = Field(False, description="vllm: no CUDA graphs, no compiling")
     lookup_tokens: int = Field(0, ge=0, description="vllm: tokens guessed at a time from the text so far; 0 is none")
-    fold_adapters: bool | None = Field(
-        None, description="vllm: add the busiest agent's adapter to the weights; none means on one GPU"
-    )
+    fold_adapters: bool = Field(False, description="vllm: add the busiest agent's adapter to the weights, in turn")
     vllm_args: dict[str, Any] = Field({}, description="vllm: further arguments of its EngineArgs")
 
     @model_validator(mode="after")

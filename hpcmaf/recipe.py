@@ -173,7 +173,9 @@ class Recipe(Strict):
         if self.debate.agents == 1 and self.debate.rounds > 1:
             raise ValueError("debate.rounds: one agent has nobody to debate with; set debate.rounds to 1")
         if self.selection.critics == "disputed" and self.debate.agents < 3:
-            raise ValueError("selection.critics: disputed needs others who can disagree; set debate.agents to 3 or more")
+            raise ValueError(
+                "selection.critics: disputed needs others who can disagree; set debate.agents to 3 or more"
+            )
         return self
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hpcmaf.engines.vllm_fold import CannotFold, FoldedWeights
+from hpcmaf.engines.vllm_life import say
 from hpcmaf.engines.vllm_rows import LoraRows
 
 
@@ -78,3 +79,4 @@ class Folding:
             self.weights.fold(agent)
             self.rows.fold(None if agent is None else self.ids[agent])
             self.changes, self.seconds = self.changes + 1, self.seconds + time.monotonic() - began
+            say(f"vLLM: {agent or 'nobody'} is in the weights, after {time.monotonic() - began:.2f} s")

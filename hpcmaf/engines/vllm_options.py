@@ -49,7 +49,7 @@ class VllmOptions:
         none.
     fold_adapters
         Whether the adapter of the agent with most to do is added to the
-        weights; see ``vllm_fold``. ``None`` is on one GPU yes, else no.
+        weights; see ``vllm_fold``. Not with tensor parallelism.
     arguments
         Further arguments of vLLM's ``EngineArgs``.
     """
@@ -65,7 +65,7 @@ class VllmOptions:
     kv_cache_dtype: str = "auto"
     enforce_eager: bool = False
     lookup_tokens: int = 0
-    fold_adapters: bool | None = None
+    fold_adapters: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def seats(self, device: str) -> int:
@@ -79,11 +79,10 @@ class VllmOptions:
         # that suit a server whose users watch the words come.
         return self.max_num_batched_tokens or (8192 if device == "cuda" else None)
 
-    def folds(self, device: str, rank: int) -> bool:
+    def folds(self, rank: int) -> bool:
         """Whether adapters of a rank are to be folded into the weights, if the engine can."""
         # Whole weights are in one process's hands on one GPU only, and slots take both adapters' ranks.
-        possible = self.tensor_parallel == 1 and 2 * rank <= _RANKS[-1]
-        return possible and (device == "cuda" if self.fold_adapters is None else self.fold_adapters)
+        return self.fold_adapters and self.tensor_parallel == 1 and 2 * rank <= _RANKS[-1]
 
     def smaller(self, reason: str, device: str) -> VllmOptions | None:
         """Options that need less memory; ``None`` when there is nothing left to give up.
@@ -186,7 +185,7 @@ class EngineSpec:
             arguments["kv_cache_memory_bytes"] = int(options.kv_cache_gb * 2**30)
         if self.adapters:
             rank, modules = adapter_shape(self.adapters)
-            folds = options.folds(self.device, rank)
+            folds = options.folds(rank)
             arguments |= {
                 "enable_lora": True,
                 # One more than there are: with every slot taken, vLLM on a CPU

@@ -90,9 +90,7 @@ class Probe:
         Of the weights; decides what rounding may do.
     """
 
-    def __init__(
-        self, ask: Ask, models: Sequence[str | None], prompts: Sequence[tuple[int, ...]], dtype: str
-    ) -> None:
+    def __init__(self, ask: Ask, models: Sequence[str | None], prompts: Sequence[tuple[int, ...]], dtype: str) -> None:
         self.ask = ask
         self.models = models
         self.rows = [(model, prompt) for prompt in prompts for model in models]

@@ -147,7 +147,7 @@ class Engine:
 
     def _folding(self) -> Folding | None:
         rank = adapter_shape(self.spec.adapters)[0] if self.loras else 0
-        if not self.loras or not self.spec.options.folds(self.spec.device, rank):
+        if not self.loras or not self.spec.options.folds(rank):
             return None
         try:
             return Folding(self.engine, self.loras, rank)

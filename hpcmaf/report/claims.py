@@ -85,12 +85,16 @@ def _questions(many: Group, one: Group) -> Iterator[Question]:
     yield f"{MANY} above {ONE}, iteration {last}", _between(one, many, lambda run: _right(run, last)), 1
     if half in many.complete and half in one.complete and half > 0:
         for group, name in ((one, ONE), (many, MANY)):
-            yield f"{name} goes on improving, iteration {half} to {last}", _within(
-                group, (half, "debate"), (last, "debate")
-            ), 1
-        yield f"{MANY} improves more than {ONE}, iteration {half} to {last}", _between(
-            one, many, lambda run: _gain(run, half, last)
-        ), 1
+            yield (
+                f"{name} goes on improving, iteration {half} to {last}",
+                _within(group, (half, "debate"), (last, "debate")),
+                1,
+            )
+        yield (
+            f"{MANY} improves more than {ONE}, iteration {half} to {last}",
+            _between(one, many, lambda run: _gain(run, half, last)),
+            1,
+        )
     # Both begin with the same society, so whose diversity is higher has lost less.
     pairs = _between(one, many, lambda run: _disagreeing(run, last))
     agents = {run.agents for run in (*many.runs, *one.runs)}
@@ -98,9 +102,7 @@ def _questions(many: Group, one: Group) -> Iterator[Question]:
         yield f"{MANY} keeps more diversity (1 − consensus) than {ONE}, iteration {last}", pairs, agents.pop() or 1
 
 
-def _within(
-    group: Group, before: tuple[int, str], after: tuple[int, str]
-) -> list[tuple[Values, Values]]:
+def _within(group: Group, before: tuple[int, str], after: tuple[int, str]) -> list[tuple[Values, Values]]:
     """Two iterations or ways of answering of the same runs."""
     found = []
     for run in group.runs:
@@ -146,9 +148,7 @@ def _disagreeing(run: Run, t: int) -> Values | None:
     if agreeing is None:
         return None
     agents = len(metrics["rounds"][-1]["agents"])
-    return {
-        problem: agents - count for problem, count in zip(metrics["scores"]["problem_ids"], agreeing, strict=True)
-    }
+    return {problem: agents - count for problem, count in zip(metrics["scores"]["problem_ids"], agreeing, strict=True)}
 
 
 def claim_tables(found: Sequence[Claim]) -> list[Table]:

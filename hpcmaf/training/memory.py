@@ -117,9 +117,13 @@ def choose_passes(
         wanted = needed(size, stage, processes, job.offload, activations(cut, config, checkpointed=count, fused=fused))
         if wanted <= room:
             break
-    return micro, count, (
-        f"gradient_checkpointing auto: {count} of {layers} layers, micro_batch_size {micro}, "
-        f"about {_gib(wanted)} of {_gib(min(memory))} on each GPU"
+    return (
+        micro,
+        count,
+        (
+            f"gradient_checkpointing auto: {count} of {layers} layers, micro_batch_size {micro}, "
+            f"about {_gib(wanted)} of {_gib(min(memory))} on each GPU"
+        ),
     )
 
 

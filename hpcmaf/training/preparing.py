@@ -79,9 +79,7 @@ def prepare(
         fused = fused and liger
         said += [word]
     if job.gradient_checkpointing == "auto":
-        micro, count, why = choose_passes(
-            size, int(job.zero_stage), place.processes, job, config, memory, fused=fused
-        )
+        micro, count, why = choose_passes(size, int(job.zero_stage), place.processes, job, config, memory, fused=fused)
         job = replace(job, micro_batch_size=micro)
         checkpoint_layers(model, count)
         if place.first:

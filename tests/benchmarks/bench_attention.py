@@ -19,8 +19,8 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-
 from training_workload import lengths
+
 from hpcmaf.training import attention
 
 

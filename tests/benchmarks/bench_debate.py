@@ -75,7 +75,9 @@ async def ours(model: Path, adapters: dict[str, str], more: dict[str, Any], work
     try:
         started = await warm(engine)
         before = engine.reused_tokens
-        made = await hold(work, engine)
+        with Watch(engine) as watch:
+            made = await hold(work, engine)
+        made |= watch.summary(sum(seat.size for seat in engine.seats))
         reused = engine.reused_tokens - before
         sizes = {"weights_gb": engine.weights_bytes / 1e9, "peak_gb": engine.peak_memory_bytes / 1e9}
         return {"start": started, **made, "reused_tokens": reused, "gpus": engine.gpus, **sizes}
@@ -83,8 +85,8 @@ async def ours(model: Path, adapters: dict[str, str], more: dict[str, Any], work
         engine.close()
 
 
-async def uneven(model: Path, adapters: dict[str, str], work: Work, out: Path) -> dict[str, Any]:
-    engine = start_ours(model, adapters, {})
+async def uneven(model: Path, adapters: dict[str, str], more: dict[str, Any], work: Work, out: Path) -> dict[str, Any]:
+    engine = start_ours(model, adapters, more)
     try:
         result: dict[str, Any] = {"start": await warm(engine)}
         seats, over_time = engine.seats[0].size, {}
@@ -125,7 +127,7 @@ def run_part(part: str, arguments: Any) -> dict[str, Any]:
         return peer(model, adapters, work)
     if name == "uneven":
         drawn = Work(arguments.problems, None, arguments.top_p, shorter=25 if arguments.tiny else 1)
-        return asyncio.run(uneven(model, adapters, drawn, arguments.out))
+        return asyncio.run(uneven(model, adapters, more, drawn, arguments.out))
     return asyncio.run(ours(model, adapters, more, work))
 
 

@@ -47,10 +47,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPA
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from training_workload import BATCH, lengths, write_data
+
 from hpcmaf.errors import StopRequested
 from hpcmaf.training.job import Series, StopFlag, run_finetune
 from hpcmaf.training.spec import FinetuneJob
-from training_workload import BATCH, lengths, write_data
 
 FULL = {"tuning": "full", "zero_stage": 3, "epochs": 1}
 SHAPES: dict[str, dict[str, Any]] = {
@@ -75,7 +76,14 @@ def job_of(place: Path, gpus: int, output: Path, **settings: Any) -> FinetuneJob
         batch_size=BATCH * max(1, gpus),
         learning_rate=1e-5,
         loss_spike=0,
-        **{"micro_batch_size": 8, "gradient_checkpointing": "auto", "zero_stage": 2, "epochs": 2} | settings,
+        # Alone there is nobody to share with, so stage 1 suffices; several share as TRL's do.
+        **{
+            "micro_batch_size": 8,
+            "gradient_checkpointing": "auto",
+            "zero_stage": 2 if gpus > 1 else "auto",
+            "epochs": 2,
+        }
+        | settings,
     )
 
 

@@ -40,8 +40,11 @@ def test_every_adapter_has_a_slot_and_one_is_left(tmp_path: Path) -> None:
         "critic-0": adapter(tmp_path / "0", ["self_attn.q_proj"], rank=4),
         "critic-1": adapter(tmp_path / "1", ["mlp.up_proj"], rank=4, extra={"mlp.up_proj": 9}),
     }
-    arguments = spec(VllmOptions(fold_adapters=False), adapters).arguments()
-    assert arguments["max_loras"] == 3
+    folding = spec(VllmOptions(fold_adapters=True), adapters).arguments()
+    assert (folding["max_loras"], folding["max_lora_rank"]) == (4, 32), "one more for the base, and both in one"
+    split = spec(VllmOptions(fold_adapters=True, tensor_parallel=2), adapters).arguments()
+    arguments = spec(VllmOptions(), adapters).arguments()
+    assert arguments["max_loras"] == split["max_loras"] == 3
     assert arguments["max_lora_rank"] == 16, "the next rank that vLLM has, above the largest of any layer"
     assert arguments["lora_target_modules"] == ["q_proj", "up_proj"]
     assert "enable_lora" not in spec(VllmOptions()).arguments()

@@ -65,9 +65,7 @@ def test_runs_of_one_seed_are_compared(runs: list[RunDir]) -> None:
 
 def test_diversity_counts_who_disagrees(runs: list[RunDir]) -> None:
     kept = claims_of(runs)[-1]
-    shares = [
-        [1 - metrics(run, 4)["consensus"] for run in part] for part in (runs[:2], runs[2:])
-    ]
+    shares = [[1 - metrics(run, 4)["consensus"] for run in part] for part in (runs[:2], runs[2:])]
     many, one = (sum(part) / len(part) for part in shares)
     assert kept.result.difference == pytest.approx(many - one)
     # The better society agrees more: the claim's contrary.
