@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from hpcmaf.chat import ChatFormat
 from hpcmaf.engines.base import Request, ServedModels
+from hpcmaf.engines.mixing import mix_in_place
 from hpcmaf.errors import EngineError, PlatformError
 
 
@@ -118,6 +119,7 @@ class ModelPool:
                     model.load_adapter(adapter, adapter_name=name)
                 else:
                     model = PeftModel.from_pretrained(model, adapter, adapter_name=name)
+            mix_in_place(model)
         # The model's own defaults (temperature, top-k, penalties) must not leak in.
         model.generation_config = GenerationConfig(
             do_sample=False, pad_token_id=self.chat.tokenizer.pad_token_id, eos_token_id=self.stop_ids

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from transformers import LogitsProcessor, StoppingCriteria
+from transformers import LogitsProcessor
 
 from hpcmaf.engines.base import Request
 from hpcmaf.errors import EngineError
@@ -40,6 +40,12 @@ class SeededSampling(LogitsProcessor):
         self.prompt_length = prompt_length
         self.models = [request.model for request in requests]
 
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with some of the rows."""
+        self.uniforms, self.greedy = self.uniforms[rows], self.greedy[rows]
+        self.temperature, self.top_p = self.temperature[rows], self.top_p[rows]
+        self.models = [self.models[row] for row in rows.tolist()]
+
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """Keep one token per row of ``scores[B, V]``.
 
@@ -66,19 +72,3 @@ class SeededSampling(LogitsProcessor):
         position = position.masked_fill(self.greedy[:, None], 0)
         chosen = tokens.gather(1, position)
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
-
-
-class RowLimits(StoppingCriteria):
-    """Stops each row at its own number of new tokens.
-
-    ``generate`` knows one limit per batch; a row near the end of its context
-    must not shorten its neighbours.
-    """
-
-    def __init__(self, limits: Sequence[int], prompt_length: int, device: torch.device) -> None:
-        self.limits = torch.tensor(limits, device=device)
-        self.prompt_length = prompt_length
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: object) -> torch.BoolTensor:
-        """Return ``done[B]``."""
-        return input_ids.shape[1] - self.prompt_length >= self.limits  # type: ignore[return-value]

@@ -21,9 +21,9 @@ import torch
 from hpcmaf.engines.base import Completion, Request, ServedModels
 from hpcmaf.engines.batching import Waiting, take_batch
 from hpcmaf.engines.journal import Journal
-from hpcmaf.engines.kvcache import roomy_cache
+from hpcmaf.engines.generating import generate
+from hpcmaf.engines.mixing import BASE
 from hpcmaf.engines.models import ModelPool, pick_device
-from hpcmaf.engines.sampling import RowLimits, SeededSampling
 from hpcmaf.engines.scoring import log_likelihoods
 
 # Loop turns without a new request after which all debates count as waiting.
@@ -192,7 +192,7 @@ class TransformersEngine:
         if not asked:
             return completions
         texts = [batch[position].prompt + list(completions[position].token_ids) for position in asked]
-        adapters = [batch[position].request.model or "__base__" for position in asked]
+        adapters = [batch[position].request.model or BASE for position in asked]
         values = log_likelihoods(model, texts, adapters if self._has_adapters() else None, self.device)
         for position, row in zip(asked, values, strict=True):
             prompt = len(batch[position].prompt) - 1
@@ -205,36 +205,23 @@ class TransformersEngine:
         return self.pool.served.tuning == "lora" and bool(self.pool.served.agents)
 
     def _answer(self, model: Any, batch: Sequence[Waiting]) -> list[Completion]:
-        width = max(len(waiting.prompt) for waiting in batch)
-        pad = self.pool.chat.tokenizer.pad_token_id
-        ids = torch.full((len(batch), width), pad)  # [B, T]
-        mask = torch.zeros((len(batch), width), dtype=torch.long)
-        for row, waiting in enumerate(batch):
-            ids[row, width - len(waiting.prompt) :] = torch.tensor(waiting.prompt)
-            mask[row, width - len(waiting.prompt) :] = 1
-        limits = [min(w.request.sampling.max_new_tokens, self.pool.context - len(w.prompt)) for w in batch]
-        steps = max(limits)
-        arguments: dict[str, object] = {}
-        if self._has_adapters():
-            arguments["adapter_names"] = [waiting.request.model or "__base__" for waiting in batch]
-        requests = [waiting.request for waiting in batch]
-        output = model.generate(
-            input_ids=ids.to(self.device),
-            attention_mask=mask.to(self.device),
-            max_new_tokens=steps,
-            past_key_values=roomy_cache(model, steps),
-            logits_processor=[SeededSampling(requests, width, steps, self.device)],
-            stopping_criteria=[RowLimits(limits, width, self.device)],
-            **arguments,
-        )[:, width:].tolist()
-        return [
-            self._completion(tokens[:limit], waiting)
-            for tokens, limit, waiting in zip(output, limits, batch, strict=True)
-        ]
+        # Rows of one adapter side by side; see ``mixing``.
+        batch_order = sorted(range(len(batch)), key=lambda row: batch[row].request.model or "")
+        ordered = [batch[row] for row in batch_order]
+        made = generate(
+            model,
+            [waiting.prompt for waiting in ordered],
+            [waiting.request for waiting in ordered],
+            [min(w.request.sampling.max_new_tokens, self.pool.context - len(w.prompt)) for w in ordered],
+            stop_ids=self.pool.stop_ids,
+            pad=self.pool.chat.tokenizer.pad_token_id,
+            adapters=[w.request.model or BASE for w in ordered] if self._has_adapters() else None,
+            device=self.device,
+        )
+        by_row = dict(zip(batch_order, made, strict=True))
+        return [self._completion(by_row[row], waiting) for row, waiting in enumerate(batch)]
 
     def _completion(self, tokens: list[int], waiting: Waiting) -> Completion:
-        stops = set(self.pool.stop_ids)
-        end = next((position for position, token in enumerate(tokens) if token in stops), None)
-        reason = "length" if end is None else "stop"
-        kept = tokens if end is None else tokens[: end + 1]
-        return Completion(self.pool.chat.decode(kept), tuple(kept), len(waiting.prompt), reason)  # type: ignore[arg-type]
+        reason = "stop" if tokens and tokens[-1] in self.pool.stop_ids else "length"
+        text = self.pool.chat.decode(tokens)
+        return Completion(text, tuple(tokens), len(waiting.prompt), reason)  # type: ignore[arg-type]
