@@ -20,8 +20,8 @@ import torch
 
 from hpcmaf.engines.base import Completion, Request, ServedModels
 from hpcmaf.engines.batching import Waiting, take_batch
-from hpcmaf.engines.journal import Journal
 from hpcmaf.engines.generating import generate
+from hpcmaf.engines.journal import Journal
 from hpcmaf.engines.mixing import BASE
 from hpcmaf.engines.models import ModelPool, pick_device
 from hpcmaf.engines.scoring import log_likelihoods

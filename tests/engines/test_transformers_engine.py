@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.tiny_models import tiny_adapter, tiny_model
 
 from hpcmaf.engines import Completion, Request, Sampling, ServedModels
 from hpcmaf.engines.journal import Journal
 from hpcmaf.errors import EngineError, PlatformError
+from tests.tiny_models import tiny_adapter, tiny_model
 
 pytestmark = pytest.mark.slow
 
