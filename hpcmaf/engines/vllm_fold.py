@@ -120,20 +120,12 @@ class FoldedWeights:
             raise CannotFold(f"the machine has no memory for a copy of the weights ({error})") from error
         return _Matrix(weight.data, loaded.copy_(weight.data), tuple(parts))
 
-    def clear(self) -> None:
-        """Have no adapter in the weights, and none of two in a slot, whatever was there."""
-        self._fold(None)
-
+    @torch.inference_mode()
     def fold(self, agent: str | None) -> None:
-        """Have one agent's adapter in the weights; ``None`` has none there.
+        """Have one agent's adapter in the weights; ``None`` has none there, nor any of two in a slot.
 
         The engine must not be in the middle of a step.
         """
-        if agent != self.folded:
-            self._fold(agent)
-
-    @torch.inference_mode()
-    def _fold(self, agent: str | None) -> None:
         cuda = bool(self.matrices) and self.matrices[0].weight.is_cuda
         if cuda:
             torch.cuda.synchronize()

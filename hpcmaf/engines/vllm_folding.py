@@ -65,7 +65,7 @@ class Folding:
             raise CannotFold(f"this vLLM serves adapters in another way ({error})") from error
         self.changes, self.seconds = 0, 0.0
         # Nothing of the stand-in's own may be left in its slot.
-        self.weights.clear()
+        self.weights.fold(None)
 
     @property
     def folded(self) -> str | None:
