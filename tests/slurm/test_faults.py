@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import sys
 import time
 from pathlib import Path
 
@@ -122,6 +123,25 @@ def test_preemption(slurm: Cluster, tmp_path: Path) -> None:
     loop.all_once()
     assert started(loop.run, "it01/debate", "00001") == 2
     assert set(loop.verdicts()) <= {"preempted", "stopped"}
+
+
+def test_preemption_while_python_starts(slurm: Cluster, tmp_path: Path) -> None:
+    """Slurm takes a job that dies of its signals for one that has ended, so this one is deaf to them."""
+    node = tmp_path / "node"
+    slow = tmp_path / "slow-python"
+    first = (
+        f"mkdir {tmp_path}/once 2>/dev/null && echo $SLURMD_NODENAME > {node}.new && mv {node}.new {node} && sleep 20"
+    )
+    slow.write_text(f'#!/bin/sh\n{first}\nexec {sys.executable} "$@"\n')
+    slow.chmod(0o755)
+    loop = Loop(slurm, tmp_path / "run", "slurm.partition=low", f"slurm.python={slow}")
+    loop.start()
+    loop.wait("Python was starting", node.exists)
+    urgent = slurm.submit("true", "--partition=high", f"--nodelist={node.read_text().strip()}", "--exclusive")
+    loop.finish(120)
+    slurm.wait_job(urgent, "COMPLETED")
+    loop.all_once()
+    assert set(loop.verdicts()) <= {"preempted"}
 
 
 def test_scontrol_requeue(slurm: Cluster, tmp_path: Path) -> None:

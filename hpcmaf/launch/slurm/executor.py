@@ -29,6 +29,11 @@ _NO_COUNT = 1_000_000
 
 SCRIPT = "submission.sh"
 
+# A preempted job that ends by itself is not put back into the queue, and one
+# whose Python is still starting has nothing to save: deaf until it has
+# handlers of its own, it is ended and requeued by Slurm.
+_DEAF = """sh -c 'trap "" USR2 TERM; exec "$@"' sh"""
+
 
 def element_pickle(folder: Path, index: int) -> Path:
     """Where the work of one element of an array lies until its job takes it."""
@@ -62,7 +67,7 @@ class ChainExecutor(submitit.SlurmExecutor):
 
     @property
     def _submitit_command_str(self) -> str:
-        return f"{self.python} -u -m hpcmaf.launch.slurm.job {shlex.quote(str(self.folder))}"
+        return f"{_DEAF} {self.python} -u -m hpcmaf.launch.slurm.job {shlex.quote(str(self.folder))}"
 
     def script(self, elements: int) -> str:
         """The batch script, as sbatch gets it.

@@ -32,4 +32,4 @@ export SRUN_CPUS_PER_TASK=32
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/projects/debates/five agents/it02/jobs/five-agents-xxxxxxxx.it02.finetune.generator-0_4.0024/%j_%t_log.out' --error '/projects/debates/five agents/it02/jobs/five-agents-xxxxxxxx.it02.finetune.generator-0_4.0024/%j_%t_log.err' /opt/hpcmaf/bin/python -u -m hpcmaf.launch.slurm.job '/projects/debates/five agents/it02/jobs/five-agents-xxxxxxxx.it02.finetune.generator-0_4.0024'
+srun --unbuffered --output '/projects/debates/five agents/it02/jobs/five-agents-xxxxxxxx.it02.finetune.generator-0_4.0024/%j_%t_log.out' --error '/projects/debates/five agents/it02/jobs/five-agents-xxxxxxxx.it02.finetune.generator-0_4.0024/%j_%t_log.err' sh -c 'trap "" USR2 TERM; exec "$@"' sh /opt/hpcmaf/bin/python -u -m hpcmaf.launch.slurm.job '/projects/debates/five agents/it02/jobs/five-agents-xxxxxxxx.it02.finetune.generator-0_4.0024'

@@ -22,4 +22,4 @@ export SRUN_CPUS_PER_TASK=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/projects/debates/it'"'"'s $HOME; "x" & ünï/it01/jobs/it-s-HOME-x-n-xxxxxxxx.it01.merge.0007/%j_%t_log.out' --error '/projects/debates/it'"'"'s $HOME; "x" & ünï/it01/jobs/it-s-HOME-x-n-xxxxxxxx.it01.merge.0007/%j_%t_log.err' /opt/python -u -m hpcmaf.launch.slurm.job '/projects/debates/it'"'"'s $HOME; "x" & ünï/it01/jobs/it-s-HOME-x-n-xxxxxxxx.it01.merge.0007'
+srun --unbuffered --output '/projects/debates/it'"'"'s $HOME; "x" & ünï/it01/jobs/it-s-HOME-x-n-xxxxxxxx.it01.merge.0007/%j_%t_log.out' --error '/projects/debates/it'"'"'s $HOME; "x" & ünï/it01/jobs/it-s-HOME-x-n-xxxxxxxx.it01.merge.0007/%j_%t_log.err' sh -c 'trap "" USR2 TERM; exec "$@"' sh /opt/python -u -m hpcmaf.launch.slurm.job '/projects/debates/it'"'"'s $HOME; "x" & ünï/it01/jobs/it-s-HOME-x-n-xxxxxxxx.it01.merge.0007'
