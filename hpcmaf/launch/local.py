@@ -73,8 +73,9 @@ class Slots:
 class LocalDriver:
     """Runs a plan's tasks through submitit's local executor.
 
-    Whoever has several runs calls ``begin``, then ``step`` now and then until
-    it says that nothing is left, then ``end``; ``drive`` does so for one.
+    Whoever has several runs calls ``begin`` of each, then now and then
+    ``collect`` of all before ``launch`` of each in turn, until that says that
+    nothing is left, then ``end``; ``drive`` does so for one.
 
     Parameters
     ----------
@@ -86,9 +87,7 @@ class LocalDriver:
         Shared with other drivers; left out, the profile's.
     """
 
-    def __init__(
-        self, run: RunDir, plan: Plan, profile: Profile, watcher: Watcher, slots: Slots | None = None
-    ) -> None:
+    def __init__(self, run: RunDir, plan: Plan, profile: Profile, watcher: Watcher, slots: Slots | None = None) -> None:
         self.run = run
         self.plan = plan
         self._identity = plan.identity
@@ -138,7 +137,12 @@ class LocalDriver:
             raise self._failure
 
     def step(self) -> bool:
-        """Look once; returns whether there is anything left to wait for."""
+        """Look once: ``collect``, then ``launch``."""
+        self.collect()
+        return self.launch()
+
+    def collect(self) -> None:
+        """Notice what has ended, and free its slots."""
         for running in list(self._running):
             over = running.job.done()  # asked first: what it did last has its marker by now
             self._follow(running)
@@ -146,6 +150,9 @@ class LocalDriver:
                 self._running.remove(running)
                 self.slots.give(running.slot)
                 self._ended(running)
+
+    def launch(self) -> bool:
+        """Start what can start while there are slots; returns whether there is anything left to wait for."""
         left = [(stage, [task for task in stage.tasks if not self._done(stage, task)]) for stage in self._ready()]
         if self._failure is None:
             for stage, tasks in left:

@@ -90,7 +90,10 @@ class Machine:
         """Carry all runs on for so long, or until one of them is over."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            over = [root for root, (driver, _) in self._active.items() if not driver.step()]
+            # A slot goes to the run begun first, not to the one that frees it.
+            for driver, _ in self._active.values():
+                driver.collect()
+            over = [root for root, (driver, _) in self._active.items() if not driver.launch()]
             for root in over:
                 driver, held = self._active.pop(root)
                 try:

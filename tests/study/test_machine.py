@@ -13,6 +13,7 @@ from rich.console import Console
 from hpcmaf.attempts import begin
 from hpcmaf.errors import DataError, StageError
 from hpcmaf.launch import local
+from hpcmaf.launch.local import LocalDriver
 from hpcmaf.plan import Stage
 from hpcmaf.profile import Profile
 from hpcmaf.rundir import RunDir
@@ -24,7 +25,7 @@ from tests.study.studies import METHODS, PROFILE, Hands, lay_out
 
 
 class Job:
-    """Does its tasks when it is looked at for the third time."""
+    """Does its tasks when it is looked at for the third time, or later in other slots than the first."""
 
     job_id, paths = "1", SimpleNamespace(stderr="job.err")
     # Of those under way: slot to run.
@@ -42,7 +43,7 @@ class Job:
 
     def done(self) -> bool:
         self.looks += 1
-        if self.looks == 3:
+        if self.looks == 3 + self.slot:
             del Job.active[self.slot]
             run, stage, tasks, attempt, identity = self.what
             for position, task in enumerate(tasks):
@@ -51,10 +52,10 @@ class Job:
                     entry.run_task(str(run.root), stage.id, task, str(folder), identity)
                 except DataError:
                     pass  # the attempt says so
-        return self.looks >= 3
+        return self.looks >= 3 + self.slot
 
     def cancel(self, check: bool = True) -> None:
-        self.looks = 3
+        self.looks = 3 + self.slot
         Job.active.pop(self.slot, None)
 
 
@@ -96,6 +97,25 @@ def test_runs_share_the_slots_and_nothing_is_computed_twice(tmp_path: Path, slot
     assert len(attempts) == to_compute
     assert all(one.run.metrics(0).exists() and not one.run.claimed(one.plan.stages[0], "00000") for one in planned)
     assert "taken over from" in said and "arithmetic-micro-maft-seed0: it00/eval 00000 done in" in said
+
+
+def test_a_free_slot_goes_to_the_run_begun_first(
+    tmp_path: Path, slots: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[LocalDriver] = []
+    begin, start = LocalDriver.begin, LocalDriver._start
+    monkeypatch.setattr(LocalDriver, "begin", lambda driver: begun.append(driver) or begin(driver))
+
+    def starts(driver: LocalDriver, stage: Stage, tasks: list[str]) -> None:
+        for other in begun[: begun.index(driver)]:
+            ready = [(stage, task) for stage in other._ready() for task in stage.tasks]
+            waiting = [one for one in ready if not other._done(*one) and not other._is_running(*one)]
+            assert not waiting, f"{driver.run.root.name} before {other.run.root.name}"
+        start(driver, stage, tasks)
+
+    monkeypatch.setattr(LocalDriver, "_start", starts)
+    drive(lay_out(tmp_path, "maft, union-data, single-agent-ft", iterations=2), slots)
+    assert len(begun) > 2
 
 
 def test_a_failing_run_does_not_hold_up_the_others(
