@@ -10,6 +10,7 @@ from hpcmaf.report.groups import Group, Point
 from hpcmaf.report.records import Iteration
 from hpcmaf.report.sections import NONE, estimate, iteration_name, p_value, percent, points
 from hpcmaf.report.tables import Table
+from hpcmaf.report.wrong import errors_table
 
 # Of more agents only the range is shown.
 MOST_AGENTS = 8
@@ -33,7 +34,15 @@ DIVERSITY = {
 
 def behaviour_tables(group: Group) -> list[Table]:
     """All that the runs of a group have the figures for."""
-    makers = (agents_table, debate_tests, movement_table, specialisation_table, curves_table, diversity_table)
+    makers = (
+        agents_table,
+        debate_tests,
+        movement_table,
+        errors_table,
+        specialisation_table,
+        curves_table,
+        diversity_table,
+    )
     found = [make(group) for make in makers] + kind_tables(group)
     return [table for table in found if table is not None]
 

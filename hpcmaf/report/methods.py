@@ -81,7 +81,7 @@ def method_tables(found: Sequence[Row], baseline: str | None, reference: bool) -
         note = "Percent ± standard error over problems (of one run), after the last iteration that all runs have."
         if baseline:
             note += (
-                f" Points against {baseline} on the same problems, runs paired by seed: paired bootstrap over problems; "
+                f" Points against {baseline} on the same problems, runs paired by seed: bootstrap over problems; "
                 "exact test (McNemar's; over seeds, sign flips by problem); Holm over this table."
             )
         if any(row.group.runs[0].transferred for row in here):

@@ -94,6 +94,7 @@ class _Scores(_Strict):
     debate: str
     # Not in files of earlier versions.
     agreeing: list[int] | None = None
+    agents: list[list[str]] = []
 
 
 class _Metrics(_Strict):
@@ -157,6 +158,7 @@ def metrics_fault(metrics: Mapping[str, Any], t: int) -> str | None:
     scores = read.scores
     each = [scores.problem_ids, scores.one_answer, scores.majority, scores.debate]
     each += [] if scores.agreeing is None else [scores.agreeing]
+    each += [marks for agents in scores.agents for marks in agents]
     if {len(one) for one in each} != {read.problems}:
         return "damaged (scores and number of problems do not fit)"
     return None

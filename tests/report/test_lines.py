@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,6 +110,7 @@ def test_tables_of_behaviour_show_the_metrics(make_run: MakeRun) -> None:
         "every agent",
         "the last round's vote against the first round's",
         "what debating does",
+        "where the first vote is wrong",
         "who is right where",
         "k answers",
         "diversity",
@@ -120,6 +122,32 @@ def test_tables_of_behaviour_show_the_metrics(make_run: MakeRun) -> None:
     assert cell.endswith(f"(of {sum(move['of'] for move in moves)})")
 
 
+def test_what_debates_make_of_wrong_votes(make_run: MakeRun) -> None:
+    """Two runs of eight problems: beside four of six wrong votes somebody was right, and one of those was found."""
+    runs = make_run("a", seed=0, upto=0, problems=8), make_run("b", seed=1, upto=0, problems=8)
+    scores = [
+        {"majority": "11111100", "debate": "11111110", "agents": [["11111110", "11111100"], ["11111110", "11111110"]]},
+        {"majority": "11110000", "debate": "11110001", "agents": [["11111110", "11110000"], ["11110001", "11110001"]]},
+    ]
+    for run, changed in zip(runs, scores, strict=True):
+        metrics = read_run(run.root).iterations[0].metrics
+        assert metrics is not None
+        write_json(run.metrics(0), {**metrics, "scores": metrics["scores"] | changed})
+    (group,) = groups_of(*runs)
+    table = next(table for table in behaviour_tables(group) if "first vote is wrong" in table.title)
+    iteration, *cells = (re.sub(r" ± [\d.]+", "", cell) for cell in table.rows[0])
+    # Means over runs: 1/2 and 3/4 had one; 1/1 and 0/3 were found; 0/1 and 1/1 came from nowhere.
+    assert (iteration, cells) == ("0 (base)", ["37.50", "62.50 (of 6)", "50.00 (of 4)", "50.00 (of 2)"])
+
+
+def test_a_round_that_lacks_problems_is_damage(make_run: MakeRun) -> None:
+    run = make_run("a", upto=0)
+    metrics = dict(read_run(run.root).iterations[0].metrics or {})
+    rounds = [[marks[:-1] for marks in agents] for agents in metrics["scores"]["agents"]]
+    write_json(run.metrics(0), metrics | {"scores": metrics["scores"] | {"agents": rounds}})
+    assert "scores and number of problems do not fit" in read_run(run.root).missing[0]
+
+
 def test_metrics_of_earlier_versions_still_count(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("old", upto=1)
     for t in (0, 1):
@@ -127,6 +155,7 @@ def test_metrics_of_earlier_versions_still_count(make_run: MakeRun, tmp_path: Pa
         for key in ("movement", "curves", "by_kind", "diversity"):
             del metrics[key]
         metrics["rounds"] = [{k: v for k, v in one.items() if k != "specialisation"} for one in metrics["rounds"]]
+        metrics["scores"] = {k: v for k, v in metrics["scores"].items() if k not in {"agents", "agreeing"}}
         write_json(run.metrics(t), metrics)
     (group,) = groups = groups_of(run)
     assert group.runs[0].missing == []
