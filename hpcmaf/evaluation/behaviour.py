@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import combinations, pairwise
 from typing import Any
 
-from hpcmaf.answers import equivalent
+from hpcmaf.answers import equivalent, vote
 from hpcmaf.debate.consensus import others_agree
 from hpcmaf.evaluation.curves import answer_classes, curve_points, majority_at_k, pass_at_k
 from hpcmaf.evaluation.spread import Estimate, Ratio, estimate, estimate_shares, ratio
@@ -42,6 +42,11 @@ class Movement:
         Share of right answers that are wrong a round later.
     ``vote_corrected``, ``vote_corrupted``
         The same of the round's vote.
+    ``majority_corrected``, ``split_corrected``
+        Of wrong votes that more than half of the agents gave, and of those
+        that no more than half did: how many are right a round later. To
+        correct the one agents must hold out against most of the others; the
+        other leaves them nobody to follow.
     ``gave_up``
         Sycophancy: where an agent was right and more than half of the others
         agreed on one wrong answer, how often it took theirs over.
@@ -50,7 +55,16 @@ class Movement:
         the right answer, how often it was right a round later.
     """
 
-    NAMES = ("corrected", "corrupted", "vote_corrected", "vote_corrupted", "gave_up", "persuaded")
+    NAMES = (
+        "corrected",
+        "corrupted",
+        "vote_corrected",
+        "vote_corrupted",
+        "majority_corrected",
+        "split_corrected",
+        "gave_up",
+        "persuaded",
+    )
 
     def __init__(self) -> None:
         self._ratios = {name: _Ratios() for name in self.NAMES}
@@ -79,6 +93,11 @@ class Movement:
         self._count("corrupted", sum(before[n] and not after[n] for n in agents), sum(before))
         self._count("vote_corrected", int(voted[1] and not voted[0]), int(not voted[0]))
         self._count("vote_corrupted", int(voted[0] and not voted[1]), int(voted[0]))
+        wrong = not voted[0]
+        # How many gave the answer that won does not depend on how ties are decided.
+        shared = wrong and 2 * vote(answers[0], 0).votes > len(before)
+        self._count("majority_corrected", int(shared and voted[1]), int(shared))
+        self._count("split_corrected", int(wrong and not shared and voted[1]), int(wrong and not shared))
         gave_up = tempted = persuaded = shown = 0
         for n in agents:
             if all(before) or not any(before):

@@ -19,6 +19,8 @@ _MOVES = {
     "corrupted": "corrupted",
     "vote_corrected": "vote corrected",
     "vote_corrupted": "vote corrupted",
+    "majority_corrected": "majority corrected",
+    "split_corrected": "split corrected",
     "gave_up": "gave up",
     "persuaded": "persuaded",
 }
@@ -130,26 +132,30 @@ def debate_tests(group: Group) -> Table | None:
 def movement_table(group: Group) -> Table | None:
     """How often debates correct, corrupt and talk somebody out of a right answer."""
     rows = []
+    all_moves = [move for run in group.runs for i in run.evaluated for move in (i.metrics or {}).get("movement", [])]
+    names = [name for name in _MOVES if any(name in move for move in all_moves)]
     for t in group.complete:
         moves = [i.metrics.get("movement", []) for i in _at(group, t) if i.metrics]
         for at in range(min(map(len, moves), default=0)):
             cells = []
-            for name in _MOVES:
+            for name in names:
 
                 def read(iteration: Iteration, at: int = at, name: str = name) -> Mapping[str, Any] | None:
-                    return iteration.metrics["movement"][at][name] if iteration.metrics else None
+                    return iteration.metrics["movement"][at].get(name) if iteration.metrics else None
 
-                cells.append(cell(group.over(t, read), sum(move[at][name]["of"] for move in moves)))
+                cells.append(cell(group.over(t, read), sum(move[at][name]["of"] for move in moves if name in move[at])))
             rows.append((iteration_name(t), str(moves[0][at]["round"]), *cells))
     if not rows:
         return None
     note = (
         "Percent ± standard error over problems, of the opportunities in brackets. Corrected, corrupted: wrong answers "
-        "that are right a round later, right ones that are wrong. Gave up: an agent that was right, against more than "
+        "that are right a round later, right ones that are wrong. Majority, split corrected: of wrong votes that more "
+        "than half gave, and of those that no more than half did. Gave up: an agent that was right, against more than "
         "half of the others with one wrong answer, took theirs over. Persuaded: one that was wrong, against more than "
         "half of the others with the right answer, was right a round later."
     )
-    return Table(f"{group.label}: what debating does", ("iteration", "round", *_MOVES.values()), tuple(rows), note)
+    header = ("iteration", "round", *(_MOVES[name] for name in names))
+    return Table(f"{group.label}: what debating does", header, tuple(rows), note)
 
 
 def specialisation_table(group: Group) -> Table | None:

@@ -49,6 +49,9 @@ class _Movement(_Strict):
     vote_corrupted: _Ratio
     gave_up: _Ratio
     persuaded: _Ratio
+    # Not in files of earlier versions.
+    majority_corrected: _Ratio | None = None
+    split_corrected: _Ratio | None = None
 
 
 class _Curve(_Strict):

@@ -46,8 +46,26 @@ def test_movement_by_hand(debate: Debate) -> None:
     assert move["gave_up"]["value"] == pytest.approx(1 / 3)
     # Votes: the first three begin wrong; "persuaded" begins right.
     assert counts(move["vote_corrected"])[0] >= 1 and counts(move["vote_corrupted"])[0] == 0
+    assert counts(move["majority_corrected"]) == (1, 3)
+    both = (counts(move[name]) for name in ("majority_corrected", "split_corrected"))
+    assert counts(move["vote_corrected"]) == tuple(map(sum, zip(*both, strict=True)))
     gained = result["scores"]["majority"], result["scores"]["debate"]
     assert counts(move["vote_corrected"])[0] == sum(pair == ("0", "1") for pair in zip(*gained, strict=True))
+
+
+def test_a_wrong_vote_is_a_majority_s_or_a_split_one(debate: Debate) -> None:
+    """Half of the agents are no majority, and neither is whoever wins a draw."""
+    (move,) = score(
+        [
+            debate("half", "5", ["4", "4", "6", "7"], ["5", "5", "5", "7"]),
+            debate("three of four", "5", ["4", "4.0", "4", "5"], ["4", "4", "4", "5"]),
+            debate("nobody", "5", [None, None, None, "4"], ["5", None, None, None]),
+            debate("right", "5", ["5", "5", "5", "4"], ["4", "4", "4", "4"]),
+        ],
+        **RUN,
+    )["movement"]
+    assert counts(move["majority_corrected"]) == (0, 1)
+    assert counts(move["split_corrected"]) == (2, 2)
 
 
 def test_movement_of_each_round_and_of_none(debate: Debate) -> None:

@@ -148,6 +148,22 @@ def test_a_round_that_lacks_problems_is_damage(make_run: MakeRun) -> None:
     assert "scores and number of problems do not fit" in read_run(run.root).missing[0]
 
 
+def test_movement_of_an_earlier_version_has_fewer_columns(make_run: MakeRun) -> None:
+    run = make_run("a", upto=0)
+    metrics = read_run(run.root).iterations[0].metrics
+    assert metrics is not None
+    moves = [
+        {k: v for k, v in move.items() if k not in {"majority_corrected", "split_corrected"}}
+        for move in metrics["movement"]
+    ]
+    for written, there in ((metrics, True), ({**metrics, "movement": moves}, False)):
+        write_json(run.metrics(0), written)
+        (group,) = groups_of(run)
+        assert group.runs[0].missing == []
+        (table,) = (table for table in behaviour_tables(group) if "what debating does" in table.title)
+        assert ("majority corrected" in table.header) is there and "gave up" in table.header
+
+
 def test_metrics_of_earlier_versions_still_count(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("old", upto=1)
     for t in (0, 1):
