@@ -14,8 +14,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two more than there are cores: a cluster's jobs keep their test waiting more than computing."""
-    return len(os.sched_getaffinity(0)) + 2
+    """One more than there are cores: a cluster's jobs keep their test waiting more than computing."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 @pytest.fixture(autouse=True)
