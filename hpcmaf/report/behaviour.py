@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from hpcmaf.evaluation import compare, holm, outcomes
-from hpcmaf.report.groups import Group, Point
+from hpcmaf.report.groups import Group
 from hpcmaf.report.records import Iteration
-from hpcmaf.report.sections import NONE, estimate, iteration_name, p_value, percent, points
+from hpcmaf.report.sections import NONE, cell, estimate, iteration_name, p_value, percent, points
 from hpcmaf.report.tables import Table
 from hpcmaf.report.wrong import errors_table
 
@@ -47,14 +47,6 @@ def behaviour_tables(group: Group) -> list[Table]:
     )
     found = [make(group) for make in makers] + kind_tables(group)
     return [table for table in found if table is not None]
-
-
-def cell(point: Point | None, count: int | None = None) -> str:
-    """Percent ± standard error over problems; of how many, where that is not plain."""
-    if point is None:
-        return NONE if count is None else f"{NONE} (of 0)"
-    shown = estimate({"value": point.value, "se": point.se})
-    return shown if count is None else f"{shown} (of {count:,})"
 
 
 def _rounds(group: Group, t: int) -> int:

@@ -25,6 +25,14 @@ def estimate(figure: Mapping[str, float] | None) -> str:
     return NONE if figure is None else f"{percent(figure['value'])} ± {percent(figure['se'])}"
 
 
+def cell(point: Point | None, count: int | None = None) -> str:
+    """Percent ± standard error over problems; of how many, where that is not plain."""
+    if point is None:
+        return NONE if count is None else f"{NONE} (of 0)"
+    shown = estimate({"value": point.value, "se": point.se})
+    return shown if count is None else f"{shown} (of {count:,})"
+
+
 def p_value(p: float) -> str:
     """Three decimals, or two digits of a small one; never a bare zero."""
     if p >= 0.001:

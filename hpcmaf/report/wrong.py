@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from hpcmaf.evaluation.spread import Ratio, ratio
-from hpcmaf.report.groups import Group, Point
+from hpcmaf.report.groups import Group
 from hpcmaf.report.records import Iteration
-from hpcmaf.report.sections import NONE, estimate, iteration_name, percent
+from hpcmaf.report.sections import cell, iteration_name
 from hpcmaf.report.tables import Table
 
 
@@ -24,11 +24,10 @@ def errors_table(group: Group) -> Table | None:
         found = [i for run in group.runs for i in run.evaluated if i.number == t and _rounds(i) > 1]
         if not found:
             continue
-        wrong = group.over(t, _wrong)
-        cells = [f"{percent(wrong.value)} ± {percent(wrong.se)}" if wrong else NONE]
+        cells = [cell(group.over(t, _wrong))]
         for figure in (_said, _picked, _made):
             of = sum(value["of"] for value in map(figure, found) if value is not None)
-            cells.append(_cell(group.over(t, figure), of))
+            cells.append(cell(group.over(t, figure), of))
         rows.append((iteration_name(t), *cells))
     if not rows:
         return None
@@ -39,11 +38,6 @@ def errors_table(group: Group) -> Table | None:
     )
     header = ("iteration", "first vote wrong", "somebody right", "then found", "found though nobody had it")
     return Table(f"{group.label}: where the first vote is wrong", header, tuple(rows), note)
-
-
-def _cell(point: Point | None, of: int) -> str:
-    shown = NONE if point is None else estimate({"value": point.value, "se": point.se})
-    return f"{shown} (of {of:,})"
 
 
 def _rounds(iteration: Iteration) -> int:
