@@ -183,6 +183,9 @@ class EngineSpec:
             arguments["speculative_config"] = _LOOKUP | {"num_speculative_tokens": options.lookup_tokens}
         if self.device == "cpu":
             arguments["kv_cache_memory_bytes"] = int(options.kv_cache_gb * 2**30)
+            # Of a seeded request whose prompt is spread over two steps, vLLM
+            # turns the generator back, which only a GPU's can be.
+            arguments["enable_chunked_prefill"] = bool(options.max_num_batched_tokens)
         if self.adapters:
             rank, modules = adapter_shape(self.adapters)
             folds = options.folds(rank)

@@ -10,7 +10,7 @@ do, read it once. The same numbers, to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import MethodType
 from typing import Any
 
@@ -19,6 +19,57 @@ from torch.autograd.function import once_differentiable
 
 # By the names that transformers' models give them, in the order of their calls.
 _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+
+
+class Operands:
+    """Weights of adapted layers that read one input, and what computing and differentiating them takes.
+
+    Parameters
+    ----------
+    scalings
+        Of each layer's adapter.
+    tensors
+        Each layer's W, bias, A and B.
+    """
+
+    def __init__(self, scalings: Sequence[float], tensors: Sequence[torch.Tensor | None]) -> None:
+        self.scalings = scalings
+        self.weights, self.biases, self.downs, self.ups = (tensors[at::4] for at in range(4))
+
+    def forward(self, rows: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Scaled low-rank products, which :meth:`backward` wants again, and each layer's output."""
+        low = self._scaled(rows @ _joined(self.downs).T)
+        outputs = []
+        each = zip(self.weights, self.biases, self.ups, self._split(low), strict=True)
+        for weight, bias, up, own in each:
+            outputs.append(torch.nn.functional.linear(rows, weight, bias).addmm_(own, up.T))
+        return low, outputs
+
+    def backward(
+        self, rows: torch.Tensor, low: torch.Tensor, gradients: Sequence[torch.Tensor], *, wanted: bool = True
+    ) -> tuple[torch.Tensor | None, Iterator[torch.Tensor | None]]:
+        """Gradients of the input, where ``wanted``, and of each layer's four tensors."""
+        inner = self._scaled(_joined([own @ up for own, up in zip(gradients, self.ups, strict=True)], 1))
+        to_rows = self.to_rows(gradients, inner) if wanted else None
+        to_downs = self._split(inner.T @ rows, 0)
+        to_ups = [own.T @ part for own, part in zip(gradients, self._split(low), strict=True)]
+        return to_rows, (part for pair in zip(to_downs, to_ups, strict=True) for part in (None, None, *pair))
+
+    def to_rows(self, gradients: Sequence[torch.Tensor], inner: torch.Tensor) -> torch.Tensor:
+        """Gradient of the input."""
+        total = gradients[0] @ self.weights[0]
+        for own, weight in zip(gradients[1:], self.weights[1:], strict=True):
+            total.addmm_(own, weight)
+        return total.addmm_(inner, _joined(self.downs))
+
+    def _scaled(self, low: torch.Tensor) -> torch.Tensor:
+        # So narrow that scaling them costs nothing but a kernel's start.
+        if len(set(self.scalings)) == 1:
+            return low.mul_(self.scalings[0])
+        return _joined([part * scaling for part, scaling in zip(self._split(low), self.scalings, strict=True)], 1)
+
+    def _split(self, low: torch.Tensor, dimension: int = 1) -> Sequence[torch.Tensor]:
+        return low.split([len(down) for down in self.downs], dimension)
 
 
 class _Adapted(torch.autograd.Function):
@@ -31,43 +82,22 @@ class _Adapted(torch.autograd.Function):
     def forward(
         ctx: Any, x: torch.Tensor, scalings: Sequence[float], *tensors: torch.Tensor | None
     ) -> tuple[torch.Tensor, ...]:
-        weights, biases, downs, ups = (tensors[at::4] for at in range(4))
-        ranks = [len(down) for down in downs]
-        low = x.reshape(-1, x.shape[-1]) @ _joined(downs).T
-        outputs = []
-        for weight, bias, up, own, scaling in zip(weights, biases, ups, low.split(ranks, 1), scalings, strict=True):
-            output = torch.nn.functional.linear(x, weight, bias)
-            output.view(-1, len(weight)).addmm_(own, up.T, alpha=scaling)
-            outputs.append(output)
-        ctx.save_for_backward(x, low, *weights, *downs, *ups)
-        ctx.scalings, ctx.ranks = scalings, ranks
-        return tuple(outputs)
+        low, outputs = Operands(scalings, tensors).forward(x.reshape(-1, x.shape[-1]))
+        ctx.save_for_backward(x, low, *tensors)
+        ctx.scalings = scalings
+        return tuple(output.view(*x.shape[:-1], -1) for output in outputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, low, *tensors = ctx.saved_tensors
-        count = len(gradients)
-        weights, downs, ups = (tensors[at * count : (at + 1) * count] for at in range(3))
-        rows = x.reshape(-1, x.shape[-1])
-        gradients = tuple(gradient.reshape(-1, gradient.shape[-1]) for gradient in gradients)
-        # Of the low-rank products; so narrow that scaling them costs nothing.
-        inner = _joined(
-            [(own @ up) * scaling for own, up, scaling in zip(gradients, ups, ctx.scalings, strict=True)], 1
+        to_x, each = Operands(ctx.scalings, tensors).backward(
+            x.reshape(-1, x.shape[-1]),
+            low,
+            [gradient.reshape(-1, gradient.shape[-1]) for gradient in gradients],
+            wanted=ctx.needs_input_grad[0],
         )
-        to_x = None
-        if ctx.needs_input_grad[0]:
-            to_x = gradients[0] @ weights[0]
-            for own, weight in zip(gradients[1:], weights[1:], strict=True):
-                to_x.addmm_(own, weight)
-            to_x = to_x.addmm_(inner, _joined(downs)).view_as(x)
-        to_downs = (inner.T @ rows).split(ctx.ranks)
-        to_ups = [
-            (own.T @ part) * scaling
-            for own, part, scaling in zip(gradients, low.split(ctx.ranks, 1), ctx.scalings, strict=True)
-        ]
-        each = (part for pair in zip(to_downs, to_ups, strict=True) for part in (None, None, *pair))
-        return to_x, None, *each
+        return None if to_x is None else to_x.view_as(x), None, *each
 
 
 def _joined(parts: Sequence[torch.Tensor], dimension: int = 0) -> torch.Tensor:
@@ -88,12 +118,12 @@ class _Family:
             # This model does not call them so; each goes alone from here on.
             self._layers, self._waiting, self._x = [], {}, None
         if id(layer) not in self._waiting:
-            layers = self._layers if all(_plain(own, x) for own in self._layers) else []
+            layers = self._layers if all(plain(own, x) for own in self._layers) else []
             # One that is called again, or alone.
             layers = layers if layers and layers[0] is layer else [layer]
-            if not _plain(layer, x):
+            if not plain(layer, x):
                 return None
-            outputs = _Adapted.apply(x, *_operands(layers))
+            outputs = _Adapted.apply(x, *operands(layers))
             self._waiting, self._x = {id(own): output for own, output in zip(layers, outputs, strict=True)}, x
         output = self._waiting.pop(id(layer))
         if not self._waiting:
@@ -101,13 +131,13 @@ class _Family:
         return output
 
 
-def _plain(layer: Any, x: torch.Tensor) -> bool:
+def plain(layer: Any, x: torch.Tensor) -> bool:
     base, (name, *others) = layer.base_layer, layer.active_adapters
     off = others or layer.merged or layer.disable_adapters
     return not off and x.dtype == base.weight.dtype == layer.lora_A[name].weight.dtype
 
 
-def _operands(layers: Sequence[Any]) -> tuple[Any, ...]:
+def operands(layers: Sequence[Any]) -> tuple[Any, ...]:
     name = layers[0].active_adapters[0]
     tensors = [
         tensor
@@ -138,7 +168,7 @@ def quicken(model: torch.nn.Module) -> int:
     """
     changed = 0
     for module in model.modules():
-        children = {name: child for name, child in module.named_children() if _quickenable(child)}
+        children = {name: child for name, child in module.named_children() if quickenable(child)}
         for names in _SIBLINGS:
             if all(name in children for name in names):
                 layers = [children.pop(name) for name in names]
@@ -155,7 +185,7 @@ def _join(layers: Sequence[Any]) -> int:
     return len(layers)
 
 
-def _quickenable(module: torch.nn.Module) -> bool:
+def quickenable(module: torch.nn.Module) -> bool:
     from peft.tuners.lora.layer import Linear
 
     if type(module) is not Linear or type(module.base_layer) is not torch.nn.Linear or module.lora_variant:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 # What fragments, buffers and the kernels' own work leave of it.
-_USABLE = 0.9
+_USABLE = 0.92
 # Tokens of a forward pass that keep a large GPU busy; more gain next to nothing.
 _FILLING = 8192
 # AdamW in mixed precision: a float32 copy and two moments.
@@ -33,8 +33,28 @@ class Size:
     in_4_bits: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Keeps:
+    """What a model's operations keep of a forward pass.
+
+    Attributes
+    ----------
+    fused
+        Norms, rotary positions and gates are single kernels, and adapters
+        part of their layers' products.
+    gated
+        Gated units keep their halves and not the product.
+    logits
+        Share of the tokens that get logits.
+    """
+
+    fused: bool = False
+    gated: bool = False
+    logits: float = 0.5
+
+
 def activations(
-    job: FinetuneJob, config: PretrainedConfig, *, checkpointed: int | None = None, fused: bool = False
+    job: FinetuneJob, config: PretrainedConfig, *, checkpointed: int | None = None, keeps: Keeps = Keeps()
 ) -> int:
     """Bytes that one forward pass keeps for its backward pass, at most.
 
@@ -43,23 +63,23 @@ def activations(
     checkpointed
         Layers of which only the input is kept; ``None``: all of them or none,
         as the job says.
-    fused
-        Whether norms, rotary positions and gates are single kernels, and
-        adapters part of their layers' products.
     """
     text = config.get_text_config()
     hidden, layers = text.hidden_size, text.num_hidden_layers
     inner = getattr(text, "intermediate_size", None) or 4 * hidden
     # A pair of answers is two texts.
     tokens = job.micro_batch_size * job.max_length * (2 if job.objective == "dpo" else 1)
-    # Fused: inputs and outputs of both norms, queries, keys, values and their
-    # result; of the gated unit both halves and their product.
-    layer = 2 * (8 * hidden + 3 * inner if fused else 16 * hidden + 4 * inner)
+    # Fused: inputs and outputs of both norms, queries and their result, keys
+    # and values; of the gated unit both halves, and their product.
+    heads = getattr(text, "num_attention_heads", None) or 1
+    shared = (getattr(text, "num_key_value_heads", None) or heads) / heads
+    wide = (3 - keeps.gated) * inner
+    layer = int(2 * ((6 + 2 * shared) * hidden + wide)) if keeps.fused else 2 * (16 * hidden + wide + inner)
     if checkpointed is None:
         checkpointed = layers if job.gradient_checkpointing is True else 0
     kept = (layers - checkpointed) * layer + checkpointed * 2 * hidden + (layer if checkpointed else 0)
-    # Logits and their gradient, of half of the tokens.
-    return tokens * (kept + text.vocab_size // 2 * 12)
+    # Logits in both types, and their gradient.
+    return tokens * (kept + int(text.vocab_size * keeps.logits * 12))
 
 
 def needed(size: Size, stage: int, processes: int, offload: str, passing: int) -> int:
@@ -90,8 +110,7 @@ def choose_passes(
     job: FinetuneJob,
     config: PretrainedConfig,
     memory: Sequence[int],
-    *,
-    fused: bool,
+    keeps: Keeps,
 ) -> tuple[int, int, str]:
     """How large forward passes are, and how many layers are computed again in the backward pass.
 
@@ -114,7 +133,7 @@ def choose_passes(
     tiny = [(micro, layers) for micro in range(least - 1, 0, -1)]
     for micro, count in smaller + again + tiny:
         cut = replace(job, micro_batch_size=micro)
-        wanted = needed(size, stage, processes, job.offload, activations(cut, config, checkpointed=count, fused=fused))
+        wanted = needed(size, stage, processes, job.offload, activations(cut, config, checkpointed=count, keeps=keeps))
         if wanted <= room:
             break
     return (

@@ -10,8 +10,9 @@ import torch.distributed as dist
 
 from hpcmaf.errors import TrainingError
 from hpcmaf.training.adapters import quicken
+from hpcmaf.training.gated import gate
 from hpcmaf.training.kernels import use_liger
-from hpcmaf.training.memory import activations, choose_passes, choose_stage, size_of
+from hpcmaf.training.memory import Keeps, activations, choose_passes, choose_stage, size_of
 from hpcmaf.training.model import checkpoint_layers
 from hpcmaf.training.place import Place
 from hpcmaf.training.spec import FinetuneJob
@@ -28,8 +29,14 @@ def prepare(
     place: Place,
     *,
     packed: bool,
+    logits: float,
 ) -> FinetuneJob:
     """Make a model ready for DeepSpeed, and say how it will be trained.
+
+    Parameters
+    ----------
+    logits
+        Share of a text's tokens that carry loss.
 
     Returns
     -------
@@ -68,18 +75,19 @@ def prepare(
         odd = [p for p in frozen if p.dtype != dtype]
         if 2 * len(odd) > len(frozen):
             raise TrainingError(f"{job.base}: its frozen weights are {odd[0].dtype}, to be computed in {dtype}")
-    fused = job.tuning == "full"
-    if job.tuning == "lora" and job.zero_stage != 3:
-        count = quicken(model)
-        fused = count > 0
-        said += [f"{count} adapted layers fused"]
     said += ["packed" if packed else "padded"]
+    fused, gated = False, False
     if cuda:
-        liger, word = use_liger(model)
-        fused = fused and liger
+        fused, word = use_liger(model)
         said += [word]
+    if job.tuning == "lora":
+        # Under ZeRO-3 weights come and go by hooks that this would pass by.
+        count, units, of = (quicken(model), *gate(model)) if job.zero_stage != 3 else (0, 0, 0)
+        fused, gated = fused and count > 0, 0 < units == of
+        said += [f"{count} adapted layers fused, {units} gated units kept by halves"]
     if job.gradient_checkpointing == "auto":
-        micro, count, why = choose_passes(size, int(job.zero_stage), place.processes, job, config, memory, fused=fused)
+        keeps = Keeps(fused=fused, gated=gated, logits=logits)
+        micro, count, why = choose_passes(size, int(job.zero_stage), place.processes, job, config, memory, keeps)
         job = replace(job, micro_batch_size=micro)
         checkpoint_layers(model, count)
         if place.first:

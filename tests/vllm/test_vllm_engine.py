@@ -75,6 +75,13 @@ def test_a_draw_depends_on_the_request_alone(engine: Any) -> None:
     assert sum(a != b for a, b in zip(together, reseeded, strict=True)) > 10
 
 
+def test_more_prompts_than_a_step_holds(engine: Any) -> None:
+    """vLLM's CPU build ends where a seeded request's prompt is spread over two steps."""
+    long = "+".join(["1*2"] * 20)
+    requests = [ask(f"l{i}", f"{i % 10}+{long}", None, seed=i, temperature=1.0, max_new_tokens=2) for i in range(128)]
+    assert sum(made.prompt_tokens for made in run(engine, requests)) > 2 * 2048
+
+
 def test_likelihoods_are_those_of_a_forward_pass(engine: Any, peer: Any, agents: dict[str, str]) -> None:
     """Of prompts, answers and given turns, with the base and an adapter, from both engines."""
     import torch
