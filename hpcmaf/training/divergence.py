@@ -15,7 +15,7 @@ _FEWEST, _MOST = 8, 32
 _LEAST_RISE = 1.0
 
 
-def check_loss(losses: Sequence[float], batch: Sequence[TokenSample], total: int, factor: float) -> None:
+def check_loss(losses: Sequence[float], batch: Sequence[TokenSample], total: int, factor: float, full: int) -> None:
     """Stop a job that has diverged, before the step that shows it changes a weight.
 
     Parameters
@@ -25,6 +25,9 @@ def check_loss(losses: Sequence[float], batch: Sequence[TokenSample], total: int
     factor
         A loss so many times the median of the steps before it is a spike, if
         it is also a nat above that; 0: none is.
+    full
+        Samples of a whole batch. An epoch's last one may have fewer, and
+        the mean of few scatters more: it may rise further by the square root.
 
     Raises
     ------
@@ -39,7 +42,8 @@ def check_loss(losses: Sequence[float], batch: Sequence[TokenSample], total: int
     recent = before[-_MOST:]
     if factor and len(recent) >= _FEWEST:
         usual = statistics.median(recent)
-        if loss > usual * factor and loss > usual + _LEAST_RISE:
+        scatter = math.sqrt(max(1.0, full / len(batch)))
+        if loss > usual + scatter * max(usual * (factor - 1), _LEAST_RISE):
             raise TrainingError(
                 f"{where}, more than {factor:g} times the usual {usual:.3g} (samples {names}); "
                 "lower the learning rate, or raise training.loss_spike"

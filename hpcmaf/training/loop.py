@@ -68,17 +68,17 @@ def train(
         for position, part in enumerate(parts, 1):
             engine.set_gradient_accumulation_boundary(position == len(parts))
             loss = objective.loss(part, batch[0])
+            total += loss.detach()
+            if position == len(parts):
+                # What the processes have to agree on travels with the loss,
+                # and all before the last backward pass: while the GPU is at
+                # that, the step itself can be prepared.
+                told = _Told([stop.requested, keeper.due(step), *objective.measured()], total, place)
             # DeepSpeed averages gradients over processes; the loss is a sum over them.
             engine.backward(loss * (place.processes / weight), scale_wrt_gas=False)
-            total += loss.detach()
-        # What the processes have to agree on travels with the loss.
-        wishes = [stop.requested, keeper.due(step), *objective.measured()]
-        agreed = torch.cat((total[None], torch.tensor(wishes, dtype=torch.float64, device=place.device)))
-        if place.processes > 1:
-            dist.all_reduce(agreed)
-        summed, stopping, due, *measured = agreed.tolist()
+        summed, stopping, due, *measured = told.read()
         losses.append(summed / weight)
-        check_loss(losses, batch, len(batches), loss_spike)
+        check_loss(losses, batch, len(batches), loss_spike, full=len(batches[0]))
         rate = engine.get_lr()[0]
         engine.step()
         more = {name: value / weight for name, value in zip(objective.measures, measured, strict=True)}
@@ -89,3 +89,24 @@ def train(
             if stopping:
                 break
     return losses
+
+
+class _Told:
+    """Numbers summed over all processes, on their way from the GPU."""
+
+    def __init__(self, wishes: Sequence[float], total: torch.Tensor, place: Place) -> None:
+        agreed = torch.cat((total[None], torch.tensor(wishes, dtype=torch.float64, device=place.device)))
+        if place.processes > 1:
+            dist.all_reduce(agreed)
+        self._numbers, self._there = agreed, None
+        if place.device.type == "cuda":
+            self._numbers = torch.empty_like(agreed, device="cpu", pin_memory=True)
+            self._numbers.copy_(agreed, non_blocking=True)
+            self._there = torch.cuda.Event()
+            self._there.record()
+
+    def read(self) -> list[float]:
+        """Wait for them, not for what the GPU was given since."""
+        if self._there is not None:
+            self._there.synchronize()
+        return self._numbers.tolist()

@@ -16,6 +16,9 @@ from hpcmaf.training.events import EventFile
 from hpcmaf.training.place import Place
 from hpcmaf.training.spec import FinetuneJob
 
+# Steps at the beginning that are waited for.
+_SETTLED = 2
+
 
 class Watch:
     """Progress of one job: ``progress.jsonl``, TensorBoard's files, W&B where asked for.
@@ -55,6 +58,9 @@ class Watch:
         self._steps += 1
         if self._file is None or self._events is None:
             return
+        if self._place.device.type == "cuda" and (self._steps <= _SETTLED or step == self._total):
+            # The GPU is behind what it is told; a speed between two such steps is exact.
+            torch.cuda.synchronize()
         elapsed = time.monotonic() - self._began
         speed = self._tokens / elapsed
         # Of one process's device.

@@ -189,7 +189,7 @@ def test_offload_changes_nothing_but_where_state_lies(outcomes):
 
 def test_the_log_says_how_it_is_trained(outcomes):
     assert (
-        "of them trained (lora); float32; ZeRO-2; 14 adapted layers fused; packed"
+        "of them trained (lora); float32; ZeRO-2; packed; 14 adapted layers fused, 2 gated units kept by halves"
         in outcomes["all-turns"].log.read_text()
     )
     # With dropout, adapters are left to PEFT.

@@ -78,8 +78,8 @@ def test_tensorboard_itself_reads_them(tmp_path):
 def test_ordinary_losses_go_on(losses, factor):
     # What falls, and rises by less than a nat, is no spike.
     falling = sorted(losses, reverse=True)
-    check_loss([*falling, falling[-1] + 0.9], BATCH, 100, factor)
-    check_loss(losses[:1], BATCH, 100, factor)
+    check_loss([*falling, falling[-1] + 0.9], BATCH, 100, factor, len(BATCH))
+    check_loss(losses[:1], BATCH, 100, factor, len(BATCH))
 
 
 @pytest.mark.parametrize(
@@ -96,11 +96,22 @@ def test_ordinary_losses_go_on(losses, factor):
 )
 def test_spikes_and_what_is_no_number_stop_with_step_and_samples(losses, factor, said):
     if said is None:
-        check_loss(losses, BATCH, 40, factor)
+        check_loss(losses, BATCH, 40, factor, len(BATCH))
     else:
         with pytest.raises(TrainingError) as stopped:
-            check_loss(losses, BATCH, 40, factor)
+            check_loss(losses, BATCH, 40, factor, len(BATCH))
         assert said in str(stopped.value)
+
+
+def test_the_mean_of_few_samples_may_scatter_further():
+    usual = [0.2] * 9
+    with pytest.raises(TrainingError, match="more than 3 times"):
+        check_loss([*usual, 1.4], BATCH, 40, 3.0, len(BATCH))
+    # An epoch's last batch, an eighth of the others.
+    check_loss([*usual, 1.4], BATCH, 40, 3.0, 8 * len(BATCH))
+    check_loss([*usual, 3.0], BATCH, 40, 3.0, 8 * len(BATCH))
+    with pytest.raises(TrainingError, match="more than 3 times"):
+        check_loss([*usual, 3.1], BATCH, 40, 3.0, 8 * len(BATCH))
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, -1.0])
