@@ -96,6 +96,8 @@ async def uneven(model: Path, adapters: dict[str, str], more: dict[str, Any], wo
                 made = await hold(work, contestant, words)
             over_time[name] = watch.samples
             result[name] = {**made, **watch.summary(seats)}
+            # At once: a limit may end the other.
+            print(f"HALF {name} {json.dumps(result[name])}", flush=True)
         draw(over_time, seats, out / "uneven.png")
         return result | {"seats": seats, "over_time": over_time}
     finally:
