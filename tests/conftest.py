@@ -18,6 +18,25 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return len(os.sched_getaffinity(0)) + 1
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have each process begin with one of the longest tests, so that none of them is what all others end before.
+
+    Processes are given the collection in as many runs of equal length as
+    there are of them (``--dist worksteal``), and what they steal from each
+    other is ends of runs.
+    """
+    long = [item for item in items if item.get_closest_marker("long")]
+    others = [item for item in items if not item.get_closest_marker("long")]
+    places = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    left, items[:] = len(items), []
+    for place in range(places):
+        count = left // (places - place)
+        left -= count
+        mine = long[place::places]
+        items += mine + others[: count - len(mine)]
+        del others[: count - len(mine)]
+
+
 @pytest.fixture(autouse=True)
 def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables must not depend on the terminal that runs the tests."""

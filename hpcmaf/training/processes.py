@@ -15,6 +15,7 @@ from typing import Protocol
 from hpcmaf.training.failure import NAME as FAILURE
 from hpcmaf.training.failure import Failure, killed, read
 from hpcmaf.training.nodes import NodePlace, Pulse
+from hpcmaf.training.readahead import read_ahead
 from hpcmaf.training.spec import FinetuneJob
 from hpcmaf.training.stopping import SIGNALS, StopFlag, ask
 
@@ -70,6 +71,7 @@ def _started(job: FinetuneJob, arguments: list[str], log: Path) -> Iterator[subp
             )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    read_ahead(job)
     try:
         yield process
     finally:

@@ -148,6 +148,7 @@ def test_a_failing_stage_stops_the_run_and_names_its_log(finished: RunDir, tmp_p
     assert datasets(run) == datasets(finished)
 
 
+@pytest.mark.long
 def test_twenty_kills_change_no_byte(tmp_path: Path) -> None:
     """kill -9 of everything, at twenty random moments, over as many runs as that takes.
 

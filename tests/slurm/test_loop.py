@@ -88,6 +88,7 @@ class Watch:
         return None
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_five_iterations_through_the_night(slurm: Cluster, tmp_path: Path) -> None:
     """A node dies in iteration 2, a finetuning task in iteration 4; beside it a run queued as a whole.

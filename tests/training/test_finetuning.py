@@ -194,7 +194,7 @@ def test_the_log_says_how_it_is_trained(outcomes):
     )
     # With dropout, adapters are left to PEFT.
     log = outcomes["other-agent"].log.read_text()
-    assert "zero_stage auto: 1 on CPU" in log and "ZeRO-1; 0 adapted layers fused" in log
+    assert "zero_stage auto: 1 on CPU" in log and "ZeRO-1; packed; 0 adapted layers fused" in log
     assert "bfloat16 with float32 master weights; ZeRO-1" in outcomes["bfloat16"].log.read_text()
     assert "ZeRO-3; loaded in parts; packed" in outcomes["two-processes-lora"].log.read_text()
     assert "padded" in outcomes["unpacked"].log.read_text()

@@ -67,6 +67,7 @@ def environment() -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_with_vllm(pytestconfig: pytest.Config) -> None:
     """Everything in this folder, and nothing left out."""
