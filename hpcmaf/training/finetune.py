@@ -103,9 +103,7 @@ def finetune(
         if coming is not None:
             held.prepare(coming, _load)
         with closing(Watch(job, place, steps, len(batches), useful)) as watch:
-            losses = train(
-                engine, objective, batches, before, place, watch, keeper, stop, loss_spike=job.loss_spike
-            )
+            losses = train(engine, objective, batches, before, place, watch, keeper, stop, loss_spike=job.loss_spike)
         if len(losses) < len(batches):
             return {"stopped_at": len(losses), "steps": len(batches)}
         weights = ds.trained_weights(engine, adapter=job.tuning == "lora")

@@ -124,6 +124,7 @@ def test_five_iterations_through_the_night(slurm: Cluster, tmp_path: Path) -> No
     assert verify(night.root) == []
 
 
+@pytest.mark.long
 def test_training_reaches_its_time_limit_and_goes_on(slurm: Cluster, tmp_path: Path) -> None:
     """Slurm warns DeepSpeed's processes of the time limit; requeued, it ends with the very weights of a calm one."""
     shape = ["--set", "debate.agents=1", "--set", "debate.rounds=1", "--set", "training.epochs=150"]
