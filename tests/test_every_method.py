@@ -170,15 +170,16 @@ def gold(studied: Studied, name: str, debates: list[Transcript]) -> None:
 
 
 def pairs(studied: Studied, name: str, debates: list[Transcript]) -> None:
-    """An agent's own answer that the vote confirms, over its own that it does not."""
+    """Of a round's answers one that the vote confirms over one that it does not: an agent's own, and the next other."""
     for agent in GENERATORS + CRITICS:
         role, n = agent.split("-")[0], int(agent.split("-")[1])
-        fit = {}
+        m, fit = (1 if role == "generator" else M), {}
         for debate in debates:
-            first, last = (debate.answers[m - 1][n].text for m in (1, M))
-            if confirmed(debate, n, 1) != confirmed(debate, n, M):
-                before = debate.conversation(n, 1 if role == "generator" else M)[:-1]
-                fit[debate.problem.id] = (before, *((first, last) if confirmed(debate, n, 1) else (last, first)))
+            right = [confirmed(debate, agent, m) for agent in range(N)]
+            others = [agent for agent in (*range(n + 1, N), *range(n)) if right[agent] != right[n]]
+            if others:
+                texts = [debate.answers[m - 1][agent].text for agent in (n, others[0])]
+                fit[debate.problem.id] = (debate.conversation(n, m)[:-1], *(texts if right[n] else texts[::-1]))
         found = samples(studied.run(name).dataset(1, agent))
         assert fit == {
             line["problem_id"]: (line["prompt"], line["chosen"][0]["content"], line["rejected"][0]["content"])

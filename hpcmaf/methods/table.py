@@ -65,7 +65,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "maft-dpo",
-            "maft by preference: answers that match the consensus over the agent's own that do not",
+            "maft by preference: of a round's answers, one that matches the consensus over one that does not",
             data="pairs",
             objective="dpo",
         ),

@@ -1,9 +1,13 @@
 """Preference pairs out of debates, and pairs in tokens.
 
-One agent, one prompt, two answers: one that the debate's consensus confirms,
-one that it does not. Both are the agent's own, from different rounds of the
-same debate; the prompt is the problem for a generator, and for a critic all
-that it had read before its last answer.
+One prompt, two answers of the same round: one that the debate's consensus
+confirms, one that it does not. One of them is the agent's own, the other that
+of the next agent whom the consensus judges otherwise. The prompt is the problem
+for a generator, who answered it as the others did, and for a critic all that
+it had read before its last answer, to which the others' last answers differ
+but in what their summaries said. An agent's answers of different rounds are
+never a pair: they answer different prompts, and what sets such texts apart is
+that, before who is right; three iterations of it left the micro model nothing.
 """
 
 from __future__ import annotations
@@ -25,27 +29,30 @@ if TYPE_CHECKING:
     from hpcmaf.training.parts import Dataset
 
 
-def opposed(transcript: Transcript, agent: int, vote: Vote) -> tuple[int, int] | None:
-    """Rounds of an agent's last answer that the consensus confirms and its last that it does not.
+def opposed(transcript: Transcript, agent: int, round: int, vote: Vote) -> tuple[int, int] | None:
+    """Whose answers of a round make an agent's pair: one that the consensus confirms, and one that it does not.
 
-    One of them is the debate's last round. ``None`` for an agent that was
-    always right or always wrong: there is nothing to prefer.
+    ``agent`` is one of the two; the other is the next whose answer fared
+    otherwise. ``None`` where all were right, or all wrong: there is nothing
+    to prefer.
     """
-    right, wrong = [], []
-    for number, turns in enumerate(transcript.answers, 1):
-        # What cannot be read as an answer is not confirmed.
-        (right if agrees(turns[agent].answer, vote) else wrong).append(number)
-    return (right[-1], wrong[-1]) if right and wrong else None
+    # What cannot be read as an answer is not confirmed.
+    right = [agrees(turn.answer, vote) for turn in transcript.answers[round - 1]]
+    others = [(agent + step) % len(right) for step in range(1, len(right))]
+    other = next((other for other in others if right[other] != right[agent]), None)
+    if other is None:
+        return None
+    return (agent, other) if right[agent] else (other, agent)
 
 
 def pair_line(transcript: Transcript, dataset: Dataset, answer: str) -> str:
     """One line of a dataset of pairs, in TRL's conversational form, and where it came from."""
     problem, n = transcript.problem.id, dataset.index
-    chosen, rejected = dataset.rounds[problem]
+    chosen, rejected = dataset.sides[problem]
     record: dict[str, Any] = {
         "prompt": transcript.conversation(n, dataset.round)[:-1],
-        "chosen": [_said(transcript, chosen, n)],
-        "rejected": [_said(transcript, rejected, n)],
+        "chosen": [_said(transcript, dataset.round, chosen)],
+        "rejected": [_said(transcript, dataset.round, rejected)],
         "problem_id": problem,
         "round": dataset.round,
         "label": dataset.labels[problem],

@@ -32,8 +32,8 @@ class Dataset:
         the turns before it.
     paired
         Whether a sample is a pair of answers rather than one.
-    rounds
-        Of pairs: the rounds of the confirmed answer and of the other.
+    sides
+        Of pairs: whose the confirmed answer is, and whose the other.
     labels
         Candidates: problem id to ``"positive"`` or, for a trajectory that
         began wrong and ended right, ``"negative"``.
@@ -49,11 +49,16 @@ class Dataset:
     fresh: bool = False
     paired: bool = False
     labels: dict[str, Label] = field(default_factory=dict)
-    rounds: dict[str, tuple[int, int]] = field(default_factory=dict)
+    sides: dict[str, tuple[int, int]] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.model = self.model or self.agent
+
+    @property
+    def critic(self) -> bool:
+        """Whether it is what a critic contributes."""
+        return self.agent.startswith("critic-")
 
     def ids(self, label: Label) -> list[str]:
         """Candidates with a label, in the order of the store."""

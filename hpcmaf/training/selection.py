@@ -145,15 +145,15 @@ def _label(transcript: Transcript, chosen: Selection, seed: int, iteration: int,
     chosen.ties += vote.tied
     for dataset in chosen.datasets:
         n, m = dataset.index, dataset.round
-        if dataset.mixed and rounds == 1:
+        if dataset.critic and rounds == 1 and (dataset.mixed or dataset.paired):
             continue  # nobody plays a critic
         if dataset.mixed and critics == "disputed" and others_agree(_answers(transcript, m - 1), n) is not None:
             continue
         began_right = agrees(transcript.answers[0][n].answer, vote)
         if dataset.paired:
-            found = opposed(transcript, n, vote)
+            found = opposed(transcript, n, m, vote)
             if found is not None:
-                dataset.rounds[problem] = found
+                dataset.sides[problem] = found
                 dataset.labels[problem] = "positive" if began_right else "negative"
             continue
         if vote.agrees[n] if m == rounds else agrees(transcript.answers[m - 1][n].answer, vote):

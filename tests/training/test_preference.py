@@ -21,43 +21,49 @@ answers = st.sampled_from(["7", "1", None])
 
 def pairs_of(*debates) -> dict[str, dict[str, tuple[int, int]]]:
     chosen = select(debates, w=0.5, seed=1, iteration=1, data="pairs")
-    return {dataset.agent: dataset.rounds for dataset in chosen.datasets}
+    return {dataset.agent: dataset.sides for dataset in chosen.datasets}
 
 
-def test_an_agents_confirmed_answer_is_preferred_to_its_other_one():
+def test_an_answer_is_set_against_another_of_its_round_that_fared_otherwise():
     found = pairs_of(debate("a", ["7", "1", "7"], ["7", "7", None]))
-    # agent 0 was always right; 1 corrected itself; 2 was led astray.
-    for role in ("generator", "critic"):
-        assert [found[f"{role}-{n}"] for n in range(3)] == [{}, {"a": (2, 1)}, {"a": (1, 2)}]
+    assert [found[f"generator-{n}"] for n in range(3)] == [{"a": (0, 1)}, {"a": (2, 1)}, {"a": (2, 1)}]
+    assert [found[f"critic-{n}"] for n in range(3)] == [{"a": (0, 2)}, {"a": (1, 2)}, {"a": (0, 2)}]
+    # All right in round 2: nothing for critics to prefer.
+    found = pairs_of(debate("a", ["7", "1", "7"], ["7", "7", "7"]))
+    assert [found[f"critic-{n}"] for n in range(3)] == [{}, {}, {}] and found["generator-0"]
 
 
-@given(st.lists(st.lists(answers, min_size=3, max_size=3), min_size=1, max_size=4))
-def test_pairs_hold_one_answer_of_each_kind_and_the_last_one(rounds):
+def test_without_critics_there_is_nothing_for_them():
+    found = pairs_of(debate("a", ["7", "1", "7"]))
+    assert found["generator-1"] == {"a": (2, 1)} and not any(found[f"critic-{n}"] for n in range(3))
+
+
+@given(st.lists(st.lists(answers, min_size=3, max_size=3), min_size=2, max_size=4))
+def test_pairs_hold_one_answer_of_each_kind_and_ones_own(rounds):
     given_debate = debate("a", *rounds)
     chosen = select([given_debate], w=0.5, seed=1, iteration=1, data="pairs")
     label = chosen.consensus.get("a")
     for dataset in chosen.datasets:
-        said = [turns[dataset.index].answer for turns in given_debate.answers]
+        said = [turn.answer for turn in given_debate.answers[dataset.round - 1]]
         mixed = label is not None and len({answer == label for answer in said}) == 2
         assert (dataset.kept == {"a"}) == mixed
         if mixed:
-            right, wrong = dataset.rounds["a"]
-            assert said[right - 1] == label != said[wrong - 1] and max(right, wrong) == len(rounds)
-            assert dataset.labels["a"] == ("positive" if said[0] == label else "negative")
+            right, wrong = dataset.sides["a"]
+            assert said[right] == label != said[wrong] and dataset.index in (right, wrong)
+            first = given_debate.answers[0][dataset.index].answer
+            assert dataset.labels["a"] == ("positive" if first == label else "negative")
 
 
 def test_files_hold_trls_pairs_with_one_prompt_and_one_agent(tmp_path):
-    one = debate("a", ["7", "1"], ["7", "1"], ["7", "7"])
-    summary = write_selection(
-        store(tmp_path / "s.h5", [one], agents=2, rounds=3), tmp_path / "out", w=0.5, seed=1, data="pairs"
-    )
+    one = debate("a", ["7", "1", "7"], ["7", "7", "7"], ["7", "1", "7"])
+    source = store(tmp_path / "s.h5", [one], rounds=3)
+    summary = write_selection(source, tmp_path / "out", w=0.5, seed=1, data="pairs")
     generator, critic = (json.loads((tmp_path / f"out/{role}-1.jsonl").read_text()) for role in ("generator", "critic"))
     assert generator["prompt"] == one.conversation(1, 1)[:1] and critic["prompt"] == one.conversation(1, 3)[:-1]
-    for line in (generator, critic):
-        texts = [one.answers[m - 1][1].text for m in (3, 2)]
+    for line, m in ((generator, 1), (critic, 3)):
+        texts = [one.answers[m - 1][n].text for n in (2, 1)]
         assert [line["chosen"], line["rejected"]] == [[{"role": "assistant", "content": text}] for text in texts]
         assert (line["problem_id"], line["label"], line["consensus"]) == ("a", "negative", "7")
-    assert (tmp_path / "out/generator-0.jsonl").read_text() == ""
     counts = summary["datasets"]["critic-1"]
     assert (counts["candidates"], counts["kept"], counts["kept_negatives"]) == (1, 1, 1)
 
