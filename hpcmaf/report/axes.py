@@ -74,6 +74,8 @@ def grid_of(figure: Figure, groups: Sequence[Group], rows: int) -> Iterator[tupl
 def draw_line(axes: Axes, style: Style, xs: Sequence[float], points: Sequence[Point], scale: float = 100.0) -> None:
     """Means with standard errors; over several runs a band between the lowest and the highest."""
     values = [scale * point.value for point in points]
+    # A method that has collapsed would leave the others no room.
+    limits = axes.dataLim.frozen() if style.name is None else None
     if style.name is not None and any(point.runs > 1 for point in points):
         low, high = [scale * p.low for p in points], [scale * p.high for p in points]
         axes.fill_between(xs, low, high, color=style.colour, alpha=0.13, linewidth=0, zorder=1)
@@ -93,6 +95,9 @@ def draw_line(axes: Axes, style: Style, xs: Sequence[float], points: Sequence[Po
         capsize=2,
         zorder=3 if style.name else 2,
     )
+    if limits is not None:
+        axes.dataLim.set(limits)
+        axes.autoscale_view()
 
 
 def finish(figure: Figure, groups: Sequence[Group], caption: str) -> None:
@@ -110,5 +115,5 @@ def finish(figure: Figure, groups: Sequence[Group], caption: str) -> None:
     if places > MOST_PLACES:
         caption += f"; the first {MOST_PLACES} of {places} tasks and models"
     if len({group.line for group in groups}) > MOST_NAMED:
-        caption += f"; grey: all but the {MOST_NAMED} most accurate"
+        caption += f"; grey, as far as it fits: all but the {MOST_NAMED} most accurate"
     frame(figure, groups, caption)

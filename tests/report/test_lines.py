@@ -11,9 +11,9 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
 from hpcmaf.publish import write_json
-from hpcmaf.report.axes import MOST_NAMED, styles_of
+from hpcmaf.report.axes import MOST_NAMED, Style, draw_line, styles_of
 from hpcmaf.report.behaviour import behaviour_tables, diversity_table
-from hpcmaf.report.groups import group_runs
+from hpcmaf.report.groups import group_runs, Point
 from hpcmaf.report.lines import (
     _answers,
     _cost,
@@ -189,3 +189,19 @@ def test_only_so_many_lines_have_names(make_run: MakeRun) -> None:
     assert sum(style.name is None for style in styles.values()) == 2
     looks = [(s.colour, s.dashes) for s in styles.values() if s.name]
     assert len(set(looks)) == MOST_NAMED
+
+
+@pytest.mark.parametrize("faint_first", [True, False])
+def test_a_grey_line_that_has_collapsed_leaves_the_others_their_room(faint_first):
+    from matplotlib.figure import Figure
+
+    def points(*values):
+        return [Point(value, 0.01, None, value, value, 1) for value in values]
+
+    lines = [(Style("#cfcfcf", "", "-", None), points(0.8, 0.0)), (Style("#333333", "o", "-", "a"), points(0.8, 0.9))]
+    axes = Figure().subplots()
+    for style, line in lines if faint_first else lines[::-1]:
+        draw_line(axes, style, [0, 1], line)
+    low, high = axes.get_ylim()
+    assert 70 < low < 80 and 90 < high < 100
+    assert len(axes.get_lines()) >= 2
