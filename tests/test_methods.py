@@ -203,7 +203,7 @@ def test_star_retries_wrong_answers_with_a_hint_and_forgets_the_hint(runs: dict[
     assert sum(row["calls"] for row in rows if row["stage"] == "debate") == 24 + len(hinted)
 
 
-def test_dpo_prefers_what_the_vote_confirms_of_an_agents_own_answers(runs: dict[str, Played]) -> None:
+def test_dpo_prefers_what_the_vote_confirms_of_a_rounds_answers(runs: dict[str, Played]) -> None:
     played = runs["maft-dpo"]
     for agent in AGENTS:
         role, n = agent.split("-")
@@ -211,11 +211,13 @@ def test_dpo_prefers_what_the_vote_confirms_of_an_agents_own_answers(runs: dict[
         wanted = {}
         for debate in played.debates(1):
             vote = consensus(debate, 2, played.recipe.seed, 1)
-            first, last = (turns[int(n)] for turns in debate.answers)
-            if vote.answer is not None and agrees(first.answer, vote) != agrees(last.answer, vote):
-                chosen, rejected = (first, last) if agrees(first.answer, vote) else (last, first)
-                turns = debate.conversation(int(n), 1 if role == "generator" else 2)[:-1]
-                wanted[debate.problem.id] = (turns, chosen.text, rejected.text)
+            m = 1 if role == "generator" else 2
+            said = debate.answers[m - 1]
+            own, *others = said[int(n) :] + said[: int(n)]
+            other = next((one for one in others if agrees(one.answer, vote) != agrees(own.answer, vote)), None)
+            if vote.answer is not None and other is not None:
+                chosen, rejected = (own, other) if agrees(own.answer, vote) else (other, own)
+                wanted[debate.problem.id] = (debate.conversation(int(n), m)[:-1], chosen.text, rejected.text)
         texts = [(line["chosen"][0]["content"], line["rejected"][0]["content"]) for line in lines]
         assert wanted == {line["problem_id"]: (line["prompt"], *both) for line, both in zip(lines, texts, strict=True)}
         assert len(lines) == len(wanted) > 0
