@@ -55,23 +55,30 @@ def test_dropout_and_other_kinds_of_adapter_are_left_to_peft():
     assert quicken(adapted(use_dora=True)) == 0
 
 
-def test_a_fused_adapter_can_still_be_switched_off_and_merged():
+def switched_off_and_merged(*quickened):
+    """See that a quickened model is what it was, with its adapter and without; returns it merged and the base's logits."""
     import torch
-
-    from hpcmaf.training.adapters import quicken
 
     model, ids = adapted().eval(), torch.tensor([[7, 8, 9]])
     with torch.no_grad():
         with model.disable_adapter():
             base = model(ids).logits
         expected = model(ids).logits
-        quicken(model)
+        for quicken in quickened:
+            quicken(model)
         with model.disable_adapter():
             assert torch.equal(model(ids).logits, base)
         assert torch.allclose(model(ids).logits, expected, atol=1e-5)
         assert not torch.allclose(expected, base, atol=1e-3)
         model.merge_adapter()
         assert torch.allclose(model(ids).logits, expected, atol=1e-5)
+    return model, ids, base
+
+
+def test_a_fused_adapter_can_still_be_switched_off_and_merged():
+    from hpcmaf.training.adapters import quicken
+
+    switched_off_and_merged(quicken)
 
 
 @pytest.mark.parametrize("count", [1, 3])

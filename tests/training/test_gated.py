@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hpcmaf.training.data import collate
-from tests.training.test_adapters import adapted
+from tests.training.test_adapters import adapted, switched_off_and_merged
 from tests.training.test_packing import sample
 
 pytestmark = pytest.mark.slow
@@ -106,18 +106,8 @@ def test_switched_off_merged_and_unloaded_it_is_the_base():
     from hpcmaf.training.adapters import quicken
     from hpcmaf.training.gated import gate
 
-    model, ids = adapted().eval(), torch.tensor([[7, 8, 9]])
+    model, ids, base = switched_off_and_merged(quicken, gate)
     with torch.no_grad():
-        with model.disable_adapter():
-            base = model(ids).logits
-        expected = model(ids).logits
-        quicken(model)
-        gate(model)
-        assert torch.allclose(model(ids).logits, expected, atol=1e-5)
-        with model.disable_adapter():
-            assert torch.equal(model(ids).logits, base)
-        model.merge_adapter()
-        assert torch.allclose(model(ids).logits, expected, atol=1e-5)
         model.unmerge_adapter()
         # As a series does between two agents.
         plain = model.unload()
