@@ -56,7 +56,7 @@ def test_dropout_and_other_kinds_of_adapter_are_left_to_peft():
 
 
 def switched_off_and_merged(*quickened):
-    """See that a quickened model is what it was, with its adapter and without; returns it merged and the base's logits."""
+    """See that a quickened model is what it was, with its adapter and without; returns it, merged, and base logits."""
     import torch
 
     model, ids = adapted().eval(), torch.tensor([[7, 8, 9]])
