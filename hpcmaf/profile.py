@@ -46,6 +46,9 @@ class Generation(Strict):
     kv_cache_dtype: str = Field("auto", description="vllm: such as fp8")
     enforce_eager: bool = Field(False, description="vllm: no CUDA graphs, no compiling")
     lookup_tokens: int = Field(0, ge=0, description="vllm: tokens guessed at a time from the text so far; 0 is none")
+    prompts_every: int | None = Field(
+        None, ge=1, description="vllm: steps from one that takes new prompts to the next; 8, or 1 on a CPU"
+    )
     fold_adapters: bool = Field(False, description="vllm: add the busiest agent's adapter to the weights, in turn")
     vllm_args: dict[str, Any] = Field({}, description="vllm: further arguments of its EngineArgs")
 

@@ -1,9 +1,15 @@
-"""Which requests an engine takes next, and whose adapter is worth folding in.
+"""Which requests an engine takes next and when, and whose adapter is worth folding in.
 
-vLLM takes requests in the order in which they come, agents mixed. Taken agent
-by agent, a step is mostly one's, which is what folding needs; and taken only
-while the cache has room for their answers too, none is thrown out again half
-made.
+vLLM takes requests in the order in which they come, agents mixed, and as soon
+as a place is empty. Answers of uneven lengths empty one in nearly every step,
+so that nearly every step would read a prompt, and only steps without any run
+as one recorded graph: the others have the machine launch every kernel by
+itself, which takes longer than fewer bits take to compute. So prompts are taken
+together, every few steps.
+
+Taken agent by agent, a step is mostly one's, which is what folding needs; and
+taken only while the cache has room for their answers too, none is thrown out
+again half made.
 """
 
 from __future__ import annotations
@@ -31,6 +37,11 @@ class Admission:
         Requests in one step.
     tokens
         Tokens that the cache holds.
+    by_agent
+        Whether an agent has its turn until there is nothing left of it;
+        otherwise the order is that of arrival.
+    every
+        Steps from one that takes requests to the next.
 
     Attributes
     ----------
@@ -38,11 +49,16 @@ class Admission:
         Agent that is, or is about to be, folded in.
     """
 
-    def __init__(self, seats: int, tokens: int) -> None:
-        self.seats = seats
+    def __init__(self, seats: int, tokens: int, by_agent: bool = True, every: int = 1) -> None:
+        # What is handed over early, vLLM takes when it likes.
+        self.places = seats + (_AHEAD if every == 1 else 0)
         self.tokens = tokens
+        self.by_agent = by_agent
+        self.every = every
+        self._steps = 0
         self.current: str | None = None
         self._turn: str | None = None
+        # By agent; all in one where the order is that of arrival.
         self._waiting: dict[str | None, deque[Row]] = {}
         # Tokens of the prompts that wait, and tokens expected of all that is held, by agent.
         self._prompts: dict[str | None, int] = {}
@@ -56,23 +72,30 @@ class Admission:
     def add(self, rows: Iterable[Row]) -> None:
         """Have requests wait."""
         for row in rows:
-            self._waiting.setdefault(row.model, deque()).append(row)
-            self._prompts[row.model] = self._prompts.get(row.model, 0) + len(row.prompt)
+            line = row.model if self.by_agent else None
+            self._waiting.setdefault(line, deque()).append(row)
+            self._prompts[line] = self._prompts.get(line, 0) + len(row.prompt)
 
     def admit(self) -> list[Row]:
-        """Take what has room now, of the agent whose turn it is as long as it has any."""
+        """Take what has room now, if it is time; to be called before every step.
+
+        An engine with nothing to do does not wait.
+        """
         taken: list[Row] = []
+        self._steps += 1
+        if self._held and self._steps % self.every:
+            return taken
         used = sum(self._holds.values())
-        while any(self._waiting.values()) and len(self._held) < self.seats + _AHEAD:
-            agent = self._turn = self._next()
-            row = self._waiting[agent][0]
+        while any(self._waiting.values()) and len(self._held) < self.places:
+            line = self._turn = self._next()
+            row = self._waiting[line][0]
             expected = self._expected(row)
             if self._held and used + expected > self.tokens:
                 break
-            self._waiting[agent].popleft()
-            self._prompts[agent] -= len(row.prompt)
-            self._held[row.id] = (agent, expected)
-            self._holds[agent] = self._holds.get(agent, 0) + expected
+            self._waiting[line].popleft()
+            self._prompts[line] -= len(row.prompt)
+            self._held[row.id] = (row.model, expected)
+            self._holds[row.model] = self._holds.get(row.model, 0) + expected
             used += expected
             taken.append(row)
         return taken

@@ -47,6 +47,10 @@ class VllmOptions:
         Tokens that are guessed at a time, by looking up in prompt and answer
         how the last few went on before, and checked in one step; 0 guesses
         none.
+    prompts_every
+        Steps from one that takes new requests to the next; see
+        ``vllm_admission``. ``None``: 8 on a GPU, 1 on a CPU, which has no
+        graphs to lose.
     fold_adapters
         Whether the adapter of the agent with most to do is added to the
         weights; see ``vllm_fold``. Not with tensor parallelism.
@@ -65,6 +69,7 @@ class VllmOptions:
     kv_cache_dtype: str = "auto"
     enforce_eager: bool = False
     lookup_tokens: int = 0
+    prompts_every: int | None = None
     fold_adapters: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
@@ -78,6 +83,10 @@ class VllmOptions:
         # To an engine that is stepped from outside, vLLM would give the 2,048
         # that suit a server whose users watch the words come.
         return self.max_num_batched_tokens or (8192 if device == "cuda" else None)
+
+    def pause(self, device: str) -> int:
+        """Steps from one that takes new requests to the next."""
+        return self.prompts_every or (8 if device == "cuda" else 1)
 
     def folds(self, rank: int) -> bool:
         """Whether adapters of a rank are to be folded into the weights, if the engine can."""

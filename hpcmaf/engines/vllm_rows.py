@@ -27,9 +27,14 @@ class LoraRows:
         included.
     stand_in
         Id of what the base's rows get while an adapter is in the weights.
+
+    Raises
+    ------
+    AttributeError, KeyError, ValueError
+        This vLLM is built otherwise than those known.
     """
 
-    def __init__(self, runner: Any, requests: Mapping[int, Any], stand_in: int) -> None:
+    def __init__(self, runner: Any, requests: Mapping[int, Any], stand_in: int = _NONE) -> None:
         self.requests = dict(requests)
         self.stand_in = stand_in
         self.table = np.arange(max(self.requests) + 1)

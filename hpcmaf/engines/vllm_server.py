@@ -16,9 +16,11 @@ from hpcmaf.engines.vllm_admission import Admission
 from hpcmaf.engines.vllm_cache import compiling, under_one_name
 from hpcmaf.engines.vllm_cause import workers_heard
 from hpcmaf.engines.vllm_folding import CannotFold, Folding, model_runner
+from hpcmaf.engines.vllm_kernels import use_measured_kernels
 from hpcmaf.engines.vllm_life import say
 from hpcmaf.engines.vllm_messages import Made, Row
 from hpcmaf.engines.vllm_options import EngineSpec, adapter_shape
+from hpcmaf.engines.vllm_rows import LoraRows
 from hpcmaf.engines.vllm_selftest import check
 from hpcmaf.errors import HpcmafError
 
@@ -68,6 +70,8 @@ def _started(spec: EngineSpec) -> Engine:
     alike = spec.one_of_many and spec.options.engine_process == "own" and not spec.trust_remote_code
     with under_one_name(spec.model) if alike else nullcontext(spec.model) as model:
         spec = replace(spec, model=model)
+        if spec.device == "cuda" and spec.adapters:
+            use_measured_kernels(Path(spec.cache), spec.arguments()["max_lora_rank"])
         with nullcontext() if spec.arguments()["enforce_eager"] else compiling(Path(spec.cache), _shape(spec)):
             return Engine(spec)
 
@@ -136,14 +140,30 @@ class Engine:
         }
         self._scored: set[str] = set()
         self.folding = self._folding()
+        if self.folding is None:
+            self._tell_rows()
         self.admission: Admission | None = None
 
     def begin(self) -> None:
-        """Take requests agent by agent from now on, if adapters are folded."""
-        if self.folding is not None:
+        """From now on, take requests agent by agent if adapters are folded, and some at a time on a GPU."""
+        options, device = self.spec.options, self.spec.device
+        every = options.pause(device)
+        if self.folding is not None or every > 1:
             cache = self.engine.vllm_config.cache_config
             tokens = (cache.num_gpu_blocks or 0) * cache.block_size
-            self.admission = Admission(self.spec.options.seats(self.spec.device), tokens)
+            self.admission = Admission(options.seats(device), tokens, self.folding is not None, every)
+
+    def _tell_rows(self) -> None:
+        """Spare vLLM its own way of telling kernels whose rows a step has, which waits for the GPU."""
+        runner = model_runner(self.engine)
+        if self.spec.device != "cuda" or not self.loras or runner is None:
+            return
+        for request in self.loras.values():
+            self.engine.add_lora(request)
+        try:
+            LoraRows(runner, {request.lora_int_id: request for request in self.loras.values()})
+        except (AttributeError, KeyError, ValueError) as error:
+            say(f"vLLM: it tells its kernels about adapters in its own way ({error})")
 
     def _folding(self) -> Folding | None:
         rank = adapter_shape(self.spec.adapters)[0] if self.loras else 0
@@ -237,10 +257,11 @@ class Engine:
 
     def step(self) -> list[Made]:
         """Make one token of every request; returns those that are finished."""
-        if self.admission is not None and self.folding is not None:
+        if self.admission is not None:
             for row in self.admission.admit():
                 self.add(row)
-            self.folding.fold(self.admission.worth_folding())
+            if self.folding is not None:
+                self.folding.fold(self.admission.worth_folding())
         made = [self._made(output) for output in self.engine.step() if output.finished]
         if self.admission is not None:
             self.admission.finished(made)

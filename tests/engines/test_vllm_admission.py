@@ -46,6 +46,22 @@ def test_no_more_is_taken_than_the_cache_holds() -> None:
     assert len(large.admit()) == 1 and len(large) == 1
 
 
+def test_prompts_are_taken_together() -> None:
+    """Every few steps, in the order of arrival, and no more than there are places; nobody idle waits."""
+    admission = Admission(seats=4, tokens=10_000, by_agent=False, every=3)
+    mixed = [row for pair in zip(rows("a", 4), rows(None, 4, 100), strict=True) for row in pair]
+    admission.add(mixed)
+    held = admission.admit()
+    assert held == mixed[:4], "an engine with nothing to do begins at once"
+    taken: list[list[Row]] = []
+    for _ in range(5):
+        admission.finished([done(held.pop(0))])
+        taken.append(admission.admit())
+        held += taken[-1]
+    assert taken == [[], mixed[4:6], [], [], mixed[6:]]
+    assert not admission
+
+
 def test_answers_are_expected_to_be_as_long_as_those_before() -> None:
     """Not as long as they may become."""
     admission = Admission(seats=100, tokens=2000)

@@ -66,6 +66,16 @@ def test_greedy_debates_agree_with_transformers(engine: Any, peer: Any) -> None:
     assert len({text for turns in texts for text in turns}) > 60
 
 
+def test_prompts_taken_together_change_nothing(agents: dict[str, str], peer: Any) -> None:
+    """As on a GPU: every few steps, and never more than there are places."""
+    engine = vllm_engine(served(agents), prompts_every=5, max_num_seqs=8)
+    sampling = Sampling(temperature=0.0, max_new_tokens=40)
+    try:
+        assert hold_debates(engine, 8, sampling) == hold_debates(peer, 8, sampling)
+    finally:
+        engine.close()
+
+
 def test_a_draw_depends_on_the_request_alone(engine: Any) -> None:
     requests = [ask(f"k{i}", f"{i}+2*3", [None, *AGENTS][i % 5], seed=i, temperature=1.0) for i in range(30)]
     together = run(engine, requests)

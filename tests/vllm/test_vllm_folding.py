@@ -131,3 +131,40 @@ def test_rows_of_vllms_second_model_runner() -> None:
     assert state.get_activate_loras(names) == {requests[2], requests[3]}
     assert state.get_activate_loras(["r1"]) == set()
     assert state.make_lora_inputs(names, places, tokens)[:2] == ((3, 0, 2), (3, 0, 0, 2))
+
+
+def test_rows_are_told_without_folding_as_vllm_tells_them() -> None:
+    """Where the kernels are known, the base's rows among them."""
+    from types import SimpleNamespace
+
+    import numpy as np
+    import torch
+    from vllm.lora.ops.triton_ops.lora_kernel_metadata import LoRAKernelMeta
+    from vllm.lora.request import LoRARequest
+    from vllm.v1.worker.gpu.lora_utils import LoraState
+
+    from hpcmaf.engines.vllm_rows import LoraRows
+
+    requests = {id: LoRARequest(f"a{id}", id, "/nowhere") for id in (1, 2)}
+    state, (ours, outputs, theirs) = LoraState(8), (LoRAKernelMeta.make(3, 50, "cpu") for _ in range(3))
+    kernels = SimpleNamespace(token_mapping_meta=ours, prompt_mapping_meta=outputs)
+    manager = SimpleNamespace(lora_index_to_id=[2, 1, None], punica_wrapper_mapping={"model": kernels})
+    runner = SimpleNamespace(
+        lora_state=state, lora_manager=SimpleNamespace(_adapter_manager=manager), _set_active_loras=None
+    )
+    LoraRows(runner, requests)
+    for place, id in enumerate([1, None, 2, 1]):
+        state.add_request(f"r{place}", place, requests.get(id))
+    names, tokens = [f"r{n}" for n in range(4)], np.array([1, 3, 5, 1])
+    assert state.get_activate_loras(names) == set(requests.values())
+    runner._set_active_loras(*state.make_lora_inputs(names, np.arange(4), tokens))
+    # Adapter 1 lies in slot 1, and adapter 2 in slot 0.
+    theirs.prepare_tensors(torch.tensor([1, -1, -1, -1, 0, 0, 0, 0, 0, 1]))
+    for name in ("token_lora_mapping", "token_indices_sorted_by_lora_ids"):
+        assert getattr(ours, name)[:10].tolist() == getattr(theirs, name)[:10].tolist(), name
+    for name in ("active_lora_ids", "num_tokens_per_lora", "lora_token_start_loc", "num_active_loras_cpu"):
+        assert getattr(ours, name).tolist() == getattr(theirs, name).tolist(), name
+    assert not ours.no_lora_flag_cpu[0] and outputs.no_lora_flag_cpu[0]
+    # The base alone needs no kernel.
+    runner._set_active_loras(*state.make_lora_inputs(["r1"], np.array([1]), np.array([4])))
+    assert ours.no_lora_flag_cpu[0]
