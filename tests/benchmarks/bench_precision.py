@@ -1,9 +1,12 @@
-"""What fewer bits do to debates: the micro model's, on the same problems, in several precisions of vLLM.
+"""What fewer bits do to debates: the micro model's, on the same problems, in several precisions.
 
     python -m tests.benchmarks.bench_precision [--problems 1000] [--ways 'float32;bfloat16;bfloat16:quantization="fp8"']
+    python -m tests.benchmarks.bench_precision --ways 'plain;rounded:matrices;rounded:cache;rounded:matrices+cache'
 
 A way is a type, and with KEY=VALUE,... options of ours or arguments of
-vLLM's. N=3, M=2 with summaries at temperature 1 and top-p 0.9, untrained; each
+vLLM's; or it is one for machines without fp8: `plain` is the transformers engine
+in float32, `rounded` the same with numbers rounded to those that fp8 has (see
+``rounded.py``). N=3, M=2 with summaries at temperature 1 and top-p 0.9, untrained; each
 way in a process of its own. Prints, how many of one answer, of the
 majority of first answers and of the debate's votes are right, how often
 debates are right where the first way's are not or the other way round, and
@@ -35,18 +38,37 @@ from hpcmaf.tasks import get_task
 WAYS = 'float32;bfloat16;bfloat16:quantization="fp8";bfloat16:kv_cache_dtype="fp8"'
 
 
-async def held(way: str, count: int) -> dict[str, Any]:
-    """All debates in one precision."""
+def rounding_engine(what: str) -> Any:
+    """The transformers engine, with some of its numbers rounded."""
+    from hpcmaf.engines.transformers_engine import TransformersEngine
+    from tests.benchmarks.rounded import round_attention, round_matrices
+
+    engine = TransformersEngine(ServedModels(str(base_path()), "lora", {}, dtype="float32"), batch_size=256)
+    model = engine.pool.get(None)
+    for part in filter(None, what.split("+")):
+        {"matrices": round_matrices, "cache": round_attention}[part](model)
+    return engine
+
+
+def engine_for(way: str) -> Any:
+    """The engine of a way."""
     from hpcmaf.engines.vllm_engine import VllmEngine
     from hpcmaf.engines.vllm_options import VllmOptions
 
     dtype, _, extra = way.partition(":")
+    if dtype in ("plain", "rounded"):
+        return rounding_engine(extra)
     more = {key: json.loads(value) for key, value in (pair.split("=", 1) for pair in extra.split(",") if pair)}
     own = {field.name for field in fields(VllmOptions)} - {"arguments"}
     options = {key: value for key, value in more.items() if key in own}
     rest = {key: value for key, value in more.items() if key not in own}
     served = ServedModels(str(base_path()), "lora", {}, dtype=dtype)
-    engine = VllmEngine(served, VllmOptions(enforce_eager=True, gpu_memory_utilization=0.3, arguments=rest, **options))
+    return VllmEngine(served, VllmOptions(enforce_eager=True, gpu_memory_utilization=0.3, arguments=rest, **options))
+
+
+async def held(way: str, count: int) -> dict[str, Any]:
+    """All debates in one precision."""
+    engine = engine_for(way)
     task = get_task("arithmetic")
     problems = task.splits(None, 1, count, 0, None).eval
     protocol = Protocol(

@@ -68,7 +68,7 @@ def test_greedy_debates_agree_with_transformers(engine: Any, peer: Any) -> None:
 
 def test_prompts_taken_together_change_nothing(agents: dict[str, str], peer: Any) -> None:
     """As on a GPU: every few steps, and never more than there are places."""
-    engine = vllm_engine(served(agents), prompts_every=5, max_num_seqs=8)
+    engine = vllm_engine(served(agents), "own", prompts_every=5, max_num_seqs=8)
     sampling = Sampling(temperature=0.0, max_new_tokens=40)
     try:
         assert hold_debates(engine, 8, sampling) == hold_debates(peer, 8, sampling)
