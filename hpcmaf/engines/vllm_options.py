@@ -75,8 +75,15 @@ class VllmOptions:
 
     def seats(self, device: str) -> int:
         """Requests in one step."""
-        # 512 is the largest batch for which vLLM keeps CUDA graphs.
+        # 512 is the largest batch for which vLLM records graphs of its own accord.
         return self.max_num_seqs or (512 if device == "cuda" else 128)
+
+    def recorded(self, device: str) -> list[int] | None:
+        """Tokens of the steps that run as recorded graphs; ``None`` leaves it to vLLM, which stops at 512."""
+        seats = self.seats(device)
+        if device != "cuda" or self.enforce_eager or seats <= 512:
+            return None
+        return [1, 2, 4, *range(8, 256, 8), *range(256, 512, 16), *range(512, seats, 64), seats]
 
     def step_tokens(self, device: str) -> int | None:
         """Tokens in one step; ``None`` leaves it to vLLM."""
@@ -190,6 +197,9 @@ class EngineSpec:
             arguments["worker_extension_cls"] = "hpcmaf.engines.vllm_worker.DiesWithParent"
         if options.lookup_tokens:
             arguments["speculative_config"] = _LOOKUP | {"num_speculative_tokens": options.lookup_tokens}
+        sizes = options.recorded(self.device)
+        if sizes:
+            arguments["compilation_config"] = {"cudagraph_capture_sizes": sizes}
         if self.device == "cpu":
             arguments["kv_cache_memory_bytes"] = int(options.kv_cache_gb * 2**30)
             # Of a seeded request whose prompt is spread over two steps, vLLM

@@ -140,6 +140,19 @@ def test_the_profile_says_it_by_vllms_names() -> None:
     assert (on_cpu["kv_cache_memory_bytes"], on_cpu["enforce_eager"]) == (2**29, True)
 
 
+def test_steps_of_all_sizes_are_recorded() -> None:
+    """Also where there are more requests in one than vLLM records steps for."""
+    many = spec(VllmOptions(max_num_seqs=1000)).arguments()["compilation_config"]["cudagraph_capture_sizes"]
+    assert many == sorted(set(many)) and many[0] == 1 and many[-1] == 1000
+    assert all(after - before <= 64 for before, after in zip(many, many[1:], strict=False))
+    for options, device in (
+        (VllmOptions(), "cuda"),
+        (VllmOptions(max_num_seqs=1000, enforce_eager=True), "cuda"),
+        (VllmOptions(max_num_seqs=1000), "cpu"),
+    ):
+        assert "compilation_config" not in spec(options, device=device).arguments()
+
+
 def test_gpus_of_several_engines_are_asked_for() -> None:
     parts = {"name": "site", "launcher": "slurm", "generation": {"engine": "vllm", "engines": 4, "tensor_parallel": 2}}
     with pytest.raises(ValueError, match="generation.engines: 8 GPUs, but slurm.generation.gpus asks for 4"):
