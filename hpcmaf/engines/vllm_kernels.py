@@ -9,11 +9,11 @@ kernels compute stays the same.
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from hpcmaf.publish import write_json
 
 # Rows of a step to (block_m, block_k, split_k, num_stages), and to (block_m, block_n).
 SHRINK = {
@@ -100,6 +100,4 @@ def write_tables(folder: Path, gpu: str) -> None:
     """Write vLLM's files for one kind of GPU, each at once: other engines may be reading them."""
     folder.mkdir(parents=True, exist_ok=True)
     for end, table in tables().items():
-        with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as file:
-            json.dump(table, file)
-        os.replace(file.name, folder / f"{gpu}_{end}.json")
+        write_json(folder / f"{gpu}_{end}.json", table)

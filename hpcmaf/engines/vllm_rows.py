@@ -42,6 +42,10 @@ class LoraRows:
         slots = {id: slot for slot, id in enumerate(manager.lora_index_to_id) if id is not None}
         # Index of an id: -1 is what the kernels leave alone.
         self.slots = np.array([slots.get(id, -1) for id in range(max(self.requests) + 1)])
+        (punica,) = manager.punica_wrapper_mapping.values()
+        self.kernels = [getattr(punica, name, None) for name in ("token_mapping_meta", "prompt_mapping_meta")]
+        # Of the older generation, and of CPUs, nothing but the ids is changed.
+        self.told = hasattr(runner, "lora_state") and None not in self.kernels
         self._plain = runner._set_active_loras
         if hasattr(runner, "lora_state"):
             self.state = runner.lora_state
@@ -50,10 +54,6 @@ class LoraRows:
         else:
             self.batch = runner.input_batch
             self.batch.make_lora_inputs = self._inputs_by_token
-        (punica,) = manager.punica_wrapper_mapping.values()
-        self.kernels = [getattr(punica, name, None) for name in ("token_mapping_meta", "prompt_mapping_meta")]
-        # Of the older generation, and of CPUs, nothing but the ids is changed.
-        self.told = hasattr(runner, "lora_state") and None not in self.kernels
         if self.told:
             runner._set_active_loras = self._tell
 

@@ -156,7 +156,8 @@ class Engine:
     def _tell_rows(self) -> None:
         """Spare vLLM its own way of telling kernels whose rows a step has, which waits for the GPU."""
         runner = model_runner(self.engine)
-        if self.spec.device != "cuda" or not self.loras or runner is None:
+        # The older generation of runners has no place for it.
+        if self.spec.device != "cuda" or not self.loras or not hasattr(runner, "lora_state"):
             return
         for request in self.loras.values():
             self.engine.add_lora(request)
