@@ -20,6 +20,8 @@ _DASHES = ("-", "--", ":")
 # Beyond these a legend is no longer read; the rest stays as faint lines.
 MOST_NAMED = 12
 MOST_PLACES = 6
+# Inches of a letter in the legend.
+_LETTER = 0.058
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,9 @@ def grid_of(figure: Figure, groups: Sequence[Group], rows: int) -> Iterator[tupl
     columns = min(rows, 1 if rows == 1 else 3 if rows % 3 == 0 else 2) if len(places) == 1 else len(places)
     lines = -(-rows * len(places) // columns)
     width, height = (6.4, 4.0) if columns == lines == 1 else (4.6, 3.1)
-    figure.set_size_inches(width * columns + 1.6, height * lines + 0.9)
+    # Beside the axes, names as long as they are: a legend must not eat the plot.
+    longest = max((len(style.name) for style in styles_of(groups).values() if style.name), default=0)
+    figure.set_size_inches(width * columns + max(1.6, 0.6 + _LETTER * longest), height * lines + 0.9)
     grid = figure.subplots(lines, columns, squeeze=False).flat
     for axes in grid[rows * len(places) :]:
         axes.set_visible(False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,17 @@ def test_methods_with_bands_over_seeds(make_run: MakeRun) -> None:
         )
     )
     assert figure.legends[0].get_texts()[0].get_text() in {"maft", "debate"}
+
+
+@pytest.mark.parametrize("more", ["", " · 3 agents × 2 rounds · critics=disputed, start_from=previous"])
+def test_long_names_leave_the_plot_its_room(make_run: MakeRun, more: str) -> None:
+    groups = groups_of(make_run("m", upto=2), make_run("d", upto=0, method="debate"))
+    figure = Figure(layout="constrained")
+    _methods(figure, [replace(group, label=group.label + more) for group in groups])
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    assert axes.get_window_extent().width / figure.dpi > 4.5
+    assert figure.legends[0].get_window_extent().x1 <= figure.bbox.x1
 
 
 def test_diversity_tradeoff_rounds_and_cost(make_run: MakeRun) -> None:
