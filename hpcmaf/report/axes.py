@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -75,33 +76,39 @@ def grid_of(figure: Figure, groups: Sequence[Group], rows: int) -> Iterator[tupl
             yield row, place, axes
 
 
-def draw_line(axes: Axes, style: Style, xs: Sequence[float], points: Sequence[Point], scale: float = 100.0) -> None:
-    """Means with standard errors; over several runs a band between the lowest and the highest."""
-    values = [scale * point.value for point in points]
-    # A method that has collapsed would leave the others no room.
+@contextmanager
+def room_for(axes: Axes, style: Style) -> Iterator[None]:
+    """Draw without widening the axes, if the line has no name: a collapsed method would leave the others no room."""
     limits = axes.dataLim.frozen() if style.name is None else None
-    if style.name is not None and any(point.runs > 1 for point in points):
-        low, high = [scale * p.low for p in points], [scale * p.high for p in points]
-        axes.fill_between(xs, low, high, color=style.colour, alpha=0.13, linewidth=0, zorder=1)
-    axes.errorbar(
-        xs,
-        values,
-        yerr=[scale * point.se for point in points] if style.name is not None else None,
-        color=style.colour,
-        marker=style.marker or None,
-        linestyle=style.dashes,
-        label=style.name,
-        markersize=4.5,
-        markeredgecolor="white",
-        markeredgewidth=0.6,
-        linewidth=1.6 if style.name else 0.8,
-        elinewidth=1.0,
-        capsize=2,
-        zorder=3 if style.name else 2,
-    )
+    yield
     if limits is not None:
         axes.dataLim.set(limits)
         axes.autoscale_view()
+
+
+def draw_line(axes: Axes, style: Style, xs: Sequence[float], points: Sequence[Point], scale: float = 100.0) -> None:
+    """Means with standard errors; over several runs a band between the lowest and the highest."""
+    values = [scale * point.value for point in points]
+    if style.name is not None and any(point.runs > 1 for point in points):
+        low, high = [scale * p.low for p in points], [scale * p.high for p in points]
+        axes.fill_between(xs, low, high, color=style.colour, alpha=0.13, linewidth=0, zorder=1)
+    with room_for(axes, style):
+        axes.errorbar(
+            xs,
+            values,
+            yerr=[scale * point.se for point in points] if style.name is not None else None,
+            color=style.colour,
+            marker=style.marker or None,
+            linestyle=style.dashes,
+            label=style.name,
+            markersize=4.5,
+            markeredgecolor="white",
+            markeredgewidth=0.6,
+            linewidth=1.6 if style.name else 0.8,
+            elinewidth=1.0,
+            capsize=2,
+            zorder=3 if style.name else 2,
+        )
 
 
 def finish(figure: Figure, groups: Sequence[Group], caption: str) -> None:

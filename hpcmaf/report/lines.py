@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpcmaf.report.axes import MOST_NAMED, Style, draw_line, finish, grid_of, styles_of
+from hpcmaf.report.axes import MOST_NAMED, Style, draw_line, finish, grid_of, room_for, styles_of
 from hpcmaf.report.behaviour import DIVERSITY
 from hpcmaf.report.groups import Group, Point
 from hpcmaf.report.plots import FAINT, save
@@ -106,10 +106,11 @@ def _tradeoff(figure: Figure, groups: Sequence[Group]) -> None:
                 continue
             style = styles[group.line]
             xs, ys = [x.value for x, _ in both], [100 * y.value for _, y in both]
-            axes.plot(
-                xs, ys, color=style.colour, marker=style.marker or None, linestyle=style.dashes, label=style.name,
-                markersize=4.5, linewidth=1.4 if style.name else 0.8, zorder=3 if style.name else 2,
-            )  # fmt: skip
+            with room_for(axes, style):
+                axes.plot(
+                    xs, ys, color=style.colour, marker=style.marker or None, linestyle=style.dashes, label=style.name,
+                    markersize=4.5, linewidth=1.4 if style.name else 0.8, zorder=3 if style.name else 2,
+                )  # fmt: skip
             if style.name is None:
                 continue
             axes.errorbar(

@@ -217,3 +217,19 @@ def test_a_grey_line_that_has_collapsed_leaves_the_others_their_room(faint_first
     low, high = axes.get_ylim()
     assert 70 < low < 80 and 90 < high < 100
     assert len(axes.get_lines()) >= 2
+
+
+def test_a_collapsed_method_leaves_the_others_their_room_against_diversity(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, collapsed = make_run("m", gain=0.3), make_run("c", gain=-0.4, method="single-agent-ft")
+
+    def limits(*runs: RunDir) -> list[float]:
+        figure = Figure(layout="constrained")
+        _tradeoff(figure, groups_of(*runs))
+        return [*figure.axes[0].get_xlim(), *figure.axes[0].get_ylim()]
+
+    together = limits(good, collapsed)
+    monkeypatch.setattr("hpcmaf.report.axes.MOST_NAMED", 1)
+    assert limits(good, collapsed) == pytest.approx(limits(good))
+    assert together[2] < limits(good)[2] - 5, "it would have taken more room than that"
