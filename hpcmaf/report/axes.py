@@ -27,12 +27,20 @@ _LETTER = 0.058
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """Look of a line; one without a name is faint and not in the legend."""
+    """Look of a line; one without a name is faint and not in the legend.
+
+    Attributes
+    ----------
+    compared
+        Whether a line without a name is one to compare with, which the axes
+        make room for all the same.
+    """
 
     colour: str
     marker: str
     dashes: str
     name: str | None
+    compared: bool = False
 
 
 def styles_of(groups: Sequence[Group]) -> dict[str, Style]:
@@ -79,7 +87,7 @@ def grid_of(figure: Figure, groups: Sequence[Group], rows: int) -> Iterator[tupl
 @contextmanager
 def room_for(axes: Axes, style: Style) -> Iterator[None]:
     """Draw without widening the axes, if the line has no name: a collapsed method would leave the others no room."""
-    limits = axes.dataLim.frozen() if style.name is None else None
+    limits = None if style.name is not None or style.compared else axes.dataLim.frozen()
     yield
     if limits is not None:
         axes.dataLim.set(limits)

@@ -138,7 +138,7 @@ def _rounds(figure: Figure, groups: Sequence[Group]) -> None:
                 found = [(m, p) for m in range(1, 65) if (p := group.over(t, _round(m, key)))]
                 style = styles[group.line]
                 if t != group.complete[-1]:
-                    style = Style(FAINT, "", ":", None)
+                    style = Style(FAINT, "", ":", None, compared=style.name is not None)
                 if found:
                     draw_line(axes, style, [m for m, _ in found], [p for _, p in found])
         axes.set_xlabel("round")

@@ -233,3 +233,20 @@ def test_a_collapsed_method_leaves_the_others_their_room_against_diversity(
     monkeypatch.setattr("hpcmaf.report.axes.MOST_NAMED", 1)
     assert limits(good, collapsed) == pytest.approx(limits(good))
     assert together[2] < limits(good)[2] - 5, "it would have taken more room than that"
+
+
+def test_the_bases_rounds_are_in_sight(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But not those of a method that is only there in grey."""
+    monkeypatch.setattr("hpcmaf.report.axes.MOST_NAMED", 1)
+    good, bad = make_run("m", gain=0.5), make_run("c", gain=-0.4, method="single-agent-ft")
+    for runs in ((good,), (good, bad)):
+        figure = Figure(layout="constrained")
+        _rounds(figure, groups_of(*runs))
+        for axes in figure.axes:
+            low, high = axes.get_ylim()
+            dotted = [line for line in axes.get_lines() if line.get_linestyle() == ":"]
+            assert len(dotted) == len(runs)
+            assert all(low < y < high for line in dotted[:1] for y in line.get_ydata())
+            grey = [line for line in axes.get_lines() if line.get_color() == "#cfcfcf"]
+            assert len(grey) == len(runs) - 1
+            assert all(min(line.get_ydata()) < low for line in grey)
