@@ -95,7 +95,9 @@ class Training(Strict):
         "none", description="none, optimizer (zero_stage 1 to 3) or params (zero_stage 3)"
     )
     loss_on: Literal["last_turn", "all_turns"] = "last_turn"
-    quantize: Literal["none", "4bit"] = Field("none", description="none, or 4bit: the frozen base in 4 bits (QLoRA)")
+    quantize: Literal["none", "4bit", "fp8"] = Field(
+        "none", description="none, 4bit (QLoRA) or fp8: of the frozen base, in training"
+    )
     start_from: Literal["previous", "base"] = "previous"
     warmup_ratio: float = Field(0.0, ge=0.0, le=1.0)
     weight_decay: float = Field(0.0, ge=0.0)

@@ -17,50 +17,42 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-# By the names that transformers' models give them, in the order of their calls.
-_SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+from hpcmaf.training.fp8 import Fp8Linear, Rounded
+from hpcmaf.training.frozen import SIBLINGS, Frozen, Stored
 
 
 class Operands:
-    """Weights of adapted layers that read one input, and what computing and differentiating them takes.
+    """Adapted layers that read one input, and what computing and differentiating them takes.
 
     Parameters
     ----------
+    frozen
+        Their base layers.
     scalings
         Of each layer's adapter.
-    tensors
-        Each layer's W, bias, A and B.
+    adapters
+        Each layer's A and B.
     """
 
-    def __init__(self, scalings: Sequence[float], tensors: Sequence[torch.Tensor | None]) -> None:
-        self.scalings = scalings
-        self.weights, self.biases, self.downs, self.ups = (tensors[at::4] for at in range(4))
+    def __init__(self, frozen: Frozen, scalings: Sequence[float], adapters: Sequence[torch.Tensor]) -> None:
+        self.frozen, self.scalings = frozen, scalings
+        self.downs, self.ups = adapters[::2], adapters[1::2]
 
     def forward(self, rows: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Scaled low-rank products, which :meth:`backward` wants again, and each layer's output."""
         low = self._scaled(rows @ _joined(self.downs).T)
-        outputs = []
-        each = zip(self.weights, self.biases, self.ups, self._split(low), strict=True)
-        for weight, bias, up, own in each:
-            outputs.append(torch.nn.functional.linear(rows, weight, bias).addmm_(own, up.T))
-        return low, outputs
+        each = zip(self.frozen.forward(rows), self.ups, self._split(low), strict=True)
+        return low, [output.addmm_(own, up.T) for output, up, own in each]
 
     def backward(
         self, rows: torch.Tensor, low: torch.Tensor, gradients: Sequence[torch.Tensor], *, wanted: bool = True
-    ) -> tuple[torch.Tensor | None, Iterator[torch.Tensor | None]]:
-        """Gradients of the input, where ``wanted``, and of each layer's four tensors."""
+    ) -> tuple[torch.Tensor | None, Iterator[torch.Tensor]]:
+        """Gradients of the input, where ``wanted``, and of each layer's A and B."""
         inner = self._scaled(_joined([own @ up for own, up in zip(gradients, self.ups, strict=True)], 1))
-        to_rows = self.to_rows(gradients, inner) if wanted else None
+        to_rows = self.frozen.backward(gradients).addmm_(inner, _joined(self.downs)) if wanted else None
         to_downs = self._split(inner.T @ rows, 0)
         to_ups = [own.T @ part for own, part in zip(gradients, self._split(low), strict=True)]
-        return to_rows, (part for pair in zip(to_downs, to_ups, strict=True) for part in (None, None, *pair))
-
-    def to_rows(self, gradients: Sequence[torch.Tensor], inner: torch.Tensor) -> torch.Tensor:
-        """Gradient of the input."""
-        total = gradients[0] @ self.weights[0]
-        for own, weight in zip(gradients[1:], self.weights[1:], strict=True):
-            total.addmm_(own, weight)
-        return total.addmm_(inner, _joined(self.downs))
+        return to_rows, (part for pair in zip(to_downs, to_ups, strict=True) for part in pair)
 
     def _scaled(self, low: torch.Tensor) -> torch.Tensor:
         # So narrow that scaling them costs nothing but a kernel's start.
@@ -75,29 +67,30 @@ class Operands:
 class _Adapted(torch.autograd.Function):
     """``x W^T + bias + scaling (x A^T) B^T`` of one layer or several, with W and bias frozen.
 
-    After ``x`` and the scalings come each layer's W, bias, A and B.
+    After ``x``, the frozen part and the scalings come each layer's A and B.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, scalings: Sequence[float], *tensors: torch.Tensor | None
+        ctx: Any, x: torch.Tensor, frozen: Frozen, scalings: Sequence[float], *adapters: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        low, outputs = Operands(scalings, tensors).forward(x.reshape(-1, x.shape[-1]))
-        ctx.save_for_backward(x, low, *tensors)
-        ctx.scalings = scalings
+        low, outputs = Operands(frozen, scalings, adapters).forward(x.reshape(-1, x.shape[-1]))
+        ctx.save_for_backward(x, low, *adapters)
+        # Nothing that autograd would have to watch.
+        ctx.frozen, ctx.scalings = frozen, scalings
         return tuple(output.view(*x.shape[:-1], -1) for output in outputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, low, *tensors = ctx.saved_tensors
-        to_x, each = Operands(ctx.scalings, tensors).backward(
+        x, low, *adapters = ctx.saved_tensors
+        to_x, each = Operands(ctx.frozen, ctx.scalings, adapters).backward(
             x.reshape(-1, x.shape[-1]),
             low,
             [gradient.reshape(-1, gradient.shape[-1]) for gradient in gradients],
             wanted=ctx.needs_input_grad[0],
         )
-        return None if to_x is None else to_x.view_as(x), None, *each
+        return None if to_x is None else to_x.view_as(x), None, None, *each
 
 
 def _joined(parts: Sequence[torch.Tensor], dimension: int = 0) -> torch.Tensor:
@@ -123,7 +116,8 @@ class _Family:
             layers = layers if layers and layers[0] is layer else [layer]
             if not plain(layer, x):
                 return None
-            outputs = _Adapted.apply(x, *operands(layers))
+            matrices, scalings, adapters = operands(layers)
+            outputs = _Adapted.apply(x, matrices, scalings, *adapters)
             self._waiting, self._x = {id(own): output for own, output in zip(layers, outputs, strict=True)}, x
         output = self._waiting.pop(id(layer))
         if not self._waiting:
@@ -137,14 +131,13 @@ def plain(layer: Any, x: torch.Tensor) -> bool:
     return not off and x.dtype == base.weight.dtype == layer.lora_A[name].weight.dtype
 
 
-def operands(layers: Sequence[Any]) -> tuple[Any, ...]:
+def operands(layers: Sequence[Any]) -> tuple[Frozen, tuple[float, ...], list[torch.Tensor]]:
+    """What :class:`Operands` wants of adapted layers that read one input."""
     name = layers[0].active_adapters[0]
-    tensors = [
-        tensor
-        for own in layers
-        for tensor in (own.base_layer.weight, own.base_layer.bias, own.lora_A[name].weight, own.lora_B[name].weight)
-    ]
-    return tuple(own.scaling[name] for own in layers), *tensors
+    bases = [own.base_layer for own in layers]
+    rounded = all(isinstance(base, Fp8Linear) for base in bases)
+    adapters = [part[name].weight for own in layers for part in (own.lora_A, own.lora_B)]
+    return Rounded(bases) if rounded else Stored(bases), tuple(own.scaling[name] for own in layers), adapters
 
 
 def _forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -169,7 +162,7 @@ def quicken(model: torch.nn.Module) -> int:
     changed = 0
     for module in model.modules():
         children = {name: child for name, child in module.named_children() if quickenable(child)}
-        for names in _SIBLINGS:
+        for names in SIBLINGS:
             if all(name in children for name in names):
                 layers = [children.pop(name) for name in names]
                 changed += _join(layers)
@@ -188,7 +181,7 @@ def _join(layers: Sequence[Any]) -> int:
 def quickenable(module: torch.nn.Module) -> bool:
     from peft.tuners.lora.layer import Linear
 
-    if type(module) is not Linear or type(module.base_layer) is not torch.nn.Linear or module.lora_variant:
+    if type(module) is not Linear or type(module.base_layer) not in (torch.nn.Linear, Fp8Linear) or module.lora_variant:
         return False
     names = module.active_adapters
     frozen = not any(parameter.requires_grad for parameter in module.base_layer.parameters())

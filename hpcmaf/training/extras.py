@@ -21,7 +21,7 @@ def check_packages(*, objective: str, quantize: str) -> None:
     ConfigError
         With what to install.
     """
-    wanted = ["trl"] * (objective == "dpo") + ["bitsandbytes"] * (quantize != "none")
+    wanted = ["trl"] * (objective == "dpo") + ["bitsandbytes"] * (quantize == "4bit")
     for package in wanted:
         if not _installed(package):
             why, extra = _PACKAGES[package]

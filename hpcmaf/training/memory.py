@@ -185,7 +185,8 @@ def size_of(parameters: Any, bytes_each: int) -> Size:
     """Count a model's parameters; under ZeRO-3 each is but a part here, and ``ds_numel`` is the whole."""
     total = trained = in_4_bits = 0
     for parameter in parameters:
-        count = getattr(parameter, "ds_numel", None) or parameter.numel()
+        # Rounded to fp8 it lies elsewhere, twice, which takes as much as bfloat16 does.
+        count = getattr(parameter, "ds_numel", None) or getattr(parameter, "rounded", None) or parameter.numel()
         if type(parameter).__name__ == "Params4bit":
             # Two of them in each byte.
             count *= 2 * parameter.element_size()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hpcmaf.training.attention import Unpackable, boundaries, packed_attention
+from hpcmaf.training.fp8 import Fp8Linear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -89,10 +90,16 @@ class Packing:
                 together = run(**in_a_row(texts, device), use_cache=False).logits[0]
                 for text, packed in zip(texts, together.split([len(text) for text in texts]), strict=True):
                     alone = run(**in_a_row([text], device), use_cache=False).logits[0]
-                    _compare(packed.float(), alone.float(), 0.15 if alone.dtype == torch.bfloat16 else 1e-3)
+                    _compare(packed.float(), alone.float(), self._tolerance(alone.dtype))
         except Unpackable as reason:
             self._give_up(reason)
         run.train(training)
+
+    def _tolerance(self, dtype: torch.dtype) -> float:
+        if any(isinstance(module, Fp8Linear) for module in self._model.modules()):
+            # What differs in a last place may be rounded to neighbours that are an eighth apart.
+            return 0.3
+        return 0.15 if dtype == torch.bfloat16 else 1e-3
 
     def release(self) -> None:
         """Give the model its own attention back."""

@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from hpcmaf.errors import TrainingError
 from hpcmaf.training.adapters import quicken
+from hpcmaf.training.fp8 import round_base
 from hpcmaf.training.gated import gate
 from hpcmaf.training.kernels import use_liger
 from hpcmaf.training.memory import Keeps, activations, choose_passes, choose_stage, size_of
@@ -45,10 +46,13 @@ def prepare(
 
     Raises
     ------
+    ConfigError
+        The frozen base is to be rounded and cannot be.
     TrainingError
-        The frozen base is not of the type to compute in.
+        It is not of the type to compute in.
     """
     cuda = place.device.type == "cuda"
+    rounded = round_base(model, place.device) if job.quantize == "fp8" else 0
     size = size_of(model.parameters(), dtype.itemsize)
     memory = [_smallest(torch.cuda.mem_get_info()[1], place)] if cuda else []
     said = [f"{size.parameters / 1e6:,.1f} M parameters, {size.trained / 1e6:,.1f} M of them trained ({job.tuning})"]
@@ -57,6 +61,8 @@ def prepare(
     ]
     if size.in_4_bits:
         said += [f"{size.in_4_bits / 1e6:,.1f} M of them in 4 bits"]
+    if rounded:
+        said += [f"{rounded / 1e6:,.1f} M of them in fp8"]
     if job.zero_stage == "auto":
         # What may be computed twice need not make anyone talk more.
         frugal = replace(job, gradient_checkpointing=job.gradient_checkpointing is not False)

@@ -21,7 +21,7 @@ Schedule = Literal["linear", "cosine", "constant"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
 Offload = Literal["none", "optimizer", "params"]
-Quantize = Literal["none", "4bit"]
+Quantize = Literal["none", "4bit", "fp8"]
 Objective = Literal["sft", "dpo"]
 
 
@@ -72,7 +72,8 @@ class FinetuneJob:
     dpo_beta
         How much a preference may cost in distance from the start.
     quantize
-        Whether the frozen base lies in memory in 4 bits (QLoRA). What it is
+        Whether the frozen base lies in memory in 4 bits (``"4bit"``, QLoRA),
+        or is multiplied in fp8 (see :mod:`hpcmaf.training.fp8`). What it is
         served with in debates stays as it was.
     batch_size
         Sequences per optimiser step over all processes; of ``"dpo"``, pairs.
@@ -200,7 +201,7 @@ class FinetuneJob:
             self.quantize == "none" or (self.tuning == "lora" and self.zero_stage != 3 and self.offload != "params"),
             "quantize",
             self.quantize,
-            "none with full tuning, zero_stage 3 or offload params: only a whole frozen base lies in 4 bits",
+            "none with full tuning, zero_stage 3 or offload params: only a whole frozen base is quantized",
         )
         _require(0 <= self.warmup_ratio <= 1, "warmup_ratio", self.warmup_ratio, "in 0..1")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")

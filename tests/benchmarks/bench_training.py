@@ -12,10 +12,11 @@ next call.
 - made: the model's writing, and the bfloat16 matrix products of this GPU, now;
 - ours: a whole job through run_finetune, from start to saved adapter;
 - ours-peft, ours-unpacked: the same with PEFT's own LoRA layers (one epoch, one GPU), or padded;
-- ours-one: the same on one GPU of several;
+- ours-fp8: the same with the frozen base in fp8;
+- ours-one: on one GPU of several;
 - ours-full, ours-full-one: all weights, ZeRO-3; ended after six steps;
-- apart, together: ``--agents`` agents as jobs one after another, and as one
-  job whose processes load the base once;
+- apart, together, together-fp8: ``--agents`` agents as jobs one after another,
+  and as one job whose processes load the base once;
 - trl-packed, trl-flex, trl-padded: SFTTrainer under DeepSpeed ZeRO-2 with liger
   kernels and fused AdamW: packed (bfd) with SDPA or FlexAttention, or padded
   in batches of like lengths; without checkpointing, or with it where that
@@ -56,6 +57,7 @@ from hpcmaf.training.spec import FinetuneJob
 FULL = {"tuning": "full", "zero_stage": 3, "epochs": 1}
 SHAPES: dict[str, dict[str, Any]] = {
     "ours": {},
+    "ours-fp8": {"quantize": "fp8"},
     "ours-one": {"gpus": 1},
     "ours-unpacked": {"packing": False},
     "ours-full": FULL,
@@ -152,11 +154,11 @@ def heard(folder: Path, job: FinetuneJob) -> dict[str, Any]:
     return result
 
 
-def agents(place: Path, gpus: int, count: int, *, together: bool) -> dict[str, Any]:
+def agents(place: Path, gpus: int, count: int, *, together: bool, **settings: Any) -> dict[str, Any]:
     """As many agents, each from its data to its saved adapter."""
     name = f"agents-{time.time_ns()}"
     jobs = [
-        replace(job_of(place, gpus, place / name / f"{agent}" / "out"), agent=f"critic-{agent}")
+        replace(job_of(place, gpus, place / name / f"{agent}" / "out", **settings), agent=f"critic-{agent}")
         for agent in range(count)
     ]
     began, each = time.time(), []
@@ -193,8 +195,9 @@ def trl(place: Path, arm: str, gpus: int, limit: float) -> dict[str, Any]:
 
 def one(arm: str, place: Path, gpus: int, count: int, limit: float) -> dict[str, Any]:
     """One arm, in this process."""
-    if arm in ("apart", "together"):
-        return agents(place, gpus, count, together=arm == "together")
+    if arm.startswith(("apart", "together")):
+        settings = {"quantize": "fp8"} if arm.endswith("fp8") else {}
+        return agents(place, gpus, count, together=arm.startswith("together"), **settings)
     if arm.startswith("trl"):
         return trl(place, arm, gpus, limit)
     if arm == "ours-peft":
@@ -266,7 +269,7 @@ def main() -> None:
         gpus = SHAPES.get(arm, {}).get("gpus", options.gpus)
         # Of the other arms, that of the adapter trained here.
         per_token = result.get("flop_per_token", flop)
-        flop = per_token if arm in ("ours", "ours-one", "ours-peft") else flop
+        flop = per_token if arm in ("ours", "ours-fp8", "ours-one", "ours-peft") else flop
         tell(arm, gpus, result | shares(result, per_token, made["tflops"] * 1e12 * max(1, gpus), walls))
         walls[arm] = result.get("wall_s")
     if options.folder is None:

@@ -86,17 +86,19 @@ def test_the_fused_product_is_differentiated_rightly(count):
     import torch
 
     from hpcmaf.training.adapters import _Adapted
+    from hpcmaf.training.frozen import Stored
 
     torch.manual_seed(0)
     x = torch.randn(2, 5, 6, dtype=torch.float64, requires_grad=True)
-    tensors = []
+    layers, adapters = [], []
     for at in range(count):
         out, rank = 4 + at, 2 + at
-        weight, bias = torch.randn(out, 6, dtype=torch.float64), torch.randn(out, dtype=torch.float64)
-        tensors += [weight, bias if at != 1 else None]
-        tensors += [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((rank, 6), (out, rank))]
+        layers.append(torch.nn.Linear(6, out, bias=at != 1, dtype=torch.float64).requires_grad_(False))
+        adapters += [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((rank, 6), (out, rank))]
     scalings = tuple(0.5 + at for at in range(count))
-    assert torch.autograd.gradcheck(lambda *given: _Adapted.apply(given[0], scalings, *given[1:]), (x, *tensors))
+    assert torch.autograd.gradcheck(
+        lambda x, *given: _Adapted.apply(x, Stored(layers), scalings, *given), (x, *adapters)
+    )
 
 
 def test_layers_that_are_called_with_other_inputs_go_alone():

@@ -31,6 +31,7 @@ CASES = {
     for tuning in ("lora", "full")
     for stage in (1, 2, 3)
 }
+CASES["fp8-2"] = CASES["lora-2"] | {"quantize": "fp8", "lora": LoraSettings(rank=4, alpha=8)}
 ALONE = {"tuning": "full", "zero_stage": 1, "processes": 1}
 ENDS = [("lora-2", signal.SIGUSR2), ("alone", signal.SIGTERM)]
 # Going on with another number of processes, where nothing is drawn at random.

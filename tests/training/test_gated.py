@@ -65,20 +65,22 @@ def test_loss_and_gradients_are_pefts_and_less_is_kept(checkpointing):
 def test_the_whole_unit_is_differentiated_rightly():
     import torch
 
+    from hpcmaf.training.frozen import Stored
     from hpcmaf.training.gated import _Gated
 
     torch.manual_seed(0)
     x = torch.randn(2, 5, 6, dtype=torch.float64, requires_grad=True)
-    tensors = []
+    layers, adapters = [], []
     for inward, out, rank in ((6, 7, 2), (6, 7, 3), (7, 6, 2)):
-        tensors += [torch.randn(out, inward, dtype=torch.float64), torch.randn(out, dtype=torch.float64)]
+        layers.append(torch.nn.Linear(inward, out, dtype=torch.float64).requires_grad_(False))
         sizes = (rank, inward), (out, rank)
-        tensors += [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in sizes]
+        adapters += [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in sizes]
+    entry, end = Stored(layers[:2]), Stored(layers[2:])
 
-    def run(x, *tensors):
-        return _Gated.apply(x, lambda a, b: torch.nn.functional.silu(a) * b, (0.5, 1.5, 2.0), *tensors)
+    def run(x, *adapters):
+        return _Gated.apply(x, lambda a, b: torch.nn.functional.silu(a) * b, entry, end, (0.5, 1.5, 2.0), *adapters)
 
-    assert torch.autograd.gradcheck(run, (x, *tensors))
+    assert torch.autograd.gradcheck(run, (x, *adapters))
 
 
 def test_a_unit_that_does_more_than_its_names_say_is_left_alone():

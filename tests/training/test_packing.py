@@ -120,10 +120,12 @@ def test_packed_loss_and_gradient_are_the_unpacked_ones(make, checkpointing):
 
 
 @pytest.mark.slow
-def test_a_leak_between_texts_is_found(monkeypatch, capsys):
+@pytest.mark.parametrize("rounded", [False, True])
+def test_a_leak_between_texts_is_found(monkeypatch, capsys, rounded):
     import torch
 
     from hpcmaf.training import packable
+    from hpcmaf.training.fp8 import round_base
 
     def leaky(module, query, key, value, mask, scaling=None, **_):
         attend = torch.nn.functional.scaled_dot_product_attention
@@ -134,6 +136,8 @@ def test_a_leak_between_texts_is_found(monkeypatch, capsys):
     # Weights as large as trained ones, or attention hardly matters.
     for parameter in model.parameters():
         parameter.data *= 8
+    if rounded:
+        round_base(model.requires_grad_(False), torch.device("cpu"))
     packing = packable.Packing(model, 30)
     packing.check(model, [sample("a", 30), sample("bb", 20)], torch.device("cpu"))
     assert not packing.on and model.config._attn_implementation == "sdpa"
