@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import triton
@@ -11,13 +10,15 @@ import triton.language as tl
 
 from hpcmaf.training.fp8_rows import LEAST, TOP, TYPE
 
-# Columns that a program takes at once.
-_BLOCK = 4096
-_WARPS = 8
+# Columns that a program takes at once, and its warps; of rows wider than so many, see bench_fp8.
+_WIDE = 8192
+_SETTINGS, _WIDE_SETTINGS = (4096, 8), (8192, 16)
+
+# Triton reads annotations as its own, so here there are no others.
 
 
 @triton.jit
-def _part(at: Any, by: Any, columns: Any, width: Any, SCALED: tl.constexpr) -> Any:
+def _part(at, by, columns, width, SCALED: tl.constexpr):
     numbers = tl.load(at + columns, mask=columns < width, other=0.0).to(tl.float32)
     if SCALED:
         numbers *= tl.load(by + columns, mask=columns < width, other=0.0)
@@ -25,7 +26,7 @@ def _part(at: Any, by: Any, columns: Any, width: Any, SCALED: tl.constexpr) -> A
 
 
 @triton.jit
-def _largest(at: Any, by: Any, width: Any, SCALED: tl.constexpr, BLOCK: tl.constexpr) -> Any:
+def _largest(at, by, width, SCALED: tl.constexpr, BLOCK: tl.constexpr):
     largest = tl.zeros((BLOCK,), tl.float32)
     for begin in range(0, width, BLOCK):
         numbers = _part(at, by, begin + tl.arange(0, BLOCK), width, SCALED)
@@ -34,7 +35,7 @@ def _largest(at: Any, by: Any, width: Any, SCALED: tl.constexpr, BLOCK: tl.const
 
 
 @triton.jit
-def _store(at: Any, by: Any, to: Any, width: Any, factor: Any, SCALED: tl.constexpr, BLOCK: tl.constexpr) -> Any:
+def _store(at, by, to, width, factor, SCALED: tl.constexpr, BLOCK: tl.constexpr):
     for begin in range(0, width, BLOCK):
         columns = begin + tl.arange(0, BLOCK)
         numbers = _part(at, by, columns, width, SCALED) * factor
@@ -45,23 +46,23 @@ def _store(at: Any, by: Any, to: Any, width: Any, factor: Any, SCALED: tl.conste
 
 @triton.jit
 def _round(
-    a: Any,
-    b: Any,
-    c: Any,
-    by: Any,
-    to: Any,
-    scales: Any,
-    stride_a: Any,
-    stride_b: Any,
-    stride_c: Any,
-    width_a: Any,
-    width_b: Any,
-    width_c: Any,
-    least: Any,
-    top: Any,
+    a,
+    b,
+    c,
+    by,
+    to,
+    scales,
+    stride_a,
+    stride_b,
+    stride_c,
+    width_a,
+    width_b,
+    width_c,
+    least,
+    top,
     SCALED: tl.constexpr,
     BLOCK: tl.constexpr,
-) -> Any:
+):
     row = tl.program_id(0).to(tl.int64)
     a, b, c = a + row * stride_a, b + row * stride_b, c + row * stride_c
     to += row * (width_a + width_b + width_c)
@@ -86,6 +87,7 @@ def round_rows(parts: Sequence[torch.Tensor], by: torch.Tensor | None) -> tuple[
     scales = torch.empty(count, 1, dtype=torch.float32, device=parts[0].device)
     if not count:
         return rounded, scales
+    block, warps = _SETTINGS if max(widths) <= _WIDE else _WIDE_SETTINGS
     three = [*parts, parts[0], parts[0]][:3]
     with torch.cuda.device(rounded.device):
         _round[(count,)](
@@ -98,7 +100,7 @@ def round_rows(parts: Sequence[torch.Tensor], by: torch.Tensor | None) -> tuple[
             LEAST,
             TOP,
             by is not None,
-            _BLOCK,
-            num_warps=_WARPS,
+            block,
+            num_warps=warps,
         )
     return rounded, scales
