@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import deepspeed
 import torch
 
+from hpcmaf.training.reductions import join_reductions
 from hpcmaf.training.schedule import rate_factor
 from hpcmaf.training.spec import FinetuneJob
 
@@ -115,6 +116,7 @@ def start(model: torch.nn.Module, job: FinetuneJob, dtype: torch.dtype, steps: i
         lr_scheduler=schedule,
         config=settings(job, dtype, sum(p.numel() for p in trained)),
     )
+    join_reductions(engine.optimizer)
     return engine
 
 
