@@ -165,22 +165,20 @@ def outcomes(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     data = write_lines(folder / "data.jsonl", chats())
     pairs = write_lines(folder / "pairs.jsonl", preferences(0))
     plain = FinetuneJob(base=str(bases["llama"]), dataset=str(data), output=str(folder / "out"), lora=LORA, **COMMON)
-    dropped = replace(LORA, dropout=0.1)
     fp8 = replace(plain, quantize="fp8")
     jobs = {
         "plain": plain,
         "fp8": replace(fp8, zero_stage=2, processes=2),
         "bfloat16": replace(fp8, dtype="bfloat16"),
-        "dropout": replace(fp8, lora=dropped),
         "dpo": replace(fp8, objective="dpo", dataset=str(pairs), learning_rate=3e-3),
     }
     return run_batch(folder, jobs)
 
 
-@pytest.mark.parametrize("case", ["fp8", "bfloat16", "dropout"])
+@pytest.mark.parametrize("case", ["fp8", "bfloat16"])
 def test_a_job_trains_nearly_alike(outcomes, case):
     losses, plain = (outcomes[name].report["losses"] for name in (case, "plain"))
-    assert losses[-1] < losses[0] and losses == pytest.approx(plain, abs=0.3 if case == "dropout" else 0.1)
+    assert losses[-1] < losses[0] and losses == pytest.approx(plain, abs=0.1)
     assert losses != pytest.approx(plain, abs=1e-4)
     said = outcomes[case].log.read_text()
     assert "M of them in fp8; ZeRO-" in said and "; packed; " in said
