@@ -49,6 +49,7 @@ class Generation(Strict):
     prompts_every: int | None = Field(
         None, ge=1, description="vllm: steps from one that takes new prompts to the next; 8, or 1 on a CPU"
     )
+    record_prompts: bool = Field(False, description="vllm: steps that read prompts as recorded graphs too")
     fold_adapters: bool = Field(False, description="vllm: add the busiest agent's adapter to the weights, in turn")
     vllm_args: dict[str, Any] = Field({}, description="vllm: further arguments of its EngineArgs")
 

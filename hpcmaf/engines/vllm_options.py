@@ -51,6 +51,10 @@ class VllmOptions:
         Steps from one that takes new requests to the next; see
         ``vllm_admission``. ``None``: 8 on a GPU, 1 on a CPU, which has no
         graphs to lose.
+    record_prompts
+        Whether steps that read prompts run as recorded graphs too, all but
+        their attention, filled up to a multiple of 512 tokens. It spares the
+        machine starting every kernel by itself, and computes what is filled up.
     fold_adapters
         Whether the adapter of the agent with most to do is added to the
         weights; see ``vllm_fold``. Not with tensor parallelism.
@@ -70,6 +74,7 @@ class VllmOptions:
     enforce_eager: bool = False
     lookup_tokens: int = 0
     prompts_every: int | None = None
+    record_prompts: bool = False
     fold_adapters: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
@@ -81,9 +86,12 @@ class VllmOptions:
     def recorded(self, device: str) -> list[int] | None:
         """Tokens of the steps that run as recorded graphs; ``None`` leaves it to vLLM, which stops at 512."""
         seats = self.seats(device)
-        if device != "cuda" or self.enforce_eager or seats <= 512:
+        prompts = range(1024, (self.step_tokens(device) or 0) + 1, 512) if self.record_prompts else ()
+        if device != "cuda" or self.enforce_eager or (seats <= 512 and not prompts):
             return None
-        return [1, 2, 4, *range(8, 256, 8), *range(256, 512, 16), *range(512, seats, 64), seats]
+        most = max(seats, 1024 if prompts else 512)
+        sizes = {1, 2, 4, *range(8, 256, 8), *range(256, 513, 16), *range(512, most, 64), seats, *prompts}
+        return sorted(sizes)
 
     def step_tokens(self, device: str) -> int | None:
         """Tokens in one step; ``None`` leaves it to vLLM."""

@@ -145,8 +145,15 @@ def test_steps_of_all_sizes_are_recorded() -> None:
     many = spec(VllmOptions(max_num_seqs=1000)).arguments()["compilation_config"]["cudagraph_capture_sizes"]
     assert many == sorted(set(many)) and many[0] == 1 and many[-1] == 1000
     assert all(after - before <= 64 for before, after in zip(many, many[1:], strict=False))
+    prompts = spec(VllmOptions(record_prompts=True)).arguments()["compilation_config"]["cudagraph_capture_sizes"]
+    assert prompts == sorted(set(prompts)) and {1, 512, 1024, 1536, 8192} <= set(prompts) and prompts[-1] == 8192
+    both = VllmOptions(record_prompts=True, max_num_seqs=1000, max_num_batched_tokens=4096)
+    sizes = spec(both).arguments()["compilation_config"]["cudagraph_capture_sizes"]
+    assert {1000, 1024, 4096} <= set(sizes) and sizes[-1] == 4096
+    assert spec(Generation(record_prompts=True).vllm_options()).options.record_prompts
     for options, device in (
         (VllmOptions(), "cuda"),
+        (VllmOptions(record_prompts=True), "cpu"),
         (VllmOptions(max_num_seqs=1000, enforce_eager=True), "cuda"),
         (VllmOptions(max_num_seqs=1000), "cpu"),
     ):
