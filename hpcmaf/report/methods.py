@@ -134,7 +134,7 @@ def method_cost_table(groups: Sequence[Group]) -> Table | None:
         return None
     header = (
         *("method", "iteration", "accuracy", "tokens debated", "tokens trained", "GPU s", "wall s"),
-        *("tokens/one answer", "tokens/majority", "tokens/debate"),
+        *("tokens per answer", "tokens per majority", "tokens per debate"),
     )
     note = (
         "Mean over runs, added up from iteration 1 on: debates on training problems (prompt and completion tokens) and "
