@@ -111,7 +111,7 @@ class _Family:
             # This model does not call them so; each goes alone from here on.
             self._layers, self._waiting, self._x = [], {}, None
         if id(layer) not in self._waiting:
-            layers = self._layers if all(plain(own, x) for own in self._layers) else []
+            layers = self._layers if all(plain(own, x) for own in self._layers) and alike(self._layers) else []
             # One that is called again, or alone.
             layers = layers if layers and layers[0] is layer else [layer]
             if not plain(layer, x):
@@ -131,13 +131,18 @@ def plain(layer: Any, x: torch.Tensor) -> bool:
     return not off and x.dtype == base.weight.dtype == layer.lora_A[name].weight.dtype
 
 
+def alike(layers: Sequence[Any]) -> bool:
+    """Whether the base layers are stored in one way: of siblings one may be too narrow to be rounded."""
+    return len({type(own.base_layer) for own in layers}) == 1
+
+
 def operands(layers: Sequence[Any]) -> tuple[Frozen, tuple[float, ...], list[torch.Tensor]]:
-    """What :class:`Operands` wants of adapted layers that read one input."""
+    """What :class:`Operands` wants of adapted layers that read one input and are alike."""
     name = layers[0].active_adapters[0]
     bases = [own.base_layer for own in layers]
-    rounded = all(isinstance(base, Fp8Linear) for base in bases)
+    kind = Rounded if isinstance(bases[0], Fp8Linear) else Stored
     adapters = [part[name].weight for own in layers for part in (own.lora_A, own.lora_B)]
-    return Rounded(bases) if rounded else Stored(bases), tuple(own.scaling[name] for own in layers), adapters
+    return kind(bases), tuple(own.scaling[name] for own in layers), adapters
 
 
 def _forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from hpcmaf.training.adapters import Operands, operands, plain, quickenable
+from hpcmaf.training.adapters import Operands, alike, operands, plain, quickenable
 from hpcmaf.training.fp8 import Fp8Linear
 from hpcmaf.training.frozen import Frozen
 
@@ -85,7 +85,8 @@ def gate(model: torch.nn.Module) -> tuple[int, int]:
     believed: dict[type, bool] = {}
     changed = 0
     for unit in units:
-        if not all(quickenable(getattr(unit, name)) for name in _LAYERS):
+        layers = [getattr(unit, name) for name in _LAYERS]
+        if not all(map(quickenable, layers)) or not alike(layers[:2]):
             continue
         # As it was before an earlier job in this process changed it.
         unit.ungated = getattr(unit, "ungated", unit.forward)

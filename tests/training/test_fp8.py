@@ -12,7 +12,7 @@ from hpcmaf.training.data import collate
 from hpcmaf.training.spec import FinetuneJob
 from tests.training.conftest import COMMON, LORA, Outcome, chats, preferences, run_batch, write_lines
 from tests.training.test_adapters import adapted
-from tests.training.test_packing import sample
+from tests.training.test_packing import sample, tiny
 
 pytestmark = pytest.mark.slow
 
@@ -141,6 +141,28 @@ def test_fused_or_not_it_learns_alike_and_nearly_as_without(checkpointing):
         assert not torch.allclose(model(ids).logits, base, atol=1e-3)
         plain = model.unload()
         assert torch.allclose(plain(ids).logits, base, atol=1e-5)
+
+
+def test_a_layer_that_is_too_narrow_stays_as_it_is_beside_its_rounded_siblings():
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from hpcmaf.training.adapters import quicken
+    from hpcmaf.training.fp8 import Fp8Linear, round_base
+    from hpcmaf.training.gated import gate
+
+    # Keys and values of one head of 8.
+    model = get_peft_model(tiny("llama", num_key_value_heads=1), LoraConfig(r=4, target_modules="all-linear"))
+    assert round_base(model, torch.device("cpu")) > 0
+    attention = model.get_base_model().model.layers[0].self_attn
+    kinds = [type(getattr(attention, name).base_layer) is Fp8Linear for name in ("q_proj", "k_proj", "v_proj")]
+    assert kinds == [True, False, False]
+    loss, gradients = loss_and_gradients(model)
+    assert quicken(model) == 14 and gate(model) == (2, 2)
+    other_loss, others = loss_and_gradients(model)
+    assert other_loss == pytest.approx(loss, rel=1e-3)
+    for name, gradient in gradients.items():
+        assert (others[name] - gradient).norm() <= 0.1 * gradient.norm(), name
 
 
 def test_what_cannot_be_rounded_is_refused_in_one_line(monkeypatch):
