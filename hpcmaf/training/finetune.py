@@ -33,6 +33,7 @@ from hpcmaf.training.pairs import load_pairs
 from hpcmaf.training.place import Place
 from hpcmaf.training.preference import Preference
 from hpcmaf.training.preparing import prepare
+from hpcmaf.training.reductions import left_out
 from hpcmaf.training.saving import check_finite, save_adapter, save_checkpoint
 from hpcmaf.training.spec import FinetuneJob
 from hpcmaf.training.stopping import WorkStop
@@ -104,6 +105,8 @@ def finetune(
             held.prepare(coming, _load)
         with closing(Watch(job, place, steps, len(batches), useful)) as watch:
             losses = train(engine, objective, batches, before, place, watch, keeper, stop, loss_spike=job.loss_spike)
+        if (omitted := left_out(engine.optimizer)) and place.first:
+            print(f"{omitted} of {len(batches)} steps changed nothing, as their gradients were not finite", flush=True)
         if len(losses) < len(batches):
             return {"stopped_at": len(losses), "steps": len(batches)}
         weights = ds.trained_weights(engine, adapter=job.tuning == "lora")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
+from hpcmaf.training.attention import onto
 from hpcmaf.training.data import TokenSample
 from hpcmaf.training.divergence import check_loss
 from hpcmaf.training.keeper import Keeper
@@ -95,7 +96,7 @@ class _Told:
     """Numbers summed over all processes, on their way from the GPU."""
 
     def __init__(self, wishes: Sequence[float], total: torch.Tensor, place: Place) -> None:
-        agreed = torch.cat((total[None], torch.tensor(wishes, dtype=torch.float64, device=place.device)))
+        agreed = torch.cat((total[None], onto(torch.tensor(wishes, dtype=torch.float64), place.device)))
         if place.processes > 1:
             dist.all_reduce(agreed)
         self._numbers, self._there = agreed, None

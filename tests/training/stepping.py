@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpcmaf.training import engine as ds
-from hpcmaf.training.reductions import join_reductions
+from hpcmaf.training.reductions import join_reductions, left_out
 from hpcmaf.training.spec import FinetuneJob
 from tests.training.test_adapters import adapted
 from tests.training.test_packing import sample
@@ -31,29 +31,32 @@ class Counting(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def stepped(stage: int, joined: bool, damage: float | None) -> dict[str, Any]:
-    """Two steps of a tiny adapter; the second may have a gradient that is not finite."""
+def stepped(stage: int, joined: bool, fused: bool, damage: float | None) -> dict[str, Any]:
+    """Three steps of a tiny adapter; the second may have a gradient that is not finite."""
     model = adapted().bfloat16()
     job = FinetuneJob(base="b", dataset="d", output="o", device="cpu", zero_stage=stage, dtype="bfloat16")
     if not joined:
         ds.join_reductions = lambda optimizer: False
-    engine = ds.start(model, job, torch.bfloat16, 4, cuda=False)
+    engine = ds.start(model, job, torch.bfloat16, 4, cuda=fused)
     ds.join_reductions = join_reductions
-    norms, skipped = [], []
-    for step in range(2):
+    norms, skipped, weights = [], [], []
+    for step in range(3):
         ids = torch.tensor([sample("a", 20).input_ids])
         loss = engine(input_ids=ids, labels=ids).loss
         engine.set_gradient_accumulation_boundary(True)
         engine.backward(loss)
         optimizer = engine.optimizer
-        if damage is not None and step:
+        if damage is not None and step == 1:
             optimizer.averaged_gradients[0][3].view(-1)[5] = damage
         with Counting() as counting:
             engine.step()
         skipped.append(bool(optimizer.overflow))
         norms.append(float(optimizer._global_grad_norm))
-    weights = [p.detach().float().sum().item() for p in model.parameters() if p.requires_grad]
-    return {"norms": norms, "skipped": skipped, "weights": weights, "kernels": sum(counting.seen.values())}
+        weights.append([p.detach().float().sum().item() for p in model.parameters() if p.requires_grad])
+    kernels = sum(counting.seen.values())
+    waits = counting.seen["aten._local_scalar_dense.default"]
+    found = {"kernels": kernels, "waits": waits, "left_out": left_out(optimizer)}
+    return {"norms": norms, "skipped": skipped, "weights": weights, **found}
 
 
 if __name__ == "__main__":
@@ -61,9 +64,10 @@ if __name__ == "__main__":
     ds.skip_inductor()
     ds.connect(cuda=False)
     made = {
-        f"{stage} {joined} {damage}": stepped(stage, joined, damage)
+        f"{stage} {joined} {fused} {damage}": stepped(stage, joined, fused, damage)
         for stage in (1, 2)
         for joined in (False, True)
+        for fused in (False, True)
         for damage in (None, float("inf"), float("nan"))
     }
     with open(sys.argv[1], "w") as sink:
