@@ -80,6 +80,18 @@ class Outcome:
         return load_file(next(self.output.glob("*.safetensors")))
 
 
+def is_an_adapter_like(outcome: Outcome, plain: Outcome) -> None:
+    """See that PEFT opens a job's adapter as it opens a plain one's, and that it changes the base."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    assert outcome.weights().keys() == plain.weights().keys()
+    base, ids = AutoModelForCausalLM.from_pretrained(outcome.job.base), torch.tensor([[1, 10, 11]])
+    before = base(ids).logits.detach()
+    assert not torch.allclose(PeftModel.from_pretrained(base, outcome.output)(ids).logits, before)
+
+
 @pytest.fixture(scope="session")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One tiny base model per make; Mistral's with tied embeddings."""
@@ -149,7 +161,8 @@ def cases(bases: dict[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
         "dpo-lora": pairs,
         "dpo-next": pairs | {"start": str(folder / "dpo-lora" / "out")},
         "dpo-lora-3": pairs | {"zero_stage": 3, "processes": 2, "micro_batch_size": 2},
-        "dpo-full": pairs | {"tuning": "full", "zero_stage": 2, "processes": 2, "learning_rate": 1e-3}
+        "dpo-full": pairs
+        | {"tuning": "full", "zero_stage": 2, "processes": 2, "learning_rate": 1e-3}
         | {"gradient_checkpointing": True},
         "all-turns": llama | {"loss_on": "all_turns", "epochs": 1},
     }

@@ -22,24 +22,34 @@ def adapted(**settings):
     return model.train()
 
 
+def checkpointed(model, really):
+    """A model that keeps but its layers' inputs, if it really shall."""
+    if really:
+        model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+        model.get_base_model().enable_input_require_grads()
+    return model
+
+
+def loss_and_gradients(model):
+    from hpcmaf.training.loss import negative_log_likelihood
+
+    rows = [sample("a", 20), sample("bb", 11)]
+    model.zero_grad()
+    loss = negative_log_likelihood(model, collate(rows, pad_id=0, filler=rows[0]), "cpu")
+    loss.backward()
+    return loss.item(), {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_loss_and_gradients_are_pefts(checkpointing):
     from hpcmaf.training.adapters import quicken
-    from hpcmaf.training.loss import negative_log_likelihood
 
-    model = adapted()
-    if checkpointing:
-        model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
-        model.get_base_model().enable_input_require_grads()
-    rows = [sample("a", 20), sample("bb", 11)]
+    model = checkpointed(adapted(), checkpointing)
     results = []
     for fused in (False, True):
         # Qwen2's queries, keys and values have biases.
         assert not fused or quicken(model) == 14
-        model.zero_grad()
-        loss = negative_log_likelihood(model, collate(rows, pad_id=0, filler=rows[0]), "cpu")
-        loss.backward()
-        results.append((loss.item(), {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}))
+        results.append(loss_and_gradients(model))
     (loss, gradients), (fused_loss, fused_gradients) = results
     assert fused_loss == pytest.approx(loss, rel=1e-6)
     assert gradients.keys() == fused_gradients.keys() and len(gradients) == 28

@@ -8,11 +8,19 @@ from pathlib import Path
 import pytest
 
 from hpcmaf.errors import ConfigError
-from hpcmaf.training.data import collate
 from hpcmaf.training.spec import FinetuneJob
-from tests.training.conftest import COMMON, LORA, Outcome, chats, preferences, run_batch, write_lines
-from tests.training.test_adapters import adapted
-from tests.training.test_packing import sample, tiny
+from tests.training.conftest import (
+    COMMON,
+    LORA,
+    Outcome,
+    chats,
+    is_an_adapter_like,
+    preferences,
+    run_batch,
+    write_lines,
+)
+from tests.training.test_adapters import adapted, checkpointed, loss_and_gradients
+from tests.training.test_packing import tiny
 
 pytestmark = pytest.mark.slow
 
@@ -98,16 +106,6 @@ def test_products_and_their_gradient_are_those_of_rounded_numbers(outs):
     assert close(sum(alone), whole, 0.05) and not close(sum(alone), whole, 1e-3)
 
 
-def loss_and_gradients(model):
-    from hpcmaf.training.loss import negative_log_likelihood
-
-    rows = [sample("a", 20), sample("bb", 11)]
-    model.zero_grad()
-    loss = negative_log_likelihood(model, collate(rows, pad_id=0, filler=rows[0]), "cpu")
-    loss.backward()
-    return loss.item(), {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
-
-
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_fused_or_not_it_learns_alike_and_nearly_as_without(checkpointing):
     import torch
@@ -116,10 +114,7 @@ def test_fused_or_not_it_learns_alike_and_nearly_as_without(checkpointing):
     from hpcmaf.training.fp8 import round_base
     from hpcmaf.training.gated import gate
 
-    model = adapted()
-    if checkpointing:
-        model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
-        model.get_base_model().enable_input_require_grads()
+    model = checkpointed(adapted(), checkpointing)
     loss, gradients = loss_and_gradients(model)
     count = sum(p.numel() for name, p in model.named_parameters() if "proj.base_layer.weight" in name)
     assert round_base(model, torch.device("cpu")) == count > 0
@@ -217,12 +212,4 @@ def test_preferences_are_learnt_on_it_too(outcomes):
 
 
 def test_its_adapter_is_one_like_any_other(outcomes):
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    outcome = outcomes["fp8"]
-    assert outcome.weights().keys() == outcomes["plain"].weights().keys()
-    base, ids = AutoModelForCausalLM.from_pretrained(outcome.job.base), torch.tensor([[1, 10, 11]])
-    before = base(ids).logits.detach()
-    assert not torch.allclose(PeftModel.from_pretrained(base, outcome.output)(ids).logits, before)
+    is_an_adapter_like(outcomes["fp8"], outcomes["plain"])

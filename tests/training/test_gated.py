@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hpcmaf.training.data import collate
-from tests.training.test_adapters import adapted, switched_off_and_merged
+from tests.training.test_adapters import adapted, checkpointed, switched_off_and_merged
 from tests.training.test_packing import sample
 
 pytestmark = pytest.mark.slow
@@ -35,10 +35,7 @@ def test_loss_and_gradients_are_pefts_and_less_is_kept(checkpointing):
     from hpcmaf.training.adapters import quicken
     from hpcmaf.training.gated import gate
 
-    model = adapted()
-    if checkpointing:
-        model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
-        model.get_base_model().enable_input_require_grads()
+    model = checkpointed(adapted(), checkpointing)
     rows = [sample("a", 20), sample("bb", 11)]
     results, kept = [], []
     for way in ("peft", "fused", "gated"):

@@ -14,7 +14,15 @@ from pathlib import Path
 import pytest
 
 from hpcmaf.training.spec import FinetuneJob
-from tests.training.conftest import COMMON, LORA, Outcome, chats, run_batch, write_lines
+from tests.training.conftest import (
+    COMMON,
+    LORA,
+    Outcome,
+    chats,
+    is_an_adapter_like,
+    run_batch,
+    write_lines,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -39,12 +47,4 @@ def test_it_trains_nearly_alike(outcomes):
 
 
 def test_its_adapter_is_one_like_any_other(outcomes):
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    outcome = outcomes["quantized"]
-    assert outcome.weights().keys() == outcomes["plain"].weights().keys()
-    base, ids = AutoModelForCausalLM.from_pretrained(outcome.job.base), torch.tensor([[1, 10, 11]])
-    before = base(ids).logits.detach()
-    assert not torch.allclose(PeftModel.from_pretrained(base, outcome.output)(ids).logits, before)
+    is_an_adapter_like(outcomes["quantized"], outcomes["plain"])
