@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from hpcmaf.engines.vllm_life import say
 from hpcmaf.publish import write_json
 
 # Rows of a step to (block_m, block_k, split_k, num_stages), and to (block_m, block_n).
@@ -87,6 +88,7 @@ def use_measured_kernels(cache: Path, rank: int) -> None:
         return
     if tuple(current_platform.get_device_capability() or ()) != _CAPABILITY:
         return
+    use_compact_kernel()
     folder = cache / "lora-kernels"
     name = current_platform.get_device_name().replace(" ", "_").replace("-", "_")
     try:
@@ -94,6 +96,20 @@ def use_measured_kernels(cache: Path, rank: int) -> None:
     except OSError:
         return
     os.environ[_VARIABLE] = str(folder)
+
+
+def use_compact_kernel() -> None:
+    """Have vLLM's expanding kernel start the blocks that have work, and no others; see ``vllm_expand``."""
+    try:
+        from vllm.lora.ops.triton_ops import lora_expand_op
+
+        from hpcmaf.engines.vllm_expand import CompactExpand
+
+        plain = lora_expand_op._lora_expand_kernel
+        if not isinstance(plain, CompactExpand):
+            lora_expand_op._lora_expand_kernel = CompactExpand(plain)
+    except (AttributeError, ImportError, ValueError) as reason:
+        say(f"vLLM: its LoRA kernel stays as it is ({reason})")
 
 
 def write_tables(folder: Path, gpu: str) -> None:

@@ -22,6 +22,7 @@ from hpcmaf.engines.vllm_messages import Made, Row
 from hpcmaf.engines.vllm_options import EngineSpec, adapter_shape
 from hpcmaf.engines.vllm_rows import LoraRows
 from hpcmaf.engines.vllm_selftest import check
+from hpcmaf.engines.vllm_steps import BriefSteps
 from hpcmaf.errors import HpcmafError
 
 _MEMORY = (
@@ -142,6 +143,7 @@ class Engine:
         self.folding = self._folding()
         if self.folding is None:
             self._tell_rows()
+        self._shorten_steps()
         self.admission: Admission | None = None
 
     def begin(self) -> None:
@@ -165,6 +167,13 @@ class Engine:
             LoraRows(runner, {request.lora_int_id: request for request in self.loras.values()})
         except (AttributeError, KeyError, ValueError) as error:
             say(f"vLLM: it tells its kernels about adapters in its own way ({error})")
+
+    def _shorten_steps(self) -> None:
+        """Spare vLLM most of what it does in Python for every token, where it does nothing else besides."""
+        try:
+            BriefSteps(self.engine.engine_core.engine_core.scheduler)
+        except (AttributeError, ImportError, StopIteration, ValueError) as reason:
+            say(f"vLLM: its steps stay as they are ({reason})")
 
     def _folding(self) -> Folding | None:
         rank = adapter_shape(self.spec.adapters)[0] if self.loras else 0
