@@ -75,9 +75,11 @@ class BriefSteps:
         sampled, index, requests = made.sampled_token_ids, made.req_id_to_index, self.scheduler.requests
         block, running, counted, stale = self.block, self._running, self._counted, self._stale
         rest: dict[str, int] = {}
+        # A step of nothing but parts of prompts may bring no tokens at all.
+        none: list[int] = []
         for name, count in scheduled.num_scheduled_tokens.items():
-            request = requests.get(name)
-            if request is not None and request.status is running and len(tokens := sampled[index[name]]) == 1:
+            request, tokens = requests.get(name), sampled[index[name]] if sampled else none
+            if request is not None and request.status is running and len(tokens) == 1:
                 try:
                     ends, last = request.hpcmaf_ends
                 except AttributeError:
