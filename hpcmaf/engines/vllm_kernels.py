@@ -39,7 +39,7 @@ EXPAND = {
 }
 # Where they were measured: Hopper, and slots of rank 16.
 _CAPABILITY, _RANK = (9, 0), 16
-_VARIABLE = "VLLM_TUNED_CONFIG_FOLDER"
+_FOLDER, _VARIABLE = "lora-kernels", "VLLM_TUNED_CONFIG_FOLDER"
 
 
 def shrink_setting(block_m: int, block_k: int, split_k: int, num_stages: int) -> dict[str, Any]:
@@ -89,13 +89,18 @@ def use_measured_kernels(cache: Path, rank: int) -> None:
     if tuple(current_platform.get_device_capability() or ()) != _CAPABILITY:
         return
     use_compact_kernel()
-    folder = cache / "lora-kernels"
+    folder = cache / _FOLDER
     name = current_platform.get_device_name().replace(" ", "_").replace("-", "_")
     try:
         write_tables(folder, name)
     except OSError:
         return
     os.environ[_VARIABLE] = str(folder)
+
+
+def measured_kernels_in_use() -> bool:
+    """Whether the process that started this one found them to be for this GPU."""
+    return Path(os.environ.get(_VARIABLE, "")).name == _FOLDER
 
 
 def use_compact_kernel() -> None:

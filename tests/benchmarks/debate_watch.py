@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 import time
@@ -31,7 +32,9 @@ class Watch:
     def __enter__(self) -> Watch:
         query = ["nvidia-smi", "--query-gpu=utilization.gpu,power.draw", "--format=csv,noheader,nounits", "-lms", "200"]
         try:
-            self._smi = subprocess.Popen([*query, "-i", "0"], stdout=subprocess.PIPE, text=True)
+            # It numbers cards by itself, whichever this process may see.
+            card = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+            self._smi = subprocess.Popen([*query, "-i", card], stdout=subprocess.PIPE, text=True)
             threading.Thread(target=self._read, daemon=True).start()
         except FileNotFoundError:
             pass
