@@ -82,6 +82,7 @@ def _expand(
     SLICES: tl.constexpr,
     SAME: tl.constexpr,
     ADD: tl.constexpr,
+    EVEN: tl.constexpr,
 ):
     part = tl.program_id(1)
     tile = tl.program_id(0) % tiles
@@ -119,8 +120,10 @@ def _expand(
     weight += (slot * own).to(tl.int64) * RANK
     columns = column + tl.arange(0, BLOCK_N)
     multiplied = tl.load(inputs + part * by_slice + row[:, None] * by_row + tl.arange(0, RANK)[None, :])
-    # Without bounds a seventh faster.
-    if column + BLOCK_N <= own:
+    # Without bounds a seventh faster, and faster still where nobody asks.
+    if EVEN:
+        _block(out, weight, multiplied, row, there, columns, own, out_row, RANK, ADD, True)
+    elif column + BLOCK_N <= own:
         _block(out, weight, multiplied, row, there, columns, own, out_row, RANK, ADD, True)
     else:
         _block(out, weight, multiplied, row, there, columns, own, out_row, RANK, ADD, False)
@@ -186,5 +189,6 @@ class CompactExpand:
             of["SLICE_NUM"],
             of["SAME_STRIDE"],
             of["ADD_INPUTS"],
+            of["SAME_STRIDE"] and of["N"] % _COLUMNS == 0,
             num_warps=_WARPS,
         )
