@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-_WITH = ["test_vllm_engine.py", "test_vllm_folding.py", "test_vllm_kernels.py", "test_vllm_process.py"]
+_WITH = [f"test_vllm_{part}.py" for part in ("engine", "folding", "kernels", "process", "steps")]
 collect_ignore = ["test_in_an_environment.py"] if find_spec("vllm") else _WITH
