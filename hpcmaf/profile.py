@@ -39,7 +39,9 @@ class Generation(Strict):
     engines: int = Field(1, ge=1, description="vllm: engines of one task, which share its requests; one per GPU")
     tensor_parallel: int = Field(1, ge=1, description="vllm: GPUs that share one model")
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="vllm: share of a GPU's memory to use")
-    max_num_seqs: int | None = Field(None, ge=1, description="vllm: requests of one step; 512, or 128 on a CPU")
+    max_num_seqs: int | None = Field(
+        None, ge=1, description="vllm: requests of one step; 512, 1,024 with an fp8 cache, or 128 on a CPU"
+    )
     max_num_batched_tokens: int | None = Field(None, ge=1, description="vllm: tokens of one step")
     max_model_len: int | None = Field(None, ge=1, description="vllm: context, where the model's own is too long")
     kv_cache_gb: float = Field(1.0, gt=0, description="vllm: GiB of KV cache on a CPU")

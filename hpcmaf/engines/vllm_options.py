@@ -17,6 +17,8 @@ _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _LEAST_CONTEXT = 512
 # Two tokens that occurred before are little evidence, four are enough.
 _LOOKUP = {"method": "ngram", "prompt_lookup_min": 2, "prompt_lookup_max": 4}
+# Hopper's attention reads a cache of one byte a number a fourteenth faster in blocks so long than in vLLM's own of 16.
+_FP8_BLOCK = 64
 _ELSEWHERE = "use generation.engine: transformers"
 
 
@@ -36,7 +38,7 @@ class VllmOptions:
     gpu_memory_utilization
         Share of a GPU's memory for weights, activations and KV cache.
     max_num_seqs
-        Requests in one step.
+        Requests in one step; ``None``: 512 on a GPU, 1,024 with an fp8 cache, 128 on a CPU.
     max_num_batched_tokens
         Tokens in one step; see :meth:`step_tokens`.
     max_model_len
@@ -54,7 +56,8 @@ class VllmOptions:
     record_prompts
         Whether steps that read prompts run as recorded graphs too, all but
         their attention, filled up to a multiple of 512 tokens. It spares the
-        machine starting every kernel by itself, and computes what is filled up.
+        machine starting every kernel by itself, and computes what is filled up;
+        the graphs take 3 GB of an 8B model's GPU beside its share.
     fold_adapters
         Whether the adapter of the agent with most to do is added to the
         weights; see ``vllm_fold``. Not with tensor parallelism.
@@ -81,7 +84,12 @@ class VllmOptions:
     def seats(self, device: str) -> int:
         """Requests in one step."""
         # 512 is the largest batch for which vLLM records graphs of its own accord.
-        return self.max_num_seqs or (512 if device == "cuda" else 128)
+        return self.max_num_seqs or (128 if device != "cuda" else 1024 if self.small_cache else 512)
+
+    @property
+    def small_cache(self) -> bool:
+        """Whether the cache takes one byte a number, so that it holds twice as much."""
+        return self.kv_cache_dtype.startswith("fp8")
 
     def recorded(self, device: str) -> list[int] | None:
         """Tokens of the steps that run as recorded graphs; ``None`` leaves it to vLLM, which stops at 512."""
@@ -208,6 +216,8 @@ class EngineSpec:
         sizes = options.recorded(self.device)
         if sizes:
             arguments["compilation_config"] = {"cudagraph_capture_sizes": sizes}
+        if self.device == "cuda" and options.small_cache:
+            arguments["block_size"] = _FP8_BLOCK
         if self.device == "cpu":
             arguments["kv_cache_memory_bytes"] = int(options.kv_cache_gb * 2**30)
             # Of a seeded request whose prompt is spread over two steps, vLLM

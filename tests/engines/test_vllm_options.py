@@ -160,6 +160,19 @@ def test_steps_of_all_sizes_are_recorded() -> None:
         assert "compilation_config" not in spec(options, device=device).arguments()
 
 
+def test_a_cache_of_one_byte_a_number_holds_more_requests() -> None:
+    """In longer blocks, unless the user says otherwise."""
+    small = VllmOptions(kv_cache_dtype="fp8_e4m3")
+    arguments = spec(small).arguments()
+    assert (arguments["max_num_seqs"], arguments["block_size"]) == (1024, 64)
+    assert arguments["compilation_config"]["cudagraph_capture_sizes"][-1] == 1024
+    assert spec(replace(small, arguments={"block_size": 16})).arguments()["block_size"] == 16
+    assert spec(replace(small, max_num_seqs=300)).arguments()["max_num_seqs"] == 300
+    for other, device in ((VllmOptions(), "cuda"), (small, "cpu")):
+        arguments = spec(other, device=device).arguments()
+        assert (arguments["max_num_seqs"], "block_size" in arguments) == ({"cuda": 512, "cpu": 128}[device], False)
+
+
 def test_gpus_of_several_engines_are_asked_for() -> None:
     parts = {"name": "site", "launcher": "slurm", "generation": {"engine": "vllm", "engines": 4, "tensor_parallel": 2}}
     with pytest.raises(ValueError, match="generation.engines: 8 GPUs, but slurm.generation.gpus asks for 4"):
