@@ -17,7 +17,7 @@ _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _LEAST_CONTEXT = 512
 # Two tokens that occurred before are little evidence, four are enough.
 _LOOKUP = {"method": "ngram", "prompt_lookup_min": 2, "prompt_lookup_max": 4}
-# Hopper's attention reads a cache of one byte a number a fourteenth faster in blocks so long than in vLLM's own of 16.
+# Hopper's attention reads a cache of one byte a number 6% faster in blocks so long than in vLLM's own of 16.
 _FP8_BLOCK = 64
 _ELSEWHERE = "use generation.engine: transformers"
 

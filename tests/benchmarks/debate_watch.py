@@ -72,20 +72,25 @@ class Watch:
 
 
 def draw(contestants: dict[str, list[Any]], seats: int, path: Path) -> None:
-    """Requests in flight, and power where it is known, over the seconds of each contestant."""
+    """Requests in flight, and idle share and power where they are known, over the seconds of each contestant."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (above, below) = plt.subplots(2, 1, sharex=True, figsize=(8, 5), layout="constrained")
+    figure, (above, middle, below) = plt.subplots(
+        3, 1, sharex=True, figsize=(8, 6.5), layout="constrained", height_ratios=(3, 2, 3)
+    )
     for name, samples in contestants.items():
         seconds = [sample[0] for sample in samples]
         above.plot(seconds, [min(sample[1], seats) for sample in samples], label=name)
-        if all(sample[3] is not None for sample in samples):
-            below.plot(seconds, [sample[3] for sample in samples], label=name)
+        if all(sample[2] is not None and sample[3] is not None for sample in samples):
+            middle.plot(seconds, [100 - sample[2] for sample in samples])
+            below.plot(seconds, [sample[3] for sample in samples])
     above.set_ylabel(f"requests in a step, of {seats}")
+    middle.set_ylabel("% of time\nwithout a kernel")
+    middle.set_ylim(-3, 103)
     below.set_ylabel("GPU power, W")
     below.set_xlabel("seconds")
-    above.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+    above.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(contestants))
+    figure.savefig(path, dpi=110)
