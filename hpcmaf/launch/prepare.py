@@ -20,7 +20,7 @@ from hpcmaf.rundir import RunDir
 from hpcmaf.stages.context import base_model
 from hpcmaf.stages.debate import protocol_of
 from hpcmaf.tasks import Splits, get_task, leak_guard
-from hpcmaf.training.extras import check_packages
+from hpcmaf.training.extras import check_gpu_type, check_packages
 
 
 def prepare_run(run: RunDir, recipe: Recipe, profile: Profile) -> Plan:
@@ -68,6 +68,8 @@ def plan_run(run: RunDir, recipe: Recipe, profile: Profile) -> tuple[Plan, Split
         check_targets(recipe.model, recipe.training.lora)
     if METHODS[recipe.method].learners != "nobody":
         check_packages(objective=recipe.training.objective, quantize=recipe.training.quantize)
+        if profile.slurm is not None:
+            check_gpu_type(quantize=recipe.training.quantize, gpu_type=profile.slurm.gpu_type)
     _rehearse(recipe)
     base = fingerprint(base_model(recipe.model.path))
     if run.plan.exists():

@@ -1,8 +1,9 @@
-"""Packages that only some recipes need."""
+"""Packages and GPUs that only some recipes need."""
 
 from __future__ import annotations
 
 import importlib.util
+import re
 
 from hpcmaf.errors import ConfigError
 
@@ -11,6 +12,9 @@ _PACKAGES = {
     "trl": ("training.objective is dpo", "dpo"),
     "bitsandbytes": ("training.quantize is 4bit", "qlora"),
 }
+
+# NVIDIA's before Ada, by the names that sites give them.
+_WITHOUT_FP8 = re.compile(r"(?<![a-z0-9])(a10|a16|a30|a40|a100|a800|v100s?|t4|p100|a[456]000)(?![0-9])", re.IGNORECASE)
 
 
 def check_packages(*, objective: str, quantize: str) -> None:
@@ -26,6 +30,26 @@ def check_packages(*, objective: str, quantize: str) -> None:
         if not _installed(package):
             why, extra = _PACKAGES[package]
             raise ConfigError(f"{why}, but {package} is not installed; pip install 'hpcmaf[{extra}]'")
+
+
+def check_gpu_type(*, quantize: str, gpu_type: str | None) -> None:
+    """Refuse a training that GPUs of a kind cannot do, where the site says which it has.
+
+    Parameters
+    ----------
+    gpu_type
+        As Slurm calls it, such as ``a100`` or ``nvidia_a100_80gb_pcie``.
+
+    Raises
+    ------
+    ConfigError
+        They have no fp8.
+    """
+    if quantize == "fp8" and gpu_type and _WITHOUT_FP8.search(gpu_type):
+        raise ConfigError(
+            f"training.quantize: {gpu_type}, slurm.gpu_type, cannot multiply fp8 "
+            "(Ada, Hopper and later can); leave it out"
+        )
 
 
 def _installed(package: str) -> bool:
