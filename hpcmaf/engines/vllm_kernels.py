@@ -1,10 +1,11 @@
-"""Settings of vLLM's LoRA kernels that were measured, where vLLM has one for all shapes.
+"""vLLM's LoRA kernels as they run fastest: settings that were measured, and one kernel of our own.
 
 With vLLM 0.25's own, adapters of rank 16 take a quarter of a step of 512 rows
 of an 8B model on an H100. Shrinking walks along the hidden size in many small
 pieces, one after the other, and expanding starts far more blocks than have
-work. ``tests/benchmarks/bench_lora_kernels.py`` finds better ones; what the
-kernels compute stays the same.
+work. ``tests/benchmarks/bench_lora_kernels.py`` finds better settings, and
+``vllm_expand`` starts no more blocks than needed; the settings for expanding are
+for what that leaves to vLLM's kernel. What they compute stays the same.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def tables() -> dict[str, dict[str, Any]]:
 
 
 def use_measured_kernels(cache: Path, rank: int) -> None:
-    """Have vLLM find the settings above, on a GPU like that where they were measured.
+    """Have vLLM take the kernel of our own and the settings above, on a GPU like that where they were measured.
 
     Parameters
     ----------
