@@ -6,28 +6,19 @@ import fcntl
 import hashlib
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hpcmaf.usercache import user_cache, writable
+
 
 def cache_folder() -> Path:
     """Folder for compiled kernels: the user's cache, or a temporary one where there is no home to write to."""
     named = os.environ.get("VLLM_CACHE_ROOT")
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    folder = Path(named or os.path.join(home, "hpcmaf", "vllm"))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK | os.X_OK):
-            return folder
-    except OSError as error:
-        print(f"{folder}: {error.strerror}; what vLLM compiles is kept under {tempfile.gettempdir()}", file=sys.stderr)
-    folder = Path(tempfile.gettempdir(), f"hpcmaf-vllm-{os.getuid()}")
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
+    return writable(Path(named), "vllm") if named else user_cache("vllm")
 
 
 @contextmanager

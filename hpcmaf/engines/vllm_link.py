@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from multiprocessing import Pipe
 from typing import Any
 
+from hpcmaf.bytecode import keep_bytecode
 from hpcmaf.engines.vllm_child import environment as vllm_environment
 from hpcmaf.engines.vllm_child import signals_blocked
 from hpcmaf.engines.vllm_options import EngineSpec
@@ -36,11 +37,13 @@ class ProcessLink:
         command = [sys.executable, "-m", "hpcmaf.engines.vllm_process", str(theirs.fileno()), str(os.getpid())]
         package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+        own = {**os.environ, **vllm_environment(), "PYTHONPATH": path, **(environment or {})}
+        keep_bytecode(own)
         with signals_blocked():
             self.process = subprocess.Popen(
                 [*command, *filter(None, [model])],
                 pass_fds=[theirs.fileno()],
-                env={**os.environ, **vllm_environment(), "PYTHONPATH": path, **(environment or {})},
+                env=own,
                 stdin=subprocess.DEVNULL,
                 stdout=2,
             )

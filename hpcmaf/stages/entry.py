@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from hpcmaf.attempts import leave_cause
+from hpcmaf.bytecode import keep_bytecode
 from hpcmaf.errors import HpcmafError, MissingInputError, PlanChangedError, one_line, system_error
 from hpcmaf.plan import Stage
 from hpcmaf.profile import load_profile
@@ -82,6 +83,7 @@ def run_task(
                 print(f"{stage_id} {task}: done already", flush=True)
                 return
             _check_inputs(run, plan.stages, stage)
+            keep_bytecode(os.environ)
             profile = load_profile(str(run.profile))
             context = TaskContext(
                 run, plan, profile, stage, task, folder, halvings, stop or StopFlag(), place, series, coming

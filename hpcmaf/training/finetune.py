@@ -79,27 +79,32 @@ def finetune(
     marks["data"] = first_step = time.time()
     if batches:
         ds.connect(cuda)
-        device = loading_device(job, place)
-        base = held.base(job, dtype, device, lambda: load_model(job, config, dtype, device))
+        early, held.early = held.early, None
+        weights = early.take() if early is not None else None
+        device = early.device if weights is not None else loading_device(job, place)
+        base = held.base(job, dtype, device, lambda: load_model(job, config, dtype, device, weights))
+        marks["weights"] = time.time()
         # Draws the fresh adapter, the same in every process.
         torch.manual_seed(derive_seed(seed, "adapter"))
         model = trainable(base, job)
         if held.reused and place.first:
             print(f"from the job before: {' and '.join(held.reused)}", flush=True)
         _check_vocabulary(model, data.samples, job)
-        marks["weights"] = time.time()
+        marks["adapter"] = time.time()
         # TRL's loss is of padded pairs.
         wanted = job.packing and job.objective == "sft"
         packing = Packing(model, max(len(sample.input_ids) for sample in data.samples), wanted=wanted)
         job = prepare(model, job, config, dtype, place, packed=packing.on, logits=_logits(data))
+        marks["kernels"] = time.time()
         engine = ds.start(model, job, dtype, len(batches), cuda)
+        marks["engine"] = time.time()
         packing.check(engine, data.samples, place.device)
         objective = _objective(engine, model, job, place, data, packed=packing.on)
         _seed_dropout(derive_seed(seed, "dropout", place.rank))
         keeper = Keeper(engine, job, place, dtype, started=started, token=token)
         before = keeper.resume()
         earlier = keeper.earlier_seconds
-        marks["engine"] = first_step = time.time()
+        marks["check"] = first_step = time.time()
         useful = flop_per_token(size_of(engine.module.parameters(), dtype.itemsize), job)
         if coming is not None:
             held.prepare(coming, _load)

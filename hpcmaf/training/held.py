@@ -11,6 +11,7 @@ import torch
 
 from hpcmaf.chat import ChatFormat
 from hpcmaf.training.data import TokenData
+from hpcmaf.training.early import EarlyWeights
 from hpcmaf.training.spec import FinetuneJob
 
 if TYPE_CHECKING:
@@ -24,9 +25,12 @@ class Held:
     ----------
     reused
         What of it the last job could use: ``"base"``, ``"data"``.
+    early
+        Weights of the first job's base that are being read.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, early: EarlyWeights | None = None) -> None:
+        self.early = early
         self._base: tuple[tuple[object, ...], PreTrainedModel] | None = None
         self._data: dict[FinetuneJob, tuple[ChatFormat, TokenData]] = {}
         self._preparing: Thread | None = None

@@ -163,7 +163,6 @@ class Keeper:
                 ) from error
             raise
 
-
     def _load_own(self, checkpoint: Checkpoint) -> None:
         loaded, _ = self._engine.load_checkpoint(str(checkpoint.folder), tag=_TAG, load_module_strict=not self._lora)
         if loaded is None:

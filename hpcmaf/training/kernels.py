@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 
 import torch
+
+
+def preload() -> None:
+    """Import liger's kernels, where they are installed."""
+    if importlib.util.find_spec("liger_kernel") is not None:
+        importlib.import_module("liger_kernel.transformers.monkey_patch")
 
 
 def use_liger(model: torch.nn.Module) -> tuple[bool, str]:

@@ -98,9 +98,19 @@ def partitioned(job: FinetuneJob, dtype: object) -> Iterator[None]:
 
 
 def load_model(
-    job: FinetuneJob, config: PretrainedConfig, dtype: torch.dtype | Literal["auto"], device: str = "cpu"
+    job: FinetuneJob,
+    config: PretrainedConfig,
+    dtype: torch.dtype | Literal["auto"],
+    device: str = "cpu",
+    weights: dict[str, torch.Tensor] | None = None,
 ) -> PreTrainedModel:
     """Load the checkpoint that is to be trained, or that an adapter is to be put on.
+
+    Parameters
+    ----------
+    weights
+        What its files hold, where that has been read already, on ``device``;
+        emptied.
 
     Raises
     ------
@@ -110,10 +120,13 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     path = weights_path(job)
+    # Weights instead of a place to find them are only taken by the class itself.
+    found = AutoModelForCausalLM if weights is None else AutoModelForCausalLM._model_mapping[type(config)]
     try:
         with partitioned(job, dtype):
-            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-                path,
+            model: PreTrainedModel = found.from_pretrained(
+                path if weights is None else None,
+                state_dict=weights,
                 config=config,
                 revision=_revision(job),
                 dtype=dtype,
@@ -124,6 +137,9 @@ def load_model(
             )
     except Exception as error:  # a damaged checkpoint makes the loaders raise almost anything
         raise _unloadable(path, error) from error
+    if weights is not None:
+        weights.clear()
+        model.config._name_or_path = path
     for module in model.modules() if job.quantize == "4bit" else ():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # Some CPUs' kernels repack weights in place for evaluation, and training cannot read them then.

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from hpcmaf.bytecode import keep_bytecode
 from hpcmaf.training.failure import NAME as FAILURE
 from hpcmaf.training.failure import Failure, killed, read
 from hpcmaf.training.nodes import NodePlace, Pulse
@@ -168,4 +169,5 @@ def _environment(job: FinetuneJob) -> dict[str, str]:
     # Left over from a job this one was started in, they would misplace it.
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         environment.pop(name, None)
+    keep_bytecode(environment)
     return environment

@@ -1,10 +1,10 @@
 """torchrun for one finetuning job, with its imports done once.
 
 ``torchrun SCRIPT`` imports torch in the agent and then everything in every
-worker. Here the same elastic agent *forks* its workers after the imports: the
-launch is the one torchrun makes (agent, c10d rendezvous, rank variables), and
-a job saves an import of torch, and with P processes P - 1 imports of all.
-CUDA is first touched in the workers, so forking is safe.
+worker. Here the same elastic agent *forks* its workers: the launch is the one
+torchrun makes (agent, c10d rendezvous, rank variables), and a job saves an
+import of torch, and with P processes on CPU P - 1 imports of all. CUDA is first
+touched in the workers, so forking is safe.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import signal
 import sys
 import uuid
 from pathlib import Path
+from typing import Any
 
 from hpcmaf.training.failure import killed, oom_kills, recorded
 from hpcmaf.training.nodes import NodePlace
@@ -53,17 +54,20 @@ def main(arguments: list[str]) -> int:
     gc.disable()
     with recorded(work()):
         job = FinetuneJob.read(work() / "job.json")
-        # What follows takes seconds and is shared by all workers.
         from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-        from hpcmaf.training import worker
+        from hpcmaf.training import start
 
-        worker.preload(job)
-        # What is loaded stays: never look at it again, and let forks share its pages.
-        gc.freeze()
-        gc.enable()
+        done: Any = start
+        if not start.apart(job):
+            from hpcmaf.training import worker
+
+            # Takes seconds, and is shared by all workers.
+            worker.preload(job)
+            done = worker
+        start.settle()
         if asked(work()):
             return 0
         config = LaunchConfig(
@@ -80,9 +84,9 @@ def main(arguments: list[str]) -> int:
         rank = None if node is None else node.rank
         try:
             if inbox is not None:
-                elastic_launch(config, worker.serve)(str(inbox))
+                elastic_launch(config, done.serve)(str(inbox))
             else:
-                elastic_launch(config, worker.run)(*rest[:3], float(rest[3]), rank)
+                elastic_launch(config, done.run)(*rest[:3], float(rest[3]), rank)
         except ChildFailedError as error:
             # The worker has recorded why; the agent's summary belongs in the log.
             print(error, file=sys.stderr)

@@ -20,6 +20,8 @@ import torch.distributed as dist
 
 from hpcmaf.publish import write_json
 from hpcmaf.training import engine as ds
+from hpcmaf.training import kernels
+from hpcmaf.training.early import EarlyWeights
 from hpcmaf.training.extras import check_packages
 from hpcmaf.training.failure import recorded
 from hpcmaf.training.finetune import finetune
@@ -34,7 +36,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def preload(job: FinetuneJob) -> None:
-    """Import what every process of ``job`` needs; loads no weights and touches no GPU."""
+    """Import what every process of ``job`` needs; loads no weights."""
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 
     ds.skip_inductor()
@@ -45,6 +47,8 @@ def preload(job: FinetuneJob) -> None:
     if job.tuning == "lora":
         import peft  # noqa: F401
     check_packages(objective=job.objective, quantize=job.quantize)
+    if job.device != "cpu" and torch.cuda.is_available():
+        kernels.preload()
     if job.objective == "dpo":
         import trl.trainer.dpo_trainer  # noqa: F401
 
@@ -55,7 +59,9 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def run(work: str, output: str, steps: str, started: float, node: int | None = None) -> None:
+def run(
+    work: str, output: str, steps: str, started: float, node: int | None = None, early: EarlyWeights | None = None
+) -> None:
     """Do this process's part of a job.
 
     Parameters
@@ -70,21 +76,23 @@ def run(work: str, output: str, steps: str, started: float, node: int | None = N
         Unix time at which the job began, for the report.
     node
         Number of this node in a job of several.
+    early
+        The base's weights, being read already.
     """
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     die_with_parent()
     try:
-        _do(work, output, steps, started, node, Held(), None)
+        _do(work, output, steps, started, node, Held(early), None)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
-def serve(inbox: str) -> None:
+def serve(inbox: str, early: EarlyWeights | None = None) -> None:
     """Do this process's part of a series of jobs, until there are no more or one is stopped."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     die_with_parent()
-    held, number, stopped = Held(), 1, False
+    held, number, stopped = Held(early), 1, False
     try:
         while not stopped and (order := Order.wait(Path(inbox), number, _orphaned)) is not None:
             with open(order.log, "ab") as log:

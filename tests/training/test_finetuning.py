@@ -234,5 +234,5 @@ def test_progress_is_written_per_step(outcomes):
     assert lines[-1]["tflops"] == pytest.approx(6e-12 * parameters * lines[-1]["tokens_per_s"], rel=0.01)
     assert list((outcome.work.parent / "tensorboard").glob("events.out.tfevents.*"))
     startup = outcome.report["startup"]
-    assert startup.keys() == {"launch", "data", "weights", "engine"}
+    assert startup.keys() == {"launch", "data", "weights", "adapter", "kernels", "engine", "check"}
     assert sum(startup.values()) == pytest.approx(outcome.report["startup_seconds"], abs=0.01)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import sys
+import tempfile
 from collections.abc import Iterator
 from importlib import metadata
-from importlib.util import cache_from_source, find_spec
-from pathlib import Path
 
+from hpcmaf.bytecode import nowhere_to_keep
 from hpcmaf.launch.doctor.finding import Finding, ok, problem, warning
 from hpcmaf.launch.executors import visible_gpus
 from hpcmaf.profile import Profile
-
-# Imported by every job, and big enough for it to matter.
-_BIG = ("torch", "transformers")
+from hpcmaf.usercache import user_cache
 
 
 def examine_machine(profile: Profile) -> Iterator[Finding]:
@@ -64,17 +60,13 @@ def _gpus(profile: Profile) -> Finding:
 
 
 def _bytecode() -> Finding:
-    """Without compiled files every job compiles thousands of modules again."""
+    """Without compiled files every process compiles thousands of modules again."""
     area = "bytecode"
-    effect = "every job compiles its modules anew, and takes several times as long to start"
-    if sys.dont_write_bytecode or os.environ.get("PYTHONDONTWRITEBYTECODE"):
-        return warning(area, f"PYTHONDONTWRITEBYTECODE is set: {effect}", "unset PYTHONDONTWRITEBYTECODE")
-    for name in _BIG:
-        spec = find_spec(name)  # finds, without importing
-        if spec is None or spec.origin is None:
-            continue
-        kept = Path(cache_from_source(spec.origin))
-        folder = kept.parent if kept.parent.is_dir() else kept.parent.parent
-        if not kept.exists() and not os.access(folder, os.W_OK):
-            return warning(area, f"{folder} takes no .pyc files: {effect}", "python -m compileall, as the owner of it")
-    return ok(area, "compiled modules are kept")
+    why = nowhere_to_keep()
+    if why is None:
+        return ok(area, "compiled modules are kept")
+    folder = user_cache("bytecode")
+    if folder.is_relative_to(tempfile.gettempdir()):
+        effect = f"{why}, and there is no home to keep them in: on every machine the first job is slow to start"
+        return warning(area, effect, "python -m compileall, as the owner of the packages")
+    return ok(area, f"{why}: jobs keep compiled modules in {folder}")
