@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from contextlib import nullcontext
+from typing import Any
 
 import deepspeed
 import torch
+from deepspeed import DeepSpeedEngine
 
 from hpcmaf.training.reductions import join_reductions
 from hpcmaf.training.schedule import rate_factor
 from hpcmaf.training.spec import FinetuneJob
-
-if TYPE_CHECKING:
-    from deepspeed import DeepSpeedEngine
+from hpcmaf.training.unneeded import instead
 
 # DeepSpeed's own size of communication buckets, in elements.
 _BUCKET = 500_000_000
@@ -62,22 +62,6 @@ def settings(job: FinetuneJob, dtype: torch.dtype, trainable: int) -> dict[str, 
     }
 
 
-def skip_inductor() -> None:
-    """Import DeepSpeed's Muon optimiser uncompiled.
-
-    ``deepspeed.initialize`` imports it under ZeRO just to ask whether it is
-    the one in use, and its decorators load all of Inductor: 3 s of a job's
-    start on a laptop, for an optimiser that is not.
-    """
-    from deepspeed.runtime import compiler
-
-    compiled, compiler.compile = compiler.compile, lambda *_, **__: lambda function: function
-    try:
-        importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
-    finally:
-        compiler.compile = compiled
-
-
 def connect(cuda: bool) -> None:
     """Join the other processes, by NCCL on GPUs and gloo on CPU."""
     if not cuda:
@@ -110,12 +94,11 @@ def start(model: torch.nn.Module, job: FinetuneJob, dtype: torch.dtype, steps: i
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: rate_factor(step, steps, job.schedule, job.warmup_ratio)
     )
-    engine, *_ = deepspeed.initialize(
-        model=model,
-        optimizer=optimizer,
-        lr_scheduler=schedule,
-        config=settings(job, dtype, sum(p.numel() for p in trained)),
-    )
+    config = settings(job, dtype, sum(p.numel() for p in trained))
+    alone = job.nodes * job.processes == 1
+    # One broadcast per tensor, to nobody.
+    with instead(DeepSpeedEngine, "_broadcast_model", lambda _: None) if alone else nullcontext():
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=config)
     join_reductions(engine.optimizer)
     return engine
 

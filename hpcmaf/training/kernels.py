@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from threading import Thread
 
 import torch
 
 
 def preload() -> None:
-    """Import liger's kernels, where they are installed."""
+    """Import liger's kernels, where they are installed, and begin what Triton does before its first kernel."""
     if importlib.util.find_spec("liger_kernel") is not None:
         importlib.import_module("liger_kernel.transformers.monkey_patch")
+    if importlib.util.find_spec("triton") is not None:
+        # It reads and hashes all of its own files, for the names under which it keeps kernels.
+        key = getattr(importlib.import_module("triton.runtime.cache"), "triton_key", None)
+        if key is not None:
+            Thread(target=key, daemon=True).start()
 
 
 def use_liger(model: torch.nn.Module) -> tuple[bool, str]:

@@ -92,6 +92,10 @@ class Ends(Protocol):
         """Exit code, or ``None`` before the end."""
         ...
 
+    def wait(self, timeout: float) -> int:
+        """Wait for the end, and raise ``subprocess.TimeoutExpired`` if it does not come."""
+        ...
+
 
 def wait(
     process: Ends,
@@ -132,7 +136,10 @@ def wait(
             failed = time.monotonic()
         if failed is not None and time.monotonic() - failed > FAILED_S:
             return None
-        time.sleep(POLL_S)
+        try:
+            process.wait(POLL_S)
+        except subprocess.TimeoutExpired:
+            pass
 
 
 def failure(work: Path, log: Path, code: int | None, oom_kills_before: int | None) -> Failure:

@@ -25,6 +25,8 @@ from hpcmaf.training.spec import FinetuneJob
 
 # For processes to leave by themselves.
 _LEAVING_S = 10.0
+# Between looks for a report.
+_LOOK_S = 0.05
 
 
 class Series:
@@ -113,3 +115,12 @@ class Handed:
         code = self._process.poll()
         # It may have appeared in between.
         return 0 if self._report.exists() else code
+
+    def wait(self, timeout: float) -> int:
+        """As a process's."""
+        end = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired("a job of a series", timeout)
+            time.sleep(_LOOK_S)
+        return code

@@ -117,4 +117,8 @@ def _among(node: NodePlace) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    ended = main(sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    # Somebody waits, and all that Python would still do is take a thousand modules apart.
+    os._exit(ended)

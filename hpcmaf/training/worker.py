@@ -19,7 +19,6 @@ import torch
 import torch.distributed as dist
 
 from hpcmaf.publish import write_json
-from hpcmaf.training import engine as ds
 from hpcmaf.training import kernels
 from hpcmaf.training.early import EarlyWeights
 from hpcmaf.training.extras import check_packages
@@ -31,15 +30,17 @@ from hpcmaf.training.orders import Order
 from hpcmaf.training.place import Place
 from hpcmaf.training.spec import FinetuneJob
 from hpcmaf.training.stopping import WorkStop, heed_signals
+from hpcmaf.training.unneeded import import_transformers, skip_inductor
 
 _PR_SET_PDEATHSIG = 1
 
 
 def preload(job: FinetuneJob) -> None:
     """Import what every process of ``job`` needs; loads no weights."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
+    import_transformers()
+    from transformers import AutoModelForCausalLM
 
-    ds.skip_inductor()
+    skip_inductor()
     config = load_config(job)
     # The lookup imports the architecture's module.
     if type(config) in AutoModelForCausalLM._model_mapping:

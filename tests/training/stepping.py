@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hpcmaf.training import engine as ds
 from hpcmaf.training.reductions import join_reductions, left_out
 from hpcmaf.training.spec import FinetuneJob
+from hpcmaf.training.unneeded import skip_inductor
 from tests.training.test_adapters import adapted
 from tests.training.test_packing import sample
 
@@ -61,7 +62,7 @@ def stepped(stage: int, joined: bool, fused: bool, damage: float | None) -> dict
 
 if __name__ == "__main__":
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    ds.skip_inductor()
+    skip_inductor()
     ds.connect(cuda=False)
     made = {
         f"{stage} {joined} {fused} {damage}": stepped(stage, joined, fused, damage)

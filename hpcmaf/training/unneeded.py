@@ -1,0 +1,51 @@
+"""What libraries import for features that no job here uses, left out of a job's start.
+
+Each is a second or two of every job, on a machine that has the package.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def instead(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Give a module or a class another attribute for as long as this lasts."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def skip_inductor() -> None:
+    """Keep DeepSpeed from loading all of Inductor.
+
+    ``deepspeed.initialize`` imports its Muon optimiser under ZeRO just to ask
+    whether it is the one in use, and that one's decorators compile; and where
+    there is a GPU, it registers the passes of a compiler (DeepCompile) that has
+    to be asked for.
+    """
+    from deepspeed.runtime import compiler, engine
+
+    with instead(compiler, "compile", lambda *_, **__: lambda function: function):
+        importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
+    if hasattr(engine, "is_deepcompile_supported"):
+        engine.is_deepcompile_supported = lambda: False
+
+
+def import_transformers() -> None:
+    """Import transformers' causal models without scikit-learn and SciPy.
+
+    Assisted generation would measure with the one, and losses of object detection with the other.
+    """
+    from transformers import utils
+
+    with instead(utils, "is_sklearn_available", lambda: False), instead(utils, "is_scipy_available", lambda: False):
+        importlib.import_module("transformers.generation.candidate_generator")
+        importlib.import_module("transformers.loss.loss_utils")
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
