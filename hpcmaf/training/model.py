@@ -139,7 +139,7 @@ def load_model(
         raise _unloadable(path, error) from error
     if weights is not None:
         weights.clear()
-        model.config._name_or_path = path
+        model.name_or_path = model.config.name_or_path = path
     for module in model.modules() if job.quantize == "4bit" else ():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # Some CPUs' kernels repack weights in place for evaluation, and training cannot read them then.

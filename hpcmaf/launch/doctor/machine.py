@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 
@@ -66,7 +65,7 @@ def _bytecode() -> Finding:
     if why is None:
         return ok(area, "compiled modules are kept")
     folder = user_cache("bytecode")
-    if folder.is_relative_to(tempfile.gettempdir()):
+    if folder.name != "bytecode":
         effect = f"{why}, and there is no home to keep them in: on every machine the first job is slow to start"
         return warning(area, effect, "python -m compileall, as the owner of the packages")
     return ok(area, f"{why}: jobs keep compiled modules in {folder}")
