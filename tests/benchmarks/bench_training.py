@@ -13,7 +13,7 @@ next call.
 - ours: a whole job through run_finetune, from start to saved adapter;
 - ours-peft, ours-unpacked: the same with PEFT's own LoRA layers (one epoch, one GPU), or padded;
 - ours-fp8: the same with the frozen base in fp8;
-- ours-one: on one GPU of several;
+- ours-one, ours-fp8-one: on one GPU of several;
 - ours-full, ours-full-one: all weights, ZeRO-3; ended after six steps;
 - apart, together, together-fp8: ``--agents`` agents as jobs one after another,
   and as one job whose processes load the base once;
@@ -59,6 +59,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "ours": {},
     "ours-fp8": {"quantize": "fp8"},
     "ours-one": {"gpus": 1},
+    "ours-fp8-one": {"gpus": 1, "quantize": "fp8"},
     "ours-unpacked": {"packing": False},
     "ours-full": FULL,
     "ours-full-one": FULL | {"gpus": 1},
@@ -269,23 +270,24 @@ def main() -> None:
         gpus = SHAPES.get(arm, {}).get("gpus", options.gpus)
         # Of the other arms, that of the adapter trained here.
         per_token = result.get("flop_per_token", flop)
-        flop = per_token if arm in ("ours", "ours-fp8", "ours-one", "ours-peft") else flop
-        tell(arm, gpus, result | shares(result, per_token, made["tflops"] * 1e12 * max(1, gpus), walls))
+        flop = per_token if arm in ("ours", "ours-fp8", "ours-one", "ours-fp8-one", "ours-peft") else flop
+        alone = walls.get("ours-fp8" if arm.endswith("fp8") else "ours")
+        tell(arm, gpus, result | shares(result, per_token, made["tflops"] * 1e12 * max(1, gpus), alone))
         walls[arm] = result.get("wall_s")
     if options.folder is None:
         shutil.rmtree(place)
 
 
-def shares(result: dict[str, Any], flop: float | None, top: float, walls: dict[str, float]) -> dict[str, Any]:
-    """An arm's speed and time over what the GPUs could do, and its time over that of single jobs."""
+def shares(result: dict[str, Any], flop: float | None, top: float, alone: float | None) -> dict[str, Any]:
+    """An arm's speed and time over what the GPUs could do, and its time over that of jobs by themselves."""
     found: dict[str, Any] = {}
     if flop and "tokens_per_s" in result:
         flops = result["tokens_per_s"] * flop
         found |= {"tflops": flops / 1e12, "ceiling_share": flops / top}
     if flop and "training_tokens" in result:
         found["wall_over_arithmetic"] = result["wall_s"] / (result["training_tokens"] * flop / top)
-    if "agents" in result and walls.get("ours"):
-        found["over_single_jobs"] = result["wall_s"] / (result["agents"] * walls["ours"])
+    if "agents" in result and alone:
+        found["over_single_jobs"] = result["wall_s"] / (result["agents"] * alone)
     return found
 
 
