@@ -65,6 +65,12 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_folder(folder: Path) -> None:
+    """Force all that a folder holds to disk."""
+    for path in sorted(folder.rglob("*")):
+        sync(path)
+
+
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a temporary path that becomes ``target`` when the block succeeds.
@@ -78,8 +84,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     try:
         yield temporary
         if temporary.is_dir():
-            for path in sorted(temporary.rglob("*")):
-                sync(path)
+            sync_folder(temporary)
         sync(temporary)
         _replace(temporary, target)
         sync(target.parent)

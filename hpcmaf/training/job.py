@@ -11,12 +11,13 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from hpcmaf.errors import ConfigError, HpcmafError, OutOfMemory, StopRequested, TrainingError
-from hpcmaf.publish import atomic_path, write_json
+from hpcmaf.publish import atomic_path, sync_folder, write_json
 from hpcmaf.training.checkpoint import checkpoint_step
 from hpcmaf.training.failure import Failure, oom_kills, read
 from hpcmaf.training.nodes import NodePlace, Pulse
@@ -111,8 +112,9 @@ def run_finetune(
             if series is None or place is not None
             else series.hand_over(job, work, temporary, steps, log, coming)
         )
-        with begun as process, steps.open("rb") as lines:
-            code = wait(process, work, stop, _listener(lines, progress), pulse)
+        with begun as process, steps.open("rb") as lines, _saved(work, temporary) as look:
+            hear = _listener(lines, progress)
+            code = wait(process, work, stop, lambda: (hear(), look()), pulse)
         counts = _counts(work) if code == 0 else None
         # They still read what lies in the work folder.
         silent = pulse.wait_for_others(PEERS_S) if pulse is not None else []
@@ -220,6 +222,25 @@ def _listener(lines: Any, progress: Callable[[dict[str, Any]], None] | None) -> 
                 progress(json.loads(line))
 
     return listen
+
+
+@contextmanager
+def _saved(work: Path, output: Path) -> Iterator[Callable[[], None]]:
+    """Look whether a job has saved its model, and have that on disk while its processes give back their GPUs."""
+    syncing: list[Thread] = []
+
+    def sync() -> None:
+        with suppress(OSError):  # it is met again, and told, when the output is published
+            sync_folder(output)
+
+    def look() -> None:
+        if not syncing and (work / "report.json").exists():
+            syncing.append(Thread(target=sync, daemon=True))
+            syncing[0].start()
+
+    yield look
+    for thread in syncing:
+        thread.join()
 
 
 def _unfinished(

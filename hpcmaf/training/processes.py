@@ -101,7 +101,7 @@ def wait(
     process: Ends,
     work: Path,
     stop: StopFlag,
-    listen: Callable[[], None] = lambda: None,
+    listen: Callable[[], object] = lambda: None,
     pulse: Pulse | None = None,
 ) -> int | None:
     """Wait for torchrun to end.

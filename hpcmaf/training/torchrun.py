@@ -23,8 +23,11 @@ from hpcmaf.training.nodes import NodePlace
 from hpcmaf.training.orders import Order
 from hpcmaf.training.spec import FinetuneJob
 from hpcmaf.training.stopping import ask, asked, heed_signals
+from hpcmaf.training.unneeded import skip_skew
 
 _PR_SET_PDEATHSIG = 1
+# Between the agent's looks at its workers.
+_MONITOR_S = 0.02
 
 
 def die_with_parent(parent: int) -> None:
@@ -70,6 +73,8 @@ def main(arguments: list[str]) -> int:
         start.settle()
         if asked(work()):
             return 0
+        if node is None:
+            skip_skew()
         config = LaunchConfig(
             nproc_per_node=job.processes,
             max_restarts=0,
@@ -79,6 +84,7 @@ def main(arguments: list[str]) -> int:
             # SIGTERM, which is among the default ones, is heeded above.
             signals_to_handle="SIGINT,SIGHUP,SIGQUIT",
             rdzv_backend="c10d",
+            monitor_interval=_MONITOR_S,
             **(_alone() if node is None else _among(node)),
         )
         rank = None if node is None else node.rank

@@ -1,6 +1,6 @@
-"""What libraries import for features that no job here uses, left out of a job's start.
+"""What libraries do at a job's start for features that no job here uses, left out.
 
-Each is a second or two of every job, on a machine that has the package.
+Most of it is imports: half a second or two each, of every job, on a machine that has the package.
 """
 
 from __future__ import annotations
@@ -20,6 +20,15 @@ def instead(owner: Any, name: str, value: Any) -> Iterator[None]:
         yield
     finally:
         setattr(owner, name, before)
+
+
+def skip_skew() -> None:
+    """Keep torchrun's rendezvous from waiting, up to 0.3 s, for the others not to come all at once: there are none."""
+    from torch.distributed.elastic.rendezvous import dynamic_rendezvous as rendezvous
+
+    delay = getattr(rendezvous, "_delay", None)
+    if delay is not None:
+        rendezvous._delay = lambda seconds: None if isinstance(seconds, tuple) else delay(seconds)
 
 
 def skip_inductor() -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,35 +79,3 @@ def test_a_damaged_file_is_left_to_those_who_have_words_for_it(bases, tmp_path):
     file.write_bytes(file.read_bytes()[:1000])
     early = EarlyWeights.of(job(tmp_path / "base"), 0)
     assert early is not None and early.take() is None
-
-
-# Packages that must not be imported; transformers has them in sight.
-IMPORTS = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import transformers.utils as utils
-assert utils.is_sklearn_available() and utils.is_scipy_available()
-if sys.argv[2] == "ours":
-    from hpcmaf.training.unneeded import import_transformers, skip_inductor
-    import_transformers()
-    skip_inductor()
-    assert utils.is_sklearn_available() and utils.is_scipy_available()
-    import deepspeed.runtime.engine as engine
-    import deepspeed.runtime.zero.muon.original_muon
-    assert not engine.is_deepcompile_supported() and "torch._inductor.lowering" not in sys.modules
-import transformers.modeling_utils, transformers.generation
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("who", ["ours", "plain"])
-def test_no_job_imports_what_it_does_not_use(tmp_path, who):
-    for name in ("sklearn", "scipy"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "__init__.py").write_text("raise SystemExit('imported')\n")
-        (tmp_path / f"{name}-9.0.dist-info").mkdir()
-        (tmp_path / f"{name}-9.0.dist-info" / "METADATA").write_text(f"Name: {name}\nVersion: 9.0\n")
-    done = subprocess.run([sys.executable, "-c", IMPORTS, str(tmp_path), who], capture_output=True, text=True)
-    # The other way round it shows that the trap works.
-    assert (done.returncode == 0) == (who == "ours"), done.stderr
-    assert who == "ours" or "imported" in done.stderr

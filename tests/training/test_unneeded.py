@@ -1,0 +1,56 @@
+"""What libraries would do at a job's start is left out where no job uses it, and only there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+# Packages that must not be imported; transformers has them in sight.
+IMPORTS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import transformers.utils as utils
+assert utils.is_sklearn_available() and utils.is_scipy_available()
+if sys.argv[2] == "ours":
+    from hpcmaf.training.unneeded import import_transformers, skip_inductor
+    import_transformers()
+    skip_inductor()
+    assert utils.is_sklearn_available() and utils.is_scipy_available()
+    import deepspeed.runtime.engine as engine
+    import deepspeed.runtime.zero.muon.original_muon
+    assert not engine.is_deepcompile_supported() and "torch._inductor.lowering" not in sys.modules
+import transformers.modeling_utils, transformers.generation
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["ours", "plain"])
+def test_no_job_imports_what_it_does_not_use(tmp_path, who):
+    for name in ("sklearn", "scipy"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('imported')\n")
+        (tmp_path / f"{name}-9.0.dist-info").mkdir()
+        (tmp_path / f"{name}-9.0.dist-info" / "METADATA").write_text(f"Name: {name}\nVersion: 9.0\n")
+    done = subprocess.run([sys.executable, "-c", IMPORTS, str(tmp_path), who], capture_output=True, text=True)
+    # The other way round it shows that the trap works.
+    assert (done.returncode == 0) == (who == "ours"), done.stderr
+    assert who == "ours" or "imported" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_rendezvous_of_one_waits_for_nobody(monkeypatch):
+    from torch.distributed.elastic.rendezvous import dynamic_rendezvous as rendezvous
+
+    from hpcmaf.training.unneeded import skip_skew
+
+    slept: list[float] = []
+    monkeypatch.setattr(rendezvous, "_delay", rendezvous._delay)
+    monkeypatch.setattr(time, "sleep", slept.append)
+    rendezvous._delay((0.2, 0.3))
+    skip_skew()
+    rendezvous._delay((0.2, 0.3))
+    rendezvous._delay(seconds=1)
+    assert len(slept) == 2 and 0.2 <= slept[0] <= 0.3 and slept[1] == 1
