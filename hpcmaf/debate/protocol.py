@@ -85,8 +85,8 @@ async def debate(problem: Problem, society: Society, protocol: Protocol, engine:
     """Let a society debate one problem.
 
     Rounds are synchronous: everything an agent reads in round m was written
-    in round m - 1, whatever the order in which agents are served. The gold
-    answer is not looked at.
+    in round m - 1, or is its own summary of that, whatever the order in which
+    agents are served. The gold answer is not looked at.
 
     Returns
     -------
@@ -96,19 +96,27 @@ async def debate(problem: Problem, society: Society, protocol: Protocol, engine:
     question, agents = problem.question, range(society.agents)
     call = Call(problem, protocol, engine)
 
-    asked = [protocol.asked_first(question, n) for n in agents]
-    answers = [tuple(await gather(*(call(1, n, "answer", [user(asked[n])], society.generators[n]) for n in agents)))]
+    first = (call(1, n, "answer", [user(protocol.asked_first(question, n))], society.generators[n]) for n in agents)
+    answers = [tuple(await gather(*first))]
     summaries: list[tuple[Utterance, ...]] = []
-    for m in range(2, protocol.rounds + 1):
-        others = [[answers[-1][other].text for other in agents if other != n] for n in agents]
-        read: Sequence[str | Sequence[str]] = others
+
+    async def update(m: int, n: int) -> tuple[Utterance | None, Utterance]:
+        # As soon as its own summary is there: nobody reads another's.
+        others = [answers[-1][other].text for other in agents if other != n]
+        summary: Utterance | None = None
+        read: str | Sequence[str] = others
         if protocol.summaries:
-            asked = [protocol.prompts.summarize(question, texts) for texts in others]
-            summaries.append(tuple(await gather(*(call(m, n, "summary", [user(asked[n])], None) for n in agents))))
-            read = [summary.text for summary in summaries[-1]]
-        updates = [protocol.asked_again(question, n, read[n]) for n in agents]
-        chats = [[*_history(answers, n), user(updates[n])] for n in agents]
-        answers.append(tuple(await gather(*(call(m, n, "answer", chats[n], society.critics[n]) for n in agents))))
+            asked = protocol.prompts.summarize(question, others)
+            summary = await call(m, n, "summary", [user(asked)], None)
+            read = summary.text
+        chat = [*_history(answers, n), user(protocol.asked_again(question, n, read))]
+        return summary, await call(m, n, "answer", chat, society.critics[n])
+
+    for m in range(2, protocol.rounds + 1):
+        told = await gather(*(update(m, n) for n in agents))
+        if protocol.summaries:
+            summaries.append(tuple(summary for summary, _ in told if summary is not None))
+        answers.append(tuple(answer for _, answer in told))
     return Transcript(problem, tuple(answers), tuple(summaries))
 
 

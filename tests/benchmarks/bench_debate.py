@@ -21,7 +21,8 @@ peer      vLLM with all adapters, phase by phase: round 1, summaries, round 2
 ours      the engine of this project; with KEY=VALUE;... of its options, of
           vLLM's arguments, or seeded=false
 uneven    our engine with answers of uneven lengths, then the same phase by
-          phase, with a plot of both over time
+          phase, with a plot of both over time; with shard=N in shards of N
+          problems, each both ways, one after another
 two       ours on one GPU, then with two engines on two
 """
 
@@ -34,7 +35,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,19 +86,28 @@ async def ours(model: Path, adapters: dict[str, str], more: dict[str, Any], work
         engine.close()
 
 
-async def uneven(model: Path, adapters: dict[str, str], more: dict[str, Any], work: Work, out: Path) -> dict[str, Any]:
+async def uneven(
+    model: Path, adapters: dict[str, str], more: dict[str, Any], work: Work, out: Path, shard: int | None
+) -> dict[str, Any]:
+    """Both ways on one engine, all problems at once or shard by shard."""
+    shard = shard or work.problems
     engine = start_ours(model, adapters, more)
     try:
         result: dict[str, Any] = {"start": await warm(engine)}
         seats, over_time = engine.seats[0].size, {}
-        ways = {"dataflow": engine, "phase by phase": Barrier(engine, work.problems * AGENTS)}
-        for words, (name, contestant) in enumerate(ways.items()):
-            with Watch(engine) as watch:
-                made = await hold(work, contestant, words)
-            over_time[name] = watch.samples
-            result[name] = {**made, **watch.summary(seats)}
-            # At once: a limit may end the other.
-            print(f"HALF {name} {json.dumps(result[name])}", flush=True)
+        for words, first in enumerate(range(0, work.problems, shard)):
+            own = replace(work, problems=min(shard, work.problems - first))
+            ways = {"dataflow": engine, "phase by phase": Barrier(engine, own.problems * AGENTS)}
+            for half, (name, contestant) in enumerate(ways.items()):
+                with Watch(engine) as watch:
+                    made = await hold(own, contestant, 2 * words + half, first)
+                over_time[name] = watch.samples
+                now = {**made, **watch.summary(seats)}
+                # At once: a limit may end the others.
+                print(f"HALF {first} {name} {json.dumps(now)}", flush=True)
+                before = result.setdefault(name, {"seconds": 0.0, "each": []})
+                result[name] = now | {"seconds": before["seconds"] + now["seconds"]}
+                result[name]["each"] = [*before["each"], round(now["seconds"], 1)]
         draw(over_time, seats, out / "uneven.png")
         return result | {"seats": seats, "over_time": over_time}
     finally:
@@ -121,7 +131,7 @@ def run_part(part: str, arguments: Any) -> dict[str, Any]:
     adapters = make_adapters(folder / "adapters", shape)
     name, _, extra = part.partition(":")
     more = {key: json.loads(value) for key, value in (pair.split("=", 1) for pair in extra.split(";") if pair)}
-    seeded = more.pop("seeded", True)
+    seeded, shard = more.pop("seeded", True), more.pop("shard", None)
     work = Work(arguments.problems, 20 if arguments.tiny else 300, arguments.top_p, seeded)
     if name == "loop":
         return one_at_a_time(model, work)
@@ -129,7 +139,7 @@ def run_part(part: str, arguments: Any) -> dict[str, Any]:
         return peer(model, adapters, work)
     if name == "uneven":
         drawn = Work(arguments.problems, None, arguments.top_p, shorter=25 if arguments.tiny else 1)
-        return asyncio.run(uneven(model, adapters, more, drawn, arguments.out))
+        return asyncio.run(uneven(model, adapters, more, drawn, arguments.out, shard))
     return asyncio.run(ours(model, adapters, more, work))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ class PhaseByPhase:
     """The peer: waits for a whole phase, then hands it to ``LLM.generate``, as a first program would."""
 
     def __init__(self, model: Path, adapters: dict[str, str], arguments: dict[str, Any], phase: int) -> None:
+        # Looking for a GPU is enough to spoil it for a forked process.
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         from vllm import LLM
         from vllm.lora.request import LoRARequest
 

@@ -152,7 +152,7 @@ class Lengths:
         return await self.engine.complete(replace(request, sampling=sampling, seed=seed))
 
 
-async def hold(work: Work, engine: Any, words: int = 0) -> dict[str, Any]:
+async def hold(work: Work, engine: Any, words: int = 0, first: int = 0) -> dict[str, Any]:
     """All debates; returns seconds and counts.
 
     Parameters
@@ -160,10 +160,12 @@ async def hold(work: Work, engine: Any, words: int = 0) -> dict[str, Any]:
     words
         Draws the questions; another number where an engine's prefix cache
         still has those of the debates before. Lengths stay as they are.
+    first
+        Number of the first problem, on which lengths depend.
     """
     draw = random.Random(words)
     asked = [
-        Problem(f"p{i}", " ".join(f"w{draw.randrange(100, VOCABULARY)}" for _ in range(146)), "1")
+        Problem(f"p{first + i}", " ".join(f"w{draw.randrange(100, VOCABULARY)}" for _ in range(146)), "1")
         for i in range(work.problems)
     ]
     sampling = Sampling(1.0, work.top_p, 300)

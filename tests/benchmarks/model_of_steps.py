@@ -18,13 +18,15 @@ from __future__ import annotations
 
 import argparse
 import bisect
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.benchmarks.debate_workload import AGENTS, Work
 
 QUESTION = 150
-STAGES = ("answer", "summary", "update")
+# As a debate's calls are named: round and kind.
+STAGES = ("r1/answer", "r2/summary", "r2/answer")
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Call:
 
     def __init__(self, work: Work, problem: int, stage: int, agent: int) -> None:
         def tokens(stage: int, agent: int) -> int:
-            return work.length(f"{problem}/{STAGES[stage]}/{agent}")
+            return work.length(f"p{problem}/{STAGES[stage]}/{agent}")
 
         self.problem, self.stage, self.agent = problem, stage, agent
         self.left = tokens(stage, agent)
@@ -87,24 +89,29 @@ def seconds(
     seats: int = 512,
     every: int = 8,
     barrier: bool = False,
+    together: bool = False,
     order: Callable[[Call], float] = lambda call: 0,
     step_tokens: int = 8192,
 ) -> tuple[float, int, int]:
-    """Seconds of all debates, steps, and steps with prompts."""
+    """Seconds of all debates, steps, and steps with prompts.
+
+    With ``together`` a problem's agents wait for all of its summaries.
+    """
     waiting = [Call(work, p, 0, a) for p in range(work.problems) for a in range(AGENTS)]
     waiting.sort(key=order)
     running: list[Call] = []
     reading: list[Call] = []
     later: list[Call] = []
-    answered: dict[int, int] = {}
+    answered: Counter[tuple[int, int]] = Counter()
     total, steps, mixed = 0.0, 0, 0
 
     def next_of(call: Call) -> list[Call]:
-        if call.stage == 0:
-            answered[call.problem] = answered.get(call.problem, 0) + 1
-            whole = answered[call.problem] == AGENTS
-            return [Call(work, call.problem, 1, agent) for agent in range(AGENTS)] if whole else []
-        return [Call(work, call.problem, 2, call.agent)] if call.stage == 1 else []
+        after = call.stage + 1
+        if call.stage == 1 and not together:
+            return [Call(work, call.problem, after, call.agent)]
+        answered[call.problem, call.stage] += 1
+        whole = after < len(STAGES) and answered[call.problem, call.stage] == AGENTS
+        return [Call(work, call.problem, after, agent) for agent in range(AGENTS)] if whole else []
 
     while waiting or running or reading or later:
         if not (waiting or running or reading):
@@ -151,6 +158,7 @@ def main() -> None:
         "300 tokens each": (even, {}),
         "uneven, prompts in every step": (uneven, {"every": 1}),
         "uneven": (uneven, {}),
+        "uneven, waiting for a problem's summaries": (uneven, {"together": True}),
         "uneven, phase by phase, prompts in every step": (uneven, {"every": 1, "barrier": True}),
         "uneven, phase by phase": (uneven, {"barrier": True}),
         "uneven, those furthest on first": (uneven, {"order": lambda call: -call.stage}),

@@ -143,3 +143,24 @@ def test_answers_are_extracted_and_counted() -> None:
     assert first.prompt_tokens == len("ask[What?]")
     assert first.completion_tokens == len(first.text) + 1
     assert transcript.summaries[0][0].answer is None
+
+
+class Withholding(ScriptedEngine):
+    """Gives no summary but the first agent's before that agent has updated its answer."""
+
+    def __init__(self) -> None:
+        super().__init__(spoken)
+        self.updated = asyncio.Event()
+
+    async def complete(self, request: Request):
+        _, round, kind, agent = request.key.split("/")
+        if (round, kind, agent) == ("r2", "answer", "0"):
+            self.updated.set()
+        elif kind == "summary" and agent != "0":
+            await asyncio.wait_for(self.updated.wait(), 5)
+        return await super().complete(request)
+
+
+def test_nobody_waits_for_another_agents_summary() -> None:
+    withheld = asyncio.run(debate(PROBLEM, Society.of(3, ()), protocol(), Withholding()))
+    assert withheld == hold(3, 2)[0]
