@@ -150,9 +150,9 @@ def compare(made: dict[str, Any]) -> dict[str, float]:
         for other in ("peer", "loop"):
             if other in made:
                 ratios[f"ours in parts of {other}"] = made["ours"]["seconds"] / made[other]["seconds"]
-    if "uneven" in made:
-        slow, fast = made["uneven"]["phase by phase"]["seconds"], made["uneven"]["dataflow"]["seconds"]
-        ratios["uneven: phase by phase in parts of dataflow"] = slow / fast
+    for part in (name for name in made if name.startswith("uneven")):
+        slow, fast = made[part]["phase by phase"]["seconds"], made[part]["dataflow"]["seconds"]
+        ratios[f"{part}: phase by phase in parts of dataflow"] = slow / fast
     if "ours:engines=2" in made:
         ratios["two GPUs in parts of one"] = made["ours"]["seconds"] / made["ours:engines=2"]["seconds"]
     return {name: round(value, 4) for name, value in ratios.items()}

@@ -23,7 +23,9 @@ next call.
   does not fit. The best of them is what to compare with.
 
 Tokens per second count every token of every text and no padding, from the
-end of the second step on; TFLOP/s are 4 per parameter and token (6 for full).
+end of the second step on; ``whole_steps_tokens_per_s`` leaves out the steps
+with what remains of an epoch, and is the one to compare several GPUs by.
+TFLOP/s are 4 per parameter and token (6 for full).
 """
 
 from __future__ import annotations
@@ -152,7 +154,21 @@ def heard(folder: Path, job: FinetuneJob) -> dict[str, Any]:
         # Tokens so far are speed x time, as that is how the speed came about.
         begin, end = ((line["tokens_per_s"] * line["elapsed_s"], line["elapsed_s"]) for line in (lines[1], lines[-1]))
         result["tokens_per_s"] = (end[0] - begin[0]) / (end[1] - begin[1])
+        result["whole_steps_tokens_per_s"] = whole_steps(lines)
     return result
+
+
+def whole_steps(lines: list[dict[str, Any]]) -> float:
+    """Speed of the steps from the third on that are no remainder of an epoch.
+
+    A step of one text costs its kernels' starts and little else; there are as
+    many of them on several GPUs as on one, among fewer others.
+    """
+    ends = [(line["tokens_per_s"] * line["elapsed_s"], line["elapsed_s"]) for line in lines]
+    steps = [(end[0] - begin[0], end[1] - begin[1]) for begin, end in zip(ends[1:], ends[2:], strict=False)]
+    most = max(tokens for tokens, _ in steps)
+    whole = [step for step in steps if step[0] > most / 2]
+    return sum(tokens for tokens, _ in whole) / sum(seconds for _, seconds in whole)
 
 
 def agents(place: Path, gpus: int, count: int, *, together: bool, **settings: Any) -> dict[str, Any]:

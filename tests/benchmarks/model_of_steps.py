@@ -46,6 +46,8 @@ class Machine:
         it holds, and of 512 rows.
     launched
         What a step with prompts takes at least, and how much longer it takes.
+    bare
+        How much less a step takes in which nobody has an adapter, as those of a phase of summaries.
     """
 
     products: float
@@ -55,10 +57,11 @@ class Machine:
     constant: float
     rows: float = 0.0
     launched: tuple[float, float] = (60.0, 8.0)
+    bare: float = 0.0
 
 
 MACHINES = {
-    "recorded": Machine(6.0, 2.8, 28e-6, 18e-3, 3.5, 2.4, (0.0, 3.0)),
+    "recorded": Machine(6.0, 2.8, 28e-6, 18e-3, 3.5, 2.4, (0.0, 3.0), 1.3),
     "fp8": Machine(6.5, 2.6, 22.5e-6, 19.2e-3, 8.1),
     "bfloat16": Machine(10.5, 5.2, 45e-6, 28.7e-3, 7.1),
 }
@@ -132,6 +135,8 @@ def seconds(
         took = max(machine.floor, machine.products * len(running) / 512) + machine.constant
         took += machine.rows * len(running) / 512
         took += machine.read * sum(call.context for call in running) + machine.prompt * prompts
+        if all(call.stage == 1 for call in (*running, *begun)):
+            took -= machine.bare
         if prompts:
             mixed += 1
             took = max(took, machine.launched[0]) + machine.launched[1]
