@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import tempfile
 from pathlib import Path
@@ -25,4 +26,8 @@ def writable(folder: Path, name: str) -> Path:
         print(f"{folder}: {error.strerror}; what would be kept there is kept under {there}", file=sys.stderr)
     folder = Path(tempfile.gettempdir(), f"hpcmaf-{name}-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
+    found = folder.lstat()
+    # What is kept there is run. Anybody may have made a folder of that name where all may write.
+    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022:
+        return folder
+    return Path(tempfile.mkdtemp(prefix=f"hpcmaf-{name}-"))

@@ -106,6 +106,21 @@ def test_without_a_home_a_folder_of_the_machine_serves(tmp_path, monkeypatch, ca
     assert user_cache("things") == tmp_path / "home" / "hpcmaf" / "things"
 
 
+def test_a_folder_that_others_may_have_filled_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "file").write_text("")
+    usual = tmp_path / f"hpcmaf-things-{os.getuid()}"
+    assert writable(tmp_path / "file" / "below", "things") == usual
+    usual.chmod(0o777)
+    other = writable(tmp_path / "file" / "below", "things")
+    assert other != usual and other.stat().st_mode & 0o777 == 0o700
+    # A link to a folder of one's own is a way to have somebody else's things read from it.
+    usual.rmdir()
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    usual.symlink_to(tmp_path / "elsewhere")
+    assert writable(tmp_path / "file" / "below", "things") not in (usual, tmp_path / "elsewhere")
+
+
 def test_nowhere_at_all_is_no_reason_to_fail(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
