@@ -48,6 +48,7 @@ class EarlyWeights:
         local_rank
             This process's number on its machine, and its GPU's.
         """
+        import safetensors  # noqa: F401  # before the thread wants it: the other one holds imports' locks from here on
         import torch
 
         in_parts = job.zero_stage == 3 or job.offload != "none"
@@ -66,7 +67,6 @@ class EarlyWeights:
         return tensors
 
     def _read(self) -> None:
-        # Nothing that has not been imported yet: the other thread holds imports' locks.
         import torch
         from safetensors import safe_open
 
