@@ -61,7 +61,7 @@ class EarlyWeights:
         return cls(files, f"cuda:{local_rank}" if cuda else "cpu")
 
     def take(self) -> dict[str, torch.Tensor] | None:
-        """The tensors, once; ``None`` if they could not be read: whoever loads them otherwise has the words for that."""
+        """The tensors, once; ``None`` if they could not be read, for which whoever loads them otherwise has words."""
         self._reading.join()
         tensors, self._tensors = self._tensors, None
         return tensors
