@@ -129,3 +129,6 @@ def test_nowhere_at_all_is_no_reason_to_fail(tmp_path, monkeypatch):
     environment = {"PYTHONDONTWRITEBYTECODE": "1"}
     keep_bytecode(environment)
     assert environment == {"PYTHONDONTWRITEBYTECODE": "1"}
+    monkeypatch.setattr(machine, "nowhere_to_keep", lambda: "there is nowhere")
+    finding = machine._bytecode()
+    assert finding.level == "warning" and "every job compiles them anew" in finding.text

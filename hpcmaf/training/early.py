@@ -61,14 +61,14 @@ class EarlyWeights:
         return cls(files, f"cuda:{local_rank}" if cuda else "cpu")
 
     def take(self) -> dict[str, torch.Tensor] | None:
-        """The tensors, once; ``None`` if they could not be read, for which whoever loads them otherwise has words."""
+        """The tensors, once; ``None`` if they could not be read, or there was no room: they are loaded as ever then."""
         self._reading.join()
         tensors, self._tensors = self._tensors, None
         return tensors
 
     def _read(self) -> None:
         import torch
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
         tensors: dict[str, torch.Tensor] = {}
         before = sys.getswitchinterval()
@@ -83,8 +83,10 @@ class EarlyWeights:
                     for name in opened.keys():
                         tensors[name] = opened.get_tensor(name)
             self._tensors = tensors
-        except Exception:
-            return
+        except (OSError, SafetensorError, RuntimeError) as error:
+            # A damaged file, or what CUDA says; any other is a defect, and Python prints it. Whether it ends the job
+            # is found out where the weights are loaded once more.
+            print(f"weights: not read beside the imports ({' '.join(str(error).split())[:300]})", flush=True)
         finally:
             sys.setswitchinterval(before)
 

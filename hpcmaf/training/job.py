@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -226,12 +226,18 @@ def _listener(lines: Any, progress: Callable[[dict[str, Any]], None] | None) -> 
 
 @contextmanager
 def _saved(work: Path, output: Path) -> Iterator[Callable[[], None]]:
-    """Look whether a job has saved its model, and have that on disk while its processes give back their GPUs."""
+    """Look whether a job has saved its model, and have that on disk while its processes give back their GPUs.
+
+    What cannot be written raises at the end: the system tells of it once, so whoever asked again would not be told.
+    """
     syncing: list[Thread] = []
+    errors: list[OSError] = []
 
     def sync() -> None:
-        with suppress(OSError):  # it is met again, and told, when the output is published
+        try:
             sync_folder(output)
+        except OSError as error:
+            errors.append(error)
 
     def look() -> None:
         if not syncing and (work / "report.json").exists():
@@ -241,6 +247,8 @@ def _saved(work: Path, output: Path) -> Iterator[Callable[[], None]]:
     yield look
     for thread in syncing:
         thread.join()
+    for error in errors:
+        raise error
 
 
 def _unfinished(

@@ -27,8 +27,7 @@ def apart(job: FinetuneJob) -> bool:
 
 def run(work: str, output: str, steps: str, started: float, node: int | None = None) -> None:
     """As :func:`hpcmaf.training.worker.run`, with what that needs imported first."""
-    early = _imported(work)
-    job = FinetuneJob.read(Path(work) / "job.json")
+    job, early = _imported(work)
     if job.processes * job.nodes == 1 and asked(Path(work)):
         return  # several would first have to agree
     from hpcmaf.training import worker
@@ -38,13 +37,13 @@ def run(work: str, output: str, steps: str, started: float, node: int | None = N
 
 def serve(inbox: str) -> None:
     """As :func:`hpcmaf.training.worker.serve`."""
-    early = _imported(Order.last(Path(inbox)).work)
+    _, early = _imported(Order.last(Path(inbox)).work)
     from hpcmaf.training import worker
 
     worker.serve(inbox, early)
 
 
-def _imported(work: str) -> EarlyWeights | None:
+def _imported(work: str) -> tuple[FinetuneJob, EarlyWeights | None]:
     gc.disable()
     with recorded(Path(work)):
         job = FinetuneJob.read(Path(work) / "job.json")
@@ -53,7 +52,7 @@ def _imported(work: str) -> EarlyWeights | None:
 
         worker.preload(job)
         settle()
-    return early
+    return job, early
 
 
 def settle() -> None:

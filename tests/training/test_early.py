@@ -73,9 +73,10 @@ def test_what_a_job_does_not_want_whole_and_unchanged_is_not_read(bases):
     assert EarlyWeights.of(replace(job(base), base="owner/name"), 0) is None
 
 
-def test_a_damaged_file_is_left_to_those_who_have_words_for_it(bases, tmp_path):
+def test_a_damaged_file_is_told_and_left_to_those_who_load_it(bases, tmp_path, capfd):
     shutil.copytree(bases["llama"], tmp_path / "base")
     file = tmp_path / "base" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
     early = EarlyWeights.of(job(tmp_path / "base"), 0)
     assert early is not None and early.take() is None
+    assert capfd.readouterr().out.startswith("weights: not read beside the imports (")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -17,11 +18,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcmaf.errors import ConfigError, TrainingError
+from hpcmaf.publish import atomic_path
+from hpcmaf.training import job as job_module
 from hpcmaf.training.job import FinetuneJob, LoraSettings, run_finetune
 from hpcmaf.training.schedule import rate_factor
 from tests.training.conftest import COMMON, LORA, chats, write_lines
 
 JOB = FinetuneJob(base="b", dataset="d", output="o", lora=LoraSettings(targets=("q_proj",)), start="s")
+
+
+def test_what_the_disk_refuses_while_processes_end_is_not_published(tmp_path, monkeypatch):
+    """Linux tells of it once: whoever had swallowed it would publish a model that is not on disk."""
+    told = [OSError(errno.EIO, "Input/output error")]
+    monkeypatch.setattr(job_module, "sync_folder", lambda folder: (_ for _ in ()).throw(told.pop()))
+    with pytest.raises(OSError, match="Input/output error") as caught, atomic_path(tmp_path / "model") as output:
+        output.mkdir()
+        (output / "adapter_model.safetensors").write_bytes(b"x")
+        with job_module._saved(tmp_path, output) as look:
+            look()
+            assert len(told) == 1  # nothing has been saved yet
+            (tmp_path / "report.json").write_text("{}")
+            look()
+            look()
+    assert not told and caught.value.filename == str(tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
 
 
 def test_job_survives_its_file(tmp_path):

@@ -64,8 +64,12 @@ def _bytecode() -> Finding:
     why = nowhere_to_keep()
     if why is None:
         return ok(area, "compiled modules are kept")
-    folder = user_cache("bytecode")
+    remedy = "python -m compileall, as the owner of the packages"
+    try:
+        folder = user_cache("bytecode")
+    except OSError as error:
+        return warning(area, f"{why}, nor is there a place for them ({error}): every job compiles them anew", remedy)
     if folder.name != "bytecode":
         effect = f"{why}, and there is no home to keep them in: on every machine the first job is slow to start"
-        return warning(area, effect, "python -m compileall, as the owner of the packages")
+        return warning(area, effect, remedy)
     return ok(area, f"{why}: jobs keep compiled modules in {folder}")
