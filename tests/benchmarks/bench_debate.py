@@ -22,7 +22,7 @@ ours      the engine of this project; with KEY=VALUE;... of its options, of
           vLLM's arguments, or seeded=false
 uneven    our engine with answers of uneven lengths, then the same phase by
           phase, with a plot of both over time; with shard=N in shards of N
-          problems, each both ways, one after another
+          problems, each both ways, one after another (the plot is of the last)
 two       ours on one GPU, then with two engines on two
 """
 
