@@ -85,6 +85,9 @@ class Training(Strict):
     epochs: int = Field(2, ge=1)
     learning_rate: float = Field(1e-5, gt=0.0, description="a positive number, such as 1e-5")
     batch_size: int = Field(32, ge=1, description="sequences per optimiser step, over all processes")
+    even_batches: bool = Field(
+        False, description="true: an epoch's steps are alike; false: the last one has what remains"
+    )
     micro_batch_size: int = Field(8, ge=1, description="sequences per forward pass and process, at most")
     packing: bool = Field(True, description="true: short samples share rows of max_length; false: they are padded")
     max_length: int = Field(2048, ge=8, description="tokens; longer samples are dropped and counted")

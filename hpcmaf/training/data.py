@@ -106,18 +106,30 @@ def dataset_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def global_batches(
-    samples: Sequence[TokenSample], *, batch_size: int, epochs: int, seed: int
+    samples: Sequence[TokenSample], *, batch_size: int, epochs: int, seed: int, even: bool = False
 ) -> list[list[TokenSample]]:
-    """Cut every epoch's own shuffle into batches; the last may be smaller.
+    """Cut every epoch's own shuffle into batches.
 
     No sample is left out and none is repeated within an epoch, so a dataset
     smaller than ``batch_size`` makes one step per epoch.
+
+    Parameters
+    ----------
+    even
+        Whether an epoch's batches differ by one sample at most. Otherwise all
+        are full but the last, which holds what remains. There are equally many
+        either way.
     """
+    count = -(-len(samples) // batch_size)
+    if even:
+        ends = [len(samples) * (at + 1) // count for at in range(count)]
+    else:
+        ends = [min(len(samples), batch_size * (at + 1)) for at in range(count)]
     batches = []
     for epoch in range(epochs):
         order = list(range(len(samples)))
         random.Random(derive_seed(seed, "order", epoch)).shuffle(order)
-        batches += [[samples[i] for i in order[at : at + batch_size]] for at in range(0, len(order), batch_size)]
+        batches += [[samples[i] for i in order[begin:end]] for begin, end in zip([0, *ends], ends, strict=False)]
     return batches
 
 

@@ -71,7 +71,9 @@ def finetune(
     config = load_config(job)
     chat, data = held.data(job, _load)
     seed = derive_seed(job.seed, job.iteration, job.agent, "finetune")
-    batches = global_batches(data.samples, batch_size=job.batch_size, epochs=job.epochs, seed=seed)
+    batches = global_batches(
+        data.samples, batch_size=job.batch_size, epochs=job.epochs, seed=seed, even=job.even_batches
+    )
 
     dtype = compute_dtype(job, config, cuda)
     losses: list[float] = []

@@ -77,6 +77,9 @@ class FinetuneJob:
         served with in debates stays as it was.
     batch_size
         Sequences per optimiser step over all processes; of ``"dpo"``, pairs.
+    even_batches
+        Whether what remains of an epoch is shared out among its steps rather
+        than being a smaller last one.
     micro_batch_size
         Sequences per forward pass and process, at most; packed, so many times
         ``max_length`` tokens.
@@ -141,6 +144,7 @@ class FinetuneJob:
     epochs: int = 2
     learning_rate: float = 1e-5
     batch_size: int = 16
+    even_batches: bool = False
     micro_batch_size: int = 1
     packing: bool = True
     max_length: int = 2048

@@ -6,8 +6,9 @@ Most of it is imports: half a second or two each, of every job, on a machine tha
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import metadata
 from typing import Any
 
 
@@ -47,12 +48,50 @@ def skip_inductor() -> None:
         engine.is_deepcompile_supported = lambda: False
 
 
+class Distributions(Mapping[str, list[str]]):
+    """What ``importlib.metadata.packages_distributions()`` tells, found out for the packages that are asked for.
+
+    That reads the file list of everything installed, a second where much is. Most packages are in a distribution of
+    their own name; for any other all are read after all.
+
+    Parameters
+    ----------
+    everything
+        The function itself.
+    """
+
+    def __init__(self, everything: Callable[[], Mapping[str, list[str]]]) -> None:
+        self._everything = everything
+        self._known: Mapping[str, list[str]] | None = None
+
+    def _all(self) -> Mapping[str, list[str]]:
+        if self._known is None:
+            self._known = self._everything()
+        return self._known
+
+    def __getitem__(self, package: str) -> list[str]:
+        if self._known is None:
+            try:
+                return [metadata.distribution(package).name]
+            except metadata.PackageNotFoundError:
+                pass
+        return self._all()[package]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+
 def import_transformers() -> None:
-    """Import transformers' causal models without scikit-learn and SciPy.
+    """Import transformers' causal models without scikit-learn and SciPy, and without a list of all that is installed.
 
     Assisted generation would measure with the one, and losses of object detection with the other.
     """
-    from transformers import utils
+    every = metadata.packages_distributions
+    with instead(metadata, "packages_distributions", lambda: Distributions(every)):
+        from transformers import utils
 
     with instead(utils, "is_sklearn_available", lambda: False), instead(utils, "is_scipy_available", lambda: False):
         importlib.import_module("transformers.generation.candidate_generator")

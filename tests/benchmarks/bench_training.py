@@ -11,12 +11,13 @@ next call.
 
 - made: the model's writing, and the bfloat16 matrix products of this GPU, now;
 - ours: a whole job through run_finetune, from start to saved adapter;
-- ours-peft, ours-unpacked: the same with PEFT's own LoRA layers (one epoch, one GPU), or padded;
-- ours-fp8: the same with the frozen base in fp8;
-- ours-one, ours-fp8-one: on one GPU of several;
-- ours-full, ours-full-one: all weights, ZeRO-3; ended after six steps;
-- apart, together, together-fp8: ``--agents`` agents as jobs one after another,
-  and as one job whose processes load the base once;
+- ours-peft: the same with PEFT's own LoRA layers (one epoch, one GPU);
+- apart, together: ``--agents`` agents as jobs one after another, and as one
+  job whose processes load the base once;
+- any of these but ours-peft with what follows its name, such as
+  ours-fp8-even-one: the frozen base in fp8, even batches, padded texts
+  (unpacked), all weights under ZeRO-3 (full, ended after six steps), on one
+  GPU of several (one);
 - trl-packed, trl-flex, trl-padded: SFTTrainer under DeepSpeed ZeRO-2 with liger
   kernels and fused AdamW: packed (bfd) with SDPA or FlexAttention, or padded
   in batches of like lengths; without checkpointing, or with it where that
@@ -56,18 +57,21 @@ from hpcmaf.errors import StopRequested
 from hpcmaf.training.job import Series, StopFlag, run_finetune
 from hpcmaf.training.spec import FinetuneJob
 
-FULL = {"tuning": "full", "zero_stage": 3, "epochs": 1}
-SHAPES: dict[str, dict[str, Any]] = {
-    "ours": {},
-    "ours-fp8": {"quantize": "fp8"},
-    "ours-one": {"gpus": 1},
-    "ours-fp8-one": {"gpus": 1, "quantize": "fp8"},
-    "ours-unpacked": {"packing": False},
-    "ours-full": FULL,
-    "ours-full-one": FULL | {"gpus": 1},
+# What may follow the name of an arm of ours.
+KINDS: dict[str, dict[str, Any]] = {
+    "fp8": {"quantize": "fp8"},
+    "even": {"even_batches": True},
+    "unpacked": {"packing": False},
+    "full": {"tuning": "full", "zero_stage": 3, "epochs": 1},
+    "one": {"gpus": 1},
 }
 # Steps of a full finetuning whose checkpoint nobody wants.
 ENOUGH = 6
+
+
+def settings_of(arm: str) -> dict[str, Any]:
+    """What an arm of ours has that is not the default."""
+    return {key: value for kind in arm.split("-")[1:] for key, value in KINDS[kind].items()}
 
 
 def job_of(place: Path, gpus: int, output: Path, **settings: Any) -> FinetuneJob:
@@ -212,14 +216,14 @@ def trl(place: Path, arm: str, gpus: int, limit: float) -> dict[str, Any]:
 
 def one(arm: str, place: Path, gpus: int, count: int, limit: float) -> dict[str, Any]:
     """One arm, in this process."""
-    if arm.startswith(("apart", "together")):
-        settings = {"quantize": "fp8"} if arm.endswith("fp8") else {}
-        return agents(place, gpus, count, together=arm.startswith("together"), **settings)
     if arm.startswith("trl"):
         return trl(place, arm, gpus, limit)
     if arm == "ours-peft":
         return with_pefts_layers(place, gpus)
-    return ours(place, **{"gpus": gpus} | SHAPES[arm])
+    settings = {"gpus": gpus} | settings_of(arm)
+    if arm.startswith(("apart", "together")):
+        return agents(place, count=count, together=arm.startswith("together"), **settings)
+    return ours(place, **settings)
 
 
 def within(command: list[str], limit: float, log: Path) -> str | None:
@@ -283,11 +287,12 @@ def main() -> None:
         command += ["--agents", str(options.agents), "--limit", str(limit)]
         failed = within(command, limit, place / f"{arm}.arm.log")
         result = {"failed": failed} if failed else json.loads(answer.read_text())
-        gpus = SHAPES.get(arm, {}).get("gpus", options.gpus)
+        kinds = arm.split("-")[1:]
+        gpus = 1 if "one" in kinds else options.gpus
         # Of the other arms, that of the adapter trained here.
         per_token = result.get("flop_per_token", flop)
-        flop = per_token if arm in ("ours", "ours-fp8", "ours-one", "ours-fp8-one", "ours-peft") else flop
-        alone = walls.get("ours-fp8" if arm.endswith("fp8") else "ours")
+        flop = per_token if arm.startswith("ours") and "full" not in kinds else flop
+        alone = walls.get("-".join(["ours", *kinds]))
         tell(arm, gpus, result | shares(result, per_token, made["tflops"] * 1e12 * max(1, gpus), alone))
         walls[arm] = result.get("wall_s")
     if options.folder is None:
