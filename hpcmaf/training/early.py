@@ -1,12 +1,15 @@
 """A frozen base on its way to the GPU while the process that wants it is importing.
 
-Both take seconds, and one is copying while the other is Python.
+Both take seconds, and one is copying while the other is Python. So is what
+CUDA and its libraries do before their first kernels.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -30,11 +33,13 @@ class EarlyWeights:
         Its safetensors.
     device
         Where they are to lie, such as ``"cuda:0"``. A GPU gets them only if it has room for twice as much.
+    attention
+        See :func:`attention_shape`; what that needs is loaded and tried meanwhile.
     """
 
-    def __init__(self, files: list[Path], device: str) -> None:
+    def __init__(self, files: list[Path], device: str, attention: AttentionShape | None = None) -> None:
         self.device = device
-        self._files = files
+        self._files, self._attention = files, attention
         self._tensors: dict[str, torch.Tensor] | None = None
         self._reading = Thread(target=self._read, daemon=True)
         self._reading.start()
@@ -48,17 +53,21 @@ class EarlyWeights:
         local_rank
             This process's number on its machine, and its GPU's.
         """
-        import safetensors  # noqa: F401  # before the thread wants it: the other one holds imports' locks from here on
+        # All before the thread wants it: the other one holds imports' locks from here on.
+        import safetensors  # noqa: F401
         import torch
+
+        from hpcmaf.training import attention, onto  # noqa: F401
 
         in_parts = job.zero_stage == 3 or job.offload != "none"
         if job.tuning != "lora" or in_parts or job.quantize == "4bit" or job.trust_remote_code:
             return None
-        files = checkpoint_files(Path(job.base))
+        base = Path(job.base)
+        files = checkpoint_files(base)
         cuda = job.device != "cpu" and torch.cuda.is_available()
         if not files or (cuda and local_rank >= torch.cuda.device_count()):
             return None
-        return cls(files, f"cuda:{local_rank}" if cuda else "cpu")
+        return cls(files, f"cuda:{local_rank}", attention_shape(base, job.dtype)) if cuda else cls(files, "cpu")
 
     def take(self) -> dict[str, torch.Tensor] | None:
         """The tensors, once; ``None`` if they could not be read, or there was no room: they are loaded as ever then."""
@@ -67,28 +76,78 @@ class EarlyWeights:
         return tensors
 
     def _read(self) -> None:
-        import torch
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
 
-        tensors: dict[str, torch.Tensor] = {}
         before = sys.getswitchinterval()
         try:
-            if self.device != "cpu":
-                sys.setswitchinterval(_SWITCH_S)
-                size = sum(file.stat().st_size for file in self._files)
-                if 2 * size > torch.cuda.mem_get_info(torch.device(self.device))[0]:
-                    return
-            for file in self._files:
-                with safe_open(file, framework="pt", device=self.device) as opened:
-                    for name in opened.keys():
-                        tensors[name] = opened.get_tensor(name)
-            self._tensors = tensors
-        except (OSError, SafetensorError, RuntimeError) as error:
+            self._tensors = self._mapped() if self.device == "cpu" else self._copied()
+        except (OSError, SafetensorError, RuntimeError, ValueError) as error:
             # A damaged file, or what CUDA says; any other is a defect, and Python prints it. Whether it ends the job
             # is found out where the weights are loaded once more.
             print(f"weights: not read beside the imports ({' '.join(str(error).split())[:300]})", flush=True)
         finally:
             sys.setswitchinterval(before)
+
+    def _mapped(self) -> dict[str, torch.Tensor]:
+        from safetensors import safe_open
+
+        tensors = {}
+        for file in self._files:
+            with safe_open(file, framework="pt", device="cpu") as opened:
+                tensors |= {name: opened.get_tensor(name) for name in opened.keys()}
+        return tensors
+
+    def _copied(self) -> dict[str, torch.Tensor] | None:
+        import torch
+
+        from hpcmaf.training.attention import varlen_works
+        from hpcmaf.training.onto import read_onto
+
+        device = torch.device(self.device)
+        begin_cuda(device.index)
+        sys.setswitchinterval(_SWITCH_S)
+        with torch.cuda.device(device):
+            size = sum(file.stat().st_size for file in self._files)
+            if 2 * size > torch.cuda.mem_get_info(device)[0]:
+                return None
+            with ThreadPoolExecutor(1) as beside:
+                reading = beside.submit(read_onto, self._files, device)
+                if self._attention is not None:
+                    # Remembers what it finds, and loads the kernels of that and of matrix products.
+                    dtype, *heads = self._attention
+                    varlen_works(device, getattr(torch, dtype), *heads)
+                    some = torch.ones(64, 64, dtype=getattr(torch, dtype), device=device)
+                    torch.nn.functional.linear(some, some)
+                return reading.result()
+
+
+def begin_cuda(device: int) -> None:
+    """Make a GPU's context without Python's lock, which torch would hold for the 0.4 s that it takes."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:  # another maker's, or a build without: torch does whatever is to be done
+        return
+    handle, context = ctypes.c_int(), ctypes.c_void_p()
+    # What fails here fails in torch again, which has words for it.
+    if driver.cuInit(0) == 0 and driver.cuDeviceGet(ctypes.byref(handle), device) == 0:
+        driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), handle)
+
+
+# Type, heads of queries, of keys and values, and their width.
+AttentionShape = tuple[str, int, int, int]
+
+
+def attention_shape(folder: Path, dtype: str) -> AttentionShape | None:
+    """What a checkpoint's attention looks like, of its configuration file; ``None`` where that is not plain."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        kind = config.get("dtype") or config.get("torch_dtype") if dtype == "auto" else dtype
+        heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
+        width = config.get("head_dim") or config["hidden_size"] // heads
+        shape = ("bfloat16" if kind == "float16" else str(kind), int(heads), int(groups), int(width))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return shape if shape[0] == "bfloat16" else None
 
 
 def checkpoint_files(folder: Path) -> list[Path]:

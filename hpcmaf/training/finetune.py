@@ -100,7 +100,8 @@ def finetune(
         marks["kernels"] = time.time()
         engine = ds.start(model, job, dtype, len(batches), cuda)
         marks["engine"] = time.time()
-        packing.check(engine, data.samples, place.device)
+        with ds.meeting(engine):
+            packing.check(engine, data.samples, place.device)
         objective = _objective(engine, model, job, place, data, packed=packing.on)
         _seed_dropout(derive_seed(seed, "dropout", place.rank))
         keeper = Keeper(engine, job, place, dtype, started=started, token=token)

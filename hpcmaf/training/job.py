@@ -11,17 +11,16 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 from hpcmaf.errors import ConfigError, HpcmafError, OutOfMemory, StopRequested, TrainingError
-from hpcmaf.publish import atomic_path, sync_folder, write_json
+from hpcmaf.publish import atomic_path, write_json
 from hpcmaf.training.checkpoint import checkpoint_step
 from hpcmaf.training.failure import Failure, oom_kills, read
 from hpcmaf.training.nodes import NodePlace, Pulse
-from hpcmaf.training.processes import POLL_S, failure, torchrun, wait
+from hpcmaf.training.processes import POLL_S, Handed, failure, leave, torchrun, wait
 from hpcmaf.training.series import Series
 from hpcmaf.training.spec import FinetuneJob, FinetuneReport, LoraSettings
 from hpcmaf.training.stopping import StopFlag, asked
@@ -102,31 +101,40 @@ def run_finetune(
     log, steps = logs / "finetune.log", logs / "progress.jsonl"
     steps.write_bytes(b"")
     before = oom_kills()
-    with _workplace(logs, place) as work, atomic_path(output) as temporary:
-        temporary.mkdir()
-        pulse = Pulse(work, place) if place is not None else None
-        # Its appearance starts the other nodes.
-        job.write(work / "job.json")
-        begun = (
-            torchrun(job, work, temporary, steps, log, place)
-            if series is None or place is not None
-            else series.hand_over(job, work, temporary, steps, log, coming)
-        )
-        with begun as process, steps.open("rb") as lines, _saved(work, temporary) as look:
-            hear = _listener(lines, progress)
-            code = wait(process, work, stop, lambda: (hear(), look()), pulse)
-        counts = _counts(work) if code == 0 else None
-        # They still read what lies in the work folder.
-        silent = pulse.wait_for_others(PEERS_S) if pulse is not None else []
-        if counts is None or "stopped_at" in counts:
-            raise _unfinished(
-                job, work, log, code, counts, stop, lambda: _named(failure(work, log, code, before), silent)
+    with _workplace(logs, place) as work, ExitStack() as leaving:
+        with atomic_path(output) as temporary, ExitStack() as running:
+            temporary.mkdir()
+            pulse = Pulse(work, place) if place is not None else None
+            # Its appearance starts the other nodes.
+            job.write(work / "job.json")
+            begun = (
+                torchrun(job, work, temporary, steps, log, place)
+                if series is None or place is not None
+                else series.hand_over(job, work, temporary, steps, log, coming)
             )
-        report = _report(counts, wall=time.monotonic() - started)
-        if report.steps == 0 and job.start is not None:
-            # Nothing was learnt: the agent goes on with the very same model.
-            shutil.copytree(job.start, temporary, dirs_exist_ok=True)
-        write_json(temporary / "training.json", report.to_json())
+            process = running.enter_context(begun)
+            alone = series is None and place is None
+            with steps.open("rb") as lines:
+                doing = Handed(process, work / "report.json") if alone else process
+                code = wait(doing, work, stop, _listener(lines, progress), pulse)
+            counts = _counts(work) if code == 0 else None
+            if alone and counts is not None and "stopped_at" in counts:
+                leave(process, log)
+            # They still read what lies in the work folder.
+            silent = pulse.wait_for_others(PEERS_S) if pulse is not None else []
+            if counts is None or "stopped_at" in counts:
+                raise _unfinished(
+                    job, work, log, code, counts, stop, lambda: _named(failure(work, log, code, before), silent)
+                )
+            report = _report(counts, wall=time.monotonic() - started)
+            if report.steps == 0 and job.start is not None:
+                # Nothing was learnt: the agent goes on with the very same model.
+                shutil.copytree(job.start, temporary, dirs_exist_ok=True)
+            write_json(temporary / "training.json", report.to_json())
+            leaving.push(running.pop_all())
+        # The model is in place, and its processes give back their GPUs.
+        if alone:
+            leave(process, log)
     return report
 
 
@@ -222,33 +230,6 @@ def _listener(lines: Any, progress: Callable[[dict[str, Any]], None] | None) -> 
                 progress(json.loads(line))
 
     return listen
-
-
-@contextmanager
-def _saved(work: Path, output: Path) -> Iterator[Callable[[], None]]:
-    """Look whether a job has saved its model, and have that on disk while its processes give back their GPUs.
-
-    What cannot be written raises at the end: the system tells of it once, so whoever asked again would not be told.
-    """
-    syncing: list[Thread] = []
-    errors: list[OSError] = []
-
-    def sync() -> None:
-        try:
-            sync_folder(output)
-        except OSError as error:
-            errors.append(error)
-
-    def look() -> None:
-        if not syncing and (work / "report.json").exists():
-            syncing.append(Thread(target=sync, daemon=True))
-            syncing[0].start()
-
-    yield look
-    for thread in syncing:
-        thread.join()
-    for error in errors:
-        raise error
 
 
 def _unfinished(

@@ -8,11 +8,13 @@ from threading import Thread
 
 import torch
 
+from hpcmaf.training.unneeded import import_liger
+
 
 def preload() -> None:
     """Import liger's kernels, where they are installed, and begin what Triton does before its first kernel."""
     if importlib.util.find_spec("liger_kernel") is not None:
-        importlib.import_module("liger_kernel.transformers.monkey_patch")
+        import_liger()
     if importlib.util.find_spec("triton") is not None:
         # It reads and hashes all of its own files, for the names under which it keeps kernels.
         key = getattr(importlib.import_module("triton.runtime.cache"), "triton_key", None)

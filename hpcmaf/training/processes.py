@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -22,6 +23,10 @@ from hpcmaf.training.stopping import SIGNALS, StopFlag, ask
 
 # Between looks at the processes and their progress.
 POLL_S = 0.2
+# Between looks for a report.
+_LOOK_S = 0.05
+# For processes to leave by themselves, once their job is done.
+LEAVING_S = 60.0
 # Once one has failed, the others' time to notice by themselves.
 FAILED_S = 15.0
 
@@ -95,6 +100,46 @@ class Ends(Protocol):
     def wait(self, timeout: float) -> int:
         """Wait for the end, and raise ``subprocess.TimeoutExpired`` if it does not come."""
         ...
+
+
+class Handed:
+    """A job, to whoever waits for it as for a process: it ends with its report, and those who did it may go on."""
+
+    def __init__(self, process: subprocess.Popen[bytes], report: Path) -> None:
+        self._process, self._report = process, report
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it ended before its last step, as it was asked to."""
+        return "stopped_at" in json.loads(self._report.read_text())
+
+    def poll(self) -> int | None:
+        """0 once the job is done; the processes' exit code when they have ended without that."""
+        if self._report.exists():
+            return 0
+        code = self._process.poll()
+        # It may have appeared in between.
+        return 0 if self._report.exists() else code
+
+    def wait(self, timeout: float) -> int:
+        """As a process's."""
+        end = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired("a job", timeout)
+            time.sleep(_LOOK_S)
+        return code
+
+
+def leave(process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait for torchrun to end after its job; its model is safe, however that goes."""
+    try:
+        code = process.wait(LEAVING_S)
+    except subprocess.TimeoutExpired:
+        code = None  # about to be killed
+    if code != 0:
+        how = f"did not end within {LEAVING_S:g} s" if code is None else f"ended with exit code {code}"
+        print(f"finetuning: done, but its processes {how}; see {log}", flush=True)
 
 
 def wait(

@@ -8,7 +8,6 @@ next job's data while they train.
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import tempfile
@@ -20,13 +19,11 @@ from typing import Self
 
 from hpcmaf.training import orders
 from hpcmaf.training.orders import Order
-from hpcmaf.training.processes import serving
+from hpcmaf.training.processes import Handed, serving
 from hpcmaf.training.spec import FinetuneJob
 
 # For processes to leave by themselves.
 _LEAVING_S = 10.0
-# Between looks for a report.
-_LOOK_S = 0.05
 
 
 class Series:
@@ -95,32 +92,3 @@ class Series:
     def _drop(self) -> None:
         self._held.close()
         self._held, self._process = ExitStack(), None
-
-
-class Handed:
-    """A job in a series, to whoever waits for it as for a process."""
-
-    def __init__(self, process: subprocess.Popen[bytes], report: Path) -> None:
-        self._process, self._report = process, report
-
-    @property
-    def stopped(self) -> bool:
-        """Whether it ended before its last step, as it was asked to."""
-        return "stopped_at" in json.loads(self._report.read_text())
-
-    def poll(self) -> int | None:
-        """0 once the job is done; the processes' exit code when they have ended without that."""
-        if self._report.exists():
-            return 0
-        code = self._process.poll()
-        # It may have appeared in between.
-        return 0 if self._report.exists() else code
-
-    def wait(self, timeout: float) -> int:
-        """As a process's."""
-        end = time.monotonic() + timeout
-        while (code := self.poll()) is None:
-            if time.monotonic() > end:
-                raise subprocess.TimeoutExpired("a job of a series", timeout)
-            time.sleep(_LOOK_S)
-        return code

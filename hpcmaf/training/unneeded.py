@@ -6,9 +6,12 @@ Most of it is imports: half a second or two each, of every job, on a machine tha
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 
@@ -85,15 +88,69 @@ class Distributions(Mapping[str, list[str]]):
 
 
 def import_transformers() -> None:
-    """Import transformers' causal models without scikit-learn and SciPy, and without a list of all that is installed.
+    """Import transformers' causal models, and little else.
 
-    Assisted generation would measure with the one, and losses of object detection with the other.
+    Assisted generation would measure with scikit-learn, and losses of object
+    detection with SciPy and torchvision; everything that is installed would be
+    listed, and the names of all models' modules be found out twice.
     """
     every = metadata.packages_distributions
     with instead(metadata, "packages_distributions", lambda: Distributions(every)):
         from transformers import utils
+    from transformers.utils import import_utils
 
-    with instead(utils, "is_sklearn_available", lambda: False), instead(utils, "is_scipy_available", lambda: False):
+    define = getattr(import_utils, "define_import_structure", None)
+    if define is not None:
+        with instead(import_utils, "define_import_structure", lambda *where: _defined(define, *where)):
+            importlib.import_module("transformers.models")
+    with ExitStack() as stack:
+        for name in ("sklearn", "scipy", "torchvision"):
+            stack.enter_context(instead(utils, f"is_{name}_available", lambda: False))
         importlib.import_module("transformers.generation.candidate_generator")
         importlib.import_module("transformers.loss.loss_utils")
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
+
+
+def _defined(define: Callable[..., Any], *where: Any) -> Any:
+    """What transformers' modules of models are called: found out already, by those who put a prefix before each."""
+    import transformers
+
+    models, prefix = Path(transformers.__file__).parent / "models", "models."
+    if where != (str(models / "__init__.py"),):
+        return define(*where)
+    return {
+        needs: {name.removeprefix(prefix): objects for name, objects in modules.items() if name.startswith(prefix)}
+        for needs, modules in define(models, prefix="models").items()
+    }
+
+
+def import_liger() -> None:
+    """Import liger's way to put its kernels into models, without what its own models' forward passes return.
+
+    Those are classes of a dozen of transformers' models, and jobs keep transformers' forward passes.
+    """
+    name = "liger_kernel.transformers.model.output_classes"
+    with instead_of_module(name, _Anything(name)):
+        importlib.import_module("liger_kernel.transformers.monkey_patch")
+
+
+@contextmanager
+def instead_of_module(name: str, module: ModuleType) -> Iterator[None]:
+    """Let imports of a module that is not imported yet get another one for as long as this lasts."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = module
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+class _Anything(ModuleType):
+    """Has a class of whatever name is asked for."""
+
+    def __getattr__(self, name: str) -> type:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})

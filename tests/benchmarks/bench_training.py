@@ -23,7 +23,9 @@ next call.
   in batches of like lengths; without checkpointing, or with it where that
   does not fit. The best of them is what to compare with.
 
-Tokens per second count every token of every text and no padding, from the
+A job's ``saved_s`` is from its start to its adapter in place and on disk, and
+``wall_s`` until its processes are gone too. Tokens per second count every
+token of every text and no padding, from the
 end of the second step on; ``whole_steps_tokens_per_s`` leaves out the steps
 with what remains of an epoch, and is the one to compare several GPUs by.
 TFLOP/s are 4 per parameter and token (6 for full).
@@ -115,7 +117,9 @@ def ours(place: Path, gpus: int, **settings: Any) -> dict[str, Any]:
     if report is not None:
         result |= {
             "startup": dict(report.startup),
-            "after_s": wall - report.startup_seconds - result["training_s"],
+            # Its folder is renamed when all that is in it is on disk.
+            "saved_s": Path(job.output).stat().st_ctime - began,
+            "leaving_s": began + wall - Path(job.output).stat().st_ctime,
             "training_tokens": report.training_tokens,
         }
     return result
@@ -306,7 +310,9 @@ def shares(result: dict[str, Any], flop: float | None, top: float, alone: float 
         flops = result["tokens_per_s"] * flop
         found |= {"tflops": flops / 1e12, "ceiling_share": flops / top}
     if flop and "training_tokens" in result:
-        found["wall_over_arithmetic"] = result["wall_s"] / (result["training_tokens"] * flop / top)
+        for end in ("wall", "saved"):
+            if f"{end}_s" in result:
+                found[f"{end}_over_arithmetic"] = result[f"{end}_s"] / (result["training_tokens"] * flop / top)
     if "agents" in result and alone:
         found["over_single_jobs"] = result["wall_s"] / (result["agents"] * alone)
     return found

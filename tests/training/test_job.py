@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import signal
@@ -18,30 +17,39 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcmaf.errors import ConfigError, TrainingError
-from hpcmaf.publish import atomic_path
-from hpcmaf.training import job as job_module
 from hpcmaf.training.job import FinetuneJob, LoraSettings, run_finetune
+from hpcmaf.training.processes import Handed, leave
 from hpcmaf.training.schedule import rate_factor
 from tests.training.conftest import COMMON, LORA, chats, write_lines
 
 JOB = FinetuneJob(base="b", dataset="d", output="o", lora=LoraSettings(targets=("q_proj",)), start="s")
 
 
-def test_what_the_disk_refuses_while_processes_end_is_not_published(tmp_path, monkeypatch):
-    """Linux tells of it once: whoever had swallowed it would publish a model that is not on disk."""
-    told = [OSError(errno.EIO, "Input/output error")]
-    monkeypatch.setattr(job_module, "sync_folder", lambda folder: (_ for _ in ()).throw(told.pop()))
-    with pytest.raises(OSError, match="Input/output error") as caught, atomic_path(tmp_path / "model") as output:
-        output.mkdir()
-        (output / "adapter_model.safetensors").write_bytes(b"x")
-        with job_module._saved(tmp_path, output) as look:
-            look()
-            assert len(told) == 1  # nothing has been saved yet
-            (tmp_path / "report.json").write_text("{}")
-            look()
-            look()
-    assert not told and caught.value.filename == str(tmp_path / "model")
-    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+class Process:
+    """Of a job whose report is there, and which ends like this."""
+
+    def __init__(self, code: int | None) -> None:
+        self.code = code
+
+    def poll(self) -> None:
+        return None
+
+    def wait(self, timeout: float) -> int:
+        if self.code is None:
+            raise subprocess.TimeoutExpired("torchrun", timeout)
+        return self.code
+
+
+@pytest.mark.parametrize(("code", "said"), [(0, ""), (1, "ended with exit code 1"), (None, "did not end within 60 s")])
+def test_a_saved_model_stays_however_its_processes_end(tmp_path, capsys, code, said):
+    handed = Handed(Process(code), tmp_path / "report.json")
+    assert handed.poll() is None
+    with pytest.raises(subprocess.TimeoutExpired):
+        handed.wait(0.1)
+    (tmp_path / "report.json").write_text("{}")
+    assert handed.poll() == handed.wait(0.1) == 0 and not handed.stopped
+    leave(Process(code), tmp_path / "finetune.log")
+    assert (said in capsys.readouterr().out) if said else capsys.readouterr().out == ""
 
 
 def test_job_survives_its_file(tmp_path):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 import time
+from importlib import metadata
 
 import pytest
 
@@ -13,12 +15,12 @@ IMPORTS = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import transformers.utils as utils
-assert utils.is_sklearn_available() and utils.is_scipy_available()
+assert utils.is_sklearn_available() and utils.is_scipy_available() and utils.is_torchvision_available()
 if sys.argv[2] == "ours":
     from hpcmaf.training.unneeded import import_transformers, skip_inductor
     import_transformers()
     skip_inductor()
-    assert utils.is_sklearn_available() and utils.is_scipy_available()
+    assert utils.is_sklearn_available() and utils.is_scipy_available() and utils.is_torchvision_available()
     import deepspeed.runtime.engine as engine
     import deepspeed.runtime.zero.muon.original_muon
     assert not engine.is_deepcompile_supported() and "torch._inductor.lowering" not in sys.modules
@@ -29,7 +31,7 @@ import transformers.modeling_utils, transformers.generation
 @pytest.mark.slow
 @pytest.mark.parametrize("who", ["ours", "plain"])
 def test_no_job_imports_what_it_does_not_use(tmp_path, who):
-    for name in ("sklearn", "scipy"):
+    for name in ("sklearn", "scipy", "torchvision"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise SystemExit('imported')\n")
         (tmp_path / f"{name}-9.0.dist-info").mkdir()
@@ -54,3 +56,51 @@ def test_a_rendezvous_of_one_waits_for_nobody(monkeypatch):
     rendezvous._delay((0.2, 0.3))
     rendezvous._delay(seconds=1)
     assert len(slept) == 2 and 0.2 <= slept[0] <= 0.3 and slept[1] == 1
+
+
+def test_a_package_is_found_without_a_list_of_all():
+    from hpcmaf.training.unneeded import Distributions
+
+    asked = []
+
+    def everything() -> dict[str, list[str]]:
+        asked.append(1)
+        return metadata.packages_distributions()
+
+    few, whole = Distributions(everything), metadata.packages_distributions()
+    for name in ("torch", "transformers", "numpy"):
+        assert few[name] == whole[name]
+    assert not asked
+    assert few["yaml"] == whole["yaml"] and few.get("no_such_package", []) == []  # PyYAML's name is another
+    assert dict(few) == whole and len(few) == len(whole) and asked == [1]
+
+
+@pytest.mark.slow
+def test_transformers_knows_its_models_by_the_same_names():
+    code = """
+from hpcmaf.training.unneeded import import_transformers
+import_transformers()
+import transformers
+from transformers.utils.import_utils import define_import_structure
+own = define_import_structure(transformers.models.__file__)
+import hpcmaf.training.unneeded as unneeded
+found = unneeded._defined(define_import_structure, transformers.models.__file__)
+assert found == own and sum(map(len, own.values())) > 1000
+from transformers.models.gemma3.modeling_gemma3 import Gemma3ForCausalLM
+from transformers import Gemma3ForCausalLM as same
+assert same is Gemma3ForCausalLM and transformers.models.gemma3.__name__ == "transformers.models.gemma3"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_module_is_another_one_only_for_as_long(monkeypatch):
+    from hpcmaf.training.unneeded import _Anything, instead_of_module
+
+    name = "hpcmaf.no_such_module"
+    with instead_of_module(name, _Anything(name)):
+        from hpcmaf.no_such_module import Whatever, _another
+    assert isinstance(Whatever, type) and isinstance(_another, type) and name not in sys.modules
+    with pytest.raises(ImportError):
+        importlib.import_module(name)
+    with instead_of_module("json", _Anything("json")):
+        assert importlib.import_module("json").dumps(1) == "1"
