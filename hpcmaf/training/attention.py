@@ -69,22 +69,24 @@ def packed_attention(
     if cu_seq_lens_q is None or max_length_q is None or len(query) != 1:
         raise Unpackable("it does not tell its attention where texts end")
     if dropout == 0 and varlen_works(query.device, query.dtype, query.shape[1], key.shape[1], query.shape[-1]):
-        output = _varlen(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window)
+        output = varlen(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window)
     else:
-        output = _text_by_text(query, key, value, cu_seq_lens_q, scaling, sliding_window, dropout)
+        output = text_by_text(query, key, value, cu_seq_lens_q, scaling, sliding_window, dropout)
     return output, None
 
 
-def _varlen(
+def varlen(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     ends: torch.Tensor,
     longest: int,
-    scaling: float | None,
-    window: int | None,
+    scaling: float | None = None,
+    window: int | None = None,
 ) -> torch.Tensor:
-    rows = (part[0].transpose(0, 1) for part in (query, key, value))
+    """PyTorch's own kernel for texts of different lengths; [1, T, heads, width]."""
+    # Not the first of one, whose gradient would be written into zeros and then brought into another order.
+    rows = (part.squeeze(0).transpose(0, 1) for part in (query, key, value))
     output = torch.ops.aten._flash_attention_forward(
         *rows,
         ends,
@@ -102,15 +104,16 @@ def _varlen(
     return output[None]
 
 
-def _text_by_text(
+def text_by_text(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     ends: torch.Tensor,
-    scaling: float | None,
-    window: int | None,
-    dropout: float,
+    scaling: float | None = None,
+    window: int | None = None,
+    dropout: float = 0.0,
 ) -> torch.Tensor:
+    """The same by plain attention, one text after another."""
     grouped = query.shape[1] != key.shape[1]
     outputs = []
     for length, *parts in zip(
@@ -147,9 +150,9 @@ def varlen_works(device: torch.device, dtype: torch.dtype, heads: int, groups: i
             for fast in (True, False):
                 leaves = [part.clone().requires_grad_() for part in parts]
                 output = (
-                    _varlen(*leaves, ends, max(lengths), None, 16)
+                    varlen(*leaves, ends, max(lengths), None, 16)
                     if fast
-                    else _text_by_text(*leaves, ends, None, 16, 0.0)
+                    else text_by_text(*leaves, ends, None, 16, 0.0)
                 )
                 results.append([output, *torch.autograd.grad(output, leaves, upstream)])
     except (RuntimeError, TypeError) as error:

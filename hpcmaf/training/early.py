@@ -19,9 +19,9 @@ from hpcmaf.training.spec import FinetuneJob
 if TYPE_CHECKING:
     import torch
 
-# Copying needs Python's lock for a moment after each tensor, and a process that imports holds it for as long as
+# Copying needs Python's lock for a moment after each read, and a process that imports holds it for as long as
 # this, in seconds, after it is asked for it; Python's own is 5 ms.
-_SWITCH_S = 2e-4
+_SWITCH_S = 1e-3
 
 
 class EarlyWeights:
@@ -100,7 +100,6 @@ class EarlyWeights:
     def _copied(self) -> dict[str, torch.Tensor] | None:
         import torch
 
-        from hpcmaf.training.attention import varlen_works
         from hpcmaf.training.onto import read_onto
 
         device = torch.device(self.device)
@@ -113,12 +112,26 @@ class EarlyWeights:
             with ThreadPoolExecutor(1) as beside:
                 reading = beside.submit(read_onto, self._files, device)
                 if self._attention is not None:
-                    # Remembers what it finds, and loads the kernels of that and of matrix products.
-                    dtype, *heads = self._attention
-                    varlen_works(device, getattr(torch, dtype), *heads)
-                    some = torch.ones(64, 64, dtype=getattr(torch, dtype), device=device)
-                    torch.nn.functional.linear(some, some)
+                    load_kernels(device, *self._attention)
                 return reading.result()
+
+
+def load_kernels(device: torch.device, dtype: str, heads: int, groups: int, width: int) -> None:
+    """Have CUDA load what matrix products and attention of this shape need first.
+
+    Forward only: for gradients PyTorch imports what the process is importing already.
+    """
+    import torch
+
+    from hpcmaf.training.attention import boundaries, text_by_text, varlen
+
+    with torch.no_grad():
+        kind = getattr(torch, dtype)
+        torch.nn.functional.linear(*(torch.ones(64, 64, dtype=kind, device=device) for _ in range(2)))
+        query, key, value = (torch.ones(1, n, 64, width, dtype=kind, device=device) for n in (heads, groups, groups))
+        ends = boundaries([64], device)["cu_seq_lens_q"]
+        text_by_text(query, key, value, ends)
+        varlen(query, key, value, ends, 64)
 
 
 def begin_cuda(device: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from threading import Thread
 from typing import Any
 
@@ -98,8 +98,12 @@ def start(model: torch.nn.Module, job: FinetuneJob, dtype: torch.dtype, steps: i
     )
     config = settings(job, dtype, sum(p.numel() for p in trained))
     alone = job.nodes * job.processes == 1
-    # One broadcast per tensor, to nobody.
-    with instead(DeepSpeedEngine, "_broadcast_model", lambda _: None) if alone else nullcontext():
+    with ExitStack() as stack:
+        # Quadratic in the number of matrices, which are a model's own and so no two the same.
+        stack.enter_context(instead(DeepSpeedEngine, "_check_for_duplicates", lambda *_: None))
+        if alone:
+            # One broadcast per tensor, to nobody.
+            stack.enter_context(instead(DeepSpeedEngine, "_broadcast_model", lambda _: None))
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=config)
     join_reductions(engine.optimizer)
     return engine

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -108,6 +108,8 @@ def import_transformers() -> None:
             stack.enter_context(instead(utils, f"is_{name}_available", lambda: False))
         importlib.import_module("transformers.generation.candidate_generator")
         importlib.import_module("transformers.loss.loss_utils")
+        with suppress(ImportError):  # what configurations are checked by, in newer releases; looks at videos too
+            importlib.import_module("transformers.utils.type_validators")
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 
 

@@ -32,12 +32,12 @@ def flex(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: obje
 def ways(ends: torch.Tensor, longest: int, cuda: bool) -> dict[str, Callable]:
     """Every way that can run here, as a function of queries, keys and values."""
     found: dict[str, Callable] = {
-        "text by text": lambda q, k, v: attention._text_by_text(q, k, v, ends, None, None, 0.0)
+        "text by text": lambda q, k, v: attention.text_by_text(q, k, v, ends)
     }
     if cuda:
         from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-        found["varlen"] = lambda q, k, v: attention._varlen(q, k, v, ends, longest, None, None)
+        found["varlen"] = lambda q, k, v: attention.varlen(q, k, v, ends, longest)
         total = int(ends[-1])
         text = torch.repeat_interleave(torch.arange(len(ends) - 1, device=ends.device), ends.diff().long())
         mask = create_block_mask(

@@ -61,6 +61,23 @@ def test_a_file_that_shrinks_meanwhile_is_refused(tmp_path, monkeypatch):
         onto.read_onto([file], CPU)
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F32", "shape": [2], "data_offsets": [8, 16]}},
+        {"a": {"dtype": "F32", "shape": [2]}},
+        {"a": 1},
+        [],
+    ],
+)
+def test_a_header_that_lies_is_refused(tmp_path, header):
+    file, text = tmp_path / "model.safetensors", json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(64))
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        onto.read_onto([file], CPU)
+
+
 def test_unknown_types_are_refused(tmp_path):
     file = tmp_path / "model.safetensors"
     save_file({"a": torch.ones(4).to(torch.float8_e4m3fn)}, file)
