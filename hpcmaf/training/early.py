@@ -41,6 +41,7 @@ class EarlyWeights:
         self.device = device
         self._files, self._attention = files, attention
         self._tensors: dict[str, torch.Tensor] | None = None
+        self._trying: Thread | None = None
         self._reading = Thread(target=self._read, daemon=True)
         self._reading.start()
 
@@ -73,7 +74,25 @@ class EarlyWeights:
         """The tensors, once; ``None`` if they could not be read, or there was no room: they are loaded as ever then."""
         self._reading.join()
         tensors, self._tensors = self._tensors, None
+        if tensors is not None and self._attention is not None:
+            self._trying = Thread(target=self._try, daemon=True)
+            self._trying.start()
         return tensors
+
+    def ready(self) -> None:
+        """Wait for what was begun when the tensors were taken."""
+        if self._trying is not None:
+            self._trying.join()
+
+    def _try(self) -> None:
+        import torch
+
+        from hpcmaf.training.attention import varlen_works
+
+        dtype, *heads = self._attention or ("",)
+        with torch.cuda.device(self.device):
+            # It remembers.
+            varlen_works(torch.device(self.device), getattr(torch, dtype), *heads)
 
     def _read(self) -> None:
         from safetensors import SafetensorError

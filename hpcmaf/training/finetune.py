@@ -100,6 +100,8 @@ def finetune(
         marks["kernels"] = time.time()
         engine = ds.start(model, job, dtype, len(batches), cuda)
         marks["engine"] = time.time()
+        if early is not None:
+            early.ready()
         with ds.meeting(engine):
             packing.check(engine, data.samples, place.device)
         objective = _objective(engine, model, job, place, data, packed=packing.on)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -180,7 +180,7 @@ def trainable(model: PreTrainedModel, job: FinetuneJob) -> torch.nn.Module:
 
     With LoRA the base is frozen and the result a ``PeftModel``: the adapter of
     ``job.start`` goes on, or a fresh one starts (B = 0: the base unchanged),
-    drawn by torch's generator.
+    drawn by torch's generator for the base's device.
 
     Raises
     ------
@@ -188,7 +188,12 @@ def trainable(model: PreTrainedModel, job: FinetuneJob) -> torch.nn.Module:
         The adapter to go on from has another shape than the job asks for, or
         the job's targets are nowhere in the model.
     """
-    return (_with_adapter(model, job) if job.tuning == "lora" else model).train()
+    if job.tuning != "lora":
+        return model.train()
+    # On the GPU at once: drawing 40 M numbers elsewhere, and moving 448 matrices one by one, takes half a second.
+    whole = job.zero_stage != 3 and job.offload != "params" and job.quantize != "4bit"
+    with model.device if whole and model.device.type == "cuda" else nullcontext():
+        return _with_adapter(model, job).train()
 
 
 def _with_adapter(model: PreTrainedModel, job: FinetuneJob) -> torch.nn.Module:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-# Bytes of a read, and threads: 400 MB of pinned memory. Between its reads a thread wants Python's lock, so few long ones.
+# Bytes of a read, and threads: 400 MB of pinned memory. Between reads a thread wants Python's lock, so few long ones.
 _CHUNK = 128 << 20
 _THREADS = 3
 _DTYPES = {

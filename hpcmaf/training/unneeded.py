@@ -10,9 +10,10 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
-from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from hpcmaf.training.modelnames import know_names
 
 
 @contextmanager
@@ -92,17 +93,12 @@ def import_transformers() -> None:
 
     Assisted generation would measure with scikit-learn, and losses of object
     detection with SciPy and torchvision; everything that is installed would be
-    listed, and the names of all models' modules be found out twice.
+    listed, and the source of all models be read for the names in it.
     """
     every = metadata.packages_distributions
+    know_names()
     with instead(metadata, "packages_distributions", lambda: Distributions(every)):
         from transformers import utils
-    from transformers.utils import import_utils
-
-    define = getattr(import_utils, "define_import_structure", None)
-    if define is not None:
-        with instead(import_utils, "define_import_structure", lambda *where: _defined(define, *where)):
-            importlib.import_module("transformers.models")
     with ExitStack() as stack:
         for name in ("sklearn", "scipy", "torchvision"):
             stack.enter_context(instead(utils, f"is_{name}_available", lambda: False))
@@ -111,19 +107,6 @@ def import_transformers() -> None:
         with suppress(ImportError):  # what configurations are checked by, in newer releases; looks at videos too
             importlib.import_module("transformers.utils.type_validators")
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
-
-
-def _defined(define: Callable[..., Any], *where: Any) -> Any:
-    """What transformers' modules of models are called: found out already, by those who put a prefix before each."""
-    import transformers
-
-    models, prefix = Path(transformers.__file__).parent / "models", "models."
-    if where != (str(models / "__init__.py"),):
-        return define(*where)
-    return {
-        needs: {name.removeprefix(prefix): objects for name, objects in modules.items() if name.startswith(prefix)}
-        for needs, modules in define(models, prefix="models").items()
-    }
 
 
 def import_liger() -> None:

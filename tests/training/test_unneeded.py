@@ -75,24 +75,6 @@ def test_a_package_is_found_without_a_list_of_all():
     assert dict(few) == whole and len(few) == len(whole) and asked == [1]
 
 
-@pytest.mark.slow
-def test_transformers_knows_its_models_by_the_same_names():
-    code = """
-from hpcmaf.training.unneeded import import_transformers
-import_transformers()
-import transformers
-from transformers.utils.import_utils import define_import_structure
-own = define_import_structure(transformers.models.__file__)
-import hpcmaf.training.unneeded as unneeded
-found = unneeded._defined(define_import_structure, transformers.models.__file__)
-assert found == own and sum(map(len, own.values())) > 1000
-from transformers.models.gemma3.modeling_gemma3 import Gemma3ForCausalLM
-from transformers import Gemma3ForCausalLM as same
-assert same is Gemma3ForCausalLM and transformers.models.gemma3.__name__ == "transformers.models.gemma3"
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 def test_a_module_is_another_one_only_for_as_long(monkeypatch):
     from hpcmaf.training.unneeded import _Anything, instead_of_module
 
