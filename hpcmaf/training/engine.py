@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from threading import Thread
@@ -10,6 +11,7 @@ from typing import Any
 
 import deepspeed
 import torch
+import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
 
 from hpcmaf.training.reductions import join_reductions
@@ -72,6 +74,9 @@ def connect(cuda: bool) -> None:
         # they could be built calls the compiler.
         # (As an attribute, deepspeed.comm.torch is torch itself.)
         importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None
+    if os.environ["WORLD_SIZE"] == "1" and not dist.is_initialized():
+        # Without an address, for which there would have to be a free port.
+        dist.init_process_group("nccl" if cuda else "gloo", store=dist.HashStore(), rank=0, world_size=1)
     deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
 
 

@@ -4,7 +4,8 @@
 worker. Here the same elastic agent *forks* its workers: the launch is the one
 torchrun makes (agent, c10d rendezvous, rank variables), and a job saves an
 import of torch, and with P processes on CPU P - 1 imports of all. CUDA is first
-touched in the workers, so forking is safe.
+touched in the workers, so forking is safe. A job of one process needs none of
+it, and is done here.
 """
 
 from __future__ import annotations
@@ -57,6 +58,11 @@ def main(arguments: list[str]) -> int:
     gc.disable()
     with recorded(work()):
         job = FinetuneJob.read(work() / "job.json")
+    if asked(work()):
+        return 0
+    if job.processes * job.nodes == 1:
+        return _by_itself(inbox, rest)
+    with recorded(work()):
         from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -101,6 +107,21 @@ def main(arguments: list[str]) -> int:
                 where = "" if node is None else f" on {node.local_address}"
                 killed(f"process {local}{where}", before).record(work())
             return 1
+    return 0
+
+
+def _by_itself(inbox: Path | None, rest: list[str]) -> int:
+    """The work of a job of one process, in this one: there is nobody to meet, and nothing to watch over."""
+    from hpcmaf.training import start
+
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    try:
+        if inbox is not None:
+            start.serve(str(inbox))
+        else:
+            start.run(*rest[:3], float(rest[3]))
+    except Exception:  # recorded and printed where it was raised
+        return 1
     return 0
 
 

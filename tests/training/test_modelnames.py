@@ -70,7 +70,7 @@ def test_nothing_is_kept_of_what_is_edited_in_place(tmp_path, monkeypatch, recor
 
 def test_other_files_have_other_names(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    made, rest = [], {frozenset(): {"a.b": {"c", "d"}}}
+    made: list[str] = []
 
     def define(path: str, prefix: str | None = None) -> modelnames.Names:
         made.append(path)
