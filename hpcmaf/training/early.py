@@ -136,21 +136,25 @@ class EarlyWeights:
 
 
 def load_kernels(device: torch.device, dtype: str, heads: int, groups: int, width: int) -> None:
-    """Have CUDA load what matrix products and attention of this shape need first.
+    """Have CUDA load what a job needs first: matrix products, attention of this shape, the loss, and their gradients.
 
-    Forward only: for gradients PyTorch imports what the process is importing already.
+    Gradients of a sum: for those of anything else PyTorch imports what the process is importing already.
     """
     import torch
 
     from hpcmaf.training.attention import boundaries, text_by_text, varlen
 
+    kind, length = getattr(torch, dtype), 64
+    parts = [torch.ones(1, n, length, width, dtype=kind, device=device) for n in (heads, groups, groups)]
+    ends = boundaries([length], device)["cu_seq_lens_q"]
     with torch.no_grad():
-        kind = getattr(torch, dtype)
-        torch.nn.functional.linear(*(torch.ones(64, 64, dtype=kind, device=device) for _ in range(2)))
-        query, key, value = (torch.ones(1, n, 64, width, dtype=kind, device=device) for n in (heads, groups, groups))
-        ends = boundaries([64], device)["cu_seq_lens_q"]
-        text_by_text(query, key, value, ends)
-        varlen(query, key, value, ends, 64)
+        text_by_text(*parts, ends)
+    with torch.enable_grad():
+        hidden = varlen(*(part.requires_grad_() for part in parts), ends, length).flatten(2)
+        kept = hidden[:, torch.arange(length // 2, device=device)]
+        logits = torch.nn.functional.linear(kept, torch.ones(length, heads * width, dtype=kind, device=device))
+        labels = torch.zeros(length // 2, dtype=torch.long, device=device)
+        torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), labels, reduction="sum").backward()
 
 
 def begin_cuda(device: int) -> None:

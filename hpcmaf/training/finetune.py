@@ -34,6 +34,7 @@ from hpcmaf.training.place import Place
 from hpcmaf.training.preference import Preference
 from hpcmaf.training.preparing import prepare
 from hpcmaf.training.reductions import left_out
+from hpcmaf.training.reserve import reserving
 from hpcmaf.training.saving import check_finite, save_adapter, save_checkpoint
 from hpcmaf.training.spec import FinetuneJob
 from hpcmaf.training.stopping import WorkStop
@@ -96,14 +97,15 @@ def finetune(
         # TRL's loss is of padded pairs.
         wanted = job.packing and job.objective == "sft"
         packing = Packing(model, max(len(sample.input_ids) for sample in data.samples), wanted=wanted)
-        job = prepare(model, job, config, dtype, place, packed=packing.on, logits=_logits(data))
+        job, wanted = prepare(model, job, config, dtype, place, packed=packing.on, logits=_logits(data))
         marks["kernels"] = time.time()
-        engine = ds.start(model, job, dtype, len(batches), cuda)
-        marks["engine"] = time.time()
-        if early is not None:
-            early.ready()
-        with ds.meeting(engine):
-            packing.check(engine, data.samples, place.device)
+        with reserving(wanted, place.device):
+            engine = ds.start(model, job, dtype, len(batches), cuda)
+            marks["engine"] = time.time()
+            if early is not None:
+                early.ready()
+            with ds.meeting(engine):
+                packing.check(engine, data.samples, place.device)
         objective = _objective(engine, model, job, place, data, packed=packing.on)
         _seed_dropout(derive_seed(seed, "dropout", place.rank))
         keeper = Keeper(engine, job, place, dtype, started=started, token=token)

@@ -31,7 +31,7 @@ def prepare(
     *,
     packed: bool,
     logits: float,
-) -> FinetuneJob:
+) -> tuple[FinetuneJob, int]:
     """Make a model ready for DeepSpeed, and say how it will be trained.
 
     Parameters
@@ -41,8 +41,10 @@ def prepare(
 
     Returns
     -------
-    FinetuneJob
-        With a ZeRO stage instead of ``"auto"``, and forward passes that fit.
+    tuple
+        The job, with a ZeRO stage instead of ``"auto"`` and forward passes
+        that fit; and the bytes that it is reckoned to take of each GPU, 0
+        where nobody knows.
 
     Raises
     ------
@@ -91,9 +93,12 @@ def prepare(
         count, units, of = (quicken(model), *gate(model)) if job.zero_stage != 3 else (0, 0, 0)
         fused, gated = fused and count > 0, 0 < units == of
         said += [f"{count} adapted layers fused, {units} gated units kept by halves"]
+    wanted = 0
     if job.gradient_checkpointing == "auto":
         keeps = Keeps(fused=fused, gated=gated, logits=logits)
-        micro, count, why = choose_passes(size, int(job.zero_stage), place.processes, job, config, memory, keeps)
+        micro, count, wanted, why = choose_passes(
+            size, int(job.zero_stage), place.processes, job, config, memory, keeps
+        )
         job = replace(job, micro_batch_size=micro)
         checkpoint_layers(model, count)
         if place.first:
@@ -102,7 +107,7 @@ def prepare(
         checkpoint_layers(model, None if job.gradient_checkpointing else 0)
     if place.first:
         print("training " + "; ".join(said), flush=True)
-    return job
+    return job, wanted
 
 
 def _smallest(own: int, place: Place) -> int:

@@ -91,21 +91,28 @@ class Distributions(Mapping[str, list[str]]):
 def import_transformers() -> None:
     """Import transformers' causal models, and little else.
 
-    Assisted generation would measure with scikit-learn, and losses of object
-    detection with SciPy and torchvision; everything that is installed would be
-    listed, and the source of all models be read for the names in it.
+    Assisted generation would measure with scikit-learn, losses of object
+    detection with SciPy and torchvision, and sounds be read by torchaudio;
+    everything that is installed would be listed, and the source of all models
+    be read for the names in it.
     """
     every = metadata.packages_distributions
     know_names()
-    with instead(metadata, "packages_distributions", lambda: Distributions(every)):
+    with ExitStack() as stack:
+        stack.enter_context(instead(metadata, "packages_distributions", lambda: Distributions(every)))
+        for client in ("httpx", "httpx2"):
+            # Its program for the command line, which draws tables; without, it says what to install.
+            stack.enter_context(instead_of_module(f"{client}._main", None))
         from transformers import utils
     with ExitStack() as stack:
-        for name in ("sklearn", "scipy", "torchvision"):
-            stack.enter_context(instead(utils, f"is_{name}_available", lambda: False))
+        for name in ("sklearn", "scipy", "torchvision", "torchaudio"):
+            if hasattr(utils, f"is_{name}_available"):
+                stack.enter_context(instead(utils, f"is_{name}_available", lambda: False))
         importlib.import_module("transformers.generation.candidate_generator")
         importlib.import_module("transformers.loss.loss_utils")
-        with suppress(ImportError):  # what configurations are checked by, in newer releases; looks at videos too
-            importlib.import_module("transformers.utils.type_validators")
+        for name in ("utils.type_validators", "modeling_layers"):
+            with suppress(ImportError):  # of newer releases; they look at pictures, videos and sounds too
+                importlib.import_module(f"transformers.{name}")
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 
 
@@ -120,12 +127,12 @@ def import_liger() -> None:
 
 
 @contextmanager
-def instead_of_module(name: str, module: ModuleType) -> Iterator[None]:
-    """Let imports of a module that is not imported yet get another one for as long as this lasts."""
+def instead_of_module(name: str, module: ModuleType | None) -> Iterator[None]:
+    """Let imports of a module that is not imported yet get another one, or fail, for as long as this lasts."""
     if name in sys.modules:
         yield
         return
-    sys.modules[name] = module
+    sys.modules[name] = module  # type: ignore[assignment]
     try:
         yield
     finally:

@@ -27,7 +27,7 @@ from transformers import Gemma3ForCausalLM
 from transformers.models.gemma3.modeling_gemma3 import Gemma3ForCausalLM as same
 assert same is Gemma3ForCausalLM and transformers.models.gemma3.__name__ == "transformers.models.gemma3"
 for module in (transformers, transformers.models):
-    print(sorted(dir(module)), sorted((name, sorted(objects)) for name, objects in module._import_structure.items()))
+    print(sorted((name, sorted(objects)) for name, objects in module._import_structure.items()))
 """
 
 
