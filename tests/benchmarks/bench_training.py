@@ -10,6 +10,7 @@ those behind its name and a colon. With ``--folder`` the model stays for the
 next call.
 
 - made: the model's writing, and the bfloat16 matrix products of this GPU, now;
+  of several also the bandwidth of all-reduces between them;
 - ours: a whole job through run_finetune, from start to saved adapter;
 - ours-peft: the same with PEFT's own LoRA layers (one epoch, one GPU);
 - apart, together: ``--agents`` agents as jobs one after another, and as one
@@ -277,6 +278,10 @@ def main() -> None:
     if failed:
         raise SystemExit(failed)
     made = json.loads((place / "made.json").read_text())
+    if options.gpus > 1:
+        together = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={options.gpus}"]
+        failed = within([*together, maker[-1], "link", str(place)], 60, place / "link.log")
+        made |= {"link": failed} if failed else json.loads((place / "link.json").read_text())
     tell("made", 0, made | {"texts": len(sizes), "tokens": sum(sizes), "wall_s": time.time() - began})
     flop, walls = None, {}
     for wish in options.arms.split(","):

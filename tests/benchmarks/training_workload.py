@@ -84,6 +84,28 @@ def ceiling() -> float:
     return max(matmul_flops(torch.device("cuda"), 8192, 20) for _ in range(3)) / 1e12
 
 
+def link(place: Path, size: int = 1 << 30, times: int = 10) -> None:
+    """Bandwidth of all-reduces between this host's GPUs, as NCCL's own tests count it; one process for each."""
+    import torch
+    import torch.distributed as dist
+
+    rank = int(os.environ["LOCAL_RANK"])
+    torch.cuda.set_device(rank)
+    dist.init_process_group("nccl")
+    numbers, count = torch.ones(size // 2, dtype=torch.bfloat16, device="cuda"), dist.get_world_size()
+    for again in (3, times):
+        torch.cuda.synchronize()
+        began = time.time()
+        for _ in range(again):
+            dist.all_reduce(numbers)
+        torch.cuda.synchronize()
+        seconds = (time.time() - began) / again
+    if rank == 0:
+        rate = size / seconds * 2 * (count - 1) / count / 1e9
+        (place / "link.json").write_text(json.dumps({"all_reduce_gb_per_s": rate}))
+    dist.destroy_process_group()
+
+
 def main(place: Path, layers: int, width: int) -> None:
     """Write the model and tell the ceiling, in a process of its own, which frees the GPU again."""
     began = time.time()
@@ -95,4 +117,7 @@ def main(place: Path, layers: int, width: int) -> None:
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
     os.environ["HF_HUB_OFFLINE"] = "1"
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    if sys.argv[1] == "link":
+        link(Path(sys.argv[2]))
+    else:
+        main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
