@@ -23,7 +23,6 @@ from hpcmaf.training.unneeded import instead
 _BUCKET = 500_000_000
 # Parameters that are stepped at once; its own, ten times as many, take 4 GB more than they save time.
 _STEPPED = 100_000_000
-_PREFETCHED = 500_000_000
 
 
 def settings(job: FinetuneJob, dtype: torch.dtype, trainable: int) -> dict[str, Any]:
@@ -55,9 +54,6 @@ def settings(job: FinetuneJob, dtype: torch.dtype, trainable: int) -> dict[str, 
             "allgather_bucket_size": bucket,
             # Under stage 3: gradients take float32's room for so many at a time.
             "sub_group_size": _STEPPED,
-            # A layer of 8B on its way while the one before it computes; DeepSpeed's 50 M are a quarter of one, and
-            # the rest is waited for.
-            "stage3_prefetch_bucket_size": _PREFETCHED,
         }
         | offload,
         # torch's AdamW: DeepSpeed's own ones compile for over a minute first.

@@ -97,9 +97,9 @@ def finetune(
         # TRL's loss is of padded pairs.
         wanted = job.packing and job.objective == "sft"
         packing = Packing(model, max(len(sample.input_ids) for sample in data.samples), wanted=wanted)
-        job, wanted = prepare(model, job, config, dtype, place, packed=packing.on, logits=_logits(data))
+        job, memory = prepare(model, job, config, dtype, place, packed=packing.on, logits=_logits(data))
         marks["kernels"] = time.time()
-        with reserving(wanted, place.device):
+        with reserving(memory, place.device):
             engine = ds.start(model, job, dtype, len(batches), cuda)
             marks["engine"] = time.time()
             if early is not None:

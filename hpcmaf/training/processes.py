@@ -193,7 +193,7 @@ def failure(work: Path, log: Path, code: int | None, oom_kills_before: int | Non
     if known is not None:
         return known
     if code == -signal.SIGKILL:
-        return killed("torchrun", oom_kills_before)
+        return killed("its process", oom_kills_before)
     how = (
         "no exit code"
         if code is None

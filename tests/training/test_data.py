@@ -36,15 +36,20 @@ def dataset(path: Path, *turns: tuple[str, str]) -> Path:
     return path
 
 
-@given(samples, st.integers(1, 12), st.integers(1, 3), st.integers(0, 5))
-def test_every_sample_once_per_epoch(data, batch_size, epochs, seed):
-    batches = global_batches(data, batch_size=batch_size, epochs=epochs, seed=seed)
+@given(samples, st.integers(1, 12), st.integers(1, 3), st.integers(0, 5), st.booleans())
+def test_every_sample_once_per_epoch(data, batch_size, epochs, seed, even):
+    batches = global_batches(data, batch_size=batch_size, epochs=epochs, seed=seed, even=even)
     per_epoch = -(-len(data) // batch_size)
     assert len(batches) == epochs * per_epoch
     for epoch in range(epochs):
         seen = [s.id for batch in batches[epoch * per_epoch : (epoch + 1) * per_epoch] for s in batch]
         assert sorted(seen) == sorted(s.id for s in data)
-    assert batches == global_batches(data, batch_size=batch_size, epochs=epochs, seed=seed)
+        sizes = [len(batch) for batch in batches[epoch * per_epoch : (epoch + 1) * per_epoch]]
+        assert max(sizes) - min(sizes) <= 1 and max(sizes) <= batch_size if even else set(sizes[:-1]) <= {batch_size}
+    assert batches == global_batches(data, batch_size=batch_size, epochs=epochs, seed=seed, even=even)
+    # The same shuffle, cut elsewhere.
+    other = global_batches(data, batch_size=batch_size, epochs=epochs, seed=seed, even=not even)
+    assert [s for batch in batches for s in batch] == [s for batch in other for s in batch]
 
 
 def test_order_changes_with_epoch_and_seed():
