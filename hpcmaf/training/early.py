@@ -131,7 +131,13 @@ class EarlyWeights:
             with ThreadPoolExecutor(1) as beside:
                 reading = beside.submit(read_onto, self._files, device)
                 if self._attention is not None:
-                    load_kernels(device, *self._attention)
+                    try:
+                        load_kernels(device, *self._attention)
+                    except (RuntimeError, TypeError, AttributeError) as error:
+                        # An older GPU, or another PyTorch. Whoever needs them finds out, and does without.
+                        print(
+                            f"kernels: not loaded beside the imports ({' '.join(str(error).split())[:300]})", flush=True
+                        )
                 return reading.result()
 
 
