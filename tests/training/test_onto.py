@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hpcmaf.training import onto
-from hpcmaf.training.early import attention_shape
+from hpcmaf.training.warm import attention_shape, begin_cuda, load_kernels
 
 CPU = torch.device("cpu")
 
@@ -101,3 +101,10 @@ def test_what_attention_looks_like(tmp_path, dtype, config, shape):
     (tmp_path / "config.json").write_text(json.dumps(plain | config))
     assert attention_shape(tmp_path, dtype) == shape
     assert attention_shape(tmp_path / "nowhere", dtype) is None
+
+
+def test_without_a_gpu_nothing_is_begun(capfd):
+    begin_cuda(0)
+    load_kernels(CPU, "bfloat16", 4, 2, 8)
+    told = capfd.readouterr().out
+    assert told.startswith("kernels: not loaded beside the imports (") and told.count("\n") == 1
