@@ -69,6 +69,9 @@ def read_onto(files: list[Path], device: torch.device) -> dict[str, torch.Tensor
         with torch.cuda.device(device) if cuda else nullcontext():
             buffer = torch.empty(min(_CHUNK, largest), dtype=torch.uint8, pin_memory=cuda)
             room, stream = memoryview(buffer.numpy()), torch.cuda.Stream() if cuda else None
+            if stream is not None:
+                # The memory of these tensors may have been others', and kernels given before be at them yet.
+                stream.wait_stream(torch.cuda.default_stream())
             with torch.cuda.stream(stream):
                 while waiting:
                     try:
