@@ -21,8 +21,9 @@ from hpcmaf.training.checkpoint import checkpoint_step
 from hpcmaf.training.failure import Failure, oom_kills, read
 from hpcmaf.training.nodes import NodePlace, Pulse
 from hpcmaf.training.processes import POLL_S, Handed, failure, leave, torchrun, wait
+from hpcmaf.training.report import FinetuneReport
 from hpcmaf.training.series import Series
-from hpcmaf.training.spec import FinetuneJob, FinetuneReport, LoraSettings
+from hpcmaf.training.spec import FinetuneJob, LoraSettings
 from hpcmaf.training.stopping import StopFlag, asked
 
 __all__ = [
@@ -126,7 +127,7 @@ def run_finetune(
                 raise _unfinished(
                     job, work, log, code, counts, stop, lambda: _named(failure(work, log, code, before), silent)
                 )
-            report = _report(counts, wall=time.monotonic() - started)
+            report = FinetuneReport.of(counts, wall=time.monotonic() - started)
             if report.steps == 0 and job.start is not None:
                 # Nothing was learnt: the agent goes on with the very same model.
                 shutil.copytree(job.start, temporary, dirs_exist_ok=True)
@@ -274,10 +275,3 @@ def _counts(work: Path) -> dict[str, Any] | None:
         return json.loads((work / "report.json").read_text())
     except FileNotFoundError:
         return None
-
-
-def _report(counts: dict[str, Any], wall: float) -> FinetuneReport:
-    counts["losses"] = tuple(counts["losses"])
-    gpus = counts.pop("gpus")
-    wall += counts.pop("earlier_seconds")
-    return FinetuneReport(**counts, wall_seconds=wall, gpu_seconds=wall * gpus)

@@ -1,4 +1,4 @@
-"""What one finetuning job is, and what it reports.
+"""What one finetuning job is.
 
 Plain data with a JSON form: the stage that starts a job and the processes
 that run it share nothing but this file. Imports nothing heavy.
@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Literal, Self, get_args
 
 from hpcmaf.errors import ConfigError
 from hpcmaf.publish import write_json
@@ -249,54 +249,6 @@ class FinetuneJob:
             return cls(**content)
         except (OSError, ValueError, TypeError) as error:
             raise ConfigError(f"{path}: not a finetuning job ({error}); rerun the stage that writes it") from error
-
-
-@dataclass(frozen=True, slots=True)
-class FinetuneReport:
-    """What a job did; ``training.json`` of its output folder.
-
-    Attributes
-    ----------
-    samples, dropped_too_long
-        Samples trained on, and those left out because they were longer than
-        ``max_length`` or the model's context. Together: the dataset's lines.
-    training_tokens
-        Tokens of all texts trained on, prompt and target, times epochs.
-    target_tokens
-        Those of them that carry loss, times epochs.
-    steps, losses, final_loss
-        Optimiser steps, and each one's mean loss per target token; the last.
-        ``None`` after 0 steps: an agent without data keeps its model.
-    wall_seconds, gpu_seconds
-        From start to publication, start-up included, with what went into the
-        checkpoint that the job went on from; times processes where each held
-        a GPU, else 0.
-    startup_seconds, startup
-        From start to the first optimiser step, and what of it went into each
-        part: launch (processes and imports), data, weights, adapter, kernels
-        (which ones, and rounding the base), engine (DeepSpeed's), check (of
-        packing). Weights that are read while others are imported count as
-        launch.
-    peak_memory_bytes
-        Largest of any process: GPU memory allocated, or resident set on CPU.
-    """
-
-    samples: int
-    dropped_too_long: int
-    training_tokens: int
-    target_tokens: int
-    steps: int
-    final_loss: float | None
-    losses: tuple[float, ...]
-    wall_seconds: float
-    startup_seconds: float
-    peak_memory_bytes: int
-    gpu_seconds: float
-    startup: Mapping[str, float] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return {**asdict(self), "losses": list(self.losses), "schema": "hpcmaf-training/1"}
 
 
 def _require(holds: bool, name: str, value: object, what: str) -> None:

@@ -1,4 +1,4 @@
-"""The first seconds of one of a job's processes, forked before anything heavy is imported."""
+"""The first seconds of one of a job's processes, which has imported nothing heavy yet."""
 
 from __future__ import annotations
 
