@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcmaf.errors import ConfigError, TrainingError
+from hpcmaf.training.failure import Failure
 from hpcmaf.training.job import FinetuneJob, LoraSettings, run_finetune
 from hpcmaf.training.processes import Handed, leave
 from hpcmaf.training.schedule import rate_factor
@@ -50,6 +51,21 @@ def test_a_saved_model_stays_however_its_processes_end(tmp_path, capsys, code, s
     assert handed.poll() == handed.wait(0.1) == 0 and not handed.stopped
     leave(Process(code), tmp_path / "finetune.log")
     assert (said in capsys.readouterr().out) if said else capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_nobody_has_recorded_is_at_least_in_the_log(tmp_path, monkeypatch, capsys, known):
+    from hpcmaf.training import start, torchrun
+
+    def run(*_: object) -> None:
+        if known:
+            Failure("error", "diverged").record(tmp_path)
+        raise RuntimeError("while leaving")
+
+    monkeypatch.setattr(start, "run", run)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    assert torchrun._by_itself(None, ["work", "out", "steps", "0"], lambda: tmp_path) == 1
+    assert ("RuntimeError: while leaving" in capsys.readouterr().err) != known
 
 
 def test_job_survives_its_file(tmp_path):
