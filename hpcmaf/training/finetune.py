@@ -99,13 +99,13 @@ def finetune(
         packing = Packing(model, max(len(sample.input_ids) for sample in data.samples), wanted=wanted)
         job, memory = prepare(model, job, config, dtype, place, packed=packing.on, logits=_logits(data))
         marks["kernels"] = time.time()
-        with reserving(memory, place.device):
-            engine = ds.start(model, job, dtype, len(batches), cuda)
-            marks["engine"] = time.time()
-            if early is not None:
-                early.ready()
-            with ds.meeting(engine):
-                packing.check(engine, data.samples, place.device)
+        engine = ds.start(model, job, dtype, len(batches), cuda)
+        marks["engine"] = time.time()
+        if early is not None:
+            early.ready()
+        # Not before: an optimizer's state of all weights would find the memory taken.
+        with reserving(memory, place.device), ds.meeting(engine):
+            packing.check(engine, data.samples, place.device)
         objective = _objective(engine, model, job, place, data, packed=packing.on)
         _seed_dropout(derive_seed(seed, "dropout", place.rank))
         keeper = Keeper(engine, job, place, dtype, started=started, token=token)
