@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ _INDIFFERENT = frozenset(
         "wandb",
     }
 )
+
+_DEFAULTS = {item.name: item.default for item in fields(FinetuneJob) if item.default is not MISSING}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +120,12 @@ def newest(root: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
             print(f"checkpoint ignored: {found}", flush=True)
             continue
         keys = sorted((identity.keys() | found.identity.keys()) - {WORLD_SIZE})
-        differs = next((key for key in keys if identity.get(key) != found.identity.get(key)), None)
+        # A key that an older version did not know was as it is by default now.
+        earlier = _DEFAULTS | found.identity
+        differs = next((key for key in keys if identity.get(key) != earlier.get(key)), None)
         if differs is None:
             return found
-        there, here = found.identity.get(differs), identity.get(differs)
+        there, here = earlier.get(differs), identity.get(differs)
         print(f"checkpoint ignored: {found.folder} is another job's ({differs} {there!r}, not {here!r})", flush=True)
     return None
 

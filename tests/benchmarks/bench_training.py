@@ -15,10 +15,13 @@ next call.
 - ours-peft: the same with PEFT's own LoRA layers (one epoch, one GPU);
 - apart, together: ``--agents`` agents as jobs one after another, and as one
   job whose processes load the base once;
+- killed: a job that is killed with SIGKILL in its eleventh step and begun
+  again, beside two that are not: how far their losses and adapters differ;
 - any of these but ours-peft with what follows its name, such as
-  ours-fp8-even-one: the frozen base in fp8, even batches, padded texts
-  (unpacked), all weights under ZeRO-3 (full, ended after six steps), on one
-  GPU of several (one);
+  ours-fp8-even-one: the frozen base in fp8 or 4 bits (4bit), even batches,
+  padded texts (unpacked), all weights under ZeRO-3 (full, ended after six steps), the
+  optimizer's state or the weights too in the machine's memory (offload,
+  params), on one GPU of several (one);
 - trl-packed, trl-flex, trl-padded: SFTTrainer under DeepSpeed ZeRO-2 with liger
   kernels and fused AdamW: packed (bfd) with SDPA or FlexAttention, or padded
   in batches of like lengths; without checkpointing, or with it where that
@@ -44,6 +47,7 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +58,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPA
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from safetensors.torch import load_file
 from training_workload import BATCH, lengths, write_data
 
 from hpcmaf.errors import StopRequested
@@ -65,11 +70,17 @@ KINDS: dict[str, dict[str, Any]] = {
     "fp8": {"quantize": "fp8"},
     "even": {"even_batches": True},
     "unpacked": {"packing": False},
+    "4bit": {"quantize": "4bit"},
     "full": {"tuning": "full", "zero_stage": 3, "epochs": 1},
+    # What is stepped on the CPU wants more of it than one thread.
+    "offload": {"offload": "optimizer", "threads": 8},
+    "params": {"offload": "params", "threads": 8},
     "one": {"gpus": 1},
 }
 # Steps of a full finetuning whose checkpoint nobody wants.
 ENOUGH = 6
+# Where a job is killed, and how often it writes a checkpoint.
+KILLED, KEPT = 10, 4
 
 
 def settings_of(arm: str) -> dict[str, Any]:
@@ -124,6 +135,58 @@ def ours(place: Path, gpus: int, **settings: Any) -> dict[str, Any]:
             "training_tokens": report.training_tokens,
         }
     return result
+
+
+def killed(place: Path, gpus: int, **settings: Any) -> dict[str, Any]:
+    """A job that is killed and goes on, against two that nobody interrupts."""
+    folder = place / f"killed-{time.time_ns()}"
+    jobs = {
+        name: job_of(
+            place,
+            gpus,
+            folder / name / "out",
+            **{"checkpoints": str(folder / name / "checkpoints"), "checkpoint_steps": KEPT},
+            **settings,
+        )
+        for name in ("whole", "again", "killed")
+    }
+    # Not forked from here, where threads may run.
+    first = get_context("spawn").Process(target=run_finetune, args=(jobs["killed"], folder / "killed"))
+    first.start()
+    steps = folder / "killed" / "progress.jsonl"
+    while first.is_alive() and not (steps.exists() and steps.read_bytes().count(b"\n") >= KILLED):
+        time.sleep(0.01)
+    first.kill()
+    first.join()
+    done = steps.read_bytes().count(b"\n")
+    log = (folder / "killed" / "finetune.log").read_text()
+    if done < KILLED:
+        return {"failed": log[-1500:]}
+    # Its processes die with it, and give back their GPU.
+    time.sleep(3)
+    reports = {name: run_finetune(job, folder / name) for name, job in jobs.items()}
+    losses = {name: report.losses for name, report in reports.items()}
+    adapters = {name: load_file(Path(job.output) / "adapter_model.safetensors") for name, job in jobs.items()}
+
+    def apart(one: str, other: str) -> dict[str, float | bool]:
+        weights = [(adapters[one][name] - adapters[other][name]).abs().max().item() for name in adapters[one]]
+        return {
+            "loss": max(abs(a - b) for a, b in zip(losses[one], losses[other], strict=True)),
+            "weight": max(weights),
+            "bytes_equal": same(Path(jobs[one].output), Path(jobs[other].output)),
+        }
+
+    def same(one: Path, other: Path) -> bool:
+        return (one / "adapter_model.safetensors").read_bytes() == (other / "adapter_model.safetensors").read_bytes()
+
+    log = (folder / "killed" / "finetune.log").read_text()
+    return {
+        "steps": len(losses["whole"]),
+        "killed_after": done,
+        "said": [line for line in log.splitlines() if line.startswith(("going on", "checkpoint"))],
+        "uninterrupted_apart": apart("whole", "again"),
+        "killed_apart": apart("whole", "killed"),
+    }
 
 
 def with_pefts_layers(place: Path, gpus: int) -> dict[str, Any]:
@@ -226,6 +289,8 @@ def one(arm: str, place: Path, gpus: int, count: int, limit: float) -> dict[str,
     if arm == "ours-peft":
         return with_pefts_layers(place, gpus)
     settings = {"gpus": gpus} | settings_of(arm)
+    if arm.startswith("killed"):
+        return killed(place, **settings)
     if arm.startswith(("apart", "together")):
         return agents(place, count=count, together=arm.startswith("together"), **settings)
     return ours(place, **settings)
