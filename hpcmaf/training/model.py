@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from hpcmaf.errors import ConfigError, TrainingError
 from hpcmaf.training.spec import FinetuneJob
+from hpcmaf.training.unneeded import unparallel
 
 if TYPE_CHECKING:
     import torch
@@ -123,7 +124,7 @@ def load_model(
     # Weights instead of a place to find them are only taken by the class itself.
     found = AutoModelForCausalLM if weights is None else AutoModelForCausalLM._model_mapping[type(config)]
     try:
-        with partitioned(job, dtype):
+        with partitioned(job, dtype), unparallel():
             model: PreTrainedModel = found.from_pretrained(
                 path if weights is None else None,
                 state_dict=weights,

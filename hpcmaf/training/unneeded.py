@@ -10,9 +10,10 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from hpcmaf.training.later import Later
 from hpcmaf.training.modelnames import know_names
 
 
@@ -108,12 +109,54 @@ def import_transformers() -> None:
         for name in ("sklearn", "scipy", "torchvision", "torchaudio"):
             if hasattr(utils, f"is_{name}_available"):
                 stack.enter_context(instead(utils, f"is_{name}_available", lambda: False))
+        # Masks that are made by compiled functions, which packed texts have none of, and others seldom.
+        wrapped = "torch._dynamo._trace_wrapped_higher_order_op"
+        with instead_of_module(wrapped, _Wrapped(wrapped)):
+            importlib.import_module("transformers.masking_utils")
         importlib.import_module("transformers.generation.candidate_generator")
         importlib.import_module("transformers.loss.loss_utils")
         for name in ("utils.type_validators", "modeling_layers"):
             with suppress(ImportError):  # of newer releases; they look at pictures, videos and sounds too
                 importlib.import_module(f"transformers.{name}")
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
+
+
+def compile_later() -> None:
+    """Import torch's compiler when something is compiled.
+
+    What may be compiled asks it not to, or not across a line, as each method of an optimizer does. For that
+    ``torch._dynamo`` is imported, with parts of Inductor: a tenth of what a job imports.
+    """
+
+    def disable(fn: Any = None, *_: object, **__: object) -> Any:
+        return (lambda function: function) if fn is None else fn
+
+    answers = {
+        "disable": disable,
+        "graph_break": lambda *_, **__: None,
+        # Called as process groups begin, for the sake of what was imported too early.
+        "trace_rules": SimpleNamespace(clear_lru_cache=lambda: None),
+    }
+    Later("torch._dynamo", answers, marks=("allow_in_graph", "assume_constant_result")).put()
+
+
+@contextmanager
+def unparallel() -> Iterator[None]:
+    """Import torch's tensor parallelism when somebody else wants it, and FSDP after this.
+
+    transformers and PEFT ask of tensors whether they are of its classes, as no job's are.
+    """
+    importlib.import_module("torch.distributed")
+    root = "torch.distributed.tensor"
+    whose = {name: _nobody(name) for name in ("DTensor", "Shard", "Replicate", "Partial", "distribute_tensor")}
+    Later(root, whose).put()
+    with ExitStack() as stack:
+        if isinstance(sys.modules[root], Later):
+            for name in (f"{root}._utils", f"{root}.placement_types"):
+                stack.enter_context(instead_of_module(name, _Anything(name)))
+        for name in ("torch.distributed.fsdp", "torch.distributed._composable.fsdp"):
+            stack.enter_context(instead_of_module(name, _Anything(name)))
+        yield
 
 
 def import_liger() -> None:
@@ -145,4 +188,18 @@ class _Anything(ModuleType):
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):
             raise AttributeError(name)
-        return type(name, (), {})
+        return _nobody(name)
+
+
+def _nobody(name: str) -> type:
+    """A class that can be made objects of, and that nobody else's are of."""
+    return type(name, (), {"__init__": lambda *_, **__: None})
+
+
+class _Wrapped(ModuleType):
+    """Has functions that import the module when they are called."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda *some, **more: getattr(importlib.import_module(self.__name__), name)(*some, **more)

@@ -30,23 +30,28 @@ from hpcmaf.training.orders import Order
 from hpcmaf.training.place import Place
 from hpcmaf.training.spec import FinetuneJob
 from hpcmaf.training.stopping import WorkStop, heed_signals
-from hpcmaf.training.unneeded import import_transformers, skip_inductor
+from hpcmaf.training.unneeded import compile_later, import_transformers, skip_inductor, unparallel
 
 _PR_SET_PDEATHSIG = 1
 
 
 def preload(job: FinetuneJob) -> None:
     """Import what every process of ``job`` needs; loads no weights."""
-    import_transformers()
-    from transformers import AutoModelForCausalLM
+    compile_later()
+    with unparallel():
+        import_transformers()
+        from transformers import AutoModelForCausalLM
+
+        config = load_config(job)
+        # The lookup imports the architecture's module.
+        if type(config) in AutoModelForCausalLM._model_mapping:
+            AutoModelForCausalLM._model_mapping[type(config)]
+        if job.tuning == "lora":
+            import peft  # noqa: F401
+    # Wanted as soon as a model is made without memory, to take weights; now they may still be on their way.
+    import torch.fx.experimental.symbolic_shapes  # noqa: F401
 
     skip_inductor()
-    config = load_config(job)
-    # The lookup imports the architecture's module.
-    if type(config) in AutoModelForCausalLM._model_mapping:
-        AutoModelForCausalLM._model_mapping[type(config)]
-    if job.tuning == "lora":
-        import peft  # noqa: F401
     check_packages(objective=job.objective, quantize=job.quantize)
     if job.device != "cpu" and torch.cuda.is_available():
         kernels.preload()
