@@ -154,9 +154,9 @@ def make_engine(context: TaskContext, models: dict[str, str], journal: Journal, 
             on_batch=watch,
             halvings=context.halvings,
         )
-    from hpcmaf.engines.transformers_engine import TransformersEngine
+    from hpcmaf.engines.starting import transformers_engine
 
-    return TransformersEngine(
+    return transformers_engine()(
         served,
         device=generation.device,
         batch_size=max(1, generation.batch_size >> context.halvings),

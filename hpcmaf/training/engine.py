@@ -14,10 +14,10 @@ import torch
 import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
 
+from hpcmaf.imports.swap import instead
 from hpcmaf.training.reductions import join_reductions
 from hpcmaf.training.schedule import rate_factor
 from hpcmaf.training.spec import FinetuneJob
-from hpcmaf.training.unneeded import instead
 
 # DeepSpeed's own size of communication buckets, in elements.
 _BUCKET = 500_000_000

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hpcmaf.errors import ConfigError, TrainingError
+from hpcmaf.imports.light import unparallel
 from hpcmaf.training.spec import FinetuneJob
-from hpcmaf.training.unneeded import unparallel
 
 if TYPE_CHECKING:
     import torch

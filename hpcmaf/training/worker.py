@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from hpcmaf.imports.light import compile_later, import_transformers, unparallel
 from hpcmaf.publish import write_json
 from hpcmaf.training import kernels
 from hpcmaf.training.early import EarlyWeights
@@ -30,7 +31,7 @@ from hpcmaf.training.orders import Order
 from hpcmaf.training.place import Place
 from hpcmaf.training.spec import FinetuneJob
 from hpcmaf.training.stopping import WorkStop, heed_signals
-from hpcmaf.training.unneeded import compile_later, import_transformers, skip_inductor, unparallel
+from hpcmaf.training.unneeded import skip_inductor
 
 _PR_SET_PDEATHSIG = 1
 

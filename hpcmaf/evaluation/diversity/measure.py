@@ -81,9 +81,9 @@ def measure(
         had too few responses); ``null`` where none had. ``unscored``:
         responses too long to be scored.
     """
-    from hpcmaf.engines.transformers_engine import TransformersEngine
+    from hpcmaf.engines.starting import transformers_engine
 
-    engine = TransformersEngine(served, device=means.device, batch_size=means.batch_size)
+    engine = transformers_engine()(served, device=means.device, batch_size=means.batch_size)
     try:
         found = asyncio.run(score_all(transcripts, society, engine, engine.pool.chat))
         device = engine.device

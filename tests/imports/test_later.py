@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import subprocess
 import sys
 
 import pytest
 
-from hpcmaf.training.later import Later
+from hpcmaf.imports.later import Later
 
 PACKAGE = """
 import sys
@@ -85,32 +84,3 @@ def test_a_package_that_is_there_stays(later):
     import outer.inner
 
     assert outer.inner is real and outer.inner.answer == "its own"
-
-
-COMPILER = """
-import sys
-import torch
-from hpcmaf.training.worker import preload
-from hpcmaf.training.spec import FinetuneJob
-preload(FinetuneJob(base=sys.argv[1], dataset="d", output="o", device="cpu"))
-heavy = ("torch._dynamo.utils", "torch.distributed.tensor._ops", "torch.distributed.fsdp")
-assert not [name for name in heavy if name in sys.modules]
-layer = torch.nn.Linear(2, 2)
-optimizer = torch.optim.AdamW(layer.parameters(), lr=1e-3)
-layer(torch.ones(1, 2)).sum().backward()
-optimizer.step()
-optimizer.zero_grad()
-assert not isinstance(layer.weight, torch.distributed.tensor.DTensor)
-assert not [name for name in heavy if name in sys.modules]
-# Whoever compiles after all can.
-twice = torch.compile(lambda x: 2 * x, backend="eager")
-assert twice(torch.ones(2)).tolist() == [2, 2] and "torch._dynamo.utils" in sys.modules
-import torch.distributed.tensor._utils
-assert issubclass(torch.distributed.tensor.DTensor, torch.Tensor)
-"""
-
-
-@pytest.mark.slow
-def test_a_job_that_compiles_nothing_has_no_compiler(bases):
-    done = subprocess.run([sys.executable, "-c", COMPILER, str(bases["llama"])], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr

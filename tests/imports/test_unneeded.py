@@ -17,7 +17,8 @@ sys.path.insert(0, sys.argv[1])
 import transformers.utils as utils
 assert utils.is_sklearn_available() and utils.is_scipy_available() and utils.is_torchvision_available()
 if sys.argv[2] == "ours":
-    from hpcmaf.training.unneeded import import_transformers, skip_inductor
+    from hpcmaf.imports.light import import_transformers
+    from hpcmaf.training.unneeded import skip_inductor
     import_transformers()
     skip_inductor()
     assert utils.is_sklearn_available() and utils.is_scipy_available() and utils.is_torchvision_available()
@@ -59,7 +60,7 @@ def test_a_rendezvous_of_one_waits_for_nobody(monkeypatch):
 
 
 def test_a_package_is_found_without_a_list_of_all():
-    from hpcmaf.training.unneeded import Distributions
+    from hpcmaf.imports.light import Distributions
 
     asked = []
 
@@ -76,13 +77,13 @@ def test_a_package_is_found_without_a_list_of_all():
 
 
 def test_a_module_is_another_one_only_for_as_long(monkeypatch):
-    from hpcmaf.training.unneeded import _Anything, instead_of_module
+    from hpcmaf.imports.swap import Anything, instead_of_module
 
     name = "hpcmaf.no_such_module"
-    with instead_of_module(name, _Anything(name)):
+    with instead_of_module(name, Anything(name)):
         from hpcmaf.no_such_module import Whatever, _another
     assert isinstance(Whatever, type) and isinstance(_another, type) and name not in sys.modules
     with pytest.raises(ImportError):
         importlib.import_module(name)
-    with instead_of_module("json", _Anything("json")):
+    with instead_of_module("json", Anything("json")):
         assert importlib.import_module("json").dumps(1) == "1"

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from hpcmaf.training import modelnames
+from hpcmaf.imports import modelnames
 
 # Tells whether the sources were read, and all names.
 LOOKS = """
 import sys
 if sys.argv[1] == "ours":
-    from hpcmaf.training import modelnames
+    from hpcmaf.imports import modelnames
     read, keep = [], modelnames._keep
     modelnames._keep = lambda names: read.append(1) or keep(names)
-    from hpcmaf.training.unneeded import import_transformers
+    from hpcmaf.imports.light import import_transformers
     import_transformers()
     print("read" if read else "kept")
 import transformers

@@ -1,0 +1,128 @@
+"""torch and transformers without what is for others."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from importlib import metadata
+from types import SimpleNamespace
+from typing import Any
+
+from hpcmaf.imports.later import Later
+from hpcmaf.imports.modelnames import know_names
+from hpcmaf.imports.swap import Anything, Wrapped, instead, instead_of_module, nobody
+
+
+_PARALLEL = {
+    "tensor": ("DTensor", "Shard", "Replicate", "Partial", "distribute_tensor"),
+    "fsdp": ("FullyShardedDataParallel", "CPUOffloadPolicy", "MixedPrecisionPolicy"),
+}
+_COMPOSED = "_composable.fsdp"
+
+
+def compile_later() -> None:
+    """Import torch's compiler when something is compiled.
+
+    What may be compiled asks it not to, or not across a line, as each method of an optimizer does. For that
+    ``torch._dynamo`` is imported, with parts of Inductor: a tenth of what a job imports.
+    """
+
+    def disable(fn: Any = None, *_: object, **__: object) -> Any:
+        return (lambda function: function) if fn is None else fn
+
+    answers = {
+        "disable": disable,
+        "graph_break": lambda *_, **__: None,
+        # Called as process groups begin, for the sake of what was imported too early.
+        "trace_rules": SimpleNamespace(clear_lru_cache=lambda: None),
+    }
+    Later("torch._dynamo", answers, marks=("allow_in_graph", "assume_constant_result")).put()
+
+
+@contextmanager
+def unparallel() -> Iterator[None]:
+    """Import torch's tensor parallelism and FSDP when somebody else wants them, also after this.
+
+    transformers and PEFT ask of tensors and modules whether they are of their classes, as no task's are. While this
+    lasts, other parts of them are nobody's either.
+    """
+    importlib.import_module("torch.distributed")
+    for name, classes in _PARALLEL.items():
+        Later(f"torch.distributed.{name}", {each: nobody(each) for each in classes}).put()
+    with ExitStack() as stack:
+        for package, part in (("tensor", "tensor._utils"), ("tensor", "tensor.placement_types"), ("fsdp", _COMPOSED)):
+            # One that has been imported has its own.
+            if isinstance(sys.modules[f"torch.distributed.{package}"], Later):
+                name = f"torch.distributed.{part}"
+                stack.enter_context(instead_of_module(name, Anything(name)))
+        yield
+
+
+def import_transformers() -> None:
+    """Import transformers' causal models, and little else.
+
+    Assisted generation would measure with scikit-learn, losses of object
+    detection with SciPy and torchvision, and sounds be read by torchaudio;
+    everything that is installed would be listed, and the source of all models
+    be read for the names in it.
+    """
+    every = metadata.packages_distributions
+    know_names()
+    with ExitStack() as stack:
+        stack.enter_context(instead(metadata, "packages_distributions", lambda: Distributions(every)))
+        for client in ("httpx", "httpx2"):
+            # Its program for the command line, which draws tables; without, it says what to install.
+            stack.enter_context(instead_of_module(f"{client}._main", None))
+        from transformers import utils
+    with ExitStack() as stack:
+        for name in ("sklearn", "scipy", "torchvision", "torchaudio"):
+            if hasattr(utils, f"is_{name}_available"):
+                stack.enter_context(instead(utils, f"is_{name}_available", lambda: False))
+        # Masks that are made by compiled functions, which packed texts have none of, and others seldom.
+        wrapped = "torch._dynamo._trace_wrapped_higher_order_op"
+        with instead_of_module(wrapped, Wrapped(wrapped)):
+            importlib.import_module("transformers.masking_utils")
+        importlib.import_module("transformers.generation.candidate_generator")
+        importlib.import_module("transformers.loss.loss_utils")
+        for name in ("utils.type_validators", "modeling_layers"):
+            with suppress(ImportError):  # of newer releases; they look at pictures, videos and sounds too
+                importlib.import_module(f"transformers.{name}")
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
+
+
+class Distributions(Mapping[str, list[str]]):
+    """What ``importlib.metadata.packages_distributions()`` tells, found out for the packages that are asked for.
+
+    That reads the file list of everything installed, a second where much is. Most packages are in a distribution of
+    their own name; for any other all are read after all.
+
+    Parameters
+    ----------
+    everything
+        The function itself.
+    """
+
+    def __init__(self, everything: Callable[[], Mapping[str, list[str]]]) -> None:
+        self._everything = everything
+        self._known: Mapping[str, list[str]] | None = None
+
+    def _all(self) -> Mapping[str, list[str]]:
+        if self._known is None:
+            self._known = self._everything()
+        return self._known
+
+    def __getitem__(self, package: str) -> list[str]:
+        if self._known is None:
+            try:
+                return [metadata.distribution(package).name]
+            except metadata.PackageNotFoundError:
+                pass
+        return self._all()[package]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())

@@ -1,0 +1,55 @@
+"""Tasks do without torch's compiler and distributed tensors, and whoever wants them has them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_models import tiny_adapter, tiny_model
+
+pytestmark = pytest.mark.slow
+
+TRAINS = """
+import sys
+import torch
+from hpcmaf.training.worker import preload
+from hpcmaf.training.spec import FinetuneJob
+preload(FinetuneJob(base=sys.argv[1], dataset="d", output="o", device="cpu"))
+layer = torch.nn.Linear(2, 2)
+optimizer = torch.optim.AdamW(layer.parameters(), lr=1e-3)
+layer(torch.ones(1, 2)).sum().backward()
+optimizer.step()
+optimizer.zero_grad()
+"""
+ANSWERS = """
+import asyncio
+import sys
+import torch
+from hpcmaf.engines import Request, Sampling, ServedModels
+from hpcmaf.engines.starting import transformers_engine
+engine = transformers_engine()(ServedModels(sys.argv[1], "lora", {"a": sys.argv[2]}), device="cpu")
+asked = Request("k", ({"role": "user", "content": "1+2"},), "a", 1, Sampling(1.0, 0.9, 4))
+assert asyncio.run(engine.complete(asked)).token_ids
+layer = torch.nn.Linear(2, 2)
+"""
+AFTERWARDS = """
+heavy = ("torch._dynamo.utils", "torch.distributed.tensor._ops", "torch.distributed.fsdp._flat_param")
+assert not [name for name in heavy if name in sys.modules]
+assert not isinstance(layer.weight, torch.distributed.tensor.DTensor)
+twice = torch.compile(lambda x: 2 * x, backend="eager")
+assert twice(torch.ones(2)).tolist() == [2, 2] and "torch._dynamo.utils" in sys.modules
+import torch.distributed.fsdp, torch.distributed.tensor._utils
+assert issubclass(torch.distributed.tensor.DTensor, torch.Tensor)
+"""
+
+
+@pytest.mark.parametrize("task", [TRAINS, ANSWERS], ids=["trains", "answers"])
+def test_a_task_that_compiles_nothing_has_no_compiler(tmp_path: Path, task: str):
+    base = tiny_model(tmp_path / "base")
+    adapter = tiny_adapter(base, tmp_path / "adapter", seed=1)
+    command = [sys.executable, "-c", task + AFTERWARDS, str(base), str(adapter)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
