@@ -10,8 +10,6 @@ if TYPE_CHECKING:
 
 def transformers_engine() -> type[TransformersEngine]:
     """The engine's class; a task of a small model waits for these imports longer than for its answers."""
-    import torch.distributed  # noqa: F401
-
     from hpcmaf.imports.light import compile_later, import_transformers, unparallel
 
     compile_later()

@@ -17,7 +17,7 @@ class Later(ModuleType):
     Parameters
     ----------
     name
-        Its full name; the package that it is in must have been imported.
+        Its full name.
     answers
         What it has, if that is all that is asked of it.
     marks
@@ -43,8 +43,8 @@ class Later(ModuleType):
         """Take the place of the package, unless it has been imported."""
         if self.__name__ not in sys.modules:
             package, _, own = self.__name__.rpartition(".")
+            setattr(importlib.import_module(package), own, self)
             sys.modules[self.__name__] = self
-            setattr(sys.modules[package], own, self)
             if not any(isinstance(finder, _Parts) for finder in sys.meta_path):
                 sys.meta_path.insert(0, _Parts())
 

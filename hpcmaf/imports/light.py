@@ -14,7 +14,7 @@ from hpcmaf.imports.later import Later
 from hpcmaf.imports.modelnames import know_names
 from hpcmaf.imports.swap import Anything, Wrapped, instead, instead_of_module, nobody
 
-
+# What is asked of torch's packages for work on one tensor in many processes.
 _PARALLEL = {
     "tensor": ("DTensor", "Shard", "Replicate", "Partial", "distribute_tensor"),
     "fsdp": ("FullyShardedDataParallel", "CPUOffloadPolicy", "MixedPrecisionPolicy"),
@@ -48,7 +48,6 @@ def unparallel() -> Iterator[None]:
     transformers and PEFT ask of tensors and modules whether they are of their classes, as no task's are. While this
     lasts, other parts of them are nobody's either.
     """
-    importlib.import_module("torch.distributed")
     for name, classes in _PARALLEL.items():
         Later(f"torch.distributed.{name}", {each: nobody(each) for each in classes}).put()
     with ExitStack() as stack:

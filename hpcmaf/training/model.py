@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hpcmaf.errors import ConfigError, TrainingError
-from hpcmaf.imports.light import unparallel
 from hpcmaf.training.spec import FinetuneJob
 
 if TYPE_CHECKING:
@@ -124,7 +123,7 @@ def load_model(
     # Weights instead of a place to find them are only taken by the class itself.
     found = AutoModelForCausalLM if weights is None else AutoModelForCausalLM._model_mapping[type(config)]
     try:
-        with partitioned(job, dtype), unparallel():
+        with partitioned(job, dtype):
             model: PreTrainedModel = found.from_pretrained(
                 path if weights is None else None,
                 state_dict=weights,

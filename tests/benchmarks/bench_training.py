@@ -19,9 +19,9 @@ next call.
   again, beside two that are not: how far their losses and adapters differ;
 - any of these but ours-peft with what follows its name, such as
   ours-fp8-even-one: the frozen base in fp8 or 4 bits (4bit), even batches,
-  padded texts (unpacked), all weights under ZeRO-3 (full, ended after six steps), the
-  optimizer's state or the weights too in the machine's memory (offload,
-  params), on one GPU of several (one);
+  padded texts (unpacked), all weights under ZeRO-3 (full, ended after six
+  steps), the optimizer's state or the weights too in the machine's memory
+  (offload, params), on one GPU of several (one);
 - trl-packed, trl-flex, trl-padded: SFTTrainer under DeepSpeed ZeRO-2 with liger
   kernels and fused AdamW: packed (bfd) with SDPA or FlexAttention, or padded
   in batches of like lengths; without checkpointing, or with it where that

@@ -71,6 +71,17 @@ def test_another_jobs_checkpoint_is_named_and_makes_way(tmp_path, capsys):
     assert newest(tmp_path, {"job": "this"}).step == checkpoint_step(tmp_path) == 2
 
 
+def test_a_checkpoint_of_a_version_without_a_key_is_gone_on_from_where_that_is_as_it_was(tmp_path):
+    job = replace(JOB, dataset=str(write_lines(tmp_path / "data.jsonl", chats(2))))
+    earlier = identity(job, world_size=1)
+    del earlier["even_batches"]
+    temporary = tmp_path / ".t.tmp"
+    temporary.mkdir()
+    Checkpoint(at_step(tmp_path, 4), 4, (1.0,) * 4, 1.0, earlier, {}).publish(temporary)
+    assert newest(tmp_path, identity(job, world_size=1)).step == 4
+    assert newest(tmp_path, identity(replace(job, even_batches=True), world_size=1)) is None
+
+
 def test_identity_is_what_decides_the_result_and_no_more(tmp_path):
     data = write_lines(tmp_path / "data.jsonl", chats(2))
     job = replace(JOB, dataset=str(data))
