@@ -19,7 +19,8 @@ _PARALLEL = {
     "tensor": ("DTensor", "Shard", "Replicate", "Partial", "distribute_tensor"),
     "fsdp": ("FullyShardedDataParallel", "CPUOffloadPolicy", "MixedPrecisionPolicy"),
 }
-_COMPOSED = "_composable.fsdp"
+# Modules with more of the same, and the packages they come with.
+_MORE = {"tensor._utils": "tensor", "tensor.placement_types": "tensor", "_composable.fsdp": "fsdp"}
 
 
 def compile_later() -> None:
@@ -51,7 +52,7 @@ def unparallel() -> Iterator[None]:
     for name, classes in _PARALLEL.items():
         Later(f"torch.distributed.{name}", {each: nobody(each) for each in classes}).put()
     with ExitStack() as stack:
-        for package, part in (("tensor", "tensor._utils"), ("tensor", "tensor.placement_types"), ("fsdp", _COMPOSED)):
+        for part, package in _MORE.items():
             # One that has been imported has its own.
             if isinstance(sys.modules[f"torch.distributed.{package}"], Later):
                 name = f"torch.distributed.{part}"

@@ -20,6 +20,8 @@ NAME = "failure.json"
 # A process that lost another one to a failure waits so long for that one's reason.
 LOST_S = 5.0
 
+# On exceptions whose trace is in the log.
+_TOLD = "told_by_hpcmaf"
 _MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE)
 _LOST = re.compile(r"connection (was )?(closed|reset|refused)|remote process|broken pipe|socket", re.IGNORECASE)
 
@@ -69,12 +71,18 @@ def recorded(work: Path, *, stopped: Callable[[], bool] = lambda: False) -> Iter
         yield
     except Exception as error:
         traceback.print_exc()
+        error.__dict__[_TOLD] = True
         failure = explained(error)
         end = time.monotonic() + (LOST_S if failure.kind == "lost" else 0)
         while time.monotonic() < end and not stopped() and read(work) is None:
             time.sleep(0.1)
         failure.record(work)
         raise
+
+
+def told(error: Exception) -> bool:
+    """Whether :func:`recorded` has seen this very exception, and put its trace into the log."""
+    return _TOLD in error.__dict__
 
 
 def explained(error: Exception) -> Failure:

@@ -17,11 +17,10 @@ import signal
 import sys
 import traceback
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hpcmaf.training.failure import killed, oom_kills, read, recorded
+from hpcmaf.training.failure import killed, oom_kills, recorded, told
 from hpcmaf.training.nodes import NodePlace
 from hpcmaf.training.orders import Order
 from hpcmaf.training.spec import FinetuneJob
@@ -63,7 +62,7 @@ def main(arguments: list[str]) -> int:
     if asked(work()):
         return 0
     if job.processes * job.nodes == 1:
-        return _by_itself(inbox, rest, work)
+        return _by_itself(inbox, rest)
     with recorded(work()):
         from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -112,7 +111,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _by_itself(inbox: Path | None, rest: list[str], work: Callable[[], Path]) -> int:
+def _by_itself(inbox: Path | None, rest: list[str]) -> int:
     """The work of a job of one process, in this one: there is nobody to meet, and nothing to watch over."""
     from hpcmaf.training import start
 
@@ -122,8 +121,9 @@ def _by_itself(inbox: Path | None, rest: list[str], work: Callable[[], Path]) ->
             start.serve(str(inbox))
         else:
             start.run(*rest[:3], float(rest[3]))
-    except Exception:
-        if read(work()) is None:  # what is recorded has been printed too
+    except Exception as error:
+        # Also one that replaces another, such as while leaving after a failure.
+        if not told(error):
             traceback.print_exc()
         return 1
     return 0

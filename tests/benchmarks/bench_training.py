@@ -15,7 +15,7 @@ next call.
 - ours-peft: the same with PEFT's own LoRA layers (one epoch, one GPU);
 - apart, together: ``--agents`` agents as jobs one after another, and as one
   job whose processes load the base once;
-- killed: a job that is killed with SIGKILL in its eleventh step and begun
+- killed: a job that is killed with SIGKILL after its tenth step and begun
   again, beside two that are not: how far their losses and adapters differ;
 - any of these but ours-peft with what follows its name, such as
   ours-fp8-even-one: the frozen base in fp8 or 4 bits (4bit), even batches,
@@ -145,7 +145,8 @@ def killed(place: Path, gpus: int, **settings: Any) -> dict[str, Any]:
             place,
             gpus,
             folder / name / "out",
-            **{"checkpoints": str(folder / name / "checkpoints"), "checkpoint_steps": KEPT},
+            checkpoints=str(folder / name / "checkpoints"),
+            checkpoint_steps=KEPT,
             **settings,
         )
         for name in ("whole", "again", "killed")
@@ -166,18 +167,15 @@ def killed(place: Path, gpus: int, **settings: Any) -> dict[str, Any]:
     time.sleep(3)
     reports = {name: run_finetune(job, folder / name) for name, job in jobs.items()}
     losses = {name: report.losses for name, report in reports.items()}
-    adapters = {name: load_file(Path(job.output) / "adapter_model.safetensors") for name, job in jobs.items()}
+    files = {name: Path(job.output) / "adapter_model.safetensors" for name, job in jobs.items()}
 
     def apart(one: str, other: str) -> dict[str, float | bool]:
-        weights = [(adapters[one][name] - adapters[other][name]).abs().max().item() for name in adapters[one]]
+        adapters = load_file(files[one]), load_file(files[other])
         return {
             "loss": max(abs(a - b) for a, b in zip(losses[one], losses[other], strict=True)),
-            "weight": max(weights),
-            "bytes_equal": same(Path(jobs[one].output), Path(jobs[other].output)),
+            "weight": max((own - adapters[1][name]).abs().max().item() for name, own in adapters[0].items()),
+            "bytes_equal": files[one].read_bytes() == files[other].read_bytes(),
         }
-
-    def same(one: Path, other: Path) -> bool:
-        return (one / "adapter_model.safetensors").read_bytes() == (other / "adapter_model.safetensors").read_bytes()
 
     log = (folder / "killed" / "finetune.log").read_text()
     return {

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcmaf.errors import ConfigError, TrainingError
-from hpcmaf.training.failure import Failure
+from hpcmaf.training.failure import recorded
 from hpcmaf.training.job import FinetuneJob, LoraSettings, run_finetune
 from hpcmaf.training.processes import Handed, leave
 from hpcmaf.training.schedule import rate_factor
@@ -53,19 +53,27 @@ def test_a_saved_model_stays_however_its_processes_end(tmp_path, capsys, code, s
     assert (said in capsys.readouterr().out) if said else capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_what_nobody_has_recorded_is_at_least_in_the_log(tmp_path, monkeypatch, capsys, known):
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("leaving", [True, False])
+def test_every_failure_is_in_the_log_once(tmp_path, monkeypatch, capsys, training, leaving):
     from hpcmaf.training import start, torchrun
 
     def run(*_: object) -> None:
-        if known:
-            Failure("error", "diverged").record(tmp_path)
-        raise RuntimeError("while leaving")
+        try:
+            with recorded(tmp_path):
+                if training:
+                    raise ValueError("diverged")
+        finally:
+            if leaving:
+                raise RuntimeError("while leaving")
 
     monkeypatch.setattr(start, "run", run)
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    assert torchrun._by_itself(None, ["work", "out", "steps", "0"], lambda: tmp_path) == 1
-    assert ("RuntimeError: while leaving" in capsys.readouterr().err) != known
+    assert torchrun._by_itself(None, ["work", "out", "steps", "0"]) == int(training or leaving)
+    said = capsys.readouterr().err
+    # The second one's trace tells what it came upon, once more.
+    assert said.count("ValueError: diverged") == training * (1 + leaving)
+    assert said.count("RuntimeError: while leaving") == int(leaving)
 
 
 def test_job_survives_its_file(tmp_path):
