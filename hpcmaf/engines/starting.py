@@ -10,10 +10,8 @@ if TYPE_CHECKING:
 
 def transformers_engine() -> type[TransformersEngine]:
     """The engine's class; a task of a small model waits for these imports longer than for its answers."""
-    from hpcmaf.imports.light import compile_later, import_transformers, unparallel
+    from hpcmaf.imports.light import lightly
 
-    compile_later()
-    with unparallel():
-        import_transformers()
+    with lightly():
         from hpcmaf.engines.transformers_engine import TransformersEngine
     return TransformersEngine

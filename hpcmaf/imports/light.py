@@ -60,6 +60,15 @@ def unparallel() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def lightly() -> Iterator[None]:
+    """Import transformers, and whatever needs it within the block, without what is for others."""
+    compile_later()
+    with unparallel():
+        import_transformers()
+        yield
+
+
 def import_transformers() -> None:
     """Import transformers' causal models, and little else.
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from hpcmaf.imports.light import compile_later, import_transformers, unparallel
+from hpcmaf.imports.light import lightly
 from hpcmaf.publish import write_json
 from hpcmaf.training import kernels
 from hpcmaf.training.early import EarlyWeights
@@ -38,9 +38,7 @@ _PR_SET_PDEATHSIG = 1
 
 def preload(job: FinetuneJob) -> None:
     """Import what every process of ``job`` needs; loads no weights."""
-    compile_later()
-    with unparallel():
-        import_transformers()
+    with lightly():
         from transformers import AutoModelForCausalLM
 
         config = load_config(job)
