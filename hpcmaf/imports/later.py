@@ -19,7 +19,7 @@ class Later(ModuleType):
     name
         Its full name.
     answers
-        What it has, if that is all that is asked of it.
+        What it has, if that is all that is asked of it; forgotten once the package is there.
     marks
         Decorators of it that leave functions as they are, and only remember something about them.
     """
@@ -29,6 +29,7 @@ class Later(ModuleType):
 
     def __init__(self, name: str, answers: Mapping[str, Any], marks: Sequence[str] = ()) -> None:
         super().__init__(name)
+        self._answers = answers
         self.__dict__.update(answers)
         self._marks, self._marked = frozenset(marks), []
 
@@ -43,7 +44,8 @@ class Later(ModuleType):
         """Take the place of the package, unless it has been imported."""
         if self.__name__ not in sys.modules:
             package, _, own = self.__name__.rpartition(".")
-            setattr(importlib.import_module(package), own, self)
+            if package:
+                setattr(importlib.import_module(package), own, self)
             sys.modules[self.__name__] = self
             if not any(isinstance(finder, _Parts) for finder in sys.meta_path):
                 sys.meta_path.insert(0, _Parts())
@@ -57,6 +59,9 @@ class Later(ModuleType):
         package = importlib.import_module(self.__name__)
         for mark, marked in self._marked:
             getattr(package, mark)(marked)
+        # For whoever has taken this for the package; not before, as its own modules may.
+        for name in self._answers:
+            self.__dict__.pop(name, None)
         return package
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from hpcmaf.imports.later import Later
 from hpcmaf.imports.modelnames import know_names
+from hpcmaf.imports.sizes import sizes_later
 from hpcmaf.imports.swap import Anything, Wrapped, instead, instead_of_module, nobody
 
 # What is asked of torch's packages for work on one tensor in many processes.
@@ -21,6 +22,11 @@ _PARALLEL = {
 }
 # Modules with more of the same, and the packages they come with.
 _MORE = {"tensor._utils": "tensor", "tensor.placement_types": "tensor", "_composable.fsdp": "fsdp"}
+# Losses of transformers that are not of texts.
+_OTHER_LOSSES = (
+    *("d_fine", "deformable_detr", "deimv2", "for_object_detection", "grounding_dino", "lw_detr", "rf_detr", "rnnt"),
+    *("rt_detr", "tdt"),
+)
 
 
 def compile_later() -> None:
@@ -38,6 +44,8 @@ def compile_later() -> None:
         "graph_break": lambda *_, **__: None,
         # Called as process groups begin, for the sake of what was imported too early.
         "trace_rules": SimpleNamespace(clear_lru_cache=lambda: None),
+        # What a model is not, while it is saved.
+        "eval_frame": SimpleNamespace(OptimizedModule=nobody("OptimizedModule")),
     }
     Later("torch._dynamo", answers, marks=("allow_in_graph", "assume_constant_result")).put()
 
@@ -64,6 +72,7 @@ def unparallel() -> Iterator[None]:
 def lightly() -> Iterator[None]:
     """Import transformers, and whatever needs it within the block, without what is for others."""
     compile_later()
+    sizes_later()
     with unparallel():
         import_transformers()
         yield
@@ -72,8 +81,8 @@ def lightly() -> Iterator[None]:
 def import_transformers() -> None:
     """Import transformers' causal models, and little else.
 
-    Assisted generation would measure with scikit-learn, losses of object
-    detection with SciPy and torchvision, and sounds be read by torchaudio;
+    Assisted generation would measure with scikit-learn, pictures be read by
+    torchvision and sounds by torchaudio, and losses of both be defined;
     everything that is installed would be listed, and the source of all models
     be read for the names in it.
     """
@@ -94,7 +103,11 @@ def import_transformers() -> None:
         with instead_of_module(wrapped, Wrapped(wrapped)):
             importlib.import_module("transformers.masking_utils")
         importlib.import_module("transformers.generation.candidate_generator")
-        importlib.import_module("transformers.loss.loss_utils")
+        with ExitStack() as losses:
+            for other in _OTHER_LOSSES:
+                name = f"transformers.loss.loss_{other}"
+                losses.enter_context(instead_of_module(name, Wrapped(name)))
+            importlib.import_module("transformers.loss.loss_utils")
         for name in ("utils.type_validators", "modeling_layers"):
             with suppress(ImportError):  # of newer releases; they look at pictures, videos and sounds too
                 importlib.import_module(f"transformers.{name}")

@@ -34,11 +34,19 @@ class EarlyWeights:
         Where they are to lie, such as ``"cuda:0"``. A GPU gets them only if it has room for twice as much.
     attention
         See :func:`hpcmaf.training.warm.attention_shape`; what that needs is loaded and tried meanwhile.
+    context
+        Makes the GPU's context, and is waited for.
     """
 
-    def __init__(self, files: list[Path], device: str, attention: AttentionShape | None = None) -> None:
+    def __init__(
+        self,
+        files: list[Path],
+        device: str,
+        attention: AttentionShape | None = None,
+        context: Thread | None = None,
+    ) -> None:
         self.device = device
-        self._files, self._attention = files, attention
+        self._files, self._attention, self._context = files, attention, context
         self._tensors: dict[str, torch.Tensor] | None = None
         self._trying: Thread | None = None
         self._reading = Thread(target=self._read, daemon=True)
@@ -53,6 +61,9 @@ class EarlyWeights:
         local_rank
             This process's number on its machine, and its GPU's.
         """
+        context = Thread(target=begin_cuda, args=(local_rank,), daemon=True) if job.device != "cpu" else None
+        if context is not None:
+            context.start()
         # All before the thread wants it: the other one holds imports' locks from here on.
         import safetensors  # noqa: F401
         import torch
@@ -67,7 +78,9 @@ class EarlyWeights:
         cuda = job.device != "cpu" and torch.cuda.is_available()
         if not files or (cuda and local_rank >= torch.cuda.device_count()):
             return None
-        return cls(files, f"cuda:{local_rank}", attention_shape(base, job.dtype)) if cuda else cls(files, "cpu")
+        if not cuda:
+            return cls(files, "cpu")
+        return cls(files, f"cuda:{local_rank}", attention_shape(base, job.dtype), context)
 
     def take(self) -> dict[str, torch.Tensor] | None:
         """The tensors, once; ``None`` if they could not be read, or there was no room: they are loaded as ever then."""
@@ -121,7 +134,8 @@ class EarlyWeights:
         from hpcmaf.training.onto import read_onto
 
         device = torch.device(self.device)
-        begin_cuda(device.index)
+        if self._context is not None:
+            self._context.join()
         sys.setswitchinterval(_SWITCH_S)
         with torch.cuda.device(device):
             size = sum(file.stat().st_size for file in self._files)

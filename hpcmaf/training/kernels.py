@@ -11,15 +11,21 @@ import torch
 from hpcmaf.training.unneeded import import_liger
 
 
-def preload() -> None:
-    """Import liger's kernels, where they are installed, and begin what Triton does before its first kernel."""
-    if importlib.util.find_spec("liger_kernel") is not None:
-        import_liger()
+def begin_triton() -> None:
+    """Begin what Triton does before its first kernel: it hashes its own files, for the names by which it keeps kernels.
+
+    Half a second, most of it without Python's lock; whoever launches a kernel before the end does it all again.
+    """
     if importlib.util.find_spec("triton") is not None:
-        # It reads and hashes all of its own files, for the names under which it keeps kernels.
         key = getattr(importlib.import_module("triton.runtime.cache"), "triton_key", None)
         if key is not None:
             Thread(target=key, daemon=True).start()
+
+
+def preload() -> None:
+    """Import liger's kernels, where they are installed."""
+    if importlib.util.find_spec("liger_kernel") is not None:
+        import_liger()
 
 
 def use_liger(model: torch.nn.Module) -> tuple[bool, str]:

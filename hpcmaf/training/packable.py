@@ -19,7 +19,7 @@ NAME = "hpcmaf_packed"
 # These read nothing of a text but its own positions; others also look at the
 # longest text in a batch ("dynamic", "longrope").
 _PLAIN_ROPE = {"default", "linear", "llama3", "yarn", "proportional"}
-# Tokens of each of two texts that are tried before the first step.
+# Tokens of each text that is tried before the first step.
 _TRIED = 24
 
 
@@ -72,7 +72,7 @@ class Packing:
             raise Unpackable(f"{type(model).__name__} keeps its attention ({self._before})")
 
     def check(self, run: torch.nn.Module, samples: Sequence[TokenSample], device: torch.device) -> None:
-        """See that two texts in a row are to the model what each is alone; if not, pack nothing.
+        """See that a text between two others in a row is to the model what it is alone; if not, pack nothing.
 
         Parameters
         ----------
@@ -82,15 +82,17 @@ class Packing:
         """
         if not self.on:
             return
-        texts = [sample.input_ids[:_TRIED] for sample in (samples[0], samples[-1])]
+        tried = samples[0].input_ids[-_TRIED:]
+        # Backwards, as texts that begin or end alike are to each other what they are to themselves.
+        other = samples[-1].input_ids[-_TRIED:][::-1]
         training = run.training
         run.eval()
         try:
             with torch.no_grad():
-                together = run(**in_a_row(texts, device), use_cache=False).logits[0]
-                for text, packed in zip(texts, together.split([len(text) for text in texts]), strict=True):
-                    alone = run(**in_a_row([text], device), use_cache=False).logits[0]
-                    _compare(packed.float(), alone.float(), self._tolerance(alone.dtype))
+                together = run(**in_a_row([other, tried, other], device), use_cache=False).logits[0]
+                packed = together[len(other) : len(other) + len(tried)]
+                alone = run(**in_a_row([tried], device), use_cache=False).logits[0]
+                _compare(packed.float(), alone.float(), self._tolerance(alone.dtype))
         except Unpackable as reason:
             self._give_up(reason)
         run.train(training)

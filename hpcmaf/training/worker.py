@@ -38,6 +38,9 @@ _PR_SET_PDEATHSIG = 1
 
 def preload(job: FinetuneJob) -> None:
     """Import what every process of ``job`` needs; loads no weights."""
+    on_gpu = job.device != "cpu" and torch.cuda.is_available()
+    if on_gpu:
+        kernels.begin_triton()
     with lightly():
         from transformers import AutoModelForCausalLM
 
@@ -47,12 +50,9 @@ def preload(job: FinetuneJob) -> None:
             AutoModelForCausalLM._model_mapping[type(config)]
         if job.tuning == "lora":
             import peft  # noqa: F401
-    # Wanted as soon as a model is made without memory, to take weights; now they may still be on their way.
-    import torch.fx.experimental.symbolic_shapes  # noqa: F401
-
     skip_inductor()
     check_packages(objective=job.objective, quantize=job.quantize)
-    if job.device != "cpu" and torch.cuda.is_available():
+    if on_gpu:
         kernels.preload()
     if job.objective == "dpo":
         import trl.trainer.dpo_trainer  # noqa: F401

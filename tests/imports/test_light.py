@@ -17,7 +17,12 @@ import sys
 import torch
 from hpcmaf.training.worker import preload
 from hpcmaf.training.spec import FinetuneJob
-preload(FinetuneJob(base=sys.argv[1], dataset="d", output="o", device="cpu"))
+from hpcmaf.training.model import load_config, load_model
+job = FinetuneJob(base=sys.argv[1], dataset="d", output="o", device="cpu")
+preload(job)
+model = load_model(job, load_config(job), torch.float32)
+hidden = model.model.embed_tokens.weight[:2].detach().requires_grad_()
+torch.autograd.grad(2 * hidden, hidden, torch.ones_like(hidden))
 layer = torch.nn.Linear(2, 2)
 optimizer = torch.optim.AdamW(layer.parameters(), lr=1e-3)
 layer(torch.ones(1, 2)).sum().backward()
@@ -36,11 +41,14 @@ assert asyncio.run(engine.complete(asked)).token_ids
 layer = torch.nn.Linear(2, 2)
 """
 AFTERWARDS = """
-heavy = ("torch._dynamo.utils", "torch.distributed.tensor._ops", "torch.distributed.fsdp._flat_param")
+heavy = ("torch._dynamo.utils", "torch.distributed.tensor._ops", "torch.distributed.fsdp._flat_param", "sympy.core")
 assert not [name for name in heavy if name in sys.modules]
 assert not isinstance(layer.weight, torch.distributed.tensor.DTensor)
 twice = torch.compile(lambda x: 2 * x, backend="eager")
 assert twice(torch.ones(2)).tolist() == [2, 2] and "torch._dynamo.utils" in sys.modules
+# A size that is unknown when this is traced.
+longer = torch.compile(lambda x: x.reshape(-1, 2) + x.shape[0], backend="eager", dynamic=True)
+assert [longer(torch.zeros(n))[0, 0].item() for n in (4, 6)] == [4, 6]
 import torch.distributed.fsdp, torch.distributed.tensor._utils
 assert issubclass(torch.distributed.tensor.DTensor, torch.Tensor)
 """

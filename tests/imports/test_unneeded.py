@@ -25,7 +25,21 @@ if sys.argv[2] == "ours":
     import deepspeed.runtime.engine as engine
     import deepspeed.runtime.zero.muon.original_muon
     assert not engine.is_deepcompile_supported() and "torch._inductor.lowering" not in sys.modules
+    assert "transformers.loss.loss_for_object_detection" not in sys.modules
 import transformers.modeling_utils, transformers.generation
+"""
+LOSSES = """
+import sys
+from hpcmaf.imports.light import import_transformers
+import_transformers()
+from transformers.loss.loss_utils import LOSS_MAPPING
+name = "transformers.loss.loss_for_object_detection"
+assert name not in sys.modules
+try:
+    LOSS_MAPPING["ForObjectDetection"]()
+except TypeError as error:
+    assert "missing" in str(error) and name in sys.modules
+    print("its own")
 """
 
 
@@ -41,6 +55,12 @@ def test_no_job_imports_what_it_does_not_use(tmp_path, who):
     # The other way round it shows that the trap works.
     assert (done.returncode == 0) == (who == "ours"), done.stderr
     assert who == "ours" or "imported" in done.stderr
+
+
+@pytest.mark.slow
+def test_other_losses_come_when_they_are_called():
+    done = subprocess.run([sys.executable, "-c", LOSSES], capture_output=True, text=True)
+    assert done.stdout.endswith("its own\n"), done.stderr
 
 
 @pytest.mark.slow

@@ -119,8 +119,10 @@ def test_packed_loss_and_gradient_are_the_unpacked_ones(make, checkpointing):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("alike", [False, True])
 @pytest.mark.parametrize("rounded", [False, True])
-def test_a_leak_between_texts_is_found(monkeypatch, capsys, rounded):
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_leak_between_texts_is_found(monkeypatch, capsys, causal, rounded, alike):
     import torch
 
     from hpcmaf.training import packable
@@ -128,7 +130,7 @@ def test_a_leak_between_texts_is_found(monkeypatch, capsys, rounded):
 
     def leaky(module, query, key, value, mask, scaling=None, **_):
         attend = torch.nn.functional.scaled_dot_product_attention
-        return attend(query, key, value, is_causal=True, scale=scaling, enable_gqa=True).transpose(1, 2), None
+        return attend(query, key, value, is_causal=causal, scale=scaling, enable_gqa=True).transpose(1, 2), None
 
     monkeypatch.setattr(packable, "packed_attention", leaky)
     model = tiny("llama").train()
@@ -138,7 +140,8 @@ def test_a_leak_between_texts_is_found(monkeypatch, capsys, rounded):
     if rounded:
         round_base(model.requires_grad_(False), torch.device("cpu"))
     packing = packable.Packing(model, 30)
-    packing.check(model, [sample("a", 30), sample("bb", 20)], torch.device("cpu"))
+    texts = [sample("a", 30), sample("b", 30) if alike else sample("bb", 20)]
+    packing.check(model, texts, torch.device("cpu"))
     assert not packing.on and model.config._attn_implementation == "sdpa"
     assert "packing: not for this model, texts in one row differ from texts alone" in capsys.readouterr().out
 
