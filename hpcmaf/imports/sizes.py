@@ -26,6 +26,9 @@ KNOWN: Mapping[str, Callable[..., int]] = {
     "is_nested_int": lambda number: False,
     "has_guarding_hint": lambda number: True,
     "guarding_hint_or_throw": lambda number: number,
+    # Those two are called so in torch 2.11.
+    "has_hint": lambda number: True,
+    "size_hint": lambda number: number,
     "sym_and": lambda *conditions: all(conditions),
     "sym_or": lambda *conditions: any(conditions),
     "sym_eq": lambda one, other: one == other,

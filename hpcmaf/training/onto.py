@@ -19,9 +19,10 @@ from pathlib import Path
 
 import torch
 
-# Bytes of a read, and threads: 400 MB of pinned memory. Between reads a thread wants Python's lock, so few long ones.
-_CHUNK = 128 << 20
-_THREADS = 3
+# Bytes of a read, and at most so many threads, each with pinned memory for one. Pinning takes time, and between reads
+# a thread wants Python's lock: see results/bench.
+_CHUNK = 32 << 20
+_THREADS = 6
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -87,10 +88,17 @@ def read_onto(files: list[Path], device: torch.device) -> dict[str, torch.Tensor
                         stream.synchronize()
 
     largest = max((read.size for read in waiting), default=0)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for done in [pool.submit(work) for _ in range(min(_THREADS, len(waiting)))]:
+    count = min(_threads(), len(waiting))
+    with ThreadPoolExecutor(max(1, count)) as pool:
+        for done in [pool.submit(work) for _ in range(count)]:
             done.result()
     return tensors
+
+
+def _threads() -> int:
+    """Half of this process's share of the cores, for those that import meanwhile."""
+    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(_THREADS, cores // 2))
 
 
 def _reads(file: Path, device: torch.device, tensors: dict[str, torch.Tensor]) -> Iterator[_Read]:

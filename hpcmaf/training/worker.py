@@ -42,7 +42,7 @@ def preload(job: FinetuneJob) -> None:
     if on_gpu:
         kernels.begin_triton()
     with lightly():
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, conversion_mapping
 
         config = load_config(job)
         # The lookup imports the architecture's module.
@@ -54,6 +54,9 @@ def preload(job: FinetuneJob) -> None:
     check_packages(objective=job.objective, quantize=job.quantize)
     if on_gpu:
         kernels.preload()
+    if name_mappings := getattr(conversion_mapping, "get_checkpoint_conversion_mapping", None):
+        # Asked for as a model takes weights, and built once, of a thousand expressions; they may still be on their way.
+        name_mappings(config.model_type)
     if job.objective == "dpo":
         import trl.trainer.dpo_trainer  # noqa: F401
 

@@ -19,6 +19,8 @@ ASKED = {
     "is_nested_int": [(0,), (7,)],
     "has_guarding_hint": [(0,), (7,)],
     "guarding_hint_or_throw": [(0,), (7,), (True,)],
+    "has_hint": [(0,), (7,)],
+    "size_hint": [(0,), (7,)],
     "sym_and": [(True, False), (True, True, True), (False,)],
     "sym_or": [(True, False), (False, False, False), (True,)],
     "sym_eq": [(2, 2), (2, 3), ((1, 2), (1, 2)), ((1, 2), (2, 1)), ((1,), (1, 2)), ((), ())],
@@ -52,8 +54,11 @@ def test_known_sizes_are_answered_alike():
     from torch.fx.experimental import symbolic_shapes
 
     assert ASKED.keys() == KNOWN.keys()
-    for name, calls in ASKED.items():
-        for call in calls:
+    # Two have a name before and after torch 2.12.
+    here = [name for name in KNOWN if hasattr(symbolic_shapes, name)]
+    assert len(here) >= len(KNOWN) - 2
+    for name in here:
+        for call in ASKED[name]:
             assert KNOWN[name](*call) == getattr(symbolic_shapes, name)(*call), (name, call)
 
 
