@@ -97,7 +97,8 @@ def read_onto(files: list[Path], device: torch.device) -> dict[str, torch.Tensor
 
 def _threads() -> int:
     """Half of this process's share of the cores, for those that import meanwhile."""
-    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    every = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = every // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, min(_THREADS, cores // 2))
 
 
