@@ -10,8 +10,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from hpcmaf.engines.vllm_child import die_with_parent
-
-_CHUNK = 1 << 24
+from hpcmaf.pagecache import read_missing
 
 
 def main() -> None:
@@ -43,10 +42,7 @@ def read_ahead(model: Path) -> None:
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if sum(file.stat().st_size for file in files) > free / 2:
         return
-    for path in files:
-        with path.open("rb", buffering=0) as file:
-            while file.read(_CHUNK):
-                pass
+    read_missing(files)
 
 
 if __name__ == "__main__":
