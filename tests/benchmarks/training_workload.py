@@ -39,6 +39,25 @@ def write_data(path: Path, sizes: list[int]) -> None:
             file.write(json.dumps({"messages": turns, "problem_id": f"p{at}"}) + "\n")
 
 
+def write_pairs(path: Path, count: int = 96) -> None:
+    """Questions of 500 characters, which are tokens, with answers of 200 to 500 in either half of the alphabet."""
+    draw = random.Random(1)
+
+    def said(role: str, letters: str, size: int) -> list[dict[str, str]]:
+        return [{"role": role, "content": "".join(draw.choices(letters, k=size))}]
+
+    with path.open("w") as file:
+        for at in range(count):
+            size = draw.randrange(200, 500)
+            pair = {
+                "prompt": said("user", "abcdefghijklmnopqrstuvwxyz ", 500),
+                "chosen": said("assistant", "abcdefghijklm ", size),
+                "rejected": said("assistant", "nopqrstuvwxyz ", size),
+                "problem_id": f"p{at}",
+            }
+            file.write(json.dumps(pair) + "\n")
+
+
 def write_model(folder: Path, layers: int, width: int) -> None:
     """Random weights of Llama-3-8B's shape, made where that is fast; nothing where they lie already."""
     import torch

@@ -1,0 +1,250 @@
+"""One arm of bench_training, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from training_workload import BATCH
+
+from hpcmaf.errors import StopRequested
+from hpcmaf.training.job import Series, StopFlag, run_finetune
+from hpcmaf.training.spec import FinetuneJob
+
+# What may follow the name of an arm of ours.
+KINDS: dict[str, dict[str, Any]] = {
+    "fp8": {"quantize": "fp8"},
+    "even": {"even_batches": True},
+    "unpacked": {"packing": False},
+    "4bit": {"quantize": "4bit"},
+    "full": {"tuning": "full", "zero_stage": 3, "epochs": 1},
+    # What is stepped on the CPU wants more of it than one thread.
+    "offload": {"offload": "optimizer", "threads": 8},
+    "params": {"offload": "params", "threads": 8},
+    "dpo": {"objective": "dpo", "batch_size": BATCH, "micro_batch_size": 4, "learning_rate": 5e-5},
+    "one": {"gpus": 1},
+}
+# Steps of a full finetuning whose checkpoint nobody wants.
+ENOUGH = 6
+# Where a job is killed, and how often it writes a checkpoint.
+KILLED, KEPT = 10, 4
+
+
+def settings_of(arm: str) -> dict[str, Any]:
+    """What an arm of ours has that is not the default."""
+    return {key: value for kind in arm.split("-")[1:] for key, value in KINDS[kind].items()}
+
+
+def job_of(place: Path, gpus: int, output: Path, **settings: Any) -> FinetuneJob:
+    """An agent's job on the texts of this run."""
+    return FinetuneJob(
+        base=str(place / "model"),
+        dataset=str(place / ("pairs.jsonl" if settings.get("objective") == "dpo" else "data.jsonl")),
+        output=str(output),
+        device="cuda" if gpus else "cpu",
+        processes=max(1, gpus),
+        loss_spike=0,
+        # Alone there is nobody to share with, so stage 1 suffices; several share as TRL's do.
+        **{
+            "batch_size": BATCH * max(1, gpus),
+            "learning_rate": 1e-5,
+            "micro_batch_size": 8,
+            "gradient_checkpointing": "auto",
+            "zero_stage": 2 if gpus > 1 else "auto",
+            "epochs": 2,
+        }
+        | settings,
+    )
+
+
+def ours(place: Path, gpus: int, **settings: Any) -> dict[str, Any]:
+    """One job, with what it says of itself."""
+    name = f"ours-{time.time_ns()}"
+    job = job_of(place, gpus, place / name / "out", **settings)
+    began, stop, report = time.time(), StopFlag(), None
+
+    def told(line: dict[str, Any]) -> None:
+        if job.tuning == "full" and line["step"] >= ENOUGH:
+            stop.request()
+
+    try:
+        report = run_finetune(job, place / name, told, stop=stop)
+    except StopRequested:
+        pass  # as wished
+    wall = time.time() - began
+    result = {"wall_s": wall} | heard(place / name, job)
+    if report is not None:
+        result |= {
+            "startup": dict(report.startup),
+            # Its folder is renamed when all that is in it is on disk.
+            "saved_s": Path(job.output).stat().st_ctime - began,
+            "leaving_s": began + wall - Path(job.output).stat().st_ctime,
+            "training_tokens": report.training_tokens,
+        }
+    return result
+
+
+def killed(place: Path, gpus: int, **settings: Any) -> dict[str, Any]:
+    """A job that is killed and goes on, against two that nobody interrupts."""
+    folder = place / f"killed-{time.time_ns()}"
+    jobs = {
+        name: job_of(
+            place,
+            gpus,
+            folder / name / "out",
+            checkpoints=str(folder / name / "checkpoints"),
+            checkpoint_steps=KEPT,
+            **settings,
+        )
+        for name in ("whole", "again", "killed")
+    }
+    # Not forked from here, where threads may run.
+    first = get_context("spawn").Process(target=run_finetune, args=(jobs["killed"], folder / "killed"))
+    first.start()
+    steps = folder / "killed" / "progress.jsonl"
+    while first.is_alive() and not (steps.exists() and steps.read_bytes().count(b"\n") >= KILLED):
+        time.sleep(0.01)
+    first.kill()
+    first.join()
+    done = steps.read_bytes().count(b"\n")
+    log = (folder / "killed" / "finetune.log").read_text()
+    if done < KILLED:
+        return {"failed": log[-1500:]}
+    # Its processes die with it, and give back their GPU.
+    time.sleep(3)
+    reports = {name: run_finetune(job, folder / name) for name, job in jobs.items()}
+    losses = {name: report.losses for name, report in reports.items()}
+    files = {name: Path(job.output) / "adapter_model.safetensors" for name, job in jobs.items()}
+
+    def apart(one: str, other: str) -> dict[str, float | bool]:
+        adapters = load_file(files[one]), load_file(files[other])
+        return {
+            "loss": max(abs(a - b) for a, b in zip(losses[one], losses[other], strict=True)),
+            "weight": max((own - adapters[1][name]).abs().max().item() for name, own in adapters[0].items()),
+            "bytes_equal": files[one].read_bytes() == files[other].read_bytes(),
+        }
+
+    log = (folder / "killed" / "finetune.log").read_text()
+    return {
+        "steps": len(losses["whole"]),
+        "killed_after": done,
+        "said": [line for line in log.splitlines() if line.startswith(("going on", "checkpoint"))],
+        "uninterrupted_apart": apart("whole", "again"),
+        "killed_apart": apart("whole", "killed"),
+    }
+
+
+def with_pefts_layers(place: Path, gpus: int) -> dict[str, Any]:
+    """One epoch with PEFT's own adapted layers; in this process, so that they can be had."""
+    from hpcmaf.training import preparing, worker
+
+    folder = place / f"ours-{time.time_ns()}"
+    (folder / "out").mkdir(parents=True)
+    job = job_of(place, gpus, folder / "out", epochs=1)
+    job.write(folder / "job.json")
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    os.environ |= {"MASTER_PORT": "29534"} | ({} if gpus else {"DS_ACCELERATOR": "cpu"})
+    preparing.quicken = lambda model: 0
+    worker.preload(job)
+    worker.run(str(folder), str(folder / "out"), str(folder / "progress.jsonl"), time.time())
+    return heard(folder, job)
+
+
+def heard(folder: Path, job: FinetuneJob) -> dict[str, Any]:
+    """What a job's progress and log tell."""
+    lines = [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
+    log = folder / "finetune.log"
+    result: dict[str, Any] = {
+        "flop_per_token": lines[-1]["tflops"] * 1e12 * job.processes / lines[-1]["tokens_per_s"],
+        "first_steps_s": lines[min(1, len(lines) - 1)]["elapsed_s"],
+        "training_s": lines[-1]["elapsed_s"],
+        "losses": [lines[0]["loss"], lines[-1]["loss"]],
+        "steps": len(lines),
+        "memory_gib": lines[-1].get("memory_gib"),
+        **{name: lines[-1][name] for name in ("reward_margin", "reward_accuracy") if name in lines[-1]},
+        "said": [
+            line
+            for line in (log.read_text().splitlines() if log.exists() else [])
+            if line.startswith(("training ", "packing", "zero_stage", "gradient_checkpointing"))
+        ],
+    }
+    if len(lines) > 2:
+        # Tokens so far are speed x time, as that is how the speed came about.
+        begin, end = ((line["tokens_per_s"] * line["elapsed_s"], line["elapsed_s"]) for line in (lines[1], lines[-1]))
+        result["tokens_per_s"] = (end[0] - begin[0]) / (end[1] - begin[1])
+        result["whole_steps_tokens_per_s"] = whole_steps(lines)
+    return result
+
+
+def whole_steps(lines: list[dict[str, Any]]) -> float:
+    """Speed of the steps from the third on that are no remainder of an epoch.
+
+    A step of one text costs its kernels' starts and little else; there are as
+    many of them on several GPUs as on one, among fewer others.
+    """
+    ends = [(line["tokens_per_s"] * line["elapsed_s"], line["elapsed_s"]) for line in lines]
+    steps = [(end[0] - begin[0], end[1] - begin[1]) for begin, end in zip(ends[1:], ends[2:], strict=False)]
+    most = max(tokens for tokens, _ in steps)
+    whole = [step for step in steps if step[0] > most / 2]
+    return sum(tokens for tokens, _ in whole) / sum(seconds for _, seconds in whole)
+
+
+def agents(place: Path, gpus: int, count: int, *, together: bool, **settings: Any) -> dict[str, Any]:
+    """As many agents, each from its data to its saved adapter."""
+    name = f"agents-{time.time_ns()}"
+    jobs = [
+        replace(job_of(place, gpus, place / name / f"{agent}" / "out", **settings), agent=f"critic-{agent}")
+        for agent in range(count)
+    ]
+    began, each = time.time(), []
+    with Series() as series:
+        for at, job in enumerate(jobs):
+            shared = {"series": series, "coming": jobs[at + 1] if at + 1 < count else None} if together else {}
+            report = run_finetune(job, Path(job.output).parent, **shared)
+            each.append([round(report.startup_seconds, 2), round(report.wall_seconds, 2)])
+    tokens = report.training_tokens * count
+    return {"wall_s": time.time() - began, "agents": count, "startup_and_wall_s": each, "training_tokens": tokens}
+
+
+def trl(place: Path, arm: str, gpus: int, limit: float) -> dict[str, Any]:
+    """An arm of TRL's: without checkpointing, and with it if that does not fit."""
+    end = time.time() + limit
+    for mode in ("plain", "checkpointed"):
+        command = [sys.executable, str(Path(__file__).with_name("trl_training.py")), arm, str(place), mode]
+        environment = dict(os.environ)
+        if gpus > 1:
+            command[1:1] = ["-m", "torch.distributed.run", f"--nproc-per-node={gpus}"]
+        else:
+            environment |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+            environment["MASTER_PORT"] = "29533"
+        said = place / f"{arm}.log"
+        with said.open("w") as sink:
+            code = subprocess.run(command, stdout=sink, stderr=sink, env=environment).returncode
+        if code == 0:
+            return json.loads((place / f"{arm}.json").read_text())
+        words = said.read_text()
+        if "out of memory" not in words or time.time() > end:
+            break
+    return {"failed": f"exit code {code}", "log": words[-1500:]}
+
+
+def one(arm: str, place: Path, gpus: int, count: int, limit: float) -> dict[str, Any]:
+    """One arm, in this process."""
+    if arm.startswith("trl"):
+        return trl(place, arm, gpus, limit)
+    if arm == "ours-peft":
+        return with_pefts_layers(place, gpus)
+    settings = {"gpus": gpus} | settings_of(arm)
+    if arm.startswith("killed"):
+        return killed(place, **settings)
+    if arm.startswith(("apart", "together")):
+        return agents(place, count=count, together=arm.startswith("together"), **settings)
+    return ours(place, **settings)
