@@ -10,7 +10,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from hpcmaf.engines.vllm_child import die_with_parent
-from hpcmaf.pagecache import read_missing
+
+_CHUNK = 1 << 24
 
 
 def main() -> None:
@@ -42,7 +43,10 @@ def read_ahead(model: Path) -> None:
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if sum(file.stat().st_size for file in files) > free / 2:
         return
-    read_missing(files)
+    for path in files:
+        with path.open("rb", buffering=0) as file:
+            while file.read(_CHUNK):
+                pass
 
 
 if __name__ == "__main__":

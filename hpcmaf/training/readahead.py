@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 from threading import Thread
 
-from hpcmaf.pagecache import read_missing
 from hpcmaf.training.spec import FinetuneJob
+
+_CHUNK = 8 << 20
 
 
 def read_ahead(job: FinetuneJob) -> Thread | None:
@@ -30,6 +31,18 @@ def read_ahead(job: FinetuneJob) -> Thread | None:
         return None
     if not files or size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2:
         return None
-    reading = Thread(target=read_missing, args=(files,), daemon=True)
+    reading = Thread(target=_read, args=(files,), daemon=True)
     reading.start()
     return reading
+
+
+def _read(files: list[Path]) -> None:
+    # Read and thrown away: of POSIX_FADV_WILLNEED Linux heeds a few MB a call, file systems differ in how many.
+    buffer = bytearray(_CHUNK)
+    for file in files:
+        try:
+            with file.open("rb", buffering=0) as opened:
+                while opened.readinto(buffer):
+                    pass
+        except OSError:
+            return

@@ -70,27 +70,6 @@ def test_what_is_loaded_whole_is_read_ahead(tmp_path):
     assert all_there(start)
 
 
-def test_what_is_there_is_not_read_again(tmp_path, monkeypatch):
-    base = checkpoint(tmp_path / "base")
-    read, preadv = [], os.preadv
-
-    def counted(descriptor, buffers, at, flags=0):
-        done = preadv(descriptor, buffers, at, flags)
-        read.append(done)
-        return done
-
-    monkeypatch.setattr(os, "preadv", counted)
-    job = replace(JOB, base=str(tmp_path / "base"))
-    for first in (True, False):
-        read.clear()
-        reading = read_ahead(job)
-        assert reading is not None
-        reading.join()
-        assert all_there(base)
-        # What tells whether something is there is a byte; the system reads on by itself.
-        assert (sum(count for count in read if count > 1) > 0) == first
-
-
 def test_nothing_to_read_is_no_matter(tmp_path):
     assert read_ahead(replace(JOB, base="somebody/model-8b")) is None
     assert read_ahead(replace(JOB, base=str(tmp_path))) is None
