@@ -5,7 +5,6 @@ What is asked of a Slurm cluster stands in :mod:`hpcmaf.site`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from hpcmaf.configfile import Strict, apply_overrides, read_mapping, shipped_folder, validate
+from hpcmaf.cores import usable_cores
 from hpcmaf.errors import ConfigError
 from hpcmaf.site import Slurm
 
@@ -118,7 +118,7 @@ class Profile(Strict):
 
     def slots(self) -> int:
         """Tasks run at once on this machine."""
-        return self.jobs or len(os.sched_getaffinity(0))
+        return self.jobs or usable_cores()
 
 
 def load_profile(name: str = DEFAULT_PROFILE, overrides: Sequence[str] = ()) -> Profile:

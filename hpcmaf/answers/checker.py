@@ -18,13 +18,14 @@ import time
 from pathlib import Path
 from typing import Self
 
+from hpcmaf.cores import usable_cores
 from hpcmaf.errors import PlatformError
 
 _WORKER = Path(__file__).with_name("worker.py")
 # Importing sympy from a busy network file system can take this long; it is not
 # part of any check's deadline, or verdicts would depend on the disk.
 START_S = 300.0
-MAX_WORKERS = max(1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+MAX_WORKERS = min(8, usable_cores())
 
 
 class DeadlineExceeded(Exception):

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import torch
 
+from hpcmaf.cores import usable_cores
+
 # Bytes of a read, and at most so many threads, each with pinned memory for one. Pinning takes time, and between reads
 # a thread wants Python's lock: see results/bench.
 _CHUNK = 32 << 20
@@ -97,8 +99,7 @@ def read_onto(files: list[Path], device: torch.device) -> dict[str, torch.Tensor
 
 def _threads() -> int:
     """Half of this process's share of the cores, for those that import meanwhile."""
-    every = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = every // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, min(_THREADS, cores // 2))
 
 

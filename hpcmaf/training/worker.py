@@ -54,9 +54,8 @@ def preload(job: FinetuneJob) -> None:
     check_packages(objective=job.objective, quantize=job.quantize)
     if on_gpu:
         kernels.preload()
-    if name_mappings := getattr(conversion_mapping, "get_checkpoint_conversion_mapping", None):
-        # Asked for as a model takes weights, and built once, of a thousand expressions; they may still be on their way.
-        name_mappings(config.model_type)
+    # Asked for as a model takes weights, and built once, of a thousand expressions; they may still be on their way.
+    conversion_mapping.get_checkpoint_conversion_mapping(config.model_type)
     if job.objective == "dpo":
         import trl.trainer.dpo_trainer  # noqa: F401
 
