@@ -14,6 +14,11 @@ from pathlib import Path
 from typing import Self
 
 from hpcmaf.errors import ConfigError
+from hpcmaf.publish import write_text
+
+_ENDPOINT = "endpoint"
+# Between looks for it.
+_LOOK_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +29,14 @@ class NodePlace:
     ----------
     rank, nodes
         This node's number, from 0, and how many there are. Node 0 publishes.
-    endpoint
-        ``HOST:PORT`` on node 0 where all meet.
+    host
+        Node 0, as the others reach it. All meet there, at a port that it
+        finds free; see :func:`announce`.
     run_id
         Names this attempt, and is the same on all nodes.
     address
-        Under which the others reach this node; by default the endpoint's
-        host for node 0, else its host name.
+        Under which the others reach this node; by default ``host`` for
+        node 0, else its host name.
     patience_s
         A node that gives no sign of life for so long is taken for dead.
     joining_s
@@ -39,16 +45,15 @@ class NodePlace:
 
     rank: int
     nodes: int
-    endpoint: str
+    host: str
     run_id: str
     address: str | None = None
     patience_s: float = 60.0
     joining_s: float = 600.0
 
     def __post_init__(self) -> None:
-        host, _, port = self.endpoint.rpartition(":")
-        if not host or not port.isdigit():
-            raise ConfigError(f"finetuning: endpoint {self.endpoint!r} is not HOST:PORT; name a port on node 0")
+        if not self.host or ":" in self.host:
+            raise ConfigError(f"finetuning: {self.host!r} is no host to meet at; name node 0's, without a port")
         if not 0 <= self.rank < self.nodes:
             raise ConfigError(f"finetuning: node {self.rank} of {self.nodes}; number the nodes from 0")
 
@@ -57,7 +62,7 @@ class NodePlace:
         """Where the others reach this node."""
         if self.address is not None:
             return self.address
-        return self.endpoint.rpartition(":")[0] if self.rank == 0 else socket.gethostname()
+        return self.host if self.rank == 0 else socket.gethostname()
 
     def work(self, logs: Path) -> Path:
         """The folder, beside node 0's logs, through which the nodes share a job."""
@@ -71,6 +76,22 @@ class NodePlace:
     def from_json(cls, text: str) -> Self:
         """Back from there."""
         return cls(**json.loads(text))
+
+
+def announce(work: Path, place: NodePlace, port: int) -> None:
+    """Tell all nodes where they meet; node 0 alone knows which of its ports is free."""
+    write_text(work / _ENDPOINT, f"{place.host}:{port}")
+
+
+def announced(work: Path) -> str:
+    """Wait for what node 0 announces.
+
+    Not for a limited time: whoever started this process watches node 0, and
+    ends it.
+    """
+    while (endpoint := _read(work / _ENDPOINT)) is None:
+        time.sleep(_LOOK_S)
+    return endpoint
 
 
 class Pulse:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.training.failure import killed, oom_kills, recorded, told
-from hpcmaf.training.nodes import NodePlace
+from hpcmaf.training.nodes import NodePlace, announce, announced
 from hpcmaf.training.orders import Order
 from hpcmaf.training.spec import FinetuneJob
 from hpcmaf.training.stopping import ask, asked, heed_signals
@@ -82,6 +82,10 @@ def main(arguments: list[str]) -> int:
             return 0
         if node is None:
             skip_skew()
+            meeting = _alone()
+        else:
+            _kept = _open(work(), node) if node.rank == 0 else None
+            meeting = _among(node, announced(work()))
         config = LaunchConfig(
             nproc_per_node=job.processes,
             max_restarts=0,
@@ -92,7 +96,7 @@ def main(arguments: list[str]) -> int:
             signals_to_handle="SIGINT,SIGHUP,SIGQUIT",
             rdzv_backend="c10d",
             monitor_interval=_MONITOR_S,
-            **(_alone() if node is None else _among(node)),
+            **meeting,
         )
         rank = None if node is None else node.rank
         try:
@@ -136,12 +140,26 @@ def _alone() -> dict[str, object]:
     return {"min_nodes": 1, "max_nodes": 1} | place
 
 
-def _among(node: NodePlace) -> dict[str, object]:
+def _open(work: Path, node: NodePlace) -> Any:
+    """The store through which the nodes meet, at a port that it finds, and keeps while somebody keeps it.
+
+    The rendezvous opens a store by itself, but at a port that has to be named
+    before, when nobody can know whether it will be free; within a process the
+    two are the same one.
+    """
+    from torch.distributed import TCPStore
+
+    store = TCPStore(node.host, 0, is_master=True, multi_tenant=True, wait_for_workers=False)
+    announce(work, node, store.port)
+    return store
+
+
+def _among(node: NodePlace, endpoint: str) -> dict[str, object]:
     return {
         "min_nodes": node.nodes,
         "max_nodes": node.nodes,
         "run_id": node.run_id,
-        "rdzv_endpoint": node.endpoint,
+        "rdzv_endpoint": endpoint,
         "rdzv_configs": {"is_host": node.rank == 0, "join_timeout": int(node.joining_s)},
         "local_addr": node.local_address,
     }

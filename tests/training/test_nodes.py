@@ -15,18 +15,19 @@ from pathlib import Path
 import pytest
 
 from hpcmaf.errors import ConfigError, TrainingError
+from hpcmaf.training import torchrun
 from hpcmaf.training.job import FinetuneJob, NodePlace, run_finetune
-from hpcmaf.training.nodes import Pulse
+from hpcmaf.training.nodes import Pulse, announced
 from tests.training.conftest import COMMON, LORA, chats, run_batch, write_lines
 from tests.training.test_checkpoints import family, steps_in
 
-PLACES = [NodePlace(rank, 2, "127.0.0.1:29500", "a", patience_s=0.4, joining_s=0.2) for rank in range(2)]
+PLACES = [NodePlace(rank, 2, "127.0.0.1", "a", patience_s=0.4, joining_s=0.2) for rank in range(2)]
 
 
-@pytest.mark.parametrize(("rank", "endpoint"), [(2, "a:1"), (-1, "a:1"), (0, "a"), (0, ":1"), (0, "a:b")])
-def test_impossible_places_are_refused(rank, endpoint):
+@pytest.mark.parametrize(("rank", "host"), [(2, "a"), (-1, "a"), (0, ""), (0, "a:1")])
+def test_impossible_places_are_refused(rank, host):
     with pytest.raises(ConfigError):
-        NodePlace(rank, 2, endpoint, "run")
+        NodePlace(rank, 2, host, "run")
 
 
 def test_place_survives_a_command_line():
@@ -37,6 +38,16 @@ def test_place_survives_a_command_line():
 def test_job_and_nodes_have_to_agree(tmp_path):
     with pytest.raises(ConfigError, match="for 2 nodes, started on 1"):
         run_finetune(FinetuneJob(base="b", dataset="d", output="o", nodes=2), tmp_path)
+
+
+def test_jobs_that_begin_at_once_on_one_machine_meet_apart(tmp_path):
+    works = [tmp_path / name for name in "ab"]
+    stores = []
+    for work in works:
+        work.mkdir()
+        stores.append(torchrun._open(work, PLACES[0]))
+    said = [announced(work) for work in works]
+    assert said == [f"127.0.0.1:{store.port}" for store in stores] and len(set(said)) == 2
 
 
 def test_a_node_that_falls_silent_is_missed_and_one_that_lives_is_not(tmp_path):
@@ -73,11 +84,8 @@ class Nodes:
         folder.mkdir()
         self.logs = folder / "logs"
         job.write(folder / "job.json")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            endpoint = f"127.0.0.1:{free.getsockname()[1]}"
         command = [sys.executable, "-m", "tests.training.launch", str(folder / "job.json"), str(self.logs)]
-        places = [NodePlace(rank, 2, endpoint, "attempt-1", address="127.0.0.1") for rank in range(2)]
+        places = [NodePlace(rank, 2, "127.0.0.1", "attempt-1", address="127.0.0.1") for rank in range(2)]
         self.launchers = [
             subprocess.Popen(
                 [*command, place.to_json()], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]

@@ -14,9 +14,6 @@ from hpcmaf.rundir import RunDir
 from hpcmaf.training.nodes import NodePlace
 from hpcmaf.training.stopping import StopFlag
 
-# Below what Linux and Slurm hand out by themselves (32768 and up, 60001 and up).
-_FIRST_PORT, _PORTS = 20_000, 12_000
-
 POLL_SECONDS = 0.5
 
 
@@ -28,9 +25,8 @@ def restarts() -> int:
 def place_of_job(position: int = 0) -> NodePlace | None:
     """This process's node among those of its job; ``None`` when it has but one.
 
-    The port follows from the job's id, so that jobs sharing a node do not
-    meet; which attempt it is goes into the rendezvous' name, so that a
-    requeued job does not meet its past.
+    Which attempt it is goes into the rendezvous' name, so that a requeued job
+    does not meet its past.
 
     Parameters
     ----------
@@ -41,11 +37,10 @@ def place_of_job(position: int = 0) -> NodePlace | None:
     if environment.num_nodes == 1:
         return None
     hosts = environment.hostnames
-    port = _FIRST_PORT + (int(environment.raw_job_id) * 7 + position) % _PORTS
     return NodePlace(
         rank=environment.node,
         nodes=environment.num_nodes,
-        endpoint=f"{hosts[0]}:{port}",
+        host=hosts[0],
         run_id=f"{environment.job_id}-{restarts()}-{position}",
         address=hosts[environment.node],
     )
