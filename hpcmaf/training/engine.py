@@ -13,6 +13,7 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
+from deepspeed.utils.groups import _get_data_parallel_group
 
 from hpcmaf.imports.swap import instead
 from hpcmaf.training.reductions import join_reductions
@@ -116,25 +117,42 @@ def start(model: torch.nn.Module, job: FinetuneJob, dtype: torch.dtype, steps: i
 
 @contextmanager
 def meeting(engine: DeepSpeedEngine) -> Iterator[None]:
-    """Have NCCL connect the processes that reduce gradients, a third of a second, beside what has no collectives.
-
-    Alone a process waits for it too, in its first step.
-    """
+    """Have NCCL connect the processes that reduce gradients, a third of a second, beside what has no collectives."""
     group = getattr(engine.optimizer, "dp_process_group", None)
     # Under ZeRO-3 forward passes gather weights.
     if group is None or engine.device.type != "cuda" or engine.zero_optimization_stage() == 3:
         yield
         return
+    thread = _meet(engine.device, group)
+    yield
+    thread.join()
 
+
+@contextmanager
+def meeting_alone(job: FinetuneJob, device: torch.device) -> Iterator[None]:
+    """The same for a process that is alone and waits for NCCL too, in its first step otherwise.
+
+    Nobody else's order of collectives is disturbed, so it can begin before there is an engine.
+    """
+    # Under ZeRO-3 even loading gathers weights.
+    if device.type != "cuda" or job.nodes * job.processes > 1 or job.zero_stage == 3:
+        yield
+        return
+    # Kept by DeepSpeed, and the engine's.
+    thread = _meet(device, _get_data_parallel_group())
+    yield
+    thread.join()
+
+
+def _meet(device: torch.device, group: dist.ProcessGroup) -> Thread:
     def meet() -> None:
         # A thread's own GPU is the first one otherwise.
-        with torch.cuda.device(engine.device):
-            deepspeed.comm.all_reduce(torch.zeros(1, device=engine.device), group=group)
+        with torch.cuda.device(device):
+            deepspeed.comm.all_reduce(torch.zeros(1, device=device), group=group)
 
     thread = Thread(target=meet, daemon=True)
     thread.start()
-    yield
-    thread.join()
+    return thread
 
 
 def _dimensions(parameter: torch.nn.Parameter) -> int:
