@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hpcmaf.chat import ChatFormat
 from hpcmaf.engines.base import Request, ServedModels
 from hpcmaf.engines.mixing import mix_in_place
 from hpcmaf.errors import EngineError, PlatformError
+from hpcmaf.imports.metas import with_metas
 
 
 def pick_device(name: str) -> torch.device:
@@ -60,8 +62,9 @@ class ModelPool:
     def _from_pretrained(self, loader: Any, path: str, **kwargs: Any) -> Any:
         revision = self.served.revision if path == self.served.base else None
         try:
-            return loader.from_pretrained(
-                path, revision=revision, trust_remote_code=self.served.trust_remote_code, **kwargs
+            remote = self.served.trust_remote_code
+            return with_metas(
+                partial(loader.from_pretrained, path, revision=revision, trust_remote_code=remote, **kwargs)
             )
         except Exception as error:  # a damaged checkpoint makes the loaders raise almost anything
             reason = " ".join(str(error).split())[:300] or type(error).__name__

@@ -73,15 +73,17 @@ class _Parts(MetaPathFinder):
         if not isinstance(later, Later):
             return None
         package = later.real()
-        # Found there, it would be loaded a second time, by its own loader.
+        return There.spec(name) or PathFinder.find_spec(name, package.__path__)
+
+
+class There(Loader):
+    """A module that has come while it was looked for, and would be loaded a second time by its own loader."""
+
+    @classmethod
+    def spec(cls, name: str) -> ModuleSpec | None:
+        """For an import that is going on; ``None`` if it has not come."""
         come = sys.modules.pop(name, None)
-        if come is not None:
-            return ModuleSpec(name, _There(come))
-        return PathFinder.find_spec(name, package.__path__)
-
-
-class _There(Loader):
-    """A module that has come with its package."""
+        return None if come is None else ModuleSpec(name, cls(come))
 
     def __init__(self, module: ModuleType) -> None:
         self._module, self._spec = module, module.__spec__

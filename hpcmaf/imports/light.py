@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from hpcmaf.imports.later import Later
+from hpcmaf.imports.metas import metas_later
 from hpcmaf.imports.modelnames import know_names
 from hpcmaf.imports.sizes import sizes_later
 from hpcmaf.imports.swap import Anything, Wrapped, instead, instead_of_module, nobody
@@ -71,6 +72,7 @@ def unparallel() -> Iterator[None]:
 @contextmanager
 def lightly() -> Iterator[None]:
     """Import transformers, and whatever needs it within the block, without what is for others."""
+    metas_later()
     compile_later()
     sizes_later()
     with unparallel():

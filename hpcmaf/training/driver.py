@@ -8,6 +8,7 @@ from ctypes import byref, c_char_p, c_int, c_size_t, c_uint, c_void_p
 # Constants and signatures are those of cuda.h.
 _COMPUTE_MODE, _FOR_EVERYBODY = 20, 0
 _ENABLE_PEERS = 1
+_LIBRARY = "libcuda.so.1"
 
 
 class DriverError(RuntimeError):
@@ -18,6 +19,15 @@ class SharedMemory(ctypes.Structure):
     """A name for a GPU's memory under which another process finds it (``CUipcMemHandle``)."""
 
     _fields_ = (("reserved", ctypes.c_ubyte * 64),)
+
+
+def installed() -> bool:
+    """Whether there is a driver at all, found out in a moment."""
+    try:
+        ctypes.CDLL(_LIBRARY)
+    except OSError:
+        return False
+    return True
 
 
 class Driver:
@@ -39,7 +49,7 @@ class Driver:
 
     def __init__(self, device: int) -> None:
         try:
-            self._library = ctypes.CDLL("libcuda.so.1")
+            self._library = ctypes.CDLL(_LIBRARY)
         except OSError as error:
             raise DriverError("no CUDA driver") from error
         self._device, self._context = c_int(), c_void_p()

@@ -12,6 +12,9 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
 
+from hpcmaf.imports.metas import metas_later
+from hpcmaf.training.apart import ReadApart
+from hpcmaf.training.driver import DriverError, installed
 from hpcmaf.training.spec import FinetuneJob
 from hpcmaf.training.warm import AttentionShape, attention_shape, begin_cuda, load_kernels
 
@@ -36,6 +39,8 @@ class EarlyWeights:
         See :func:`hpcmaf.training.warm.attention_shape`; what that needs is loaded and tried meanwhile.
     context
         Makes the GPU's context, and is waited for.
+    apart
+        Another process that reads them, where there is one.
     """
 
     def __init__(
@@ -44,9 +49,10 @@ class EarlyWeights:
         device: str,
         attention: AttentionShape | None = None,
         context: Thread | None = None,
+        apart: ReadApart | None = None,
     ) -> None:
         self.device = device
-        self._files, self._attention, self._context = files, attention, context
+        self._files, self._attention, self._context, self._apart = files, attention, context, apart
         self._tensors: dict[str, torch.Tensor] | None = None
         self._trying: Thread | None = None
         self._reading = Thread(target=self._read, daemon=True)
@@ -61,26 +67,28 @@ class EarlyWeights:
         local_rank
             This process's number on its machine, and its GPU's.
         """
-        context = Thread(target=begin_cuda, args=(local_rank,), daemon=True) if job.device != "cpu" else None
-        if context is not None:
+        base, apart, context = Path(job.base), None, None
+        in_parts = job.zero_stage == 3 or job.offload != "none"
+        unwanted = job.tuning != "lora" or in_parts or job.quantize == "4bit" or job.trust_remote_code
+        files = [] if unwanted else checkpoint_files(base)
+        if job.device != "cpu" and installed():
+            apart = ReadApart(files, local_rank) if files else None
+            context = Thread(target=begin_cuda, args=(local_rank,), daemon=True)
             context.start()
         # All before the thread wants it: the other one holds imports' locks from here on.
+        metas_later()
         import safetensors  # noqa: F401
         import torch
 
         from hpcmaf.training import attention, onto  # noqa: F401
 
-        in_parts = job.zero_stage == 3 or job.offload != "none"
-        if job.tuning != "lora" or in_parts or job.quantize == "4bit" or job.trust_remote_code:
+        if not files:
             return None
-        base = Path(job.base)
-        files = checkpoint_files(base)
-        cuda = job.device != "cpu" and torch.cuda.is_available()
-        if not files or (cuda and local_rank >= torch.cuda.device_count()):
-            return None
-        if not cuda:
+        if job.device == "cpu" or not torch.cuda.is_available():
+            if apart is not None:
+                apart.end()
             return cls(files, "cpu")
-        return cls(files, f"cuda:{local_rank}", attention_shape(base, job.dtype), context)
+        return cls(files, f"cuda:{local_rank}", attention_shape(base, job.dtype), context, apart)
 
     def take(self) -> dict[str, torch.Tensor] | None:
         """The tensors, once; ``None`` if they could not be read, or there was no room: they are loaded as ever then."""
@@ -136,16 +144,24 @@ class EarlyWeights:
         device = torch.device(self.device)
         if self._context is not None:
             self._context.join()
-        sys.setswitchinterval(_SWITCH_S)
-        with torch.cuda.device(device):
-            size = sum(file.stat().st_size for file in self._files)
-            if 2 * size > torch.cuda.mem_get_info(device)[0]:
-                return None
-            with ThreadPoolExecutor(1) as beside:
-                reading = beside.submit(read_onto, self._files, device)
-                if self._attention is not None:
-                    load_kernels(device, *self._attention)
-                return reading.result()
+
+        def read() -> dict[str, torch.Tensor] | None:
+            with torch.cuda.device(device):
+                try:
+                    if self._apart is not None:
+                        return self._apart.tensors()
+                except DriverError as error:
+                    print(f"weights: not read by another process ({error})", flush=True)
+                if 2 * sum(file.stat().st_size for file in self._files) > torch.cuda.mem_get_info(device)[0]:
+                    return None
+                sys.setswitchinterval(_SWITCH_S)
+                return read_onto(self._files, device)
+
+        with torch.cuda.device(device), ThreadPoolExecutor(1) as beside:
+            reading = beside.submit(read)
+            if self._attention is not None:
+                load_kernels(device, *self._attention)
+            return reading.result()
 
 
 def checkpoint_files(folder: Path) -> list[Path]:

@@ -13,7 +13,6 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
-from deepspeed.utils.groups import _get_data_parallel_group
 
 from hpcmaf.imports.swap import instead
 from hpcmaf.training.reductions import join_reductions
@@ -68,17 +67,35 @@ def settings(job: FinetuneJob, dtype: torch.dtype, trainable: int) -> dict[str, 
 
 
 def connect(cuda: bool) -> None:
-    """Join the other processes, by NCCL on GPUs and gloo on CPU."""
+    """Join the other processes, where there are any, by NCCL on GPUs and gloo on CPU."""
     if not cuda:
         # DeepSpeed's shared-memory collectives compile for a minute on first
         # use, which no small job on a laptop earns back; even asking whether
         # they could be built calls the compiler.
         # (As an attribute, deepspeed.comm.torch is torch itself.)
         importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None
-    if os.environ["WORLD_SIZE"] == "1" and not dist.is_initialized():
+    alone = os.environ["WORLD_SIZE"] == "1"
+    if alone and not dist.is_initialized():
         # Without an address, for which there would have to be a free port.
         dist.init_process_group("nccl" if cuda else "gloo", store=dist.HashStore(), rank=0, world_size=1)
     deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
+    if alone:
+        _sums_of_one()
+
+
+def _sums_of_one() -> None:
+    """Leave a process that is alone its numbers as they are.
+
+    NCCL takes a third of a second before its first sum, of one process as of many; what else DeepSpeed asks for, it
+    still has to do.
+    """
+    module = importlib.import_module("deepspeed.comm.torch")
+    backend = importlib.import_module("deepspeed.comm.comm").cdb
+
+    def same(tensor: torch.Tensor, *_: object, **__: object) -> Any:
+        return module.Noop()
+
+    backend.all_reduce = backend.reduce = same
 
 
 def start(model: torch.nn.Module, job: FinetuneJob, dtype: torch.dtype, steps: int, cuda: bool) -> DeepSpeedEngine:
@@ -119,40 +136,21 @@ def start(model: torch.nn.Module, job: FinetuneJob, dtype: torch.dtype, steps: i
 def meeting(engine: DeepSpeedEngine) -> Iterator[None]:
     """Have NCCL connect the processes that reduce gradients, a third of a second, beside what has no collectives."""
     group = getattr(engine.optimizer, "dp_process_group", None)
-    # Under ZeRO-3 forward passes gather weights.
-    if group is None or engine.device.type != "cuda" or engine.zero_optimization_stage() == 3:
+    # Who is alone has nobody to meet. Under ZeRO-3 forward passes gather weights.
+    alone = dist.get_world_size() == 1
+    if group is None or alone or engine.device.type != "cuda" or engine.zero_optimization_stage() == 3:
         yield
         return
-    thread = _meet(engine.device, group)
-    yield
-    thread.join()
 
-
-@contextmanager
-def meeting_alone(job: FinetuneJob, device: torch.device) -> Iterator[None]:
-    """The same for a process that is alone and waits for NCCL too, in its first step otherwise.
-
-    Nobody else's order of collectives is disturbed, so it can begin before there is an engine.
-    """
-    # Under ZeRO-3 even loading gathers weights.
-    if device.type != "cuda" or job.nodes * job.processes > 1 or job.zero_stage == 3:
-        yield
-        return
-    # Kept by DeepSpeed, and the engine's.
-    thread = _meet(device, _get_data_parallel_group())
-    yield
-    thread.join()
-
-
-def _meet(device: torch.device, group: dist.ProcessGroup) -> Thread:
     def meet() -> None:
         # A thread's own GPU is the first one otherwise.
-        with torch.cuda.device(device):
-            deepspeed.comm.all_reduce(torch.zeros(1, device=device), group=group)
+        with torch.cuda.device(engine.device):
+            deepspeed.comm.all_reduce(torch.zeros(1, device=engine.device), group=group)
 
     thread = Thread(target=meet, daemon=True)
     thread.start()
-    return thread
+    yield
+    thread.join()
 
 
 def _dimensions(parameter: torch.nn.Parameter) -> int:

@@ -83,23 +83,22 @@ def finetune(
     if batches:
         ds.connect(cuda)
         early, held.early = held.early, None
-        with ds.meeting_alone(job, place.device):
-            weights = early.take() if early is not None else None
-            device = early.device if weights is not None else loading_device(job, place)
-            base = held.base(job, dtype, device, lambda: load_model(job, config, dtype, device, weights))
-            marks["weights"] = time.time()
-            # Draws the fresh adapter, the same in every process.
-            torch.manual_seed(derive_seed(seed, "adapter"))
-            model = trainable(base, job)
-            if held.reused and place.first:
-                print(f"from the job before: {' and '.join(held.reused)}", flush=True)
-            _check_vocabulary(model, data.samples, job)
-            marks["adapter"] = time.time()
-            # TRL's loss is of padded pairs.
-            wanted = job.packing and job.objective == "sft"
-            packing = Packing(model, max(len(sample.input_ids) for sample in data.samples), wanted=wanted)
-            job, memory = prepare(model, job, config, dtype, place, packed=packing.on, logits=_logits(data))
-            marks["kernels"] = time.time()
+        weights = early.take() if early is not None else None
+        device = early.device if weights is not None else loading_device(job, place)
+        base = held.base(job, dtype, device, lambda: load_model(job, config, dtype, device, weights))
+        marks["weights"] = time.time()
+        # Draws the fresh adapter, the same in every process.
+        torch.manual_seed(derive_seed(seed, "adapter"))
+        model = trainable(base, job)
+        if held.reused and place.first:
+            print(f"from the job before: {' and '.join(held.reused)}", flush=True)
+        _check_vocabulary(model, data.samples, job)
+        marks["adapter"] = time.time()
+        # TRL's loss is of padded pairs.
+        wanted = job.packing and job.objective == "sft"
+        packing = Packing(model, max(len(sample.input_ids) for sample in data.samples), wanted=wanted)
+        job, memory = prepare(model, job, config, dtype, place, packed=packing.on, logits=_logits(data))
+        marks["kernels"] = time.time()
         engine = ds.start(model, job, dtype, len(batches), cuda)
         marks["engine"] = time.time()
         if early is not None:

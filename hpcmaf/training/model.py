@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hpcmaf.errors import ConfigError, TrainingError
+from hpcmaf.imports.metas import with_metas
 from hpcmaf.training.spec import FinetuneJob
 
 if TYPE_CHECKING:
@@ -124,7 +126,8 @@ def load_model(
     found = AutoModelForCausalLM if weights is None else AutoModelForCausalLM._model_mapping[type(config)]
     try:
         with partitioned(job, dtype):
-            model: PreTrainedModel = found.from_pretrained(
+            load = partial(
+                found.from_pretrained,
                 path if weights is None else None,
                 state_dict=weights,
                 config=config,
@@ -135,6 +138,7 @@ def load_model(
                 device_map=None if device == "cpu" else {"": device},
                 quantization_config=_in_4_bits(dtype) if job.quantize == "4bit" and dtype != "auto" else None,
             )
+            model: PreTrainedModel = with_metas(load)
     except Exception as error:  # a damaged checkpoint makes the loaders raise almost anything
         raise _unloadable(path, error) from error
     if weights is not None:

@@ -1,8 +1,7 @@
 """A process that reads files into a GPU's memory, for another one that is importing meanwhile.
 
-In a thread of that one, reading would take turns with imports for Python's
-lock and for the process' memory map, and hold them up by half a second or
-more; see results/bench. It needs neither PyTorch nor anything else of size::
+Threads of that one would hold imports up by half a second or more; see
+results/bench. This needs neither PyTorch nor anything else of size::
 
     python -m hpcmaf.training.reader DEVICE FILE...
 
@@ -68,7 +67,7 @@ def share(driver: Driver, files: list[Path]) -> list[tuple[str, int, str]]:
                 break
             room, stream = rooms[0]
             driver.wait(stream)
-            _fill(memoryview(room)[:size], file, begin)
+            fill(memoryview(room)[:size], file, begin)
             driver.copy_to(target, room, size, stream)
             rooms.reverse()
         for _, stream in rooms:
@@ -83,7 +82,8 @@ def share(driver: Driver, files: list[Path]) -> list[tuple[str, int, str]]:
     ]
 
 
-def _fill(room: memoryview, file: Path, begin: int) -> None:
+def fill(room: memoryview, file: Path, begin: int) -> None:
+    """Read as much of a file as there is room for; raises ``OSError`` if it ends before."""
     descriptor = os.open(file, os.O_RDONLY)
     try:
         done = 0

@@ -20,6 +20,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from hpcmaf.imports.metas import metas_later
 from hpcmaf.training.failure import killed, oom_kills, recorded, told
 from hpcmaf.training.nodes import NodePlace, announce, announced
 from hpcmaf.training.orders import Order
@@ -64,6 +65,7 @@ def main(arguments: list[str]) -> int:
     if job.processes * job.nodes == 1:
         return _by_itself(inbox, rest)
     with recorded(work()):
+        metas_later()
         from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.launcher.api import LaunchConfig, elastic_launch

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from hpcmaf.training.driver import Driver, DriverError
 
 if TYPE_CHECKING:
     import torch
@@ -29,14 +31,9 @@ def attention_shape(folder: Path, dtype: str) -> AttentionShape | None:
 
 def begin_cuda(device: int) -> None:
     """Make a GPU's context without Python's lock, which torch would hold for the 0.4 s that it takes."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:  # another maker's, or a build without: torch does whatever is to be done
-        return
-    handle, context = ctypes.c_int(), ctypes.c_void_p()
-    # What fails here fails in torch again, which has words for it.
-    if driver.cuInit(0) == 0 and driver.cuDeviceGet(ctypes.byref(handle), device) == 0:
-        driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), handle)
+    # Another maker's GPU, or a build without: torch does whatever is to be done, and has words for what fails.
+    with suppress(DriverError):
+        Driver(device).begin()
 
 
 def load_kernels(device: torch.device, dtype: str, heads: int, groups: int, width: int) -> None:

@@ -14,6 +14,8 @@ pytestmark = pytest.mark.slow
 
 TRAINS = """
 import sys
+from hpcmaf.imports.metas import metas_later
+metas_later()
 import torch
 from hpcmaf.training.worker import preload
 from hpcmaf.training.spec import FinetuneJob
@@ -32,16 +34,17 @@ optimizer.zero_grad()
 ANSWERS = """
 import asyncio
 import sys
-import torch
 from hpcmaf.engines import Request, Sampling, ServedModels
 from hpcmaf.engines.starting import transformers_engine
 engine = transformers_engine()(ServedModels(sys.argv[1], "lora", {"a": sys.argv[2]}), device="cpu")
 asked = Request("k", ({"role": "user", "content": "1+2"},), "a", 1, Sampling(1.0, 0.9, 4))
 assert asyncio.run(engine.complete(asked)).token_ids
+import torch
 layer = torch.nn.Linear(2, 2)
 """
 AFTERWARDS = """
 heavy = ("torch._dynamo.utils", "torch.distributed.tensor._ops", "torch.distributed.fsdp._flat_param", "sympy.core")
+heavy += ("torch._prims",)
 assert not [name for name in heavy if name in sys.modules]
 assert not isinstance(layer.weight, torch.distributed.tensor.DTensor)
 twice = torch.compile(lambda x: 2 * x, backend="eager")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hpcmaf.training import onto
+from hpcmaf.training import layout, onto
 from hpcmaf.training.warm import attention_shape, begin_cuda, load_kernels
 
 CPU = torch.device("cpu")
@@ -36,7 +36,7 @@ def test_it_is_what_safetensors_reads(tmp_path, monkeypatch, chunk):
 
 
 def test_every_type_is_the_one_that_safetensors_means(tmp_path):
-    tensors = {name: torch.ones(3).to(dtype) for name, dtype in onto._DTYPES.items()}
+    tensors = {name: torch.ones(3).to(dtype) for name, dtype in layout._DTYPES.items()}
     save_file(tensors, tmp_path / "all.safetensors")
     assert all(
         torch.equal(made, tensors[name]) for name, made in onto.read_onto([tmp_path / "all.safetensors"], CPU).items()
@@ -55,7 +55,7 @@ def test_a_torn_file_is_refused(tmp_path, kept):
 def test_a_file_that_shrinks_meanwhile_is_refused(tmp_path, monkeypatch):
     file = tmp_path / "model.safetensors"
     save_file({"a": torch.ones(1000)}, file)
-    monkeypatch.setattr(onto.os, "fstat", lambda descriptor: type("Stat", (), {"st_size": 10**9}))
+    monkeypatch.setattr(layout.os, "fstat", lambda descriptor: type("Stat", (), {"st_size": 10**9}))
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(OSError, match="ends too early"):
         onto.read_onto([file], CPU)
