@@ -6,6 +6,7 @@ Both take seconds, and one is copying while the other is Python.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,7 @@ from hpcmaf.imports.metas import metas_later
 from hpcmaf.training.apart import ReadApart
 from hpcmaf.training.driver import DriverError, installed
 from hpcmaf.training.spec import FinetuneJob
-from hpcmaf.training.warm import AttentionShape, attention_shape, begin_cuda, load_kernels
+from hpcmaf.training.warm import AttentionShape, attention_shape, be_alone, begin_cuda, load_kernels
 
 if TYPE_CHECKING:
     import torch
@@ -161,6 +162,8 @@ class EarlyWeights:
             reading = beside.submit(read)
             if self._attention is not None:
                 load_kernels(device, *self._attention)
+            if os.environ.get("WORLD_SIZE") == "1":
+                be_alone(cuda=True)
             return reading.result()
 
 

@@ -18,6 +18,7 @@ from hpcmaf.imports.swap import instead
 from hpcmaf.training.reductions import join_reductions
 from hpcmaf.training.schedule import rate_factor
 from hpcmaf.training.spec import FinetuneJob
+from hpcmaf.training.warm import be_alone
 
 # DeepSpeed's own size of communication buckets, in elements.
 _BUCKET = 500_000_000
@@ -75,9 +76,8 @@ def connect(cuda: bool) -> None:
         # (As an attribute, deepspeed.comm.torch is torch itself.)
         importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None
     alone = os.environ["WORLD_SIZE"] == "1"
-    if alone and not dist.is_initialized():
-        # Without an address, for which there would have to be a free port.
-        dist.init_process_group("nccl" if cuda else "gloo", store=dist.HashStore(), rank=0, world_size=1)
+    if alone:
+        be_alone(cuda)
     deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
     if alone:
         _sums_of_one()
@@ -176,6 +176,11 @@ def _whole(parameter: torch.nn.Parameter) -> torch.Tensor:
     if parameter.dtype != torch.float32:
         master = deepspeed.utils.safe_get_full_fp32_param(parameter)
         if master is not None:
-            return master.detach().float().cpu().clone()
+            return _own(master)
     with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
-        return parameter.detach().float().cpu().clone()
+        return _own(parameter)
+
+
+def _own(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy on CPU, in float32; one, as each finds its memory for the first time."""
+    return torch.empty(tensor.shape, dtype=torch.float32).copy_(tensor.detach())

@@ -11,7 +11,7 @@ import random
 import resource
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import torch
@@ -81,9 +81,9 @@ def finetune(
     earlier = 0.0
     marks["data"] = first_step = time.time()
     if batches:
-        ds.connect(cuda)
         early, held.early = held.early, None
         weights = early.take() if early is not None else None
+        ds.connect(cuda)
         device = early.device if weights is not None else loading_device(job, place)
         base = held.base(job, dtype, device, lambda: load_model(job, config, dtype, device, weights))
         marks["weights"] = time.time()
@@ -99,12 +99,18 @@ def finetune(
         packing = Packing(model, max(len(sample.input_ids) for sample in data.samples), wanted=wanted)
         job, memory = prepare(model, job, config, dtype, place, packed=packing.on, logits=_logits(data))
         marks["kernels"] = time.time()
-        engine = ds.start(model, job, dtype, len(batches), cuda)
-        marks["engine"] = time.time()
-        if early is not None:
-            early.ready()
-        # Not before: an optimizer's state of all weights would find the memory taken.
-        with reserving(memory, place.device), ds.meeting(engine):
+        with ExitStack() as beside:
+            small = job.tuning == "lora"
+            if small:
+                beside.enter_context(reserving(memory, place.device))
+            engine = ds.start(model, job, dtype, len(batches), cuda)
+            marks["engine"] = time.time()
+            if early is not None:
+                early.ready()
+            if not small:
+                # Not before: an optimizer's state of all weights would find the memory taken.
+                beside.enter_context(reserving(memory, place.device))
+            beside.enter_context(ds.meeting(engine))
             packing.check(engine, data.samples, place.device)
         objective = _objective(engine, model, job, place, data, packed=packing.on)
         _seed_dropout(derive_seed(seed, "dropout", place.rank))
