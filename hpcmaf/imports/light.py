@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
@@ -21,6 +22,8 @@ _PARALLEL = {
     "tensor": ("DTensor", "Shard", "Replicate", "Partial", "distribute_tensor"),
     "fsdp": ("FullyShardedDataParallel", "CPUOffloadPolicy", "MixedPrecisionPolicy"),
 }
+# Functions between the processes of a parallel tensor.
+_COLLECTIVES = "torch.distributed._functional_collectives"
 # Modules with more of the same, and the packages they come with.
 _MORE = {"tensor._utils": "tensor", "tensor.placement_types": "tensor", "_composable.fsdp": "fsdp"}
 # Losses of transformers that are not of texts.
@@ -66,6 +69,7 @@ def unparallel() -> Iterator[None]:
             if isinstance(sys.modules[f"torch.distributed.{package}"], Later):
                 name = f"torch.distributed.{part}"
                 stack.enter_context(instead_of_module(name, Anything(name)))
+        stack.enter_context(instead_of_module(_COLLECTIVES, Wrapped(_COLLECTIVES)))
         yield
 
 
@@ -95,7 +99,11 @@ def import_transformers() -> None:
         for client in ("httpx", "httpx2"):
             # Its program for the command line, which draws tables; without, it says what to install.
             stack.enter_context(instead_of_module(f"{client}._main", None))
+        # Which the same client would lend itself to, were it called by it.
+        stack.enter_context(instead_of_module("trio", None))
         from transformers import utils
+    # How models read pictures and sounds; of texts they take from it but a word for types.
+    Later("transformers.processing_utils", {"Unpack": typing.Unpack}).put()
     with ExitStack() as stack:
         for name in ("sklearn", "scipy", "torchvision", "torchaudio"):
             if hasattr(utils, f"is_{name}_available"):

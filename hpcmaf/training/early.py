@@ -42,6 +42,8 @@ class EarlyWeights:
         Makes the GPU's context, and is waited for.
     apart
         Another process that reads them, where there is one.
+    fills
+        Whether the job will have as large passes as the GPU's memory allows, which is taken meanwhile.
     """
 
     def __init__(
@@ -51,9 +53,11 @@ class EarlyWeights:
         attention: AttentionShape | None = None,
         context: Thread | None = None,
         apart: ReadApart | None = None,
+        fills: bool = False,
     ) -> None:
         self.device = device
         self._files, self._attention, self._context, self._apart = files, attention, context, apart
+        self._fills = fills
         self._tensors: dict[str, torch.Tensor] | None = None
         self._trying: Thread | None = None
         self._reading = Thread(target=self._read, daemon=True)
@@ -81,7 +85,7 @@ class EarlyWeights:
         import safetensors  # noqa: F401
         import torch
 
-        from hpcmaf.training import attention, onto  # noqa: F401
+        from hpcmaf.training import attention, onto, reserve  # noqa: F401
 
         if not files:
             return None
@@ -89,7 +93,8 @@ class EarlyWeights:
             if apart is not None:
                 apart.end()
             return cls(files, "cpu")
-        return cls(files, f"cuda:{local_rank}", attention_shape(base, job.dtype), context, apart)
+        fills = job.gradient_checkpointing == "auto"
+        return cls(files, f"cuda:{local_rank}", attention_shape(base, job.dtype), context, apart, fills)
 
     def take(self) -> dict[str, torch.Tensor] | None:
         """The tensors, once; ``None`` if they could not be read, or there was no room: they are loaded as ever then."""
@@ -141,6 +146,7 @@ class EarlyWeights:
         import torch
 
         from hpcmaf.training.onto import read_onto
+        from hpcmaf.training.reserve import reserve_early
 
         device = torch.device(self.device)
         if self._context is not None:
@@ -164,7 +170,10 @@ class EarlyWeights:
                 load_kernels(device, *self._attention)
             if os.environ.get("WORLD_SIZE") == "1":
                 be_alone(cuda=True)
-            return reading.result()
+            tensors = reading.result()
+            if self._fills:
+                reserve_early(device)
+            return tensors
 
 
 def checkpoint_files(folder: Path) -> list[Path]:

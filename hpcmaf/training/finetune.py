@@ -11,7 +11,7 @@ import random
 import resource
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -29,9 +29,7 @@ from hpcmaf.training.memory import flop_per_token, size_of
 from hpcmaf.training.model import compute_dtype, context_length, load_config, load_model, loading_device, trainable
 from hpcmaf.training.objective import Imitation, Objective
 from hpcmaf.training.packable import Packing
-from hpcmaf.training.pairs import load_pairs
 from hpcmaf.training.place import Place
-from hpcmaf.training.preference import Preference
 from hpcmaf.training.preparing import prepare
 from hpcmaf.training.reductions import left_out
 from hpcmaf.training.reserve import reserving
@@ -99,18 +97,12 @@ def finetune(
         packing = Packing(model, max(len(sample.input_ids) for sample in data.samples), wanted=wanted)
         job, memory = prepare(model, job, config, dtype, place, packed=packing.on, logits=_logits(data))
         marks["kernels"] = time.time()
-        with ExitStack() as beside:
-            small = job.tuning == "lora"
-            if small:
-                beside.enter_context(reserving(memory, place.device))
-            engine = ds.start(model, job, dtype, len(batches), cuda)
-            marks["engine"] = time.time()
-            if early is not None:
-                early.ready()
-            if not small:
-                # Not before: an optimizer's state of all weights would find the memory taken.
-                beside.enter_context(reserving(memory, place.device))
-            beside.enter_context(ds.meeting(engine))
+        engine = ds.start(model, job, dtype, len(batches), cuda)
+        marks["engine"] = time.time()
+        if early is not None:
+            early.ready()
+        # Not before: an optimizer's state of all weights would find the memory taken.
+        with reserving(memory, place.device), ds.meeting(engine):
             packing.check(engine, data.samples, place.device)
         objective = _objective(engine, model, job, place, data, packed=packing.on)
         _seed_dropout(derive_seed(seed, "dropout", place.rank))
@@ -165,6 +157,8 @@ def _load(job: FinetuneJob) -> tuple[ChatFormat, TokenData]:
     chat = ChatFormat.from_pretrained(job.base, revision=job.revision, trust_remote_code=job.trust_remote_code)
     longest = min(job.max_length, context_length(load_config(job)) or job.max_length)
     if job.objective == "dpo":
+        from hpcmaf.training.pairs import load_pairs
+
         return chat, load_pairs(Path(job.dataset), chat, max_length=longest)
     return chat, load_tokens(Path(job.dataset), chat, max_length=longest, loss_on=job.loss_on)
 
@@ -173,6 +167,8 @@ def _objective(
     run: torch.nn.Module, model: torch.nn.Module, job: FinetuneJob, place: Place, data: TokenData, *, packed: bool
 ) -> Objective:
     if job.objective == "dpo":
+        from hpcmaf.training.preference import Preference
+
         return Preference(run, model, job, place, data.samples)
     return Imitation(run, job, place, packed=packed)
 
