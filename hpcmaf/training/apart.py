@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpcmaf.training.driver import Driver, DriverError
 
 if TYPE_CHECKING:
     import torch
+
+    from hpcmaf.training.layout import Entry
 
 
 class ReadApart:
@@ -30,8 +35,16 @@ class ReadApart:
         command = [sys.executable, "-m", "hpcmaf.training.reader", str(device), *map(str, files)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Wait for it, and copy its tensors into memory of PyTorch's; it gives back its own, and ends.
+    def read(self) -> Callable[[], dict[str, torch.Tensor]]:
+        """Wait for it, and copy what it has read into memory of PyTorch's; it gives back its own, and ends.
+
+        For a thread beside imports, so in as few calls as it takes: after each it waits until Python's lock is handed
+        to it, up to 5 ms, and what imports waits to get it back.
+
+        Returns
+        -------
+        Callable
+            Makes the tensors, which is many calls.
 
         Raises
         ------
@@ -44,27 +57,30 @@ class ReadApart:
 
         from hpcmaf.training.layout import stored
 
+        found: list[tuple[Entry, torch.Tensor]] = []
         try:
             said = self._said()
             device = torch.device("cuda", self._device)
             driver = Driver(self._device)
             driver.begin()
             driver.use()
-            tensors = {}
             for name, size, shared in said:
-                file = Path(name)
+                entries = stored(Path(name))
+                if entries and entries[-1].end > size:
+                    raise ValueError(f"{name}: has grown meanwhile")
                 there = driver.open(bytes.fromhex(shared))
-                for entry in stored(file):
-                    if entry.end > size:
-                        raise ValueError(f"{file}: has grown meanwhile")
-                    tensors[entry.name] = made = entry.make(device)
-                    if made.nbytes:
-                        driver.copy_within(made.data_ptr(), there + entry.begin, made.nbytes)
-                driver.wait_for_all()
+                ends = [entry.end for entry in entries]
+                begins = [entry.begin for entry in entries]
+                bounds = [0, *begins[:1], *ends, size]
+                whole = torch.as_tensor(_Bytes(there, size), device=device)
+                _, *parts = torch.split_with_sizes_copy(whole, [end - begin for begin, end in pairwise(bounds)])
+                torch.cuda.synchronize(device)
+                del whole
                 driver.close(there)
-            return tensors
+                found += zip(entries, parts[: len(entries)], strict=True)
         finally:
             self.end()
+        return lambda: {entry.name: entry.of(part) for entry, part in found}
 
     def _said(self) -> list[list]:
         line = self._process.stdout.readline() if self._process.stdout is not None else b""
@@ -84,3 +100,15 @@ class ReadApart:
         # It may be reading yet, for nobody.
         self._process.kill()
         self._process.wait()
+
+
+@dataclass(frozen=True)
+class _Bytes:
+    """A GPU's memory, for PyTorch to look at."""
+
+    address: int
+    size: int
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {"shape": (self.size,), "typestr": "|u1", "data": (self.address, False), "version": 3}

@@ -102,14 +102,6 @@ class Driver:
         """Wait for all that was begun in a queue."""
         self._call("cuStreamSynchronize", stream)
 
-    def copy_within(self, target: int, source: int, size: int) -> None:
-        """Begin to copy from one place of the GPU to another, after all that was begun before."""
-        self._call("cuMemcpyDtoD_v2", c_void_p(target), c_void_p(source), c_size_t(size))
-
-    def wait_for_all(self) -> None:
-        """Wait for all that was begun in this context."""
-        self._call("cuCtxSynchronize")
-
     def share(self, address: int) -> bytes:
         """A name for allocated memory, for another process."""
         name = SharedMemory()

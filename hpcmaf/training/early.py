@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Thread
@@ -58,7 +59,7 @@ class EarlyWeights:
         self.device = device
         self._files, self._attention, self._context, self._apart = files, attention, context, apart
         self._fills = fills
-        self._tensors: dict[str, torch.Tensor] | None = None
+        self._made: Callable[[], dict[str, torch.Tensor]] | None = None
         self._trying: Thread | None = None
         self._reading = Thread(target=self._read, daemon=True)
         self._reading.start()
@@ -99,7 +100,8 @@ class EarlyWeights:
     def take(self) -> dict[str, torch.Tensor] | None:
         """The tensors, once; ``None`` if they could not be read, or there was no room: they are loaded as ever then."""
         self._reading.join()
-        tensors, self._tensors = self._tensors, None
+        made, self._made = self._made, None
+        tensors = made() if made is not None else None
         if tensors is not None and self._attention is not None:
             self._trying = Thread(target=self._try, daemon=True)
             self._trying.start()
@@ -125,7 +127,7 @@ class EarlyWeights:
 
         before = sys.getswitchinterval()
         try:
-            self._tensors = self._mapped() if self.device == "cpu" else self._copied()
+            self._made = self._mapped() if self.device == "cpu" else self._copied()
         except (OSError, SafetensorError, RuntimeError, ValueError) as error:
             # A damaged file, or what CUDA says; any other is a defect, and Python prints it. Whether it ends the job
             # is found out where the weights are loaded once more.
@@ -133,16 +135,16 @@ class EarlyWeights:
         finally:
             sys.setswitchinterval(before)
 
-    def _mapped(self) -> dict[str, torch.Tensor]:
+    def _mapped(self) -> Callable[[], dict[str, torch.Tensor]]:
         from safetensors import safe_open
 
         tensors = {}
         for file in self._files:
             with safe_open(file, framework="pt", device="cpu") as opened:
                 tensors |= {name: opened.get_tensor(name) for name in opened.keys()}
-        return tensors
+        return lambda: tensors
 
-    def _copied(self) -> dict[str, torch.Tensor] | None:
+    def _copied(self) -> Callable[[], dict[str, torch.Tensor]] | None:
         import torch
 
         from hpcmaf.training.onto import read_onto
@@ -152,17 +154,18 @@ class EarlyWeights:
         if self._context is not None:
             self._context.join()
 
-        def read() -> dict[str, torch.Tensor] | None:
+        def read() -> Callable[[], dict[str, torch.Tensor]] | None:
             with torch.cuda.device(device):
                 try:
                     if self._apart is not None:
-                        return self._apart.tensors()
+                        return self._apart.read()
                 except DriverError as error:
                     print(f"weights: not read by another process ({error})", flush=True)
                 if 2 * sum(file.stat().st_size for file in self._files) > torch.cuda.mem_get_info(device)[0]:
                     return None
                 sys.setswitchinterval(_SWITCH_S)
-                return read_onto(self._files, device)
+                tensors = read_onto(self._files, device)
+                return lambda: tensors
 
         with torch.cuda.device(device), ThreadPoolExecutor(1) as beside:
             reading = beside.submit(read)
@@ -170,10 +173,10 @@ class EarlyWeights:
                 load_kernels(device, *self._attention)
             if os.environ.get("WORLD_SIZE") == "1":
                 be_alone(cuda=True)
-            tensors = reading.result()
+            made = reading.result()
             if self._fills:
                 reserve_early(device)
-            return tensors
+            return made
 
 
 def checkpoint_files(folder: Path) -> list[Path]:

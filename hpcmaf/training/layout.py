@@ -37,6 +37,10 @@ class Entry:
         """Room for it."""
         return torch.empty(self.shape, dtype=self.dtype, device=device)
 
+    def of(self, content: torch.Tensor) -> torch.Tensor:
+        """Its bytes, ``uint8[end - begin]``, as what they are."""
+        return content.view(self.dtype).view(self.shape)
+
 
 def stored(file: Path) -> list[Entry]:
     """The tensors of a file, which lie one after another.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Thread
 
 import torch
@@ -49,9 +49,14 @@ def reserve_early(device: torch.device) -> None:
 
     For a model of some size, whose job will fill the GPU; :func:`reserving` gives back what is too much.
     """
-    if torch.cuda.memory_allocated(device) >= _LEAST:
-        _take(device, _EARLY_SHARE * torch.cuda.mem_get_info(device)[1])
-        torch.cuda.reset_peak_memory_stats(device)
+    if torch.cuda.memory_allocated(device) < _LEAST:
+        return
+    more = int(_EARLY_SHARE * torch.cuda.mem_get_info(device)[1]) - torch.cuda.memory_reserved(device)
+    if more > 0:
+        # At once, as between two pieces a thread waits for Python's lock.
+        with suppress(torch.OutOfMemoryError):
+            torch.empty(more, dtype=torch.uint8, device=device)
+    torch.cuda.reset_peak_memory_stats(device)
 
 
 def _take(device: torch.device, most: float) -> None:

@@ -27,14 +27,14 @@ def test_without_such_a_gpu_it_says_so(tmp_path):
     assert done.returncode == 1 and done.stderr == "" and done.stdout.count("\n") == 1
     assert json.loads(done.stdout).keys() == {"error"}
     with pytest.raises(DriverError, match="no CUDA driver" if not installed() else "cuDeviceGet"):
-        ReadApart([file], NOWHERE).tensors()
+        ReadApart([file], NOWHERE).read()
 
 
 def test_its_death_is_told(tmp_path):
     apart = ReadApart([tmp_path / "model.safetensors"], NOWHERE)
     os.kill(apart._process.pid, signal.SIGKILL)
     with pytest.raises(DriverError, match="ended with -9"):
-        apart.tensors()
+        apart.read()
     assert apart._process.returncode == -9
 
 
