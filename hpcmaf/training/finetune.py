@@ -7,6 +7,7 @@ Trainer's imports take longer than a small job trains.
 
 from __future__ import annotations
 
+import gc
 import random
 import resource
 import time
@@ -113,6 +114,8 @@ def finetune(
         useful = flop_per_token(size_of(engine.module.parameters(), dtype.itemsize), job)
         if coming is not None:
             held.prepare(coming, _load)
+        # Of what was made until here nothing is garbage, and looking for it takes as long as making some of it.
+        gc.enable()
         with closing(Watch(job, place, steps, len(batches), useful)) as watch:
             losses = train(engine, objective, batches, before, place, watch, keeper, stop, loss_spike=job.loss_spike)
         if (omitted := left_out(engine.optimizer)) and place.first:

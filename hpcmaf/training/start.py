@@ -51,7 +51,8 @@ def _imported(work: str) -> tuple[FinetuneJob, EarlyWeights | None]:
         from hpcmaf.training import worker
 
         worker.preload(job)
-        settle()
+        # What is loaded stays, so never look at it again; nor at a model while it is made, see finetune.py.
+        gc.freeze()
     return job, early
 
 
