@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +54,7 @@ class ReadApart:
         """
         import torch
 
-        from hpcmaf.training.layout import stored
+        from hpcmaf.training.layout import cut, stored
 
         found: list[tuple[Entry, torch.Tensor]] = []
         try:
@@ -69,15 +68,9 @@ class ReadApart:
                 if entries and entries[-1].end > size:
                     raise ValueError(f"{name}: has grown meanwhile")
                 there = driver.open(bytes.fromhex(shared))
-                ends = [entry.end for entry in entries]
-                begins = [entry.begin for entry in entries]
-                bounds = [0, *begins[:1], *ends, size]
-                whole = torch.as_tensor(_Bytes(there, size), device=device)
-                _, *parts = torch.split_with_sizes_copy(whole, [end - begin for begin, end in pairwise(bounds)])
+                found += zip(entries, cut(torch.as_tensor(_Bytes(there, size), device=device), entries), strict=True)
                 torch.cuda.synchronize(device)
-                del whole
                 driver.close(there)
-                found += zip(entries, parts[: len(entries)], strict=True)
         finally:
             self.end()
         return lambda: {entry.name: entry.of(part) for entry, part in found}

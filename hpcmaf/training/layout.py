@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -80,3 +82,10 @@ def stored(file: Path) -> list[Entry]:
         end = 8 + length + last
         found.append(Entry(name, _DTYPES[kind], shape, 8 + length + first, end))
     return found
+
+
+def cut(content: torch.Tensor, entries: Sequence[Entry]) -> list[torch.Tensor]:
+    """Each tensor's bytes out of a file's, ``uint8[size]``, in memory of its own; one operation for all."""
+    bounds = [0, *[entry.begin for entry in entries[:1]], *[entry.end for entry in entries], len(content)]
+    _, *parts = torch.split_with_sizes_copy(content, [end - begin for begin, end in pairwise(bounds)])
+    return parts[: len(entries)]

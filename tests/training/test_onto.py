@@ -14,9 +14,8 @@ from hpcmaf.training.warm import attention_shape, begin_cuda, load_kernels
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("chunk", [64, 1000, 1 << 20])
-def test_it_is_what_safetensors_reads(tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr(onto, "_CHUNK", chunk)
+def write_some(folder) -> dict[str, torch.Tensor]:
+    """Two files of tensors of many kinds; what is in them."""
     torch.manual_seed(0)
     tensors = {
         "a": torch.randn(37, 11),
@@ -26,13 +25,38 @@ def test_it_is_what_safetensors_reads(tmp_path, monkeypatch, chunk):
         "flags": torch.tensor([True, False, True]),
     }
     whole = {"c": torch.arange(1001, dtype=torch.int16)}
-    save_file(tensors, tmp_path / "1.safetensors", metadata={"format": "pt"})
-    save_file(whole, tmp_path / "2.safetensors")
-    read = onto.read_onto([tmp_path / "1.safetensors", tmp_path / "2.safetensors"], CPU)
-    expected = load_file(tmp_path / "1.safetensors") | whole
-    assert read.keys() == expected.keys()
-    assert all(torch.equal(read[name], expected[name]) for name in expected)
-    assert all(read[name].dtype == expected[name].dtype for name in expected)
+    save_file(tensors, folder / "1.safetensors", metadata={"format": "pt"})
+    save_file(whole, folder / "2.safetensors")
+    return load_file(folder / "1.safetensors") | whole
+
+
+def alike(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Same names, types, shapes and bits."""
+    return one.keys() == other.keys() and all(
+        one[name].dtype == other[name].dtype and torch.equal(one[name], other[name]) for name in other
+    )
+
+
+@pytest.mark.parametrize("chunk", [64, 1000, 1 << 20])
+def test_it_is_what_safetensors_reads(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(onto, "_CHUNK", chunk)
+    expected = write_some(tmp_path)
+    assert alike(onto.read_onto([tmp_path / "1.safetensors", tmp_path / "2.safetensors"], CPU), expected)
+
+
+def test_a_file_in_memory_is_cut_into_what_safetensors_reads(tmp_path):
+    """As a GPU's memory is, into which another process has read it."""
+    expected, made = write_some(tmp_path), {}
+    save_file({}, tmp_path / "3.safetensors")
+    for name in ("1.safetensors", "2.safetensors", "3.safetensors"):
+        file = tmp_path / name
+        content = torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
+        entries = layout.stored(file)
+        parts = layout.cut(content, entries)
+        made |= {entry.name: entry.of(part) for entry, part in zip(entries, parts, strict=True)}
+        # A model gives its tensors back one by one, as they are rounded.
+        assert all(part.untyped_storage().nbytes() == part.nbytes for part in parts)
+    assert alike(made, expected)
 
 
 def test_every_type_is_the_one_that_safetensors_means(tmp_path):
