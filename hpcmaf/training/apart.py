@@ -77,10 +77,9 @@ class ReadApart:
 
     def _said(self) -> list[list]:
         line = self._process.stdout.readline() if self._process.stdout is not None else b""
-        try:
-            said = json.loads(line)
-        except ValueError as error:
-            raise DriverError(f"the process that reads them ended with {self._process.wait()}") from error
+        if not line:
+            raise DriverError(f"the process that reads them ended with {self._process.wait()}")
+        said = json.loads(line)
         if "error" in said:
             raise DriverError(said["error"])
         return said["shared"]
