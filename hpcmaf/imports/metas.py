@@ -30,12 +30,13 @@ class Metas(Later):
         """Import torch without them."""
         sys.modules[NAME] = self
         import torch
+        from torch import library as operations
         from torch._subclasses.fake_tensor import FakeTensorMode
 
         if hasattr(torch._C, "_set_generator_metaclass"):
             # Among the same modules since torch 2.13, and without it nothing can be drawn.
             torch._C._set_generator_metaclass(importlib.import_module("torch._opaque_base").OpaqueBaseMeta)
-        self._own = torch.library.Library("aten", "IMPL", "Meta")
+        self._own = operations.Library("aten", "IMPL", "Meta")
         self._own.impl("where.self", _where)
         self._faking = begin_faking = FakeTensorMode.__init__
 
