@@ -15,6 +15,7 @@ import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
 
 from hpcmaf.imports.swap import instead
+from hpcmaf.training.handover import spare_copies
 from hpcmaf.training.reductions import join_reductions
 from hpcmaf.training.schedule import rate_factor
 from hpcmaf.training.spec import FinetuneJob
@@ -39,6 +40,7 @@ def settings(job: FinetuneJob, dtype: torch.dtype, trainable: int) -> dict[str, 
     # DeepSpeed's stage 0 steps bfloat16 weights without a float32 copy of
     # them and loses what is smaller than their rounding; stage 1 keeps one.
     stage = max(int(job.zero_stage), 1) if dtype == torch.bfloat16 else int(job.zero_stage)
+    alone = job.nodes * job.processes == 1
     pinned = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     offload = {"offload_optimizer": pinned} if job.offload != "none" else {}
     offload |= {"offload_param": pinned} if job.offload == "params" else {}
@@ -51,6 +53,8 @@ def settings(job: FinetuneJob, dtype: torch.dtype, trainable: int) -> dict[str, 
         "bf16": {"enabled": dtype == torch.bfloat16},
         "zero_optimization": {
             "stage": stage,
+            # Who reduces nothing needs no bucket, nor a hook for each gradient that fills one.
+            "contiguous_gradients": not (alone and stage == 1 and job.offload == "none"),
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": bucket,
             # Under stage 3: gradients take float32's room for so many at a time.
@@ -129,6 +133,7 @@ def start(model: torch.nn.Module, job: FinetuneJob, dtype: torch.dtype, steps: i
             stack.enter_context(instead(DeepSpeedEngine, "_broadcast_model", lambda _: None))
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=config)
     join_reductions(engine.optimizer)
+    spare_copies(engine.optimizer)
     return engine
 
 
@@ -159,10 +164,11 @@ def _dimensions(parameter: torch.nn.Parameter) -> int:
 
 
 def trained_weights(engine: DeepSpeedEngine, *, adapter: bool) -> dict[str, torch.Tensor]:
-    """Weights on CPU, whole on rank 0; every process has to call this.
+    """Weights, whole on rank 0; every process has to call this.
 
     Adapters come in float32, from the optimiser's own copy where the model
     computes in bfloat16: rounding them each iteration would lose small steps.
+    They lie where the model does, all others on CPU.
     """
     if adapter:
         names = [(name, p) for name, p in engine.module.named_parameters() if p.requires_grad]
@@ -176,11 +182,9 @@ def _whole(parameter: torch.nn.Parameter) -> torch.Tensor:
     if parameter.dtype != torch.float32:
         master = deepspeed.utils.safe_get_full_fp32_param(parameter)
         if master is not None:
-            return _own(master)
-    with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
-        return _own(parameter)
-
-
-def _own(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy on CPU, in float32; one, as each finds its memory for the first time."""
-    return torch.empty(tensor.shape, dtype=torch.float32).copy_(tensor.detach())
+            return master.detach()
+    if not hasattr(parameter, "ds_id"):
+        return parameter.detach().float()
+    with deepspeed.zero.GatheredParameters([parameter]):
+        # It is here for as long as this lasts.
+        return parameter.detach().to("cpu", torch.float32, copy=True)

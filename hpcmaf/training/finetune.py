@@ -34,7 +34,7 @@ from hpcmaf.training.place import Place
 from hpcmaf.training.preparing import prepare
 from hpcmaf.training.reductions import left_out
 from hpcmaf.training.reserve import reserving
-from hpcmaf.training.saving import check_finite, save_adapter, save_checkpoint
+from hpcmaf.training.saving import on_cpu, save_adapter, save_checkpoint
 from hpcmaf.training.spec import FinetuneJob
 from hpcmaf.training.stopping import WorkStop
 from hpcmaf.training.watching import Watch
@@ -130,7 +130,7 @@ def finetune(
         weights = model.state_dict()
     # Without data and with a previous model, the launcher copies that.
     if place.first and (batches or not job.start):
-        check_finite(weights)
+        weights = on_cpu(weights)
         if job.tuning == "lora":
             save_adapter(model, weights, job, output)
         else:

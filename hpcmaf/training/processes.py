@@ -24,7 +24,7 @@ from hpcmaf.training.stopping import SIGNALS, StopFlag, ask
 # Between looks at the processes and their progress.
 POLL_S = 0.2
 # Between looks for a report.
-_LOOK_S = 0.05
+_LOOK_S = 0.02
 # For processes to leave by themselves, once their job is done.
 LEAVING_S = 60.0
 # Once one has failed, the others' time to notice by themselves.

@@ -31,6 +31,30 @@ def check_finite(weights: Mapping[str, torch.Tensor]) -> None:
             raise TrainingError(f"diverged: {name} holds values that are not finite; lower the learning rate")
 
 
+def in_one_copy(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights of one type on one GPU, in the machine's memory as parts of one tensor, if all are finite."""
+    joined = torch.cat([tensor.flatten() for tensor in weights.values()])
+    if not joined.isfinite().all():
+        check_finite(weights)
+    parts = joined.cpu().split([tensor.numel() for tensor in weights.values()])
+    return {name: part.view_as(weights[name]) for name, part in zip(weights, parts, strict=True)}
+
+
+def on_cpu(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights that may be published, in the machine's memory: from a GPU in one copy, as each of a thousand waits.
+
+    Raises
+    ------
+    TrainingError
+        See :func:`check_finite`.
+    """
+    kinds = {(tensor.device, tensor.dtype) for tensor in weights.values()}
+    if len(kinds) != 1 or not next(iter(weights.values())).is_cuda:
+        check_finite(weights)
+        return {name: tensor.cpu() for name, tensor in weights.items()}
+    return in_one_copy(weights)
+
+
 def save_adapter(model: torch.nn.Module, weights: dict[str, torch.Tensor], job: FinetuneJob, output: Path) -> None:
     """Write ``adapter_model.safetensors`` and ``adapter_config.json``.
 

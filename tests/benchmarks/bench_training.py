@@ -108,6 +108,8 @@ def main() -> None:
     failed = within([*maker, str(place), str(options.layers), str(options.width)], 120, place / "made.log")
     if failed:
         raise SystemExit(failed)
+    # What the first adapters would wait for when they are synced: 16 GB of the model.
+    os.sync()
     made = json.loads((place / "made.json").read_text())
     if options.gpus > 1:
         together = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={options.gpus}"]
