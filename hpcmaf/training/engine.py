@@ -131,6 +131,10 @@ def start(model: torch.nn.Module, job: FinetuneJob, dtype: torch.dtype, steps: i
         if alone:
             # One broadcast per tensor, to nobody.
             stack.enter_context(instead(DeepSpeedEngine, "_broadcast_model", lambda _: None))
+        if job.tuning == "lora":
+            # It has nothing large to place, and what is cached was taken early on purpose.
+            zero = importlib.import_module("deepspeed.runtime.zero.stage_1_and_2")
+            stack.enter_context(instead(zero, "empty_cache", lambda: None))
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=config)
     join_reductions(engine.optimizer)
     spare_copies(engine.optimizer)

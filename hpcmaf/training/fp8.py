@@ -201,4 +201,6 @@ def _families(model: torch.nn.Module) -> Iterator[list[Any]]:
 
 def _adapters(module: Any) -> Iterator[torch.nn.Module]:
     for name in ("lora_A", "lora_B"):
-        yield from getattr(module, name, torch.nn.ModuleDict()).values()
+        own = getattr(module, name, None)
+        # Another kind of module may mean something else by it.
+        yield from own.values() if isinstance(own, torch.nn.ModuleDict) else ()

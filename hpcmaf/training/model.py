@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hpcmaf.errors import ConfigError, TrainingError
 from hpcmaf.imports.metas import with_metas
+from hpcmaf.imports.swap import instead
 from hpcmaf.training.spec import FinetuneJob
 
 if TYPE_CHECKING:
@@ -196,7 +197,12 @@ def trainable(model: PreTrainedModel, job: FinetuneJob) -> torch.nn.Module:
         return model.train()
     # On the GPU at once: drawing 40 M numbers elsewhere, and moving 448 matrices one by one, takes half a second.
     whole = job.zero_stage != 3 and job.offload != "params" and job.quantize != "4bit"
-    with model.device if whole and model.device.type == "cuda" else nullcontext():
+    if not whole or model.device.type != "cuda":
+        return _with_adapter(model, job).train()
+    import torch
+
+    # PEFT draws what a linear layer has drawn for itself once more.
+    with model.device, instead(torch.nn.Linear, "reset_parameters", lambda _: None):
         return _with_adapter(model, job).train()
 
 

@@ -84,17 +84,29 @@ def test_a_unit_that_does_more_than_its_names_say_is_left_alone():
     from hpcmaf.training.adapters import quicken
     from hpcmaf.training.gated import gate
 
-    model = adapted()
-    unit = model.get_base_model().model.layers[0].mlp
-    kind = type(unit)
+    kind = type(adapted().get_base_model().model.layers[0].mlp)
 
     class Scaled(kind):
         def forward(self, x):
             return 2 * super().forward(x)
 
-    unit.__class__ = Scaled
-    quicken(model)
-    assert gate(model) == (1, 2)
+    class Cut(kind):
+        def forward(self, x):
+            return self.down_proj(self.act_fn(self.gate_proj(x)).clamp(max=7) * self.up_proj(x))
+
+    class Sized(kind):
+        def forward(self, x):
+            return super().forward(x) * self.gate_proj.out_features / self.gate_proj.base_layer.out_features
+
+    for own in (Scaled, Cut, Sized):
+        model = adapted()
+        unit = model.get_base_model().model.layers[0].mlp
+        unit.__class__ = own
+        layers = list(unit.named_children())
+        quicken(model)
+        assert gate(model) == (1, 2)
+        # Others that stood in their places while it was tried are gone.
+        assert list(unit.named_children()) == layers
     assert gate(adapted(lora_dropout=0.1)) == (0, 2)
     assert gate(adapted(use_dora=True)) == (0, 2)
 
