@@ -34,7 +34,7 @@ from hpcmaf.training.place import Place
 from hpcmaf.training.preparing import prepare
 from hpcmaf.training.reductions import left_out
 from hpcmaf.training.reserve import reserving
-from hpcmaf.training.saving import on_cpu, save_adapter, save_checkpoint
+from hpcmaf.training.saving import Landing, on_cpu, save_adapter, save_checkpoint
 from hpcmaf.training.spec import FinetuneJob
 from hpcmaf.training.stopping import WorkStop
 from hpcmaf.training.watching import Watch
@@ -77,7 +77,7 @@ def finetune(
 
     dtype = compute_dtype(job, config, cuda)
     losses: list[float] = []
-    earlier = 0.0
+    earlier, landing = 0.0, None
     marks["data"] = first_step = time.time()
     if batches:
         early, held.early = held.early, None
@@ -114,6 +114,8 @@ def finetune(
         useful = flop_per_token(size_of(engine.module.parameters(), dtype.itemsize), job)
         if coming is not None:
             held.prepare(coming, _load)
+        if place.first:
+            landing = Landing.of(engine.module, job)
         # Of what was made until here nothing is garbage, and looking for it takes as long as making some of it.
         gc.enable()
         with closing(Watch(job, place, steps, len(batches), useful)) as watch:
@@ -130,7 +132,7 @@ def finetune(
         weights = model.state_dict()
     # Without data and with a previous model, the launcher copies that.
     if place.first and (batches or not job.start):
-        weights = on_cpu(weights)
+        weights = on_cpu(weights, landing)
         if job.tuning == "lora":
             save_adapter(model, weights, job, output)
         else:

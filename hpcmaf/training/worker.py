@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from hpcmaf.imports.light import lightly
+from hpcmaf.imports.tuners import import_peft
 from hpcmaf.publish import write_json
 from hpcmaf.training import kernels
 from hpcmaf.training.early import EarlyWeights
@@ -49,7 +50,7 @@ def preload(job: FinetuneJob) -> None:
         if type(config) in AutoModelForCausalLM._model_mapping:
             AutoModelForCausalLM._model_mapping[type(config)]
         if job.tuning == "lora":
-            import peft  # noqa: F401
+            import_peft()
     skip_inductor()
     check_packages(objective=job.objective, quantize=job.quantize)
     if on_gpu:

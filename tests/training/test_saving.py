@@ -29,11 +29,12 @@ def test_one_number_that_is_not_finite_is_found(dtype):
 
 
 @pytest.mark.slow
-def test_weights_in_one_copy_are_the_same_weights(tmp_path):
+@pytest.mark.parametrize("numbers", [None, 15 + 7 + 24, 12])
+def test_weights_in_one_copy_are_the_same_weights(tmp_path, numbers):
     import torch
     from safetensors.torch import load_file, save_file
 
-    from hpcmaf.training.saving import in_one_copy
+    from hpcmaf.training.saving import Landing, in_one_copy
 
     draw = torch.Generator().manual_seed(0)
     weights = {
@@ -41,8 +42,13 @@ def test_weights_in_one_copy_are_the_same_weights(tmp_path):
     }
     # Not stored by rows, as a view of another may be.
     weights["d"] = torch.randn(4, 6, generator=draw).T
-    copied = in_one_copy(weights)
+    landing = None if numbers is None else Landing(numbers)
+    copied = in_one_copy(weights, landing)
     assert list(copied) == list(weights)
+    if landing is not None:
+        # What does not fit is left.
+        landed = copied["a"].untyped_storage().data_ptr() == landing.take().untyped_storage().data_ptr()
+        assert landed == (numbers == 46)
     assert all(torch.equal(copied[name], weights[name]) for name in weights)
     save_file(copied, tmp_path / "copied.safetensors")
     assert all(
