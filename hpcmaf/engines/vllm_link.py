@@ -34,7 +34,7 @@ class ProcessLink:
 
     def __init__(self, environment: Mapping[str, str] | None = None, model: str | None = None) -> None:
         self._link, theirs = Pipe()
-        command = [sys.executable, "-m", "hpcmaf.engines.vllm_process", str(theirs.fileno()), str(os.getpid())]
+        command = [sys.executable, "-P", "-m", "hpcmaf.engines.vllm_process", str(theirs.fileno()), str(os.getpid())]
         package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
         own = {**os.environ, **vllm_environment(), "PYTHONPATH": path, **(environment or {})}

@@ -31,7 +31,7 @@ class ReadApart:
 
     def __init__(self, files: list[Path], device: int) -> None:
         self._device = device
-        command = [sys.executable, "-m", "hpcmaf.training.reader", str(device), *map(str, files)]
+        command = [sys.executable, "-P", "-m", "hpcmaf.training.reader", str(device), *map(str, files)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def read(self) -> Callable[[], dict[str, torch.Tensor]]:

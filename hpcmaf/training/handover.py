@@ -6,8 +6,6 @@ linear layers of a model with 32 of them has 448, and these 900 copies of two
 microseconds come last. A GPU takes about a thousand kernels in advance; when
 those that it has in advance are copies, it has done them before the machine
 has prepared the step and told of the next forward pass, and waits for all that.
-One that draws all the power it may has a faster clock afterwards, and loses
-nothing (results/bench).
 """
 
 from __future__ import annotations

@@ -61,7 +61,8 @@ def serving(job: FinetuneJob, inbox: Path, log: Path) -> Iterator[subprocess.Pop
 
 @contextmanager
 def _started(job: FinetuneJob, arguments: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "hpcmaf.training.torchrun", str(os.getpid()), *arguments]
+    # Without the folder that this was called in, where modules of a user's may have names of others.
+    command = [sys.executable, "-P", "-m", "hpcmaf.training.torchrun", str(os.getpid()), *arguments]
     # A scheduler signals all processes of a job, and these would kill one that
     # has not yet begun to heed them; blocked, they wait for that.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

@@ -207,7 +207,11 @@ def wait_until(holds, seconds: float = 120.0) -> None:
 
 
 @pytest.mark.slow
-def test_agent_without_data_keeps_its_previous_model(job, tmp_path):
+def test_agent_without_data_keeps_its_previous_model(job, tmp_path, monkeypatch):
+    # Whatever lies where the command was given: Python would import it instead of its own.
+    monkeypatch.chdir(tmp_path)
+    for name in ("hpcmaf", "torch"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name} of this folder')")
     start = tmp_path / "before"
     start.mkdir()
     (start / "adapter_model.safetensors").write_bytes(b"as it was")
