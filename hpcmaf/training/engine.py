@@ -40,7 +40,6 @@ def settings(job: FinetuneJob, dtype: torch.dtype, trainable: int) -> dict[str, 
     # DeepSpeed's stage 0 steps bfloat16 weights without a float32 copy of
     # them and loses what is smaller than their rounding; stage 1 keeps one.
     stage = max(int(job.zero_stage), 1) if dtype == torch.bfloat16 else int(job.zero_stage)
-    alone = job.nodes * job.processes == 1
     pinned = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     offload = {"offload_optimizer": pinned} if job.offload != "none" else {}
     offload |= {"offload_param": pinned} if job.offload == "params" else {}
@@ -54,7 +53,7 @@ def settings(job: FinetuneJob, dtype: torch.dtype, trainable: int) -> dict[str, 
         "zero_optimization": {
             "stage": stage,
             # Who reduces nothing needs no bucket, nor a hook for each gradient that fills one.
-            "contiguous_gradients": not (alone and stage == 1 and job.offload == "none"),
+            "contiguous_gradients": not (job.alone and stage == 1 and job.offload == "none"),
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": bucket,
             # Under stage 3: gradients take float32's room for so many at a time.
@@ -124,11 +123,10 @@ def start(model: torch.nn.Module, job: FinetuneJob, dtype: torch.dtype, steps: i
         optimizer, lambda step: rate_factor(step, steps, job.schedule, job.warmup_ratio)
     )
     config = settings(job, dtype, sum(p.numel() for p in trained))
-    alone = job.nodes * job.processes == 1
     with ExitStack() as stack:
         # Quadratic in the number of matrices, which are a model's own and so no two the same.
         stack.enter_context(instead(DeepSpeedEngine, "_check_for_duplicates", lambda *_: None))
-        if alone:
+        if job.alone:
             # One broadcast per tensor, to nobody.
             stack.enter_context(instead(DeepSpeedEngine, "_broadcast_model", lambda _: None))
         if job.tuning == "lora":

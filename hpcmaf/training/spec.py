@@ -228,6 +228,11 @@ class FinetuneJob:
             f"at least the number of processes ({everywhere}), or some would never have a sequence",
         )
 
+    @property
+    def alone(self) -> bool:
+        """Whether one process does it, on one node."""
+        return self.nodes * self.processes == 1
+
     def write(self, path: Path) -> None:
         """Write the job as JSON."""
         write_json(path, asdict(self))

@@ -28,7 +28,7 @@ def apart(job: FinetuneJob) -> bool:
 def run(work: str, output: str, steps: str, started: float, node: int | None = None) -> None:
     """As :func:`hpcmaf.training.worker.run`, with what that needs imported first."""
     job, early = _imported(work)
-    if job.processes * job.nodes == 1 and asked(Path(work)):
+    if job.alone and asked(Path(work)):
         return  # several would first have to agree
     from hpcmaf.training import worker
 

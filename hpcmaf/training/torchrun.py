@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
         job = FinetuneJob.read(work() / "job.json")
     if asked(work()):
         return 0
-    if job.processes * job.nodes == 1:
+    if job.alone:
         return _by_itself(inbox, rest)
     with recorded(work()):
         metas_later()
