@@ -7,14 +7,43 @@ defect of this program.
 
 from __future__ import annotations
 
-import errno
+import errno as codes
 import os
+import re
+from typing import Literal
+
+FailureKind = Literal["hardware", "memory", "lost", "killed", "time", "torn", "refused", "defect"]
+"""Why something failed, as whoever noticed it knows.
+
+``hardware``: a device, node or file system that may work elsewhere or later;
+``memory``: none left; ``lost``: another process or node went away; ``killed``:
+by a signal; ``time``: a limit; ``torn``: a file is damaged; ``refused``: the
+same input fails the same way again; ``defect``: an error of this program.
+"""
 
 
 class HpcmafError(Exception):
-    """A defect of this program, with a traceback; please report it."""
+    """A defect of this program, with a traceback; please report it.
+
+    Parameters
+    ----------
+    kind
+        What the failure is worth to whoever decides on another attempt; the
+        class's own by default.
+    errno
+        The operating system's number, where one is behind it.
+    """
 
     exit_code = 1
+    kind: FailureKind = "refused"
+    errno: int | None = None
+
+    def __init__(self, *args: object, kind: FailureKind | None = None, errno: int | None = None) -> None:
+        super().__init__(*args)
+        if kind is not None:
+            self.kind = kind
+        if errno is not None:
+            self.errno = errno
 
 
 class UsageError(HpcmafError):
@@ -103,6 +132,7 @@ class OutOfMemory(HpcmafError):
     """A task needs more memory than there is; a smaller batch may do."""
 
     exit_code = 14
+    kind = "memory"
 
 
 class Interrupted(HpcmafError):
@@ -124,12 +154,46 @@ class StopRequested(HpcmafError):
 
 
 _REMEDIES = {
-    "check the path": (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
-    "check its permissions, or name another place": (errno.EACCES, errno.EPERM, errno.EROFS),
-    "free space there, or name another place": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-    "a file is in the way: name another place": (errno.EEXIST,),
-    "raise the limit (ulimit -n)": (errno.EMFILE, errno.ENFILE),
+    "check the path": (codes.ENOENT, codes.ENOTDIR, codes.EISDIR, codes.ENAMETOOLONG, codes.ELOOP),
+    "check its permissions, or name another place": (codes.EACCES, codes.EPERM, codes.EROFS),
+    "free space there, or name another place": (codes.ENOSPC, codes.EDQUOT, codes.EFBIG),
+    "a file is in the way: name another place": (codes.EEXIST,),
+    "raise the limit (ulimit -n)": (codes.EMFILE, codes.ENFILE),
 }
+
+
+# What a file system or device says that may be well elsewhere, or in a minute.
+TRANSIENT = frozenset(
+    (
+        codes.EIO,
+        codes.ESTALE,
+        codes.EREMOTEIO,
+        codes.ETIMEDOUT,
+        codes.ESHUTDOWN,
+        codes.ENOTCONN,
+        codes.ENODEV,
+        codes.ENOLCK,
+        codes.EAGAIN,
+        codes.EBUSY,
+        codes.ENXIO,
+    )
+)
+# HDF5 puts the number into its text.
+_ERRNO = re.compile(r"\berrno = (\d+)")
+
+
+def errno_of(error: BaseException | None) -> int | None:
+    """The operating system's number behind an error, or behind what caused it."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        number = getattr(error, "errno", None)
+        if isinstance(number, int):
+            return number
+        if isinstance(error, OSError) and (said := _ERRNO.search(str(error))):
+            return int(said[1])
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def system_error(error: OSError | MemoryError) -> PlatformError:
