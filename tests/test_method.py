@@ -261,8 +261,8 @@ def test_without_any_answer_there_is_no_data_and_no_point(tmp_path: Path, monkey
         assert set(done.lines(1, agent)) == {d.problem.id for d in done.debates(1)} - mute
     metrics = json.loads(done.run.metrics(1).read_text())
     gold = [d.problem.gold == "1" and any(turn.answer for turn in d.answers[-1]) for d in done.debates(1, "eval")]
-    assert metrics["problems"] == len(metrics["scores"]["debate"]) == EVAL
-    assert metrics["scores"]["debate"] == "".join(str(int(right)) for right in gold)
+    assert metrics["problems"] == len(metrics["scores"]["vote@M"]) == EVAL
+    assert metrics["scores"]["vote@M"] == "".join(str(int(right)) for right in gold)
 
 
 # --- 3 and 4: data --------------------------------------------------------------
@@ -365,9 +365,9 @@ def test_accuracy_and_its_error(played: Played) -> None:
         metrics = json.loads(played.run.metrics(t).read_text())
         scores = [int(played.label(t, d) == d.problem.gold) for d in played.debates(t, "eval")]
         assert 0 < sum(scores) < EVAL
-        assert metrics["accuracy"]["debate"]["value"] == np.mean(scores)
-        assert metrics["scores"]["debate"] == "".join(map(str, scores))
-        assert metrics["accuracy"]["debate"]["se"] == pytest.approx(np.std(scores, ddof=0) / sqrt(EVAL))
+        assert metrics["accuracy"]["vote@M"]["value"] == np.mean(scores)
+        assert metrics["scores"]["vote@M"] == "".join(map(str, scores))
+        assert metrics["accuracy"]["vote@M"]["se"] == pytest.approx(np.std(scores, ddof=0) / sqrt(EVAL))
         shares = [
             sum(turn.answer == played.label(t, d) is not None for turn in d.answers[-1]) / N
             for d in played.debates(t, "eval")

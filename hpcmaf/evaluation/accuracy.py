@@ -14,9 +14,8 @@ from hpcmaf.debate.consensus import consensus
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import DataError
 from hpcmaf.evaluation.behaviour import by_kind, curves, movements, specialisation
+from hpcmaf.evaluation.measures import SCHEMA, measures_of
 from hpcmaf.evaluation.spread import estimate
-
-SCHEMA = "hpcmaf-metrics/1"
 
 
 def _right(answer: str | None, gold: str) -> bool:
@@ -118,9 +117,11 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
         :func:`pseudo_label_accuracy`). With n problems:
 
         ``accuracy``
-            ``one_answer``: agent 0 in round 1; ``majority``: the vote of
-            round 1; ``debate``: the vote of round M. Each ``{"value", "se"}``,
-            se = population std (ddof 0) / sqrt(n).
+            ``answer``: agent 0 in round 1; ``vote@1``: the vote of round 1;
+            ``vote@M``: the vote of round M; those that these debates have,
+            see :func:`hpcmaf.evaluation.measures.measures_of`. Each
+            ``{"agents", "rounds", "value", "se"}``, se = population std
+            (ddof 0) / sqrt(n).
         ``rounds``
             Per round: each agent, the mean over agents (its error taken over
             problems), the vote, and ``specialisation``, see
@@ -161,14 +162,15 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
     if tally is None:
         raise DataError(f"iteration {iteration}: no debate to score; evaluate at least one problem")
     problems = len(tally.problem_ids)
-    measures = {"one_answer": tally.correct[0][0], "majority": tally.voted[0], "debate": tally.voted[-1]}
+    shapes = measures_of(tally.agents, tally.rounds)
+    right = {"answer": tally.correct[0][0], "vote@1": tally.voted[0], "vote@M": tally.voted[-1]}
     return {
         "schema": SCHEMA,
         "iteration": iteration,
         "method": method,
         "task": task,
         "problems": problems,
-        "accuracy": {name: estimate(scores) for name, scores in measures.items()},
+        "accuracy": {name: {"agents": n, "rounds": m, **estimate(right[name])} for name, (n, m) in shapes.items()},
         "rounds": [tally.round(m) for m in range(1, tally.rounds + 1)],
         "movement": [{"round": m} | movement.figures() for m, movement in tally.movements],
         "curves": tally.curves(),
@@ -179,7 +181,7 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
         "tied": tally.tied / problems,
         "pseudo_labels": None,
         "scores": {"problem_ids": list(tally.problem_ids)}
-        | {name: _marks(scores) for name, scores in measures.items()}
+        | {name: _marks(right[name]) for name in shapes}
         | {"agents": [[_marks(scores) for scores in turn] for turn in tally.correct], "agreeing": tally.agreeing},
     }
 

@@ -84,14 +84,17 @@ def outcomes(metrics: Mapping[str, Any], measure: str) -> dict[str, bool]:
     metrics
         Content of a ``metrics.json``.
     measure
-        ``"one_answer"``, ``"majority"`` or ``"debate"``.
+        Its name, see :data:`hpcmaf.evaluation.measures.MEASURES`.
 
     Raises
     ------
     DataError
-        There are not as many scores as problems, or a problem is listed twice.
+        It was not measured, there are not as many scores as problems, or a
+        problem is listed twice.
     """
-    ids, scores = metrics["scores"]["problem_ids"], metrics["scores"][measure]
+    ids, scores = metrics["scores"]["problem_ids"], metrics["scores"].get(measure)
+    if scores is None:
+        raise DataError(f"iteration {metrics.get('iteration')}: {measure} was not measured")
     result = dict(zip(ids, (mark == "1" for mark in scores), strict=False))
     if len(ids) != len(scores) or len(result) != len(ids):
         raise DataError(

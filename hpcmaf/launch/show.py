@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from hpcmaf.errors import one_line
+from hpcmaf.evaluation.measures import MEASURES
 from hpcmaf.launch.progress import clock
 from hpcmaf.launch.status import StageStatus, Status
 
@@ -132,8 +133,9 @@ def _total(status: Status) -> tuple[str, ...]:
 
 def _remarks(status: Status) -> Iterator[tuple[str, str]]:
     if status.accuracy:
-        figures = ", ".join(f"{row['iteration']}: {row['debate']['value']:.1%}" for row in status.accuracy)
-        yield "accuracy", f"{figures} (debate, by iteration)"
+        own = [name for name in MEASURES if name in status.accuracy[-1]][-1]
+        figures = ", ".join(f"{row['iteration']}: {row[own]['value']:.1%}" for row in status.accuracy if own in row)
+        yield "accuracy", f"{figures} ({MEASURES[own]}, by iteration)"
     failures = status.failures()
     for failure, count in failures[:_MOST_FAILURES]:
         task = f"{failure.stage} {failure.task}"

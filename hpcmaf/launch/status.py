@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hpcmaf.errors import ChainStoppedError, SlurmError
+from hpcmaf.evaluation.measures import MEASURES, declared
 from hpcmaf.launch.estimate import Estimate, estimate
 from hpcmaf.launch.survey import Failure, Survey, survey
 from hpcmaf.plan import Plan, Stage
@@ -64,8 +65,8 @@ class Status:
     Attributes
     ----------
     accuracy
-        Of each evaluated iteration: ``{"iteration", "one_answer", "majority", "debate"}``,
-        the measures as ``{"value", "se"}``.
+        Of each evaluated iteration: ``{"iteration"}`` and its measures by
+        name, such as ``answer`` and ``vote@M``, as ``{"value", "se"}``.
     next
         The command to type now; empty when there is only waiting to do.
     """
@@ -182,14 +183,13 @@ def _stage(stage: Stage, found: Survey, left: Estimate) -> StageStatus:
 def _accuracy(run: RunDir, stage: Stage) -> dict[str, Any] | None:
     """Figures of an evaluated iteration; 'hpcmaf aggregate' says what is wrong with a damaged file."""
     try:
-        measured = json.loads(run.metrics(stage.iteration).read_bytes())["accuracy"]
+        measured = declared(json.loads(run.metrics(stage.iteration).read_bytes()))["accuracy"]
         figures = {
-            name: {key: float(measured[name][key]) for key in ("value", "se")}
-            for name in ("one_answer", "majority", "debate")
+            name: {key: float(measured[name][key]) for key in ("value", "se")} for name in MEASURES if name in measured
         }
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
         return None
-    return {"iteration": stage.iteration} | figures
+    return {"iteration": stage.iteration} | figures if figures else None
 
 
 def _next(run: RunDir, plan: Plan, profile: Profile, found: Survey) -> str:

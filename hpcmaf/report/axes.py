@@ -47,7 +47,7 @@ def styles_of(groups: Sequence[Group]) -> dict[str, Style]:
     """A look for each line, the same in every plot; the best at the end are named if not all can be."""
     ends: dict[str, float] = {}
     for group in groups:
-        point = group.point(group.complete[-1], "debate")
+        point = group.point(group.complete[-1])
         ends[group.line] = max(ends.get(group.line, 0.0), point.value if point else 0.0)
     named = sorted(sorted(ends, key=lambda line: -ends[line])[:MOST_NAMED])
     return {

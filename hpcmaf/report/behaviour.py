@@ -7,6 +7,7 @@ from typing import Any
 
 from hpcmaf.evaluation import compare, holm, outcomes
 from hpcmaf.report.groups import Group
+from hpcmaf.report.learned import learned_table
 from hpcmaf.report.records import Iteration
 from hpcmaf.report.sections import NONE, cell, estimate, iteration_name, p_value, percent, points
 from hpcmaf.report.tables import Table
@@ -37,6 +38,7 @@ DIVERSITY = {
 def behaviour_tables(group: Group) -> list[Table]:
     """All that the runs of a group have the figures for."""
     makers = (
+        learned_table,
         agents_table,
         debate_tests,
         movement_table,
@@ -51,11 +53,7 @@ def behaviour_tables(group: Group) -> list[Table]:
 
 def _rounds(group: Group, t: int) -> int:
     """Rounds that all runs have at iteration t."""
-    return min((len(i.metrics["rounds"]) for i in _at(group, t) if i.metrics), default=0)
-
-
-def _at(group: Group, t: int) -> list[Iteration]:
-    return [iteration for run in group.runs for iteration in run.evaluated if iteration.number == t]
+    return min((len(i.metrics["rounds"]) for i in group.at(t) if i.metrics), default=0)
 
 
 def _part(m: int, *keys: str | int) -> Any:
@@ -75,7 +73,7 @@ def _part(m: int, *keys: str | int) -> Any:
 
 def agents_table(group: Group) -> Table | None:
     """Accuracy of every agent and of the vote, round by round."""
-    agents = max((len(i.metrics["rounds"][0]["agents"]) for t in group.complete for i in _at(group, t)), default=0)
+    agents = max((len(i.metrics["rounds"][0]["agents"]) for t in group.complete for i in group.at(t)), default=0)
     named = agents <= MOST_AGENTS
     rows = []
     for t in group.complete:
@@ -103,9 +101,10 @@ def debate_tests(group: Group) -> Table | None:
     """Whether debating beats voting on first answers, iteration by iteration, on the same problems."""
     found = []
     for t in group.complete:
-        pairs = [(outcomes(i.metrics, "majority"), outcomes(i.metrics, "debate")) for i in _at(group, t) if i.metrics]
-        if pairs and _rounds(group, t) > 1:
-            found.append((t, compare(pairs)))
+        both = {"vote@1", "vote@M"}
+        found_in = [i.metrics for i in group.at(t) if i.metrics and both <= i.metrics["accuracy"].keys()]
+        if found_in:
+            found.append((t, compare([tuple(outcomes(m, name) for name in sorted(both)) for m in found_in])))
     if not found:
         return None
     adjusted = holm([one.p for _, one in found])
@@ -127,7 +126,7 @@ def movement_table(group: Group) -> Table | None:
     all_moves = [move for run in group.runs for i in run.evaluated for move in (i.metrics or {}).get("movement", [])]
     names = [name for name in _MOVES if any(name in move for move in all_moves)]
     for t in group.complete:
-        moves = [i.metrics.get("movement", []) for i in _at(group, t) if i.metrics]
+        moves = [i.metrics.get("movement", []) for i in group.at(t) if i.metrics]
         for at in range(min(map(len, moves), default=0)):
             cells = []
             for name in names:
@@ -159,7 +158,7 @@ def specialisation_table(group: Group) -> Table | None:
             figures = [group.over(t, _part(m, "specialisation", name)) for name in names]
             if figures[0] is None:
                 continue
-            alone = [_part(m, "specialisation", "independent")(iteration) for iteration in _at(group, t)]
+            alone = [_part(m, "specialisation", "independent")(iteration) for iteration in group.at(t)]
             values = [value for value in alone if value is not None]
             independent = percent(sum(values) / len(values)) if values else NONE
             rows.append((iteration_name(t), str(m), *map(cell, figures), independent))
@@ -179,7 +178,7 @@ def curves_table(group: Group) -> Table | None:
     rows: list[tuple[str, ...]] = []
     width = 0
     for t in sorted({group.complete[0], group.complete[-1]} if group.complete else ()):
-        curves = [i.metrics.get("curves", []) for i in _at(group, t) if i.metrics]
+        curves = [i.metrics.get("curves", []) for i in group.at(t) if i.metrics]
         for at in range(min(map(len, curves), default=0)):
             ks = curves[0][at]["k"]
             if any(curve[at]["k"] != ks for curve in curves) or len(ks) < 2:
@@ -202,7 +201,7 @@ def curves_table(group: Group) -> Table | None:
         (
             curve["k"]
             for t in group.complete
-            for i in _at(group, t)
+            for i in group.at(t)
             if i.metrics
             for curve in i.metrics.get("curves", [])
         ),

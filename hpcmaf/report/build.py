@@ -12,6 +12,7 @@ from hpcmaf.publish import write_json, write_text
 from hpcmaf.report.compare import against, find_baseline
 from hpcmaf.report.debates import choose
 from hpcmaf.report.groups import group_runs
+from hpcmaf.report.learned import learned_csv
 from hpcmaf.report.latex import latex_table
 from hpcmaf.report.records import Run, read_run
 from hpcmaf.report.report import Report
@@ -82,6 +83,7 @@ def aggregate(
     plots = [Drawn("accuracy", "Accuracy over iterations"), *save_lines(report.groups, out)]
     write_text(out / "report.md", markdown(report, plots))
     write_text(out / "report.csv", to_csv(report))
+    write_text(out / "learned.csv", learned_csv(report.runs))
     write_json(out / "report.json", to_json(report))
     write_text(out / "report.tex", latex_table(report.rows, report.baseline, reference))
     write_page(report, plots, out, shown, notes)
@@ -102,8 +104,8 @@ def _name_apart(runs: Sequence[Run]) -> None:
 def markdown(report: Report, plots: Sequence[Drawn] = ()) -> str:
     """The whole report as markdown."""
     parts = [f"# {report.title or 'Runs'}", *(f"![{plot.about}]({plot.stem}.png)" for plot in plots)]
-    if report.missing:
-        parts += ["## Missing", "\n".join(f"- {line}" for line in report.missing)]
+    for name, lines in (("Missing", report.missing), ("Warnings", report.warnings)):
+        parts += [f"## {name}", "\n".join(f"- {line}" for line in lines)] if lines else []
     if len(report.runs) > 1:
         parts += ["## Overview", markdown_table(overview_table(report.groups))]
     for table in report.method_tables():

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from hpcmaf.errors import DataError
-from hpcmaf.evaluation import Comparison, compare, holm, outcomes
+from hpcmaf.evaluation import MEASURES, Comparison, compare, holm, outcomes
 from hpcmaf.report.groups import Group
-from hpcmaf.report.records import Iteration, Run
+from hpcmaf.report.records import Run
 from hpcmaf.report.sections import p_value, points
 from hpcmaf.report.tables import Table
 
@@ -29,13 +30,16 @@ class Claim:
     ----------
     place
         Task evaluated on, and model.
+    size
+        N and M.
     text
         What is claimed: the result's ``b`` is above its ``a``.
     p_holm
-        Adjusted for all claims of the place.
+        Adjusted for all claims of the place, N and M.
     """
 
     place: tuple[str, str]
+    size: tuple[int | None, int | None]
     text: str
     result: Comparison
     p_holm: float
@@ -49,64 +53,62 @@ class Claim:
 
 
 def claims(groups: Sequence[Group]) -> list[Claim]:
-    """Test the paper's claims at every place that has both the method and its single-agent counterpart.
+    """Test the paper's claims wherever there are both the method and its single-agent counterpart, of one N and M.
 
     Where several recipes of one of them differ in more than their seeds,
     nothing says which is meant, and nothing is claimed.
     """
     found: list[Claim] = []
     for place in dict.fromkeys(group.place for group in groups):
-        many, one = (_only(name, [group for group in groups if group.place == place]) for name in (MANY, ONE))
-        if many is None or one is None or not any(t > 0 for t in set(many.complete) & set(one.complete)):
-            continue
-        tested = []
-        for text, pairs, scale in _questions(many, one):
-            try:
-                tested.append((text, compare(pairs, scale)))
-            except DataError:
-                continue  # not the same problems; the table of methods says so
-        adjusted = holm([result.p for _, result in tested])
-        found += [Claim(place, text, result, p) for (text, result), p in zip(tested, adjusted, strict=True)]
+        here = [group for group in groups if group.place == place and not group.runs[0].transferred]
+        for size in dict.fromkeys((group.runs[0].agents, group.runs[0].rounds) for group in here):
+            of_size = [group for group in here if (group.runs[0].agents, group.runs[0].rounds) == size]
+            many, one = (_only(name, of_size) for name in (MANY, ONE))
+            if many is None or one is None or not any(t > 0 for t in set(many.complete) & set(one.complete)):
+                continue
+            tested = []
+            for text, pairs, scale in _questions(many, one):
+                try:
+                    tested.append((text, compare(pairs, scale)))
+                except DataError:
+                    continue  # not the same problems; the table of methods says so
+            adjusted = holm([result.p for _, result in tested])
+            found += [Claim(place, size, text, result, p) for (text, result), p in zip(tested, adjusted, strict=True)]
     return found
 
 
-def _only(method: str, here: Sequence[Group]) -> Group | None:
-    found = [group for group in here if group.runs[0].method == method and not group.runs[0].transferred]
+def _only(method: str, groups: Sequence[Group]) -> Group | None:
+    found = [group for group in groups if group.runs[0].method == method]
     return found[0] if len(found) == 1 else None
 
 
 def _questions(many: Group, one: Group) -> Iterator[Question]:
     last = max(set(many.complete) & set(one.complete))
     half = last // 2
+    own = many.own
     if 0 in many.complete:
-        yield "the base: majority above one answer", _within(many, (0, "one_answer"), (0, "majority")), 1
-        yield "the base: debate above majority", _within(many, (0, "majority"), (0, "debate")), 1
-        yield f"{MANY} above the base's debate", _within(many, (0, "debate"), (last, "debate")), 1
+        for a, b in pairwise(name for name in MEASURES if many.point(0, name)):
+            yield f"the base: {MEASURES[b]} above {MEASURES[a]}", _within(many, (0, a), (0, b)), 1
+        yield f"{MANY} above the base's {MEASURES[own]}", _within(many, (0, own), (last, own)), 1
     yield f"{MANY} above {ONE}, iteration {last}", _between(one, many, lambda run: _right(run, last)), 1
     if half in many.complete and half in one.complete and half > 0:
         for group, name in ((one, ONE), (many, MANY)):
-            yield (
-                f"{name} goes on improving, iteration {half} to {last}",
-                _within(group, (half, "debate"), (last, "debate")),
-                1,
-            )
-        yield (
-            f"{MANY} improves more than {ONE}, iteration {half} to {last}",
-            _between(one, many, lambda run: _gain(run, half, last)),
-            1,
-        )
+            pairs = _within(group, (half, own), (last, own))
+            yield f"{name} goes on improving, iteration {half} to {last}", pairs, 1
+        pairs = _between(one, many, lambda run: _gain(run, half, last))
+        yield f"{MANY} improves more than {ONE}, iteration {half} to {last}", pairs, 1
     # Both begin with the same society, so whose diversity is higher has lost less.
     pairs = _between(one, many, lambda run: _disagreeing(run, last))
-    agents = {run.agents for run in (*many.runs, *one.runs)}
-    if pairs and len(agents) == 1:
-        yield f"{MANY} keeps more diversity (1 − consensus) than {ONE}, iteration {last}", pairs, agents.pop() or 1
+    if pairs:
+        text = f"{MANY} keeps more diversity (1 − consensus) than {ONE}, iteration {last}"
+        yield text, pairs, many.runs[0].agents or 1
 
 
 def _within(group: Group, before: tuple[int, str], after: tuple[int, str]) -> list[tuple[Values, Values]]:
-    """Two iterations or ways of answering of the same runs."""
+    """Two iterations or measures of the same runs."""
     found = []
     for run in group.runs:
-        a, b = _at(run, before[0]), _at(run, after[0])
+        a, b = run.at(before[0]), run.at(after[0])
         if a is not None and b is not None:
             found.append((outcomes(a.metrics or {}, before[1]), outcomes(b.metrics or {}, after[1])))
     return found
@@ -126,13 +128,9 @@ def _between(a: Group, b: Group, values: Callable[[Run], Values | None]) -> list
     return found
 
 
-def _at(run: Run, t: int) -> Iteration | None:
-    return next((iteration for iteration in run.evaluated if iteration.number == t), None)
-
-
 def _right(run: Run, t: int) -> Values | None:
-    iteration = _at(run, t)
-    return None if iteration is None else outcomes(iteration.metrics or {}, "debate")
+    iteration = run.at(t)
+    return None if iteration is None else outcomes(iteration.metrics or {}, iteration.own)
 
 
 def _gain(run: Run, before: int, after: int) -> Values | None:
@@ -142,7 +140,7 @@ def _gain(run: Run, before: int, after: int) -> Values | None:
 
 def _disagreeing(run: Run, t: int) -> Values | None:
     """Of every problem, how many agents' final answers are not the final vote's."""
-    iteration = _at(run, t)
+    iteration = run.at(t)
     metrics = (iteration.metrics if iteration else None) or {}
     agreeing = metrics.get("scores", {}).get("agreeing")
     if agreeing is None:
@@ -152,15 +150,16 @@ def _disagreeing(run: Run, t: int) -> Values | None:
 
 
 def claim_tables(found: Sequence[Claim]) -> list[Table]:
-    """One table for each place."""
+    """One table for each place, N and M."""
     tables = []
-    for place in dict.fromkeys(claim.place for claim in found):
+    families = list(dict.fromkeys((claim.place, claim.size) for claim in found))
+    for place, size in families:
+        here = [claim for claim in found if (claim.place, claim.size) == (place, size)]
         rows = tuple(
             (claim.text, *points(claim.result), p_value(claim.result.p), p_value(claim.p_holm), claim.verdict)
-            for claim in found
-            if claim.place == place
+            for claim in here
         )
-        runs = max(claim.result.pairs for claim in found if claim.place == place)
+        runs = max(claim.result.pairs for claim in here)
         note = (
             f"Paired by problem, over {runs} run{'s' * (runs != 1)}, those of two methods by seed: percentage points, "
             "bootstrap interval over problems, exact two-sided test (sign flips by problem), Holm over this table. "
@@ -169,5 +168,7 @@ def claim_tables(found: Sequence[Claim]) -> list[Table]:
             "about these trained models; how far training again differs is the spread over runs."
         )
         header = ("claim", "points", "95 %", "gained", "lost", "p", "p (Holm)", "verdict")
-        tables.append(Table(f"Claims: {place[0]} · {place[1]}", header, rows, note))
+        several = sum(one == place for one, _ in families) > 1
+        title = " · ".join([f"Claims: {place[0]}", place[1], *([f"N = {size[0]}, M = {size[1]}"] if several else [])])
+        tables.append(Table(title, header, rows, note))
     return tables

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,8 +12,9 @@ from hpcmaf.methods import METHODS
 from hpcmaf.report.groups import Group
 from hpcmaf.report.records import Iteration, Run
 
-# Baselines that every run brings along: the untouched base, iteration 0.
-OF_THE_BASE = {"base": "one_answer", "majority": "majority", "debate": "debate"}
+# The untouched base's ways to answer, and how they are measured.
+OF_THE_BASE = {"base": "answer", "majority": "vote@1", "debate": "vote@M"}
+_CALLED = {"base": "the base's one answer", "majority": "the base's majority", "debate": "the base's debate"}
 
 
 class Tested(NamedTuple):
@@ -44,18 +45,19 @@ class Baseline:
     Attributes
     ----------
     groups
-        Of each task evaluated on and model at most one; empty for the base.
+        Of each task evaluated on and model at most one, which answers in its
+        own way; empty for the base.
     measure
-        How it answers.
+        How the base answers.
     """
 
     name: str
-    groups: tuple[Group, ...]
-    measure: str
+    groups: tuple[Group, ...] = ()
+    measure: str = ""
 
 
 def find_baseline(name: str, groups: Sequence[Group]) -> Baseline:
-    """Find a baseline by a run's name, a recipe's label, a method; or one of the base's own.
+    """Find a baseline by a run's name; one of the base's own; or by a recipe's label or a method.
 
     A method is looked for at each task evaluated on: there it is the recipe
     that was trained on that task, and one trained on another only where no
@@ -67,6 +69,8 @@ def find_baseline(name: str, groups: Sequence[Group]) -> Baseline:
         There is none, or it is not one of a task and model.
     """
     found = [group for group in groups if any(run.name == name for run in group.runs)]
+    if not found and name in OF_THE_BASE:
+        return Baseline(_CALLED[name], measure=OF_THE_BASE[name])
     if not found:
         places = dict.fromkeys(group.place for group in groups)
         found = [one for place in places for one in _called(name, [g for g in groups if g.place == place])]
@@ -74,10 +78,8 @@ def find_baseline(name: str, groups: Sequence[Group]) -> Baseline:
         labels = ", ".join(repr(group.label) for group in found)
         raise UsageError(f"--baseline {name}: could be any of {labels}; name one of them")
     if found:
-        return Baseline(name, tuple(found), "debate")
-    if name in OF_THE_BASE:
-        return Baseline(f"{name} (iteration 0)", (), OF_THE_BASE[name])
-    known = [*dict.fromkeys(group.line for group in groups), *OF_THE_BASE]
+        return Baseline(name, tuple(found))
+    known = [*dict.fromkeys([*(group.line for group in groups), *OF_THE_BASE])]
     raise UsageError(f"--baseline {name}: neither a run nor a method here; name one of {', '.join(known)}")
 
 
@@ -101,46 +103,97 @@ def against(baseline: Baseline, groups: Sequence[Group]) -> list[Tested]:
     is held against a society that has learned for longer; what trains nobody
     is the same whenever it is asked, and is held against the last. What was
     trained on another task is tested with the rest, as long as it was asked
-    the same problems. Holm's adjustment covers the recipes evaluated on one
-    task with one model.
+    the same problems. The base is taken from any run whose iteration 0 has
+    it, see :func:`shows_base`; where none has, there is no test. Holm's
+    adjustment covers the recipes evaluated on one task with one model.
     """
     rows: list[Tested] = []
     for place in dict.fromkeys(group.place for group in groups):
-        family = []
+        here = [group for group in groups if group.place == place]
         other = next((group for group in baseline.groups if group.place == place), None)
-        for group in groups:
-            if group.place != place or group is other or not group.complete:
+        family = []
+        for group in here:
+            if not group.complete or group is other or (baseline.groups and other is None):
                 continue
-            if baseline.groups and other is None:
-                continue
-            family.append(_test(group, other, baseline.measure))
+            if other is not None:
+                family.append(_test_group(group, other))
+            elif not _is_base(group, baseline.measure):
+                family.append(_test_base(group, baseline, [run for one in here for run in one.runs]))
         adjusted = iter(holm([row.result.p for row in family if row.result]))
         rows += [row._replace(p_holm=next(adjusted)) if row.result else row for row in family]
     return rows
 
 
-def _test(group: Group, other: Group | None, measure: str) -> Tested:
-    last = group.complete[-1]
-    if other is None:
-        earlier, at = group, 0
-    else:
-        earlier = other
-        at = max((t for t in other.complete if t <= last or _untrained(group)), default=-1)
-    faults = []
+def _is_base(group: Group, measure: str) -> bool:
+    """Whether the last that a recipe has is the base's own way to answer."""
+    return group.complete[-1] == 0 and group.own == measure and shows_base(group.runs[0], measure)
+
+
+def shows_base(run: Run, measure: str) -> bool:
+    """Whether a run's iteration 0 measures how the plain base answers.
+
+    Nobody is trained yet, so that is up to the method's prompts and sampling:
+    its first answers are the base's own unless they begin with an ID or are
+    drawn at another temperature, and its debate is, if critics also dispute
+    a summary.
+    """
+    ours, plain = METHODS.get(run.method or ""), METHODS["debate"]
+    if ours is None:
+        return False
+    fields = ["ids", "temperature", *(["summaries", "manner"] if measure == "vote@M" else [])]
+    return all(getattr(ours, field) == getattr(plain, field) for field in fields)
+
+
+def _base_of(run: Run, measure: str, runs: Sequence[Run]) -> Iterator[Run]:
+    """Runs that have the base asked as this one is, itself first, then those of its seed."""
+    rounds = run.rounds if measure == "vote@M" else 1
+    agents = run.agents if measure != "answer" else 1
+    for one in sorted(runs, key=lambda one: (one is not run, one.seed != run.seed)):
+        found = one.at(0)
+        accuracy = found.accuracy(measure) if found and shows_base(one, measure) else None
+        same = one is run or (one.asked == run.asked and run.asked is not None)
+        if same and accuracy and (accuracy["agents"], accuracy["rounds"]) == (agents, rounds):
+            yield one
+
+
+def _test_base(group: Group, baseline: Baseline, runs: Sequence[Run]) -> Tested:
     pairs = []
-    for ours in group.runs:
-        for theirs in [ours] if other is None else _partners(ours, group, earlier):
-            a, b = _at(theirs, at), _at(ours, last)
-            if a is None or b is None or not (a.metrics and b.metrics):
-                faults.append(f"{ours.name}: no iteration {last} here or {at} there")
-                continue
-            one = (outcomes(a.metrics, measure), outcomes(b.metrics, "debate"))
-            # Problems of one id may still be others: a source may number its lines.
-            known = {ours.questions, theirs.questions} - {None}
-            if one[0].keys() != one[1].keys() or len(known) > 1:
-                faults.append(f"{ours.name} and {theirs.name} answered different problems")
-                continue
-            pairs.append(one)
+    for run in group.runs:
+        found = list(_base_of(run, baseline.measure, runs))
+        # Any run's will do where the recipe has no other; else those of one seed belong together.
+        pairs += [(run, one) for one in found if one.seed == run.seed or len(group.runs) == 1][:1]
+    last = group.complete[-1]
+    if not pairs:
+        size = {"answer": "", "vote@1": f" of {group.runs[0].agents}"}.get(
+            baseline.measure, f" of {group.runs[0].agents} agents in {group.runs[0].rounds} rounds"
+        )
+        return Tested(group, last, 0, None, None, f"{baseline.name}{size} was not measured in these runs")
+    return _test(group, 0, [(ours.at(last), theirs.at(0), ours, theirs) for ours, theirs in pairs], baseline.measure)
+
+
+def _test_group(group: Group, other: Group) -> Tested:
+    last = group.complete[-1]
+    at = max((t for t in other.complete if t <= last or _untrained(group)), default=-1)
+    pairs = [(ours.at(last), theirs.at(at), ours, theirs) for ours in group.runs for theirs in _partners(ours, group, other)]
+    return _test(group, at, pairs, None)
+
+
+def _test(
+    group: Group, at: int, found: Sequence[tuple[Iteration | None, Iteration | None, Run, Run]], measure: str | None
+) -> Tested:
+    """Compare iterations of ours with theirs, which answer by a measure, or in their own way."""
+    last, faults, pairs = group.complete[-1], [], []
+    for b, a, ours, theirs in found:
+        if a is None or b is None or not (a.metrics and b.metrics):
+            faults.append(f"{ours.name}: no iteration {last} here or {at} there")
+            continue
+        one = (outcomes(a.metrics, measure or a.own), outcomes(b.metrics, b.own))
+        # Problems of one id may still be others: a source may number its lines.
+        known = {ours.questions, theirs.questions} - {None}
+        if one[0].keys() != one[1].keys() or len(known) > 1:
+            faults.append(f"{ours.name} and {theirs.name} answered different problems")
+            continue
+        pairs.append(one)
     try:
         result = compare(pairs)
     except DataError as error:
@@ -157,7 +210,3 @@ def _partners(ours: Run, group: Group, other: Group) -> list[Run]:
     """The baseline's run of the same seed; of a single one, whichever seed it has."""
     same = [run for run in other.runs if run.seed == ours.seed]
     return same[:1] if same else list(other.runs) if len(other.runs) == len(group.runs) == 1 else []
-
-
-def _at(run: Run, t: int) -> Iteration | None:
-    return next((iteration for iteration in run.evaluated if iteration.number == t), None)

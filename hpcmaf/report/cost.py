@@ -52,17 +52,17 @@ def split(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         ``practice``, ``evaluation``: as :func:`total`, of the stages that
         make an iteration's models and of those that measure them.
         ``answering``: tokens, prompt and completion, by inference measure:
-        one answer takes generator 0, the majority all generators, the debate
+        ``answer`` takes generator 0, ``vote@1`` all generators, ``vote@M``
         everybody and the summarizer.
     """
     rows = list(rows)
     practice = total(row for row in rows if row.get("stage") in PRACTICE)
     evaluation = [row for row in rows if row.get("stage") not in PRACTICE]
-    answering = {"one_answer": 0, "majority": 0, "debate": 0}
+    answering = {"answer": 0, "vote@1": 0, "vote@M": 0}
     for row in evaluation:
         tokens = (row.get("prompt_tokens") or 0) + (row.get("completion_tokens") or 0)
         agent = row.get("agent") or ""
-        answering["one_answer"] += tokens * (agent == "generator-0")
-        answering["majority"] += tokens * agent.startswith("generator-")
-        answering["debate"] += tokens
+        answering["answer"] += tokens * (agent == "generator-0")
+        answering["vote@1"] += tokens * agent.startswith("generator-")
+        answering["vote@M"] += tokens
     return {"practice": practice, "evaluation": total(evaluation), "answering": answering}

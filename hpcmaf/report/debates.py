@@ -76,7 +76,7 @@ def _read(run: Run, iteration: Iteration, count: int) -> Iterator[dict[str, Any]
 def _pick(run: Run, iteration: Iteration, count: int) -> list[tuple[str, str]]:
     scores = (iteration.metrics or {})["scores"]
     piles: dict[str, list[str]] = {outcome: [] for outcome in OUTCOMES.values()}
-    marks = zip(scores["problem_ids"], scores["majority"], scores["debate"], strict=True)
+    marks = zip(scores["problem_ids"], *iteration.votes, strict=True)
     for problem, before, after in marks:
         if before + after in OUTCOMES:
             piles[OUTCOMES[before + after]].append(problem)

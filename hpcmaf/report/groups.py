@@ -13,6 +13,8 @@ from typing import Any
 from hpcmaf.report.records import Iteration, Run
 
 UNKNOWN_TASK = "unknown task"
+# Behind a method that is defined by hints, where its prompts have no words for one.
+NO_HINT = " (no hint)"
 # What may differ between two runs of the same experiment.
 FREE = {"seed", "iterations", "name", "description"}
 
@@ -78,13 +80,22 @@ class Group:
         begun = [{iteration.number for iteration in run.evaluated} for run in self.runs if run.evaluated]
         return sorted(set.intersection(*begun)) if begun else []
 
-    def point(self, t: int, measure: str) -> Point | None:
-        """Accuracy of an inference measure at iteration t; ``None`` where no run has it."""
+    @property
+    def own(self) -> str:
+        """Name of the measure that the method answers by."""
+        return next((run.last.own for run in self.runs if run.last), "vote@M")
+
+    def point(self, t: int, measure: str | None = None) -> Point | None:
+        """Accuracy of a measure at iteration t, the method's own without a name; ``None`` where no run has it."""
         return self.over(t, lambda iteration: iteration.accuracy(measure))
+
+    def at(self, t: int) -> list[Iteration]:
+        """Iteration t of every run that has it evaluated."""
+        return [iteration for run in self.runs if (iteration := run.at(t))]
 
     def over(self, t: int, figure: Callable[[Iteration], Mapping[str, Any] | None]) -> Point | None:
         """Any figure with ``value`` and ``se`` at iteration t; ``None`` where no run has it."""
-        found = [figure(iteration) for run in self.runs for iteration in run.evaluated if iteration.number == t]
+        found = map(figure, self.at(t))
         estimates = [one for one in found if one is not None and one["value"] is not None]
         if not estimates:
             return None
@@ -150,7 +161,8 @@ def _by_label(item: tuple[str, list[Run]]) -> tuple[str, str]:
 def setting(run: Run) -> tuple[str, str, str, str]:
     """Task, model, method and size of a run, in words."""
     size = f"{_number(run.agents, 'agent')} × {_number(run.rounds, 'round')}"
-    return run.task or UNKNOWN_TASK, run.model or "unknown model", run.method or "unknown method", size
+    method = run.method or "unknown method"
+    return run.task or UNKNOWN_TASK, run.model or "unknown model", method + NO_HINT * run.unhinted, size
 
 
 def _number(count: int | None, noun: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpcmaf.evaluation import MEASURES
 from hpcmaf.report.axes import MOST_NAMED, Style, draw_line, finish, grid_of, room_for, styles_of
 from hpcmaf.report.behaviour import DIVERSITY
 from hpcmaf.report.groups import Group, Point
@@ -77,7 +78,7 @@ BARS = "bars: standard error over problems; bands: lowest to highest run"
 
 
 def _methods(figure: Figure, groups: Sequence[Group]) -> None:
-    _over_iterations(figure, groups, [("accuracy (%)", lambda group, t: group.point(t, "debate"), 100.0)])
+    _over_iterations(figure, groups, [("accuracy (%)", lambda group, t: group.point(t), 100.0)])
     finish(figure, groups, BARS)
 
 
@@ -100,7 +101,7 @@ def _tradeoff(figure: Figure, groups: Sequence[Group]) -> None:
             both = [
                 (x, y)
                 for t in group.complete
-                if (x := group.over(t, _disagreement)) and (y := group.point(t, "debate"))
+                if (x := group.over(t, _disagreement)) and (y := group.point(t))
             ]
             if not both:
                 continue
@@ -208,10 +209,10 @@ def _cost(figure: Figure, groups: Sequence[Group]) -> None:
                 continue
             last = max(costs)
             if row < 2:
-                measures, times = ["debate"] * len(costs), list(costs)
+                measures, times = [None] * len(costs), list(costs)
                 xs = [cost["generated"] + cost["trained"] if row == 0 else cost[made[0]] for cost in costs.values()]
             else:
-                measures, times = ["one_answer", "majority", "debate"], [last] * 3
+                measures, times = list(MEASURES), [last] * 3
                 xs = [costs[last][measure] for measure in measures]
             points = [group.point(t, measure) for t, measure in zip(times, measures, strict=True)]
             found = [(x, point) for x, point in zip(xs, points, strict=True) if point]

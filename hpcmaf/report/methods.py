@@ -7,11 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hpcmaf.evaluation import MEASURES
 from hpcmaf.report.compare import Tested
-from hpcmaf.report.groups import Group, Point
+from hpcmaf.report.groups import NO_HINT, Group, Point
 from hpcmaf.report.reference import published
 from hpcmaf.report.sections import NONE, estimate, p_value, percent, points
 from hpcmaf.report.tables import Table
+
+
+UNHINTED = (
+    f"{NO_HINT.strip()}: compact prompts have no words for gold as a hint; a wrong answer was asked for again as before."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +46,11 @@ def rows(groups: Sequence[Group], tested: Sequence[Tested], reference: bool) -> 
         if not group.complete:
             continue
         t = group.complete[-1]
-        point = group.point(t, "debate")
+        point = group.point(t)
         if point is None:
             continue
         run = group.runs[0]
-        paper = published(run.model, run.task, run.method, t) if reference else None
+        paper = published(run, t) if reference else None
         test = next((one for one in tested if one.group is group), None)
         found.append(Row(group, t, point, test, paper))
     return found
@@ -86,8 +92,11 @@ def method_tables(found: Sequence[Row], baseline: str | None, reference: bool) -
             )
         if any(row.group.runs[0].transferred for row in here):
             note += f" What names no other task was trained on {place[0]}, or not at all."
+        if any(row.group.runs[0].unhinted for row in here):
+            note += f" {UNHINTED}"
         if reference:
-            note += " Paper: its own figure after as many iterations, on 500 problems of its own."
+            note += " Paper: its own figure after as many iterations, on 500 problems of its own, where model, N, M "
+            note += "and levels are its own too."
         title = f"Methods: {place[0]} · {place[1]}"
         tables.append(Table(title, tuple(header), tuple(lines), " ".join([note, *faults])))
     return tables
@@ -118,7 +127,9 @@ def method_cost_table(groups: Sequence[Group]) -> Table | None:
         cost = cost_rows(group)
         if cost is None:
             continue
-        point = group.point(cost["iteration"], "debate")
+        point = group.point(cost["iteration"])
+        # What is not measured has no price: one answer holds no debate.
+        answering = [name for name in MEASURES if group.point(cost["iteration"], name)]
         lines.append(
             (
                 group.label,
@@ -127,7 +138,7 @@ def method_cost_table(groups: Sequence[Group]) -> Table | None:
                 *(f"{cost[name]:,.0f}" for name in ("generated", "trained")),
                 f"{cost['gpu_seconds']:,.1f}" if cost["gpu_seconds"] else NONE,
                 f"{cost['wall_seconds']:,.1f}",
-                *(f"{cost[name]:,.0f}" for name in ("one_answer", "majority", "debate")),
+                *(f"{cost[name]:,.0f}" if name in answering else NONE for name in MEASURES),
             )
         )
     if not lines:

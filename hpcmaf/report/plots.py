@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpcmaf.evaluation import MEASURES
 from hpcmaf.publish import atomic_path
 from hpcmaf.report.groups import Group, Point, common_title
-from hpcmaf.report.records import MEASURES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 # Colours of Okabe and Ito, which the colour-blind tell apart; markers and
 # labels say the same once more.
 STYLE = {
-    "one_answer": ("#009E73", "^"),
-    "majority": ("#0072B2", "s"),
-    "debate": ("#D55E00", "o"),
+    "answer": ("#009E73", "^"),
+    "vote@1": ("#0072B2", "s"),
+    "vote@M": ("#D55E00", "o"),
 }
 INK, FAINT = "#333333", "#8a8a8a"
 # Side by side, so that error bars do not hide one another (in iterations).
-SHIFT = {"one_answer": 0.05, "majority": 0.0, "debate": -0.05}
+SHIFT = {"answer": 0.05, "vote@1": 0.0, "vote@M": -0.05}
 # More panels than this are no longer read; then one line per recipe is drawn.
 MOST_PANELS = 9
 RC = {
@@ -123,9 +123,9 @@ def _draw(axes: Axes, group: Group) -> None:
         axes.text(0.5, 0.5, "no iteration evaluated yet", transform=axes.transAxes, ha="center", color=FAINT)
         axes.set_yticks([])
         return
-    base = group.point(0, "debate")
+    base = group.point(0)
     if base is not None:
-        axes.axhline(100 * base.value, color=STYLE["debate"][0], linestyle=":", linewidth=1.2, zorder=1)
+        axes.axhline(100 * base.value, color=STYLE["vote@M"][0], linestyle=":", linewidth=1.2, zorder=1)
     for measure, (color, marker) in STYLE.items():
         points = [(t, point) for t in group.complete if (point := group.point(t, measure))]
         times = [t + SHIFT[measure] for t, _ in points]
@@ -165,9 +165,9 @@ def _label_lines(axes: Axes, group: Group) -> None:
         points = [(t, point) for t in group.complete if (point := group.point(t, measure))]
         if points:
             ends.append((100 * points[-1][1].value, MEASURES[measure], STYLE[measure][0]))
-    base = group.point(0, "debate")
+    base = group.point(0)
     if base is not None and len(group.complete) > 1:
-        ends.append((100 * base.value, "debate of the base", STYLE["debate"][0]))
+        ends.append((100 * base.value, "debate of the base", STYLE["vote@M"][0]))
     bottom, top = axes.get_ylim()
     height = axes.get_window_extent().height / axes.figure.dpi
     gap = (top - bottom) * 0.17 / height  # 0.17 inches: one line of text
@@ -210,11 +210,11 @@ def _before_and_after(figure: Figure, groups: Sequence[Group]) -> None:
     shown = [group for group in groups if group.complete]
     figure.set_size_inches(8.0, 1.6 + 0.24 * max(len(shown), 1))
     axes = figure.subplots()
-    last_points = [(group, group.point(group.complete[-1], "debate")) for group in shown]
+    last_points = [(group, group.point(group.complete[-1])) for group in shown]
     last_points.sort(key=lambda item: item[1].value if item[1] else 0.0)
-    color = STYLE["debate"][0]
+    color = STYLE["vote@M"][0]
     for row, (group, last) in enumerate(last_points):
-        base = group.point(0, "debate")
+        base = group.point(0)
         if base and last:
             axes.plot([100 * base.value, 100 * last.value], [row, row], color="#d0d0d0", linewidth=1.5, zorder=1)
         if base:

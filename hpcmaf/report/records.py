@@ -14,13 +14,12 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from hpcmaf.errors import DataError
+from hpcmaf.evaluation.measures import own_measure
 from hpcmaf.methods import METHODS
 from hpcmaf.report.cost import SCHEMA as LEDGER_SCHEMA
 from hpcmaf.report.cost import split, total
-from hpcmaf.report.shape import diversity_fault, metrics_fault
+from hpcmaf.report.shape import diversity_fault, read_metrics
 from hpcmaf.rundir import RunDir
-
-MEASURES = {"one_answer": "one answer", "majority": "majority", "debate": "debate"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +42,20 @@ class Iteration:
     cost: Mapping[str, Any] | None
     diversity: Mapping[str, Any] | None = None
 
-    def accuracy(self, measure: str) -> Mapping[str, float] | None:
-        """Accuracy of an inference measure: ``{"value", "se"}``."""
-        return self.metrics["accuracy"][measure] if self.metrics else None
+    @property
+    def own(self) -> str:
+        """Name of the measure that the method answers by."""
+        return own_measure(self.metrics or {})
+
+    def accuracy(self, measure: str | None = None) -> Mapping[str, Any] | None:
+        """Accuracy of a measure, the method's own without a name: ``{"agents", "rounds", "value", "se"}``."""
+        return self.metrics["accuracy"].get(measure or self.own) if self.metrics else None
+
+    @property
+    def votes(self) -> tuple[str, str]:
+        """Whether the first round's vote is right and the last's, a mark for each problem."""
+        scores = (self.metrics or {})["scores"]
+        return scores.get("vote@1", scores["answer"]), scores[self.own]
 
     def diverse(self, measure: str) -> Mapping[str, Any] | None:
         """A measure of diversity: ``{"value", "se"}``; ``disagreement`` is 1 - consensus."""
@@ -96,10 +106,9 @@ class Run:
         """Iterations with metrics, in order."""
         return [iteration for iteration in self.iterations if iteration.metrics is not None]
 
-    @property
-    def first(self) -> Iteration | None:
-        """The untouched base, if evaluated."""
-        return next((iteration for iteration in self.evaluated if iteration.number == 0), None)
+    def at(self, t: int) -> Iteration | None:
+        """An iteration with metrics; 0 is the untouched base."""
+        return next((iteration for iteration in self.evaluated if iteration.number == t), None)
 
     @property
     def last(self) -> Iteration | None:
@@ -109,7 +118,7 @@ class Run:
     def spent(self, last: int) -> dict[str, float] | None:
         """Cost of getting to iteration ``last``, evaluation left out; ``None`` where a ledger is missing."""
         costs = {i.number: i.cost["split"] for i in self.iterations if i.cost is not None}
-        at = next((i for i in self.evaluated if i.number == last), None)
+        at = self.at(last)
         if at is None or at.metrics is None or any(t not in costs for t in range(1, last + 1)) or last not in costs:
             return None
         practice = [costs[t]["practice"] for t in range(1, last + 1)]
@@ -155,6 +164,21 @@ class Run:
     def task(self) -> str | None:
         """Name of the task; of a transfer, both."""
         return f"{self.trained_on} → {self.evaluated_on}" if self.transferred else self.evaluated_on
+
+    @property
+    def unhinted(self) -> bool:
+        """Whether it learned from retries with a hint, in prompts that cannot say one: those of the micro model."""
+        method = METHODS.get(self.method or "")
+        return method is not None and method.practice == "hints" and self.setting("task", "prompts") == "compact"
+
+    @property
+    def asked(self) -> str | None:
+        """The base, the evaluation problems and how they are put to it; ``None`` where there is no readable plan."""
+        if self.recipe is None or self.questions is None:
+            return None
+        prompts = (self.setting("evaluate_on") or self.setting("task")).get("prompts")
+        how = [self.setting("model", "dtype"), self.setting("sampling"), prompts]
+        return json.dumps([self.base, self.questions, *how], sort_keys=True)
 
     @property
     def model(self) -> str | None:
@@ -209,8 +233,10 @@ def read_run(path: Path) -> Run:
             metrics = None
         else:
             metrics = _read(folder.metrics(t), run, f"iteration {t} is left out")
-            if metrics is not None and (fault := metrics_fault(metrics, t)):
-                run.missing.append(f"{_where(folder.metrics(t), run)}: {fault}; iteration {t} is left out")
+            try:
+                metrics = None if metrics is None else read_metrics(metrics, t)
+            except ValueError as error:
+                run.missing.append(f"{_where(folder.metrics(t), run)}: {error}; iteration {t} is left out")
                 metrics = None
         cost = _cost(folder.ledger(t), run, wanted=metrics is not None)
         diversity = _diversity(folder.diversity(t), run) if folder.diversity(t).exists() else None

@@ -7,7 +7,8 @@ for them.
 
 from __future__ import annotations
 
-import re
+from hpcmaf.methods import METHODS
+from hpcmaf.report.records import Run
 
 _TASKS = ("arithmetic", "gsm8k", "math")
 # base, majority and debate are the untouched base's; the rest after one iteration.
@@ -53,31 +54,40 @@ _MATH_OVER_ITERATIONS = {
     "mistral": (22.5, 24.2, 26.5, 27.9, 28.2),
     "llama-3": (57.4, 61.2, 62.8, 66.0, 67.0),
 }
-_UNTRAINED = {"base", "majority", "debate"}
-# The very models of the paper: Phi-3-mini, Mistral-7B-Instruct-v0.2, Meta-Llama-3-8B.
-_MODELS = (
-    (re.compile(r"phi-3-mini", re.IGNORECASE), "phi-3"),
-    (re.compile(r"mistral-7b", re.IGNORECASE), "mistral"),
-    (re.compile(r"llama-3-8b", re.IGNORECASE), "llama-3"),
-)
+# The very models of the paper, by the last part of their name.
+_MODELS = {
+    "phi-3-mini-128k-instruct": "phi-3",
+    "mistral-7b-instruct-v0.2": "mistral",
+    "meta-llama-3-8b": "llama-3",
+    "meta-llama-3-8b-instruct": "llama-3",
+}
+_AGENTS, _ROUNDS, _LEVELS = 3, 2, [1, 2, 3]
 
 
-def published(model: str | None, task: str | None, method: str | None, iteration: int) -> float | None:
-    """The paper's accuracy as a share, or ``None`` where it has none.
+def published(run: Run, iteration: int) -> float | None:
+    """The paper's accuracy as a share, or ``None`` where it has none for these settings.
+
+    That is: of this very model, on this task (of MATH levels 1 to 3), with as
+    many agents and rounds as the paper's, as far as the method asks for any.
 
     Parameters
     ----------
-    model
-        Name of the base model.
     iteration
         0 for what is not trained. Beyond 1 the paper has MATH with maft only.
     """
-    name = next((name for pattern, name in _MODELS if model and pattern.search(model)), None)
-    if name is None or task not in _TASKS or method is None:
+    name, method = _MODELS.get((run.model or "").lower()), METHODS.get(run.method or "")
+    if name is None or method is None or run.transferred or run.task not in _TASKS or run.recipe is None:
         return None
-    if task == "math" and method == "maft" and 1 <= iteration <= 5:
+    untrained = method.learners == "nobody"
+    for shape in (method.inference_shape, *([] if untrained else [method.practice_shape])):
+        if shape(run.agents or 0, run.rounds or 0) != shape(_AGENTS, _ROUNDS):
+            return None
+    levels = (run.setting("evaluate_on") or run.setting("task")).get("levels") or _LEVELS
+    if run.task == "math" and (not isinstance(levels, list) or {*map(str, levels)} != {*map(str, _LEVELS)}):
+        return None
+    if run.task == "math" and run.method == "maft" and 1 <= iteration <= 5:
         return _MATH_OVER_ITERATIONS[name][iteration - 1] / 100
-    if iteration != (0 if method in _UNTRAINED else 1):
+    if iteration != (0 if untrained else 1):
         return None
-    row = _ONE_ITERATION[name].get(method)
-    return row[_TASKS.index(task)] / 100 if row else None
+    row = _ONE_ITERATION[name].get(method.name)
+    return row[_TASKS.index(run.task)] / 100 if row else None

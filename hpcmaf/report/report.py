@@ -10,6 +10,7 @@ from hpcmaf.report.behaviour import behaviour_tables
 from hpcmaf.report.claims import Claim, claim_tables, claims
 from hpcmaf.report.compare import Tested
 from hpcmaf.report.groups import Group, common_title
+from hpcmaf.report.learned import scarce
 from hpcmaf.report.methods import Row, method_cost_table, method_tables, rows
 from hpcmaf.report.records import Run
 from hpcmaf.report.sections import group_table, overview_table, run_tables
@@ -65,6 +66,11 @@ class Report:
         """What the runs lack, one line each."""
         return [f"{run.name}: {line}" for run in self.runs for line in run.missing]
 
+    @property
+    def warnings(self) -> list[str]:
+        """What is there and cannot mean much, one line each."""
+        return [line for run in self.runs for line in scarce(run)]
+
     def tables(self) -> list[Table]:
         """The tables for a terminal: one run in full, several side by side."""
         if len(self.runs) == 1:
@@ -89,10 +95,12 @@ class Report:
     @property
     def text(self) -> str:
         """The report as plain text."""
-        missing = ["Missing", *(f"  {line}" for line in self.missing)] if self.missing else []
-        return "\n\n".join(
-            ["\n".join(part) for part in ([self.title], *([render_table(t)] for t in self.tables()), missing) if part]
-        )
+        lists = [
+            "\n".join([name, *(f"  {line}" for line in lines)])
+            for name, lines in (("Missing", self.missing), ("Warnings", self.warnings))
+            if lines
+        ]
+        return "\n\n".join(part for part in (self.title, *map(render_table, self.tables()), *lists) if part)
 
     def print(self, console: Console) -> None:
         """Write to a console: with frames on a terminal, as ``text`` into a pipe or file."""
@@ -104,5 +112,5 @@ class Report:
         console.print(Text(self.title, style="bold"))
         for table in self.tables():
             console.print(rich_table(table))
-        for line in self.missing:
-            console.print(Text(f"missing: {line}", style="yellow"))
+        for line in (*(f"missing: {line}" for line in self.missing), *(f"warning: {line}" for line in self.warnings)):
+            console.print(Text(line, style="yellow"))

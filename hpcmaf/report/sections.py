@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hpcmaf.errors import DataError
-from hpcmaf.evaluation import Comparison, compare, holm, outcomes
+from hpcmaf.evaluation import MEASURES, Comparison, compare, holm, outcomes
 from hpcmaf.report.groups import Group, Point
-from hpcmaf.report.records import MEASURES, Iteration, Run
+from hpcmaf.report.records import Iteration, Run
 from hpcmaf.report.tables import Table
 
 NONE = "–"
@@ -74,15 +74,16 @@ def _counts(numbers: Iterable[int]) -> str:
 
 
 def comparisons(run: Run) -> list[dict[str, Any]]:
-    """Debate after the last iteration against the untouched base, on the same problems.
+    """The last iteration against the untouched base, on the same problems.
 
-    Computed once for a run, which keeps them.
+    Computed once for a run, which keeps them. A test for each measure that
+    differs from the others: one answer is not its own vote once more.
 
     Returns
     -------
     list of dict
-        ``measure`` of iteration 0 compared with; ``difference`` of the
-        accuracies; ``gained`` and ``lost`` problems, ``low`` and ``high`` of
+        ``measure`` of iteration 0 compared with, its ``agents`` and
+        ``rounds``; ``difference`` of the accuracies; ``gained`` and ``lost`` problems, ``low`` and ``high`` of
         the 95 % interval, ``p`` (exact McNemar test, two-sided) and ``p_holm``
         over the measures, or ``fault``: why there is no test.
     """
@@ -92,21 +93,22 @@ def comparisons(run: Run) -> list[dict[str, Any]]:
 
 
 def _comparisons(run: Run) -> Iterator[dict[str, Any]]:
-    first, last = run.first, run.last
+    first, last = run.at(0), run.last
     if first is None or last is None or first is last or not (first.metrics and last.metrics):
         return
     found = []
-    for measure in reversed(MEASURES):
-        before, after = first.metrics["accuracy"][measure], last.metrics["accuracy"]["debate"]
-        result = {"iteration": last.number, "measure": measure, "difference": after["value"] - before["value"]}
+    after = last.metrics["accuracy"][last.own]["value"]
+    for measure in [name for name in reversed(MEASURES) if name in first.metrics["accuracy"]]:
+        before = first.metrics["accuracy"][measure]
+        shape = {"agents": before["agents"], "rounds": before["rounds"]}
+        result = {"iteration": last.number, "measure": measure} | shape | {"difference": after - before["value"]}
         try:
-            found.append((result, compare([(outcomes(first.metrics, measure), outcomes(last.metrics, "debate"))])))
+            found.append((result, compare([(outcomes(first.metrics, measure), outcomes(last.metrics, last.own))])))
         except DataError as error:
             yield result | {"fault": str(error)}
-    adjusted = holm([test.p for _, test in found])
-    for (result, test), p in zip(found, adjusted, strict=True):
-        figures = {"low": test.low, "high": test.high, "gained": test.gained, "lost": test.lost}
-        yield result | figures | {"p": test.p, "p_holm": p}
+    for (result, test), p in zip(found, holm([test.p for _, test in found]), strict=True):
+        figures = {name: getattr(test, name) for name in ("low", "high", "gained", "lost", "p")}
+        yield result | figures | {"p_holm": p}
 
 
 def points(test: Comparison) -> tuple[str, str, str, str]:
@@ -136,7 +138,7 @@ def comparison_table(run: Run) -> Table | None:
         "Gained, lost: problems only the later, only the earlier got right. 95 %: paired bootstrap over problems. "
         "p: exact McNemar test, two-sided; Holm over this table."
     )
-    title = f"{run.name}: debate after iteration {run.last.number} against the untouched base"
+    title = f"{run.name}: {MEASURES[run.last.own]} after iteration {run.last.number} against the untouched base"
     return Table(title, header, tuple(rows), " ".join([note, *dict.fromkeys(faults)]))
 
 
@@ -180,7 +182,7 @@ def group_table(group: Group) -> Table:
     rows = []
     for t in group.iterations:
         points = [group.point(t, measure) for measure in MEASURES]
-        rows.append((iteration_name(t), str(points[0].runs if points[0] else 0), *map(_over_runs, points)))
+        rows.append((iteration_name(t), str(len(group.at(t))), *map(_over_runs, points)))
     title = f"{group.label}: accuracy over {len(group.runs)} runs"
     return Table(title, ("iteration", "runs", *_TITLES), tuple(rows), OVER_RUNS)
 
@@ -198,8 +200,9 @@ def overview_table(groups: Sequence[Group]) -> Table:
                 _counts(group.problems),
                 *(_over_runs(group.point(0, measure)) for measure in MEASURES),
                 NONE if last is None else str(last),
-                NONE if last is None else _over_runs(group.point(last, "debate")),
+                NONE if last is None else _over_runs(group.point(last)),
             )
         )
-    header = ("recipe", "runs", "problems", *(f"base: {title}" for title in _TITLES), "last iteration", "debate")
-    return Table("Overview", header, tuple(rows), OVER_RUNS)
+    header = ("recipe", "runs", "problems", *(f"base: {title}" for title in _TITLES), "last iteration", "its own way")
+    note = "Its own way: the debate, the vote or the one answer by which the method answers."
+    return Table("Overview", header, tuple(rows), f"{OVER_RUNS} {note}")

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hpcmaf.evaluation import SCHEMA
+from hpcmaf.evaluation.measures import SCHEMA, SCHEMAS, declared, measures_of
 
 # Written in hpcmaf.evaluation.diversity.measure, which reports need not import.
 DIVERSITY_SCHEMA = "hpcmaf-diversity/1"
@@ -28,10 +28,9 @@ class _PseudoLabels(_Estimate):
     problems: int
 
 
-class _Accuracy(_Strict):
-    one_answer: _Estimate
-    majority: _Estimate
-    debate: _Estimate
+class _Accuracy(_Estimate):
+    agents: int
+    rounds: int
 
 
 class _Ratio(_Strict):
@@ -90,11 +89,25 @@ class _Round(_Strict):
     specialisation: _Specialisation | None = None
 
 
-class _Scores(_Strict):
+class _Learned(_Strict):
+    kept: int
+    kept_positives: int
+    kept_negatives: int
+    realised_w: float | None
+    # Not in files of earlier versions.
+    cut_off: int | None = None
+    dropped_too_long: int | None = None
+    samples: int | None = None
+
+
+class _Selection(_Strict):
+    datasets: dict[str, _Learned]
+
+
+class _Scores(_Strict, extra="allow"):
+    # By the name of the measure.
+    __pydantic_extra__: dict[str, str]
     problem_ids: list[str]
-    one_answer: str
-    majority: str
-    debate: str
     # Not in files of earlier versions.
     agreeing: list[int] | None = None
     agents: list[list[str]] = []
@@ -106,7 +119,7 @@ class _Metrics(_Strict):
     method: str
     task: str
     problems: int = Field(ge=1)
-    accuracy: _Accuracy
+    accuracy: dict[str, _Accuracy]
     rounds: list[_Round] = Field(min_length=1)
     consensus: float
     unparsable: float
@@ -118,6 +131,21 @@ class _Metrics(_Strict):
     movement: list[_Movement] = []
     curves: list[_Curve] = Field([], max_length=2)
     by_kind: dict[str, dict[str, _Kind]] = {}
+    selection: _Selection | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> _Metrics:
+        wanted = measures_of(len(self.rounds[0].agents), len(self.rounds))
+        if {name: (one.agents, one.rounds) for name, one in self.accuracy.items()} != wanted:
+            raise ValueError("measures that its rounds do not have")
+        marks, scores = self.scores.__pydantic_extra__, self.scores
+        if marks.keys() != wanted.keys():
+            raise ValueError("measures without scores, or scores of none")
+        each = [scores.problem_ids, *marks.values(), *(one for agents in scores.agents for one in agents)]
+        each += [] if scores.agreeing is None else [scores.agreeing]
+        if {len(one) for one in each} != {self.problems}:
+            raise ValueError("scores and number of problems do not fit")
+        return self
 
 
 class _Measure(_Strict):
@@ -148,20 +176,24 @@ def _first(error: ValidationError) -> str:
     return f"damaged ({'.'.join(map(str, first['loc']))}: {first['msg']})"
 
 
-def metrics_fault(metrics: Mapping[str, Any], t: int) -> str | None:
-    """Why a ``metrics.json`` of iteration t cannot be used; ``None`` if it can."""
-    if metrics.get("schema") != SCHEMA:
-        return f"schema {metrics.get('schema')!r} instead of {SCHEMA!r}"
+def read_metrics(metrics: Mapping[str, Any], t: int) -> Mapping[str, Any]:
+    """A ``metrics.json`` of iteration t, of whatever version, as today's.
+
+    Raises
+    ------
+    ValueError
+        It cannot be used; in one line.
+    """
+    if metrics.get("schema") not in SCHEMAS:
+        raise ValueError(f"schema {metrics.get('schema')!r} instead of {SCHEMA!r}")
+    try:
+        metrics = declared(metrics)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"damaged ({error!r})") from error
     try:
         read = _Metrics.model_validate(metrics)
     except ValidationError as error:
-        return _first(error)
+        raise ValueError(_first(error)) from error
     if read.iteration != t:
-        return f"says iteration {read.iteration}"
-    scores = read.scores
-    each = [scores.problem_ids, scores.one_answer, scores.majority, scores.debate]
-    each += [] if scores.agreeing is None else [scores.agreeing]
-    each += [marks for agents in scores.agents for marks in agents]
-    if {len(one) for one in each} != {read.problems}:
-        return "damaged (scores and number of problems do not fit)"
-    return None
+        raise ValueError(f"says iteration {read.iteration}")
+    return metrics

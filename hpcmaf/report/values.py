@@ -8,15 +8,16 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from hpcmaf.evaluation import MEASURES
 from hpcmaf.report.methods import cost_rows
-from hpcmaf.report.records import MEASURES, Iteration, Run
+from hpcmaf.report.records import Iteration, Run
 from hpcmaf.report.report import Report
 from hpcmaf.report.sections import comparisons
 
-SCHEMA = "hpcmaf-report/1"
+SCHEMA = "hpcmaf-report/2"
 COLUMNS = (
     *("run", "recipe", "method", "task", "trained_on", "evaluated_on", "model", "agents", "rounds", "seed"),
-    *("iteration", "measure"),
+    *("iteration", "measure", "measured_agents", "measured_rounds"),
     *("problems", "correct", "accuracy", "se", "mean_critic", "consensus", "unparsable", "tied", "pseudo_labels"),
 )
 
@@ -40,7 +41,7 @@ def to_csv(report: Report) -> str:
     """One line per run, iteration and inference measure; shares, not percent.
 
     The columns from ``mean_critic`` on belong to the iteration and are the
-    same on its three lines.
+    same on all its lines.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
@@ -54,11 +55,13 @@ def to_csv(report: Report) -> str:
 
 def _rows(iteration: Iteration) -> Iterator[dict[str, Any]]:
     metrics = iteration.metrics or {}
-    for measure in MEASURES:
+    for measure in [name for name in MEASURES if name in metrics["accuracy"]]:
         accuracy = metrics["accuracy"][measure]
         yield {
             "iteration": iteration.number,
             "measure": measure,
+            "measured_agents": accuracy["agents"],
+            "measured_rounds": accuracy["rounds"],
             "problems": metrics["problems"],
             "correct": metrics["scores"][measure].count("1"),
             "accuracy": accuracy["value"],
@@ -108,7 +111,7 @@ def to_json(report: Report) -> dict[str, Any]:
         | (one.result._asdict() | {"p_holm": one.p_holm} if one.result else {"fault": one.fault})
         for one in report.tested
     ]
-    value = {"schema": SCHEMA, "title": report.title, "runs": runs, "groups": groups}
+    value = {"schema": SCHEMA, "title": report.title, "runs": runs, "groups": groups, "warnings": report.warnings}
     if report.claims:
         value["claims"] = [
             {"evaluated_on": one.place[0], "model": one.place[1], "claim": one.text}

@@ -21,7 +21,7 @@ def errors_table(group: Group) -> Table | None:
     """
     rows = []
     for t in group.complete:
-        found = [i for run in group.runs for i in run.evaluated if i.number == t and _rounds(i) > 1]
+        found = [i for i in group.at(t) if _rounds(i) > 1]
         if not found:
             continue
         cells = [cell(group.over(t, _wrong))]
@@ -52,8 +52,8 @@ def _shares(read: Callable[[bool, bool], tuple[int, int]]) -> Callable[[Iteratio
             return None
         scores: dict[str, Any] = (iteration.metrics or {})["scores"]
         first = ["1" in each for each in zip(*scores["agents"][0], strict=True)]
-        pairs = zip(first, scores["debate"], scores["majority"], strict=True)
-        counts = [read(said, last == "1") if vote == "0" else (0, 0) for said, last, vote in pairs]
+        pairs = zip(first, *iteration.votes, strict=True)
+        counts = [read(said, last == "1") if vote == "0" else (0, 0) for said, vote, last in pairs]
         return ratio([count for count, _ in counts], [of for _, of in counts])
 
     return figure
@@ -67,5 +67,5 @@ _made = _shares(lambda said, last: (int(last and not said), int(not said)))
 def _wrong(iteration: Iteration) -> Ratio | None:
     if _rounds(iteration) < 2:
         return None
-    majority = (iteration.metrics or {})["scores"]["majority"]
-    return ratio([int(vote == "0") for vote in majority], [1] * len(majority))
+    first, _ = iteration.votes
+    return ratio([int(vote == "0") for vote in first], [1] * len(first))

@@ -33,13 +33,13 @@ def test_accuracies_by_hand(four: list[Transcript]) -> None:
     result = score(four, **RUN)
     scores = result["scores"]
     assert scores["problem_ids"] == ["right", "turned", "wrong", "mute"]
-    assert scores["one_answer"] == "1010"  # agent 0's first answer
-    assert scores["debate"] == "1100"  # the vote of the last round
-    assert scores["majority"][:2] == "10"
-    assert scores["majority"][3] == "0"
-    assert result["accuracy"]["one_answer"] == {"value": 0.5, "se": 0.25}
-    assert result["accuracy"]["debate"] == {"value": 0.5, "se": 0.25}
-    assert (result["schema"], result["iteration"], result["method"]) == ("hpcmaf-metrics/1", 2, "maft")
+    assert scores["answer"] == "1010"  # agent 0's first answer
+    assert scores["vote@M"] == "1100"  # the vote of the last round
+    assert scores["vote@1"][:2] == "10"
+    assert scores["vote@1"][3] == "0"
+    assert result["accuracy"]["answer"] == {"agents": 1, "rounds": 1, "value": 0.5, "se": 0.25}
+    assert result["accuracy"]["vote@M"] == {"agents": 3, "rounds": 2, "value": 0.5, "se": 0.25}
+    assert (result["schema"], result["iteration"], result["method"]) == ("hpcmaf-metrics/2", 2, "maft")
     assert (result["task"], result["problems"], result["pseudo_labels"]) == ("arithmetic", 4, None)
 
 
@@ -66,15 +66,15 @@ def test_unparsable_problems_stay_in_the_denominator(debate: Debate) -> None:
 
 def test_unparsable_answers_do_not_vote(debate: Debate) -> None:
     result = score([debate("one voice", "6", [None, None, "6"], [None, "6", None])], **RUN)
-    assert result["scores"]["majority"] == result["scores"]["debate"] == "1"
-    assert result["scores"]["one_answer"] == "0"
+    assert result["scores"]["vote@1"] == result["scores"]["vote@M"] == "1"
+    assert result["scores"]["answer"] == "0"
     assert result["unparsable"] == pytest.approx(2 / 3)
 
 
 def test_only_the_final_round_decides(debate: Debate) -> None:
     # Eight of nine answers are right, the last round's vote is not.
     result = score([debate("late", "4", ["4"] * 3, ["4"] * 3, ["4", "7", "7"])], **RUN)
-    assert (result["scores"]["majority"], result["scores"]["debate"]) == ("1", "0")
+    assert (result["scores"]["vote@1"], result["scores"]["vote@M"]) == ("1", "0")
     assert [row["vote"]["value"] for row in result["rounds"]] == [1.0, 1.0, 0.0]
     assert result["consensus"] == pytest.approx(2 / 3)
     # And unparsable answers count in the final round alone.
@@ -83,7 +83,7 @@ def test_only_the_final_round_decides(debate: Debate) -> None:
 
 def test_answers_are_compared_by_equivalence(debate: Debate) -> None:
     result = score([debate("half", "1/2", ["0.5", "1/2", "2"], ["2", "0.50", "2/4"])], **RUN)
-    assert (result["scores"]["one_answer"], result["scores"]["debate"]) == ("1", "1")
+    assert (result["scores"]["answer"], result["scores"]["vote@M"]) == ("1", "1")
     assert result["consensus"] == pytest.approx(2 / 3)
     assert result["tied"] == 0.0
 
@@ -97,7 +97,7 @@ def test_ties_are_drawn_per_problem_and_iteration_not_by_string(debate: Debate) 
     result = score(tied, **RUN)
     assert result["tied"] == 1.0
     assert result["consensus"] == 0.5
-    assert 0.35 < result["accuracy"]["debate"]["value"] < 0.65  # 4 sigma; a rule by string gives 0 or 1
+    assert 0.35 < result["accuracy"]["vote@M"]["value"] < 0.65  # 4 sigma; a rule by string gives 0 or 1
     assert result["scores"] != score(tied, **RUN | {"seed": 8})["scores"]
     assert result["scores"] != score(tied, **RUN | {"iteration": 3})["scores"]
 
@@ -105,7 +105,7 @@ def test_ties_are_drawn_per_problem_and_iteration_not_by_string(debate: Debate) 
 def test_order_of_problems_changes_nothing(debate: Debate) -> None:
     debates = [debate(f"p{i}", "1", ["1", "2", None], ["2", "1", "3"]) for i in range(30)]
     there, back = score(debates, **RUN), score(list(reversed(debates)), **RUN)
-    for name in ("one_answer", "majority", "debate"):
+    for name in ("answer", "vote@1", "vote@M"):
         assert there["scores"][name] == back["scores"][name][::-1]
     there.pop("scores"), back.pop("scores")
     assert there == back
@@ -114,8 +114,8 @@ def test_order_of_problems_changes_nothing(debate: Debate) -> None:
 def test_one_agent_one_round(debate: Debate) -> None:
     result = score([debate("a", "1", ["1"]), debate("b", "1", ["2"])], **RUN)
     assert len(result["rounds"]) == 1
-    for measure in result["accuracy"].values():
-        assert measure == {"value": 0.5, "se": pytest.approx(0.5 / 2**0.5)}
+    se = pytest.approx(0.5 / 2**0.5)
+    assert result["accuracy"] == {"answer": {"agents": 1, "rounds": 1, "value": 0.5, "se": se}}
     assert (result["consensus"], result["tied"]) == (1.0, 0.0)
 
 
@@ -160,7 +160,7 @@ def test_pseudo_labels(four: list[Transcript], debate: Debate) -> None:
     assert [pseudo_label_accuracy([one], 7, 2)["value"] for one in late] == [0.0, 1.0]
     # The same labels as evaluation would vote for, ties included.
     tied = [debate(f"p{i}", "9", ["1", "9"], ["1", "9"]) for i in range(50)]
-    assert pseudo_label_accuracy(tied, 7, 2)["value"] == score(tied, **RUN)["accuracy"]["debate"]["value"]
+    assert pseudo_label_accuracy(tied, 7, 2)["value"] == score(tied, **RUN)["accuracy"]["vote@M"]["value"]
     # Problems without gold are left out, and all of them without gold is no figure at all.
     bare = debate("bare", None, ["5"] * 3, ["5"] * 3)
     assert pseudo_label_accuracy([*four, bare], 7, 2) == result

@@ -49,7 +49,7 @@ def test_movement_by_hand(debate: Debate) -> None:
     assert counts(move["majority_corrected"]) == (1, 3)
     both = (counts(move[name]) for name in ("majority_corrected", "split_corrected"))
     assert counts(move["vote_corrected"]) == tuple(map(sum, zip(*both, strict=True)))
-    gained = result["scores"]["majority"], result["scores"]["debate"]
+    gained = result["scores"]["vote@1"], result["scores"]["vote@M"]
     assert counts(move["vote_corrected"])[0] == sum(pair == ("0", "1") for pair in zip(*gained, strict=True))
 
 
@@ -106,7 +106,7 @@ def test_specialisation_by_hand(debate: Debate) -> None:
     assert found["independent"] == pytest.approx(0.5)  # all are right half the time
     assert result["scores"]["agents"] == [["1010", "0110", "0110"]]
     # The vote of "a" is a draw, so the gap is that or nothing.
-    assert found["gap"]["value"] == pytest.approx(0.75 - result["accuracy"]["debate"]["value"])
+    assert found["gap"]["value"] == pytest.approx(0.75 - result["accuracy"]["vote@1"]["value"])
 
 
 def test_one_agent_has_no_pairs(debate: Debate) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from hpcmaf.attempts import begin, leave_cause
 from hpcmaf.launch.slurm.submissions import Submission, Submissions
+from hpcmaf.evaluation import MEASURES
 from hpcmaf.plan import Plan, Stage, build_plan
 from hpcmaf.profile import Profile
 from hpcmaf.publish import write_json, write_text
@@ -63,11 +64,8 @@ def finish(run: RunDir, stage: Stage, tasks: Iterable[str] | None = None, second
         ledger = [{"stage": stage.kind, "wall_seconds": seconds}]
         path.write_text(json.dumps({"schema": "hpcmaf-marker/1", "outputs": {}, "ledger": ledger}))
         if stage.kind == "score":
-            measured = {name: {"value": 0.5 + stage.iteration / 100, "se": 0.01} for name in _MEASURES}
+            measured = {name: {"value": 0.5 + stage.iteration / 100, "se": 0.01} for name in MEASURES}
             write_json(run.metrics(stage.iteration), {"accuracy": measured})
-
-
-_MEASURES = ("one_answer", "majority", "debate")
 
 
 def submitted(run: RunDir, stage: Stage, tasks: Iterable[str], job: str | None, *, gate: bool = False) -> Submission:

@@ -26,7 +26,7 @@ from hpcmaf.report.values import to_json
 from hpcmaf.rundir import RunDir
 
 MakeRun = Callable[..., RunDir]
-TEXTS = ("report.md", "report.csv", "report.json", "report.tex", "report.html")
+TEXTS = ("report.md", "report.csv", "learned.csv", "report.json", "report.tex", "report.html")
 PLOTS = ("accuracy", "diversity", "tradeoff", "rounds", "answers", "cost")
 
 
@@ -39,7 +39,7 @@ def test_one_run_figures_are_those_of_its_metrics(make_run: MakeRun, tmp_path: P
     report = aggregate([run.root], tmp_path / "out")
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out/report.csv").read_text())))
     assert [(row["iteration"], row["measure"]) for row in rows] == [
-        (str(t), measure) for t in range(3) for measure in ("one_answer", "majority", "debate")
+        (str(t), measure) for t in range(3) for measure in ("answer", "vote@1", "vote@M")
     ]
     for row in rows:
         metrics = load(run.metrics(int(row["iteration"])))
@@ -58,12 +58,12 @@ def test_tests_compare_last_debate_with_the_base(make_run: MakeRun, tmp_path: Pa
     aggregate([run.root], tmp_path / "out")
     base, last = load(run.metrics(0)), load(run.metrics(2))
     tests = load(tmp_path / "out/report.json")["runs"][0]["tests"]
-    assert [one["measure"] for one in tests] == ["debate", "majority", "one_answer"]
+    assert [one["measure"] for one in tests] == ["vote@M", "vote@1", "answer"]
     for one in tests:
-        expected = mcnemar(outcomes(base, one["measure"]), outcomes(last, "debate"))
+        expected = mcnemar(outcomes(base, one["measure"]), outcomes(last, "vote@M"))
         assert (one["gained"], one["lost"], one["p"]) == expected
         assert one["iteration"] == 2
-        difference = last["accuracy"]["debate"]["value"] - base["accuracy"][one["measure"]]["value"]
+        difference = last["accuracy"]["vote@M"]["value"] - base["accuracy"][one["measure"]]["value"]
         assert one["difference"] == pytest.approx(difference)
 
 
@@ -111,8 +111,8 @@ def test_seeds_form_a_group_and_recipes_do_not(make_run: MakeRun, tmp_path: Path
     other = make_run("other", upto=1, selection={"mix": "cap"}, method="maft-no-critic")
     report = aggregate([run.root for run in (*runs, other)], tmp_path / "out")
     assert [(group.label, len(group.runs)) for group in report.groups] == [("maft", 3), ("maft-no-critic", 1)]
-    values = [load(run.metrics(1))["accuracy"]["debate"]["value"] for run in runs]
-    point = report.groups[0].point(1, "debate")
+    values = [load(run.metrics(1))["accuracy"]["vote@M"]["value"] for run in runs]
+    point = report.groups[0].point(1)
     assert point is not None
     assert (point.value, point.low, point.high) == (pytest.approx(sum(values) / 3), min(values), max(values))
     assert f"[{100 * min(values):.2f}, {100 * max(values):.2f}]" in report.text
@@ -166,7 +166,7 @@ def test_says_what_an_unfinished_or_damaged_run_lacks(make_run: MakeRun, tmp_pat
     assert report.missing == [
         "half: it01/ledger.json: missing; no costs",
         f"half: it02/metrics.json: damaged ({torn.value}); iteration 2 is left out",
-        "half: it03/metrics.json: schema 'hpcmaf-metrics/9' instead of 'hpcmaf-metrics/1'; iteration 3 is left out",
+        "half: it03/metrics.json: schema 'hpcmaf-metrics/9' instead of 'hpcmaf-metrics/2'; iteration 3 is left out",
         "half: it04/ledger.json: not a JSON object; no costs",
         "half: iterations 0, 5-7: not evaluated (yet)",
     ]

@@ -55,7 +55,7 @@ def test_every_claim_is_asked(runs: list[RunDir]) -> None:
 def test_runs_of_one_seed_are_compared(runs: list[RunDir]) -> None:
     better = claims_of(runs)[3]
     tests = [
-        mcnemar(outcomes(metrics(one, 4), "debate"), outcomes(metrics(many, 4), "debate"))
+        mcnemar(outcomes(metrics(one, 4), "vote@M"), outcomes(metrics(many, 4), "vote@M"))
         for many, one in zip(runs[:2], runs[2:], strict=True)
     ]
     assert better.result.gained == sum(test.b_only for test in tests)
@@ -74,7 +74,7 @@ def test_diversity_counts_who_disagrees(runs: list[RunDir]) -> None:
 
 def test_a_verdict_needs_evidence() -> None:
     same = {str(i): i % 2 for i in range(50)}
-    claim = Claim(("a", "b"), "more of the same", compare([(same, same)]), 1.0)
+    claim = Claim(("a", "b"), (3, 2), "more of the same", compare([(same, same)]), 1.0)
     assert claim.verdict == "open"
 
 

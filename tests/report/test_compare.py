@@ -35,7 +35,7 @@ def test_runs_are_paired_by_seed(make_run: MakeRun) -> None:
     groups = groups_of(*ours, *theirs)
     (row,) = against(find_baseline("debate", groups), groups)
     tests = [
-        mcnemar(outcomes(load(theirs[at].metrics(0)), "debate"), outcomes(load(run.metrics(2)), "debate"))
+        mcnemar(outcomes(load(theirs[at].metrics(0)), "vote@M"), outcomes(load(run.metrics(2)), "vote@M"))
         for run, at in zip(ours, (1, 0), strict=True)
     ]
     assert (row.iteration, row.against, row.result.pairs) == (2, 0, 2)
@@ -55,7 +55,7 @@ def test_holm_covers_one_task_and_model(make_run: MakeRun) -> None:
     assert alone.p_holm == alone.result.p
     base, last = load(far.metrics(0)), load(far.metrics(1))
     assert (alone.result.gained, alone.result.lost, alone.result.p) == mcnemar(
-        outcomes(base, "one_answer"), outcomes(last, "debate")
+        outcomes(base, "answer"), outcomes(last, "vote@M")
     )
 
 
@@ -74,7 +74,7 @@ def test_what_trains_nobody_is_held_against_the_last(make_run: MakeRun) -> None:
     rows = against(find_baseline("maft", groups), groups)
     assert {row.group.line: (row.iteration, row.against) for row in rows} == {"debate": (0, 3), "star": (2, 2)}
     (debate,) = (row.result for row in rows if row.group.line == "debate")
-    last, plain = (outcomes(load(run.metrics(t)), "debate") for run, t in ((trained, 3), (untrained, 0)))
+    last, plain = (outcomes(load(run.metrics(t)), "vote@M") for run, t in ((trained, 3), (untrained, 0)))
     assert (debate.gained, debate.lost, debate.p) == mcnemar(last, plain)
     # And where the baseline is not the one whose accuracy stands in the table, the table says so.
     (table,) = method_tables(rows_of(groups, rows, False), "maft", False)

@@ -47,14 +47,14 @@ def test_methods_with_bands_over_seeds(make_run: MakeRun) -> None:
     drawn = lines(axes)
     maft = next(group for group in groups if group.label == "maft")
     assert [round(x) for x in drawn["maft"][0]] == [0, 1, 2]
-    assert drawn["maft"][1] == pytest.approx([100 * maft.point(t, "debate").value for t in range(3)])
+    assert drawn["maft"][1] == pytest.approx([100 * maft.point(t).value for t in range(3)])
     assert len(drawn["debate"][1]) == 1
     (band,) = (one for one in axes.collections if isinstance(one, PolyCollection))
     ys = band.get_paths()[0].vertices[:, 1]
     assert (ys.min(), ys.max()) == pytest.approx(
         (
-            100 * min(maft.point(t, "debate").low for t in range(3)),
-            100 * max(maft.point(t, "debate").high for t in range(3)),
+            100 * min(maft.point(t).low for t in range(3)),
+            100 * max(maft.point(t).high for t in range(3)),
         )
     )
     assert figure.legends[0].get_texts()[0].get_text() in {"maft", "debate"}
@@ -76,7 +76,7 @@ def test_diversity_tradeoff_rounds_and_cost(make_run: MakeRun) -> None:
     (group,) = groups = groups_of(run)
     diversity = [group.over(t, lambda i: i.diverse("disagreement")).value for t in range(3)]
     assert diversity == pytest.approx([1 - i.metrics["consensus"] for i in group.runs[0].evaluated])
-    accuracy = [100 * group.point(t, "debate").value for t in range(3)]
+    accuracy = [100 * group.point(t).value for t in range(3)]
     figures = []
     for draw in (_diversity, _tradeoff, _rounds, _cost, _answers):
         figures.append(Figure(layout="constrained"))
@@ -138,8 +138,8 @@ def test_what_debates_make_of_wrong_votes(make_run: MakeRun) -> None:
     """Two runs of eight problems: beside four of six wrong votes somebody was right, and one of those was found."""
     runs = make_run("a", seed=0, upto=0, problems=8), make_run("b", seed=1, upto=0, problems=8)
     scores = [
-        {"majority": "11111100", "debate": "11111110", "agents": [["11111110", "11111100"], ["11111110", "11111110"]]},
-        {"majority": "11110000", "debate": "11110001", "agents": [["11111110", "11110000"], ["11110001", "11110001"]]},
+        {"vote@1": "11111100", "vote@M": "11111110", "agents": [["11111110", "11111100"], ["11111110", "11111110"]]},
+        {"vote@1": "11110000", "vote@M": "11110001", "agents": [["11111110", "11110000"], ["11110001", "11110001"]]},
     ]
     for run, changed in zip(runs, scores, strict=True):
         metrics = read_run(run.root).iterations[0].metrics

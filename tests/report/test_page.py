@@ -108,7 +108,7 @@ def test_debates_are_whole_and_harmless(run: RunDir, tmp_path: Path) -> None:
     for debate in debates:
         scores = metrics[debate["iteration"]]
         at = scores["problem_ids"].index(debate["id"])
-        pair = scores["majority"][at] + scores["debate"][at]
+        pair = scores["vote@1"][at] + scores["vote@M"][at]
         assert debate["outcome"] == {"01": "corrected", "10": "corrupted", "00": "wrong", "11": "right"}[pair]
         assert [str(int(r["vote"]["right"])) for r in debate["rounds"]] == list(pair)
         for m, turn in enumerate(debate["rounds"]):

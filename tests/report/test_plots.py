@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
+from hpcmaf.evaluation import MEASURES
 from hpcmaf.report.groups import group_runs
 from hpcmaf.report.plots import MOST_PANELS, STYLE, _before_and_after, _panels, _spread, save_accuracy
-from hpcmaf.report.records import MEASURES, read_run
+from hpcmaf.report.records import read_run
 from hpcmaf.rundir import RunDir
 
 MakeRun = Callable[..., RunDir]
@@ -42,7 +43,7 @@ def test_lines_bars_and_names(make_run: MakeRun) -> None:
     texts = {text.get_text() for text in axes.texts}
     assert texts == {*MEASURES.values(), "debate of the base"}
     dotted = [line for line in axes.lines if line.get_linestyle() == ":"]
-    assert [line.get_ydata()[0] for line in dotted] == [100 * read.first.accuracy("debate")["value"]]
+    assert [line.get_ydata()[0] for line in dotted] == [100 * read.at(0).accuracy("vote@M")["value"]]
     assert figure.get_suptitle() == "arithmetic · tiny · maft · 3 agents × 2 rounds"
     assert "40 evaluation problems" in figure.get_supxlabel()
     assert "standard error" in figure.get_supxlabel()
@@ -53,7 +54,7 @@ def test_mean_is_drawn_over_seeds_that_all_have_the_iteration(make_run: MakeRun)
     (group,) = groups = groups_of(make_run("a", seed=0, upto=3), make_run("b", seed=1, upto=2, planned=3))
     _panels(figure, groups)
     line = figure.axes[0].containers[0][0]
-    assert list(line.get_ydata()) == pytest.approx([100 * group.point(t, "one_answer").value for t in range(3)])
+    assert list(line.get_ydata()) == pytest.approx([100 * group.point(t, "answer").value for t in range(3)])
     assert "mean of 2 runs" in figure.get_supxlabel()
 
 

@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcmaf.report import aggregate
+from hpcmaf.report.latex import _SPECIAL as SPECIAL
 from hpcmaf.report.latex import escape
 from hpcmaf.report.methods import cost_rows, ranks
 from hpcmaf.report.reference import published
+from hpcmaf.report.records import read_run
 from hpcmaf.rundir import RunDir
 
 MakeRun = Callable[..., RunDir]
@@ -63,7 +65,7 @@ def test_cost_is_what_improving_took(study: list[Path], tmp_path: Path) -> None:
     assert (costs["maft"]["generated"], costs["maft"]["trained"], costs["maft"]["wall_seconds"]) == (2400, 140, 6.0)
     assert (costs["debate"]["generated"], costs["debate"]["trained"]) == (0, 0)
     # Evaluation: generator-0 alone, all generators, everybody.
-    answering = [costs["maft"][measure] for measure in ("one_answer", "majority", "debate")]
+    answering = [costs["maft"][measure] for measure in ("answer", "vote@1", "vote@M")]
     assert answering == [1200 / 60, 1200 / 60, 2400 / 60]
     RunDir(study[0]).ledger(1).unlink()
     again = aggregate(study, tmp_path)
@@ -78,26 +80,71 @@ def test_places() -> None:
 @given(st.text())
 def test_any_name_is_harmless_latex(text: str) -> None:
     plain = escape(text)
-    assert plain.isascii() and "\n" not in plain
-    for command in (r"\textbackslash{}", r"\textasciitilde{}", r"\textasciicircum{}", r"\textbar{}"):
-        plain = plain.replace(command, "")
-    for letter in "&%#_$":
-        plain = plain.replace("\\" + letter, "")
-    assert not set(re.sub(r"\$(\\cdot|\\times|\\to|<|>)\$|\\[{}]", "", plain)) & set("&%#_~^\\$")
+    assert plain.isprintable()
+    for mark in sorted(map(escape, SPECIAL), key=len, reverse=True):
+        plain = plain.replace(mark, "")
+    assert not set(plain) & set("&%#_~^\\$|{}<>")
 
 
-def test_the_paper_is_quoted_only_where_it_speaks() -> None:
-    assert published("Meta-Llama-3-8B-Instruct", "gsm8k", "maft", 1) == pytest.approx(0.886)
-    assert published("Mistral-7B-Instruct-v0.2", "math", "maft", 5) == pytest.approx(0.282)
-    assert published("Phi-3-mini-128k-instruct", "arithmetic", "debate", 0) == pytest.approx(0.962)
-    for case in (
-        ("micro", "arithmetic", "maft", 1),
-        ("Phi-3-medium", "math", "maft", 1),
-        ("Phi-3-mini", "math", "maft", 6),
-        ("Phi-3-mini", "gsm8k", "maft", 2),
-        ("Phi-3-mini", "gsm8k", "debate", 1),
-        ("Meta-Llama-3-8B", "math", "star", 1),
-        ("Phi-3-mini", "mmlu", "maft", 1),
-        (None, "math", "maft", 1),
-    ):
-        assert published(*case) is None
+def test_letters_survive_and_what_they_need_is_said(make_run: MakeRun, tmp_path: Path) -> None:
+    names = {"path": "/models/naïve-β-中文_2"}
+    aggregate([make_run("a", upto=1, model=names).root], tmp_path)
+    text = (tmp_path / "report.tex").read_text()
+    assert r"naïve-$\beta$-中文\_2" in text and "?" not in text
+    comments = [line for line in text.splitlines() if line.startswith("%")]
+    assert comments == [
+        "% needs \\usepackage{booktabs}",
+        "% needs \\usepackage[T1]{fontenc} for letters with accents",
+        "% needs lualatex or xelatex, and a font that has them, for: 中 文",
+    ]
+
+
+def test_the_caption_says_what_the_error_is(study: list[Path], make_run: MakeRun, tmp_path: Path) -> None:
+    aggregate(study, tmp_path)
+    caption = (tmp_path / "report.tex").read_text().partition("caption")[2]
+    said = r"after $\pm$ the standard error over evaluation problems: their population standard deviation over $\sqrt{n}$"
+    assert f"{said}, of one run, not how far runs differ." in caption
+    aggregate([make_run("one", upto=1).root], tmp_path)
+    caption = (tmp_path / "report.tex").read_text().partition("caption")[2]
+    assert f"{said}. Iterations: 1; runs each: 1." in caption
+
+
+PHI = "Phi-3-mini-128k-instruct"
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "method", "t", "more", "value"),
+    [
+        ("Meta-Llama-3-8B-Instruct", "gsm8k", "maft", 1, {}, 0.886),
+        ("mistralai/Mistral-7B-Instruct-v0.2", "math", "maft", 5, {}, 0.282),
+        (PHI, "math", "maft", 1, {"levels": [3, 2, 1]}, 0.588),
+        (PHI, "arithmetic", "debate", 0, {}, 0.962),
+        # One answer is the same however many could have debated; a majority is not, but has one round.
+        (PHI, "math", "base", 0, {"debate": {"agents": 5, "rounds": 3}}, 0.456),
+        (PHI, "math", "majority", 0, {"debate": {"agents": 3, "rounds": 3}}, 0.472),
+        ("micro", "arithmetic", "maft", 1, {}, None),
+        ("Phi-3-medium-128k-instruct", "math", "maft", 1, {}, None),
+        ("Phi-3-mini-4k-instruct", "math", "maft", 1, {}, None),
+        ("Mistral-7B-v0.1", "math", "maft", 1, {}, None),
+        ("Mistral-7B-Instruct-v0.3", "math", "maft", 1, {}, None),
+        ("Hermes-2-Pro-Llama-3-8B", "math", "maft", 1, {}, None),
+        (PHI, "math", "maft", 6, {}, None),
+        (PHI, "gsm8k", "maft", 2, {}, None),
+        (PHI, "gsm8k", "debate", 1, {}, None),
+        ("Meta-Llama-3-8B", "math", "star", 1, {}, None),
+        (PHI, "mmlu", "maft", 1, {}, None),
+        (PHI, "math", "maft", 1, {"levels": [1, 2, 3, 4, 5]}, None),
+        (PHI, "math", "debate", 0, {"levels": [1]}, None),
+        (PHI, "math", "maft", 1, {"debate": {"agents": 5, "rounds": 2}}, None),
+        (PHI, "math", "maft", 1, {"debate": {"agents": 3, "rounds": 3}}, None),
+        (PHI, "math", "majority", 0, {"debate": {"agents": 5, "rounds": 2}}, None),
+        (PHI, "math", "single-agent-ft-no-debate", 1, {"debate": {"agents": 5, "rounds": 2}}, None),
+    ],
+)
+def test_the_paper_is_quoted_only_where_it_speaks(
+    make_run: MakeRun, model: str, task: str, method: str, t: int, more: dict, value: float | None
+) -> None:
+    more = dict(more)
+    asked = {"name": task} | ({"levels": more.pop("levels")} if "levels" in more else {})
+    run = read_run(make_run("a", upto=0, method=method, model={"path": model}, task=asked, problems=4, **more).root)
+    assert published(run, t) == (None if value is None else pytest.approx(value))

@@ -55,7 +55,7 @@ def report_on(runs: dict[str, RunDir], name: str) -> Report:
 
 
 def scores(run: RunDir, t: int) -> dict[str, bool]:
-    return outcomes(json.loads(run.metrics(t).read_text()), "debate")
+    return outcomes(json.loads(run.metrics(t).read_text()), "vote@M")
 
 
 def test_trained_elsewhere_is_tested_on_the_same_problems(runs: dict[str, RunDir]) -> None:

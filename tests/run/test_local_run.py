@@ -64,7 +64,7 @@ def test_a_run_ends_in_a_table_and_a_plot(finished: RunDir) -> None:
     for t in (0, 1):
         metrics = json.loads(finished.metrics(t).read_text())
         assert metrics["problems"] == 16
-        assert set(metrics["accuracy"]) == {"one_answer", "majority", "debate"}
+        assert set(metrics["accuracy"]) == {"answer", "vote@1", "vote@M"}
     assert metrics["pseudo_labels"]["problems"] == 24
     plan = finished.load_plan()
     assert all(finished.done(stage, task) for stage in plan.stages for task in stage.tasks)

@@ -51,6 +51,8 @@ class Encoder:
         Folder or hub id.
     device
         As torch names it.
+    revision
+        Of a hub id: branch, tag or commit.
 
     Raises
     ------
@@ -58,13 +60,21 @@ class Encoder:
         It cannot be loaded.
     """
 
-    def __init__(self, path: str, device: Any, *, dtype: str = "auto", trust_remote_code: bool = False) -> None:
+    def __init__(
+        self,
+        path: str,
+        device: Any,
+        *,
+        dtype: str = "auto",
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
         from transformers import AutoModel, AutoTokenizer
 
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-            load = partial(AutoModel.from_pretrained, path, dtype=dtype, trust_remote_code=trust_remote_code)
-            model = with_metas(load)
+            source = {"revision": revision, "trust_remote_code": trust_remote_code}
+            self.tokenizer = AutoTokenizer.from_pretrained(path, **source)
+            model = with_metas(partial(AutoModel.from_pretrained, path, dtype=dtype, **source))
         except Exception as error:  # whatever the many kinds of models raise
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise EngineError(f"encoder {path}: cannot be loaded ({reason}); check --encoder") from error

@@ -90,7 +90,12 @@ def measure(
     finally:
         engine.close()
     encoder = Encoder(
-        means.encoder or served.base, device, dtype=served.dtype, trust_remote_code=served.trust_remote_code
+        means.encoder or served.base,
+        device,
+        dtype=served.dtype,
+        # It names a state of the base, not of another encoder.
+        revision=None if means.encoder else served.revision,
+        trust_remote_code=served.trust_remote_code,
     )
     texts = [turn.text for one in transcripts for turn in one.answers[-1]]
     vectors = encoder.encode(texts, means.batch_size).reshape(len(transcripts), transcripts[0].agents, -1)
