@@ -54,10 +54,10 @@ def scarce(run: Run) -> Iterator[str]:
             if samples < FEW:
                 few[agent] = samples
         if few:
-            named = [f"{agent} on {samples or 'none'}" for agent, samples in few.items()]
+            counted = ", ".join(f"{agent}: {samples or 'none'}" for agent, samples in few.items())
             yield (
-                f"{run.name}: iteration {iteration.number}: trained on fewer than {FEW} samples, which teach an agent "
-                f"little: {', '.join(named)}; raise task.train, or see mix and cut_off of selection"
+                f"{run.name}: iteration {iteration.number}: fewer than {FEW} training samples ({counted}); raise "
+                "task.train, or see which were cut off, too long or not mixed in"
             )
 
 

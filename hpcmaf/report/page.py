@@ -36,7 +36,7 @@ def write_page(
     template = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     page = template.substitute(
         title=escape(report.title or "Runs"),
-        missing=_missing(report.missing),
+        missing=_lines("Missing", report.missing) + _lines("Warnings", report.warnings),
         plots="\n".join(_figure(plot, out) for plot in plots),
         tables="\n".join(_sections(report)),
         notes="".join(f"<p class=note>{escape(note)}</p>" for note in notes),
@@ -69,11 +69,11 @@ def html_table(table: Table) -> str:
     )
 
 
-def _missing(lines: Sequence[str]) -> str:
+def _lines(name: str, lines: Sequence[str]) -> str:
     if not lines:
         return ""
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f"<section id=missing><h2>Missing</h2><ul>{items}</ul></section>"
+    return f"<section id={name.lower()} class=said><h2>{name}</h2><ul>{items}</ul></section>"
 
 
 def _figure(plot: Drawn, out: Path) -> str:

@@ -91,9 +91,9 @@ class _Round(_Strict):
 
 class _Learned(_Strict):
     kept: int
-    kept_positives: int
-    kept_negatives: int
-    realised_w: float | None
+    kept_positives: int | None = None
+    kept_negatives: int | None = None
+    realised_w: float | None = None
     # Not in files of earlier versions.
     cut_off: int | None = None
     dropped_too_long: int | None = None

@@ -11,12 +11,15 @@ import pytest
 
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.evaluation import pseudo_label_accuracy, score
+from hpcmaf.methods import METHODS
 from hpcmaf.plan import build_plan
 from hpcmaf.profile import Profile
 from hpcmaf.publish import write_json
 from hpcmaf.recipe import Recipe
 from hpcmaf.rundir import RunDir
 from hpcmaf.tasks.base import Problem
+from hpcmaf.training.parts import counts
+from hpcmaf.training.selection import select
 
 STAGES = ("debate", "finetune", "eval")
 
@@ -85,18 +88,22 @@ def make_run(tmp_path: Path) -> Callable[..., RunDir]:
             | {"seed": seed, "iterations": planned}
             | recipe
         )
-        run = RunDir(folder / name)
+        run, method = RunDir(folder / name), METHODS[whole.method]
         splits = {"train": {"count": 20, "sha256": "0"}, "eval": {"count": problems, "sha256": questions}}
         write_json(run.plan, build_plan(whole, Profile(name="none"), splits, "tiny").to_json())
         for t in range(upto + 1):
             run_seed = {"seed": seed, "iteration": t}
             better = gain * (1 - 0.5**t)
             skills = tuple(min(0.97, 0.45 + 0.15 * m + better) for m in range(whole.debate.rounds))
-            debates = invent(problems, skills, whole.debate.agents, 1000 * seed + t)
+            shape = method.inference_shape(whole.debate.agents, whole.debate.rounds)
+            debates = invent(problems, skills[: shape.rounds], shape.agents, 1000 * seed + t)
             metrics = score(debates, **run_seed, method=whole.method, task=whole.evaluation.name)
-            if t:
-                train = invent(20, skills, whole.debate.agents, 1000 * seed + t, "train")
+            if t and method.learners != "nobody":
+                shape = method.practice_shape(whole.debate.agents, whole.debate.rounds)
+                train = list(invent(20, (0.5, 0.6, 0.7)[: shape.rounds], shape.agents, 1000 * seed + t, "train"))
                 metrics["pseudo_labels"] = pseudo_label_accuracy(train, **run_seed)
+                chosen = select(train, w=0.5, **run_seed, data=method.data)
+                metrics["selection"] = {"datasets": {name: counts(parts) for name, parts in chosen.files.items()}}
             write_json(run.metrics(t), metrics)
             write_json(run.ledger(t), ledger(t))
         return run

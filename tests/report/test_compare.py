@@ -11,6 +11,7 @@ import pytest
 from hpcmaf.errors import UsageError
 from hpcmaf.evaluation import holm, mcnemar, outcomes
 from hpcmaf.publish import write_json
+from hpcmaf.report import aggregate
 from hpcmaf.report.compare import against, find_baseline
 from hpcmaf.report.groups import Group, group_runs
 from hpcmaf.report.methods import method_tables
@@ -100,3 +101,90 @@ def test_names_that_are_none_or_several(make_run: MakeRun) -> None:
     with pytest.raises(UsageError, match="--baseline x: neither a run nor a method here; name one of") as caught:
         find_baseline("x", groups)
     assert "\n" not in str(caught.value)
+
+
+def compared(name: str, *runs: RunDir):
+    groups = groups_of(*runs)
+    return {row.group.line: row for row in against(find_baseline(name, groups), groups)}
+
+
+def measured(run: RunDir, t: int, name: str):
+    return outcomes(load(run.metrics(t)), name)
+
+
+@pytest.mark.parametrize(("name", "measure"), [("debate", "vote@M"), ("majority", "vote@1"), ("base", "answer")])
+def test_the_base_is_taken_from_whichever_run_measured_it(make_run: MakeRun, name: str, measure: str) -> None:
+    """One answer holds no debate and no majority: that is another run's, of its seed, on the same problems."""
+    stars = [make_run(f"s{seed}", seed=seed, upto=1, gain=0.6, method="star") for seed in (0, 1)]
+    mafts = [make_run(f"m{seed}", seed=seed, upto=0) for seed in (1, 0)]
+    row = compared(name, *stars, *mafts)["star"]
+    tests = [
+        mcnemar(measured(base, 0, measure), measured(star, 1, "answer"))
+        for star, base in zip(stars, stars if name == "base" else (mafts[1], mafts[0]), strict=True)
+    ]
+    assert (row.result.gained, row.result.lost) == (sum(t.b_only for t in tests), sum(t.a_only for t in tests))
+    assert (row.result.pairs, row.against, row.fault) == (2, 0, None)
+
+
+def test_what_was_not_measured_is_not_tested_against(make_run: MakeRun, tmp_path: Path) -> None:
+    """It used to be one answer that star was tested against, and a star of significance for it."""
+    star = make_run("s", upto=1, gain=0.9, method="star", problems=200)
+    row = compared("debate", star)["star"]
+    assert row.result is None and row.p_holm is None
+    assert row.fault == "the base's debate of 3 agents in 2 rounds was not measured in these runs"
+    report = aggregate([star.root], tmp_path, baseline="debate")
+    assert row.fault in report.text
+    assert "$^{*}$}" not in (tmp_path / "report.tex").read_text()
+    assert "$^{*}$" not in (tmp_path / "report.tex").read_text().partition("caption")[0]
+    # One answer was measured.
+    assert compared("base", star)["star"].result.p < 0.05
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"method": "maft-no-summary"},
+        {"method": "cooperative"},
+        {"method": "unique-id"},
+        {"method": "single-agent-ft-hot"},
+        {"debate": {"agents": 5, "rounds": 2}},
+        {"debate": {"agents": 3, "rounds": 3}},
+        {"sampling": {"top_p": 1.0}},
+        {"model": {"path": "/models/tiny", "dtype": "float32"}},
+        {"questions": "2"},
+        {"task": {"name": "math"}},
+        {"task": {"name": "arithmetic", "prompts": "compact"}},
+    ],
+)
+def test_another_debate_is_not_the_bases(make_run: MakeRun, other: dict) -> None:
+    star, run = make_run("s", upto=1, method="star"), make_run("o", upto=0, **other)
+    groups = groups_of(star, run)
+    (row,) = (row for row in against(find_baseline("debate", groups), groups) if row.group.runs[0].name == "s")
+    assert row.result is None and "was not measured" in row.fault
+
+
+def test_first_answers_are_the_bases_whatever_is_made_of_them(make_run: MakeRun) -> None:
+    star, run = make_run("s", upto=1, method="star"), make_run("o", upto=0, method="maft-no-summary")
+    assert compared("majority", star, run)["star"].result is not None
+    assert compared("debate", star, run)["star"].result is None
+
+
+def test_an_untrained_recipe_is_not_tested_against_itself(make_run: MakeRun) -> None:
+    runs = [make_run(method, upto=0, method=method) for method in ("base", "majority", "debate", "cooperative")]
+    assert set(compared("debate", *runs)) == {"base", "majority", "cooperative"}
+    assert set(compared("base", *runs)) == {"majority", "debate", "cooperative"}
+
+
+def test_a_method_of_one_answer_has_one_test(make_run: MakeRun, tmp_path: Path) -> None:
+    """Its vote and its debate are its one answer once more, and are no tests of their own to be adjusted for."""
+    runs = {name: make_run(name, upto=1, gain=0.5, method=name) for name in ("star", "majority-ft", "maft")}
+    aggregate([run.root for run in runs.values()], tmp_path)
+    tests = {run["run"]: run["tests"] for run in load(tmp_path / "report.json")["runs"]}
+    assert {name: [one["measure"] for one in found] for name, found in tests.items()} == {
+        "star": ["answer"],
+        "majority-ft": ["vote@1", "answer"],
+        "maft": ["vote@M", "vote@1", "answer"],
+    }
+    (one,) = tests["star"]
+    assert one["p_holm"] == one["p"] == mcnemar(*(measured(runs["star"], t, "answer") for t in (0, 1))).p
+    assert [(one["agents"], one["rounds"]) for one in tests["maft"]] == [(3, 2), (3, 1), (1, 1)]

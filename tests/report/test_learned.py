@@ -1,0 +1,98 @@
+"""What agents learned from stands in every form of the report, with a warning where that is next to nothing."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hpcmaf.publish import write_json
+from hpcmaf.report import aggregate
+from hpcmaf.report.groups import group_runs
+from hpcmaf.report.learned import learned_table
+from hpcmaf.report.records import read_run
+from hpcmaf.rundir import RunDir
+
+MakeRun = Callable[..., RunDir]
+
+
+def learned_from(run: RunDir, t: int, agent: str, **counts: float | None) -> None:
+    metrics = json.loads(run.metrics(t).read_text())
+    metrics["selection"]["datasets"][agent] = counts
+    write_json(run.metrics(t), metrics)
+
+
+FULL = {"kept": 41, "kept_positives": 31, "kept_negatives": 10, "realised_w": 10 / 41, "cut_off": 7} | {
+    "samples": 39,
+    "dropped_too_long": 2,
+}
+
+
+def test_every_form_of_the_report_has_it(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("m", upto=1)
+    learned_from(run, 1, "critic-2", **FULL)
+    aggregate([run.root], tmp_path / "out")
+    (row,) = (row for row in csv.DictReader((tmp_path / "out/learned.csv").open()) if row["agent"] == "critic-2")
+    assert (row["run"], row["iteration"]) == ("m", "1")
+    assert {name: float(row[name]) for name in FULL} == FULL
+    shown = ["1", "critic-2", "41", "31", "10", "0.24", "2", "7", "39"]
+    assert f"| {' | '.join(shown)} |" in (tmp_path / "out/report.md").read_text()
+    assert "".join(f"<td>{cell}</td>" for cell in shown[1:]) in (tmp_path / "out/report.html").read_text()
+    told = json.loads((tmp_path / "out/report.json").read_text())["runs"][0]["iterations"][1]["metrics"]["selection"]
+    assert told["datasets"]["critic-2"] == FULL
+
+
+def test_an_earlier_version_has_dashes(make_run: MakeRun) -> None:
+    runs = [make_run(f"s{seed}", seed=seed, upto=1) for seed in (0, 1)]
+    for run, kept in zip(runs, (30, 41), strict=True):
+        learned_from(run, 1, "generator-0", kept=kept, kept_positives=kept, kept_negatives=0, realised_w=0.0)
+    (group,) = group_runs([read_run(run.root) for run in runs])
+    table = learned_table(group)
+    assert table.rows[0] == ("1", "generator-0", "35.5", "35.5", "0.0", "0.00", "–", "–", "–")
+    assert [row[1] for row in table.rows] == [f"{role}-{n}" for role in ("generator", "critic") for n in range(3)]
+    assert "Mean over 2 runs." in table.note
+
+
+def test_who_is_not_trained_learns_from_nothing(make_run: MakeRun) -> None:
+    """Selection makes critics' sets also where generators alone are trained."""
+    runs = make_run("m", upto=1, method="maft-no-critic"), make_run("d", upto=0, method="debate")
+    tables = {group.label: learned_table(group) for group in group_runs([read_run(run.root) for run in runs])}
+    assert [row[1] for row in tables["maft-no-critic"].rows] == ["generator-0", "generator-1", "generator-2"]
+    assert tables["debate"] is None
+
+
+@pytest.mark.parametrize(("counts", "few"), [({"kept": 9}, "9"), ({"kept": 40, "samples": 0}, "none")])
+def test_a_warning_where_there_was_little_to_learn_from(
+    make_run: MakeRun, tmp_path: Path, counts: dict, few: str
+) -> None:
+    run = make_run("m", upto=2)
+    for t in (1, 2):
+        for agent in [f"{role}-{n}" for role in ("generator", "critic") for n in range(3)]:
+            learned_from(run, t, agent, **FULL)
+    assert aggregate([run.root], tmp_path / "enough").warnings == []
+    learned_from(run, 2, "critic-1", **counts)
+    report = aggregate([run.root], tmp_path / "out")
+    (line,) = report.warnings
+    assert line.startswith("m: iteration 2: ") and "fewer than 10" in line and f"critic-1: {few}" in line
+    assert "raise task.train" in line and "\n" not in line
+    for name in ("report.md", "report.html", "report.json"):
+        assert line in (tmp_path / "out" / name).read_text()
+    assert line in report.text
+
+
+def test_star_without_hints_says_so_wherever_its_number_stands(make_run: MakeRun, tmp_path: Path) -> None:
+    compact = {"name": "arithmetic", "prompts": "compact"}
+    star, maft = make_run("s", upto=1, method="star", task=compact), make_run("m", upto=1, task=compact)
+    report = aggregate([star.root, maft.root], tmp_path / "out", baseline="star")
+    assert {group.line for group in report.groups} == {"maft", "star (no hint)"}
+    assert "(no hint): compact prompts have no words for gold as a hint" in report.text
+    for name in ("report.md", "report.html", "report.tex"):
+        assert "star (no hint)" in (tmp_path / "out" / name).read_text()
+    assert "(no hint): compact prompts" in (tmp_path / "out" / "report.tex").read_text()
+    alone = aggregate([star.root], tmp_path / "alone")
+    assert "star (no hint)" in alone.title
+    hinted = make_run("h", upto=1, method="star")
+    assert "no hint" not in aggregate([hinted.root, make_run("n", upto=1).root], tmp_path / "hinted").text
