@@ -13,9 +13,10 @@ import click
 @click.option(
     "--baseline",
     metavar="RUN|METHOD",
-    help="Test every recipe against this one on the same problems; base, majority and debate are iteration 0.",
+    help="Test every recipe against this one on the same problems; base, majority and debate are the untrained "
+    "base's, from whichever run measured them.",
 )
-@click.option("--reference", is_flag=True, help="Show the paper's figures beside those of its models and tasks.")
+@click.option("--reference", is_flag=True, help="Show the paper's figures beside runs of its settings.")
 @click.option(
     "--debates", type=click.IntRange(min=0), default=60, show_default=True, help="Most debates to put on the page."
 )
@@ -24,7 +25,8 @@ def command(runs: tuple[str, ...], out: Path, baseline: str | None, reference: b
 
     RUN is a run directory, finished or not, or a copy of one; or the name of
     a run under runs/. Writes report.html, which needs no other file and no
-    network, report.md, .csv, .json and .tex, and the plots as PNG and SVG.
+    network, report.md, .csv, .json and .tex, learned.csv (what agents learned
+    from), and the plots as PNG and SVG.
     Runs that differ only in their seed are shown together. Runs that were
     evaluated on the same problems are compared, whatever they were trained on.
     """

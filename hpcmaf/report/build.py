@@ -35,7 +35,7 @@ def aggregate(
     reference: bool = False,
     debates: int = DEBATES,
 ) -> Report:
-    """Read runs and write ``report.md``, ``.csv``, ``.json``, ``.tex``, ``.html`` and the plots.
+    """Read runs and write ``report.md``, ``.csv``, ``.json``, ``.tex``, ``.html``, ``learned.csv`` and the plots.
 
     The same runs give the same bytes of text, in whatever order they are
     named. Each file appears whole or not at all.

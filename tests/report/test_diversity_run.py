@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+import hpcmaf.micro
 from hpcmaf.cli.diversity import command
 from hpcmaf.errors import DataError
 from hpcmaf.report.behaviour import diversity_table
@@ -52,6 +57,22 @@ def test_measures_what_has_not_been_measured(make_run: MakeRun) -> None:
     with_store(other, 0, text="5+36=41#41")
     result = CliRunner().invoke(command, [str(other.root), *arguments], catch_exceptions=False)
     assert json.loads(result.stdout)["run"] == str(other.root) and other.diversity(0).exists()
+
+
+@pytest.mark.slow
+def test_a_revision_of_the_base_is_the_one_that_measures(make_run: MakeRun, tmp_path: Path) -> None:
+    """A hub id of which only one revision is on this machine: models, tokenizer and encoder are all of it."""
+    hub = tmp_path / "hub" / "models--some--model"
+    shutil.copytree(Path(hpcmaf.micro.__file__).parent / "weights", hub / "snapshots" / ("a" * 40))
+    (hub / "refs").mkdir()
+    (hub / "refs" / "v2").write_text("a" * 40)
+    run = make_run("run", upto=0, model={"path": "some/model", "revision": "v2"}, method="debate")
+    with_store(run, 0, text="5+36=41#41")
+    command = [sys.executable, "-m", "hpcmaf", "diversity", str(run.root), "--problems", "2", "--device", "cpu"]
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(run.diversity(0).read_text())["measures"]["embedding"]["problems"] == 2
 
 
 def test_says_what_is_not_there(make_run: MakeRun, tmp_path: Path) -> None:
