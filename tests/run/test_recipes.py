@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from hpcmaf.launch.prepare import plan_run
 from hpcmaf.profile import load_profile
-from hpcmaf.recipe import load_recipe, shipped_recipes
+from hpcmaf.recipe import Recipe, Training, load_recipe, shipped_recipes
 from hpcmaf.rundir import RunDir
 from hpcmaf.study import load_study, shipped_studies
 from hpcmaf.study.drive import plan_study, savings
@@ -173,3 +174,14 @@ def test_a_recipe_runs_on_a_random_model_of_its_architecture(
     plan = run.load_plan()
     assert all(run.done(stage, task) for stage in plan.stages for task in stage.tasks)
     assert run.metrics(1).exists() and "debate" in result.stdout
+
+
+def test_the_main_readme_tells_the_defaults_and_its_example_fits_them() -> None:
+    text = (RECIPES.parent / "README.md").read_text()
+    example = YAML(typ="safe").load(text.partition("# my-gsm8k.yaml\n")[2].partition("```")[0])
+    recipe = Recipe.model_validate(example | {"name": "my-gsm8k"})
+    assert (recipe.training.tuning, recipe.training.learning_rate) == ("lora", 1e-4)
+    assert "`--set training.tuning=lora --set training.learning_rate=1e-4" in (RECIPES / "README.md").read_text()
+    defaults = Training()
+    assert defaults.tuning == "lora" and f"finetunes LoRA adapters\nin batches of {defaults.batch_size}," in text
+    assert "Whatever a recipe leaves out has the paper's value" not in text

@@ -1,0 +1,60 @@
+"""Run directories whose metrics.json is of version 1, written by that version, and what is read out of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hpcmaf.evaluation import MEASURES, declared, mcnemar
+from hpcmaf.launch.status import _accuracy
+from hpcmaf.plan import Stage
+from hpcmaf.report import aggregate
+from hpcmaf.report.records import read_run
+from hpcmaf.rundir import RunDir
+
+EARLIER = Path(__file__).with_name("earlier")
+BY_POSITION = {"answer": "one_answer", "vote@1": "majority", "vote@M": "debate"}
+
+
+def load(path: Path):
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("method", ["maft", "star"])
+def test_measures_are_what_their_positions_said(method: str) -> None:
+    read = read_run(EARLIER / method)
+    assert read.missing == [] and [iteration.number for iteration in read.evaluated] == [0, 1]
+    shapes = {"maft": {"answer": (1, 1), "vote@1": (3, 1), "vote@M": (3, 2)}, "star": {"answer": (1, 1)}}[method]
+    for iteration in read.evaluated:
+        old = load(RunDir(EARLIER / method).metrics(iteration.number))
+        assert {name: (one["agents"], one["rounds"]) for name, one in iteration.metrics["accuracy"].items()} == shapes
+        for name in shapes:
+            assert iteration.accuracy(name)["value"] == old["accuracy"][BY_POSITION[name]]["value"]
+            assert iteration.metrics["scores"][name] == old["scores"][BY_POSITION[name]]
+    assert read.last.own == list(shapes)[-1]
+
+
+def test_todays_are_read_as_they_are() -> None:
+    today = {"schema": "hpcmaf-metrics/2", "accuracy": {}}
+    assert declared(today) is today
+
+
+def test_a_report_of_them(tmp_path: Path) -> None:
+    report = aggregate([EARLIER / "maft", EARLIER / "star"], tmp_path, baseline="debate")
+    rows = {row.group.line: row for row in report.rows}
+    base, star = (load(EARLIER / path / "metrics.json")["scores"] for path in ("maft/it00", "star/it01"))
+    sides = [
+        {problem: mark == "1" for problem, mark in zip(scores["problem_ids"], scores[name], strict=True)}
+        for scores, name in ((base, "debate"), (star, "one_answer"))
+    ]
+    result = rows["star"].tested.result
+    assert (result.gained, result.lost, result.p) == mcnemar(*sides)
+    assert report.warnings == [] and "generator-0" in (tmp_path / "learned.csv").read_text()
+
+
+def test_status_shows_them() -> None:
+    found = _accuracy(RunDir(EARLIER / "maft"), Stage(1, "score", ("all",), ()))
+    assert set(found) == {"iteration", *MEASURES}
+    assert found["vote@M"]["value"] == load(EARLIER / "maft/it01/metrics.json")["accuracy"]["debate"]["value"]
