@@ -21,7 +21,7 @@ from hpcmaf.report.tables import markdown_table
 from hpcmaf.report.values import to_csv, to_json
 
 if TYPE_CHECKING:
-    from hpcmaf.report.lines import Drawn
+    from hpcmaf.report.plots import Plot
 
 # Debates on the page.
 DEBATES = 60
@@ -61,9 +61,8 @@ def aggregate(
     UsageError
         No such baseline.
     """
-    from hpcmaf.report.lines import Drawn, save_lines
     from hpcmaf.report.page import write_page
-    from hpcmaf.report.plots import save_accuracy
+    from hpcmaf.report.plots import save_plots
 
     if not runs:
         raise DataError("no run to aggregate; name at least one run directory")
@@ -79,8 +78,7 @@ def aggregate(
     report = Report(tuple(read), tuple(groups), chosen.name if chosen else None, tested, reference)
     # First: what is wrong with the stores is part of what is missing.
     shown, notes = choose(report.groups, debates)
-    save_accuracy(report.groups, out / "accuracy")
-    plots = [Drawn("accuracy", "Accuracy over iterations"), *save_lines(report.groups, out)]
+    plots = save_plots(report.groups, out)
     write_text(out / "report.md", markdown(report, plots))
     write_text(out / "report.csv", to_csv(report))
     write_text(out / "learned.csv", learned_csv(report.runs))
@@ -101,9 +99,13 @@ def _name_apart(runs: Sequence[Run]) -> None:
                 run.name = "/".join(run.root.resolve().parts[-depth:])
 
 
-def markdown(report: Report, plots: Sequence[Drawn] = ()) -> str:
+def markdown(report: Report, plots: Sequence[Plot] = ()) -> str:
     """The whole report as markdown."""
-    parts = [f"# {report.title or 'Runs'}", *(f"![{plot.about}]({plot.stem}.png)" for plot in plots)]
+    parts = [f"# {report.title or 'Runs'}"]
+    if report.findings:
+        found = (f"- **{verdict}**: {text}" for verdict, text in report.findings)
+        parts += ["## What holds, and what does not", "\n".join(found)]
+    parts += [f"![{plot.about}]({plot.stem}.png)" for plot in plots]
     for name, lines in (("Missing", report.missing), ("Warnings", report.warnings)):
         parts += [f"## {name}", "\n".join(f"- {line}" for line in lines)] if lines else []
     if len(report.runs) > 1:

@@ -104,6 +104,13 @@ class Group:
         spread = statistics.stdev(values) if len(values) > 1 else None
         return Point(statistics.fmean(values), se, min(values), max(values), len(values), spread)
 
+    def spent(self, t: int) -> dict[str, float] | None:
+        """Mean cost of getting to iteration t, over the ``runs`` that know theirs; ``None`` where none does."""
+        found = [cost for run in self.runs if (cost := run.spent(t)) is not None]
+        if not found:
+            return None
+        return {"runs": len(found)} | {name: statistics.fmean(one[name] for one in found) for name in found[0]}
+
     @property
     def place(self) -> tuple[str, str]:
         """Task evaluated on, and model: what groups must share to be drawn, tabled and tested together."""

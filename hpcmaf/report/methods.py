@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,14 +109,9 @@ def _test_cells(tested: Tested | None) -> list[str]:
 
 def cost_rows(group: Group) -> dict[str, Any] | None:
     """What a recipe cost up to its last complete iteration: means over the runs with whole ledgers."""
-    if not group.complete:
-        return None
-    last = group.complete[-1]
-    found = [one for run in group.runs if (one := run.spent(last)) is not None]
-    if not found:
-        return None
-    means = {name: statistics.fmean(one[name] for one in found) for name in found[0]}
-    return {"iteration": last, "runs": len(found)} | means
+    last = group.complete[-1] if group.complete else None
+    found = None if last is None else group.spent(last)
+    return None if found is None else {"iteration": last} | found
 
 
 def method_cost_table(groups: Sequence[Group]) -> Table | None:

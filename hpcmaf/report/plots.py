@@ -1,32 +1,33 @@
-"""Accuracy over iterations, drawn."""
+"""What runs show, drawn: panels of one size, a line per recipe that looks the same in all of them."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcmaf.evaluation import MEASURES
 from hpcmaf.publish import atomic_path
+from hpcmaf.report.behaviour import DIVERSITY
 from hpcmaf.report.groups import Group, Point, common_title
+from hpcmaf.report.records import Iteration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colours of Okabe and Ito, which the colour-blind tell apart; markers and
-# labels say the same once more.
-STYLE = {
-    "answer": ("#009E73", "^"),
-    "vote@1": ("#0072B2", "s"),
-    "vote@M": ("#D55E00", "o"),
-}
-INK, FAINT = "#333333", "#8a8a8a"
-# Side by side, so that error bars do not hide one another (in iterations).
-SHIFT = {"answer": 0.05, "vote@1": 0.0, "vote@M": -0.05}
-# More panels than this are no longer read; then one line per recipe is drawn.
-MOST_PANELS = 9
+INK, FAINT, GREY = "#333333", "#8a8a8a", "#cfcfcf"
+# Colours of Okabe and Ito, which the colour-blind tell apart, but for yellow, too faint for a line; markers and
+# dashes say the same once more.
+_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#333333")
+_MARKERS = "osD^vPX"
+_DASHES = ("-", "--", ":")
+# Beyond these a legend is no longer read; the rest stays as grey lines.
+MOST_NAMED = 12
+MOST_PLACES = 6
+# Inches: of every plot, of a panel, of a letter in the legend.
+WIDTH, HEIGHT, _LETTER = 10.4, 3.2, 0.085
 RC = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -40,17 +41,108 @@ RC = {
     # Letters as text: smaller, and they can be searched.
     "svg.fonttype": "none",
 }
+_SE = "bars: standard error over problems"
+BARS = f"{_SE}; bands: lowest to highest run"
+_DIVERSITY = "diversity: 1 − consensus"
+_ITERATION = "iteration (0: untouched base)"
 
 
-def save_accuracy(groups: Sequence[Group], stem: Path) -> None:
-    """Draw accuracy over iterations into ``stem``.png and ``stem``.svg.
+@dataclass(frozen=True, slots=True)
+class Style:
+    """Look of a line; one without a name is grey and not in the legend."""
 
-    A recipe's panel shows each way of answering with its standard error over
-    problems; over several seeds the mean, each seed as a thin line, and the
-    range between the lowest and the highest. With many recipes the debate's
-    accuracy before and after takes one line each.
+    colour: str
+    marker: str
+    dashes: str
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What is drawn of a recipe in a panel.
+
+    Attributes
+    ----------
+    faint
+        Not in the legend, and yet a line that the panel makes room for.
     """
-    save(lambda figure: (_panels if len(groups) <= MOST_PANELS else _before_and_after)(figure, groups), stem)
+
+    style: Style
+    xs: Sequence[float]
+    points: Sequence[Point]
+    faint: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Axes and their lines.
+
+    Attributes
+    ----------
+    scale
+        What values are multiplied by.
+    counted
+        Whether x is a number to be counted, the same in all runs.
+    """
+
+    title: str
+    across: str
+    up: str
+    lines: Sequence[Line]
+    scale: float = 100.0
+    counted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """One picture: its file's stem, what it shows, how to read it."""
+
+    stem: str
+    about: str
+    panels: Sequence[Panel]
+    caption: str = BARS
+
+
+def styles_of(groups: Sequence[Group]) -> dict[str, Style]:
+    """A look for each recipe, the same in every plot; the best at the end are named if not all can be."""
+    ends: dict[str, float] = {}
+    for group in groups:
+        point = group.point(group.complete[-1])
+        ends[group.line] = max(ends.get(group.line, 0.0), point.value if point else 0.0)
+    named = sorted(sorted(ends, key=lambda line: -ends[line])[:MOST_NAMED])
+    looks = {line: _look(at, line) for at, line in enumerate(named)}
+    return looks | {line: Style(GREY, "", "-", None) for line in ends if line not in named}
+
+
+def _look(at: int, name: str) -> Style:
+    turn = at % len(_COLOURS)
+    return Style(_COLOURS[turn], _MARKERS[turn], _DASHES[at // len(_COLOURS) % len(_DASHES)], name)
+
+
+def plots_of(groups: Sequence[Group]) -> list[Plot]:
+    """Every plot that there are figures for."""
+    shown = [group for group in groups if group.complete]
+    found = [Plot("accuracy", "Accuracy over iterations, by way of answering", _accuracy(shown))]
+    if len(shown) > 1:
+        own = _over_iterations(shown, "accuracy (%)", lambda group, t: group.point(t))
+        found.append(Plot("methods", "Accuracy of each method over iterations, answering in its own way", own))
+    found += [
+        Plot("diversity", "Diversity over iterations", _diversity(shown)),
+        Plot("tradeoff", "Accuracy against diversity", _tradeoff(shown), f"ringed: the first iteration; {_SE}"),
+        Plot("rounds", "Accuracy over rounds", _rounds(shown), f"after the last iteration; dotted: the first; {BARS}"),
+        Plot("answers", "pass@k and majority@k", _answers(shown), f"after the last iteration; {BARS}"),
+        Plot("cost", "Accuracy against cost", _cost(shown), f"evaluation is not counted as cost; {_SE}"),
+    ]
+    # The first is there in any case: of a run that has just begun it says so.
+    return [plot for plot in found if plot.panels or plot.stem == "accuracy"]
+
+
+def save_plots(groups: Sequence[Group], out: Path) -> list[Plot]:
+    """Draw every plot that there are figures for into ``out``, as PNG and SVG."""
+    plots = plots_of(groups)
+    for plot in plots:
+        save(lambda figure, plot=plot: draw(figure, groups, plot), out / plot.stem)
+    return plots
 
 
 def save(draw: Callable[[Figure], None], stem: Path) -> None:
@@ -59,8 +151,7 @@ def save(draw: Callable[[Figure], None], stem: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # A figure of its own and a context: whoever imports this keeps their
-    # backend and settings.
+    # A figure of its own and a context: whoever imports this keeps their backend and settings.
     with matplotlib.rc_context(RC):
         figure = Figure(layout="constrained")
         FigureCanvasAgg(figure)
@@ -72,165 +163,252 @@ def save(draw: Callable[[Figure], None], stem: Path) -> None:
             figure.set_layout_engine("none")
 
 
-def _panels(figure: Figure, groups: Sequence[Group]) -> None:
-    columns = math.ceil(math.sqrt(len(groups)))
-    rows = math.ceil(len(groups) / columns)
-    figure.set_size_inches((7.2, 4.6) if len(groups) == 1 else (5.2 * columns, 3.6 * rows + 0.6))
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    last = max([0, *(t for group in groups for t in (group.planned, *group.iterations))])
-    grid[0, 0].set_xlim(-0.25 if last else -0.5, last + (0.25 if last else 0.5))
-    for axes, group in zip(grid.flat, groups, strict=False):
-        _draw(axes, group)
-        if len(groups) > 1:
-            axes.set_title(group.label, fontsize=10, loc="left")
-    for axes in grid.flat[len(groups) :]:
-        axes.set_visible(False)
-    for axes in grid[:, 0]:
-        axes.set_ylabel("accuracy (%)")
-    # Labels last: only now are the limits of the shared axis known.
-    for axes, group in zip(grid.flat, groups, strict=False):
-        _label_lines(axes, group)
-    frame(figure, groups, _caption(groups, "; thin lines: single runs, band: their range"))
+# --- what is in each ----------------------------------------------------------------------------------------------
 
 
-def _caption(groups: Sequence[Group], several: str) -> str:
-    """What is drawn; ``several`` says how more than one run shows."""
+def _places(groups: Sequence[Group]) -> Iterator[tuple[str, list[Group]]]:
+    """Tasks and models, and their groups; a title only where there are several."""
+    places = list(dict.fromkeys(group.place for group in groups))
+    for place in places[:MOST_PLACES]:
+        yield " · ".join(place) if len(places) > 1 else "", [group for group in groups if group.place == place]
+
+
+def _panels(
+    groups: Sequence[Group],
+    across: str,
+    up: str,
+    line: Callable[[Group], Iterable[tuple[float, Point | None]]],
+    title: str = "",
+    **more: float | bool,
+) -> list[Panel]:
+    """A panel for each place: ``line`` gives x and point of a group's line, where it has any."""
+    styles, found = styles_of(groups), []
+    for place, here in _places(groups):
+        lines = []
+        for group in here:
+            known = [(x, point) for x, point in line(group) if point]
+            if known:
+                lines.append(Line(styles[group.line], [x for x, _ in known], [point for _, point in known]))
+        if lines:
+            found.append(Panel(" · ".join(filter(None, (title, place))), across, up, lines, **more))
+    return found
+
+
+def _over_iterations(
+    groups: Sequence[Group], up: str, read: Callable[[Group, int], Point | None], title: str = "", scale: float = 100.0
+) -> list[Panel]:
+    return _panels(groups, _ITERATION, up, lambda g: ((t, read(g, t)) for t in g.complete), title, scale=scale)
+
+
+def _accuracy(groups: Sequence[Group]) -> list[Panel]:
+    """One recipe's ways of answering in a panel; of several recipes a panel for each way."""
+    if len(groups) == 1:
+        (group,) = groups
+        lines = []
+        for at, (name, title) in enumerate(MEASURES.items()):
+            known = [(t, point) for t in group.complete if (point := group.point(t, name))]
+            if known:
+                lines.append(Line(_look(at, title), [t for t, _ in known], [point for _, point in known]))
+        return [Panel("", _ITERATION, "accuracy (%)", lines)]
+    return [
+        panel
+        for name, title in MEASURES.items()
+        for panel in _over_iterations(groups, "accuracy (%)", lambda g, t, name=name: g.point(t, name), title)
+    ]
+
+
+def _diversity(groups: Sequence[Group]) -> list[Panel]:
+    return [
+        panel
+        for name, title in DIVERSITY.items()
+        for panel in _over_iterations(
+            groups, title, lambda g, t, name=name: g.over(t, lambda i: i.diverse(name)), scale=1.0
+        )
+    ]
+
+
+def _disagreement(iteration: Iteration) -> dict | None:
+    return iteration.diverse("disagreement")
+
+
+def _tradeoff(groups: Sequence[Group]) -> list[Panel]:
+    def line(group: Group) -> Iterator[tuple[float, Point | None]]:
+        for t in group.complete:
+            if across := group.over(t, _disagreement):
+                yield across.value, group.point(t)
+
+    return _panels(groups, _DIVERSITY, "accuracy (%)", line, counted=False)
+
+
+def _rounds(groups: Sequence[Group]) -> list[Panel]:
+    """Vote and mean agent over rounds: the last iteration's, and faintly the first's."""
+
+    def line(group: Group, t: int, key: str) -> list[tuple[int, Point | None]]:
+        most = max((len(i.metrics["rounds"]) for i in group.at(t) if i.metrics), default=0)
+        return [(m, group.over(t, _round(m, key))) for m in range(1, most + 1)] if most > 1 else []
+
+    panels = []
+    for key, up in (("vote", "the round's vote (%)"), ("mean", "mean agent (%)")):
+        for panel in _panels(groups, "round", up, lambda g, key=key: line(g, g.complete[-1], key)):
+            named = {one.style.name for one in panel.lines}
+            firsts = [
+                line(group, group.complete[0], key)
+                for place, here in _places(groups)
+                for group in here
+                if place == panel.title and group.line in named and len(group.complete) > 1
+            ]
+            look = Style(FAINT, "", ":", None)
+            faint = [Line(look, [m for m, _ in one], [p for _, p in one if p], faint=True) for one in firsts]
+            panels.append(replace(panel, lines=[*panel.lines, *faint]))
+    return panels
+
+
+def _round(m: int, key: str) -> Callable[[Iteration], dict | None]:
+    def read(iteration: Iteration) -> dict | None:
+        rounds = iteration.metrics["rounds"] if iteration.metrics else []
+        return rounds[m - 1][key] if m <= len(rounds) else None
+
+    return read
+
+
+def _answers(groups: Sequence[Group]) -> list[Panel]:
+    """What k answers of the first round are good for, after the last iteration."""
+
+    def line(group: Group, kind: str) -> list[tuple[int, Point | None]]:
+        t = group.complete[-1]
+        ks = [i.metrics["curves"][0]["k"] if i.metrics and i.metrics.get("curves") else [] for i in group.at(t)]
+        if not ks or len(ks[0]) < 2 or any(one != ks[0] for one in ks):
+            return []
+        return [(k, group.over(t, lambda i, at=at: i.metrics["curves"][0][kind][at])) for at, k in enumerate(ks[0])]
+
+    return [
+        panel
+        for kind in ("pass", "majority")
+        for panel in _panels(groups, "k of the agents' first answers", f"{kind}@k (%)", lambda g, k=kind: line(g, k))
+    ]
+
+
+def _cost(groups: Sequence[Group]) -> list[Panel]:
+    """Accuracy against what the models cost, and against what an answer costs."""
+    spent = {id(group): {t: cost for t in group.complete if (cost := group.spent(t))} for group in groups}
+    on_gpu = any(cost["gpu_seconds"] for one in spent.values() for cost in one.values())
+    time, across = ("gpu_seconds", "GPU-seconds so far") if on_gpu else ("wall_seconds", "seconds of jobs so far (no GPU)")
+
+    def made(group: Group, *names: str) -> list[tuple[float, Point | None]]:
+        return [(sum(cost[name] for name in names), group.point(t)) for t, cost in spent[id(group)].items()]
+
+    def answer(group: Group) -> list[tuple[float, Point | None]]:
+        last = max(spent[id(group)], default=None)
+        return [] if last is None else [(spent[id(group)][last][name], group.point(last, name)) for name in MEASURES]
+
+    return [
+        panel
+        for title, line in (
+            ("tokens debated and trained on so far", lambda g: made(g, "generated", "trained")),
+            (across, lambda g: made(g, time)),
+            ("tokens per answer: one, majority, debate", answer),
+        )
+        for panel in _panels(groups, title, "accuracy (%)", line, counted=False)
+    ]
+
+
+# --- how it is drawn ----------------------------------------------------------------------------------------------
+
+
+def draw(figure: Figure, groups: Sequence[Group], plot: Plot) -> None:
+    """Panels side by side, one legend for all of them below."""
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    panels = plot.panels or [Panel("", _ITERATION, "accuracy (%)", [])]
+    columns = min(len(panels), 2 if len(panels) in (2, 4) else 3)
+    rows = -(-len(panels) // columns)
+    names = list(dict.fromkeys(line.style.name for panel in panels for line in panel.lines if line.style.name))
+    beside = max(1, min(5, int(WIDTH / (0.8 + _LETTER * max(map(len, names), default=0)))))
+    legend = -(-len(names) // beside) if len(names) > 1 else 0
+    figure.set_size_inches(WIDTH, (HEIGHT if rows > 1 or columns > 1 else 3.8) * rows + 0.8 + 0.2 * legend)
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    handles: dict[str, object] = {}
+    for axes, panel in zip(grid, [*panels, *[None] * (rows * columns - len(panels))], strict=True):
+        if panel is None:
+            axes.set_visible(False)
+            continue
+        axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.set_title(panel.title, fontsize=10, loc="left")
+        axes.set(xlabel=panel.across, ylabel=panel.up)
+        if panel.counted:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        elif max((x for line in panel.lines for x in line.xs), default=0) > 1:
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        # Side by side, so that error bars do not hide one another.
+        beside_another = panel.counted and len(panel.lines) <= MOST_NAMED
+        for at, line in enumerate(panel.lines):
+            shift = 0.012 * (at - (len(panel.lines) - 1) / 2) * (beside_another and not line.faint)
+            draw_line(axes, replace(line, xs=[x + shift for x in line.xs]), panel.scale, bands=panel.counted)
+            if panel.across == _DIVERSITY and line.style.name and len(line.xs) > 1:
+                start = panel.scale * line.points[0].value
+                axes.plot(line.xs[0], start, color=line.style.colour, marker="o", mfc="none", markersize=9, zorder=2.5)
+            if panel.across == _ITERATION and list(line.xs) == [0]:  # what trains nobody, to compare the others with
+                level = panel.scale * line.points[0].value
+                axes.axhline(level, color=line.style.colour, linestyle=line.style.dashes, linewidth=0.7, alpha=0.5)
+        if not panel.lines:
+            axes.text(0.5, 0.5, "no iteration evaluated yet", transform=axes.transAxes, ha="center", color=FAINT)
+            axes.set(xticks=[], yticks=[])
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    order = sorted(handles) if len(groups) > 1 else list(handles)
+    # The caption is the legend's title, as the layout lets two things below the panels overlap.
+    key = figure.legend(
+        [handles[name] for name in order if legend],
+        order if legend else [],
+        title=_caption(groups, plot.caption),
+        title_fontproperties={"size": 8},
+        **{"loc": "outside lower left", "alignment": "left", "ncols": beside, "frameon": False, "fontsize": 10},
+    )
+    key.get_title().set_color("#666666")
+    figure.suptitle(common_title(groups) or "Accuracy", fontsize=12, x=0.02, ha="left", weight="bold")
+
+
+def _caption(groups: Sequence[Group], caption: str) -> str:
     counts = sorted(set().union(*(group.problems for group in groups)))
     parts = [f"{' or '.join(f'{count:,}' for count in counts)} evaluation problems"] if counts else []
-    parts.append("bars: standard error over problems")
     runs = sorted({len(group.runs) for group in groups})
     if runs[-1] > 1:
-        number = str(runs[0]) if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
-        parts.append(f"mean of {number} runs{several}")
+        parts.append(f"mean of {runs[0] if len(runs) == 1 else f'{runs[0]} to {runs[-1]}'} runs")
+    parts.append(caption)
+    places = len({group.place for group in groups})
+    if places > MOST_PLACES:
+        parts.append(f"the first {MOST_PLACES} of {places} tasks and models")
+    if len({group.line for group in groups}) > MOST_NAMED:
+        parts.append(f"grey, as far as it fits: all but the {MOST_NAMED} most accurate")
     return "; ".join(parts)
 
 
-def frame(figure: Figure, groups: Sequence[Group], caption: str) -> None:
-    """Title above and caption below, flush left."""
-    figure.suptitle(common_title(groups) or "Accuracy", fontsize=12, x=0.02, ha="left", weight="bold")
-    figure.supxlabel(caption, fontsize=8, color="#666666", x=0.02, ha="left")
-
-
-def _draw(axes: Axes, group: Group) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.set_xlabel("iteration (0: untouched base)")
-    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.tick_params(labelbottom=True)  # also where a panel below shares the axis
-    if not group.iterations:
-        axes.text(0.5, 0.5, "no iteration evaluated yet", transform=axes.transAxes, ha="center", color=FAINT)
-        axes.set_yticks([])
-        return
-    base = group.point(0)
-    if base is not None:
-        axes.axhline(100 * base.value, color=STYLE["vote@M"][0], linestyle=":", linewidth=1.2, zorder=1)
-    for measure, (color, marker) in STYLE.items():
-        points = [(t, point) for t in group.complete if (point := group.point(t, measure))]
-        times = [t + SHIFT[measure] for t, _ in points]
-        if len(group.runs) > 1:
-            for run in group.runs:
-                line = [(i.number + SHIFT[measure], i.accuracy(measure)) for i in run.evaluated]
-                axes.plot(
-                    [t for t, _ in line],
-                    [100 * one["value"] for _, one in line if one],
-                    color=color,
-                    alpha=0.35,
-                    linewidth=0.8,
-                    zorder=2,
-                )
-            low, high = [100 * p.low for _, p in points], [100 * p.high for _, p in points]
-            axes.fill_between(times, low, high, color=color, alpha=0.13, linewidth=0, zorder=1)
-        axes.errorbar(
-            times,
-            [100 * point.value for _, point in points],
-            yerr=[100 * point.se for _, point in points],
-            color=color,
-            marker=marker,
-            markersize=5.5,
-            markeredgecolor="white",
-            markeredgewidth=0.8,
-            linewidth=1.8,
-            elinewidth=1.2,
-            capsize=2.5,
-            zorder=3,
-        )
-
-
-def _label_lines(axes: Axes, group: Group) -> None:
-    """Write each line's name at its end, pushed apart where lines meet."""
-    ends = []
-    for measure in STYLE:
-        points = [(t, point) for t in group.complete if (point := group.point(t, measure))]
-        if points:
-            ends.append((100 * points[-1][1].value, MEASURES[measure], STYLE[measure][0]))
-    base = group.point(0)
-    if base is not None and len(group.complete) > 1:
-        ends.append((100 * base.value, "debate of the base", STYLE["vote@M"][0]))
-    bottom, top = axes.get_ylim()
-    height = axes.get_window_extent().height / axes.figure.dpi
-    gap = (top - bottom) * 0.17 / height  # 0.17 inches: one line of text
-    ends.sort()
-    heights = _spread([height for height, _, _ in ends], gap)
-    for at, (_, name, color) in zip(heights, ends, strict=True):
-        faint = name == "debate of the base"
-        axes.annotate(
-            name,
-            xy=(1.0, at),
-            xycoords=("axes fraction", "data"),
-            xytext=(4, 0),
-            textcoords="offset points",
-            color=color,
-            va="center",
-            fontsize=8 if faint else 10,
-            style="italic" if faint else "normal",
-            annotation_clip=False,
-        )
-
-
-def _spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Move sorted heights apart to at least ``gap``, as little as that takes.
-
-    Neighbours that are too close merge into a block around their common
-    centre (pool adjacent violators).
-    """
-    blocks: list[tuple[float, int]] = []  # centre, number of labels
-    for height in heights:
-        centre, count = height, 1
-        while blocks and centre - blocks[-1][0] < gap * (count + blocks[-1][1]) / 2:
-            other, members = blocks.pop()
-            centre, count = (centre * count + other * members) / (count + members), count + members
-        blocks.append((centre, count))
-    return [centre + gap * (i - (count - 1) / 2) for centre, count in blocks for i in range(count)]
-
-
-def _before_and_after(figure: Figure, groups: Sequence[Group]) -> None:
-    """One line per recipe: the debate of the base, and of the last iteration."""
-    shown = [group for group in groups if group.complete]
-    figure.set_size_inches(8.0, 1.6 + 0.24 * max(len(shown), 1))
-    axes = figure.subplots()
-    last_points = [(group, group.point(group.complete[-1])) for group in shown]
-    last_points.sort(key=lambda item: item[1].value if item[1] else 0.0)
-    color = STYLE["vote@M"][0]
-    for row, (group, last) in enumerate(last_points):
-        base = group.point(0)
-        if base and last:
-            axes.plot([100 * base.value, 100 * last.value], [row, row], color="#d0d0d0", linewidth=1.5, zorder=1)
-        if base:
-            _dot(axes, base, row, FAINT, "white")
-        if last and group.complete[-1] > 0:
-            _dot(axes, last, row, color, color)
-    axes.set_yticks(range(len(last_points)), [group.label for group, _ in last_points], fontsize=8)
-    axes.set_ylim(-0.7, len(last_points) - 0.3)
-    axes.set_xlabel("accuracy of the debate (%)")
-    axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
-    frame(figure, groups, "open: the base, filled: after the last iteration; " + _caption(groups, ""))
-
-
-def _dot(axes: Axes, point: Point, row: int, color: str, fill: str) -> None:
-    value, se = 100 * point.value, 100 * point.se
+def draw_line(axes: Axes, line: Line, scale: float = 100.0, *, bands: bool = True) -> None:
+    """Means with standard errors; over several runs a band between the lowest and the highest."""
+    style, points = line.style, line.points
+    named = style.name is not None
+    if bands and named and any(point.runs > 1 for point in points):
+        low, high = [scale * p.low for p in points], [scale * p.high for p in points]
+        axes.fill_between(line.xs, low, high, color=style.colour, alpha=0.13, linewidth=0, zorder=1)
+    limits = None if named or line.faint else axes.dataLim.frozen()
     axes.errorbar(
-        value, row, xerr=se, color=color, marker="o", markersize=5, mfc=fill, elinewidth=1.2, capsize=2, zorder=3
+        line.xs,
+        [scale * point.value for point in points],
+        yerr=[scale * point.se for point in points] if named else None,
+        color=style.colour,
+        marker=style.marker or None,
+        linestyle=style.dashes,
+        label=style.name,
+        markersize=5,
+        markeredgecolor="white",
+        markeredgewidth=0.6,
+        linewidth=1.6 if named else 0.8,
+        elinewidth=1.0,
+        capsize=2,
+        zorder=3 if named else 2,
     )
+    if limits is not None:
+        # A collapsed method would leave the others no room.
+        axes.dataLim.set(limits)
+        axes.autoscale_view()

@@ -6,19 +6,25 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from hpcmaf.evaluation import MEASURES, Comparison
 from hpcmaf.report.behaviour import behaviour_tables
-from hpcmaf.report.claims import Claim, claim_tables, claims
+from hpcmaf.report.claims import LEVEL, Claim, claim_tables, claims
 from hpcmaf.report.compare import Tested
 from hpcmaf.report.groups import Group, common_title
 from hpcmaf.report.learned import scarce
 from hpcmaf.report.methods import Row, method_cost_table, method_tables, rows
 from hpcmaf.report.records import Run
-from hpcmaf.report.sections import group_table, overview_table, run_tables
+from hpcmaf.report.sections import comparisons, group_table, overview_table, p_value, points, run_tables
 from hpcmaf.report.tables import Table, render_table, rich_table
 from hpcmaf.report.transfer import transfer_tables
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+def _tested(result: Comparison, p: float) -> str:
+    difference, interval, _, _ = points(result)
+    return f"{difference} points ({interval}), p = {p_value(p)}"
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,35 @@ class Report:
     def warnings(self) -> list[str]:
         """What is there and cannot mean much, one line each."""
         return [line for run in self.runs for line in scarce(run)]
+
+    @cached_property
+    def findings(self) -> list[tuple[str, str]]:
+        """What holds, what does not and what stays open here: a verdict and a sentence each, with its p."""
+        several = len({group.place for group in self.groups}) > 1
+
+        def where(place: tuple[str, str]) -> str:
+            return f"{' · '.join(place)}: " if several else ""
+
+        found = [
+            (claim.verdict, f"{where(claim.place)}{claim.text}: {_tested(claim.result, claim.p_holm)}")
+            for claim in self.claims
+        ]
+        for one in self.tested:
+            if one.result and one.p_holm is not None:
+                verdict = "open" if one.p_holm >= LEVEL else "above" if one.result.difference > 0 else "below"
+                what = f"{one.group.label}, iteration {one.iteration}, against {self.baseline}"
+                found.append((verdict, f"{what}: {_tested(one.result, one.p_holm)}"))
+        if found:
+            return found
+        for run in self.runs:
+            for one in comparisons(run):
+                if "p_holm" in one and run.last:
+                    verdict = "open" if one["p_holm"] >= LEVEL else "above" if one["difference"] > 0 else "below"
+                    what = f"{run.name}: {MEASURES[run.last.own]} after iteration {one['iteration']}, against the "
+                    what += f"untouched base's {MEASURES[one['measure']]}"
+                    points = f"{100 * one['difference']:+.2f} points, p = {p_value(one['p_holm'])}"
+                    found.append((verdict, f"{what}: {points}"))
+        return found
 
     def tables(self) -> list[Table]:
         """The tables for a terminal: one run in full, several side by side."""

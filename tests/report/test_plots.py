@@ -1,97 +1,220 @@
-"""What is drawn is what was measured."""
+"""What is drawn is what was measured, in panels of one size with a legend below."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from itertools import pairwise
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
 from hpcmaf.evaluation import MEASURES
-from hpcmaf.report.groups import group_runs
-from hpcmaf.report.plots import MOST_PANELS, STYLE, _before_and_after, _panels, _spread, save_accuracy
+from hpcmaf.publish import write_json
+from hpcmaf.report.behaviour import DIVERSITY
+from hpcmaf.report.groups import Group, Point, group_runs
+from hpcmaf.report.plots import (
+    GREY,
+    MOST_NAMED,
+    WIDTH,
+    Line,
+    Panel,
+    Plot,
+    Style,
+    draw,
+    draw_line,
+    plots_of,
+    save_plots,
+    styles_of,
+)
 from hpcmaf.report.records import read_run
 from hpcmaf.rundir import RunDir
 
 MakeRun = Callable[..., RunDir]
 
 
-def groups_of(*runs: RunDir):
+def groups_of(*runs: RunDir) -> list[Group]:
     return group_runs([read_run(run.root) for run in runs])
 
 
-def test_lines_bars_and_names(make_run: MakeRun) -> None:
-    run = make_run("run", upto=3)
+def plot_of(groups: list[Group], stem: str) -> Plot:
+    (plot,) = (plot for plot in plots_of(groups) if plot.stem == stem)
+    return plot
+
+
+def drawn(groups: list[Group], stem: str) -> Figure:
     figure = Figure(layout="constrained")
-    _panels(figure, groups_of(run))
+    draw(figure, groups, plot_of(groups, stem))
+    return figure
+
+
+def lines(panel: Panel) -> dict[str | None, tuple[list[float], list[float]]]:
+    return {
+        line.style.name: (list(line.xs), [panel.scale * point.value for point in line.points])
+        for line in panel.lines
+        if not line.faint
+    }
+
+
+def test_ways_of_answering_of_one_recipe(make_run: MakeRun) -> None:
+    groups = groups_of(make_run("run", upto=3))
+    figure, (read,) = drawn(groups, "accuracy"), groups[0].runs
     (axes,) = figure.axes
-    read = read_run(run.root)
-    for container, measure in zip(axes.containers, STYLE, strict=True):
-        expected = [100 * iteration.accuracy(measure)["value"] for iteration in read.evaluated]
+    for container, measure in zip(axes.containers, MEASURES, strict=True):
         line, _, (bars,) = container
-        assert list(line.get_ydata()) == pytest.approx(expected)
+        assert list(line.get_ydata()) == pytest.approx([100 * i.accuracy(measure)["value"] for i in read.evaluated])
         assert [round(x) for x in line.get_xdata()] == [0, 1, 2, 3]
         for (low, high), iteration in zip(bars.get_segments(), read.evaluated, strict=True):
             assert (high[1] - low[1]) / 2 == pytest.approx(100 * iteration.accuracy(measure)["se"])
-        assert line.get_color() == STYLE[measure][0]
-    texts = {text.get_text() for text in axes.texts}
-    assert texts == {*MEASURES.values(), "debate of the base"}
-    dotted = [line for line in axes.lines if line.get_linestyle() == ":"]
-    assert [line.get_ydata()[0] for line in dotted] == [100 * read.at(0).accuracy("vote@M")["value"]]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == list(MEASURES.values())
+    caption = legend.get_title().get_text()
+    assert "40 evaluation problems" in caption and "standard error" in caption
     assert figure.get_suptitle() == "arithmetic · tiny · maft · 3 agents × 2 rounds"
-    assert "40 evaluation problems" in figure.get_supxlabel()
-    assert "standard error" in figure.get_supxlabel()
 
 
-def test_mean_is_drawn_over_seeds_that_all_have_the_iteration(make_run: MakeRun) -> None:
-    figure = Figure()
-    (group,) = groups = groups_of(make_run("a", seed=0, upto=3), make_run("b", seed=1, upto=2, planned=3))
-    _panels(figure, groups)
-    line = figure.axes[0].containers[0][0]
-    assert list(line.get_ydata()) == pytest.approx([100 * group.point(t, "answer").value for t in range(3)])
-    assert "mean of 2 runs" in figure.get_supxlabel()
+def test_several_recipes_have_a_panel_for_each_way(make_run: MakeRun) -> None:
+    groups = groups_of(make_run("m", upto=1), make_run("s", upto=1, method="star"))
+    panels = {panel.title: lines(panel) for panel in plot_of(groups, "accuracy").panels}
+    assert {title: set(found) for title, found in panels.items()} == {
+        "one answer": {"maft", "star"},
+        "majority": {"maft"},
+        "debate": {"maft"},
+    }
+    (own,) = plot_of(groups, "methods").panels
+    assert lines(own)["star"] == panels["one answer"]["star"] and lines(own)["maft"] == panels["debate"]["maft"]
 
 
-def test_many_recipes_take_a_line_each(make_run: MakeRun, tmp_path: Path) -> None:
-    runs = [make_run(f"r{n}", upto=1, problems=8, debate={"agents": 2, "rounds": n}) for n in range(1, MOST_PANELS + 2)]
-    groups = groups_of(*runs)
-    assert len(groups) == MOST_PANELS + 1
-    figure = Figure()
-    _before_and_after(figure, groups)
-    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert sorted(names) == sorted(group.label for group in groups)
-    save_accuracy(groups, tmp_path / "plot")
-    assert (tmp_path / "plot.svg").read_text().startswith("<?xml")
+def test_means_with_bands_over_seeds(make_run: MakeRun) -> None:
+    runs = [make_run(f"m{s}", seed=s, upto=3 - s, planned=3) for s in (0, 1)]
+    groups = groups_of(*runs, make_run("d", upto=0, method="debate"))
+    maft = next(group for group in groups if group.label == "maft")
+    (panel,) = plot_of(groups, "methods").panels
+    # Iterations that all runs have.
+    assert lines(panel)["maft"] == ([0, 1, 2], pytest.approx([100 * maft.point(t).value for t in range(3)]))
+    assert len(lines(panel)["debate"][1]) == 1
+    figure = drawn(groups, "methods")
+    (axes,) = figure.axes
+    (band,) = (one for one in axes.collections if isinstance(one, PolyCollection))
+    ys = band.get_paths()[0].vertices[:, 1]
+    ends = (min(maft.point(t).low for t in range(3)), max(maft.point(t).high for t in range(3)))
+    assert (ys.min(), ys.max()) == pytest.approx([100 * end for end in ends])
+    assert "mean of 1 to 2 runs" in figure.legends[0].get_title().get_text()
+
+
+@pytest.mark.parametrize("more", ["", " · 3 agents × 2 rounds · critics=disputed, start_from=previous"])
+def test_all_plots_are_of_one_width_and_legends_overlap_nothing(make_run: MakeRun, more: str) -> None:
+    made = [make_run(name, upto=1, method=name) for name in ("maft", "star", "union-data", "majority-ft")]
+    groups = [replace(group, label=group.label + more) for group in groups_of(*made)]
+    for plot in plots_of(groups):
+        figure = Figure(layout="constrained")
+        draw(figure, groups, plot)
+        figure.draw_without_rendering()
+        assert figure.get_figwidth() == WIDTH
+        legend = figure.legends[0].get_window_extent()
+        assert legend.x0 >= 0 and legend.x1 <= figure.bbox.x1
+        for axes in figure.axes:
+            if axes.get_visible():
+                assert legend.y1 < axes.get_tightbbox().y0 and axes.get_window_extent().height / figure.dpi > 1.8
+        assert all(text.get_fontsize() >= 10 for text in figure.legends[0].get_texts())
+
+
+def test_diversity_tradeoff_rounds_answers_and_cost(make_run: MakeRun) -> None:
+    (group,) = groups = groups_of(make_run("m", upto=2))
+    plots = {plot.stem: [lines(panel)["maft"] for panel in plot.panels] for plot in plots_of(groups) if plot.stem != "accuracy"}
+    diversity = [group.over(t, lambda i: i.diverse("disagreement")).value for t in range(3)]
+    assert diversity == pytest.approx([1 - i.metrics["consensus"] for i in group.runs[0].evaluated])
+    accuracy = pytest.approx([100 * group.point(t).value for t in range(3)])
+    assert plots["diversity"] == [([0, 1, 2], diversity)]
+    assert plots["tradeoff"] == [(diversity, accuracy)]
+    rounds = group.runs[0].last.metrics["rounds"]
+    for (xs, ys), key in zip(plots["rounds"], ("vote", "mean"), strict=True):
+        assert (xs, ys) == ([1, 2], pytest.approx([100 * one[key]["value"] for one in rounds]))
+    curve = group.runs[0].last.metrics["curves"][0]
+    for (xs, ys), kind in zip(plots["answers"], ("pass", "majority"), strict=True):
+        assert (xs, ys) == ([1, 2, 3], pytest.approx([100 * one["value"] for one in curve[kind]]))
+    tokens, seconds, answers = plots["cost"]
+    assert tokens == ([0, 2540, 5080], accuracy)
+    assert seconds[0] == [0, 6.0, 12.0]
+    assert answers[0] == [1200 / 40, 1200 / 40, 2400 / 40]
+
+
+def test_measured_diversity_has_its_panel(make_run: MakeRun) -> None:
+    run = make_run("m", upto=1)
+    for t in (0, 1):
+        measures = {"embedding": {"value": 0.25, "se": 0.01, "problems": 9}, "kl_base": None}
+        value = {"schema": "hpcmaf-diversity/1", "iteration": t, "problems": 9, "encoder": None, "measures": measures}
+        write_json(run.diversity(t), value)
+    panels = plot_of(groups_of(run), "diversity").panels
+    assert [panel.up for panel in panels] == [DIVERSITY["disagreement"], DIVERSITY["embedding"]]
+    assert lines(panels[1])["maft"][1] == [0.25, 0.25]
+
+
+def test_only_so_many_lines_have_names_the_same_in_every_plot(make_run: MakeRun) -> None:
+    groups = groups_of(
+        *(make_run(f"r{n}", upto=0, problems=8, debate={"agents": 2, "rounds": n}) for n in range(1, MOST_NAMED + 3))
+    )
+    styles = styles_of(groups)
+    assert sum(style.name is None for style in styles.values()) == 2
+    looks = [(s.colour, s.dashes) for s in styles.values() if s.name]
+    assert len(set(looks)) == MOST_NAMED == len(looks)
+    for plot in plots_of(groups):
+        for panel in plot.panels:
+            assert all(line.style in styles.values() or line.faint for line in panel.lines)
+
+
+@pytest.mark.parametrize("grey_first", [True, False])
+def test_a_grey_line_that_has_collapsed_leaves_the_others_their_room(grey_first: bool) -> None:
+    def points(*values: float) -> list[Point]:
+        return [Point(value, 0.01, value, value, 1) for value in values]
+
+    found = [
+        Line(Style(GREY, "", "-", None), [0, 1], points(0.8, 0.0)),
+        Line(Style("#333333", "o", "-", "a"), [0, 1], points(0.8, 0.9)),
+    ]
+    axes = Figure().subplots()
+    for line in found if grey_first else found[::-1]:
+        draw_line(axes, line)
+    low, high = axes.get_ylim()
+    assert 70 < low < 80 and 90 < high < 100
+    assert len(axes.get_lines()) >= 2
+
+
+def test_the_bases_rounds_are_in_sight(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But not those of a method that is only there in grey."""
+    monkeypatch.setattr("hpcmaf.report.plots.MOST_NAMED", 1)
+    good, bad = make_run("m", gain=0.5), make_run("c", gain=-0.4, method="single-agent-ft")
+    for runs in ((good,), (good, bad)):
+        for axes in drawn(groups_of(*runs), "rounds").axes:
+            low, high = axes.get_ylim()
+            (dotted,) = (line for line in axes.get_lines() if line.get_linestyle() == ":")
+            assert all(low < y < high for y in dotted.get_ydata())
+            grey = [line for line in axes.get_lines() if line.get_color() == GREY]
+            assert len(grey) == len(runs) - 1
+            assert all(min(line.get_ydata()) < low for line in grey)
 
 
 def test_files_are_whole_and_repeatable(make_run: MakeRun, tmp_path: Path) -> None:
-    groups = groups_of(make_run("run", upto=1))
-    save_accuracy(groups, tmp_path / "one")
-    save_accuracy(groups, tmp_path / "two")
-    for suffix in (".png", ".svg"):
-        assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()
-    width, height = struct.unpack(">II", (tmp_path / "one.png").read_bytes()[16:24])
-    assert width >= 1000 and height >= 600
-    assert {path.name for path in tmp_path.glob("*.*")} == {"one.png", "one.svg", "two.png", "two.svg"}
+    groups, before = groups_of(make_run("run", upto=1)), dict(matplotlib.rcParams)
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        stems = [plot.stem for plot in save_plots(groups, tmp_path / folder)]
+    assert stems == ["accuracy", "diversity", "tradeoff", "rounds", "answers", "cost"]
+    assert {path.name for path in (tmp_path / "one").iterdir()} == {f"{s}{x}" for s in stems for x in (".png", ".svg")}
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+        if path.suffix == ".png":
+            width, height = struct.unpack(">II", path.read_bytes()[16:24])
+            assert width == 150 * WIDTH and height >= 500
+    assert dict(matplotlib.rcParams) == before, "matplotlib is left as it was"
 
 
-def test_leaves_matplotlib_as_it_was(make_run: MakeRun, tmp_path: Path) -> None:
-    before = dict(matplotlib.rcParams)
-    save_accuracy(groups_of(make_run("run", upto=1)), tmp_path / "plot")
-    assert dict(matplotlib.rcParams) == before
-
-
-@given(st.lists(st.floats(0, 100), max_size=8), st.floats(0.1, 10))
-def test_names_never_overlap_and_stay_in_order(heights: list[float], gap: float) -> None:
-    heights.sort()
-    moved = _spread(heights, gap)
-    assert len(moved) == len(heights)
-    assert all(above - below >= gap - 1e-6 for below, above in pairwise(moved))
-    if all(above - below >= gap for below, above in pairwise(heights)):
-        assert moved == pytest.approx(heights)
+def test_a_run_that_has_just_begun_says_so(make_run: MakeRun) -> None:
+    run = make_run("new", upto=0, planned=2)
+    run.metrics(0).unlink()
+    groups = groups_of(run)
+    assert [plot.stem for plot in plots_of(groups)] == ["accuracy"]
+    assert [text.get_text() for text in drawn(groups, "accuracy").axes[0].texts] == ["no iteration evaluated yet"]

@@ -1,0 +1,112 @@
+"""Tables of what debates do show the metrics, of whatever version."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from hpcmaf.publish import write_json
+from hpcmaf.report.behaviour import behaviour_tables, diversity_table
+from hpcmaf.report.groups import group_runs
+from hpcmaf.report.plots import plots_of
+from hpcmaf.report.records import read_run
+from hpcmaf.rundir import RunDir
+
+MakeRun = Callable[..., RunDir]
+
+
+def groups_of(*runs: RunDir):
+    return group_runs([read_run(run.root) for run in runs])
+
+
+def test_measured_diversity_joins_the_table(make_run: MakeRun) -> None:
+    run = make_run("m", upto=1)
+    measures = {"embedding": {"value": 0.25, "se": 0.01, "problems": 9}, "kl_base": None}
+    for t in (0, 1):
+        value = {"schema": "hpcmaf-diversity/1", "iteration": t, "problems": 9, "encoder": None, "measures": measures}
+        write_json(run.diversity(t), value)
+    (group,) = groups_of(run)
+    table = diversity_table(group)
+    assert table.header == ("iteration", "1 − consensus", "embedding")
+    assert table.rows[1][2] == "0.2500 ± 0.0100"
+    write_json(run.diversity(1), value | {"measures": {"embedding": {"value": "x"}}})
+    read = read_run(run.root)
+    assert len(read.missing) == 1 and read.missing[0].startswith("it01/diversity.json: damaged (measures.embedding")
+
+
+def test_tables_of_behaviour_show_the_metrics(make_run: MakeRun) -> None:
+    (group,) = groups_of(make_run("a", seed=0, upto=1), make_run("b", seed=1, upto=1))
+    tables = {table.title.partition(": ")[2]: table for table in behaviour_tables(group)}
+    assert list(tables) == [
+        "what agents learned from",
+        "every agent",
+        "the last round's vote against the first round's",
+        "what debating does",
+        "where the first vote is wrong",
+        "who is right where",
+        "k answers",
+        "diversity",
+    ]
+    assert all({len(row) for row in table.rows} == {len(table.header)} for table in tables.values())
+    moves = [run.last.metrics["movement"][0]["corrected"] for run in group.runs]
+    cell = tables["what debating does"].rows[-1][2]
+    assert cell.startswith(f"{50 * sum(move['value'] for move in moves):.2f} ± ")
+    assert cell.endswith(f"(of {sum(move['of'] for move in moves)})")
+
+
+def test_what_debates_make_of_wrong_votes(make_run: MakeRun) -> None:
+    """Two runs of eight problems: beside four of six wrong votes somebody was right, and one of those was found."""
+    runs = make_run("a", seed=0, upto=0, problems=8), make_run("b", seed=1, upto=0, problems=8)
+    scores = [
+        {"vote@1": "11111100", "vote@M": "11111110", "agents": [["11111110", "11111100"], ["11111110", "11111110"]]},
+        {"vote@1": "11110000", "vote@M": "11110001", "agents": [["11111110", "11110000"], ["11110001", "11110001"]]},
+    ]
+    for run, changed in zip(runs, scores, strict=True):
+        metrics = read_run(run.root).iterations[0].metrics
+        assert metrics is not None
+        write_json(run.metrics(0), {**metrics, "scores": metrics["scores"] | changed})
+    (group,) = groups_of(*runs)
+    table = next(table for table in behaviour_tables(group) if "first vote is wrong" in table.title)
+    iteration, *cells = (re.sub(r" ± [\d.]+", "", cell) for cell in table.rows[0])
+    # Means over runs: 1/2 and 3/4 had one; 1/1 and 0/3 were found; 0/1 and 1/1 came from nowhere.
+    assert (iteration, cells) == ("0 (base)", ["37.50", "62.50 (of 6)", "50.00 (of 4)", "50.00 (of 2)"])
+
+
+def test_a_round_that_lacks_problems_is_damage(make_run: MakeRun) -> None:
+    run = make_run("a", upto=0)
+    metrics = dict(read_run(run.root).iterations[0].metrics or {})
+    rounds = [[marks[:-1] for marks in agents] for agents in metrics["scores"]["agents"]]
+    write_json(run.metrics(0), metrics | {"scores": metrics["scores"] | {"agents": rounds}})
+    assert "scores and number of problems do not fit" in read_run(run.root).missing[0]
+
+
+def test_movement_of_an_earlier_version_has_fewer_columns(make_run: MakeRun) -> None:
+    run = make_run("a", upto=0)
+    metrics = read_run(run.root).iterations[0].metrics
+    assert metrics is not None
+    moves = [
+        {k: v for k, v in move.items() if k not in {"majority_corrected", "split_corrected"}}
+        for move in metrics["movement"]
+    ]
+    for written, there in ((metrics, True), ({**metrics, "movement": moves}, False)):
+        write_json(run.metrics(0), written)
+        (group,) = groups_of(run)
+        assert group.runs[0].missing == []
+        (table,) = (table for table in behaviour_tables(group) if "what debating does" in table.title)
+        assert ("majority corrected" in table.header) is there and "gave up" in table.header
+
+
+def test_metrics_of_earlier_versions_still_count(make_run: MakeRun) -> None:
+    run = make_run("old", upto=1)
+    for t in (0, 1):
+        metrics = dict(read_run(run.root).iterations[t].metrics)
+        for key in ("movement", "curves", "by_kind", "diversity", "selection"):
+            metrics.pop(key, None)
+        metrics["rounds"] = [{k: v for k, v in one.items() if k != "specialisation"} for one in metrics["rounds"]]
+        metrics["scores"] = {k: v for k, v in metrics["scores"].items() if k not in {"agents", "agreeing"}}
+        write_json(run.metrics(t), metrics)
+    (group,) = groups = groups_of(run)
+    assert group.runs[0].missing == []
+    titles = [table.title for table in behaviour_tables(group)]
+    assert titles == ["maft: every agent", "maft: the last round's vote against the first round's"]
+    assert [plot.stem for plot in plots_of(groups)] == ["accuracy", "rounds", "cost"]
