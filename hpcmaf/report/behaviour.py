@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from hpcmaf.evaluation import compare, holm, outcomes
+from hpcmaf.evaluation import compare, holm, outcomes, ratio
 from hpcmaf.report.groups import Group
 from hpcmaf.report.learned import learned_table
 from hpcmaf.report.records import Iteration
-from hpcmaf.report.sections import NONE, cell, estimate, iteration_name, p_value, percent, points
+from hpcmaf.report.sections import NONE, TEST, cell, estimate, iteration_name, percent, test_cells
 from hpcmaf.report.tables import Table
-from hpcmaf.report.wrong import errors_table
 
 # Of more agents only the range is shown.
 MOST_AGENTS = 8
@@ -33,34 +32,20 @@ DIVERSITY = {
     "kl_agents": "KL between agents",
     "kl_base": "KL to the base",
 }
+Figure = Callable[[Iteration], Mapping[str, Any] | None]
 
 
 def behaviour_tables(group: Group) -> list[Table]:
     """All that the runs of a group have the figures for."""
-    makers = (
-        learned_table,
-        agents_table,
-        debate_tests,
-        movement_table,
-        errors_table,
-        specialisation_table,
-        curves_table,
-        diversity_table,
-    )
-    found = [make(group) for make in makers] + kind_tables(group)
-    return [table for table in found if table is not None]
+    makers = (learned_table, _agents, _debate_tests, _movement, _errors, _specialisation, _curves, diversity_table)
+    return [table for make in makers if (table := make(group)) and table.rows] + list(_kinds(group))
 
 
-def _rounds(group: Group, t: int) -> int:
-    """Rounds that all runs have at iteration t."""
-    return min((len(i.metrics["rounds"]) for i in group.at(t) if i.metrics), default=0)
+def _part(*keys: str | int) -> Figure:
+    """Reads a figure that stands below these keys."""
 
-
-def _part(m: int, *keys: str | int) -> Any:
-    """Reads a figure of round m."""
-
-    def read(iteration: Iteration) -> Mapping[str, Any] | None:
-        value: Any = iteration.metrics["rounds"][m - 1] if iteration.metrics else None
+    def read(iteration: Iteration) -> Any:
+        value: Any = iteration.metrics
         for key in keys:
             if isinstance(key, int):
                 value = value[key] if value is not None and key < len(value) else None
@@ -71,73 +56,54 @@ def _part(m: int, *keys: str | int) -> Any:
     return read
 
 
-def agents_table(group: Group) -> Table | None:
+def _each(group: Group, key: str) -> Iterator[tuple[int, int]]:
+    """Iterations, and positions in the list below a key that all runs have."""
+    for t in group.complete:
+        for at in range(min((len(_part(key)(iteration) or ()) for iteration in group.at(t)), default=0)):
+            yield t, at
+
+
+def _agents(group: Group) -> Table:
     """Accuracy of every agent and of the vote, round by round."""
-    agents = max((len(i.metrics["rounds"][0]["agents"]) for t in group.complete for i in group.at(t)), default=0)
+    agents = max((len(i.metrics["rounds"][0]["agents"]) for t in group.complete for i in group.at(t) if i.metrics), default=0)
     named = agents <= MOST_AGENTS
     rows = []
-    for t in group.complete:
-        for m in range(1, _rounds(group, t) + 1):
-            each = [group.over(t, _part(m, "agents", n)) for n in range(agents)]
-            if named:
-                cells = [cell(point) for point in each]
-            else:
-                values = [point.value for point in each if point]
-                cells = [f"{percent(min(values))} to {percent(max(values))}"]
-            mean, vote = group.over(t, _part(m, "mean")), group.over(t, _part(m, "vote"))
-            rows.append((iteration_name(t), str(m), *cells, cell(mean), cell(vote)))
-    if not rows:
-        return None
+    for t, m in _each(group, "rounds"):
+        each = [group.over(t, _part("rounds", m, "agents", n)) for n in range(agents)]
+        values = [point.value for point in each if point]
+        cells = [cell(point) for point in each] if named else [f"{percent(min(values))} to {percent(max(values))}"]
+        both = [cell(group.over(t, _part("rounds", m, key))) for key in ("mean", "vote")]
+        rows.append((iteration_name(t), str(m + 1), *cells, *both))
     names = [f"agent {n}" for n in range(agents)] if named else [f"{agents} agents"]
-    return Table(
-        f"{group.label}: every agent",
-        ("iteration", "round", *names, "mean", "vote"),
-        tuple(rows),
-        "Percent right ± standard error over problems. Round 1: generators; later rounds: critics.",
-    )
+    note = "Percent right ± standard error over problems. Round 1: generators; later rounds: critics."
+    return Table(f"{group.label}: every agent", ("iteration", "round", *names, "mean", "vote"), tuple(rows), note)
 
 
-def debate_tests(group: Group) -> Table | None:
+def _debate_tests(group: Group) -> Table:
     """Whether debating beats voting on first answers, iteration by iteration, on the same problems."""
-    found = []
+    found, both = [], ("vote@1", "vote@M")
     for t in group.complete:
-        both = {"vote@1", "vote@M"}
-        found_in = [i.metrics for i in group.at(t) if i.metrics and both <= i.metrics["accuracy"].keys()]
-        if found_in:
-            found.append((t, compare([tuple(outcomes(m, name) for name in sorted(both)) for m in found_in])))
-    if not found:
-        return None
+        measured = [i.metrics for i in group.at(t) if i.metrics and set(both) <= i.metrics["accuracy"].keys()]
+        if measured:
+            found.append((t, compare([(outcomes(one, both[0]), outcomes(one, both[1])) for one in measured])))
     adjusted = holm([one.p for _, one in found])
-    rows = [
-        (iteration_name(t), *points(one), p_value(one.p), p_value(p))
-        for (t, one), p in zip(found, adjusted, strict=True)
-    ]
-    return Table(
-        f"{group.label}: the last round's vote against the first round's",
-        ("iteration", "points", "95 %", "gained", "lost", "p", "p (Holm)"),
-        tuple(rows),
-        "Paired by problem: bootstrap interval, exact test, adjusted over the iterations.",
-    )
+    rows = [(iteration_name(t), *test_cells(one, p)) for (t, one), p in zip(found, adjusted, strict=True)]
+    title = f"{group.label}: the last round's vote against the first round's"
+    note = "Paired by problem: bootstrap interval, exact test, adjusted over the iterations."
+    return Table(title, ("iteration", *TEST), tuple(rows), note)
 
 
-def movement_table(group: Group) -> Table | None:
+def _movement(group: Group) -> Table:
     """How often debates correct, corrupt and talk somebody out of a right answer."""
     rows = []
-    all_moves = [move for run in group.runs for i in run.evaluated for move in (i.metrics or {}).get("movement", [])]
-    names = [name for name in _MOVES if any(name in move for move in all_moves)]
-    for t in group.complete:
-        moves = [i.metrics.get("movement", []) for i in group.at(t) if i.metrics]
-        for at in range(min(map(len, moves), default=0)):
-            cells = []
-            for name in names:
-
-                def read(iteration: Iteration, at: int = at, name: str = name) -> Mapping[str, Any] | None:
-                    return iteration.metrics["movement"][at].get(name) if iteration.metrics else None
-
-                cells.append(cell(group.over(t, read), sum(move[at][name]["of"] for move in moves if name in move[at])))
-            rows.append((iteration_name(t), str(moves[0][at]["round"]), *cells))
-    if not rows:
-        return None
+    moves = [move for run in group.runs for i in run.evaluated for move in (i.metrics or {}).get("movement", [])]
+    names = [name for name in _MOVES if any(name in move for move in moves)]
+    for t, at in _each(group, "movement"):
+        cells = []
+        for name in names:
+            read = _part("movement", at, name)
+            cells.append(cell(group.over(t, read), sum(one["of"] for i in group.at(t) if (one := read(i)))))
+        rows.append((iteration_name(t), str(at + 2), *cells))
     note = (
         "Percent ± standard error over problems, of the opportunities in brackets. Corrected, corrupted: wrong answers "
         "that are right a round later, right ones that are wrong. Majority, split corrected: of wrong votes that more "
@@ -149,21 +115,65 @@ def movement_table(group: Group) -> Table | None:
     return Table(f"{group.label}: what debating does", header, tuple(rows), note)
 
 
-def specialisation_table(group: Group) -> Table | None:
+def _errors(group: Group) -> Table:
+    """Whether a wrong vote had a right answer beside it, and whether the last vote found it.
+
+    A debate can only pick what somebody has said, or work the problem out
+    anew. Which of the two there was to do says why critics gain much or
+    little: nothing to pick, or right answers that they let go.
+    """
+    rows = []
+    for t in group.complete:
+        found = [i for i in group.at(t) if len(_part("scores", "agents")(i) or ()) > 1]
+        if not found:
+            continue
+        cells = [cell(group.over(t, _of_errors(lambda vote, said, last: (int(not vote), 1))))]
+        for read in (
+            lambda vote, said, last: (int(not vote and said), int(not vote)),
+            lambda vote, said, last: (int(not vote and said and last), int(not vote and said)),
+            lambda vote, said, last: (int(not (vote or said) and last), int(not (vote or said))),
+        ):
+            figure = _of_errors(read)
+            cells.append(cell(group.over(t, figure), sum(value["of"] for i in found if (value := figure(i)))))
+        rows.append((iteration_name(t), *cells))
+    note = (
+        "Percent ± standard error over problems, of how many in brackets. First vote wrong: the majority of the first "
+        "answers. Somebody right: of those problems, where an agent's first answer is right. Then found, and found "
+        "though nobody had it: the last round's vote is right after all."
+    )
+    header = ("iteration", "first vote wrong", "somebody right", "then found", "found though nobody had it")
+    return Table(f"{group.label}: where the first vote is wrong", header, tuple(rows), note)
+
+
+def _of_errors(read: Callable[[bool, bool, bool], tuple[int, int]]) -> Figure:
+    """A ratio: ``read`` gets whether a problem's first vote is right, whether somebody is, and the last vote."""
+
+    def figure(iteration: Iteration) -> Mapping[str, Any] | None:
+        agents = _part("scores", "agents")(iteration) or ()
+        if len(agents) < 2:
+            return None
+        said = ["1" in each for each in zip(*agents[0], strict=True)]
+        first, last = ([mark == "1" for mark in marks] for marks in iteration.votes)
+        counts = [read(*one) for one in zip(first, said, last, strict=True)]
+        return ratio([count for count, _ in counts], [of for _, of in counts])
+
+    return figure
+
+
+def _specialisation(group: Group) -> Table:
     """Whether agents are right on different problems."""
     rows = []
-    names = ("oracle", "gap", "unanimous", "disagreement")
-    for t in group.complete:
-        for m in range(1, _rounds(group, t) + 1):
-            figures = [group.over(t, _part(m, "specialisation", name)) for name in names]
-            if figures[0] is None:
-                continue
-            alone = [_part(m, "specialisation", "independent")(iteration) for iteration in group.at(t)]
-            values = [value for value in alone if value is not None]
-            independent = percent(sum(values) / len(values)) if values else NONE
-            rows.append((iteration_name(t), str(m), *map(cell, figures), independent))
-    if not rows:
-        return None
+    for t, m in _each(group, "rounds"):
+        figures = [
+            group.over(t, _part("rounds", m, "specialisation", name))
+            for name in ("oracle", "gap", "unanimous", "disagreement")
+        ]
+        if figures[0] is None:
+            continue
+        alone = [_part("rounds", m, "specialisation", "independent")(iteration) for iteration in group.at(t)]
+        values = [value for value in alone if value is not None]
+        independent = percent(sum(values) / len(values)) if values else NONE
+        rows.append((iteration_name(t), str(m + 1), *map(cell, figures), independent))
     note = (
         "Percent of problems ± standard error. Oracle: some agent is right; missed: some agent is, the vote is not; "
         "one of two: exactly one of two agents is right, mean over pairs, and what that would be if agents of these "
@@ -173,57 +183,31 @@ def specialisation_table(group: Group) -> Table | None:
     return Table(f"{group.label}: who is right where", header, tuple(rows), note)
 
 
-def curves_table(group: Group) -> Table | None:
+def _curves(group: Group) -> Table:
     """pass@k and majority@k at the first and the last iteration."""
     rows: list[tuple[str, ...]] = []
-    width = 0
-    for t in sorted({group.complete[0], group.complete[-1]} if group.complete else ()):
-        curves = [i.metrics.get("curves", []) for i in group.at(t) if i.metrics]
-        for at in range(min(map(len, curves), default=0)):
-            ks = curves[0][at]["k"]
-            if any(curve[at]["k"] != ks for curve in curves) or len(ks) < 2:
-                continue
-            for kind in ("pass", "majority"):
-                cells = []
-                for place in range(len(ks)):
-
-                    def read(
-                        iteration: Iteration, at: int = at, kind: str = kind, place: int = place
-                    ) -> Mapping[str, Any] | None:
-                        return iteration.metrics["curves"][at][kind][place] if iteration.metrics else None
-
-                    cells.append(cell(group.over(t, read)))
-                rows.append((f"{iteration_name(t)}, round {curves[0][at]['round']}, {kind}", *cells))
-                width = max(width, len(cells))
-    if not rows:
-        return None
-    longest = max(
-        (
-            curve["k"]
-            for t in group.complete
-            for i in group.at(t)
-            if i.metrics
-            for curve in i.metrics.get("curves", [])
-        ),
-        key=len,
-    )
-    padded = tuple(row + (NONE,) * (1 + width - len(row)) for row in rows)
+    longest: list[int] = []
+    for t, at in _each(group, "curves"):
+        ks = [_part("curves", at, "k")(iteration) for iteration in group.at(t)]
+        if t not in (group.complete[0], group.complete[-1]) or len(ks[0]) < 2 or any(one != ks[0] for one in ks):
+            continue
+        longest = max(longest, ks[0], key=len)
+        m = _part("curves", at, "round")(group.at(t)[0])
+        for kind in ("pass", "majority"):
+            cells = [cell(group.over(t, _part("curves", at, kind, k))) for k in range(len(ks[0]))]
+            rows.append((f"{iteration_name(t)}, round {m}, {kind}", *cells))
+    padded = tuple(row + (NONE,) * (1 + len(longest) - len(row)) for row in rows)
     note = "Percent ± standard error; k of the N agents' answers, unbiased: every subset of k counts."
-    return Table(f"{group.label}: k answers", ("iteration", *(f"k = {k}" for k in longest[:width])), padded, note)
+    return Table(f"{group.label}: k answers", ("iteration", *(f"k = {k}" for k in longest)), padded, note)
 
 
-def diversity_table(group: Group) -> Table | None:
+def diversity_table(group: Group) -> Table:
     """All measures of diversity that are there."""
-    there = {
-        name: title
-        for name, title in DIVERSITY.items()
-        if any(group.over(t, lambda i, name=name: i.diverse(name)) for t in group.complete)
-    }
-    if not there:
-        return None
+    reads = {name: (lambda i, name=name: i.diverse(name)) for name in DIVERSITY}
+    there = [name for name in DIVERSITY if any(group.over(t, reads[name]) for t in group.complete)]
     rows = []
-    for t in group.complete:
-        found = [group.over(t, lambda i, name=name: i.diverse(name)) for name in there]
+    for t in group.complete if there else ():
+        found = [group.over(t, reads[name]) for name in there]
         rows.append((iteration_name(t), *(NONE if p is None else f"{p.value:.4f} ± {p.se:.4f}" for p in found)))
     note = "Mean over problems ± standard error, final round."
     if len(there) > 1:
@@ -231,26 +215,19 @@ def diversity_table(group: Group) -> Table | None:
             " Embedding: 1 - cosine of two agents' responses. NLL (nats per token) of a critic's response under "
             "another critic; KL (nats per token) from the agent that wrote a response, estimated on its tokens."
         )
-    return Table(f"{group.label}: diversity", ("iteration", *there.values()), tuple(rows), note)
+    return Table(f"{group.label}: diversity", ("iteration", *(DIVERSITY[name] for name in there)), tuple(rows), note)
 
 
-def kind_tables(group: Group) -> list[Table]:
+def _kinds(group: Group) -> Iterator[Table]:
     """Accuracy by kind of problem in the last round of the last iteration, of the first run that has it."""
-    for run in group.runs:
-        kinds = run.last.metrics.get("by_kind", {}) if run.last and run.last.metrics else {}
-        tables = []
-        for key, values in kinds.items():
-            agents = min(len(one["agents"]) for one in values.values())
-            if agents > MOST_AGENTS:
-                agents = 0
-            rows = tuple(
-                (value, f"{one['problems']:,}", *(estimate(a) for a in one["agents"][:agents]), estimate(one["vote"]))
-                for value, one in values.items()
-            )
-            header = (key, "problems", *(f"agent {n}" for n in range(agents)), "vote")
-            title = f"{group.label}: by {key}, iteration {run.last.number}" if run.last else ""
-            note = "Percent right in the last round ± standard error."
-            tables.append(Table(title, header, rows, note + (f" Run {run.name}." if len(group.runs) > 1 else "")))
-        if tables:
-            return tables
-    return []
+    run = next((run for run in group.runs if run.last and _part("by_kind")(run.last)), None)
+    for key, values in (_part("by_kind")(run.last) if run else {}).items():
+        agents = min(len(one["agents"]) for one in values.values())
+        agents = 0 if agents > MOST_AGENTS else agents
+        rows = tuple(
+            (value, f"{one['problems']:,}", *(estimate(a) for a in one["agents"][:agents]), estimate(one["vote"]))
+            for value, one in values.items()
+        )
+        note = "Percent right in the last round ± standard error." + f" Run {run.name}." * (len(group.runs) > 1)
+        header = (key, "problems", *(f"agent {n}" for n in range(agents)), "vote")
+        yield Table(f"{group.label}: by {key}, iteration {run.last.number}", header, rows, note)

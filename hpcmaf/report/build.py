@@ -16,7 +16,7 @@ from hpcmaf.report.learned import learned_csv
 from hpcmaf.report.latex import latex_table
 from hpcmaf.report.records import Run, read_run
 from hpcmaf.report.report import Report
-from hpcmaf.report.sections import group_table, overview_table, run_tables
+from hpcmaf.report.sections import group_table, run_tables
 from hpcmaf.report.tables import markdown_table
 from hpcmaf.report.values import to_csv, to_json
 
@@ -108,8 +108,6 @@ def markdown(report: Report, plots: Sequence[Plot] = ()) -> str:
     parts += [f"![{plot.about}]({plot.stem}.png)" for plot in plots]
     for name, lines in (("Missing", report.missing), ("Warnings", report.warnings)):
         parts += [f"## {name}", "\n".join(f"- {line}" for line in lines)] if lines else []
-    if len(report.runs) > 1:
-        parts += ["## Overview", markdown_table(overview_table(report.groups))]
     for table in report.method_tables():
         parts += [f"## {table.title}", markdown_table(table)]
     for group in report.groups:

@@ -10,7 +10,7 @@ from hpcmaf.errors import DataError
 from hpcmaf.evaluation import MEASURES, Comparison, compare, holm, outcomes
 from hpcmaf.report.groups import Group
 from hpcmaf.report.records import Run
-from hpcmaf.report.sections import p_value, points
+from hpcmaf.report.sections import TEST, test_cells
 from hpcmaf.report.tables import Table
 
 # Those the claims are about: the method, and one finetuned model in its place.
@@ -155,10 +155,7 @@ def claim_tables(found: Sequence[Claim]) -> list[Table]:
     families = list(dict.fromkeys((claim.place, claim.size) for claim in found))
     for place, size in families:
         here = [claim for claim in found if (claim.place, claim.size) == (place, size)]
-        rows = tuple(
-            (claim.text, *points(claim.result), p_value(claim.result.p), p_value(claim.p_holm), claim.verdict)
-            for claim in here
-        )
+        rows = tuple((claim.text, *test_cells(claim.result, claim.p_holm), claim.verdict) for claim in here)
         runs = max(claim.result.pairs for claim in here)
         note = (
             f"Paired by problem, over {runs} run{'s' * (runs != 1)}, those of two methods by seed: percentage points, "
@@ -167,7 +164,7 @@ def claim_tables(found: Sequence[Claim]) -> list[Table]:
             "something is claimed to go on improving, the interval says how much it can be at most. The tests speak "
             "about these trained models; how far training again differs is the spread over runs."
         )
-        header = ("claim", "points", "95 %", "gained", "lost", "p", "p (Holm)", "verdict")
+        header = ("claim", *TEST, "verdict")
         several = sum(one == place for one, _ in families) > 1
         title = " · ".join([f"Claims: {place[0]}", place[1], *([f"N = {size[0]}, M = {size[1]}"] if several else [])])
         tables.append(Table(title, header, rows, note))

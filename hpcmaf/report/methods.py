@@ -10,7 +10,7 @@ from hpcmaf.evaluation import MEASURES
 from hpcmaf.report.compare import Tested
 from hpcmaf.report.groups import NO_HINT, Group, Point
 from hpcmaf.report.reference import published
-from hpcmaf.report.sections import NONE, estimate, p_value, percent, points
+from hpcmaf.report.sections import NONE, TEST, estimate, percent, test_cells
 from hpcmaf.report.tables import Table
 
 
@@ -69,7 +69,7 @@ def method_tables(found: Sequence[Row], baseline: str | None, reference: bool) -
         header = ["method", "iteration", "runs", "accuracy", "sd over runs"]
         header += ["paper"] * reference
         if baseline:
-            header += ["points", "95 %", "gained", "lost", "p", "p (Holm)"]
+            header += TEST
         lines, faults = [], []
         latest = max((row.tested.against for row in here if row.tested), default=0)
         for row in here:
@@ -104,7 +104,7 @@ def method_tables(found: Sequence[Row], baseline: str | None, reference: bool) -
 def _test_cells(tested: Tested | None) -> list[str]:
     if tested is None or tested.result is None or tested.p_holm is None:
         return [NONE] * 6
-    return [*points(tested.result), p_value(tested.result.p), p_value(tested.p_holm)]
+    return list(test_cells(tested.result, tested.p_holm))
 
 
 def cost_rows(group: Group) -> dict[str, Any] | None:

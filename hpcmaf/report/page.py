@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpcmaf.publish import write_text
 from hpcmaf.report.report import Report
-from hpcmaf.report.sections import group_table, overview_table, run_tables
+from hpcmaf.report.sections import group_table, run_tables
 
 if TYPE_CHECKING:
     from hpcmaf.report.plots import Plot
@@ -36,7 +36,7 @@ def write_page(
         lists=[("Missing", report.missing), ("Warnings", report.warnings)],
         # As images of their own: the ids of several SVGs in one page would clash.
         plots=[(plot, base64.b64encode((out / f"{plot.stem}.svg").read_bytes()).decode()) for plot in plots],
-        tables=[*([overview_table(report.groups)] if len(report.runs) > 1 else []), *report.method_tables()],
+        tables=report.method_tables(),
         groups=[
             (
                 group.label,

@@ -59,8 +59,9 @@ class Iteration:
 
     def diverse(self, measure: str) -> Mapping[str, Any] | None:
         """A measure of diversity: ``{"value", "se"}``; ``disagreement`` is 1 - consensus."""
-        if measure == "disagreement":
-            return self.metrics.get("diversity") if self.metrics else None
+        if measure == "disagreement":  # of one agent: with nobody
+            several = self.metrics is not None and len(self.metrics["rounds"][-1]["agents"]) > 1
+            return self.metrics.get("diversity") if self.metrics and several else None
         return self.diversity["measures"].get(measure) if self.diversity else None
 
     @property

@@ -14,7 +14,7 @@ from hpcmaf.report.groups import Group, common_title
 from hpcmaf.report.learned import scarce
 from hpcmaf.report.methods import Row, method_cost_table, method_tables, rows
 from hpcmaf.report.records import Run
-from hpcmaf.report.sections import comparisons, group_table, overview_table, p_value, points, run_tables
+from hpcmaf.report.sections import comparisons, group_table, p_value, points, run_tables
 from hpcmaf.report.tables import Table, render_table, rich_table
 from hpcmaf.report.transfer import transfer_tables
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def _tested(result: Comparison, p: float) -> str:
-    difference, interval, _, _ = points(result)
+    difference, interval = points(result.difference, result.low, result.high)
     return f"{difference} points ({interval}), p = {p_value(p)}"
 
 
@@ -111,16 +111,15 @@ class Report:
         if len(self.runs) == 1:
             return [*run_tables(self.runs[0]), *self.method_tables()]
         repeated = [group for group in self.groups if len(group.runs) > 1]
-        # Beyond a screenful the overview says more; report.md has them all.
+        # Beyond a screenful the methods say more; report.md has them all.
         return [
-            overview_table(self.groups),
             *self.method_tables(),
             *map(group_table, repeated if len(repeated) <= 4 else []),
         ]
 
     def method_tables(self) -> list[Table]:
         """Methods side by side, where there is something to compare, claims, transfers, and what they cost."""
-        if len(self.rows) < 2 and not self.tested and not self.reference:
+        if len(self.groups) < 2 and not self.tested and not self.reference:
             return []
         cost = method_cost_table(self.groups)
         tables = method_tables(self.rows, self.baseline, self.reference) + claim_tables(self.claims)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from hpcmaf.errors import DataError
@@ -111,10 +111,18 @@ def _comparisons(run: Run) -> Iterator[dict[str, Any]]:
         yield result | figures | {"p_holm": p}
 
 
-def points(test: Comparison) -> tuple[str, str, str, str]:
-    """A tested difference in percentage points, its interval, gained, lost."""
-    low, high = 100 * test.low, 100 * test.high
-    return f"{100 * test.difference:+.2f}", f"{low:+.2f} to {high:+.2f}", str(test.gained), str(test.lost)
+TEST = ("points", "95 %", "gained", "lost", "p", "p (Holm)")
+
+
+def points(difference: float, low: float, high: float) -> tuple[str, str]:
+    """A difference in percentage points and its interval."""
+    return f"{100 * difference:+.2f}", f"{100 * low:+.2f} to {100 * high:+.2f}"
+
+
+def test_cells(test: Comparison, p_holm: float) -> tuple[str, ...]:
+    """What stands below ``TEST``."""
+    difference = points(test.difference, test.low, test.high)
+    return *difference, str(test.gained), str(test.lost), p_value(test.p), p_value(p_holm)
 
 
 def comparison_table(run: Run) -> Table | None:
@@ -127,13 +135,12 @@ def comparison_table(run: Run) -> Table | None:
             rows.append((name, *[NONE] * 6))
             faults.append(f"{name}: {one['fault']}.")
         else:
-            difference = f"{100 * one['difference']:+.2f}"
-            interval = f"{100 * one['low']:+.2f} to {100 * one['high']:+.2f}"
+            cells = points(one["difference"], one["low"], one["high"])
             counts = (str(one["gained"]), str(one["lost"]))
-            rows.append((name, difference, interval, *counts, p_value(one["p"]), p_value(one["p_holm"])))
+            rows.append((name, *cells, *counts, p_value(one["p"]), p_value(one["p_holm"])))
     if not rows or run.last is None:
         return None
-    header = ("against", "points", "95 %", "gained", "lost", "p", "p (Holm)")
+    header = ("against", *TEST)
     note = (
         "Gained, lost: problems only the later, only the earlier got right. 95 %: paired bootstrap over problems. "
         "p: exact McNemar test, two-sided; Holm over this table."
@@ -185,24 +192,3 @@ def group_table(group: Group) -> Table:
         rows.append((iteration_name(t), str(len(group.at(t))), *map(_over_runs, points)))
     title = f"{group.label}: accuracy over {len(group.runs)} runs"
     return Table(title, ("iteration", "runs", *_TITLES), tuple(rows), OVER_RUNS)
-
-
-def overview_table(groups: Sequence[Group]) -> Table:
-    """One line per recipe: the untouched base and the last iteration."""
-    rows = []
-    for group in groups:
-        # The last one that all runs have: means over different runs do not compare.
-        last = group.complete[-1] if group.complete else None
-        rows.append(
-            (
-                group.label,
-                str(len(group.runs)),
-                _counts(group.problems),
-                *(_over_runs(group.point(0, measure)) for measure in MEASURES),
-                NONE if last is None else str(last),
-                NONE if last is None else _over_runs(group.point(last)),
-            )
-        )
-    header = ("recipe", "runs", "problems", *(f"base: {title}" for title in _TITLES), "last iteration", "its own way")
-    note = "Its own way: the debate, the vote or the one answer by which the method answers."
-    return Table("Overview", header, tuple(rows), f"{OVER_RUNS} {note}")
