@@ -27,7 +27,7 @@ _DASHES = ("-", "--", ":")
 MOST_NAMED = 12
 MOST_PLACES = 6
 # Inches: of every plot, of a panel, of a letter in the legend.
-WIDTH, HEIGHT, _LETTER = 10.4, 3.2, 0.085
+WIDTH, HEIGHT, _LETTER = 10.4, 3.2, 0.072
 RC = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -323,7 +323,7 @@ def draw(figure: Figure, groups: Sequence[Group], plot: Plot) -> None:
     columns = min(len(panels), 2 if len(panels) in (2, 4) else 3)
     rows = -(-len(panels) // columns)
     names = list(dict.fromkeys(line.style.name for panel in panels for line in panel.lines if line.style.name))
-    beside = max(1, min(5, int(WIDTH / (0.8 + _LETTER * max(map(len, names), default=0)))))
+    beside = max(1, min(5, int(WIDTH / (0.72 + _LETTER * max(map(len, names), default=0)))))
     legend = -(-len(names) // beside) if len(names) > 1 else 0
     figure.set_size_inches(WIDTH, (HEIGHT if rows > 1 or columns > 1 else 3.8) * rows + 0.8 + 0.2 * legend)
     grid = figure.subplots(rows, columns, squeeze=False).flat

@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
 def _tested(result: Comparison, p: float) -> str:
     difference, interval = points(result.difference, result.low, result.high)
-    return f"{difference} points ({interval}), p = {p_value(p)}"
+    return f"{difference} points ({interval}), {_p(p)}"
+
+
+def _p(p: float) -> str:
+    shown = p_value(p)
+    return f"p {shown}" if shown.startswith("<") else f"p = {shown}"
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ class Report:
                     verdict = "open" if one["p_holm"] >= LEVEL else "above" if one["difference"] > 0 else "below"
                     what = f"{run.name}: {MEASURES[run.last.own]} after iteration {one['iteration']}, against the "
                     what += f"untouched base's {MEASURES[one['measure']]}"
-                    points = f"{100 * one['difference']:+.2f} points, p = {p_value(one['p_holm'])}"
+                    points = f"{100 * one['difference']:+.2f} points, {_p(one['p_holm'])}"
                     found.append((verdict, f"{what}: {points}"))
         return found
 
