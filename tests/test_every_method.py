@@ -17,8 +17,8 @@ from tests.every_method import EVAL, SEED, TRAIN, M, N, Studied, carry_out, samp
 from hpcmaf import publish
 from hpcmaf.debate.consensus import agrees, consensus
 from hpcmaf.debate.transcript import Transcript, Utterance
-from hpcmaf.methods import METHODS
 from hpcmaf.evaluation import own_measure
+from hpcmaf.methods import METHODS
 from hpcmaf.report import aggregate
 from hpcmaf.store import verify
 

@@ -10,7 +10,7 @@ from hpcmaf.evaluation import MEASURES
 from hpcmaf.report.compare import Tested
 from hpcmaf.report.groups import NO_HINT, Group, Point
 from hpcmaf.report.reference import published
-from hpcmaf.report.sections import NONE, TEST, estimate, percent, test_cells
+from hpcmaf.report.sections import NONE, TEST, cell, percent, test_cells
 from hpcmaf.report.tables import Table
 
 
@@ -74,7 +74,7 @@ def method_tables(found: Sequence[Row], baseline: str | None, reference: bool) -
         latest = max((row.tested.against for row in here if row.tested), default=0)
         for row in here:
             cells = [row.group.line, str(row.iteration), str(row.point.runs)]
-            cells += [estimate({"value": row.point.value, "se": row.point.se}), percent(row.point.spread)]
+            cells += [cell(row.point), percent(row.point.spread)]
             cells += [percent(row.paper)] * reference
             if baseline:
                 cells += _test_cells(row.tested)
@@ -128,7 +128,7 @@ def method_cost_table(groups: Sequence[Group]) -> Table | None:
             (
                 group.label,
                 str(cost["iteration"]),
-                estimate({"value": point.value, "se": point.se}) if point else NONE,
+                cell(point),
                 *(f"{cost[name]:,.0f}" for name in ("generated", "trained")),
                 f"{cost['gpu_seconds']:,.1f}" if cost["gpu_seconds"] else NONE,
                 f"{cost['wall_seconds']:,.1f}",
@@ -147,3 +147,42 @@ def method_cost_table(groups: Sequence[Group]) -> Table | None:
         "Tokens per evaluation problem, prompts included, of each way of answering."
     )
     return Table("Cost by method", header, tuple(lines), note)
+
+
+_TRANSFER = (
+    "Percent: mean over runs ± standard error over problems (of one run), after the last iteration that all runs have. "
+    "Columns: the task evaluated on. –: not trained, or not evaluated. Whether figures of one column differ is tested, "
+    "on the same problems, by the methods' tables of a report with a baseline."
+)
+
+
+def transfer_tables(rows: Sequence[Row]) -> list[Table]:
+    """Of each model that was evaluated on another task than it was trained on, all its recipes."""
+    tables = []
+    for model in dict.fromkeys(row.group.place[1] for row in rows):
+        here = [row for row in rows if row.group.place[1] == model]
+        if any(row.group.runs[0].transferred for row in here):
+            tables.append(_transfer_table(model, here))
+    return tables
+
+
+def _transfer_table(model: str, rows: Sequence[Row]) -> Table:
+    tasks = sorted({row.group.place[0] for row in rows})
+    lines: dict[tuple[str, str], dict[str, list[Row]]] = {}
+    for row in rows:
+        name = (row.group.recipe, row.group.runs[0].trained_on or NONE)
+        lines.setdefault(name, {}).setdefault(row.group.place[0], []).append(row)
+    last = max(row.iteration for row in rows)
+    cells = [(*name, *(_transfer_cell(lines[name].get(task, []), last) for task in tasks)) for name in sorted(lines)]
+    header = ("method", "trained on", *tasks)
+    return Table(f"Transfer: {model}", header, tuple(cells), _TRANSFER)
+
+
+def _transfer_cell(rows: Sequence[Row], last: int) -> str:
+    """Mostly one figure; recipes that only other keys tell apart share a cell."""
+    shown = []
+    for row in rows:
+        figure = cell(row.point)
+        # Nobody learns in iteration 0, so that one needs no excuse.
+        shown.append(figure if row.iteration in (0, last) else f"{figure} (iteration {row.iteration})")
+    return ", ".join(shown) or NONE

@@ -375,7 +375,7 @@ def _caption(groups: Sequence[Group], caption: str) -> str:
     runs = sorted({len(group.runs) for group in groups})
     if runs[-1] > 1:
         parts.append(f"mean of {runs[0] if len(runs) == 1 else f'{runs[0]} to {runs[-1]}'} runs")
-    parts.append(caption)
+    parts.append(caption if runs[-1] > 1 else caption.replace(BARS, _SE))
     places = len({group.place for group in groups})
     if places > MOST_PLACES:
         parts.append(f"the first {MOST_PLACES} of {places} tasks and models")

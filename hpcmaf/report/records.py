@@ -8,7 +8,7 @@ rest is used.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -18,7 +18,7 @@ from hpcmaf.evaluation.measures import own_measure
 from hpcmaf.methods import METHODS
 from hpcmaf.report.cost import SCHEMA as LEDGER_SCHEMA
 from hpcmaf.report.cost import split, total
-from hpcmaf.report.shape import diversity_fault, read_metrics
+from hpcmaf.report.shape import read_diversity, read_metrics
 from hpcmaf.rundir import RunDir
 
 
@@ -229,18 +229,17 @@ def read_run(path: Path) -> Run:
     numbers = set(folder.iterations()) | set(range((run.planned or 0) + 1))
     unevaluated = []
     for t in sorted(numbers):
-        if not folder.metrics(t).exists():
-            unevaluated.append(t)
-            metrics = None
+        metrics = None
+        if folder.metrics(t).exists():
+            left_out = f"iteration {t} is left out"
+            metrics = _read(folder.metrics(t), run, left_out, lambda value, t=t: read_metrics(value, t))
         else:
-            metrics = _read(folder.metrics(t), run, f"iteration {t} is left out")
-            try:
-                metrics = None if metrics is None else read_metrics(metrics, t)
-            except ValueError as error:
-                run.missing.append(f"{_where(folder.metrics(t), run)}: {error}; iteration {t} is left out")
-                metrics = None
-        cost = _cost(folder.ledger(t), run, wanted=metrics is not None)
-        diversity = _diversity(folder.diversity(t), run) if folder.diversity(t).exists() else None
+            unevaluated.append(t)
+        wanted = metrics is not None or folder.ledger(t).exists()
+        cost = _read(folder.ledger(t), run, "no costs", _cost) if wanted else None
+        diversity = None
+        if folder.diversity(t).exists():
+            diversity = _read(folder.diversity(t), run, "no diversity by models", read_diversity)
         if metrics is not None or cost is not None:
             run.iterations.append(Iteration(t, metrics, cost, diversity))
     if unevaluated:
@@ -270,48 +269,36 @@ def _take_plan(plan: Mapping[str, Any], run: Run) -> None:
         )
 
 
-def _diversity(path: Path, run: Run) -> dict[str, Any] | None:
-    value = _read(path, run, "no diversity by models")
-    if value is not None and (fault := diversity_fault(value)):
-        run.missing.append(f"{_where(path, run)}: {fault}; no diversity by models")
-        return None
-    return value
-
-
-def _cost(path: Path, run: Run, wanted: bool) -> dict[str, Any] | None:
-    if not path.exists() and not wanted:
-        return None
-    ledger = _read(path, run, "no costs")
-    if ledger is None:
-        return None
+def _cost(ledger: Mapping[str, Any]) -> dict[str, Any]:
+    if ledger.get("schema") != LEDGER_SCHEMA:
+        raise ValueError(f"schema {ledger.get('schema')!r} instead of {LEDGER_SCHEMA!r}")
     try:
-        if ledger["schema"] != LEDGER_SCHEMA:
-            raise ValueError(f"schema {ledger['schema']!r} instead of {LEDGER_SCHEMA!r}")
         return total(ledger["rows"]) | {"split": split(ledger["rows"])}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        run.missing.append(f"{_where(path, run)}: damaged ({error!r}); no costs")
-        return None
+        raise ValueError(f"damaged ({error!r})") from error
 
 
-def _read(path: Path, run: Run, consequence: str) -> dict[str, Any] | None:
-    """JSON object in a file, or ``None`` and a line about it."""
+def _read(
+    path: Path, run: Run, consequence: str, check: Callable[[dict[str, Any]], Any] = lambda value: value
+) -> Any | None:
+    """What ``check`` makes of the JSON object in a file, or ``None`` and a line about it."""
     try:
         value = json.loads(path.read_bytes())
-        if isinstance(value, dict):
-            return value
-        fault = "not a JSON object"
+        if not isinstance(value, dict):
+            raise ValueError("not a JSON object")
+        return check(value)
     except FileNotFoundError:
         fault = "missing"
     except OSError as error:
         fault = f"unreadable ({error.strerror})"
-    except ValueError as error:
+    except RecursionError:
+        fault = "damaged (nested too deeply)"
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         fault = f"damaged ({error})"
-    run.missing.append(f"{_where(path, run)}: {fault}; {consequence}")
+    except ValueError as error:
+        fault = str(error)
+    run.missing.append(f"{path.relative_to(run.root).as_posix()}: {fault}; {consequence}")
     return None
-
-
-def _where(path: Path, run: Run) -> str:
-    return path.relative_to(run.root).as_posix()
 
 
 def _ranges(numbers: list[int]) -> str:

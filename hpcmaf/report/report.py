@@ -6,30 +6,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from hpcmaf.evaluation import MEASURES, Comparison
+from hpcmaf.evaluation import MEASURES
 from hpcmaf.report.behaviour import behaviour_tables
 from hpcmaf.report.claims import LEVEL, Claim, claim_tables, claims
 from hpcmaf.report.compare import Tested
 from hpcmaf.report.groups import Group, common_title
 from hpcmaf.report.learned import scarce
-from hpcmaf.report.methods import Row, method_cost_table, method_tables, rows
+from hpcmaf.report.methods import Row, method_cost_table, method_tables, rows, transfer_tables
 from hpcmaf.report.records import Run
-from hpcmaf.report.sections import comparisons, group_table, p_value, points, run_tables
+from hpcmaf.report.sections import comparisons, group_table, p_value, run_tables
 from hpcmaf.report.tables import Table, render_table, rich_table
-from hpcmaf.report.transfer import transfer_tables
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
-def _tested(result: Comparison, p: float) -> str:
-    difference, interval = points(result.difference, result.low, result.high)
-    return f"{difference} points ({interval}), {_p(p)}"
-
-
-def _p(p: float) -> str:
-    shown = p_value(p)
-    return f"p {shown}" if shown.startswith("<") else f"p = {shown}"
+def _verdict(difference: float, p: float) -> str:
+    return "open" if p >= LEVEL else "above" if difference > 0 else "below"
 
 
 @dataclass(frozen=True)
@@ -86,30 +79,25 @@ class Report:
     def findings(self) -> list[tuple[str, str]]:
         """What holds, what does not and what stays open here: a verdict and a sentence each, with its p."""
         several = len({group.place for group in self.groups}) > 1
-
-        def where(place: tuple[str, str]) -> str:
-            return f"{' · '.join(place)}: " if several else ""
-
-        found = [
-            (claim.verdict, f"{where(claim.place)}{claim.text}: {_tested(claim.result, claim.p_holm)}")
-            for claim in self.claims
+        found = []
+        for one in self.claims:
+            where = f"{' · '.join(one.place)}: " if several else ""
+            found.append((one.verdict, where + one.text, one.result.difference, one.p_holm))
+        for row in self.tested:
+            if row.result and row.p_holm is not None:
+                what = f"{row.group.label}, iteration {row.iteration}, against {self.baseline}"
+                found.append((_verdict(row.result.difference, row.p_holm), what, row.result.difference, row.p_holm))
+        for run in [] if found else self.runs:
+            for test in comparisons(run):
+                if "p_holm" in test and run.last:
+                    what = f"{run.name}: {MEASURES[run.last.own]} after iteration {test['iteration']}, against the "
+                    what += f"untouched base's {MEASURES[test['measure']]}"
+                    verdict = _verdict(test["difference"], test["p_holm"])
+                    found.append((verdict, what, test["difference"], test["p_holm"]))
+        return [
+            (verdict, f"{what}: {100 * difference:+.2f} points, p {'' if p_value(p)[0] == '<' else '= '}{p_value(p)}")
+            for verdict, what, difference, p in found
         ]
-        for one in self.tested:
-            if one.result and one.p_holm is not None:
-                verdict = "open" if one.p_holm >= LEVEL else "above" if one.result.difference > 0 else "below"
-                what = f"{one.group.label}, iteration {one.iteration}, against {self.baseline}"
-                found.append((verdict, f"{what}: {_tested(one.result, one.p_holm)}"))
-        if found:
-            return found
-        for run in self.runs:
-            for one in comparisons(run):
-                if "p_holm" in one and run.last:
-                    verdict = "open" if one["p_holm"] >= LEVEL else "above" if one["difference"] > 0 else "below"
-                    what = f"{run.name}: {MEASURES[run.last.own]} after iteration {one['iteration']}, against the "
-                    what += f"untouched base's {MEASURES[one['measure']]}"
-                    points = f"{100 * one['difference']:+.2f} points, {_p(one['p_holm'])}"
-                    found.append((verdict, f"{what}: {points}"))
-        return found
 
     def tables(self) -> list[Table]:
         """The tables for a terminal: one run in full, several side by side."""

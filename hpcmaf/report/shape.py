@@ -40,17 +40,10 @@ class _Ratio(_Strict):
     of: int = Field(ge=0)
 
 
-class _Movement(_Strict):
+class _Movement(_Strict, extra="allow"):
+    # By name; files of earlier versions have fewer.
+    __pydantic_extra__: dict[str, _Ratio]
     round: int
-    corrected: _Ratio
-    corrupted: _Ratio
-    vote_corrected: _Ratio
-    vote_corrupted: _Ratio
-    gave_up: _Ratio
-    persuaded: _Ratio
-    # Not in files of earlier versions.
-    majority_corrected: _Ratio | None = None
-    split_corrected: _Ratio | None = None
 
 
 class _Curve(_Strict):
@@ -162,18 +155,18 @@ class _Diversity(_Strict):
     measures: dict[str, _Measure | None]
 
 
-def diversity_fault(value: Mapping[str, Any]) -> str | None:
-    """Why a ``diversity.json`` cannot be used; ``None`` if it can."""
+def _check(model: type[BaseModel], value: Mapping[str, Any]) -> Any:
     try:
-        _Diversity.model_validate(value)
+        return model.model_validate(value)
     except ValidationError as error:
-        return _first(error)
-    return None
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"damaged ({'.'.join(map(str, first['loc']))}: {first['msg']})") from error
 
 
-def _first(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    return f"damaged ({'.'.join(map(str, first['loc']))}: {first['msg']})"
+def read_diversity(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A ``diversity.json``; ``ValueError`` in one line if it cannot be used."""
+    _check(_Diversity, value)
+    return value
 
 
 def read_metrics(metrics: Mapping[str, Any], t: int) -> Mapping[str, Any]:
@@ -190,10 +183,7 @@ def read_metrics(metrics: Mapping[str, Any], t: int) -> Mapping[str, Any]:
         metrics = declared(metrics)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"damaged ({error!r})") from error
-    try:
-        read = _Metrics.model_validate(metrics)
-    except ValidationError as error:
-        raise ValueError(_first(error)) from error
+    read = _check(_Metrics, metrics)
     if read.iteration != t:
         raise ValueError(f"says iteration {read.iteration}")
     return metrics

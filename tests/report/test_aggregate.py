@@ -206,6 +206,16 @@ def test_what_it_refuses(make_run: MakeRun, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_json_nested_without_end_is_damage(make_run: MakeRun) -> None:
+    run = make_run("deep", upto=0)
+    run.metrics(0).write_text('{"a":' * 100_000)
+    run.plan.write_text('{"a":' * 100_000)
+    assert [line.partition(";")[0] for line in read_run(run.root).missing] == [
+        "plan.json: damaged (nested too deeply)",
+        "it00/metrics.json: damaged (nested too deeply)",
+    ]
+
+
 def damage(value: Any, draw: random.Random) -> Any:
     """Replace, drop or keep one thing somewhere in a JSON value."""
     if isinstance(value, dict | list) and value and draw.random() < 0.8:
