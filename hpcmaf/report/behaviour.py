@@ -65,7 +65,8 @@ def _each(group: Group, key: str) -> Iterator[tuple[int, int]]:
 
 def _agents(group: Group) -> Table:
     """Accuracy of every agent and of the vote, round by round."""
-    agents = max((len(i.metrics["rounds"][0]["agents"]) for t in group.complete for i in group.at(t) if i.metrics), default=0)
+    first = _part("rounds", 0, "agents")
+    agents = max((len(first(iteration)) for t in group.complete for iteration in group.at(t)), default=0)
     named = agents <= MOST_AGENTS
     rows = []
     for t, m in _each(group, "rounds"):

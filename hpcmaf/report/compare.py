@@ -10,7 +10,7 @@ from hpcmaf.errors import DataError, UsageError
 from hpcmaf.evaluation import Comparison, compare, holm, outcomes
 from hpcmaf.methods import METHODS
 from hpcmaf.report.groups import Group
-from hpcmaf.report.records import Iteration, Run
+from hpcmaf.report.records import Run
 
 # The untouched base's ways to answer, and how they are measured.
 OF_THE_BASE = {"base": "answer", "majority": "vote@1", "debate": "vote@M"}
@@ -162,28 +162,28 @@ def _test_base(group: Group, baseline: Baseline, runs: Sequence[Run]) -> Tested:
         found = list(_base_of(run, baseline.measure, runs))
         # Any run's will do where the recipe has no other; else those of one seed belong together.
         pairs += [(run, one) for one in found if one.seed == run.seed or len(group.runs) == 1][:1]
-    last = group.complete[-1]
     if not pairs:
-        size = {"answer": "", "vote@1": f" of {group.runs[0].agents}"}.get(
-            baseline.measure, f" of {group.runs[0].agents} agents in {group.runs[0].rounds} rounds"
+        agents, rounds = group.runs[0].agents, group.runs[0].rounds
+        size = {"answer": "", "vote@1": f" of {agents} agents"}.get(
+            baseline.measure, f" of {agents} agents in {rounds} rounds"
         )
-        return Tested(group, last, 0, None, None, f"{baseline.name}{size} was not measured in these runs")
-    return _test(group, 0, [(ours.at(last), theirs.at(0), ours, theirs) for ours, theirs in pairs], baseline.measure)
+        fault = f"{baseline.name}{size} was not measured in these runs"
+        return Tested(group, group.complete[-1], 0, None, None, fault)
+    return _test(group, 0, pairs, baseline.measure)
 
 
 def _test_group(group: Group, other: Group) -> Tested:
     last = group.complete[-1]
     at = max((t for t in other.complete if t <= last or _untrained(group)), default=-1)
-    pairs = [(ours.at(last), theirs.at(at), ours, theirs) for ours in group.runs for theirs in _partners(ours, group, other)]
+    pairs = [(ours, theirs) for ours in group.runs for theirs in _partners(ours, group, other)]
     return _test(group, at, pairs, None)
 
 
-def _test(
-    group: Group, at: int, found: Sequence[tuple[Iteration | None, Iteration | None, Run, Run]], measure: str | None
-) -> Tested:
-    """Compare iterations of ours with theirs, which answer by a measure, or in their own way."""
+def _test(group: Group, at: int, found: Sequence[tuple[Run, Run]], measure: str | None) -> Tested:
+    """Compare our last iteration with one of theirs, which answer by a measure, or in their own way."""
     last, faults, pairs = group.complete[-1], [], []
-    for b, a, ours, theirs in found:
+    for ours, theirs in found:
+        b, a = ours.at(last), theirs.at(at)
         if a is None or b is None or not (a.metrics and b.metrics):
             faults.append(f"{ours.name}: no iteration {last} here or {at} there")
             continue

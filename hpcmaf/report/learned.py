@@ -73,7 +73,8 @@ def learned_table(group: Group) -> Table | None:
         return None
     runs = max(len(group.at(t)) for t in group.complete)
     note = _NOTE + (f" Mean over {runs} runs." if runs > 1 else "")
-    return Table(f"{group.label}: what agents learned from", ("iteration", "agent", *COLUMNS.values()), tuple(rows), note)
+    header = ("iteration", "agent", *COLUMNS.values())
+    return Table(f"{group.label}: what agents learned from", header, tuple(rows), note)
 
 
 def _cell(name: str, values: Sequence[float | None]) -> str:

@@ -15,7 +15,8 @@ from hpcmaf.report.tables import Table
 
 
 UNHINTED = (
-    f"{NO_HINT.strip()}: compact prompts have no words for gold as a hint; a wrong answer was asked for again as before."
+    f"{NO_HINT.strip()}: compact prompts have no words for gold as a hint; "
+    "a wrong answer was asked for again as before."
 )
 
 
@@ -150,9 +151,9 @@ def method_cost_table(groups: Sequence[Group]) -> Table | None:
 
 
 _TRANSFER = (
-    "Percent: mean over runs ± standard error over problems (of one run), after the last iteration that all runs have. "
-    "Columns: the task evaluated on. –: not trained, or not evaluated. Whether figures of one column differ is tested, "
-    "on the same problems, by the methods' tables of a report with a baseline."
+    "Percent: mean over runs ± standard error over problems (of one run), after the last iteration that all runs "
+    "have. Columns: the task evaluated on. –: not trained, or not evaluated. Whether figures of one column differ is "
+    "tested, on the same problems, by the methods' tables of a report with a baseline."
 )
 
 

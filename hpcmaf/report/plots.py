@@ -292,7 +292,8 @@ def _cost(groups: Sequence[Group]) -> list[Panel]:
     """Accuracy against what the models cost, and against what an answer costs."""
     spent = {id(group): {t: cost for t in group.complete if (cost := group.spent(t))} for group in groups}
     on_gpu = any(cost["gpu_seconds"] for one in spent.values() for cost in one.values())
-    time, across = ("gpu_seconds", "GPU-seconds so far") if on_gpu else ("wall_seconds", "seconds of jobs so far (no GPU)")
+    time = "gpu_seconds" if on_gpu else "wall_seconds"
+    across = "GPU-seconds so far" if on_gpu else "seconds of jobs so far (no GPU)"
 
     def made(group: Group, *names: str) -> list[tuple[float, Point | None]]:
         return [(sum(cost[name] for name in names), group.point(t)) for t, cost in spent[id(group)].items()]

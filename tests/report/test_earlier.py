@@ -51,7 +51,8 @@ def test_a_report_of_them(tmp_path: Path) -> None:
     ]
     result = rows["star"].tested.result
     assert (result.gained, result.lost, result.p) == mcnemar(*sides)
-    assert "(critic-0: 4, generator-1: 7)" in report.warnings[0] and ",generator-0,11," in (tmp_path / "learned.csv").read_text()
+    assert "(critic-0: 4, generator-1: 7)" in report.warnings[0]
+    assert ",generator-0,11," in (tmp_path / "learned.csv").read_text()
 
 
 def test_status_shows_them() -> None:

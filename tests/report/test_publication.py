@@ -102,7 +102,8 @@ def test_letters_survive_and_what_they_need_is_said(make_run: MakeRun, tmp_path:
 def test_the_caption_says_what_the_error_is(study: list[Path], make_run: MakeRun, tmp_path: Path) -> None:
     aggregate(study, tmp_path)
     caption = (tmp_path / "report.tex").read_text().partition("caption")[2]
-    said = r"after $\pm$ the standard error over evaluation problems: their population standard deviation over $\sqrt{n}$"
+    said = "after $\\pm$ the standard error over evaluation problems: their population standard deviation over "
+    said += r"$\sqrt{n}$"
     assert f"{said}, of one run, not how far runs differ." in caption
     aggregate([make_run("one", upto=1).root], tmp_path)
     caption = (tmp_path / "report.tex").read_text().partition("caption")[2]
