@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcmaf.publish import write_json
+from hpcmaf.errors import DataError
+from hpcmaf.publish import Amount, Count, Record, read_json, write_json
 
 _FACTS, _CAUSE = "attempt.json", "cause.json"
+
+
+class _Facts(Record):
+    submission: str = ""
+    job: str | None = None
+    node: str = ""
+    log: str = ""
+    restarts: Count = 0
+    started: Amount | None = None
+    progress: Count = 0
+
+
+class _Cause(Record):
+    type: str = ""
+    message: str = ""
+    expected: bool = False
+    exit_code: int = 1
+    pid: int | None = None
+    traceback: str = ""
+    kind: str | None = None
+    errno: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +89,7 @@ def all_attempts(task: Path) -> list[Attempt]:
 
 def read(folder: Path) -> Attempt:
     """What an attempt has left."""
-    return Attempt(folder, _read(folder / _FACTS) or {}, _read(folder / _CAUSE))
+    return Attempt(folder, _read(folder / _FACTS, _Facts) or {}, read_cause(folder))
 
 
 def leave_cause(folder: Path, cause: Mapping[str, Any]) -> None:
@@ -79,12 +100,11 @@ def leave_cause(folder: Path, cause: Mapping[str, Any]) -> None:
 
 def read_cause(folder: Path) -> Mapping[str, Any] | None:
     """Why an attempt failed; ``None`` when it left no word (it was killed)."""
-    return _read(folder / _CAUSE)
+    return _read(folder / _CAUSE, _Cause)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path, model: type[Record]) -> dict[str, Any] | None:
     try:
-        value = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+        return read_json(path, model)
+    except (FileNotFoundError, DataError):
         return None
-    return value if isinstance(value, dict) else None

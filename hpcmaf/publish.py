@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from hpcmaf.errors import DataError, StoreError
 
 # Larger ones no clock and no counter shows, and sums of them stay numbers.
-Seconds = Annotated[float, Field(ge=0, lt=1e15)]
+Amount = Annotated[float, Field(ge=0, lt=1e15)]
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -76,6 +76,8 @@ def parse_json(data: bytes, model: type[BaseModel], where: str) -> dict[str, Any
     """The same of a line or a file that has been read; ``where`` names it."""
     try:
         value = json.loads(data, parse_int=_parse_int)
+        if not isinstance(value, dict):
+            raise DataError(f"{where}: not a JSON object")
         model.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hpcmaf.errors import ChainStoppedError, SlurmError
+from hpcmaf.errors import ChainStoppedError, DataError, SlurmError
 from hpcmaf.launch.estimate import Estimate, estimate
 from hpcmaf.launch.survey import Failure, Survey, survey
 from hpcmaf.plan import Plan, Stage
 from hpcmaf.profile import Profile, load_profile
+from hpcmaf.publish import Record, read_json
 from hpcmaf.rundir import RunDir
 
 SCHEMA = "hpcmaf-status/1"
@@ -182,12 +182,12 @@ def _stage(stage: Stage, found: Survey, left: Estimate) -> StageStatus:
 def _accuracy(run: RunDir, stage: Stage) -> dict[str, Any] | None:
     """Figures of an evaluated iteration; 'hpcmaf aggregate' says what is wrong with a damaged file."""
     try:
-        measured = json.loads(run.metrics(stage.iteration).read_bytes())["accuracy"]
+        measured = read_json(run.metrics(stage.iteration), Record)["accuracy"]
         figures = {
             name: {key: float(measured[name][key]) for key in ("value", "se")}
             for name in ("one_answer", "majority", "debate")
         }
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, DataError, ValueError, KeyError, TypeError):
         return None
     return {"iteration": stage.iteration} | figures
 

@@ -7,20 +7,28 @@ rest is used.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field
 
 from hpcmaf.errors import DataError
+from hpcmaf.markers import LedgerRow
 from hpcmaf.methods import METHODS
+from hpcmaf.publish import Record, parse_json, read_bytes
 from hpcmaf.report.cost import SCHEMA as LEDGER_SCHEMA
 from hpcmaf.report.cost import split, total
 from hpcmaf.report.shape import diversity_fault, metrics_fault
 from hpcmaf.rundir import RunDir
 
 MEASURES = {"one_answer": "one answer", "majority": "majority", "debate": "debate"}
+
+
+class _Ledger(Record):
+    schema_: Literal[LEDGER_SCHEMA] = Field(alias="schema")  # type: ignore[valid-type]
+    rows: list[LedgerRow]
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,32 +262,22 @@ def _diversity(path: Path, run: Run) -> dict[str, Any] | None:
 def _cost(path: Path, run: Run, wanted: bool) -> dict[str, Any] | None:
     if not path.exists() and not wanted:
         return None
-    ledger = _read(path, run, "no costs")
-    if ledger is None:
-        return None
-    try:
-        if ledger["schema"] != LEDGER_SCHEMA:
-            raise ValueError(f"schema {ledger['schema']!r} instead of {LEDGER_SCHEMA!r}")
-        return total(ledger["rows"]) | {"split": split(ledger["rows"])}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        run.missing.append(f"{_where(path, run)}: damaged ({error!r}); no costs")
-        return None
+    ledger = _read(path, run, "no costs", _Ledger)
+    return total(ledger["rows"]) | {"split": split(ledger["rows"])} if ledger else None
 
 
-def _read(path: Path, run: Run, consequence: str) -> dict[str, Any] | None:
+def _read(path: Path, run: Run, consequence: str, model: type[Record] = Record) -> dict[str, Any] | None:
     """JSON object in a file, or ``None`` and a line about it."""
+    where = _where(path, run)
     try:
-        value = json.loads(path.read_bytes())
-        if isinstance(value, dict):
-            return value
-        fault = "not a JSON object"
+        return parse_json(read_bytes(path), model, where)
     except FileNotFoundError:
-        fault = "missing"
+        fault = f"{where}: missing"
     except OSError as error:
-        fault = f"unreadable ({error.strerror})"
-    except ValueError as error:
-        fault = f"damaged ({error})"
-    run.missing.append(f"{_where(path, run)}: {fault}; {consequence}")
+        fault = f"{where}: unreadable ({error.strerror})"
+    except DataError as error:
+        fault = str(error)
+    run.missing.append(f"{fault}; {consequence}")
     return None
 
 

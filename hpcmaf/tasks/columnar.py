@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
-from hpcmaf.errors import DataError, PlatformError
+from hpcmaf.errors import DataError, PlatformError, errno_of
 from hpcmaf.tasks.rows import SPLIT_NAMES, Row
 
 _BATCH = 1024
@@ -27,7 +27,7 @@ def read_parquet(path: Path) -> Iterator[tuple[str, str | None, Mapping[str, Any
         with pq.ParquetFile(path) as file:
             yield from _rows(path, file.iter_batches(batch_size=_BATCH))
     except (pa.ArrowException, OSError) as error:
-        raise _torn(path, error) from error
+        _raise_torn(path, error)
 
 
 def read_arrow(path: Path) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
@@ -46,7 +46,7 @@ def read_arrow(path: Path) -> Iterator[tuple[str, str | None, Mapping[str, Any]]
             else:
                 yield from _rows(path, reader)
     except (pa.ArrowException, OSError) as error:
-        raise _torn(path, error) from error
+        _raise_torn(path, error)
 
 
 def _rows(path: Path, batches: Any) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
@@ -114,6 +114,8 @@ def _require(package: str, what: str) -> ModuleType:
         raise PlatformError(f"{what}: reading it needs {package}; install it with pip install 'hpcmaf[hub]'") from error
 
 
-def _torn(path: Path, error: Exception) -> DataError:
+def _raise_torn(path: Path, error: Exception) -> NoReturn:
+    if errno_of(error) is not None:
+        raise error  # of the file system, not of the file
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return DataError(f"{path}: torn or not what its name says ({reason}); fetch it again")
+    raise DataError(f"{path}: torn or not what its name says ({reason}); fetch it again") from error
