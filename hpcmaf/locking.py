@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hpcmaf.errors import RunBusyError
+from hpcmaf.errors import TRANSIENT, PlatformError, RunBusyError
 
 
 def held_locks() -> dict[int, int]:
@@ -35,6 +36,8 @@ def lock(path: Path, message: str) -> Iterator[None]:
     ------
     RunBusyError
         With ``message``: another process holds it.
+    PlatformError
+        The file system has no such locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -43,6 +46,15 @@ def lock(path: Path, message: str) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RunBusyError(f"{message} ({path})") from error
+        except OSError as error:
+            if error.errno not in {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}:
+                raise
+            raise PlatformError(
+                f"{path}: this file system has no flock ({error.strerror}); mount it so that it has "
+                "(Lustre: flock; NFS: with lockd), or put runs elsewhere",
+                kind="hardware" if error.errno in TRANSIENT else None,
+                errno=error.errno,
+            ) from error
         yield
     finally:
         os.close(descriptor)
