@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from hpcmaf.errors import ConfigError
+from hpcmaf.hub import SECONDS, ask_hub, reason
 from hpcmaf.recipe import Lora, Model
 from hpcmaf.stages.context import base_model
 
@@ -93,13 +94,17 @@ def _tensor_names(file: Path) -> list[str]:
 
 def _check_hub(name: str, revision: str | None) -> None:
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        hf_hub_download(name, "config.json", revision=revision)
+        try:
+            hf_hub_download(name, "config.json", revision=revision, local_files_only=True)
+        except LocalEntryNotFoundError:
+            ask_hub(lambda hub: hub.model_info(name, revision=revision, timeout=SECONDS))
+            hf_hub_download(name, "config.json", revision=revision)
     except Exception as error:
         # The hub's client has a dozen classes for this, of several bases.
-        reason = " ".join(str(error).split()).split(". ")[0].rstrip(".")
         raise ConfigError(
             f"model.path: {name} is no folder here, and not to be had from the hub "
-            f"({type(error).__name__}: {reason[:200]}); check the name, or name a folder with the model"
+            f"({reason(error)}); check the name and the network, or name a folder with the model"
         ) from error

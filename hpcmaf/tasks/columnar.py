@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from hpcmaf.errors import DataError, PlatformError, errno_of
+from hpcmaf.hub import SECONDS, ask_hub, reason
 from hpcmaf.tasks.rows import SPLIT_NAMES, Row
 
 _BATCH = 1024
@@ -77,16 +78,19 @@ def read_hub(name: str, preferred: Sequence[str], split: str | None) -> Iterator
     DataError
         The hub does not deliver, or the splits have unknown names.
     """
-    datasets = _require("datasets", name)
     try:
+        if not Path(name).exists():
+            ask_hub(lambda hub: hub.dataset_info(name, timeout=SECONDS))
+        datasets = _require("datasets", name)
         configs = datasets.get_dataset_config_names(name)
         chosen = [config for config in (*preferred, "default") if config in configs][:1] or configs
         loaded = {config: datasets.load_dataset(name, config) for config in chosen}
+    except PlatformError:
+        raise
     # The client raises its own, requests', httpx' and builtin exceptions alike.
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
         raise DataError(
-            f"{name}: neither a path here nor to be had from the hub ({type(error).__name__}: {reason}); "
+            f"{name}: neither a path here nor to be had from the hub ({reason(error)}); "
             "check the name and the network, or download it elsewhere and pass the folder"
         ) from error
     known = False
@@ -117,5 +121,4 @@ def _require(package: str, what: str) -> ModuleType:
 def _raise_torn(path: Path, error: Exception) -> NoReturn:
     if errno_of(error) is not None:
         raise error  # of the file system, not of the file
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    raise DataError(f"{path}: torn or not what its name says ({reason}); fetch it again") from error
+    raise DataError(f"{path}: torn or not what its name says ({reason(error)}); fetch it again") from error
