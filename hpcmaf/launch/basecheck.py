@@ -93,15 +93,13 @@ def _tensor_names(file: Path) -> list[str]:
 
 
 def _check_hub(name: str, revision: str | None) -> None:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
+    if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
+        return
     try:
-        try:
-            hf_hub_download(name, "config.json", revision=revision, local_files_only=True)
-        except LocalEntryNotFoundError:
-            ask_hub(lambda hub: hub.model_info(name, revision=revision, timeout=SECONDS))
-            hf_hub_download(name, "config.json", revision=revision)
+        ask_hub(lambda hub: hub.model_info(name, revision=revision, timeout=SECONDS))
+        hf_hub_download(name, "config.json", revision=revision)
     except Exception as error:
         # The hub's client has a dozen classes for this, of several bases.
         raise ConfigError(
