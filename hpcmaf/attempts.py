@@ -64,7 +64,7 @@ def begin(task: Path, facts: Mapping[str, Any] | None = None) -> Path:
         To be kept in it.
     """
     task.mkdir(parents=True, exist_ok=True)
-    number = max((int(path.name) for path in task.iterdir() if path.name.isdigit()), default=0)
+    number = max((int(path.name) for path in task.iterdir() if path.name.isdecimal()), default=0)
     while True:
         number += 1
         folder = task / f"{number:04d}"
@@ -81,7 +81,7 @@ def begin(task: Path, facts: Mapping[str, Any] | None = None) -> Path:
 def all_attempts(task: Path) -> list[Attempt]:
     """All attempts at a task, the first one first."""
     try:
-        names = sorted(path.name for path in task.iterdir() if path.name.isdigit())
+        names = sorted(path.name for path in task.iterdir() if path.name.isdecimal())
     except FileNotFoundError:
         return []
     return [read(task / name) for name in names]

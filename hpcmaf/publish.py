@@ -80,12 +80,16 @@ def parse_json(data: bytes, model: type[BaseModel], where: str) -> dict[str, Any
             raise DataError(f"{where}: not a JSON object")
         model.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        raise DataError(f"{where}: damaged ({key}{': ' if key else ''}{first['msg']})") from error
+        raise DataError(f"{where}: damaged ({first_fault(error)})") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: damaged ({error})") from error
     return value
+
+
+def first_fault(error: ValidationError) -> str:
+    """Where the first fault is and what it is, such as ``rows.0.calls: Input should be a valid number``."""
+    first = error.errors(include_url=False)[0]
+    return ": ".join([*([".".join(map(str, first["loc"]))] if first["loc"] else []), first["msg"]])
 
 
 def _parse_int(text: str) -> int:

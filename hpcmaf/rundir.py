@@ -90,7 +90,7 @@ class RunDir:
     def iterations(self) -> list[int]:
         """Iterations that have a folder, in order."""
         found = (path.name[2:] for path in self.root.glob("it[0-9]*") if path.is_dir())
-        return sorted(int(name) for name in found if name.isdigit())
+        return sorted(int(name) for name in found if name.isdecimal())
 
     def shard(self, t: int, kind: str, shard: int) -> Path:
         """One shard of the debates (``debate`` or ``eval``) of iteration t."""

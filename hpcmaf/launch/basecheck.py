@@ -6,12 +6,12 @@ the wrong model.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
-from hpcmaf.errors import ConfigError
+from hpcmaf.errors import ConfigError, DataError
 from hpcmaf.hub import SECONDS, ask_hub, reason
+from hpcmaf.publish import Record, parse_json, read_json
 from hpcmaf.recipe import Lora, Model
 from hpcmaf.stages.context import base_model
 
@@ -46,13 +46,11 @@ def check_base(model: Model) -> None:
 def _check_folder(folder: Path) -> None:
     config = folder / "config.json"
     try:
-        intact = isinstance(json.loads(config.read_bytes()), dict)
+        read_json(config, Record)
     except FileNotFoundError:
         raise ConfigError(f"model.path: {folder} holds no model (config.json is missing); check the path") from None
-    except ValueError:
-        intact = False
-    if not intact:
-        raise ConfigError(f"model.path: {config} is torn or no configuration; copy the model again")
+    except DataError as error:
+        raise ConfigError(f"model.path: {config} is torn or no configuration; copy the model again") from error
     names = {path.name for path in folder.iterdir()}
     if names.isdisjoint(_TOKENIZERS):
         raise ConfigError(f"model.path: {folder} holds no tokenizer ({_TOKENIZERS[0]}); copy it there from the model")
@@ -86,10 +84,10 @@ def _tensor_names(file: Path) -> list[str]:
     """Names in a safetensors header: its length in 8 bytes, then JSON."""
     try:
         with file.open("rb") as opened:
-            header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-        return [name for name in header if name != "__metadata__"]
-    except (ValueError, OverflowError, MemoryError):
-        raise ConfigError(f"model.path: {file} is torn; copy the model again") from None
+            data = opened.read(min(int.from_bytes(opened.read(8), "little"), file.stat().st_size))
+        return [name for name in parse_json(data, Record, str(file)) if name != "__metadata__"]
+    except DataError as error:
+        raise ConfigError(f"model.path: {file} is torn; copy the model again") from error
 
 
 def _check_hub(name: str, revision: str | None) -> None:
