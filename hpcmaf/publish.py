@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import stat
@@ -75,7 +76,7 @@ def read_json(path: Path, model: type[BaseModel]) -> dict[str, Any]:
 def parse_json(data: bytes, model: type[BaseModel], where: str) -> dict[str, Any]:
     """The same of a line or a file that has been read; ``where`` names it."""
     try:
-        value = json.loads(data, parse_int=_parse_int)
+        value = json.loads(data, parse_int=_parse_int, parse_float=_parse_float, parse_constant=_parse_float)
         if not isinstance(value, dict):
             raise DataError(f"{where}: not a JSON object")
         model.model_validate(value)
@@ -97,6 +98,12 @@ def _parse_int(text: str) -> int:
     if len(text) > 19:
         raise ValueError(f"a number of {len(text)} digits")
     return int(text)
+
+
+def _parse_float(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is no finite number")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +212,7 @@ def remove(path: Path, tries: int = 3) -> None:
             return
         except OSError as error:
             if not left:
-                print(f"{path}: cannot be deleted yet ({error.strerror}); left for later", file=sys.stderr, flush=True)
+                print(f"{path}: could not be deleted ({error.strerror}), and stays", file=sys.stderr, flush=True)
                 return
             time.sleep(0.2)
 
