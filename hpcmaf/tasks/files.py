@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.errors import ConfigError, DataError
-from hpcmaf.publish import file_sha256
+from hpcmaf.publish import file_sha256, manifest_path
 from hpcmaf.tasks.base import Problem, question_hash
 from hpcmaf.tasks.columnar import read_hub
 from hpcmaf.tasks.layouts import READERS, left_out, locate, read_parts, recognised
-from hpcmaf.tasks.prepared import FILES, counts, manifests, read_prepared, write_prepared
+from hpcmaf.tasks.prepared import counts, manifests, read_prepared, write_prepared
 from hpcmaf.tasks.rows import Row
 from hpcmaf.tasks.splits import Splits, assign_roles, draw
 
@@ -58,7 +58,7 @@ class Files:
         if present:
             pools = read_prepared(source, self.task, present)
             for part in (part for parts in recognised(source, self.layouts).values() for part in parts):
-                if part.path.parent != source or part.path.name not in {f"{name}.jsonl" for name in FILES}:
+                if not manifest_path(part.path).exists():
                     raise DataError(
                         f"{part.path}: lies beside prepared problems and is not one of them; prepare it, too, "
                         "or take it away"

@@ -276,9 +276,12 @@ def test_the_whole_of_mmlu_stands_for_its_subjects(tmp_path) -> None:
 
 def test_a_split_beside_prepared_ones_is_not_lost(tmp_path) -> None:
     get_task("gsm8k").prepare(str(lay(tmp_path, "train.jsonl") / "train.jsonl"), tmp_path / "out", "train")
-    lay(tmp_path / "out", "test.json")
-    with pytest.raises(DataError, match=r"test\.json: lies beside prepared problems"):
-        get_task("gsm8k").splits(tmp_path / "out", 1, 1, 0)
+    for name in ("test.json", "test.jsonl"):
+        lay(tmp_path / "out", name)
+        with pytest.raises(DataError, match=rf"{name}: lies beside prepared problems"):
+            get_task("gsm8k").splits(tmp_path / "out", 1, 1, 0)
+        (tmp_path / "out" / name).unlink()
+    assert get_task("gsm8k").splits(tmp_path / "out", 1, 1, 0).train
 
 
 def test_a_pipe_in_place_of_a_file(tmp_path) -> None:
