@@ -66,4 +66,4 @@ def read(path: Path, task: str) -> dict[str, Any]:
     try:
         return read_json(path, _Marker)
     except DataError as error:
-        raise DataError(f"{error}: a damaged marker; delete it, and the same command does {task} again") from error
+        raise DataError(f"{path}: a damaged marker; delete it, and the same command does {task} again") from error
