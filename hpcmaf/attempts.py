@@ -27,7 +27,7 @@ class _Cause(Record):
     type: str = ""
     message: str = ""
     expected: bool = False
-    exit_code: int = 1
+    exit_code: int | None = 1
     pid: int | None = None
     traceback: str = ""
     kind: str | None = None
