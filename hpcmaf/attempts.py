@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcmaf.publish import write_json
+from hpcmaf.errors import DataError
+from hpcmaf.publish import Amount, Count, Record, read_json, write_json
 
 _FACTS, _CAUSE = "attempt.json", "cause.json"
+
+
+class _Facts(Record):
+    submission: str = ""
+    job: str | None = None
+    node: str = ""
+    log: str = ""
+    restarts: Count = 0
+    started: Amount | None = None
+    progress: Count = 0
+
+
+class _Cause(Record):
+    type: str = ""
+    message: str = ""
+    expected: bool = False
+    exit_code: int | None = 1
+    pid: int | None = None
+    traceback: str = ""
+    kind: str | None = None
+    errno: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +64,7 @@ def begin(task: Path, facts: Mapping[str, Any] | None = None) -> Path:
         To be kept in it.
     """
     task.mkdir(parents=True, exist_ok=True)
-    number = max((int(path.name) for path in task.iterdir() if path.name.isdigit()), default=0)
+    number = max((int(path.name) for path in task.iterdir() if path.name.isdecimal()), default=0)
     while True:
         number += 1
         folder = task / f"{number:04d}"
@@ -60,7 +81,7 @@ def begin(task: Path, facts: Mapping[str, Any] | None = None) -> Path:
 def all_attempts(task: Path) -> list[Attempt]:
     """All attempts at a task, the first one first."""
     try:
-        names = sorted(path.name for path in task.iterdir() if path.name.isdigit())
+        names = sorted(path.name for path in task.iterdir() if path.name.isdecimal())
     except FileNotFoundError:
         return []
     return [read(task / name) for name in names]
@@ -68,7 +89,7 @@ def all_attempts(task: Path) -> list[Attempt]:
 
 def read(folder: Path) -> Attempt:
     """What an attempt has left."""
-    return Attempt(folder, _read(folder / _FACTS) or {}, _read(folder / _CAUSE))
+    return Attempt(folder, _read(folder / _FACTS, _Facts) or {}, read_cause(folder))
 
 
 def leave_cause(folder: Path, cause: Mapping[str, Any]) -> None:
@@ -79,12 +100,11 @@ def leave_cause(folder: Path, cause: Mapping[str, Any]) -> None:
 
 def read_cause(folder: Path) -> Mapping[str, Any] | None:
     """Why an attempt failed; ``None`` when it left no word (it was killed)."""
-    return _read(folder / _CAUSE)
+    return _read(folder / _CAUSE, _Cause)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path, model: type[Record]) -> dict[str, Any] | None:
     try:
-        value = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+        return read_json(path, model)
+    except (FileNotFoundError, DataError):
         return None
-    return value if isinstance(value, dict) else None

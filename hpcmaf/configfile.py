@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hpcmaf.errors import ConfigError
+from hpcmaf.publish import read_bytes
 
 Model = TypeVar("Model", bound="Strict")
 
@@ -32,21 +35,22 @@ def shipped_folder(name: str, in_checkout: str) -> Path:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """Parse YAML 1.2, refusing duplicate keys.
+    """Parse YAML 1.2 into what JSON could say, too; duplicate keys are refused.
 
     YAML 1.2, because 1.1 reads ``1e-4`` as a string and ``no`` as false.
 
     Raises
     ------
     ConfigError
-        Not YAML, or a key occurs twice.
+        Not YAML, a key occurs twice, or a value is none that a file of ours
+        can have (see :func:`_check_plain`).
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.constructor import DuplicateKeyError
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    from ruamel.yaml.error import MarkedYAMLError
 
     try:
-        return YAML(typ="safe", pure=True).load(text)
+        value = YAML(typ="safe", pure=True).load(text)
     except DuplicateKeyError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         key = str(error.problem).split('"')[1] if '"' in str(error.problem) else "a key"
@@ -55,18 +59,64 @@ def parse_yaml(text: str, where: str) -> Any:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{where}{line}: not valid YAML ({error.problem}); mend the line") from error
-    except YAMLError as error:
-        raise ConfigError(f"{where}: not valid YAML ({' '.join(str(error).split())}); mend the file") from error
+    except RecursionError as error:
+        raise ConfigError(f"{where}: {_TOO_MUCH}") from error
+    # Of '!!int x', '2024-99-99' or '0x' the parser raises whatever Python's own conversion did.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"{where}: not valid YAML ({reason[:200]}); mend the file") from error
+    _check_plain(value, where)
+    return value
+
+
+# Far beyond what anybody writes; aliases make a page of text stand for more values than there are atoms.
+_MOST_VALUES, _DEEPEST = 100_000, 50
+_TOO_MUCH = "nested without end, or more than anybody could read; write it out, without aliases"
+
+
+def _check_plain(tree: Any, where: str) -> None:
+    """Refuse what is neither text, number, truth value, null, list nor mapping of these by text.
+
+    So nobody behind this has to expect a date, bytes, a set, a list within
+    itself or a number that cannot be printed.
+    """
+    todo: list[tuple[Any, tuple[str, ...]]] = [(tree, ())]
+    count = 0
+    while todo:
+        value, path = todo.pop()
+        count += 1
+        if count > _MOST_VALUES or len(path) > _DEEPEST:
+            raise ConfigError(f"{where}: {_TOO_MUCH}")
+        if fault := _fault(value):
+            raise ConfigError(": ".join([where, *([".".join(path)] if path else []), fault]))
+        if isinstance(value, dict):
+            todo += [(item, (*path, key)) for key, item in value.items()]
+        elif isinstance(value, list):
+            todo += [(item, (*path, str(number))) for number, item in enumerate(value)]
+
+
+def _fault(value: Any) -> str:
+    if isinstance(value, dict):
+        wrong = [key for key in value if not isinstance(key, str) or _fault(key)]
+        return f"the key {_shorten(wrong[0])} is no text; put it in quotes" if wrong else ""
+    if isinstance(value, str):
+        unprintable = "\0" in value or any("\ud800" <= c <= "\udfff" for c in value)
+        return f"{_shorten(value)} holds a character that no text has; take it out" if unprintable else ""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value} is no finite number; write a finite one"
+    if isinstance(value, int) and value.bit_length() > 64:
+        return "a number of more than 64 bits; write a smaller one"
+    if value is None or isinstance(value, list | int | float):
+        return ""
+    return f"a {type(value).__name__} is neither text nor number, list or mapping; put it in quotes"
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds one mapping."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bytes(path).decode()
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     value = parse_yaml(text, str(path))
     if value is None:
         return {}
@@ -75,30 +125,32 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return value
 
 
-def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Lay ``--set key=value`` overrides over a mapping; values are YAML.
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str | tuple[str, Any]]) -> dict[str, Any]:
+    """Lay ``--set key=value`` overrides over a mapping.
 
     Parameters
     ----------
     values
         Left untouched; a changed copy is returned.
     overrides
-        Such as ``"debate.agents=5"``.
+        Such as ``"debate.agents=5"``, whose value is YAML, or
+        ``("debate.agents", 5)``.
     """
     result = _copy(values)
     for override in overrides:
-        key, separator, text = override.partition("=")
+        key, separator, text = override.partition("=") if isinstance(override, str) else (override[0], "=", "")
+        shown = override if isinstance(override, str) else f"{key}={_shorten(override[1])}"
         parts = key.strip().split(".")
         if not separator or not all(parts):
-            raise ConfigError(f"--set {override}: expected key=value, such as --set debate.agents=5")
+            raise ConfigError(f"--set {shown}: expected key=value, such as --set debate.agents=5")
         node = result
         for part in parts[:-1]:
             if node.get(part) is None:
                 node[part] = {}
             node = node[part]
             if not isinstance(node, dict):
-                raise ConfigError(f"--set {override}: '{part}' is a plain value and has no keys below it")
-        node[parts[-1]] = parse_yaml(text, f"--set {key}")
+                raise ConfigError(f"--set {shown}: '{part}' is a plain value and has no keys below it")
+        node[parts[-1]] = parse_yaml(text, f"--set {key}") if isinstance(override, str) else override[1]
     return result
 
 
@@ -117,34 +169,50 @@ def validate(model: type[Model], values: dict[str, Any], where: str) -> Model:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"] if not _is_union_label(part))
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise ConfigError(f"{where}: {_explain(model, key, first)}{more}") from error
+        raise ConfigError(f"{where}: {_explain(model, error.errors()[0])}{more}") from error
 
 
-def _is_union_label(part: Any) -> bool:
-    # pydantic adds the tried member of a union to the location: 'list[str]', 'literal[...]'.
-    return isinstance(part, str) and ("[" in part or part in {"str", "int", "float", "bool", "none"})
-
-
-def _explain(model: type[BaseModel], key: str, fault: Any) -> str:
-    field = _find_field(model, key.split("."))
+def _explain(model: type[BaseModel], fault: Any) -> str:
+    """What is wrong, from the types that lead to it."""
+    annotation: Any = model
+    owner, field, shown = model, None, []
+    for part in fault["loc"]:
+        kinds = _kinds(annotation)
+        models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if any(part in kind.model_fields for kind in models) or (models and len(kinds) == 1):
+            owner = next((kind for kind in models if part in kind.model_fields), models[0])
+            field = owner.model_fields.get(part)
+            annotation = field.annotation if field else None
+        elif isinstance(part, str) and (len(kinds) > 1 or part == "[key]"):
+            continue  # which member of a union was tried: 'list[str]', 'int'
+        else:
+            annotation = next((kind for args in map(get_args, kinds) for kind in args[-1:]), None)
+        shown.append(str(part))
+    key = ".".join(shown)
+    start = f"{key}: " if key else ""
     hint = f"; {field.description}" if field is not None and field.description else ""
     kind = fault["type"]
     if kind == "extra_forbidden":
-        *parents, name = key.split(".")
-        owner = _find_model(model, parents)
-        return f"{key}: unknown key{_suggest(name, owner.model_fields)}"
+        return f"{start}unknown key{_suggest(shown[-1], owner.model_fields)}"
     if kind == "missing":
-        return f"{key}: missing{hint}"
+        return f"{start}missing{hint}"
     if kind == "value_error":
-        return f"{key}: {fault['ctx']['error']}" if key else str(fault["ctx"]["error"])
+        return f"{start}{fault['ctx']['error']}"
     if kind == "model_type":
-        known = ", ".join(_find_model(model, key.split(".") if key else []).model_fields)
-        return f"{key}: should hold keys ({known}), not {_shorten(fault['input'])}"
+        known = next(kind.model_fields for kind in _kinds(annotation) if hasattr(kind, "model_fields"))
+        return f"{start}should hold keys ({', '.join(known)}), not {_shorten(fault['input'])}"
     message = fault["msg"].removeprefix("Input ").removeprefix("String ")
-    return f"{key}: {message}, not {_shorten(fault['input'])}{hint}"
+    return f"{start}{message}, not {_shorten(fault['input'])}{hint}"
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """Members of a union, or the type itself; without None and annotations."""
+    if get_origin(annotation) is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if get_origin(annotation) in {Union, UnionType}:
+        return [kind for arg in get_args(annotation) if arg is not type(None) for kind in _kinds(arg)]
+    return [annotation]
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:
@@ -156,21 +224,3 @@ def _suggest(name: str, known: Iterable[str]) -> str:
 def _shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _find_model(model: type[BaseModel], parts: Sequence[str]) -> type[BaseModel]:
-    for part in parts:
-        annotation = model.model_fields[part].annotation
-        # Section, or Section | None.
-        kinds = (kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type))
-        model = next((kind for kind in kinds if issubclass(kind, BaseModel)), model)
-    return model
-
-
-def _find_field(model: type[BaseModel], parts: Sequence[str]) -> Any:
-    known = [part for part in parts if not part.isdigit()]
-    for part in known[:-1]:
-        if part not in model.model_fields:
-            return None
-        model = _find_model(model, [part])
-    return model.model_fields.get(known[-1]) if known else None

@@ -217,5 +217,6 @@ def one_line(text: str) -> str:
 
 def exit_codes() -> dict[int, str]:
     """Every exit code and what it means, from the classes above."""
-    meanings = {kind.exit_code: kind.__doc__ or "" for kind in (HpcmafError, *HpcmafError.__subclasses__())}
+    kinds = (HpcmafError, *HpcmafError.__subclasses__())
+    meanings = {kind.exit_code: (kind.__doc__ or "").split("\n")[0] for kind in kinds}
     return {0: "Done."} | dict(sorted(meanings.items()))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hpcmaf.errors import RunBusyError
+from hpcmaf.errors import PlatformError, RunBusyError
+
+# What a file system says that has no locks.
+_NO_FLOCK = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL})
 
 
 def held_locks() -> dict[int, int]:
@@ -35,6 +39,8 @@ def lock(path: Path, message: str) -> Iterator[None]:
     ------
     RunBusyError
         With ``message``: another process holds it.
+    PlatformError
+        The file system has no flock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -43,6 +49,14 @@ def lock(path: Path, message: str) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RunBusyError(f"{message} ({path})") from error
+        except OSError as error:
+            if error.errno not in _NO_FLOCK:
+                raise
+            raise PlatformError(
+                f"{path}: this file system has no flock ({error.strerror}); put runs elsewhere with --run, or have it "
+                "mounted with locks (Lustre: -o flock; NFS: lockd)",
+                errno=error.errno,
+            ) from error
         yield
     finally:
         os.close(descriptor)

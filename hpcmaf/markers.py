@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from hpcmaf.errors import DataError
 from hpcmaf.plan import Stage
-from hpcmaf.publish import file_sha256, write_json
+from hpcmaf.publish import Amount, Record, file_sha256, read_json, write_json
+
+
+class LedgerRow(Record):
+    """What a task spent; a figure that does not apply to it may be absent or null."""
+
+    stage: str | None = None
+    agent: str | None = None
+    calls: Amount | None = None
+    prompt_tokens: Amount | None = None
+    completion_tokens: Amount | None = None
+    training_tokens: Amount | None = None
+    wall_seconds: Amount | None = None
+    gpu_seconds: Amount | None = None
+    peak_memory_bytes: Amount | None = None
+
+
+class _TimedRow(LedgerRow):
+    wall_seconds: Amount
+
+
+def _inside(name: str) -> str:
+    if not name.isprintable() or name.startswith("/") or ".." in PurePath(name).parts:
+        raise ValueError(f"{name!r} is no file of a run")
+    return name
+
+
+class _Marker(Record):
+    outputs: dict[Annotated[str, AfterValidator(_inside)], str]
+    ledger: list[_TimedRow]
 
 
 def write(
@@ -34,10 +64,6 @@ def read(path: Path, task: str) -> dict[str, Any]:
         It is torn, or was edited.
     """
     try:
-        value = json.loads(path.read_bytes())
-        intact = isinstance(value["outputs"], dict) and all("wall_seconds" in row for row in value["ledger"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        intact = False
-    if not intact:
-        raise DataError(f"{path}: a damaged marker; delete it, and the same command does {task} again")
-    return value
+        return read_json(path, _Marker)
+    except DataError as error:
+        raise DataError(f"{path}: a damaged marker; delete it, and the same command does {task} again") from error

@@ -6,11 +6,15 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from hpcmaf.errors import PlanChangedError
+from pydantic import Field, model_validator
+
+from hpcmaf.errors import DataError, PlanChangedError
 from hpcmaf.methods import METHODS
 from hpcmaf.profile import Generation, Profile
+from hpcmaf.publish import Count, Record, read_json
 from hpcmaf.recipe import Recipe
 
 SCHEMA = "hpcmaf-plan/1"
@@ -88,24 +92,24 @@ class Plan:
         return self.body() | {"sha256": self.sha256}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any], where: str) -> Plan:
+    def read(cls, path: Path) -> Plan:
         """Read ``plan.json``.
 
         Raises
         ------
+        FileNotFoundError
+            There is none.
         PlanChangedError
             Its content is not what its digest says, or not a plan at all.
         """
         try:
-            stages = tuple(
-                Stage(s["iteration"], s["kind"], tuple(s["tasks"]), tuple(s["after"])) for s in value["stages"]
-            )
-            plan = cls(value["recipe"], value["problems"], value["base"], stages)
-            intact = value["schema"] == SCHEMA and value["sha256"] == plan.sha256
-        except (KeyError, TypeError) as error:
-            raise PlanChangedError(f"{where}: not a plan of this version; start a new run with --run") from error
-        if not intact:
-            raise PlanChangedError(f"{where}: edited since the run began; restore it, or start a new run with --run")
+            value = read_json(path, _PlanFile)
+        except DataError as error:
+            raise PlanChangedError(f"{error}: not a plan of this version; start a new run with --run NAME") from error
+        stages = tuple(Stage(s["iteration"], s["kind"], tuple(s["tasks"]), tuple(s["after"])) for s in value["stages"])
+        plan = cls(value["recipe"], value["problems"], value["base"], stages)
+        if value["sha256"] != plan.sha256:
+            raise PlanChangedError(f"{path}: edited since the run began; restore it, or start a new run with --run")
         return plan
 
     def stage(self, id: str) -> Stage:
@@ -116,6 +120,38 @@ class Plan:
     def iterations(self) -> int:
         """L of the recipe."""
         return int(self.recipe["iterations"])
+
+
+class _Split(Record):
+    count: Count
+    sha256: str
+
+
+class _Splits(Record):
+    train: _Split
+    eval: _Split
+
+
+class _StageFile(Record):
+    iteration: Annotated[int, Field(ge=0, le=1000)]
+    kind: StageKind
+    tasks: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]] = Field(min_length=1)
+    after: list[str]
+
+    @model_validator(mode="after")
+    def _shards_are_numbered(self) -> _StageFile:
+        if self.kind in {"debate", "eval"} and not all(task.isdecimal() for task in self.tasks):
+            raise ValueError("a shard without a number")
+        return self
+
+
+class _PlanFile(Record):
+    schema_: Literal[SCHEMA] = Field(alias="schema")  # type: ignore[valid-type]
+    recipe: Recipe
+    problems: _Splits
+    base: str
+    stages: list[_StageFile] = Field(min_length=1)
+    sha256: str
 
 
 def shard_count(problems: int, generation: Generation) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.errors import PlanChangedError
-from hpcmaf.publish import file_sha256, write_text
+from hpcmaf.publish import read_bytes, write_text
 from hpcmaf.tasks.base import Problem
 
 
@@ -38,6 +38,10 @@ def read(path: Path, sha256: str) -> list[Problem]:
     PlanChangedError
         The file is missing or has another digest.
     """
-    if not path.exists() or file_sha256(path) != sha256:
+    try:
+        data = read_bytes(path)
+    except FileNotFoundError:
+        data = b""
+    if hashlib.sha256(data).hexdigest() != sha256:
         raise PlanChangedError(f"{path}: not the problems this run was planned with; start a new run with --run NAME")
-    return [Problem(**json.loads(line)) for line in path.read_text().splitlines()]
+    return [Problem(**json.loads(line)) for line in data.splitlines()]

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all.
+"""Files appear whole or not at all, and are read as what they are said to be.
 
 A file is written under a temporary name beside its target, synced, renamed,
 and then described by a manifest that carries its sha256. Whoever finds the
@@ -8,18 +8,102 @@ that looks finished.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
 import os
 import shutil
+import stat
+import sys
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from hpcmaf.errors import StoreError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hpcmaf.errors import DataError, StoreError
+
+# Larger ones no clock and no counter shows, and sums of them stay numbers.
+Amount = Annotated[float, Field(ge=0, lt=1e15)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Record(BaseModel):
+    """Base of what a JSON file of ours must hold; keys of later versions are let through."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Content of a file; a pipe or device in its place is an error and not waited for."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    with open(descriptor, "rb") as file:
+        return file.read()
+
+
+def read_json(path: Path, model: type[BaseModel]) -> dict[str, Any]:
+    """Read a JSON object that ``model`` describes.
+
+    Returns
+    -------
+    dict
+        The object as it stands in the file; what the model names is there and of its type.
+
+    Raises
+    ------
+    OSError
+        The file is not there, or cannot be read.
+    DataError
+        It is, and holds something else: one line that names the first fault.
+    """
+    return parse_json(read_bytes(path), model, str(path))
+
+
+def parse_json(data: bytes, model: type[BaseModel], where: str) -> dict[str, Any]:
+    """The same of a line or a file that has been read; ``where`` names it."""
+    try:
+        value = json.loads(data, parse_int=_parse_int, parse_float=_parse_float, parse_constant=_parse_float)
+        if not isinstance(value, dict):
+            raise DataError(f"{where}: not a JSON object")
+        model.model_validate(value)
+    except ValidationError as error:
+        raise DataError(f"{where}: damaged ({first_fault(error)})") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: damaged ({error})") from error
+    return value
+
+
+def first_fault(error: ValidationError) -> str:
+    """Where the first fault is and what it is, such as ``rows.0.calls: Input should be a valid number``."""
+    first = error.errors(include_url=False)[0]
+    return ": ".join([*([".".join(map(str, first["loc"]))] if first["loc"] else []), first["msg"]])
+
+
+def _parse_int(text: str) -> int:
+    # No figure of ours is larger, and none that is can be added to a float.
+    if len(text) > 19:
+        raise ValueError(f"a number of {len(text)} digits")
+    return int(text)
+
+
+def _parse_float(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is no finite number")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +129,16 @@ class Manifest:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
+class _ManifestFile(Record):
+    model_config = ConfigDict(extra="forbid")
+
+    sha256: str
+    bytes: Count
+    rows: Count
+    schema_: str = Field(alias="schema")
+    extra: dict[str, Any] = {}
+
+
 def manifest_path(path: Path) -> Path:
     """Where the manifest of ``path`` lies."""
     return path.with_name(path.name + ".manifest.json")
@@ -61,6 +155,10 @@ def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Many a FUSE, and CIFS before Linux 4.17, has no such thing for folders.
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP} or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 
@@ -95,10 +193,28 @@ def atomic_path(target: Path) -> Iterator[Path]:
             error.filename = str(target)
         raise
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
+        remove(temporary)
+
+
+def remove(path: Path, tries: int = 3) -> None:
+    """Delete a file or folder that is in nobody's way; what does not go stays, with a line in the log.
+
+    NFS keeps a deleted file that somebody has open under another name, so
+    its folder is not empty until they close it; what was done before must not
+    fail for that.
+    """
+    for left in reversed(range(tries)):
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+            return
+        except OSError as error:
+            if not left:
+                print(f"{path}: could not be deleted ({error.strerror}), and stays", file=sys.stderr, flush=True)
+                return
+            time.sleep(0.2)
 
 
 def _replace(temporary: Path, target: Path) -> None:
@@ -114,7 +230,7 @@ def _replace(temporary: Path, target: Path) -> None:
     except OSError:
         os.replace(retired, target)
         raise
-    shutil.rmtree(retired)
+    remove(retired)
 
 
 def write_text(target: Path, text: str) -> None:
@@ -145,11 +261,11 @@ def read_manifest(path: Path) -> Manifest | None:
     """
     where = manifest_path(path)
     try:
-        return Manifest(**json.loads(where.read_text()))
+        return Manifest(**read_json(where, _ManifestFile))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, RecursionError) as error:
-        raise StoreError(f"{where}: not a manifest ({error}); delete it and rerun the stage") from error
+    except DataError as error:
+        raise StoreError(f"{error}: not a manifest; delete it and rerun the stage") from error
 
 
 def check_manifest(path: Path) -> Manifest:

@@ -152,6 +152,8 @@ class Recipe(Strict):
         if not isinstance(training, dict):
             return values
         method, objective = values.get("method", "maft"), training.get("objective")
+        if not isinstance(method, str):
+            return values
         if objective == "dpo" and method == "maft":
             return values | {"method": "maft-dpo"}
         wanted = METHODS[method].objective if method in METHODS else objective
@@ -210,7 +212,9 @@ def find_recipe(name: str) -> Path:
     )
 
 
-def load_recipe(name: str = DEFAULT_RECIPE, overrides: Sequence[str] = (), iterations: int | None = None) -> Recipe:
+def load_recipe(
+    name: str = DEFAULT_RECIPE, overrides: Sequence[str | tuple[str, Any]] = (), iterations: int | None = None
+) -> Recipe:
     """Read a recipe and lay the command line's overrides over it.
 
     Parameters
@@ -218,7 +222,7 @@ def load_recipe(name: str = DEFAULT_RECIPE, overrides: Sequence[str] = (), itera
     name
         Path or shipped name.
     overrides
-        ``key=value`` strings.
+        ``key=value`` strings, or pairs.
     iterations
         L from ``--iters``; wins over file and overrides.
 

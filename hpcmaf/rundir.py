@@ -6,7 +6,6 @@ marker is written last and lists every file the task published.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf import markers, problemfile
-from hpcmaf.errors import DataError, PlanChangedError, RunBusyError
+from hpcmaf.errors import DataError, RunBusyError
 from hpcmaf.locking import lock
 from hpcmaf.plan import Plan, Stage, stage_id
 from hpcmaf.tasks.base import Problem
@@ -91,7 +90,7 @@ class RunDir:
     def iterations(self) -> list[int]:
         """Iterations that have a folder, in order."""
         found = (path.name[2:] for path in self.root.glob("it[0-9]*") if path.is_dir())
-        return sorted(int(name) for name in found if name.isdigit())
+        return sorted(int(name) for name in found if name.isdecimal())
 
     def shard(self, t: int, kind: str, shard: int) -> Path:
         """One shard of the debates (``debate`` or ``eval``) of iteration t."""
@@ -258,12 +257,9 @@ class RunDir:
             The file was edited.
         """
         try:
-            value = json.loads(self.plan.read_text())
+            return Plan.read(self.plan)
         except FileNotFoundError as error:
             raise DataError(f"{self.root}: not a run directory (no plan.json); check the path") from error
-        except (ValueError, RecursionError) as error:
-            raise PlanChangedError(f"{self.plan}: damaged ({error}); start a new run with --run NAME") from error
-        return Plan.from_json(value, str(self.plan))
 
     def write_problems(self, split: str, problems: Sequence[Problem]) -> dict[str, Any]:
         """Write a split's problems; returns its entry in the plan."""

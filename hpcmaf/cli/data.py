@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from hpcmaf.tasks import TASKS, get_task
+from hpcmaf.tasks.registry import GENERATED
 
 
 @click.group(name="data")
@@ -18,7 +19,7 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("task", type=click.Choice([name for name in TASKS if name != "arithmetic"]))
+@click.argument("task", type=click.Choice([name for name in TASKS if name not in GENERATED]))
 @click.option("--source", required=True, metavar="PATH|HUB_ID", help="A file, a folder, or a data set's id on the hub.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write; data/TASK by default.")
 @click.option(

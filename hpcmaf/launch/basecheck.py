@@ -6,11 +6,12 @@ the wrong model.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
-from hpcmaf.errors import ConfigError
+from hpcmaf.errors import ConfigError, DataError
+from hpcmaf.hub import SECONDS, ask_hub, reason
+from hpcmaf.publish import Record, parse_json, read_json
 from hpcmaf.recipe import Lora, Model
 from hpcmaf.stages.context import base_model
 
@@ -45,13 +46,11 @@ def check_base(model: Model) -> None:
 def _check_folder(folder: Path) -> None:
     config = folder / "config.json"
     try:
-        intact = isinstance(json.loads(config.read_bytes()), dict)
+        read_json(config, Record)
     except FileNotFoundError:
         raise ConfigError(f"model.path: {folder} holds no model (config.json is missing); check the path") from None
-    except ValueError:
-        intact = False
-    if not intact:
-        raise ConfigError(f"model.path: {config} is torn or no configuration; copy the model again")
+    except DataError as error:
+        raise ConfigError(f"model.path: {config} is torn or no configuration; copy the model again") from error
     names = {path.name for path in folder.iterdir()}
     if names.isdisjoint(_TOKENIZERS):
         raise ConfigError(f"model.path: {folder} holds no tokenizer ({_TOKENIZERS[0]}); copy it there from the model")
@@ -85,21 +84,23 @@ def _tensor_names(file: Path) -> list[str]:
     """Names in a safetensors header: its length in 8 bytes, then JSON."""
     try:
         with file.open("rb") as opened:
-            header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-        return [name for name in header if name != "__metadata__"]
-    except (ValueError, OverflowError, MemoryError):
-        raise ConfigError(f"model.path: {file} is torn; copy the model again") from None
+            data = opened.read(min(int.from_bytes(opened.read(8), "little"), file.stat().st_size))
+        return [name for name in parse_json(data, Record, str(file)) if name != "__metadata__"]
+    except DataError as error:
+        raise ConfigError(f"model.path: {file} is torn; copy the model again") from error
 
 
 def _check_hub(name: str, revision: str | None) -> None:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
+    if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
+        return
     try:
+        ask_hub(lambda hub: hub.model_info(name, revision=revision, timeout=SECONDS))
         hf_hub_download(name, "config.json", revision=revision)
     except Exception as error:
         # The hub's client has a dozen classes for this, of several bases.
-        reason = " ".join(str(error).split()).split(". ")[0].rstrip(".")
         raise ConfigError(
             f"model.path: {name} is no folder here, and not to be had from the hub "
-            f"({type(error).__name__}: {reason[:200]}); check the name, or name a folder with the model"
+            f"({reason(error)}); check the name and the network, or name a folder with the model"
         ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from hpcmaf.errors import DataError
 from hpcmaf.launch.survey import Survey
 from hpcmaf.plan import Plan, Stage
 from hpcmaf.profile import Profile
+from hpcmaf.publish import Count, Record, read_json
 from hpcmaf.rundir import RunDir
 
 # Opening thousands of markers would take longer than anybody waits.
@@ -97,9 +97,9 @@ def _pace(run: RunDir, plan: Plan, survey: Survey, kind: str) -> _Pace:
     for stage, task in sample:
         try:
             ledger = run.read_marker(stage, task)["ledger"]
-            seconds.append(sum(float(row["wall_seconds"]) for row in ledger))
+            seconds.append(sum(row["wall_seconds"] for row in ledger))
             ends.append(run.marker(stage, task).stat().st_mtime)
-        except (DataError, OSError, TypeError, ValueError):
+        except (DataError, OSError):
             continue  # damaged, or gone this moment: 'hpcmaf verify' is the one to say so
     if not seconds:
         return _Pace()
@@ -126,14 +126,18 @@ def _done(run: RunDir, stage: Stage, task: str) -> float:
     return min(1.0, value["done"] / value["total"]) if value and value["total"] else 0.0
 
 
+class _Progress(Record):
+    done: Count
+    total: Count
+    unit: str = ""
+
+
 def read_progress(run: RunDir, stage: Stage, task: str) -> dict[str, Any] | None:
     """What a running task says of itself: ``done``, ``total`` and ``unit``."""
     try:
-        value = json.loads(run.progress(stage, task).read_bytes())
-    except (OSError, ValueError):
+        return read_json(run.progress(stage, task), _Progress)
+    except (OSError, DataError):
         return None
-    known = isinstance(value, dict) and all(isinstance(value.get(key), int) for key in ("done", "total"))
-    return value if known else None
 
 
 def _guess(shares: Sequence[_Share]) -> float | None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from hpcmaf.launch.estimate import read_progress
 from hpcmaf.plan import Plan, Stage
 from hpcmaf.rundir import RunDir
 
@@ -129,11 +130,8 @@ class Watcher:
                 parts.append(f"{stage} {task}" + (f" {progress['done']}/{progress['total']}" if progress else ""))
             self.say(f"running: {', '.join(parts)} ({self._estimate(elapsed)} left)")
 
-    def _progress(self, stage_id: str, task: str) -> dict[str, int] | None:
-        try:
-            return json.loads(self.run.progress(self.plan.stage(stage_id), task).read_text())
-        except (FileNotFoundError, ValueError):
-            return None
+    def _progress(self, stage_id: str, task: str) -> dict[str, Any] | None:
+        return read_progress(self.run, self.plan.stage(stage_id), task)
 
     def _count(self, kind: str, seconds: float) -> None:
         self._done[kind] += 1

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-
 from hpcmaf.plan import Plan
+from hpcmaf.publish import remove
 from hpcmaf.rundir import RunDir
 
 
@@ -47,7 +46,4 @@ def sweep(run: RunDir, plan: Plan) -> None:
     if any(run.claimed(stage, task) for stage in plan.stages for task in stage.tasks if not run.done(stage, task)):
         return
     for path in leftovers:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        remove(path, tries=1)

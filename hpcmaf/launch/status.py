@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hpcmaf.errors import ChainStoppedError, SlurmError
+from hpcmaf.errors import ChainStoppedError, DataError, SlurmError
 from hpcmaf.evaluation.measures import MEASURES, declared
 from hpcmaf.launch.estimate import Estimate, estimate
 from hpcmaf.launch.survey import Failure, Survey, survey
 from hpcmaf.plan import Plan, Stage
 from hpcmaf.profile import Profile, load_profile
+from hpcmaf.publish import Record, read_json
 from hpcmaf.rundir import RunDir
 
 SCHEMA = "hpcmaf-status/1"
@@ -183,11 +183,11 @@ def _stage(stage: Stage, found: Survey, left: Estimate) -> StageStatus:
 def _accuracy(run: RunDir, stage: Stage) -> dict[str, Any] | None:
     """Figures of an evaluated iteration; 'hpcmaf aggregate' says what is wrong with a damaged file."""
     try:
-        measured = declared(json.loads(run.metrics(stage.iteration).read_bytes()))["accuracy"]
+        measured = declared(read_json(run.metrics(stage.iteration), Record))["accuracy"]
         figures = {
             name: {key: float(measured[name][key]) for key in ("value", "se")} for name in MEASURES if name in measured
         }
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+    except (OSError, DataError, ValueError, KeyError, TypeError, IndexError, AttributeError):
         return None
     return {"iteration": stage.iteration} | figures if figures else None
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hpcmaf.errors import StoreError
+from hpcmaf.errors import PlatformError, StoreError
 from hpcmaf.report.groups import Group
 from hpcmaf.report.records import Iteration, Run
 from hpcmaf.rundir import RunDir
@@ -69,7 +69,7 @@ def _read(run: Run, iteration: Iteration, count: int) -> Iterator[dict[str, Any]
         with Store(path) as store:
             for problem, outcome in _pick(run, iteration, count):
                 yield _debate(run, iteration, store.find(problem, gold=True), outcome)
-    except StoreError as error:
+    except (PlatformError, StoreError) as error:
         run.missing.append(f"{path.relative_to(run.root).as_posix()}: {error}; its debates are not on the page")
 
 

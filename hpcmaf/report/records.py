@@ -11,15 +11,24 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field
 
 from hpcmaf.errors import DataError
 from hpcmaf.evaluation.measures import own_measure
+from hpcmaf.markers import LedgerRow
 from hpcmaf.methods import METHODS
+from hpcmaf.publish import Record, parse_json, read_bytes
 from hpcmaf.report.cost import SCHEMA as LEDGER_SCHEMA
 from hpcmaf.report.cost import split, total
 from hpcmaf.report.shape import read_diversity, read_metrics
 from hpcmaf.rundir import RunDir
+
+
+class _Ledger(Record):
+    schema_: Literal[LEDGER_SCHEMA] = Field(alias="schema")  # type: ignore[valid-type]
+    rows: list[LedgerRow]
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +245,7 @@ def read_run(path: Path) -> Run:
         else:
             unevaluated.append(t)
         wanted = metrics is not None or folder.ledger(t).exists()
-        cost = _read(folder.ledger(t), run, "no costs", _cost) if wanted else None
+        cost = _read(folder.ledger(t), run, "no costs", _cost, _Ledger) if wanted else None
         diversity = None
         if folder.diversity(t).exists():
             diversity = _read(folder.diversity(t), run, "no diversity by models", read_diversity)
@@ -270,34 +279,29 @@ def _take_plan(plan: Mapping[str, Any], run: Run) -> None:
 
 
 def _cost(ledger: Mapping[str, Any]) -> dict[str, Any]:
-    if ledger.get("schema") != LEDGER_SCHEMA:
-        raise ValueError(f"schema {ledger.get('schema')!r} instead of {LEDGER_SCHEMA!r}")
-    try:
-        return total(ledger["rows"]) | {"split": split(ledger["rows"])}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"damaged ({error!r})") from error
+    return total(ledger["rows"]) | {"split": split(ledger["rows"])}
 
 
 def _read(
-    path: Path, run: Run, consequence: str, check: Callable[[dict[str, Any]], Any] = lambda value: value
+    path: Path,
+    run: Run,
+    consequence: str,
+    check: Callable[[dict[str, Any]], Any] = lambda value: value,
+    model: type[Record] = Record,
 ) -> Any | None:
     """What ``check`` makes of the JSON object in a file, or ``None`` and a line about it."""
+    where = path.relative_to(run.root).as_posix()
     try:
-        value = json.loads(path.read_bytes())
-        if not isinstance(value, dict):
-            raise ValueError("not a JSON object")
-        return check(value)
+        return check(parse_json(read_bytes(path), model, where))
     except FileNotFoundError:
-        fault = "missing"
+        fault = f"{where}: missing"
     except OSError as error:
-        fault = f"unreadable ({error.strerror})"
-    except RecursionError:
-        fault = "damaged (nested too deeply)"
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        fault = f"damaged ({error})"
-    except ValueError as error:
+        fault = f"{where}: unreadable ({error.strerror})"
+    except DataError as error:
         fault = str(error)
-    run.missing.append(f"{path.relative_to(run.root).as_posix()}: {fault}; {consequence}")
+    except ValueError as error:
+        fault = f"{where}: {error}"
+    run.missing.append(f"{fault}; {consequence}")
     return None
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hpcmaf.evaluation.measures import SCHEMA, SCHEMAS, declared, measures_of
+from hpcmaf.publish import first_fault
 
 # Written in hpcmaf.evaluation.diversity.measure, which reports need not import.
 DIVERSITY_SCHEMA = "hpcmaf-diversity/1"
@@ -159,8 +160,7 @@ def _check(model: type[BaseModel], value: Mapping[str, Any]) -> Any:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ValueError(f"damaged ({'.'.join(map(str, first['loc']))}: {first['msg']})") from error
+        raise ValueError(f"damaged ({first_fault(error)})") from error
 
 
 def read_diversity(value: Mapping[str, Any]) -> Mapping[str, Any]:

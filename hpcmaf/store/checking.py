@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hpcmaf.errors import StoreError
+from hpcmaf.errors import PlatformError, StoreError, system_error
 from hpcmaf.publish import check_manifest, manifest_path, read_manifest
-from hpcmaf.store.damage import REMEDY, reason
+from hpcmaf.store.damage import REMEDY
 from hpcmaf.store.reader import Store
 from hpcmaf.store.schema import FINISH_REASONS, INTEGER_COLUMNS, KINDS, MANIFEST_SCHEMA, TEXT_COLUMNS
 
@@ -122,7 +122,7 @@ def _file(path: Path) -> list[Finding]:
     except StoreError as error:
         findings.append(_finding(path, error))
     except OSError as error:
-        findings.append(Finding(path, f"cannot be read ({reason(error)})", "check permissions and the disk"))
+        findings.append(_finding(path, system_error(error)))
     if path.suffix != ".h5" or not path.exists():
         return findings
     if manifest is not None and manifest.schema != MANIFEST_SCHEMA:
@@ -135,7 +135,7 @@ def _file(path: Path) -> list[Finding]:
                 what = f"{len(store)} problems where its manifest says {manifest.rows}"
                 findings.append(Finding(path, what, REMEDY))
             findings += _content(store)
-    except StoreError as error:
+    except (StoreError, PlatformError) as error:
         findings.append(_finding(path, error))
     return findings
 
@@ -159,7 +159,7 @@ def _failures(store: Store, checks: list[Callable[[], None]]) -> Iterator[Findin
     for check in checks:
         try:
             check()
-        except StoreError as error:
+        except (StoreError, PlatformError) as error:
             yield _finding(store.path, error)
 
 
@@ -216,7 +216,7 @@ def _fail(store: Store, dataset: str, what: str) -> None:
     raise StoreError(f"{store.path}: {dataset}: {what}; {REMEDY}")
 
 
-def _finding(path: Path, error: StoreError) -> Finding:
+def _finding(path: Path, error: StoreError | PlatformError) -> Finding:
     """An error's line, taken apart: ``file: what; remedy``."""
     what, _, remedy = str(error).removeprefix(f"{path}: ").rpartition("; ")
     return Finding(path, what, remedy) if what else Finding(path, remedy, REMEDY)

@@ -132,17 +132,21 @@ class Store:
             It is missing, or not a one-dimensional array of the schema's type.
         """
         if name not in self._open:
+            wanted = _dtype(name)
             with reading(self.path, name):
                 found = self._file[name]
-                if not isinstance(found, h5py.Dataset) or found.ndim != 1 or found.dtype != _dtype(name):
-                    raise StoreError(f"{self.path}: {name}: not a column of {_dtype(name)}; {REMEDY}")
-                self._open[name] = found
+                # Not by dtype: numpy has none for some of HDF5's types.
+                fits = isinstance(found, h5py.Dataset) and found.id.get_type().equal(h5py.h5t.py_create(wanted))
+                if not fits or found.ndim != 1:
+                    raise StoreError(f"{self.path}: {name}: not a column of {wanted}; {REMEDY}")
+            self._open[name] = found
         return self._open[name]
 
     def integers(self, name: str, low: int, high: int) -> np.ndarray:
         """Rows ``low:high`` of an integer column, ``int64[high - low]``."""
+        dataset = self.dataset(name)
         with reading(self.path, name):
-            values = self.dataset(name)[low:high].astype(np.int64)
+            values = dataset[low:high].astype(np.int64)
         if len(values) != high - low:
             raise StoreError(f"{self.path}: {name}: ends before row {high}; {REMEDY}")
         return values
@@ -150,8 +154,7 @@ class Store:
     def text_bounds(self, name: str, low: int, high: int) -> np.ndarray:
         """Byte offsets of rows ``low:high`` of a text column, ``int64[high - low + 1]``."""
         bounds = self.integers(f"{name}/offsets", low, high + 1)
-        with reading(self.path, f"{name}/data"):
-            size = len(self.dataset(f"{name}/data"))
+        size = len(self.dataset(f"{name}/data"))
         if (np.diff(bounds) < 0).any() or bounds[0] < 0 or bounds[-1] > size:
             raise StoreError(f"{self.path}: {name}/offsets: not rising within the {size} bytes of its data; {REMEDY}")
         return bounds
@@ -159,9 +162,9 @@ class Store:
     def texts(self, name: str, low: int, high: int) -> list[str]:
         """Rows ``low:high`` of a text column."""
         bounds = self.text_bounds(name, low, high)
+        dataset, ends = self.dataset(f"{name}/data"), (bounds - bounds[0]).tolist()
         with reading(self.path, f"{name}/data"):
-            data = self.dataset(f"{name}/data")[bounds[0] : bounds[-1]].tobytes()
-            ends = (bounds - bounds[0]).tolist()
+            data = dataset[bounds[0] : bounds[-1]].tobytes()
             return [decode(data[start:end]) for start, end in pairwise(ends)]
 
     def utterance_rows(self) -> int:
@@ -205,6 +208,8 @@ class Store:
         for k in range(high - low):
             with reading(self.path, "problems/meta"):
                 meta = json.loads(metas[k])
+                if not isinstance(meta, dict):
+                    raise ValueError("not a JSON object")
             problem = Problem(identifiers[k], questions[k], golds[k], meta)
             block.append(self._assemble(problem, spoken[k * size : (k + 1) * size]))
         return block
@@ -221,8 +226,9 @@ class Store:
         exchange = self.texts("utterances/exchange", 2 * low, 2 * high)
         answers = self.texts("utterances/answer", low, high)
         self._check_keys(column, first, last)
-        with reading(self.path, "utterances/finish_reason"):
-            reasons = [FINISH_REASONS[code] for code in column["finish_reason"]]
+        if column["finish_reason"].max(initial=0) >= len(FINISH_REASONS):
+            raise StoreError(f"{self.path}: utterances/finish_reason: a reason that does not exist; {REMEDY}")
+        reasons = [FINISH_REASONS[code] for code in column["finish_reason"]]
         return [
             Utterance(
                 KINDS[kind], round, agent, prompt, said, answer if parsed else None, prompted, completed, finish_reason

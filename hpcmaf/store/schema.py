@@ -168,18 +168,20 @@ def read_info(root: h5py.Group, where: str) -> StoreInfo:
     StoreError
         Not a debate store, or one of another version.
     """
-    schema = _text(root.attrs.get("schema"))
+    wanted = {"schema", "version", *(field.name for field in fields(StoreInfo))}
+    attributes = {name: root.attrs[name] for name in root.attrs if name in wanted}
+    schema = _text(attributes.get("schema"))
     if schema != SCHEMA:
         raise StoreError(f"{where}: schema {schema!r} is not {SCHEMA!r}, so it is no debate store; give one of ours")
-    version = root.attrs.get("version")
-    if version != VERSION:
+    version = attributes.get("version")
+    if not isinstance(version, np.integer) or version != VERSION:
         raise StoreError(
             f"{where}: schema version {version} where this program knows {VERSION}; "
             "read it with the version of hpcmaf that wrote it"
         )
     values = {}
     for field in fields(StoreInfo):
-        raw = root.attrs.get(field.name)
+        raw = attributes.get(field.name)
         value = _text(raw) if field.type == "str" else (int(raw) if isinstance(raw, np.integer) else None)
         if value is None:
             raise StoreError(f"{where}: root attribute {field.name!r} is missing or malformed; delete it and rerun")

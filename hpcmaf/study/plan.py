@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,12 +56,13 @@ class StudyFile(Strict):
             raise ValueError(f"baseline '{self.baseline}' is no method of the study; one of {', '.join(sorted(known))}")
         return self
 
-    @field_validator("methods")
+    @field_validator("tasks", "models", "methods", "seeds")
     @classmethod
-    def _apart(cls, value: list[Variant]) -> list[Variant]:
-        twice = [name for name, count in Counter(entry.name for entry in value).items() if count > 1]
+    def _apart(cls, value: list[Any]) -> list[Any]:
+        names = [entry.name if isinstance(entry, Variant) else entry for entry in value]
+        twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
-            raise ValueError(f"'{twice[0]}' is there twice; give one of them another name")
+            raise ValueError(f"{twice[0]!r} is there twice; give one of them another name, or take it out")
         return value
 
 
@@ -148,6 +148,9 @@ def load_study(
         for variant in file.methods
         for seed in file.seeds
     ]
+    twice = [name for name, count in Counter(entry.recipe.name for entry in runs).items() if count > 1]
+    if twice:
+        raise ConfigError(f"{path}: two of its runs would be called {twice[0]}; give a method another name")
     return Study(file.name, root, tuple(runs), file.baseline, file.reference)
 
 
@@ -162,9 +165,8 @@ def _run(
     iterations: int | None,
 ) -> StudyRun:
     name = f"{source.replace('/', '-')}-{variant.name}-seed{seed}"
-    # JSON is YAML, so values go through the door of --set.
-    own = [f"{key}={json.dumps(value)}" for key, value in (file.set | variant.set).items()]
-    fixed = [f"method={variant.method}", f"seed={seed}", f"name={name}"]
+    own = (file.set | variant.set).items()
+    fixed = [("method", variant.method), ("seed", seed), ("name", name)]
     # A recipe beside the study's own folder of recipes is found before a shipped one.
     beside = path.parent / f"{source}.yaml"
     try:

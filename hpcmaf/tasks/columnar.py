@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
-from hpcmaf.errors import DataError, PlatformError
+from hpcmaf.errors import DataError, PlatformError, errno_of
+from hpcmaf.hub import SECONDS, ask_hub, reason
 from hpcmaf.tasks.rows import SPLIT_NAMES, Row
 
 _BATCH = 1024
@@ -27,7 +28,7 @@ def read_parquet(path: Path) -> Iterator[tuple[str, str | None, Mapping[str, Any
         with pq.ParquetFile(path) as file:
             yield from _rows(path, file.iter_batches(batch_size=_BATCH))
     except (pa.ArrowException, OSError) as error:
-        raise _torn(path, error) from error
+        _raise_torn(path, error)
 
 
 def read_arrow(path: Path) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
@@ -46,7 +47,7 @@ def read_arrow(path: Path) -> Iterator[tuple[str, str | None, Mapping[str, Any]]
             else:
                 yield from _rows(path, reader)
     except (pa.ArrowException, OSError) as error:
-        raise _torn(path, error) from error
+        _raise_torn(path, error)
 
 
 def _rows(path: Path, batches: Any) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
@@ -77,16 +78,19 @@ def read_hub(name: str, preferred: Sequence[str], split: str | None) -> Iterator
     DataError
         The hub does not deliver, or the splits have unknown names.
     """
-    datasets = _require("datasets", name)
     try:
+        if not Path(name).exists():
+            ask_hub(lambda hub: hub.dataset_info(name, timeout=SECONDS))
+        datasets = _require("datasets", name)
         configs = datasets.get_dataset_config_names(name)
         chosen = [config for config in (*preferred, "default") if config in configs][:1] or configs
         loaded = {config: datasets.load_dataset(name, config) for config in chosen}
+    except PlatformError:
+        raise
     # The client raises its own, requests', httpx' and builtin exceptions alike.
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
         raise DataError(
-            f"{name}: neither a path here nor to be had from the hub ({type(error).__name__}: {reason}); "
+            f"{name}: neither a path here nor to be had from the hub ({reason(error)}); "
             "check the name and the network, or download it elsewhere and pass the folder"
         ) from error
     known = False
@@ -114,6 +118,7 @@ def _require(package: str, what: str) -> ModuleType:
         raise PlatformError(f"{what}: reading it needs {package}; install it with pip install 'hpcmaf[hub]'") from error
 
 
-def _torn(path: Path, error: Exception) -> DataError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return DataError(f"{path}: torn or not what its name says ({reason}); fetch it again")
+def _raise_torn(path: Path, error: Exception) -> NoReturn:
+    if errno_of(error) is not None:
+        raise error  # of the file system, not of the file
+    raise DataError(f"{path}: torn or not what its name says ({reason(error)}); fetch it again") from error

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.errors import ConfigError, DataError
-from hpcmaf.publish import file_sha256
+from hpcmaf.publish import file_sha256, manifest_path
 from hpcmaf.tasks.base import Problem, question_hash
 from hpcmaf.tasks.columnar import read_hub
-from hpcmaf.tasks.layouts import READERS, locate, read_parts
+from hpcmaf.tasks.layouts import READERS, left_out, locate, read_parts, recognised
 from hpcmaf.tasks.prepared import counts, manifests, read_prepared, write_prepared
 from hpcmaf.tasks.rows import Row
 from hpcmaf.tasks.splits import Splits, assign_roles, draw
@@ -57,6 +57,12 @@ class Files:
         present = manifests(source)
         if present:
             pools = read_prepared(source, self.task, present)
+            for part in (part for parts in recognised(source, self.layouts).values() for part in parts):
+                if not manifest_path(part.path).exists():
+                    raise DataError(
+                        f"{part.path}: lies beside prepared problems and is not one of them; prepare it, too, "
+                        "or take it away"
+                    )
         else:
             pools, _ = collect((self.parse(row), row) for row in read_parts(locate(source, self.layouts, None)))
         pools = select_levels(pools, self.default_levels if levels is None else levels, str(source))
@@ -70,17 +76,18 @@ class Files:
             parts = locate(path, self.layouts, split)
             pools, repeated = collect((self.parse(row), row) for row in read_parts(parts))
             digest = _files_digest(path, [part.path for part in parts])
+            unread = [str(other.relative_to(path)) for other in left_out(parts)] if path.is_dir() else []
         else:
             rows = list(read_hub(source, self.configs, split))
             pools, repeated = collect((self.parse(row), row) for row in rows)
-            digest = _rows_digest(rows)
+            digest, unread = _rows_digest(rows), []
         roles = _roles(pools, split, source)
         report = {name: counts(pool) for name, pool in roles.items()}
         for name in roles:
             report[name] |= _repetitions(roles[name], [pool for other, pool in roles.items() if other != name])
         extra = {name: {"counts": report[name], "source": source, "source_sha256": digest} for name in roles}
         write_prepared(out, self.task, roles, extra, add=split is not None)
-        return {**report, "repeated_records": repeated}
+        return {**report, "repeated_records": repeated} | ({"left_out": unread} if unread else {})
 
 
 def collect(problems: Iterable[tuple[Problem, Row]]) -> tuple[dict[str, list[Problem]], int]:

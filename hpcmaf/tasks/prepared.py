@@ -7,8 +7,19 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from hpcmaf.errors import DataError
-from hpcmaf.publish import Manifest, file_sha256, manifest_path, read_manifest, write_manifest, write_text
+from hpcmaf.publish import (
+    Manifest,
+    Record,
+    file_sha256,
+    first_fault,
+    manifest_path,
+    read_manifest,
+    write_manifest,
+    write_text,
+)
 from hpcmaf.tasks.base import Problem
 from hpcmaf.tasks.rows import read_jsonl
 
@@ -16,11 +27,33 @@ SCHEMA = "hpcmaf-problems/1"
 FILES = ("train", "test", "all")
 
 
+class _Extra(Record):
+    task: str
+    files: list[str] = []
+
+
+class _Line(Record):
+    id: str
+    question: str
+    gold: str | None
+    meta: dict[str, str]
+
+
+def _check(model: type[Record], values: Mapping[str, Any], where: str) -> None:
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        raise DataError(f"{where}: {first_fault(error)}; delete it and run 'hpcmaf data prepare' again") from error
+
+
 def manifests(source: Path) -> dict[str, Manifest]:
     """Split name to manifest, for a prepared folder or file; empty for anything else."""
     paths = [source / f"{name}.jsonl" for name in FILES] if source.is_dir() else [source]
-    found = {path.stem: manifest for path in paths if (manifest := read_manifest(path)) is not None}
-    return {name: manifest for name, manifest in found.items() if manifest.schema == SCHEMA}
+    found = {path: manifest for path in paths if (manifest := read_manifest(path)) is not None}
+    ours = {path: manifest for path, manifest in found.items() if manifest.schema == SCHEMA}
+    for path, manifest in ours.items():
+        _check(_Extra, manifest.extra, str(manifest_path(path)))
+    return {path.stem: manifest for path, manifest in ours.items()}
 
 
 def write_prepared(
@@ -94,10 +127,8 @@ def _line(problem: Problem) -> str:
 
 
 def _problem(where: str, values: Mapping[str, Any]) -> Problem:
-    try:
-        return Problem(values["id"], values["question"], values["gold"], values["meta"])
-    except KeyError as error:
-        raise DataError(f"{where}: no key {error}; run 'hpcmaf data prepare' again") from error
+    _check(_Line, values, where)
+    return Problem(values["id"], values["question"], values["gold"], values["meta"])
 
 
 def counts(problems: Iterable[Problem]) -> dict[str, Any]:

@@ -17,6 +17,8 @@ _MODULES = {
     "jsonl": "hpcmaf.tasks.jsonl",
 }
 TASKS: tuple[str, ...] = tuple(_MODULES)
+# Drawn from a recipe's seed: there is nothing to prepare.
+GENERATED = ("arithmetic", "words")
 
 
 def get_task(name: str) -> Task:

@@ -210,10 +210,8 @@ def test_json_nested_without_end_is_damage(make_run: MakeRun) -> None:
     run = make_run("deep", upto=0)
     run.metrics(0).write_text('{"a":' * 100_000)
     run.plan.write_text('{"a":' * 100_000)
-    assert [line.partition(";")[0] for line in read_run(run.root).missing] == [
-        "plan.json: damaged (nested too deeply)",
-        "it00/metrics.json: damaged (nested too deeply)",
-    ]
+    plan, metrics = read_run(run.root).missing
+    assert plan.startswith("plan.json: damaged (") and metrics.startswith("it00/metrics.json: damaged (")
 
 
 def damage(value: Any, draw: random.Random) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,27 @@ def refused(*overrides: str) -> str:
         ("debate.agents", ["expected key=value"]),
         ("name.first=x", ["'name' is a plain value"]),
         ("name=a/b", ["name", "letters, digits"]),
+        ("method=[]", ["method", "valid string", "not []"]),
+        ("method={}", ["method", "valid string", "not {}"]),
+        ("-0=3", ["-0", "unknown key"]),
+        ("debate.0=3", ["debate.0", "unknown key", "known here: agents, rounds"]),
+        ("training.lora.targets=[1]", ["training.lora.targets.0", "valid string", "not 1"]),
+        ("training.lora=3", ["training.lora", "should hold keys (rank, alpha, dropout, targets), not 3"]),
+        ("evaluate_on={name: math, colour: red}", ["evaluate_on.colour", "unknown key", "known here"]),
+        ("seed=!!int x", ["--set seed", "not valid YAML"]),
+        ("seed=0x" + "f" * 5000, ["--set seed"]),
+        ("seed=0x" + "f" * 50, ["--set seed", "more than 64 bits"]),
+        ("description=2024-01-01", ["--set description", "a date", "put it in quotes"]),
+        ("description=2024-99-99", ["--set description", "not valid YAML (month must be in 1..12)"]),
+        ("description=!!binary aGk=", ["--set description", "a bytes"]),
+        ("description=!!python/object:os.system x", ["--set description", "not valid YAML"]),
+        ('description="\\0"', ["--set description", "a character that no text has"]),
+        ('description="\\ud800"', ["--set description", "a character that no text has"]),
+        ("debate={1: 2}", ["--set debate", "the key 1 is no text"]),
+        ("debate={? [a]: 2}", ["--set debate", "the key ('a',) is no text"]),
+        ("description=" + "[" * 3000, ["--set description", "nested without end"]),
+        ("description=&a [*a]", ["--set description", "nested without end"]),
+        ("description=&a {b: *a}", ["--set description", "nested without end"]),
     ],
 )
 def test_a_wrong_value_is_named(override: str, words: list[str]) -> None:
@@ -70,6 +92,11 @@ def write(folder: Path, text: str) -> str:
         ("seed: 1\n", ["model: missing"]),
         ("model: {}\ntask: {name: math}\n", ["model.path: missing", "folder"]),
         ("\tmodel: x\n", ["not valid YAML"]),
+        ("a.b: 1\nmodel: {path: x}\ntask: {name: math}\n", ["a.b: unknown key"]),
+        ("'-0': 1\nmodel: {path: x}\ntask: {name: math}\n", ["-0: unknown key"]),
+        ("1: x\n", ["the key 1 is no text"]),
+        ("a: &a [x, x]\n" + "".join(f"{c}: &{c} [*{b}, *{b}]\n" for b, c in pairwise("abcdefghijklmnopqrstuvw")), ["nested"]),
+        ("model: {path: x}\ntask: {name: math}\nmethod: [", ["not valid YAML"]),
     ],
 )
 def test_a_wrong_file_is_named(tmp_path: Path, text: str, words: list[str]) -> None:
@@ -80,6 +107,11 @@ def test_a_wrong_file_is_named(tmp_path: Path, text: str, words: list[str]) -> N
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_aliases_that_end_are_fine(tmp_path: Path) -> None:
+    text = "model: {path: x}\ntask: &t {name: math, prompts: &p default}\nevaluate_on: {name: gsm8k, prompts: *p}\n"
+    assert load_recipe(write(tmp_path, text)).evaluation.prompts == "default"
 
 
 def test_files_that_are_not_text_or_not_there(tmp_path: Path) -> None:

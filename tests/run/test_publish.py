@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from hpcmaf.errors import StoreError
-from hpcmaf.publish import atomic_path, check_manifest, manifest_path, write_json, write_manifest, write_text
+from hpcmaf.errors import DataError, PlatformError, StoreError
+from hpcmaf.locking import lock
+from hpcmaf.publish import (
+    Amount,
+    Count,
+    Record,
+    atomic_path,
+    check_manifest,
+    manifest_path,
+    read_bytes,
+    read_json,
+    sync,
+    write_json,
+    write_manifest,
+    write_text,
+)
 
 
 def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
@@ -79,3 +96,101 @@ def test_same_value_same_bytes(tmp_path: Path) -> None:
     write_json(tmp_path / "a", {"b": 1, "a": "\ud800"})
     write_json(tmp_path / "b", {"a": "\ud800", "b": 1})
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+# --- what file systems lack, and what does not go at once -----------------------------
+
+
+def test_procfs_that_cannot_sync_folders_is_passed_over(tmp_path: Path) -> None:
+    """procfs says EINVAL, as CIFS and many a FUSE do; a file that cannot be synced is an error."""
+    sync(Path("/proc"))
+    with pytest.raises(OSError, match="Invalid argument"):
+        sync(Path("/proc/self/cmdline"))
+    with pytest.raises(FileNotFoundError):
+        sync(tmp_path / "none")
+
+
+def test_what_is_published_does_not_fail_for_what_stays_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """NFS keeps a file that somebody has open, and its folder with it."""
+    tries = []
+
+    def busy(path: Path, **_: object) -> None:
+        tries.append(path)
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+
+    target = tmp_path / "run" / "model"
+    for content in ("first", "second"):
+        with monkeypatch.context() as patch, atomic_path(target) as temporary:
+            temporary.mkdir()
+            (temporary / content).write_text(content)
+            patch.setattr(shutil, "rmtree", busy)
+            patch.setattr("time.sleep", lambda seconds: None)
+            left = temporary
+    assert not left.exists() and [path.name for path in target.iterdir()] == ["second"]
+    assert len(tries) == 3, "it is tried again"
+    (behind,) = (path for path in target.parent.iterdir() if path != target)
+    assert behind.match(".*.tmp"), "the next to go on with the run takes it away"
+    assert "could not be deleted (Directory not empty), and stays" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(PlatformError, match=r"has no flock .*put runs elsewhere") as caught, lock(tmp_path / "a", "no"):
+        pass
+    assert str(tmp_path / "a") in str(caught.value) and caught.value.errno == number
+
+
+# --- records --------------------------------------------------------------------------
+
+
+class Sample(Record):
+    count: Count
+    spent: Amount | None = None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "damaged (Expecting value"),
+        ("[]", "not a JSON object"),
+        ("{}", "damaged (count: Field required)"),
+        ('{"count": null}', "damaged (count: Input should be a valid integer)"),
+        ('{"count": "one"}', "damaged (count: Input should be a valid integer)"),
+        ('{"count": true}', "damaged (count: Input should be a valid integer)"),
+        ('{"count": -1}', "damaged (count: Input should be greater than or equal to 0)"),
+        ('{"count": 1' + "0" * 30 + "}", "damaged (a number of 31 digits)"),
+        ('{"count": 1, "spent": NaN}', "damaged (NaN is no finite number)"),
+        ('{"count": 1, "spent": 1e300}', "damaged (spent: Input should be less than"),
+        ("[" * 100_000, "damaged (maximum recursion depth"),
+        ("\xff", "damaged ("),
+    ],
+)
+def test_a_record_is_what_it_should_be_or_one_line(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError) as caught:
+        read_json(path, Sample)
+    assert str(caught.value).startswith(f"{path}: {said}") and "\n" not in str(caught.value)
+
+
+def test_a_record_keeps_what_a_later_version_adds(tmp_path: Path) -> None:
+    value = {"count": 1, "later": [1, {"text": "\ud800"}]}
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json", Sample) == value
+
+
+@pytest.mark.timeout(20)
+def test_what_is_no_file_is_an_error_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, said in ((tmp_path / "pipe", "not a regular file"), (tmp_path, "Is a directory"), (Path("/dev/zero"), "not a")):
+        with pytest.raises(OSError, match=said) as caught:
+            read_bytes(path)
+        assert caught.value.filename == str(path)
+    with pytest.raises(OSError, match="Input/output error"):
+        read_bytes(Path("/proc/self/mem"))

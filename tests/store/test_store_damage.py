@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -17,9 +19,10 @@ import pytest
 from click.testing import CliRunner
 
 from hpcmaf.cli.verify import command
-from hpcmaf.errors import StoreError
+from hpcmaf.errors import PlatformError, StoreError
 from hpcmaf.publish import manifest_path, read_manifest, write_json, write_manifest
 from hpcmaf.store import Store, merge, verify, write_store
+from hpcmaf.store.damage import reading
 
 DATASETS = [
     "problems/id/data",
@@ -322,3 +325,82 @@ write_store(Path(sys.argv[1]), INFO, slowly())
     findings = verify(tmp_path)
     assert [finding.path for finding in findings] == [left]
     assert "killed" in findings[0].what
+
+
+# --- what is not damage -------------------------------------------------------------
+
+# Reading it fails with EIO, as of a disk or a server that is not well.
+BROKEN_DISK = Path("/proc/self/mem")
+
+
+def test_a_disk_that_fails_is_no_damage(store: Path) -> None:
+    """From the first byte on, and once the file is open already."""
+    with Store(store) as opened:
+        descriptor = os.open(BROKEN_DISK, os.O_RDONLY)
+        os.dup2(descriptor, opened._file.id.get_vfd_handle())
+        os.close(descriptor)
+        with pytest.raises(PlatformError) as caught:
+            list(opened.transcripts())
+    store.unlink()
+    store.symlink_to(BROKEN_DISK)
+    with pytest.raises(PlatformError) as again:
+        Store(store)
+    for error in (caught.value, again.value):
+        assert (error.kind, error.errno) == ("hardware", errno.EIO)
+        assert "Input/output error" in str(error) and str(store) in str(error)
+    finding = verify(store)[-1]
+    assert "Input/output error" in finding.what and "delete" not in str(finding)
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EACCES, errno.EMFILE, errno.ENOSPC, errno.ETIMEDOUT])
+@pytest.mark.parametrize("kind", [OSError, KeyError, RuntimeError])
+def test_an_error_of_the_system_says_so(number: int, kind: type[Exception], tmp_path: Path) -> None:
+    """HDF5 has the number in its text alone, and h5py picks the class by what it was doing."""
+    text = f"Unable to open object (file read failed: time = now\n, errno = {number}, error message = 'x')"
+    with pytest.raises(PlatformError) as caught, reading(tmp_path / "a.h5", "problems/id"):
+        raise kind(text)
+    assert caught.value.errno == number and os.strerror(number) in str(caught.value)
+    assert (caught.value.kind == "hardware") == (number in {errno.ESTALE, errno.ETIMEDOUT})
+    assert "delete" not in str(caught.value) and "damage" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [TypeError, AttributeError, IndexError, AssertionError, MemoryError])
+def test_a_defect_of_ours_is_no_damage(kind: type[Exception], tmp_path: Path) -> None:
+    with pytest.raises(kind, match="ours"), reading(tmp_path / "a.h5", "problems/id"):
+        raise kind("ours")
+
+
+def test_too_many_open_files_are_no_damage(store: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open(os.devnull) as lowest:
+        free = lowest.fileno()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        with pytest.raises(PlatformError, match="ulimit") as caught:
+            Store(store)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert caught.value.errno == errno.EMFILE
+
+
+def test_a_store_of_somebody_else_is_no_damage(store: Path) -> None:
+    store.chmod(0o000)
+    for folder in (store.parent, *store.parents[1:4]):
+        folder.chmod(0o755)
+    code = """
+import os, sys
+from pathlib import Path
+from hpcmaf.errors import PlatformError
+from hpcmaf.store import Store, verify
+if os.getuid() == 0:  # who may read everything
+    os.setuid(65534)
+path = Path(sys.argv[1])
+try:
+    Store(path)
+except PlatformError as error:
+    print(error)
+print(*verify(path), sep="\\n")
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(store)], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3 and all("Permission denied" in line and "delete" not in line for line in lines), done

@@ -55,6 +55,17 @@ def test_a_variant_may_evaluate_elsewhere(tmp_path: Path) -> None:
         ("maft", {"models": "[gpt]"}, "neither a file nor a shipped recipe"),
         ("maft", {"seeds": "[]"}, "seeds"),
         ("{name: a b, method: maft}", {}, "methods.0.name"),
+        ("{name: a, method: maft, colour: red}", {}, r"methods.0.colour: unknown key; known here: method, name, set"),
+        ("null", {}, r"methods.0: should hold keys \(name, method, set\), not None"),
+        ("maft, ", {"tasks": "[null]"}, "tasks.0: .*valid string"),
+        ("3", {}, r"methods.0: should hold keys"),
+        ("{name: a, method: [maft]}", {}, r"methods.0.method: .*valid string"),
+        ("{name: a, method: maft, set: {a: 2024-01-01}}", {}, "methods.0.set.a: a date is neither"),
+        ("{name: a, method: maft, set: {'': 1}}", {}, "expected key=value"),
+        ("{name: a, method: maft, set: {method: []}}", {"seeds": "[x]"}, "seeds.0"),
+        ("maft", {"seeds": "[1, 2, 1]"}, "seeds: 1 is there twice"),
+        ("maft", {"seeds": "[-1]"}, "seed: .*greater than or equal to 0"),
+        ("maft", {"models": "[micro, micro]"}, "models: 'micro' is there twice"),
         ("maft, star", {"baseline": "single-agent-ft"}, "no method of the study; one of base, debate, maft, maj"),
     ],
 )
@@ -62,6 +73,12 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, methods: str, keys: dict[
     with pytest.raises(ConfigError, match=words) as caught:
         lay_out(tmp_path, methods, **keys)
     assert "\n" not in str(caught.value)
+
+
+def test_values_for_recipes_are_not_read_twice(tmp_path: Path) -> None:
+    """Text stays text on its way into a recipe, whatever YAML would make of it."""
+    (entry,) = lay_out(tmp_path, "maft", set="{description: '1e3: \U0001f40d é', model.revision: '12'}").runs
+    assert (entry.recipe.description, entry.recipe.model.revision) == ("1e3: \U0001f40d é", "12")
 
 
 def test_no_such_study() -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from hpcmaf.errors import ConfigError, DataError, HpcmafError, PlatformError
-from hpcmaf.tasks import get_task
+from hpcmaf.tasks import TASKS, get_task
+from hpcmaf.tasks.registry import GENERATED
 from tests.tasks.conftest import gsm8k_rows, math_record, write_jsonl
 
 GOOD = json.dumps({"question": "q?", "answer": "#### 1"}).encode() + b"\n"
@@ -196,3 +197,107 @@ def test_a_dangling_link(tmp_path) -> None:
     source.mkdir()
     os.symlink(tmp_path / "gone", source / "train.jsonl")
     assert "train.jsonl" in refused("gsm8k", source)
+
+
+# --- folders in which something would be lost -----------------------------------
+
+
+def lay(folder: Path, *names: str) -> Path:
+    """Files by name, each with three questions of GSM8K's form."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = gsm8k_rows(path.stem, 3)
+        match path.suffix:
+            case ".jsonl":
+                write_jsonl(path, rows)
+            case ".json":
+                path.write_text(json.dumps(rows))
+            case ".parquet":
+                pq.write_table(pa.Table.from_pylist(rows), path)
+            case _:
+                path.write_text("x")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train.jsonl", "test.json"),
+        ("train.parquet", "test.jsonl"),
+        ("train-00000-of-00001.parquet", "test.json"),
+        ("data/train.jsonl", "data/test.parquet"),
+    ],
+)
+def test_splits_in_different_forms_are_all_read(names, tmp_path) -> None:
+    report = get_task("gsm8k").prepare(str(lay(tmp_path / "source", *names)), tmp_path / "out")
+    assert {name: report[name]["problems"] for name in ("train", "test")} == {"train": 3, "test": 3}
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("train.jsonl", "test.jsonl", "train.parquet"), "both hold the split 'train'"),
+        (("train.jsonl", "test.jsonl", "data/test.jsonl"), "both hold the split 'test'"),
+        (("train.jsonl", "main/test.jsonl"), "name the folder that is meant"),
+        (("train.jsonl", "test.csv"), "test.csv, line 1: no key 'question'"),
+        (("train.jsonl", "test.jsonl.gz"), "seems to be the split 'test'"),
+        (("train.jsonl", "TEST.jsonl"), "seems to be the split 'test'"),
+        (("train.jsonl", "gsm8k_test.jsonl"), "seems to be the split 'test'"),
+        (("train.jsonl", "test/part.jsonl"), "seems to be the split 'test'"),
+        (("own.jsonl", "test.tsv"), "seems to be the split 'test'"),
+        (("train-00000-of-00002.parquet",), "train-00001-of-00002 is missing"),
+        (("train-00000-of-00002.parquet", "train-00000-of-00001.parquet"), "is missing beside the others"),
+        (("own.jsonl", "other.jsonl"), "unknown layout (it holds other.jsonl, own.jsonl)"),
+        (("a-train-test.arrow",), "its name says two splits"),
+    ],
+)
+def test_what_would_be_lost_is_named(names, said, tmp_path) -> None:
+    assert said in refused("gsm8k", lay(tmp_path / "source", *names))
+
+
+def test_what_is_about_data_is_no_data(tmp_path) -> None:
+    names = ("train.jsonl", "test.jsonl", "train_socratic.jsonl", "dataset_info.json", "README.md", "test.py")
+    report = get_task("gsm8k").prepare(str(lay(tmp_path / "source", *names)), tmp_path / "out")
+    assert report["test"]["problems"] == 3 and report["left_out"] == ["train_socratic.jsonl"]
+
+
+def test_the_whole_of_mmlu_stands_for_its_subjects(tmp_path) -> None:
+    row = {"question": "Which?", "choices": CHOICES, "answer": 1}
+    for folder in ("all", "anatomy"):
+        write_jsonl(tmp_path / "mmlu" / folder / "test.jsonl", [{**row, "question": folder}])
+    assert get_task("mmlu").prepare(str(tmp_path / "mmlu"), tmp_path / "first")["test"]["problems"] == 1
+    write_jsonl(tmp_path / "mmlu" / "anatomy" / "dev.jsonl", [row])
+    assert "name the folder that is meant" in refused("mmlu", tmp_path / "mmlu")
+
+
+def test_a_split_beside_prepared_ones_is_not_lost(tmp_path) -> None:
+    get_task("gsm8k").prepare(str(lay(tmp_path, "train.jsonl") / "train.jsonl"), tmp_path / "out", "train")
+    for name in ("test.json", "test.jsonl"):
+        lay(tmp_path / "out", name)
+        with pytest.raises(DataError, match=rf"{name}: lies beside prepared problems"):
+            get_task("gsm8k").splits(tmp_path / "out", 1, 1, 0)
+        (tmp_path / "out" / name).unlink()
+    assert get_task("gsm8k").splits(tmp_path / "out", 1, 1, 0).train
+
+
+def test_a_pipe_in_place_of_a_file(tmp_path) -> None:
+    (tmp_path / "source").mkdir()
+    os.mkfifo(tmp_path / "source" / "train.jsonl")
+    assert "no file that could be read" in refused("gsm8k", tmp_path / "source")
+
+
+def test_what_is_generated_is_not_offered_for_preparing() -> None:
+    from click.testing import CliRunner
+
+    from hpcmaf.cli.data import prepare
+    from hpcmaf.tasks.arithmetic import Generated
+
+    generated = {name for name in TASKS if isinstance(get_task(name).supply, Generated)}
+    assert generated == set(GENERATED)
+    for name in generated:
+        result = CliRunner().invoke(prepare, [name, "--source", "x"])
+        assert result.exit_code == 2 and name not in result.output.split("is not one of")[1]

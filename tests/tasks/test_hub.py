@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,6 +42,34 @@ def test_the_real_client_fails_in_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("listening", [True, False], ids=["silent", "refusing"])
+def test_a_hub_that_cannot_be_reached_is_one_line_within_seconds(listening: bool) -> None:
+    code = """
+import time
+from hpcmaf.errors import HpcmafError
+from hpcmaf.launch.basecheck import check_base
+from hpcmaf.recipe import Model
+from hpcmaf.tasks.columnar import read_hub
+import huggingface_hub.hf_api
+for ask in (lambda: check_base(Model(path="some/model")), lambda: list(read_hub("some/problems", (), None))):
+    began = time.monotonic()
+    try:
+        ask()
+    except HpcmafError as error:
+        print(error.exit_code, round(time.monotonic() - began, 1), error)
+"""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if listening:  # connections are taken by the kernel, and nobody ever answers
+            server.listen()
+        environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.getsockname()[1]}", "HF_HUB_OFFLINE": "0"}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["3", "4"], done
+    assert all(float(line.split()[1]) < 5 and "from the hub (" in line for line in lines), lines
+    assert not done.stderr
+
+
 class Hub:
     """Stands in for ``datasets`` where only the hub itself would answer."""
 
@@ -56,6 +87,7 @@ class Hub:
 
 def prepare(hub: Hub, task: str, out: Path, monkeypatch, split: str | None = None):
     monkeypatch.setitem(sys.modules, "datasets", hub.module())
+    monkeypatch.setattr("hpcmaf.tasks.columnar.ask_hub", lambda question: None)
     return get_task(task).prepare("owner/name", out, split)
 
 
@@ -109,13 +141,12 @@ def test_a_single_split_of_another_name(tmp_path, monkeypatch) -> None:
 
 def test_without_the_client_the_extra_is_named(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
+    monkeypatch.setattr("hpcmaf.tasks.columnar.ask_hub", lambda question: None)
     with pytest.raises(PlatformError, match=r"openai/gsm8k: reading it needs datasets; .* pip install 'hpcmaf\[hub\]'"):
         get_task("gsm8k").prepare("openai/gsm8k", tmp_path / "out")
 
 
 def test_importing_the_readers_loads_no_client() -> None:
-    import subprocess
-
     code = "import sys, hpcmaf.tasks.files, hpcmaf.cli.data; print({'datasets', 'pyarrow', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

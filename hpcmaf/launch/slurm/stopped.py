@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
-from hpcmaf.publish import write_json
+from hpcmaf.errors import DataError
+from hpcmaf.publish import Record, read_json, write_json
 from hpcmaf.rundir import RunDir
+
+
+class _Stop(Record):
+    reason: str
+    stage: str = ""
+    task: str = ""
+    kind: str = ""
+    log: str = ""
 
 
 def write_stop(
@@ -31,9 +39,8 @@ def write_stop(
 def read_stop(run: RunDir) -> dict[str, Any] | None:
     """Why the chain was stopped; ``None`` when it was not."""
     try:
-        value = json.loads(run.stopped.read_bytes())
+        return read_json(run.stopped, _Stop)
     except FileNotFoundError:
         return None
-    except ValueError:
-        value = None
-    return value if isinstance(value, dict) and "reason" in value else {"reason": f"{run.stopped} is unreadable"}
+    except DataError as error:
+        return {"reason": str(error)}
