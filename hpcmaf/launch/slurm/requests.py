@@ -152,7 +152,7 @@ def parameters(
         values["dependency"] = dependency(after)
     if wanted.nodes > 1:
         # A node that is lost must not leave the others waiting for it.
-        values["srun_args"] = ["--kill-on-bad-exit=0", "--wait=900"]
+        values["srun_args"] = ["--kill-on-bad-exit=0", "--wait=45"]
     if at_once is not None:
         values["array_parallelism"] = at_once
     values["additional_parameters"] = options
