@@ -11,14 +11,17 @@ from hpcmaf.site import Resources, Slurm
 
 # name=value, where a value may hold blanks: the next name ends it.
 _FIELD = re.compile(r"(?:^|\s)([A-Za-z][A-Za-z0-9_:/]*)=")
-_GPU = re.compile(r"gpu(?::([A-Za-z][^:,(]*))?:(\d+)")
+# gpu:2, gpu:3090:4(S:0-1), gpu:1g.10gb:7, gpu:a100:no_consume:4
+_GPU = re.compile(r"(?:^|,)gpu(?::(?!no_consume:)([^:,(]+))?(?::no_consume)?:(\d+)(?=[(,]|$)")
 _SIMPLE = re.compile(r"[A-Za-z0-9_.-]+(?:[&|][A-Za-z0-9_.-]+)*")
-_GONE = ("DOWN", "DRAIN", "FAIL", "NOT_RESPONDING", "FUTURE", "POWERED_DOWN_FAIL")
+_GONE = frozenset(
+    {"DOWN", "DRAIN", "DRAINED", "DRAINING", "FAIL", "FAILING", "FUTURE", "INVAL", "INVALID", "INVALID_REG", "ERROR"}
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node; memory in MB, GPUs by type (``""`` where it has none)."""
+    """One node; memory in MB, GPUs by type in small letters, as Slurm compares them (``""`` where it has none)."""
 
     name: str
     partitions: frozenset[str]
@@ -30,8 +33,11 @@ class Node:
 
     @property
     def usable(self) -> bool:
-        """Whether it runs jobs, or will by itself."""
-        return not any(word in self.state for word in _GONE) and not self.state.endswith("*")
+        """Whether it runs jobs, or will by itself, as nodes do that are switched off while nobody wants them."""
+        words = {word.rstrip("*~#%$@^!-") for word in self.state.upper().split("+")}
+        silent = "NOT_RESPONDING" in words or "*" in self.state
+        asleep = any(word.startswith("POWER") for word in words)
+        return not words & _GONE and (asleep or not silent)
 
 
 def records(text: str) -> Iterator[dict[str, str]]:
@@ -49,7 +55,7 @@ def read_nodes(text: str) -> list[Node]:
     for record in records(text):
         gpus: dict[str, int] = {}
         for kind, count in _GPU.findall(record.get("Gres", "")):
-            gpus[kind] = gpus.get(kind, 0) + int(count)
+            gpus[kind.lower()] = gpus.get(kind.lower(), 0) + int(count)
         features = record.get("ActiveFeatures") or record.get("AvailableFeatures", "")
         nodes.append(
             Node(
@@ -95,7 +101,7 @@ def fitting(
     kind = cluster.gpu_type or ""
 
     def gpus(node: Node) -> int:
-        return node.gpus.get(kind, 0) if kind else sum(node.gpus.values())
+        return node.gpus.get(kind.lower(), 0) if kind else sum(node.gpus.values())
 
     def most(values: Sequence[float]) -> float:
         return max(values, default=0)

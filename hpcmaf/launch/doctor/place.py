@@ -118,8 +118,10 @@ def _flock(folder: Path) -> Finding:
                     )
             except RunBusyError:
                 return ok("locks", f"flock holds in {folder}")
+    except HpcmafError as error:
+        return problem("locks", *str(error).split("; ", 1))
     except OSError as error:
-        return problem("locks", f"{folder}: {error.strerror}", "name a folder you may write to, with flock: --run")
+        return problem("locks", f"{folder}: {error.strerror}", "name a folder that you may write to: --run")
     finally:
         path.unlink(missing_ok=True)
 
