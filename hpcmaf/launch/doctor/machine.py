@@ -21,7 +21,8 @@ def examine_machine(profile: Profile) -> Iterator[Finding]:
     yield from _packages(profile)
     yield _gpus(profile)
     yield _bytecode()
-    yield from profile_findings(profile)
+    # What packages lack is told above, with their versions.
+    yield from (found for found in profile_findings(profile) if found.area != "packages")
 
 
 def profile_findings(profile: Profile) -> Iterator[Finding]:

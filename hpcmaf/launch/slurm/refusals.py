@@ -9,9 +9,9 @@ from collections.abc import Sequence
 _REFUSALS = (
     (r"inactive or drain|not available now", "wait until the partition is in service, or name another: slurm.partition"),
     (r"submit ?job ?limit|MaxSubmit", "wait until some of your jobs have ended, or raise generation.problems_per_shard"),
-    (r"partition", "set slurm.partition to one of {partitions}"),
     (r"account|association", "set slurm.account; sacctmgr show associations lists yours"),
     (r"qos", "set slurm.qos; sacctmgr show associations lists yours"),
+    (r"partition", "set slurm.partition to one of {partitions}"),
     (r"feature", "set {section}.constraint; sinfo -o '%P %f' lists features"),
     (r"time limit", "lower {section}.minutes"),
     (r"reservation", "set {section}.options: {{reservation: NAME}}; scontrol show reservation lists them"),
