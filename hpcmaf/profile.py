@@ -111,11 +111,13 @@ class Profile(Strict):
             few = job.gpus > 0 or section == "generation"
             if device != "cpu" and few and used > max(1, job.gpus):
                 remedy = f"ask for {used}, or lower {section}.{key}"
-                raise ValueError(f"{section}.{key}: {used} GPUs, but slurm.{section}.gpus asks for {job.gpus}; {remedy}")
+                raise ValueError(
+                    f"{section}.{key}: {used} GPUs, but slurm.{section}.gpus asks for {job.gpus}; {remedy}"
+                )
         return self
 
     def _gpu_use(self) -> list[tuple[str, str, str, int, GpuJob]]:
-        """Of each kind of job with GPUs: its section, the key that says how many it uses, its device, how many, its job."""
+        """Of each kind of job with GPUs: section, key that says how many it uses, device, how many, resources."""
         if self.launcher != "slurm":
             return []
         generation, finetuning = self.generation, self.finetuning

@@ -188,7 +188,9 @@ def test_failures_without_a_log_are_told_in_the_words_of_status(tmp_path: Path, 
     result = ask(logs, run, "--failed")
     assert result.exit_code == 0 and "nothing failed" not in result.output
     for task in stage.tasks:
-        assert f"it00/eval {task}: its job ended as FAILED on node2 before the task began; it left no log" in result.output
+        assert (
+            f"it00/eval {task}: its job ended as FAILED on node2 before the task began; it left no log" in result.output
+        )
 
 
 def test_a_gate_that_stopped_the_run_is_among_what_failed(tmp_path: Path, slurm_says: SlurmSays) -> None:

@@ -133,9 +133,15 @@ def test_a_spooled_copy_finds_the_rest_whatever_the_folders_are_called(
 ) -> None:
     site = tmp_path / folder / "slurm"
     shutil.copytree(SLURM, site)
-    copy, python, scontrol = spooled("debate.sh", tmp_path), program(tmp_path / "python"), program(tmp_path / "bin/scontrol")
+    copy, python, scontrol = (
+        spooled("debate.sh", tmp_path),
+        program(tmp_path / "python"),
+        program(tmp_path / "bin/scontrol"),
+    )
     # An array's master is all of its tasks to scontrol.
-    record = f"echo JobId=7; echo '   Command={site}/debate.sh{f' {arguments}' if arguments else ''}'; echo '   WorkDir=/'\n"
+    record = (
+        f"echo JobId=7; echo '   Command={site}/debate.sh{f' {arguments}' if arguments else ''}'; echo '   WorkDir=/'\n"
+    )
     scontrol.write_text(f"#!/bin/bash\n{record * 2}")
     environment = {"PATH": f"{scontrol.parent}:/usr/bin:/bin", "HPCMAF_PYTHON": str(python), "SLURM_JOB_ID": "7"}
     told = bash(copy, "r", "2", cwd=tmp_path, SLURM_SUBMIT_DIR=str(tmp_path), **environment)

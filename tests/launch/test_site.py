@@ -143,7 +143,10 @@ GPUS = ["slurm.finetuning.gpus=4", "slurm.finetuning.cpus=8"]
         (["finetuning.processes=8", "finetuning.device=auto", *GPUS], "finetuning.processes: 8 GPUs"),
         (["slurm.finetuning.gpus=0"], "finetuning.device: cuda, but slurm.finetuning.gpus asks for none"),
         (["slurm.generation.gpus=0"], "generation.device: cuda, but slurm.generation.gpus asks for none"),
-        (["slurm.generation.gpus=0", "generation.device=auto", "generation.tensor_parallel=2"], "tensor_parallel: 2 GPUs"),
+        (
+            ["slurm.generation.gpus=0", "generation.device=auto", "generation.tensor_parallel=2"],
+            "tensor_parallel: 2 GPUs",
+        ),
     ],
 )
 def test_processes_for_which_there_are_no_gpus_are_refused(overrides: list[str], words: str) -> None:
@@ -168,11 +171,14 @@ def test_processes_on_cpus_are_as_many_as_one_likes(overrides: list[str]) -> Non
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["finetuning.processes=1", *GPUS, "slurm.finetuning.minutes=120"], "finetuning: 3 of 4 GPUs a node are asked for and idle, up to 6.0 GPU-hours of each job"),
+        (
+            ["finetuning.processes=1", *GPUS, "slurm.finetuning.minutes=120"],
+            "finetuning: 3 of 4 GPUs a node are asked for and idle, up to 6.0 GPU-hours of each job",
+        ),
         (["slurm.generation.gpus=2"], "generation: 1 of 2 GPUs a node"),
         (["finetuning.device=cpu", *GPUS], "finetuning: 4 of 4 GPUs a node"),
     ],
-)  # fmt: skip
+)
 def test_idle_gpus_are_told_with_what_they_cost(overrides: list[str], words: str) -> None:
     [(text, remedy)] = load_profile("h100", overrides).idle_gpus()
     assert text.startswith(words) and remedy.startswith("lower slurm.")

@@ -327,7 +327,9 @@ def test_ordinary_queues_are_not_remarkable(tmp_path: Path, slurm_says: SlurmSay
     stage = plan.stage("it00/eval")
     sent = submitted(run, stage, stage.tasks, "7")
     gate = submitted(run, stage, (), "8", gate=True)
-    lines = [squeue_line(job, None, "PENDING", name, reason=reason) for job, name in (("7", sent.name), ("8", gate.name))]
+    lines = [
+        squeue_line(job, None, "PENDING", name, reason=reason) for job, name in (("7", sent.name), ("8", gate.name))
+    ]
     slurm_says(squeue="\n".join(lines), sacct="")
     assert "note:" not in status(run).stdout
 

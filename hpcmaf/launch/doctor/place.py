@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -75,6 +76,7 @@ def examine_place(run: RunDir, *, shared: bool) -> Iterator[Finding]:
             yield problem("run directory", str(error), "choose another --run")
         yield from _sharing(folder)
     yield _flock(folder)
+    yield _fsync(folder)
     yield from _room(folder)
 
 
@@ -124,6 +126,20 @@ def _flock(folder: Path) -> Finding:
         return problem("locks", f"{folder}: {error.strerror}", "name a folder that you may write to: --run")
     finally:
         path.unlink(missing_ok=True)
+
+
+def _fsync(folder: Path) -> Finding:
+    """Where a folder cannot be synced, what is published goes without; other errors would stop a run."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
+            return problem("fsync", f"{folder}: {error.strerror}", "put runs on another file system: --run")
+        return ok("fsync", f"{folder}: folders have none; files do without")
+    finally:
+        os.close(descriptor)
+    return ok("fsync", f"fsync works in {folder}")
 
 
 def _room(folder: Path) -> Iterator[Finding]:

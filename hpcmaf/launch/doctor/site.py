@@ -92,9 +92,7 @@ def _largest_array(profile: Profile, run: RunDir, kind: str, limit: int) -> int:
     return max((len(window.elements) for window in windows), default=1)
 
 
-def _explained(
-    refusal: str, section: str, why: tuple[str, str] | None, partitions: Sequence[str]
-) -> tuple[str, str]:
+def _explained(refusal: str, section: str, why: tuple[str, str] | None, partitions: Sequence[str]) -> tuple[str, str]:
     """Slurm's words, what is behind them where its nodes tell, and what to do."""
     if why is not None and re.search("node configuration|feature|node not available", refusal, re.IGNORECASE):
         return f"{refusal} ({why[0]})", why[1]
@@ -109,7 +107,9 @@ def _caveats(
         yield warning(name, f"partition {partition} is {record['State']}: jobs wait", "name another, or wait")
     if wanted.minutes > (longest := minutes(record.get("MaxTime", ""))):
         remedy = f"set slurm.{name}.minutes to {longest:g} or less; what is not done goes on in the next attempt"
-        yield problem(name, f"{wanted.minutes} minutes, but {partition} allows {longest:g}: its jobs never start", remedy)
+        yield problem(
+            name, f"{wanted.minutes} minutes, but {partition} allows {longest:g}: its jobs never start", remedy
+        )
     most = record.get("MaxNodes", "")
     if most.isdigit() and wanted.nodes > int(most):
         remedy = f"lower slurm.{name}.nodes"

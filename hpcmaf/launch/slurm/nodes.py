@@ -116,7 +116,7 @@ def _order(number: ipaddress.IPv4Address | ipaddress.IPv6Address) -> tuple[int, 
 
 
 def _chosen(interface: str, wanted: str) -> bool:
-    """Whether NCCL takes an interface: ``eth,ib`` are beginnings of names, ``=`` means whole names, ``^`` all others."""
+    """Whether NCCL takes an interface: ``eth,ib`` are beginnings of names, ``=`` means whole ones, ``^`` all others."""
     sign, names = re.fullmatch(r"(\^?=?)(.*)", wanted).groups()  # type: ignore[union-attr]
     listed = names.split(",")
     found = interface in listed if "=" in sign else any(name and interface.startswith(name) for name in listed)

@@ -7,8 +7,14 @@ from collections.abc import Sequence
 
 # What the words of a refusal are about; the first that fits.
 _REFUSALS = (
-    (r"inactive or drain|not available now", "wait until the partition is in service, or name another: slurm.partition"),
-    (r"submit ?job ?limit|MaxSubmit", "wait until some of your jobs have ended, or raise generation.problems_per_shard"),
+    (
+        r"inactive or drain|not available now",
+        "wait until the partition is in service, or name another: slurm.partition",
+    ),
+    (
+        r"submit ?job ?limit|MaxSubmit",
+        "wait until some of your jobs have ended, or raise generation.problems_per_shard",
+    ),
     (r"account|association", "set slurm.account; sacctmgr show associations lists yours"),
     (r"qos", "set slurm.qos; sacctmgr show associations lists yours"),
     (r"partition", "set slurm.partition to one of {partitions}"),
