@@ -377,7 +377,7 @@ def test_what_slurm_refused_is_told_in_its_words(tmp_path: Path, slurm_says: Slu
     sent = submitted(run, stage, stage.tasks, None)
     words = "sbatch: error: AssocMaxSubmitJobLimit; Batch job submission failed: Job violates accounting/QOS policy"
     with run.submissions.open("a") as file:
-        file.write(json.dumps({"event": "refused", "name": sent.name, "text": words, "time": 0.0}) + "\n")
+        file.write(json.dumps({"event": "refused", "name": sent.name, "why": words, "index": None, "time": 0.0}) + "\n")
     slurm_says(squeue="", sacct="")
     found = look(run)
     assert found.survey.failures == {} and found.stages[0].waiting == 2

@@ -76,7 +76,7 @@ def _refused(run: RunDir) -> dict[str, str]:
             continue
         event = value.get("event") if isinstance(value, dict) else None
         if event == "refused":
-            found[str(value.get("name", ""))] = str(value.get("text", ""))
+            found[str(value.get("name", ""))] = str(value.get("why", ""))
         elif event in {"submitted", "reset"}:
             found.clear()
     return found
