@@ -170,7 +170,7 @@ def test_the_doctor_sees_that_nodes_do_not_know_each_other(slurm: Cluster, tmp_p
     [
         ("slurm.merge.partition=lost", "merge", "Invalid partition name", "slurm.partition to one of high, low, main"),
         ("slurm.generation.gpus=8", "generation", "(no node has 8 GPUs, 4 at most)", "lower slurm.generation.gpus"),
-        ("slurm.finetuning.constraint=a100", "finetuning", "Invalid feature", "one of its nodes' features: h100"),
+        ("slurm.finetuning.constraint=a100", "finetuning", "Invalid feature", "set slurm.finetuning.constraint"),
         ("slurm.gate.options={reservation: none}", "gate", "eservation", "reservation: NAME"),
     ],
 )

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 from collections.abc import Generator, Mapping
 
 from hpcmaf.errors import SlurmError
 from hpcmaf.launch.doctor.finding import Finding, ok, problem, warning
-from hpcmaf.launch.slurm.commands import AccountingAbsentError, accounting, call, configuration, queue
+from hpcmaf.launch.slurm.commands import AccountingAbsentError, accounting, configuration, queue
 from hpcmaf.launch.slurm.requests import array_limit
 from hpcmaf.profile import Profile
 
 _NEEDED = ("sbatch", "srun", "squeue", "scancel", "scontrol")
 _USEFUL = {"sinfo": "to look around", "sacct": "to tell why jobs ended"}
-
-# Older ones may lack options used here; whether squeue does is tried.
-_OLDEST = (20, 11)
 
 # Under this the process of a finetuning job may not get to the end of a step.
 _SHORT_KILL_WAIT = 30
@@ -36,7 +32,6 @@ def examine_cluster(profile: Profile) -> Generator[Finding, None, Mapping[str, s
         yield warning("Slurm commands", f"not found: {', '.join(absent)}", "install Slurm's client commands")
     else:
         yield ok("Slurm commands", f"{', '.join([*_NEEDED, *_USEFUL])} found")
-    yield _version()
     began = time.monotonic()
     try:
         known = configuration(seconds=profile.cluster.command_seconds)
@@ -44,7 +39,7 @@ def examine_cluster(profile: Profile) -> Generator[Finding, None, Mapping[str, s
         yield problem("controller", str(error), "wait until Slurm answers, or ask its operators")
         return None
     took = time.monotonic() - began
-    text = f"{known.get('ClusterName', '?')} answered in {took:.1f} s"
+    text = f"{known.get('ClusterName', '?')}, Slurm {known.get('SLURM_VERSION', '?')}, answered in {took:.1f} s"
     if took > _SLOW_ANSWER:
         yield warning("controller", text, "raise slurm.command_seconds; gates wait slurm.patience_minutes")
     else:
@@ -54,22 +49,6 @@ def examine_cluster(profile: Profile) -> Generator[Finding, None, Mapping[str, s
     yield _arrays(known, profile)
     yield _kill_wait(known, profile)
     return known
-
-
-def _version() -> Finding:
-    try:
-        text = call(["sbatch", "--version"], seconds=10).strip()
-    except SlurmError as error:
-        return problem("Slurm version", str(error), "mend the installation of Slurm's commands")
-    found = re.search(r"(\d+)\.(\d+)", text)
-    if found is None:
-        return warning("Slurm version", f"{text!r} names no version", "20.11 or later is known to have what is used")
-    if (int(found[1]), int(found[2])) < _OLDEST:
-        lacking = "squeue --me, sbatch --gpus-per-node and what scontrol prints may differ"
-        return warning(
-            "Slurm version", f"{text} is older than 20.11: {lacking}", "use a newer cluster, or try a small run"
-        )
-    return ok("Slurm version", text)
 
 
 def _squeue(profile: Profile) -> Finding:

@@ -94,7 +94,7 @@ def _largest_array(profile: Profile, run: RunDir, kind: str, limit: int) -> int:
 
 def _explained(refusal: str, section: str, why: tuple[str, str] | None, partitions: Sequence[str]) -> tuple[str, str]:
     """Slurm's words, what is behind them where its nodes tell, and what to do."""
-    if why is not None and re.search("node configuration|feature|node not available", refusal, re.IGNORECASE):
+    if why is not None and re.search("node configuration|node not available", refusal, re.IGNORECASE):
         return f"{refusal} ({why[0]})", why[1]
     return refusal, lifting(refusal, section, partitions)
 
