@@ -288,13 +288,15 @@ def test_a_user_without_a_name_is_examined(
     """In a container without an entry in /etc/passwd."""
     run, _, _ = make_run(tmp_path / "run")
     played(slurm_says, tmp_path)
-    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+    monkeypatch.chdir(tmp_path)
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "getuid", lambda: 54_321)
     with pytest.raises((KeyError, OSError)):
         getpass.getuser()
     _, found = doctor("--run", str(run.root))
     assert {found[area][0].level for area in ("generation", "merge", "gate")} == {"ok"}
+    assert not (tmp_path / "~").exists()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
