@@ -187,12 +187,17 @@ def test_the_doctor_asks_slurm_itself(
 
 def test_the_doctor_finds_nothing_against_all_of_a_nodes_memory(slurm: Cluster, tmp_path: Path) -> None:
     loop = Loop(slurm, tmp_path / "run", "slurm.generation.memory_gb=0")
+    plant(loop.run, "it00/eval", "00000", "sleep 20")
     code, found = doctor(loop)
     assert code == 0 and found["generation"]["level"] == "ok"
     loop.start()
+    [name] = [line["name"] for line in loop.events("intent") if line["stage"] == "it00/eval" and line["elements"]]
+    script = loop.run.jobs(loop.plan.stage("it00/eval"), name) / "submission.sh"
+    assert "#SBATCH --mem=0" in script.read_text().splitlines()
+    wait_until("a whole node is taken", lambda: loop.running_on("it00/eval", "00000"), 90, 0.5)
     job = loop.task("it00/eval", "00000")
     assert job is not None
-    assert "MinMemoryNode=8000M" in slurm.client("scontrol", "show", "job", job["id"]), "all that a node of 8000 MB has"
+    assert "mem=8000M" in slurm.client("scontrol", "show", "job", job["id"]), "all that a node of 8000 MB has"
 
 
 def test_jobs_go_where_the_shell_says(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +211,8 @@ def test_jobs_go_where_the_shell_says(slurm: Cluster, tmp_path: Path, monkeypatc
     loop.profile = load_profile(str(loop.run.profile))
     loop.start()
     loop.finish()
-    assert {job["partition"] for job in slurm.jobs() if job["name"].startswith("run-")} == {"high"}
+    names = {line["name"] for line in loop.events("intent")}
+    assert {job["partition"] for job in slurm.jobs() if job["name"] in names} == {"high"}
 
 
 def test_a_gate_that_is_held_is_told_of(slurm: Cluster, tmp_path: Path) -> None:
