@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from hpcmaf.cli.doctor import command
 from hpcmaf.errors import PlatformError
+from hpcmaf.launch import executors
 from hpcmaf.launch.doctor import Finding
 from hpcmaf.launch.doctor import machine as machine_module
 from hpcmaf.launch.doctor.nodes import fitting, minutes, read_nodes, records
@@ -335,6 +336,21 @@ def test_a_file_system_without_flock_is_named_with_its_remedy(
 def test_visible_gpus_are_names(monkeypatch: pytest.MonkeyPatch, said: str, names: list[str]) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", said)
     assert visible_gpus() == names
+
+
+def test_a_job_on_this_machine_gets_its_gpus_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, plan, profile = make_run(tmp_path / "run", launcher="local")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-a,MIG-b")
+
+    def answer(*_: object) -> None:
+        (tmp_path / "seen").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+
+    monkeypatch.setattr(executors, "run_task", answer)
+    for slot, name in enumerate(("MIG-a", "MIG-b", "MIG-a")):
+        attempt = tmp_path / f"attempt-{slot}"
+        attempt.mkdir()
+        executors.submit_local(run, plan.stages[0], ["00000"], attempt, plan.identity, profile, slot).result()
+        assert (tmp_path / "seen").read_text() == name
 
 
 def test_wrong_and_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
