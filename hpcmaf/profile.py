@@ -5,7 +5,7 @@ What is asked of a Slurm cluster stands in :mod:`hpcmaf.site`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from hpcmaf.configfile import Strict, apply_overrides, read_mapping, shipped_folder, validate
 from hpcmaf.cores import usable_cores
 from hpcmaf.errors import ConfigError
-from hpcmaf.site import Slurm
+from hpcmaf.site import GpuJob, Slurm, with_defaults
 
 if TYPE_CHECKING:
     from hpcmaf.engines.vllm_options import VllmOptions
@@ -102,13 +102,41 @@ class Profile(Strict):
     def _check_launcher(self) -> Profile:
         if self.launcher == "slurm" and self.slurm is None:
             raise ValueError("slurm: missing; a profile of launcher: slurm says there what to ask of the cluster")
-        used = self.generation.gpus
-        if used > 1 and self.launcher == "slurm" and self.generation.device != "cpu":
-            asked = self.cluster.generation.gpus
-            key = "tensor_parallel" if self.generation.engines == 1 else "engines"
-            if used > asked:
-                raise ValueError(f"generation.{key}: {used} GPUs, but slurm.generation.gpus asks for {asked}")
+        for section, key, device, used, job in self._gpu_use():
+            if device == "cuda" and job.gpus == 0:
+                raise ValueError(
+                    f"{section}.device: cuda, but slurm.{section}.gpus asks for none; ask for some, or use device: auto"
+                )
+            # Without any GPU, auto means processes on CPUs, which may be as many as one likes.
+            few = job.gpus > 0 or section == "generation"
+            if device != "cpu" and few and used > max(1, job.gpus):
+                remedy = f"ask for {used}, or lower {section}.{key}"
+                raise ValueError(
+                    f"{section}.{key}: {used} GPUs, but slurm.{section}.gpus asks for {job.gpus}; {remedy}"
+                )
         return self
+
+    def _gpu_use(self) -> list[tuple[str, str, str, int, GpuJob]]:
+        """Of each kind of job with GPUs: section, key that says how many it uses, device, how many, resources."""
+        if self.launcher != "slurm":
+            return []
+        generation, finetuning = self.generation, self.finetuning
+        key = "tensor_parallel" if generation.engines == 1 else "engines"
+        return [
+            ("generation", key, generation.device, generation.gpus, self.cluster.generation),
+            ("finetuning", "processes", finetuning.device, finetuning.processes, self.cluster.finetuning),
+        ]
+
+    def idle_gpus(self) -> list[tuple[str, str]]:
+        """GPUs that jobs ask for and do not use: what that costs, and a remedy."""
+        found = []
+        for section, key, device, used, job in self._gpu_use():
+            if (idle := job.gpus - (0 if device == "cpu" else used)) > 0:
+                hours = f"{idle * job.nodes * job.minutes / 60:,.1f} GPU-hours"
+                text = f"{section}: {idle} of {job.gpus} GPUs a node are asked for and idle, up to {hours} of each job"
+                more = "generation.engines" if section == "generation" else f"{section}.{key}"
+                found.append((text, f"lower slurm.{section}.gpus to {job.gpus - idle}, or use them: {more}"))
+        return found
 
     @property
     def cluster(self) -> Slurm:
@@ -121,8 +149,16 @@ class Profile(Strict):
         return self.jobs or usable_cores()
 
 
-def load_profile(name: str = DEFAULT_PROFILE, overrides: Sequence[str] = ()) -> Profile:
+def load_profile(
+    name: str = DEFAULT_PROFILE, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Profile:
     """Read a profile by path or shipped name.
+
+    Parameters
+    ----------
+    environment
+        A shell's, whose ``SBATCH_ACCOUNT`` and such fill in what the profile
+        leaves out. Of a job's nothing is taken: it may be that job's own.
 
     Raises
     ------
@@ -136,4 +172,7 @@ def load_profile(name: str = DEFAULT_PROFILE, overrides: Sequence[str] = ()) -> 
     if not path.is_file():
         shipped = ", ".join(sorted(entry.stem for entry in root.glob("*.yaml")))
         raise ConfigError(f"--profile {name}: neither a file nor a shipped profile; shipped are {shipped}")
-    return validate(Profile, {"name": path.stem} | apply_overrides(read_mapping(path), overrides), str(path))
+    profile = validate(Profile, {"name": path.stem} | apply_overrides(read_mapping(path), overrides), str(path))
+    if profile.slurm is None or environment is None or "SLURM_JOB_ID" in environment:
+        return profile
+    return profile.model_copy(update={"slurm": with_defaults(profile.slurm, environment)})

@@ -8,11 +8,12 @@ line of shell.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from hpcmaf.configfile import Strict
+from hpcmaf.configfile import Strict, validate
 
 # What accounts, partitions, constraints, node lists and types are written
 # with: [h100*2|a100]&ib, node[1-4,7], gpu:h100. No quote, no blank, no $ or ;
@@ -87,7 +88,9 @@ class Resources(Strict):
     nodes: int = Field(1, ge=1, description="nodes of one job")
     gpus: int = Field(0, ge=0, description="GPUs per node")
     cpus: int = Field(1, ge=1, description="CPU cores per node")
-    memory_gb: float | None = Field(None, gt=0, description="memory per node; left out: the site's default")
+    memory_gb: float | None = Field(
+        None, ge=0, description="memory per node; 0: all of it; left out: the site's default"
+    )
     minutes: int = Field(60, ge=1, description="time limit")
     at_once: int | None = Field(None, ge=1, description="most of a stage's tasks running at once")
     account: Word | None = None
@@ -190,6 +193,32 @@ class Slurm(Strict):
     def resources(self, kind: str) -> Resources:
         """What a job of a stage kind (or ``gate``) asks for."""
         return getattr(self, _SECTION[kind])
+
+
+# What sbatch takes from the environment, and the keys that say the same.
+_DEFAULTS = {"SBATCH_ACCOUNT": "account", "SBATCH_PARTITION": "partition", "SBATCH_QOS": "qos"}
+_RESERVATION = "SBATCH_RESERVATION"
+
+
+def with_defaults(cluster: Slurm, environment: Mapping[str, str]) -> Slurm:
+    """Fill in what a site's users say in the environment of their shells, where a profile names nothing.
+
+    Raises
+    ------
+    ConfigError
+        A variable holds what no such name has.
+    """
+    names = unnamed(cluster, environment)
+    found: dict[str, object] = {_DEFAULTS[name]: environment[name] for name in names if name in _DEFAULTS}
+    if _RESERVATION in names:
+        found["options"] = {**cluster.options, "reservation": environment[_RESERVATION]}
+    return validate(Slurm, {**cluster.model_dump(), **found}, "SBATCH_* in the environment") if found else cluster
+
+
+def unnamed(cluster: Slurm, environment: Mapping[str, str]) -> list[str]:
+    """Such variables for which a profile names nothing."""
+    found = [name for name, key in _DEFAULTS.items() if environment.get(name) and getattr(cluster, key) is None]
+    return found + [_RESERVATION] * bool(environment.get(_RESERVATION) and "reservation" not in cluster.options)
 
 
 _SECTION = {

@@ -12,7 +12,8 @@ from pathlib import Path
 def user_cache(name: str) -> Path:
     """The user's cache for ``name``, or a temporary folder where there is no home to write to."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return writable(Path(home, "hpcmaf", name), name)
+    # "~" stays where neither HOME nor /etc/passwd knows of a home.
+    return writable(Path(home, "hpcmaf", name), name) if os.path.isabs(home) else _temporary(name)
 
 
 def writable(folder: Path, name: str) -> Path:
@@ -24,6 +25,10 @@ def writable(folder: Path, name: str) -> Path:
     except OSError as error:
         there = tempfile.gettempdir()
         print(f"{folder}: {error.strerror}; what would be kept there is kept under {there}", file=sys.stderr)
+    return _temporary(name)
+
+
+def _temporary(name: str) -> Path:
     folder = Path(tempfile.gettempdir(), f"hpcmaf-{name}-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()

@@ -54,7 +54,7 @@ run_stage() {
     if [[ $kind == finetune ]] && ((${SLURM_JOB_NUM_NODES:-1} > 1)); then
         # srun does not take --cpus-per-task over by itself.
         export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-1}}"
-        start=(srun --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=900)
+        start=(srun --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=45)
     fi
     exec ${start[@]+"${start[@]}"} "${hpcmaf[@]}" stage "${words[0]}" "${words[1]}/$kind" ${tasks[@]+"${tasks[@]}"}
 }

@@ -51,7 +51,7 @@ def command(
 
     run = RunDir.locate(run_name) if run_name else RunDir(Path("runs"))
     own = str(run.profile) if run.profile.exists() else os.environ.get(PROFILE_VARIABLE) or DEFAULT_PROFILE
-    profile = load_profile(profile_name or own, site)
+    profile = load_profile(profile_name or own, site, os.environ)
     plain = not as_json and not sys.stdout.isatty()
     findings = []
     for finding in examine(profile, run, probe_seconds=seconds if probe else None):

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
+
+if TYPE_CHECKING:
+    from hpcmaf.launch.logs import Log, Selection
+    from hpcmaf.launch.survey import Survey
+    from hpcmaf.plan import Plan
+    from hpcmaf.rundir import RunDir
 
 _MOST_LOGS = 10
 
@@ -47,15 +55,19 @@ def command(
     else:
         selection = Selection(iteration, "finetune" if agents and not kind else kind or "", (*tasks, *agents))
         keys = selection.keys(plan)
+        found = None
         if failed or selection == Selection():
-            keys &= _choice(run_name, failed)
+            found = _look(run, plan)
+            keys &= _choice(run, plan, found, failed)
         logs = task_logs(run, plan, keys)
+        if failed and found is not None:
+            _say_what_failed(run, plan, found, keys, selection, logs)
     for position, log in enumerate(logs[-_MOST_LOGS:]):
         click.echo(f"{chr(10) if position else ''}=== {log.title}: {log.path}")
         for line in tail(log.path, lines):
             click.echo(line)
-    if not logs:
-        click.echo(f"{run.root}: {'nothing failed' if failed else 'no logs yet'}", err=True)
+    if not logs and not failed:
+        click.echo(f"{run.root}: no logs yet", err=True)
     elif len(logs) > _MOST_LOGS:
         click.echo(f"{len(logs) - _MOST_LOGS} more log(s); choose with --iter, --stage, --task", err=True)
     if follow and logs:
@@ -63,17 +75,20 @@ def command(
             click.echo(line)
 
 
-def _choice(run_name: str, failed: bool) -> set[tuple[str, str]]:
-    """Tasks that failed; or, where anything will do, what is most worth reading."""
-    from hpcmaf.launch.survey import begun_tasks, survey
+def _look(run: RunDir, plan: Plan) -> Survey:
+    from hpcmaf.launch.survey import survey
     from hpcmaf.profile import load_profile
-    from hpcmaf.rundir import RunDir
 
-    run = RunDir.locate(run_name)
-    plan = run.load_plan()
     found = survey(run, plan, load_profile(str(run.profile)))
     for note in found.notes:
         click.echo(f"note: {note}", err=True)
+    return found
+
+
+def _choice(run: RunDir, plan: Plan, found: Survey, failed: bool) -> set[tuple[str, str]]:
+    """Tasks that failed; or, where anything will do, what is most worth reading."""
+    from hpcmaf.launch.survey import begun_tasks
+
     stopped = found.stopped or {}
     worth = set(found.failures)
     if stopped.get("task"):
@@ -84,3 +99,26 @@ def _choice(run_name: str, failed: bool) -> set[tuple[str, str]]:
     begun = begun_tasks(run, plan)
     newest = [key for stage in plan.stages for task in stage.tasks if (key := (stage.id, task)) in begun]
     return running or set(newest[-1:])
+
+
+def _say_what_failed(
+    run: RunDir, plan: Plan, found: Survey, keys: set[tuple[str, str]], selection: Selection, logs: list[Log]
+) -> None:
+    """What failed without a log, in the words of status; add the log of a gate that stopped the run."""
+    from hpcmaf.errors import one_line
+    from hpcmaf.launch.logs import GATE, Selection, gate_logs, task_logs
+
+    stopped = found.stopped or {}
+    if stopped.get("kind") == GATE:
+        logs += gate_logs(run, plan, Selection(selection.iteration))
+        click.echo(f"{run.root}: {one_line(str(stopped['reason']))}", err=True)
+    silent = [key for key in sorted(keys & found.failures.keys()) if not task_logs(run, plan, {key})]
+    for key in silent[:_MOST_LOGS]:
+        failure = found.failures[key]
+        where = f" on {failure.node}" if failure.node and failure.node not in failure.text else ""
+        click.echo(f"{failure.stage} {failure.task}: {one_line(failure.text)}{where}; it left no log", err=True)
+    if len(silent) > _MOST_LOGS:
+        click.echo(f"and {len(silent) - _MOST_LOGS} more without a log; see hpcmaf status --json", err=True)
+    if not logs and not silent and not keys:
+        nothing = "what failed is not known" if found.state == "unknown" else "nothing failed"
+        click.echo(f"{run.root}: {nothing}", err=True)

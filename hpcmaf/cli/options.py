@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -82,7 +83,7 @@ def read_options(
         overrides = (*overrides, f"method={method}")
     if agents is not None:
         overrides = (*overrides, f"debate.agents={agents}")
-    loaded, where = load_recipe(recipe, overrides, iters), load_profile(profile, site)
+    loaded, where = load_recipe(recipe, overrides, iters), load_profile(profile, site, os.environ)
     if run_name is not None and not run_name.strip():
         raise UsageError("--run is empty; name a run directory, or leave the option out")
     run = RunDir.locate(run_name or loaded.name)

@@ -86,6 +86,13 @@ def totals(choice: Choice) -> dict[str, Any]:
     return result
 
 
+def warnings(choice: Choice) -> list[str]:
+    """What the profile asks for that its jobs would do without, or miss."""
+    from hpcmaf.launch.doctor.machine import profile_findings
+
+    return [f"warning: {found.text}; {found.remedy}" for found in profile_findings(choice.profile)]
+
+
 def sum_lines(choice: Choice) -> list[str]:
     """Totals and ceiling in words, and what one must know to believe them."""
     sums = totals(choice)
@@ -154,7 +161,7 @@ def resource_words(choice: Choice, section: str) -> str:
         words.append(f"{wanted.gpus}{kind} GPU{'s' * (wanted.gpus > 1)}{per}")
     words.append(f"{wanted.cpus} CPU{'s' * (wanted.cpus > 1)}{per}")
     if wanted.memory_gb is not None:
-        words.append(f"{wanted.memory_gb:g} GB{per}")
+        words.append(f"{wanted.memory_gb:g} GB{per}" if wanted.memory_gb else "all of a node's memory")
     words.append(f"{wanted.minutes} min")
     for key in ("partition", "account", "qos", "constraint"):
         if value := getattr(wanted, key) or getattr(cluster, key):
@@ -197,7 +204,7 @@ def as_value(choice: Choice) -> dict[str, Any]:
         value["chain"] = choice.profile.cluster.chain
         value["max_array_size"] = {"value": choice.jobs.limit, "source": choice.jobs.limit_source}
         value["attempts"] = choice.profile.attempts
-    return value | {"stages": stages, "totals": totals(choice)}
+    return value | {"stages": stages, "totals": totals(choice), "warnings": warnings(choice)}
 
 
 def print_plain(choice: Choice) -> None:
@@ -214,7 +221,7 @@ def print_plain(choice: Choice) -> None:
     if choice.jobs is not None:
         for kinds, words_ in sections(choice):
             click.echo(f"job of {kinds}: {words_}")
-    for line in sum_lines(choice):
+    for line in [*sum_lines(choice), *warnings(choice)]:
         click.echo(line)
     for job in choice.scripts():
         click.echo(f"\n### {script_title(choice, job)}")
@@ -248,8 +255,9 @@ def print_pretty(choice: Choice) -> None:
         console.print()
         console.print(_section_table(choice))
     console.print()
-    for line in sum_lines(choice):
-        console.print(line, style="bold" if line.startswith(("total", "ceiling")) else "dim", markup=False)
+    for line in [*sum_lines(choice), *warnings(choice)]:
+        bold = line.startswith(("total", "ceiling", "warning"))
+        console.print(line, style="bold" if bold else "dim", markup=False)
     if choice.jobs is not None and not choice.everything and choice.stage is None and choice.jobs.jobs:
         console.print("above, one batch script of each kind; more of them: --stage STAGE, or --all", style="dim")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -57,7 +58,8 @@ def command(
     from hpcmaf.profile import load_profile
     from hpcmaf.study.plan import load_study
 
-    study, where = load_study(file, overrides=overrides, iterations=iters, root=out), load_profile(profile, site)
+    study = load_study(file, overrides=overrides, iterations=iters, root=out)
+    where = load_profile(profile, site, os.environ)
     if dry_run:
         _show(study, where)
         return

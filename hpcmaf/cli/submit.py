@@ -69,10 +69,14 @@ def _drive(run: RunDir, recipe: Recipe, profile: Profile) -> None:
 
 
 def _submit(run: RunDir, recipe: Recipe, profile: Profile) -> None:
+    from hpcmaf.launch.doctor.machine import profile_findings
     from hpcmaf.launch.prepare import prepare_run
     from hpcmaf.launch.slurm.start import start_chain
 
-    chain = start_chain(run, prepare_run(run, recipe, profile), profile)
+    plan = prepare_run(run, recipe, profile)
+    for found in profile_findings(profile):
+        click.echo(f"warning: {found.text}; {found.remedy}", err=True)
+    chain = start_chain(run, plan, profile)
     for sent in chain.submitted:
         what = "gate" if sent.gate else f"{sum(map(len, sent.elements))} task(s)"
         click.echo(f"{sent.stage}: {what}, job {sent.job}", err=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import submitit
 
@@ -23,12 +24,14 @@ from hpcmaf.training.series import Series
 _NO_LIMIT_MINUTES = 30 * 24 * 60
 
 
-def visible_gpus() -> list[int]:
-    """GPUs this process may use, found without loading torch."""
+def visible_gpus() -> list[str]:
+    """GPUs this process may use, found without loading torch: numbers, or names such as ``GPU-...`` and ``MIG-...``."""
     asked = os.environ.get("CUDA_VISIBLE_DEVICES")
     if asked is not None:
-        return [int(name) for name in asked.split(",") if name.strip().isdigit()]
-    return sorted(int(path.name[6:]) for path in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name))
+        # CUDA reads no further than a name that stands for none.
+        names = (name.strip() for name in asked.split(","))
+        return list(takewhile(lambda name: name not in {"", "-1", "NoDevFiles"}, names))
+    return sorted((path.name[6:] for path in Path("/dev").glob("nvidia*") if path.name[6:].isdigit()), key=int)
 
 
 def submit_local(
@@ -45,19 +48,25 @@ def submit_local(
         Of the first task; the folder for the job's pickles and logs.
     slot
         Which of the side-by-side places it takes; with GPUs, slots share them
-        in turn (submitit hides all GPUs from a job that asks for none).
+        in turn.
     """
     resources = profile.finetuning if stage.kind == "finetune" else profile.generation
     processes = profile.finetuning.processes if stage.kind == "finetune" else profile.generation.gpus
     executor = submitit.LocalExecutor(str(attempt))
     gpus = visible_gpus() if resources.device != "cpu" and stage.kind in {"debate", "eval", "finetune"} else []
     mine = [gpus[(slot * processes + k) % len(gpus)] for k in range(min(processes, len(gpus)))]
-    executor.update_parameters(timeout_min=_NO_LIMIT_MINUTES, gpus_per_node=len(mine), visible_gpus=mine)
+    executor.update_parameters(timeout_min=_NO_LIMIT_MINUTES)
     with _environment(dict(limit_threads(resources.threads))), _errors_into(attempt / "controller.err"):
         root, folder = str(run.root.resolve()), str(attempt.resolve())
         if len(tasks) == 1:
-            return executor.submit(run_task, root, stage.id, tasks[0], folder, plan_identity)
-        return executor.submit(run_agents, root, stage, tuple(tasks), folder, plan_identity)
+            return executor.submit(_with_gpus, mine, run_task, root, stage.id, tasks[0], folder, plan_identity)
+        return executor.submit(_with_gpus, mine, run_agents, root, stage, tuple(tasks), folder, plan_identity)
+
+
+def _with_gpus(names: Sequence[str], function: Callable[..., None], *arguments: Any) -> None:
+    """Do a job's work with these GPUs; submitit gives none, as it can only tell of numbers."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names)
+    function(*arguments)
 
 
 def run_agents(root: str, stage: Stage, agents: Sequence[str], attempt: str, plan_identity: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from hpcmaf.errors import ChainStoppedError, DataError, SlurmError
 from hpcmaf.evaluation.measures import MEASURES, declared
 from hpcmaf.launch.estimate import Estimate, estimate
+from hpcmaf.launch.slurm.refusals import lifting
 from hpcmaf.launch.survey import Failure, Survey, survey
 from hpcmaf.plan import Plan, Stage
 from hpcmaf.profile import Profile, load_profile
@@ -202,6 +203,9 @@ def _next(run: RunDir, plan: Plan, profile: Profile, found: Survey) -> str:
         return "hpcmaf doctor --run " + root
     if found.state in {"running", "queued"}:
         return f"hpcmaf logs {root} --failed" if found.failures else ""
+    if found.refusal and not found.failures:
+        what = again if found.state == "stalled" else f"hpcmaf retry {root}"
+        return f"{lifting(found.refusal)}; then {what}"
     if found.failures:
         return f"hpcmaf logs {root} --failed; then " + (
             f"hpcmaf retry {root}" if profile.launcher == "slurm" else again

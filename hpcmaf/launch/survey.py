@@ -66,6 +66,8 @@ class Survey:
         Content of the reason file.
     notes
         What could not be found out, and what looks odd.
+    refusal
+        Slurm's words, where it refused the last job that was to be submitted.
     """
 
     done: Mapping[str, set[str]]
@@ -77,6 +79,7 @@ class Survey:
     gates: list[str] = field(default_factory=list)
     stopped: Mapping[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    refusal: str = ""
 
     def left(self, stage: Stage) -> list[str]:
         """Tasks of a stage that are not done."""

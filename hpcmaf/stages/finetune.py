@@ -8,6 +8,7 @@ from typing import Any
 
 from hpcmaf.stages.context import TaskContext
 from hpcmaf.training.job import FinetuneJob, run_finetune
+from hpcmaf.training.nodes import MEETING
 
 
 def finetune_job(context: TaskContext) -> FinetuneJob:
@@ -42,6 +43,8 @@ def run_agent_finetune(context: TaskContext) -> None:
     def progress(line: dict[str, Any]) -> None:
         context.report_progress(line["step"], line["steps"], "steps")
 
+    if context.place is not None:
+        context.report_progress(0, job.nodes, MEETING)
     coming = finetune_job(replace(context, task=context.coming)) if context.coming else None
     report = run_finetune(
         job,

@@ -6,6 +6,7 @@ the others would wait for it in a collective for half an hour.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import socket
 import time
@@ -13,12 +14,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+import psutil
+
 from hpcmaf.errors import ConfigError
 from hpcmaf.publish import write_text
+
+# What a job of several nodes does until its first step, as the unit of its progress.
+MEETING = "nodes meeting"
 
 _ENDPOINT = "endpoint"
 # Between looks for it.
 _LOOK_S = 0.1
+# At the others, within the time that a node may be silent.
+_LOOKS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +38,9 @@ class NodePlace:
     rank, nodes
         This node's number, from 0, and how many there are. Node 0 publishes.
     host
-        Node 0, as the others reach it. All meet there, at a port that it
-        finds free; see :func:`announce`.
+        Node 0, as the others reach it: an address rather than a name, which
+        not every cluster's nodes know of each other. All meet there, at a
+        port that it finds free; see :func:`announce`.
     run_id
         Names this attempt, and is the same on all nodes.
     address
@@ -48,11 +57,11 @@ class NodePlace:
     host: str
     run_id: str
     address: str | None = None
-    patience_s: float = 60.0
+    patience_s: float = 45.0
     joining_s: float = 600.0
 
     def __post_init__(self) -> None:
-        if not self.host or ":" in self.host:
+        if not self.host or (":" in self.host and not _ipv6(self.host)):
             raise ConfigError(f"finetuning: {self.host!r} is no host to meet at; name node 0's, without a port")
         if not 0 <= self.rank < self.nodes:
             raise ConfigError(f"finetuning: node {self.rank} of {self.nodes}; number the nodes from 0")
@@ -80,7 +89,15 @@ class NodePlace:
 
 def announce(work: Path, place: NodePlace, port: int) -> None:
     """Tell all nodes where they meet; node 0 alone knows which of its ports is free."""
-    write_text(work / _ENDPOINT, f"{place.host}:{port}")
+    host = f"[{place.host}]" if _ipv6(place.host) else place.host
+    write_text(work / _ENDPOINT, f"{host}:{port}")
+
+
+def _ipv6(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).version == 6
+    except ValueError:
+        return False
 
 
 def announced(work: Path) -> str:
@@ -97,17 +114,21 @@ def announced(work: Path) -> str:
 class Pulse:
     """Signs of life of all nodes, as files that change in the work folder.
 
-    Times of different machines are never compared: a node is dead when its
-    file has not changed for ``patience_s`` of the observer's own time.
+    Times of different machines are never compared, nor does the observer's own
+    standstill count: a node is dead when its file is the same for as many
+    looks as there are in ``patience_s``. A node whose processes somebody has
+    stopped (SIGSTOP) gives no sign either: the others would wait for it as
+    long as for a dead one.
     """
 
     def __init__(self, work: Path, place: NodePlace) -> None:
         self._work, self._place = work, place
-        self._every = place.patience_s / 12
+        self._every = place.patience_s / _LOOKS
         self._count, self._next = 0, 0.0
         # Node 0 watches everybody, the others only node 0: it ends the job for all.
         watched = range(1, place.nodes) if place.rank == 0 else [0]
-        self._heard: dict[int, tuple[str | None, float]] = {rank: (None, time.monotonic()) for rank in watched}
+        # What each wrote last, and at how many looks since.
+        self._heard: dict[int, tuple[str | None, int]] = dict.fromkeys(watched, (None, 0))
 
     def lost(self) -> str | None:
         """Give a sign of life; returns a line when another node gives none."""
@@ -117,16 +138,17 @@ class Pulse:
         self._next = now + self._every
         self._count += 1
         try:
-            self._file(self._place.rank).write_text(f"{self._count} {self._place.local_address}")
+            if not _stopped_processes():
+                self._file(self._place.rank).write_text(f"{self._count} {self._place.local_address}")
         except FileNotFoundError:
             return "node 0 has ended the job"
-        for rank, (before, since) in self._heard.items():
+        for rank, (before, looks) in self._heard.items():
             text = _read(self._file(rank))
-            if text != before:
-                self._heard[rank] = (text, now)
-            elif text is None and now - since > self._place.joining_s:
+            self._heard[rank] = (text, looks + 1 if text == before else 0)
+            waited = looks * self._every
+            if text is None and waited > self._place.joining_s:
                 return f"node {rank} has not come within {self._place.joining_s:g} s"
-            elif text is not None and now - since > self._place.patience_s:
+            if text is not None and text == before and looks > _LOOKS:
                 return f"node {rank} ({text.partition(' ')[2]}) gave no sign of life for {self._place.patience_s:g} s"
         return None
 
@@ -148,6 +170,17 @@ class Pulse:
 
     def _file(self, rank: int, what: str = "alive") -> Path:
         return self._work / f"node-{rank}.{what}"
+
+
+def _stopped_processes() -> bool:
+    """Whether one of the processes that do this node's part stands still by a signal."""
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.status() in {psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP}:
+                return True
+        except psutil.NoSuchProcess:
+            continue  # it ended in between
+    return False
 
 
 def _read(path: Path) -> str | None:

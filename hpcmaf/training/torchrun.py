@@ -136,9 +136,9 @@ def _by_itself(inbox: Path | None, rest: list[str]) -> int:
 
 
 def _alone() -> dict[str, object]:
-    # "localhost:0" lets the rendezvous take a free port, so jobs on one
-    # machine never meet.
-    place = {"run_id": uuid.uuid4().hex, "rdzv_endpoint": "localhost:0", "local_addr": "localhost"}
+    # Port 0 lets the rendezvous take a free one, so jobs on one machine never
+    # meet. Not "localhost", which a container may not know.
+    place = {"run_id": uuid.uuid4().hex, "rdzv_endpoint": "127.0.0.1:0", "local_addr": "127.0.0.1"}
     return {"min_nodes": 1, "max_nodes": 1} | place
 
 

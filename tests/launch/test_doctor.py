@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import getpass
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from hpcmaf.cli.doctor import command
+from hpcmaf.errors import PlatformError
+from hpcmaf.launch import executors
 from hpcmaf.launch.doctor import Finding
 from hpcmaf.launch.doctor import machine as machine_module
-from hpcmaf.launch.doctor.nodes import fitting, minutes, read_nodes, records, satisfies
+from hpcmaf.launch.doctor.nodes import fitting, minutes, read_nodes, records
 from hpcmaf.launch.doctor.place import Mount, mount_of, mounts
+from hpcmaf.launch.executors import visible_gpus
 from hpcmaf.profile import Profile
 from hpcmaf.site import Resources, Slurm
 from tests.launch.conftest import SlurmSays
@@ -31,6 +38,7 @@ PARTITION = (
 CONFIG = """
 ClusterName             = test
 KillWait                = 30 sec
+SLURM_VERSION           = 22.05.8
 MaxArraySize            = 1001
 MaxJobCount             = 100
 SchedulerParameters     = bf_interval=3,max_array_tasks=500
@@ -70,19 +78,58 @@ def test_records_keep_blanks_within_values() -> None:
 
 def test_nodes_are_read() -> None:
     first, second = read_nodes(node() + "\n" + node("node2", "(null)", "(null)", "DOWN*+DRAIN"))
-    assert (first.cpus, first.memory, first.gpus, first.features) == (8, 8000, {"h100": 4}, {"h100", "ib"})
-    assert (second.gpus, second.features) == ({}, frozenset())
+    assert (first.cpus, first.memory, first.gpus) == (8, 8000, {"h100": 4})
+    assert second.gpus == {}
     assert first.usable and not second.usable
     [untyped] = read_nodes(node(gres="gpu:2,craynetwork:4"))
     assert untyped.gpus == {"": 2}
 
 
 @pytest.mark.parametrize(
-    ("constraint", "fits"),
-    [(None, True), ("h100", True), ("a100", False), ("h100&ib", True), ("a100|ib", True), ("a100&ib|x", False)],
+    ("gres", "gpus"),
+    [
+        ("gpu:3090:4", {"3090": 4}),
+        ("gpu:2080ti:8(S:0-1)", {"2080ti": 8}),
+        ("gpu:1g.10gb:7(S:0,2),gpu:A100:1", {"1g.10gb": 7, "a100": 1}),
+        ("gpu:a100:no_consume:4", {"a100": 4}),
+        ("gpu:no_consume:2", {"": 2}),
+        ("craynetwork:4,gpu:a100_3g.20gb:2,mps:400,gpumem:80", {"a100_3g.20gb": 2}),
+        ("shard:gpu:4", {}),
+    ],
 )
-def test_constraints(constraint: str | None, fits: bool) -> None:
-    assert satisfies(frozenset({"h100", "ib"}), constraint) is fits
+def test_gpus_of_any_name_are_read(gres: str, gpus: dict[str, int]) -> None:
+    [found] = read_nodes(node(gres=gres))
+    assert found.gpus == gpus
+
+
+@pytest.mark.parametrize("wanted", ["A100", "a100"])
+def test_the_case_of_a_type_does_not_matter(wanted: str) -> None:
+    nodes = read_nodes(node(gres="gpu:A100:4"))
+    assert fitting(nodes, Resources(gpus=4), Slurm(gpu_type=wanted), "slurm.generation") == (None, 1)
+
+
+@pytest.mark.parametrize(
+    ("state", "usable"),
+    [
+        ("IDLE+CLOUD+POWERED_DOWN", True),
+        ("IDLE+CLOUD+POWERING_DOWN", True),
+        ("IDLE*+CLOUD+POWERING_UP+NOT_RESPONDING", True),
+        ("IDLE+POWER_DOWN", True),
+        ("MIXED+PLANNED", True),
+        ("ALLOCATED+MAINTENANCE+RESERVED", True),
+        ("DOWN+CLOUD+POWERED_DOWN", False),
+        ("IDLE+DRAIN", False),
+        ("MIXED+DRAINING", False),
+        ("IDLE*", False),
+        ("IDLE+NOT_RESPONDING", False),
+        ("FUTURE", False),
+        ("IDLE+INVALID_REG", False),
+        ("ALLOCATED+FAIL", False),
+    ],
+)
+def test_nodes_that_sleep_come_by_themselves(state: str, usable: bool) -> None:
+    [found] = read_nodes(node(state=state))
+    assert found.usable is usable
 
 
 @pytest.mark.parametrize(
@@ -91,7 +138,6 @@ def test_constraints(constraint: str | None, fits: bool) -> None:
         ({"gpus": 5}, "5 h100 GPUs"),
         ({"cpus": 9}, "9 CPUs"),
         ({"memory_gb": 100.0}, "100 GB"),
-        ({"constraint": "a100"}, "constraint a100"),
         ({"nodes": 3}, "3 nodes"),
     ],
 )
@@ -137,12 +183,11 @@ def test_without_slurm_it_is_a_finding(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_silent_controller_is_a_finding(tmp_path: Path, slurm_says: SlurmSays) -> None:
     run, _, _ = make_run(tmp_path / "run")
-    silent = dict.fromkeys(("srun", "squeue", "scancel", "scontrol", "sinfo", "sacct", "sacctmgr"), 1)
+    silent = dict.fromkeys(("srun", "squeue", "scancel", "scontrol", "sinfo", "sacct"), 1)
     slurm_says(sbatch="slurm 24.05.2\n", **silent)
     code, found = doctor("--run", str(run.root))
     assert code == 12
     assert [finding.level for finding in found["controller"]] == ["problem"]
-    assert found["Slurm version"][0] == Finding("Slurm version", "ok", "slurm 24.05.2")
 
 
 def played(slurm_says: SlurmSays, tmp_path: Path, **texts: str | int) -> None:
@@ -155,7 +200,6 @@ def played(slurm_says: SlurmSays, tmp_path: Path, **texts: str | int) -> None:
         "scontrol": "",
         "sinfo": "",
         "sacct": "",
-        "sacctmgr": "mine||normal|20||\n",
     }
     slurm_says(**(answers | texts))
     folder = tmp_path / "bin"
@@ -163,11 +207,23 @@ def played(slurm_says: SlurmSays, tmp_path: Path, **texts: str | int) -> None:
     (folder / "partition").write_text(partition() + "\n" + partition("low", "NO", "theirs", "CANCEL") + "\n")
     (folder / "node").write_text(node() + "\n" + node("node2", state="DOWN*") + "\n")
     (folder / "scontrol").write_text(f'#!/bin/sh\ncat "{folder}/$2"\n')
+    # As sbatch 22.05 answers to --test-only.
+    (folder / "sbatch").write_text(SBATCH)
+
+
+SBATCH = r"""#!/bin/sh
+[ "$1" = --test-only ] || { echo slurm 19.05.8; exit; }
+refuse() { echo "allocation failure: $1" >&2; exit 1; }
+grep -q "^#SBATCH --array=0-[5-9][0-9][0-9]" "$2" && refuse "Invalid job array specification"
+grep -q "partition=lost" "$2" && refuse "Invalid partition name specified"
+grep -q "account=theirs" "$2" && refuse "Invalid account or account/partition combination specified"
+grep -q "gpus-per-node=h100:8" "$2" && refuse "Requested node configuration is not available"
+echo "sbatch: Job 7 to start at 2026-11-30T07:56:50 using 1 processors on nodes node1 in partition main" >&2
+"""
 
 
 def test_a_profile_is_held_against_the_cluster(tmp_path: Path, slurm_says: SlurmSays) -> None:
     site = {
-        "account": "theirs",
         "gpu_type": "h100",
         "generation": {"gpus": 8, "minutes": 10},
         "finetuning": {"nodes": 2, "minutes": 3000},
@@ -182,29 +238,119 @@ def test_a_profile_is_held_against_the_cluster(tmp_path: Path, slurm_says: Slurm
     def texts(area: str, level: str) -> str:
         return " / ".join(f"{f.text} -> {f.remedy}" for f in found.get(area, ()) if f.level == level)
 
-    assert "older than 20.11" in texts("Slurm version", "warning")
-    assert "max_array_tasks lets arrays have 500 tasks -> set slurm.max_array_size to 500" in texts(
-        "MaxArraySize", "problem"
+    assert texts("controller", "ok").startswith("test, Slurm 22.05.8, answered in")
+    assert texts("MaxArraySize", "ok").startswith("500; larger stages are submitted in several arrays")
+    assert texts("generation", "problem") == (
+        "sbatch: allocation failure: Requested node configuration is not available "
+        "(no node has 8 h100 GPUs, 4 at most) -> lower slurm.generation.gpus, or set slurm.gpu_type (there are: h100)"
     )
-    assert "100, but a stage has 200 jobs" in texts("MaxJobCount", "problem")
-    assert "no node has 8 h100 GPUs, 4 at most -> lower slurm.generation.gpus" in texts("generation", "problem")
     assert "3000 minutes, but main allows 1440" in texts("finetuning", "problem")
-    assert "2 nodes are asked for, 1 fit" in texts("finetuning", "problem")
-    assert "there is no partition lost -> set slurm.partition to one of low, main" in texts("merge", "problem")
+    assert "2 nodes are asked for, 1 fit" in texts("finetuning", "warning")
+    assert "Invalid partition name specified -> set slurm.partition to one of low, main" in texts("merge", "problem")
     assert "partition low is not for account mine" in texts("gate", "problem")
     assert "PreemptMode CANCEL" in texts("gate", "warning")
-    assert "no account theirs -> set slurm.account to one of mine" in texts("accounts", "problem")
-    assert "at most 20 of your jobs" in texts("MaxSubmitJobs", "warning")
     assert "--probe" in texts("sbatch in jobs", "warning")
 
 
 def test_accounting_that_is_silent_is_no_problem(tmp_path: Path, slurm_says: SlurmSays) -> None:
     run, _, _ = make_run(tmp_path / "run", cluster={"max_array_size": 500})
-    played(slurm_says, tmp_path, sacct=1, sacctmgr=1)
+    played(slurm_says, tmp_path, sacct=1)
     code, found = doctor("--run", str(run.root))
-    assert found["accounting"][0].level == found["accounts"][0].level == "warning"
+    assert found["accounting"][0].level == "warning"
     # The tests' folders may lie in memory, which is no place for a cluster's run.
     assert code == 0 or {f.area for all in found.values() for f in all if f.level == "problem"} == {"shared folder"}
+
+
+def test_the_larger_array_of_a_run_is_what_slurm_is_asked_about(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    """Cut to what Slurm takes, which is the smaller of its two limits."""
+    run, _, _ = make_run(tmp_path / "run", train=700)
+    played(slurm_says, tmp_path)
+    _, found = doctor("--run", str(run.root))
+    assert [finding.level for finding in found["generation"]] == ["ok"]
+    _, found = doctor("--run", str(run.root), "--set-profile", "slurm.max_array_size=700")
+    [finding] = found["MaxArraySize"]
+    assert finding.level == "problem" and "set slurm.max_array_size to 500" in finding.remedy
+    assert "Invalid job array specification" in found["generation"][0].text
+
+
+def test_an_account_that_slurm_refuses_is_in_its_words(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    run, _, _ = make_run(tmp_path / "run", cluster={"account": "theirs"})
+    played(slurm_says, tmp_path)
+    _, found = doctor("--run", str(run.root))
+    for area in ("generation", "finetuning", "merge", "gate"):
+        [finding] = found[area]
+        assert (finding.level, "Invalid account" in finding.text) == ("problem", True)
+        assert finding.remedy.startswith("set slurm.account")
+
+
+def test_a_user_without_a_name_is_examined(
+    tmp_path: Path, slurm_says: SlurmSays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container without an entry in /etc/passwd."""
+    run, _, _ = make_run(tmp_path / "run")
+    played(slurm_says, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54_321)
+    with pytest.raises((KeyError, OSError)):
+        getpass.getuser()
+    _, found = doctor("--run", str(run.root))
+    assert {found[area][0].level for area in ("generation", "merge", "gate")} == {"ok"}
+    assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_flock_is_named_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    run, _, _ = make_run(tmp_path / "run", launcher="local")
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    code, found = doctor("--run", str(run.root))
+    [finding] = found["locks"]
+    assert code == 12 and finding.level == "problem"
+    assert str(run.root) in finding.text and "no flock" in finding.text and "Lustre: -o flock" in finding.remedy
+    with pytest.raises(PlatformError, match="driver.lock: this file system has no flock.*put runs elsewhere") as caught:
+        with run.drive():
+            pass
+    assert caught.value.errno == number
+
+
+@pytest.mark.parametrize(
+    ("said", "names"),
+    [
+        ("0,1", ["0", "1"]),
+        ("", []),
+        ("MIG-7c1d3e62-3c5a-5d0b-8f3a-0d1c3b5a7e9f", ["MIG-7c1d3e62-3c5a-5d0b-8f3a-0d1c3b5a7e9f"]),
+        ("GPU-8932f937-d72c, GPU-1", ["GPU-8932f937-d72c", "GPU-1"]),
+        ("MIG-GPU-8932f937/1/0", ["MIG-GPU-8932f937/1/0"]),
+        ("2,-1,3", ["2"]),
+        ("NoDevFiles", []),
+        ("-1", []),
+    ],
+)
+def test_visible_gpus_are_names(monkeypatch: pytest.MonkeyPatch, said: str, names: list[str]) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", said)
+    assert visible_gpus() == names
+
+
+def test_a_job_on_this_machine_gets_its_gpus_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, plan, profile = make_run(tmp_path / "run", launcher="local")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-a,MIG-b")
+
+    def answer(*_: object) -> None:
+        (tmp_path / "seen").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+
+    monkeypatch.setattr(executors, "run_task", answer)
+    for slot, name in enumerate(("MIG-a", "MIG-b", "MIG-a")):
+        attempt = tmp_path / f"attempt-{slot}"
+        attempt.mkdir()
+        executors.submit_local(run, plan.stages[0], ["00000"], attempt, plan.identity, profile, slot).result()
+        assert (tmp_path / "seen").read_text() == name
 
 
 def test_wrong_and_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -176,3 +176,42 @@ def test_cancel_keeps_an_earlier_reason_and_a_finished_run(tmp_path: Path, slurm
         finish(run, stage)
     assert "nothing to cancel" in ask(cancel, run, "--yes").output
     assert read_stop(run) is None
+
+
+def test_failures_without_a_log_are_told_in_the_words_of_status(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    """A node without the run's file system: Slurm could not even open the log."""
+    run, plan, _ = make_run(tmp_path / "run")
+    stage = plan.stage("it00/eval")
+    sent = submitted(run, stage, stage.tasks, "7")
+    lines = [squeue_line("7", index, "FAILED", sent.name, node="node2") for index in range(2)]
+    slurm_says(squeue="\n".join(lines), sacct="")
+    result = ask(logs, run, "--failed")
+    assert result.exit_code == 0 and "nothing failed" not in result.output
+    for task in stage.tasks:
+        assert (
+            f"it00/eval {task}: its job ended as FAILED on node2 before the task began; it left no log" in result.output
+        )
+
+
+def test_a_gate_that_stopped_the_run_is_among_what_failed(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    run, plan, _ = make_run(tmp_path / "run")
+    stage = plan.stage("it00/eval")
+    finish(run, stage)
+    gate = submitted(run, stage, (), "8", gate=True)
+    folder = run.jobs(stage, gate.name)
+    folder.mkdir(parents=True)
+    (folder / "8_0_log.err").write_text("the gate's last words\n")
+    write_stop(run, "the gate failed: sbatch: no", kind="gate", log=str(folder))
+    slurm_says(squeue="", sacct="")
+    result = ask(logs, run, "--failed")
+    assert "the gate's last words" in result.output and "the gate failed: sbatch: no" in result.output
+
+
+def test_what_nobody_can_know_did_not_not_fail(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    run, plan, _ = make_run(tmp_path / "run")
+    submitted(run, plan.stage("it00/eval"), plan.stage("it00/eval").tasks, "7")
+    slurm_says(squeue=1, sacct=1)
+    assert "what failed is not known" in ask(logs, run, "--failed").output
+    slurm_says(squeue="", sacct=1)
+    finish(run, plan.stage("it00/eval"))
+    assert "nothing failed" in ask(logs, run, "--failed").output

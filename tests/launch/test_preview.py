@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from hpcmaf.cli import plan, submit
 from hpcmaf.errors import ConfigError, HpcmafError, PlanChangedError, UsageError
+from hpcmaf.launch.doctor import machine
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.launch.slurm.preview import preview
 from hpcmaf.launch.slurm.start import start_chain
@@ -201,3 +202,36 @@ def test_a_plan_for_this_machine_has_stages_only(no_slurm: Path) -> None:
     assert "SBATCH" not in output and "2 at once on this machine" in output
     value = json.loads(ask(plan.command, "--iters", "1", "--json").output)
     assert value["launcher"] == "local" and "jobs" not in value["stages"][0]
+
+
+def test_plan_tells_what_jobs_would_do_without_or_miss(no_slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "find_spec", lambda name: None)
+    words = ("--profile", "h100", "--set-profile", "finetuning.processes=1")
+    result = ask(plan.command, *words)
+    assert result.exit_code == 0
+    warnings = [line for line in result.stdout.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 2
+    assert "3 of 4 GPUs a node are asked for and idle, up to 12.0 GPU-hours of each job" in warnings[0]
+    assert "generation.engine is vllm, which this Python does not have" in warnings[1]
+    assert "pip install 'hpcmaf[vllm]'" in warnings[1]
+    assert len(json.loads(ask(plan.command, *words, "--json").stdout)["warnings"]) == 2
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_what_the_shell_says_to_sbatch_is_in_the_scripts(
+    no_slurm: Path, monkeypatch: pytest.MonkeyPatch, inside: bool
+) -> None:
+    monkeypatch.setenv("SBATCH_ACCOUNT", "lab")
+    if inside:
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+    result = ask(plan.command, "--profile", "h100", "--set-profile", "slurm.account=null")
+    assert ("#SBATCH --account=lab" in result.stdout) is not inside
+    assert ("warning: SBATCH_ACCOUNT=lab is this job's, and passed over" in result.stdout) is inside
+
+
+def test_the_smaller_limit_on_arrays_is_taken(sent: Path, tmp_path: Path) -> None:
+    scontrol = tmp_path / "programs/scontrol"
+    for said, limit in (("max_array_tasks=3,bf_interval=1", 3), ("bf_interval=1,max_array_tasks=90", 5), ("(null)", 5)):
+        scontrol.write_text(f"#!/bin/bash\necho 'MaxArraySize = 5'\necho 'SchedulerParameters = {said}'\n")
+        value = json.loads(ask(plan.command, "--profile", "test-cluster", "--json").stdout)
+        assert value["max_array_size"] == {"value": limit, "source": "this machine's Slurm's"}

@@ -126,6 +126,41 @@ def test_a_spooled_copy_asks_slurm_what_it_is_a_copy_of(tmp_path: Path) -> None:
     assert lost.returncode == 12 and lost.stderr == "error: slurm/hpcmaf.sh: not found; submit from the repository\n"
 
 
+@pytest.mark.parametrize("folder", ["n.shah", "my.shared dir", "a.sh b", "debate.sh", "debate.sh r", "plain"])
+@pytest.mark.parametrize("arguments", ["r 2", "my run.sh  2 --task 0", ""])
+def test_a_spooled_copy_finds_the_rest_whatever_the_folders_are_called(
+    folder: str, arguments: str, tmp_path: Path
+) -> None:
+    site = tmp_path / folder / "slurm"
+    shutil.copytree(SLURM, site)
+    copy, python, scontrol = (
+        spooled("debate.sh", tmp_path),
+        program(tmp_path / "python"),
+        program(tmp_path / "bin/scontrol"),
+    )
+    # An array's master is all of its tasks to scontrol.
+    record = (
+        f"echo JobId=7; echo '   Command={site}/debate.sh{f' {arguments}' if arguments else ''}'; echo '   WorkDir=/'\n"
+    )
+    scontrol.write_text(f"#!/bin/bash\n{record * 2}")
+    environment = {"PATH": f"{scontrol.parent}:/usr/bin:/bin", "HPCMAF_PYTHON": str(python), "SLURM_JOB_ID": "7"}
+    told = bash(copy, "r", "2", cwd=tmp_path, SLURM_SUBMIT_DIR=str(tmp_path), **environment)
+    assert told.stdout.splitlines()[-2:] == ["r", "2/debate"], told.stderr
+
+
+def test_scripts_may_be_reached_by_symbolic_links(tmp_path: Path) -> None:
+    python, scontrol = program(tmp_path / "python"), program(tmp_path / "bin/scontrol")
+    link = tmp_path / "my links" / "debate.sh"
+    link.parent.mkdir()
+    link.symlink_to(SLURM / "debate.sh")
+    told = bash(link, "r", "2", cwd=tmp_path, HPCMAF_PYTHON=str(python))
+    assert told.stdout.splitlines()[-2:] == ["r", "2/debate"], told.stderr
+    scontrol.write_text(f"#!/bin/bash\necho '   Command={link} r 2'\n")
+    environment = {"PATH": f"{scontrol.parent}:/usr/bin:/bin", "HPCMAF_PYTHON": str(python), "SLURM_JOB_ID": "7"}
+    told = bash(spooled("debate.sh", tmp_path), "r", "2", cwd=tmp_path, SLURM_SUBMIT_DIR=str(tmp_path), **environment)
+    assert told.stdout.splitlines()[-2:] == ["r", "2/debate"], told.stderr
+
+
 def test_a_finetuning_job_of_several_nodes_starts_on_each(tmp_path: Path) -> None:
     srun = program(tmp_path / "programs/srun")
     environment = {"PATH": f"{srun.parent}:/usr/bin:/bin", "HPCMAF_PYTHON": "python", "SLURM_JOB_NUM_NODES": "2"}

@@ -19,6 +19,7 @@ from hpcmaf.launch.show import rich
 from hpcmaf.launch.slurm.stopped import write_stop
 from hpcmaf.launch.status import look
 from hpcmaf.rundir import RunDir
+from hpcmaf.training.nodes import MEETING
 from tests.launch.conftest import SlurmSays
 from tests.launch.made_runs import attempted, finish, make_run, squeue_line, submitted
 
@@ -282,3 +283,150 @@ def test_damaged_runs_are_one_line(tmp_path: Path, slurm_says: SlurmSays) -> Non
     slurm_says(squeue="")
     assert status(run).exit_code == 15
     shutil.rmtree(run.root)
+
+
+# --- why jobs wait
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "ReqNodeNotAvail, Reserved for maintenance",
+        "PartitionNodeLimit",
+        "MaxGRESPerAccount",
+        "QOSMaxJobsPerUserLimit",
+        "AssocGrpGRES",
+        "Licenses",
+        "ReservationDeleted",
+        "BurstBufferStageIn",
+        "JobHoldMaxRequeue",
+        "launch failed requeued held",
+        "something that Slurm 30 says",
+    ],
+)
+def test_every_reason_for_waiting_is_told(tmp_path: Path, slurm_says: SlurmSays, reason: str) -> None:
+    run, plan, _ = make_run(tmp_path / "run")
+    stage = plan.stage("it00/eval")
+    sent = submitted(run, stage, stage.tasks, "7")
+    gate = submitted(run, stage, (), "8", gate=True)
+    lines = [
+        squeue_line("7", 0, "PENDING", sent.name, reason=reason),
+        squeue_line("8", None, "PENDING", gate.name, reason="Dependency"),
+    ]
+    slurm_says(squeue="\n".join(lines), sacct="", scontrol="No reservations in the system\n")
+    result = status(run)
+    assert f"note: Slurm holds 1 job(s) back: {reason}" in result.stdout
+    assert ": queued (0 running, 1 queued" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "reason", ["None", "Priority", "Resources", "Dependency", "JobArrayTaskLimit", "BeginTime", "Cleaning"]
+)
+def test_ordinary_queues_are_not_remarkable(tmp_path: Path, slurm_says: SlurmSays, reason: str) -> None:
+    run, plan, _ = make_run(tmp_path / "run")
+    stage = plan.stage("it00/eval")
+    sent = submitted(run, stage, stage.tasks, "7")
+    gate = submitted(run, stage, (), "8", gate=True)
+    lines = [
+        squeue_line(job, None, "PENDING", name, reason=reason) for job, name in (("7", sent.name), ("8", gate.name))
+    ]
+    slurm_says(squeue="\n".join(lines), sacct="")
+    assert "note:" not in status(run).stdout
+
+
+@pytest.mark.parametrize(("reason", "remedy"), [("JobHeldUser", "; scontrol release 8"), ("PartitionDown", "")])
+def test_a_run_in_which_only_the_gate_waits_is_queued(
+    tmp_path: Path, slurm_says: SlurmSays, reason: str, remedy: str
+) -> None:
+    run, plan, _ = make_run(tmp_path / "run")
+    stage = plan.stage("it00/eval")
+    finish(run, stage)
+    submitted(run, stage, stage.tasks, "7")
+    gate = submitted(run, stage, (), "8", gate=True)
+    slurm_says(squeue=squeue_line("8", None, "PENDING", gate.name, reason=reason), sacct="")
+    found = look(run)
+    assert (found.survey.state, found.exit_code) == ("queued", 0)
+    assert f"the gate waits: {reason}{remedy}" in found.survey.notes
+
+
+def test_a_maintenance_is_told_with_its_time(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    run, plan, _ = make_run(tmp_path / "run")
+    stage = plan.stage("it00/eval")
+    sent = submitted(run, stage, stage.tasks, "7")
+    gate = submitted(run, stage, (), "8", gate=True)
+    line = squeue_line("7", 0, "PENDING", sent.name, reason="ReqNodeNotAvail, Reserved for maintenance")
+    reservation = (
+        "ReservationName=course StartTime=2026-12-01T08:00:00 EndTime=2026-12-01T09:00:00 Flags=SPEC_NODES\n"
+        "ReservationName=root_5 StartTime=2026-12-02T06:00:00 EndTime=2026-12-02T18:00:00 Duration=12:00:00 "
+        "Nodes=node[1-4] Flags=MAINT,IGNORE_JOBS,SPEC_NODES,ALL_NODES\n"
+    )
+    queued = squeue_line("8", None, "PENDING", gate.name, reason="Dependency")
+    slurm_says(squeue=line.replace("|N/A", "|2026-12-02T18:00:00") + "\n" + queued, scontrol=reservation, sacct="")
+    [note] = look(run).survey.notes
+    assert "expected to start at 2026-12-02T18:00:00" in note
+    assert "maintenance from 2026-12-02T06:00:00 to 2026-12-02T18:00:00" in note
+    assert note.endswith("lower the profile's minutes")
+
+
+# --- what is no failure
+
+
+def test_what_slurm_refused_is_told_in_its_words(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    run, plan, _ = make_run(tmp_path / "run")
+    stage = plan.stage("it00/eval")
+    sent = submitted(run, stage, stage.tasks, None)
+    words = "sbatch: error: AssocMaxSubmitJobLimit; Batch job submission failed: Job violates accounting/QOS policy"
+    with run.submissions.open("a") as file:
+        file.write(json.dumps({"event": "refused", "name": sent.name, "why": words, "index": None, "time": 0.0}) + "\n")
+    slurm_says(squeue="", sacct="")
+    found = look(run)
+    assert found.survey.failures == {} and found.stages[0].waiting == 2
+    assert f"Slurm refused 1 job(s): {words}" in found.survey.notes
+    assert found.next.startswith("wait until some of your jobs have ended") and "hpcmaf submit" in found.next
+
+
+@pytest.mark.parametrize(
+    ("cause", "state"),
+    [
+        ({"type": "StopRequested", "message": "stopped as asked before its first step"}, "CANCELLED"),
+        (None, "CANCELLED"),
+        (None, None),
+    ],
+)
+def test_what_was_cancelled_has_not_failed(
+    tmp_path: Path, slurm_says: SlurmSays, cause: dict[str, str] | None, state: str | None
+) -> None:
+    run, plan, _ = make_run(tmp_path / "run")
+    stage = plan.stage("it00/eval")
+    sent = submitted(run, stage, stage.tasks, "7")
+    attempted(run, stage, "00000", sent.name, cause)
+    slurm_says(squeue="" if state is None else squeue_line("7", 0, state, sent.name), sacct=1)
+    write_stop(run, "cancelled by hpcmaf cancel", kind="cancelled")
+    found = look(run)
+    assert found.survey.failures == {} and found.stages[0].waiting == 2
+    assert found.next == f"hpcmaf retry {run.root}"
+
+
+def test_a_failure_before_the_run_was_cancelled_is_still_one(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    run, plan, _ = make_run(tmp_path / "run")
+    stage = plan.stage("it00/eval")
+    sent = submitted(run, stage, stage.tasks, "7")
+    attempted(run, stage, "00000", sent.name, {"type": "DataError", "message": "torn"})
+    slurm_says(squeue="", sacct=1)
+    write_stop(run, "cancelled by hpcmaf cancel", kind="cancelled")
+    assert [failure.text for failure in look(run).survey.failures.values()] == ["torn"]
+
+
+def test_nodes_that_have_not_met_are_told_of(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    run, plan, _ = make_run(tmp_path / "run", cluster={"finetuning": {"nodes": 2}})
+    stage = plan.stage("it01/finetune")
+    sent = submitted(run, stage, stage.tasks[:1], "7")
+    gate = submitted(run, stage, (), "8", gate=True)
+    folder = run.progress(stage, stage.tasks[0])
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lines = [squeue_line("7", None, "RUNNING", sent.name), squeue_line("8", None, "PENDING", gate.name)]
+    slurm_says(squeue="\n".join(lines), sacct="")
+    folder.write_text(json.dumps({"done": 0, "total": 2, "unit": MEETING}))
+    assert f"it01/finetune {stage.tasks[0]}: its 2 nodes are meeting, or load the model" in look(run).survey.notes
+    folder.write_text(json.dumps({"done": 1, "total": 9, "unit": "steps"}))
+    assert look(run).survey.notes == []

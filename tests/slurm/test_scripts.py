@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from hpcmaf.rundir import RunDir
@@ -103,6 +107,57 @@ def test_each_stage_runs_alone(site: Site) -> None:
     site.wait(again)
     assert (site.folder / f"hpcmaf-finetune-{again}.log").read_text().count("done already") == 2
     assert run.metrics(1).exists() and verify(run.root) == []
+
+
+@pytest.mark.timeout(600)
+def test_nodes_without_names_meet_and_a_hung_one_gives_both_back(site: Site) -> None:
+    """No name service knows the nodes; then all of the second one's processes stand still in the middle of training."""
+    endless = ["--set", "training.epochs=100000", "--run", "hung"]
+    site.call(sys.executable, "-m", "hpcmaf", "plan", "--write", *WORDS, *endless)
+    run = RunDir(site.folder / "runs/hung")
+    for stage in ("it01/debate", "it01/merge"):
+        site.call(sys.executable, "-m", "hpcmaf", "stage", "hung", stage)
+    hosts = site.slurm.home / "etc/hosts"
+    names = hosts.read_text()
+    # In place: nodes have this very file as theirs.
+    hosts.write_text("127.0.0.1 localhost\n")
+    try:
+        job = site.sbatch("--nodes=2", SLURM / "finetune.sh", "hung", "1", "--task", "generator-0")
+        steps = run.attempts(run.load_plan().stage("it01/finetune"), "generator-0") / "0001/progress.jsonl"
+        wait_until("they train", lambda: steps.exists() and steps.read_text().count("\n") > 3, 150, 0.5)
+    finally:
+        hosts.write_text(names)
+    second = processes_on(site.slurm, "node2", str(run.root.name))
+    began = time.monotonic()
+    for process in second:
+        os.kill(process, signal.SIGSTOP)
+    site.slurm.wait_job(job, "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", timeout=150)
+    wait_until("both nodes are free", lambda: set(site.slurm.node_states().values()) == {"idle"}, 60, 0.2)
+    took = time.monotonic() - began
+    assert took < 120, f"{took:.0f} s"
+    [cause] = [json.loads(path.read_text()) for path in steps.parent.glob("cause.json")]
+    assert "node 1" in cause["message"] and "gave no sign of life" in cause["message"], cause
+
+
+def processes_on(slurm: Cluster, node: str, word: str) -> list[int]:
+    """Those of hpcmaf on a node whose command line holds a word, and all that they have started."""
+    warden = psutil.Process(slurm.nodes[node].slurmd()).parent()
+    assert warden is not None
+    known = {process.pid: process for process in warden.children(recursive=True)}
+    mine = [p for p in known.values() if word in " ".join(p.cmdline()) and "hpcmaf" in " ".join(p.cmdline())]
+    family = {p.pid for p in mine} | {child.pid for p in mine for child in p.children(recursive=True)}
+    assert len(family) >= 3, family
+    return sorted(family)
+
+
+@pytest.mark.parametrize("name", ["n.shah's", "my.shared dir", "finetune.sh"])
+def test_scripts_run_from_folders_of_any_name(site: Site, name: str) -> None:
+    copy = site.folder.parent / name / "slurm"
+    shutil.copytree(SLURM, copy)
+    job = site.sbatch(copy / "merge.sh", "nowhere", "1")
+    site.slurm.wait_job(job, "FAILED", timeout=60)
+    log = (site.folder / f"hpcmaf-merge-{job}.log").read_text()
+    assert "hpcmaf.sh: not found" not in log and "nowhere" in log, log
 
 
 def test_a_stage_whose_inputs_are_missing_says_so(site: Site) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from hpcmaf.cli import doctor as doctor_verb
 from hpcmaf.cli import logs as logs_verb
 from hpcmaf.cli import retry as retry_verb
 from hpcmaf.cli import status as status_verb
+from hpcmaf.launch.prepare import write_profile
 from hpcmaf.launch.slurm import retry as retry_module
 from hpcmaf.launch.status import look
+from hpcmaf.profile import load_profile
 from tests.slurm.cluster import Cluster
 from tests.slurm.errands import errand, plant, started
 from tests.slurm.processes import wait_until
-from tests.slurm.runs import Loop
+from tests.slurm.runs import SITE, Loop
 
 VERBS = {"status": status_verb, "logs": logs_verb, "retry": retry_verb, "cancel": cancel_verb}
 
@@ -145,7 +148,109 @@ def test_the_doctor_looks_at_nodes_from_within(slurm: Cluster, tmp_path: Path) -
         assert found[area]["level"] == "ok", found[area]
     assert "node1, node2" in found["nodes"]["text"]
     assert found["GPUs on nodes"]["text"] == "2 visible, 2 asked for"
+    assert found["names of nodes"]["level"] == "ok" and "node2 is 127.0.0.1" in found["names of nodes"]["text"]
     assert sorted(loop.run.root.iterdir()) == before
+
+
+def test_the_doctor_sees_that_nodes_do_not_know_each_other(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "run")
+    hosts = slurm.home / "etc/hosts"
+    names = hosts.read_text()
+    hosts.write_text("127.0.0.1 localhost\n")
+    try:
+        code, found = doctor(loop, "--probe")
+    finally:
+        hosts.write_text(names)
+    assert code == 0 and found["names of nodes"]["level"] == "warning", found["names of nodes"]
+    assert "node1, node2: no name service knows them" in found["names of nodes"]["text"]
+
+
+@pytest.mark.parametrize(
+    ("site", "area", "words", "remedy"),
+    [
+        ("slurm.merge.partition=lost", "merge", "Invalid partition name", "slurm.partition to one of high, low, main"),
+        ("slurm.generation.gpus=8", "generation", "(no node has 8 GPUs, 4 at most)", "lower slurm.generation.gpus"),
+        ("slurm.finetuning.constraint=a100", "finetuning", "Invalid feature", "set slurm.finetuning.constraint"),
+        ("slurm.gate.options={reservation: none}", "gate", "eservation", "reservation: NAME"),
+    ],
+)
+def test_the_doctor_asks_slurm_itself(
+    slurm: Cluster, tmp_path: Path, site: str, area: str, words: str, remedy: str
+) -> None:
+    loop = Loop(slurm, tmp_path / "run")
+    code, found = doctor(loop, "--set-profile", site)
+    assert code == 12 and found[area]["level"] == "problem"
+    assert words in found[area]["text"] and remedy in found[area]["remedy"]
+    assert {found[other]["level"] for other in {"generation", "finetuning", "merge", "gate"} - {area}} == {"ok"}
+    assert not slurm.client("squeue", "-h").strip(), "something was submitted"
+
+
+def test_the_doctor_finds_nothing_against_all_of_a_nodes_memory(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "run", "slurm.generation.memory_gb=0")
+    plant(loop.run, "it00/eval", "00000", "sleep 20")
+    code, found = doctor(loop)
+    assert code == 0 and found["generation"]["level"] == "ok"
+    loop.start()
+    [name] = [line["name"] for line in loop.events("intent") if line["stage"] == "it00/eval" and line["elements"]]
+    script = loop.run.jobs(loop.plan.stage("it00/eval"), name) / "submission.sh"
+    assert "#SBATCH --mem=0" in script.read_text().splitlines()
+    wait_until("a whole node is taken", lambda: loop.running_on("it00/eval", "00000"), 90, 0.5)
+    job = loop.task("it00/eval", "00000")
+    assert job is not None
+    assert "mem=8000M" in slurm.client("scontrol", "show", "job", job["id"]), "all that a node of 8000 MB has"
+
+
+def test_jobs_go_where_the_shell_says(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SBATCH_PARTITION, as sbatch itself heeds it; gates have it too."""
+    monkeypatch.setenv("SBATCH_PARTITION", "high")
+    loop = Loop(slurm, tmp_path / "run")
+    site = tmp_path / "site.yaml"
+    site.write_text(json.dumps(SITE | {"slurm": SITE["slurm"] | {"partition": None}}))
+    profile = load_profile(str(site), (), os.environ)
+    write_profile(loop.run, profile)
+    loop.profile = load_profile(str(loop.run.profile))
+    loop.start()
+    loop.finish()
+    names = {line["name"] for line in loop.events("intent")}
+    assert {job["partition"] for job in slurm.jobs() if job["name"] in names} == {"high"}
+
+
+def test_a_gate_that_is_held_is_told_of(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "run")
+    plant(loop.run, "it00/eval", "00000", "sleep 6")
+    loop.start()
+    gates = look(loop.run).survey.gates
+    slurm.client("scontrol", "hold", ",".join(gates))
+    wait_until("only gates wait", lambda: look(loop.run).survey.state == "queued", 90, 0.5)
+    shown = verb("status", loop)
+    assert shown.exit_code == 0 and ": queued (0 running, 0 queued, gate " in shown.output
+    assert "note: the gate waits: JobHeldAdmin; ask the site's operators" in shown.output or (
+        f"note: the gate waits: JobHeldUser; scontrol release {','.join(gates)}" in shown.output
+    )
+    slurm.client("scontrol", "release", ",".join(gates))
+    loop.finish()
+
+
+def test_a_maintenance_ahead_is_told_with_its_time(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "run", "slurm.generation.minutes=90")
+    slurm.client(
+        "scontrol", "create", "reservation", "reservationname=works", "starttime=now+1hour", "duration=60",
+        "flags=maint,ignore_jobs", "nodes=ALL", "users=root",
+    )  # fmt: skip
+    try:
+        loop.start()
+        found = ""
+
+        def told() -> bool:
+            nonlocal found
+            found = verb("status", loop).output
+            return "maintenance from 20" in found
+
+        wait_until("status tells of it", told, 60, 1)
+    finally:
+        slurm.cancel_all()
+        slurm.client("scontrol", "delete", "reservationname=works")
+    assert "ReqNodeNotAvail" in found and "queued (0 running" in found
 
 
 def test_a_probe_that_gets_no_node_is_cancelled(slurm: Cluster, tmp_path: Path) -> None:

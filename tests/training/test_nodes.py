@@ -13,11 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 
 from hpcmaf.errors import ConfigError, TrainingError
 from hpcmaf.training import torchrun
 from hpcmaf.training.job import FinetuneJob, NodePlace, run_finetune
-from hpcmaf.training.nodes import Pulse, announced
+from hpcmaf.training.nodes import Pulse, announce, announced
 from tests.training.conftest import COMMON, LORA, chats, run_batch, write_lines
 from tests.training.test_checkpoints import family, steps_in
 
@@ -33,6 +34,37 @@ def test_impossible_places_are_refused(rank, host):
 def test_place_survives_a_command_line():
     assert NodePlace.from_json(PLACES[1].to_json()) == PLACES[1]
     assert PLACES[0].local_address == "127.0.0.1" and PLACES[1].local_address == socket.gethostname()
+
+
+def test_nodes_meet_at_addresses_of_either_kind(tmp_path):
+    place = NodePlace(0, 2, "fd00::2", "run")
+    announce(tmp_path, place, 4711)
+    assert announced(tmp_path) == "[fd00::2]:4711"
+    assert parse_rendezvous_endpoint(announced(tmp_path), 1) == ("fd00::2", 4711)
+
+
+def test_a_job_of_one_node_needs_no_names():
+    assert torchrun._alone()["rdzv_endpoint"] == "127.0.0.1:0" and torchrun._alone()["local_addr"] == "127.0.0.1"
+
+
+def test_the_observers_own_standstill_is_not_held_against_the_others(tmp_path):
+    zero, one = (Pulse(tmp_path, replace(place, joining_s=60.0)) for place in PLACES)
+    assert zero.lost() is None and one.lost() is None
+    time.sleep(1.0)  # more than anybody's patience
+    assert zero.lost() is None and one.lost() is None
+
+
+def test_a_node_whose_process_is_stopped_gives_no_sign(tmp_path):
+    zero, one = (Pulse(tmp_path, replace(place, joining_s=60.0)) for place in PLACES)
+    assert zero.lost() is None and one.lost() is None
+    with subprocess.Popen(["sleep", "60"]) as child:
+        os.kill(child.pid, signal.SIGSTOP)
+        before = (tmp_path / "node-1.alive").read_text()
+        time.sleep(0.1)
+        assert one.lost() is None and (tmp_path / "node-1.alive").read_text() == before
+        child.kill()
+    time.sleep(0.1)
+    assert one.lost() is None and (tmp_path / "node-1.alive").read_text() != before
 
 
 def test_job_and_nodes_have_to_agree(tmp_path):
@@ -80,12 +112,12 @@ def wait_for(pulse: Pulse) -> str:
 class Nodes:
     """Launchers of both nodes."""
 
-    def __init__(self, job: FinetuneJob, folder: Path) -> None:
+    def __init__(self, job: FinetuneJob, folder: Path, **settings: float) -> None:
         folder.mkdir()
         self.logs = folder / "logs"
         job.write(folder / "job.json")
         command = [sys.executable, "-m", "tests.training.launch", str(folder / "job.json"), str(self.logs)]
-        places = [NodePlace(rank, 2, "127.0.0.1", "attempt-1", address="127.0.0.1") for rank in range(2)]
+        places = [NodePlace(rank, 2, "127.0.0.1", "attempt-1", address="127.0.0.1", **settings) for rank in range(2)]
         self.launchers = [
             subprocess.Popen(
                 [*command, place.to_json()], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
@@ -124,6 +156,31 @@ def test_two_nodes_train_as_two_processes_of_one(job, tmp_path):
     assert json.loads((Path(job.output) / "training.json").read_text())["losses"] == expected["losses"]
     names = sorted(path.name for path in nodes.logs.iterdir())
     assert names == ["finetune.log", "finetune.node1.log", "progress.jsonl", "tensorboard"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("node", "who"), [(1, "worker"), (1, "all"), (0, "worker")])
+def test_a_node_that_stands_still_ends_the_job_on_both(job, tmp_path, node, who):
+    nodes = Nodes(replace(job, epochs=100_000), tmp_path / "nodes", patience_s=6.0)
+    while not steps_in(nodes.logs / "progress.jsonl"):
+        assert all(launcher.poll() is None for launcher in nodes.launchers)
+        time.sleep(0.05)
+    hung = family(nodes.launchers[node].pid)
+    for process in hung if who == "all" else hung[-1:]:
+        os.kill(process, signal.SIGSTOP)
+    began = time.monotonic()
+    if who == "worker":
+        for code, said in nodes.wait(60):
+            assert code == TrainingError.exit_code and "gave no sign of life for 6 s" in said
+    else:
+        living = nodes.launchers[1 - node]
+        said = living.communicate(timeout=60)[0]
+        assert living.returncode == TrainingError.exit_code and "node 1 (127.0.0.1) gave no sign of life" in said
+        for process in hung:
+            os.kill(process, signal.SIGKILL)
+    # The patience, its look, and the time for others to tell why they ended.
+    assert time.monotonic() - began < 6 + 15 + 20
+    assert not Path(job.output).exists()
 
 
 @pytest.mark.slow

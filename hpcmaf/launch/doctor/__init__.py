@@ -36,10 +36,10 @@ def examine(profile: Profile, run: RunDir, *, probe_seconds: float | None = None
     from hpcmaf.launch.doctor.cluster import examine_cluster
     from hpcmaf.launch.doctor.site import examine_site
 
-    answering = yield from examine_cluster(profile, run)
-    if not answering:
+    known = yield from examine_cluster(profile)
+    if known is None:
         return
-    nodes = yield from examine_site(profile)
+    nodes = yield from examine_site(profile, run, known)
     if probe_seconds is not None:
         from hpcmaf.launch.doctor.probe import examine_nodes
 

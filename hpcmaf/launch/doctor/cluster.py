@@ -2,75 +2,53 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 from collections.abc import Generator, Mapping
 
-from hpcmaf.errors import HpcmafError, SlurmError
+from hpcmaf.errors import SlurmError
 from hpcmaf.launch.doctor.finding import Finding, ok, problem, warning
-from hpcmaf.launch.slurm.commands import AccountingAbsentError, accounting, call, configuration, queue
-from hpcmaf.launch.slurm.requests import elements
+from hpcmaf.launch.slurm.commands import AccountingAbsentError, accounting, configuration, queue
+from hpcmaf.launch.slurm.requests import array_limit
 from hpcmaf.profile import Profile
-from hpcmaf.rundir import RunDir
 
 _NEEDED = ("sbatch", "srun", "squeue", "scancel", "scontrol")
-_USEFUL = {"sinfo": "to look around", "sacct": "to tell why jobs ended", "sacctmgr": "to see your limits"}
-
-# Older ones may lack options used here; whether squeue does is tried.
-_OLDEST = (20, 11)
+_USEFUL = {"sinfo": "to look around", "sacct": "to tell why jobs ended"}
 
 # Under this the process of a finetuning job may not get to the end of a step.
 _SHORT_KILL_WAIT = 30
 _SLOW_ANSWER = 5.0
 
 
-def examine_cluster(profile: Profile, run: RunDir) -> Generator[Finding, None, bool]:
-    """Whether Slurm can be used from here; returns whether its controller answers."""
+def examine_cluster(profile: Profile) -> Generator[Finding, None, Mapping[str, str] | None]:
+    """Whether Slurm can be used from here; returns its configuration, where it answers."""
     missing = [name for name in _NEEDED if shutil.which(name) is None]
     if missing:
         remedy = "run this where Slurm's commands are (a login node; module load slurm), or use --profile local"
         yield problem("Slurm commands", f"{', '.join(missing)}: not found", remedy)
-        return False
+        return None
     absent = [f"{name} ({why})" for name, why in _USEFUL.items() if shutil.which(name) is None]
     if absent:
         yield warning("Slurm commands", f"not found: {', '.join(absent)}", "install Slurm's client commands")
     else:
         yield ok("Slurm commands", f"{', '.join([*_NEEDED, *_USEFUL])} found")
-    yield _version()
     began = time.monotonic()
     try:
         known = configuration(seconds=profile.cluster.command_seconds)
     except SlurmError as error:
         yield problem("controller", str(error), "wait until Slurm answers, or ask its operators")
-        return False
+        return None
     took = time.monotonic() - began
-    text = f"{known.get('ClusterName', '?')} answered in {took:.1f} s"
+    text = f"{known.get('ClusterName', '?')}, Slurm {known.get('SLURM_VERSION', '?')}, answered in {took:.1f} s"
     if took > _SLOW_ANSWER:
         yield warning("controller", text, "raise slurm.command_seconds; gates wait slurm.patience_minutes")
     else:
         yield ok("controller", text)
     yield _squeue(profile)
     yield _accounting(profile)
-    yield from _arrays(known, profile, run)
+    yield _arrays(known, profile)
     yield _kill_wait(known, profile)
-    return True
-
-
-def _version() -> Finding:
-    try:
-        text = call(["sbatch", "--version"], seconds=10).strip()
-    except SlurmError as error:
-        return problem("Slurm version", str(error), "mend the installation of Slurm's commands")
-    found = re.search(r"(\d+)\.(\d+)", text)
-    if found is None:
-        return warning("Slurm version", f"{text!r} names no version", "20.11 or later is known to have what is used")
-    if (int(found[1]), int(found[2])) < _OLDEST:
-        lacking = "squeue --me, sbatch --gpus-per-node and what scontrol prints may differ"
-        return warning(
-            "Slurm version", f"{text} is older than 20.11: {lacking}", "use a newer cluster, or try a small run"
-        )
-    return ok("Slurm version", text)
+    return known
 
 
 def _squeue(profile: Profile) -> Finding:
@@ -92,40 +70,17 @@ def _accounting(profile: Profile) -> Finding:
     return ok("accounting", "sacct answers")
 
 
-def _arrays(known: Mapping[str, str], profile: Profile, run: RunDir) -> Generator[Finding]:
-    """Limits on job arrays, against the largest stage of the run."""
-    size = _number(known.get("MaxArraySize"))
-    limit = profile.cluster.max_array_size or size
-    scheduler = dict(part.partition("=")[::2] for part in known.get("SchedulerParameters", "").split(","))
-    tasks = _number(scheduler.get("max_array_tasks"))
-    if size is not None and limit is not None and limit > size:
+def _arrays(known: Mapping[str, str], profile: Profile) -> Finding:
+    size, wanted = array_limit(known), profile.cluster.max_array_size
+    if size is not None and wanted is not None and wanted > size:
         remedy = f"set slurm.max_array_size to {size}, or leave it out"
-        yield problem("MaxArraySize", f"{size}, but the profile's max_array_size is {limit}", remedy)
-    elif tasks is not None and limit is not None and tasks < limit:
-        remedy = f"set slurm.max_array_size to {tasks}"
-        yield problem("MaxArraySize", f"{limit}, but max_array_tasks lets arrays have {tasks} tasks", remedy)
-    else:
-        yield ok("MaxArraySize", f"{limit or 'unknown'}; larger stages are submitted in several arrays")
-    jobs, largest = _number(known.get("MaxJobCount")), largest_stage(run, profile)
-    if jobs is not None and largest > jobs:
-        remedy = "raise generation.problems_per_shard, so that stages have fewer tasks"
-        yield problem("MaxJobCount", f"{jobs}, but a stage has {largest} jobs", remedy)
-    else:
-        yield ok("MaxJobCount", f"{jobs or 'unknown'}" + (f"; the largest stage has {largest} jobs" if largest else ""))
-
-
-def largest_stage(run: RunDir, profile: Profile) -> int:
-    """Jobs of the run's largest stage; 0 where there is no run yet."""
-    if not run.plan.exists():
-        return 0
-    try:
-        return max(len(elements(stage, stage.tasks, profile)) for stage in run.load_plan().stages)
-    except HpcmafError:
-        return 0  # said where the run directory is looked at
+        return problem("MaxArraySize", f"{size}, but the profile's max_array_size is {wanted}", remedy)
+    return ok("MaxArraySize", f"{wanted or size or 'unknown'}; larger stages are submitted in several arrays")
 
 
 def _kill_wait(known: Mapping[str, str], profile: Profile) -> Finding:
-    seconds = _number(known.get("KillWait", "").split(" ")[0])
+    text = known.get("KillWait", "").split(" ")[0]
+    seconds = int(text) if text.isdigit() else None
     ahead = f"the time limit is announced {profile.cluster.signal_seconds} s ahead"
     if seconds is not None and seconds < _SHORT_KILL_WAIT:
         return warning(
@@ -134,7 +89,3 @@ def _kill_wait(known: Mapping[str, str], profile: Profile) -> Finding:
             "nothing is lost but the work since the last checkpoint; ask for 30 s or more where preemption is frequent",
         )
     return ok("KillWait", f"{seconds or '?'} s to save on cancelling or preemption; {ahead}")
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text and text.strip().isdigit() else None

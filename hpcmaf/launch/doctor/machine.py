@@ -1,15 +1,18 @@
-"""This machine: Python packages, GPUs, and whether Python can keep what it compiled."""
+"""This machine and a profile: Python packages, GPUs, and whether Python can keep what it compiled."""
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterator
 from importlib import metadata
+from importlib.util import find_spec
 
 from hpcmaf.bytecode import nowhere_to_keep
 from hpcmaf.launch.doctor.finding import Finding, ok, problem, warning
 from hpcmaf.launch.executors import visible_gpus
 from hpcmaf.profile import Profile
+from hpcmaf.site import unnamed
 from hpcmaf.usercache import user_cache
 
 
@@ -18,6 +21,22 @@ def examine_machine(profile: Profile) -> Iterator[Finding]:
     yield from _packages(profile)
     yield _gpus(profile)
     yield _bytecode()
+    # What packages lack is told above, with their versions.
+    yield from (found for found in profile_findings(profile) if found.area != "packages")
+
+
+def profile_findings(profile: Profile) -> Iterator[Finding]:
+    """What a profile asks for that its jobs would do without, or miss; ``hpcmaf plan`` shows it too."""
+    for text, remedy in profile.idle_gpus():
+        yield warning("GPUs", text, remedy)
+    if profile.generation.engine == "vllm" and find_spec("vllm") is None:
+        own = profile.slurm is None or profile.slurm.python is None
+        text = "generation.engine is vllm, which this Python does not have" + ("" if own else "; jobs run another")
+        yield warning("packages", text, "pip install 'hpcmaf[vllm]', or use engine: transformers")
+    if profile.slurm is not None and "SLURM_JOB_ID" in os.environ:
+        for name in unnamed(profile.slurm, os.environ):
+            text = f"{name}={os.environ[name]} is this job's, and passed over"
+            yield warning("profile", text, f"set slurm.{name.removeprefix('SBATCH_').lower()} in the profile")
 
 
 def _packages(profile: Profile) -> Iterator[Finding]:
@@ -51,8 +70,11 @@ def _gpus(profile: Profile) -> Finding:
     gpus = visible_gpus()
     text = f"{len(gpus)} on this machine" if gpus else "none on this machine"
     asked = "cuda" in {profile.generation.device, profile.finetuning.device}
+    processes = profile.finetuning.processes
     if profile.launcher == "local" and asked and not gpus:
         return problem("GPUs", f"{text}, and the profile asks for device: cuda", "use device: auto, or another machine")
+    if profile.launcher == "local" and profile.finetuning.device != "cpu" and gpus and processes > len(gpus):
+        return problem("GPUs", f"{text} for {processes} processes", f"lower finetuning.processes to {len(gpus)}")
     if profile.launcher == "slurm":
         text += "; jobs run on others"
     return ok("GPUs", text)

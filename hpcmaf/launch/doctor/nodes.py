@@ -11,27 +11,31 @@ from hpcmaf.site import Resources, Slurm
 
 # name=value, where a value may hold blanks: the next name ends it.
 _FIELD = re.compile(r"(?:^|\s)([A-Za-z][A-Za-z0-9_:/]*)=")
-_GPU = re.compile(r"gpu(?::([A-Za-z][^:,(]*))?:(\d+)")
-_SIMPLE = re.compile(r"[A-Za-z0-9_.-]+(?:[&|][A-Za-z0-9_.-]+)*")
-_GONE = ("DOWN", "DRAIN", "FAIL", "NOT_RESPONDING", "FUTURE", "POWERED_DOWN_FAIL")
+# gpu:2, gpu:3090:4(S:0-1), gpu:1g.10gb:7, gpu:a100:no_consume:4
+_GPU = re.compile(r"(?:^|,)gpu(?::(?!no_consume:)([^:,(]+))?(?::no_consume)?:(\d+)(?=[(,]|$)")
+_GONE = frozenset(
+    {"DOWN", "DRAIN", "DRAINED", "DRAINING", "FAIL", "FAILING", "FUTURE", "INVAL", "INVALID", "INVALID_REG", "ERROR"}
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node; memory in MB, GPUs by type (``""`` where it has none)."""
+    """One node; memory in MB, GPUs by type in small letters, as Slurm compares them (``""`` where it has none)."""
 
     name: str
     partitions: frozenset[str]
     cpus: int
     memory: int
     gpus: dict[str, int]
-    features: frozenset[str]
     state: str
 
     @property
     def usable(self) -> bool:
-        """Whether it runs jobs, or will by itself."""
-        return not any(word in self.state for word in _GONE) and not self.state.endswith("*")
+        """Whether it runs jobs, or will by itself, as nodes do that are switched off while nobody wants them."""
+        words = {word.rstrip("*~#%$@^!-") for word in self.state.upper().split("+")}
+        silent = "NOT_RESPONDING" in words or "*" in self.state
+        asleep = any(word.startswith("POWER") for word in words)
+        return not words & _GONE and (asleep or not silent)
 
 
 def records(text: str) -> Iterator[dict[str, str]]:
@@ -49,8 +53,7 @@ def read_nodes(text: str) -> list[Node]:
     for record in records(text):
         gpus: dict[str, int] = {}
         for kind, count in _GPU.findall(record.get("Gres", "")):
-            gpus[kind] = gpus.get(kind, 0) + int(count)
-        features = record.get("ActiveFeatures") or record.get("AvailableFeatures", "")
+            gpus[kind.lower()] = gpus.get(kind.lower(), 0) + int(count)
         nodes.append(
             Node(
                 record.get("NodeName", "?"),
@@ -58,7 +61,6 @@ def read_nodes(text: str) -> list[Node]:
                 int(record.get("CPUTot", "0")),
                 int(record.get("RealMemory", "0")),
                 gpus,
-                frozenset(features.split(",")) - {"", "(null)"},
                 record.get("State", ""),
             )
         )
@@ -70,13 +72,10 @@ def minutes(text: str) -> float:
     if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", text):
         return math.inf
     days, dash, clock = text.rpartition("-")
-    parts = [int(part) for part in clock.split(":")]
-    if dash:  # days-hours[:minutes[:seconds]]
-        hours, rest = parts[0], [*parts[1:], 0, 0]
-        return int(days) * 1440 + hours * 60 + rest[0] + rest[1] / 60
-    if len(parts) == 3:
-        return parts[0] * 60 + parts[1] + parts[2] / 60
-    return parts[0] + (parts[1] / 60 if len(parts) == 2 else 0)
+    # Without days two numbers are minutes and seconds, and one is minutes.
+    parts = [0] * (not dash and clock.count(":") < 2) + [int(part) for part in clock.split(":")]
+    hours, rest, seconds = (*parts, 0, 0)[:3]
+    return int(days or 0) * 1440 + hours * 60 + rest + seconds / 60
 
 
 def fitting(
@@ -90,25 +89,18 @@ def fitting(
         Of the profile, such as ``slurm.generation``.
     """
     left = list(nodes)
-    constraint = wanted.constraint or cluster.constraint
     memory = (wanted.memory_gb or 0) * 1024
     kind = cluster.gpu_type or ""
 
     def gpus(node: Node) -> int:
-        return node.gpus.get(kind, 0) if kind else sum(node.gpus.values())
+        return node.gpus.get(kind.lower(), 0) if kind else sum(node.gpus.values())
 
     def most(values: Sequence[float]) -> float:
         return max(values, default=0)
 
     types = ", ".join(sorted({name or "gpu" for node in nodes for name in node.gpus})) or "none"
-    features = ", ".join(sorted({name for node in nodes for name in node.features})[:12]) or "none"
     typed = f"{kind} GPUs" if kind else "GPUs"
     checks = (
-        (
-            lambda node: satisfies(node.features, constraint),
-            f"no node has constraint {constraint}",
-            f"set {section}.constraint to one of its nodes' features: {features}",
-        ),
         (
             lambda node: gpus(node) >= wanted.gpus,
             f"no node has {wanted.gpus} {typed}, {most([gpus(node) for node in nodes]):g} at most",
@@ -133,10 +125,3 @@ def fitting(
     if len(left) < wanted.nodes:
         return (f"{wanted.nodes} nodes are asked for, {len(left)} fit", f"lower {section}.nodes"), len(left)
     return None, len(left)
-
-
-def satisfies(features: frozenset[str], constraint: str | None) -> bool:
-    """Whether a node has what a constraint asks for; what goes beyond & and | is left to Slurm."""
-    if constraint is None or not _SIMPLE.fullmatch(constraint):
-        return True
-    return any(features.issuperset(part.split("&")) for part in constraint.split("|"))

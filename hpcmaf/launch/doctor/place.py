@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -75,6 +76,7 @@ def examine_place(run: RunDir, *, shared: bool) -> Iterator[Finding]:
             yield problem("run directory", str(error), "choose another --run")
         yield from _sharing(folder)
     yield _flock(folder)
+    yield _fsync(folder)
     yield from _room(folder)
 
 
@@ -118,10 +120,26 @@ def _flock(folder: Path) -> Finding:
                     )
             except RunBusyError:
                 return ok("locks", f"flock holds in {folder}")
+    except HpcmafError as error:
+        return problem("locks", *str(error).split("; ", 1))
     except OSError as error:
-        return problem("locks", f"{folder}: {error.strerror}", "name a folder you may write to, with flock: --run")
+        return problem("locks", f"{folder}: {error.strerror}", "name a folder that you may write to: --run")
     finally:
         path.unlink(missing_ok=True)
+
+
+def _fsync(folder: Path) -> Finding:
+    """Where a folder cannot be synced, what is published goes without; other errors would stop a run."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
+            return problem("fsync", f"{folder}: {error.strerror}", "put runs on another file system: --run")
+        return ok("fsync", f"{folder}: folders have none; files do without")
+    finally:
+        os.close(descriptor)
+    return ok("fsync", f"fsync works in {folder}")
 
 
 def _room(folder: Path) -> Iterator[Finding]:

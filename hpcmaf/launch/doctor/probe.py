@@ -19,6 +19,7 @@ from hpcmaf.launch.doctor.finding import Finding, ok, problem, warning
 from hpcmaf.launch.executors import visible_gpus
 from hpcmaf.launch.slurm.commands import call, cancel, queue
 from hpcmaf.launch.slurm.executor import ChainExecutor
+from hpcmaf.launch.slurm.nodes import address_of
 from hpcmaf.launch.slurm.requests import Element, parameters
 from hpcmaf.locking import lock
 from hpcmaf.profile import Profile
@@ -48,12 +49,15 @@ class Probe:
     def __call__(self, element: Element) -> None:
         """Write down what this node sees."""
         folder = Path(self.folder)
+        own = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
         answer: dict[str, Any] = {
-            "node": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+            "node": own,
             "version": hpcmaf.__version__,
             "gpus": len(visible_gpus()),
             "locked": _locked(folder / "lock"),
             "sbatch": "",
+            "address": address_of(own),
+            "unresolved": [name for name in _peers() if not _resolves(name)],
         }
         try:
             call(["sbatch", "--test-only", *self.options, "--wrap=true"], seconds=60)
@@ -68,6 +72,18 @@ def _locked(path: Path) -> bool:
             return False
     except RunBusyError:
         return True
+
+
+def _peers() -> list[str]:
+    """Names of all nodes of this job."""
+    return call(["scontrol", "show", "hostnames", os.environ.get("SLURM_JOB_NODELIST", "")], seconds=60).split()
+
+
+def _resolves(name: str) -> bool:
+    try:
+        return bool(socket.getaddrinfo(name, None))
+    except OSError:
+        return False
 
 
 def examine_nodes(profile: Profile, run: RunDir, *, nodes: int, seconds: float) -> Iterator[Finding]:
@@ -174,6 +190,7 @@ def _judge(
         )
     else:
         yield ok("locks across nodes", "a lock held here is seen there")
+    yield from _names(answers)
     refusals = {str(answer["sbatch"]) for answer in answers if answer["sbatch"]}
     if not refusals:
         yield ok("sbatch in jobs", "jobs may submit jobs")
@@ -189,6 +206,24 @@ def _judge(
         )
     else:
         yield ok("GPUs on nodes", f"{fewest} visible, {wanted} asked for")
+
+
+def _names(answers: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Whether nodes know each other; finetuning on several meets at an address, and needs no names for that."""
+    if len(answers) < 2:
+        return
+    area = "names of nodes"
+    addresses = ", ".join(f"{answer['node']} is {answer['address']}" for answer in answers)
+    unknown = sorted({name for answer in answers for name in answer["unresolved"]})
+    lost = sorted(str(answer["node"]) for answer in answers if answer["address"] == answer["node"])
+    if lost and unknown:
+        remedy = "name the interface they share, NCCL_SOCKET_IFNAME, in slurm.setup; or have names resolved there"
+        yield problem(area, f"{', '.join(lost)}: no address is known under which others reach it", remedy)
+    elif unknown:
+        text = f"{', '.join(unknown)}: no name service knows them; nodes meet by address ({addresses})"
+        yield warning(area, text, "nothing has to be done, as long as nodes reach each other at these addresses")
+    else:
+        yield ok(area, f"nodes know each other ({addresses})")
 
 
 def _last_words(folder: Path) -> str:

@@ -28,6 +28,7 @@ from hpcmaf.launch.slurm.losses import find_causes
 from hpcmaf.launch.slurm.requests import (
     DEFAULT_MAX_ARRAY_SIZE,
     Element,
+    array_limit,
     dependency,
     job_name,
     parameters,
@@ -249,8 +250,7 @@ class Chain:
     def _array_limit(self) -> int:
         if self._max_array_size is None:
             known: Any = patiently(lambda: configuration(seconds=self.cluster.command_seconds), patience=self.patience)
-            value = known.get("MaxArraySize", "")
-            self._max_array_size = int(value) if value.isdigit() and int(value) > 1 else DEFAULT_MAX_ARRAY_SIZE
+            self._max_array_size = array_limit(known) or DEFAULT_MAX_ARRAY_SIZE
         return self._max_array_size
 
     def _say(self, line: str) -> None:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
+import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import submitit
 
-from hpcmaf.attempts import all_attempts
+from hpcmaf.attempts import all_attempts, read_cause
+from hpcmaf.errors import SlurmError
+from hpcmaf.launch.slurm.commands import call
 from hpcmaf.plan import Stage
 from hpcmaf.rundir import RunDir
 from hpcmaf.training.nodes import NodePlace
 from hpcmaf.training.stopping import StopFlag
 
 POLL_SECONDS = 0.5
+# For node 0 to publish what all have trained; srun ends whoever is left soon after the first task's end.
+_PUBLISHING_SECONDS = 900.0
+_ASK_SECONDS = 10.0
 
 
 def restarts() -> int:
@@ -37,17 +47,89 @@ def place_of_job(position: int = 0) -> NodePlace | None:
     if environment.num_nodes == 1:
         return None
     hosts = environment.hostnames
+    own = address_of(hosts[environment.node])
+    if "GLOO_SOCKET_IFNAME" not in os.environ and (interface := _interface_of(own)) is not None:
+        # Gloo would look its own name up, and meet nobody where that leads nowhere.
+        os.environ["GLOO_SOCKET_IFNAME"] = interface
     return NodePlace(
         rank=environment.node,
         nodes=environment.num_nodes,
-        host=hosts[0],
+        # Only node 0's own is ever used: the others read what it announces.
+        host=own if environment.node == 0 else hosts[0],
         run_id=f"{environment.job_id}-{restarts()}-{position}",
-        address=hosts[environment.node],
+        address=own,
     )
 
 
+def address_of(name: str) -> str:
+    """A numeric address under which other nodes reach this one.
+
+    Slurm's own for the node; else what its name stands for here, unless that
+    is the loopback that ``/etc/hosts`` of some systems has for it; else that of
+    the interface in ``NCCL_SOCKET_IFNAME``. The name where nothing tells.
+
+    Parameters
+    ----------
+    name
+        Slurm's, of the node that asks.
+    """
+    return next(_addresses(name), name)
+
+
+def _addresses(name: str) -> Iterator[str]:
+    try:
+        said = call(["scontrol", "show", "node", name, "--oneliner"], seconds=_ASK_SECONDS)
+    except SlurmError:
+        said = ""
+    known = dict(re.findall(r"\b(NodeAddr|NodeHostName)=(\S+)", said))
+    for host in (known.get("NodeAddr"), known.get("NodeHostName"), name, socket.gethostname()):
+        if host and _numeric(host):
+            yield host
+        elif host:
+            yield from _resolved(host)
+    if (wanted := os.environ.get("NCCL_SOCKET_IFNAME")) is not None:
+        for interface, entries in psutil.net_if_addrs().items():
+            if _chosen(interface, wanted):
+                yield from (e.address for e in entries if e.family == socket.AF_INET)
+
+
+def _numeric(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _resolved(host: str) -> list[str]:
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    # IPv4 first; link-local addresses mean nothing without an interface.
+    numbers = sorted({ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found}, key=_order)
+    return [str(number) for number in numbers if not (number.is_loopback or number.is_link_local)]
+
+
+def _order(number: ipaddress.IPv4Address | ipaddress.IPv6Address) -> tuple[int, int]:
+    return number.version, int(number)
+
+
+def _chosen(interface: str, wanted: str) -> bool:
+    """Whether NCCL takes an interface: ``eth,ib`` are beginnings of names, ``=`` means whole ones, ``^`` all others."""
+    sign, names = re.fullmatch(r"(\^?=?)(.*)", wanted).groups()  # type: ignore[union-attr]
+    listed = names.split(",")
+    found = interface in listed if "=" in sign else any(name and interface.startswith(name) for name in listed)
+    return found != ("^" in sign) and interface != "lo"
+
+
+def _interface_of(address: str) -> str | None:
+    known = psutil.net_if_addrs()
+    return next((name for name in known if any(entry.address == address for entry in known[name])), None)
+
+
 def lend(run: RunDir, stage: Stage, task: str, place: NodePlace, stop: StopFlag) -> None:
-    """Take part in a task that node 0 of this job runs; returns when it is over, or was done already.
+    """Take part in a task that node 0 of this job runs; returns when it is over there, or was done already.
 
     Raises
     ------
@@ -63,6 +145,9 @@ def lend(run: RunDir, stage: Stage, task: str, place: NodePlace, stop: StopFlag)
             return
         time.sleep(POLL_SECONDS)
     join_finetune(place.work(logs), place, stop=stop)
+    end = time.monotonic() + _PUBLISHING_SECONDS
+    while not run.done(stage, task) and read_cause(logs) is None and time.monotonic() < end:
+        time.sleep(POLL_SECONDS)
 
 
 def _attempt_of_this_job(run: RunDir, stage: Stage, task: str) -> Path | None:

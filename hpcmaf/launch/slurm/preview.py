@@ -21,6 +21,7 @@ from hpcmaf.launch.slurm.executor import ChainExecutor
 from hpcmaf.launch.slurm.requests import (
     DEFAULT_MAX_ARRAY_SIZE,
     Element,
+    array_limit,
     check_path,
     gpu_hours,
     job_name,
@@ -216,9 +217,9 @@ def _array_limit(profile: Profile) -> tuple[int, str]:
     if shutil.which("scontrol") is None:
         return DEFAULT_MAX_ARRAY_SIZE, "Slurm's default; there is no scontrol here to ask"
     try:
-        value = configuration(seconds=min(_ASK_SECONDS, profile.cluster.command_seconds)).get("MaxArraySize", "")
+        limit = array_limit(configuration(seconds=min(_ASK_SECONDS, profile.cluster.command_seconds)))
     except SlurmError:
         return DEFAULT_MAX_ARRAY_SIZE, "Slurm's default; this machine's Slurm does not answer"
-    if value.isdigit() and int(value) > 1:
-        return int(value), "this machine's Slurm's"
+    if limit is not None:
+        return limit, "this machine's Slurm's"
     return DEFAULT_MAX_ARRAY_SIZE, "Slurm's default; this machine's Slurm does not say"

@@ -27,6 +27,17 @@ ARRAYS = frozenset({"debate", "eval"})
 DEFAULT_MAX_ARRAY_SIZE = 1001
 
 
+def array_limit(configuration: Mapping[str, str]) -> int | None:
+    """Most tasks of one job array, as ``scontrol show config`` has it: the smaller of two limits; ``None`` for neither.
+
+    MaxArraySize bounds the largest index, ``max_array_tasks`` of
+    SchedulerParameters the number of tasks.
+    """
+    options = dict(part.strip().partition("=")[::2] for part in configuration.get("SchedulerParameters", "").split(","))
+    said = (configuration.get("MaxArraySize", ""), options.get("max_array_tasks", ""))
+    return min((int(value) for value in said if value.isdigit() and int(value) > 1), default=None)
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """One job array, or one single job.
@@ -139,7 +150,8 @@ def parameters(
     for key in ("account", "partition", "qos", "constraint"):
         values[key] = getattr(wanted, key) or getattr(cluster, key)
     if wanted.memory_gb is not None:
-        values["mem"] = f"{round(wanted.memory_gb * 1024)}M"
+        # 0 is Slurm's word for all of a node's.
+        values["mem"] = f"{max(1, round(wanted.memory_gb * 1024))}M" if wanted.memory_gb else "0"
     if wanted.gpus:
         typed = f"{cluster.gpu_type}:{wanted.gpus}" if cluster.gpu_type else str(wanted.gpus)
         if cluster.gpu_option == "gres":
@@ -152,7 +164,7 @@ def parameters(
         values["dependency"] = dependency(after)
     if wanted.nodes > 1:
         # A node that is lost must not leave the others waiting for it.
-        values["srun_args"] = ["--kill-on-bad-exit=0", "--wait=900"]
+        values["srun_args"] = ["--kill-on-bad-exit=0", "--wait=45"]
     if at_once is not None:
         values["array_parallelism"] = at_once
     values["additional_parameters"] = options

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Mapping
 
 from hpcmaf.attempts import all_attempts
 from hpcmaf.errors import SlurmError
+from hpcmaf.launch.estimate import read_progress
 from hpcmaf.launch.slurm.causes import RULES, find_cause
-from hpcmaf.launch.slurm.commands import AccountingAbsentError, Job, queue
+from hpcmaf.launch.slurm.commands import AccountingAbsentError, Job, call, queue
 from hpcmaf.launch.slurm.losses import accounted
+from hpcmaf.launch.slurm.refusals import ordinary, releasing
 from hpcmaf.launch.slurm.snapshot import Snapshot, TaskKey
 from hpcmaf.launch.slurm.stopped import read_stop
 from hpcmaf.launch.slurm.submissions import Submissions
@@ -17,25 +21,14 @@ from hpcmaf.launch.survey import Failure, Survey, begun_tasks, driver, unfinishe
 from hpcmaf.plan import Plan
 from hpcmaf.profile import Profile
 from hpcmaf.rundir import RunDir
+from hpcmaf.training.nodes import MEETING
 
 # Somebody is looking: what does not answer by then is left out.
 _QUEUE_SECONDS, _ACCOUNTING_SECONDS = 20.0, 5.0
 
-# Orders and limits, which somebody may have to do something about; squeue's other words are of ordinary queues.
-_HELD = (
-    "JobHeld",
-    "launch_failed",
-    "PartitionDown",
-    "PartitionInactive",
-    "PartitionTimeLimit",
-    "Assoc",
-    "QOS",
-    "BadConstraints",
-    "DependencyNeverSatisfied",
-    "AccountNotAllowed",
-    "InvalidAccount",
-    "InvalidQOS",
-)
+# After hpcmaf cancel these are no failures; what else stops a chain takes what is queued out of it, and no more.
+_ENDS_OF_CANCELLED = frozenset({"cancelled", "stopped", "killed", "lost", "preempted"})
+_ENDS_OF_STOPPED = frozenset({"cancelled", "lost"})
 
 
 def survey_cluster(run: RunDir, plan: Plan, profile: Profile) -> Survey:
@@ -55,14 +48,88 @@ def survey_cluster(run: RunDir, plan: Plan, profile: Profile) -> Survey:
     result = Survey(snapshot.done, notes=notes, stopped=read_stop(run))
     for (id, task), job in snapshot.in_flight.items():
         (result.running if job.running else result.pending).setdefault(id, []).append(task)
+    refused = _refused(run)
     result.gates = [gate.job for gate in snapshot.gates if gate.job]
     if answered:
-        result.failures = _failures(run, plan, log, snapshot, result)
+        result.failures = _failures(run, plan, log, snapshot, result, refused)
     _judge(run, profile, log, snapshot, result, answered)
+    if answered and result.state not in {"done", "stopped"}:
+        result.notes += _waiting(snapshot, profile)
+    if refused and result.state != "done":
+        *_, result.refusal = refused.values()
+        result.notes.append(f"Slurm refused {len(refused)} job(s): {result.refusal}")
+    result.notes += _meetings(run, plan, result)
     return result
 
 
-def _failures(run: RunDir, plan: Plan, log: Submissions, snapshot: Snapshot, result: Survey) -> dict[TaskKey, Failure]:
+def _refused(run: RunDir) -> dict[str, str]:
+    """Submissions that Slurm refused since the last one that it took, with its words."""
+    found: dict[str, str] = {}
+    try:
+        lines = run.submissions.read_bytes().splitlines()
+    except FileNotFoundError:
+        return found
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        event = value.get("event") if isinstance(value, dict) else None
+        if event == "refused":
+            found[str(value.get("name", ""))] = str(value.get("why", ""))
+        elif event in {"submitted", "reset"}:
+            found.clear()
+    return found
+
+
+def _waiting(snapshot: Snapshot, profile: Profile) -> list[str]:
+    """Why Slurm does not start what is queued, gates too, wherever that is not the queue itself."""
+    reasons: dict[str, list[Job]] = {}
+    for job in snapshot.jobs:
+        if job.live and not job.running and not ordinary(job.reason):
+            reasons.setdefault(job.reason, []).append(job)
+    gates = {gate.job for gate in snapshot.gates}
+    notes = []
+    for reason, jobs in sorted(reasons.items()):
+        ids = list(dict.fromkeys(job.id for job in jobs))
+        what = "the gate waits" if gates.issuperset(ids) else f"Slurm holds {len(jobs)} job(s) back"
+        starts = min((job.start for job in jobs if job.start[:4].isdigit()), default="")
+        when = f", expected to start at {starts}" if starts else ""
+        if "maintenance" in reason.lower() or reason.startswith("ReqNodeNotAvail"):
+            when += _maintenance(profile)
+        remedy = releasing(reason, ids)
+        notes.append(f"{what}: {reason}{when}" + (f"; {remedy}" if remedy else ""))
+    return notes
+
+
+def _maintenance(profile: Profile) -> str:
+    """When the next maintenance is, as Slurm has it."""
+    try:
+        text = call(
+            ["scontrol", "show", "reservation", "--oneliner"],
+            seconds=min(_ACCOUNTING_SECONDS, profile.cluster.command_seconds),
+        )
+    except SlurmError:
+        return ""
+    known = (dict(re.findall(r"(\w+)=(\S+)", line)) for line in text.splitlines() if "MAINT" in line)
+    times = sorted((row.get("StartTime", ""), row.get("EndTime", "")) for row in known)
+    return f", maintenance from {times[0][0]} to {times[0][1]}" if times else ""
+
+
+def _meetings(run: RunDir, plan: Plan, result: Survey) -> list[str]:
+    """Jobs of several nodes that have not begun to train."""
+    notes = []
+    for id, tasks in result.running.items():
+        for task in tasks if id.endswith("/finetune") else ():
+            progress = read_progress(run, plan.stage(id), task)
+            if progress is not None and progress.get("unit") == MEETING:
+                notes.append(f"{id} {task}: its {progress['total']} nodes are meeting, or load the model")
+    return notes
+
+
+def _failures(
+    run: RunDir, plan: Plan, log: Submissions, snapshot: Snapshot, result: Survey, refused: Mapping[str, str]
+) -> dict[TaskKey, Failure]:
     """Tasks that were submitted, are not done, and that Slurm has no more."""
     lost = [
         (stage.id, task)
@@ -95,17 +162,17 @@ def _failures(run: RunDir, plan: Plan, log: Submissions, snapshot: Snapshot, res
         text = cause.text
         if (verdict := verdicts.get(key)) is not None:
             kind, text = verdict.kind, verdict.text
-        if _swept(kind, key, result.stopped):
+        if _swept(kind, key, result.stopped) or log.latest[key][0].name in refused:
             continue
         failures[key] = Failure(*key, kind, text, cause.log, cause.node, _again(kind, key, result.stopped))
     return failures
 
 
 def _swept(kind: str, key: TaskKey, stopped: Mapping[str, object] | None) -> bool:
-    """Whether it did not fail, but was cancelled with the rest of the chain."""
-    if kind != "cancelled" or stopped is None:
+    """Whether it did not fail, but was taken out of the queue, or stopped, with the rest of the chain."""
+    if stopped is None or key == (stopped.get("stage"), stopped.get("task")):
         return False
-    return key != (stopped.get("stage"), stopped.get("task"))
+    return kind in (_ENDS_OF_CANCELLED if stopped.get("kind") == "cancelled" else _ENDS_OF_STOPPED)
 
 
 def _again(kind: str, key: TaskKey, stopped: Mapping[str, object] | None) -> bool:
@@ -131,7 +198,7 @@ def _judge(run: RunDir, profile: Profile, log: Submissions, snapshot: Snapshot, 
         holder = None
     # Gates may be pending behind nothing: it is they who submit what comes next.
     if running or queued or result.gates:
-        result.state = "running" if running or not queued else "queued"
+        result.state = "running" if any(job.running for job in snapshot.jobs) else "queued"
         gates = f"gate {', '.join(result.gates)}" if result.gates else "no gate"
         result.why = f"{running} running, {queued} queued, {gates} behind them" if gated else "queued as a whole"
         if gated and not result.gates and holder is None:
@@ -143,7 +210,3 @@ def _judge(run: RunDir, profile: Profile, log: Submissions, snapshot: Snapshot, 
     else:
         lacking = "no gate is left to move it on" if gated else "nothing is left in the queue"
         result.state, result.why = "stalled", f"work is left, but Slurm has none of it, and {lacking}"
-    reasons = {job.reason for job in snapshot.in_flight.values() if not job.running}
-    held = sorted(reason for reason in reasons if reason.startswith(_HELD))
-    if held:
-        result.notes.append(f"Slurm holds jobs back: {', '.join(held)}")

@@ -32,4 +32,4 @@ export SRUN_CPUS_PER_TASK=32
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.finetune.generator-0.0011/%j_%t_log.out' --error '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.finetune.generator-0.0011/%j_%t_log.err' --kill-on-bad-exit=0 --wait=900 sh -c 'trap "" USR2 TERM; exec "$@"' sh /opt/hpcmaf/bin/python -u -m hpcmaf.launch.slurm.job '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.finetune.generator-0.0011'
+srun --unbuffered --output '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.finetune.generator-0.0011/%j_%t_log.out' --error '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.finetune.generator-0.0011/%j_%t_log.err' --kill-on-bad-exit=0 --wait=45 sh -c 'trap "" USR2 TERM; exec "$@"' sh /opt/hpcmaf/bin/python -u -m hpcmaf.launch.slurm.job '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.finetune.generator-0.0011'
