@@ -20,9 +20,12 @@ class AnswerForm(StrEnum):
     NUMBER = "number"
     BOXED = "boxed"
     LETTER = "letter"
+    TEXT = "text"
 
 
-def extract(text: str | None, form: AnswerForm | str) -> str | None:
+def extract(
+    text: str | None, form: AnswerForm | str, *, truncated: bool = False, letters: str = "ABCD"
+) -> str | None:
     r"""Take the final answer out of a response.
 
     Parameters
@@ -37,6 +40,13 @@ def extract(text: str | None, form: AnswerForm | str) -> str | None:
         follows the last "answer is", if it is mathematics or one short term.
         ``letter``: A-D in the last box; else after the last "answer is"; else
         the last ``(B)``, ``B)`` or bare capital that is not an article.
+        ``text``: as ``boxed``.
+    truncated
+        Whether the response was cut off by the limit on its tokens. Then an
+        explicit final answer counts alone (a closed box, ``#### number``,
+        "the answer is X." with an end), never the last number or letter.
+    letters
+        The choices of ``letter``, in capitals.
 
     Returns
     -------
@@ -49,7 +59,7 @@ def extract(text: str | None, form: AnswerForm | str) -> str | None:
     match AnswerForm(form):
         case AnswerForm.NUMBER:
             return _number(text)
-        case AnswerForm.BOXED:
+        case AnswerForm.BOXED | AnswerForm.TEXT:
             return _boxed(text)
         case AnswerForm.LETTER:
             return _letter(text)
