@@ -1,0 +1,141 @@
+"""The letter that a response to a multiple-choice question settles on."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from hpcmaf.answers.notation import plain
+
+_MOST_STATEMENTS = 20
+_LONGEST = 400
+_IS = r"[*_]{0,2}[^\S\n]{0,3}(?::|=|\b(?:is|be|was|are)\b[^\S\n]{0,3}:?)[*_]{0,2}"
+_PHRASE = re.compile(
+    rf"\b(?:answer|choice|option)\b(?:{_IS}|[^\n.:=]{{1,60}}?{_IS}|[*_]{{0,3}}[^\S\n]*(?=\n))\s*"
+    r"|(?:\u7b54\u6848|\u7b54\u3048|\u6b63\u89e3|\uc815\ub2f5|\ub2f5|antwort|r\u00e9ponse|respuesta|risposta|resposta|\u043e\u0442\u0432\u0435\u0442)"
+    r"\s{0,2}(?:\u5e94\u4e3a|\u5e94\u8be5\u662f|\u662f|\u4e3a|\u70ba|\u306f|\uc740|\ub294|ist|est|es|\u00e8|\u00e9|:|=)\s*:?\s*",
+    re.IGNORECASE,
+)
+_DENIED = re.compile(
+    r"\b(?:not|cannot|can't|isn't|aren't|neither|nor|either|never|incorrect|wrong|false|unlikely|except|eliminat\w+|rul\w+ out|excluded?"
+    r"|distractors?|instead of|rather than|at first|one of)\b|n't\b|\u4e0d\u662f|\u4e0d\u9009",
+    re.IGNORECASE,
+)
+_MARKUP = r"[\s*_$\"'`\u201c\u2018(\[{\\:>#-]"
+_SENTENCE = re.compile(r"(?:[^.!?\n;\u3002]|\.(?=\S))+")
+_CLAUSE = re.compile(r",\s+(?:so|then|but|hence|thus|therefore|which|it)\b|;|\b(?:but|so|hence|thus|therefore)\b")
+# Words that a chosen letter may stand behind.
+_BEFORE = (
+    r"(?:is|it's|be|was|are|pick|picks?|choose|chose|select|say|guess|prefer|conclude|answer|so|option|choice|letter|therefore|thus|hence|then|with|for|to"
+    r"|only|clearly|definitely|probably|likely|certainly|surely|finally|and|that|mark|take|believe|think|statement|key|be|not)"
+)
+
+
+def letter_of(box: str | None, places: list[str], text: str, letters: str, truncated: bool) -> str | None:
+    """Take the choice out of a box, a tag, a statement, a verdict or the last mention, in this order.
+
+    Parameters
+    ----------
+    box
+        Content of the last box.
+    places
+        Contents of ``<answer>``.
+    text
+        The response, without thoughts.
+    letters
+        The choices, in capitals.
+    truncated
+        Whether only what is stated counts.
+    """
+    read = _patterns(letters)
+    if box is not None and len(box) <= _LONGEST:
+        # Spaces around \text keep "A \text{and} B" two letters.
+        content = re.sub(r"\\text\w*\s*\{([^{}]*)\}", r" \1 ", plain(box).text or box).strip()
+        found = read["boxed"].match(content)
+        if found and (found[2] or not read["mention"].search(content, found.end())):
+            return found[1].upper()
+        if found or read["several"].fullmatch(content):
+            return None
+    for place in places:
+        if letter := _stated(place, read):
+            return letter
+    marks = list(_PHRASE.finditer(text))[-_MOST_STATEMENTS:]
+    for mark in reversed(marks):
+        if letter := _stated(text[mark.end() : mark.end() + _LONGEST], read):
+            return letter
+    if truncated:
+        return None
+    if letter := _whole(text.strip(), read):
+        return letter
+    sentences = [sentence for sentence in (match[0] for match in _SENTENCE.finditer(text)) if read["mention"].search(sentence)]
+    for sentence in reversed(sentences):
+        if not _DENIED.search(sentence) and (verdict := read["verdict"].search(sentence)):
+            return next(group for group in verdict.groups() if group).upper()
+    return _last_mention(text, sentences, read, letters)
+
+
+def _stated(statement: str, read: dict[str, re.Pattern[str]]) -> str | None:
+    """The one letter of a statement's first sentence that is affirmed."""
+    line = re.split(r"\n", statement.lstrip(" \n*_#:>-"), maxsplit=1)[0]
+    if letter := _whole(line.strip(), read):
+        return letter
+    match = read["stated"].match(statement)
+    if match is None:
+        sentence = re.split(r"(?<!\()[.!?](?:\s|$)|\n", statement.strip(), maxsplit=1)[0]
+        brackets = {found[1] for found in read["bracketed"].finditer(sentence)}
+        return brackets.pop().upper() if len(brackets) == 1 and not _DENIED.search(sentence) else None
+    if read["another"].match(statement, match.end()):
+        return None
+    return (match[1] or match[2] or match[3]).upper()
+
+
+def _whole(line: str, read: dict[str, re.Pattern[str]]) -> str | None:
+    """The letter of a line that is one choice, with or without what it stands for."""
+    whole = read["whole"].fullmatch(line) if len(line) <= _LONGEST else None
+    return None if whole is None or _DENIED.search(line) or read["mention"].search(line, whole.end(1) + 1) else whole[1].upper()
+
+
+def _last_mention(text: str, sentences: list[str], read: dict[str, re.Pattern[str]], letters: str) -> str | None:
+    """The last letter that is neither denied, nor part of a list of the choices."""
+    mentions: list[tuple[str, bool]] = []
+    for sentence in sentences:
+        for clause in _CLAUSE.split(sentence):
+            denied = _DENIED.search(clause) is not None
+            mentions += [(next(filter(None, found.groups())), denied) for found in read["mention"].finditer(clause)]
+    # A, B, C in order, from the first on, are the choices as they were given.
+    listed: set[int] = set()
+    start = 0
+    for index in range(1, len(mentions) + 1):
+        follows = index < len(mentions) and letters.find(mentions[index][0]) == letters.find(mentions[index - 1][0]) + 1
+        if not follows:
+            if index - start >= min(3, len(letters)) and mentions[start][0] == letters[0]:
+                listed.update(range(start, index))
+            start = index
+    kept = [letter for index, (letter, denied) in enumerate(mentions) if not denied and index not in listed]
+    return kept[-1] if kept else None
+
+
+@lru_cache(maxsize=16)
+def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
+    upper, either = f"[{letters}]", f"[{letters}{letters.lower()}]"
+    after = r"(?![A-Za-z0-9+]|'[A-Za-z]|-\w|\s?[/&]\s?" + upper + ")"
+    ahead = rf"(?:{_MARKUP}|\\?(?:text(?:bf|rm|it)?|mathrm|mathbf|boxed)\s?\{{\s?)" + "{0,8}"
+    # "A" is an article unless a bracket, an end, or one of these words follows it.
+    article = r"(?!\s+(?!because|since|as\b|is\b|and\b|for\b|which|with\b|due|by\b|based|given|that|or\b)[a-z])"
+    bare = f"(?:(?!{letters[0]}){upper}{after}|{letters[0]}{after}{article})"
+    filler = r"(?:(?:most\s|clearly\s|therefore\s|thus\s|simply\s|definitely\s|probably\s|likely\s|indeed\s|actually\s|still\s|then\s|the\s)*(?:option|choice|letter|answer)\s?)?"
+    adverbs = r"(?:(?:most|clearly|therefore|thus|simply|definitely|probably|likely|indeed|actually|still|then|now|again|hence|certainly),?\s){0,2}"
+    sources = {
+        "boxed": rf"(?:(?i:option|choice|answer|letter)[\s:]*)?[(\[]?\s*({either})\s*(?:([)\].:,]\s*(?=[A-Za-z0-9(\\$-]{{2}}|\d|\Z)|\Z|(?=\s*[(:-]))|(?=[\s,/&]))",
+        "several": rf"{either}(?:\s*(?:,|/|&|\band\b|\bor\b|\s)\s*{either})*",
+        "stated": rf"{adverbs}{ahead}(?i:{filler}){ahead}(?:(?<=[(\[])\s?({either})\s?[)\]]|({bare})|({either})(?=[*_$\"'`\u201d\u2019}}]{{0,3}}\s*(?:[.,:;)]\s|[.]?\s*\Z|\n)))",
+        "another": rf"[)\]*_$\"'`}}]{{0,3}}\s*(?:,|/|&|\bor\b|\band\b|,\s?(?:or|and)\b)\s*[(\[]?(?:(?i:option)\s)?{upper}(?![A-Za-z0-9'])",
+        "bracketed": rf"[(\[]\s?({either})\s?[)\]]",
+        "whole": rf"{ahead}(?i:(?:option|choice|answer)\s?)?{ahead}({either})\s?(?:[)\].:*_$\"'`}}\u201d\u2019]+(?:\s.*)?)?",
+        "verdict": rf"(?<![A-Za-z])(?:[(\[]({upper})[)\]]|({upper}))(?:\)|\*\*)?\s+(?:is|seems|must be|would be|has to be)\s+(?:\w+\s)?(?:the\s)?(?:only\s|most\s|best\s)?"
+        r"(?:correct|right|true|best|answer|appropriate|accurate)\b"
+        rf"|\b(?:correct|right|true|best)\b[^.\n(]{{0,30}}?\b(?:is|be)\s(?:\(({upper})\)|({upper})(?![A-Za-z'+-]))",
+        "mention": rf"[(\[]\s?({upper})\s?[)\]]|(?:^\W*|(?<=[:,\u2014\u2013=\u2192*_])\s*|\b(?i:{_BEFORE})[\s*_\"'$]{{1,3}}|(?<=[^\x00-\x7f\u7d20\u5211]))"
+        rf"(?:({upper})[).](?=\s|\Z)|({bare}))",
+    }
+    return {name: re.compile(source, re.MULTILINE if name == "mention" else 0) for name, source in sources.items()}
