@@ -14,11 +14,13 @@ import os
 import threading
 from concurrent.futures import BrokenExecutor
 from concurrent.futures import TimeoutError as OutOfTime
-
-import pebble
+from typing import TYPE_CHECKING
 
 from hpcmaf.cores import usable_cores
 from hpcmaf.errors import PlatformError
+
+if TYPE_CHECKING:
+    import pebble
 
 # Importing sympy from a busy network file system can take this long; it is not
 # part of any check's deadline, or verdicts would depend on the disk.
@@ -55,6 +57,8 @@ def check(a: str, b: str, deadline: Deadline) -> bool:
         if deadline.left_s <= 0:
             raise DeadlineExceeded
         pool = _started()
+        import pebble
+
         try:
             verdict, seconds = pool.schedule(_compare, (a, b, deadline.left_s), timeout=deadline.left_s).result()
         except OutOfTime:
@@ -85,6 +89,8 @@ def _started() -> pebble.ProcessPool:
     global _pool
     with _lock:
         if _pool is None:
+            import pebble
+
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["hpcmaf.answers.worker"])
             pool = pebble.ProcessPool(MAX_WORKERS, initializer=_prepare, context=context)

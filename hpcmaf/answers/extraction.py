@@ -82,8 +82,8 @@ _WIDE = {0xFF01 + offset: 0x21 + offset for offset in range(94)} | {0x3002: ".",
 _WIDE |= dict.fromkeys((0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF)) | dict.fromkeys((0xA0, 0x2009, 0x202F, 0x3000), " ")
 _OTHER_DIGIT = re.compile(r"(?![0-9])\d")
 _THOUGHTS = r"(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad|\|(?:begin|end)_of_thought\|)"
-_OPENED = re.compile(rf"[<\[]{_THOUGHTS}[>\]]", re.IGNORECASE)
-_CLOSED = re.compile(rf"[<\[]/{_THOUGHTS}[>\]]|<\|end_of_thought\|>", re.IGNORECASE)
+_OPENED = re.compile(rf"[<\[\u25c1](?:seed:)?{_THOUGHTS}(?:\s[^>\n]{{0,80}})?[>\]\u25b7]", re.IGNORECASE)
+_CLOSED = re.compile(rf"[<\[\u25c1]/(?:seed:)?{_THOUGHTS}[>\]\u25b7]|<\|end_of_thought\|>", re.IGNORECASE)
 _TAGS = re.compile(r"<(?:final_?)?ans(?:wer)?>((?:(?!<)|<(?!/))[^<]*)</(?:final_?)?ans(?:wer)?>", re.IGNORECASE)
 _OPEN_TAG = re.compile(r"<(?:final_?)?answer>([^<]{1,200})\Z", re.IGNORECASE)
 _END = re.compile(r"\n|[.!?][\"')*_\]]{0,3}(?=\s)")
@@ -139,7 +139,7 @@ def _boxes(text: str) -> list[str | None]:
     before = None
     for start, end, content in found:
         if content is not None:
-            bare = re.sub(r"\\text\w*\s*\{|[{}$.?_*]", "", content).strip().casefold()
+            bare = " ".join(re.sub(r"\\text\w*\s*\{|\\[,;:! ]|[{}\[\]<>$.?_*\u2026]", " ", content).split()).casefold()
             recited = re.match(rf"[\s$.,)\]\\]{{0,5}}where\s+\$?{re.escape(content)}\b", text[end : end + 60])
             if not bare or bare in _PLACEHOLDERS or recited or content.strip() in ("...", "\\ldots", "\\dots"):
                 continue
@@ -191,14 +191,14 @@ _AIM = re.compile(
     r"\s+(?:(?:the|our|an?|your|my|final|correct|right)\s+){0,3}\Z",
     re.IGNORECASE,
 )
-_MARKUP = re.compile(r"(?:\s|[*_>:]|[-=]{3,}(?=\s)|\#{1,6}\s|`{3}[a-z]{0,10}\n|`(?!``))+")
+_MARKUP = re.compile(r"(?:\s|[*_>:]|[-=]{3,}(?=\s)|\#{1,6}\s|(?:`{3}|~{3})[a-z]{0,10}\n|`(?!``)|(?<=\n)[-+\u2022]\s)+")
 _SUBHEADING = re.compile(r"\s*(?:\#{1,6}\s|\*\*)?\s?(?:explanation|reason(?:ing)?|step|solution|note|justification|proof|check|verification|because)\b", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\n|[.!?](?=[\s\"')*_]|\Z)|`")
 _CLAUSE_END = re.compile(r"\s(?:because|since|as|which|so|when|where|if|by|given|after|from)\s|,\s(?=[a-z]{2})|;|\s[\u2014\u2013]\s")
 _MATH = re.compile(r"\$\$((?:\\.|[^$\\]){1,500})\$\$|\$((?:\\.|[^$\\]){1,500})\$|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]", re.DOTALL)
 _GOES_ON = re.compile(r"\s{0,3}(?:,\s?which\s)?(?:is|are|=|equals|is\sequal\sto|has\sthe\svalue)\s", re.IGNORECASE)
 _VERDICT = re.compile(
-    r"(?:still\s|also\s|now\s|therefore\s|indeed\s|not\s)?(?:(?:in)?correct|wrong|right|(?:the\s)?same|unchanged|clear|as\sfollows|below|above|obvious|valid|verified|confirmed"
+    r"(?:not|neither|never)\b|(?:(?:still|also|now|therefore|indeed|partially|absolutely)\s)?(?:(?:in)?correct|wrong|right|(?:the\s)?same|unchanged|clear|as\sfollows|below|above|obvious|valid|verified|confirmed"
     r"|consistent|different|similar|good|fine|given|shown|stated|known|found|obtained)\b",
     re.IGNORECASE,
 )
@@ -216,8 +216,10 @@ def _statements(text: str) -> Iterator[str]:
     marks = [match for match in _PHRASE.finditer(text) if not _AIM.search(text[max(0, match.start() - 60) : match.start()])]
     for mark in reversed(marks[-_MOST_STATEMENTS:]):
         statement = text[mark.end() : mark.end() + _STATEMENT_LENGTH]
-        if not ("\n" in mark[0] and _SUBHEADING.match(statement)):
+        if "\n" not in mark[0]:
             yield statement
+        elif not _SUBHEADING.match(statement) and not _NUMBERED.match(statement):
+            yield "\n" + statement
 
 
 def _sentence(statement: str) -> str:
@@ -237,9 +239,9 @@ def _boxed(boxes: list[str | None], places: list[str], text: str, form: AnswerFo
         if answer := _term(statement, form):
             return answer
     for statement in _hashes(text):
-        if (number := _number_stated(statement)) is not None:
+        if number := _number_stated(statement):
             return number
-    short = "\n" not in text.strip() and len(text.split()) <= 6
+    short = "\n" not in text.strip() and len(text.split()) <= 6 and not _PHRASE.search(text)
     return _term(text, form) if form is AnswerForm.TEXT and short and not truncated else None
 
 
@@ -247,17 +249,19 @@ def _term(statement: str, form: AnswerForm) -> str | None:
     """The answer that a statement makes, if it makes one."""
     start = _MARKUP.match(statement)
     statement = statement[start.end() if start else 0 :]
-    if start and "```" in start[0]:
-        lines = statement.split("```")[0].strip().splitlines()
+    if start and re.search("`{3}|~{3}", start[0]):
+        lines = re.split("`{3}|~{3}", statement, maxsplit=1)[0].strip().splitlines()
         return lines[0].strip() if len(lines) == 1 else None
     sentence = re.split(r"\n|(?<!\d)[.!?](?=\s)|(?<=\d)[.!?](?=\s+[^\d\s]|\s*$)", statement, maxsplit=1)[0]
-    displayed = _MATH.match(statement)  # may have lines and full stops of its own
-    for math in [displayed] if displayed else _MATH.finditer(sentence):
-        if not _GOES_ON.match(statement, math.end()) or displayed and "\n" in displayed[0]:
+    # Display mathematics may have lines and full stops of its own, and stand on the next line.
+    displayed = _MATH.search(statement)
+    lead = displayed and re.fullmatch(r"[^.!?\n\d]{0,30}\s{0,3}", statement[: displayed.start()])
+    for math in _MATH.finditer(statement[: displayed.end()] if displayed and lead and displayed.end() > len(sentence) else sentence):
+        if not _GOES_ON.match(statement, math.end()):
             return next(group for group in math.groups() if group is not None).strip().rstrip(".,") or None
     verdict = _VERDICT.match(sentence)
     if verdict:
-        if sentence[verdict.end() : verdict.end() + 1] not in (":", ","):
+        if sentence[verdict.end() : verdict.end() + 1] != ":":
             return None
         sentence = sentence[verdict.end() + 1 :]
     sentence = sentence.replace("`", "").strip(" *_\"'").rstrip(".!?,;:*_\"' ")
@@ -270,9 +274,11 @@ def _term(statement: str, form: AnswerForm) -> str | None:
             return clause if re.search(r"\w", clause) else None
         if len(clause.split()) <= 2 and re.search(r"\d", clause):
             return clause
-    numbers = list(_NUMBER.finditer(clause))
-    whole = len(numbers) == 1 and (numbers[0].end() == len(clause.rstrip(" %")) or numbers[0].start() == 0)
-    return _clean(numbers[0]) if whole else None
+    numbers = [number for number in _NUMBER.finditer(clause) if not _INDEX.search(clause[: number.start()])]
+    if len(numbers) != 1 or len(clause) > 200:
+        return None
+    ended = value_of(plain(clause[numbers[0].start() :].replace("$", "")).text) is not None  # at most a unit follows
+    return _clean(numbers[0]) if ended or numbers[0].start() == 0 else None
 
 
 # Numbers.
@@ -298,19 +304,23 @@ _SPACED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?: \d{3})+(?![\d/])")
 _TIME = re.compile(r"\d{1,2}\s*:\s*[0-5]\d(?!\d)|\d\s*[ap]\.?m\b", re.IGNORECASE)
 _OPERATOR = re.compile(r"\s*(?:[-+*/^=\u00d7\u00f7\u2212]|\\times|\\cdot|\\div|x\s)\s*[-($\\\w]")
 _ALTERNATIVE = re.compile(r"[^\S\n]*(?:,?\s?\bor\b)\s+[-$\d]")
+_INDEX = re.compile(r"\b(?:agent|solution|step|case|part|method|problem|question|equation|figure|round|option|line|number)s?\s{0,2}#?\Z", re.IGNORECASE)
+_VERB = re.compile(r"\b(?:makes?|is|are|was|equals?|gives?|totals?|leaves?)\b[^\d]*\Z")
+_POWER = re.compile(r"\d+\s?\^\s?\{?\s?-?\d+\s?\}?")
 _FACTORS = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 _FACTORS |= {"\u4e07": 10**4, "\u4ebf": 10**8}
 
 
 def _number(boxes: list[str | None], places: list[str], text: str, truncated: bool) -> str | None:
+    boxes = [box for box in boxes if box is None or not re.fullmatch(r"[A-Z]", box)]  # \boxed{N} of a prompt
     if boxes and (boxes[-1] is not None or truncated):
         return _number_of(boxes[-1]) if boxes[-1] is not None else None
     for place in places:
-        if (number := _number_of(place) or _number_stated(place)) is not None:
+        if number := _number_of(place) or _number_stated(place):
             return number
     for statement in _hashes(text):
         if (number := _number_stated(statement)) is not None:
-            return number
+            return number or None
     if (number := _number_of_hash_line(text)) is not None:
         return number
     for statement in _statements(text):
@@ -346,7 +356,7 @@ def _number_of(content: str) -> str | None:
     if answer.note in ("am", "pm") or re.fullmatch(r"\d{1,2}\s*:\s*[0-5]\d", answer.text):
         return None
     spelled = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", answer.text).strip()
-    spelled = re.sub(r"(?<=\d)\s*[A-Za-z]{1,4}\s*\^\s*\{?\s*[23]\s*\}?\Z", "", spelled)  # 14 m^2
+    spelled = re.sub(r"(?<=\d)\s*[A-Za-z]{1,5}(?:\s*/\s*[A-Za-z]{1,5})?\s*\^\s*\{?\s*[23]\s*\}?\Z", "", spelled)  # 14 m^2
     value = value_of(spelled)
     written = _NUMBER.fullmatch(spelled)
     if value is None:
@@ -369,19 +379,22 @@ def _number_of_hash_line(text: str) -> str | None:
 def _number_stated(sentence: str) -> str | None:
     """The number that a sentence comes to; empty where it names alternatives, ``None`` where it states none."""
     sentence = _SPACED.sub(lambda match: match[0].replace(" ", ""), sentence[:_STATEMENT_LENGTH].replace("**", ""))
-    first = _NUMBER.search(sentence)
-    if first is None:
+    numbers = [number for number in _NUMBER.finditer(sentence) if not _INDEX.search(sentence[: number.start()])]
+    if not numbers:
         return None
+    first, last = numbers[0], numbers[-1]
     if _TIME.match(sentence, first.start()) or _ALTERNATIVE.match(sentence, first.end()):
         return ""
     opens = not re.search(r"\w", sentence[: first.start()])
+    if opens and (power := _POWER.match(sentence, first.start())) and (value := value_of(power[0])) is not None:
+        return str(value)
     if opens and not _OPERATOR.match(sentence, first.end()):
-        return _clean(first)
+        clause = re.split(r"\(|,\s|\b(?:because|since|as|which|that)\b", sentence[first.end() :], maxsplit=1)[0]
+        behind = _last(_NUMBER, clause)
+        return _clean(behind if behind and _VERB.search(clause[: behind.start()]) else first)
     _, equals, behind = sentence.rpartition("=")
     if equals and (value := _NUMBER.search(behind)):
         return _clean(value)
-    last = _last(_NUMBER, sentence)
-    assert last is not None
     before = sentence[: last.start()].rstrip()
     worked = before[-1:] in tuple("+-*/^\u00d7\u00f7\u2212(") or before.endswith(("\\times", "\\cdot")) or _OPERATOR.match(sentence, last.end())
     return None if worked else _clean(last)

@@ -21,7 +21,7 @@ _DENIED = re.compile(
     r"|distractors?|instead of|rather than|at first|one of)\b|n't\b|\u4e0d\u662f|\u4e0d\u9009",
     re.IGNORECASE,
 )
-_MARKUP = r"[\s*_$\"'`\u201c\u2018(\[{\\:>#-]"
+_MARKUP = r"[\s*_$\"'`\u201c\u2018(\[{<\\:>#-]"
 _SENTENCE = re.compile(r"(?:[^.!?\n;\u3002]|\.(?=\S))+")
 _CLAUSE = re.compile(r",\s+(?:so|then|but|hence|thus|therefore|which|it)\b|;|\b(?:but|so|hence|thus|therefore)\b")
 # Words that a chosen letter may stand behind.
@@ -51,16 +51,15 @@ def letter_of(box: str | None, places: list[str], text: str, letters: str, trunc
     if box is not None and len(box) <= _LONGEST:
         # Spaces around \text keep "A \text{and} B" two letters.
         content = re.sub(r"\\text\w*\s*\{([^{}]*)\}", r" \1 ", plain(box).text or box).strip()
-        found = read["boxed"].match(content)
-        if found and (found[2] or not read["mention"].search(content, found.end())):
-            return found[1].upper()
-        if found or read["several"].fullmatch(content):
+        if read["several"].fullmatch(content):
             return None
+        if found := read["boxed"].match(content):
+            return found[1].upper() if found[2] or not read["mention"].search(content, found.end()) else None
     for place in places:
         if letter := _stated(place, read):
             return letter
-    marks = list(_PHRASE.finditer(text))[-_MOST_STATEMENTS:]
-    for mark in reversed(marks):
+    marks = [mark for mark in _PHRASE.finditer(text) if not _DENIED.search(mark[0])]
+    for mark in reversed(marks[-_MOST_STATEMENTS:]):
         if letter := _stated(text[mark.end() : mark.end() + _LONGEST], read):
             return letter
     if truncated:
@@ -79,14 +78,14 @@ def _stated(statement: str, read: dict[str, re.Pattern[str]]) -> str | None:
     line = re.split(r"\n", statement.lstrip(" \n*_#:>-"), maxsplit=1)[0]
     if letter := _whole(line.strip(), read):
         return letter
-    match = read["stated"].match(statement)
-    if match is None:
-        sentence = re.split(r"(?<!\()[.!?](?:\s|$)|\n", statement.strip(), maxsplit=1)[0]
-        brackets = {found[1] for found in read["bracketed"].finditer(sentence)}
-        return brackets.pop().upper() if len(brackets) == 1 and not _DENIED.search(sentence) else None
-    if read["another"].match(statement, match.end()):
-        return None
-    return (match[1] or match[2] or match[3]).upper()
+    sentence = re.split(r"(?<!\()[.!?](?:\s|$)|\n", statement.strip(), maxsplit=1)[0]
+    for clause in _CLAUSE.split(sentence + "."):
+        if match := read["stated"].match(clause.lstrip()):
+            return None if read["another"].match(clause.lstrip(), match.end()) else (match[1] or match[2] or match[3]).upper()
+        brackets = {found[1] for found in read["bracketed"].finditer(clause)}
+        if len(brackets) == 1 and not _DENIED.search(clause):
+            return brackets.pop().upper()
+    return None
 
 
 def _whole(line: str, read: dict[str, re.Pattern[str]]) -> str | None:
@@ -100,8 +99,9 @@ def _last_mention(text: str, sentences: list[str], read: dict[str, re.Pattern[st
     mentions: list[tuple[str, bool]] = []
     for sentence in sentences:
         for clause in _CLAUSE.split(sentence):
-            denied = _DENIED.search(clause) is not None
-            mentions += [(next(filter(None, found.groups())), denied) for found in read["mention"].finditer(clause)]
+            found = list(read["mention"].finditer(clause))
+            denied = _DENIED.search(clause) is not None or read["pair"].search(clause) is not None
+            mentions += [(next(filter(None, match.groups())), denied) for match in found]
     # A, B, C in order, from the first on, are the choices as they were given.
     listed: set[int] = set()
     start = 0
@@ -122,18 +122,21 @@ def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
     ahead = rf"(?:{_MARKUP}|\\?(?:text(?:bf|rm|it)?|mathrm|mathbf|boxed)\s?\{{\s?)" + "{0,8}"
     # "A" is an article unless a bracket, an end, or one of these words follows it.
     article = r"(?!\s+(?!because|since|as\b|is\b|and\b|for\b|which|with\b|due|by\b|based|given|that|or\b)[a-z])"
-    bare = f"(?:(?!{letters[0]}){upper}{after}|{letters[0]}{after}{article})"
+    pronoun = r"(?!\s+(?!because\b|since\b|is\b)[a-z]|')"
+    bare = f"(?:(?![AI]){upper}{after}|(?=A){upper}{after}{article}|(?=I){upper}{after}{pronoun})"
     filler = r"(?:(?:most\s|clearly\s|therefore\s|thus\s|simply\s|definitely\s|probably\s|likely\s|indeed\s|actually\s|still\s|then\s|the\s)*(?:option|choice|letter|answer)\s?)?"
     adverbs = r"(?:(?:most|clearly|therefore|thus|simply|definitely|probably|likely|indeed|actually|still|then|now|again|hence|certainly),?\s){0,2}"
     sources = {
         "boxed": rf"(?:(?i:option|choice|answer|letter)[\s:]*)?[(\[]?\s*({either})\s*(?:([)\].:,]\s*(?=[A-Za-z0-9(\\$-]{{2}}|\d|\Z)|\Z|(?=\s*[(:-]))|(?=[\s,/&]))",
-        "several": rf"{either}(?:\s*(?:,|/|&|\band\b|\bor\b|\s)\s*{either})*",
-        "stated": rf"{adverbs}{ahead}(?i:{filler}){ahead}(?:(?<=[(\[])\s?({either})\s?[)\]]|({bare})|({either})(?=[*_$\"'`\u201d\u2019}}]{{0,3}}\s*(?:[.,:;)]\s|[.]?\s*\Z|\n)))",
+        "several": rf"[(\[]?{either}[)\]]?(?:\s*(?:[,;/]|\\?&|and|or|,\s*(?:and|or))?\s*[(\[]?{either}[)\]]?)+",
+        "stated": rf"{adverbs}{ahead}(?i:{filler}){ahead}(?:(?<=[(\[])\s?({either})\s?[)\]]|({bare})|({either})(?=\s+(?:because|since)\b|[*_$\"'`\u201d\u2019}}]{{0,3}}\s*(?:[.,:;)]\s|[.]?\s*\Z|\n)))",
         "another": rf"[)\]*_$\"'`}}]{{0,3}}\s*(?:,|/|&|\bor\b|\band\b|,\s?(?:or|and)\b)\s*[(\[]?(?:(?i:option)\s)?{upper}(?![A-Za-z0-9'])",
+        "pair": rf"(?<![A-Za-z])[(\[]?{upper}[)\]]?\s*(?:/|&|,?\s?\b(?:or|and)\b|,)\s*[(\[]?{upper}(?![A-Za-z0-9'])",
         "bracketed": rf"[(\[]\s?({either})\s?[)\]]",
         "whole": rf"{ahead}(?i:(?:option|choice|answer)\s?)?{ahead}({either})\s?(?:[)\].:*_$\"'`}}\u201d\u2019]+(?:\s.*)?)?",
         "verdict": rf"(?<![A-Za-z])(?:[(\[]({upper})[)\]]|({upper}))(?:\)|\*\*)?\s+(?:is|seems|must be|would be|has to be)\s+(?:\w+\s)?(?:the\s)?(?:only\s|most\s|best\s)?"
         r"(?:correct|right|true|best|answer|appropriate|accurate)\b"
+        rf"|(?:^|[(\[\s])({upper})[)\].]?\s*[:\u2014\u2013-]\s*(?:correct|right|true)\b|[(\[]({upper})[)\]]\s*[Cc]orrect\b"
         rf"|\b(?:correct|right|true|best)\b[^.\n(]{{0,30}}?\b(?:is|be)\s(?:\(({upper})\)|({upper})(?![A-Za-z'+-]))",
         "mention": rf"[(\[]\s?({upper})\s?[)\]]|(?:^\W*|(?<=[:,\u2014\u2013=\u2192*_])\s*|\b(?i:{_BEFORE})[\s*_\"'$]{{1,3}}|(?<=[^\x00-\x7f\u7d20\u5211]))"
         rf"(?:({upper})[).](?=\s|\Z)|({bare}))",
