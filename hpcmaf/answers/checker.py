@@ -1,9 +1,8 @@
 r"""Math-Verify in worker processes, behind a deadline that holds from any thread.
 
-Why not Math-Verify's own timeout: it is a signal, which works only in the main
-thread and never inside one long C call (``9**9**9``). A process can be killed,
-and pebble's pool does that. Workers are forked from a server that holds no
-threads, locks or GPU context of this process and has sympy imported already.
+Math-Verify's own timeout is a signal, which works only in the main thread and never inside one long C call
+(``9**9**9``). A process can be killed, and pebble's pool does that. Its workers are forked from a server that has sympy
+imported, and no threads, locks or GPU context of this process.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import multiprocessing
 import os
 import threading
 from concurrent.futures import BrokenExecutor
-from concurrent.futures import TimeoutError as OutOfTime
 from typing import TYPE_CHECKING
 
 from hpcmaf.cores import usable_cores
@@ -22,8 +20,8 @@ from hpcmaf.errors import PlatformError
 if TYPE_CHECKING:
     import pebble
 
-# Importing sympy from a busy network file system can take this long; it is not
-# part of any check's deadline, or verdicts would depend on the disk.
+# Importing sympy from a busy network file system can take this long. It is not part of any check's deadline, or
+# verdicts would depend on the disk.
 START_S = 300.0
 MAX_WORKERS = min(8, usable_cores())
 
@@ -56,70 +54,62 @@ def check(a: str, b: str, deadline: Deadline) -> bool:
     for _ in range(3):  # a worker that was killed from outside is replaced
         if deadline.left_s <= 0:
             raise DeadlineExceeded
-        pool = _started()
-        import pebble
+        pool = warm_up()
+        from pebble import ProcessExpired
 
         try:
             verdict, seconds = pool.schedule(_compare, (a, b, deadline.left_s), timeout=deadline.left_s).result()
-        except OutOfTime:
+        except TimeoutError:
             deadline.left_s = 0.0
             raise DeadlineExceeded from None
-        except pebble.ProcessExpired:
+        except ProcessExpired:
             continue
         except (BrokenExecutor, RuntimeError):  # an idle worker died, which ends a pool
-            _discard(pool)
+            close(pool)
             continue
         deadline.left_s -= seconds
         return verdict
     return False
 
 
-def warm_up() -> None:
-    """Start the workers now and wait until one can answer."""
-    _started()
-
-
-def close() -> None:
-    """End the workers; a later check starts others."""
-    if _pool is not None:
-        _discard(_pool)
-
-
-def _started() -> pebble.ProcessPool:
+def warm_up() -> pebble.ProcessPool:
+    """Start the workers where there are none, and wait until one can answer."""
     global _pool
     with _lock:
         if _pool is None:
-            import pebble
+            from pebble import ProcessPool
 
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["hpcmaf.answers.worker"])
-            pool = pebble.ProcessPool(MAX_WORKERS, initializer=_prepare, context=context)
-            # The server must not import what is in the folder it is started in.
-            before = os.environ.setdefault("PYTHONSAFEPATH", "")
-            os.environ["PYTHONSAFEPATH"] = "1"
+            pool = ProcessPool(MAX_WORKERS, initializer=_prepare, context=context)
+            safe = os.environ.get("PYTHONSAFEPATH")
+            os.environ["PYTHONSAFEPATH"] = "1"  # the server imports nothing from the folder it is started in
             try:
                 pool.schedule(_compare, ("x", "x", START_S)).result(timeout=START_S)
             except Exception as error:
                 pool.stop()
                 raise PlatformError(
                     "the answer checker did not start: try `python -c 'import math_verify'` in this environment and "
-                    "reinstall hpcmaf if it fails; a script of yours needs `if __name__ == '__main__':` around what it runs"
+                    "reinstall hpcmaf if it fails; a script of your own needs `if __name__ == '__main__':`"
                 ) from error
             finally:
-                os.environ["PYTHONSAFEPATH"] = before
-                if not before:
-                    del os.environ["PYTHONSAFEPATH"]
+                del os.environ["PYTHONSAFEPATH"]
+                if safe is not None:
+                    os.environ["PYTHONSAFEPATH"] = safe
             _pool = pool
         return _pool
 
 
-def _discard(pool: pebble.ProcessPool) -> None:
+def close(pool: pebble.ProcessPool | None = None) -> None:
+    """End the workers of a pool, or of the one in use; a later check starts others."""
     global _pool
     with _lock:
+        pool = pool or _pool
         if _pool is pool:
             _pool = None
-    pool.stop()
-    pool.join()
+    if pool is not None:
+        pool.stop()
+        pool.join()
 
 
 def _after_fork() -> None:

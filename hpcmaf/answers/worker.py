@@ -1,7 +1,6 @@
 r"""What runs in the worker processes: Math-Verify, and what it needs to be right.
 
-Imported only there (see `hpcmaf.answers.checker`), by the server that workers
-are forked from: importing sympy takes a second or two.
+Imported only there, by the server that workers are forked from (see `hpcmaf.answers.checker`): sympy takes seconds.
 """
 
 from __future__ import annotations
@@ -20,33 +19,31 @@ from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 from math_verify import verify
 
 MEMORY_BYTES = 4 << 30
-# Math-Verify's own reading drops units that are variables (5c) and takes A for a.
+# As Math-Verify reads by itself, units that are variables go (5c), A is a, and decimals are rounded to six digits.
 _NORMALIZATION = NormalizationConfig(units=False, malformed_operators=True, boxed="none")
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
-# Its floats are rounded to six digits; a decimal is meant as it is written.
 _DECIMAL = re.compile(r"\d*\.\d+|\d+\.(?!\d)")
+_OPTIONS = {"numeric_precision": 50, "timeout_seconds": None, "allow_set_relation_comp": True}
 
 
 def prepare() -> None:
-    """Bound a worker's memory and keep what libraries print from the output."""
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(hard, MEMORY_BYTES), hard))
+    """Bound a worker's memory, and let its signals end it."""
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES if hard < 0 else min(hard, MEMORY_BYTES), hard))
     for end in (signal.SIGALRM, signal.SIGTERM):  # at once, also inside one long C call that lets no handler run
         signal.signal(end, signal.SIG_DFL)
-    for descriptor in (1, 2):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def compare(a: str, b: str, deadline_s: float) -> tuple[bool, float]:
     """The verdict on two expressions, and how many seconds it took."""
     start = time.monotonic()
-    # The kernel ends this process a little after the deadline even when the parent, who would have done so, is gone.
+    # The kernel ends this process after the deadline also when the parent, who would have done so, is gone.
     signal.setitimer(signal.ITIMER_REAL, deadline_s + 1.0)
     try:
         first, second = _read(a), _read(b)
         verdict = not _differ(first, second) and (
-            verify(first, second, numeric_precision=50, timeout_seconds=None, allow_set_relation_comp=True)
-            or verify(second, first, numeric_precision=50, timeout_seconds=None, allow_set_relation_comp=True)
+            verify(first, second, **_OPTIONS)
+            or verify(second, first, **_OPTIONS)
             or _multiples(first, second)
             or _same_where_real(first, second)
         )
@@ -58,14 +55,14 @@ def compare(a: str, b: str, deadline_s: float) -> tuple[bool, float]:
 
 @lru_cache(maxsize=1 << 10)
 def _read(text: str) -> sympy.Basic:
-    text = _DECIMAL.sub(lambda match: "{{\\frac{{{}}}{{{}}}}}".format(*sympy.Rational(match[0]).as_numer_denom()), text)
+    text = _DECIMAL.sub(lambda match: r"{{\frac{{{}}}{{{}}}}}".format(*sympy.Rational(match[0]).as_numer_denom()), text)
     tree = latex2sympy(text, is_real=True, normalization_config=_NORMALIZATION, conversion_config=_CONVERSION)
     units = {symbol: sympy.I for symbol in getattr(tree, "free_symbols", ()) if symbol.name == "i"}
     return tree.subs(units) if units else tree
 
 
 def _differ(first: sympy.Basic, second: sympy.Basic) -> bool:
-    """Whether two expressions have different values at one point, which costs less than simplifying their difference."""
+    """Whether two expressions have different values at one point: quicker than simplifying their difference."""
     if not isinstance(first, sympy.Expr) or not isinstance(second, sympy.Expr):
         return False
     names = sorted(first.free_symbols | second.free_symbols, key=str)
@@ -97,13 +94,11 @@ def _same_where_real(first: sympy.Basic, second: sympy.Basic) -> bool:
 
 def _rooted(tree: sympy.Basic) -> set[sympy.Symbol]:
     roots = [power.base for power in tree.atoms(sympy.Pow) if power.exp.is_Rational and power.exp.q % 2 == 0]
-    return {
-        name
-        for base in roots
-        for name, power in sympy.powsimp(base.doit()).as_powers_dict().items()
-        if name.is_Symbol and power.is_integer and power % 2
-    }
+    powers = [pair for base in roots for pair in sympy.powsimp(base.doit()).as_powers_dict().items()]
+    return {name for name, power in powers if name.is_Symbol and power.is_integer and power % 2}
 
 
+for descriptor in (1, 2):  # what libraries print is nobody's output
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 logging.disable(logging.CRITICAL)
 compare("x+1", "1+x", 60.0)  # builds the parser's tables now, not on the first deadline
