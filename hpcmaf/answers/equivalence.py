@@ -91,7 +91,7 @@ def _same(a: str, b: str, deadline: Deadline, depth: int) -> bool:
 @lru_cache(maxsize=1 << 14)
 def _spelling(text: str) -> str:
     """Without spaces; words, unlike symbols, also without capitals."""
-    bare = re.sub(r"\s+", " ", _SPACE.sub("", _TEXT.sub(r" \1 ", text).strip(" .,")))
+    bare = re.sub(r"\s+", " ", _SPACE.sub("", _TEXT.sub(r" \1 ", text).rstrip(" .,")))
     return bare.casefold() if _is_word(text) and (not bare.isupper() or _is_word(bare.lower())) else bare
 
 
@@ -153,7 +153,7 @@ def _structures(left: str, right: str, deadline: Deadline, depth: int) -> bool |
         if one.kind == "set" and len(one.parts) == 1:
             return _same(one.parts[0], other, deadline, depth)
         # An interval may be what a condition, a difference or a determinant comes to.
-        open_to_it = one.kind in ("union", "()", "[]", "(]", "[)") and re.search(r"[<>|-]|\\(?:setminus|cap)\b", other)
+        open_to_it = one.kind in ("union", "()", "[]", "(]", "[)") and re.search(r"[<>|]|\\(?:le|ge|ne|setminus|cap|mathbb)\b", other)
         return None if open_to_it or one.kind.startswith("determinant") else False
     names = first.name and second.name and first.name != second.name
     if first.kind != second.kind or len(first.parts) != len(second.parts) or names:

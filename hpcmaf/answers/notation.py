@@ -142,7 +142,7 @@ def plain(text: str) -> Plain:
     text, after, note = without_unit(_joined(_TRAILING.sub("", text).strip()))
     text = _TEXT.sub(lambda match: f" {match[1].strip()} " if len(match[1].strip()) == 1 else match[0], text).strip()
     choice = re.fullmatch(r"(?:\\text\s*\{\s*)?\(?\s*([A-Za-z])\s*\)\s*\}?", text)
-    return Plain(choice[1] if choice else text, after or unit, note)
+    return Plain(choice[1] if choice else text, "clock" if note in ("am", "pm") else after or unit, note)
 
 
 def closing_brace(text: str, opening: int) -> int | None:
