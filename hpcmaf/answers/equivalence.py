@@ -153,7 +153,8 @@ def _structures(left: str, right: str, deadline: Deadline, depth: int) -> bool |
         if one.kind == "set" and len(one.parts) == 1:
             return _same(one.parts[0], other, deadline, depth)
         # An interval may be what a condition, a difference or a determinant comes to.
-        open_to_it = one.kind in ("union", "()", "[]", "(]", "[)") and re.search(r"[<>|]|\\(?:le|ge|ne|setminus|cap|mathbb)\b", other)
+        intervals = one.kind in ("union", "()", "[]", "(]", "[)")
+        open_to_it = intervals and re.search(r"[<>|]|\\(?:le|ge|ne|setminus|cap|mathbb)\b", other)
         return None if open_to_it or one.kind.startswith("determinant") else False
     names = first.name and second.name and first.name != second.name
     if first.kind != second.kind or len(first.parts) != len(second.parts) or names:

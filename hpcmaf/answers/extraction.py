@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from fractions import Fraction
 
-from hpcmaf.answers.letters import letter_of
+from hpcmaf.answers.letters import FOREIGN_PHRASE, letter_of
 from hpcmaf.answers.notation import closing_brace, plain
 from hpcmaf.answers.rational import value_of
 
@@ -65,9 +65,9 @@ def extract(
     boxes = _boxes(text)
     # Of what was cut off the last sentence may lack its end; a box that closes is whole.
     stated = text[: _last_end(text)] if truncated else text
-    places = [text[match.start(1) : match.end(1)] for match in _TAGS.finditer(text)][-1:]
+    places = [match[1].strip() for match in _TAGS.finditer(text)][-1:]
     if not truncated and not places and (match := _OPEN_TAG.search(text)):
-        places = [match[1]]
+        places = [match[1].strip()]
     match form:
         case AnswerForm.NUMBER:
             return _number(boxes, places, stated, truncated)
@@ -115,14 +115,14 @@ def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     return last
 
 
-# Boxes.
-
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 _JOINT = re.compile(r"[\s$.]*(?:\\[\])]|\\q?quad|\\[,;: ]|\\text\s?\{|[},$\s]|\\\\|&|and|or|\\[\[(])+[\s$]*")
-_MINUS_BEFORE = re.compile(r"(?:(?:^|[=$:(\[{\n]|\\\()\s{0,3}-\s?|(?:^|[^\w\s)\]}.%]\s?|[A-Za-z]{2}\s)-|(?i:negative|minus)\s)(?:\\?\$)?\Z")
+_MINUS_BEFORE = re.compile(
+    r"(?:(?:^|[=$:(\[{\n]|\\\()\s{0,3}-\s?|(?:^|[^\w\s)\]}.%]\s?|[A-Za-z]{2}\s)-|(?i:negative|minus)\s)(?:\\?\$)?\Z"
+)
 _MAGNITUDE = r"(?:hundred|thousand|million|billion|trillion|dozen)"
 _MAGNITUDE_BEHIND = re.compile(rf"[\s$]{{0,3}}(?:\\[)\]]\s?)?(?:\\text\s?\{{\s?)?({_MAGNITUDE})s?\b")
-_PLACEHOLDERS = frozenset("answer|final answer|your answer|the answer|answer here|your answer here|your final answer|result|value|\\ldots".split("|"))
+_PLACEHOLDERS = re.compile(r"(?:(?:your|the) )?(?:final )?answer(?: here)?|result|value|\\[lc]?dots|")
 
 
 def _boxes(text: str) -> list[str | None]:
@@ -141,7 +141,7 @@ def _boxes(text: str) -> list[str | None]:
         if content is not None:
             bare = " ".join(re.sub(r"\\text\w*\s*\{|\\[,;:! ]|[{}\[\]<>$.?_*\u2026]", " ", content).split()).casefold()
             recited = re.match(rf"[\s$.,)\]\\]{{0,5}}where\s+\$?{re.escape(content)}\b", text[end : end + 60])
-            if not bare or bare in _PLACEHOLDERS or recited or content.strip() in ("...", "\\ldots", "\\dots"):
+            if _PLACEHOLDERS.fullmatch(bare) or recited:
                 continue
             if _MINUS_BEFORE.search(text[max(0, start - 12) : start]):
                 content = f"-({content})" if re.search(r"\S\s*[-+]", content) else f"-{content}"
@@ -176,35 +176,37 @@ def _content(text: str, after: int) -> tuple[int, int, str | None]:
     return after, end, text[after:end].rstrip(".,;:")
 
 
-# Statements: what follows "the answer is".
-
 _IS = r"[*_]{0,2}[^\S\n]{0,3}(?::|=|\b(?:is|are|equals|be|was)\b[^\S\n]{0,3}:?)[*_]{0,2}"
 _PHRASE = re.compile(
     rf"\b(?:answer|final\s(?:result|value|solution))\b(?:{_IS}|[^\n.:=]{{1,60}}?{_IS}"
     rf"|[*_:]{{0,3}}[^\S\n]{{0,3}}(?=\n|\$|\\\(|\\\[|\*\*))\s*"
-    r"|(?:\u7b54\u6848|\u7b54\u3048|\u6b63\u89e3|\uc815\ub2f5|\ub2f5|(?i:antwort|r\u00e9ponse|respuesta|risposta|resposta|\u043e\u0442\u0432\u0435\u0442))"
-    r"\s{0,2}(?:\u662f|\u4e3a|\u70ba|\u306f|\uc740|\ub294|ist|est|es|\u00e8|\u00e9|:|=)\s*:?\s*",
+    rf"|{FOREIGN_PHRASE}",
     re.IGNORECASE,
 )
 _AIM = re.compile(
-    r"\b(?:to|us|can|could|must|should|please|now)\s+(?:get|find|obtain|reach|compute|calculate|determine|check|verify|give|write|explain|state|know)"
-    r"\s+(?:(?:the|our|an?|your|my|final|correct|right)\s+){0,3}\Z",
+    r"\b(?:to|us|can|could|must|should|please|now)\s+(?:get|find|obtain|reach|compute|calculate|determine|check|verify"
+    r"|give|write|explain|state|know)\s+(?:(?:the|our|an?|your|my|final|correct|right)\s+){0,3}\Z",
     re.IGNORECASE,
 )
 _MARKUP = re.compile(r"(?:\s|[*_>:]|[-=]{3,}(?=\s)|\#{1,6}\s|(?:`{3}|~{3})[a-z]{0,10}\n|`(?!``)|(?<=\n)[-+\u2022]\s)+")
-_SUBHEADING = re.compile(r"\s*(?:\#{1,6}\s|\*\*)?\s?(?:explanation|reason(?:ing)?|step|solution|note|justification|proof|check|verification|because)\b", re.IGNORECASE)
+_SUBHEADING = re.compile(
+    r"\s*(?:\#{1,6}\s|\*\*)?\s?(?i:explanation|reason(?:ing)?|step|solution|note|justification|proof|check|verification|because)\b"
+)
+_DENIED = re.compile(r"(?:not|neither|never)\b", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\n|[.!?](?=[\s\"')*_]|\Z)|`")
 _CLAUSE_END = re.compile(r"\s(?:because|since|as|which|so|when|where|if|by|given|after|from)\s|,\s(?=[a-z]{2})|;|\s[\u2014\u2013]\s")
-_MATH = re.compile(r"\$\$((?:\\.|[^$\\]){1,500})\$\$|\$((?:\\.|[^$\\]){1,500})\$|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]", re.DOTALL)
+_MATH = re.compile(
+    r"\$\$((?:\\.|[^$\\]){1,500})\$\$|\$((?:\\.|[^$\\]){1,500})\$|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]", re.DOTALL
+)
 _GOES_ON = re.compile(r"\s{0,3}(?:,\s?which\s)?(?:is|are|=|equals|is\sequal\sto|has\sthe\svalue)\s", re.IGNORECASE)
 _VERDICT = re.compile(
-    r"(?:not|neither|never)\b|(?:(?:still|also|now|therefore|indeed|partially|absolutely)\s)?(?:(?:in)?correct|wrong|right|(?:the\s)?same|unchanged|clear|as\sfollows|below|above|obvious|valid|verified|confirmed"
-    r"|consistent|different|similar|good|fine|given|shown|stated|known|found|obtained)\b",
+    r"(?:(?:still|also|now|therefore|indeed|partially|absolutely)\s)?(?:(?:in)?correct|wrong|right|(?:the\s)?same|unchanged"
+    r"|clear|as\sfollows|below|above|obvious|valid|verified|confirmed|consistent|different|similar|good|fine|given|shown|stated|known|found|obtained)\b",
     re.IGNORECASE,
 )
 _TEXT_ANSWERS = re.compile(
-    r"yes|no|true|false|none|never|always|undefined|infinity|infinite(?:ly many)?|impossible|even|odd|neither|both|zero|empty(?: set)?|dne|does not exist"
-    r"|no (?:real )?solutions?(?: exists?)?|all real(?: number)?s?|north|south|east|west|(?:mon|tues|wednes|thurs|fri|satur|sun)day",
+    r"yes|no|true|false|none|never|always|undefined|infinity|infinite(?:ly many)?|impossible|even|odd|neither|both|zero|dne"
+    r"|empty(?: set)?|does not exist|no (?:real )?solutions?(?: exists?)?|all real(?: number)?s?|north|south|east|west|(?:mon|tues|wednes|thurs|fri|satur|sun)day",
     re.IGNORECASE,
 )
 _MOST_STATEMENTS = 20
@@ -217,16 +219,18 @@ def _statements(text: str) -> Iterator[str]:
     for mark in reversed(marks[-_MOST_STATEMENTS:]):
         statement = text[mark.end() : mark.end() + _STATEMENT_LENGTH]
         if "\n" not in mark[0]:
-            yield statement
+            yield _MARKUP.sub(_fence, statement, count=1)
         elif not _SUBHEADING.match(statement) and not _NUMBERED.match(statement):
-            yield "\n" + statement
+            yield _MARKUP.sub(_fence, "\n" + statement, count=1)
 
 
-def _sentence(statement: str) -> str:
-    """The first sentence or line, without markup around it."""
-    start = _MARKUP.match(statement)
-    statement = statement[start.end() if start else 0 :]
-    return _SENTENCE_END.split(statement, maxsplit=1)[0].strip(" *_\"'")
+def _fence(markup: re.Match[str]) -> str:
+    """Of the markup before a statement nothing is left but the mark of a block of code."""
+    return markup[0] if markup.start() else "```" * bool(re.search("`{3}|~{3}", markup[0]))
+
+
+def _formula(math: re.Match[str]) -> str:
+    return next(group for group in math.groups() if group is not None).strip().rstrip(".,")
 
 
 def _boxed(boxes: list[str | None], places: list[str], text: str, form: AnswerForm, truncated: bool) -> str | None:
@@ -247,20 +251,20 @@ def _boxed(boxes: list[str | None], places: list[str], text: str, form: AnswerFo
 
 def _term(statement: str, form: AnswerForm) -> str | None:
     """The answer that a statement makes, if it makes one."""
-    start = _MARKUP.match(statement)
-    statement = statement[start.end() if start else 0 :]
-    if start and re.search("`{3}|~{3}", start[0]):
-        lines = re.split("`{3}|~{3}", statement, maxsplit=1)[0].strip().splitlines()
+    if statement.startswith("```"):
+        lines = re.split("`{3}|~{3}", statement[3:], maxsplit=1)[0].strip().splitlines()
         return lines[0].strip() if len(lines) == 1 else None
+    if _DENIED.match(statement):
+        return None
     sentence = re.split(r"\n|(?<!\d)[.!?](?=\s)|(?<=\d)[.!?](?=\s+[^\d\s]|\s*$)", statement, maxsplit=1)[0]
     # Display mathematics may have lines and full stops of its own, and stand on the next line.
     displayed = _MATH.search(statement)
     lead = displayed and re.fullmatch(r"[^.!?\n\d]{0,30}\s{0,3}", statement[: displayed.start()])
-    for math in _MATH.finditer(statement[: displayed.end()] if displayed and lead and displayed.end() > len(sentence) else sentence):
+    reach = max(displayed.end(), len(sentence)) if displayed and lead else len(sentence)
+    for math in _MATH.finditer(statement[:reach]):
         if not _GOES_ON.match(statement, math.end()):
-            return next(group for group in math.groups() if group is not None).strip().rstrip(".,") or None
-    verdict = _VERDICT.match(sentence)
-    if verdict:
+            return _formula(math) or None
+    if verdict := _VERDICT.match(sentence):
         if sentence[verdict.end() : verdict.end() + 1] != ":":
             return None
         sentence = sentence[verdict.end() + 1 :]
@@ -281,8 +285,6 @@ def _term(statement: str, form: AnswerForm) -> str | None:
     return _clean(numbers[0]) if ended or numbers[0].start() == 0 else None
 
 
-# Numbers.
-
 _SIGN = r"[-\u2212\u2013]"
 _DIGITS = r"(?:[0-9]{1,3}(?:(?:,|\{,\}|,\\!)[0-9]{3}(?![0-9]))+|[0-9]+)"
 # A sign belongs to the number unless it stands between two terms.
@@ -292,8 +294,8 @@ _NUMBER = re.compile(
     rf"(?:(?:(?<![\d.])(?P<units>[0-9]{{1,9}})\s?)?\\[dt]?frac\s?\{{(?P<top>-?[0-9]+)\}}\s?\{{(?P<bottom>[0-9]+)\}}"
     rf"|(?<![A-Za-z_0-9.])(?:(?P<whole>[0-9]{{1,9}})\s(?=[0-9]+\s?/\s?[0-9]))?"
     rf"(?P<number>{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)(?:\s?/\s?(?P<over>[0-9]++)(?!\.[0-9]))?"
-    r"(?:\s?(?:\\times|\\cdot|[\u00d7x*])\s?10(?:\s?\^\s?\{?\s?(?P<power>[-\u2212]?[0-9]{1,3})\s?\}?|(?P<super>[\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079]{1,4}))"
-    r"|[eE](?P<e>[+-]?[0-9]{1,3})(?!\w))?)"
+    r"(?:\s?(?:\\times|\\cdot|[\u00d7x*])\s?10(?:\s?\^\s?\{?\s?(?P<power>[-\u2212]?[0-9]{1,3})\s?\}?"
+    r"|(?P<super>[\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079]{1,4}))|[eE](?P<e>[+-]?[0-9]{1,3})(?!\w))?)"
     rf"(?:\s?(?:\\text\s?\{{\s?|-)?(?P<magnitude>(?i:{_MAGNITUDE}))s?\b|\s?(?P<cjk>[\u4e07\u4ebf]))?"
 )
 _HASHES = re.compile(r"####\s*(?=[-\u2212$*\\\s0-9.\u20ac\u00a3(])")
@@ -304,7 +306,8 @@ _SPACED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?: \d{3})+(?![\d/])")
 _TIME = re.compile(r"\d{1,2}\s*:\s*[0-5]\d(?!\d)|\d\s*[ap]\.?m\b", re.IGNORECASE)
 _OPERATOR = re.compile(r"\s*(?:[-+*/^=\u00d7\u00f7\u2212]|\\times|\\cdot|\\div|x\s)\s*[-($\\\w]")
 _ALTERNATIVE = re.compile(r"[^\S\n]*(?:,?\s?\bor\b)\s+[-$\d]")
-_INDEX = re.compile(r"\b(?:agent|solution|step|case|part|method|problem|question|equation|figure|round|option|line|number)s?\s{0,2}#?\Z", re.IGNORECASE)
+_INDEX = re.compile(r"\b(?i:agent|solution|step|case|part|method|problem|question|equation|figure|round|option|line)s?\s{0,2}#?\Z")
+_SQUARE_UNIT = re.compile(r"(?<=\d)\s*[A-Za-z]{1,5}(?:\s*/\s*[A-Za-z]{1,5})?\s*\^\s*\{?\s*[23]\s*\}?\Z")  # 14 m^2
 _VERB = re.compile(r"\b(?:makes?|is|are|was|equals?|gives?|totals?|leaves?)\b[^\d]*\Z")
 _POWER = re.compile(r"\d+\s?\^\s?\{?\s?-?\d+\s?\}?")
 _FACTORS = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
@@ -324,16 +327,19 @@ def _number(boxes: list[str | None], places: list[str], text: str, truncated: bo
     if (number := _number_of_hash_line(text)) is not None:
         return number
     for statement in _statements(text):
-        start = _MARKUP.match(statement)
-        statement = statement[start.end() if start else 0 :]
+        statement = statement.lstrip("`\n ")
         if (math := _MATH.match(statement)) and not _GOES_ON.match(statement, math.end()):
-            content = next(group for group in math.groups() if group is not None)
-            if (number := _number_of(content)) is not None:
+            if (number := _number_of(_formula(math))) is not None:
                 return number
-        if (number := _number_stated(_SENTENCE_END.split(statement, maxsplit=1)[0])) is not None:
+        sentence = _SENTENCE_END.split(statement, maxsplit=1)[0]
+        if denied := _DENIED.match(sentence):
+            sentence = "".join(re.split(r"\bbut\b", sentence, maxsplit=1)[1:])
+        if (number := _number_stated(sentence)) is not None:
             return number or None
-        if _OPERATOR.search(statement[:_STATEMENT_LENGTH].split("\n", 1)[0]):
-            text = text[: text.rfind(statement)]  # an expression that was not worked out
+        line = statement.split("\n", 1)[0]
+        if denied or _OPERATOR.search(line):  # denied, or an expression that was not worked out
+            start = text.rfind(statement)
+            text = text[:start] + text[start + len(_SENTENCE_END.split(line, maxsplit=1)[0]) :]
     if truncated or (match := _last(_NUMBER, text)) is None or _TIME.match(text, match.start()):
         return None
     return _clean(match)
@@ -356,7 +362,7 @@ def _number_of(content: str) -> str | None:
     if answer.note in ("am", "pm") or re.fullmatch(r"\d{1,2}\s*:\s*[0-5]\d", answer.text):
         return None
     spelled = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", answer.text).strip()
-    spelled = re.sub(r"(?<=\d)\s*[A-Za-z]{1,5}(?:\s*/\s*[A-Za-z]{1,5})?\s*\^\s*\{?\s*[23]\s*\}?\Z", "", spelled)  # 14 m^2
+    spelled = _SQUARE_UNIT.sub("", spelled)
     value = value_of(spelled)
     written = _NUMBER.fullmatch(spelled)
     if value is None:
@@ -396,7 +402,8 @@ def _number_stated(sentence: str) -> str | None:
     if equals and (value := _NUMBER.search(behind)):
         return _clean(value)
     before = sentence[: last.start()].rstrip()
-    worked = before[-1:] in tuple("+-*/^\u00d7\u00f7\u2212(") or before.endswith(("\\times", "\\cdot")) or _OPERATOR.match(sentence, last.end())
+    operator = before.endswith((*"+-*/^\u00d7\u00f7\u2212(", "\\times", "\\cdot"))
+    worked = operator or _OPERATOR.match(sentence, last.end())
     return None if worked else _clean(last)
 
 
@@ -413,7 +420,8 @@ def _clean(match: re.Match[str]) -> str:
         number = f"{number}/{match['over']}" if match["over"] is not None else number
         power = match["power"] or match["e"] or (match["super"] and unicodedata.normalize("NFKC", match["super"]))
         if (match["whole"] or power) and (not match["over"] or int(match["over"])):
-            number = str((int(match["whole"] or 0) + Fraction(number)) * Fraction(10) ** int((power or "0").replace("\u2212", "-")))
+            scale = Fraction(10) ** int((power or "0").replace("\u2212", "-"))
+            number = str((int(match["whole"] or 0) + Fraction(number)) * scale)
     if factor := _FACTORS.get((match["magnitude"] or match["cjk"] or "").casefold()):
         number = str(Fraction(number) * factor) if not number.endswith("/0") else number
     return f"-{number}" if negative else number

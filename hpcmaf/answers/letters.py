@@ -10,15 +10,20 @@ from hpcmaf.answers.notation import plain
 _MOST_STATEMENTS = 20
 _LONGEST = 400
 _IS = r"[*_]{0,2}[^\S\n]{0,3}(?::|=|\b(?:is|be|was|are)\b[^\S\n]{0,3}:?)[*_]{0,2}"
+# "The answer is" in Chinese, Japanese, Korean, German, French, Spanish, Italian, Portuguese and Russian.
+FOREIGN_PHRASE = (
+    "(?:\u7b54\u6848|\u7b54\u3048|\u6b63\u89e3|\uc815\ub2f5|\ub2f5|antwort|r\u00e9ponse|respuesta|risposta|resposta"
+    "|\u043e\u0442\u0432\u0435\u0442)[^\\S\n]{0,2}(?:\u5e94\u4e3a|\u5e94\u8be5\u662f|\u662f|\u4e3a|\u70ba|\u306f|\uc740|\ub294"
+    "|ist|est|es|\u00e8|\u00e9|:|=)\\s*:?\\s*"
+)
 _PHRASE = re.compile(
     rf"\b(?:answer|choice|option)\b(?:{_IS}|[^\n.:=]{{1,60}}?{_IS}|[*_]{{0,3}}[^\S\n]*(?=\n))\s*"
-    r"|(?:\u7b54\u6848|\u7b54\u3048|\u6b63\u89e3|\uc815\ub2f5|\ub2f5|antwort|r\u00e9ponse|respuesta|risposta|resposta|\u043e\u0442\u0432\u0435\u0442)"
-    r"\s{0,2}(?:\u5e94\u4e3a|\u5e94\u8be5\u662f|\u662f|\u4e3a|\u70ba|\u306f|\uc740|\ub294|ist|est|es|\u00e8|\u00e9|:|=)\s*:?\s*",
+    rf"|{FOREIGN_PHRASE}",
     re.IGNORECASE,
 )
 _DENIED = re.compile(
-    r"\b(?:not|cannot|can't|isn't|aren't|neither|nor|either|never|incorrect|wrong|false|unlikely|except|eliminat\w+|rul\w+ out|excluded?"
-    r"|distractors?|instead of|rather than|at first|one of)\b|n't\b|\u4e0d\u662f|\u4e0d\u9009",
+    r"\b(?:not|cannot|can't|isn't|aren't|neither|nor|either|never|incorrect|wrong|false|unlikely|except|eliminat\w+|rul\w+ out"
+    r"|excluded?|distractors?|instead of|rather than|at first|one of)\b|n't\b|\u4e0d\u662f|\u4e0d\u9009",
     re.IGNORECASE,
 )
 _MARKUP = r"[\s*_$\"'`\u201c\u2018(\[{<\\:>#-]"
@@ -26,27 +31,13 @@ _SENTENCE = re.compile(r"(?:[^.!?\n;\u3002]|\.(?=\S))+")
 _CLAUSE = re.compile(r",\s+(?:so|then|but|hence|thus|therefore|which|it)\b|;|\b(?:but|so|hence|thus|therefore)\b")
 # Words that a chosen letter may stand behind.
 _BEFORE = (
-    r"(?:is|it's|be|was|are|pick|picks?|choose|chose|select|say|guess|prefer|conclude|answer|so|option|choice|letter|therefore|thus|hence|then|with|for|to"
-    r"|only|clearly|definitely|probably|likely|certainly|surely|finally|and|that|mark|take|believe|think|statement|key|be|not)"
+    r"(?:is|it's|be|was|are|picks?|choose|chose|select|say|guess|prefer|conclude|answer|so|option|choice|letter|therefore|thus"
+    r"|hence|then|with|for|to|only|clearly|definitely|probably|likely|certainly|surely|finally|and|that|mark|take|believe|think|statement|key|be|not)"
 )
 
 
 def letter_of(box: str | None, places: list[str], text: str, letters: str, truncated: bool) -> str | None:
-    """Take the choice out of a box, a tag, a statement, a verdict or the last mention, in this order.
-
-    Parameters
-    ----------
-    box
-        Content of the last box.
-    places
-        Contents of ``<answer>``.
-    text
-        The response, without thoughts.
-    letters
-        The choices, in capitals.
-    truncated
-        Whether only what is stated counts.
-    """
+    """Take the choice out of the last box, of ``<answer>``, a statement, a verdict or the last mention, in this order."""
     read = _patterns(letters)
     if box is not None and len(box) <= _LONGEST:
         # Spaces around \text keep "A \text{and} B" two letters.
@@ -120,25 +111,28 @@ def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
     upper, either = f"[{letters}]", f"[{letters}{letters.lower()}]"
     after = r"(?![A-Za-z0-9+]|'[A-Za-z]|-\w|\s?[/&]\s?" + upper + ")"
     ahead = rf"(?:{_MARKUP}|\\?(?:text(?:bf|rm|it)?|mathrm|mathbf|boxed)\s?\{{\s?)" + "{0,8}"
-    # "A" is an article unless a bracket, an end, or one of these words follows it.
+    # "A" is an article and "I" a pronoun unless a bracket, an end, or one of these words follows.
     article = r"(?!\s+(?!because|since|as\b|is\b|and\b|for\b|which|with\b|due|by\b|based|given|that|or\b)[a-z])"
     pronoun = r"(?!\s+(?!because\b|since\b|is\b)[a-z]|')"
     bare = f"(?:(?![AI]){upper}{after}|(?=A){upper}{after}{article}|(?=I){upper}{after}{pronoun})"
-    filler = r"(?:(?:most\s|clearly\s|therefore\s|thus\s|simply\s|definitely\s|probably\s|likely\s|indeed\s|actually\s|still\s|then\s|the\s)*(?:option|choice|letter|answer)\s?)?"
-    adverbs = r"(?:(?:most|clearly|therefore|thus|simply|definitely|probably|likely|indeed|actually|still|then|now|again|hence|certainly),?\s){0,2}"
+    words = "most|clearly|therefore|thus|simply|definitely|probably|likely|indeed|actually|still|then|now|again|hence|certainly"
+    adverbs = rf"(?:(?:{words}|the),?\s){{0,3}}"
+    joint = r"(?:/|\\?&|,?\s?\b(?:or|and)\b|[,;])"
     sources = {
-        "boxed": rf"(?:(?i:option|choice|answer|letter)[\s:]*)?[(\[]?\s*({either})\s*(?:([)\].:,]\s*(?=[A-Za-z0-9(\\$-]{{2}}|\d|\Z)|\Z|(?=\s*[(:-]))|(?=[\s,/&]))",
-        "several": rf"[(\[]?{either}[)\]]?(?:\s*(?:[,;/]|\\?&|and|or|,\s*(?:and|or))?\s*[(\[]?{either}[)\]]?)+",
-        "stated": rf"{adverbs}{ahead}(?i:{filler}){ahead}(?:(?<=[(\[])\s?({either})\s?[)\]]|({bare})|({either})(?=\s+(?:because|since)\b|[*_$\"'`\u201d\u2019}}]{{0,3}}\s*(?:[.,:;)]\s|[.]?\s*\Z|\n)))",
-        "another": rf"[)\]*_$\"'`}}]{{0,3}}\s*(?:,|/|&|\bor\b|\band\b|,\s?(?:or|and)\b)\s*[(\[]?(?:(?i:option)\s)?{upper}(?![A-Za-z0-9'])",
-        "pair": rf"(?<![A-Za-z])[(\[]?{upper}[)\]]?\s*(?:/|&|,?\s?\b(?:or|and)\b|,)\s*[(\[]?{upper}(?![A-Za-z0-9'])",
+        "boxed": rf"(?:(?i:option|choice|answer|letter)[\s:]*)?[(\[]?\s*({either})\s*"
+        r"(?:([)\].:,]\s*(?=[A-Za-z0-9(\\$-]{2}|\d|\Z)|\Z|(?=\s*[(:-]))|(?=[\s,/&]))",
+        "several": rf"[(\[]?{either}[)\]]?(?:\s*{joint}?\s*[(\[]?{either}[)\]]?)+",
+        "stated": rf"{adverbs}{ahead}{adverbs}(?i:(?:option|choice|letter|answer)\s?)?{ahead}(?:(?<=[(\[])\s?({either})\s?[)\]]|({bare})"
+        rf"|({either})(?=\s+(?:because|since)\b|[*_$\"'`\u201d\u2019}}]{{0,3}}\s*(?:[.,:;)]\s|[.]?\s*\Z|\n)))",
+        "another": rf"[)\]*_$\"'`}}]{{0,3}}\s*{joint}\s*[(\[]?(?:(?i:option)\s)?{upper}(?![A-Za-z0-9'])",
+        "pair": rf"(?<![A-Za-z])[(\[]?{upper}[)\]]?\s*{joint}\s*[(\[]?{upper}(?![A-Za-z0-9'])",
         "bracketed": rf"[(\[]\s?({either})\s?[)\]]",
         "whole": rf"{ahead}(?i:(?:option|choice|answer)\s?)?{ahead}({either})\s?(?:[)\].:*_$\"'`}}\u201d\u2019]+(?:\s.*)?)?",
-        "verdict": rf"(?<![A-Za-z])(?:[(\[]({upper})[)\]]|({upper}))(?:\)|\*\*)?\s+(?:is|seems|must be|would be|has to be)\s+(?:\w+\s)?(?:the\s)?(?:only\s|most\s|best\s)?"
-        r"(?:correct|right|true|best|answer|appropriate|accurate)\b"
+        "verdict": rf"(?<![A-Za-z])(?:[(\[]({upper})[)\]]|({upper}))(?:\)|\*\*)?\s+(?:is|seems|must be|would be|has to be)\s+(?:\w+\s)?"
+        r"(?:the\s)?(?:only\s|most\s|best\s)?(?:correct|right|true|best|answer|appropriate|accurate)\b"
         rf"|(?:^|[(\[\s])({upper})[)\].]?\s*[:\u2014\u2013-]\s*(?:correct|right|true)\b|[(\[]({upper})[)\]]\s*[Cc]orrect\b"
         rf"|\b(?:correct|right|true|best)\b[^.\n(]{{0,30}}?\b(?:is|be)\s(?:\(({upper})\)|({upper})(?![A-Za-z'+-]))",
-        "mention": rf"[(\[]\s?({upper})\s?[)\]]|(?:^\W*|(?<=[:,\u2014\u2013=\u2192*_])\s*|\b(?i:{_BEFORE})[\s*_\"'$]{{1,3}}|(?<=[^\x00-\x7f\u7d20\u5211]))"
-        rf"(?:({upper})[).](?=\s|\Z)|({bare}))",
+        "mention": rf"[(\[]\s?({upper})\s?[)\]]|(?:^\W*|(?<=[:,\u2014\u2013=\u2192*_])\s*|\b(?i:{_BEFORE})[\s*_\"'$]{{1,3}}"
+        rf"|(?<=[^\x00-\x7f\u7d20\u5211]))(?:({upper})[).](?=\s|\Z)|({bare}))",
     }
     return {name: re.compile(source, re.MULTILINE if name == "mention" else 0) for name, source in sources.items()}

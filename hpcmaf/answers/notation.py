@@ -14,7 +14,11 @@ from functools import lru_cache
 from hpcmaf.answers.units import without_unit
 
 _SCRIPTS = {
-    mark: {c: unicodedata.normalize("NFKC", c) for c in map(chr, range(0xAA, 0x20A0)) if kind in unicodedata.decomposition(c)}
+    mark: {
+        character: unicodedata.normalize("NFKC", character)
+        for character in map(chr, range(0xAA, 0x20A0))
+        if kind in unicodedata.decomposition(character)
+    }
     for mark, kind in (("^", "<super>"), ("_", "<sub>"))
 }
 _CHARACTERS = {
@@ -66,7 +70,7 @@ _REWRITES = [
         (r"^\s*=\s*", ""),
         # What people type without a backslash.
         (r"(?<![A-Za-z\\])(sqrt|pi|sin|cos|tan|cot|sec|csc|log|ln)_N", r"\\\1 "),
-        (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r"\\sqrt\s*(?:\(([^()]*)\)|(\d+))", r"\\sqrt{\1\2}"),
         (r"(?<![A-Za-z\\])(?:infinity|infty|inf|oo)_N|\\infin_N", r"\\infty "),
     )
 ]
@@ -127,7 +131,8 @@ def plain(text: str) -> Plain:
     text = _DOTTED.sub(lambda match: f"\\overline{{{re.sub(r'[^0-9]', '', match[0])}}}", text)
     text = re.sub(r"(?<=\d)\.(\d*)\((\d+)\)\Z", r".\1\\overline{\2}", text)
     text = _UNENDING.sub(r"\1\\overline{\2}", text) if _UNENDING.fullmatch(text) else text
-    text = _TEXT.sub(lambda match: f" {match[1]} " if re.search(r"[\d=<>]", match[1]) else match[0], text).strip()
+    for _ in range(2):  # \textbf{\emph{14}}
+        text = _TEXT.sub(lambda match: f" {match[1]} " if re.search(r"[\d=<>]", match[1]) else match[0], text).strip()
     if _TRIGONOMETRY.search(text):
         text = re.sub(r"(\d+(?:\.\d+)?)" + _CIRCLE, r"(\\frac{\1\\pi}{180})", text)
     unit: str | None = None
@@ -163,7 +168,8 @@ def _ascii_of(text: str) -> str:
     text = unicodedata.normalize("NFC", text).translate(_CHARACTERS)
     for mark, table in _SCRIPTS.items():
         for run in set(re.findall(f"[{''.join(table)}]+", text)):
-            text = text.replace(run, f"{mark}{{{''.join(map(table.get, run))}}}".replace("\u2212", "-"))  # type: ignore[arg-type]
+            written = "".join(table[character] for character in run).replace("\u2212", "-")
+            text = text.replace(run, f"{mark}{{{written}}}")
     return "".join(character if character.isascii() else _ascii(character) for character in text)
 
 

@@ -15,7 +15,7 @@ from math import factorial
 
 _MAX_LENGTH = 400
 _MAX_BITS = 14_000  # 4,214 digits: Python refuses to print more than 4,300
-_ONLY = re.compile(r"(?:[\d\s.+*/^!(){}\[\]-]|\\(?:frac|sqrt|cdot|times|div)(?![A-Za-z]))+")
+_ONLY = re.compile(r"(?:[\d\s.+*/^!(){}-]|\\(?:frac|cdot|times|div)(?![A-Za-z]))+")
 _SCIENTIFIC = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))[eE]([+-]?\d{1,4})")
 _RATIO = re.compile(r"(\d{1,30})\s*:\s*(\d{1,30})")
 _PERIOD = re.compile(r"(-?\d*)\.(\d*?)\\overline\{(\d{1,30})\}")
@@ -27,16 +27,13 @@ _STEPS = [
         (r"\^", "**"),
         (r"\\frac\s*(\d)", r"\\frac{\1}"),  # as in TeX: \frac43 is 4/3
         (r"(\\frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
-        (r"\\sqrt\s*(\d+)", r"\\sqrt{\1}"),
         (r"(?<![\d.)}])(?<!\d\s)(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d.])", r"(\1+\2/\3)"),  # 1 4/5
         (r"(?<![\d.)}*])(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}", r"(\1+\2/\3)"),  # 1\frac45
     )
 ]
 _GROUPS = (
     (re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r"((\1)/(\2))"),
-    (re.compile(r"\\sqrt\s*\[(\d+)\]\s*\{([^{}]*)\}"), r"((\2)**(1/\1))"),
-    (re.compile(r"\\sqrt\s*\{([^{}]*)\}"), r"((\1)**(1/2))"),
-    (re.compile(r"(?<![a-z\]}])\{([^{}]*)\}"), r"(\1)"),
+    (re.compile(r"(?<![a-z}])\{([^{}]*)\}"), r"(\1)"),
 )
 _OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
@@ -70,15 +67,9 @@ def _python(text: str) -> str:
         for pattern, target in _GROUPS:
             text = pattern.sub(target, text)
     text = re.sub(r"(?<=[\d)])\s*(?=\()", "*", text)
-    text = re.sub(r"(?<![\d.])(\d{1,4})!(?!!)", lambda match: str(_factorial(int(match[1]))), text)
+    text = re.sub(r"(?<![\d.])(\d{1,3})!(?!!)", lambda match: str(factorial(int(match[1]))), text)
     text = re.sub(r"\d*\.\d+|\d+\.", lambda match: "({}/{})".format(*Fraction(match[0]).as_integer_ratio()), text)
     return re.sub(r"(?<!\d)0+(?=\d)", "", text).strip()
-
-
-def _factorial(number: int) -> int:
-    if number > 1000:
-        raise ValueError
-    return factorial(number)
 
 
 def _worked(tree: ast.expr) -> Fraction:
@@ -88,7 +79,10 @@ def _worked(tree: ast.expr) -> Fraction:
         case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=operand):
             return -_worked(operand) if isinstance(sign, ast.USub) else _worked(operand)
         case ast.BinOp(left=left, op=ast.Pow(), right=right):
-            return _raised(_worked(left), _worked(right))
+            base, power = _worked(left), _worked(right)
+            size = max(base.numerator.bit_length(), base.denominator.bit_length()) if abs(base) != 1 else 0
+            if power.denominator == 1 and abs(power) * size <= 2 * _MAX_BITS:
+                return _bounded(base**power.numerator)
         case ast.BinOp(left=left, op=sign, right=right) if type(sign) in _OPERATIONS:
             return _bounded(_OPERATIONS[type(sign)](_worked(left), _worked(right)))
     raise ValueError
@@ -98,23 +92,3 @@ def _bounded(value: Fraction) -> Fraction:
     if value.numerator.bit_length() > _MAX_BITS or value.denominator.bit_length() > _MAX_BITS:
         raise ValueError
     return value
-
-
-def _raised(base: Fraction, exponent: Fraction) -> Fraction:
-    """``base ** exponent`` where that is rational; the real root of a negative number for odd roots."""
-    degree, size = exponent.denominator, max(base.numerator.bit_length(), base.denominator.bit_length())
-    if degree > 64 or (base < 0 and degree % 2 == 0) or (abs(base) > 1 or 0 < abs(base) < 1) and abs(exponent) * size > 2 * _MAX_BITS:
-        raise ValueError
-    if degree > 1:
-        base = Fraction(_root(abs(base.numerator), degree), _root(base.denominator, degree)) * (-1 if base < 0 else 1)
-    return _bounded(base**exponent.numerator)
-
-
-def _root(value: int, degree: int) -> int:
-    low, high = 0, 1 << (value.bit_length() // degree + 1)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if middle**degree <= value else (low, middle - 1)
-    if low**degree != value:
-        raise ValueError
-    return low

@@ -145,7 +145,7 @@ def _interval(text: str) -> Structure | None:
     signs, sides = list(relations(text)), list(top_level(text, tuple(_SIGNS)))
     if "=" in signs or not 1 <= len(signs) <= 2 or len(sides) != len(signs) + 1 or "," in text or "|" in text:
         return None
-    if signs[0][0] == ">" and (len(signs) == 2 or not _VARIABLE.fullmatch(sides[0])) or not _VARIABLE.fullmatch(sides[len(signs) - 1]):
+    if signs[0][0] == ">" and len(signs) == 2 or not _VARIABLE.fullmatch(sides[len(signs) - 1]):
         sides.reverse()  # 3 > x as x < 3
         signs = [sign.translate(str.maketrans("<>", "><")) for sign in reversed(signs)]
     name = sides.pop(len(signs) - 1)

@@ -62,8 +62,8 @@ def without_unit(text: str) -> tuple[str, str | None, str | None]:
         return text, None, None
     for name in names:
         known = name in _CANONICAL or name in _NOTES or name in NUMBER_WORDS or name in _POWERS or name in _FILLING
-        apart = bool(match["space"]) and "^" not in match["tail"]
-        if not (name in _SHORT or (len(name) > 2 and (known or apart)) or ("\\text" in match["tail"] and (known or len(name) > 1))):
+        bare = name in _SHORT or (len(name) > 2 and (known or (match["space"] and "^" not in match["tail"])))
+        if not bare and not ("\\text" in match["tail"] and (known or len(name) > 1)):
             return text, None, None
     value, unit, note, sign, power = match["value"].strip(), "", None, "", ""
     for over, word, exponent in words:

@@ -57,8 +57,15 @@ def compare(a: str, b: str, deadline_s: float) -> tuple[bool, float]:
 def _read(text: str) -> sympy.Basic:
     text = _DECIMAL.sub(lambda match: r"{{\frac{{{}}}{{{}}}}}".format(*sympy.Rational(match[0]).as_numer_denom()), text)
     tree = latex2sympy(text, is_real=True, normalization_config=_NORMALIZATION, conversion_config=_CONVERSION)
+    # The odd root of a negative number is the real one.
+    tree = tree.replace(_odd_root, lambda power: -((-power.base) ** power.exp)) if isinstance(tree, sympy.Expr) else tree
     units = {symbol: sympy.I for symbol in getattr(tree, "free_symbols", ()) if symbol.name == "i"}
     return tree.subs(units) if units else tree
+
+
+def _odd_root(tree: sympy.Basic) -> bool:
+    power = tree.exp if tree.is_Pow and tree.base.is_negative else sympy.Integer(1)
+    return power.is_Rational and power.p == 1 < power.q and power.q % 2 == 1
 
 
 def _differ(first: sympy.Basic, second: sympy.Basic) -> bool:
