@@ -32,6 +32,7 @@ _BASES = {name: number for number, name in enumerate("two three four five six se
 _BASES |= {"twelve": 12, "sixteen": 16}
 _BASE = re.compile(r"(-?[0-9A-Za-z.]+)\s*(?:_|base)\s*(?:base\s*)?(\d{1,2}|[a-z]+)")
 _CLOCK = re.compile(r"(\d{1,2})\s*:\s*([0-5]\d)(?:\s*:\s*([0-5]\d))?")
+_SYMBOL = re.compile(r"[A-Za-z]|\\[a-z]+")
 # What Math-Verify drops, joins or takes apart: such texts are the same as strings or not at all.
 _UNREADABLE = re.compile(r"'|\"|\?|\\ldots|\\text|\\prime|(?<![\d_^.c])\d+\s+[\d.]|[^\x00-\x7f]|(?<![A-Za-z\\{])[A-Za-z]{4,}")
 
@@ -170,9 +171,10 @@ def _structures(left: str, right: str, deadline: Deadline, depth: int) -> bool |
 
 
 def _values(left: str, right: str, deadline: Deadline, depth: int) -> bool | None:
-    """Numbers and times of day."""
+    """Numbers, times of day and single symbols."""
     first, second = _CLOCK.fullmatch(left), _CLOCK.fullmatch(right)
     if first and second:
         return [int(part or 0) for part in first.groups()] == [int(part or 0) for part in second.groups()]
     one, other = value_of(left), value_of(right)
-    return one == other if one is not None and other is not None else None
+    simple = [value is not None or _SYMBOL.fullmatch(text) for text, value in ((left, one), (right, other))]
+    return one is not None and one == other if all(simple) else None
