@@ -39,6 +39,7 @@ class Deadline:
 
 _pool: pebble.ProcessPool | None = None
 _lock = threading.Lock()
+_method = "forkserver"
 
 
 def check(a: str, b: str, deadline: Deadline) -> bool:
@@ -79,7 +80,7 @@ def warm_up() -> pebble.ProcessPool:
         if _pool is None:
             from pebble import ProcessPool
 
-            context = multiprocessing.get_context("forkserver")
+            context = multiprocessing.get_context(_method)
             context.set_forkserver_preload(["hpcmaf.answers.worker"])
             pool = ProcessPool(MAX_WORKERS, initializer=_prepare, context=context)
             safe = os.environ.get("PYTHONSAFEPATH")
@@ -113,8 +114,8 @@ def close(pool: pebble.ProcessPool | None = None) -> None:
 
 
 def _after_fork() -> None:
-    global _pool, _lock
-    _pool, _lock = None, threading.Lock()  # the workers are the parent's
+    global _pool, _lock, _method
+    _pool, _lock, _method = None, threading.Lock(), "spawn"  # workers and server are the parent's
 
 
 atexit.register(close)
@@ -122,8 +123,10 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def _prepare() -> None:
-    from hpcmaf.answers import worker
-
+    try:
+        from hpcmaf.answers import worker
+    except Exception:  # noqa: BLE001 - said in one line by the process that waits
+        os._exit(1)
     worker.prepare()
 
 

@@ -196,7 +196,7 @@ _DENIED = re.compile(r"(?:not|neither|never)\b", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\n|[.!?](?=[\s\"')*_]|\Z)|`")
 _CLAUSE_END = re.compile(r"\s(?:because|since|as|which|so|when|where|if|by|given|after|from)\s|,\s(?=[a-z]{2})|;|\s[\u2014\u2013]\s")
 _MATH = re.compile(
-    r"\$\$((?:\\.|[^$\\]){1,500})\$\$|\$((?:\\.|[^$\\]){1,500})\$|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]", re.DOTALL
+    r"\$\$((?:\\.|[^$\\]){1,500})\$\$|\$((?:\\.|[^$\\]){1,500})\$(?!\d)|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]", re.DOTALL
 )
 _GOES_ON = re.compile(r"\s{0,3}(?:,\s?which\s)?(?:is|are|=|equals|is\sequal\sto|has\sthe\svalue)\s", re.IGNORECASE)
 _VERDICT = re.compile(
@@ -304,10 +304,13 @@ _AFTER_HASH = re.compile(r"\s*[A-Za-z%]*\s*\.?\s*")
 _NUMBERED = re.compile(r"\d{1,2}[.):]\s+[A-Za-z*]")
 _SPACED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?: \d{3})+(?![\d/])")
 _TIME = re.compile(r"\d{1,2}\s*:\s*[0-5]\d(?!\d)|\d\s*[ap]\.?m\b", re.IGNORECASE)
-_OPERATOR = re.compile(r"\s*(?:[-+*/^=\u00d7\u00f7\u2212]|\\times|\\cdot|\\div|x\s)\s*[-($\\\w]")
+_OPERATOR = re.compile(r"\s*(?:[-+*/^=\u00d7\u00f7\u2212]|\\times|\\cdot|\\div|x\s)\s*[-($\\\w.]")
 _ALTERNATIVE = re.compile(r"[^\S\n]*(?:,?\s?\bor\b)\s+[-$\d]")
 _INDEX = re.compile(r"\b(?i:agent|solution|step|case|part|method|problem|question|equation|figure|round|option|line)s?\s{0,2}#?\Z")
-_SQUARE_UNIT = re.compile(r"(?<=\d)\s*[A-Za-z]{1,5}(?:\s*/\s*[A-Za-z]{1,5})?\s*\^\s*\{?\s*[23]\s*\}?\Z")  # 14 m^2
+# 14 m^2; and what may stand around the one number of a box.
+_SQUARE_UNIT = re.compile(r"(?<=\d)\s*(?:[cdkm]?m|ft|in|yd|mi|units?)?(?:\s*/\s*s)?\s*\^\s*\{?\s*[23]\s*\}?\Z")
+_BEFORE = re.compile(r"(?:[A-Za-z]{2,}[\s:,]*)*")
+_BEHIND = re.compile(r"[\s%]*|\s*[mgL]|\s+[shtl]|\s*[A-Za-z]{2,}[A-Za-z.,\s/]*|\s*[A-Za-z]{1,4}/[A-Za-z]{1,4}")
 _VERB = re.compile(r"\b(?:makes?|is|are|was|equals?|gives?|totals?|leaves?)\b[^\d]*\Z")
 _POWER = re.compile(r"\d+\s?\^\s?\{?\s?-?\d+\s?\}?")
 _FACTORS = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
@@ -367,8 +370,10 @@ def _number_of(content: str) -> str | None:
     written = _NUMBER.fullmatch(spelled)
     if value is None:
         numbers = list(_NUMBER.finditer(spelled))
-        worked = re.search(r"[\^_!:]|\\[A-Za-z]+|\d[eE][+-]?\d", spelled)
-        return _clean(numbers[0]) if len(numbers) == 1 and not worked else None
+        if len(numbers) != 1:
+            return None
+        before, behind = spelled[: numbers[0].start()], spelled[numbers[0].end() :]
+        return _clean(numbers[0]) if _BEFORE.fullmatch(before) and _BEHIND.fullmatch(behind) else None
     return _clean(written) if written else str(value)
 
 
