@@ -190,23 +190,27 @@ _AIM = re.compile(
 )
 _MARKUP = re.compile(r"(?:\s|[*_>:]|[-=]{3,}(?=\s)|\#{1,6}\s|(?:`{3}|~{3})[a-z]{0,10}\n|`(?!``)|(?<=\n)[-+\u2022]\s)+")
 _SUBHEADING = re.compile(
-    r"\s*(?:\#{1,6}\s|\*\*)?\s?(?i:explanation|reason(?:ing)?|step|solution|note|justification|proof|check|verification|because)\b"
+    r"\s*(?:\#{1,6}\s|\*\*)?\s?(?i:explanation|reason(?:ing)?|step|solution|note|justification|proof|check|verification)\b"
 )
 _DENIED = re.compile(r"(?:not|neither|never)\b", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\n|[.!?](?=[\s\"')*_]|\Z)|`")
-_CLAUSE_END = re.compile(r"\s(?:because|since|as|which|so|when|where|if|by|given|after|from)\s|,\s(?=[a-z]{2})|;|\s[\u2014\u2013]\s")
+_CLAUSE_END = re.compile(
+    r"\s(?:because|since|as|which|so|when|where|if|by|given|after|from)\s|,\s(?=[a-z]{2})|;|\s[\u2014\u2013]\s"
+)
 _MATH = re.compile(
     r"\$\$((?:\\.|[^$\\]){1,500})\$\$|\$((?:\\.|[^$\\]){1,500})\$(?!\d)|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]", re.DOTALL
 )
 _GOES_ON = re.compile(r"\s{0,3}(?:,\s?which\s)?(?:is|are|=|equals|is\sequal\sto|has\sthe\svalue)\s", re.IGNORECASE)
 _VERDICT = re.compile(
     r"(?:(?:still|also|now|therefore|indeed|partially|absolutely)\s)?(?:(?:in)?correct|wrong|right|(?:the\s)?same|unchanged"
-    r"|clear|as\sfollows|below|above|obvious|valid|verified|confirmed|consistent|different|similar|good|fine|given|shown|stated|known|found|obtained)\b",
+    r"|clear|as\sfollows|below|above|obvious|valid|verified|confirmed|consistent|different|similar|good|fine|given|shown|stated"
+    r"|known|found|obtained)\b",
     re.IGNORECASE,
 )
 _TEXT_ANSWERS = re.compile(
     r"yes|no|true|false|none|never|always|undefined|infinity|infinite(?:ly many)?|impossible|even|odd|neither|both|zero|dne"
-    r"|empty(?: set)?|does not exist|no (?:real )?solutions?(?: exists?)?|all real(?: number)?s?|north|south|east|west|(?:mon|tues|wednes|thurs|fri|satur|sun)day",
+    r"|empty(?: set)?|does not exist|no (?:real )?solutions?(?: exists?)?|all real(?: number)?s?|north|south|east|west"
+    r"|(?:mon|tues|wednes|thurs|fri|satur|sun)day",
     re.IGNORECASE,
 )
 _MOST_STATEMENTS = 20
@@ -306,7 +310,9 @@ _SPACED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?: \d{3})+(?![\d/])")
 _TIME = re.compile(r"\d{1,2}\s*:\s*[0-5]\d(?!\d)|\d\s*[ap]\.?m\b", re.IGNORECASE)
 _OPERATOR = re.compile(r"\s*(?:[-+*/^=\u00d7\u00f7\u2212]|\\times|\\cdot|\\div|x\s)\s*[-($\\\w.]")
 _ALTERNATIVE = re.compile(r"[^\S\n]*(?:,?\s?\bor\b)\s+[-$\d]")
-_INDEX = re.compile(r"\b(?i:agent|solution|step|case|part|method|problem|question|equation|figure|round|option|line)s?\s{0,2}#?\Z")
+_INDEX = re.compile(
+    r"\b(?i:agent|solution|step|case|part|method|problem|question|equation|figure|round|option|line)s?\s{0,2}#?\Z"
+)
 # 14 m^2; and what may stand around the one number of a box.
 _SQUARE_UNIT = re.compile(r"(?<=\d)\s*(?:[cdkm]?m|ft|in|yd|mi|units?)?(?:\s*/\s*s)?\s*\^\s*\{?\s*[23]\s*\}?\Z")
 _BEFORE = re.compile(r"(?:[A-Za-z]{2,}[\s:,]*)*")
@@ -360,6 +366,8 @@ def _hashes(text: str) -> Iterator[str]:
 
 def _number_of(content: str) -> str | None:
     """The one number a box holds; ``None`` if it holds several, or something else."""
+    if len(content) > _STATEMENT_LENGTH:
+        return None
     content = re.sub(r"(?i:\\text\s?\{\s*)?\b(?:negative|minus)\s*\}?\s*(?=\$|\d)", "-", content.rsplit("=", 1)[-1])
     answer = plain(content)
     if answer.note in ("am", "pm") or re.fullmatch(r"\d{1,2}\s*:\s*[0-5]\d", answer.text):

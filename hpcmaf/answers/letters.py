@@ -32,7 +32,8 @@ _CLAUSE = re.compile(r",\s+(?:so|then|but|hence|thus|therefore|which|it)\b|;|\b(
 # Words that a chosen letter may stand behind.
 _BEFORE = (
     r"(?:is|it's|be|was|are|picks?|choose|chose|select|say|guess|prefer|conclude|answer|so|option|choice|letter|therefore|thus"
-    r"|hence|then|with|for|to|only|clearly|definitely|probably|likely|certainly|surely|finally|and|that|mark|take|believe|think|statement|key|be|not)"
+    r"|hence|then|with|for|to|only|clearly|definitely|probably|likely|certainly|surely|finally"
+    r"|and|that|mark|take|believe|think|statement|key|be|not)"
 )
 
 
@@ -122,13 +123,15 @@ def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
         "boxed": rf"(?:(?i:option|choice|answer|letter)[\s:]*)?[(\[]?\s*({either})\s*"
         r"(?:([)\].:,]\s*(?=[A-Za-z0-9(\\$-]{2}|\d|\Z)|\Z|(?=\s*[(:-]))|(?=[\s,/&]))",
         "several": rf"[(\[]?{either}[)\]]?(?:\s*{joint}?\s*[(\[]?{either}[)\]]?)+",
-        "stated": rf"{adverbs}{ahead}{adverbs}(?i:(?:option|choice|letter|answer)\s?)?{ahead}(?:(?<=[(\[])\s?({either})\s?[)\]]|({bare})"
+        "stated": rf"{adverbs}{ahead}{adverbs}(?i:(?:option|choice|letter|answer)\s?)?{ahead}"
+        rf"(?:(?<=[(\[])\s?({either})\s?[)\]]|({bare})"
         rf"|({either})(?=\s+(?:because|since)\b|[*_$\"'`\u201d\u2019}}]{{0,3}}\s*(?:[.,:;)]\s|[.]?\s*\Z|\n)))",
         "another": rf"[)\]*_$\"'`}}]{{0,3}}\s*{joint}\s*[(\[]?(?:(?i:option)\s)?{upper}(?![A-Za-z0-9'])",
         "pair": rf"(?<![A-Za-z])[(\[]?{upper}[)\]]?\s*{joint}\s*[(\[]?{upper}(?![A-Za-z0-9'])",
         "bracketed": rf"[(\[]\s?({either})\s?[)\]]",
         "whole": rf"{ahead}(?i:(?:option|choice|answer)\s?)?{ahead}({either})\s?(?:[)\].:*_$\"'`}}\u201d\u2019]+(?:\s.*)?)?",
-        "verdict": rf"(?<![A-Za-z])(?:[(\[]({upper})[)\]]|({upper}))(?:\)|\*\*)?\s+(?:is|seems|must be|would be|has to be)\s+(?:\w+\s)?"
+        "verdict": rf"(?<![A-Za-z])(?:[(\[]({upper})[)\]]|({upper}))(?:\)|\*\*)?\s+(?:is|seems|must be|would be|has to be)\s+"
+        r"(?:\w+\s)?"
         r"(?:the\s)?(?:only\s|most\s|best\s)?(?:correct|right|true|best|answer|appropriate|accurate)\b"
         rf"|(?:^|[(\[\s])({upper})[)\].]?\s*[:\u2014\u2013-]\s*(?:correct|right|true)\b|[(\[]({upper})[)\]]\s*[Cc]orrect\b"
         rf"|\b(?:correct|right|true|best)\b[^.\n(]{{0,30}}?\b(?:is|be)\s(?:\(({upper})\)|({upper})(?![A-Za-z'+-]))",

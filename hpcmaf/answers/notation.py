@@ -39,8 +39,8 @@ _CHARACTERS = {
 _FUNCTIONS = "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp gcd lcm max min det deg dim ker".split()
 _N = r"(?![A-Za-z])"  # the end of a command's name
 _STYLES = (
-    "left|right|[bB]ig{1,2}[lrm]?|bfseries|boldmath|(?:display|text|script)style|(?:no)?limits|normalsize|small|tiny|large|Large"
-    "|LARGE|huge|Huge|bf|it|rm|sf|tt|em|underline|underbar|uline|ensuremath|mathop|mathstrut|q?quad|(?:thin|med|thick)space"
+    "left|right|[bB]ig{1,2}[lrm]?|bfseries|boldmath|(?:display|text|script)style|(?:no)?limits|normalsize|small|tiny|large"
+    "|Large|LARGE|huge|Huge|bf|it|rm|sf|tt|em|underline|underbar|uline|ensuremath|mathop|mathstrut|q?quad|(?:thin|med|thick)space"
 )
 _REWRITES = [
     (re.compile(pattern.replace("_N", _N)), target)
