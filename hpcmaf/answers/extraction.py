@@ -7,11 +7,14 @@ anything decides. Every pattern is linear in the text's length.
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Iterator
 from enum import StrEnum
+from fractions import Fraction
 
-from hpcmaf.answers.boxes import last_box
-from hpcmaf.answers.expression import Undecided, read
-from hpcmaf.answers.notation import plain
+from hpcmaf.answers.letters import FOREIGN_PHRASE, letter_of
+from hpcmaf.answers.notation import closing_brace, plain
+from hpcmaf.answers.rational import value_of
 
 
 class AnswerForm(StrEnum):
@@ -20,23 +23,35 @@ class AnswerForm(StrEnum):
     NUMBER = "number"
     BOXED = "boxed"
     LETTER = "letter"
+    TEXT = "text"
 
 
-def extract(text: str | None, form: AnswerForm | str) -> str | None:
+def extract(
+    text: str | None, form: AnswerForm | str, *, truncated: bool = False, letters: str = "ABCD"
+) -> str | None:
     r"""Take the final answer out of a response.
+
+    What stands in ``<think>`` is no answer; a block of thoughts that never
+    closes leaves none. A box counts before ``<answer>``, ``#### 5`` and "the
+    answer is", of each the last one that holds an answer. Boxes joined by
+    commas or "and" are one list.
 
     Parameters
     ----------
     text
         A response, of any length and content.
     form
-        ``number``: the last box that is not empty; else the number after the
-        last ``####`` or a line ``# 12``; else after the last "answer is" or
-        "answer:"; else the last number.
-        ``boxed``: the last ``\boxed`` or ``\fbox``; without any box, what
-        follows the last "answer is", if it is mathematics or one short term.
-        ``letter``: A-D in the last box; else after the last "answer is"; else
-        the last ``(B)``, ``B)`` or bare capital that is not an article.
+        ``number``: the number of the box, behind ``####``, of the statement,
+        else the last number. ``boxed``: the box, else what is stated, if it
+        is mathematics or a usual short answer such as "none". ``letter``: one
+        of ``letters``, never one that is denied or only listed. ``text``: the
+        box, else what is stated, else a response of one short line.
+    truncated
+        Whether the response was cut off by the limit on its tokens. Then an
+        explicit final answer counts alone (a closed box, ``#### number``,
+        "the answer is X." with an end), never the last number or letter.
+    letters
+        The choices of ``letter``, in capitals.
 
     Returns
     -------
@@ -44,65 +59,330 @@ def extract(text: str | None, form: AnswerForm | str) -> str | None:
         Numbers come without separators, units and currency signs. ``None``
         where there is no answer, and for a box that never closes.
     """
-    if not text:
+    form = AnswerForm(form)
+    if not text or not (text := _spoken(_narrow(text))):
         return None
-    match AnswerForm(form):
+    boxes = _boxes(text)
+    # Of what was cut off the last sentence may lack its end; a box that closes is whole.
+    stated = text[: _last_end(text)] if truncated else text
+    places = [match[1].strip() for match in _TAGS.finditer(text)][-1:]
+    if not truncated and not places and (match := _OPEN_TAG.search(text)):
+        places = [match[1].strip()]
+    match form:
         case AnswerForm.NUMBER:
-            return _number(text)
-        case AnswerForm.BOXED:
-            return _boxed(text)
+            return _number(boxes, places, stated, truncated)
         case AnswerForm.LETTER:
-            return _letter(text)
+            box = boxes[-1] if boxes else None
+            return letter_of(box, places, stated, letters, truncated)
+        case _:
+            return _boxed(boxes, places, stated, form, truncated)
+
+
+_WIDE = {0xFF01 + offset: 0x21 + offset for offset in range(94)} | {0x3002: ".", 0x3001: ",", 0x2212: "-", 0xFF0E: "."}
+_WIDE |= dict.fromkeys((0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF)) | dict.fromkeys((0xA0, 0x2009, 0x202F, 0x3000), " ")
+_OTHER_DIGIT = re.compile(r"(?![0-9])\d")
+_THOUGHTS = r"(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad|\|(?:begin|end)_of_thought\|)"
+_OPENED = re.compile(rf"[<\[\u25c1](?:seed:)?{_THOUGHTS}(?:\s[^>\n]{{0,80}})?[>\]\u25b7]", re.IGNORECASE)
+_CLOSED = re.compile(rf"[<\[\u25c1]/(?:seed:)?{_THOUGHTS}[>\]\u25b7]|<\|end_of_thought\|>", re.IGNORECASE)
+_TAGS = re.compile(r"<(?:final_?)?ans(?:wer)?>((?:(?!<)|<(?!/))[^<]*)</(?:final_?)?ans(?:wer)?>", re.IGNORECASE)
+_OPEN_TAG = re.compile(r"<(?:final_?)?answer>([^<]{1,200})\Z", re.IGNORECASE)
+_END = re.compile(r"\n|[.!?][\"')*_\]]{0,3}(?=\s)")
+
+
+def _narrow(text: str) -> str:
+    """With ASCII digits and punctuation, and nothing of no width."""
+    if text.isascii():
+        return text
+    return _OTHER_DIGIT.sub(lambda match: str(unicodedata.digit(match[0])), text.translate(_WIDE))
+
+
+def _spoken(text: str) -> str:
+    """What follows the thoughts; nothing where they never end."""
+    closed = _last(_CLOSED, text)
+    text = text[closed.end() :] if closed else text
+    return "" if _OPENED.search(text) else text
+
+
+def _last_end(text: str) -> int:
+    end = _last(_END, text)
+    return end.end() if end and end.end() < len(text) or (end and text.endswith("\n")) else 0
+
+
+def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    last = None
+    for last in pattern.finditer(text):
+        pass
+    return last
+
+
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
+_JOINT = re.compile(r"[\s$.]*(?:\\[\])]|\\q?quad|\\[,;: ]|\\text\s?\{|[},$\s]|\\\\|&|and|or|\\[\[(])+[\s$]*")
+_MINUS_BEFORE = re.compile(
+    r"(?:(?:^|[=$:(\[{\n]|\\\()\s{0,3}-\s?|(?:^|[^\w\s)\]}.%]\s?|[A-Za-z]{2}\s)-|(?i:negative|minus)\s)(?:\\?\$)?\Z"
+)
+_MAGNITUDE = r"(?:hundred|thousand|million|billion|trillion|dozen)"
+_MAGNITUDE_BEHIND = re.compile(rf"[\s$]{{0,3}}(?:\\[)\]]\s?)?(?:\\text\s?\{{\s?)?({_MAGNITUDE})s?\b")
+_PLACEHOLDERS = re.compile(r"(?:(?:your|the) )?(?:final )?answer(?: here)?|result|value|\\[lc]?dots|")
+
+
+def _boxes(text: str) -> list[str | None]:
+    """Contents of the boxes in order, without empty ones and placeholders; ``None`` for a last one that never closes."""
+    found: list[tuple[int, int, str | None]] = []
+    for match in _BOX.finditer(text):
+        start, end, content = _content(text, match.end())
+        while found and match.start() < found[-1][1]:
+            found.pop()  # of nested boxes the innermost one counts
+        found.append((match.start(), end, content))
+        if content is None:
+            break
+    boxes: list[str | None] = []
+    before = None
+    for start, end, content in found:
+        if content is not None:
+            bare = " ".join(re.sub(r"\\text\w*\s*\{|\\[,;:! ]|[{}\[\]<>$.?_*\u2026]", " ", content).split()).casefold()
+            recited = re.match(rf"[\s$.,)\]\\]{{0,5}}where\s+\$?{re.escape(content)}\b", text[end : end + 60])
+            if _PLACEHOLDERS.fullmatch(bare) or recited:
+                continue
+            if _MINUS_BEFORE.search(text[max(0, start - 12) : start]):
+                content = f"-({content})" if re.search(r"\S\s*[-+]", content) else f"-{content}"
+            if match := _MAGNITUDE_BEHIND.match(text, end):
+                content = f"{content} \\text{{ {match[1]}}}"
+            joint = text[before:start] if before is not None and start - before < 70 else ""
+            if boxes and boxes[-1] and joint and _JOINT.fullmatch(joint) and re.search(r",|and|or", joint):
+                content = boxes[-1] if content in boxes[-1].split(",") else f"{boxes[-1]},{content}"
+                boxes.pop()
+        boxes.append(content)
+        before = end
+    return boxes
+
+
+def last_box(text: str) -> tuple[bool, str | None]:
+    r"""Whether a text has a ``\\boxed`` at all, and the content of the last one; ``None`` if its braces never close."""
+    match = _last(_BOX, text)
+    return (False, None) if match is None else (True, _content(text, match.end())[2])
+
+
+def _content(text: str, after: int) -> tuple[int, int, str | None]:
+    r"""Start, end and content of a box; without braces (``\boxed 5``) what stands up to a space or a dollar sign."""
+    while after < len(text) and text[after].isspace():
+        after += 1
+    if text[after : after + 1] == "{":
+        end = closing_brace(text, after)
+        return after, len(text) if end is None else end + 1, None if end is None else text[after + 1 : end].strip()
+    end = after
+    while end < len(text) and not text[end].isspace() and text[end] != "$":
+        closing = closing_brace(text, end) if text[end] == "{" else None
+        end = (end if closing is None else closing) + 1
+    return after, end, text[after:end].rstrip(".,;:")
+
+
+_IS = r"[*_]{0,2}[^\S\n]{0,3}(?::|=|\b(?:is|are|equals|be|was)\b[^\S\n]{0,3}:?)[*_]{0,2}"
+_PHRASE = re.compile(
+    rf"\b(?:answer|final\s(?:result|value|solution))\b(?:{_IS}|[^\n.:=]{{1,60}}?{_IS}"
+    rf"|[*_:]{{0,3}}[^\S\n]{{0,3}}(?=\n|\$|\\\(|\\\[|\*\*))\s*"
+    rf"|{FOREIGN_PHRASE}",
+    re.IGNORECASE,
+)
+_AIM = re.compile(
+    r"\b(?:to|us|can|could|must|should|please|now)\s+(?:get|find|obtain|reach|compute|calculate|determine|check|verify"
+    r"|give|write|explain|state|know)\s+(?:(?:the|our|an?|your|my|final|correct|right)\s+){0,3}\Z",
+    re.IGNORECASE,
+)
+_MARKUP = re.compile(r"(?:\s|[*_>:]|[-=]{3,}(?=\s)|\#{1,6}\s|(?:`{3}|~{3})[a-z]{0,10}\n|`(?!``)|(?<=\n)[-+\u2022]\s)+")
+_SUBHEADING = re.compile(
+    r"\s*(?:\#{1,6}\s|\*\*)?\s?(?i:explanation|reason(?:ing)?|step|solution|note|justification|proof|check|verification)\b"
+)
+_DENIED = re.compile(r"(?:not|neither|never)\b", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"\n|[.!?](?=[\s\"')*_]|\Z)|`")
+_CLAUSE_END = re.compile(
+    r"\s(?:because|since|as|which|so|when|where|if|by|given|after|from)\s|,\s(?=[a-z]{2})|;|\s[\u2014\u2013]\s"
+)
+_MATH = re.compile(
+    r"\$\$((?:\\.|[^$\\]){1,500})\$\$|\$((?:\\.|[^$\\]){1,500})\$(?!\d)|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]", re.DOTALL
+)
+_GOES_ON = re.compile(r"\s{0,3}(?:,\s?which\s)?(?:is|are|=|equals|is\sequal\sto|has\sthe\svalue)\s", re.IGNORECASE)
+_VERDICT = re.compile(
+    r"(?:(?:still|also|now|therefore|indeed|partially|absolutely)\s)?(?:(?:in)?correct|wrong|right|(?:the\s)?same|unchanged"
+    r"|clear|as\sfollows|below|above|obvious|valid|verified|confirmed|consistent|different|similar|good|fine|given|shown|stated"
+    r"|known|found|obtained)\b",
+    re.IGNORECASE,
+)
+_TEXT_ANSWERS = re.compile(
+    r"yes|no|true|false|none|never|always|undefined|infinity|infinite(?:ly many)?|impossible|even|odd|neither|both|zero|dne"
+    r"|empty(?: set)?|does not exist|no (?:real )?solutions?(?: exists?)?|all real(?: number)?s?|north|south|east|west"
+    r"|(?:mon|tues|wednes|thurs|fri|satur|sun)day",
+    re.IGNORECASE,
+)
+_MOST_STATEMENTS = 20
+_STATEMENT_LENGTH = 1000
+
+
+def _statements(text: str) -> Iterator[str]:
+    """What follows each "the answer is", the last one first."""
+    marks = [match for match in _PHRASE.finditer(text) if not _AIM.search(text[max(0, match.start() - 60) : match.start()])]
+    for mark in reversed(marks[-_MOST_STATEMENTS:]):
+        statement = text[mark.end() : mark.end() + _STATEMENT_LENGTH]
+        if "\n" not in mark[0]:
+            yield _MARKUP.sub(_fence, statement, count=1)
+        elif not _SUBHEADING.match(statement) and not _NUMBERED.match(statement):
+            yield _MARKUP.sub(_fence, "\n" + statement, count=1)
+
+
+def _fence(markup: re.Match[str]) -> str:
+    """Of the markup before a statement nothing is left but the mark of a block of code."""
+    return markup[0] if markup.start() else "```" * bool(re.search("`{3}|~{3}", markup[0]))
+
+
+def _formula(math: re.Match[str]) -> str:
+    return next(group for group in math.groups() if group is not None).strip().rstrip(".,")
+
+
+def _boxed(boxes: list[str | None], places: list[str], text: str, form: AnswerForm, truncated: bool) -> str | None:
+    if boxes:
+        return boxes[-1]
+    for place in places:
+        if answer := next(filter(None, (_term(part, form) for part in (*_statements(place), place))), None):
+            return answer
+    for statement in _statements(text):
+        if answer := _term(statement, form):
+            return answer
+    for statement in _hashes(text):
+        if number := _number_stated(statement):
+            return number
+    short = "\n" not in text.strip() and len(text.split()) <= 6 and not _PHRASE.search(text)
+    return _term(text, form) if form is AnswerForm.TEXT and short and not truncated else None
+
+
+def _term(statement: str, form: AnswerForm) -> str | None:
+    """The answer that a statement makes, if it makes one."""
+    if statement.startswith("```"):
+        lines = re.split("`{3}|~{3}", statement[3:], maxsplit=1)[0].strip().splitlines()
+        return lines[0].strip() if len(lines) == 1 else None
+    if _DENIED.match(statement):
+        return None
+    sentence = re.split(r"\n|(?<!\d)[.!?](?=\s)|(?<=\d)[.!?](?=\s+[^\d\s]|\s*$)", statement, maxsplit=1)[0]
+    # Display mathematics may have lines and full stops of its own, and stand on the next line.
+    displayed = _MATH.search(statement)
+    lead = displayed and re.fullmatch(r"[^.!?\n\d]{0,30}\s{0,3}", statement[: displayed.start()])
+    reach = max(displayed.end(), len(sentence)) if displayed and lead else len(sentence)
+    for math in _MATH.finditer(statement[:reach]):
+        if not _GOES_ON.match(statement, math.end()):
+            return _formula(math) or None
+    if verdict := _VERDICT.match(sentence):
+        if sentence[verdict.end() : verdict.end() + 1] != ":":
+            return None
+        sentence = sentence[verdict.end() + 1 :]
+    sentence = sentence.replace("`", "").strip(" *_\"'").rstrip(".!?,;:*_\"' ")
+    if form is AnswerForm.TEXT:
+        return sentence[:200] or None
+    clause = _CLAUSE_END.split(sentence, maxsplit=1)[0].rstrip("., ")
+    words = re.findall(r"[A-Za-z]{2,}", clause)
+    if len(clause) <= 60 and clause:
+        if _TEXT_ANSWERS.fullmatch(clause) or not words:
+            return clause if re.search(r"\w", clause) else None
+        if len(clause.split()) <= 2 and re.search(r"\d", clause):
+            return clause
+    numbers = [number for number in _NUMBER.finditer(clause) if not _INDEX.search(clause[: number.start()])]
+    if len(numbers) != 1 or len(clause) > 200:
+        return None
+    ended = value_of(plain(clause[numbers[0].start() :].replace("$", "")).text) is not None  # at most a unit follows
+    return _clean(numbers[0]) if ended or numbers[0].start() == 0 else None
 
 
 _SIGN = r"[-\u2212\u2013]"
 _DIGITS = r"(?:[0-9]{1,3}(?:(?:,|\{,\}|,\\!)[0-9]{3}(?![0-9]))+|[0-9]+)"
 # A sign belongs to the number unless it stands between two terms.
 _NUMBER = re.compile(
-    rf"(?P<sign>(?<![\w)\]}}.%]){_SIGN}|(?<=[=:]){_SIGN}\s|(?<=[=:]\s){_SIGN}\s)?(?:\\?\$\s?(?P<late>{_SIGN})?)?"
-    rf"(?:\\[dt]?frac\s?\{{(?P<top>-?[0-9]+)\}}\s?\{{(?P<bottom>[0-9]+)\}}"
-    rf"|(?<![A-Za-z_0-9.])(?P<number>{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)(?:\s?/\s?(?P<over>[0-9]++)(?!\.[0-9]))?)"
+    rf"(?P<sign>(?<![\w)\]}}.%]){_SIGN}|(?<=[=:]){_SIGN}\s|(?<=[=:]\s){_SIGN}\s|\A\s*{_SIGN}\s|\b(?i:negative|minus)\s)?"
+    rf"(?:(?:US|Rs\.?\s?)?(?:\\?\$|[\u20ac\u00a3\u00a5\u20b9])\s?(?P<late>{_SIGN})?)?"
+    rf"(?:(?:(?<![\d.])(?P<units>[0-9]{{1,9}})\s?)?\\[dt]?frac\s?\{{(?P<top>-?[0-9]+)\}}\s?\{{(?P<bottom>[0-9]+)\}}"
+    rf"|(?<![A-Za-z_0-9.])(?:(?P<whole>[0-9]{{1,9}})\s(?=[0-9]+\s?/\s?[0-9]))?"
+    rf"(?P<number>{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)(?:\s?/\s?(?P<over>[0-9]++)(?!\.[0-9]))?"
+    r"(?:\s?(?:\\times|\\cdot|[\u00d7x*])\s?10(?:\s?\^\s?\{?\s?(?P<power>[-\u2212]?[0-9]{1,3})\s?\}?"
+    r"|(?P<super>[\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079]{1,4}))|[eE](?P<e>[+-]?[0-9]{1,3})(?!\w))?)"
+    rf"(?:\s?(?:\\text\s?\{{\s?|-)?(?P<magnitude>(?i:{_MAGNITUDE}))s?\b|\s?(?P<cjk>[\u4e07\u4ebf]))?"
 )
-_HASHES = re.compile(r"####")
+_HASHES = re.compile(r"####\s*(?=[-\u2212$*\\\s0-9.\u20ac\u00a3(])")
 _HASH_LINE = re.compile(r"^#{1,3}[ \t]*(?P<rest>[^\n#]{1,40})$", re.MULTILINE)
 _AFTER_HASH = re.compile(r"\s*[A-Za-z%]*\s*\.?\s*")
-_IS = r"[*_]{0,2}[^\S\n]{0,3}(?::|=|\bis\b[^\S\n]{0,3}:?|\bbe\b)[*_]{0,2}"
-_PHRASE = re.compile(rf"\banswer\b(?:{_IS}|[^\n.:=]{{1,60}}?{_IS})\s*", re.IGNORECASE)
-# "3 + 4 = 7" and "x = 7" state 7; "7 since 3 + 4 = 7" does so too, but before the equation.
-_CHAIN = re.compile(r"(?:[^=\nA-Za-z]{0,80}=|\s*\$?\s*[A-Za-z]\s*=)+")
-_STATEMENT_LENGTH = 200
+_NUMBERED = re.compile(r"\d{1,2}[.):]\s+[A-Za-z*]")
+_SPACED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?: \d{3})+(?![\d/])")
+_TIME = re.compile(r"\d{1,2}\s*:\s*[0-5]\d(?!\d)|\d\s*[ap]\.?m\b", re.IGNORECASE)
+_OPERATOR = re.compile(r"\s*(?:[-+*/^=\u00d7\u00f7\u2212]|\\times|\\cdot|\\div|x\s)\s*[-($\\\w.]")
+_ALTERNATIVE = re.compile(r"[^\S\n]*(?:,?\s?\bor\b)\s+[-$\d]")
+_INDEX = re.compile(
+    r"\b(?i:agent|solution|step|case|part|method|problem|question|equation|figure|round|option|line)s?\s{0,2}#?\Z"
+)
+# 14 m^2; and what may stand around the one number of a box.
+_SQUARE_UNIT = re.compile(r"(?<=\d)\s*(?:[cdkm]?m|ft|in|yd|mi|units?)?(?:\s*/\s*s)?\s*\^\s*\{?\s*[23]\s*\}?\Z")
+_BEFORE = re.compile(r"(?:[A-Za-z]{2,}[\s:,]*)*")
+_BEHIND = re.compile(r"[\s%]*|\s*[mgL]|\s+[shtl]|\s*[A-Za-z]{2,}[A-Za-z.,\s/]*|\s*[A-Za-z]{1,4}/[A-Za-z]{1,4}")
+_VERB = re.compile(r"\b(?:makes?|is|are|was|equals?|gives?|totals?|leaves?)\b[^\d]*\Z")
+_POWER = re.compile(r"\d+\s?\^\s?\{?\s?-?\d+\s?\}?")
+_FACTORS = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+_FACTORS |= {"\u4e07": 10**4, "\u4ebf": 10**8}
 
 
-def _number(text: str) -> str | None:
-    found, content = last_box(text)
-    if found and content:
-        return _number_of(content)
-    if (mark := _last(_HASHES, text)) is not None:
-        number = _first_number(text[mark.end() : mark.end() + _STATEMENT_LENGTH])
-    else:
-        number = _number_of_hash_line(text)
-    if number is None and (mark := _last(_PHRASE, text)) is not None:
-        statement = text[mark.end() : mark.end() + _STATEMENT_LENGTH].split("\n", 1)[0]
-        chain = _CHAIN.match(statement)
-        number = _first_number(statement[chain.end() :] if chain else statement)
-    if number is None and (match := _last(_NUMBER, text)) is not None:
-        number = _clean(match)
-    return number
+def _number(boxes: list[str | None], places: list[str], text: str, truncated: bool) -> str | None:
+    boxes = [box for box in boxes if box is None or not re.fullmatch(r"[A-Z]", box)]  # \boxed{N} of a prompt
+    if boxes and (boxes[-1] is not None or truncated):
+        return _number_of(boxes[-1]) if boxes[-1] is not None else None
+    for place in places:
+        if number := _number_of(place) or _number_stated(place):
+            return number
+    for statement in _hashes(text):
+        if (number := _number_stated(statement)) is not None:
+            return number or None
+    if (number := _number_of_hash_line(text)) is not None:
+        return number
+    for statement in _statements(text):
+        statement = statement.lstrip("`\n ")
+        if (math := _MATH.match(statement)) and not _GOES_ON.match(statement, math.end()):
+            if (number := _number_of(_formula(math))) is not None:
+                return number
+        sentence = _SENTENCE_END.split(statement, maxsplit=1)[0]
+        if denied := _DENIED.match(sentence):
+            sentence = "".join(re.split(r"\bbut\b", sentence, maxsplit=1)[1:])
+        if (number := _number_stated(sentence)) is not None:
+            return number or None
+        line = statement.split("\n", 1)[0]
+        if denied or _OPERATOR.search(line):  # denied, or an expression that was not worked out
+            start = text.rfind(statement)
+            text = text[:start] + text[start + len(_SENTENCE_END.split(line, maxsplit=1)[0]) :]
+    if truncated or (match := _last(_NUMBER, text)) is None or _TIME.match(text, match.start()):
+        return None
+    return _clean(match)
+
+
+def _hashes(text: str) -> Iterator[str]:
+    """Lines behind ``####`` that begin with a number and are no headings, the last one first."""
+    for mark in reversed(list(_HASHES.finditer(text))[-_MOST_STATEMENTS:]):
+        line, *rest = text[mark.end() : mark.end() + _STATEMENT_LENGTH].lstrip("* ").split("\n", 1)
+        heading = _NUMBERED.match(line) and any(part.strip() for part in rest)
+        number = _NUMBER.search(line)
+        if number and not heading and not re.search(r"[A-Za-z]", line[: number.start()].replace("\\", "")):
+            yield line
 
 
 def _number_of(content: str) -> str | None:
     """The one number a box holds; ``None`` if it holds several, or something else."""
-    spelled, _ = plain(content.rsplit("=", 1)[-1])
-    try:
-        value = read(spelled).constant()
-    except Undecided:
-        numbers = list(_NUMBER.finditer(spelled))
-        worked = re.search(r"[\^_!]|\\[A-Za-z]+|\d[eE][+-]?\d", spelled)
-        return _clean(numbers[0]) if len(numbers) == 1 and not worked else None
-    if value is None:
+    if len(content) > _STATEMENT_LENGTH:
         return None
-    as_written = _NUMBER.fullmatch(spelled)
-    return _clean(as_written) if as_written is not None else str(value)
+    content = re.sub(r"(?i:\\text\s?\{\s*)?\b(?:negative|minus)\s*\}?\s*(?=\$|\d)", "-", content.rsplit("=", 1)[-1])
+    answer = plain(content)
+    if answer.note in ("am", "pm") or re.fullmatch(r"\d{1,2}\s*:\s*[0-5]\d", answer.text):
+        return None
+    spelled = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", answer.text).strip()
+    spelled = _SQUARE_UNIT.sub("", spelled)
+    value = value_of(spelled)
+    written = _NUMBER.fullmatch(spelled)
+    if value is None:
+        numbers = list(_NUMBER.finditer(spelled))
+        if len(numbers) != 1:
+            return None
+        before, behind = spelled[: numbers[0].start()], spelled[numbers[0].end() :]
+        return _clean(numbers[0]) if _BEFORE.fullmatch(before) and _BEHIND.fullmatch(behind) else None
+    return _clean(written) if written else str(value)
 
 
 def _number_of_hash_line(text: str) -> str | None:
@@ -115,72 +395,46 @@ def _number_of_hash_line(text: str) -> str | None:
     return number
 
 
-def _first_number(text: str) -> str | None:
-    match = _NUMBER.search(text)
-    return None if match is None else _clean(match)
+def _number_stated(sentence: str) -> str | None:
+    """The number that a sentence comes to; empty where it names alternatives, ``None`` where it states none."""
+    sentence = _SPACED.sub(lambda match: match[0].replace(" ", ""), sentence[:_STATEMENT_LENGTH].replace("**", ""))
+    numbers = [number for number in _NUMBER.finditer(sentence) if not _INDEX.search(sentence[: number.start()])]
+    if not numbers:
+        return None
+    first, last = numbers[0], numbers[-1]
+    if _TIME.match(sentence, first.start()) or _ALTERNATIVE.match(sentence, first.end()):
+        return ""
+    opens = not re.search(r"\w", sentence[: first.start()])
+    if opens and (power := _POWER.match(sentence, first.start())) and (value := value_of(power[0])) is not None:
+        return str(value)
+    if opens and not _OPERATOR.match(sentence, first.end()):
+        clause = re.split(r"\(|,\s|\b(?:because|since|as|which|that)\b", sentence[first.end() :], maxsplit=1)[0]
+        behind = _last(_NUMBER, clause)
+        return _clean(behind if behind and _VERB.search(clause[: behind.start()]) else first)
+    _, equals, behind = sentence.rpartition("=")
+    if equals and (value := _NUMBER.search(behind)):
+        return _clean(value)
+    before = sentence[: last.start()].rstrip()
+    operator = before.endswith((*"+-*/^\u00d7\u00f7\u2212(", "\\times", "\\cdot"))
+    worked = operator or _OPERATOR.match(sentence, last.end())
+    return None if worked else _clean(last)
 
 
 def _clean(match: re.Match[str]) -> str:
     negative = bool(match["sign"] or match["late"])
-    if match["number"] is not None:
+    if match["number"] is None:
+        negative ^= match["top"].startswith("-")
+        number = f"{match['top'].lstrip('-')}/{match['bottom']}"
+        if match["units"] and int(match["bottom"]):
+            number = str(int(match["units"]) + Fraction(number))
+    else:
         number = re.sub(r"[^0-9.]", "", match["number"])
         number = f"0{number}" if number.startswith(".") else number
         number = f"{number}/{match['over']}" if match["over"] is not None else number
-    else:
-        negative ^= match["top"].startswith("-")
-        number = f"{match['top'].lstrip('-')}/{match['bottom']}"
+        power = match["power"] or match["e"] or (match["super"] and unicodedata.normalize("NFKC", match["super"]))
+        if (match["whole"] or power) and (not match["over"] or int(match["over"])):
+            scale = Fraction(10) ** int((power or "0").replace("\u2212", "-"))
+            number = str((int(match["whole"] or 0) + Fraction(number)) * scale)
+    if factor := _FACTORS.get((match["magnitude"] or match["cjk"] or "").casefold()):
+        number = str(Fraction(number) * factor) if not number.endswith("/0") else number
     return f"-{number}" if negative else number
-
-
-def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    last = None
-    for last in pattern.finditer(text):
-        pass
-    return last
-
-
-_MATH = re.compile(
-    r"[\s*:]{0,5}(?:\$\$([^$]{1,500})\$\$|\$([^$]{1,500})\$|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\])", re.DOTALL
-)
-_SENTENCE_END = re.compile(r"\n|\.(?=\s|$)|\*\*")
-
-
-def _boxed(text: str) -> str | None:
-    found, content = last_box(text)
-    if found:
-        return content or None
-    mark = _last(_PHRASE, text)
-    if mark is None:
-        return None
-    statement = text[mark.end() : mark.end() + 1000]
-    if (math := _MATH.match(statement)) is not None:
-        return next(group for group in math.groups() if group is not None).strip() or None
-    # Without dollar signs it is hard to tell mathematics from prose: only a short term will do.
-    term = _SENTENCE_END.split(statement.lstrip(" *:\t"), maxsplit=1)[0].strip()
-    short = len(term) <= 60 and (len(term.split()) <= 2 or not re.search(r"[A-Za-z]{2}", term))
-    return term if term and short else None
-
-
-_BOXED_LETTER = re.compile(r"\(?\s*([A-Da-d])\s*(?:\)|\.|:|,|$)")
-_OPENING = r"[*$\"'`\s]{0,4}(?:\\text(?:bf|rm)?\s?\{\s?)?"
-_STATED_LETTER = re.compile(
-    rf"\b(?i:answer|choice|option)\b(?:{_IS}|[^\n.:=]{{1,60}}?{_IS}){_OPENING}(?i:(?:option|choice)\s)?{_OPENING}"
-    r"(?:\(\s?([A-Da-d])\s?\)|([A-D])(?![\w'+-]))"
-)
-# "A" is an article unless a bracket, an end or a verdict follows it.
-_ANY_LETTER = re.compile(
-    r"\(\s?([A-D])\s?\)|(?<![\w'\\-])(?:([A-D])\)|([B-D])(?![\w'+]|-\w)"
-    r"|(A)(?![\w'+-])(?:(?!\s+\w)|(?=\s+is\s+(?:the\s+)?(?:correct|right|best|answer|true))))"
-)
-
-
-def _letter(text: str) -> str | None:
-    found, content = last_box(text)
-    if found and content and len(content) <= _STATEMENT_LENGTH:
-        match = _BOXED_LETTER.match(plain(content)[0])
-        if match is not None:
-            return match.group(1).upper()
-    for pattern in (_STATED_LETTER, _ANY_LETTER):
-        if (match := _last(pattern, text)) is not None:
-            return next(group for group in match.groups() if group is not None).upper()
-    return None

@@ -1,136 +1,221 @@
-r"""One spelling for what LaTeX and plain text can write in many ways.
+r"""One spelling for what LaTeX, Unicode and plain text can write in many ways.
 
-Follows the MATH convention: units, currency and the signs for percent and
-degrees are decoration (``50\%`` is ``50``, and not ``1/2``); what they were is
-returned beside the text, so that ``5 cm`` and ``5 m`` can still be told apart.
+Follows the MATH convention: units, currency and the signs for percent and degrees are decoration (``50\%`` is ``50``, and
+not ``1/2``). What they were is returned beside the text, so that ``5 cm`` and ``5 m`` can still be told apart.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from dataclasses import dataclass
+from functools import lru_cache
 
-from hpcmaf.answers.boxes import closing_brace
 from hpcmaf.answers.units import without_unit
 
-_CHARACTERS = str.maketrans(
-    {
-        **dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\u2014\uff0d", "-"),
-        **dict.fromkeys("\u22c5\u00b7", "\\cdot "),
-        **dict.fromkeys("\u00f7\u2215\u2044", "/"),
-        **dict.fromkeys("\u20ac\u00a3\x00", ""),
-        "\u00d7": "\\times ",
-        "\u03c0": "\\pi ",
-        "\u221e": "\\infty ",
-        "\u00b1": "\\pm ",
-        "\u221a": "\\sqrt ",
-        "\u222a": "\\cup ",
-        "\u2229": "\\cap ",
-        "\u2208": "\\in ",
-        "\u2264": "\\le ",
-        "\u2265": "\\ge ",
-        "\u2260": "\\ne ",
-        "\u00b0": "^\\circ ",
-        "\u00b2": "^2 ",
-        "\u00b3": "^3 ",
-        "\u00bd": "\\frac{1}{2}",
-        "\u00bc": "\\frac{1}{4}",
-        "\u00be": "\\frac{3}{4}",
+_SCRIPTS = {
+    mark: {
+        character: unicodedata.normalize("NFKC", character)
+        for character in map(chr, range(0xAA, 0x20A0))
+        if kind in unicodedata.decomposition(character)
     }
+    for mark, kind in (("^", "<super>"), ("_", "<sub>"))
+}
+_CHARACTERS = {
+    **dict.fromkeys(map(ord, "\u2212\u2010\u2011\u2012\u2013\u2014\uff0d\ufe63"), "-"),
+    **dict.fromkeys(map(ord, "\u22c5\u00b7"), "\\cdot "),
+    **dict.fromkeys(map(ord, "\u00f7\u2215\u2044"), "/"),
+    **dict.fromkeys(map(ord, "\u00b0\u00ba\u02da"), "^\\circ "),
+    **dict.fromkeys(map(ord, "\u2018\u2019\u2032"), "'"),
+    **dict(zip(map(ord, "\u3002\u3001\u2026\u211d\x00"), (".", ",", "...", "\\mathbb{R}", None), strict=True)),
+    **dict(
+        zip(
+            map(ord, "\u00d7\u221e\u00b1\u221a\u222a\u2229\u2208\u2205\u2264\u2a7d\u2265\u2a7e\u2260\u2248"),
+            (f"\\{name} " for name in "times infty pm sqrt cup cap in emptyset le le ge ge ne approx".split()),
+            strict=True,
+        )
+    ),
+}
+_FUNCTIONS = "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp gcd lcm max min det deg dim ker".split()
+_N = r"(?![A-Za-z])"  # the end of a command's name
+_STYLES = (
+    "left|right|[bB]ig{1,2}[lrm]?|bfseries|boldmath|(?:display|text|script)style|(?:no)?limits|normalsize|small|tiny|large"
+    "|Large|LARGE|huge|Huge|bf|it|rm|sf|tt|em|underline|underbar|uline|ensuremath|mathop|mathstrut|q?quad|(?:thin|med|thick)space"
 )
 _REWRITES = [
-    (re.compile(pattern), target)
+    (re.compile(pattern.replace("_N", _N)), target)
     for pattern, target in (
-        (r"\\(?:left|right|[bB]ig{1,2}[lrm]?)(?![A-Za-z])(?:\s*\.)?", ""),
-        # Only these commas are certain to separate thousands, wherever they stand.
-        (r"(?<=\d)(?:\{,\}|,\\!)\s*(?=\d{3}(?!\d))", ""),
-        (r"(?<!\\)\\[,;:!> ]|\\q?quad(?![A-Za-z])|~|\\(?:display|text)style(?![A-Za-z])", " "),
-        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
-        (r"\\(?:leq|leqslant)(?![A-Za-z])|<=", r"\\le "),
-        (r"\\(?:geq|geqslant)(?![A-Za-z])|>=", r"\\ge "),
-        (r"\\neq(?![A-Za-z])|!=", r"\\ne "),
-        (r"\\lbrace(?![A-Za-z])", r"\\{"),
-        (r"\\rbrace(?![A-Za-z])", r"\\}"),
-        (r"\\(?:varnothing(?![A-Za-z])|\{\s*\\\})", r"\\emptyset "),
-        (r"\\(?:operatorname|mathrm|mathbf|mathit|mathsf|boldsymbol|bm)(?![A-Za-z])\*?", r"\\text"),
-        (r"\\(?:textbf|textit|textrm|textup|textnormal|mbox|hbox)(?![A-Za-z])", r"\\text"),
-        (r"^\s*\\approx(?![A-Za-z])", ""),
+        (r"\\(?:text)?color(?:box)?\s*\{[^{}]*\}|\\[hv](?:space|phantom)\*?\s*\{[^{}]*\}", " "),
+        (rf"\\(?:left|right)_N\s*\.|\\(?:{_STYLES})_N", " "),
+        (r"(?<=\d)(?:\{,\}|,\\!)\s*(?=\d{3}(?!\d))", ""),  # the commas that are certain to separate thousands
+        (r"(?<!\\)\\[,;:!> ]|~", " "),
+        (r"\\[dtc](frac|binom)_N", r"\\\1"),
+        (r"\\leq(?:slant)?_N|<=", r"\\le "),
+        (r"\\geq(?:slant)?_N|>=", r"\\ge "),
+        (r"\\neq_N|!=", r"\\ne "),
+        (r"\\lt_N", "<"),
+        (r"\\gt_N", ">"),
+        (r"\\colon_N", ":"),
+        (r"\\lbrace_N", r"\\{"),
+        (r"\\rbrace_N", r"\\}"),
+        (r"\\(?:mid|[lr]?vert)_N", "|"),
+        (r"\\varnothing_N|\\\{\s*\\\}", r"\\emptyset "),
+        (r"(?:\\text\s*\{)?\s*(?i:(?:the set of )?all real(?: number)?s?)_N\s*\}?", r"\\mathbb{R}"),
+        (r"(\\\{[^|:{}]*[A-Za-z][^|:{}]*)[:|]", r"\1|"),  # of a set's condition
+        (r"\\(?:text(?:bf|it|rm|up|sf|tt|normal)|[mh]box|emph)_N", r"\\text"),
+        (r"\\text\s*\{\s*(?:,\s*)?(and|or)\s*\}", r" \1 "),
+        (r"\\bar\s*(?=\{?\s*\d)|\\overline\s*(?=\d)", r"\\overline"),
+        (r"\\overline\s*(\d)", r"\\overline{\1}"),
+        (r"\\approx_N", "="),
+        (r"^\s*=\s*", ""),
         # What people type without a backslash.
-        (r"(?<![A-Za-z\\])(sqrt|pi|sin|cos|tan|cot|sec|csc|log|ln)(?![A-Za-z])", r"\\\1 "),
-        (r"(?<![A-Za-z\\])(?:infinity|infty|inf|oo)(?![A-Za-z])|\\infin(?![A-Za-z])", r"\\infty "),
+        (r"(?<![A-Za-z\\])(sqrt|pi|sin|cos|tan|cot|sec|csc|log|ln)_N", r"\\\1 "),
+        (r"\\sqrt\s*(?:\(([^()]*)\)|(\d+))", r"\\sqrt{\1\2}"),
+        (r"(?<![A-Za-z\\])(?:infinity|infty|inf|oo)_N|\\infin_N", r"\\infty "),
     )
 ]
-_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3}(?!\d))+(?!,)")
+_ELLIPSIS = re.compile(r"\\(?:ldots|cdots|dots[bcimo]?)" + _N + r"|\.{3,}")
+_REALS = re.compile(r"\\math(?:bb|bf)\s*\{?\s*R\s*\}?")
+_UPRIGHT = re.compile(r"\\(?:operatorname\*?|math(?:rm|bf|it|sf|tt|normal)|boldsymbol|bold|bm)\s*(?:\{([^{}]*)\}|([A-Za-z]))")
+_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+_DOTTED = re.compile(r"(?<=[\d.])(?:\\dot\s*\{?\d\}?)(?:\d*\\dot\s*\{?\d\}?)?")
+_UNENDING = re.compile(r"(-?\d*\.\d*?)(\d{1,6}?)\2{2,}\s*\\ldots\s*\Z")
+_THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3}(?!\d))+(?!,\d)")
+_SPACED = re.compile(r"(?<![\d.,/^_] )(?<![\d.,/^_])[1-9]\d{0,2}(?: \d{3}(?!\d))+(?! ?[/\d])")
 # An angle is a number to a sine: there, unlike at the end of an answer, the degree sign counts.
-_TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
-_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))")
+_TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)" + _N)
+_CIRCLE = r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ" + _N + ")"
 _DECORATION = (
-    (re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])"), "deg"),
+    (re.compile(_CIRCLE + r"|\\degrees?" + _N), "deg"),
     (re.compile(r"\\?%"), "%"),
-    (re.compile(r"\\\$"), "$"),
+    (re.compile(r"(?:US|CA|AU)?\s?\\\$|(?:US|CA|AU)\$"), "$"),
+    (re.compile(r"\\(?:pounds|textsterling)" + _N), "\u00a3"),
+    (re.compile(r"\\(?:text)?euro" + _N), "\u20ac"),
+    (re.compile(r"\\(?:text)?yen" + _N), "\u00a5"),
+    (re.compile(r"^(?:USD|Rs\.?|EUR|GBP|CNY|RMB|JPY|INR)\s*(?=[\d.-])"), None),
 )
 _TRAILING = re.compile(r"(?<![\\.,;:*\s])[.,;:*\s]+\Z")
-_WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
+_GROUP = re.compile(r"(?<![\\A-Za-z^_}\]\d\s])\{([^{}]*)\}|^\s*\{([^{}]*)\}\s*$")
+_WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("`", "`"))
 
 
-def plain(text: str) -> tuple[str, str | None]:
-    """Rewrite an answer in the one spelling the later levels read.
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """An answer in the one spelling.
 
-    Returns
-    -------
-    text : str
-        Without wrappers, spacing commands, thousands separators and units.
-    unit : str or None
-        A known unit that was dropped, ``None`` if there was none.
+    Attributes
+    ----------
+    text
+        Without wrappers, styles, spacing commands, separators and units.
+    unit
+        A known unit that was dropped, in its canonical name.
+    note
+        A word behind a number that is no unit and changes what is meant: am, increase, north.
     """
-    text = unicodedata.normalize("NFC", text).translate(_CHARACTERS)
-    text = _unwrap_math(_TRAILING.sub("", text).lstrip("* \n\t"))
+
+    text: str
+    unit: str | None = None
+    note: str | None = None
+
+
+@lru_cache(maxsize=1 << 14)
+def plain(text: str) -> Plain:
+    """Rewrite an answer in the one spelling that comparisons read."""
+    text = _ELLIPSIS.sub(r"\\ldots ", _ascii_of(text))
+    text = _unwrapped(_TRAILING.sub("", text).lstrip("* \n\t"))
+    text = _UPRIGHT.sub(_upright, _REALS.sub(r"\\mathbb{R}", text))
     for pattern, target in _REWRITES:
         text = pattern.sub(target, text)
+    text = _unwrapped(_GROUP.sub(lambda match: f" {match[1] or match[2] or ''} ", text).strip())
+    # Of repeating decimals there are \dot{3}, 0.(3) and 0.333...
+    text = _DOTTED.sub(lambda match: f"\\overline{{{re.sub(r'[^0-9]', '', match[0])}}}", text)
+    text = re.sub(r"(?<=\d)\.(\d*)\((\d+)\)\Z", r".\1\\overline{\2}", text)
+    text = _UNENDING.sub(r"\1\\overline{\2}", text) if _UNENDING.fullmatch(text) else text
+    for _ in range(2):  # \textbf{\emph{14}}
+        text = _TEXT.sub(lambda match: f" {match[1]} " if re.search(r"[\d=<>]", match[1]) else match[0], text).strip()
     if _TRIGONOMETRY.search(text):
-        text = _DEGREES.sub(r"(\\frac{\1\\pi}{180})", text)
+        text = re.sub(r"(\d+(?:\.\d+)?)" + _CIRCLE, r"(\\frac{\1\\pi}{180})", text)
     unit: str | None = None
-    for sign, name in _DECORATION:
+    currencies = {character for character in text if unicodedata.category(character) == "Sc" and character != "$"}
+    for sign, name in (*_DECORATION, *((re.compile(sign), sign) for sign in currencies)):
         text, count = sign.subn("", text)
         unit = name if count else unit
     if text.startswith(("$", "-$")) and text.count("$") == 1:
         text, unit = text.replace("$", ""), "$"
-    text = _join_thousands(_TRAILING.sub("", text).strip())
-    text, before = without_unit(text)
-    text, after = without_unit(_unwrap_text(text))
-    return text, before or after or unit
+    elif text.count("$") % 2 == 0:
+        text = text.replace("$", "")
+    text, after, note = without_unit(_joined(_TRAILING.sub("", text).strip()))
+    text = _TEXT.sub(lambda match: f" {match[1].strip()} " if len(match[1].strip()) == 1 else match[0], text).strip()
+    choice = re.fullmatch(r"(?:\\text\s*\{\s*)?\(?\s*([A-Za-z])\s*\)\s*\}?", text)
+    return Plain(choice[1] if choice else text, "clock" if note in ("am", "pm") else after or unit, note)
 
 
-def _unwrap_math(text: str) -> str:
-    for opening, closing in _WRAPPERS:
-        inner = text[len(opening) : -len(closing)]
-        wrapped = text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing)
-        if wrapped and opening not in inner and not inner.endswith("\\"):
-            return inner.strip()
+def closing_brace(text: str, opening: int) -> int | None:
+    r"""Index of the brace that closes ``text[opening]``, ``None`` without one; ``\{`` and ``\}`` do not count."""
+    depth = 0
+    for match in re.compile(r"\\.?|[{}]", re.DOTALL).finditer(text, opening):
+        depth += {"{": 1, "}": -1}.get(match[0], 0)
+        if depth == 0 and match[0] == "}":
+            return match.start()
+    return None
+
+
+def _ascii_of(text: str) -> str:
+    """Unicode's digits, letters and signs as ASCII and LaTeX; nothing that cannot be seen."""
+    if text.isascii():
+        return text.replace("\x00", "")
+    text = re.sub("((?:[0-9]\u0305)+)", lambda match: "\\overline{" + match[1].replace("\u0305", "") + "}", text)
+    text = unicodedata.normalize("NFC", text).translate(_CHARACTERS)
+    for mark, table in _SCRIPTS.items():
+        for run in set(re.findall(f"[{''.join(table)}]+", text)):
+            written = "".join(table[character] for character in run).replace("\u2212", "-")
+            text = text.replace(run, f"{mark}{{{written}}}")
+    return "".join(character if character.isascii() else _ascii(character) for character in text)
+
+
+def _ascii(character: str) -> str:
+    kind = unicodedata.decomposition(character).partition(" ")[0]
+    if kind == "<fraction>":
+        top, _, bottom = unicodedata.normalize("NFKC", character).partition("\u2044")
+        return f"\\frac{{{top}}}{{{bottom}}}" if bottom else character
+    if kind in ("<wide>", "<font>", "<compat>", "<noBreak>", "<narrow>", "<small>"):
+        return unicodedata.normalize("NFKC", character)
+    if unicodedata.category(character) in ("Cf", "Nd"):
+        return str(unicodedata.digit(character, ""))
+    match = re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (?:FINAL )?([A-Z]+)", unicodedata.name(character, ""))
+    if match is None:
+        return character
+    return f"\\{match[2].replace('LAMDA', 'LAMBDA').lower() if match[1] == 'SMALL' else match[2].title()} "
+
+
+def _unwrapped(text: str) -> str:
+    """Without what encloses the whole of it: dollars, brackets of display mathematics, a box, braces."""
+    before = ""
+    while text != before:
+        before = text
+        for opening, closing in _WRAPPERS:
+            inner = text[len(opening) : -len(closing)]
+            wrapped = text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing)
+            if wrapped and opening not in inner and not inner.endswith("\\"):
+                text = inner.strip()
+        group = re.match(r"(?:\\(?:boxed|fbox)\s*)?\{", text)
+        if group and closing_brace(text, group.end() - 1) == len(text) - 1:
+            text = text[group.end() : -1].strip()
     return text
 
 
-def _join_thousands(text: str) -> str:
-    """Commas are thousands separators if all of them can be and nothing encloses them."""
-    if "," not in text or any(bracket in text for bracket in ("(", "[", "\\{")):
-        return text
-    joined = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)
-    return text if "," in joined else joined
+def _upright(match: re.Match[str]) -> str:
+    r"""``\mathrm{i}`` is the symbol i, ``\operatorname{lcm}`` a function, ``\mathrm{cm}`` a word."""
+    content = (match[1] if match[1] is not None else match[2]).strip()
+    if content in _FUNCTIONS:
+        return f"\\{content} "
+    return f"\\text{{{content}}}" if re.fullmatch(r"[A-Za-z][A-Za-z./^\d\s]+", content) else f" {content} "
 
 
-def _unwrap_text(text: str) -> str:
-    r"""Replace every ``\text{...}`` by its content; ``(C)`` alone becomes ``C``."""
-    pieces: list[str] = []
-    position = 0
-    while (start := text.find("\\text", position)) >= 0:
-        opening = start + len("\\text")
-        while opening < len(text) and text[opening].isspace():
-            opening += 1
-        end = closing_brace(text, opening) if text[opening : opening + 1] == "{" else None
-        pieces.append(text[position:start])
-        if end is not None:
-            pieces.append(f" {text[opening + 1 : end]} ")
-        position = opening if end is None else end + 1
-    text = ("".join(pieces) + text[position:]).strip()
-    choice = re.fullmatch(r"\(\s*([A-Za-z])\s*\)", text)
-    return choice.group(1) if choice else text
+def _joined(text: str) -> str:
+    """Thousands separators are dropped where all commas can be such, or where a list has a space behind its own."""
+    text = _SPACED.sub(lambda match: match[0].replace(" ", ""), text)
+    pieces = re.split(r"(,\s+|[()\[\]]|\\[{}])", text)
+    joined = [_THOUSANDS.sub(lambda match: match[0].replace(",", ""), piece) for piece in pieces]
+    enclosed = len(pieces) > 1 and not any(re.match(r",\s", piece) for piece in pieces)
+    return text if enclosed or any("," in piece for piece in joined[::2]) else "".join(joined)

@@ -1,26 +1,35 @@
 r"""The parts of an answer that is more than one expression.
 
-Tuples, sets, intervals, unions, lists, matrices, equations: split here, so
-that ``(1,2)``, ``\{1,2\}`` and ``[1,2)`` stay apart and their elements are
-compared like any other answers.
+Tuples, sets, intervals, unions, lists, matrices, labels and inequalities are taken apart here, so that ``(1,2)``,
+``\{1,2\}`` and ``[1,2)`` stay apart and their elements are compared like any other answers.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
+
+from hpcmaf.answers.rational import value_of
 
 _MATRIX = re.compile(
-    r"\\begin\s*\{(?P<kind>[pbvBV]?matrix|array)\}(?:\s*\{[lcr|\s]*\})?(?P<body>.*)\\end\s*\{(?P=kind)\}", re.DOTALL
+    r"[(\[]?\s*\\begin\s*\{(?P<kind>[pbvBV]?matrix|array)\}(?:\s*\{[lcr|\s]*\})?(?P<body>.*)\\end\s*\{(?P=kind)\}\s*[)\]]?",
+    re.DOTALL,
 )
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)
-_OPEN = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\langle": "\\rangle"}
-_CLOSE = frozenset(_OPEN.values())
-_WORD_SEPARATOR = re.compile(r"(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])")
-# What is set: a variable, \angle ABC, f(x), a word; nothing that is worked out, as in x + y = 5.
-_SETTING = re.compile(
-    r"(?P<name>[^=\d+*/^<>,{}-]{1,40}?(?:_\{?\w\}?)?)\s*(?:=|\\in(?![A-Za-z]))(?P<value>[^=]*)", re.DOTALL
+_OPEN = frozenset({"(", "[", "{", "\\{", "\\langle"})
+_CLOSE = frozenset({")", "]", "}", "\\}", "\\rangle"})
+_AND, _OR = (re.compile(rf"(?<![A-Za-z\\]){word}(?![A-Za-z])") for word in ("and", "or"))
+_SIGNS = {"<": "<", ">": ">", "\\le": "<=", "\\ge": ">=", "\\ne": "!=", "=": "="}
+_VARIABLE = re.compile(r"(?:[A-Za-z]|\\[a-z]+)(?:_\{?\w\}?)?")
+_BUILDER = re.compile(r"\\\{\s*(?P<name>[A-Za-z])\s*(?:\\in\s*\\mathbb\{R\}\s*)?[|:]\s*(?P<rest>.*)\\\}", re.DOTALL)
+# Left of "=" stand names, with arguments, indices, bars and brackets, and nothing that is worked out.
+_NAME_PARTS = re.compile(
+    r"_\s*(?:\{[^{}]*\}|\w)|\^\s*\{?\s*(?:-1|\\prime|\\circ)\s*\}?|(?<![A-Za-z])[A-Zfghpqr]'*(?:\^\{-1\})?\([^()=]*\)|'"
+    r"|\\(?:(?:measured)?angle|triangle|over(?:line|rightarrow)|vec|(?:wide)?hat|bar|det|text|frac|sin|cos|tan|max|min|gcd|lcm"
+    r"|alpha|beta|gamma|delta|epsilon|theta|lambda|mu|sigma|tau|phi|omega|rho|Delta|Omega)(?![A-Za-z])"
 )
+_NAME = re.compile(r"[A-Za-z{}()\[\]|,:/\s.;]*[A-Za-z][A-Za-z{}()\[\]|,:/\s.;]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,77 +39,138 @@ class Structure:
     Attributes
     ----------
     kind
-        ``list`` and ``set`` (order does not matter), ``union``, a pair of
-        brackets such as ``[)``, ``:`` (a ratio or time of three parts or more), or ``matrix RxC`` (rows by columns).
+        ``set`` (also of a list: order does not matter), ``union``, a pair of brackets such as ``[)``, ``:`` (a ratio or
+        time of three parts or more), ``series`` (a list that goes on) or ``matrix RxC`` (rows by columns).
     parts
         Texts of the elements, matrices row by row.
+    name
+        The variable of an inequality, which is read as an interval.
     """
 
     kind: str
     parts: tuple[str, ...]
+    name: str | None = None
 
     @property
     def ordered(self) -> bool:
         """Whether the elements' order is part of the answer."""
-        return self.kind not in ("list", "set", "union")
+        return self.kind not in ("set", "union")
 
 
+@lru_cache(maxsize=1 << 14)
 def split(text: str) -> Structure | None:
     """Take a compound answer apart; ``None`` for a single expression."""
     text = text.strip()
-    if text.startswith(("[\\begin", "(\\begin", "[ \\begin", "( \\begin")) and text.endswith(("]", ")")):
-        text = text[1:-1].strip()
-    if (match := _MATRIX.fullmatch(text)) is not None and "\\begin" not in match["body"]:
+    if (match := _MATRIX.fullmatch(text)) and "\\begin" not in match["body"]:
         rows = [row.split("&") for row in re.sub(r"\\\\\s*$", "", match["body"].strip()).split("\\\\")]
         if len({len(row) for row in rows}) == 1:
             kind = "determinant" if match["kind"] in ("vmatrix", "Vmatrix") else "matrix"
             return Structure(f"{kind} {len(rows)}x{len(rows[0])}", tuple(cell for row in rows for cell in row))
-    pieces = _top_level(text, ("\\cup",))
-    if len(pieces) > 1:
+    if text == "\\mathbb{R}":
+        return Structure("()", ("-\\infty", "\\infty"))
+    if (match := _BUILDER.fullmatch(text)) and (found := _interval(match["rest"])) and found.name == match["name"]:
+        return Structure(found.kind, found.parts)
+    if (found := _interval(text)) is not None:
+        return found
+    if len(pieces := top_level(text, ("\\cup",))) > 1:
         return Structure("union", pieces)
+    cases = [_interval(piece) for piece in top_level(_OR.sub(r"\\cup ", text), ("\\cup",))]
+    if len(cases) > 1 and len({case.name if case else None for case in cases} - {None}) == 1 and None not in cases:
+        parts = tuple(f"{case.kind[0]}{', '.join(case.parts)}{case.kind[1]}" for case in cases if case)
+        return Structure("union", parts, cases[0].name if cases[0] else None)
     opening = "\\{" if text.startswith("\\{") else text[:1]
     closing = "\\}" if text.endswith("\\}") else text[-1:]
     if opening in ("(", "[", "\\{") and closing in (")", "]", "\\}") and _encloses(text):
-        inner = text[len(opening) : -len(closing)]
-        parts = _top_level(inner, (",", ";"))
+        parts = top_level(text[len(opening) : -len(closing)], (",", ";"))
         if opening == "\\{" and closing == "\\}":
-            return Structure("set", _expand_signs(parts))
-        if len(parts) > 1:
-            return Structure(opening + closing, parts)
-        return None
-    parts = _expand_signs(_top_level(_WORD_SEPARATOR.sub(",", text), (",", ";")))
-    if len(parts) > 1:
-        return Structure("list", parts)
-    terms = _top_level(text, (":",))
+            return _listed(parts)
+        return Structure(opening + closing, parts) if len(parts) > 1 else None
+    parts = _elements(text)
+    if len(parts) > 1 or "\\pm" in text or "\\mp" in text:
+        return _listed(parts)
+    terms = top_level(text, (":",))
     return Structure(":", terms) if len(terms) > 2 else None
 
 
-def setting(text: str) -> tuple[str, str] | None:
-    r"""``x = 5`` and ``x \in [0, 1]`` as ``("x", "5")``; ``None`` for anything else."""
-    match = _SETTING.fullmatch(text)
-    if match is None or not match["value"].strip() or not re.search(r"[A-Za-z]", match["name"]):
+@lru_cache(maxsize=1 << 14)
+def label(text: str) -> tuple[str, str] | None:
+    r"""``x = 5``, ``f(2) = 5``, ``x \in [0, 1]`` and ``1 + 1 = 2`` as what is named and its value.
+
+    What is worked out (``1 + 1``) has the empty name. ``None`` without a label, for an equation and a list of several.
+    """
+    sides = top_level(text, ("=", "\\in"))
+    if len(sides) < 2 or text.rstrip().endswith("=") or (len(sides) > 2 and len(_elements(text)) > 1):
         return None
-    return "".join(match["name"].split()), match["value"].strip()
+    name, value = sides[0], sides[-1]
+    if _is_name(name):
+        return "".join(name.split()), value
+    if len(sides) == 2 and _is_name(value) and value_of(name) is not None:
+        return "".join(value.split()), name
+    bound = re.search(r"\\(?:sum|prod|lim|int)(?![A-Za-z])", name)
+    return ("", value) if bound or not re.search(r"[A-Za-z]", re.sub(r"\\[a-z]+", "", name)) else None
 
 
-def _top_level(text: str, separators: tuple[str, ...]) -> tuple[str, ...]:
+def relations(text: str) -> tuple[str, ...]:
+    """The signs of equality and order outside of all brackets."""
+    depth, found = 0, []
+    for token in _TOKEN.findall(text):
+        depth += (token in _OPEN) - (token in _CLOSE)
+        if depth == 0 and token in _SIGNS:
+            found.append(_SIGNS[token])
+    return tuple(found)
+
+
+def top_level(text: str, separators: tuple[str, ...]) -> tuple[str, ...]:
     """Split at separators that no bracket encloses."""
-    parts: list[str] = []
-    current: list[str] = []
-    depth = 0
-    for match in _TOKEN.finditer(text):
-        token = match.group()
-        if token in _OPEN:
-            depth += 1
-        elif token in _CLOSE:
-            depth -= 1
+    parts, depth = [""], 0
+    for token in _TOKEN.findall(text):
+        depth += (token in _OPEN) - (token in _CLOSE)
         if depth == 0 and token in separators:
-            parts.append("".join(current).strip())
-            current = []
+            parts.append("")
         else:
-            current.append(token)
-    parts.append("".join(current).strip())
-    return tuple(part for part in parts if part)
+            parts[-1] += token
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def _elements(text: str) -> tuple[str, ...]:
+    return top_level(_OR.sub(",", _AND.sub(",", text)), (",", ";"))
+
+
+def _is_name(text: str) -> bool:
+    return _NAME.fullmatch(_NAME_PARTS.sub("N", text)) is not None and len(text) <= 60
+
+
+def _interval(text: str) -> Structure | None:
+    """An inequality in one variable as an interval; ``None`` for anything else."""
+    signs, sides = list(relations(text)), list(top_level(text, tuple(_SIGNS)))
+    if "=" in signs or not 1 <= len(signs) <= 2 or len(sides) != len(signs) + 1 or "," in text or "|" in text:
+        return None
+    if signs[0][0] == ">" and len(signs) == 2 or not _VARIABLE.fullmatch(sides[len(signs) - 1]):
+        sides.reverse()  # 3 > x as x < 3
+        signs = [sign.translate(str.maketrans("<>", "><")) for sign in reversed(signs)]
+    name = sides.pop(len(signs) - 1)
+    if not _VARIABLE.fullmatch(name) or any(re.search(r"(?<![\\A-Za-z])[A-Za-z]", bound) for bound in sides):
+        return None
+    if len(signs) == 2:
+        below = signs[0][0] == signs[1][0] == "<"
+        return Structure("[("[signs[0] == "<"] + "])"[signs[1] == "<"], tuple(sides), name) if below else None
+    (bound,), (sign,) = sides, signs
+    if sign == "!=":
+        return Structure("union", (f"(-\\infty, {bound})", f"({bound}, \\infty)"), name)
+    if sign[0] == "<":
+        return Structure("(" + "])"[sign == "<"], ("-\\infty", bound), name)
+    return Structure("[("[sign == ">"] + ")", (bound, "\\infty"), name)
+
+
+def _listed(parts: tuple[str, ...]) -> Structure:
+    r"""A set; ``1 \pm a`` is two of its elements."""
+    expanded: list[str] = []
+    for part in parts:
+        both = re.search(r"\\(?:pm|mp)(?![A-Za-z])", part)
+        for upper, lower in (("+", "-"), ("-", "+")) if both else (("", ""),):
+            chosen = re.sub(r"\\pm(?![A-Za-z])", upper, part) if both else part
+            expanded.append(re.sub(r"\\mp(?![A-Za-z])", lower, chosen) if both else chosen)
+    return Structure("series" if any("\\ldots" in part for part in parts) else "set", tuple(expanded))
 
 
 def _encloses(text: str) -> bool:
@@ -108,23 +178,7 @@ def _encloses(text: str) -> bool:
     depth = 0
     tokens = _TOKEN.findall(text)
     for position, token in enumerate(tokens):
-        if token in _OPEN:
-            depth += 1
-        elif token in _CLOSE:
-            depth -= 1
-            if depth == 0:
-                return position == len(tokens) - 1
+        depth += (token in _OPEN) - (token in _CLOSE)
+        if depth == 0 and token in _CLOSE:
+            return position == len(tokens) - 1
     return False
-
-
-def _expand_signs(parts: tuple[str, ...]) -> tuple[str, ...]:
-    r"""``1 \pm a`` is the two elements ``1 + a`` and ``1 - a``."""
-    expanded: list[str] = []
-    for part in parts:
-        if re.search(r"\\(?:pm|mp)(?![A-Za-z])", part):
-            for plus, minus in (("+", "-"), ("-", "+")):
-                chosen = re.sub(r"\\pm(?![A-Za-z])", plus, part)
-                expanded.append(re.sub(r"\\mp(?![A-Za-z])", minus, chosen))
-        else:
-            expanded.append(part)
-    return tuple(expanded)

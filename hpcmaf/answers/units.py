@@ -1,70 +1,78 @@
-"""Units that answers carry, so that ``5 cm`` is ``5`` and still not ``5 m``."""
+r"""Words behind a number: units, number words, and those that change what is meant."""
 
 from __future__ import annotations
 
 import re
+from math import prod
 
-_FAMILIES: dict[str, tuple[str, ...]] = {
-    "mm": ("millimeter", "millimeters"),
-    "cm": ("centimeter", "centimeters", "centimetre", "centimetres"),
-    "m": ("meter", "meters", "metre", "metres"),
-    "km": ("kilometer", "kilometers", "kilometre", "kilometres"),
-    "inch": ("in", "inches"),
-    "ft": ("foot", "feet"),
-    "yd": ("yard", "yards"),
-    "mi": ("mile", "miles"),
-    "g": ("gram", "grams"),
-    "kg": ("kilogram", "kilograms"),
-    "lb": ("lbs", "pound", "pounds"),
-    "oz": ("ounce", "ounces"),
-    "ml": ("mL", "milliliter", "milliliters"),
-    "l": ("L", "liter", "liters", "litre", "litres"),
-    "s": ("sec", "second", "seconds"),
-    "min": ("mins", "minute", "minutes"),
-    "h": ("hr", "hrs", "hour", "hours"),
-    "day": ("days",),
-    "week": ("weeks",),
-    "month": ("months",),
-    "year": ("years",),
-    "$": ("dollar", "dollars", "usd"),
-    "cent": ("cents",),
-    "%": ("percent",),
-    "deg": ("degree", "degrees"),
-    "rad": ("radian", "radians"),
-}
-_CANONICAL = {alias: name for name, aliases in _FAMILIES.items() for alias in (name, *aliases)}
-# One and two letters after a number may as well be variables, unless they stand apart as these do.
-_BARE = frozenset(alias for alias in _CANONICAL if len(alias) > 2) | {"cm", "mm", "km", "kg", "ft", "lb", "oz", "hr"}
-_FILLING = frozenset({"square", "cubic", "unit", "units", "sq", "of", "per", "total"})
-_NOT_UNITS = frozenset({"and", "or", "base", "if", "for", "when", "where", "to", "mod"})
-_WORD = re.compile(r"[A-Za-z]+")
-_TAIL = re.compile(
-    r"^(?P<value>.*(?:[\d})]|\\pi))\s*(?:\\text\s*\{(?P<text>[^{}]*)\}|(?P<bare>[A-Za-z][A-Za-z.\s]*?))\s*(?:\^\s*\{?[23]\}?)?$",
-    re.DOTALL,
+_FAMILIES = (
+    "mm millimeter millimetre,cm centimeter centimetre,m meter metre,km kilometer kilometre,inch inches,ft foot feet,yd yard,"
+    "mi mile,g gram,mg milligram,kg kilogram,lb pound,oz ounce,ml mL milliliter millilitre,l L liter litre,gal gallon,"
+    "s sec second,min minute,h hr hour,day,week,month,year yr,$ dollar usd USD,\u20ac euro EUR,\u00a3 GBP,"
+    "\u00a5 yuan yen RMB CNY JPY,\u20b9 rupee Rs INR,cent,% percent,deg degree,rad radian,mi/h mph,km/h kmh kph kmph"
 )
-_MAX_LENGTH = 200
+_CANONICAL = {
+    alias + plural: names.split()[0] for names in _FAMILIES.split(",") for alias in names.split() for plural in ("", "s")
+}
+_POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
+NUMBER_WORDS = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+_EAST_ASIAN = {"\u4e07": 10**4, "\u4ebf": 10**8, "\u5343": 1000, "\u767e": 100}
+_NOTES = frozenset(
+    "am pm increase decrease gain loss profit north south east west northeast northwest southeast southwest left right up"
+    " down above below clockwise counterclockwise anticlockwise more less higher lower faster slower bc ad bce ce".split()
+)
+_FILLING = frozenset("unit units of total in each the".split())
+# Behind these the number is not the value.
+_NOT_UNITS = frozenset(
+    "and or base if for when where to mod modulo choose factorial squared cubed half halves third thirds quarter quarters"
+    " tenths over times plus minus divided by is are not than at since because with but so as otherwise".split()
+)
+# One and two letters after a number may as well be variables, unless they stand apart as these do.
+_SHORT = frozenset("cm mm km kg mg ft lb oz hr yd ml mL mi am pm Rs sq cu of in".split())
+_PIECE = r"(?:\\text\s*\{[^{}]*\}|\\cdot|/|[A-Za-z][A-Za-z.]*)(?:\s*\^\s*(?:\{\s*-?\d\s*\}|\d))?"
+_TAIL = re.compile(rf"(?P<value>.*(?:[\d}})]|\\pi))(?P<space>\s*)(?P<tail>{_PIECE}(?:\s*{_PIECE})*)", re.DOTALL)
+_EAST_ASIAN_TAIL = re.compile(rf"(?P<value>.*\d)\s*(?P<number>[{''.join(_EAST_ASIAN)}]*)[^\x00-\x7f]*", re.DOTALL)
+_WORD = re.compile(r"(/|\bper\b)|([A-Za-z](?:[A-Za-z]|\.(?=[A-Za-z]))*)\.?(?:\s*\}?\s*\^\s*\{?\s*(-?\d))?")
 
 
-def without_unit(text: str) -> tuple[str, str | None]:
-    r"""Drop a unit after a number.
+def without_unit(text: str) -> tuple[str, str | None, str | None]:
+    r"""Drop the words after a number.
 
-    Words in ``\text`` after a number are taken for a unit whatever they are;
-    bare words only when they are known.
+    Words of two letters or more in ``\text`` are taken for a unit whatever they are, bare words where they are known or
+    stand apart. ``5 million`` is multiplied out.
 
     Returns
     -------
     value : str
-        What stands before the unit; ``text`` itself if there is none.
+        What stands before the words; ``text`` itself if there are none.
     unit : str or None
-        The unit's canonical name if it is a known one, standing alone.
+        The known unit, with its power, as ``cm^2`` or ``km/h``.
+    note : str or None
+        A word such as ``am`` or ``increase``.
     """
-    if len(text) > _MAX_LENGTH or (match := _TAIL.match(text)) is None:
-        return text, None
-    quoted = match["text"] is not None
-    words = _WORD.findall(match["text"] if quoted else match["bare"])
-    if not words or _NOT_UNITS.intersection(words):
-        return text, None
-    if not quoted and not all(word in _BARE or word in _FILLING for word in words):
-        return text, None
-    known = [_CANONICAL[word] for word in words if word in _CANONICAL]
-    return match["value"].strip(), known[0] if len(known) == 1 else None
+    if not text.isascii() and (match := _EAST_ASIAN_TAIL.fullmatch(text[:200])):
+        factor = prod(_EAST_ASIAN[character] for character in match["number"])
+        return f"({match['value']})\\cdot {factor}" if factor > 1 else match["value"], None, None
+    if len(text) > 200 or (match := _TAIL.fullmatch(text)) is None:
+        return text, None, None
+    words = _WORD.findall(re.sub(r"\\text|\\cdot", "", match["tail"]))
+    words = [(over, word if word in _CANONICAL else word.replace(".", "").lower(), power) for over, word, power in words]
+    names = [word for _, word, _ in words if word]
+    if not names or _NOT_UNITS.intersection(names):
+        return text, None, None
+    for name in names:
+        known = name in _CANONICAL or name in _NOTES or name in NUMBER_WORDS or name in _POWERS or name in _FILLING
+        bare = name in _SHORT or (len(name) > 2 and (known or (match["space"] and "^" not in match["tail"])))
+        if not bare and not ("\\text" in match["tail"] and (known or len(name) > 1)):
+            return text, None, None
+    value, unit, note, sign, power = match["value"].strip(), "", None, "", ""
+    for over, word, exponent in words:
+        note = word if word in _NOTES else note
+        sign, power = "/" if over else sign, _POWERS.get(word, power)
+        if word in NUMBER_WORDS:
+            value = f"({value})\\cdot {NUMBER_WORDS[word]}"
+        elif word in _CANONICAL:
+            exponent = exponent or power
+            unit += f"{sign}{_CANONICAL[word]}{f'^{exponent}' if exponent not in ('', '1') else ''}"
+            sign = power = ""
+    return value, unit or None, note

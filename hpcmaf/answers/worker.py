@@ -1,96 +1,111 @@
-r"""The process in which Math-Verify runs; started by `hpcmaf.answers.checker`.
+r"""What runs in the worker processes: Math-Verify, and what it needs to be right.
 
-A stand-alone script: it reads one JSON line per check from standard input and
-writes one per verdict. It is started afresh rather than forked, so neither
-threads nor locks nor a GPU context of the parent come with it. It imports
-nothing of hpcmaf, so it starts as fast as sympy can be imported.
+Imported only there, by the server that workers are forked from (see `hpcmaf.answers.checker`): sympy takes seconds.
 """
 
 from __future__ import annotations
 
-import json
+import logging
 import os
-import select
+import re
+import resource
 import signal
-import sys
+import time
+from functools import lru_cache
+
+import sympy
+from latex2sympy2_extended import NormalizationConfig, latex2sympy
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig
+from math_verify import verify
 
 MEMORY_BYTES = 4 << 30
+# As Math-Verify reads by itself, units that are variables go (5c), A is a, and decimals are rounded to six digits.
+_NORMALIZATION = NormalizationConfig(units=False, malformed_operators=True, boxed="none")
+_CONVERSION = ConversionConfig(lowercase_symbols=False)
+_DECIMAL = re.compile(r"\d*\.\d+|\d+\.(?!\d)")
+_OPTIONS = {"numeric_precision": 50, "timeout_seconds": None, "allow_set_relation_comp": True}
 
 
-def main() -> None:
-    """Answer checks until standard input ends or the parent is gone."""
-    parent = int(sys.argv[1])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    _limit_memory()
-    # Own copies of the pipes: what a library prints must not be read as a verdict.
-    source, sink = os.dup(0), os.fdopen(os.dup(1), "w")
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)
-    check = _load()
-    print("ready", file=sink, flush=True)
-    for line in _lines(source, parent):
-        request = json.loads(line)
-        # The kernel ends this process a little after the deadline even when the parent, who would have
-        # done so, is gone, and even inside one long C call that lets no Python handler run.
-        signal.setitimer(signal.ITIMER_REAL, request["deadline_s"] + 1.0)
-        verdict = check(request["a"], request["b"])
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        print(json.dumps(verdict), file=sink, flush=True)
+def prepare() -> None:
+    """Bound a worker's memory, and let its signals end it."""
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES if hard < 0 else min(hard, MEMORY_BYTES), hard))
+    for end in (signal.SIGALRM, signal.SIGTERM):  # at once, also inside one long C call that lets no handler run
+        signal.signal(end, signal.SIG_DFL)
 
 
-def _limit_memory() -> None:
-    import resource
-
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(hard, MEMORY_BYTES)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-
-
-def _lines(source: int, parent: int):
-    """Lines of ``source``; ends with it, or when ``parent`` is no longer our parent.
-
-    The end of the pipe alone is not enough: a process forked from the parent
-    may hold its other end open.
-    """
-    pending = b""
-    while os.getppid() == parent:
-        if not select.select([source], [], [], 2.0)[0]:
-            continue
-        piece = os.read(source, 1 << 16)
-        if not piece:
-            return
-        pending += piece
-        while b"\n" in pending:
-            line, pending = pending.split(b"\n", 1)
-            yield line
+def compare(a: str, b: str, deadline_s: float) -> tuple[bool, float]:
+    """The verdict on two expressions, and how many seconds it took."""
+    start = time.monotonic()
+    # The kernel ends this process after the deadline also when the parent, who would have done so, is gone.
+    signal.setitimer(signal.ITIMER_REAL, deadline_s + 1.0)
+    try:
+        first, second = _read(a), _read(b)
+        verdict = not _differ(first, second) and (
+            verify(first, second, **_OPTIONS)
+            or verify(second, first, **_OPTIONS)
+            or _multiples(first, second)
+            or _same_where_real(first, second)
+        )
+    except Exception:  # noqa: BLE001 - sympy raises of every kind, RecursionError and MemoryError among them
+        verdict = False  # what it cannot compare it has not found equal
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return bool(verdict), time.monotonic() - start
 
 
-def _load():
-    import logging
-
-    from math_verify import LatexExtractionConfig, parse, verify
-
-    logging.disable(logging.CRITICAL)
-    config = [LatexExtractionConfig()]
-
-    def parsed(text: str):
-        return parse(f"\\boxed{{{text}}}", extraction_config=config, parsing_timeout=None)
-
-    def check(a: str, b: str) -> bool:
-        # Math-Verify treats gold and answer differently, and its own limits on time work in a main thread
-        # alone and not inside C code: both directions, no limit, the deadline is the parent's.
-        try:
-            first, second = parsed(a), parsed(b)
-            if not first or not second:
-                return False
-            return bool(verify(first, second, timeout_seconds=None) or verify(second, first, timeout_seconds=None))
-        except Exception:  # noqa: BLE001 - sympy raises of every kind, RecursionError and MemoryError among them
-            return False  # what it cannot compare it has not found equal
-
-    check("x+1", "1+x")  # builds the parser's tables now, not on the first deadline
-    return check
+@lru_cache(maxsize=1 << 10)
+def _read(text: str) -> sympy.Basic:
+    text = _DECIMAL.sub(lambda match: r"{{\frac{{{}}}{{{}}}}}".format(*sympy.Rational(match[0]).as_numer_denom()), text)
+    tree = latex2sympy(text, is_real=True, normalization_config=_NORMALIZATION, conversion_config=_CONVERSION)
+    # The odd root of a negative number is the real one.
+    tree = tree.replace(_odd_root, lambda power: -((-power.base) ** power.exp)) if isinstance(tree, sympy.Expr) else tree
+    units = {symbol: sympy.I for symbol in getattr(tree, "free_symbols", ()) if symbol.name == "i"}
+    return tree.subs(units) if units else tree
 
 
-if __name__ == "__main__":
-    main()
+def _odd_root(tree: sympy.Basic) -> bool:
+    power = tree.exp if tree.is_Pow and tree.base.is_negative else sympy.Integer(1)
+    return power.is_Rational and power.p == 1 < power.q and power.q % 2 == 1
+
+
+def _differ(first: sympy.Basic, second: sympy.Basic) -> bool:
+    """Whether two expressions have different values at one point: quicker than simplifying their difference."""
+    if not isinstance(first, sympy.Expr) or not isinstance(second, sympy.Expr):
+        return False
+    names = sorted(first.free_symbols | second.free_symbols, key=str)
+    point = {name: sympy.Rational(1000 + 137 * index, 919) for index, name in enumerate(names, 1)}
+    try:
+        one, other = (expression.doit().subs(point).evalf(30) for expression in (first, second))
+        size = max(abs(one), abs(other))
+        # What is as small as this may be a zero that was not computed exactly.
+        known = size.is_finite and (size > 1e-100 or (first.is_zero is False and second.is_zero is False))
+        return bool(known and abs(one - other) > 1e-12 * size)
+    except Exception:  # noqa: BLE001 - undefined there, or no number
+        return False
+
+
+def _multiples(first: sympy.Basic, second: sympy.Basic) -> bool:
+    """Whether one equation is a multiple of the other."""
+    if not isinstance(first, sympy.Eq) or not isinstance(second, sympy.Eq):
+        return False
+    ratio = sympy.simplify((first.lhs - first.rhs) / (second.lhs - second.rhs))
+    return bool(ratio.is_number and ratio.is_finite and ratio.is_nonzero)
+
+
+def _same_where_real(first: sympy.Basic, second: sympy.Basic) -> bool:
+    """Whether they are equal for positive variables, and both have roots that are real for no others."""
+    rooted = _rooted(first) & _rooted(second)
+    positive = {name: sympy.Symbol(f"{name}_", positive=True) for name in rooted}
+    return bool(rooted) and sympy.simplify((first - second).subs(positive)) == 0
+
+
+def _rooted(tree: sympy.Basic) -> set[sympy.Symbol]:
+    roots = [power.base for power in tree.atoms(sympy.Pow) if power.exp.is_Rational and power.exp.q % 2 == 0]
+    powers = [pair for base in roots for pair in sympy.powsimp(base.doit()).as_powers_dict().items()]
+    return {name for name, power in powers if name.is_Symbol and power.is_integer and power % 2}
+
+
+for descriptor in (1, 2):  # what libraries print is nobody's output
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+logging.disable(logging.CRITICAL)
+compare("x+1", "1+x", 60.0)  # builds the parser's tables now, not on the first deadline

@@ -38,6 +38,7 @@ VERBS = {
     "simulate": ("simulate", "Simulate how agents specialise, without language models."),
     "data": ("data", "Prepare a task's problems."),
     "grade": ("grade", "Say whether answers are equivalent."),
+    "extract": ("extract", "Take the final answers out of responses."),
     "import": ("import_", "Bring the released code's debates into a store."),
     "inspect": ("inspect", "Show what a store of debates holds."),
     "micro": ("micro", "Remake or score the packaged micro base model."),

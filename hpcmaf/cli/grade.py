@@ -88,12 +88,12 @@ def _in_order(name: str, form: str | None, deadline_s: float) -> Iterator[tuple[
 
     def read() -> None:
         try:
-            with _open(name) as lines:
+            with open_lines(name) as lines:
                 for number, line in enumerate(lines, start=1):
                     if stopped.is_set():
                         return
                     if line.strip():
-                        record = _parse(line, name, number)
+                        record = parse_line(line, name, number, ("gold", "answer"))
                         arguments = (_text(record["gold"]), _text(record["answer"]), form, deadline_s)
                         put((record, pool.submit(_grade, *arguments)))
             put(None)
@@ -116,7 +116,8 @@ def _in_order(name: str, form: str | None, deadline_s: float) -> Iterator[tuple[
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _open(name: str) -> AbstractContextManager[BinaryIO]:
+def open_lines(name: str) -> AbstractContextManager[BinaryIO]:
+    """A file, or standard input for ``-``."""
     if name != "-":
         return open(name, "rb")
     try:
@@ -127,7 +128,15 @@ def _open(name: str) -> AbstractContextManager[BinaryIO]:
         return nullcontext(click.get_binary_stream("stdin"))
 
 
-def _parse(line: bytes, name: str, number: int) -> dict:
+def parse_line(line: bytes, name: str, number: int, keys: tuple[str, ...]) -> dict:
+    """One line as an object that has ``keys``, each text, a number or null.
+
+    Raises
+    ------
+    DataError
+        It is not; the message names file and line.
+    """
+    needed = " and ".join(f'"{key}"' for key in keys)
     where = f"{'standard input' if name == '-' else name}, line {number}"
     try:
         record = json.loads(line)
@@ -135,10 +144,10 @@ def _parse(line: bytes, name: str, number: int) -> dict:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8 text or a number too long"
         raise DataError(f"{where}: not JSON ({reason}): write one object per line") from None
     if not isinstance(record, dict):
-        raise DataError(f'{where}: not an object: write {{"gold": ..., "answer": ...}}')
-    for key in ("gold", "answer"):
+        raise DataError(f'{where}: not an object: write one with {needed}')
+    for key in keys:
         if key not in record:
-            raise DataError(f'{where}: no "{key}": every line needs "gold" and "answer"')
+            raise DataError(f'{where}: no "{key}": every line needs {needed}')
         if isinstance(record[key], bool) or not isinstance(record[key], str | int | float | None):
             raise DataError(f'{where}: "{key}" is neither text nor a number: write it as a string')
     return record

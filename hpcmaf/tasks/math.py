@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from hpcmaf.answers import AnswerForm
-from hpcmaf.answers.boxes import last_box
+from hpcmaf.answers.extraction import last_box
 from hpcmaf.errors import DataError
 from hpcmaf.tasks.base import Problem
 from hpcmaf.tasks.files import Files

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcmaf.answers import Vote, equivalent, voting
@@ -50,6 +50,7 @@ _ANSWERS = st.lists(
 )
 
 
+@settings(deadline=None)  # the workers may have to start
 @given(_ANSWERS, st.randoms(use_true_random=False), st.integers(0, 2**63 - 1))
 def test_permuting_agents_permutes_their_agreement_and_nothing_else(
     answers: list[str | None], random: object, seed: int
@@ -61,6 +62,7 @@ def test_permuting_agents_permutes_their_agreement_and_nothing_else(
     assert (permuted.answer, permuted.votes, permuted.tied) == (straight.answer, straight.votes, straight.tied)
 
 
+@settings(deadline=None)
 @given(_ANSWERS, st.integers(0, 2**63 - 1))
 def test_the_winning_class_is_as_large_as_it_says(answers: list[str | None], seed: int) -> None:
     outcome = cast(answers, seed)

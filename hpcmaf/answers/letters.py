@@ -1,0 +1,141 @@
+"""The letter that a response to a multiple-choice question settles on."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from hpcmaf.answers.notation import plain
+
+_MOST_STATEMENTS = 20
+_LONGEST = 400
+_IS = r"[*_]{0,2}[^\S\n]{0,3}(?::|=|\b(?:is|be|was|are)\b[^\S\n]{0,3}:?)[*_]{0,2}"
+# "The answer is" in Chinese, Japanese, Korean, German, French, Spanish, Italian, Portuguese and Russian.
+FOREIGN_PHRASE = (
+    "(?:\u7b54\u6848|\u7b54\u3048|\u6b63\u89e3|\uc815\ub2f5|\ub2f5|antwort|r\u00e9ponse|respuesta|risposta|resposta"
+    "|\u043e\u0442\u0432\u0435\u0442)[^\\S\n]{0,2}(?:\u5e94\u4e3a|\u5e94\u8be5\u662f|\u662f|\u4e3a|\u70ba|\u306f|\uc740|\ub294"
+    "|ist|est|es|\u00e8|\u00e9|:|=)\\s*:?\\s*"
+)
+_PHRASE = re.compile(
+    rf"\b(?:answer|choice|option)\b(?:{_IS}|[^\n.:=]{{1,60}}?{_IS}|[*_]{{0,3}}[^\S\n]*(?=\n))\s*"
+    rf"|{FOREIGN_PHRASE}",
+    re.IGNORECASE,
+)
+_DENIED = re.compile(
+    r"\b(?:not|cannot|can't|isn't|aren't|neither|nor|either|never|incorrect|wrong|false|unlikely|except|eliminat\w+|rul\w+ out"
+    r"|excluded?|distractors?|instead of|rather than|at first|one of)\b|n't\b|\u4e0d\u662f|\u4e0d\u9009",
+    re.IGNORECASE,
+)
+_MARKUP = r"[\s*_$\"'`\u201c\u2018(\[{<\\:>#-]"
+_SENTENCE = re.compile(r"(?:[^.!?\n;\u3002]|\.(?=\S))+")
+_CLAUSE = re.compile(r",\s+(?:so|then|but|hence|thus|therefore|which|it)\b|;|\b(?:but|so|hence|thus|therefore)\b")
+# Words that a chosen letter may stand behind.
+_BEFORE = (
+    r"(?:is|it's|be|was|are|picks?|choose|chose|select|say|guess|prefer|conclude|answer|so|option|choice|letter|therefore|thus"
+    r"|hence|then|with|for|to|only|clearly|definitely|probably|likely|certainly|surely|finally"
+    r"|and|that|mark|take|believe|think|statement|key|be|not)"
+)
+
+
+def letter_of(box: str | None, places: list[str], text: str, letters: str, truncated: bool) -> str | None:
+    """Take the choice out of the last box, of ``<answer>``, a statement, a verdict or the last mention, in this order."""
+    read = _patterns(letters)
+    if box is not None and len(box) <= _LONGEST:
+        # Spaces around \text keep "A \text{and} B" two letters.
+        content = re.sub(r"\\text\w*\s*\{([^{}]*)\}", r" \1 ", plain(box).text or box).strip()
+        if read["several"].fullmatch(content):
+            return None
+        if found := read["boxed"].match(content):
+            return found[1].upper() if found[2] or not read["mention"].search(content, found.end()) else None
+    for place in places:
+        if letter := _stated(place, read):
+            return letter
+    marks = [mark for mark in _PHRASE.finditer(text) if not _DENIED.search(mark[0])]
+    for mark in reversed(marks[-_MOST_STATEMENTS:]):
+        if letter := _stated(text[mark.end() : mark.end() + _LONGEST], read):
+            return letter
+    if truncated:
+        return None
+    if letter := _whole(text.strip(), read):
+        return letter
+    sentences = [sentence for sentence in (match[0] for match in _SENTENCE.finditer(text)) if read["mention"].search(sentence)]
+    for sentence in reversed(sentences):
+        if not _DENIED.search(sentence) and (verdict := read["verdict"].search(sentence)):
+            return next(group for group in verdict.groups() if group).upper()
+    return _last_mention(text, sentences, read, letters)
+
+
+def _stated(statement: str, read: dict[str, re.Pattern[str]]) -> str | None:
+    """The one letter of a statement's first sentence that is affirmed."""
+    line = re.split(r"\n", statement.lstrip(" \n*_#:>-"), maxsplit=1)[0]
+    if letter := _whole(line.strip(), read):
+        return letter
+    sentence = re.split(r"(?<!\()[.!?](?:\s|$)|\n", statement.strip(), maxsplit=1)[0]
+    for clause in _CLAUSE.split(sentence + "."):
+        if match := read["stated"].match(clause.lstrip()):
+            return None if read["another"].match(clause.lstrip(), match.end()) else (match[1] or match[2] or match[3]).upper()
+        brackets = {found[1] for found in read["bracketed"].finditer(clause)}
+        if len(brackets) == 1 and not _DENIED.search(clause):
+            return brackets.pop().upper()
+    return None
+
+
+def _whole(line: str, read: dict[str, re.Pattern[str]]) -> str | None:
+    """The letter of a line that is one choice, with or without what it stands for."""
+    whole = read["whole"].fullmatch(line) if len(line) <= _LONGEST else None
+    return None if whole is None or _DENIED.search(line) or read["mention"].search(line, whole.end(1) + 1) else whole[1].upper()
+
+
+def _last_mention(text: str, sentences: list[str], read: dict[str, re.Pattern[str]], letters: str) -> str | None:
+    """The last letter that is neither denied, nor part of a list of the choices."""
+    mentions: list[tuple[str, bool]] = []
+    for sentence in sentences:
+        for clause in _CLAUSE.split(sentence):
+            found = list(read["mention"].finditer(clause))
+            denied = _DENIED.search(clause) is not None or read["pair"].search(clause) is not None
+            mentions += [(next(filter(None, match.groups())), denied) for match in found]
+    # A, B, C in order, from the first on, are the choices as they were given.
+    listed: set[int] = set()
+    start = 0
+    for index in range(1, len(mentions) + 1):
+        follows = index < len(mentions) and letters.find(mentions[index][0]) == letters.find(mentions[index - 1][0]) + 1
+        if not follows:
+            if index - start >= min(3, len(letters)) and mentions[start][0] == letters[0]:
+                listed.update(range(start, index))
+            start = index
+    kept = [letter for index, (letter, denied) in enumerate(mentions) if not denied and index not in listed]
+    return kept[-1] if kept else None
+
+
+@lru_cache(maxsize=16)
+def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
+    upper, either = f"[{letters}]", f"[{letters}{letters.lower()}]"
+    after = r"(?![A-Za-z0-9+]|'[A-Za-z]|-\w|\s?[/&]\s?" + upper + ")"
+    ahead = rf"(?:{_MARKUP}|\\?(?:text(?:bf|rm|it)?|mathrm|mathbf|boxed)\s?\{{\s?)" + "{0,8}"
+    # "A" is an article and "I" a pronoun unless a bracket, an end, or one of these words follows.
+    article = r"(?!\s+(?!because|since|as\b|is\b|and\b|for\b|which|with\b|due|by\b|based|given|that|or\b)[a-z])"
+    pronoun = r"(?!\s+(?!because\b|since\b|is\b)[a-z]|')"
+    bare = f"(?:(?![AI]){upper}{after}|(?=A){upper}{after}{article}|(?=I){upper}{after}{pronoun})"
+    words = "most|clearly|therefore|thus|simply|definitely|probably|likely|indeed|actually|still|then|now|again|hence|certainly"
+    adverbs = rf"(?:(?:{words}|the),?\s){{0,3}}"
+    joint = r"(?:/|\\?&|,?\s?\b(?:or|and)\b|[,;])"
+    sources = {
+        "boxed": rf"(?:(?i:option|choice|answer|letter)[\s:]*)?[(\[]?\s*({either})\s*"
+        r"(?:([)\].:,]\s*(?=[A-Za-z0-9(\\$-]{2}|\d|\Z)|\Z|(?=\s*[(:-]))|(?=[\s,/&]))",
+        "several": rf"[(\[]?{either}[)\]]?(?:\s*{joint}?\s*[(\[]?{either}[)\]]?)+",
+        "stated": rf"{adverbs}{ahead}{adverbs}(?i:(?:option|choice|letter|answer)\s?)?{ahead}"
+        rf"(?:(?<=[(\[])\s?({either})\s?[)\]]|({bare})"
+        rf"|({either})(?=\s+(?:because|since)\b|[*_$\"'`\u201d\u2019}}]{{0,3}}\s*(?:[.,:;)]\s|[.]?\s*\Z|\n)))",
+        "another": rf"[)\]*_$\"'`}}]{{0,3}}\s*{joint}\s*[(\[]?(?:(?i:option)\s)?{upper}(?![A-Za-z0-9'])",
+        "pair": rf"(?<![A-Za-z])[(\[]?{upper}[)\]]?\s*{joint}\s*[(\[]?{upper}(?![A-Za-z0-9'])",
+        "bracketed": rf"[(\[]\s?({either})\s?[)\]]",
+        "whole": rf"{ahead}(?i:(?:option|choice|answer)\s?)?{ahead}({either})\s?(?:[)\].:*_$\"'`}}\u201d\u2019]+(?:\s.*)?)?",
+        "verdict": rf"(?<![A-Za-z])(?:[(\[]({upper})[)\]]|({upper}))(?:\)|\*\*)?\s+(?:is|seems|must be|would be|has to be)\s+"
+        r"(?:\w+\s)?"
+        r"(?:the\s)?(?:only\s|most\s|best\s)?(?:correct|right|true|best|answer|appropriate|accurate)\b"
+        rf"|(?:^|[(\[\s])({upper})[)\].]?\s*[:\u2014\u2013-]\s*(?:correct|right|true)\b|[(\[]({upper})[)\]]\s*[Cc]orrect\b"
+        rf"|\b(?:correct|right|true|best)\b[^.\n(]{{0,30}}?\b(?:is|be)\s(?:\(({upper})\)|({upper})(?![A-Za-z'+-]))",
+        "mention": rf"[(\[]\s?({upper})\s?[)\]]|(?:^\W*|(?<=[:,\u2014\u2013=\u2192*_])\s*|\b(?i:{_BEFORE})[\s*_\"'$]{{1,3}}"
+        rf"|(?<=[^\x00-\x7f\u7d20\u5211]))(?:({upper})[).](?=\s|\Z)|({bare}))",
+    }
+    return {name: re.compile(source, re.MULTILINE if name == "mention" else 0) for name, source in sources.items()}
