@@ -40,7 +40,8 @@ _FUNCTIONS = "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln
 _N = r"(?![A-Za-z])"  # the end of a command's name
 _STYLES = (
     "left|right|[bB]ig{1,2}[lrm]?|bfseries|boldmath|(?:display|text|script)style|(?:no)?limits|normalsize|small|tiny|large"
-    "|Large|LARGE|huge|Huge|bf|it|rm|sf|tt|em|underline|underbar|uline|ensuremath|mathop|mathstrut|q?quad|(?:thin|med|thick)space"
+    "|Large|LARGE|huge|Huge|bf|it|rm|sf|tt|em|underline|underbar|uline|ensuremath|mathop|mathstrut|q?quad"
+    "|(?:thin|med|thick)space"
 )
 _REWRITES = [
     (re.compile(pattern.replace("_N", _N)), target)

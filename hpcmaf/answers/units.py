@@ -31,7 +31,7 @@ _NOT_UNITS = frozenset(
 _SHORT = frozenset("cm mm km kg mg ft lb oz hr yd ml mL mi am pm Rs sq cu of in".split())
 _PIECE = r"(?:\\text\s*\{[^{}]*\}|\\cdot|/|[A-Za-z][A-Za-z.]*)(?:\s*\^\s*(?:\{\s*-?\d\s*\}|\d))?"
 _TAIL = re.compile(rf"(?P<value>.*(?:[\d}})]|\\pi))(?P<space>\s*)(?P<tail>{_PIECE}(?:\s*{_PIECE})*)", re.DOTALL)
-_EAST_ASIAN_TAIL = re.compile(rf"(?P<value>.*\d)\s*(?P<number>[{''.join(_EAST_ASIAN)}]*)[^\x00-\x7f]*", re.DOTALL)
+_EAST_ASIAN_TAIL = re.compile(rf"(?P<value>.*\d)\s*(?P<number>[{''.join(_EAST_ASIAN)}]*)(?:(?![\x00-\x7f])\w)*", re.DOTALL)
 _WORD = re.compile(r"(/|\bper\b)|([A-Za-z](?:[A-Za-z]|\.(?=[A-Za-z]))*)\.?(?:\s*\}?\s*\^\s*\{?\s*(-?\d))?")
 
 
