@@ -141,6 +141,7 @@ def make_engine(context: TaskContext, models: dict[str, str], journal: Journal, 
         dtype=model.dtype,
         revision=model.revision,
         trust_remote_code=model.trust_remote_code,
+        date=model.date,
     )
     if generation.engine == "vllm":
         from hpcmaf.engines.vllm_engine import VllmEngine
