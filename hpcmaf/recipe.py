@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
+from datetime import date as Day
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from hpcmaf.chat import DATE
 from hpcmaf.configfile import Strict, apply_overrides, read_mapping, shipped_folder, validate
@@ -18,13 +18,11 @@ from hpcmaf.tasks.registry import TASKS
 DEFAULT_RECIPE = "arithmetic/micro"
 
 
-def _day(value: Any) -> Any:
-    """YAML reads an unquoted date as one; plan.json has it as text."""
-    value = value.isoformat() if type(value) is datetime.date else value
+def _day(value: str) -> str:
     try:
-        return datetime.date.fromisoformat(value).isoformat() if isinstance(value, str) else value
+        return Day.fromisoformat(value).isoformat()
     except ValueError:
-        raise ValueError(f"{value!r} is no day; write it as 2025-01-31") from None
+        raise ValueError(f"{value!r} is no day; write it as '2025-01-31'") from None
 
 
 class Model(Strict):
@@ -34,8 +32,8 @@ class Model(Strict):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     revision: str | None = None
     trust_remote_code: bool = False
-    date: Annotated[str, BeforeValidator(_day)] = Field(
-        DATE, description="the day, as 2025-01-31, that chat templates are told it is, in debates and in training"
+    date: Annotated[str, AfterValidator(_day)] = Field(
+        DATE, description="the day, as '2025-01-31', that chat templates are told it is, in debates and in training"
     )
 
 
