@@ -198,7 +198,9 @@ def _spend(
         turns.setdefault(name, []).append(utterance)
     for agent, spoken in sorted(turns.items()):
         if cut_off := sum(turn.cut_off for turn in spoken):
-            print(f"{agent}: {cut_off} of {len(spoken)} responses were cut off by sampling.max_new_tokens or the context")
+            print(
+                f"{agent}: {cut_off} of {len(spoken)} responses were cut off by sampling.max_new_tokens or the context"
+            )
         context.spend(
             agent,
             calls=len(spoken),

@@ -67,7 +67,9 @@ class Row:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise DataError(f"{self.where}: '{key}' is a {type(value).__name__}, not text; write it as a string")
         if isinstance(value, float) and not math.isfinite(value):
-            raise DataError(f"{self.where}: '{key}' is {value}, which is no number; write what it stands for as a string")
+            raise DataError(
+                f"{self.where}: '{key}' is {value}, which is no number; write what it stands for as a string"
+            )
         if not (text := str(value).strip()):
             raise DataError(f"{self.where}: '{key}' is empty; fill it in or remove the record")
         return text
