@@ -7,8 +7,10 @@ functions, so the tokens a model is trained on are those it sees when asked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypedDict
 
@@ -26,6 +28,10 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}Assistant:{{ '\n' }}{% endif %}"
 )
 _PROBE = "\u2042probe\u2042"
+# What templates are told when they ask for the day. Not today: the prompts of a run must not change at midnight.
+DATE = "2025-01-01"
+# First of the characters that stand in for what looks like a control token; no text means anything by them.
+_PRIVATE = 0xF0000
 
 
 class Message(TypedDict):
@@ -54,10 +60,17 @@ class Sample:
 class ChatFormat:
     """A tokenizer's chat template, read once for both uses.
 
+    What a message says is text, also where it spells a control token: nobody
+    ends a turn by writing ``<|im_end|>`` into a question.
+
     Parameters
     ----------
     tokenizer
         A Hugging Face tokenizer. One without a chat template gets a plain one.
+    eos_ids
+        Further tokens at which the model ends, as its generation config has them.
+    date
+        The day, as ``YYYY-MM-DD``, for templates that write one.
 
     Raises
     ------
@@ -66,20 +79,24 @@ class ChatFormat:
         tokenizer has no token to end a turn with.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, eos_ids: Iterable[int] = (), date: str = DATE) -> None:
         self.tokenizer = tokenizer
         self.template: str | None = None if tokenizer.chat_template else PLAIN_TEMPLATE
+        self._eos_ids = frozenset(eos_ids)
+        self._date = datetime.fromisoformat(date)
 
     @classmethod
-    def from_pretrained(cls, path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> ChatFormat:
-        """Load a tokenizer by folder or hub id.
+    def from_pretrained(
+        cls, path: str, *, revision: str | None = None, trust_remote_code: bool = False, date: str = DATE
+    ) -> ChatFormat:
+        """Load a tokenizer by folder or hub id, and the ends that its model's generation config names.
 
         Raises
         ------
         EngineError
             There is none, or it is damaged.
         """
-        from transformers import AutoTokenizer
+        from transformers import AutoTokenizer, GenerationConfig
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
@@ -88,12 +105,20 @@ class ChatFormat:
             raise EngineError(
                 f"model {path}: its tokenizer cannot be loaded ({reason}); check model.path and the files there"
             ) from error
-        return cls(tokenizer)
+        try:
+            own = GenerationConfig.from_pretrained(path, revision=revision).eos_token_id
+        except OSError:  # a model need not have one
+            own = None
+        return cls(tokenizer, eos_ids=own if isinstance(own, list) else [] if own is None else [own], date=date)
 
     def _render(self, messages: Sequence[Message], generation: bool) -> str:
         try:
             return self.tokenizer.apply_chat_template(
-                list(messages), chat_template=self.template, add_generation_prompt=generation, tokenize=False
+                list(messages),
+                chat_template=self.template,
+                add_generation_prompt=generation,
+                tokenize=False,
+                strftime_now=self._date.strftime,
             )
         except Exception as error:  # jinja raises whatever the template's author chose
             raise EngineError(
@@ -102,12 +127,58 @@ class ChatFormat:
             ) from error
 
     def _plain_ids(self, text: str) -> list[int]:
+        # The template writes its own special tokens; adding them here would double the BOS.
         return self.tokenizer(_encodable(text), add_special_tokens=False)["input_ids"]
 
-    def _encode(self, text: str) -> list[int]:
-        # The template writes its own special tokens; adding them here would
-        # double the BOS.
-        ids = self._plain_ids(text)
+    def _mark_ids(self, mark: str) -> list[int]:
+        """A control token's name as the text that it is."""
+        ids = self.tokenizer(mark, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        if self.tokenizer.convert_tokens_to_ids(mark) not in ids or len(mark) == 1:
+            return ids
+        # The tokenizer knows it among its added tokens without calling it special.
+        return self._plain_ids(mark[0]) + self._plain_ids(mark[1:])
+
+    def _text_ids(self, text: str) -> list[int]:
+        """Tokens of what a message says; control tokens in it are text."""
+        pieces = self._marks.split(text)
+        return [
+            token
+            for position, piece in enumerate(pieces)
+            for token in (self._mark_ids(piece) if position % 2 else self._plain_ids(piece))
+        ]
+
+    @cached_property
+    def _marks(self) -> re.Pattern[str]:
+        """Finds the names of control tokens in a text, as its only group.
+
+        These are special tokens, those that end a turn, and those that the
+        template writes around one. Other added tokens, such as the
+        ``<think>`` of some models, are words that models say.
+        """
+        added = self.tokenizer.added_tokens_decoder
+        written = self._plain_ids(self._render([{"role": "user", "content": _PROBE}], True))
+        control = {*self.stop_ids, *written}
+        names = {token.content for index, token in added.items() if token.special or index in control}
+        names = {name for name in (*names, *self.tokenizer.all_special_tokens) if name.strip()}
+        # Longest first, where one begins with another; "(?!)" where there are none finds nothing.
+        return re.compile("(" + ("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or "(?!)") + ")")
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Tokens a model sees when it is to answer ``messages``."""
+        said = "".join(message["content"] for message in messages)
+        unused = (chr(code) for code in range(_PRIVATE, _PRIVATE + 0xFFFE) if chr(code) not in said)
+        stand_ins = {mark: next(unused) for mark in dict.fromkeys(self._marks.findall(said))}
+        shown = [
+            Message(
+                role=message["role"],
+                content=self._marks.sub(lambda found: stand_ins[found[0]], message["content"]),
+            )
+            for message in messages
+        ]
+        text, marks = self._render(shown, True), {char: mark for mark, char in stand_ins.items()}
+        ids: list[int] = []
+        for piece in re.split(f"([{''.join(marks)}])", text) if marks else [text]:
+            ids += self._mark_ids(marks[piece]) if piece in marks else self._plain_ids(piece)
         bos = self.tokenizer.bos_token_id
         # A template that writes no BOS for a tokenizer that normally does.
         if bos is not None and (not ids or ids[0] != bos) and self._adds_bos:
@@ -118,23 +189,23 @@ class ChatFormat:
     def _adds_bos(self) -> bool:
         return self.tokenizer("x")["input_ids"][:1] == [self.tokenizer.bos_token_id]
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Tokens a model sees when it is to answer ``messages``."""
-        return self._encode(self._render(messages, True))
-
     @cached_property
     def end_of_turn(self) -> tuple[int, ...]:
-        """Tokens that the template puts behind an assistant turn, up to the first special one.
+        """Tokens that the template puts behind an assistant turn, up to the first that is a control token.
 
         These are what generation stops at, so they are trained as part of
-        the target.
+        the target. A control token is any that was added to the vocabulary,
+        since many tokenizers call few of theirs special, or one of the
+        generation config's ends.
         """
         turn: list[Message] = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _PROBE}]
         suffix = self._render(turn, False).rsplit(_PROBE, 1)[1]
-        ids = self.tokenizer(suffix, add_special_tokens=False)["input_ids"]
-        special = set(self.tokenizer.all_special_ids)
+        ids = self._plain_ids(suffix)
+        # Some vocabularies have added runs of line breaks, which end no turn.
+        added = {index for index, token in self.tokenizer.added_tokens_decoder.items() if token.content.strip()}
+        ends = added | set(self.tokenizer.all_special_ids) | self._eos_ids
         for position, token in enumerate(ids):
-            if token in special:
+            if token in ends:
                 return tuple(ids[: position + 1])
         if self.tokenizer.eos_token_id is None:
             raise EngineError(
@@ -145,22 +216,35 @@ class ChatFormat:
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
         """Token ids at which generation stops."""
-        ids = {self.end_of_turn[-1]}
+        ids = {self.end_of_turn[-1], *self._eos_ids}
         if self.tokenizer.eos_token_id is not None:
             ids.add(self.tokenizer.eos_token_id)
         return tuple(sorted(ids))
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of a completion, special tokens dropped."""
-        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        """Text of a completion, without its end of turn and special tokens."""
+        ids, end = list(token_ids), self.end_of_turn
+        # Not every tokenizer calls its end of turn special.
+        if tuple(ids[-len(end) :]) == end:
+            del ids[-len(end) :]
+        elif ids and ids[-1] in self.stop_ids:
+            del ids[-1]
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-    def sample(self, messages: Sequence[Message], loss_on: Literal["last_turn", "all_turns"] = "last_turn") -> Sample:
+    def sample(
+        self,
+        messages: Sequence[Message],
+        loss_on: Literal["last_turn", "all_turns"] = "last_turn",
+        *,
+        ended: bool = True,
+    ) -> Sample:
         """Render a chat for training.
 
-        Each trained assistant turn is exactly ``prompt_ids`` of the turns
-        before it, then the turn's own tokens, then the end of turn. With
-        ``all_turns`` earlier assistant turns count too, as in the released
-        code.
+        It is exactly ``prompt_ids`` of the turns before the last, then the
+        last turn's own tokens, then the end of turn. With ``all_turns``
+        earlier assistant turns count too, as in the released code, in the
+        form in which the template shows them to later ones: most often
+        without white space at their ends.
 
         Parameters
         ----------
@@ -168,36 +252,47 @@ class ChatFormat:
             Alternating user and assistant turns, ending with the assistant.
         loss_on
             Which assistant turns carry loss.
+        ended
+            Whether the last turn came to its end; one that was cut off does
+            not teach where to end.
 
         Raises
         ------
         EngineError
-            The chat does not end with an assistant turn, or the template does
-            not render earlier turns as a prefix of later ones (needed for
+            The chat does not end with an assistant turn, or the template
+            shows something else in place of earlier turns (with
             ``all_turns`` only).
         """
         if not messages or messages[-1]["role"] != "assistant":
             raise EngineError("a training sample must end with an assistant turn")
         prompt = self.prompt_ids(messages[:-1])
-        answer = self._turn_ids(messages[-1]["content"])
-        input_ids = prompt + answer
+        answer = self._text_ids(messages[-1]["content"]) + list(self.end_of_turn if ended else ())
         target = [False] * len(prompt) + [True] * len(answer)
         if loss_on == "all_turns":
             for position, message in enumerate(messages[:-1]):
-                if message["role"] != "assistant":
-                    continue
-                start = len(self.prompt_ids(messages[:position]))
-                turn = self._turn_ids(message["content"])
-                if input_ids[start : start + len(turn)] != turn:
-                    raise EngineError(
-                        f"{self.tokenizer.name_or_path}: its chat template rewrites earlier turns, so loss_on: "
-                        "all_turns cannot find them; use loss_on: last_turn"
-                    )
-                target[start : start + len(turn)] = [True] * len(turn)
-        return Sample(input_ids, target)
+                if message["role"] == "assistant":
+                    start, stop = self._find_turn(prompt, messages[:position], message["content"])
+                    target[start:stop] = [True] * (stop - start)
+        return Sample(prompt + answer, target)
 
-    def _turn_ids(self, text: str) -> list[int]:
-        return self._plain_ids(text) + list(self.end_of_turn)
+    def _find_turn(self, ids: list[int], before: Sequence[Message], text: str) -> tuple[int, int]:
+        """Where in a rendered chat an assistant's turn stands, up to and with its end."""
+        # The turn's first tokens may have merged with the prompt's last ones, such as line breaks.
+        start = 0
+        for own, shown in zip(self.prompt_ids(before), ids, strict=False):
+            if own != shown:
+                break
+            start += 1
+        end = self.end_of_turn[-1]
+        stop = ids.index(end, start) + 1 if end in ids[start:] else start
+        shown, said = (self.tokenizer.decode(some) for some in (ids[start:stop], [*self._text_ids(text), end]))
+        final = self.tokenizer.decode([end])
+        if stop == start or shown.removesuffix(final).strip() != said.removesuffix(final).strip():
+            raise EngineError(
+                f"{self.tokenizer.name_or_path}: its chat template rewrites earlier turns, so loss_on: "
+                "all_turns cannot find them; use loss_on: last_turn"
+            )
+        return start, stop
 
 
 def _encodable(text: str) -> str:

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date as Day
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from hpcmaf.chat import DATE
 from hpcmaf.configfile import Strict, apply_overrides, read_mapping, shipped_folder, validate
 from hpcmaf.errors import ConfigError
 from hpcmaf.methods import METHODS
 from hpcmaf.tasks.registry import TASKS
 
 DEFAULT_RECIPE = "arithmetic/micro"
+
+
+def _day(value: str) -> str:
+    try:
+        return Day.fromisoformat(value).isoformat()
+    except ValueError:
+        raise ValueError(f"{value!r} is no day; write it as '2025-01-31'") from None
 
 
 class Model(Strict):
@@ -23,6 +32,9 @@ class Model(Strict):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     revision: str | None = None
     trust_remote_code: bool = False
+    date: Annotated[str, AfterValidator(_day)] = Field(
+        DATE, description="the day, as '2025-01-31', that chat templates are told it is, in debates and in training"
+    )
 
 
 class Asked(Strict):
@@ -63,6 +75,9 @@ class Selection(Strict):
     mix: Literal["exact", "cap", "released"] = "exact"
     critics: Literal["all", "disputed"] = Field(
         "all", description="what critics learn from: all, or disputed, where the others did not agree the round before"
+    )
+    cut_off: Literal["drop", "keep"] = Field(
+        "drop", description="drop or keep, as training data, responses that ended at sampling.max_new_tokens"
     )
 
 

@@ -17,9 +17,24 @@ from hpcmaf import markers, problemfile
 from hpcmaf.errors import DataError, RunBusyError
 from hpcmaf.locking import lock
 from hpcmaf.plan import Plan, Stage, stage_id
+from hpcmaf.publish import Amount, Count, Record, read_json
 from hpcmaf.tasks.base import Problem
 
 _DRIVER_LOCK = ".driver.lock"
+
+
+class _Chosen(Record):
+    kept: Count
+    realised_w: Amount | None = None
+
+
+class _Selection(Record):
+    datasets: dict[str, _Chosen]
+
+
+class _Trained(Record):
+    samples: Count
+    dropped_too_long: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +126,21 @@ class RunDir:
     def dataset(self, t: int, agent: str) -> Path:
         """One agent's training set."""
         return self.data(t) / f"{agent}.jsonl"
+
+    def learned(self, t: int) -> dict[str, Any]:
+        """The selection of iteration t, with what its finetuning jobs report so far.
+
+        Raises
+        ------
+        OSError, DataError
+            There is none, or a file is damaged.
+        """
+        selection = read_json(self.data(t) / "selection.json", _Selection)
+        for agent, found in selection["datasets"].items():
+            report = self.agent(t, agent) / "training.json"
+            trained = read_json(report, _Trained) if report.exists() else {}
+            found |= {name: trained[name] for name in _Trained.model_fields if name in trained}
+        return selection
 
     def agent(self, t: int, agent: str) -> Path:
         """One agent's finetuned model: PEFT adapter or whole checkpoint."""

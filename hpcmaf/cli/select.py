@@ -37,28 +37,45 @@ import click
     show_default=True,
     help="disputed: critics learn only where the others did not agree.",
 )
-def command(store: Path, out: Path, w: float, seed: int, mix: str, data: str, critics: str) -> None:
+@click.option(
+    "--cut-off",
+    type=click.Choice(["drop", "keep"]),
+    default="drop",
+    show_default=True,
+    help="What becomes of responses that ended at the limit on tokens.",
+)
+@click.option(
+    "--loss-on",
+    type=click.Choice(["last_turn", "all_turns"]),
+    default="last_turn",
+    show_default=True,
+    help="Which turns of a chat will be trained, and so must not be cut off.",
+)
+def command(
+    store: Path, out: Path, w: float, seed: int, mix: str, data: str, critics: str, cut_off: str, loss_on: str
+) -> None:
     """Write generator-n.jsonl and critic-n.jsonl (or single.jsonl) and selection.json from STORE into the folder OUT.
 
     Labels are the debates' own votes; gold answers are not read, but for --data gold. OUT is replaced.
     """
     from hpcmaf.errors import UsageError
     from hpcmaf.training.mixing import check_mix
-    from hpcmaf.training.parts import check_data
+    from hpcmaf.training.parts import check_data, counts_line, scarce, scarce_line
     from hpcmaf.training.selection import write_selection
 
     check_mix(w, mix)
     check_data(data)
     if out.is_dir() and any(out.iterdir()) and not (out / "selection.json").is_file():
         raise UsageError(f"{out}: holds files that are not a selection; name a new folder")
-    summary = write_selection(store, out, w=w, seed=seed, mix=mix, data=data, critics=critics)
+    summary = write_selection(
+        store, out, w=w, seed=seed, mix=mix, data=data, critics=critics, cut_off=cut_off, loss_on=loss_on
+    )
+    agents = [agent for agent in summary["datasets"] if summary["rounds"] > 1 or not agent.startswith("critic")]
+    if (warning := scarce_line(summary["iteration"], scarce(summary["datasets"], agents))) is not None:
+        click.echo(f"warning: {warning}", err=True)
     if not sys.stdout.isatty():
         click.echo(json.dumps(summary, indent=1, sort_keys=True))
         return
     click.echo(f"{summary['labelled']} of {summary['problems']} problems labelled, {summary['ties']} by drawing a tie")
     for agent, counts in summary["datasets"].items():
-        share = "-" if counts["realised_w"] is None else f"{counts['realised_w']:.3f}"
-        click.echo(
-            f"{agent}: {counts['kept']} of {counts['candidates']} kept "
-            f"({counts['kept_positives']} positive, {counts['kept_negatives']} negative, realised w {share})"
-        )
+        click.echo(f"{agent}: {counts_line(counts)}")

@@ -148,7 +148,8 @@ class Call:
         completion = await self.engine.complete(request)
         spoken = _utterance(kind, round, agent, messages[-1]["content"], completion)
         if kind == "answer":
-            spoken = replace(spoken, answer=extract(completion.text, protocol.answer_form))
+            truncated = completion.finish_reason == "length"
+            spoken = replace(spoken, answer=extract(completion.text, protocol.answer_form, truncated=truncated))
         return spoken
 
 

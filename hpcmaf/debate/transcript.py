@@ -27,6 +27,9 @@ class Utterance:
         summaries.
     prompt_tokens, completion_tokens
         As the engine counted them, special tokens included.
+    finish_reason
+        ``"length"`` where the limit on tokens cut it off; ``"unknown"`` of
+        imported debates, which count as finished.
     """
 
     kind: Literal["answer", "summary"]
@@ -38,6 +41,11 @@ class Utterance:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     finish_reason: Literal["stop", "length", "unknown"] = "stop"
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether it ended at the limit on tokens, in the middle of what it had to say."""
+        return self.finish_reason == "length"
 
 
 @dataclass(frozen=True, slots=True)

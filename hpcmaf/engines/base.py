@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from hpcmaf.chat import Message
+from hpcmaf.chat import DATE, Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +105,8 @@ class ServedModels:
         is a whole checkpoint.
     agents
         Agent name to folder; empty before the first iteration.
+    date
+        The day that chat templates are told it is.
     """
 
     base: str
@@ -113,3 +115,4 @@ class ServedModels:
     dtype: str = "auto"
     revision: str | None = None
     trust_remote_code: bool = False
+    date: str = DATE

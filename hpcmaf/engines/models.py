@@ -48,7 +48,10 @@ class ModelPool:
         self.capacity = capacity
         self._loaded: OrderedDict[str | None, Any] = OrderedDict()
         self.chat = ChatFormat.from_pretrained(
-            served.base, revision=served.revision, trust_remote_code=served.trust_remote_code
+            served.base,
+            revision=served.revision,
+            trust_remote_code=served.trust_remote_code,
+            date=served.date,
         )
         tokenizer = self.chat.tokenizer
         tokenizer.padding_side = "left"
@@ -57,7 +60,7 @@ class ModelPool:
             tokenizer.pad_token_id = self.chat.end_of_turn[-1]
         config = self._from_pretrained(AutoConfig, served.base)
         self.context: int = getattr(config.get_text_config(), "max_position_embeddings", None) or 2**31
-        self.stop_ids = self._stop_ids()
+        self.stop_ids = list(self.chat.stop_ids)
 
     def _from_pretrained(self, loader: Any, path: str, **kwargs: Any) -> Any:
         revision = self.served.revision if path == self.served.base else None
@@ -69,15 +72,6 @@ class ModelPool:
         except Exception as error:  # a damaged checkpoint makes the loaders raise almost anything
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise EngineError(f"model {path}: cannot be loaded ({reason}); check model.path in the recipe") from error
-
-    def _stop_ids(self) -> list[int]:
-        ids = set(self.chat.stop_ids)
-        try:
-            config = GenerationConfig.from_pretrained(self.served.base, revision=self.served.revision)
-        except OSError:  # a model need not have one
-            return sorted(ids)
-        own = config.eos_token_id
-        return sorted(ids | set(own if isinstance(own, list) else [] if own is None else [own]))
 
     def prompt(self, request: Request) -> list[int]:
         """Tokens a request gives its model: those to answer, or those to score."""

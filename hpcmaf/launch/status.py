@@ -16,6 +16,7 @@ from hpcmaf.plan import Plan, Stage
 from hpcmaf.profile import Profile, load_profile
 from hpcmaf.publish import Record, read_json
 from hpcmaf.rundir import RunDir
+from hpcmaf.training.parts import scarce, scarce_line
 
 SCHEMA = "hpcmaf-status/1"
 
@@ -159,6 +160,7 @@ def look(run: RunDir) -> Status:
     plan = run.load_plan()
     profile = load_profile(str(run.profile))
     found = survey(run, plan, profile)
+    found.notes.extend(filter(None, (_scarce(run, stage) for stage in plan.stages if stage.kind == "finetune")))
     left = estimate(run, plan, profile, found)
     stages = tuple(_stage(stage, found, left) for stage in plan.stages)
     accuracy = tuple(filter(None, (_accuracy(run, stage) for stage in plan.stages if stage.kind == "score")))
@@ -191,6 +193,15 @@ def _accuracy(run: RunDir, stage: Stage) -> dict[str, Any] | None:
     except (OSError, DataError, ValueError, KeyError, TypeError, IndexError, AttributeError):
         return None
     return {"iteration": stage.iteration} | figures if figures else None
+
+
+def _scarce(run: RunDir, stage: Stage) -> str | None:
+    """A warning of agents that learn from next to nothing."""
+    try:
+        datasets = run.learned(stage.iteration)["datasets"]
+    except (OSError, DataError):
+        return None
+    return scarce_line(stage.iteration, scarce(datasets, [agent for agent in stage.tasks if agent in datasets]))
 
 
 def _next(run: RunDir, plan: Plan, profile: Profile, found: Survey) -> str:

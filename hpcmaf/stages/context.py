@@ -113,6 +113,7 @@ class TaskContext:
             "iteration": self.iteration,
             "agent": agent,
             "calls": 0,
+            "cut_off": 0,  # of the calls, those that ended at the limit on tokens
             "prompt_tokens": 0,
             "completion_tokens": 0,
             "training_tokens": 0,

@@ -141,6 +141,7 @@ def make_engine(context: TaskContext, models: dict[str, str], journal: Journal, 
         dtype=model.dtype,
         revision=model.revision,
         trust_remote_code=model.trust_remote_code,
+        date=model.date,
     )
     if generation.engine == "vllm":
         from hpcmaf.engines.vllm_engine import VllmEngine
@@ -196,9 +197,14 @@ def _spend(
         name = "summarizer" if utterance.kind == "summary" else f"{role}-{utterance.agent}"
         turns.setdefault(name, []).append(utterance)
     for agent, spoken in sorted(turns.items()):
+        if cut_off := sum(turn.cut_off for turn in spoken):
+            print(
+                f"{agent}: {cut_off} of {len(spoken)} responses were cut off by sampling.max_new_tokens or the context"
+            )
         context.spend(
             agent,
             calls=len(spoken),
+            cut_off=cut_off,
             prompt_tokens=sum(turn.prompt_tokens for turn in spoken),
             completion_tokens=sum(turn.completion_tokens for turn in spoken),
         )

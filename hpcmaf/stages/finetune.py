@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from hpcmaf.errors import DataError
 from hpcmaf.stages.context import TaskContext
 from hpcmaf.training.job import FinetuneJob, run_finetune
 from hpcmaf.training.nodes import MEETING
+from hpcmaf.training.parts import counts_line, scarce, scarce_line
 
 
 def finetune_job(context: TaskContext) -> FinetuneJob:
@@ -22,6 +25,7 @@ def finetune_job(context: TaskContext) -> FinetuneJob:
         dtype=recipe.model.dtype,
         revision=recipe.model.revision,
         trust_remote_code=recipe.model.trust_remote_code,
+        date=recipe.model.date,
         start=str(previous) if goes_on else None,
         dataset=str(context.run.dataset(t, agent)),
         output=str(context.run.agent(t, agent)),
@@ -65,3 +69,8 @@ def run_agent_finetune(context: TaskContext) -> None:
         peak_memory_bytes=report.peak_memory_bytes,
     )
     print(f"{context.task}: {report.steps} steps on {report.samples} samples", flush=True)
+    with suppress(OSError, DataError, KeyError):  # the model is published: a damaged file is for 'score' to name
+        datasets = context.run.learned(context.iteration)["datasets"]
+        print(f"{context.task}: {counts_line(datasets[context.task])}", flush=True)
+        if (warning := scarce_line(context.iteration, scarce(datasets, [context.task]))) is not None:
+            print(f"warning: {warning}", flush=True)

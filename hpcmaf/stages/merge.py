@@ -8,6 +8,7 @@ from hpcmaf.publish import manifest_path
 from hpcmaf.stages.context import TaskContext, peak_memory_bytes
 from hpcmaf.stages.debate import SPLITS
 from hpcmaf.store import merge
+from hpcmaf.training.parts import counts_line, scarce, scarce_line
 from hpcmaf.training.selection import write_selection
 
 
@@ -25,7 +26,7 @@ def run_merge(context: TaskContext) -> None:
     """Merge the training debates and select every agent's data from them."""
     merge_shards(context, "debate")
     selection, folder = context.recipe.selection, context.run.data(context.iteration)
-    write_selection(
+    summary = write_selection(
         context.run.store(context.iteration, "debate"),
         folder,
         w=selection.w,
@@ -33,6 +34,12 @@ def run_merge(context: TaskContext) -> None:
         mix=selection.mix,
         data=context.method.data,
         critics=selection.critics,
+        cut_off=selection.cut_off,
+        loss_on=context.recipe.training.loss_on,
     )
+    for agent in context.trained:
+        print(f"{agent}: {counts_line(summary['datasets'][agent])}", flush=True)
+    if (warning := scarce_line(context.iteration, scarce(summary["datasets"], context.trained))) is not None:
+        print(f"warning: {warning}", flush=True)
     context.outputs.append(folder)
     context.spend(wall_seconds=time.monotonic() - context.started, peak_memory_bytes=peak_memory_bytes())

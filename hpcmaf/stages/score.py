@@ -5,14 +5,11 @@ from __future__ import annotations
 import time
 
 from hpcmaf.evaluation import pseudo_label_accuracy, score
-from hpcmaf.publish import Amount, Record, read_json, write_json
+from hpcmaf.publish import write_json
 from hpcmaf.stages.context import TaskContext, peak_memory_bytes
 from hpcmaf.stages.merge import merge_shards
 from hpcmaf.store import Store
-
-
-class _Selection(Record):
-    datasets: dict[str, dict[str, Amount | None]]
+from hpcmaf.training.parts import scarce
 
 
 def run_score(context: TaskContext) -> None:
@@ -31,7 +28,8 @@ def run_score(context: TaskContext) -> None:
                 metrics["pseudo_labels"] = pseudo_label_accuracy(
                     store.transcripts(gold=True), seed=recipe.seed, iteration=t
                 )
-        metrics["selection"] = read_json(run.data(t) / "selection.json", _Selection)
+        learned = run.learned(t)
+        metrics["selection"] = learned | {"scarce": scarce(learned["datasets"], context.trained)}
     write_json(run.metrics(t), metrics)
     context.spend(wall_seconds=time.monotonic() - context.started, peak_memory_bytes=peak_memory_bytes())
     rows = [

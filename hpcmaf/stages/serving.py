@@ -47,4 +47,5 @@ def served_models(run: RunDir, recipe: Recipe, iteration: int) -> ServedModels:
         dtype=model.dtype,
         revision=model.revision,
         trust_remote_code=model.trust_remote_code,
+        date=model.date,
     )

@@ -19,7 +19,7 @@ from hpcmaf.recipe import Recipe
 from hpcmaf.stages.debate import SPLITS, protocol_of
 
 # Changes when the program comes to do something else with the same recipe.
-VERSION = 2
+VERSION = 3
 
 TaskKey = tuple[str, str]
 
@@ -81,6 +81,7 @@ class _Keys:
             "debates": [self.found[debates.id, shard] for shard in debates.tasks],
             "data": self.method.data,
             "selection": self.recipe.selection.model_dump(),
+            "loss_on": self.recipe.training.loss_on,
             "seed": self.recipe.seed,
         }
 

@@ -23,9 +23,23 @@ class Problem:
     meta: Mapping[str, str] = field(default_factory=dict)
 
 
+# Compatibility forms that change what is meant: a power is no factor, and a half no digits.
+_OWN_MEANING = ("<super>", "<sub>", "<fraction>", "<circle>", "<square>")
+
+
 def question_hash(question: str) -> str:
-    """Hash of a question that case, spacing and Unicode form do not change."""
-    folded = " ".join(unicodedata.normalize("NFKC", question).casefold().split())
+    """Hash of a question that case, spacing and Unicode form do not change.
+
+    Wide letters, ligatures and mathematical alphabets are what they look
+    like; superscripts, subscripts and fractions stay what they are.
+    """
+    whole = unicodedata.normalize("NFC", question)
+    if not whole.isascii():
+        whole = "".join(
+            char if unicodedata.decomposition(char).startswith(_OWN_MEANING) else unicodedata.normalize("NFKC", char)
+            for char in whole
+        )
+    folded = " ".join(unicodedata.normalize("NFC", whole.casefold()).split())
     return hashlib.sha256(folded.encode("utf-8", "surrogatepass")).hexdigest()
 
 

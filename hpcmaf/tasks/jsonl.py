@@ -48,6 +48,6 @@ def _prompts() -> ChatPrompts:
 
 TASK = Task(
     name="jsonl",
-    supply=Files("jsonl", parse, within("", "data/")),
+    supply=Files("jsonl", parse, within("", "data/", "default/")),
     variants={"default": Variant(_prompts, AnswerForm.BOXED)},
 )

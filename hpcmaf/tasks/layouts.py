@@ -19,7 +19,7 @@ READERS = {
     ".parquet": read_parquet,
     ".arrow": read_arrow,
 }
-# One file per split as people write it, parquet as the hub keeps it, and
+# One file per split as people write it, parquet as the hub keeps and converts it, and
 # arrow as save_to_disk and the hub's cache keep it.
 _FORMS = (
     "{split}.jsonl",
@@ -28,6 +28,7 @@ _FORMS = (
     "{split}.parquet",
     "{split}.arrow",
     "{split}-*.parquet",
+    "{split}/*.parquet",
     "{split}/*.arrow",
     "*-{split}.arrow",
     "*-{split}-*.arrow",

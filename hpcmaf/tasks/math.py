@@ -19,20 +19,25 @@ _LEVEL = re.compile(r"(?:^|level[\s_-]*)([1-5?])$", re.IGNORECASE)
 
 
 def gold_of(row: Row) -> str | None:
-    r"""The answer where the source has one, else the solution's last ``\boxed``.
+    r"""The answer where the source has one that is not empty, else the solution's last ``\boxed``.
 
-    An empty answer or box is no error: the data set has a few, and such a
-    problem can still train, where gold is never read. It gets ``None``.
+    To have neither is no error where there is an empty answer or box: the
+    data set has a few, and such a problem can still train, where gold is
+    never read. It gets ``None``.
 
     Raises
     ------
     DataError
-        The solution has no box, or one that never closes.
+        The answer is not text, or there is none and the solution has no box,
+        or one that never closes.
     """
-    if row.first_of("answer") is not None:
-        return str(row.values["answer"]).strip() or None
+    empty = row.first_of("answer") is not None and not str(row.values["answer"]).strip()
+    if row.first_of("answer", "solution") == "answer":
+        return None if empty else row.text("answer")
     found, content = last_box(row.text("solution"))
     if not found or content is None:
+        if empty:
+            return None
         raise DataError(f"{row.where}: no complete \\boxed{{...}} in 'solution'; add one or an 'answer'")
     return content or None
 

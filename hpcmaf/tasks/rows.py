@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +44,9 @@ class Row:
     index: int = 0
 
     def first_of(self, *keys: str) -> str | None:
-        """The first of ``keys`` that this row has."""
-        return next((key for key in keys if self.values.get(key) is not None), None)
+        """The first of ``keys`` under which this row says something, else the first that it has."""
+        there = [key for key in keys if not _missing(self.values.get(key))]
+        return next((key for key in there if str(self.values[key]).strip()), there[0] if there else None)
 
     def text(self, *keys: str) -> str:
         """Stripped text under the first of ``keys`` that is there.
@@ -64,9 +66,18 @@ class Row:
         # bool is an int, and never an answer anyone meant.
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise DataError(f"{self.where}: '{key}' is a {type(value).__name__}, not text; write it as a string")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise DataError(
+                f"{self.where}: '{key}' is {value}, which is no number; write what it stands for as a string"
+            )
         if not (text := str(value).strip()):
             raise DataError(f"{self.where}: '{key}' is empty; fill it in or remove the record")
         return text
+
+
+def _missing(value: Any) -> bool:
+    """Whether a cell is empty; NaN is how tables say so, and as text it is what they said it with."""
+    return value is None or value != value or value in ("nan", "NaN")
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
@@ -98,6 +109,8 @@ def read_json(path: Path) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]
 def read_csv(path: Path) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
     """Read a CSV file without header; cells may span lines."""
     text = _decode(path.read_bytes(), str(path)).lstrip("\ufeff")
+    # Python's own limit of 128 KiB is against endless quotes; the file is in memory already.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         for cells in reader:

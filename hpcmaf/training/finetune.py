@@ -159,7 +159,9 @@ def finetune(
 
 def _load(job: FinetuneJob) -> tuple[ChatFormat, TokenData]:
     """A job's data in tokens, and the format they are in."""
-    chat = ChatFormat.from_pretrained(job.base, revision=job.revision, trust_remote_code=job.trust_remote_code)
+    chat = ChatFormat.from_pretrained(
+        job.base, revision=job.revision, trust_remote_code=job.trust_remote_code, date=job.date
+    )
     longest = min(job.max_length, context_length(load_config(job)) or job.max_length)
     if job.objective == "dpo":
         from hpcmaf.training.pairs import load_pairs

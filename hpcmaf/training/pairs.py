@@ -13,7 +13,7 @@ that, before who is right; three iterations of it left the micro model nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from hpcmaf.answers import Vote
 from hpcmaf.chat import ChatFormat
 from hpcmaf.debate.consensus import agrees
-from hpcmaf.debate.transcript import Transcript
+from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.errors import DataError
 from hpcmaf.training.data import TokenData, TokenSample, dataset_lines
 
@@ -29,17 +29,24 @@ if TYPE_CHECKING:
     from hpcmaf.training.parts import Dataset
 
 
-def opposed(transcript: Transcript, agent: int, round: int, vote: Vote) -> tuple[int, int] | None:
+def opposed(
+    transcript: Transcript, agent: int, round: int, vote: Vote, without: Container[int] = ()
+) -> tuple[int, int] | None:
     """Whose answers of a round make an agent's pair: one that the consensus confirms, and one that it does not.
 
     ``agent`` is one of the two; the other is the next whose answer fared
     otherwise. ``None`` where all were right, or all wrong: there is nothing
     to prefer.
+
+    Parameters
+    ----------
+    without
+        Agents whose answers are in no pair.
     """
     # What cannot be read as an answer is not confirmed.
     right = [agrees(turn.answer, vote) for turn in transcript.answers[round - 1]]
     others = [(agent + step) % len(right) for step in range(1, len(right))]
-    other = next((other for other in others if right[other] != right[agent]), None)
+    other = next((other for other in others if right[other] != right[agent] and other not in without), None)
     if other is None:
         return None
     return (agent, other) if right[agent] else (other, agent)
@@ -49,21 +56,23 @@ def pair_line(transcript: Transcript, dataset: Dataset, answer: str) -> str:
     """One line of a dataset of pairs, in TRL's conversational form, and where it came from."""
     problem, n = transcript.problem.id, dataset.index
     chosen, rejected = dataset.sides[problem]
+    turns = transcript.answers[dataset.round - 1]
     record: dict[str, Any] = {
         "prompt": transcript.conversation(n, dataset.round)[:-1],
-        "chosen": [_said(transcript, dataset.round, chosen)],
-        "rejected": [_said(transcript, dataset.round, rejected)],
+        "chosen": [_said(turns[chosen])],
+        "rejected": [_said(turns[rejected])],
         "problem_id": problem,
         "round": dataset.round,
         "label": dataset.labels[problem],
         "consensus": answer,
+        "finish_reason": {"chosen": turns[chosen].finish_reason, "rejected": turns[rejected].finish_reason},
     }
     # Model output may hold lone surrogates, which UTF-8 cannot: escape.
     return json.dumps(record, ensure_ascii=True) + "\n"
 
 
-def _said(transcript: Transcript, round: int, agent: int) -> dict[str, str]:
-    return {"role": "assistant", "content": transcript.answers[round - 1][agent].text}
+def _said(turn: Utterance) -> dict[str, str]:
+    return {"role": "assistant", "content": turn.text}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +117,16 @@ def load_pairs(path: Path, chat: ChatFormat, *, max_length: int) -> TokenData:
     for number, record in _records(path):
         try:
             prompt = [{"role": str(m["role"]), "content": str(m["content"])} for m in record["prompt"]]
-            answers = [str(record[side][-1]["content"]) for side in ("chosen", "rejected")]
-        except (TypeError, KeyError, IndexError) as error:
+            reasons = record.get("finish_reason") or {}
+            answers = [
+                (str(record[side][-1]["content"]), reasons.get(side) != "length") for side in ("chosen", "rejected")
+            ]
+        except (TypeError, KeyError, IndexError, AttributeError) as error:
             raise DataError(f"{path}:{number}: not a preference pair ({error!r}); rerun selection") from error
         name = f"{record.get('problem_id', 'line')}:{number}"
-        texts = [chat.sample([*prompt, {"role": "assistant", "content": answer}]) for answer in answers]
+        texts = [
+            chat.sample([*prompt, {"role": "assistant", "content": answer}], ended=ended) for answer, ended in answers
+        ]
         chosen, rejected = (TokenSample(name, text.input_ids, text.target) for text in texts)
         if max(len(chosen.input_ids), len(rejected.input_ids)) > max_length:
             dropped += 1

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.errors import ConfigError
 from hpcmaf.methods import SINGLE
+from hpcmaf.training.spec import LossOn
 
 Label = Literal["positive", "negative"]
+# Fewer samples than this teach an agent next to nothing, which has to be said.
+FEW = 10
 
 
 @dataclass
@@ -39,6 +43,9 @@ class Dataset:
         began wrong and ended right, ``"negative"``.
     kept
         The problems chosen out of them.
+    cut_off
+        The problems in which a response that would be trained on was cut off,
+        confirmed or not.
     """
 
     agent: str
@@ -51,6 +58,7 @@ class Dataset:
     labels: dict[str, Label] = field(default_factory=dict)
     sides: dict[str, tuple[int, int]] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
+    cut_off: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.model = self.model or self.agent
@@ -59,6 +67,11 @@ class Dataset:
     def critic(self) -> bool:
         """Whether it is what a critic contributes."""
         return self.agent.startswith("critic-")
+
+    def trained_turns(self, transcript: Transcript, loss_on: LossOn) -> Iterator[Utterance]:
+        """The agent's own responses that carry loss in a sample of a debate."""
+        first = 1 if loss_on == "all_turns" and not self.fresh and not self.paired else self.round
+        return (answers[self.index] for answers in transcript.answers[first - 1 : self.round])
 
     def ids(self, label: Label) -> list[str]:
         """Candidates with a label, in the order of the store."""
@@ -129,4 +142,39 @@ def counts(parts: Iterable[Dataset]) -> dict[str, Any]:
         "kept_positives": kept - negatives,
         "kept_negatives": negatives,
         "realised_w": negatives / kept if kept else None,
+        "cut_off": sum(len(part.cut_off) for part in parts),
     }
+
+
+def scarce(datasets: Mapping[str, Mapping[str, Any]], agents: Iterable[str]) -> dict[str, int]:
+    """Which of ``agents`` train on fewer than ``FEW`` samples, and on how many.
+
+    Parameters
+    ----------
+    datasets
+        Of ``selection.json``, with or without what the finetuning jobs report.
+    agents
+        Those that are trained.
+    """
+    samples = {agent: datasets[agent].get("samples", datasets[agent]["kept"]) for agent in agents}
+    return {agent: count for agent, count in samples.items() if count < FEW}
+
+
+def scarce_line(iteration: int, found: Mapping[str, int]) -> str | None:
+    """What :func:`scarce` found as a warning, the same in logs, status and reports."""
+    if not found:
+        return None
+    counts = ", ".join(f"{agent}: {count or 'none'}" for agent, count in found.items())
+    return (
+        f"iteration {iteration}: fewer than {FEW} training samples ({counts}); raise task.train, or see which were "
+        "cut off (sampling.max_new_tokens), too long (training.max_length) or not mixed in (selection.mix)"
+    )
+
+
+def counts_line(found: Mapping[str, Any]) -> str:
+    """One model's figures in words."""
+    share = "-" if found["realised_w"] is None else f"{found['realised_w']:.3f}"
+    words = f"{found['kept']} of {found['candidates']} candidates kept"
+    words += f" ({found['kept_positives']} of D+, {found['kept_negatives']} of D-, realised w {share})"
+    words += f", {found.get('cut_off', 0)} responses cut off"
+    return words + (f", {found['dropped_too_long']} dropped as too long" if "dropped_too_long" in found else "")

@@ -24,10 +24,12 @@ from hpcmaf.store import Store
 from hpcmaf.training.mixing import Mix, check_mix, drawer, mix_trajectories
 from hpcmaf.training.pairs import opposed, pair_line
 from hpcmaf.training.parts import DATA, Dataset, check_data, counts
+from hpcmaf.training.spec import LossOn
 
 SCHEMA = "hpcmaf-selection/1"
 
 Critics = Literal["all", "disputed"]
+CutOff = Literal["drop", "keep"]
 
 
 @dataclass
@@ -71,6 +73,8 @@ def select(
     mix: Mix = "exact",
     data: str = "own",
     critics: Critics = "all",
+    cut_off: CutOff = "drop",
+    loss_on: LossOn = "last_turn",
 ) -> Selection:
     """Label debates by their consensus and choose every agent's data.
 
@@ -93,6 +97,11 @@ def select(
         more than half of the others had one answer: to take that over is
         right so often that critics learn little else, and where it is wrong
         they all do, and confirm each other.
+    cut_off
+        Whether samples whose trained text was cut off by the limit on tokens
+        are dropped: they would teach an agent to break off.
+    loss_on
+        Which turns of a sample are trained text.
 
     Raises
     ------
@@ -121,10 +130,14 @@ def select(
             what = "occurs twice" if problem in seen else f"has N={agents}, M={rounds} where others have N, M = {shape}"
             raise DataError(f"selection: problem {problem!r} {what}; select from the debates of one run and iteration")
         seen.add(problem)
+        for dataset in chosen.datasets:
+            played = rounds > 1 or not dataset.critic
+            if played and any(turn.cut_off for turn in dataset.trained_turns(transcript, loss_on)):
+                dataset.cut_off.add(problem)
         if by_gold:
-            _label_by_gold(transcript, chosen)
+            _label_by_gold(transcript, chosen, drop=cut_off == "drop")
         else:
-            _label(transcript, chosen, seed, iteration, critics)
+            _label(transcript, chosen, seed, iteration, critics, drop=cut_off == "drop")
     for dataset in chosen.datasets:
         if dataset.mixed:
             draw = drawer(seed, iteration, dataset.agent)
@@ -134,7 +147,9 @@ def select(
     return chosen
 
 
-def _label(transcript: Transcript, chosen: Selection, seed: int, iteration: int, critics: Critics) -> None:
+def _label(
+    transcript: Transcript, chosen: Selection, seed: int, iteration: int, critics: Critics, *, drop: bool
+) -> None:
     """File one debate under the parts whose answers its consensus confirms."""
     problem, rounds = transcript.problem.id, transcript.rounds
     vote = consensus(transcript, rounds, seed, iteration)
@@ -147,11 +162,13 @@ def _label(transcript: Transcript, chosen: Selection, seed: int, iteration: int,
         n, m = dataset.index, dataset.round
         if dataset.critic and rounds == 1 and (dataset.mixed or dataset.paired):
             continue  # nobody plays a critic
+        if drop and problem in dataset.cut_off:
+            continue
         if dataset.mixed and critics == "disputed" and others_agree(_answers(transcript, m - 1), n) is not None:
             continue
         began_right = agrees(transcript.answers[0][n].answer, vote)
         if dataset.paired:
-            found = opposed(transcript, n, m, vote)
+            found = opposed(transcript, n, m, vote, _cut_off(transcript, m) if drop else ())
             if found is not None:
                 dataset.sides[problem] = found
                 dataset.labels[problem] = "positive" if began_right else "negative"
@@ -164,7 +181,11 @@ def _answers(transcript: Transcript, m: int) -> list[str | None]:
     return [utterance.answer for utterance in transcript.answers[m - 1]]
 
 
-def _label_by_gold(transcript: Transcript, chosen: Selection) -> None:
+def _cut_off(transcript: Transcript, m: int) -> set[int]:
+    return {n for n, turn in enumerate(transcript.answers[m - 1]) if turn.cut_off}
+
+
+def _label_by_gold(transcript: Transcript, chosen: Selection, *, drop: bool) -> None:
     """File one problem under whichever of its answers gold confirms first."""
     problem = transcript.problem
     if problem.gold is None:
@@ -173,6 +194,8 @@ def _label_by_gold(transcript: Transcript, chosen: Selection) -> None:
     gold = Vote(problem.gold, (), 0, False)
     chosen.consensus[problem.id] = problem.gold
     for dataset in chosen.datasets:
+        if drop and problem.id in dataset.cut_off:
+            continue
         if agrees(transcript.answers[dataset.round - 1][dataset.index].answer, gold):
             dataset.labels[problem.id] = "positive" if dataset.round == 1 else "negative"
             return
@@ -188,6 +211,7 @@ def line(transcript: Transcript, dataset: Dataset, answer: str) -> str:
         "round": dataset.round,
         "label": dataset.labels[problem],
         "consensus": answer,
+        "finish_reason": transcript.answers[dataset.round - 1][dataset.index].finish_reason,
     }
     # Model output may hold lone surrogates, which UTF-8 cannot: escape.
     return json.dumps(record, ensure_ascii=True) + "\n"
@@ -202,6 +226,8 @@ def write_selection(
     mix: Mix = "exact",
     data: str = "own",
     critics: Critics = "all",
+    cut_off: CutOff = "drop",
+    loss_on: LossOn = "last_turn",
 ) -> dict[str, Any]:
     """Write ``generator-n.jsonl``, ``critic-n.jsonl`` (or ``single.jsonl``) and ``selection.json``.
 
@@ -216,7 +242,7 @@ def write_selection(
         Published whole; what it held before is replaced.
     data
         A key of ``DATA``.
-    critics
+    critics, cut_off, loss_on
         See :func:`select`.
 
     Returns
@@ -239,7 +265,8 @@ def write_selection(
     with Store(store) as debates:
         info = debates.info
         transcripts = debates.transcripts(gold=by_gold)
-        chosen = select(transcripts, w=w, seed=seed, iteration=info.iteration, mix=mix, data=data, critics=critics)
+        choice: dict[str, Any] = {"mix": mix, "data": data, "critics": critics, "cut_off": cut_off, "loss_on": loss_on}
+        chosen = select(transcripts, w=w, seed=seed, iteration=info.iteration, **choice)
         if by_gold and not chosen.consensus:
             raise DataError(
                 f"{store}: no problem has a gold answer, and this method learns from them alone; "
@@ -253,9 +280,7 @@ def write_selection(
             "rounds": info.rounds,
             "seed": seed,
             "w": w,
-            "mix": mix,
-            "data": data,
-            "critics": critics,
+            **choice,
             "problems": len(debates),
             "labelled": len(chosen.consensus),
             "unlabelled": chosen.unlabelled,

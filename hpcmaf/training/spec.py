@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal, Self, get_args
 
+from hpcmaf.chat import DATE
 from hpcmaf.errors import ConfigError
 from hpcmaf.publish import write_json
 
@@ -59,6 +60,8 @@ class FinetuneJob:
     base
         Folder or hub id of the base model; its tokenizer and chat template
         are used whatever ``start`` is.
+    date
+        The day that the template is told it is, as in the debates.
     dataset
         JSONL with ``messages`` per line, as selection writes it; with
         ``prompt``, ``chosen`` and ``rejected`` for ``"dpo"``.
@@ -136,6 +139,7 @@ class FinetuneJob:
     revision: str | None = None
     dtype: Dtype = "auto"
     trust_remote_code: bool = False
+    date: str = DATE
     tuning: Tuning = "lora"
     lora: LoraSettings = field(default_factory=LoraSettings)
     objective: Objective = "sft"

@@ -15,8 +15,9 @@ class ScriptedEngine:
     The waits shuffle who is served when, within and across debates.
     """
 
-    def __init__(self, say: Callable[[Request], str], order_seed: int = 0) -> None:
+    def __init__(self, say: Callable[[Request], str], order_seed: int = 0, reason: str = "stop") -> None:
         self.say = say
+        self.reason = reason
         self.requests: list[Request] = []
         self._random = random.Random(order_seed)
 
@@ -25,7 +26,8 @@ class ScriptedEngine:
         for _ in range(self._random.randrange(20)):
             await asyncio.sleep(0)
         text = self.say(request)
-        return Completion(text, tuple(range(len(text) + 1)), sum(len(m["content"]) for m in request.messages), "stop")
+        prompt = sum(len(message["content"]) for message in request.messages)
+        return Completion(text, tuple(range(len(text) + 1)), prompt, self.reason)
 
     def close(self) -> None:
         """Nothing to release."""

@@ -164,3 +164,14 @@ class Withholding(ScriptedEngine):
 def test_nobody_waits_for_another_agents_summary() -> None:
     withheld = asyncio.run(debate(PROBLEM, Society.of(3, ()), protocol(), Withholding()))
     assert withheld == hold(3, 2)[0]
+
+
+def test_a_cut_off_response_votes_by_an_explicit_answer_alone():
+    def held(text: str, reason: str) -> str | None:
+        engine = ScriptedEngine(lambda request: text, reason=reason)
+        asked = replace(protocol(rounds=1), answer_form=AnswerForm.NUMBER)
+        return asyncio.run(debate(PROBLEM, Society.of(1, []), asked, engine)).answers[0][0].answer
+
+    assert held("We add 3 and 4, which makes 7, then take 15", "stop") == "15"
+    assert held("We add 3 and 4, which makes 7, then take 15", "length") is None
+    assert held("It is \\boxed{7}. To check, take 15", "length") == "7"

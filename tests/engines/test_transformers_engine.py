@@ -11,7 +11,7 @@ import pytest
 from hpcmaf.engines import Completion, Request, Sampling, ServedModels
 from hpcmaf.engines.journal import Journal
 from hpcmaf.errors import EngineError, PlatformError
-from tests.tiny_models import tiny_adapter, tiny_model
+from tests.tiny_models import answering_model, tiny_adapter, tiny_model
 
 pytestmark = pytest.mark.slow
 
@@ -268,3 +268,22 @@ def test_an_error_reaches_everybody_who_waits(base: Path) -> None:
         return await asyncio.gather(engine.complete(ask("a")), engine.complete(ask("b")), return_exceptions=True)
 
     assert [str(result) for result in asyncio.run(both())] == ["kernel", "kernel"]
+
+
+def test_generation_stops_at_the_templates_end_of_turn(tmp_path: Path) -> None:
+    """Also where that is no EOS and special among the added tokens alone."""
+    from transformers import AutoTokenizer
+
+    base = answering_model(tmp_path / "m", "7")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    end, other = tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("</s>")
+    tokenizer.eos_token = "</s>"
+    tokenizer.save_pretrained(base)
+    for name in ("config.json", "generation_config.json"):
+        settings = json.loads((base / name).read_text())
+        (base / name).write_text(json.dumps(settings | {"eos_token_id": other}))
+    engine = engine_for(base)
+    assert engine.pool.stop_ids == sorted({end, other}) and end not in engine.pool.chat.tokenizer.all_special_ids
+    (completion,) = run(engine, [ask("k", max_new_tokens=30)])
+    assert (completion.finish_reason, completion.token_ids[-1]) == ("stop", end)
+    assert completion.text == tokenizer.decode(completion.token_ids[:-1])

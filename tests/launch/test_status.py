@@ -18,6 +18,7 @@ from hpcmaf.errors import DataError
 from hpcmaf.launch.show import rich
 from hpcmaf.launch.slurm.stopped import write_stop
 from hpcmaf.launch.status import look
+from hpcmaf.publish import write_json
 from hpcmaf.rundir import RunDir
 from hpcmaf.training.nodes import MEETING
 from tests.launch.conftest import SlurmSays
@@ -429,4 +430,18 @@ def test_nodes_that_have_not_met_are_told_of(tmp_path: Path, slurm_says: SlurmSa
     folder.write_text(json.dumps({"done": 0, "total": 2, "unit": MEETING}))
     assert f"it01/finetune {stage.tasks[0]}: its 2 nodes are meeting, or load the model" in look(run).survey.notes
     folder.write_text(json.dumps({"done": 1, "total": 9, "unit": "steps"}))
+
+
+def test_agents_that_learn_from_little_are_noted(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    run, plan, _ = make_run(tmp_path / "run")
+    slurm_says(squeue="", sacct=1)
+    assert look(run).survey.notes == []
+    counts = {agent: {"kept": 12} for agent in plan.stage("it01/finetune").tasks}
+    write_json(run.data(1) / "selection.json", {"datasets": counts | {"critic-1": {"kept": 0}}})
+    [note] = look(run).survey.notes
+    assert note.startswith("iteration 1: fewer than 10 training samples (critic-1: none); raise task.train")
+    # What was too long is known once an agent is trained.
+    write_json(run.agent(1, "generator-0") / "training.json", {"samples": 3, "dropped_too_long": 9})
+    assert "note: iteration 1: fewer than 10 training samples (generator-0: 3, critic-1: none)" in status(run).stdout
+    (run.data(1) / "selection.json").write_text('{"datasets": {"critic-1": null}}')
     assert look(run).survey.notes == []

@@ -63,6 +63,9 @@ def refused(*overrides: str) -> str:
         ("description=" + "[" * 3000, ["--set description", "nested without end"]),
         ("description=&a [*a]", ["--set description", "nested without end"]),
         ("description=&a {b: *a}", ["--set description", "nested without end"]),
+        ("model.date='2025-02-30'", ["model.date", "'2025-02-30' is no day"]),
+        ("model.date=20250101", ["model.date", "not 20250101"]),
+        ("selection.cut_off=maybe", ["selection.cut_off", "'drop' or 'keep'"]),
     ],
 )
 def test_a_wrong_value_is_named(override: str, words: list[str]) -> None:

@@ -54,6 +54,10 @@ def datasets(run: RunDir) -> dict[str, bytes]:
     return {str(path.relative_to(run.root)): path.read_bytes() for path in sorted(run.root.glob("it*/data/*"))}
 
 
+def read_lines(run: RunDir, agent: str) -> list[str]:
+    return run.dataset(1, agent).read_text().splitlines()
+
+
 def test_a_run_ends_in_a_table_and_a_plot(finished: RunDir) -> None:
     assert {path.name for path in finished.report.iterdir()} >= {
         "report.md",
@@ -66,6 +70,16 @@ def test_a_run_ends_in_a_table_and_a_plot(finished: RunDir) -> None:
         assert metrics["problems"] == 16
         assert set(metrics["accuracy"]) == {"answer", "vote@1", "vote@M"}
     assert metrics["pseudo_labels"]["problems"] == 24
+    learned = metrics["selection"]["datasets"]
+    for agent, counts in learned.items():
+        assert counts["samples"] + counts["dropped_too_long"] == counts["kept"] == len(read_lines(finished, agent))
+        words = f"{agent}: {counts['kept']} of {counts['candidates']} candidates kept ({counts['kept_positives']} of D+"
+        logs = [text for path in finished.root.rglob("*.out") if words in (text := path.read_text())]
+        # Once as it was selected, once as it was trained on.
+        assert len(logs) == 2 and sum(", 0 dropped as too long" in log for log in logs) == 1
+    assert metrics["selection"]["scarce"] == {
+        agent: counts["samples"] for agent, counts in learned.items() if counts["samples"] < 10
+    }
     plan = finished.load_plan()
     assert all(finished.done(stage, task) for stage in plan.stages for task in stage.tasks)
     assert verify(finished.root) == []
@@ -89,6 +103,7 @@ def test_the_ledger_adds_up_to_tokenizer_counts(finished: RunDir) -> None:
         firsts = [t.answers[0][n] for t in transcripts]
         prompts = [chat.prompt_ids([{"role": "user", "content": turn.prompt}]) for turn in firsts]
         assert total("debate", f"generator-{n}", "calls") == 24
+        assert total("debate", f"generator-{n}", "cut_off") == sum(turn.finish_reason == "length" for turn in firsts)
         assert total("debate", f"generator-{n}", "prompt_tokens") == sum(map(len, prompts))
         texts = sum(len(chat.tokenizer(turn.text)["input_ids"]) for turn in firsts)
         ended = sum(turn.finish_reason == "stop" for turn in firsts)

@@ -12,8 +12,11 @@ from hpcmaf.errors import DataError, PlanChangedError, RunBusyError
 from hpcmaf.plan import Plan, build_plan, check_continues, shard_count
 from hpcmaf.profile import load_profile
 from hpcmaf.publish import write_json
-from hpcmaf.recipe import load_recipe
+from hpcmaf.recipe import Recipe, load_recipe
 from hpcmaf.rundir import RunDir
+from hpcmaf.stages.context import TaskContext
+from hpcmaf.stages.finetune import finetune_job
+from hpcmaf.stages.serving import served_models
 from hpcmaf.tasks.base import Problem
 
 PROBLEMS = {"train": {"count": 10, "sha256": "a"}, "eval": {"count": 7, "sha256": "b"}}
@@ -130,3 +133,15 @@ def test_runs_are_found_by_path_or_name(tmp_path: Path, monkeypatch: pytest.Monk
     assert RunDir.locate(tmp_path / "x").root == tmp_path / "x"
     write_json(tmp_path / "here" / "plan.json", {})
     assert RunDir.locate("here").root == Path("here")
+
+
+def test_the_day_that_templates_are_told_is_the_runs(tmp_path: Path) -> None:
+    """In plan.json, and the same for debates and for training."""
+    made = plan("model.date='2026-03-04'")
+    assert made.to_json()["recipe"]["model"]["date"] == "2026-03-04"
+    run = RunDir(tmp_path)
+    recipe, stage = Recipe.model_validate(made.recipe), made.stage("it01/finetune")
+    context = TaskContext(run, made, load_profile("local"), stage, "generator-0", tmp_path)
+    assert finetune_job(context).date == served_models(run, recipe, 0).date == "2026-03-04"
+    with pytest.raises(PlanChangedError, match=r"recipe\.model\.date = 2026-03-04, now it is 2026-03-05"):
+        check_continues(made, plan("model.date='2026-03-05'"), "run")

@@ -60,6 +60,8 @@ def test_what_methods_share(tmp_path: Path) -> None:
         ("task.prompts=default", set()),
         ("task.eval=7", {"it01/debate", "it01/merge", "it01/finetune", "it02/debate", "it02/merge", "it02/finetune"}),
         ("model.dtype=bfloat16", set()),
+        ("model.date='2026-03-04'", set()),
+        ("selection.cut_off=keep", {"it00/eval", "it01/debate"}),
         ("description=words", None),
     ],
 )

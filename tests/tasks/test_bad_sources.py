@@ -301,3 +301,29 @@ def test_what_is_generated_is_not_offered_for_preparing() -> None:
     for name in generated:
         result = CliRunner().invoke(prepare, [name, "--source", "x"])
         assert result.exit_code == 2 and name not in result.output.split("is not one of")[1]
+
+
+@pytest.mark.parametrize("value", ["NaN", '"nan"', '"NaN"', "null"])
+def test_an_answer_that_is_not_a_number_is_no_answer(value, tmp_path) -> None:
+    line = f'{{"question": "q", "answer": {value}}}\n{{"question": "r", "answer": "1"}}\n'
+    for name in ("all", "test"):
+        (tmp_path / f"{name}.jsonl").write_text(line)
+    counts = get_task("jsonl").prepare(str(tmp_path / "all.jsonl"), tmp_path / "ok")["all"]
+    assert (counts["problems"], counts["without_answer"]) == (2, 1)
+    assert "line 1: no 'answer', which a test problem needs" in refused("jsonl", tmp_path / "test.jsonl")
+
+
+@pytest.mark.parametrize(("task", "keys"), [("gsm8k", "question"), ("mmlu", "choices"), ("math", "problem")])
+def test_other_tasks_refuse_it_where_they_need_one(task, keys, tmp_path) -> None:
+    row = {keys: CHOICES if keys == "choices" else "q", "question": "q"}
+    path = tmp_path / "train.jsonl"
+    path.write_text(json.dumps(row | {"answer": float("nan")}))
+    assert "no key '" in refused(task, path)
+
+
+def test_infinite_and_structured_answers_are_refused(tmp_path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"question": "q", "answer": -Infinity}')
+    assert "'answer' is -inf, which is no number" in refused("jsonl", path)
+    path.write_text('{"problem": "q", "answer": ["4"]}')
+    assert "'answer' is a list, not text" in refused("math", path)

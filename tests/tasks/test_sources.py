@@ -278,3 +278,39 @@ def test_own_test_split_evaluates(tmp_path) -> None:
     splits = get_task("jsonl").splits(tmp_path, 5, 3, 0)
     assert {problem.question[0] for problem in splits.train} == {"q"}
     assert {problem.question[0] for problem in splits.eval} == {"t"}
+
+
+def test_nan_in_a_table_is_an_empty_cell(tmp_path) -> None:
+    rows = [{"question": "q", "answer": 1.0, "level": None}, {"question": "r", "answer": float("nan"), "level": None}]
+    write_parquet(tmp_path / "train-00000-of-00001.parquet", rows)
+    assert [problem.gold for problem in read("jsonl", tmp_path)["train"]] == ["1.0", None]
+
+
+def test_cells_of_a_csv_may_be_long(tmp_path) -> None:
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test/anatomy_test.csv").write_text(f'"{"x" * 200_000}",a,b,c,d,A\n')
+    [problem] = read("mmlu", tmp_path)["test"]
+    assert len(problem.question) > 200_000 and problem.gold == "A"
+
+
+@pytest.mark.parametrize("empty", ["", "  ", None, float("nan")])
+def test_an_empty_answer_hides_no_solution(empty, tmp_path) -> None:
+    rows = [{"problem": f"p{n}", "answer": empty, "level": "Level 2"} for n in range(2)]
+    rows[0]["solution"] = r"so $\boxed{4}$"
+    path = tmp_path / "train.jsonl"
+    path.write_text(json.dumps(rows[0]) + "\n" + (json.dumps(rows[1]) + "\n" if isinstance(empty, str) else ""))
+    assert [problem.gold for problem in read("math", path)["train"]] == ["4", None][: 1 + isinstance(empty, str)]
+
+
+@pytest.mark.parametrize(
+    ("task", "folder"),
+    [("gsm8k", "main"), ("gsm8k", "default"), ("math", "algebra"), ("mmlu", "all"), ("jsonl", "default"), ("jsonl", "")],
+)
+def test_the_layout_that_the_hub_converts_to(task, folder, tmp_path) -> None:
+    row = {"question": "q", "choices": ["w", "x", "y", "z"], "answer": "#### 1", "solution": r"\boxed{1}"}
+    row |= {"answer": "A"} if task == "mmlu" else {"problem": "q"} if task == "math" else {}
+    for split in ("train", "test"):
+        for part in range(2):
+            write_parquet(tmp_path / folder / split / f"{part:04d}.parquet", [row | {"question": f"{split} {part}?"}])
+    pools = read(task, tmp_path)
+    assert {split: len(pool) for split, pool in pools.items()} == {"train": 2, "test": 2}

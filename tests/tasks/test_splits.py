@@ -129,3 +129,25 @@ def test_leak_guard_names_count_and_first_ids() -> None:
         LeakError, match=r"^2 evaluation questions occur .*: e1 \(training: t1\), e2 \(training: t2\); remove"
     ):
         leak_guard(train, poisoned)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("2\u2075", "25"), ("x\u2081", "x1"), ("2\u00bd", "21\u20442"), ("\u2460 + 1", "1 + 1")]
+)
+def test_powers_indices_and_fractions_are_no_digits(one: str, other: str) -> None:
+    assert question_hash(f"What is {one}?") != question_hash(f"What is {other}?")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("caf\u00e9", "cafe\u0301"),
+        ("\uff12\uff15", "25"),
+        ("\ufb01nd\u00a0x", "FIND  x"),
+        ("\U0001d465", "x"),
+        ("2\u2075", " 2\u2075 "),
+        ("\ud800", "\ud800"),
+    ],
+)
+def test_other_forms_of_a_question_are_the_same_one(one: str, other: str) -> None:
+    assert question_hash(one) == question_hash(other)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 # Writes its own BOS, as Llama's and Mistral's do.
@@ -19,13 +20,49 @@ MAKES = {"llama": BOS_TEMPLATE, "mistral": None, "phi3": END_TEMPLATE}
 CONTEXT = 256
 
 
-def make_tokenizer(template: str | None, *, adds_bos: bool):
+# The shapes of well-known families: what ends a turn is no EOS, and most of them trim what is said.
+FAMILIES = {
+    "phi3": (
+        "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<|end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>\n{% else %}{{ eos_token }}{% endif %}",
+        ["<|user|>", "<|assistant|>", "<|end|>"],
+    ),
+    "gemma": (
+        "{{ bos_token }}{% for m in messages %}<turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n"
+        "{{ m['content'] | trim }}</turn>\n{% endfor %}{% if add_generation_prompt %}<turn>model\n{% endif %}",
+        ["<turn>", "</turn>"],
+    ),
+    "chatml": (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+        ["<|im_start|>", "<|im_end|>"],
+    ),
+    "llama3": (
+        "{{ bos_token }}{% if strftime_now is defined %}<|head|>today is {{ strftime_now('%d %b %Y') }}<|eot|>{% endif %}"
+        "{% for m in messages %}<|head|>{{ m['role'] }}\n\n{{ m['content'] | trim }}<|eot|>{% endfor %}"
+        "{% if add_generation_prompt %}<|head|>assistant\n\n{% endif %}",
+        ["<|head|>", "<|eot|>"],
+    ),
+}
+
+
+def family_tokenizer(family: str, *, special: bool = True):
+    """A tokenizer whose marks stand among the added tokens alone; ``special``: whether they are special there."""
+    from tokenizers import AddedToken
+
+    template, marks = FAMILIES[family]
+    tokenizer = make_tokenizer(template, adds_bos=False, named=())
+    tokenizer.add_tokens([AddedToken(mark, special=special, normalized=False) for mark in marks])
+    return tokenizer
+
+
+def make_tokenizer(template: str | None, *, adds_bos: bool, named: Sequence[str] = ("<end>", "<user>", "<assistant>")):
     """Characters as tokens; with ``adds_bos`` it puts a BOS before any text, as many real ones do."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
     from tokenizers.decoders import Fuse
     from transformers import PreTrainedTokenizerFast
 
-    special = ["<unk>", "<s>", "</s>", "<end>", "<user>", "<assistant>"]
+    special = ["<unk>", "<s>", "</s>", *named]
     characters = [chr(code) for code in range(32, 127)] + ["\n", "\ufffd"]
     vocabulary = {token: index for index, token in enumerate(special + characters)}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -39,7 +76,7 @@ def make_tokenizer(template: str | None, *, adds_bos: bool):
         unk_token="<unk>",
         bos_token="<s>",
         eos_token="</s>",
-        additional_special_tokens=special[3:],
+        additional_special_tokens=list(named),
     )
     tokenizer.chat_template = template
     return tokenizer

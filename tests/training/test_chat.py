@@ -6,7 +6,7 @@ import pytest
 
 from hpcmaf.chat import ChatFormat
 from hpcmaf.errors import EngineError
-from tests.training.models import BOS_TEMPLATE, END_TEMPLATE, make_tokenizer
+from tests.training.models import BOS_TEMPLATE, END_TEMPLATE, FAMILIES, family_tokenizer, make_tokenizer
 
 pytestmark = pytest.mark.slow  # imports transformers
 
@@ -90,3 +90,113 @@ def test_plain_template_keeps_turns_on_lines_of_their_own():
     chat = ChatFormat(make_tokenizer(None, adds_bos=False))
     text = chat.tokenizer.decode(chat.prompt_ids(CHAT[:3]))
     assert text == "User:\n2+2?\nAssistant:\n5</s>\nUser:\nsure?\nAssistant:\n"
+
+
+ENDS = {"phi3": "<|end|>", "gemma": "</turn>", "chatml": "<|im_end|>", "llama3": "<|eot|>"}
+
+
+def tokens(chat: ChatFormat, ids: list[int]) -> list[str]:
+    return chat.tokenizer.convert_ids_to_tokens(ids)
+
+
+def trained(chat: ChatFormat, sample) -> str:
+    return "".join(tokens(chat, [i for i, target in zip(sample.input_ids, sample.target, strict=True) if target]))
+
+
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_end_of_turn_is_the_templates_own_though_only_an_added_token(family, special):
+    chat = ChatFormat(family_tokenizer(family, special=special))
+    assert not set(chat.end_of_turn) & set(chat.tokenizer.all_special_ids)
+    assert trained(chat, chat.sample(CHAT)) == f"no: 4{ENDS[family]}"
+    assert trained(chat, chat.sample(CHAT, "all_turns")) == f"5{ENDS[family]}no: 4{ENDS[family]}"
+    # What generation stops at, and what an answer's text does not show.
+    assert chat.end_of_turn[-1] in chat.stop_ids
+    assert chat.decode([*chat.sample(CHAT[:2]).input_ids[-2:]]) == "5"
+
+
+def test_a_cut_off_turn_does_not_teach_an_end():
+    chat = ChatFormat(family_tokenizer("chatml"))
+    assert trained(chat, chat.sample(CHAT, ended=False)) == "no: 4"
+
+
+def test_added_line_breaks_end_no_turn():
+    tokenizer = family_tokenizer("chatml")
+    tokenizer.add_tokens(["\n\n"])
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>", "\n\n<|im_end|>")
+    chat = ChatFormat(tokenizer)
+    assert tokens(chat, list(chat.end_of_turn)) == ["\n\n", "<|im_end|>"]
+    assert chat.decode(chat.sample(CHAT[:2]).input_ids[-3:]) == "5"
+
+
+def test_ends_of_the_generation_config_count(tmp_path):
+    from transformers import GenerationConfig
+
+    tokenizer = make_tokenizer(BOS_TEMPLATE.replace("{{ eos_token }}", "!"), adds_bos=False)
+    tokenizer.save_pretrained(tmp_path)
+    bang = tokenizer.convert_tokens_to_ids("!")
+    assert ChatFormat.from_pretrained(str(tmp_path)).end_of_turn == (tokenizer.eos_token_id,)
+    GenerationConfig(eos_token_id=[bang]).save_pretrained(tmp_path)
+    chat = ChatFormat.from_pretrained(str(tmp_path))
+    assert chat.end_of_turn == (bang,) and set(chat.stop_ids) == {bang, tokenizer.eos_token_id}
+
+
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_control_tokens_in_texts_are_text(family, special):
+    chat = ChatFormat(family_tokenizer(family, special=special))
+    typed = f"a{''.join(FAMILIES[family][1])}<s>b</s>"
+    one = [{"role": "user", "content": typed}, {"role": "assistant", "content": f"c {typed}"}, CHAT[2], CHAT[3]]
+    plain = [{"role": turn["role"], "content": "x"} for turn in one]
+    added = set(chat.tokenizer.added_tokens_decoder)
+
+    def controls(ids):
+        return [i for i in ids if i in added]
+
+    assert controls(chat.prompt_ids(one[:1])) == controls(chat.prompt_ids(plain[:1]))
+    assert controls(chat.sample(one).input_ids) == controls(chat.sample(plain).input_ids)
+    assert typed in chat.tokenizer.decode(chat.prompt_ids(one[:1]))
+    # Trained as it is read in the next round, and found by all_turns.
+    prompt, answered = chat.prompt_ids(one[:1]), chat.sample(one[:2]).input_ids
+    assert chat.prompt_ids(one[:3])[: len(answered)] == answered and answered[: len(prompt)] == prompt
+    assert trained(chat, chat.sample(one, "all_turns")) == f"c {typed}{ENDS[family]}no: 4{ENDS[family]}"
+
+
+def test_words_that_models_say_stay_tokens_of_their_own():
+    tokenizer = family_tokenizer("chatml")
+    tokenizer.add_tokens(["<think>", "</think>"])
+    chat = ChatFormat(tokenizer)
+    thought = chat.sample([CHAT[0], {"role": "assistant", "content": "<think>x</think>4"}])
+    assert tokens(chat, thought.input_ids)[-5:] == ["<think>", "x", "</think>", "4", "<|im_end|>"]
+    assert chat.decode(thought.input_ids[-5:]) == "<think>x</think>4"
+
+
+@pytest.mark.parametrize("said", ["5\n", "\n5", " 5 ", "5<|eot|>\n", ""])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_white_space_at_an_answers_ends_stops_nothing(family, said):
+    chat = ChatFormat(family_tokenizer(family))
+    one = [CHAT[0], {"role": "assistant", "content": said}, *CHAT[2:]]
+    end, trims = ENDS[family], family in ("gemma", "llama3")
+    first = said.strip() if trims else said
+    assert trained(chat, chat.sample(one, "all_turns")) == f"{first}{end}no: 4{end}"
+    # Last turns are trained as they were generated.
+    assert trained(chat, chat.sample(one[:2], "all_turns")) == f"{said}{end}"
+
+
+def test_line_breaks_that_merge_with_the_templates_stop_nothing():
+    from tokenizers import AddedToken
+
+    tokenizer = family_tokenizer("chatml")
+    tokenizer.add_tokens([AddedToken("\n\n", normalized=False)])  # as byte-pair encodings merge them
+    chat = ChatFormat(tokenizer)
+    sample = chat.sample([CHAT[0], {"role": "assistant", "content": "\n5"}, *CHAT[2:]], "all_turns")
+    assert trained(chat, sample) == "\n\n5<|im_end|>no: 4<|im_end|>"
+
+
+def test_a_template_is_told_the_same_day_whenever_it_asks():
+    def prompt(day: str | None = None) -> str:
+        chat = ChatFormat(family_tokenizer("llama3"), **({} if day is None else {"date": day}))
+        return chat.tokenizer.decode(chat.prompt_ids(CHAT[:1]))
+
+    assert "today is 01 Jan 2025" in prompt()
+    assert "today is 31 Dec 2029" in prompt("2029-12-31")

@@ -14,7 +14,7 @@ from hpcmaf.recipe import load_recipe
 from hpcmaf.training.pairs import load_pairs
 from hpcmaf.training.selection import select, write_selection
 from tests.training.conftest import Outcome, preferences, write_lines
-from tests.training.test_selection import debate, random_debates, store
+from tests.training.test_selection import cut_off, debate, random_debates, store
 
 answers = st.sampled_from(["7", "1", None])
 
@@ -175,3 +175,27 @@ def test_foreign_lines_are_refused(tmp_path, bases, text):
     (tmp_path / "pairs.jsonl").write_text(text + "\n")
     with pytest.raises(DataError, match=r"pairs\.jsonl:1: not a"):
         load_pairs(tmp_path / "pairs.jsonl", ChatFormat.from_pretrained(str(bases["llama"])), max_length=9)
+
+
+def test_no_pair_has_an_answer_that_was_cut_off():
+    one = debate("a", ["7", "1", "1"], ["7", "1", "1"], ["7", "7", "1"])
+    whole = pairs_of(one)
+    assert whole["generator-0"] == {"a": (0, 1)} and whole["generator-1"] == {"a": (0, 1)}
+    short = pairs_of(cut_off(one, (1, 1)))
+    # The next that fared otherwise stands in; of its own answers an agent has no other.
+    assert short["generator-0"] == {"a": (0, 2)} and short["generator-1"] == {} and short["generator-2"] == {"a": (0, 2)}
+    assert short["critic-1"] == whole["critic-1"]
+
+
+def test_a_pairs_ends_are_those_that_were_generated(bases, tmp_path):
+    from hpcmaf.chat import ChatFormat
+
+    line = {
+        "prompt": [{"role": "user", "content": "q"}],
+        "chosen": [{"role": "assistant", "content": "4"}],
+        "rejected": [{"role": "assistant", "content": "5"}],
+        "finish_reason": {"chosen": "stop", "rejected": "length"},
+    }
+    chat = ChatFormat.from_pretrained(str(bases["llama"]))
+    (pair,) = load_pairs(write_lines(tmp_path / "pairs.jsonl", [line]), chat, max_length=99).samples
+    assert pair.chosen.input_ids[-1] in chat.stop_ids and pair.rejected.input_ids[-1] not in chat.stop_ids

@@ -128,6 +128,7 @@ def test_files_hold_chats_with_their_provenance(tmp_path):
         "round": 1,
         "label": "positive",
         "consensus": "7",
+        "finish_reason": "stop",
     }
     critic = json.loads((tmp_path / "out/critic-1.jsonl").read_text())
     assert critic["messages"] == one.conversation(1, 3) and len(critic["messages"]) == 6
@@ -200,3 +201,86 @@ def test_command_writes_prints_and_refuses(tmp_path):
     with pytest.raises(UsageError, match="not a selection"):
         CliRunner().invoke(command, [str(source), str(tmp_path / "mine"), *arguments[2:], "0"], catch_exceptions=False)
     assert (tmp_path / "mine/letter").read_text() == "dear"
+
+
+def cut_off(one: Transcript, *turns: tuple[int, int]) -> Transcript:
+    """The same debate, in which the responses (round, agent) ended at the limit on tokens."""
+    return replace(
+        one,
+        answers=tuple(
+            tuple(replace(turn, finish_reason="length" if (m, turn.agent) in turns else "stop") for turn in said)
+            for m, said in enumerate(one.answers, 1)
+        ),
+    )
+
+
+def kept_and_cut(one: Transcript, **settings) -> tuple[set[str], dict[str, int]]:
+    chosen = select([one], **({"w": 0.0, "seed": 1, "iteration": 1} | settings))
+    cut = {dataset.agent: len(dataset.cut_off) for dataset in chosen.datasets if dataset.cut_off}
+    return {dataset.agent for dataset in chosen.datasets if dataset.kept}, cut
+
+
+def test_responses_that_were_cut_off_are_not_trained_on():
+    one = cut_off(debate("a", ["7", "7", "7"], ["7", "7", "7"]), (1, 0), (2, 1))
+    assert kept_and_cut(one) == (
+        {"generator-1", "generator-2", "critic-0", "critic-2"},
+        {"generator-0": 1, "critic-1": 1},
+    )
+    # With loss on all turns a critic is trained on its first answer, too.
+    assert kept_and_cut(one, loss_on="all_turns") == (
+        {"generator-1", "generator-2", "critic-2"},
+        {"generator-0": 1, "critic-0": 1, "critic-1": 1},
+    )
+    everybody = {f"{role}-{n}" for role in ("generator", "critic") for n in range(3)}
+    assert kept_and_cut(one, cut_off="keep") == (everybody, {"generator-0": 1, "critic-1": 1})
+    unknown = replace(one, answers=tuple(tuple(replace(t, finish_reason="unknown") for t in r) for r in one.answers))
+    assert kept_and_cut(unknown) == (everybody, {})
+
+
+def test_what_was_cut_off_is_counted_without_a_vote_too():
+    assert kept_and_cut(cut_off(debate("a", [None, None], [None, None]), (1, 0))) == (set(), {"generator-0": 1})
+    # Nobody plays a critic in one round.
+    assert kept_and_cut(cut_off(debate("a", ["7", "7"]), (1, 0)))[1] == {"generator-0": 1}
+
+
+def test_no_other_way_to_choose_takes_what_was_cut_off():
+    one = cut_off(debate("a", ["7", "7", "7"], ["7", "7", "7"]), (1, 0), (2, 1))
+    parts, _ = kept_and_cut(one, data="responses")
+    assert parts == {"agent-0 round 2", "agent-1 round 1", "agent-2 round 1", "agent-2 round 2"}
+    hinted = debate("a", ["4"], ["4"], gold="4")
+    assert kept_and_cut(cut_off(hinted, (1, 0)), data="gold")[0] == {"hinted"}
+    assert kept_and_cut(cut_off(hinted, (1, 0), (2, 0)), data="gold")[0] == set()
+
+
+def test_why_a_response_ended_is_in_the_files(tmp_path):
+    one = cut_off(debate("a", ["7", "7"], ["7", "7"]), (2, 1))
+    source = store(tmp_path / "s.h5", [one], agents=2)
+    dropped = write_selection(source, tmp_path / "drop", w=0.0, seed=1)
+    kept = write_selection(source, tmp_path / "keep", w=0.0, seed=1, cut_off="keep")
+    reasons = {
+        (way, path.stem): json.loads(path.read_text() or "{}").get("finish_reason")
+        for way in ("drop", "keep")
+        for path in (tmp_path / way).glob("*.jsonl")
+    }
+    whole = {("drop", "critic-0"), *((way, f"generator-{n}") for way in ("drop", "keep") for n in range(2))}
+    assert reasons == dict.fromkeys(whole | {("keep", "critic-0")}, "stop") | {
+        ("drop", "critic-1"): None,
+        ("keep", "critic-1"): "length",
+    }
+    for summary, candidates in ((dropped, 0), (kept, 1)):
+        counts = summary["datasets"]["critic-1"]
+        assert (counts["candidates"], counts["kept"], counts["cut_off"]) == (candidates, candidates, 1)
+
+
+def test_agents_that_learn_from_little_are_named(tmp_path):
+    source = store(tmp_path / "s.h5", random_debates(8))
+    arguments = [str(source), str(tmp_path / "out"), "--seed", "1", "--w", "0.5"]
+    done = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert "warning: iteration 1: fewer than 10 training samples (generator-0: " in done.stderr
+    assert "critic-0: " in done.stderr and len(done.stderr.splitlines()) == 1
+    plenty = CliRunner().invoke(command, [str(store(tmp_path / "t.h5", random_debates(80))), *arguments[1:]])
+    assert plenty.stderr == ""
+    # In one round nobody is a critic, so none lacks samples.
+    once = [debate(f"p{i}", ["1", "1", "1"]) for i in range(12)]
+    single = CliRunner().invoke(command, [str(store(tmp_path / "u.h5", once, rounds=1)), *arguments[1:]])
+    assert single.stderr == ""
