@@ -194,7 +194,7 @@ class Submissions:
                 if job is not None:
                     self.refused.clear()
             case "refused":
-                name, index = line["name"], line["index"]
+                name, index = line["name"], line.get("index")
                 self.refused[name] = line["why"]
                 if index is None:
                     self._never.add(name)
