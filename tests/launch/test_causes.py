@@ -93,10 +93,10 @@ ECC = "CUDA error: uncorrectable ECC error encountered"
         (DataError("it01/debate: torn"), "error"),
         (EngineError("refused the request"), "error"),
         (PlatformError("no GPU"), "error"),
-        *((OSError(number, os.strerror(number), "x.h5"), "error") for number in (ENOSPC, EDQUOT, EACCES, EROFS, ENOENT)),
+        *((OSError(code, os.strerror(code), "x.h5"), "error") for code in (ENOSPC, EDQUOT, EACCES, EROFS, ENOENT)),
         # A file system that fails now.
-        *((OSError(number, os.strerror(number), "x.h5"), "hardware") for number in TRANSIENT),
-        (OSError("Can't read data (file read failed: time = 1, filename = 'x', file descriptor = 3, errno = 5)"), "hardware"),
+        *((OSError(code, os.strerror(code), "x.h5"), "hardware") for code in TRANSIENT),
+        (OSError("Can't read data (file read failed: time = 1, filename = 'x', errno = 5)"), "hardware"),
         (OSError("Unable to open file (unable to lock file, errno = 116, error message = 'Stale')"), "hardware"),
         (caused(StoreError("x.h5: cannot be read"), OSError(ESTALE, "Stale file handle")), "hardware"),
         (caused(KeyError("k"), caused(ValueError("v"), OSError(EIO, "Input/output error"))), "hardware"),

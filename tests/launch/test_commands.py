@@ -32,15 +32,16 @@ AWAY = [
     "sbatch: error: Batch job submission failed: Message receive failure",
     "scancel: error: Kill job error on job id 7: Slurm backup controller in standby mode",
     # munge, name services, networks and file systems.
-    'squeue: error: If munged is up, restart with --num-threads=10\nsqueue: error: Munge encode failed: Failed to access '
+    "squeue: error: If munged is up, restart with --num-threads=10\n"
+    'squeue: error: Munge encode failed: Failed to access '
     '"/run/munge/munge.socket.2": No such file or directory\nsqueue: error: slurm_send_node_msg: auth_g_create: '
     "REQUEST_JOB_INFO has authentication error\nslurm_load_jobs error: Protocol authentication error",
     "sbatch: error: Munge decode failed: Invalid credential\nsbatch: error: Batch job submission failed: "
     "Invalid authentication credential",
     "sbatch: error: resolve_ctls_from_dns_srv: res_nsearch error: Host name lookup failure\n"
     "sbatch: error: fetch_config: DNS SRV lookup failed\nsbatch: fatal: Could not establish a configuration source",
-    'squeue: error: get_addr_info: getaddrinfo() failed: Temporary failure in name resolution\nsqueue: error: Unable to '
-    'resolve "head": Host name lookup failure',
+    "squeue: error: get_addr_info: getaddrinfo() failed: Temporary failure in name resolution\n"
+    'squeue: error: Unable to resolve "head": Host name lookup failure',
     "sbatch: error: Batch job submission failed: No route to host",
     "squeue: error: slurm_load_jobs error: Network is unreachable",
     "sbatch: error: Batch job submission failed: Transport endpoint is not connected",
@@ -57,10 +58,11 @@ LATER = [
     "sbatch: error: QOSMaxGRESPerUser\nsbatch: error: Batch job submission failed: Job violates accounting/QOS policy "
     "(job submit limit, user's size and/or time limits)",
 ]
+NAMES = ("AssocMaxSubmitJobLimit", "QOSMaxSubmitJobPerUserLimit", "AssocGrpSubmitJobsLimit", "MaxSubmitJobsPerUser")
 LIMITS = [
     f"sbatch: error: {limit}\nsbatch: error: Batch job submission failed: Job violates accounting/QOS policy "
     "(job submit limit, user's size and/or time limits)"
-    for limit in ("AssocMaxSubmitJobLimit", "QOSMaxSubmitJobPerUserLimit", "AssocGrpSubmitJobsLimit", "MaxSubmitJobsPerUser")
+    for limit in NAMES
 ] + [
     "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size "
     "and/or time limits)",
@@ -72,7 +74,8 @@ REFUSED = [
     "sbatch: error: Unable to open file submission.sh",
     "sbatch: error: QOSMaxWallDurationPerJobLimit\nsbatch: error: Batch job submission failed: Job violates "
     "accounting/QOS policy (job submit limit, user's size and/or time limits)",
-    "sbatch: error: You must name a project with --account\nsbatch: error: Batch job submission failed: Unspecified error",
+    "sbatch: error: You must name a project with --account\n"
+    "sbatch: error: Batch job submission failed: Unspecified error",
 ]
 
 

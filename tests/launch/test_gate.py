@@ -92,7 +92,8 @@ def test_a_gate_goes_back_into_the_queue_to_begin_later(
     assert "scontrol requeue 4711\nscontrol update jobid=4711 StartTime=now+60\n" in asked
     assert not (Path(gate.root) / "stopped.json").exists()
     said = capsys.readouterr().out
-    assert "Unable to contact slurm controller; waiting 5 s" in said and "back into the queue, to begin in 1 min" in said
+    assert "Unable to contact slurm controller; waiting 5 s" in said
+    assert "back into the queue, to begin in 1 min" in said
 
 
 def test_a_gate_stops_the_chain_for_what_will_not_change(gate: Gate, slurm_says: SlurmSays) -> None:

@@ -117,7 +117,9 @@ def test_a_plan_writes_nothing_and_needs_no_slurm(no_slurm: Path) -> None:
         result.output.splitlines()
     )
     assert "MaxArraySize: 1001 (Slurm's default; there is no scontrol here to ask)" in result.output
-    assert result.output.count("#!/bin/bash") == 12 + 2 * 3 + 12 + 1  # stages, three more agents in two of them, gates, a watch
+    assert result.output.count("#!/bin/bash") == (
+        12 + 2 * 3 + 12 + 1  # stages, three more agents in two of them, gates, a watch
+    )
 
 
 def test_submit_dry_run_is_plan(no_slurm: Path) -> None:

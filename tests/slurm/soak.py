@@ -182,7 +182,8 @@ class Week:
 
     def task_meets(self, what: str, node: str) -> None:
         done = self.loop.run.done_tasks(self.loop.plan)
-        left = [(stage.id, task) for stage in self.loop.plan.stages for task in stage.tasks if task not in done[stage.id]]
+        stages = self.loop.plan.stages
+        left = [(stage.id, task) for stage in stages for task in stage.tasks if task not in done[stage.id]]
         plant(self.loop.run, *left[min(self.random.randrange(4, 12), len(left) - 1)], what)
 
 

@@ -21,6 +21,7 @@ from tests.slurm.processes import wait_until
 from tests.slurm.runs import REPOSITORY, Loop
 
 HERE = Path(__file__).parent
+SMALL = ("debate.agents=2", "task.train=4", "task.eval=4")
 
 
 class Strict(Cluster):
@@ -147,7 +148,8 @@ def test_a_node_without_the_run_takes_neither_tasks_nor_gates_for_long(slurm: Cl
 @pytest.mark.parametrize("state", ["drain", "inactive"])
 def test_a_partition_that_takes_no_jobs_for_a_while(slurm: Cluster, tmp_path: Path, state: str) -> None:
     """Its gate finds no place for what comes next, and goes back into the queue."""
-    loop = Loop(slurm, tmp_path / "run", "slurm.partition=low", "slurm.gate.partition=main", "slurm.patience_minutes=0.05")
+    site = ("slurm.partition=low", "slurm.gate.partition=main", "slurm.patience_minutes=0.05")
+    loop = Loop(slurm, tmp_path / "run", *site)
     plant(loop.run, "it01/debate", "00000", "sleep 3")
     loop.start()
     loop.wait("the task was running", lambda: loop.running_on("it01/debate", "00000"), 60)
@@ -206,7 +208,8 @@ def test_wrappers_banners_and_a_users_own_variables(
     slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """sbatch says more than an id, the work is seen late on nodes, and squeue is told to show one partition."""
-    hide = 'dir=$(dirname "${!#}"); for f in "$dir"/element-*.pkl; do mv "$f" "$f.late"; (sleep 4; mv "$f.late" "$f") & done'
+    late = 'mv "$f" "$f.late"; (sleep 4; mv "$f.late" "$f") &'
+    hide = f'dir=$(dirname "${{!#}}"); for f in "$dir"/element-*.pkl; do {late} done'
     noise = "echo Ticket forwarded; echo 10 hours left"
     told = '$real "$@" | sed "s/^\\([0-9]*\\)$/Submitted batch job \\1 on cluster test/"'
     wrap(tmp_path, monkeypatch, "sbatch", f"{hide} >/dev/null 2>&1\n{noise}\n{told}")
@@ -231,7 +234,7 @@ def test_nodes_on_which_a_task_failed_are_left_out_one_after_another(slurm: Clus
     for name in ("node1", "node2"):
         for number in range(9):
             (tmp_path / f"bad.{name}.{number}").touch()
-    loop = Loop(slurm, tmp_path / "run", setup_that_fails(tmp_path), shape=("debate.agents=2", "task.train=4", "task.eval=4"))
+    loop = Loop(slurm, tmp_path / "run", setup_that_fails(tmp_path), shape=SMALL)
     loop.start()
     loop.finish(180)
     loop.all_once()
@@ -244,7 +247,7 @@ def test_where_no_other_node_is_left_the_same_one_is_tried_again(slurm: Cluster,
         (tmp_path / f"bad.node1.{number}").touch()
     site = ("slurm.generation.constraint=only1", setup_that_fails(tmp_path))
     slurm.client("scontrol", "update", "nodename=node1", "ActiveFeatures=h100,only1", "AvailableFeatures=h100,only1")
-    loop = Loop(slurm, tmp_path / "run", *site, shape=("debate.agents=2", "task.train=4", "task.eval=4"))
+    loop = Loop(slurm, tmp_path / "run", *site, shape=SMALL)
     try:
         loop.start()
         loop.finish(180)
