@@ -32,18 +32,25 @@ class HpcmafError(Exception):
         class's own by default.
     errno
         The operating system's number, where one is behind it.
+    node
+        Where it happened, if that is another node than the one that reports it.
     """
 
     exit_code = 1
     kind: FailureKind = "refused"
     errno: int | None = None
+    node: str | None = None
 
-    def __init__(self, *args: object, kind: FailureKind | None = None, errno: int | None = None) -> None:
+    def __init__(
+        self, *args: object, kind: FailureKind | None = None, errno: int | None = None, node: str | None = None
+    ) -> None:
         super().__init__(*args)
         if kind is not None:
             self.kind = kind
         if errno is not None:
             self.errno = errno
+        if node is not None:
+            self.node = node
 
 
 class UsageError(HpcmafError):
@@ -176,6 +183,15 @@ TRANSIENT = frozenset(
         codes.EAGAIN,
         codes.EBUSY,
         codes.ENXIO,
+        codes.ECOMM,
+        codes.ECONNABORTED,
+        codes.ECONNREFUSED,
+        codes.ECONNRESET,
+        codes.EHOSTDOWN,
+        codes.EHOSTUNREACH,
+        codes.ENETDOWN,
+        codes.ENETUNREACH,
+        codes.ENOLINK,
     )
 )
 # HDF5 puts the number into its text.
@@ -196,6 +212,60 @@ def errno_of(error: BaseException | None) -> int | None:
     return None
 
 
+# By name, as this must import no torch: what the classes of errors say by themselves.
+_NAMED: dict[str, FailureKind] = {
+    "MemoryError": "memory",
+    "OutOfMemoryError": "memory",
+    "DistBackendError": "hardware",
+    "DistNetworkError": "lost",
+    "DistStoreError": "lost",
+    "ConnectionError": "lost",
+    "TimeoutError": "hardware",
+    "BrokenProcessPool": "killed",
+}
+# CUDA and NCCL have no classes for theirs, only words.
+_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE)
+_DEVICE = re.compile(
+    r"uncorrectable .*ECC|ECC error|fell off the bus|NVLink error|uncorrectable NVLink|"
+    r"CUDA error: (unknown error|unspecified launch failure|all CUDA-capable devices are busy|"
+    r"CUDA-capable device\(s\) is/are busy|initialization error|system not yet initialized|hardware stack error)|"
+    r"CUDA driver initialization failed|NCCL (error|WARN)|ncclSystemError|ncclRemoteError|"
+    r"(watchdog|collective).*tim(ed|e) ?out|CUDNN_STATUS_EXECUTION_FAILED",
+    re.IGNORECASE,
+)
+
+
+def failure_kind(error: BaseException) -> FailureKind:
+    """What a failure is worth, from the error itself or from what caused it."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        if (known := _own_kind(cause)) is not None:
+            return known
+        cause = cause.__cause__ or cause.__context__
+    return "refused" if isinstance(error, HpcmafError | OSError) else "defect"
+
+
+def _own_kind(error: BaseException) -> FailureKind | None:
+    number = getattr(error, "errno", None)
+    if number is None and isinstance(error, OSError) and (said := _ERRNO.search(str(error))):
+        number = int(said[1])
+    if isinstance(error, HpcmafError) and ("kind" in vars(error) or error.kind != HpcmafError.kind):
+        return error.kind
+    if number == codes.ENOMEM:
+        return "memory"
+    if number in TRANSIENT:
+        return "hardware"
+    if number is None and (named := [_NAMED[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in _NAMED]):
+        return named[0]
+    # Parents of other processes pass on the words in which those died.
+    if isinstance(error, RuntimeError | TrainingError | EngineError):
+        text = str(error)
+        return "memory" if _MEMORY.search(text) else "hardware" if _DEVICE.search(text) else None
+    return None
+
+
 def system_error(error: OSError | MemoryError) -> PlatformError:
     """What the operating system refused, as one line for the user.
 
@@ -203,11 +273,13 @@ def system_error(error: OSError | MemoryError) -> PlatformError:
     folder without permission, a name too long.
     """
     if isinstance(error, MemoryError):
-        return PlatformError(f"out of memory ({error}); free some, or use less".replace(" ()", ""))
+        return PlatformError(f"out of memory ({error}); free some, or use less".replace(" ()", ""), kind="memory")
     remedy = next((text for text, codes in _REMEDIES.items() if error.errno in codes), "check the machine")
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     where = f"{' -> '.join(dict.fromkeys(names))}: " if names else ""
-    return PlatformError(f"{where}{error.strerror or error}; {remedy}")
+    return PlatformError(
+        f"{where}{error.strerror or error}; {remedy}", kind=failure_kind(error), errno=errno_of(error)
+    )
 
 
 def one_line(text: str) -> str:

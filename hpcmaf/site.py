@@ -45,6 +45,15 @@ _OWN_OPTIONS = {
     "signal": "signal_seconds",
     "time": "minutes",
     "wait": "hpcmaf status --watch",
+    "clusters": "nothing: a run's jobs are looked for on this machine's own cluster",
+    "cluster-constraint": "nothing: a run's jobs are looked for on this machine's own cluster",
+    "hold": "nothing: nobody would release the jobs",
+    "test-only": "hpcmaf doctor",
+    "parsable": "nothing: hpcmaf reads sbatch's answers",
+    "quiet": "nothing: hpcmaf reads sbatch's answers",
+    "help": "nothing: it submits no job",
+    "usage": "nothing: it submits no job",
+    "version": "nothing: it submits no job",
     "wrap": "setup lines",
 }
 

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
 from hpcmaf.attempts import leave_cause
 from hpcmaf.bytecode import keep_bytecode
-from hpcmaf.errors import HpcmafError, MissingInputError, PlanChangedError, one_line, system_error
+from hpcmaf.errors import (
+    HpcmafError,
+    MissingInputError,
+    PlanChangedError,
+    errno_of,
+    failure_kind,
+    one_line,
+    system_error,
+)
 from hpcmaf.plan import Stage
 from hpcmaf.profile import load_profile
 from hpcmaf.rundir import RunDir
 from hpcmaf.stages.context import TaskContext
+from hpcmaf.stages.standing import standing
 from hpcmaf.training.nodes import NodePlace
 from hpcmaf.training.series import Series
 from hpcmaf.training.stopping import StopFlag
@@ -72,7 +83,7 @@ def run_task(
     HpcmafError
         With one line that says what is wrong.
     """
-    run, folder = RunDir(Path(root)), Path(attempt)
+    run, folder, stage = RunDir(Path(root)), Path(attempt), None
     try:
         plan = run.load_plan()
         if plan.identity != plan_identity:
@@ -94,7 +105,8 @@ def run_task(
                 clean()
     except BaseException as error:
         told = system_error(error) if isinstance(error, OSError | MemoryError) else error
-        _leave_cause(folder, told, error)
+        node = getattr(error, "node", None) or ("" if place else _node())
+        _leave_cause(folder, told, error, node, lambda: standing(run, stage, task) if stage else 0)
         if isinstance(told, HpcmafError):
             # What the user is told, above the traceback that submitit logs.
             print(f"error: {one_line(str(told))}", file=sys.stderr, flush=True)
@@ -114,7 +126,22 @@ def _check_inputs(run: RunDir, stages: tuple[Stage, ...], stage: Stage) -> None:
                 raise MissingInputError(f"{stage.id}: needs {needed.id} {missing[0]}, which is not done; run it first")
 
 
-def _leave_cause(folder: Path, told: BaseException, error: BaseException) -> None:
+def _node() -> str:
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+def _leave_cause(
+    folder: Path, told: BaseException, error: BaseException, node: str = "", step: Callable[[], int] = lambda: 0
+) -> None:
+    """Write down what is known of a failure, for whoever decides on another attempt.
+
+    Parameters
+    ----------
+    node
+        The one that it points at; empty when that may be another of the job's.
+    step
+        How far the task is.
+    """
     expected = isinstance(told, HpcmafError)
     message = str(told) if expected else f"{type(told).__name__}: {told}"
     cause = {
@@ -123,7 +150,16 @@ def _leave_cause(folder: Path, told: BaseException, error: BaseException) -> Non
         "message": " ".join(message.split()),
         "expected": expected,
         "exit_code": told.exit_code if isinstance(told, HpcmafError) else 1,
+        "kind": failure_kind(error),
+        "errno": errno_of(error),
+        "node": node,
         "pid": os.getpid(),
         "traceback": "" if told is error and expected else "".join(traceback.format_exception(error)),
     }
-    leave_cause(folder, cause)
+    try:
+        # What made the task fail may still be in the way.
+        with suppress(OSError):
+            cause["step"] = step()
+        leave_cause(folder, cause)
+    except OSError as second:
+        print(f"error: {folder}: the cause cannot be written ({second})", file=sys.stderr, flush=True)

@@ -2,46 +2,183 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Callable
+from errno import EACCES, EAGAIN, EDQUOT, EIO, ENOENT, ENOMEM, ENOSPC, EROFS, ESTALE
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
-from hpcmaf.attempts import Attempt
-from hpcmaf.launch.slurm.causes import MOST_ATTEMPTS, RULES, Cause, Kind, decide, find_cause
+from hpcmaf.attempts import Attempt, begin, read
+from hpcmaf.errors import (
+    TRANSIENT,
+    DataError,
+    EngineError,
+    FailureKind,
+    MissingInputError,
+    OutOfMemory,
+    PlatformError,
+    RunBusyError,
+    StopRequested,
+    StoreError,
+    TrainingError,
+)
+from hpcmaf.launch.slurm.causes import KINDS, MOST_ATTEMPTS, RULES, Cause, Kind, decide, find_cause, nodes_to_avoid
 from hpcmaf.launch.slurm.commands import Job
 from hpcmaf.launch.slurm.submissions import Verdict
-
-ECC = "RuntimeError: CUDA error: uncorrectable ECC error encountered"
-
-
-def attempt(cause: tuple[str, str] | None = None, *, expected: bool = False, progress: int = 0) -> Attempt:
-    """One that began, and left a cause of this type and message, or none."""
-    left: dict[str, Any] | None = None
-    if cause is not None:
-        left = {"type": cause[0], "message": cause[1], "expected": expected}
-    return Attempt(Path("0001"), {"node": "node2", "log": "7_0_log.err", "progress": progress}, left)
+from hpcmaf.stages import entry
+from hpcmaf.training.nodes import NodePlace
+from tests.launch.made_runs import finish, make_run
 
 
-def job(state: str, reason: str = "") -> Job:
-    return Job("7", 0, "name", state, reason, nodes="node3")
+def attempt(progress: int = 0, **facts: Any) -> Attempt:
+    """One that began, and left no word."""
+    return Attempt(Path("0001"), {"node": "node2", "log": "7_0_log.err", "progress": progress, **facts}, None)
+
+
+def job(state: str, reason: str = "", nodes: str = "node3") -> Job:
+    return Job("7", 0, "name", state, reason, nodes=nodes)
+
+
+Fails = Callable[..., Attempt]
+
+
+@pytest.fixture
+def fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fails:
+    """Run a task whose work raises an error; returns what the attempt has left."""
+    run, plan, _ = make_run(tmp_path / "run")
+    stage = plan.stage("it01/merge")
+    for other in plan.stages[: plan.stages.index(stage)]:
+        finish(run, other)
+    monkeypatch.setenv("SLURMD_NODENAME", "node5")
+
+    def fail(error: BaseException, place: NodePlace | None = None) -> Attempt:
+        def work(context: object) -> None:
+            raise error
+
+        monkeypatch.setattr(entry, "_function", lambda kind: work)
+        nodes = 1 if place is None else place.nodes
+        folder = begin(run.attempts(stage, "all"), {"node": "node5", "nodes": nodes, "log": "x.err", "progress": 0})
+        with pytest.raises(type(error)):
+            entry.run_task(str(run.root), stage.id, "all", str(folder), plan.identity, place=place)
+        return read(folder)
+
+    return fail
+
+
+def caused(error: Exception, by: BaseException) -> Exception:
+    error.__cause__ = by
+    return error
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch names its own."""
+
+
+class DistBackendError(RuntimeError):
+    """As torch names its own."""
+
+
+ECC = "CUDA error: uncorrectable ECC error encountered"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        # What is wrong with the input or the program is wrong everywhere.
+        (ValueError("no such thing"), "error"),
+        (KeyError("defect"), "error"),
+        (DataError("it01/debate: torn"), "error"),
+        (EngineError("refused the request"), "error"),
+        (PlatformError("no GPU"), "error"),
+        *((OSError(code, os.strerror(code), "x.h5"), "error") for code in (ENOSPC, EDQUOT, EACCES, EROFS, ENOENT)),
+        # A file system that fails now.
+        *((OSError(code, os.strerror(code), "x.h5"), "hardware") for code in TRANSIENT),
+        (OSError("Can't read data (file read failed: time = 1, filename = 'x', errno = 5)"), "hardware"),
+        (OSError("Unable to open file (unable to lock file, errno = 116, error message = 'Stale')"), "hardware"),
+        (caused(StoreError("x.h5: cannot be read"), OSError(ESTALE, "Stale file handle")), "hardware"),
+        (caused(KeyError("k"), caused(ValueError("v"), OSError(EIO, "Input/output error"))), "hardware"),
+        (ConnectionResetError(104, "Connection reset by peer"), "hardware"),
+        (ConnectionError("the server is gone"), "hardware"),
+        (TimeoutError("timed out"), "hardware"),
+        # Devices and networks of them, in the words of CUDA and NCCL or by the parent that saw it.
+        (RuntimeError(ECC), "hardware"),
+        (DistBackendError("NCCL error: unhandled system error"), "hardware"),
+        (RuntimeError("Watchdog caught collective operation timeout: WorkNCCL(SeqNum=7)"), "hardware"),
+        (TrainingError("finetuning critic-0 failed: it broke", kind="hardware"), "hardware"),
+        (TrainingError("finetuning critic-0 failed: a rank is gone", kind="lost"), "hardware"),
+        (TrainingError("state.pt: damaged", kind="torn"), "hardware"),
+        (TrainingError("the worker was killed by SIGKILL", kind="killed"), "killed"),
+        (EngineError("the server was killed by SIGBUS", kind="killed"), "killed"),
+        (EngineError("the server did not start in time", kind="time"), "unfinished"),
+        (EngineError("no memory", kind="memory"), "out of memory"),
+        (EngineError(f"refused: {ECC}", kind="refused"), "error"),
+        # Memory, whoever ran out of it.
+        (MemoryError("Unable to allocate 3.2 GiB for an array"), "out of memory"),
+        (MemoryError(), "out of memory"),
+        (OSError(ENOMEM, "Cannot allocate memory"), "out of memory"),
+        (OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "out of memory"),
+        (caused(RuntimeError("generate failed"), OutOfMemoryError("CUDA out of memory")), "out of memory"),
+        (OutOfMemory("lower batch_size"), "out of memory"),
+        # What has its own rule by its type.
+        (StopRequested("told to stop"), "stopped"),
+        (RunBusyError("another process"), "busy"),
+        (caused(RunBusyError("another process"), BlockingIOError(EAGAIN, "again")), "busy"),
+        (MissingInputError("needs it01/merge"), "inputs"),
+    ],
+)
+def test_what_a_task_leaves_is_read_as_what_it_met(fails: Fails, error: Exception, kind: Kind) -> None:
+    left = fails(error)
+    cause = find_cause(left, job("FAILED"), standing=0)
+    assert cause.kind == kind
+    assert cause.text and "\n" not in cause.text
+    assert cause.node == "node5"
+    assert left.cause is not None and left.cause["kind"] in get_args(FailureKind) and left.cause["step"] == 0
+
+
+def test_the_number_of_the_system_is_kept(fails: Fails) -> None:
+    assert (fails(OSError(ESTALE, "Stale file handle")).cause or {})["errno"] == ESTALE
+    assert (fails(caused(StoreError("x"), OSError("read failed, errno = 5"))).cause or {})["errno"] == EIO
+    assert (fails(TrainingError("x", kind="hardware", errno=EIO)).cause or {})["errno"] == EIO
+    assert (fails(ValueError("x")).cause or {})["errno"] is None
+
+
+def test_of_several_nodes_only_the_one_that_failed_is_named(fails: Fails) -> None:
+    place = NodePlace(rank=0, nodes=2, host="node5", run_id="7-0-0", address="node5")
+    seen = job("FAILED", nodes="node[5-6]")
+    assert find_cause(fails(TrainingError("lost", kind="lost"), place), seen, 0).node == ""
+    assert find_cause(fails(TrainingError("lost", kind="lost", node="node6"), place), seen, 0).node == "node6"
+    assert find_cause(attempt(nodes=2), job("NODE_FAIL", nodes="node[2-3]"), 0).node == ""
+    assert find_cause(None, job("FAILED", nodes="node2,node7"), 0).node == ""
+    assert find_cause(attempt(), job("NODE_FAIL"), 0).node == "node2"
+
+
+def test_a_cause_that_cannot_be_written_hides_no_error(fails: Fails, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(folder: Path, cause: object) -> None:
+        raise OSError(EIO, "Input/output error")
+
+    monkeypatch.setattr(entry, "leave_cause", broken)
+    assert fails(ValueError("the error")).cause is None
+
+
+@pytest.mark.parametrize(
+    ("left", "kind"),
+    [
+        ({"type": "OutOfMemory", "message": "m"}, "out of memory"),
+        ({"type": "StopRequested", "message": "m"}, "stopped"),
+        ({"type": "TrainingError", "message": ECC, "expected": True}, "error"),
+        ({"type": "X", "message": "m", "kind": "of another release"}, "error"),
+    ],
+)
+def test_causes_of_older_releases_are_read_by_their_type(left: dict[str, Any], kind: Kind) -> None:
+    assert find_cause(Attempt(Path("0001"), {}, left), job("FAILED"), 0).kind == kind
 
 
 @pytest.mark.parametrize(
     ("left", "seen", "kind"),
     [
-        # The task's own word comes first.
-        (attempt(("ValueError", "no such thing")), job("COMPLETED"), "error"),
-        (attempt(("DataError", "it01/debate: torn"), expected=True), job("FAILED"), "error"),
-        (attempt(("StopRequested", "told to stop")), job("CANCELLED"), "stopped"),
-        (attempt(("RunBusyError", "another process")), None, "busy"),
-        (attempt(("MissingInputError", "needs it01/merge")), None, "inputs"),
-        (attempt(("OutOfMemory", "CUDA out of memory")), job("FAILED"), "out of memory"),
-        (attempt(("RuntimeError", ECC)), job("FAILED"), "hardware"),
-        (attempt(("DistBackendError", "NCCL error: unhandled system error")), None, "hardware"),
-        (attempt(("OSError", "[Errno 116] Stale file handle")), None, "hardware"),
-        # A message that we wrote ourselves is no sign of broken hardware.
-        (attempt(("TrainingError", "NVLink is not what this is about"), expected=True), None, "error"),
         # Killed without a word: what Slurm says of it.
         (attempt(), job("NODE_FAIL"), "node failure"),
         (attempt(), job("BOOT_FAIL"), "node failure"),
@@ -61,7 +198,7 @@ def job(state: str, reason: str = "") -> Job:
         (None, None, "lost"),
     ],
 )
-def test_causes_are_told_apart(left: Attempt | None, seen: Job | None, kind: Kind) -> None:
+def test_without_a_word_slurm_is_believed(left: Attempt | None, seen: Job | None, kind: Kind) -> None:
     cause = find_cause(left, seen, standing=0)
     assert cause.kind == kind
     assert cause.text and "\n" not in cause.text
@@ -80,6 +217,7 @@ def test_progress_is_what_came_on_top_of_where_the_attempt_began() -> None:
 
 def test_there_is_a_rule_for_every_kind() -> None:
     assert set(RULES) == set(get_args(Kind))
+    assert set(KINDS) == set(get_args(FailureKind)) and set(KINDS.values()) <= set(RULES)
 
 
 def verdicts(kind: Kind, count: int, *, counted: bool | None = None) -> list[Verdict]:
@@ -96,7 +234,6 @@ def test_every_rule_is_kept(kind: Kind) -> None:
     if not first.retry:
         return
     assert first.halve is rule.halve
-    assert first.avoid == ("node2" if rule.avoid else "")
     third = decide(Cause(kind, "why", progressed=True), verdicts(kind, 2), attempts=3)
     assert third.retry is not rule.counted
     if rule.counted:
@@ -119,3 +256,20 @@ def test_a_time_limit_reached_without_progress_ends_the_chain() -> None:
 def test_memory_is_suspected_when_a_task_is_killed_twice() -> None:
     assert not decide(Cause("killed", "why"), [], attempts=3).halve
     assert decide(Cause("killed", "why"), verdicts("killed", 1), attempts=3).halve
+
+
+def on(node: str, task: str, kind: Kind = "hardware", ago: float = 0.0) -> Verdict:
+    return Verdict("it01/debate", task, "n", kind, "why", True, time.time() - ago, node)
+
+
+def test_all_nodes_that_failed_a_task_are_avoided_and_those_that_failed_two() -> None:
+    key, other = ("it01/debate", "00000"), ("it01/debate", "00001")
+    verdicts = {key: [on("node1", "00000", ago=20), on("node2", "00000", "not started", ago=10)]}
+    assert nodes_to_avoid(verdicts, key) == ["node1", "node2"]
+    assert nodes_to_avoid(verdicts, other) == nodes_to_avoid(verdicts) == []
+    verdicts[other] = [on("node2", "00001"), on("node3", "00001", "killed"), on("", "00001")]
+    assert nodes_to_avoid(verdicts, other) == ["node2"] == nodes_to_avoid(verdicts)
+    assert nodes_to_avoid(verdicts, key) == ["node1", "node2"]
+    # Whoever has mended the node tells nobody.
+    verdicts[key] = [on("node2", "00000", ago=86400)]
+    assert nodes_to_avoid(verdicts) == []

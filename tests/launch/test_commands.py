@@ -7,7 +7,20 @@ from pathlib import Path
 import pytest
 
 from hpcmaf.errors import SlurmError
-from hpcmaf.launch.slurm.commands import ControllerAbsentError, DependencyError, call
+from hpcmaf.launch.slurm.commands import (
+    ControllerAbsentError,
+    DependencyError,
+    Job,
+    LaterError,
+    NoNodeError,
+    RefusedError,
+    SubmitLimitError,
+    call,
+    clean_environment,
+)
+from hpcmaf.launch.slurm.executor import job_id, submit_once
+from hpcmaf.site import Slurm
+from tests.launch.conftest import SlurmSays
 
 # As clients of Slurm 22.05 wrote them while their controller was killed, restarted or too busy.
 AWAY = [
@@ -18,19 +31,58 @@ AWAY = [
     "sbatch: error: Batch job submission failed: Unexpected missing socket error",
     "sbatch: error: Batch job submission failed: Message receive failure",
     "scancel: error: Kill job error on job id 7: Slurm backup controller in standby mode",
+    # munge, name services, networks and file systems.
+    "squeue: error: If munged is up, restart with --num-threads=10\n"
+    'squeue: error: Munge encode failed: Failed to access '
+    '"/run/munge/munge.socket.2": No such file or directory\nsqueue: error: slurm_send_node_msg: auth_g_create: '
+    "REQUEST_JOB_INFO has authentication error\nslurm_load_jobs error: Protocol authentication error",
+    "sbatch: error: Munge decode failed: Invalid credential\nsbatch: error: Batch job submission failed: "
+    "Invalid authentication credential",
+    "sbatch: error: resolve_ctls_from_dns_srv: res_nsearch error: Host name lookup failure\n"
+    "sbatch: error: fetch_config: DNS SRV lookup failed\nsbatch: fatal: Could not establish a configuration source",
+    "squeue: error: get_addr_info: getaddrinfo() failed: Temporary failure in name resolution\n"
+    'squeue: error: Unable to resolve "head": Host name lookup failure',
+    "sbatch: error: Batch job submission failed: No route to host",
+    "squeue: error: slurm_load_jobs error: Network is unreachable",
+    "sbatch: error: Batch job submission failed: Transport endpoint is not connected",
+    "sbatch: error: Batch job submission failed: I/O error writing script/environment to file",
+    "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying",
+    "sacct: error: Database is busy or waiting for lock from other user.",
+    "sbatch: error: Batch job submission failed: Unspecified error",
+]
+LATER = [
+    "sbatch: error: Batch job submission failed: Required partition not available (inactive or drain)",
+    "sbatch: error: Batch job submission failed: Requested partition configuration not available now",
+    "sbatch: error: Batch job submission failed: Required node not available (down, drained or reserved)",
+    "sbatch: error: Batch job submission failed: Requested operation is presently disabled",
+    "sbatch: error: QOSMaxGRESPerUser\nsbatch: error: Batch job submission failed: Job violates accounting/QOS policy "
+    "(job submit limit, user's size and/or time limits)",
+]
+NAMES = ("AssocMaxSubmitJobLimit", "QOSMaxSubmitJobPerUserLimit", "AssocGrpSubmitJobsLimit", "MaxSubmitJobsPerUser")
+LIMITS = [
+    f"sbatch: error: {limit}\nsbatch: error: Batch job submission failed: Job violates accounting/QOS policy "
+    "(job submit limit, user's size and/or time limits)"
+    for limit in NAMES
+] + [
+    "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size "
+    "and/or time limits)",
 ]
 REFUSED = [
     "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified",
     "sbatch: error: Batch job submission failed: Requested node configuration is not available",
     "sbatch: error: invalid partition specified: gpus",
     "sbatch: error: Unable to open file submission.sh",
+    "sbatch: error: QOSMaxWallDurationPerJobLimit\nsbatch: error: Batch job submission failed: Job violates "
+    "accounting/QOS policy (job submit limit, user's size and/or time limits)",
+    "sbatch: error: You must name a project with --account\n"
+    "sbatch: error: Batch job submission failed: Unspecified error",
 ]
 
 
 @pytest.fixture
 def client(tmp_path: Path) -> Path:
     """A client that fails with what lies beside it."""
-    program = tmp_path / "client"
+    program = tmp_path / "sbatch"
     program.write_text('#!/bin/sh\ncat "$0.said" >&2\nexit 1\n')
     program.chmod(0o755)
     return program
@@ -38,22 +90,97 @@ def client(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("said", AWAY)
 def test_a_controller_that_is_away_is_worth_waiting_for(client: Path, said: str) -> None:
-    client.with_name("client.said").write_text(said + "\n")
+    client.with_name("sbatch.said").write_text(said + "\n")
     with pytest.raises(ControllerAbsentError):
         call([str(client)], seconds=10)
 
 
 @pytest.mark.parametrize("said", REFUSED)
 def test_a_refusal_is_final(client: Path, said: str) -> None:
-    client.with_name("client.said").write_text(said + "\n")
+    client.with_name("sbatch.said").write_text(said + "\n")
     with pytest.raises(SlurmError) as caught:
         call([str(client)], seconds=10)
+    assert isinstance(caught.value, RefusedError)
+    assert isinstance(caught.value, NoNodeError) is ("node configuration" in said)
+
+
+@pytest.mark.parametrize("said", LATER + LIMITS)
+def test_what_ends_by_itself_is_for_later(client: Path, said: str) -> None:
+    client.with_name("sbatch.said").write_text(said + "\n")
+    with pytest.raises(LaterError) as caught:
+        call([str(client)], seconds=10)
+    assert isinstance(caught.value, SubmitLimitError) is (said in LIMITS)
     assert not isinstance(caught.value, ControllerAbsentError)
 
 
+def test_words_that_nobody_knows_are_neither(client: Path) -> None:
+    client.with_name("sbatch.said").write_text("sbatch: error: the moon is full\n")
+    with pytest.raises(SlurmError) as caught:
+        call([str(client)], seconds=10)
+    assert type(caught.value) is SlurmError
+
+
 def test_an_unknown_dependency_is_neither(client: Path) -> None:
-    client.with_name("client.said").write_text(
+    client.with_name("sbatch.said").write_text(
         "sbatch: error: Batch job submission failed: Job dependency problem\n"
     )
     with pytest.raises(DependencyError):
         call([str(client)], seconds=10)
+
+
+@pytest.mark.parametrize(
+    ("answer", "id"),
+    [
+        ("7001\n", "7001"),
+        ("7001;gpu\n", "7001"),
+        ("Kerberos ticket of 10 hours\nforwarded\n7001\n", "7001"),
+        ("7001\nGoodbye.\n", "7001"),
+        ("10 jobs in your queue\n42\n  7001;test  \n", "7001"),
+        ("Submitted batch job 7001\n", "7001"),
+        ("Quota: 5 GB\nSubmitted batch job 7001 on cluster gpu\n", "7001"),
+        ("no such thing\n", None),
+        ("", None),
+    ],
+)
+def test_the_id_is_found_among_what_wrappers_say(answer: str, id: str | None) -> None:
+    assert job_id(answer) == id
+
+
+def test_where_sbatch_tells_no_id_the_queue_is_asked_by_name(slurm_says: SlurmSays) -> None:
+    calls = slurm_says(sbatch="Welcome!\n", squeue="7001|N/A|PENDING|None||mine|N/A\nbanner\n")
+    cluster = Slurm(command_seconds=0.5)
+    assert submit_once(Path("x.sh"), "mine", cluster, 60.0) == "7001"
+    with pytest.raises(SlurmError, match="no job's id in its answer: Welcome!"):
+        submit_once(Path("x.sh"), "other", cluster, 60.0)
+    assert calls.read_text().count("sbatch ") == 2, "what was heard is not said twice"
+
+
+def test_variables_that_narrow_what_clients_show_are_left_out() -> None:
+    names = ("SQUEUE_PARTITION", "SACCT_FORMAT", "SCANCEL_STATE", "SINFO_PARTITION", "SCONTROL_FORMAT", "SQUEUE_USERS")
+    assert clean_environment({name: "x" for name in names} | {"SLURM_CONF": "y", "HOME": "/"}) == {
+        "SLURM_CONF": "y",
+        "HOME": "/",
+    }
+
+
+@pytest.mark.parametrize("state", ["EXPEDITING", "REVOKED", "POWER_UP_NODE", "RUNNING", "COMPLETING", "STOPPED"])
+def test_a_state_that_nobody_knows_is_alive(state: str) -> None:
+    assert Job("7", None, "n", state).live and Job("7", None, "n", state).running
+    assert not Job("7", None, "n", "FAILED").live and not Job("7", None, "n", "FAILED").running
+    assert Job("7", None, "n", "PENDING").live and not Job("7", None, "n", "PENDING").running
+
+
+@pytest.mark.parametrize(
+    ("reason", "held"),
+    [
+        ("launch failed requeued held", True),
+        ("launch_failed_requeued_held", True),
+        ("user env retrieval failed requeued held", True),
+        ("JobHoldMaxRequeue", True),
+        ("job_requeued_in_held_state", False),
+        ("JobHeldUser", False),
+        ("Priority", False),
+    ],
+)
+def test_jobs_that_slurm_held_are_told_from_those_that_people_did(reason: str, held: bool) -> None:
+    assert Job("7", None, "n", "PENDING", reason).held is held

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from hpcmaf.cli import VERBS
 from hpcmaf.cli.plan import command as plan_command
-from hpcmaf.launch.slurm.causes import MOST_ATTEMPTS, RULES, Rule
+from hpcmaf.launch.slurm.causes import KINDS, MOST_ATTEMPTS, RULES, Rule
 from hpcmaf.profile import Finetuning, Generation, Profile, load_profile
 from hpcmaf.site import Resources, Slurm
 
@@ -87,6 +87,10 @@ def test_every_cause_is_told_of_with_its_rule() -> None:
             found[2] = found[2].removesuffix("; with half the batch the second time")
         assert found == next_attempt(rule), kind
     assert f"all of them together with {MOST_ATTEMPTS}." in TEXT
+
+
+def test_every_kind_that_a_task_leaves_is_told_of() -> None:
+    assert {kind: told[0].strip("`") for kind, told in rows("What a task leaves").items()} == KINDS
 
 
 def test_every_profile_is_told_of_and_is_valid_as_it_ships() -> None:

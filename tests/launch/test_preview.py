@@ -117,7 +117,9 @@ def test_a_plan_writes_nothing_and_needs_no_slurm(no_slurm: Path) -> None:
         result.output.splitlines()
     )
     assert "MaxArraySize: 1001 (Slurm's default; there is no scontrol here to ask)" in result.output
-    assert result.output.count("#!/bin/bash") == 12 + 2 * 3 + 12  # stages, three more agents in two of them, gates
+    assert result.output.count("#!/bin/bash") == (
+        12 + 2 * 3 + 12 + 1  # stages, three more agents in two of them, gates, a watch
+    )
 
 
 def test_submit_dry_run_is_plan(no_slurm: Path) -> None:
@@ -168,7 +170,7 @@ def test_write_makes_the_run_that_submit_goes_on_with(no_slurm: Path) -> None:
     run.write_marker(stage, stage.tasks[0], [], [])
     output = ask(plan.command, *words).output
     assert "stage it00/eval; after -; 0 of 1 tasks left; -; 0.0 GPU-hours" in output
-    assert "9 of 10 tasks left in 15 submissions" in output
+    assert "9 of 10 tasks left in 16 submissions" in output
     assert {path: path.read_bytes() for path in before} == before
 
 

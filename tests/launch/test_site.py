@@ -226,3 +226,11 @@ def test_a_profile_is_stronger_than_the_shell_and_a_job_leaves_it_alone() -> Non
 def test_a_shell_smuggles_nothing_into_a_batch_script() -> None:
     with pytest.raises(ConfigError, match="SBATCH_"):
         load_profile("h100", BARE, {"SBATCH_ACCOUNT": "lab; rm -rf"})
+
+
+@pytest.mark.parametrize(
+    "name", ["clusters", "cluster-constraint", "hold", "test-only", "parsable", "quiet", "help", "usage", "version"]
+)
+def test_options_under_which_jobs_cannot_be_followed_are_refused(tmp_path: Path, name: str) -> None:
+    assert f"--{name} is not for options; use " in refused(tmp_path, f"  options: {{{name}: true}}")
+    assert f"--{name} is not for options" in refused(tmp_path, f"  gate:\n    options: {{{name}: gpu}}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -104,3 +106,72 @@ def test_the_last_submission_of_a_task_counts(log: Submissions) -> None:
 def test_there_need_be_no_log(tmp_path: Path) -> None:
     log = Submissions(tmp_path / "submissions.jsonl")
     assert log.submissions == {} and log.nonce == "" and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("line", range(4))
+def test_a_torn_line_loses_nothing_that_was_confirmed(log: Submissions, line: int) -> None:
+    submit(log, "a.0001", "00000", "00001", job="7")
+    submit(log, "b.0002", "00002", job="8")
+    lines = log.path.read_bytes().splitlines(keepends=True)
+    lines[line + 1] = lines[line + 1][:25] + b"\n"
+    log.path.write_bytes(b"".join(lines))
+    again = Submissions(log.path)
+    assert again.sequence == 2
+    assert {key[1] for key in again.latest} == {"00000", "00001", "00002"}
+    confirmed = {0: {"7", "8"}, 1: {"8"}, 2: {"7", "8"}, 3: {"7"}}[line]
+    assert again.by_job().keys() == confirmed
+    submit(again, "c.0003", "00001", job="9")
+    assert Submissions(log.path).latest[STAGE, "00001"][0].job == "9"
+
+
+def test_an_id_for_a_name_that_nobody_knows_is_passed_over(log: Submissions) -> None:
+    submit(log, "a", "00000", job="7")
+    with log.path.open("a") as file:
+        file.write('{"event": "submitted", "name": "x", "job": "8", "time": 0.0}\n')
+    assert Submissions(log.path).by_job().keys() == {"7"}
+
+
+def test_an_id_that_is_no_number_is_unknown(log: Submissions) -> None:
+    submit(log, "a", "00000", job="Welcome to the cluster\n7")
+    again = Submissions(log.path)
+    assert again.by_job() == {} and [found.name for found in again.unconfirmed()] == ["a"]
+
+
+def test_what_slurm_refused_leaves_the_task_where_it_was(log: Submissions) -> None:
+    submit(log, "a", "00000", job="7")
+    submit(log, "b", "00000", "00001")
+    log.refuse("b", "AssocMaxSubmitJobLimit")
+    for found in (log, Submissions(log.path)):
+        assert found.latest.keys() == {(STAGE, "00000")} and found.latest[STAGE, "00000"][0].name == "a"
+        assert found.refused == {"b": "AssocMaxSubmitJobLimit"}
+    submit(log, "c", "00001", "00002", job="8")
+    assert log.refused == {}
+    log.refuse("c", "to make room", index=1)
+    assert Submissions(log.path).latest.keys() == {(STAGE, "00000"), (STAGE, "00001")}
+
+
+def test_a_write_is_whole_or_not_at_all(log: Submissions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short writes go on; one that fails half way is taken back, and the job is not submitted."""
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, text: write(descriptor, text[:7]))
+    submit(log, "a", "00000", job="7")
+    before = log.path.read_bytes()
+    full = iter([5, 5])
+
+    def fill(descriptor: int, text: bytes) -> int:
+        count = next(full, None)
+        if count is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, text[:count])
+
+    monkeypatch.setattr(os, "write", fill)
+    with pytest.raises(OSError, match="No space"):
+        log.intend("b", STAGE, [("00001",)])
+    assert log.path.read_bytes() == before and "b" not in log.submissions
+    assert Submissions(log.path).submissions == log.submissions
+
+
+def test_releases_are_counted(log: Submissions) -> None:
+    log.release("7_1")
+    log.release("7_1")
+    assert Submissions(log.path).released == {"7_1": 2}

@@ -169,6 +169,14 @@ class Cluster(Client):
         self._listens("slurmctld", self._controller, self.layout.port)
         self.client("scontrol", "ping")
 
+    def stop_munge(self) -> None:
+        """munged ends: no client is believed, no daemon answers."""
+        self._munged.end(signal.SIGTERM)
+
+    def start_munge(self) -> None:
+        """Start munged."""
+        self._munged.start()
+
     def stop_accounting(self) -> None:
         """slurmdbd ends: sacct fails, jobs go on."""
         if self._accounting:

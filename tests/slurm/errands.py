@@ -7,6 +7,7 @@ them, and are used up by the attempt that meets them.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -15,9 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hpcmaf.errors import EngineError, OutOfMemory, StopRequested
+from hpcmaf.errors import EngineError, OutOfMemory, StopRequested, TrainingError
 from hpcmaf.evaluation import score
-from hpcmaf.plan import Stage
+from hpcmaf.plan import Plan, Stage
 from hpcmaf.publish import write_json, write_text
 from hpcmaf.rundir import RunDir
 from hpcmaf.stages import entry
@@ -68,9 +69,35 @@ def _work(context: TaskContext) -> None:
     with output.open("a") as file:
         file.write(f"{os.environ['SLURMD_NODENAME']} {context.halvings}\n")
     context.outputs.append(output)
+    inputs = [result_file(context.run, stage, task) for stage, task in needs(context.plan, context.stage)]
+    told = result(context.stage.id, context.task, [path.read_text() for path in inputs])
+    write_text(result_file(context.run, context.stage, context.task), told)
     if context.stage.kind == "score":
         _score(context)
     context.spend(wall_seconds=0.1)
+
+
+def needs(plan: Plan, stage: Stage) -> list[tuple[Stage, str]]:
+    """Tasks whose results one of this stage reads."""
+    return [(other, task) for other in plan.stages if other.id in stage.after for task in other.tasks]
+
+
+def result_file(run: RunDir, stage: Stage, task: str) -> Path:
+    return run.iteration(stage.iteration) / "errands" / f"{stage.kind}.{task}.result"
+
+
+def result(stage: str, task: str, inputs: list[str]) -> str:
+    """What a task makes of its inputs: as long as it is the same, so is all that came before."""
+    return hashlib.sha256("\n".join([stage, task, *inputs]).encode()).hexdigest()
+
+
+def undisturbed(plan: Plan) -> dict[tuple[str, str], str]:
+    """The results of a run in whose way nothing came."""
+    found: dict[tuple[str, str], str] = {}
+    for stage in plan.stages:
+        inputs = [found[other.id, task] for other, task in needs(plan, stage)]
+        found |= {(stage.id, task): result(stage.id, task, inputs) for task in stage.tasks}
+    return found
 
 
 def _score(context: TaskContext) -> None:
@@ -93,6 +120,12 @@ def _meet(what: str, context: TaskContext) -> None:
             raise ZeroDivisionError("a defect")
         case "memory":
             raise OutOfMemory("out of memory; lower batch_size")
+        case "no-memory":
+            raise MemoryError("Unable to allocate 3.2 GiB for an array")
+        case "errno":
+            raise OSError(int(argument), os.strerror(int(argument)), "store.h5")
+        case "training":
+            raise TrainingError("finetuning critic-0 failed: CUDA error: uncorrectable ECC error", kind=argument)
         case "sigkill":
             os.kill(os.getpid(), signal.SIGKILL)
         case "exit":

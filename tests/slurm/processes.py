@@ -196,7 +196,7 @@ class Node(Daemon):
         kind = signal.SIGKILL if self.isolated else signal.SIGTERM
         super().__init__([*NAMESPACES, *warden] if self.isolated else warden, log, env, kind)
 
-    def _warden(self) -> int | None:
+    def first_process(self) -> int | None:
         """The pid of the node's first process, None while there is none."""
         if not self.alive:
             return None
@@ -204,7 +204,7 @@ class Node(Daemon):
 
     def slurmd(self) -> int | None:
         """The pid of its slurmd as seen from outside, None if it does not run."""
-        for pid in node.children().get(self._warden() or -1, []):
+        for pid in node.children().get(self.first_process() or -1, []):
             try:
                 words = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
             except (FileNotFoundError, ProcessLookupError):
@@ -218,14 +218,14 @@ class Node(Daemon):
         if not self.alive:
             super().start()
         elif self.slurmd() is None:
-            os.kill(self._warden(), signal.SIGUSR1)
+            os.kill(self.first_process(), signal.SIGUSR1)
             wait_until(f"{self.name}: slurmd runs again", lambda: self.slurmd() is not None, 5)
 
     def kill(self) -> None:
         """Switch it off: everything on it is gone at once."""
         if not self.isolated:
             self.end(signal.SIGTERM)
-        elif (first := self._warden()) is not None:
+        elif (first := self.first_process()) is not None:
             # The namespace's init is reaped only after all else in it is dead, and unshare ends after that.
             os.kill(first, signal.SIGKILL)
             self._process.wait(10)

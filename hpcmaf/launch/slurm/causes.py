@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from hpcmaf.attempts import Attempt
+from hpcmaf.errors import FailureKind
 from hpcmaf.launch.slurm.commands import Job
+from hpcmaf.launch.slurm.snapshot import TaskKey
 from hpcmaf.launch.slurm.submissions import Verdict
 
 Kind = Literal[
@@ -84,21 +87,23 @@ _STATES: dict[str, Kind] = {
     "COMPLETED": "unfinished",
 }
 
+# What an attempt's cause.json says by its type, whatever else it says.
 _TYPES: dict[str, Kind] = {
     "StopRequested": "stopped",
     "RunBusyError": "busy",
-    "OutOfMemory": "out of memory",
     "MissingInputError": "inputs",
 }
-
-# Errors of a machine rather than of a program, in the words of CUDA and NCCL.
-_HARDWARE = re.compile(
-    r"uncorrectable ECC|fell off the bus|NVLink|CUDA error: (unknown error|unspecified launch failure|"
-    r"all CUDA-capable devices are busy|CUDA-capable device\(s\) is/are busy|initialization error)|"
-    r"NCCL error.*(unhandled system error|remote process exited)|Stale file handle|Input/output error",
-    re.IGNORECASE,
-)
-
+# And by its kind. A damaged file may be whole on another node, which has other caches.
+KINDS: dict[FailureKind, Kind] = {
+    "hardware": "hardware",
+    "lost": "hardware",
+    "torn": "hardware",
+    "memory": "out of memory",
+    "killed": "killed",
+    "time": "unfinished",
+    "refused": "error",
+    "defect": "error",
+}
 
 # slurmstepd's own words in a job's log. A task started by srun is FAILED to
 # squeue, whether it was killed for memory or by hand.
@@ -129,7 +134,7 @@ class Cause:
     log
         Where to read on; empty when there is none.
     node
-        Where it ran.
+        The one that it points at; empty where that is not known.
     """
 
     kind: Kind
@@ -157,20 +162,20 @@ def find_cause(attempt: Attempt | None, job: Job | None, standing: int) -> Cause
         How far the task is (:func:`hpcmaf.stages.standing.standing`).
     """
     facts = attempt.facts if attempt else {}
-    log, node = str(facts.get("log", "")), str(facts.get("node", "") or (job.nodes if job else ""))
+    left = attempt.cause if attempt else None
+    log, ran = str(facts.get("log", "")), str(facts.get("node", "") or (job.nodes if job else ""))
+    # A job of several nodes points at the one that its task names, if any.
+    several = facts.get("nodes", 1) > 1 or re.search(r"[\[,]", job.nodes if job else "")
+    node = str((left or {}).get("node", "" if several else ran))
     progressed = standing > int(facts.get("progress", 0))
 
     def cause(kind: Kind, text: str) -> Cause:
         return Cause(kind, text, log, node, progressed)
 
-    if attempt is not None and attempt.cause is not None:
-        kind, message = str(attempt.cause.get("type", "")), str(attempt.cause.get("message", ""))
-        if kind in _TYPES:
-            return cause(_TYPES[kind], message)
-        if not attempt.cause.get("expected", False) and _HARDWARE.search(message):
-            return cause("hardware", message)
-        return cause("error", message)
-    where = f" on {node}" if node else ""
+    if left is not None:
+        kind: Any = left.get("kind") or ("memory" if left.get("type") == "OutOfMemory" else "refused")
+        return cause(_TYPES.get(left.get("type", "")) or KINDS.get(kind, "error"), str(left.get("message", "")))
+    where = f" on {ran}" if ran else ""
     if job is not None and job.state in _STATES:
         state = _STATES[job.state]
         if state == "cancelled" and attempt is None and job.reason == "DependencyNeverSatisfied":
@@ -193,7 +198,6 @@ class Decision:
     retry: bool
     why: str
     halve: bool = False
-    avoid: str = ""
 
 
 def decide(cause: Cause, earlier: Sequence[Verdict], attempts: int) -> Decision:
@@ -218,4 +222,19 @@ def decide(cause: Cause, earlier: Sequence[Verdict], attempts: int) -> Decision:
         return Decision(False, f"{cause.text}; attempt {len(earlier) + 1} in all")
     # Out of memory the kernel kills without a word: believe it the second time.
     again = cause.kind == "killed" and any(verdict.kind == "killed" for verdict in earlier)
-    return Decision(True, cause.text, rule.halve or again, cause.node if rule.avoid else "")
+    return Decision(True, cause.text, rule.halve or again)
+
+
+# How long a node is suspect to all tasks; whoever mends it tells nobody.
+_SUSPECT_SECONDS = 1800.0
+
+
+def nodes_to_avoid(verdicts: Mapping[TaskKey, Sequence[Verdict]], key: TaskKey | None = None) -> list[str]:
+    """Nodes on which a task, or two of the run, failed in a way that points at the node; the first one first."""
+    failed: dict[str, set[TaskKey]] = {}
+    for verdict in sorted((verdict for found in verdicts.values() for verdict in found), key=lambda one: one.time):
+        task = (verdict.stage, verdict.task)
+        points = verdict.node and any(kind == verdict.kind and rule.avoid for kind, rule in RULES.items())
+        if points and (task == key or time.time() - verdict.time < _SUSPECT_SECONDS):
+            failed.setdefault(verdict.node, set()).add(task)
+    return [node for node, tasks in failed.items() if key in tasks or len(tasks) > 1]

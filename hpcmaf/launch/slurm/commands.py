@@ -18,29 +18,67 @@ from hpcmaf.errors import SlurmError
 
 # Blanks separate fields in none of these; a job's name is hpcmaf's own.
 _QUEUE_FORMAT = "%F|%K|%T|%r|%N|%j|%S"
-_SCRUBBED = re.compile(r"(SLURM|SBATCH|SRUN|PMI|PMIX|SALLOC|SUBMITIT)_?.*")
+_SCRUBBED = re.compile(r"(SLURM|SBATCH|SRUN|PMI|PMIX|SALLOC|SUBMITIT|SQUEUE|SACCT|SACCTMGR|SCANCEL|SINFO|SCONTROL)_?.*")
 _KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER"}
 
 # What Slurm gives as the signal of a step that its memory limit ended.
 _OOM_SIGNAL = 125
 
 # What the clients say when it is the controller that fails, not the request:
-# Slurm's communication errors, and the functions that report them. Too many
-# here cost a look at the queue; one too few stops a chain.
+# Slurm's communication errors, the functions that report them, munge, name
+# services and networks. Too many here cost a look at the queue.
 _ABSENT = re.compile(
-    r"Unable to contact slurm|Connection refused|Connection timed out|Connection reset|Broken pipe|Socket timed out|"
+    r"Unable to contact slurm|Connection (refused|timed out|reset|aborted)|Broken pipe|timed out|"
     r"Zero Bytes|missing socket|Communication (connection|shutdown) failure|Message (send|receive) failure|"
-    r"slurm_msg_sendto|slurm_receive_msg|slurm_persist_conn|controller is not|in standby mode|temporarily",
+    r"slurm_msg_sendto|slurm_receive_msg|slurm_persist_conn|controller is not|in standby mode|temporar|"
+    r"munge|authentication (error|credential)|DNS SRV|fetch_config|(un)?able to (resolve|establish)|"
+    r"name resolution|host name lookup|name or service|no route to host|network is (unreachable|down)|"
+    r"host is (down|unreachable)|transport endpoint|stale file handle|input/output error|I/O error writing|"
+    r"database is busy|try again|slurm_load_\w+ error: (unspecified|unknown)",
     re.IGNORECASE,
 )
+# What keeps a request from being taken until others end, or operators are done.
+_LATER = re.compile(
+    r"partition not available|partition configuration not available now|node not available|presently disabled|"
+    r"(down|drained|inactive|maintenance|reserved)\b",
+    re.IGNORECASE,
+)
+# The general line names every limit; the particular one, where there is one, stands before it.
+_LIMITS = re.compile(r"\b(?:Assoc|QOS|MaxSubmit)\w+")
+_EVERY_LIMIT = re.compile(r"job submit limit|submit(ted)? job limit|too many (submitted )?jobs", re.IGNORECASE)
+_FINAL_LIMIT = re.compile(r"PerJob|PerNode|Wall|Min|NotAllowed|TimeLimit|Invalid", re.IGNORECASE)
+# What the same request meets again.
+_REFUSED = re.compile(
+    r"invalid|unrecognized|unknown option|not (permitted|valid|allowed|found|supported)|denied|cannot|can not|"
+    r"unable to open file|more processors|exceed|too (large|long|big|small)|no such|must|required|require|NotSatisfied|"
+    r"does not (exist|match)|PerJob|Wall|policy",
+    re.IGNORECASE,
+)
+_NO_NODE = "Requested node configuration is not available"
 
 PENDING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
-RUNNING = frozenset(
-    {"RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
+ENDED = frozenset(
+    "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED LAUNCH_FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED TIMEOUT".split()
 )
 
 
-class ControllerAbsentError(SlurmError):
+class RefusedError(SlurmError):
+    """Slurm would refuse this request again."""
+
+
+class NoNodeError(RefusedError):
+    """No node is such as is asked for, once those to be avoided are left out."""
+
+
+class LaterError(SlurmError):
+    """Not now: a partition is drained, a limit of usage reached."""
+
+
+class SubmitLimitError(LaterError):
+    """The user may not have more jobs in the queue."""
+
+
+class ControllerAbsentError(LaterError):
     """The controller does not answer."""
 
 
@@ -78,19 +116,26 @@ class Job:
     exit_code: str = ""
 
     @property
+    def full_id(self) -> str:
+        """What Slurm's commands call it, such as ``4711_3``."""
+        return self.id if self.index is None else f"{self.id}_{self.index}"
+
+    @property
     def live(self) -> bool:
-        """Whether it will run, or runs."""
-        return self.state in PENDING or self.state in RUNNING
+        """Whether it will run, or runs; in a state that this does not know, it does."""
+        return self.state not in ENDED
 
     @property
     def held(self) -> bool:
         """Whether Slurm holds it back since its launch failed, until somebody releases it."""
-        return self.state in PENDING and "launch failed requeued held" in self.reason
+        # Slurm's clients write reasons with blanks or with underscores.
+        reason = re.sub(r"[\s_]", "", self.reason).lower()
+        return self.state in PENDING and ("requeuedheld" in reason or "holdmaxrequeue" in reason)
 
     @property
     def running(self) -> bool:
         """Whether it has a node."""
-        return self.state in RUNNING
+        return self.live and self.state not in PENDING
 
 
 def clean_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -110,6 +155,8 @@ def call(command: Sequence[str], *, seconds: float) -> str:
     ------
     ControllerAbsentError
         It did not answer in ``seconds``, or said that the controller did not.
+    LaterError, RefusedError
+        It may be heard later, or never.
     SlurmError
         It failed otherwise; the line has its own last words.
     """
@@ -128,16 +175,35 @@ def call(command: Sequence[str], *, seconds: float) -> str:
             stdin=subprocess.DEVNULL,
         )
     except FileNotFoundError as error:
-        raise SlurmError(f"{name}: not found; run this where Slurm's commands are, or use --profile local") from error
+        raise RefusedError(f"{name}: not found; run this where Slurm's commands are, or use --profile local") from error
     except subprocess.TimeoutExpired as error:
         raise ControllerAbsentError(f"{name}: no answer in {seconds:g} s; try again when Slurm answers") from error
     if done.returncode:
         said = " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
         # A client dies of SIGPIPE when a busy controller hangs up on it.
-        kind = ControllerAbsentError if done.returncode < 0 or _ABSENT.search(said) else SlurmError
-        kind = DependencyError if "Job dependency problem" in said else kind
+        kind = ControllerAbsentError if done.returncode < 0 else error_class(said)
+        if issubclass(kind, RefusedError) and os.path.basename(name) != "sbatch":
+            kind = SlurmError  # such as a job that has ended meanwhile
         raise kind(f"{name}: {said.removeprefix(f'{name}: ').removeprefix('error: ')[:400]}")
     return done.stdout
+
+
+def error_class(said: str) -> type[SlurmError]:
+    """What the words of a client that failed are worth; final only where that is known."""
+    if "Job dependency problem" in said:
+        return DependencyError
+    if limits := _LIMITS.findall(said):
+        if any("Submit" in limit for limit in limits):
+            return SubmitLimitError
+        return RefusedError if any(map(_FINAL_LIMIT.search, limits)) else LaterError
+    if _EVERY_LIMIT.search(said):
+        return SubmitLimitError
+    if _NO_NODE in said:
+        return NoNodeError
+    for words, kind in ((_ABSENT, ControllerAbsentError), (_LATER, LaterError), (_REFUSED, RefusedError)):
+        if words.search(said):
+            return kind
+    return ControllerAbsentError if "Unspecified error" in said else SlurmError
 
 
 def patiently(action: Callable[[], object], *, patience: float, pause: float = 5.0) -> object:
@@ -188,21 +254,9 @@ def accounting(ids: Sequence[str], *, seconds: float) -> list[Job]:
     AccountingAbsentError
         There is none, or it does not answer.
     """
+    fields = "JobID,JobName,State,DerivedExitCode,NodeList"
     try:
-        text = call(
-            [
-                "sacct",
-                "-X",
-                "-n",
-                "-P",
-                "-D",
-                "-o",
-                "JobID,JobName,State,DerivedExitCode,NodeList",
-                "-j",
-                ",".join(ids),
-            ],
-            seconds=seconds,
-        )
+        text = call(["sacct", "-X", "-n", "-P", "-D", "-o", fields, "-j", ",".join(ids)], seconds=seconds)
     except SlurmError as error:
         raise AccountingAbsentError(str(error)) from error
     return parse_accounting(text)
@@ -239,7 +293,16 @@ def cancel(ids: Sequence[str], *, seconds: float, pending_only: bool = False) ->
         call(["scancel", "--quiet", *state, *ids], seconds=seconds)
 
 
-def release(ids: Sequence[str], *, seconds: float) -> None:
-    """Let go of jobs that are held."""
-    for id in ids:
-        call(["scontrol", "release", id], seconds=seconds)
+def release(id: str, *, seconds: float) -> None:
+    """Let go of a job that is held."""
+    call(["scontrol", "release", id], seconds=seconds)
+
+
+def update(id: str, *, seconds: float, **values: str) -> None:
+    """Change a job that waits, such as ``ExcNodeList="node1"``."""
+    call(["scontrol", "update", f"jobid={id}", *(f"{name}={value}" for name, value in values.items())], seconds=seconds)
+
+
+def requeue(id: str, *, seconds: float) -> None:
+    """End a job that runs, and put it back into the queue."""
+    call(["scontrol", "requeue", id], seconds=seconds)

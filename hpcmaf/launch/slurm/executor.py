@@ -8,6 +8,7 @@ out of the jobs it submits.
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import time
@@ -18,8 +19,8 @@ from typing import Any
 import submitit
 from submitit.core.utils import DelayedSubmission
 
-from hpcmaf.errors import SlurmError
-from hpcmaf.launch.slurm.commands import ControllerAbsentError, call, cancel, queue
+from hpcmaf.errors import one_line
+from hpcmaf.launch.slurm.commands import ControllerAbsentError, RefusedError, call, cancel, queue
 from hpcmaf.launch.slurm.requests import Element
 from hpcmaf.publish import write_text
 from hpcmaf.site import Slurm
@@ -56,7 +57,7 @@ class ChainExecutor(submitit.SlurmExecutor):
 
     def __init__(self, folder: Path, cluster: Slurm, *, check: bool = True) -> None:
         if check and (shutil.which("sbatch") is None or shutil.which("srun") is None):
-            raise SlurmError("sbatch: not found; run this where Slurm's commands are, or use --profile local")
+            raise RefusedError("sbatch: not found; run this where Slurm's commands are, or use --profile local")
         super().__init__(folder, max_num_timeout=_NO_COUNT, python=cluster.python)
         self.cluster = cluster
 
@@ -131,12 +132,25 @@ def submit_once(script: Path, name: str, cluster: Slurm, patience: float) -> str
     while True:
         try:
             answer = call(["sbatch", "--parsable", str(script)], seconds=cluster.command_seconds)
-            return answer.strip().split(";")[0]
-        except ControllerAbsentError:
-            if (known := _look_up(name, cluster, deadline)) is not None:
-                return known
-            if time.monotonic() > deadline:
-                raise
+            if (told := job_id(answer)) is not None:
+                return told
+            silent = ControllerAbsentError(f"sbatch: no job's id in its answer: {one_line(answer)[-300:] or 'nothing'}")
+            deadline = 0.0  # it was heard; twice would be two jobs
+        except ControllerAbsentError as error:
+            silent = error
+        if (known := _look_up(name, cluster, deadline)) is not None:
+            return known
+        if time.monotonic() > deadline:
+            raise silent
+
+
+def job_id(answer: str) -> str | None:
+    """The id in what sbatch printed, among the lines that plugins and wrappers add."""
+    lines = [line.strip() for line in answer.splitlines()]
+    if plain := [line for line in lines if re.fullmatch(r"[0-9]+(;\S+)?", line)]:
+        return plain[-1].partition(";")[0]
+    told = re.findall(r"Submitted batch job ([0-9]+)", answer)
+    return told[-1] if told else None
 
 
 def _look_up(name: str, cluster: Slurm, deadline: float) -> str | None:

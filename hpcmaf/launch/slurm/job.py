@@ -11,13 +11,18 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from submitit.core.submission import process_job
 from submitit.core.utils import JobPaths
 
 from hpcmaf.launch.slurm.executor import element_pickle
+
+# As long as submitit waits for its own.
+PATIENCE_SECONDS = 60.0
 
 
 def main(folder: Path) -> None:
@@ -28,9 +33,24 @@ def main(folder: Path) -> None:
     pickle = JobPaths(folder, job_id).submitted_pickle
     if not pickle.exists():  # else a requeued job's own
         copy = folder / f"{uuid.uuid4().hex}.pkl"
-        shutil.copyfile(element_pickle(folder, index), copy)
+        _copy(element_pickle(folder, index), copy)
         os.replace(copy, pickle)
     process_job(folder)
+
+
+def _copy(source: Path, copy: Path) -> None:
+    """Copy a file that another node wrote, which this one may see a little later."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            shutil.copyfile(source, copy)
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+        with suppress(OSError):
+            os.listdir(source.parent)  # has NFS ask the server again
+        time.sleep(1)
 
 
 if __name__ == "__main__":

@@ -9,26 +9,27 @@ stand-ins here: a job's id (``JOB_0003`` for the job whose name ends in
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from hpcmaf.errors import SlurmError
-from hpcmaf.launch.slurm.commands import configuration
+from hpcmaf.launch.slurm.chain import Chain
+from hpcmaf.launch.slurm.commands import Job, configuration
 from hpcmaf.launch.slurm.executor import ChainExecutor
 from hpcmaf.launch.slurm.requests import (
     DEFAULT_MAX_ARRAY_SIZE,
     Element,
     array_limit,
     check_path,
+    dependency,
     gpu_hours,
-    job_name,
-    parameters,
     run_tag,
-    stage_windows,
+    watch_seconds,
 )
+from hpcmaf.launch.slurm.snapshot import Snapshot
 from hpcmaf.launch.slurm.submissions import Submissions
 from hpcmaf.plan import Plan, Stage
 from hpcmaf.profile import Profile
@@ -132,76 +133,53 @@ def preview(run: RunDir, plan: Plan, profile: Profile) -> Preview:
     """
     check_path(run.root)
     limit, source = _array_limit(profile)
-    log = Submissions(run.submissions)
-    done = run.done_tasks(plan)
-    missing = {stage.id: tuple(task for task in stage.tasks if task not in done[stage.id]) for stage in plan.stages}
-    writer = _Writer(run, profile, limit, _tag(run, log), log.sequence)
+    recorder = _Recorder(run, plan, profile, limit)
+    submitted = bool(recorder.log.submissions)
+    snapshot = recorder.look()
+    missing = {stage.id: tuple(snapshot.missing(stage)) for stage in plan.stages}
     if profile.cluster.chain == "gated":
-        jobs = writer.gated(plan, missing)
+        recorder.every_stage(snapshot)
     else:
-        jobs = writer.presubmitted(plan, missing)
-    return Preview(run, plan, profile, limit, source, missing, tuple(jobs), bool(log.submissions))
+        recorder.queue_all()
+    return Preview(run, plan, profile, limit, source, missing, tuple(recorder.jobs), submitted)
 
 
-@dataclass
-class _Writer:
-    """Makes jobs in the order in which they are numbered."""
+class _Recorder(Chain):
+    """A chain that keeps what it would send, and neither asks nor writes anything."""
 
-    run: RunDir
-    profile: Profile
-    limit: int
-    tag: str
-    sequence: int
+    def __init__(self, run: RunDir, plan: Plan, profile: Profile, limit: int) -> None:
+        self.jobs: list[PlannedJob] = []
+        self.log = Submissions(run.submissions, dry=True)
+        tag = _tag(run, self.log)
+        super().__init__(run, plan, profile, lambda watch: lambda element: None, 0.0, watch_seconds(profile))
+        self.tag = tag
+        self._max_array_size = limit
 
-    def gated(self, plan: Plan, missing: dict[str, tuple[str, ...]]) -> list[PlannedJob]:
-        """A gate behind each stage submits the next; nothing else waits for anything."""
-        jobs = []
-        for stage in plan.stages:
-            own = self.stage(stage, missing[stage.id], ())
-            jobs += [*own, self.gate(stage, own)] if own else []
-        return jobs
+    def every_stage(self, snapshot: Snapshot) -> None:
+        """What gates submit one after another, and the watch over it all."""
+        for stage in snapshot.unfinished():
+            self._submit_gate(stage, self._submit(stage, snapshot.missing(stage)))
+        if left := snapshot.unfinished():
+            self._submit_gate(left[0], (), begin=self.watch)
 
-    def presubmitted(self, plan: Plan, missing: dict[str, tuple[str, ...]]) -> list[PlannedJob]:
-        """Every stage waits for those it reads, and one gate for them all."""
-        waiting: dict[str, list[PlannedJob]] = {}
-        for stage in plan.stages:
-            after = [job.id for needed in stage.after for job in waiting[needed]]
-            waiting[stage.id] = self.stage(stage, missing[stage.id], after)
-        jobs = [job for own in waiting.values() for job in own]
-        ends = [job for stage in plan.stages if stage.kind == "score" for job in waiting[stage.id]]
-        return [*jobs, self.gate(plan.stages[-1], ends)] if ends else jobs
+    def _queue(self) -> list[Job]:
+        return []
 
-    def stage(self, stage: Stage, tasks: Sequence[str], after: Sequence[str]) -> list[PlannedJob]:
-        """A stage's arrays, or its single jobs."""
-        jobs: list[PlannedJob] = []
-        for window in stage_windows(stage, tasks, self.profile, self.limit) if tasks else ():
-            behind = [] if window.behind is None else [jobs[window.behind].id]
-            element = window.elements[0] if len(window.elements) == 1 else None
-            name = job_name(self.tag, stage.id, element, self._next())
-            jobs.append(self._job(stage, stage.kind, name, window.elements, window.at_once, [*after, *behind]))
-        return jobs
-
-    def gate(self, stage: Stage, jobs: Sequence[PlannedJob]) -> PlannedJob:
-        """The gate behind these jobs."""
-        name = job_name(self.tag, stage.id, None, self._next(), gate=True)
-        return self._job(stage, "gate", name, (), None, [job.id for job in jobs])
-
-    def _job(
+    def _sbatch(
         self,
         stage: Stage,
-        kind: str,
-        name: str,
-        elements: tuple[Element, ...],
-        at_once: int | None,
+        values: dict[str, Any],
+        function: Callable[[Element], None],
+        elements: Sequence[Element],
         after: Sequence[str],
-    ) -> PlannedJob:
-        values = parameters(self.profile, kind, name=name, after=after, at_once=at_once)
+    ) -> str:
+        name, ids = values["job_name"], tuple(f"JOB_{id}" for id in after)
+        if ids:
+            values["dependency"] = dependency(ids)
+        kind, at_once = stage.kind if elements else "gate", values.get("array_parallelism")
         folder = self.run.jobs(stage, name).resolve()
-        return PlannedJob(stage.id, kind, name, elements, at_once, tuple(after), folder, values)
-
-    def _next(self) -> int:
-        self.sequence += 1
-        return self.sequence
+        self.jobs.append(PlannedJob(stage.id, kind, name, tuple(elements), at_once, ids, folder, values))
+        return name.rpartition(".")[2]
 
 
 def _tag(run: RunDir, log: Submissions) -> str:

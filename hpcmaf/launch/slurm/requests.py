@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 from hpcmaf.errors import ConfigError
 from hpcmaf.plan import Stage
 from hpcmaf.profile import Profile
+from hpcmaf.rundir import RunDir
 from hpcmaf.stages.context import limit_threads
 
 # Tasks that one job of the array works off, one after another.
@@ -169,6 +171,59 @@ def parameters(
         values["array_parallelism"] = at_once
     values["additional_parameters"] = options
     return {key: value for key, value in values.items() if value is not None or key == "wckey"}
+
+
+def gate_parameters(
+    profile: Profile,
+    run: RunDir,
+    stage: Stage,
+    *,
+    name: str,
+    after: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    begin: float | None = None,
+) -> dict[str, Any]:
+    """:func:`parameters` of a gate, which puts itself back into the queue when it fails before it can say why.
+
+    A node without the run's file system would not even start a script whose
+    output lies there: its output is opened by the script itself.
+
+    Parameters
+    ----------
+    begin
+        Seconds after which it starts.
+    """
+    values = parameters(profile, "gate", name=name, after=after, exclude=exclude)
+    folder, stopped = (shlex.quote(str(path)) for path in (run.jobs(stage, name).resolve(), run.stopped.resolve()))
+    values["setup"] = [*(_AGAIN.replace("STOPPED", stopped).replace("FOLDER", folder).splitlines()), *values["setup"]]
+    values["additional_parameters"] |= {"output": "/dev/null", "error": "/dev/null"}
+    if begin is not None:
+        values["additional_parameters"]["begin"] = f"now+{round(begin)}"
+    return values
+
+
+def watch_seconds(profile: Profile) -> float:
+    """After how long a run is first looked at though none of its jobs has ended; each time it is twice as long."""
+    return max(1.0, 4 * profile.cluster.settle_seconds)
+
+
+# Elsewhere, as it may be the node that is at fault. A gate that was cancelled
+# or requeued runs no longer, and one that left a reason has nothing to try.
+_AGAIN = """\
+again() {
+  local code=$? job bad
+  trap '' TERM USR2
+  if [ $code = 0 ] || [ -e STOPPED ] || [ "${SLURM_RESTART_COUNT:-0}" -ge 30 ]; then exit $code; fi
+  job=$(scontrol show job -o "$SLURM_JOB_ID")
+  case $job in *" JobState=RUNNING "*) ;; *) exit $code ;; esac
+  bad=$(echo "$job" | sed -n 's/.*ExcNodeList=\\([^ (]*\\).*/\\1/p')
+  scontrol requeue "$SLURM_JOB_ID" && scontrol update jobid="$SLURM_JOB_ID" ExcNodeList="${bad:+$bad,}$SLURMD_NODENAME"
+}
+trap again EXIT
+cd FOLDER || exit 1
+exec >>"${SLURM_JOB_ID}_0_log.out" 2>>"${SLURM_JOB_ID}_0_log.err"
+cd "$SLURM_SUBMIT_DIR"
+"""
 
 
 def dependency(after: Sequence[str]) -> str:

@@ -31,6 +31,8 @@ class Snapshot:
         Ids of jobs that Slurm was told of twice; the first one counts.
     held
         Ids of jobs that could not be launched, and now wait for somebody to release them.
+    fenced
+        Ids of jobs that no node is left for.
     jobs
         All of the run's that Slurm knows.
     """
@@ -42,6 +44,7 @@ class Snapshot:
     gates: list[Submission] = field(default_factory=list)
     twins: list[str] = field(default_factory=list)
     held: list[str] = field(default_factory=list)
+    fenced: list[str] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)
 
     @classmethod
@@ -88,7 +91,9 @@ class Snapshot:
                 continue
             snapshot.jobs.append(job)
             if job.held:
-                snapshot.held.append(job.id if job.index is None else f"{job.id}_{job.index}")
+                snapshot.held.append(job.full_id)
+            if job.live and job.reason == "BadConstraints":
+                snapshot.fenced.append(job.full_id)
             if submission.gate:
                 if job.live and submission not in snapshot.gates:
                     snapshot.gates.append(submission)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hpcmaf.launch.recovery import recover
 from hpcmaf.launch.slurm.chain import Chain
+from hpcmaf.launch.slurm.gate import Gate
 from hpcmaf.launch.slurm.requests import check_path
 from hpcmaf.launch.slurm.snapshot import Snapshot, TaskKey
 from hpcmaf.launch.slurm.task import Work
@@ -37,7 +38,7 @@ def start_chain(
         Slurm refused, or does not answer.
     """
     check_path(run.root)
-    chain = Chain(run, plan, profile, PATIENCE_SECONDS, work=work)
+    chain = Gate.of(run, profile, work).chain(run, plan, profile, PATIENCE_SECONDS)
     snapshot = chain.look()
     if not snapshot.in_flight:
         chain.said += recover(run, plan)

@@ -11,8 +11,9 @@ import json
 import os
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +24,10 @@ GATE = "gate"
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One call of sbatch.
+    """One call of sbatch, for a stage; what each job of the array does, nothing for a gate.
 
-    Attributes
-    ----------
-    name
-        The job's; unique.
-    stage
-        Id of the stage it works on, or that it guards.
-    elements
-        What each job of the array does; empty for a gate.
-    after
-        Ids it waits for.
-    job
-        Its id, once known.
-    halvings
-        How often the batch was halved for want of memory.
+    A gate waits for the jobs ``after``, and a watch for none. ``halvings``:
+    how often the batch was halved for want of memory.
     """
 
     name: str
@@ -66,6 +55,7 @@ class Verdict:
     text: str
     counted: bool
     time: float = 0.0
+    node: str = ""
 
 
 class Submissions:
@@ -75,16 +65,31 @@ class Submissions:
     ----------
     path
         ``submissions.jsonl``; lines of the local launcher in it are passed over.
+    dry
+        Nothing is written.
+
+    Attributes
+    ----------
+    latest
+        The submission that a task is in the hands of, and its index there; of
+        each task since it was last given a fresh start.
+    refused
+        Slurm's words on what it did not take since it last took something, by name.
+    released
+        How often each job was released that Slurm had held.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, dry: bool = False) -> None:
+        self.path, self._dry = path, dry
         self.nonce = ""
         self.sequence = 0
         self.submissions: dict[str, Submission] = {}
-        # Of each task since it was last given a fresh start.
         self.verdicts: dict[tuple[str, str], list[Verdict]] = {}
         self.latest: dict[tuple[str, str], tuple[Submission, int]] = {}
+        self.refused: dict[str, str] = {}
+        self.released: Counter[str] = Counter()
+        self._never: set[str] = set()
+        self._places: dict[tuple[str, str], list[tuple[str, int]]] = {}
         for line in self._lines():
             self._take(line)
 
@@ -97,21 +102,23 @@ class Submissions:
         self, name: str, stage: str, elements: Sequence[Element], *, after: Sequence[str] = (), halvings: int = 0
     ) -> Submission:
         """Write down that a job is about to be submitted."""
-        self._append(
-            {
-                "event": "intent",
-                "name": name,
-                "stage": stage,
-                "elements": [list(element) for element in elements],
-                "after": list(after),
-                "halvings": halvings,
-            }
-        )
+        what = {"stage": stage, "elements": list(elements), "after": list(after), "halvings": halvings}
+        self._append({"event": "intent", "name": name, **what})
         return self.submissions[name]
 
     def confirm(self, name: str, job: str) -> None:
-        """Write down the id that Slurm gave."""
-        self._append({"event": "submitted", "name": name, "job": job})
+        """Write down the id that Slurm gave, and once more what it is for, should the first line be torn."""
+        sent = self.submissions[name]
+        what = {"stage": sent.stage, "elements": sent.elements, "after": sent.after, "halvings": sent.halvings}
+        self._append({"event": "submitted", "name": name, "job": job, **what})
+
+    def refuse(self, name: str, why: str, index: int | None = None) -> None:
+        """Write down that Slurm has not got a job after all, or not this element of it."""
+        self._append({"event": "refused", "name": name, "why": why, "index": index})
+
+    def release(self, job: str) -> None:
+        """Write down that a held job is let go."""
+        self._append({"event": "released", "job": job})
 
     def learn(self, name: str, job: str) -> None:
         """Take an id to heart without writing it down."""
@@ -119,17 +126,7 @@ class Submissions:
 
     def judge(self, verdict: Verdict) -> None:
         """Write down why a task did not finish."""
-        self._append(
-            {
-                "event": "verdict",
-                "stage": verdict.stage,
-                "task": verdict.task,
-                "name": verdict.submission,
-                "kind": verdict.kind,
-                "text": verdict.text,
-                "counted": verdict.counted,
-            }
-        )
+        self._append({"event": "verdict", "name": verdict.submission, **asdict(verdict)})
 
     def reset(self, tasks: Sequence[tuple[str, str]]) -> None:
         """Give tasks a fresh start: what failed before no longer counts."""
@@ -137,8 +134,8 @@ class Submissions:
             self._append({"event": "reset", "tasks": [list(key) for key in tasks]})
 
     def unconfirmed(self) -> list[Submission]:
-        """Submissions whose job id was never learnt."""
-        return [submission for submission in self.submissions.values() if submission.job is None]
+        """Submissions whose job id was never learnt, and that Slurm may have all the same."""
+        return [found for found in self.submissions.values() if found.job is None and found.name not in self._never]
 
     def by_job(self) -> dict[str, Submission]:
         """Submissions by job id."""
@@ -159,50 +156,86 @@ class Submissions:
 
     def _append(self, value: dict[str, Any]) -> None:
         value = value | {"time": time.time()}
+        if self._dry:
+            self._take(json.loads(json.dumps(value)))
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # One write, on a line of its own even behind a torn one.
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             size = os.fstat(descriptor).st_size
             torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-            os.write(descriptor, b"\n" * torn + json.dumps(value).encode() + b"\n")
-            os.fsync(descriptor)
+            text = b"\n" * torn + json.dumps(value).encode() + b"\n"
+            try:
+                while text:
+                    text = text[os.write(descriptor, text) :]
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, size)  # whoever holds the run is the only one to write
+                raise
         finally:
             os.close(descriptor)
-        self._take(value)
+        self._take(json.loads(json.dumps(value)))
 
     def _take(self, line: dict[str, Any]) -> None:
         match line["event"]:
             case "run":
                 self.nonce = line["nonce"]
             case "intent":
-                self.sequence += 1
-                submission = Submission(
-                    line["name"],
-                    line["stage"],
-                    tuple(tuple(element) for element in line["elements"]),
-                    tuple(line["after"]),
-                    None,
-                    line["time"],
-                    line["halvings"],
-                )
-                self.submissions[submission.name] = submission
-                self._point(submission)
+                self._add(line, None)
             case "submitted":
-                submission = replace(self.submissions[line["name"]], job=line["job"])
-                self.submissions[submission.name] = submission
-                self._point(submission)
+                job = line["job"] if str(line["job"]).isdecimal() else None
+                known = self.submissions.get(line["name"])
+                if known is not None:
+                    self.submissions[known.name] = replace(known, job=job)
+                    self._point(known)
+                elif "elements" in line:
+                    self._add(line, job)
+                if job is not None:
+                    self.refused.clear()
+            case "refused":
+                name, index = line["name"], line.get("index")
+                self.refused[name] = line["why"]
+                if index is None:
+                    self._never.add(name)
+                if (known := self.submissions.get(name)) is not None:
+                    self._point(known, but=range(len(known.elements)) if index is None else [index])
+            case "released":
+                self.released[line["job"]] += 1
             case "verdict":
-                verdict = Verdict(
-                    line["stage"], line["task"], line["name"], line["kind"], line["text"], line["counted"], line["time"]
-                )
+                told = {"submission": line["name"], "node": ""} | line
+                verdict = Verdict(**{field.name: told[field.name] for field in fields(Verdict)})
                 self.verdicts.setdefault((verdict.stage, verdict.task), []).append(verdict)
             case "reset":
+                self.refused.clear()
                 for stage, task in line["tasks"]:
                     self.verdicts.pop((stage, task), None)
                     self.latest.pop((stage, task), None)
+                    self._places.pop((stage, task), None)
 
-    def _point(self, submission: Submission) -> None:
+    def _add(self, line: dict[str, Any], job: str | None) -> None:
+        # Numbers of names that were torn are not given twice.
+        number = line["name"].rpartition(".")[2]
+        self.sequence = max(self.sequence + 1, int(number) if number.isdecimal() else 0)
+        elements = tuple(tuple(element) for element in line["elements"])
+        submission = Submission(
+            line["name"], line["stage"], elements, tuple(line["after"]), job, line["time"], line["halvings"]
+        )
+        self.submissions[submission.name] = submission
+        for index, element in enumerate(elements):
+            for task in element:
+                self._places.setdefault((submission.stage, task), []).append((submission.name, index))
+        self._point(submission)
+
+    def _point(self, submission: Submission, *, but: Sequence[int] = ()) -> None:
+        """Say anew whose its tasks are; those of some of its elements are their earlier submissions'."""
         for index, element in enumerate(submission.elements):
             for task in element:
-                self.latest[submission.stage, task] = (submission, index)
+                key = (submission.stage, task)
+                places = self._places.get(key, [])
+                if index in but and (submission.name, index) in places:
+                    places.remove((submission.name, index))
+                if places:
+                    self.latest[key] = (self.submissions[places[-1][0]], places[-1][1])
+                else:
+                    self.latest.pop(key, None)

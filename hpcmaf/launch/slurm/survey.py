@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -48,38 +47,17 @@ def survey_cluster(run: RunDir, plan: Plan, profile: Profile) -> Survey:
     result = Survey(snapshot.done, notes=notes, stopped=read_stop(run))
     for (id, task), job in snapshot.in_flight.items():
         (result.running if job.running else result.pending).setdefault(id, []).append(task)
-    refused = _refused(run)
     result.gates = [gate.job for gate in snapshot.gates if gate.job]
     if answered:
-        result.failures = _failures(run, plan, log, snapshot, result, refused)
+        result.failures = _failures(run, plan, log, snapshot, result)
     _judge(run, profile, log, snapshot, result, answered)
     if answered and result.state not in {"done", "stopped"}:
         result.notes += _waiting(snapshot, profile)
-    if refused and result.state != "done":
-        *_, result.refusal = refused.values()
-        result.notes.append(f"Slurm refused {len(refused)} job(s): {result.refusal}")
+    if log.refused and result.state != "done":
+        *_, result.refusal = log.refused.values()
+        result.notes.append(f"Slurm refused {len(log.refused)} job(s): {result.refusal}")
     result.notes += _meetings(run, plan, result)
     return result
-
-
-def _refused(run: RunDir) -> dict[str, str]:
-    """Submissions that Slurm refused since the last one that it took, with its words."""
-    found: dict[str, str] = {}
-    try:
-        lines = run.submissions.read_bytes().splitlines()
-    except FileNotFoundError:
-        return found
-    for line in lines:
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        event = value.get("event") if isinstance(value, dict) else None
-        if event == "refused":
-            found[str(value.get("name", ""))] = str(value.get("why", ""))
-        elif event in {"submitted", "reset"}:
-            found.clear()
-    return found
 
 
 def _waiting(snapshot: Snapshot, profile: Profile) -> list[str]:
@@ -127,9 +105,7 @@ def _meetings(run: RunDir, plan: Plan, result: Survey) -> list[str]:
     return notes
 
 
-def _failures(
-    run: RunDir, plan: Plan, log: Submissions, snapshot: Snapshot, result: Survey, refused: Mapping[str, str]
-) -> dict[TaskKey, Failure]:
+def _failures(run: RunDir, plan: Plan, log: Submissions, snapshot: Snapshot, result: Survey) -> dict[TaskKey, Failure]:
     """Tasks that were submitted, are not done, and that Slurm has no more."""
     lost = [
         (stage.id, task)
@@ -162,7 +138,7 @@ def _failures(
         text = cause.text
         if (verdict := verdicts.get(key)) is not None:
             kind, text = verdict.kind, verdict.text
-        if _swept(kind, key, result.stopped) or log.latest[key][0].name in refused:
+        if _swept(kind, key, result.stopped):
             continue
         failures[key] = Failure(*key, kind, text, cause.log, cause.node, _again(kind, key, result.stopped))
     return failures

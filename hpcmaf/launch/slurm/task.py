@@ -18,7 +18,7 @@ from typing import Any, Protocol, Self
 import submitit
 from submitit.core.utils import DelayedSubmission, UncompletedJobError
 
-from hpcmaf.attempts import begin, leave_cause
+from hpcmaf.attempts import begin, leave_cause, read_cause
 from hpcmaf.errors import StageError, StopRequested
 from hpcmaf.launch.slurm.nodes import lend, place_of_job, restarts
 from hpcmaf.launch.slurm.requests import Element
@@ -157,6 +157,7 @@ class ClusterTask:
             "submission": self.submission,
             "job": environment.job_id,
             "node": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+            "nodes": environment.num_nodes,
             "restarts": restarts(),
             "started": time.time(),
             "progress": progress,
@@ -171,7 +172,8 @@ class ClusterTask:
             f"{stage.id} {task}: reached its time limit of {self.minutes} minutes without getting any further than "
             "the attempt before; raise the profile's minutes, or make the task smaller"
         )
-        leave_cause(attempt, {"type": "StageError", "message": message, "expected": True, "exit_code": 8})
+        cause = {"type": "StageError", "message": message, "expected": True, "exit_code": 8, "kind": "refused"}
+        leave_cause(attempt, {**(read_cause(attempt) or {}), **cause})
         raise StageError(message)
 
 

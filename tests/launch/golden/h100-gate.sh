@@ -6,7 +6,7 @@
 #SBATCH --constraint='h100&ib'
 #SBATCH --cpus-per-task=1
 #SBATCH --dependency=afterany:JOB_0006:JOB_0007
-#SBATCH --error='/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.debate.gate.0008/%j_0_log.err'
+#SBATCH --error=/dev/null
 #SBATCH --exclude=node013
 #SBATCH --job-name=five-agents-xxxxxxxx.it01.debate.gate.0008
 #SBATCH --mail-type=FAIL
@@ -14,7 +14,7 @@
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output='/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.debate.gate.0008/%j_0_log.out'
+#SBATCH --output=/dev/null
 #SBATCH --partition=gpu
 #SBATCH --qos=long
 #SBATCH --requeue
@@ -22,6 +22,19 @@
 #SBATCH --time=30
 
 # setup
+again() {
+  local code=$? job bad
+  trap '' TERM USR2
+  if [ $code = 0 ] || [ -e '/projects/debates/five agents/stopped.json' ] || [ "${SLURM_RESTART_COUNT:-0}" -ge 30 ]; then exit $code; fi
+  job=$(scontrol show job -o "$SLURM_JOB_ID")
+  case $job in *" JobState=RUNNING "*) ;; *) exit $code ;; esac
+  bad=$(echo "$job" | sed -n 's/.*ExcNodeList=\([^ (]*\).*/\1/p')
+  scontrol requeue "$SLURM_JOB_ID" && scontrol update jobid="$SLURM_JOB_ID" ExcNodeList="${bad:+$bad,}$SLURMD_NODENAME"
+}
+trap again EXIT
+cd '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.debate.gate.0008' || exit 1
+exec >>"${SLURM_JOB_ID}_0_log.out" 2>>"${SLURM_JOB_ID}_0_log.err"
+cd "$SLURM_SUBMIT_DIR"
 module load cuda/12.8
 export NCCL_DEBUG=WARN
 export OMP_NUM_THREADS=1

@@ -1,0 +1,276 @@
+"""What clusters put in a gate's way, done to real ones: nothing of it ends a chain."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hpcmaf.launch.slurm.commands import SubmitLimitError
+from hpcmaf.launch.slurm.submissions import Submissions
+from tests.slurm.cluster import Cluster
+from tests.slurm.configuration import user_name
+from tests.slurm.errands import plant, started
+from tests.slurm.processes import wait_until
+from tests.slurm.runs import REPOSITORY, Loop
+
+HERE = Path(__file__).parent
+SMALL = ("debate.agents=2", "task.train=4", "task.eval=4")
+
+
+class Strict(Cluster):
+    """A cluster that keeps to limits of queued jobs; its prolog fails on a node while there is a file for it."""
+
+    def fails(self, node: str) -> Path:
+        return self.home.parent / f"fails.{node}"
+
+    def most_jobs(self, count: int) -> None:
+        self.client("sacctmgr", "-i", "modify", "user", user_name(), "set", f"maxsubmitjobs={count}")
+        time.sleep(1)  # until the controller has heard
+
+
+@pytest.fixture(scope="module")
+def strict_cluster() -> Iterator[Cluster]:
+    folder = Path("/tmp") / f"hpcmaf-strict-{os.getpid()}"
+    folder.mkdir()
+    prolog = folder / "prolog.sh"
+    prolog.write_text(f"#!/bin/sh\n[ ! -e {folder}/fails.$SLURMD_NODENAME ]\n")
+    prolog.chmod(0o755)
+    try:
+        with Strict.start(folder, AccountingStorageEnforce="limits", Prolog=prolog) as cluster:
+            yield cluster
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def strict(strict_cluster: Strict, monkeypatch: pytest.MonkeyPatch) -> Iterator[Strict]:
+    monkeypatch.setenv("SLURM_CONF", strict_cluster.env["SLURM_CONF"])
+    monkeypatch.setenv("PATH", strict_cluster.env["PATH"])
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    yield strict_cluster
+    for name in strict_cluster.names:
+        strict_cluster.fails(name).unlink(missing_ok=True)
+    strict_cluster.most_jobs(-1)
+    strict_cluster.heal()
+
+
+def gate_logs(loop: Loop) -> str:
+    return "\n".join(log.read_text() for log in loop.run.root.glob("it*/jobs/*.gate.*/*_log.out"))
+
+
+def wrap(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, script: str) -> None:
+    """Put a script in front of one of Slurm's commands, which it calls as ``$real``."""
+    program = folder / "bin" / name
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(f"#!/bin/bash\nreal={shutil.which(name)}\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+
+# --- limits ------------------------------------------------------------------
+@pytest.mark.slow
+@pytest.mark.slurm
+@pytest.mark.parametrize("most", [3, 4])
+def test_a_limit_of_queued_jobs_is_kept_to(strict: Strict, tmp_path: Path, most: int) -> None:
+    """Fewer places than a stage has tasks: what fits goes first, and one place is the gate's."""
+    strict.most_jobs(most)
+    loop = Loop(strict, tmp_path / "run")
+    loop.start()
+    loop.finish(180)
+    loop.all_once()
+    assert loop.verdicts() == []
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+def test_where_no_job_fits_submit_says_so(strict: Strict, tmp_path: Path) -> None:
+    strict.most_jobs(0)
+    loop = Loop(strict, tmp_path / "run")
+    with pytest.raises(SubmitLimitError, match="AssocMaxSubmitJobLimit"):
+        loop.start()
+    log = Submissions(loop.run.submissions)
+    assert log.latest == {}
+    assert any("AssocMaxSubmitJobLimit" in why for why in log.refused.values())
+
+
+# --- launches that fail ------------------------------------------------------
+@pytest.mark.slow
+@pytest.mark.slurm
+def test_a_job_that_is_held_long_after_its_gate_was_set_is_released(strict: Strict, tmp_path: Path) -> None:
+    """All nodes are away at first; then the prolog of the first one fails."""
+    for name in strict.names:
+        strict.client("scontrol", "update", f"nodename={name}", "state=drain", "reason=test")
+    strict.fails("node1").touch()
+    loop = Loop(strict, tmp_path / "run")
+    loop.start()
+    for name in strict.names:
+        strict.resume(name)
+    wait_until("a job was held", lambda: any("held" in job["reason"] for job in strict.jobs()), 60, 0.2)
+    loop.finish(180)
+    loop.all_once()
+
+
+def test_a_gate_that_fails_before_python_comes_back_on_another_node(slurm: Cluster, tmp_path: Path) -> None:
+    once = tmp_path / "once"
+    setup = f"case $SLURM_JOB_NAME in *finetune.gate*) mkdir {once} 2>/dev/null && exit 1;; esac"
+    loop = Loop(slurm, tmp_path / "run", f"slurm.setup=['{setup}']")
+    loop.start()
+    loop.finish(180)
+    loop.all_once()
+    assert once.exists()
+
+
+def test_a_node_without_the_run_takes_neither_tasks_nor_gates_for_long(slurm: Cluster, tmp_path: Path) -> None:
+    """Nothing of the run is there, so all that is sent there fails within a second."""
+    (tmp_path / "runs").mkdir()
+    loop = Loop(slurm, tmp_path / "runs" / "run")
+    holes = [f"nsenter -t {slurm.nodes[name].first_process()} -m" for name in slurm.names[:1]]
+    for hole in holes:
+        subprocess.run([*hole.split(), "mount", "-t", "tmpfs", "tmpfs", tmp_path / "runs"], check=True)
+    try:
+        loop.start()
+        loop.finish(240)
+    finally:
+        for hole in holes:
+            subprocess.run([*hole.split(), "umount", tmp_path / "runs"], check=False)
+    loop.all_once()
+    assert set(loop.verdicts()) == {"not started"}
+
+
+# --- partitions, daemons, file systems ---------------------------------------
+@pytest.mark.parametrize("state", ["drain", "inactive"])
+def test_a_partition_that_takes_no_jobs_for_a_while(slurm: Cluster, tmp_path: Path, state: str) -> None:
+    """Its gate finds no place for what comes next, and goes back into the queue."""
+    site = ("slurm.partition=low", "slurm.gate.partition=main", "slurm.patience_minutes=0.05")
+    loop = Loop(slurm, tmp_path / "run", *site)
+    plant(loop.run, "it01/debate", "00000", "sleep 3")
+    loop.start()
+    loop.wait("the task was running", lambda: loop.running_on("it01/debate", "00000"), 60)
+    slurm.client("scontrol", "update", "partitionname=low", f"state={state}")
+    try:
+        wait_until("a gate went back", lambda: "back into the queue" in gate_logs(loop), 90, 0.2)
+        assert "Required partition not available" in gate_logs(loop)
+        assert loop.stopped() is None
+    finally:
+        slurm.client("scontrol", "update", "partitionname=low", "state=up")
+    loop.finish(240)
+    loop.all_once()
+
+
+def test_munge_is_away_while_a_gate_looks_at_the_queue(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "run", "slurm.settle_seconds=4")
+    loop.start()
+    wait_until(
+        "a gate was at work",
+        lambda: [job for job in slurm.jobs() if ".gate." in job["name"] and job["state"] == "RUNNING"],
+        90,
+        0.1,
+    )
+    time.sleep(2)
+    slurm.stop_munge()
+    time.sleep(9)
+    slurm.start_munge()
+    loop.finish(180)
+    loop.all_once()
+
+
+def test_files_that_are_stale_for_a_moment(slurm: Cluster, tmp_path: Path) -> None:
+    """A gate cannot read its submissions, a task its plan: each one time."""
+    library, marks = tmp_path / "inject.so", [tmp_path / name for name in ("gate", "task")]
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, HERE / "inject.c", "-ldl"], check=True)
+    for mark in marks:
+        mark.touch()
+    setup = [
+        f"export LD_PRELOAD={library} INJECT_ERRNO={errno.ESTALE}",
+        f"export INJECT_PATH=submissions.jsonl INJECT_MARK={marks[0]}",
+        "case $SLURM_JOB_NAME in *gate*) ;; "
+        f"*) export INJECT_PATH=profile.yaml INJECT_MARK={marks[1]};; esac",
+    ]
+    loop = Loop(slurm, tmp_path / "run", f"slurm.setup={setup}")
+    assert loop.run.profile.name == "profile.yaml"
+    loop.start()
+    loop.finish(180)
+    loop.all_once()
+    assert not any(mark.exists() for mark in marks)
+    assert loop.verdicts() == ["hardware"]
+    assert "Stale file handle" in gate_logs(loop)
+
+
+# --- answers -----------------------------------------------------------------
+def test_wrappers_banners_and_a_users_own_variables(
+    slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sbatch says more than an id, the work is seen late on nodes, and squeue is told to show one partition."""
+    late = 'mv "$f" "$f.late"; (sleep 4; mv "$f.late" "$f") &'
+    hide = f'dir=$(dirname "${{!#}}"); for f in "$dir"/element-*.pkl; do {late} done'
+    noise = "echo Ticket forwarded; echo 10 hours left"
+    told = '$real "$@" | sed "s/^\\([0-9]*\\)$/Submitted batch job \\1 on cluster test/"'
+    wrap(tmp_path, monkeypatch, "sbatch", f"{hide} >/dev/null 2>&1\n{noise}\n{told}")
+    monkeypatch.setenv("SQUEUE_PARTITION", "high")
+    monkeypatch.setenv("SACCT_FORMAT", "JobID")
+    loop = Loop(slurm, tmp_path / "run", "slurm.merge.partition=low", "slurm.gate.partition=low")
+    chain = loop.start()
+    assert all(sent.job and sent.job.isdigit() for sent in chain.submitted)
+    loop.finish(180)
+    loop.all_once()
+    assert loop.verdicts() == []
+
+
+# --- nodes -------------------------------------------------------------------
+def setup_that_fails(folder: Path) -> str:
+    """Lines of setup that fail tasks of debates on nodes, as often as there are files for it."""
+    take = f"for mark in {folder}/bad.$SLURMD_NODENAME.*; do rm $mark 2>/dev/null && exit 1; done"
+    return f'slurm.setup=["case $SLURM_JOB_NAME in *gate*) ;; *it01.debate*) {take};; esac"]'
+
+
+def test_nodes_on_which_a_task_failed_are_left_out_one_after_another(slurm: Cluster, tmp_path: Path) -> None:
+    for name in ("node1", "node2"):
+        for number in range(9):
+            (tmp_path / f"bad.{name}.{number}").touch()
+    loop = Loop(slurm, tmp_path / "run", setup_that_fails(tmp_path), shape=SMALL)
+    loop.start()
+    loop.finish(180)
+    loop.all_once()
+    assert loop.verdicts("it01/debate") == ["not started", "not started"]
+    assert loop.errands("it01/debate", "00000")[0].split()[0] not in {"node1", "node2"}
+
+
+def test_where_no_other_node_is_left_the_same_one_is_tried_again(slurm: Cluster, tmp_path: Path) -> None:
+    for number in range(2):
+        (tmp_path / f"bad.node1.{number}").touch()
+    site = ("slurm.generation.constraint=only1", setup_that_fails(tmp_path))
+    slurm.client("scontrol", "update", "nodename=node1", "ActiveFeatures=h100,only1", "AvailableFeatures=h100,only1")
+    loop = Loop(slurm, tmp_path / "run", *site, shape=SMALL)
+    try:
+        loop.start()
+        loop.finish(180)
+    finally:
+        slurm.client("scontrol", "update", "nodename=node1", "ActiveFeatures=h100", "AvailableFeatures=h100")
+    assert loop.verdicts("it01/debate") == ["not started", "not started"]
+    assert loop.errands("it01/debate", "00000")[0].split()[0] == "node1"
+
+
+# --- causes ------------------------------------------------------------------
+def test_what_may_be_well_elsewhere_is_tried_elsewhere(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "run")
+    plant(loop.run, "it01/debate", "00000", f"errno {errno.ESTALE}", f"errno {errno.EREMOTEIO}")
+    plant(loop.run, "it01/debate", "00001", "no-memory")
+    plant(loop.run, "it01/finetune", "critic-0", "training hardware")
+    plant(loop.run, "it01/finetune", "critic-1", "training lost")
+    loop.start()
+    loop.finish(180)
+    loop.all_once()
+    assert loop.verdicts("it01/debate", "00000") == ["hardware", "hardware"]
+    assert loop.verdicts("it01/debate", "00001") == ["out of memory"]
+    assert loop.errands("it01/debate", "00001")[0].endswith(" 1")
+    assert loop.verdicts("it01/finetune", "critic-0") == loop.verdicts("it01/finetune", "critic-1") == ["hardware"]
+    avoided = {line["node"] for line in loop.events("verdict") if line["task"] == "00000"}
+    assert loop.errands("it01/debate", "00000")[0].split()[0] not in avoided
+    assert started(loop.run, "it01/debate", "00000") == 3
