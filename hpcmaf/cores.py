@@ -1,10 +1,22 @@
-"""How many cores there are to use."""
+"""How many cores there are to use, and which GPUs."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+from contextlib import suppress
 
 
 def usable_cores() -> int:
     """Cores that this process may run on, which Slurm and containers limit; all, where a system does not tell."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpus(*wanted: str) -> list[list[str]]:
+    """What nvidia-smi says of each GPU of this machine; name, compute capability and MiB unless told otherwise."""
+    query = ["nvidia-smi", f"--query-gpu={','.join(wanted) or 'name,compute_cap,memory.total'}"]
+    with suppress(OSError, subprocess.SubprocessError):
+        command = [*query, "--format=csv,noheader,nounits"]
+        made = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        return [line.split(", ") for line in made.splitlines()]
+    return []

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 from hpcmaf.errors import PlatformError, RunBusyError
@@ -60,3 +63,45 @@ def lock(path: Path, message: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@asynccontextmanager
+async def locked(path: Path, patience: float | None, tick: Callable[[], None], awaited: str) -> AsyncIterator[None]:
+    """Hold a lock file for work that may be done twice: go on without it where that is better than not at all.
+
+    Parameters
+    ----------
+    patience
+        Seconds to wait for others; ``None`` for ever. Where the file system
+        has no locks nobody waits.
+    tick
+        Called about twice a second while waiting; what it raises ends that.
+    awaited
+        What the others do, for the log.
+    """
+    descriptor, began, waiting = -1, time.monotonic(), False
+    try:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            while True:
+                with suppress(BlockingIOError):
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                if not waiting:
+                    _say(f"waiting for {awaited} ({path})")
+                if patience is not None and time.monotonic() - began > patience:
+                    _say(f"{path}: still locked after {patience / 60:.0f} minutes; going on without it")
+                    break
+                waiting = True
+                tick()
+                await asyncio.sleep(0.5)
+        except OSError as error:
+            _say(f"{path}: {error.strerror}; going on without a lock")
+        yield
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -7,73 +7,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from hpcmaf.configfile import Strict, apply_overrides, read_mapping, shipped_folder, validate
 from hpcmaf.cores import usable_cores
+from hpcmaf.engines.options import Endpoint, VllmOptions
 from hpcmaf.errors import ConfigError
 from hpcmaf.site import GpuJob, Slurm, with_defaults
-
-if TYPE_CHECKING:
-    from hpcmaf.engines.vllm_options import VllmOptions
 
 DEFAULT_PROFILE = "local"
 
 
-class Generation(Strict):
-    """One debate task: an engine in a process of its own."""
+class Generation(VllmOptions):
+    """One debate task, and the engine that answers it."""
 
-    engine: Literal["transformers", "vllm"] = "transformers"
+    engine: Literal["transformers", "vllm", "endpoint"] = "transformers"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batch_size: int = Field(128, ge=1, description="requests generated together")
     loaded_models: int = Field(8, ge=1, description="fully finetuned models kept in memory at once")
     problems_per_shard: int = Field(250, ge=1, description="problems of one debate task")
     max_shards: int = Field(1000, ge=1, description="most debate tasks of one stage")
     threads: int = Field(1, ge=1, description="CPU threads of one task")
-    # vLLM's own names where it has one; the rest of its arguments go under vllm_args.
-    engine_process: Literal["own", "job"] = Field(
-        "own", description="vllm: a process of its own, or a thread of the job"
-    )
-    engines: int = Field(1, ge=1, description="vllm: engines of one task, which share its requests; one per GPU")
-    tensor_parallel: int = Field(1, ge=1, description="vllm: GPUs that share one model")
-    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="vllm: share of a GPU's memory to use")
-    max_num_seqs: int | None = Field(
-        None, ge=1, description="vllm: requests of one step; 512, 1,024 with an fp8 cache, or 128 on a CPU"
-    )
-    max_num_batched_tokens: int | None = Field(None, ge=1, description="vllm: tokens of one step")
-    max_model_len: int | None = Field(None, ge=1, description="vllm: context, where the model's own is too long")
-    kv_cache_gb: float = Field(1.0, gt=0, description="vllm: GiB of KV cache on a CPU")
-    kv_cache_dtype: str = Field("auto", description="vllm: such as fp8")
-    enforce_eager: bool = Field(False, description="vllm: no CUDA graphs, no compiling")
-    lookup_tokens: int = Field(0, ge=0, description="vllm: tokens guessed at a time from the text so far; 0 is none")
-    prompts_every: int | None = Field(
-        None, ge=1, description="vllm: steps from one that takes new prompts to the next; 8, or 1 on a CPU"
-    )
-    record_prompts: bool = Field(False, description="vllm: steps that read prompts as recorded graphs too")
-    fold_adapters: bool = Field(False, description="vllm: add the busiest agent's adapter to the weights, in turn")
-    vllm_args: dict[str, Any] = Field({}, description="vllm: further arguments of its EngineArgs")
+    endpoint: Endpoint | None = Field(None, description="endpoint: whose server answers")
 
     @model_validator(mode="after")
     def _check_engines(self) -> Generation:
-        if self.engines > 1 and self.engine == "transformers":
-            raise ValueError("engines: only engine: vllm takes more than one; more tasks do the same for transformers")
-        if self.engines > 1 and self.engine_process == "job":
-            raise ValueError("engines: more than one need engine_process: own; vLLM has one engine per process")
+        if self.engines > 1 and self.engine != "vllm":
+            raise ValueError("engines: only engine: vllm takes more than one; more tasks do the same for others")
+        if (self.engine == "endpoint") != (self.endpoint is not None):
+            raise ValueError("endpoint: goes with engine: endpoint, which names url and model there")
         return self
 
     @property
     def gpus(self) -> int:
         """GPUs that one task uses, where there are any."""
-        return self.engines * self.tensor_parallel
-
-    def vllm_options(self) -> VllmOptions:
-        """What the vLLM engine is started with."""
-        from hpcmaf.engines.vllm_options import VllmOptions
-
-        own = {name: getattr(self, name) for name in VllmOptions.__dataclass_fields__ if name != "arguments"}
-        return VllmOptions(**own, arguments=self.vllm_args)
+        return 0 if self.engine == "endpoint" else self.engines * self.server_gpus
 
 
 class Finetuning(Strict):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from hpcmaf.chat import DATE, Message
+from hpcmaf.errors import EngineError
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,8 @@ class Completion:
         is (temperature 1, whole vocabulary); ``None`` unless asked for.
     prompt_logprobs
         Of each prompt token but the first, given those before it.
+    counted
+        Tokens generated, where a server gives their number and not their ids.
     """
 
     text: str
@@ -69,11 +72,12 @@ class Completion:
     finish_reason: Literal["stop", "length"]
     logprobs: tuple[float, ...] | None = None
     prompt_logprobs: tuple[float, ...] | None = None
+    counted: int = 0
 
     @property
     def completion_tokens(self) -> int:
         """Tokens generated, the end-of-turn token included."""
-        return len(self.token_ids)
+        return self.counted or len(self.token_ids)
 
 
 class Engine(Protocol):
@@ -116,3 +120,13 @@ class ServedModels:
     revision: str | None = None
     trust_remote_code: bool = False
     date: str = DATE
+
+
+class Diverged(EngineError):
+    """A model's logits are not numbers."""
+
+    def __init__(self, model: str | None) -> None:
+        super().__init__(
+            f"model {model or 'base'}: its logits are not numbers, so it has diverged; lower "
+            "training.learning_rate, or set model.dtype to bfloat16 or float32, and start a new run"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from dataclasses import dataclass
 
 from hpcmaf.engines.base import Completion, Request
 
@@ -12,42 +13,31 @@ from hpcmaf.engines.base import Completion, Request
 LENGTH_STEP = 32
 
 
+@dataclass(eq=False, slots=True)
 class Waiting:
     """A request with its prompt's tokens and whoever awaits it."""
 
-    __slots__ = ("future", "prompt", "request")
-
-    def __init__(self, request: Request, prompt: list[int], future: asyncio.Future[Completion]) -> None:
-        self.request = request
-        self.prompt = prompt
-        self.future = future
+    request: Request
+    prompt: list[int]
+    future: asyncio.Future[Completion]
 
 
 def take_batch(queue: list[Waiting], batch_size: int) -> list[Waiting]:
     """Take the next batch out of a queue: longest prompts first, one adapter where that fills it.
 
     Every further adapter in a batch costs its own small matrix products in
-    every layer (on two cores, four adapters make a batch of 128 twice as
-    slow), so a model with at least half a batch waiting gets a batch to
+    every layer, so a model with at least half a batch waiting gets a batch to
     itself. The rest travels mixed: waiting for company would bring back the
-    barrier between rounds.
-
-    Parameters
-    ----------
-    queue
-        Changed in place. What is taken does not depend on its order.
-    batch_size
-        Most requests to take.
+    barrier between rounds. What is taken does not depend on the queue's order.
     """
     by_model: dict[str, list[Waiting]] = defaultdict(list)
     for waiting in queue:
         by_model[waiting.request.model or ""].append(waiting)
     alone = [crowd for crowd in by_model.values() if 2 * len(crowd) >= batch_size]
-    chosen = max(alone, key=_longest) if alone else list(queue)
+    chosen = max(alone, key=_longest) if alone else queue
     # Keys are unique, so the order does not depend on who came first.
-    chosen.sort(key=_by_adapter_within_length)
-    batch = chosen[:batch_size]
-    taken = {id(waiting) for waiting in batch}
+    batch = sorted(chosen, key=_by_adapter_within_length)[:batch_size]
+    taken = set(map(id, batch))
     queue[:] = [waiting for waiting in queue if id(waiting) not in taken]
     return batch
 

@@ -34,17 +34,9 @@ def request_digest(request: Request) -> str:
 class Journal:
     """Append-only log of completions; tolerates a torn last line.
 
-    Parameters
-    ----------
-    path
-        Created when missing. One writer at a time (the task's claim sees to
-        that).
-
-    Attributes
-    ----------
-    seconds
-        Generation time of what the log held when it was opened, so that a
-        resumed task reports its whole cost.
+    One writer at a time (the task's claim sees to that). ``seconds`` is the
+    generation time of what it held when it was opened, so that a resumed task
+    reports its whole cost.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,8 +54,8 @@ class Journal:
             try:
                 entry = json.loads(line)
                 completions = {
-                    digest: Completion(text, tuple(ids), prompt_tokens, reason, *map(_tuple, likelihoods))
-                    for digest, text, ids, prompt_tokens, reason, *likelihoods in entry["completions"]
+                    digest: Completion(text, tuple(ids), prompt_tokens, reason, *map(_tuple, more[:2]), *more[2:])
+                    for digest, text, ids, prompt_tokens, reason, *more in entry["completions"]
                 }
             except (ValueError, KeyError, TypeError):
                 break
@@ -72,8 +64,7 @@ class Journal:
             self._known.update(completions)
             self.seconds += entry["seconds"]
             intact += len(line)
-        # Whatever follows the first unreadable line was being written when
-        # the process died; new lines must not be glued to it.
+        # What follows was being written when the process died; new lines must not be glued to it.
         self._file.truncate(intact)
         self._file.seek(0, os.SEEK_END)
 
@@ -95,8 +86,8 @@ class Journal:
         for request, completion in zip(requests, completions, strict=True):
             ids = list(completion.token_ids)
             row = [request_digest(request), completion.text, ids, completion.prompt_tokens, completion.finish_reason]
-            if request.logprobs:
-                row += [completion.logprobs, completion.prompt_logprobs]
+            if request.logprobs or completion.counted:
+                row += [completion.logprobs, completion.prompt_logprobs, completion.counted]
             rows.append(row)
         self._file.write(json.dumps({"seconds": seconds, "completions": rows}).encode() + b"\n")
         self._file.flush()

@@ -7,10 +7,12 @@ start, and waits; killed at any moment and started again, it goes on.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import submitit
@@ -49,12 +51,65 @@ class _Running:
     started: float
 
 
-class Slots:
-    """Places for jobs on one machine; runs that go side by side share them."""
+class KeptServers:
+    """A run's servers on this machine, kept running between the tasks that use them.
 
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self._free = list(range(count))
+    Parameters
+    ----------
+    run
+        Names them; see ``hpcmaf.engines.server``.
+    """
+
+    def __init__(self, run: str) -> None:
+        from hpcmaf.engines import server as servers
+
+        self._find = servers.find
+        self.folder = servers.servers_folder(run)
+        self._servers: dict[Path, Any] = {}
+
+    def keep(self) -> None:
+        """Keep servers that were started since, and forget those that have ended."""
+        self._servers = {folder: one for folder, one in self._servers.items() if one.alive}
+        for folder in set(self.folder.glob("*/s*")) - self._servers.keys():
+            if (folder / "server.json").exists() and (found := self._find(folder, b"r")) is not None:
+                self._servers[folder] = found
+
+    def rest(self) -> None:
+        """Free the GPUs of servers that nobody uses, as each was started to: by sleep, by ending, or not at all."""
+        self.keep()
+        for one in self._servers.values():
+            todo = one.facts["while_training"]
+            if todo == "share" or one.users() or (todo == "sleep" and one.control("/sleep?level=1")):
+                continue
+            one.end()
+
+    def close(self) -> None:
+        """Let them end, unless a task still uses them."""
+        for one in self._servers.values():
+            one.close()
+        self._servers.clear()
+
+
+class Slots:
+    """Places for jobs on one machine, and the servers they use; runs that go side by side share them.
+
+    Parameters
+    ----------
+    profile
+        Says how many places there are, and whether there are servers.
+    root
+        Names the servers: jobs that are started meanwhile share them.
+    """
+
+    def __init__(self, profile: Profile, root: Path) -> None:
+        self.count = profile.slots()
+        self.servers: KeptServers | None = None
+        if profile.generation.engine == "vllm":
+            from hpcmaf.engines.server import SHARED
+
+            os.environ[SHARED] = str(root.resolve())
+            self.servers = KeptServers(os.environ[SHARED])
+        self._free = list(range(self.count))
 
     @property
     def free(self) -> int:
@@ -68,6 +123,11 @@ class Slots:
     def give(self, slot: int) -> None:
         """Free a place again."""
         self._free = sorted([*self._free, slot])
+
+    def close(self) -> None:
+        """Let the servers end."""
+        if self.servers is not None:
+            self.servers.close()
 
 
 class LocalDriver:
@@ -93,7 +153,7 @@ class LocalDriver:
         self._identity = plan.identity
         self.profile = profile
         self.watcher = watcher
-        self.slots = Slots(profile.slots()) if slots is None else slots
+        self.slots = slots or Slots(profile, run.root)
         self._running: list[_Running] = []
         self._known_done: set[tuple[str, str]] = set()
         self._killed: dict[tuple[str, str], int] = {}
@@ -117,6 +177,8 @@ class LocalDriver:
             except BaseException:
                 self.stop()
                 raise
+            finally:
+                self.slots.close()
         self.end()
 
     def begin(self) -> None:
@@ -157,6 +219,8 @@ class LocalDriver:
         if self._failure is None:
             for stage, tasks in left:
                 self._start_some(stage, tasks)
+        if self.slots.servers is not None:
+            self.slots.servers.keep()
         self.watcher.look({(job.stage.id, job.tasks[0]): job.started for job in self._running if job.tasks})
         return bool(self._running) or (self._failure is None and any(tasks for _, tasks in left))
 
@@ -194,6 +258,8 @@ class LocalDriver:
 
     def _start(self, stage: Stage, tasks: list[str]) -> None:
         slot = self.slots.take()
+        if self.slots.servers is not None and stage.kind == "finetune":
+            self.slots.servers.rest()
         before = {task: len(all_attempts(self.run.attempts(stage, task))) for task in tasks}
         attempt = begin(self.run.attempts(stage, tasks[0]))
         job = submit_local(self.run, stage, tasks, attempt, self._identity, self.profile, slot)

@@ -122,12 +122,14 @@ class Watcher:
             )
             for (stage, task), row in self._rows.items():
                 if (progress := self._progress(stage, task)) is not None:
-                    self._bars.update(row, completed=progress["done"], total=progress["total"], note=progress["unit"])
+                    note = progress.get("note") or progress["unit"]
+                    self._bars.update(row, completed=progress["done"], total=progress["total"], note=note)
         elif running and not self.among and now - self._last_line > LOG_INTERVAL_SECONDS:
             parts = []
             for stage, task in running:
                 progress = self._progress(stage, task)
-                parts.append(f"{stage} {task}" + (f" {progress['done']}/{progress['total']}" if progress else ""))
+                note = f" ({progress['note']})" if progress and progress.get("note") else ""
+                parts.append(f"{stage} {task}" + (f" {progress['done']}/{progress['total']}{note}" if progress else ""))
             self.say(f"running: {', '.join(parts)} ({self._estimate(elapsed)} left)")
 
     def _progress(self, stage_id: str, task: str) -> dict[str, Any] | None:
@@ -138,10 +140,15 @@ class Watcher:
         self._seconds[kind] += seconds
 
     def _estimate(self, elapsed: Mapping[tuple[str, str], float]) -> str:
-        """Time left, from the mean time of tasks of the same kind."""
+        """Time left, from the mean time of tasks of the same kind, or from how far the first ones are."""
         left = {kind: count for kind, count in self._left.items() if count}
-        known = [kind for kind in left if self._done[kind]]
-        seconds = sum(left[kind] * self._seconds[kind] / self._done[kind] for kind in known)
+        means = {kind: self._seconds[kind] / self._done[kind] for kind in left if self._done[kind]}
+        for (stage, task), seconds in elapsed.items():
+            kind, progress = self.plan.stage(stage).kind, self._progress(stage, task)
+            if kind not in means and progress and progress["done"]:
+                means[kind] = seconds * progress["total"] / progress["done"]
+        known = [kind for kind in left if kind in means]
+        seconds = sum(left[kind] * means[kind] for kind in known)
         seconds = max(0.0, seconds - sum(elapsed.values())) / self.slots
         if not known:
             return "time unknown" if left else "0:00"

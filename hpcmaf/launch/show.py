@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hpcmaf.errors import one_line
 from hpcmaf.evaluation.measures import MEASURES
+from hpcmaf.launch.estimate import read_progress
 from hpcmaf.launch.progress import clock
 from hpcmaf.launch.status import StageStatus, Status
 
@@ -23,6 +24,7 @@ _STYLES = {
     "stalled": "red",
     "unknown": "yellow",
 }
+_MOST_RUNNING = 4
 _MOST_FAILURES = 8
 _GAP = "  "
 
@@ -136,6 +138,11 @@ def _remarks(status: Status) -> Iterator[tuple[str, str]]:
         own = [name for name in MEASURES if name in status.accuracy[-1]][-1]
         figures = ", ".join(f"{row['iteration']}: {row[own]['value']:.1%}" for row in status.accuracy if own in row)
         yield "accuracy", f"{figures} ({MEASURES[own]}, by iteration)"
+    for row in status.stages:
+        for task in status.survey.running.get(row.stage.id, ())[:_MOST_RUNNING]:
+            progress = read_progress(status.run, row.stage, task)
+            if progress and progress.get("note"):
+                yield "running", one_line(f"{row.stage.id} {task}: {progress['note']}")
     failures = status.failures()
     for failure, count in failures[:_MOST_FAILURES]:
         task = f"{failure.stage} {failure.task}"

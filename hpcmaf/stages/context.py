@@ -98,15 +98,15 @@ class TaskContext:
         """Agents' models after ``iteration``; none before the first."""
         return {agent: str(self.run.agent(iteration, agent)) for agent in self.trained} if iteration else {}
 
-    def report_progress(self, done: int, total: int, unit: str) -> None:
-        """Tell whoever watches how far this task is; more than once a second is not heard."""
+    def report_progress(self, done: int, total: int, unit: str, note: Callable[[], str] = str) -> None:
+        """Write how far this task is, and what there is to say of it; at most once a second."""
         if time.monotonic() - self._last_progress < 1:
             return
         self._last_progress = time.monotonic()
-        value = {"done": done, "total": total, "unit": unit, "pid": os.getpid()}
+        value = {"done": done, "total": total, "unit": unit, "note": note(), "pid": os.getpid()}
         write_json(self.run.progress(self.stage, self.task), value)
 
-    def spend(self, agent: str | None = None, **amounts: float) -> None:
+    def spend(self, agent: str | None = None, **amounts: Any) -> None:
         """Add a row to the task's ledger."""
         row: dict[str, Any] = {
             "stage": self.stage.kind,
@@ -120,6 +120,7 @@ class TaskContext:
             "wall_seconds": 0.0,
             "gpu_seconds": 0.0,
             "peak_memory_bytes": 0,
+            "engine": None,
         }
         unknown = amounts.keys() - row.keys()
         if unknown:

@@ -6,12 +6,13 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from hpcmaf.debate.protocol import Protocol, calls_per_problem, debate
 from hpcmaf.debate.rationale import rationalise
 from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Transcript, Utterance
-from hpcmaf.engines.base import Engine, Sampling, ServedModels
+from hpcmaf.engines.base import Engine, Sampling
 from hpcmaf.engines.journal import Journal
 from hpcmaf.errors import StopRequested
 from hpcmaf.methods import Method
@@ -19,6 +20,7 @@ from hpcmaf.publish import manifest_path
 from hpcmaf.recipe import Asked, Recipe
 from hpcmaf.sharding import cut, expected_tokens
 from hpcmaf.stages.context import TaskContext, peak_memory_bytes
+from hpcmaf.stages.serving import adapter_room, models_of
 from hpcmaf.store import StoreInfo, write_store
 from hpcmaf.tasks import get_task
 from hpcmaf.tasks.base import Problem
@@ -46,7 +48,7 @@ def run_debate_shard(context: TaskContext) -> None:
     target = context.run.shard(context.iteration, stage.kind, shard)
     journal = Journal(context.run.journal(target))
     watch = _Watch(context, len(problems) * calls_per_problem(protocol, society.agents))
-    engine = make_engine(context, models, journal, watch)
+    watch.engine = engine = make_engine(context, models, journal, watch)
     try:
         transcripts = asyncio.run(_debate_all(problems, society, protocol, engine, hold))
         seconds = engine.seconds
@@ -64,8 +66,8 @@ def run_debate_shard(context: TaskContext) -> None:
     )
     write_store(target, info, transcripts)
     context.outputs += [target, manifest_path(target)]
-    gpus = engine.gpus if engine.device.type == "cuda" else 0
-    _spend(context, transcripts, seconds, journal.seconds, gpus=gpus, gpu_memory=engine.peak_memory_bytes)
+    memory = engine.peak_memory_bytes if engine.gpus else peak_memory_bytes()
+    _spend(context, transcripts, seconds, journal.seconds, engine.gpus, memory, engine.means())
     # Not before the marker is written: killed in between, a shard without
     # marker and journal would be computed all over again.
     context.afterwards.append(journal.remove)
@@ -122,42 +124,42 @@ class _Watch:
         self.context = context
         self.total = total
         self.done = 0
+        self.engine: Any = None
 
     def __call__(self, completions: int) -> None:
         self.done += completions
-        self.context.report_progress(self.done, self.total, "completions")
+        self.context.report_progress(self.done, self.total, "completions", self.engine.note)
         if self.context.stop.requested and self.done < self.total:
             # The batch is in the journal: nothing is lost.
             raise StopRequested(f"{self.context.stage.id} {self.context.task}: stopped at {self.done}/{self.total}")
 
 
 def make_engine(context: TaskContext, models: dict[str, str], journal: Journal, watch: _Watch):
-    """Start the engine the profile names; engines are imported only when used."""
-    model, generation = context.recipe.model, context.profile.generation
-    served = ServedModels(
-        base=context.base,
-        tuning=context.recipe.training.tuning,
-        agents=models,
-        dtype=model.dtype,
-        revision=model.revision,
-        trust_remote_code=model.trust_remote_code,
-        date=model.date,
-    )
-    if generation.engine == "vllm":
-        from hpcmaf.engines.vllm_engine import VllmEngine
+    """The engine that the profile names; engines are imported only when used."""
+    generation = context.profile.generation
+    served = models_of(context.recipe, models)
+    if generation.engine == "endpoint":
+        from hpcmaf.engines.client import EndpointEngine
 
-        options = generation.vllm_options()
+        assert generation.endpoint is not None
+        return EndpointEngine(generation.endpoint, journal=journal, on_batch=watch)
+    if generation.engine == "vllm":
+        from hpcmaf.engines.vllm import VllmEngine
+
         return VllmEngine(
             served,
-            options,
+            generation,
             device=generation.device,
             journal=journal,
             on_batch=watch,
+            run=context.run.root,
+            log=context.attempt / "server.log",
+            room=adapter_room(context.recipe, served),
             halvings=context.halvings,
         )
-    from hpcmaf.engines.starting import transformers_engine
+    from hpcmaf.engines.transformers_engine import TransformersEngine
 
-    return transformers_engine()(
+    return TransformersEngine(
         served,
         device=generation.device,
         batch_size=max(1, generation.batch_size >> context.halvings),
@@ -173,7 +175,8 @@ def _spend(
     seconds: float,
     earlier: float,
     gpus: int,
-    gpu_memory: int = 0,
+    memory: int,
+    engine: dict[str, Any],
 ) -> None:
     """Tokens per agent, by whose turn they were; time and memory per task.
 
@@ -188,8 +191,10 @@ def _spend(
         lost with them.
     gpus
         GPUs in use; 0 without.
-    gpu_memory
-        Most bytes in use on a GPU.
+    memory
+        Most bytes in use, on a GPU if there is one.
+    engine
+        What bounded it: rates, the share of the cache, parts of the start.
     """
     turns: dict[str, list[Utterance]] = {}
     for utterance in _all_turns(transcripts):
@@ -208,9 +213,8 @@ def _spend(
             prompt_tokens=sum(turn.prompt_tokens for turn in spoken),
             completion_tokens=sum(turn.completion_tokens for turn in spoken),
         )
-    memory = gpu_memory if gpus else peak_memory_bytes()
     wall = earlier + time.monotonic() - context.started
-    context.spend(wall_seconds=wall, gpu_seconds=seconds * gpus, peak_memory_bytes=memory)
+    context.spend(wall_seconds=wall, gpu_seconds=seconds * gpus, peak_memory_bytes=memory, engine=engine)
 
 
 def _all_turns(transcripts: Sequence[Transcript]) -> Iterable[Utterance]:

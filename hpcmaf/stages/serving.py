@@ -1,11 +1,12 @@
-"""The society of a finished iteration, ready to be asked."""
+"""What an engine has to serve for the society of an iteration."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hpcmaf.engines.base import ServedModels
+from hpcmaf.engines.options import AdapterShape
 from hpcmaf.errors import DataError
 from hpcmaf.methods import METHODS
 from hpcmaf.recipe import Recipe
@@ -39,13 +40,43 @@ def served_models(run: RunDir, recipe: Recipe, iteration: int) -> ServedModels:
             raise DataError(
                 f"{folder}: the model of {agent} is missing; finish the iteration, copy its models, or name another"
             )
+    return models_of(recipe, models)
+
+
+def models_of(recipe: Recipe, agents: Mapping[str, str]) -> ServedModels:
+    """A recipe's base with agents' models, by name."""
     model = recipe.model
     return ServedModels(
         base=base_model(model.path),
         tuning=recipe.training.tuning,
-        agents=models,
+        agents=agents,
         dtype=model.dtype,
         revision=model.revision,
         trust_remote_code=model.trust_remote_code,
         date=model.date,
     )
+
+
+def adapter_room(recipe: Recipe, served: ServedModels) -> AdapterShape | None:
+    """Room for the adapters that a run will make, so that a server started before there is one can take them."""
+    agents, lora = trained_agents(recipe), recipe.training.lora
+    if recipe.training.tuning == "full" or not agents:
+        return None
+    modules = linear_modules(served) if lora.targets == "all-linear" else tuple(sorted(lora.targets))
+    return AdapterShape(len(agents), lora.rank, modules)
+
+
+def linear_modules(served: ServedModels) -> tuple[str, ...]:
+    """Names of a model's linear layers but the output layer, which is what PEFT calls all-linear."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from hpcmaf.engines.prompts import load
+
+    with torch.device("meta"):
+        config = load(AutoConfig, served, served.base)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=served.trust_remote_code)
+    output = model.get_output_embeddings()
+    layers = model.named_modules()
+    linear = (name for name, layer in layers if isinstance(layer, torch.nn.Linear) and layer is not output)
+    return tuple(sorted({name.rpartition(".")[2] for name in linear}))

@@ -69,7 +69,7 @@ def solve(
         Not a run, a model that is missing, or a question that the run's
         prompts cannot put.
     """
-    from hpcmaf.engines.starting import transformers_engine
+    from hpcmaf.engines.transformers_engine import TransformersEngine
 
     recipe = Recipe.model_validate(run.load_plan().recipe)
     method = METHODS[recipe.method]
@@ -82,7 +82,7 @@ def solve(
     protocol = protocol_of(recipe.model_copy(update={"seed": seed}), method, asked, shape.rounds, t)
     protocol.asked_first(question, 0)  # a question that cannot be put is told of before a model is loaded
     problem = Problem(f"question-{question_hash(question)[:16]}", question)
-    engine = transformers_engine()(served, device=device)
+    engine = TransformersEngine(served, device=device)
     try:
         transcript = asyncio.run(debate(problem, society, protocol, engine))
     finally:

@@ -38,7 +38,7 @@ class Machine:
     def __init__(self, profile: Profile, runs: list[RunDir], tasks: int, console: Console) -> None:
         self.profile = profile
         self.console = console
-        self._slots = Slots(profile.slots())
+        self._slots = Slots(profile, runs[0].root)
         self._roots = runs
         self._tasks = tasks
         self._active: dict[Path, tuple[LocalDriver, ExitStack]] = {}
@@ -51,6 +51,7 @@ class Machine:
     def at_work(self) -> Iterator[None]:
         """Show progress within the block; jobs that still run at its end are stopped."""
         with ExitStack() as stack:
+            stack.callback(self._slots.close)
             stack.callback(self._stop)
             if self.console.is_terminal:
                 columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())

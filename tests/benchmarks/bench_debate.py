@@ -1,29 +1,28 @@
 """Debates of an 8B society on GPUs: requests that move on by themselves, against the ways one would try first.
 
-    python -m tests.benchmarks.bench_debate --out FOLDER                       # loop, peer, ours: about 9 minutes
-    python -m tests.benchmarks.bench_debate --out FOLDER --parts uneven        # about 6 minutes
-    python -m tests.benchmarks.bench_debate --out FOLDER --parts two           # on two GPUs: about 5 minutes
-    python -m tests.benchmarks.bench_debate --out FOLDER --parts ours,ours:seeded=false,ours:kv_cache_dtype=\'"fp8"\'
+    python -m tests.benchmarks.bench_debate --out FOLDER                            # loop, peer, ours: about 9 minutes
+    python -m tests.benchmarks.bench_debate --out FOLDER --parts peer,ours:FP8,inside:FP8
+    python -m tests.benchmarks.bench_debate --out FOLDER --parts ours:FP8,ours:FP8  # the second start is warm
+    python -m tests.benchmarks.bench_debate --out FOLDER --parts two                # on two GPUs
 
 N=3, M=2 with summaries and six rank-16 adapters on every linear layer of a
 model of Llama-3-8B's shape with random weights: 4,500 calls at 500 problems.
 Random weights never end a text, so each call's length is set beforehand: 300
-tokens, or drawn (uneven), the same for all contestants.
+tokens, the same for all contestants.
 
 The parts of a command run one after the other on the same GPUs, each in a
 process of its own, so nothing is left in memory for the next. Starting is
-reported apart; all share one cache of what is compiled.
-
-A part that fails leaves the others be.
+reported apart, by what it was spent on; all share one cache of what is
+compiled, and a FOLDER without one starts cold. A part that fails leaves the
+others be. What earlier commands with the same FOLDER have measured is compared
+too: delete FOLDER/debate.json on another card.
 
 loop      one prompt at a time through transformers; a call of each kind is timed
 peer      vLLM with all adapters, phase by phase: round 1, summaries, round 2
-ours      the engine of this project; with KEY=VALUE;... of its options, of
-          vLLM's arguments, or seeded=false
-uneven    our engine with answers of uneven lengths, then the same phase by
-          phase, with a plot of both over time; with shard=N in shards of N
-          problems, each both ways, one after another (the plot is of the last)
-two       ours on one GPU, then with two engines on two
+ours      the engine of this project, a server; with KEY=VALUE;... of its options
+          or of vLLM's. FP8 stands for weights and cache in fp8
+inside    vLLM's AsyncLLM in the same process, with the server's options
+two       ours on one GPU, then with two servers on two
 """
 
 from __future__ import annotations
@@ -35,89 +34,67 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from hpcmaf.engines.base import Request, Sampling, ServedModels
-from tests.benchmarks.debate_contestants import Barrier, PhaseByPhase, one_at_a_time
-from tests.benchmarks.debate_watch import Watch, draw
-from tests.benchmarks.debate_workload import AGENTS, NAMES, SHAPE, TINY, Work, hold, make_adapters, make_model
+from tests.benchmarks.debate_contestants import InProcess, PhaseByPhase, one_at_a_time
+from tests.benchmarks.debate_workload import NAMES, SHAPE, TINY, Work, hold, make_adapters, make_model
 
 CONTEXT = 8192
+FP8 = 'kv_cache_dtype="fp8";quantization="fp8"'
 
 
-def start_ours(model: Path, adapters: dict[str, str], more: dict[str, Any]) -> Any:
-    """Our engine, with options or vLLM's arguments changed."""
-    from hpcmaf.engines.vllm_engine import VllmEngine
-    from hpcmaf.engines.vllm_options import VllmOptions
+def our_engine(model: Path, adapters: dict[str, str], more: dict[str, Any], log: Path | None = None) -> Any:
+    """Our engine, with options or vLLM's changed."""
+    from hpcmaf.engines.options import VllmOptions
+    from hpcmaf.engines.vllm import VllmEngine
 
-    own = {field.name for field in fields(VllmOptions)} - {"arguments"}
+    own = VllmOptions.model_fields
     options = {"max_model_len": CONTEXT} | {key: value for key, value in more.items() if key in own}
     arguments = {"load_format": "dummy"} | {key: value for key, value in more.items() if key not in own}
-    return VllmEngine(ServedModels(str(model), "lora", adapters), VllmOptions(**options, arguments=arguments))
+    served = ServedModels(str(model), "lora", adapters)
+    return VllmEngine(served, VllmOptions(**options, vllm_args=arguments), log=log)
 
 
 async def warm(engine: Any) -> float:
-    """Start it, with a short call of everybody's for each of its engines; returns the seconds of that."""
+    """Start it, with short calls of everybody's; returns the seconds of that."""
     began = time.monotonic()
     requests = [
         Request(f"{i}", ({"role": "user", "content": f"w{7 + i}"},), [None, *NAMES][i % 7], 0, Sampling(1.0, 1.0, 8))
-        for i in range(200 * len(engine.seats))
+        for i in range(200)
     ]
     await asyncio.gather(*map(engine.complete, requests))
-    while not all(seat.ready for seat in engine.seats):
-        await asyncio.sleep(0.2)
     return time.monotonic() - began
 
 
-async def ours(model: Path, adapters: dict[str, str], more: dict[str, Any], work: Work) -> dict[str, Any]:
-    engine = start_ours(model, adapters, more)
+async def ours(model: Path, adapters: dict[str, str], more: dict[str, Any], work: Work, log: Path) -> dict[str, Any]:
+    engine = our_engine(model, adapters, more, log)
     try:
-        started = await warm(engine)
-        before = engine.reused_tokens
-        with Watch(engine) as watch:
-            made = await hold(work, engine)
-        made |= watch.summary(sum(seat.size for seat in engine.seats))
-        reused = engine.reused_tokens - before
-        sizes = {"weights_gb": engine.weights_bytes / 1e9, "peak_gb": engine.peak_memory_bytes / 1e9}
-        return {"start": started, **made, "reused_tokens": reused, "gpus": engine.gpus, **sizes}
+        return {"start": await warm(engine), **await hold(work, engine), "gpus": engine.gpus, **engine.means()}
     finally:
         engine.close()
 
 
-async def uneven(
-    model: Path, adapters: dict[str, str], more: dict[str, Any], work: Work, out: Path, shard: int | None
-) -> dict[str, Any]:
-    """Both ways on one engine, all problems at once or shard by shard."""
-    shard = shard or work.problems
-    engine = start_ours(model, adapters, more)
-    try:
-        result: dict[str, Any] = {"start": await warm(engine)}
-        seats, over_time = engine.seats[0].size, {}
-        for words, first in enumerate(range(0, work.problems, shard)):
-            own = replace(work, problems=min(shard, work.problems - first))
-            ways = {"dataflow": engine, "phase by phase": Barrier(engine, own.problems * AGENTS)}
-            for half, (name, contestant) in enumerate(ways.items()):
-                with Watch(engine) as watch:
-                    made = await hold(own, contestant, 2 * words + half, first)
-                over_time[name] = watch.samples
-                now = {**made, **watch.summary(seats)}
-                # At once: a limit may end the others.
-                print(f"HALF {first} {name} {json.dumps(now)}", flush=True)
-                before = result.setdefault(name, {"seconds": 0.0, "each": []})
-                result[name] = now | {"seconds": before["seconds"] + now["seconds"]}
-                result[name]["each"] = [*before["each"], round(now["seconds"], 1)]
-        draw(over_time, seats, out / "uneven.png")
-        return result | {"seats": seats, "over_time": over_time}
-    finally:
-        engine.close()
+async def inside(model: Path, adapters: dict[str, str], more: dict[str, Any], work: Work) -> dict[str, Any]:
+    from hpcmaf.engines.server import tuned_kernels
+
+    began = time.monotonic()
+    like = our_engine(model, adapters, more)
+    spec = like._spec(None)
+    left_out = {"served_model_name", "disable_uvicorn_access_log", "enable_sleep_mode"}
+    arguments = {k: v for k, v in spec.arguments().items() if v is not None and k not in left_out}
+    tuned = tuned_kernels(spec)
+    contestant = InProcess(model, adapters, arguments, {"VLLM_TUNED_CONFIG_FOLDER": tuned} if tuned else {})
+    contestant.prompts = like.prompts
+    await warm(contestant)
+    return {"start": time.monotonic() - began, **await hold(work, contestant)}
 
 
 def peer(model: Path, adapters: dict[str, str], work: Work) -> dict[str, Any]:
     began = time.monotonic()
     values = {"max_model_len": CONTEXT, "max_num_seqs": 512, "gpu_memory_utilization": 0.9, "load_format": "dummy"}
-    contestant = PhaseByPhase(model, adapters, values | {"seed": 0}, work.problems * AGENTS)
+    contestant = PhaseByPhase(model, adapters, values | {"seed": 0}, work.problems * 3)
     started = time.monotonic() - began
     return {"start": started, **asyncio.run(hold(work, contestant)), "phases": contestant.spent}
 
@@ -129,30 +106,23 @@ def run_part(part: str, arguments: Any) -> dict[str, Any]:
     model = folder / "base"
     make_model(model, shape)
     adapters = make_adapters(folder / "adapters", shape)
-    name, _, extra = part.partition(":")
+    name, _, extra = part.replace("FP8", FP8).partition(":")
     more = {key: json.loads(value) for key, value in (pair.split("=", 1) for pair in extra.split(";") if pair)}
-    seeded, shard = more.pop("seeded", True), more.pop("shard", None)
-    work = Work(arguments.problems, 20 if arguments.tiny else 300, arguments.top_p, seeded)
+    work = Work(arguments.problems, 20 if arguments.tiny else 300, arguments.top_p, more.pop("seeded", True))
     if name == "loop":
         return one_at_a_time(model, work)
     if name == "peer":
         return peer(model, adapters, work)
-    if name == "uneven":
-        drawn = Work(arguments.problems, None, arguments.top_p, shorter=25 if arguments.tiny else 1)
-        return asyncio.run(uneven(model, adapters, more, drawn, arguments.out, shard))
-    return asyncio.run(ours(model, adapters, more, work))
+    if name == "inside":
+        return asyncio.run(inside(model, adapters, more, work))
+    return asyncio.run(ours(model, adapters, more, work, arguments.out / "server.log"))
 
 
 def compare(made: dict[str, Any]) -> dict[str, float]:
     """The ratios that matter, of what this command has measured."""
     ratios = {}
-    if "ours" in made:
-        for other in ("peer", "loop"):
-            if other in made:
-                ratios[f"ours in parts of {other}"] = made["ours"]["seconds"] / made[other]["seconds"]
-    for part in (name for name in made if name.startswith("uneven")):
-        slow, fast = made[part]["phase by phase"]["seconds"], made[part]["dataflow"]["seconds"]
-        ratios[f"{part}: phase by phase in parts of dataflow"] = slow / fast
+    for part, other in ((p, o) for p in made for o in made if p.startswith("ours") and o.split(":")[0] != "ours"):
+        ratios[f"{part} in parts of {other}"] = made[part]["seconds"] / made[other]["seconds"]
     if "ours:engines=2" in made:
         ratios["two GPUs in parts of one"] = made["ours"]["seconds"] / made["ours:engines=2"]["seconds"]
     return {name: round(value, 4) for name, value in ratios.items()}
@@ -173,11 +143,11 @@ def main() -> None:
     if arguments.one:
         (arguments.out / "part.json").write_text(json.dumps(run_part(arguments.one, arguments)))
         return
-    parts = arguments.parts.replace("two", "ours,ours:engines=2").split(",")
     os.environ.setdefault("VLLM_CACHE_ROOT", str(arguments.out / "cache"))
     (arguments.out / "cache").mkdir(exist_ok=True)
-    made: dict[str, Any] = {}
-    for part in parts:
+    before = arguments.out / "debate.json"
+    made: dict[str, Any] = json.loads(before.read_text())["made"] if before.exists() else {}
+    for part in arguments.parts.replace("two", "ours,ours:engines=2").split(","):
         print(f"--- {part}, {arguments.problems} problems", flush=True)
         command = [sys.executable, "-m", "tests.benchmarks.bench_debate", *sys.argv[1:], "--one", part]
         try:
@@ -185,12 +155,11 @@ def main() -> None:
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
             print(f"FAILED {part} {error}", flush=True)  # the others are worth having
             continue
-        made[part] = json.loads((arguments.out / "part.json").read_text())
-        shown = {key: value for key, value in made[part].items() if key != "over_time"}
-        print(f"RESULT {part} {json.dumps(shown)}", flush=True)
+        name = part if part not in made else f"{part} again"
+        made[name] = json.loads((arguments.out / "part.json").read_text())
+        print(f"RESULT {name} {json.dumps(made[name])}", flush=True)
         # After every part: what is measured is not lost with the next.
-        name = "-".join(part.replace(":", "+") for part in made)[:80]
-        (arguments.out / f"{name}.json").write_text(json.dumps({"made": made, "ratios": compare(made)}))
+        before.write_text(json.dumps({"made": made, "ratios": compare(made)}))
     print(f"RATIOS {json.dumps(compare(made))}")
 
 

@@ -22,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ def rounding_engine(what: str) -> Any:
     from tests.benchmarks.rounded import round_attention, round_matrices
 
     engine = TransformersEngine(ServedModels(str(base_path()), "lora", {}, dtype="float32"), batch_size=256)
-    model = engine.pool.get(None)
+    model = engine.model(None)
     for part in filter(None, what.split("+")):
         {"matrices": round_matrices, "cache": round_attention}[part](model)
     return engine
@@ -52,18 +51,17 @@ def rounding_engine(what: str) -> Any:
 
 def engine_for(way: str) -> Any:
     """The engine of a way."""
-    from hpcmaf.engines.vllm_engine import VllmEngine
-    from hpcmaf.engines.vllm_options import VllmOptions
+    from hpcmaf.engines.options import VllmOptions
+    from hpcmaf.engines.vllm import VllmEngine
 
     dtype, _, extra = way.partition(":")
     if dtype in ("plain", "rounded"):
         return rounding_engine(extra)
     more = {key: json.loads(value) for key, value in (pair.split("=", 1) for pair in extra.split(",") if pair)}
-    own = {field.name for field in fields(VllmOptions)} - {"arguments"}
-    options = {key: value for key, value in more.items() if key in own}
-    rest = {key: value for key, value in more.items() if key not in own}
+    options = {key: value for key, value in more.items() if key in VllmOptions.model_fields}
+    rest = {key: value for key, value in more.items() if key not in options}
     served = ServedModels(str(base_path()), "lora", {}, dtype=dtype)
-    return VllmEngine(served, VllmOptions(enforce_eager=True, gpu_memory_utilization=0.3, arguments=rest, **options))
+    return VllmEngine(served, VllmOptions(enforce_eager=True, gpu_memory_utilization=0.3, vllm_args=rest, **options))
 
 
 async def held(way: str, count: int) -> dict[str, Any]:

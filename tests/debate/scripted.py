@@ -29,5 +29,15 @@ class ScriptedEngine:
         prompt = sum(len(message["content"]) for message in request.messages)
         return Completion(text, tuple(range(len(text) + 1)), prompt, self.reason)
 
+    gpus = 0
+
+    def note(self) -> str:
+        """Nothing to say of work in progress."""
+        return ""
+
+    def means(self) -> dict[str, float]:
+        """Nor of the whole."""
+        return {}
+
     def close(self) -> None:
         """Nothing to release."""

@@ -1,8 +1,7 @@
-"""A batch loses those who have finished, and mixes adapters as PEFT does."""
+"""A batch loses those who have finished."""
 
 from __future__ import annotations
 
-from types import MethodType
 from typing import Any
 
 import pytest
@@ -12,10 +11,9 @@ from transformers import AutoModelForCausalLM
 
 from hpcmaf.engines import Request, Sampling
 from hpcmaf.engines.generating import generate
-from hpcmaf.engines.mixing import BASE, mix_in_place, runs
 from hpcmaf.micro import base_path
 
-NAMES = ("one", "two")
+NAMES = ("__base__", "one", "two")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +38,7 @@ def request(row: int) -> Request:
 def test_rows_that_have_finished_leave_the_batch(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the others say what they would have said among them, to the last token."""
     prompts = [[3 + row % 20] * (4 + row % 7) for row in range(24)]
-    adapters = sorted((BASE, *NAMES)[row % 3] for row in range(24))
+    adapters = [NAMES[row % 3] for row in range(24)]
     limits = [2 + 3 * (row % 12) for row in range(24)]
     sizes: list[int] = []
     plain = model.generate
@@ -50,6 +48,8 @@ def test_rows_that_have_finished_leave_the_batch(model: Any, monkeypatch: pytest
         return plain(**arguments)
 
     monkeypatch.setattr(model, "generate", counted)
+
+    steps: list[tuple[int, int]] = []
 
     def asked(rows: list[int], stop_ids: list[int]) -> list[list[int]]:
         with torch.inference_mode():
@@ -62,33 +62,17 @@ def test_rows_that_have_finished_leave_the_batch(model: Any, monkeypatch: pytest
                 pad=0,
                 adapters=[adapters[row] for row in rows],
                 device=torch.device("cpu"),
+                on_step=lambda tokens, ended: steps.append((tokens, ended)),
             )
 
     for stop_ids in ([1000], [5, 9]):
         sizes.clear()
+        steps.clear()
         together = asked(list(range(24)), stop_ids)
+        assert [sum(column) for column in zip(*steps, strict=True)] == [sum(map(len, together)), 24]
+        assert len([ended for _, ended in steps if ended]) > 2, "rows are counted as they end, not all at the last"
         assert sizes[0] == 24 and len(sizes) > 2 and sizes == sorted(sizes, reverse=True)
         assert together == [asked([row], stop_ids)[0] for row in range(24)]
         for row, tokens in enumerate(together):
             ended = bool(set(tokens) & set(stop_ids))
             assert len(tokens) == limits[row] or (ended and tokens[-1] in stop_ids and len(tokens) < limits[row])
-
-
-def test_adapters_are_mixed_as_peft_mixes_them(model: Any) -> None:
-    ids = torch.randint(3, 20, (9, 6), generator=torch.Generator().manual_seed(0))
-    for names in ([BASE] * 3 + ["one"] * 4 + ["two"] * 2, [*NAMES, *NAMES, *NAMES, "one", BASE, "two"]):
-        with torch.inference_mode():
-            theirs = model(input_ids=ids, adapter_names=names).logits
-            assert mix_in_place(model) == 28
-            ours = model(input_ids=ids, adapter_names=names).logits
-        assert torch.allclose(ours, theirs, atol=1e-5)
-        with model.disable_adapter():
-            assert not torch.allclose(ours[3], model(input_ids=ids).logits[3], atol=1e-2)
-        for module in model.modules():
-            if isinstance(vars(module).get("_mixed_batch_forward"), MethodType):
-                del module._mixed_batch_forward
-
-
-def test_runs_of_equal_names() -> None:
-    assert runs([BASE, "a", "a", BASE, "b"]) == [("a", 1, 3), ("b", 4, 5)]
-    assert runs([]) == []

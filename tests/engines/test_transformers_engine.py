@@ -74,8 +74,8 @@ def test_greedy_is_plain_greedy_generation(base: Path) -> None:
     engine = engine_for(base)
     completion = run(engine, [ask("k", temperature=0.0)])[0]
     model = AutoModelForCausalLM.from_pretrained(base)
-    model.generation_config = GenerationConfig(eos_token_id=engine.pool.stop_ids, pad_token_id=0)
-    prompt = torch.tensor([engine.pool.chat.prompt_ids([{"role": "user", "content": "12+3"}])])
+    model.generation_config = GenerationConfig(eos_token_id=engine.prompts.stop_ids, pad_token_id=0)
+    prompt = torch.tensor([engine.prompts.chat.prompt_ids([{"role": "user", "content": "12+3"}])])
     expected = model.generate(prompt, max_new_tokens=12, do_sample=False)[0, prompt.shape[1] :].tolist()
     assert list(completion.token_ids) == expected
     assert completion.prompt_tokens == prompt.shape[1]
@@ -85,7 +85,7 @@ def test_seeds_draw_from_the_nucleus() -> None:
     """Frequencies over 20,000 seeds are the renormalised nucleus, and nothing outside it occurs."""
     import torch
 
-    from hpcmaf.engines.sampling import SeededSampling
+    from hpcmaf.engines.generating import SeededSampling
 
     logits = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -2.0])
     rows = 20_000
@@ -104,7 +104,7 @@ def test_seeds_draw_from_the_nucleus() -> None:
 def test_a_diverged_model_is_named(temperature: float, broken: float) -> None:
     import torch
 
-    from hpcmaf.engines.sampling import SeededSampling
+    from hpcmaf.engines.generating import SeededSampling
 
     requests = [ask("a", model=None), ask("b", model="critic-1", temperature=temperature)]
     scores = torch.zeros(2, 5)
@@ -125,16 +125,15 @@ def test_what_is_trained_on_is_what_was_generated() -> None:
 
     prompts = get_task("arithmetic").prompts("compact")
     engine = engine_for(base_path())
-    engine.pool.get(None)
     given: list[list[int]] = []
-    generate = engine.pool.get(None).generate
+    generate = engine.model(None).generate
 
     def watched(**kwargs):
         rows = zip(kwargs["input_ids"].tolist(), kwargs["attention_mask"].tolist(), strict=True)
         given.extend([token for token, kept in zip(ids, mask, strict=True) if kept] for ids, mask in rows)
         return generate(**kwargs)
 
-    engine.pool.get(None).generate = watched
+    engine.model(None).generate = watched
     chat = ChatFormat.from_pretrained(str(base_path()))
     messages: tuple = ()
     for n, text in enumerate([prompts.first("3+4*5+6-7*8"), prompts.update("3+4*5+6-7*8", "4*5=20 -27")]):
@@ -191,8 +190,8 @@ def test_whole_checkpoints_are_served_with_few_swaps(base: Path, tmp_path: Path)
     roomy = engine_for(base, agents, tuning="full", batch_size=2, loaded_models=4)
     tight = engine_for(base, agents, tuning="full", batch_size=2, loaded_models=1)
     loads: list[str | None] = []
-    load = tight.pool._load
-    tight.pool._load = lambda group: loads.append(group) or load(group)
+    load = tight._load
+    tight._load = lambda group: loads.append(group) or load(group)
     assert run(tight, requests) == run(roomy, requests)
     assert sorted(loads) == sorted(agents)
     alone = run(engine_for(Path(agents["generator-1"])), [ask("k1", "55", None, seed=1)])[0]
@@ -251,7 +250,7 @@ def test_what_cannot_be_served_is_said(base: Path, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="no PEFT adapter for critic-0"):
         run(engine_for(base, {"critic-0": str(tmp_path)}), [ask("k")])
     with pytest.raises(PlatformError, match="no GPU"):
-        from hpcmaf.engines.models import pick_device
+        from hpcmaf.engines.prompts import pick_device
 
         pick_device("cuda")
 
@@ -283,7 +282,27 @@ def test_generation_stops_at_the_templates_end_of_turn(tmp_path: Path) -> None:
         settings = json.loads((base / name).read_text())
         (base / name).write_text(json.dumps(settings | {"eos_token_id": other}))
     engine = engine_for(base)
-    assert engine.pool.stop_ids == sorted({end, other}) and end not in engine.pool.chat.tokenizer.all_special_ids
+    assert engine.prompts.stop_ids == sorted({end, other}) and end not in engine.prompts.chat.tokenizer.all_special_ids
     (completion,) = run(engine, [ask("k", max_new_tokens=30)])
     assert (completion.finish_reason, completion.token_ids[-1]) == ("stop", end)
     assert completion.text == tokenizer.decode(completion.token_ids[:-1])
+
+
+def test_progress_moves_within_a_batch_and_a_stop_loses_none_of_it(base: Path, tmp_path: Path) -> None:
+    counts: list[int] = []
+
+    class Stop(Exception):
+        pass
+
+    def count(completions: int) -> None:
+        counts.append(completions)
+        if sum(counts) == 3:
+            raise Stop
+
+    engine = engine_for(base, on_batch=count, journal=Journal(tmp_path / "j"))
+    requests = [ask(f"k{i}", seed=i, max_new_tokens=2 + 3 * i) for i in range(8)]
+    with pytest.raises(Stop):
+        run(engine, requests)
+    assert sum(counts) == 8 and max(counts) < 8
+    assert engine.note().endswith(" tokens/s")
+    assert len(Journal(tmp_path / "j")) == 8, "the batch was finished and is kept"

@@ -35,8 +35,10 @@ ANSWERS = """
 import asyncio
 import sys
 from hpcmaf.engines import Request, Sampling, ServedModels
-from hpcmaf.engines.starting import transformers_engine
-engine = transformers_engine()(ServedModels(sys.argv[1], "lora", {"a": sys.argv[2]}), device="cpu")
+from hpcmaf.imports.light import lightly
+with lightly():
+    from hpcmaf.engines.transformers_engine import TransformersEngine
+engine = TransformersEngine(ServedModels(sys.argv[1], "lora", {"a": sys.argv[2]}), device="cpu")
 asked = Request("k", ({"role": "user", "content": "1+2"},), "a", 1, Sampling(1.0, 0.9, 4))
 assert asyncio.run(engine.complete(asked)).token_ids
 import torch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def spooled(name: str, tmp_path: Path) -> Path:
 
 
 def test_there_is_a_script_for_the_loop_and_one_for_each_stage() -> None:
-    assert {path.stem for path in SCRIPTS} == {"iterate", *STAGES}
+    assert {path.stem for path in SCRIPTS} == {"iterate", "onenode", *STAGES}
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, SLURM / "hpcmaf.sh"], ids=lambda path: path.name)
@@ -75,7 +76,7 @@ def test_help_needs_nothing_but_bash(script: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_headers_hold_no_settings_of_a_site(script: Path) -> None:
     options = re.findall(r"^#SBATCH --([a-z-]+)", script.read_text(), flags=re.MULTILINE)
-    neutral = {"job-name", "output", "open-mode", "ntasks", "cpus-per-task", "requeue", "signal"}
+    neutral = {"job-name", "output", "open-mode", "nodes", "ntasks", "cpus-per-task", "requeue", "signal"}
     assert options and set(options) <= neutral
     assert "set -Eeuo pipefail" in script.read_text()
 
@@ -85,6 +86,37 @@ def test_arguments_go_on_to_submit_as_they_are(tmp_path: Path) -> None:
     python = program(tmp_path / "my python")
     told = bash(SLURM / "iterate.sh", *words, cwd=tmp_path, HPCMAF_PYTHON=str(python))
     assert told.stdout.splitlines() == [str(python), "-m", "hpcmaf", "submit", *words], told.stderr
+
+
+def test_one_allocation_runs_the_loop_with_a_task_per_gpu(tmp_path: Path) -> None:
+    """Unless a profile is named, which says itself how many."""
+    python = program(tmp_path / "python")
+    own, four = ["--profile", "onenode", "--set-profile"], {"SLURM_GPUS_ON_NODE": "4"}
+    for given, gpus, added in (
+        (["--recipe", "a b"], four, [*own, "jobs=4"]),
+        (["--recipe", "a b"], {}, [*own, "jobs=1"]),
+        (["--profile", "x.yaml"], four, []),
+    ):
+        done = bash(SLURM / "onenode.sh", *given, cwd=tmp_path, HPCMAF_PYTHON=str(python), **gpus)
+        assert done.stdout.splitlines() == [str(python), "-m", "hpcmaf", "submit", *added, *given]
+
+
+def test_an_allocation_that_ends_passes_it_on_and_goes_back_into_the_queue(tmp_path: Path) -> None:
+    """Slurm warns the script alone; hpcmaf stops in order, and only then is the job requeued."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/bash\ntrap 'echo stopping; sleep 0.3; echo stopped; exit 130' TERM\necho up\n"
+                      "while :; do sleep 0.05; done\n")  # fmt: skip
+    python.chmod(0o755)
+    (program(tmp_path / "bin" / "scontrol")).write_text('#!/bin/bash\n[[ $1 == show ]] || echo "scontrol $*"\n')
+    environment = os.environ | {"HPCMAF_PYTHON": str(python), "SLURM_JOB_ID": "7",
+                                "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}  # fmt: skip
+    script = subprocess.Popen(
+        ["bash", SLURM / "onenode.sh"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert script.stdout is not None and script.stdout.readline() == "up\n"
+    script.send_signal(signal.SIGUSR2)
+    assert script.stdout.read().splitlines() == ["stopping", "stopped", "scontrol requeue 7"]
+    assert script.wait(10) == 130
 
 
 def test_hpcmaf_is_found_in_this_order(tmp_path: Path) -> None:

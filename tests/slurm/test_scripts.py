@@ -82,6 +82,17 @@ def test_the_loop_runs_from_one_sbatch(site: Site) -> None:
 
 
 @pytest.mark.timeout(600)
+def test_the_loop_runs_inside_one_allocation(site: Site) -> None:
+    """Nothing else is submitted."""
+    profile = ["--profile", "local", "--set-profile", "jobs=2"]
+    job = site.sbatch("--partition=main", SLURM / "onenode.sh", *profile, *WORDS[:-4], "--iters", "1", "--run", "one")
+    site.wait(job, timeout=400)
+    assert {line["array_job"] for line in site.slurm.jobs()} == {str(job)}
+    run = RunDir(site.folder / "runs/one")
+    assert run.metrics(1).exists() and verify(run.root) == []
+
+
+@pytest.mark.timeout(600)
 def test_each_stage_runs_alone(site: Site) -> None:
     shards = ["--set-profile", "generation.problems_per_shard=6"]
     site.call(sys.executable, "-m", "hpcmaf", "plan", "--write", *WORDS, *shards, "--run", "alone")

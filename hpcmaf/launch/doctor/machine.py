@@ -29,10 +29,11 @@ def profile_findings(profile: Profile) -> Iterator[Finding]:
     """What a profile asks for that its jobs would do without, or miss; ``hpcmaf plan`` shows it too."""
     for text, remedy in profile.idle_gpus():
         yield warning("GPUs", text, remedy)
-    if profile.generation.engine == "vllm" and find_spec("vllm") is None:
+    generation = profile.generation
+    if generation.engine == "vllm" and not generation.server_command and find_spec("vllm") is None:
         own = profile.slurm is None or profile.slurm.python is None
         text = "generation.engine is vllm, which this Python does not have" + ("" if own else "; jobs run another")
-        yield warning("packages", text, "pip install 'hpcmaf[vllm]', or use engine: transformers")
+        yield warning("packages", text, "pip install 'hpcmaf[vllm]', name server_command, or use engine: transformers")
     if profile.slurm is not None and "SLURM_JOB_ID" in os.environ:
         for name in unnamed(profile.slurm, os.environ):
             text = f"{name}={os.environ[name]} is this job's, and passed over"
@@ -42,7 +43,8 @@ def profile_findings(profile: Profile) -> Iterator[Finding]:
 def _packages(profile: Profile) -> Iterator[Finding]:
     from packaging.requirements import Requirement
 
-    extras = {"vllm"} if profile.generation.engine == "vllm" else set()
+    own = profile.generation.engine == "vllm" and not profile.generation.server_command
+    extras = {"vllm"} if own else set()
     try:
         lines = metadata.requires("hpcmaf") or []
     except metadata.PackageNotFoundError:

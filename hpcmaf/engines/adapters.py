@@ -1,0 +1,157 @@
+"""Agents' adapters on a vLLM server: loaded while it runs, and tested before a debate believes them.
+
+A batch that mixes adapters can give rows to the wrong one without a word (vLLM
+on CPUs does when all adapter slots are taken). So known prompts go through the
+base and every adapter together, then through each alone, by the requests that
+debates make, and the two must agree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hpcmaf.engines.base import Completion, Diverged
+from hpcmaf.engines.client import Client, ServerError
+from hpcmaf.engines.options import RANKS, AdapterShape
+from hpcmaf.errors import EngineError
+
+_PROBE_TOKENS = 12
+# Mean difference of log-likelihoods that rounding in 32 bits, and in less,
+# accounts for: the same row in batches of different shapes.
+_ROUNDING, _ROUNDING_SHORT = 0.01, 0.15
+# Models nearer to each other than this part of it are told apart by nobody:
+# an adapter that has hardly been trained is the base, whoever answers.
+_ALIKE = 0.2
+_ELSEWHERE = "use generation.engine: transformers"
+
+
+class MixedUp(EngineError):
+    """A server gives rows to the wrong adapter."""
+
+
+def adapter_shape(adapters: Mapping[str, str]) -> AdapterShape:
+    """Room that adapters need.
+
+    Raises
+    ------
+    EngineError
+        A folder holds no adapter, or one that vLLM cannot serve.
+    """
+    from safetensors import safe_open
+
+    rank, modules = 1, set()
+    for name, folder in adapters.items():
+        try:
+            config = json.loads(Path(folder, "adapter_config.json").read_bytes())
+            with safe_open(Path(folder, "adapter_model.safetensors"), framework="np") as file:
+                tensors = list(file.keys())
+        except FileNotFoundError as error:
+            raise EngineError(f"{folder}: holds no PEFT adapter for {name}; finetune it again") from error
+        except Exception as error:  # safetensors has its own classes for damage
+            reason = f"{folder}: a torn adapter for {name} ({error}); finetune it again"
+            raise EngineError(reason, kind="torn") from error
+        strange = [tensor for tensor in tensors if ".lora_A." not in tensor and ".lora_B." not in tensor]
+        changed = {tensor.split(".lora_")[0].rpartition(".")[2] for tensor in tensors}
+        strange += sorted(changed & {"lm_head", "embed_tokens"})
+        if strange:
+            raise EngineError(f"{folder}: vLLM serves no adapter that holds {strange[0]}; {_ELSEWHERE}")
+        rank = max(rank, config["r"], *config.get("rank_pattern", {}).values())
+        modules |= changed
+    if rank > RANKS[-1]:
+        raise EngineError(f"adapters of rank {rank}: vLLM serves up to {RANKS[-1]}; {_ELSEWHERE}")
+    return AdapterShape(len(adapters), rank, tuple(sorted(modules)))
+
+
+def serving_names(adapters: Mapping[str, str]) -> dict[str, str]:
+    """Agent to the name its adapter goes by on a server: with a digest of the files, so no other is taken for it."""
+    names = {}
+    for agent, folder in adapters.items():
+        digest = hashlib.sha256()
+        for file in ("adapter_config.json", "adapter_model.safetensors"):
+            digest.update(Path(folder, file).read_bytes())
+        names[agent] = f"{agent}@{digest.hexdigest()[:16]}"
+    return names
+
+
+async def load_adapters(client: Client, adapters: Mapping[str, str], names: Mapping[str, str]) -> None:
+    """Load what a server does not have yet.
+
+    Raises
+    ------
+    EngineError
+        The server refuses one.
+    """
+    for agent, folder in adapters.items():
+        body = {"lora_name": names[agent], "lora_path": str(Path(folder).resolve())}
+        try:
+            await client.post("/v1/load_lora_adapter", body)
+        except ServerError as error:
+            if error.status != 400 or "already" not in str(error):
+                raise EngineError(f"{folder}: vLLM does not load the adapter of {agent} ({error})") from error
+
+
+async def check_identity(
+    client: Client, prompts: Sequence[Sequence[int]], models: Sequence[str | None], stop_ids: Sequence[int], dtype: str
+) -> None:
+    """Test that every model (serving name, ``None`` for the base) answers for itself.
+
+    Raises
+    ------
+    MixedUp
+        One does not, by more than rounding in ``dtype`` may do.
+    EngineError
+        Its numbers are none.
+    """
+
+    async def ask(model: str | None, prompt: Sequence[int]) -> Completion:
+        body = {"temperature": 0.0, "max_tokens": _PROBE_TOKENS, "logprobs": 0, "prompt_logprobs": 0}
+        try:
+            made = await client.complete({"model": model or "base", "prompt": list(prompt), **body}, stop_ids)
+        except ServerError as error:
+            if "not JSON compliant" not in str(error):
+                raise
+            made = Completion("", (), 0, "length", (math.nan,), ())
+        if not all(map(math.isfinite, _values(made))):
+            raise Diverged((model or "base").partition("@")[0])
+        return made
+
+    rows = [(model, tuple(prompt)) for prompt in prompts for model in models]
+    mixed = await asyncio.gather(*(ask(*row) for row in rows))
+    alone: dict[Any, Completion] = {}
+    for model in models if len(models) > 1 else ():
+        own = [row for row in rows if row[0] == model]
+        alone |= zip(own, await asyncio.gather(*(ask(*row) for row in own)), strict=True)
+    rounding = _ROUNDING if dtype == "float32" else _ROUNDING_SHORT
+    for (model, prompt), made in zip(rows, mixed, strict=True) if alone else ():
+        far = {other: _far(made, alone[other, prompt]) for other in models}
+        nearest = min(models, key=lambda other: far[other])
+        apart = _far(alone[model, prompt], alone[nearest, prompt])
+        somebody_else = far[nearest] < far[model] / 3 and min(far[model], apart) > _ALIKE * rounding
+        # Far from itself; or nearer to itself than rounding allows, yet clearly somebody else.
+        # (Turned around, so that what is no number does not pass.)
+        if not far[model] <= rounding or somebody_else:
+            raise MixedUp(
+                f"vLLM mixes up adapters: in a mixed batch, {model or 'base'} is {far[model]:.3g} nats a token from "
+                f"itself alone, and {far[nearest]:.3g} from {nearest or 'base'}; {_ELSEWHERE}"
+            )
+
+
+def _values(made: Completion, tokens: int | None = None) -> list[float]:
+    return [*(made.prompt_logprobs or ()), *(made.logprobs or ())[:tokens]]
+
+
+def _far(one: Completion, other: Completion) -> float:
+    """Mean absolute difference of log-likelihoods, up to the first token in which the two part.
+
+    There both took their likeliest token: those may be compared still.
+    """
+    same = [a == b for a, b in zip(one.token_ids, other.token_ids, strict=False)]
+    until = (same.index(False) if False in same else len(same)) + 1
+    pairs = list(zip(_values(one, until), _values(other, until), strict=False))
+    return sum(abs(a - b) for a, b in pairs) / max(1, len(pairs))

@@ -1,0 +1,326 @@
+"""Clients of servers that speak the OpenAI-compatible HTTP API, and what engines behind them have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+import resource
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import httpx
+
+from hpcmaf.engines.base import Completion, Request
+from hpcmaf.engines.journal import Journal
+from hpcmaf.engines.options import Endpoint
+from hpcmaf.errors import EngineError
+
+# httpx looks at every connection of a pool for every request; several small pools stay quick.
+_POOL = 48
+# vLLM closes a connection that was idle for five seconds.
+_LIMITS = httpx.Limits(max_connections=_POOL, max_keepalive_connections=_POOL, keepalive_expiry=2.0)
+_LONGEST_PAUSE = 30.0
+_TICK_SECONDS = 0.4
+
+
+class ServerError(EngineError):
+    """A server answered with an error, of an HTTP ``status``."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Unreachable(EngineError):
+    """A server does not answer, however often it is asked."""
+
+    kind = "hardware"
+
+
+class Client:
+    """Sends requests to one server, again where it is busy or a connection breaks.
+
+    Parameters
+    ----------
+    settings
+        Keyword arguments of ``httpx.AsyncClient``.
+    uds
+        Unix socket, in place of the network.
+    in_flight
+        Most requests at once.
+    patience
+        Seconds for which one request is sent again.
+    retried
+        Whether a reply of 500 and above is worth another try.
+    alive
+        Whether there is any sense in going on.
+    """
+
+    def __init__(
+        self, settings: Mapping[str, Any], *, uds: str | None = None, in_flight: int = 64, patience: float = 120.0,
+        retried: bool = False, alive: Callable[[], bool] = lambda: True,
+    ) -> None:  # fmt: skip
+        transports = (httpx.AsyncHTTPTransport(uds=uds, limits=_LIMITS) for _ in range(-(-in_flight // _POOL)))
+        self._next = itertools.cycle([httpx.AsyncClient(transport=one, **settings) for one in transports])
+        self.patience, self.retried, self.alive = patience, retried, alive
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if resource.RLIM_INFINITY != soft < 2 * in_flight + 256:
+            most = 2 * in_flight + 256 if hard == resource.RLIM_INFINITY else min(hard, 2 * in_flight + 256)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+    async def post(self, path: str, body: Any) -> Any:
+        """Send one request; returns the reply's JSON, or its text.
+
+        Raises
+        ------
+        ServerError
+            It was refused.
+        Unreachable
+            There was no answer.
+        """
+        deadline = time.monotonic() + self.patience
+        for attempt in itertools.count():
+            pause = min(_LONGEST_PAUSE, 0.1 * 2**attempt) * random.uniform(0.5, 1.0)
+            try:
+                reply = await next(self._next).post(path, json=body)
+            except httpx.TransportError as error:
+                # A connection that the server has closed, or a server that is going.
+                reason = f"no answer ({f'{type(error).__name__} {error}'.strip()})"
+            else:
+                if reply.is_success:
+                    return reply.json() if "json" in reply.headers.get("content-type", "") else reply.text
+                reason = f"{reply.status_code} {_message(reply)}"
+                if reply.status_code not in {408, 425, 429} and not (self.retried and reply.status_code >= 500):
+                    raise ServerError(reply.status_code, reason)
+                after = reply.headers.get("retry-after", "0")
+                pause = max(pause, min(_LONGEST_PAUSE, float(after) if after.isdecimal() else _LONGEST_PAUSE))
+            if not self.alive() or time.monotonic() + pause > deadline:
+                raise Unreachable(reason)
+            await asyncio.sleep(pause)
+
+    async def text(self, path: str) -> str:
+        """The text of a page, or nothing."""
+        try:
+            return (await next(self._next).get(path, timeout=30)).text
+        except httpx.TransportError:
+            return ""
+
+    async def complete(self, body: Mapping[str, Any], stop_ids: Sequence[int]) -> Completion:
+        """Complete a prompt of token ids on a vLLM server; the text is left out."""
+        fixed = {"return_token_ids": True, "stop_token_ids": list(stop_ids)}
+        choice = (await self.post("/v1/completions", {**fixed, **body}))["choices"][0]
+        likely, ids, prompt = choice.get("logprobs"), body["prompt"], choice.get("prompt_logprobs")
+        return Completion(
+            "",
+            tuple(choice["token_ids"]),
+            len(ids),
+            choice["finish_reason"],
+            tuple(likely["token_logprobs"]) if likely else None,
+            tuple(row[str(id)]["logprob"] for row, id in zip(prompt[1:], ids[1:], strict=True)) if prompt else None,
+        )
+
+
+def _message(reply: httpx.Response) -> str:
+    """A reply's reason in one line."""
+    try:
+        value = reply.json()
+        error = value.get("error", value)
+        text = error.get("message") or error.get("detail") if isinstance(error, dict) else error
+    except (ValueError, AttributeError):
+        text = reply.text
+    return " ".join(str(text or reply.reason_phrase).split())[:300]
+
+
+class HttpEngine:
+    """What engines behind HTTP have in common: a journal, a clock, and one failure for all who wait.
+
+    Parameters
+    ----------
+    journal
+        Where completions are kept as they come; ``None`` keeps none.
+    on_batch
+        Called with the number of completions that came, and a few times a
+        second with 0; what it raises reaches everybody.
+
+    Attributes
+    ----------
+    seconds
+        Time in which there was something to complete, starts and earlier
+        attempts included.
+    open
+        Requests that are not answered.
+    gpus
+        GPUs in use.
+    """
+
+    gpus = peak_memory_bytes = 0
+
+    def __init__(self, journal: Journal | None, on_batch: Callable[[int], None] | None) -> None:
+        self.journal = journal
+        self.seconds = self._written = journal.seconds if journal is not None else 0.0
+        self.open, self._mark = 0, 0.0
+        self._on_batch = on_batch or (lambda _: None)
+        self._failure: BaseException | None = None
+        self._failed: asyncio.Future[None] | None = None
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._unwritten: list[tuple[Request, Completion]] = []
+
+    async def complete(self, request: Request) -> Completion:
+        """Generate one completion; see ``Engine``.
+
+        A prompt that fills the context leaves no room to answer: its
+        completion is empty, with finish reason ``"length"``.
+        """
+        try:
+            self.check()
+            made = self.journal.find(request) if self.journal is not None else None
+            made = made or await self._made(request)
+            self._on_batch(1)
+            return made
+        except Exception as error:
+            self.fail(error)
+            raise
+
+    async def _made(self, request: Request) -> Completion:
+        loop = asyncio.get_running_loop()
+        self._failed = self._failed or loop.create_future()
+        self._clock(1)
+        self.keep_going("tick", self._tick)
+        task = loop.create_task(self.answer(request))
+        try:
+            await asyncio.wait((task, self._failed), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                self.check()
+            self._unwritten.append((request, task.result()))
+            return task.result()
+        finally:
+            task.cancel()
+            self._clock(-1)
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+        self._write()
+        if self.journal is not None:
+            self.journal.close()
+
+    # --- what an engine adds -----------------------------------------------
+    async def answer(self, request: Request) -> Completion:
+        """Complete a request that no journal holds."""
+        raise NotImplementedError
+
+    async def watch(self) -> None:
+        """Look at the servers, a few times a second."""
+
+    def note(self) -> str:
+        """What there is to say of the work in progress."""
+        return ""
+
+    def means(self) -> dict[str, Any]:
+        """What there is to say of the whole."""
+        return {}
+
+    # --- for both ----------------------------------------------------------
+    def fail(self, error: BaseException) -> None:
+        """Everybody waiting must get the error, or the program hangs."""
+        if self._failure is None:
+            self._failure, self._trace = error, error.__traceback__
+        if self._failed is not None and not self._failed.done():
+            self._failed.set_result(None)
+
+    def check(self) -> None:
+        """Raise the failure, if there is one."""
+        if self._failure is not None:
+            raise self._failure.with_traceback(self._trace)
+
+    def keep_going(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Have a task of a name do something, unless it is at work."""
+
+        async def run() -> None:
+            try:
+                await work()
+            except Exception as error:
+                self.fail(error)
+
+        if name not in self._tasks or self._tasks[name].done():
+            self._tasks[name] = asyncio.get_running_loop().create_task(run())
+
+    async def _tick(self) -> None:
+        """A few times a second: let the job be stopped, look at the server, write what came."""
+        while self.open or self._unwritten:
+            self._on_batch(0)
+            await self.watch()
+            self._clock(0)
+            self._write()
+            await asyncio.sleep(_TICK_SECONDS)
+
+    def _clock(self, change: int) -> None:
+        now = time.monotonic()
+        self.seconds += now - self._mark if self.open else 0.0
+        self._mark, self.open = now, self.open + change
+
+    def _write(self) -> None:
+        entries, self._unwritten = self._unwritten, []
+        if entries and self.journal is not None:
+            requests, completions = zip(*entries, strict=True)
+            self.journal.append(requests, completions, self.seconds - self._written)
+            self._written = self.seconds
+
+
+class EndpointEngine(HttpEngine):
+    """An ``Engine`` on an endpoint that answers chats, such as a hosted model.
+
+    Raises
+    ------
+    EngineError
+        The variable of the key is not set.
+    """
+
+    def __init__(
+        self, options: Endpoint, *, journal: Journal | None = None, on_batch: Callable[[int], None] | None = None
+    ) -> None:
+        super().__init__(journal, on_batch)
+        self.options, variable = options, options.key_variable
+        key = os.environ.get(variable, "").strip() if variable else ""
+        if variable and not key:
+            raise EngineError(f"generation.endpoint.key_variable: {variable} is not set; export it before you start")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        settings = {"base_url": options.url, "headers": headers, "timeout": options.timeout_seconds}
+        patience = 60 * options.patience_minutes
+        self._client = Client(settings, in_flight=options.in_flight, patience=patience, retried=True)
+        self._slots = asyncio.Semaphore(options.in_flight)
+
+    async def answer(self, request: Request) -> Completion:
+        """Complete a request."""
+        options, sampling = self.options, request.sampling
+        url, variable = options.url, options.key_variable
+        if request.logprobs:
+            raise EngineError(f"{url}: chats have no likelihoods of prompts; use generation.engine: vllm")
+        model = options.model if request.model is None else options.models.get(request.model)
+        if model is None:
+            where = "name it under generation.endpoint.models"
+            raise EngineError(f"{url}: nothing is known there of the model of {request.model}; {where}")
+        body = {"model": model, "messages": list(request.messages), "seed": request.seed % 2**31,
+                "temperature": sampling.temperature, "top_p": sampling.top_p,
+                "max_tokens": sampling.max_new_tokens}  # fmt: skip
+        try:
+            async with self._slots:
+                reply = await self._client.post("chat/completions", body)
+            choice, usage = reply["choices"][0], reply.get("usage") or {}
+            text, ended = choice["message"].get("content") or "", choice.get("finish_reason")
+        except ServerError as error:
+            if error.status == 400 and "context length" in str(error):
+                return Completion("", (), 0, "length")
+            remedy = "; look at generation.endpoint.url and model" if error.status in {404, 405} else ""
+            if error.status in {401, 403}:
+                remedy = f"; look at the key in {variable}" if variable else "; name generation.endpoint.key_variable"
+            raise EngineError(f"{url}: {error}{remedy}") from None
+        except Unreachable as error:
+            waited = f"for {options.patience_minutes:g} minutes (generation.endpoint.patience_minutes)"
+            raise EngineError(f"{url}: {error}, {waited}; the same command goes on", kind="hardware") from None
+        except (KeyError, IndexError, TypeError, AttributeError):
+            raise EngineError(f"{url}: its reply is no chat completion; see generation.endpoint.url") from None
+        prompt, made = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
+        return Completion(text, (), prompt, "length" if ended == "length" else "stop", counted=made)

@@ -1,0 +1,94 @@
+#!/bin/bash
+#SBATCH --job-name=hpcmaf-onenode
+#SBATCH --output=%x-%j.log
+#SBATCH --open-mode=append
+#SBATCH --nodes=1
+#SBATCH --requeue
+#SBATCH --signal=B:USR2@180
+set -Eeuo pipefail
+
+usage() {
+    cat <<'END'
+Usage: sbatch [SBATCH OPTION]... slurm/onenode.sh [--profile PROFILE] [OPTION]...
+       bash slurm/onenode.sh [--profile PROFILE] [OPTION]...
+
+Runs the whole loop inside one allocation of one node: debates, merge, finetuning
+and evaluation for L iterations. Nothing else is submitted. With engine: vllm,
+one server per GPU starts once and serves all iterations; it makes room while
+agents are trained (generation.while_training).
+
+PROFILE is one of launcher: local. If none is named it is 'onenode', with as many
+tasks at once as the allocation has GPUs.
+
+OPTION is any of 'hpcmaf submit --help', such as
+  --recipe RECIPE    what to run; a file, or the name of a shipped recipe
+  --iters L          number of iterations
+  --run NAME         run directory, or a name under runs/
+
+Time running out, or preempted, the run stops and the job goes back into the
+queue, to go on where it was; the same command goes on as well. Its log is
+hpcmaf-onenode-JOB.log here.
+
+Environment:
+  HPCMAF_RECIPE      RECIPE, where --recipe is left out
+  HPCMAF_PYTHON      Python that has hpcmaf; left out, the .venv of this folder
+                     or of the repository, then the hpcmaf in PATH
+
+Example: sbatch -p gpu --gpus-per-node=4 --cpus-per-task=32 slurm/onenode.sh --recipe my-gsm8k.yaml
+END
+}
+
+# sbatch runs a copy of this script: what it shares with the others lies beside
+# the original, or below the folder it was submitted from.
+find_shared() {
+    local original='' place
+    if [[ -n ${SLURM_JOB_ID:-} ]]; then
+        original=$(scontrol show job "$SLURM_JOB_ID" 2>/dev/null | sed -n 's/^ *Command=//p') || original=''
+    fi
+    for place in "$(dirname -- "${BASH_SOURCE[0]}")" "$(dirname -- "${original%%.sh*}")" \
+        "${SLURM_SUBMIT_DIR:-.}/slurm" "${SLURM_SUBMIT_DIR:-.}"; do
+        if [[ -r $place/hpcmaf.sh ]]; then
+            printf '%s\n' "$place/hpcmaf.sh"
+            return
+        fi
+    done
+    printf 'error: slurm/hpcmaf.sh: not found; submit from the repository\n' >&2
+    return 12
+}
+
+for word in "$@"; do
+    if [[ $word == -h || $word == --help ]]; then
+        usage
+        exit
+    fi
+done
+shared=$(find_shared)
+# shellcheck source-path=SCRIPTDIR source=hpcmaf.sh
+source "$shared"
+find_hpcmaf
+named=''
+for word in "$@"; do
+    [[ $word != --profile && $word != --profile=* ]] || named=yes
+done
+if [[ -z $named ]]; then
+    # A task per GPU; a profile of one's own says how many itself.
+    gpus=${SLURM_GPUS_ON_NODE:-1}
+    set -- --profile onenode --set-profile "jobs=$gpus" "$@"
+fi
+
+"${hpcmaf[@]}" submit "$@" &
+child=$!
+stopped=''
+# Slurm's warning before the time limit, and preemption.
+trap 'stopped=yes; kill -TERM "$child" 2>/dev/null' USR2 TERM
+code=0
+wait "$child" || code=$?
+# A trap ends the first wait; the second one has the exit code.
+while kill -0 "$child" 2>/dev/null; do
+    code=0
+    wait "$child" || code=$?
+done
+if [[ -n $stopped && $code -ne 0 && -n ${SLURM_JOB_ID:-} ]]; then
+    scontrol requeue "$SLURM_JOB_ID" || fail "$code" "cannot go back into the queue; submit again to go on"
+fi
+exit "$code"

@@ -1,0 +1,182 @@
+"""Somebody else's endpoint: counts, limits and keys; what is tried again, and what is said in one line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpcmaf.engines import Completion, Request, Sampling
+from hpcmaf.engines.client import EndpointEngine
+from hpcmaf.engines.journal import Journal
+from hpcmaf.engines.options import Endpoint
+from hpcmaf.errors import EngineError
+
+KEY = "a-key-that-nobody-may-read"
+
+
+class There(ThreadingHTTPServer):
+    """An endpoint that does as it is told for each request in turn, and then answers."""
+
+    daemon_threads = True
+    request_queue_size = 256
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.plans: list[Callable[[Any], Any]] = []
+        self.bodies: list[Any] = []
+        self.busy = self.busiest = 0
+        self.lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:  # noqa: N802
+        there: Any = self.server
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        with there.lock:
+            there.bodies.append(body)
+            there.busy += 1
+            there.busiest = max(there.busiest, there.busy)
+            plan = there.plans.pop(0) if there.plans else None
+        time.sleep(0.02)
+        with there.lock:
+            there.busy -= 1
+        if plan is not None:
+            plan(self)
+        elif self.headers["authorization"] != f"Bearer {KEY}":
+            self.reply(401, {"error": {"message": "Incorrect API key provided"}})
+        elif self.path != "/v1/chat/completions":
+            self.reply(404, {"detail": "Not Found"})
+        else:
+            last = body["messages"][-1]["content"]
+            choice = {"message": {"role": "assistant", "content": f"re: {last}"}, "finish_reason": "stop"}
+            self.reply(200, {"choices": [choice], "usage": {"prompt_tokens": 11, "completion_tokens": 7}})
+
+    def reply(self, status: int, value: Any, **headers: str) -> None:
+        text = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(text)))
+        for name, what in headers.items():
+            self.send_header(name.replace("_", "-"), what)
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def there(monkeypatch: pytest.MonkeyPatch) -> Iterator[There]:
+    monkeypatch.setenv("THEIR_KEY", KEY)
+    server = There()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def ask(key: str, model: str | None = None, **more: Any) -> Request:
+    return Request(key, ({"role": "user", "content": key},), model, 5, Sampling(0.7, 0.9, 100), **more)
+
+
+def run(there: There, requests: list[Request], journal: Journal | None = None, **options: Any) -> list[Completion]:
+    values = {"url": there.url, "model": "big", "key_variable": "THEIR_KEY"} | options
+    engine = EndpointEngine(Endpoint(**values), journal=journal)
+
+    async def together() -> list[Completion]:
+        return list(await asyncio.gather(*map(engine.complete, requests)))
+
+    try:
+        return asyncio.run(together())
+    finally:
+        engine.close()
+
+
+def test_counts_come_from_the_reply_and_survive_a_kill(there: There, tmp_path: Path) -> None:
+    requests = [ask(f"q{i}", "critic-0" if i % 2 else None) for i in range(6)]
+    made = run(there, requests, Journal(tmp_path / "j"), models={"critic-0": "small"})
+    assert made[1] == Completion("re: q1", (), 11, "stop", counted=7)
+    assert made[1].completion_tokens == 7
+    body = there.bodies[0]
+    assert (body["temperature"], body["top_p"], body["max_tokens"], body["seed"]) == (0.7, 0.9, 100, 5)
+    assert sorted(body["model"] for body in there.bodies) == ["big"] * 3 + ["small"] * 3
+    assert run(there, requests, Journal(tmp_path / "j"), models={"critic-0": "small"}) == made
+    assert len(there.bodies) == 6, "nothing that was answered is asked again"
+
+
+def test_no_more_requests_in_flight_than_agreed(there: There) -> None:
+    assert len(run(there, [ask(f"q{i}") for i in range(40)], in_flight=3)) == 40
+    assert 1 < there.busiest <= 3
+
+
+def hang_up(handler: Any) -> None:
+    handler.connection.close()
+    handler.close_connection = True
+
+
+def test_what_passes_is_waited_out(there: There) -> None:
+    """A limit on the rate, a server that restarts, and a connection that breaks."""
+    there.plans = [
+        lambda handler: handler.reply(429, {"error": {"message": "slow down"}}, retry_after="1"),
+        lambda handler: handler.reply(503, {}),
+        lambda handler: handler.reply(500, {"error": "oh"}),
+        hang_up,
+    ]
+    began = time.monotonic()
+    assert [made.text for made in run(there, [ask("q")])] == ["re: q"]
+    assert len(there.bodies) == 5 and time.monotonic() - began >= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"key_variable": "WRONG"}, r"401 Incorrect API key provided; look at the key in WRONG$"),
+        ({"key_variable": None}, r"401 .*; name generation.endpoint.key_variable$"),
+        ({"key_variable": "UNSET"}, r"key_variable: UNSET is not set; export it"),
+        ({"url": "{url}/odd"}, r"404 Not Found; look at generation.endpoint.url and model$"),
+        ({"url": "http://127.0.0.1:9/v1", "patience_minutes": 0.01}, r"no answer \(ConnectError .*for 0.01 minutes"),
+    ],
+)
+def test_what_does_not_pass_is_said_in_one_line(
+    there: There, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], says: str
+) -> None:
+    monkeypatch.setenv("WRONG", "sesame")
+    if "url" in options:
+        options = options | {"url": options["url"].format(url=there.url)}
+    with pytest.raises(EngineError, match=says) as raised:
+        run(there, [ask("q"), ask("r")], **options)
+    assert "\n" not in str(raised.value) and KEY not in str(raised.value) and "sesame" not in str(raised.value)
+    assert raised.value.kind == ("hardware" if "patience_minutes" in options else "refused")
+
+
+def test_an_endless_wait_ends(there: There) -> None:
+    there.plans = [lambda handler: time.sleep(5)] * 9
+    with pytest.raises(EngineError, match=r"no answer \(ReadTimeout\), for 0.01 minutes") as raised:
+        run(there, [ask("q")], timeout_seconds=0.3, patience_minutes=0.01)
+    assert raised.value.kind == "hardware"
+
+
+def test_what_a_chat_cannot_give(there: There) -> None:
+    with pytest.raises(EngineError, match="nothing is known there of the model of critic-1; name it"):
+        run(there, [ask("q", "critic-1")])
+    with pytest.raises(EngineError, match="no likelihoods of prompts; use generation.engine: vllm"):
+        run(there, [ask("q", logprobs=True)])
+    there.plans = [lambda handler: handler.reply(200, {"answer": 42})]
+    with pytest.raises(EngineError, match="its reply is no chat completion"):
+        run(there, [ask("q")])
+    there.plans = [lambda handler: handler.reply(400, {"error": {"message": "maximum context length is 9 tokens"}})]
+    assert run(there, [ask("q")]) == [Completion("", (), 0, "length")]

@@ -1,0 +1,107 @@
+"""A run on one machine starts a vLLM server once, and neither leaves one behind nor asks twice, whoever is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hpcmaf.engines.server import servers_folder
+from hpcmaf.rundir import RunDir
+from hpcmaf.store import verify
+from tests.vllm.societies import command
+
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(3000)]
+SHAPE = ("task.train=16", "task.eval=12", "debate.agents=2", "training.epochs=1", "iterations=2")
+
+
+def submit(root: Path) -> subprocess.Popen[str]:
+    site = {"engine": "vllm", "server_command": command(), "kv_cache_gb": 0.1, "device": "cpu", "problems_per_shard": 8}
+    words = [word for value in SHAPE for word in ("--set", value)]
+    words += [word for key, value in site.items() for word in ("--set-profile", f"generation.{key}={value}")]
+    words += ["--set-profile", "jobs=2", "--run", str(root)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "hpcmaf", "submit", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def groups(root: Path) -> list[int]:
+    """Process groups of the run's servers."""
+    return [int(pid.read_text().split()[0]) for pid in servers_folder(str(root.resolve())).glob("*/s*/pid")]
+
+
+def until_gone(root: Path, seen: set[int]) -> None:
+    deadline = time.monotonic() + 120
+    while groups(root) or any(Path(f"/proc/{pid}").exists() for pid in seen):
+        assert time.monotonic() < deadline, "a server is left"
+        time.sleep(0.2)
+
+
+def starts(root: Path) -> int:
+    return sum("Route: /v1/completions" in log.read_text() for log in root.rglob("server.log"))
+
+
+def check(root: Path) -> None:
+    run = RunDir(root)
+    plan = run.load_plan()
+    assert all(run.done(stage, task) for stage in plan.stages for task in stage.tasks)
+    assert verify(root) == []
+
+
+def test_one_start_serves_a_whole_run(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    driver = submit(root)
+    seen: set[int] = set()
+    while driver.poll() is None:
+        seen |= set(groups(root))
+        time.sleep(0.2)
+    assert driver.stdout is not None
+    assert driver.returncode == 0, driver.stdout.read()
+    check(root)
+    until_gone(root, seen)
+    assert starts(root) == 1 and len(seen) == 1
+    rows = [row for ledger in root.glob("it*/ledger.json") for row in json.loads(ledger.read_text())["rows"]]
+    engines = [row["engine"] for row in rows if row.get("engine")]
+    assert sum("start_start" in engine for engine in engines) >= 1
+    assert all(engine["tokens_per_second"] > 0 for engine in engines if "tokens_per_second" in engine)
+
+
+def test_kills_leave_no_server_and_lose_nothing(tmp_path: Path) -> None:
+    """The driver, the server, or both, at random moments of one run; by hand more often than here."""
+    root, draw = tmp_path / "run", random.Random(int(os.environ.get("HPCMAF_KILL_SEED", "0")))
+    seen: set[int] = set()
+    for _ in range(int(os.environ.get("HPCMAF_KILLS", "3"))):
+        driver, what = submit(root), draw.choice(["driver", "server", "both"])
+        began, patience = time.monotonic(), draw.uniform(1, 60)
+        while driver.poll() is None and not (groups(root) and time.monotonic() - began > patience):
+            time.sleep(0.1)
+        seen |= set(groups(root))
+        if what != "driver":
+            for group in groups(root):
+                os.kill(group, signal.SIGKILL)
+        if what != "server":
+            driver.kill()
+            driver.wait()
+            # A task whose driver was killed runs on, and its server with it.
+            run = RunDir(root)
+            while any(run.claimed(stage, task) for stage in run.load_plan().stages for task in stage.tasks):
+                seen |= set(groups(root))
+                time.sleep(0.2)
+            until_gone(root, seen)
+        else:
+            driver.communicate()
+        if driver.returncode == 0:
+            break
+    driver = submit(root)
+    output, _ = driver.communicate()
+    assert driver.returncode == 0, output
+    check(root)
+    until_gone(root, seen)
