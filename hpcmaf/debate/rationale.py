@@ -31,4 +31,4 @@ async def rationalise(problem: Problem, society: Society, protocol: Protocol, en
     right = problem.gold is not None and first.answer is not None and equivalent(first.answer, problem.gold)
     if problem.gold is not None and not right:
         second = await call(2, 0, "answer", [user(prompts.hint(problem.question, problem.gold))], model)
-    return Transcript(problem, ((first,), (second,)))
+    return Transcript(problem, ((first,), (second,)), openings=protocol.openings)

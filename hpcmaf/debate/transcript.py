@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from hpcmaf.chat import Message
 from hpcmaf.tasks.base import Problem
+
+# Kind of prompt to the turns that stand before every chat of that kind.
+Openings = Mapping[str, tuple[Message, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +63,15 @@ class Transcript:
     summaries
         ``summaries[m - 2][n]`` is what agent n read before round m; empty for
         methods without summaries and for imported debates.
+    openings
+        Turns that stood before every chat of a kind (``"first"``,
+        ``"summarize"``, ``"update"``): a system message, worked examples.
     """
 
     problem: Problem
     answers: tuple[tuple[Utterance, ...], ...]
     summaries: tuple[tuple[Utterance, ...], ...] = ()
+    openings: Openings = field(default_factory=dict)
 
     @property
     def rounds(self) -> int:
@@ -75,9 +83,13 @@ class Transcript:
         """N, the number of agents."""
         return len(self.answers[0])
 
+    def opening(self, last_round: int) -> tuple[Message, ...]:
+        """What stood before an agent's chat of so many rounds."""
+        return self.openings.get("first" if last_round == 1 else "update", ())
+
     def conversation(self, agent: int, last_round: int) -> list[Message]:
-        """Agent's chat up to and including its answer in ``last_round``."""
-        messages: list[Message] = []
+        """Agent's chat up to and including its answer in ``last_round``, behind its opening."""
+        messages = [*self.opening(last_round)]
         for turns in self.answers[:last_round]:
             messages.append({"role": "user", "content": turns[agent].prompt})
             messages.append({"role": "assistant", "content": turns[agent].text})

@@ -17,7 +17,7 @@ from hpcmaf.profile import Profile
 from hpcmaf.publish import write_json, write_text
 from hpcmaf.recipe import Asked, Recipe
 from hpcmaf.rundir import RunDir
-from hpcmaf.stages.context import base_model
+from hpcmaf.engines.basemodel import base_model
 from hpcmaf.stages.debate import protocol_of
 from hpcmaf.tasks import Splits, get_task, leak_guard
 from hpcmaf.training.extras import check_gpu_type, check_packages
@@ -70,7 +70,7 @@ def plan_run(run: RunDir, recipe: Recipe, profile: Profile) -> tuple[Plan, Split
         check_packages(objective=recipe.training.objective, quantize=recipe.training.quantize)
         if profile.slurm is not None:
             check_gpu_type(quantize=recipe.training.quantize, gpu_type=profile.slurm.gpu_type)
-    _rehearse(recipe)
+    _validate_prompts(recipe)
     base = fingerprint(base_model(recipe.model.path))
     if run.plan.exists():
         old = run.load_plan()
@@ -88,24 +88,24 @@ def plan_run(run: RunDir, recipe: Recipe, profile: Profile) -> tuple[Plan, Split
         raise PlanChangedError(
             f"{run.root}: holds results but no plan.json; restore it, or start a new run with --run NAME"
         )
-    splits = _draw(recipe)
+    splits = draw(recipe)
     leak_guard(splits.train, splits.eval)
     problems = {"train": problemfile.describe(splits.train), "eval": problemfile.describe(splits.eval)}
     return build_plan(recipe, profile, problems, base), splits
 
 
-def _rehearse(recipe: Recipe) -> None:
+def _validate_prompts(recipe: Recipe) -> None:
     """Refuse prompts that a task does not have before the run is bound to them."""
     method, debate = METHODS[recipe.method], recipe.debate
     practice, inference = (
         shape(debate.agents, debate.rounds) for shape in (method.practice_shape, method.inference_shape)
     )
-    protocol_of(recipe, method, recipe.task, practice.rounds, 0).rehearse()
-    protocol_of(recipe, method, recipe.evaluation, inference.rounds, 0).rehearse()
+    protocol_of(recipe, method, recipe.task, practice.rounds, 0).validate()
+    protocol_of(recipe, method, recipe.evaluation, inference.rounds, 0).validate()
 
 
-def _draw(recipe: Recipe) -> Splits:
-    """Training problems of the one task, evaluation problems of the one evaluated on."""
+def draw(recipe: Recipe) -> Splits:
+    """Draw the training problems of the one task and the evaluation problems of the one evaluated on."""
 
     def drawn(asked: Asked, train: int, eval: int) -> Splits:
         source = Path(asked.source) if asked.source else None

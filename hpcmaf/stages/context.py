@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from hpcmaf.engines.basemodel import base_model
 from hpcmaf.methods import METHODS, Method
 from hpcmaf.plan import Plan, Stage
 from hpcmaf.profile import Profile
@@ -126,15 +127,6 @@ class TaskContext:
         if unknown:
             raise KeyError(f"the ledger has no column {', '.join(sorted(unknown))}")
         self.ledger.append(row | amounts)
-
-
-def base_model(path: str) -> str:
-    """Resolve ``model.path``: ``micro`` is the packaged base."""
-    if path == "micro":
-        from hpcmaf.micro import base_path
-
-        return str(base_path())
-    return path
 
 
 def peak_memory_bytes() -> int:

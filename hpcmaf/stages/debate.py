@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from hpcmaf.answers import AnswerForm
 from hpcmaf.debate.protocol import Protocol, calls_per_problem, debate
 from hpcmaf.debate.rationale import rationalise
 from hpcmaf.debate.society import Society
@@ -63,6 +65,7 @@ def run_debate_shard(context: TaskContext) -> None:
         iteration=context.iteration,
         split=split,
         summaries=protocol.summaries,
+        openings=json.dumps(protocol.openings) if protocol.openings else "",
     )
     write_store(target, info, transcripts)
     context.outputs += [target, manifest_path(target)]
@@ -82,12 +85,13 @@ def protocol_of(recipe: Recipe, method: Method, asked: Asked, rounds: int, itera
         rounds=rounds,
         summaries=method.summaries and not method.reads_gold,
         prompts=task.prompts(asked.prompts),
-        answer_form=task.answer_form(asked.prompts),
+        answer_form=AnswerForm(asked.answer) if asked.answer else task.answer_form(asked.prompts),
         sampling=sampling,
         seed=recipe.seed,
         iteration=iteration,
         cooperate=method.manner == "cooperate",
         ids=method.ids,
+        agents=recipe.debate.agents,
     )
 
 

@@ -10,7 +10,7 @@ from hpcmaf.errors import DataError, UsageError
 from hpcmaf.publish import atomic_path
 from hpcmaf.recipe import Recipe
 from hpcmaf.rundir import RunDir
-from hpcmaf.stages.context import base_model
+from hpcmaf.engines.basemodel import base_model
 from hpcmaf.stages.serving import trained_agents
 
 

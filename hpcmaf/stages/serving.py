@@ -11,7 +11,7 @@ from hpcmaf.errors import DataError
 from hpcmaf.methods import METHODS
 from hpcmaf.recipe import Recipe
 from hpcmaf.rundir import RunDir
-from hpcmaf.stages.context import base_model
+from hpcmaf.engines.basemodel import base_model
 
 
 def trained_agents(recipe: Recipe) -> Sequence[str]:

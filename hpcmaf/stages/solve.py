@@ -80,7 +80,7 @@ def solve(
     society = method.society(shape.agents, served.agents, evaluating=True)
     asked = recipe.evaluation
     protocol = protocol_of(recipe.model_copy(update={"seed": seed}), method, asked, shape.rounds, t)
-    protocol.asked_first(question, 0)  # a question that cannot be put is told of before a model is loaded
+    protocol.first_prompt(question, 0)  # a question that cannot be put is told of before a model is loaded
     problem = Problem(f"question-{question_hash(question)[:16]}", question)
     engine = TransformersEngine(served, device=device)
     try:

@@ -13,7 +13,8 @@ from typing import Self
 import h5py
 import numpy as np
 
-from hpcmaf.debate.transcript import Transcript, Utterance
+from hpcmaf.chat import Message
+from hpcmaf.debate.transcript import Openings, Transcript, Utterance
 from hpcmaf.errors import StoreError
 from hpcmaf.store.damage import REMEDY, reading
 from hpcmaf.store.schema import (
@@ -271,7 +272,15 @@ class Store:
         turns = [tuple(spoken[start : start + agents]) for start in range(0, len(spoken), agents)]
         answers = tuple(turn for turn in turns if turn[0].kind == "answer")
         summaries = tuple(turn for turn in turns if turn[0].kind == "summary")
-        return Transcript(problem, answers, summaries)
+        return Transcript(problem, answers, summaries, self._openings)
+
+    @cached_property
+    def _openings(self) -> Openings:
+        try:
+            found = json.loads(self.info.openings or "{}")
+            return {kind: tuple(Message(**turn) for turn in turns) for kind, turns in found.items()}
+        except (ValueError, TypeError, AttributeError):
+            raise StoreError(f"{self.path}: root attribute 'openings' is malformed; {REMEDY}") from None
 
 
 def _dtype(name: str) -> np.dtype:

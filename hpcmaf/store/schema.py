@@ -96,6 +96,9 @@ class StoreInfo:
         ``"train"`` or ``"eval"``.
     summaries
         Whether agents read summaries before rounds 2..M.
+    openings
+        What stood before every chat of a kind, as JSON
+        (:data:`hpcmaf.debate.transcript.Openings`); empty where nothing did.
     """
 
     task: str
@@ -105,6 +108,7 @@ class StoreInfo:
     iteration: int
     split: str
     summaries: bool
+    openings: str = ""
 
 
 def encode(text: str) -> bytes:
@@ -157,7 +161,8 @@ def write_info(root: h5py.Group, info: StoreInfo) -> None:
     for name, value in {"schema": SCHEMA, "version": VERSION, **asdict(info)}.items():
         # Fixed-length text lies in checksummed metadata; h5py's default, a
         # variable-length string, does not.
-        root.attrs[name] = np.bytes_(encode(value)) if isinstance(value, str) else np.int64(value)
+        if value != "":  # which no attribute can hold
+            root.attrs[name] = np.bytes_(encode(value)) if isinstance(value, str) else np.int64(value)
 
 
 def read_info(root: h5py.Group, where: str) -> StoreInfo:
@@ -181,7 +186,7 @@ def read_info(root: h5py.Group, where: str) -> StoreInfo:
         )
     values = {}
     for field in fields(StoreInfo):
-        raw = attributes.get(field.name)
+        raw = attributes.get(field.name, b"" if field.name == "openings" else None)
         value = _text(raw) if field.type == "str" else (int(raw) if isinstance(raw, np.integer) else None)
         if value is None:
             raise StoreError(f"{where}: root attribute {field.name!r} is missing or malformed; delete it and rerun")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from hpcmaf.methods import METHODS
@@ -55,8 +55,9 @@ class _Keys:
             recipe.debate.agents, recipe.debate.rounds
         )
         asked = recipe.evaluation if evaluating else recipe.task
-        protocol = asdict(protocol_of(recipe, method, asked, shape.rounds, stage.iteration))
-        protocol["prompts"] = [asked.name, asked.prompts]
+        protocol = protocol_of(recipe, method, asked, shape.rounds, stage.iteration)
+        settings = asdict(replace(protocol, prompts=None))
+        settings["prompts"] = [asked.name, asked.model_dump()["prompts"]]
         models = self.models(stage.iteration if evaluating else stage.iteration - 1)
         society = asdict(method.society(shape.agents, models, evaluating=evaluating))
         return {
@@ -64,7 +65,7 @@ class _Keys:
             "problems": self.plan.problems[SPLITS[stage.kind]],
             "shards": len(stage.tasks),
             "hints": method.reads_gold and not evaluating,
-            "protocol": protocol,
+            "protocol": settings,
             "society": {role: [models.get(name) for name in seats] for role, seats in society.items()},
             # An adapter's outputs and a whole model's differ in their last digits.
             "tuning": recipe.training.tuning if models else None,

@@ -23,9 +23,6 @@ from hpcmaf.tasks.task import Task, Variant
 
 Side = Literal["train", "eval"]
 LARGEST = 29
-# Far below the 30^6 / 2 questions of a side, so that drawing without
-# repetition stays quick.
-_MOST = 10_000_000
 
 
 def side(question: str) -> Side:
@@ -67,10 +64,13 @@ class Generated:
         Of the task, for messages.
     generate
         Draws ``count`` different problems of a side from a seed.
+    most
+        Far below what a side has, so that drawing without repetition stays quick.
     """
 
     name: str
     generate: Callable[[int, int, Side], list[Problem]]
+    most: int = 10_000_000
 
     def splits(self, source: Path | None, train: int, eval: int, seed: int, levels: Sequence[int] | None) -> Splits:
         """Generate both sides from the seed.
@@ -85,8 +85,8 @@ class Generated:
         if levels is not None:
             raise ConfigError(f"task.levels: {self.name} has no levels; remove the key")
         for key, count in (("train", train), ("eval", eval)):
-            if count > _MOST:
-                raise ConfigError(f"task.{key}: {count} problems asked for, at most {_MOST} can be; lower it")
+            if count > self.most:
+                raise ConfigError(f"task.{key}: {count} problems asked for, at most {self.most} can be; lower it")
         return Splits(self.generate(train, seed, "train"), self.generate(eval, seed, "eval"))
 
     def prepare(self, source: str, out: Path, split: str | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import hashlib
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,37 +43,52 @@ def question_hash(question: str) -> str:
     return hashlib.sha256(folded.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-class PromptSet(Protocol):
-    """The user messages of a debate (paper, appendix on prompts), as text."""
+# What a prompt is for: an agent's first answer, a summary, an agent's updated answer.
+Kind = Literal["first", "summarize", "update"]
+
+
+class PromptSet:
+    """The user messages of a debate (paper, appendix on prompts), as text.
+
+    A base class: a task's prompts define those messages that its debates have.
+    """
+
+    def for_agent(self, n: int, N: int) -> PromptSet:
+        """The prompts of agent ``n`` of ``N``, counted from 1, where they differ between agents."""
+        return self
+
+    def opening(self, kind: Kind) -> tuple[Mapping[str, str], ...]:
+        """Turns before a prompt, such as a system message or worked examples, with keys ``role`` and ``content``."""
+        return ()
 
     def first(self, question: str) -> str:
         """What a generation agent is asked in round 1."""
-        ...
+        raise NotImplementedError
 
     def summarize(self, question: str, answers: Sequence[str]) -> str:
         """What the summarizer is asked about the *other* agents' answers."""
-        ...
+        raise NotImplementedError
 
     def update(self, question: str, summary: str) -> str:
         """What a critic agent is asked in rounds 2..M, given a summary."""
-        ...
+        raise NotImplementedError
 
     def update_without_summary(self, question: str, answers: Sequence[str]) -> str:
         """The same with the others' answers themselves (``maft-no-summary``)."""
-        ...
+        raise NotImplementedError
 
     def integrate(self, question: str, summary: str) -> str:
         """Like ``update``, for agents that cooperate instead of disputing (``cooperative``)."""
-        ...
+        raise NotImplementedError
 
     def integrate_without_summary(self, question: str, answers: Sequence[str]) -> str:
         """Like ``update_without_summary``, for agents that cooperate."""
-        ...
+        raise NotImplementedError
 
     def named(self, role: Literal["generator", "critic"], agent: int, text: str) -> str:
         """A prompt that begins with the agent's ID and role (``unique-id``)."""
-        ...
+        raise NotImplementedError
 
     def hint(self, question: str, answer: str) -> str:
         """The question with its gold answer as a hint (``star``)."""
-        ...
+        raise NotImplementedError

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from hpcmaf.errors import ConfigError, DataError
+from hpcmaf.tasks.base import PromptSet
 
 _MARKS = (
     "method: the compact prompts have no words for roles, IDs or cooperation; use a method without them, or "
@@ -38,7 +39,7 @@ def expression_of(question: str) -> str:
     return re.sub(r"\s", "", match.group())
 
 
-class CompactPrompts:
+class CompactPrompts(PromptSet):
     """The :class:`hpcmaf.tasks.base.PromptSet` that the micro model understands."""
 
     def first(self, question: str) -> str:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from hpcmaf.tasks.base import PromptSet
+
 _SUMMARIZE = (
     "Other agents have each written a solution to the problem below. Summarise their solutions: which final "
     "answers they reach, how many of them reach each, by which steps, and where they contradict one another. "
@@ -34,7 +36,7 @@ _ROLES = {
 
 
 @dataclass(frozen=True, slots=True)
-class ChatPrompts:
+class ChatPrompts(PromptSet):
     """A :class:`hpcmaf.tasks.base.PromptSet` for one kind of problem.
 
     Attributes

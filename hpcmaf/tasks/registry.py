@@ -11,6 +11,7 @@ from hpcmaf.tasks.task import Task
 _MODULES = {
     "arithmetic": "hpcmaf.tasks.arithmetic",
     "words": "hpcmaf.tasks.words",
+    "sums": "hpcmaf.tasks.sums",
     "gsm8k": "hpcmaf.tasks.gsm8k",
     "math": "hpcmaf.tasks.math",
     "mmlu": "hpcmaf.tasks.mmlu",

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from hpcmaf.answers import AnswerForm
 from hpcmaf.errors import ConfigError
 from hpcmaf.tasks.base import PromptSet
+from hpcmaf.tasks.promptfile import PromptFile, TemplatePrompts
 from hpcmaf.tasks.splits import Splits
 
 
@@ -52,19 +53,21 @@ class Task:
     supply: Supply
     variants: Mapping[str, Variant]
 
-    def prompts(self, variant: str = "default") -> PromptSet:
-        """User messages of a debate.
+    def prompts(self, variant: str | PromptFile = "default") -> PromptSet:
+        """User messages of a debate, of a variant or out of a prompt file.
 
         Raises
         ------
         ConfigError
             The task has no such variant.
         """
+        if isinstance(variant, PromptFile):
+            return TemplatePrompts(variant, self.prompts())
         return self._variant(variant).prompts()
 
-    def answer_form(self, variant: str = "default") -> AnswerForm:
+    def answer_form(self, variant: str | PromptFile = "default") -> AnswerForm:
         """What kind of answer the variant's prompts ask for."""
-        return self._variant(variant).form
+        return self._variant("default" if isinstance(variant, PromptFile) else variant).form
 
     def splits(
         self,

@@ -78,7 +78,8 @@ def load_tokens(path: Path, chat: ChatFormat, *, max_length: int, loss_on: LossO
             messages = [{"role": str(m["role"]), "content": str(m["content"])} for m in record["messages"]]
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"{path}:{number}: not a line with messages ({error!r}); rerun selection") from error
-        sample = chat.sample(messages, loss_on, ended=record.get("finish_reason") != "length")
+        ended, opening = record.get("finish_reason") != "length", record.get("opening", 0)
+        sample = chat.sample(messages, loss_on, ended=ended, opening=opening)
         tokens = TokenSample(f"{record.get('problem_id', 'line')}:{number}", sample.input_ids, sample.target)
         if tokens.target_tokens == 0:
             raise TrainingError(

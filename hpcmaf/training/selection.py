@@ -205,14 +205,19 @@ def line(transcript: Transcript, dataset: Dataset, answer: str) -> str:
     """One dataset line: the chat as TRL and OpenAI read it, and where it came from."""
     problem = transcript.problem.id
     messages = transcript.conversation(dataset.index, dataset.round)
-    record = {
-        "messages": [messages[0], messages[-1]] if dataset.fresh else messages,
+    opening = transcript.opening(1 if dataset.fresh else dataset.round)
+    if dataset.fresh:
+        messages = [*opening, *messages[-2:]]
+    record: dict[str, Any] = {
+        "messages": messages,
         "problem_id": problem,
         "round": dataset.round,
         "label": dataset.labels[problem],
         "consensus": answer,
         "finish_reason": transcript.answers[dataset.round - 1][dataset.index].finish_reason,
     }
+    if opening:
+        record["opening"] = len(opening)
     # Model output may hold lone surrogates, which UTF-8 cannot: escape.
     return json.dumps(record, ensure_ascii=True) + "\n"
 

@@ -15,10 +15,10 @@ from hpcmaf.debate.protocol import Protocol, calls_per_problem, debate
 from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.engines import Request, Sampling
-from hpcmaf.tasks.base import Problem
+from hpcmaf.tasks.base import Problem, PromptSet
 
 
-class Marks:
+class Marks(PromptSet):
     """Prompts in which every part can be told apart."""
 
     def first(self, question: str) -> str:

@@ -197,8 +197,9 @@ def test_a_study_on_this_machine(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     (line,) = re.findall(r"^\| maft .*", (tmp_path / "runs" / "report" / "report.md").read_text(), re.MULTILINE)[:1]
     assert "| p (Holm) |" in (tmp_path / "runs" / "report" / "report.md").read_text() and line
-    # An untrained maft is the debate of the base: nothing gained, nothing lost.
-    assert re.search(r"maft +0 +1 .* 0 +0 +1\.000 +1\.000", result.stdout)
+    # An untrained maft is the debate of the base itself, which is not tested against itself.
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[:3] == ["maft", "0", "1"] and cells[-1] == "–"
     runs = [RunDir(tmp_path / "runs" / f"arithmetic-micro-{label}-seed0") for label in ("debate", "maft")]
     for run in runs:
         assert verify(run.root) == [] and run.load_plan().recipe["method"] in result.stdout

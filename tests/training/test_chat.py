@@ -200,3 +200,19 @@ def test_a_template_is_told_the_same_day_whenever_it_asks():
 
     assert "today is 01 Jan 2025" in prompt()
     assert "today is 31 Dec 2029" in prompt("2029-12-31")
+
+
+def test_a_system_message_is_read_whatever_roles_a_template_has():
+    refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + BOS_TEMPLATE
+    dropping = BOS_TEMPLATE.replace("<{{ m['role'] }}>{{ m['content'] }}", "{% if m['role'] != 'system' %}<{{ m['role'] }}>{{ m['content'] }}{% endif %}")
+    for template in (refusing, dropping, BOS_TEMPLATE):
+        chat = ChatFormat(make_tokenizer(template, adds_bos=False))
+        text = chat.tokenizer.decode(chat.prompt_ids([{"role": "system", "content": "calm"}, *CHAT[:1]]))
+        assert "calm" in text and "2+2?" in text
+        assert ("<system>" in text) == (template == BOS_TEMPLATE)
+
+
+def test_worked_examples_never_carry_loss():
+    chat = ChatFormat(make_tokenizer(BOS_TEMPLATE, adds_bos=False))
+    plain, behind = chat.sample(CHAT, "all_turns"), chat.sample(CHAT, "all_turns", opening=2)
+    assert behind.target.index(True) > plain.target.index(True) and sum(behind.target) < sum(plain.target)

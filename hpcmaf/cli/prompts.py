@@ -1,0 +1,46 @@
+"""``hpcmaf prompts``: what a recipe's model will read, token for token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from hpcmaf.cli.options import read_options, run_options
+
+
+@click.command(short_help="Print every prompt of a recipe as the model will see it.")
+@run_options
+@click.option("--problem", metavar="ID", help="A training or evaluation problem; the first training problem by default.")
+def command(problem: str | None, **options: Any) -> None:
+    """Render a recipe's prompts on one of its problems, through the model's chat template.
+
+    Where a prompt quotes other agents, a mark stands in for what they will
+    have written. Nothing is generated; only the tokenizer is loaded.
+    """
+    from hpcmaf.chat import ChatFormat
+    from hpcmaf.engines.basemodel import base_model
+    from hpcmaf.errors import UsageError
+    from hpcmaf.launch.prepare import draw
+    from hpcmaf.methods import METHODS
+    from hpcmaf.stages.debate import protocol_of
+
+    recipe = read_options(**options).recipe
+    method = METHODS[recipe.method]
+    protocol = protocol_of(recipe, method, recipe.task, recipe.debate.rounds, 0)
+    protocol.validate()
+    splits = draw(recipe)
+    known = {one.id: one for one in (*splits.train, *splits.eval)}
+    if problem is not None and problem not in known:
+        raise UsageError(f"--problem {problem}: not among this recipe's problems, such as {next(iter(known))}")
+    model = recipe.model
+    chat = ChatFormat.from_pretrained(
+        base_model(model.path), revision=model.revision, trust_remote_code=model.trust_remote_code
+    )
+    chosen = known[problem] if problem is not None else splits.train[0]
+    for title, messages in protocol.sample_chats(chosen.question):
+        ids = chat.prompt_ids(messages)
+        click.echo(f"--- {title}: {len(ids)} tokens")
+        click.echo(chat.tokenizer.decode(ids) + "\n")
+    ends = ", ".join(repr(chat.tokenizer.decode([token])) for token in chat.stop_ids)
+    click.echo(f"--- a response ends at {ends}, or after {recipe.sampling.max_new_tokens} tokens")
