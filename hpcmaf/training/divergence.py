@@ -15,6 +15,22 @@ _FEWEST, _MOST = 8, 32
 _LEAST_RISE = 1.0
 
 
+def check_gradients(finite: bool, step: int, total: int, batch: Sequence[TokenSample]) -> None:
+    """Stop a job whose gradients are no finite numbers: a step without them is skipped or spoils all weights.
+
+    Raises
+    ------
+    TrainingError
+        They are not; names the step, counted from 1, and the samples of its batch.
+    """
+    if not finite:
+        names = ", ".join(sample.id for sample in batch)
+        raise TrainingError(
+            f"diverged: the gradients of step {step} of {total} are not finite (samples {names}); "
+            "lower the learning rate, or look at these samples"
+        )
+
+
 def check_loss(losses: Sequence[float], batch: Sequence[TokenSample], total: int, factor: float, full: int) -> None:
     """Stop a job that has diverged, before the step that shows it changes a weight.
 

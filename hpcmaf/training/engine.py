@@ -15,8 +15,6 @@ import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
 
 from hpcmaf.imports.swap import instead
-from hpcmaf.training.handover import spare_copies
-from hpcmaf.training.reductions import join_reductions
 from hpcmaf.training.schedule import rate_factor
 from hpcmaf.training.spec import FinetuneJob
 from hpcmaf.training.warm import be_alone
@@ -49,7 +47,7 @@ def settings(job: FinetuneJob, dtype: torch.dtype, trainable: int) -> dict[str, 
         # marks the boundary itself and weights the loss by tokens.
         "gradient_accumulation_steps": 1,
         "gradient_clipping": job.max_grad_norm,
-        "bf16": {"enabled": dtype == torch.bfloat16},
+        "bf16": {"enabled": dtype == torch.bfloat16, "check_grad_overflow": True},
         "zero_optimization": {
             "stage": stage,
             # Who reduces nothing needs no bucket, nor a hook for each gradient that fills one.
@@ -134,9 +132,24 @@ def start(model: torch.nn.Module, job: FinetuneJob, dtype: torch.dtype, steps: i
             zero = importlib.import_module("deepspeed.runtime.zero.stage_1_and_2")
             stack.enter_context(instead(zero, "empty_cache", lambda: None))
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=config)
-    join_reductions(engine.optimizer)
-    spare_copies(engine.optimizer)
     return engine
+
+
+def gradients_finite(engine: DeepSpeedEngine) -> bool:
+    """Whether the step that is about to be taken has gradients that are finite numbers; the same in every process.
+
+    Stages that shard the optimizer's state look for themselves, and step
+    nothing; see :func:`stepped`.
+    """
+    if engine.zero_optimization_stage() > 0:
+        return True
+    gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+    return bool(torch.nn.utils.get_total_norm(gradients).isfinite())
+
+
+def stepped(engine: DeepSpeedEngine) -> bool:
+    """Whether the last step has changed the weights, as DeepSpeed leaves out one with gradients that are not finite."""
+    return engine.was_step_applied()
 
 
 @contextmanager

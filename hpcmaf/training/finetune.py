@@ -32,7 +32,6 @@ from hpcmaf.training.objective import Imitation, Objective
 from hpcmaf.training.packable import Packing
 from hpcmaf.training.place import Place
 from hpcmaf.training.preparing import prepare
-from hpcmaf.training.reductions import left_out
 from hpcmaf.training.reserve import reserving
 from hpcmaf.training.saving import Landing, on_cpu, save_adapter, save_checkpoint
 from hpcmaf.training.spec import FinetuneJob
@@ -120,8 +119,6 @@ def finetune(
         gc.enable()
         with closing(Watch(job, place, steps, len(batches), useful)) as watch:
             losses = train(engine, objective, batches, before, place, watch, keeper, stop, loss_spike=job.loss_spike)
-        if (omitted := left_out(engine.optimizer)) and place.first:
-            print(f"{omitted} of {len(batches)} steps changed nothing, as their gradients were not finite", flush=True)
         if len(losses) < len(batches):
             return {"stopped_at": len(losses), "steps": len(batches)}
         weights = ds.trained_weights(engine, adapter=job.tuning == "lora")

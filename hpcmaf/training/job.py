@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -188,13 +189,13 @@ def _named(why: Failure, silent: list[int]) -> Failure:
     """A loss of others, with the nodes that left without a word."""
     if why.kind != "lost" or not silent:
         return why
-    return Failure(why.kind, f"node {', '.join(map(str, silent))} is gone ({why.message})")
+    return replace(why, message=f"node {', '.join(map(str, silent))} is gone ({why.message})")
 
 
 def _own(work: Path, place: NodePlace, why: Failure) -> Failure:
     """A failure that node 0 is told of, if it knows none yet."""
     if read(work) is None and why.kind != "lost":
-        why = Failure(why.kind, f"node {place.rank} ({place.local_address}): {why.message}")
+        why = replace(why, message=f"node {place.rank} ({place.local_address}): {why.message}")
         why.record(work)
     return why
 
@@ -260,13 +261,16 @@ def _unfinished(
         remedy = "or use gradient_checkpointing" if job.micro_batch_size == 1 else f"(now {job.micro_batch_size})"
         limit = "max_length" if job.micro_batch_size == 1 else "micro_batch_size"
         return OutOfMemory(f"finetuning {name}: {known.message}; lower training.{limit} {remedy}; see {log}")
-    return TrainingError(f"finetuning {name} failed: {known.message}; see {log}")
+    return TrainingError(f"finetuning {name} failed: {known.message}; see {log}", kind=known.kind, errno=known.errno)
 
 
 def _remains(job: FinetuneJob, step: int | None = None) -> str:
     if job.checkpoints is None:
         return "it keeps no checkpoints, so the same command begins it again"
-    kept = checkpoint_step(Path(job.checkpoints)) if step is None else step
+    try:
+        kept = checkpoint_step(Path(job.checkpoints)) if step is None else step
+    except OSError as error:
+        return f"the same command resumes from its last checkpoint (not readable now: {error.strerror})"
     return f"the same command goes on from step {kept}"
 
 

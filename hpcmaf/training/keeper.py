@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import shutil
@@ -19,7 +20,7 @@ from hpcmaf.errors import TrainingError
 from hpcmaf.publish import sync
 from hpcmaf.seeding import derive_seed
 from hpcmaf.training import universal
-from hpcmaf.training.checkpoint import WORLD_SIZE, Checkpoint, at_step, identity, marker, newest
+from hpcmaf.training.checkpoint import WORLD_SIZE, Checkpoint, at_step, identity, newest, patiently, set_aside
 from hpcmaf.training.failure import explained
 from hpcmaf.training.place import Place
 from hpcmaf.training.spec import FinetuneJob
@@ -67,13 +68,15 @@ class Keeper:
         Raises
         ------
         TrainingError
-            The checkpoint cannot be read; it is set aside.
+            The checkpoint is damaged; it is set aside.
+        OSError, RuntimeError
+            It cannot be read now, and stays as it is.
         """
         if self._root is None:
             return []
         # Rank 0 looks for all: on a shared file system not everyone sees the same at once.
         found = [None]
-        if self._place.first and self._root.is_dir():
+        if self._place.first:
             for torn in self._root.glob(".step-*.tmp"):
                 shutil.rmtree(torn, ignore_errors=True)
             found = [newest(self._root, self._identify())]
@@ -154,12 +157,13 @@ class Keeper:
             else:
                 self._load_converted(checkpoint)
         except Exception as error:  # damaged pickles raise almost anything
-            if explained(error).kind == "error":
-                # The next attempt goes on from the one before it.
-                marker(checkpoint.folder).unlink(missing_ok=True)
+            if explained(error).kind == "defect" and _damaged(checkpoint):
+                # The next attempt resumes from the one before it.
+                set_aside(checkpoint.folder)
                 raise TrainingError(
-                    f"{checkpoint.folder}: cannot be read ({error}) and is set aside; "
-                    "the same command goes on without it"
+                    f"{checkpoint.folder}: damaged ({explained(error).message}) and set aside; "
+                    "the same command resumes from the one before it",
+                    kind="torn",
                 ) from error
             raise
 
@@ -172,18 +176,13 @@ class Keeper:
     def _load_converted(self, checkpoint: Checkpoint) -> None:
         """Of another number of processes; what they drew at random has no counterpart here, and is drawn afresh."""
         folder = checkpoint.folder.with_name(f".{checkpoint.folder.name}.universal.{self._token}.tmp")
-        failed: list[str | None] = [None]
         if self._place.first:
             print(f"converting a checkpoint of {checkpoint.identity[WORLD_SIZE]} processes", flush=True)
-            try:
-                universal.convert(checkpoint.folder / _TAG, folder / _TAG)
-            except Exception as error:  # damaged pickles raise almost anything; the others wait below
-                failed = [f"{type(error).__name__}: {error}"]
-        if self._place.processes > 1:
-            dist.broadcast_object_list(failed, device=self._place.device)
         try:
-            if failed[0] is not None:
-                raise ValueError(failed[0])
+            if self._place.first:
+                universal.convert(checkpoint.folder / _TAG, folder / _TAG)
+            if self._place.processes > 1:
+                dist.barrier()
             universal.load(self._engine, folder, _TAG)
             if self._place.processes > 1:
                 dist.barrier()
@@ -210,6 +209,19 @@ class _SyncedWriter(TorchCheckpointEngine):
             file.flush()
             os.fsync(file.fileno())
             self.written[path] = os.fstat(file.fileno()).st_size
+
+
+def _damaged(checkpoint: Checkpoint) -> bool:
+    """Whether a file can be read and not understood; raises ``OSError`` where it cannot be read now."""
+    for name in checkpoint.files:
+        content = patiently((checkpoint.folder / name).read_bytes)
+        try:
+            torch.load(io.BytesIO(content), map_location="cpu", weights_only=False)
+        except MemoryError:
+            raise
+        except Exception:  # as above
+            return True
+    return False
 
 
 def _random_state(place: Place) -> dict[str, Any]:

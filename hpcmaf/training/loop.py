@@ -10,7 +10,8 @@ import torch.distributed as dist
 
 from hpcmaf.training.attention import onto
 from hpcmaf.training.data import TokenSample
-from hpcmaf.training.divergence import check_loss
+from hpcmaf.training.divergence import check_gradients, check_loss
+from hpcmaf.training.engine import gradients_finite, stepped
 from hpcmaf.training.keeper import Keeper
 from hpcmaf.training.objective import Objective
 from hpcmaf.training.place import Place
@@ -59,7 +60,8 @@ def train(
     Raises
     ------
     TrainingError
-        The losses diverge; raised before that step changes any weight.
+        The losses diverge, or gradients are not finite; raised before that
+        step changes any weight.
     """
     losses = list(before)
     watch.begin()
@@ -81,7 +83,9 @@ def train(
         losses.append(summed / weight)
         check_loss(losses, batch, len(batches), loss_spike, full=len(batches[0]))
         rate = engine.get_lr()[0]
+        check_gradients(gradients_finite(engine), step, len(batches), batch)
         engine.step()
+        check_gradients(stepped(engine), step, len(batches), batch)
         more = {name: value / weight for name, value in zip(objective.measures, measured, strict=True)}
         watch.step(step, losses[-1], rate, batch, more)
         # After the last step the model itself is published at once.

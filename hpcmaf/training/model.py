@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Literal
 
 from hpcmaf.errors import ConfigError, TrainingError
 from hpcmaf.imports.metas import with_metas
-from hpcmaf.imports.swap import instead
 from hpcmaf.training.spec import FinetuneJob
 
 if TYPE_CHECKING:
@@ -185,7 +184,7 @@ def trainable(model: PreTrainedModel, job: FinetuneJob) -> torch.nn.Module:
 
     With LoRA the base is frozen and the result a ``PeftModel``: the adapter of
     ``job.start`` goes on, or a fresh one starts (B = 0: the base unchanged),
-    drawn by torch's generator for the base's device.
+    drawn on the CPU, wherever the base lies.
 
     Raises
     ------
@@ -193,17 +192,7 @@ def trainable(model: PreTrainedModel, job: FinetuneJob) -> torch.nn.Module:
         The adapter to go on from has another shape than the job asks for, or
         the job's targets are nowhere in the model.
     """
-    if job.tuning != "lora":
-        return model.train()
-    # On the GPU at once: drawing 40 M numbers elsewhere, and moving 448 matrices one by one, takes half a second.
-    whole = job.zero_stage != 3 and job.offload != "params" and job.quantize != "4bit"
-    if not whole or model.device.type != "cuda":
-        return _with_adapter(model, job).train()
-    import torch
-
-    # PEFT draws what a linear layer has drawn for itself once more.
-    with model.device, instead(torch.nn.Linear, "reset_parameters", lambda _: None):
-        return _with_adapter(model, job).train()
+    return _with_adapter(model, job).train() if job.tuning == "lora" else model.train()
 
 
 def _with_adapter(model: PreTrainedModel, job: FinetuneJob) -> torch.nn.Module:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 
 from hpcmaf.training.attention import Unpackable, boundaries, packed_attention
 from hpcmaf.training.fp8 import Fp8Linear
@@ -92,7 +94,9 @@ class Packing:
                 together = run(**in_a_row([other, tried, other], device), use_cache=False).logits[0]
                 packed = together[len(other) : len(other) + len(tried)]
                 alone = run(**in_a_row([tried], device), use_cache=False).logits[0]
-                _compare(packed.float(), alone.float(), self._tolerance(alone.dtype))
+            off = _largest(_difference(packed.float(), alone.float()), device)
+            if not off < self._tolerance(alone.dtype):
+                raise Unpackable(f"texts in one row differ from texts alone (by {off:.1e} of their logits)")
         except Unpackable as reason:
             self._give_up(reason)
         run.train(training)
@@ -123,10 +127,19 @@ def in_a_row(texts: Sequence[Sequence[int]], device: torch.device) -> dict[str, 
     }
 
 
-def _compare(packed: torch.Tensor, alone: torch.Tensor, tolerance: float) -> None:
+def _difference(packed: torch.Tensor, alone: torch.Tensor) -> float:
     # In units of what tells one token from another. A model that has diverged
     # has no logits to compare, and its own way to end.
-    if bool(alone.isfinite().all()):
-        off = (packed - alone).norm() / (alone - alone.mean()).norm().clamp_min(1e-6)
-        if not off < tolerance:
-            raise Unpackable(f"texts in one row differ from texts alone (by {float(off):.1e} of their logits)")
+    if not alone.isfinite().all():
+        return 0.0
+    off = (packed - alone).norm() / (alone - alone.mean()).norm().clamp_min(1e-6)
+    return float(off) if off.isfinite() else math.inf
+
+
+def _largest(own: float, device: torch.device) -> float:
+    """Of all processes: GPUs may differ in their kernels, and a batch that some pack and others pad is no batch."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return own
+    largest = torch.tensor(own, device=device)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return float(largest)

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from hpcmaf.bytecode import keep_bytecode
 from hpcmaf.training.failure import NAME as FAILURE
-from hpcmaf.training.failure import Failure, killed, read
+from hpcmaf.training.failure import Failure, ended, read
 from hpcmaf.training.nodes import NodePlace, Pulse
 from hpcmaf.training.readahead import read_ahead
 from hpcmaf.training.spec import FinetuneJob
@@ -193,18 +193,17 @@ def failure(work: Path, log: Path, code: int | None, oom_kills_before: int | Non
     known = read(work)
     if known is not None:
         return known
-    if code == -signal.SIGKILL:
-        return killed("its process", oom_kills_before)
-    how = (
-        "no exit code"
-        if code is None
-        else f"killed by {signal.Signals(-code).name}"
-        if code < 0
-        else f"exit code {code}"
-    )
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    said = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
-    return Failure("error", f"{said} ({how})")
+    return ended("its process", code, oom_kills_before, log_tail(log))
+
+
+def log_tail(log: Path, size: int = 1 << 16) -> str:
+    """The end of a log; empty where it cannot be read."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - size))
+            return file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def _environment(job: FinetuneJob) -> dict[str, str]:

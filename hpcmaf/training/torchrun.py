@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.imports.metas import metas_later
-from hpcmaf.training.failure import killed, oom_kills, recorded, told
+from hpcmaf.training.failure import ended, logged, oom_kills, recorded
 from hpcmaf.training.nodes import NodePlace, announce, announced
 from hpcmaf.training.orders import Order
 from hpcmaf.training.spec import FinetuneJob
@@ -110,9 +110,10 @@ def main(arguments: list[str]) -> int:
             # The worker has recorded why; the agent's summary belongs in the log.
             print(error, file=sys.stderr)
             local, first = min(error.failures.items(), key=lambda item: item[1].timestamp)
-            if first.exitcode == -signal.SIGKILL:
+            # Of others the log says more.
+            if first.exitcode in (-signal.SIGKILL, -signal.SIGBUS):
                 where = "" if node is None else f" on {node.local_address}"
-                killed(f"process {local}{where}", before).record(work())
+                ended(f"process {local}{where}", first.exitcode, before).record(work())
             return 1
     return 0
 
@@ -129,7 +130,7 @@ def _by_itself(inbox: Path | None, rest: list[str]) -> int:
             start.run(*rest[:3], float(rest[3]))
     except Exception as error:
         # Also one that replaces another, such as while leaving after a failure.
-        if not told(error):
+        if not logged(error):
             traceback.print_exc()
         return 1
     return 0
