@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from hpcmaf.chat import ChatFormat
 from hpcmaf.engines.base import Request, ServedModels
 from hpcmaf.engines.mixing import mix_in_place
 from hpcmaf.errors import EngineError, PlatformError
-from hpcmaf.imports.metas import with_metas
 
 
 def pick_device(name: str) -> torch.device:
@@ -66,9 +64,7 @@ class ModelPool:
         revision = self.served.revision if path == self.served.base else None
         try:
             remote = self.served.trust_remote_code
-            return with_metas(
-                partial(loader.from_pretrained, path, revision=revision, trust_remote_code=remote, **kwargs)
-            )
+            return loader.from_pretrained(path, revision=revision, trust_remote_code=remote, **kwargs)
         except Exception as error:  # a damaged checkpoint makes the loaders raise almost anything
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise EngineError(f"model {path}: cannot be loaded ({reason}); check model.path in the recipe") from error

@@ -1,4 +1,4 @@
-"""The transformers engine, imported without what its libraries import for others."""
+"""The transformers engine, imported where it is wanted."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ if TYPE_CHECKING:
 
 
 def transformers_engine() -> type[TransformersEngine]:
-    """The engine's class; a task of a small model waits for these imports longer than for its answers."""
-    from hpcmaf.imports.light import lightly
+    """The engine's class."""
+    from hpcmaf.engines.transformers_engine import TransformersEngine
 
-    with lightly():
-        from hpcmaf.engines.transformers_engine import TransformersEngine
     return TransformersEngine

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from multiprocessing import Pipe
 from typing import Any
 
-from hpcmaf.bytecode import keep_bytecode
 from hpcmaf.engines.vllm_child import environment as vllm_environment
 from hpcmaf.engines.vllm_child import signals_blocked
 from hpcmaf.engines.vllm_options import EngineSpec
@@ -38,7 +37,6 @@ class ProcessLink:
         package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
         own = {**os.environ, **vllm_environment(), "PYTHONPATH": path, **(environment or {})}
-        keep_bytecode(own)
         with signals_blocked():
             self.process = subprocess.Popen(
                 [*command, *filter(None, [model])],

@@ -40,18 +40,8 @@ WORLD_SIZE = "world_size"
 # on from it: where files lie, and how a batch is cut up, which the loss does
 # not notice. After running out of memory the same job goes on in smaller pieces.
 _INDIFFERENT = frozenset(
-    {"dataset", "output", "checkpoints", "checkpoint_seconds", "checkpoint_steps"}
-    | {
-        "micro_batch_size",
-        "packing",
-        "gradient_checkpointing",
-        "threads",
-        "nodes",
-        "processes",
-        "device",
-        "loss_spike",
-        "wandb",
-    }
+    "dataset output checkpoints checkpoint_seconds checkpoint_steps micro_batch_size packing gradient_checkpointing "
+    "threads nodes processes device loss_spike wandb".split()
 )
 
 Found = TypeVar("Found")
@@ -61,12 +51,10 @@ _DEFAULTS = {item.name: item.default for item in fields(FinetuneJob) if item.def
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """One whole checkpoint.
+    """One whole checkpoint, in ``folder``.
 
     Attributes
     ----------
-    folder
-        Where it lies.
     step, losses
         Optimiser steps done, and each one's loss.
     seconds
@@ -153,13 +141,7 @@ def drop(folder: Path) -> None:
 
 
 def patiently(call: Callable[[], Found], *, seconds: float | None = None, also: tuple[int, ...] = ()) -> Found:
-    """What ``call`` returns, which is called again for some seconds while the file system fails it for the moment.
-
-    Raises
-    ------
-    OSError
-        It still fails, or for another reason.
-    """
+    """What ``call`` returns, which is called again for some seconds while the file system fails it for the moment."""
     end = time.monotonic() + (PATIENCE_S if seconds is None else seconds)
     while True:
         try:
@@ -173,10 +155,7 @@ def patiently(call: Callable[[], Found], *, seconds: float | None = None, also: 
 def newest(root: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
     """The last whole checkpoint of this very job, whatever its number of processes was; others are named in the log.
 
-    Raises
-    ------
-    OSError
-        The folder, or what lies in it, cannot be read now.
+    Raises ``OSError`` where the folder, or what lies in it, cannot be read now.
     """
     for found in _all(root):
         if isinstance(found, str):
@@ -194,13 +173,7 @@ def newest(root: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
 
 
 def checkpoint_step(root: Path) -> int:
-    """Steps that a killed job need not repeat: those of its last whole checkpoint, or 0.
-
-    Raises
-    ------
-    OSError
-        As of :func:`newest`.
-    """
+    """Steps that a killed job need not repeat: those of its last whole checkpoint, or 0; raises as :func:`newest`."""
     return next((found.step for found in _all(root) if isinstance(found, Checkpoint)), 0)
 
 

@@ -7,17 +7,11 @@ import re
 
 from hpcmaf.errors import ConfigError
 
-# What needs them, and which of our extras brings them.
-_PACKAGES = {
-    "trl": ("training.objective is dpo", "dpo"),
-    "bitsandbytes": ("training.quantize is 4bit", "qlora"),
-}
-
 # NVIDIA's before Ada, by the names that sites give them.
 _WITHOUT_FP8 = re.compile(r"(?<![a-z0-9])(a10|a16|a30|a40|a100|a800|v100s?|t4|p100|a[456]000)(?![0-9])", re.IGNORECASE)
 
 
-def check_packages(*, objective: str, quantize: str) -> None:
+def check_packages(*, quantize: str) -> None:
     """Refuse a training that lacks a package here; imports none.
 
     Raises
@@ -25,11 +19,10 @@ def check_packages(*, objective: str, quantize: str) -> None:
     ConfigError
         With what to install.
     """
-    wanted = ["trl"] * (objective == "dpo") + ["bitsandbytes"] * (quantize == "4bit")
-    for package in wanted:
-        if not _installed(package):
-            why, extra = _PACKAGES[package]
-            raise ConfigError(f"{why}, but {package} is not installed; pip install 'hpcmaf[{extra}]'")
+    if quantize == "4bit" and not _installed("bitsandbytes"):
+        raise ConfigError(
+            "training.quantize is 4bit, but bitsandbytes is not installed; pip install 'hpcmaf[qlora]'"
+        )
 
 
 def check_gpu_type(*, quantize: str, gpu_type: str | None) -> None:

@@ -1,6 +1,14 @@
-"""Run one finetuning job: start torchrun, wait, publish.
+"""Run one finetuning job: start its processes, wait, publish.
 
-This side imports nothing heavy; the work is in :mod:`hpcmaf.training.worker`.
+The way of a job, read straight down: ``stages/finetune`` makes it of recipe
+and profile; :func:`run_finetune` here starts processes for it
+(:mod:`hpcmaf.training.launch`), each of which is a
+:mod:`hpcmaf.training.worker` and calls :mod:`hpcmaf.training.finetune` for
+every job of its list. That loads data and model, puts them under DeepSpeed
+(:mod:`hpcmaf.training.engine`), and hands batches and an objective
+(:mod:`hpcmaf.training.sft`, :mod:`hpcmaf.training.dpo`) to
+:mod:`hpcmaf.training.loop`. What they write, this side publishes; it imports
+nothing heavy.
 """
 
 from __future__ import annotations
@@ -19,11 +27,10 @@ from typing import Any
 from hpcmaf.errors import ConfigError, HpcmafError, OutOfMemory, StopRequested, TrainingError
 from hpcmaf.publish import atomic_path, write_json
 from hpcmaf.training.checkpoint import checkpoint_step
-from hpcmaf.training.failure import Failure, oom_kills, read
+from hpcmaf.training.failure import Failure, read
+from hpcmaf.training.launch import POLL_S, Workers
 from hpcmaf.training.nodes import NodePlace, Pulse
-from hpcmaf.training.processes import POLL_S, Handed, failure, leave, torchrun, wait
 from hpcmaf.training.report import FinetuneReport
-from hpcmaf.training.series import Series
 from hpcmaf.training.spec import FinetuneJob, LoraSettings
 from hpcmaf.training.stopping import StopFlag, asked
 
@@ -32,8 +39,8 @@ __all__ = [
     "FinetuneReport",
     "LoraSettings",
     "NodePlace",
-    "Series",
     "StopFlag",
+    "Workers",
     "checkpoint_step",
     "join_finetune",
     "run_finetune",
@@ -50,8 +57,7 @@ def run_finetune(
     *,
     stop: StopFlag | None = None,
     place: NodePlace | None = None,
-    series: Series | None = None,
-    coming: FinetuneJob | None = None,
+    workers: Workers | None = None,
 ) -> FinetuneReport:
     """Finetune a model and publish its folder.
 
@@ -62,7 +68,7 @@ def run_finetune(
     Parameters
     ----------
     job
-        What to do. With ``job.checkpoints`` it goes on where a job that was
+        What to do. With ``job.checkpoints`` it resumes where a job that was
         killed or stopped has left a checkpoint; deleting them, once the
         output is no longer in doubt, is the caller's business.
     logs
@@ -77,9 +83,8 @@ def run_finetune(
     place
         This node's, of a job on several; it has to be node 0. On the others
         :func:`join_finetune` runs with ``place.work(logs)``.
-    series
-        Processes that have done a job before and stay for more; ``coming`` is
-        the one that is likely to follow. The result is the same.
+    workers
+        Processes that do several jobs, one after another. The result is the same.
 
     Returns
     -------
@@ -93,7 +98,8 @@ def run_finetune(
     OutOfMemory
         A GPU's memory or the machine's was too small.
     TrainingError
-        The processes failed; the message has their last word and the log.
+        The processes failed; the message has their last word and the log, and
+        its ``kind`` says what another attempt is worth.
     """
     started = time.monotonic()
     _check_place(job, place)
@@ -102,46 +108,32 @@ def run_finetune(
     logs.mkdir(parents=True, exist_ok=True)
     log, steps = logs / "finetune.log", logs / "progress.jsonl"
     steps.write_bytes(b"")
-    before = oom_kills()
     with _workplace(logs, place) as work, ExitStack() as leaving:
-        with atomic_path(output) as temporary, ExitStack() as running:
+        if workers is None or place is not None:
+            # Its processes exit once the model is in place.
+            workers = leaving.enter_context(Workers(lone=True))
+        with atomic_path(output) as temporary:
             temporary.mkdir()
             pulse = Pulse(work, place) if place is not None else None
             # Its appearance starts the other nodes.
             job.write(work / "job.json")
-            begun = (
-                torchrun(job, work, temporary, steps, log, place)
-                if series is None or place is not None
-                else series.hand_over(job, work, temporary, steps, log, coming)
-            )
-            process = running.enter_context(begun)
-            alone = series is None and place is None
-            with steps.open("rb") as lines:
-                doing = Handed(process, work / "report.json") if alone else process
-                code = wait(doing, work, stop, _listener(lines, progress), pulse)
-            counts = _counts(work) if code == 0 else None
-            if alone and counts is not None and "stopped_at" in counts:
-                leave(process, log)
-            # They still read what lies in the work folder.
-            silent = pulse.wait_for_others(PEERS_S) if pulse is not None else []
-            if counts is None or "stopped_at" in counts:
-                raise _unfinished(
-                    job, work, log, code, counts, stop, lambda: _named(failure(work, log, code, before), silent)
-                )
-            report = FinetuneReport.of(counts, wall=time.monotonic() - started)
+            with workers.running(job, work, temporary, steps, log, place) as running, steps.open("rb") as lines:
+                code = running.wait(stop, _listener(lines, progress), pulse)
+                # They still read what lies in the work folder.
+                silent = pulse.wait_for_others(PEERS_S) if pulse is not None else []
+            if code != 0 or not running.succeeded:
+                counts = running.report if code == 0 else None
+                raise _unfinished(job, work, log, code, counts, stop, lambda: _named(running.failure(code), silent))
+            report = FinetuneReport.of(running.report or {}, wall=time.monotonic() - started)
             if report.steps == 0 and job.start is not None:
-                # Nothing was learnt: the agent goes on with the very same model.
+                # Nothing was learnt: the agent keeps the very same model.
                 shutil.copytree(job.start, temporary, dirs_exist_ok=True)
             write_json(temporary / "training.json", report.to_json())
-            leaving.push(running.pop_all())
-        # The model is in place, and its processes give back their GPUs.
-        if alone:
-            leave(process, log)
     return report
 
 
 def join_finetune(work: Path, place: NodePlace, *, stop: StopFlag | None = None) -> None:
-    """Lend this node to a job that node 0 runs by :func:`run_finetune`.
+    """Let this node work for a job that node 0 runs by :func:`run_finetune`.
 
     Parameters
     ----------
@@ -166,21 +158,24 @@ def join_finetune(work: Path, place: NodePlace, *, stop: StopFlag | None = None)
         if stop.requested:
             raise StopRequested(f"node {place.rank}: stopped as asked, before the job had begun")
         if time.monotonic() > end:
-            raise TrainingError(f"{work}: node 0 has not begun the job within {place.joining_s:g} s; see its log")
+            raise TrainingError(
+                f"{work}: node 0 has not begun the job within {place.joining_s:g} s; see its log", kind="lost"
+            )
         time.sleep(POLL_S)
     job = FinetuneJob.read(work / "job.json")
     _check_place(job, place)
-    log, before = work.parent / f"finetune.node{place.rank}.log", oom_kills()
+    log = work.parent / f"finetune.node{place.rank}.log"
     pulse = Pulse(work, place)
-    with torchrun(job, work, work, Path(os.devnull), log, place) as process:
-        code = wait(process, work, stop, pulse=pulse)
-    counts = _counts(work) if code == 0 else None
-    error = None
-    if code != 0 or (counts is None and asked(work)) or (counts is not None and "stopped_at" in counts):
-        error = _unfinished(
-            job, work, log, code, counts, stop, lambda: _own(work, place, failure(work, log, code, before))
-        )
-    pulse.leave()
+    with Workers(lone=True) as workers:
+        with workers.running(job, work, work, Path(os.devnull), log, place) as running:
+            code = running.wait(stop, pulse=pulse)
+        counts = running.report if code == 0 else None
+        error = None
+        if code != 0 or (counts is None and asked(work)) or (counts is not None and "stopped_at" in counts):
+            error = _unfinished(
+                job, work, log, code, counts, stop, lambda: _own(work, place, running.failure(code))
+            )
+        pulse.leave()
     if error is not None:
         raise error
 
@@ -272,10 +267,3 @@ def _remains(job: FinetuneJob, step: int | None = None) -> str:
     except OSError as error:
         return f"the same command resumes from its last checkpoint (not readable now: {error.strerror})"
     return f"the same command goes on from step {kept}"
-
-
-def _counts(work: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads((work / "report.json").read_text())
-    except FileNotFoundError:
-        return None

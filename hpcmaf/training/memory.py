@@ -111,7 +111,7 @@ def choose_passes(
     config: PretrainedConfig,
     memory: Sequence[int],
     keeps: Keeps,
-) -> tuple[int, int, int, str]:
+) -> tuple[int, int, str]:
     """How large forward passes are, and how many layers are computed again in the backward pass.
 
     Nothing is computed twice where that can be had by passes that are
@@ -121,12 +121,11 @@ def choose_passes(
     Returns
     -------
     tuple
-        ``micro_batch_size``, number of layers, bytes wanted on each GPU, and
-        a line that says why.
+        ``micro_batch_size``, number of layers, and a line that says why.
     """
     layers = config.get_text_config().num_hidden_layers
     if not memory:
-        return job.micro_batch_size, 0, 0, "gradient_checkpointing auto: none on CPU"
+        return job.micro_batch_size, 0, "gradient_checkpointing auto: none on CPU"
     room = int(min(memory) * _USABLE)
     least = min(job.micro_batch_size, -(-_FILLING // job.max_length))
     smaller = [(micro, 0) for micro in range(job.micro_batch_size, least, -1)]
@@ -140,7 +139,6 @@ def choose_passes(
     return (
         micro,
         count,
-        wanted,
         (
             f"gradient_checkpointing auto: {count} of {layers} layers, micro_batch_size {micro}, "
             f"about {_gib(wanted)} of {_gib(min(memory))} on each GPU"

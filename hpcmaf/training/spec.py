@@ -190,47 +190,37 @@ class FinetuneJob:
             _require(value in get_args(choices), name, value, "one of " + ", ".join(get_args(choices)))
         for name in ("epochs", "batch_size", "micro_batch_size", "max_length", "nodes", "processes", "threads"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
-        _require(self.dpo_beta > 0, "dpo_beta", self.dpo_beta, "above 0")
-        _require(
-            self.gradient_checkpointing in (True, False, "auto"),
-            "gradient_checkpointing",
-            self.gradient_checkpointing,
-            "true, false or auto",
-        )
-        _require(self.zero_stage in (0, 1, 2, 3, "auto"), "zero_stage", self.zero_stage, "0, 1, 2, 3 or auto")
-        _require(
-            self.offload == "none" or self.zero_stage in ("auto", 3, *((1, 2) if self.offload == "optimizer" else ())),
-            "offload",
-            self.offload,
-            f"none with zero_stage {self.zero_stage} (optimizer needs 1 or more, params needs 3)",
-        )
-        _require(
-            self.quantize == "none" or (self.tuning == "lora" and self.zero_stage != 3 and self.offload != "params"),
-            "quantize",
-            self.quantize,
-            "none with full tuning, zero_stage 3 or offload params: only a whole frozen base is quantized",
-        )
-        _require(0 <= self.warmup_ratio <= 1, "warmup_ratio", self.warmup_ratio, "in 0..1")
-        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
-        _require(self.max_grad_norm >= 0, "max_grad_norm", self.max_grad_norm, "0 (no clipping) or more")
-        _require(
-            self.loss_spike == 0 or self.loss_spike > 1, "loss_spike", self.loss_spike, "above 1, or 0 to allow any"
-        )
-        _require(self.checkpoint_seconds > 0, "checkpoint_seconds", self.checkpoint_seconds, "above 0")
-        _require(
-            self.checkpoint_steps is None or self.checkpoint_steps >= 1,
-            "checkpoint_steps",
-            self.checkpoint_steps,
-            "at least 1",
-        )
-        everywhere = self.nodes * self.processes
-        _require(
-            self.batch_size >= everywhere,
-            "batch_size",
-            self.batch_size,
-            f"at least the number of processes ({everywhere}), or some would never have a sequence",
-        )
+        stage, everywhere = self.zero_stage, self.nodes * self.processes
+        whole_base = self.tuning == "lora" and stage != 3 and self.offload != "params"
+        offloadable = ("auto", 3, *((1, 2) if self.offload == "optimizer" else ()))
+        for name, holds, what in (
+            ("learning_rate", self.learning_rate > 0, "above 0"),
+            ("dpo_beta", self.dpo_beta > 0, "above 0"),
+            ("gradient_checkpointing", self.gradient_checkpointing in (True, False, "auto"), "true, false or auto"),
+            ("zero_stage", stage in (0, 1, 2, 3, "auto"), "0, 1, 2, 3 or auto"),
+            (
+                "offload",
+                self.offload == "none" or stage in offloadable,
+                f"none with zero_stage {stage} (optimizer needs 1 or more, params needs 3)",
+            ),
+            (
+                "quantize",
+                self.quantize == "none" or whole_base,
+                "none with full tuning, zero_stage 3 or offload params: only a whole frozen base is quantized",
+            ),
+            ("warmup_ratio", 0 <= self.warmup_ratio <= 1, "in 0..1"),
+            ("weight_decay", self.weight_decay >= 0, "0 or more"),
+            ("max_grad_norm", self.max_grad_norm >= 0, "0 (no clipping) or more"),
+            ("loss_spike", self.loss_spike == 0 or self.loss_spike > 1, "above 1, or 0 to allow any"),
+            ("checkpoint_seconds", self.checkpoint_seconds > 0, "above 0"),
+            ("checkpoint_steps", self.checkpoint_steps is None or self.checkpoint_steps >= 1, "at least 1"),
+            (
+                "batch_size",
+                self.batch_size >= everywhere,
+                f"at least the number of processes ({everywhere}), or some would never have a sequence",
+            ),
+        ):
+            _require(holds, name, getattr(self, name), what)
 
     @property
     def alone(self) -> bool:

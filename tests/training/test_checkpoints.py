@@ -228,7 +228,7 @@ def test_a_torn_checkpoint_is_named_in_the_log_and_the_one_before_it_used(undist
     assert torn.report["losses"] == undisturbed["lora-1"].report["losses"]
     log, last = torn.log.read_text(), interrupted["lora-1 SIGKILL"].reached
     assert f"ignored: {torn.job.checkpoints}/step-{last:08d} is torn" in log
-    assert f"going on from step {last - 3} " in log
+    assert f"resuming from step {last - 3} " in log
 
 
 @pytest.mark.slow
@@ -264,7 +264,7 @@ def test_only_damage_sets_a_checkpoint_aside(tmp_path, error, damage, stays):
 
     from hpcmaf.training.checkpoint import Checkpoint, at_step, marker
     from hpcmaf.training.keeper import Keeper
-    from hpcmaf.training.place import Place
+    from hpcmaf.training.process import Process
 
     def load_checkpoint(*_, **__):
         raise error
@@ -276,11 +276,12 @@ def test_only_damage_sets_a_checkpoint_aside(tmp_path, error, damage, stays):
     if damage:
         (temporary / "part.pt").write_bytes(bytes(size))
     job = FinetuneJob(base="b", dataset=str(write_lines(tmp_path / "d", chats(1))), output="o", checkpoints=str(tmp_path))
-    keeper = Keeper(engine, job, Place(0, 1, torch.device("cpu")), torch.float32, started=0.0, token="t")
+    keeper = Keeper(job, Process(0, 1, torch.device("cpu")), torch.float32, started=0.0, token="t")
     found = Checkpoint(at_step(tmp_path, 4), 4, (1.0,) * 4, 1.0, keeper._identify(), {"part.pt": size})
     found.publish(temporary)
+    keeper.found = found
     with pytest.raises(type(error) if stays else TrainingError):
-        keeper.resume()
+        keeper.resume(engine)
     assert marker(found.folder).exists() == stays and (found.folder / "part.pt").exists()
 
 

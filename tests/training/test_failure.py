@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,7 @@ from hpcmaf.errors import OutOfMemory, StopRequested, TrainingError
 from hpcmaf.training import job as jobs
 from hpcmaf.training.failure import Failure, ended, explained, oom_kills, read, recorded
 from hpcmaf.training.job import FinetuneJob, run_finetune
+from hpcmaf.training.launch import Running, Workers
 from hpcmaf.training.stopping import ask
 
 
@@ -151,17 +154,18 @@ def test_kills_for_memory_are_counted_in_either_kind_of_control_group(tmp_path):
     ],
 )
 def test_each_has_an_error_of_its_own(tmp_path, monkeypatch, failure, asked, raised, said):
-    @contextmanager
-    def torchrun(job, work, output, steps, log, place):
-        log.write_text("first\nlast line of the log\n\n")
-        if failure is not None:
-            failure.record(work)
-        if asked:
-            ask(work)
-        yield None
+    class Failing(Workers):
+        @contextmanager
+        def running(self, job, work, output, steps, log, node):
+            log.write_text("first\nlast line of the log\n\n")
+            if failure is not None:
+                failure.record(work)
+            if asked:
+                ask(work)
+            process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
+            yield Running(process, work, (log, log), None, None)
 
-    monkeypatch.setattr(jobs, "torchrun", torchrun)
-    monkeypatch.setattr(jobs, "wait", lambda *_: 1)
+    monkeypatch.setattr(jobs, "Workers", Failing)
     job = FinetuneJob(base="b", dataset="d", output=str(tmp_path / "out"), micro_batch_size=4)
     with pytest.raises(raised, match=said) as caught:
         run_finetune(job, tmp_path / "logs")

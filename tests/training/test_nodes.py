@@ -16,7 +16,7 @@ import pytest
 from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 
 from hpcmaf.errors import ConfigError, TrainingError
-from hpcmaf.training import torchrun
+from hpcmaf.training import launch
 from hpcmaf.training.job import FinetuneJob, NodePlace, run_finetune
 from hpcmaf.training.nodes import Pulse, announce, announced
 from tests.training.conftest import COMMON, LORA, chats, run_batch, write_lines
@@ -73,13 +73,13 @@ def test_job_and_nodes_have_to_agree(tmp_path):
 
 
 def test_jobs_that_begin_at_once_on_one_machine_meet_apart(tmp_path):
-    works = [tmp_path / name for name in "ab"]
-    stores = []
-    for work in works:
-        work.mkdir()
-        stores.append(torchrun._open(work, PLACES[0]))
-    said = [announced(work) for work in works]
-    assert said == [f"127.0.0.1:{store.port}" for store in stores] and len(set(said)) == 2
+    said = []
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        options = dict(option.split("=") for option in launch._among(PLACES[0], tmp_path / name))
+        assert f"127.0.0.1:{options['--master-port']}" == announced(tmp_path / name)
+        said.append(options["--master-port"])
+    assert len(set(said)) == 2
 
 
 def test_a_node_that_falls_silent_is_missed_and_one_that_lives_is_not(tmp_path):

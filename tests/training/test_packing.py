@@ -87,7 +87,7 @@ def loss_and_gradients(model, rows, packed: bool):
     micros = [rows] if packed else [[row] for row in rows]
     total = torch.zeros(())
     for micro in micros:
-        nll = negative_log_likelihood(model, collate(micro, pad_id=0, filler=rows[0], packed=packed), total.device)
+        nll = negative_log_likelihood(model, collate(micro, pad_id=0, filler=rows[0], packed=packed), total.device).sum()
         nll.backward()
         total += nll.detach()
     return total, {name: p.grad.clone() for name, p in model.named_parameters()}
@@ -108,7 +108,7 @@ MAKES = {
 def test_packed_loss_and_gradient_are_the_unpacked_ones(make, checkpointing):
     import torch
 
-    from hpcmaf.training.packable import Packing
+    from hpcmaf.training.packing import Packing
 
     model = tiny(make, **MAKES[make]).train()
     if checkpointing:
@@ -153,7 +153,7 @@ def test_all_processes_pack_or_none_does():
 def test_a_leak_between_texts_is_found(monkeypatch, capsys, causal, rounded, alike):
     import torch
 
-    from hpcmaf.training import packable
+    from hpcmaf.training import packing as packable
     from hpcmaf.training.fp8 import round_base
 
     monkeypatch.setattr(packable, "packed_attention", partial(leaky, causal=causal))
@@ -185,7 +185,7 @@ def test_a_leak_between_texts_is_found(monkeypatch, capsys, causal, rounded, ali
 def test_models_with_an_attention_of_their_own_are_padded(make, settings, said, capsys):
     import torch
 
-    from hpcmaf.training.packable import Packing
+    from hpcmaf.training.packing import Packing
 
     model = tiny(make, **settings)
     packing = Packing(model, 300)

@@ -1,4 +1,4 @@
-"""Preferences: pairs out of debates, TRL's loss, and what agents have learnt from them."""
+"""Preferences: pairs out of debates, the loss, and what agents have learnt from them."""
 
 from __future__ import annotations
 

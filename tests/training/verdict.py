@@ -10,7 +10,7 @@ import os
 import torch
 import torch.distributed as dist
 
-from hpcmaf.training import packable
+from hpcmaf.training import packing as packable
 from tests.training.test_packing import leaky, sample, tiny
 
 
