@@ -173,18 +173,11 @@ def _forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Ten
 
 
 def quicken(model: torch.nn.Module) -> int:
-    """Let a PEFT model's plain LoRA layers compute as above.
+    """Let a PEFT model's plain LoRA layers compute as above; returns how many now do.
 
-    Parameters
-    ----------
-    model
-        Its weights have to be there whenever a layer runs, so not under
-        ZeRO-3, which fetches them by hooks on the layers inside.
-
-    Returns
-    -------
-    int
-        How many layers now do; those with dropout or of another kind do not.
+    Its weights have to be there whenever a layer runs, so not under ZeRO-3,
+    which fetches them by hooks on the layers inside. Layers with dropout or of
+    another kind stay as they are.
     """
     changed = 0
     for module in model.modules():

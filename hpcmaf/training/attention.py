@@ -53,18 +53,10 @@ def packed_attention(
 ) -> tuple[torch.Tensor, None]:
     """Causal attention in transformers' form, for a batch of one row.
 
-    Parameters
-    ----------
-    query, key, value
-        [1, heads, T, width]; fewer heads of keys and values than of queries
-        share them.
-    cu_seq_lens_q
-        int32[texts + 1]: where each text begins, and the last one's end.
-
-    Raises
-    ------
-    Unpackable
-        The model does not say where texts end, or wants another attention.
+    ``query``, ``key``, ``value`` are [1, heads, T, width], where fewer heads of
+    keys and values than of queries share them; ``cu_seq_lens_q``,
+    int32[texts + 1], is where each text begins, and the last one's end.
+    ``Unpackable`` where the model does not say, or wants another attention.
     """
     foreign = next((name for name in _FOREIGN if others.get(name) is not None), None)
     if foreign or not getattr(module, "is_causal", True):

@@ -42,13 +42,8 @@ def check_loss(losses: Sequence[float], batch: Sequence[TokenSample], total: int
         A loss so many times the median of the steps before it is a spike, if
         it is also a nat above that; 0: none is.
     full
-        Samples of a whole batch. An epoch's last one may have fewer, and
-        the mean of few scatters more: it may rise further by the square root.
-
-    Raises
-    ------
-    TrainingError
-        The loss is a spike, or no finite number.
+        Samples of a whole batch. The mean of few scatters more, so that of an
+        epoch's last batch may rise further by the square root.
     """
     *before, loss = losses
     names = ", ".join(sample.id for sample in batch)

@@ -23,14 +23,9 @@ _STEPPED = 100_000_000
 def settings(job: FinetuneJob, dtype: torch.dtype, trainable: int, *, universal: bool = False) -> dict[str, Any]:
     """DeepSpeed's configuration for a job.
 
-    Parameters
-    ----------
-    trainable
-        Number of trained parameters. Buckets are allocated whole, so an
-        adapter does not need the default's 2 GB.
-    universal
-        Whether the checkpoint to be loaded was converted from another number
-        of processes.
+    Buckets are allocated whole, so an adapter, with few ``trainable``
+    parameters, does not need the default's 2 GB. ``universal``: the checkpoint
+    to be loaded was converted from another number of processes.
     """
     bucket = max(1, min(_BUCKET, trainable))
     # DeepSpeed's stage 0 steps bfloat16 weights without a float32 copy of

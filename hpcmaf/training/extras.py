@@ -28,15 +28,7 @@ def check_packages(*, quantize: str) -> None:
 def check_gpu_type(*, quantize: str, gpu_type: str | None) -> None:
     """Refuse a training that GPUs of a kind cannot do, where the site says which it has.
 
-    Parameters
-    ----------
-    gpu_type
-        As Slurm calls it, such as ``a100`` or ``nvidia_a100_80gb_pcie``.
-
-    Raises
-    ------
-    ConfigError
-        They have no fp8.
+    ``gpu_type`` is as Slurm calls it, such as ``a100`` or ``nvidia_a100_80gb_pcie``.
     """
     if quantize == "fp8" and gpu_type and _WITHOUT_FP8.search(gpu_type):
         raise ConfigError(

@@ -66,11 +66,9 @@ def finetune(
 
     Returns
     -------
-    dict
-        The fields of the report; of a job that was stopped only ``steps``
-        and those done, ``stopped_at``.
-    Base, optional
-        What the next job may use.
+    tuple
+        The fields of the report, of a job that was stopped only ``steps`` and
+        those done, ``stopped_at``; and what the next job may use.
     """
     started, output = entry.started, Path(entry.output)
     check_packages(quantize=job.quantize)

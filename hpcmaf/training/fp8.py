@@ -42,10 +42,9 @@ def round_rows(parts: Sequence[torch.Tensor], by: torch.Tensor | None = None) ->
 
     Parameters
     ----------
-    parts
-        One to three matrices ``(n, width)``, taken as one beside another.
-    by
-        ``(widths' sum,)``: what each column is multiplied with first.
+    parts, by
+        One to three matrices ``(n, width)``, taken as one beside another, and
+        ``(widths' sum,)`` that each column is multiplied with first.
 
     Returns
     -------
@@ -92,17 +91,11 @@ class Matrices:
 
 
 class Fp8Linear(torch.nn.Linear):
-    """A frozen linear layer with a rounded matrix.
+    """A frozen linear layer with a rounded matrix, made of a plain one by :func:`round_base`.
 
-    Made of a plain one by :func:`round_base`. Its ``weight`` is empty, so
-    that whoever reads it unaware is stopped by its shape. The numbers lie in
-    plain attributes: whoever casts a model's parameters and buffers would
-    cast these too.
-
-    Attributes
-    ----------
-    matrices, at
-        Its own are one of these.
+    Its ``weight`` is empty, so that whoever reads it unaware is stopped by its
+    shape. Its numbers are ``matrices[at]``, a plain attribute: whoever casts a
+    model's parameters and buffers would cast these too.
     """
 
     matrices: Matrices
@@ -177,19 +170,10 @@ class _Product(torch.autograd.Function):
 
 
 def round_base(model: torch.nn.Module, device: torch.device) -> int:
-    """Round the matrices of a model's frozen linear layers, all but those that make logits.
+    """Round the matrices of a model's frozen linear layers, all but those that make logits, and put them on a device.
 
-    Parameters
-    ----------
-    model
-        With its adapter, or without.
-    device
-        Where the matrices are to lie.
-
-    Returns
-    -------
-    int
-        How many parameters are now rounded, those of an earlier call included.
+    Returns how many parameters are now rounded, those of an earlier call
+    included; the model may have an adapter or none.
 
     Raises
     ------

@@ -69,16 +69,9 @@ class _Gated(torch.autograd.Function):
 def gate(model: torch.nn.Module) -> tuple[int, int]:
     """Let a PEFT model's gated units compute as above where all their layers are plain LoRA layers.
 
-    Parameters
-    ----------
-    model
-        Its weights there and its small kernels in place, see
-        :func:`hpcmaf.training.adapters.quicken`.
-
-    Returns
-    -------
-    tuple of int
-        How many units now do, and how many there are.
+    Its weights have to be there and its small kernels in place, see
+    :func:`hpcmaf.training.adapters.quicken`. Returns how many units now do,
+    and how many there are.
     """
     units = [module for module in model.modules() if all(hasattr(module, name) for name in (*_LAYERS, "act_fn"))]
     believed: dict[type, bool] = {}

@@ -62,21 +62,20 @@ def run_finetune(
     """Finetune a model and publish its folder.
 
     The output is a PEFT adapter (LoRA) or a whole checkpoint with tokenizer
-    (full), as safetensors, with this report as ``training.json``. It appears
+    (full), as safetensors, with the report as ``training.json``. It appears
     whole or not at all.
 
     Parameters
     ----------
     job
-        What to do. With ``job.checkpoints`` it resumes where a job that was
-        killed or stopped has left a checkpoint; deleting them, once the
-        output is no longer in doubt, is the caller's business.
+        With ``job.checkpoints`` it resumes where a job that was killed or
+        stopped has left a checkpoint; deleting them, once the output is no
+        longer in doubt, is the caller's business.
     logs
         Folder for ``finetune.log`` (all processes' output) and
         ``progress.jsonl`` (one line per optimiser step).
     progress
-        Called with each line of ``progress.jsonl`` as it appears: step, steps,
-        loss, tokens_per_s, eta_s.
+        Called with each line of ``progress.jsonl`` as it appears.
     stop
         Asks the job to end at its next step, with a checkpoint. SIGUSR2 and
         SIGTERM sent to the job's own processes do the same.
@@ -86,20 +85,12 @@ def run_finetune(
     workers
         Processes that do several jobs, one after another. The result is the same.
 
-    Returns
-    -------
-    FinetuneReport
-        Counts, losses, times, memory.
-
     Raises
     ------
     StopRequested
         It was asked to stop, and did.
-    OutOfMemory
-        A GPU's memory or the machine's was too small.
-    TrainingError
-        The processes failed; the message has their last word and the log, and
-        its ``kind`` says what another attempt is worth.
+    OutOfMemory, TrainingError
+        It failed; the error's ``kind`` says what another attempt is worth.
     """
     started = time.monotonic()
     _check_place(job, place)
@@ -140,17 +131,13 @@ def join_finetune(work: Path, place: NodePlace, *, stop: StopFlag | None = None)
     work
         The job's work folder, ``place.work(logs)`` of node 0; need not exist
         yet. This node's log is ``finetune.nodeN.log`` beside it.
-    place
-        This node's.
-    stop
-        Asks the whole job to stop, on all nodes.
+    place, stop
+        This node's place; asks the whole job to stop, on all nodes.
 
     Raises
     ------
-    StopRequested
-        The job was asked to stop, here or elsewhere, and did.
-    OutOfMemory, TrainingError
-        It failed, here or elsewhere, or node 0 is gone.
+    StopRequested, OutOfMemory, TrainingError
+        It was stopped, or failed, here or elsewhere, or node 0 is gone.
     """
     work, stop = Path(work), stop or StopFlag()
     end = time.monotonic() + place.joining_s

@@ -68,7 +68,7 @@ def train(
     *,
     loss_spike: float,
 ) -> list[float]:
-    """All optimiser steps that are still to do.
+    """All optimiser steps that are still to do; returns each one's loss, fewer if the job was stopped.
 
     The loss of a step is the sum over all samples of the global batch,
     divided by their weight, however the batch is cut into forward passes and
@@ -76,20 +76,13 @@ def train(
 
     Parameters
     ----------
-    batches
-        Those of all steps.
-    before
-        Losses of the steps that a checkpoint holds already.
+    batches, before
+        Those of all steps, and losses of the steps that a checkpoint holds already.
     stop
         When requested in any process, all stop after the same step, with a
         checkpoint.
     loss_spike
         See :func:`hpcmaf.training.divergence.check_loss`.
-
-    Returns
-    -------
-    list of float
-        Each step's loss; fewer than ``batches`` if the job was stopped.
 
     Raises
     ------

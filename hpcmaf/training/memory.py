@@ -112,16 +112,11 @@ def choose_passes(
     memory: Sequence[int],
     keeps: Keeps,
 ) -> tuple[int, int, str]:
-    """How large forward passes are, and how many layers are computed again in the backward pass.
+    """How large forward passes are, how many layers are computed again in the backward pass, and a line that says why.
 
     Nothing is computed twice where that can be had by passes that are
     smaller but still fill a GPU; then as few layers as make it fit, and at
     last smaller passes yet.
-
-    Returns
-    -------
-    tuple
-        ``micro_batch_size``, number of layers, and a line that says why.
     """
     layers = config.get_text_config().num_hidden_layers
     if not memory:
@@ -147,17 +142,9 @@ def choose_passes(
 
 
 def choose_stage(size: Size, processes: int, offload: str, passing: int, memory: Sequence[int]) -> tuple[int, str]:
-    """The lowest ZeRO stage that fits, as higher ones talk more between GPUs.
+    """The lowest ZeRO stage that fits, as higher ones talk more between GPUs, and a line that says why.
 
-    Parameters
-    ----------
-    memory
-        Bytes of each process's GPU; empty on CPU.
-
-    Returns
-    -------
-    tuple
-        Stage, and a line that says why.
+    ``memory`` has the bytes of each process's GPU, and is empty on CPU.
     """
     if offload == "params":
         return 3, "zero_stage auto: 3, as offload: params needs it"

@@ -164,13 +164,8 @@ def trainable(model: PreTrainedModel, job: FinetuneJob) -> torch.nn.Module:
 
     With LoRA the base is frozen and the result a ``PeftModel``: the adapter of
     ``job.start`` goes on, or a fresh one starts (B = 0: the base unchanged),
-    drawn on the CPU, wherever the base lies.
-
-    Raises
-    ------
-    ConfigError
-        The adapter to go on from has another shape than the job asks for, or
-        the job's targets are nowhere in the model.
+    drawn on the CPU, wherever the base lies. ``ConfigError`` where the adapter
+    has another shape than the job's, or the job's targets are nowhere.
     """
     return _with_adapter(model, job).train() if job.tuning == "lora" else model.train()
 

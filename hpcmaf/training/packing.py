@@ -33,19 +33,8 @@ def pack(batch: Sequence[TokenSample], *, processes: int, capacity: int) -> list
     """Spread a global batch over as few forward passes as hold it, all about equally long.
 
     A step lasts as long as the process with most to do, so the number of
-    passes is a multiple of the processes wherever there are samples for it.
-
-    Parameters
-    ----------
-    batch
-        None longer than ``capacity``.
-    capacity
-        Tokens of one pass, at most.
-
-    Returns
-    -------
-    list of list
-        Every sample once. Fewer samples than processes make fewer passes.
+    passes, of at most ``capacity`` tokens, is a multiple of the processes
+    wherever there are samples for it. Every sample is there once.
     """
     ordered = sorted(batch, key=lambda sample: len(sample.input_ids), reverse=True)
     total = sum(len(sample.input_ids) for sample in ordered)
@@ -73,21 +62,14 @@ def share_packed(
     return mine + [[]] * (rounds - len(mine))
 
 class Packing:
-    """The attention of one model while its texts share rows.
+    """The attention of one model while its texts share rows; ``on`` says whether they do.
 
     Parameters
     ----------
     model
         As the job trains it, with adapter or without.
-    longest
-        Length of the longest text.
-    wanted
-        Whether to try at all.
-
-    Attributes
-    ----------
-    on
-        Whether they do.
+    longest, wanted
+        Length of the longest text; whether to try at all.
     """
 
     def __init__(self, model: torch.nn.Module, longest: int, *, wanted: bool = True) -> None:

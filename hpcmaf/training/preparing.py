@@ -34,22 +34,14 @@ def prepare(
 ) -> FinetuneJob:
     """Make a model ready for DeepSpeed, and say how it will be trained.
 
-    Parameters
-    ----------
-    logits
-        Share of a text's tokens that carry loss.
-
-    Returns
-    -------
-    FinetuneJob
-        With a ZeRO stage instead of ``"auto"``, and forward passes that fit.
+    ``logits`` is the share of a text's tokens that carry loss. The job comes
+    back with a ZeRO stage instead of ``"auto"``, and forward passes that fit.
 
     Raises
     ------
-    ConfigError
-        The frozen base is to be rounded and cannot be.
-    TrainingError
-        It is not of the type to compute in.
+    ConfigError, TrainingError
+        The frozen base is to be rounded and cannot be, or is not of the type
+        to compute in.
     """
     cuda = process.device.type == "cuda"
     rounded = round_base(model, process.device) if job.quantize == "fp8" else 0

@@ -27,15 +27,8 @@ class Watch:
     ----------
     steps
         The JSONL; TensorBoard's files go into ``tensorboard`` beside it.
-    total
-        Optimiser steps of the job.
-    flop_per_token
-        Useful work, see :func:`hpcmaf.training.memory.flop_per_token`.
-
-    Raises
-    ------
-    ConfigError
-        W&B is asked for and not installed.
+    total, flop_per_token
+        Optimiser steps of the job, and its useful work.
     """
 
     def __init__(self, job: FinetuneJob, process: Process, steps: Path, total: int, flop_per_token: int) -> None:
