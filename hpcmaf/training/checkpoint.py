@@ -11,11 +11,9 @@ fails and everything stays as it is. Imports nothing heavy.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hpcmaf.errors import TRANSIENT
-from hpcmaf.publish import file_sha256, write_json
+from hpcmaf.publish import file_sha256, remove, write_json
 from hpcmaf.training.spec import FinetuneJob
 
 SCHEMA = "hpcmaf-checkpoint/1"
@@ -134,20 +132,17 @@ def drop(folder: Path) -> None:
         os.replace(folder, retired)
     except FileNotFoundError:
         return
-    try:
-        patiently(lambda: shutil.rmtree(retired), seconds=1.0, also=(errno.ENOTEMPTY,))
-    except OSError as error:
-        print(f"checkpoint: {retired} could not be deleted ({error.strerror}); it is swept later", flush=True)
+    remove(retired)
 
 
-def patiently(call: Callable[[], Found], *, seconds: float | None = None, also: tuple[int, ...] = ()) -> Found:
+def patiently(call: Callable[[], Found]) -> Found:
     """What ``call`` returns, which is called again for some seconds while the file system fails it for the moment."""
-    end = time.monotonic() + (PATIENCE_S if seconds is None else seconds)
+    end = time.monotonic() + PATIENCE_S
     while True:
         try:
             return call()
         except OSError as error:
-            if error.errno not in TRANSIENT | {*also} or time.monotonic() > end:
+            if error.errno not in TRANSIENT or time.monotonic() > end:
                 raise
         time.sleep(0.2)
 

@@ -102,7 +102,7 @@ def test_an_old_checkpoint_that_cannot_be_deleted_does_not_fail_what_has_succeed
     monkeypatch.setattr(shutil, "rmtree", rmtree)
     made(tmp_path, 9)
     assert newest(tmp_path, {"job": "this"}).step == 9
-    assert "could not be deleted (Directory not empty)" in capsys.readouterr().out
+    assert "could not be deleted (Directory not empty), and stays" in capsys.readouterr().err
     assert not (tmp_path / "step-00000003").exists() and list(tmp_path.glob(".step-00000003.*.tmp"))
 
 
