@@ -10,7 +10,7 @@ from hpcmaf.errors import DataError
 from hpcmaf.stages.context import TaskContext
 from hpcmaf.training.job import FinetuneJob, run_finetune
 from hpcmaf.training.nodes import MEETING
-from hpcmaf.training.parts import counts_line, scarce, scarce_line
+from hpcmaf.selection.sources import counts_line, scarce, scarce_line
 
 
 def finetune_job(context: TaskContext) -> FinetuneJob:

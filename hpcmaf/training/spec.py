@@ -15,9 +15,9 @@ from typing import Literal, Self, get_args
 from hpcmaf.chat import DATE
 from hpcmaf.errors import ConfigError
 from hpcmaf.publish import write_json
+from hpcmaf.selection.sources import LossOn
 
 Tuning = Literal["lora", "full"]
-LossOn = Literal["last_turn", "all_turns"]
 Schedule = Literal["linear", "cosine", "constant"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]

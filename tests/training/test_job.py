@@ -108,7 +108,7 @@ def test_rate_rises_to_one_and_never_leaves_0_to_1(steps, schedule, warmup):
 
 
 def test_launcher_imports_nothing_heavy():
-    code = "import sys, hpcmaf.training.job, hpcmaf.training.selection, hpcmaf.cli.select; print(*sys.modules)"
+    code = "import sys, hpcmaf.training.job, hpcmaf.selection.select, hpcmaf.cli.select; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "transformers", "deepspeed", "peft"} & set(loaded)
 
