@@ -76,8 +76,7 @@ class FinetuneJob:
         How much a preference may cost in distance from the start.
     quantize
         Whether the frozen base lies in memory in 4 bits (``"4bit"``, QLoRA),
-        or is multiplied in fp8 (see :mod:`hpcmaf.training.fp8`). What it is
-        served with in debates stays as it was.
+        or is multiplied in fp8 (:mod:`hpcmaf.training.fp8`), in training alone.
     batch_size
         Sequences per optimiser step over all processes; of ``"dpo"``, pairs.
     even_batches
@@ -88,14 +87,13 @@ class FinetuneJob:
         ``max_length`` tokens.
     packing
         Whether short samples share rows, without attention across them, where
-        the model is found to give the same loss. Which samples make up an
-        optimiser step does not depend on it.
+        the model is found to give the same loss. Steps are of the same samples.
     max_length
         Longest sample in tokens; longer ones (or longer than the model's
         context) are dropped whole.
     zero_stage
-        DeepSpeed ZeRO stage; 0 runs as 1 in bfloat16, where DeepSpeed's 0 keeps
-        no float32 weights. ``"auto"`` is the lowest that fits the GPUs' memory.
+        DeepSpeed's; 0 runs as 1 in bfloat16, where DeepSpeed's 0 keeps no
+        float32 weights. ``"auto"`` is the lowest that fits the GPUs' memory.
     offload
         What lies in the machine's memory rather than the GPU's: the
         optimiser's state, or under ZeRO-3 that and the weights.
@@ -103,12 +101,11 @@ class FinetuneJob:
         Whether layers keep only their inputs and are computed again in the
         backward pass; ``"auto"``: as few of them as the GPUs' memory asks
         for, in forward passes of no more than ``micro_batch_size``.
-    max_grad_norm
-        Clipping of the global gradient norm; 0 is none.
-    loss_spike
-        A step with so many times the usual loss stops the job; 0: none does.
+    max_grad_norm, loss_spike
+        Clipping of the global gradient norm; a step with so many times the
+        usual loss stops the job. 0 is none.
     wandb
-        Project on Weights & Biases to tell of every step; ``None`` is none.
+        Project on Weights & Biases that logs every step.
     nodes, processes, threads
         Machines, processes on each of them (one GPU each), CPU threads of
         each process.
@@ -125,11 +122,6 @@ class FinetuneJob:
     seed, iteration, agent
         Decide every draw together, so that two agents with the same data
         still differ in order and initial adapter.
-
-    Raises
-    ------
-    ConfigError
-        A value is impossible.
     """
 
     base: str
@@ -233,13 +225,7 @@ class FinetuneJob:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a job written by :meth:`write`.
-
-        Raises
-        ------
-        ConfigError
-            Not such a file, or an impossible value.
-        """
+        """Read a job written by :meth:`write`; ``ConfigError`` where the file is none, or has an impossible value."""
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             unknown = sorted(set(content) - {item.name for item in fields(cls)})
