@@ -139,17 +139,10 @@ def share(
 class MicroBatch:
     """Tensors of one forward pass.
 
-    Attributes
-    ----------
-    input_ids, attention_mask
-        int64[B, T], padded on the right.
-    lengths
-        Of the texts that share the one row, if they do; then there is no
-        padding and no mask.
-    keep
-        int64[K]: positions whose next token carries loss in any row.
-    labels
-        int64[B, K]: that next token, or ``IGNORED``.
+    ``input_ids`` and ``attention_mask`` are int64[B, T], padded on the right,
+    unless texts of ``lengths`` share the one row: then there is no padding and
+    no mask. ``keep``, int64[K], has the positions whose next token carries loss
+    in any row, and ``labels``, int64[B, K], that token, or ``IGNORED``.
     """
 
     input_ids: torch.Tensor

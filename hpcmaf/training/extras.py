@@ -12,13 +12,7 @@ _WITHOUT_FP8 = re.compile(r"(?<![a-z0-9])(a10|a16|a30|a40|a100|a800|v100s?|t4|p1
 
 
 def check_packages(*, quantize: str) -> None:
-    """Refuse a training that lacks a package here; imports none.
-
-    Raises
-    ------
-    ConfigError
-        With what to install.
-    """
+    """Refuse, by ``ConfigError``, a training that lacks a package here; imports none."""
     if quantize == "4bit" and not _installed("bitsandbytes"):
         raise ConfigError(
             "training.quantize is 4bit, but bitsandbytes is not installed; pip install 'hpcmaf[qlora]'"

@@ -67,15 +67,10 @@ def round_rows(parts: Sequence[torch.Tensor], by: torch.Tensor | None = None) ->
 class Matrices:
     """Rounded matrices of layers that read one input.
 
-    Attributes
-    ----------
-    rows
-        Each one's numbers ``(out, in)``.
-    scales
-        Float32, of all their rows one after another, ``(outs' sum,)``.
-    columns
-        All their numbers once more, ``(in, outs' sum)``: fp8 products want
-        both sides stored along what is added up, which backward is the other.
+    ``rows`` has each one's numbers ``(out, in)``, ``scales`` float32 for all
+    their rows one after another, ``columns`` all numbers once more, ``(in, outs'
+    sum)``: fp8 products want both sides stored along what is added up, which
+    backward is the other.
     """
 
     def __init__(self, weights: Sequence[torch.Tensor]) -> None:

@@ -37,15 +37,9 @@ class Size:
 class Keeps:
     """What a model's operations keep of a forward pass.
 
-    Attributes
-    ----------
-    fused
-        Norms, rotary positions and gates are single kernels, and adapters
-        part of their layers' products.
-    gated
-        Gated units keep their halves and not the product.
-    logits
-        Share of the tokens that get logits.
+    ``fused``: norms, rotary positions and gates are single kernels, and
+    adapters part of their layers' products. ``gated``: gated units keep their
+    halves and not the product. ``logits``: share of the tokens that get them.
     """
 
     fused: bool = False
@@ -58,11 +52,8 @@ def activations(
 ) -> int:
     """Bytes that one forward pass keeps for its backward pass, at most.
 
-    Parameters
-    ----------
-    checkpointed
-        Layers of which only the input is kept; ``None``: all of them or none,
-        as the job says.
+    ``checkpointed`` layers keep only their input; ``None``: all of them or
+    none, as the job says.
     """
     text = config.get_text_config()
     hidden, layers = text.hidden_size, text.num_hidden_layers
@@ -83,13 +74,7 @@ def activations(
 
 
 def needed(size: Size, stage: int, processes: int, offload: str, passing: int) -> int:
-    """Bytes on each GPU.
-
-    Parameters
-    ----------
-    passing
-        :func:`activations`.
-    """
+    """Bytes on each GPU; ``passing`` is :func:`activations`."""
     small = int(size.in_4_bits * _IN_4_BITS)
     weights = (size.parameters - size.in_4_bits) * size.bytes_each // (processes if stage == 3 else 1) + small
     if stage == 3:

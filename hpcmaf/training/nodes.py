@@ -101,13 +101,7 @@ def _ipv6(host: str) -> bool:
 
 
 def announced(work: Path, seconds: float = 60.0) -> str:
-    """Wait for what node 0 announces, as soon as it has begun the job.
-
-    Raises
-    ------
-    TrainingError
-        It does not.
-    """
+    """Wait for what node 0 announces as soon as it has begun the job; ``TrainingError`` where it does not."""
     end = time.monotonic() + seconds
     while (endpoint := _read(work / _ENDPOINT)) is None:
         if time.monotonic() > end:

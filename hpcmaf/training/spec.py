@@ -28,14 +28,7 @@ Objective = Literal["sft", "dpo"]
 
 @dataclass(frozen=True, slots=True)
 class LoraSettings:
-    """Shape of the adapters.
-
-    Attributes
-    ----------
-    targets
-        ``"all-linear"`` (every linear layer but the output head) or module
-        names.
-    """
+    """Shape of the adapters; ``targets`` are module names, or all linear layers but the output head."""
 
     rank: int = 16
     alpha: float = 32.0
