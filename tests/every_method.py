@@ -22,7 +22,7 @@ from hpcmaf.store import Store
 from hpcmaf.study import Study, StudyRun, load_study
 from hpcmaf.study.drive import drive_study
 from hpcmaf.study.sharing import Planned
-from hpcmaf.training.series import Series
+from hpcmaf.training.launch import Workers
 from tests.tiny_models import answering_model
 
 N, M, TRAIN, EVAL = 2, 2, 16, 4
@@ -82,15 +82,15 @@ class Studied:
         with Store(self.run(name).store(t, kind)) as store:
             return list(store.transcripts(gold=True))
 
-    def start(self, entry: StudyRun, planned: Planned, series: Series) -> None:
+    def start(self, entry: StudyRun, planned: Planned, workers: Workers) -> None:
         """Do a run's open tasks here, one after another; all finetuning by the same processes."""
         began, worked = time.monotonic(), self.worked.setdefault(entry.label, [])
         for stage in planned.plan.stages:
             tasks = [task for task in stage.tasks if not planned.run.done(stage, task)]
-            for task, coming in zip(tasks, [*tasks[1:], None], strict=False):
+            for task in tasks:
                 worked.append(f"{stage.id} {task}")
                 attempt = begin(planned.run.attempts(stage, task))
-                shared = {"series": series, "coming": coming} if stage.kind == "finetune" else {}
+                shared = {"workers": workers} if stage.kind == "finetune" else {}
                 run_task(str(planned.run.root), stage.id, task, str(attempt), planned.plan.identity, **shared)
         self.seconds[entry.label] = time.monotonic() - began
 
@@ -121,12 +121,12 @@ def carry_out(folder: Path, patch: pytest.MonkeyPatch) -> Studied:
     file.write_text(FILE.replace("MODEL", json.dumps(str(base))))
     studied = Studied(load_study(str(file), root=folder / "runs"))
     studied.watch(patch)
-    with Series() as series:
+    with Workers() as workers:
         drive_study(
             studied.study,
             load_profile("local", ["generation.device=cpu", "finetuning.device=cpu"]),
             print,
-            lambda entry, planned: studied.start(entry, planned, series),
+            lambda entry, planned: studied.start(entry, planned, workers),
             lambda planned: False,
         )
     return studied

@@ -59,9 +59,9 @@ def command(
     Labels are the debates' own votes; gold answers are not read, but for --data gold. OUT is replaced.
     """
     from hpcmaf.errors import UsageError
-    from hpcmaf.training.mixing import check_mix
-    from hpcmaf.training.parts import check_data, counts_line, scarce, scarce_line
-    from hpcmaf.training.selection import write_selection
+    from hpcmaf.selection.balance import check_mix
+    from hpcmaf.selection.select import write_selection
+    from hpcmaf.selection.sources import check_data, counts_line, scarce, scarce_line
 
     check_mix(w, mix)
     check_data(data)

@@ -18,7 +18,7 @@ from hpcmaf.profile import Profile
 from hpcmaf.rundir import RunDir
 from hpcmaf.stages.context import limit_threads
 from hpcmaf.stages.entry import run_task
-from hpcmaf.training.series import Series
+from hpcmaf.training.launch import Workers
 
 # submitit wants a limit; a laptop has none. Thirty days.
 _NO_LIMIT_MINUTES = 30 * 24 * 60
@@ -82,14 +82,13 @@ def run_agents(root: str, stage: Stage, agents: Sequence[str], attempt: str, pla
     """
     run, log = RunDir(Path(root)), str(submitit.JobEnvironment().paths.stderr)
     failure: Exception | None = None
-    with Series() as series:
+    with Workers() as workers:
         for position, agent in enumerate(agents):
             if run.done(stage, agent):
                 continue
             folder = attempt if position == 0 else str(begin(run.attempts(stage, agent), {"log": log}))
-            coming = next((other for other in agents[position + 1 :] if not run.done(stage, other)), None)
             try:
-                run_task(root, stage.id, agent, folder, plan_identity, series=series, coming=coming)
+                run_task(root, stage.id, agent, folder, plan_identity, workers=workers)
             except Exception as error:
                 failure = failure or error
     if failure is not None:

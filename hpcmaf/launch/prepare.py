@@ -67,7 +67,7 @@ def plan_run(run: RunDir, recipe: Recipe, profile: Profile) -> tuple[Plan, Split
     if recipe.training.tuning == "lora":
         check_targets(recipe.model, recipe.training.lora)
     if METHODS[recipe.method].learners != "nobody":
-        check_packages(objective=recipe.training.objective, quantize=recipe.training.quantize)
+        check_packages(quantize=recipe.training.quantize)
         if profile.slurm is not None:
             check_gpu_type(quantize=recipe.training.quantize, gpu_type=profile.slurm.gpu_type)
     _validate_prompts(recipe)

@@ -16,7 +16,7 @@ from hpcmaf.plan import Plan, Stage
 from hpcmaf.profile import Profile, load_profile
 from hpcmaf.publish import Record, read_json
 from hpcmaf.rundir import RunDir
-from hpcmaf.training.parts import scarce, scarce_line
+from hpcmaf.selection.sources import scarce, scarce_line
 
 SCHEMA = "hpcmaf-status/1"
 

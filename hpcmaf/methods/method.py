@@ -35,7 +35,7 @@ class Method:
         with gold as a hint.
     data
         What the learners are trained on, a key of
-        :data:`hpcmaf.training.selection.DATA`.
+        :data:`hpcmaf.selection.select.DATA`.
     objective
         What finetuning is after: to say what the data says, or to prefer one
         answer of each pair to the other.

@@ -18,8 +18,8 @@ from hpcmaf.profile import Profile
 from hpcmaf.publish import write_json
 from hpcmaf.recipe import Asked, Recipe
 from hpcmaf.rundir import RunDir
+from hpcmaf.training.launch import Workers
 from hpcmaf.training.nodes import NodePlace
-from hpcmaf.training.series import Series
 from hpcmaf.training.stopping import StopFlag
 
 
@@ -42,9 +42,8 @@ class TaskContext:
         Raised when the task has to save what it has and end.
     place
         This node's among several that do the task together.
-    series, coming
-        Processes that have finetuned another agent before this one, and the
-        task that follows.
+    workers
+        Processes that finetune several agents, one after another.
     """
 
     run: RunDir
@@ -56,8 +55,7 @@ class TaskContext:
     halvings: int = 0
     stop: StopFlag = field(default_factory=StopFlag)
     place: NodePlace | None = None
-    series: Series | None = None
-    coming: str | None = None
+    workers: Workers | None = None
     outputs: list[Path] = field(default_factory=list)
     ledger: list[dict[str, Any]] = field(default_factory=list)
     afterwards: list[Callable[[], None]] = field(default_factory=list)

@@ -12,7 +12,6 @@ from importlib import import_module
 from pathlib import Path
 
 from hpcmaf.attempts import leave_cause
-from hpcmaf.bytecode import keep_bytecode
 from hpcmaf.errors import (
     HpcmafError,
     MissingInputError,
@@ -27,8 +26,8 @@ from hpcmaf.profile import load_profile
 from hpcmaf.rundir import RunDir
 from hpcmaf.stages.context import TaskContext
 from hpcmaf.stages.standing import standing
+from hpcmaf.training.launch import Workers
 from hpcmaf.training.nodes import NodePlace
-from hpcmaf.training.series import Series
 from hpcmaf.training.stopping import StopFlag
 
 # Imported only in the job that needs them: merging must not load torch.
@@ -51,8 +50,7 @@ def run_task(
     halvings: int = 0,
     stop: StopFlag | None = None,
     place: NodePlace | None = None,
-    series: Series | None = None,
-    coming: str | None = None,
+    workers: Workers | None = None,
 ) -> None:
     """Run one task of a run, from its inputs to its marker.
 
@@ -74,9 +72,9 @@ def run_task(
         Set from outside, by a signal, to make the task save and end.
     place
         This node's among several that do the task together.
-    series, coming
+    workers
         Of a job that does several tasks of ``finetune``: the processes they
-        share, and the task that follows.
+        share.
 
     Raises
     ------
@@ -94,11 +92,8 @@ def run_task(
                 print(f"{stage_id} {task}: done already", flush=True)
                 return
             _check_inputs(run, plan.stages, stage)
-            keep_bytecode(os.environ)
             profile = load_profile(str(run.profile))
-            context = TaskContext(
-                run, plan, profile, stage, task, folder, halvings, stop or StopFlag(), place, series, coming
-            )
+            context = TaskContext(run, plan, profile, stage, task, folder, halvings, stop or StopFlag(), place, workers)
             _function(stage.kind)(context)
             run.write_marker(stage, task, context.outputs, context.ledger)
             for clean in context.afterwards:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 from hpcmaf.errors import DataError
 from hpcmaf.stages.context import TaskContext
 from hpcmaf.training.job import FinetuneJob, run_finetune
 from hpcmaf.training.nodes import MEETING
-from hpcmaf.training.parts import counts_line, scarce, scarce_line
+from hpcmaf.selection.sources import counts_line, scarce, scarce_line
 
 
 def finetune_job(context: TaskContext) -> FinetuneJob:
@@ -49,15 +48,8 @@ def run_agent_finetune(context: TaskContext) -> None:
 
     if context.place is not None:
         context.report_progress(0, job.nodes, MEETING)
-    coming = finetune_job(replace(context, task=context.coming)) if context.coming else None
     report = run_finetune(
-        job,
-        context.attempt,
-        progress,
-        stop=context.stop,
-        place=context.place,
-        series=context.series,
-        coming=coming,
+        job, context.attempt, progress, stop=context.stop, place=context.place, workers=context.workers
     )
     context.afterwards.append(lambda: shutil.rmtree(job.checkpoints, ignore_errors=True))
     context.outputs.append(context.run.agent(context.iteration, context.task))

@@ -8,8 +8,8 @@ from hpcmaf.publish import manifest_path
 from hpcmaf.stages.context import TaskContext, peak_memory_bytes
 from hpcmaf.stages.debate import SPLITS
 from hpcmaf.store import merge
-from hpcmaf.training.parts import counts_line, scarce, scarce_line
-from hpcmaf.training.selection import write_selection
+from hpcmaf.selection.select import write_selection
+from hpcmaf.selection.sources import counts_line, scarce, scarce_line
 
 
 def merge_shards(context: TaskContext, kind: str) -> None:

@@ -9,7 +9,7 @@ from hpcmaf.publish import write_json
 from hpcmaf.stages.context import TaskContext, peak_memory_bytes
 from hpcmaf.stages.merge import merge_shards
 from hpcmaf.store import Store
-from hpcmaf.training.parts import scarce
+from hpcmaf.selection.sources import scarce
 
 
 def run_score(context: TaskContext) -> None:

@@ -1,20 +1,20 @@
 """Attention inside each of the texts that share a row, and nowhere else.
 
-On GPUs the variable-length FlashAttention kernel that PyTorch brings: no
-package to build, nothing to compile at start. Elsewhere, one plain attention
-per text. Both are told the boundaries, so no mask is ever made.
+On GPUs :mod:`torch.nn.attention.varlen`, PyTorch's FlashAttention for texts of
+different lengths (since 2.10): no package to build, nothing to compile at
+start. Elsewhere, one plain attention per text. Both are given the boundaries,
+so no mask is ever made. On an H100 (23 texts, 16,710 tokens, 32 and 8 heads of
+128, forward and backward) the first takes 3.39 ms, the second 4.09.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import inspect
 from functools import cache
 from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from torch.utils import deterministic
 
 # Terms that some models add to their scores, and which are not done here.
 _FOREIGN = ("softcap", "s_aux", "position_bias")
@@ -24,7 +24,7 @@ class Unpackable(Exception):
     """Why a model's texts cannot share a row."""
 
 
-def onto(tensor: torch.Tensor, device: torch.device | str | None) -> torch.Tensor:
+def to_device(tensor: torch.Tensor, device: torch.device | str | None) -> torch.Tensor:
     """A tensor on a device; a GPU gets it without anyone waiting for what it is busy with."""
     if device is None or torch.device(device).type != "cuda":
         return tensor.to(device)
@@ -33,7 +33,7 @@ def onto(tensor: torch.Tensor, device: torch.device | str | None) -> torch.Tenso
 
 def boundaries(lengths: list[int], device: torch.device | None = None) -> dict[str, Any]:
     """What :func:`packed_attention` has to know, by the names that transformers' models pass on."""
-    ends = onto(torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32), device)
+    ends = to_device(torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32), device)
     longest = max(lengths)
     return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
 
@@ -53,18 +53,10 @@ def packed_attention(
 ) -> tuple[torch.Tensor, None]:
     """Causal attention in transformers' form, for a batch of one row.
 
-    Parameters
-    ----------
-    query, key, value
-        [1, heads, T, width]; fewer heads of keys and values than of queries
-        share them.
-    cu_seq_lens_q
-        int32[texts + 1]: where each text begins, and the last one's end.
-
-    Raises
-    ------
-    Unpackable
-        The model does not say where texts end, or wants another attention.
+    ``query``, ``key``, ``value`` are [1, heads, T, width], where fewer heads of
+    keys and values than of queries share them; ``cu_seq_lens_q``,
+    int32[texts + 1], is where each text begins, and the last one's end.
+    ``Unpackable`` where the model does not say, or wants another attention.
     """
     foreign = next((name for name in _FOREIGN if others.get(name) is not None), None)
     if foreign or not getattr(module, "is_causal", True):
@@ -87,61 +79,16 @@ def varlen(
     scaling: float | None = None,
     window: int | None = None,
 ) -> torch.Tensor:
-    """PyTorch's own kernel for texts of different lengths; [1, T, heads, width]."""
+    """PyTorch's own kernel for texts of different lengths, where this release and GPU have it; [1, T, heads, width]."""
+    from torch.nn.attention.varlen import varlen_attn
+
     # Not the first of one, whose gradient would be written into zeros and then brought into another order.
     rows = (part.squeeze(0).transpose(0, 1) for part in (query, key, value))
     # So many tokens to the left, the text's own not counted.
     left = -1 if window is None or window >= longest else window - 1
-    return _Varlen.apply(*rows, ends, longest, scaling, left)[None]
-
-
-class _Varlen(torch.autograd.Function):
-    """The kernel, with a backward pass that adds up in a fixed order: one job gives the same digits each time.
-
-    That takes 1.5% of a step of an 8B model's layers.
-    """
-
-    @staticmethod
-    def forward(
-        context: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        ends: torch.Tensor,
-        longest: int,
-        scale: float | None,
-        left: int,
-    ) -> torch.Tensor:
-        around = (ends, ends, longest, longest, 0.0, True)
-        settings = {"scale": scale, "window_size_left": left, "window_size_right": 0}
-        parts = (query, key, value)
-        output, *others = torch.ops.aten._flash_attention_forward(*parts, *around, False, **settings)
-        context.save_for_backward(*parts, output, *others[:3], ends)
-        context.around, context.settings = around[2:], settings
-        return output
-
-    @staticmethod
-    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        *parts, output, logsumexp, state, unused, ends = context.saved_tensors
-        with _fixed_order():
-            gradients = torch.ops.aten._flash_attention_backward(
-                gradient, *parts, output, logsumexp, ends, ends, *context.around, state, unused, **context.settings
-            )
-        return (*gradients, None, None, None, None)
-
-
-@contextmanager
-def _fixed_order() -> Iterator[None]:
-    """torch's own switch, which the kernel asks; here only, as elsewhere it would cost and change nothing."""
-    mode, fills = torch.get_deterministic_debug_mode(), deterministic.fill_uninitialized_memory
-    torch.set_deterministic_debug_mode("error")
-    # The kernel reads nothing that it has not written.
-    deterministic.fill_uninitialized_memory = False
-    try:
-        yield
-    finally:
-        torch.set_deterministic_debug_mode(mode)
-        deterministic.fill_uninitialized_memory = fills
+    # Releases before 2.12 take grouped heads without being told.
+    grouped = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+    return varlen_attn(*rows, ends, ends, longest, longest, scale=scaling, window_size=(left, 0), **grouped)[None]
 
 
 def text_by_text(
@@ -195,7 +142,7 @@ def varlen_works(device: torch.device, dtype: torch.dtype, heads: int, groups: i
                     else text_by_text(*leaves, ends, None, 16, 0.0)
                 )
                 results.append([output, *torch.autograd.grad(output, leaves, upstream)])
-    except (RuntimeError, TypeError) as error:
+    except (ImportError, RuntimeError, TypeError) as error:
         print(f"packing: no variable-length attention here ({' '.join(str(error).split())[:200]}); text by text")
         return False
     # A few roundings of bfloat16, at values of a few units.

@@ -47,22 +47,11 @@ class TokenData:
 
 
 def load_tokens(path: Path, chat: ChatFormat, *, max_length: int, loss_on: LossOn) -> TokenData:
-    """Render and tokenize a dataset.
+    """Render and tokenize a dataset: JSONL with ``messages`` per line, as generation renders them.
 
-    A sample longer than ``max_length`` is dropped whole: cutting it would cut
-    off its answer, the one part that carries loss.
-
-    Parameters
-    ----------
-    path
-        JSONL with ``messages`` per line; ``problem_id`` names a sample in
-        messages to the user.
-    chat
-        The same rendering that generation uses.
-    max_length
-        In tokens.
-    loss_on
-        See :meth:`hpcmaf.chat.ChatFormat.sample`.
+    A sample longer than ``max_length`` tokens is dropped whole: cutting it
+    would cut off its answer, the one part that carries loss. For ``loss_on``
+    see :meth:`hpcmaf.chat.ChatFormat.sample`.
 
     Raises
     ------
@@ -112,14 +101,9 @@ def global_batches(
     """Cut every epoch's own shuffle into batches.
 
     No sample is left out and none is repeated within an epoch, so a dataset
-    smaller than ``batch_size`` makes one step per epoch.
-
-    Parameters
-    ----------
-    even
-        Whether an epoch's batches differ by one sample at most. Otherwise all
-        are full but the last, which holds what remains. There are equally many
-        either way.
+    smaller than ``batch_size`` makes one step per epoch. All are full but the
+    last of an epoch, which holds what remains; ``even``, they differ by one
+    sample at most. There are equally many either way.
     """
     count = -(-len(samples) // batch_size)
     if even:
@@ -156,17 +140,10 @@ def share(
 class MicroBatch:
     """Tensors of one forward pass.
 
-    Attributes
-    ----------
-    input_ids, attention_mask
-        int64[B, T], padded on the right.
-    lengths
-        Of the texts that share the one row, if they do; then there is no
-        padding and no mask.
-    keep
-        int64[K]: positions whose next token carries loss in any row.
-    labels
-        int64[B, K]: that next token, or ``IGNORED``.
+    ``input_ids`` and ``attention_mask`` are int64[B, T], padded on the right,
+    unless texts of ``lengths`` share the one row: then there is no padding and
+    no mask. ``keep``, int64[K], has the positions whose next token carries loss
+    in any row, and ``labels``, int64[B, K], that token, or ``IGNORED``.
     """
 
     input_ids: torch.Tensor

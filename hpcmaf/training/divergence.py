@@ -15,6 +15,22 @@ _FEWEST, _MOST = 8, 32
 _LEAST_RISE = 1.0
 
 
+def check_gradients(finite: bool, step: int, total: int, batch: Sequence[TokenSample]) -> None:
+    """Stop a job whose gradients are no finite numbers: a step without them is skipped or spoils all weights.
+
+    Raises
+    ------
+    TrainingError
+        They are not; names the step, counted from 1, and the samples of its batch.
+    """
+    if not finite:
+        names = ", ".join(sample.id for sample in batch)
+        raise TrainingError(
+            f"diverged: the gradients of step {step} of {total} are not finite (samples {names}); "
+            "lower the learning rate, or look at these samples"
+        )
+
+
 def check_loss(losses: Sequence[float], batch: Sequence[TokenSample], total: int, factor: float, full: int) -> None:
     """Stop a job that has diverged, before the step that shows it changes a weight.
 
@@ -26,13 +42,8 @@ def check_loss(losses: Sequence[float], batch: Sequence[TokenSample], total: int
         A loss so many times the median of the steps before it is a spike, if
         it is also a nat above that; 0: none is.
     full
-        Samples of a whole batch. An epoch's last one may have fewer, and
-        the mean of few scatters more: it may rise further by the square root.
-
-    Raises
-    ------
-    TrainingError
-        The loss is a spike, or no finite number.
+        Samples of a whole batch. The mean of few scatters more, so that of an
+        epoch's last batch may rise further by the square root.
     """
     *before, loss = losses
     names = ", ".join(sample.id for sample in batch)

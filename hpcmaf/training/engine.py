@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from threading import Thread
 from typing import Any
 
 import deepspeed
@@ -14,12 +10,9 @@ import torch
 import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
 
-from hpcmaf.imports.swap import instead
-from hpcmaf.training.handover import spare_copies
-from hpcmaf.training.reductions import join_reductions
 from hpcmaf.training.schedule import rate_factor
 from hpcmaf.training.spec import FinetuneJob
-from hpcmaf.training.warm import be_alone
+from hpcmaf.training.workarounds import without_shared_memory_collectives
 
 # DeepSpeed's own size of communication buckets, in elements.
 _BUCKET = 500_000_000
@@ -27,14 +20,12 @@ _BUCKET = 500_000_000
 _STEPPED = 100_000_000
 
 
-def settings(job: FinetuneJob, dtype: torch.dtype, trainable: int) -> dict[str, Any]:
+def settings(job: FinetuneJob, dtype: torch.dtype, trainable: int, *, universal: bool = False) -> dict[str, Any]:
     """DeepSpeed's configuration for a job.
 
-    Parameters
-    ----------
-    trainable
-        Number of trained parameters. Buckets are allocated whole, so an
-        adapter does not need the default's 2 GB.
+    Buckets are allocated whole, so an adapter, with few ``trainable``
+    parameters, does not need the default's 2 GB. ``universal``: the checkpoint
+    to be loaded was converted from another number of processes.
     """
     bucket = max(1, min(_BUCKET, trainable))
     # DeepSpeed's stage 0 steps bfloat16 weights without a float32 copy of
@@ -49,7 +40,8 @@ def settings(job: FinetuneJob, dtype: torch.dtype, trainable: int) -> dict[str, 
         # marks the boundary itself and weights the loss by tokens.
         "gradient_accumulation_steps": 1,
         "gradient_clipping": job.max_grad_norm,
-        "bf16": {"enabled": dtype == torch.bfloat16},
+        # A step with gradients that are not finite is left out, and the loop stops.
+        "bf16": {"enabled": dtype == torch.bfloat16, "check_grad_overflow": True},
         "zero_optimization": {
             "stage": stage,
             # Who reduces nothing needs no bucket, nor a hook for each gradient that fills one.
@@ -60,6 +52,7 @@ def settings(job: FinetuneJob, dtype: torch.dtype, trainable: int) -> dict[str, 
             "sub_group_size": _STEPPED,
         }
         | offload,
+        "checkpoint": {"load_universal": universal},
         # torch's AdamW: DeepSpeed's own ones compile for over a minute first.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -71,37 +64,21 @@ def settings(job: FinetuneJob, dtype: torch.dtype, trainable: int) -> dict[str, 
 
 
 def connect(cuda: bool) -> None:
-    """Join the other processes, where there are any, by NCCL on GPUs and gloo on CPU."""
+    """Join the other processes, where there are any, by NCCL on GPUs and gloo on CPU; once in a process's life."""
+    if dist.is_initialized():
+        return
+    backend = "nccl" if cuda else "gloo"
     if not cuda:
-        # DeepSpeed's shared-memory collectives compile for a minute on first
-        # use, which no small job on a laptop earns back; even asking whether
-        # they could be built calls the compiler.
-        # (As an attribute, deepspeed.comm.torch is torch itself.)
-        importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None
-    alone = os.environ["WORLD_SIZE"] == "1"
-    if alone:
-        be_alone(cuda)
-    deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
-    if alone:
-        _sums_of_one()
+        without_shared_memory_collectives()
+    if os.environ["WORLD_SIZE"] == "1":
+        # Without an address, for which there would have to be a free port.
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    deepspeed.init_distributed(dist_backend=backend, verbose=False)
 
 
-def _sums_of_one() -> None:
-    """Leave a process that is alone its numbers as they are.
-
-    NCCL takes a third of a second before its first sum, of one process as of many; what else DeepSpeed asks for, it
-    still has to do.
-    """
-    module = importlib.import_module("deepspeed.comm.torch")
-    backend = importlib.import_module("deepspeed.comm.comm").cdb
-
-    def same(tensor: torch.Tensor, *_: object, **__: object) -> Any:
-        return module.Noop()
-
-    backend.all_reduce = backend.reduce = same
-
-
-def start(model: torch.nn.Module, job: FinetuneJob, dtype: torch.dtype, steps: int, cuda: bool) -> DeepSpeedEngine:
+def start(
+    model: torch.nn.Module, job: FinetuneJob, dtype: torch.dtype, steps: int, cuda: bool, *, universal: bool = False
+) -> DeepSpeedEngine:
     """Put a model under DeepSpeed with AdamW and the job's schedule.
 
     Weight decay spares biases and norms, as usual.
@@ -122,42 +99,20 @@ def start(model: torch.nn.Module, job: FinetuneJob, dtype: torch.dtype, steps: i
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: rate_factor(step, steps, job.schedule, job.warmup_ratio)
     )
-    config = settings(job, dtype, sum(p.numel() for p in trained))
-    with ExitStack() as stack:
-        # Quadratic in the number of matrices, which are a model's own and so no two the same.
-        stack.enter_context(instead(DeepSpeedEngine, "_check_for_duplicates", lambda *_: None))
-        if job.alone:
-            # One broadcast per tensor, to nobody.
-            stack.enter_context(instead(DeepSpeedEngine, "_broadcast_model", lambda _: None))
-        if job.tuning == "lora":
-            # It has nothing large to place, and what is cached was taken early on purpose.
-            zero = importlib.import_module("deepspeed.runtime.zero.stage_1_and_2")
-            stack.enter_context(instead(zero, "empty_cache", lambda: None))
-        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=config)
-    join_reductions(engine.optimizer)
-    spare_copies(engine.optimizer)
+    config = settings(job, dtype, sum(p.numel() for p in trained), universal=universal)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=config)
     return engine
 
 
-@contextmanager
-def meeting(engine: DeepSpeedEngine) -> Iterator[None]:
-    """Have NCCL connect the processes that reduce gradients, a third of a second, beside what has no collectives."""
-    group = getattr(engine.optimizer, "dp_process_group", None)
-    # Who is alone has nobody to meet. Under ZeRO-3 forward passes gather weights.
-    alone = dist.get_world_size() == 1
-    if group is None or alone or engine.device.type != "cuda" or engine.zero_optimization_stage() == 3:
-        yield
-        return
+def gradients_finite(engine: DeepSpeedEngine) -> bool:
+    """Whether the step that is about to be taken has gradients that are finite numbers; the same in every process.
 
-    def meet() -> None:
-        # A thread's own GPU is the first one otherwise.
-        with torch.cuda.device(engine.device):
-            deepspeed.comm.all_reduce(torch.zeros(1, device=engine.device), group=group)
-
-    thread = Thread(target=meet, daemon=True)
-    thread.start()
-    yield
-    thread.join()
+    Stages that shard the optimizer's state look for themselves, and then step nothing.
+    """
+    if engine.zero_optimization_stage() > 0:
+        return True
+    gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+    return bool(torch.nn.utils.get_total_norm(gradients).isfinite())
 
 
 def _dimensions(parameter: torch.nn.Parameter) -> int:
@@ -166,21 +121,32 @@ def _dimensions(parameter: torch.nn.Parameter) -> int:
 
 
 def trained_weights(engine: DeepSpeedEngine, *, adapter: bool) -> dict[str, torch.Tensor]:
-    """Weights, whole on rank 0; every process has to call this.
+    """Weights, whole in every process; every process has to call this.
 
     Adapters come in float32, from the optimiser's own copy where the model
     computes in bfloat16: rounding them each iteration would lose small steps.
-    They lie where the model does, all others on CPU.
     """
     if adapter:
-        names = [(name, p) for name, p in engine.module.named_parameters() if p.requires_grad]
-        return {name: _whole(parameter) for name, parameter in names}
-    if engine.zero_optimization_stage() == 3:
-        return engine._zero3_consolidated_16bit_state_dict() or {}
-    return {name: tensor.detach().cpu() for name, tensor in engine.module.state_dict().items()}
+        return {name: _master(p) for name, p in engine.module.named_parameters() if p.requires_grad}
+    keep = engine.global_rank == 0
+    # As parameters, for ZeRO-3 to gather; tied ones are there under all their names.
+    found, done = {}, {}
+    for name, value in engine.module.state_dict(keep_vars=True).items():
+        if id(value) not in done:
+            done[id(value)] = _whole(value, keep)
+        found[name] = done[id(value)]
+    return found if keep else {}
 
 
-def _whole(parameter: torch.nn.Parameter) -> torch.Tensor:
+def _whole(value: torch.Tensor, keep: bool) -> torch.Tensor | None:
+    if not hasattr(value, "ds_id"):
+        return value.detach().cpu()
+    with deepspeed.zero.GatheredParameters([value]):
+        # It is here for as long as this lasts.
+        return value.detach().to("cpu", copy=True) if keep else None
+
+
+def _master(parameter: torch.nn.Parameter) -> torch.Tensor:
     if parameter.dtype != torch.float32:
         master = deepspeed.utils.safe_get_full_fp32_param(parameter)
         if master is not None:
@@ -188,5 +154,4 @@ def _whole(parameter: torch.nn.Parameter) -> torch.Tensor:
     if not hasattr(parameter, "ds_id"):
         return parameter.detach().float()
     with deepspeed.zero.GatheredParameters([parameter]):
-        # It is here for as long as this lasts.
         return parameter.detach().to("cpu", torch.float32, copy=True)

@@ -19,27 +19,18 @@ def merge_adapter(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> Path:
-    """Add an adapter's product to its base's weights and publish the sum as a whole checkpoint.
+    """Add an adapter's product to its base's weights and publish the sum as a whole checkpoint; returns ``out``.
 
     The weights keep the base's own type. The sum is made in float32 and
     rounded once: an adapter's small steps would be lost in bfloat16's.
 
     Parameters
     ----------
-    base
-        Folder or hub id of the model that the adapter was trained on.
-    adapter
-        A PEFT folder, as finetuning publishes it.
-    out
-        Published whole, with tokenizer and generation settings; what was
-        there is replaced.
-    revision, trust_remote_code
-        Of the base, as in the recipe.
-
-    Returns
-    -------
-    Path
-        ``out``.
+    base, revision, trust_remote_code
+        Folder or hub id of the model that the adapter was trained on, as in the recipe.
+    adapter, out
+        A PEFT folder, as finetuning publishes it; what is published, with
+        tokenizer and generation settings, in the place of what was there.
 
     Raises
     ------

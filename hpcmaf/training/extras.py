@@ -7,43 +7,22 @@ import re
 
 from hpcmaf.errors import ConfigError
 
-# What needs them, and which of our extras brings them.
-_PACKAGES = {
-    "trl": ("training.objective is dpo", "dpo"),
-    "bitsandbytes": ("training.quantize is 4bit", "qlora"),
-}
-
 # NVIDIA's before Ada, by the names that sites give them.
 _WITHOUT_FP8 = re.compile(r"(?<![a-z0-9])(a10|a16|a30|a40|a100|a800|v100s?|t4|p100|a[456]000)(?![0-9])", re.IGNORECASE)
 
 
-def check_packages(*, objective: str, quantize: str) -> None:
-    """Refuse a training that lacks a package here; imports none.
-
-    Raises
-    ------
-    ConfigError
-        With what to install.
-    """
-    wanted = ["trl"] * (objective == "dpo") + ["bitsandbytes"] * (quantize == "4bit")
-    for package in wanted:
-        if not _installed(package):
-            why, extra = _PACKAGES[package]
-            raise ConfigError(f"{why}, but {package} is not installed; pip install 'hpcmaf[{extra}]'")
+def check_packages(*, quantize: str) -> None:
+    """Refuse, by ``ConfigError``, a training that lacks a package here; imports none."""
+    if quantize == "4bit" and not _installed("bitsandbytes"):
+        raise ConfigError(
+            "training.quantize is 4bit, but bitsandbytes is not installed; pip install 'hpcmaf[qlora]'"
+        )
 
 
 def check_gpu_type(*, quantize: str, gpu_type: str | None) -> None:
     """Refuse a training that GPUs of a kind cannot do, where the site says which it has.
 
-    Parameters
-    ----------
-    gpu_type
-        As Slurm calls it, such as ``a100`` or ``nvidia_a100_80gb_pcie``.
-
-    Raises
-    ------
-    ConfigError
-        They have no fp8.
+    ``gpu_type`` is as Slurm calls it, such as ``a100`` or ``nvidia_a100_80gb_pcie``.
     """
     if quantize == "fp8" and gpu_type and _WITHOUT_FP8.search(gpu_type):
         raise ConfigError(

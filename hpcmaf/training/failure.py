@@ -1,19 +1,19 @@
-"""How a worker's reason reaches the one line the user sees."""
+"""How a worker's reason reaches the one line the user sees, and what kind of reason it is."""
 
 from __future__ import annotations
 
 import errno
 import json
 import re
+import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
-from hpcmaf.errors import HpcmafError, system_error
+from hpcmaf.errors import TRANSIENT, FailureKind, HpcmafError, errno_of, system_error
 from hpcmaf.publish import write_json
 
 NAME = "failure.json"
@@ -21,11 +21,34 @@ NAME = "failure.json"
 LOST_S = 5.0
 
 # On exceptions whose trace is in the log.
-_TOLD = "told_by_hpcmaf"
-_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE)
-_LOST = re.compile(r"connection (was )?(closed|reset|refused)|remote process|broken pipe|socket", re.IGNORECASE)
-
-Kind = Literal["error", "memory", "lost"]
+_LOGGED = "logged_by_hpcmaf"
+_MEMORY = re.compile(
+    r"out of memory|can.t allocate memory|cannot allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE
+)
+_LOST = re.compile(
+    r"connection (was )?(closed|reset|refused)|remote process|broken pipe|socket|store->get|rendezvous", re.IGNORECASE
+)
+# What CUDA says of programs rather than of machines.
+_PROGRAM = re.compile(
+    r"device-side assert|no kernel image|invalid (device function|device ordinal|configuration|argument)", re.IGNORECASE
+)
+_HARDWARE = re.compile(
+    r"CUDA error|CUDA driver|CUDA failure|CUBLAS_STATUS|CUDNN_STATUS|cudaError|NCCL (error|failure|WARN)|ncclUnhandled"
+    r"|NVLink|\bECC\b|\bXid\b|fell off the bus|GPU is lost|CUDA-capable device|watchdog|stale file handle"
+    r"|input/output error",
+    re.IGNORECASE,
+)
+# A reason in front replaces one behind: those who merely lost another process do not know why.
+_SECONDHAND: tuple[FailureKind, ...] = ("hardware", "lost")
+# As Rust's libraries write the operating system's number, safetensors among them.
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+_SIGNALS: dict[int, FailureKind] = {
+    signal.SIGKILL: "killed",
+    signal.SIGTERM: "killed",
+    signal.SIGHUP: "killed",
+    signal.SIGINT: "killed",
+    signal.SIGBUS: "hardware",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +58,29 @@ class Failure:
     Attributes
     ----------
     kind
-        ``"memory"``: out of it. ``"lost"``: another process of the job went
-        away, for a reason of its own.
+        See :data:`hpcmaf.errors.FailureKind`. ``"lost"``: another process of
+        the job went away, for a reason of its own.
+    errno
+        The operating system's number, if one is behind it.
     """
 
-    kind: Kind
+    kind: FailureKind
     message: str
+    errno: int | None = None
 
     def record(self, work: Path) -> None:
         """Leave it to the launcher.
 
         The first process to fail knows why; the others know only that they
-        lost it, which any other reason replaces.
+        lost it, or that a collective failed, which any other reason replaces.
         """
         known = read(work)
-        if work.is_dir() and (known is None or (known.kind == "lost" and self.kind != "lost")):
+        if work.is_dir() and (known is None or _weight(known.kind) < _weight(self.kind)):
             write_json(work / NAME, asdict(self))
+
+
+def _weight(kind: FailureKind) -> int:
+    return -_SECONDHAND.index(kind) if kind in _SECONDHAND else 1
 
 
 def read(work: Path) -> Failure | None:
@@ -65,13 +95,13 @@ def read(work: Path) -> Failure | None:
 def recorded(work: Path, *, stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Keep the first failure of any process in ``work``; the trace goes to the log.
 
-    ``stopped`` ends the wait of a process that has nothing of its own to tell.
+    ``stopped`` ends the wait of a process that has nothing of its own to say.
     """
     try:
         yield
     except Exception as error:
         traceback.print_exc()
-        error.__dict__[_TOLD] = True
+        error.__dict__[_LOGGED] = True
         failure = explained(error)
         end = time.monotonic() + (LOST_S if failure.kind == "lost" else 0)
         while time.monotonic() < end and not stopped() and read(work) is None:
@@ -80,35 +110,69 @@ def recorded(work: Path, *, stopped: Callable[[], bool] = lambda: False) -> Iter
         raise
 
 
-def told(error: Exception) -> bool:
+def logged(error: Exception) -> bool:
     """Whether :func:`recorded` has seen this very exception, and put its trace into the log."""
-    return _TOLD in error.__dict__
+    return _LOGGED in error.__dict__
 
 
 def explained(error: Exception) -> Failure:
     """An exception in a line, and of what kind it is."""
-    told = system_error(error) if isinstance(error, OSError | MemoryError) else error
-    text = str(told) if isinstance(told, HpcmafError) else f"{type(error).__name__}: {error}"
-    return Failure(_kind(error), " ".join(text.split()))
+    own = system_error(error) if isinstance(error, OSError | MemoryError) else error
+    text = str(own) if isinstance(own, HpcmafError) else f"{type(error).__name__}: {error}"
+    return Failure(_kind(error), " ".join(text.split()), _number(error))
 
 
-def _kind(error: Exception) -> Kind:
+def _kind(error: BaseException) -> FailureKind:
+    if isinstance(error, HpcmafError) and "kind" in vars(error):
+        return error.kind
+    # What stands behind an error that explains another one in a user's words.
+    links, link = [error], error.__cause__
+    while link is not None and link not in links:
+        links.append(link)
+        link = link.__cause__
+    kinds = [_kind_alone(link) for link in links]
+    for kind in ("memory", "hardware", "lost"):
+        if kind in kinds:
+            return kind
+    return kinds[0]
+
+
+def _kind_alone(error: BaseException) -> FailureKind:
     # By name: this must not import torch.
-    names = {kind.__name__ for kind in type(error).__mro__}
+    names, text = {kind.__name__ for kind in type(error).__mro__}, str(error)
     if names & {"MemoryError", "OutOfMemoryError"} or getattr(error, "errno", None) == errno.ENOMEM:
         return "memory"
+    if isinstance(error, HpcmafError):
+        return error.kind
+    if isinstance(error, ConnectionError):
+        return "lost"
+    if (number := _number(error)) is not None:
+        return "hardware" if number in TRANSIENT else "refused"
     if isinstance(error, RuntimeError):
-        if _MEMORY.search(str(error)):
-            return "memory"
-        if "DistError" in names or _LOST.search(str(error)):
-            return "lost"
-    return "error"
+        return kind_of_words(text) or ("lost" if "DistError" in names else "defect")
+    return "defect"
+
+
+def _number(error: BaseException) -> int | None:
+    said = _OS_ERROR.search(str(error))
+    return int(said[1]) if said else errno_of(error)
+
+
+def kind_of_words(text: str) -> FailureKind | None:
+    """What CUDA's, NCCL's and gloo's words are about; ``None`` where they are not known."""
+    if _MEMORY.search(text):
+        return "memory"
+    if _PROGRAM.search(text):
+        return "defect"
+    if _LOST.search(text):
+        return "lost"
+    return "hardware" if _HARDWARE.search(text) else None
 
 
 def oom_kills(process: str = "self", root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")) -> int | None:
     """How often the kernel's out-of-memory killer struck in this process's control group.
 
-    ``None`` where that cannot be told.
+    ``None`` where that cannot be said.
     """
     try:
         for line in (proc / process / "cgroup").read_text().splitlines():
@@ -128,9 +192,30 @@ def oom_kills(process: str = "self", root: Path = Path("/sys/fs/cgroup"), proc: 
     return None
 
 
-def killed(who: str, before: int | None) -> Failure:
-    """The failure of a process that died by SIGKILL; ``before`` is :func:`oom_kills` from before it."""
+def ended(who: str, code: int | None, before: int | None, said: str = "") -> Failure:
+    """The failure of a process that left no word of its own.
+
+    Parameters
+    ----------
+    code
+        As :mod:`subprocess` has it: negative for a signal; ``None``: it did not end.
+    before
+        :func:`oom_kills` from before it.
+    said
+        The end of its log.
+    """
     after = oom_kills()
-    if before is not None and after is not None and after > before:
-        return Failure("memory", f"{who} was killed by the kernel, out of memory")
-    return Failure("error", f"{who} was killed by SIGKILL, out of memory?")
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    if code == -signal.SIGKILL:
+        if before is not None and after is not None and after > before:
+            return Failure("memory", f"{who} was killed by the kernel, out of memory")
+        return Failure("killed", f"{who} was killed by SIGKILL, out of memory?")
+    how = "no exit code" if code is None else f"exit code {code}"
+    if code is not None and code < 0:
+        how = f"killed by {signal.Signals(-code).name}"
+        if -code in _SIGNALS:
+            return Failure(_SIGNALS[-code], f"{who} was {how}")
+    # An abort, such as by NCCL's watchdog, has its reason some lines above the last.
+    telling = next((line for line in reversed(lines) if kind_of_words(line)), None)
+    kind = kind_of_words(telling) if telling else None
+    return Failure(kind or "defect", f"{telling or (lines or ['no output'])[-1]} ({who}: {how})")

@@ -1,8 +1,8 @@
 """One finetuning job in one of its processes: load, train, save.
 
 The loop is plain DeepSpeed rather than a Trainer's, because the loss must be
-weighted by target tokens over micro-batches *and* processes, and because a
-Trainer's imports take longer than a small job trains.
+weighted by target tokens over micro-batches *and* processes, and resume
+exactly.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import gc
 import random
 import resource
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -23,107 +25,98 @@ from hpcmaf.errors import TrainingError
 from hpcmaf.seeding import derive_seed
 from hpcmaf.training import engine as ds
 from hpcmaf.training.data import TokenData, TokenSample, global_batches, load_tokens
-from hpcmaf.training.held import Held
+from hpcmaf.training.dpo import Dpo
+from hpcmaf.training.extras import check_packages
 from hpcmaf.training.keeper import Keeper
-from hpcmaf.training.loop import train
+from hpcmaf.training.launch import Entry
+from hpcmaf.training.loop import Objective, train
 from hpcmaf.training.memory import flop_per_token, size_of
 from hpcmaf.training.model import compute_dtype, context_length, load_config, load_model, loading_device, trainable
-from hpcmaf.training.objective import Imitation, Objective
-from hpcmaf.training.packable import Packing
-from hpcmaf.training.place import Place
+from hpcmaf.training.packing import Packing
+from hpcmaf.training.pairs import load_pairs
 from hpcmaf.training.preparing import prepare
-from hpcmaf.training.reductions import left_out
-from hpcmaf.training.reserve import reserving
-from hpcmaf.training.saving import Landing, on_cpu, save_adapter, save_checkpoint
+from hpcmaf.training.process import Process
+from hpcmaf.training.saving import on_cpu, save_adapter, save_checkpoint
+from hpcmaf.training.sft import Sft
 from hpcmaf.training.spec import FinetuneJob
 from hpcmaf.training.stopping import WorkStop
 from hpcmaf.training.watching import Watch
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass
+class Base:
+    """A frozen base that a job leaves to the next one, and what it is: file, type, place and the like."""
+
+    kind: tuple[object, ...]
+    model: PreTrainedModel
+
 
 def finetune(
-    job: FinetuneJob,
-    place: Place,
-    output: Path,
-    steps: Path,
-    stop: WorkStop,
-    started: float,
-    token: str,
-    held: Held,
-    coming: FinetuneJob | None,
-) -> dict[str, object]:
+    job: FinetuneJob, process: Process, entry: Entry, stop: WorkStop, base: Base | None = None
+) -> tuple[dict[str, object], Base | None]:
     """Train and save one model.
 
     Parameters
     ----------
-    held
-        What the job before has left, and takes what the next one can use.
-    coming
-        The job whose data is to be prepared meanwhile.
+    base
+        What the job before has left.
 
     Returns
     -------
-    dict
-        The fields of the report; of a job that was stopped only ``steps``
-        and those done, ``stopped_at``.
+    tuple
+        The fields of the report, of a job that was stopped only ``steps`` and
+        those done, ``stopped_at``; and what the next job may use.
     """
-    cuda = place.device.type == "cuda"
+    started, output = entry.started, Path(entry.output)
+    check_packages(quantize=job.quantize)
     marks = {"launch": time.time()}
     config = load_config(job)
-    chat, data = held.data(job, _load)
+    chat, data = _load(job)
     seed = derive_seed(job.seed, job.iteration, job.agent, "finetune")
     batches = global_batches(
         data.samples, batch_size=job.batch_size, epochs=job.epochs, seed=seed, even=job.even_batches
     )
-
-    dtype = compute_dtype(job, config, cuda)
+    dtype = compute_dtype(job, config, process.cuda)
     losses: list[float] = []
-    earlier, landing = 0.0, None
+    earlier, left = 0.0, None
     marks["data"] = first_step = time.time()
     if batches:
-        early, held.early = held.early, None
-        weights = early.take() if early is not None else None
-        ds.connect(cuda)
-        device = early.device if weights is not None else loading_device(job, place)
-        base = held.base(job, dtype, device, lambda: load_model(job, config, dtype, device, weights))
-        marks["weights"] = time.time()
-        # Draws the fresh adapter, the same in every process.
-        torch.manual_seed(derive_seed(seed, "adapter"))
-        model = trainable(base, job)
-        if held.reused and place.first:
-            print(f"from the job before: {' and '.join(held.reused)}", flush=True)
-        _check_vocabulary(model, data.samples, job)
-        marks["adapter"] = time.time()
-        # TRL's loss is of padded pairs.
-        wanted = job.packing and job.objective == "sft"
-        packing = Packing(model, max(len(sample.input_ids) for sample in data.samples), wanted=wanted)
-        job, memory = prepare(model, job, config, dtype, place, packed=packing.on, logits=_logits(data))
-        marks["kernels"] = time.time()
-        engine = ds.start(model, job, dtype, len(batches), cuda)
-        marks["engine"] = time.time()
-        if early is not None:
-            early.ready()
-        # Not before: an optimizer's state of all weights would find the memory taken.
-        with reserving(memory, place.device), ds.meeting(engine):
-            packing.check(engine, data.samples, place.device)
-        objective = _objective(engine, model, job, place, data, packed=packing.on)
-        _seed_dropout(derive_seed(seed, "dropout", place.rank))
-        keeper = Keeper(engine, job, place, dtype, started=started, token=token)
-        before = keeper.resume()
-        earlier = keeper.earlier_seconds
-        marks["check"] = first_step = time.time()
+        with _computing(process):
+            ds.connect(process.cuda)
+            device = loading_device(job, process)
+            kind = _kind(job, dtype, device)
+            if base is not None and base.kind == kind:
+                frozen = base.model
+                if process.first:
+                    print("from the job before: base", flush=True)
+            else:
+                base = None  # gives its memory back
+                frozen = load_model(job, config, dtype, device)
+            marks["weights"] = time.time()
+            # Draws the fresh adapter, the same in every process.
+            torch.manual_seed(derive_seed(seed, "adapter"))
+            model = trainable(frozen, job)
+            _check_vocabulary(model, data.samples, job)
+            marks["adapter"] = time.time()
+            packing = Packing(model, max(len(sample.input_ids) for sample in data.samples), wanted=job.packing)
+            job = prepare(model, job, config, dtype, process, packed=packing.on, logits=_logits(data))
+            marks["kernels"] = time.time()
+            keeper = Keeper(job, process, dtype, started=started, token=Path(entry.work).name)
+            engine = ds.start(model, job, dtype, len(batches), process.cuda, universal=keeper.converts)
+            marks["engine"] = time.time()
+            packing.check(engine, data.samples, process.device)
+            objective = _objective(engine, job, process, data, packed=packing.on)
+            _seed_dropout(derive_seed(seed, "dropout", process.rank))
+            before, earlier = keeper.resume(engine), keeper.earlier_seconds
+            marks["check"] = first_step = time.time()
         useful = flop_per_token(size_of(engine.module.parameters(), dtype.itemsize), job)
-        if coming is not None:
-            held.prepare(coming, _load)
-        if place.first:
-            landing = Landing.of(engine.module, job)
-        # Of what was made until here nothing is garbage, and looking for it takes as long as making some of it.
-        gc.enable()
-        with closing(Watch(job, place, steps, len(batches), useful)) as watch:
-            losses = train(engine, objective, batches, before, place, watch, keeper, stop, loss_spike=job.loss_spike)
-        if (omitted := left_out(engine.optimizer)) and place.first:
-            print(f"{omitted} of {len(batches)} steps changed nothing, as their gradients were not finite", flush=True)
+        with closing(Watch(job, process, Path(entry.steps), len(batches), useful)) as watch:
+            losses = train(engine, objective, batches, before, process, watch, keeper, stop, loss_spike=job.loss_spike)
         if len(losses) < len(batches):
-            return {"stopped_at": len(losses), "steps": len(batches)}
+            return {"stopped_at": len(losses), "steps": len(batches)}, None
         weights = ds.trained_weights(engine, adapter=job.tuning == "lora")
     elif not job.start:
         # In the checkpoint's own type: nothing is computed, so nothing may change.
@@ -131,18 +124,12 @@ def finetune(
         model = trainable(load_model(job, config, "auto"), job)
         weights = model.state_dict()
     # Without data and with a previous model, the launcher copies that.
-    if place.first and (batches or not job.start):
-        weights = on_cpu(weights, landing)
+    if process.first and (batches or not job.start):
         if job.tuning == "lora":
-            save_adapter(model, weights, job, output)
+            save_adapter(model, on_cpu(weights), job, output)
         else:
-            save_checkpoint(model, weights, chat.tokenizer, job, output)
-    if batches and coming is not None:
-        packing.release()
-        engine.destroy()
-        del engine, objective, keeper
-        held.keep(job, dtype, device, model)
-    return {
+            save_checkpoint(model, on_cpu(weights), chat.tokenizer, job, output)
+    report = {
         **_counts(data, job.epochs),
         "steps": len(batches),
         "final_loss": losses[-1] if losses else None,
@@ -151,10 +138,47 @@ def finetune(
         "startup": {
             name: round(end - begin, 3) for (name, end), begin in zip(marks.items(), [started, *marks.values()])
         },
-        "peak_memory_bytes": _peak_memory(place),
+        "peak_memory_bytes": _peak_memory(process),
         "earlier_seconds": earlier,
-        "gpus": place.processes if cuda else 0,
+        "gpus": process.world_size if process.cuda else 0,
     }
+    if batches:
+        packing.release()
+        engine.destroy()
+        del engine, objective
+        # Under ZeRO-3 a base is in parts that belong to one engine.
+        if job.tuning == "lora" and job.zero_stage != 3 and job.offload != "params":
+            left = Base(kind, model.unload())
+        del model
+        gc.collect()
+        if process.cuda:
+            torch.cuda.empty_cache()
+            # The next job reports its own peak.
+            torch.cuda.reset_peak_memory_stats()
+    return report, left
+
+
+@contextmanager
+def _computing(process: Process) -> Iterator[None]:
+    """How Python and PyTorch are set up for a job, all in one place.
+
+    Garbage is not collected while model and engine are made, nothing of which
+    is garbage, and what is there then is never looked at again. On GPUs sums
+    have a fixed order, so that one job gives the same digits each time
+    (attention's costs 1.5% of a step of an 8B model's layers); operations
+    without one only warn. cuBLAS wants no CUBLAS_WORKSPACE_CONFIG for that
+    here: it costs 6% and makes nothing more equal.
+    """
+    if process.cuda:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        # Nothing here reads what it has not written.
+        torch.utils.deterministic.fill_uninitialized_memory = False
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _load(job: FinetuneJob) -> tuple[ChatFormat, TokenData]:
@@ -164,20 +188,22 @@ def _load(job: FinetuneJob) -> tuple[ChatFormat, TokenData]:
     )
     longest = min(job.max_length, context_length(load_config(job)) or job.max_length)
     if job.objective == "dpo":
-        from hpcmaf.training.pairs import load_pairs
-
         return chat, load_pairs(Path(job.dataset), chat, max_length=longest)
     return chat, load_tokens(Path(job.dataset), chat, max_length=longest, loss_on=job.loss_on)
 
 
 def _objective(
-    run: torch.nn.Module, model: torch.nn.Module, job: FinetuneJob, place: Place, data: TokenData, *, packed: bool
+    run: torch.nn.Module, job: FinetuneJob, process: Process, data: TokenData, *, packed: bool
 ) -> Objective:
     if job.objective == "dpo":
-        from hpcmaf.training.preference import Preference
+        return Dpo(run, job, process, data.samples, packed=packed)
+    return Sft(run, job, process, packed=packed)
 
-        return Preference(run, model, job, place, data.samples)
-    return Imitation(run, job, place, packed=packed)
+
+def _kind(job: FinetuneJob, dtype: torch.dtype, device: str) -> tuple[object, ...]:
+    """What two jobs have to have in common to share a base."""
+    own = (job.tuning, job.base, job.revision, job.trust_remote_code, job.quantize, job.gradient_checkpointing)
+    return (*own, job.zero_stage == 3 or job.offload == "params", dtype, device)
 
 
 def _logits(data: TokenData) -> float:
@@ -207,13 +233,13 @@ def _counts(data: TokenData, epochs: int) -> dict[str, int]:
     }
 
 
-def _peak_memory(place: Place) -> int:
-    if place.device.type == "cuda":
+def _peak_memory(process: Process) -> int:
+    if process.cuda:
         own = torch.cuda.max_memory_allocated()
     else:
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if place.processes == 1 or not dist.is_initialized():
+    if process.world_size == 1 or not dist.is_initialized():
         return own
-    largest = torch.tensor(own, dtype=torch.int64, device=place.device)
+    largest = torch.tensor(own, dtype=torch.int64, device=process.device)
     dist.all_reduce(largest, op=dist.ReduceOp.MAX)
     return int(largest)

@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from hpcmaf.training.fp8_rows import LEAST, TOP, TYPE
+from hpcmaf.training.fp8 import LEAST, TOP, TYPE
 
 # Columns that a program takes at once, and its warps; of rows wider than so many, see bench_fp8.
 _WIDE = 8192
@@ -80,7 +80,7 @@ def _round(
 
 
 def round_rows(parts: Sequence[torch.Tensor], by: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """See :func:`hpcmaf.training.fp8_rows.round_rows`."""
+    """See :func:`hpcmaf.training.fp8.round_rows`."""
     parts = [part if part.stride(-1) == 1 else part.contiguous() for part in parts]
     count, widths = len(parts[0]), [part.shape[1] for part in parts]
     rounded = torch.empty(count, sum(widths), dtype=TYPE, device=parts[0].device)

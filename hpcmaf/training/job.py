@@ -1,6 +1,14 @@
-"""Run one finetuning job: start torchrun, wait, publish.
+"""Run one finetuning job: start its processes, wait, publish.
 
-This side imports nothing heavy; the work is in :mod:`hpcmaf.training.worker`.
+The way of a job, read straight down: ``stages/finetune`` makes it of recipe
+and profile; :func:`run_finetune` here starts processes for it
+(:mod:`hpcmaf.training.launch`), each of which is a
+:mod:`hpcmaf.training.worker` and calls :mod:`hpcmaf.training.finetune` for
+every job of its list. That loads data and model, puts them under DeepSpeed
+(:mod:`hpcmaf.training.engine`), and hands batches and an objective
+(:mod:`hpcmaf.training.sft`, :mod:`hpcmaf.training.dpo`) to
+:mod:`hpcmaf.training.loop`. What they write, this side publishes; it imports
+nothing heavy.
 """
 
 from __future__ import annotations
@@ -12,17 +20,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hpcmaf.errors import ConfigError, HpcmafError, OutOfMemory, StopRequested, TrainingError
 from hpcmaf.publish import atomic_path, write_json
 from hpcmaf.training.checkpoint import checkpoint_step
-from hpcmaf.training.failure import Failure, oom_kills, read
+from hpcmaf.training.failure import Failure, read
+from hpcmaf.training.launch import POLL_S, Workers
 from hpcmaf.training.nodes import NodePlace, Pulse
-from hpcmaf.training.processes import POLL_S, Handed, failure, leave, torchrun, wait
 from hpcmaf.training.report import FinetuneReport
-from hpcmaf.training.series import Series
 from hpcmaf.training.spec import FinetuneJob, LoraSettings
 from hpcmaf.training.stopping import StopFlag, asked
 
@@ -31,8 +39,8 @@ __all__ = [
     "FinetuneReport",
     "LoraSettings",
     "NodePlace",
-    "Series",
     "StopFlag",
+    "Workers",
     "checkpoint_step",
     "join_finetune",
     "run_finetune",
@@ -49,50 +57,40 @@ def run_finetune(
     *,
     stop: StopFlag | None = None,
     place: NodePlace | None = None,
-    series: Series | None = None,
-    coming: FinetuneJob | None = None,
+    workers: Workers | None = None,
 ) -> FinetuneReport:
     """Finetune a model and publish its folder.
 
     The output is a PEFT adapter (LoRA) or a whole checkpoint with tokenizer
-    (full), as safetensors, with this report as ``training.json``. It appears
+    (full), as safetensors, with the report as ``training.json``. It appears
     whole or not at all.
 
     Parameters
     ----------
     job
-        What to do. With ``job.checkpoints`` it goes on where a job that was
-        killed or stopped has left a checkpoint; deleting them, once the
-        output is no longer in doubt, is the caller's business.
+        With ``job.checkpoints`` it resumes where a job that was killed or
+        stopped has left a checkpoint; deleting them, once the output is no
+        longer in doubt, is the caller's business.
     logs
         Folder for ``finetune.log`` (all processes' output) and
         ``progress.jsonl`` (one line per optimiser step).
     progress
-        Called with each line of ``progress.jsonl`` as it appears: step, steps,
-        loss, tokens_per_s, eta_s.
+        Called with each line of ``progress.jsonl`` as it appears.
     stop
         Asks the job to end at its next step, with a checkpoint. SIGUSR2 and
         SIGTERM sent to the job's own processes do the same.
     place
         This node's, of a job on several; it has to be node 0. On the others
         :func:`join_finetune` runs with ``place.work(logs)``.
-    series
-        Processes that have done a job before and stay for more; ``coming`` is
-        the one that is likely to follow. The result is the same.
-
-    Returns
-    -------
-    FinetuneReport
-        Counts, losses, times, memory.
+    workers
+        Processes that do several jobs, one after another. The result is the same.
 
     Raises
     ------
     StopRequested
         It was asked to stop, and did.
-    OutOfMemory
-        A GPU's memory or the machine's was too small.
-    TrainingError
-        The processes failed; the message has their last word and the log.
+    OutOfMemory, TrainingError
+        It failed; the error's ``kind`` says what another attempt is worth.
     """
     started = time.monotonic()
     _check_place(job, place)
@@ -101,63 +99,45 @@ def run_finetune(
     logs.mkdir(parents=True, exist_ok=True)
     log, steps = logs / "finetune.log", logs / "progress.jsonl"
     steps.write_bytes(b"")
-    before = oom_kills()
     with _workplace(logs, place) as work, ExitStack() as leaving:
-        with atomic_path(output) as temporary, ExitStack() as running:
+        if workers is None or place is not None:
+            # Its processes exit once the model is in place.
+            workers = leaving.enter_context(Workers(lone=True))
+        with atomic_path(output) as temporary:
             temporary.mkdir()
             pulse = Pulse(work, place) if place is not None else None
             # Its appearance starts the other nodes.
             job.write(work / "job.json")
-            begun = (
-                torchrun(job, work, temporary, steps, log, place)
-                if series is None or place is not None
-                else series.hand_over(job, work, temporary, steps, log, coming)
-            )
-            process = running.enter_context(begun)
-            alone = series is None and place is None
-            with steps.open("rb") as lines:
-                doing = Handed(process, work / "report.json") if alone else process
-                code = wait(doing, work, stop, _listener(lines, progress), pulse)
-            counts = _counts(work) if code == 0 else None
-            if alone and counts is not None and "stopped_at" in counts:
-                leave(process, log)
-            # They still read what lies in the work folder.
-            silent = pulse.wait_for_others(PEERS_S) if pulse is not None else []
-            if counts is None or "stopped_at" in counts:
-                raise _unfinished(
-                    job, work, log, code, counts, stop, lambda: _named(failure(work, log, code, before), silent)
-                )
-            report = FinetuneReport.of(counts, wall=time.monotonic() - started)
+            with workers.running(job, work, temporary, steps, log, place) as running, steps.open("rb") as lines:
+                code = running.wait(stop, _listener(lines, progress), pulse)
+                # They still read what lies in the work folder.
+                silent = pulse.wait_for_others(PEERS_S) if pulse is not None else []
+            if code != 0 or not running.succeeded:
+                counts = running.report if code == 0 else None
+                raise _unfinished(job, work, log, code, counts, stop, lambda: _named(running.failure(code), silent))
+            report = FinetuneReport.of(running.report or {}, wall=time.monotonic() - started)
             if report.steps == 0 and job.start is not None:
-                # Nothing was learnt: the agent goes on with the very same model.
+                # Nothing was learnt: the agent keeps the very same model.
                 shutil.copytree(job.start, temporary, dirs_exist_ok=True)
             write_json(temporary / "training.json", report.to_json())
-            leaving.push(running.pop_all())
-        # The model is in place, and its processes give back their GPUs.
-        if alone:
-            leave(process, log)
     return report
 
 
 def join_finetune(work: Path, place: NodePlace, *, stop: StopFlag | None = None) -> None:
-    """Lend this node to a job that node 0 runs by :func:`run_finetune`.
+    """Let this node work for a job that node 0 runs by :func:`run_finetune`.
 
     Parameters
     ----------
     work
         The job's work folder, ``place.work(logs)`` of node 0; need not exist
         yet. This node's log is ``finetune.nodeN.log`` beside it.
-    place
-        This node's.
-    stop
-        Asks the whole job to stop, on all nodes.
+    place, stop
+        This node's place; asks the whole job to stop, on all nodes.
 
     Raises
     ------
-    StopRequested
-        The job was asked to stop, here or elsewhere, and did.
-    OutOfMemory, TrainingError
-        It failed, here or elsewhere, or node 0 is gone.
+    StopRequested, OutOfMemory, TrainingError
+        It was stopped, or failed, here or elsewhere, or node 0 is gone.
     """
     work, stop = Path(work), stop or StopFlag()
     end = time.monotonic() + place.joining_s
@@ -165,21 +145,24 @@ def join_finetune(work: Path, place: NodePlace, *, stop: StopFlag | None = None)
         if stop.requested:
             raise StopRequested(f"node {place.rank}: stopped as asked, before the job had begun")
         if time.monotonic() > end:
-            raise TrainingError(f"{work}: node 0 has not begun the job within {place.joining_s:g} s; see its log")
+            raise TrainingError(
+                f"{work}: node 0 has not begun the job within {place.joining_s:g} s; see its log", kind="lost"
+            )
         time.sleep(POLL_S)
     job = FinetuneJob.read(work / "job.json")
     _check_place(job, place)
-    log, before = work.parent / f"finetune.node{place.rank}.log", oom_kills()
+    log = work.parent / f"finetune.node{place.rank}.log"
     pulse = Pulse(work, place)
-    with torchrun(job, work, work, Path(os.devnull), log, place) as process:
-        code = wait(process, work, stop, pulse=pulse)
-    counts = _counts(work) if code == 0 else None
-    error = None
-    if code != 0 or (counts is None and asked(work)) or (counts is not None and "stopped_at" in counts):
-        error = _unfinished(
-            job, work, log, code, counts, stop, lambda: _own(work, place, failure(work, log, code, before))
-        )
-    pulse.leave()
+    with Workers(lone=True) as workers:
+        with workers.running(job, work, work, Path(os.devnull), log, place) as running:
+            code = running.wait(stop, pulse=pulse)
+        counts = running.report if code == 0 else None
+        error = None
+        if code != 0 or (counts is None and asked(work)) or (counts is not None and "stopped_at" in counts):
+            error = _unfinished(
+                job, work, log, code, counts, stop, lambda: _own(work, place, running.failure(code))
+            )
+        pulse.leave()
     if error is not None:
         raise error
 
@@ -188,13 +171,13 @@ def _named(why: Failure, silent: list[int]) -> Failure:
     """A loss of others, with the nodes that left without a word."""
     if why.kind != "lost" or not silent:
         return why
-    return Failure(why.kind, f"node {', '.join(map(str, silent))} is gone ({why.message})")
+    return replace(why, message=f"node {', '.join(map(str, silent))} is gone ({why.message})")
 
 
 def _own(work: Path, place: NodePlace, why: Failure) -> Failure:
     """A failure that node 0 is told of, if it knows none yet."""
     if read(work) is None and why.kind != "lost":
-        why = Failure(why.kind, f"node {place.rank} ({place.local_address}): {why.message}")
+        why = replace(why, message=f"node {place.rank} ({place.local_address}): {why.message}")
         why.record(work)
     return why
 
@@ -260,18 +243,14 @@ def _unfinished(
         remedy = "or use gradient_checkpointing" if job.micro_batch_size == 1 else f"(now {job.micro_batch_size})"
         limit = "max_length" if job.micro_batch_size == 1 else "micro_batch_size"
         return OutOfMemory(f"finetuning {name}: {known.message}; lower training.{limit} {remedy}; see {log}")
-    return TrainingError(f"finetuning {name} failed: {known.message}; see {log}")
+    return TrainingError(f"finetuning {name} failed: {known.message}; see {log}", kind=known.kind, errno=known.errno)
 
 
 def _remains(job: FinetuneJob, step: int | None = None) -> str:
     if job.checkpoints is None:
         return "it keeps no checkpoints, so the same command begins it again"
-    kept = checkpoint_step(Path(job.checkpoints)) if step is None else step
-    return f"the same command goes on from step {kept}"
-
-
-def _counts(work: Path) -> dict[str, Any] | None:
     try:
-        return json.loads((work / "report.json").read_text())
-    except FileNotFoundError:
-        return None
+        kept = checkpoint_step(Path(job.checkpoints)) if step is None else step
+    except OSError as error:
+        return f"the same command resumes from its last checkpoint (not readable now: {error.strerror})"
+    return f"the same command goes on from step {kept}"

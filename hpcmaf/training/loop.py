@@ -1,19 +1,24 @@
-"""The optimiser steps of a job."""
+"""The optimiser steps of a job, whatever it learns from.
+
+An objective makes of each batch what its loss is a sum over, and what that is
+divided by; the loop cuts it into forward passes, adds up, and steps. See
+:mod:`hpcmaf.training.sft` and :mod:`hpcmaf.training.dpo`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.distributed as dist
 
-from hpcmaf.training.attention import onto
+from hpcmaf.training.attention import to_device
 from hpcmaf.training.data import TokenSample
-from hpcmaf.training.divergence import check_loss
+from hpcmaf.training.divergence import check_gradients, check_loss
+from hpcmaf.training.engine import gradients_finite
 from hpcmaf.training.keeper import Keeper
-from hpcmaf.training.objective import Objective
-from hpcmaf.training.place import Place
+from hpcmaf.training.process import Process
 from hpcmaf.training.stopping import StopFlag
 from hpcmaf.training.watching import Watch
 
@@ -21,19 +26,49 @@ if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
 
+class Objective(Protocol):
+    """A loss that is a sum over a step's samples, divided by a number known before.
+
+    However a batch is cut into parts and processes, its loss is the same.
+
+    Attributes
+    ----------
+    measures
+        Names of what :meth:`measured` returns.
+    """
+
+    measures: tuple[str, ...]
+
+    def weight(self, batch: Sequence[Any]) -> int:
+        """What the sum over a whole step's batch is divided by."""
+        ...
+
+    def parts(self, batch: Sequence[Any]) -> list[Sequence[Any]]:
+        """This process's forward passes, equally many in each process; some may be empty."""
+        ...
+
+    def loss(self, part: Sequence[Any], filler: Any) -> torch.Tensor:
+        """Sum over a part; of an empty one 0, through ``filler``, as collectives must pair up."""
+        ...
+
+    def measured(self) -> list[float]:
+        """Sums of each measure over this process's samples since the last call; divided by the weight of all."""
+        ...
+
+
 def train(
     engine: DeepSpeedEngine,
     objective: Objective,
     batches: Sequence[Sequence[TokenSample]],
     before: Sequence[float],
-    place: Place,
+    process: Process,
     watch: Watch,
     keeper: Keeper,
     stop: StopFlag,
     *,
     loss_spike: float,
 ) -> list[float]:
-    """All optimiser steps that are still to do.
+    """All optimiser steps that are still to do; returns each one's loss, fewer if the job was stopped.
 
     The loss of a step is the sum over all samples of the global batch,
     divided by their weight, however the batch is cut into forward passes and
@@ -41,31 +76,25 @@ def train(
 
     Parameters
     ----------
-    batches
-        Those of all steps.
-    before
-        Losses of the steps that a checkpoint holds already.
+    batches, before
+        Those of all steps, and losses of the steps that a checkpoint holds already.
     stop
-        When asked in any process, all stop after the same step, with a
+        When requested in any process, all stop after the same step, with a
         checkpoint.
     loss_spike
         See :func:`hpcmaf.training.divergence.check_loss`.
 
-    Returns
-    -------
-    list of float
-        Each step's loss; fewer than ``batches`` if the job was stopped.
-
     Raises
     ------
     TrainingError
-        The losses diverge; raised before that step changes any weight.
+        The losses diverge, or gradients are not finite; raised before that
+        step changes any weight.
     """
     losses = list(before)
     watch.begin()
     for step, batch in enumerate(batches[len(before) :], len(before) + 1):
         weight, parts = objective.weight(batch), objective.parts(batch)
-        total = torch.zeros((), dtype=torch.float64, device=place.device)
+        total = torch.zeros((), dtype=torch.float64, device=process.device)
         for position, part in enumerate(parts, 1):
             engine.set_gradient_accumulation_boundary(position == len(parts))
             loss = objective.loss(part, batch[0])
@@ -74,33 +103,35 @@ def train(
                 # What the processes have to agree on travels with the loss,
                 # and all before the last backward pass: while the GPU is at
                 # that, the step itself can be prepared.
-                told = _Told([stop.requested, keeper.due(step), *objective.measured()], total, place)
+                agreed = _Summed([stop.requested, keeper.due(step), *objective.measured()], total, process)
             # DeepSpeed averages gradients over processes; the loss is a sum over them.
-            engine.backward(loss * (place.processes / weight), scale_wrt_gas=False)
-        summed, stopping, due, *measured = told.read()
+            engine.backward(loss * (process.world_size / weight), scale_wrt_gas=False)
+        summed, stopping, due, *measured = agreed.read()
         losses.append(summed / weight)
         check_loss(losses, batch, len(batches), loss_spike, full=len(batches[0]))
         rate = engine.get_lr()[0]
+        check_gradients(gradients_finite(engine), step, len(batches), batch)
         engine.step()
+        check_gradients(engine.was_step_applied(), step, len(batches), batch)
         more = {name: value / weight for name, value in zip(objective.measures, measured, strict=True)}
         watch.step(step, losses[-1], rate, batch, more)
         # After the last step the model itself is published at once.
         if (stopping or due) and step < len(batches):
-            keeper.save(losses)
+            keeper.save(engine, losses)
             if stopping:
                 break
     return losses
 
 
-class _Told:
+class _Summed:
     """Numbers summed over all processes, on their way from the GPU."""
 
-    def __init__(self, wishes: Sequence[float], total: torch.Tensor, place: Place) -> None:
-        agreed = torch.cat((total[None], onto(torch.tensor(wishes, dtype=torch.float64), place.device)))
-        if place.processes > 1:
+    def __init__(self, wishes: Sequence[float], total: torch.Tensor, process: Process) -> None:
+        agreed = torch.cat((total[None], to_device(torch.tensor(wishes, dtype=torch.float64), process.device)))
+        if process.world_size > 1:
             dist.all_reduce(agreed)
         self._numbers, self._there = agreed, None
-        if place.device.type == "cuda":
+        if process.cuda:
             self._numbers = torch.empty_like(agreed, device="cpu", pin_memory=True)
             self._numbers.copy_(agreed, non_blocking=True)
             self._there = torch.cuda.Event()

@@ -37,15 +37,9 @@ class Size:
 class Keeps:
     """What a model's operations keep of a forward pass.
 
-    Attributes
-    ----------
-    fused
-        Norms, rotary positions and gates are single kernels, and adapters
-        part of their layers' products.
-    gated
-        Gated units keep their halves and not the product.
-    logits
-        Share of the tokens that get logits.
+    ``fused``: norms, rotary positions and gates are single kernels, and
+    adapters part of their layers' products. ``gated``: gated units keep their
+    halves and not the product. ``logits``: share of the tokens that get them.
     """
 
     fused: bool = False
@@ -58,11 +52,8 @@ def activations(
 ) -> int:
     """Bytes that one forward pass keeps for its backward pass, at most.
 
-    Parameters
-    ----------
-    checkpointed
-        Layers of which only the input is kept; ``None``: all of them or none,
-        as the job says.
+    ``checkpointed`` layers keep only their input; ``None``: all of them or
+    none, as the job says.
     """
     text = config.get_text_config()
     hidden, layers = text.hidden_size, text.num_hidden_layers
@@ -83,13 +74,7 @@ def activations(
 
 
 def needed(size: Size, stage: int, processes: int, offload: str, passing: int) -> int:
-    """Bytes on each GPU.
-
-    Parameters
-    ----------
-    passing
-        :func:`activations`.
-    """
+    """Bytes on each GPU; ``passing`` is :func:`activations`."""
     small = int(size.in_4_bits * _IN_4_BITS)
     weights = (size.parameters - size.in_4_bits) * size.bytes_each // (processes if stage == 3 else 1) + small
     if stage == 3:
@@ -111,22 +96,16 @@ def choose_passes(
     config: PretrainedConfig,
     memory: Sequence[int],
     keeps: Keeps,
-) -> tuple[int, int, int, str]:
-    """How large forward passes are, and how many layers are computed again in the backward pass.
+) -> tuple[int, int, str]:
+    """How large forward passes are, how many layers are computed again in the backward pass, and a line that says why.
 
     Nothing is computed twice where that can be had by passes that are
     smaller but still fill a GPU; then as few layers as make it fit, and at
     last smaller passes yet.
-
-    Returns
-    -------
-    tuple
-        ``micro_batch_size``, number of layers, bytes wanted on each GPU, and
-        a line that says why.
     """
     layers = config.get_text_config().num_hidden_layers
     if not memory:
-        return job.micro_batch_size, 0, 0, "gradient_checkpointing auto: none on CPU"
+        return job.micro_batch_size, 0, "gradient_checkpointing auto: none on CPU"
     room = int(min(memory) * _USABLE)
     least = min(job.micro_batch_size, -(-_FILLING // job.max_length))
     smaller = [(micro, 0) for micro in range(job.micro_batch_size, least, -1)]
@@ -140,7 +119,6 @@ def choose_passes(
     return (
         micro,
         count,
-        wanted,
         (
             f"gradient_checkpointing auto: {count} of {layers} layers, micro_batch_size {micro}, "
             f"about {_gib(wanted)} of {_gib(min(memory))} on each GPU"
@@ -149,17 +127,9 @@ def choose_passes(
 
 
 def choose_stage(size: Size, processes: int, offload: str, passing: int, memory: Sequence[int]) -> tuple[int, str]:
-    """The lowest ZeRO stage that fits, as higher ones talk more between GPUs.
+    """The lowest ZeRO stage that fits, as higher ones talk more between GPUs, and a line that says why.
 
-    Parameters
-    ----------
-    memory
-        Bytes of each process's GPU; empty on CPU.
-
-    Returns
-    -------
-    tuple
-        Stage, and a line that says why.
+    ``memory`` has the bytes of each process's GPU, and is empty on CPU.
     """
     if offload == "params":
         return 3, "zero_stage auto: 3, as offload: params needs it"

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hpcmaf.errors import ConfigError, TrainingError
-from hpcmaf.imports.metas import with_metas
-from hpcmaf.imports.swap import instead
 from hpcmaf.training.spec import FinetuneJob
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from hpcmaf.training.place import Place
+    from hpcmaf.training.process import Process
 
 
 def weights_path(job: FinetuneJob) -> str:
@@ -59,18 +56,18 @@ def context_length(config: PretrainedConfig) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
-def loading_device(job: FinetuneJob, place: Place) -> str:
+def loading_device(job: FinetuneJob, process: Process) -> str:
     """Where to load weights: straight onto a GPU that has room for them twice, else into the machine's memory."""
     import torch
 
     folder = Path(weights_path(job))
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder.is_dir() else 0
-    if place.device.type == "cuda" and job.quantize == "4bit":
+    if process.device.type == "cuda" and job.quantize == "4bit":
         # It is quantized there, layer by layer.
-        return str(place.device)
+        return str(process.device)
     whole = job.zero_stage != 3 and job.offload == "none"
-    if place.device.type == "cuda" and whole and 0 < 2 * size < torch.cuda.mem_get_info()[0]:
-        return str(place.device)
+    if process.device.type == "cuda" and whole and 0 < 2 * size < torch.cuda.mem_get_info()[0]:
+        return str(process.device)
     return "cpu"
 
 
@@ -101,19 +98,9 @@ def partitioned(job: FinetuneJob, dtype: object) -> Iterator[None]:
 
 
 def load_model(
-    job: FinetuneJob,
-    config: PretrainedConfig,
-    dtype: torch.dtype | Literal["auto"],
-    device: str = "cpu",
-    weights: dict[str, torch.Tensor] | None = None,
+    job: FinetuneJob, config: PretrainedConfig, dtype: torch.dtype | Literal["auto"], device: str = "cpu"
 ) -> PreTrainedModel:
     """Load the checkpoint that is to be trained, or that an adapter is to be put on.
-
-    Parameters
-    ----------
-    weights
-        What its files hold, where that has been read already, on ``device``;
-        emptied.
 
     Raises
     ------
@@ -123,14 +110,10 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     path = weights_path(job)
-    # Weights instead of a place to find them are only taken by the class itself.
-    found = AutoModelForCausalLM if weights is None else AutoModelForCausalLM._model_mapping[type(config)]
     try:
         with partitioned(job, dtype):
-            load = partial(
-                found.from_pretrained,
-                path if weights is None else None,
-                state_dict=weights,
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                path,
                 config=config,
                 revision=_revision(job),
                 dtype=dtype,
@@ -139,12 +122,8 @@ def load_model(
                 device_map=None if device == "cpu" else {"": device},
                 quantization_config=_in_4_bits(dtype) if job.quantize == "4bit" and dtype != "auto" else None,
             )
-            model: PreTrainedModel = with_metas(load)
     except Exception as error:  # a damaged checkpoint makes the loaders raise almost anything
         raise _unloadable(path, error) from error
-    if weights is not None:
-        weights.clear()
-        model.name_or_path = model.config.name_or_path = path
     for module in model.modules() if job.quantize == "4bit" else ():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # Some CPUs' kernels repack weights in place for evaluation, and training cannot read them then.
@@ -185,25 +164,10 @@ def trainable(model: PreTrainedModel, job: FinetuneJob) -> torch.nn.Module:
 
     With LoRA the base is frozen and the result a ``PeftModel``: the adapter of
     ``job.start`` goes on, or a fresh one starts (B = 0: the base unchanged),
-    drawn by torch's generator for the base's device.
-
-    Raises
-    ------
-    ConfigError
-        The adapter to go on from has another shape than the job asks for, or
-        the job's targets are nowhere in the model.
+    drawn on the CPU, wherever the base lies. ``ConfigError`` where the adapter
+    has another shape than the job's, or the job's targets are nowhere.
     """
-    if job.tuning != "lora":
-        return model.train()
-    # On the GPU at once: drawing 40 M numbers elsewhere, and moving 448 matrices one by one, takes half a second.
-    whole = job.zero_stage != 3 and job.offload != "params" and job.quantize != "4bit"
-    if not whole or model.device.type != "cuda":
-        return _with_adapter(model, job).train()
-    import torch
-
-    # PEFT draws what a linear layer has drawn for itself once more.
-    with model.device, instead(torch.nn.Linear, "reset_parameters", lambda _: None):
-        return _with_adapter(model, job).train()
+    return _with_adapter(model, job).train() if job.tuning == "lora" else model.train()
 
 
 def _with_adapter(model: PreTrainedModel, job: FinetuneJob) -> torch.nn.Module:

@@ -16,7 +16,7 @@ from typing import Self
 
 import psutil
 
-from hpcmaf.errors import ConfigError
+from hpcmaf.errors import ConfigError, TrainingError
 from hpcmaf.publish import write_text
 
 # What a job of several nodes does until its first step, as the unit of its progress.
@@ -100,13 +100,12 @@ def _ipv6(host: str) -> bool:
         return False
 
 
-def announced(work: Path) -> str:
-    """Wait for what node 0 announces.
-
-    Not for a limited time: whoever started this process watches node 0, and
-    ends it.
-    """
+def announced(work: Path, seconds: float = 60.0) -> str:
+    """Wait for what node 0 announces as soon as it has begun the job; ``TrainingError`` where it does not."""
+    end = time.monotonic() + seconds
     while (endpoint := _read(work / _ENDPOINT)) is None:
+        if time.monotonic() > end:
+            raise TrainingError(f"{work}: node 0 has not said where to meet within {seconds:g} s", kind="lost")
         time.sleep(_LOOK_S)
     return endpoint
 

@@ -1,78 +1,16 @@
-"""Preference pairs out of debates, and pairs in tokens.
-
-One prompt, two answers of the same round: one that the debate's consensus
-confirms, one that it does not. One of them is the agent's own, the other that
-of the next agent whom the consensus judges otherwise. The prompt is the problem
-for a generator, who answered it as the others did, and for a critic all that
-it had read before its last answer, to which the others' last answers differ
-but in what their summaries said. An agent's answers of different rounds are
-never a pair: they answer different prompts, and what sets such texts apart is
-that, before who is right; three iterations of it left the micro model nothing.
-"""
+"""Preference pairs in tokens."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hpcmaf.answers import Vote
 from hpcmaf.chat import ChatFormat
-from hpcmaf.debate.consensus import agrees
-from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.errors import DataError
 from hpcmaf.training.data import TokenData, TokenSample, dataset_lines
-
-if TYPE_CHECKING:
-    from hpcmaf.training.parts import Dataset
-
-
-def opposed(
-    transcript: Transcript, agent: int, round: int, vote: Vote, without: Container[int] = ()
-) -> tuple[int, int] | None:
-    """Whose answers of a round make an agent's pair: one that the consensus confirms, and one that it does not.
-
-    ``agent`` is one of the two; the other is the next whose answer fared
-    otherwise. ``None`` where all were right, or all wrong: there is nothing
-    to prefer.
-
-    Parameters
-    ----------
-    without
-        Agents whose answers are in no pair.
-    """
-    # What cannot be read as an answer is not confirmed.
-    right = [agrees(turn.answer, vote) for turn in transcript.answers[round - 1]]
-    others = [(agent + step) % len(right) for step in range(1, len(right))]
-    other = next((other for other in others if right[other] != right[agent] and other not in without), None)
-    if other is None:
-        return None
-    return (agent, other) if right[agent] else (other, agent)
-
-
-def pair_line(transcript: Transcript, dataset: Dataset, answer: str) -> str:
-    """One line of a dataset of pairs, in TRL's conversational form, and where it came from."""
-    problem, n = transcript.problem.id, dataset.index
-    chosen, rejected = dataset.sides[problem]
-    turns = transcript.answers[dataset.round - 1]
-    record: dict[str, Any] = {
-        "prompt": transcript.conversation(n, dataset.round)[:-1],
-        "chosen": [_said(turns[chosen])],
-        "rejected": [_said(turns[rejected])],
-        "problem_id": problem,
-        "round": dataset.round,
-        "label": dataset.labels[problem],
-        "consensus": answer,
-        "finish_reason": {"chosen": turns[chosen].finish_reason, "rejected": turns[rejected].finish_reason},
-    }
-    # Model output may hold lone surrogates, which UTF-8 cannot: escape.
-    return json.dumps(record, ensure_ascii=True) + "\n"
-
-
-def _said(turn: Utterance) -> dict[str, str]:
-    return {"role": "assistant", "content": turn.text}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +32,6 @@ class TokenPair:
     def target_tokens(self) -> int:
         """Tokens of both answers."""
         return self.chosen.target_tokens + self.rejected.target_tokens
-
-    def columns(self) -> dict[str, list[int]]:
-        """As TRL's collator reads a pair."""
-        start = self.chosen.target.index(True)
-        return {
-            "prompt_ids": self.chosen.input_ids[:start],
-            "chosen_ids": self.chosen.input_ids[start:],
-            "rejected_ids": self.rejected.input_ids[start:],
-        }
 
 
 def load_pairs(path: Path, chat: ChatFormat, *, max_length: int) -> TokenData:

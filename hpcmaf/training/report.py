@@ -31,8 +31,7 @@ class FinetuneReport:
         From start to the first optimiser step, and what of it went into each
         part: launch (processes and imports), data, weights, adapter, kernels
         (which ones, and rounding the base), engine (DeepSpeed's), check (of
-        packing). Weights that are read while others are imported count as
-        launch.
+        packing, and resuming).
     peak_memory_bytes
         Largest of any process: GPU memory allocated, or resident set on CPU.
     """

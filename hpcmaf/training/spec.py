@@ -15,9 +15,9 @@ from typing import Literal, Self, get_args
 from hpcmaf.chat import DATE
 from hpcmaf.errors import ConfigError
 from hpcmaf.publish import write_json
+from hpcmaf.selection.sources import LossOn
 
 Tuning = Literal["lora", "full"]
-LossOn = Literal["last_turn", "all_turns"]
 Schedule = Literal["linear", "cosine", "constant"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -28,14 +28,7 @@ Objective = Literal["sft", "dpo"]
 
 @dataclass(frozen=True, slots=True)
 class LoraSettings:
-    """Shape of the adapters.
-
-    Attributes
-    ----------
-    targets
-        ``"all-linear"`` (every linear layer but the output head) or module
-        names.
-    """
+    """Shape of the adapters; ``targets`` are module names, or all linear layers but the output head."""
 
     rank: int = 16
     alpha: float = 32.0
@@ -76,8 +69,7 @@ class FinetuneJob:
         How much a preference may cost in distance from the start.
     quantize
         Whether the frozen base lies in memory in 4 bits (``"4bit"``, QLoRA),
-        or is multiplied in fp8 (see :mod:`hpcmaf.training.fp8`). What it is
-        served with in debates stays as it was.
+        or is multiplied in fp8 (:mod:`hpcmaf.training.fp8`), in training alone.
     batch_size
         Sequences per optimiser step over all processes; of ``"dpo"``, pairs.
     even_batches
@@ -88,14 +80,13 @@ class FinetuneJob:
         ``max_length`` tokens.
     packing
         Whether short samples share rows, without attention across them, where
-        the model is found to give the same loss. Which samples make up an
-        optimiser step does not depend on it.
+        the model is found to give the same loss. Steps are of the same samples.
     max_length
         Longest sample in tokens; longer ones (or longer than the model's
         context) are dropped whole.
     zero_stage
-        DeepSpeed ZeRO stage; 0 runs as 1 in bfloat16, where DeepSpeed's 0 keeps
-        no float32 weights. ``"auto"`` is the lowest that fits the GPUs' memory.
+        DeepSpeed's; 0 runs as 1 in bfloat16, where DeepSpeed's 0 keeps no
+        float32 weights. ``"auto"`` is the lowest that fits the GPUs' memory.
     offload
         What lies in the machine's memory rather than the GPU's: the
         optimiser's state, or under ZeRO-3 that and the weights.
@@ -103,12 +94,11 @@ class FinetuneJob:
         Whether layers keep only their inputs and are computed again in the
         backward pass; ``"auto"``: as few of them as the GPUs' memory asks
         for, in forward passes of no more than ``micro_batch_size``.
-    max_grad_norm
-        Clipping of the global gradient norm; 0 is none.
-    loss_spike
-        A step with so many times the usual loss stops the job; 0: none does.
+    max_grad_norm, loss_spike
+        Clipping of the global gradient norm; a step with so many times the
+        usual loss stops the job. 0 is none.
     wandb
-        Project on Weights & Biases to tell of every step; ``None`` is none.
+        Project on Weights & Biases that logs every step.
     nodes, processes, threads
         Machines, processes on each of them (one GPU each), CPU threads of
         each process.
@@ -125,11 +115,6 @@ class FinetuneJob:
     seed, iteration, agent
         Decide every draw together, so that two agents with the same data
         still differ in order and initial adapter.
-
-    Raises
-    ------
-    ConfigError
-        A value is impossible.
     """
 
     base: str
@@ -190,47 +175,37 @@ class FinetuneJob:
             _require(value in get_args(choices), name, value, "one of " + ", ".join(get_args(choices)))
         for name in ("epochs", "batch_size", "micro_batch_size", "max_length", "nodes", "processes", "threads"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
-        _require(self.dpo_beta > 0, "dpo_beta", self.dpo_beta, "above 0")
-        _require(
-            self.gradient_checkpointing in (True, False, "auto"),
-            "gradient_checkpointing",
-            self.gradient_checkpointing,
-            "true, false or auto",
-        )
-        _require(self.zero_stage in (0, 1, 2, 3, "auto"), "zero_stage", self.zero_stage, "0, 1, 2, 3 or auto")
-        _require(
-            self.offload == "none" or self.zero_stage in ("auto", 3, *((1, 2) if self.offload == "optimizer" else ())),
-            "offload",
-            self.offload,
-            f"none with zero_stage {self.zero_stage} (optimizer needs 1 or more, params needs 3)",
-        )
-        _require(
-            self.quantize == "none" or (self.tuning == "lora" and self.zero_stage != 3 and self.offload != "params"),
-            "quantize",
-            self.quantize,
-            "none with full tuning, zero_stage 3 or offload params: only a whole frozen base is quantized",
-        )
-        _require(0 <= self.warmup_ratio <= 1, "warmup_ratio", self.warmup_ratio, "in 0..1")
-        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
-        _require(self.max_grad_norm >= 0, "max_grad_norm", self.max_grad_norm, "0 (no clipping) or more")
-        _require(
-            self.loss_spike == 0 or self.loss_spike > 1, "loss_spike", self.loss_spike, "above 1, or 0 to allow any"
-        )
-        _require(self.checkpoint_seconds > 0, "checkpoint_seconds", self.checkpoint_seconds, "above 0")
-        _require(
-            self.checkpoint_steps is None or self.checkpoint_steps >= 1,
-            "checkpoint_steps",
-            self.checkpoint_steps,
-            "at least 1",
-        )
-        everywhere = self.nodes * self.processes
-        _require(
-            self.batch_size >= everywhere,
-            "batch_size",
-            self.batch_size,
-            f"at least the number of processes ({everywhere}), or some would never have a sequence",
-        )
+        stage, everywhere = self.zero_stage, self.nodes * self.processes
+        whole_base = self.tuning == "lora" and stage != 3 and self.offload != "params"
+        offloadable = ("auto", 3, *((1, 2) if self.offload == "optimizer" else ()))
+        for name, holds, what in (
+            ("learning_rate", self.learning_rate > 0, "above 0"),
+            ("dpo_beta", self.dpo_beta > 0, "above 0"),
+            ("gradient_checkpointing", self.gradient_checkpointing in (True, False, "auto"), "true, false or auto"),
+            ("zero_stage", stage in (0, 1, 2, 3, "auto"), "0, 1, 2, 3 or auto"),
+            (
+                "offload",
+                self.offload == "none" or stage in offloadable,
+                f"none with zero_stage {stage} (optimizer needs 1 or more, params needs 3)",
+            ),
+            (
+                "quantize",
+                self.quantize == "none" or whole_base,
+                "none with full tuning, zero_stage 3 or offload params: only a whole frozen base is quantized",
+            ),
+            ("warmup_ratio", 0 <= self.warmup_ratio <= 1, "in 0..1"),
+            ("weight_decay", self.weight_decay >= 0, "0 or more"),
+            ("max_grad_norm", self.max_grad_norm >= 0, "0 (no clipping) or more"),
+            ("loss_spike", self.loss_spike == 0 or self.loss_spike > 1, "above 1, or 0 to allow any"),
+            ("checkpoint_seconds", self.checkpoint_seconds > 0, "above 0"),
+            ("checkpoint_steps", self.checkpoint_steps is None or self.checkpoint_steps >= 1, "at least 1"),
+            (
+                "batch_size",
+                self.batch_size >= everywhere,
+                f"at least the number of processes ({everywhere}), or some would never have a sequence",
+            ),
+        ):
+            _require(holds, name, getattr(self, name), what)
 
     @property
     def alone(self) -> bool:
@@ -243,13 +218,7 @@ class FinetuneJob:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a job written by :meth:`write`.
-
-        Raises
-        ------
-        ConfigError
-            Not such a file, or an impossible value.
-        """
+        """Read a job written by :meth:`write`; ``ConfigError`` where the file is none, or has an impossible value."""
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             unknown = sorted(set(content) - {item.name for item in fields(cls)})

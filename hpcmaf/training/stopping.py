@@ -79,7 +79,7 @@ def asked(work: Path) -> bool:
     return (work / NAME).exists()
 
 
-def heed_signals(handler: Callable[..., object]) -> None:
+def handle_signals(handler: Callable[..., object]) -> None:
     """Let the scheduler's signals call ``handler`` instead of killing this process (main thread only)."""
     for number in SIGNALS:
         signal.signal(number, handler)

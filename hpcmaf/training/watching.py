@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -12,8 +13,7 @@ import torch
 
 from hpcmaf.errors import ConfigError
 from hpcmaf.training.data import TokenSample
-from hpcmaf.training.events import EventFile
-from hpcmaf.training.place import Place
+from hpcmaf.training.process import Process
 from hpcmaf.training.spec import FinetuneJob
 
 # Steps at the beginning that are waited for.
@@ -21,30 +21,23 @@ _SETTLED = 2
 
 
 class Watch:
-    """Progress of one job: ``progress.jsonl``, TensorBoard's files, W&B where asked for.
+    """Progress of one job: ``progress.jsonl``, TensorBoard's files where it is installed, W&B where asked for.
 
     Parameters
     ----------
     steps
         The JSONL; TensorBoard's files go into ``tensorboard`` beside it.
-    total
-        Optimiser steps of the job.
-    flop_per_token
-        Useful work, see :func:`hpcmaf.training.memory.flop_per_token`.
-
-    Raises
-    ------
-    ConfigError
-        W&B is asked for and not installed.
+    total, flop_per_token
+        Optimiser steps of the job, and its useful work.
     """
 
-    def __init__(self, job: FinetuneJob, place: Place, steps: Path, total: int, flop_per_token: int) -> None:
-        self._place, self._total, self._flop = place, total, flop_per_token
+    def __init__(self, job: FinetuneJob, process: Process, steps: Path, total: int, flop_per_token: int) -> None:
+        self._process, self._total, self._flop = process, total, flop_per_token
         self._began, self._tokens, self._steps = time.monotonic(), 0, 0
-        self._file = steps.open("a", encoding="ascii") if place.first else None
-        self._events = EventFile(steps.parent / "tensorboard") if place.first else None
-        self._wandb = _wandb(job, steps.parent) if place.first and job.wandb else None
-        self.ceiling = matmul_flops(place.device) if place.device.type == "cuda" else None
+        self._file = steps.open("a", encoding="ascii") if process.first else None
+        self._events = _tensorboard(steps.parent / "tensorboard") if process.first else None
+        self._wandb = _wandb(job, steps.parent) if process.first and job.wandb else None
+        self.ceiling = matmul_flops(process.device) if process.device.type == "cuda" else None
 
     def begin(self) -> None:
         """Time counts from here."""
@@ -56,15 +49,15 @@ class Watch:
         """Tell of an optimiser step that is done; ``more`` is what the objective measured besides its loss."""
         self._tokens += sum(len(sample.input_ids) for sample in batch)
         self._steps += 1
-        if self._file is None or self._events is None:
+        if self._file is None:
             return
-        if self._place.device.type == "cuda" and (self._steps <= _SETTLED or step == self._total):
+        if self._process.device.type == "cuda" and (self._steps <= _SETTLED or step == self._total):
             # The GPU is behind what it is told; a speed between two such steps is exact.
             torch.cuda.synchronize()
         elapsed = time.monotonic() - self._began
         speed = self._tokens / elapsed
         # Of one process's device.
-        flops = speed * self._flop / self._place.processes
+        flops = speed * self._flop / self._process.world_size
         line: dict[str, Any] = {
             "step": step,
             "steps": self._total,
@@ -82,7 +75,10 @@ class Watch:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         values = {name: value for name, value in line.items() if name not in ("step", "steps")}
-        self._events.add(step, values)
+        if self._events is not None:
+            for name, value in values.items():
+                self._events.add_scalar(name, value, step)
+            self._events.flush()
         if self._wandb is not None:
             self._wandb.log(values, step=step)
 
@@ -108,6 +104,15 @@ def matmul_flops(device: torch.device, size: int = 8192, repeats: int = 10) -> f
     end.record()
     end.synchronize()
     return 2 * size**3 * repeats / (begin.elapsed_time(end) / 1e3)
+
+
+def _tensorboard(folder: Path) -> Any:
+    """PyTorch's writer, where TensorBoard is installed; ``None`` elsewhere. A job that resumes adds to its curve."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder))
 
 
 def _wandb(job: FinetuneJob, folder: Path) -> Any:

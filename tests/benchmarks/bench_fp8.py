@@ -18,9 +18,8 @@ from typing import Any
 
 import torch
 
-from hpcmaf.training.fp8 import Rounded, round_base
-from hpcmaf.training.fp8_rows import round_rows
-from hpcmaf.training.frozen import Stored
+from hpcmaf.training.adapters import Stored
+from hpcmaf.training.fp8 import Rounded, round_base, round_rows
 
 LAYERS = {
     "queries, keys, values": (4096, {"q_proj": 4096, "k_proj": 1024, "v_proj": 1024}),

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from training_workload import BATCH
 
 from hpcmaf.errors import StopRequested
-from hpcmaf.training.job import Series, StopFlag, run_finetune
+from hpcmaf.training.job import StopFlag, Workers, run_finetune
+from hpcmaf.training.launch import Entry
 from hpcmaf.training.spec import FinetuneJob
 
 # What may follow the name of an arm of ours.
@@ -136,7 +137,7 @@ def killed(place: Path, gpus: int, **settings: Any) -> dict[str, Any]:
     return {
         "steps": len(losses["whole"]),
         "killed_after": done,
-        "said": [line for line in log.splitlines() if line.startswith(("going on", "checkpoint"))],
+        "said": [line for line in log.splitlines() if line.startswith(("resuming", "checkpoint"))],
         "uninterrupted_apart": apart("whole", "again"),
         "killed_apart": apart("whole", "killed"),
     }
@@ -147,14 +148,17 @@ def with_pefts_layers(place: Path, gpus: int) -> dict[str, Any]:
     from hpcmaf.training import preparing, worker
 
     folder = place / f"ours-{time.time_ns()}"
-    (folder / "out").mkdir(parents=True)
+    for part in ("out", "jobs"):
+        (folder / part).mkdir(parents=True)
     job = job_of(place, gpus, folder / "out", epochs=1)
     job.write(folder / "job.json")
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-    os.environ |= {"MASTER_PORT": "29534"} | ({} if gpus else {"DS_ACCELERATOR": "cpu"})
+    os.environ |= {} if gpus else {"DS_ACCELERATOR": "cpu"}
     preparing.quicken = lambda model: 0
-    worker.preload(job)
-    worker.run(str(folder), str(folder / "out"), str(folder / "progress.jsonl"), time.time())
+    paths = (folder, folder / "out", folder / "progress.jsonl", folder / "finetune.log")
+    (folder / "jobs" / "0001.json").write_text(json.dumps(asdict(Entry(*map(str, paths), started=time.time()))))
+    (folder / "jobs" / "end").touch()
+    if worker.main(str(folder / "jobs"), str(os.getppid())) != 0:
+        raise SystemExit((folder / "finetune.log").read_text()[-3000:])
     return heard(folder, job)
 
 
@@ -205,10 +209,9 @@ def agents(place: Path, gpus: int, count: int, *, together: bool, **settings: An
         for agent in range(count)
     ]
     began, each = time.time(), []
-    with Series() as series:
-        for at, job in enumerate(jobs):
-            shared = {"series": series, "coming": jobs[at + 1] if at + 1 < count else None} if together else {}
-            report = run_finetune(job, Path(job.output).parent, **shared)
+    with Workers() as workers:
+        for job in jobs:
+            report = run_finetune(job, Path(job.output).parent, workers=workers if together else None)
             each.append([round(report.startup_seconds, 2), round(report.wall_seconds, 2)])
     tokens = report.training_tokens * count
     return {"wall_s": time.time() - began, "agents": count, "startup_and_wall_s": each, "training_tokens": tokens}

@@ -18,8 +18,8 @@ from hpcmaf.publish import write_json
 from hpcmaf.recipe import Recipe
 from hpcmaf.rundir import RunDir
 from hpcmaf.tasks.base import Problem
-from hpcmaf.training.parts import counts
-from hpcmaf.training.selection import select
+from hpcmaf.selection.sources import counts
+from hpcmaf.selection.select import select
 
 STAGES = ("debate", "finetune", "eval")
 

@@ -1,7 +1,7 @@
 """Run many finetuning jobs after importing everything once (a test's torchrun).
 
-Each job still runs under its own elastic agent with its own workers; only the
-imports, ten seconds of each real job, are shared by forking.
+Each job has its own processes, which differ from real ones in nothing but that
+they are forked: the imports, ten seconds of each real job, are shared.
 """
 
 from __future__ import annotations
@@ -9,12 +9,18 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
-from hpcmaf.training import torchrun, worker
+from hpcmaf.training import (
+    finetune,  # noqa: F401 (imports all that jobs need)
+    worker,
+)
 from hpcmaf.training.checkpoint import checkpoint_step
+from hpcmaf.training.launch import Entry
 from hpcmaf.training.spec import FinetuneJob
 
 
@@ -32,22 +38,50 @@ def ended(pid: int, place: Path) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def main(folder: Path) -> None:
-    """Run the ``job.json`` of each name in ``folder/order.json``, in order; exit codes into ``folder/codes.json``."""
-    names = json.loads((folder / "order.json").read_text())
-    for name in names:
-        worker.preload(FinetuneJob.read(folder / name / "work" / "job.json"))
-    codes = {}
-    for name in names:
-        place, parent = folder / name, os.getpid()
+def begin(place: Path) -> int:
+    """Fork one job; returns its process, whose code is 0 if all went well."""
+    (place / "jobs").mkdir()
+    paths = (place / "work", place / "out", place / "steps.jsonl", place / "log")
+    (place / "jobs" / "0001.json").write_text(json.dumps(asdict(Entry(*map(str, paths), started=time.time()))))
+    (place / "jobs" / "end").touch()
+    job, parent = FinetuneJob.read(place / "work" / "job.json"), os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        os._exit(worker.main(str(place / "jobs"), str(parent)) if job.alone else several(place, job.processes, parent))
+    return pid
+
+
+def several(place: Path, processes: int, parent: int) -> int:
+    """The job's processes, which meet at a free port; where one fails, the others do not stay."""
+    worker.die_with_parent(parent)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    children = []
+    for rank in range(processes):
+        own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
         pid = os.fork()
         if pid == 0:
-            log = os.open(place / "log", os.O_CREAT | os.O_WRONLY)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            paths = (place / "work", place / "out", place / "steps.jsonl")
-            os._exit(torchrun.main([str(parent), *map(str, paths), str(time.time())]))
-        codes[name] = os.waitstatus_to_exitcode(ended(pid, place))
+            os.environ |= {name: str(value) for name, value in own.items()}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            os._exit(worker.main(str(place / "jobs")))
+        children.append(pid)
+    code = 0
+    while children:
+        pid, status = os.wait()
+        children.remove(pid)
+        if status and not code:
+            code = 1
+            time.sleep(1.0)
+            for other in children:
+                os.kill(other, signal.SIGKILL)
+    return code
+
+
+def main(folder: Path) -> None:
+    """Run the ``job.json`` of each name in ``folder/order.json``, in order; exit codes into ``folder/codes.json``."""
+    codes = {}
+    for name in json.loads((folder / "order.json").read_text()):
+        codes[name] = os.waitstatus_to_exitcode(ended(begin(folder / name), folder / name))
     (folder / "codes.json").write_text(json.dumps(codes))
 
 

@@ -99,15 +99,30 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {make: make_model(folder / make, make, tied=make == "mistral") for make in MAKES}
 
 
-def overflowing(base: Path, folder: Path) -> Path:
-    """A checkpoint as a diverged run leaves it: finite weights, infinite logits."""
+def changed(base: Path, folder: Path, factors: dict[str, float]) -> Path:
+    """A checkpoint with some of its matrices multiplied."""
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(base, folder)
     weights = load_file(folder / "model.safetensors")
-    weights["lm_head.weight"][:] = 3e38
+    for name, factor in factors.items():
+        weights[name] = (weights[name].double() * factor).clamp(-3e38, 3e38).float()
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+# As a diverged run leaves a model: finite weights, infinite logits.
+OVERFLOWING = {"lm_head.weight": 1e60}
+# Finite weights and losses, and gradients beyond float32.
+STEEP = {
+    f"model.layers.1.{name}.weight": factor
+    for name, factor in {
+        "post_attention_layernorm": 1e4,
+        "mlp.gate_proj": 1e-4,
+        "mlp.up_proj": 1e-40,
+        "mlp.down_proj": 1e40,
+    }.items()
+}
 
 
 LORA = LoraSettings(rank=4, alpha=8)
@@ -119,6 +134,7 @@ def cases(bases: dict[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
     data = str(write_lines(folder / "data.jsonl", chats()))
     empty = str(write_lines(folder / "empty.jsonl", []))
     llama = {"base": str(bases["llama"]), "dataset": data}
+    steep = str(changed(bases["llama"], folder / "steep", STEEP))
     long = chats()
     long[3]["messages"][-1]["content"] += "y" * 60
     long[9]["messages"][0]["content"] = "z" * 400
@@ -155,7 +171,11 @@ def cases(bases: dict[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
         "small-data": llama | {"dataset": str(write_lines(folder / "few.jsonl", chats(3)))},
         "empty-lora": llama | {"dataset": empty},
         "empty-full": llama | {"dataset": empty, "tuning": "full"},
-        "diverged": llama | {"start": str(overflowing(bases["llama"], folder / "overflowing")), "tuning": "full"},
+        "diverged": llama | {"start": str(changed(bases["llama"], folder / "overflowing", OVERFLOWING)), "tuning": "full"},
+        "steep-lora": llama | {"base": steep},
+        "steep-full-0": llama | {"base": steep, "tuning": "full", "zero_stage": 0, "max_grad_norm": 0.0},
+        "steep-full-3": llama | {"base": steep, "tuning": "full", "zero_stage": 3, "processes": 2},
+        "steep-bfloat16": llama | {"base": steep, "dtype": "bfloat16", "zero_stage": 1},
         "wrong-rank": llama | {"start": str(folder / "lora-0" / "out"), "lora": LoraSettings(rank=8)},
         "wrong-targets": llama | {"lora": LoraSettings(targets=("nowhere",))},
         "dpo-lora": pairs,

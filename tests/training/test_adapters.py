@@ -35,7 +35,7 @@ def loss_and_gradients(model):
 
     rows = [sample("a", 20), sample("bb", 11)]
     model.zero_grad()
-    loss = negative_log_likelihood(model, collate(rows, pad_id=0, filler=rows[0]), "cpu")
+    loss = negative_log_likelihood(model, collate(rows, pad_id=0, filler=rows[0]), "cpu").sum()
     loss.backward()
     return loss.item(), {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
 
@@ -96,7 +96,7 @@ def test_the_fused_product_is_differentiated_rightly(count):
     import torch
 
     from hpcmaf.training.adapters import _Adapted
-    from hpcmaf.training.frozen import Stored
+    from hpcmaf.training.adapters import Stored
 
     torch.manual_seed(0)
     x = torch.randn(2, 5, 6, dtype=torch.float64, requires_grad=True)

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hpcmaf.training.checkpoint import Checkpoint, at_step, checkpoint_step, identity, marker, newest
+from hpcmaf.training.checkpoint import (
+    Checkpoint,
+    aside,
+    at_step,
+    checkpoint_step,
+    identity,
+    marker,
+    newest,
+    set_aside,
+)
 from hpcmaf.training.spec import FinetuneJob, LoraSettings
 from tests.training.conftest import chats, write_lines
 
@@ -53,6 +64,77 @@ def test_a_torn_checkpoint_is_passed_over_for_the_one_before(tmp_path, tear):
     # Once the job is there again by itself, nothing of it is left.
     made(tmp_path, 6)
     assert newest(tmp_path, {"job": "this"}).step == 6
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE])
+@pytest.mark.parametrize("what", ["marker", "part", "folder"])
+def test_what_cannot_be_read_now_is_no_damage(tmp_path, monkeypatch, number, what):
+    """Neither passed over, nor deleted by a job that begins at step 0."""
+    made(tmp_path, 3)
+    made(tmp_path, 6)
+    failing = Failing({"marker": "step-00000006.json", "part": "part.pt", "folder": tmp_path.name}[what], number)
+    failing.install(monkeypatch)
+    monkeypatch.setattr("hpcmaf.training.checkpoint.PATIENCE_S", 0.0)
+    for look in (lambda: newest(tmp_path, {"job": "this"}), lambda: checkpoint_step(tmp_path)):
+        with pytest.raises(OSError, match="injected") as caught:
+            look()
+        assert caught.value.errno == number
+    failing.times = 0
+    assert newest(tmp_path, {"job": "this"}).step == 6
+
+
+@pytest.mark.parametrize("what", ["step-00000006.json", "part.pt"])
+def test_what_fails_once_is_tried_again(tmp_path, monkeypatch, what):
+    made(tmp_path, 6)
+    failing = Failing(what, errno.ESTALE, times=1)
+    failing.install(monkeypatch)
+    assert newest(tmp_path, {"job": "this"}).step == 6 and failing.times == 0
+
+
+def test_an_old_checkpoint_that_cannot_be_deleted_does_not_fail_what_has_succeeded(tmp_path, monkeypatch, capsys):
+    """As where NFS keeps a file that somebody has open."""
+    for step in (3, 6):
+        made(tmp_path, step)
+
+    def rmtree(path, *_, **__):
+        raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    made(tmp_path, 9)
+    assert newest(tmp_path, {"job": "this"}).step == 9
+    assert "could not be deleted (Directory not empty), and stays" in capsys.readouterr().err
+    assert not (tmp_path / "step-00000003").exists() and list(tmp_path.glob(".step-00000003.*.tmp"))
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path):
+    made(tmp_path, 3)
+    damaged = made(tmp_path, 6)
+    set_aside(damaged.folder)
+    set_aside(damaged.folder)  # by another process
+    assert aside(damaged.folder).exists() and newest(tmp_path, {"job": "this"}).step == 3
+    made(tmp_path, 6)
+    assert newest(tmp_path, {"job": "this"}).step == 6 and not list(tmp_path.glob("*.aside"))
+
+
+class Failing:
+    """The operating system's calls on one name, which fail so often."""
+
+    def __init__(self, name: str, number: int, times: int = 1_000_000) -> None:
+        self.name, self.number, self.times = name, number, times
+
+    def install(self, monkeypatch) -> None:
+        """Put it before the calls of this test."""
+        for owner, call in ((Path, "stat"), (Path, "read_bytes"), (os, "listdir")):
+            monkeypatch.setattr(owner, call, self._before(getattr(owner, call)))
+
+    def _before(self, call):
+        def called(path, *some, **more):
+            if Path(path).name == self.name and self.times:
+                self.times -= 1
+                raise OSError(self.number, "injected", str(path))
+            return call(path, *some, **more)
+
+        return called
 
 
 def test_a_checkpoint_of_another_number_of_processes_is_found(tmp_path):

@@ -24,12 +24,12 @@ def test_any_number_of_layers_can_be_computed_twice():
         layer.mlp.register_forward_pre_hook(lambda module, *_: calls.append(module))
     rows = [sample("a", 20), sample("bb", 11)]
     results = []
-    # From some back to none, as from one job of a series to the next.
+    # From some back to none, as from one job to the next.
     for count, expected in ((None, 4), (1, 3), (2, 4), (0, 2)):
         checkpoint_layers(model, count)
         calls.clear()
         model.zero_grad()
-        loss = negative_log_likelihood(model, collate(rows, pad_id=0, filler=rows[0]), "cpu")
+        loss = negative_log_likelihood(model, collate(rows, pad_id=0, filler=rows[0]), "cpu").sum()
         loss.backward()
         assert len(calls) == expected
         results.append([loss.detach(), *(p.grad.clone() for p in model.parameters() if p.requires_grad)])

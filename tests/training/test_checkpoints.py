@@ -11,10 +11,11 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from hpcmaf.errors import StopRequested
+from hpcmaf.errors import StopRequested, TrainingError
 from hpcmaf.training.checkpoint import checkpoint_step
 from hpcmaf.training.job import StopFlag, run_finetune
 from hpcmaf.training.spec import FinetuneJob, LoraSettings
@@ -106,7 +107,8 @@ def interrupted(begun, bases) -> dict[str, Interrupted]:
         job = job_of(name.split()[0], bases, folder)
         jobs[name] = replace(job, output=str(folder / name / "out"), checkpoints=kept(folder, name))
     # The same checkpoints again: damaged, under another learning rate, with another number of processes.
-    again = {"torn": ("lora-1 SIGKILL", {}), "foreign": ("lora-1 SIGKILL", {"learning_rate": 2e-2})}
+    again = {name: ("lora-1 SIGKILL", {}) for name in ("torn", "damaged", "unreadable")}
+    again["foreign"] = ("lora-1 SIGKILL", {"learning_rate": 2e-2})
     for case, processes in OTHERS.items():
         found = next(name for name in ends if name.startswith(f"{case} "))
         again[f"{case} on {processes}"] = (found, {"processes": processes})
@@ -116,6 +118,11 @@ def interrupted(begun, bases) -> dict[str, Interrupted]:
         jobs[name] = replace(jobs[source], output=output, checkpoints=kept(folder, name), **change)
     last = max(Path(kept(folder, "torn")).glob("step-*/state/*optim_states.pt"))
     os.truncate(last, last.stat().st_size // 2)
+    last = max(Path(kept(folder, "damaged")).glob("step-*/state/*optim_states.pt"))
+    last.write_bytes(bytes(last.stat().st_size))
+    last = max(Path(kept(folder, "unreadable")).glob("step-*.json"))
+    last.unlink()
+    last.symlink_to(last.name)
     resumed = run_batch(folder / "again", jobs)
     unstarted = (0, "", 0, 0)
     return {name: Interrupted(*ends.get(name, unstarted), resumed[name]) for name in jobs}
@@ -221,7 +228,61 @@ def test_a_torn_checkpoint_is_named_in_the_log_and_the_one_before_it_used(undist
     assert torn.report["losses"] == undisturbed["lora-1"].report["losses"]
     log, last = torn.log.read_text(), interrupted["lora-1 SIGKILL"].reached
     assert f"ignored: {torn.job.checkpoints}/step-{last:08d} is torn" in log
-    assert f"going on from step {last - 3} " in log
+    assert f"resuming from step {last - 3} " in log
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_set_aside(interrupted):
+    damaged, reached = interrupted["damaged"].resumed, interrupted["lora-1 SIGKILL"].reached
+    assert f"step-{reached:08d}: damaged (" in damaged.failure and "resumes from the one before" in damaged.failure
+    root = Path(damaged.job.checkpoints)
+    assert (root / f"step-{reached:08d}.json.aside").exists() and checkpoint_step(root) == reached - 3
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_cannot_be_read_now_fails_the_job_and_stays(interrupted):
+    unreadable, reached = interrupted["unreadable"].resumed, interrupted["lora-1 SIGKILL"].reached
+    assert "Too many levels of symbolic links" in unreadable.failure and steps_of(unreadable) == 0
+    steps = sorted(path.name for path in Path(unreadable.job.checkpoints).glob("step-*/"))
+    assert steps == [f"step-{step:08d}" for step in (reached - 3, reached)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("error", "damage", "stays"),
+    [
+        (OSError(116, "Stale file handle"), False, True),
+        (OSError(116, "Stale file handle"), True, True),
+        (RuntimeError("NCCL error: unhandled system error"), True, True),
+        (MemoryError(), True, True),
+        (RuntimeError("PytorchStreamReader failed reading file data/0"), False, True),
+        (RuntimeError("PytorchStreamReader failed reading file data/0"), True, False),
+    ],
+)
+def test_only_damage_sets_a_checkpoint_aside(tmp_path, error, damage, stays):
+    import torch
+
+    from hpcmaf.training.checkpoint import Checkpoint, at_step, marker
+    from hpcmaf.training.keeper import Keeper
+    from hpcmaf.training.process import Process
+
+    def load_checkpoint(*_, **__):
+        raise error
+
+    temporary, engine = tmp_path / ".t.tmp", SimpleNamespace(load_checkpoint=load_checkpoint)
+    temporary.mkdir()
+    torch.save({"a": torch.zeros(3)}, temporary / "part.pt")
+    size = (temporary / "part.pt").stat().st_size
+    if damage:
+        (temporary / "part.pt").write_bytes(bytes(size))
+    job = FinetuneJob(base="b", dataset=str(write_lines(tmp_path / "d", chats(1))), output="o", checkpoints=str(tmp_path))
+    keeper = Keeper(job, Process(0, 1, torch.device("cpu")), torch.float32, started=0.0, token="t")
+    found = Checkpoint(at_step(tmp_path, 4), 4, (1.0,) * 4, 1.0, keeper._identify(), {"part.pt": size})
+    found.publish(temporary)
+    keeper.found = found
+    with pytest.raises(type(error) if stays else TrainingError):
+        keeper.resume(engine)
+    assert marker(found.folder).exists() == stays and (found.folder / "part.pt").exists()
 
 
 @pytest.mark.slow

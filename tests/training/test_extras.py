@@ -16,7 +16,7 @@ from hpcmaf.training.extras import check_gpu_type
 
 @pytest.mark.parametrize(
     ("override", "package", "extra"),
-    [("method=maft-dpo", "trl", "dpo"), ("training.quantize=4bit", "bitsandbytes", "qlora")],
+    [("training.quantize=4bit", "bitsandbytes", "qlora")],
 )
 def test_a_missing_package_is_named_with_its_remedy(tmp_path, monkeypatch, override, package, extra):
     monkeypatch.setitem(sys.modules, package, None)

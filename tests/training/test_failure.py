@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +12,16 @@ import pytest
 
 from hpcmaf.errors import OutOfMemory, StopRequested, TrainingError
 from hpcmaf.training import job as jobs
-from hpcmaf.training.failure import Failure, explained, oom_kills, read, recorded
+from hpcmaf.training.failure import Failure, ended, explained, oom_kills, read, recorded
 from hpcmaf.training.job import FinetuneJob, run_finetune
+from hpcmaf.training.launch import Running, Workers
 from hpcmaf.training.stopping import ask
+
+
+def because(error: Exception, cause: Exception) -> Exception:
+    """An error that explains another."""
+    error.__cause__ = cause
+    return error
 
 
 class OutOfMemoryError(RuntimeError):
@@ -29,14 +38,52 @@ class OutOfMemoryError(RuntimeError):
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "memory"),
         (RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [10.0.0.2]:13005"), "lost"),
         (RuntimeError("Connection reset by peer"), "lost"),
-        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "error"),
-        (TrainingError("diverged: memory of it is short"), "error"),
-        (OSError(28, "No space left on device"), "error"),
+        (ConnectionResetError(104, "Connection reset by peer"), "lost"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "defect"),
+        (RuntimeError("CUDA error: device-side assert triggered"), "defect"),
+        (KeyError("hidden_size"), "defect"),
+        (TrainingError("diverged: memory of it is short"), "refused"),
+        (OSError(28, "No space left on device"), "refused"),
+        (OSError(5, "Input/output error"), "hardware"),
+        (OSError(116, "Stale file handle"), "hardware"),
+        (because(TrainingError("model b: cannot be loaded"), OSError(116, "Stale file handle")), "hardware"),
+        (because(TrainingError("model b: cannot be loaded"), ValueError("no such key")), "refused"),
+        (because(TrainingError("model b: cannot be loaded"), MemoryError()), "memory"),
+        (Exception("SafetensorError: I/O error: Input/output error (os error 5)"), "hardware"),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "hardware"),
+        (RuntimeError("CUDA error: unspecified launch failure"), "hardware"),
+        (RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable"), "hardware"),
+        (RuntimeError("NCCL error in: NCCLUtils.cpp:77, unhandled system error, NCCL version 2.27.3"), "hardware"),
+        (RuntimeError("NCCL error: remote process exited or there was a network error"), "lost"),
+        (TrainingError("checkpoint: damaged", kind="torn"), "torn"),
     ],
 )
 def test_failures_are_told_apart(error, kind):
     failure = explained(error)
     assert failure.kind == kind and "\n" not in failure.message
+
+
+def test_the_systems_number_goes_along():
+    assert explained(because(TrainingError("model b: cannot be loaded"), OSError(5, "I/O"))).errno == 5
+    assert explained(RuntimeError("shapes")).errno is None
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "kind", "words"),
+    [
+        (-9, "", "killed", "rank 1 was killed by SIGKILL, out of memory?"),
+        (-7, "", "hardware", "killed by SIGBUS"),
+        (-15, "", "killed", "killed by SIGTERM"),
+        (-6, "Watchdog caught collective operation timeout: WorkNCCL\nterminate called\n", "hardware", "Watchdog"),
+        (-6, "free(): invalid pointer\n", "defect", "invalid pointer (rank 1: killed by SIGABRT)"),
+        (-11, "", "defect", "no output (rank 1: killed by SIGSEGV)"),
+        (1, "step\nCUDA error: uncorrectable ECC error encountered\nbye\n", "hardware", "ECC"),
+        (1, "first\nModuleNotFoundError: x\n", "defect", "ModuleNotFoundError: x (rank 1: exit code 1)"),
+    ],
+)
+def test_who_dies_without_a_word_is_judged_by_signal_and_log(code, said, kind, words):
+    failure = ended("rank 1", code, None, said)
+    assert failure.kind == kind and words in failure.message
 
 
 def test_torchs_own_errors_are_known():
@@ -46,7 +93,8 @@ def test_torchs_own_errors_are_known():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 60, dtype=torch.uint8)
     assert explained(caught.value).kind == "memory"
-    assert explained(torch.distributed.DistBackendError("NCCL error")).kind == "lost"
+    assert explained(torch.distributed.DistBackendError("NCCL error")).kind == "hardware"
+    assert explained(torch.distributed.DistNetworkError("it went away")).kind == "lost"
 
 
 def test_the_first_reason_stays_but_replaces_a_mere_loss(tmp_path):
@@ -55,7 +103,13 @@ def test_the_first_reason_stays_but_replaces_a_mere_loss(tmp_path):
     assert read(tmp_path) == Failure("lost", "somebody is gone")
     with pytest.raises(MemoryError), recorded(tmp_path):
         raise MemoryError
-    Failure("error", "too late").record(tmp_path)
+    Failure("refused", "too late").record(tmp_path)
+    assert read(tmp_path).kind == "memory"
+
+
+def test_what_a_collective_says_gives_way_to_the_reason_of_another(tmp_path):
+    for kind in ("lost", "hardware", "memory", "defect"):
+        Failure(kind, kind).record(tmp_path)
     assert read(tmp_path).kind == "memory"
 
 
@@ -92,26 +146,30 @@ def test_kills_for_memory_are_counted_in_either_kind_of_control_group(tmp_path):
             r"lower training.micro_batch_size \(now 4\)",
         ),
         (Failure("memory", "tried to allocate 9 GiB"), True, OutOfMemory, "9 GiB"),
-        (Failure("error", "diverged"), True, TrainingError, "diverged; see"),
+        (Failure("refused", "diverged"), True, TrainingError, "diverged; see"),
+        (Failure("hardware", "Stale file handle", 116), False, TrainingError, "Stale file handle; see"),
         (Failure("lost", "connection closed"), False, TrainingError, "connection closed"),
         (Failure("lost", "connection closed"), True, StopRequested, "broken off, as asked"),
         (None, False, TrainingError, "last line of the log"),
     ],
 )
 def test_each_has_an_error_of_its_own(tmp_path, monkeypatch, failure, asked, raised, said):
-    @contextmanager
-    def torchrun(job, work, output, steps, log, place):
-        log.write_text("first\nlast line of the log\n\n")
-        if failure is not None:
-            failure.record(work)
-        if asked:
-            ask(work)
-        yield None
+    class Failing(Workers):
+        @contextmanager
+        def running(self, job, work, output, steps, log, node):
+            log.write_text("first\nlast line of the log\n\n")
+            if failure is not None:
+                failure.record(work)
+            if asked:
+                ask(work)
+            process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
+            yield Running(process, work, (log, log), None, None)
 
-    monkeypatch.setattr(jobs, "torchrun", torchrun)
-    monkeypatch.setattr(jobs, "wait", lambda *_: 1)
+    monkeypatch.setattr(jobs, "Workers", Failing)
     job = FinetuneJob(base="b", dataset="d", output=str(tmp_path / "out"), micro_batch_size=4)
     with pytest.raises(raised, match=said) as caught:
         run_finetune(job, tmp_path / "logs")
     assert "\n" not in str(caught.value) and type(caught.value) is raised
+    if raised is not StopRequested and failure is not None:
+        assert (caught.value.kind, caught.value.errno) == (failure.kind, failure.errno)
     assert not Path(job.output).exists()

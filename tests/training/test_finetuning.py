@@ -212,6 +212,12 @@ def test_divergence_stops_with_step_and_samples(outcomes):
     assert not list(outcomes["diverged"].output.iterdir())
 
 
+@pytest.mark.parametrize("name", ["steep-lora", "steep-full-0", "steep-full-3", "steep-bfloat16"])
+def test_gradients_that_are_not_finite_stop_with_step_and_samples(outcomes, name):
+    assert "diverged: the gradients of step 1 of 6 are not finite (samples p" in outcomes[name].failure
+    assert not list(outcomes[name].output.iterdir())
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [("wrong-rank", "rank 4, alpha 8, but the recipe asks for rank 8"), ("wrong-targets", "lora.targets ['nowhere']")],

@@ -48,7 +48,7 @@ def close(found, expected, tolerance=1e-6):
 def test_rows_become_the_nearest_numbers_there_are(by):
     import torch
 
-    from hpcmaf.training.fp8_rows import round_rows
+    from hpcmaf.training.fp8 import round_rows
 
     torch.manual_seed(0)
     parts = [torch.randn(6, 40), torch.randn(6, 24) * 1e4]
@@ -120,7 +120,7 @@ def test_fused_or_not_it_learns_alike_and_nearly_as_without(checkpointing):
     assert round_base(model, torch.device("cpu")) == count > 0
     ways = [loss_and_gradients(model)]
     assert quicken(model) == 14 and gate(model) == (2, 2)
-    # What another job of the series does.
+    # What another job of the same processes does.
     assert round_base(model, torch.device("cpu")) == count
     ways.append(loss_and_gradients(model))
     for other_loss, others in ways:

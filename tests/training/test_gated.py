@@ -26,7 +26,7 @@ def kept_bytes(model, batch):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = negative_log_likelihood(model, batch, "cpu")
+        loss = negative_log_likelihood(model, batch, "cpu").sum()
     return loss, sum(kept.values())
 
 
@@ -62,7 +62,7 @@ def test_loss_and_gradients_are_pefts_and_less_is_kept(checkpointing):
 def test_the_whole_unit_is_differentiated_rightly():
     import torch
 
-    from hpcmaf.training.frozen import Stored
+    from hpcmaf.training.adapters import Stored
     from hpcmaf.training.gated import _Gated
 
     torch.manual_seed(0)
@@ -120,7 +120,7 @@ def test_switched_off_merged_and_unloaded_it_is_the_base():
     model, ids, base = switched_off_and_merged(quicken, gate)
     with torch.no_grad():
         model.unmerge_adapter()
-        # As a series does between two agents.
+        # As a process does between two agents.
         plain = model.unload()
         assert torch.allclose(plain(ids).logits, base, atol=1e-5)
         from peft import LoraConfig, get_peft_model

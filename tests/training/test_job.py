@@ -18,62 +18,54 @@ from hypothesis import strategies as st
 
 from hpcmaf.errors import ConfigError, TrainingError
 from hpcmaf.training.failure import recorded
-from hpcmaf.training.job import FinetuneJob, LoraSettings, run_finetune
-from hpcmaf.training.processes import Handed, leave
+from hpcmaf.training.job import FinetuneJob, LoraSettings, StopFlag, Workers, run_finetune
 from hpcmaf.training.schedule import rate_factor
 from tests.training.conftest import COMMON, LORA, chats, write_lines
 
 JOB = FinetuneJob(base="b", dataset="d", output="o", lora=LoraSettings(targets=("q_proj",)), start="s")
 
 
-class Process:
-    """Of a job whose report is there, and which ends like this."""
+@pytest.mark.parametrize("program", ["pass", "import sys; sys.exit(1)", "import time; time.sleep(60)"])
+def test_a_saved_model_stays_however_its_processes_end(tmp_path, capsys, monkeypatch, program):
+    monkeypatch.setattr("hpcmaf.training.launch.LEAVING_S", 1.0)
+    monkeypatch.setattr("hpcmaf.training.launch._start", lambda *_: started(program))
+    (tmp_path / "work").mkdir()
+    with Workers(lone=True) as workers:
+        with workers.running(JOB, tmp_path / "work", tmp_path, tmp_path / "s", tmp_path / "log") as running:
+            (tmp_path / "work" / "report.json").write_text('{"steps": 3}')
+            assert running.wait(StopFlag()) == 0 and running.succeeded
+    said = {"pass": "", "import sys; sys.exit(1)": "exited with code 1"}.get(program, "did not exit within 1 s")
+    out = capsys.readouterr().out
+    assert said in out if said else out == ""
+    assert not list(tmp_path.glob("jobs-*"))
 
-    def __init__(self, code: int | None) -> None:
-        self.code = code
 
-    def poll(self) -> None:
-        return None
-
-    def wait(self, timeout: float) -> int:
-        if self.code is None:
-            raise subprocess.TimeoutExpired("torchrun", timeout)
-        return self.code
-
-
-@pytest.mark.parametrize(("code", "said"), [(0, ""), (1, "ended with exit code 1"), (None, "did not end within 60 s")])
-def test_a_saved_model_stays_however_its_processes_end(tmp_path, capsys, code, said):
-    handed = Handed(Process(code), tmp_path / "report.json")
-    assert handed.poll() is None
-    with pytest.raises(subprocess.TimeoutExpired):
-        handed.wait(0.1)
-    (tmp_path / "report.json").write_text("{}")
-    assert handed.poll() == handed.wait(0.1) == 0 and not handed.stopped
-    leave(Process(code), tmp_path / "finetune.log")
-    assert (said in capsys.readouterr().out) if said else capsys.readouterr().out == ""
+def started(program: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("leaving", [True, False])
 def test_every_failure_is_in_the_log_once(tmp_path, monkeypatch, capsys, training, leaving):
-    from hpcmaf.training import start, torchrun
+    from hpcmaf.training import worker
 
-    def run(*_: object) -> None:
-        try:
+    def entries(_: Path):
+        if training:
             with recorded(tmp_path):
-                if training:
-                    raise ValueError("diverged")
-        finally:
-            if leaving:
-                raise RuntimeError("while leaving")
+                raise ValueError("diverged")
+        yield from ()
 
-    monkeypatch.setattr(start, "run", run)
-    monkeypatch.setattr(os, "environ", dict(os.environ))
-    assert torchrun._by_itself(None, ["work", "out", "steps", "0"]) == int(training or leaving)
+    def leave() -> None:
+        if leaving:
+            raise RuntimeError("while leaving")
+
+    monkeypatch.setattr(worker.Entry, "all", entries)
+    monkeypatch.setattr(worker, "_leave", leave)
+    monkeypatch.setattr(worker, "die_with_parent", lambda parent: None)
+    assert worker.main(str(tmp_path)) == int(training or leaving)
     said = capsys.readouterr().err
-    # The second one's trace tells what it came upon, once more.
-    assert said.count("ValueError: diverged") == training * (1 + leaving)
-    assert said.count("RuntimeError: while leaving") == int(leaving)
+    assert said.count("ValueError: diverged") == training
+    assert said.count("RuntimeError: while leaving") == int(leaving and not training)
 
 
 def test_job_survives_its_file(tmp_path):
@@ -116,7 +108,7 @@ def test_rate_rises_to_one_and_never_leaves_0_to_1(steps, schedule, warmup):
 
 
 def test_launcher_imports_nothing_heavy():
-    code = "import sys, hpcmaf.training.job, hpcmaf.training.selection, hpcmaf.cli.select; print(*sys.modules)"
+    code = "import sys, hpcmaf.training.job, hpcmaf.selection.select, hpcmaf.cli.select; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "transformers", "deepspeed", "peft"} & set(loaded)
 

@@ -75,12 +75,11 @@ def test_nothing_is_computed_twice_where_smaller_passes_do():
     job = replace(JOB, micro_batch_size=8, gradient_checkpointing="auto")
     keeps = Keeps(fused=True)
     for gib, expected in ((141, (8, 0)), (80, (5, 0)), (60, (4, 2)), (40, (4, 20)), (24, (2, 32))):
-        micro, layers, wanted, why = choose_passes(LORA, 1, 1, job, Llama8B(), [gib * GIB], keeps)
+        micro, layers, why = choose_passes(LORA, 1, 1, job, Llama8B(), [gib * GIB], keeps)
         assert (micro, layers) == expected and f"{layers} of 32 layers" in why
         cut = replace(job, micro_batch_size=micro)
         passing = activations(cut, Llama8B(), checkpointed=layers, keeps=keeps)
-        assert wanted == needed(LORA, 1, 1, "none", passing)
-        assert layers == 32 or wanted <= 0.92 * gib * GIB
+        assert layers == 32 or needed(LORA, 1, 1, "none", passing) <= 0.92 * gib * GIB
     # All weights of 8 B on two cards of 80 GB: only just.
     assert choose_passes(FULL, 3, 2, job, Llama8B(), [80 * GIB] * 2, keeps)[:2] == (4, 30)
     assert choose_passes(FULL, 3, 2, job, Llama8B(), [76 * GIB] * 2, keeps)[:2] == (3, 32)

@@ -13,10 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 
 from hpcmaf.errors import ConfigError, TrainingError
-from hpcmaf.training import torchrun
+from hpcmaf.training import launch
 from hpcmaf.training.job import FinetuneJob, NodePlace, run_finetune
 from hpcmaf.training.nodes import Pulse, announce, announced
 from tests.training.conftest import COMMON, LORA, chats, run_batch, write_lines
@@ -40,11 +39,12 @@ def test_nodes_meet_at_addresses_of_either_kind(tmp_path):
     place = NodePlace(0, 2, "fd00::2", "run")
     announce(tmp_path, place, 4711)
     assert announced(tmp_path) == "[fd00::2]:4711"
-    assert parse_rendezvous_endpoint(announced(tmp_path), 1) == ("fd00::2", 4711)
+    options = dict(option.split("=") for option in launch._among(replace(place, rank=1), tmp_path))
+    assert (options["--master-addr"], options["--master-port"]) == ("fd00::2", "4711")
 
 
 def test_a_job_of_one_node_needs_no_names():
-    assert torchrun._alone()["rdzv_endpoint"] == "127.0.0.1:0" and torchrun._alone()["local_addr"] == "127.0.0.1"
+    assert {"--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"} <= set(launch._alone())
 
 
 def test_the_observers_own_standstill_is_not_held_against_the_others(tmp_path):
@@ -73,13 +73,13 @@ def test_job_and_nodes_have_to_agree(tmp_path):
 
 
 def test_jobs_that_begin_at_once_on_one_machine_meet_apart(tmp_path):
-    works = [tmp_path / name for name in "ab"]
-    stores = []
-    for work in works:
-        work.mkdir()
-        stores.append(torchrun._open(work, PLACES[0]))
-    said = [announced(work) for work in works]
-    assert said == [f"127.0.0.1:{store.port}" for store in stores] and len(set(said)) == 2
+    said = []
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        options = dict(option.split("=") for option in launch._among(PLACES[0], tmp_path / name))
+        assert f"127.0.0.1:{options['--master-port']}" == announced(tmp_path / name)
+        said.append(options["--master-port"])
+    assert len(set(said)) == 2
 
 
 def test_a_node_that_falls_silent_is_missed_and_one_that_lives_is_not(tmp_path):

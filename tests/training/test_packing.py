@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,7 +87,7 @@ def loss_and_gradients(model, rows, packed: bool):
     micros = [rows] if packed else [[row] for row in rows]
     total = torch.zeros(())
     for micro in micros:
-        nll = negative_log_likelihood(model, collate(micro, pad_id=0, filler=rows[0], packed=packed), total.device)
+        nll = negative_log_likelihood(model, collate(micro, pad_id=0, filler=rows[0], packed=packed), total.device).sum()
         nll.backward()
         total += nll.detach()
     return total, {name: p.grad.clone() for name, p in model.named_parameters()}
@@ -102,7 +108,7 @@ MAKES = {
 def test_packed_loss_and_gradient_are_the_unpacked_ones(make, checkpointing):
     import torch
 
-    from hpcmaf.training.packable import Packing
+    from hpcmaf.training.packing import Packing
 
     model = tiny(make, **MAKES[make]).train()
     if checkpointing:
@@ -118,6 +124,28 @@ def test_packed_loss_and_gradient_are_the_unpacked_ones(make, checkpointing):
         assert (packed_gradients[name] - gradient).norm() <= 2e-5 * gradient.norm() + 1e-7, name
 
 
+def leaky(module, query, key, value, mask, scaling=None, causal=True, **_):
+    """Attention that knows of no boundaries."""
+    import torch
+
+    attend = torch.nn.functional.scaled_dot_product_attention
+    return attend(query, key, value, is_causal=causal, scale=scaling, enable_gqa=True).transpose(1, 2), None
+
+
+@pytest.mark.slow
+def test_all_processes_pack_or_none_does():
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, "-m", "tests.training.verdict"],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "process 0 packs: False" in done.stdout and "process 1 packs: False" in done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("alike", [False, True])
 @pytest.mark.parametrize("rounded", [False, True])
@@ -125,14 +153,10 @@ def test_packed_loss_and_gradient_are_the_unpacked_ones(make, checkpointing):
 def test_a_leak_between_texts_is_found(monkeypatch, capsys, causal, rounded, alike):
     import torch
 
-    from hpcmaf.training import packable
+    from hpcmaf.training import packing as packable
     from hpcmaf.training.fp8 import round_base
 
-    def leaky(module, query, key, value, mask, scaling=None, **_):
-        attend = torch.nn.functional.scaled_dot_product_attention
-        return attend(query, key, value, is_causal=causal, scale=scaling, enable_gqa=True).transpose(1, 2), None
-
-    monkeypatch.setattr(packable, "packed_attention", leaky)
+    monkeypatch.setattr(packable, "packed_attention", partial(leaky, causal=causal))
     model = tiny("llama").train()
     # Weights as large as trained ones, or attention hardly matters.
     for parameter in model.parameters():
@@ -161,7 +185,7 @@ def test_a_leak_between_texts_is_found(monkeypatch, capsys, causal, rounded, ali
 def test_models_with_an_attention_of_their_own_are_padded(make, settings, said, capsys):
     import torch
 
-    from hpcmaf.training.packable import Packing
+    from hpcmaf.training.packing import Packing
 
     model = tiny(make, **settings)
     packing = Packing(model, 300)

@@ -1,4 +1,4 @@
-"""Preferences: pairs out of debates, TRL's loss, and what agents have learnt from them."""
+"""Preferences: pairs out of debates, the loss, and what agents have learnt from them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hpcmaf.errors import ConfigError, DataError
 from hpcmaf.recipe import load_recipe
 from hpcmaf.training.pairs import load_pairs
-from hpcmaf.training.selection import select, write_selection
+from hpcmaf.selection.select import select, write_selection
 from tests.training.conftest import Outcome, preferences, write_lines
-from tests.training.test_selection import cut_off, debate, random_debates, store
+from tests.selection.test_select import cut_off, debate, random_debates, store
 
 answers = st.sampled_from(["7", "1", None])
 

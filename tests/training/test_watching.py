@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import struct
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,62 +14,29 @@ from hpcmaf.errors import ConfigError, TrainingError
 from hpcmaf.recipe import load_recipe
 from hpcmaf.training.data import TokenSample
 from hpcmaf.training.divergence import check_loss
-from hpcmaf.training.events import EventFile, crc32c
 from hpcmaf.training.spec import FinetuneJob
 
 BATCH = [TokenSample("p7:3", [1, 2, 3], [False, True, True])]
 JOB = FinetuneJob(base="b", dataset="d", output="o", agent="critic-1")
 
 
-def records(path: Path) -> list[bytes]:
-    """TFRecords, each checked against its checksums."""
-    content, found = path.read_bytes(), []
-
-    def unmasked(at: int) -> int:
-        rotated = (struct.unpack_from("<I", content, at)[0] - 0xA282EAD8) & 0xFFFFFFFF
-        return (rotated << 15 | rotated >> 17) & 0xFFFFFFFF
-
-    at = 0
-    while at < len(content):
-        (length,) = struct.unpack_from("<Q", content, at)
-        assert unmasked(at + 8) == crc32c(content[at : at + 8])
-        found.append(content[at + 12 : at + 12 + length])
-        assert unmasked(at + 12 + length) == crc32c(found[-1])
-        at += 16 + length
-    return found
-
-
-def test_checksum_is_castagnolis():
-    # RFC 3720, B.4
-    assert crc32c(b"123456789") == 0xE3069283
-    assert crc32c(bytes(32)) == 0x8A9136AA
-    assert crc32c(bytes(range(32))) == 0x46DD794E
-
-
-def test_event_files_hold_every_step(tmp_path):
-    events = EventFile(tmp_path / "tensorboard")
-    events.add(300, {"loss": 0.5})
-    (path,) = (tmp_path / "tensorboard").iterdir()
-    version, scalar = records(path)
-    assert version.endswith(b"\x1a\x0dbrain.Event:2")
-    # step = 300 (field 2), then summary { value { tag: "loss", simple_value: 0.5 } }
-    value = b"\x0a\x04loss\x15" + struct.pack("<f", 0.5)
-    assert scalar[9:] == b"\x10\xac\x02" + b"\x2a" + bytes([len(value) + 2]) + b"\x0a" + bytes([len(value)]) + value
-    events.close()
-
-
-def test_tensorboard_itself_reads_them(tmp_path):
+@pytest.mark.slow
+def test_tensorboard_reads_every_step(tmp_path):
+    import torch
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventFile(tmp_path)
-    for step in (1, 2, 300):
-        events.add(step, {"loss": 1 / step, "reward_margin": -2.5 * step})
-    events.close()
-    read = EventAccumulator(str(tmp_path)).Reload()
-    assert sorted(read.Tags()["scalars"]) == ["loss", "reward_margin"]
-    assert [event.step for event in read.Scalars("loss")] == [1, 2, 300]
-    assert [event.value for event in read.Scalars("loss")] == pytest.approx([1, 0.5, 1 / 300])
-    assert [event.value for event in read.Scalars("reward_margin")] == [-2.5, -5.0, -750.0]
+    from hpcmaf.training.process import Process
+    from hpcmaf.training.watching import Watch
+
+    watch = Watch(JOB, Process(0, 1, torch.device("cpu")), tmp_path / "progress.jsonl", 3, 100)
+    watch.begin()
+    for step in (1, 2, 3):
+        watch.step(step, 1 / step, 1e-5, BATCH, {"reward_margin": -2.5 * step})
+    watch.close()
+    read = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert {"loss", "reward_margin", "learning_rate"} <= set(read.Tags()["scalars"])
+    assert [event.step for event in read.Scalars("loss")] == [1, 2, 3]
+    assert [event.value for event in read.Scalars("loss")] == pytest.approx([1, 0.5, 1 / 3])
 
 
 @given(st.lists(st.floats(0.01, 3.0), min_size=1, max_size=60), st.sampled_from([0.0, 3.0]))
@@ -126,21 +91,21 @@ def test_impossible_factors_are_refused_in_a_line(factor):
 def test_wandb_is_told_only_when_asked_and_missed_in_a_line(tmp_path, monkeypatch):
     import torch
 
-    from hpcmaf.training.place import Place
+    from hpcmaf.training.process import Process
     from hpcmaf.training.watching import Watch
 
-    place, told = Place(0, 1, torch.device("cpu")), []
+    process, told = Process(0, 1, torch.device("cpu")), []
     monkeypatch.setitem(sys.modules, "wandb", None)
-    Watch(JOB, place, tmp_path / "a.jsonl", 2, 100).close()
+    Watch(JOB, process, tmp_path / "a.jsonl", 2, 100).close()
     with pytest.raises(ConfigError, match="wandb is 'maft', but wandb is not installed; pip install wandb"):
-        Watch(replace(JOB, wandb="maft"), place, tmp_path / "b.jsonl", 2, 100)
+        Watch(replace(JOB, wandb="maft"), process, tmp_path / "b.jsonl", 2, 100)
     run = SimpleNamespace(
         log=lambda values, step: told.append((step, values["loss"])), finish=lambda: told.append("end")
     )
     made = []
     fake = SimpleNamespace(init=lambda **settings: made.append(settings) or run)
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    watch = Watch(replace(JOB, wandb="maft"), place, tmp_path / "c.jsonl", 2, 100)
+    watch = Watch(replace(JOB, wandb="maft"), process, tmp_path / "c.jsonl", 2, 100)
     watch.begin()
     watch.step(1, 0.25, 1e-5, BATCH)
     watch.close()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from hpcmaf.errors import EngineError
-from hpcmaf.imports.metas import with_metas
 
 
 def dissimilarity(vectors: np.ndarray, chosen: Sequence[bool] | None = None) -> float | None:
@@ -74,7 +72,7 @@ class Encoder:
         try:
             source = {"revision": revision, "trust_remote_code": trust_remote_code}
             self.tokenizer = AutoTokenizer.from_pretrained(path, **source)
-            model = with_metas(partial(AutoModel.from_pretrained, path, dtype=dtype, **source))
+            model = AutoModel.from_pretrained(path, dtype=dtype, **source)
         except Exception as error:  # whatever the many kinds of models raise
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise EngineError(f"encoder {path}: cannot be loaded ({reason}); check --encoder") from error

@@ -1,4 +1,4 @@
-"""This machine and a profile: Python packages, GPUs, and whether Python can keep what it compiled."""
+"""This machine and a profile: Python packages and GPUs."""
 
 from __future__ import annotations
 
@@ -8,19 +8,16 @@ from collections.abc import Iterator
 from importlib import metadata
 from importlib.util import find_spec
 
-from hpcmaf.bytecode import nowhere_to_keep
 from hpcmaf.launch.doctor.finding import Finding, ok, problem, warning
 from hpcmaf.launch.executors import visible_gpus
 from hpcmaf.profile import Profile
 from hpcmaf.site import unnamed
-from hpcmaf.usercache import user_cache
 
 
 def examine_machine(profile: Profile) -> Iterator[Finding]:
     """Look at what jobs will be started with."""
     yield from _packages(profile)
     yield _gpus(profile)
-    yield _bytecode()
     # What packages lack is told above, with their versions.
     yield from (found for found in profile_findings(profile) if found.area != "packages")
 
@@ -80,20 +77,3 @@ def _gpus(profile: Profile) -> Finding:
     if profile.launcher == "slurm":
         text += "; jobs run on others"
     return ok("GPUs", text)
-
-
-def _bytecode() -> Finding:
-    """Without compiled files every process compiles thousands of modules again."""
-    area = "bytecode"
-    why = nowhere_to_keep()
-    if why is None:
-        return ok(area, "compiled modules are kept")
-    remedy = "python -m compileall, as the owner of the packages"
-    try:
-        folder = user_cache("bytecode")
-    except OSError as error:
-        return warning(area, f"{why}, nor is there a place for them ({error}): every job compiles them anew", remedy)
-    if folder.name != "bytecode":
-        effect = f"{why}, and there is no home to keep them in: on every machine the first job is slow to start"
-        return warning(area, effect, remedy)
-    return ok(area, f"{why}: jobs keep compiled modules in {folder}")

@@ -26,8 +26,8 @@ from hpcmaf.plan import Stage
 from hpcmaf.rundir import RunDir
 from hpcmaf.stages.entry import run_task
 from hpcmaf.stages.standing import standing
+from hpcmaf.training.launch import Workers
 from hpcmaf.training.nodes import NodePlace
-from hpcmaf.training.series import Series
 from hpcmaf.training.stopping import StopFlag
 
 # A node whose daemon died keeps its tasks for a while, beside the new copy.
@@ -50,8 +50,7 @@ class Work(Protocol):
         halvings: int,
         stop: StopFlag,
         place: NodePlace | None,
-        series: Series | None,
-        coming: str | None,
+        workers: Workers | None,
     ) -> None: ...
 
 
@@ -92,7 +91,7 @@ class ClusterTask:
         run = RunDir(Path(self.root))
         stage = run.load_plan().stage(self.stage)
         failure: Exception | None = None
-        with _Asked() as asked, Series() if len(tasks) > 1 else nullcontext() as series:
+        with _Asked() as asked, Workers() if len(tasks) > 1 else nullcontext() as workers:
             for position, task in enumerate(tasks):
                 if asked.stop.requested:
                     break
@@ -101,8 +100,7 @@ class ClusterTask:
                     if place is not None and place.rank > 0:
                         lend(run, stage, task, place, asked.stop)
                     else:
-                        coming = next((other for other in tasks[position + 1 :] if not run.done(stage, other)), None)
-                        self._do(run, stage, task, asked, place, series, coming)
+                        self._do(run, stage, task, asked, place, workers)
                 except Exception as error:
                     failure = failure or error
         # Every task has saved what it has and let go of its claim.
@@ -124,8 +122,7 @@ class ClusterTask:
         task: str,
         asked: _Asked,
         place: NodePlace | None,
-        series: Series | None,
-        coming: str | None,
+        workers: Workers | None,
     ) -> None:
         if run.done(stage, task):
             print(f"{stage.id} {task}: done already", flush=True)
@@ -143,8 +140,7 @@ class ClusterTask:
                 halvings=self.halvings,
                 stop=asked.stop,
                 place=place,
-                series=series,
-                coming=coming,
+                workers=workers,
             )
         except StopRequested:
             if asked.number == signal.SIGUSR2:

@@ -1,4 +1,4 @@
-"""Where a process stands among its job's."""
+"""One process among its job's."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hpcmaf.training.spec import FinetuneJob
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Process:
     """Rank among all processes of all nodes, their number, and this one's device."""
 
     rank: int
-    processes: int
+    world_size: int
     device: torch.device
 
     @property
@@ -24,14 +24,19 @@ class Place:
         """Whether this process speaks and writes for all."""
         return self.rank == 0
 
+    @property
+    def cuda(self) -> bool:
+        """Whether it computes on a GPU."""
+        return self.device.type == "cuda"
+
     @classmethod
-    def of(cls, job: FinetuneJob) -> Place:
-        """This process's place, from torchrun's variables.
+    def of(cls, job: FinetuneJob) -> Process:
+        """This process, by torchrun's variables.
 
         Raises
         ------
         PlatformError
-            There is no GPU for it where one is asked for.
+            There is no GPU for it where one is wanted.
         """
         cuda = job.device != "cpu" and torch.cuda.is_available()
         if job.device == "cuda" and not cuda:

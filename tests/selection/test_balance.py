@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcmaf.errors import ConfigError
-from hpcmaf.training.mixing import cap_counts, check_mix, drawer, exact_counts, mix_trajectories
+from hpcmaf.selection.balance import cap_counts, check_mix, drawer, exact_counts, mix_trajectories
 
 sizes = st.integers(0, 60)
 shares = st.integers(0, 20).map(lambda twentieth: twentieth / 20)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from hpcmaf.errors import TrainingError
-from hpcmaf.training.job import FinetuneJob, Series, run_finetune
-from hpcmaf.training.orders import Order, end
+from hpcmaf.training.job import FinetuneJob, Workers, run_finetune
+from hpcmaf.training.launch import Entry
 from tests.training.test_checkpoints import family_named
 
 pytestmark = pytest.mark.slow
@@ -20,21 +20,20 @@ AGENTS = ["dropout-a", "other-agent", "dpo-lora", "lora-2"]
 
 @pytest.fixture(scope="module")
 def trained(outcomes, tmp_path_factory) -> tuple[Path, dict[str, FinetuneJob]]:
-    """Those jobs in one series, and a failing one among them."""
-    folder = tmp_path_factory.mktemp("a series")
+    """Those jobs by the same processes, and a failing one among them."""
+    folder = tmp_path_factory.mktemp("a list")
     jobs = {name: replace(outcomes[name].job, output=str(folder / name)) for name in AGENTS}
     broken = replace(jobs["dropout-a"], base=str(folder / "nothing"), output=str(folder / "broken"))
     order = [*list(jobs.items())[:3], ("broken", broken), ("lora-2", jobs["lora-2"])]
-    with Series() as series:
-        for at, (name, job) in enumerate(order):
-            following = order[at + 1][1] if at + 1 < len(order) else None
+    with Workers() as workers:
+        for name, job in order:
             if name == "broken":
                 with pytest.raises(TrainingError, match="nothing: cannot be loaded"):
-                    run_finetune(job, folder / f"{name}.logs", series=series, coming=following)
+                    run_finetune(job, folder / f"{name}.logs", workers=workers)
             else:
-                run_finetune(job, folder / f"{name}.logs", series=series, coming=following)
+                run_finetune(job, folder / f"{name}.logs", workers=workers)
         assert family_named(folder)
-    assert not family_named(folder), "nobody outlives the series"
+    assert not family_named(folder), "nobody outlives the block"
     return folder, jobs
 
 
@@ -48,23 +47,21 @@ def test_the_same_bytes_as_from_a_job_of_its_own(outcomes, trained, name):
     assert 0 < report["startup_seconds"] < report["wall_seconds"]
 
 
-def test_the_base_is_loaded_once_and_data_are_ready_before(trained):
+def test_the_base_is_loaded_once(trained):
     folder, _ = trained
     logs = {name: (folder / f"{name}.logs" / "finetune.log").read_text() for name in AGENTS}
     assert "from the job before" not in logs["dropout-a"]
     for name in ("other-agent", "dpo-lora"):
-        assert "from the job before: data and base" in logs[name]
+        assert "from the job before: base" in logs[name]
     # After a failure, others begin anew.
     assert "from the job before" not in logs["lora-2"]
-    assert not (folder / "broken").exists() and not list(folder.glob("*.logs/series-*"))
+    assert not (folder / "broken").exists() and not list(folder.glob("*.logs/jobs-*"))
 
 
-def test_orders_are_read_in_turn_until_there_are_no_more(tmp_path):
-    orders = [Order("w", "o", "s", "l", float(number)) for number in (1, 2)]
-    for number, order in enumerate(orders, 1):
-        order.give(tmp_path, number)
-    assert [Order.wait(tmp_path, number, lambda: False) for number in (1, 2)] == orders
-    assert Order.last(tmp_path) == orders[1]
-    assert Order.wait(tmp_path, 3, lambda: True) is None
-    end(tmp_path)
-    assert Order.wait(tmp_path, 3, lambda: False) is None
+def test_jobs_are_read_in_turn_until_there_are_no_more(tmp_path):
+    entries = [Entry("w", "o", "s", "l", float(number)) for number in (1, 2)]
+    for number, entry in enumerate(entries, 1):
+        (tmp_path / f"{number:04d}.json").write_text(json.dumps(asdict(entry)))
+    (tmp_path / "end").touch()
+    assert list(Entry.all(tmp_path)) == entries
+    assert list(Entry.all(tmp_path / "gone")) == []

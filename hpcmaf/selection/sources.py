@@ -9,9 +9,9 @@ from typing import Any, Literal
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.errors import ConfigError
 from hpcmaf.methods import SINGLE
-from hpcmaf.training.spec import LossOn
 
 Label = Literal["positive", "negative"]
+LossOn = Literal["last_turn", "all_turns"]
 # Fewer samples than this teach an agent next to nothing, which has to be said.
 FEW = 10
 

@@ -21,10 +21,9 @@ from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import DataError
 from hpcmaf.publish import atomic_path, write_json
 from hpcmaf.store import Store
-from hpcmaf.training.mixing import Mix, check_mix, drawer, mix_trajectories
-from hpcmaf.training.pairs import opposed, pair_line
-from hpcmaf.training.parts import DATA, Dataset, check_data, counts
-from hpcmaf.training.spec import LossOn
+from hpcmaf.selection.balance import Mix, check_mix, drawer, mix_trajectories
+from hpcmaf.selection.pairs import opposed, pair_line
+from hpcmaf.selection.sources import DATA, Dataset, LossOn, check_data, counts
 
 SCHEMA = "hpcmaf-selection/1"
 
@@ -88,7 +87,7 @@ def select(
     seed, iteration
         Of the run; with agent and problem they decide every draw.
     mix
-        See :mod:`hpcmaf.training.mixing`.
+        See :mod:`hpcmaf.selection.balance`.
     data
         Which answers become samples, and of whom: a key of ``DATA``. With
         ``"gold"`` transcripts need their gold answers.
