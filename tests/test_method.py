@@ -519,5 +519,5 @@ def test_a_resumed_task_counts_all_its_time_once(monkeypatch: pytest.MonkeyPatch
     spent: list[dict[str, float]] = []
     context = SimpleNamespace(started=100.0, spend=lambda agent=None, **amounts: spent.append(amounts))
     monkeypatch.setattr(debate_stage.time, "monotonic", lambda: 110.0)
-    debate_stage._spend(context, [], seconds=34.0, earlier=30.0, gpus=0)
+    debate_stage._spend(context, [], seconds=34.0, earlier=30.0, gpus=0, memory=1, engine={})
     assert spent[-1]["wall_seconds"] == 40.0
