@@ -458,7 +458,7 @@ print("finished")
     assert run(engine, requests) == resumed, "greedy text does not depend on where the kill fell"
 
 
-def test_a_diverged_agent_is_named(agents: dict[str, str], shared: dict[str, Any], tmp_path: Path) -> None:
+def test_a_diverged_agent_is_named(agents: dict[str, str], tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -467,7 +467,7 @@ def test_a_diverged_agent_is_named(agents: dict[str, str], shared: dict[str, Any
     key = next(key for key in weights if "lora_B" in key)
     weights[key] = torch.full_like(weights[key], float("nan"))
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    engine = vllm_engine(served({"generator-0": agents["generator-0"], "critic-0": str(folder)}), **shared)
+    engine = vllm_engine(served({"generator-0": agents["generator-0"], "critic-0": str(folder)}))
     with pytest.raises(EngineError, match="model critic-0: its logits are not numbers, so it has diverged"):
         run(engine, [ask("k")])
     engine.close()
