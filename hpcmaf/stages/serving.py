@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hpcmaf.engines.base import ServedModels
+from hpcmaf.engines.basemodel import base_model
 from hpcmaf.engines.options import AdapterShape
 from hpcmaf.errors import DataError
 from hpcmaf.methods import METHODS
 from hpcmaf.recipe import Recipe
 from hpcmaf.rundir import RunDir
-from hpcmaf.engines.basemodel import base_model
 
 
 def trained_agents(recipe: Recipe) -> Sequence[str]:

