@@ -123,7 +123,7 @@ class Week:
 
     def runs_are_not_mounted(self, node: str) -> None:
         self.hurt.add(node)
-        inside = ["nsenter", "-t", str(self.cluster.nodes[node].first_process()), "-m"]
+        inside = ["nsenter", "-t", str(self.cluster.nodes[node].first_process()), "-m", "-p"]
         runs = self.loop.run.root.parent
         subprocess.run([*inside, "mount", "-t", "tmpfs", "tmpfs", runs], check=True)
         time.sleep(5)

@@ -131,15 +131,13 @@ def test_a_node_without_the_run_takes_neither_tasks_nor_gates_for_long(slurm: Cl
     """Nothing of the run is there, so all that is sent there fails within a second."""
     (tmp_path / "runs").mkdir()
     loop = Loop(slurm, tmp_path / "runs" / "run")
-    holes = [f"nsenter -t {slurm.nodes[name].first_process()} -m" for name in slurm.names[:1]]
-    for hole in holes:
-        subprocess.run([*hole.split(), "mount", "-t", "tmpfs", "tmpfs", tmp_path / "runs"], check=True)
+    hole = ["nsenter", "-t", str(slurm.nodes["node1"].first_process()), "-m", "-p"]
+    subprocess.run([*hole, "mount", "-t", "tmpfs", "tmpfs", tmp_path / "runs"], check=True)
     try:
         loop.start()
         loop.finish(240)
     finally:
-        for hole in holes:
-            subprocess.run([*hole.split(), "umount", tmp_path / "runs"], check=False)
+        subprocess.run([*hole, "umount", "-l", tmp_path / "runs"], check=True)
     loop.all_once()
     assert set(loop.verdicts()) == {"not started"}
 
