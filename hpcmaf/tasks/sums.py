@@ -7,6 +7,7 @@ side it is on.
 
 from __future__ import annotations
 
+import math
 import random
 
 from hpcmaf.answers import AnswerForm
@@ -16,20 +17,22 @@ from hpcmaf.tasks.base import Problem, PromptSet
 from hpcmaf.tasks.prompts import ChatPrompts
 from hpcmaf.tasks.task import Task, Variant
 
-# Form of an expression, and the smallest and largest of its numbers: some 21,000 questions in all.
-_FORMS = (("{} + {}", 1, 60), ("{} - {}", 1, 60), ("{} * {}", 2, 20), ("{} + {} + {}", 1, 25))
+# Form of an expression, and the smallest and largest of its numbers: some 1,600 questions on each side.
+_FORMS = (("{} + {}", 1, 40), ("{} - {}", 1, 40), ("{} * {}", 2, 12), ("{} + {} + {}", 1, 9))
+_MOST = 1_200
 
 
 def make_problem(expression: str) -> Problem:
     """One problem with its exact answer; the usual precedence."""
-    numbers = expression.replace(" - ", " + -").split(" + ")
-    product = [int(factor) for factor in expression.split(" * ")] if "*" in expression else None
-    gold = product[0] * product[1] if product else sum(map(int, numbers))
+    if "*" in expression:
+        gold = math.prod(map(int, expression.split(" * ")))
+    else:
+        gold = sum(map(int, expression.replace(" - ", " + -").split(" + ")))
     return Problem(id=f"sums-{expression.replace(' ', '')}", question=f"What is {expression}?", gold=str(gold))
 
 
 def generate(count: int, seed: int, which: Side) -> list[Problem]:
-    """Draw ``count`` different problems of one side, every form as often as the others.
+    """Draw ``count`` different problems of one side, every form as often as the others while there are any left.
 
     A larger draw with the same seed begins with the smaller one.
     """
@@ -39,6 +42,8 @@ def generate(count: int, seed: int, which: Side) -> list[Problem]:
     while len(problems) < count:
         form, low, high = _FORMS[int(draw() * len(_FORMS))]
         numbers = [low + int(draw() * (high - low + 1)) for _ in range(form.count("{}"))]
+        if "-" in form:
+            numbers.sort(reverse=True)  # nothing below zero
         problem = make_problem(form.format(*numbers))
         if side(problem.question) == which:
             problems.setdefault(problem.id, problem)
@@ -52,4 +57,6 @@ def _chat() -> PromptSet:
     )
 
 
-TASK = Task(name="sums", supply=Generated("sums", generate, 5_000), variants={"default": Variant(_chat, AnswerForm.NUMBER)})
+TASK = Task(
+    name="sums", supply=Generated("sums", generate, _MOST), variants={"default": Variant(_chat, AnswerForm.NUMBER)}
+)

@@ -163,14 +163,13 @@ def _computing(process: Process) -> Iterator[None]:
     """How Python and PyTorch are set up for a job, all in one place.
 
     Garbage is not collected while model and engine are made, nothing of which
-    is garbage, and what is there then is never looked at again. On GPUs sums
-    have a fixed order, so that one job gives the same digits each time
-    (attention's costs 1.5% of a step of an 8B model's layers); operations
-    without one only warn. cuBLAS wants no CUBLAS_WORKSPACE_CONFIG for that
-    here: it costs 6% and makes nothing more equal.
+    is garbage, and what is there then is never looked at again. On GPUs
+    attention's gradients are the one sum whose order varies; see
+    :func:`hpcmaf.training.attention.in_fixed_order`, which asks for PyTorch's
+    deterministic mode for as long as it takes. For all operations that mode
+    costs 4 to 6% and makes nothing more equal.
     """
     if process.cuda:
-        torch.use_deterministic_algorithms(True, warn_only=True)
         # Nothing here reads what it has not written.
         torch.utils.deterministic.fill_uninitialized_memory = False
     gc.disable()

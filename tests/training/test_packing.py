@@ -192,3 +192,35 @@ def test_models_with_an_attention_of_their_own_are_padded(make, settings, said, 
     packing.check(model, [sample("a", 30), sample("bb", 20)], torch.device("cpu"))
     assert not packing.on and model.config._attn_implementation != "hpcmaf_packed"
     assert said in capsys.readouterr().out
+
+
+@pytest.mark.slow  # imports torch
+def test_gradients_are_summed_in_a_fixed_order_for_one_operation_alone():
+    import torch
+
+    from hpcmaf.training.attention import in_fixed_order
+
+    seen: dict[str, list[bool]] = {"before": [], "operation": [], "after": []}
+
+    class Noted(torch.autograd.Function):
+        """Passes tensors on, and notes in its backward pass whether the deterministic mode is on."""
+
+        @staticmethod
+        def forward(context, name, *tensors):
+            context.name, context.count = name, len(tensors)
+            return sum(tensors)
+
+        @staticmethod
+        def backward(context, gradient):
+            seen[context.name].append(torch.are_deterministic_algorithms_enabled())
+            return (None, *[gradient] * context.count)
+
+    leaf = torch.ones(3, requires_grad=True)
+    for _ in range(2):
+        inputs = [Noted.apply("after", leaf * scale) for scale in (1, 2, 3)]
+        rows = [part[None].transpose(0, 1) for part in inputs]
+        output = Noted.apply("operation", *rows)
+        in_fixed_order(output, rows)
+        Noted.apply("before", output * 2).sum().backward()
+    assert seen == {"before": [False] * 2, "operation": [True] * 2, "after": [False] * 6}
+    assert not torch.are_deterministic_algorithms_enabled() and leaf.grad.tolist() == [24.0] * 3
