@@ -44,8 +44,12 @@ find_shared() {
     local original='' place
     if [[ -n ${SLURM_JOB_ID:-} ]]; then
         original=$(scontrol show job "$SLURM_JOB_ID" 2>/dev/null | sed -n 's/^ *Command=//p') || original=''
+        # The path and then its arguments, and blanks in both: a file up to where?
+        original=${original%%$'\n'*}
+        while [[ ! -f $original && $original == *' '* ]]; do original=${original% *}; done
     fi
-    for place in "$(dirname -- "${BASH_SOURCE[0]}")" "$(dirname -- "${original%%.sh*}")" \
+    # Either may be a link to the script.
+    for place in "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" "$(dirname -- "$(readlink -f -- "$original")")" \
         "${SLURM_SUBMIT_DIR:-.}/slurm" "${SLURM_SUBMIT_DIR:-.}"; do
         if [[ -r $place/hpcmaf.sh ]]; then
             printf '%s\n' "$place/hpcmaf.sh"

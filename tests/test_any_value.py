@@ -23,7 +23,7 @@ from hpcmaf.errors import HpcmafError, exit_codes
 from hpcmaf.evaluation import score
 from hpcmaf.plan import Plan
 from hpcmaf.profile import load_profile
-from hpcmaf.publish import check_manifest, manifest_path, read_json, write_json
+from hpcmaf.publish import check_manifest, manifest_path, write_json
 from hpcmaf.recipe import load_recipe
 from hpcmaf.report.build import markdown
 from hpcmaf.report.groups import group_runs
@@ -31,7 +31,6 @@ from hpcmaf.report.records import read_run
 from hpcmaf.report.report import Report
 from hpcmaf.report.values import to_json
 from hpcmaf.rundir import RunDir
-from hpcmaf.stages.score import _Selection
 from hpcmaf.store import verify
 from hpcmaf.tasks import TASKS, get_task
 from tests.launch.made_runs import attempted, finish, make_run
@@ -229,6 +228,15 @@ STUDY = {
 }
 
 
+PROMPTS: dict[str, Any] = {
+    "system": "Be calm.",
+    "examples": [{"question": "1+1", "answer": "2"}],
+    "first": "{{ question }} {{ n }}",
+    "summarize": "{{ answers | join(', ') }}",
+    "update": "{{ summary }} {% if question %}{{ question }}{% endif %}",
+}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A recipe, a profile and a study; a run that is half done; prepared problems; no network."""
@@ -236,6 +244,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "recipe.yaml").write_text(json.dumps(RECIPE))
     (folder / "profile.yaml").write_text(json.dumps(PROFILE))
     (folder / "study.yaml").write_text(json.dumps(STUDY))
+    (folder / "prompts.yaml").write_text(json.dumps(PROMPTS))
     run, plan, _ = make_run(folder / "run", launcher="local")
     for stage in plan.stages:
         if stage.kind in {"eval", "debate", "merge"} and stage.iteration < 1:
@@ -313,6 +322,14 @@ def test_prompts(folder: Path, name: str, question: str, answers: list[str]) -> 
                 expect_one_line(error)
 
 
+@given(data=spoilt(PROMPTS, YAML))
+@often
+def test_prompt_files(folder: Path, data: bytes) -> None:
+    path = folder / "prompts.yaml"
+    words = ("--recipe", str(folder / "recipe.yaml"), "--set", "model.path=micro", "--set", f"task.prompts={path}")
+    holds(folder, path, data, lambda: hpcmaf("prompts", *words))
+
+
 def run_of(folder: Path) -> tuple[RunDir, Plan]:
     run = RunDir(folder / "run")
     return run, run.load_plan()
@@ -383,7 +400,7 @@ def test_ledgers_and_selections(folder: Path, data: st.DataObject, selection: bo
     path = run.data(1) / "selection.json" if selection else run.ledger(0)
 
     def act() -> None:
-        read_json(path, _Selection) if selection else report_on(folder)
+        run.learned(1) if selection else report_on(folder)
 
     holds(folder, path, data.draw(spoilt(json.loads(path.read_text()), JSON)), act)
 
@@ -447,7 +464,7 @@ def test_what_is_no_file(folder: Path, kind: str) -> None:
             lambda: run.missing(stage, stage.tasks[0]),
             lambda: check_manifest(folder / "prepared" / "train.jsonl"),
             lambda: get_task("gsm8k").splits(folder / "prepared", 1, 1, 0),
-            lambda: read_json(run.data(1) / "selection.json", _Selection),
+            lambda: run.learned(1),
         ):
             try:
                 act()

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
-from tests.every_method import EVAL, SEED, TRAIN, M, N, Studied, carry_out, samples
 
 from hpcmaf import publish
 from hpcmaf.debate.consensus import agrees, consensus
@@ -21,6 +20,7 @@ from hpcmaf.evaluation import own_measure
 from hpcmaf.methods import METHODS
 from hpcmaf.report import aggregate
 from hpcmaf.store import verify
+from tests.every_method import EVAL, SEED, TRAIN, M, N, Studied, carry_out, samples
 
 pytestmark = pytest.mark.slow
 

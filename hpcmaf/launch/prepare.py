@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf import problemfile
+from hpcmaf.engines.basemodel import base_model
 from hpcmaf.errors import ConfigError, PlanChangedError
 from hpcmaf.launch.basecheck import check_base, check_targets
 from hpcmaf.methods import METHODS
@@ -17,7 +18,6 @@ from hpcmaf.profile import Profile
 from hpcmaf.publish import write_json, write_text
 from hpcmaf.recipe import Asked, Recipe
 from hpcmaf.rundir import RunDir
-from hpcmaf.engines.basemodel import base_model
 from hpcmaf.stages.debate import protocol_of
 from hpcmaf.tasks import Splits, get_task, leak_guard
 from hpcmaf.training.extras import check_gpu_type, check_packages

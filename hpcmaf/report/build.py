@@ -12,8 +12,8 @@ from hpcmaf.publish import write_json, write_text
 from hpcmaf.report.compare import against, find_baseline
 from hpcmaf.report.debates import choose
 from hpcmaf.report.groups import group_runs
-from hpcmaf.report.learned import learned_csv
 from hpcmaf.report.latex import latex_table
+from hpcmaf.report.learned import learned_csv
 from hpcmaf.report.records import Run, read_run
 from hpcmaf.report.report import Report
 from hpcmaf.report.sections import group_table, run_tables

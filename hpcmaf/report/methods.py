@@ -13,7 +13,6 @@ from hpcmaf.report.reference import published
 from hpcmaf.report.sections import NONE, TEST, cell, percent, test_cells
 from hpcmaf.report.tables import Table
 
-
 UNHINTED = (
     f"{NO_HINT.strip()}: compact prompts have no words for gold as a hint; "
     "a wrong answer was asked for again as before."

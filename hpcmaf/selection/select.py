@@ -20,10 +20,10 @@ from hpcmaf.debate.consensus import agrees, consensus, others_agree
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import DataError
 from hpcmaf.publish import atomic_path, write_json
-from hpcmaf.store import Store
 from hpcmaf.selection.balance import Mix, check_mix, drawer, mix_trajectories
 from hpcmaf.selection.pairs import opposed, pair_line
 from hpcmaf.selection.sources import DATA, Dataset, LossOn, check_data, counts
+from hpcmaf.store import Store
 
 SCHEMA = "hpcmaf-selection/1"
 

@@ -6,11 +6,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from hpcmaf.engines.basemodel import base_model
 from hpcmaf.errors import DataError, UsageError
 from hpcmaf.publish import atomic_path
 from hpcmaf.recipe import Recipe
 from hpcmaf.rundir import RunDir
-from hpcmaf.engines.basemodel import base_model
 from hpcmaf.stages.serving import trained_agents
 
 

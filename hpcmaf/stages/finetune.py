@@ -7,10 +7,10 @@ from contextlib import suppress
 from typing import Any
 
 from hpcmaf.errors import DataError
+from hpcmaf.selection.sources import counts_line, scarce, scarce_line
 from hpcmaf.stages.context import TaskContext
 from hpcmaf.training.job import FinetuneJob, run_finetune
 from hpcmaf.training.nodes import MEETING
-from hpcmaf.selection.sources import counts_line, scarce, scarce_line
 
 
 def finetune_job(context: TaskContext) -> FinetuneJob:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 
 from hpcmaf.publish import manifest_path
+from hpcmaf.selection.select import write_selection
+from hpcmaf.selection.sources import counts_line, scarce, scarce_line
 from hpcmaf.stages.context import TaskContext, peak_memory_bytes
 from hpcmaf.stages.debate import SPLITS
 from hpcmaf.store import merge
-from hpcmaf.selection.select import write_selection
-from hpcmaf.selection.sources import counts_line, scarce, scarce_line
 
 
 def merge_shards(context: TaskContext, kind: str) -> None:

@@ -6,10 +6,10 @@ import time
 
 from hpcmaf.evaluation import pseudo_label_accuracy, score
 from hpcmaf.publish import write_json
+from hpcmaf.selection.sources import scarce
 from hpcmaf.stages.context import TaskContext, peak_memory_bytes
 from hpcmaf.stages.merge import merge_shards
 from hpcmaf.store import Store
-from hpcmaf.selection.sources import scarce
 
 
 def run_score(context: TaskContext) -> None:

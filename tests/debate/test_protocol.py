@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.debate.scripted import ScriptedEngine
 
 from hpcmaf.answers import AnswerForm
 from hpcmaf.debate.protocol import Protocol, calls_per_problem, debate
@@ -16,6 +15,7 @@ from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.engines import Request, Sampling
 from hpcmaf.tasks.base import Problem, PromptSet
+from tests.debate.scripted import ScriptedEngine
 
 
 class Marks(PromptSet):

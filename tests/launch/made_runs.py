@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.attempts import begin, leave_cause
-from hpcmaf.launch.slurm.submissions import Submission, Submissions
 from hpcmaf.evaluation import MEASURES
+from hpcmaf.launch.slurm.submissions import Submission, Submissions
 from hpcmaf.plan import Plan, Stage, build_plan
 from hpcmaf.profile import Profile
 from hpcmaf.publish import write_json, write_text

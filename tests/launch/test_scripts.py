@@ -238,3 +238,8 @@ def plan() -> Plan:
 def test_every_script_names_a_stage_that_plans_have(kind: str) -> None:
     assert find_stage(plan(), f"1/{kind}").id == f"it01/{kind}"
     assert f"run_stage {kind} " in (SLURM / f"{kind}.sh").read_text()
+
+
+def test_all_scripts_look_for_the_rest_in_one_way() -> None:
+    found = {re.search(r"^find_shared\(\) \{.*?^\}", script.read_text(), re.DOTALL | re.MULTILINE)[0] for script in SCRIPTS}
+    assert len(found) == 1

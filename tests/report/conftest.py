@@ -17,9 +17,9 @@ from hpcmaf.profile import Profile
 from hpcmaf.publish import write_json
 from hpcmaf.recipe import Recipe
 from hpcmaf.rundir import RunDir
-from hpcmaf.tasks.base import Problem
-from hpcmaf.selection.sources import counts
 from hpcmaf.selection.select import select
+from hpcmaf.selection.sources import counts
+from hpcmaf.tasks.base import Problem
 
 STAGES = ("debate", "finetune", "eval")
 

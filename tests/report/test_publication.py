@@ -14,8 +14,8 @@ from hpcmaf.report import aggregate
 from hpcmaf.report.latex import _SPECIAL as SPECIAL
 from hpcmaf.report.latex import escape
 from hpcmaf.report.methods import cost_rows, ranks
-from hpcmaf.report.reference import published
 from hpcmaf.report.records import read_run
+from hpcmaf.report.reference import published
 from hpcmaf.rundir import RunDir
 
 MakeRun = Callable[..., RunDir]

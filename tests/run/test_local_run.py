@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from tests.tiny_models import tiny_model
 
 from hpcmaf.chat import ChatFormat
 from hpcmaf.rundir import RunDir
 from hpcmaf.store import Store, verify
+from tests.tiny_models import tiny_model
 
 pytestmark = pytest.mark.slow
 

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.environments import smollm2
 
 from hpcmaf.rundir import RunDir
 from hpcmaf.store import Store
+from tests.environments import smollm2
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from hpcmaf.cli.select import command
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.errors import ConfigError, DataError, UsageError
+from hpcmaf.selection.select import select, write_selection
 from hpcmaf.store import StoreInfo, write_store
 from hpcmaf.tasks.base import Problem
-from hpcmaf.selection.select import select, write_selection
 
 
 def debate(problem: str, *rounds: list[str | None], gold: str | None = None) -> Transcript:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.debate.scripted import ScriptedEngine
+from hpcmaf.training.selection import write_selection
 
 from hpcmaf.answers import AnswerForm
 from hpcmaf.debate.protocol import Protocol, debate
@@ -20,7 +20,7 @@ from hpcmaf.store import Store, StoreInfo, write_store
 from hpcmaf.tasks import get_task
 from hpcmaf.tasks.base import Problem
 from hpcmaf.tasks.promptfile import PromptFile, TemplatePrompts
-from hpcmaf.training.selection import write_selection
+from tests.debate.scripted import ScriptedEngine
 
 FILE = """\
 system: Be careful.

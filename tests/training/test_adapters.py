@@ -95,8 +95,7 @@ def test_a_fused_adapter_can_still_be_switched_off_and_merged():
 def test_the_fused_product_is_differentiated_rightly(count):
     import torch
 
-    from hpcmaf.training.adapters import _Adapted
-    from hpcmaf.training.adapters import Stored
+    from hpcmaf.training.adapters import Stored, _Adapted
 
     torch.manual_seed(0)
     x = torch.randn(2, 5, 6, dtype=torch.float64, requires_grad=True)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from hpcmaf.errors import ConfigError, DataError
 from hpcmaf.recipe import load_recipe
-from hpcmaf.training.pairs import load_pairs
 from hpcmaf.selection.select import select, write_selection
-from tests.training.conftest import Outcome, preferences, write_lines
+from hpcmaf.training.pairs import load_pairs
 from tests.selection.test_select import cut_off, debate, random_debates, store
+from tests.training.conftest import Outcome, preferences, write_lines
 
 answers = st.sampled_from(["7", "1", None])
 
