@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import signal
+import socket
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -62,11 +64,15 @@ class Failure:
         the job went away, for a reason of its own.
     errno
         The operating system's number, if one is behind it.
+    node
+        Where it happened, as Slurm calls it; of ``"lost"`` the one that went
+        away, where that is known.
     """
 
     kind: FailureKind
     message: str
     errno: int | None = None
+    node: str | None = None
 
     def record(self, work: Path) -> None:
         """Leave it to the launcher.
@@ -76,7 +82,8 @@ class Failure:
         """
         known = read(work)
         if work.is_dir() and (known is None or _weight(known.kind) < _weight(self.kind)):
-            write_json(work / NAME, asdict(self))
+            here = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+            write_json(work / NAME, asdict(self) | {"node": self.node or (None if self.kind == "lost" else here)})
 
 
 def _weight(kind: FailureKind) -> int:

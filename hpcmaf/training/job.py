@@ -243,7 +243,8 @@ def _unfinished(
         remedy = "or use gradient_checkpointing" if job.micro_batch_size == 1 else f"(now {job.micro_batch_size})"
         limit = "max_length" if job.micro_batch_size == 1 else "micro_batch_size"
         return OutOfMemory(f"finetuning {name}: {known.message}; lower training.{limit} {remedy}; see {log}")
-    return TrainingError(f"finetuning {name} failed: {known.message}; see {log}", kind=known.kind, errno=known.errno)
+    said = f"finetuning {name} failed: {known.message}; see {log}"
+    return TrainingError(said, kind=known.kind, errno=known.errno, node=known.node)
 
 
 def _remains(job: FinetuneJob, step: int | None = None) -> str:

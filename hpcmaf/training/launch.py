@@ -220,7 +220,7 @@ class Running:
                 return None
             lost = pulse.lost() if pulse is not None else None
             if lost is not None:
-                Failure("lost", lost).record(self._work)
+                Failure("lost", lost, node=pulse.silent or None).record(self._work)
                 return None
             if failed is None and (self._work / FAILURE).exists():
                 failed = time.monotonic()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import socket
 import time
 from dataclasses import asdict, dataclass
@@ -118,10 +119,16 @@ class Pulse:
     looks as there are in ``patience_s``. A node whose processes somebody has
     stopped (SIGSTOP) gives no sign either: the others would wait for it as
     long as for a dead one.
+
+    Attributes
+    ----------
+    silent
+        The node that gave none, as Slurm calls it, once there is one.
     """
 
     def __init__(self, work: Path, place: NodePlace) -> None:
         self._work, self._place = work, place
+        self.silent: str | None = None
         self._every = place.patience_s / _LOOKS
         self._count, self._next = 0, 0.0
         # Node 0 watches everybody, the others only node 0: it ends the job for all.
@@ -138,7 +145,8 @@ class Pulse:
         self._count += 1
         try:
             if not _stopped_processes():
-                self._file(self._place.rank).write_text(f"{self._count} {self._place.local_address}")
+                name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+                self._file(self._place.rank).write_text(f"{self._count} {self._place.local_address} {name}")
         except FileNotFoundError:
             return "node 0 has ended the job"
         for rank, (before, looks) in self._heard.items():
@@ -148,7 +156,8 @@ class Pulse:
             if text is None and waited > self._place.joining_s:
                 return f"node {rank} has not come within {self._place.joining_s:g} s"
             if text is not None and text == before and looks > _LOOKS:
-                return f"node {rank} ({text.partition(' ')[2]}) gave no sign of life for {self._place.patience_s:g} s"
+                _, address, self.silent = [*text.split(" ", 2), "", ""][:3]
+                return f"node {rank} ({address}) gave no sign of life for {self._place.patience_s:g} s"
         return None
 
     def leave(self) -> None:

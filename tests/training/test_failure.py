@@ -107,6 +107,14 @@ def test_the_first_reason_stays_but_replaces_a_mere_loss(tmp_path):
     assert read(tmp_path).kind == "memory"
 
 
+def test_a_failure_points_at_its_node(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURMD_NODENAME", "node7")
+    Failure("lost", "node 1 gave no sign of life", node="node3").record(tmp_path)
+    assert read(tmp_path).node == "node3"
+    Failure("memory", "none left").record(tmp_path)
+    assert read(tmp_path).node == "node7"
+
+
 def test_what_a_collective_says_gives_way_to_the_reason_of_another(tmp_path):
     for kind in ("lost", "hardware", "memory", "defect"):
         Failure(kind, kind).record(tmp_path)
