@@ -274,7 +274,7 @@ def _term(statement: str, form: AnswerForm) -> str | None:
         sentence = sentence[verdict.end() + 1 :]
     sentence = sentence.replace("`", "").strip(" *_\"'").rstrip(".!?,;:*_\"' ")
     if form is AnswerForm.TEXT:
-        return sentence[:200] or None
+        return sentence[:200].strip() or None
     clause = _CLAUSE_END.split(sentence, maxsplit=1)[0].rstrip("., ")
     words = re.findall(r"[A-Za-z]{2,}", clause)
     if len(clause) <= 60 and clause:

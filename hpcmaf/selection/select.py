@@ -206,7 +206,9 @@ def line(transcript: Transcript, dataset: Dataset, answer: str) -> str:
     messages = transcript.conversation(dataset.index, dataset.round)
     opening = transcript.opening(1 if dataset.fresh else dataset.round)
     if dataset.fresh:
-        messages = [*opening, *messages[-2:]]
+        # The hint is forgotten: its answer stands behind the first prompt.
+        first = transcript.answers[0][dataset.index].prompt
+        messages = [*opening, {"role": "user", "content": first}, messages[-1]]
     record: dict[str, Any] = {
         "messages": messages,
         "problem_id": problem,

@@ -19,7 +19,7 @@ _MODULES = {
 }
 TASKS: tuple[str, ...] = tuple(_MODULES)
 # Drawn from a recipe's seed: there is nothing to prepare.
-GENERATED = ("arithmetic", "words")
+GENERATED = ("arithmetic", "words", "sums")
 
 
 def get_task(name: str) -> Task:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hpcmaf.training.selection import write_selection
 
 from hpcmaf.answers import AnswerForm
 from hpcmaf.debate.protocol import Protocol, debate
@@ -16,6 +15,7 @@ from hpcmaf.debate.society import Society
 from hpcmaf.engines import Sampling
 from hpcmaf.errors import ConfigError
 from hpcmaf.recipe import load_recipe
+from hpcmaf.selection.select import write_selection
 from hpcmaf.store import Store, StoreInfo, write_store
 from hpcmaf.tasks import get_task
 from hpcmaf.tasks.base import Problem

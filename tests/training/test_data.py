@@ -21,7 +21,7 @@ samples = st.lists(st.integers(2, 30), min_size=1, max_size=40).map(
 class Words:
     """A chat format of one token per character, targets on the last turn."""
 
-    def sample(self, messages, loss_on, *, ended=True):
+    def sample(self, messages, loss_on, *, ended=True, opening=0):
         before = sum(len(m["content"]) for m in messages[:-1])
         after = len(messages[-1]["content"])
         return Sample([1] * (before + after), [False] * before + [True] * after)
