@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from hpcmaf.attempts import begin
+from hpcmaf.config.profile import load_profile
+from hpcmaf.debate.methods import METHODS
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.engines import Completion, Request
-from hpcmaf.methods import METHODS
-from hpcmaf.profile import load_profile
-from hpcmaf.rundir import RunDir
-from hpcmaf.stages import debate as debate_stage
-from hpcmaf.stages.entry import run_task
+from hpcmaf.jobs import debate as debate_stage
+from hpcmaf.jobs.task import run_task
+from hpcmaf.run.attempts import begin
+from hpcmaf.run.directory import RunDir
 from hpcmaf.store import Store
 from hpcmaf.study import Study, StudyRun, load_study
 from hpcmaf.study.drive import drive_study

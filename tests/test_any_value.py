@@ -19,18 +19,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpcmaf.cli import cli
+from hpcmaf.config.profile import load_profile
+from hpcmaf.config.recipe import load_recipe
 from hpcmaf.errors import HpcmafError, exit_codes
 from hpcmaf.evaluation import score
-from hpcmaf.plan import Plan
-from hpcmaf.profile import load_profile
-from hpcmaf.publish import check_manifest, manifest_path, write_json
-from hpcmaf.recipe import load_recipe
+from hpcmaf.files.publish import check_manifest, manifest_path, write_json
 from hpcmaf.report.build import markdown
 from hpcmaf.report.groups import group_runs
 from hpcmaf.report.records import read_run
 from hpcmaf.report.report import Report
 from hpcmaf.report.values import to_json
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan
 from hpcmaf.store import verify
 from hpcmaf.tasks import TASKS, get_task
 from tests.launch.made_runs import attempted, finish, make_run

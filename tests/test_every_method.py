@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from hpcmaf import publish
 from hpcmaf.debate.consensus import agrees, consensus
+from hpcmaf.debate.methods import METHODS
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.evaluation import own_measure
-from hpcmaf.methods import METHODS
+from hpcmaf.files import publish
 from hpcmaf.report import aggregate
 from hpcmaf.store import verify
 from tests.every_method import EVAL, SEED, TRAIN, M, N, Studied, carry_out, samples

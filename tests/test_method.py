@@ -23,21 +23,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hpcmaf import attempts
 from hpcmaf.cli import main
+from hpcmaf.config.profile import load_profile
+from hpcmaf.config.recipe import Recipe, load_recipe
 from hpcmaf.debate.consensus import consensus
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.engines import Request
 from hpcmaf.errors import LeakError
+from hpcmaf.jobs import debate as debate_stage
+from hpcmaf.jobs import finetune as finetune_stage
+from hpcmaf.jobs import task as entry
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.launch.recovery import recover
-from hpcmaf.plan import Plan, Stage
-from hpcmaf.profile import load_profile
-from hpcmaf.recipe import Recipe, load_recipe
-from hpcmaf.rundir import RunDir
-from hpcmaf.stages import debate as debate_stage
-from hpcmaf.stages import entry
-from hpcmaf.stages import finetune as finetune_stage
+from hpcmaf.run import attempts
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan, Stage
 from hpcmaf.store import Store, verify
 from hpcmaf.tasks import get_task
 from hpcmaf.tasks.base import question_hash

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from hpcmaf import publish
 from hpcmaf.cli.options import read_options
+from hpcmaf.config.profile import load_profile
+from hpcmaf.config.recipe import load_recipe
 from hpcmaf.debate.consensus import agrees, consensus
+from hpcmaf.debate.methods import METHODS
 from hpcmaf.engines import Request
 from hpcmaf.errors import ConfigError, DataError
+from hpcmaf.files import publish
 from hpcmaf.launch.prepare import prepare_run
-from hpcmaf.methods import METHODS
-from hpcmaf.profile import load_profile
-from hpcmaf.recipe import load_recipe
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 from tests.test_method import MUTE, N, Played, play, reply
 
 SMALL = ("debate.rounds=2", "task.train=24", "task.eval=6", "task.prompts=default")
@@ -259,7 +259,7 @@ def test_gold_is_read_by_star_and_evaluation_alone(tmp_path: Path, monkeypatch: 
 
 def test_no_debate_is_shown_gold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Out of reach, and not merely unread; the store has it nonetheless."""
-    from hpcmaf.stages import debate as stage
+    from hpcmaf.jobs import debate as stage
 
     real, seen = stage.debate, []
 

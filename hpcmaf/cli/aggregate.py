@@ -33,7 +33,7 @@ def command(runs: tuple[str, ...], out: Path, baseline: str | None, reference: b
     from rich.console import Console
 
     from hpcmaf.report import aggregate
-    from hpcmaf.rundir import RunDir
+    from hpcmaf.run.directory import RunDir
 
     paths = [path if (path := Path(run)).is_dir() else RunDir.locate(run).root for run in runs]
     report = aggregate(paths, out, baseline=baseline, reference=reference, debates=debates)

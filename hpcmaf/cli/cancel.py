@@ -25,11 +25,11 @@ def command(run_name: str, yes: bool, seconds: float) -> None:
     What is done stays done, and what was begun goes on from where it was:
     'hpcmaf retry' continues the run. Twice is as good as once.
     """
+    from hpcmaf.config.profile import load_profile
     from hpcmaf.errors import ConfigError, UsageError
     from hpcmaf.launch.slurm.cancel import cancel_run, live_jobs
     from hpcmaf.launch.survey import driver
-    from hpcmaf.profile import load_profile
-    from hpcmaf.rundir import RunDir
+    from hpcmaf.run.directory import RunDir
 
     run = RunDir.locate(run_name)
     plan = run.load_plan()

@@ -34,8 +34,8 @@ def command(
     """
     from hpcmaf.cli.quiet import quiet_libraries
     from hpcmaf.evaluation.diversity.measure import Means
-    from hpcmaf.evaluation.diversity.run import measure_run
-    from hpcmaf.rundir import RunDir
+    from hpcmaf.jobs.diversity import measure_run
+    from hpcmaf.run.directory import RunDir
 
     quiet_libraries()
     means = Means(encoder, device, batch_size)

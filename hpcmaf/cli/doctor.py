@@ -44,10 +44,10 @@ def command(
     from pathlib import Path
 
     from hpcmaf.cli.options import PROFILE_VARIABLE
+    from hpcmaf.config.profile import DEFAULT_PROFILE, load_profile
     from hpcmaf.errors import PlatformError
     from hpcmaf.launch.doctor import examine
-    from hpcmaf.profile import DEFAULT_PROFILE, load_profile
-    from hpcmaf.rundir import RunDir
+    from hpcmaf.run.directory import RunDir
 
     run = RunDir.locate(run_name) if run_name else RunDir(Path("runs"))
     own = str(run.profile) if run.profile.exists() else os.environ.get(PROFILE_VARIABLE) or DEFAULT_PROFILE

@@ -28,8 +28,8 @@ def command(run: str, agent: str, what: str, iteration: int | None, out: Path) -
     Models are safetensors that transformers, PEFT and vLLM read; training
     sets are chats, a line each, that TRL reads.
     """
-    from hpcmaf.rundir import RunDir
-    from hpcmaf.stages.export import export_data, export_model
+    from hpcmaf.jobs.export import export_data, export_model
+    from hpcmaf.run.directory import RunDir
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"--out {out}: exists and is not an empty folder; name a new one")

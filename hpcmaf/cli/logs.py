@@ -9,8 +9,8 @@ import click
 if TYPE_CHECKING:
     from hpcmaf.launch.logs import Log, Selection
     from hpcmaf.launch.survey import Survey
-    from hpcmaf.plan import Plan
-    from hpcmaf.rundir import RunDir
+    from hpcmaf.run.directory import RunDir
+    from hpcmaf.run.plan import Plan
 
 _MOST_LOGS = 10
 
@@ -46,7 +46,7 @@ def command(
     """
     from hpcmaf.launch.logs import GATE, Selection, gate_logs, tail, task_logs
     from hpcmaf.launch.logs import follow as follow_file
-    from hpcmaf.rundir import RunDir
+    from hpcmaf.run.directory import RunDir
 
     run = RunDir.locate(run_name)
     plan = run.load_plan()
@@ -76,8 +76,8 @@ def command(
 
 
 def _look(run: RunDir, plan: Plan) -> Survey:
+    from hpcmaf.config.profile import load_profile
     from hpcmaf.launch.survey import survey
-    from hpcmaf.profile import load_profile
 
     found = survey(run, plan, load_profile(str(run.profile)))
     for note in found.notes:

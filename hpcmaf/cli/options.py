@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
+from hpcmaf.config.profile import DEFAULT_PROFILE, Profile, load_profile
+from hpcmaf.config.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from hpcmaf.errors import UsageError
-from hpcmaf.profile import DEFAULT_PROFILE, Profile, load_profile
-from hpcmaf.recipe import DEFAULT_RECIPE, Recipe, load_recipe
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 
 # A site stays the same from command to command; said once in the environment,
 # 'sbatch slurm/iterate.sh' and 'hpcmaf submit --iters 5' are all there is to type.

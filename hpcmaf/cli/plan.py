@@ -9,7 +9,7 @@ import click
 
 from hpcmaf.cli.options import Asked, read_options, run_options
 from hpcmaf.errors import UsageError
-from hpcmaf.plan import Plan
+from hpcmaf.run.plan import Plan
 
 
 @click.command()

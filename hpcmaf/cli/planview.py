@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpcmaf.config.profile import Profile
+from hpcmaf.config.slurm import Resources
 from hpcmaf.launch.slurm.causes import MOST_ATTEMPTS
 from hpcmaf.launch.slurm.preview import UNKNOWN_TAG, PlannedJob, Preview
-from hpcmaf.plan import Plan, Stage
-from hpcmaf.profile import Profile
-from hpcmaf.rundir import RunDir
-from hpcmaf.site import Resources
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan, Stage
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

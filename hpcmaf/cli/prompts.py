@@ -18,12 +18,12 @@ def command(problem: str | None, **options: Any) -> None:
     Where a prompt quotes other agents, a mark stands in for what they will
     have written. Nothing is generated; only the tokenizer is loaded.
     """
-    from hpcmaf.chat import ChatFormat
+    from hpcmaf.debate.methods import METHODS
     from hpcmaf.engines.basemodel import base_model
+    from hpcmaf.engines.chat import ChatFormat
     from hpcmaf.errors import UsageError
+    from hpcmaf.jobs.debate import protocol_of
     from hpcmaf.launch.prepare import draw
-    from hpcmaf.methods import METHODS
-    from hpcmaf.stages.debate import protocol_of
 
     recipe = read_options(**options).recipe
     method = METHODS[recipe.method]

@@ -33,12 +33,12 @@ def command(
     goes on. What failed before no longer counts against the profile's
     attempts. Recipe and profile are the run's own.
     """
+    from hpcmaf.config.profile import load_profile
     from hpcmaf.errors import ConfigError
     from hpcmaf.launch.logs import Selection
     from hpcmaf.launch.slurm.gate import hold
     from hpcmaf.launch.slurm.retry import retry
-    from hpcmaf.profile import load_profile
-    from hpcmaf.rundir import RunDir
+    from hpcmaf.run.directory import RunDir
 
     run = RunDir.locate(run_name)
     plan = run.load_plan()

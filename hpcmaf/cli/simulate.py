@@ -45,7 +45,7 @@ def command(
     """
     from rich.console import Console
 
-    from hpcmaf.publish import write_text
+    from hpcmaf.files.publish import write_text
     from hpcmaf.report.tables import render_table, rich_table
     from hpcmaf.simulation.drawing import course_rows, save_outcome
     from hpcmaf.simulation.specialisation import Setting, simulate

@@ -13,7 +13,7 @@ from hpcmaf.errors import UsageError
 
 if TYPE_CHECKING:
     from hpcmaf.debate.transcript import Utterance
-    from hpcmaf.stages.solve import Solved
+    from hpcmaf.jobs.solve import Solved
 
 
 @click.command("solve")
@@ -40,8 +40,8 @@ def command(
 
     from hpcmaf.cli.debateview import parts, plain_lines, print_panels
     from hpcmaf.cli.quiet import quiet_libraries
-    from hpcmaf.rundir import RunDir
-    from hpcmaf.stages.solve import solve
+    from hpcmaf.jobs.solve import solve
+    from hpcmaf.run.directory import RunDir
 
     quiet_libraries()
     found = solve(RunDir.locate(run), asked, iteration=iteration, seed=seed, device=device)

@@ -22,7 +22,7 @@ def command(run: str, stage: str, tasks: tuple[str, ...]) -> None:
     """
     from hpcmaf.errors import DataError
     from hpcmaf.launch.byhand import find_stage, find_tasks, run_stage
-    from hpcmaf.rundir import RunDir
+    from hpcmaf.run.directory import RunDir
 
     directory = RunDir.locate(Path(run))
     if not directory.plan.exists():

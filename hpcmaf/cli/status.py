@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from hpcmaf.launch.status import Status
-    from hpcmaf.rundir import RunDir
+    from hpcmaf.run.directory import RunDir
 
 _WATCH_SECONDS = 10.0
 
@@ -54,7 +54,7 @@ def command(run_name: str, as_json: bool, watch: float | None) -> None:
     stalled, 13 when Slurm does not answer.
     """
     from hpcmaf.launch.status import look
-    from hpcmaf.rundir import RunDir
+    from hpcmaf.run.directory import RunDir
 
     run = RunDir.locate(run_name)
     if watch is not None:

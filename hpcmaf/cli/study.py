@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import click
 
 from hpcmaf.cli.options import PROFILE_VARIABLE
+from hpcmaf.config.profile import DEFAULT_PROFILE
 from hpcmaf.errors import UsageError
-from hpcmaf.profile import DEFAULT_PROFILE
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from hpcmaf.profile import Profile
+    from hpcmaf.config.profile import Profile
     from hpcmaf.study.plan import Study
     from hpcmaf.study.sharing import Planned
 
@@ -55,7 +55,7 @@ def command(
     slurm it submits every run as soon as what it shares is there, and stays
     until all have ended; stopped meanwhile, it leaves the jobs alone.
     """
-    from hpcmaf.profile import load_profile
+    from hpcmaf.config.profile import load_profile
     from hpcmaf.study.plan import load_study
 
     study = load_study(file, overrides=overrides, iterations=iters, root=out)
@@ -66,7 +66,7 @@ def command(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     from rich.console import Console
 
-    from hpcmaf.locking import lock
+    from hpcmaf.files.locking import lock
 
     with lock(study.root / ".study.lock", f"{study.root}: another 'hpcmaf study' is at it; wait for it, or stop it"):
         _drive(study, where, Console(stderr=True))

@@ -11,9 +11,9 @@ import click
 from rich.console import Console
 
 from hpcmaf.cli.options import read_options, run_options
-from hpcmaf.profile import Profile
-from hpcmaf.recipe import Recipe
-from hpcmaf.rundir import RunDir
+from hpcmaf.config.profile import Profile
+from hpcmaf.config.recipe import Recipe
+from hpcmaf.run.directory import RunDir
 
 # A gate, or a second submit, holds a run for seconds: wait for it rather than refuse.
 SUBMIT_PATIENCE_SECONDS = 60.0

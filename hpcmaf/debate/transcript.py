@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hpcmaf.chat import Message
+from hpcmaf.engines.chat import Message
 from hpcmaf.tasks.base import Problem
 
 # Kind of prompt to the turns that stand before every chat of that kind.

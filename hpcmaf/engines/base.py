@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from hpcmaf.chat import DATE, Message
+from hpcmaf.engines.chat import DATE, Message
 from hpcmaf.errors import EngineError
 
 

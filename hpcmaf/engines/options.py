@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from hpcmaf.configfile import Strict
+from hpcmaf.files.yaml import Strict
 
 # What vLLM has kernels for.
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)

@@ -6,8 +6,8 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from hpcmaf.chat import ChatFormat
 from hpcmaf.engines.base import Completion, Request, ServedModels
+from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.errors import EngineError, PlatformError
 
 

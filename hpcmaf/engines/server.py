@@ -31,13 +31,13 @@ from typing import Any
 
 import httpx
 
-from hpcmaf import keeper
 from hpcmaf.cores import gpus
+from hpcmaf.engines import keeper
 from hpcmaf.engines.options import ServerSpec
 from hpcmaf.errors import EngineError, FailureKind, OutOfMemory, PlatformError
-from hpcmaf.locking import locked
-from hpcmaf.publish import write_json
-from hpcmaf.usercache import user_cache, writable
+from hpcmaf.files.locking import locked
+from hpcmaf.files.publish import write_json
+from hpcmaf.files.usercache import user_cache, writable
 
 # Environment variable that names whose servers a task uses, where that is not its run.
 SHARED = "HPCMAF_SERVERS"

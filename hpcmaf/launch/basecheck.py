@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from hpcmaf.config.recipe import Lora, Model
 from hpcmaf.engines.basemodel import base_model
 from hpcmaf.errors import ConfigError, DataError
-from hpcmaf.hub import SECONDS, ask_hub, reason
-from hpcmaf.publish import Record, parse_json, read_json
-from hpcmaf.recipe import Lora, Model
+from hpcmaf.files.hub import SECONDS, ask_hub, reason
+from hpcmaf.files.publish import Record, parse_json, read_json
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")

@@ -16,14 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hpcmaf.attempts import begin
+from hpcmaf.config.profile import load_profile
 from hpcmaf.errors import HpcmafError, RunBusyError, StageError, StopRequested, UsageError, one_line, system_error
-from hpcmaf.plan import Plan, Stage
-from hpcmaf.profile import load_profile
-from hpcmaf.rundir import RunDir
-from hpcmaf.stages.context import limit_threads
-from hpcmaf.stages.entry import run_task
-from hpcmaf.stages.standing import standing
+from hpcmaf.jobs.context import limit_threads
+from hpcmaf.jobs.resume import standing
+from hpcmaf.jobs.task import run_task
+from hpcmaf.run.attempts import begin
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan, Stage
 from hpcmaf.training.nodes import NodePlace
 from hpcmaf.training.stopping import SIGNALS, StopFlag
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpcmaf.attempts import all_attempts
+from hpcmaf.config.profile import Profile
 from hpcmaf.errors import DataError
+from hpcmaf.files.publish import Count, Record, read_json
 from hpcmaf.launch.survey import Survey
-from hpcmaf.plan import Plan, Stage
-from hpcmaf.profile import Profile
-from hpcmaf.publish import Count, Record, read_json
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.attempts import all_attempts
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan, Stage
 
 # Opening thousands of markers would take longer than anybody waits.
 _MARKERS_PER_KIND, _RUNNING_PER_STAGE = 8, 16

@@ -12,12 +12,12 @@ from typing import Any
 
 import submitit
 
-from hpcmaf.attempts import begin
-from hpcmaf.plan import Stage
-from hpcmaf.profile import Profile
-from hpcmaf.rundir import RunDir
-from hpcmaf.stages.context import limit_threads
-from hpcmaf.stages.entry import run_task
+from hpcmaf.config.profile import Profile
+from hpcmaf.jobs.context import limit_threads
+from hpcmaf.jobs.task import run_task
+from hpcmaf.run.attempts import begin
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Stage
 from hpcmaf.training.launch import Workers
 
 # submitit wants a limit; a laptop has none. Thirty days.

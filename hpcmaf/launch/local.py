@@ -17,14 +17,14 @@ from typing import Any
 
 import submitit
 
-from hpcmaf.attempts import all_attempts, begin
+from hpcmaf.config.profile import Profile
 from hpcmaf.errors import StageError
 from hpcmaf.launch.executors import submit_local
 from hpcmaf.launch.progress import Watcher
 from hpcmaf.launch.recovery import recover, sweep
-from hpcmaf.plan import Plan, Stage
-from hpcmaf.profile import Profile
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.attempts import all_attempts, begin
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan, Stage
 
 POLL_SECONDS = 0.2
 

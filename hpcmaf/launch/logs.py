@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcmaf.attempts import Attempt, all_attempts, read_cause
 from hpcmaf.errors import UsageError
 from hpcmaf.launch.slurm.stopped import read_stop
 from hpcmaf.launch.slurm.submissions import Submission, Submissions
 from hpcmaf.launch.survey import TaskKey, begun_tasks, newest_log
-from hpcmaf.plan import Plan, Stage
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.attempts import Attempt, all_attempts, read_cause
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan, Stage
 
 GATE = "gate"
 _BLOCK = 65536

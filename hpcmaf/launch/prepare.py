@@ -8,17 +8,17 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from hpcmaf import problemfile
+from hpcmaf.config.profile import Profile
+from hpcmaf.config.recipe import Asked, Recipe
+from hpcmaf.debate.methods import METHODS
 from hpcmaf.engines.basemodel import base_model
 from hpcmaf.errors import ConfigError, PlanChangedError
+from hpcmaf.files.publish import write_json, write_text
+from hpcmaf.jobs.debate import protocol_of
 from hpcmaf.launch.basecheck import check_base, check_targets
-from hpcmaf.methods import METHODS
-from hpcmaf.plan import Plan, build_plan, check_continues
-from hpcmaf.profile import Profile
-from hpcmaf.publish import write_json, write_text
-from hpcmaf.recipe import Asked, Recipe
-from hpcmaf.rundir import RunDir
-from hpcmaf.stages.debate import protocol_of
+from hpcmaf.run import problems as problemfiles
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan, build_plan, check_continues
 from hpcmaf.tasks import Splits, get_task, leak_guard
 from hpcmaf.training.extras import check_gpu_type, check_packages
 
@@ -90,7 +90,7 @@ def plan_run(run: RunDir, recipe: Recipe, profile: Profile) -> tuple[Plan, Split
         )
     splits = draw(recipe)
     leak_guard(splits.train, splits.eval)
-    problems = {"train": problemfile.describe(splits.train), "eval": problemfile.describe(splits.eval)}
+    problems = {"train": problemfiles.describe(splits.train), "eval": problemfiles.describe(splits.eval)}
     return build_plan(recipe, profile, problems, base), splits
 
 

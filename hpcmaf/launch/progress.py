@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from hpcmaf.launch.estimate import read_progress
-from hpcmaf.plan import Plan, Stage
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan, Stage
 
 LOG_INTERVAL_SECONDS = 30.0
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hpcmaf.plan import Plan
-from hpcmaf.publish import remove
-from hpcmaf.rundir import RunDir
+from hpcmaf.files.publish import remove
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan
 
 
 def recover(run: RunDir, plan: Plan) -> list[str]:

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from hpcmaf.config.profile import Profile, load_profile
 from hpcmaf.errors import ChainStoppedError, DataError, SlurmError
 from hpcmaf.evaluation.measures import MEASURES, declared
+from hpcmaf.files.publish import Record, read_json
 from hpcmaf.launch.estimate import Estimate, estimate
 from hpcmaf.launch.slurm.refusals import lifting
 from hpcmaf.launch.survey import Failure, Survey, survey
-from hpcmaf.plan import Plan, Stage
-from hpcmaf.profile import Profile, load_profile
-from hpcmaf.publish import Record, read_json
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan, Stage
 from hpcmaf.selection.sources import scarce, scarce_line
 
 SCHEMA = "hpcmaf-status/1"

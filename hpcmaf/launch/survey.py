@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from hpcmaf.attempts import Attempt, all_attempts
-from hpcmaf.locking import held_locks
-from hpcmaf.plan import Plan, Stage, stage_id
-from hpcmaf.profile import Profile
-from hpcmaf.rundir import RunDir
+from hpcmaf.config.profile import Profile
+from hpcmaf.files.locking import held_locks
+from hpcmaf.run.attempts import Attempt, all_attempts
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan, Stage, stage_id
 
 TaskKey = tuple[str, str]
 

@@ -25,7 +25,7 @@ from hpcmaf.tasks.compact import CompactPrompts
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from hpcmaf.chat import ChatFormat
+    from hpcmaf.engines.chat import ChatFormat
 
 _RESULT = re.compile(r"#(-?\d+)$")
 
@@ -151,7 +151,7 @@ def score(
     import torch
     from transformers import AutoModelForCausalLM
 
-    from hpcmaf.chat import ChatFormat
+    from hpcmaf.engines.chat import ChatFormat
 
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()

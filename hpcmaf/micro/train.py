@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcmaf.errors import PlatformError
+from hpcmaf.files.publish import atomic_path
 from hpcmaf.micro.corpus import steps as corpus_steps
 from hpcmaf.micro.styles import NOISE, Noise
 from hpcmaf.micro.tokenizer import BOS, CONTEXT, EOS, PAD, TARGET, VOCABULARY, write_tokenizer
-from hpcmaf.publish import atomic_path
 from hpcmaf.seeding import derive_seed
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcmaf.errors import DataError
-from hpcmaf.publish import write_json, write_text
+from hpcmaf.files.publish import write_json, write_text
 from hpcmaf.report.compare import against, find_baseline
 from hpcmaf.report.debates import choose
 from hpcmaf.report.groups import group_runs

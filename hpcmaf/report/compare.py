@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from hpcmaf.debate.methods import METHODS
 from hpcmaf.errors import DataError, UsageError
 from hpcmaf.evaluation import Comparison, compare, holm, outcomes
-from hpcmaf.methods import METHODS
 from hpcmaf.report.groups import Group
 from hpcmaf.report.records import Run
 

@@ -9,7 +9,7 @@ from typing import Any
 from hpcmaf.errors import PlatformError, StoreError
 from hpcmaf.report.groups import Group
 from hpcmaf.report.records import Iteration, Run
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 from hpcmaf.seeding import derive_seed
 
 # Of the vote of the first round, and of the last.

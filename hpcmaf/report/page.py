@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpcmaf.publish import write_text
+from hpcmaf.files.publish import write_text
 from hpcmaf.report.report import Report
 from hpcmaf.report.sections import group_table, run_tables
 

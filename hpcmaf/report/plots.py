@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcmaf.evaluation import MEASURES
-from hpcmaf.publish import atomic_path
+from hpcmaf.files.publish import atomic_path
 from hpcmaf.report.behaviour import DIVERSITY
 from hpcmaf.report.groups import Group, Point, common_title
 from hpcmaf.report.records import Iteration

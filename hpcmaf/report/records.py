@@ -15,15 +15,15 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from hpcmaf.debate.methods import METHODS
 from hpcmaf.errors import DataError
 from hpcmaf.evaluation.measures import own_measure
-from hpcmaf.markers import LedgerRow
-from hpcmaf.methods import METHODS
-from hpcmaf.publish import Record, parse_json, read_bytes
+from hpcmaf.files.publish import Record, parse_json, read_bytes
 from hpcmaf.report.cost import SCHEMA as LEDGER_SCHEMA
 from hpcmaf.report.cost import split, total
 from hpcmaf.report.shape import read_diversity, read_metrics
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.markers import LedgerRow
 
 
 class _Ledger(Record):

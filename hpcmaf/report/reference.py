@@ -7,7 +7,7 @@ for them.
 
 from __future__ import annotations
 
-from hpcmaf.methods import METHODS
+from hpcmaf.debate.methods import METHODS
 from hpcmaf.report.records import Run
 
 _TASKS = ("arithmetic", "gsm8k", "math")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hpcmaf.evaluation.measures import SCHEMA, SCHEMAS, declared, measures_of
-from hpcmaf.publish import first_fault
+from hpcmaf.files.publish import first_fault
 
 # Written in hpcmaf.evaluation.diversity.measure, which reports need not import.
 DIVERSITY_SCHEMA = "hpcmaf-diversity/1"

@@ -19,7 +19,7 @@ from hpcmaf.answers import Vote
 from hpcmaf.debate.consensus import agrees, consensus, others_agree
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import DataError
-from hpcmaf.publish import atomic_path, write_json
+from hpcmaf.files.publish import atomic_path, write_json
 from hpcmaf.selection.balance import Mix, check_mix, drawer, mix_trajectories
 from hpcmaf.selection.pairs import opposed, pair_line
 from hpcmaf.selection.sources import DATA, Dataset, LossOn, check_data, counts

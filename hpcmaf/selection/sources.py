@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from hpcmaf.debate.methods import SINGLE
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.errors import ConfigError
-from hpcmaf.methods import SINGLE
 
 Label = Literal["positive", "negative"]
 LossOn = Literal["last_turn", "all_turns"]

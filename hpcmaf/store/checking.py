@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from hpcmaf.errors import PlatformError, StoreError, system_error
-from hpcmaf.publish import check_manifest, manifest_path, read_manifest
+from hpcmaf.files.publish import check_manifest, manifest_path, read_manifest
 from hpcmaf.store.damage import REMEDY
 from hpcmaf.store.reader import Store
 from hpcmaf.store.schema import FINISH_REASONS, INTEGER_COLUMNS, KINDS, MANIFEST_SCHEMA, TEXT_COLUMNS

@@ -19,7 +19,7 @@ from typing import Any
 
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.errors import DataError
-from hpcmaf.publish import Manifest
+from hpcmaf.files.publish import Manifest
 from hpcmaf.store.schema import StoreInfo
 from hpcmaf.store.writer import write_store
 from hpcmaf.tasks.base import Problem, question_hash

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import StoreError
-from hpcmaf.publish import Manifest, atomic_path, check_manifest, write_manifest
+from hpcmaf.files.publish import Manifest, atomic_path, check_manifest, write_manifest
 from hpcmaf.store.reader import Store
 from hpcmaf.store.schema import MANIFEST_SCHEMA, StoreInfo
 from hpcmaf.store.writer import retract_manifest, write_file

@@ -13,8 +13,8 @@ from typing import Self
 import h5py
 import numpy as np
 
-from hpcmaf.chat import Message
 from hpcmaf.debate.transcript import Openings, Transcript, Utterance
+from hpcmaf.engines.chat import Message
 from hpcmaf.errors import StoreError
 from hpcmaf.store.damage import REMEDY, reading
 from hpcmaf.store.schema import (

@@ -14,7 +14,7 @@ import numpy as np
 
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import StoreError
-from hpcmaf.publish import Manifest, atomic_path, manifest_path, write_manifest
+from hpcmaf.files.publish import Manifest, atomic_path, manifest_path, write_manifest
 from hpcmaf.store.damage import writing
 from hpcmaf.store.schema import (
     FINISH_REASONS,

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from hpcmaf.config.profile import Profile
 from hpcmaf.errors import HpcmafError, StageError, one_line
+from hpcmaf.files.publish import write_json
 from hpcmaf.launch.prepare import plan_run, prepare_run
 from hpcmaf.launch.slurm.gate import hold
-from hpcmaf.profile import Profile
-from hpcmaf.publish import write_json
 from hpcmaf.study.plan import Study, StudyRun, describe
 from hpcmaf.study.sharing import Planned, adopt, shared_tasks
 

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from hpcmaf.methods import METHODS
-from hpcmaf.plan import Plan, Stage
-from hpcmaf.recipe import Recipe
-from hpcmaf.stages.debate import SPLITS, protocol_of
+from hpcmaf.config.recipe import Recipe
+from hpcmaf.debate.methods import METHODS
+from hpcmaf.jobs.debate import SPLITS, protocol_of
+from hpcmaf.run.plan import Plan, Stage
 
 # Changes when the program comes to do something else with the same recipe.
 VERSION = 3

@@ -10,11 +10,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from hpcmaf.config.profile import Profile
 from hpcmaf.errors import HpcmafError
 from hpcmaf.launch.local import POLL_SECONDS, LocalDriver, Slots
 from hpcmaf.launch.progress import Watcher, clock
-from hpcmaf.profile import Profile
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 from hpcmaf.study.sharing import Planned
 
 # Without bars, how often to say how far the study is.

@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from hpcmaf.configfile import Strict, read_mapping, shipped_folder, validate
+from hpcmaf.config.recipe import Recipe, load_recipe
 from hpcmaf.errors import ConfigError
-from hpcmaf.recipe import Recipe, load_recipe
-from hpcmaf.rundir import RunDir
+from hpcmaf.files.yaml import Strict, read_mapping, shipped_folder, validate
+from hpcmaf.run.directory import RunDir
 
 # Every run brings these along, as its iteration 0.
 OF_THE_BASE = ("base", "majority", "debate")

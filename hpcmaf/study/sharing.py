@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpcmaf.errors import DataError, RunBusyError
-from hpcmaf.plan import Plan, Stage
-from hpcmaf.publish import file_sha256, write_json
-from hpcmaf.rundir import RunDir
+from hpcmaf.files.publish import file_sha256, write_json
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan, Stage
 from hpcmaf.study.keys import task_keys
 
 

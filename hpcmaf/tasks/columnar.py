@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from hpcmaf.errors import DataError, PlatformError, errno_of
-from hpcmaf.hub import SECONDS, ask_hub, reason
+from hpcmaf.files.hub import SECONDS, ask_hub, reason
 from hpcmaf.tasks.rows import SPLIT_NAMES, Row
 
 _BATCH = 1024

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.errors import ConfigError, DataError
-from hpcmaf.publish import file_sha256, manifest_path
+from hpcmaf.files.publish import file_sha256, manifest_path
 from hpcmaf.tasks.base import Problem, question_hash
 from hpcmaf.tasks.columnar import read_hub
 from hpcmaf.tasks.layouts import READERS, left_out, locate, read_parts, recognised

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpcmaf.errors import DataError
-from hpcmaf.publish import manifest_path
+from hpcmaf.files.publish import manifest_path
 from hpcmaf.tasks.columnar import read_arrow, read_parquet
 from hpcmaf.tasks.rows import SPLIT_NAMES, Row, read_csv, read_json, read_jsonl
 

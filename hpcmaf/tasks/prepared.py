@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hpcmaf.errors import DataError
-from hpcmaf.publish import (
+from hpcmaf.files.publish import (
     Manifest,
     Record,
     file_sha256,

@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from hpcmaf.configfile import Strict
 from hpcmaf.errors import ConfigError
+from hpcmaf.files.yaml import Strict
 from hpcmaf.tasks.base import Kind, PromptSet
 
 # Template to the variables that it must use, and those that it may.

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hpcmaf.errors import TRANSIENT
-from hpcmaf.publish import file_sha256, remove, write_json
+from hpcmaf.files.publish import file_sha256, remove, write_json
 from hpcmaf.training.spec import FinetuneJob
 
 SCHEMA = "hpcmaf-checkpoint/1"

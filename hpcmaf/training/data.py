@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpcmaf.chat import ChatFormat
+from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.errors import DataError, TrainingError
 from hpcmaf.seeding import derive_seed
 from hpcmaf.training.spec import LossOn
@@ -51,7 +51,7 @@ def load_tokens(path: Path, chat: ChatFormat, *, max_length: int, loss_on: LossO
 
     A sample longer than ``max_length`` tokens is dropped whole: cutting it
     would cut off its answer, the one part that carries loss. For ``loss_on``
-    see :meth:`hpcmaf.chat.ChatFormat.sample`.
+    see :meth:`hpcmaf.engines.chat.ChatFormat.sample`.
 
     Raises
     ------

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from hpcmaf.errors import DataError, TrainingError
-from hpcmaf.publish import atomic_path
+from hpcmaf.files.publish import atomic_path
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hpcmaf.errors import TRANSIENT, FailureKind, HpcmafError, errno_of, system_error
-from hpcmaf.publish import write_json
+from hpcmaf.files.publish import write_json
 
 NAME = "failure.json"
 # A process that lost another one to a failure waits so long for that one's reason.

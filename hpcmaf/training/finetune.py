@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
-from hpcmaf.chat import ChatFormat
+from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.errors import TrainingError
 from hpcmaf.seeding import derive_seed
 from hpcmaf.training import engine as ds

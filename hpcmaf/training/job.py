@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.errors import ConfigError, HpcmafError, OutOfMemory, StopRequested, TrainingError
-from hpcmaf.publish import atomic_path, write_json
+from hpcmaf.files.publish import atomic_path, write_json
 from hpcmaf.training.checkpoint import checkpoint_step
 from hpcmaf.training.failure import Failure, read
 from hpcmaf.training.launch import POLL_S, Workers

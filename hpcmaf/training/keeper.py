@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from hpcmaf.errors import TrainingError
-from hpcmaf.publish import sync, sync_folder
+from hpcmaf.files.publish import sync, sync_folder
 from hpcmaf.seeding import derive_seed
 from hpcmaf.training.checkpoint import WORLD_SIZE, Checkpoint, at_step, identity, newest, patiently, set_aside
 from hpcmaf.training.failure import explained

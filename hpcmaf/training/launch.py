@@ -27,7 +27,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
-from hpcmaf.publish import write_json
+from hpcmaf.files.publish import write_json
 from hpcmaf.training.failure import NAME as FAILURE
 from hpcmaf.training.failure import Failure, ended, oom_kills, read
 from hpcmaf.training.nodes import NodePlace, Pulse, announce, announced

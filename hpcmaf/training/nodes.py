@@ -18,7 +18,7 @@ from typing import Self
 import psutil
 
 from hpcmaf.errors import ConfigError, TrainingError
-from hpcmaf.publish import write_text
+from hpcmaf.files.publish import write_text
 
 # What a job of several nodes does until its first step, as the unit of its progress.
 MEETING = "nodes meeting"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcmaf.chat import ChatFormat
+from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.errors import DataError
 from hpcmaf.training.data import TokenData, TokenSample, dataset_lines
 

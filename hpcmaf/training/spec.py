@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal, Self, get_args
 
-from hpcmaf.chat import DATE
+from hpcmaf.engines.chat import DATE
 from hpcmaf.errors import ConfigError
-from hpcmaf.publish import write_json
+from hpcmaf.files.publish import write_json
 from hpcmaf.selection.sources import LossOn
 
 Tuning = Literal["lora", "full"]

@@ -15,7 +15,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from hpcmaf.publish import write_json
+from hpcmaf.files.publish import write_json
 from hpcmaf.training.failure import logged, recorded
 from hpcmaf.training.launch import Entry, die_with_parent
 from hpcmaf.training.spec import FinetuneJob

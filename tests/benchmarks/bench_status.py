@@ -24,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from hpcmaf.launch.slurm.commands import _QUEUE_FORMAT
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 from tests.launch.made_runs import attempted, finish, make_run, submitted
 from tests.slurm.cluster import Cluster
 

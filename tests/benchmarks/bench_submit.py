@@ -21,9 +21,9 @@ from pathlib import Path
 
 import submitit
 
-from hpcmaf.attempts import all_attempts
 from hpcmaf.launch.slurm.commands import configuration, queue
-from hpcmaf.plan import Stage
+from hpcmaf.run.attempts import all_attempts
+from hpcmaf.run.plan import Stage
 from tests.slurm.cluster import Cluster
 from tests.slurm.errands import nap
 from tests.slurm.runs import REPOSITORY, Loop

@@ -71,7 +71,7 @@ def trl(place: Path, arm: str, *, checkpointed: bool) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    from hpcmaf.chat import ChatFormat
+    from hpcmaf.engines.chat import ChatFormat
     from hpcmaf.training.data import load_tokens
 
     cuda = torch.cuda.is_available()

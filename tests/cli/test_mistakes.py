@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from hpcmaf import cli
-from hpcmaf.attempts import read_cause
 from hpcmaf.errors import DataError, HpcmafError, PlanChangedError, exit_codes, one_line, system_error
-from hpcmaf.plan import Stage
-from hpcmaf.rundir import RunDir
-from hpcmaf.stages.entry import _leave_cause
+from hpcmaf.jobs.task import _leave_cause
+from hpcmaf.run.attempts import read_cause
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Stage
 from tests.tiny_models import tiny_model
 
 DEBATES = {"2+2?": [[[{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "\\boxed{4}"}]], "4"]}

@@ -13,13 +13,13 @@ from click.testing import CliRunner
 
 from hpcmaf.answers import equivalent
 from hpcmaf.cli.solve import command
+from hpcmaf.config.profile import load_profile
+from hpcmaf.config.recipe import load_recipe
 from hpcmaf.engines import Request
 from hpcmaf.errors import DataError, UsageError
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.micro import base_path
-from hpcmaf.profile import load_profile
-from hpcmaf.recipe import load_recipe
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 from tests.debate.scripted import ScriptedEngine
 from tests.tiny_models import tiny_adapter
 

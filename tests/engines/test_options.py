@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hpcmaf.config.profile import Generation, Profile
 from hpcmaf.engines.adapters import adapter_shape, serving_names
 from hpcmaf.engines.base import ServedModels
 from hpcmaf.engines.options import AdapterShape, ServerSpec, VllmOptions
 from hpcmaf.errors import EngineError
+from hpcmaf.jobs.serving import linear_modules
 from hpcmaf.micro import base_path
-from hpcmaf.profile import Generation, Profile
-from hpcmaf.stages.serving import linear_modules
 
 
 def adapter(folder: Path, modules: list[str], rank: int = 4, extra: dict[str, int] | None = None, odd: str = "") -> str:

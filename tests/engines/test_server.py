@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from hpcmaf import keeper, locking
-from hpcmaf.engines import server
+from hpcmaf.engines import keeper, server
 from hpcmaf.engines.options import ServerSpec, VllmOptions
 from hpcmaf.engines.server import Server, find, obtain, read_failure, start_parts
 from hpcmaf.errors import EngineError, OutOfMemory, PlatformError
-from hpcmaf.locking import locked
+from hpcmaf.files import locking
+from hpcmaf.files.locking import locked
 
 # A server with a child that outlives a polite end, as an engine core does when its server is killed.
 PROCESSES = "sh -c 'trap : TERM; while :; do sleep 0.1; done' & exec sleep 300"

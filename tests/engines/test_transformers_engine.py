@@ -119,7 +119,7 @@ def test_what_is_trained_on_is_what_was_generated() -> None:
     """Token for token: the prompt the model was given, then the tokens it drew, with one template for both."""
     import json
 
-    from hpcmaf.chat import ChatFormat
+    from hpcmaf.engines.chat import ChatFormat
     from hpcmaf.micro import base_path
     from hpcmaf.tasks import get_task
 

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hpcmaf.attempts import begin, leave_cause
+from hpcmaf.config.profile import Profile
+from hpcmaf.config.recipe import load_recipe
 from hpcmaf.evaluation import MEASURES
+from hpcmaf.files.publish import write_json, write_text
 from hpcmaf.launch.slurm.submissions import Submission, Submissions
-from hpcmaf.plan import Plan, Stage, build_plan
-from hpcmaf.profile import Profile
-from hpcmaf.publish import write_json, write_text
-from hpcmaf.recipe import load_recipe
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.attempts import begin, leave_cause
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan, Stage, build_plan
 
 # A cluster as small as the tests': quick to ask, quick to give up on.
 CLUSTER = {

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from hpcmaf.attempts import all_attempts
 from hpcmaf.cli.stage import command
+from hpcmaf.config.profile import load_profile
+from hpcmaf.config.recipe import load_recipe
 from hpcmaf.errors import DataError, HpcmafError, RunBusyError, StageError, StopRequested, UsageError
 from hpcmaf.launch import byhand
 from hpcmaf.launch.byhand import find_stage, find_tasks, run_stage
 from hpcmaf.launch.prepare import prepare_run
-from hpcmaf.plan import Plan
-from hpcmaf.profile import load_profile
-from hpcmaf.recipe import load_recipe
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.attempts import all_attempts
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan
 from hpcmaf.training.stopping import StopFlag
 
 SHAPE = ["task.train=6", "task.eval=4", "debate.agents=2"]

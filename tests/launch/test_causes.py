@@ -11,7 +11,6 @@ from typing import Any, get_args
 
 import pytest
 
-from hpcmaf.attempts import Attempt, begin, read
 from hpcmaf.errors import (
     TRANSIENT,
     DataError,
@@ -25,10 +24,11 @@ from hpcmaf.errors import (
     StoreError,
     TrainingError,
 )
+from hpcmaf.jobs import task as entry
 from hpcmaf.launch.slurm.causes import KINDS, MOST_ATTEMPTS, RULES, Cause, Kind, decide, find_cause, nodes_to_avoid
 from hpcmaf.launch.slurm.commands import Job
 from hpcmaf.launch.slurm.submissions import Verdict
-from hpcmaf.stages import entry
+from hpcmaf.run.attempts import Attempt, begin, read
 from hpcmaf.training.nodes import NodePlace
 from tests.launch.made_runs import finish, make_run
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hpcmaf.config.slurm import Slurm
 from hpcmaf.errors import SlurmError
 from hpcmaf.launch.slurm.commands import (
     ControllerAbsentError,
@@ -19,7 +20,6 @@ from hpcmaf.launch.slurm.commands import (
     clean_environment,
 )
 from hpcmaf.launch.slurm.executor import job_id, submit_once
-from hpcmaf.site import Slurm
 from tests.launch.conftest import SlurmSays
 
 # As clients of Slurm 22.05 wrote them while their controller was killed, restarted or too busy.

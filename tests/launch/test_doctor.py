@@ -14,6 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from hpcmaf.cli.doctor import command
+from hpcmaf.config.profile import Profile
+from hpcmaf.config.slurm import Resources, Slurm
 from hpcmaf.errors import PlatformError
 from hpcmaf.launch import executors
 from hpcmaf.launch.doctor import Finding
@@ -21,8 +23,6 @@ from hpcmaf.launch.doctor import machine as machine_module
 from hpcmaf.launch.doctor.nodes import fitting, minutes, read_nodes, records
 from hpcmaf.launch.doctor.place import Mount, mount_of, mounts
 from hpcmaf.launch.executors import visible_gpus
-from hpcmaf.profile import Profile
-from hpcmaf.site import Resources, Slurm
 from tests.launch.conftest import SlurmSays
 from tests.launch.made_runs import make_run
 

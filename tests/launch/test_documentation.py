@@ -13,9 +13,9 @@ from pydantic import BaseModel
 
 from hpcmaf.cli import VERBS
 from hpcmaf.cli.plan import command as plan_command
+from hpcmaf.config.profile import Finetuning, Generation, Profile, load_profile
+from hpcmaf.config.slurm import Resources, Slurm
 from hpcmaf.launch.slurm.causes import KINDS, MOST_ATTEMPTS, RULES, Rule
-from hpcmaf.profile import Finetuning, Generation, Profile, load_profile
-from hpcmaf.site import Resources, Slurm
 
 SLURM = Path(__file__).parents[2] / "slurm"
 TEXT = (SLURM / "README.md").read_text()

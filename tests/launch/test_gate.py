@@ -13,7 +13,7 @@ from hpcmaf.errors import ConfigError, DataError, PlanChangedError, PlatformErro
 from hpcmaf.launch.slurm.commands import ControllerAbsentError, LaterError, NoNodeError, RefusedError, SubmitLimitError
 from hpcmaf.launch.slurm.gate import Gate, passing
 from hpcmaf.launch.slurm.stopped import read_stop
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 from tests.launch.conftest import SlurmSays
 from tests.launch.made_runs import make_run
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from hpcmaf.config.profile import Profile, load_profile
+from hpcmaf.config.recipe import load_recipe
 from hpcmaf.launch.slurm.preview import PlannedJob, preview
-from hpcmaf.plan import Plan, build_plan
-from hpcmaf.profile import Profile, load_profile
-from hpcmaf.recipe import load_recipe
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan, build_plan
 
 GOLDEN = Path(__file__).parent / "golden"
 RUN = Path("/projects/debates/five agents")

@@ -14,7 +14,7 @@ from hpcmaf.cli import cancel, logs, retry
 from hpcmaf.errors import ConfigError, PlanChangedError, SlurmError, UsageError
 from hpcmaf.launch.logs import tail
 from hpcmaf.launch.slurm.stopped import read_stop, write_stop
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 from tests.launch.conftest import SlurmSays
 from tests.launch.made_runs import attempted, finish, make_run, squeue_line, submitted
 

@@ -13,7 +13,7 @@ import pytest
 
 from hpcmaf.launch.slurm import nodes
 from hpcmaf.launch.slurm.nodes import address_of, lend
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 from hpcmaf.training.nodes import NodePlace
 from hpcmaf.training.stopping import StopFlag
 from tests.launch.conftest import SlurmSays

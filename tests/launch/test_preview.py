@@ -11,14 +11,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hpcmaf.cli import plan, submit
+from hpcmaf.config.profile import Profile, load_profile
+from hpcmaf.config.recipe import Recipe, load_recipe
 from hpcmaf.errors import ConfigError, HpcmafError, PlanChangedError, UsageError
 from hpcmaf.launch.doctor import machine
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.launch.slurm.preview import preview
 from hpcmaf.launch.slurm.start import start_chain
-from hpcmaf.profile import Profile, load_profile
-from hpcmaf.recipe import Recipe, load_recipe
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 
 SMALL = ("task.train=12", "task.eval=8", "debate.agents=2")
 SITE = ("generation.problems_per_shard=2", "slurm.max_array_size=2", "slurm.generation.at_once=3")

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hpcmaf.config.profile import Profile, load_profile
 from hpcmaf.errors import ConfigError
 from hpcmaf.launch.slurm.requests import (
     Window,
@@ -24,8 +25,7 @@ from hpcmaf.launch.slurm.requests import (
     stage_windows,
     windows,
 )
-from hpcmaf.plan import Stage
-from hpcmaf.profile import Profile, load_profile
+from hpcmaf.run.plan import Stage
 
 ELEMENTS = st.integers(0, 200).map(lambda count: [(f"{number:05d}",) for number in range(count)])
 # Machines that test are busy; how long an example takes says nothing.

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from hpcmaf.config.profile import load_profile
+from hpcmaf.config.recipe import load_recipe
 from hpcmaf.launch.byhand import find_stage
-from hpcmaf.plan import Plan, build_plan
-from hpcmaf.profile import load_profile
-from hpcmaf.recipe import load_recipe
+from hpcmaf.run.plan import Plan, build_plan
 
 SLURM = Path(__file__).parents[2] / "slurm"
 SCRIPTS = sorted(path for path in SLURM.glob("*.sh") if path.name != "hpcmaf.sh")

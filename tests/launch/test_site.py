@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from hpcmaf.config.profile import Profile, load_profile
+from hpcmaf.config.slurm import _OWN_OPTIONS
 from hpcmaf.errors import ConfigError
 from hpcmaf.launch.slurm.commands import clean_environment
 from hpcmaf.launch.slurm.requests import parameters
-from hpcmaf.profile import Profile, load_profile
-from hpcmaf.site import _OWN_OPTIONS
 
 TEXT = "launcher: slurm\nslurm:\n  partition: gpu\n"
 

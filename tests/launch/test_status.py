@@ -15,11 +15,11 @@ from rich.console import Console
 
 from hpcmaf.cli.status import command
 from hpcmaf.errors import DataError
+from hpcmaf.files.publish import write_json
 from hpcmaf.launch.show import rich
 from hpcmaf.launch.slurm.stopped import write_stop
 from hpcmaf.launch.status import look
-from hpcmaf.publish import write_json
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 from hpcmaf.training.nodes import MEETING
 from tests.launch.conftest import SlurmSays
 from tests.launch.made_runs import attempted, finish, make_run, squeue_line, submitted

@@ -74,7 +74,7 @@ def test_commands_refuse_what_cannot_be(tmp_path) -> None:
 @pytest.mark.slow
 def test_the_template_and_the_quick_encoder_agree() -> None:
     """Corpus lines are, token for token, what a run's chats are."""
-    from hpcmaf.chat import ChatFormat
+    from hpcmaf.engines.chat import ChatFormat
 
     chat = ChatFormat.from_pretrained(str(base_path()))
     author, rng = Author(), random.Random(1)

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
+from hpcmaf.config.profile import Profile
+from hpcmaf.config.recipe import Recipe
+from hpcmaf.debate.methods import METHODS
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.evaluation import pseudo_label_accuracy, score
-from hpcmaf.methods import METHODS
-from hpcmaf.plan import build_plan
-from hpcmaf.profile import Profile
-from hpcmaf.publish import write_json
-from hpcmaf.recipe import Recipe
-from hpcmaf.rundir import RunDir
+from hpcmaf.files.publish import write_json
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import build_plan
 from hpcmaf.selection.select import select
 from hpcmaf.selection.sources import counts
 from hpcmaf.tasks.base import Problem

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from hpcmaf.errors import DataError
 from hpcmaf.evaluation import mcnemar, outcomes
-from hpcmaf.publish import write_json
+from hpcmaf.files.publish import write_json
 from hpcmaf.report import Report, aggregate
 from hpcmaf.report.build import markdown
 from hpcmaf.report.groups import group_runs
 from hpcmaf.report.records import read_run
 from hpcmaf.report.values import to_json
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 
 MakeRun = Callable[..., RunDir]
 TEXTS = ("report.md", "report.csv", "learned.csv", "report.json", "report.tex", "report.html")

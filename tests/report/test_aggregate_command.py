@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from hpcmaf.cli.aggregate import command
 from hpcmaf.errors import DataError
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 
 MakeRun = Callable[..., RunDir]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from hpcmaf.publish import write_json
+from hpcmaf.files.publish import write_json
 from hpcmaf.report.behaviour import behaviour_tables, diversity_table
 from hpcmaf.report.groups import group_runs
 from hpcmaf.report.plots import plots_of
 from hpcmaf.report.records import read_run
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 
 MakeRun = Callable[..., RunDir]
 

@@ -11,7 +11,7 @@ import pytest
 
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.report import aggregate
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 from hpcmaf.store import StoreInfo, write_store
 from tests.report.browser import chromium, fetched
 from tests.report.conftest import invent

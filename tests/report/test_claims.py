@@ -13,7 +13,7 @@ from hpcmaf.report import aggregate
 from hpcmaf.report.claims import Claim, claim_tables, claims
 from hpcmaf.report.groups import group_runs
 from hpcmaf.report.records import read_run
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 
 MakeRun = Callable[..., RunDir]
 SEEDS = (0, 1)

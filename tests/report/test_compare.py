@@ -10,14 +10,14 @@ import pytest
 
 from hpcmaf.errors import UsageError
 from hpcmaf.evaluation import holm, mcnemar, outcomes
-from hpcmaf.publish import write_json
+from hpcmaf.files.publish import write_json
 from hpcmaf.report import aggregate
 from hpcmaf.report.compare import against, find_baseline
 from hpcmaf.report.groups import Group, group_runs
 from hpcmaf.report.methods import method_tables
 from hpcmaf.report.methods import rows as rows_of
 from hpcmaf.report.records import read_run
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 
 MakeRun = Callable[..., RunDir]
 

@@ -19,7 +19,7 @@ from hpcmaf.errors import DataError
 from hpcmaf.report.behaviour import diversity_table
 from hpcmaf.report.groups import group_runs
 from hpcmaf.report.records import read_run
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 from tests.report.test_page import with_store
 
 MakeRun = Callable[..., RunDir]

@@ -9,10 +9,10 @@ import pytest
 
 from hpcmaf.evaluation import MEASURES, declared, mcnemar
 from hpcmaf.launch.status import _accuracy
-from hpcmaf.plan import Stage
 from hpcmaf.report import aggregate
 from hpcmaf.report.records import read_run
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Stage
 
 EARLIER = Path(__file__).with_name("earlier")
 BY_POSITION = {"answer": "one_answer", "vote@1": "majority", "vote@M": "debate"}

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from hpcmaf.publish import write_json
+from hpcmaf.files.publish import write_json
 from hpcmaf.report import aggregate
 from hpcmaf.report.groups import group_runs
 from hpcmaf.report.learned import learned_table
 from hpcmaf.report.records import read_run
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 
 MakeRun = Callable[..., RunDir]
 

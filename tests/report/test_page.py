@@ -17,7 +17,7 @@ from hpcmaf.report import aggregate
 from hpcmaf.report.debates import MOST_CHARACTERS, choose
 from hpcmaf.report.groups import group_runs
 from hpcmaf.report.records import read_run
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 from hpcmaf.store import StoreInfo, write_store
 from tests.report.conftest import invent
 

@@ -13,7 +13,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
 from hpcmaf.evaluation import MEASURES
-from hpcmaf.publish import write_json
+from hpcmaf.files.publish import write_json
 from hpcmaf.report.behaviour import DIVERSITY
 from hpcmaf.report.groups import Group, Point, group_runs
 from hpcmaf.report.plots import (
@@ -31,7 +31,7 @@ from hpcmaf.report.plots import (
     styles_of,
 )
 from hpcmaf.report.records import read_run
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 
 MakeRun = Callable[..., RunDir]
 

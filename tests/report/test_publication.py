@@ -16,7 +16,7 @@ from hpcmaf.report.latex import escape
 from hpcmaf.report.methods import cost_rows, ranks
 from hpcmaf.report.records import read_run
 from hpcmaf.report.reference import published
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 
 MakeRun = Callable[..., RunDir]
 

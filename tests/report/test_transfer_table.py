@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from hpcmaf.config.profile import load_profile
 from hpcmaf.evaluation import holm, mcnemar, outcomes
 from hpcmaf.launch.prepare import plan_run
-from hpcmaf.profile import load_profile
 from hpcmaf.report import Report, aggregate
 from hpcmaf.report.compare import against, find_baseline
 from hpcmaf.report.groups import group_runs
 from hpcmaf.report.records import read_run
 from hpcmaf.report.sections import estimate
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 from hpcmaf.study import load_study
 
 MakeRun = Callable[..., RunDir]

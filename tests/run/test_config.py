@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from hpcmaf.config.profile import load_profile
+from hpcmaf.config.recipe import Recipe, load_recipe, shipped_recipes
 from hpcmaf.errors import ConfigError
-from hpcmaf.profile import load_profile
-from hpcmaf.recipe import Recipe, load_recipe, shipped_recipes
 
 
 def refused(*overrides: str) -> str:

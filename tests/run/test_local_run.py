@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from hpcmaf.chat import ChatFormat
-from hpcmaf.rundir import RunDir
+from hpcmaf.engines.chat import ChatFormat
+from hpcmaf.run.directory import RunDir
 from hpcmaf.store import Store, verify
 from tests.tiny_models import tiny_model
 

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from hpcmaf.attempts import begin
+from hpcmaf.config.profile import load_profile
+from hpcmaf.config.recipe import Recipe, load_recipe
 from hpcmaf.errors import DataError, PlanChangedError, RunBusyError
-from hpcmaf.plan import Plan, build_plan, check_continues, shard_count
-from hpcmaf.profile import load_profile
-from hpcmaf.publish import write_json
-from hpcmaf.recipe import Recipe, load_recipe
-from hpcmaf.rundir import RunDir
-from hpcmaf.stages.context import TaskContext
-from hpcmaf.stages.finetune import finetune_job
-from hpcmaf.stages.serving import served_models
+from hpcmaf.files.publish import write_json
+from hpcmaf.jobs.context import TaskContext
+from hpcmaf.jobs.finetune import finetune_job
+from hpcmaf.jobs.serving import served_models
+from hpcmaf.run.attempts import begin
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan, build_plan, check_continues, shard_count
 from hpcmaf.tasks.base import Problem
 
 PROBLEMS = {"train": {"count": 10, "sha256": "a"}, "eval": {"count": 7, "sha256": "b"}}

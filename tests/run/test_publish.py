@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from hpcmaf.errors import DataError, PlatformError, StoreError
-from hpcmaf.locking import lock
-from hpcmaf.publish import (
+from hpcmaf.files.locking import lock
+from hpcmaf.files.publish import (
     Amount,
     Count,
     Record,

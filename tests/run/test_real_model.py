@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 from hpcmaf.store import Store
 from tests.environments import smollm2
 

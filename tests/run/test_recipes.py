@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from hpcmaf.config.profile import load_profile
+from hpcmaf.config.recipe import Recipe, Training, load_recipe, shipped_recipes
 from hpcmaf.launch.prepare import plan_run
-from hpcmaf.profile import load_profile
-from hpcmaf.recipe import Recipe, Training, load_recipe, shipped_recipes
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 from hpcmaf.study import load_study, shipped_studies
 from hpcmaf.study.drive import plan_study, savings
 from tests.tasks.conftest import gsm8k_rows, math_record, write_jsonl

@@ -10,20 +10,20 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from hpcmaf.attempts import begin
+from hpcmaf.config.profile import Profile, load_profile
+from hpcmaf.config.recipe import load_recipe
 from hpcmaf.errors import DataError, EngineError, PlanChangedError
+from hpcmaf.files.publish import write_json, write_text
+from hpcmaf.jobs import debate as debate_stage
+from hpcmaf.jobs import task as entry
+from hpcmaf.jobs.context import TaskContext
 from hpcmaf.launch.local import LocalDriver
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.launch.progress import Watcher
 from hpcmaf.launch.recovery import recover, sweep
-from hpcmaf.plan import Plan, Stage, build_plan
-from hpcmaf.profile import Profile, load_profile
-from hpcmaf.publish import write_json, write_text
-from hpcmaf.recipe import load_recipe
-from hpcmaf.rundir import RunDir
-from hpcmaf.stages import debate as debate_stage
-from hpcmaf.stages import entry
-from hpcmaf.stages.context import TaskContext
+from hpcmaf.run.attempts import begin
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan, Stage, build_plan
 from hpcmaf.tasks.base import Problem
 from tests.debate.scripted import ScriptedEngine
 

@@ -9,8 +9,8 @@ import pytest
 from hpcmaf.debate.protocol import Protocol
 from hpcmaf.debate.society import Society
 from hpcmaf.engines import Sampling
-from hpcmaf.sharding import cut, expected_tokens
-from hpcmaf.stages.debate import problems_of
+from hpcmaf.jobs.debate import problems_of
+from hpcmaf.run.sharding import cut, expected_tokens
 from hpcmaf.tasks import get_task
 from hpcmaf.tasks.base import Problem
 

@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from hpcmaf.attempts import begin, leave_cause
 from hpcmaf.errors import StageError
 from hpcmaf.launch import local
 from hpcmaf.launch.local import LocalDriver
 from hpcmaf.launch.progress import Watcher
-from hpcmaf.plan import Stage
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.attempts import begin, leave_cause
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Stage
 from tests.run.test_recovery import finish, planned, profile
 
 AGENTS = ["generator-0", "generator-1", "generator-2", "critic-0", "critic-1", "critic-2"]

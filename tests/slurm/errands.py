@@ -18,11 +18,11 @@ from typing import Any
 
 from hpcmaf.errors import EngineError, OutOfMemory, StopRequested, TrainingError
 from hpcmaf.evaluation import score
-from hpcmaf.plan import Plan, Stage
-from hpcmaf.publish import write_json, write_text
-from hpcmaf.rundir import RunDir
-from hpcmaf.stages import entry
-from hpcmaf.stages.context import TaskContext
+from hpcmaf.files.publish import write_json, write_text
+from hpcmaf.jobs import task as entry
+from hpcmaf.jobs.context import TaskContext
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan, Stage
 from hpcmaf.training.stopping import StopFlag
 
 

@@ -8,16 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hpcmaf.configfile import apply_overrides, validate
+from hpcmaf.config.profile import Profile
+from hpcmaf.config.recipe import load_recipe
+from hpcmaf.files.yaml import apply_overrides, validate
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.launch.slurm.chain import Chain
 from hpcmaf.launch.slurm.gate import hold
 from hpcmaf.launch.slurm.start import start_chain
 from hpcmaf.launch.slurm.stopped import read_stop
-from hpcmaf.plan import Plan
-from hpcmaf.profile import Profile
-from hpcmaf.recipe import load_recipe
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan
 from tests.slurm.client import Client
 from tests.slurm.errands import errand
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from hpcmaf.publish import file_sha256
-from hpcmaf.rundir import RunDir
+from hpcmaf.files.publish import file_sha256
+from hpcmaf.run.directory import RunDir
 from hpcmaf.store import verify
 from tests.slurm.cluster import Cluster
 from tests.slurm.runs import REPOSITORY, reported

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 from hpcmaf.store import verify
 from tests.slurm.cluster import Cluster
 from tests.slurm.processes import wait_until

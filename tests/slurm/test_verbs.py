@@ -15,10 +15,10 @@ from hpcmaf.cli import doctor as doctor_verb
 from hpcmaf.cli import logs as logs_verb
 from hpcmaf.cli import retry as retry_verb
 from hpcmaf.cli import status as status_verb
+from hpcmaf.config.profile import load_profile
 from hpcmaf.launch.prepare import write_profile
 from hpcmaf.launch.slurm import retry as retry_module
 from hpcmaf.launch.status import look
-from hpcmaf.profile import load_profile
 from tests.slurm.cluster import Cluster
 from tests.slurm.errands import errand, plant, started
 from tests.slurm.processes import wait_until

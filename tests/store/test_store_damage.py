@@ -20,7 +20,7 @@ from click.testing import CliRunner
 
 from hpcmaf.cli.verify import command
 from hpcmaf.errors import PlatformError, StoreError
-from hpcmaf.publish import manifest_path, read_manifest, write_json, write_manifest
+from hpcmaf.files.publish import manifest_path, read_manifest, write_json, write_manifest
 from hpcmaf.store import Store, merge, verify, write_store
 from hpcmaf.store.damage import reading
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hpcmaf.errors import StoreError
-from hpcmaf.publish import check_manifest, manifest_path
+from hpcmaf.files.publish import check_manifest, manifest_path
 from hpcmaf.store import Store, merge, merging, verify, write_store
 
 COUNT = 35

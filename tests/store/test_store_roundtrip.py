@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.errors import PlatformError, StoreError
-from hpcmaf.publish import manifest_path, read_manifest
+from hpcmaf.files.publish import manifest_path, read_manifest
 from hpcmaf.store import Store, StoreInfo, write_store
 from hpcmaf.tasks.base import Problem
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hpcmaf import publish
+from hpcmaf.files import publish
 from tests.study.studies import Hands
 
 

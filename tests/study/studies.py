@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from hpcmaf.profile import load_profile
-from hpcmaf.stages import debate as debate_stage
-from hpcmaf.stages import finetune as finetune_stage
+from hpcmaf.config.profile import load_profile
+from hpcmaf.jobs import debate as debate_stage
+from hpcmaf.jobs import finetune as finetune_stage
 from hpcmaf.study import Study, load_study
 from hpcmaf.study.drive import drive_study
 from hpcmaf.study.sharing import Planned

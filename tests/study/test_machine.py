@@ -10,14 +10,14 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from hpcmaf.attempts import begin
+from hpcmaf.config.profile import Profile
 from hpcmaf.errors import DataError, StageError
+from hpcmaf.jobs import task as entry
 from hpcmaf.launch import local
 from hpcmaf.launch.local import LocalDriver
-from hpcmaf.plan import Stage
-from hpcmaf.profile import Profile
-from hpcmaf.rundir import RunDir
-from hpcmaf.stages import entry
+from hpcmaf.run.attempts import begin
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Stage
 from hpcmaf.study.drive import drive_study, plan_study, savings
 from hpcmaf.study.machine import Machine
 from hpcmaf.study.plan import Study

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hpcmaf.errors import ConfigError, StageError
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 from hpcmaf.store import verify
 from hpcmaf.study import load_study
 from hpcmaf.study.drive import drive_study, plan_study, savings

@@ -48,7 +48,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line_within_seconds(listening: bool
 import time
 from hpcmaf.errors import HpcmafError
 from hpcmaf.launch.basecheck import check_base
-from hpcmaf.recipe import Model
+from hpcmaf.config.recipe import Model
 from hpcmaf.tasks.columnar import read_hub
 import huggingface_hub.hf_api
 for ask in (lambda: check_base(Model(path="some/model")), lambda: list(read_hub("some/problems", (), None))):

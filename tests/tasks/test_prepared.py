@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from hpcmaf.cli.data import command
 from hpcmaf.errors import DataError
-from hpcmaf.publish import file_sha256, manifest_path, read_manifest
+from hpcmaf.files.publish import file_sha256, manifest_path, read_manifest
 from hpcmaf.tasks import get_task
 from tests.tasks.conftest import gsm8k_rows, write_jsonl
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from hpcmaf.answers import AnswerForm
+from hpcmaf.config.recipe import load_recipe
 from hpcmaf.debate.protocol import Protocol, debate
 from hpcmaf.debate.society import Society
 from hpcmaf.engines import Sampling
 from hpcmaf.errors import ConfigError
-from hpcmaf.recipe import load_recipe
 from hpcmaf.selection.select import write_selection
 from hpcmaf.store import Store, StoreInfo, write_store
 from hpcmaf.tasks import get_task
@@ -132,8 +132,8 @@ def test_a_file_that_is_not_there_is_one_line():
 
 
 def test_the_kind_of_answer_is_the_recipes(recipe):
-    from hpcmaf.methods import METHODS
-    from hpcmaf.stages.debate import protocol_of
+    from hpcmaf.debate.methods import METHODS
+    from hpcmaf.jobs.debate import protocol_of
 
     asked = recipe.task.model_copy(update={"answer": "letter"})
     made = protocol_of(recipe, METHODS["maft"], asked, 2, 1)

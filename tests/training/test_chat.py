@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpcmaf.chat import ChatFormat
+from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.errors import EngineError
 from tests.training.models import BOS_TEMPLATE, END_TEMPLATE, FAMILIES, family_tokenizer, make_tokenizer
 

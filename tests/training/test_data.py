@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcmaf.chat import Sample
+from hpcmaf.engines.chat import Sample
 from hpcmaf.errors import DataError, TrainingError
 from hpcmaf.training.data import IGNORED, TokenSample, collate, global_batches, load_tokens, share
 

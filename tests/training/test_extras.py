@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
+from hpcmaf.config.profile import load_profile
+from hpcmaf.config.recipe import load_recipe
 from hpcmaf.errors import ConfigError
 from hpcmaf.launch.prepare import prepare_run
-from hpcmaf.profile import load_profile
-from hpcmaf.recipe import load_recipe
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 from hpcmaf.training.extras import check_gpu_type
 
 

@@ -87,7 +87,7 @@ def plain_loop(outcome: Outcome):
     import torch
     from transformers import AutoModelForCausalLM
 
-    from hpcmaf.chat import ChatFormat
+    from hpcmaf.engines.chat import ChatFormat
     from hpcmaf.seeding import derive_seed
     from hpcmaf.training.data import global_batches, load_tokens
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from hpcmaf.config.recipe import load_recipe
 from hpcmaf.errors import ConfigError
-from hpcmaf.recipe import load_recipe
 from hpcmaf.training.memory import Keeps, Size, activations, choose_passes, choose_stage, flop_per_token, needed
 from hpcmaf.training.spec import FinetuneJob
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpcmaf.config.recipe import load_recipe
 from hpcmaf.errors import ConfigError, DataError
-from hpcmaf.recipe import load_recipe
 from hpcmaf.selection.select import select, write_selection
 from hpcmaf.training.pairs import load_pairs
 from tests.selection.test_select import cut_off, debate, random_debates, store
@@ -102,7 +102,7 @@ def margins(outcome: Outcome, lines: list[dict], path: Path) -> list[float]:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from hpcmaf.chat import ChatFormat
+    from hpcmaf.engines.chat import ChatFormat
 
     def preferences_of(model) -> torch.Tensor:
         found = []
@@ -170,7 +170,7 @@ def test_first_step_is_dpo_as_it_is_written(outcomes, tmp_path):
     "text", ['{"prompt": []}', '{"messages": []}', "[", '{"prompt": [], "chosen": [], "rejected": []}']
 )
 def test_foreign_lines_are_refused(tmp_path, bases, text):
-    from hpcmaf.chat import ChatFormat
+    from hpcmaf.engines.chat import ChatFormat
 
     (tmp_path / "pairs.jsonl").write_text(text + "\n")
     with pytest.raises(DataError, match=r"pairs\.jsonl:1: not a"):
@@ -188,7 +188,7 @@ def test_no_pair_has_an_answer_that_was_cut_off():
 
 
 def test_a_pairs_ends_are_those_that_were_generated(bases, tmp_path):
-    from hpcmaf.chat import ChatFormat
+    from hpcmaf.engines.chat import ChatFormat
 
     line = {
         "prompt": [{"role": "user", "content": "q"}],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from hpcmaf.recipe import Training
+from hpcmaf.config.recipe import Training
 
 TEXT = (Path(__file__).parents[2] / "recipes" / "TRAINING.md").read_text()
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpcmaf.config.recipe import load_recipe
 from hpcmaf.errors import ConfigError, TrainingError
-from hpcmaf.recipe import load_recipe
 from hpcmaf.training.data import TokenSample
 from hpcmaf.training.divergence import check_loss
 from hpcmaf.training.spec import FinetuneJob

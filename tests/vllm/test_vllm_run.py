@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hpcmaf.engines.server import servers_folder
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 from hpcmaf.store import verify
 from tests.vllm.societies import command
 

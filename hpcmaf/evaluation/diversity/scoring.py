@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from hpcmaf.chat import ChatFormat
 from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.engines.base import Engine, Request, Sampling
+from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.evaluation.diversity.likelihood import Likelihoods
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hpcmaf.config.profile import Profile
 from hpcmaf.launch.doctor.finding import Finding
-from hpcmaf.profile import Profile
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 
 __all__ = ["Finding", "examine"]
 

@@ -6,11 +6,11 @@ import shutil
 import time
 from collections.abc import Generator, Mapping
 
+from hpcmaf.config.profile import Profile
 from hpcmaf.errors import SlurmError
 from hpcmaf.launch.doctor.finding import Finding, ok, problem, warning
 from hpcmaf.launch.slurm.commands import AccountingAbsentError, accounting, configuration, queue
 from hpcmaf.launch.slurm.requests import array_limit
-from hpcmaf.profile import Profile
 
 _NEEDED = ("sbatch", "srun", "squeue", "scancel", "scontrol")
 _USEFUL = {"sinfo": "to look around", "sacct": "to tell why jobs ended"}

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from importlib import metadata
 from importlib.util import find_spec
 
+from hpcmaf.config.profile import Profile
+from hpcmaf.config.slurm import unnamed
 from hpcmaf.launch.doctor.finding import Finding, ok, problem, warning
 from hpcmaf.launch.executors import visible_gpus
-from hpcmaf.profile import Profile
-from hpcmaf.site import unnamed
 
 
 def examine_machine(profile: Profile) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from hpcmaf.site import Resources, Slurm
+from hpcmaf.config.slurm import Resources, Slurm
 
 # name=value, where a value may hold blanks: the next name ends it.
 _FIELD = re.compile(r"(?:^|\s)([A-Za-z][A-Za-z0-9_:/]*)=")

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpcmaf.errors import HpcmafError, RunBusyError
+from hpcmaf.files.locking import lock
 from hpcmaf.launch.doctor.finding import Finding, ok, problem, warning
-from hpcmaf.locking import lock
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 
 _SHARED = re.compile(
     r"nfs4?|lustre|gpfs|beegfs\w*|ceph|fuse\.ceph\S*|glusterfs|fuse\.glusterfs|panfs|wekafs|orangefs|afs|cifs|9p|virtiofs|fuse\.sshfs"

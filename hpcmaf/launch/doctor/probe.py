@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import hpcmaf
+from hpcmaf.config.profile import Profile
 from hpcmaf.errors import HpcmafError, RunBusyError, SlurmError
+from hpcmaf.files.locking import lock
+from hpcmaf.files.publish import write_json
 from hpcmaf.launch.doctor.finding import Finding, ok, problem, warning
 from hpcmaf.launch.executors import visible_gpus
 from hpcmaf.launch.slurm.commands import call, cancel, queue
 from hpcmaf.launch.slurm.executor import ChainExecutor
 from hpcmaf.launch.slurm.nodes import address_of
 from hpcmaf.launch.slurm.requests import Element, parameters
-from hpcmaf.locking import lock
-from hpcmaf.profile import Profile
-from hpcmaf.publish import write_json
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 
 _AREA = "nodes"
 _MINUTES = 5

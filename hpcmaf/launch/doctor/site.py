@@ -12,6 +12,8 @@ import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
+from hpcmaf.config.profile import Profile
+from hpcmaf.config.slurm import Resources, Slurm
 from hpcmaf.errors import HpcmafError, SlurmError
 from hpcmaf.launch.doctor.finding import Finding, ok, problem, warning
 from hpcmaf.launch.doctor.nodes import Node, fitting, minutes, read_nodes, records
@@ -19,9 +21,7 @@ from hpcmaf.launch.slurm.commands import call
 from hpcmaf.launch.slurm.executor import ChainExecutor
 from hpcmaf.launch.slurm.refusals import lifting
 from hpcmaf.launch.slurm.requests import DEFAULT_MAX_ARRAY_SIZE, array_limit, parameters, stage_windows
-from hpcmaf.profile import Profile
-from hpcmaf.rundir import RunDir
-from hpcmaf.site import Resources, Slurm
+from hpcmaf.run.directory import RunDir
 
 _KINDS = {"generation": "debate", "finetuning": "finetune", "merge": "merge", "gate": "gate"}
 

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hpcmaf.config.profile import Profile
 from hpcmaf.errors import RunBusyError, SlurmError
 from hpcmaf.launch.slurm.commands import ControllerAbsentError, Job, cancel, queue
 from hpcmaf.launch.slurm.stopped import read_stop, write_stop
 from hpcmaf.launch.slurm.submissions import Submissions
-from hpcmaf.profile import Profile
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 
 REASON = "cancelled by 'hpcmaf cancel'"
 _POLL_SECONDS = 1.0

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hpcmaf.attempts import Attempt
 from hpcmaf.errors import FailureKind
 from hpcmaf.launch.slurm.commands import Job
 from hpcmaf.launch.slurm.snapshot import TaskKey
 from hpcmaf.launch.slurm.submissions import Verdict
+from hpcmaf.run.attempts import Attempt
 
 Kind = Literal[
     "error",
@@ -159,7 +159,7 @@ def find_cause(attempt: Attempt | None, job: Job | None, standing: int) -> Cause
     job
         What Slurm still knows of it, from squeue or sacct.
     standing
-        How far the task is (:func:`hpcmaf.stages.standing.standing`).
+        How far the task is (:func:`hpcmaf.jobs.resume.standing`).
     """
     facts = attempt.facts if attempt else {}
     left = attempt.cause if attempt else None

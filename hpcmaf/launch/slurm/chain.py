@@ -13,7 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from hpcmaf.config.profile import Profile
 from hpcmaf.errors import SlurmError
+from hpcmaf.jobs.task import run_task
 from hpcmaf.launch.slurm.causes import Cause, decide, nodes_to_avoid
 from hpcmaf.launch.slurm.commands import (
     AccountingAbsentError,
@@ -48,10 +50,8 @@ from hpcmaf.launch.slurm.snapshot import Snapshot, TaskKey
 from hpcmaf.launch.slurm.stopped import write_stop
 from hpcmaf.launch.slurm.submissions import Submission, Submissions, Verdict
 from hpcmaf.launch.slurm.task import ClusterTask, Work
-from hpcmaf.plan import Plan, Stage
-from hpcmaf.profile import Profile
-from hpcmaf.rundir import RunDir
-from hpcmaf.stages.entry import run_task
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan, Stage
 
 LONGEST_WATCH_SECONDS = 3600.0
 

@@ -19,11 +19,11 @@ from typing import Any
 import submitit
 from submitit.core.utils import DelayedSubmission
 
+from hpcmaf.config.slurm import Slurm
 from hpcmaf.errors import one_line
+from hpcmaf.files.publish import write_text
 from hpcmaf.launch.slurm.commands import ControllerAbsentError, RefusedError, call, cancel, queue
 from hpcmaf.launch.slurm.requests import Element
-from hpcmaf.publish import write_text
-from hpcmaf.site import Slurm
 
 # Requeueing for its time limit is decided by progress, not by a count.
 _NO_COUNT = 1_000_000

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from submitit.core.utils import DelayedSubmission
 
+from hpcmaf.config.profile import Profile, load_profile
 from hpcmaf.errors import HpcmafError, RunBusyError, SlurmError, failure_kind, one_line
 from hpcmaf.launch.recovery import sweep
 from hpcmaf.launch.slurm.chain import Chain
@@ -24,9 +25,8 @@ from hpcmaf.launch.slurm.nodes import restarts
 from hpcmaf.launch.slurm.requests import Element, watch_seconds
 from hpcmaf.launch.slurm.stopped import write_stop
 from hpcmaf.launch.slurm.task import Work
-from hpcmaf.plan import Plan
-from hpcmaf.profile import Profile, load_profile
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan
 
 # Another gate, or somebody's submit, holds the run for seconds as a rule.
 _HOLD_SECONDS = 900.0

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from hpcmaf.attempts import all_attempts
+from hpcmaf.config.slurm import Slurm
+from hpcmaf.jobs.resume import standing
 from hpcmaf.launch.slurm.causes import Cause, find_cause
 from hpcmaf.launch.slurm.commands import AccountingAbsentError, Job, accounting
 from hpcmaf.launch.slurm.snapshot import Snapshot, TaskKey
 from hpcmaf.launch.slurm.submissions import Submissions
-from hpcmaf.plan import Stage
-from hpcmaf.rundir import RunDir
-from hpcmaf.site import Slurm
-from hpcmaf.stages.standing import standing
+from hpcmaf.run.attempts import all_attempts
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Stage
 
 # A file server may show a marker a little after its job has ended.
 _MARKER_DELAYS = (1.0, 4.0, 10.0)

@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 import submitit
 
-from hpcmaf.attempts import all_attempts, read_cause
 from hpcmaf.errors import SlurmError
 from hpcmaf.launch.slurm.commands import call
-from hpcmaf.plan import Stage
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.attempts import all_attempts, read_cause
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Stage
 from hpcmaf.training.nodes import NodePlace
 from hpcmaf.training.stopping import StopFlag
 

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from hpcmaf.config.profile import Profile
 from hpcmaf.errors import SlurmError
 from hpcmaf.launch.slurm.chain import Chain
 from hpcmaf.launch.slurm.commands import Job, configuration
@@ -31,9 +32,8 @@ from hpcmaf.launch.slurm.requests import (
 )
 from hpcmaf.launch.slurm.snapshot import Snapshot
 from hpcmaf.launch.slurm.submissions import Submissions
-from hpcmaf.plan import Plan, Stage
-from hpcmaf.profile import Profile
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan, Stage
 
 # In the place of what the first submission draws.
 UNKNOWN_TAG = "xxxxxxxx"

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpcmaf.config.profile import Profile
 from hpcmaf.errors import ConfigError
-from hpcmaf.plan import Stage
-from hpcmaf.profile import Profile
-from hpcmaf.rundir import RunDir
-from hpcmaf.stages.context import limit_threads
+from hpcmaf.jobs.context import limit_threads
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Stage
 
 # Tasks that one job of the array works off, one after another.
 Element = tuple[str, ...]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from hpcmaf.config.profile import Profile
+from hpcmaf.config.recipe import Recipe
 from hpcmaf.errors import ConfigError, SlurmError, one_line
+from hpcmaf.jobs.task import run_task
 from hpcmaf.launch.prepare import write_profile
 from hpcmaf.launch.slurm.chain import Chain
 from hpcmaf.launch.slurm.snapshot import TaskKey
 from hpcmaf.launch.slurm.start import start_chain
 from hpcmaf.launch.slurm.survey import survey_cluster
 from hpcmaf.launch.slurm.task import Work
-from hpcmaf.plan import Plan, build_plan, check_continues
-from hpcmaf.profile import Profile
-from hpcmaf.recipe import Recipe
-from hpcmaf.rundir import RunDir
-from hpcmaf.stages.entry import run_task
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan, build_plan, check_continues
 
 
 def retry(

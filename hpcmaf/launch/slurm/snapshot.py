@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from hpcmaf.launch.slurm.commands import Job
 from hpcmaf.launch.slurm.submissions import Submission, Submissions
-from hpcmaf.plan import Plan, Stage
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan, Stage
 
 TaskKey = tuple[str, str]
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from hpcmaf.config.profile import Profile
+from hpcmaf.jobs.task import run_task
 from hpcmaf.launch.recovery import recover
 from hpcmaf.launch.slurm.chain import Chain
 from hpcmaf.launch.slurm.gate import Gate
 from hpcmaf.launch.slurm.requests import check_path
 from hpcmaf.launch.slurm.snapshot import Snapshot, TaskKey
 from hpcmaf.launch.slurm.task import Work
-from hpcmaf.plan import Plan
-from hpcmaf.profile import Profile
-from hpcmaf.rundir import RunDir
-from hpcmaf.stages.entry import run_task
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan
 
 # Somebody is waiting at the prompt; a restarting controller is back by then.
 PATIENCE_SECONDS = 60.0

@@ -6,8 +6,8 @@ import time
 from typing import Any
 
 from hpcmaf.errors import DataError
-from hpcmaf.publish import Record, read_json, write_json
-from hpcmaf.rundir import RunDir
+from hpcmaf.files.publish import Record, read_json, write_json
+from hpcmaf.run.directory import RunDir
 
 
 class _Stop(Record):

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 
-from hpcmaf.attempts import all_attempts
+from hpcmaf.config.profile import Profile
 from hpcmaf.errors import SlurmError
 from hpcmaf.launch.estimate import read_progress
 from hpcmaf.launch.slurm.causes import RULES, find_cause
@@ -17,9 +17,9 @@ from hpcmaf.launch.slurm.snapshot import Snapshot, TaskKey
 from hpcmaf.launch.slurm.stopped import read_stop
 from hpcmaf.launch.slurm.submissions import Submissions
 from hpcmaf.launch.survey import Failure, Survey, begun_tasks, driver, unfinished
-from hpcmaf.plan import Plan
-from hpcmaf.profile import Profile
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.attempts import all_attempts
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan
 from hpcmaf.training.nodes import MEETING
 
 # Somebody is looking: what does not answer by then is left out.

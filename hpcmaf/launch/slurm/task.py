@@ -18,14 +18,14 @@ from typing import Any, Protocol, Self
 import submitit
 from submitit.core.utils import DelayedSubmission, UncompletedJobError
 
-from hpcmaf.attempts import begin, leave_cause, read_cause
 from hpcmaf.errors import StageError, StopRequested
+from hpcmaf.jobs.resume import standing
+from hpcmaf.jobs.task import run_task
 from hpcmaf.launch.slurm.nodes import lend, place_of_job, restarts
 from hpcmaf.launch.slurm.requests import Element
-from hpcmaf.plan import Stage
-from hpcmaf.rundir import RunDir
-from hpcmaf.stages.entry import run_task
-from hpcmaf.stages.standing import standing
+from hpcmaf.run.attempts import begin, leave_cause, read_cause
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Stage
 from hpcmaf.training.launch import Workers
 from hpcmaf.training.nodes import NodePlace
 from hpcmaf.training.stopping import StopFlag
@@ -37,7 +37,7 @@ _SIGNAL_SLACK = 90.0
 
 
 class Work(Protocol):
-    """Signature of :func:`hpcmaf.stages.entry.run_task`."""
+    """Signature of :func:`hpcmaf.jobs.task.run_task`."""
 
     def __call__(
         self,

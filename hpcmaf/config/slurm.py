@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from hpcmaf.configfile import Strict, validate
+from hpcmaf.files.yaml import Strict, validate
 
 # What accounts, partitions, constraints, node lists and types are written
 # with: [h100*2|a100]&ib, node[1-4,7], gpu:h100. No quote, no blank, no $ or ;

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-from hpcmaf.publish import manifest_path
+from hpcmaf.files.publish import manifest_path
+from hpcmaf.jobs.context import TaskContext, peak_memory_bytes
+from hpcmaf.jobs.debate import SPLITS
 from hpcmaf.selection.select import write_selection
 from hpcmaf.selection.sources import counts_line, scarce, scarce_line
-from hpcmaf.stages.context import TaskContext, peak_memory_bytes
-from hpcmaf.stages.debate import SPLITS
 from hpcmaf.store import merge
 
 

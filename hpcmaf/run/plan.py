@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from hpcmaf.config.profile import Generation, Profile
+from hpcmaf.config.recipe import Recipe
+from hpcmaf.debate.methods import METHODS
 from hpcmaf.errors import DataError, PlanChangedError
-from hpcmaf.methods import METHODS
-from hpcmaf.profile import Generation, Profile
-from hpcmaf.publish import Count, Record, read_json
-from hpcmaf.recipe import Recipe
+from hpcmaf.files.publish import Count, Record, read_json
 
 SCHEMA = "hpcmaf-plan/1"
 

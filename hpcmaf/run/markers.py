@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator
 
 from hpcmaf.errors import DataError
-from hpcmaf.plan import Stage
-from hpcmaf.publish import Amount, Record, file_sha256, read_json, write_json
+from hpcmaf.files.publish import Amount, Record, file_sha256, read_json, write_json
+from hpcmaf.run.plan import Stage
 
 
 class LedgerRow(Record):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.errors import PlanChangedError
-from hpcmaf.publish import read_bytes, write_text
+from hpcmaf.files.publish import read_bytes, write_text
 from hpcmaf.tasks.base import Problem
 
 

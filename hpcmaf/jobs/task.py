@@ -11,7 +11,7 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
-from hpcmaf.attempts import leave_cause
+from hpcmaf.config.profile import load_profile
 from hpcmaf.errors import (
     HpcmafError,
     MissingInputError,
@@ -21,22 +21,22 @@ from hpcmaf.errors import (
     one_line,
     system_error,
 )
-from hpcmaf.plan import Stage
-from hpcmaf.profile import load_profile
-from hpcmaf.rundir import RunDir
-from hpcmaf.stages.context import TaskContext
-from hpcmaf.stages.standing import standing
+from hpcmaf.jobs.context import TaskContext
+from hpcmaf.jobs.resume import standing
+from hpcmaf.run.attempts import leave_cause
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Stage
 from hpcmaf.training.launch import Workers
 from hpcmaf.training.nodes import NodePlace
 from hpcmaf.training.stopping import StopFlag
 
 # Imported only in the job that needs them: merging must not load torch.
 _STAGES = {
-    "debate": ("hpcmaf.stages.debate", "run_debate_shard"),
-    "eval": ("hpcmaf.stages.debate", "run_debate_shard"),
-    "merge": ("hpcmaf.stages.merge", "run_merge"),
-    "finetune": ("hpcmaf.stages.finetune", "run_agent_finetune"),
-    "score": ("hpcmaf.stages.score", "run_score"),
+    "debate": ("hpcmaf.jobs.debate", "run_debate_shard"),
+    "eval": ("hpcmaf.jobs.debate", "run_debate_shard"),
+    "merge": ("hpcmaf.jobs.merge", "run_merge"),
+    "finetune": ("hpcmaf.jobs.finetune", "run_agent_finetune"),
+    "score": ("hpcmaf.jobs.score", "run_score"),
 }
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hpcmaf.config.recipe import Recipe
+from hpcmaf.debate.methods import METHODS
 from hpcmaf.engines.base import ServedModels
 from hpcmaf.engines.basemodel import base_model
 from hpcmaf.engines.options import AdapterShape
 from hpcmaf.errors import DataError
-from hpcmaf.methods import METHODS
-from hpcmaf.recipe import Recipe
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
 
 
 def trained_agents(recipe: Recipe) -> Sequence[str]:

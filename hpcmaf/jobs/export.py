@@ -6,12 +6,12 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from hpcmaf.config.recipe import Recipe
 from hpcmaf.engines.basemodel import base_model
 from hpcmaf.errors import DataError, UsageError
-from hpcmaf.publish import atomic_path
-from hpcmaf.recipe import Recipe
-from hpcmaf.rundir import RunDir
-from hpcmaf.stages.serving import trained_agents
+from hpcmaf.files.publish import atomic_path
+from hpcmaf.jobs.serving import trained_agents
+from hpcmaf.run.directory import RunDir
 
 
 def export_model(run: RunDir, agent: str, out: Path, *, iteration: int | None = None, merge: bool = False) -> int:

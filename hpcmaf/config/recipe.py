@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from hpcmaf.chat import DATE
-from hpcmaf.configfile import Strict, apply_overrides, read_mapping, shipped_folder, validate
+from hpcmaf.debate.methods import METHODS
+from hpcmaf.engines.chat import DATE
 from hpcmaf.errors import ConfigError
-from hpcmaf.methods import METHODS
+from hpcmaf.files.yaml import Strict, apply_overrides, read_mapping, shipped_folder, validate
 from hpcmaf.tasks.promptfile import PromptFile
 from hpcmaf.tasks.registry import TASKS
 

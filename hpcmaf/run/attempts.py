@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.errors import DataError
-from hpcmaf.publish import Amount, Count, Record, read_json, write_json
+from hpcmaf.files.publish import Amount, Count, Record, read_json, write_json
 
 _FACTS, _CAUSE = "attempt.json", "cause.json"
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from hpcmaf.config.recipe import Recipe
+from hpcmaf.debate.methods import METHODS
 from hpcmaf.errors import DataError
 from hpcmaf.evaluation.diversity.measure import Means, measure, sample
-from hpcmaf.methods import METHODS
-from hpcmaf.publish import write_json
-from hpcmaf.recipe import Recipe
-from hpcmaf.rundir import RunDir
-from hpcmaf.stages.serving import served_models
+from hpcmaf.files.publish import write_json
+from hpcmaf.jobs.serving import served_models
+from hpcmaf.run.directory import RunDir
 
 
 def measure_run(

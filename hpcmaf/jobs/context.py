@@ -11,13 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from hpcmaf.config.profile import Profile
+from hpcmaf.config.recipe import Asked, Recipe
+from hpcmaf.debate.methods import METHODS, Method
 from hpcmaf.engines.basemodel import base_model
-from hpcmaf.methods import METHODS, Method
-from hpcmaf.plan import Plan, Stage
-from hpcmaf.profile import Profile
-from hpcmaf.publish import write_json
-from hpcmaf.recipe import Asked, Recipe
-from hpcmaf.rundir import RunDir
+from hpcmaf.files.publish import write_json
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan, Stage
 from hpcmaf.training.launch import Workers
 from hpcmaf.training.nodes import NodePlace
 from hpcmaf.training.stopping import StopFlag

@@ -10,6 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from hpcmaf.answers import AnswerForm
+from hpcmaf.config.recipe import Asked, Recipe
+from hpcmaf.debate.methods import Method
 from hpcmaf.debate.protocol import Protocol, calls_per_problem, debate
 from hpcmaf.debate.rationale import rationalise
 from hpcmaf.debate.society import Society
@@ -17,12 +19,10 @@ from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.engines.base import Engine, Sampling
 from hpcmaf.engines.journal import Journal
 from hpcmaf.errors import StopRequested
-from hpcmaf.methods import Method
-from hpcmaf.publish import manifest_path
-from hpcmaf.recipe import Asked, Recipe
-from hpcmaf.sharding import cut, expected_tokens
-from hpcmaf.stages.context import TaskContext, peak_memory_bytes
-from hpcmaf.stages.serving import adapter_room, models_of
+from hpcmaf.files.publish import manifest_path
+from hpcmaf.jobs.context import TaskContext, peak_memory_bytes
+from hpcmaf.jobs.serving import adapter_room, models_of
+from hpcmaf.run.sharding import cut, expected_tokens
 from hpcmaf.store import StoreInfo, write_store
 from hpcmaf.tasks import get_task
 from hpcmaf.tasks.base import Problem

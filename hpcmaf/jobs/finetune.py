@@ -7,8 +7,8 @@ from contextlib import suppress
 from typing import Any
 
 from hpcmaf.errors import DataError
+from hpcmaf.jobs.context import TaskContext
 from hpcmaf.selection.sources import counts_line, scarce, scarce_line
-from hpcmaf.stages.context import TaskContext
 from hpcmaf.training.job import FinetuneJob, run_finetune
 from hpcmaf.training.nodes import MEETING
 

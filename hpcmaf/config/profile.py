@@ -1,6 +1,6 @@
 """A profile: how one site runs jobs, and nothing about the science.
 
-What is asked of a Slurm cluster stands in :mod:`hpcmaf.site`.
+What is asked of a Slurm cluster stands in :mod:`hpcmaf.config.slurm`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from hpcmaf.configfile import Strict, apply_overrides, read_mapping, shipped_folder, validate
+from hpcmaf.config.slurm import GpuJob, Slurm, with_defaults
 from hpcmaf.cores import usable_cores
 from hpcmaf.engines.options import Endpoint, VllmOptions
 from hpcmaf.errors import ConfigError
-from hpcmaf.site import GpuJob, Slurm, with_defaults
+from hpcmaf.files.yaml import Strict, apply_overrides, read_mapping, shipped_folder, validate
 
 DEFAULT_PROFILE = "local"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 from hpcmaf.evaluation import pseudo_label_accuracy, score
-from hpcmaf.publish import write_json
+from hpcmaf.files.publish import write_json
+from hpcmaf.jobs.context import TaskContext, peak_memory_bytes
+from hpcmaf.jobs.merge import merge_shards
 from hpcmaf.selection.sources import scarce
-from hpcmaf.stages.context import TaskContext, peak_memory_bytes
-from hpcmaf.stages.merge import merge_shards
 from hpcmaf.store import Store
 
 

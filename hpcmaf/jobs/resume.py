@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hpcmaf.plan import Stage
-from hpcmaf.rundir import RunDir
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Stage
 from hpcmaf.training.checkpoint import checkpoint_step
 
 

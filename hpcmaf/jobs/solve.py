@@ -6,15 +6,15 @@ import asyncio
 from dataclasses import dataclass
 
 from hpcmaf.answers import Vote
+from hpcmaf.config.recipe import Recipe
 from hpcmaf.debate.consensus import consensus
+from hpcmaf.debate.methods import METHODS
 from hpcmaf.debate.protocol import debate
 from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Transcript
-from hpcmaf.methods import METHODS
-from hpcmaf.recipe import Recipe
-from hpcmaf.rundir import RunDir
-from hpcmaf.stages.debate import protocol_of
-from hpcmaf.stages.serving import last_society, served_models
+from hpcmaf.jobs.debate import protocol_of
+from hpcmaf.jobs.serving import last_society, served_models
+from hpcmaf.run.directory import RunDir
 from hpcmaf.tasks.base import Problem, question_hash
 
 

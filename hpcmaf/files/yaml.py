@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hpcmaf.errors import ConfigError
-from hpcmaf.publish import read_bytes
+from hpcmaf.files.publish import read_bytes
 
 Model = TypeVar("Model", bound="Strict")
 
@@ -29,7 +29,7 @@ def shipped_folder(name: str, in_checkout: str) -> Path:
     They lie at the top of a checkout, where people look for them, and inside
     the package once it is installed.
     """
-    package = Path(__file__).parent
+    package = Path(__file__).parent.parent
     installed = package / name
     return installed if installed.is_dir() else package.parent / in_checkout
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcmaf import markers, problemfile
 from hpcmaf.errors import DataError, RunBusyError
-from hpcmaf.locking import lock
-from hpcmaf.plan import Plan, Stage, stage_id
-from hpcmaf.publish import Amount, Count, Record, read_json
+from hpcmaf.files.locking import lock
+from hpcmaf.files.publish import Amount, Count, Record, read_json
+from hpcmaf.run import markers
+from hpcmaf.run import problems as problemfiles
+from hpcmaf.run.plan import Plan, Stage, stage_id
 from hpcmaf.tasks.base import Problem
 
 _DRIVER_LOCK = ".driver.lock"
@@ -293,7 +294,7 @@ class RunDir:
 
     def write_problems(self, split: str, problems: Sequence[Problem]) -> dict[str, Any]:
         """Write a split's problems; returns its entry in the plan."""
-        return problemfile.write(self.problems(split), problems)
+        return problemfiles.write(self.problems(split), problems)
 
     def read_problems(self, split: str, plan: Plan) -> list[Problem]:
         """Read a split's problems, checked against the plan.
@@ -303,4 +304,4 @@ class RunDir:
         PlanChangedError
             The file is missing or is not the one the run was planned with.
         """
-        return problemfile.read(self.problems(split), plan.problems[split]["sha256"])
+        return problemfiles.read(self.problems(split), plan.problems[split]["sha256"])

@@ -1,0 +1,1 @@
+"""What a user configures: recipe, profile, Slurm's options."""

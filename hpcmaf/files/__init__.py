@@ -1,0 +1,1 @@
+"""Files on shared file systems: published whole, locked, cached."""

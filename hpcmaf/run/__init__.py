@@ -1,0 +1,1 @@
+"""A run: its plan, its directory, and who has done what."""
