@@ -68,10 +68,11 @@ def _work(context: TaskContext) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("a") as file:
         file.write(f"{os.environ['SLURMD_NODENAME']} {context.halvings}\n")
-    context.outputs.append(output)
     inputs = [result_file(context.run, stage, task) for stage, task in needs(context.plan, context.stage)]
     told = result(context.stage.id, context.task, [path.read_text() for path in inputs])
-    write_text(result_file(context.run, context.stage, context.task), told)
+    made = result_file(context.run, context.stage, context.task)
+    write_text(made, told)
+    context.outputs += [output, made]
     if context.stage.kind == "score":
         _score(context)
     context.spend(wall_seconds=0.1)
