@@ -253,8 +253,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     attempted(run, failed, failed.tasks[0], "made.it01.debate.0001", {"type": "DataError", "message": "no"}, "log\n")
     write_json(run.progress(failed, failed.tasks[1]), {"done": 1, "total": 4, "unit": "calls", "pid": 1})
     write_json(run.stopped, {"reason": "no", "stage": failed.id, "task": "00000", "kind": "error", "log": "", "time": 1.0})
-    write_json(run.metrics(0), score(invent(6, (0.6, 0.8), 2, 1), seed=0, iteration=0, method="maft", task="arithmetic"))
+    write_json(run.metrics(0), score(invent(6, (0.6, 0.8), 3, 1), seed=0, iteration=0, method="maft", task="arithmetic"))
     write_json(run.ledger(0), ledger(0))
+    measures = {name: {"value": 0.5, "se": 0.1, "problems": 6} for name in ("embedding", "nll", "kl_base")}
+    diversity = {"schema": "hpcmaf-diversity/1", "iteration": 0, "problems": 6, "encoder": None, "measures": measures}
+    write_json(run.diversity(0), diversity)
     counts = {"candidates": 4, "positives": 3, "negatives": 1, "kept": 3, "realised_w": 0.5}
     write_json(run.data(1) / "selection.json", {"schema": "x", "datasets": {"generator-0": counts, "critic-0": counts}})
     source = write_jsonl(folder / "raw" / "train.jsonl", gsm8k_rows("train", 8))
@@ -391,6 +394,19 @@ def report_on(folder: Path) -> None:
 def test_metrics(folder: Path, data: st.DataObject) -> None:
     path = run_of(folder)[0].metrics(0)
     holds(folder, path, data.draw(spoilt(json.loads(path.read_text()), JSON)), lambda: report_on(folder))
+
+
+@pytest.mark.parametrize("value", [None, -1, 0, 1e308, "x", [], {}], ids=repr)
+def test_every_value_of_metrics(folder: Path, value: object) -> None:
+    """In every place that is unlike the others in more than its number."""
+    run, _ = run_of(folder)
+    for path in (run.metrics(0), run.diversity(0)):
+        tree = json.loads(path.read_text())
+        kinds = {tuple("#" if isinstance(key, int) else key for key in one): one for one in places(tree) if one}
+        for place in kinds.values():
+            changed = json.loads(path.read_text())
+            put(changed, place, lambda parent, key: parent.__setitem__(key, value))
+            holds(folder, path, json.dumps(changed).encode(), lambda: report_on(folder))
 
 
 @given(data=st.data(), selection=st.booleans())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -14,42 +14,54 @@ from hpcmaf.files.publish import first_fault
 DIVERSITY_SCHEMA = "hpcmaf-diversity/1"
 
 
+# Bounds, so that whatever is read can be added, squared and averaged.
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Count = Annotated[int, Field(ge=0, le=2**53)]
+_Nats = Annotated[float, Field(ge=-(2**53), le=2**53)]
+
+
 class _Strict(BaseModel):
     # No "1" for 1; what a later version adds is let through.
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 class _Estimate(_Strict):
-    value: float
-    se: float
+    value: _Share
+    se: _Share
 
 
 class _PseudoLabels(_Estimate):
-    labelled: int
-    problems: int
+    labelled: _Count
+    problems: _Count
 
 
 class _Accuracy(_Estimate):
-    agents: int
-    rounds: int
+    agents: _Count
+    rounds: _Count
 
 
 class _Ratio(_Strict):
-    value: float | None
-    se: float | None
-    count: int
-    of: int = Field(ge=0)
+    value: _Share | None
+    se: Annotated[float, Field(ge=0, le=2**53)] | None
+    count: _Count
+    of: _Count
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> _Ratio:
+        if not (self.of > 0) == (self.value is not None) == (self.se is not None):
+            raise ValueError("a share and its error belong to a number of opportunities, and without any there is none")
+        return self
 
 
 class _Movement(_Strict, extra="allow"):
     # By name; files of earlier versions have fewer.
     __pydantic_extra__: dict[str, _Ratio]
-    round: int
+    round: _Count
 
 
 class _Curve(_Strict):
-    round: int
-    k: list[int] = Field(min_length=1)
+    round: _Count
+    k: list[_Count] = Field(min_length=1)
     pass_: list[_Estimate] = Field(alias="pass")
     majority: list[_Estimate]
 
@@ -66,17 +78,17 @@ class _Specialisation(_Strict):
     unanimous: _Estimate
     alone: list[_Estimate]
     disagreement: _Estimate | None
-    independent: float | None
+    independent: _Share | None
 
 
 class _Kind(_Strict):
-    problems: int
+    problems: _Count
     agents: list[_Estimate]
     vote: _Estimate
 
 
 class _Round(_Strict):
-    round: int
+    round: _Count
     agents: list[_Estimate] = Field(min_length=1)
     mean: _Estimate
     vote: _Estimate
@@ -84,14 +96,14 @@ class _Round(_Strict):
 
 
 class _Learned(_Strict):
-    kept: int
-    kept_positives: int | None = None
-    kept_negatives: int | None = None
-    realised_w: float | None = None
+    kept: _Count
+    kept_positives: _Count | None = None
+    kept_negatives: _Count | None = None
+    realised_w: _Share | None = None
     # Not in files of earlier versions.
-    cut_off: int | None = None
-    dropped_too_long: int | None = None
-    samples: int | None = None
+    cut_off: _Count | None = None
+    dropped_too_long: _Count | None = None
+    samples: _Count | None = None
 
 
 class _Selection(_Strict):
@@ -103,28 +115,28 @@ class _Scores(_Strict, extra="allow"):
     __pydantic_extra__: dict[str, str]
     problem_ids: list[str]
     # Not in files of earlier versions.
-    agreeing: list[int] | None = None
+    agreeing: list[_Count] | None = None
     agents: list[list[str]] = []
 
 
 class _Metrics(_Strict):
     schema_: Literal[SCHEMA] = Field(alias="schema")  # type: ignore[valid-type]
-    iteration: int
+    iteration: _Count
     method: str
     task: str
     problems: int = Field(ge=1)
     accuracy: dict[str, _Accuracy]
     rounds: list[_Round] = Field(min_length=1)
-    consensus: float
-    unparsable: float
-    tied: float
+    consensus: _Share
+    unparsable: _Share
+    tied: _Share
     pseudo_labels: _PseudoLabels | None
     scores: _Scores
     # Not in files of earlier versions.
     diversity: _Estimate | None = None
     movement: list[_Movement] = []
     curves: list[_Curve] = Field([], max_length=2)
-    by_kind: dict[str, dict[str, _Kind]] = {}
+    by_kind: dict[str, Annotated[dict[str, _Kind], Field(min_length=1)]] = {}
     selection: _Selection | None = None
 
     @model_validator(mode="after")
@@ -139,19 +151,22 @@ class _Metrics(_Strict):
         each += [] if scores.agreeing is None else [scores.agreeing]
         if {len(one) for one in each} != {self.problems}:
             raise ValueError("scores and number of problems do not fit")
+        shape = [len(one.agents) for one in self.rounds]
+        if len(set(shape)) > 1 or (scores.agents and [len(turn) for turn in scores.agents] != shape):
+            raise ValueError("not as many agents in every round")
         return self
 
 
 class _Measure(_Strict):
-    value: float
-    se: float
-    problems: int
+    value: _Nats
+    se: Annotated[_Nats, Field(ge=0)]
+    problems: _Count
 
 
 class _Diversity(_Strict):
     schema_: Literal[DIVERSITY_SCHEMA] = Field(alias="schema")  # type: ignore[valid-type]
-    iteration: int
-    problems: int
+    iteration: _Count
+    problems: _Count
     encoder: str | None
     measures: dict[str, _Measure | None]
 
