@@ -48,33 +48,22 @@ find_shared() {
         original=${original%%$'\n'*}
         while [[ ! -f $original && $original == *' '* ]]; do original=${original% *}; done
     fi
-    # Either may be a link to the script.
-    for place in "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" "$(dirname -- "$(readlink -f -- "$original")")" \
-        "${SLURM_SUBMIT_DIR:-.}/slurm" "${SLURM_SUBMIT_DIR:-.}"; do
-        if [[ -r $place/hpcmaf.sh ]]; then
-            printf '%s\n' "$place/hpcmaf.sh"
+    for place in "$(readlink -f -- "${BASH_SOURCE[0]}")" "$(readlink -f -- "$original")" \
+        "${SLURM_SUBMIT_DIR:-.}/slurm/" "${SLURM_SUBMIT_DIR:-.}/"; do
+        if [[ -r ${place%/*}/hpcmaf.sh ]]; then
+            printf '%s\n' "${place%/*}/hpcmaf.sh"
             return
         fi
     done
     printf 'error: slurm/hpcmaf.sh: not found; submit from the repository\n' >&2
     return 12
 }
-
-for word in "$@"; do
-    if [[ $word == -h || $word == --help ]]; then
-        usage
-        exit
-    fi
-done
 shared=$(find_shared)
 # shellcheck source-path=SCRIPTDIR source=hpcmaf.sh
 source "$shared"
+offer_help "$@"
 find_hpcmaf
-named=''
-for word in "$@"; do
-    [[ $word != --profile && $word != --profile=* ]] || named=yes
-done
-if [[ -z $named ]]; then
+if ! names_profile "$@"; then
     # A task per GPU; a profile of one's own says how many itself.
     gpus=${SLURM_GPUS_ON_NODE:-1}
     set -- --profile onenode --set-profile "jobs=$gpus" "$@"

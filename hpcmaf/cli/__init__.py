@@ -26,7 +26,7 @@ VERBS = {
     "study": ("study", "Run methods x tasks x models x seeds, sharing what is the same."),
     "plan": ("plan", "Show stages, jobs, batch scripts and the ceiling of GPU-hours; do nothing."),
     "prompts": ("prompts", "Print every prompt of a recipe as the model will see it."),
-    "stage": ("stage", "Run a stage's tasks in this process, as its script in slurm/ does."),
+    "stage": ("stage", "Run a stage's tasks in this process, as slurm/stage.sh does."),
     "status": ("status", "Show how far a run is, what failed, and what to do next."),
     "logs": ("logs", "Show the logs of a run's tasks."),
     "retry": ("retry", "Give failed tasks of a run on a cluster a fresh start."),

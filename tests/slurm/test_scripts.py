@@ -103,21 +103,21 @@ def test_each_stage_runs_alone(site: Site) -> None:
     def done(stage: str) -> set[str]:
         return run.done_tasks(plan)[stage]
 
-    site.wait(site.sbatch("--array=0-1", SLURM / "debate.sh", "alone", "1"))
+    site.wait(site.sbatch("--array=0-1", SLURM / "stage.sh", "debate", "alone", "1"))
     assert done("it01/debate") == {"00000", "00001"}
-    site.wait(site.sbatch(SLURM / "merge.sh", "alone", "1"))
+    site.wait(site.sbatch(SLURM / "stage.sh", "merge", "alone", "1"))
     assert done("it01/merge") == {"all"}
-    first = site.sbatch("--array=1", SLURM / "finetune.sh", "alone", "1")
-    second = site.sbatch("--nodes=2", SLURM / "finetune.sh", "alone", "1", "--task", "generator-0")
+    first = site.sbatch("--array=1", SLURM / "stage.sh", "finetune", "alone", "1")
+    second = site.sbatch("--nodes=2", SLURM / "stage.sh", "finetune", "alone", "1", "--task", "generator-0")
     site.wait(first)
     site.wait(second)
     assert done("it01/finetune") == {"generator-0", "generator-1"}
     # All of a stage's tasks in one job, and what is done stays done.
-    site.wait(site.sbatch(SLURM / "eval.sh", "alone", "1"))
-    site.wait(site.sbatch(SLURM / "score.sh", "alone", "1"))
-    again = site.sbatch(SLURM / "finetune.sh", "alone", "1")
+    site.wait(site.sbatch(SLURM / "stage.sh", "eval", "alone", "1"))
+    site.wait(site.sbatch(SLURM / "stage.sh", "score", "alone", "1"))
+    again = site.sbatch(SLURM / "stage.sh", "finetune", "alone", "1")
     site.wait(again)
-    assert (site.folder / f"hpcmaf-finetune-{again}.log").read_text().count("done already") == 2
+    assert (site.folder / f"hpcmaf-stage-{again}.log").read_text().count("done already") == 2
     assert run.metrics(1).exists() and verify(run.root) == []
 
 
@@ -134,7 +134,7 @@ def test_nodes_without_names_meet_and_a_hung_one_gives_both_back(site: Site) -> 
     # In place: nodes have this very file as theirs.
     hosts.write_text("127.0.0.1 localhost\n")
     try:
-        job = site.sbatch("--nodes=2", SLURM / "finetune.sh", "hung", "1", "--task", "generator-0")
+        job = site.sbatch("--nodes=2", SLURM / "stage.sh", "finetune", "hung", "1", "--task", "generator-0")
         steps = run.attempts(run.load_plan().stage("it01/finetune"), "generator-0") / "0001/progress.jsonl"
         wait_until("they train", lambda: steps.exists() and steps.read_text().count("\n") > 3, 150, 0.5)
     finally:
@@ -162,21 +162,21 @@ def processes_on(slurm: Cluster, node: str, word: str) -> list[int]:
     return sorted(family)
 
 
-@pytest.mark.parametrize("name", ["n.shah's", "my.shared dir", "finetune.sh"])
+@pytest.mark.parametrize("name", ["n.shah's", "my.shared dir", "stage.sh"])
 def test_scripts_run_from_folders_of_any_name(site: Site, name: str) -> None:
     copy = site.folder.parent / name / "slurm"
     shutil.copytree(SLURM, copy)
-    job = site.sbatch(copy / "merge.sh", "nowhere", "1")
+    job = site.sbatch(copy / "stage.sh", "merge", "nowhere", "1")
     site.slurm.wait_job(job, "FAILED", timeout=60)
-    log = (site.folder / f"hpcmaf-merge-{job}.log").read_text()
+    log = (site.folder / f"hpcmaf-stage-{job}.log").read_text()
     assert "hpcmaf.sh: not found" not in log and "nowhere" in log, log
 
 
 def test_a_stage_whose_inputs_are_missing_says_so(site: Site) -> None:
     site.call(sys.executable, "-m", "hpcmaf", "plan", "--write", *WORDS, "--run", "early")
-    job = site.sbatch(SLURM / "merge.sh", "early", "1")
+    job = site.sbatch(SLURM / "stage.sh", "merge", "early", "1")
     site.slurm.wait_job(job, "FAILED", timeout=60)
-    log = (site.folder / f"hpcmaf-merge-{job}.log").read_text()
+    log = (site.folder / f"hpcmaf-stage-{job}.log").read_text()
     assert "error: it01/merge: needs it01/debate 00000, which is not done; run it first" in log.splitlines()
     assert os.listdir(RunDir(site.folder / "runs/early").iteration(1)) == ["attempts"]
 
@@ -186,7 +186,7 @@ def test_time_running_out_reaches_a_stage_and_loses_nothing(site: Site) -> None:
     site.call(sys.executable, "-m", "hpcmaf", "plan", "--write", *WORDS, *big, "--run", "long")
     run = RunDir(site.folder / "runs/long")
     journal = run.journal(run.shard(1, "debate", 0))
-    job = site.sbatch(SLURM / "debate.sh", "long", "1")
+    job = site.sbatch(SLURM / "stage.sh", "debate", "long", "1")
     wait_until("something was debated", lambda: journal.exists() and journal.stat().st_size > 0, 60, 0.1)
     # What --signal=B:USR2@120 in the header does two minutes before the end.
     site.call("scancel", "--batch", "--signal=USR2", str(job))
