@@ -267,7 +267,6 @@ def test_no_debate_is_shown_gold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         seen.append(problem.gold)
         return await real(problem, *rest)
 
-    monkeypatch.setattr(stage._debate_all, "__defaults__", (watched,))
     monkeypatch.setattr(stage, "debate", watched)
     done = play(tmp_path / "run", monkeypatch, *SMALL, iterations=1)
     assert seen and set(seen) == {None}

@@ -42,7 +42,6 @@ VERBS = {
     "extract": ("extract", "Take the final answers out of responses."),
     "import": ("import_", "Bring the released code's debates into a store."),
     "inspect": ("inspect", "Show what a store of debates holds."),
-    "micro": ("micro", "Remake or score the packaged micro base model."),
     "select": ("select", "Choose every agent's training data from a store."),
     "verify": ("verify", "Check stores, shards or a whole run for damage."),
 }

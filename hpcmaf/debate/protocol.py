@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asyncio import gather
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -151,6 +151,34 @@ async def debate(problem: Problem, society: Society, protocol: Protocol, engine:
             summaries.append(tuple(summary for summary, _ in told if summary is not None))
         answers.append(tuple(answer for _, answer in told))
     return Transcript(problem, tuple(answers), tuple(summaries), protocol.openings)
+
+
+async def debate_all(
+    problems: Sequence[Problem],
+    society: Society,
+    protocol: Protocol,
+    engine: Engine,
+    *,
+    one: Callable[[Problem, Society, Protocol, Engine], Awaitable[Transcript]] = debate,
+    reads_gold: bool = False,
+) -> list[Transcript]:
+    """Debate all problems at once, so that requests of all of them share the engine's batches.
+
+    Parameters
+    ----------
+    one
+        The coroutine that makes one problem's transcript.
+    reads_gold
+        Whether it is shown the gold answers; the transcripts have them anyway.
+    """
+
+    async def transcript(problem: Problem) -> Transcript:
+        shown = problem if reads_gold else replace(problem, gold=None)
+        return replace(await one(shown, society, protocol, engine), problem=problem)
+
+    # gather, not a TaskGroup: the first failure arrives as it is, so its class
+    # still decides what the user is told.
+    return list(await gather(*map(transcript, problems)))
 
 
 def user(content: str) -> Message:

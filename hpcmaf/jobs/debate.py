@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from hpcmaf.answers import AnswerForm
 from hpcmaf.config.recipe import Asked, Recipe
 from hpcmaf.debate.methods import Method
-from hpcmaf.debate.protocol import Protocol, calls_per_problem, debate
+from hpcmaf.debate.protocol import Protocol, calls_per_problem, debate, debate_all
 from hpcmaf.debate.rationale import rationalise
 from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Transcript, Utterance
-from hpcmaf.engines.base import Engine, Sampling
+from hpcmaf.engines.base import Sampling
 from hpcmaf.engines.journal import Journal
 from hpcmaf.errors import StopRequested
 from hpcmaf.files.publish import manifest_path
@@ -46,13 +46,14 @@ def run_debate_shard(context: TaskContext) -> None:
     protocol = protocol_of(recipe, method, context.asked, shape.rounds, context.iteration)
     society = method.society(shape.agents, models, evaluating=evaluating)
     problems = problems_of(context.run.read_problems(split, context.plan), len(stage.tasks), shard, protocol, society)
-    hold = rationalise if method.reads_gold and not evaluating else debate
+    reads_gold = method.reads_gold and not evaluating
+    one = rationalise if reads_gold else debate
     target = context.run.shard(context.iteration, stage.kind, shard)
     journal = Journal(context.run.journal(target))
     watch = _Watch(context, len(problems) * calls_per_problem(protocol, society.agents))
     watch.engine = engine = make_engine(context, models, journal, watch)
     try:
-        transcripts = asyncio.run(_debate_all(problems, society, protocol, engine, hold))
+        transcripts = asyncio.run(debate_all(problems, society, protocol, engine, one=one, reads_gold=reads_gold))
         seconds = engine.seconds
     finally:
         engine.close()
@@ -102,23 +103,6 @@ def problems_of(
     shape = society.agents, protocol.rounds, protocol.summaries, protocol.sampling.max_new_tokens
     weights = [expected_tokens(problem.question, *shape) for problem in problems]
     return [problems[i] for i in cut(weights, shards)[shard]]
-
-
-async def _debate_all(
-    problems: Sequence[Problem],
-    society: Society,
-    protocol: Protocol,
-    engine: Engine,
-    hold: Callable[[Problem, Society, Protocol, Engine], Awaitable[Transcript]] = debate,
-) -> list[Transcript]:
-    async def held(problem: Problem) -> Transcript:
-        # Gold is out of reach of whoever has no business with it.
-        shown = problem if hold is rationalise else replace(problem, gold=None)
-        return replace(await hold(shown, society, protocol, engine), problem=problem)
-
-    # gather, not a TaskGroup: the first failure arrives as it is, so its class
-    # still decides what the user is told.
-    return list(await asyncio.gather(*(held(problem) for problem in problems)))
 
 
 class _Watch:

@@ -1,4 +1,4 @@
-"""The packaged base model for laptops and tests, and how it was made."""
+"""The packaged base model for laptops and tests; ``results/micro_model`` is what made it."""
 
 from __future__ import annotations
 

@@ -12,9 +12,10 @@ from rich.console import Console
 
 from hpcmaf.config.profile import Profile, load_profile
 from hpcmaf.config.recipe import load_recipe
+from hpcmaf.debate.protocol import debate_all
+from hpcmaf.debate.society import Society
 from hpcmaf.errors import DataError, EngineError, PlanChangedError
 from hpcmaf.files.publish import write_json, write_text
-from hpcmaf.jobs import debate as debate_stage
 from hpcmaf.jobs import task as entry
 from hpcmaf.jobs.context import TaskContext
 from hpcmaf.launch.local import LocalDriver
@@ -160,9 +161,9 @@ def test_a_failing_debate_says_why_in_its_own_class(error: Exception) -> None:
         raise error
 
     problems = [Problem(f"p{n}", "q") for n in range(5)]
-    society = debate_stage.Society.of(3, ())
+    society = Society.of(3, ())
     with pytest.raises(type(error)) as caught:
-        asyncio.run(debate_stage._debate_all(problems, society, protocol(), ScriptedEngine(refuse)))
+        asyncio.run(debate_all(problems, society, protocol(), ScriptedEngine(refuse)))
     assert caught.value is error
 
 

@@ -1,8 +1,7 @@
-"""TRL's part of bench_training.py: ``trl_training.py ARM FOLDER plain|checkpointed``, one process per GPU."""
+"""TRL's part of ``training.py``: ``training_trl ARM FOLDER plain|checkpointed``, one process per GPU."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
@@ -10,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from training_workload import BATCH
+from results.bench.training_workload import BATCH
 
 # Tokens of a packed row, and rows of a packed and of a padded micro-batch, without checkpointing.
 ROW, PACKED, PADDED = 2048, 4, 4
@@ -75,9 +74,6 @@ def trl(place: Path, arm: str, *, checkpointed: bool) -> dict[str, Any]:
     from hpcmaf.training.data import load_tokens
 
     cuda = torch.cuda.is_available()
-    if not cuda:
-        # For a trial: collectives that would be compiled first.
-        importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None
     began = time.time()
     chat = ChatFormat.from_pretrained(str(place / "model"))
     samples = load_tokens(place / "data.jsonl", chat, max_length=ROW, loss_on="last_turn").samples

@@ -1,9 +1,9 @@
 """Debates of an 8B society on GPUs: requests that move on by themselves, against the ways one would try first.
 
-    python -m tests.benchmarks.bench_debate --out FOLDER                            # loop, peer, ours: about 9 minutes
-    python -m tests.benchmarks.bench_debate --out FOLDER --parts peer,ours:FP8,inside:FP8
-    python -m tests.benchmarks.bench_debate --out FOLDER --parts ours:FP8,ours:FP8  # the second start is warm
-    python -m tests.benchmarks.bench_debate --out FOLDER --parts two                # on two GPUs
+    python -m results.bench.debate --out FOLDER                            # loop, peer, ours: about 9 minutes
+    python -m results.bench.debate --out FOLDER --parts peer,ours:FP8
+    python -m results.bench.debate --out FOLDER --parts ours:FP8,ours:FP8  # the second start is warm
+    python -m results.bench.debate --out FOLDER --parts two                # on two GPUs
 
 N=3, M=2 with summaries and six rank-16 adapters on every linear layer of a
 model of Llama-3-8B's shape with random weights: 4,500 calls at 500 problems.
@@ -21,7 +21,6 @@ loop      one prompt at a time through transformers; a call of each kind is time
 peer      vLLM with all adapters, phase by phase: round 1, summaries, round 2
 ours      the engine of this project, a server; with KEY=VALUE;... of its options
           or of vLLM's. FP8 stands for weights and cache in fp8
-inside    vLLM's AsyncLLM in the same process, with the server's options
 two       ours on one GPU, then with two servers on two
 """
 
@@ -38,8 +37,8 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.engines.base import Request, Sampling, ServedModels
-from tests.benchmarks.debate_contestants import InProcess, PhaseByPhase, one_at_a_time
-from tests.benchmarks.debate_workload import NAMES, SHAPE, TINY, Work, hold, make_adapters, make_model
+from results.bench.debate_contestants import PhaseByPhase, one_at_a_time
+from results.bench.debate_workload import NAMES, SHAPE, TINY, Work, hold, make_adapters, make_model
 
 CONTEXT = 8192
 FP8 = 'kv_cache_dtype="fp8";quantization="fp8"'
@@ -76,21 +75,6 @@ async def ours(model: Path, adapters: dict[str, str], more: dict[str, Any], work
         engine.close()
 
 
-async def inside(model: Path, adapters: dict[str, str], more: dict[str, Any], work: Work) -> dict[str, Any]:
-    from hpcmaf.engines.server import tuned_kernels
-
-    began = time.monotonic()
-    like = our_engine(model, adapters, more)
-    spec = like._spec(None)
-    left_out = {"served_model_name", "disable_uvicorn_access_log", "enable_sleep_mode"}
-    arguments = {k: v for k, v in spec.arguments().items() if v is not None and k not in left_out}
-    tuned = tuned_kernels(spec)
-    contestant = InProcess(model, adapters, arguments, {"VLLM_TUNED_CONFIG_FOLDER": tuned} if tuned else {})
-    contestant.prompts = like.prompts
-    await warm(contestant)
-    return {"start": time.monotonic() - began, **await hold(work, contestant)}
-
-
 def peer(model: Path, adapters: dict[str, str], work: Work) -> dict[str, Any]:
     began = time.monotonic()
     values = {"max_model_len": CONTEXT, "max_num_seqs": 512, "gpu_memory_utilization": 0.9, "load_format": "dummy"}
@@ -113,8 +97,6 @@ def run_part(part: str, arguments: Any) -> dict[str, Any]:
         return one_at_a_time(model, work)
     if name == "peer":
         return peer(model, adapters, work)
-    if name == "inside":
-        return asyncio.run(inside(model, adapters, more, work))
     return asyncio.run(ours(model, adapters, more, work, arguments.out / "server.log"))
 
 
@@ -149,7 +131,7 @@ def main() -> None:
     made: dict[str, Any] = json.loads(before.read_text())["made"] if before.exists() else {}
     for part in arguments.parts.replace("two", "ours,ours:engines=2").split(","):
         print(f"--- {part}, {arguments.problems} problems", flush=True)
-        command = [sys.executable, "-m", "tests.benchmarks.bench_debate", *sys.argv[1:], "--one", part]
+        command = [sys.executable, "-m", "results.bench.debate", *sys.argv[1:], "--one", part]
         try:
             subprocess.run(command, check=True, timeout=arguments.limit)
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:

@@ -1,6 +1,6 @@
 r"""Answer equivalence against plain Math-Verify: time and verdicts, in one run.
 
-    python tests/benchmarks/bench_equivalence.py [--pairs 400] [--seed 0] [--gold FILE]
+    python -m results.bench.equivalence [--pairs 400] [--seed 0] [--gold FILE]
 
 Two workloads: answers against another spelling of themselves (known to be
 equal), and random pairs of different answers. Without ``--gold`` the answers

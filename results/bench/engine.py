@@ -1,6 +1,6 @@
 """How long a debate takes: one batch of whatever is ready, against its peers.
 
-    python tests/benchmarks/bench_engine.py [--problems 120] [--device cpu]
+    python -m results.bench.engine [--problems 120] [--device cpu]
 
 The packaged micro model with six LoRA adapters, N=3, M=2, with summaries, in
 one process on one thread:

@@ -1,4 +1,4 @@
-"""The debates that ``bench_debate`` times: a model of random weights, adapters on it, and how long answers are."""
+"""The debates that ``debate.py`` times: a model of random weights, adapters on it, and how long answers are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who else holds the debates of ``bench_debate``: the ways one would try first."""
+"""Who else holds the debates of ``debate.py``: the ways one would try first."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.engines.base import Completion, Request
-from tests.benchmarks.debate_workload import CALLS, RANK, Work
+from results.bench.debate_workload import CALLS, RANK, Work
 
 
 class PhaseByPhase:
@@ -61,42 +61,6 @@ class PhaseByPhase:
             made = output.outputs[0]
             tokens = tuple(made.token_ids)
             future.set_result(Completion(made.text, tokens, len(output.prompt_token_ids or ()), "length"))
-
-
-class InProcess:
-    """vLLM's ``AsyncLLM`` in this process, with what our server is started with: what HTTP costs shows beside it."""
-
-    def __init__(
-        self, model: Path, adapters: dict[str, str], arguments: dict[str, Any], environment: dict[str, str]
-    ) -> None:
-        os.environ.update(environment)
-        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-        from vllm import AsyncEngineArgs
-        from vllm.lora.request import LoRARequest
-        from vllm.v1.engine.async_llm import AsyncLLM
-
-        self.llm = AsyncLLM.from_engine_args(AsyncEngineArgs(model=str(model), **arguments))
-        self.adapters = {name: LoRARequest(name, n, path) for n, (name, path) in enumerate(adapters.items(), 1)}
-        self.prompts: Any = None
-
-    async def complete(self, request: Request) -> Completion:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        sampling, ids = request.sampling, self.prompts.ids(request)
-        parameters = SamplingParams(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            max_tokens=sampling.max_new_tokens,
-            seed=request.seed,
-            stop_token_ids=self.prompts.stop_ids,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-        lora = self.adapters.get(request.model or "")
-        async for output in self.llm.generate({"prompt_token_ids": ids}, parameters, request.key, lora_request=lora):
-            made = output.outputs[0]
-        return self.prompts.completion(len(ids), list(made.token_ids))
 
 
 def one_at_a_time(model: Path, work: Work, prompts: tuple[int, ...] = (150, 650, 1050)) -> dict[str, Any]:

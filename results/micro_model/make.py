@@ -1,13 +1,19 @@
-"""Make the micro model from nothing.
+"""Train the packaged micro model from scratch.
 
-The corpus is endless and generated beside the training, so no line is seen
-twice on purpose and nothing is memorised but the authors' habits.
+    python -m results.micro_model.make --out DIR [--seed 0] [--steps N] [--device cuda] [--compile]
+
+Minutes on a data-centre GPU, hours on a laptop. The corpus is endless and
+generated beside the training, so no line is seen twice on purpose and nothing
+is memorised but the authors' habits. It is the same for a seed everywhere;
+weights differ in their last digits between devices.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -18,12 +24,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcmaf.errors import PlatformError
 from hpcmaf.files.publish import atomic_path
-from hpcmaf.micro.corpus import steps as corpus_steps
-from hpcmaf.micro.styles import NOISE, Noise
-from hpcmaf.micro.tokenizer import BOS, CONTEXT, EOS, PAD, TARGET, VOCABULARY, write_tokenizer
 from hpcmaf.seeding import derive_seed
+from results.micro_model.corpus import SHAPES, Rows
+from results.micro_model.corpus import steps as corpus_steps
+from results.micro_model.styles import NOISE, Noise
+from results.micro_model.tokenizer import BOS, CONTEXT, EOS, PAD, TARGET, VOCABULARY, write_tokenizer
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
@@ -96,9 +102,11 @@ def save_model(model: LlamaForCausalLM, folder: Path, making: Making, noise: Noi
         )
 
 
-def stream(making: Making, noise: Noise = NOISE, processes: int = 0) -> Iterator[list[NDArray[np.uint8]]]:
+def stream(
+    making: Making, noise: Noise = NOISE, shapes: tuple[Rows, ...] = SHAPES, processes: int = 0
+) -> Iterator[list[NDArray[np.uint8]]]:
     """Endless steps, the same whatever the number of processes."""
-    work = partial(_chunk, making=making, noise=noise)
+    work = partial(_chunk, making=making, noise=noise, shapes=shapes)
     if not processes:
         index = 0
         while True:
@@ -116,25 +124,8 @@ def stream(making: Making, noise: Noise = NOISE, processes: int = 0) -> Iterator
             yield from ready
 
 
-def _chunk(index: int, making: Making, noise: Noise) -> list[list[NDArray[np.uint8]]]:
-    return corpus_steps(making.seed, index, making.chunk_steps, noise)
-
-
-def device_named(name: str) -> str:
-    """``auto`` becomes the GPU where there is one.
-
-    Raises
-    ------
-    PlatformError
-        A GPU was asked for and there is none.
-    """
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise PlatformError(f"--device {name}: torch sees no GPU here; use --device cpu (hours) or run on a GPU host")
-    return name
+def _chunk(index: int, making: Making, noise: Noise, shapes: tuple[Rows, ...]) -> list[list[NDArray[np.uint8]]]:
+    return corpus_steps(making.seed, index, making.chunk_steps, noise, shapes)
 
 
 def train(
@@ -142,6 +133,7 @@ def train(
     *,
     device: str = "cpu",
     noise: Noise = NOISE,
+    shapes: tuple[Rows, ...] = SHAPES,
     processes: int = 0,
     report: Callable[[dict[str, Any]], None] = lambda row: None,
     every: int = 200,
@@ -157,6 +149,8 @@ def train(
         A torch device; bfloat16 arithmetic on a GPU, float32 on a CPU.
     noise
         Of the corpus' authors.
+    shapes
+        Of the batches; part of what a seed means.
     processes
         That write the corpus; 0 writes it in this one.
     report
@@ -174,7 +168,7 @@ def train(
     """
     import torch
 
-    from hpcmaf.micro.network import loss_sum, weights_of
+    from results.micro_model.network import loss_sum, weights_of
 
     model = new_model(making).to(device)
     weights = weights_of(model)
@@ -190,7 +184,7 @@ def train(
         fused=on_gpu,
     )
     started, tokens = time.monotonic(), 0
-    source = stream(making, noise, processes)
+    source = stream(making, noise, shapes, processes)
     for step in range(making.steps):
         rate = making.learning_rate * learning_rate_factor(step / making.steps)
         for group in optimizer.param_groups:
@@ -222,3 +216,34 @@ def learning_rate_factor(done: float) -> float:
     if done < 0.02:
         return max(done, 1e-4) / 0.02
     return 0.02 + 0.98 * 0.5 * (1 + float(np.cos(np.pi * (done - 0.02) / 0.98)))
+
+
+def main() -> None:
+    """Train, save, and print the settings as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="the model's folder, new or empty")
+    parser.add_argument("--seed", type=int, default=Making.seed, help="of the corpus and the initial weights")
+    parser.add_argument("--steps", type=int, default=Making.steps)
+    parser.add_argument("--learning-rate", type=float, default=Making.learning_rate, help="peak")
+    parser.add_argument("--processes", type=int, default=2, help="that write the corpus, beside this one")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true", help="compile the network first (a minute)")
+    options = parser.parse_args()
+    if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
+        parser.error(f"--out {options.out}: exists and is not an empty folder; name a new one")
+    # Found out now, not after hours of training.
+    options.out.mkdir(parents=True, exist_ok=True)
+    making = Making(seed=options.seed, steps=options.steps, learning_rate=options.learning_rate)
+    model = train(
+        making,
+        device=options.device,
+        processes=options.processes,
+        compiled=options.compile,
+        report=lambda row: print(json.dumps(row), file=sys.stderr, flush=True),
+    )
+    save_model(model, options.out, making)
+    print(json.dumps({"model": str(options.out), **asdict(making)}))
+
+
+if __name__ == "__main__":
+    main()

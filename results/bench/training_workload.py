@@ -1,4 +1,4 @@
-"""What bench_training.py's arms all train: a model of Llama-3-8B's shape and texts as long as critics' data."""
+"""What the arms of ``training.py`` all train: a model of Llama-3-8B's shape and texts as long as critics' data."""
 
 from __future__ import annotations
 
@@ -134,7 +134,6 @@ def main(place: Path, layers: int, width: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[2]))
     os.environ["HF_HUB_OFFLINE"] = "1"
     if sys.argv[1] == "link":
         link(Path(sys.argv[2]))

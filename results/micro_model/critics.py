@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TypeVar
 
-from hpcmaf.micro.styles import STYLES, Author, Expression, Solution
+from results.micro_model.styles import STYLES, Author, Expression, Solution
 
 Claim = TypeVar("Claim")
 

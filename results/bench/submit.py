@@ -1,6 +1,6 @@
 """Submitting a long run, and what a chain adds to its stages' own work, on a Slurm of four nodes on this machine.
 
-    python -m tests.benchmarks.bench_submit [--shards 1000] [--iters 5]
+    python -m results.bench.submit [--shards 1000] [--iters 5]
 
 1. Queues L iterations with two job arrays of S tasks each at once, in windows
    of at most 301 (MaxArraySize), and compares with submitit's own ``map_array``

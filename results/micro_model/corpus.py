@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcmaf.micro.critic import agreed, cut_off, revise, summary_of
-from hpcmaf.micro.styles import NOISE, STYLES, Author, Expression, Noise, Solution
-from hpcmaf.micro.tokenizer import PAD, encode
 from hpcmaf.seeding import derive_seed
 from hpcmaf.tasks.arithmetic import side
 from hpcmaf.tasks.compact import CompactPrompts
+from results.micro_model.critics import agreed, cut_off, revise, summary_of
+from results.micro_model.styles import NOISE, STYLES, Author, Expression, Noise, Solution
+from results.micro_model.tokenizer import PAD, encode
 
 PROMPTS = CompactPrompts()
 

@@ -1,6 +1,6 @@
 """``hpcmaf status`` of 11,041 tasks, 5,000 of them in Slurm's queue, against squeue alone.
 
-    python tests/benchmarks/bench_status.py [--repeat 7]
+    python -m results.bench.status [--repeat 7]
 
 Starts a real Slurm of its own, fills its queue with five arrays of 1,000 held
 jobs, and makes a run directory of five iterations whose other tasks are done,
@@ -20,8 +20,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from hpcmaf.launch.slurm.commands import _QUEUE_FORMAT
 from hpcmaf.run.directory import RunDir

@@ -1,6 +1,6 @@
 """How fast one agent is finetuned: this engine, TRL's SFTTrainer, and the GPU itself, in one run.
 
-    python tests/benchmarks/bench_training.py [--gpus 1] [--layers 32] [--tokens 100000] [--arms ours,trl-flex:90,...]
+    python -m results.bench.training [--gpus 1] [--layers 32] [--tokens 100000] [--arms ours,trl-flex:90,...]
 
 A model of Llama-3-8B's shape with random weights, LoRA of rank 16 on all
 linear layers, texts as long as critics' data (log-normal, median 700, 200 to
@@ -12,12 +12,9 @@ next call.
 - made: the model's writing, and the bfloat16 matrix products of this GPU, now;
   of several also the bandwidth of all-reduces between them;
 - ours: a whole job through run_finetune, from start to saved adapter;
-- ours-peft: the same with PEFT's own LoRA layers (one epoch, one GPU);
 - apart, together: ``--agents`` agents as jobs one after another, and as one
   job whose processes load the base once;
-- killed: a job that is killed with SIGKILL after its tenth step and begun
-  again, beside two that are not: how far their losses and adapters differ;
-- any of these but ours-peft with what follows its name, such as
+- any of these with what follows its name, such as
   ours-fp8-even-one: the frozen base in fp8 or 4 bits (4bit), even batches,
   padded texts (unpacked), all weights under ZeRO-3 (full, ended after six
   steps), the optimizer's state or the weights too in the machine's memory
@@ -50,15 +47,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
 # For the processes started below.
-os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from training_arms import one
-from training_workload import lengths, write_data, write_pairs
+from results.bench.training_arms import one
+from results.bench.training_workload import lengths, write_data, write_pairs
 
 
 def within(command: list[str], limit: float, log: Path) -> str | None:
@@ -87,7 +81,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=4096, help="a multiple of 128; smaller for a trial")
     parser.add_argument("--tokens", type=int, default=100_000)
     parser.add_argument("--agents", type=int, default=6)
-    parser.add_argument("--arms", default="ours,trl-padded,trl-flex,trl-packed,ours-peft,together")
+    parser.add_argument("--arms", default="ours,trl-padded,trl-flex,trl-packed,together")
     parser.add_argument("--limit", type=float, default=75, help="seconds that an arm may take")
     parser.add_argument("--until", type=float, default=400, help="no arm goes on after so many seconds")
     parser.add_argument("--folder", type=Path)
@@ -104,7 +98,7 @@ def main() -> None:
     sizes = lengths(options.tokens)
     write_data(place / "data.jsonl", sizes)
     write_pairs(place / "pairs.jsonl")
-    maker = [sys.executable, str(Path(__file__).with_name("training_workload.py"))]
+    maker = [sys.executable, "-m", "results.bench.training_workload"]
     failed = within([*maker, str(place), str(options.layers), str(options.width)], 120, place / "made.log")
     if failed:
         raise SystemExit(failed)
@@ -113,7 +107,7 @@ def main() -> None:
     made = json.loads((place / "made.json").read_text())
     if options.gpus > 1:
         together = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={options.gpus}"]
-        failed = within([*together, maker[-1], "link", str(place)], 60, place / "link.log")
+        failed = within([*together, *maker[1:], "link", str(place)], 60, place / "link.log")
         made |= {"link": failed} if failed else json.loads((place / "link.json").read_text())
     tell("made", 0, made | {"texts": len(sizes), "tokens": sum(sizes), "wall_s": time.time() - began})
     flop, walls = None, {}
@@ -125,7 +119,7 @@ def main() -> None:
             continue
         answer = place / f"{arm}.answer.json"
         answer.unlink(missing_ok=True)
-        command = [sys.executable, __file__, "--one", arm, "--folder", str(place), "--gpus", str(options.gpus)]
+        command = [sys.executable, "-m", "results.bench.training", "--one", arm, "--folder", str(place), "--gpus", str(options.gpus)]
         command += ["--agents", str(options.agents), "--limit", str(limit)]
         failed = within(command, limit, place / f"{arm}.arm.log")
         result = {"failed": failed} if failed else json.loads(answer.read_text())

@@ -1,6 +1,6 @@
 """Write, read and size of a debate store against JSON lines with gzip, and HDF5's own strings.
 
-    python tests/benchmarks/bench_store.py [--records 4000]
+    python -m results.bench.store [--records 4000]
 
 All three hold the same debates and are read back into transcripts and
 compared with what was written. Prints seconds (best of ``--repeat``), bytes,

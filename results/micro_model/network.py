@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hpcmaf.micro.tokenizer import TARGET
+from results.micro_model.tokenizer import TARGET
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM

@@ -1,0 +1,217 @@
+"""The packaged micro model, and the scripts beside the results that made it."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpcmaf.micro import base_path
+from hpcmaf.tasks.arithmetic import side
+from hpcmaf.tasks.compact import CompactPrompts
+from results.micro_model.corpus import Rows, debate_lines, draw, lines, steps
+from results.micro_model.critics import agreed, cut_off, revise, summary_of
+from results.micro_model.make import Making, learning_rate_factor
+from results.micro_model.score import style_of
+from results.micro_model.styles import LARGEST, NO_NOISE, NOISE, STYLES, Author, Expression, Solution, is_hard
+from results.micro_model.tokenizer import BOS, CONTEXT, EOS, PAD, TARGET, UNKNOWN, encode
+
+ROOT = Path(__file__).parents[2]
+EXPRESSION = Expression(1, 12, 13, 4, 5, 6)
+EXPRESSIONS = st.builds(Expression, *[st.integers(0, LARGEST)] * 6)
+STYLE, SEEDS = st.integers(0, len(STYLES) - 1), st.integers(0, 2**32)
+SMALL = (Rows(96, 8, 1), Rows(192, 6, 1), Rows(576, 2, 2))
+
+
+def claim(p: int, q: int, result: int) -> Solution:
+    """A solution with given claims."""
+    return Solution(f"12*13={p};5*6={q}#{result}", 0, p, q, result)
+
+
+# --- the package ------------------------------------------------------------
+
+
+def test_weights_are_packaged_and_small() -> None:
+    names = {path.name for path in base_path().iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"} <= names
+    assert not any(name.endswith((".bin", ".pt", ".pickle")) for name in names)
+    assert sum(path.stat().st_size for path in base_path().iterdir()) < 10e6
+
+
+def test_defaults_are_those_of_the_packaged_model() -> None:
+    made = json.loads((base_path() / "making.json").read_text())
+    assert made["making"] == asdict(Making())
+    assert made["noise"] == json.loads(json.dumps(asdict(NOISE)))
+
+
+# --- the corpus -------------------------------------------------------------
+
+
+@given(EXPRESSIONS, STYLE, SEEDS)
+def test_without_noise_every_style_is_right_in_every_step(expression, style, seed) -> None:
+    solution = Author(NO_NOISE).solve(expression, style, random.Random(seed))
+    assert solution.result == expression.value == eval(expression.text)
+    running = None
+    for step in solution.text.split("#")[0].split(";"):
+        # A step that begins with a sign goes on from the last result.
+        sides = (f"{running}{step}" if step[0] in "+-" and running is not None else step).split("=")
+        values = [eval(one) for one in sides]
+        assert len(set(values)) == 1, solution.text
+        running = values[-1]
+    assert running == expression.value
+    assert style_of(solution.text, expression.text) in (style, None) or len({expression.b, expression.e}) == 1
+
+
+@pytest.mark.parametrize("style", range(len(STYLES)))
+def test_hard_facts_go_wrong_about_every_other_time_and_others_hardly(style) -> None:
+    rng, author = random.Random(style), Author(NOISE)
+    right: dict[bool, list[bool]] = {True: [], False: []}
+    for _ in range(6000):
+        x, y = rng.randrange(LARGEST + 1), rng.randrange(LARGEST + 1)
+        right[is_hard(style, x, y)].append(author.product(style, x, y, rng)[1] == x * y)
+    assert 0.42 < sum(right[True]) / len(right[True]) < 0.60
+    assert 0.96 < sum(right[False]) / len(right[False]) < 1.0
+
+
+@given(st.lists(st.integers(0, 3), max_size=6))
+def test_agreement_is_a_unique_plurality_of_at_least_two(claims) -> None:
+    counts = sorted((claims.count(one) for one in set(claims)), reverse=True)
+    won = bool(counts) and counts[0] >= 2 and (len(counts) == 1 or counts[1] < counts[0])
+    found = agreed(claims)
+    assert (found is not None) == won
+    assert found is None or claims.count(found) == counts[0]
+
+
+def test_critics_adopt_what_is_agreed_and_work_the_rest_again() -> None:
+    author = Author(NO_NOISE)
+    others = [claim(157, 30, 132), claim(157, 30, 132)]
+    assert revise(author, EXPRESSION, claim(156, 31, 130), others, random.Random(0)).text == "p157;q30#132"
+    disputed = [claim(157, 30, 132), claim(155, 30, 130)]
+    text = revise(author, EXPRESSION, claim(154, 30, 129), disputed, random.Random(0)).text
+    assert text.startswith("12*13=") and ";q30;" in text and text.endswith("#131")
+    broken = cut_off(claim(156, 30, 131), random.Random(0))
+    assert summary_of([claim(156, 30, 131), broken]) == "p156q30#131;?"
+
+
+def test_lines_are_debates_in_the_prompts_of_a_run_and_of_its_training_side() -> None:
+    rng, author, prompts, kinds = random.Random(3), Author(NOISE), CompactPrompts(), set()
+    for _ in range(200):
+        for turns in debate_lines(author, rng):
+            assert len(turns) % 2 == 0
+            question, *answers = turns[0].split("|")
+            assert side(question.rstrip("=")) == "train"
+            if answers or "|" in turns[0]:
+                assert turns[0] == prompts.summarize(question, answers)
+                kinds.add("summary")
+            else:
+                assert turns[0] == prompts.first(turns[0])
+                kinds |= {"update" if turn[0] == "~" else "without" for turn in turns[2::2]}
+    assert kinds == {"summary", "update", "without"}
+    assert {side(draw(rng).text) for _ in range(200)} == {"train"}
+
+
+def test_tokens_are_known_and_fit_the_context() -> None:
+    source = lines(0, 0)
+    for _ in range(2000):
+        line = next(source)
+        assert not np.isin(line % TARGET, [PAD, UNKNOWN]).any() and len(line) <= CONTEXT
+    # The loss is on the answer and the end of its turn, nowhere else.
+    assert (encode(["1+1=", "#2"]) >= TARGET).tolist() == [False] * 7 + [True] * 3
+
+
+def test_batches_follow_from_the_seed_alone_and_hold_whole_lines() -> None:
+    first, again, other = steps(0, 3, 4, shapes=SMALL), steps(0, 3, 4, shapes=SMALL), steps(1, 3, 4, shapes=SMALL)
+    shapes = [[(8, 96), (6, 192), (2, 576)], [(8, 96), (6, 192)]] * 2
+    assert [[batch.shape for batch in step] for step in first] == shapes
+    flat = [[batch for step in made for batch in step] for made in (first, again, other)]
+    assert all((one == two).all() for one, two in zip(flat[0], flat[1], strict=True))
+    assert not all((one == two).all() for one, two in zip(flat[0], flat[2], strict=True))
+    for row in (row for batch in flat[0] for row in batch):
+        used = row[: np.flatnonzero(row % TARGET == EOS)[-1] + 1]
+        assert used[0] == BOS and (row[len(used) :] == PAD).all() and (used % TARGET != PAD).all()
+
+
+# --- the training -----------------------------------------------------------
+
+
+def test_learning_rate_rises_then_falls() -> None:
+    factors = [learning_rate_factor(step / 1000) for step in range(1000)]
+    peak = factors.index(max(factors))
+    assert 0 < factors[0] < 0.05 and abs(factors[peak] - 1) < 1e-6 and 10 < peak < 30
+    assert all(one >= two for one, two in zip(factors[peak:], factors[peak + 1 :], strict=False))
+    assert 0.01 < factors[-1] < 0.03
+
+
+@pytest.mark.slow
+def test_the_template_and_the_quick_encoder_agree() -> None:
+    """Corpus lines are, token for token, what a run's chats are."""
+    from hpcmaf.engines.chat import ChatFormat
+
+    chat, author, rng = ChatFormat.from_pretrained(str(base_path())), Author(), random.Random(1)
+    for turns in (turns for _ in range(60) for turns in debate_lines(author, rng)):
+        messages = [{"role": "assistant" if at % 2 else "user", "content": turn} for at, turn in enumerate(turns)]
+        sample, line = chat.sample(messages, "all_turns"), encode(turns)
+        assert sample.input_ids == (line % TARGET).tolist()
+        assert sample.target == (line >= TARGET).tolist()
+        prompt = chat.prompt_ids(messages[:-1])
+        assert prompt == sample.input_ids[: len(prompt)]
+        assert chat.decode(sample.input_ids[len(prompt) :]) == turns[-1]
+
+
+@pytest.mark.slow
+def test_the_network_is_that_of_transformers() -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from results.micro_model.network import logits_of, loss_sum, weights_of
+
+    model = AutoModelForCausalLM.from_pretrained(base_path()).eval()
+    ids = torch.randint(6, 27, (3, 80), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        theirs = model(input_ids=ids).logits
+        assert torch.allclose(theirs, logits_of(weights_of(model), ids, 4, torch.float32), atol=1e-3, rtol=1e-3)
+        batch = ids.to(torch.uint8)
+        batch[:, 40:] += TARGET
+        expected = torch.nn.functional.cross_entropy(theirs[:, 39:-1].reshape(-1, 27), ids[:, 40:].reshape(-1))
+        assert torch.allclose(loss_sum(weights_of(model), batch, 4, torch.float32) / 120, expected, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_training_from_nothing_lowers_the_loss_and_loads(tmp_path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from results.micro_model.make import save_model, train
+
+    rows: list[dict] = []
+    making = Making(steps=40, learning_rate=5e-3, hidden=32, layers=1, heads=1, inner=64, chunk_steps=4)
+    shapes = (Rows(96, 16, 1), Rows(192, 4, 1))
+    model = train(making, shapes=shapes, report=rows.append, every=13)
+    assert [row["step"] for row in rows] == [0, 13, 26, 39]
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.3
+    save_model(model, tmp_path / "a model", making)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "a model")
+    assert all((one == two).all() for one, two in zip(model.parameters(), loaded.parameters(), strict=True))
+    assert AutoTokenizer.from_pretrained(tmp_path / "a model").chat_template
+
+
+# --- the script that scores -------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_packaged_model_is_usefully_imperfect() -> None:
+    """Wide margins, for 60 problems have a standard error of 6 points."""
+    command = [sys.executable, "-m", "results.micro_model.score", "--problems", "60"]
+    row = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+    assert 0.35 <= row["accuracy"]["answer"]["value"] <= 0.80
+    assert row["accuracy"]["vote@M"]["value"] >= row["accuracy"]["answer"]["value"]
+    assert row["styles"] > 1.7
+    assert row["summaries_right"] > 0.95
+    assert row["unfinished"] < 0.05
