@@ -1,9 +1,9 @@
 """Debates on disk: one HDF5 file per shard, merged, verified, read back."""
 
-from hpcmaf.store.checking import Finding, verify
-from hpcmaf.store.merging import merge
+from hpcmaf.store.merge import merge
 from hpcmaf.store.reader import Store
 from hpcmaf.store.schema import StoreInfo
+from hpcmaf.store.verify import Finding, verify
 from hpcmaf.store.writer import write_store
 
 __all__ = ["Finding", "Store", "StoreInfo", "merge", "verify", "write_store"]

@@ -11,20 +11,36 @@ A file is taken whole or refused whole.
 from __future__ import annotations
 
 import json
-import math
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NoReturn
+
+from pydantic import BaseModel, Field, InstanceOf, Strict, TypeAdapter, ValidationError
 
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.errors import DataError
-from hpcmaf.files.publish import Manifest
+from hpcmaf.files.publish import Manifest, read_bytes
 from hpcmaf.store.schema import StoreInfo
 from hpcmaf.store.writer import write_store
 from hpcmaf.tasks.base import Problem, question_hash
 
-_REMEDY = "mend the file or export it again; nothing was imported"
+# By instance: pydantic's own strings hold no lone surrogates, which model output contains.
+_Text = InstanceOf[str]
+
+
+class _Message(BaseModel):
+    role: _Text
+    content: _Text
+
+
+# The released arithmetic debates keep the solution as a number.
+_Solution = _Text | Annotated[int, Strict()] | Annotated[float, Strict(), Field(allow_inf_nan=False)]
+_Messages = Annotated[list[_Message], Field(min_length=1)]
+_ENTRY = TypeAdapter(tuple[Annotated[list[_Messages], Field(min_length=1)], _Solution])
+
+# Messages of every agent, and the solution.
+_Entry = tuple[list[list[_Message]], str | int | float]
 
 
 def import_debates(source: Path, target: Path, task: str) -> Manifest:
@@ -52,166 +68,109 @@ def import_debates(source: Path, target: Path, task: str) -> Manifest:
     """
     from hpcmaf.tasks import get_task
 
-    source = Path(source)
     form = str(get_task(task).answer_form("default"))
-    debates = _read(source)
-    agents, rounds = _shape(source, debates)
-    info = StoreInfo(task, form, agents, rounds, iteration=0, split="train", summaries=False)
+    debates = _read(Path(source))
+    agents = next(iter(debates.values()))[0]
+    info = StoreInfo(task, form, len(agents), len(agents[0]) // 2, iteration=0, split="train", summaries=False)
     return write_store(target, info, _transcripts(debates, task, form))
 
 
-@dataclass(frozen=True, slots=True)
-class _Debate:
-    """One entry of the file; ``turns[n][m - 1]`` is (user text, assistant text)."""
-
-    question: str
-    turns: list[list[tuple[str, str]]]
-    solution: str
-
-
-class _Repeated:
-    """Stands for an object in which a key comes twice."""
-
-    def __init__(self, key: str, index: int) -> None:
-        self.key = key
-        self.index = index
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Repeated:
-    seen: dict[str, Any] = {}
-    for index, (key, value) in enumerate(pairs):
-        if key in seen:
-            return _Repeated(key, index)
-        seen[key] = value
-    return seen
-
-
-def _read(source: Path) -> list[_Debate]:
-    if source.is_char_device() or source.is_block_device():
-        # Such as /dev/zero: reading it to its end would take all memory.
-        raise DataError(f"{source}: a device; name a file of debates")
+def _read(source: Path) -> dict[str, _Entry]:
     try:
-        content = json.loads(source.read_bytes(), object_pairs_hook=_object)
+        content = json.loads(read_bytes(source), object_pairs_hook=_object)
     except OSError as error:
         raise DataError(f"{source}: cannot be read ({error.strerror}); check the path") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{source}: not whole JSON ({error}); {_REMEDY}") from error
-    if isinstance(content, _Repeated):
-        raise DataError(f"{source}: question {content.index}: comes twice ({_short(content.key)}); {_REMEDY}")
+        _refuse(source, f"not whole JSON ({error})")
     if not isinstance(content, dict) or not content:
-        wanted = "an object of question: [agents' messages, solution]"
-        raise DataError(f"{source}: holds {_kind(content)} where {wanted} belongs; {_REMEDY}")
-    return [_debate(f"{source}: question {index}", *entry) for index, entry in enumerate(content.items())]
-
-
-def _debate(where: str, question: str, entry: Any) -> _Debate:
-    if not isinstance(entry, list) or len(entry) != 2:
-        raise DataError(f"{where}: {_kind(entry)} where [agents' messages, solution] belongs; {_REMEDY}")
-    agents, solution = entry
-    if not isinstance(agents, list) or not agents:
-        raise DataError(f"{where}: {_kind(agents)} where the list of agents belongs; {_REMEDY}")
-    turns = [_turns(f"{where}, agent {n}", messages) for n, messages in enumerate(agents)]
-    return _Debate(question, turns, _solution(where, solution))
-
-
-def _turns(where: str, messages: Any) -> list[tuple[str, str]]:
-    """Pairs of user and assistant text."""
-    if not isinstance(messages, list) or not messages:
-        raise DataError(f"{where}: {_kind(messages)} where its list of messages belongs; {_REMEDY}")
-    texts = []
-    for index, message in enumerate(messages):
-        at = f"{where}, message {index}"
-        if isinstance(message, _Repeated):
-            raise DataError(f"{at}: key {message.key!r} comes twice; {_REMEDY}")
-        if not isinstance(message, dict):
-            raise DataError(f"{at}: {_kind(message)} where an object with role and content belongs; {_REMEDY}")
-        role, content = message.get("role"), message.get("content")
-        if role == "system":
-            # A transcript has nowhere to keep it, and leaving it out would
-            # make the debate look as if nothing had been said before.
-            raise DataError(f"{at}: a system message; put its text into the first user message; nothing was imported")
-        expected = ("user", "assistant")[index % 2]
-        if role != expected:
-            found = f"role {_short(role)}" if isinstance(role, str) else f"{_kind(role)} as role"
-            raise DataError(f"{at}: {found} where {expected!r} belongs, turns alternate; {_REMEDY}")
-        if not isinstance(content, str):
-            raise DataError(f"{at}: content is {_kind(content)}, not text; {_REMEDY}")
-        texts.append(content)
-    if len(texts) % 2:
-        raise DataError(f"{where}: ends with a user message that nobody answered; {_REMEDY}")
-    return list(zip(texts[::2], texts[1::2], strict=True))
-
-
-def _solution(where: str, solution: Any) -> str:
-    if isinstance(solution, str):
-        return solution
-    # The released arithmetic debates keep the solution as a number.
-    if isinstance(solution, int) and not isinstance(solution, bool):
-        return str(solution)
-    if isinstance(solution, float) and math.isfinite(solution):
-        return str(int(solution)) if solution.is_integer() else repr(solution)
-    raise DataError(f"{where}: solution is {_kind(solution)}, not text or a number; {_REMEDY}")
-
-
-def _shape(source: Path, debates: list[_Debate]) -> tuple[int, int]:
-    """N and M, which all debates share."""
-    agents, rounds = len(debates[0].turns), len(debates[0].turns[0])
-    for index, debate in enumerate(debates):
-        where = f"{source}: question {index}"
-        if len(debate.turns) != agents:
-            raise DataError(f"{where}: {len(debate.turns)} agents where question 0 has {agents}; import them apart")
-        for n, turns in enumerate(debate.turns):
-            if len(turns) != rounds:
-                reference = "agent 0 of question 0"
+        _refuse(source, "not an object of question: [agents' messages, solution], or an empty one")
+    debates: dict[str, _Entry] = {}
+    for index, (question, entry) in enumerate(content.items()):
+        debates[question] = _entry(f"{source}: question {index}", entry)
+    shape = None
+    for index, (agents, _) in enumerate(debates.values()):
+        for n, messages in enumerate(agents):
+            shape = shape or (len(agents), len(messages))
+            if (len(agents), len(messages)) != shape:
+                found = f"{len(agents)} agents, {len(messages) // 2} rounds"
                 raise DataError(
-                    f"{where}, agent {n}: {len(turns)} rounds where {reference} has {rounds}; import them apart"
+                    f"{source}: question {index}, agent {n}: {found} where agent 0 of question 0 has {shape[0]} agents, "
+                    f"{shape[1] // 2} rounds; import them apart"
                 )
-    return agents, rounds
+    return debates
 
 
-def _transcripts(debates: list[_Debate], task: str, form: str) -> Iterator[Transcript]:
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    for key, count in Counter(key for key, _ in pairs).items():
+        if count > 1:
+            raise ValueError(f"{_short(key)} comes twice in an object")
+    return dict(pairs)
+
+
+def _entry(where: str, value: Any) -> _Entry:
+    try:
+        agents, solution = _ENTRY.validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        part, *rest = first["loc"] or ("",)
+        if part == 1:
+            _refuse(where, "the solution is missing, or neither text nor a finite number")
+        names = ("agent ", "message ", "")
+        at = ", ".join([where, *(f"{name}{number}" for name, number in zip(names, rest, strict=False))])
+        _refuse(at, first["msg"].removeprefix("Input "))
+    for n, messages in enumerate(agents):
+        for m, message in enumerate(messages):
+            expected = ("user", "assistant")[m % 2]
+            if message.role != expected:
+                # A system message, too: a transcript has nowhere to keep it, and leaving it out would make the debate
+                # look as if nothing had been said before.
+                remedy = "; put its text into the first user message" if message.role == "system" else ""
+                found = f"role {_short(message.role)} where {expected!r} belongs, as turns alternate{remedy}"
+                _refuse(f"{where}, agent {n}, message {m}", found)
+        if len(messages) % 2:
+            _refuse(f"{where}, agent {n}", "ends with a user message that nobody answered")
+    return agents, solution
+
+
+def _refuse(where: object, what: str) -> NoReturn:
+    raise DataError(f"{where}: {what}; mend the file or export it again; nothing was imported")
+
+
+def _transcripts(debates: dict[str, _Entry], task: str, form: str) -> Iterator[Transcript]:
     from hpcmaf.answers import extract
 
-    taken: dict[str, int] = {}
-    for debate in debates:
-        identifier = f"{task}-{question_hash(debate.question)[:16]}"
+    taken: Counter[str] = Counter()
+    for question, (agents, solution) in debates.items():
+        identifier = f"{task}-{question_hash(question)[:16]}"
         # Questions that differ in case or spacing alone share a hash (MATH has
         # some), and are still two debates.
-        taken[identifier] = taken.get(identifier, 0) + 1
+        taken[identifier] += 1
         if taken[identifier] > 1:
             identifier = f"{identifier}-{taken[identifier]}"
-        answers = tuple(
-            tuple(
-                Utterance("answer", m, n, *turns[m - 1], answer=extract(turns[m - 1][1], form), finish_reason="unknown")
-                for n, turns in enumerate(debate.turns)
+        answers = []
+        for m in range(len(agents[0]) // 2):
+            turns = [(messages[2 * m].content, messages[2 * m + 1].content) for messages in agents]
+            answers.append(
+                tuple(
+                    Utterance("answer", m + 1, n, prompt, text, extract(text, form), finish_reason="unknown")
+                    for n, (prompt, text) in enumerate(turns)
+                )
             )
-            for m in range(1, len(debate.turns[0]) + 1)
-        )
-        yield Transcript(Problem(identifier, debate.question, gold_of(debate.solution, task)), answers)
+        yield Transcript(Problem(identifier, question, gold_of(solution, task)), tuple(answers))
 
 
-def gold_of(solution: str, task: str) -> str:
+def gold_of(solution: str | float, task: str) -> str:
     """The gold answer in a solution: text after ``####``, last box, or all of it."""
-    if task == "gsm8k" and "####" in solution:
-        return solution.rsplit("####", 1)[1].strip()
-    if task == "math":
-        from hpcmaf.answers import AnswerForm, extract
+    from hpcmaf.answers import AnswerForm, extract
 
-        if "\\boxed" in solution or "\\fbox" in solution:
-            return extract(solution, AnswerForm.BOXED) or solution.strip()
-    return solution.strip()
-
-
-def _kind(value: Any) -> str:
-    """What a JSON value is, for error messages."""
-    if isinstance(value, _Repeated):
-        return f"an object with key {value.key!r} twice"
-    if isinstance(value, (list, dict)) and not value:
-        return "an empty list" if isinstance(value, list) else "an empty object"
-    if isinstance(value, list):
-        return f"a list of {len(value)}"
-    names = {dict: "an object", str: "text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
+    if isinstance(solution, float) and solution.is_integer():
+        solution = int(solution)
+    text = str(solution).strip()
+    if task == "gsm8k" and "####" in text:
+        return text.rsplit("####", 1)[1].strip()
+    if task == "math" and ("\\boxed" in text or "\\fbox" in text):
+        return extract(text, AnswerForm.BOXED) or text
+    return text
 
 
 def _short(text: str) -> str:

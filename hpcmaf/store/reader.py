@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 import h5py
 import numpy as np
 
 from hpcmaf.debate.transcript import Openings, Transcript, Utterance
 from hpcmaf.engines.chat import Message
-from hpcmaf.errors import StoreError
-from hpcmaf.store.damage import REMEDY, reading
+from hpcmaf.errors import HpcmafError, StoreError, system_error
 from hpcmaf.store.schema import (
     FINISH_REASONS,
     GOLD_COLUMNS,
     INTEGER_COLUMNS,
     KINDS,
+    LARGEST,
     TEXT_COLUMNS,
     StoreInfo,
     decode,
@@ -30,8 +33,43 @@ from hpcmaf.store.schema import (
 )
 from hpcmaf.tasks.base import Problem
 
+REMEDY = "delete it and its manifest, and rerun the stage that wrote it"
+
 # Problems decoded at a time while streaming.
 BLOCK = 32
+
+# What h5py raises for files with flipped bits, cut ends or impossible text.
+_SYMPTOMS = (OSError, KeyError, RuntimeError, ValueError)
+# An address that no file can have comes from a damaged one.
+_OF_DAMAGE = {None, errno.EINVAL, errno.EOVERFLOW}
+# Where HDF5 reads metadata, h5py has the system's number in its text alone.
+_ERRNO = re.compile(r"\berrno = (\d+)")
+
+
+@contextmanager
+def reading(path: Path, dataset: str) -> Iterator[None]:
+    """Turn what h5py raises inside into one line that names the file.
+
+    To be put around little more than calls of h5py.
+
+    Raises
+    ------
+    StoreError
+        The file is damaged.
+    PlatformError
+        It may be whole, but could not be read: the operating system said no.
+    """
+    try:
+        yield
+    except HpcmafError:
+        raise
+    except _SYMPTOMS as error:
+        in_text = _ERRNO.search(str(error))
+        number = getattr(error, "errno", None) or (int(in_text[1]) if in_text else None)
+        if number not in _OF_DAMAGE:
+            raise system_error(OSError(number, os.strerror(number), str(path))) from error
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise StoreError(f"{path}: {dataset}: {what[:300]}; {REMEDY}") from error
 
 
 class Store:
@@ -66,10 +104,11 @@ class Store:
         try:
             with reading(self.path, "root attributes"):
                 self.info: StoreInfo = read_info(self._file, str(self.path))
-            self._events = events(self.info)
+            self._events = np.array(events(self.info), dtype=np.int64)
             self._open: dict[str, h5py.Dataset] = {}
             self._rows = len(self.dataset("problems/utterance_offsets")) - 1
-            self._check_rows()
+            for name, rows in self.columns().items():
+                self.check_rows(name, rows)
         except BaseException:
             self._file.close()
             raise
@@ -77,9 +116,7 @@ class Store:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -96,7 +133,7 @@ class Store:
     @cached_property
     def problem_ids(self) -> list[str]:
         """Ids of all problems, in stored order."""
-        return self.texts("problems/id", 0, len(self))
+        return self._texts("problems/id", 0, len(self))
 
     @cached_property
     def _index(self) -> dict[str, int]:
@@ -117,12 +154,25 @@ class Store:
             raise IndexError(f"row {i} of a store of {len(self)} problems")
         return self._block(i, i + 1, gold)[0]
 
-    def transcripts(self, gold: bool = False, start: int = 0, block: int = BLOCK) -> Iterator[Transcript]:
-        """Yield debates in stored order, from row ``start``, ``block`` problems in memory at a time."""
-        for low in range(start, len(self), block):
-            yield from self._block(low, min(low + block, len(self)), gold)
+    def transcripts(self, gold: bool = False, start: int = 0, stop: int | None = None) -> Iterator[Transcript]:
+        """Yield debates in stored order, from row ``start`` up to ``stop``, a few in memory at a time."""
+        stop = len(self) if stop is None else stop
+        for low in range(start, stop, BLOCK):
+            yield from self._block(low, min(low + BLOCK, stop), gold)
 
-    # Columns, for those who need figures and not transcripts.
+    def columns(self, gold: bool = False) -> dict[str, int | None]:
+        """Every dataset but those of gold labels, with the rows it must have; ``None`` for bytes of text."""
+        found: dict[str, int | None] = {}
+        for table, rows in {"problems": len(self), "utterances": len(self) * len(self._events)}.items():
+            for name, each in TEXT_COLUMNS[table].items():
+                found |= {f"{table}/{name}/offsets": rows * each + 1, f"{table}/{name}/data": None}
+            found |= {f"{table}/{name}": rows + name.endswith("offsets") for name in INTEGER_COLUMNS[table]}
+        return {name: rows for name, rows in found.items() if gold or not name.startswith(GOLD_COLUMNS)}
+
+    def check_rows(self, name: str, rows: int | None) -> None:
+        """Refuse a dataset that does not fit its table."""
+        if rows is not None and len(self.dataset(name)) != rows:
+            self.refuse(name, f"{len(self.dataset(name))} rows where its table needs {rows}")
 
     def dataset(self, name: str) -> h5py.Dataset:
         """The dataset behind an integer column, or ``data``/``offsets`` of a text column.
@@ -139,133 +189,94 @@ class Store:
                 # Not by dtype: numpy has none for some of HDF5's types.
                 fits = isinstance(found, h5py.Dataset) and found.id.get_type().equal(h5py.h5t.py_create(wanted))
                 if not fits or found.ndim != 1:
-                    raise StoreError(f"{self.path}: {name}: not a column of {wanted}; {REMEDY}")
+                    self.refuse(name, f"not a column of {wanted}")
             self._open[name] = found
         return self._open[name]
 
-    def integers(self, name: str, low: int, high: int) -> np.ndarray:
-        """Rows ``low:high`` of an integer column, ``int64[high - low]``."""
+    def refuse(self, dataset: str, what: str) -> NoReturn:
+        """Raise a StoreError that names the file and how to get a new one."""
+        raise StoreError(f"{self.path}: {dataset}: {what}; {REMEDY}")
+
+    def _integers(self, name: str, low: int, high: int) -> np.ndarray:
         dataset = self.dataset(name)
         with reading(self.path, name):
             values = dataset[low:high].astype(np.int64)
         if len(values) != high - low:
-            raise StoreError(f"{self.path}: {name}: ends before row {high}; {REMEDY}")
+            self.refuse(name, f"ends before row {high}")
+        wrong = np.flatnonzero((values < 0) | (values > LARGEST.get(name, np.iinfo(np.int64).max)))
+        if len(wrong):
+            self.refuse(name, f"{values[wrong[0]]} in row {low + wrong[0]} means nothing")
         return values
 
-    def text_bounds(self, name: str, low: int, high: int) -> np.ndarray:
-        """Byte offsets of rows ``low:high`` of a text column, ``int64[high - low + 1]``."""
-        bounds = self.integers(f"{name}/offsets", low, high + 1)
-        size = len(self.dataset(f"{name}/data"))
-        if (np.diff(bounds) < 0).any() or bounds[0] < 0 or bounds[-1] > size:
-            raise StoreError(f"{self.path}: {name}/offsets: not rising within the {size} bytes of its data; {REMEDY}")
-        return bounds
-
-    def texts(self, name: str, low: int, high: int) -> list[str]:
-        """Rows ``low:high`` of a text column."""
-        bounds = self.text_bounds(name, low, high)
-        dataset, ends = self.dataset(f"{name}/data"), (bounds - bounds[0]).tolist()
+    def _texts(self, name: str, low: int, high: int) -> list[str]:
+        bounds = self._integers(f"{name}/offsets", low, high + 1)
+        dataset, rows = self.dataset(f"{name}/data"), len(self.dataset(f"{name}/offsets")) - 1
+        if (np.diff(bounds) < 0).any() or bounds[-1] > len(dataset):
+            self.refuse(f"{name}/offsets", f"not rising within the {len(dataset)} bytes of its data")
+        if (low == 0 and bounds[0] != 0) or (high == rows and bounds[-1] != len(dataset)):
+            self.refuse(f"{name}/offsets", f"leaves out some of the {len(dataset)} bytes of its data")
         with reading(self.path, f"{name}/data"):
             data = dataset[bounds[0] : bounds[-1]].tobytes()
-            return [decode(data[start:end]) for start, end in pairwise(ends)]
-
-    def utterance_rows(self) -> int:
-        """Number of rows of the utterance table."""
-        return len(self.dataset("utterances/problem"))
-
-    def _check_rows(self) -> None:
-        """All columns but gold have as many rows as their table."""
-        expected = {"problems": self._rows, "utterances": self.utterance_rows()}
-        for table, rows in expected.items():
-            lengths = {f"{table}/{name}/offsets": rows * each for name, each in TEXT_COLUMNS[table].items()}
-            lengths |= {f"{table}/{name}": rows for name in INTEGER_COLUMNS[table]}
-            for name, length in lengths.items():
-                if name.removesuffix("/offsets") in GOLD_COLUMNS:
-                    continue
-                wanted = length + name.endswith("offsets")
-                if len(self.dataset(name)) != wanted:
-                    raise StoreError(
-                        f"{self.path}: {name}: {len(self.dataset(name))} rows where its table needs {wanted}; {REMEDY}"
-                    )
-        if expected["utterances"] != self._rows * len(self._events):
-            raise StoreError(
-                f"{self.path}: utterances/problem: {expected['utterances']} rows where {self._rows} problems of "
-                f"{self.info.agents} agents x {self.info.rounds} rounds have {self._rows * len(self._events)}; {REMEDY}"
-            )
+            return [decode(data[start:end]) for start, end in pairwise((bounds - bounds[0]).tolist())]
 
     def _block(self, low: int, high: int, gold: bool) -> list[Transcript]:
-        identifiers = self.texts("problems/id", low, high)
-        questions = self.texts("problems/question", low, high)
-        metas = self.texts("problems/meta", low, high)
-        golds = self._golds(low, high) if gold else [None] * (high - low)
-        bounds = self.integers("problems/utterance_offsets", low, high + 1)
         size = len(self._events)
-        if (bounds != np.arange(low, high + 1) * size).any():
-            raise StoreError(
-                f"{self.path}: problems/utterance_offsets: rows {low}..{high} do not point at "
-                f"{size} utterances a problem; {REMEDY}"
-            )
-        spoken = self._utterances(low, high)
-        block = []
-        for k in range(high - low):
+        if (self._integers("problems/utterance_offsets", low, high + 1) != np.arange(low, high + 1) * size).any():
+            self.refuse("problems/utterance_offsets", f"rows {low}..{high} do not point at {size} utterances a problem")
+        metas = []
+        for text in self._texts("problems/meta", low, high):
             with reading(self.path, "problems/meta"):
-                meta = json.loads(metas[k])
-                if not isinstance(meta, dict):
+                metas.append(json.loads(text))
+                if not isinstance(metas[-1], dict):
                     raise ValueError("not a JSON object")
-            problem = Problem(identifiers[k], questions[k], golds[k], meta)
-            block.append(self._assemble(problem, spoken[k * size : (k + 1) * size]))
-        return block
+        columns = (self._texts(f"problems/{name}", low, high) for name in ("id", "question"))
+        golds = self._golds(low, high) if gold else [None] * (high - low)
+        turns = self._utterances(low, high)
+        return [
+            self._assemble(Problem(*problem), turns[k * size : (k + 1) * size])
+            for k, problem in enumerate(zip(*columns, golds, metas, strict=True))
+        ]
 
     def _golds(self, low: int, high: int) -> list[str | None]:
-        known = self.integers("problems/has_gold", low, high)
-        return [text if has else None for text, has in zip(self.texts("problems/gold", low, high), known, strict=True)]
+        known = self._integers("problems/has_gold", low, high)
+        return [text if has else None for text, has in zip(self._texts("problems/gold", low, high), known, strict=True)]
 
     def _utterances(self, first: int, last: int) -> list[Utterance]:
         """All utterances of problems ``first:last``."""
-        size = len(self._events)
-        low, high = first * size, last * size
-        column = {name: self.integers(f"utterances/{name}", low, high) for name in INTEGER_COLUMNS["utterances"]}
-        exchange = self.texts("utterances/exchange", 2 * low, 2 * high)
-        answers = self.texts("utterances/answer", low, high)
-        self._check_keys(column, first, last)
-        if column["finish_reason"].max(initial=0) >= len(FINISH_REASONS):
-            raise StoreError(f"{self.path}: utterances/finish_reason: a reason that does not exist; {REMEDY}")
-        reasons = [FINISH_REASONS[code] for code in column["finish_reason"]]
+        low, high = first * len(self._events), last * len(self._events)
+        column = {name: self._integers(f"utterances/{name}", low, high) for name in INTEGER_COLUMNS["utterances"]}
+        round, kind, agent = np.tile(self._events, (last - first, 1)).T
+        keys = {"problem": np.arange(low, high) // len(self._events), "round": round, "kind": kind, "agent": agent}
+        for name, wanted in keys.items():
+            for row in np.flatnonzero(column[name] != wanted)[:1]:
+                self.refuse(f"utterances/{name}", f"{column[name][row]} in row {low + row} instead of {wanted[row]}")
+        exchange = self._texts("utterances/exchange", 2 * low, 2 * high)
+        answers = self._texts("utterances/answer", low, high)
+        values = (column[name].tolist() for name in ("prompt_tokens", "completion_tokens", "finish_reason"))
         return [
             Utterance(
-                KINDS[kind], round, agent, prompt, said, answer if parsed else None, prompted, completed, finish_reason
+                KINDS[kind],
+                round,
+                agent,
+                prompt,
+                text,
+                answer if parsed else None,
+                prompt_tokens,
+                completion_tokens,
+                FINISH_REASONS[reason],
             )
-            for kind, round, agent, prompt, said, answer, parsed, prompted, completed, finish_reason in zip(
-                column["kind"].tolist(),
-                column["round"].tolist(),
-                column["agent"].tolist(),
+            for kind, round, agent, prompt, text, answer, parsed, prompt_tokens, completion_tokens, reason in zip(
+                kind.tolist(),
+                round.tolist(),
+                agent.tolist(),
                 exchange[::2],
                 exchange[1::2],
                 answers,
                 column["parsed"].tolist(),
-                column["prompt_tokens"].tolist(),
-                column["completion_tokens"].tolist(),
-                reasons,
+                *values,
                 strict=True,
             )
         ]
-
-    def _check_keys(self, column: dict[str, np.ndarray], first: int, last: int) -> None:
-        """Each utterance is where its problem, round, kind and agent put it."""
-        expected = np.tile(np.array(self._events, dtype=np.int64), (last - first, 1))
-        keys = {
-            "problem": np.repeat(np.arange(first, last), len(self._events)),
-            "round": expected[:, 0],
-            "kind": expected[:, 1],
-            "agent": expected[:, 2],
-        }
-        for name, wanted in keys.items():
-            wrong = np.flatnonzero(column[name] != wanted)
-            if len(wrong):
-                row, at = first * len(self._events) + int(wrong[0]), int(wrong[0])
-                raise StoreError(
-                    f"{self.path}: utterances/{name}: {int(column[name][at])} in row {row} "
-                    f"where its place wants {int(wanted[at])}; {REMEDY}"
-                )
 
     def _assemble(self, problem: Problem, spoken: list[Utterance]) -> Transcript:
         agents = self.info.agents

@@ -19,7 +19,7 @@ as an error, not as another debate.
     /utterances/kind         uint8, 0 summary (read before an answer), 1 answer
     /utterances/round        uint16, 1-based
     /utterances/agent        uint16, 0-based
-    /utterances/exchange     text, 2 U rows: row 2u is the prompt of utterance u, row 2u + 1 what was said
+    /utterances/exchange     text, 2 U rows: row 2u is the prompt of utterance u, row 2u + 1 the response
     /utterances/answer       text; empty where parsed is 0
     /utterances/parsed       uint8
     /utterances/prompt_tokens, completion_tokens   int64, 0 where unknown
@@ -66,8 +66,14 @@ INTEGER_COLUMNS = {
         "finish_reason": "<u1",
     },
 }
+# Of columns in which not every number means something.
+LARGEST = {
+    "problems/has_gold": 1,
+    "utterances/parsed": 1,
+    "utterances/finish_reason": len(FINISH_REASONS) - 1,
+}
 # Gold labels may be read by evaluation alone, so nothing else opens these.
-GOLD_COLUMNS = frozenset({"problems/gold", "problems/has_gold"})
+GOLD_COLUMNS = ("problems/gold", "problems/has_gold")
 
 # 128 KiB of text hold about a problem's debate: small enough to fetch one
 # problem, large enough to compress. 64 KiB of integers.

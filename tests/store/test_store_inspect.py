@@ -12,7 +12,7 @@ from hpcmaf.cli import inspect as inspect_verb
 from hpcmaf.cli.debateview import parts, print_panels
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.errors import StoreError
-from hpcmaf.store import Store, StoreInfo, summary, write_store
+from hpcmaf.store import Store, StoreInfo, write_store
 from hpcmaf.tasks.base import Problem
 
 
@@ -55,13 +55,6 @@ def test_figures_as_json(counted: Path) -> None:
     assert (one["answer_bytes"], two["answer_bytes"]) == (2, 4)
     assert (one["summary_bytes"], two["summary_bytes"]) == (None, 3)
     assert one["finish_reasons"] == {"stop": 3, "length": 3, "unknown": 0}
-
-
-def test_figures_do_not_depend_on_the_block(store: Path, monkeypatch) -> None:
-    with Store(store) as opened:
-        whole = summary.summarise(opened)
-        monkeypatch.setattr(summary, "_BLOCK", 20)
-        assert summary.summarise(opened) == whole
 
 
 def test_figures_as_text(counted: Path) -> None:

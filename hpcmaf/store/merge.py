@@ -6,22 +6,20 @@ values where a shard is missing, and say nothing.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import StoreError
-from hpcmaf.files.publish import Manifest, atomic_path, check_manifest, write_manifest
+from hpcmaf.files.publish import Manifest, atomic_path, check_manifest, manifest_path, write_manifest
 from hpcmaf.store.reader import Store
 from hpcmaf.store.schema import MANIFEST_SCHEMA, StoreInfo
-from hpcmaf.store.writer import retract_manifest, write_file
+from hpcmaf.store.writer import write_file
 
-# Shards held open at once, and problems each has decoded: bounds on memory
-# when the wanted order jumps between shards.
-OPEN_SHARDS = 32
-BLOCK = 8
+# Where a problem lies: shard and row.
+_Slot = tuple[Path, int]
 
 
 def merge(shards: Sequence[Path], out: Path, *, expected_ids: Sequence[str] | None = None) -> Manifest:
@@ -49,21 +47,23 @@ def merge(shards: Sequence[Path], out: Path, *, expected_ids: Sequence[str] | No
     """
     if not shards:
         raise StoreError(f"{out}: no shards to merge; run the stage that writes them first")
-    shards, out = [Path(shard) for shard in shards], Path(out)
-    info, places = _survey(shards)
-    order = _order(places, expected_ids, out)
+    out = Path(out)
+    info, slots = _survey([Path(shard) for shard in shards])
+    if expected_ids is not None:
+        _check_ids(slots, expected_ids, out)
+    spans = _spans(slots[identifier] for identifier in expected_ids or slots)
     with atomic_path(out) as temporary:
-        rows = write_file(temporary, info, _debates(shards, places, order), out)
-        _compare(temporary, _debates(shards, places, order), out)
-        retract_manifest(out)
+        rows = write_file(temporary, info, _debates(spans), out)
+        _compare(temporary, _debates(spans), out)
+        manifest_path(out).unlink(missing_ok=True)
     return write_manifest(out, rows=rows, schema=MANIFEST_SCHEMA)
 
 
-def _survey(shards: Sequence[Path]) -> tuple[StoreInfo, dict[str, tuple[int, int]]]:
-    """What the shards have in common, and (shard, row) of each problem."""
+def _survey(shards: Sequence[Path]) -> tuple[StoreInfo, dict[str, _Slot]]:
+    """What the shards have in common, and where each problem lies."""
     info: StoreInfo | None = None
-    places: dict[str, tuple[int, int]] = {}
-    for number, path in enumerate(shards):
+    slots: dict[str, _Slot] = {}
+    for path in shards:
         manifest = check_manifest(path)
         with Store(path) as store:
             if manifest.rows != len(store):
@@ -76,73 +76,46 @@ def _survey(shards: Sequence[Path]) -> tuple[StoreInfo, dict[str, tuple[int, int
                 differences = ", ".join(f"{k} {theirs[k]!r} not {ours[k]!r}" for k in ours if ours[k] != theirs[k])
                 raise StoreError(f"{path}: {differences} as in {shards[0]}; merge shards of one stage only")
             for row, identifier in enumerate(store.problem_ids):
-                if identifier in places:
+                if identifier in slots:
                     raise StoreError(
-                        f"{path}: problem {identifier!r} is also in {shards[places[identifier][0]]}; "
+                        f"{path}: problem {identifier!r} is also in {slots[identifier][0]}; "
                         "delete the shard that does not belong here"
                     )
-                places[identifier] = (number, row)
+                slots[identifier] = (path, row)
     assert info is not None
-    return info, places
+    return info, slots
 
 
-def _order(places: dict[str, tuple[int, int]], expected: Sequence[str] | None, out: Path) -> Sequence[str]:
-    if expected is None:
-        return list(places)
+def _check_ids(slots: dict[str, _Slot], expected: Sequence[str], out: Path) -> None:
     faults = {
-        "missing": [i for i in expected if i not in places],
+        "missing": [i for i in expected if i not in slots],
         "expected twice": [i for i, count in Counter(expected).items() if count > 1],
-        "not expected": list(places.keys() - set(expected)),
+        "not expected": list(slots.keys() - set(expected)),
     }
     for what, identifiers in faults.items():
         if identifiers:
+            some = ", ".join(map(repr, sorted(identifiers)[:5])) + (", ..." if len(identifiers) > 5 else "")
             raise StoreError(
-                f"{out}: {len(identifiers)} problem(s) {what}: {_some(identifiers)}; "
+                f"{out}: {len(identifiers)} problem(s) {what}: {some}; "
                 "give the shards of exactly one stage, and rerun what did not finish"
             )
-    return expected
 
 
-def _some(names: Iterable[str], limit: int = 5) -> str:
-    names = sorted(names)
-    return ", ".join(map(repr, names[:limit])) + (", ..." if len(names) > limit else "")
+def _spans(slots: Iterable[_Slot]) -> list[tuple[Path, int, int]]:
+    """Slots in their order, neighbouring rows of a shard put together: shard, first row, row behind the last."""
+    spans: list[tuple[Path, int, int]] = []
+    for path, row in slots:
+        first = row
+        if spans and (spans[-1][0], spans[-1][2]) == (path, row):
+            first = spans.pop()[1]
+        spans.append((path, first, row + 1))
+    return spans
 
 
-def _debates(shards: Sequence[Path], places: dict[str, tuple[int, int]], order: Sequence[str]) -> Iterator[Transcript]:
-    """Debates in ``order``; streaming within a shard wherever the order allows it."""
-    streams: OrderedDict[int, _Stream] = OrderedDict()
-    try:
-        for identifier in order:
-            number, row = places[identifier]
-            if number not in streams:
-                if len(streams) >= OPEN_SHARDS:
-                    streams.popitem(last=False)[1].close()
-                streams[number] = _Stream(shards[number])
-            streams.move_to_end(number)
-            yield streams[number].take(row)
-    finally:
-        for stream in streams.values():
-            stream.close()
-
-
-class _Stream:
-    """A shard whose rows are mostly taken one after the other."""
-
-    def __init__(self, path: Path) -> None:
-        self._store = Store(path)
-        self._next = -1
-        self._rows: Iterator[Transcript] = iter(())
-
-    def take(self, row: int) -> Transcript:
-        expected, self._next = self._next, row + 1
-        if row == expected:
-            return next(self._rows)
-        # After a jump nothing is read ahead until the next row is wanted.
-        self._rows = self._store.transcripts(gold=True, start=row + 1, block=BLOCK)
-        return self._store.transcript(row, gold=True)
-
-    def close(self) -> None:
-        self._store.close()
+def _debates(spans: Sequence[tuple[Path, int, int]]) -> Iterator[Transcript]:
+    for path, first, stop in spans:
+        with Store(path) as store:
+            yield from store.transcripts(gold=True, start=first, stop=stop)
 
 
 def _compare(copy: Path, originals: Iterator[Transcript], out: Path) -> None:
