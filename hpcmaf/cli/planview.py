@@ -88,7 +88,7 @@ def totals(choice: Choice) -> dict[str, Any]:
 
 def warnings(choice: Choice) -> list[str]:
     """What the profile asks for that its jobs would do without, or miss."""
-    from hpcmaf.launch.doctor.machine import profile_findings
+    from hpcmaf.launch.doctor import profile_findings
 
     return [f"warning: {found.text}; {found.remedy}" for found in profile_findings(choice.profile)]
 

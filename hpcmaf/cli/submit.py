@@ -69,7 +69,7 @@ def _drive(run: RunDir, recipe: Recipe, profile: Profile) -> None:
 
 
 def _submit(run: RunDir, recipe: Recipe, profile: Profile) -> None:
-    from hpcmaf.launch.doctor.machine import profile_findings
+    from hpcmaf.launch.doctor import profile_findings
     from hpcmaf.launch.prepare import prepare_run
     from hpcmaf.launch.slurm.start import start_chain
 

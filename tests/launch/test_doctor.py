@@ -9,7 +9,9 @@ import json
 import math
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -17,12 +19,11 @@ from hpcmaf.cli.doctor import command
 from hpcmaf.config.profile import Profile
 from hpcmaf.config.slurm import Resources, Slurm
 from hpcmaf.errors import PlatformError
+from hpcmaf.launch import doctor as doctor_module
 from hpcmaf.launch import executors
-from hpcmaf.launch.doctor import Finding
-from hpcmaf.launch.doctor import machine as machine_module
-from hpcmaf.launch.doctor.nodes import fitting, minutes, read_nodes, records
-from hpcmaf.launch.doctor.place import Mount, mount_of, mounts
+from hpcmaf.launch.doctor import Finding, examine, fitting, minutes, read_nodes, records
 from hpcmaf.launch.executors import visible_gpus
+from hpcmaf.run.directory import RunDir
 from tests.launch.conftest import SlurmSays
 from tests.launch.made_runs import make_run
 
@@ -78,7 +79,7 @@ def test_records_keep_blanks_within_values() -> None:
 
 def test_nodes_are_read() -> None:
     first, second = read_nodes(node() + "\n" + node("node2", "(null)", "(null)", "DOWN*+DRAIN"))
-    assert (first.cpus, first.memory, first.gpus) == (8, 8000, {"h100": 4})
+    assert (first.cpus, first.memory, first.gpus) == (8, 8000 / 1024, {"h100": 4})
     assert second.gpus == {}
     assert first.usable and not second.usable
     [untyped] = read_nodes(node(gres="gpu:2,craynetwork:4"))
@@ -105,7 +106,7 @@ def test_gpus_of_any_name_are_read(gres: str, gpus: dict[str, int]) -> None:
 @pytest.mark.parametrize("wanted", ["A100", "a100"])
 def test_the_case_of_a_type_does_not_matter(wanted: str) -> None:
     nodes = read_nodes(node(gres="gpu:A100:4"))
-    assert fitting(nodes, Resources(gpus=4), Slurm(gpu_type=wanted), "slurm.generation") == (None, 1)
+    assert fitting(nodes, Resources(gpus=4), Slurm(gpu_type=wanted), "slurm.generation") == ("", "", 1)
 
 
 @pytest.mark.parametrize(
@@ -144,24 +145,36 @@ def test_nodes_that_sleep_come_by_themselves(state: str, usable: bool) -> None:
 def test_what_does_not_fit_is_named(wanted: dict[str, object], word: str) -> None:
     nodes = read_nodes(node() + "\n" + node("node2"))
     cluster = Slurm(gpu_type="h100")
-    assert fitting(nodes, Resources(), cluster, "slurm.merge") == (None, 2)
-    verdict, _ = fitting(nodes, Resources.model_validate(wanted), cluster, "slurm.merge")
-    assert verdict is not None and word in verdict[0]
+    assert fitting(nodes, Resources(), cluster, "slurm.merge") == ("", "", 2)
+    assert word in fitting(nodes, Resources.model_validate(wanted), cluster, "slurm.merge")[0]
     down = read_nodes(node(state="DOWN*"))
-    verdict, _ = fitting(down, Resources(), cluster, "slurm.merge")
-    assert verdict is not None and "down or drained" in verdict[0]
+    assert "down or drained" in fitting(down, Resources(), cluster, "slurm.merge")[0]
 
 
-def test_the_deepest_mount_counts() -> None:
-    text = (
-        "/dev/sda / ext4 rw 0 0\nserver:/home /home nfs4 rw,local_lock=none 0 0\ntmpfs /home/my\\040runs tmpfs rw 0 0\n"
-    )
-    known = mounts(text)
-    assert mount_of(Path("/home/me"), known) == Mount(Path("/home"), "nfs4", frozenset({"rw", "local_lock=none"}))
-    found = mount_of(Path("/home/my runs/a"), known)
-    assert found is not None and found.kind == "tmpfs"
-    found = mount_of(Path("/homeless"), known)
-    assert found is not None and found.kind == "ext4"
+@pytest.mark.parametrize(
+    ("kind", "options", "level"),
+    [
+        ("nfs4", "rw,local_lock=none", "ok"),
+        ("nfs", "rw,nolock", "problem"),
+        ("lustre", "rw,flock", "ok"),
+        ("lustre", "rw", "problem"),
+        ("lustre", "rw,localflock", "problem"),
+        ("fuse.sshfs", "rw", "ok"),
+        ("tmpfs", "rw", "problem"),
+        ("ext4", "rw", "warning"),
+    ],
+)
+def test_the_deepest_mount_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, options: str, level: str
+) -> None:
+    """And of those on one point the last, as it covers the others."""
+    rows = [("/", "ext4", ""), (str(tmp_path), "ext4", ""), (str(tmp_path), kind, options), (f"{tmp_path}x", "xfs", "")]
+    found = [SimpleNamespace(mountpoint=point, fstype=kind, opts=opts) for point, kind, opts in rows]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: found)
+    run, _, _ = make_run(tmp_path / "run")
+    _, findings = doctor("--run", str(run.root))
+    [finding] = findings["shared folder"]
+    assert (finding.level, f"is on {kind} ({tmp_path})" in finding.text) == (level, True)
 
 
 def doctor(*words: str) -> tuple[int, dict[str, list[Finding]]]:
@@ -244,10 +257,10 @@ def test_a_profile_is_held_against_the_cluster(tmp_path: Path, slurm_says: Slurm
         "sbatch: allocation failure: Requested node configuration is not available "
         "(no node has 8 h100 GPUs, 4 at most) -> lower slurm.generation.gpus, or set slurm.gpu_type (there are: h100)"
     )
-    assert "3000 minutes, but main allows 1440" in texts("finetuning", "problem")
+    assert "3000 minutes, but partition main allows 1440" in texts("finetuning", "problem")
     assert "2 nodes are asked for, 1 fit" in texts("finetuning", "warning")
     assert "Invalid partition name specified -> set slurm.partition to one of low, main" in texts("merge", "problem")
-    assert "partition low is not for account mine" in texts("gate", "problem")
+    assert "account mine, but partition low allows theirs: its jobs never start" in texts("gate", "problem")
     assert "PreemptMode CANCEL" in texts("gate", "warning")
     assert "--probe" in texts("sbatch in jobs", "warning")
 
@@ -353,11 +366,11 @@ def test_a_job_on_this_machine_gets_its_gpus_by_name(tmp_path: Path, monkeypatch
         assert (tmp_path / "seen").read_text() == name
 
 
-def test_wrong_and_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_and_missing_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needs = ["click<1", "nosuchpackage>=3", "rich>=13", 'vllm>=0.27; extra == "vllm"', 'tomli; python_version < "3"']
-    monkeypatch.setattr(machine_module.metadata, "requires", lambda name: needs)
-    findings = list(machine_module.examine_machine(Profile(name="here")))
-    problems = {finding.text.split()[0]: finding.remedy for finding in findings if finding.level == "problem"}
+    monkeypatch.setattr(doctor_module.metadata, "requires", lambda name: needs)
+    findings = list(examine(Profile(name="here"), RunDir(tmp_path)))
+    problems = {one.text.split()[0]: one.remedy for one in findings if (one.area, one.level) == ("packages", "problem")}
     assert problems == {"click": "pip install 'click<1'", "nosuchpackage": "pip install 'nosuchpackage>=3'"}
 
 
@@ -366,3 +379,22 @@ def test_a_torn_plan_is_a_finding(tmp_path: Path) -> None:
     run.plan.write_text("{")
     code, found = doctor("--run", str(run.root))
     assert code == 12 and "damaged" in found["run directory"][0].text
+
+
+@pytest.mark.parametrize(
+    ("number", "level"),
+    [(errno.EINVAL, "ok"), (errno.ENOTSUP, "ok"), (errno.EIO, "problem"), (errno.ENOSPC, "problem")],
+)
+def test_a_folder_that_cannot_be_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, level: str
+) -> None:
+    """A file system without fsync of folders, as some of FUSE and CIFS, is none that loses data."""
+    run, _, _ = make_run(tmp_path / "run", launcher="local")
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    _, found = doctor("--run", str(run.root))
+    [finding] = found["fsync"]
+    assert finding.level == level and str(run.root) in finding.text

@@ -14,7 +14,7 @@ from hpcmaf.cli import plan, submit
 from hpcmaf.config.profile import Profile, load_profile
 from hpcmaf.config.recipe import Recipe, load_recipe
 from hpcmaf.errors import ConfigError, HpcmafError, PlanChangedError, UsageError
-from hpcmaf.launch.doctor import machine
+from hpcmaf.launch import doctor
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.launch.slurm.preview import preview
 from hpcmaf.launch.slurm.start import start_chain
@@ -207,7 +207,7 @@ def test_a_plan_for_this_machine_has_stages_only(no_slurm: Path) -> None:
 
 
 def test_plan_tells_what_jobs_would_do_without_or_miss(no_slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "find_spec", lambda name: None)
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
     words = ("--profile", "h100", "--set-profile", "finetuning.processes=1")
     result = ask(plan.command, *words)
     assert result.exit_code == 0

@@ -1,0 +1,431 @@
+"""What this machine and its cluster have, compared with what a profile asks for.
+
+Every examination stands alone: one that cannot be made is a finding too, and
+the others go on. Whether jobs would be accepted is Slurm's own answer:
+``sbatch --test-only`` gets the very scripts that a run submits. Nodes and
+partitions explain its refusals, and what it accepts and never starts.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import re
+import shutil
+import tempfile
+import time
+import uuid
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import psutil
+from packaging.requirements import Requirement
+
+from hpcmaf.config.profile import Profile
+from hpcmaf.config.slurm import Resources, Slurm, unnamed
+from hpcmaf.errors import HpcmafError, RunBusyError, SlurmError
+from hpcmaf.files.locking import lock
+from hpcmaf.launch.executors import visible_gpus
+from hpcmaf.launch.slurm.commands import accounting, call, configuration, queue
+from hpcmaf.launch.slurm.executor import ChainExecutor
+from hpcmaf.launch.slurm.refusals import lifting
+from hpcmaf.launch.slurm.requests import DEFAULT_MAX_ARRAY_SIZE, array_limit, check_path, parameters, stage_windows
+from hpcmaf.run.directory import RunDir
+
+Level = Literal["ok", "warning", "problem"]
+
+_COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
+_KINDS = {"generation": "debate", "finetuning": "finetune", "merge": "merge", "gate": "gate"}
+_SHARED = re.compile(
+    r"nfs4?|lustre|gpfs|beegfs.*|(fuse\.)?(ceph|glusterfs|sshfs).*|panfs|wekafs|orangefs|afs|cifs|9p|virtiofs"
+)
+_IN_MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs", "overlay", "squashfs"})
+_LITTLE_SPACE, _FEW_FILES = 10 * 2**30, 20_000
+_SLOW_SECONDS = 5.0
+# Under this the process of a finetuning job may not get to the end of a step.
+_SHORT_KILL_WAIT = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found in an area; a warning may work, or could not be found out, a problem will not work."""
+
+    level: Level
+    area: str
+    text: str
+    remedy: str = ""
+
+
+warning, problem = partial(Finding, "warning"), partial(Finding, "problem")
+
+
+def check(area: str, good: str, fault: str = "", remedy: str = "", level: Level = "problem") -> Finding:
+    """All is well, unless there is a fault."""
+    return Finding(level, area, fault, remedy) if fault else Finding("ok", area, good)
+
+
+def examine(profile: Profile, run: RunDir, *, probe_seconds: float | None = None) -> Iterator[Finding]:
+    """Look at everything; findings come as they are made.
+
+    Parameters
+    ----------
+    run
+        Where a run is, or would be.
+    probe_seconds
+        Submit a small job, and wait so long for what it finds on its nodes;
+        ``None`` for no such job.
+    """
+    yield from _packages(profile)
+    yield _gpus(profile)
+    # What packages lack is said above, with their versions.
+    yield from (finding for finding in profile_findings(profile) if finding.area != "packages")
+    yield from _place(run, shared=profile.launcher == "slurm")
+    if profile.launcher != "slurm" or (known := (yield from _cluster(profile))) is None:
+        return
+    nodes = yield from _jobs(profile, run, known)
+    if probe_seconds is not None:
+        from hpcmaf.launch.probe import examine_nodes
+
+        yield from examine_nodes(profile, run, nodes=min(2, nodes), seconds=probe_seconds)
+    elif profile.cluster.chain == "gated":
+        yield warning("sbatch in jobs", "whether jobs may submit jobs is not known", "--probe finds out")
+
+
+def profile_findings(profile: Profile) -> Iterator[Finding]:
+    """What a profile asks for that its jobs would do without, or miss; ``hpcmaf plan`` shows it too."""
+    for text, remedy in profile.idle_gpus():
+        yield warning("GPUs", text, remedy)
+    generation = profile.generation
+    if generation.engine == "vllm" and not generation.server_command and find_spec("vllm") is None:
+        own = profile.slurm is None or profile.slurm.python is None
+        text = "generation.engine is vllm, which this Python does not have" + ("" if own else "; jobs run another")
+        yield warning("packages", text, "pip install 'hpcmaf[vllm]', name server_command, or use engine: transformers")
+    if profile.slurm is not None and "SLURM_JOB_ID" in os.environ:
+        for name in unnamed(profile.slurm, os.environ):
+            text = f"{name}={os.environ[name]} is this job's, and passed over"
+            yield warning("profile", text, f"set slurm.{name.removeprefix('SBATCH_').lower()} in the profile")
+
+
+def _packages(profile: Profile) -> Iterator[Finding]:
+    extra = "vllm" if profile.generation.engine == "vllm" and not profile.generation.server_command else ""
+    installed = []
+    try:
+        needs = [Requirement(line) for line in metadata.requires("hpcmaf") or []]
+    except metadata.PackageNotFoundError:
+        yield warning("packages", "hpcmaf is not installed, so nothing says what it needs", "pip install -e .")
+        return
+    for requirement in needs:
+        if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        try:
+            version = metadata.version(requirement.name)
+            fault = f"is {version}, not {requirement.specifier}"
+        except metadata.PackageNotFoundError:
+            version, fault = "", "is not installed"
+        if version and requirement.specifier.contains(version, prereleases=True):
+            installed.append(f"{requirement.name} {version}")
+        else:
+            remedy = f"pip install '{requirement.name}{requirement.specifier}'"
+            yield problem("packages", f"{requirement.name} {fault}", remedy)
+    yield check("packages", f"Python {platform.python_version()}, {', '.join(installed)}")
+
+
+def _gpus(profile: Profile) -> Finding:
+    count, processes, device = len(visible_gpus()), profile.finetuning.processes, profile.finetuning.device
+    text, fault, remedy = f"{count or 'none'} on this machine", "", ""
+    if profile.launcher == "slurm":
+        text += "; jobs run on others"
+    elif not count and "cuda" in {profile.generation.device, device}:
+        fault, remedy = f"{text}, and the profile asks for device: cuda", "use device: auto, or another machine"
+    elif device != "cpu" and 0 < count < processes:
+        fault, remedy = f"{text} for {processes} processes", f"lower finetuning.processes to {count}"
+    return check("GPUs", text, fault, remedy)
+
+
+def _place(run: RunDir, *, shared: bool) -> Iterator[Finding]:
+    """The file system of a run directory: do all nodes see it, does it lock, is there room?"""
+    root = run.root.resolve()
+    folder = next(path for path in (root, *root.parents) if path.is_dir())
+    try:
+        if run.plan.exists():
+            run.load_plan()
+        if shared:
+            check_path(root)
+        yield check("run directory", str(root))
+    except HpcmafError as error:
+        yield _of_error("run directory", error)
+    if shared:
+        yield _sharing(folder)
+    yield _flock(folder)
+    yield _fsync(folder)
+    free, files = shutil.disk_usage(folder).free, os.statvfs(folder)
+    text = f"{free / 2**30:.1f} GiB free at {folder} (quotas are not seen)"
+    few = files.f_favail if 0 < files.f_files and files.f_favail < _FEW_FILES else None
+    fault = f"{text}, room for {few or 'many'} more files" if free < _LITTLE_SPACE or few is not None else ""
+    yield check("disk space", text, fault, "free some: models of several agents and iterations are kept", "warning")
+
+
+def _sharing(folder: Path) -> Finding:
+    area, remedy = "shared folder", "put runs on a shared file system, whose locks all nodes see: --run FOLDER/NAME"
+    around = [mount for mount in psutil.disk_partitions(all=True) if folder.is_relative_to(mount.mountpoint)]
+    if not around:
+        return warning(area, f"{folder}: its file system is not known", "--probe tries whether nodes see it")
+    # The deepest, and of those on one point the last.
+    mount = max(reversed(around), key=lambda mount: len(mount.mountpoint))
+    text, options = f"{folder} is on {mount.fstype} ({mount.mountpoint})", set(mount.opts.split(","))
+    if mount.fstype in _IN_MEMORY:
+        return problem(area, f"{text}, which only this machine sees", remedy)
+    local = {"nolock", "local_lock=all", "local_lock=flock", "localflock", "noflock"} & options
+    if mount.fstype == "lustre" and not local | ({"flock"} & options):
+        local = {"no flock"}
+    if local:
+        return problem(area, f"{text}, mounted with {', '.join(sorted(local))}: locks are not seen elsewhere", remedy)
+    fault = "" if _SHARED.fullmatch(mount.fstype) else f"{text}, which other nodes see only if it is exported"
+    return check(area, text, fault, "--probe tries whether they do", "warning")
+
+
+def _flock(folder: Path) -> Finding:
+    """Take a lock twice: the second has to be refused."""
+    path = folder / f".hpcmaf-doctor-{uuid.uuid4().hex[:12]}"
+    try:
+        with lock(path, ""):
+            try:
+                with lock(path, ""):
+                    return problem("locks", f"{folder}: a lock can be taken twice", "put runs elsewhere")
+            except RunBusyError:
+                return check("locks", f"flock works in {folder}")
+    except HpcmafError as error:
+        return _of_error("locks", error)
+    except OSError as error:
+        return problem("locks", f"{folder}: {error.strerror}", "name a folder that you may write to: --run")
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _fsync(folder: Path) -> Finding:
+    """Where a folder cannot be synced, what is published goes without; other errors would stop a run."""
+    good, fault = f"fsync works in {folder}", ""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        good = f"{folder}: folders have none; files do without"
+        fault = "" if error.errno in {errno.EINVAL, errno.ENOTSUP} else f"{folder}: {error.strerror}"
+    return check("fsync", good, fault, "put runs on another file system: --run")
+
+
+def _of_error(area: str, error: HpcmafError) -> Finding:
+    """What is wrong and what to do, which an error says on one line."""
+    text, _, remedy = str(error).partition("; ")
+    return problem(area, text, remedy or "see the message")
+
+
+def _cluster(profile: Profile) -> Generator[Finding, None, Mapping[str, str] | None]:
+    """Whether Slurm can be used from here; returns its configuration, where it answers."""
+    cluster = profile.cluster
+    missing = ", ".join(name for name in _COMMANDS if shutil.which(name) is None)
+    remedy = "run this where Slurm's commands are (a login node; module load slurm), or use --profile local"
+    yield check("Slurm commands", f"{', '.join(_COMMANDS)} found", missing and f"{missing}: not found", remedy)
+    if missing:
+        return None
+    began = time.monotonic()
+    try:
+        known = configuration(seconds=cluster.command_seconds)
+        jobs = queue(seconds=cluster.command_seconds)
+    except SlurmError as error:
+        yield problem("controller", str(error), "wait until Slurm answers, or ask its operators")
+        return None
+    took = time.monotonic() - began
+    text = f"{known.get('ClusterName', '?')}, Slurm {known.get('SLURM_VERSION', '?')}, answered in {took:.1f} s; "
+    text += f"{sum(job.live for job in jobs)} of your jobs (and tasks of arrays) are queued or running"
+    remedy = "raise slurm.command_seconds; gates wait slurm.patience_minutes"
+    yield check("controller", text, text if took > _SLOW_SECONDS else "", remedy, "warning")
+    try:
+        # A job that nobody has: only whether somebody answers matters.
+        accounting(["1"], seconds=min(10.0, cluster.command_seconds))
+        yield check("accounting", "sacct answers")
+    except SlurmError as error:
+        remedy = "nothing has to be done; causes come from squeue and what tasks leave behind"
+        yield warning("accounting", str(error), remedy)
+    size, wanted = array_limit(known), cluster.max_array_size
+    text = f"{wanted or size or 'unknown'}; larger stages are submitted in several arrays"
+    fault = f"{size}, but the profile's max_array_size is {wanted}" if size and wanted and wanted > size else ""
+    yield check("MaxArraySize", text, fault, f"set slurm.max_array_size to {size}, or leave it out")
+    wait = known.get("KillWait", "").split(" ")[0]
+    text = f"{wait or '?'} s to save on cancelling or preemption; {cluster.signal_seconds} s ahead of the time limit"
+    fault = text if wait.isdigit() and int(wait) < _SHORT_KILL_WAIT else ""
+    yield check("KillWait", text, fault, "work since the last checkpoint is lost; ask for 30 s or more", "warning")
+    return known
+
+
+def _jobs(profile: Profile, run: RunDir, known: Mapping[str, str]) -> Generator[Finding, None, int]:
+    """Whether Slurm accepts every kind of job and has nodes for it; returns on how many nodes debates can run."""
+    cluster = profile.cluster
+    limit = cluster.max_array_size or array_limit(known) or DEFAULT_MAX_ARRAY_SIZE
+    partitions: dict[str, dict[str, str]] = {}
+    nodes: list[Node] = []
+    try:
+        text = call(["scontrol", "show", "partition", "--oneliner"], seconds=cluster.command_seconds)
+        partitions = {record["PartitionName"]: record for record in records(text)}
+        nodes = read_nodes(call(["scontrol", "show", "node", "--oneliner"], seconds=cluster.command_seconds))
+    except (SlurmError, KeyError) as error:
+        yield warning("partitions", f"not known ({error})", "look with sinfo whether the profile's exist")
+    places = 1
+    for name, kind in _KINDS.items():
+        wanted, section = cluster.resources(kind), f"slurm.{name}"
+        asked = wanted.partition or cluster.partition
+        names = asked.split(",") if asked else [key for key, row in partitions.items() if row.get("Default") == "YES"]
+        members = [node for node in nodes if node.partitions.intersection(names)]
+        why, remedy, count = fitting(members, wanted, cluster, section)
+        if name == "generation":
+            places = max(1, count)
+        if refusal := _refusal(profile, run, kind, limit):
+            if members and why and re.search("node configuration|node not available", refusal, re.IGNORECASE):
+                yield problem(name, f"{refusal} ({why})", remedy)
+            else:
+                yield problem(name, refusal, lifting(refusal, section, sorted(partitions)))
+            continue
+        good = f"Slurm accepts its job; {count} of {len(members)} nodes of {', '.join(names) or '?'} fit"
+        fault = f"Slurm accepts its job, but of the nodes seen {why}" if members and why else ""
+        caveats = [found for key in names for found in _caveats(name, key, partitions.get(key, {}), cluster)]
+        yield from caveats
+        if fault or all(finding.level == "warning" for finding in caveats):
+            yield check(name, good, fault, remedy, "warning")
+    return places
+
+
+def _refusal(profile: Profile, run: RunDir, kind: str, limit: int) -> str:
+    """What Slurm says against the script of a kind of job, of as large an array as the run has."""
+    try:
+        stages = [stage for stage in run.load_plan().stages if stage.kind == kind]
+    except HpcmafError:
+        stages = []  # there is none yet, or the run directory's own finding says what is wrong
+    windows = [window for stage in stages for window in stage_windows(stage, stage.tasks, profile, limit)]
+    executor = ChainExecutor(run.root.resolve(), profile.cluster, check=False)
+    executor.update_parameters(**parameters(profile, kind, name="doctor"))
+    with tempfile.TemporaryDirectory(prefix="hpcmaf-doctor-") as folder:
+        script = Path(folder) / f"{kind}.sh"
+        size = max((len(window.elements) for window in windows), default=1)
+        script.write_text(executor.script(size), encoding="utf-8")
+        try:
+            call(["sbatch", "--test-only", str(script)], seconds=profile.cluster.command_seconds)
+        except SlurmError as error:
+            return str(error)
+    return ""
+
+
+def _caveats(name: str, partition: str, record: Mapping[str, str], cluster: Slurm) -> Iterator[Finding]:
+    """What a job would wait for although Slurm accepts it: limits of a partition that sbatch does not apply."""
+    wanted = cluster.resources(_KINDS[name])
+    allows = f"but partition {partition} allows {{}}: its jobs never start"
+    if record.get("State", "UP") != "UP":
+        yield warning(name, f"partition {partition} is {record['State']}: jobs wait", "name another, or wait")
+    if wanted.minutes > (longest := minutes(record.get("MaxTime", ""))):
+        remedy = f"set slurm.{name}.minutes to {longest:g} or less; what is not done resumes in the next attempt"
+        yield problem(name, f"{wanted.minutes} minutes, {allows.format(f'{longest:g}')}", remedy)
+    for key, suffix in (("account", "Accounts"), ("qos", "Qos")):
+        value, few = getattr(wanted, key) or getattr(cluster, key), record.get(f"Allow{suffix}", "ALL").split(",")
+        denied = record.get(f"Deny{suffix}", "").split(",")
+        if value and (value in denied or not {"ALL", "(null)", value}.intersection(few)):
+            yield problem(name, f"{key} {value}, {allows.format(','.join(few))}", f"set slurm.{key}, such as {few[0]}")
+    # A partition's own says it for its jobs; the controller's default is OFF or inherited.
+    mode = record.get("PreemptMode", "OFF")
+    if "CANCEL" in mode or "SUSPEND" in mode:
+        effect = "waits in memory" if "SUSPEND" in mode else "is cancelled, and its gate submits it again"
+        yield warning(name, f"partition {partition}: PreemptMode {mode}: a preempted job {effect}", "expect delays")
+
+
+# name=value in what scontrol prints, where a value may hold blanks: the next name ends it.
+_FIELD = re.compile(r"(?:^|\s)([A-Za-z][A-Za-z0-9_:/]*)=")
+# gpu:2, gpu:3090:4(S:0-1), gpu:1g.10gb:7, gpu:a100:no_consume:4
+_GPU = re.compile(r"(?:^|,)gpu(?::(?!no_consume:)([^:,(]+))?(?::no_consume)?:(\d+)(?=[(,]|$)")
+_GONE = frozenset("DOWN DRAIN DRAINED DRAINING FAIL FAILING FUTURE INVAL INVALID INVALID_REG ERROR".split())
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node; memory in GB, GPUs by type in small letters, as Slurm compares them (``""`` where it has none)."""
+
+    partitions: frozenset[str]
+    cpus: int
+    memory: float
+    gpus: Mapping[str, int]
+    usable: bool
+
+
+def records(text: str) -> Iterator[dict[str, str]]:
+    """Read what ``scontrol show ... --oneliner`` prints."""
+    for line in text.splitlines():
+        names = list(_FIELD.finditer(line))
+        ends = [found.start() for found in names[1:]] + [len(line)]
+        if names:
+            yield {found[1]: line[found.end() : end].strip() for found, end in zip(names, ends, strict=True)}
+
+
+def read_nodes(text: str) -> list[Node]:
+    """Read ``scontrol show node --oneliner``."""
+    nodes = []
+    for record in records(text):
+        gpus: Counter[str] = Counter()
+        for kind, count in _GPU.findall(record.get("Gres", "")):
+            gpus[kind.lower()] += int(count)
+        partitions = frozenset(record.get("Partitions", "").split(","))
+        cpus, memory = int(record.get("CPUTot", "0")), int(record.get("RealMemory", "0")) / 1024
+        nodes.append(Node(partitions, cpus, memory, gpus, _usable(record.get("State", "").upper())))
+    return nodes
+
+
+def _usable(state: str) -> bool:
+    """Whether a node runs jobs, or will by itself, as nodes do that are switched off while nobody wants them."""
+    words = {word.rstrip("*~#%$@^!-") for word in state.split("+")}
+    asleep = any(word.startswith("POWER") for word in words)
+    return not words & _GONE and (asleep or not ("NOT_RESPONDING" in words or "*" in state))
+
+
+def minutes(text: str) -> float:
+    """Slurm's time limits, ``[days-]hours:minutes:seconds`` and such, in minutes; no limit is infinite."""
+    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", text):
+        return float("inf")
+    days, dash, clock = text.rpartition("-")
+    # Without days two numbers are minutes and seconds, and one is minutes.
+    parts = [0] * (not dash and clock.count(":") < 2) + [int(part) for part in clock.split(":")]
+    hours, rest, seconds = (*parts, 0, 0)[:3]
+    return int(days or 0) * 1440 + hours * 60 + rest + seconds / 60
+
+
+def fitting(nodes: Sequence[Node], wanted: Resources, cluster: Slurm, section: str) -> tuple[str, str, int]:
+    """What keeps a job off the nodes, if anything, what to do, and on how many it fits.
+
+    Parameters
+    ----------
+    section
+        Of the profile, such as ``slurm.generation``.
+    """
+    kind = (cluster.gpu_type or "").lower()
+    types = ", ".join(sorted({name or "gpu" for node in nodes for name in node.gpus})) or "none"
+    units = (f"{cluster.gpu_type or ''} GPUs".strip(), "CPUs", "GB")
+    keys = (f"gpus, or set slurm.gpu_type (there are: {types})", "cpus", "memory_gb")
+    left = [
+        (node, (node.gpus.get(kind, 0) if kind else sum(node.gpus.values()), node.cpus, node.memory)) for node in nodes
+    ]
+    for k, least in enumerate((wanted.gpus, wanted.cpus, wanted.memory_gb or 0)):
+        most = max((amounts[k] for _, amounts in left), default=0)
+        if most < least:
+            return f"no node has {least:g} {units[k]}, {most:.4g} at most", f"lower {section}.{keys[k]}", 0
+        left = [(node, amounts) for node, amounts in left if amounts[k] >= least]
+    count = sum(node.usable for node, _ in left)
+    if not count:
+        return "all nodes that would fit are down or drained", "wait, or name another partition", 0
+    if count < wanted.nodes:
+        return f"{wanted.nodes} nodes are asked for, {count} fit", f"lower {section}.nodes", count
+    return "", "", count
