@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
-    from hpcmaf.launch.logs import Log, Selection
-    from hpcmaf.launch.survey import Survey
+    from hpcmaf.launch.logs import Log
+    from hpcmaf.launch.survey import Survey, TaskKey
     from hpcmaf.run.directory import RunDir
     from hpcmaf.run.plan import Plan
 
@@ -44,74 +45,66 @@ def command(
     Without a choice: of what failed, else of what runs, else of what ended
     last.
     """
-    from hpcmaf.launch.logs import GATE, Selection, gate_logs, tail, task_logs
-    from hpcmaf.launch.logs import follow as follow_file
+    from hpcmaf.config.profile import load_profile
+    from hpcmaf.launch import logs as reading
+    from hpcmaf.launch.survey import survey
     from hpcmaf.run.directory import RunDir
 
     run = RunDir.locate(run_name)
     plan = run.load_plan()
-    if kind == GATE:
-        logs = gate_logs(run, plan, Selection(iteration))
+    if kind == reading.GATE:
+        logs = reading.gate_logs(run, plan, iteration)
     else:
-        selection = Selection(iteration, "finetune" if agents and not kind else kind or "", (*tasks, *agents))
+        selection = reading.Selection(iteration, "finetune" if agents and not kind else kind or "", (*tasks, *agents))
         keys = selection.keys(plan)
-        found = None
-        if failed or selection == Selection():
-            found = _look(run, plan)
-            keys &= _choice(run, plan, found, failed)
-        logs = task_logs(run, plan, keys)
-        if failed and found is not None:
-            _say_what_failed(run, plan, found, keys, selection, logs)
+        if failed or selection == reading.Selection():
+            found = survey(run, plan, load_profile(str(run.profile)))
+            for note in found.notes:
+                click.echo(f"note: {note}", err=True)
+            keys &= _worth_reading(run, plan, found, failed)
+        logs = reading.task_logs(run, plan, keys)
+        if failed:
+            logs += _explain(run, plan, found, keys, iteration, logs)
     for position, log in enumerate(logs[-_MOST_LOGS:]):
         click.echo(f"{chr(10) if position else ''}=== {log.title}: {log.path}")
-        for line in tail(log.path, lines):
+        for line in reading.tail(log.path, lines):
             click.echo(line)
     if not logs and not failed:
         click.echo(f"{run.root}: no logs yet", err=True)
     elif len(logs) > _MOST_LOGS:
         click.echo(f"{len(logs) - _MOST_LOGS} more log(s); choose with --iter, --stage, --task", err=True)
     if follow and logs:
-        for line in follow_file(logs[-1].path, logs[-1].over):
+        for line in reading.follow(logs[-1].path, logs[-1].over):
             click.echo(line)
 
 
-def _look(run: RunDir, plan: Plan) -> Survey:
-    from hpcmaf.config.profile import load_profile
-    from hpcmaf.launch.survey import survey
-
-    found = survey(run, plan, load_profile(str(run.profile)))
-    for note in found.notes:
-        click.echo(f"note: {note}", err=True)
-    return found
-
-
-def _choice(run: RunDir, plan: Plan, found: Survey, failed: bool) -> set[tuple[str, str]]:
-    """Tasks that failed; or, where anything will do, what is most worth reading."""
-    from hpcmaf.launch.survey import begun_tasks
-
-    stopped = found.stopped or {}
-    worth = set(found.failures)
-    if stopped.get("task"):
-        worth.add((str(stopped.get("stage")), str(stopped["task"])))
-    if failed or worth:
-        return worth
-    running = {(id, task) for id, tasks in found.running.items() for task in tasks}
-    begun = begun_tasks(run, plan)
-    newest = [key for stage in plan.stages for task in stage.tasks if (key := (stage.id, task)) in begun]
-    return running or set(newest[-1:])
+def _worth_reading(run: RunDir, plan: Plan, found: Survey, failed: bool) -> set[TaskKey]:
+    """Tasks that failed; or, where anything will do, those that run, or the last that began."""
+    keys = set(found.failures)
+    if found.stopped and found.stopped.get("task"):
+        keys.add((str(found.stopped.get("stage")), str(found.stopped["task"])))
+    if failed or keys:
+        return keys
+    newest = (
+        (stage.id, task)
+        for stage in reversed(plan.stages)
+        for task in reversed(stage.tasks)
+        if run.attempts(stage, task).exists()
+    )
+    return {(id, task) for id, tasks in found.running.items() for task in tasks} or {*islice(newest, 1)}
 
 
-def _say_what_failed(
-    run: RunDir, plan: Plan, found: Survey, keys: set[tuple[str, str]], selection: Selection, logs: list[Log]
-) -> None:
-    """What failed without a log, in the words of status; add the log of a gate that stopped the run."""
+def _explain(
+    run: RunDir, plan: Plan, found: Survey, keys: set[TaskKey], iteration: int | None, logs: list[Log]
+) -> list[Log]:
+    """Print what failed without a log, in the words of status; returns the log of a gate that stopped the run."""
     from hpcmaf.errors import one_line
-    from hpcmaf.launch.logs import GATE, Selection, gate_logs, task_logs
+    from hpcmaf.launch.logs import GATE, gate_logs, task_logs
 
-    stopped = found.stopped or {}
-    if stopped.get("kind") == GATE:
-        logs += gate_logs(run, plan, Selection(selection.iteration))
-        click.echo(f"{run.root}: {one_line(str(stopped['reason']))}", err=True)
+    more = []
+    if found.stopped and found.stopped.get("kind") == GATE:
+        more = gate_logs(run, plan, iteration)
+        click.echo(f"{run.root}: {one_line(str(found.stopped['reason']))}", err=True)
     silent = [key for key in sorted(keys & found.failures.keys()) if not task_logs(run, plan, {key})]
     for key in silent[:_MOST_LOGS]:
         failure = found.failures[key]
@@ -119,6 +112,7 @@ def _say_what_failed(
         click.echo(f"{failure.stage} {failure.task}: {one_line(failure.text)}{where}; it left no log", err=True)
     if len(silent) > _MOST_LOGS:
         click.echo(f"and {len(silent) - _MOST_LOGS} more without a log; see hpcmaf status --json", err=True)
-    if not logs and not silent and not keys:
+    if not (logs or more or silent or keys):
         nothing = "what failed is not known" if found.state == "unknown" else "nothing failed"
         click.echo(f"{run.root}: {nothing}", err=True)
+    return more

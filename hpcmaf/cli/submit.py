@@ -59,7 +59,7 @@ def _drive(run: RunDir, recipe: Recipe, profile: Profile) -> None:
     from hpcmaf.launch.progress import Watcher
 
     plan = prepare_run(run, recipe, profile)
-    watcher = Watcher(run, plan, profile.slots(), Console(stderr=True))
+    watcher = Watcher(run, plan, profile, Console(stderr=True))
     tasks = sum(len(stage.tasks) for stage in plan.stages)
     watcher.say(
         f"{run.root}: {recipe.method} on {recipe.task.name}, N={recipe.debate.agents}, M={recipe.debate.rounds}, "

@@ -10,7 +10,6 @@ from hpcmaf.errors import DataError
 from hpcmaf.jobs.context import TaskContext
 from hpcmaf.selection.sources import counts_line, scarce, scarce_line
 from hpcmaf.training.job import FinetuneJob, run_finetune
-from hpcmaf.training.nodes import MEETING
 
 
 def finetune_job(context: TaskContext) -> FinetuneJob:
@@ -47,7 +46,7 @@ def run_agent_finetune(context: TaskContext) -> None:
         context.report_progress(line["step"], line["steps"], "steps")
 
     if context.place is not None:
-        context.report_progress(0, job.nodes, MEETING)
+        context.report_progress(0, job.nodes, "nodes", lambda: f"its {job.nodes} nodes are meeting, or load the model")
     report = run_finetune(
         job, context.attempt, progress, stop=context.stop, place=context.place, workers=context.workers
     )

@@ -1,4 +1,4 @@
-"""How long a run still takes, told from a sample of what it has done."""
+"""How long a run still takes, judged by a sample of what it has done."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ from typing import Any
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import DataError
 from hpcmaf.files.publish import Count, Record, read_json
-from hpcmaf.launch.survey import Survey
 from hpcmaf.run.attempts import all_attempts
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
 
 # Opening thousands of markers would take longer than anybody waits.
 _MARKERS_PER_KIND, _RUNNING_PER_STAGE = 8, 16
+
+
+def clock(seconds: float) -> str:
+    """Seconds as ``m:ss`` or ``h:mm:ss``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,91 +44,108 @@ class Estimate:
     whole: bool
     stages: Mapping[str, float]
 
+    def __str__(self) -> str:
+        if self.seconds is None:
+            return "time left unknown"
+        return f"{'about' if self.whole else 'at least'} {clock(self.seconds)} left"
 
-def estimate(run: RunDir, plan: Plan, profile: Profile, survey: Survey) -> Estimate:
+
+def estimate(
+    run: RunDir,
+    plan: Plan,
+    profile: Profile,
+    done: Mapping[str, set[str]],
+    running: Mapping[str, Sequence[str]],
+    started: Mapping[tuple[str, str], float] | None = None,
+) -> Estimate:
     """Time left, stage after stage as they wait for each other.
 
-    A task is taken to need what others of its kind needed (their markers say),
-    less what its own progress says is done. As many run side by side as do
-    now, or as the profile lets.
+    A task is taken to need what others of its kind needed (their markers have
+    it), less what its own progress says is done. As many run side by side as
+    do now, or as the profile lets.
+
+    Parameters
+    ----------
+    done, running
+        Tasks by stage id.
+    started
+        When running tasks began, where the caller knows; else their attempts
+        tell.
     """
-    paces = {kind: _pace(run, plan, survey, kind) for kind in {stage.kind for stage in plan.stages}}
+    paces = {kind: _pace(run, plan, done, kind) for kind in {stage.kind for stage in plan.stages}}
     ends: dict[str, float] = {}
     stages: dict[str, float] = {}
     whole = True
     for stage in plan.stages:
-        pace, left, seconds = paces[stage.kind], len(survey.left(stage)), 0.0
+        left, seconds = len(stage.tasks) - len(done[stage.id]), 0.0
         if left:
-            shares = _shares(run, stage, survey.running.get(stage.id, ()))
-            mean = pace.seconds if pace.seconds is not None else _guess(shares)
-            width = _width(stage, survey, profile, pace)
+            now = running.get(stage.id, ())
+            shares = {task: _share(run, stage, task) for task in now[:_RUNNING_PER_STAGE]}
+            mean, width = paces[stage.kind]
+            width = _width(stage, profile, len(now), width)
+            if mean is None:
+                mean = _guess(run, stage, shares, started or {})
             if mean is None or width is None:
                 whole = False
             if mean is not None:
-                seconds = stages[stage.id] = _stage_seconds(mean, left, shares, width or left)
+                rest = [mean * (1 - share) for share in shares.values()]
+                # Work shared evenly, but no task is done sooner than the slowest that runs.
+                work = mean * max(0, left - len(rest)) + sum(rest)
+                longest = mean if left > len(rest) else max(rest, default=0.0)
+                seconds = stages[stage.id] = max(work / max(1, min(width or left, left)), longest)
         ends[stage.id] = seconds + max((ends[id] for id in stage.after), default=0.0)
-    # One machine's places are shared by all stages.
+    # One machine's slots are shared by all stages.
     total = sum(stages.values()) if profile.launcher == "local" else max(ends.values())
     return Estimate(total if stages or whole else None, whole, stages)
 
 
-@dataclass(frozen=True, slots=True)
-class _Pace:
-    """Mean seconds of a kind of task, and how many ran side by side; ``None`` where none is done."""
-
-    seconds: float | None = None
-    width: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Share:
-    """How much of one running task is done, and how long it has taken."""
-
-    done: float
-    elapsed: float | None
-
-
-def _finished(plan: Plan, survey: Survey, kind: str) -> list[tuple[Stage, str]]:
-    """An even sample of the finished tasks of a kind, the latest iteration's where there are any."""
-    for stage in reversed(plan.stages):
-        if stage.kind == kind and (done := sorted(survey.done[stage.id])):
-            step = max(1, len(done) // _MARKERS_PER_KIND)
-            return [(stage, task) for task in done[::step][:_MARKERS_PER_KIND]]
-    return []
-
-
-def _pace(run: RunDir, plan: Plan, survey: Survey, kind: str) -> _Pace:
+def _pace(run: RunDir, plan: Plan, done: Mapping[str, set[str]], kind: str) -> tuple[float | None, int | None]:
+    """Mean seconds of a kind of task and how many ran side by side, of an even sample of the latest iteration's."""
+    stage = next((stage for stage in reversed(plan.stages) if stage.kind == kind and done[stage.id]), None)
+    if stage is None:
+        return None, None
+    finished = sorted(done[stage.id])
     seconds, ends = [], []
-    sample = _finished(plan, survey, kind)
-    for stage, task in sample:
+    for task in finished[:: max(1, len(finished) // _MARKERS_PER_KIND)][:_MARKERS_PER_KIND]:
         try:
-            ledger = run.read_marker(stage, task)["ledger"]
-            seconds.append(sum(row["wall_seconds"] for row in ledger))
+            seconds.append(sum(row["wall_seconds"] for row in run.read_marker(stage, task)["ledger"]))
             ends.append(run.marker(stage, task).stat().st_mtime)
         except (DataError, OSError):
             continue  # damaged, or gone this moment: 'hpcmaf verify' is the one to say so
-    if not seconds:
-        return _Pace()
+    if not ends:
+        return None, None
     mean = sum(seconds) / len(seconds)
-    span = max(ends) - min(end - spent for end, spent in zip(ends, seconds, strict=True))
-    return _Pace(mean, max(1, round(mean * len(survey.done[sample[0][0].id]) / max(span, 1.0))))
+    span = max(ends) - min(end - spent for end, spent in zip(ends, seconds, strict=False))
+    return mean, max(1, round(mean * len(finished) / max(span, 1.0)))
 
 
-def _shares(run: RunDir, stage: Stage, tasks: Sequence[str]) -> list[_Share]:
-    """Of the first few running tasks; the others are taken to have just begun."""
-    shares = []
-    for task in tasks[:_RUNNING_PER_STAGE]:
-        done, elapsed = _done(run, stage, task), None
-        if done:
+def _width(stage: Stage, profile: Profile, running: int, before: int | None) -> int | None:
+    """Tasks of a stage that run side by side; ``None`` where nothing tells."""
+    if profile.launcher == "local":
+        return profile.slots()
+    if running or len(stage.tasks) == 1:
+        return running or 1
+    ceiling = profile.cluster.resources(stage.kind).at_once
+    return ceiling if before is None else min(before, ceiling or before)
+
+
+def _guess(
+    run: RunDir, stage: Stage, shares: Mapping[str, float], started: Mapping[tuple[str, str], float]
+) -> float | None:
+    """Seconds of a whole task, where none is done yet but some are far enough to tell."""
+    known = []
+    for task, share in shares.items():
+        if share > 0.02:
             attempts = all_attempts(run.attempts(stage, task))
-            started = attempts[-1].facts.get("started") if attempts else None
-            elapsed = time.time() - float(started) if started else None
-        shares.append(_Share(done, elapsed))
-    return shares
+            began = started.get((stage.id, task)) or (attempts and attempts[-1].facts.get("started"))
+            if began:
+                known.append((time.time() - began) / share)
+    return sum(known) / len(known) if known else None
 
 
-def _done(run: RunDir, stage: Stage, task: str) -> float:
-    value: Any = read_progress(run, stage, task)
+def _share(run: RunDir, stage: Stage, task: str) -> float:
+    """How much of a running task is done."""
+    value = read_progress(run, stage, task)
     return min(1.0, value["done"] / value["total"]) if value and value["total"] else 0.0
 
 
@@ -130,39 +153,12 @@ class _Progress(Record):
     done: Count
     total: Count
     unit: str = ""
+    note: str = ""
 
 
 def read_progress(run: RunDir, stage: Stage, task: str) -> dict[str, Any] | None:
-    """What a running task says of itself: ``done``, ``total`` and ``unit``."""
+    """What a running task says of itself: ``done``, ``total``, ``unit`` and ``note``."""
     try:
         return read_json(run.progress(stage, task), _Progress)
     except (OSError, DataError):
         return None
-
-
-def _guess(shares: Sequence[_Share]) -> float | None:
-    """Seconds of a whole task, where none is done yet but some are far enough to tell."""
-    known = [share.elapsed / share.done for share in shares if share.elapsed and share.done > 0.02]
-    return sum(known) / len(known) if known else None
-
-
-def _stage_seconds(mean: float, left: int, shares: Sequence[_Share], width: int) -> float:
-    running = [mean * (1 - share.done) for share in shares]
-    # Work shared evenly, but no task is done sooner than the slowest that runs.
-    work = mean * max(0, left - len(running)) + sum(running)
-    longest = mean if left > len(running) else max(running, default=0.0)
-    return max(work / max(1, min(width, left)), longest)
-
-
-def _width(stage: Stage, survey: Survey, profile: Profile, pace: _Pace) -> int | None:
-    """Tasks of a stage that run side by side; ``None`` where nothing tells."""
-    if profile.launcher == "local":
-        return profile.slots()
-    if now := len(survey.running.get(stage.id, ())):
-        return now
-    if len(stage.tasks) == 1:
-        return 1
-    ceiling = profile.cluster.resources(stage.kind).at_once
-    if pace.width is not None:
-        return min(pace.width, ceiling or pace.width)
-    return ceiling

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hpcmaf.errors import UsageError
 from hpcmaf.launch.slurm.stopped import read_stop
-from hpcmaf.launch.slurm.submissions import Submission, Submissions
-from hpcmaf.launch.survey import TaskKey, begun_tasks, newest_log
+from hpcmaf.launch.slurm.submissions import Submissions
+from hpcmaf.launch.survey import TaskKey, newest_log
 from hpcmaf.run.attempts import Attempt, all_attempts, read_cause
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
 
 GATE = "gate"
-_BLOCK = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,8 @@ class Selection:
     kind: str = ""
     tasks: tuple[str, ...] = ()
 
-    def stages(self, plan: Plan) -> list[Stage]:
-        """The chosen stages.
+    def keys(self, plan: Plan) -> set[TaskKey]:
+        """The chosen tasks.
 
         Raises
         ------
@@ -59,51 +59,44 @@ class Selection:
         """
         stages = [stage for stage in plan.stages if self.iteration in {None, stage.iteration}]
         if not stages:
-            last = max(stage.iteration for stage in plan.stages)
-            raise UsageError(f"--iter {self.iteration}: the plan has iterations 0 to {last}")
+            raise UsageError(f"--iter {self.iteration}: the plan has iterations 0 to {plan.stages[-1].iteration}")
         stages = [stage for stage in stages if self.kind in {"", stage.kind}]
         if not stages:
             raise UsageError(f"--stage {self.kind}: iteration {self.iteration} has no such stage")
-        known = {task for stage in stages for task in stage.tasks}
+        keys = {(stage.id, task) for stage in stages for task in stage.tasks}
+        known = {task for _, task in keys}
         for task in self.tasks:
             if task not in known:
                 raise UsageError(f"no task {task!r} there; tasks are such as {', '.join(sorted(known)[:3])}")
-        return stages
-
-    def keys(self, plan: Plan) -> set[TaskKey]:
-        """The chosen tasks."""
-        return {
-            (stage.id, task)
-            for stage in self.stages(plan)
-            for task in stage.tasks
-            if not self.tasks or task in self.tasks
-        }
+        return {key for key in keys if not self.tasks or key[1] in self.tasks}
 
 
-def task_logs(run: RunDir, plan: Plan, keys: set[TaskKey]) -> list[Log]:
+def task_logs(run: RunDir, plan: Plan, keys: Container[TaskKey]) -> list[Log]:
     """Logs of the last attempts at some tasks, in the plan's order; tasks that never began have none.
 
-    A finetuning attempt has two: what its processes said, and its job's.
+    A finetuning attempt has two: what its processes wrote, and its job's.
     """
-    begun = begun_tasks(run, plan)
     submissions = Submissions(run.submissions)
     logs: list[Log] = []
     for stage in plan.stages:
         for task in stage.tasks:
             if (stage.id, task) not in keys:
                 continue
-            if (stage.id, task) in begun and (attempts := all_attempts(run.attempts(stage, task))):
+            if attempts := all_attempts(run.attempts(stage, task)):
                 logs += _attempt_logs(run, stage, task, attempts)
-            elif (found := submissions.latest.get((stage.id, task))) is not None:
+            elif found := submissions.latest.get((stage.id, task)):
                 # Its job may have failed before the task began.
-                logs += _job_logs(run, stage, task, *found)
+                submission, index = found
+                job = "*" if len(submission.elements) == 1 else f"*_{index}"
+                title = f"{stage.id} {task}, job {submission.job or '?'}, has not begun"
+                logs += [Log(title, path) for path in _logs_in(run.jobs(stage, submission.name), job)]
     return logs
 
 
-def gate_logs(run: RunDir, plan: Plan, selection: Selection) -> list[Log]:
-    """Logs of the newest gate among the chosen iterations, or of the one that stopped the run."""
+def gate_logs(run: RunDir, plan: Plan, iteration: int | None) -> list[Log]:
+    """Logs of the newest gate, of one iteration or any, or of the one that stopped the run."""
     stop = read_stop(run) or {}
-    ids = {stage.id: stage for stage in plan.stages if selection.iteration in {None, stage.iteration}}
+    ids = {stage.id: stage for stage in plan.stages if iteration in {None, stage.iteration}}
     gates = [gate for gate in Submissions(run.submissions).submissions.values() if gate.gate and gate.stage in ids]
     for gate in reversed(gates):
         folder = run.jobs(ids[gate.stage], gate.name)
@@ -122,16 +115,9 @@ def _attempt_logs(run: RunDir, stage: Stage, task: str, attempts: Sequence[Attem
     def over() -> bool:
         return run.done(stage, task) or read_cause(attempt.folder) is not None
 
-    if (log := newest_log(attempt)) is not None and Path(log).exists():
-        yield Log(title, Path(log), over)
-    for path in sorted(attempt.folder.glob("finetune*.log")):
-        yield Log(title, path, over)
-
-
-def _job_logs(run: RunDir, stage: Stage, task: str, submission: Submission, index: int) -> Iterator[Log]:
-    single = len(submission.elements) == 1
-    for path in _logs_in(run.jobs(stage, submission.name), "*" if single else f"*_{index}"):
-        yield Log(f"{stage.id} {task}, job {submission.job or '?'}, has not begun", path)
+    for path in [Path(newest_log(attempt)), *sorted(attempt.folder.glob("finetune*.log"))]:
+        if path.is_file():
+            yield Log(title, path, over)
 
 
 def _logs_in(folder: Path, job: str) -> list[Path]:
@@ -150,7 +136,8 @@ def tail(path: Path, lines: int) -> list[str]:
     lines
         0 for all of them.
     """
-    return [_readable(line) for line in _last_lines(path, lines)]
+    with path.open("rb") as file:
+        return [_readable(line) for line in deque(file, lines or None)]
 
 
 def follow(path: Path, over: Callable[[], bool], pause: float = 0.5) -> Iterator[str]:
@@ -175,20 +162,6 @@ def follow(path: Path, over: Callable[[], bool], pause: float = 0.5) -> Iterator
         yield _readable(rest)
 
 
-def _last_lines(path: Path, lines: int) -> Sequence[bytes]:
-    with path.open("rb") as file:
-        if not lines:
-            return file.read().rstrip(b"\n").split(b"\n")
-        end = file.seek(0, os.SEEK_END)
-        text = b""
-        while end > 0 and text.count(b"\n") <= lines:
-            start = max(0, end - _BLOCK)
-            file.seek(start)
-            text = file.read(end - start) + text
-            end = start
-    return text.rstrip(b"\n").split(b"\n")[-lines:] if text else []
-
-
 def _readable(line: bytes) -> str:
-    text = line.decode("utf-8", "replace").rstrip("\r").rpartition("\r")[2].expandtabs()
+    text = line.decode("utf-8", "replace").rstrip("\r\n").rpartition("\r")[2].expandtabs()
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpcmaf.config.profile import Profile, load_profile
-from hpcmaf.errors import ChainStoppedError, DataError, SlurmError
+from hpcmaf.errors import ChainStoppedError, DataError, SlurmError, one_line
 from hpcmaf.evaluation.measures import MEASURES, declared
 from hpcmaf.files.publish import Record, read_json
-from hpcmaf.launch.estimate import Estimate, estimate
+from hpcmaf.launch.estimate import Estimate, clock, estimate, read_progress
 from hpcmaf.launch.slurm.refusals import lifting
 from hpcmaf.launch.survey import Failure, Survey, survey
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
 from hpcmaf.selection.sources import scarce, scarce_line
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
 SCHEMA = "hpcmaf-status/1"
 
 _COUNTS = ("done", "running", "pending", "failed", "waiting", "total")
-
-# A run that goes on or is done is well; see errors.py for the others.
-_EXIT_CODES = {
-    "stopped": ChainStoppedError.exit_code,
-    "stalled": ChainStoppedError.exit_code,
-    "unknown": SlurmError.exit_code,
-}
+_COLORS = {"done": "green", "running": "cyan", "queued": "cyan", "failed": "red", "unknown": "yellow"}
+_MOST_RUNNING, _MOST_FAILURES = 4, 8
 
 
 @dataclass(frozen=True, slots=True)
 class StageStatus:
-    """Counts of one stage's tasks; they add up to ``total``.
+    """Counts of one stage's tasks; the others add up to ``total``.
 
     Attributes
     ----------
@@ -51,13 +49,9 @@ class StageStatus:
     running: int
     pending: int
     failed: int
+    waiting: int
     total: int
     seconds_left: float | None
-
-    @property
-    def waiting(self) -> int:
-        """What is left over."""
-        return max(0, self.total - self.done - self.running - self.pending - self.failed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +79,9 @@ class Status:
     @property
     def exit_code(self) -> int:
         """0 while the run is well, 15 when it was stopped or has stalled, 13 when Slurm does not answer."""
-        return _EXIT_CODES.get(self.survey.state, 0)
+        if self.survey.state in {"stopped", "stalled"}:
+            return ChainStoppedError.exit_code
+        return SlurmError.exit_code if self.survey.state == "unknown" else 0
 
     @property
     def over(self) -> bool:
@@ -132,8 +128,7 @@ class Status:
             "seconds_left_whole": left.whole,
             "stages": [
                 {"id": row.stage.id, "iteration": row.stage.iteration, "kind": row.stage.kind}
-                | {name: getattr(row, name) for name in _COUNTS}
-                | {"seconds_left": row.seconds_left}
+                | {name: getattr(row, name) for name in (*_COUNTS, "seconds_left")}
                 for row in self.stages
             ],
             "failures": [asdict(failure) | {"tasks": count} for failure, count in self.failures()],
@@ -143,6 +138,74 @@ class Status:
             "notes": survey.notes,
             "next": self.next,
         }
+
+    def change(self) -> str:
+        """What ``--watch`` prints in a pipe: equal as long as nothing happened."""
+        counts = ", ".join(
+            f"{row.stage.id} {row.done}/{row.total}" + (f" ({row.failed} failed)" if row.failed else "")
+            for row in self.stages
+            if row.running or row.pending or row.failed or 0 < row.done < row.total
+        )
+        done = f"{self.count('done')}/{self.count('total')} tasks"
+        return f"{self.survey.state}: {done}" + (f"; {counts}" if counts else "")
+
+    def view(self) -> RenderableType:
+        """The status as a table, between the run in one line and what there is to say of it."""
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        found = self.survey
+        # All columns within the 80 of a plain terminal.
+        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+        for name in ("iteration", "stage", *_COUNTS, "left"):
+            table.add_column(name, justify="left" if name in {"iteration", "stage"} else "right", no_wrap=True)
+        for row in (*self.stages, None):
+            counts = {name: getattr(row, name) if row else self.count(name) for name in _COUNTS}
+            seconds = row.seconds_left if row else self.estimate.seconds
+            left = "" if counts["done"] >= counts["total"] else "?" if seconds is None else clock(seconds)
+            if row is None and left not in {"", "?"} and not self.estimate.whole:
+                left = f">{left}"
+            cells = [
+                Text(str(count or "-"), style=_COLORS.get(name, "") if count else "") for name, count in counts.items()
+            ]
+            busy = counts["waiting"] < counts["total"] > counts["done"]
+            names = (str(row.stage.iteration), row.stage.kind) if row else ("all", "")
+            table.add_row(*names, *cells, left, style="bold" if row is None else "" if busy else "dim")
+        why = f" ({one_line(found.why)})" if found.why else ""
+        left = f", {self.estimate}" if found.state in {"running", "queued"} else ""
+        head = Text.assemble(
+            f"{one_line(str(self.run.root))}: ",
+            (found.state, f"bold {_COLORS.get(found.state, 'red')}"),
+            f"{why}, {self.count('done')}/{self.count('total')} tasks{left}",
+        )
+        return Group(head, table, *(Text.assemble((f"{name}: ", "bold"), text) for name, text in self._remarks()))
+
+    def _remarks(self) -> Iterator[tuple[str, str]]:
+        if self.accuracy:
+            own = [name for name in MEASURES if name in self.accuracy[-1]][-1]
+            figures = ", ".join(f"{row['iteration']}: {row[own]['value']:.1%}" for row in self.accuracy if own in row)
+            yield "accuracy", f"{figures} ({MEASURES[own]}, by iteration)"
+        for row in self.stages:
+            for task in self.survey.running.get(row.stage.id, ())[:_MOST_RUNNING]:
+                progress = read_progress(self.run, row.stage, task)
+                if progress and progress.get("note"):
+                    yield "running", one_line(f"{row.stage.id} {task}: {progress['note']}")
+        failures = self.failures()
+        for failure, count in failures[:_MOST_FAILURES]:
+            task = f"{failure.stage} {failure.task}"
+            more = f" and {count - 1} more" if count > 1 else ""
+            again = "; it will be tried again" if failure.again and self.survey.gates else ""
+            log = f"; log: {failure.log}" if failure.log and failure.log not in failure.text else ""
+            yield "failed", one_line(f"{task}{more}: {failure.text.removeprefix(f'{task}: ')}{again}{log}")
+        if len(failures) > _MOST_FAILURES:
+            yield "failed", f"and for {len(failures) - _MOST_FAILURES} other reasons; see --json"
+        for note in self.survey.notes:
+            yield "note", one_line(note)
+        report, wait = self.run.report, "wait"
+        if self.survey.state == "done":
+            wait = f"nothing; table and plot: {report}" if report.is_dir() else f"wait; the last gate writes {report}"
+        yield "next", one_line(self.next or wait)
 
 
 def look(run: RunDir) -> Status:
@@ -161,38 +224,29 @@ def look(run: RunDir) -> Status:
     profile = load_profile(str(run.profile))
     found = survey(run, plan, profile)
     found.notes.extend(filter(None, (_scarce(run, stage) for stage in plan.stages if stage.kind == "finetune")))
-    left = estimate(run, plan, profile, found)
-    stages = tuple(_stage(stage, found, left) for stage in plan.stages)
-    accuracy = tuple(filter(None, (_accuracy(run, stage) for stage in plan.stages if stage.kind == "score")))
-    return Status(
-        run, profile.launcher, plan.iterations, found, left, stages, accuracy, _next(run, plan, profile, found)
-    )
+    left = estimate(run, plan, profile, found.done, found.running)
+    stages = []
+    for stage in plan.stages:
+        counts = [len(tasks.get(stage.id, ())) for tasks in (found.done, found.running, found.pending)]
+        counts.append(sum(id == stage.id for id, _ in found.failures))
+        total = len(stage.tasks)
+        seconds = 0.0 if counts[0] >= total else left.stages.get(stage.id)
+        stages.append(StageStatus(stage, *counts, max(0, total - sum(counts)), total, seconds))
+    measured = tuple(filter(None, (accuracy(run, stage.iteration) for stage in plan.stages if stage.kind == "score")))
+    next = _next(run, plan, profile, found)
+    return Status(run, profile.launcher, plan.iterations, found, left, tuple(stages), measured, next)
 
 
-def _stage(stage: Stage, found: Survey, left: Estimate) -> StageStatus:
-    failed = sum(stage.id == id for id, _ in found.failures)
-    done = len(found.done[stage.id])
-    return StageStatus(
-        stage,
-        done,
-        len(found.running.get(stage.id, ())),
-        len(found.pending.get(stage.id, ())),
-        failed,
-        len(stage.tasks),
-        0.0 if done >= len(stage.tasks) else left.stages.get(stage.id),
-    )
-
-
-def _accuracy(run: RunDir, stage: Stage) -> dict[str, Any] | None:
-    """Figures of an evaluated iteration; 'hpcmaf aggregate' says what is wrong with a damaged file."""
+def accuracy(run: RunDir, iteration: int) -> dict[str, Any] | None:
+    """What was measured in an iteration, if it was; 'hpcmaf aggregate' says what is wrong with a damaged file."""
     try:
-        measured = declared(read_json(run.metrics(stage.iteration), Record))["accuracy"]
-        figures = {
+        measured = declared(read_json(run.metrics(iteration), Record))["accuracy"]
+        values = {
             name: {key: float(measured[name][key]) for key in ("value", "se")} for name in MEASURES if name in measured
         }
     except (OSError, DataError, ValueError, KeyError, TypeError, IndexError, AttributeError):
         return None
-    return {"iteration": stage.iteration} | figures if figures else None
+    return {"iteration": iteration} | values if values else None
 
 
 def _scarce(run: RunDir, stage: Stage) -> str | None:
@@ -205,22 +259,18 @@ def _scarce(run: RunDir, stage: Stage) -> str | None:
 
 
 def _next(run: RunDir, plan: Plan, profile: Profile, found: Survey) -> str:
-    root = shlex.quote(str(run.root))
-    again = f"hpcmaf submit --recipe {shlex.quote(str(run.recipe))} --profile {shlex.quote(str(run.profile))}"
-    again += f" --run {root}"
+    root, recipe, own = (shlex.quote(str(path)) for path in (run.root, run.recipe, run.profile))
+    submit, retry = f"hpcmaf submit --recipe {recipe} --profile {own} --run {root}", f"hpcmaf retry {root}"
     if found.state == "done":
         return "" if run.report.is_dir() or found.gates else f"hpcmaf aggregate {root}"
     if found.state == "unknown":
-        return "hpcmaf doctor --run " + root
+        return f"hpcmaf doctor --run {root}"
     if found.state in {"running", "queued"}:
         return f"hpcmaf logs {root} --failed" if found.failures else ""
     if found.refusal and not found.failures:
-        what = again if found.state == "stalled" else f"hpcmaf retry {root}"
-        return f"{lifting(found.refusal)}; then {what}"
+        return f"{lifting(found.refusal)}; then {submit if found.state == 'stalled' else retry}"
     if found.failures:
-        return f"hpcmaf logs {root} --failed; then " + (
-            f"hpcmaf retry {root}" if profile.launcher == "slurm" else again
-        )
+        return f"hpcmaf logs {root} --failed; then {retry if profile.launcher == 'slurm' else submit}"
     if found.stopped is not None and found.stopped.get("kind") == "gate":
-        return f"hpcmaf logs {root} --stage gate; then hpcmaf retry {root}"
-    return f"hpcmaf retry {root}" if profile.launcher == "slurm" and found.state == "stopped" else again
+        return f"hpcmaf logs {root} --stage gate; then {retry}"
+    return retry if profile.launcher == "slurm" and found.state == "stopped" else submit

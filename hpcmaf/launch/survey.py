@@ -1,28 +1,41 @@
 """Where every task of a run is, seen from outside: nothing is written, no lock is taken.
 
-What follows is of runs on one machine; :mod:`hpcmaf.launch.slurm.survey` is
-of those on a cluster.
+On one machine markers and locks tell; on a cluster markers, then one squeue,
+then at most one sacct.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hpcmaf.config.profile import Profile
+from hpcmaf.errors import SlurmError
 from hpcmaf.files.locking import held_locks
+from hpcmaf.launch.slurm.causes import RULES, find_cause
+from hpcmaf.launch.slurm.commands import AccountingAbsentError, Job, call, queue
+from hpcmaf.launch.slurm.losses import accounted
+from hpcmaf.launch.slurm.refusals import ordinary, releasing
+from hpcmaf.launch.slurm.snapshot import Snapshot
+from hpcmaf.launch.slurm.stopped import read_stop
+from hpcmaf.launch.slurm.submissions import Submissions
 from hpcmaf.run.attempts import Attempt, all_attempts
 from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import Plan, Stage, stage_id
+from hpcmaf.run.plan import Plan, Stage
 
 TaskKey = tuple[str, str]
-
 State = Literal["done", "running", "queued", "stopped", "stalled", "unknown"]
 
 # Ends of an attempt that say nothing against its task.
 _INTERRUPTIONS = frozenset({"KeyboardInterrupt", "Interrupted", "StopRequested", "RunBusyError", "SystemExit"})
+# After hpcmaf cancel these are no failures; what else stops a chain takes what is queued out of it, and no more.
+_ENDS_OF_CANCELLED = frozenset({"cancelled", "stopped", "killed", "lost", "preempted"})
+_ENDS_OF_STOPPED = frozenset({"cancelled", "lost"})
+# Somebody is looking: what does not answer by then is left out.
+_QUEUE_SECONDS, _ACCOUNTING_SECONDS = 20.0, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,60 +94,31 @@ class Survey:
     notes: list[str] = field(default_factory=list)
     refusal: str = ""
 
-    def left(self, stage: Stage) -> list[str]:
-        """Tasks of a stage that are not done."""
-        done = self.done[stage.id]
-        return [task for task in stage.tasks if task not in done]
-
 
 def survey(run: RunDir, plan: Plan, profile: Profile) -> Survey:
-    """Look at a run, wherever it runs.
-
-    Slurm is asked only of runs on a cluster, and need not answer.
-    """
-    if profile.launcher == "slurm":
-        from hpcmaf.launch.slurm.survey import survey_cluster
-
-        return survey_cluster(run, plan, profile)
-    return survey_local(run, plan, profile)
-
-
-def begun_tasks(run: RunDir, plan: Plan) -> set[TaskKey]:
-    """Tasks that were ever attempted: one listing per iteration, whatever their number."""
-    folders = {stage.iteration: run.attempts(stage, "").parent for stage in plan.stages}
-    begun = set()
-    for t, folder in folders.items():
-        for name in os.listdir(folder) if folder.is_dir() else ():
-            kind, _, task = name.partition(".")
-            begun.add((stage_id(t, kind), task))
-    return begun
-
-
-def unfinished(plan: Plan, done: Mapping[str, set[str]]) -> Iterator[tuple[Stage, str]]:
-    """Every task that is not done, in the plan's order."""
-    for stage in plan.stages:
-        for task in stage.tasks:
-            if task not in done[stage.id]:
-                yield stage, task
+    """Look at a run, wherever it runs; Slurm is asked only of runs on a cluster, and need not answer."""
+    return _on_cluster(run, plan, profile) if profile.launcher == "slurm" else _on_machine(run, plan, profile)
 
 
 def driver(run: RunDir) -> int | None:
-    """Process on this machine that holds the run (``RunDir.drive``), if any."""
+    """Process on this machine that drives the run (``RunDir.drive``), if any."""
     return _holder(run.driver_lock, held_locks())
 
 
-def survey_local(run: RunDir, plan: Plan, profile: Profile) -> Survey:
-    """Look at a run of the local launcher.
+def newest_log(attempt: Attempt) -> str:
+    """Path of an attempt's standard error; empty when there is none."""
+    found = sorted(attempt.folder.glob("*_log.err"), key=lambda path: path.stat().st_mtime)
+    return str(attempt.facts.get("log") or (found[-1] if found else ""))
 
-    Only this machine's processes are seen: watched from another one, a run
-    that goes on looks as if nobody drove it.
-    """
-    result = Survey(run.done_tasks(plan))
-    held, begun = held_locks(), begun_tasks(run, plan)
-    left = list(unfinished(plan, result.done))
+
+# --- on one machine
+
+
+def _on_machine(run: RunDir, plan: Plan, profile: Profile) -> Survey:
+    """Only this machine's processes are seen: watched from another one, a run looks as if nobody drove it."""
+    result, held = Survey(run.done_tasks(plan)), held_locks()
+    left = [(stage, task) for stage in plan.stages for task in stage.tasks if task not in result.done[stage.id]]
     for stage, task in left:
-        if (stage.id, task) not in begun:
-            continue
         folder = run.attempts(stage, task)
         if held and _holder(folder / "lock", held) is not None:
             result.running.setdefault(stage.id, []).append(task)
@@ -147,10 +131,9 @@ def survey_local(run: RunDir, plan: Plan, profile: Profile) -> Survey:
         result.state, result.why = "running", f"driven by process {pid}"
     elif result.failures:
         result.state, result.why = "stopped", f"{len(result.failures)} task(s) failed"
-    elif result.running:
-        result.state, result.why = "stalled", "what runs will end, but no 'hpcmaf submit' drives the run"
     else:
-        result.state, result.why = "stalled", "no 'hpcmaf submit' on this machine drives the run"
+        lacking = "no 'hpcmaf submit' on this machine drives the run"
+        result.state, result.why = "stalled", f"what runs will end, but {lacking}" if result.running else lacking
     return result
 
 
@@ -161,29 +144,130 @@ def _holder(path: os.PathLike[str], held: Mapping[int, int]) -> int | None:
         return None
 
 
-def _failure(stage: Stage, task: str, attempts: list[Attempt], ceiling: int) -> Failure | None:
+def _failure(stage: Stage, task: str, attempts: Sequence[Attempt], most: int) -> Failure | None:
     if not attempts:
         return None
-    last = attempts[-1]
-    log = str(newest_log(last) or "")
-    if last.cause is not None:
-        if last.cause.get("type") in _INTERRUPTIONS:
-            return None
-        return Failure(stage.id, task, "error", str(last.cause.get("message", "")), log)
+    cause, log = attempts[-1].cause, newest_log(attempts[-1])
+    if cause is not None:
+        text = str(cause.get("message", ""))
+        return None if cause.get("type") in _INTERRUPTIONS else Failure(stage.id, task, "error", text, log)
     # Without a word: killed, or interrupted together with its driver.
-    wordless = 0
-    for attempt in reversed(attempts):
-        if attempt.cause is not None:
-            break
-        wordless += 1
-    if wordless < ceiling:
+    if len(attempts) < most or any(attempt.cause is not None for attempt in attempts[-most:]):
         return None
-    return Failure(stage.id, task, "killed", f"killed {wordless} times (out of memory, or disk full?)", log)
+    return Failure(stage.id, task, "killed", f"killed {most} times (out of memory, or disk full?)", log)
 
 
-def newest_log(attempt: Attempt) -> str | None:
-    """Path of an attempt's standard error."""
-    if attempt.facts.get("log"):
-        return str(attempt.facts["log"])
-    found = sorted(attempt.folder.glob("*_log.err"), key=lambda path: path.stat().st_mtime)
-    return str(found[-1]) if found else None
+# --- on a cluster
+
+
+def _on_cluster(run: RunDir, plan: Plan, profile: Profile) -> Survey:
+    log = Submissions(run.submissions)
+    notes: list[str] = []
+    jobs: list[Job] | None = []
+    try:
+        if log.submissions:
+            jobs = queue(seconds=min(_QUEUE_SECONDS, profile.cluster.command_seconds))
+    except SlurmError as error:
+        notes.append(f"{error}; what runs and what waits is not known")
+        jobs = None
+    # Asked before the markers are looked at: a task that ended in between has its own by now.
+    snapshot = Snapshot.take(run, plan, log, jobs or (), confirm=False)
+    result = Survey(snapshot.done, notes=notes, stopped=read_stop(run))
+    for (id, task), job in snapshot.in_flight.items():
+        (result.running if job.running else result.pending).setdefault(id, []).append(task)
+    result.gates = [gate.job for gate in snapshot.gates if gate.job]
+    if jobs is not None:
+        _find_failures(run, log, snapshot, result)
+    _judge(run, profile, log, snapshot, result, jobs is not None)
+    if result.state not in {"done", "stopped", "unknown"}:
+        notes += _reasons(snapshot, profile)
+    if log.refused and result.state != "done":
+        *_, result.refusal = log.refused.values()
+        notes.append(f"Slurm refused {len(log.refused)} job(s): {result.refusal}")
+    return result
+
+
+def _find_failures(run: RunDir, log: Submissions, snapshot: Snapshot, result: Survey) -> None:
+    """Tasks that were submitted, are not done, and that Slurm has no more."""
+    own: dict[TaskKey, Attempt | None] = {}
+    verdicts = {}
+    for stage in snapshot.unfinished():
+        for task in snapshot.missing(stage):
+            if (key := (stage.id, task)) in log.latest:
+                name = log.latest[key][0].name
+                attempts = all_attempts(run.attempts(stage, task))
+                own[key] = next((one for one in reversed(attempts) if one.facts.get("submission") == name), None)
+                verdicts |= {key: verdict for verdict in log.verdicts.get(key, ()) if verdict.submission == name}
+    ended = dict(snapshot.ended)
+    known = verdicts.keys() | ended.keys() | {key for key, attempt in own.items() if attempt and attempt.cause}
+    try:
+        if unknown := [key for key in own if key not in known]:
+            ended |= accounted(log, unknown, seconds=_ACCOUNTING_SECONDS)
+    except AccountingAbsentError as error:
+        result.notes.append(f"{error}; causes are told from what the tasks left behind")
+    stopped = result.stopped or {}
+    swept = _ENDS_OF_CANCELLED if stopped.get("kind") == "cancelled" else _ENDS_OF_STOPPED
+    for key, attempt in own.items():
+        cause = find_cause(attempt, ended.get(key), 0)
+        verdict = verdicts.get(key, cause)
+        at_fault = key == (stopped.get("stage"), stopped.get("task"))
+        if stopped and not at_fault and verdict.kind in swept:
+            continue  # it was taken out of the queue, or stopped, with the rest of the chain
+        again = not at_fault and any(kind == verdict.kind and rule.retry for kind, rule in RULES.items())
+        result.failures[key] = Failure(*key, verdict.kind, verdict.text, cause.log, cause.node, again)
+
+
+def _judge(run: RunDir, profile: Profile, log: Submissions, snapshot: Snapshot, result: Survey, answered: bool) -> None:
+    gated, holder = profile.cluster.chain == "gated", driver(run)
+    if holder == os.getpid():  # whoever asks, before it submits
+        holder = None
+    if not snapshot.unfinished():
+        result.state = "done"
+    elif result.stopped is not None:
+        result.state, result.why = "stopped", str(result.stopped["reason"])
+    elif not answered:
+        result.why = "Slurm does not answer"
+    # Gates may be pending behind nothing: it is they who submit what comes next.
+    elif result.running or result.pending or result.gates:
+        running, queued = sum(map(len, result.running.values())), sum(map(len, result.pending.values()))
+        gates = f"gate {', '.join(result.gates)}" if result.gates else "no gate"
+        result.state = "running" if any(job.running for job in snapshot.jobs) else "queued"
+        result.why = f"{running} running, {queued} queued, {gates} behind them" if gated else "queued as a whole"
+        if gated and not result.gates and holder is None:
+            result.notes.append("no gate is behind what runs: the chain will stall; 'hpcmaf submit' sets one")
+    elif holder is not None:
+        result.state, result.why = "running", f"process {holder} is submitting"
+    elif not log.submissions:
+        result.state, result.why = "stalled", "nothing of it was submitted yet"
+    else:
+        lacking = "no gate is left to move it on" if gated else "nothing is left in the queue"
+        result.state, result.why = "stalled", f"work is left, but Slurm has none of it, and {lacking}"
+
+
+def _reasons(snapshot: Snapshot, profile: Profile) -> Iterable[str]:
+    """Why Slurm does not start what is queued, gates too, wherever that is not the queue itself."""
+    waiting: dict[str, list[Job]] = {}
+    for job in snapshot.jobs:
+        if job.live and not job.running and not ordinary(job.reason):
+            waiting.setdefault(job.reason, []).append(job)
+    gates = {gate.job for gate in snapshot.gates}
+    for reason, jobs in sorted(waiting.items()):
+        ids = list(dict.fromkeys(job.id for job in jobs))
+        what = "the gate waits" if gates.issuperset(ids) else f"Slurm holds {len(jobs)} job(s) back"
+        starts = min((job.start for job in jobs if job.start[:4].isdigit()), default="")
+        when = f", expected to start at {starts}" if starts else ""
+        if "maintenance" in reason.lower() or reason.startswith("ReqNodeNotAvail"):
+            when += _maintenance(min(_ACCOUNTING_SECONDS, profile.cluster.command_seconds))
+        remedy = releasing(reason, ids)
+        yield f"{what}: {reason}{when}" + (f"; {remedy}" if remedy else "")
+
+
+def _maintenance(seconds: float) -> str:
+    """When the next maintenance is, as Slurm has it."""
+    try:
+        lines = call(["scontrol", "show", "reservation", "--oneliner"], seconds=seconds).splitlines()
+    except SlurmError:
+        return ""
+    known = (dict(re.findall(r"(\w+)=(\S+)", line)) for line in lines if "MAINT" in line)
+    times = sorted((row.get("StartTime", ""), row.get("EndTime", "")) for row in known)
+    return f", maintenance from {times[0][0]} to {times[0][1]}" if times else ""

@@ -12,8 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import HpcmafError
+from hpcmaf.launch.estimate import clock
 from hpcmaf.launch.local import POLL_SECONDS, LocalDriver, Slots
-from hpcmaf.launch.progress import Watcher, clock
+from hpcmaf.launch.progress import Watcher
 from hpcmaf.run.directory import RunDir
 from hpcmaf.study.sharing import Planned
 
@@ -69,7 +70,7 @@ class Machine:
         """
         with ExitStack() as stack:
             stack.enter_context(planned.run.drive())
-            watcher = Watcher(planned.run, planned.plan, self._slots.count, self.console, among=True)
+            watcher = Watcher(planned.run, planned.plan, self.profile, self.console, among=True)
             driver = LocalDriver(planned.run, planned.plan, self.profile, watcher, self._slots)
             driver.begin()
             stack.enter_context(watcher)

@@ -20,9 +20,6 @@ import psutil
 from hpcmaf.errors import ConfigError, TrainingError
 from hpcmaf.files.publish import write_text
 
-# What a job of several nodes does until its first step, as the unit of its progress.
-MEETING = "nodes meeting"
-
 _ENDPOINT = "endpoint"
 # Between looks for it.
 _LOOK_S = 0.1

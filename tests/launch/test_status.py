@@ -16,11 +16,9 @@ from rich.console import Console
 from hpcmaf.cli.status import command
 from hpcmaf.errors import DataError
 from hpcmaf.files.publish import write_json
-from hpcmaf.launch.show import rich
 from hpcmaf.launch.slurm.stopped import write_stop
 from hpcmaf.launch.status import look
 from hpcmaf.run.directory import RunDir
-from hpcmaf.training.nodes import MEETING
 from tests.launch.conftest import SlurmSays
 from tests.launch.made_runs import attempted, finish, make_run, squeue_line, submitted
 
@@ -74,7 +72,7 @@ def test_the_table_fits_a_terminal_of_eighty_columns(tmp_path: Path, slurm_says:
     finish(run, plan.stage("it01/debate"), seconds=36_000.0)
     slurm_says(squeue="", sacct=1)
     with (console := Console(width=80, file=StringIO())).capture() as captured:
-        console.print(rich(look(run)))
+        console.print(look(run).view())
     lines = [line for line in captured.get().splitlines() if "eval" in line or "iteration" in line]
     assert len(lines) == 3
     assert "…" not in captured.get()
@@ -427,9 +425,8 @@ def test_nodes_that_have_not_met_are_told_of(tmp_path: Path, slurm_says: SlurmSa
     folder.parent.mkdir(parents=True, exist_ok=True)
     lines = [squeue_line("7", None, "RUNNING", sent.name), squeue_line("8", None, "PENDING", gate.name)]
     slurm_says(squeue="\n".join(lines), sacct="")
-    folder.write_text(json.dumps({"done": 0, "total": 2, "unit": MEETING}))
-    assert f"it01/finetune {stage.tasks[0]}: its 2 nodes are meeting, or load the model" in look(run).survey.notes
-    folder.write_text(json.dumps({"done": 1, "total": 9, "unit": "steps"}))
+    folder.write_text(json.dumps({"done": 0, "total": 2, "unit": "nodes", "note": "its 2 nodes are meeting"}))
+    assert f"running: it01/finetune {stage.tasks[0]}: its 2 nodes are meeting" in status(run).stdout
 
 
 def test_agents_that_learn_from_little_are_noted(tmp_path: Path, slurm_says: SlurmSays) -> None:

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 from hpcmaf.evaluation import MEASURES, declared, mcnemar
-from hpcmaf.launch.status import _accuracy
+from hpcmaf.launch.status import accuracy
 from hpcmaf.report import aggregate
 from hpcmaf.report.records import read_run
 from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import Stage
 
 EARLIER = Path(__file__).with_name("earlier")
 BY_POSITION = {"answer": "one_answer", "vote@1": "majority", "vote@M": "debate"}
@@ -56,6 +55,6 @@ def test_a_report_of_them(tmp_path: Path) -> None:
 
 
 def test_status_shows_them() -> None:
-    found = _accuracy(RunDir(EARLIER / "maft"), Stage(1, "score", ("all",), ()))
+    found = accuracy(RunDir(EARLIER / "maft"), 1)
     assert set(found) == {"iteration", *MEASURES}
     assert found["vote@M"]["value"] == load(EARLIER / "maft/it01/metrics.json")["accuracy"]["debate"]["value"]

@@ -130,7 +130,7 @@ def test_a_driver_puts_its_run_in_order_before_and_after(tmp_path: Path, monkeyp
     score, temporary = plan.stage("it02/score"), run.iteration(2) / ".metrics.json.89ab.tmp"
     output(run, score, "all").unlink()
     text = io.StringIO()
-    driver = LocalDriver(run, plan, profile(), Watcher(run, plan, 1, Console(file=text)))
+    driver = LocalDriver(run, plan, profile(), Watcher(run, plan, profile(), Console(file=text)))
 
     def step() -> bool:
         assert not run.done(score, "all"), "its output is gone"
@@ -171,7 +171,7 @@ def test_looking_again_costs_nothing_for_what_is_done(tmp_path: Path, monkeypatc
     """A driver polls for days over thousands of shards: finished ones are looked at once."""
     run, plan = planned(tmp_path)
     run.marker(plan.stage("it02/score"), "all").unlink()
-    driver = LocalDriver(run, plan, profile(), Watcher(run, plan, 1, Console(file=io.StringIO())))
+    driver = LocalDriver(run, plan, profile(), Watcher(run, plan, profile(), Console(file=io.StringIO())))
     looked: list[str] = []
     done = RunDir.done
     monkeypatch.setattr(RunDir, "done", lambda *a: looked.append(f"{a[1].id} {a[2]}") or done(*a))
@@ -190,11 +190,11 @@ def test_the_time_left_is_the_mean_of_the_same_kind(tmp_path: Path) -> None:
     for stage, task in left:
         run.marker(stage, task).unlink()
     text = io.StringIO()
-    with Watcher(run, plan, 2, Console(file=text)) as watcher:
+    with Watcher(run, plan, profile("jobs=2"), Console(file=text)) as watcher:
         watcher.finished(score, "all", 62.0)
     total = sum(len(stage.tasks) for stage in plan.stages)
-    # Two tasks of two seconds each, two at a time.
-    assert f"it02/score done in 1:02 ({total - 2}/{total} tasks, about 0:02 left)" in text.getvalue()
+    # Two tasks of two seconds each, of which the second waits for the first.
+    assert f"it02/score done in 1:02 ({total - 2}/{total} tasks, about 0:04 left)" in text.getvalue()
 
 
 def test_results_without_a_plan_are_not_taken_for_another_plans(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ class Machine:
         for task in AGENTS:
             self.run.marker(self.stage, task).unlink()
         self.text, self.jobs = io.StringIO(), list[Job]()
-        watcher = Watcher(self.run, plan, slots, Console(file=self.text))
+        watcher = Watcher(self.run, plan, profile(f"jobs={slots}"), Console(file=self.text))
         self.driver = LocalDriver(self.run, plan, profile(f"jobs={slots}"), watcher)
         monkeypatch.setattr(local, "submit_local", self._submit)
 

@@ -12,8 +12,8 @@ from hpcmaf.launch.prepare import write_profile
 from hpcmaf.launch.slurm.chain import Chain
 from hpcmaf.launch.slurm.snapshot import TaskKey
 from hpcmaf.launch.slurm.start import start_chain
-from hpcmaf.launch.slurm.survey import survey_cluster
 from hpcmaf.launch.slurm.task import Work
+from hpcmaf.launch.survey import survey
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, build_plan, check_continues
 
@@ -49,7 +49,7 @@ def retry(
     PlanChangedError
         The profile cuts the run into other shards than it was planned with.
     """
-    found = survey_cluster(run, plan, profile)
+    found = survey(run, plan, profile)
     if found.state == "unknown":
         raise SlurmError(found.notes[0])
     failed = {key for key in found.failures if key in chosen}
