@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date as Day
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -150,7 +151,7 @@ class Training(Strict):
 
 
 class Recipe(Strict):
-    """One run's science, as written in ``recipes/<task>/<model>.yaml``."""
+    """One run's science, as written in ``recipes/<task>/<name>.yaml``, or by halves in ``models/`` and ``tasks/``."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="letters, digits, '.', '_' and '-'")
     description: str = ""
@@ -207,27 +208,36 @@ class Recipe(Strict):
         return self
 
 
+def _shipped(name: str) -> Path:
+    return shipped_folder("recipes", "recipes") / name
+
+
 def shipped_recipes() -> list[str]:
-    """Names of the recipes that come with the package, such as ``arithmetic/micro``."""
-    root = shipped_folder("recipes", "recipes")
-    names = (path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
-    return sorted(name for name in names if not name.startswith(("studies/", "prompts/")))
+    """Names of the recipes that come with the package, such as ``arithmetic/micro`` and ``math/llama3-8b``."""
+    halves = [sorted(path.stem for path in _shipped(half).glob("*.yaml")) for half in ("tasks", "models")]
+    whole = [path.relative_to(_shipped("")).with_suffix("") for path in _shipped("").glob("*/*.yaml")]
+    others = {"models", "prompts", "studies", "tasks"}
+    return sorted([f"{t}/{m}" for t, m in product(*halves)] + [str(p) for p in whole if p.parts[0] not in others])
 
 
-def find_recipe(name: str) -> Path:
+def find_recipe(name: str) -> list[Path]:
     """Locate a recipe by path or by shipped name.
+
+    Returns
+    -------
+    list of Path
+        One file, or two halves: a model's and a task's.
 
     Raises
     ------
     ConfigError
         Neither a file nor a shipped recipe.
     """
-    path = Path(name)
-    if path.is_file():
-        return path
-    packaged = shipped_folder("recipes", "recipes") / f"{name}.yaml"
-    if packaged.is_file():
-        return packaged
+    task, _, model = name.partition("/")
+    halves = [_shipped(f"models/{model}.yaml"), _shipped(f"tasks/{task}.yaml")]
+    for files in ([Path(name)], [_shipped(f"{name}.yaml")], halves):
+        if all(file.is_file() for file in files):
+            return files
     raise ConfigError(
         f"--recipe {name}: neither a file nor a shipped recipe; shipped are {', '.join(shipped_recipes())}"
     )
@@ -238,16 +248,15 @@ def _read_prompts(asked: Any, folder: Path) -> None:
     name = asked.get("prompts") if isinstance(asked, dict) else None
     if not isinstance(name, str):
         return
-    shipped = shipped_folder("recipes", "recipes") / "prompts" / f"{name}.yaml"
     if name.endswith((".yaml", ".yml")):
-        found = next((path for path in (folder / name, Path(name)) if path.is_file()), None)
-        if found is None:
-            raise ConfigError(f"task.prompts: {name}: no such file beside the recipe or here; check the path")
-    elif "/" not in name and shipped.is_file():
-        found = shipped
+        candidates = [folder / name, Path(name)]
     else:
-        return
-    asked["prompts"] = validate(PromptFile, read_mapping(found), str(found)).model_dump(exclude_defaults=True)
+        candidates = [] if "/" in name else [_shipped(f"prompts/{name}.yaml")]
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is not None:
+        asked["prompts"] = validate(PromptFile, read_mapping(found), str(found)).model_dump(exclude_defaults=True)
+    elif len(candidates) > 1:
+        raise ConfigError(f"task.prompts: {name}: no such file beside the recipe or here; check the path")
 
 
 def load_recipe(
@@ -269,12 +278,14 @@ def load_recipe(
     ConfigError
         One line: file, key, fault, remedy.
     """
-    path = find_recipe(name)
-    values: dict[str, Any] = apply_overrides(read_mapping(path), overrides)
+    files = find_recipe(name)
+    values: dict[str, Any] = {"name": files[0].stem if len(files) == 1 else name.replace("/", "-")}
+    for file in files:
+        values |= read_mapping(file)
+    values = apply_overrides(values, overrides)
     if iterations is not None:
         values["iterations"] = iterations
-    values.setdefault("name", path.stem)
     for key in ("task", "evaluate_on"):
-        _read_prompts(values.get(key), path.parent)
-    where = f"{path} (with --set)" if overrides else str(path)
-    return validate(Recipe, values, where)
+        _read_prompts(values.get(key), files[0].parent)
+    where = " + ".join(map(str, files))
+    return validate(Recipe, values, f"{where} (with --set)" if overrides else where)

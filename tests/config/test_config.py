@@ -98,7 +98,10 @@ def write(folder: Path, text: str) -> str:
         ("a.b: 1\nmodel: {path: x}\ntask: {name: math}\n", ["a.b: unknown key"]),
         ("'-0': 1\nmodel: {path: x}\ntask: {name: math}\n", ["-0: unknown key"]),
         ("1: x\n", ["the key 1 is no text"]),
-        ("a: &a [x, x]\n" + "".join(f"{c}: &{c} [*{b}, *{b}]\n" for b, c in pairwise("abcdefghijklmnopqrstuvw")), ["nested"]),
+        (
+            "a: &a [x, x]\n" + "".join(f"{c}: &{c} [*{b}, *{b}]\n" for b, c in pairwise("abcdefghijklmnopqrstuvw")),
+            ["nested"],
+        ),
         ("model: {path: x}\ntask: {name: math}\nmethod: [", ["not valid YAML"]),
     ],
 )
@@ -149,6 +152,18 @@ def test_the_papers_settings_are_the_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_shipped_recipes_load(name: str) -> None:
     assert isinstance(load_recipe(name), Recipe)
+
+
+def test_halves_are_put_together_by_name() -> None:
+    recipe = load_recipe("math/llama3-8b", ["training.tuning=lora"])
+    assert (recipe.name, recipe.task.source) == ("math-llama3-8b", "data/math")
+    assert (recipe.model.path, recipe.training.tuning) == ("meta-llama/Meta-Llama-3-8B-Instruct", "lora")
+    assert recipe.training.batch_size == 192
+    with pytest.raises(ConfigError, match=r"models/llama3-8b.yaml \+ .*tasks/math.yaml .with --set.: debate.agents"):
+        load_recipe("math/llama3-8b", ["debate.agents=0"])
+    for name in ("llama3-8b/math", "math/gpt", "chess/llama3-8b", "math"):
+        with pytest.raises(ConfigError, match="neither a file nor a shipped recipe"):
+            load_recipe(name)
 
 
 def test_profile_overrides() -> None:
