@@ -32,7 +32,7 @@ def command(
     itTT/diversity.json, which 'hpcmaf aggregate' shows. Gold answers are not
     read.
     """
-    from hpcmaf.cli.quiet import quiet_libraries
+    from hpcmaf.cli.options import quiet_libraries
     from hpcmaf.evaluation.diversity.measure import Means
     from hpcmaf.jobs.diversity import measure_run
     from hpcmaf.run.directory import RunDir

@@ -38,7 +38,8 @@ def command(
     from pathlib import Path
 
     from hpcmaf.cli.options import PROFILE_VARIABLE
-    from hpcmaf.config.profile import DEFAULT_PROFILE, load_profile
+    from hpcmaf.config import DEFAULT_PROFILE
+    from hpcmaf.config.profile import load_profile
     from hpcmaf.errors import PlatformError, one_line
     from hpcmaf.launch.doctor import examine
     from hpcmaf.run.directory import RunDir

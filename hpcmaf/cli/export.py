@@ -39,7 +39,7 @@ def command(run: str, agent: str, what: str, iteration: int | None, out: Path) -
         click.echo(f"{agent}: training sets of iteration {', '.join(map(str, iterations))}: {out}")
         return
     if what == "model":
-        from hpcmaf.cli.quiet import quiet_libraries
+        from hpcmaf.cli.options import quiet_libraries
 
         quiet_libraries()
     t = export_model(where, agent, out, iteration=iteration, merge=what == "model")

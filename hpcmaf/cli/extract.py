@@ -1,20 +1,20 @@
-"""`hpcmaf extract`: which answers do responses give?"""
+"""``hpcmaf extract``: which answers do responses give?"""
 
 from __future__ import annotations
-
-import json
-import sys
 
 import click
 
 from hpcmaf.answers import AnswerForm, extract
-from hpcmaf.cli.grade import open_lines, parse_line
-from hpcmaf.errors import DataError, UsageError
+from hpcmaf.cli.grade import read_records, write_record
+from hpcmaf.errors import UsageError
 
 
 @click.command("extract")
 @click.option(
-    "--form", type=click.Choice([form.value for form in AnswerForm]), required=True, help="What kind of answer to look for."
+    "--form",
+    type=click.Choice([form.value for form in AnswerForm]),
+    required=True,
+    help="What kind of answer to look for.",
 )
 @click.option(
     "--jsonl",
@@ -32,17 +32,7 @@ def command(form: str, jsonl: str, letters: str) -> None:
     """
     if not (letters.isascii() and letters.isalpha() and letters.isupper()):
         raise UsageError(f"--letters: {letters!r} is not a row of capital letters: write ABCD or ABCDEFGHIJ")
-    try:
-        with open_lines(jsonl) as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    record = parse_line(line, jsonl, number, ("text",))
-                    text = record["text"] if record["text"] is None else str(record["text"])
-                    cut = record.get("finish_reason") == "length"
-                    record["answer"] = extract(text, form, truncated=cut, letters=letters)
-                    sys.stdout.write(json.dumps(record) + "\n")
-                    sys.stdout.flush()
-    except BrokenPipeError:
-        raise  # of the output
-    except OSError as error:
-        raise DataError(f"{jsonl}: cannot be read ({error.strerror}): check the path") from None
+    for record in read_records(jsonl, ("text",)):
+        text = record["text"] if record["text"] is None else str(record["text"])
+        cut_off = record.get("finish_reason") == "length"
+        write_record(record | {"answer": extract(text, form, truncated=cut_off, letters=letters)})

@@ -1,4 +1,4 @@
-"""`hpcmaf grade`: are two answers the same answer?"""
+"""``hpcmaf grade``: are two answers the same answer?"""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import queue
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import click
 
 from hpcmaf.answers import DEFAULT_DEADLINE_S, AnswerForm, equivalent, extract
 from hpcmaf.answers.checker import MAX_WORKERS
-from hpcmaf.cli.ranges import FiniteRange
+from hpcmaf.cli.options import FiniteRange
 from hpcmaf.errors import DataError, UsageError
 
 _IN_FLIGHT = 256
@@ -55,13 +55,15 @@ def command(gold: str | None, answer: str | None, jsonl: str | None, form: str |
         if gold is not None or answer is not None:
             raise UsageError("grade takes either --jsonl or --gold with --answer, not both: leave one out")
         _grade_lines(jsonl, form, deadline_s)
-        return
-    if gold is None or answer is None:
+    elif gold is None or answer is None:
         raise UsageError("grade needs --gold and --answer, or --jsonl FILE: give one of the two")
-    print("equivalent" if _grade(gold, answer, form, deadline_s) else "different")
+    else:
+        click.echo("equivalent" if _grade(gold, answer, form, deadline_s) else "different")
 
 
-def _grade(gold: str | None, answer: str | None, form: str | None, deadline_s: float) -> bool:
+def _grade(gold: Any, answer: Any, form: str | None, deadline_s: float) -> bool:
+    """Whether two values of JSON are the same answer: a number is its text, ``null`` no answer."""
+    gold, answer = (value if value is None else str(value) for value in (gold, answer))
     if form is not None:
         answer = extract(answer, form)
     return gold is not None and answer is not None and equivalent(gold, answer, deadline_s=deadline_s)
@@ -69,55 +71,53 @@ def _grade(gold: str | None, answer: str | None, form: str | None, deadline_s: f
 
 def _grade_lines(name: str, form: str | None, deadline_s: float) -> None:
     """Grade in several threads, write in order, each line as soon as it can be."""
-    for record, verdict in _in_order(name, form, deadline_s):
-        # ASCII alone: lone surrogates occur in answers, and no stream takes them.
-        sys.stdout.write(json.dumps({**record, "equivalent": verdict}) + "\n")
-        sys.stdout.flush()
-
-
-def _in_order(name: str, form: str | None, deadline_s: float) -> Iterator[tuple[dict, bool]]:
-    pending: queue.Queue[tuple[dict, Future[bool]] | Exception | None] = queue.Queue(_IN_FLIGHT)
-    stopped = threading.Event()
-
-    def put(item: tuple[dict, Future[bool]] | Exception | None) -> None:
-        while not stopped.is_set():
-            try:
-                return pending.put(item, timeout=0.5)
-            except queue.Full:
-                continue
+    pending: queue.Queue[Any] = queue.Queue(_IN_FLIGHT)
+    pool = ThreadPoolExecutor(MAX_WORKERS, thread_name_prefix="grade")
 
     def read() -> None:
         try:
-            with open_lines(name) as lines:
-                for number, line in enumerate(lines, start=1):
-                    if stopped.is_set():
-                        return
-                    if line.strip():
-                        record = parse_line(line, name, number, ("gold", "answer"))
-                        arguments = (_text(record["gold"]), _text(record["answer"]), form, deadline_s)
-                        put((record, pool.submit(_grade, *arguments)))
-            put(None)
-        except OSError as error:
-            put(DataError(f"{name}: cannot be read ({error.strerror}): check the path"))
+            for record in read_records(name, ("gold", "answer")):
+                pending.put((record, pool.submit(_grade, record["gold"], record["answer"], form, deadline_s)))
+            pending.put(None)
         except Exception as error:  # noqa: BLE001 - raised in the main thread, after the lines before it
-            put(error)
+            pending.put(error)
 
-    with ThreadPoolExecutor(MAX_WORKERS, thread_name_prefix="grade") as pool:
-        # A daemon: it may be waiting for a standard input that never ends.
-        threading.Thread(target=read, daemon=True, name="grade-reader").start()
-        try:
-            while (item := pending.get()) is not None:
-                if isinstance(item, Exception):
-                    raise item
-                record, verdict = item
-                yield record, verdict.result()
-        finally:
-            stopped.set()
-            pool.shutdown(wait=False, cancel_futures=True)
+    # A daemon: it may be waiting for a standard input that never ends.
+    threading.Thread(target=read, daemon=True, name="grade-reader").start()
+    try:
+        while (item := pending.get()) is not None:
+            if isinstance(item, Exception):
+                raise item
+            record, verdict = item
+            write_record(record | {"equivalent": verdict.result()})
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
-def open_lines(name: str) -> AbstractContextManager[BinaryIO]:
-    """A file, or standard input for ``-``."""
+def read_records(name: str, keys: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """Lines of a file, or of standard input for ``-``: objects that have ``keys``, each text, a number or null.
+
+    Raises
+    ------
+    DataError
+        One is not; the message names file and line.
+    """
+    try:
+        with _open(name) as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield _parse(line, f"{'standard input' if name == '-' else name}, line {number}", keys)
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read ({error.strerror}): check the path") from None
+
+
+def write_record(record: dict[str, Any]) -> None:
+    """Write a line at once, in ASCII alone: lone surrogates occur in answers, and no stream takes them."""
+    sys.stdout.write(json.dumps(record) + "\n")
+    sys.stdout.flush()
+
+
+def _open(name: str) -> AbstractContextManager[BinaryIO]:
     if name != "-":
         return open(name, "rb")
     try:
@@ -128,31 +128,18 @@ def open_lines(name: str) -> AbstractContextManager[BinaryIO]:
         return nullcontext(click.get_binary_stream("stdin"))
 
 
-def parse_line(line: bytes, name: str, number: int, keys: tuple[str, ...]) -> dict:
-    """One line as an object that has ``keys``, each text, a number or null.
-
-    Raises
-    ------
-    DataError
-        It is not; the message names file and line.
-    """
+def _parse(line: bytes, where: str, keys: tuple[str, ...]) -> dict[str, Any]:
     needed = " and ".join(f'"{key}"' for key in keys)
-    where = f"{'standard input' if name == '-' else name}, line {number}"
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8 text or a number too long"
         raise DataError(f"{where}: not JSON ({reason}): write one object per line") from None
     if not isinstance(record, dict):
-        raise DataError(f'{where}: not an object: write one with {needed}')
+        raise DataError(f"{where}: not an object: write one with {needed}")
     for key in keys:
         if key not in record:
             raise DataError(f'{where}: no "{key}": every line needs {needed}')
         if isinstance(record[key], bool) or not isinstance(record[key], str | int | float | None):
             raise DataError(f'{where}: "{key}" is neither text nor a number: write it as a string')
     return record
-
-
-def _text(value: str | float | None) -> str | None:
-    """A JSON number as its text; ``null`` is no answer."""
-    return value if value is None or isinstance(value, str) else str(value)

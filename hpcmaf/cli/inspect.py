@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpcmaf.cli.debateview import parts, plain_lines, print_panels
+from hpcmaf.cli.debateview import print_debate
 
 if TYPE_CHECKING:
     from hpcmaf.debate.transcript import Transcript
@@ -35,10 +34,8 @@ def command(store: Path, problem_id: str | None, as_json: bool) -> None:
     if as_json:
         # Escaped to ASCII: lone surrogates have no other place in JSON.
         click.echo(json.dumps(asdict(transcript), indent=1))
-    elif sys.stdout.isatty():
-        print_panels(_head(transcript), parts(transcript))
     else:
-        click.echo("\n".join(plain_lines(_head(transcript), parts(transcript))))
+        print_debate(_head(transcript), transcript)
 
 
 def _summary_lines(figures: dict[str, Any]) -> Iterator[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from hpcmaf.cli.options import read_selection, task_options
 
 if TYPE_CHECKING:
     from hpcmaf.launch.logs import Log
@@ -19,27 +21,10 @@ _MOST_LOGS = 10
 @click.command()
 @click.argument("run_name", metavar="RUN")
 @click.option("--failed", is_flag=True, help="Of tasks that failed.")
-@click.option("--iter", "iteration", type=click.IntRange(min=0), metavar="T", help="Of this iteration.")
-@click.option(
-    "--stage",
-    "kind",
-    type=click.Choice(["debate", "merge", "finetune", "eval", "score", "gate"]),
-    help="Of this stage; gate: of the job that moves the chain on.",
-)
-@click.option("--task", "tasks", multiple=True, metavar="NAME", help="Of this task; repeatable.")
-@click.option("--agent", "agents", multiple=True, metavar="NAME", help="Of this agent's finetuning; repeatable.")
+@task_options("gate")
 @click.option("--follow", "-f", is_flag=True, help="Go on with the last of them until its task has ended.")
 @click.option("--lines", "-n", type=click.IntRange(min=0), default=40, show_default=True, help="Of each; 0: all.")
-def command(
-    run_name: str,
-    failed: bool,
-    iteration: int | None,
-    kind: str | None,
-    tasks: tuple[str, ...],
-    agents: tuple[str, ...],
-    follow: bool,
-    lines: int,
-) -> None:
+def command(run_name: str, failed: bool, follow: bool, lines: int, **which: Any) -> None:
     """Print the end of the logs of tasks' last attempts.
 
     Without a choice: of what failed, else of what runs, else of what ended
@@ -52,10 +37,10 @@ def command(
 
     run = RunDir.locate(run_name)
     plan = run.load_plan()
-    if kind == reading.GATE:
-        logs = reading.gate_logs(run, plan, iteration)
+    if which["kind"] == reading.GATE:
+        logs = reading.gate_logs(run, plan, which["iteration"])
     else:
-        selection = reading.Selection(iteration, "finetune" if agents and not kind else kind or "", (*tasks, *agents))
+        selection = read_selection(**which)
         keys = selection.keys(plan)
         if failed or selection == reading.Selection():
             found = survey(run, plan, load_profile(str(run.profile)))
@@ -64,7 +49,7 @@ def command(
             keys &= _worth_reading(run, plan, found, failed)
         logs = reading.task_logs(run, plan, keys)
         if failed:
-            logs += _explain(run, plan, found, keys, iteration, logs)
+            logs += _explain(run, plan, found, keys, which["iteration"], logs)
     for position, log in enumerate(logs[-_MOST_LOGS:]):
         click.echo(f"{chr(10) if position else ''}=== {log.title}: {log.path}")
         for line in reading.tail(log.path, lines):

@@ -1,60 +1,67 @@
-"""Options of all verbs that plan a run, and what they name."""
+"""What several verbs share: which run, which of its tasks, finite numbers, libraries that keep quiet."""
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpcmaf.config.profile import DEFAULT_PROFILE, Profile, load_profile
-from hpcmaf.config.recipe import DEFAULT_RECIPE, Recipe, load_recipe
+from hpcmaf.config import DEFAULT_PROFILE, DEFAULT_RECIPE
 from hpcmaf.errors import UsageError
-from hpcmaf.run.directory import RunDir
 
-# A site stays the same from command to command; said once in the environment,
+if TYPE_CHECKING:
+    from hpcmaf.config.profile import Profile
+    from hpcmaf.config.recipe import Recipe
+    from hpcmaf.launch.logs import Selection
+    from hpcmaf.run.directory import RunDir
+
+# A site stays the same from command to command; named once in the environment,
 # 'sbatch slurm/iterate.sh' and 'hpcmaf submit --iters 5' are all there is to type.
 PROFILE_VARIABLE = "HPCMAF_PROFILE"
 
-_OPTIONS = (
-    click.option(
-        "--recipe",
-        default=DEFAULT_RECIPE,
-        envvar="HPCMAF_RECIPE",
-        show_default=True,
-        show_envvar=True,
-        help="File, or name of a shipped recipe.",
-    ),
-    click.option(
-        "--profile",
-        default=DEFAULT_PROFILE,
-        envvar=PROFILE_VARIABLE,
-        show_default=True,
-        show_envvar=True,
-        help="File, or name of a shipped profile.",
-    ),
-    click.option("--method", metavar="METHOD", help="A row of the table of methods; overrides the recipe."),
-    click.option("--agents", type=click.IntRange(min=1), help="N, the number of agents; overrides the recipe."),
-    click.option("--iters", type=click.IntRange(min=0), help="L, the number of iterations; overrides the recipe."),
-    click.option("--run", "run_name", help="Run directory, or a name under runs/; default: the recipe's name."),
-    click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key; repeatable."),
-    click.option(
-        "--set-profile", "site", multiple=True, metavar="KEY=VALUE", help="Override a profile key; repeatable."
-    ),
-)
+Command = Callable[..., Any]
 
 
-def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that say which run."""
-    for option in reversed(_OPTIONS):
+def run_options(function: Command) -> Command:
+    """Give a command the options that say which run to plan; :func:`read_options` reads them."""
+    fallback = {"show_default": True, "show_envvar": True}
+    for option in (
+        click.option(
+            "--set-profile", "site", multiple=True, metavar="KEY=VALUE", help="Override a profile key; repeatable."
+        ),
+        click.option(
+            "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key; repeatable."
+        ),
+        click.option("--run", "run_name", help="Run directory, or a name under runs/; default: the recipe's name."),
+        click.option("--iters", type=click.IntRange(min=0), help="L, the number of iterations; overrides the recipe."),
+        click.option("--agents", type=click.IntRange(min=1), help="N, the number of agents; overrides the recipe."),
+        click.option("--method", metavar="METHOD", help="A row of the table of methods; overrides the recipe."),
+        click.option(
+            "--profile",
+            default=DEFAULT_PROFILE,
+            envvar=PROFILE_VARIABLE,
+            help="File, or name of a shipped profile.",
+            **fallback,
+        ),
+        click.option(
+            "--recipe",
+            default=DEFAULT_RECIPE,
+            envvar="HPCMAF_RECIPE",
+            help="File, or name of a shipped recipe.",
+            **fallback,
+        ),
+    ):
         function = option(function)
     return function
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RunOptions:
     """Which run, of what, where."""
 
     run: RunDir
@@ -71,7 +78,7 @@ def read_options(
     run_name: str | None,
     overrides: tuple[str, ...],
     site: tuple[str, ...],
-) -> Asked:
+) -> RunOptions:
     """Read what the options name.
 
     Raises
@@ -79,6 +86,11 @@ def read_options(
     ConfigError, UsageError
         One line: what is wrong, and where.
     """
+    from hpcmaf.config.profile import load_profile
+    from hpcmaf.config.recipe import load_recipe
+    from hpcmaf.launch.prepare import refuse_foreign
+    from hpcmaf.run.directory import RunDir
+
     if method is not None:
         overrides = (*overrides, f"method={method}")
     if agents is not None:
@@ -87,7 +99,64 @@ def read_options(
     if run_name is not None and not run_name.strip():
         raise UsageError("--run is empty; name a run directory, or leave the option out")
     run = RunDir.locate(run_name or loaded.name)
-    from hpcmaf.launch.prepare import refuse_foreign
-
     refuse_foreign(run)
-    return Asked(run, loaded, where)
+    return RunOptions(run, loaded, where)
+
+
+def task_options(*kinds: str) -> Callable[[Command], Command]:
+    """Give a command the options that choose among a run's tasks; :func:`read_selection` reads them.
+
+    Parameters
+    ----------
+    kinds
+        That ``--stage`` takes beside those of stages.
+    """
+    stages = ["debate", "merge", "finetune", "eval", "score", *kinds]
+
+    def decorate(function: Command) -> Command:
+        for option in (
+            click.option(
+                "--agent", "agents", multiple=True, metavar="NAME", help="This agent's finetuning; repeatable."
+            ),
+            click.option("--task", "tasks", multiple=True, metavar="NAME", help="This task; repeatable."),
+            click.option("--stage", "kind", type=click.Choice(stages), help="Of this stage."),
+            click.option("--iter", "iteration", type=click.IntRange(min=0), metavar="T", help="Of this iteration."),
+        ):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def read_selection(
+    iteration: int | None, kind: str | None, tasks: tuple[str, ...], agents: tuple[str, ...]
+) -> Selection:
+    """Which tasks the options choose."""
+    from hpcmaf.launch.logs import Selection
+
+    return Selection(iteration, "finetune" if agents and not kind else kind or "", (*tasks, *agents))
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers that ``nan`` and ``inf`` are outside of; click lets both in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> float:
+        """Parse and check one value."""
+        number = super().convert(value, param, context)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, context)
+        return number
+
+
+def quiet_libraries() -> None:
+    """Keep bars and advice of libraries out of a verb's output; what is wrong still arrives as an error.
+
+    Call before the libraries are imported.
+    """
+    # peft imports both where they are installed, and neither has work here.
+    # DeepSpeed sets its level itself, but leaves filters alone; it warns on standard output.
+    for name in ("DeepSpeed", "bitsandbytes.backends.cpu.ops"):
+        logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.ERROR)
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # of loading weights

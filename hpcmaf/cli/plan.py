@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from hpcmaf.cli.options import Asked, read_options, run_options
+from hpcmaf.cli.options import RunOptions, read_options, run_options
 from hpcmaf.errors import UsageError
 from hpcmaf.run.plan import Plan
 
@@ -36,7 +36,7 @@ def command(stage: str | None, everything: bool, as_json: bool, write: bool, **w
     show_plan(asked, stage=stage, everything=everything, as_json=as_json)
 
 
-def show_plan(asked: Asked, *, stage: str | None = None, everything: bool = False, as_json: bool = False) -> None:
+def show_plan(asked: RunOptions, *, stage: str | None = None, everything: bool = False, as_json: bool = False) -> None:
     """Print what submitting would do.
 
     Parameters
@@ -65,7 +65,7 @@ def show_plan(asked: Asked, *, stage: str | None = None, everything: bool = Fals
         print_plain(choice)
 
 
-def _refuse_scripts(asked: Asked, stage: str | None, everything: bool) -> None:
+def _refuse_scripts(asked: RunOptions, stage: str | None, everything: bool) -> None:
     if asked.profile.launcher == "local" and (stage is not None or everything):
         option = "--all" if everything else "--stage"
         raise UsageError(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from typing import Any
 
 import click
+
+from hpcmaf.cli.options import read_selection, task_options
 
 # A gate holds the run for seconds as a rule.
 _PATIENCE_SECONDS = 60.0
@@ -12,21 +15,11 @@ _PATIENCE_SECONDS = 60.0
 
 @click.command()
 @click.argument("run_name", metavar="RUN")
-@click.option("--iter", "iteration", type=click.IntRange(min=0), metavar="T", help="Of this iteration.")
-@click.option("--stage", "kind", type=click.Choice(["debate", "merge", "finetune", "eval", "score"]), help="Of this.")
-@click.option("--agent", "agents", multiple=True, metavar="NAME", help="This agent's finetuning; repeatable.")
-@click.option("--task", "tasks", multiple=True, metavar="NAME", help="This task; repeatable.")
+@task_options()
 @click.option(
     "--set-profile", "site", multiple=True, metavar="KEY=VALUE", help="Change a key of the run's profile; repeatable."
 )
-def command(
-    run_name: str,
-    iteration: int | None,
-    kind: str | None,
-    agents: tuple[str, ...],
-    tasks: tuple[str, ...],
-    site: tuple[str, ...],
-) -> None:
+def command(run_name: str, site: tuple[str, ...], **which: Any) -> None:
     """Submit failed tasks of a run on a cluster again, and let the chain go on.
 
     Without a choice all of them, and a run that was cancelled or has stalled
@@ -49,7 +42,7 @@ def command(
             f"{run.root}: runs on this machine, not on a cluster; go on with: hpcmaf submit "
             f"--recipe {shlex.quote(str(run.recipe))} --profile {shlex.quote(str(run.profile))} --run {root}"
         )
-    selection = Selection(iteration, "finetune" if agents and not kind else kind or "", (*tasks, *agents))
+    selection = read_selection(**which)
     chosen = selection.keys(plan)
     with hold(run, _PATIENCE_SECONDS):
         chain = retry(run, plan, profile, chosen, whole=selection == Selection())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpcmaf.cli.ranges import FiniteRange
+from hpcmaf.cli.options import FiniteRange
 
 if TYPE_CHECKING:
     from hpcmaf.report.tables import Table

@@ -38,8 +38,8 @@ def command(
     if not asked:
         raise UsageError("QUESTION is empty; ask something")
 
-    from hpcmaf.cli.debateview import parts, plain_lines, print_panels
-    from hpcmaf.cli.quiet import quiet_libraries
+    from hpcmaf.cli.debateview import print_debate
+    from hpcmaf.cli.options import quiet_libraries
     from hpcmaf.jobs.solve import solve
     from hpcmaf.run.directory import RunDir
 
@@ -49,11 +49,7 @@ def command(
         # Escaped to ASCII: lone surrogates have no other place in JSON.
         click.echo(json.dumps({"run": str(RunDir.locate(run).root), **_value(found)}, indent=1))
         return
-    shown = parts(found.transcript, found.votes, found.model)
-    if sys.stdout.isatty():
-        print_panels(_head(found), shown, prompts=prompts)
-    else:
-        click.echo("\n".join(plain_lines(_head(found), shown, prompts=prompts)))
+    print_debate(_head(found), found.transcript, found.votes, found.model, prompts=prompts)
 
 
 def _head(found: Solved) -> Iterator[tuple[str, str]]:
@@ -69,13 +65,15 @@ def _value(found: Solved) -> dict[str, Any]:
     transcript = found.transcript
     rounds = []
     for m, (answers, vote) in enumerate(zip(transcript.answers, found.votes, strict=True), start=1):
-        read = transcript.summaries[m - 2] if m > 1 and transcript.summaries else ()
-        spoken = [
+        summaries = transcript.summaries[m - 2] if m > 1 and transcript.summaries else ()
+        responses = [
             _turn(turn) | {"model": found.model(m, n), "answer": turn.answer, "agrees": vote.agrees[n]}
             for n, turn in enumerate(answers)
         ]
-        voted = {"answer": vote.answer, "votes": vote.votes, "tied": vote.tied}
-        rounds.append({"round": m, "summaries": [_turn(turn) for turn in read], "answers": spoken, "vote": voted})
+        result = {"answer": vote.answer, "votes": vote.votes, "tied": vote.tied}
+        rounds.append(
+            {"round": m, "summaries": [_turn(turn) for turn in summaries], "answers": responses, "vote": result}
+        )
     return {
         "method": found.method,
         "iteration": found.iteration,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpcmaf.cli.options import PROFILE_VARIABLE
-from hpcmaf.config.profile import DEFAULT_PROFILE
+from hpcmaf.config import DEFAULT_PROFILE
 from hpcmaf.errors import UsageError
 
 if TYPE_CHECKING:

@@ -1,1 +1,4 @@
 """What a user configures: recipe, profile, Slurm's options."""
+
+DEFAULT_RECIPE = "arithmetic/micro"
+DEFAULT_PROFILE = "local"

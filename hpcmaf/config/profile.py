@@ -11,13 +11,12 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from hpcmaf.config import DEFAULT_PROFILE
 from hpcmaf.config.slurm import GpuJob, Slurm, with_defaults
 from hpcmaf.cores import usable_cores
 from hpcmaf.engines.options import Endpoint, VllmOptions
 from hpcmaf.errors import ConfigError
 from hpcmaf.files.yaml import Strict, apply_overrides, read_mapping, shipped_folder, validate
-
-DEFAULT_PROFILE = "local"
 
 
 class Generation(VllmOptions):

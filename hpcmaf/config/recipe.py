@@ -10,14 +10,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from hpcmaf.config import DEFAULT_RECIPE
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.engines.chat import DATE
 from hpcmaf.errors import ConfigError
 from hpcmaf.files.yaml import Strict, apply_overrides, read_mapping, shipped_folder, validate
 from hpcmaf.tasks.promptfile import PromptFile
 from hpcmaf.tasks.registry import TASKS
-
-DEFAULT_RECIPE = "arithmetic/micro"
 
 
 def _day(value: str) -> str:

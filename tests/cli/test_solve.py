@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -129,9 +130,7 @@ def test_inference_is_the_methods(
     assert ("the untouched base" in text) == (method == "debate")
 
 
-def test_everything_is_shown(
-    make: Callable[..., RunDir], asked: list[Request], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_everything_is_shown(make: Callable[..., RunDir], asked: list[Request]) -> None:
     run = make("maft", EVERYBODY)
     plain = solve(run, "-", stdin=f"{QUESTION}\n")
     said = [say(request) for request in asked]
@@ -139,10 +138,8 @@ def test_everything_is_shown(
     assert plain.startswith(f"question: {QUESTION}\nsociety: maft, iteration 1, N=3, M=2\nanswer: 7\n")
     assert plain.count("vote: 7, 2 of 3") == 2 and "--- prompt" not in plain
     assert asked[0].messages[-1]["content"] in solve(run, QUESTION, "--prompts")
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    command.main([str(run.root), QUESTION], standalone_mode=False)
-    panels = capsys.readouterr().out
-    assert "╭" in panels and all(text in panels for text in said) and panels.count("vote: 7, 2 of 3") == 2
+    colored = CliRunner().invoke(command, [str(run.root), QUESTION], catch_exceptions=False, color=True).output
+    assert "\x1b[32m" in colored and click.unstyle(colored) == plain
 
 
 @pytest.mark.parametrize(
