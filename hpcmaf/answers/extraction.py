@@ -60,7 +60,7 @@ def extract(
         where there is no answer, and for a box that never closes.
     """
     form = AnswerForm(form)
-    if not text or not (text := _spoken(_narrow(text))):
+    if not text or not (text := spoken(_narrow(text))):
         return None
     boxes = _boxes(text)
     # Of what was cut off the last sentence may lack its end; a box that closes is whole.
@@ -96,10 +96,16 @@ def _narrow(text: str) -> str:
     return _OTHER_DIGIT.sub(lambda match: str(unicodedata.digit(match[0])), text.translate(_WIDE))
 
 
-def _spoken(text: str) -> str:
-    """What follows the thoughts; nothing where they never end."""
+def opened_thought(text: str) -> re.Match[str] | None:
+    """The mark that begins a thought at the end of a text, as some chat templates write it for the model."""
+    opened = _last(_OPENED, text)
+    return opened if opened and not text[opened.end() :].strip() else None
+
+
+def spoken(text: str) -> str:
+    """What a response says after its thoughts; nothing where they never end."""
     closed = _last(_CLOSED, text)
-    text = text[closed.end() :] if closed else text
+    text = text[closed.end() :].lstrip() if closed else text
     return "" if _OPENED.search(text) else text
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -51,9 +52,14 @@ import click
     show_default=True,
     help="Which turns of a chat will be trained, and so must not be cut off.",
 )
-def command(
-    store: Path, out: Path, w: float, seed: int, mix: str, data: str, critics: str, cut_off: str, loss_on: str
-) -> None:
+@click.option(
+    "--thinking",
+    type=click.Choice(["keep", "strip"]),
+    default="keep",
+    show_default=True,
+    help="What becomes of thoughts in the turns that will be trained.",
+)
+def command(store: Path, out: Path, w: float, seed: int, **choice: Any) -> None:
     """Write generator-n.jsonl and critic-n.jsonl (or single.jsonl) and selection.json from STORE into the folder OUT.
 
     Labels are the debates' own votes; gold answers are not read, but for --data gold. OUT is replaced.
@@ -63,13 +69,11 @@ def command(
     from hpcmaf.selection.select import write_selection
     from hpcmaf.selection.sources import check_data, counts_line, scarce, scarce_line
 
-    check_mix(w, mix)
-    check_data(data)
+    check_mix(w, choice["mix"])
+    check_data(choice["data"])
     if out.is_dir() and any(out.iterdir()) and not (out / "selection.json").is_file():
         raise UsageError(f"{out}: holds files that are not a selection; name a new folder")
-    summary = write_selection(
-        store, out, w=w, seed=seed, mix=mix, data=data, critics=critics, cut_off=cut_off, loss_on=loss_on
-    )
+    summary = write_selection(store, out, w=w, seed=seed, **choice)
     agents = [agent for agent in summary["datasets"] if summary["rounds"] > 1 or not agent.startswith("critic")]
     if (warning := scarce_line(summary["iteration"], scarce(summary["datasets"], agents))) is not None:
         click.echo(f"warning: {warning}", err=True)

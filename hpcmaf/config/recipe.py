@@ -119,6 +119,9 @@ class Training(Strict):
         "none", description="none, optimizer (zero_stage 1 to 3) or params (zero_stage 3)"
     )
     loss_on: Literal["last_turn", "all_turns"] = "last_turn"
+    thinking: Literal["keep", "strip"] = Field(
+        "keep", description="keep or strip, in what agents are trained on, the thoughts of models that think"
+    )
     quantize: Literal["none", "4bit", "fp8"] = Field(
         "none", description="none, 4bit (QLoRA) or fp8: of the frozen base, in training"
     )

@@ -135,13 +135,13 @@ async def debate(problem: Problem, society: Society, protocol: Protocol, engine:
 
     async def update(m: int, n: int) -> tuple[Utterance | None, Utterance]:
         # As soon as its own summary is there: nobody reads another's.
-        others = [answers[-1][other].text for other in agents if other != n]
+        others = [answers[-1][other].spoken for other in agents if other != n]
         summary: Utterance | None = None
         read: str | Sequence[str] = others
         if protocol.summaries:
             prompt = protocol.summary_prompt(question, n, others)
             summary = await call(m, n, "summary", [user(prompt)], None)
-            read = summary.text
+            read = summary.spoken
         chat = [*_history(answers, n), user(protocol.update_prompt(question, n, read))]
         return summary, await call(m, n, "answer", chat, society.critics[n])
 
@@ -189,7 +189,7 @@ def user(content: str) -> Message:
 def _history(answers: Sequence[Sequence[Utterance]], agent: int) -> list[Message]:
     """An agent's own earlier turns: prompts it was given, answers it gave."""
     turns = (round[agent] for round in answers)
-    return [message for turn in turns for message in (user(turn.prompt), Message(role="assistant", content=turn.text))]
+    return [message for turn in turns for message in (user(turn.prompt), Message(role="assistant", content=turn.spoken))]
 
 
 class Call:

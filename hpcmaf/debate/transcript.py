@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hpcmaf.answers import spoken
 from hpcmaf.engines.chat import Message
 from hpcmaf.tasks.base import Problem
 
@@ -45,6 +46,11 @@ class Utterance:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     finish_reason: Literal["stop", "length", "unknown"] = "stop"
+
+    @property
+    def spoken(self) -> str:
+        """What others read of it, and the agent itself in later rounds: all but its thoughts."""
+        return spoken(self.text)
 
     @property
     def cut_off(self) -> bool:
@@ -88,9 +94,13 @@ class Transcript:
         return self.openings.get("first" if last_round == 1 else "update", ())
 
     def conversation(self, agent: int, last_round: int) -> list[Message]:
-        """Agent's chat up to and including its answer in ``last_round``, behind its opening."""
+        """Agent's chat up to and including its answer in ``last_round``, behind its opening.
+
+        The last turn is whole; of earlier ones the agent saw what it spoke.
+        """
         messages = [*self.opening(last_round)]
-        for turns in self.answers[:last_round]:
-            messages.append({"role": "user", "content": turns[agent].prompt})
-            messages.append({"role": "assistant", "content": turns[agent].text})
+        for round, turns in enumerate(self.answers[:last_round], 1):
+            turn = turns[agent]
+            messages.append({"role": "user", "content": turn.prompt})
+            messages.append({"role": "assistant", "content": turn.text if round == last_round else turn.spoken})
         return messages

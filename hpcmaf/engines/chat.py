@@ -14,6 +14,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypedDict
 
+from hpcmaf.answers import opened_thought
 from hpcmaf.errors import EngineError
 
 if TYPE_CHECKING:
@@ -156,7 +157,9 @@ class ChatFormat:
         ``<think>`` of some models, are words that models say.
         """
         added = self.tokenizer.added_tokens_decoder
-        written = self._plain_ids(self._render([{"role": "user", "content": _PROBE}], True))
+        written = self._plain_ids(
+            self._render([{"role": "user", "content": _PROBE}], True).removesuffix(self.thought[0])
+        )
         control = {*self.stop_ids, *written}
         names = {token.content for index, token in added.items() if token.special or index in control}
         names = {name for name in (*names, *self.tokenizer.all_special_tokens) if name.strip()}
@@ -238,14 +241,28 @@ class ChatFormat:
         return tuple(sorted(ids))
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of a completion, without its end of turn and special tokens."""
+        """Text of a completion, without its end of turn and special tokens.
+
+        Where the template begins a thought for the model, the text begins
+        with the template's mark, so that it reads as what it is.
+        """
         ids, end = list(token_ids), self.end_of_turn
         # Not every tokenizer calls its end of turn special.
         if tuple(ids[-len(end) :]) == end:
             del ids[-len(end) :]
         elif ids and ids[-1] in self.stop_ids:
             del ids[-1]
-        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return self.thought[0] + text
+
+    @cached_property
+    def thought(self) -> tuple[str, str]:
+        """What the template writes to begin a thought, to the prompt's end, and what ends one; or nothing."""
+        tail = self._render([{"role": "user", "content": _PROBE}], True).rsplit(_PROBE, 1)[1]
+        mark = opened_thought(tail)
+        if mark is None:
+            return "", ""
+        return tail[mark.start() :], f"{mark[0][0]}/{mark[0][1:]}\n\n"
 
     def sample(
         self,
@@ -285,8 +302,11 @@ class ChatFormat:
         """
         if not messages or messages[-1]["role"] != "assistant":
             raise EngineError("a training sample must end with an assistant turn")
-        prompt = self.prompt_ids(messages[:-1])
-        answer = self._text_ids(messages[-1]["content"]) + list(self.end_of_turn if ended else ())
+        prompt, text = self.prompt_ids(messages[:-1]), messages[-1]["content"]
+        begun, end = self.thought
+        # A thought that the prompt begins is gone on with, or ended at once.
+        text = text.removeprefix(begun) if text.startswith(begun) else end + text
+        answer = self._text_ids(text) + list(self.end_of_turn if ended else ())
         target = [False] * len(prompt) + [True] * len(answer)
         if loss_on == "all_turns":
             for position, message in enumerate(messages[:-1]):

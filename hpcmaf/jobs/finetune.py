@@ -15,7 +15,7 @@ from hpcmaf.training.job import FinetuneJob, run_finetune
 def finetune_job(context: TaskContext) -> FinetuneJob:
     """Everything torchrun has to know, from recipe, profile and run directory."""
     recipe, agent, t = context.recipe, context.task, context.iteration
-    training = recipe.training.model_dump(exclude={"start_from", "micro_batch_size"})
+    training = recipe.training.model_dump(exclude={"start_from", "micro_batch_size", "thinking"})
     previous = context.run.agent(t - 1, agent)
     goes_on = recipe.training.start_from == "previous" and t > 1
     return FinetuneJob(

@@ -36,6 +36,7 @@ def run_merge(context: TaskContext) -> None:
         critics=selection.critics,
         cut_off=selection.cut_off,
         loss_on=context.recipe.training.loss_on,
+        thinking=context.recipe.training.thinking,
     )
     for agent in context.trained:
         print(f"{agent}: {counts_line(summary['datasets'][agent])}", flush=True)

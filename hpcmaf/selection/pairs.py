@@ -47,15 +47,15 @@ def opposed(
     return (agent, other) if right[agent] else (other, agent)
 
 
-def pair_line(transcript: Transcript, dataset: Dataset, answer: str) -> str:
+def pair_line(transcript: Transcript, dataset: Dataset, answer: str, thinking: str = "keep") -> str:
     """One line of a dataset of pairs, in the conversational form of TRL's datasets, and where it came from."""
     problem, n = transcript.problem.id, dataset.index
     chosen, rejected = dataset.sides[problem]
     turns = transcript.answers[dataset.round - 1]
     record: dict[str, Any] = {
         "prompt": transcript.conversation(n, dataset.round)[:-1],
-        "chosen": [_said(turns[chosen])],
-        "rejected": [_said(turns[rejected])],
+        "chosen": [_said(turns[chosen], thinking)],
+        "rejected": [_said(turns[rejected], thinking)],
         "problem_id": problem,
         "round": dataset.round,
         "label": dataset.labels[problem],
@@ -66,5 +66,5 @@ def pair_line(transcript: Transcript, dataset: Dataset, answer: str) -> str:
     return json.dumps(record, ensure_ascii=True) + "\n"
 
 
-def _said(turn: Utterance) -> dict[str, str]:
-    return {"role": "assistant", "content": turn.text}
+def _said(turn: Utterance, thinking: str) -> dict[str, str]:
+    return {"role": "assistant", "content": turn.spoken if thinking == "strip" else turn.text}

@@ -29,6 +29,7 @@ SCHEMA = "hpcmaf-selection/1"
 
 Critics = Literal["all", "disputed"]
 CutOff = Literal["drop", "keep"]
+Thinking = Literal["keep", "strip"]
 
 
 @dataclass
@@ -200,10 +201,12 @@ def _label_by_gold(transcript: Transcript, chosen: Selection, *, drop: bool) -> 
             return
 
 
-def line(transcript: Transcript, dataset: Dataset, answer: str) -> str:
+def line(transcript: Transcript, dataset: Dataset, answer: str, thinking: Thinking = "keep") -> str:
     """One dataset line: the chat as TRL and OpenAI read it, and where it came from."""
-    problem = transcript.problem.id
+    problem, turn = transcript.problem.id, transcript.answers[dataset.round - 1][dataset.index]
     messages = transcript.conversation(dataset.index, dataset.round)
+    if thinking == "strip":
+        messages[-1]["content"] = turn.spoken
     opening = transcript.opening(1 if dataset.fresh else dataset.round)
     if dataset.fresh:
         # The hint is forgotten: its answer stands behind the first prompt.
@@ -215,7 +218,7 @@ def line(transcript: Transcript, dataset: Dataset, answer: str) -> str:
         "round": dataset.round,
         "label": dataset.labels[problem],
         "consensus": answer,
-        "finish_reason": transcript.answers[dataset.round - 1][dataset.index].finish_reason,
+        "finish_reason": turn.finish_reason,
     }
     if opening:
         record["opening"] = len(opening)
@@ -234,6 +237,7 @@ def write_selection(
     critics: Critics = "all",
     cut_off: CutOff = "drop",
     loss_on: LossOn = "last_turn",
+    thinking: Thinking = "keep",
 ) -> dict[str, Any]:
     """Write ``generator-n.jsonl``, ``critic-n.jsonl`` (or ``single.jsonl``) and ``selection.json``.
 
@@ -250,6 +254,9 @@ def write_selection(
         A key of ``DATA``.
     critics, cut_off, loss_on
         See :func:`select`.
+    thinking
+        Whether the trained turn keeps its thoughts. Earlier turns never have
+        any: nobody was shown them.
 
     Returns
     -------
@@ -273,6 +280,7 @@ def write_selection(
         transcripts = debates.transcripts(gold=by_gold)
         choice: dict[str, Any] = {"mix": mix, "data": data, "critics": critics, "cut_off": cut_off, "loss_on": loss_on}
         chosen = select(transcripts, w=w, seed=seed, iteration=info.iteration, **choice)
+        choice["thinking"] = thinking
         if by_gold and not chosen.consensus:
             raise DataError(
                 f"{store}: no problem has a gold answer, and this method learns from them alone; "
@@ -295,12 +303,14 @@ def write_selection(
         }
         with atomic_path(folder) as temporary:
             temporary.mkdir()
-            _write_lines(debates.transcripts, chosen, temporary)
+            _write_lines(debates.transcripts, chosen, temporary, thinking)
             write_json(temporary / "selection.json", summary)
     return summary
 
 
-def _write_lines(transcripts: Callable[[], Iterator[Transcript]], chosen: Selection, folder: Path) -> None:
+def _write_lines(
+    transcripts: Callable[[], Iterator[Transcript]], chosen: Selection, folder: Path, thinking: Thinking
+) -> None:
     with ExitStack() as files:
         opened: dict[str, IO[str]] = {
             model: files.enter_context((folder / f"{model}.jsonl").open("w", encoding="ascii", newline="\n"))
@@ -311,4 +321,4 @@ def _write_lines(transcripts: Callable[[], Iterator[Transcript]], chosen: Select
             for dataset in chosen.datasets:
                 if problem in dataset.kept:
                     write = pair_line if dataset.paired else line
-                    opened[dataset.model].write(write(transcript, dataset, chosen.consensus[problem]))
+                    opened[dataset.model].write(write(transcript, dataset, chosen.consensus[problem], thinking))

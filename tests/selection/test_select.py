@@ -284,3 +284,27 @@ def test_agents_that_learn_from_little_are_named(tmp_path):
     once = [debate(f"p{i}", ["1", "1", "1"]) for i in range(12)]
     single = CliRunner().invoke(command, [str(store(tmp_path / "u.h5", once, rounds=1)), *arguments[1:]])
     assert single.stderr == ""
+
+
+@pytest.mark.parametrize("thinking", ["keep", "strip"])
+@pytest.mark.parametrize("data", ["own", "pairs"])
+def test_thoughts_are_kept_or_not_in_the_trained_turn_alone(thinking: str, data: str, tmp_path: Path) -> None:
+    debates = [
+        replace(
+            one,
+            answers=tuple(
+                tuple(replace(t, text=f"<think>why</think> {t.text}") for t in turns) for turns in one.answers
+            ),
+        )
+        for one in random_debates(30)
+    ]
+    write_selection(store(tmp_path / "s.h5", debates), tmp_path / "d", w=0.5, seed=0, data=data, thinking=thinking)
+    lines = [json.loads(line) for path in (tmp_path / "d").glob("*.jsonl") for line in path.read_text().splitlines()]
+    assert lines
+    for line in lines:
+        read = line["messages"][:-1] if data == "own" else line["prompt"]
+        trained = [line["messages"][-1]] if data == "own" else line["chosen"] + line["rejected"]
+        assert not [turn for turn in read if "why" in turn["content"]]
+        assert all(
+            turn["content"].startswith("<think>why</think> text" if thinking == "keep" else "text") for turn in trained
+        )

@@ -44,13 +44,23 @@ FAMILIES = {
         ["<|head|>", "<|eot|>"],
     ),
 }
+# As Qwen3's thinking models: the template begins the thought, and shows no earlier ones.
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% set parts = m['content'].split('</think>') %}"
+    "{% if m['role'] == 'assistant' and parts | length > 1 and loop.last %}"
+    "<think>\n{{ parts[0].split('<think>')[-1].strip('\n') }}\n</think>\n\n{% endif %}"
+    "{{ parts[-1].lstrip('\n') if parts | length > 1 else m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}",
+    ["<|im_start|>", "<|im_end|>", "<think>", "</think>"],
+)
 
 
 def family_tokenizer(family: str, *, special: bool = True):
     """A tokenizer whose marks stand among the added tokens alone; ``special``: whether they are special there."""
     from tokenizers import AddedToken
 
-    template, marks = FAMILIES[family]
+    template, marks = THINKING if family == "thinking" else FAMILIES[family]
     tokenizer = make_tokenizer(template, adds_bos=False, named=())
     tokenizer.add_tokens([AddedToken(mark, special=special, normalized=False) for mark in marks])
     return tokenizer

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hpcmaf.engines.chat import ChatFormat
+from hpcmaf.answers import AnswerForm, extract, spoken
+from hpcmaf.engines.chat import ChatFormat, Message
 from hpcmaf.errors import EngineError
 from tests.training.models import BOS_TEMPLATE, END_TEMPLATE, FAMILIES, family_tokenizer, make_tokenizer
 
@@ -216,3 +217,26 @@ def test_worked_examples_never_carry_loss():
     chat = ChatFormat(make_tokenizer(BOS_TEMPLATE, adds_bos=False))
     plain, behind = chat.sample(CHAT, "all_turns"), chat.sample(CHAT, "all_turns", opening=2)
     assert behind.target.index(True) > plain.target.index(True) and sum(behind.target) < sum(plain.target)
+
+
+def test_a_thought_that_the_template_begins_is_part_of_what_is_said() -> None:
+    chat = ChatFormat(family_tokenizer("thinking", special=False))
+    question: list[Message] = [{"role": "user", "content": "6 * 7?"}]
+    prompt = chat.prompt_ids(question)
+    written = chat.tokenizer("<think>\nsix sevens\n</think>\n\n42<|im_end|>", add_special_tokens=False)["input_ids"]
+    begun = chat.tokenizer("<think>\n", add_special_tokens=False)["input_ids"]
+    assert prompt[-len(begun) :] == begun
+    text = chat.decode(written[len(begun) :])
+    assert text == "<think>\nsix sevens\n</think>\n\n42" and extract(text, AnswerForm.NUMBER) == "42"
+    assert extract(chat.decode(written[len(begun) : -12]), AnswerForm.NUMBER) is None, "a thought that never ends"
+    sample = chat.sample([*question, {"role": "assistant", "content": text}])
+    assert sample.input_ids == prompt + written[len(begun) :]
+    # Without its thought the turn ends the one that the template begins.
+    stripped = chat.sample([*question, {"role": "assistant", "content": spoken(text)}])
+    assert chat.tokenizer.decode(stripped.input_ids[len(prompt) :]) == "</think>\n\n42<|im_end|>"
+
+
+def test_where_a_template_begins_no_thought_texts_are_as_they_were() -> None:
+    chat = ChatFormat(family_tokenizer("chatml"))
+    assert chat.thought == ("", "")
+    assert chat.decode(chat.tokenizer("<think>a</think>b", add_special_tokens=False)["input_ids"]) == "<think>a</think>b"

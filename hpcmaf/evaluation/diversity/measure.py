@@ -97,7 +97,7 @@ def measure(
         revision=None if means.encoder else served.revision,
         trust_remote_code=served.trust_remote_code,
     )
-    texts = [turn.text for one in transcripts for turn in one.answers[-1]]
+    texts = [turn.spoken for one in transcripts for turn in one.answers[-1]]
     vectors = encoder.encode(texts, means.batch_size).reshape(len(transcripts), transcripts[0].agents, -1)
     votes = [consensus(one, one.rounds, seed, iteration) for one in transcripts]
     measures = {
