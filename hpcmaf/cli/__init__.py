@@ -36,7 +36,6 @@ VERBS = {
     "solve": ("solve", "Ask a finetuned society a question and show the debate."),
     "export": ("export", "Take an agent out of a run: adapter, merged model or training sets."),
     "diversity": ("diversity", "Measure how differently a run's agents answer, with models."),
-    "simulate": ("simulate", "Simulate how agents specialise, without language models."),
     "data": ("data", "Prepare a task's problems."),
     "grade": ("grade", "Say whether answers are equivalent."),
     "extract": ("extract", "Take the final answers out of responses."),

@@ -33,13 +33,12 @@ def command(
     read.
     """
     from hpcmaf.cli.options import quiet_libraries
-    from hpcmaf.evaluation.diversity.measure import Means
     from hpcmaf.jobs.diversity import measure_run
     from hpcmaf.run.directory import RunDir
 
     quiet_libraries()
-    means = Means(encoder, device, batch_size)
+    model = {"encoder": encoder, "device": device, "batch_size": batch_size}
     for where in map(RunDir.locate, runs):
-        for path, value in measure_run(where, iterations, problems, means, again=again):
+        for path, value in measure_run(where, iterations, problems, again=again, **model):
             click.echo(json.dumps(value["measures"] | {"run": str(where.root), "iteration": value["iteration"]}))
             click.echo(f"diversity: {path}", err=True)

@@ -13,7 +13,7 @@ from hpcmaf.answers import equivalent
 from hpcmaf.debate.consensus import consensus
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import DataError
-from hpcmaf.evaluation.behaviour import by_kind, curves, movements, specialisation
+from hpcmaf.evaluation.behaviour import Scored, by_kind, curves, movement, specialisation
 from hpcmaf.evaluation.measures import SCHEMA, measures_of
 from hpcmaf.evaluation.spread import estimate
 
@@ -22,78 +22,26 @@ def _right(answer: str | None, gold: str) -> bool:
     return answer is not None and equivalent(answer, gold)
 
 
-class _Tally:
-    """Scores of every problem so far; a few bytes each, no transcript is kept."""
-
-    def __init__(self, agents: int, rounds: int) -> None:
-        self.agents, self.rounds = agents, rounds
-        self.problem_ids: dict[str, None] = {}
-        # correct[m - 1][n] and voted[m - 1]: one 0/1 byte per problem.
-        self.correct = [[bytearray() for _ in range(agents)] for _ in range(rounds)]
-        self.voted = [bytearray() for _ in range(rounds)]
-        self.agreeing: list[int] = []
-        self.unparsable = self.tied = 0
-        self.movements = movements(rounds)
-        self.metas: list[dict[str, str]] = []
-        # Of the first round and of the last: what curves are made of.
-        self.answers: dict[int, list[tuple[str | None, ...]]] = {1: [], rounds: []}
-
-    def add(self, transcript: Transcript, seed: int, iteration: int) -> None:
-        problem = transcript.problem
-        if problem.gold is None:
-            raise DataError(f"problem {problem.id!r} has no gold answer; evaluate on problems that have one")
-        if any(len(turn) != self.agents for turn in transcript.answers) or transcript.rounds != self.rounds:
-            raise DataError(
-                f"problem {problem.id!r}: its debate is not one of {self.agents} agents in {self.rounds} rounds "
-                "like the first; do not mix debates of different shape"
-            )
-        if problem.id in self.problem_ids:
-            raise DataError(f"problem {problem.id!r} occurs twice; merge the shards again")
-        self.problem_ids[problem.id] = None
-        answers = [tuple(utterance.answer for utterance in turn) for turn in transcript.answers]
-        right = [[_right(answer, problem.gold) for answer in turn] for turn in answers]
-        voted = []
-        for m in range(self.rounds):
-            for agent, is_right in enumerate(right[m]):
-                self.correct[m][agent].append(is_right)
-            vote = consensus(transcript, m + 1, seed, iteration)
-            voted.append(_right(vote.answer, problem.gold))
-            self.voted[m].append(voted[m])
-        for m, movement in self.movements:
-            before, after = m - 2, m - 1
-            movement.add(
-                (answers[before], answers[after]),
-                (right[before], right[after]),
-                (voted[before], voted[after]),
-                problem.gold,
-            )
-        for m, kept in self.answers.items():
-            kept.append(answers[m - 1])
-        self.metas.append(dict(problem.meta))
+def _scored(transcript: Transcript, seed: int, iteration: int) -> Scored:
+    problem = transcript.problem
+    if problem.gold is None:
+        raise DataError(f"problem {problem.id!r} has no gold answer; evaluate on problems that have one")
+    answers = tuple(tuple(utterance.answer for utterance in turn) for turn in transcript.answers)
+    votes = [consensus(transcript, m, seed, iteration) for m in range(1, transcript.rounds + 1)]
+    return Scored(
+        gold=problem.gold,
+        meta=dict(problem.meta),
+        answers=answers,
+        right=tuple(tuple(_right(answer, problem.gold) for answer in turn) for turn in answers),
+        voted=tuple(_right(vote.answer, problem.gold) for vote in votes),
         # The last round's vote is the debate's answer.
-        self.agreeing.append(sum(vote.agrees))
-        self.tied += vote.tied
-        self.unparsable += sum(utterance.answer is None for utterance in transcript.answers[-1])
-
-    def round(self, m: int) -> dict[str, Any]:
-        return {
-            "round": m,
-            "agents": [estimate(scores) for scores in self.correct[m - 1]],
-            "mean": estimate(map(sum, zip(*self.correct[m - 1], strict=True)), scale=self.agents),
-            "vote": estimate(self.voted[m - 1]),
-            "specialisation": specialisation(self.correct[m - 1], self.voted[m - 1]),
-        }
-
-    def curves(self) -> list[dict[str, Any]]:
-        """Curves over k of the first and the last round."""
-        return [
-            {"round": m} | curves(answers, list(zip(*self.correct[m - 1], strict=True)))
-            for m, answers in self.answers.items()
-        ]
+        agreeing=sum(votes[-1].agrees),
+        tied=votes[-1].tied,
+    )
 
 
-def _marks(scores: bytearray) -> str:
-    return "".join(map(str, scores))
+def _marks(scores: Iterable[bool]) -> str:
+    return "".join("01"[score] for score in scores)
 
 
 def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, method: str, task: str) -> dict[str, Any]:
@@ -128,7 +76,7 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
             :func:`hpcmaf.evaluation.behaviour.specialisation`.
         ``movement``
             Per round from the second on: what became of the answers of the
-            round before, see :class:`hpcmaf.evaluation.behaviour.Movement`.
+            round before, see :func:`hpcmaf.evaluation.behaviour.movement`.
         ``curves``
             pass@k and majority@k of the first and the last round.
         ``by_kind``
@@ -154,35 +102,59 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
         No debate at all, a problem without gold or twice, or debates of
         different shape.
     """
-    tally: _Tally | None = None
+    found: dict[str, Scored] = {}
+    agents = rounds = 0
     for transcript in transcripts:
-        if tally is None:
-            tally = _Tally(transcript.agents, transcript.rounds)
-        tally.add(transcript, seed, iteration)
-    if tally is None:
+        problem = transcript.problem.id
+        if not found:
+            agents, rounds = transcript.agents, transcript.rounds
+        if any(len(turn) != agents for turn in transcript.answers) or transcript.rounds != rounds:
+            raise DataError(
+                f"problem {problem!r}: its debate is not one of {agents} agents in {rounds} rounds "
+                "like the first; do not mix debates of different shape"
+            )
+        if problem in found:
+            raise DataError(f"problem {problem!r} occurs twice; merge the shards again")
+        found[problem] = _scored(transcript, seed, iteration)
+    if not found:
         raise DataError(f"iteration {iteration}: no debate to score; evaluate at least one problem")
-    problems = len(tally.problem_ids)
-    shapes = measures_of(tally.agents, tally.rounds)
-    right = {"answer": tally.correct[0][0], "vote@1": tally.voted[0], "vote@M": tally.voted[-1]}
+    problems = list(found.values())
+    # right[m - 1][n] and voted[m - 1]: one score per problem.
+    right = [[[one.right[m][n] for one in problems] for n in range(agents)] for m in range(rounds)]
+    voted = [[one.voted[m] for one in problems] for m in range(rounds)]
+    shapes = measures_of(agents, rounds)
+    scores = {"answer": right[0][0], "vote@1": voted[0], "vote@M": voted[-1]}
     return {
         "schema": SCHEMA,
         "iteration": iteration,
         "method": method,
         "task": task,
-        "problems": problems,
-        "accuracy": {name: {"agents": n, "rounds": m, **estimate(right[name])} for name, (n, m) in shapes.items()},
-        "rounds": [tally.round(m) for m in range(1, tally.rounds + 1)],
-        "movement": [{"round": m} | movement.figures() for m, movement in tally.movements],
-        "curves": tally.curves(),
-        "by_kind": by_kind(tally.metas, tally.correct[-1], tally.voted[-1]),
-        "consensus": sum(tally.agreeing) / (problems * tally.agents),
-        "diversity": estimate((tally.agents - agreeing for agreeing in tally.agreeing), scale=tally.agents),
-        "unparsable": tally.unparsable / (problems * tally.agents),
-        "tied": tally.tied / problems,
+        "problems": len(problems),
+        "accuracy": {name: {"agents": n, "rounds": m, **estimate(scores[name])} for name, (n, m) in shapes.items()},
+        "rounds": [
+            {
+                "round": m + 1,
+                "agents": [estimate(each) for each in right[m]],
+                "mean": estimate((sum(one.right[m]) for one in problems), scale=agents),
+                "vote": estimate(voted[m]),
+                "specialisation": specialisation(right[m], voted[m]),
+            }
+            for m in range(rounds)
+        ],
+        "movement": [{"round": m} | movement(problems, m) for m in range(2, rounds + 1)],
+        "curves": [{"round": m} | curves(problems, m) for m in sorted({1, rounds})],
+        "by_kind": by_kind([one.meta for one in problems], right[-1], voted[-1]),
+        "consensus": sum(one.agreeing for one in problems) / (len(problems) * agents),
+        "diversity": estimate((agents - one.agreeing for one in problems), scale=agents),
+        "unparsable": sum(one.answers[-1].count(None) for one in problems) / (len(problems) * agents),
+        "tied": sum(one.tied for one in problems) / len(problems),
         "pseudo_labels": None,
-        "scores": {"problem_ids": list(tally.problem_ids)}
-        | {name: _marks(right[name]) for name in shapes}
-        | {"agents": [[_marks(scores) for scores in turn] for turn in tally.correct], "agreeing": tally.agreeing},
+        "scores": {"problem_ids": list(found)}
+        | {name: _marks(scores[name]) for name in shapes}
+        | {
+            "agents": [[_marks(each) for each in turn] for turn in right],
+            "agreeing": [one.agreeing for one in problems],
+        },
     }
 
 
@@ -205,7 +177,7 @@ def pseudo_label_accuracy(transcripts: Iterable[Transcript], seed: int, iteratio
         labels made, ``value * problems / labelled`` are right.) ``None``
         where no problem has a gold answer.
     """
-    right = bytearray()
+    right: list[bool] = []
     labelled = 0
     for transcript in transcripts:
         gold = transcript.problem.gold

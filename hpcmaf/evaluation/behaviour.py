@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from itertools import combinations, pairwise
-from typing import Any
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any, NamedTuple
 
 from hpcmaf.answers import equivalent, vote
 from hpcmaf.debate.consensus import others_agree
 from hpcmaf.evaluation.curves import answer_classes, curve_points, majority_at_k, pass_at_k
-from hpcmaf.evaluation.spread import Estimate, Ratio, estimate, estimate_shares, ratio
+from hpcmaf.evaluation.spread import Ratio, estimate, ratio
 
 # All pairs of so many agents are listed; of more, only their mean.
 MOST_PAIRED = 10
@@ -18,143 +18,112 @@ MOST_PAIRED = 10
 MOST_VALUES = 20
 
 
-class _Ratios:
-    """Counts and opportunities of one problem after the other."""
+class Scored(NamedTuple):
+    """A problem's debate, compared with its gold answer.
 
-    def __init__(self) -> None:
-        self.counts: list[int] = []
-        self.opportunities: list[int] = []
-
-    def add(self, count: int, of: int) -> None:
-        self.counts.append(count)
-        self.opportunities.append(of)
-
-    def figure(self) -> Ratio:
-        return ratio(self.counts, self.opportunities)
-
-
-class Movement:
-    """What happens to answers from one round to the next.
-
-    ``corrected``
-        Share of an agent's wrong answers that are right a round later.
-    ``corrupted``
-        Share of right answers that are wrong a round later.
-    ``vote_corrected``, ``vote_corrupted``
-        The same of the round's vote.
-    ``majority_corrected``, ``split_corrected``
-        Of wrong votes that more than half of the agents gave, and of those
-        that no more than half did: how many are right a round later. To
-        correct the one agents must hold out against most of the others; the
-        other leaves them nobody to follow.
-    ``gave_up``
-        Sycophancy: where an agent was right and more than half of the others
-        agreed on one wrong answer, how often it took theirs over.
-    ``persuaded``
-        Where an agent was wrong and more than half of the others agreed on
-        the right answer, how often it was right a round later.
+    Attributes
+    ----------
+    answers, right
+        Of each round the agents' answers, and whether each of them is right.
+    voted
+        Of each round whether its vote is right.
+    agreeing, tied
+        How many agents' final answers are the final vote's, and whether that
+        was a draw.
     """
 
-    NAMES = (
-        "corrected",
-        "corrupted",
-        "vote_corrected",
-        "vote_corrupted",
-        "majority_corrected",
-        "split_corrected",
-        "gave_up",
-        "persuaded",
-    )
-
-    def __init__(self) -> None:
-        self._ratios = {name: _Ratios() for name in self.NAMES}
-
-    def add(
-        self,
-        answers: tuple[Sequence[str | None], Sequence[str | None]],
-        right: tuple[Sequence[bool], Sequence[bool]],
-        voted: tuple[bool, bool],
-        gold: str,
-    ) -> None:
-        """One problem.
-
-        Parameters
-        ----------
-        answers
-            Of the N agents, before and after.
-        right
-            Whether each of them is.
-        voted
-            Whether the vote of each round is.
-        """
-        before, after = right
-        agents = range(len(before))
-        self._count("corrected", sum(after[n] and not before[n] for n in agents), len(before) - sum(before))
-        self._count("corrupted", sum(before[n] and not after[n] for n in agents), sum(before))
-        self._count("vote_corrected", int(voted[1] and not voted[0]), int(not voted[0]))
-        self._count("vote_corrupted", int(voted[0] and not voted[1]), int(voted[0]))
-        wrong = not voted[0]
-        # How many gave the answer that won does not depend on how ties are decided.
-        shared = wrong and 2 * vote(answers[0], 0).votes > len(before)
-        self._count("majority_corrected", int(shared and voted[1]), int(shared))
-        self._count("split_corrected", int(wrong and not shared and voted[1]), int(wrong and not shared))
-        gave_up = tempted = persuaded = shown = 0
-        for n in agents:
-            if all(before) or not any(before):
-                break  # nobody is right against the others, nobody wrong
-            theirs = others_agree(answers[0], n)
-            if theirs is None or theirs.answer is None:
-                continue
-            they_are_right = equivalent(theirs.answer, gold)
-            if before[n] and not they_are_right:
-                tempted += 1
-                now = answers[1][n]
-                gave_up += now is not None and equivalent(now, theirs.answer)
-            elif not before[n] and they_are_right:
-                shown += 1
-                persuaded += after[n]
-        self._count("gave_up", gave_up, tempted)
-        self._count("persuaded", persuaded, shown)
-
-    def _count(self, name: str, count: int, of: int) -> None:
-        self._ratios[name].add(int(count), int(of))
-
-    def figures(self) -> dict[str, Ratio]:
-        """All shares, each with its error over problems and its counts."""
-        return {name: ratios.figure() for name, ratios in self._ratios.items()}
+    gold: str
+    meta: Mapping[str, str]
+    answers: tuple[tuple[str | None, ...], ...]
+    right: tuple[tuple[bool, ...], ...]
+    voted: tuple[bool, ...]
+    agreeing: int
+    tied: bool
 
 
-def curves(answers: Sequence[Sequence[str | None]], right: Sequence[Sequence[bool]]) -> dict[str, Any]:
-    """pass@k and majority@k of one round.
+def movement(problems: Sequence[Scored], m: int) -> dict[str, Ratio]:
+    """What happens to answers from round m - 1 to round m.
+
+    Returns
+    -------
+    dict
+        Shares of opportunities, with their errors over problems:
+
+        ``corrected``
+            Share of an agent's wrong answers that are right a round later.
+        ``corrupted``
+            Share of right answers that are wrong a round later.
+        ``vote_corrected``, ``vote_corrupted``
+            The same of the round's vote.
+        ``majority_corrected``, ``split_corrected``
+            Of wrong votes that more than half of the agents gave, and of
+            those that no more than half did: how many are right a round
+            later. To correct the one agents must hold out against most of the
+            others; the other leaves them nobody to follow.
+        ``gave_up``
+            Sycophancy: where an agent was right and more than half of the
+            others agreed on one wrong answer, how often it took theirs over.
+        ``persuaded``
+            Where an agent was wrong and more than half of the others agreed
+            on the right answer, how often it was right a round later.
+    """
+    each = [_moves(one, m) for one in problems]
+    return {name: ratio([moves[name][0] for moves in each], [moves[name][1] for moves in each]) for name in each[0]}
+
+
+def _moves(one: Scored, m: int) -> dict[str, tuple[int, int]]:
+    """Of one problem how often each happened, and how often it could have."""
+    said, now = one.answers[m - 2 : m]
+    before, after = one.right[m - 2 : m]
+    wrong, right = not one.voted[m - 2], one.voted[m - 1]
+    agents = range(len(before))
+    # How many gave the answer that won does not depend on how ties are decided.
+    shared = wrong and 2 * vote(said, 0).votes > len(before)
+    gave_up, persuaded = [], []
+    # Without a right and a wrong answer nobody is right against the others, and nobody wrong.
+    for n in agents if any(before) and not all(before) else ():
+        theirs = others_agree(said, n)
+        if theirs is None or theirs.answer is None:
+            continue
+        they_are_right = equivalent(theirs.answer, one.gold)
+        if before[n] and not they_are_right:
+            gave_up.append(now[n] is not None and equivalent(now[n], theirs.answer))
+        elif not before[n] and they_are_right:
+            persuaded.append(after[n])
+    return {
+        "corrected": (sum(after[n] and not before[n] for n in agents), len(before) - sum(before)),
+        "corrupted": (sum(before[n] and not after[n] for n in agents), sum(before)),
+        "vote_corrected": (wrong and right, wrong),
+        "vote_corrupted": (not wrong and not right, not wrong),
+        "majority_corrected": (shared and right, shared),
+        "split_corrected": (wrong and not shared and right, wrong and not shared),
+        "gave_up": (sum(gave_up), len(gave_up)),
+        "persuaded": (sum(persuaded), len(persuaded)),
+    }
+
+
+def curves(problems: Sequence[Scored], m: int) -> dict[str, Any]:
+    """pass@k and majority@k of round m.
 
     The k answers are those of k different agents, so for a society of
     specialists k counts specialists.
-
-    Parameters
-    ----------
-    answers, right
-        Of each problem: its N answers, and whether they are right.
 
     Returns
     -------
     dict
         ``k``, and for each the ``pass`` and the ``majority`` estimate.
     """
-    points = curve_points(len(right[0]))
+    points = curve_points(len(problems[0].right[m - 1]))
     passes: list[list[float]] = [[] for _ in points]
     majorities: list[list[float]] = [[] for _ in points]
-    for spoken, correct in zip(answers, right, strict=True):
-        classes = answer_classes(spoken)
+    for one in problems:
+        classes, right = answer_classes(one.answers[m - 1]), one.right[m - 1]
         # Equivalence to gold need not be transitive; the largest right class stands for all.
-        winning = min((c for c, good in zip(classes, correct, strict=True) if good and c >= 0), default=-1)
+        winning = min((c for c, good in zip(classes, right, strict=True) if good and c >= 0), default=-1)
         for at, k in enumerate(points):
-            passes[at].append(pass_at_k(len(correct), sum(correct), k))
+            passes[at].append(pass_at_k(len(right), sum(right), k))
             majorities[at].append(majority_at_k(classes, winning, k))
-    return {
-        "k": points,
-        "pass": [estimate_shares(values) for values in passes],
-        "majority": [estimate_shares(values) for values in majorities],
-    }
+    return {"k": points, "pass": [*map(estimate, passes)], "majority": [*map(estimate, majorities)]}
 
 
 def specialisation(correct: Sequence[Sequence[int]], voted: Sequence[int]) -> dict[str, Any]:
@@ -193,18 +162,16 @@ def specialisation(correct: Sequence[Sequence[int]], voted: Sequence[int]) -> di
             if pairs
             else None
         ),
-        "pairs": [[a, b, _differ(correct[a], correct[b]) / problems] for a, b in pairs]
-        if agents <= MOST_PAIRED
-        else [],
+        "pairs": [
+            [a, b, sum(x != y for x, y in zip(correct[a], correct[b], strict=True)) / problems]
+            for a, b in pairs
+            if agents <= MOST_PAIRED
+        ],
     }
 
 
-def _differ(a: Sequence[int], b: Sequence[int]) -> int:
-    return sum(x != y for x, y in zip(a, b, strict=True))
-
-
 def by_kind(
-    metas: Sequence[dict[str, str]], correct: Sequence[Sequence[int]], voted: Sequence[int]
+    metas: Sequence[Mapping[str, str]], correct: Sequence[Sequence[int]], voted: Sequence[int]
 ) -> dict[str, dict[str, Any]]:
     """Accuracy of each agent and of the vote on each kind of problem.
 
@@ -224,18 +191,9 @@ def by_kind(
         found[key] = {
             value: {
                 "problems": len(rows),
-                "agents": [_mean_at(row, rows) for row in correct],
-                "vote": _mean_at(voted, rows),
+                "agents": [estimate(row[at] for at in rows) for row in correct],
+                "vote": estimate(voted[at] for at in rows),
             }
             for value, rows in sorted(places.items())
         }
     return found
-
-
-def _mean_at(scores: Sequence[int], rows: Sequence[int]) -> Estimate:
-    return estimate(scores[at] for at in rows)
-
-
-def movements(rounds: int) -> list[tuple[int, Movement]]:
-    """One :class:`Movement` into each of the rounds 2..M."""
-    return [(later, Movement()) for _, later in pairwise(range(1, rounds + 1))]

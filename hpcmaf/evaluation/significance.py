@@ -1,79 +1,182 @@
-"""Is one way of answering better than another on the same problems?"""
+"""Is one way of answering better than another on the same problems? Differences, their errors and their tests."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from hpcmaf.errors import DataError
 
+RESAMPLES = 5_000
 
-class McNemar(NamedTuple):
-    """Outcome of a paired comparison of ``a`` with ``b``.
+
+class Comparison(NamedTuple):
+    """How ``b`` differs from ``a``.
 
     Attributes
     ----------
-    b_only, a_only
-        Problems that only ``b``, only ``a`` got right; the others say nothing.
+    difference
+        Accuracy of ``b`` minus accuracy of ``a``, pooled over pairs.
+    low, high
+        95 % interval of the paired bootstrap over problems.
+    gained, lost
+        Answers that only ``b``, only ``a`` got right.
     p
-        Exact two-sided p-value.
+        Exact two-sided p-value: McNemar's for one pair; for several the same
+        idea, see :func:`sign_flip_test`.
+    pairs
+        How many pairs of runs.
+    spread
+        Standard deviation (ddof 1) of the difference over pairs; ``None`` for
+        one. The interval and the test speak about these trained models; only
+        the spread speaks about training once more.
     """
 
-    b_only: int
-    a_only: int
+    difference: float
+    low: float
+    high: float
+    gained: int
+    lost: int
     p: float
+    pairs: int
+    spread: float | None
 
 
-def mcnemar(a: Mapping[str, bool], b: Mapping[str, bool]) -> McNemar:
-    """Exact McNemar test of two answer methods on the same problems.
-
-    Under the null hypothesis each problem that exactly one of them got right
-    is a fair coin, so the smaller count is binomial(n, 1/2). Whole numbers
-    until the last division: right for any n, also where floating-point
-    binomial terms underflow.
+def compare(pairs: Sequence[tuple[Mapping[str, int], Mapping[str, int]]], scale: int = 1) -> Comparison:
+    """Compare two methods, run by run on the same problems.
 
     Parameters
     ----------
-    a, b
-        Problem id to right or wrong.
+    pairs
+        Of each pair of runs (such as those of one seed) the outcomes of ``a``
+        and of ``b``: problem id to right or wrong, or to any other whole
+        number, such as how many agents disagree; gained and lost are then
+        problems whose number is higher, is lower.
+    scale
+        What counts as a full score.
 
     Raises
     ------
     DataError
-        The two are not about the same problems.
+        No pair, or the two of a pair are not about the same problems.
     """
-    check_same_problems(a, b)
-    b_only = sum(b[problem] and not right for problem, right in a.items())
-    a_only = sum(right and not b[problem] for problem, right in a.items())
-    return McNemar(b_only, a_only, sign_test(a_only, b_only))
+    if not pairs:
+        raise DataError("nothing to compare: no two runs were evaluated on the same problems")
+    # A problem that several seeds share is one problem, not several.
+    nets: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    for a, b in pairs:
+        if a.keys() != b.keys():
+            stray = min(a.keys() ^ b.keys())
+            raise DataError(
+                f"a paired test needs the same problems on both sides: {len(a)} and {len(b)}, of which "
+                f"{len(a.keys() & b.keys())} are shared (e.g. {stray!r} is not); evaluate both on one set"
+            )
+        nets.update({problem: b[problem] - right for problem, right in a.items()})
+        counts.update(a.keys())
+    low, high = _bootstrap(Counter((nets[problem], count) for problem, count in counts.items()))
+    differences = [(sum(b.values()) - sum(a.values())) / (len(a) * scale) for a, b in pairs]
+    return Comparison(
+        difference=nets.total() / (counts.total() * scale),
+        low=low / scale,
+        high=high / scale,
+        gained=sum(b[problem] > one for a, b in pairs for problem, one in a.items()),
+        lost=sum(b[problem] < one for a, b in pairs for problem, one in a.items()),
+        p=sign_flip_test(Counter(nets.values())),
+        pairs=len(pairs),
+        spread=statistics.stdev(differences) if len(pairs) > 1 else None,
+    )
 
 
-def check_same_problems(a: Mapping[str, int], b: Mapping[str, int]) -> None:
-    """Refuse to pair what is not about the same problems.
+def _bootstrap(sums: Mapping[tuple[int, int], int], resamples: int = RESAMPLES) -> tuple[float, float]:
+    """95 % percentile interval of sum(net) / sum(count) over resampled problems.
 
-    Raises
-    ------
-    DataError
-        With how many there are on either side, and one that is on one alone.
+    Problems with the same net and count are alike, so how many of each kind a
+    resample holds is multinomial: drawing that is drawing problems.
     """
-    if a.keys() != b.keys():
-        stray = min(a.keys() ^ b.keys())
-        raise DataError(
-            f"a paired test needs the same problems on both sides: {len(a)} and {len(b)}, of which "
-            f"{len(a.keys() & b.keys())} are shared (e.g. {stray!r} is not); evaluate both on one set"
-        )
+    kinds = sorted(sums)
+    counts = np.array([sums[kind] for kind in kinds])
+    net, size = np.array(kinds).T
+    # A fixed seed: the same runs give the same report.
+    draws = np.random.default_rng(20250110).multinomial(counts.sum(), counts / counts.sum(), size=resamples)
+    low, high = np.quantile((draws @ net) / (draws @ size), (0.025, 0.975))
+    return float(low), float(high)
 
 
-def sign_test(a: int, b: int) -> float:
-    """Two-sided binomial test of ``a`` against ``b`` with probability 1/2."""
-    n = a + b
-    if a == b:
+def mcnemar(a_only: int, b_only: int) -> float:
+    """P-value of the exact McNemar test, two-sided.
+
+    Under the null hypothesis each problem that exactly one of two methods got
+    right is a fair coin, so the smaller count is binomial(n, 1/2). Whole
+    numbers until the last division: right for any n, also where
+    floating-point binomial terms underflow.
+
+    Parameters
+    ----------
+    a_only, b_only
+        Problems that only one of the two got right; the others say nothing.
+    """
+    n = a_only + b_only
+    if a_only == b_only:
         return 1.0
     term = tail = 1
-    for k in range(1, min(a, b) + 1):
+    for k in range(1, min(a_only, b_only) + 1):
         term = term * (n - k + 1) // k
         tail += term
     return (2 * tail) / (1 << n)
+
+
+def sign_flip_test(nets: Mapping[int, int]) -> float:
+    """Exact two-sided test that a problem's net gain is as likely as the loss of the same size.
+
+    Under the null hypothesis the two methods are exchangeable within each
+    problem, over all seeds at once, so the sign of every problem's net is a
+    fair coin and problems are independent. With one seed nets are -1, 0, 1
+    and this is the exact McNemar test.
+
+    Parameters
+    ----------
+    nets
+        Net gain of a problem to the number of problems with it.
+    """
+    sizes: Counter[int] = Counter()
+    for net, count in nets.items():
+        if net and count:
+            sizes[abs(net)] += count
+    if set(sizes) <= {1}:
+        return mcnemar(nets.get(-1, 0), nets.get(1, 0))
+    # The sum is 2 * (what falls on the positive side) - total.
+    chances = np.ones(1)
+    for size, count in sorted(sizes.items()):
+        ways = np.zeros(size * count + 1)
+        # Exact whole numbers, rounded once.
+        half = 1 << count
+        ways[::size] = [math.comb(count, k) / half for k in range(count + 1)]
+        chances = np.convolve(chances, ways)
+    total = len(chances) - 1
+    observed = abs(sum(net * count for net, count in nets.items()))
+    sums = np.abs(2 * np.arange(total + 1) - total)
+    return min(1.0, float(chances[sums >= observed].sum()))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted for the size of their family (Holm, 1979).
+
+    Rejecting where the adjusted value is at most alpha keeps the chance of any
+    false rejection in the family at most alpha, whatever the dependence.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, i in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = highest
+    return adjusted
 
 
 def outcomes(metrics: Mapping[str, Any], measure: str) -> dict[str, bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
@@ -14,16 +15,16 @@ class Estimate(TypedDict):
     se: float
 
 
-def estimate(scores: Iterable[int], scale: int = 1) -> Estimate:
+def estimate(scores: Iterable[float], scale: int = 1) -> Estimate:
     """Mean and standard error of one score per problem.
 
-    Sums are kept as whole numbers, so the result does not depend on the order
-    of the problems, not even in its last digit.
+    Sums are exact, so the result does not depend on the order of the
+    problems, not even in its last digit.
 
     Parameters
     ----------
     scores
-        n whole numbers, one per problem: 0 or 1, or how many of ``scale``
+        n numbers, one per problem: 0 or 1, a share, or how many of ``scale``
         agents were right. Counting agents *per problem* keeps the error
         honest: agents answering one problem are not independent.
     scale
@@ -40,36 +41,9 @@ def estimate(scores: Iterable[int], scale: int = 1) -> Estimate:
     ValueError
         There is no score.
     """
-    count = total = squares = 0
-    for one in scores:
-        count += 1
-        total += one
-        squares += one * one
-    if not count:
-        raise ValueError("no scores to average")
-    # std = sqrt(n * sum(x^2) - sum(x)^2) / n, without cancellation.
-    spread = math.sqrt(count * squares - total * total) / count
-    return Estimate(value=total / (count * scale), se=spread / math.sqrt(count) / scale)
-
-
-def estimate_shares(values: Sequence[float]) -> Estimate:
-    """Mean and standard error of one share per problem, where shares are no whole numbers.
-
-    Parameters
-    ----------
-    values
-        n numbers, one per problem.
-
-    Raises
-    ------
-    ValueError
-        There is none.
-    """
-    if not values:
-        raise ValueError("no scores to average")
-    mean = math.fsum(values) / len(values)
-    variance = math.fsum((value - mean) ** 2 for value in values) / len(values)
-    return Estimate(value=mean, se=math.sqrt(variance / len(values)))
+    scores = list(scores)
+    mean, deviation = statistics.mean(scores), statistics.pstdev(scores)
+    return Estimate(value=mean / scale, se=deviation / math.sqrt(len(scores)) / scale)
 
 
 class Ratio(TypedDict):
@@ -102,14 +76,3 @@ def ratio(counts: Sequence[int], opportunities: Sequence[int]) -> Ratio:
     value = count / of
     squares = math.fsum((c - value * o) ** 2 for c, o in zip(counts, opportunities, strict=True))
     return Ratio(value=value, se=math.sqrt(squares) / of, count=count, of=of)
-
-
-def standard_error(scores: Iterable[int]) -> float:
-    """Standard error of a mean of 0/1 scores: population std (ddof 0) / sqrt(n).
-
-    Raises
-    ------
-    ValueError
-        There is no score.
-    """
-    return estimate(scores)["se"]

@@ -9,14 +9,14 @@ from typing import Any
 from hpcmaf.config.recipe import Recipe
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.errors import DataError
-from hpcmaf.evaluation.diversity.measure import Means, measure, sample
+from hpcmaf.evaluation.diversity import measure, sample
 from hpcmaf.files.publish import write_json
 from hpcmaf.jobs.serving import served_models
 from hpcmaf.run.directory import RunDir
 
 
 def measure_run(
-    run: RunDir, iterations: Sequence[int], problems: int, means: Means, *, again: bool = False
+    run: RunDir, iterations: Sequence[int], problems: int, *, again: bool = False, **model: Any
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Measure iterations and write each one's ``diversity.json``.
 
@@ -27,6 +27,9 @@ def measure_run(
     again
         Also those that have been measured; they are left as they are
         otherwise.
+    model
+        Encoder, device and batch size, see
+        :func:`hpcmaf.evaluation.diversity.measure`.
 
     Yields
     ------
@@ -55,6 +58,6 @@ def measure_run(
         if not transcripts:
             raise DataError(f"{run.store(t, 'eval')}: holds no debate")
         society = method.society(transcripts[0].agents, served.agents, evaluating=True)
-        value = measure(transcripts, served, society, means, seed=recipe.seed, iteration=t)
+        value = measure(transcripts, served, society, seed=recipe.seed, iteration=t, **model)
         write_json(run.diversity(t), value)
         yield run.diversity(t), value

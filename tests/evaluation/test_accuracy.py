@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import DataError
-from hpcmaf.evaluation import estimate, pseudo_label_accuracy, score, standard_error
+from hpcmaf.evaluation import estimate, pseudo_label_accuracy, score
 
 Debate = Callable[..., Transcript]
 RUN = {"seed": 7, "iteration": 2, "method": "maft", "task": "arithmetic"}
@@ -139,7 +139,7 @@ def test_what_it_refuses(debate: Debate) -> None:
 @settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=300))
 def test_standard_error_is_population_std_over_root_n(scores: list[bool]) -> None:
-    assert standard_error(scores) == pytest.approx(np.std(scores, ddof=0) / np.sqrt(len(scores)), abs=1e-15)
+    assert estimate(scores)["se"] == pytest.approx(np.std(scores, ddof=0) / np.sqrt(len(scores)), abs=1e-15)
 
 
 @settings(deadline=None)

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcmaf.debate.transcript import Transcript
-from hpcmaf.evaluation import majority_at_k, pass_at_k, ratio, score
-from hpcmaf.evaluation.curves import answer_classes, curve_points
+from hpcmaf.evaluation import ratio, score
+from hpcmaf.evaluation.curves import answer_classes, curve_points, majority_at_k, pass_at_k
 
 Debate = Callable[..., Transcript]
 RUN = {"seed": 7, "iteration": 2, "method": "maft", "task": "arithmetic"}

@@ -130,12 +130,12 @@ def test_measures_are_those_of_transformers(adapters: dict[str, str]) -> None:
     from transformers import AutoModel, AutoTokenizer
 
     from hpcmaf.engines.base import ServedModels
-    from hpcmaf.evaluation.diversity.measure import Means, measure
+    from hpcmaf.evaluation.diversity import measure
     from hpcmaf.micro import base_path
 
     base = str(base_path())
     served = ServedModels(base, "lora", adapters, dtype="float32")
-    value = measure(debates(), served, Society.of(3, list(adapters)), Means(device="cpu"), seed=0, iteration=1)
+    value = measure(debates(), served, Society.of(3, list(adapters)), seed=0, iteration=1, device="cpu")
     assert (value["problems"], value["unscored"], value["encoder"]) == (2, 0, None)
 
     expected: dict[str, list[float]] = {"nll": [], "kl_agents": [], "kl_base": []}
@@ -169,14 +169,14 @@ def test_measures_are_those_of_transformers(adapters: dict[str, str]) -> None:
 @pytest.mark.slow
 def test_the_untouched_base_does_not_diverge_from_itself() -> None:
     from hpcmaf.engines.base import ServedModels
-    from hpcmaf.evaluation.diversity.measure import Means, measure
+    from hpcmaf.evaluation.diversity import measure
     from hpcmaf.micro import base_path
 
     served = ServedModels(str(base_path()), "lora", {}, dtype="float32")
     long = replace(debates()[0].answers[-1][0], text="1+" * 4000)
     one = debates()[0]
     one = replace(one, answers=(one.answers[0], (long, *one.answers[1][1:])))
-    value = measure([one], served, Society.of(3, []), Means(device="cpu"), seed=0, iteration=0)
+    value = measure([one], served, Society.of(3, []), seed=0, iteration=0, device="cpu")
     assert value["measures"]["kl_agents"]["value"] == value["measures"]["kl_base"]["value"] == 0.0
     assert value["measures"]["nll"]["value"] > 0
     assert value["unscored"] == 1  # it does not fit the context, and says so
@@ -188,7 +188,7 @@ def test_a_sentence_encoder_of_two_halves(tmp_path: Path) -> None:
     import torch
     from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration
 
-    from hpcmaf.evaluation.diversity.embedding import Encoder
+    from hpcmaf.evaluation.diversity import Encoder
     from tests.tiny_models import tiny_tokenizer
 
     tokenizer = tiny_tokenizer()
@@ -216,7 +216,7 @@ def test_what_it_refuses(tmp_path: Path) -> None:
 
 
 def test_a_failing_engine_is_not_swallowed() -> None:
-    from hpcmaf.evaluation.diversity.scoring import score_all
+    from hpcmaf.evaluation.diversity import score_all
 
     class Broken:
         async def complete(self, request: Any) -> Any:

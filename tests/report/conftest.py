@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -13,7 +13,7 @@ from hpcmaf.config.profile import Profile
 from hpcmaf.config.recipe import Recipe
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.debate.transcript import Transcript, Utterance
-from hpcmaf.evaluation import pseudo_label_accuracy, score
+from hpcmaf.evaluation import mcnemar, pseudo_label_accuracy, score
 from hpcmaf.files.publish import write_json
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import build_plan
@@ -64,6 +64,20 @@ def ledger(t: int) -> dict[str, Any]:
         for n, agent in enumerate(("generator-0", "critic-0"))
     ]
     return {"schema": "hpcmaf-ledger/1", "rows": rows}
+
+
+class Paired(NamedTuple):
+    """Problems that only one of two got right, and what McNemar's test says of them."""
+
+    b_only: int
+    a_only: int
+    p: float
+
+
+def paired_test(a: dict[str, bool], b: dict[str, bool]) -> Paired:
+    assert a.keys() == b.keys()
+    b_only, a_only = (sum(one[key] > other[key] for key in a) for one, other in ((b, a), (a, b)))
+    return Paired(b_only, a_only, mcnemar(a_only, b_only))
 
 
 @pytest.fixture

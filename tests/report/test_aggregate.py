@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpcmaf.errors import DataError
-from hpcmaf.evaluation import mcnemar, outcomes
+from hpcmaf.evaluation import outcomes
 from hpcmaf.files.publish import write_json
 from hpcmaf.report import Report, aggregate
 from hpcmaf.report.build import markdown
@@ -24,6 +24,7 @@ from hpcmaf.report.groups import group_runs
 from hpcmaf.report.records import read_run
 from hpcmaf.report.values import to_json
 from hpcmaf.run.directory import RunDir
+from tests.report.conftest import paired_test
 
 MakeRun = Callable[..., RunDir]
 TEXTS = ("report.md", "report.csv", "learned.csv", "report.json", "report.tex", "report.html")
@@ -60,7 +61,7 @@ def test_tests_compare_last_debate_with_the_base(make_run: MakeRun, tmp_path: Pa
     tests = load(tmp_path / "out/report.json")["runs"][0]["tests"]
     assert [one["measure"] for one in tests] == ["vote@M", "vote@1", "answer"]
     for one in tests:
-        expected = mcnemar(outcomes(base, one["measure"]), outcomes(last, "vote@M"))
+        expected = paired_test(outcomes(base, one["measure"]), outcomes(last, "vote@M"))
         assert (one["gained"], one["lost"], one["p"]) == expected
         assert one["iteration"] == 2
         difference = last["accuracy"]["vote@M"]["value"] - base["accuracy"][one["measure"]]["value"]

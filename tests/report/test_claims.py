@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from hpcmaf.evaluation import compare, holm, mcnemar, outcomes
+from hpcmaf.evaluation import compare, holm, outcomes
 from hpcmaf.report import aggregate
 from hpcmaf.report.claims import Claim, claim_tables, claims
 from hpcmaf.report.groups import group_runs
 from hpcmaf.report.records import read_run
 from hpcmaf.run.directory import RunDir
+from tests.report.conftest import paired_test
 
 MakeRun = Callable[..., RunDir]
 SEEDS = (0, 1)
@@ -55,7 +56,7 @@ def test_every_claim_is_asked(runs: list[RunDir]) -> None:
 def test_runs_of_one_seed_are_compared(runs: list[RunDir]) -> None:
     better = claims_of(runs)[3]
     tests = [
-        mcnemar(outcomes(metrics(one, 4), "vote@M"), outcomes(metrics(many, 4), "vote@M"))
+        paired_test(outcomes(metrics(one, 4), "vote@M"), outcomes(metrics(many, 4), "vote@M"))
         for many, one in zip(runs[:2], runs[2:], strict=True)
     ]
     assert better.result.gained == sum(test.b_only for test in tests)

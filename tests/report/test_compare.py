@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hpcmaf.errors import UsageError
-from hpcmaf.evaluation import holm, mcnemar, outcomes
+from hpcmaf.evaluation import holm, outcomes
 from hpcmaf.files.publish import write_json
 from hpcmaf.report import aggregate
 from hpcmaf.report.compare import against, find_baseline
@@ -18,6 +18,7 @@ from hpcmaf.report.methods import method_tables
 from hpcmaf.report.methods import rows as rows_of
 from hpcmaf.report.records import read_run
 from hpcmaf.run.directory import RunDir
+from tests.report.conftest import paired_test
 
 MakeRun = Callable[..., RunDir]
 
@@ -36,7 +37,7 @@ def test_runs_are_paired_by_seed(make_run: MakeRun) -> None:
     groups = groups_of(*ours, *theirs)
     (row,) = against(find_baseline("debate", groups), groups)
     tests = [
-        mcnemar(outcomes(load(theirs[at].metrics(0)), "vote@M"), outcomes(load(run.metrics(2)), "vote@M"))
+        paired_test(outcomes(load(theirs[at].metrics(0)), "vote@M"), outcomes(load(run.metrics(2)), "vote@M"))
         for run, at in zip(ours, (1, 0), strict=True)
     ]
     assert (row.iteration, row.against, row.result.pairs) == (2, 0, 2)
@@ -55,7 +56,7 @@ def test_holm_covers_one_task_and_model(make_run: MakeRun) -> None:
     (alone,) = (row for row in rows if row.group.place[0] == "math")
     assert alone.p_holm == alone.result.p
     base, last = load(far.metrics(0)), load(far.metrics(1))
-    assert (alone.result.gained, alone.result.lost, alone.result.p) == mcnemar(
+    assert (alone.result.gained, alone.result.lost, alone.result.p) == paired_test(
         outcomes(base, "answer"), outcomes(last, "vote@M")
     )
 
@@ -76,7 +77,7 @@ def test_what_trains_nobody_is_held_against_the_last(make_run: MakeRun) -> None:
     assert {row.group.line: (row.iteration, row.against) for row in rows} == {"debate": (0, 3), "star": (2, 2)}
     (debate,) = (row.result for row in rows if row.group.line == "debate")
     last, plain = (outcomes(load(run.metrics(t)), "vote@M") for run, t in ((trained, 3), (untrained, 0)))
-    assert (debate.gained, debate.lost, debate.p) == mcnemar(last, plain)
+    assert (debate.gained, debate.lost, debate.p) == paired_test(last, plain)
     # And where the baseline is not the one whose accuracy stands in the table, the table says so.
     (table,) = method_tables(rows_of(groups, rows, False), "maft", False)
     assert table.note.endswith("star: against iteration 2 of maft.") and "debate: against" not in table.note
@@ -119,7 +120,7 @@ def test_the_base_is_taken_from_whichever_run_measured_it(make_run: MakeRun, nam
     mafts = [make_run(f"m{seed}", seed=seed, upto=0) for seed in (1, 0)]
     row = compared(name, *stars, *mafts)["star"]
     tests = [
-        mcnemar(measured(base, 0, measure), measured(star, 1, "answer"))
+        paired_test(measured(base, 0, measure), measured(star, 1, "answer"))
         for star, base in zip(stars, stars if name == "base" else (mafts[1], mafts[0]), strict=True)
     ]
     assert (row.result.gained, row.result.lost) == (sum(t.b_only for t in tests), sum(t.a_only for t in tests))
@@ -186,5 +187,5 @@ def test_a_method_of_one_answer_has_one_test(make_run: MakeRun, tmp_path: Path) 
         "maft": ["vote@M", "vote@1", "answer"],
     }
     (one,) = tests["star"]
-    assert one["p_holm"] == one["p"] == mcnemar(*(measured(runs["star"], t, "answer") for t in (0, 1))).p
+    assert one["p_holm"] == one["p"] == paired_test(*(measured(runs["star"], t, "answer") for t in (0, 1))).p
     assert [(one["agents"], one["rounds"]) for one in tests["maft"]] == [(3, 2), (3, 1), (1, 1)]

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from hpcmaf.evaluation import MEASURES, declared, mcnemar
+from hpcmaf.evaluation import MEASURES, declared
 from hpcmaf.launch.status import accuracy
 from hpcmaf.report import aggregate
 from hpcmaf.report.records import read_run
 from hpcmaf.run.directory import RunDir
+from tests.report.conftest import paired_test
 
 EARLIER = Path(__file__).with_name("earlier")
 BY_POSITION = {"answer": "one_answer", "vote@1": "majority", "vote@M": "debate"}
@@ -49,7 +50,7 @@ def test_a_report_of_them(tmp_path: Path) -> None:
         for scores, name in ((base, "debate"), (star, "one_answer"))
     ]
     result = rows["star"].tested.result
-    assert (result.gained, result.lost, result.p) == mcnemar(*sides)
+    assert (result.gained, result.lost, result.p) == paired_test(*sides)
     assert "(critic-0: 4, generator-1: 7)" in report.warnings[0]
     assert ",generator-0,11," in (tmp_path / "learned.csv").read_text()
 

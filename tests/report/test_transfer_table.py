@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hpcmaf.config.profile import load_profile
-from hpcmaf.evaluation import holm, mcnemar, outcomes
+from hpcmaf.evaluation import holm, outcomes
 from hpcmaf.launch.prepare import plan_run
 from hpcmaf.report import Report, aggregate
 from hpcmaf.report.compare import against, find_baseline
@@ -19,6 +19,7 @@ from hpcmaf.report.records import read_run
 from hpcmaf.report.sections import estimate
 from hpcmaf.run.directory import RunDir
 from hpcmaf.study import load_study
+from tests.report.conftest import paired_test
 
 MakeRun = Callable[..., RunDir]
 WORDS, TO_WORDS, TO_ARITHMETIC = (
@@ -70,7 +71,7 @@ def test_trained_elsewhere_is_tested_on_the_same_problems(runs: dict[str, RunDir
     other = found["arithmetic", "maft · trained on words"]
     assert other.result is not None and other.result.pairs == 2
     tests = [
-        mcnemar(scores(runs[f"maft-{seed}"], 2), scores(runs[f"maft-of-words-to-arithmetic-{seed}"], 2))
+        paired_test(scores(runs[f"maft-{seed}"], 2), scores(runs[f"maft-of-words-to-arithmetic-{seed}"], 2))
         for seed in (0, 1)
     ]
     assert (other.result.gained, other.result.lost) == (sum(t.b_only for t in tests), sum(t.a_only for t in tests))

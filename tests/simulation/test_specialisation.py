@@ -1,18 +1,21 @@
-"""The specialisation model does what its docstring says, and its figures are right."""
+"""The specialisation model does what its docstring says, and the published figures are its own."""
 
 from __future__ import annotations
 
-import csv
+import runpy
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from hpcmaf.cli.simulate import command
-from hpcmaf.simulation.drawing import course_rows, save_outcome
-from hpcmaf.simulation.specialisation import Setting, alone, learn, simulate
+FOLDER = Path(__file__).parents[2] / "results" / "simulate"
+MODEL = runpy.run_path(str(FOLDER / "simulate.py"))
+alone, learn, simulate = MODEL["alone"], MODEL["learn"], MODEL["simulate"]
+
+
+def run(agents: int = 3, subtasks: int = 3, iterations: int = 40, *, pooled: bool) -> dict[str, np.ndarray]:
+    return simulate(agents, subtasks, iterations, problems=500, rate=0.5, runs=20, seed=0, pooled=pooled)
 
 
 def test_alone_counts_who_is_right_and_nobody_else() -> None:
@@ -28,8 +31,7 @@ def test_alone_counts_who_is_right_and_nobody_else() -> None:
 
 
 def test_learning_moves_towards_the_data_and_stays_without() -> None:
-    skills = np.array([[0.5, 0.5], [0.2, 0.8]])
-    moved = learn(skills, np.array([[3, 1], [0, 0]]), 0.5)
+    moved = learn(np.array([[0.5, 0.5], [0.2, 0.8]]), np.array([[3, 1], [0, 0]]), 0.5)
     np.testing.assert_allclose(moved, [[0.625, 0.375], [0.2, 0.8]])
 
 
@@ -48,41 +50,25 @@ def test_differences_grow_and_what_is_common_shrinks(agents: int, subtasks: int,
 
 
 def test_agents_go_to_vertices_of_their_own_and_the_pooled_model_stays() -> None:
-    outcome = simulate(Setting(runs=40))
-    apart, pooled = outcome.apart, outcome.pooled
-    rising = apart.variation.mean(axis=1)
+    apart, pooled = run(pooled=False), run(pooled=True)
+    rising = apart["variation"].mean(axis=1)
     assert rising[0] == 0 and (np.diff(rising[:25]) > 0).all() and rising[-1] > 0.99
-    assert apart.distinct[-1].all() and apart.strongest[-1].min() > 0.99 and apart.covered[-1].min() > 0.99
-    assert not pooled.variation.any(), "copies of one model"
-    assert (np.abs(pooled.strongest - 1 / 3) < 0.1).all()
-    assert abs(pooled.covered[-1].mean() - pooled.covered[0, 0]) < 0.01
-    assert sorted(apart.path[-1].argmax(axis=1)) == [0, 1, 2]
-    for course in (apart, pooled):
-        np.testing.assert_allclose(course.path.sum(axis=2), 1)
+    assert apart["distinct"][-1].all() and apart["strongest"][-1].min() > 0.99 and apart["covered"][-1].min() > 0.99
+    assert not pooled["variation"].any(), "copies of one model"
+    assert (np.abs(pooled["strongest"] - 1 / 3) < 0.1).all()
+    assert abs(pooled["covered"][-1].mean() - pooled["covered"][0, 0]) < 0.01
+    assert sorted(apart["path"][-1].argmax(axis=1)) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("size", [(2, 5), (5, 3)])
-def test_other_numbers_of_agents_and_subtasks(size: tuple[int, int], tmp_path: Path) -> None:
-    outcome = simulate(Setting(*size, iterations=60, runs=10))
-    assert outcome.apart.distinct[-1].all()
-    assert outcome.apart.path.shape == (61, *size)
+@pytest.mark.parametrize(("agents", "subtasks", "most"), [(2, 5, 1.0), (5, 3, 0.8)])
+def test_other_numbers_of_agents_and_subtasks(agents: int, subtasks: int, most: float) -> None:
+    course = run(agents, subtasks, 60, pooled=False)
+    assert course["distinct"][-1].all() and course["path"].shape == (61, agents, subtasks)
     # No more than this many of five agents can be apart over three subtasks.
-    most = 1.0 if size == (2, 5) else 0.8
-    assert most - 0.05 < outcome.apart.variation[-1].mean() <= most + 1e-9
-    save_outcome(outcome, tmp_path / "plot")
-    assert (tmp_path / "plot.png").stat().st_size > 10_000 and b"pooled" in (tmp_path / "plot.svg").read_bytes()
+    assert most - 0.05 < course["variation"][-1].mean() <= most + 1e-9
 
 
-def test_the_command(tmp_path: Path) -> None:
-    words = ["--iters", "30", "--runs", "5", "--out", str(tmp_path / "a b")]
-    result = CliRunner().invoke(command, words, catch_exceptions=False)
-    assert result.exit_code == 0
-    outcome = simulate(Setting(iterations=30, runs=5))
-    rows = list(csv.DictReader((tmp_path / "a b" / "specialisation.csv").open()))
-    assert len(rows) == len(course_rows(outcome)) == 62
-    assert float(rows[30]["variation"]) == pytest.approx(outcome.apart.variation[-1].mean(), rel=1e-5)
-    lines = result.output.splitlines()
-    assert [line.split()[0] for line in lines[3:14]] == [str(t) for t in range(0, 31, 3)]
-    assert lines[13].split()[1] == f"{outcome.apart.variation[-1].mean():.3f}"
-    again = CliRunner().invoke(command, words[:4]).output
-    assert again.splitlines()[:14] == lines[:14], "the same seed, the same figures"
+def test_the_published_figures_are_what_the_script_writes(tmp_path: Path) -> None:
+    MODEL["main"](["--out", str(tmp_path)])
+    assert (tmp_path / "specialisation.csv").read_bytes() == (FOLDER / "specialisation.csv").read_bytes()
+    assert (tmp_path / "specialisation.png").stat().st_size > 10_000

@@ -1,1 +1,0 @@
-"""What finetuning apart does to a society, without a single language model."""
