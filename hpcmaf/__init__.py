@@ -12,8 +12,8 @@ the method written with it. Names are imported when they are first used, so
   :class:`TransformersEngine`, :class:`VllmEngine`, :class:`EndpointEngine`
 - debates: :class:`Protocol`, :class:`Society`, :func:`debate_all`,
   :class:`Transcript`
-- answers: :func:`extract`, :func:`equivalent`, :func:`vote`,
-  :func:`consensus` (the vote of a debate's round)
+- answers: :func:`extract` by :class:`AnswerForm`, :func:`equivalent`,
+  :func:`vote`, :func:`consensus` (the vote of a debate's round)
 - stores: :func:`write_store`, :class:`StoreInfo`, :class:`Store`
 - selection: :func:`select`, :func:`write_selection`
 - training: :class:`FinetuneJob`, :class:`LoraSettings`,

@@ -1,0 +1,53 @@
+"""What ``hpcmaf`` exports, and the program that is written with it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hpcmaf
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    assert hpcmaf.__doc__ is not None
+    assert sorted(set(re.findall(r":(?:func|class):`(\w+)`", hpcmaf.__doc__))) == hpcmaf.__all__
+    for name in hpcmaf.__all__:
+        assert getattr(hpcmaf, name).__doc__, name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        hpcmaf.nothing  # noqa: B018
+
+
+def test_importing_the_package_loads_nothing() -> None:
+    code = "import sys, hpcmaf; print(sorted(name for name in sys.modules if 'hpcmaf' in name or name == 'torch'))"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert [name for name in eval(shown) if not name.startswith("__editable__")] == ["hpcmaf"]
+
+
+def test_the_method_fits_a_screen() -> None:
+    lines = (ROOT / "recipes" / "minimal.py").read_text().splitlines()
+    assert len(lines) <= 120 and max(map(len, lines)) <= 120
+    assert not [line for line in lines if re.search(r"hpcmaf\.\w", line) and "import" in line]
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_the_method_in_one_screen_runs(tmp_path: Path) -> None:
+    """Two iterations, in which every agent is finetuned twice, each time from its own model."""
+    command = [sys.executable, str(ROOT / "recipes" / "minimal.py"), str(tmp_path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=800)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = re.findall(r"^iteration (\d): (\d+\.\d)%$", done.stdout, re.MULTILINE)
+    assert [number for number, _ in found] == ["0", "1", "2"] and all(float(value) > 50 for _, value in found)
+    agents = {f"{role}-{n}" for role in ("generator", "critic") for n in range(3)}
+    weights = {
+        t: {path.parent.name: path.read_bytes() for path in tmp_path.glob(f"it0{t}/agents/*/adapter_model.safetensors")}
+        for t in (1, 2)
+    }
+    assert set(weights[1]) == set(weights[2]) == agents
+    assert len({*weights[1].values(), *weights[2].values()}) == 12, "no two of them are the same"
