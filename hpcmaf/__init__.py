@@ -28,7 +28,7 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "hpcmaf.tasks": ("get_task",),
-    "hpcmaf.tasks.base": ("Problem",),
+    "hpcmaf.tasks.problems": ("Problem",),
     "hpcmaf.engines.basemodel": ("base_model",),
     "hpcmaf.engines.base": ("Sampling", "ServedModels"),
     "hpcmaf.engines.transformers_engine": ("TransformersEngine",),

@@ -48,7 +48,7 @@ def hold_debates(problems: list[Problem], models: dict[str, str], iteration: int
         rounds=M,
         summaries=True,
         prompts=TASK.prompts("compact"),
-        answer_form=TASK.answer_form("compact"),
+        answer_form=TASK.answer_form,
         sampling=Sampling(temperature=1.0, top_p=0.9, max_new_tokens=80),
         seed=SEED,
         iteration=iteration,

@@ -40,7 +40,7 @@ from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
 from hpcmaf.store import Store, verify
 from hpcmaf.tasks import get_task
-from hpcmaf.tasks.base import question_hash
+from hpcmaf.tasks.problems import question_hash
 from hpcmaf.tasks.splits import Splits
 from hpcmaf.training.report import FinetuneReport
 from tests.debate.scripted import ScriptedEngine
@@ -382,7 +382,7 @@ def test_evaluation_questions_among_the_training_questions_are_refused(
     task = get_task("arithmetic")
     whole = task.splits(None, 5, 5, 0)
     leaking = Splits(whole.train, [*whole.eval[:4], type(whole.eval[0])("odd", f" {whole.train[2].question} ", "1")])
-    monkeypatch.setattr(type(task.supply), "splits", lambda *_: leaking)
+    monkeypatch.setattr(type(task), "splits", lambda *_: leaking)
     with pytest.raises(LeakError, match="1 evaluation questions .* odd"):
         prepare_run(RunDir(tmp_path / "run"), load_recipe(overrides=SHAPE), load_profile())
     monkeypatch.setattr("sys.argv", ["hpcmaf", "submit", "--run", str(tmp_path / "again"), "--iters", "1"])

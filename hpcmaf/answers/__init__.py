@@ -5,7 +5,18 @@ worker processes, and only when the exact levels of `equivalent` cannot decide.
 """
 
 from hpcmaf.answers.equivalence import DEFAULT_DEADLINE_S, equivalent, warm_up
-from hpcmaf.answers.extraction import AnswerForm, extract, opened_thought, spoken
+from hpcmaf.answers.extraction import AnswerForm, extract, last_box, opened_thought, spoken
 from hpcmaf.answers.voting import Vote, vote
 
-__all__ = ["DEFAULT_DEADLINE_S", "AnswerForm", "Vote", "equivalent", "extract", "opened_thought", "spoken", "vote", "warm_up"]
+__all__ = [
+    "DEFAULT_DEADLINE_S",
+    "AnswerForm",
+    "Vote",
+    "equivalent",
+    "extract",
+    "last_box",
+    "opened_thought",
+    "spoken",
+    "vote",
+    "warm_up",
+]

@@ -9,8 +9,7 @@ from typing import Any
 
 import click
 
-from hpcmaf.tasks import TASKS, get_task
-from hpcmaf.tasks.registry import GENERATED
+from hpcmaf.tasks import GENERATED, TASKS, get_task
 
 
 @click.group(name="data")

@@ -15,8 +15,8 @@ from hpcmaf.debate.methods import METHODS
 from hpcmaf.engines.chat import DATE
 from hpcmaf.errors import ConfigError
 from hpcmaf.files.yaml import Strict, apply_overrides, read_mapping, shipped_folder, validate
+from hpcmaf.tasks import TASKS
 from hpcmaf.tasks.promptfile import PromptFile
-from hpcmaf.tasks.registry import TASKS
 
 
 def _day(value: str) -> str:

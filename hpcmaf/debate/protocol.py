@@ -12,7 +12,8 @@ from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Openings, Transcript, Utterance
 from hpcmaf.engines.base import Completion, Engine, Message, Request, Sampling
 from hpcmaf.seeding import derive_seed
-from hpcmaf.tasks.base import Problem, PromptSet
+from hpcmaf.tasks.problems import Problem
+from hpcmaf.tasks.prompts import PromptSet
 
 
 @dataclass(frozen=True, slots=True)

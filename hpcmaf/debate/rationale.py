@@ -10,7 +10,7 @@ from hpcmaf.debate.protocol import Call, Protocol, user
 from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.engines.base import Engine
-from hpcmaf.tasks.base import Problem
+from hpcmaf.tasks.problems import Problem
 
 
 async def rationalise(problem: Problem, society: Society, protocol: Protocol, engine: Engine) -> Transcript:

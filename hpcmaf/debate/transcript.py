@@ -8,7 +8,7 @@ from typing import Literal
 
 from hpcmaf.answers import spoken
 from hpcmaf.engines.chat import Message
-from hpcmaf.tasks.base import Problem
+from hpcmaf.tasks.problems import Problem
 
 # Kind of prompt to the turns that stand before every chat of that kind.
 Openings = Mapping[str, tuple[Message, ...]]

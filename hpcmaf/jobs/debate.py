@@ -25,7 +25,7 @@ from hpcmaf.jobs.serving import adapter_room, models_of
 from hpcmaf.run.sharding import cut, expected_tokens
 from hpcmaf.store import StoreInfo, write_store
 from hpcmaf.tasks import get_task
-from hpcmaf.tasks.base import Problem
+from hpcmaf.tasks.problems import Problem
 
 SPLITS = {"debate": "train", "eval": "eval"}
 
@@ -86,7 +86,7 @@ def protocol_of(recipe: Recipe, method: Method, asked: Asked, rounds: int, itera
         rounds=rounds,
         summaries=method.summaries and not method.reads_gold,
         prompts=task.prompts(asked.prompts),
-        answer_form=AnswerForm(asked.answer) if asked.answer else task.answer_form(asked.prompts),
+        answer_form=AnswerForm(asked.answer) if asked.answer else task.answer_form,
         sampling=sampling,
         seed=recipe.seed,
         iteration=iteration,

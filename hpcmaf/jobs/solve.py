@@ -15,7 +15,7 @@ from hpcmaf.debate.transcript import Transcript
 from hpcmaf.jobs.debate import protocol_of
 from hpcmaf.jobs.serving import last_society, served_models
 from hpcmaf.run.directory import RunDir
-from hpcmaf.tasks.base import Problem, question_hash
+from hpcmaf.tasks.problems import Problem, question_hash
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from hpcmaf.files.publish import Amount, Count, Record, read_json
 from hpcmaf.run import markers
 from hpcmaf.run import problems as problemfiles
 from hpcmaf.run.plan import Plan, Stage, stage_id
-from hpcmaf.tasks.base import Problem
+from hpcmaf.tasks.problems import Problem
 
 _DRIVER_LOCK = ".driver.lock"
 

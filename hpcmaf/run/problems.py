@@ -10,7 +10,7 @@ from typing import Any
 
 from hpcmaf.errors import PlanChangedError
 from hpcmaf.files.publish import read_bytes, write_text
-from hpcmaf.tasks.base import Problem
+from hpcmaf.tasks.problems import Problem
 
 
 def describe(problems: Sequence[Problem]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from hpcmaf.errors import DataError
 from hpcmaf.files.publish import Manifest, read_bytes
 from hpcmaf.store.schema import StoreInfo
 from hpcmaf.store.writer import write_store
-from hpcmaf.tasks.base import Problem, question_hash
+from hpcmaf.tasks.problems import Problem, question_hash
 
 # By instance: pydantic's own strings hold no lone surrogates, which model output contains.
 _Text = InstanceOf[str]
@@ -68,7 +68,7 @@ def import_debates(source: Path, target: Path, task: str) -> Manifest:
     """
     from hpcmaf.tasks import get_task
 
-    form = str(get_task(task).answer_form("default"))
+    form = str(get_task(task).answer_form)
     debates = _read(Path(source))
     agents = next(iter(debates.values()))[0]
     info = StoreInfo(task, form, len(agents), len(agents[0]) // 2, iteration=0, split="train", summaries=False)

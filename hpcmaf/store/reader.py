@@ -31,7 +31,7 @@ from hpcmaf.store.schema import (
     events,
     read_info,
 )
-from hpcmaf.tasks.base import Problem
+from hpcmaf.tasks.problems import Problem
 
 REMEDY = "delete it and its manifest, and rerun the stage that wrote it"
 

@@ -3,8 +3,7 @@
 Importing this package reads no data and loads nothing heavy.
 """
 
-from hpcmaf.tasks.registry import TASKS, get_task
 from hpcmaf.tasks.splits import Splits, leak_guard
-from hpcmaf.tasks.task import Task
+from hpcmaf.tasks.task import GENERATED, TASKS, Task, get_task
 
-__all__ = ["TASKS", "Splits", "Task", "get_task", "leak_guard"]
+__all__ = ["GENERATED", "TASKS", "Splits", "Task", "get_task", "leak_guard"]

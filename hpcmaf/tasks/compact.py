@@ -1,24 +1,20 @@
 """Prompts of the arithmetic task in the characters of the packaged micro model.
 
-The micro model reads 30 characters and no words, so what a debate says to it
-is reduced to marks: ``=`` asks for a first answer, ``|`` stands before another
-agent's answer, ``~`` before a summary. The corpus that model is made from is
-rendered through this very class (see ``results/micro_model`` in the repository).
+The micro model reads 30 characters and no words, so what a debate says to it is reduced to marks: ``=`` asks for a first
+answer, ``|`` stands before another agent's answer, ``~`` before a summary. The corpus that model is made from is rendered
+through this very class (see ``results/micro_model`` in the repository).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 from hpcmaf.errors import ConfigError, DataError
-from hpcmaf.tasks.base import PromptSet
+from hpcmaf.tasks.prompts import PromptSet
 
-_MARKS = (
-    "method: the compact prompts have no words for roles, IDs or cooperation; use a method without them, or "
-    "task.prompts: default and a model that reads words"
-)
 _EXPRESSION = re.compile(r"\d+(?:\s*[-+*]\s*\d+)+")
 
 
@@ -30,8 +26,7 @@ def expression_of(question: str) -> str:
     DataError
         The question holds no expression of integers, ``+``, ``-`` and ``*``.
     """
-    match = _EXPRESSION.search(question)
-    if match is None:
+    if (match := _EXPRESSION.search(question)) is None:
         raise DataError(
             f"the compact prompts found no arithmetic expression in the question {question[:60]!r}; "
             "use task.prompts: default for questions in words"
@@ -39,16 +34,34 @@ def expression_of(question: str) -> str:
     return re.sub(r"\s", "", match.group())
 
 
+def _refuse(*_: Any) -> NoReturn:
+    """Refuse: marks cannot name agents, nor tell them how to treat one another."""
+    raise ConfigError(
+        "method: the compact prompts have no words for roles, IDs or cooperation; use a method without them, or "
+        "task.prompts: default and a model that reads words"
+    )
+
+
+@dataclass(frozen=True)
 class CompactPrompts(PromptSet):
-    """The :class:`hpcmaf.tasks.base.PromptSet` that the micro model understands."""
+    """Prompts that the micro model understands.
+
+    Attributes
+    ----------
+    expression
+        Finds the expression that a question comes to.
+    """
+
+    expression: Callable[[str], str] = expression_of
+    integrate = integrate_without_summary = named = _refuse
 
     def first(self, question: str) -> str:
         """``12+3*4+5-6*7=``."""
-        return expression_of(question) + "="
+        return self.expression(question) + "="
 
     def summarize(self, question: str, answers: Sequence[str]) -> str:
         """The expression, then the others' answers, each behind a ``|``."""
-        return expression_of(question) + "|" + "|".join(answers)
+        return self.expression(question) + "|" + "|".join(answers)
 
     def update(self, question: str, summary: str) -> str:
         """The summary behind a ``~``; the question stands in the chat's first turn."""
@@ -57,18 +70,6 @@ class CompactPrompts(PromptSet):
     def update_without_summary(self, question: str, answers: Sequence[str]) -> str:
         """The others' answers, each behind a ``|``."""
         return "|" + "|".join(answers)
-
-    def integrate(self, question: str, summary: str) -> str:
-        """Refuse: marks cannot tell agents how to treat one another."""
-        raise ConfigError(_MARKS)
-
-    def integrate_without_summary(self, question: str, answers: Sequence[str]) -> str:
-        """Refuse, as ``integrate`` does."""
-        raise ConfigError(_MARKS)
-
-    def named(self, role: Literal["generator", "critic"], agent: int, text: str) -> str:
-        """Refuse: the micro model reads no names."""
-        raise ConfigError(_MARKS)
 
     def hint(self, question: str, answer: str) -> str:
         """The question once more: no mark says that an answer is right, so the hint is left out."""

@@ -11,21 +11,18 @@ import json
 
 from hpcmaf.answers import AnswerForm
 from hpcmaf.errors import DataError
-from hpcmaf.tasks.base import Problem
-from hpcmaf.tasks.files import Files
-from hpcmaf.tasks.layouts import within
-from hpcmaf.tasks.prompts import ChatPrompts
-from hpcmaf.tasks.rows import Row
-from hpcmaf.tasks.task import Task, Variant
+from hpcmaf.tasks.problems import Problem
+from hpcmaf.tasks.prompts import PromptSet
+from hpcmaf.tasks.readers import Row
+from hpcmaf.tasks.sources import Files, within
 
 
 def parse(row: Row) -> Problem:
     """One problem; without an ``id`` it is known by its content's hash."""
     question = row.text("question")
     answered = row.first_of("answer") is not None
-    if not answered and row.first_of("gold", "solution", "output") is not None:
+    if not answered and (key := row.first_of("gold", "solution", "output")) is not None:
         # Reading it as an unanswered question would hide a misnamed key.
-        key = row.first_of("gold", "solution", "output")
         raise DataError(f"{row.where}: has '{key}' but no 'answer'; rename the key")
     if not answered and row.split == "test":
         raise DataError(f"{row.where}: no 'answer', which a test problem needs; add it or move it to train.jsonl")
@@ -39,15 +36,15 @@ def parse(row: Row) -> Problem:
     )
 
 
-def _prompts() -> ChatPrompts:
-    return ChatPrompts(
-        instruction="Solve the problem below. Reason step by step.",
-        ending="End with one line that gives the final answer alone, as Answer: \\boxed{...}.",
-    )
-
-
-TASK = Task(
+TASK = Files(
     name="jsonl",
-    supply=Files("jsonl", parse, within("", "data/", "default/")),
-    variants={"default": Variant(_prompts, AnswerForm.BOXED)},
+    answer_form=AnswerForm.BOXED,
+    parse=parse,
+    layouts=within("", "data/", "default/"),
+    variants={
+        "default": PromptSet(
+            instruction="Solve the problem below. Reason step by step.",
+            ending="End with one line that gives the final answer alone, as Answer: \\boxed{...}.",
+        )
+    },
 )

@@ -7,15 +7,14 @@ It has no training split of its own questions: ``dev`` and ``val`` train,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from hpcmaf.answers import AnswerForm
 from hpcmaf.errors import DataError
-from hpcmaf.tasks.base import Problem
-from hpcmaf.tasks.files import Files
-from hpcmaf.tasks.layouts import within
-from hpcmaf.tasks.prompts import ChatPrompts
-from hpcmaf.tasks.rows import Row
-from hpcmaf.tasks.task import Task, Variant
+from hpcmaf.tasks.problems import Problem
+from hpcmaf.tasks.prompts import PromptSet
+from hpcmaf.tasks.readers import Row
+from hpcmaf.tasks.sources import Files, within
 
 LETTERS = "ABCD"
 
@@ -47,63 +46,43 @@ def letter_of(row: Row) -> str:
     DataError
         It is neither.
     """
-    answer = row.text("answer")
-    if answer.upper() in LETTERS and len(answer) == 1:
-        return answer.upper()
-    if answer in ("0", "1", "2", "3"):
-        return LETTERS[int(answer)]
-    raise DataError(f"{row.where}: answer {answer[:20]!r} is neither a letter A to D nor an index 0 to 3; repair it")
-
-
-def render(question: str, choices: list[str]) -> str:
-    """The question as it is asked and hashed: its text, then one choice per line."""
-    lines = [f"({letter}) {choice}" for letter, choice in zip(LETTERS, choices, strict=True)]
-    return "\n".join([question, *lines])
+    answer = row.text("answer").upper()
+    if len(answer) != 1 or answer not in f"{LETTERS}0123":
+        raise DataError(f"{row.where}: answer {answer[:20]!r} is neither a letter A to D nor an index 0 to 3; repair it")
+    return LETTERS[int(answer)] if answer.isdecimal() else answer
 
 
 def parse(row: Row) -> Problem:
-    """One problem, from the official CSV or a row with ``choices``."""
+    """One problem, from the official CSV or a row with ``choices``; choices are part of the question."""
     subject = str(row.values.get("subject") or row.group or "")
     if "0" in row.values:
-        row, subject = _from_csv(row)
-    if (key := row.first_of("id")) is not None:
-        name = f"mmlu-{row.text(key)}"
-    else:
-        # Hub rows name their subject but are numbered over the whole split.
-        name = "-".join(part for part in ("mmlu", row.split, row.group, f"{row.index:05d}") if part)
+        if len(row.values) != 6:
+            raise DataError(
+                f"{row.where}: {len(row.values)} columns where MMLU has six (question, A, B, C, D, answer); repair it"
+            )
+        question, *choices, answer = row.values.values()
+        subject = row.file.removesuffix(f"_{row.split}")
+        row = replace(row, values={"question": question, "choices": choices, "answer": answer}, group=subject)
+    lines = [f"({letter}) {choice}" for letter, choice in zip(LETTERS, choices_of(row), strict=True)]
     return Problem(
-        id=name,
-        question=render(row.text("question"), choices_of(row)),
+        # Hub rows name their subject but are numbered over the whole split.
+        id=f"mmlu-{row.text('id')}" if row.first_of("id") else row.position_id("mmlu"),
+        question="\n".join([row.text("question"), *lines]),
         gold=letter_of(row),
         meta={"subject": subject} if subject else {},
     )
 
 
-def _from_csv(row: Row) -> tuple[Row, str]:
-    if len(row.values) != 6:
-        raise DataError(
-            f"{row.where}: {len(row.values)} columns where MMLU has six (question, A, B, C, D, answer); repair it"
-        )
-    question, *choices, answer = row.values.values()
-    subject = row.file.removesuffix(f"_{row.split}")
-    values = {"question": question, "choices": choices, "answer": answer}
-    return Row(row.where, values, row.split, row.file, subject, row.index), subject
-
-
-def _prompts() -> ChatPrompts:
-    return ChatPrompts(
-        instruction="Answer the multiple-choice question below. Reason step by step and weigh each of the choices.",
-        ending="End with one line of the form Answer: (X), where X is one of the letters A, B, C and D.",
-    )
-
-
-TASK = Task(
+TASK = Files(
     name="mmlu",
-    supply=Files(
-        "mmlu",
-        parse,
-        ("{split}/*_{split}.csv", "data/{split}/*_{split}.csv", *within("", "all/", "data/", "default/", "*/")),
-        ("all",),
-    ),
-    variants={"default": Variant(_prompts, AnswerForm.LETTER)},
+    answer_form=AnswerForm.LETTER,
+    parse=parse,
+    layouts=("{split}/*_{split}.csv", "data/{split}/*_{split}.csv", *within("", "all/", "data/", "default/", "*/")),
+    configs=("all",),
+    variants={
+        "default": PromptSet(
+            instruction="Answer the multiple-choice question below. Reason step by step and weigh each of the choices.",
+            ending="End with one line of the form Answer: (X), where X is one of the letters A, B, C and D.",
+        )
+    },
 )

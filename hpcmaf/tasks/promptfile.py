@@ -11,25 +11,25 @@ What a file leaves out comes from the task.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
 from hpcmaf.errors import ConfigError
 from hpcmaf.files.yaml import Strict
-from hpcmaf.tasks.base import Kind, PromptSet
+from hpcmaf.tasks.prompts import Kind, PromptSet, Role
 
-# Template to the variables that it must use, and those that it may.
-_VARIABLES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "first": (("question",), ("n", "N")),
-    "summarize": (("answers",), ("question", "n", "N")),
-    "update": (("summary",), ("question", "n", "N")),
-    "update_without_summary": (("answers",), ("question", "n", "N")),
-    "integrate": (("summary",), ("question", "n", "N")),
-    "integrate_without_summary": (("answers",), ("question", "n", "N")),
-    "hint": (("question", "answer"), ("n", "N")),
+# Template to what it shows beside the question; it may also use ``n`` and ``N``.
+_SHOWN: Mapping[str, str | None] = {
+    "first": None,
+    "summarize": "answers",
+    "update": "summary",
+    "update_without_summary": "answers",
+    "integrate": "summary",
+    "integrate_without_summary": "answers",
+    "hint": "answer",
 }
 
 
@@ -71,8 +71,23 @@ class PromptFile(Strict):
     hint: str | None = Field(None, description="a template over question and answer, for star")
 
 
+def _template(name: str) -> Callable[..., str]:
+    shown_as = _SHOWN[name]
+
+    def message(self: TemplatePrompts, question: str, shown: str | Sequence[str] | None = None) -> str:
+        if name not in self._templates:
+            return getattr(self._task, name)(*((question, shown) if shown_as else (question,)))
+        try:
+            return self._templates[name].render(question=question, **({shown_as: shown} if shown_as else {}), **self._agent)
+        except Exception as error:  # a template may do whatever jinja2 knows
+            raise ConfigError(f"task.prompts: {name}: cannot be rendered ({error}); mend the template") from error
+
+    message.__doc__ = f"The template ``{name}``, or the task's own words where the file has none."
+    return message
+
+
 class TemplatePrompts(PromptSet):
-    """A :class:`hpcmaf.tasks.base.PromptSet` out of a prompt file.
+    """A :class:`hpcmaf.tasks.prompts.PromptSet` out of a prompt file.
 
     Parameters
     ----------
@@ -88,12 +103,14 @@ class TemplatePrompts(PromptSet):
         without which the model could not answer.
     """
 
+    first, summarize, hint = _template("first"), _template("summarize"), _template("hint")
+    update, update_without_summary = _template("update"), _template("update_without_summary")
+    integrate, integrate_without_summary = _template("integrate"), _template("integrate_without_summary")
+
     def __init__(self, file: PromptFile, task: PromptSet) -> None:
         self._file, self._task = file, task
         self._agent = {"n": 1, "N": 1}
-        self._templates = {
-            name: _compile(name, text) for name in _VARIABLES if (text := getattr(file, name)) is not None
-        }
+        self._templates = {name: _compile(name, text) for name in _SHOWN if (text := getattr(file, name)) is not None}
         # Examples go through the template, so a fault in it shows now.
         self._opening = {kind: self._turns(kind) for kind in ("first", "summarize", "update")}
 
@@ -107,6 +124,10 @@ class TemplatePrompts(PromptSet):
         """System message and worked examples before a prompt of a kind."""
         return self._opening[kind]
 
+    def named(self, role: Role, agent: int, text: str) -> str:
+        """The task's own way to give an agent's ID and role."""
+        return self._task.named(role, agent, text)
+
     def _turns(self, kind: Kind) -> tuple[Mapping[str, str], ...]:
         examples = self._file.examples
         if isinstance(examples, Examples):
@@ -118,64 +139,22 @@ class TemplatePrompts(PromptSet):
         chat = [pair for user, assistant in turns for pair in (("user", user), ("assistant", assistant))]
         return tuple({"role": role, "content": text} for role, text in system + chat)
 
-    def first(self, question: str) -> str:
-        """Rendered over ``question``."""
-        return self._render("first", question=question)
-
-    def summarize(self, question: str, answers: Sequence[str]) -> str:
-        """Rendered over ``question`` and ``answers``."""
-        return self._render("summarize", question=question, answers=list(answers))
-
-    def update(self, question: str, summary: str) -> str:
-        """Rendered over ``question`` and ``summary``."""
-        return self._render("update", question=question, summary=summary)
-
-    def update_without_summary(self, question: str, answers: Sequence[str]) -> str:
-        """Rendered over ``question`` and ``answers``."""
-        return self._render("update_without_summary", question=question, answers=list(answers))
-
-    def integrate(self, question: str, summary: str) -> str:
-        """Rendered over ``question`` and ``summary``."""
-        return self._render("integrate", question=question, summary=summary)
-
-    def integrate_without_summary(self, question: str, answers: Sequence[str]) -> str:
-        """Rendered over ``question`` and ``answers``."""
-        return self._render("integrate_without_summary", question=question, answers=list(answers))
-
-    def named(self, role: Literal["generator", "critic"], agent: int, text: str) -> str:
-        """The task's own way to give an agent's ID and role."""
-        return self._task.named(role, agent, text)
-
-    def hint(self, question: str, answer: str) -> str:
-        """Rendered over ``question`` and ``answer``."""
-        return self._render("hint", question=question, answer=answer)
-
-    def _render(self, name: str, **values: Any) -> str:
-        if name not in self._templates:
-            return getattr(self._task, name)(**values)
-        try:
-            return self._templates[name].render(values | self._agent)
-        except Exception as error:  # a template may do whatever jinja2 knows
-            raise ConfigError(f"task.prompts: {name}: cannot be rendered ({error}); mend the template") from error
-
 
 def _compile(name: str, text: str) -> Any:
     # Imported only where there is a template.
     from jinja2 import StrictUndefined, TemplateSyntaxError, meta
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    needed, allowed = _VARIABLES[name]
+    variables = [variable for variable in (_SHOWN[name], "question", "n", "N") if variable]
+    needed = {"first": ["question"], "hint": ["question", "answer"]}.get(name, variables[:1])
     jinja = ImmutableSandboxedEnvironment(undefined=StrictUndefined)
     try:
         used = meta.find_undeclared_variables(jinja.parse(text))
         template = jinja.from_string(text)
     except TemplateSyntaxError as error:
         raise ConfigError(f"task.prompts: {name}, line {error.lineno}: {error.message}; mend the template") from error
-    unknown, missing = sorted(used - {*needed, *allowed}), [key for key in needed if key not in used]
-    if unknown:
-        raise ConfigError(
-            f"task.prompts: {name}: unknown variable '{unknown[0]}'; there are {', '.join((*needed, *allowed))}"
-        )
-    if missing:
+    if unknown := sorted(used - set(variables)):
+        raise ConfigError(f"task.prompts: {name}: unknown variable '{unknown[0]}'; there are {', '.join(variables)}")
+    if missing := [variable for variable in needed if variable not in used]:
         raise ConfigError(f"task.prompts: {name}: never shows {{{{ {missing[0]} }}}}; put it into the template")
     return template

@@ -1,19 +1,19 @@
-"""Prompts of a debate in plain words, for models that follow instructions.
+"""What agents read: the messages of a debate.
 
-They follow the paper's scheme (appendix on prompts): a first answer; a
-summary of what the other agents said; an updated answer that takes the
-summary as advice. What is common to many requests stands first - the
-instruction, then the question, then what differs per agent - so that an
-engine's prefix cache serves all agents of a problem.
+They follow the paper's scheme (appendix on prompts): a first answer; a summary of what the other agents said; an updated
+answer that takes the summary as advice. What is common to many requests stands first - the instruction, then the question,
+then what differs per agent - so that an engine's prefix cache serves all agents of a problem.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from hpcmaf.tasks.base import PromptSet
+# What a prompt is for: an agent's first answer, a summary, an agent's updated answer.
+Kind = Literal["first", "summarize", "update"]
+Role = Literal["generator", "critic"]
 
 _SUMMARIZE = (
     "Other agents have each written a solution to the problem below. Summarise their solutions: which final "
@@ -24,7 +24,6 @@ _UPDATE = (
     "Go through your own solution and through theirs step by step, find the mistakes in either, and then give "
     "your updated solution. Keep your answer where it stands up, and change it where it does not."
 )
-_ADVICE = "additional advice."
 _INTEGRATE = (
     "Work together with them: take up what is sound in their solutions, bring it together with your own, and give "
     "one joint solution that builds on all of them."
@@ -35,9 +34,9 @@ _ROLES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ChatPrompts(PromptSet):
-    """A :class:`hpcmaf.tasks.base.PromptSet` for one kind of problem.
+@dataclass(frozen=True)
+class PromptSet:
+    """The user messages of a debate, in plain words for models that follow instructions.
 
     Attributes
     ----------
@@ -48,58 +47,58 @@ class ChatPrompts(PromptSet):
         :func:`hpcmaf.answers.extract` finds.
     """
 
-    instruction: str
-    ending: str
+    instruction: str = ""
+    ending: str = ""
+
+    def for_agent(self, n: int, N: int) -> PromptSet:
+        """The prompts of agent ``n`` of ``N``, counted from 1, where they differ between agents."""
+        return self
+
+    def opening(self, kind: Kind) -> tuple[Mapping[str, str], ...]:
+        """Turns before a prompt, such as a system message or worked examples, with keys ``role`` and ``content``."""
+        return ()
 
     def first(self, question: str) -> str:
-        """Instruction, form of the answer, question."""
+        """What a generation agent is asked in round 1."""
         return f"{self.instruction} {self.ending}\n\nProblem:\n{question}"
 
     def summarize(self, question: str, answers: Sequence[str]) -> str:
-        """Instruction, question, then the others' answers, numbered from 1."""
+        """What the summarizer is asked about the *other* agents' answers, numbered from 1."""
         return f"{_SUMMARIZE}\n\nProblem:\n{question}\n\n{_numbered(answers)}\n\nWrite the summary now."
 
     def update(self, question: str, summary: str) -> str:
-        """The question again, what to do, then the summary."""
-        return self._after_summary(
-            question, summary, f"Take the summary of their solutions below as {_ADVICE} {_UPDATE}"
-        )
+        """What a critic agent is asked in rounds 2..M, given a summary."""
+        what = f"Take the summary of their solutions below as additional advice. {_UPDATE}"
+        return self._revise(question, what, f"Summary of the other solutions:\n{summary}")
 
     def update_without_summary(self, question: str, answers: Sequence[str]) -> str:
-        """The same with the others' answers themselves."""
-        return self._after_answers(question, answers, f"Take their solutions below as {_ADVICE} {_UPDATE}")
+        """The same with the others' answers themselves (``maft-no-summary``)."""
+        what = f"Take their solutions below as additional advice. {_UPDATE}"
+        return self._revise(question, what, _numbered(answers))
 
     def integrate(self, question: str, summary: str) -> str:
-        """The same as ``update``, asking for a joint solution."""
-        return self._after_summary(question, summary, f"A summary of their solutions is below. {_INTEGRATE}")
+        """Like ``update``, for agents that cooperate instead of disputing (``cooperative``)."""
+        what = f"A summary of their solutions is below. {_INTEGRATE}"
+        return self._revise(question, what, f"Summary of the other solutions:\n{summary}")
 
     def integrate_without_summary(self, question: str, answers: Sequence[str]) -> str:
-        """The same with the others' answers themselves."""
-        return self._after_answers(question, answers, f"Their solutions are below. {_INTEGRATE}")
+        """Like ``update_without_summary``, for agents that cooperate."""
+        return self._revise(question, f"Their solutions are below. {_INTEGRATE}", _numbered(answers))
 
-    def named(self, role: Literal["generator", "critic"], agent: int, text: str) -> str:
-        """The ID, numbered from 1, and the role before the prompt."""
+    def named(self, role: Role, agent: int, text: str) -> str:
+        """A prompt that begins with the agent's ID, numbered from 1, and role (``unique-id``)."""
         mark, about = _ROLES[role]
         return f"You are {mark}{agent + 1}, {about}.\n\n{text}"
 
     def hint(self, question: str, answer: str) -> str:
-        """The first prompt, then the answer to work towards."""
+        """The first prompt, then the gold answer to work towards (``star``)."""
         return (
             f"{self.first(question)}\n\nHint: the correct final answer is {answer}. Write the solution that leads to it, "
             "as if you had not been told."
         )
 
-    def _after_summary(self, question: str, summary: str, what: str) -> str:
-        return (
-            f"The problem was:\n{question}\n\nOther agents have worked on it too. {what} {self.ending}"
-            f"\n\nSummary of the other solutions:\n{summary}"
-        )
-
-    def _after_answers(self, question: str, answers: Sequence[str], what: str) -> str:
-        return (
-            f"The problem was:\n{question}\n\nOther agents have worked on it too. {what} {self.ending}"
-            f"\n\n{_numbered(answers)}"
-        )
+    def _revise(self, question: str, what: str, others: str) -> str:
+        return f"The problem was:\n{question}\n\nOther agents have worked on it too. {what} {self.ending}\n\n{others}"
 
 
 def _numbered(answers: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hpcmaf.errors import ConfigError, DataError, LeakError
 from hpcmaf.seeding import derive_seed
-from hpcmaf.tasks.base import Problem, question_hash
+from hpcmaf.tasks.problems import Problem, question_hash
 
 # Where several splits exist: evaluation takes the first of these, training
 # the first of those. A name that is in neither table is never asked for.

@@ -1,21 +1,16 @@
 """Sums: a calculation of two or three small whole numbers, put in a short sentence.
 
-For small chat models of general use, which get some of it right and some of
-it wrong. Generated like arithmetic: a bit of the question's hash says which
-side it is on.
+For small chat models of general use, which get some of it right and some of it wrong.
 """
 
 from __future__ import annotations
 
 import math
-import random
 
 from hpcmaf.answers import AnswerForm
-from hpcmaf.seeding import derive_seed
-from hpcmaf.tasks.arithmetic import Generated, Side, side
-from hpcmaf.tasks.base import Problem, PromptSet
-from hpcmaf.tasks.prompts import ChatPrompts
-from hpcmaf.tasks.task import Task, Variant
+from hpcmaf.tasks.generated import Draw, Generated
+from hpcmaf.tasks.problems import Problem
+from hpcmaf.tasks.prompts import PromptSet
 
 # Form of an expression, and the smallest and largest of its numbers: some 1,600 questions on each side.
 _FORMS = (("{} + {}", 1, 40), ("{} - {}", 1, 40), ("{} * {}", 2, 12), ("{} + {} + {}", 1, 9))
@@ -31,32 +26,23 @@ def make_problem(expression: str) -> Problem:
     return Problem(id=f"sums-{expression.replace(' ', '')}", question=f"What is {expression}?", gold=str(gold))
 
 
-def generate(count: int, seed: int, which: Side) -> list[Problem]:
-    """Draw ``count`` different problems of one side, every form as often as the others while there are any left.
-
-    A larger draw with the same seed begins with the smaller one.
-    """
-    # Only random() is promised to give the same numbers in every Python.
-    draw = random.Random(derive_seed(seed, "sums", which)).random
-    problems: dict[str, Problem] = {}
-    while len(problems) < count:
-        form, low, high = _FORMS[int(draw() * len(_FORMS))]
-        numbers = [low + int(draw() * (high - low + 1)) for _ in range(form.count("{}"))]
-        if "-" in form:
-            numbers.sort(reverse=True)  # nothing below zero
-        problem = make_problem(form.format(*numbers))
-        if side(problem.question) == which:
-            problems.setdefault(problem.id, problem)
-    return list(problems.values())
+def _make(draw: Draw) -> Problem:
+    form, low, high = _FORMS[draw(0, len(_FORMS) - 1)]
+    numbers = [draw(low, high) for _ in range(form.count("{}"))]
+    if "-" in form:
+        numbers.sort(reverse=True)  # nothing below zero
+    return make_problem(form.format(*numbers))
 
 
-def _chat() -> PromptSet:
-    return ChatPrompts(
-        instruction="Answer the question below. Write down each step.",
-        ending="End with one line of the form Answer: \\boxed{N}, where N is the result, a whole number.",
-    )
-
-
-TASK = Task(
-    name="sums", supply=Generated("sums", generate, _MOST), variants={"default": Variant(_chat, AnswerForm.NUMBER)}
+TASK = Generated(
+    name="sums",
+    make=_make,
+    most=_MOST,
+    answer_form=AnswerForm.NUMBER,
+    variants={
+        "default": PromptSet(
+            instruction="Answer the question below. Write down each step.",
+            ending="End with one line of the form Answer: \\boxed{N}, where N is the result, a whole number.",
+        )
+    },
 )

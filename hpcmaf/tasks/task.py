@@ -1,57 +1,39 @@
-"""What a task is made of: a supply of problems, and ways to ask them."""
+"""What a task is, and which tasks there are; a new one is a module with a ``TASK`` and its name here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from hpcmaf.answers import AnswerForm
 from hpcmaf.errors import ConfigError
-from hpcmaf.tasks.base import PromptSet
 from hpcmaf.tasks.promptfile import PromptFile, TemplatePrompts
+from hpcmaf.tasks.prompts import PromptSet
 from hpcmaf.tasks.splits import Splits
 
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """One way to put a task's questions, and the answers it asks for.
-
-    ``prompts`` is a factory, so that a variant's module is loaded when used.
-    """
-
-    prompts: Callable[[], PromptSet]
-    form: AnswerForm
+# Drawn from a recipe's seed: there is nothing to prepare.
+GENERATED = ("arithmetic", "words", "sums")
+TASKS = (*GENERATED, "gsm8k", "math", "mmlu", "jsonl")
 
 
-class Supply(Protocol):
-    """Where a task's problems come from: files, or a generator."""
-
-    def splits(self, source: Path | None, train: int, eval: int, seed: int, levels: Sequence[int] | None) -> Splits:
-        """Draw disjoint training and evaluation problems."""
-        ...
-
-    def prepare(self, source: str, out: Path, split: str | None) -> dict[str, Any]:
-        """Bring a source into the project's own layout; returns counts."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Task:
-    """A task by name.
+    """A task by name; where its problems come from is said by :class:`Generated` and :class:`Files`.
 
     Attributes
     ----------
-    supply
-        Its problems.
+    answer_form
+        What kind of answer its prompts ask for.
     variants
-        Ways to ask them; every task has ``"default"``.
+        Ways to ask its questions; every task has ``"default"``.
     """
 
     name: str
-    supply: Supply
-    variants: Mapping[str, Variant]
+    answer_form: AnswerForm
+    variants: Mapping[str, PromptSet]
 
     def prompts(self, variant: str | PromptFile = "default") -> PromptSet:
         """User messages of a debate, of a variant or out of a prompt file.
@@ -63,19 +45,13 @@ class Task:
         """
         if isinstance(variant, PromptFile):
             return TemplatePrompts(variant, self.prompts())
-        return self._variant(variant).prompts()
-
-    def answer_form(self, variant: str | PromptFile = "default") -> AnswerForm:
-        """What kind of answer the variant's prompts ask for."""
-        return self._variant("default" if isinstance(variant, PromptFile) else variant).form
+        if variant not in self.variants:
+            known = ", ".join(self.variants)
+            raise ConfigError(f"task.prompts: {self.name} has no prompts '{variant}'; use one of {known}")
+        return self.variants[variant]
 
     def splits(
-        self,
-        source: Path | None,
-        train: int,
-        eval: int,
-        seed: int,
-        levels: Sequence[int] | None = None,
+        self, source: Path | None, train: int, eval: int, seed: int, levels: Sequence[int] | None = None
     ) -> Splits:
         """Draw a run's problems.
 
@@ -94,11 +70,11 @@ class Task:
         Raises
         ------
         ConfigError
-            More is asked for than there is; the message names the key.
+            More is asked for than there is, or what the task does not have; the message names the key.
         DataError
             The source is missing, torn or of an unknown layout.
         """
-        return self.supply.splits(source, train, eval, seed, levels)
+        raise NotImplementedError
 
     def prepare(self, source: str, out: Path, split: str | None = None) -> dict[str, Any]:
         """Bring a local path or a hub data set into ``out``.
@@ -114,11 +90,17 @@ class Task:
         dict
             File name to its counts, as recorded in its manifest.
         """
-        return self.supply.prepare(source, out, split)
+        raise ConfigError(f"{self.name} is generated from the recipe's seed; leave task.source out and prepare nothing")
 
-    def _variant(self, name: str) -> Variant:
-        if name not in self.variants:
-            raise ConfigError(
-                f"task.prompts: {self.name} has no prompts '{name}'; use one of {', '.join(self.variants)}"
-            )
-        return self.variants[name]
+
+def get_task(name: str) -> Task:
+    """Look a task up by the name recipes use.
+
+    Raises
+    ------
+    ConfigError
+        There is no such task.
+    """
+    if name not in TASKS:
+        raise ConfigError(f"task.name: there is no task '{name}'; use one of {', '.join(TASKS)}")
+    return import_module(f"hpcmaf.tasks.{name}").TASK

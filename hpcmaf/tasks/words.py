@@ -1,6 +1,6 @@
 """Words: stories of money that come to a+b*c+d-e*f, for transfer to and from arithmetic.
 
-Generated like arithmetic, over other numbers: amounts from 0 to 29, counts
+Generated over other numbers: amounts from 0 to 29, counts
 from 2 to 12, prices from 10 to 29. A story is on the side of its expression,
 so no evaluation story comes to an expression that arithmetic trains on, nor
 to one of the micro model's corpus.
@@ -11,18 +11,16 @@ expression, so what it can show is transfer to other numbers, not to language.
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Sequence
 
 from hpcmaf.answers import AnswerForm
 from hpcmaf.errors import DataError
-from hpcmaf.seeding import derive_seed
-from hpcmaf.tasks.arithmetic import Generated, Side, make_problem, side
-from hpcmaf.tasks.base import Problem, PromptSet
+from hpcmaf.tasks.arithmetic import make_problem
 from hpcmaf.tasks.compact import CompactPrompts
-from hpcmaf.tasks.prompts import ChatPrompts
-from hpcmaf.tasks.task import Task, Variant
+from hpcmaf.tasks.generated import Draw, Generated
+from hpcmaf.tasks.problems import Problem
+from hpcmaf.tasks.prompts import PromptSet
 
 _AMOUNTS, _COUNTS, _PRICES = (0, 29), (2, 12), (10, 29)
 _RANGES = (_AMOUNTS, _COUNTS, _PRICES, _AMOUNTS, _COUNTS, _PRICES)
@@ -76,48 +74,22 @@ def expression_of_story(question: str) -> str:
     return f"{a}+{b}*{c}+{d}-{e}*{f}"
 
 
-def generate(count: int, seed: int, which: Side) -> list[Problem]:
-    """Draw ``count`` problems of one side, of different numbers.
-
-    A larger draw with the same seed begins with the smaller one.
-    """
-    # Only random() is promised to give the same numbers in every Python.
-    draw = random.Random(derive_seed(seed, "words", which)).random
-    problems: dict[str, Problem] = {}
-    while len(problems) < count:
-        numbers = [low + int(draw() * (high - low + 1)) for low, high in _RANGES]
-        story, name = int(draw() * len(_STORIES)), _NAMES[int(draw() * len(_NAMES))]
-        sold, bought = (_THINGS[int(draw() * len(_THINGS))] for _ in range(2))
-        problem = make_story(numbers, story, name, sold, bought)
-        if side(expression_of_story(problem.question)) == which:
-            problems.setdefault(problem.id, problem)
-    return list(problems.values())
+def _make(draw: Draw) -> Problem:
+    numbers = [draw(low, high) for low, high in _RANGES]
+    story, name, sold, bought = (draw(0, len(some) - 1) for some in (_STORIES, _NAMES, _THINGS, _THINGS))
+    return make_story(numbers, story, _NAMES[name], _THINGS[sold], _THINGS[bought])
 
 
-class CompactStories(CompactPrompts):
-    """Compact prompts of a story's expression."""
-
-    def first(self, question: str) -> str:
-        """As of the expression."""
-        return super().first(expression_of_story(question))
-
-    def summarize(self, question: str, answers: Sequence[str]) -> str:
-        """As of the expression."""
-        return super().summarize(expression_of_story(question), answers)
-
-
-def _chat() -> PromptSet:
-    return ChatPrompts(
-        instruction="Solve the problem below step by step, writing down each calculation.",
-        ending="End with one line of the form Answer: \\boxed{N}, where N is the answer, a whole number.",
-    )
-
-
-TASK = Task(
+TASK = Generated(
     name="words",
-    supply=Generated("words", generate),
+    make=_make,
+    decisive=expression_of_story,
+    answer_form=AnswerForm.NUMBER,
     variants={
-        "default": Variant(_chat, AnswerForm.NUMBER),
-        "compact": Variant(CompactStories, AnswerForm.NUMBER),
+        "default": PromptSet(
+            instruction="Solve the problem below step by step, writing down each calculation.",
+            ending="End with one line of the form Answer: \\boxed{N}, where N is the answer, a whole number.",
+        ),
+        "compact": CompactPrompts(expression=expression_of_story),
     },
 )

@@ -28,7 +28,7 @@ from hpcmaf.evaluation import score
 from hpcmaf.files.publish import write_json
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import build_plan
-from hpcmaf.tasks.base import Problem
+from hpcmaf.tasks.problems import Problem
 
 
 def invented(problems: int, skill: float) -> list[Transcript]:

@@ -17,7 +17,7 @@ from hpcmaf.answers import AnswerForm
 from hpcmaf.debate.protocol import Protocol, debate
 from hpcmaf.debate.society import Society
 from hpcmaf.engines.base import Completion, Request, Sampling
-from hpcmaf.tasks.base import Problem
+from hpcmaf.tasks.problems import Problem
 
 AGENTS, ROUNDS, RANK = 3, 2, 16
 CALLS = AGENTS * (2 * ROUNDS - 1)

@@ -26,7 +26,7 @@ import numpy as np
 
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.store import Store, StoreInfo, write_store
-from hpcmaf.tasks.base import Problem
+from hpcmaf.tasks.problems import Problem
 
 INFO = StoreInfo("gsm8k", "number", agents=3, rounds=2, iteration=1, split="train", summaries=True)
 WORDS = str.split(

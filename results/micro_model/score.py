@@ -63,7 +63,7 @@ def measure(
         rounds=rounds,
         summaries=True,
         prompts=task.prompts("compact"),
-        answer_form=task.answer_form("compact"),
+        answer_form=task.answer_form,
         sampling=Sampling(temperature, top_p, max_new_tokens=96),
         seed=seed,
         iteration=0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hpcmaf.debate.consensus import agrees, consensus
 from hpcmaf.debate.transcript import Transcript, Utterance
-from hpcmaf.tasks.base import Problem
+from hpcmaf.tasks.problems import Problem
 
 
 def held(first: list[str | None], last: list[str | None], id: str = "p") -> Transcript:

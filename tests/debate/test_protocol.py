@@ -14,7 +14,8 @@ from hpcmaf.debate.protocol import Protocol, calls_per_problem, debate
 from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.engines import Request, Sampling
-from hpcmaf.tasks.base import Problem, PromptSet
+from hpcmaf.tasks.problems import Problem
+from hpcmaf.tasks.prompts import PromptSet
 from tests.debate.scripted import ScriptedEngine
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from hpcmaf.debate.transcript import Transcript, Utterance
-from hpcmaf.tasks.base import Problem
+from hpcmaf.tasks.problems import Problem
 
 
 @pytest.fixture

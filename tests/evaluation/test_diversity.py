@@ -17,7 +17,7 @@ from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.errors import DataError
 from hpcmaf.evaluation.diversity import Likelihoods, dissimilarity, held_out_nll, kl_between, kl_to_base
-from hpcmaf.tasks.base import Problem
+from hpcmaf.tasks.problems import Problem
 
 
 def test_dissimilarity_by_hand() -> None:

@@ -19,7 +19,7 @@ from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import build_plan
 from hpcmaf.selection.select import select
 from hpcmaf.selection.sources import counts
-from hpcmaf.tasks.base import Problem
+from hpcmaf.tasks.problems import Problem
 
 STAGES = ("debate", "finetune", "eval")
 

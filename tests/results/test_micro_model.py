@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcmaf.micro import base_path
-from hpcmaf.tasks.arithmetic import side
+from hpcmaf.tasks.generated import side
 from hpcmaf.tasks.compact import CompactPrompts
 from results.micro_model.corpus import Rows, debate_lines, draw, lines, steps
 from results.micro_model.critics import agreed, cut_off, revise, summary_of

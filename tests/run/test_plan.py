@@ -17,7 +17,7 @@ from hpcmaf.jobs.serving import served_models
 from hpcmaf.run.attempts import begin
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, build_plan, check_continues, shard_count
-from hpcmaf.tasks.base import Problem
+from hpcmaf.tasks.problems import Problem
 
 PROBLEMS = {"train": {"count": 10, "sha256": "a"}, "eval": {"count": 7, "sha256": "b"}}
 

@@ -25,7 +25,7 @@ from hpcmaf.launch.recovery import recover, sweep
 from hpcmaf.run.attempts import begin
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage, build_plan
-from hpcmaf.tasks.base import Problem
+from hpcmaf.tasks.problems import Problem
 from tests.debate.scripted import ScriptedEngine
 
 PROBLEMS = {"train": {"count": 4, "sha256": "a"}, "eval": {"count": 4, "sha256": "b"}}

@@ -12,7 +12,7 @@ from hpcmaf.engines import Sampling
 from hpcmaf.jobs.debate import problems_of
 from hpcmaf.run.sharding import cut, expected_tokens
 from hpcmaf.tasks import get_task
-from hpcmaf.tasks.base import Problem
+from hpcmaf.tasks.problems import Problem
 
 
 @pytest.mark.parametrize(("problems", "shards"), [(1, 1), (7, 3), (500, 7), (5, 5)])
@@ -41,7 +41,7 @@ def test_no_shard_is_far_from_its_part(seed: int) -> None:
 def test_a_sorted_file_is_balanced_by_tokens() -> None:
     """Short questions first, long ones last: by count the last shard would have most of the work."""
     task = get_task("arithmetic")
-    protocol = Protocol(2, True, task.prompts("compact"), task.answer_form("compact"), Sampling(), seed=0, iteration=1)
+    protocol = Protocol(2, True, task.prompts("compact"), task.answer_form, Sampling(), seed=0, iteration=1)
     society = Society.of(3, ())
     problems = [Problem(f"p{i}", "x" * (100 + 10 * i), "1") for i in range(200)]
     shards = [problems_of(problems, 4, shard, protocol, society) for shard in range(4)]

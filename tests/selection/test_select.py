@@ -15,7 +15,7 @@ from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.errors import ConfigError, DataError, UsageError
 from hpcmaf.selection.select import select, write_selection
 from hpcmaf.store import StoreInfo, write_store
-from hpcmaf.tasks.base import Problem
+from hpcmaf.tasks.problems import Problem
 
 
 def debate(problem: str, *rounds: list[str | None], gold: str | None = None) -> Transcript:

@@ -9,7 +9,7 @@ import pytest
 
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.store import StoreInfo, write_store
-from hpcmaf.tasks.base import Problem
+from hpcmaf.tasks.problems import Problem
 
 INFO = StoreInfo("gsm8k", "number", agents=3, rounds=2, iteration=1, split="train", summaries=True)
 

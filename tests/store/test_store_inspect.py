@@ -12,7 +12,7 @@ from hpcmaf.cli import inspect as inspect_verb
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.errors import StoreError
 from hpcmaf.store import StoreInfo, write_store
-from hpcmaf.tasks.base import Problem
+from hpcmaf.tasks.problems import Problem
 
 
 def run(*arguments: object) -> str:

@@ -18,7 +18,7 @@ from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.errors import StoreError
 from hpcmaf.files.publish import manifest_path, read_manifest
 from hpcmaf.store import Store, StoreInfo, write_store
-from hpcmaf.tasks.base import Problem
+from hpcmaf.tasks.problems import Problem
 
 # Every code point there is, lone surrogates and NUL among them.
 TEXT = st.text(st.characters(exclude_categories=()), max_size=30)

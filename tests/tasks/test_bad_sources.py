@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from hpcmaf.errors import ConfigError, DataError, HpcmafError, PlatformError
-from hpcmaf.tasks import TASKS, get_task
-from hpcmaf.tasks.registry import GENERATED
+from hpcmaf.tasks import GENERATED, TASKS, get_task
 from tests.tasks.conftest import gsm8k_rows, math_record, write_jsonl
 
 GOOD = json.dumps({"question": "q?", "answer": "#### 1"}).encode() + b"\n"
@@ -294,9 +293,9 @@ def test_what_is_generated_is_not_offered_for_preparing() -> None:
     from click.testing import CliRunner
 
     from hpcmaf.cli.data import prepare
-    from hpcmaf.tasks.arithmetic import Generated
+    from hpcmaf.tasks.generated import Generated
 
-    generated = {name for name in TASKS if isinstance(get_task(name).supply, Generated)}
+    generated = {name for name in TASKS if isinstance(get_task(name), Generated)}
     assert generated == set(GENERATED)
     for name in generated:
         result = CliRunner().invoke(prepare, [name, "--source", "x"])

@@ -13,7 +13,7 @@ import pytest
 
 from hpcmaf.errors import DataError, PlatformError
 from hpcmaf.tasks import get_task
-from hpcmaf.tasks.columnar import read_hub
+from hpcmaf.tasks.readers import read_hub
 from tests.tasks.conftest import gsm8k_rows, math_record, write_jsonl
 
 
@@ -30,7 +30,7 @@ def test_the_real_client_reads_a_folder(tmp_path) -> None:
     for split, count in (("train", 5), ("test", 3)):
         write_jsonl(folder / f"{split}.jsonl", gsm8k_rows(split, count))
     rows = list(read_hub(str(folder), ("main",), None))
-    parse = get_task("gsm8k").supply.parse
+    parse = get_task("gsm8k").parse
     assert [parse(row).id for row in rows if row.split == "test"] == [f"gsm8k-test-{n:05d}" for n in range(3)]
     assert [parse(row).gold for row in rows if row.split == "train"] == ["1000", "1001", "1002", "1003", "1004"]
 
@@ -49,7 +49,7 @@ import time
 from hpcmaf.errors import HpcmafError
 from hpcmaf.launch.basecheck import check_base
 from hpcmaf.config.recipe import Model
-from hpcmaf.tasks.columnar import read_hub
+from hpcmaf.tasks.readers import read_hub
 import huggingface_hub.hf_api
 for ask in (lambda: check_base(Model(path="some/model")), lambda: list(read_hub("some/problems", (), None))):
     began = time.monotonic()
@@ -87,7 +87,7 @@ class Hub:
 
 def prepare(hub: Hub, task: str, out: Path, monkeypatch, split: str | None = None):
     monkeypatch.setitem(sys.modules, "datasets", hub.module())
-    monkeypatch.setattr("hpcmaf.tasks.columnar.ask_hub", lambda question: None)
+    monkeypatch.setattr("hpcmaf.tasks.readers.ask_hub", lambda question: None)
     return get_task(task).prepare("owner/name", out, split)
 
 
@@ -141,12 +141,12 @@ def test_a_single_split_of_another_name(tmp_path, monkeypatch) -> None:
 
 def test_without_the_client_the_extra_is_named(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    monkeypatch.setattr("hpcmaf.tasks.columnar.ask_hub", lambda question: None)
+    monkeypatch.setattr("hpcmaf.tasks.readers.ask_hub", lambda question: None)
     with pytest.raises(PlatformError, match=r"openai/gsm8k: reading it needs datasets; .* pip install 'hpcmaf\[hub\]'"):
         get_task("gsm8k").prepare("openai/gsm8k", tmp_path / "out")
 
 
 def test_importing_the_readers_loads_no_client() -> None:
-    code = "import sys, hpcmaf.tasks.files, hpcmaf.cli.data; print({'datasets', 'pyarrow', 'torch'} & set(sys.modules))"
+    code = "import sys, hpcmaf.tasks.sources, hpcmaf.cli.data; print({'datasets', 'pyarrow', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

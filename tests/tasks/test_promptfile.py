@@ -18,7 +18,7 @@ from hpcmaf.errors import ConfigError
 from hpcmaf.selection.select import write_selection
 from hpcmaf.store import Store, StoreInfo, write_store
 from hpcmaf.tasks import get_task
-from hpcmaf.tasks.base import Problem
+from hpcmaf.tasks.problems import Problem
 from hpcmaf.tasks.promptfile import PromptFile, TemplatePrompts
 from tests.debate.scripted import ScriptedEngine
 

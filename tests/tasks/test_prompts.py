@@ -76,7 +76,7 @@ def test_what_is_common_comes_first(name) -> None:
 )
 def test_the_form_asked_for_is_the_form_found(name, form, reply, answer) -> None:
     task = get_task(name)
-    assert task.answer_form() is form
+    assert task.answer_form is form
     assert extract(reply, form) == answer
     asked = "Answer: (X)" if form is AnswerForm.LETTER else "Answer: \\boxed{"
     prompts = task.prompts()
@@ -93,5 +93,3 @@ def test_unknown_names_list_what_there_is() -> None:
         get_task("chess")
     with pytest.raises(ConfigError, match=r"task\.prompts: arithmetic has no prompts 'loud'; use one of default, comp"):
         get_task("arithmetic").prompts("loud")
-    with pytest.raises(ConfigError, match=r"math has no prompts 'compact'"):
-        get_task("math").answer_form("compact")

@@ -11,16 +11,15 @@ import pytest
 
 from hpcmaf.errors import ConfigError, DataError
 from hpcmaf.tasks import get_task, leak_guard
-from hpcmaf.tasks.base import Problem
-from hpcmaf.tasks.files import collect
-from hpcmaf.tasks.layouts import locate, read_parts
+from hpcmaf.tasks.problems import Problem
+from hpcmaf.tasks.sources import locate, read_parts
 from tests.tasks.conftest import gsm8k_rows, math_record, write_jsonl
 
 
 def read(task: str, source: Path) -> dict[str, list[Problem]]:
     """All problems of a source, by split."""
-    supply = get_task(task).supply
-    return collect((supply.parse(row), row) for row in read_parts(locate(source, supply.layouts, None)))[0]
+    found = get_task(task)
+    return found.collect(read_parts(locate(source, found.layouts, None)))[0]
 
 
 def prepared(task: str, source: Path, tmp_path: Path) -> dict[str, list[dict[str, Any]]]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hpcmaf.errors import ConfigError, DataError, LeakError
 from hpcmaf.tasks import leak_guard
-from hpcmaf.tasks.base import Problem, question_hash
+from hpcmaf.tasks.problems import Problem, question_hash
 from hpcmaf.tasks.splits import assign_roles, draw
 
 # Few words in several spellings, so that equal questions are common.

@@ -75,7 +75,7 @@ def hold_debates(engine: Any, count: int, sampling: Sampling) -> list[list[str]]
 
     task = get_task("arithmetic")
     problems = task.splits(None, 1, count, 0, None).eval
-    protocol = Protocol(3, True, task.prompts("compact"), task.answer_form("compact"), sampling, seed=0, iteration=1)
+    protocol = Protocol(3, True, task.prompts("compact"), task.answer_form, sampling, seed=0, iteration=1)
 
     async def hold() -> list[Any]:
         return await asyncio.gather(*(debate(p, Society.of(2, AGENTS), protocol, engine) for p in problems))

@@ -1,0 +1,171 @@
+"""Problems: what one is, and the files that ``hpcmaf data prepare`` writes of them and runs read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from hpcmaf.errors import DataError
+from hpcmaf.files.publish import (
+    Manifest,
+    Record,
+    file_sha256,
+    first_fault,
+    manifest_path,
+    parse_json,
+    read_manifest,
+    write_manifest,
+    write_text,
+)
+
+SCHEMA = "hpcmaf-problems/1"
+FILES = ("train", "test", "all")
+# Compatibility forms that change what is meant: a power is no factor, and a half no digits.
+_OWN_MEANING = ("<super>", "<sub>", "<fraction>", "<circle>", "<square>")
+_AGAIN = "delete it and run 'hpcmaf data prepare' again"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One question, with its gold answer where one is known.
+
+    ``gold`` is for evaluation alone: nothing between a debate and a training set reads it.
+    """
+
+    id: str
+    question: str
+    gold: str | None = None
+    meta: Mapping[str, str] = field(default_factory=dict)
+
+
+def question_hash(question: str) -> str:
+    """Hash of a question that case, spacing and Unicode form do not change.
+
+    Wide letters, ligatures and mathematical alphabets are what they look like; superscripts, subscripts and fractions
+    stay what they are.
+    """
+    whole = unicodedata.normalize("NFC", question)
+    if not whole.isascii():
+        whole = "".join(
+            char if unicodedata.decomposition(char).startswith(_OWN_MEANING) else unicodedata.normalize("NFKC", char)
+            for char in whole
+        )
+    folded = " ".join(unicodedata.normalize("NFC", whole.casefold()).split())
+    return hashlib.sha256(folded.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class _Extra(Record):
+    task: str
+    files: list[str] = []
+
+
+class _Line(Record):
+    id: str
+    question: str
+    gold: str | None
+    meta: dict[str, str]
+
+
+def manifests(source: Path) -> dict[str, Manifest]:
+    """Split name to manifest, for a prepared folder or file; empty for anything else."""
+    paths = [source / f"{name}.jsonl" for name in FILES] if source.is_dir() else [source]
+    found = {path: manifest for path in paths if (manifest := read_manifest(path)) and manifest.schema == SCHEMA}
+    for path, manifest in found.items():
+        try:
+            _Extra.model_validate(manifest.extra)
+        except ValidationError as error:
+            raise DataError(f"{manifest_path(path)}: {first_fault(error)}; {_AGAIN}") from error
+    return {path.stem: manifest for path, manifest in found.items()}
+
+
+def write_prepared(
+    out: Path, task: str, pools: Mapping[str, Sequence[Problem]], extra: Mapping[str, Mapping[str, Any]], *, add: bool
+) -> None:
+    """Write one file per split with its manifest.
+
+    Parameters
+    ----------
+    pools
+        Split name (of ``FILES``) to its problems, ids unique.
+    extra
+        Split name to what its manifest is to record: counts and source.
+    add
+        Whether the folder may already hold another split of the task.
+
+    Raises
+    ------
+    DataError
+        ``out`` holds files of another making.
+    """
+    present = manifests(out) if out.exists() else {}
+    for name in FILES:
+        path = out / f"{name}.jsonl"
+        if name in pools and path.exists() and name not in present:
+            raise DataError(f"{path}: exists and was not written by 'hpcmaf data prepare'; choose another --out")
+        if name in present and (owner := present[name].extra["task"]) != task:
+            raise DataError(f"{path}: holds problems of {owner}; choose another --out")
+        if name in present and name not in pools and not (add and "all" not in (name, *pools)):
+            raise DataError(
+                f"{path}: was prepared from another source; choose another --out, or name this split with --split"
+            )
+    for name, problems in pools.items():
+        path = out / f"{name}.jsonl"
+        write_text(path, "".join(json.dumps(asdict(problem)) + "\n" for problem in problems))
+        together = [name] if add else sorted(pools)
+        write_manifest(path, rows=len(problems), schema=SCHEMA, extra={**extra[name], "task": task, "files": together})
+
+
+def read_prepared(source: Path, task: str, present: Mapping[str, Manifest]) -> dict[str, list[Problem]]:
+    """Read what ``write_prepared`` wrote.
+
+    Raises
+    ------
+    DataError
+        A file is missing, was changed, or belongs to another task.
+    """
+    pools = {}
+    for name, manifest in present.items():
+        path = source / f"{name}.jsonl" if source.is_dir() else source
+        if (owner := manifest.extra["task"]) != task:
+            raise DataError(f"{path}: holds problems of {owner}, not of {task}; set task.name or task.source")
+        if not path.exists() or file_sha256(path) != manifest.sha256:
+            raise DataError(
+                f"{path}: missing, or changed since it was prepared; delete {manifest_path(path)} "
+                "and run 'hpcmaf data prepare' again"
+            )
+        if source.is_dir() and (absent := set(manifest.extra.get("files", ())) - set(present)):
+            raise DataError(
+                f"{source / min(absent)}.jsonl: missing beside {path.name}; run 'hpcmaf data prepare' again to finish it"
+            )
+        with path.open("rb") as lines:
+            records = [parse_json(line, _Line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
+        pools[name] = [Problem(*(record[key] for key in ("id", "question", "gold", "meta"))) for record in records]
+    return pools
+
+
+def describe(pool: Sequence[Problem], others: Sequence[Sequence[Problem]]) -> dict[str, Any]:
+    """What a split holds, and how often questions recur in it and in others.
+
+    Runs use each question once, and keep those of the test split out of training.
+    """
+    levels = Counter(problem.meta["level"] for problem in pool if "level" in problem.meta)
+    golds: dict[str, set[str | None]] = {}
+    for problem in pool:
+        golds.setdefault(question_hash(problem.question), set()).add(problem.gold)
+    elsewhere = {question_hash(problem.question) for other in others for problem in other}
+    return {
+        "problems": len(pool),
+        "without_answer": sum(problem.gold is None for problem in pool),
+        **({"levels": dict(sorted(levels.items()))} if levels else {}),
+        "repeated_questions": len(pool) - len(golds),
+        "questions_with_different_answers": sum(len(found) > 1 for found in golds.values()),
+        "questions_in_other_split": len(elsewhere & golds.keys()),
+    }

@@ -1,0 +1,233 @@
+"""Rows of data files - JSON lines, JSON, CSV, parquet, arrow - and of the Hugging Face hub, each knowing where it stands.
+
+Parquet, arrow and the hub need an extra, and only ``hpcmaf data prepare`` on such sources does.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from hpcmaf.errors import DataError, PlatformError, errno_of
+from hpcmaf.files.hub import SECONDS, ask_hub, reason
+
+SPLIT_NAMES = ("train", "validation", "val", "dev", "test")
+# Where a record stands, the split that the file says it is of, and its columns.
+Record = tuple[str, str | None, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One record of a source.
+
+    Attributes
+    ----------
+    where
+        File and line, for messages.
+    values
+        Its columns. CSV columns are named ``"0"``, ``"1"``, ...
+    split
+        A name of ``SPLIT_NAMES``, or ``"all"`` where the source names none.
+    file
+        Stem of the file it came from; empty for hub data.
+    group
+        Subject folder or hub configuration; empty where there is none.
+    index
+        0-based within split and group.
+    """
+
+    where: str
+    values: Mapping[str, Any]
+    split: str
+    file: str = ""
+    group: str = ""
+    index: int = 0
+
+    def first_of(self, *keys: str) -> str | None:
+        """The first of ``keys`` under which this row says something, else the first that it has."""
+        there = [key for key in keys if not _missing(self.values.get(key))]
+        return next((key for key in there if str(self.values[key]).strip()), there[0] if there else None)
+
+    def text(self, *keys: str) -> str:
+        """Stripped text under the first of ``keys`` that is there.
+
+        Raises
+        ------
+        DataError
+            None of the keys is there, or what is there is not text or empty.
+        """
+        if (key := self.first_of(*keys)) is None:
+            found = ", ".join(self.values) or "none"
+            raise DataError(f"{self.where}: no key '{keys[0]}' (keys found: {found}); add it or check --source and TASK")
+        value = self.values[key]
+        # bool is an int, and never an answer anyone meant.
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise DataError(f"{self.where}: '{key}' is a {type(value).__name__}, not text; write it as a string")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise DataError(f"{self.where}: '{key}' is {value}, which is no number; write what it stands for as a string")
+        if not (text := str(value).strip()):
+            raise DataError(f"{self.where}: '{key}' is empty; fill it in or remove the record")
+        return text
+
+    def position_id(self, task: str, number: str = "") -> str:
+        """An id for a problem that brings none: task, split, subject and position."""
+        return "-".join(part for part in (task, self.split, self.group, number or f"{self.index:05d}") if part)
+
+
+def _missing(value: Any) -> bool:
+    """Whether a cell is empty; NaN is how tables say so, and as text it is what they said it with."""
+    return value is None or value != value or value in ("nan", "NaN")
+
+
+def read_jsonl(path: Path) -> Iterator[Record]:
+    """Read one object per line; blank lines are skipped."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            where = f"{path}, line {number}"
+            if (text := _decode(line, where)).strip():
+                yield where, None, _object(_parse(text, where), where)
+
+
+def read_json(path: Path) -> Iterator[Record]:
+    """Read a JSON file: an array of objects, one object, or arrays by split name."""
+    value = _parse(_decode(path.read_bytes(), str(path)), str(path))
+    parts: dict[str | None, list[Any]] = {None: value} if isinstance(value, list) else {}
+    if isinstance(value, dict):
+        parts = {name: value[name] for name in SPLIT_NAMES if isinstance(value.get(name), list)}
+    if not isinstance(value, list) and not parts:
+        yield str(path), None, _object(value, str(path))
+    for split, items in parts.items():
+        for number, item in enumerate(items, start=1):
+            where = f"{path}, {f'{split}, ' if split else ''}item {number}"
+            yield where, split, _object(item, where)
+
+
+def read_csv(path: Path) -> Iterator[Record]:
+    """Read a CSV file without header; cells may span lines."""
+    text = _decode(path.read_bytes(), str(path))
+    # Python's own limit of 128 KiB is against endless quotes; the file is in memory already.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for cells in filter(None, reader):
+            yield f"{path}, line {reader.line_num}", None, {str(n): cell for n, cell in enumerate(cells)}
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: torn CSV ({error}); fetch the file again") from error
+
+
+def read_columns(path: Path) -> Iterator[Record]:
+    """Read a parquet file, or an arrow file in the stream form that ``datasets`` writes or the file form."""
+    pa = _require("pyarrow", str(path))
+    try:
+        if path.suffix == ".parquet":
+            table = import_module("pyarrow.parquet").read_table(path, partitioning=None)
+        else:
+            with pa.memory_map(str(path)) as source:
+                try:
+                    table = pa.ipc.open_stream(source).read_all()
+                except pa.ArrowInvalid:
+                    source.seek(0)
+                    table = pa.ipc.open_file(source).read_all()
+        for number, values in enumerate(table.to_pylist(), start=1):
+            yield f"{path}, row {number}", None, values
+    except (pa.ArrowException, OSError) as error:
+        if errno_of(error) is not None:
+            raise  # of the file system, not of the file
+        raise DataError(f"{path}: torn or not what its name says ({reason(error)}); fetch it again") from error
+
+
+READERS: Mapping[str, Callable[[Path], Iterator[Record]]] = {
+    ".jsonl": read_jsonl,
+    ".json": read_json,
+    ".csv": read_csv,
+    ".parquet": read_columns,
+    ".arrow": read_columns,
+}
+
+
+def read_hub(name: str, preferred: Sequence[str], split: str | None) -> Iterator[Row]:
+    """Load a data set by hub id, or from a folder that ``datasets`` understands.
+
+    Parameters
+    ----------
+    name
+        E.g. ``"openai/gsm8k"``.
+    preferred
+        Configurations to take alone where they exist; without any of them all are read, each as a subject.
+    split
+        What to call its only split, where it has a name of its own.
+
+    Raises
+    ------
+    PlatformError
+        ``datasets`` is not installed.
+    DataError
+        The hub does not deliver, or the splits have unknown names.
+    """
+    try:
+        if not Path(name).exists():
+            ask_hub(lambda hub: hub.dataset_info(name, timeout=SECONDS))
+        datasets = _require("datasets", name)
+        configs = datasets.get_dataset_config_names(name)
+        chosen = [config for config in (*preferred, "default") if config in configs][:1] or configs
+        loaded = {config: datasets.load_dataset(name, config) for config in chosen}
+    except PlatformError:
+        raise
+    # The client raises its own, requests', httpx' and builtin exceptions alike.
+    except Exception as error:
+        raise DataError(
+            f"{name}: neither a path here nor to be had from the hub ({reason(error)}); "
+            "check the name and the network, or download it elsewhere and pass the folder"
+        ) from error
+    found = [(config, label) for config, splits in loaded.items() for label in splits]
+    known = {label: label for _, label in found if label in SPLIT_NAMES}
+    if not known and split and all(len(splits) == 1 for splits in loaded.values()):
+        known = {label: split for _, label in found}
+    if not known:
+        labels = ", ".join(sorted({label for _, label in found}))
+        raise DataError(f"{name}: its splits are called {labels}; pass --split train or --split test for a single one")
+    for config, label in found:
+        for index, values in enumerate(loaded[config][label] if label in known else ()):
+            where = f"{name} ({config}), {label}, row {index + 1}"
+            yield Row(where, values, known[label], group="" if len(chosen) == 1 else config, index=index)
+
+
+def _require(package: str, what: str) -> ModuleType:
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise PlatformError(f"{what}: reading it needs {package}; install it with pip install 'hpcmaf[hub]'") from error
+
+
+def _decode(data: bytes, where: str) -> str:
+    try:
+        return data.decode().lstrip("\ufeff")
+    except UnicodeDecodeError as error:
+        line = 1 + data.count(b"\n", 0, error.start)
+        place = where if ", line " in where else f"{where}, line {line}"
+        raise DataError(f"{place}: not UTF-8 (byte {error.start}); convert the file to UTF-8") from error
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        # Decimals stay as they were written: 0.10 is text here, not a float.
+        return json.loads(text, parse_float=str)
+    except json.JSONDecodeError as error:
+        place = f", line {error.lineno}" if ", line " not in where else ""
+        raise DataError(f"{where}{place}: torn or not JSON ({error.msg}); repair or remove it") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: JSON beyond what can be read ({error}); repair or remove it") from error
+
+
+def _object(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: a JSON {type(value).__name__} where an object is expected; one object per problem")
+    return value

@@ -1,0 +1,339 @@
+"""Problems from files and the hub: which files of a source hold which split, what is read of them, what would be lost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpcmaf.errors import ConfigError, DataError
+from hpcmaf.files.publish import file_sha256, manifest_path
+from hpcmaf.tasks.problems import Problem, describe, manifests, read_prepared, write_prepared
+from hpcmaf.tasks.readers import READERS, SPLIT_NAMES, Row, read_hub
+from hpcmaf.tasks.splits import Splits, assign_roles, draw
+from hpcmaf.tasks.task import Task
+
+ALL_LEVELS = frozenset(range(1, 6))
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
+# One file per split as people write it, parquet as the hub keeps and converts it, and
+# arrow as save_to_disk and the hub's cache keep it.
+_FORMS = (
+    *(f"{{split}}{suffix}" for suffix in READERS),
+    "{split}-*.parquet",
+    "{split}/*.parquet",
+    "{split}/*.arrow",
+    "*-{split}.arrow",
+    "*-{split}-*.arrow",
+)
+# Folders that stand for a whole data set, not for a subject.
+_NOT_SUBJECTS = {*SPLIT_NAMES, "main", "data", "default", "all"}
+_NUMBERED = re.compile(r"(.*)-(\d{5})-of-(\d{5})")
+# Suffixes of data that are of no use as they are.
+_DATA = {*READERS, ".gz", ".xz", ".bz2", ".zst", ".zip", ".tsv", ".ndjson", ".txt"}
+# MMLU's auxiliary_train is no training split of its own questions.
+_SAYS_SPLIT = re.compile(rf"(?<!auxiliary)(?:^|[-_.])({'|'.join(SPLIT_NAMES)})(?![a-z])")
+_SPLIT_IN_STEM = re.compile(rf"(?:^|[-_.])({'|'.join(SPLIT_NAMES)})(?![A-Za-z])")
+
+
+def within(*folders: str) -> tuple[str, ...]:
+    """The usual forms inside each of ``folders`` (``""`` or with a trailing slash)."""
+    return tuple(folder + form for folder in folders for form in _FORMS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files(Task):
+    """A task that reads a source.
+
+    Attributes
+    ----------
+    parse
+        One row to one problem; raises DataError for a bad one.
+    layouts
+        Where a folder keeps its splits: glob patterns with ``{split}``, in order of preference.
+    configs
+        Hub configurations to prefer.
+    levels
+        Levels taken when a recipe names none; ``None`` takes everything.
+    """
+
+    parse: Callable[[Row], Problem]
+    layouts: tuple[str, ...]
+    configs: tuple[str, ...] = ()
+    levels: tuple[int, ...] | None = None
+
+    def splits(
+        self, source: Path | None, train: int, eval: int, seed: int, levels: Sequence[int] | None = None
+    ) -> Splits:
+        """Read a prepared folder, or a raw source, and draw from it."""
+        if source is None:
+            raise ConfigError(
+                f"task.source: {self.name} needs one; run 'hpcmaf data prepare {self.name} --source PATH' "
+                "and name the folder it writes"
+            )
+        if present := manifests(source):
+            pools = read_prepared(source, self.name, present)
+            for part in (part for parts in _recognised(source, self.layouts).values() for part in parts):
+                if not manifest_path(part.path).exists():
+                    raise DataError(
+                        f"{part.path}: lies beside prepared problems and is not one of them; prepare it, too, "
+                        "or take it away"
+                    )
+        else:
+            pools, _ = self.collect(read_parts(locate(source, self.layouts, None)))
+        pools = _of_levels(pools, self.levels if levels is None else levels, str(source))
+        return draw(pools, train=train, eval=eval, seed=seed, source=str(source))
+
+    def prepare(self, source: str, out: Path, split: str | None = None) -> dict[str, Any]:
+        """Write ``train.jsonl`` and ``test.jsonl``, or ``all.jsonl`` for a source that is one pool."""
+        path, unread = Path(source), []
+        # A mistyped data/train.jsonl has the form of a hub id, but is none.
+        if path.exists() or not _HUB_ID.fullmatch(source) or path.suffix in READERS:
+            parts = locate(path, self.layouts, split)
+            pools, repeated = self.collect(read_parts(parts))
+            digest = _files_digest(path, [part.path for part in parts])
+            if path.is_dir():
+                unread = _left_out(path, parts)
+        else:
+            rows = list(read_hub(source, self.configs, split))
+            pools, repeated = self.collect(rows)
+            records = (json.dumps([row.split, row.group, row.values], sort_keys=True, default=str) for row in rows)
+            digest = hashlib.sha256("".join(f"{record}\n" for record in records).encode()).hexdigest()
+        roles = _roles(pools, split, source)
+        report = {
+            name: describe(pool, [other for key, other in roles.items() if key != name]) for name, pool in roles.items()
+        }
+        extra = {name: {"counts": counts, "source": source, "source_sha256": digest} for name, counts in report.items()}
+        write_prepared(out, self.name, roles, extra, add=split is not None)
+        return {**report, "repeated_records": repeated} | ({"left_out": unread} if unread else {})
+
+    def collect(self, rows: Iterable[Row]) -> tuple[dict[str, list[Problem]], int]:
+        """Sort problems into splits, ids unique in each; also how many records are repeated word for word.
+
+        Raises
+        ------
+        DataError
+            Two different problems of a split share an id.
+        """
+        pools: dict[str, list[Problem]] = {}
+        seen: dict[tuple[str, str], tuple[Problem, str]] = {}
+        repeated = 0
+        for row in rows:
+            problem = self.parse(row)
+            first, where = seen.setdefault((row.split, problem.id), (problem, row.where))
+            if first is problem:
+                pools.setdefault(row.split, []).append(problem)
+            elif first == problem:
+                repeated += 1
+            else:
+                raise DataError(f"{row.where}: id '{problem.id}' is taken by {where}; give every problem its own id")
+        return pools, repeated
+
+
+def _of_levels(
+    pools: Mapping[str, list[Problem]], levels: Sequence[int] | None, source: str
+) -> dict[str, list[Problem]]:
+    """Keep problems of the given levels; levels 1 to 5 together keep everything."""
+    if levels is None or ALL_LEVELS <= set(levels):
+        return dict(pools)
+    if not levels:
+        raise ConfigError("task.levels: an empty list chooses nothing; name levels or leave the key out")
+    shown = ", ".join(map(str, sorted(levels)))
+    kept = {}
+    for name, pool in pools.items():
+        present = {problem.meta["level"] for problem in pool if "level" in problem.meta}
+        if not present:
+            raise DataError(
+                f"{source}: no problem of its split '{name}' carries a level, so levels {shown} cannot be chosen; "
+                "set task.levels to [1, 2, 3, 4, 5] to take all of them"
+            )
+        kept[name] = [problem for problem in pool if problem.meta.get("level") in map(str, levels)]
+        if not kept[name]:
+            raise ConfigError(
+                f"task.levels: {source} has no problem of level {shown} in its split '{name}'; "
+                f"it has {', '.join(sorted(present))}"
+            )
+    return kept
+
+
+def _roles(pools: Mapping[str, list[Problem]], split: str | None, source: str) -> dict[str, list[Problem]]:
+    training, test = assign_roles(pools)
+    if test is None:
+        only = split or next(iter(pools))
+        return {only if only in ("train", "test") else "all": training}
+    if split is not None:
+        raise DataError(f"{source}: has the splits {', '.join(pools)} already; leave --split out")
+    ids: set[str] = set()
+    for problem in training:
+        if problem.id in ids:
+            raise DataError(
+                f"{source}: id '{problem.id}' occurs in two of the splits that train; give every problem its own id"
+            )
+        ids.add(problem.id)
+    return {"train": training, "test": test}
+
+
+def _files_digest(source: Path, paths: Sequence[Path]) -> str:
+    """sha256 of a file, or of the names and hashes of a folder's files."""
+    if source.is_file():
+        return file_sha256(source)
+    lines = (f"{path.relative_to(source).as_posix()}\0{file_sha256(path)}\n" for path in paths)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+# --- finding the files of a source ------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One file of a source."""
+
+    path: Path
+    split: str
+    group: str = ""
+
+
+def locate(source: Path, layouts: Sequence[str], split: str | None) -> list[Part]:
+    """Find the files of a source.
+
+    Parameters
+    ----------
+    source
+        A file of a known suffix, or a folder in one of ``layouts``.
+    layouts
+        Glob patterns; a split is read in the first one that has it.
+    split
+        What a file is called that does not say itself.
+
+    Raises
+    ------
+    DataError
+        There is no such path, no layout fits, or something that looks like
+        data would be left out: a split in two forms or none, a missing part.
+    """
+    if source.is_file():
+        if source.suffix not in READERS:
+            raise DataError(f"{source}: unknown kind of file; one of {', '.join(READERS)} is expected")
+        named = _SPLIT_IN_STEM.search(source.stem)
+        return [Part(source, split or (named[1] if named else "all"))]
+    if not source.is_dir():
+        what = "neither a file nor a folder; name one of the two" if source.exists() else "no such file or folder; check the path"
+        raise DataError(f"{source}: {what}")
+    if found := _recognised(source, layouts):
+        parts = _choose(source, found)
+    else:
+        parts = locate(_only_file(source, layouts), layouts, split)
+    for part in parts:
+        if not part.path.is_file():
+            raise DataError(f"{part.path}: no file that could be read; put it right, or take it away")
+    _refuse_missing_parts(parts)
+    _refuse_lost_splits({part.path.parent for part in parts}, {part.split for part in parts})
+    return parts
+
+
+def _recognised(source: Path, layouts: Sequence[str]) -> dict[str, list[Part]]:
+    """Layout to the files of a folder that are in it, for those that have any."""
+    found: dict[str, list[Part]] = {}
+    for layout in layouts:
+        for name in SPLIT_NAMES:
+            for path in sorted(source.glob(layout.format(split=name))):
+                folders = reversed(path.relative_to(source).parts[:-1])
+                if not path.is_dir():
+                    subject = next((folder for folder in folders if folder not in _NOT_SUBJECTS), "")
+                    found.setdefault(layout, []).append(Part(path, name, subject))
+    return found
+
+
+def _left_out(source: Path, parts: Sequence[Part]) -> list[str]:
+    """Files beside those of a source that could be data, too, by their suffix; ``.json`` is mostly about data."""
+    beside = {path for folder in {part.path.parent for part in parts} for path in folder.iterdir()}
+    named = {path for path in beside if path.suffix in READERS.keys() - {".json"}}
+    return [str(path.relative_to(source)) for path in sorted(named - {part.path for part in parts})]
+
+
+def _choose(source: Path, found: Mapping[str, list[Part]]) -> list[Part]:
+    """Each split in the first layout that has it; whatever else is there must not be lost in silence."""
+    chosen: dict[str, tuple[str, list[Part]]] = {}
+    for layout, parts in found.items():
+        for name in {part.split for part in parts} - chosen.keys():
+            chosen[name] = _home(layout), [part for part in parts if part.split == name]
+    parts = [part for name in SPLIT_NAMES if name in chosen for part in chosen[name][1]]
+    homes = {home: first for home, (first, *_) in chosen.values()}
+    if len(homes) > 1:
+        shown = " and ".join(f"'{part.split}' as {part.path.relative_to(source)}" for part in homes.values())
+        raise DataError(f"{source}: holds the split {shown}; name the folder that is meant, or put them side by side")
+    taken = {part.path: part for part in parts}
+    for part in parts:
+        if taken[part.path] is not part:
+            raise DataError(f"{part.path}: its name says two splits; rename it")
+    for layout, part in ((layout, part) for layout, others in found.items() for part in others):
+        # What is in a folder "all" or "default" is in the folders of subjects beside it, too.
+        whole = homes.keys() <= {"all", "default"} and _home(layout) == "*"
+        if part.path not in taken and not whole and not manifest_path(part.path).exists():
+            mine = chosen[part.split][1][0].path.relative_to(source)
+            raise DataError(
+                f"{source}: {mine} and {part.path.relative_to(source)} both hold the split '{part.split}'; "
+                "take one of them away, or name the file or folder that is meant"
+            )
+    return parts
+
+
+def _home(layout: str) -> str:
+    """The folder in which a layout has its splits; ``*`` where each subject has its own."""
+    return layout[: layout.index("{split}")].rpartition("/")[0]
+
+
+def _only_file(source: Path, layouts: Sequence[str]) -> Path:
+    files = [path for path in sorted(source.iterdir()) if path.suffix in READERS and not path.name.startswith(".")]
+    if len(files) == 1:
+        return files[0]
+    shown = ", ".join(layout.format(split="train") for layout in layouts[:4])
+    names = f" (it holds {', '.join(path.name for path in files[:4])})" if files else ""
+    raise DataError(f"{source}: unknown layout{names}; expected one of {shown}, ... in it, or pass one file")
+
+
+def _refuse_missing_parts(parts: Sequence[Part]) -> None:
+    """All of ``train-00000-of-00002`` to ``train-00001-of-00002``."""
+    series: dict[tuple[Path, str], dict[int, int]] = {}
+    for part in parts:
+        if match := _NUMBERED.fullmatch(part.path.stem):
+            series.setdefault((part.path.parent, match[1]), {})[int(match[2])] = int(match[3])
+    for (folder, name), numbers in series.items():
+        total = max(numbers.values())
+        missing = sorted(set(range(total)) - numbers.keys())
+        if missing or len(set(numbers.values())) > 1 or len(numbers) > total:
+            lacks = f"{name}-{missing[0]:05d}-of-{total:05d}" if missing else f"one series of {name}"
+            raise DataError(f"{folder}: {lacks} is missing beside the others; fetch it, or take the others away")
+
+
+def _refuse_lost_splits(folders: Iterable[Path], present: Collection[str]) -> None:
+    """Refuse what says by its name that it is a split which nothing else here is."""
+    for path in (path for folder in sorted(folders) for path in sorted(folder.iterdir())):
+        match = _SAYS_SPLIT.search(path.name.casefold())
+        if match is None or match[1] in present or path.name.startswith("."):
+            continue
+        inside = path.rglob("*") if path.is_dir() else [path]
+        if any(file.suffix.casefold() in _DATA for file in inside):
+            raise DataError(
+                f"{path}: seems to be the split '{match[1]}', but is in no known form; "
+                f"bring it into the form of the other files there, or take it away"
+            )
+
+
+def read_parts(parts: Sequence[Part]) -> Iterator[Row]:
+    """Read files one after the other, numbering rows within split and group."""
+    counts: dict[tuple[str, str, str], int] = {}
+    for part in parts:
+        empty = True
+        # CSV files are one subject each, so numbering starts anew.
+        scope = part.path.stem if part.path.suffix == ".csv" else ""
+        for where, named, values in READERS[part.path.suffix](part.path):
+            empty = False
+            key = (named or part.split, part.group, scope)
+            index = counts[key] = counts.get(key, -1) + 1
+            yield Row(where, values, key[0], part.path.stem, part.group, index)
+        if empty:
+            raise DataError(f"{part.path}: holds no problems; fetch or write it again")

@@ -1,0 +1,96 @@
+"""Generated tasks: arithmetic, stories that come to it, sums of small numbers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpcmaf.errors import ConfigError, DataError
+from hpcmaf.tasks import GENERATED, get_task, leak_guard
+from hpcmaf.tasks.generated import side
+from hpcmaf.tasks.words import expression_of_story
+
+SEEDS = st.integers(0, 2**63 - 1)
+# Task to what a question comes to, as Python writes it.
+EXPRESSION = {"arithmetic": str, "words": expression_of_story, "sums": lambda question: question[len("What is ") : -1]}
+
+
+@pytest.mark.parametrize("name", GENERATED)
+@given(seed=SEEDS, count=st.integers(0, 300), other_seed=SEEDS, other_count=st.integers(0, 300))
+@settings(max_examples=20, deadline=None)
+def test_sides_stay_apart_and_gold_is_what_python_makes_of_it(name, seed, count, other_seed, other_count) -> None:
+    task = get_task(name)
+    train, held = task.generate(count, seed, "train"), task.generate(other_count, other_seed, "eval")
+    for problems, which, size in ((train, "train", count), (held, "eval", other_count)):
+        assert len({problem.question for problem in problems}) == len({problem.id for problem in problems}) == size
+        for problem in problems:
+            expression = EXPRESSION[name](problem.question)
+            assert problem.gold == str(eval(expression))  # digits and + - * only
+            assert re.findall(r"\d+", problem.id) == re.findall(r"\d+", problem.question)
+            assert side(problem.question if name == "sums" else expression) == which
+    leak_guard(train, held)
+
+
+def test_no_evaluation_story_comes_to_what_arithmetic_trains_on() -> None:
+    plain, stories = get_task("arithmetic").splits(None, 200, 200, 1), get_task("words").splits(None, 200, 200, 1)
+    trained = {problem.question for problem in plain.train} | {expression_of_story(p.question) for p in stories.train}
+    assert not trained & {expression_of_story(problem.question) for problem in stories.eval}
+
+
+def test_integers_are_uniform_from_0_to_29() -> None:
+    problems = get_task("arithmetic").generate(2000, 7, "train")
+    numbers = [int(n) for problem in problems for n in re.findall(r"\d+", problem.question)]
+    counts = [numbers.count(n) for n in range(30)]
+    assert sum(counts) == len(numbers) == 12_000
+    # 400 expected of each, standard deviation 19.7.
+    assert 300 < min(counts) and max(counts) < 500
+
+
+def test_stories_differ() -> None:
+    drawn = get_task("words").splits(None, 60, 60, 5).train
+    assert len({re.sub(r"\d+", "#", problem.question) for problem in drawn}) > 40
+    assert any(problem.gold.startswith("-") for problem in drawn)
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_a_seed_repeats_and_another_differs(name) -> None:
+    task = get_task(name)
+    first, again, other = (task.splits(None, 50, 70, seed) for seed in (1, 1, 2))
+    assert first == again and (len(first.train), len(first.eval)) == (50, 70)
+    assert first.train != other.train and first.eval != other.eval
+    assert task.splits(None, 80, 70, 1).train[:50] == first.train
+
+
+def test_draws_are_those_of_earlier_versions() -> None:
+    """Runs and the micro model's corpus were drawn with them."""
+    second = [get_task(name).generate(2, 3, "train")[1].id for name in GENERATED]
+    assert second == ["arithmetic-23-29-0-8-19-20", "words-4-3-11-12-8-16", "sums-4+8+3"]
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_what_generated_problems_cannot_have_is_refused(name, tmp_path: Path) -> None:
+    task = get_task(name)
+    with pytest.raises(ConfigError, match=rf"task\.source: {name} is generated and reads no file"):
+        task.splits(tmp_path, 1, 1, 0)
+    with pytest.raises(ConfigError, match=rf"task\.levels: {name} has no levels"):
+        task.splits(None, 1, 1, 0, [1])
+    with pytest.raises(ConfigError, match=r"task\.eval: 99999999999 problems"):
+        task.splits(None, 1, 99_999_999_999, 0)
+    with pytest.raises(ConfigError, match=f"{name} is generated"):
+        task.prepare("anything", tmp_path)
+
+
+def test_compact_prompts_are_the_micro_models() -> None:
+    assert get_task("arithmetic").prompts("compact").first("1+2*3+4-5*6") == "1+2*3+4-5*6="
+    prompts, (problem,) = get_task("words").prompts("compact"), get_task("words").generate(1, 0, "train")
+    expression = expression_of_story(problem.question)
+    assert prompts.first(problem.question) == prompts.hint(problem.question, "5") == f"{expression}="
+    assert prompts.summarize(problem.question, ["x", "y"]) == f"{expression}|x|y"
+    with pytest.raises(DataError, match="2 numbers instead of six"):
+        prompts.first("1 and 2")
+    with pytest.raises(ConfigError, match="the compact prompts have no words for roles"):
+        prompts.integrate("q", "s")
