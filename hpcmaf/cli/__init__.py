@@ -40,7 +40,7 @@ VERBS = {
     "grade": ("grade", "Say whether answers are equivalent."),
     "extract": ("extract", "Take the final answers out of responses."),
     "import": ("import_", "Bring the released code's debates into a store."),
-    "inspect": ("inspect", "Show what a store of debates holds."),
+    "inspect": ("inspect", "Show what is in a store of debates."),
     "select": ("select", "Choose every agent's training data from a store."),
     "verify": ("verify", "Check stores, shards or a whole run for damage."),
 }
@@ -127,7 +127,7 @@ def _fail(error: HpcmafError) -> int:
     try:
         click.echo(f"error: {one_line(str(error))}", err=True)
     except OSError:
-        pass  # nobody listens; the exit code is all that is left to say
+        pass  # stderr is closed; the exit code is all that is left
     return error.exit_code
 
 

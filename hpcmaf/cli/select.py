@@ -72,7 +72,7 @@ def command(store: Path, out: Path, w: float, seed: int, **choice: Any) -> None:
     check_mix(w, choice["mix"])
     check_data(choice["data"])
     if out.is_dir() and any(out.iterdir()) and not (out / "selection.json").is_file():
-        raise UsageError(f"{out}: holds files that are not a selection; name a new folder")
+        raise UsageError(f"{out}: has files that are not a selection; name a new folder")
     summary = write_selection(store, out, w=w, seed=seed, **choice)
     agents = [agent for agent in summary["datasets"] if summary["rounds"] > 1 or not agent.startswith("critic")]
     if (warning := scarce_line(summary["iteration"], scarce(summary["datasets"], agents))) is not None:

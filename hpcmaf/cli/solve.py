@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,7 +13,6 @@ import click
 from hpcmaf.errors import UsageError
 
 if TYPE_CHECKING:
-    from hpcmaf.debate.transcript import Utterance
     from hpcmaf.jobs.solve import Solved
 
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--iter", "iteration", type=click.IntRange(min=0), help="Whose society; 0: the base [default: the last].")
 @click.option("--seed", type=click.IntRange(min=0), help="Of the draws [default: the run's].")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--prompts", is_flag=True, help="Show also what each agent was asked.")
+@click.option("--prompts", is_flag=True, help="Show also the prompt of each agent.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def command(
     run: str, question: str, iteration: int | None, seed: int | None, device: str, prompts: bool, as_json: bool
@@ -34,9 +34,9 @@ def command(
     as an evaluation problem of the run would be; '-' reads it from standard
     input. The same seed gives the same debate.
     """
-    asked = (sys.stdin.read() if question == "-" else question).strip()
-    if not asked:
-        raise UsageError("QUESTION is empty; ask something")
+    text = (sys.stdin.read() if question == "-" else question).strip()
+    if not text:
+        raise UsageError("QUESTION is empty; write one")
 
     from hpcmaf.cli.debateview import print_debate
     from hpcmaf.cli.options import quiet_libraries
@@ -44,9 +44,9 @@ def command(
     from hpcmaf.run.directory import RunDir
 
     quiet_libraries()
-    found = solve(RunDir.locate(run), asked, iteration=iteration, seed=seed, device=device)
+    found = solve(RunDir.locate(run), text, iteration=iteration, seed=seed, device=device)
     if as_json:
-        # Escaped to ASCII: lone surrogates have no other place in JSON.
+        # Escaped to ASCII: lone surrogates have no other form in JSON.
         click.echo(json.dumps({"run": str(RunDir.locate(run).root), **_value(found)}, indent=1))
         return
     print_debate(_head(found), found.transcript, found.votes, found.model, prompts=prompts)
@@ -67,12 +67,11 @@ def _value(found: Solved) -> dict[str, Any]:
     for m, (answers, vote) in enumerate(zip(transcript.answers, found.votes, strict=True), start=1):
         summaries = transcript.summaries[m - 2] if m > 1 and transcript.summaries else ()
         responses = [
-            _turn(turn) | {"model": found.model(m, n), "answer": turn.answer, "agrees": vote.agrees[n]}
-            for n, turn in enumerate(answers)
+            asdict(turn) | {"model": found.model(m, n), "agrees": vote.agrees[n]} for n, turn in enumerate(answers)
         ]
         result = {"answer": vote.answer, "votes": vote.votes, "tied": vote.tied}
         rounds.append(
-            {"round": m, "summaries": [_turn(turn) for turn in summaries], "answers": responses, "vote": result}
+            {"round": m, "summaries": [asdict(turn) for turn in summaries], "answers": responses, "vote": result}
         )
     return {
         "method": found.method,
@@ -82,8 +81,3 @@ def _value(found: Solved) -> dict[str, Any]:
         "answer": found.votes[-1].answer,
         "rounds": rounds,
     }
-
-
-def _turn(turn: Utterance) -> dict[str, Any]:
-    names = ("agent", "prompt", "text", "prompt_tokens", "completion_tokens", "finish_reason")
-    return {name: getattr(turn, name) for name in names}

@@ -18,6 +18,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -84,7 +85,7 @@ def examine(profile: Profile, run: RunDir, *, probe_seconds: float | None = None
     """
     yield from _packages(profile)
     yield _gpus(profile)
-    # What packages lack is said above, with their versions.
+    # What packages lack is reported above, with their versions.
     yield from (finding for finding in profile_findings(profile) if finding.area != "packages")
     yield from _place(run, shared=profile.launcher == "slurm")
     if profile.launcher != "slurm" or (known := (yield from _cluster(profile))) is None:
@@ -119,7 +120,7 @@ def _packages(profile: Profile) -> Iterator[Finding]:
     try:
         needs = [Requirement(line) for line in metadata.requires("hpcmaf") or []]
     except metadata.PackageNotFoundError:
-        yield warning("packages", "hpcmaf is not installed, so nothing says what it needs", "pip install -e .")
+        yield warning("packages", "hpcmaf is not installed, so its requirements are not known", "pip install -e .")
         return
     for requirement in needs:
         if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
@@ -195,12 +196,9 @@ def _flock(folder: Path) -> Finding:
     """Take a lock twice: the second has to be refused."""
     path = folder / f".hpcmaf-doctor-{uuid.uuid4().hex[:12]}"
     try:
-        with lock(path, ""):
-            try:
-                with lock(path, ""):
-                    return problem("locks", f"{folder}: a lock can be taken twice", "put runs elsewhere")
-            except RunBusyError:
-                return check("locks", f"flock works in {folder}")
+        with lock(path, ""), suppress(RunBusyError), lock(path, ""):
+            return problem("locks", f"{folder}: a lock can be taken twice", "put runs elsewhere")
+        return check("locks", f"flock works in {folder}")
     except HpcmafError as error:
         return _of_error("locks", error)
     except OSError as error:
@@ -225,7 +223,7 @@ def _fsync(folder: Path) -> Finding:
 
 
 def _of_error(area: str, error: HpcmafError) -> Finding:
-    """What is wrong and what to do, which an error says on one line."""
+    """What is wrong and what to do, which an error has on one line."""
     text, _, remedy = str(error).partition("; ")
     return problem(area, text, remedy or "see the message")
 
@@ -251,7 +249,7 @@ def _cluster(profile: Profile) -> Generator[Finding, None, Mapping[str, str] | N
     remedy = "raise slurm.command_seconds; gates wait slurm.patience_minutes"
     yield check("controller", text, text if took > _SLOW_SECONDS else "", remedy, "warning")
     try:
-        # A job that nobody has: only whether somebody answers matters.
+        # A job that does not exist: only whether sacct answers matters.
         accounting(["1"], seconds=min(10.0, cluster.command_seconds))
         yield check("accounting", "sacct answers")
     except SlurmError as error:
@@ -280,15 +278,15 @@ def _jobs(profile: Profile, run: RunDir, known: Mapping[str, str]) -> Generator[
         nodes = read_nodes(call(["scontrol", "show", "node", "--oneliner"], seconds=cluster.command_seconds))
     except (SlurmError, KeyError) as error:
         yield warning("partitions", f"not known ({error})", "look with sinfo whether the profile's exist")
-    places = 1
+    debate_nodes = 1
     for name, kind in _KINDS.items():
         wanted, section = cluster.resources(kind), f"slurm.{name}"
-        asked = wanted.partition or cluster.partition
-        names = asked.split(",") if asked else [key for key, row in partitions.items() if row.get("Default") == "YES"]
+        named = wanted.partition or cluster.partition
+        names = named.split(",") if named else [key for key, row in partitions.items() if row.get("Default") == "YES"]
         members = [node for node in nodes if node.partitions.intersection(names)]
         why, remedy, count = fitting(members, wanted, cluster, section)
         if name == "generation":
-            places = max(1, count)
+            debate_nodes = max(1, count)
         if refusal := _refusal(profile, run, kind, limit):
             if members and why and re.search("node configuration|node not available", refusal, re.IGNORECASE):
                 yield problem(name, f"{refusal} ({why})", remedy)
@@ -301,11 +299,11 @@ def _jobs(profile: Profile, run: RunDir, known: Mapping[str, str]) -> Generator[
         yield from caveats
         if fault or all(finding.level == "warning" for finding in caveats):
             yield check(name, good, fault, remedy, "warning")
-    return places
+    return debate_nodes
 
 
 def _refusal(profile: Profile, run: RunDir, kind: str, limit: int) -> str:
-    """What Slurm says against the script of a kind of job, of as large an array as the run has."""
+    """Why Slurm refuses the script of a kind of job, of as large an array as the run has."""
     try:
         stages = [stage for stage in run.load_plan().stages if stage.kind == kind]
     except HpcmafError:
@@ -338,14 +336,14 @@ def _caveats(name: str, partition: str, record: Mapping[str, str], cluster: Slur
         denied = record.get(f"Deny{suffix}", "").split(",")
         if value and (value in denied or not {"ALL", "(null)", value}.intersection(few)):
             yield problem(name, f"{key} {value}, {allows.format(','.join(few))}", f"set slurm.{key}, such as {few[0]}")
-    # A partition's own says it for its jobs; the controller's default is OFF or inherited.
+    # A partition's own mode applies to its jobs; the controller's default is OFF or inherited.
     mode = record.get("PreemptMode", "OFF")
     if "CANCEL" in mode or "SUSPEND" in mode:
         effect = "waits in memory" if "SUSPEND" in mode else "is cancelled, and its gate submits it again"
         yield warning(name, f"partition {partition}: PreemptMode {mode}: a preempted job {effect}", "expect delays")
 
 
-# name=value in what scontrol prints, where a value may hold blanks: the next name ends it.
+# name=value in what scontrol prints, where a value may contain blanks: the next name ends it.
 _FIELD = re.compile(r"(?:^|\s)([A-Za-z][A-Za-z0-9_:/]*)=")
 # gpu:2, gpu:3090:4(S:0-1), gpu:1g.10gb:7, gpu:a100:no_consume:4
 _GPU = re.compile(r"(?:^|,)gpu(?::(?!no_consume:)([^:,(]+))?(?::no_consume)?:(\d+)(?=[(,]|$)")
@@ -386,7 +384,7 @@ def read_nodes(text: str) -> list[Node]:
 
 
 def _usable(state: str) -> bool:
-    """Whether a node runs jobs, or will by itself, as nodes do that are switched off while nobody wants them."""
+    """Whether a node runs jobs, or will by itself, as nodes do that are switched off while they are idle."""
     words = {word.rstrip("*~#%$@^!-") for word in state.split("+")}
     asleep = any(word.startswith("POWER") for word in words)
     return not words & _GONE and (asleep or not ("NOT_RESPONDING" in words or "*" in state))

@@ -61,7 +61,7 @@ def estimate(
     """Time left, stage after stage as they wait for each other.
 
     A task is taken to need what others of its kind needed (their markers have
-    it), less what its own progress says is done. As many run side by side as
+    it), less what its own progress file has as done. As many run side by side as
     do now, or as the profile lets.
 
     Parameters
@@ -69,8 +69,8 @@ def estimate(
     done, running
         Tasks by stage id.
     started
-        When running tasks began, where the caller knows; else their attempts
-        tell.
+        When running tasks began, where the caller knows; else taken from their
+        attempts.
     """
     paces = {kind: _pace(run, plan, done, kind) for kind in {stage.kind for stage in plan.stages}}
     ends: dict[str, float] = {}
@@ -111,7 +111,7 @@ def _pace(run: RunDir, plan: Plan, done: Mapping[str, set[str]], kind: str) -> t
             seconds.append(sum(row["wall_seconds"] for row in run.read_marker(stage, task)["ledger"]))
             ends.append(run.marker(stage, task).stat().st_mtime)
         except (DataError, OSError):
-            continue  # damaged, or gone this moment: 'hpcmaf verify' is the one to say so
+            continue  # damaged, or removed this moment, which 'hpcmaf verify' reports
     if not ends:
         return None, None
     mean = sum(seconds) / len(seconds)
@@ -120,7 +120,7 @@ def _pace(run: RunDir, plan: Plan, done: Mapping[str, set[str]], kind: str) -> t
 
 
 def _width(stage: Stage, profile: Profile, running: int, before: int | None) -> int | None:
-    """Tasks of a stage that run side by side; ``None`` where nothing tells."""
+    """Tasks of a stage that run side by side; ``None`` where it is not known."""
     if profile.launcher == "local":
         return profile.slots()
     if running or len(stage.tasks) == 1:
@@ -157,7 +157,7 @@ class _Progress(Record):
 
 
 def read_progress(run: RunDir, stage: Stage, task: str) -> dict[str, Any] | None:
-    """What a running task says of itself: ``done``, ``total``, ``unit`` and ``note``."""
+    """What a running task reports: ``done``, ``total``, ``unit`` and ``note``."""
     try:
         return read_json(run.progress(stage, task), _Progress)
     except (OSError, DataError):

@@ -38,7 +38,7 @@ def look(folder: Path, options: tuple[str, ...], element: Element) -> None:
     Parameters
     ----------
     folder
-        Shared, as the run directory is; holds the lock and takes the answers.
+        Shared, as the run directory is; has the lock, and takes the answers.
     options
         For the trial of sbatch: account, partition and so on of a gate.
     """
@@ -82,7 +82,7 @@ def examine_nodes(profile: Profile, run: RunDir, *, nodes: int, seconds: float) 
             answers, why = _wait(profile, folder, job, nodes, seconds)
         yield from _judge(profile, folder, answers, nodes, why)
     except HpcmafError as error:
-        yield problem("nodes", f"the probe failed: {error}", "mend what it says, then try again")
+        yield problem("nodes", f"the probe failed: {error}", "see the message, then try again")
     finally:
         if job:
             with suppress(SlurmError):  # it has five minutes to live
@@ -151,7 +151,7 @@ def _judge(profile: Profile, folder: Path, answers: list[Answer], nodes: int, wh
 
     free = ", ".join(sorted(answer["node"] for answer in answers if not answer["locked"]))
     fault = f"a lock taken here is not seen on {free}" if free else ""
-    remedy = "put runs on a file system whose flock holds across nodes"
+    remedy = "put runs on a file system whose flock works across nodes"
     yield check("locks across nodes", "a lock taken here is seen there", fault, remedy)
 
     if len(answers) > 1:
@@ -178,7 +178,7 @@ def _judge(profile: Profile, folder: Path, answers: list[Answer], nodes: int, wh
 
 
 def _last_line(folder: Path) -> str:
-    """Of the job's log, where it could write one; srun's own only says that it ended."""
+    """Of the job's log, where it could write one; srun's own only has that it ended."""
     logs = [path.read_text(errors="replace") for path in (folder / "job").glob("*_log.err")]
     lines = [line.strip() for line in "\n".join(logs).split("\n") if line.strip()]
     words = [line for line in lines if not line.startswith("srun:")] or lines

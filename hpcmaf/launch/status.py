@@ -41,7 +41,7 @@ class StageStatus:
     waiting
         Not submitted yet, or cancelled with the rest of the chain.
     seconds_left
-        ``None`` where nothing tells, 0 when it is done.
+        ``None`` where it is not known, 0 when it is done.
     """
 
     stage: Stage
@@ -150,7 +150,7 @@ class Status:
         return f"{self.survey.state}: {done}" + (f"; {counts}" if counts else "")
 
     def view(self) -> RenderableType:
-        """The status as a table, between the run in one line and what there is to say of it."""
+        """The status as a table, between the run in one line and remarks."""
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
@@ -184,8 +184,8 @@ class Status:
     def _remarks(self) -> Iterator[tuple[str, str]]:
         if self.accuracy:
             own = [name for name in MEASURES if name in self.accuracy[-1]][-1]
-            figures = ", ".join(f"{row['iteration']}: {row[own]['value']:.1%}" for row in self.accuracy if own in row)
-            yield "accuracy", f"{figures} ({MEASURES[own]}, by iteration)"
+            values = ", ".join(f"{row['iteration']}: {row[own]['value']:.1%}" for row in self.accuracy if own in row)
+            yield "accuracy", f"{values} ({MEASURES[own]}, by iteration)"
         for row in self.stages:
             for task in self.survey.running.get(row.stage.id, ())[:_MOST_RUNNING]:
                 progress = read_progress(self.run, row.stage, task)

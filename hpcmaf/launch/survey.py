@@ -1,6 +1,6 @@
 """Where every task of a run is, seen from outside: nothing is written, no lock is taken.
 
-On one machine markers and locks tell; on a cluster markers, then one squeue,
+On one machine by markers and locks; on a cluster by markers, then one squeue,
 then at most one sacct.
 """
 
@@ -29,7 +29,7 @@ from hpcmaf.run.plan import Plan, Stage
 TaskKey = tuple[str, str]
 State = Literal["done", "running", "queued", "stopped", "stalled", "unknown"]
 
-# Ends of an attempt that say nothing against its task.
+# Ends of an attempt that are no fault of its task.
 _INTERRUPTIONS = frozenset({"KeyboardInterrupt", "Interrupted", "StopRequested", "RunBusyError", "SystemExit"})
 # After hpcmaf cancel these are no failures; what else stops a chain takes what is queued out of it, and no more.
 _ENDS_OF_CANCELLED = frozenset({"cancelled", "stopped", "killed", "lost", "preempted"})
@@ -96,7 +96,7 @@ class Survey:
 
 
 def survey(run: RunDir, plan: Plan, profile: Profile) -> Survey:
-    """Look at a run, wherever it runs; Slurm is asked only of runs on a cluster, and need not answer."""
+    """Look at a run, wherever it runs; Slurm is queried only for runs on a cluster, and need not answer."""
     return _on_cluster(run, plan, profile) if profile.launcher == "slurm" else _on_machine(run, plan, profile)
 
 
@@ -115,16 +115,16 @@ def newest_log(attempt: Attempt) -> str:
 
 
 def _on_machine(run: RunDir, plan: Plan, profile: Profile) -> Survey:
-    """Only this machine's processes are seen: watched from another one, a run looks as if nobody drove it."""
-    result, held = Survey(run.done_tasks(plan)), held_locks()
+    """Only this machine's processes are seen: watched from another one, a run seems to have no driver."""
+    result, locks = Survey(run.done_tasks(plan)), held_locks()
     left = [(stage, task) for stage in plan.stages for task in stage.tasks if task not in result.done[stage.id]]
     for stage, task in left:
         folder = run.attempts(stage, task)
-        if held and _holder(folder / "lock", held) is not None:
+        if locks and _holder(folder / "lock", locks) is not None:
             result.running.setdefault(stage.id, []).append(task)
         elif failure := _failure(stage, task, all_attempts(folder), profile.attempts):
             result.failures[stage.id, task] = failure
-    pid = _holder(run.driver_lock, held)
+    pid = _holder(run.driver_lock, locks)
     if not left:
         result.state = "done"
     elif pid is not None:
@@ -137,9 +137,9 @@ def _on_machine(run: RunDir, plan: Plan, profile: Profile) -> Survey:
     return result
 
 
-def _holder(path: os.PathLike[str], held: Mapping[int, int]) -> int | None:
+def _holder(path: os.PathLike[str], locks: Mapping[int, int]) -> int | None:
     try:
-        return held.get(os.stat(path).st_ino)
+        return locks.get(os.stat(path).st_ino)
     except FileNotFoundError:
         return None
 
@@ -170,7 +170,7 @@ def _on_cluster(run: RunDir, plan: Plan, profile: Profile) -> Survey:
     except SlurmError as error:
         notes.append(f"{error}; what runs and what waits is not known")
         jobs = None
-    # Asked before the markers are looked at: a task that ended in between has its own by now.
+    # Queried before the markers are read: a task that ended in between has its own by now.
     snapshot = Snapshot.take(run, plan, log, jobs or (), confirm=False)
     result = Survey(snapshot.done, notes=notes, stopped=read_stop(run))
     for (id, task), job in snapshot.in_flight.items():
@@ -204,7 +204,7 @@ def _find_failures(run: RunDir, log: Submissions, snapshot: Snapshot, result: Su
         if unknown := [key for key in own if key not in known]:
             ended |= accounted(log, unknown, seconds=_ACCOUNTING_SECONDS)
     except AccountingAbsentError as error:
-        result.notes.append(f"{error}; causes are told from what the tasks left behind")
+        result.notes.append(f"{error}; causes come from what the tasks left")
     stopped = result.stopped or {}
     swept = _ENDS_OF_CANCELLED if stopped.get("kind") == "cancelled" else _ENDS_OF_STOPPED
     for key, attempt in own.items():
@@ -219,7 +219,7 @@ def _find_failures(run: RunDir, log: Submissions, snapshot: Snapshot, result: Su
 
 def _judge(run: RunDir, profile: Profile, log: Submissions, snapshot: Snapshot, result: Survey, answered: bool) -> None:
     gated, holder = profile.cluster.chain == "gated", driver(run)
-    if holder == os.getpid():  # whoever asks, before it submits
+    if holder == os.getpid():  # the caller itself, before it submits
         holder = None
     if not snapshot.unfinished():
         result.state = "done"

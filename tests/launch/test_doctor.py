@@ -16,79 +16,67 @@ import pytest
 from click.testing import CliRunner
 
 from hpcmaf.cli.doctor import command
-from hpcmaf.config.profile import Profile
 from hpcmaf.config.slurm import Resources, Slurm
 from hpcmaf.errors import PlatformError
 from hpcmaf.launch import doctor as doctor_module
 from hpcmaf.launch import executors
-from hpcmaf.launch.doctor import Finding, examine, fitting, minutes, read_nodes, records
+from hpcmaf.launch.doctor import Finding, fitting, minutes, read_nodes, records
 from hpcmaf.launch.executors import visible_gpus
-from hpcmaf.run.directory import RunDir
 from tests.launch.conftest import SlurmSays
 from tests.launch.made_runs import make_run
 
 NODE = (
-    "NodeName={name} Arch=x86_64 CoresPerSocket=1 CPUAlloc=0 CPUTot=8 CPULoad=1.57 AvailableFeatures={features} "
-    "ActiveFeatures={features} Gres={gres} OS=Linux 6.1 #1 SMP (2026-01-01) RealMemory=8000 State={state} "
+    "NodeName={name} Arch=x86_64 CoresPerSocket=1 CPUAlloc=0 CPUTot=8 CPULoad=1.57 AvailableFeatures=h100,ib "
+    "ActiveFeatures=h100,ib Gres={gres} OS=Linux 6.1 #1 SMP (2026-01-01) RealMemory=8000 State={state} "
     "Partitions=main,low Reason=not responding [root@2026-11-22T23:00:00]"
 )
 PARTITION = (
     "PartitionName={name} AllowAccounts={accounts} AllowQos=ALL Default={default} MaxNodes=2 MaxTime=1-00:00:00 "
-    "PreemptMode={preempt} State=UP Nodes=node[1-2]"
+    "PreemptMode={preempt} State=UP Nodes=node[1-2]\n"
 )
 CONFIG = """
 ClusterName             = test
 KillWait                = 30 sec
 SLURM_VERSION           = 22.05.8
 MaxArraySize            = 1001
-MaxJobCount             = 100
 SchedulerParameters     = bf_interval=3,max_array_tasks=500
+"""
+# As sbatch 22.05 answers to --test-only.
+SBATCH = r"""#!/bin/sh
+refuse() { echo "allocation failure: $1" >&2; exit 1; }
+grep -q "^#SBATCH --array=0-[5-9][0-9][0-9]" "$2" && refuse "Invalid job array specification"
+grep -q "partition=lost" "$2" && refuse "Invalid partition name specified"
+grep -q "account=theirs" "$2" && refuse "Invalid account or account/partition combination specified"
+grep -q "gpus-per-node=h100:8" "$2" && refuse "Requested node configuration is not available"
+echo "sbatch: Job 7 to start at 2026-11-30T07:56:50 using 1 processors on nodes node1 in partition main" >&2
 """
 
 
-def node(name: str = "node1", features: str = "h100,ib", gres: str = "gpu:h100:4(S:0-1)", state: str = "IDLE") -> str:
-    return NODE.format(name=name, features=features, gres=gres, state=state)
-
-
-def partition(name: str = "main", default: str = "YES", accounts: str = "ALL", preempt: str = "OFF") -> str:
-    return PARTITION.format(name=name, default=default, accounts=accounts, preempt=preempt)
+def node(name: str = "node1", gres: str = "gpu:h100:4(S:0-1)", state: str = "IDLE") -> str:
+    return NODE.format(name=name, gres=gres, state=state)
 
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [
-        ("60", 60),
-        ("1:30", 1.5),
-        ("2:00:00", 120),
-        ("1-00:00:00", 1440),
-        ("2-12", 2 * 1440 + 720),
-        ("UNLIMITED", math.inf),
-        ("infinite", math.inf),
-        ("", math.inf),
-    ],
+    [("60", 60), ("1:30", 1.5), ("2:00:00", 120), ("1-00:00:00", 1440), ("2-12", 3600), ("UNLIMITED", math.inf)]
+    + [("infinite", math.inf), ("", math.inf)],
 )
 def test_time_limits(text: str, value: float) -> None:
     assert minutes(text) == value
 
 
-def test_records_keep_blanks_within_values() -> None:
-    [record] = records(node())
-    assert record["OS"] == "Linux 6.1 #1 SMP (2026-01-01)"
-    assert record["Reason"].startswith("not responding")
-
-
 def test_nodes_are_read() -> None:
-    first, second = read_nodes(node() + "\n" + node("node2", "(null)", "(null)", "DOWN*+DRAIN"))
+    [record] = records(node())
+    assert record["OS"] == "Linux 6.1 #1 SMP (2026-01-01)" and record["Reason"].startswith("not responding")
+    first, second = read_nodes(node() + "\n" + node("node2", "(null)", "DOWN*+DRAIN"))
     assert (first.cpus, first.memory, first.gpus) == (8, 8000 / 1024, {"h100": 4})
-    assert second.gpus == {}
-    assert first.usable and not second.usable
-    [untyped] = read_nodes(node(gres="gpu:2,craynetwork:4"))
-    assert untyped.gpus == {"": 2}
+    assert first.usable and not second.usable and second.gpus == {}
 
 
 @pytest.mark.parametrize(
     ("gres", "gpus"),
     [
+        ("gpu:2,craynetwork:4", {"": 2}),
         ("gpu:3090:4", {"3090": 4}),
         ("gpu:2080ti:8(S:0-1)", {"2080ti": 8}),
         ("gpu:1g.10gb:7(S:0,2),gpu:A100:1", {"1g.10gb": 7, "a100": 1}),
@@ -98,61 +86,61 @@ def test_nodes_are_read() -> None:
         ("shard:gpu:4", {}),
     ],
 )
-def test_gpus_of_any_name_are_read(gres: str, gpus: dict[str, int]) -> None:
-    [found] = read_nodes(node(gres=gres))
-    assert found.gpus == gpus
-
-
-@pytest.mark.parametrize("wanted", ["A100", "a100"])
-def test_the_case_of_a_type_does_not_matter(wanted: str) -> None:
-    nodes = read_nodes(node(gres="gpu:A100:4"))
-    assert fitting(nodes, Resources(gpus=4), Slurm(gpu_type=wanted), "slurm.generation") == ("", "", 1)
+def test_gpus_of_any_name_are_read_and_their_case_does_not_matter(gres: str, gpus: dict[str, int]) -> None:
+    nodes = read_nodes(node(gres=gres))
+    assert nodes[0].gpus == gpus
+    for kind, count in gpus.items():
+        for wanted in (kind.upper(), kind):
+            assert fitting(nodes, Resources(gpus=count), Slurm(gpu_type=wanted or None), "") == ("", "", 1)
 
 
 @pytest.mark.parametrize(
-    ("state", "usable"),
+    ("usable", "states"),
     [
-        ("IDLE+CLOUD+POWERED_DOWN", True),
-        ("IDLE+CLOUD+POWERING_DOWN", True),
-        ("IDLE*+CLOUD+POWERING_UP+NOT_RESPONDING", True),
-        ("IDLE+POWER_DOWN", True),
-        ("MIXED+PLANNED", True),
-        ("ALLOCATED+MAINTENANCE+RESERVED", True),
-        ("DOWN+CLOUD+POWERED_DOWN", False),
-        ("IDLE+DRAIN", False),
-        ("MIXED+DRAINING", False),
-        ("IDLE*", False),
-        ("IDLE+NOT_RESPONDING", False),
-        ("FUTURE", False),
-        ("IDLE+INVALID_REG", False),
-        ("ALLOCATED+FAIL", False),
+        (True, "IDLE+CLOUD+POWERED_DOWN IDLE+CLOUD+POWERING_DOWN IDLE*+CLOUD+POWERING_UP+NOT_RESPONDING"),
+        (True, "IDLE+POWER_DOWN MIXED+PLANNED ALLOCATED+MAINTENANCE+RESERVED"),
+        (False, "DOWN+CLOUD+POWERED_DOWN IDLE+DRAIN MIXED+DRAINING IDLE* IDLE+NOT_RESPONDING"),
+        (False, "FUTURE IDLE+INVALID_REG ALLOCATED+FAIL"),
     ],
 )
-def test_nodes_that_sleep_come_by_themselves(state: str, usable: bool) -> None:
-    [found] = read_nodes(node(state=state))
-    assert found.usable is usable
+def test_nodes_that_sleep_come_by_themselves(usable: bool, states: str) -> None:
+    for state in states.split():
+        assert read_nodes(node(state=state))[0].usable is usable, state
 
 
 @pytest.mark.parametrize(
-    ("wanted", "word"),
+    ("wanted", "words"),
     [
-        ({"gpus": 5}, "5 h100 GPUs"),
-        ({"cpus": 9}, "9 CPUs"),
-        ({"memory_gb": 100.0}, "100 GB"),
-        ({"nodes": 3}, "3 nodes"),
+        ({}, ""),
+        ({"gpus": 5}, "no node has 5 h100 GPUs, 4 at most"),
+        ({"cpus": 9}, "no node has 9 CPUs, 8 at most"),
+        ({"memory_gb": 100.0}, "no node has 100 GB, 7.812 at most"),
+        ({"nodes": 3}, "3 nodes are asked for, 2 fit"),
     ],
 )
-def test_what_does_not_fit_is_named(wanted: dict[str, object], word: str) -> None:
-    nodes = read_nodes(node() + "\n" + node("node2"))
-    cluster = Slurm(gpu_type="h100")
-    assert fitting(nodes, Resources(), cluster, "slurm.merge") == ("", "", 2)
-    assert word in fitting(nodes, Resources.model_validate(wanted), cluster, "slurm.merge")[0]
-    down = read_nodes(node(state="DOWN*"))
-    assert "down or drained" in fitting(down, Resources(), cluster, "slurm.merge")[0]
+def test_what_does_not_fit_is_named(wanted: dict[str, object], words: str) -> None:
+    job, cluster = Resources.model_validate(wanted), Slurm(gpu_type="h100")
+    assert fitting(read_nodes(node() + "\n" + node("node2")), job, cluster, "slurm.merge")[0] == words
+    if not words:
+        down = read_nodes(node(state="DOWN*"))
+        assert "down or drained" in fitting(down, job, cluster, "slurm.merge")[0]
+
+
+def doctor(*words: object) -> tuple[int, dict[str, list[Finding]]]:
+    result = CliRunner().invoke(command, [*map(str, words), "--json"], catch_exceptions=False)
+    found: dict[str, list[Finding]] = {}
+    for value in json.loads(result.output):
+        found.setdefault(value["area"], []).append(Finding(**value))
+    return result.exit_code, found
+
+
+def level(found: dict[str, list[Finding]], area: str) -> str:
+    [finding] = found[area]
+    return finding.level
 
 
 @pytest.mark.parametrize(
-    ("kind", "options", "level"),
+    ("kind", "options", "expected"),
     [
         ("nfs4", "rw,local_lock=none", "ok"),
         ("nfs", "rw,nolock", "problem"),
@@ -165,77 +153,45 @@ def test_what_does_not_fit_is_named(wanted: dict[str, object], word: str) -> Non
     ],
 )
 def test_the_deepest_mount_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, options: str, level: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, options: str, expected: str
 ) -> None:
     """And of those on one point the last, as it covers the others."""
     rows = [("/", "ext4", ""), (str(tmp_path), "ext4", ""), (str(tmp_path), kind, options), (f"{tmp_path}x", "xfs", "")]
-    found = [SimpleNamespace(mountpoint=point, fstype=kind, opts=opts) for point, kind, opts in rows]
-    monkeypatch.setattr(psutil, "disk_partitions", lambda all: found)
+    mounts = [SimpleNamespace(mountpoint=point, fstype=kind, opts=opts) for point, kind, opts in rows]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: mounts)
     run, _, _ = make_run(tmp_path / "run")
-    _, findings = doctor("--run", str(run.root))
-    [finding] = findings["shared folder"]
-    assert (finding.level, f"is on {kind} ({tmp_path})" in finding.text) == (level, True)
+    _, found = doctor("--run", run.root)
+    assert level(found, "shared folder") == expected
+    assert f"is on {kind} ({tmp_path})" in found["shared folder"][0].text
 
 
-def doctor(*words: str) -> tuple[int, dict[str, list[Finding]]]:
-    result = CliRunner().invoke(command, [*words, "--json"], catch_exceptions=False)
-    found: dict[str, list[Finding]] = {}
-    for value in json.loads(result.output):
-        found.setdefault(value["area"], []).append(Finding(**value))
-    return result.exit_code, found
-
-
-def test_without_slurm_it_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_slurm_or_its_controller_it_is_a_finding(
+    tmp_path: Path, slurm_says: SlurmSays, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, _, _ = make_run(tmp_path / "run")
+    slurm_says(sbatch="", **dict.fromkeys(("srun", "squeue", "scancel", "scontrol", "sacct"), 1))
+    code, found = doctor("--run", run.root)
+    assert (code, level(found, "controller")) == (12, "problem")
     monkeypatch.setenv("PATH", str(tmp_path))
-    code, found = doctor("--run", str(run.root), "--probe")
-    assert code == 12
-    assert found["Slurm commands"][0].level == "problem"
+    code, found = doctor("--run", run.root, "--probe")
+    assert (code, level(found, "Slurm commands")) == (12, "problem")
     assert "sbatch" in found["Slurm commands"][0].text and found["Slurm commands"][0].remedy
 
 
-def test_a_silent_controller_is_a_finding(tmp_path: Path, slurm_says: SlurmSays) -> None:
-    run, _, _ = make_run(tmp_path / "run")
-    silent = dict.fromkeys(("srun", "squeue", "scancel", "scontrol", "sinfo", "sacct"), 1)
-    slurm_says(sbatch="slurm 24.05.2\n", **silent)
-    code, found = doctor("--run", str(run.root))
-    assert code == 12
-    assert [finding.level for finding in found["controller"]] == ["problem"]
-
-
-def played(slurm_says: SlurmSays, tmp_path: Path, **texts: str | int) -> None:
-    """Clients of a small cluster; scontrol answers by what it is asked."""
-    answers: dict[str, str | int] = {
-        "sbatch": "slurm 19.05.8\n",
-        "srun": "",
-        "squeue": "",
-        "scancel": "",
-        "scontrol": "",
-        "sinfo": "",
-        "sacct": "",
-    }
-    slurm_says(**(answers | texts))
+@pytest.fixture
+def small_cluster(tmp_path: Path, slurm_says: SlurmSays) -> Path:
+    """Clients of a small cluster; scontrol answers by what it is asked. Returns their folder."""
+    slurm_says(**dict.fromkeys(("sbatch", "srun", "squeue", "scancel", "scontrol", "sacct"), ""))
     folder = tmp_path / "bin"
-    (folder / "config").write_text(CONFIG)
-    (folder / "partition").write_text(partition() + "\n" + partition("low", "NO", "theirs", "CANCEL") + "\n")
-    (folder / "node").write_text(node() + "\n" + node("node2", state="DOWN*") + "\n")
-    (folder / "scontrol").write_text(f'#!/bin/sh\ncat "{folder}/$2"\n')
-    # As sbatch 22.05 answers to --test-only.
-    (folder / "sbatch").write_text(SBATCH)
+    main = PARTITION.format(name="main", accounts="ALL", default="YES", preempt="OFF")
+    low = PARTITION.format(name="low", accounts="theirs", default="NO", preempt="CANCEL")
+    texts = {"config": CONFIG, "partition": main + low, "node": f"{node()}\n{node('node2', state='DOWN*')}\n"}
+    for name, text in (texts | {"scontrol": f'#!/bin/sh\ncat "{folder}/$2"\n', "sbatch": SBATCH}).items():
+        (folder / name).write_text(text)
+    return folder
 
 
-SBATCH = r"""#!/bin/sh
-[ "$1" = --test-only ] || { echo slurm 19.05.8; exit; }
-refuse() { echo "allocation failure: $1" >&2; exit 1; }
-grep -q "^#SBATCH --array=0-[5-9][0-9][0-9]" "$2" && refuse "Invalid job array specification"
-grep -q "partition=lost" "$2" && refuse "Invalid partition name specified"
-grep -q "account=theirs" "$2" && refuse "Invalid account or account/partition combination specified"
-grep -q "gpus-per-node=h100:8" "$2" && refuse "Requested node configuration is not available"
-echo "sbatch: Job 7 to start at 2026-11-30T07:56:50 using 1 processors on nodes node1 in partition main" >&2
-"""
-
-
-def test_a_profile_is_held_against_the_cluster(tmp_path: Path, slurm_says: SlurmSays) -> None:
+def test_a_profile_is_compared_with_the_cluster(tmp_path: Path, small_cluster: Path) -> None:
     site = {
         "gpu_type": "h100",
         "generation": {"gpus": 8, "minutes": 10},
@@ -244,8 +200,7 @@ def test_a_profile_is_held_against_the_cluster(tmp_path: Path, slurm_says: Slurm
         "gate": {"partition": "low", "account": "mine"},
     }
     run, _, _ = make_run(tmp_path / "run", train=200, cluster=site)
-    played(slurm_says, tmp_path)
-    code, found = doctor("--run", str(run.root))
+    code, found = doctor("--run", run.root)
     assert code == 12
 
     def texts(area: str, level: str) -> str:
@@ -265,51 +220,47 @@ def test_a_profile_is_held_against_the_cluster(tmp_path: Path, slurm_says: Slurm
     assert "--probe" in texts("sbatch in jobs", "warning")
 
 
-def test_accounting_that_is_silent_is_no_problem(tmp_path: Path, slurm_says: SlurmSays) -> None:
+def test_accounting_that_is_silent_is_no_problem(tmp_path: Path, small_cluster: Path) -> None:
     run, _, _ = make_run(tmp_path / "run", cluster={"max_array_size": 500})
-    played(slurm_says, tmp_path, sacct=1)
-    code, found = doctor("--run", str(run.root))
-    assert found["accounting"][0].level == "warning"
+    (small_cluster / "sacct").write_text("#!/bin/sh\nexit 1\n")
+    code, found = doctor("--run", run.root)
+    assert level(found, "accounting") == "warning"
     # The tests' folders may lie in memory, which is no place for a cluster's run.
     assert code == 0 or {f.area for all in found.values() for f in all if f.level == "problem"} == {"shared folder"}
 
 
-def test_the_larger_array_of_a_run_is_what_slurm_is_asked_about(tmp_path: Path, slurm_says: SlurmSays) -> None:
+def test_the_largest_array_of_a_run_is_what_slurm_is_asked_about(tmp_path: Path, small_cluster: Path) -> None:
     """Cut to what Slurm takes, which is the smaller of its two limits."""
     run, _, _ = make_run(tmp_path / "run", train=700)
-    played(slurm_says, tmp_path)
-    _, found = doctor("--run", str(run.root))
-    assert [finding.level for finding in found["generation"]] == ["ok"]
-    _, found = doctor("--run", str(run.root), "--set-profile", "slurm.max_array_size=700")
-    [finding] = found["MaxArraySize"]
-    assert finding.level == "problem" and "set slurm.max_array_size to 500" in finding.remedy
+    _, found = doctor("--run", run.root)
+    assert level(found, "generation") == "ok"
+    _, found = doctor("--run", run.root, "--set-profile", "slurm.max_array_size=700")
+    assert level(found, "MaxArraySize") == "problem"
+    assert "set slurm.max_array_size to 500" in found["MaxArraySize"][0].remedy
     assert "Invalid job array specification" in found["generation"][0].text
 
 
-def test_an_account_that_slurm_refuses_is_in_its_words(tmp_path: Path, slurm_says: SlurmSays) -> None:
+def test_an_account_that_slurm_refuses_is_in_its_words(tmp_path: Path, small_cluster: Path) -> None:
     run, _, _ = make_run(tmp_path / "run", cluster={"account": "theirs"})
-    played(slurm_says, tmp_path)
-    _, found = doctor("--run", str(run.root))
+    _, found = doctor("--run", run.root)
     for area in ("generation", "finetuning", "merge", "gate"):
-        [finding] = found[area]
-        assert (finding.level, "Invalid account" in finding.text) == ("problem", True)
-        assert finding.remedy.startswith("set slurm.account")
+        assert level(found, area) == "problem" and "Invalid account" in found[area][0].text
+        assert found[area][0].remedy.startswith("set slurm.account")
 
 
 def test_a_user_without_a_name_is_examined(
-    tmp_path: Path, slurm_says: SlurmSays, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, small_cluster: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a container without an entry in /etc/passwd."""
     run, _, _ = make_run(tmp_path / "run")
-    played(slurm_says, tmp_path)
     monkeypatch.chdir(tmp_path)
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "getuid", lambda: 54_321)
     with pytest.raises((KeyError, OSError)):
         getpass.getuser()
-    _, found = doctor("--run", str(run.root))
-    assert {found[area][0].level for area in ("generation", "merge", "gate")} == {"ok"}
+    _, found = doctor("--run", run.root)
+    assert {level(found, area) for area in ("generation", "merge", "gate")} == {"ok"}
     assert not (tmp_path / "~").exists()
 
 
@@ -323,14 +274,32 @@ def test_a_file_system_without_flock_is_named_with_its_remedy(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    code, found = doctor("--run", str(run.root))
+    code, found = doctor("--run", run.root)
+    assert (code, level(found, "locks")) == (12, "problem")
     [finding] = found["locks"]
-    assert code == 12 and finding.level == "problem"
     assert str(run.root) in finding.text and "no flock" in finding.text and "Lustre: -o flock" in finding.remedy
     with pytest.raises(PlatformError, match="driver.lock: this file system has no flock.*put runs elsewhere") as caught:
         with run.drive():
             pass
     assert caught.value.errno == number
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [(errno.EINVAL, "ok"), (errno.ENOTSUP, "ok"), (errno.EIO, "problem"), (errno.ENOSPC, "problem")],
+)
+def test_a_file_system_without_fsync_of_folders_loses_no_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, expected: str
+) -> None:
+    """As some of FUSE and CIFS have none."""
+    run, _, _ = make_run(tmp_path / "run", launcher="local")
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    _, found = doctor("--run", run.root)
+    assert level(found, "fsync") == expected and str(run.root) in found["fsync"][0].text
 
 
 @pytest.mark.parametrize(
@@ -366,35 +335,12 @@ def test_a_job_on_this_machine_gets_its_gpus_by_name(tmp_path: Path, monkeypatch
         assert (tmp_path / "seen").read_text() == name
 
 
-def test_wrong_and_missing_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    needs = ["click<1", "nosuchpackage>=3", "rich>=13", 'vllm>=0.27; extra == "vllm"', 'tomli; python_version < "3"']
-    monkeypatch.setattr(doctor_module.metadata, "requires", lambda name: needs)
-    findings = list(examine(Profile(name="here"), RunDir(tmp_path)))
-    problems = {one.text.split()[0]: one.remedy for one in findings if (one.area, one.level) == ("packages", "problem")}
-    assert problems == {"click": "pip install 'click<1'", "nosuchpackage": "pip install 'nosuchpackage>=3'"}
-
-
-def test_a_torn_plan_is_a_finding(tmp_path: Path) -> None:
+def test_wrong_and_missing_packages_and_a_torn_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, _, _ = make_run(tmp_path / "run", launcher="local")
     run.plan.write_text("{")
-    code, found = doctor("--run", str(run.root))
-    assert code == 12 and "damaged" in found["run directory"][0].text
-
-
-@pytest.mark.parametrize(
-    ("number", "level"),
-    [(errno.EINVAL, "ok"), (errno.ENOTSUP, "ok"), (errno.EIO, "problem"), (errno.ENOSPC, "problem")],
-)
-def test_a_folder_that_cannot_be_synced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, level: str
-) -> None:
-    """A file system without fsync of folders, as some of FUSE and CIFS, is none that loses data."""
-    run, _, _ = make_run(tmp_path / "run", launcher="local")
-
-    def refuse(descriptor: int) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, "fsync", refuse)
-    _, found = doctor("--run", str(run.root))
-    [finding] = found["fsync"]
-    assert finding.level == level and str(run.root) in finding.text
+    needs = ["click<1", "nosuchpackage>=3", "rich>=13", 'vllm>=0.27; extra == "vllm"', 'tomli; python_version < "3"']
+    monkeypatch.setattr(doctor_module.metadata, "requires", lambda name: needs)
+    code, found = doctor("--run", run.root)
+    remedies = {finding.text.split()[0]: finding.remedy for finding in found["packages"] if finding.level == "problem"}
+    assert remedies == {"click": "pip install 'click<1'", "nosuchpackage": "pip install 'nosuchpackage>=3'"}
+    assert code == 12 and level(found, "run directory") == "problem" and "damaged" in found["run directory"][0].text

@@ -51,26 +51,36 @@ def test_failed_ones_of_a_local_run(tmp_path: Path) -> None:
 
 
 def test_a_job_that_ended_before_its_task_began(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    """Where not even its log could be opened, as on a node without the run's file system, status's words are left."""
     run, plan, _ = make_run(tmp_path / "run")
     stage = plan.stage("it00/eval")
     sent = submitted(run, stage, stage.tasks, "7")
+    lines = [squeue_line("7", index, "FAILED", sent.name, node="node2") for index in range(2)]
+    slurm_says(squeue="\n".join(lines), sacct="")
+    output = ask(logs, run, "--failed").output
+    for task in stage.tasks:
+        assert f"it00/eval {task}: its job ended as FAILED on node2 before the task began; it left no log" in output
     folder = run.jobs(stage, sent.name)
     folder.mkdir(parents=True)
     for index in (0, 1):
         (folder / f"7_{index}_0_log.err").write_text(f"python: not found on node{index}\n")
-    slurm_says(squeue=squeue_line("7", 0, "FAILED", sent.name), sacct="")
     output = ask(logs, run, "--task", "00000", "--stage", "eval", "--iter", "0").output
     assert "has not begun" in output and "on node0" in output and "on node1" not in output
 
 
-def test_gates(tmp_path: Path) -> None:
+def test_the_newest_gate_or_the_one_that_stopped_the_run(tmp_path: Path, slurm_says: SlurmSays) -> None:
     run, plan, _ = make_run(tmp_path / "run")
+    stage = plan.stage("it00/eval")
+    finish(run, stage)
     for job, text in (("8", "older"), ("9", "newer")):
-        gate = submitted(run, plan.stages[0], (), job, gate=True)
-        folder = run.jobs(plan.stages[0], gate.name)
+        folder = run.jobs(stage, submitted(run, stage, (), job, gate=True).name)
         folder.mkdir(parents=True)
-        (folder / f"{job}_0_log.err").write_text(text)
+        (folder / f"{job}_0_log.err").write_text(f"the {text} gate's last words\n")
     assert "newer" in ask(logs, run, "--stage", "gate").output
+    write_stop(run, "the gate failed: sbatch: no", kind="gate", log=str(folder))
+    slurm_says(squeue="", sacct="")
+    result = ask(logs, run, "--failed")
+    assert "the newer gate's last words" in result.output and "the gate failed: sbatch: no" in result.output
 
 
 @pytest.mark.parametrize("words", [("--iter", "7"), ("--task", "nobody"), ("--iter", "0", "--stage", "merge")])
@@ -176,35 +186,6 @@ def test_cancel_keeps_an_earlier_reason_and_a_finished_run(tmp_path: Path, slurm
         finish(run, stage)
     assert "nothing to cancel" in ask(cancel, run, "--yes").output
     assert read_stop(run) is None
-
-
-def test_failures_without_a_log_are_told_in_the_words_of_status(tmp_path: Path, slurm_says: SlurmSays) -> None:
-    """A node without the run's file system: Slurm could not even open the log."""
-    run, plan, _ = make_run(tmp_path / "run")
-    stage = plan.stage("it00/eval")
-    sent = submitted(run, stage, stage.tasks, "7")
-    lines = [squeue_line("7", index, "FAILED", sent.name, node="node2") for index in range(2)]
-    slurm_says(squeue="\n".join(lines), sacct="")
-    result = ask(logs, run, "--failed")
-    assert result.exit_code == 0 and "nothing failed" not in result.output
-    for task in stage.tasks:
-        assert (
-            f"it00/eval {task}: its job ended as FAILED on node2 before the task began; it left no log" in result.output
-        )
-
-
-def test_a_gate_that_stopped_the_run_is_among_what_failed(tmp_path: Path, slurm_says: SlurmSays) -> None:
-    run, plan, _ = make_run(tmp_path / "run")
-    stage = plan.stage("it00/eval")
-    finish(run, stage)
-    gate = submitted(run, stage, (), "8", gate=True)
-    folder = run.jobs(stage, gate.name)
-    folder.mkdir(parents=True)
-    (folder / "8_0_log.err").write_text("the gate's last words\n")
-    write_stop(run, "the gate failed: sbatch: no", kind="gate", log=str(folder))
-    slurm_says(squeue="", sacct="")
-    result = ask(logs, run, "--failed")
-    assert "the gate's last words" in result.output and "the gate failed: sbatch: no" in result.output
 
 
 def test_what_nobody_can_know_did_not_not_fail(tmp_path: Path, slurm_says: SlurmSays) -> None:

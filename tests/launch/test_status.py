@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -17,8 +18,10 @@ from hpcmaf.cli.status import command
 from hpcmaf.errors import DataError
 from hpcmaf.files.publish import write_json
 from hpcmaf.launch.slurm.stopped import write_stop
+from hpcmaf.launch.slurm.submissions import Submission
 from hpcmaf.launch.status import look
 from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan, Stage
 from tests.launch.conftest import SlurmSays
 from tests.launch.made_runs import attempted, finish, make_run, squeue_line, submitted
 
@@ -27,32 +30,37 @@ def status(run: RunDir, *words: str) -> Result:
     return CliRunner().invoke(command, [str(run.root), *words], catch_exceptions=False)
 
 
-def contents(root: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+Sent = tuple[RunDir, Plan, Stage, Submission, Submission]
 
 
-def test_counts_by_stage(tmp_path: Path, slurm_says: SlurmSays) -> None:
+@pytest.fixture
+def sent(tmp_path: Path) -> Callable[..., Sent]:
+    """``sent(stage's id, ...)``: a run of which a stage is Slurm's job 7 and its gate job 8, if it has one."""
+
+    def made(id: str = "it00/eval", *, gate: bool = True, **options: Any) -> Sent:
+        run, plan, _ = make_run(tmp_path / "run", **options)
+        stage = plan.stage(id)
+        job = submitted(run, stage, stage.tasks, "7")
+        return run, plan, stage, job, submitted(run, stage, (), "8", gate=True) if gate else job
+
+    return made
+
+
+def test_counts_by_stage(sent: Callable[..., Sent], slurm_says: SlurmSays) -> None:
     """A task in every state: done, running, pending, failed, waiting."""
-    run, plan, _ = make_run(tmp_path / "run")
+    run, plan, debate, job, gate = sent("it01/debate")
     finish(run, plan.stage("it00/eval"))
-    debate = plan.stage("it01/debate")
     finish(run, debate, ["00000"])
-    sent = submitted(run, debate, debate.tasks, "7")
-    gate = submitted(run, debate, (), "8", gate=True)
-    attempted(run, debate, "00001", sent.name, {"type": "DataError", "message": "00001 is torn"})
-    calls = slurm_says(
-        squeue="\n".join(
-            [
-                squeue_line("7", 0, "COMPLETED", sent.name),
-                squeue_line("7", 1, "FAILED", sent.name),
-                squeue_line("7", 2, "RUNNING", sent.name, node="node1"),
-                squeue_line("7", 3, "PENDING", sent.name, reason="Resources"),
-                squeue_line("8", None, "PENDING", gate.name, reason="Dependency"),
-                squeue_line("9", None, "RUNNING", "somebody's | other job"),
-            ]
-        ),
-        sacct=1,
-    )
+    attempted(run, debate, "00001", job.name, {"type": "DataError", "message": "00001 is torn"})
+    lines = [
+        squeue_line("7", 0, "COMPLETED", job.name),
+        squeue_line("7", 1, "FAILED", job.name),
+        squeue_line("7", 2, "RUNNING", job.name, node="node1"),
+        squeue_line("7", 3, "PENDING", job.name, reason="Resources"),
+        squeue_line("8", None, "PENDING", gate.name, reason="Dependency"),
+        squeue_line("9", None, "RUNNING", "somebody's | other job"),
+    ]
+    calls = slurm_says(squeue="\n".join(lines), sacct=1)
     value = json.loads(status(run, "--json").stdout)
     rows = {row["id"]: row for row in value["stages"]}
     counts = ("done", "running", "pending", "failed", "waiting", "total")
@@ -96,24 +104,26 @@ def test_nothing_is_written(tmp_path: Path, slurm_says: SlurmSays) -> None:
     """Not even the id of a submission whose answer was lost, though it is counted as what it is."""
     run, plan, _ = make_run(tmp_path / "run")
     stage = plan.stage("it00/eval")
-    sent = submitted(run, stage, stage.tasks, None)
-    attempted(run, stage, "00000", sent.name)
-    slurm_says(squeue=squeue_line("7", 0, "RUNNING", sent.name), sacct="")
-    before = contents(run.root)
+    job = submitted(run, stage, stage.tasks, None)
+    attempted(run, stage, "00000", job.name)
+    slurm_says(squeue=squeue_line("7", 0, "RUNNING", job.name), sacct="")
+
+    def contents() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in run.root.rglob("*") if path.is_file()}
+
+    before = contents()
     assert look(run).survey.running == {"it00/eval": ["00000"]}
-    assert contents(run.root) == before
+    assert contents() == before
 
 
 @pytest.mark.parametrize("missing", ["squeue silent", "squeue absent"])
 def test_what_the_markers_say_is_shown_without_slurm(
-    tmp_path: Path, slurm_says: SlurmSays, monkeypatch: pytest.MonkeyPatch, missing: str
+    sent: Callable[..., Sent], slurm_says: SlurmSays, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: str
 ) -> None:
-    run, plan, _ = make_run(tmp_path / "run")
-    finish(run, plan.stage("it00/eval"))
-    submitted(run, plan.stage("it00/eval"), plan.stage("it00/eval").tasks, "7")
-    if missing == "squeue silent":
-        slurm_says(squeue=1)
-    else:
+    run, _, stage, *_ = sent()
+    finish(run, stage)
+    slurm_says(squeue=1)
+    if missing == "squeue absent":
         monkeypatch.setenv("PATH", str(tmp_path))
     result = status(run)
     assert result.exit_code == 13
@@ -121,21 +131,12 @@ def test_what_the_markers_say_is_shown_without_slurm(
     assert f"next: hpcmaf doctor --run {run.root}" in result.stdout
 
 
-def test_silent_accounting_is_a_note(tmp_path: Path, slurm_says: SlurmSays) -> None:
-    run, plan, _ = make_run(tmp_path / "run")
-    submitted(run, plan.stage("it00/eval"), plan.stage("it00/eval").tasks, "7")
-    slurm_says(squeue="", sacct=1)
-    result = status(run)
-    assert result.exit_code == 15
-    assert "note: sacct: " in result.stdout
-
-
 def test_a_stopped_chain_says_why_and_what_to_type(tmp_path: Path, slurm_says: SlurmSays) -> None:
     run, plan, _ = make_run(tmp_path / "a 'run'")
     stage = plan.stage("it00/eval")
-    sent = submitted(run, stage, stage.tasks, "7")
-    attempted(run, stage, "00000", sent.name, {"type": "DataError", "message": "torn\x1b[31m"})
-    slurm_says(squeue=squeue_line("7", 1, "CANCELLED", sent.name), sacct="")
+    job = submitted(run, stage, stage.tasks, "7")
+    attempted(run, stage, "00000", job.name, {"type": "DataError", "message": "torn\x1b[31m"})
+    slurm_says(squeue=squeue_line("7", 1, "CANCELLED", job.name), sacct="")
     write_stop(run, "it00/eval 00000: torn\x1b[31m", stage=stage.id, task="00000", kind="error")
     result = status(run)
     assert result.exit_code == 15
@@ -147,26 +148,24 @@ def test_a_stopped_chain_says_why_and_what_to_type(tmp_path: Path, slurm_says: S
     assert last.startswith("next: hpcmaf logs '") and "; then hpcmaf retry '" in last
 
 
-def test_a_chain_without_a_gate_has_stalled(tmp_path: Path, slurm_says: SlurmSays) -> None:
-    run, plan, _ = make_run(tmp_path / "run")
-    finish(run, plan.stage("it00/eval"))
-    submitted(run, plan.stage("it00/eval"), plan.stage("it00/eval").tasks, "7")
-    slurm_says(squeue="", sacct="")
+def test_a_chain_without_a_gate_has_stalled(sent: Callable[..., Sent], slurm_says: SlurmSays) -> None:
+    """Silent accounting is a note."""
+    run, _, stage, *_ = sent(gate=False)
+    slurm_says(squeue="", sacct=1)
+    assert "note: sacct: " in status(run).stdout
+    finish(run, stage)
     result = status(run)
     assert result.exit_code == 15 and "stalled (" in result.stdout and "no gate is left" in result.stdout
     assert "next: hpcmaf submit --recipe " in result.stdout.splitlines()[-1]
 
 
-def test_jobs_without_a_gate_behind_them_are_told_of(tmp_path: Path, slurm_says: SlurmSays) -> None:
-    run, plan, _ = make_run(tmp_path / "run")
-    stage = plan.stage("it00/eval")
-    sent = submitted(run, stage, stage.tasks, "7")
-    slurm_says(squeue=squeue_line("7", 0, "RUNNING", sent.name), sacct="")
-    assert "no gate is behind what runs" in status(run).stdout
-    other, plan, _ = make_run(tmp_path / "other", cluster={"chain": "presubmitted"})
-    sent = submitted(other, stage, stage.tasks, "7")
-    slurm_says(squeue=squeue_line("7", 0, "RUNNING", sent.name), sacct="")
-    assert "no gate" not in status(other).stdout
+@pytest.mark.parametrize(("chain", "noted"), [("gated", True), ("presubmitted", False)])
+def test_jobs_without_a_gate_behind_them_are_noted(
+    sent: Callable[..., Sent], slurm_says: SlurmSays, chain: str, noted: bool
+) -> None:
+    run, _, _, job, _ = sent(gate=False, cluster={"chain": chain})
+    slurm_says(squeue=squeue_line("7", 0, "RUNNING", job.name), sacct="")
+    assert ("no gate is behind what runs" in status(run).stdout) == noted
 
 
 def test_a_finished_run_is_well(tmp_path: Path, slurm_says: SlurmSays) -> None:
@@ -181,16 +180,14 @@ def test_a_finished_run_is_well(tmp_path: Path, slurm_says: SlurmSays) -> None:
     assert result.stdout.splitlines()[-1] == f"next: hpcmaf aggregate {run.root}"
 
 
-def test_time_left_is_what_others_took(tmp_path: Path, slurm_says: SlurmSays) -> None:
+def test_time_left_is_what_others_took(sent: Callable[..., Sent], slurm_says: SlurmSays) -> None:
     """40 of 100 tasks of 100 s are left, four run side by side, each of them half done: (36 * 100 + 4 * 50) / 4."""
-    run, plan, _ = make_run(tmp_path / "run", iterations=0, evaluation=100)
-    stage = plan.stage("it00/eval")
+    run, _, stage, job, _ = sent(gate=False, iterations=0, evaluation=100)
     finish(run, stage, stage.tasks[:60], seconds=100)
-    sent = submitted(run, stage, stage.tasks, "7")
     for task in stage.tasks[60:64]:
-        attempted(run, stage, task, sent.name)
+        attempted(run, stage, task, job.name)
         run.progress(stage, task).write_text('{"done": 5, "total": 10, "unit": "problems"}')
-    lines = [squeue_line("7", k, "RUNNING" if k < 64 else "PENDING", sent.name) for k in range(60, 100)]
+    lines = [squeue_line("7", k, "RUNNING" if k < 64 else "PENDING", job.name) for k in range(60, 100)]
     slurm_says(squeue="\n".join(lines), sacct="")
     found = look(run)
     assert found.estimate.stages["it00/eval"] == pytest.approx(950)
@@ -232,19 +229,15 @@ def test_a_local_run_asks_no_slurm(tmp_path: Path, slurm_says: SlurmSays) -> Non
 
 def test_a_task_killed_as_often_as_allowed_has_failed(tmp_path: Path) -> None:
     run, plan, _ = make_run(tmp_path / "run", launcher="local")
-    stage = plan.stages[0]
-    attempted(run, stage, "00000", None)
-    assert not look(run).survey.failures
-    attempted(run, stage, "00000", None)
-    assert [failure.kind for failure in look(run).survey.failures.values()] == ["killed"]
+    for kinds in ([], ["killed"]):
+        attempted(run, plan.stages[0], "00000", None)
+        assert [failure.kind for failure in look(run).survey.failures.values()] == kinds
 
 
-def test_watch_in_a_pipe_writes_a_line_per_change(tmp_path: Path, slurm_says: SlurmSays) -> None:
-    run, plan, _ = make_run(tmp_path / "run", iterations=0)
-    sent = submitted(run, plan.stages[0], plan.stages[0].tasks, "7")
-    gate = submitted(run, plan.stages[0], (), "8", gate=True)
+def test_watch_in_a_pipe_writes_a_line_per_change(sent: Callable[..., Sent], slurm_says: SlurmSays) -> None:
+    run, plan, _, job, gate = sent(iterations=0)
     slurm_says(
-        squeue="\n".join([squeue_line("7", 0, "RUNNING", sent.name), squeue_line("8", None, "PENDING", gate.name)])
+        squeue="\n".join([squeue_line("7", 0, "RUNNING", job.name), squeue_line("8", None, "PENDING", gate.name)])
     )
     words = [sys.executable, "-m", "hpcmaf", "status", "--watch", "1", str(run.root)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as watching:
@@ -281,79 +274,46 @@ def test_damaged_runs_are_one_line(tmp_path: Path, slurm_says: SlurmSays) -> Non
     run.metrics(0).write_text("[]")
     slurm_says(squeue="")
     assert status(run).exit_code == 15
-    shutil.rmtree(run.root)
 
 
 # --- why jobs wait
 
+TOLD = """ReqNodeNotAvail, Reserved for maintenance|PartitionNodeLimit|MaxGRESPerAccount|QOSMaxJobsPerUserLimit
+AssocGrpGRES|Licenses|ReservationDeleted|BurstBufferStageIn|JobHoldMaxRequeue|launch failed requeued held|what Slurm 30 says"""
+ORDINARY = "None|Priority|Resources|Dependency|JobArrayTaskLimit|BeginTime|Cleaning"
 
-@pytest.mark.parametrize(
-    "reason",
-    [
-        "ReqNodeNotAvail, Reserved for maintenance",
-        "PartitionNodeLimit",
-        "MaxGRESPerAccount",
-        "QOSMaxJobsPerUserLimit",
-        "AssocGrpGRES",
-        "Licenses",
-        "ReservationDeleted",
-        "BurstBufferStageIn",
-        "JobHoldMaxRequeue",
-        "launch failed requeued held",
-        "something that Slurm 30 says",
-    ],
-)
-def test_every_reason_for_waiting_is_told(tmp_path: Path, slurm_says: SlurmSays, reason: str) -> None:
-    run, plan, _ = make_run(tmp_path / "run")
-    stage = plan.stage("it00/eval")
-    sent = submitted(run, stage, stage.tasks, "7")
-    gate = submitted(run, stage, (), "8", gate=True)
+
+@pytest.mark.parametrize("reason", [*TOLD.replace("\n", "|").split("|"), *ORDINARY.split("|")])
+def test_every_reason_for_waiting_is_told_but_those_of_ordinary_queues(
+    sent: Callable[..., Sent], slurm_says: SlurmSays, reason: str
+) -> None:
+    run, _, _, job, gate = sent()
+    ordinary = reason in ORDINARY.split("|")
     lines = [
-        squeue_line("7", 0, "PENDING", sent.name, reason=reason),
-        squeue_line("8", None, "PENDING", gate.name, reason="Dependency"),
+        squeue_line("7", 0, "PENDING", job.name, reason=reason),
+        squeue_line("8", None, "PENDING", gate.name, reason=reason if ordinary else "Dependency"),
     ]
     slurm_says(squeue="\n".join(lines), sacct="", scontrol="No reservations in the system\n")
-    result = status(run)
-    assert f"note: Slurm holds 1 job(s) back: {reason}" in result.stdout
-    assert ": queued (0 running, 1 queued" in result.stdout
-
-
-@pytest.mark.parametrize(
-    "reason", ["None", "Priority", "Resources", "Dependency", "JobArrayTaskLimit", "BeginTime", "Cleaning"]
-)
-def test_ordinary_queues_are_not_remarkable(tmp_path: Path, slurm_says: SlurmSays, reason: str) -> None:
-    run, plan, _ = make_run(tmp_path / "run")
-    stage = plan.stage("it00/eval")
-    sent = submitted(run, stage, stage.tasks, "7")
-    gate = submitted(run, stage, (), "8", gate=True)
-    lines = [
-        squeue_line(job, None, "PENDING", name, reason=reason) for job, name in (("7", sent.name), ("8", gate.name))
-    ]
-    slurm_says(squeue="\n".join(lines), sacct="")
-    assert "note:" not in status(run).stdout
+    shown = status(run).stdout
+    assert "note:" not in shown if ordinary else f"note: Slurm holds 1 job(s) back: {reason}" in shown
+    assert ": queued (0 running, 1 queued" in shown
 
 
 @pytest.mark.parametrize(("reason", "remedy"), [("JobHeldUser", "; scontrol release 8"), ("PartitionDown", "")])
 def test_a_run_in_which_only_the_gate_waits_is_queued(
-    tmp_path: Path, slurm_says: SlurmSays, reason: str, remedy: str
+    sent: Callable[..., Sent], slurm_says: SlurmSays, reason: str, remedy: str
 ) -> None:
-    run, plan, _ = make_run(tmp_path / "run")
-    stage = plan.stage("it00/eval")
+    run, _, stage, _, gate = sent()
     finish(run, stage)
-    submitted(run, stage, stage.tasks, "7")
-    gate = submitted(run, stage, (), "8", gate=True)
     slurm_says(squeue=squeue_line("8", None, "PENDING", gate.name, reason=reason), sacct="")
     found = look(run)
     assert (found.survey.state, found.exit_code) == ("queued", 0)
     assert f"the gate waits: {reason}{remedy}" in found.survey.notes
 
 
-def test_a_maintenance_is_told_with_its_time(tmp_path: Path, slurm_says: SlurmSays) -> None:
-    run, plan, _ = make_run(tmp_path / "run")
-    stage = plan.stage("it00/eval")
-    sent = submitted(run, stage, stage.tasks, "7")
-    gate = submitted(run, stage, (), "8", gate=True)
-    line = squeue_line("7", 0, "PENDING", sent.name, reason="ReqNodeNotAvail, Reserved for maintenance")
+def test_a_maintenance_is_told_with_its_time(sent: Callable[..., Sent], slurm_says: SlurmSays) -> None:
+    run, _, _, job, gate = sent()
+    line = squeue_line("7", 0, "PENDING", job.name, reason="ReqNodeNotAvail, Reserved for maintenance")
     reservation = (
         "ReservationName=course StartTime=2026-12-01T08:00:00 EndTime=2026-12-01T09:00:00 Flags=SPEC_NODES\n"
         "ReservationName=root_5 StartTime=2026-12-02T06:00:00 EndTime=2026-12-02T18:00:00 Duration=12:00:00 "
@@ -373,10 +333,10 @@ def test_a_maintenance_is_told_with_its_time(tmp_path: Path, slurm_says: SlurmSa
 def test_what_slurm_refused_is_told_in_its_words(tmp_path: Path, slurm_says: SlurmSays) -> None:
     run, plan, _ = make_run(tmp_path / "run")
     stage = plan.stage("it00/eval")
-    sent = submitted(run, stage, stage.tasks, None)
+    name = submitted(run, stage, stage.tasks, None).name
     words = "sbatch: error: AssocMaxSubmitJobLimit; Batch job submission failed: Job violates accounting/QOS policy"
     with run.submissions.open("a") as file:
-        file.write(json.dumps({"event": "refused", "name": sent.name, "why": words, "index": None, "time": 0.0}) + "\n")
+        file.write(json.dumps({"event": "refused", "name": name, "why": words, "index": None, "time": 0.0}) + "\n")
     slurm_says(squeue="", sacct="")
     found = look(run)
     assert found.survey.failures == {} and found.stages[0].waiting == 2
@@ -385,47 +345,40 @@ def test_what_slurm_refused_is_told_in_its_words(tmp_path: Path, slurm_says: Slu
 
 
 @pytest.mark.parametrize(
-    ("cause", "state"),
+    ("cause", "state", "failures"),
     [
-        ({"type": "StopRequested", "message": "stopped as asked before its first step"}, "CANCELLED"),
-        (None, "CANCELLED"),
-        (None, None),
+        ({"type": "StopRequested", "message": "stopped as asked before its first step"}, "CANCELLED", []),
+        (None, "CANCELLED", []),
+        (None, None, []),
+        ({"type": "DataError", "message": "torn"}, None, ["torn"]),
     ],
 )
-def test_what_was_cancelled_has_not_failed(
-    tmp_path: Path, slurm_says: SlurmSays, cause: dict[str, str] | None, state: str | None
+def test_what_was_cancelled_has_not_failed_unless_it_had_before(
+    sent: Callable[..., Sent],
+    slurm_says: SlurmSays,
+    cause: Mapping[str, str] | None,
+    state: str | None,
+    failures: list[str],
 ) -> None:
-    run, plan, _ = make_run(tmp_path / "run")
-    stage = plan.stage("it00/eval")
-    sent = submitted(run, stage, stage.tasks, "7")
-    attempted(run, stage, "00000", sent.name, cause)
-    slurm_says(squeue="" if state is None else squeue_line("7", 0, state, sent.name), sacct=1)
+    run, _, stage, job, _ = sent(gate=False)
+    attempted(run, stage, "00000", job.name, cause)
+    slurm_says(squeue="" if state is None else squeue_line("7", 0, state, job.name), sacct=1)
     write_stop(run, "cancelled by hpcmaf cancel", kind="cancelled")
     found = look(run)
-    assert found.survey.failures == {} and found.stages[0].waiting == 2
-    assert found.next == f"hpcmaf retry {run.root}"
+    assert [failure.text for failure in found.survey.failures.values()] == failures
+    assert found.stages[0].waiting == 2 - len(failures)
+    assert found.next.endswith(f"hpcmaf retry {run.root}") and found.next.startswith(
+        "hpcmaf logs" if failures else "hpcmaf retry"
+    )
 
 
-def test_a_failure_before_the_run_was_cancelled_is_still_one(tmp_path: Path, slurm_says: SlurmSays) -> None:
-    run, plan, _ = make_run(tmp_path / "run")
-    stage = plan.stage("it00/eval")
-    sent = submitted(run, stage, stage.tasks, "7")
-    attempted(run, stage, "00000", sent.name, {"type": "DataError", "message": "torn"})
-    slurm_says(squeue="", sacct=1)
-    write_stop(run, "cancelled by hpcmaf cancel", kind="cancelled")
-    assert [failure.text for failure in look(run).survey.failures.values()] == ["torn"]
-
-
-def test_nodes_that_have_not_met_are_told_of(tmp_path: Path, slurm_says: SlurmSays) -> None:
-    run, plan, _ = make_run(tmp_path / "run", cluster={"finetuning": {"nodes": 2}})
-    stage = plan.stage("it01/finetune")
-    sent = submitted(run, stage, stage.tasks[:1], "7")
-    gate = submitted(run, stage, (), "8", gate=True)
-    folder = run.progress(stage, stage.tasks[0])
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lines = [squeue_line("7", None, "RUNNING", sent.name), squeue_line("8", None, "PENDING", gate.name)]
+def test_nodes_that_have_not_met_are_told_of(sent: Callable[..., Sent], slurm_says: SlurmSays) -> None:
+    run, _, stage, job, gate = sent("it01/finetune", cluster={"finetuning": {"nodes": 2}})
+    path = run.progress(stage, stage.tasks[0])
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"done": 0, "total": 2, "unit": "nodes", "note": "its 2 nodes are meeting"}))
+    lines = [squeue_line("7", 0, "RUNNING", job.name), squeue_line("8", None, "PENDING", gate.name)]
     slurm_says(squeue="\n".join(lines), sacct="")
-    folder.write_text(json.dumps({"done": 0, "total": 2, "unit": "nodes", "note": "its 2 nodes are meeting"}))
     assert f"running: it01/finetune {stage.tasks[0]}: its 2 nodes are meeting" in status(run).stdout
 
 
