@@ -11,9 +11,9 @@ usage() {
 Usage: sbatch [SBATCH OPTION]... slurm/iterate.sh [--profile PROFILE] [OPTION]...
        bash slurm/iterate.sh [--profile PROFILE] [OPTION]...
 
-Puts the whole loop on its way: debates, merge, finetuning and evaluation for
-L iterations, as jobs that PROFILE describes. Needs one CPU for some seconds;
-the jobs carry on by themselves.
+Submits the whole loop: debates, merge, finetuning and evaluation for L iterations,
+as jobs that PROFILE describes. Takes one CPU for some seconds; the jobs submit
+what comes next.
 
 OPTION is any of 'hpcmaf submit --help', such as
   --recipe RECIPE    what to run; a file, or the name of a shipped recipe
@@ -21,7 +21,7 @@ OPTION is any of 'hpcmaf submit --help', such as
   --run NAME         run directory, or a name under runs/
   --dry-run          show jobs, batch scripts and their cost, and submit nothing
 
-The same command goes on with a run that was stopped. Where jobs may not submit
+The same command resumes a run that was stopped. Where jobs may not submit
 jobs, use the second form on a login node, with 'chain: presubmitted' in PROFILE.
 
 Account and partition of this first job are sbatch's options, those of all other
@@ -63,7 +63,7 @@ source "$shared"
 offer_help "$@"
 find_hpcmaf
 if ! names_profile "$@"; then
-    # The default runs everything right here, which on a cluster nobody means.
+    # The default runs everything right here, which is not meant on a cluster.
     [[ -n ${HPCMAF_PROFILE:-} ]] ||
         fail 2 "name your site with --profile or in HPCMAF_PROFILE, such as --profile h100; see --help"
 fi

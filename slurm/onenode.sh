@@ -26,7 +26,7 @@ OPTION is any of 'hpcmaf submit --help', such as
   --run NAME         run directory, or a name under runs/
 
 Time running out, or preempted, the run stops and the job goes back into the
-queue, to go on where it was; the same command goes on as well. Its log is
+queue, to resume; so does the same command. Its log is
 hpcmaf-onenode-JOB.log here.
 
 Environment:
@@ -64,7 +64,7 @@ source "$shared"
 offer_help "$@"
 find_hpcmaf
 if ! names_profile "$@"; then
-    # A task per GPU; a profile of one's own says how many itself.
+    # A task per GPU; another profile has the number itself.
     gpus=${SLURM_GPUS_ON_NODE:-1}
     set -- --profile onenode --set-profile "jobs=$gpus" "$@"
 fi
@@ -82,6 +82,6 @@ while kill -0 "$child" 2>/dev/null; do
     wait "$child" || code=$?
 done
 if [[ -n $stopped && $code -ne 0 && -n ${SLURM_JOB_ID:-} ]]; then
-    scontrol requeue "$SLURM_JOB_ID" || fail "$code" "cannot go back into the queue; submit again to go on"
+    scontrol requeue "$SLURM_JOB_ID" || fail "$code" "cannot go back into the queue; submit again to resume"
 fi
 exit "$code"

@@ -15,7 +15,7 @@ Runs one stage of one iteration (0: the untouched base, which is evaluated). KIN
   debate     training debates; a task per shard of the problems
   merge      merge them and select every agent's training data; one task, named all
   finetune   train the agents, a task each; in a job of several nodes all of them
-             train an agent together, with as many processes each as the profile says
+             train an agent together, with as many processes each as the profile has
   eval       evaluation debates; a task per shard of the problems
   score      measure the evaluation; one task, named all
 
@@ -78,7 +78,7 @@ while (($#)); do
 done
 ((${#words[@]} == 3)) || fail 2 "give a stage, a run and an iteration, such as: merge five-agents 1; see --help"
 if [[ -n ${SLURM_ARRAY_TASK_ID:-} ]]; then
-    ((${#tasks[@]} == 0)) || fail 2 "--task: the job array says which task; leave one of them out"
+    ((${#tasks[@]} == 0)) || fail 2 "--task: the job array chooses the task; leave one of them out"
     tasks=("$SLURM_ARRAY_TASK_ID")
 fi
 if [[ ${words[0]} == finetune ]] && ((${SLURM_JOB_NUM_NODES:-1} > 1)); then

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -32,19 +30,5 @@ def prepare(task: str, source: str, out: Path | None, split: str | None) -> None
     """
     folder = out or Path("data") / task
     report = get_task(task).prepare(source, folder, split)
-    if sys.stdout.isatty():
-        click.echo(_lines(report))
-    else:
-        click.echo(json.dumps(report, sort_keys=True))
+    click.echo(json.dumps(report, indent=1, sort_keys=True))
     click.echo(f"prepared {folder}; name it in a recipe as task.source", err=True)
-
-
-def _lines(report: dict[str, Any]) -> str:
-    lines = []
-    for name, counts in report.items():
-        if isinstance(counts, dict):
-            rest = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in counts.items() if key != "problems")
-            lines.append(f"{name}: {counts['problems']} problems ({rest})")
-        else:
-            lines.append(f"{name.replace('_', ' ')}: {counts}")
-    return "\n".join(lines)

@@ -29,37 +29,17 @@ _MOST_RUNNING, _MOST_FAILURES = 4, 8
 
 
 @dataclass(frozen=True, slots=True)
-class StageStatus:
-    """Counts of one stage's tasks; the others add up to ``total``.
-
-    Attributes
-    ----------
-    pending
-        In Slurm's queue.
-    failed
-        Neither queued nor running again.
-    waiting
-        Not submitted yet, or cancelled with the rest of the chain.
-    seconds_left
-        ``None`` where it is not known, 0 when it is done.
-    """
-
-    stage: Stage
-    done: int
-    running: int
-    pending: int
-    failed: int
-    waiting: int
-    total: int
-    seconds_left: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class Status:
     """A run at one moment.
 
     Attributes
     ----------
+    stages
+        Of each stage ``id``, ``iteration``, ``kind``, counts of its tasks,
+        and ``seconds_left`` (``None`` where it is not known). ``pending``
+        tasks are in Slurm's queue, ``failed`` ones neither queued nor running
+        again, ``waiting`` ones not submitted yet, or cancelled with the rest
+        of the chain; with ``done`` and ``running`` they add up to ``total``.
     accuracy
         Of each evaluated iteration: ``{"iteration"}`` and its measures by
         name, such as ``answer`` and ``vote@M``, as ``{"value", "se"}``.
@@ -68,11 +48,11 @@ class Status:
     """
 
     run: RunDir
+    plan: Plan
     launcher: str
-    iterations: int
     survey: Survey
     estimate: Estimate
-    stages: tuple[StageStatus, ...]
+    stages: tuple[Mapping[str, Any], ...]
     accuracy: tuple[Mapping[str, Any], ...]
     next: str
 
@@ -90,7 +70,7 @@ class Status:
 
     def count(self, name: str) -> int:
         """Sum of one of the counts over all stages."""
-        return sum(getattr(stage, name) for stage in self.stages)
+        return sum(stage[name] for stage in self.stages)
 
     def failures(self) -> list[tuple[Failure, int]]:
         """Failures, those of a stage with one cause as one, and how many tasks each stands for."""
@@ -108,7 +88,7 @@ class Status:
         queued, stopped, stalled, unknown), ``why``, ``exit_code``; ``tasks``
         with the counts of all stages; ``seconds_left`` and
         ``seconds_left_whole`` (false: at least so many); ``stages``, each
-        with ``id``, ``iteration``, ``kind``, the counts and ``seconds_left``;
+        as above;
         ``failures``, each with ``stage``, ``task``, ``kind``, ``text``,
         ``log``, ``node``, ``again`` and ``tasks`` (how many it stands for);
         ``stopped`` (the reason file, or null); ``gates`` (job ids);
@@ -119,18 +99,14 @@ class Status:
             "schema": SCHEMA,
             "run": str(self.run.root),
             "launcher": self.launcher,
-            "iterations": self.iterations,
+            "iterations": self.plan.iterations,
             "state": survey.state,
             "why": survey.why,
             "exit_code": self.exit_code,
             "tasks": {name: self.count(name) for name in _COUNTS},
             "seconds_left": left.seconds,
             "seconds_left_whole": left.whole,
-            "stages": [
-                {"id": row.stage.id, "iteration": row.stage.iteration, "kind": row.stage.kind}
-                | {name: getattr(row, name) for name in (*_COUNTS, "seconds_left")}
-                for row in self.stages
-            ],
+            "stages": list(self.stages),
             "failures": [asdict(failure) | {"tasks": count} for failure, count in self.failures()],
             "stopped": survey.stopped,
             "gates": survey.gates,
@@ -141,10 +117,10 @@ class Status:
 
     def change(self) -> str:
         """What ``--watch`` prints in a pipe: equal as long as nothing happened."""
+        busy = [row for row in self.stages if row["waiting"] < row["total"] > row["done"]]
         counts = ", ".join(
-            f"{row.stage.id} {row.done}/{row.total}" + (f" ({row.failed} failed)" if row.failed else "")
-            for row in self.stages
-            if row.running or row.pending or row.failed or 0 < row.done < row.total
+            f"{row['id']} {row['done']}/{row['total']}" + (f" ({row['failed']} failed)" if row["failed"] else "")
+            for row in busy
         )
         done = f"{self.count('done')}/{self.count('total')} tasks"
         return f"{self.survey.state}: {done}" + (f"; {counts}" if counts else "")
@@ -160,18 +136,15 @@ class Status:
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
         for name in ("iteration", "stage", *_COUNTS, "left"):
             table.add_column(name, justify="left" if name in {"iteration", "stage"} else "right", no_wrap=True)
-        for row in (*self.stages, None):
-            counts = {name: getattr(row, name) if row else self.count(name) for name in _COUNTS}
-            seconds = row.seconds_left if row else self.estimate.seconds
-            left = "" if counts["done"] >= counts["total"] else "?" if seconds is None else clock(seconds)
-            if row is None and left not in {"", "?"} and not self.estimate.whole:
+        whole = {"iteration": "all", "kind": "", "seconds_left": self.estimate.seconds}
+        for row in (*self.stages, whole | {name: self.count(name) for name in _COUNTS}):
+            done, seconds = row["done"] >= row["total"], row["seconds_left"]
+            left = "" if done else "?" if seconds is None else clock(seconds)
+            if row["iteration"] == "all" and left not in {"", "?"} and not self.estimate.whole:
                 left = f">{left}"
-            cells = [
-                Text(str(count or "-"), style=_COLORS.get(name, "") if count else "") for name, count in counts.items()
-            ]
-            busy = counts["waiting"] < counts["total"] > counts["done"]
-            names = (str(row.stage.iteration), row.stage.kind) if row else ("all", "")
-            table.add_row(*names, *cells, left, style="bold" if row is None else "" if busy else "dim")
+            cells = [Text(str(row[name] or "-"), style=_COLORS.get(name, "") if row[name] else "") for name in _COUNTS]
+            style = "bold" if row["iteration"] == "all" else "dim" if done or row["waiting"] == row["total"] else ""
+            table.add_row(str(row["iteration"]), row["kind"], *cells, left, style=style)
         why = f" ({one_line(found.why)})" if found.why else ""
         left = f", {self.estimate}" if found.state in {"running", "queued"} else ""
         head = Text.assemble(
@@ -187,10 +160,10 @@ class Status:
             values = ", ".join(f"{row['iteration']}: {row[own]['value']:.1%}" for row in self.accuracy if own in row)
             yield "accuracy", f"{values} ({MEASURES[own]}, by iteration)"
         for row in self.stages:
-            for task in self.survey.running.get(row.stage.id, ())[:_MOST_RUNNING]:
-                progress = read_progress(self.run, row.stage, task)
+            for task in self.survey.running.get(row["id"], ())[:_MOST_RUNNING]:
+                progress = read_progress(self.run, self.plan.stage(row["id"]), task)
                 if progress and progress.get("note"):
-                    yield "running", one_line(f"{row.stage.id} {task}: {progress['note']}")
+                    yield "running", one_line(f"{row['id']} {task}: {progress['note']}")
         failures = self.failures()
         for failure, count in failures[:_MOST_FAILURES]:
             task = f"{failure.stage} {failure.task}"
@@ -227,14 +200,17 @@ def look(run: RunDir) -> Status:
     left = estimate(run, plan, profile, found.done, found.running)
     stages = []
     for stage in plan.stages:
-        counts = [len(tasks.get(stage.id, ())) for tasks in (found.done, found.running, found.pending)]
-        counts.append(sum(id == stage.id for id, _ in found.failures))
-        total = len(stage.tasks)
-        seconds = 0.0 if counts[0] >= total else left.stages.get(stage.id)
-        stages.append(StageStatus(stage, *counts, max(0, total - sum(counts)), total, seconds))
+        row: dict[str, Any] = {"id": stage.id, "iteration": stage.iteration, "kind": stage.kind}
+        for name in ("done", "running", "pending"):
+            row[name] = len(getattr(found, name).get(stage.id, ()))
+        row["failed"] = sum(id == stage.id for id, _ in found.failures)
+        row["total"] = len(stage.tasks)
+        row["waiting"] = max(0, row["total"] - row["done"] - row["running"] - row["pending"] - row["failed"])
+        row["seconds_left"] = 0.0 if row["done"] >= row["total"] else left.stages.get(stage.id)
+        stages.append(row)
     measured = tuple(filter(None, (accuracy(run, stage.iteration) for stage in plan.stages if stage.kind == "score")))
     next = _next(run, plan, profile, found)
-    return Status(run, profile.launcher, plan.iterations, found, left, tuple(stages), measured, next)
+    return Status(run, plan, profile.launcher, found, left, tuple(stages), measured, next)
 
 
 def accuracy(run: RunDir, iteration: int) -> dict[str, Any] | None:

@@ -186,7 +186,7 @@ def test_a_finetuning_job_of_several_nodes_starts_on_each(tmp_path: Path) -> Non
         ("stage.sh", ["merge", "r", "1", "2"], {}, "give a stage, a run and an iteration"),
         ("stage.sh", ["merge", "r", "1", "--task"], {}, "--task: needs a task"),
         ("stage.sh", ["merge", "r", "1", "--tusk=1"], {}, "--tusk=1: no such option"),
-        ("stage.sh", ["eval", "r", "1", "--task=1"], {"SLURM_ARRAY_TASK_ID": "1"}, "the job array says which task"),
+        ("stage.sh", ["eval", "r", "1", "--task=1"], {"SLURM_ARRAY_TASK_ID": "1"}, "the job array chooses the task"),
     ],
 )
 def test_mistakes_are_one_line(

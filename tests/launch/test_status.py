@@ -218,7 +218,7 @@ def test_a_local_run_asks_no_slurm(tmp_path: Path, slurm_says: SlurmSays) -> Non
     with run.claim(stage, "00003"), run.drive():
         found = look(run)
     row = found.stages[0]
-    assert (row.done, row.running, row.failed, row.waiting) == (1, 1, 1, 1)
+    assert [row[name] for name in ("done", "running", "failed", "waiting")] == [1, 1, 1, 1]
     assert found.survey.state == "running"
     result = status(run)
     assert result.exit_code == 15
@@ -279,7 +279,8 @@ def test_damaged_runs_are_one_line(tmp_path: Path, slurm_says: SlurmSays) -> Non
 # --- why jobs wait
 
 TOLD = """ReqNodeNotAvail, Reserved for maintenance|PartitionNodeLimit|MaxGRESPerAccount|QOSMaxJobsPerUserLimit
-AssocGrpGRES|Licenses|ReservationDeleted|BurstBufferStageIn|JobHoldMaxRequeue|launch failed requeued held|what Slurm 30 says"""
+AssocGrpGRES|Licenses|ReservationDeleted|BurstBufferStageIn|JobHoldMaxRequeue|launch failed requeued held
+what Slurm 30 says"""
 ORDINARY = "None|Priority|Resources|Dependency|JobArrayTaskLimit|BeginTime|Cleaning"
 
 
@@ -339,7 +340,7 @@ def test_what_slurm_refused_is_told_in_its_words(tmp_path: Path, slurm_says: Slu
         file.write(json.dumps({"event": "refused", "name": name, "why": words, "index": None, "time": 0.0}) + "\n")
     slurm_says(squeue="", sacct="")
     found = look(run)
-    assert found.survey.failures == {} and found.stages[0].waiting == 2
+    assert found.survey.failures == {} and found.stages[0]["waiting"] == 2
     assert f"Slurm refused 1 job(s): {words}" in found.survey.notes
     assert found.next.startswith("wait until some of your jobs have ended") and "hpcmaf submit" in found.next
 
@@ -366,7 +367,7 @@ def test_what_was_cancelled_has_not_failed_unless_it_had_before(
     write_stop(run, "cancelled by hpcmaf cancel", kind="cancelled")
     found = look(run)
     assert [failure.text for failure in found.survey.failures.values()] == failures
-    assert found.stages[0].waiting == 2 - len(failures)
+    assert found.stages[0]["waiting"] == 2 - len(failures)
     assert found.next.endswith(f"hpcmaf retry {run.root}") and found.next.startswith(
         "hpcmaf logs" if failures else "hpcmaf retry"
     )
