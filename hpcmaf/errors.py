@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno as codes
 import os
 import re
+from collections.abc import Iterator
 from typing import Literal
 
 FailureKind = Literal["hardware", "memory", "lost", "killed", "time", "torn", "refused", "defect"]
@@ -171,45 +172,28 @@ _REMEDIES = {
 
 # What a file system or device says that may be well elsewhere, or in a minute.
 TRANSIENT = frozenset(
-    (
-        codes.EIO,
-        codes.ESTALE,
-        codes.EREMOTEIO,
-        codes.ETIMEDOUT,
-        codes.ESHUTDOWN,
-        codes.ENOTCONN,
-        codes.ENODEV,
-        codes.ENOLCK,
-        codes.EAGAIN,
-        codes.EBUSY,
-        codes.ENXIO,
-        codes.ECOMM,
-        codes.ECONNABORTED,
-        codes.ECONNREFUSED,
-        codes.ECONNRESET,
-        codes.EHOSTDOWN,
-        codes.EHOSTUNREACH,
-        codes.ENETDOWN,
-        codes.ENETUNREACH,
-        codes.ENOLINK,
+    getattr(codes, name)
+    for name in (
+        *("EIO", "ESTALE", "EREMOTEIO", "ETIMEDOUT", "ESHUTDOWN", "ENOTCONN", "ENODEV", "ENOLCK", "EAGAIN", "EBUSY"),
+        *("ENXIO", "ECOMM", "ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "EHOSTDOWN", "EHOSTUNREACH"),
+        *("ENETDOWN", "ENETUNREACH", "ENOLINK"),
     )
 )
-# HDF5 puts the number into its text.
-_ERRNO = re.compile(r"\berrno = (\d+)")
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what caused it, what caused that, and so on."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def errno_of(error: BaseException | None) -> int | None:
     """The operating system's number behind an error, or behind what caused it."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        number = getattr(error, "errno", None)
-        if isinstance(number, int):
-            return number
-        if isinstance(error, OSError) and (said := _ERRNO.search(str(error))):
-            return int(said[1])
-        error = error.__cause__ or error.__context__
-    return None
+    numbers = (getattr(cause, "errno", None) for cause in causes(error))
+    return next((number for number in numbers if isinstance(number, int)), None)
 
 
 # By name, as this must import no torch: what the classes of errors say by themselves.
@@ -237,20 +221,12 @@ _DEVICE = re.compile(
 
 def failure_kind(error: BaseException) -> FailureKind:
     """What a failure is worth, from the error itself or from what caused it."""
-    seen: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        if (known := _own_kind(cause)) is not None:
-            return known
-        cause = cause.__cause__ or cause.__context__
-    return "refused" if isinstance(error, HpcmafError | OSError) else "defect"
+    known = next((kind for cause in causes(error) if (kind := _own_kind(cause)) is not None), None)
+    return known or ("refused" if isinstance(error, HpcmafError | OSError) else "defect")
 
 
 def _own_kind(error: BaseException) -> FailureKind | None:
     number = getattr(error, "errno", None)
-    if number is None and isinstance(error, OSError) and (said := _ERRNO.search(str(error))):
-        number = int(said[1])
     if isinstance(error, HpcmafError) and ("kind" in vars(error) or error.kind != HpcmafError.kind):
         return error.kind
     if number == codes.ENOMEM:

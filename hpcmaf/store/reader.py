@@ -20,12 +20,13 @@ from hpcmaf.debate.transcript import Openings, Transcript, Utterance
 from hpcmaf.engines.chat import Message
 from hpcmaf.errors import HpcmafError, StoreError, system_error
 from hpcmaf.store.schema import (
+    DATASETS,
     FINISH_REASONS,
-    GOLD_COLUMNS,
-    INTEGER_COLUMNS,
+    GOLD,
+    INTEGERS,
     KINDS,
     LARGEST,
-    TEXT_COLUMNS,
+    TEXTS,
     StoreInfo,
     decode,
     events,
@@ -162,12 +163,13 @@ class Store:
 
     def columns(self, gold: bool = False) -> dict[str, int | None]:
         """Every dataset but those of gold labels, with the rows it must have; ``None`` for bytes of text."""
+        table = {"problems": len(self), "utterances": len(self) * len(self._events)}
         found: dict[str, int | None] = {}
-        for table, rows in {"problems": len(self), "utterances": len(self) * len(self._events)}.items():
-            for name, each in TEXT_COLUMNS[table].items():
-                found |= {f"{table}/{name}/offsets": rows * each + 1, f"{table}/{name}/data": None}
-            found |= {f"{table}/{name}": rows + name.endswith("offsets") for name in INTEGER_COLUMNS[table]}
-        return {name: rows for name, rows in found.items() if gold or not name.startswith(GOLD_COLUMNS)}
+        for name in DATASETS:
+            rows = table[name.split("/")[0]] * TEXTS.get(name.removesuffix("/offsets"), 1) + name.endswith("offsets")
+            if gold or not name.startswith(GOLD):
+                found[name] = None if name.endswith("/data") else rows
+        return found
 
     def check_rows(self, name: str, rows: int | None) -> None:
         """Refuse a dataset that does not fit its table."""
@@ -183,7 +185,7 @@ class Store:
             It is missing, or not a one-dimensional array of the schema's type.
         """
         if name not in self._open:
-            wanted = _dtype(name)
+            wanted = np.dtype(DATASETS[name])
             with reading(self.path, name):
                 found = self._file[name]
                 # Not by dtype: numpy has none for some of HDF5's types.
@@ -229,22 +231,23 @@ class Store:
                 metas.append(json.loads(text))
                 if not isinstance(metas[-1], dict):
                     raise ValueError("not a JSON object")
+        golds: list[str | None] = [None] * (high - low)
+        if gold:
+            known = self._integers("problems/has_gold", low, high)
+            texts = self._texts("problems/gold", low, high)
+            golds = [text if has else None for text, has in zip(texts, known, strict=True)]
         columns = (self._texts(f"problems/{name}", low, high) for name in ("id", "question"))
-        golds = self._golds(low, high) if gold else [None] * (high - low)
         turns = self._utterances(low, high)
         return [
             self._assemble(Problem(*problem), turns[k * size : (k + 1) * size])
             for k, problem in enumerate(zip(*columns, golds, metas, strict=True))
         ]
 
-    def _golds(self, low: int, high: int) -> list[str | None]:
-        known = self._integers("problems/has_gold", low, high)
-        return [text if has else None for text, has in zip(self._texts("problems/gold", low, high), known, strict=True)]
-
     def _utterances(self, first: int, last: int) -> list[Utterance]:
         """All utterances of problems ``first:last``."""
         low, high = first * len(self._events), last * len(self._events)
-        column = {name: self._integers(f"utterances/{name}", low, high) for name in INTEGER_COLUMNS["utterances"]}
+        names = (name for name in INTEGERS if name.startswith("utterances/"))
+        column = {name.removeprefix("utterances/"): self._integers(name, low, high) for name in names}
         round, kind, agent = np.tile(self._events, (last - first, 1)).T
         keys = {"problem": np.arange(low, high) // len(self._events), "round": round, "kind": kind, "agent": agent}
         for name, wanted in keys.items():
@@ -252,31 +255,18 @@ class Store:
                 self.refuse(f"utterances/{name}", f"{column[name][row]} in row {low + row} instead of {wanted[row]}")
         exchange = self._texts("utterances/exchange", 2 * low, 2 * high)
         answers = self._texts("utterances/answer", low, high)
-        values = (column[name].tolist() for name in ("prompt_tokens", "completion_tokens", "finish_reason"))
-        return [
-            Utterance(
-                KINDS[kind],
-                round,
-                agent,
-                prompt,
-                text,
-                answer if parsed else None,
-                prompt_tokens,
-                completion_tokens,
-                FINISH_REASONS[reason],
-            )
-            for kind, round, agent, prompt, text, answer, parsed, prompt_tokens, completion_tokens, reason in zip(
-                kind.tolist(),
-                round.tolist(),
-                agent.tolist(),
-                exchange[::2],
-                exchange[1::2],
-                answers,
-                column["parsed"].tolist(),
-                *values,
-                strict=True,
-            )
-        ]
+        columns = (
+            [KINDS[code] for code in kind],
+            round.tolist(),
+            agent.tolist(),
+            exchange[::2],
+            exchange[1::2],
+            [answer if parsed else None for answer, parsed in zip(answers, column["parsed"], strict=True)],
+            column["prompt_tokens"].tolist(),
+            column["completion_tokens"].tolist(),
+            [FINISH_REASONS[code] for code in column["finish_reason"]],
+        )
+        return [Utterance(*values) for values in zip(*columns, strict=True)]
 
     def _assemble(self, problem: Problem, spoken: list[Utterance]) -> Transcript:
         agents = self.info.agents
@@ -292,10 +282,3 @@ class Store:
             return {kind: tuple(Message(**turn) for turn in turns) for kind, turns in found.items()}
         except (ValueError, TypeError, AttributeError):
             raise StoreError(f"{self.path}: root attribute 'openings' is malformed; {REMEDY}") from None
-
-
-def _dtype(name: str) -> np.dtype:
-    table, column, *part = name.split("/")
-    if part:
-        return np.dtype("<u1" if part == ["data"] else "<i8")
-    return np.dtype(INTEGER_COLUMNS[table][column])

@@ -49,31 +49,31 @@ KINDS = ("summary", "answer")
 FINISH_REASONS = ("stop", "length", "unknown")
 
 # Text columns, with their rows per row of the table.
-TEXT_COLUMNS = {
-    "problems": {"id": 1, "question": 1, "meta": 1, "gold": 1},
-    "utterances": {"exchange": 2, "answer": 1},
+TEXTS = {
+    "problems/id": 1,
+    "problems/question": 1,
+    "problems/meta": 1,
+    "problems/gold": 1,
+    "utterances/exchange": 2,
+    "utterances/answer": 1,
 }
-INTEGER_COLUMNS = {
-    "problems": {"has_gold": "<u1", "utterance_offsets": "<i8"},
-    "utterances": {
-        "problem": "<i8",
-        "kind": "<u1",
-        "round": "<u2",
-        "agent": "<u2",
-        "parsed": "<u1",
-        "prompt_tokens": "<i8",
-        "completion_tokens": "<i8",
-        "finish_reason": "<u1",
-    },
+INTEGERS = {
+    "problems/has_gold": "<u1",
+    "problems/utterance_offsets": "<i8",
+    "utterances/problem": "<i8",
+    "utterances/kind": "<u1",
+    "utterances/round": "<u2",
+    "utterances/agent": "<u2",
+    "utterances/parsed": "<u1",
+    "utterances/prompt_tokens": "<i8",
+    "utterances/completion_tokens": "<i8",
+    "utterances/finish_reason": "<u1",
 }
+DATASETS = {f"{name}/data": "<u1" for name in TEXTS} | {f"{name}/offsets": "<i8" for name in TEXTS} | INTEGERS
 # Of columns in which not every number means something.
-LARGEST = {
-    "problems/has_gold": 1,
-    "utterances/parsed": 1,
-    "utterances/finish_reason": len(FINISH_REASONS) - 1,
-}
+LARGEST = {"problems/has_gold": 1, "utterances/parsed": 1, "utterances/finish_reason": len(FINISH_REASONS) - 1}
 # Gold labels may be read by evaluation alone, so nothing else opens these.
-GOLD_COLUMNS = ("problems/gold", "problems/has_gold")
+GOLD = ("problems/gold", "problems/has_gold")
 
 # 128 KiB of text hold about a problem's debate: small enough to fetch one
 # problem, large enough to compress. 64 KiB of integers.

@@ -20,15 +20,15 @@ from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import StoreError
 from hpcmaf.files.publish import Manifest, atomic_path, manifest_path, write_manifest
 from hpcmaf.store.schema import (
+    DATASETS,
     FINISH_REASONS,
     GZIP_LEVEL,
     INTEGER_CHUNK,
-    INTEGER_COLUMNS,
     KINDS,
     LIBVER,
     MANIFEST_SCHEMA,
     TEXT_CHUNK,
-    TEXT_COLUMNS,
+    TEXTS,
     StoreInfo,
     encode,
     utterances,
@@ -78,11 +78,21 @@ def write_file(temporary: Path, info: StoreInfo, transcripts: Iterable[Transcrip
     seen: set[str] = set()
     with h5py.File(temporary, "w", driver="core", backing_store=False, libver=LIBVER) as file:
         write_info(file, info)
-        columns = _create(file)
+        datasets = {name: _create(file, name, dtype) for name, dtype in DATASETS.items()}
+        for name in (*(f"{text}/offsets" for text in TEXTS), "problems/utterance_offsets"):
+            _append(datasets[name], [0])
+        ends = dict.fromkeys(TEXTS, 0)
         rest = iter(transcripts)
         while block := list(islice(rest, BLOCK)):
             for name, values in _rows(len(seen), block, info).items():
-                columns[name].append(values)
+                if name in TEXTS:
+                    encoded = [encode(text) for text in values]
+                    _append(datasets[f"{name}/data"], np.frombuffer(b"".join(encoded), dtype=np.uint8))
+                    bounds = ends[name] + np.cumsum([len(data) for data in encoded])
+                    _append(datasets[f"{name}/offsets"], bounds)
+                    ends[name] = bounds[-1]
+                else:
+                    _append(datasets[name], values)
             for identifier in (transcript.problem.id for transcript in block):
                 if identifier in seen:
                     raise StoreError(
@@ -95,55 +105,25 @@ def write_file(temporary: Path, info: StoreInfo, transcripts: Iterable[Transcrip
     return len(seen)
 
 
-class _Column:
-    """A column of integers that grows."""
-
-    def __init__(self, group: h5py.Group, name: str, dtype: str, chunk: int = INTEGER_CHUNK) -> None:
-        self._dataset = group.create_dataset(
-            name,
-            shape=(0,),
-            maxshape=(None,),
-            chunks=(chunk,),
-            dtype=dtype,
-            compression="gzip",
-            compression_opts=GZIP_LEVEL,
-            shuffle=np.dtype(dtype).itemsize > 1,
-            fletcher32=True,
-            track_times=False,
-        )
-
-    def append(self, values: Sequence[int] | np.ndarray) -> None:
-        rows = len(self._dataset)
-        self._dataset.resize((rows + len(values),))
-        self._dataset[rows:] = np.asarray(values, dtype=self._dataset.dtype)
+def _create(file: h5py.File, name: str, dtype: str) -> h5py.Dataset:
+    return file.create_dataset(
+        name,
+        shape=(0,),
+        maxshape=(None,),
+        chunks=(TEXT_CHUNK if name.endswith("/data") else INTEGER_CHUNK,),
+        dtype=dtype,
+        compression="gzip",
+        compression_opts=GZIP_LEVEL,
+        shuffle=np.dtype(dtype).itemsize > 1,
+        fletcher32=True,
+        track_times=False,
+    )
 
 
-class _TextColumn:
-    """A column of texts that grows."""
-
-    def __init__(self, group: h5py.Group, name: str) -> None:
-        column = group.create_group(name)
-        self._data = _Column(column, "data", "<u1", TEXT_CHUNK)
-        self._offsets = _Column(column, "offsets", "<i8")
-        self._offsets.append([0])
-        self._end = 0
-
-    def append(self, texts: Sequence[str]) -> None:
-        encoded = [encode(text) for text in texts]
-        ends = self._end + np.cumsum([len(data) for data in encoded])
-        self._data.append(np.frombuffer(b"".join(encoded), dtype=np.uint8))
-        self._offsets.append(ends)
-        self._end = int(ends[-1])
-
-
-def _create(file: h5py.File) -> dict[str, _Column | _TextColumn]:
-    columns: dict[str, _Column | _TextColumn] = {}
-    for table in TEXT_COLUMNS:
-        group = file.create_group(table)
-        columns |= {f"{table}/{name}": _TextColumn(group, name) for name in TEXT_COLUMNS[table]}
-        columns |= {f"{table}/{name}": _Column(group, name, dtype) for name, dtype in INTEGER_COLUMNS[table].items()}
-    columns["problems/utterance_offsets"].append([0])
-    return columns
+def _append(dataset: h5py.Dataset, values: Sequence[int] | np.ndarray) -> None:
+    rows = len(dataset)
+    dataset.resize((rows + len(values),))
+    dataset[rows:] = np.asarray(values, dtype=dataset.dtype)
 
 
 def _rows(first: int, block: Sequence[Transcript], info: StoreInfo) -> dict[str, Sequence[Any]]:
