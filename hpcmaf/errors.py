@@ -253,9 +253,7 @@ def system_error(error: OSError | MemoryError) -> PlatformError:
     remedy = next((text for text, codes in _REMEDIES.items() if error.errno in codes), "check the machine")
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     where = f"{' -> '.join(dict.fromkeys(names))}: " if names else ""
-    return PlatformError(
-        f"{where}{error.strerror or error}; {remedy}", kind=failure_kind(error), errno=errno_of(error)
-    )
+    return PlatformError(f"{where}{error.strerror or error}; {remedy}", kind=failure_kind(error), errno=errno_of(error))
 
 
 def one_line(text: str) -> str:

@@ -5,6 +5,7 @@ What is asked of a Slurm cluster stands in :mod:`hpcmaf.config.slurm`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,9 @@ from hpcmaf.cores import usable_cores
 from hpcmaf.engines.options import Endpoint, VllmOptions
 from hpcmaf.errors import ConfigError
 from hpcmaf.files.yaml import Strict, apply_overrides, read_mapping, shipped_folder, validate
+
+# Options under generation that an earlier version wrote into the profiles of its runs; all were for speed alone.
+RETIRED = ("engine_process", "fold_adapters", "lookup_tokens", "prompts_every", "record_prompts")
 
 
 class Generation(VllmOptions):
@@ -141,7 +145,12 @@ def load_profile(
     if not path.is_file():
         shipped = ", ".join(sorted(entry.stem for entry in root.glob("*.yaml")))
         raise ConfigError(f"--profile {name}: neither a file nor a shipped profile; shipped are {shipped}")
-    profile = validate(Profile, {"name": path.stem} | apply_overrides(read_mapping(path), overrides), str(path))
+    values = {"name": path.stem} | read_mapping(path)
+    if isinstance(generation := values.get("generation"), dict):
+        if retired := [key for key in RETIRED if key in generation]:
+            print(f"{path}: options of an earlier version are ignored: {', '.join(retired)}", file=sys.stderr)
+        values["generation"] = {key: value for key, value in generation.items() if key not in RETIRED}
+    profile = validate(Profile, apply_overrides(values, overrides), str(path))
     if profile.slurm is None or environment is None or "SLURM_JOB_ID" in environment:
         return profile
     return profile.model_copy(update={"slurm": with_defaults(profile.slurm, environment)})

@@ -1,0 +1,48 @@
+"""A run that the first released version made, one iteration of the quickstart, is read by this one.
+
+``old-run`` is what that version left, without models, logs and shards.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from hpcmaf.cli import cli
+from hpcmaf.config.profile import load_profile
+
+RUN = Path(__file__).with_name("old-run")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["status"], ["done, 12/12 tasks", "0: 100.0%, 1: 62.5%"]),
+        (["verify"], ["ok: "]),
+        (["aggregate"], ["old: cost", "13,493"]),
+        (["inspect", "it01/debate.h5"], ["problems     12", "3 agents x 2 rounds, with summaries"]),
+        (
+            ["inspect", "it01/eval.h5", "--problem", "arithmetic-20-6-17-10-25-13"],
+            ["gold: -193", "summary for critic-2"],
+        ),
+    ],
+)
+def test_an_old_run_is_read(tmp_path: Path, words: list[str], said: list[str]) -> None:
+    run = tmp_path / "old"
+    shutil.copytree(RUN, run)
+    verb, *rest = words
+    where = run / rest.pop(0) if rest else run
+    more = ["--out", str(tmp_path / "report")] if verb == "aggregate" else []
+    result = CliRunner().invoke(cli, [verb, str(where), *rest, *more])
+    assert result.exit_code == 0, result
+    for line in said:
+        assert line in result.output
+
+
+def test_options_that_are_no_more_are_ignored_and_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert load_profile(str(RUN / "profile.yaml")).generation.problems_per_shard == 120
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{RUN / 'profile.yaml'}: ") and "fold_adapters, lookup_tokens" in line
