@@ -35,14 +35,14 @@ def invented(problems: int, skill: float) -> list[Transcript]:
     """Debates of three agents in two rounds."""
     draw = random.Random(skill)
 
-    def said(m: int, agent: int, gold: str) -> Utterance:
+    def utterance(m: int, agent: int, gold: str) -> Utterance:
         answer = gold if draw.random() < skill + 0.1 * m else draw.choice(["-1", "-2", "-3"])
         return Utterance("answer", m, agent, "?", answer, answer)
 
     return [
         Transcript(
             Problem(f"problem-{i:05d}", "?", str(i)),
-            tuple(tuple(said(m, n, str(i)) for n in range(3)) for m in (1, 2)),
+            tuple(tuple(utterance(m, n, str(i)) for n in range(3)) for m in (1, 2)),
         )
         for i in range(problems)
     ]

@@ -38,7 +38,7 @@ from typing import Any
 
 from hpcmaf.engines.base import Request, Sampling, ServedModels
 from results.bench.debate_contestants import PhaseByPhase, one_at_a_time
-from results.bench.debate_workload import NAMES, SHAPE, TINY, Work, hold, make_adapters, make_model
+from results.bench.debate_workload import NAMES, SHAPE, TINY, Work, make_adapters, make_model, run_debates
 
 CONTEXT = 8192
 FP8 = 'kv_cache_dtype="fp8";quantization="fp8"'
@@ -70,7 +70,7 @@ async def warm(engine: Any) -> float:
 async def ours(model: Path, adapters: dict[str, str], more: dict[str, Any], work: Work, log: Path) -> dict[str, Any]:
     engine = our_engine(model, adapters, more, log)
     try:
-        return {"start": await warm(engine), **await hold(work, engine), "gpus": engine.gpus, **engine.means()}
+        return {"start": await warm(engine), **await run_debates(work, engine), "gpus": engine.gpus, **engine.means()}
     finally:
         engine.close()
 
@@ -80,7 +80,7 @@ def peer(model: Path, adapters: dict[str, str], work: Work) -> dict[str, Any]:
     values = {"max_model_len": CONTEXT, "max_num_seqs": 512, "gpu_memory_utilization": 0.9, "load_format": "dummy"}
     contestant = PhaseByPhase(model, adapters, values | {"seed": 0}, work.problems * 3)
     started = time.monotonic() - began
-    return {"start": started, **asyncio.run(hold(work, contestant)), "phases": contestant.spent}
+    return {"start": started, **asyncio.run(run_debates(work, contestant)), "phases": contestant.spent}
 
 
 def run_part(part: str, arguments: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Who else holds the debates of ``debate.py``: the ways one would try first."""
+"""What ``debate.py`` compares the engine with: the ways one would try first."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import math
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.answers import AnswerForm
-from hpcmaf.debate.protocol import Protocol, debate
+from hpcmaf.debate.protocol import Protocol, debate_all
 from hpcmaf.debate.society import Society
 from hpcmaf.engines.base import Completion, Request, Sampling
 from hpcmaf.tasks.problems import Problem
@@ -29,7 +28,7 @@ VOCABULARY = 128256
 
 
 class Words:
-    """Prompts of about the lengths measured on GSM8K: 150, 650 and 1,050 tokens with what was said before."""
+    """Prompts of about the lengths measured on GSM8K: 150, 650 and 1,050 tokens with the earlier turns."""
 
     def first(self, question: str) -> str:
         return question
@@ -114,7 +113,7 @@ def make_adapters(folder: Path, shape: dict[str, int]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Work:
-    """Debates to be held.
+    """The debates to run.
 
     Attributes
     ----------
@@ -152,27 +151,26 @@ class Lengths:
         return await self.engine.complete(replace(request, sampling=sampling, seed=seed))
 
 
-async def hold(work: Work, engine: Any, words: int = 0, first: int = 0) -> dict[str, Any]:
+async def run_debates(work: Work, engine: Any, question_seed: int = 0, first: int = 0) -> dict[str, Any]:
     """All debates; returns seconds and counts.
 
     Parameters
     ----------
-    words
+    question_seed
         Draws the questions; another number where an engine's prefix cache
         still has those of the debates before. Lengths stay as they are.
     first
         Number of the first problem, on which lengths depend.
     """
-    draw = random.Random(words)
-    asked = [
+    draw = random.Random(question_seed)
+    problems = [
         Problem(f"p{first + i}", " ".join(f"w{draw.randrange(100, VOCABULARY)}" for _ in range(146)), "1")
         for i in range(work.problems)
     ]
     sampling = Sampling(1.0, work.top_p, 300)
     protocol = Protocol(ROUNDS, True, Words(), AnswerForm.NUMBER, sampling, seed=0, iteration=1)
     began = time.monotonic()
-    told = Lengths(engine, work)
-    done = await asyncio.gather(*(debate(p, Society.of(AGENTS, NAMES), protocol, told) for p in asked))
+    done = await debate_all(problems, Society.of(AGENTS, NAMES), protocol, Lengths(engine, work))
     seconds = time.monotonic() - began
     turns = [turn for one in done for rows in (*one.answers, *one.summaries) for turn in rows]
     new = sum(turn.completion_tokens for turn in turns)

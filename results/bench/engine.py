@@ -28,7 +28,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from hpcmaf.debate.protocol import Protocol, debate
+from hpcmaf.debate.protocol import Protocol, debate_all
 from hpcmaf.debate.society import Society
 from hpcmaf.engines import Completion, Request, Sampling, ServedModels
 from hpcmaf.engines.transformers_engine import TransformersEngine
@@ -110,8 +110,8 @@ def main() -> None:
 
             async def run() -> int:
                 front = wrap(engine)
-                held = await asyncio.gather(*(debate(p, society, protocol, front) for p in problems[:count]))
-                turns = [turn for t in held for part in (*t.answers, *t.summaries) for turn in part]
+                transcripts = await debate_all(problems[:count], society, protocol, front)
+                turns = [turn for t in transcripts for part in (*t.answers, *t.summaries) for turn in part]
                 return sum(turn.completion_tokens for turn in turns)
 
             start = time.perf_counter()

@@ -32,15 +32,15 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--set-profile", action="append", default=[])
     arguments = parser.parse_args()
-    words = ["--recipe", arguments.recipe, "--profile", "onenode", "--iters", str(arguments.iters)]
+    options = ["--recipe", arguments.recipe, "--profile", "onenode", "--iters", str(arguments.iters)]
     model = [f"model.path={arguments.model.resolve()}"] if arguments.model else []
     for value in (*model, "model.dtype=bfloat16", *arguments.set):
-        words += ["--set", value]
+        options += ["--set", value]
     for value in (*SITE, *arguments.set_profile):
-        words += ["--set-profile", value]
+        options += ["--set-profile", value]
     run = arguments.out.resolve() / "run"
     began = time.monotonic()
-    subprocess.run([sys.executable, "-m", "hpcmaf", "submit", *words, "--run", str(run)], check=True)
+    subprocess.run([sys.executable, "-m", "hpcmaf", "submit", *options, "--run", str(run)], check=True)
     seconds = time.monotonic() - began
     spent: defaultdict[str, float] = defaultdict(float)
     starts, rates = [], []

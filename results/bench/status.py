@@ -49,10 +49,10 @@ def fill(root: Path, slurm: Cluster) -> RunDir:
     return run
 
 
-def seconds(words: list[str], env: Mapping[str, str]) -> tuple[float, float]:
+def seconds(command: list[str], env: Mapping[str, str]) -> tuple[float, float]:
     """Wall time and processor time of one command, its children's included."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run(words, check=False, env=env, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+    subprocess.run(command, check=False, env=env, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

@@ -48,16 +48,20 @@ def debates(records: int, seed: int = 0) -> list[Transcript]:
     for row in range(records):
         question = prose(50)
         first = [prose(140) for _ in range(3)]
-        said = [prose(60) for _ in range(3)]
-        asked = [f"Question: {question}\nOthers wrote:\n" + "\n\n".join(first[:n] + first[n + 1 :]) for n in range(3)]
-        one = tuple(_said("answer", 1, n, f"Question: {question}\nThink step by step.", first[n]) for n in range(3))
-        middle = tuple(_said("summary", 2, n, asked[n], said[n]) for n in range(3))
-        two = tuple(_said("answer", 2, n, f"They say: {said[n]}\nAnswer again.", prose(140)) for n in range(3))
+        summaries = [prose(60) for _ in range(3)]
+        prompts = [f"Question: {question}\nOthers wrote:\n" + "\n\n".join(first[:n] + first[n + 1 :]) for n in range(3)]
+        one = tuple(
+            _utterance("answer", 1, n, f"Question: {question}\nThink step by step.", first[n]) for n in range(3)
+        )
+        middle = tuple(_utterance("summary", 2, n, prompts[n], summaries[n]) for n in range(3))
+        two = tuple(
+            _utterance("answer", 2, n, f"They say: {summaries[n]}\nAnswer again.", prose(140)) for n in range(3)
+        )
         made.append(Transcript(Problem(f"p{row}", question, str(row), {"level": "3"}), (one, two), (middle,)))
     return made
 
 
-def _said(kind: str, round: int, agent: int, prompt: str, text: str) -> Utterance:
+def _utterance(kind: str, round: int, agent: int, prompt: str, text: str) -> Utterance:
     answer = text.split()[-1] if kind == "answer" else None
     return Utterance(kind, round, agent, prompt, text, answer, len(prompt) // 4, len(text) // 4)
 
@@ -95,14 +99,14 @@ class JsonLines:
 
 
 class VlenStrings:
-    """One variable-length HDF5 string per record, chunked, gzip asked for."""
+    """One variable-length HDF5 string per record, chunked, with gzip."""
 
     name = "h5py vlen strings"
 
     def write(self, path: Path, transcripts: list[Transcript]) -> None:
         with h5py.File(path, "w") as file:
             column = file.create_dataset(
-                "record", (len(transcripts),), h5py.string_dtype(), chunks=(64,), compression="gzip"
+                "record", (len(transcripts),), h5py.string_dtype(), chunks=True, compression="gzip"
             )
             for low in range(0, len(transcripts), 64):
                 texts = [json.dumps(asdict(transcript)) for transcript in transcripts[low : low + 64]]

@@ -25,7 +25,7 @@ next call.
   in batches of like lengths; without checkpointing, or with it where that
   does not fit. The best of them is what to compare with.
 
-A job's ``saved_s`` is from its start to its adapter in place and on disk, and
+A job's ``saved_s`` is from its start to its adapter published and on disk, and
 ``wall_s`` until its processes are gone too. Tokens per second count every
 token of every text and no padding, from the
 end of the second step on; ``whole_steps_tokens_per_s`` leaves out the steps
@@ -56,7 +56,7 @@ from results.bench.training_workload import lengths, write_data, write_pairs
 
 
 def within(command: list[str], limit: float, log: Path) -> str | None:
-    """Run a command and all that it starts, for so long at most; its last words if it fails."""
+    """Run a command and all that it starts, for so long at most; the end of its log if it fails."""
     with log.open("w") as sink:
         process = subprocess.Popen(command, stdout=sink, stderr=sink, start_new_session=True)
         try:
@@ -70,8 +70,8 @@ def within(command: list[str], limit: float, log: Path) -> str | None:
                 process.wait()
     if code == 0:
         return None
-    said = log.read_text(errors="replace")[-1500:]
-    return f"killed after {limit:g} s: {said}" if code is None else said
+    output = log.read_text(errors="replace")[-1500:]
+    return f"killed after {limit:g} s: {output}" if code is None else output
 
 
 def main() -> None:
@@ -88,40 +88,40 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        arm, place = options.one, options.folder
-        answer = one(arm, place, options.gpus, options.agents, options.limit)
-        (place / f"{arm}.answer.json").write_text(json.dumps(answer))
+        arm, folder = options.one, options.folder
+        answer = one(arm, folder, options.gpus, options.agents, options.limit)
+        (folder / f"{arm}.answer.json").write_text(json.dumps(answer))
         return
     began = time.time()
-    place = options.folder or Path(tempfile.mkdtemp(prefix="bench-training-"))
-    place.mkdir(exist_ok=True, parents=True)
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="bench-training-"))
+    folder.mkdir(exist_ok=True, parents=True)
     sizes = lengths(options.tokens)
-    write_data(place / "data.jsonl", sizes)
-    write_pairs(place / "pairs.jsonl")
+    write_data(folder / "data.jsonl", sizes)
+    write_pairs(folder / "pairs.jsonl")
     maker = [sys.executable, "-m", "results.bench.training_workload"]
-    failed = within([*maker, str(place), str(options.layers), str(options.width)], 120, place / "made.log")
+    failed = within([*maker, str(folder), str(options.layers), str(options.width)], 120, folder / "made.log")
     if failed:
         raise SystemExit(failed)
     # What the first adapters would wait for when they are synced: 16 GB of the model.
     os.sync()
-    made = json.loads((place / "made.json").read_text())
+    made = json.loads((folder / "made.json").read_text())
     if options.gpus > 1:
         together = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={options.gpus}"]
-        failed = within([*together, *maker[1:], "link", str(place)], 60, place / "link.log")
-        made |= {"link": failed} if failed else json.loads((place / "link.json").read_text())
-    tell("made", 0, made | {"texts": len(sizes), "tokens": sum(sizes), "wall_s": time.time() - began})
+        failed = within([*together, *maker[1:], "link", str(folder)], 60, folder / "link.log")
+        made |= {"link": failed} if failed else json.loads((folder / "link.json").read_text())
+    print_line("made", 0, made | {"texts": len(sizes), "tokens": sum(sizes), "wall_s": time.time() - began})
     flop, walls = None, {}
-    for wish in options.arms.split(","):
-        arm, _, own = wish.partition(":")
-        limit = min(float(own or options.limit), options.until - (time.time() - began))
+    for choice in options.arms.split(","):
+        arm, _, seconds = choice.partition(":")
+        limit = min(float(seconds or options.limit), options.until - (time.time() - began))
         if limit < 10:
-            tell(arm, options.gpus, {"failed": "no time left"})
+            print_line(arm, options.gpus, {"failed": "no time left"})
             continue
-        answer = place / f"{arm}.answer.json"
+        answer = folder / f"{arm}.answer.json"
         answer.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "results.bench.training", "--one", arm, "--folder", str(place), "--gpus", str(options.gpus)]
-        command += ["--agents", str(options.agents), "--limit", str(limit)]
-        failed = within(command, limit, place / f"{arm}.arm.log")
+        command = [sys.executable, "-m", "results.bench.training", "--one", arm, "--folder", str(folder)]
+        command += ["--gpus", str(options.gpus), "--agents", str(options.agents), "--limit", str(limit)]
+        failed = within(command, limit, folder / f"{arm}.arm.log")
         result = {"failed": failed} if failed else json.loads(answer.read_text())
         kinds = arm.split("-")[1:]
         gpus = 1 if "one" in kinds else options.gpus
@@ -129,10 +129,10 @@ def main() -> None:
         per_token = result.get("flop_per_token", flop)
         flop = per_token if arm.startswith("ours") and "full" not in kinds else flop
         alone = walls.get("-".join(["ours", *kinds]))
-        tell(arm, gpus, result | shares(result, per_token, made["tflops"] * 1e12 * max(1, gpus), alone))
+        print_line(arm, gpus, result | shares(result, per_token, made["tflops"] * 1e12 * max(1, gpus), alone))
         walls[arm] = result.get("wall_s")
     if options.folder is None:
-        shutil.rmtree(place)
+        shutil.rmtree(folder)
 
 
 def shares(result: dict[str, Any], flop: float | None, top: float, alone: float | None) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def shares(result: dict[str, Any], flop: float | None, top: float, alone: float 
     return found
 
 
-def tell(arm: str, gpus: int, result: dict[str, Any]) -> None:
+def print_line(arm: str, gpus: int, result: dict[str, Any]) -> None:
     """One line, at once."""
     rounded = {key: round(value, 3) if isinstance(value, float) else value for key, value in result.items()}
     print(json.dumps({"arm": arm, "gpus": gpus, **rounded}), flush=True)

@@ -29,7 +29,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "dpo": {"objective": "dpo", "batch_size": BATCH, "micro_batch_size": 4, "learning_rate": 5e-5},
     "one": {"gpus": 1},
 }
-# Steps of a full finetuning whose checkpoint nobody wants.
+# Steps of a full finetuning whose checkpoint is not needed.
 ENOUGH = 6
 
 
@@ -38,16 +38,16 @@ def settings_of(arm: str) -> dict[str, Any]:
     return {key: value for kind in arm.split("-")[1:] for key, value in KINDS[kind].items()}
 
 
-def job_of(place: Path, gpus: int, output: Path, **settings: Any) -> FinetuneJob:
+def job_of(folder: Path, gpus: int, output: Path, **settings: Any) -> FinetuneJob:
     """An agent's job on the texts of this run."""
     return FinetuneJob(
-        base=str(place / "model"),
-        dataset=str(place / ("pairs.jsonl" if settings.get("objective") == "dpo" else "data.jsonl")),
+        base=str(folder / "model"),
+        dataset=str(folder / ("pairs.jsonl" if settings.get("objective") == "dpo" else "data.jsonl")),
         output=str(output),
         device="cuda" if gpus else "cpu",
         processes=max(1, gpus),
         loss_spike=0,
-        # Alone there is nobody to share with, so stage 1 suffices; several share as TRL's do.
+        # One process has nothing to shard, so the lowest stage that fits; several use TRL's stage.
         **{
             "batch_size": BATCH * max(1, gpus),
             "learning_rate": 1e-5,
@@ -60,22 +60,22 @@ def job_of(place: Path, gpus: int, output: Path, **settings: Any) -> FinetuneJob
     )
 
 
-def ours(place: Path, gpus: int, **settings: Any) -> dict[str, Any]:
+def ours(folder: Path, gpus: int, **settings: Any) -> dict[str, Any]:
     """One job, with what it says of itself."""
     name = f"ours-{time.time_ns()}"
-    job = job_of(place, gpus, place / name / "out", **settings)
+    job = job_of(folder, gpus, folder / name / "out", **settings)
     began, stop, report = time.time(), StopFlag(), None
 
-    def told(line: dict[str, Any]) -> None:
+    def progress(line: dict[str, Any]) -> None:
         if job.tuning == "full" and line["step"] >= ENOUGH:
             stop.request()
 
     try:
-        report = run_finetune(job, place / name, told, stop=stop)
+        report = run_finetune(job, folder / name, progress, stop=stop)
     except StopRequested:
-        pass  # as wished
+        pass  # requested above
     wall = time.time() - began
-    result = {"wall_s": wall} | heard(place / name, job)
+    result = {"wall_s": wall} | logged(folder / name, job)
     if report is not None:
         result |= {
             "startup": dict(report.startup),
@@ -87,8 +87,8 @@ def ours(place: Path, gpus: int, **settings: Any) -> dict[str, Any]:
     return result
 
 
-def heard(folder: Path, job: FinetuneJob) -> dict[str, Any]:
-    """What a job's progress and log tell."""
+def logged(folder: Path, job: FinetuneJob) -> dict[str, Any]:
+    """Metrics from a job's progress and log."""
     lines = [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
     log = folder / "finetune.log"
     result: dict[str, Any] = {
@@ -99,7 +99,7 @@ def heard(folder: Path, job: FinetuneJob) -> dict[str, Any]:
         "steps": len(lines),
         "memory_gib": lines[-1].get("memory_gib"),
         **{name: lines[-1][name] for name in ("reward_margin", "reward_accuracy") if name in lines[-1]},
-        "said": [
+        "log": [
             line
             for line in (log.read_text().splitlines() if log.exists() else [])
             if line.startswith(("training ", "packing", "zero_stage", "gradient_checkpointing"))
@@ -126,11 +126,11 @@ def whole_steps(lines: list[dict[str, Any]]) -> float:
     return sum(tokens for tokens, _ in whole) / sum(seconds for _, seconds in whole)
 
 
-def agents(place: Path, gpus: int, count: int, *, together: bool, **settings: Any) -> dict[str, Any]:
+def agents(folder: Path, gpus: int, count: int, *, together: bool, **settings: Any) -> dict[str, Any]:
     """As many agents, each from its data to its saved adapter."""
     name = f"agents-{time.time_ns()}"
     jobs = [
-        replace(job_of(place, gpus, place / name / f"{agent}" / "out", **settings), agent=f"critic-{agent}")
+        replace(job_of(folder, gpus, folder / name / f"{agent}" / "out", **settings), agent=f"critic-{agent}")
         for agent in range(count)
     ]
     began, each = time.time(), []
@@ -142,33 +142,33 @@ def agents(place: Path, gpus: int, count: int, *, together: bool, **settings: An
     return {"wall_s": time.time() - began, "agents": count, "startup_and_wall_s": each, "training_tokens": tokens}
 
 
-def trl(place: Path, arm: str, gpus: int, limit: float) -> dict[str, Any]:
+def trl(folder: Path, arm: str, gpus: int, limit: float) -> dict[str, Any]:
     """An arm of TRL's: without checkpointing, and with it if that does not fit."""
     end = time.time() + limit
     for mode in ("plain", "checkpointed"):
-        command = [sys.executable, "-m", "results.bench.training_trl", arm, str(place), mode]
+        command = [sys.executable, "-m", "results.bench.training_trl", arm, str(folder), mode]
         environment = dict(os.environ)
         if gpus > 1:
             command[1:1] = ["-m", "torch.distributed.run", f"--nproc-per-node={gpus}"]
         else:
             environment |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
             environment["MASTER_PORT"] = "29533"
-        said = place / f"{arm}.log"
-        with said.open("w") as sink:
+        log = folder / f"{arm}.log"
+        with log.open("w") as sink:
             code = subprocess.run(command, stdout=sink, stderr=sink, env=environment).returncode
         if code == 0:
-            return json.loads((place / f"{arm}.json").read_text())
-        words = said.read_text()
-        if "out of memory" not in words or time.time() > end:
+            return json.loads((folder / f"{arm}.json").read_text())
+        output = log.read_text()
+        if "out of memory" not in output or time.time() > end:
             break
-    return {"failed": f"exit code {code}", "log": words[-1500:]}
+    return {"failed": f"exit code {code}", "log": output[-1500:]}
 
 
-def one(arm: str, place: Path, gpus: int, count: int, limit: float) -> dict[str, Any]:
+def one(arm: str, folder: Path, gpus: int, count: int, limit: float) -> dict[str, Any]:
     """One arm, in this process."""
     if arm.startswith("trl"):
-        return trl(place, arm, gpus, limit)
+        return trl(folder, arm, gpus, limit)
     settings = {"gpus": gpus} | settings_of(arm)
     if arm.startswith(("apart", "together")):
-        return agents(place, count=count, together=arm.startswith("together"), **settings)
-    return ours(place, **settings)
+        return agents(folder, count=count, together=arm.startswith("together"), **settings)
+    return ours(folder, **settings)

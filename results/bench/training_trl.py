@@ -15,7 +15,7 @@ from results.bench.training_workload import BATCH
 ROW, PACKED, PADDED = 2048, 4, 4
 
 
-def settings_of(place: Path, arm: str, mean: float, *, checkpointed: bool) -> dict[str, Any]:
+def settings_of(folder: Path, arm: str, mean: float, *, checkpointed: bool) -> dict[str, Any]:
     """SFTConfig's arguments: as large micro-batches as fit 80 GB, and what makes it fast."""
     import torch
 
@@ -34,7 +34,7 @@ def settings_of(place: Path, arm: str, mean: float, *, checkpointed: bool) -> di
         "zero_allow_untested_optimizer": True,
     }
     settings: dict[str, Any] = {
-        "output_dir": str(place / arm),
+        "output_dir": str(folder / arm),
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": max(1, round(rows_per_step / micro)),
         "num_train_epochs": 1,
@@ -62,7 +62,7 @@ def settings_of(place: Path, arm: str, mean: float, *, checkpointed: bool) -> di
     return settings
 
 
-def trl(place: Path, arm: str, *, checkpointed: bool) -> dict[str, Any]:
+def trl(folder: Path, arm: str, *, checkpointed: bool) -> dict[str, Any]:
     """SFTTrainer on the same texts."""
     import torch
     from datasets import Dataset
@@ -75,8 +75,8 @@ def trl(place: Path, arm: str, *, checkpointed: bool) -> dict[str, Any]:
 
     cuda = torch.cuda.is_available()
     began = time.time()
-    chat = ChatFormat.from_pretrained(str(place / "model"))
-    samples = load_tokens(place / "data.jsonl", chat, max_length=ROW, loss_on="last_turn").samples
+    chat = ChatFormat.from_pretrained(str(folder / "model"))
+    samples = load_tokens(folder / "data.jsonl", chat, max_length=ROW, loss_on="last_turn").samples
     # Tokenized already, so that nothing but training is compared.
     rows = Dataset.from_list(
         [{"input_ids": s.input_ids, "completion_mask": [int(target) for target in s.target]} for s in samples]
@@ -99,14 +99,14 @@ def trl(place: Path, arm: str, *, checkpointed: bool) -> dict[str, Any]:
                 torch.cuda.synchronize()
             marks.append((time.time(), int(trainer.seen)))
 
-    tokenizer = AutoTokenizer.from_pretrained(place / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     tokenizer.pad_token = tokenizer.unk_token
     model = AutoModelForCausalLM.from_pretrained(
-        place / "model",
+        folder / "model",
         dtype=torch.bfloat16,
         attn_implementation="flex_attention" if arm == "trl-flex" else "sdpa",
     )
-    settings = settings_of(place, arm, mean, checkpointed=checkpointed)
+    settings = settings_of(folder, arm, mean, checkpointed=checkpointed)
     trainer = Counting(
         model=model,
         args=SFTConfig(**settings),

@@ -43,16 +43,16 @@ def write_pairs(path: Path, count: int = 96) -> None:
     """Questions of 500 characters, which are tokens, with answers of 200 to 500 in either half of the alphabet."""
     draw = random.Random(1)
 
-    def said(role: str, letters: str, size: int) -> list[dict[str, str]]:
+    def turn(role: str, letters: str, size: int) -> list[dict[str, str]]:
         return [{"role": role, "content": "".join(draw.choices(letters, k=size))}]
 
     with path.open("w") as file:
         for at in range(count):
             size = draw.randrange(200, 500)
             pair = {
-                "prompt": said("user", "abcdefghijklmnopqrstuvwxyz ", 500),
-                "chosen": said("assistant", "abcdefghijklm ", size),
-                "rejected": said("assistant", "nopqrstuvwxyz ", size),
+                "prompt": turn("user", "abcdefghijklmnopqrstuvwxyz ", 500),
+                "chosen": turn("assistant", "abcdefghijklm ", size),
+                "rejected": turn("assistant", "nopqrstuvwxyz ", size),
                 "problem_id": f"p{at}",
             }
             file.write(json.dumps(pair) + "\n")
@@ -103,7 +103,7 @@ def ceiling() -> float:
     return max(matmul_flops(torch.device("cuda"), 8192, 20) for _ in range(3)) / 1e12
 
 
-def link(place: Path, size: int = 1 << 30, times: int = 10) -> None:
+def link(folder: Path, size: int = 1 << 30, times: int = 10) -> None:
     """Bandwidth of all-reduces between this host's GPUs, as NCCL's own tests count it; one process for each."""
     import torch
     import torch.distributed as dist
@@ -121,16 +121,16 @@ def link(place: Path, size: int = 1 << 30, times: int = 10) -> None:
         seconds = (time.time() - began) / again
     if rank == 0:
         rate = size / seconds * 2 * (count - 1) / count / 1e9
-        (place / "link.json").write_text(json.dumps({"all_reduce_gb_per_s": rate}))
+        (folder / "link.json").write_text(json.dumps({"all_reduce_gb_per_s": rate}))
     dist.destroy_process_group()
 
 
-def main(place: Path, layers: int, width: int) -> None:
-    """Write the model and tell the ceiling, in a process of its own, which frees the GPU again."""
+def main(folder: Path, layers: int, width: int) -> None:
+    """Write the model and the ceiling, in a process of its own, which frees the GPU again."""
     began = time.time()
-    write_model(place / "model", layers, width)
-    told: dict[str, Any] = {"seconds": time.time() - began, "tflops": ceiling()}
-    (place / "made.json").write_text(json.dumps(told))
+    write_model(folder / "model", layers, width)
+    made: dict[str, Any] = {"seconds": time.time() - began, "tflops": ceiling()}
+    (folder / "made.json").write_text(json.dumps(made))
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def disputed(answers: Sequence[Solution]) -> bool:
 
 
 def debate_lines(author: Author, rng: random.Random, mixture: Mixture = MIXTURE) -> Iterator[list[str]]:
-    """Hold one debate and yield its lines: chats of up to three agents, and the summaries one of them reads.
+    """Run one debate and yield its lines: chats of up to three agents, and the summaries one of them reads.
 
     Yields
     ------
@@ -165,11 +165,11 @@ def steps(
     stock = [np.full((want, shape.width), PAD, dtype=np.uint8) for want, shape in zip(wanted, shapes, strict=True)]
     filled = [0] * len(shapes)
     for line in lines(seed, index, noise):
-        place = next((at for at, shape in enumerate(shapes) if len(line) <= shape.width), None)
-        if place is None or filled[place] == wanted[place]:
+        slot = next((at for at, shape in enumerate(shapes) if len(line) <= shape.width), None)
+        if slot is None or filled[slot] == wanted[slot]:
             continue
-        stock[place][filled[place], : len(line)] = line
-        filled[place] += 1
+        stock[slot][filled[slot], : len(line)] = line
+        filled[slot] += 1
         if filled == wanted:
             break
     made: list[list[NDArray[np.uint8]]] = []

@@ -1,8 +1,8 @@
 """The Llama forward pass with nothing but what training from scratch needs.
 
-Why this exists beside transformers' own: that one keeps caches, masks and
+transformers' own forward pass keeps caches, masks and
 float32 intermediates, which triples the time per step of so small a network.
-The tests hold the two together; what is saved is transformers' model.
+A test compares the two; what is saved is transformers' model.
 """
 
 from __future__ import annotations

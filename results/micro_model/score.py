@@ -46,8 +46,7 @@ def summaries_right(transcripts: Iterable[Transcript]) -> list[bool]:
         return [text.rpartition("#")[2] if "#" in text else None for text in texts]
 
     return [
-        results(summary.text.split(";"))
-        == results([answer.text for answer in before if answer.agent != summary.agent])
+        results(summary.text.split(";")) == results([answer.text for answer in before if answer.agent != summary.agent])
         for transcript in transcripts
         for before, row in zip(transcript.answers, transcript.summaries, strict=False)
         for summary in row

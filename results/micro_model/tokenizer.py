@@ -40,7 +40,7 @@ def encode(turns: Sequence[str], start: int = 0) -> NDArray[np.uint8]:
     """Encode alternating user and assistant turns, as the chat template would.
 
     The quick twin of :meth:`hpcmaf.engines.chat.ChatFormat.sample` with loss on all
-    assistant turns; the tests hold the two together.
+    assistant turns; a test compares the two.
 
     Parameters
     ----------
