@@ -2,8 +2,9 @@
 
 Every examination stands alone: one that cannot be made is a finding too, and
 the others go on. Whether jobs would be accepted is Slurm's own answer:
-``sbatch --test-only`` gets the very scripts that a run submits. Nodes and
-partitions explain its refusals, and what it accepts and never starts.
+``sbatch --test-only`` gets the very scripts that a run submits. sinfo's words
+on the nodes stand beside it, and the few limits of partitions that sbatch
+accepts and then waits for.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +31,7 @@ import psutil
 from packaging.requirements import Requirement
 
 from hpcmaf.config.profile import Profile
-from hpcmaf.config.slurm import Resources, Slurm, unnamed
+from hpcmaf.config.slurm import Slurm, unnamed
 from hpcmaf.errors import HpcmafError, RunBusyError, SlurmError
 from hpcmaf.files.locking import lock
 from hpcmaf.launch.executors import visible_gpus
@@ -42,8 +43,10 @@ from hpcmaf.run.directory import RunDir
 
 Level = Literal["ok", "warning", "problem"]
 
-_COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
+_COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
 _KINDS = {"generation": "debate", "finetuning": "finetune", "merge": "merge", "gate": "gate"}
+# Partition, number of nodes, and what they are like; sinfo counts those alike together.
+_NODES = "%R|%D|%c CPUs, %m MB, %G, %T"
 _SHARED = re.compile(
     r"nfs4?|lustre|gpfs|beegfs.*|(fuse\.)?(ceph|glusterfs|sshfs).*|panfs|wekafs|orangefs|afs|cifs|9p|virtiofs"
 )
@@ -267,38 +270,41 @@ def _cluster(profile: Profile) -> Generator[Finding, None, Mapping[str, str] | N
 
 
 def _jobs(profile: Profile, run: RunDir, known: Mapping[str, str]) -> Generator[Finding, None, int]:
-    """Whether Slurm accepts every kind of job and has nodes for it; returns on how many nodes debates can run."""
+    """Whether Slurm accepts every kind of job; returns how many nodes debates have to choose from."""
     cluster = profile.cluster
     limit = cluster.max_array_size or array_limit(known) or DEFAULT_MAX_ARRAY_SIZE
     partitions: dict[str, dict[str, str]] = {}
-    nodes: list[Node] = []
+    nodes: dict[str, list[str]] = {}
+    counts: Counter[str] = Counter()
     try:
-        text = call(["scontrol", "show", "partition", "--oneliner"], seconds=cluster.command_seconds)
-        partitions = {record["PartitionName"]: record for record in records(text)}
-        nodes = read_nodes(call(["scontrol", "show", "node", "--oneliner"], seconds=cluster.command_seconds))
-    except (SlurmError, KeyError) as error:
+        for line in call(["scontrol", "show", "partition", "--oneliner"], seconds=cluster.command_seconds).splitlines():
+            row = dict(re.findall(r"(\w+)=(\S*)", line))
+            partitions[row.get("PartitionName", "")] = row
+        for line in call(["sinfo", "--noheader", f"--format={_NODES}"], seconds=cluster.command_seconds).splitlines():
+            partition, count, description = line.split("|", 2)
+            nodes.setdefault(partition, []).append(f"{count} with {description}")
+            counts[partition] += int(count)
+    except (SlurmError, ValueError) as error:
         yield warning("partitions", f"not known ({error})", "look with sinfo whether the profile's exist")
     debate_nodes = 1
     for name, kind in _KINDS.items():
         wanted, section = cluster.resources(kind), f"slurm.{name}"
         named = wanted.partition or cluster.partition
         names = named.split(",") if named else [key for key, row in partitions.items() if row.get("Default") == "YES"]
-        members = [node for node in nodes if node.partitions.intersection(names)]
-        why, remedy, count = fitting(members, wanted, cluster, section)
+        there = "; ".join(f"nodes of {key}: {', '.join(nodes[key])}" for key in names if key in nodes)
         if name == "generation":
-            debate_nodes = max(1, count)
+            debate_nodes = max(1, sum(counts[key] for key in names))
         if refusal := _refusal(profile, run, kind, limit):
-            if members and why and re.search("node configuration|node not available", refusal, re.IGNORECASE):
-                yield problem(name, f"{refusal} ({why})", remedy)
-            else:
-                yield problem(name, refusal, lifting(refusal, section, sorted(partitions)))
+            remedy = lifting(refusal, section, sorted(partitions))
+            if re.search("node configuration|node not available", refusal, re.IGNORECASE):
+                refusal = f"{refusal}; {there}"
+                remedy = f"ask for what they have: {section}.gpus, cpus, memory_gb, nodes, constraint; slurm.gpu_type"
+            yield problem(name, refusal, remedy)
             continue
-        good = f"Slurm accepts its job; {count} of {len(members)} nodes of {', '.join(names) or '?'} fit"
-        fault = f"Slurm accepts its job, but of the nodes seen {why}" if members and why else ""
         caveats = [found for key in names for found in _caveats(name, key, partitions.get(key, {}), cluster)]
         yield from caveats
-        if fault or all(finding.level == "warning" for finding in caveats):
-            yield check(name, good, fault, remedy, "warning")
+        if all(finding.level == "warning" for finding in caveats):
+            yield check(name, f"Slurm accepts its job; {there}")
     return debate_nodes
 
 
@@ -343,87 +349,9 @@ def _caveats(name: str, partition: str, record: Mapping[str, str], cluster: Slur
         yield warning(name, f"partition {partition}: PreemptMode {mode}: a preempted job {effect}", "expect delays")
 
 
-# name=value in what scontrol prints, where a value may contain blanks: the next name ends it.
-_FIELD = re.compile(r"(?:^|\s)([A-Za-z][A-Za-z0-9_:/]*)=")
-# gpu:2, gpu:3090:4(S:0-1), gpu:1g.10gb:7, gpu:a100:no_consume:4
-_GPU = re.compile(r"(?:^|,)gpu(?::(?!no_consume:)([^:,(]+))?(?::no_consume)?:(\d+)(?=[(,]|$)")
-_GONE = frozenset("DOWN DRAIN DRAINED DRAINING FAIL FAILING FUTURE INVAL INVALID INVALID_REG ERROR".split())
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """One node; memory in GB, GPUs by type in small letters, as Slurm compares them (``""`` where it has none)."""
-
-    partitions: frozenset[str]
-    cpus: int
-    memory: float
-    gpus: Mapping[str, int]
-    usable: bool
-
-
-def records(text: str) -> Iterator[dict[str, str]]:
-    """Read what ``scontrol show ... --oneliner`` prints."""
-    for line in text.splitlines():
-        names = list(_FIELD.finditer(line))
-        ends = [found.start() for found in names[1:]] + [len(line)]
-        if names:
-            yield {found[1]: line[found.end() : end].strip() for found, end in zip(names, ends, strict=True)}
-
-
-def read_nodes(text: str) -> list[Node]:
-    """Read ``scontrol show node --oneliner``."""
-    nodes = []
-    for record in records(text):
-        gpus: Counter[str] = Counter()
-        for kind, count in _GPU.findall(record.get("Gres", "")):
-            gpus[kind.lower()] += int(count)
-        partitions = frozenset(record.get("Partitions", "").split(","))
-        cpus, memory = int(record.get("CPUTot", "0")), int(record.get("RealMemory", "0")) / 1024
-        nodes.append(Node(partitions, cpus, memory, gpus, _usable(record.get("State", "").upper())))
-    return nodes
-
-
-def _usable(state: str) -> bool:
-    """Whether a node runs jobs, or will by itself, as nodes do that are switched off while they are idle."""
-    words = {word.rstrip("*~#%$@^!-") for word in state.split("+")}
-    asleep = any(word.startswith("POWER") for word in words)
-    return not words & _GONE and (asleep or not ("NOT_RESPONDING" in words or "*" in state))
-
-
-def minutes(text: str) -> float:
-    """Slurm's time limits, ``[days-]hours:minutes:seconds`` and such, in minutes; no limit is infinite."""
-    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", text):
+def minutes(limit: str) -> float:
+    """A time limit as scontrol writes it, ``[days-]hours:minutes:seconds``, in minutes; no limit is infinite."""
+    if (found := re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", limit)) is None:
         return float("inf")
-    days, dash, clock = text.rpartition("-")
-    # Without days two numbers are minutes and seconds, and one is minutes.
-    parts = [0] * (not dash and clock.count(":") < 2) + [int(part) for part in clock.split(":")]
-    hours, rest, seconds = (*parts, 0, 0)[:3]
-    return int(days or 0) * 1440 + hours * 60 + rest + seconds / 60
-
-
-def fitting(nodes: Sequence[Node], wanted: Resources, cluster: Slurm, section: str) -> tuple[str, str, int]:
-    """What keeps a job off the nodes, if anything, what to do, and on how many it fits.
-
-    Parameters
-    ----------
-    section
-        Of the profile, such as ``slurm.generation``.
-    """
-    kind = (cluster.gpu_type or "").lower()
-    types = ", ".join(sorted({name or "gpu" for node in nodes for name in node.gpus})) or "none"
-    units = (f"{cluster.gpu_type or ''} GPUs".strip(), "CPUs", "GB")
-    keys = (f"gpus, or set slurm.gpu_type (there are: {types})", "cpus", "memory_gb")
-    left = [
-        (node, (node.gpus.get(kind, 0) if kind else sum(node.gpus.values()), node.cpus, node.memory)) for node in nodes
-    ]
-    for k, least in enumerate((wanted.gpus, wanted.cpus, wanted.memory_gb or 0)):
-        most = max((amounts[k] for _, amounts in left), default=0)
-        if most < least:
-            return f"no node has {least:g} {units[k]}, {most:.4g} at most", f"lower {section}.{keys[k]}", 0
-        left = [(node, amounts) for node, amounts in left if amounts[k] >= least]
-    count = sum(node.usable for node, _ in left)
-    if not count:
-        return "all nodes that would fit are down or drained", "wait, or name another partition", 0
-    if count < wanted.nodes:
-        return f"{wanted.nodes} nodes are asked for, {count} fit", f"lower {section}.nodes", count
-    return "", "", count
+    days, hours, rest, seconds = (int(part or 0) for part in found.groups())
+    return (days * 24 + hours) * 60 + rest + seconds / 60

@@ -16,20 +16,14 @@ import pytest
 from click.testing import CliRunner
 
 from hpcmaf.cli.doctor import command
-from hpcmaf.config.slurm import Resources, Slurm
 from hpcmaf.errors import PlatformError
 from hpcmaf.launch import doctor as doctor_module
 from hpcmaf.launch import executors
-from hpcmaf.launch.doctor import Finding, fitting, minutes, read_nodes, records
+from hpcmaf.launch.doctor import Finding, minutes
 from hpcmaf.launch.executors import visible_gpus
 from tests.launch.conftest import SlurmSays
 from tests.launch.made_runs import make_run
 
-NODE = (
-    "NodeName={name} Arch=x86_64 CoresPerSocket=1 CPUAlloc=0 CPUTot=8 CPULoad=1.57 AvailableFeatures=h100,ib "
-    "ActiveFeatures=h100,ib Gres={gres} OS=Linux 6.1 #1 SMP (2026-01-01) RealMemory=8000 State={state} "
-    "Partitions=main,low Reason=not responding [root@2026-11-22T23:00:00]"
-)
 PARTITION = (
     "PartitionName={name} AllowAccounts={accounts} AllowQos=ALL Default={default} MaxNodes=2 MaxTime=1-00:00:00 "
     "PreemptMode={preempt} State=UP Nodes=node[1-2]\n"
@@ -40,6 +34,10 @@ KillWait                = 30 sec
 SLURM_VERSION           = 22.05.8
 MaxArraySize            = 1001
 SchedulerParameters     = bf_interval=3,max_array_tasks=500
+"""
+SINFO = """main|1|8 CPUs, 8000 MB, gpu:h100:4(S:0-1), idle
+main|2|8 CPUs, 8000 MB, gpu:1g.10gb:7,gpu:3090:no_consume:2, idle~
+low|1|8 CPUs, 8000 MB, gpu:h100:4(S:0-1), down*
 """
 # As sbatch 22.05 answers to --test-only.
 SBATCH = r"""#!/bin/sh
@@ -52,78 +50,12 @@ echo "sbatch: Job 7 to start at 2026-11-30T07:56:50 using 1 processors on nodes 
 """
 
 
-def node(name: str = "node1", gres: str = "gpu:h100:4(S:0-1)", state: str = "IDLE") -> str:
-    return NODE.format(name=name, gres=gres, state=state)
-
-
 @pytest.mark.parametrize(
-    ("text", "value"),
-    [("60", 60), ("1:30", 1.5), ("2:00:00", 120), ("1-00:00:00", 1440), ("2-12", 3600), ("UNLIMITED", math.inf)]
-    + [("infinite", math.inf), ("", math.inf)],
+    ("limit", "value"),
+    [("00:01:30", 1.5), ("02:00:00", 120), ("1-00:00:00", 1440), ("UNLIMITED", math.inf), ("", math.inf)],
 )
-def test_time_limits(text: str, value: float) -> None:
-    assert minutes(text) == value
-
-
-def test_nodes_are_read() -> None:
-    [record] = records(node())
-    assert record["OS"] == "Linux 6.1 #1 SMP (2026-01-01)" and record["Reason"].startswith("not responding")
-    first, second = read_nodes(node() + "\n" + node("node2", "(null)", "DOWN*+DRAIN"))
-    assert (first.cpus, first.memory, first.gpus) == (8, 8000 / 1024, {"h100": 4})
-    assert first.usable and not second.usable and second.gpus == {}
-
-
-@pytest.mark.parametrize(
-    ("gres", "gpus"),
-    [
-        ("gpu:2,craynetwork:4", {"": 2}),
-        ("gpu:3090:4", {"3090": 4}),
-        ("gpu:2080ti:8(S:0-1)", {"2080ti": 8}),
-        ("gpu:1g.10gb:7(S:0,2),gpu:A100:1", {"1g.10gb": 7, "a100": 1}),
-        ("gpu:a100:no_consume:4", {"a100": 4}),
-        ("gpu:no_consume:2", {"": 2}),
-        ("craynetwork:4,gpu:a100_3g.20gb:2,mps:400,gpumem:80", {"a100_3g.20gb": 2}),
-        ("shard:gpu:4", {}),
-    ],
-)
-def test_gpus_of_any_name_are_read_and_their_case_does_not_matter(gres: str, gpus: dict[str, int]) -> None:
-    nodes = read_nodes(node(gres=gres))
-    assert nodes[0].gpus == gpus
-    for kind, count in gpus.items():
-        for wanted in (kind.upper(), kind):
-            assert fitting(nodes, Resources(gpus=count), Slurm(gpu_type=wanted or None), "") == ("", "", 1)
-
-
-@pytest.mark.parametrize(
-    ("usable", "states"),
-    [
-        (True, "IDLE+CLOUD+POWERED_DOWN IDLE+CLOUD+POWERING_DOWN IDLE*+CLOUD+POWERING_UP+NOT_RESPONDING"),
-        (True, "IDLE+POWER_DOWN MIXED+PLANNED ALLOCATED+MAINTENANCE+RESERVED"),
-        (False, "DOWN+CLOUD+POWERED_DOWN IDLE+DRAIN MIXED+DRAINING IDLE* IDLE+NOT_RESPONDING"),
-        (False, "FUTURE IDLE+INVALID_REG ALLOCATED+FAIL"),
-    ],
-)
-def test_nodes_that_sleep_come_by_themselves(usable: bool, states: str) -> None:
-    for state in states.split():
-        assert read_nodes(node(state=state))[0].usable is usable, state
-
-
-@pytest.mark.parametrize(
-    ("wanted", "words"),
-    [
-        ({}, ""),
-        ({"gpus": 5}, "no node has 5 h100 GPUs, 4 at most"),
-        ({"cpus": 9}, "no node has 9 CPUs, 8 at most"),
-        ({"memory_gb": 100.0}, "no node has 100 GB, 7.812 at most"),
-        ({"nodes": 3}, "3 nodes are asked for, 2 fit"),
-    ],
-)
-def test_what_does_not_fit_is_named(wanted: dict[str, object], words: str) -> None:
-    job, cluster = Resources.model_validate(wanted), Slurm(gpu_type="h100")
-    assert fitting(read_nodes(node() + "\n" + node("node2")), job, cluster, "slurm.merge")[0] == words
-    if not words:
-        down = read_nodes(node(state="DOWN*"))
-        assert "down or drained" in fitting(down, job, cluster, "slurm.merge")[0]
+def test_time_limits(limit: str, value: float) -> None:
+    assert minutes(limit) == value
 
 
 def doctor(*words: object) -> tuple[int, dict[str, list[Finding]]]:
@@ -169,7 +101,7 @@ def test_without_slurm_or_its_controller_it_is_a_finding(
     tmp_path: Path, slurm_says: SlurmSays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, _, _ = make_run(tmp_path / "run")
-    slurm_says(sbatch="", **dict.fromkeys(("srun", "squeue", "scancel", "scontrol", "sacct"), 1))
+    slurm_says(sbatch="", **dict.fromkeys(("srun", "squeue", "scancel", "scontrol", "sinfo", "sacct"), 1))
     code, found = doctor("--run", run.root)
     assert (code, level(found, "controller")) == (12, "problem")
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -181,12 +113,12 @@ def test_without_slurm_or_its_controller_it_is_a_finding(
 @pytest.fixture
 def small_cluster(tmp_path: Path, slurm_says: SlurmSays) -> Path:
     """Clients of a small cluster; scontrol answers by what it is asked. Returns their folder."""
-    slurm_says(**dict.fromkeys(("sbatch", "srun", "squeue", "scancel", "scontrol", "sacct"), ""))
+    slurm_says(**dict.fromkeys(("sbatch", "srun", "squeue", "scancel", "scontrol", "sacct"), ""), sinfo=SINFO)
     folder = tmp_path / "bin"
     main = PARTITION.format(name="main", accounts="ALL", default="YES", preempt="OFF")
     low = PARTITION.format(name="low", accounts="theirs", default="NO", preempt="CANCEL")
-    texts = {"config": CONFIG, "partition": main + low, "node": f"{node()}\n{node('node2', state='DOWN*')}\n"}
-    for name, text in (texts | {"scontrol": f'#!/bin/sh\ncat "{folder}/$2"\n', "sbatch": SBATCH}).items():
+    texts = {"config": CONFIG, "partition": main + low, "scontrol": f'#!/bin/sh\ncat "{folder}/$2"\n', "sbatch": SBATCH}
+    for name, text in texts.items():
         (folder / name).write_text(text)
     return folder
 
@@ -209,11 +141,12 @@ def test_a_profile_is_compared_with_the_cluster(tmp_path: Path, small_cluster: P
     assert texts("controller", "ok").startswith("test, Slurm 22.05.8, answered in")
     assert texts("MaxArraySize", "ok").startswith("500; larger stages are submitted in several arrays")
     assert texts("generation", "problem") == (
-        "sbatch: allocation failure: Requested node configuration is not available "
-        "(no node has 8 h100 GPUs, 4 at most) -> lower slurm.generation.gpus, or set slurm.gpu_type (there are: h100)"
+        "sbatch: allocation failure: Requested node configuration is not available; nodes of main: "
+        "1 with 8 CPUs, 8000 MB, gpu:h100:4(S:0-1), idle, "
+        "2 with 8 CPUs, 8000 MB, gpu:1g.10gb:7,gpu:3090:no_consume:2, idle~ -> "
+        "ask for what they have: slurm.generation.gpus, cpus, memory_gb, nodes, constraint; slurm.gpu_type"
     )
     assert "3000 minutes, but partition main allows 1440" in texts("finetuning", "problem")
-    assert "2 nodes are asked for, 1 fit" in texts("finetuning", "warning")
     assert "Invalid partition name specified -> set slurm.partition to one of low, main" in texts("merge", "problem")
     assert "account mine, but partition low allows theirs: its jobs never start" in texts("gate", "problem")
     assert "PreemptMode CANCEL" in texts("gate", "warning")
