@@ -33,7 +33,6 @@ from hpcmaf import (
 )
 
 N, M, L = 3, 2, 2  # agents, rounds, iterations
-TRAIN, EVAL = 80, 100  # problems
 W, SEED = 0.5, 0  # share of corrections in a critic's data
 TASK, BASE = get_task("arithmetic"), base_model("micro")
 
@@ -90,15 +89,17 @@ def finetune(agent: str, data: Path, start: str | None, iteration: int, folder: 
         seed=SEED,
         epochs=4,
         learning_rate=1e-3,
+        batch_size=8,
+        micro_batch_size=8,
         device="cpu",
     )
     run_finetune(job, folder / "logs" / agent, workers=workers)
     return job.output
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, training: int = 80, held_out: int = 100) -> None:
     """L iterations; prints the accuracy on held-out problems after each."""
-    problems = TASK.splits(None, TRAIN, EVAL, SEED)  # disjoint
+    problems = TASK.splits(None, training, held_out, SEED)  # disjoint
     models: dict[str, str] = {}
     print(f"iteration 0: {accuracy(hold_debates(problems.eval, models, 0), 0):.1%}", flush=True)
     with Workers() as workers:  # one process for all jobs, which loads the base once
