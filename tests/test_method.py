@@ -33,8 +33,8 @@ from hpcmaf.errors import LeakError
 from hpcmaf.jobs import debate as debate_stage
 from hpcmaf.jobs import finetune as finetune_stage
 from hpcmaf.jobs import task as entry
+from hpcmaf.launch.advance import recover
 from hpcmaf.launch.prepare import prepare_run
-from hpcmaf.launch.recovery import recover
 from hpcmaf.run import attempts
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage

@@ -18,9 +18,6 @@ from hpcmaf.run.plan import Plan, Stage
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-# Kinds of jobs in the order in which they run, by the section of the profile they go by.
-SECTIONS = {"generation": ("debate", "eval"), "finetuning": ("finetune",), "merge": ("merge", "score"), "gate": ()}
-
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -171,11 +168,11 @@ def resource_words(choice: Choice, section: str) -> str:
 
 def sections(choice: Choice) -> Iterator[tuple[str, str]]:
     """Kinds of jobs, and what one of them asks for."""
-    present = {stage.kind for stage in choice.plan.stages}
-    for section, kinds in SECTIONS.items():
-        used = [kind for kind in kinds if kind in present] or ([section] if section == "gate" else [])
-        if used:
-            yield ", ".join(used), resource_words(choice, section)
+    kinds: dict[str, dict[str, None]] = {}
+    for stage in choice.plan.stages:
+        kinds.setdefault(stage.spec.resources, {})[stage.kind] = None
+    for section, used in (kinds | {"gate": {"gate": None}}).items():
+        yield ", ".join(used), resource_words(choice, section)
 
 
 def as_value(choice: Choice) -> dict[str, Any]:
@@ -193,7 +190,7 @@ def as_value(choice: Choice) -> dict[str, Any]:
         row: dict[str, Any] = {"id": stage.id, "kind": stage.kind, "after": list(stage.after)}
         row |= {"tasks": len(stage.tasks), "left": choice.left(stage)}
         if choice.jobs is not None:
-            row["resources"] = choice.profile.cluster.resources(stage.kind).model_dump(mode="json")
+            row["resources"] = choice.profile.cluster.resources(stage.spec.resources).model_dump(mode="json")
             row["gpu_hours_once"] = round(hours[stage.id], 2)
             row["jobs"] = [job_value(job) for job in choice.jobs.of(stage.id)]
             row["gates"] = [job_value(job) for job in choice.jobs.of(stage.id, gates=True)]

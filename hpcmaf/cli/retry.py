@@ -9,9 +9,6 @@ import click
 
 from hpcmaf.cli.options import read_selection, task_options
 
-# A gate holds the run for seconds as a rule.
-_PATIENCE_SECONDS = 60.0
-
 
 @click.command()
 @click.argument("run_name", metavar="RUN")
@@ -26,10 +23,11 @@ def command(run_name: str, site: tuple[str, ...], **which: Any) -> None:
     goes on. What failed before no longer counts against the profile's
     attempts. Recipe and profile are the run's own.
     """
+    from hpcmaf.cli.submit import show_submitted
     from hpcmaf.config.profile import load_profile
     from hpcmaf.errors import ConfigError
     from hpcmaf.launch.logs import Selection
-    from hpcmaf.launch.slurm.gate import hold
+    from hpcmaf.launch.slurm.gate import PROMPT_SECONDS, hold
     from hpcmaf.launch.slurm.retry import retry
     from hpcmaf.run.directory import RunDir
 
@@ -44,15 +42,9 @@ def command(run_name: str, site: tuple[str, ...], **which: Any) -> None:
         )
     selection = read_selection(**which)
     chosen = selection.keys(plan)
-    with hold(run, _PATIENCE_SECONDS):
-        chain = retry(run, plan, profile, chosen, whole=selection == Selection())
-    if chain is None:
+    with hold(run, PROMPT_SECONDS):
+        slurm = retry(run, plan, profile, chosen, whole=selection == Selection())
+    if slurm is None:
         click.echo(f"{run.root}: nothing to retry; no chosen task has failed", err=True)
         return
-    for sent in chain.submitted:
-        what = "gate" if sent.gate else ", ".join(task for element in sent.elements[:4] for task in element)
-        more = f" and {len(sent.elements) - 4} more" if len(sent.elements) > 4 else ""
-        click.echo(f"{sent.stage}: {what}{more}, job {sent.job}", err=True)
-    if not chain.submitted:
-        click.echo(f"{run.root}: nothing to submit; all of it is done, or in Slurm's hands", err=True)
-    click.echo(f"follow it with: hpcmaf status {root}", err=True)
+    show_submitted(run, slurm.submitted)

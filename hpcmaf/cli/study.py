@@ -89,13 +89,12 @@ def _drive(study: Study, profile: Profile, console: Console) -> None:
 
 def _drive_here(study: Study, profile: Profile, console: Console, say: Callable[[str], None]) -> None:
     from hpcmaf.study.drive import LOOK_SECONDS, drive_study, plan_study
-    from hpcmaf.study.machine import Machine
+    from hpcmaf.study.machine import study_machine
 
-    tasks = sum(len(stage.tasks) for planned in plan_study(study, profile) for stage in planned.plan.stages)
-    machine = Machine(profile, [entry.run for entry in study.runs], tasks, console)
-    with machine.at_work():
-        start = lambda entry, planned: machine.start(planned)  # noqa: E731
-        drive_study(study, profile, say, start, machine.going, LOOK_SECONDS, machine.work)
+    with study_machine(profile, plan_study(study, profile), console) as machine:
+        start = lambda entry, planned: machine.begin(planned)  # noqa: E731
+        going = lambda planned: machine.going(planned.run)  # noqa: E731
+        drive_study(study, profile, say, start, going, LOOK_SECONDS, machine.work)
 
 
 def _aggregate(study: Study) -> None:
@@ -117,13 +116,11 @@ def _aggregate(study: Study) -> None:
 
 
 def _submit(planned: Planned, profile: Profile, console: Console) -> None:
-    from hpcmaf.cli.submit import SUBMIT_PATIENCE_SECONDS
-    from hpcmaf.launch.slurm.gate import hold
-    from hpcmaf.launch.slurm.start import start_chain
+    from hpcmaf.launch.slurm.gate import PROMPT_SECONDS, hold, submit
 
-    with hold(planned.run, SUBMIT_PATIENCE_SECONDS):
-        chain = start_chain(planned.run, planned.plan, profile)
-    jobs = ", ".join(sent.job for sent in chain.submitted)
+    with hold(planned.run, PROMPT_SECONDS):
+        submitted = submit(planned.run, planned.plan, profile).submitted
+    jobs = ", ".join(sent.job or "" for sent in submitted)
     console.print(
         f"{planned.run.root}: {f'jobs {jobs}' if jobs else 'in Slurm’s hands'}", markup=False, highlight=False
     )

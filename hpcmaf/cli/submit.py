@@ -5,7 +5,9 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -15,8 +17,8 @@ from hpcmaf.config.profile import Profile
 from hpcmaf.config.recipe import Recipe
 from hpcmaf.run.directory import RunDir
 
-# A gate, or a second submit, holds a run for seconds: wait for it rather than refuse.
-SUBMIT_PATIENCE_SECONDS = 60.0
+if TYPE_CHECKING:
+    from hpcmaf.launch.slurm.submissions import Submission
 
 
 @click.command()
@@ -39,48 +41,58 @@ def command(dry_run: bool, **which: object) -> None:
         return
     signal.signal(signal.SIGTERM, _interrupt)
     if where.launcher == "slurm":
-        from hpcmaf.launch.slurm.gate import hold
+        from hpcmaf.launch.slurm.gate import PROMPT_SECONDS, hold
 
-        with hold(run, SUBMIT_PATIENCE_SECONDS):
+        # A gate, or a second submit, holds a run for seconds: wait for it rather than refuse.
+        with hold(run, PROMPT_SECONDS):
             _submit(run, loaded, where)
         return
     from hpcmaf.report import aggregate
 
-    with run.drive():
-        _drive(run, loaded, where)
+    _drive(run, loaded, where)
     report = aggregate([run.root], run.report)
     report.print(Console(file=sys.stdout))
     click.echo(f"table and plot: {run.report}", err=True)
 
 
 def _drive(run: RunDir, recipe: Recipe, profile: Profile) -> None:
-    from hpcmaf.launch.local import LocalDriver
+    from hpcmaf.launch.local import Machine
     from hpcmaf.launch.prepare import prepare_run
     from hpcmaf.launch.progress import Watcher
 
-    plan = prepare_run(run, recipe, profile)
+    with run.drive():
+        plan = prepare_run(run, recipe, profile)
     watcher = Watcher(run, plan, profile, Console(stderr=True))
     tasks = sum(len(stage.tasks) for stage in plan.stages)
     watcher.say(
         f"{run.root}: {recipe.method} on {recipe.task.name}, N={recipe.debate.agents}, M={recipe.debate.rounds}, "
         f"{plan.iterations} iterations, {tasks} tasks, {profile.slots()} at once"
     )
-    LocalDriver(run, plan, profile, watcher).drive()
+    with Machine(profile, run.root) as machine:
+        machine.start(run, plan, watcher)
+        while machine.going(run):
+            machine.work(60.0)
 
 
 def _submit(run: RunDir, recipe: Recipe, profile: Profile) -> None:
     from hpcmaf.launch.doctor import profile_findings
     from hpcmaf.launch.prepare import prepare_run
-    from hpcmaf.launch.slurm.start import start_chain
+    from hpcmaf.launch.slurm.gate import submit
 
     plan = prepare_run(run, recipe, profile)
     for found in profile_findings(profile):
         click.echo(f"warning: {found.text}; {found.remedy}", err=True)
-    chain = start_chain(run, plan, profile)
-    for sent in chain.submitted:
-        what = "gate" if sent.gate else f"{sum(map(len, sent.elements))} task(s)"
+    show_submitted(run, submit(run, plan, profile).submitted)
+
+
+def show_submitted(run: RunDir, submitted: Sequence[Submission]) -> None:
+    """Say what was given to Slurm."""
+    for sent in submitted:
+        tasks = [task for element in sent.elements for task in element]
+        more = f" and {len(tasks) - 4} more" if len(tasks) > 4 else ""
+        what = "gate" if sent.gate else f"{', '.join(tasks[:4])}{more}"
         click.echo(f"{sent.stage}: {what}, job {sent.job}", err=True)
-    if not chain.submitted:
+    if not submitted:
         click.echo(f"{run.root}: nothing to submit; all of it is done, or in Slurm's hands", err=True)
     click.echo(f"follow it with: hpcmaf status {shlex.quote(str(run.root))}", err=True)
 

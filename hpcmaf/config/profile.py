@@ -117,6 +117,10 @@ class Profile(Strict):
         assert self.slurm is not None, "asked of a profile without Slurm"
         return self.slurm
 
+    def threads(self, section: str) -> int:
+        """CPU threads of one process of a job."""
+        return {"generation": self.generation.threads, "finetuning": self.finetuning.threads}.get(section, 1)
+
     def slots(self) -> int:
         """Tasks run at once on this machine."""
         return self.jobs or usable_cores()

@@ -199,9 +199,9 @@ class Slurm(Strict):
                 raise ValueError(f"{name}.nodes: only finetuning runs on several nodes")
         return self
 
-    def resources(self, kind: str) -> Resources:
-        """What a job of a stage kind (or ``gate``) asks for."""
-        return getattr(self, _SECTION[kind])
+    def resources(self, section: str) -> Resources:
+        """What a job of a section (``generation``, ``finetuning``, ``merge``, ``gate``) asks for."""
+        return getattr(self, section)
 
 
 # What sbatch takes from the environment, and the keys that say the same.
@@ -228,13 +228,3 @@ def unnamed(cluster: Slurm, environment: Mapping[str, str]) -> list[str]:
     """Such variables for which a profile names nothing."""
     found = [name for name, key in _DEFAULTS.items() if environment.get(name) and getattr(cluster, key) is None]
     return found + [_RESERVATION] * bool(environment.get(_RESERVATION) and "reservation" not in cluster.options)
-
-
-_SECTION = {
-    "debate": "generation",
-    "eval": "generation",
-    "merge": "merge",
-    "score": "merge",
-    "finetune": "finetuning",
-    "gate": "gate",
-}

@@ -31,8 +31,8 @@ class TaskContext:
     ----------
     attempt
         Folder of this attempt's logs.
-    outputs, ledger
-        What the task has published and spent; they go into its marker.
+    ledger
+        What the task has spent; it goes into its marker.
     afterwards
         Called once the marker is written: whatever a killed task would need
         to go on is thrown away here and not before.
@@ -56,7 +56,6 @@ class TaskContext:
     stop: StopFlag = field(default_factory=StopFlag)
     place: NodePlace | None = None
     workers: Workers | None = None
-    outputs: list[Path] = field(default_factory=list)
     ledger: list[dict[str, Any]] = field(default_factory=list)
     afterwards: list[Callable[[], None]] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
@@ -86,7 +85,7 @@ class TaskContext:
     def asked(self) -> Asked:
         """The problems that are debated in this stage, and how they are put."""
         recipe = self.recipe
-        return recipe.evaluation if self.stage.kind in {"eval", "score"} else recipe.task
+        return recipe.evaluation if self.stage.spec.evaluates else recipe.task
 
     @property
     def trained(self) -> list[str]:

@@ -19,15 +19,12 @@ from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.engines.base import Sampling
 from hpcmaf.engines.journal import Journal
 from hpcmaf.errors import StopRequested
-from hpcmaf.files.publish import manifest_path
 from hpcmaf.jobs.context import TaskContext, peak_memory_bytes
 from hpcmaf.jobs.serving import adapter_room, models_of
 from hpcmaf.run.sharding import cut, expected_tokens
 from hpcmaf.store import StoreInfo, write_store
 from hpcmaf.tasks import get_task
 from hpcmaf.tasks.problems import Problem
-
-SPLITS = {"debate": "train", "eval": "eval"}
 
 
 def run_debate_shard(context: TaskContext) -> None:
@@ -37,7 +34,7 @@ def run_debate_shard(context: TaskContext) -> None:
     evaluation by that of t.
     """
     recipe, stage, method = context.recipe, context.stage, context.method
-    split, evaluating = SPLITS[stage.kind], stage.kind == "eval"
+    split, evaluating = stage.spec.split, stage.spec.evaluates
     models = context.models(context.iteration if evaluating else context.iteration - 1)
     shard = int(context.task)
     shape = (method.inference_shape if evaluating else method.practice_shape)(
@@ -69,7 +66,6 @@ def run_debate_shard(context: TaskContext) -> None:
         openings=json.dumps(protocol.openings) if protocol.openings else "",
     )
     write_store(target, info, transcripts)
-    context.outputs += [target, manifest_path(target)]
     memory = engine.peak_memory_bytes if engine.gpus else peak_memory_bytes()
     _spend(context, transcripts, seconds, journal.seconds, engine.gpus, memory, engine.means())
     # Not before the marker is written: killed in between, a shard without

@@ -51,7 +51,6 @@ def run_agent_finetune(context: TaskContext) -> None:
         job, context.attempt, progress, stop=context.stop, place=context.place, workers=context.workers
     )
     context.afterwards.append(lambda: shutil.rmtree(job.checkpoints, ignore_errors=True))
-    context.outputs.append(context.run.agent(context.iteration, context.task))
     context.spend(
         context.task,
         training_tokens=report.training_tokens,

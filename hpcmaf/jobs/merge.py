@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 
-from hpcmaf.files.publish import manifest_path
 from hpcmaf.jobs.context import TaskContext, peak_memory_bytes
-from hpcmaf.jobs.debate import SPLITS
 from hpcmaf.selection.select import write_selection
 from hpcmaf.selection.sources import counts_line, scarce, scarce_line
 from hpcmaf.store import merge
@@ -15,11 +13,9 @@ from hpcmaf.store import merge
 def merge_shards(context: TaskContext, kind: str) -> None:
     """Merge the shards of ``debate`` or ``eval``, in the order of the problems file."""
     stage = next(s for s in context.plan.stages if s.iteration == context.iteration and s.kind == kind)
-    problems = context.run.read_problems(SPLITS[kind], context.plan)
+    problems = context.run.read_problems(stage.spec.split, context.plan)
     shards = [context.run.shard(context.iteration, kind, int(task)) for task in stage.tasks]
-    store = context.run.store(context.iteration, kind)
-    merge(shards, store, expected_ids=[problem.id for problem in problems])
-    context.outputs += [store, manifest_path(store)]
+    merge(shards, context.run.store(context.iteration, kind), expected_ids=[problem.id for problem in problems])
 
 
 def run_merge(context: TaskContext) -> None:
@@ -42,5 +38,4 @@ def run_merge(context: TaskContext) -> None:
         print(f"{agent}: {counts_line(summary['datasets'][agent])}", flush=True)
     if (warning := scarce_line(context.iteration, scarce(summary["datasets"], context.trained))) is not None:
         print(f"warning: {warning}", flush=True)
-    context.outputs.append(folder)
     context.spend(wall_seconds=time.monotonic() - context.started, peak_memory_bytes=peak_memory_bytes())

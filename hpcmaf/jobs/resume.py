@@ -13,9 +13,7 @@ def standing(run: RunDir, stage: Stage, task: str) -> int:
     Bytes of the journal of a debate shard, optimiser steps of a finetuning
     job; 0 for tasks that keep nothing.
     """
-    if stage.kind in {"debate", "eval"}:
-        journal = run.journal(run.shard(stage.iteration, stage.kind, int(task)))
-        return journal.stat().st_size if journal.exists() else 0
-    if stage.kind == "finetune":
-        return checkpoint_step(run.checkpoints(stage.iteration, task))
-    return 0
+    if stage.spec.resume is None:
+        return 0
+    kept = stage.spec.resume(run, stage.iteration, task)
+    return kept.stat().st_size if kept.is_file() else checkpoint_step(kept)

@@ -40,4 +40,3 @@ def run_score(context: TaskContext) -> None:
         for row in run.read_marker(stage, task)["ledger"]
     ]
     write_json(run.ledger(t), {"schema": "hpcmaf-ledger/1", "rows": rows + context.ledger})
-    context.outputs += [run.metrics(t), run.ledger(t)]

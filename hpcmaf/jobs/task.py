@@ -1,15 +1,16 @@
-"""The one function that every job runs, wherever it runs."""
+"""What every job runs, wherever it runs: tasks of one stage, one after another, each from its inputs to its marker."""
 
 from __future__ import annotations
 
 import os
 import socket
 import sys
+import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
-from importlib import import_module
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 from hpcmaf.config.profile import load_profile
 from hpcmaf.errors import (
@@ -23,21 +24,74 @@ from hpcmaf.errors import (
 )
 from hpcmaf.jobs.context import TaskContext
 from hpcmaf.jobs.resume import standing
-from hpcmaf.run.attempts import leave_cause
+from hpcmaf.run.attempts import all_attempts, begin, leave_cause, read_cause
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
 from hpcmaf.training.launch import Workers
 from hpcmaf.training.nodes import NodePlace
 from hpcmaf.training.stopping import StopFlag
 
-# Imported only in the job that needs them: merging must not load torch.
-_STAGES = {
-    "debate": ("hpcmaf.jobs.debate", "run_debate_shard"),
-    "eval": ("hpcmaf.jobs.debate", "run_debate_shard"),
-    "merge": ("hpcmaf.jobs.merge", "run_merge"),
-    "finetune": ("hpcmaf.jobs.finetune", "run_agent_finetune"),
-    "score": ("hpcmaf.jobs.score", "run_score"),
-}
+POLL_SECONDS = 0.5
+# For node 0 to publish what all have trained; srun ends whoever is left soon after the first task's end.
+_PUBLISHING_SECONDS = 900.0
+
+
+def run_tasks(
+    run: RunDir,
+    stage: Stage,
+    tasks: Sequence[str],
+    plan_identity: str,
+    *,
+    facts: Mapping[str, Any],
+    stop: StopFlag | None = None,
+    halvings: int = 0,
+    place: Callable[[int], NodePlace | None] = lambda position: None,
+    busy: Callable[[str], bool] = lambda task: True,
+) -> Exception | None:
+    """Run every task, even if one fails; agents share the processes that finetune them.
+
+    Parameters
+    ----------
+    facts
+        Kept with every attempt, beside node, time and how far the task was.
+    place
+        This node among those of the job, from a task's position.
+    busy
+        Called with a task that another process works on; whether to try it
+        all the same.
+
+    Returns
+    -------
+    Exception, optional
+        The first failure; its line has been printed.
+    """
+    stop, failure = stop or StopFlag(), None
+    shared = stage.spec.fan_out == "agent" and len(tasks) > 1
+    with Workers() if shared else nullcontext() as workers:
+        for position, task in enumerate(tasks):
+            if stop.requested:
+                break
+            if run.done(stage, task):
+                print(f"{stage.id} {task}: done already", flush=True)
+                continue
+            try:
+                if (node := place(position)) is not None and node.rank > 0:
+                    join_task(run, stage, task, node, stop)
+                    continue
+                if run.claimed(stage, task) and not busy(task):
+                    continue
+                print(f"{stage.id} {task}: begins", flush=True)
+                own = {"node": _node(), "started": time.time(), "progress": standing(run, stage, task)}
+                own |= {"meeting": node.run_id} if node else {}
+                attempt = str(begin(run.attempts(stage, task), own | dict(facts)))
+                root = str(run.root)
+                run_task(
+                    root, stage.id, task, attempt, plan_identity,
+                    halvings=halvings, stop=stop, place=node, workers=workers,
+                )  # fmt: skip
+            except Exception as error:
+                failure = failure or error
+    return failure
 
 
 def run_task(
@@ -94,8 +148,8 @@ def run_task(
             _check_inputs(run, plan.stages, stage)
             profile = load_profile(str(run.profile))
             context = TaskContext(run, plan, profile, stage, task, folder, halvings, stop or StopFlag(), place, workers)
-            _function(stage.kind)(context)
-            run.write_marker(stage, task, context.outputs, context.ledger)
+            stage.spec.load()(context)
+            run.write_marker(stage, task, stage.spec.outputs(run, stage.iteration, task), context.ledger)
             for clean in context.afterwards:
                 clean()
     except BaseException as error:
@@ -108,9 +162,35 @@ def run_task(
         raise
 
 
-def _function(kind: str) -> Callable[[TaskContext], None]:
-    module, name = _STAGES[kind]
-    return getattr(import_module(module), name)
+def join_task(run: RunDir, stage: Stage, task: str, place: NodePlace, stop: StopFlag) -> None:
+    """Take part in a task that node 0 of this job runs; returns when it is over there, or was done already.
+
+    Raises
+    ------
+    HpcmafError
+        What :func:`hpcmaf.training.job.join_finetune` raises.
+    """
+    from hpcmaf.training.job import join_finetune
+
+    # Patient: node 0 may be waiting for another copy of the task to end.
+    # Slurm ends this process soon after node 0's has ended.
+    while (logs := _attempt_of(place, run.attempts(stage, task))) is None:
+        if run.done(stage, task) or stop.requested:
+            return
+        time.sleep(POLL_SECONDS)
+    try:
+        join_finetune(place.work(logs), place, stop=stop)
+    except HpcmafError as error:
+        print(f"error: node {place.rank}: {one_line(str(error))}", file=sys.stderr, flush=True)
+        raise
+    end = time.monotonic() + _PUBLISHING_SECONDS
+    while not run.done(stage, task) and read_cause(logs) is None and time.monotonic() < end:
+        time.sleep(POLL_SECONDS)
+
+
+def _attempt_of(place: NodePlace, attempts: Path) -> Path | None:
+    found = (one.folder for one in reversed(all_attempts(attempts)) if one.facts.get("meeting") == place.run_id)
+    return next(found, None)
 
 
 def _check_inputs(run: RunDir, stages: tuple[Stage, ...], stage: Stage) -> None:

@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from hpcmaf.config.profile import load_profile
-from hpcmaf.errors import HpcmafError, RunBusyError, StageError, StopRequested, UsageError, one_line, system_error
+from hpcmaf.errors import HpcmafError, RunBusyError, StageError, StopRequested, UsageError, system_error
 from hpcmaf.jobs.context import limit_threads
-from hpcmaf.jobs.resume import standing
-from hpcmaf.jobs.task import run_task
-from hpcmaf.run.attempts import begin
+from hpcmaf.jobs.task import run_tasks
+from hpcmaf.launch.slurm.nodes import place_of_job, restarts
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
 from hpcmaf.training.nodes import NodePlace
@@ -88,33 +83,34 @@ def run_stage(run: RunDir, plan: Plan, stage: Stage, tasks: Sequence[str]) -> Hp
     """
     if not run.profile.exists():
         raise StageError(f"{run.root}: profile.yaml is missing; make it again with hpcmaf plan --write")
-    profile = load_profile(str(run.profile))
-    threads = profile.finetuning.threads if stage.kind == "finetune" else profile.generation.threads
-    os.environ.update(limit_threads(threads))
+    run = RunDir(run.root.resolve())
+    os.environ.update(limit_threads(load_profile(str(run.profile)).threads(stage.spec.resources)))
     stop = StopFlag()
-    failure: HpcmafError | None = None
+
+    def busy(task: str) -> bool:
+        message = f"{stage.id} {task}: another process is working on it"
+        if tasks:
+            raise RunBusyError(f"{message}; wait for it or stop it")
+        print(f"{message}; left to it", flush=True)
+        return False
+
+    array, job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_JOB_ID")
+    facts = {"restarts": restarts(), "log": _log()}
+    facts |= {"job": f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job} if job else {}
+    chosen, several = tasks or stage.tasks, int(os.environ.get("SLURM_STEP_NUM_NODES", "1")) > 1
+    place = _place if several and stage.spec.resources == "finetuning" else lambda position: None
     with _heeding(stop):
-        for position, task in enumerate(tasks or stage.tasks):
-            if stop.requested:
-                if failure is None:
-                    raise StopRequested(f"{stage.id}: told to stop before {task} began; the same command goes on")
-                break
-            if run.done(stage, task):
-                print(f"{stage.id} {task}: done already", flush=True)
-                continue
-            place = _place(stage, position)
-            if (place is None or place.rank == 0) and run.claimed(stage, task):
-                message = f"{stage.id} {task}: another process is working on it"
-                if tasks:
-                    raise RunBusyError(f"{message}; wait for it or stop it")
-                print(f"{message}; left to it", flush=True)
-                continue
-            try:
-                _run(run, plan, stage, task, stop, place)
-            except HpcmafError as error:
-                failure = failure or error
-            except (OSError, MemoryError) as error:
-                failure = failure or system_error(error)
+        failure = run_tasks(run, stage, chosen, plan.identity, facts=facts, stop=stop, place=place, busy=busy)
+    if isinstance(failure, RunBusyError) and tasks:
+        raise failure
+    if failure is None and stop.requested:
+        left = next((task for task in chosen if not run.done(stage, task)), None)
+        if left is not None:
+            raise StopRequested(f"{stage.id}: told to stop before {left} began; the same command goes on")
+    if isinstance(failure, OSError | MemoryError):
+        return system_error(failure)
+    if failure is not None and not isinstance(failure, HpcmafError):
+        raise failure
     return failure
 
 
@@ -129,45 +125,11 @@ def _heeding(stop: StopFlag) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _run(run: RunDir, plan: Plan, stage: Stage, task: str, stop: StopFlag, place: NodePlace | None) -> None:
-    if place is not None and place.rank > 0:
-        from hpcmaf.launch.slurm.nodes import lend
-
-        try:
-            lend(run, stage, task, place, stop)
-        except HpcmafError as error:
-            print(f"error: node {place.rank}: {one_line(str(error))}", file=sys.stderr, flush=True)
-            raise
-        return
-    attempt = begin(run.attempts(stage, task), _facts(standing(run, stage, task)))
-    print(f"{stage.id} {task}: begins", flush=True)
-    root = str(run.root.resolve())
-    run_task(root, stage.id, task, str(attempt.resolve()), plan.identity, stop=stop, place=place)
-    print(f"{stage.id} {task}: done", flush=True)
-
-
-def _place(stage: Stage, position: int) -> NodePlace | None:
+def _place(position: int) -> NodePlace | None:
     """This node's place in a finetuning job of several, which srun starts on each."""
-    if stage.kind != "finetune" or int(os.environ.get("SLURM_STEP_NUM_NODES", "1")) == 1:
-        return None
-    from hpcmaf.launch.slurm.nodes import place_of_job
-
     # submitit believes to be in one of its own jobs only when it is told so.
     os.environ["SUBMITIT_EXECUTOR"] = "slurm"
     return place_of_job(position)
-
-
-def _facts(progress: int) -> dict[str, Any]:
-    job = os.environ.get("SLURM_ARRAY_JOB_ID")
-    job = f"{job}_{os.environ['SLURM_ARRAY_TASK_ID']}" if job else os.environ.get("SLURM_JOB_ID")
-    facts: dict[str, Any] = {
-        "node": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
-        "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
-        "started": time.time(),
-        "progress": progress,
-        "log": _log(),
-    }
-    return facts if job is None else facts | {"job": job}
 
 
 def _log() -> str:

@@ -34,17 +34,23 @@ from hpcmaf.config.profile import Profile
 from hpcmaf.config.slurm import Slurm, unnamed
 from hpcmaf.errors import HpcmafError, RunBusyError, SlurmError
 from hpcmaf.files.locking import lock
-from hpcmaf.launch.executors import visible_gpus
+from hpcmaf.launch.local import visible_gpus
 from hpcmaf.launch.slurm.commands import accounting, call, configuration, queue
-from hpcmaf.launch.slurm.executor import ChainExecutor
 from hpcmaf.launch.slurm.refusals import lifting
-from hpcmaf.launch.slurm.requests import DEFAULT_MAX_ARRAY_SIZE, array_limit, check_path, parameters, stage_windows
+from hpcmaf.launch.slurm.script import (
+    DEFAULT_MAX_ARRAY_SIZE,
+    ChainExecutor,
+    array_limit,
+    check_path,
+    parameters,
+    stage_windows,
+)
 from hpcmaf.run.directory import RunDir
 
 Level = Literal["ok", "warning", "problem"]
 
 _COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
-_KINDS = {"generation": "debate", "finetuning": "finetune", "merge": "merge", "gate": "gate"}
+_SECTIONS = ("generation", "finetuning", "merge", "gate")
 # Partition, number of nodes, and what they are like; sinfo counts those alike together.
 _NODES = "%R|%D|%c CPUs, %m MB, %G, %T"
 _SHARED = re.compile(
@@ -287,14 +293,14 @@ def _jobs(profile: Profile, run: RunDir, known: Mapping[str, str]) -> Generator[
     except (SlurmError, ValueError) as error:
         yield warning("partitions", f"not known ({error})", "look with sinfo whether the profile's exist")
     debate_nodes = 1
-    for name, kind in _KINDS.items():
-        wanted, section = cluster.resources(kind), f"slurm.{name}"
+    for name in _SECTIONS:
+        wanted, section = cluster.resources(name), f"slurm.{name}"
         named = wanted.partition or cluster.partition
         names = named.split(",") if named else [key for key, row in partitions.items() if row.get("Default") == "YES"]
         there = "; ".join(f"nodes of {key}: {', '.join(nodes[key])}" for key in names if key in nodes)
         if name == "generation":
             debate_nodes = max(1, sum(counts[key] for key in names))
-        if refusal := _refusal(profile, run, kind, limit):
+        if refusal := _refusal(profile, run, name, limit):
             remedy = lifting(refusal, section, sorted(partitions))
             if re.search("node configuration|node not available", refusal, re.IGNORECASE):
                 refusal = f"{refusal}; {there}"
@@ -308,17 +314,17 @@ def _jobs(profile: Profile, run: RunDir, known: Mapping[str, str]) -> Generator[
     return debate_nodes
 
 
-def _refusal(profile: Profile, run: RunDir, kind: str, limit: int) -> str:
-    """Why Slurm refuses the script of a kind of job, of as large an array as the run has."""
+def _refusal(profile: Profile, run: RunDir, section: str, limit: int) -> str:
+    """Why Slurm refuses the script of a section's jobs, of as large an array as the run has."""
     try:
-        stages = [stage for stage in run.load_plan().stages if stage.kind == kind]
+        stages = [stage for stage in run.load_plan().stages if stage.spec.resources == section]
     except HpcmafError:
         stages = []  # there is none yet, or the run directory's own finding says what is wrong
     windows = [window for stage in stages for window in stage_windows(stage, stage.tasks, profile, limit)]
     executor = ChainExecutor(run.root.resolve(), profile.cluster, check=False)
-    executor.update_parameters(**parameters(profile, kind, name="doctor"))
+    executor.update_parameters(**parameters(profile, section, name="doctor"))
     with tempfile.TemporaryDirectory(prefix="hpcmaf-doctor-") as folder:
-        script = Path(folder) / f"{kind}.sh"
+        script = Path(folder) / f"{section}.sh"
         size = max((len(window.elements) for window in windows), default=1)
         script.write_text(executor.script(size), encoding="utf-8")
         try:
@@ -330,7 +336,7 @@ def _refusal(profile: Profile, run: RunDir, kind: str, limit: int) -> str:
 
 def _caveats(name: str, partition: str, record: Mapping[str, str], cluster: Slurm) -> Iterator[Finding]:
     """What a job would wait for although Slurm accepts it: limits of a partition that sbatch does not apply."""
-    wanted = cluster.resources(_KINDS[name])
+    wanted = cluster.resources(name)
     allows = f"but partition {partition} allows {{}}: its jobs never start"
     if record.get("State", "UP") != "UP":
         yield warning(name, f"partition {partition} is {record['State']}: jobs wait", "name another, or wait")

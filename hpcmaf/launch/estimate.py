@@ -125,7 +125,7 @@ def _width(stage: Stage, profile: Profile, running: int, before: int | None) -> 
         return profile.slots()
     if running or len(stage.tasks) == 1:
         return running or 1
-    ceiling = profile.cluster.resources(stage.kind).at_once
+    ceiling = profile.cluster.resources(stage.spec.resources).at_once
     return ceiling if before is None else min(before, ceiling or before)
 
 

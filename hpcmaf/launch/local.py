@@ -1,54 +1,49 @@
-"""Driving a run on one machine: the same stages and dependencies as on a cluster.
+"""This machine as a scheduler: as many jobs side by side as it has slots, by submitit's local executor.
 
-The driver keeps no state of its own. It looks at the markers, starts what can
-start, and waits; killed at any moment and started again, it goes on.
+Killed at any moment and started again, whoever drives a run goes on.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import submitit
 
 from hpcmaf.config.profile import Profile
-from hpcmaf.errors import StageError
-from hpcmaf.launch.executors import submit_local
+from hpcmaf.errors import HpcmafError, StageError
+from hpcmaf.jobs.context import limit_threads
+from hpcmaf.jobs.task import run_tasks
+from hpcmaf.launch.advance import advance, start_afresh, sweep
 from hpcmaf.launch.progress import Watcher
-from hpcmaf.launch.recovery import recover, sweep
-from hpcmaf.run.attempts import all_attempts, begin
+from hpcmaf.launch.scheduler import Scheduler, States, Stop
+from hpcmaf.launch.slurm.causes import Cause, find_causes
+from hpcmaf.launch.slurm.commands import Job
+from hpcmaf.launch.slurm.script import job_name, run_tag
+from hpcmaf.launch.slurm.submissions import Submissions
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
 
 POLL_SECONDS = 0.2
+# submitit wants a limit; a laptop has none. Thirty days.
+_NO_LIMIT_MINUTES = 30 * 24 * 60
 
 
-@dataclass
-class _Running:
-    """A job of one task, or of several that it does one after another.
-
-    Attributes
-    ----------
-    tasks
-        Those that are not done; the first one is being done.
-    attempts
-        How many attempts at each there were before.
-    started
-        When the first one's turn began.
-    """
-
-    stage: Stage
-    tasks: list[str]
-    slot: int
-    attempts: dict[str, int]
-    job: submitit.Job[None]
-    started: float
+def visible_gpus() -> list[str]:
+    """GPUs this process may use, found without loading torch: numbers, or names such as ``GPU-...`` and ``MIG-...``."""
+    asked = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if asked is not None:
+        # CUDA reads no further than a name that stands for none.
+        names = (name.strip() for name in asked.split(","))
+        return list(takewhile(lambda name: name not in {"", "-1", "NoDevFiles"}, names))
+    return sorted((path.name[6:] for path in Path("/dev").glob("nvidia*") if path.name[6:].isdigit()), key=int)
 
 
 class KeptServers:
@@ -109,20 +104,11 @@ class Slots:
 
             os.environ[SHARED] = str(root.resolve())
             self.servers = KeptServers(os.environ[SHARED])
-        self._free = list(range(self.count))
-
-    @property
-    def free(self) -> int:
-        """How many are free."""
-        return len(self._free)
-
-    def take(self) -> int:
-        """The number of a free place, from now on taken."""
-        return self._free.pop(0)
+        self.free = list(range(self.count))
 
     def give(self, slot: int) -> None:
         """Free a place again."""
-        self._free = sorted([*self._free, slot])
+        self.free = sorted([*self.free, slot])
 
     def close(self) -> None:
         """Let the servers end."""
@@ -130,12 +116,28 @@ class Slots:
             self.servers.close()
 
 
-class LocalDriver:
-    """Runs a plan's tasks through submitit's local executor.
+@dataclass
+class _Running:
+    """A job of one task, or of several that it does one after another.
 
-    Whoever has several runs calls ``begin`` of each, then now and then
-    ``collect`` of all before ``launch`` of each in turn, until that says that
-    nothing is left, then ``end``; ``drive`` does so for one.
+    Attributes
+    ----------
+    tasks
+        Those that are not done; the first one is being done.
+    started
+        When the first one's turn began.
+    """
+
+    stage: Stage
+    tasks: list[str]
+    slot: int
+    name: str
+    job: submitit.Job[None]
+    started: float
+
+
+class Local(Scheduler):
+    """Runs a plan's tasks on this machine.
 
     Parameters
     ----------
@@ -144,172 +146,261 @@ class LocalDriver:
     watcher
         Is told of everything that happens.
     slots
-        Shared with other drivers; left out, the profile's.
+        Shared with other runs; left out, the profile's.
     """
 
     def __init__(self, run: RunDir, plan: Plan, profile: Profile, watcher: Watcher, slots: Slots | None = None) -> None:
-        self.run = run
-        self.plan = plan
-        self._identity = plan.identity
-        self.profile = profile
-        self.watcher = watcher
+        self.run, self.plan, self.profile, self.watcher = run, plan, profile, watcher
         self.slots = slots or Slots(profile, run.root)
+        self.log = Submissions(run.submissions)
+        self.failure: StageError | None = None
         self._running: list[_Running] = []
-        self._known_done: set[tuple[str, str]] = set()
-        self._killed: dict[tuple[str, str], int] = {}
-        self._failure: StageError | None = None
+        self._ended: dict[str, str] = {}  # log by name of submission
+        self._done: dict[str, set[str]] = {}
 
-    def drive(self) -> None:
-        """Run until everything is done.
-
-        Raises
-        ------
-        StageError
-            A task failed; what was running beside it has ended by then.
-
-        The caller holds the run (``RunDir.drive``).
-        """
-        self.begin()
-        with self.watcher:
-            try:
-                while self.step():
-                    time.sleep(POLL_SECONDS)
-            except BaseException:
-                self.stop()
-                raise
-            finally:
-                self.slots.close()
-        self.end()
-
-    def begin(self) -> None:
-        """Put the run in order."""
-        for line in recover(self.run, self.plan):
-            self.watcher.say(line)
-
-    def end(self) -> None:
-        """Tidy up, once nothing is left to wait for.
-
-        Raises
-        ------
-        StageError
-            A task failed.
-        """
-        sweep(self.run, self.plan)
-        if self._failure:
-            raise self._failure
-
-    def step(self) -> bool:
-        """Look once: ``collect``, then ``launch``."""
-        self.collect()
-        return self.launch()
-
-    def collect(self) -> None:
+    def states(self) -> States:
         """Notice what has ended, and free its slots."""
-        for running in list(self._running):
-            over = running.job.done()  # asked first: what it did last has its marker by now
-            self._follow(running)
-            if over:
-                self._running.remove(running)
-                self.slots.give(running.slot)
-                self._ended(running)
+        over = [running for running in self._running if running.job.done()]
+        # What a job did last has its marker by now. Markers stay while a run
+        # is driven: what is finished is not looked at for days.
+        left = tuple(stage for stage in self.plan.stages if len(self._done.get(stage.id, ())) < len(stage.tasks))
+        self._done |= self.run.done_tasks(replace(self.plan, stages=left))
+        done = self._done
+        for running in self._running:
+            for task in [task for task in running.tasks if task in done[running.stage.id]]:
+                running.tasks.remove(task)
+                self.watcher.finished(running.stage, task, time.monotonic() - running.started)
+                running.started = time.monotonic()
+                if running.tasks:
+                    self.watcher.started(running.stage, running.tasks[0])
+        for running in over:
+            self._running.remove(running)
+            self.slots.give(running.slot)
+            self._ended[running.name] = str(running.job.paths.stderr)
+        in_flight = {(running.stage.id, task): running for running in self._running for task in running.tasks}
+        return States(self.plan, done, in_flight)
 
-    def launch(self) -> bool:
-        """Start what can start while there are slots; returns whether there is anything left to wait for."""
-        left = [(stage, [task for task in stage.tasks if not self._done(stage, task)]) for stage in self._ready()]
-        if self._failure is None:
-            for stage, tasks in left:
-                self._start_some(stage, tasks)
-        if self.slots.servers is not None:
-            self.slots.servers.keep()
-        self.watcher.look({(job.stage.id, job.tasks[0]): job.started for job in self._running if job.tasks})
-        return bool(self._running) or (self._failure is None and any(tasks for _, tasks in left))
-
-    def _start_some(self, stage: Stage, left: list[str]) -> None:
-        """Start jobs while there are slots for them.
+    def submit(self, stage: Stage, tasks: Sequence[str], *, halvings: int = 0, exclude: Sequence[str] = ()) -> None:
+        """Start jobs while there are slots for them; what another process works on is left to it.
 
         Agents beyond one per slot share a job: starting one costs more than
         training a small model. The profile may say how many.
         """
-        waiting = (task for task in left if not self._is_running(stage, task) and not self.run.claimed(stage, task))
-        size = self.profile.agents_per_job or -(-len(left) // self.slots.count) if stage.kind == "finetune" else 1
-        while self.slots.free and (tasks := list(islice(waiting, size))):
-            self._start(stage, tasks)
+        agents = stage.spec.fan_out == "agent"
+        left = len(tasks) + sum(len(one.tasks) for one in self._running if one.stage.id == stage.id)
+        size = self.profile.agents_per_job or -(-left // self.slots.count) if agents else 1
+        waiting = (task for task in tasks if not self.run.claimed(stage, task))
+        while self.slots.free and (part := tuple(islice(waiting, size))):
+            self._start(stage, part, halvings)
 
-    def _ready(self) -> list[Stage]:
-        """Unfinished stages whose needs are met; training first, evaluation fills the gaps.
-
-        What the next iteration waits for must never queue behind a figure for
-        the table.
-        """
-        done = {stage.id for stage in self.plan.stages if all(self._done(stage, task) for task in stage.tasks)}
-        ready = [stage for stage in self.plan.stages if stage.id not in done and done.issuperset(stage.after)]
-        return sorted(ready, key=lambda stage: stage.kind in {"eval", "score"})
-
-    def _done(self, stage: Stage, task: str) -> bool:
-        # Markers stay while a run is driven. Looking at thousands of them
-        # several times a second would be felt on a shared file system.
-        key = (stage.id, task)
-        if key not in self._known_done and self.run.done(stage, task):
-            self._known_done.add(key)
-        return key in self._known_done
-
-    def _is_running(self, stage: Stage, task: str) -> bool:
-        return any(running.stage.id == stage.id and task in running.tasks for running in self._running)
-
-    def _start(self, stage: Stage, tasks: list[str]) -> None:
-        slot = self.slots.take()
-        if self.slots.servers is not None and stage.kind == "finetune":
+    def _start(self, stage: Stage, tasks: tuple[str, ...], halvings: int) -> None:
+        slot = self.slots.free.pop(0)
+        if self.slots.servers is not None and stage.spec.resources == "finetuning":
             self.slots.servers.rest()
-        before = {task: len(all_attempts(self.run.attempts(stage, task))) for task in tasks}
-        attempt = begin(self.run.attempts(stage, tasks[0]))
-        job = submit_local(self.run, stage, tasks, attempt, self._identity, self.profile, slot)
-        self._running.append(_Running(stage, list(tasks), slot, before, job, time.monotonic()))
-        lines = [{"stage": stage.id, "task": task, "job": job.job_id, "time": time.time()} for task in tasks]
-        with self.run.submissions.open("a") as file:
-            file.writelines(json.dumps(line) + "\n" for line in lines)
+        self.log.start()
+        element = tasks if stage.spec.fan_out == "agent" else None
+        tag = run_tag(self.run.root, self.log.nonce)
+        name = job_name(tag, stage.id, element, self.log.sequence + 1)
+        self.log.intend(name, stage.id, [tasks], halvings=halvings)
+        job = submit_local(self.run, stage, tasks, name, self.plan.identity, self.profile, slot, halvings)
+        self.log.confirm(name, job.job_id)
+        self._running.append(_Running(stage, list(tasks), slot, name, job, time.monotonic()))
         self.watcher.started(stage, tasks[0])
 
-    def _follow(self, running: _Running) -> None:
-        """Notice what a job has done of its tasks, and the next one's turn."""
-        for task in [task for task in running.tasks if self._done(running.stage, task)]:
-            running.tasks.remove(task)
-            self.watcher.finished(running.stage, task, time.monotonic() - running.started)
-            running.started = time.monotonic()
-            if running.tasks:
-                self.watcher.started(running.stage, running.tasks[0])
+    def causes(self, states: States, stage: Stage, tasks: Sequence[str]) -> dict[str, Cause]:
+        """What the tasks have left."""
+        jobs = {task: self.log.latest[stage.id, task][0] for task in tasks}
+        ended = {(stage.id, task): Job(one.job or "", None, one.name, state="") for task, one in jobs.items()}
+        found = find_causes(self.run, self.log, stage, tasks, ended)
+        return {
+            task: cause if cause.log else replace(cause, log=self._ended.get(jobs[task].name, ""))
+            for task, cause in found.items()
+        }
 
-    def _ended(self, running: _Running) -> None:
-        """Judge what a job that has ended left undone; tasks whose turn never came are simply left."""
-        for task in running.tasks:
-            attempts = all_attempts(self.run.attempts(running.stage, task))
-            if len(attempts) > running.attempts[task]:
-                self._judge(running, task, attempts[-1].cause)
-
-    def _judge(self, running: _Running, task: str, cause: Mapping[str, Any] | None) -> None:
-        stage = running.stage
-        if cause is not None and cause["type"] == "RunBusyError":
-            return  # somebody else's copy of the task runs on; its marker will come
-        log = running.job.paths.stderr
-        if cause is not None:
-            self._fail(f"{stage.id} {task}: {cause['message']}; log: {log}")
+    def cancel(self, stop: Stop | None = None) -> None:
+        """End what is running, and wait a little for it; with a reason, let it come to its end."""
+        if stop is not None:
+            self.failure = StageError(stop.reason)
+            if self._running:  # else the error follows at once
+                self.say(f"{stop.reason}; waiting for {len(self._running)} running task(s)")
             return
-        # Killed without a word: by the system for memory, or by somebody.
-        count = self._killed[stage.id, task] = self._killed.get((stage.id, task), 0) + 1
-        if count >= self.profile.attempts:
-            self._fail(f"{stage.id} {task}: killed {count} times (out of memory, or disk full?); log: {log}")
-        else:
-            self.watcher.say(f"{stage.id} {task}: killed; starting it again ({count} of {self.profile.attempts})")
-
-    def _fail(self, message: str) -> None:
-        self._failure = self._failure or StageError(message)
-        others = len(self._running)
-        if others:  # else the error follows at once
-            self.watcher.say(f"{message}; waiting for {others} running task(s)")
-
-    def stop(self) -> None:
-        """End what is running, and wait a little for it."""
         for running in self._running:
             running.job.cancel(check=False)
         deadline = time.monotonic() + 10
         while any(not running.job.done() for running in self._running) and time.monotonic() < deadline:
             time.sleep(0.05)
+
+    def stopped(self) -> bool:
+        """Whether a task has failed for good."""
+        return self.failure is not None
+
+    def say(self, line: str) -> None:
+        """Tell whoever watches."""
+        self.watcher.say(line)
+
+    def step(self) -> bool:
+        """Look once, and start what can start; returns whether there is anything left to wait for."""
+        states = advance(self, self.profile.attempts)
+        if self.slots.servers is not None:
+            self.slots.servers.keep()
+        self.watcher.look({(job.stage.id, job.tasks[0]): job.started for job in self._running if job.tasks})
+        return bool(self._running) or (self.failure is None and bool(states.unfinished()))
+
+
+class Machine:
+    """Carries runs on, the one begun first having its pick of the slots.
+
+    One run alone leaves cores idle: while its shards are merged, or its last
+    agent is in training. Several have always something else to do. A context
+    manager: jobs that still run at its end are stopped.
+
+    Parameters
+    ----------
+    root
+        Names the servers of all runs.
+    """
+
+    def __init__(self, profile: Profile, root: Path) -> None:
+        self.profile, self.slots = profile, Slots(profile, root)
+        self._active: dict[Path, tuple[Local, ExitStack]] = {}
+        self._failed: dict[Path, HpcmafError] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            for scheduler, held in self._active.values():
+                with held:
+                    scheduler.cancel()
+        finally:
+            self.slots.close()
+
+    def start(self, run: RunDir, plan: Plan, watcher: Watcher) -> None:
+        """Hold a run, and put it in order.
+
+        Raises
+        ------
+        RunBusyError
+            Somebody else holds it.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(run.drive())
+            scheduler = Local(run, plan, self.profile, watcher, self.slots)
+            start_afresh(scheduler)
+            stack.enter_context(watcher)
+            self._active[run.root] = scheduler, stack.pop_all()
+
+    def going(self, run: RunDir) -> bool:
+        """Whether a run has anything left.
+
+        Raises
+        ------
+        HpcmafError
+            It has failed; told once.
+        """
+        if (error := self._failed.pop(run.root, None)) is not None:
+            raise error
+        return run.root in self._active
+
+    def show(self) -> None:
+        """Called at every look."""
+
+    def work(self, seconds: float) -> None:
+        """Carry all runs on for so long, or until one of them is over."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if len(self._active) > 1:
+                # A slot goes to the run begun first, not to the one that frees it.
+                for scheduler, _ in self._active.values():
+                    scheduler.states()
+            over = [root for root, (scheduler, _) in self._active.items() if not scheduler.step()]
+            for root in over:
+                scheduler, held = self._active.pop(root)
+                with held:
+                    sweep(scheduler.run, scheduler.plan)
+                if scheduler.failure is not None:
+                    self._failed[root] = scheduler.failure
+            self.show()
+            if over or not self._active:
+                return
+            time.sleep(POLL_SECONDS)
+
+
+def submit_local(
+    run: RunDir,
+    stage: Stage,
+    tasks: Sequence[str],
+    name: str,
+    plan_identity: str,
+    profile: Profile,
+    slot: int,
+    halvings: int,
+) -> submitit.Job[None]:
+    """Start one job on this machine.
+
+    Parameters
+    ----------
+    slot
+        Which of the side-by-side places it takes; with GPUs, slots share them
+        in turn.
+    """
+    finetuning = stage.spec.resources == "finetuning"
+    resources = profile.finetuning if finetuning else profile.generation
+    processes = profile.finetuning.processes if finetuning else profile.generation.gpus
+    gpus = visible_gpus() if resources.device != "cpu" and stage.spec.gpus else []
+    mine = [gpus[(slot * processes + k) % len(gpus)] for k in range(min(processes, len(gpus)))]
+    executor = submitit.LocalExecutor(str(run.jobs(stage, name)))
+    executor.update_parameters(timeout_min=_NO_LIMIT_MINUTES)
+    threads = limit_threads(profile.threads(stage.spec.resources))
+    # submitit hands GPUs on by number only: the job sets them itself.
+    with _environment(threads), _errors_into(run.jobs(stage, name) / "controller.err"):
+        return executor.submit(
+            _do, str(run.root.resolve()), stage, tuple(tasks), name, plan_identity, ",".join(mine), halvings
+        )
+
+
+def _do(
+    root: str, stage: Stage, tasks: tuple[str, ...], name: str, plan_identity: str, gpus: str, halvings: int
+) -> None:
+    """What a job of this machine runs."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+    environment = submitit.JobEnvironment()
+    facts = {"submission": name, "job": environment.job_id, "log": str(environment.paths.stderr)}
+    failure = run_tasks(RunDir(Path(root)), stage, tasks, plan_identity, facts=facts, halvings=halvings)
+    if failure is not None:
+        raise failure
+
+
+@contextmanager
+def _errors_into(path: Path) -> Iterator[None]:
+    """A file for what processes started inside the block write to their standard error.
+
+    submitit's controller of a local job takes Ctrl-C for a crash and prints
+    a traceback, into the terminal that it has inherited.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment of jobs started inside the block; submitit hands ours on."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpcmaf.errors import UsageError
-from hpcmaf.launch.slurm.stopped import read_stop
-from hpcmaf.launch.slurm.submissions import Submissions
+from hpcmaf.launch.slurm.submissions import Submissions, read_stop
 from hpcmaf.launch.survey import TaskKey, newest_log
 from hpcmaf.run.attempts import Attempt, all_attempts, read_cause
 from hpcmaf.run.directory import RunDir

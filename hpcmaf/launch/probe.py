@@ -20,11 +20,11 @@ from hpcmaf.errors import HpcmafError, RunBusyError, SlurmError
 from hpcmaf.files.locking import lock
 from hpcmaf.files.publish import write_json
 from hpcmaf.launch.doctor import Finding, check, problem, warning
-from hpcmaf.launch.executors import visible_gpus
+from hpcmaf.launch.local import visible_gpus
 from hpcmaf.launch.slurm.commands import call, cancel, queue
-from hpcmaf.launch.slurm.executor import ChainExecutor
 from hpcmaf.launch.slurm.nodes import address_of
-from hpcmaf.launch.slurm.requests import Element, parameters
+from hpcmaf.launch.slurm.script import ChainExecutor, parameters
+from hpcmaf.launch.slurm.submissions import Element
 from hpcmaf.run.directory import RunDir
 
 _MINUTES = 5
@@ -95,7 +95,7 @@ def examine_nodes(profile: Profile, run: RunDir, *, nodes: int, seconds: float) 
 
 
 def _submit(profile: Profile, folder: Path, nodes: int) -> str:
-    values = parameters(profile, "debate", name=folder.name.strip("."))
+    values = parameters(profile, "generation", name=folder.name.strip("."))
     values |= {"nodes": nodes, "time": _MINUTES, "signal_delay_s": 30}
     values["additional_parameters"].pop("requeue", None)
     values["additional_parameters"]["no-requeue"] = True

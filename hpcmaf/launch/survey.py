@@ -15,18 +15,16 @@ from typing import Any, Literal
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import SlurmError
 from hpcmaf.files.locking import held_locks
-from hpcmaf.launch.slurm.causes import RULES, find_cause
+from hpcmaf.launch.slurm.causes import RULES, attempt_of, find_cause
 from hpcmaf.launch.slurm.commands import AccountingAbsentError, Job, call, queue
-from hpcmaf.launch.slurm.losses import accounted
 from hpcmaf.launch.slurm.refusals import ordinary, releasing
+from hpcmaf.launch.slurm.scheduler import accounted
 from hpcmaf.launch.slurm.snapshot import Snapshot
-from hpcmaf.launch.slurm.stopped import read_stop
-from hpcmaf.launch.slurm.submissions import Submissions
+from hpcmaf.launch.slurm.submissions import Submissions, read_stop
 from hpcmaf.run.attempts import Attempt, all_attempts
 from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import Plan, Stage
+from hpcmaf.run.plan import Plan, Stage, TaskKey
 
-TaskKey = tuple[str, str]
 State = Literal["done", "running", "queued", "stopped", "stalled", "unknown"]
 
 # Ends of an attempt that are no fault of its task.
@@ -195,8 +193,7 @@ def _find_failures(run: RunDir, log: Submissions, snapshot: Snapshot, result: Su
         for task in snapshot.missing(stage):
             if (key := (stage.id, task)) in log.latest:
                 name = log.latest[key][0].name
-                attempts = all_attempts(run.attempts(stage, task))
-                own[key] = next((one for one in reversed(attempts) if one.facts.get("submission") == name), None)
+                own[key] = attempt_of(run, stage, task, name)
                 verdicts |= {key: verdict for verdict in log.verdicts.get(key, ()) if verdict.submission == name}
     ended = dict(snapshot.ended)
     known = verdicts.keys() | ended.keys() | {key for key, attempt in own.items() if attempt and attempt.cause}

@@ -229,9 +229,7 @@ class RunDir:
     def leftovers(self, plan: Plan) -> list[Path]:
         """Temporaries of writers, journals and checkpoints of what is done; rubbish once nobody works here."""
         done = [(stage, task) for stage in plan.stages for task in stage.tasks if self.done(stage, task)]
-        shards = [self.shard(s.iteration, s.kind, int(task)) for s, task in done if s.kind in {"debate", "eval"}]
-        kept = [self.journal(shard) for shard in shards]
-        kept += [self.checkpoints(s.iteration, task) for s, task in done if s.kind == "finetune"]
+        kept = [stage.spec.resume(self, stage.iteration, task) for stage, task in done if stage.spec.resume]
         return [*self.root.rglob(".*.tmp"), *(path for path in kept if path.exists())]
 
     @contextmanager

@@ -16,10 +16,12 @@ from hpcmaf.config.recipe import Recipe
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.errors import DataError, PlanChangedError
 from hpcmaf.files.publish import Count, Record, read_json
+from hpcmaf.run.stages import STAGES, StageKind, StageSpec
 
 SCHEMA = "hpcmaf-plan/1"
 
-StageKind = Literal["debate", "merge", "finetune", "eval", "score"]
+# Stage id and task.
+TaskKey = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +31,7 @@ class Stage:
     Attributes
     ----------
     kind
-        ``debate`` and ``eval`` have a task per shard, ``finetune`` one per
-        agent, ``merge`` and ``score`` one.
+        A row of :data:`hpcmaf.run.stages.STAGES`.
     after
         Ids of the stages whose outputs this one reads.
     """
@@ -44,6 +45,11 @@ class Stage:
     def id(self) -> str:
         """Such as ``it01/debate``."""
         return stage_id(self.iteration, self.kind)
+
+    @property
+    def spec(self) -> StageSpec:
+        """What is known of its kind."""
+        return STAGES[self.kind]
 
 
 def stage_id(iteration: int, kind: str) -> str:
@@ -140,7 +146,7 @@ class _StageFile(Record):
 
     @model_validator(mode="after")
     def _shards_are_numbered(self) -> _StageFile:
-        if self.kind in {"debate", "eval"} and not all(task.isdecimal() for task in self.tasks):
+        if STAGES[self.kind].fan_out == "shard" and not all(task.isdecimal() for task in self.tasks):
             raise ValueError("a shard without a number")
         return self
 
@@ -165,23 +171,16 @@ def build_plan(recipe: Recipe, profile: Profile, problems: Mapping[str, Mapping[
     Evaluation of iteration t and the debates of t + 1 both wait for the
     finetuning of t alone, so they run beside each other.
     """
-    method = METHODS[recipe.method]
-    agents = tuple(method.trained_agents(recipe.debate.agents, recipe.debate.rounds))
-
-    def shards(split: str) -> tuple[str, ...]:
-        return tuple(f"{s:05d}" for s in range(shard_count(problems[split]["count"], profile.generation)))
-
-    stages = [Stage(0, "eval", shards("eval"), ())]
-    stages.append(Stage(0, "score", ("all",), (stage_id(0, "eval"),)))
-    for t in range(1, recipe.iterations + 1 if agents else 1):
-        models = (stage_id(t - 1, "finetune"),) if t > 1 else ()
-        stages += [
-            Stage(t, "debate", shards("train"), models),
-            Stage(t, "merge", ("all",), (stage_id(t, "debate"),)),
-            Stage(t, "finetune", agents, (stage_id(t, "merge"), *models)),
-            Stage(t, "eval", shards("eval"), (stage_id(t, "finetune"),)),
-            Stage(t, "score", ("all",), (stage_id(t, "eval"), stage_id(t, "merge"))),
-        ]
+    agents = METHODS[recipe.method].trained_agents(recipe.debate.agents, recipe.debate.rounds)
+    shards = {split: shard_count(problems[split]["count"], profile.generation) for split in ("train", "eval")}
+    stages: list[Stage] = []
+    for t in range(recipe.iterations + 1 if agents else 1):
+        kinds = {kind: spec for kind, spec in STAGES.items() if t or spec.evaluates}
+        there = {stage.id for stage in stages} | {stage_id(t, kind) for kind in kinds}
+        for kind, spec in kinds.items():
+            inputs = (stage_id(t - back, needed) for needed, back in spec.inputs if t >= back)
+            after = tuple(id for id in inputs if id in there)
+            stages.append(Stage(t, kind, spec.tasks(shards[spec.split], agents), after))
     return Plan(recipe.model_dump(mode="json"), problems, base, tuple(stages))
 
 

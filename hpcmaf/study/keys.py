@@ -15,13 +15,11 @@ from typing import Any
 
 from hpcmaf.config.recipe import Recipe
 from hpcmaf.debate.methods import METHODS
-from hpcmaf.jobs.debate import SPLITS, protocol_of
-from hpcmaf.run.plan import Plan, Stage
+from hpcmaf.jobs.debate import protocol_of
+from hpcmaf.run.plan import Plan, Stage, TaskKey
 
 # Changes when the program comes to do something else with the same recipe.
 VERSION = 3
-
-TaskKey = tuple[str, str]
 
 
 def task_keys(plan: Plan) -> Mapping[TaskKey, str]:
@@ -50,7 +48,7 @@ class _Keys:
         return {"fingerprint": self.plan.base, "model": self.recipe.model.model_dump(exclude={"path"})}
 
     def debate(self, stage: Stage, task: str) -> Any:
-        recipe, method, evaluating = self.recipe, self.method, stage.kind == "eval"
+        recipe, method, evaluating = self.recipe, self.method, stage.spec.evaluates
         shape = (method.inference_shape if evaluating else method.practice_shape)(
             recipe.debate.agents, recipe.debate.rounds
         )
@@ -62,7 +60,7 @@ class _Keys:
         society = asdict(method.society(shape.agents, models, evaluating=evaluating))
         return {
             "base": self.base(),
-            "problems": self.plan.problems[SPLITS[stage.kind]],
+            "problems": self.plan.problems[stage.spec.split],
             "shards": len(stage.tasks),
             "hints": method.reads_gold and not evaluating,
             "protocol": settings,

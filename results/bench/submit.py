@@ -25,7 +25,7 @@ from hpcmaf.launch.slurm.commands import configuration, queue
 from hpcmaf.run.attempts import all_attempts
 from hpcmaf.run.plan import Stage
 from tests.slurm.cluster import Cluster
-from tests.slurm.errands import nap
+from tests.slurm.errands import python_for
 from tests.slurm.runs import REPOSITORY, Loop
 
 LIMIT = 301
@@ -82,9 +82,10 @@ def _submit(slurm: Cluster, folder: Path, shards: int, iters: int) -> None:
 
 
 def _overhead(slurm: Cluster, root: Path, chain: str) -> None:
-    loop = Loop(slurm, root, f"slurm.chain={chain}", iters=2)
+    slow = python_for(root.with_name("errand-python"), 2.0)
+    loop = Loop(slurm, root, f"slurm.chain={chain}", f"slurm.python={slow}", iters=2)
     began = time.time()
-    loop.start(nap)
+    loop.start()
     loop.wait("the run was done", lambda: loop.done() and loop.run.report.is_dir(), 300)
     ends: dict[str, float] = {}
     work: dict[str, float] = {}

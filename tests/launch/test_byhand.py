@@ -13,7 +13,7 @@ from hpcmaf.cli.stage import command
 from hpcmaf.config.profile import load_profile
 from hpcmaf.config.recipe import load_recipe
 from hpcmaf.errors import DataError, HpcmafError, RunBusyError, StageError, StopRequested, UsageError
-from hpcmaf.launch import byhand
+from hpcmaf.jobs import task as task_module
 from hpcmaf.launch.byhand import find_stage, find_tasks, run_stage
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.run.attempts import all_attempts
@@ -39,9 +39,7 @@ def work(planned: tuple[RunDir, Plan], monkeypatch: pytest.MonkeyPatch) -> list[
     done: list[str] = []
     run, plan = planned
 
-    def task(
-        root: str, stage_id: str, name: str, attempt: str, identity: str, *, stop: StopFlag, place: None = None
-    ) -> None:
+    def task(root: str, stage_id: str, name: str, attempt: str, identity: str, *, stop: StopFlag, **_: object) -> None:
         assert root == str(run.root.resolve()) and identity == plan.identity and Path(attempt).is_dir()
         fate = os.environ.get(f"FATE_{name}")
         if fate == "fails":
@@ -55,7 +53,7 @@ def work(planned: tuple[RunDir, Plan], monkeypatch: pytest.MonkeyPatch) -> list[
         done.append(name)
         run.write_marker(plan.stage(stage_id), name, [], [])
 
-    monkeypatch.setattr(byhand, "run_task", task)
+    monkeypatch.setattr(task_module, "run_task", task)
     return done
 
 

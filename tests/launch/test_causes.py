@@ -29,6 +29,7 @@ from hpcmaf.launch.slurm.causes import KINDS, MOST_ATTEMPTS, RULES, Cause, Kind,
 from hpcmaf.launch.slurm.commands import Job
 from hpcmaf.launch.slurm.submissions import Verdict
 from hpcmaf.run.attempts import Attempt, begin, read
+from hpcmaf.run.stages import StageSpec
 from hpcmaf.training.nodes import NodePlace
 from tests.launch.made_runs import finish, make_run
 
@@ -58,7 +59,7 @@ def fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fails:
         def work(context: object) -> None:
             raise error
 
-        monkeypatch.setattr(entry, "_function", lambda kind: work)
+        monkeypatch.setattr(StageSpec, "load", lambda spec: work)
         nodes = 1 if place is None else place.nodes
         folder = begin(run.attempts(stage, "all"), {"node": "node5", "nodes": nodes, "log": "x.err", "progress": 0})
         with pytest.raises(type(error)):

@@ -19,7 +19,7 @@ from hpcmaf.launch.slurm.commands import (
     call,
     clean_environment,
 )
-from hpcmaf.launch.slurm.executor import job_id, submit_once
+from hpcmaf.launch.slurm.script import job_id, submit_once
 from tests.launch.conftest import SlurmSays
 
 # As clients of Slurm 22.05 wrote them while their controller was killed, restarted or too busy.
@@ -33,7 +33,7 @@ AWAY = [
     "scancel: error: Kill job error on job id 7: Slurm backup controller in standby mode",
     # munge, name services, networks and file systems.
     "squeue: error: If munged is up, restart with --num-threads=10\n"
-    'squeue: error: Munge encode failed: Failed to access '
+    "squeue: error: Munge encode failed: Failed to access "
     '"/run/munge/munge.socket.2": No such file or directory\nsqueue: error: slurm_send_node_msg: auth_g_create: '
     "REQUEST_JOB_INFO has authentication error\nslurm_load_jobs error: Protocol authentication error",
     "sbatch: error: Munge decode failed: Invalid credential\nsbatch: error: Batch job submission failed: "
@@ -121,9 +121,7 @@ def test_words_that_nobody_knows_are_neither(client: Path) -> None:
 
 
 def test_an_unknown_dependency_is_neither(client: Path) -> None:
-    client.with_name("sbatch.said").write_text(
-        "sbatch: error: Batch job submission failed: Job dependency problem\n"
-    )
+    client.with_name("sbatch.said").write_text("sbatch: error: Batch job submission failed: Job dependency problem\n")
     with pytest.raises(DependencyError):
         call([str(client)], seconds=10)
 

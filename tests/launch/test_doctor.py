@@ -18,9 +18,9 @@ from click.testing import CliRunner
 from hpcmaf.cli.doctor import command
 from hpcmaf.errors import PlatformError
 from hpcmaf.launch import doctor as doctor_module
-from hpcmaf.launch import executors
+from hpcmaf.launch import local
 from hpcmaf.launch.doctor import Finding, minutes
-from hpcmaf.launch.executors import visible_gpus
+from hpcmaf.launch.local import submit_local, visible_gpus
 from tests.launch.conftest import SlurmSays
 from tests.launch.made_runs import make_run
 
@@ -257,14 +257,12 @@ def test_a_job_on_this_machine_gets_its_gpus_by_name(tmp_path: Path, monkeypatch
     run, plan, profile = make_run(tmp_path / "run", launcher="local")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-a,MIG-b")
 
-    def answer(*_: object) -> None:
+    def answer(*_: object, **__: object) -> None:
         (tmp_path / "seen").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
 
-    monkeypatch.setattr(executors, "run_task", answer)
+    monkeypatch.setattr(local, "run_tasks", answer)
     for slot, name in enumerate(("MIG-a", "MIG-b", "MIG-a")):
-        attempt = tmp_path / f"attempt-{slot}"
-        attempt.mkdir()
-        executors.submit_local(run, plan.stages[0], ["00000"], attempt, plan.identity, profile, slot).result()
+        submit_local(run, plan.stages[0], ["00000"], f"job-{slot}", plan.identity, profile, slot, 0).result()
         assert (tmp_path / "seen").read_text() == name
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from hpcmaf.errors import ConfigError, DataError, PlanChangedError, PlatformError, RunBusyError, SlurmError, StoreError
 from hpcmaf.launch.slurm.commands import ControllerAbsentError, LaterError, NoNodeError, RefusedError, SubmitLimitError
 from hpcmaf.launch.slurm.gate import Gate, passing
-from hpcmaf.launch.slurm.stopped import read_stop
+from hpcmaf.launch.slurm.submissions import read_stop
 from hpcmaf.run.directory import RunDir
 from tests.launch.conftest import SlurmSays
 from tests.launch.made_runs import make_run
@@ -65,10 +64,6 @@ class Ended(BaseException):
     """Slurm ends the job that it puts back into the queue."""
 
 
-def work(*_: object, **__: Any) -> None:
-    raise AssertionError("no task is done here")
-
-
 @pytest.fixture
 def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gate:
     run, _, _ = make_run(tmp_path / "run", cluster={"command_seconds": 5.0, "patience_minutes": 0.0})
@@ -79,7 +74,7 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gate:
 
     monkeypatch.setattr(time, "sleep", sleep)
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
-    return Gate(str(run.root), work, patience=0.0)
+    return Gate(str(run.root), patience=0.0)
 
 
 def test_a_gate_goes_back_into_the_queue_to_begin_later(
@@ -104,5 +99,3 @@ def test_a_gate_stops_the_chain_for_what_will_not_change(gate: Gate, slurm_says:
         gate(())
     stop = read_stop(RunDir(Path(gate.root)))
     assert stop is not None and "the gate failed: sbatch: Invalid account" in stop["reason"]
-
-

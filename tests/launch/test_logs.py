@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from hpcmaf.cli import cancel, logs, retry
 from hpcmaf.errors import ConfigError, PlanChangedError, SlurmError, UsageError
 from hpcmaf.launch.logs import tail
-from hpcmaf.launch.slurm.stopped import read_stop, write_stop
+from hpcmaf.launch.slurm.submissions import read_stop, write_stop
 from hpcmaf.run.directory import RunDir
 from tests.launch.conftest import SlurmSays
 from tests.launch.made_runs import attempted, finish, make_run, squeue_line, submitted

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hpcmaf.launch.slurm import nodes
-from hpcmaf.launch.slurm.nodes import address_of, lend
+from hpcmaf.jobs import task as task_module
+from hpcmaf.launch.slurm.nodes import address_of
 from hpcmaf.run.directory import RunDir
 from hpcmaf.training.nodes import NodePlace
 from hpcmaf.training.stopping import StopFlag
@@ -83,20 +83,18 @@ def test_without_slurm_and_names_the_interface_of_nccl_counts(
         assert address_of("gpu07") == expected, wanted
 
 
-def test_who_lends_itself_stays_until_node_0_has_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_joins_stays_until_node_0_has_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """srun ends whoever is left soon after the first task's end: node 0 would not come to publish."""
     run, plan, _ = make_run(tmp_path / "run")
     stage = plan.stage("it01/finetune")
     task = stage.tasks[0]
     folder = run.attempts(stage, task) / "0001"
     folder.mkdir(parents=True)
-    (folder / "attempt.json").write_text(json.dumps({"job": "7", "restarts": 0}))
-    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    (folder / "attempt.json").write_text(json.dumps({"meeting": "7-0-0"}))
     monkeypatch.setattr("hpcmaf.training.job.join_finetune", lambda *_, **__: None)
-    monkeypatch.setattr(nodes, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(task_module, "POLL_SECONDS", 0.01)
     place = NodePlace(1, 2, "10.0.0.1", "7-0-0")
-    lending = threading.Thread(target=lend, args=(RunDir(run.root), stage, task, place, StopFlag()))
+    lending = threading.Thread(target=task_module.join_task, args=(RunDir(run.root), stage, task, place, StopFlag()))
     lending.start()
     time.sleep(0.3)
     assert lending.is_alive()

@@ -16,8 +16,8 @@ from hpcmaf.config.recipe import Recipe, load_recipe
 from hpcmaf.errors import ConfigError, HpcmafError, PlanChangedError, UsageError
 from hpcmaf.launch import doctor
 from hpcmaf.launch.prepare import prepare_run
+from hpcmaf.launch.slurm.gate import submit as submit_run
 from hpcmaf.launch.slurm.preview import preview
-from hpcmaf.launch.slurm.start import start_chain
 from hpcmaf.run.directory import RunDir
 
 SMALL = ("task.train=12", "task.eval=8", "debate.agents=2")
@@ -91,7 +91,7 @@ def test_the_scripts_shown_are_those_sent(chain: str, sent: Path, tmp_path: Path
     run, site = RunDir(tmp_path / "it's a run"), profile(f"slurm.chain={chain}")
     laid_out = prepare_run(run, recipe(), site)
     shown = preview(run, laid_out, site)
-    submitted = start_chain(run, laid_out, site).submitted
+    submitted = submit_run(run, laid_out, site).submitted
     # In their order under one name without its number: a stage's windows.
     expected: dict[str, list[str]] = {}
     names = {job.id: job.name for job in shown.jobs}

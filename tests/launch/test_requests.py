@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hpcmaf.config.profile import Profile, load_profile
 from hpcmaf.errors import ConfigError
-from hpcmaf.launch.slurm.requests import (
+from hpcmaf.launch.slurm.script import (
     Window,
     check_path,
     elements,
@@ -130,7 +130,7 @@ def test_no_two_names_of_a_run_are_the_same(wanted: list[tuple[str, bool]]) -> N
 def test_names_say_what_the_job_does() -> None:
     assert job_name("r-1", "it02/finetune", ("critic-1",), 7) == "r-1.it02.finetune.critic-1.0007"
     assert job_name("r-1", "it02/finetune", ("critic-1", "critic-2"), 7) == "r-1.it02.finetune.critic-1_2.0007"
-    assert job_name("r-1", "it02/debate", ("00003",), 12345) == "r-1.it02.debate.12345"
+    assert job_name("r-1", "it02/debate", None, 12345) == "r-1.it02.debate.12345"
     assert job_name("r-1", "it02/debate", None, 8, gate=True) == "r-1.it02.debate.gate.0008"
 
 
@@ -156,7 +156,7 @@ def test_folders_that_slurm_cannot_write_to(name: str) -> None:
 
 def test_resources_of_a_kind_win_over_those_of_the_site() -> None:
     site = profile("slurm.partition=gpu", "slurm.account=lab", "slurm.merge.partition=cpu", "slurm.merge.qos=short")
-    merge, debate = parameters(site, "merge", name="x"), parameters(site, "debate", name="x")
+    merge, debate = parameters(site, "merge", name="x"), parameters(site, "generation", name="x")
     assert (merge["partition"], merge["account"], merge["qos"]) == ("cpu", "lab", "short")
     assert debate["partition"] == "gpu" and "qos" not in debate and "dependency" not in debate
     assert debate["additional_parameters"] == {"requeue": True, "gpus-per-node": "h100:1"}
@@ -166,11 +166,11 @@ def test_resources_of_a_kind_win_over_those_of_the_site() -> None:
 
 def test_nodes_to_avoid_join_those_of_the_profile() -> None:
     site = profile("slurm.exclude=[n9, n1]")
-    assert parameters(site, "debate", name="x", exclude=["n4", "n1"], after=["7", "9"])["exclude"] == "n1,n4,n9"
-    assert parameters(site, "debate", name="x", after=["7", "9"])["dependency"] == "afterany:7:9"
+    assert parameters(site, "generation", name="x", exclude=["n4", "n1"], after=["7", "9"])["exclude"] == "n1,n4,n9"
+    assert parameters(site, "generation", name="x", after=["7", "9"])["dependency"] == "afterany:7:9"
 
 
 def test_short_jobs_get_their_signal_in_their_second_half() -> None:
     site = profile("slurm.merge.minutes=2")
     assert parameters(site, "merge", name="x")["signal_delay_s"] == 60
-    assert parameters(site, "debate", name="x")["signal_delay_s"] == 180
+    assert parameters(site, "generation", name="x")["signal_delay_s"] == 180

@@ -10,7 +10,7 @@ from hpcmaf.config.profile import Profile, load_profile
 from hpcmaf.config.slurm import _OWN_OPTIONS
 from hpcmaf.errors import ConfigError
 from hpcmaf.launch.slurm.commands import clean_environment
-from hpcmaf.launch.slurm.requests import parameters
+from hpcmaf.launch.slurm.script import parameters
 
 TEXT = "launcher: slurm\nslurm:\n  partition: gpu\n"
 
@@ -210,7 +210,7 @@ def test_what_a_shell_says_to_sbatch_fills_in_what_a_profile_leaves_out() -> Non
         "lab", "fast", "long", "course",
     )  # fmt: skip
     assert cluster.gate.partition == "cpu"
-    assert parameters(load_profile("h100", BARE, SHELL), "debate", name="n")["account"] == "lab"
+    assert parameters(load_profile("h100", BARE, SHELL), "generation", name="n")["account"] == "lab"
 
 
 def test_a_profile_is_stronger_than_the_shell_and_a_job_leaves_it_alone() -> None:

@@ -17,8 +17,7 @@ from rich.console import Console
 from hpcmaf.cli.status import command
 from hpcmaf.errors import DataError
 from hpcmaf.files.publish import write_json
-from hpcmaf.launch.slurm.stopped import write_stop
-from hpcmaf.launch.slurm.submissions import Submission
+from hpcmaf.launch.slurm.submissions import Submission, write_stop
 from hpcmaf.launch.status import look
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage

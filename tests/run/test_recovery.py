@@ -18,13 +18,14 @@ from hpcmaf.errors import DataError, EngineError, PlanChangedError
 from hpcmaf.files.publish import write_json, write_text
 from hpcmaf.jobs import task as entry
 from hpcmaf.jobs.context import TaskContext
-from hpcmaf.launch.local import LocalDriver
+from hpcmaf.launch.advance import recover, sweep
+from hpcmaf.launch.local import Local, Machine
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.launch.progress import Watcher
-from hpcmaf.launch.recovery import recover, sweep
 from hpcmaf.run.attempts import begin
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage, build_plan
+from hpcmaf.run.stages import StageSpec
 from hpcmaf.tasks.problems import Problem
 from tests.debate.scripted import ScriptedEngine
 
@@ -130,23 +131,25 @@ def test_a_driver_puts_its_run_in_order_before_and_after(tmp_path: Path, monkeyp
     score, temporary = plan.stage("it02/score"), run.iteration(2) / ".metrics.json.89ab.tmp"
     output(run, score, "all").unlink()
     text = io.StringIO()
-    driver = LocalDriver(run, plan, profile(), Watcher(run, plan, profile(), Console(file=text)))
 
-    def step() -> bool:
+    def step(_: Local) -> bool:
         assert not run.done(score, "all"), "its output is gone"
         finish(run, score, "all")
         temporary.write_text("of a worker that was killed while the driver lived")
         return False
 
-    monkeypatch.setattr(driver, "step", step)
-    driver.drive()
+    monkeypatch.setattr(Local, "step", step)
+    with Machine(profile(), run.root) as machine:
+        machine.start(run, plan, Watcher(run, plan, profile(), Console(file=text)))
+        machine.work(10)
+        assert not machine.going(run)
     assert "it02/score all: it02/score-all.out is gone; doing it again" in text.getvalue()
     assert not temporary.exists()
 
 
 def test_a_done_task_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, plan = planned(tmp_path)
-    monkeypatch.setattr(entry, "_function", lambda kind: pytest.fail("computed twice"))
+    monkeypatch.setattr(StageSpec, "load", lambda spec: pytest.fail("computed twice"))
     attempt(run, plan, "it01/merge", "all")
 
 
@@ -168,19 +171,16 @@ def test_a_failing_debate_says_why_in_its_own_class(error: Exception) -> None:
 
 
 def test_looking_again_costs_nothing_for_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A driver polls for days over thousands of shards: finished ones are looked at once."""
+    """A driver polls for days over thousands of shards: finished iterations are looked at once."""
     run, plan = planned(tmp_path)
     run.marker(plan.stage("it02/score"), "all").unlink()
-    driver = LocalDriver(run, plan, profile(), Watcher(run, plan, profile(), Console(file=io.StringIO())))
-    looked: list[str] = []
-    done = RunDir.done
-    monkeypatch.setattr(RunDir, "done", lambda *a: looked.append(f"{a[1].id} {a[2]}") or done(*a))
-    monkeypatch.setattr(driver, "_start", lambda *_: None)
+    here = Local(run, plan, profile(), Watcher(run, plan, profile(), Console(file=io.StringIO())))
+    looked: list[int] = []
+    iteration = RunDir.iteration
+    monkeypatch.setattr(RunDir, "iteration", lambda run, t: looked.append(t) or iteration(run, t))
     for _ in range(5):
-        assert driver.step()
-    assert {task: looked.count(task) for task in set(looked)} == {
-        f"{stage.id} {task}": 10 if stage.id == "it02/score" else 1 for stage in plan.stages for task in stage.tasks
-    }
+        assert here.states().unfinished() == [plan.stage("it02/score")]
+    assert [looked.count(t) for t in (0, 1, 2)] == [1, 1, 5]
 
 
 def test_the_time_left_is_the_mean_of_the_same_kind(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_causes_of_failure_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def torn(_: TaskContext) -> None:
         raise DataError("shard torn; fetch it")
 
-    monkeypatch.setattr(entry, "_function", lambda kind: torn)
+    monkeypatch.setattr(StageSpec, "load", lambda spec: torn)
     with pytest.raises(DataError):
         attempt(run, plan, "it01/merge", "all")
     cause = json.loads((run.attempts(plan.stage("it01/merge"), "all") / "0001" / "cause.json").read_text())

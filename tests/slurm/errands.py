@@ -9,33 +9,50 @@ from __future__ import annotations
 
 import hashlib
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from hpcmaf.errors import EngineError, OutOfMemory, StopRequested, TrainingError
 from hpcmaf.evaluation import score
 from hpcmaf.files.publish import write_json, write_text
-from hpcmaf.jobs import task as entry
 from hpcmaf.jobs.context import TaskContext
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
+from hpcmaf.run.stages import STAGES
 from hpcmaf.training.stopping import StopFlag
 
 
-def errand(root: str, stage: str, task: str, attempt: str, identity: str, **settings: Any) -> None:
-    """`run_task` with the work of every stage replaced."""
-    entry._function = lambda kind: _work
-    entry.run_task(root, stage, task, attempt, identity, **settings)
+def python_for(script: Path, seconds: float = 0.0, last: str = "") -> Path:
+    """A Python for the profile under test whose jobs do errands, each after so many seconds.
+
+    Those of the stage ``last`` wait for a file ``over`` beside the run, too.
+    """
+    script.write_text(
+        f'#!/bin/sh\n[ $2 = -m ] || exec {sys.executable} "$@"\nshift 2\n'
+        f'ERRAND_SECONDS={seconds} ERRAND_LAST={last} exec {sys.executable} -u -m tests.slurm.errands "$@"\n'
+    )
+    script.chmod(0o755)
+    return script
 
 
-def nap(root: str, stage: str, task: str, attempt: str, identity: str, **settings: Any) -> None:
-    """The same, two seconds later."""
-    time.sleep(2)
-    errand(root, stage, task, attempt, identity, **settings)
+def main() -> None:
+    """Run a module, in which every kind of stage does errands."""
+    for kind, spec in STAGES.items():
+        STAGES[kind] = replace(spec, function="tests.slurm.errands:work", outputs=partial(published, kind))
+    sys.argv = sys.argv[1:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+
+def published(kind: str, run: RunDir, t: int, task: str) -> list[Path]:
+    """What the work of a kind of stage leaves."""
+    scored = [run.metrics(t), run.ledger(t)] if kind == "score" else []
+    return [*(run.iteration(t) / "errands" / f"{kind}.{task}{end}" for end in ("", ".result")), *scored]
 
 
 def misfortunes(root: Path) -> Path:
@@ -57,7 +74,11 @@ def started(run: RunDir, stage: str, task: str) -> int:
     return len([path for path in folder.iterdir() if path.name.isdigit()]) if folder.exists() else 0
 
 
-def _work(context: TaskContext) -> None:
+def work(context: TaskContext) -> None:
+    end = time.monotonic() + float(os.environ["ERRAND_SECONDS"])
+    last, over = context.stage.id == os.environ["ERRAND_LAST"], context.run.root.with_name("over")
+    while not context.stop.requested and (time.monotonic() < end or (last and not over.exists())):
+        time.sleep(0.2)
     planted = sorted(misfortunes(context.run.root).glob(f"{context.stage.id.replace('/', '.')}.{context.task}.*"))
     if planted:
         what = planted[0].read_text()
@@ -72,7 +93,6 @@ def _work(context: TaskContext) -> None:
     told = result(context.stage.id, context.task, [path.read_text() for path in inputs])
     made = result_file(context.run, context.stage, context.task)
     write_text(made, told)
-    context.outputs += [output, made]
     if context.stage.kind == "score":
         _score(context)
     context.spend(wall_seconds=0.1)
@@ -109,7 +129,6 @@ def _score(context: TaskContext) -> None:
     metrics = score(invent(20, (0.6, 0.7), 2, t), seed=0, iteration=t, method="maft", task="arithmetic")
     write_json(context.run.metrics(t), metrics)
     write_json(context.run.ledger(t), ledger(t))
-    context.outputs += [context.run.metrics(t), context.run.ledger(t)]
 
 
 def _meet(what: str, context: TaskContext) -> None:
@@ -182,3 +201,7 @@ def _fill_disk(context: TaskContext) -> None:
     finally:
         print("left there:", sorted(path.name for path in folder.iterdir()), flush=True)
         subprocess.run(["umount", folder], check=True)
+
+
+if __name__ == "__main__":
+    main()

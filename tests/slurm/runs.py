@@ -12,14 +12,13 @@ from hpcmaf.config.profile import Profile
 from hpcmaf.config.recipe import load_recipe
 from hpcmaf.files.yaml import apply_overrides, validate
 from hpcmaf.launch.prepare import prepare_run
-from hpcmaf.launch.slurm.chain import Chain
-from hpcmaf.launch.slurm.gate import hold
-from hpcmaf.launch.slurm.start import start_chain
-from hpcmaf.launch.slurm.stopped import read_stop
+from hpcmaf.launch.slurm.gate import hold, submit
+from hpcmaf.launch.slurm.scheduler import Slurm
+from hpcmaf.launch.slurm.submissions import read_stop
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan
 from tests.slurm.client import Client
-from tests.slurm.errands import errand
+from tests.slurm.errands import python_for
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -49,12 +48,14 @@ class Loop:
     def __init__(self, slurm: Client, root: Path, *site: str, iters: int = 1, shape: tuple[str, ...] = SHAPE) -> None:
         self.slurm = slurm
         self.run = RunDir(root)
+        if "slurm.python" not in " ".join(site):
+            site = (*site, f"slurm.python={python_for(root.parent / 'errand-python')}")
         self.profile = profile(*site)
         self.plan: Plan = prepare_run(self.run, load_recipe(overrides=shape, iterations=iters), self.profile)
 
-    def start(self, work: Any = errand) -> Chain:
+    def start(self) -> Slurm:
         with hold(self.run):
-            return start_chain(self.run, self.plan, self.profile, work=work)
+            return submit(self.run, self.plan, self.profile)
 
     def done(self) -> bool:
         done = self.run.done_tasks(self.plan)

@@ -19,25 +19,14 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from hpcmaf.launch.slurm.causes import nodes_to_avoid
 from hpcmaf.launch.slurm.gate import hold
 from hpcmaf.launch.slurm.submissions import Submissions
 from tests.slurm.cluster import Cluster
 from tests.slurm.configuration import user_name
-from tests.slurm.errands import errand, plant, result_file, undisturbed
+from tests.slurm.errands import plant, python_for, result_file, undisturbed
 from tests.slurm.runs import REPOSITORY, Loop
-
-
-def paced(seconds: float, last: str, *task: str, **settings: Any) -> None:
-    """An errand that takes its time, in the last stage until all events have come, and leaves on a signal."""
-    end, (root, stage, *_) = time.monotonic() + seconds, task
-    while not settings["stop"].requested:
-        if time.monotonic() > end and (stage != last or (Path(root).parent / "over").exists()):
-            break
-        time.sleep(0.2)
-    errand(*task, **settings)
 
 
 class Week:
@@ -204,11 +193,12 @@ def soak(folder: Path, *, seed: int, events: int, minutes: float, iterations: in
             setup = f"case $SLURM_JOB_NAME in *gate*) rm {prolog}/gate 2>/dev/null && exit 1;; esac"
             # Patience is the tasks' own: with 40 events some meet more than three.
             site = (f"slurm.setup=['{setup}']", "slurm.patience_minutes=0.5", "slurm.settle_seconds=6", "attempts=12")
-            loop = Loop(cluster, folder / "runs" / "run", *site, iters=iterations)
             # An iteration is four stages one after another, each with its gate.
             pace = max(2.0, 60 * minutes / (4 * iterations + 1) - 15)
+            site = (*site, f"slurm.python={python_for(folder / 'errand-python', pace, f'it{iterations:02d}/score')}")
+            loop = Loop(cluster, folder / "runs" / "run", *site, iters=iterations)
             week = Week(cluster, loop, prolog, seed)
-            loop.start(partial(paced, pace, loop.plan.stages[-1].id))
+            loop.start()
             time.sleep(8)  # for a controller that crashes to remember what it was told
             week.strike(events, 60 * 0.9 * minutes / events)
             week.back_in_service()

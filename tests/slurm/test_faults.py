@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.slurm.cluster import Cluster
-from tests.slurm.errands import plant, started
+from tests.slurm.errands import plant, python_for, started
 from tests.slurm.runs import REPOSITORY, Loop
 
 
@@ -132,7 +131,7 @@ def test_preemption_while_python_starts(slurm: Cluster, tmp_path: Path) -> None:
     first = (
         f"mkdir {tmp_path}/once 2>/dev/null && echo $SLURMD_NODENAME > {node}.new && mv {node}.new {node} && sleep 20"
     )
-    slow.write_text(f'#!/bin/sh\n{first}\nexec {sys.executable} "$@"\n')
+    slow.write_text(f'#!/bin/sh\n{first}\nexec {python_for(tmp_path / "errands")} "$@"\n')
     slow.chmod(0o755)
     loop = Loop(slurm, tmp_path / "run", "slurm.partition=low", f"slurm.python={slow}")
     loop.start()

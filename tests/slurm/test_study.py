@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.cli.study import _going
-from hpcmaf.launch.slurm.gate import hold
-from hpcmaf.launch.slurm.start import start_chain
+from hpcmaf.launch.slurm.gate import hold, submit
 from hpcmaf.study import load_study
 from hpcmaf.study.drive import drive_study
 from tests.slurm.cluster import Cluster
-from tests.slurm.errands import nap, started
+from tests.slurm.errands import python_for, started
 from tests.slurm.runs import SHAPE, profile
 
 
@@ -19,12 +18,12 @@ def test_runs_take_over_what_others_have_computed(slurm: Cluster, tmp_path: Path
     path = tmp_path / "few.yaml"
     path.write_text("tasks: [arithmetic]\nmodels: [micro]\nmethods: [maft, debate, no-interaction]\niterations: 1\n")
     study = load_study(str(path), overrides=SHAPE, root=tmp_path / "runs")
-    site, order, said = profile(), [], []
+    site, order, said = profile(f"slurm.python={python_for(tmp_path / 'errands', 2.0)}"), [], []
 
     def start(entry: Any, planned: Any) -> None:
         order.append(entry.label)
         with hold(planned.run):
-            start_chain(planned.run, planned.plan, site, work=nap)
+            submit(planned.run, planned.plan, site)
 
     drive_study(study, site, said.append, start, _going, poll_seconds=0.5)
     # debate waits for the evaluation of the base alone, no-interaction for all of maft's training.

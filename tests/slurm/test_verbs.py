@@ -17,10 +17,9 @@ from hpcmaf.cli import retry as retry_verb
 from hpcmaf.cli import status as status_verb
 from hpcmaf.config.profile import load_profile
 from hpcmaf.launch.prepare import write_profile
-from hpcmaf.launch.slurm import retry as retry_module
 from hpcmaf.launch.status import look
 from tests.slurm.cluster import Cluster
-from tests.slurm.errands import errand, plant, started
+from tests.slurm.errands import plant, started
 from tests.slurm.processes import wait_until
 from tests.slurm.runs import SITE, Loop
 
@@ -31,12 +30,6 @@ def verb(name: str, loop: Loop, *words: str) -> Result:
     result = CliRunner().invoke(VERBS[name].command, [str(loop.run.root), *words], catch_exceptions=False)
     print(f"hpcmaf {name} {' '.join(words)}: {result.exit_code}\n{result.output}")
     return result
-
-
-@pytest.fixture(autouse=True)
-def _errands(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is retried runs an errand too."""
-    monkeypatch.setitem(retry_module.retry.__kwdefaults__, "work", errand)
 
 
 def test_a_run_is_followed_from_start_to_end(slurm: Cluster, tmp_path: Path) -> None:
@@ -205,7 +198,7 @@ def test_jobs_go_where_the_shell_says(slurm: Cluster, tmp_path: Path, monkeypatc
     monkeypatch.setenv("SBATCH_PARTITION", "high")
     loop = Loop(slurm, tmp_path / "run")
     site = tmp_path / "site.yaml"
-    site.write_text(json.dumps(SITE | {"slurm": SITE["slurm"] | {"partition": None}}))
+    site.write_text(json.dumps(SITE | {"slurm": loop.profile.cluster.model_dump(mode="json") | {"partition": None}}))
     profile = load_profile(str(site), (), os.environ)
     write_profile(loop.run, profile)
     loop.profile = load_profile(str(loop.run.profile))

@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -14,12 +15,11 @@ from hpcmaf.config.profile import Profile
 from hpcmaf.errors import DataError, StageError
 from hpcmaf.jobs import task as entry
 from hpcmaf.launch import local
-from hpcmaf.launch.local import LocalDriver
-from hpcmaf.run.attempts import begin
+from hpcmaf.launch.local import Local
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
 from hpcmaf.study.drive import drive_study, plan_study, savings
-from hpcmaf.study.machine import Machine
+from hpcmaf.study.machine import StudyMachine, study_machine
 from hpcmaf.study.plan import Study
 from tests.study.studies import METHODS, PROFILE, Hands, lay_out
 
@@ -33,25 +33,20 @@ class Job:
     together = 0
 
     def __init__(
-        self, run: RunDir, stage: Stage, tasks: Sequence[str], attempt: Path, identity: str, _: Profile, slot: int
+        self, run: RunDir, stage: Stage, tasks: Sequence[str], name: str, identity: str, _: Profile, slot: int, __: int
     ) -> None:
         assert slot not in Job.active, "a slot is for one job"
         Job.active[slot] = run.root.name
         Job.together = max(Job.together, len(set(Job.active.values())))
-        self.what = (run, stage, list(tasks), attempt, identity)
+        self.what = (run, stage, list(tasks), identity, {"submission": name, "log": "job.err"})
         self.slot, self.looks = slot, 0
 
     def done(self) -> bool:
         self.looks += 1
         if self.looks == 3 + self.slot:
             del Job.active[self.slot]
-            run, stage, tasks, attempt, identity = self.what
-            for position, task in enumerate(tasks):
-                folder = begin(run.attempts(stage, task)) if position else attempt
-                try:
-                    entry.run_task(str(run.root), stage.id, task, str(folder), identity)
-                except DataError:
-                    pass  # the attempt says so
+            run, stage, tasks, identity, facts = self.what
+            entry.run_tasks(run, stage, tasks, identity, facts=facts)  # a failed attempt says so
         return self.looks >= 3 + self.slot
 
     def cancel(self, check: bool = True) -> None:
@@ -63,7 +58,7 @@ class Job:
 def slots(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> Profile:
     """Of a machine with three of them."""
     monkeypatch.setattr(local, "submit_local", Job)
-    monkeypatch.setattr("hpcmaf.study.machine.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("hpcmaf.launch.local.POLL_SECONDS", 0.0)
     Job.active.clear()
     Job.together = 0
     return PROFILE.model_copy(update={"jobs": 3})
@@ -72,10 +67,9 @@ def slots(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> Profile:
 def drive(study: Study, profile: Profile) -> str:
     text = io.StringIO()
     console = Console(file=text, width=200)
-    tasks = sum(len(stage.tasks) for planned in plan_study(study, profile) for stage in planned.plan.stages)
-    machine = Machine(profile, [run.run for run in study.runs], tasks, console)
-    with machine.at_work():
-        drive_study(study, profile, console.print, lambda _, one: machine.start(one), machine.going, 1.0, machine.work)
+    with study_machine(profile, plan_study(study, profile), console) as machine:
+        going = lambda one: machine.going(one.run)  # noqa: E731
+        drive_study(study, profile, console.print, lambda _, one: machine.begin(one), going, 1.0, machine.work)
     return text.getvalue()
 
 
@@ -102,18 +96,18 @@ def test_runs_share_the_slots_and_nothing_is_computed_twice(tmp_path: Path, slot
 def test_a_free_slot_goes_to_the_run_begun_first(
     tmp_path: Path, slots: Profile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun: list[LocalDriver] = []
-    begin, start = LocalDriver.begin, LocalDriver._start
-    monkeypatch.setattr(LocalDriver, "begin", lambda driver: begun.append(driver) or begin(driver))
+    begun: list[Local] = []
+    make, start = Local.__init__, Local._start
+    monkeypatch.setattr(Local, "__init__", lambda here, *words: begun.append(here) or make(here, *words))
 
-    def starts(driver: LocalDriver, stage: Stage, tasks: list[str]) -> None:
-        for other in begun[: begun.index(driver)]:
-            ready = [(stage, task) for stage in other._ready() for task in stage.tasks]
-            waiting = [one for one in ready if not other._done(*one) and not other._is_running(*one)]
-            assert not waiting, f"{driver.run.root.name} before {other.run.root.name}"
-        start(driver, stage, tasks)
+    def starts(here: Local, *words: object) -> None:
+        for other in begun[: begun.index(here)]:
+            states = other.states()
+            waiting = [task for stage in states.ready() for task in states.missing(stage)]
+            assert not waiting, f"{here.run.root.name} before {other.run.root.name}"
+        start(here, *words)
 
-    monkeypatch.setattr(LocalDriver, "_start", starts)
+    monkeypatch.setattr(Local, "_start", starts)
     drive(lay_out(tmp_path, "maft, union-data, single-agent-ft", iterations=2), slots)
     assert len(begun) > 2
 
@@ -123,12 +117,12 @@ def test_a_failing_run_does_not_hold_up_the_others(
 ) -> None:
     study, real = lay_out(tmp_path, METHODS), entry.run_task
 
-    def torn(root: str, stage: str, task: str, attempt: str, identity: str) -> None:
+    def torn(root: str, stage: str, task: str, attempt: str, identity: str, **settings: Any) -> None:
         if root.endswith("micro-maft-seed0") and stage == "it01/merge":
             error = DataError("debate.h5: torn; delete it")
             entry._leave_cause(Path(attempt), error, error)
             raise error
-        real(root, stage, task, attempt, identity)
+        real(root, stage, task, attempt, identity, **settings)
 
     monkeypatch.setattr(entry, "run_task", torn)
     with pytest.raises(StageError, match=r"maft-seed0: .*it01/merge all: debate.h5: torn; delete it"):
@@ -143,7 +137,7 @@ def test_interrupted_it_stops_its_jobs_and_lets_go_of_its_runs(
     tmp_path: Path, slots: Profile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = lay_out(tmp_path, METHODS)
-    monkeypatch.setattr(Machine, "going", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(StudyMachine, "going", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         drive(study, slots)
     assert not Job.active

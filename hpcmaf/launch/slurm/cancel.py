@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import RunBusyError, SlurmError
 from hpcmaf.launch.slurm.commands import ControllerAbsentError, Job, cancel, queue
-from hpcmaf.launch.slurm.stopped import read_stop, write_stop
-from hpcmaf.launch.slurm.submissions import Submissions
+from hpcmaf.launch.slurm.submissions import Submissions, read_stop, write_stop
 from hpcmaf.run.directory import RunDir
 
 REASON = "cancelled by 'hpcmaf cancel'"

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hpcmaf.errors import FailureKind
+from hpcmaf.jobs.resume import standing
 from hpcmaf.launch.slurm.commands import Job
-from hpcmaf.launch.slurm.snapshot import TaskKey
-from hpcmaf.launch.slurm.submissions import Verdict
-from hpcmaf.run.attempts import Attempt
+from hpcmaf.launch.slurm.submissions import Submissions, Verdict
+from hpcmaf.run.attempts import Attempt, all_attempts
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Stage, TaskKey
 
 Kind = Literal[
     "error",
@@ -157,7 +159,8 @@ def find_cause(attempt: Attempt | None, job: Job | None, standing: int) -> Cause
     attempt
         The last one made by that submission; ``None`` when none ever began.
     job
-        What Slurm still knows of it, from squeue or sacct.
+        What Slurm still knows of it, from squeue or sacct; without a state,
+        a job that has ended.
     standing
         How far the task is (:func:`hpcmaf.jobs.resume.standing`).
     """
@@ -184,11 +187,36 @@ def find_cause(attempt: Attempt | None, job: Job | None, standing: int) -> Cause
     if attempt is None:
         if job is None:
             return cause("lost", "Slurm knows nothing of it, and it never began")
-        return cause("not started", f"its job ended as {job.state}{where} before the task began")
+        state = f" as {job.state}" if job.state else ""
+        return cause("not started", f"its job ended{state}{where} before the task began")
     if log and killed_for_memory(Path(log)):
         return cause("out of memory", f"Slurm killed it for its memory limit{where}")
-    state = f"Slurm says {job.state}{where}" if job is not None else f"killed{where}"
+    state = f"Slurm says {job.state}{where}" if job is not None and job.state else f"killed{where}"
     return cause("killed", f"{state}, and it left no word (killed, perhaps for want of memory)")
+
+
+def find_causes(
+    run: RunDir, log: Submissions, stage: Stage, tasks: Sequence[str], ended: Mapping[TaskKey, Job]
+) -> dict[str, Cause]:
+    """Why a stage's tasks are not done, whose submissions are over."""
+    causes = {}
+    for task in tasks:
+        submission, index = log.latest[stage.id, task]
+        attempt = attempt_of(run, stage, task, submission.name)
+        if attempt is None:
+            element = submission.elements[index]
+            before = element[: element.index(task)]
+            if any(attempt_of(run, stage, other, submission.name) for other in before):
+                causes[task] = Cause("lost", "its job ended before its turn came")
+                continue
+        causes[task] = find_cause(attempt, ended.get((stage.id, task)), standing(run, stage, task))
+    return causes
+
+
+def attempt_of(run: RunDir, stage: Stage, task: str, submission: str) -> Attempt | None:
+    """The last attempt that a submission made at a task."""
+    attempts = reversed(all_attempts(run.attempts(stage, task)))
+    return next((attempt for attempt in attempts if attempt.facts.get("submission") == submission), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,15 +18,17 @@ from submitit.core.utils import DelayedSubmission
 
 from hpcmaf.config.profile import Profile, load_profile
 from hpcmaf.errors import HpcmafError, RunBusyError, SlurmError, failure_kind, one_line
-from hpcmaf.launch.recovery import sweep
-from hpcmaf.launch.slurm.chain import Chain
-from hpcmaf.launch.slurm.commands import RefusedError, cancel, requeue, update
+from hpcmaf.launch.advance import advance, start_afresh, sweep
+from hpcmaf.launch.slurm.commands import RefusedError, requeue, update
 from hpcmaf.launch.slurm.nodes import restarts
-from hpcmaf.launch.slurm.requests import Element, watch_seconds
-from hpcmaf.launch.slurm.stopped import write_stop
-from hpcmaf.launch.slurm.task import Work
+from hpcmaf.launch.slurm.scheduler import Slurm
+from hpcmaf.launch.slurm.script import check_path, watch_seconds
+from hpcmaf.launch.slurm.submissions import Element, write_stop
 from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import Plan
+from hpcmaf.run.plan import Plan, TaskKey
+
+# Somebody is waiting at the prompt; a restarting controller is back by then.
+PROMPT_SECONDS = 60.0
 
 # Another gate, or somebody's submit, holds the run for seconds as a rule.
 _HOLD_SECONDS = 900.0
@@ -46,8 +48,6 @@ class Gate:
     ----------
     root
         The run directory.
-    work
-        What the jobs that it submits run for each task.
     patience
         Seconds to wait for what is away, before it goes back into the queue.
     watch
@@ -55,15 +55,8 @@ class Gate:
     """
 
     root: str
-    work: Work
     patience: float = 1800.0
     watch: float = 60.0
-
-    @classmethod
-    def of(cls, run: RunDir, profile: Profile, work: Work) -> Gate:
-        """The first gate of a run."""
-        patience = 60 * profile.cluster.patience_minutes
-        return cls(str(run.root.resolve()), work, patience, watch_seconds(profile))
 
     def __call__(self, element: Element) -> None:
         """Advance, see that it held, and write the report when all is done."""
@@ -91,17 +84,13 @@ class Gate:
         """What a requeued gate runs: the same."""
         return DelayedSubmission(self, element)
 
-    def chain(self, run: RunDir, plan: Plan, profile: Profile, patience: float, own_job: str = "") -> Chain:
-        """The chain that this gate, or somebody at the prompt, moves on."""
+    def scheduler(self, run: RunDir, plan: Plan, profile: Profile, own_job: str = "") -> Slurm:
+        """Submits this run's jobs, with gates such as this one behind them."""
+        return Slurm(run, plan, profile, lambda watch: replace(self, watch=watch), self.patience, self.watch, own_job)
 
-        def gate(watch: float) -> Gate:
-            return replace(self, watch=watch)
-
-        return Chain(run, plan, profile, gate, patience, self.watch, own_job, self.work)
-
-    def _own_chain(self, run: RunDir) -> Chain:
-        profile = load_profile(str(run.profile))
-        return self.chain(run, run.load_plan(), profile, self.patience, os.environ.get("SLURM_JOB_ID", ""))
+    def _own(self, run: RunDir) -> Slurm:
+        own_job = os.environ.get("SLURM_JOB_ID", "")
+        return self.scheduler(run, run.load_plan(), load_profile(str(run.profile)), own_job)
 
     def _later(self) -> None:
         """Go back into the queue; returns only where that fails."""
@@ -117,41 +106,65 @@ class Gate:
 
     def _advance(self, run: RunDir) -> None:
         with hold(run):
-            chain = self._own_chain(run)
-            self._move(run, chain)
-        if chain.submitted:
-            self._settle(run, chain)
+            slurm = self._own(run)
+            self._move(run, slurm)
+        if slurm.submitted:
+            self._settle(run, slurm)
 
-    def _move(self, run: RunDir, chain: Chain) -> None:
-        gated = chain.cluster.chain == "gated"
-        snapshot = chain.advance() if gated else chain.look()
-        if not snapshot.unfinished():
+    def _move(self, run: RunDir, slurm: Slurm) -> None:
+        states = slurm.states() if slurm.ahead else advance(slurm, slurm.profile.attempts)
+        if not states.unfinished():
             from hpcmaf.report import aggregate
 
-            sweep(run, chain.plan)
+            sweep(run, slurm.plan)
             aggregate([run.root], run.report)
             print(f"all done; table and plot: {run.report}", flush=True)
-            gates = [gate.job for gate in snapshot.gates if gate.job]
-            cancel(gates, seconds=chain.cluster.command_seconds, pending_only=True)
+            slurm.cancel()  # the gates that are left
 
-    def _settle(self, run: RunDir, chain: Chain) -> None:
+    def _settle(self, run: RunDir, slurm: Slurm) -> None:
         """Stay until what was submitted has reached the controller's disk.
 
         A controller that crashes forgets the jobs of its last seconds, and
         with them the chain: this gate, older than they, would be the last.
         """
         for _ in range(_SETTLE_LOOKS):
-            time.sleep(chain.cluster.settle_seconds)
+            time.sleep(slurm.cluster.settle_seconds)
             with hold(run):
-                again = self._own_chain(run)
-                snapshot = again.look()  # which releases what is held
-                known = {job.id for job in snapshot.jobs}
-                lost = any(sent.job not in known for sent in chain.submitted)
+                again = self._own(run)
+                seen = again.states()  # which releases what is held
+                known = {job.id for job in seen.jobs}
+                lost = any(sent.job not in known for sent in slurm.submitted)
                 if lost:
                     self._move(run, again)
-            if not (lost or snapshot.held):
+            if not (lost or seen.held):
                 break
-            chain = again if lost else chain
+            slurm = again if lost else slurm
+
+
+def submit(run: RunDir, plan: Plan, profile: Profile, *, only: Collection[TaskKey] | None = None) -> Slurm:
+    """Submit what is left of a run; what is queued or running stays as it is.
+
+    Tasks that failed get a fresh start: the user who submits again has seen
+    why, and done something about it. The caller holds the run.
+
+    Parameters
+    ----------
+    only
+        Failed tasks to give a fresh start; left out, all of them.
+
+    Raises
+    ------
+    ConfigError
+        Slurm cannot be told of the run directory's path.
+    SlurmError
+        Slurm refused, or does not answer.
+    """
+    check_path(run.root)
+    gate = Gate(str(run.root.resolve()), 60 * profile.cluster.patience_minutes, watch_seconds(profile))
+    slurm = replace(gate.scheduler(run, plan, profile), patience=PROMPT_SECONDS)
+    start_afresh(slurm, only)
+    advance(slurm, profile.attempts)
+    return slurm
 
 
 def passing(error: Exception) -> bool:

@@ -6,24 +6,15 @@ import ipaddress
 import os
 import re
 import socket
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import submitit
 
 from hpcmaf.errors import SlurmError
 from hpcmaf.launch.slurm.commands import call
-from hpcmaf.run.attempts import all_attempts, read_cause
-from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import Stage
 from hpcmaf.training.nodes import NodePlace
-from hpcmaf.training.stopping import StopFlag
 
-POLL_SECONDS = 0.5
-# For node 0 to publish what all have trained; srun ends whoever is left soon after the first task's end.
-_PUBLISHING_SECONDS = 900.0
 _ASK_SECONDS = 10.0
 
 
@@ -126,33 +117,3 @@ def _chosen(interface: str, wanted: str) -> bool:
 def _interface_of(address: str) -> str | None:
     known = psutil.net_if_addrs()
     return next((name for name in known if any(entry.address == address for entry in known[name])), None)
-
-
-def lend(run: RunDir, stage: Stage, task: str, place: NodePlace, stop: StopFlag) -> None:
-    """Take part in a task that node 0 of this job runs; returns when it is over there, or was done already.
-
-    Raises
-    ------
-    HpcmafError
-        What :func:`hpcmaf.training.job.join_finetune` raises.
-    """
-    from hpcmaf.training.job import join_finetune
-
-    # Patient: node 0 may be waiting for another copy of the task to end.
-    # Slurm ends this process soon after node 0's has ended.
-    while (logs := _attempt_of_this_job(run, stage, task)) is None:
-        if run.done(stage, task) or stop.requested:
-            return
-        time.sleep(POLL_SECONDS)
-    join_finetune(place.work(logs), place, stop=stop)
-    end = time.monotonic() + _PUBLISHING_SECONDS
-    while not run.done(stage, task) and read_cause(logs) is None and time.monotonic() < end:
-        time.sleep(POLL_SECONDS)
-
-
-def _attempt_of_this_job(run: RunDir, stage: Stage, task: str) -> Path | None:
-    job = submitit.JobEnvironment().job_id
-    for attempt in reversed(all_attempts(run.attempts(stage, task))):
-        if attempt.facts.get("job") == job and attempt.facts.get("restarts") == restarts():
-            return attempt.folder
-    return None

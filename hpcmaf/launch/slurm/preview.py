@@ -1,28 +1,27 @@
 """What submitting a plan would send to Slurm, without sending it.
 
-Names, dependencies and batch scripts come out of the functions that submit
-uses. Two things are known to Slurm and the first submission alone, and have
-stand-ins here: a job's id (``JOB_0003`` for the job whose name ends in
-``.0003``) and the digits that keep the names of two runs apart.
+A scheduler that records: every job that it is given is done at once. Two
+things are known to Slurm and the first submission alone, and have stand-ins
+here: a job's id (``JOB_0003`` for the job whose name ends in ``.0003``) and
+the digits that keep the names of two runs apart.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import SlurmError
-from hpcmaf.launch.slurm.chain import Chain
+from hpcmaf.launch.advance import advance
 from hpcmaf.launch.slurm.commands import Job, configuration
-from hpcmaf.launch.slurm.executor import ChainExecutor
-from hpcmaf.launch.slurm.requests import (
+from hpcmaf.launch.slurm.scheduler import Slurm, Work
+from hpcmaf.launch.slurm.script import (
     DEFAULT_MAX_ARRAY_SIZE,
-    Element,
+    ChainExecutor,
     array_limit,
     check_path,
     dependency,
@@ -31,7 +30,7 @@ from hpcmaf.launch.slurm.requests import (
     watch_seconds,
 )
 from hpcmaf.launch.slurm.snapshot import Snapshot
-from hpcmaf.launch.slurm.submissions import Submissions
+from hpcmaf.launch.slurm.submissions import Element, Submissions
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
 
@@ -60,7 +59,6 @@ class PlannedJob:
     kind: str
     name: str
     elements: tuple[Element, ...]
-    at_once: int | None
     after: tuple[str, ...]
     folder: Path
     values: dict[str, Any]
@@ -69,6 +67,11 @@ class PlannedJob:
     def id(self) -> str:
         """Stand-in for the id that Slurm will give."""
         return f"JOB_{self.name.rpartition('.')[2]}"
+
+    @property
+    def at_once(self) -> int | None:
+        """Most of its elements that run together."""
+        return self.values.get("array_parallelism")
 
     @property
     def array(self) -> bool:
@@ -108,14 +111,7 @@ class Preview:
 
     def of(self, stage_id: str, *, gates: bool = False) -> list[PlannedJob]:
         """A stage's jobs, or the gates behind it."""
-        return self._by_stage.get((stage_id, gates), [])
-
-    @cached_property
-    def _by_stage(self) -> dict[tuple[str, bool], list[PlannedJob]]:
-        found: dict[tuple[str, bool], list[PlannedJob]] = {}
-        for job in self.jobs:
-            found.setdefault((job.stage, job.kind == "gate"), []).append(job)
-        return found
+        return [job for job in self.jobs if job.stage == stage_id and (job.kind == "gate") is gates]
 
     def gpu_hours(self) -> dict[str, float]:
         """Ceiling by stage, for what is left and each task tried once."""
@@ -133,59 +129,57 @@ def preview(run: RunDir, plan: Plan, profile: Profile) -> Preview:
     """
     check_path(run.root)
     limit, source = _array_limit(profile)
-    recorder = _Recorder(run, plan, profile, limit)
-    submitted = bool(recorder.log.submissions)
-    snapshot = recorder.look()
-    missing = {stage.id: tuple(snapshot.missing(stage)) for stage in plan.stages}
-    if profile.cluster.chain == "gated":
-        recorder.every_stage(snapshot)
-    else:
-        recorder.queue_all()
-    return Preview(run, plan, profile, limit, source, missing, tuple(recorder.jobs), submitted)
+    limited = profile.model_copy(update={"slurm": profile.cluster.model_copy(update={"max_array_size": limit})})
+    recording = Recording(run, plan, limited, lambda watch: lambda element: None, 0.0, watch_seconds(profile))
+    submitted = bool(recording.log.submissions)
+    recording.log.reset(list(recording.log.latest))
+    states = recording.states()
+    missing = {stage.id: tuple(states.missing(stage)) for stage in plan.stages}
+    while recording.states().unfinished():
+        advance(recording, profile.attempts)
+    return Preview(run, plan, profile, limit, source, missing, tuple(recording.jobs), submitted)
 
 
-class _Recorder(Chain):
-    """A chain that keeps what it would send, and neither asks nor writes anything."""
+class Recording(Slurm):
+    """Keeps what it would send, and neither asks nor writes anything."""
 
-    def __init__(self, run: RunDir, plan: Plan, profile: Profile, limit: int) -> None:
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.jobs: list[PlannedJob] = []
-        self.log = Submissions(run.submissions, dry=True)
-        tag = _tag(run, self.log)
-        super().__init__(run, plan, profile, lambda watch: lambda element: None, 0.0, watch_seconds(profile))
-        self.tag = tag
-        self._max_array_size = limit
+        self._done = self.run.done_tasks(self.plan)
+        if UNKNOWN_TAG in self.log.nonce:
+            self.tag = f"{run_tag(self.run.root, '').rpartition('-')[0]}-{UNKNOWN_TAG}"
 
-    def every_stage(self, snapshot: Snapshot) -> None:
-        """What gates submit one after another, and the watch over it all."""
-        for stage in snapshot.unfinished():
-            self._submit_gate(stage, self._submit(stage, snapshot.missing(stage)))
-        if left := snapshot.unfinished():
-            self._submit_gate(left[0], (), begin=self.watch)
+    def states(self) -> Snapshot:
+        """What was done before, and whatever was submitted since."""
+        gates = [sent for sent in self.submitted if sent.gate]
+        for sent, index in self._queued:
+            self._done[sent.stage].update(sent.elements[index])
+        self._queued.clear()
+        self._seen = Snapshot(self.plan, self._done, gates=gates)
+        return self._seen
 
-    def _queue(self) -> list[Job]:
-        return []
+    def stopped(self) -> bool:
+        """Whatever stopped the run, submitting again goes on with it."""
+        return False
+
+    def _open_log(self) -> Submissions:
+        log = Submissions(self.run.submissions, dry=True)
+        log.nonce = log.nonce or UNKNOWN_TAG
+        return log
 
     def _sbatch(
-        self,
-        stage: Stage,
-        values: dict[str, Any],
-        function: Callable[[Element], None],
-        elements: Sequence[Element],
-        after: Sequence[str],
+        self, stage: Stage, values: dict[str, Any], work: Work, elements: Sequence[Element], after: Sequence[str]
     ) -> str:
         name, ids = values["job_name"], tuple(f"JOB_{id}" for id in after)
         if ids:
             values["dependency"] = dependency(ids)
-        kind, at_once = stage.kind if elements else "gate", values.get("array_parallelism")
-        folder = self.run.jobs(stage, name).resolve()
-        self.jobs.append(PlannedJob(stage.id, kind, name, tuple(elements), at_once, ids, folder, values))
+        kind, folder = stage.kind if elements else "gate", self.run.jobs(stage, name).resolve()
+        self.jobs.append(PlannedJob(stage.id, kind, name, tuple(elements), ids, folder, values))
         return name.rpartition(".")[2]
 
-
-def _tag(run: RunDir, log: Submissions) -> str:
-    if log.nonce:
-        return run_tag(run.root, log.nonce)
-    return f"{run_tag(run.root, '').rpartition('-')[0]}-{UNKNOWN_TAG}"
+    def _queue(self) -> list[Job]:
+        return []
 
 
 def _array_limit(profile: Profile) -> tuple[int, str]:

@@ -7,20 +7,15 @@ from collections.abc import Collection
 from hpcmaf.config.profile import Profile
 from hpcmaf.config.recipe import Recipe
 from hpcmaf.errors import ConfigError, SlurmError, one_line
-from hpcmaf.jobs.task import run_task
 from hpcmaf.launch.prepare import write_profile
-from hpcmaf.launch.slurm.chain import Chain
-from hpcmaf.launch.slurm.snapshot import TaskKey
-from hpcmaf.launch.slurm.start import start_chain
-from hpcmaf.launch.slurm.task import Work
+from hpcmaf.launch.slurm.gate import submit
+from hpcmaf.launch.slurm.scheduler import Slurm
 from hpcmaf.launch.survey import survey
 from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import Plan, build_plan, check_continues
+from hpcmaf.run.plan import Plan, TaskKey, build_plan, check_continues
 
 
-def retry(
-    run: RunDir, plan: Plan, profile: Profile, chosen: Collection[TaskKey], *, whole: bool, work: Work = run_task
-) -> Chain | None:
+def retry(run: RunDir, plan: Plan, profile: Profile, chosen: Collection[TaskKey], *, whole: bool) -> Slurm | None:
     """Submit failed tasks again, as if they had never failed, and move the chain on.
 
     The caller holds the run.
@@ -37,7 +32,7 @@ def retry(
 
     Returns
     -------
-    Chain or None
+    Slurm or None
         ``None`` when there is nothing to retry.
 
     Raises
@@ -68,4 +63,4 @@ def retry(
     # Others were cancelled with the chain, or failed through no fault of
     # theirs: without a fresh start they could stop it again.
     others = {(stage.id, task) for stage in plan.stages for task in found.left(stage)}
-    return start_chain(run, plan, profile, only=failed | others, work=work)
+    return submit(run, plan, profile, only=failed | others)

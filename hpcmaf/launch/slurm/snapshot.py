@@ -5,24 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from hpcmaf.launch.scheduler import States
 from hpcmaf.launch.slurm.commands import Job
 from hpcmaf.launch.slurm.submissions import Submission, Submissions
 from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import Plan, Stage
-
-TaskKey = tuple[str, str]
+from hpcmaf.run.plan import Plan, TaskKey
 
 
 @dataclass
-class Snapshot:
-    """What is done, what is queued or running, and what is missing.
+class Snapshot(States):
+    """States as markers, the log and squeue have them.
 
     Attributes
     ----------
-    done
-        Finished tasks by stage id.
-    in_flight
-        Jobs of tasks that are queued or running, by ``(stage id, task)``.
     ended
         Slurm's last word on the jobs of other tasks, where it has one.
     gates
@@ -37,9 +32,6 @@ class Snapshot:
         All of the run's that Slurm knows.
     """
 
-    plan: Plan
-    done: dict[str, set[str]]
-    in_flight: dict[TaskKey, Job] = field(default_factory=dict)
     ended: dict[TaskKey, Job] = field(default_factory=dict)
     gates: list[Submission] = field(default_factory=list)
     twins: list[str] = field(default_factory=list)
@@ -109,21 +101,3 @@ class Snapshot:
                 elif log.latest.get(key, (None, 0))[0] is submission:
                     snapshot.ended[key] = job
         return snapshot
-
-    def stage_done(self, stage: Stage) -> bool:
-        """Whether all of a stage's tasks are finished."""
-        return len(self.done[stage.id]) >= len(stage.tasks)
-
-    def missing(self, stage: Stage) -> list[str]:
-        """A stage's tasks that are neither done nor queued nor running."""
-        done = self.done[stage.id]
-        return [task for task in stage.tasks if task not in done and (stage.id, task) not in self.in_flight]
-
-    def unfinished(self) -> list[Stage]:
-        """Stages with anything left, in the plan's order."""
-        return [stage for stage in self.plan.stages if not self.stage_done(stage)]
-
-    def ready(self) -> list[Stage]:
-        """Unfinished stages whose needs are met."""
-        done = {stage.id for stage in self.plan.stages if self.stage_done(stage)}
-        return [stage for stage in self.unfinished() if done.issuperset(stage.after)]

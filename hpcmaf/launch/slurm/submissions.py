@@ -1,4 +1,4 @@
-"""What was asked of Slurm, and what became of it: a log that only grows.
+"""What was submitted for a run, and what became of it: a log that only grows, and the reason why no more follows.
 
 Before a job is submitted its intent is written, with the name that it alone
 has; after it, the id. Whoever is killed in between has left enough to find
@@ -17,9 +17,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from hpcmaf.launch.slurm.requests import Element
+from hpcmaf.errors import DataError
+from hpcmaf.files.publish import Record, read_json, write_json
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import TaskKey
 
-GATE = "gate"
+# Tasks that one job of an array works off, one after another.
+Element = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +88,12 @@ class Submissions:
         self.nonce = ""
         self.sequence = 0
         self.submissions: dict[str, Submission] = {}
-        self.verdicts: dict[tuple[str, str], list[Verdict]] = {}
-        self.latest: dict[tuple[str, str], tuple[Submission, int]] = {}
+        self.verdicts: dict[TaskKey, list[Verdict]] = {}
+        self.latest: dict[TaskKey, tuple[Submission, int]] = {}
         self.refused: dict[str, str] = {}
         self.released: Counter[str] = Counter()
         self._never: set[str] = set()
-        self._places: dict[tuple[str, str], list[tuple[str, int]]] = {}
+        self._places: dict[TaskKey, list[tuple[str, int]]] = {}
         for line in self._lines():
             self._take(line)
 
@@ -128,7 +132,7 @@ class Submissions:
         """Write down why a task did not finish."""
         self._append({"event": "verdict", "name": verdict.submission, **asdict(verdict)})
 
-    def reset(self, tasks: Sequence[tuple[str, str]]) -> None:
+    def reset(self, tasks: Sequence[TaskKey]) -> None:
         """Give tasks a fresh start: what failed before no longer counts."""
         if tasks:
             self._append({"event": "reset", "tasks": [list(key) for key in tasks]})
@@ -239,3 +243,39 @@ class Submissions:
                     self.latest[key] = (self.submissions[places[-1][0]], places[-1][1])
                 else:
                     self.latest.pop(key, None)
+
+
+class _Stop(Record):
+    reason: str
+    stage: str = ""
+    task: str = ""
+    kind: str = ""
+    log: str = ""
+
+
+def write_stop(
+    run: RunDir, reason: str, *, stage: str = "", task: str = "", kind: str = "stopped", log: str = ""
+) -> None:
+    """Leave the reason.
+
+    Parameters
+    ----------
+    stage, task
+        What stopped it; empty when no task did.
+    kind
+        Of cause, ``cancelled`` when the user stopped it, ``gate`` when a gate failed.
+    log
+        Where to read on.
+    """
+    value = {"reason": reason, "stage": stage, "task": task, "kind": kind, "log": log, "time": time.time()}
+    write_json(run.stopped, value)
+
+
+def read_stop(run: RunDir) -> dict[str, Any] | None:
+    """Why the chain was stopped; ``None`` when it was not."""
+    try:
+        return read_json(run.stopped, _Stop)
+    except FileNotFoundError:
+        return None
+    except DataError as error:
+        return {"reason": str(error)}

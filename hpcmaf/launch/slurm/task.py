@@ -2,56 +2,34 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import submitit
 from submitit.core.utils import DelayedSubmission, UncompletedJobError
 
 from hpcmaf.errors import StageError, StopRequested
 from hpcmaf.jobs.resume import standing
-from hpcmaf.jobs.task import run_task
-from hpcmaf.launch.slurm.nodes import lend, place_of_job, restarts
-from hpcmaf.launch.slurm.requests import Element
-from hpcmaf.run.attempts import begin, leave_cause, read_cause
+from hpcmaf.jobs.task import run_tasks
+from hpcmaf.launch.slurm.causes import attempt_of
+from hpcmaf.launch.slurm.nodes import place_of_job, restarts
+from hpcmaf.launch.slurm.submissions import Element
+from hpcmaf.run.attempts import leave_cause
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
-from hpcmaf.training.launch import Workers
-from hpcmaf.training.nodes import NodePlace
 from hpcmaf.training.stopping import StopFlag
 
 # A node whose daemon died keeps its tasks for a while, beside the new copy.
 _BUSY_SECONDS = 1800.0
 # Slurm sends the signal up to a minute earlier than asked for.
 _SIGNAL_SLACK = 90.0
-
-
-class Work(Protocol):
-    """Signature of :func:`hpcmaf.jobs.task.run_task`."""
-
-    def __call__(
-        self,
-        root: str,
-        stage: str,
-        task: str,
-        attempt: str,
-        identity: str,
-        *,
-        halvings: int,
-        stop: StopFlag,
-        place: NodePlace | None,
-        workers: Workers | None,
-    ) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -70,8 +48,6 @@ class ClusterTask:
         The job's time limit, and how long before it the signal comes.
     halvings
         How often batches are halved.
-    work
-        What does a task.
     """
 
     root: str
@@ -81,30 +57,29 @@ class ClusterTask:
     minutes: int
     signal_seconds: int
     halvings: int = 0
-    work: Work = field(default=run_task)
 
     def __call__(self, tasks: Element) -> None:
-        """Do every task, even if one fails; the first failure is raised in the end.
-
-        Agents share the processes that finetune them, which load their base once.
-        """
+        """Do every task, even if one fails; the first failure is raised in the end."""
         run = RunDir(Path(self.root))
         stage = run.load_plan().stage(self.stage)
-        failure: Exception | None = None
-        with _Asked() as asked, Workers() if len(tasks) > 1 else nullcontext() as workers:
-            for position, task in enumerate(tasks):
-                if asked.stop.requested:
-                    break
-                place = place_of_job(position)
-                try:
-                    if place is not None and place.rank > 0:
-                        lend(run, stage, task, place, asked.stop)
-                    else:
-                        self._do(run, stage, task, asked, place, workers)
-                except Exception as error:
-                    failure = failure or error
+        environment = submitit.JobEnvironment()
+        facts: dict[str, Any] = {"submission": self.submission, "job": environment.job_id}
+        facts |= {"nodes": environment.num_nodes, "restarts": restarts(), "log": str(environment.paths.stderr)}
+
+        def wait(task: str) -> bool:
+            _wait_for_other_copies(run, stage, task)
+            return True
+
+        with _Asked() as asked:
+            failure = run_tasks(
+                run, stage, tasks, self.identity,
+                facts=facts, stop=asked.stop, halvings=self.halvings, place=place_of_job, busy=wait,
+            )  # fmt: skip
+        left = [task for task in tasks if not run.done(stage, task)]
         # Every task has saved what it has and let go of its claim.
-        if asked.stop.requested and any(not run.done(stage, task) for task in tasks):
+        if asked.stop.requested and left:
+            if isinstance(failure, StopRequested) and self._timed_out(asked):
+                failure = self._without_progress(run, stage, left[0]) or failure
             if isinstance(failure, StopRequested | None):
                 asked.leave()
             failure = failure or StopRequested(f"{stage.id}: told to stop before {tasks[-1]} was done")
@@ -115,62 +90,22 @@ class ClusterTask:
         """What a requeued job runs: the same; finished tasks return at once."""
         return DelayedSubmission(self, tasks)
 
-    def _do(
-        self,
-        run: RunDir,
-        stage: Stage,
-        task: str,
-        asked: _Asked,
-        place: NodePlace | None,
-        workers: Workers | None,
-    ) -> None:
-        if run.done(stage, task):
-            print(f"{stage.id} {task}: done already", flush=True)
-            return
-        _wait_for_other_copies(run, stage, task)
-        before = standing(run, stage, task)
-        attempt = begin(run.attempts(stage, task), self._facts(before))
-        try:
-            self.work(
-                self.root,
-                stage.id,
-                task,
-                str(attempt),
-                self.identity,
-                halvings=self.halvings,
-                stop=asked.stop,
-                place=place,
-                workers=workers,
-            )
-        except StopRequested:
-            if asked.number == signal.SIGUSR2:
-                self._check_progress(run, stage, task, attempt, before, time.monotonic() - asked.began)
-            raise
+    def _timed_out(self, asked: _Asked) -> bool:
+        elapsed = time.monotonic() - asked.began
+        return asked.number == signal.SIGUSR2 and elapsed >= 60 * self.minutes - self.signal_seconds - _SIGNAL_SLACK
 
-    def _facts(self, progress: int) -> dict[str, Any]:
-        environment = submitit.JobEnvironment()
-        return {
-            "submission": self.submission,
-            "job": environment.job_id,
-            "node": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
-            "nodes": environment.num_nodes,
-            "restarts": restarts(),
-            "started": time.time(),
-            "progress": progress,
-            "log": str(environment.paths.stderr),
-        }
-
-    def _check_progress(self, run: RunDir, stage: Stage, task: str, attempt: Path, before: int, elapsed: float) -> None:
-        timed_out = elapsed >= 60 * self.minutes - self.signal_seconds - _SIGNAL_SLACK
-        if not timed_out or standing(run, stage, task) > before:
-            return
+    def _without_progress(self, run: RunDir, stage: Stage, task: str) -> StageError | None:
+        """What to say of a task that would meet its time limit for ever."""
+        attempt = attempt_of(run, stage, task, self.submission)
+        if attempt is None or standing(run, stage, task) > attempt.facts["progress"]:
+            return None
         message = (
             f"{stage.id} {task}: reached its time limit of {self.minutes} minutes without getting any further than "
             "the attempt before; raise the profile's minutes, or make the task smaller"
         )
         cause = {"type": "StageError", "message": message, "expected": True, "exit_code": 8, "kind": "refused"}
-        leave_cause(attempt, {**(read_cause(attempt) or {}), **cause})
-        raise StageError(message)
+        leave_cause(attempt.folder, {**(attempt.cause or {}), **cause})
+        return StageError(message)
 
 
 class _Asked:

@@ -6,16 +6,16 @@
 #SBATCH --comment='five agents'
 #SBATCH --constraint='h100&ib'
 #SBATCH --cpus-per-task=8
-#SBATCH --error='/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.debate.0007/%A_%a_0_log.err'
+#SBATCH --error='/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.debate.0002/%A_%a_0_log.err'
 #SBATCH --exclude=node013
 #SBATCH --gpus-per-node=h100:1
-#SBATCH --job-name=five-agents-xxxxxxxx.it01.debate.0007
+#SBATCH --job-name=five-agents-xxxxxxxx.it01.debate.0002
 #SBATCH --mail-type=FAIL
 #SBATCH --mem=102400M
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output='/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.debate.0007/%A_%a_0_log.out'
+#SBATCH --output='/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.debate.0002/%A_%a_0_log.out'
 #SBATCH --partition=gpu
 #SBATCH --qos=long
 #SBATCH --requeue
@@ -33,4 +33,4 @@ export SRUN_CPUS_PER_TASK=8
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.debate.0007/%A_%a_%t_log.out' --error '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.debate.0007/%A_%a_%t_log.err' sh -c 'trap "" USR2 TERM; exec "$@"' sh /opt/hpcmaf/bin/python -u -m hpcmaf.launch.slurm.job '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.debate.0007'
+srun --unbuffered --output '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.debate.0002/%A_%a_%t_log.out' --error '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.debate.0002/%A_%a_%t_log.err' sh -c 'trap "" USR2 TERM; exec "$@"' sh /opt/hpcmaf/bin/python -u -m hpcmaf.launch.slurm.job '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.debate.0002'

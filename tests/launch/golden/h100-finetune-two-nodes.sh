@@ -5,16 +5,16 @@
 #SBATCH --comment='five agents'
 #SBATCH --constraint='h100&ib'
 #SBATCH --cpus-per-task=32
-#SBATCH --error='/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.finetune.generator-0.0011/%j_0_log.err'
+#SBATCH --error='/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.finetune.generator-0.0012/%j_0_log.err'
 #SBATCH --exclude=node013
 #SBATCH --gpus-per-node=h100:8
-#SBATCH --job-name=five-agents-xxxxxxxx.it01.finetune.generator-0.0011
+#SBATCH --job-name=five-agents-xxxxxxxx.it01.finetune.generator-0.0012
 #SBATCH --mail-type=FAIL
 #SBATCH --mem=409600M
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output='/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.finetune.generator-0.0011/%j_0_log.out'
+#SBATCH --output='/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.finetune.generator-0.0012/%j_0_log.out'
 #SBATCH --partition=gpu
 #SBATCH --qos=long
 #SBATCH --requeue
@@ -32,4 +32,4 @@ export SRUN_CPUS_PER_TASK=32
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.finetune.generator-0.0011/%j_%t_log.out' --error '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.finetune.generator-0.0011/%j_%t_log.err' --kill-on-bad-exit=0 --wait=45 sh -c 'trap "" USR2 TERM; exec "$@"' sh /opt/hpcmaf/bin/python -u -m hpcmaf.launch.slurm.job '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.finetune.generator-0.0011'
+srun --unbuffered --output '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.finetune.generator-0.0012/%j_%t_log.out' --error '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.finetune.generator-0.0012/%j_%t_log.err' --kill-on-bad-exit=0 --wait=45 sh -c 'trap "" USR2 TERM; exec "$@"' sh /opt/hpcmaf/bin/python -u -m hpcmaf.launch.slurm.job '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.finetune.generator-0.0012'

@@ -5,10 +5,10 @@
 #SBATCH --comment='five agents'
 #SBATCH --constraint='h100&ib'
 #SBATCH --cpus-per-task=1
-#SBATCH --dependency=afterany:JOB_0006:JOB_0007
+#SBATCH --dependency=afterany:JOB_0001:JOB_0002
 #SBATCH --error=/dev/null
 #SBATCH --exclude=node013
-#SBATCH --job-name=five-agents-xxxxxxxx.it01.debate.gate.0008
+#SBATCH --job-name=five-agents-xxxxxxxx.it01.debate.gate.0006
 #SBATCH --mail-type=FAIL
 #SBATCH --mem=4096M
 #SBATCH --nodes=1
@@ -32,7 +32,7 @@ again() {
   scontrol requeue "$SLURM_JOB_ID" && scontrol update jobid="$SLURM_JOB_ID" ExcNodeList="${bad:+$bad,}$SLURMD_NODENAME"
 }
 trap again EXIT
-cd '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.debate.gate.0008' || exit 1
+cd '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.debate.gate.0006' || exit 1
 exec >>"${SLURM_JOB_ID}_0_log.out" 2>>"${SLURM_JOB_ID}_0_log.err"
 cd "$SLURM_SUBMIT_DIR"
 module load cuda/12.8
@@ -45,4 +45,4 @@ export SRUN_CPUS_PER_TASK=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.debate.gate.0008/%j_%t_log.out' --error '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.debate.gate.0008/%j_%t_log.err' sh -c 'trap "" USR2 TERM; exec "$@"' sh /opt/hpcmaf/bin/python -u -m hpcmaf.launch.slurm.job '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.debate.gate.0008'
+srun --unbuffered --output '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.debate.gate.0006/%j_%t_log.out' --error '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.debate.gate.0006/%j_%t_log.err' sh -c 'trap "" USR2 TERM; exec "$@"' sh /opt/hpcmaf/bin/python -u -m hpcmaf.launch.slurm.job '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.debate.gate.0006'

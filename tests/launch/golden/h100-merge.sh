@@ -5,15 +5,15 @@
 #SBATCH --comment='five agents'
 #SBATCH --constraint='h100&ib'
 #SBATCH --cpus-per-task=2
-#SBATCH --error='/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.merge.0009/%j_0_log.err'
+#SBATCH --error='/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.merge.0008/%j_0_log.err'
 #SBATCH --exclude=node013
-#SBATCH --job-name=five-agents-xxxxxxxx.it01.merge.0009
+#SBATCH --job-name=five-agents-xxxxxxxx.it01.merge.0008
 #SBATCH --mail-type=FAIL
 #SBATCH --mem=16384M
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output='/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.merge.0009/%j_0_log.out'
+#SBATCH --output='/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.merge.0008/%j_0_log.out'
 #SBATCH --partition=cpu
 #SBATCH --qos=long
 #SBATCH --requeue
@@ -31,4 +31,4 @@ export SRUN_CPUS_PER_TASK=2
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.merge.0009/%j_%t_log.out' --error '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.merge.0009/%j_%t_log.err' sh -c 'trap "" USR2 TERM; exec "$@"' sh /opt/hpcmaf/bin/python -u -m hpcmaf.launch.slurm.job '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.merge.0009'
+srun --unbuffered --output '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.merge.0008/%j_%t_log.out' --error '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.merge.0008/%j_%t_log.err' sh -c 'trap "" USR2 TERM; exec "$@"' sh /opt/hpcmaf/bin/python -u -m hpcmaf.launch.slurm.job '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.merge.0008'

@@ -1,7 +1,10 @@
-"""What is asked of Slurm for a stage: job arrays in windows, and their resources.
+"""What is asked of Slurm for a stage: job arrays in windows, their resources, their batch scripts.
 
-Pure functions of plan and profile, so that ``hpcmaf plan`` shows what
-``hpcmaf submit`` sends.
+Functions of plan and profile, so that ``hpcmaf plan`` shows what ``hpcmaf
+submit`` sends. Beside what submitit does: pickles are in place before sbatch
+is called, so no job ever starts without its work; an answer of sbatch that
+comes late or never is replaced by a look at the queue; the environment of an
+enclosing job stays out of the jobs it submits.
 """
 
 from __future__ import annotations
@@ -9,21 +12,25 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import submitit
+from submitit.core.utils import DelayedSubmission
+
 from hpcmaf.config.profile import Profile
-from hpcmaf.errors import ConfigError
+from hpcmaf.config.slurm import Slurm
+from hpcmaf.errors import ConfigError, one_line
+from hpcmaf.files.publish import write_text
 from hpcmaf.jobs.context import limit_threads
+from hpcmaf.launch.slurm.commands import ControllerAbsentError, RefusedError, call, cancel, queue
+from hpcmaf.launch.slurm.submissions import Element
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
-
-# Tasks that one job of the array works off, one after another.
-Element = tuple[str, ...]
-
-ARRAYS = frozenset({"debate", "eval"})
 
 # Slurm's default, for when nobody can be asked.
 DEFAULT_MAX_ARRAY_SIZE = 1001
@@ -59,7 +66,7 @@ class Window:
 
 def elements(stage: Stage, tasks: Sequence[str], profile: Profile) -> list[Element]:
     """Divide a stage's tasks over jobs: an element is what one job does."""
-    size = profile.cluster.agents_per_job if stage.kind == "finetune" else 1
+    size = profile.cluster.agents_per_job if stage.spec.fan_out == "agent" else 1
     return [tuple(tasks[first : first + size]) for first in range(0, len(tasks), size)]
 
 
@@ -91,9 +98,9 @@ def singles(elements: Sequence[Element], *, at_once: int | None) -> list[Window]
 
 def stage_windows(stage: Stage, tasks: Sequence[str], profile: Profile, max_array_size: int) -> list[Window]:
     """Jobs that do these tasks of a stage: arrays of shards, a job per agent."""
-    at_once = profile.cluster.resources(stage.kind).at_once
+    at_once = profile.cluster.resources(stage.spec.resources).at_once
     parts = elements(stage, tasks, profile)
-    if stage.kind in ARRAYS:
+    if stage.spec.array:
         return windows(parts, max_array_size=max_array_size, at_once=at_once)
     return singles(parts, at_once=at_once)
 
@@ -107,7 +114,7 @@ def run_tag(root: Path, nonce: str) -> str:
 def job_name(tag: str, stage_id: str, element: Element | None, sequence: int, *, gate: bool = False) -> str:
     """A job's name: run, iteration, stage, agents, and a number no other submission has."""
     parts = [tag, stage_id.replace("/", ".")]
-    if element is not None and stage_id.endswith("/finetune"):
+    if element is not None:
         parts.append(element[0] if len(element) == 1 else f"{element[0]}_{len(element)}")
     if gate:
         parts.append("gate")
@@ -116,19 +123,19 @@ def job_name(tag: str, stage_id: str, element: Element | None, sequence: int, *,
 
 def parameters(
     profile: Profile,
-    kind: str,
+    section: str,
     *,
     name: str,
     after: Sequence[str] = (),
     exclude: Sequence[str] = (),
     at_once: int | None = None,
 ) -> dict[str, Any]:
-    """Parameters of ``submitit.SlurmExecutor`` for a job of one kind.
+    """Parameters of ``submitit.SlurmExecutor`` for a job.
 
     Parameters
     ----------
-    kind
-        Of a stage, or ``gate``.
+    section
+        Of the profile's ``slurm:``, whose resources it asks for.
     after
         Job ids that must have ended, however they did.
     exclude
@@ -137,7 +144,7 @@ def parameters(
         Most elements of the array running together.
     """
     cluster = profile.cluster
-    wanted = cluster.resources(kind)
+    wanted = cluster.resources(section)
     options: dict[str, Any] = {"requeue": True, **cluster.options, **wanted.options}
     values: dict[str, Any] = {
         "job_name": name,
@@ -147,7 +154,7 @@ def parameters(
         "cpus_per_task": wanted.cpus,
         "signal_delay_s": min(cluster.signal_seconds, 30 * wanted.minutes),
         "wckey": None,
-        "setup": [*cluster.setup, *_exports(profile, kind)],
+        "setup": [*cluster.setup, *_exports(profile, section)],
     }
     for key in ("account", "partition", "qos", "constraint"):
         values[key] = getattr(wanted, key) or getattr(cluster, key)
@@ -231,16 +238,10 @@ def dependency(after: Sequence[str]) -> str:
     return "afterany:" + ":".join(after)
 
 
-def _exports(profile: Profile, kind: str) -> list[str]:
-    cluster = profile.cluster
-    threads = 1
-    if kind in {"debate", "eval"}:
-        threads = profile.generation.threads
-    elif kind == "finetune":
-        threads = profile.finetuning.threads
-    values = dict(limit_threads(threads))
+def _exports(profile: Profile, section: str) -> list[str]:
+    values = dict(limit_threads(profile.threads(section)))
     # srun has not taken the batch job's --cpus-per-task over since Slurm 22.05.
-    values["SRUN_CPUS_PER_TASK"] = str(cluster.resources(kind).cpus)
+    values["SRUN_CPUS_PER_TASK"] = str(profile.cluster.resources(section).cpus)
     return [f"export {name}={value}" for name, value in values.items()]
 
 
@@ -248,7 +249,7 @@ def gpu_hours(stages: Sequence[Stage], profile: Profile) -> Mapping[str, float]:
     """Most GPU-hours that each stage can take, by its time limit, when no job is repeated."""
     result = {}
     for stage in stages:
-        wanted = profile.cluster.resources(stage.kind)
+        wanted = profile.cluster.resources(stage.spec.resources)
         jobs = len(elements(stage, stage.tasks, profile))
         result[stage.id] = jobs * wanted.nodes * wanted.gpus * wanted.minutes / 60
     return result
@@ -267,3 +268,151 @@ def check_path(root: Path) -> None:
         raise ConfigError(
             f"{path!r}: Slurm cannot write logs below a path with %, a backslash or a line break; choose another --run"
         )
+
+
+# Requeueing for its time limit is decided by progress, not by a count.
+_NO_COUNT = 1_000_000
+
+SCRIPT = "submission.sh"
+
+# A preempted job that ends by itself is not put back into the queue, and one
+# whose Python is still starting has nothing to save: deaf until it has
+# handlers of its own, it is ended and requeued by Slurm.
+_DEAF = """sh -c 'trap "" USR2 TERM; exec "$@"' sh"""
+
+
+def element_pickle(folder: Path, index: int) -> Path:
+    """Where the work of one element of an array lies until its job takes it."""
+    return folder / f"element-{index:05d}.pkl"
+
+
+class ChainExecutor(submitit.SlurmExecutor):
+    """Submits one array, or one single job, from one folder.
+
+    Parameters
+    ----------
+    folder
+        Takes pickles, batch script and logs; a folder per submission.
+    cluster
+        The profile's ``slurm:`` section.
+    check
+        Refuse machines without Slurm's commands; ``False`` for rendering
+        scripts only.
+    """
+
+    def __init__(self, folder: Path, cluster: Slurm, *, check: bool = True) -> None:
+        if check and (shutil.which("sbatch") is None or shutil.which("srun") is None):
+            raise RefusedError("sbatch: not found; run this where Slurm's commands are, or use --profile local")
+        super().__init__(folder, max_num_timeout=_NO_COUNT, python=cluster.python)
+        self.cluster = cluster
+
+    @classmethod
+    def affinity(cls) -> int:
+        """Whether submitit may use this class; what that takes is asked above."""
+        return 2
+
+    @property
+    def _submitit_command_str(self) -> str:
+        return f"{_DEAF} {self.python} -u -m hpcmaf.launch.slurm.job {shlex.quote(str(self.folder))}"
+
+    def script(self, elements: int) -> str:
+        """The batch script, as sbatch gets it.
+
+        Parameters
+        ----------
+        elements
+            Size of the array; 1 is a job without one.
+        """
+        values = dict(self.parameters)
+        if elements > 1:
+            values["map_count"] = elements
+            # submitit always sets a limit; no limit is one nobody reaches.
+            values.setdefault("array_parallelism", elements)
+        else:
+            values.pop("array_parallelism", None)
+        whole = ChainExecutor.__new__(ChainExecutor)
+        whole.__dict__ = self.__dict__ | {"parameters": values}
+        return whole._make_submission_file_text(self._submitit_command_str, "")
+
+    def submit_elements(self, function: Callable[[Element], Any], elements: Sequence[Element], patience: float) -> str:
+        """Submit one job per element, as one array.
+
+        Parameters
+        ----------
+        patience
+            Seconds to wait for a controller that does not answer.
+
+        Returns
+        -------
+        str
+            Slurm's id of the array or job.
+
+        Raises
+        ------
+        SlurmError
+            Slurm refused it, or did not answer for so long.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for index, element in enumerate(elements):
+            work = DelayedSubmission(function, element)
+            work.set_timeout(self.parameters["time"], self.max_num_timeout)
+            work.dump(element_pickle(self.folder, index))
+        script = self.folder / SCRIPT
+        write_text(script, self.script(len(elements)))
+        return submit_once(script, self.parameters["job_name"], self.cluster, patience)
+
+
+def submit_once(script: Path, name: str, cluster: Slurm, patience: float) -> str:
+    """Call sbatch until Slurm has the job, and has it once.
+
+    sbatch may have been heard although its answer was not: before it is
+    called again, the queue is asked for the name.
+
+    Raises
+    ------
+    SlurmError
+        Refused, or no answer within ``patience`` seconds.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            answer = call(["sbatch", "--parsable", str(script)], seconds=cluster.command_seconds)
+            if (told := job_id(answer)) is not None:
+                return told
+            silent = ControllerAbsentError(f"sbatch: no job's id in its answer: {one_line(answer)[-300:] or 'nothing'}")
+            deadline = 0.0  # it was heard; twice would be two jobs
+        except ControllerAbsentError as error:
+            silent = error
+        if (known := _look_up(name, cluster, deadline)) is not None:
+            return known
+        if time.monotonic() > deadline:
+            raise silent
+
+
+def job_id(answer: str) -> str | None:
+    """The id in what sbatch printed, among the lines that plugins and wrappers add."""
+    lines = [line.strip() for line in answer.splitlines()]
+    if plain := [line for line in lines if re.fullmatch(r"[0-9]+(;\S+)?", line)]:
+        return plain[-1].partition(";")[0]
+    told = re.findall(r"Submitted batch job ([0-9]+)", answer)
+    return told[-1] if told else None
+
+
+def _look_up(name: str, cluster: Slurm, deadline: float) -> str | None:
+    """The job of this name, once the controller answers; the later of two is cancelled."""
+    while True:
+        time.sleep(min(5.0, cluster.command_seconds))
+        try:
+            ids = find(name, cluster)
+        except ControllerAbsentError:
+            if time.monotonic() > deadline:
+                raise
+            continue
+        cancel(ids[1:], seconds=cluster.command_seconds)
+        return ids[0] if ids else None
+
+
+def find(name: str, cluster: Slurm) -> list[str]:
+    """Ids of all jobs of a name, the oldest first."""
+    jobs = queue(seconds=cluster.command_seconds)
+    return sorted({job.id for job in jobs if job.name == name}, key=int)

@@ -1,0 +1,160 @@
+"""Moving a run on: submit whatever is ready and in nobody's hands, and judge what failed.
+
+Keeps nothing in memory, may be called by anybody at any time, and twice is
+as good as once. A run on this machine, the gates of one on a cluster,
+``retry``, studies and dry runs all call it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+
+from hpcmaf.errors import SlurmError
+from hpcmaf.files.publish import remove
+from hpcmaf.launch.scheduler import Scheduler, States, Stop
+from hpcmaf.launch.slurm.causes import Cause, decide, nodes_to_avoid
+from hpcmaf.launch.slurm.submissions import Verdict
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan, Stage, TaskKey
+
+
+def advance(scheduler: Scheduler, attempts: int) -> States:
+    """Submit what is ready; tasks that failed get another attempt, or stop the run.
+
+    The caller holds the run (``RunDir.drive``).
+
+    Parameters
+    ----------
+    attempts
+        The profile's ceiling of attempts at a task.
+
+    Raises
+    ------
+    SlurmError
+        Slurm refused a request, or does not answer; all else is submitted
+        and settled by then.
+    """
+    states = scheduler.states()
+    if scheduler.stopped():
+        return states
+    refused: SlurmError | None = None
+    for stage in states.unfinished() if scheduler.ahead else states.ready():
+        try:
+            if (stop := _submit_missing(scheduler, states, stage, attempts)) is not None:
+                scheduler.cancel(stop)
+                return states
+        except SlurmError as error:
+            refused = refused or error
+            if scheduler.ahead:  # what follows would wait for nothing
+                break
+    try:
+        scheduler.settle(states)
+    except SlurmError as error:
+        refused = refused or error
+    if refused is not None:
+        raise refused
+    return states
+
+
+def _submit_missing(scheduler: Scheduler, states: States, stage: Stage, attempts: int) -> Stop | None:
+    """Submit a stage's tasks; returns why the run goes no further, if so."""
+    log, missing = scheduler.log, states.missing(stage)
+    fresh = [task for task in missing if (stage.id, task) not in log.latest]
+    # Judged already, but there was no room for another attempt.
+    judged = {task: found for task in missing if (found := _judged(scheduler, (stage.id, task)))}
+    lost = [task for task in missing if task not in judged and (stage.id, task) in log.latest]
+    causes = {task: Cause(one.kind, one.text, node=one.node, progressed=True) for task, one in judged.items()}
+    causes |= scheduler.causes(states, stage, lost) if lost else {}
+    again: dict[tuple[int, tuple[str, ...]], list[str]] = {}
+    for task, cause in causes.items():
+        key, submission = (stage.id, task), log.latest[stage.id, task][0]
+        earlier = log.verdicts.get(key, [])[: -1 if task in judged else None]
+        decision = decide(cause, earlier, attempts)
+        if task not in judged:
+            counted = cause.rule.counted
+            log.judge(Verdict(*key, submission.name, cause.kind, cause.text, counted, time.time(), cause.node))
+        if not decision.retry:
+            reason = f"{stage.id} {task}: {decision.why}" + (f"; log: {cause.log}" if cause.log else "")
+            return Stop(reason, *key, kind=cause.kind, log=cause.log)
+        if task not in judged:
+            scheduler.say(f"{stage.id} {task}: {decision.why}; submitting it again")
+        again.setdefault((submission.halvings + decision.halve, _avoided(scheduler, key)), []).append(task)
+    # Those that were tried before come first: they are known to be worth the wait.
+    for (halvings, exclude), tasks in again.items():
+        scheduler.submit(stage, tasks, halvings=halvings, exclude=exclude)
+    if fresh:
+        scheduler.submit(stage, fresh, exclude=_avoided(scheduler))
+    return None
+
+
+def _judged(scheduler: Scheduler, key: TaskKey) -> Verdict | None:
+    """The verdict on a task's latest submission."""
+    verdicts, latest = scheduler.log.verdicts.get(key), scheduler.log.latest.get(key)
+    return verdicts[-1] if verdicts and latest and verdicts[-1].submission == latest[0].name else None
+
+
+def _avoided(scheduler: Scheduler, key: TaskKey | None = None) -> tuple[str, ...]:
+    return tuple(nodes_to_avoid(scheduler.log.verdicts, key)) if scheduler.avoids_nodes else ()
+
+
+def start_afresh(scheduler: Scheduler, only: Collection[TaskKey] | None = None) -> None:
+    """Prepare :func:`advance` for a user who has seen why tasks failed, and done something about it.
+
+    What failed no longer counts against the ceiling of attempts. What is
+    queued or running stays as it is. The caller holds the run.
+
+    Parameters
+    ----------
+    only
+        Failed tasks to give a fresh start; left out, all of them.
+    """
+    states, log = scheduler.states(), scheduler.log
+    if not states.in_flight:
+        for line in recover(scheduler.run, scheduler.plan):
+            scheduler.say(line)
+        states = scheduler.states()
+    touched = log.latest.keys() | log.verdicts.keys()
+    missing = [(stage.id, task) for stage in states.unfinished() for task in states.missing(stage)]
+    log.reset([key for key in missing if key in touched and (only is None or key in only)])
+    scheduler.run.stopped.unlink(missing_ok=True)
+
+
+def recover(run: RunDir, plan: Plan) -> Sequence[str]:
+    """Bring a run's markers and files together again after a kill, or somebody's tidying.
+
+    A task whose outputs are gone is not done, whatever its marker says, if
+    somebody still has to read them. Deleting a damaged file is therefore
+    enough to have it made again, while models of iterations long past may be
+    deleted to save space.
+
+    Returns
+    -------
+    sequence of str
+        A line per task that has to be done again.
+    """
+    lines = []
+    # Last stages first: what has to be done again needs its own inputs.
+    for stage in reversed(plan.stages):
+        readers = [later for later in plan.stages if stage.id in later.after]
+        if readers and all(run.done(later, task) for later in readers for task in later.tasks):
+            continue
+        for task in stage.tasks:
+            if run.done(stage, task) and (gone := run.missing(stage, task)):
+                run.marker(stage, task).unlink()
+                lines.append(f"{stage.id} {task}: {gone[0]} is gone; doing it again")
+    sweep(run, plan)
+    return lines
+
+
+def sweep(run: RunDir, plan: Plan) -> None:
+    """Delete what killed writers left behind, unless some task is still at work.
+
+    A task whose driver was killed runs on. It writes under its claim, so
+    what was there before nobody held a claim is nobody's.
+    """
+    leftovers = run.leftovers(plan)
+    if any(run.claimed(stage, task) for stage in plan.stages for task in stage.tasks if not run.done(stage, task)):
+        return
+    for path in leftovers:
+        remove(path, tries=1)

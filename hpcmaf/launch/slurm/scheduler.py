@@ -1,0 +1,361 @@
+"""Slurm as a scheduler: job arrays in windows, with gates behind them that move the run on.
+
+A gate is a small job that starts once those before it have ended, and
+advances the run again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from hpcmaf.config.profile import Profile
+from hpcmaf.errors import SlurmError
+from hpcmaf.launch.scheduler import Scheduler, States, Stop
+from hpcmaf.launch.slurm.causes import Cause, find_causes, nodes_to_avoid
+from hpcmaf.launch.slurm.commands import (
+    AccountingAbsentError,
+    ControllerAbsentError,
+    DependencyError,
+    Job,
+    NoNodeError,
+    SubmitLimitError,
+    accounting,
+    cancel,
+    configuration,
+    patiently,
+    queue,
+    release,
+    update,
+)
+from hpcmaf.launch.slurm.script import (
+    DEFAULT_MAX_ARRAY_SIZE,
+    ChainExecutor,
+    Window,
+    array_limit,
+    dependency,
+    gate_parameters,
+    job_name,
+    parameters,
+    run_tag,
+    stage_windows,
+)
+from hpcmaf.launch.slurm.snapshot import Snapshot
+from hpcmaf.launch.slurm.submissions import Element, Submission, Submissions, write_stop
+from hpcmaf.launch.slurm.task import ClusterTask
+from hpcmaf.run.attempts import all_attempts
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan, Stage, TaskKey
+
+LONGEST_WATCH_SECONDS = 3600.0
+# A file server may show a marker a little after its job has ended.
+_MARKER_DELAYS = (1.0, 4.0, 10.0)
+
+Work = Callable[[Element], None]
+
+
+@dataclass
+class Slurm(Scheduler):
+    """Moves one run on; whoever uses it holds the run (``RunDir.drive``).
+
+    Parameters
+    ----------
+    gate
+        Makes what a gate runs, from the seconds after which the watch is to look.
+    patience
+        Seconds to wait for a controller that does not answer.
+    watch
+        Seconds after which the run is looked at even if none of its jobs ends.
+    own_job
+        Slurm id of the gate that this runs in, if it does.
+    """
+
+    run: RunDir
+    plan: Plan
+    profile: Profile
+    gate: Callable[[float], Work]
+    patience: float
+    watch: float
+    own_job: str = ""
+    said: list[str] = field(default_factory=list)
+    submitted: list[Submission] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.cluster = self.profile.cluster
+        self.ahead = self.cluster.chain == "presubmitted"
+        self.avoids_nodes = self.cluster.avoid_failed_nodes
+        self.log = self._open_log()
+        self.log.start()
+        self.tag = run_tag(self.run.root, self.log.nonce)
+        self._max_array_size = self.cluster.max_array_size
+        self._seen = Snapshot(self.plan, {})
+        # Elements that were submitted here, the last of which makes room for a gate.
+        self._queued: list[tuple[Submission, int]] = []
+        self._limit: SubmitLimitError | None = None
+
+    # --- what all schedulers do ----------------------------------------------
+    def states(self) -> Snapshot:
+        """One squeue, and the markers."""
+        self._seen = Snapshot.take(self.run, self.plan, self.log, self._queue(), self.own_job)
+        if twins := self._seen.twins:
+            self.say(f"Slurm was told twice of {', '.join(twins)}; cancelling the later ones")
+            cancel(twins, seconds=self.cluster.command_seconds)
+        self._unfetter(self._seen)
+        return self._seen
+
+    def submit(self, stage: Stage, tasks: Sequence[str], *, halvings: int = 0, exclude: Sequence[str] = ()) -> None:
+        """Submit tasks in windows, behind the jobs that make what they read; what Slurm has no place for is left."""
+        ids: list[str] = []
+        after = [job for id in stage.after for job in self._jobs(self.plan.stage(id))]
+        for window in stage_windows(stage, tasks, self.profile, self._array_limit()):
+            if self._limit is not None:
+                break
+            behind = [] if window.behind is None else [ids[window.behind]]
+            left, size = window.elements, len(window.elements)
+            while left and size and self._limit is None:
+                part = replace(window, elements=left[:size])
+                try:
+                    ids.append(self._send_tasks(stage, part, [*after, *behind], halvings, exclude))
+                except SubmitLimitError as error:
+                    if self.ahead:
+                        raise
+                    if size == 1:
+                        self._limit = error
+                    size //= 2  # whatever fits
+                    continue
+                left = left[size:]
+                size = min(size, len(left))
+
+    def causes(self, states: States, stage: Stage, tasks: Sequence[str]) -> dict[str, Cause]:
+        """What a task left behind comes first, then what squeue still knows, then one sacct for the rest."""
+        ended = dict(self._seen.ended)
+        tasks = self._await_markers(stage, tasks, ended)
+        unknown = [(stage.id, task) for task in tasks if not self._left_word(stage, task)]
+        if unknown := [key for key in unknown if key not in ended]:
+            try:
+                ended |= accounted(self.log, unknown, seconds=self.cluster.command_seconds)
+            except AccountingAbsentError as error:
+                self.say(f"no accounting ({error}); going by what the tasks left behind")
+        return find_causes(self.run, self.log, stage, tasks, ended)
+
+    def settle(self, states: States) -> None:
+        """See that every stage under way has a gate behind all of its jobs, and the run its watch.
+
+        A job may be over before this looks; a gate behind it then starts at
+        once, and nothing is forgotten.
+        """
+        if self.ahead:
+            ends = [stage for stage in self.plan.stages if stage.id not in self._inputs()]
+            if jobs := {job for stage in ends for job in self._jobs(stage)}:
+                self._set_gate(self.plan.stages[-1], jobs)
+            return
+        for stage in states.unfinished():
+            while jobs := self._jobs(stage):
+                try:
+                    self._set_gate(stage, set(jobs))
+                    break
+                except SubmitLimitError as error:
+                    self._limit = error
+                    if not self._make_room():
+                        raise
+        watched = any(not gate.after for gate in self._seen.gates)
+        if not watched and self._limit is None and (self._seen.in_flight or self._queued):
+            with suppress(SubmitLimitError):  # a luxury
+                self._submit_gate(states.unfinished()[0], (), begin=self.watch)
+        if self._limit is not None:
+            self.say(f"{self._limit}; the rest follows when there is room")
+            if not self._seen.in_flight and not self._queued:
+                raise self._limit
+
+    def cancel(self, stop: Stop | None = None) -> None:
+        """Leave the reason, and cancel what has not started."""
+        if stop is not None:
+            write_stop(self.run, **asdict(stop))
+            self.say(f"stopped: {stop.reason}")
+        ours = self.log.by_job()
+        live = {job.id for job in self._queue() if job.id in ours and job.live and job.id != self.own_job}
+        seconds = self.cluster.command_seconds
+        patiently(lambda: cancel(sorted(live), seconds=seconds, pending_only=True), patience=self.patience)
+
+    def say(self, line: str) -> None:
+        """Into the log of the gate, or to the prompt."""
+        self.said.append(line)
+        print(line, flush=True)
+
+    # --- tasks ---------------------------------------------------------------
+    def _await_markers(self, stage: Stage, tasks: Sequence[str], ended: Mapping[TaskKey, Job]) -> list[str]:
+        """Tasks still not done when the file system has had its time to show what a job finished."""
+
+        def may_be_done(task: str) -> bool:
+            job = ended.get((stage.id, task))
+            return (job is None or job.state == "COMPLETED") and not self._left_word(stage, task)
+
+        for delay in _MARKER_DELAYS:
+            if not any(may_be_done(task) for task in tasks):
+                break
+            time.sleep(delay)
+            done = self.run.done_tasks(self.plan)[stage.id]
+            tasks = [task for task in tasks if task not in done]
+        return list(tasks)
+
+    def _left_word(self, stage: Stage, task: str) -> bool:
+        attempts = all_attempts(self.run.attempts(stage, task))
+        return bool(attempts) and attempts[-1].cause is not None
+
+    def _jobs(self, stage: Stage) -> list[str]:
+        """Of a stage, whether seen in the queue or submitted since."""
+        jobs = {job.id for (id, _), job in self._seen.in_flight.items() if id == stage.id}
+        return sorted(jobs | {sent.job for sent, _ in self._queued if sent.stage == stage.id and sent.job}, key=int)
+
+    def _inputs(self) -> set[str]:
+        return {id for stage in self.plan.stages for id in stage.after}
+
+    # --- sbatch --------------------------------------------------------------
+    def _send_tasks(
+        self, stage: Stage, window: Window, after: Sequence[str], halvings: int, exclude: Sequence[str]
+    ) -> str:
+        section = stage.spec.resources
+        root, minutes = str(self.run.root.resolve()), self.cluster.resources(section).minutes
+        element = window.elements[0] if stage.spec.fan_out == "agent" else None
+
+        def make(name: str, exclude: Sequence[str]) -> tuple[dict[str, Any], Work]:
+            values = parameters(self.profile, section, name=name, after=after, exclude=exclude, at_once=window.at_once)
+            seconds = values["signal_delay_s"]
+            return values, ClusterTask(root, stage.id, name, self.plan.identity, minutes, seconds, halvings)
+
+        sent = self._send(stage, element, make, window.elements, after, exclude, halvings)
+        self._queued += [(sent, index) for index in range(len(window.elements))]
+        return sent.job or ""
+
+    def _send(
+        self,
+        stage: Stage,
+        element: Element | None,
+        make: Callable[[str, Sequence[str]], tuple[dict[str, Any], Work]],
+        elements: Sequence[Element],
+        after: Sequence[str],
+        exclude: Sequence[str],
+        halvings: int = 0,
+    ) -> Submission:
+        """Submit a job, off as many of the nodes to be avoided as leave it any."""
+        name = job_name(self.tag, stage.id, element, self.log.sequence + 1, gate=not elements)
+        values, work = make(name, exclude)
+        self.log.intend(name, stage.id, elements, after=after, halvings=halvings)
+        try:
+            self.log.confirm(name, self._sbatch(stage, values, work, elements, after))
+        except SlurmError as error:
+            if not isinstance(error, ControllerAbsentError):  # which may have heard
+                self.log.refuse(name, str(error))
+            if not exclude or not isinstance(error, NoNodeError):
+                raise
+            return self._send(stage, element, make, elements, after, exclude[:-1], halvings)
+        self.submitted.append(self.log.submissions[name])
+        return self.submitted[-1]
+
+    def _sbatch(
+        self, stage: Stage, values: dict[str, Any], work: Work, elements: Sequence[Element], after: Sequence[str]
+    ) -> str:
+        executor = ChainExecutor(self.run.jobs(stage, values["job_name"]).resolve(), self.cluster)
+        executor.update_parameters(**values)
+        try:
+            return executor.submit_elements(work, elements or [()], self.patience)
+        except DependencyError:
+            # Slurm has forgotten a job that this one was to wait for: it ended
+            # long ago, or was lost in a crash. There is nothing to wait for.
+            known = {job.id for job in self._queue()}
+            executor.parameters.pop("dependency", None)
+            if left := [id for id in after if id in known]:
+                executor.update_parameters(dependency=dependency(left))
+            return executor.submit_elements(work, elements or [()], self.patience)
+
+    # --- gates ---------------------------------------------------------------
+    def _set_gate(self, stage: Stage, jobs: Collection[str]) -> None:
+        """See that there is a gate behind these jobs."""
+        if not any(set(jobs).issubset(gate.after) for gate in self._seen.gates):
+            self._submit_gate(stage, sorted(jobs, key=int))
+
+    def _submit_gate(self, stage: Stage, after: Sequence[str], begin: float | None = None) -> None:
+        """Submit a gate behind jobs, or the watch, which begins at its time."""
+        gate = self.gate(self.watch if begin is None else min(2 * begin, LONGEST_WATCH_SECONDS))
+
+        def make(name: str, exclude: Sequence[str]) -> tuple[dict[str, Any], Work]:
+            return gate_parameters(
+                self.profile, self.run, stage, name=name, after=after, exclude=exclude, begin=begin
+            ), gate
+
+        exclude = nodes_to_avoid(self.log.verdicts) if self.avoids_nodes else ()
+        self._send(stage, None, make, (), after, exclude)
+
+    def _make_room(self) -> bool:
+        """Take back the watch, else the last task that was queued here, so that a gate has a place; False for none."""
+        seconds = self.cluster.command_seconds
+        watches = [gate for gate in self._seen.gates if not gate.after]
+        if watches:
+            cancel([gate.job or "" for gate in watches], seconds=seconds, pending_only=True)
+            self._seen.gates = [gate for gate in self._seen.gates if gate.after]
+            return True
+        if len(self._queued) + len(self._seen.in_flight) < 2 or not self._queued:
+            return False
+        sent, index = self._queued.pop()
+        cancel([f"{sent.job}_{index}" if len(sent.elements) > 1 else sent.job or ""], seconds=seconds)
+        self.log.refuse(sent.name, "taken back, to make room for a gate", index)
+        return True
+
+    # --- what Slurm is asked -------------------------------------------------
+    def _unfetter(self, snapshot: Snapshot) -> None:
+        """Release jobs that Slurm holds since their launch failed, and let those go anywhere that have no node left.
+
+        A job that was released before is kept off the node where its launch failed again.
+        """
+        seconds, last = self.cluster.command_seconds, {}
+        if again := {job.partition("_")[0] for job in snapshot.held if self.log.released[job]}:
+            try:
+                last = {job.full_id: job.nodes for job in accounting(sorted(again), seconds=seconds) if job.nodes}
+            except AccountingAbsentError as error:
+                self.say(f"no accounting ({error}); where launches failed is not known")
+        for job in [*snapshot.held, *snapshot.fenced]:
+            node = last.get(job, "") if self.log.released[job] else ""
+            try:
+                if node or job in snapshot.fenced:
+                    update(job, ExcNodeList=",".join(filter(None, [*self.cluster.exclude, node])), seconds=seconds)
+                if job in snapshot.held:
+                    release(job, seconds=seconds)
+                    self.log.release(job)
+                why = "could not be launched; released" if job in snapshot.held else "no node is left for it"
+                self.say(f"{job}: {why}, to go anywhere{f' but to {node}' if node else ''}")
+            except SlurmError as error:  # it has ended meanwhile; the next look tells
+                self.say(str(error))
+
+    def _open_log(self) -> Submissions:
+        return Submissions(self.run.submissions)
+
+    def _queue(self) -> list[Job]:
+        jobs: Any = patiently(lambda: queue(seconds=self.cluster.command_seconds), patience=self.patience)
+        return jobs
+
+    def _array_limit(self) -> int:
+        if self._max_array_size is None:
+            known: Any = patiently(lambda: configuration(seconds=self.cluster.command_seconds), patience=self.patience)
+            self._max_array_size = array_limit(known) or DEFAULT_MAX_ARRAY_SIZE
+        return self._max_array_size
+
+
+def accounted(log: Submissions, keys: Sequence[TaskKey], *, seconds: float) -> dict[TaskKey, Job]:
+    """What one sacct says of tasks whose jobs squeue no longer knows.
+
+    Raises
+    ------
+    AccountingAbsentError
+        There is no accounting, or it did not answer in ``seconds``.
+    """
+    places = {key: log.latest[key] for key in keys}
+    ids = {submission.job for submission, _ in places.values() if submission.job is not None}
+    if not ids:
+        return {}
+    jobs = accounting(sorted(ids, key=int), seconds=seconds)
+    found = {(job.id, job.index or 0): job for job in jobs if not job.live}
+    wanted = {key: (submission.job, index) for key, (submission, index) in places.items()}
+    return {key: found[place] for key, place in wanted.items() if place in found}
