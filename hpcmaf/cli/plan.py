@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import sys
 
 import click
 
@@ -46,7 +45,7 @@ def show_plan(asked: RunOptions, *, stage: str | None = None, everything: bool =
     everything
         Show all batch scripts.
     """
-    from hpcmaf.cli.planview import Choice, as_value, print_plain, print_pretty
+    from hpcmaf.cli.planview import Choice, as_value, show
     from hpcmaf.launch.prepare import plan_run
     from hpcmaf.launch.slurm.preview import preview
 
@@ -59,10 +58,8 @@ def show_plan(asked: RunOptions, *, stage: str | None = None, everything: bool =
         import json
 
         click.echo(json.dumps(as_value(choice), indent=1))
-    elif sys.stdout.isatty():
-        print_pretty(choice)
     else:
-        print_plain(choice)
+        show(choice)
 
 
 def _refuse_scripts(asked: RunOptions, stage: str | None, everything: bool) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import click
+from typing import Any
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.config.slurm import Resources
@@ -15,8 +14,8 @@ from hpcmaf.launch.slurm.preview import UNKNOWN_TAG, PlannedJob, Preview
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+# Whoever reads a pipe breaks lines for themselves.
+_PIPE_WIDTH = 240
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,49 +179,28 @@ def as_value(choice: Choice) -> dict[str, Any]:
     shown = {job.name for job in choice.scripts()}
 
     def job_value(job: PlannedJob) -> dict[str, Any]:
-        value: dict[str, Any] = {"name": job.name, "id": job.id, "elements": [list(e) for e in job.elements]}
+        value = {"name": job.name, "id": job.id, "elements": [list(element) for element in job.elements]}
         value |= {"at_once": job.at_once, "after": list(job.after), "kind": job.kind}
         return value | ({"script": job.script(choice.profile)} if job.name in shown else {})
 
-    stages = []
-    hours = choice.jobs.gpu_hours() if choice.jobs else {}
-    for stage in choice.plan.stages:
-        row: dict[str, Any] = {"id": stage.id, "kind": stage.kind, "after": list(stage.after)}
-        row |= {"tasks": len(stage.tasks), "left": choice.left(stage)}
-        if choice.jobs is not None:
-            row["resources"] = choice.profile.cluster.resources(stage.spec.resources).model_dump(mode="json")
+    profile, jobs = choice.profile, choice.jobs
+    value: dict[str, Any] = {"run": str(choice.run.root), "plan": choice.plan.sha256, "recipe": choice.plan.recipe}
+    value |= {"profile": profile.name, "launcher": profile.launcher}
+    stages: list[dict[str, Any]] = [
+        {"id": stage.id, "kind": stage.kind, "after": list(stage.after)}
+        | {"tasks": len(stage.tasks), "left": choice.left(stage)}
+        for stage in choice.plan.stages
+    ]
+    if jobs is not None:
+        value |= {"chain": profile.cluster.chain, "attempts": profile.attempts}
+        value["max_array_size"] = {"value": jobs.limit, "source": jobs.limit_source}
+        hours = jobs.gpu_hours()
+        for row, stage in zip(stages, choice.plan.stages, strict=True):
+            row["resources"] = profile.cluster.resources(stage.spec.resources).model_dump(mode="json")
             row["gpu_hours_once"] = round(hours[stage.id], 2)
-            row["jobs"] = [job_value(job) for job in choice.jobs.of(stage.id)]
-            row["gates"] = [job_value(job) for job in choice.jobs.of(stage.id, gates=True)]
-        stages.append(row)
-    value = {"run": str(choice.run.root), "plan": choice.plan.sha256, "recipe": choice.plan.recipe}
-    value |= {"profile": choice.profile.name, "launcher": choice.profile.launcher}
-    if choice.jobs is not None:
-        value["chain"] = choice.profile.cluster.chain
-        value["max_array_size"] = {"value": choice.jobs.limit, "source": choice.jobs.limit_source}
-        value["attempts"] = choice.profile.attempts
+            row["jobs"] = [job_value(job) for job in jobs.of(stage.id)]
+            row["gates"] = [job_value(job) for job in jobs.of(stage.id, gates=True)]
     return value | {"stages": stages, "totals": totals(choice), "warnings": warnings(choice)}
-
-
-def print_plain(choice: Choice) -> None:
-    """Lines for a pipe: one per stage, then the scripts."""
-    click.echo(headline(choice))
-    hours = choice.jobs.gpu_hours() if choice.jobs else {}
-    for stage in choice.plan.stages:
-        words = [f"stage {stage.id}", f"after {' '.join(stage.after) or '-'}"]
-        words.append(f"{choice.left(stage)} of {len(stage.tasks)} tasks left")
-        if choice.jobs is not None:
-            words.append(job_words(choice.jobs.of(stage.id)))
-            words.append(f"{hours[stage.id]:.1f} GPU-hours")
-        click.echo("; ".join(words))
-    if choice.jobs is not None:
-        for kinds, words_ in sections(choice):
-            click.echo(f"job of {kinds}: {words_}")
-    for line in [*sum_lines(choice), *warnings(choice)]:
-        click.echo(line)
-    for job in choice.scripts():
-        click.echo(f"\n### {script_title(choice, job)}")
-        click.echo(job.script(choice.profile).rstrip())
 
 
 def script_title(choice: Choice, job: PlannedJob) -> str:
@@ -235,65 +213,34 @@ def script_title(choice: Choice, job: PlannedJob) -> str:
     return f"{job.stage}, {'array' if job.array else 'job'}{number}"
 
 
-def print_pretty(choice: Choice) -> None:
-    """For a terminal: scripts, and below them, where the eye falls, tables and sums."""
+def show(choice: Choice) -> None:
+    """Print scripts, and below them, where the eye falls, tables and sums; the same for a terminal and a pipe."""
     from rich.console import Console
+    from rich.table import Table
 
-    console = Console(highlight=False)
+    terminal = sys.stdout.isatty()
+    # Whole lines, so that what is shown is what would be sent.
+    console = Console(width=None if terminal else _PIPE_WIDTH, highlight=False, soft_wrap=True, markup=False)
     for job in choice.scripts():
-        console.rule(script_title(choice, job), align="left", style="dim")
-        # Whole lines, so that what is shown is what would be sent.
-        console.print(job.script(choice.profile).rstrip(), markup=False, soft_wrap=True)
-    if choice.jobs is not None and choice.jobs.jobs:
-        console.rule(style="dim")
-    console.print(headline(choice), style="bold", markup=False, soft_wrap=True)
-    console.print(_stage_table(choice))
-    if choice.jobs is not None:
-        console.print()
-        console.print(_section_table(choice))
+        console.print(f"### {script_title(choice, job)}", style="dim")
+        console.print(f"{job.script(choice.profile).rstrip()}\n")
+    console.print(headline(choice), style="bold")
+    names = ("stage", "after", "tasks", *(("jobs", "GPU-hours") if choice.jobs else ()))
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in names:
+        table.add_column(name, justify="right" if name in {"tasks", "GPU-hours"} else "left", overflow="fold")
+    hours = choice.jobs.gpu_hours() if choice.jobs else {}
+    for stage in choice.plan.stages:
+        left, tasks = choice.left(stage), len(stage.tasks)
+        row = [stage.id, ", ".join(stage.after) or "-", "done" if not left else f"{left} of {tasks}"]
+        if choice.jobs is not None:
+            row += [job_words(choice.jobs.of(stage.id)), f"{hours[stage.id]:,.1f}" if hours[stage.id] else "-"]
+        table.add_row(*row, style="" if left else "dim", end_section=True)
+    console.print(table, soft_wrap=False)
     console.print()
+    for kinds, words in sections(choice) if choice.jobs else ():
+        console.print(f"job of {kinds}: {words}", style="dim")
     for line in [*sum_lines(choice), *warnings(choice)]:
-        bold = line.startswith(("total", "ceiling", "warning"))
-        console.print(line, style="bold" if bold else "dim", markup=False)
+        console.print(line, style="bold" if line.startswith(("total", "ceiling", "warning")) else "dim")
     if choice.jobs is not None and not choice.everything and choice.stage is None and choice.jobs.jobs:
         console.print("above, one batch script of each kind; more of them: --stage STAGE, or --all", style="dim")
-
-
-def _stage_table(choice: Choice) -> RenderableType:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("stage", "after", "tasks"):
-        table.add_column(name, justify="right" if name == "tasks" else "left", overflow="fold")
-    if choice.jobs is not None:
-        table.add_column("jobs", overflow="fold")
-        table.add_column("GPU-hours", justify="right")
-    hours = choice.jobs.gpu_hours() if choice.jobs else {}
-    for stages in _by_iteration(choice).values():
-        for stage in stages:
-            left = choice.left(stage)
-            tasks = str(len(stage.tasks)) if left == len(stage.tasks) else f"{left} of {len(stage.tasks)}"
-            row = [stage.id, ", ".join(stage.after) or "-", tasks if left else "done"]
-            if choice.jobs is not None:
-                row += [job_words(choice.jobs.of(stage.id)), f"{hours[stage.id]:,.1f}" if hours[stage.id] else "-"]
-            table.add_row(*row, style="" if left else "dim")
-        table.add_row()
-    return table
-
-
-def _by_iteration(choice: Choice) -> dict[int, list[Stage]]:
-    result: dict[int, list[Stage]] = {}
-    for stage in choice.plan.stages:
-        result.setdefault(stage.iteration, []).append(stage)
-    return result
-
-
-def _section_table(choice: Choice) -> RenderableType:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("a job of")
-    table.add_column("asks for", overflow="fold")
-    for kinds, words in sections(choice):
-        table.add_row(kinds, words)
-    return table

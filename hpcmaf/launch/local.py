@@ -356,11 +356,11 @@ def submit_local(
     # submitit hands GPUs on by number only: the job sets them itself.
     with _environment(threads), _errors_into(run.jobs(stage, name) / "controller.err"):
         return executor.submit(
-            _do, str(run.root.resolve()), stage, tuple(tasks), name, plan_identity, ",".join(mine), halvings
+            run_job, str(run.root.resolve()), stage, tuple(tasks), name, plan_identity, ",".join(mine), halvings
         )
 
 
-def _do(
+def run_job(
     root: str, stage: Stage, tasks: tuple[str, ...], name: str, plan_identity: str, gpus: str, halvings: int
 ) -> None:
     """What a job of this machine runs."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import HpcmafError, StageError, one_line
 from hpcmaf.files.publish import write_json
 from hpcmaf.launch.prepare import plan_run, prepare_run
 from hpcmaf.launch.slurm.gate import hold
+from hpcmaf.run.directory import RunDir
 from hpcmaf.study.plan import Study, StudyRun, describe
 from hpcmaf.study.sharing import Planned, adopt, shared_tasks
 
@@ -74,83 +75,69 @@ def drive_study(
     """
     plan_study(study, profile)  # a fault in the last run is told before the first begins
     write_json(study.root / "study.json", describe(study))
-    state = _State([], list(study.runs))
-    going = _telling(state, going, say)
+    begun: list[Planned] = []
+    failures: dict[str, str] = {}
+
+    def failed(run: RunDir, error: HpcmafError) -> None:
+        failures[run.root.name] = one_line(str(error))
+        say(f"{run.root.name}: {failures[run.root.name]}")
+
+    def is_going(one: Planned) -> bool:
+        try:
+            return going(one)
+        except HpcmafError as error:
+            failed(one.run, error)
+            return False
+
+    waiting = [_Waiting(entry) for entry in study.runs]
     while True:
-        for entry in list(state.waiting):
-            _begin(entry, state, profile, say, start, going)
-        left = [planned for planned in state.begun if going(planned)]
-        if not left and not state.waiting:
+        for one in list(waiting):
+            try:
+                planned = one.take_over(profile, begun, is_going, say)
+                if planned is None:
+                    continue
+                begun.append(planned)
+                if _open(planned):
+                    start(one.entry, planned)
+            except HpcmafError as error:
+                failed(one.entry.run, error)
+            waiting.remove(one)
+        left = [one for one in begun if is_going(one)]
+        if not left and not waiting:
             break
         wait(poll_seconds)
-    for planned in state.begun:
-        open_tasks = _open(planned)
-        if open_tasks and planned.run.root.name not in state.failures:
-            state.failures[planned.run.root.name] = f"stopped before {open_tasks[0]}; see hpcmaf status"
-    if state.failures:
-        name, why = next(iter(state.failures.items()))
-        more = f" (and {len(state.failures) - 1} more runs)" if len(state.failures) > 1 else ""
+    for one in begun:
+        if tasks := _open(one):
+            failures.setdefault(one.run.root.name, f"stopped before {tasks[0]}; see hpcmaf status")
+    if failures:
+        name, why = next(iter(failures.items()))
+        more = f" (and {len(failures) - 1} more runs)" if len(failures) > 1 else ""
         raise StageError(f"{study.root / name}: {why}{more}; mend that, and the same command goes on")
 
 
-@dataclass
-class _State:
-    begun: list[Planned]
-    waiting: list[StudyRun]
-    failures: dict[str, str] = field(default_factory=dict)
-    # Runs that wait are looked at often, and laid out once.
-    planned: dict[str, Planned] = field(default_factory=dict)
+@dataclass(eq=False)
+class _Waiting:
+    """A run that is not begun yet; looked at often, and laid out once."""
 
+    entry: StudyRun
+    planned: Planned | None = None
 
-def _telling(state: _State, going: Callable[[Planned], bool], say: Say) -> Callable[[Planned], bool]:
-    """``going`` whose errors are written down as the run's failure."""
-
-    def told(planned: Planned) -> bool:
-        try:
-            return going(planned)
-        except HpcmafError as error:
-            name = planned.run.root.name
-            state.failures[name] = one_line(str(error))
-            say(f"{name}: {state.failures[name]}")
-            return False
-
-    return told
-
-
-def _begin(
-    entry: StudyRun,
-    state: _State,
-    profile: Profile,
-    say: Say,
-    start: Callable[[StudyRun, Planned], None],
-    going: Callable[[Planned], bool],
-) -> None:
-    """Start a run, unless somebody is still at work on what it could take over."""
-    name = entry.run.root.name
-    try:
-        with hold(entry.run, _HOLD_SECONDS):
-            if name not in state.planned:
-                state.planned[name] = Planned(entry.run, prepare_run(entry.run, entry.recipe, profile))
-            planned = state.planned[name]
-            # Of runs that are not begun yet the first has its turn first.
-            ahead = [other for other in state.begun if other.run != entry.run]
-            shared = [task for task in shared_tasks(planned, ahead) if not entry.run.done(task.stage, task.task)]
-            lacking = [task for task in shared if not adopt(task, entry.run)]
+    def take_over(
+        self, profile: Profile, begun: Sequence[Planned], going: Callable[[Planned], bool], say: Say
+    ) -> Planned | None:
+        """What earlier runs have made; ``None`` while one of them is at work on more."""
+        run = self.entry.run
+        with hold(run, _HOLD_SECONDS):
+            if self.planned is None:
+                self.planned = Planned(run, prepare_run(run, self.entry.recipe, profile))
+            shared = [task for task in shared_tasks(self.planned, begun) if not run.done(task.stage, task.task)]
+            lacking = [task for task in shared if not adopt(task, run)]
         if any(going(task.owner) for task in lacking):
-            return
-        if len(shared) > len(lacking):
+            return None
+        if count := len(shared) - len(lacking):
             owners = sorted({task.owner.run.root.name for task in shared if task not in lacking})
-            count = len(shared) - len(lacking)
-            say(f"{name}: {count} task{'s' * (count > 1)} taken over from {', '.join(owners)}")
-        state.waiting.remove(entry)
-        state.begun.append(planned)
-        if _open(planned):
-            start(entry, planned)
-    except HpcmafError as error:
-        if entry in state.waiting:
-            state.waiting.remove(entry)
-        state.failures[name] = one_line(str(error))
-        say(f"{name}: {state.failures[name]}")
+            say(f"{run.root.name}: {count} task{'s' * (count > 1)} taken over from {', '.join(owners)}")
+        return self.planned
 
 
 def _open(planned: Planned) -> list[str]:

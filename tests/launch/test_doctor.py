@@ -21,6 +21,7 @@ from hpcmaf.launch import doctor as doctor_module
 from hpcmaf.launch import local
 from hpcmaf.launch.doctor import Finding, minutes
 from hpcmaf.launch.local import submit_local, visible_gpus
+from hpcmaf.run.plan import Stage
 from tests.launch.conftest import SlurmSays
 from tests.launch.made_runs import make_run
 
@@ -257,10 +258,10 @@ def test_a_job_on_this_machine_gets_its_gpus_by_name(tmp_path: Path, monkeypatch
     run, plan, profile = make_run(tmp_path / "run", launcher="local")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-a,MIG-b")
 
-    def answer(*_: object, **__: object) -> None:
-        (tmp_path / "seen").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+    def answer(root: str, stage: Stage, tasks: tuple[str, ...], name: str, identity: str, gpus: str, _: int) -> None:
+        (tmp_path / "seen").write_text(gpus)
 
-    monkeypatch.setattr(local, "run_tasks", answer)
+    monkeypatch.setattr(local, "run_job", answer)
     for slot, name in enumerate(("MIG-a", "MIG-b", "MIG-a")):
         submit_local(run, plan.stages[0], ["00000"], f"job-{slot}", plan.identity, profile, slot, 0).result()
         assert (tmp_path / "seen").read_text() == name

@@ -16,6 +16,7 @@ from hpcmaf.errors import DataError, StageError
 from hpcmaf.jobs import task as entry
 from hpcmaf.launch import local
 from hpcmaf.launch.local import Local
+from hpcmaf.launch.scheduler import States
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
 from hpcmaf.study.drive import drive_study, plan_study, savings
@@ -102,7 +103,8 @@ def test_a_free_slot_goes_to_the_run_begun_first(
 
     def starts(here: Local, *words: object) -> None:
         for other in begun[: begun.index(here)]:
-            states = other.states()
+            in_flight = {(one.stage.id, task): one for one in other._running for task in one.tasks}
+            states = States(other.plan, other.run.done_tasks(other.plan), in_flight)
             waiting = [task for stage in states.ready() for task in states.missing(stage)]
             assert not waiting, f"{here.run.root.name} before {other.run.root.name}"
         start(here, *words)

@@ -62,5 +62,5 @@ def retry(run: RunDir, plan: Plan, profile: Profile, chosen: Collection[TaskKey]
     write_profile(run, profile)
     # Others were cancelled with the chain, or failed through no fault of
     # theirs: without a fresh start they could stop it again.
-    others = {(stage.id, task) for stage in plan.stages for task in found.left(stage)}
+    others = {(stage.id, task) for stage in plan.stages for task in stage.tasks if task not in found.done[stage.id]}
     return submit(run, plan, profile, only=failed | others)

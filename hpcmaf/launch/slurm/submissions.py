@@ -74,9 +74,6 @@ class Submissions:
 
     Attributes
     ----------
-    latest
-        The submission that a task is in the hands of, and its index there; of
-        each task since it was last given a fresh start.
     refused
         Slurm's words on what it did not take since it last took something, by name.
     released
@@ -89,13 +86,30 @@ class Submissions:
         self.sequence = 0
         self.submissions: dict[str, Submission] = {}
         self.verdicts: dict[TaskKey, list[Verdict]] = {}
-        self.latest: dict[TaskKey, tuple[Submission, int]] = {}
         self.refused: dict[str, str] = {}
         self.released: Counter[str] = Counter()
+        self._latest: dict[TaskKey, tuple[Submission, int]] | None = None
+        # What Slurm has not got: whole submissions, and elements of some.
         self._never: set[str] = set()
-        self._places: dict[TaskKey, list[tuple[str, int]]] = {}
+        self._withdrawn: set[tuple[str, int]] = set()
+        # How many submissions there were when tasks were last given a fresh start.
+        self._fresh: dict[TaskKey, int] = {}
         for line in self._lines():
             self._take(line)
+
+    @property
+    def latest(self) -> dict[TaskKey, tuple[Submission, int]]:
+        """The submission that a task is in the hands of, and its index there, since it was given a fresh start."""
+        if self._latest is None:
+            self._latest = {}
+            for number, (name, submission) in enumerate(self.submissions.items()):
+                for index, element in enumerate(submission.elements):
+                    if name in self._never or (name, index) in self._withdrawn:
+                        continue
+                    for key in ((submission.stage, task) for task in element):
+                        if number >= self._fresh.get(key, 0):
+                            self._latest[key] = (submission, index)
+        return self._latest
 
     def start(self) -> None:
         """Give the run its nonce, at the first submission."""
@@ -182,6 +196,7 @@ class Submissions:
         self._take(json.loads(json.dumps(value)))
 
     def _take(self, line: dict[str, Any]) -> None:
+        self._latest = None if line["event"] != "verdict" else self._latest
         match line["event"]:
             case "run":
                 self.nonce = line["nonce"]
@@ -192,7 +207,6 @@ class Submissions:
                 known = self.submissions.get(line["name"])
                 if known is not None:
                     self.submissions[known.name] = replace(known, job=job)
-                    self._point(known)
                 elif "elements" in line:
                     self._add(line, job)
                 if job is not None:
@@ -202,8 +216,8 @@ class Submissions:
                 self.refused[name] = line["why"]
                 if index is None:
                     self._never.add(name)
-                if (known := self.submissions.get(name)) is not None:
-                    self._point(known, but=range(len(known.elements)) if index is None else [index])
+                else:
+                    self._withdrawn.add((name, index))
             case "released":
                 self.released[line["job"]] += 1
             case "verdict":
@@ -214,35 +228,15 @@ class Submissions:
                 self.refused.clear()
                 for stage, task in line["tasks"]:
                     self.verdicts.pop((stage, task), None)
-                    self.latest.pop((stage, task), None)
-                    self._places.pop((stage, task), None)
+                    self._fresh[stage, task] = len(self.submissions)
 
     def _add(self, line: dict[str, Any], job: str | None) -> None:
         # Numbers of names that were torn are not given twice.
         number = line["name"].rpartition(".")[2]
         self.sequence = max(self.sequence + 1, int(number) if number.isdecimal() else 0)
         elements = tuple(tuple(element) for element in line["elements"])
-        submission = Submission(
-            line["name"], line["stage"], elements, tuple(line["after"]), job, line["time"], line["halvings"]
-        )
-        self.submissions[submission.name] = submission
-        for index, element in enumerate(elements):
-            for task in element:
-                self._places.setdefault((submission.stage, task), []).append((submission.name, index))
-        self._point(submission)
-
-    def _point(self, submission: Submission, *, but: Sequence[int] = ()) -> None:
-        """Say anew whose its tasks are; those of some of its elements are their earlier submissions'."""
-        for index, element in enumerate(submission.elements):
-            for task in element:
-                key = (submission.stage, task)
-                places = self._places.get(key, [])
-                if index in but and (submission.name, index) in places:
-                    places.remove((submission.name, index))
-                if places:
-                    self.latest[key] = (self.submissions[places[-1][0]], places[-1][1])
-                else:
-                    self.latest.pop(key, None)
+        what = (line["stage"], elements, tuple(line["after"]), job, line["time"], line["halvings"])
+        self.submissions[line["name"]] = Submission(line["name"], *what)
 
 
 class _Stop(Record):
