@@ -13,6 +13,7 @@ import click
 
 from hpcmaf.config import DEFAULT_PROFILE, DEFAULT_RECIPE
 from hpcmaf.errors import UsageError
+from hpcmaf.run.stages import STAGES
 
 if TYPE_CHECKING:
     from hpcmaf.config.profile import Profile
@@ -111,7 +112,7 @@ def task_options(*kinds: str) -> Callable[[Command], Command]:
     kinds
         That ``--stage`` takes beside those of stages.
     """
-    stages = ["debate", "merge", "finetune", "eval", "score", *kinds]
+    stages = [*STAGES, *kinds]
 
     def decorate(function: Command) -> Command:
         for option in (

@@ -12,8 +12,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hpcmaf.files.publish import manifest_path
-
 if TYPE_CHECKING:
     from hpcmaf.run.directory import RunDir
 
@@ -96,6 +94,8 @@ def _debates(kind: StageKind, split: Literal["train", "eval"], inputs: tuple[tup
 
 
 def _store(path: Path) -> list[Path]:
+    from hpcmaf.files.publish import manifest_path  # not for every verb that names stages
+
     return [path, manifest_path(path)]
 
 
