@@ -19,7 +19,7 @@ from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage, TaskKey
 
 
-def advance(scheduler: Scheduler, attempts: int) -> States:
+def advance(scheduler: Scheduler, attempts: int, states: States | None = None) -> States:
     """Submit what is ready; tasks that failed get another attempt, or stop the run.
 
     The caller holds the run (``RunDir.drive``).
@@ -28,6 +28,8 @@ def advance(scheduler: Scheduler, attempts: int) -> States:
     ----------
     attempts
         The profile's ceiling of attempts at a task.
+    states
+        A look that was just taken; left out, one is.
 
     Raises
     ------
@@ -35,7 +37,7 @@ def advance(scheduler: Scheduler, attempts: int) -> States:
         Slurm refused a request, or does not answer; all else is submitted
         and settled by then.
     """
-    states = scheduler.states()
+    states = states or scheduler.states()
     if scheduler.stopped():
         return states
     refused: SlurmError | None = None

@@ -238,9 +238,9 @@ class Local(Scheduler):
         """Tell whoever watches."""
         self.watcher.say(line)
 
-    def step(self) -> bool:
-        """Look once, and start what can start; returns whether there is anything left to wait for."""
-        states = advance(self, self.profile.attempts)
+    def step(self, states: States | None = None) -> bool:
+        """Look, unless that was just done, and start what can start; returns whether anything is left to wait for."""
+        states = advance(self, self.profile.attempts, states)
         if self.slots.servers is not None:
             self.slots.servers.keep()
         self.watcher.look({(job.stage.id, job.tasks[0]): job.started for job in self._running if job.tasks})
@@ -310,11 +310,9 @@ class Machine:
         """Carry all runs on for so long, or until one of them is over."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if len(self._active) > 1:
-                # A slot goes to the run begun first, not to the one that frees it.
-                for scheduler, _ in self._active.values():
-                    scheduler.states()
-            over = [root for root, (scheduler, _) in self._active.items() if not scheduler.step()]
+            # All of them first: a slot goes to the run begun first, not to the one that frees it.
+            seen = [(root, scheduler, scheduler.states()) for root, (scheduler, _) in self._active.items()]
+            over = [root for root, scheduler, states in seen if not scheduler.step(states)]
             for root in over:
                 scheduler, held = self._active.pop(root)
                 with held:

@@ -22,6 +22,7 @@ from hpcmaf.launch.advance import recover, sweep
 from hpcmaf.launch.local import Local, Machine
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.launch.progress import Watcher
+from hpcmaf.launch.scheduler import States
 from hpcmaf.run.attempts import begin
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage, build_plan
@@ -132,7 +133,7 @@ def test_a_driver_puts_its_run_in_order_before_and_after(tmp_path: Path, monkeyp
     output(run, score, "all").unlink()
     text = io.StringIO()
 
-    def step(_: Local) -> bool:
+    def step(_: Local, states: States) -> bool:
         assert not run.done(score, "all"), "its output is gone"
         finish(run, score, "all")
         temporary.write_text("of a worker that was killed while the driver lived")
