@@ -42,11 +42,11 @@ def command(run_name: str, yes: bool, seconds: float) -> None:
     done = run.done_tasks(plan)
     finished = all(len(done[stage.id]) >= len(stage.tasks) for stage in plan.stages)
     ours = live_jobs(run, profile)
-    if finished and not ours.ids:
+    if finished and not ours:
         click.echo(f"{run.root}: is done; there is nothing to cancel", err=True)
         return
-    if ours.ids and not yes:
-        question = f"cancel {len(ours.ids)} job(s) of {run.root}?"
+    if ours and not yes:
+        question = f"cancel {len(ours)} job(s) of {run.root}?"
         if not sys.stdin.isatty():
             raise UsageError(f"{question} Say so with --yes")
         click.confirm(question, abort=True, err=True)

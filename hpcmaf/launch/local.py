@@ -350,21 +350,27 @@ def submit_local(
     mine = [gpus[(slot * processes + k) % len(gpus)] for k in range(min(processes, len(gpus)))]
     executor = submitit.LocalExecutor(str(run.jobs(stage, name)))
     executor.update_parameters(timeout_min=_NO_LIMIT_MINUTES)
-    threads = limit_threads(profile.threads(stage.spec.resources))
     # submitit hands GPUs on by number only: the job sets them itself.
-    with _environment(threads), _errors_into(run.jobs(stage, name) / "controller.err"):
+    environment = {**limit_threads(profile.threads(stage.spec.resources)), "CUDA_VISIBLE_DEVICES": ",".join(mine)}
+    with _errors_into(run.jobs(stage, name) / "controller.err"):
         return executor.submit(
-            run_job, str(run.root.resolve()), stage, tuple(tasks), name, plan_identity, ",".join(mine), halvings
+            run_job, str(run.root.resolve()), stage, tuple(tasks), name, plan_identity, environment, halvings
         )
 
 
 def run_job(
-    root: str, stage: Stage, tasks: tuple[str, ...], name: str, plan_identity: str, gpus: str, halvings: int
+    root: str,
+    stage: Stage,
+    tasks: tuple[str, ...],
+    name: str,
+    plan_identity: str,
+    environment: Mapping[str, str],
+    halvings: int,
 ) -> None:
     """What a job of this machine runs."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = gpus
-    environment = submitit.JobEnvironment()
-    facts = {"submission": name, "job": environment.job_id, "log": str(environment.paths.stderr)}
+    os.environ.update(environment)
+    job = submitit.JobEnvironment()
+    facts = {"submission": name, "job": job.job_id, "log": str(job.paths.stderr)}
     failure = run_tasks(RunDir(Path(root)), stage, tasks, plan_identity, facts=facts, halvings=halvings)
     if failure is not None:
         raise failure
@@ -388,17 +394,3 @@ def _errors_into(path: Path) -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
 
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Environment of jobs started inside the block; submitit hands ours on."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

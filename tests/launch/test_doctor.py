@@ -10,6 +10,7 @@ import math
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -258,8 +259,8 @@ def test_a_job_on_this_machine_gets_its_gpus_by_name(tmp_path: Path, monkeypatch
     run, plan, profile = make_run(tmp_path / "run", launcher="local")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-a,MIG-b")
 
-    def answer(root: str, stage: Stage, tasks: tuple[str, ...], name: str, identity: str, gpus: str, _: int) -> None:
-        (tmp_path / "seen").write_text(gpus)
+    def answer(*words: Any) -> None:
+        (tmp_path / "seen").write_text(words[-2]["CUDA_VISIBLE_DEVICES"])
 
     monkeypatch.setattr(local, "run_job", answer)
     for slot, name in enumerate(("MIG-a", "MIG-b", "MIG-a")):

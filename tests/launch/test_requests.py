@@ -21,7 +21,6 @@ from hpcmaf.launch.slurm.script import (
     job_name,
     parameters,
     run_tag,
-    singles,
     stage_windows,
     windows,
 )
@@ -68,19 +67,6 @@ def test_windows_hold_everything_once_within_both_limits(
     assert not found or sum(together) == at_once
     assert all((window.at_once or 0) >= 1 for window in found)
     assert most_at_once(found, order) <= at_once
-
-
-@patient
-@given(ELEMENTS, LIMITS, st.randoms(use_true_random=False))
-def test_single_jobs_hold_everything_once_within_the_limit(
-    given_elements: list[tuple[str, ...]], at_once: int | None, order: random.Random
-) -> None:
-    found = singles(given_elements, at_once=at_once)
-    assert flat(found) == given_elements
-    assert all(len(window.elements) == 1 for window in found)
-    assert all(window.behind is None or window.behind < k for k, window in enumerate(found))
-    if at_once is not None:
-        assert most_at_once(found, order) == min(at_once, len(found))
 
 
 def test_a_limit_smaller_than_the_number_of_windows() -> None:

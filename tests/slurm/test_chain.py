@@ -61,21 +61,6 @@ def test_windows_lose_nothing_and_keep_to_the_limit(slurm: Cluster, tmp_path: Pa
     loop.all_once()
 
 
-def test_an_error_stops_the_chain_and_the_same_command_goes_on(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop(slurm, tmp_path / "run")
-    plant(loop.run, "it01/merge", "all", "error")
-    loop.start()
-    stop = loop.stops()
-    assert "it01/merge all: the engine is broken; mend it; log: " in stop["reason"]
-    assert "error: the engine is broken; mend it" in Path(stop["log"]).read_text()
-    slurm.wait_idle()
-    assert not loop.run.done_tasks(loop.plan)["it01/finetune"]
-    loop.start()
-    assert loop.stopped() is None
-    loop.finish()
-    loop.all_once()
-
-
 def test_everything_queued_at_once(slurm: Cluster, tmp_path: Path) -> None:
     loop = Loop(slurm, tmp_path / "run", "slurm.chain=presubmitted", iters=2)
     chain = loop.start()

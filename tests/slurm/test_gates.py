@@ -16,7 +16,7 @@ from hpcmaf.launch.slurm.commands import SubmitLimitError
 from hpcmaf.launch.slurm.submissions import Submissions
 from tests.slurm.cluster import Cluster
 from tests.slurm.configuration import user_name
-from tests.slurm.errands import plant, started
+from tests.slurm.errands import plant
 from tests.slurm.processes import wait_until
 from tests.slurm.runs import REPOSITORY, Loop
 
@@ -188,8 +188,7 @@ def test_files_that_are_stale_for_a_moment(slurm: Cluster, tmp_path: Path) -> No
     setup = [
         f"export LD_PRELOAD={library} INJECT_ERRNO={errno.ESTALE}",
         f"export INJECT_PATH=submissions.jsonl INJECT_MARK={marks[0]}",
-        "case $SLURM_JOB_NAME in *gate*) ;; "
-        f"*) export INJECT_PATH=profile.yaml INJECT_MARK={marks[1]};; esac",
+        f"case $SLURM_JOB_NAME in *gate*) ;; *) export INJECT_PATH=profile.yaml INJECT_MARK={marks[1]};; esac",
     ]
     loop = Loop(slurm, tmp_path / "run", f"slurm.setup={setup}")
     assert loop.run.profile.name == "profile.yaml"
@@ -253,22 +252,3 @@ def test_where_no_other_node_is_left_the_same_one_is_tried_again(slurm: Cluster,
         slurm.client("scontrol", "update", "nodename=node1", "ActiveFeatures=h100", "AvailableFeatures=h100")
     assert loop.verdicts("it01/debate") == ["not started", "not started"]
     assert loop.errands("it01/debate", "00000")[0].split()[0] == "node1"
-
-
-# --- causes ------------------------------------------------------------------
-def test_what_may_be_well_elsewhere_is_tried_elsewhere(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop(slurm, tmp_path / "run")
-    plant(loop.run, "it01/debate", "00000", f"errno {errno.ESTALE}", f"errno {errno.EREMOTEIO}")
-    plant(loop.run, "it01/debate", "00001", "no-memory")
-    plant(loop.run, "it01/finetune", "critic-0", "training hardware")
-    plant(loop.run, "it01/finetune", "critic-1", "training lost")
-    loop.start()
-    loop.finish(180)
-    loop.all_once()
-    assert loop.verdicts("it01/debate", "00000") == ["hardware", "hardware"]
-    assert loop.verdicts("it01/debate", "00001") == ["out of memory"]
-    assert loop.errands("it01/debate", "00001")[0].endswith(" 1")
-    assert loop.verdicts("it01/finetune", "critic-0") == loop.verdicts("it01/finetune", "critic-1") == ["hardware"]
-    avoided = {line["node"] for line in loop.events("verdict") if line["task"] == "00000"}
-    assert loop.errands("it01/debate", "00000")[0].split()[0] not in avoided
-    assert started(loop.run, "it01/debate", "00000") == 3

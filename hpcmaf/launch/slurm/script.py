@@ -90,19 +90,11 @@ def windows(elements: Sequence[Element], *, max_array_size: int, at_once: int | 
     return result
 
 
-def singles(elements: Sequence[Element], *, at_once: int | None) -> list[Window]:
-    """One job per element, no more than ``at_once`` of them side by side."""
-    places = at_once or len(elements)
-    return [Window((element,), None, k - places if k >= places else None) for k, element in enumerate(elements)]
-
-
 def stage_windows(stage: Stage, tasks: Sequence[str], profile: Profile, max_array_size: int) -> list[Window]:
     """Jobs that do these tasks of a stage: arrays of shards, a job per agent."""
     at_once = profile.cluster.resources(stage.spec.resources).at_once
-    parts = elements(stage, tasks, profile)
-    if stage.spec.array:
-        return windows(parts, max_array_size=max_array_size, at_once=at_once)
-    return singles(parts, at_once=at_once)
+    size = max_array_size if stage.spec.array else 1
+    return windows(elements(stage, tasks, profile), max_array_size=size, at_once=at_once)
 
 
 def run_tag(root: Path, nonce: str) -> str:
