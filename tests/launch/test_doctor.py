@@ -22,7 +22,6 @@ from hpcmaf.launch import doctor as doctor_module
 from hpcmaf.launch import local
 from hpcmaf.launch.doctor import Finding, minutes
 from hpcmaf.launch.local import submit_local, visible_gpus
-from hpcmaf.run.plan import Stage
 from tests.launch.conftest import SlurmSays
 from tests.launch.made_runs import make_run
 
