@@ -42,7 +42,7 @@ from hpcmaf.store import Store, verify
 from hpcmaf.tasks import get_task
 from hpcmaf.tasks.problems import question_hash
 from hpcmaf.tasks.splits import Splits
-from hpcmaf.training.report import FinetuneReport
+from hpcmaf.training.config import FinetuneReport
 from tests.debate.scripted import ScriptedEngine
 
 N, M, TRAIN, EVAL = 4, 3, 60, 20

@@ -64,16 +64,17 @@ def command(store: Path, out: Path, w: float, seed: int, **choice: Any) -> None:
 
     Labels are the debates' own votes; gold answers are not read, but for --data gold. OUT is replaced.
     """
+    from hpcmaf.config.recipe import Selection
     from hpcmaf.errors import UsageError
-    from hpcmaf.selection.balance import check_mix
+    from hpcmaf.files.yaml import validate
     from hpcmaf.selection.select import write_selection
-    from hpcmaf.selection.sources import check_data, counts_line, scarce, scarce_line
+    from hpcmaf.selection.sources import counts_line, scarce, scarce_line
 
-    check_mix(w, choice["mix"])
-    check_data(choice["data"])
+    keys = ("mix", "critics", "cut_off")
+    rules = validate(Selection, {"w": w} | {key: choice.pop(key) for key in keys}, "hpcmaf select")
     if out.is_dir() and any(out.iterdir()) and not (out / "selection.json").is_file():
         raise UsageError(f"{out}: has files that are not a selection; name a new folder")
-    summary = write_selection(store, out, w=w, seed=seed, **choice)
+    summary = write_selection(store, out, rules, seed=seed, **choice)
     agents = [agent for agent in summary["datasets"] if summary["rounds"] > 1 or not agent.startswith("critic")]
     if (warning := scarce_line(summary["iteration"], scarce(summary["datasets"], agents))) is not None:
         click.echo(f"warning: {warning}", err=True)

@@ -19,8 +19,8 @@ from hpcmaf.files.publish import write_json
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
 from hpcmaf.training.launch import Workers
-from hpcmaf.training.nodes import NodePlace
-from hpcmaf.training.stopping import StopFlag
+from hpcmaf.training.multinode import NodeRank
+from hpcmaf.training.stop import StopFlag
 
 
 @dataclass
@@ -54,7 +54,7 @@ class TaskContext:
     attempt: Path
     halvings: int = 0
     stop: StopFlag = field(default_factory=StopFlag)
-    place: NodePlace | None = None
+    place: NodeRank | None = None
     workers: Workers | None = None
     ledger: list[dict[str, Any]] = field(default_factory=list)
     afterwards: list[Callable[[], None]] = field(default_factory=list)

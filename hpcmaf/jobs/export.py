@@ -44,7 +44,7 @@ def export_model(run: RunDir, agent: str, out: Path, *, iteration: int | None = 
         with atomic_path(out) as temporary:
             shutil.copytree(run.agent(t, agent), temporary)
         return t
-    from hpcmaf.training.export import merge_adapter
+    from hpcmaf.training.saving import merge_adapter
 
     model = recipe.model
     merge_adapter(

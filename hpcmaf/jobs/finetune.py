@@ -9,13 +9,14 @@ from typing import Any
 from hpcmaf.errors import DataError
 from hpcmaf.jobs.context import TaskContext
 from hpcmaf.selection.sources import counts_line, scarce, scarce_line
-from hpcmaf.training.job import FinetuneJob, run_finetune
+from hpcmaf.training.config import FinetuneJob
+from hpcmaf.training.job import run_finetune
 
 
 def finetune_job(context: TaskContext) -> FinetuneJob:
     """Everything torchrun has to know, from recipe, profile and run directory."""
     recipe, agent, t = context.recipe, context.task, context.iteration
-    training = recipe.training.model_dump(exclude={"start_from", "micro_batch_size", "thinking"})
+    training = recipe.training.model_dump(exclude={"micro_batch_size"})
     previous = context.run.agent(t - 1, agent)
     goes_on = recipe.training.start_from == "previous" and t > 1
     return FinetuneJob(
@@ -48,7 +49,7 @@ def run_agent_finetune(context: TaskContext) -> None:
     if context.place is not None:
         context.report_progress(0, job.nodes, "nodes", lambda: f"its {job.nodes} nodes are meeting, or load the model")
     report = run_finetune(
-        job, context.attempt, progress, stop=context.stop, place=context.place, workers=context.workers
+        job, context.attempt, progress, stop=context.stop, node=context.place, workers=context.workers
     )
     context.afterwards.append(lambda: shutil.rmtree(job.checkpoints, ignore_errors=True))
     context.spend(

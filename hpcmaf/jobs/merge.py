@@ -21,16 +21,13 @@ def merge_shards(context: TaskContext, kind: str) -> None:
 def run_merge(context: TaskContext) -> None:
     """Merge the training debates and select every agent's data from them."""
     merge_shards(context, "debate")
-    selection, folder = context.recipe.selection, context.run.data(context.iteration)
+    folder = context.run.data(context.iteration)
     summary = write_selection(
         context.run.store(context.iteration, "debate"),
         folder,
-        w=selection.w,
+        context.recipe.selection,
         seed=context.recipe.seed,
-        mix=selection.mix,
         data=context.method.data,
-        critics=selection.critics,
-        cut_off=selection.cut_off,
         loss_on=context.recipe.training.loss_on,
         thinking=context.recipe.training.thinking,
     )

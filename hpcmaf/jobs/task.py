@@ -28,8 +28,8 @@ from hpcmaf.run.attempts import all_attempts, begin, leave_cause, read_cause
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
 from hpcmaf.training.launch import Workers
-from hpcmaf.training.nodes import NodePlace
-from hpcmaf.training.stopping import StopFlag
+from hpcmaf.training.multinode import NodeRank
+from hpcmaf.training.stop import StopFlag
 
 POLL_SECONDS = 0.5
 # For node 0 to publish what all have trained; srun ends whoever is left soon after the first task's end.
@@ -45,7 +45,7 @@ def run_tasks(
     facts: Mapping[str, Any],
     stop: StopFlag | None = None,
     halvings: int = 0,
-    place: Callable[[int], NodePlace | None] = lambda position: None,
+    place: Callable[[int], NodeRank | None] = lambda position: None,
     busy: Callable[[str], bool] = lambda task: True,
 ) -> Exception | None:
     """Run every task, even if one fails; agents share the processes that finetune them.
@@ -103,7 +103,7 @@ def run_task(
     *,
     halvings: int = 0,
     stop: StopFlag | None = None,
-    place: NodePlace | None = None,
+    place: NodeRank | None = None,
     workers: Workers | None = None,
 ) -> None:
     """Run one task of a run, from its inputs to its marker.
@@ -162,7 +162,7 @@ def run_task(
         raise
 
 
-def join_task(run: RunDir, stage: Stage, task: str, place: NodePlace, stop: StopFlag) -> None:
+def join_task(run: RunDir, stage: Stage, task: str, place: NodeRank, stop: StopFlag) -> None:
     """Take part in a task that node 0 of this job runs; returns when it is over there, or was done already.
 
     Raises
@@ -188,7 +188,7 @@ def join_task(run: RunDir, stage: Stage, task: str, place: NodePlace, stop: Stop
         time.sleep(POLL_SECONDS)
 
 
-def _attempt_of(place: NodePlace, attempts: Path) -> Path | None:
+def _attempt_of(place: NodeRank, attempts: Path) -> Path | None:
     found = (one.folder for one in reversed(all_attempts(attempts)) if one.facts.get("meeting") == place.run_id)
     return next(found, None)
 

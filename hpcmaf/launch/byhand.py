@@ -19,8 +19,8 @@ from hpcmaf.jobs.task import run_tasks
 from hpcmaf.launch.slurm.nodes import place_of_job, restarts
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
-from hpcmaf.training.nodes import NodePlace
-from hpcmaf.training.stopping import SIGNALS, StopFlag
+from hpcmaf.training.multinode import NodeRank
+from hpcmaf.training.stop import SIGNALS, StopFlag
 
 
 def find_stage(plan: Plan, name: str) -> Stage:
@@ -125,7 +125,7 @@ def _heeding(stop: StopFlag) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _place(position: int) -> NodePlace | None:
+def _place(position: int) -> NodeRank | None:
     """This node's place in a finetuning job of several, which srun starts on each."""
     # submitit believes to be in one of its own jobs only when it is told so.
     os.environ["SUBMITIT_EXECUTOR"] = "slurm"

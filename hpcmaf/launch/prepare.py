@@ -20,7 +20,7 @@ from hpcmaf.run import problems as problemfiles
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, build_plan, check_continues
 from hpcmaf.tasks import Splits, get_task, leak_guard
-from hpcmaf.training.extras import check_gpu_type, check_packages
+from hpcmaf.training.config import check_gpu_type, check_packages
 
 
 def prepare_run(run: RunDir, recipe: Recipe, profile: Profile) -> Plan:

@@ -1,62 +1,31 @@
-"""How many positive and negative trajectories a critic is trained on.
+"""How many trajectories of D+ and D- a critic is trained on (method, step 4).
 
-Method, step 4. Which ones are kept is decided by each problem's own draw, so
-it depends neither on the order of problems nor on how a store was cut up.
+Which ones are kept is decided by each problem's own draw, so it depends neither
+on the order of problems nor on how a store was cut up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from fractions import Fraction
-from math import floor
-from typing import Literal, get_args
+from math import ceil, floor
 
-from hpcmaf.errors import ConfigError
 from hpcmaf.seeding import derive_seed
-
-Mix = Literal["exact", "cap", "released"]
-
-
-def check_mix(w: float, mix: str) -> None:
-    """Refuse a share outside 0..1 and an unknown way to mix.
-
-    Raises
-    ------
-    ConfigError
-        Either of them.
-    """
-    if not 0 <= w <= 1:  # also true of NaN
-        raise ConfigError(f"selection: w is {w}; it is the share of corrections in a critic's data and lies in 0..1")
-    if mix not in get_args(Mix):
-        raise ConfigError(f"selection: mix is {mix!r}; it must be one of {', '.join(get_args(Mix))}")
 
 
 def exact_counts(positives: int, negatives: int, w: float) -> tuple[int, int]:
-    """Largest sizes of which a share ``w`` is negative.
+    """How many of |D+| and |D-| to keep: the most of which a share ``w``, in [0, 1], is negative.
 
     The scarcer side is used up; of the other the number nearest to the exact
-    share is taken (a half rounds down), so ``realised w`` is off by less than
-    one sample. With ``0 < w < 1`` and one side empty the set is empty.
-
-    Parameters
-    ----------
-    positives, negatives
-        Candidates |D+| and |D-|.
-    w
-        In [0, 1]; read as the decimal it is written as (0.1 is a tenth).
-
-    Returns
-    -------
-    tuple of int
-        How many of D+ and of D- to keep.
+    share is taken (a half rounds down), so the realised w is off by less than
+    one sample. With ``0 < w < 1`` and one side empty the set is empty. ``w``
+    is read as the decimal it is written as (0.1 is a tenth).
     """
     share = Fraction(repr(float(w)))
-    if share == 0:
-        return positives, 0
-    if share == 1:
-        return 0, negatives
+    if share in (0, 1):
+        return (0, negatives) if share else (positives, 0)
     total = min(negatives / share, positives / (1 - share))
-    return _nearest(total * (1 - share)), _nearest(total * share)
+    return ceil(total * (1 - share) - Fraction(1, 2)), ceil(total * share - Fraction(1, 2))
 
 
 def cap_counts(positives: int, negatives: int, w: float) -> tuple[int, int]:
@@ -66,21 +35,11 @@ def cap_counts(positives: int, negatives: int, w: float) -> tuple[int, int]:
     never given up.
     """
     share = Fraction(repr(float(w)))
-    if share == 1:
-        return positives, negatives
-    return positives, min(negatives, floor(share / (1 - share) * positives))
-
-
-def released_counts(positives: int, negatives: int, coins: Iterable[bool]) -> tuple[int, int]:
-    """All of D-, and after each one of D+ if its coin (probability 1/2) says so.
-
-    The released code crashes when D+ runs out; here it is simply used up.
-    """
-    return min(positives, sum(coins)), negatives
+    return positives, negatives if share == 1 else min(negatives, floor(share / (1 - share) * positives))
 
 
 def mix_trajectories(
-    positives: list[str], negatives: list[str], w: float, mix: Mix, draw: Callable[[str, str], int]
+    positives: list[str], negatives: list[str], w: float, mix: str, draw: Callable[[str, str], int]
 ) -> set[str]:
     """Choose which problems a critic is trained on.
 
@@ -88,6 +47,10 @@ def mix_trajectories(
     ----------
     positives, negatives
         Problem ids of D+ and D-.
+    mix
+        ``"exact"``; ``"cap"``; or ``"released"``, as the authors' code does:
+        all of D-, and after each one of D+ with probability 1/2. That code
+        crashes when D+ runs out; here it is simply used up.
     draw
         ``draw(problem_id, purpose)`` gives a uniform number in [0, 2**63).
 
@@ -96,13 +59,11 @@ def mix_trajectories(
     set of str
         Problem ids, sampled without replacement.
     """
-    if mix == "exact":
-        counts = exact_counts(len(positives), len(negatives), w)
-    elif mix == "cap":
-        counts = cap_counts(len(positives), len(negatives), w)
+    if mix == "released":
+        coins = sum(draw(problem, "coin") >= 1 << 62 for problem in negatives)
+        counts = min(len(positives), coins), len(negatives)
     else:
-        coins = (draw(problem, "coin") >= 1 << 62 for problem in negatives)
-        counts = released_counts(len(positives), len(negatives), coins)
+        counts = (exact_counts if mix == "exact" else cap_counts)(len(positives), len(negatives), w)
     chosen: set[str] = set()
     for side, count in zip((positives, negatives), counts, strict=True):
         # The smallest draws of a side are a uniform subset of it.
@@ -113,7 +74,3 @@ def mix_trajectories(
 def drawer(seed: int, iteration: int, agent: str) -> Callable[[str, str], int]:
     """The draws of one agent in one iteration."""
     return lambda problem, purpose: derive_seed(seed, iteration, agent, problem, "mix", purpose)
-
-
-def _nearest(value: Fraction) -> int:
-    return -floor(Fraction(1, 2) - value)

@@ -12,34 +12,26 @@ that, before who is right; three iterations of it left the micro model nothing.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Container
-from typing import TYPE_CHECKING, Any
+from collections.abc import Container, Sequence
+from typing import Any
 
 from hpcmaf.answers import Vote
 from hpcmaf.debate.consensus import agrees
 from hpcmaf.debate.transcript import Transcript, Utterance
-
-if TYPE_CHECKING:
-    from hpcmaf.selection.sources import Dataset
+from hpcmaf.selection.sources import Dataset
 
 
 def opposed(
-    transcript: Transcript, agent: int, round: int, vote: Vote, without: Container[int] = ()
+    turns: Sequence[Utterance], agent: int, label: Vote, without: Container[int] = ()
 ) -> tuple[int, int] | None:
     """Whose answers of a round make an agent's pair: one that the consensus confirms, and one that it does not.
 
     ``agent`` is one of the two; the other is the next whose answer fared
-    otherwise. ``None`` where all were right, or all wrong: there is nothing
-    to prefer.
-
-    Parameters
-    ----------
-    without
-        Agents whose answers are in no pair.
+    otherwise and who is not among those ``without``. ``None`` where there is
+    no such agent, as where all were right, or all wrong.
     """
     # What cannot be read as an answer is not confirmed.
-    right = [agrees(turn.answer, vote) for turn in transcript.answers[round - 1]]
+    right = [agrees(turn.answer, label) for turn in turns]
     others = [(agent + step) % len(right) for step in range(1, len(right))]
     other = next((other for other in others if right[other] != right[agent] and other not in without), None)
     if other is None:
@@ -47,24 +39,13 @@ def opposed(
     return (agent, other) if right[agent] else (other, agent)
 
 
-def pair_line(transcript: Transcript, dataset: Dataset, answer: str, thinking: str = "keep") -> str:
-    """One line of a dataset of pairs, in the conversational form of TRL's datasets, and where it came from."""
-    problem, n = transcript.problem.id, dataset.index
-    chosen, rejected = dataset.sides[problem]
+def pair(transcript: Transcript, dataset: Dataset, thinking: str = "keep") -> tuple[dict[str, Any], dict[str, str]]:
+    """A pair in the conversational form of TRL's datasets, and why its answers ended."""
     turns = transcript.answers[dataset.round - 1]
-    record: dict[str, Any] = {
-        "prompt": transcript.conversation(n, dataset.round)[:-1],
-        "chosen": [_said(turns[chosen], thinking)],
-        "rejected": [_said(turns[rejected], thinking)],
-        "problem_id": problem,
-        "round": dataset.round,
-        "label": dataset.labels[problem],
-        "consensus": answer,
-        "finish_reason": {"chosen": turns[chosen].finish_reason, "rejected": turns[rejected].finish_reason},
+    sides = dict(zip(("chosen", "rejected"), dataset.sides[transcript.problem.id], strict=True))
+    texts = {side: turns[n].spoken if thinking == "strip" else turns[n].text for side, n in sides.items()}
+    sample = {
+        "prompt": transcript.conversation(dataset.index, dataset.round)[:-1],
+        **{side: [{"role": "assistant", "content": text}] for side, text in texts.items()},
     }
-    # Model output may hold lone surrogates, which UTF-8 cannot: escape.
-    return json.dumps(record, ensure_ascii=True) + "\n"
-
-
-def _said(turn: Utterance, thinking: str) -> dict[str, str]:
-    return {"role": "assistant", "content": turn.spoken if thinking == "strip" else turn.text}
+    return sample, {side: turns[n].finish_reason for side, n in sides.items()}

@@ -1,7 +1,7 @@
 """From debates to training data (method, steps 2 to 4, and the baselines' ways).
 
 The label is the debate's own consensus; gold answers are read for STaR alone,
-which is defined by them. In the method an agent keeps what it said itself and
+which is defined by them. In the method an agent keeps its own responses that
 the vote confirmed: a generator its first answer, a critic its whole
 trajectory.
 """
@@ -9,27 +9,24 @@ trajectory.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any
 
 from hpcmaf.answers import Vote
+from hpcmaf.config.recipe import Selection as Rules
 from hpcmaf.debate.consensus import agrees, consensus, others_agree
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import DataError
 from hpcmaf.files.publish import atomic_path, write_json
-from hpcmaf.selection.balance import Mix, check_mix, drawer, mix_trajectories
-from hpcmaf.selection.pairs import opposed, pair_line
-from hpcmaf.selection.sources import DATA, Dataset, LossOn, check_data, counts
+from hpcmaf.selection.balance import drawer, mix_trajectories
+from hpcmaf.selection.pairs import opposed, pair
+from hpcmaf.selection.sources import Dataset, LossOn, counts, source
 from hpcmaf.store import Store
 
 SCHEMA = "hpcmaf-selection/1"
-
-Critics = Literal["all", "disputed"]
-CutOff = Literal["drop", "keep"]
-Thinking = Literal["keep", "strip"]
 
 
 @dataclass
@@ -58,22 +55,16 @@ class Selection:
     @property
     def files(self) -> dict[str, list[Dataset]]:
         """Parts by the model that is trained on them."""
-        found: dict[str, list[Dataset]] = {}
-        for dataset in self.datasets:
-            found.setdefault(dataset.model, []).append(dataset)
-        return found
+        return {part.model: [own for own in self.datasets if own.model == part.model] for part in self.datasets}
 
 
 def select(
     transcripts: Iterable[Transcript],
+    rules: Rules,
     *,
-    w: float,
     seed: int,
     iteration: int,
-    mix: Mix = "exact",
     data: str = "own",
-    critics: Critics = "all",
-    cut_off: CutOff = "drop",
     loss_on: LossOn = "last_turn",
 ) -> Selection:
     """Label debates by their consensus and choose every agent's data.
@@ -82,37 +73,25 @@ def select(
     ----------
     transcripts
         One iteration's debates, all with the same N and M.
-    w
-        Share of negatives in a critic's data, in [0, 1]; ``mix="released"``
-        does not use it.
+    rules
+        A recipe's ``selection``: w, how it is kept to, and what is left out.
     seed, iteration
         Of the run; with agent and problem they decide every draw.
-    mix
-        See :mod:`hpcmaf.selection.balance`.
     data
-        Which answers become samples, and of whom: a key of ``DATA``. With
-        ``"gold"`` transcripts need their gold answers.
-    critics
-        ``"disputed"`` keeps from a critic what the vote confirms although
-        more than half of the others had one answer: to take that over is
-        right so often that critics learn little else, and where it is wrong
-        they all do, and confirm each other.
-    cut_off
-        Whether samples whose trained text was cut off by the limit on tokens
-        are dropped: they would teach an agent to break off.
+        Which answers become samples, and of whom: a key of
+        :data:`hpcmaf.selection.sources.DATA`. With ``"gold"`` transcripts need
+        their gold answers.
     loss_on
-        Which turns of a sample are trained text.
+        Which turns of a sample are trained text, and so must not be cut off.
 
     Raises
     ------
     ConfigError
-        ``w``, ``mix`` or ``data`` is out of range.
+        There is no such ``data``.
     DataError
         A problem occurs twice, or debates differ in N or M.
     """
-    check_mix(w, mix)
-    check_data(data)
-    parts, by_gold = DATA[data]
+    parts, by_gold = source(data)
     chosen = Selection([])
     shape: tuple[int, int] | None = None
     seen: set[str] = set()
@@ -130,97 +109,79 @@ def select(
             what = "occurs twice" if problem in seen else f"has N={agents}, M={rounds} where others have N, M = {shape}"
             raise DataError(f"selection: problem {problem!r} {what}; select from the debates of one run and iteration")
         seen.add(problem)
-        for dataset in chosen.datasets:
-            played = rounds > 1 or not dataset.critic
-            if played and any(turn.cut_off for turn in dataset.trained_turns(transcript, loss_on)):
-                dataset.cut_off.add(problem)
         if by_gold:
-            _label_by_gold(transcript, chosen, drop=cut_off == "drop")
+            label = Vote(transcript.problem.gold, (), 0, False)
         else:
-            _label(transcript, chosen, seed, iteration, critics, drop=cut_off == "drop")
+            label = consensus(transcript, rounds, seed, iteration)
+        if label.answer is None:
+            chosen.unlabelled.append(problem)
+        else:
+            chosen.consensus[problem] = label.answer
+            chosen.ties += label.tied
+        taken = label.answer is None
+        # With one round nobody plays a critic.
+        for dataset in (part for part in chosen.datasets if rounds > 1 or not part.critic):
+            if any(turn.cut_off for turn in dataset.trained_turns(transcript, loss_on)):
+                dataset.cut_off.add(problem)
+            if not taken and _is_candidate(transcript, dataset, label, rules):
+                first = agrees(transcript.answers[0][dataset.index].answer, label)
+                dataset.labels[problem] = "positive" if first and not dataset.fresh else "negative"
+                # A retry counts where the first answer does not.
+                taken = by_gold
     for dataset in chosen.datasets:
+        dataset.kept = set(dataset.labels)
         if dataset.mixed:
             draw = drawer(seed, iteration, dataset.agent)
-            dataset.kept = mix_trajectories(dataset.ids("positive"), dataset.ids("negative"), w, mix, draw)
-        else:
-            dataset.kept = set(dataset.labels)
+            dataset.kept = mix_trajectories(dataset.ids("positive"), dataset.ids("negative"), rules.w, rules.mix, draw)
     return chosen
 
 
-def _label(
-    transcript: Transcript, chosen: Selection, seed: int, iteration: int, critics: Critics, *, drop: bool
-) -> None:
-    """File one debate under the parts whose answers its consensus confirms."""
-    problem, rounds = transcript.problem.id, transcript.rounds
-    vote = consensus(transcript, rounds, seed, iteration)
-    if vote.answer is None:
-        chosen.unlabelled.append(problem)
-        return
-    chosen.consensus[problem] = vote.answer
-    chosen.ties += vote.tied
-    for dataset in chosen.datasets:
-        n, m = dataset.index, dataset.round
-        if dataset.critic and rounds == 1 and (dataset.mixed or dataset.paired):
-            continue  # nobody plays a critic
-        if drop and problem in dataset.cut_off:
-            continue
-        if dataset.mixed and critics == "disputed" and others_agree(_answers(transcript, m - 1), n) is not None:
-            continue
-        began_right = agrees(transcript.answers[0][n].answer, vote)
-        if dataset.paired:
-            found = opposed(transcript, n, m, vote, _cut_off(transcript, m) if drop else ())
-            if found is not None:
-                dataset.sides[problem] = found
-                dataset.labels[problem] = "positive" if began_right else "negative"
-            continue
-        if vote.agrees[n] if m == rounds else agrees(transcript.answers[m - 1][n].answer, vote):
-            dataset.labels[problem] = "positive" if began_right else "negative"
+def _is_candidate(transcript: Transcript, dataset: Dataset, label: Vote, rules: Rules) -> bool:
+    """Whether what a dataset takes of a debate is confirmed, whole, and, where the rules want that, disputed."""
+    problem, n, m = transcript.problem.id, dataset.index, dataset.round
+    drop = rules.cut_off == "drop"
+    if drop and problem in dataset.cut_off:
+        return False
+    if dataset.mixed and rules.critics == "disputed":
+        # To take over what the others agree on is right so often that critics
+        # learn little else, and where it is wrong they all do, and confirm each other.
+        before = [turn.answer for turn in transcript.answers[m - 2]]
+        if others_agree(before, n) is not None:
+            return False
+    turns = transcript.answers[m - 1]
+    if dataset.paired:
+        found = opposed(turns, n, label, {i for i, turn in enumerate(turns) if turn.cut_off} if drop else ())
+        if found is not None:
+            dataset.sides[problem] = found
+        return found is not None
+    if label.agrees and m == transcript.rounds:
+        return label.agrees[n]
+    return agrees(turns[n].answer, label)
 
 
-def _answers(transcript: Transcript, m: int) -> list[str | None]:
-    return [utterance.answer for utterance in transcript.answers[m - 1]]
-
-
-def _cut_off(transcript: Transcript, m: int) -> set[int]:
-    return {n for n, turn in enumerate(transcript.answers[m - 1]) if turn.cut_off}
-
-
-def _label_by_gold(transcript: Transcript, chosen: Selection, *, drop: bool) -> None:
-    """File one problem under whichever of its answers gold confirms first."""
-    problem = transcript.problem
-    if problem.gold is None:
-        chosen.unlabelled.append(problem.id)
-        return
-    gold = Vote(problem.gold, (), 0, False)
-    chosen.consensus[problem.id] = problem.gold
-    for dataset in chosen.datasets:
-        if drop and problem.id in dataset.cut_off:
-            continue
-        if agrees(transcript.answers[dataset.round - 1][dataset.index].answer, gold):
-            dataset.labels[problem.id] = "positive" if dataset.round == 1 else "negative"
-            return
-
-
-def line(transcript: Transcript, dataset: Dataset, answer: str, thinking: Thinking = "keep") -> str:
-    """One dataset line: the chat as TRL and OpenAI read it, and where it came from."""
-    problem, turn = transcript.problem.id, transcript.answers[dataset.round - 1][dataset.index]
-    messages = transcript.conversation(dataset.index, dataset.round)
-    if thinking == "strip":
-        messages[-1]["content"] = turn.spoken
-    opening = transcript.opening(1 if dataset.fresh else dataset.round)
-    if dataset.fresh:
-        # The hint is forgotten: its answer stands behind the first prompt.
-        first = transcript.answers[0][dataset.index].prompt
-        messages = [*opening, {"role": "user", "content": first}, messages[-1]]
-    record: dict[str, Any] = {
-        "messages": messages,
+def line(transcript: Transcript, dataset: Dataset, answer: str, thinking: str = "keep") -> str:
+    """One dataset line: a chat, or a pair, as TRL and OpenAI read them, and where it came from."""
+    problem, n, m = transcript.problem.id, dataset.index, dataset.round
+    opening, turn = transcript.opening(1 if dataset.fresh else m), transcript.answers[m - 1][n]
+    if dataset.paired:
+        sample, reason = pair(transcript, dataset, thinking)
+    else:
+        messages = transcript.conversation(n, m)
+        if thinking == "strip":
+            messages[-1]["content"] = turn.spoken
+        if dataset.fresh:
+            # The hint is forgotten: its answer stands behind the first prompt.
+            messages = [*opening, {"role": "user", "content": transcript.answers[0][n].prompt}, messages[-1]]
+        sample, reason = {"messages": messages}, turn.finish_reason
+    record = {
+        **sample,
         "problem_id": problem,
-        "round": dataset.round,
+        "round": m,
         "label": dataset.labels[problem],
         "consensus": answer,
-        "finish_reason": turn.finish_reason,
+        "finish_reason": reason,
     }
-    if opening:
+    if opening and not dataset.paired:
         record["opening"] = len(opening)
     # Model output may hold lone surrogates, which UTF-8 cannot: escape.
     return json.dumps(record, ensure_ascii=True) + "\n"
@@ -229,58 +190,35 @@ def line(transcript: Transcript, dataset: Dataset, answer: str, thinking: Thinki
 def write_selection(
     store: Path,
     folder: Path,
+    rules: Rules,
     *,
-    w: float,
     seed: int,
-    mix: Mix = "exact",
     data: str = "own",
-    critics: Critics = "all",
-    cut_off: CutOff = "drop",
     loss_on: LossOn = "last_turn",
-    thinking: Thinking = "keep",
+    thinking: str = "keep",
 ) -> dict[str, Any]:
-    """Write ``generator-n.jsonl``, ``critic-n.jsonl`` (or ``single.jsonl``) and ``selection.json``.
+    """Write a folder of ``generator-n.jsonl``, ``critic-n.jsonl`` (or ``single.jsonl``) and ``selection.json``.
 
-    The same store, seed, w and mix give the same bytes. Debates are read
-    twice, so memory does not grow with their text.
-
-    Parameters
-    ----------
-    store
-        A merged store of training debates.
-    folder
-        Published whole; what it held before is replaced.
-    data
-        A key of ``DATA``.
-    critics, cut_off, loss_on
-        See :func:`select`.
-    thinking
-        Whether the trained turn keeps its thoughts. Earlier turns never have
-        any: nobody was shown them.
-
-    Returns
-    -------
-    dict
-        The content of ``selection.json``.
+    The same merged store of training debates, seed and rules give the same
+    bytes. Debates are read twice, so memory does not grow with their text. See
+    :func:`select`; ``thinking="strip"`` takes its thoughts out of the trained
+    turn, as nobody was shown those of earlier ones. Returns the content of
+    ``selection.json``.
 
     Raises
     ------
     ConfigError
-        ``w``, ``mix`` or ``data`` is out of range.
+        There is no such ``data``.
     DataError
         Gold is to label the debates, and no problem has any.
     StoreError
         The store is damaged.
     """
-    check_mix(w, mix)
-    check_data(data)
-    _, by_gold = DATA[data]
+    _, by_gold = source(data)
     with Store(store) as debates:
         info = debates.info
         transcripts = debates.transcripts(gold=by_gold)
-        choice: dict[str, Any] = {"mix": mix, "data": data, "critics": critics, "cut_off": cut_off, "loss_on": loss_on}
-        chosen = select(transcripts, w=w, seed=seed, iteration=info.iteration, **choice)
-        choice["thinking"] = thinking
+        chosen = select(transcripts, rules, seed=seed, iteration=info.iteration, data=data, loss_on=loss_on)
         if by_gold and not chosen.consensus:
             raise DataError(
                 f"{store}: no problem has a gold answer, and this method learns from them alone; "
@@ -293,8 +231,10 @@ def write_selection(
             "agents": info.agents,
             "rounds": info.rounds,
             "seed": seed,
-            "w": w,
-            **choice,
+            **rules.model_dump(),
+            "data": data,
+            "loss_on": loss_on,
+            "thinking": thinking,
             "problems": len(debates),
             "labelled": len(chosen.consensus),
             "unlabelled": chosen.unlabelled,
@@ -303,22 +243,17 @@ def write_selection(
         }
         with atomic_path(folder) as temporary:
             temporary.mkdir()
-            _write_lines(debates.transcripts, chosen, temporary, thinking)
+            with ExitStack() as closing:
+                files = {
+                    model: closing.enter_context(
+                        (temporary / f"{model}.jsonl").open("w", encoding="ascii", newline="\n")
+                    )
+                    for model in chosen.files
+                }
+                for transcript in debates.transcripts():
+                    problem = transcript.problem.id
+                    for dataset in chosen.datasets:
+                        if problem in dataset.kept:
+                            files[dataset.model].write(line(transcript, dataset, chosen.consensus[problem], thinking))
             write_json(temporary / "selection.json", summary)
     return summary
-
-
-def _write_lines(
-    transcripts: Callable[[], Iterator[Transcript]], chosen: Selection, folder: Path, thinking: Thinking
-) -> None:
-    with ExitStack() as files:
-        opened: dict[str, IO[str]] = {
-            model: files.enter_context((folder / f"{model}.jsonl").open("w", encoding="ascii", newline="\n"))
-            for model in chosen.files
-        }
-        for transcript in transcripts():
-            problem = transcript.problem.id
-            for dataset in chosen.datasets:
-                if problem in dataset.kept:
-                    write = pair_line if dataset.paired else line
-                    opened[dataset.model].write(write(transcript, dataset, chosen.consensus[problem], thinking))

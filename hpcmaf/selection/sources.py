@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -29,13 +30,10 @@ class Dataset:
         for a critic).
     model
         Who is trained on it, and the name of its file.
-    mixed
-        Whether the share w of corrections is kept to; else all is kept.
-    fresh
-        Whether the answer is stored as if it had been given at once, without
-        the turns before it.
-    paired
-        Whether a sample is a pair of answers rather than one.
+    mixed, fresh, paired
+        Whether the share w of corrections is kept to, rather than all kept;
+        the answer is stored as if it had been given at once, without the turns
+        before it; a sample is a pair of answers rather than one.
     sides
         Of pairs: whose the confirmed answer is, and whose the other.
     labels
@@ -77,10 +75,6 @@ class Dataset:
         """Candidates with a label, in the order of the store."""
         return [problem for problem, own in self.labels.items() if own == label]
 
-    def count(self, label: Label) -> int:
-        """Kept samples of a label."""
-        return sum(self.labels[problem] == label for problem in self.kept)
-
 
 def _own(agents: int, rounds: int) -> list[Dataset]:
     """Generators' first answers and, where there are critics, their trajectories."""
@@ -107,7 +101,7 @@ def _by_gold(agents: int, rounds: int) -> list[Dataset]:
     return [Dataset("answered", 0, 1, SINGLE), Dataset("hinted", 0, 2, SINGLE, fresh=True)]
 
 
-# What a method's learners are trained on, and whether gold labels it.
+# What a method's trained agents learn from, by N and M, and whether gold labels it.
 DATA: Mapping[str, tuple[Callable[[int, int], list[Dataset]], bool]] = {
     "own": (_own, False),
     "pairs": (_pairs, False),
@@ -117,45 +111,32 @@ DATA: Mapping[str, tuple[Callable[[int, int], list[Dataset]], bool]] = {
 }
 
 
-def check_data(data: str) -> None:
-    """Refuse a way to choose data that does not exist.
-
-    Raises
-    ------
-    ConfigError
-        With the names of those that do.
-    """
+def source(data: str) -> tuple[Callable[[int, int], list[Dataset]], bool]:
+    """An entry of ``DATA``; ``ConfigError`` with the names of those that exist where it does not."""
     if data not in DATA:
         raise ConfigError(f"selection: no data {data!r}; use one of {', '.join(DATA)}")
+    return DATA[data]
 
 
 def counts(parts: Iterable[Dataset]) -> dict[str, Any]:
-    """Figures of one training set for ``selection.json``; ``realised_w`` is ``None`` without any sample."""
+    """Counts of one training set for ``selection.json``; ``realised_w`` is ``None`` without any sample."""
     parts = list(parts)
-    kept = sum(len(part.kept) for part in parts)
-    negatives = sum(part.count("negative") for part in parts)
+    found = Counter(label for part in parts for label in part.labels.values())
+    kept = Counter(part.labels[problem] for part in parts for problem in part.kept)
     return {
-        "candidates": sum(len(part.labels) for part in parts),
-        "positives": sum(len(part.ids("positive")) for part in parts),
-        "negatives": sum(len(part.ids("negative")) for part in parts),
-        "kept": kept,
-        "kept_positives": kept - negatives,
-        "kept_negatives": negatives,
-        "realised_w": negatives / kept if kept else None,
+        "candidates": found.total(),
+        "positives": found["positive"],
+        "negatives": found["negative"],
+        "kept": kept.total(),
+        "kept_positives": kept["positive"],
+        "kept_negatives": kept["negative"],
+        "realised_w": kept["negative"] / kept.total() if kept else None,
         "cut_off": sum(len(part.cut_off) for part in parts),
     }
 
 
 def scarce(datasets: Mapping[str, Mapping[str, Any]], agents: Iterable[str]) -> dict[str, int]:
-    """Which of ``agents`` train on fewer than ``FEW`` samples, and on how many.
-
-    Parameters
-    ----------
-    datasets
-        Of ``selection.json``, with or without what the finetuning jobs report.
-    agents
-        Those that are trained.
-    """
+    """Which of ``agents`` train on fewer than ``FEW`` samples, and on how many, by ``selection.json``'s datasets."""
     samples = {agent: datasets[agent].get("samples", datasets[agent]["kept"]) for agent in agents}
     return {agent: count for agent, count in samples.items() if count < FEW}
 
@@ -172,7 +153,7 @@ def scarce_line(iteration: int, found: Mapping[str, int]) -> str | None:
 
 
 def counts_line(found: Mapping[str, Any]) -> str:
-    """One model's figures in words."""
+    """One model's counts in words."""
     share = "-" if found["realised_w"] is None else f"{found['realised_w']:.3f}"
     words = f"{found['kept']} of {found['candidates']} candidates kept"
     words += f" ({found['kept_positives']} of D+, {found['kept_negatives']} of D-, realised w {share})"

@@ -119,20 +119,14 @@ def text_by_text(
     dropout: float = 0.0,
 ) -> torch.Tensor:
     """The same by plain attention, one text after another."""
-    grouped = query.shape[1] != key.shape[1]
-    outputs = []
-    for length, *parts in zip(
-        ends.diff().tolist(), *(part.split(ends.diff().tolist(), dim=2) for part in (query, key, value)), strict=True
-    ):
-        mask = None
+    grouped, lengths, outputs = query.shape[1] != key.shape[1], ends.diff().tolist(), []
+    for parts in zip(*(part.split(lengths, dim=2) for part in (query, key, value)), strict=True):
+        mask, length = None, parts[0].shape[2]
         if window is not None and length > window:
             ones = torch.ones(length, length, dtype=torch.bool, device=query.device)
             mask = ones.tril() & ~ones.tril(-window)
-        outputs.append(
-            scaled_dot_product_attention(
-                *parts, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling, enable_gqa=grouped
-            )
-        )
+        settings = {"dropout_p": dropout, "is_causal": mask is None, "scale": scaling, "enable_gqa": grouped}
+        outputs.append(scaled_dot_product_attention(*parts, attn_mask=mask, **settings))
     return torch.cat(outputs, dim=2).transpose(1, 2)
 
 
@@ -141,30 +135,27 @@ def varlen_works(device: torch.device, dtype: torch.dtype, heads: int, groups: i
     """Whether the kernel is there for these shapes and gives what plain attention gives, gradients included."""
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return False
-    lengths = [5, 70, 1, 131]
-    ends = boundaries(lengths, device)["cu_seq_lens_q"]
-    generator = torch.Generator(device).manual_seed(0)
-    parts = [
-        torch.randn(1, n, sum(lengths), width, device=device, generator=generator).to(dtype)
+    lengths, window = [5, 70, 1, 131], 16
+    ends, random = boundaries(lengths, device)["cu_seq_lens_q"], torch.Generator(device).manual_seed(0)
+    query, key, value, upstream = (
+        torch.randn(1, n, sum(lengths), width, device=device, generator=random).to(dtype)
         for n in (heads, groups, groups, heads)
-    ]
-    upstream = parts.pop().transpose(1, 2)
-    results = []
-    try:
+    )
+
+    def results(attend: Any, *settings: Any) -> list[torch.Tensor]:
+        leaves = [part.clone().requires_grad_() for part in (query, key, value)]
         with torch.enable_grad():
-            for fast in (True, False):
-                leaves = [part.clone().requires_grad_() for part in parts]
-                output = (
-                    varlen(*leaves, ends, max(lengths), None, 16)
-                    if fast
-                    else text_by_text(*leaves, ends, None, 16, 0.0)
-                )
-                results.append([output, *torch.autograd.grad(output, leaves, upstream)])
+            output = attend(*leaves, ends, *settings, window=window)
+        return [output, *torch.autograd.grad(output, leaves, upstream.transpose(1, 2))]
+
+    try:
+        found = results(varlen, max(lengths))
     except (ImportError, RuntimeError, TypeError) as error:
         print(f"packing: no variable-length attention here ({' '.join(str(error).split())[:200]}); text by text")
         return False
     # A few roundings of bfloat16, at values of a few units.
-    same = all((a - b).abs().max() < 0.02 * (1 + b.abs().max()) for a, b in zip(*results, strict=True))
+    pairs = zip(found, results(text_by_text), strict=True)
+    same = all((a - b).abs().max() < 0.02 * (1 + b.abs().max()) for a, b in pairs)
     if not same:
         print("packing: variable-length attention here differs from plain attention; text by text")
     return same

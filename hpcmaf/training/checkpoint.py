@@ -17,16 +17,17 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hpcmaf.errors import TRANSIENT
 from hpcmaf.files.publish import file_sha256, remove, write_json
-from hpcmaf.training.spec import FinetuneJob
+from hpcmaf.training.config import FinetuneJob
 
 SCHEMA = "hpcmaf-checkpoint/1"
-# A newer one that turns out unreadable leaves an older one to go on from.
+# A newer one that turns out unreadable leaves an older one to resume from.
 KEPT = 2
 # A file system that fails for a moment is given so many seconds to recover.
 PATIENCE_S = 5.0
@@ -34,17 +35,17 @@ _STEP = re.compile(r"step-\d{8,}")
 # Among what identifies a job: checkpoints are converted from one to another.
 WORLD_SIZE = "world_size"
 
-# What may differ between the job that wrote a checkpoint and the one that goes
-# on from it: where files lie, and how a batch is cut up, which the loss does
-# not notice. After running out of memory the same job goes on in smaller pieces.
-_INDIFFERENT = frozenset(
+# What may differ between the job that wrote a checkpoint and the one that
+# resumes from it: where files lie, and how a batch is cut up, which the loss
+# does not notice. After running out of memory a job resumes in smaller pieces.
+_INDIFFERENT = set(
     "dataset output checkpoints checkpoint_seconds checkpoint_steps micro_batch_size packing gradient_checkpointing "
-    "threads nodes processes device loss_spike wandb".split()
+    "threads nodes processes device loss_spike wandb start_from thinking".split()
 )
+# A key that an older version did not know was as it is by default now.
+_DEFAULTS = {name: item.default for name, item in FinetuneJob.model_fields.items() if not item.is_required()}
 
 Found = TypeVar("Found")
-
-_DEFAULTS = {item.name: item.default for item in fields(FinetuneJob) if item.default is not MISSING}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,53 +71,46 @@ class Checkpoint:
     identity: Mapping[str, Any]
     files: Mapping[str, int]
 
+    @classmethod
+    def read(cls, folder: Path) -> Checkpoint:
+        """By its marker; ``OSError`` where something cannot be read now, or is not there, other errors where torn."""
+        value = json.loads(patiently(_marker(folder).read_bytes))
+        if value.pop("schema") != SCHEMA:
+            raise ValueError("of another version of hpcmaf")
+        found = cls(folder, **value)
+        for name, size in found.files.items():
+            if patiently((folder / name).stat).st_size != size:
+                raise ValueError(f"{name} is not {size} bytes long")
+        return found
+
     def publish(self, temporary: Path) -> None:
         """Put written and synced files in place, declare them whole, and drop all but the last ``KEPT``."""
         drop(self.folder)
         temporary.replace(self.folder)
-        write_json(
-            marker(self.folder),
-            {key: value for key, value in asdict(self).items() if key != "folder"} | {"schema": SCHEMA},
-        )
-        steps = sorted(name for name in os.listdir(self.folder.parent) if _STEP.fullmatch(name))
-        others = [self.folder.with_name(name) for name in steps if name != self.folder.name]
-        before = [path for path in others if path.name < self.folder.name]
-        for old in before[: 1 - KEPT]:
-            drop(old)
+        value = asdict(self) | {"schema": SCHEMA}
+        del value["folder"]
+        write_json(_marker(self.folder), value)
+        folders = sorted(path for path in self.folder.parent.iterdir() if _STEP.fullmatch(path.name))
+        at = folders.index(self.folder)
         # What claims to be further than the job is torn or another job's.
-        for other in others[len(before) :]:
+        for other in folders[: max(0, at + 1 - KEPT)] + folders[at + 1 :]:
             drop(other)
+
+    def set_aside(self) -> None:
+        """Keep it, damaged, from being resumed from; it makes way when its step is reached again."""
+        with suppress(FileNotFoundError):  # another process of the job was faster
+            os.replace(_marker(self.folder), self.folder.with_suffix(".json.aside"))
 
 
 def identity(job: FinetuneJob, **place: object) -> dict[str, Any]:
-    """Everything that decides a job's result; ``place`` adds what only its processes know."""
-    decides = {key: value for key, value in asdict(job).items() if key not in _INDIFFERENT}
-    decides["dataset_sha256"] = file_sha256(Path(job.dataset))
-    # As it reads back from a marker: tuples are lists there.
-    return json.loads(json.dumps(decides | place))
+    """Everything that decides a job's result, as JSON has it; ``place`` adds what only its processes know."""
+    decides = job.model_dump(mode="json", exclude=_INDIFFERENT)
+    return decides | {"dataset_sha256": file_sha256(Path(job.dataset))} | place
 
 
 def at_step(root: Path, step: int) -> Path:
     """Folder of the checkpoint after ``step`` steps."""
     return root / f"step-{step:08d}"
-
-
-def marker(folder: Path) -> Path:
-    """The file that says ``folder`` is whole."""
-    return folder.with_name(f"{folder.name}.json")
-
-
-def set_aside(folder: Path) -> None:
-    """Keep a damaged checkpoint from being resumed from; it makes way when its step is reached again."""
-    try:
-        os.replace(marker(folder), aside(folder))
-    except FileNotFoundError:
-        pass  # another process of the job was faster
-
-
-def aside(folder: Path) -> Path:
-    """What the marker of a damaged checkpoint is renamed to."""
-    return folder.with_name(f"{folder.name}.json.aside")
 
 
 def drop(folder: Path) -> None:
@@ -125,14 +119,12 @@ def drop(folder: Path) -> None:
     A folder that will not go entirely, as where NFS keeps files that somebody
     still has open, is out of the way under another name, and swept later.
     """
-    for name in (marker(folder), aside(folder)):
-        name.unlink(missing_ok=True)
+    for suffix in (".json", ".json.aside"):
+        folder.with_suffix(suffix).unlink(missing_ok=True)
     retired = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.tmp")
-    try:
+    with suppress(FileNotFoundError):
         os.replace(folder, retired)
-    except FileNotFoundError:
-        return
-    remove(retired)
+        remove(retired)
 
 
 def patiently(call: Callable[[], Found]) -> Found:
@@ -157,7 +149,6 @@ def newest(root: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
             print(f"checkpoint ignored: {found}", flush=True)
             continue
         keys = sorted((identity.keys() | found.identity.keys()) - {WORLD_SIZE})
-        # A key that an older version did not know was as it is by default now.
         earlier = _DEFAULTS | found.identity
         differs = next((key for key in keys if identity.get(key) != earlier.get(key)), None)
         if differs is None:
@@ -179,19 +170,15 @@ def _all(root: Path) -> Iterator[Checkpoint | str]:
         names = patiently(lambda: os.listdir(root))
     except FileNotFoundError:
         return
-    for name in sorted((name for name in names if _STEP.fullmatch(name)), reverse=True):
-        folder = root / name
+    for folder in sorted((root / name for name in names if _STEP.fullmatch(name)), reverse=True):
         try:
-            value = json.loads(patiently(marker(folder).read_bytes))
-            if value.pop("schema") != SCHEMA:
-                raise ValueError("of another version of hpcmaf")
-            found = Checkpoint(folder, **value)
-            for name, size in found.files.items():
-                if patiently((folder / name).stat).st_size != size:
-                    raise ValueError(f"{name} is not {size} bytes long")
+            yield Checkpoint.read(folder)
         except (FileNotFoundError, NotADirectoryError) as error:
             yield f"{folder} is torn ({error.filename}: {error.strerror})"
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             yield f"{folder} is torn ({error})"
-        else:
-            yield found
+
+
+def _marker(folder: Path) -> Path:
+    """The file that says ``folder`` is whole."""
+    return folder.with_suffix(".json")

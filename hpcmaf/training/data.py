@@ -11,12 +11,12 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.errors import DataError, TrainingError
 from hpcmaf.seeding import derive_seed
-from hpcmaf.training.spec import LossOn
+from hpcmaf.selection.sources import LossOn
 
 if TYPE_CHECKING:
     import torch
@@ -39,49 +39,95 @@ class TokenSample:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenPair:
+    """Two training texts that begin alike; to batches it is one sample."""
+
+    id: str
+    chosen: TokenSample
+    rejected: TokenSample
+
+    @property
+    def input_ids(self) -> list[int]:
+        """Both texts, for whoever counts tokens."""
+        return self.chosen.input_ids + self.rejected.input_ids
+
+    @property
+    def target_tokens(self) -> int:
+        """Tokens of both answers."""
+        return self.chosen.target_tokens + self.rejected.target_tokens
+
+
+@dataclass(frozen=True, slots=True)
 class TokenData:
     """A dataset in tokens, texts or pairs of them, and how many of its lines were too long."""
 
-    samples: list[TokenSample]
+    samples: list[Any]
     dropped_too_long: int
 
 
-def load_tokens(path: Path, chat: ChatFormat, *, max_length: int, loss_on: LossOn) -> TokenData:
-    """Render and tokenize a dataset: JSONL with ``messages`` per line, as generation renders them.
+def load_tokens(
+    path: Path, chat: ChatFormat, *, max_length: int, loss_on: LossOn = "last_turn", pairs: bool = False
+) -> TokenData:
+    """Render and tokenize a dataset of chats, or of preference pairs, as generation renders them.
 
-    A sample longer than ``max_length`` tokens is dropped whole: cutting it
-    would cut off its answer, the one part that carries loss. For ``loss_on``
-    see :meth:`hpcmaf.engines.chat.ChatFormat.sample`.
+    A sample with a text longer than ``max_length`` tokens is dropped whole:
+    cutting it would cut off its answer, the one part that carries loss. For
+    ``loss_on`` see :meth:`hpcmaf.engines.chat.ChatFormat.sample`; of pairs
+    their answers carry it.
 
     Raises
     ------
     DataError
-        A line is not a chat.
+        A line is no chat, or no pair.
     TrainingError
         A sample has no token that carries loss.
     """
-    samples, dropped = [], 0
-    for number, line in dataset_lines(path):
+    samples: list[TokenSample | TokenPair] = []
+    dropped = 0
+    for number, line in _lines(path):
         try:
             record = json.loads(line)
-            messages = [{"role": str(m["role"]), "content": str(m["content"])} for m in record["messages"]]
-        except (ValueError, TypeError, KeyError) as error:
-            raise DataError(f"{path}:{number}: not a line with messages ({error!r}); rerun selection") from error
-        ended, opening = record.get("finish_reason") != "length", record.get("opening", 0)
-        sample = chat.sample(messages, loss_on, ended=ended, opening=opening)
-        tokens = TokenSample(f"{record.get('problem_id', 'line')}:{number}", sample.input_ids, sample.target)
-        if tokens.target_tokens == 0:
+            chats = _pair(record) if pairs else [_chat(record)]
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            what = "a preference pair" if pairs else "a line with messages"
+            raise DataError(f"{path}:{number}: not {what} ({error!r}); rerun selection") from error
+        name = f"{record.get('problem_id', 'line')}:{number}"
+        rendered = [
+            chat.sample(messages, "last_turn" if pairs else loss_on, ended=ended, opening=opening)
+            for messages, ended, opening in chats
+        ]
+        texts = [TokenSample(name, sample.input_ids, sample.target) for sample in rendered]
+        sample = TokenPair(name, *texts) if pairs else texts[0]
+        if sample.target_tokens == 0:
             raise TrainingError(
                 f"{path}:{number}: no token of this sample carries loss; its last turn must say something"
             )
-        if len(tokens.input_ids) > max_length:
+        if max(len(text.input_ids) for text in texts) > max_length:
             dropped += 1
         else:
-            samples.append(tokens)
+            samples.append(sample)
     return TokenData(samples, dropped)
 
 
-def dataset_lines(path: Path) -> Iterator[tuple[int, str]]:
+# Messages, whether the last one was ended by its author, and how many before are worked examples.
+Chat = tuple[list[dict[str, str]], bool, int]
+
+
+def _chat(record: dict[str, Any]) -> Chat:
+    return _messages(record["messages"]), record.get("finish_reason") != "length", record.get("opening", 0)
+
+
+def _pair(record: dict[str, Any]) -> list[Chat]:
+    prompt, reasons = _messages(record["prompt"]), record.get("finish_reason") or {}
+    sides = {side: {"role": "assistant", "content": record[side][-1]["content"]} for side in ("chosen", "rejected")}
+    return [([*prompt, *_messages([answer])], reasons.get(side) != "length", 0) for side, answer in sides.items()]
+
+
+def _messages(turns: Any) -> list[dict[str, str]]:
+    return [{"role": str(turn["role"]), "content": str(turn["content"])} for turn in turns]
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Lines of a dataset with their numbers; empty ones are nothing."""
     try:
         # Not splitlines: text may hold any of Unicode's line separators.
@@ -119,21 +165,45 @@ def global_batches(
 
 
 def share(
-    batch: Sequence[TokenSample], *, rank: int, processes: int, micro_batch_size: int
+    batch: Sequence[TokenSample], *, rank: int, processes: int, micro_batch_size: int, capacity: int | None = None
 ) -> list[Sequence[TokenSample]]:
-    """One process's micro-batches of a global batch.
+    """One process's forward passes of a global batch: padded micro-batches, or rows of ``capacity`` packed tokens.
 
-    Texts of like length go together, which saves padding; the loss is a sum
-    over the global batch and does not notice. All processes get equally many
-    micro-batches, some perhaps empty, since their collectives must pair up.
+    The loss is a sum over the global batch and does not notice how it is cut.
+    All processes get equally many passes, some perhaps empty, since their
+    collectives must pair up.
     """
+    # Padded, texts of like length go together.
     ordered = sorted(batch, key=lambda sample: len(sample.input_ids), reverse=True)
-    # A small batch is spread over the processes rather than filling one.
-    size = min(micro_batch_size, -(-len(ordered) // processes))
-    micro = [ordered[at : at + size] for at in range(0, len(ordered), size)]
-    rounds = -(-len(micro) // processes)
-    mine = micro[rank::processes]
-    return mine + [[]] * (rounds - len(mine))
+    if capacity is not None:
+        passes = _pack(ordered, processes, capacity)
+    else:
+        # A small batch is spread over the processes rather than filling one.
+        size = min(micro_batch_size, -(-len(ordered) // processes))
+        passes = [ordered[at : at + size] for at in range(0, len(ordered), size)]
+    mine: list[Sequence[TokenSample]] = list(passes[rank::processes])
+    return mine + [[]] * (-(-len(passes) // processes) - len(mine))
+
+
+def _pack(ordered: Sequence[TokenSample], processes: int, capacity: int) -> list[list[TokenSample]]:
+    """As few rows as hold a batch, longest samples first, all about equally long.
+
+    A step lasts as long as the process with most to do, so the number of rows
+    is a multiple of the processes wherever there are samples for it.
+    """
+    total = sum(len(sample.input_ids) for sample in ordered)
+    rows = -(-max(1, -(-total // capacity)) // processes) * processes
+    while True:
+        bins: list[list[TokenSample]] = [[] for _ in range(min(rows, len(ordered)))]
+        loads = [0] * len(bins)
+        for sample in ordered:
+            # Longest first onto the emptiest: within a sample's length of equal.
+            emptiest = loads.index(min(loads))
+            bins[emptiest].append(sample)
+            loads[emptiest] += len(sample.input_ids)
+        if max(loads) <= capacity or rows >= len(ordered):
+            return bins
+        rows += processes
 
 
 @dataclass(frozen=True, slots=True)

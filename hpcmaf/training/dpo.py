@@ -15,15 +15,13 @@ import torch
 import torch.distributed as dist
 from torch.nn.functional import logsigmoid
 
-from hpcmaf.training.data import collate, share
-from hpcmaf.training.loss import negative_log_likelihood
-from hpcmaf.training.packing import share_packed
-from hpcmaf.training.pairs import TokenPair
+from hpcmaf.training.config import FinetuneJob
+from hpcmaf.training.data import TokenPair
+from hpcmaf.training.objective import Objective
 from hpcmaf.training.process import Process
-from hpcmaf.training.spec import FinetuneJob
 
 
-class Dpo:
+class Dpo(Objective):
     """``-log sigmoid(beta * margin)`` over the number of pairs.
 
     A pair's margin is by how much more than its reference the model prefers
@@ -32,32 +30,24 @@ class Dpo:
     Parameters
     ----------
     run
-        What to call: the model under DeepSpeed, still as the job starts.
+        The model under DeepSpeed, still as the job starts.
     pairs
         All of the job's. Every process has to come here with the same.
-    packed
-        Whether texts share rows; the model's attention must be prepared for it.
     """
 
     measures = ("reward_margin", "reward_accuracy")
+    texts = 2
 
     def __init__(
         self, run: torch.nn.Module, job: FinetuneJob, process: Process, pairs: Sequence[TokenPair], *, packed: bool
     ) -> None:
-        self._run, self._job, self._process, self._packed = run, job, process, packed
+        super().__init__(run, job, process, packed=packed)
         self._sums = torch.zeros(len(self.measures), dtype=torch.float64, device=process.device)
-        self._reference = self._by_reference(pairs)
+        self._reference = self._references(pairs)
 
     def weight(self, batch: Sequence[TokenPair]) -> int:
         """Pairs."""
         return len(batch)
-
-    def parts(self, batch: Sequence[TokenPair]) -> list[Sequence[TokenPair]]:
-        """Packed rows of pairs, or padded micro-batches of such of like length."""
-        job, own = self._job, {"rank": self._process.rank, "processes": self._process.world_size}
-        if self._packed:
-            return share_packed(batch, capacity=job.micro_batch_size * job.max_length, **own)
-        return share(batch, micro_batch_size=max(1, job.micro_batch_size // 2), **own)
 
     def loss(self, part: Sequence[TokenPair], filler: TokenPair) -> torch.Tensor:
         """Sum over the part's pairs."""
@@ -78,8 +68,7 @@ class Dpo:
     def _preferences(self, part: Sequence[TokenPair], filler: TokenPair) -> torch.Tensor:
         """How much likelier each pair's chosen answer is than its rejected one, in nats: float32[pairs]."""
         texts = [text for pair in part or [filler] for text in (pair.chosen, pair.rejected)]
-        batch = collate(texts, pad_id=0, filler=texts[0], packed=self._packed)
-        unlikely = negative_log_likelihood(self._run, batch, self._process.device)
+        batch, unlikely = self.likelihood(texts, texts[0])
         if batch.lengths is None:
             each = unlikely.sum(1)
         else:
@@ -88,7 +77,7 @@ class Dpo:
             each = unlikely.new_zeros(len(texts)).index_add(0, text, unlikely[0])
         return each[1::2] - each[::2]
 
-    def _by_reference(self, pairs: Sequence[TokenPair]) -> dict[str, float]:
+    def _references(self, pairs: Sequence[TokenPair]) -> dict[str, float]:
         """The preferences of the model as it starts, by pair."""
         found: dict[str, float] = {}
         training = self._run.training

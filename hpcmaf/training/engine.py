@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
 
+from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.schedule import rate_factor
-from hpcmaf.training.spec import FinetuneJob
 from hpcmaf.training.workarounds import without_shared_memory_collectives
 
 # DeepSpeed's own size of communication buckets, in elements.
@@ -20,20 +20,24 @@ _BUCKET = 500_000_000
 _STEPPED = 100_000_000
 
 
-def settings(job: FinetuneJob, dtype: torch.dtype, trainable: int, *, universal: bool = False) -> dict[str, Any]:
-    """DeepSpeed's configuration for a job.
-
-    Buckets are allocated whole, so an adapter, with few ``trainable``
-    parameters, does not need the default's 2 GB. ``universal``: the checkpoint
-    to be loaded was converted from another number of processes.
-    """
+def _settings(job: FinetuneJob, dtype: torch.dtype, trainable: int, universal: bool) -> dict[str, Any]:
+    """DeepSpeed's configuration for a job; ``universal``: its checkpoint comes from another number of processes."""
+    # Buckets are allocated whole, and an adapter's few parameters do not need the default's 2 GB.
     bucket = max(1, min(_BUCKET, trainable))
-    # DeepSpeed's stage 0 steps bfloat16 weights without a float32 copy of
-    # them and loses what is smaller than their rounding; stage 1 keeps one.
-    stage = max(int(job.zero_stage), 1) if dtype == torch.bfloat16 else int(job.zero_stage)
     pinned = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    offload = {"offload_optimizer": pinned} if job.offload != "none" else {}
-    offload |= {"offload_param": pinned} if job.offload == "params" else {}
+    zero: dict[str, Any] = {
+        "stage": job.zero_stage,
+        # Who reduces nothing needs no bucket, nor a hook for each gradient that fills one.
+        "contiguous_gradients": not (job.alone and job.zero_stage == 1 and job.offload == "none"),
+        "reduce_bucket_size": bucket,
+        "allgather_bucket_size": bucket,
+        # Under stage 3: gradients take float32's room for so many at a time.
+        "sub_group_size": _STEPPED,
+    }
+    if job.offload != "none":
+        zero["offload_optimizer"] = pinned
+    if job.offload == "params":
+        zero["offload_param"] = pinned
     return {
         "train_micro_batch_size_per_gpu": job.micro_batch_size,
         # The true number varies with the last batch of an epoch: the loop
@@ -42,16 +46,7 @@ def settings(job: FinetuneJob, dtype: torch.dtype, trainable: int, *, universal:
         "gradient_clipping": job.max_grad_norm,
         # A step with gradients that are not finite is left out, and the loop stops.
         "bf16": {"enabled": dtype == torch.bfloat16, "check_grad_overflow": True},
-        "zero_optimization": {
-            "stage": stage,
-            # Who reduces nothing needs no bucket, nor a hook for each gradient that fills one.
-            "contiguous_gradients": not (job.alone and stage == 1 and job.offload == "none"),
-            "reduce_bucket_size": bucket,
-            "allgather_bucket_size": bucket,
-            # Under stage 3: gradients take float32's room for so many at a time.
-            "sub_group_size": _STEPPED,
-        }
-        | offload,
+        "zero_optimization": zero,
         "checkpoint": {"load_universal": universal},
         # torch's AdamW: DeepSpeed's own ones compile for over a minute first.
         "zero_allow_untested_optimizer": True,
@@ -99,7 +94,7 @@ def start(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: rate_factor(step, steps, job.schedule, job.warmup_ratio)
     )
-    config = settings(job, dtype, sum(p.numel() for p in trained), universal=universal)
+    config = _settings(job, dtype, sum(p.numel() for p in trained), universal)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=config)
     return engine
 

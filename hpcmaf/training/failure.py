@@ -10,13 +10,14 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hpcmaf.errors import TRANSIENT, FailureKind, HpcmafError, errno_of, system_error
 from hpcmaf.files.publish import write_json
+from hpcmaf.training.stop import StopFlag
 
 NAME = "failure.json"
 # A process that lost another one to a failure waits so long for that one's reason.
@@ -24,33 +25,31 @@ LOST_S = 5.0
 
 # On exceptions whose trace is in the log.
 _LOGGED = "logged_by_hpcmaf"
-_MEMORY = re.compile(
-    r"out of memory|can.t allocate memory|cannot allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE
-)
-_LOST = re.compile(
-    r"connection (was )?(closed|reset|refused)|remote process|broken pipe|socket|store->get|rendezvous", re.IGNORECASE
-)
-# What CUDA says of programs rather than of machines.
-_PROGRAM = re.compile(
-    r"device-side assert|no kernel image|invalid (device function|device ordinal|configuration|argument)", re.IGNORECASE
-)
-_HARDWARE = re.compile(
-    r"CUDA error|CUDA driver|CUDA failure|CUBLAS_STATUS|CUDNN_STATUS|cudaError|NCCL (error|failure|WARN)|ncclUnhandled"
-    r"|NVLink|\bECC\b|\bXid\b|fell off the bus|GPU is lost|CUDA-capable device|watchdog|stale file handle"
-    r"|input/output error",
-    re.IGNORECASE,
-)
+# What torch, CUDA, NCCL and gloo say; the first that is found decides.
+_WORDS: dict[FailureKind, re.Pattern[str]] = {
+    kind: re.compile(words, re.IGNORECASE)
+    for kind, words in (
+        ("memory", r"out of memory|(can.t|cannot) allocate memory|not enough memory|ALLOC_FAILED"),
+        # Of programs rather than of machines.
+        ("defect", r"device-side assert|no kernel image|invalid (device (function|ordinal)|configuration|argument)"),
+        (
+            "lost",
+            r"connection (was )?(closed|reset|refused)|remote process|broken pipe|socket|store->get|rendezvous",
+        ),
+        (
+            "hardware",
+            r"CUDA (error|driver|failure)|CUBLAS_STATUS|CUDNN_STATUS|cudaError|NCCL (error|failure|WARN)"
+            r"|ncclUnhandled|NVLink|\bECC\b|\bXid\b|fell off the bus|GPU is lost|CUDA-capable device|watchdog"
+            r"|stale file handle|input/output error",
+        ),
+    )
+}
 # A reason in front replaces one behind: those who merely lost another process do not know why.
 _SECONDHAND: tuple[FailureKind, ...] = ("hardware", "lost")
 # As Rust's libraries write the operating system's number, safetensors among them.
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
-_SIGNALS: dict[int, FailureKind] = {
-    signal.SIGKILL: "killed",
-    signal.SIGTERM: "killed",
-    signal.SIGHUP: "killed",
-    signal.SIGINT: "killed",
-    signal.SIGBUS: "hardware",
-}
+_SIGNALS: dict[int, FailureKind] = dict.fromkeys((signal.SIGTERM, signal.SIGHUP, signal.SIGINT), "killed")
+_SIGNALS[signal.SIGBUS] = "hardware"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +91,16 @@ def _weight(kind: FailureKind) -> int:
 
 def read(work: Path) -> Failure | None:
     """The failure recorded in a work folder, if there is one."""
-    try:
+    with suppress(FileNotFoundError):
         return Failure(**json.loads((work / NAME).read_text()))
-    except FileNotFoundError:
-        return None
+    return None
 
 
 @contextmanager
-def recorded(work: Path, *, stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
+def recorded(work: Path, stop: StopFlag | None = None) -> Iterator[None]:
     """Keep the first failure of any process in ``work``; the trace goes to the log.
 
-    ``stopped`` ends the wait of a process that has nothing of its own to say.
+    A request to ``stop`` ends the wait of a process that has no reason of its own.
     """
     try:
         yield
@@ -111,7 +109,7 @@ def recorded(work: Path, *, stopped: Callable[[], bool] = lambda: False) -> Iter
         error.__dict__[_LOGGED] = True
         failure = explained(error)
         end = time.monotonic() + (LOST_S if failure.kind == "lost" else 0)
-        while time.monotonic() < end and not stopped() and read(work) is None:
+        while time.monotonic() < end and not (stop and stop.requested) and read(work) is None:
             time.sleep(0.1)
         failure.record(work)
         raise
@@ -133,20 +131,18 @@ def _kind(error: BaseException) -> FailureKind:
     if isinstance(error, HpcmafError) and "kind" in vars(error):
         return error.kind
     # What stands behind an error that explains another one in a user's words.
-    links, link = [error], error.__cause__
-    while link is not None and link not in links:
-        links.append(link)
+    kinds, links = [], set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in links:
+        kinds.append(_kind_alone(link))
+        links.add(id(link))
         link = link.__cause__
-    kinds = [_kind_alone(link) for link in links]
-    for kind in ("memory", "hardware", "lost"):
-        if kind in kinds:
-            return kind
-    return kinds[0]
+    return next((kind for kind in ("memory", "hardware", "lost") if kind in kinds), kinds[0])
 
 
 def _kind_alone(error: BaseException) -> FailureKind:
     # By name: this must not import torch.
-    names, text = {kind.__name__ for kind in type(error).__mro__}, str(error)
+    names = {kind.__name__ for kind in type(error).__mro__}
     if names & {"MemoryError", "OutOfMemoryError"} or getattr(error, "errno", None) == errno.ENOMEM:
         return "memory"
     if isinstance(error, HpcmafError):
@@ -156,24 +152,18 @@ def _kind_alone(error: BaseException) -> FailureKind:
     if (number := _number(error)) is not None:
         return "hardware" if number in TRANSIENT else "refused"
     if isinstance(error, RuntimeError):
-        return kind_of_words(text) or ("lost" if "DistError" in names else "defect")
+        return kind_of_words(str(error)) or ("lost" if "DistError" in names else "defect")
     return "defect"
 
 
 def _number(error: BaseException) -> int | None:
-    said = _OS_ERROR.search(str(error))
-    return int(said[1]) if said else errno_of(error)
+    found = _OS_ERROR.search(str(error))
+    return int(found[1]) if found else errno_of(error)
 
 
 def kind_of_words(text: str) -> FailureKind | None:
-    """What CUDA's, NCCL's and gloo's words are about; ``None`` where they are not known."""
-    if _MEMORY.search(text):
-        return "memory"
-    if _PROGRAM.search(text):
-        return "defect"
-    if _LOST.search(text):
-        return "lost"
-    return "hardware" if _HARDWARE.search(text) else None
+    """What the words of an error or a log are about; ``None`` where they are not known."""
+    return next((kind for kind, words in _WORDS.items() if words.search(text)), None)
 
 
 def oom_kills(process: str = "self", root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")) -> int | None:
@@ -181,7 +171,7 @@ def oom_kills(process: str = "self", root: Path = Path("/sys/fs/cgroup"), proc: 
 
     ``None`` where that cannot be said.
     """
-    try:
+    with suppress(OSError, ValueError, StopIteration):
         for line in (proc / process / "cgroup").read_text().splitlines():
             number, controllers, path = line.split(":", 2)
             if number == "0" and not controllers:
@@ -191,16 +181,13 @@ def oom_kills(process: str = "self", root: Path = Path("/sys/fs/cgroup"), proc: 
             else:
                 continue
             if counts.exists():
-                return next(
-                    int(row.split()[1]) for row in counts.read_text().splitlines() if row.startswith("oom_kill ")
-                )
-    except (OSError, ValueError, StopIteration):
-        pass
+                rows = counts.read_text().splitlines()
+                return next(int(row.split()[1]) for row in rows if row.startswith("oom_kill "))
     return None
 
 
-def ended(who: str, code: int | None, before: int | None, said: str = "") -> Failure:
-    """The failure of a process that left no word of its own.
+def ended(who: str, code: int | None, before: int | None, log: str = "") -> Failure:
+    """The failure of a process that left no reason of its own.
 
     Parameters
     ----------
@@ -208,12 +195,11 @@ def ended(who: str, code: int | None, before: int | None, said: str = "") -> Fai
         As :mod:`subprocess` has it: negative for a signal; ``None``: it did not end.
     before
         :func:`oom_kills` from before it.
-    said
-        The end of its log.
+    log
+        The end of what it printed.
     """
-    after = oom_kills()
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
     if code == -signal.SIGKILL:
+        after = oom_kills()
         if before is not None and after is not None and after > before:
             return Failure("memory", f"{who} was killed by the kernel, out of memory")
         return Failure("killed", f"{who} was killed by SIGKILL, out of memory?")
@@ -223,6 +209,6 @@ def ended(who: str, code: int | None, before: int | None, said: str = "") -> Fai
         if -code in _SIGNALS:
             return Failure(_SIGNALS[-code], f"{who} was {how}")
     # An abort, such as by NCCL's watchdog, has its reason some lines above the last.
-    telling = next((line for line in reversed(lines) if kind_of_words(line)), None)
-    kind = kind_of_words(telling) if telling else None
-    return Failure(kind or "defect", f"{telling or (lines or ['no output'])[-1]} ({who}: {how})")
+    lines = [line.strip() for line in log.splitlines() if line.strip()] or ["no output"]
+    telling = next((line for line in reversed(lines) if kind_of_words(line)), lines[-1])
+    return Failure(kind_of_words(telling) or "defect", f"{telling} ({who}: {how})")

@@ -11,36 +11,33 @@ import gc
 import random
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
 
 from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.errors import TrainingError
 from hpcmaf.seeding import derive_seed
 from hpcmaf.training import engine as ds
-from hpcmaf.training.data import TokenData, TokenSample, global_batches, load_tokens
+from hpcmaf.training.checkpointer import Checkpointer
+from hpcmaf.training.config import FinetuneJob, check_packages
+from hpcmaf.training.data import TokenData, global_batches, load_tokens
 from hpcmaf.training.dpo import Dpo
-from hpcmaf.training.extras import check_packages
-from hpcmaf.training.keeper import Keeper
 from hpcmaf.training.launch import Entry
-from hpcmaf.training.loop import Objective, train
+from hpcmaf.training.loop import train
 from hpcmaf.training.memory import flop_per_token, size_of
+from hpcmaf.training.metrics import Metrics
 from hpcmaf.training.model import compute_dtype, context_length, load_config, load_model, loading_device, trainable
 from hpcmaf.training.packing import Packing
-from hpcmaf.training.pairs import load_pairs
-from hpcmaf.training.preparing import prepare
 from hpcmaf.training.process import Process
-from hpcmaf.training.saving import on_cpu, save_adapter, save_checkpoint
+from hpcmaf.training.saving import save_adapter, save_checkpoint
+from hpcmaf.training.setup import prepare
 from hpcmaf.training.sft import Sft
-from hpcmaf.training.spec import FinetuneJob
-from hpcmaf.training.stopping import WorkStop
-from hpcmaf.training.watching import Watch
+from hpcmaf.training.stop import StopFlag
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,14 +45,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Base:
-    """A frozen base that a job leaves to the next one, and what it is: file, type, place and the like."""
+    """A frozen base that a job leaves to the next one, and what it is: file, type, device and the like."""
 
     kind: tuple[object, ...]
     model: PreTrainedModel
 
 
 def finetune(
-    job: FinetuneJob, process: Process, entry: Entry, stop: WorkStop, base: Base | None = None
+    job: FinetuneJob, process: Process, entry: Entry, stop: StopFlag, base: Base | None = None
 ) -> tuple[dict[str, object], Base | None]:
     """Train and save one model.
 
@@ -70,23 +67,27 @@ def finetune(
         The fields of the report, of a job that was stopped only ``steps`` and
         those done, ``stopped_at``; and what the next job may use.
     """
-    started, output = entry.started, Path(entry.output)
+    work, output = Path(entry.work), Path(entry.output)
     check_packages(quantize=job.quantize)
     marks = {"launch": time.time()}
     config = load_config(job)
-    chat, data = _load(job)
+    chat = ChatFormat.from_pretrained(
+        job.base, revision=job.revision, trust_remote_code=job.trust_remote_code, date=job.date
+    )
+    longest = min(job.max_length, context_length(config) or job.max_length)
+    pairs = job.objective == "dpo"
+    data = load_tokens(Path(job.dataset), chat, max_length=longest, loss_on=job.loss_on, pairs=pairs)
     seed = derive_seed(job.seed, job.iteration, job.agent, "finetune")
     batches = global_batches(
         data.samples, batch_size=job.batch_size, epochs=job.epochs, seed=seed, even=job.even_batches
     )
-    dtype = compute_dtype(job, config, process.cuda)
     losses: list[float] = []
     earlier, left = 0.0, None
-    marks["data"] = first_step = time.time()
+    marks["data"] = time.time()
     if batches:
         with _computing(process):
             ds.connect(process.cuda)
-            device = loading_device(job, process)
+            dtype, device = compute_dtype(job, config, process.cuda), loading_device(job, process)
             kind = _kind(job, dtype, device)
             if base is not None and base.kind == kind:
                 frozen = base.model
@@ -99,22 +100,29 @@ def finetune(
             # Draws the fresh adapter, the same in every process.
             torch.manual_seed(derive_seed(seed, "adapter"))
             model = trainable(frozen, job)
-            _check_vocabulary(model, data.samples, job)
+            _check_vocabulary(model, data, job)
             marks["adapter"] = time.time()
             packing = Packing(model, max(len(sample.input_ids) for sample in data.samples), wanted=job.packing)
             job = prepare(model, job, config, dtype, process, packed=packing.on, logits=_logits(data))
             marks["kernels"] = time.time()
-            keeper = Keeper(job, process, dtype, started=started, token=Path(entry.work).name)
-            engine = ds.start(model, job, dtype, len(batches), process.cuda, universal=keeper.converts)
+            checkpointer = Checkpointer(job, process, dtype, started=entry.started, token=work.name)
+            engine = ds.start(model, job, dtype, len(batches), process.cuda, universal=checkpointer.converts)
             marks["engine"] = time.time()
-            packing.check(engine, data.samples, process.device)
-            objective = _objective(engine, job, process, data, packed=packing.on)
-            _seed_dropout(derive_seed(seed, "dropout", process.rank))
-            before, earlier = keeper.resume(engine), keeper.earlier_seconds
-            marks["check"] = first_step = time.time()
+            packing.check(engine, data.samples, process)
+            if pairs:
+                objective = Dpo(engine, job, process, data.samples, packed=packing.on)
+            else:
+                objective = Sft(engine, job, process, packed=packing.on)
+            dropout = derive_seed(seed, "dropout", process.rank)
+            random.seed(dropout)
+            torch.manual_seed(dropout)
+            before, earlier = checkpointer.resume(engine), checkpointer.earlier_seconds
+            marks["check"] = time.time()
         useful = flop_per_token(size_of(engine.module.parameters(), dtype.itemsize), job)
-        with closing(Watch(job, process, Path(entry.steps), len(batches), useful)) as watch:
-            losses = train(engine, objective, batches, before, process, watch, keeper, stop, loss_spike=job.loss_spike)
+        with closing(Metrics(job, process, work.parent, len(batches), useful)) as metrics:
+            losses = train(
+                engine, objective, batches, before, process, metrics, checkpointer, stop, loss_spike=job.loss_spike
+            )
         if len(losses) < len(batches):
             return {"stopped_at": len(losses), "steps": len(batches)}, None
         weights = ds.trained_weights(engine, adapter=job.tuning == "lora")
@@ -126,17 +134,21 @@ def finetune(
     # Without data and with a previous model, the launcher copies that.
     if process.first and (batches or not job.start):
         if job.tuning == "lora":
-            save_adapter(model, on_cpu(weights), job, output)
+            save_adapter(model, weights, job, output)
         else:
-            save_checkpoint(model, on_cpu(weights), chat.tokenizer, job, output)
+            save_checkpoint(model, weights, chat.tokenizer, job, output)
     report = {
-        **_counts(data, job.epochs),
+        "samples": len(data.samples),
+        "dropped_too_long": data.dropped_too_long,
+        "training_tokens": job.epochs * sum(len(sample.input_ids) for sample in data.samples),
+        "target_tokens": job.epochs * sum(sample.target_tokens for sample in data.samples),
         "steps": len(batches),
         "final_loss": losses[-1] if losses else None,
         "losses": losses,
-        "startup_seconds": first_step - started,
+        "startup_seconds": list(marks.values())[-1] - entry.started,
         "startup": {
-            name: round(end - begin, 3) for (name, end), begin in zip(marks.items(), [started, *marks.values()])
+            name: round(end - begin, 3)
+            for (name, end), begin in zip(marks.items(), [entry.started, *marks.values()], strict=False)
         },
         "peak_memory_bytes": _peak_memory(process),
         "earlier_seconds": earlier,
@@ -180,25 +192,6 @@ def _computing(process: Process) -> Iterator[None]:
         gc.enable()
 
 
-def _load(job: FinetuneJob) -> tuple[ChatFormat, TokenData]:
-    """A job's data in tokens, and the format they are in."""
-    chat = ChatFormat.from_pretrained(
-        job.base, revision=job.revision, trust_remote_code=job.trust_remote_code, date=job.date
-    )
-    longest = min(job.max_length, context_length(load_config(job)) or job.max_length)
-    if job.objective == "dpo":
-        return chat, load_pairs(Path(job.dataset), chat, max_length=longest)
-    return chat, load_tokens(Path(job.dataset), chat, max_length=longest, loss_on=job.loss_on)
-
-
-def _objective(
-    run: torch.nn.Module, job: FinetuneJob, process: Process, data: TokenData, *, packed: bool
-) -> Objective:
-    if job.objective == "dpo":
-        return Dpo(run, job, process, data.samples, packed=packed)
-    return Sft(run, job, process, packed=packed)
-
-
 def _kind(job: FinetuneJob, dtype: torch.dtype, device: str) -> tuple[object, ...]:
     """What two jobs have to have in common to share a base."""
     own = (job.tuning, job.base, job.revision, job.trust_remote_code, job.quantize, job.gradient_checkpointing)
@@ -211,34 +204,14 @@ def _logits(data: TokenData) -> float:
     return min(1.0, 1.25 * targets / sum(len(sample.input_ids) for sample in data.samples))
 
 
-def _check_vocabulary(model: torch.nn.Module, samples: Sequence[TokenSample], job: FinetuneJob) -> None:
+def _check_vocabulary(model: torch.nn.Module, data: TokenData, job: FinetuneJob) -> None:
     rows = model.get_input_embeddings().num_embeddings
-    largest = max(max(sample.input_ids) for sample in samples)
+    largest = max(max(sample.input_ids) for sample in data.samples)
     if largest >= rows:
         raise TrainingError(f"{job.base}: its tokenizer makes token {largest}, but the model has {rows} embeddings")
 
 
-def _seed_dropout(seed: int) -> None:
-    random.seed(seed)
-    torch.manual_seed(seed)
-
-
-def _counts(data: TokenData, epochs: int) -> dict[str, int]:
-    return {
-        "samples": len(data.samples),
-        "dropped_too_long": data.dropped_too_long,
-        "training_tokens": epochs * sum(len(sample.input_ids) for sample in data.samples),
-        "target_tokens": epochs * sum(sample.target_tokens for sample in data.samples),
-    }
-
-
 def _peak_memory(process: Process) -> int:
     if process.cuda:
-        own = torch.cuda.max_memory_allocated()
-    else:
-        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if process.world_size == 1 or not dist.is_initialized():
-        return own
-    largest = torch.tensor(own, dtype=torch.int64, device=process.device)
-    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    return int(largest)
+        return int(process.largest(torch.cuda.max_memory_allocated()))
+    return int(process.largest(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))

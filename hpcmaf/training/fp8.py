@@ -23,6 +23,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import ScalingType, scaled_mm
 
 from hpcmaf.errors import ConfigError
+from hpcmaf.training.model import inner_model
 
 TYPE = torch.float8_e4m3fn
 # The largest number it has.
@@ -54,7 +55,7 @@ def round_rows(parts: Sequence[torch.Tensor], by: torch.Tensor | None = None) ->
     """
     if parts[0].is_cuda:
         # PyTorch's own operations would go through memory six times.
-        from hpcmaf.training.fp8_kernel import round_rows as by_kernel
+        from hpcmaf.training.fp8_triton import round_rows as by_kernel
 
         return by_kernel(parts, by)
     joined = torch.cat([part.float() for part in parts], 1)
@@ -102,7 +103,7 @@ class Fp8Linear(torch.nn.Linear):
 
 
 class Rounded:
-    """Rounded layers that read one input, as :class:`hpcmaf.training.adapters.Stored` has others."""
+    """Rounded layers that read one input, as :class:`hpcmaf.training.lora_fused.Stored` has others."""
 
     def __init__(self, layers: Sequence[Fp8Linear]) -> None:
         self.layers = layers
@@ -196,7 +197,7 @@ def round_base(model: torch.nn.Module, device: torch.device) -> int:
 
 def _families(model: torch.nn.Module) -> Iterator[list[Any]]:
     """Layers to be rounded, those that read the same input together."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = inner_model(model)
     logits = inner.get_output_embeddings()
     adapters = {id(layer) for module in model.modules() for layer in _adapters(module)}
 

@@ -14,12 +14,10 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -28,14 +26,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from hpcmaf.files.publish import write_json
+from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.failure import NAME as FAILURE
 from hpcmaf.training.failure import Failure, ended, oom_kills, read
-from hpcmaf.training.nodes import NodePlace, Pulse, announce, announced
-from hpcmaf.training.spec import FinetuneJob
-from hpcmaf.training.stopping import SIGNALS, StopFlag, ask
+from hpcmaf.training.multinode import Heartbeat, NodeRank
+from hpcmaf.training.stop import SIGNALS, StopFlag, request_stop, stop_requested
 
-# Between looks at the processes and their progress, for a report, and for the next job.
-POLL_S, _REPORT_S, _NEXT_S = 0.2, 0.02, 0.02
+# Between looks at a job and its processes, and of those for their next job.
+POLL_S = 0.05
 # For processes to exit by themselves, once their jobs are done.
 LEAVING_S = 60.0
 # Once one has failed, the others' time to notice by themselves.
@@ -43,6 +41,8 @@ FAILED_S = 15.0
 
 _PR_SET_PDEATHSIG = 1
 _END = "end"
+# Port 0 lets the rendezvous take a free one, so jobs on one machine never meet.
+_ALONE = ("--nnodes=1", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1")
 # As ``torch.distributed.run`` sums up which of its processes failed first, and how.
 _FIRST = re.compile(r"Root Cause \(first observed failure\).*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
 
@@ -56,15 +56,14 @@ class Entry:
     work, output
         Folder with ``job.json``, which takes ``report.json`` or
         ``failure.json``; folder that takes the model.
-    steps, log
-        Take a line of JSON per optimiser step, and what the processes print.
+    log
+        Takes what the processes print.
     started
         Unix time at which the job began.
     """
 
     work: str
     output: str
-    steps: str
     log: str
     started: float
 
@@ -77,7 +76,7 @@ class Entry:
             while not path.exists():
                 if (folder / _END).exists() or not folder.exists() or os.getppid() != parent:
                     return
-                time.sleep(_NEXT_S)
+                time.sleep(POLL_S)
             yield cls(**json.loads(path.read_text()))
 
 
@@ -88,18 +87,12 @@ class Workers:
     weights of the base are the same for all. A job that fails or is stopped
     ends them, and the next one starts others; so does one that wants other
     processes. Of one machine only.
-
-    Parameters
-    ----------
-    lone
-        There will be but one job.
     """
 
-    def __init__(self, *, lone: bool = False) -> None:
-        self._lone = lone
+    def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        # Of the last job, and of the first, where the processes speak until they read of one.
-        self._folder, self._log, self._launched = Path(), Path(), Path()
+        # Of the last job, and of the first, into which the processes print until they read of one.
+        self._log = self._first_log = self._folder = Path()
         self._shape: tuple[object, ...] = ()
         self._entries = 0
         self._oom_kills: int | None = None
@@ -124,7 +117,7 @@ class Workers:
 
     @contextmanager
     def running(
-        self, job: FinetuneJob, work: Path, output: Path, steps: Path, log: Path, node: NodePlace | None = None
+        self, job: FinetuneJob, work: Path, output: Path, log: Path, node: NodeRank | None = None
     ) -> Iterator[Running]:
         """Have a job done, by the processes that did the one before it if there are any.
 
@@ -132,7 +125,7 @@ class Workers:
 
         Parameters
         ----------
-        work, output, steps, log
+        work, output, log
             See :class:`Entry`; ``work`` holds the job's file.
         node
             This machine, if there are several.
@@ -142,15 +135,16 @@ class Workers:
             self.__exit__()
             self._folder, self._shape, self._entries = Path(tempfile.mkdtemp(prefix="jobs-", dir=log.parent)), shape, 0
         self._entries += 1
-        paths = (str(path.resolve()) for path in (work, output, steps, log))
+        paths = (str(path.resolve()) for path in (work, output, log))
         write_json(self._folder / f"{self._entries:04d}.json", asdict(Entry(*paths, started=time.time())))
-        if self._lone:
+        if node is not None:
+            # On several machines they exit after every job.
             (self._folder / _END).touch()
         self._log = log
         if self._process is None:
             self._oom_kills = oom_kills()
-            self._process, self._launched = _start(job, self._folder, work, log, node), log
-        running = Running(self._process, work, (log, self._launched), self._oom_kills, node)
+            self._process, self._first_log = _start(job, self._folder, work, log, node), log
+        running = Running(self._process, work, (log, self._first_log), self._oom_kills, node)
         try:
             yield running
         except BaseException:
@@ -171,13 +165,13 @@ class Workers:
 
 
 class Running:
-    """One job and those who do it."""
+    """One job and its processes."""
 
     def __init__(
         self, process: subprocess.Popen[bytes], work: Path, logs: tuple[Path, Path], before: int | None, node: Any
     ) -> None:
         self._process, self._work, self._logs, self._before, self._node = process, work, logs, before, node
-        self.report: dict[str, object] | None = None
+        self.report: dict[str, Any] | None = None
 
     @property
     def succeeded(self) -> bool:
@@ -198,65 +192,57 @@ class Running:
             return code if self._node is not None else 0
         return code
 
-    def wait(self, stop: StopFlag, listen: Callable[[], object] = lambda: None, pulse: Pulse | None = None) -> int | None:
+    def wait(
+        self, stop: StopFlag, listen: Callable[[], object] = lambda: None, heartbeat: Heartbeat | None = None
+    ) -> int | None:
         """Wait for the job to end; ``listen`` is called at every look, and once more after the end.
 
         Returns
         -------
         int or None
-            0, or the processes' exit code; ``None`` where waiting has no more
-            sense, because the job failed elsewhere or does not stop.
+            0, or the processes' exit code; ``None`` where waiting is of no more
+            use, because the job failed elsewhere or does not stop.
         """
-        passed_on, failed = False, None
-        while True:
-            code = self.poll()
+        failed: float | None = None
+        while (code := self.poll()) is None:
             listen()
-            if code is not None:
-                return code
-            if stop.requested and not passed_on:
-                ask(self._work)
-                passed_on = True
-            if stop.overdue:
-                return None
-            lost = pulse.lost() if pulse is not None else None
-            if lost is not None:
-                Failure("lost", lost, node=pulse.silent or None).record(self._work)
+            if stop.requested and not stop_requested(self._work):
+                request_stop(self._work)
+            if heartbeat is not None and (lost := heartbeat.lost()) is not None:
+                Failure("lost", lost, node=heartbeat.silent or None).record(self._work)
                 return None
             if failed is None and (self._work / FAILURE).exists():
                 failed = time.monotonic()
-            if failed is not None and time.monotonic() - failed > FAILED_S:
+            if stop.overdue or (failed is not None and time.monotonic() - failed > FAILED_S):
                 return None
-            end = time.monotonic() + POLL_S
-            while time.monotonic() < end and self.poll() is None:
-                time.sleep(_REPORT_S)
+            time.sleep(POLL_S)
+        listen()
+        return code
 
     def failure(self, code: int | None) -> Failure:
         """Why it did not end well."""
-        own, launched = map(log_tail, self._logs)
+        last, first = map(_tail, self._logs)
         where = "" if self._node is None else f" on {self._node.local_address}"
-        first = _FIRST.search(launched)
-        if first is not None and int(first[2]) < 0:
-            # Nobody kills itself, so whoever was killed is the reason of what the others say.
-            ended(f"process {first[1]}{where}", int(first[2]), self._before, own).record(self._work)
-        return read(self._work) or ended(f"its process{where}", code, self._before, own)
+        cause = _FIRST.search(first)
+        if cause is not None and int(cause[2]) < 0:
+            # Nobody kills itself, so a killed process is the reason for what the others report.
+            ended(f"process {cause[1]}{where}", int(cause[2]), self._before, last).record(self._work)
+        return read(self._work) or ended(f"its process{where}", code, self._before, last)
 
 
-def log_tail(log: Path, size: int = 1 << 16) -> str:
+def _tail(log: Path, size: int = 1 << 16) -> str:
     """The end of a log; empty where it cannot be read."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - size))
-            return file.read().decode("utf-8", errors="replace")
-    except OSError:
-        return ""
+    with suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - size))
+        return file.read().decode("utf-8", errors="replace")
+    return ""
 
 
-def _start(job: FinetuneJob, folder: Path, work: Path, log: Path, node: NodePlace | None) -> subprocess.Popen[bytes]:
+def _start(job: FinetuneJob, folder: Path, work: Path, log: Path, node: NodeRank | None) -> subprocess.Popen[bytes]:
     """Start the processes in a session of their own."""
     worker = ["-m", "hpcmaf.training.worker", str(folder.resolve())]
-    command = [sys.executable, "-P", *worker, str(os.getpid())]
+    command = [*worker, str(os.getpid())]
     if not job.alone:
-        meeting = _alone() if node is None else _among(node, work)
         elastic = [
             f"--nproc-per-node={job.processes}",
             "--max-restarts=0",
@@ -264,57 +250,31 @@ def _start(job: FinetuneJob, folder: Path, work: Path, log: Path, node: NodePlac
             # Those that ask a job to stop are for the workers alone.
             "--signals-to-handle=SIGINT,SIGHUP,SIGQUIT",
             f"--log-dir={folder.resolve() / 'elastic'}",
-            *meeting,
+            *(_ALONE if node is None else node.rendezvous(work)),
         ]
         run = ["-m", "torch.distributed.run", *elastic, *worker]
-        command = [sys.executable, "-P", "-m", "hpcmaf.training.launch", str(os.getpid()), *run]
+        command = ["-m", "hpcmaf.training.launch", str(os.getpid()), *run]
     # A scheduler signals all processes of a job, and these would kill one that
     # has not yet begun to handle them; blocked, they wait for that.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         with log.open("ab") as sink:
             streams = {"stdin": subprocess.DEVNULL, "stdout": sink, "stderr": subprocess.STDOUT}
+            command = [sys.executable, "-P", *command]
             return subprocess.Popen(command, env=_environment(job), start_new_session=True, **streams)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _alone() -> list[str]:
-    # Port 0 lets the rendezvous take a free one, so jobs on one machine never meet.
-    place = ("--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", f"--rdzv-id={uuid.uuid4().hex}")
-    return ["--nnodes=1", *place, "--local-addr=127.0.0.1"]
-
-
-def _among(node: NodePlace, work: Path) -> list[str]:
-    if node.rank == 0:
-        with socket.create_server(("", 0)) as server:
-            announce(work, node, server.getsockname()[1])
-    host, port = announced(work, node.joining_s).rsplit(":", 1)
-    return [
-        f"--nnodes={node.nodes}",
-        f"--node-rank={node.rank}",
-        f"--master-addr={host.strip('[]')}",
-        f"--master-port={port}",
-        f"--rdzv-id={node.run_id}",
-        f"--local-addr={node.local_address}",
-    ]
-
-
 def _environment(job: FinetuneJob) -> dict[str, str]:
-    environment = dict(os.environ)
-    # Without the folder that this was called in, where modules of a user's may have names of others.
-    environment["PYTHONSAFEPATH"] = "1"
-    environment["OMP_NUM_THREADS"] = str(job.threads)
-    environment["TOKENIZERS_PARALLELISM"] = "false"
+    # Left over from a job this one was started in, they would misplace it.
+    others = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    environment = {name: value for name, value in os.environ.items() if name not in others}
     # Passes of ever other lengths would leave memory in pieces that fit none of them.
     environment.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-    if job.device == "cpu":
-        environment["DS_ACCELERATOR"] = "cpu"
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-    # Left over from a job this one was started in, they would misplace it.
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        environment.pop(name, None)
-    return environment
+    # Without the folder that this was called in, where modules of a user's may have names of others.
+    environment |= {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": str(job.threads), "TOKENIZERS_PARALLELISM": "false"}
+    return environment | ({"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""} if job.device == "cpu" else {})
 
 
 def die_with_parent(parent: int) -> None:

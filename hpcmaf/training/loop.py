@@ -1,59 +1,29 @@
 """The optimiser steps of a job, whatever it learns from.
 
-An objective makes of each batch what its loss is a sum over, and what that is
-divided by; the loop cuts it into forward passes, adds up, and steps. See
-:mod:`hpcmaf.training.sft` and :mod:`hpcmaf.training.dpo`.
+The :mod:`hpcmaf.training.objective` makes of each batch what its loss is a sum
+over, and what that is divided by; the loop adds up forward passes, and steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 
 from hpcmaf.training.attention import to_device
+from hpcmaf.training.checkpointer import Checkpointer
 from hpcmaf.training.data import TokenSample
-from hpcmaf.training.divergence import check_gradients, check_loss
 from hpcmaf.training.engine import gradients_finite
-from hpcmaf.training.keeper import Keeper
+from hpcmaf.training.metrics import Metrics
+from hpcmaf.training.objective import Objective
 from hpcmaf.training.process import Process
-from hpcmaf.training.stopping import StopFlag
-from hpcmaf.training.watching import Watch
+from hpcmaf.training.stability import check_gradients, check_loss
+from hpcmaf.training.stop import StopFlag
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
-
-
-class Objective(Protocol):
-    """A loss that is a sum over a step's samples, divided by a number known before.
-
-    However a batch is cut into parts and processes, its loss is the same.
-
-    Attributes
-    ----------
-    measures
-        Names of what :meth:`measured` returns.
-    """
-
-    measures: tuple[str, ...]
-
-    def weight(self, batch: Sequence[Any]) -> int:
-        """What the sum over a whole step's batch is divided by."""
-        ...
-
-    def parts(self, batch: Sequence[Any]) -> list[Sequence[Any]]:
-        """This process's forward passes, equally many in each process; some may be empty."""
-        ...
-
-    def loss(self, part: Sequence[Any], filler: Any) -> torch.Tensor:
-        """Sum over a part; of an empty one 0, through ``filler``, as collectives must pair up."""
-        ...
-
-    def measured(self) -> list[float]:
-        """Sums of each measure over this process's samples since the last call; divided by the weight of all."""
-        ...
 
 
 def train(
@@ -62,8 +32,8 @@ def train(
     batches: Sequence[Sequence[TokenSample]],
     before: Sequence[float],
     process: Process,
-    watch: Watch,
-    keeper: Keeper,
+    metrics: Metrics,
+    checkpointer: Checkpointer,
     stop: StopFlag,
     *,
     loss_spike: float,
@@ -82,7 +52,7 @@ def train(
         When requested in any process, all stop after the same step, with a
         checkpoint.
     loss_spike
-        See :func:`hpcmaf.training.divergence.check_loss`.
+        See :func:`hpcmaf.training.stability.check_loss`.
 
     Raises
     ------
@@ -91,7 +61,7 @@ def train(
         step changes any weight.
     """
     losses = list(before)
-    watch.begin()
+    metrics.begin()
     for step, batch in enumerate(batches[len(before) :], len(before) + 1):
         weight, parts = objective.weight(batch), objective.parts(batch)
         total = torch.zeros((), dtype=torch.float64, device=process.device)
@@ -103,7 +73,7 @@ def train(
                 # What the processes have to agree on travels with the loss,
                 # and all before the last backward pass: while the GPU is at
                 # that, the step itself can be prepared.
-                agreed = _Summed([stop.requested, keeper.due(step), *objective.measured()], total, process)
+                agreed = _AllReduced([stop.requested, checkpointer.due(step), *objective.measured()], total, process)
             # DeepSpeed averages gradients over processes; the loss is a sum over them.
             engine.backward(loss * (process.world_size / weight), scale_wrt_gas=False)
         summed, stopping, due, *measured = agreed.read()
@@ -114,16 +84,16 @@ def train(
         engine.step()
         check_gradients(engine.was_step_applied(), step, len(batches), batch)
         more = {name: value / weight for name, value in zip(objective.measures, measured, strict=True)}
-        watch.step(step, losses[-1], rate, batch, more)
+        metrics.step(step, losses[-1], rate, batch, more)
         # After the last step the model itself is published at once.
         if (stopping or due) and step < len(batches):
-            keeper.save(engine, losses)
+            checkpointer.save(engine, losses)
             if stopping:
                 break
     return losses
 
 
-class _Summed:
+class _AllReduced:
     """Numbers summed over all processes, on their way from the GPU."""
 
     def __init__(self, wishes: Sequence[float], total: torch.Tensor, process: Process) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hpcmaf.training.spec import FinetuneJob
+from hpcmaf.training.config import FinetuneJob
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -112,18 +112,12 @@ def choose_passes(
     again = [(least, count) for count in range(layers + 1)]
     tiny = [(micro, layers) for micro in range(least - 1, 0, -1)]
     for micro, count in smaller + again + tiny:
-        cut = replace(job, micro_batch_size=micro)
+        cut = job.model_copy(update={"micro_batch_size": micro})
         wanted = needed(size, stage, processes, job.offload, activations(cut, config, checkpointed=count, keeps=keeps))
         if wanted <= room:
             break
-    return (
-        micro,
-        count,
-        (
-            f"gradient_checkpointing auto: {count} of {layers} layers, micro_batch_size {micro}, "
-            f"about {_gib(wanted)} of {_gib(min(memory))} on each GPU"
-        ),
-    )
+    why = f"gradient_checkpointing auto: {count} of {layers} layers, micro_batch_size {micro}, about "
+    return micro, count, why + f"{_gib(wanted)} of {_gib(min(memory))} on each GPU"
 
 
 def choose_stage(size: Size, processes: int, offload: str, passing: int, memory: Sequence[int]) -> tuple[int, str]:

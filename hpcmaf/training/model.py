@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hpcmaf.errors import ConfigError, TrainingError
-from hpcmaf.training.spec import FinetuneJob
+from hpcmaf.training.config import FinetuneJob
 
 if TYPE_CHECKING:
     import torch
@@ -32,11 +32,8 @@ def load_config(job: FinetuneJob) -> PretrainedConfig:
     """
     from transformers import AutoConfig
 
-    path = weights_path(job)
-    try:
-        return AutoConfig.from_pretrained(path, revision=_revision(job), trust_remote_code=job.trust_remote_code)
-    except Exception as error:  # as below
-        raise _unloadable(path, error) from error
+    with loading(job) as source:
+        return AutoConfig.from_pretrained(**source)
 
 
 def compute_dtype(job: FinetuneJob, config: PretrainedConfig, cuda: bool) -> torch.dtype:
@@ -56,45 +53,25 @@ def context_length(config: PretrainedConfig) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
+def inner_model(model: Any) -> PreTrainedModel:
+    """What transformers made, out of DeepSpeed's and PEFT's wrappers."""
+    model = getattr(model, "module", model)
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def loading_device(job: FinetuneJob, process: Process) -> str:
     """Where to load weights: straight onto a GPU that has room for them twice, else into the machine's memory."""
     import torch
 
-    folder = Path(weights_path(job))
-    size = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder.is_dir() else 0
-    if process.device.type == "cuda" and job.quantize == "4bit":
+    if not process.cuda:
+        return "cpu"
+    if job.quantize == "4bit":
         # It is quantized there, layer by layer.
         return str(process.device)
+    # Of a hub id it is not known.
+    size = sum(path.stat().st_size for path in Path(weights_path(job)).glob("*.safetensors"))
     whole = job.zero_stage != 3 and job.offload == "none"
-    if process.device.type == "cuda" and whole and 0 < 2 * size < torch.cuda.mem_get_info()[0]:
-        return str(process.device)
-    return "cpu"
-
-
-@contextmanager
-def partitioned(job: FinetuneJob, dtype: object) -> Iterator[None]:
-    """Under ZeRO-3, let each process hold but its part of a model while it is loaded.
-
-    The processes have to be connected. Does nothing for other stages, or
-    where nothing is to be trained (``dtype="auto"``).
-    """
-    if dtype == "auto" or (job.zero_stage != 3 and job.offload != "params"):
-        yield
-        return
-    import torch
-    from transformers.integrations import HfDeepSpeedConfig
-
-    zero = {"stage": 3} | ({"offload_param": {"device": "cpu"}} if job.offload == "params" else {})
-    # transformers looks for it, as long as somebody holds it.
-    held = HfDeepSpeedConfig(
-        {
-            "train_micro_batch_size_per_gpu": job.micro_batch_size,
-            "bf16": {"enabled": dtype == torch.bfloat16},
-            "zero_optimization": zero,
-        }
-    )
-    yield
-    del held
+    return str(process.device) if whole and 0 < 2 * size < torch.cuda.mem_get_info()[0] else "cpu"
 
 
 def load_model(
@@ -109,21 +86,15 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM
 
-    path = weights_path(job)
-    try:
-        with partitioned(job, dtype):
-            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-                path,
-                config=config,
-                revision=_revision(job),
-                dtype=dtype,
-                trust_remote_code=job.trust_remote_code,
-                # Through the machine's memory the weights would travel twice.
-                device_map=None if device == "cpu" else {"": device},
-                quantization_config=_in_4_bits(dtype) if job.quantize == "4bit" and dtype != "auto" else None,
-            )
-    except Exception as error:  # a damaged checkpoint makes the loaders raise almost anything
-        raise _unloadable(path, error) from error
+    with loading(job) as source, _partitioned(job, dtype):
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            **source,
+            config=config,
+            dtype=dtype,
+            # Through the machine's memory the weights would travel twice.
+            device_map=None if device == "cpu" else {"": device},
+            quantization_config=_in_4_bits(dtype) if job.quantize == "4bit" and dtype != "auto" else None,
+        )
     for module in model.modules() if job.quantize == "4bit" else ():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # Some CPUs' kernels repack weights in place for evaluation, and training cannot read them then.
@@ -131,11 +102,53 @@ def load_model(
     return model
 
 
+@contextmanager
+def loading(job: FinetuneJob) -> Iterator[dict[str, Any]]:
+    """What transformers' loaders have to know; what they raise becomes a ``TrainingError``."""
+    path = weights_path(job)
+    # A revision names a state of the base; earlier checkpoints are plain folders.
+    revision = job.revision if path == job.base else None
+    try:
+        yield {
+            "pretrained_model_name_or_path": path,
+            "revision": revision,
+            "trust_remote_code": job.trust_remote_code,
+        }
+    except Exception as error:  # a damaged checkpoint makes the loaders raise almost anything
+        raise TrainingError(f"model {path}: cannot be loaded ({one_line(error)}); check the files there") from error
+
+
+@contextmanager
+def _partitioned(job: FinetuneJob, dtype: object) -> Iterator[None]:
+    """Under ZeRO-3, let each process load but its part of a model.
+
+    The processes have to be connected. Does nothing for other stages, or
+    where nothing is to be trained (``dtype="auto"``).
+    """
+    if dtype == "auto" or (job.zero_stage != 3 and job.offload != "params"):
+        yield
+        return
+    import torch
+    from transformers.integrations import HfDeepSpeedConfig
+
+    zero = {"stage": 3} | ({"offload_param": {"device": "cpu"}} if job.offload == "params" else {})
+    # transformers looks for it as long as it lives.
+    config = HfDeepSpeedConfig(
+        {
+            "train_micro_batch_size_per_gpu": job.micro_batch_size,
+            "bf16": {"enabled": dtype == torch.bfloat16},
+            "zero_optimization": zero,
+        }
+    )
+    yield
+    del config
+
+
 def checkpoint_layers(model: torch.nn.Module, count: int | None) -> None:
     """Keep only the inputs of a model's first ``count`` layers for the backward pass; ``None``: of all."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = inner_model(model)
     if count == 0 or (count and not inner.supports_gradient_checkpointing):
         # As the job before may have left it.
         if inner.is_gradient_checkpointing:
@@ -162,54 +175,40 @@ def _in_4_bits(dtype: torch.dtype) -> object:
 def trainable(model: PreTrainedModel, job: FinetuneJob) -> torch.nn.Module:
     """A loaded model as the job trains it, in training mode.
 
-    With LoRA the base is frozen and the result a ``PeftModel``: the adapter of
-    ``job.start`` goes on, or a fresh one starts (B = 0: the base unchanged),
-    drawn on the CPU, wherever the base lies. ``ConfigError`` where the adapter
-    has another shape than the job's, or the job's targets are nowhere.
+    With LoRA the base is frozen and the result a ``PeftModel``: training
+    resumes from the adapter of ``job.start``, or a fresh one starts (B = 0: the
+    base unchanged), drawn on the CPU, wherever the base lies. ``ConfigError``
+    where the adapter has another shape than the job's, or the job's targets
+    are nowhere.
     """
-    return _with_adapter(model, job).train() if job.tuning == "lora" else model.train()
-
-
-def _with_adapter(model: PreTrainedModel, job: FinetuneJob) -> torch.nn.Module:
+    if job.tuning == "full":
+        return model.train()
     from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
 
+    lora = job.lora
     if job.start:
         before = PeftConfig.from_pretrained(job.start)
-        if (before.r, before.lora_alpha) != (job.lora.rank, job.lora.alpha):
+        if (before.r, before.lora_alpha) != (lora.rank, lora.alpha):
             raise ConfigError(
                 f"{job.start}: an adapter of rank {before.r}, alpha {before.lora_alpha:g}, but the recipe asks for "
-                f"rank {job.lora.rank}, alpha {job.lora.alpha:g}; keep the shape, or use start_from: base"
+                f"rank {lora.rank}, alpha {lora.alpha:g}; keep the shape, or use start_from: base"
             )
-        return PeftModel.from_pretrained(model, job.start, is_trainable=True)
-    targets = job.lora.targets if isinstance(job.lora.targets, str) else list(job.lora.targets)
+        return PeftModel.from_pretrained(model, job.start, is_trainable=True).train()
     settings = LoraConfig(
-        r=job.lora.rank,
-        lora_alpha=job.lora.alpha,
-        lora_dropout=job.lora.dropout,
-        target_modules=targets,
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.targets,
         task_type=TaskType.CAUSAL_LM,
         base_model_name_or_path=job.base,
         revision=job.revision,
     )
     try:
-        return get_peft_model(model, settings)
+        return get_peft_model(model, settings).train()
     except ValueError as error:
-        raise ConfigError(f"{job.base}: lora.targets {targets!r} do not fit this model ({error})") from error
+        raise ConfigError(f"{job.base}: lora.targets {lora.targets!r} do not fit this model ({error})") from error
 
 
-def copy_remote_code(job: FinetuneJob, output: Path) -> None:
-    """A full checkpoint of a model that brings its own code needs that code beside it."""
-    source = Path(weights_path(job))
-    if job.trust_remote_code and source.is_dir():
-        for path in sorted(source.glob("*.py")):
-            (output / path.name).write_bytes(path.read_bytes())
-
-
-def _unloadable(path: str, error: Exception) -> TrainingError:
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
-    return TrainingError(f"model {path}: cannot be loaded ({reason}); check the files there")
-
-
-def _revision(job: FinetuneJob) -> str | None:
-    # A revision names a state of the base; earlier checkpoints are plain folders.
-    return job.revision if weights_path(job) == job.base else None
+def one_line(error: Exception) -> str:
+    """What an exception says, short enough for a line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

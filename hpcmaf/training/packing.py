@@ -1,4 +1,4 @@
-"""Texts that share a row: which ones, which models can be trained on them, and the proof before the first step.
+"""Texts that share a row: which models can be trained on them, and the proof before the first step.
 
 Packed texts lie end to end in one row, positions restart with each, and
 attention stays inside them (:mod:`hpcmaf.training.attention`), so that nothing
@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 
 from hpcmaf.training.attention import Unpackable, boundaries, packed_attention
 from hpcmaf.training.data import TokenSample
 from hpcmaf.training.fp8 import Fp8Linear
+from hpcmaf.training.model import inner_model
+from hpcmaf.training.process import Process
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,38 +29,6 @@ _PLAIN_ROPE = {"default", "linear", "llama3", "yarn", "proportional"}
 # Tokens of each text that is tried before the first step.
 _TRIED = 24
 
-
-def pack(batch: Sequence[TokenSample], *, processes: int, capacity: int) -> list[list[TokenSample]]:
-    """Spread a global batch over as few forward passes as hold it, all about equally long.
-
-    A step lasts as long as the process with most to do, so the number of
-    passes, of at most ``capacity`` tokens, is a multiple of the processes
-    wherever there are samples for it. Every sample is there once.
-    """
-    ordered = sorted(batch, key=lambda sample: len(sample.input_ids), reverse=True)
-    total = sum(len(sample.input_ids) for sample in ordered)
-    passes = -(-max(1, -(-total // capacity)) // processes) * processes
-    while True:
-        bins: list[list[TokenSample]] = [[] for _ in range(min(passes, len(ordered)))]
-        loads = [0] * len(bins)
-        for sample in ordered:
-            # Longest first onto the emptiest: within a sample's length of equal.
-            emptiest = loads.index(min(loads))
-            bins[emptiest].append(sample)
-            loads[emptiest] += len(sample.input_ids)
-        if max(loads) <= capacity or passes >= len(ordered):
-            return bins
-        passes += processes
-
-
-def share_packed(
-    batch: Sequence[TokenSample], *, rank: int, processes: int, capacity: int
-) -> list[Sequence[TokenSample]]:
-    """One process's packed micro-batches; all processes get equally many, as in :func:`hpcmaf.training.data.share`."""
-    bins = pack(batch, processes=processes, capacity=capacity)
-    rounds = -(-len(bins) // processes)
-    mine: list[Sequence[TokenSample]] = list(bins[rank::processes])
-    return mine + [[]] * (rounds - len(mine))
 
 class Packing:
     """The attention of one model while its texts share rows; ``on`` says whether they do.
@@ -73,7 +42,7 @@ class Packing:
     """
 
     def __init__(self, model: torch.nn.Module, longest: int, *, wanted: bool = True) -> None:
-        self._model: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._model = inner_model(model)
         self.on, self._called = False, False
         if not wanted:
             return
@@ -105,7 +74,7 @@ class Packing:
         self._called = True
         return packed_attention(*args, **kwargs)
 
-    def check(self, run: torch.nn.Module, samples: Sequence[TokenSample], device: torch.device) -> None:
+    def check(self, run: torch.nn.Module, samples: Sequence[TokenSample], process: Process) -> None:
         """See that a text between two others in a row is to the model what it is alone; if not, pack nothing.
 
         Parameters
@@ -116,10 +85,10 @@ class Packing:
         """
         if not self.on:
             return
+        device, training = process.device, run.training
         tried = samples[0].input_ids[-_TRIED:]
         # Backwards, as texts that begin or end alike are to each other what they are to themselves.
         other = samples[-1].input_ids[-_TRIED:][::-1]
-        training = run.training
         run.eval()
         try:
             with torch.no_grad():
@@ -128,7 +97,8 @@ class Packing:
                 alone = run(**in_a_row([tried], device), use_cache=False).logits[0]
             if not self._called:
                 raise Unpackable(f"{type(self._model).__name__} has an attention of its own")
-            off = _largest(_difference(packed.float(), alone.float()), device)
+            # GPUs may differ in their kernels, and a batch that some pack and others pad is no batch.
+            off = process.largest(_difference(packed.float(), alone.float()))
             if not off < self._tolerance(alone.dtype):
                 raise Unpackable(f"texts in one row differ from texts alone (by {off:.1e} of their logits)")
         except Unpackable as reason:
@@ -175,12 +145,3 @@ def _difference(packed: torch.Tensor, alone: torch.Tensor) -> float:
         return 0.0
     off = (packed - alone).norm() / (alone - alone.mean()).norm().clamp_min(1e-6)
     return float(off) if off.isfinite() else math.inf
-
-
-def _largest(own: float, device: torch.device) -> float:
-    """Of all processes: GPUs may differ in their kernels, and a batch that some pack and others pad is no batch."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return own
-    largest = torch.tensor(own, device=device)
-    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    return float(largest)

@@ -6,9 +6,10 @@ import os
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 
 from hpcmaf.errors import PlatformError
-from hpcmaf.training.spec import FinetuneJob
+from hpcmaf.training.config import FinetuneJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +22,26 @@ class Process:
 
     @property
     def first(self) -> bool:
-        """Whether this process speaks and writes for all."""
+        """Whether this process prints and writes for all."""
         return self.rank == 0
 
     @property
     def cuda(self) -> bool:
         """Whether it computes on a GPU."""
         return self.device.type == "cuda"
+
+    def largest(self, value: float) -> float:
+        """Of every process's own value; all have to call this, once they are connected."""
+        if self.world_size == 1 or not dist.is_initialized():
+            return value
+        found = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+        return found.item()
+
+    def barrier(self) -> None:
+        """Wait for all processes to have come here."""
+        if self.world_size > 1:
+            dist.barrier()
 
     @classmethod
     def of(cls, job: FinetuneJob) -> Process:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 
-from hpcmaf.training.spec import Schedule
 
-
-def rate_factor(step: int, steps: int, schedule: Schedule, warmup_ratio: float) -> float:
+def rate_factor(step: int, steps: int, schedule: str, warmup_ratio: float) -> float:
     """Factor on the learning rate of a 0-based step.
 
     Warm-up rises linearly over the first ``ceil(warmup_ratio * steps)`` steps

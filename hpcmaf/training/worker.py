@@ -16,10 +16,10 @@ import traceback
 from pathlib import Path
 
 from hpcmaf.files.publish import write_json
+from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.failure import logged, recorded
 from hpcmaf.training.launch import Entry, die_with_parent
-from hpcmaf.training.spec import FinetuneJob
-from hpcmaf.training.stopping import WorkStop, asked, handle_signals
+from hpcmaf.training.stop import StopFlag, handle_signals, stop_requested
 
 # Of a job of one process; torchrun gives others theirs.
 _ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
@@ -34,13 +34,13 @@ def main(folder: str, parent: str | None = None) -> int:
         for entry in Entry.all(Path(folder)):
             _print_into(entry.log)
             work = Path(entry.work)
-            stop = WorkStop(work)
+            stop = StopFlag(work=work)
             handle_signals(stop.request)
-            with recorded(work, stopped=lambda stop=stop: stop.requested):
+            with recorded(work, stop):
                 job = FinetuneJob.read(work / "job.json")
                 if job.alone:
                     os.environ |= _ALONE
-                    if asked(work):
+                    if stop_requested(work):
                         return 0  # several would first have to agree
                 # Ten seconds, in which it may be asked to stop.
                 from hpcmaf.training.finetune import finetune

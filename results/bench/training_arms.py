@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hpcmaf.errors import StopRequested
-from hpcmaf.training.job import StopFlag, Workers, run_finetune
-from hpcmaf.training.spec import FinetuneJob
+from hpcmaf.training.config import FinetuneJob
+from hpcmaf.training.job import run_finetune
+from hpcmaf.training.launch import Workers
+from hpcmaf.training.stop import StopFlag
 from results.bench.training_workload import BATCH
 
 # What may follow the name of an arm of ours.
@@ -130,7 +131,7 @@ def agents(folder: Path, gpus: int, count: int, *, together: bool, **settings: A
     """As many agents, each from its data to its saved adapter."""
     name = f"agents-{time.time_ns()}"
     jobs = [
-        replace(job_of(folder, gpus, folder / name / f"{agent}" / "out", **settings), agent=f"critic-{agent}")
+        job_of(folder, gpus, folder / name / f"{agent}" / "out", **settings).replace(agent=f"critic-{agent}")
         for agent in range(count)
     ]
     began, each = time.time(), []

@@ -92,15 +92,22 @@ def write_model(folder: Path, layers: int, width: int) -> None:
     make_tokenizer(BOS_TEMPLATE, adds_bos=True).save_pretrained(folder)
 
 
-def ceiling() -> float:
+def ceiling(size: int = 8192, repeats: int = 20) -> float:
     """TFLOP/s of this GPU's bfloat16 matrix products; no number without one."""
     import torch
 
-    from hpcmaf.training.watching import matmul_flops
-
     if not torch.cuda.is_available():
         return float("nan")
-    return max(matmul_flops(torch.device("cuda"), 8192, 20) for _ in range(3)) / 1e12
+    a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    out, best = torch.empty_like(a), 0.0
+    for _ in range(4):  # the first to warm up
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        for _ in range(repeats):
+            torch.mm(a, b, out=out)
+        torch.cuda.synchronize()
+        best = max(best, 2 * size**3 * repeats / (time.perf_counter() - began))
+    return best / 1e12
 
 
 def link(folder: Path, size: int = 1 << 30, times: int = 10) -> None:

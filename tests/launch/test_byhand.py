@@ -19,7 +19,7 @@ from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.run.attempts import all_attempts
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan
-from hpcmaf.training.stopping import StopFlag
+from hpcmaf.training.stop import StopFlag
 
 SHAPE = ["task.train=6", "task.eval=4", "debate.agents=2"]
 

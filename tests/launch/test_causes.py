@@ -30,7 +30,7 @@ from hpcmaf.launch.slurm.commands import Job
 from hpcmaf.launch.slurm.submissions import Verdict
 from hpcmaf.run.attempts import Attempt, begin, read
 from hpcmaf.run.stages import StageSpec
-from hpcmaf.training.nodes import NodePlace
+from hpcmaf.training.multinode import NodeRank
 from tests.launch.made_runs import finish, make_run
 
 
@@ -55,7 +55,7 @@ def fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fails:
         finish(run, other)
     monkeypatch.setenv("SLURMD_NODENAME", "node5")
 
-    def fail(error: BaseException, place: NodePlace | None = None) -> Attempt:
+    def fail(error: BaseException, place: NodeRank | None = None) -> Attempt:
         def work(context: object) -> None:
             raise error
 
@@ -145,7 +145,7 @@ def test_the_number_of_the_system_is_kept(fails: Fails) -> None:
 
 
 def test_of_several_nodes_only_the_one_that_failed_is_named(fails: Fails) -> None:
-    place = NodePlace(rank=0, nodes=2, host="node5", run_id="7-0-0", address="node5")
+    place = NodeRank(rank=0, nodes=2, host="node5", run_id="7-0-0", address="node5")
     seen = job("FAILED", nodes="node[5-6]")
     assert find_cause(fails(TrainingError("lost", kind="lost"), place), seen, 0).node == ""
     assert find_cause(fails(TrainingError("lost", kind="lost", node="node6"), place), seen, 0).node == "node6"

@@ -14,8 +14,8 @@ import pytest
 from hpcmaf.jobs import task as task_module
 from hpcmaf.launch.slurm.nodes import address_of
 from hpcmaf.run.directory import RunDir
-from hpcmaf.training.nodes import NodePlace
-from hpcmaf.training.stopping import StopFlag
+from hpcmaf.training.multinode import NodeRank
+from hpcmaf.training.stop import StopFlag
 from tests.launch.conftest import SlurmSays
 from tests.launch.made_runs import finish, make_run
 
@@ -93,7 +93,7 @@ def test_a_node_that_joins_stays_until_node_0_has_published(tmp_path: Path, monk
     (folder / "attempt.json").write_text(json.dumps({"meeting": "7-0-0"}))
     monkeypatch.setattr("hpcmaf.training.job.join_finetune", lambda *_, **__: None)
     monkeypatch.setattr(task_module, "POLL_SECONDS", 0.01)
-    place = NodePlace(1, 2, "10.0.0.1", "7-0-0")
+    place = NodeRank(1, 2, "10.0.0.1", "7-0-0")
     lending = threading.Thread(target=task_module.join_task, args=(RunDir(run.root), stage, task, place, StopFlag()))
     lending.start()
     time.sleep(0.3)

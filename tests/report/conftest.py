@@ -11,6 +11,7 @@ import pytest
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.config.recipe import Recipe
+from hpcmaf.config.recipe import Selection as Rules
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.evaluation import mcnemar, pseudo_label_accuracy, score
@@ -116,7 +117,7 @@ def make_run(tmp_path: Path) -> Callable[..., RunDir]:
                 shape = method.practice_shape(whole.debate.agents, whole.debate.rounds)
                 train = list(invent(20, (0.5, 0.6, 0.7)[: shape.rounds], shape.agents, 1000 * seed + t, "train"))
                 metrics["pseudo_labels"] = pseudo_label_accuracy(train, **run_seed)
-                chosen = select(train, w=0.5, **run_seed, data=method.data)
+                chosen = select(train, Rules(w=0.5), **run_seed, data=method.data)
                 metrics["selection"] = {"datasets": {name: counts(parts) for name, parts in chosen.files.items()}}
             write_json(run.metrics(t), metrics)
             write_json(run.ledger(t), ledger(t))

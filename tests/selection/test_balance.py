@@ -7,9 +7,10 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from hpcmaf.errors import ConfigError
-from hpcmaf.selection.balance import cap_counts, check_mix, drawer, exact_counts, mix_trajectories
+from hpcmaf.config.recipe import Selection
+from hpcmaf.selection.balance import cap_counts, drawer, exact_counts, mix_trajectories
 
 sizes = st.integers(0, 60)
 shares = st.integers(0, 20).map(lambda twentieth: twentieth / 20)
@@ -96,5 +97,5 @@ def test_released_keeps_all_negatives_and_a_positive_after_about_half_of_them():
 
 @pytest.mark.parametrize(("w", "mix"), [(-0.1, "exact"), (1.1, "cap"), (float("nan"), "exact"), (0.5, "all")])
 def test_out_of_range_is_refused(w, mix):
-    with pytest.raises(ConfigError):
-        check_mix(w, mix)
+    with pytest.raises(ValidationError):
+        Selection(w=w, mix=mix)

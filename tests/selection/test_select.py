@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from hpcmaf.cli.select import command
+from hpcmaf.config.recipe import Selection as Rules
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.errors import ConfigError, DataError, UsageError
 from hpcmaf.selection.select import select, write_selection
@@ -32,8 +33,8 @@ def debate(problem: str, *rounds: list[str | None], gold: str | None = None) -> 
     )
 
 
-def labels(*debates: Transcript, **settings) -> dict[str, dict[str, str]]:
-    chosen = select(debates, **({"w": 0.5, "seed": 1, "iteration": 1} | settings))
+def labels(*debates: Transcript, **rules) -> dict[str, dict[str, str]]:
+    chosen = select(debates, Rules(**rules), seed=1, iteration=1)
     return {dataset.agent: dataset.labels for dataset in chosen.datasets}
 
 
@@ -89,14 +90,14 @@ def test_answers_match_by_equivalence_not_by_string():
 
 
 def test_without_a_consensus_there_is_no_data():
-    chosen = select([debate("a", ["7", "7", "7"], [None, None, None])], w=0.5, seed=1, iteration=1)
+    chosen = select([debate("a", ["7", "7", "7"], [None, None, None])], Rules(w=0.5), seed=1, iteration=1)
     assert chosen.unlabelled == ["a"] and not chosen.consensus
     assert not any(dataset.labels for dataset in chosen.datasets)
 
 
 def test_a_tie_is_drawn_by_seed_iteration_and_problem():
     def outcome(seed, iteration, problem):
-        chosen = select([debate(problem, ["1", "2"], ["1", "2"])], w=0.5, seed=seed, iteration=iteration)
+        chosen = select([debate(problem, ["1", "2"], ["1", "2"])], Rules(w=0.5), seed=seed, iteration=iteration)
         assert chosen.ties == 1
         return chosen.consensus[problem]
 
@@ -115,12 +116,12 @@ def test_one_round_trains_no_critics():
 @pytest.mark.parametrize("fault", [debate("a", ["1"], ["1"]), debate("b", ["1", "1"])])
 def test_mixed_or_repeated_debates_are_refused(fault):
     with pytest.raises(DataError, match=fault.problem.id):
-        select([debate("a", ["1", "1"], ["1", "1"]), fault], w=0.5, seed=1, iteration=1)
+        select([debate("a", ["1", "1"], ["1", "1"]), fault], Rules(w=0.5), seed=1, iteration=1)
 
 
 def test_files_hold_chats_with_their_provenance(tmp_path):
     one = debate("a", ["7", "1"], ["7", "7"], ["7", "7"])
-    summary = write_selection(store(tmp_path / "s.h5", [one], agents=2, rounds=3), tmp_path / "out", w=1.0, seed=1)
+    summary = write_selection(store(tmp_path / "s.h5", [one], agents=2, rounds=3), tmp_path / "out", Rules(w=1.0), seed=1)
     generator = json.loads((tmp_path / "out/generator-0.jsonl").read_text())
     assert generator == {
         "messages": one.conversation(0, 1),
@@ -144,7 +145,7 @@ def test_files_hold_chats_with_their_provenance(tmp_path):
 def test_same_store_and_seed_same_bytes(tmp_path, mix):
     source = store(tmp_path / "s.h5", random_debates(80))
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        write_selection(source, tmp_path / name, w=0.3, seed=seed, mix=mix)
+        write_selection(source, tmp_path / name, Rules(w=0.3, mix=mix), seed=seed)
     a, b, c = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in "abc")
     assert len(a) == 7 and a == b != c
     order = [f"p{i}" for i in range(80)]
@@ -155,7 +156,7 @@ def test_same_store_and_seed_same_bytes(tmp_path, mix):
 
 @pytest.mark.parametrize("w", [0, 0.25, 0.5, 1])
 def test_counts_agree_with_files(tmp_path, w):
-    summary = write_selection(store(tmp_path / "s.h5", random_debates(120)), tmp_path / "out", w=w, seed=3)
+    summary = write_selection(store(tmp_path / "s.h5", random_debates(120)), tmp_path / "out", Rules(w=w), seed=3)
     for agent, counts in summary["datasets"].items():
         lines = [json.loads(line) for line in (tmp_path / f"out/{agent}.jsonl").read_text().splitlines()]
         negatives = sum(line["label"] == "negative" for line in lines)
@@ -169,7 +170,7 @@ def test_counts_agree_with_files(tmp_path, w):
 def test_gold_labels_are_not_read(tmp_path, monkeypatch):
     debates = random_debates(40)
     poisoned = [replace(d, problem=replace(d.problem, gold="poison")) for d in debates]
-    write_selection(store(tmp_path / "a.h5", debates), tmp_path / "a", w=0.5, seed=1)
+    write_selection(store(tmp_path / "a.h5", debates), tmp_path / "a", Rules(w=0.5), seed=1)
 
     from hpcmaf.store.reader import Store
 
@@ -177,7 +178,7 @@ def test_gold_labels_are_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(
         Store, "dataset", lambda self, name: read(self, name) if "gold" not in name else pytest.fail(name)
     )
-    write_selection(store(tmp_path / "b.h5", poisoned), tmp_path / "b", w=0.5, seed=1)
+    write_selection(store(tmp_path / "b.h5", poisoned), tmp_path / "b", Rules(w=0.5), seed=1)
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
@@ -187,7 +188,7 @@ def test_command_writes_prints_and_refuses(tmp_path):
     arguments = [str(source), str(out), "--seed", "1", "--w"]
     done = CliRunner().invoke(command, [*arguments, "0.5"], catch_exceptions=False)
     assert json.loads(done.stdout) == json.loads((out / "selection.json").read_text())
-    with pytest.raises(ConfigError, match="0..1"):
+    with pytest.raises(ConfigError, match="between 0 and 1"):
         CliRunner().invoke(command, [*arguments, "1.5"], catch_exceptions=False)
     CliRunner().invoke(command, [*arguments, "0.5", "--data", "union"], catch_exceptions=False)
     assert {path.name for path in out.iterdir()} == {"single.jsonl", "selection.json"}
@@ -214,8 +215,8 @@ def cut_off(one: Transcript, *turns: tuple[int, int]) -> Transcript:
     )
 
 
-def kept_and_cut(one: Transcript, **settings) -> tuple[set[str], dict[str, int]]:
-    chosen = select([one], **({"w": 0.0, "seed": 1, "iteration": 1} | settings))
+def kept_and_cut(one: Transcript, cut_off: str = "drop", **settings) -> tuple[set[str], dict[str, int]]:
+    chosen = select([one], Rules(w=0.0, cut_off=cut_off), seed=1, iteration=1, **settings)
     cut = {dataset.agent: len(dataset.cut_off) for dataset in chosen.datasets if dataset.cut_off}
     return {dataset.agent for dataset in chosen.datasets if dataset.kept}, cut
 
@@ -255,8 +256,8 @@ def test_no_other_way_to_choose_takes_what_was_cut_off():
 def test_why_a_response_ended_is_in_the_files(tmp_path):
     one = cut_off(debate("a", ["7", "7"], ["7", "7"]), (2, 1))
     source = store(tmp_path / "s.h5", [one], agents=2)
-    dropped = write_selection(source, tmp_path / "drop", w=0.0, seed=1)
-    kept = write_selection(source, tmp_path / "keep", w=0.0, seed=1, cut_off="keep")
+    dropped = write_selection(source, tmp_path / "drop", Rules(w=0.0), seed=1)
+    kept = write_selection(source, tmp_path / "keep", Rules(w=0.0, cut_off="keep"), seed=1)
     reasons = {
         (way, path.stem): json.loads(path.read_text() or "{}").get("finish_reason")
         for way in ("drop", "keep")
@@ -298,7 +299,7 @@ def test_thoughts_are_kept_or_not_in_the_trained_turn_alone(thinking: str, data:
         )
         for one in random_debates(30)
     ]
-    write_selection(store(tmp_path / "s.h5", debates), tmp_path / "d", w=0.5, seed=0, data=data, thinking=thinking)
+    write_selection(store(tmp_path / "s.h5", debates), tmp_path / "d", Rules(w=0.5), seed=0, data=data, thinking=thinking)
     lines = [json.loads(line) for path in (tmp_path / "d").glob("*.jsonl") for line in path.read_text().splitlines()]
     assert lines
     for line in lines:

@@ -25,7 +25,7 @@ from hpcmaf.jobs.context import TaskContext
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
 from hpcmaf.run.stages import STAGES
-from hpcmaf.training.stopping import StopFlag
+from hpcmaf.training.stop import StopFlag
 
 
 def python_for(script: Path, seconds: float = 0.0, last: str = "") -> Path:

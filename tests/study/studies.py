@@ -13,7 +13,7 @@ from hpcmaf.jobs import finetune as finetune_stage
 from hpcmaf.study import Study, load_study
 from hpcmaf.study.drive import drive_study
 from hpcmaf.study.sharing import Planned
-from hpcmaf.training.report import FinetuneReport
+from hpcmaf.training.config import FinetuneReport
 from tests.test_method import Player, reply, run_task
 
 PROFILE = load_profile("local", ["generation.problems_per_shard=6"])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hpcmaf.answers import AnswerForm
+from hpcmaf.config.recipe import Selection as Rules
 from hpcmaf.config.recipe import load_recipe
 from hpcmaf.debate.protocol import Protocol, debate
 from hpcmaf.debate.society import Society
@@ -80,7 +81,7 @@ def test_what_was_read_is_in_the_store_and_in_the_training_data(recipe, tmp_path
     )
     with Store(path) as store:
         assert list(store.transcripts()) == [transcript]
-    write_selection(path, tmp_path / "data", w=0.0, seed=1)
+    write_selection(path, tmp_path / "data", Rules(w=0.0), seed=1)
     read = {request.key: list(request.messages) for request in engine.requests}
     for agent, key in (("generator-1", "p/r1/answer/1"), ("critic-1", "p/r2/answer/1")):
         line = json.loads((tmp_path / "data" / f"{agent}.jsonl").read_text())

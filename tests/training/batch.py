@@ -20,8 +20,8 @@ from hpcmaf.training import (
     worker,
 )
 from hpcmaf.training.checkpoint import checkpoint_step
+from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.launch import Entry
-from hpcmaf.training.spec import FinetuneJob
 
 
 def ended(pid: int, place: Path) -> int:
@@ -41,7 +41,7 @@ def ended(pid: int, place: Path) -> int:
 def begin(place: Path) -> int:
     """Fork one job; returns its process, whose code is 0 if all went well."""
     (place / "jobs").mkdir()
-    paths = (place / "work", place / "out", place / "steps.jsonl", place / "log")
+    paths = (place / "work", place / "out", place / "log")
     (place / "jobs" / "0001.json").write_text(json.dumps(asdict(Entry(*map(str, paths), started=time.time()))))
     (place / "jobs" / "end").touch()
     job, parent = FinetuneJob.read(place / "work" / "job.json"), os.getpid()

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from hpcmaf.training.spec import FinetuneJob, LoraSettings
+from hpcmaf.config.recipe import Lora
+from hpcmaf.training.config import FinetuneJob
 from tests.training.models import MAKES, make_model
 
 SAMPLES = 21
@@ -125,8 +126,16 @@ STEEP = {
 }
 
 
-LORA = LoraSettings(rank=4, alpha=8)
-COMMON = {"device": "cpu", "batch_size": 8, "micro_batch_size": 3, "learning_rate": 1e-2, "epochs": 2, "seed": 5}
+LORA = Lora(rank=4, alpha=8)
+COMMON = {
+    "device": "cpu",
+    "batch_size": 8,
+    "micro_batch_size": 3,
+    "learning_rate": 1e-2,
+    "zero_stage": 2,
+    "gradient_checkpointing": False,
+    "seed": 5,
+}
 
 
 def cases(bases: dict[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
@@ -143,14 +152,10 @@ def cases(bases: dict[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
     for stage in range(4):
         for tuning in ("lora", "full"):
             make = makes[(stage + (tuning == "full")) % 3]
-            table[f"{tuning}-{stage}"] = {
-                "base": str(bases[make]),
-                "dataset": data,
-                "tuning": tuning,
-                "zero_stage": stage,
-            }
+            own = {"base": str(bases[make]), "dataset": data, "tuning": tuning, "zero_stage": stage}
+            table[f"{tuning}-{stage}"] = own
     pairs = llama | {"objective": "dpo", "dataset": str(write_lines(folder / "pairs.jsonl", preferences(0)))}
-    hot = {"lora": LoraSettings(rank=4, alpha=8, dropout=0.2)}
+    hot = {"lora": Lora(rank=4, alpha=8, dropout=0.2)}
     table |= {f"plain-{stage}": llama | {"tuning": "full", "zero_stage": stage} for stage in range(3)}
     table |= {
         "one-big": llama | {"tuning": "full", "zero_stage": 1, "micro_batch_size": 8},
@@ -176,14 +181,17 @@ def cases(bases: dict[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
         "steep-full-0": llama | {"base": steep, "tuning": "full", "zero_stage": 0, "max_grad_norm": 0.0},
         "steep-full-3": llama | {"base": steep, "tuning": "full", "zero_stage": 3, "processes": 2},
         "steep-bfloat16": llama | {"base": steep, "dtype": "bfloat16", "zero_stage": 1},
-        "wrong-rank": llama | {"start": str(folder / "lora-0" / "out"), "lora": LoraSettings(rank=8)},
-        "wrong-targets": llama | {"lora": LoraSettings(targets=("nowhere",))},
+        "wrong-rank": llama | {"start": str(folder / "lora-0" / "out"), "lora": Lora(rank=8)},
+        "wrong-targets": llama | {"lora": Lora(targets=["nowhere"])},
         "dpo-lora": pairs,
         "dpo-next": pairs | {"start": str(folder / "dpo-lora" / "out")},
         "dpo-lora-3": pairs | {"zero_stage": 3, "processes": 2, "micro_batch_size": 2},
         "dpo-full": pairs
         | {"tuning": "full", "zero_stage": 2, "processes": 2, "learning_rate": 1e-3}
         | {"gradient_checkpointing": True},
+        "fp8": llama | {"quantize": "fp8", "processes": 2},
+        "fp8-bfloat16": llama | {"quantize": "fp8", "dtype": "bfloat16"},
+        "fp8-dpo": pairs | {"quantize": "fp8", "learning_rate": 3e-3},
         "all-turns": llama | {"loss_on": "all_turns", "epochs": 1},
     }
     return table
@@ -196,7 +204,7 @@ def outcomes(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     return run_batch(
         folder,
         {
-            name: FinetuneJob(**({"output": str(folder / name / "out"), "lora": LORA} | COMMON | differences))
+            name: FinetuneJob(**({"output": "unset", "lora": LORA} | COMMON | differences))
             for name, differences in cases(bases, folder).items()
         },
     )

@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 from hpcmaf.errors import HpcmafError
-from hpcmaf.training.job import FinetuneJob, NodePlace, StopFlag, join_finetune, run_finetune
+from hpcmaf.training.config import FinetuneJob
+from hpcmaf.training.job import join_finetune, run_finetune
+from hpcmaf.training.multinode import NodeRank
+from hpcmaf.training.stop import StopFlag
 
 
 def main(job: str, logs: str, place: str | None = None) -> int:
@@ -15,12 +18,12 @@ def main(job: str, logs: str, place: str | None = None) -> int:
     stop = StopFlag()
     for number in (signal.SIGUSR2, signal.SIGTERM):
         signal.signal(number, stop.request)
-    node = NodePlace.from_json(place) if place else None
+    node = NodeRank.from_json(place) if place else None
     try:
         if node is not None and node.rank > 0:
             join_finetune(node.work(Path(logs)), node, stop=stop)
         else:
-            run_finetune(FinetuneJob.read(Path(job)), Path(logs), stop=stop, place=node)
+            run_finetune(FinetuneJob.read(Path(job)), Path(logs), stop=stop, node=node)
     except HpcmafError as error:
         print(f"{type(error).__name__}: {error}", flush=True)
         return error.exit_code

@@ -20,52 +20,6 @@ MAKES = {"llama": BOS_TEMPLATE, "mistral": None, "phi3": END_TEMPLATE}
 CONTEXT = 256
 
 
-# The shapes of well-known families: what ends a turn is no EOS, and most of them trim what is said.
-FAMILIES = {
-    "phi3": (
-        "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<|end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|assistant|>\n{% else %}{{ eos_token }}{% endif %}",
-        ["<|user|>", "<|assistant|>", "<|end|>"],
-    ),
-    "gemma": (
-        "{{ bos_token }}{% for m in messages %}<turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n"
-        "{{ m['content'] | trim }}</turn>\n{% endfor %}{% if add_generation_prompt %}<turn>model\n{% endif %}",
-        ["<turn>", "</turn>"],
-    ),
-    "chatml": (
-        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
-        ["<|im_start|>", "<|im_end|>"],
-    ),
-    "llama3": (
-        "{{ bos_token }}{% if strftime_now is defined %}<|head|>today is {{ strftime_now('%d %b %Y') }}<|eot|>{% endif %}"
-        "{% for m in messages %}<|head|>{{ m['role'] }}\n\n{{ m['content'] | trim }}<|eot|>{% endfor %}"
-        "{% if add_generation_prompt %}<|head|>assistant\n\n{% endif %}",
-        ["<|head|>", "<|eot|>"],
-    ),
-}
-# As Qwen3's thinking models: the template begins the thought, and shows no earlier ones.
-THINKING = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
-    "{% set parts = m['content'].split('</think>') %}"
-    "{% if m['role'] == 'assistant' and parts | length > 1 and loop.last %}"
-    "<think>\n{{ parts[0].split('<think>')[-1].strip('\n') }}\n</think>\n\n{% endif %}"
-    "{{ parts[-1].lstrip('\n') if parts | length > 1 else m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}",
-    ["<|im_start|>", "<|im_end|>", "<think>", "</think>"],
-)
-
-
-def family_tokenizer(family: str, *, special: bool = True):
-    """A tokenizer whose marks stand among the added tokens alone; ``special``: whether they are special there."""
-    from tokenizers import AddedToken
-
-    template, marks = THINKING if family == "thinking" else FAMILIES[family]
-    tokenizer = make_tokenizer(template, adds_bos=False, named=())
-    tokenizer.add_tokens([AddedToken(mark, special=special, normalized=False) for mark in marks])
-    return tokenizer
-
-
 def make_tokenizer(template: str | None, *, adds_bos: bool, named: Sequence[str] = ("<end>", "<user>", "<assistant>")):
     """Characters as tokens; with ``adds_bos`` it puts a BOS before any text, as many real ones do."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
@@ -95,7 +49,12 @@ def make_tokenizer(template: str | None, *, adds_bos: bool, named: Sequence[str]
 def make_model(folder: Path, make: str, *, tied: bool = False) -> Path:
     """Save a random model of two layers with its tokenizer."""
     import torch
-    from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Phi3Config
+    from transformers import (
+        AutoModelForCausalLM,
+        LlamaConfig,
+        MistralConfig,
+        Phi3Config,
+    )
 
     tokenizer = make_tokenizer(MAKES[make], adds_bos=True)
     classes = {"llama": LlamaConfig, "mistral": MistralConfig, "phi3": Phi3Config}

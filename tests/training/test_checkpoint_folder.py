@@ -6,22 +6,19 @@ import errno
 import json
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from hpcmaf.config.recipe import Lora
 from hpcmaf.training.checkpoint import (
     Checkpoint,
-    aside,
     at_step,
     checkpoint_step,
     identity,
-    marker,
     newest,
-    set_aside,
 )
-from hpcmaf.training.spec import FinetuneJob, LoraSettings
+from hpcmaf.training.config import FinetuneJob
 from tests.training.conftest import chats, write_lines
 
 JOB = FinetuneJob(base="b", dataset="d", output="o")
@@ -49,9 +46,9 @@ def test_the_last_two_are_kept_and_the_last_is_gone_on_from(tmp_path):
 @pytest.mark.parametrize(
     "tear",
     [
-        lambda found: marker(found.folder).unlink(),
-        lambda found: marker(found.folder).write_text('{"schema": "hpcmaf-check'),
-        lambda found: marker(found.folder).write_text("[]"),
+        lambda found: found.folder.with_suffix(".json").unlink(),
+        lambda found: found.folder.with_suffix(".json").write_text('{"schema": "hpcmaf-check'),
+        lambda found: found.folder.with_suffix(".json").write_text("[]"),
         lambda found: (found.folder / "state/part.pt").write_bytes(b"x"),
         lambda found: (found.folder / "state/part.pt").unlink(),
         lambda found: shutil.rmtree(found.folder),
@@ -109,9 +106,9 @@ def test_an_old_checkpoint_that_cannot_be_deleted_does_not_fail_what_has_succeed
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path):
     made(tmp_path, 3)
     damaged = made(tmp_path, 6)
-    set_aside(damaged.folder)
-    set_aside(damaged.folder)  # by another process
-    assert aside(damaged.folder).exists() and newest(tmp_path, {"job": "this"}).step == 3
+    damaged.set_aside()
+    damaged.set_aside()  # by another process
+    assert damaged.folder.with_suffix(".json.aside").exists() and newest(tmp_path, {"job": "this"}).step == 3
     made(tmp_path, 6)
     assert newest(tmp_path, {"job": "this"}).step == 6 and not list(tmp_path.glob("*.aside"))
 
@@ -154,19 +151,19 @@ def test_another_jobs_checkpoint_is_named_and_makes_way(tmp_path, capsys):
 
 
 def test_a_checkpoint_of_a_version_without_a_key_is_gone_on_from_where_that_is_as_it_was(tmp_path):
-    job = replace(JOB, dataset=str(write_lines(tmp_path / "data.jsonl", chats(2))))
+    job = JOB.replace(dataset=str(write_lines(tmp_path / "data.jsonl", chats(2))))
     earlier = identity(job, world_size=1)
     del earlier["even_batches"]
     temporary = tmp_path / ".t.tmp"
     temporary.mkdir()
     Checkpoint(at_step(tmp_path, 4), 4, (1.0,) * 4, 1.0, earlier, {}).publish(temporary)
     assert newest(tmp_path, identity(job, world_size=1)).step == 4
-    assert newest(tmp_path, identity(replace(job, even_batches=True), world_size=1)) is None
+    assert newest(tmp_path, identity(job.replace(even_batches=True), world_size=1)) is None
 
 
 def test_identity_is_what_decides_the_result_and_no_more(tmp_path):
     data = write_lines(tmp_path / "data.jsonl", chats(2))
-    job = replace(JOB, dataset=str(data))
+    job = JOB.replace(dataset=str(data))
     own = identity(job, world_size=2)
     assert own == json.loads(json.dumps(own))
     for change in (
@@ -174,16 +171,16 @@ def test_identity_is_what_decides_the_result_and_no_more(tmp_path):
         {"epochs": 3},
         {"seed": 1},
         {"agent": "critic-0"},
-        {"lora": LoraSettings(rank=4)},
+        {"lora": Lora(rank=4)},
         {"zero_stage": 3},
         {"start": "s"},
         {"max_grad_norm": 0.5},
     ):
-        assert identity(replace(job, **change), world_size=2) != own, change
+        assert identity(job.replace(**change), world_size=2) != own, change
     assert identity(job, world_size=3) != own
     moved = tmp_path / "moved.jsonl"
     shutil.copy(data, moved)
-    same = replace(job, dataset=str(moved), output="elsewhere", micro_batch_size=2, checkpoint_seconds=5.0)
+    same = job.replace(dataset=str(moved), output="elsewhere", micro_batch_size=2, checkpoint_seconds=5.0)
     assert identity(same, world_size=2) == own
     write_lines(moved, chats(3))
     assert identity(same, world_size=2) != own

@@ -9,16 +9,18 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from hpcmaf.config.recipe import Lora
 from hpcmaf.errors import StopRequested, TrainingError
 from hpcmaf.training.checkpoint import checkpoint_step
-from hpcmaf.training.job import StopFlag, run_finetune
-from hpcmaf.training.spec import FinetuneJob, LoraSettings
+from hpcmaf.training.config import FinetuneJob
+from hpcmaf.training.job import run_finetune
+from hpcmaf.training.stop import StopFlag
 from tests.training.conftest import COMMON, Outcome, chats, run_batch, write_lines
 
 # Dropout where adapters have it: a resumed job has to draw what it would have drawn.
@@ -27,12 +29,12 @@ CASES = {
         "tuning": tuning,
         "zero_stage": stage,
         "processes": 2,
-        "lora": LoraSettings(rank=4, alpha=8, dropout=0.2 if stage < 3 else 0.0),
+        "lora": Lora(rank=4, alpha=8, dropout=0.2 if stage < 3 else 0.0),
     }
     for tuning in ("lora", "full")
     for stage in (1, 2, 3)
 }
-CASES["fp8-2"] = CASES["lora-2"] | {"quantize": "fp8", "lora": LoraSettings(rank=4, alpha=8)}
+CASES["fp8-2"] = CASES["lora-2"] | {"quantize": "fp8", "lora": Lora(rank=4, alpha=8)}
 ALONE = {"tuning": "full", "zero_stage": 1, "processes": 1}
 ENDS = [("lora-2", signal.SIGUSR2), ("alone", signal.SIGTERM)]
 # Going on with another number of processes, where nothing is drawn at random.
@@ -57,7 +59,7 @@ def job_of(case: str, bases: dict[str, Path], folder: Path) -> FinetuneJob:
         write_lines(data, chats())
     job = FinetuneJob(base=str(bases["llama"]), dataset=str(data), output="unset", **COMMON)
     # Decay spares norms, and has to go on doing so.
-    return replace(job, max_length=60, weight_decay=0.1, epochs=STEPS // 3, **CASES.get(case, ALONE))
+    return job.replace(max_length=60, weight_decay=0.1, epochs=STEPS // 3, **CASES.get(case, ALONE))
 
 
 def kept(folder: Path, name: str) -> str:
@@ -68,15 +70,10 @@ def kept(folder: Path, name: str) -> str:
 def begun(bases, tmp_path_factory) -> tuple[Path, dict[str, Outcome], dict[str, tuple[int, str, int, int]]]:
     """All cases undisturbed and killed, in one batch; those that are told to stop, by a launcher of their own."""
     folder = tmp_path_factory.mktemp("jobs that end")
-    jobs, kills = {}, {}
-    for case in [*CASES, "alone"]:
-        jobs[case] = replace(job_of(case, bases, folder), output=str(folder / case / "out"))
-    for case in CASES:
-        name = f"{case} SIGKILL"
-        jobs[name] = replace(
-            jobs[case], output=str(folder / name / "out"), checkpoints=kept(folder, name), checkpoint_steps=3
-        )
-        kills[name] = 6
+    jobs = {case: job_of(case, bases, folder) for case in [*CASES, "alone"]}
+    kills = {f"{case} SIGKILL": 6 for case in CASES}
+    for name in kills:
+        jobs[name] = jobs[name.split()[0]].replace(checkpoints=kept(folder, name), checkpoint_steps=3)
     done = run_batch(folder, jobs, kills)
     ends = {
         name: (done[name].code, "", steps_of(done[name]), checkpoint_step(Path(kept(folder, name)))) for name in kills
@@ -84,10 +81,10 @@ def begun(bases, tmp_path_factory) -> tuple[Path, dict[str, Outcome], dict[str, 
     for case, how in ENDS:
         name = f"{case} {how.name}"
         # Without a checkpoint of its own, a job has to write one when it is told to stop.
-        job = replace(job_of(case, bases, folder), checkpoints=kept(folder, name))
+        job = job_of(case, bases, folder).replace(checkpoints=kept(folder, name))
         # On a busy machine its last step may come before it is told.
         for turn in range(5):
-            own = replace(job, output=str(folder / f"{name}.first{turn}"))
+            own = job.replace(output=str(folder / f"{name}.first{turn}"))
             ends[name] = interrupt(own, folder / f"{name}.logs{turn}", how)
             if ends[name][2] < STEPS:
                 break
@@ -102,10 +99,7 @@ def undisturbed(begun) -> dict[str, Outcome]:
 @pytest.fixture(scope="module")
 def interrupted(begun, bases) -> dict[str, Interrupted]:
     folder, _, ends = begun
-    jobs = {}
-    for name in ends:
-        job = job_of(name.split()[0], bases, folder)
-        jobs[name] = replace(job, output=str(folder / name / "out"), checkpoints=kept(folder, name))
+    jobs = {name: job_of(name.split()[0], bases, folder).replace(checkpoints=kept(folder, name)) for name in ends}
     # The same checkpoints again: damaged, under another learning rate, with another number of processes.
     again = {name: ("lora-1 SIGKILL", {}) for name in ("torn", "damaged", "unreadable")}
     again["foreign"] = ("lora-1 SIGKILL", {"learning_rate": 2e-2})
@@ -114,22 +108,20 @@ def interrupted(begun, bases) -> dict[str, Interrupted]:
         again[f"{case} on {processes}"] = (found, {"processes": processes})
     for name, (source, change) in again.items():
         shutil.copytree(kept(folder, source), kept(folder, name))
-        output = str(folder / name / "out")
-        jobs[name] = replace(jobs[source], output=output, checkpoints=kept(folder, name), **change)
-    last = max(Path(kept(folder, "torn")).glob("step-*/state/*optim_states.pt"))
-    os.truncate(last, last.stat().st_size // 2)
-    last = max(Path(kept(folder, "damaged")).glob("step-*/state/*optim_states.pt"))
-    last.write_bytes(bytes(last.stat().st_size))
-    last = max(Path(kept(folder, "unreadable")).glob("step-*.json"))
-    last.unlink()
-    last.symlink_to(last.name)
+        jobs[name] = jobs[source].replace(checkpoints=kept(folder, name), **change)
+    torn, damaged = (max(Path(kept(folder, n)).glob("step-*/state/*optim_states.pt")) for n in ("torn", "damaged"))
+    os.truncate(torn, torn.stat().st_size // 2)
+    damaged.write_bytes(bytes(damaged.stat().st_size))
+    marker = max(Path(kept(folder, "unreadable")).glob("step-*.json"))
+    marker.unlink()
+    marker.symlink_to(marker.name)
     resumed = run_batch(folder / "again", jobs)
     unstarted = (0, "", 0, 0)
     return {name: Interrupted(*ends.get(name, unstarted), resumed[name]) for name in jobs}
 
 
 def steps_of(outcome: Outcome) -> int:
-    return steps_in(outcome.work.parent / "steps.jsonl")
+    return steps_in(outcome.work.parent / "progress.jsonl")
 
 
 def interrupt(job: FinetuneJob, logs: Path, how: signal.Signals) -> tuple[int, str, int, int]:
@@ -183,7 +175,7 @@ def test_it_goes_on_from_its_checkpoint_exactly(undisturbed, interrupted, case, 
     assert ended.resumed.report["losses"] == whole.report["losses"]
     # It did go on rather than begin again, at the rate of its place in the schedule.
     lines, expected = (
-        [json.loads(line) for line in (run.work.parent / "steps.jsonl").read_text().splitlines()]
+        [json.loads(line) for line in (run.work.parent / "progress.jsonl").read_text().splitlines()]
         for run in (ended.resumed, whole)
     )
     assert [(line["step"], line["learning_rate"]) for line in lines] == [
@@ -247,68 +239,72 @@ def test_a_checkpoint_that_cannot_be_read_now_fails_the_job_and_stays(interrupte
     assert steps == [f"step-{step:08d}" for step in (reached - 3, reached)]
 
 
+STALE, TORN = OSError(116, "Stale file handle"), RuntimeError("PytorchStreamReader failed reading file data/0")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "damage", "stays"),
     [
-        (OSError(116, "Stale file handle"), False, True),
-        (OSError(116, "Stale file handle"), True, True),
+        (STALE, False, True),
+        (STALE, True, True),
         (RuntimeError("NCCL error: unhandled system error"), True, True),
         (MemoryError(), True, True),
-        (RuntimeError("PytorchStreamReader failed reading file data/0"), False, True),
-        (RuntimeError("PytorchStreamReader failed reading file data/0"), True, False),
+        (TORN, False, True),
+        (TORN, True, False),
     ],
 )
 def test_only_damage_sets_a_checkpoint_aside(tmp_path, error, damage, stays):
     import torch
 
-    from hpcmaf.training.checkpoint import Checkpoint, at_step, marker
-    from hpcmaf.training.keeper import Keeper
+    from hpcmaf.training.checkpoint import Checkpoint, at_step
+    from hpcmaf.training.checkpointer import Checkpointer
     from hpcmaf.training.process import Process
 
     def load_checkpoint(*_, **__):
         raise error
 
-    temporary, engine = tmp_path / ".t.tmp", SimpleNamespace(load_checkpoint=load_checkpoint)
+    temporary = tmp_path / ".t.tmp"
     temporary.mkdir()
     torch.save({"a": torch.zeros(3)}, temporary / "part.pt")
     size = (temporary / "part.pt").stat().st_size
     if damage:
         (temporary / "part.pt").write_bytes(bytes(size))
-    job = FinetuneJob(base="b", dataset=str(write_lines(tmp_path / "d", chats(1))), output="o", checkpoints=str(tmp_path))
-    keeper = Keeper(job, Process(0, 1, torch.device("cpu")), torch.float32, started=0.0, token="t")
-    found = Checkpoint(at_step(tmp_path, 4), 4, (1.0,) * 4, 1.0, keeper._identify(), {"part.pt": size})
+    job = FinetuneJob(
+        base="b", dataset=str(write_lines(tmp_path / "d", chats(1))), output="o", checkpoints=str(tmp_path)
+    )
+    settings = {"started": 0.0, "token": "t"}
+    alone = Process(0, 1, torch.device("cpu"))
+    found = Checkpoint(
+        at_step(tmp_path, 4),
+        4,
+        (1.0,) * 4,
+        1.0,
+        Checkpointer(job, alone, torch.float32, **settings).identity,
+        {"part.pt": size},
+    )
     found.publish(temporary)
-    keeper.found = found
     with pytest.raises(type(error) if stays else TrainingError):
-        keeper.resume(engine)
-    assert marker(found.folder).exists() == stays and (found.folder / "part.pt").exists()
+        Checkpointer(job, alone, torch.float32, **settings).resume(SimpleNamespace(load_checkpoint=load_checkpoint))
+    assert found.folder.with_suffix(".json").exists() == stays and (found.folder / "part.pt").exists()
 
 
 @pytest.mark.slow
 def test_a_checkpoint_of_another_learning_rate_is_not_gone_on_from(interrupted):
     foreign = interrupted["foreign"].resumed
-    assert steps_in(foreign.work.parent / "steps.jsonl") == STEPS and foreign.report["earlier_seconds"] == 0
+    assert steps_in(foreign.work.parent / "progress.jsonl") == STEPS and foreign.report["earlier_seconds"] == 0
     assert "is another job's (learning_rate 0.01, not 0.02)" in foreign.log.read_text()
 
 
 @pytest.mark.slow
-def test_a_job_that_does_not_stop_in_time_is_killed(bases, tmp_path):
-    stop = StopFlag(grace_s=0.0)
+@pytest.mark.parametrize(
+    ("grace", "why"), [(0.0, "killed, for it had not stopped 0 s after"), (600.0, "before its first step")]
+)
+def test_a_job_that_is_asked_to_stop_while_it_starts_does_not_begin(bases, tmp_path, grace, why):
+    stop = StopFlag(grace)
     stop.request()
-    with pytest.raises(StopRequested, match="killed, for it had not stopped 0 s after"):
-        run_finetune(
-            replace(job_of("alone", bases, tmp_path), output=str(tmp_path / "out")), tmp_path / "logs", stop=stop
-        )
-    assert not family_named(tmp_path) and not (tmp_path / "out").exists()
-
-
-@pytest.mark.slow
-def test_a_job_told_to_stop_while_it_starts_does_not_begin(bases, tmp_path):
-    stop = StopFlag()
-    stop.request()
-    with pytest.raises(StopRequested, match="before its first step"):
-        run_finetune(
-            replace(job_of("alone", bases, tmp_path), output=str(tmp_path / "out")), tmp_path / "logs", stop=stop
-        )
+    job = job_of("alone", bases, tmp_path).replace(output=str(tmp_path / "out"))
+    with pytest.raises(StopRequested, match=why):
+        run_finetune(job, tmp_path / "logs", stop=stop)
     assert steps_in(tmp_path / "logs" / "progress.jsonl") == 0
+    assert not family_named(tmp_path) and not (tmp_path / "out").exists()

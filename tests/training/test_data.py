@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from hpcmaf.engines.chat import Sample
 from hpcmaf.errors import DataError, TrainingError
-from hpcmaf.training.data import IGNORED, TokenSample, collate, global_batches, load_tokens, share
+from hpcmaf.training.data import (
+    IGNORED,
+    TokenSample,
+    collate,
+    global_batches,
+    load_tokens,
+    share,
+)
 
 samples = st.lists(st.integers(2, 30), min_size=1, max_size=40).map(
     lambda lengths: [TokenSample(f"s{i}", [1] * n, [False] + [True] * (n - 1)) for i, n in enumerate(lengths)]

@@ -12,10 +12,11 @@ import pytest
 
 from hpcmaf.errors import OutOfMemory, StopRequested, TrainingError
 from hpcmaf.training import job as jobs
+from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.failure import Failure, ended, explained, oom_kills, read, recorded
-from hpcmaf.training.job import FinetuneJob, run_finetune
+from hpcmaf.training.job import run_finetune
 from hpcmaf.training.launch import Running, Workers
-from hpcmaf.training.stopping import ask
+from hpcmaf.training.stop import request_stop
 
 
 def because(error: Exception, cause: Exception) -> Exception:
@@ -164,12 +165,12 @@ def test_kills_for_memory_are_counted_in_either_kind_of_control_group(tmp_path):
 def test_each_has_an_error_of_its_own(tmp_path, monkeypatch, failure, asked, raised, said):
     class Failing(Workers):
         @contextmanager
-        def running(self, job, work, output, steps, log, node):
+        def running(self, job, work, output, log, node):
             log.write_text("first\nlast line of the log\n\n")
             if failure is not None:
                 failure.record(work)
             if asked:
-                ask(work)
+                request_stop(work)
             process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
             yield Running(process, work, (log, log), None, None)
 

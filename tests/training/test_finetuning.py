@@ -228,7 +228,7 @@ def test_impossible_adapters_are_refused_in_a_line(outcomes, name, said):
 
 def test_progress_is_written_per_step(outcomes):
     outcome = outcomes["plain-0"]
-    lines = [json.loads(line) for line in (outcome.work.parent / "steps.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (outcome.work.parent / "progress.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, outcome.report["steps"] + 1))
     assert [line["loss"] for line in lines] == outcome.report["losses"]
     rates = [line["learning_rate"] for line in lines]

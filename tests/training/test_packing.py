@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcmaf.training.data import TokenSample, collate
-from hpcmaf.training.packing import pack, share_packed
+from hpcmaf.training.data import TokenSample, collate, share
 
 lengths = st.lists(st.integers(2, 30), min_size=1, max_size=40)
 WINDOW = 6
@@ -28,7 +27,7 @@ def sample(name: str, length: int) -> TokenSample:
 @given(lengths, st.integers(1, 4), st.integers(30, 100))
 def test_every_sample_is_packed_once_and_no_pass_is_too_long(sizes, processes, capacity):
     batch = [sample(f"s{at}", size) for at, size in enumerate(sizes)]
-    shares = [share_packed(batch, rank=r, processes=processes, capacity=capacity) for r in range(processes)]
+    shares = [share(batch, rank=r, processes=processes, micro_batch_size=1, capacity=capacity) for r in range(processes)]
     assert len({len(own) for own in shares}) == 1
     passes = [texts for own in shares for texts in own]
     assert sorted(s.id for texts in passes for s in texts) == sorted(s.id for s in batch)
@@ -40,10 +39,13 @@ def test_every_sample_is_packed_once_and_no_pass_is_too_long(sizes, processes, c
 
 def test_packing_fills_the_passes():
     batch = [sample(f"s{at}", 10) for at in range(32)]
-    assert len(pack(batch, processes=1, capacity=160)) == 2
-    assert len(pack(batch, processes=2, capacity=100)) == 4
-    assert [len(texts) for texts in pack(batch, processes=3, capacity=1000)] == [11, 11, 10]
-    assert len(pack(batch[:2], processes=4, capacity=100)) == 2
+
+    def passes(count: int, processes: int, capacity: int) -> list[int]:
+        settings = {"processes": processes, "micro_batch_size": 1, "capacity": capacity}
+        return [len(texts) for rank in range(processes) for texts in share(batch[:count], rank=rank, **settings)]
+
+    assert passes(32, 1, 160) == [16, 16] and passes(32, 2, 100) == [8] * 4
+    assert passes(32, 3, 1000) == [11, 11, 10] and passes(2, 4, 100) == [1, 1, 0, 0]
 
 
 @pytest.mark.slow
@@ -55,6 +57,14 @@ def test_packed_tensors_have_no_padding_and_predict_nothing_across_texts():
     assert (batch.keep.tolist(), batch.labels.tolist()) == ([1, 3], [[7, 9]])
     empty = collate([], pad_id=0, filler=rows[0], packed=True)
     assert empty.lengths == (3,) and set(empty.labels.flatten().tolist()) == {-100}
+
+
+def alone():
+    import torch
+
+    from hpcmaf.training.process import Process
+
+    return Process(0, 1, torch.device("cpu"))
 
 
 def tiny(make: str, **settings):
@@ -81,7 +91,7 @@ def tiny(make: str, **settings):
 def loss_and_gradients(model, rows, packed: bool):
     import torch
 
-    from hpcmaf.training.loss import negative_log_likelihood
+    from hpcmaf.training.objective import negative_log_likelihood
 
     model.zero_grad()
     micros = [rows] if packed else [[row] for row in rows]
@@ -106,7 +116,6 @@ MAKES = {
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("make", MAKES)
 def test_packed_loss_and_gradient_are_the_unpacked_ones(make, checkpointing):
-    import torch
 
     from hpcmaf.training.packing import Packing
 
@@ -116,7 +125,7 @@ def test_packed_loss_and_gradient_are_the_unpacked_ones(make, checkpointing):
     rows = [sample(f"s{at}", length) for at, length in enumerate((17, 3, 2, 30, 9))]
     loss, gradients = loss_and_gradients(model, rows, packed=False)
     packing = Packing(model, 30)
-    packing.check(model, rows, torch.device("cpu"))
+    packing.check(model, rows, alone())
     assert packing.on and model.training
     packed_loss, packed_gradients = loss_and_gradients(model, rows, packed=True)
     assert float(packed_loss) == pytest.approx(float(loss), rel=1e-6)
@@ -165,7 +174,7 @@ def test_a_leak_between_texts_is_found(monkeypatch, capsys, causal, rounded, ali
         round_base(model.requires_grad_(False), torch.device("cpu"))
     packing = packable.Packing(model, 30)
     texts = [sample("a", 30), sample("b", 30) if alike else sample("bb", 20)]
-    packing.check(model, texts, torch.device("cpu"))
+    packing.check(model, texts, alone())
     assert not packing.on and model.config._attn_implementation == "sdpa"
     assert "packing: not for this model, texts in one row differ from texts alone" in capsys.readouterr().out
 
@@ -183,13 +192,12 @@ def test_a_leak_between_texts_is_found(monkeypatch, capsys, causal, rounded, ali
     ],
 )
 def test_models_with_an_attention_of_their_own_are_padded(make, settings, said, capsys):
-    import torch
 
     from hpcmaf.training.packing import Packing
 
     model = tiny(make, **settings)
     packing = Packing(model, 300)
-    packing.check(model, [sample("a", 30), sample("bb", 20)], torch.device("cpu"))
+    packing.check(model, [sample("a", 30), sample("bb", 20)], alone())
     assert not packing.on and model.config._attn_implementation != "hpcmaf_packed"
     assert said in capsys.readouterr().out
 

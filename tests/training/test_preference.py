@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpcmaf.config.recipe import Selection as Rules
 from hpcmaf.config.recipe import load_recipe
 from hpcmaf.errors import ConfigError, DataError
 from hpcmaf.selection.select import select, write_selection
-from hpcmaf.training.pairs import load_pairs
+from hpcmaf.training.data import load_tokens
 from tests.selection.test_select import cut_off, debate, random_debates, store
 from tests.training.conftest import Outcome, preferences, write_lines
 
@@ -20,7 +21,7 @@ answers = st.sampled_from(["7", "1", None])
 
 
 def pairs_of(*debates) -> dict[str, dict[str, tuple[int, int]]]:
-    chosen = select(debates, w=0.5, seed=1, iteration=1, data="pairs")
+    chosen = select(debates, Rules(w=0.5), seed=1, iteration=1, data="pairs")
     return {dataset.agent: dataset.sides for dataset in chosen.datasets}
 
 
@@ -41,7 +42,7 @@ def test_without_critics_there_is_nothing_for_them():
 @given(st.lists(st.lists(answers, min_size=3, max_size=3), min_size=2, max_size=4))
 def test_pairs_hold_one_answer_of_each_kind_and_ones_own(rounds):
     given_debate = debate("a", *rounds)
-    chosen = select([given_debate], w=0.5, seed=1, iteration=1, data="pairs")
+    chosen = select([given_debate], Rules(w=0.5), seed=1, iteration=1, data="pairs")
     label = chosen.consensus.get("a")
     for dataset in chosen.datasets:
         said = [turn.answer for turn in given_debate.answers[dataset.round - 1]]
@@ -57,7 +58,7 @@ def test_pairs_hold_one_answer_of_each_kind_and_ones_own(rounds):
 def test_files_hold_trls_pairs_with_one_prompt_and_one_agent(tmp_path):
     one = debate("a", ["7", "1", "7"], ["7", "7", "7"], ["7", "1", "7"])
     source = store(tmp_path / "s.h5", [one], rounds=3)
-    summary = write_selection(source, tmp_path / "out", w=0.5, seed=1, data="pairs")
+    summary = write_selection(source, tmp_path / "out", Rules(w=0.5), seed=1, data="pairs")
     generator, critic = (json.loads((tmp_path / f"out/{role}-1.jsonl").read_text()) for role in ("generator", "critic"))
     assert generator["prompt"] == one.conversation(1, 1)[:1] and critic["prompt"] == one.conversation(1, 3)[:-1]
     for line, m in ((generator, 1), (critic, 3)):
@@ -71,7 +72,7 @@ def test_files_hold_trls_pairs_with_one_prompt_and_one_agent(tmp_path):
 def test_same_store_same_bytes(tmp_path):
     source = store(tmp_path / "s.h5", random_debates(60))
     for name in "ab":
-        write_selection(source, tmp_path / name, w=0.5, seed=1, data="pairs")
+        write_selection(source, tmp_path / name, Rules(w=0.5), seed=1, data="pairs")
     a, b = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in "ab")
     assert a == b and all(a[f"{role}-{n}.jsonl"] for role in ("generator", "critic") for n in range(3))
 
@@ -118,7 +119,7 @@ def margins(outcome: Outcome, lines: list[dict], path: Path) -> list[float]:
         return torch.stack(found)
 
     job = outcome.job
-    pairs = load_pairs(write_lines(path, lines), ChatFormat.from_pretrained(job.base), max_length=256).samples
+    pairs = load_tokens(write_lines(path, lines), ChatFormat.from_pretrained(job.base), max_length=256, pairs=True).samples
     base = AutoModelForCausalLM.from_pretrained(job.base).eval()
     if job.tuning == "full":
         trained = AutoModelForCausalLM.from_pretrained(outcome.output).eval()
@@ -141,7 +142,7 @@ def test_the_margin_rises_on_held_out_pairs(outcomes, tmp_path, name):
 def test_it_starts_at_chance_and_tells_of_its_margin(outcomes):
     for name in ("dpo-lora", "dpo-next", "dpo-lora-3", "dpo-full"):
         outcome = outcomes[name]
-        lines = [json.loads(line) for line in (outcome.work.parent / "steps.jsonl").read_text().splitlines()]
+        lines = [json.loads(line) for line in (outcome.work.parent / "progress.jsonl").read_text().splitlines()]
         # The reference is the model as it starts, be that the base or an adapter: log 2.
         assert (lines[0]["loss"], lines[0]["reward_margin"]) == pytest.approx((0.693147, 0), abs=1e-4)
         assert lines[-1]["loss"] < lines[0]["loss"] and lines[-1]["reward_margin"] > 0
@@ -174,7 +175,7 @@ def test_foreign_lines_are_refused(tmp_path, bases, text):
 
     (tmp_path / "pairs.jsonl").write_text(text + "\n")
     with pytest.raises(DataError, match=r"pairs\.jsonl:1: not a"):
-        load_pairs(tmp_path / "pairs.jsonl", ChatFormat.from_pretrained(str(bases["llama"])), max_length=9)
+        load_tokens(tmp_path / "pairs.jsonl", ChatFormat.from_pretrained(str(bases["llama"])), max_length=9, pairs=True)
 
 
 def test_no_pair_has_an_answer_that_was_cut_off():
@@ -197,5 +198,5 @@ def test_a_pairs_ends_are_those_that_were_generated(bases, tmp_path):
         "finish_reason": {"chosen": "stop", "rejected": "length"},
     }
     chat = ChatFormat.from_pretrained(str(bases["llama"]))
-    (pair,) = load_pairs(write_lines(tmp_path / "pairs.jsonl", [line]), chat, max_length=99).samples
+    (pair,) = load_tokens(write_lines(tmp_path / "pairs.jsonl", [line]), chat, max_length=99, pairs=True).samples
     assert pair.chosen.input_ids[-1] in chat.stop_ids and pair.rejected.input_ids[-1] not in chat.stop_ids

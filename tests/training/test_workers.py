@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from hpcmaf.errors import TrainingError
-from hpcmaf.training.job import FinetuneJob, Workers, run_finetune
-from hpcmaf.training.launch import Entry
+from hpcmaf.training.config import FinetuneJob
+from hpcmaf.training.job import run_finetune
+from hpcmaf.training.launch import Entry, Workers
 from tests.training.test_checkpoints import family_named
 
 pytestmark = pytest.mark.slow
@@ -22,8 +23,8 @@ AGENTS = ["dropout-a", "other-agent", "dpo-lora", "lora-2"]
 def trained(outcomes, tmp_path_factory) -> tuple[Path, dict[str, FinetuneJob]]:
     """Those jobs by the same processes, and a failing one among them."""
     folder = tmp_path_factory.mktemp("a list")
-    jobs = {name: replace(outcomes[name].job, output=str(folder / name)) for name in AGENTS}
-    broken = replace(jobs["dropout-a"], base=str(folder / "nothing"), output=str(folder / "broken"))
+    jobs = {name: outcomes[name].job.replace(output=str(folder / name)) for name in AGENTS}
+    broken = jobs["dropout-a"].replace(base=str(folder / "nothing"), output=str(folder / "broken"))
     order = [*list(jobs.items())[:3], ("broken", broken), ("lora-2", jobs["lora-2"])]
     with Workers() as workers:
         for name, job in order:
@@ -59,7 +60,7 @@ def test_the_base_is_loaded_once(trained):
 
 
 def test_jobs_are_read_in_turn_until_there_are_no_more(tmp_path):
-    entries = [Entry("w", "o", "s", "l", float(number)) for number in (1, 2)]
+    entries = [Entry("w", "o", "l", float(number)) for number in (1, 2)]
     for number, entry in enumerate(entries, 1):
         (tmp_path / f"{number:04d}.json").write_text(json.dumps(asdict(entry)))
     (tmp_path / "end").touch()

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from hpcmaf.training import packing as packable
+from hpcmaf.training.process import Process
 from tests.training.test_packing import leaky, sample, tiny
 
 
@@ -23,7 +24,7 @@ def main() -> None:
     for parameter in model.parameters():
         parameter.data *= 8
     packing = packable.Packing(model, 30)
-    packing.check(model, [sample("a", 30), sample("bb", 20)], torch.device("cpu"))
+    packing.check(model, [sample("a", 30), sample("bb", 20)], Process(int(os.environ["RANK"]), 2, torch.device("cpu")))
     print(f"process {os.environ['RANK']} packs: {packing.on}", flush=True)
     dist.destroy_process_group()
 

@@ -13,7 +13,7 @@ import submitit
 
 from hpcmaf.errors import SlurmError
 from hpcmaf.launch.slurm.commands import call
-from hpcmaf.training.nodes import NodePlace
+from hpcmaf.training.multinode import NodeRank
 
 _ASK_SECONDS = 10.0
 
@@ -23,7 +23,7 @@ def restarts() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
-def place_of_job(position: int = 0) -> NodePlace | None:
+def place_of_job(position: int = 0) -> NodeRank | None:
     """This process's node among those of its job; ``None`` when it has but one.
 
     Which attempt it is goes into the rendezvous' name, so that a requeued job
@@ -42,7 +42,7 @@ def place_of_job(position: int = 0) -> NodePlace | None:
     if "GLOO_SOCKET_IFNAME" not in os.environ and (interface := _interface_of(own)) is not None:
         # Gloo would look its own name up, and meet nobody where that leads nowhere.
         os.environ["GLOO_SOCKET_IFNAME"] = interface
-    return NodePlace(
+    return NodeRank(
         rank=environment.node,
         nodes=environment.num_nodes,
         # Only node 0's own is ever used: the others read what it announces.

@@ -24,7 +24,7 @@ from hpcmaf.launch.slurm.submissions import Element
 from hpcmaf.run.attempts import leave_cause
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
-from hpcmaf.training.stopping import StopFlag
+from hpcmaf.training.stop import StopFlag
 
 # A node whose daemon died keeps its tasks for a while, beside the new copy.
 _BUSY_SECONDS = 1800.0

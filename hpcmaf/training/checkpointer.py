@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,10 @@ import torch.distributed as dist
 from hpcmaf.errors import TrainingError
 from hpcmaf.files.publish import sync, sync_folder
 from hpcmaf.seeding import derive_seed
-from hpcmaf.training.checkpoint import WORLD_SIZE, Checkpoint, at_step, identity, newest, patiently, set_aside
+from hpcmaf.training.checkpoint import WORLD_SIZE, Checkpoint, at_step, identity, newest, patiently
+from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.failure import explained
 from hpcmaf.training.process import Process
-from hpcmaf.training.spec import FinetuneJob
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -36,7 +37,7 @@ _NUMERICS = 2
 _SHARE = 20
 
 
-class Keeper:
+class Checkpointer:
     """Decides when a checkpoint is due, writes it, and finds the one to resume from.
 
     Every method but :meth:`due` has to be called by all processes together.
@@ -56,10 +57,10 @@ class Keeper:
     """
 
     def __init__(self, job: FinetuneJob, process: Process, dtype: torch.dtype, *, started: float, token: str) -> None:
-        self._job, self._process = job, process
+        self._job, self._process, self._lora = job, process, job.tuning == "lora"
         self._root = Path(job.checkpoints) if job.checkpoints else None
         self._dtype, self._started, self._token = dtype, started, token
-        self._identity: dict[str, Any] | None = None
+        self._random = f"random-{process.rank:05d}.pt"
         self._last, self._pause = time.monotonic(), job.checkpoint_seconds
         self.found = self._find()
 
@@ -73,6 +74,17 @@ class Keeper:
         """Wall time that went into it."""
         return self.found.seconds if self.found is not None else 0.0
 
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Of this job in these processes, see :func:`hpcmaf.training.checkpoint.identity`."""
+        return identity(
+            self._job,
+            **{WORLD_SIZE: self._process.world_size},
+            weights=f"{self._dtype} on {self._process.device.type}",
+            versions=[torch.__version__, deepspeed.__version__],
+            numerics=_NUMERICS,
+        )
+
     def resume(self, engine: DeepSpeedEngine) -> list[float]:
         """Let an engine resume from the checkpoint that was found; returns the losses of the steps done already.
 
@@ -83,12 +95,28 @@ class Keeper:
         OSError, RuntimeError
             It cannot be read now, and stays as it is.
         """
-        if self.found is not None:
-            self._load(engine, self.found)
+        found = self.found
+        if found is not None:
+            try:
+                if self.converts:
+                    self._load_converted(engine, found)
+                else:
+                    _load(engine, found.folder, strict=not self._lora)
+                    self._restore_random(torch.load(found.folder / self._random, weights_only=True))
+            except Exception as error:  # damaged pickles raise almost anything
+                if explained(error).kind == "defect" and _damaged(found):
+                    # The next attempt resumes from the one before it.
+                    found.set_aside()
+                    raise TrainingError(
+                        f"{found.folder}: damaged ({explained(error).message}) and set aside; "
+                        "the same command resumes from the one before it",
+                        kind="torn",
+                    ) from error
+                raise
             if self._process.first:
-                print(f"resuming from step {self.found.step} ({self.found.folder})", flush=True)
+                print(f"resuming from step {found.step} ({found.folder})", flush=True)
         self._last = time.monotonic()
-        return list(self.found.losses) if self.found else []
+        return list(found.losses) if found else []
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint should follow ``step``; rank 0 decides for all."""
@@ -102,54 +130,31 @@ class Keeper:
         if self._root is None:
             return
         began, step = time.monotonic(), len(losses)
-        temporary = self._root / f".{at_step(self._root, step).name}.{self._token}.tmp"
+        folder = at_step(self._root, step)
+        temporary = self._root / f".{folder.name}.{self._token}.tmp"
         if self._process.first:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
         try:
             # Waits for rank 0 to have made the folder.
             engine.save_checkpoint(str(temporary), tag=_TAG, save_latest=False, exclude_frozen_parameters=self._lora)
-            torch.save(_random_state(self._process), temporary / self._random_name)
+            torch.save(self._random_state(), temporary / self._random)
         except RuntimeError:
             _explain(temporary)
             raise
-        self._wait_for_all()
+        self._process.barrier()
         # Each process, as a node's files may be in that node's memory yet.
         sync_folder(temporary)
         sync(temporary)
-        self._wait_for_all()
+        self._process.barrier()
         if self._process.first:
             seconds = self.earlier_seconds + time.time() - self._started
             paths = (path for path in sorted(temporary.rglob("*")) if path.is_file())
             files = {str(path.relative_to(temporary)): path.stat().st_size for path in paths}
-            folder = at_step(self._root, step)
-            Checkpoint(folder, step, tuple(losses), seconds, self._identify(), files).publish(temporary)
+            Checkpoint(folder, step, tuple(losses), seconds, self.identity, files).publish(temporary)
             print(f"checkpoint after step {step} ({time.monotonic() - began:.1f} s)", flush=True)
         self._last = time.monotonic()
         self._pause = max(self._job.checkpoint_seconds, _SHARE * (self._last - began))
-
-    @property
-    def _lora(self) -> bool:
-        return self._job.tuning == "lora"
-
-    @property
-    def _random_name(self) -> str:
-        return f"random-{self._process.rank:05d}.pt"
-
-    def _wait_for_all(self) -> None:
-        if self._process.world_size > 1:
-            dist.barrier()
-
-    def _identify(self) -> dict[str, Any]:
-        if self._identity is None:
-            self._identity = identity(
-                self._job,
-                **{WORLD_SIZE: self._process.world_size},
-                weights=f"{self._dtype} on {self._process.device.type}",
-                versions=[torch.__version__, deepspeed.__version__],
-                numerics=_NUMERICS,
-            )
-        return self._identity
 
     def _find(self) -> Checkpoint | None:
         if self._root is None:
@@ -159,33 +164,10 @@ class Keeper:
         if self._process.first:
             for torn in self._root.glob(".step-*.tmp"):
                 shutil.rmtree(torn, ignore_errors=True)
-            found = [newest(self._root, self._identify())]
+            found = [newest(self._root, self.identity)]
         if self._process.world_size > 1:
             dist.broadcast_object_list(found, device=self._process.device)
         return found[0]
-
-    def _load(self, engine: DeepSpeedEngine, checkpoint: Checkpoint) -> None:
-        try:
-            if self.converts:
-                self._load_converted(engine, checkpoint)
-            else:
-                self._load_own(engine, checkpoint)
-        except Exception as error:  # damaged pickles raise almost anything
-            if explained(error).kind == "defect" and _damaged(checkpoint):
-                # The next attempt resumes from the one before it.
-                set_aside(checkpoint.folder)
-                raise TrainingError(
-                    f"{checkpoint.folder}: damaged ({explained(error).message}) and set aside; "
-                    "the same command resumes from the one before it",
-                    kind="torn",
-                ) from error
-            raise
-
-    def _load_own(self, engine: DeepSpeedEngine, checkpoint: Checkpoint) -> None:
-        loaded, _ = engine.load_checkpoint(str(checkpoint.folder), tag=_TAG, load_module_strict=not self._lora)
-        if loaded is None:
-            raise ValueError("DeepSpeed finds no state in it")
-        _restore_random_state(torch.load(checkpoint.folder / self._random_name, weights_only=True), self._process)
 
     def _load_converted(self, engine: DeepSpeedEngine, checkpoint: Checkpoint) -> None:
         """Of another number of processes, through DeepSpeed's universal checkpoint.
@@ -197,9 +179,17 @@ class Keeper:
             if self._process.first:
                 print(f"converting a checkpoint of {checkpoint.identity[WORLD_SIZE]} processes", flush=True)
                 _convert(checkpoint.folder / _TAG, folder / _TAG)
-            self._wait_for_all()
-            _load_universal(engine, folder)
-            self._wait_for_all()
+            self._process.barrier()
+            decays = [group["weight_decay"] for group in engine.optimizer.param_groups]
+            _load(engine, folder, strict=False)
+            # ZeRO-3 gives all groups the settings of the first,
+            for group, decay in zip(engine.optimizer.param_groups, decays, strict=True):
+                group["weight_decay"] = decay
+            # and one and the same counter of steps, which each of them would advance.
+            for state in getattr(engine.optimizer, "optimizer", engine.optimizer).state.values():
+                if "step" in state:
+                    state["step"] = deepcopy(state["step"])
+            self._process.barrier()
         finally:
             if self._process.first:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -208,9 +198,25 @@ class Keeper:
         random.seed(seed)
         torch.manual_seed(seed)
 
+    def _random_state(self) -> dict[str, Any]:
+        cuda = {"cuda": torch.cuda.get_rng_state()} if self._process.cuda else {}
+        return {"python": random.getstate(), "torch": torch.get_rng_state()} | cuda
+
+    def _restore_random(self, state: dict[str, Any]) -> None:
+        random.setstate(state["python"])
+        torch.set_rng_state(state["torch"])
+        if self._process.cuda:
+            torch.cuda.set_rng_state(state["cuda"])
+
+
+def _load(engine: DeepSpeedEngine, folder: Path, *, strict: bool) -> None:
+    loaded, _ = engine.load_checkpoint(str(folder), tag=_TAG, load_module_strict=strict)
+    if loaded is None:
+        raise ValueError("DeepSpeed finds no state in it")
+
 
 def _convert(state: Path, out: Path) -> None:
-    """Put the processes' parts in ``state`` together, by DeepSpeed's script; ``out`` is nobody else's folder."""
+    """Put the processes' parts in ``state`` together, by DeepSpeed's script, in a folder of this job's alone."""
     out.mkdir(parents=True)
     # Stages 1 and 2 lack what only DeepSpeed's own tensor parallelism needs.
     options = ("--num_extract_workers=1", "--num_merge_workers=1", "--inject_missing_state")
@@ -220,21 +226,6 @@ def _convert(state: Path, out: Path) -> None:
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise RuntimeError(f"{state}: cannot be converted ({lines[-1] if lines else done.returncode})")
-
-
-def _load_universal(engine: DeepSpeedEngine, root: Path) -> None:
-    groups = engine.optimizer.param_groups
-    decays = [group["weight_decay"] for group in groups]
-    loaded, _ = engine.load_checkpoint(str(root), tag=_TAG, load_module_strict=False)
-    if loaded is None:
-        raise ValueError("DeepSpeed finds no state in it")
-    # ZeRO-3 gives all groups the settings of the first,
-    for group, decay in zip(engine.optimizer.param_groups, decays, strict=True):
-        group["weight_decay"] = decay
-    # and one and the same counter of steps, which each of them would advance.
-    for state in getattr(engine.optimizer, "optimizer", engine.optimizer).state.values():
-        if "step" in state:
-            state["step"] = deepcopy(state["step"])
 
 
 def _explain(folder: Path) -> None:
@@ -256,15 +247,3 @@ def _damaged(checkpoint: Checkpoint) -> bool:
         except Exception:  # as above
             return True
     return False
-
-
-def _random_state(process: Process) -> dict[str, Any]:
-    cuda = {"cuda": torch.cuda.get_rng_state()} if process.cuda else {}
-    return {"python": random.getstate(), "torch": torch.get_rng_state()} | cuda
-
-
-def _restore_random_state(state: dict[str, Any], process: Process) -> None:
-    random.setstate(state["python"])
-    torch.set_rng_state(state["torch"])
-    if process.cuda:
-        torch.cuda.set_rng_state(state["cuda"])

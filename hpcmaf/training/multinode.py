@@ -1,6 +1,6 @@
-"""Several machines that run one job together, and know of each other whether they live.
+"""Several machines that run one job together, and notice when one of them dies.
 
-A machine that dies says nothing to anybody: without the signs of life here,
+A machine that dies reports nothing to anybody: without the heartbeats here,
 the others would wait for it in a collective for half an hour.
 """
 
@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -20,16 +21,13 @@ import psutil
 from hpcmaf.errors import ConfigError, TrainingError
 from hpcmaf.files.publish import write_text
 
-_ENDPOINT = "endpoint"
-# Between looks for it.
-_LOOK_S = 0.1
-# At the others, within the time that a node may be silent.
+# Looks at the others within the time that a node may be silent.
 _LOOKS = 12
 
 
 @dataclass(frozen=True, slots=True)
-class NodePlace:
-    """One node's place in a job of several.
+class NodeRank:
+    """One node among those of a job.
 
     Attributes
     ----------
@@ -37,15 +35,14 @@ class NodePlace:
         This node's number, from 0, and how many there are. Node 0 publishes.
     host
         Node 0, as the others reach it: an address rather than a name, which
-        not every cluster's nodes know of each other. All meet there, at a
-        port that it finds free; see :func:`announce`.
+        not every cluster's nodes know of each other.
     run_id
         Names this attempt, and is the same on all nodes.
     address
         Under which the others reach this node; by default ``host`` for
         node 0, else its host name.
     patience_s
-        A node that gives no sign of life for so long is taken for dead.
+        A node without a heartbeat for so long is taken for dead.
     joining_s
         Time for all nodes to come.
     """
@@ -59,7 +56,7 @@ class NodePlace:
     joining_s: float = 600.0
 
     def __post_init__(self) -> None:
-        if not self.host or (":" in self.host and not _ipv6(self.host)):
+        if not self.host or (":" in self.host and not _is_ipv6(self.host)):
             raise ConfigError(f"finetuning: {self.host!r} is no host to meet at; name node 0's, without a port")
         if not 0 <= self.rank < self.nodes:
             raise ConfigError(f"finetuning: node {self.rank} of {self.nodes}; number the nodes from 0")
@@ -67,13 +64,38 @@ class NodePlace:
     @property
     def local_address(self) -> str:
         """Where the others reach this node."""
-        if self.address is not None:
-            return self.address
-        return self.host if self.rank == 0 else socket.gethostname()
+        return self.address or (self.host if self.rank == 0 else socket.gethostname())
 
     def work(self, logs: Path) -> Path:
         """The folder, beside node 0's logs, through which the nodes share a job."""
         return logs / f"work-{self.run_id}"
+
+    def rendezvous(self, work: Path) -> list[str]:
+        """Options of ``torch.distributed.run``; waits for node 0, which alone knows which of its ports is free.
+
+        Raises
+        ------
+        TrainingError
+            It does not say within ``joining_s``.
+        """
+        file, end = work / "port", time.monotonic() + self.joining_s
+        if self.rank == 0:
+            with socket.create_server(("", 0)) as server:
+                write_text(file, str(server.getsockname()[1]))
+        while (port := _read(file)) is None:
+            if time.monotonic() > end:
+                raise TrainingError(
+                    f"{work}: node 0 has not said where to meet within {self.joining_s:g} s", kind="lost"
+                )
+            time.sleep(0.1)
+        return [
+            f"--nnodes={self.nodes}",
+            f"--node-rank={self.rank}",
+            f"--master-addr={self.host}",
+            f"--master-port={port}",
+            f"--rdzv-id={self.run_id}",
+            f"--local-addr={self.local_address}",
+        ]
 
     def to_json(self) -> str:
         """For a command line."""
@@ -85,90 +107,64 @@ class NodePlace:
         return cls(**json.loads(text))
 
 
-def announce(work: Path, place: NodePlace, port: int) -> None:
-    """Tell all nodes where they meet; node 0 alone knows which of its ports is free."""
-    host = f"[{place.host}]" if _ipv6(place.host) else place.host
-    write_text(work / _ENDPOINT, f"{host}:{port}")
-
-
-def _ipv6(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).version == 6
-    except ValueError:
-        return False
-
-
-def announced(work: Path, seconds: float = 60.0) -> str:
-    """Wait for what node 0 announces as soon as it has begun the job; ``TrainingError`` where it does not."""
-    end = time.monotonic() + seconds
-    while (endpoint := _read(work / _ENDPOINT)) is None:
-        if time.monotonic() > end:
-            raise TrainingError(f"{work}: node 0 has not said where to meet within {seconds:g} s", kind="lost")
-        time.sleep(_LOOK_S)
-    return endpoint
-
-
-class Pulse:
-    """Signs of life of all nodes, as files that change in the work folder.
+class Heartbeat:
+    """Heartbeats of all nodes, as files that change in the work folder.
 
     Times of different machines are never compared, nor does the observer's own
     standstill count: a node is dead when its file is the same for as many
     looks as there are in ``patience_s``. A node whose processes somebody has
-    stopped (SIGSTOP) gives no sign either: the others would wait for it as
+    stopped (SIGSTOP) has no heartbeat either: the others would wait for it as
     long as for a dead one.
 
     Attributes
     ----------
     silent
-        The node that gave none, as Slurm calls it, once there is one.
+        The node that has none, as Slurm calls it, once there is one.
     """
 
-    def __init__(self, work: Path, place: NodePlace) -> None:
-        self._work, self._place = work, place
+    def __init__(self, work: Path, node: NodeRank) -> None:
+        self._work, self._node = work, node
         self.silent: str | None = None
-        self._every = place.patience_s / _LOOKS
+        self._every = node.patience_s / _LOOKS
         self._count, self._next = 0, 0.0
         # Node 0 watches everybody, the others only node 0: it ends the job for all.
-        watched = range(1, place.nodes) if place.rank == 0 else [0]
+        watched = range(1, node.nodes) if node.rank == 0 else [0]
         # What each wrote last, and at how many looks since.
-        self._heard: dict[int, tuple[str | None, int]] = dict.fromkeys(watched, (None, 0))
+        self._seen: dict[int, tuple[str | None, int]] = dict.fromkeys(watched, (None, 0))
 
     def lost(self) -> str | None:
-        """Give a sign of life; returns a line when another node gives none."""
+        """Write a heartbeat; returns a line when another node has none."""
         now = time.monotonic()
         if now < self._next:
             return None
         self._next = now + self._every
         self._count += 1
         try:
-            if not _stopped_processes():
+            if not _any_stopped():
                 name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-                self._file(self._place.rank).write_text(f"{self._count} {self._place.local_address} {name}")
+                self._file(self._node.rank).write_text(f"{self._count} {self._node.local_address} {name}")
         except FileNotFoundError:
             return "node 0 has ended the job"
-        for rank, (before, looks) in self._heard.items():
+        for rank, (before, looks) in self._seen.items():
             text = _read(self._file(rank))
-            self._heard[rank] = (text, looks + 1 if text == before else 0)
-            waited = looks * self._every
-            if text is None and waited > self._place.joining_s:
-                return f"node {rank} has not come within {self._place.joining_s:g} s"
+            self._seen[rank] = (text, looks + 1 if text == before else 0)
+            if text is None and looks * self._every > self._node.joining_s:
+                return f"node {rank} has not come within {self._node.joining_s:g} s"
             if text is not None and text == before and looks > _LOOKS:
                 _, address, self.silent = [*text.split(" ", 2), "", ""][:3]
-                return f"node {rank} ({address}) gave no sign of life for {self._place.patience_s:g} s"
+                return f"node {rank} ({address}) gave no sign of life for {self._node.patience_s:g} s"
         return None
 
     def leave(self) -> None:
         """Say that this node has ended its part and read all it wanted to."""
-        try:
-            self._file(self._place.rank, "end").touch()
-        except FileNotFoundError:
-            pass  # node 0 has ended already
+        with suppress(FileNotFoundError):  # node 0 has ended already
+            self._file(self._node.rank, "end").touch()
 
     def wait_for_others(self, seconds: float) -> list[int]:
         """Wait for all others to leave, but not for ever; returns those that did not."""
         end = time.monotonic() + seconds
         while True:
-            missing = [rank for rank in self._heard if not self._file(rank, "end").exists()]
+            missing = [rank for rank in self._seen if not self._file(rank, "end").exists()]
             if not missing or time.monotonic() > end:
                 return missing
             time.sleep(0.1)
@@ -177,14 +173,19 @@ class Pulse:
         return self._work / f"node-{rank}.{what}"
 
 
-def _stopped_processes() -> bool:
-    """Whether one of the processes that do this node's part stands still by a signal."""
+def _is_ipv6(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).version == 6
+    except ValueError:
+        return False
+
+
+def _any_stopped() -> bool:
+    """Whether one of the processes that do this node's part is stopped by a signal."""
     for process in psutil.Process().children(recursive=True):
-        try:
+        with suppress(psutil.NoSuchProcess):  # it ended in between
             if process.status() in {psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP}:
                 return True
-        except psutil.NoSuchProcess:
-            continue  # it ended in between
     return False
 
 

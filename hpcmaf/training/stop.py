@@ -5,12 +5,11 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 # Slurm sends the first ahead of a time limit and the second on preemption and scancel.
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
-# In a job's work folder: asks every process of the job to stop.
-NAME = "stop"
 # A look at a shared file system now and then is free; one per step of a small model is not.
 _LOOK_S = 1.0
 
@@ -22,10 +21,15 @@ class StopFlag:
     ----------
     grace_s
         Time a job has for that before its processes are killed.
+    work
+        In one of a job's processes: the job's work folder, where a file makes
+        the same request, because signals reach only processes that exist
+        already, and only where the scheduler sends them.
     """
 
-    def __init__(self, grace_s: float = 600.0) -> None:
+    def __init__(self, grace_s: float = 600.0, work: Path | None = None) -> None:
         self.grace_s = grace_s
+        self._work, self._looked = work, 0.0
         self._since: float | None = None
 
     def request(self, *_: object) -> None:
@@ -36,6 +40,10 @@ class StopFlag:
     @property
     def requested(self) -> bool:
         """Whether anyone asked."""
+        if self._since is None and self._work is not None and time.monotonic() - self._looked >= _LOOK_S:
+            self._looked = time.monotonic()
+            if stop_requested(self._work):
+                self.request()
         return self._since is not None
 
     @property
@@ -44,39 +52,15 @@ class StopFlag:
         return self._since is not None and time.monotonic() - self._since > self.grace_s
 
 
-class WorkStop(StopFlag):
-    """What one of a job's processes knows of it: by signals, or by a file in the job's work folder.
-
-    The file, because signals reach only processes that exist already, and
-    only where the scheduler sends them.
-    """
-
-    def __init__(self, work: Path) -> None:
-        super().__init__()
-        self._file = work / NAME
-        self._looked = 0.0
-
-    @property
-    def requested(self) -> bool:
-        """Whether anyone asked."""
-        if self._since is None and time.monotonic() - self._looked >= _LOOK_S:
-            self._looked = time.monotonic()
-            if self._file.exists():
-                self._since = self._looked
-        return self._since is not None
+def request_stop(work: Path) -> None:
+    """Ask all of a job's processes to stop, also those yet to start."""
+    with suppress(OSError):  # the job has just ended
+        (work / "stop").touch()
 
 
-def ask(work: Path) -> None:
-    """Ask all of a job's processes, also those yet to start."""
-    try:
-        (work / NAME).touch()
-    except OSError:
-        pass  # the job has just ended
-
-
-def asked(work: Path) -> bool:
+def stop_requested(work: Path) -> bool:
     """Whether somebody did."""
-    return (work / NAME).exists()
+    return (work / "stop").exists()
 
 
 def handle_signals(handler: Callable[..., object]) -> None:

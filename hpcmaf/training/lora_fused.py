@@ -39,25 +39,21 @@ class Stored:
         return total
 
 
-# However they are stored.
-Frozen = Stored | Rounded
-
-
 class Operands:
     """Adapted layers that read one input, and what computing and differentiating them takes.
 
     Parameters
     ----------
-    frozen
-        Their base layers.
-    scalings
-        Of each layer's adapter.
+    layers
+        PEFT's, whose base layers are stored in one way.
     adapters
-        Each layer's A and B.
+        Their A and B, see :func:`adapters_of`.
     """
 
-    def __init__(self, frozen: Frozen, scalings: Sequence[float], adapters: Sequence[torch.Tensor]) -> None:
-        self.frozen, self.scalings = frozen, scalings
+    def __init__(self, layers: Sequence[Any], adapters: Sequence[torch.Tensor]) -> None:
+        bases, name = [layer.base_layer for layer in layers], layers[0].active_adapters[0]
+        self.frozen = Rounded(bases) if isinstance(bases[0], Fp8Linear) else Stored(bases)
+        self.scalings = [layer.scaling[name] for layer in layers]
         self.downs, self.ups = adapters[::2], adapters[1::2]
 
     def forward(self, rows: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -87,32 +83,22 @@ class Operands:
 
 
 class _Adapted(torch.autograd.Function):
-    """``x W^T + bias + scaling (x A^T) B^T`` of one layer or several, with W and bias frozen.
-
-    After ``x``, the frozen part and the scalings come each layer's A and B.
-    """
+    """``x W^T + bias + scaling (x A^T) B^T`` of one layer or several, with W and bias frozen."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, frozen: Frozen, scalings: Sequence[float], *adapters: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
-        low, outputs = Operands(frozen, scalings, adapters).forward(x.reshape(-1, x.shape[-1]))
+    def forward(ctx: Any, x: torch.Tensor, layers: Sequence[Any], *adapters: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        low, outputs = Operands(layers, adapters).forward(x.reshape(-1, x.shape[-1]))
         ctx.save_for_backward(x, low, *adapters)
-        # Nothing that autograd would have to watch.
-        ctx.frozen, ctx.scalings = frozen, scalings
+        ctx.layers = layers
         return tuple(output.view(*x.shape[:-1], -1) for output in outputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, low, *adapters = ctx.saved_tensors
-        to_x, each = Operands(ctx.frozen, ctx.scalings, adapters).backward(
-            x.reshape(-1, x.shape[-1]),
-            low,
-            [gradient.reshape(-1, gradient.shape[-1]) for gradient in gradients],
-            wanted=ctx.needs_input_grad[0],
-        )
-        return None if to_x is None else to_x.view_as(x), None, None, *each
+        rows, *each = (part.reshape(-1, part.shape[-1]) for part in (x, *gradients))
+        to_x, to_adapters = Operands(ctx.layers, adapters).backward(rows, low, each, wanted=ctx.needs_input_grad[0])
+        return None if to_x is None else to_x.view_as(x), None, *to_adapters
 
 
 def _joined(parts: Sequence[torch.Tensor], dimension: int = 0) -> torch.Tensor:
@@ -128,7 +114,7 @@ class _Family:
         self._x: torch.Tensor | None = None
 
     def __call__(self, layer: Any, x: torch.Tensor) -> torch.Tensor | None:
-        """One layer's output; ``None`` where PEFT's own way has to be gone."""
+        """One layer's output; ``None`` where PEFT has to compute it."""
         if self._waiting and self._x is not x:
             # This model does not call them so; each goes alone from here on.
             self._layers, self._waiting, self._x = [], {}, None
@@ -138,8 +124,7 @@ class _Family:
             layers = layers if layers and layers[0] is layer else [layer]
             if not plain(layer, x):
                 return None
-            matrices, scalings, adapters = operands(layers)
-            outputs = _Adapted.apply(x, matrices, scalings, *adapters)
+            outputs = _Adapted.apply(x, layers, *adapters_of(layers))
             self._waiting, self._x = {id(own): output for own, output in zip(layers, outputs, strict=True)}, x
         output = self._waiting.pop(id(layer))
         if not self._waiting:
@@ -158,13 +143,9 @@ def alike(layers: Sequence[Any]) -> bool:
     return len({type(own.base_layer) for own in layers}) == 1
 
 
-def operands(layers: Sequence[Any]) -> tuple[Frozen, tuple[float, ...], list[torch.Tensor]]:
-    """What :class:`Operands` wants of adapted layers that read one input and are alike."""
-    name = layers[0].active_adapters[0]
-    bases = [own.base_layer for own in layers]
-    kind = Rounded if isinstance(bases[0], Fp8Linear) else Stored
-    adapters = [part[name].weight for own in layers for part in (own.lora_A, own.lora_B)]
-    return kind(bases), tuple(own.scaling[name] for own in layers), adapters
+def adapters_of(layers: Sequence[Any]) -> list[torch.Tensor]:
+    """Each layer's A and B."""
+    return [part[own.active_adapters[0]].weight for own in layers for part in (own.lora_A, own.lora_B)]
 
 
 def _forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -172,7 +153,7 @@ def _forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Ten
     return type(self).forward(self, x, *args, **kwargs) if output is None else output
 
 
-def quicken(model: torch.nn.Module) -> int:
+def fuse_adapters(model: torch.nn.Module) -> int:
     """Let a PEFT model's plain LoRA layers compute as above; returns how many now do.
 
     Its weights have to be there whenever a layer runs, so not under ZeRO-3,
@@ -181,7 +162,7 @@ def quicken(model: torch.nn.Module) -> int:
     """
     changed = 0
     for module in model.modules():
-        children = {name: child for name, child in module.named_children() if quickenable(child)}
+        children = {name: child for name, child in module.named_children() if fusable(child)}
         for names in SIBLINGS:
             if all(name in children for name in names):
                 layers = [children.pop(name) for name in names]
@@ -198,7 +179,7 @@ def _join(layers: Sequence[Any]) -> int:
     return len(layers)
 
 
-def quickenable(module: torch.nn.Module) -> bool:
+def fusable(module: torch.nn.Module) -> bool:
     from peft.tuners.lora import Linear
 
     if type(module) is not Linear or type(module.base_layer) not in (torch.nn.Linear, Fp8Linear) or module.lora_variant:

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from hpcmaf.training.adapters import Frozen, Operands, alike, operands, plain, quickenable
+from hpcmaf.training.fp8 import Fp8Linear
+from hpcmaf.training.lora_fused import Operands, adapters_of, alike, fusable, plain
 
 _LAYERS = ("gate_proj", "up_proj", "down_proj")
 # Rows that are tried before a kind of unit is believed to be one.
@@ -28,18 +29,14 @@ Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class _Gated(torch.autograd.Function):
-    """``down(product(gate(x), up(x)))``, each layer as in :class:`hpcmaf.training.adapters._Adapted`.
-
-    After ``x`` and the product come gate's and up's frozen parts and scalings,
-    down's, and A and B of all three.
-    """
+    """``down(product(gate(x), up(x)))``, each layer as in :class:`hpcmaf.training.lora_fused.Operands`."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, product: Product, entry: Frozen, end: Frozen, scalings: Any, *adapters: torch.Tensor
+        ctx: Any, x: torch.Tensor, product: Product, layers: Sequence[Any], *adapters: torch.Tensor
     ) -> torch.Tensor:
-        ctx.product, ctx.entry, ctx.end, ctx.scalings = product, entry, end, scalings
-        into, out = _Gated._operands(ctx, adapters)
+        ctx.product, ctx.layers = product, layers
+        into, out = Operands(layers[:2], adapters[:4]), Operands(layers[2:], adapters[4:])
         low, (gate, up) = into.forward(x.reshape(-1, x.shape[-1]))
         end_low, (output,) = out.forward(product(gate, up))
         ctx.save_for_backward(x, gate, up, low, end_low, *adapters)
@@ -49,28 +46,21 @@ class _Gated(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, gate, up, low, end_low, *adapters = ctx.saved_tensors
-        into, out = _Gated._operands(ctx, adapters)
+        into, out = Operands(ctx.layers[:2], adapters[:4]), Operands(ctx.layers[2:], adapters[4:])
         halves = gate.detach().requires_grad_(), up.detach().requires_grad_()
         with torch.enable_grad():
             made = ctx.product(*halves)
         to_made, to_end = out.backward(made.detach(), end_low, [gradient.reshape(-1, gradient.shape[-1])])
         to_halves = torch.autograd.grad(made, halves, to_made)
         to_x, to_entry = into.backward(x.reshape(-1, x.shape[-1]), low, to_halves, wanted=ctx.needs_input_grad[0])
-        return None if to_x is None else to_x.view_as(x), *[None] * 4, *to_entry, *to_end
-
-    @staticmethod
-    def _operands(ctx: Any, adapters: Sequence[torch.Tensor]) -> tuple[Operands, Operands]:
-        return (
-            Operands(ctx.entry, ctx.scalings[:2], adapters[:4]),
-            Operands(ctx.end, ctx.scalings[2:], adapters[4:]),
-        )
+        return None if to_x is None else to_x.view_as(x), None, None, *to_entry, *to_end
 
 
-def gate(model: torch.nn.Module) -> tuple[int, int]:
+def fuse_mlps(model: torch.nn.Module) -> tuple[int, int]:
     """Let a PEFT model's gated units compute as above where all their layers are plain LoRA layers.
 
     Its weights have to be there and its small kernels in place, see
-    :func:`hpcmaf.training.adapters.quicken`. Returns how many units now do,
+    :func:`hpcmaf.training.lora_fused.fuse_adapters`. Returns how many units now do,
     and how many there are.
     """
     units = [module for module in model.modules() if all(hasattr(module, name) for name in (*_LAYERS, "act_fn"))]
@@ -78,15 +68,14 @@ def gate(model: torch.nn.Module) -> tuple[int, int]:
     changed = 0
     for unit in units:
         layers = [getattr(unit, name) for name in _LAYERS]
-        if not all(map(quickenable, layers)) or not alike(layers[:2]):
+        if not all(map(fusable, layers)) or not alike(layers[:2]):
             continue
         # As it was before an earlier job in this process changed it.
-        unit.ungated = getattr(unit, "ungated", unit.forward)
-        product = _product(unit)
+        unit.unfused = getattr(unit, "unfused", unit.forward)
+        unit.product = _product(unit)
         if type(unit) not in believed:
-            believed[type(unit)] = _is_one(unit, product)
+            believed[type(unit)] = _computes_alike(unit)
         if believed[type(unit)]:
-            unit.product = product
             unit.forward = MethodType(_forward, unit)
             changed += 1
     return changed, len(units)
@@ -96,9 +85,8 @@ def _forward(self: Any, x: torch.Tensor) -> torch.Tensor:
     layers = [getattr(self, name) for name in _LAYERS]
     # The base alone has other layers in their places.
     if not all(hasattr(layer, "lora_A") and plain(layer, x) for layer in layers):
-        return self.ungated(x)
-    (entry, scalings, adapters), (end, end_scalings, end_adapters) = operands(layers[:2]), operands(layers[2:])
-    return _Gated.apply(x, self.product, entry, end, scalings + end_scalings, *adapters, *end_adapters)
+        return self.unfused(x)
+    return _Gated.apply(x, self.product, layers, *adapters_of(layers))
 
 
 def _product(unit: Any) -> Product:
@@ -111,42 +99,17 @@ def _product(unit: Any) -> Product:
     return lambda gate, up: unit.act_fn(gate) * up
 
 
-class _Factors(torch.nn.Module):
-    """Stands for a linear layer: a factor for each column."""
+def _computes_alike(unit: Any) -> bool:
+    """Whether a unit computes what its layers' names say: some scale their gate, clamp it, or do more.
 
-    def __init__(self, like: torch.Tensor, width: int, seed: int) -> None:
-        super().__init__()
-        drawn = torch.randn(width, generator=torch.Generator().manual_seed(seed))
-        self.register_buffer("factors", drawn.to(like))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """A product of each number."""
-        return x * self.factors
-
-
-def _is_one(unit: Any, product: Product) -> bool:
-    """Whether a unit computes what its layers' names say: some scale their gate, or do more.
-
-    Its layers are others meanwhile, as a few rows through its own would
-    have a GPU load kernels that are never used again.
+    Tried on a few rows so large that what a unit cuts off is cut off.
     """
-    weight, width = unit.gate_proj.base_layer.weight, unit.gate_proj.base_layer.out_features
-    own = {name: getattr(unit, name) for name in _LAYERS}
-    # Some numbers in the tens, where some units cut off what others let through.
-    x = 5 * torch.randn(1, _TRIED, width, generator=torch.Generator().manual_seed(0)).to(weight)
-    try:
-        for seed, name in enumerate(_LAYERS, 1):
-            setattr(unit, name, _Factors(weight, width, seed))
-        with torch.no_grad():
-            try:
-                expected = unit.ungated(x).float()
-            except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
-                # It does something that needs layers.
-                return False
-            gate_, up = (getattr(unit, name)(x) for name in _LAYERS[:2])
-            found = unit.down_proj(product(gate_[0], up[0])[None]).float()
-    finally:
-        for name, layer in own.items():
-            setattr(unit, name, layer)
-    tolerance = 2e-2 if weight.dtype == torch.bfloat16 else 1e-4
+    adapter = unit.gate_proj.lora_A[unit.gate_proj.active_adapters[0]].weight
+    x = 100 * torch.randn(1, _TRIED, unit.gate_proj.in_features, generator=torch.Generator().manual_seed(0))
+    x = x.to(adapter)
+    with torch.no_grad():
+        expected, found = unit.unfused(x).float(), _forward(unit, x).float()
+    # Roundings of two ways to the same products, which fp8 makes an eighth apart.
+    rounded = isinstance(unit.gate_proj.base_layer, Fp8Linear)
+    tolerance = 0.1 if rounded else 2e-2 if x.dtype == torch.bfloat16 else 1e-4
     return expected.shape == found.shape and bool((found - expected).norm() <= tolerance * expected.norm())

@@ -1,4 +1,4 @@
-"""What a job tells while it runs."""
+"""What a job logs while it runs."""
 
 from __future__ import annotations
 
@@ -12,32 +12,33 @@ from typing import Any
 import torch
 
 from hpcmaf.errors import ConfigError
+from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.data import TokenSample
 from hpcmaf.training.process import Process
-from hpcmaf.training.spec import FinetuneJob
 
 # Steps at the beginning that are waited for.
 _SETTLED = 2
 
 
-class Watch:
+class Metrics:
     """Progress of one job: ``progress.jsonl``, TensorBoard's files where it is installed, W&B where asked for.
+
+    Only the first process writes them.
 
     Parameters
     ----------
-    steps
-        The JSONL; TensorBoard's files go into ``tensorboard`` beside it.
+    folder
+        Takes them; TensorBoard's files go into ``tensorboard`` there.
     total, flop_per_token
         Optimiser steps of the job, and its useful work.
     """
 
-    def __init__(self, job: FinetuneJob, process: Process, steps: Path, total: int, flop_per_token: int) -> None:
+    def __init__(self, job: FinetuneJob, process: Process, folder: Path, total: int, flop_per_token: int) -> None:
         self._process, self._total, self._flop = process, total, flop_per_token
         self._began, self._tokens, self._steps = time.monotonic(), 0, 0
-        self._file = steps.open("a", encoding="ascii") if process.first else None
-        self._events = _tensorboard(steps.parent / "tensorboard") if process.first else None
-        self._wandb = _wandb(job, steps.parent) if process.first and job.wandb else None
-        self.ceiling = matmul_flops(process.device) if process.device.type == "cuda" else None
+        self._file = (folder / "progress.jsonl").open("a", encoding="ascii") if process.first else None
+        self._tensorboard = _tensorboard(folder / "tensorboard") if process.first else None
+        self._wandb = _wandb(job, folder) if process.first and job.wandb else None
 
     def begin(self) -> None:
         """Time counts from here."""
@@ -46,21 +47,19 @@ class Watch:
     def step(
         self, step: int, loss: float, rate: float, batch: Sequence[TokenSample], more: Mapping[str, float] | None = None
     ) -> None:
-        """Tell of an optimiser step that is done; ``more`` is what the objective measured besides its loss."""
+        """Log an optimiser step that is done; ``more`` is what the objective measured besides its loss."""
         self._tokens += sum(len(sample.input_ids) for sample in batch)
         self._steps += 1
         if self._file is None:
             return
-        if self._process.device.type == "cuda" and (self._steps <= _SETTLED or step == self._total):
-            # The GPU is behind what it is told; a speed between two such steps is exact.
+        if self._process.cuda and (self._steps <= _SETTLED or step == self._total):
+            # The GPU is behind what it is given; a speed between two such steps is exact.
             torch.cuda.synchronize()
         elapsed = time.monotonic() - self._began
         speed = self._tokens / elapsed
         # Of one process's device.
         flops = speed * self._flop / self._process.world_size
-        line: dict[str, Any] = {
-            "step": step,
-            "steps": self._total,
+        values: dict[str, float] = {
             "loss": loss,
             **(more or {}),
             "learning_rate": rate,
@@ -69,41 +68,24 @@ class Watch:
             "elapsed_s": round(elapsed, 3),
             "eta_s": round(elapsed / self._steps * (self._total - step), 1),
         }
-        if self.ceiling is not None:
-            line["ceiling_share"] = round(flops / self.ceiling, 3)
-            line["memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 1)
-        self._file.write(json.dumps(line) + "\n")
+        if self._process.cuda:
+            values["memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 1)
+        self._file.write(json.dumps({"step": step, "steps": self._total} | values) + "\n")
         self._file.flush()
-        values = {name: value for name, value in line.items() if name not in ("step", "steps")}
-        if self._events is not None:
+        if self._tensorboard is not None:
             for name, value in values.items():
-                self._events.add_scalar(name, value, step)
-            self._events.flush()
+                self._tensorboard.add_scalar(name, value, step)
+            self._tensorboard.flush()
         if self._wandb is not None:
             self._wandb.log(values, step=step)
 
     def close(self) -> None:
         """The job is over, well or not."""
-        for sink in (self._file, self._events):
+        for sink in (self._file, self._tensorboard):
             if sink is not None:
                 sink.close()
         if self._wandb is not None:
             self._wandb.finish()
-
-
-def matmul_flops(device: torch.device, size: int = 8192, repeats: int = 10) -> float:
-    """Floating-point operations per second of a large bfloat16 matrix product, measured here and now (0.05 s)."""
-    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
-    out = torch.empty_like(a)
-    for _ in range(3):
-        torch.mm(a, b, out=out)
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    for _ in range(repeats):
-        torch.mm(a, b, out=out)
-    end.record()
-    end.synchronize()
-    return 2 * size**3 * repeats / (begin.elapsed_time(end) / 1e3)
 
 
 def _tensorboard(folder: Path) -> Any:

@@ -7,9 +7,55 @@ import pytest
 from hpcmaf.answers import AnswerForm, extract, spoken
 from hpcmaf.engines.chat import ChatFormat, Message
 from hpcmaf.errors import EngineError
-from tests.training.models import BOS_TEMPLATE, END_TEMPLATE, FAMILIES, family_tokenizer, make_tokenizer
+from tests.training.models import BOS_TEMPLATE, END_TEMPLATE, make_tokenizer
 
 pytestmark = pytest.mark.slow  # imports transformers
+
+# The shapes of well-known families: what ends a turn is no EOS, and most of them trim what is said.
+FAMILIES = {
+    "phi3": (
+        "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<|end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>\n{% else %}{{ eos_token }}{% endif %}",
+        ["<|user|>", "<|assistant|>", "<|end|>"],
+    ),
+    "gemma": (
+        "{{ bos_token }}{% for m in messages %}<turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n"
+        "{{ m['content'] | trim }}</turn>\n{% endfor %}{% if add_generation_prompt %}<turn>model\n{% endif %}",
+        ["<turn>", "</turn>"],
+    ),
+    "chatml": (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+        ["<|im_start|>", "<|im_end|>"],
+    ),
+    "llama3": (
+        "{{ bos_token }}{% if strftime_now is defined %}<|head|>today is {{ strftime_now('%d %b %Y') }}<|eot|>{% endif %}"
+        "{% for m in messages %}<|head|>{{ m['role'] }}\n\n{{ m['content'] | trim }}<|eot|>{% endfor %}"
+        "{% if add_generation_prompt %}<|head|>assistant\n\n{% endif %}",
+        ["<|head|>", "<|eot|>"],
+    ),
+}
+# As Qwen3's thinking models: the template begins the thought, and shows no earlier ones.
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% set parts = m['content'].split('</think>') %}"
+    "{% if m['role'] == 'assistant' and parts | length > 1 and loop.last %}"
+    "<think>\n{{ parts[0].split('<think>')[-1].strip('\n') }}\n</think>\n\n{% endif %}"
+    "{{ parts[-1].lstrip('\n') if parts | length > 1 else m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}",
+    ["<|im_start|>", "<|im_end|>", "<think>", "</think>"],
+)
+
+
+def family_tokenizer(family: str, *, special: bool = True):
+    """A tokenizer whose marks stand among the added tokens alone; ``special``: whether they are special there."""
+    from tokenizers import AddedToken
+
+    template, marks = THINKING if family == "thinking" else FAMILIES[family]
+    tokenizer = make_tokenizer(template, adds_bos=False, named=())
+    tokenizer.add_tokens([AddedToken(mark, special=special, normalized=False) for mark in marks])
+    return tokenizer
+
 
 CHAT = [
     {"role": "user", "content": "2+2?"},

@@ -1,0 +1,184 @@
+"""What a finetuning job is and what it reports: data that its processes share as JSON. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from hpcmaf.config.profile import Finetuning
+from hpcmaf.config.recipe import Training
+from hpcmaf.engines.chat import DATE
+from hpcmaf.errors import ConfigError
+from hpcmaf.files.publish import write_json
+from hpcmaf.files.yaml import validate
+
+# NVIDIA's before Ada, by the names that sites give them.
+_WITHOUT_FP8 = re.compile(r"(?<![a-z0-9])(a10|a16|a30|a40|a100|a800|v100s?|t4|p100|a[456]000)(?![0-9])", re.IGNORECASE)
+
+
+class FinetuneJob(Training, Finetuning):
+    """Finetuning of one model on one dataset: a recipe's ``training``, a profile's ``finetuning``, and which files.
+
+    Attributes
+    ----------
+    base
+        Folder or hub id of the base model; its tokenizer and chat template
+        are used whatever ``start`` is.
+    dataset
+        JSONL with ``messages`` per line, as selection writes it; with
+        ``prompt``, ``chosen`` and ``rejected`` for ``"dpo"``.
+    output
+        Folder to publish.
+    start
+        Previous adapter (LoRA) or checkpoint (full); ``None`` is the base.
+    date
+        The day that the template is told it is, as in the debates.
+    dtype
+        Of the weights in computation; ``"auto"`` is the checkpoint's own on a
+        GPU and float32 on CPU. float16, which needs loss scaling, becomes
+        bfloat16 (float32 on CPU).
+    max_grad_norm
+        Clipping of the global gradient norm; 0 is none.
+    nodes
+        Machines, with ``processes`` on each of them.
+    checkpoints
+        Folder for what a killed job resumes from, on a file system that all
+        nodes share; ``None``: it begins again.
+    checkpoint_seconds, checkpoint_steps
+        A checkpoint is written after the first step that ends so long after
+        the one before it, or after every so many steps.
+    seed, iteration, agent
+        Decide every draw together, so that two agents with the same data
+        still differ in order and initial adapter.
+    """
+
+    base: str
+    dataset: str
+    output: str
+    start: str | None = None
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    trust_remote_code: bool = False
+    date: str = DATE
+    max_grad_norm: float = Field(1.0, ge=0)
+    nodes: int = Field(1, ge=1)
+    checkpoints: str | None = None
+    checkpoint_seconds: float = Field(600.0, gt=0)
+    checkpoint_steps: int | None = Field(None, ge=1)
+    seed: int = 0
+    iteration: int = 1
+    agent: str = ""
+
+    @model_validator(mode="after")
+    def _everybody_computes(self) -> Self:
+        if self.batch_size < self.nodes * self.processes:
+            raise ValueError(
+                f"batch_size {self.batch_size} is less than the number of processes, {self.nodes * self.processes}; "
+                "raise it, or some would never have a sequence"
+            )
+        return self
+
+    @property
+    def alone(self) -> bool:
+        """Whether one process does it, on one node."""
+        return self.nodes * self.processes == 1
+
+    def replace(self, **changes: Any) -> Self:
+        """The same job but for some values; ``ConfigError`` where they are impossible."""
+        return validate(type(self), self.model_dump() | changes, "finetuning")
+
+    def write(self, path: Path) -> None:
+        """Write the job as JSON."""
+        write_json(path, self.model_dump())
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a job written by :meth:`write`; ``ConfigError`` where the file is none, or has an impossible value."""
+        try:
+            return validate(cls, json.loads(path.read_text(encoding="utf-8")), str(path))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path}: not a finetuning job ({error}); rerun the stage that writes it") from error
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneReport:
+    """What a job did; ``training.json`` of its output folder.
+
+    Attributes
+    ----------
+    samples, dropped_too_long
+        Samples trained on, and those left out because they were longer than
+        ``max_length`` or the model's context. Together: the dataset's lines.
+    training_tokens
+        Tokens of all texts trained on, prompt and target, times epochs.
+    target_tokens
+        Those of them that carry loss, times epochs.
+    steps, losses, final_loss
+        Optimiser steps, and each one's mean loss per target token; the last.
+        ``None`` after 0 steps: an agent without data keeps its model.
+    wall_seconds, gpu_seconds
+        From start to publication, start-up included, with what went into the
+        checkpoint that the job went on from; times processes where each held
+        a GPU, else 0.
+    startup_seconds, startup
+        From start to the first optimiser step, and what of it went into each
+        part: launch (processes and imports), data, weights, adapter, kernels
+        (which ones, and rounding the base), engine (DeepSpeed's), check (of
+        packing, and resuming).
+    peak_memory_bytes
+        Largest of any process: GPU memory allocated, or resident set on CPU.
+    """
+
+    samples: int
+    dropped_too_long: int
+    training_tokens: int
+    target_tokens: int
+    steps: int
+    final_loss: float | None
+    losses: tuple[float, ...]
+    wall_seconds: float
+    startup_seconds: float
+    peak_memory_bytes: int
+    gpu_seconds: float
+    startup: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, counts: Mapping[str, Any], wall: float) -> Self:
+        """Out of what a job's processes have counted, and the seconds that this attempt took."""
+        own = dict(counts)
+        gpus, wall = own.pop("gpus"), wall + own.pop("earlier_seconds")
+        own["losses"] = tuple(own["losses"])
+        return cls(**own, wall_seconds=wall, gpu_seconds=wall * gpus)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {**asdict(self), "losses": list(self.losses), "schema": "hpcmaf-training/1"}
+
+
+def check_packages(*, quantize: str) -> None:
+    """Refuse, by ``ConfigError``, a training that lacks a package here; imports none."""
+    try:
+        missing = quantize == "4bit" and importlib.util.find_spec("bitsandbytes") is None
+    except ValueError:  # loaded by something that left no trace of where from
+        missing = True
+    if missing:
+        raise ConfigError("training.quantize is 4bit, but bitsandbytes is not installed; pip install 'hpcmaf[qlora]'")
+
+
+def check_gpu_type(*, quantize: str, gpu_type: str | None) -> None:
+    """Refuse a training that GPUs of a kind cannot do, where the site says which it has.
+
+    ``gpu_type`` is as Slurm calls it, such as ``a100`` or ``nvidia_a100_80gb_pcie``.
+    """
+    if quantize == "fp8" and gpu_type and _WITHOUT_FP8.search(gpu_type):
+        raise ConfigError(
+            f"training.quantize: {gpu_type}, slurm.gpu_type, cannot multiply fp8 "
+            "(Ada, Hopper and later can); leave it out"
+        )

@@ -1,0 +1,93 @@
+"""What a job learns from: an objective makes of each batch a loss, and the loop takes the steps."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from hpcmaf.training.attention import boundaries, to_device
+from hpcmaf.training.config import FinetuneJob
+from hpcmaf.training.data import IGNORED, MicroBatch, TokenSample, collate, share
+from hpcmaf.training.model import inner_model
+from hpcmaf.training.process import Process
+
+
+class Objective:
+    """A loss that is a sum over a step's samples, divided by a number known before.
+
+    However a batch is cut into parts and processes, its loss is the same.
+
+    Parameters
+    ----------
+    run
+        What to call: the model under DeepSpeed.
+    packed
+        Whether texts share rows; the model's attention must be prepared for it.
+
+    Attributes
+    ----------
+    measures
+        Names of what :meth:`measured` returns.
+    texts
+        In each sample.
+    """
+
+    measures: tuple[str, ...] = ()
+    texts = 1
+
+    def __init__(self, run: torch.nn.Module, job: FinetuneJob, process: Process, *, packed: bool) -> None:
+        self._run, self._job, self._process, self._packed = run, job, process, packed
+
+    def weight(self, batch: Sequence[Any]) -> int:
+        """What the sum over a whole step's batch is divided by."""
+        raise NotImplementedError
+
+    def loss(self, part: Sequence[Any], filler: Any) -> torch.Tensor:
+        """Sum over a part; of an empty one 0, through ``filler``, as collectives must pair up."""
+        raise NotImplementedError
+
+    def measured(self) -> list[float]:
+        """Sums of each measure over this process's samples since the last call; divided by the weight of all."""
+        return []
+
+    def parts(self, batch: Sequence[Any]) -> list[Sequence[Any]]:
+        """This process's forward passes, equally many in each process; some may be empty."""
+        return share(
+            batch,
+            rank=self._process.rank,
+            processes=self._process.world_size,
+            micro_batch_size=max(1, self._job.micro_batch_size // self.texts),
+            # As many tokens as an unpacked micro-batch has at most.
+            capacity=self._job.micro_batch_size * self._job.max_length if self._packed else None,
+        )
+
+    def likelihood(self, texts: Sequence[TokenSample], filler: TokenSample) -> tuple[MicroBatch, torch.Tensor]:
+        """A forward pass and :func:`negative_log_likelihood` of it."""
+        batch = collate(texts, pad_id=0, filler=filler, packed=self._packed)
+        return batch, negative_log_likelihood(self._run, batch, self._process.device)
+
+
+def negative_log_likelihood(model: torch.nn.Module, batch: MicroBatch, device: torch.device) -> torch.Tensor:
+    """Of each target token of a micro-batch, in nats: float32[B, K], 0 where there is no target.
+
+    Logits are made where a target follows only: with a vocabulary of 128k
+    those of a whole text take more memory than the model's activations.
+    """
+    arguments: dict[str, object] = {"input_ids": to_device(batch.input_ids, device)}
+    if batch.lengths is not None:
+        positions = torch.cat([torch.arange(length) for length in batch.lengths])[None]
+        arguments["position_ids"] = to_device(positions, device)
+        arguments |= boundaries(list(batch.lengths), device)
+    elif batch.attention_mask is not None:
+        arguments["attention_mask"] = to_device(batch.attention_mask, device)
+    keep, labels = to_device(batch.keep, device), to_device(batch.labels, device)
+    if "logits_to_keep" in inspect.signature(inner_model(model).forward).parameters:
+        logits = model(**arguments, use_cache=False, logits_to_keep=keep).logits
+    else:
+        logits = model(**arguments, use_cache=False).logits[:, keep]
+    return torch.nn.functional.cross_entropy(
+        logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
+    ).view_as(labels)
