@@ -15,9 +15,10 @@ the method written with it. Names are imported when they are first used, so
 - answers: :func:`extract` by :class:`AnswerForm`, :func:`equivalent`,
   :func:`vote`, :func:`consensus` (the vote of a debate's round)
 - stores: :func:`write_store`, :class:`StoreInfo`, :class:`Store`
-- selection: :func:`select`, :func:`write_selection`
-- training: :class:`FinetuneJob`, :class:`LoraSettings`,
-  :func:`run_finetune`, :class:`Workers`
+- selection: :func:`select`, :func:`write_selection` by the rules of a
+  :class:`Selection`
+- training: :class:`FinetuneJob`, :class:`Lora`, :func:`run_finetune`,
+  :class:`Workers`
 - evaluation: :func:`score`, :func:`mcnemar`
 - errors: :class:`HpcmafError`, of which all others are subclasses
 """
@@ -41,8 +42,10 @@ _EXPORTS = {
     "hpcmaf.answers": ("AnswerForm", "equivalent", "extract", "vote"),
     "hpcmaf.store": ("Store", "StoreInfo", "write_store"),
     "hpcmaf.selection.select": ("select", "write_selection"),
-    "hpcmaf.training.spec": ("FinetuneJob", "LoraSettings"),
-    "hpcmaf.training.job": ("Workers", "run_finetune"),
+    "hpcmaf.config.recipe": ("Lora", "Selection"),
+    "hpcmaf.training.config": ("FinetuneJob",),
+    "hpcmaf.training.launch": ("Workers",),
+    "hpcmaf.training.job": ("run_finetune",),
     "hpcmaf.evaluation": ("mcnemar", "score"),
     "hpcmaf.errors": ("HpcmafError",),
 }

@@ -16,6 +16,7 @@ from hpcmaf import (
     Problem,
     Protocol,
     Sampling,
+    Selection,
     ServedModels,
     Society,
     StoreInfo,
@@ -73,7 +74,7 @@ def select(transcripts: list[Transcript], iteration: int, folder: Path) -> dict[
     """
     info = StoreInfo("arithmetic", "number", N, M, iteration, "train", summaries=True)
     write_store(folder / "debate.h5", info, transcripts)
-    counts = write_selection(folder / "debate.h5", folder / "data", w=W, mix="cap", seed=SEED)
+    counts = write_selection(folder / "debate.h5", folder / "data", Selection(w=W, mix="cap"), seed=SEED)
     return {agent: folder / "data" / f"{agent}.jsonl" for agent in counts["datasets"]}
 
 
@@ -88,6 +89,7 @@ def finetune(agent: str, data: Path, start: str | None, iteration: int, folder: 
         iteration=iteration,
         seed=SEED,
         epochs=4,
+        batch_size=16,
         learning_rate=1e-3,
         batch_size=8,
         micro_batch_size=8,
