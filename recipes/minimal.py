@@ -89,7 +89,6 @@ def finetune(agent: str, data: Path, start: str | None, iteration: int, folder: 
         iteration=iteration,
         seed=SEED,
         epochs=4,
-        batch_size=16,
         learning_rate=1e-3,
         batch_size=8,
         micro_batch_size=8,
