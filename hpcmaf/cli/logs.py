@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hpcmaf.cli.options import read_selection, task_options
+from hpcmaf.errors import one_line
 
 if TYPE_CHECKING:
     from hpcmaf.launch.logs import Log
@@ -49,7 +51,10 @@ def command(run_name: str, failed: bool, follow: bool, lines: int, **which: Any)
             keys &= _worth_reading(run, plan, found, failed)
         logs = reading.task_logs(run, plan, keys)
         if failed:
-            logs += _explain(run, plan, found, keys, which["iteration"], logs)
+            if found.stopped and found.stopped.get("kind") == reading.GATE:
+                click.echo(f"{run.root}: {one_line(str(found.stopped['reason']))}", err=True)
+                logs += reading.gate_logs(run, plan, which["iteration"])
+            _explain(run, found, keys, logs)
     for position, log in enumerate(logs[-_MOST_LOGS:]):
         click.echo(f"{chr(10) if position else ''}=== {log.title}: {log.path}")
         for line in reading.tail(log.path, lines):
@@ -79,25 +84,15 @@ def _worth_reading(run: RunDir, plan: Plan, found: Survey, failed: bool) -> set[
     return {(id, task) for id, tasks in found.running.items() for task in tasks} or {*islice(newest, 1)}
 
 
-def _explain(
-    run: RunDir, plan: Plan, found: Survey, keys: set[TaskKey], iteration: int | None, logs: list[Log]
-) -> list[Log]:
-    """Print what failed without a log, in the words of status; returns the log of a gate that stopped the run."""
-    from hpcmaf.errors import one_line
-    from hpcmaf.launch.logs import GATE, gate_logs, task_logs
-
-    more = []
-    if found.stopped and found.stopped.get("kind") == GATE:
-        more = gate_logs(run, plan, iteration)
-        click.echo(f"{run.root}: {one_line(str(found.stopped['reason']))}", err=True)
-    silent = [key for key in sorted(keys & found.failures.keys()) if not task_logs(run, plan, {key})]
+def _explain(run: RunDir, found: Survey, keys: set[TaskKey], logs: Sequence[Log]) -> None:
+    """Print what failed without a log, in the words of status."""
+    silent = sorted((keys & found.failures.keys()) - {log.key for log in logs})
     for key in silent[:_MOST_LOGS]:
         failure = found.failures[key]
         where = f" on {failure.node}" if failure.node and failure.node not in failure.text else ""
         click.echo(f"{failure.stage} {failure.task}: {one_line(failure.text)}{where}; it left no log", err=True)
     if len(silent) > _MOST_LOGS:
         click.echo(f"and {len(silent) - _MOST_LOGS} more without a log; see hpcmaf status --json", err=True)
-    if not (logs or more or silent or keys):
+    if not (logs or keys):
         nothing = "what failed is not known" if found.state == "unknown" else "nothing failed"
         click.echo(f"{run.root}: {nothing}", err=True)
-    return more

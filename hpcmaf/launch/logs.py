@@ -25,12 +25,15 @@ class Log:
 
     Attributes
     ----------
+    key
+        Whose; ``None`` of gates.
     over
         Whether nothing will be added to it any more, as far as that is known.
     """
 
     title: str
     path: Path
+    key: TaskKey | None = None
     over: Callable[[], bool] = lambda: False
 
 
@@ -79,16 +82,16 @@ def task_logs(run: RunDir, plan: Plan, keys: Container[TaskKey]) -> list[Log]:
     logs: list[Log] = []
     for stage in plan.stages:
         for task in stage.tasks:
-            if (stage.id, task) not in keys:
+            if (key := (stage.id, task)) not in keys:
                 continue
             if attempts := all_attempts(run.attempts(stage, task)):
                 logs += _attempt_logs(run, stage, task, attempts)
-            elif found := submissions.latest.get((stage.id, task)):
+            elif found := submissions.latest.get(key):
                 # Its job may have failed before the task began.
                 submission, index = found
                 job = "*" if len(submission.elements) == 1 else f"*_{index}"
                 title = f"{stage.id} {task}, job {submission.job or '?'}, has not begun"
-                logs += [Log(title, path) for path in _logs_in(run.jobs(stage, submission.name), job)]
+                logs += [Log(title, path, key) for path in _logs_in(run.jobs(stage, submission.name), job)]
     return logs
 
 
@@ -116,7 +119,7 @@ def _attempt_logs(run: RunDir, stage: Stage, task: str, attempts: Sequence[Attem
 
     for path in [Path(newest_log(attempt)), *sorted(attempt.folder.glob("finetune*.log"))]:
         if path.is_file():
-            yield Log(title, path, over)
+            yield Log(title, path, (stage.id, task), over)
 
 
 def _logs_in(folder: Path, job: str) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from io import StringIO
 from pathlib import Path
@@ -17,6 +18,7 @@ from rich.console import Console
 from hpcmaf.cli.status import command
 from hpcmaf.errors import DataError
 from hpcmaf.files.publish import write_json
+from hpcmaf.launch.progress import Watcher
 from hpcmaf.launch.slurm.submissions import Submission, write_stop
 from hpcmaf.launch.status import look
 from hpcmaf.run.directory import RunDir
@@ -231,6 +233,25 @@ def test_a_task_killed_as_often_as_allowed_has_failed(tmp_path: Path) -> None:
     for kinds in ([], ["killed"]):
         attempted(run, plan.stages[0], "00000", None)
         assert [failure.kind for failure in look(run).survey.failures.values()] == kinds
+
+
+def test_a_driver_shows_bars_in_a_terminal(tmp_path: Path) -> None:
+    run, plan, profile = make_run(tmp_path / "run", launcher="local")
+    stage, screen = plan.stage("it01/debate"), StringIO()
+    finish(run, stage, ["00000"])
+    run.progress(stage, "00001").parent.mkdir(parents=True)
+    run.progress(stage, "00001").write_text('{"done": 3, "total": 9, "unit": "completions", "note": "12 tokens/s"}')
+    with Watcher(run, plan, profile, Console(force_terminal=True, file=screen, width=100)) as watcher:
+        watcher.started(stage, "00001")
+        watcher.look({(stage.id, "00001"): time.monotonic()})
+        deadline = time.monotonic() + 10
+        while "12 tokens/s" not in screen.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.05)  # the screen is drawn several times a second
+        shown = screen.getvalue()
+        watcher.finished(stage, "00001", 60.0)
+    assert all(text in shown for text in ("it01/debate 00001", "3/9", "12 tokens/s", "1/15"))
+    # Two of four debates are left, with two slots for them.
+    assert "it01/debate 00001 done in 1:00 (2/15 tasks, at least 1:00 left)" in screen.getvalue()
 
 
 def test_watch_in_a_pipe_writes_a_line_per_change(sent: Callable[..., Sent], slurm_says: SlurmSays) -> None:
