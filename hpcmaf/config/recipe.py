@@ -104,7 +104,7 @@ class Training(Strict):
     objective: Literal["sft", "dpo"] = Field("sft", description="sft, or dpo, which is method maft-dpo")
     dpo_beta: float = Field(0.1, gt=0.0, description="how much a preference may cost in distance from the start")
     epochs: int = Field(2, ge=1)
-    learning_rate: float = Field(1e-5, gt=0.0, description="a positive number, such as 1e-5")
+    learning_rate: float = Field(1e-5, gt=0.0, description="a positive number, such as 1e-5, or 1e-4 for adapters")
     batch_size: int = Field(32, ge=1, description="sequences per optimiser step, over all processes")
     even_batches: bool = Field(
         False, description="true: an epoch's steps are alike; false: the last one has what remains"

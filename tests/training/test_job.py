@@ -153,7 +153,7 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
-def wait_until(holds, seconds: float = 120.0) -> None:
+def wait_until(holds, seconds: float = 300.0) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end
