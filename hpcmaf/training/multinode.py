@@ -7,14 +7,12 @@ the others would wait for it in a collective for half an hour.
 from __future__ import annotations
 
 import ipaddress
-import json
 import os
 import socket
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import psutil
 
@@ -96,15 +94,6 @@ class NodeRank:
             f"--rdzv-id={self.run_id}",
             f"--local-addr={self.local_address}",
         ]
-
-    def to_json(self) -> str:
-        """For a command line."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Back from there."""
-        return cls(**json.loads(text))
 
 
 class Heartbeat:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ def main(job: str, logs: str, place: str | None = None) -> int:
     stop = StopFlag()
     for number in (signal.SIGUSR2, signal.SIGTERM):
         signal.signal(number, stop.request)
-    node = NodeRank.from_json(place) if place else None
+    node = NodeRank(**json.loads(place)) if place else None
     try:
         if node is not None and node.rank > 0:
             join_finetune(node.work(Path(logs)), node, stop=stop)

@@ -24,11 +24,11 @@ from tests.training.conftest import chats, write_lines
 JOB = FinetuneJob(base="b", dataset="d", output="o")
 
 
-def made(root: Path, step: int, job: str = "this") -> Checkpoint:
+def made(root: Path, step: int, job: str = "this", **more) -> Checkpoint:
     temporary = root / f".{step}.tmp"
     (temporary / "state").mkdir(parents=True)
     (temporary / "state" / "part.pt").write_bytes(b"x" * step)
-    found = Checkpoint(at_step(root, step), step, (1.0,) * step, 2.5, {"job": job}, {"state/part.pt": step})
+    found = Checkpoint(at_step(root, step), step, (1.0,) * step, 2.5, {"job": job} | more, {"state/part.pt": step})
     found.publish(temporary)
     return found
 
@@ -135,9 +135,7 @@ class Failing:
 
 
 def test_a_checkpoint_of_another_number_of_processes_is_found(tmp_path):
-    temporary = tmp_path / ".t.tmp"
-    temporary.mkdir()
-    Checkpoint(at_step(tmp_path, 4), 4, (1.0,) * 4, 1.0, {"job": "this", "world_size": 2}, {}).publish(temporary)
+    made(tmp_path, 4, world_size=2)
     assert newest(tmp_path, {"job": "this", "world_size": 3}).identity["world_size"] == 2
     assert newest(tmp_path, {"job": "that", "world_size": 2}) is None
 
@@ -154,11 +152,10 @@ def test_a_checkpoint_of_a_version_without_a_key_is_gone_on_from_where_that_is_a
     job = JOB.replace(dataset=str(write_lines(tmp_path / "data.jsonl", chats(2))))
     earlier = identity(job, world_size=1)
     del earlier["even_batches"]
-    temporary = tmp_path / ".t.tmp"
-    temporary.mkdir()
-    Checkpoint(at_step(tmp_path, 4), 4, (1.0,) * 4, 1.0, earlier, {}).publish(temporary)
-    assert newest(tmp_path, identity(job, world_size=1)).step == 4
-    assert newest(tmp_path, identity(job.replace(even_batches=True), world_size=1)) is None
+    made(tmp_path, 4, **earlier)
+    now = {"job": "this"}
+    assert newest(tmp_path, identity(job, world_size=1) | now).step == 4
+    assert newest(tmp_path, identity(job.replace(even_batches=True), world_size=1) | now) is None
 
 
 def test_identity_is_what_decides_the_result_and_no_more(tmp_path):

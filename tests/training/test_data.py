@@ -66,13 +66,30 @@ def test_order_changes_with_epoch_and_seed():
     assert first != second and first != other
 
 
-@given(samples, st.integers(1, 4), st.integers(1, 5))
-def test_shares_cover_the_batch_once_with_equal_numbers_of_passes(batch, processes, size):
-    shares = [share(batch, rank=r, processes=processes, micro_batch_size=size) for r in range(processes)]
+@given(samples, st.integers(1, 4), st.integers(1, 5), st.none() | st.integers(30, 100))
+def test_shares_cover_the_batch_once_with_equal_numbers_of_passes(batch, processes, size, capacity):
+    settings = {"processes": processes, "micro_batch_size": size, "capacity": capacity}
+    shares = [share(batch, rank=r, **settings) for r in range(processes)]
     assert len({len(own) for own in shares}) == 1
-    micros = [micro for own in shares for micro in own]
-    assert all(len(micro) <= size for micro in micros)
-    assert sorted(s.id for micro in micros for s in micro) == sorted(s.id for s in batch)
+    passes = [texts for own in shares for texts in own]
+    assert sorted(s.id for texts in passes for s in texts) == sorted(s.id for s in batch)
+    tokens = [sum(len(s.input_ids) for s in texts) for texts in passes if texts]
+    if capacity is None:
+        assert all(len(texts) <= size for texts in passes)
+    else:
+        # Packed, nobody waits for another by more than a text.
+        assert max(tokens) <= capacity and max(tokens) - min(tokens) <= 30
+
+
+def test_packing_fills_the_passes():
+    batch = [TokenSample(f"s{at}", [1] * 10, [True] * 10) for at in range(32)]
+
+    def passes(count: int, processes: int, capacity: int) -> list[int]:
+        settings = {"processes": processes, "micro_batch_size": 1, "capacity": capacity}
+        return [len(texts) for rank in range(processes) for texts in share(batch[:count], rank=rank, **settings)]
+
+    assert passes(32, 1, 160) == [16, 16] and passes(32, 2, 100) == [8] * 4
+    assert passes(32, 3, 1000) == [11, 11, 10] and passes(2, 4, 100) == [1, 1, 0, 0]
 
 
 def test_too_long_is_dropped_and_counted_at_the_limit(tmp_path):
@@ -102,21 +119,23 @@ def test_missing_dataset_is_named(tmp_path):
 
 @pytest.mark.slow
 def test_labels_are_the_next_target_tokens_and_padding_carries_nothing():
-    rows = [
-        TokenSample("a", [5, 6, 7, 8, 9], [False, False, True, True, True]),
-        TokenSample("b", [5, 6, 7], [False, False, True]),
-    ]
+    rows = [TokenSample("a", [5, 6, 7, 8], [False, False, True, True]), TokenSample("b", [8, 9], [True, True])]
     batch = collate(rows, pad_id=0, filler=rows[0])
-    assert batch.input_ids.tolist() == [[5, 6, 7, 8, 9], [5, 6, 7, 0, 0]]
-    assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
-    assert batch.keep.tolist() == [1, 2, 3]
-    assert batch.labels.tolist() == [[7, 8, 9], [7, IGNORED, IGNORED]]
+    assert batch.input_ids.tolist() == [[5, 6, 7, 8], [8, 9, 0, 0]]
+    assert batch.attention_mask.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    assert (batch.keep.tolist(), batch.labels.tolist()) == ([0, 1, 2], [[IGNORED, 7, 8], [9, IGNORED, IGNORED]])
+    packed = collate(rows, pad_id=0, filler=rows[0], packed=True)
+    assert packed.input_ids.tolist() == [[5, 6, 7, 8, 8, 9]] and packed.lengths == (4, 2)
+    assert packed.attention_mask is None
+    # Nothing is predicted across texts.
+    assert (packed.keep.tolist(), packed.labels.tolist()) == ([1, 2, 4], [[7, 8, 9]])
 
 
 @pytest.mark.slow
-def test_empty_share_becomes_a_pass_without_loss_and_void_batches_are_refused():
+@pytest.mark.parametrize("packed", [False, True])
+def test_empty_share_becomes_a_pass_without_loss_and_void_batches_are_refused(packed):
     row = TokenSample("a", [5, 6], [False, True])
-    filled = collate([], pad_id=0, filler=row)
+    filled = collate([], pad_id=0, filler=row, packed=packed)
     assert filled.input_ids.tolist() == [[5, 6]] and filled.labels.tolist() == [[IGNORED]]
     with pytest.raises(TrainingError, match="without any target token"):
-        collate([TokenSample("b", [5, 6], [True, False])], pad_id=0, filler=row)
+        collate([TokenSample("b", [5, 6], [True, False])], pad_id=0, filler=row, packed=packed)

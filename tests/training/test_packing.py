@@ -9,12 +9,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from hpcmaf.training.data import TokenSample, collate, share
+from hpcmaf.training.data import TokenSample, collate
 
-lengths = st.lists(st.integers(2, 30), min_size=1, max_size=40)
 WINDOW = 6
 
 
@@ -22,41 +19,6 @@ def sample(name: str, length: int) -> TokenSample:
     # Every token of its own, and targets in the second half.
     ids = [(7 * at + 3 * len(name) + 11 * length) % 90 + 6 for at in range(length)]
     return TokenSample(name, ids, [at >= length // 2 for at in range(length)])
-
-
-@given(lengths, st.integers(1, 4), st.integers(30, 100))
-def test_every_sample_is_packed_once_and_no_pass_is_too_long(sizes, processes, capacity):
-    batch = [sample(f"s{at}", size) for at, size in enumerate(sizes)]
-    shares = [share(batch, rank=r, processes=processes, micro_batch_size=1, capacity=capacity) for r in range(processes)]
-    assert len({len(own) for own in shares}) == 1
-    passes = [texts for own in shares for texts in own]
-    assert sorted(s.id for texts in passes for s in texts) == sorted(s.id for s in batch)
-    assert all(sum(len(s.input_ids) for s in texts) <= capacity for texts in passes)
-    # Nobody waits for another by more than a text.
-    loads = [sum(len(s.input_ids) for s in texts) for texts in passes if texts]
-    assert max(loads) - min(loads) <= 30
-
-
-def test_packing_fills_the_passes():
-    batch = [sample(f"s{at}", 10) for at in range(32)]
-
-    def passes(count: int, processes: int, capacity: int) -> list[int]:
-        settings = {"processes": processes, "micro_batch_size": 1, "capacity": capacity}
-        return [len(texts) for rank in range(processes) for texts in share(batch[:count], rank=rank, **settings)]
-
-    assert passes(32, 1, 160) == [16, 16] and passes(32, 2, 100) == [8] * 4
-    assert passes(32, 3, 1000) == [11, 11, 10] and passes(2, 4, 100) == [1, 1, 0, 0]
-
-
-@pytest.mark.slow
-def test_packed_tensors_have_no_padding_and_predict_nothing_across_texts():
-    rows = [TokenSample("a", [5, 6, 7], [False, False, True]), TokenSample("b", [8, 9], [True, True])]
-    batch = collate(rows, pad_id=0, filler=rows[0], packed=True)
-    assert batch.input_ids.tolist() == [[5, 6, 7, 8, 9]] and batch.lengths == (3, 2)
-    assert batch.attention_mask is None
-    assert (batch.keep.tolist(), batch.labels.tolist()) == ([1, 3], [[7, 9]])
-    empty = collate([], pad_id=0, filler=rows[0], packed=True)
-    assert empty.lengths == (3,) and set(empty.labels.flatten().tolist()) == {-100}
 
 
 def alone():
@@ -141,11 +103,20 @@ def leaky(module, query, key, value, mask, scaling=None, causal=True, **_):
     return attend(query, key, value, is_causal=causal, scale=scaling, enable_gqa=True).transpose(1, 2), None
 
 
+def trained(make: str = "llama"):
+    """A model whose weights are as large as trained ones, or attention hardly matters."""
+    model = tiny(make).train()
+    for parameter in model.parameters():
+        parameter.data *= 8
+    return model
+
+
 @pytest.mark.slow
 def test_all_processes_pack_or_none_does():
+    """Attention leaks between texts in process 1, as a kernel that only its GPU has might let it."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
-        [*command, "-m", "tests.training.verdict"],
+        [*command, "-m", "tests.training.test_packing"],
         cwd=Path(__file__).parents[2],
         env=os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -153,6 +124,24 @@ def test_all_processes_pack_or_none_does():
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "process 0 packs: False" in done.stdout and "process 1 packs: False" in done.stdout
+
+
+def one_of_two() -> None:
+    """A process of that test."""
+    import torch
+    import torch.distributed as dist
+
+    from hpcmaf.training import packing as packable
+    from hpcmaf.training.process import Process
+
+    dist.init_process_group("gloo")
+    if dist.get_rank() == 1:
+        packable.packed_attention = leaky
+    model = trained()
+    packing = packable.Packing(model, 30)
+    packing.check(model, [sample("a", 30), sample("bb", 20)], Process(dist.get_rank(), 2, torch.device("cpu")))
+    print(f"process {dist.get_rank()} packs: {packing.on}", flush=True)
+    dist.destroy_process_group()
 
 
 @pytest.mark.slow
@@ -166,10 +155,7 @@ def test_a_leak_between_texts_is_found(monkeypatch, capsys, causal, rounded, ali
     from hpcmaf.training.fp8 import round_base
 
     monkeypatch.setattr(packable, "packed_attention", partial(leaky, causal=causal))
-    model = tiny("llama").train()
-    # Weights as large as trained ones, or attention hardly matters.
-    for parameter in model.parameters():
-        parameter.data *= 8
+    model = trained()
     if rounded:
         round_base(model.requires_grad_(False), torch.device("cpu"))
     packing = packable.Packing(model, 30)
@@ -192,7 +178,6 @@ def test_a_leak_between_texts_is_found(monkeypatch, capsys, causal, rounded, ali
     ],
 )
 def test_models_with_an_attention_of_their_own_are_padded(make, settings, said, capsys):
-
     from hpcmaf.training.packing import Packing
 
     model = tiny(make, **settings)
@@ -232,3 +217,7 @@ def test_gradients_are_summed_in_a_fixed_order_for_one_operation_alone():
         Noted.apply("before", output * 2).sum().backward()
     assert seen == {"before": [False] * 2, "operation": [True] * 2, "after": [False] * 6}
     assert not torch.are_deterministic_algorithms_enabled() and leaf.grad.tolist() == [24.0] * 3
+
+
+if __name__ == "__main__":
+    one_of_two()
