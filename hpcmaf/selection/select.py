@@ -36,7 +36,7 @@ class Selection:
     Attributes
     ----------
     datasets
-        Parts, in the order in which a file holds those of one problem. In the
+        Parts, in the order in which a file has those of one problem. In the
         method: generators first, then critics; with M = 1 critics have nothing.
     consensus
         Problem id to its consensus answer (STaR: its gold answer), labelled
@@ -183,7 +183,7 @@ def line(transcript: Transcript, dataset: Dataset, answer: str, thinking: str = 
     }
     if opening and not dataset.paired:
         record["opening"] = len(opening)
-    # Model output may hold lone surrogates, which UTF-8 cannot: escape.
+    # Model output may contain lone surrogates, which UTF-8 cannot: escape.
     return json.dumps(record, ensure_ascii=True) + "\n"
 
 

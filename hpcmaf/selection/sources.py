@@ -13,7 +13,7 @@ from hpcmaf.errors import ConfigError
 
 Label = Literal["positive", "negative"]
 LossOn = Literal["last_turn", "all_turns"]
-# Fewer samples than this teach an agent next to nothing, which has to be said.
+# Fewer samples than this teach an agent next to nothing, and a warning says so.
 FEW = 10
 
 
@@ -83,7 +83,7 @@ def _own(agents: int, rounds: int) -> list[Dataset]:
 
 
 def _pairs(agents: int, rounds: int) -> list[Dataset]:
-    """Both roles' preferences; a share of corrections is not kept to, as each pair holds both kinds of answer."""
+    """Both roles' preferences; w does not apply, as each pair holds both kinds of answer."""
     return [replace(part, paired=True, mixed=False) for part in _own(agents, rounds)]
 
 

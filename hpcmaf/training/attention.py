@@ -18,7 +18,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 # Terms that some models add to their scores, and which are not done here.
-_FOREIGN = ("softcap", "s_aux", "position_bias")
+_UNSUPPORTED = ("softcap", "s_aux", "position_bias")
 
 
 class Unpackable(Exception):
@@ -59,11 +59,11 @@ def packed_attention(
     int32[texts + 1], is where each text begins, and the last one's end.
     ``Unpackable`` where the model does not say, or wants another attention.
     """
-    foreign = next((name for name in _FOREIGN if others.get(name) is not None), None)
-    if foreign or not getattr(module, "is_causal", True):
-        raise Unpackable(f"its attention is not plainly causal ({foreign or 'bidirectional'})")
+    unsupported = next((name for name in _UNSUPPORTED if others.get(name) is not None), None)
+    if unsupported or not getattr(module, "is_causal", True):
+        raise Unpackable(f"its attention is not plainly causal ({unsupported or 'bidirectional'})")
     if cu_seq_lens_q is None or max_length_q is None or len(query) != 1:
-        raise Unpackable("it does not tell its attention where texts end")
+        raise Unpackable("its attention does not get the ends of texts")
     if dropout == 0 and varlen_works(query.device, query.dtype, query.shape[1], key.shape[1], query.shape[-1]):
         output = varlen(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window)
     else:
@@ -87,7 +87,7 @@ def varlen(
     rows = [part.squeeze(0).transpose(0, 1) for part in (query, key, value)]
     # So many tokens to the left, the text's own not counted.
     left = -1 if window is None or window >= longest else window - 1
-    # Releases before 2.12 take grouped heads without being told.
+    # Releases before 2.12 take grouped heads by themselves.
     grouped = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
     output = varlen_attn(*rows, ends, ends, longest, longest, scale=scaling, window_size=(left, 0), **grouped)
     in_fixed_order(output, rows)

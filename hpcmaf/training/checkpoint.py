@@ -102,10 +102,10 @@ class Checkpoint:
             os.replace(_marker(self.folder), self.folder.with_suffix(".json.aside"))
 
 
-def identity(job: FinetuneJob, **place: object) -> dict[str, Any]:
-    """Everything that decides a job's result, as JSON has it; ``place`` adds what only its processes know."""
+def identity(job: FinetuneJob, **processes: object) -> dict[str, Any]:
+    """Everything that decides a job's result, as JSON has it; ``processes`` adds what only its processes know."""
     decides = job.model_dump(mode="json", exclude=_INDIFFERENT)
-    return decides | {"dataset_sha256": file_sha256(Path(job.dataset))} | place
+    return decides | {"dataset_sha256": file_sha256(Path(job.dataset))} | processes
 
 
 def at_step(root: Path, step: int) -> Path:

@@ -47,7 +47,7 @@ class Checkpointer:
     started
         Unix time at which the job began.
     token
-        Tells the temporaries of this attempt from others'; the same in all
+        Distinguishes the temporaries of this attempt; the same in all
         processes.
 
     Attributes
@@ -229,7 +229,7 @@ def _convert(state: Path, out: Path) -> None:
 
 
 def _explain(folder: Path) -> None:
-    """Raise what the operating system says of writing here, as PyTorch's writer does not say why it failed."""
+    """Raise the operating system's reason for not writing here, which PyTorch's writer does not report."""
     with open(folder / "probe", "wb") as file:
         file.write(bytes(1 << 20))
         file.flush()

@@ -39,7 +39,7 @@ class FinetuneJob(Training, Finetuning):
     start
         Previous adapter (LoRA) or checkpoint (full); ``None`` is the base.
     date
-        The day that the template is told it is, as in the debates.
+        Today, to the chat template, as in the debates.
     dtype
         Of the weights in computation; ``"auto"`` is the checkpoint's own on a
         GPU and float32 on CPU. float16, which needs loss scaling, becomes
@@ -125,7 +125,7 @@ class FinetuneReport:
         ``None`` after 0 steps: an agent without data keeps its model.
     wall_seconds, gpu_seconds
         From start to publication, start-up included, with what went into the
-        checkpoint that the job went on from; times processes where each held
+        checkpoint that the job resumed from; times processes where each had
         a GPU, else 0.
     startup_seconds, startup
         From start to the first optimiser step, and what of it went into each

@@ -48,7 +48,7 @@ class TokenPair:
 
     @property
     def input_ids(self) -> list[int]:
-        """Both texts, for whoever counts tokens."""
+        """Both texts, to count tokens by."""
         return self.chosen.input_ids + self.rejected.input_ids
 
     @property
@@ -148,7 +148,7 @@ def global_batches(
 
     No sample is left out and none is repeated within an epoch, so a dataset
     smaller than ``batch_size`` makes one step per epoch. All are full but the
-    last of an epoch, which holds what remains; ``even``, they differ by one
+    last of an epoch, which has what remains; ``even``, they differ by one
     sample at most. There are equally many either way.
     """
     count = -(-len(samples) // batch_size)
@@ -186,7 +186,7 @@ def share(
 
 
 def _pack(ordered: Sequence[TokenSample], processes: int, capacity: int) -> list[list[TokenSample]]:
-    """As few rows as hold a batch, longest samples first, all about equally long.
+    """As few rows as a batch fits into, longest samples first, all about equally long.
 
     A step lasts as long as the process with most to do, so the number of rows
     is a multiple of the processes wherever there are samples for it.

@@ -25,7 +25,7 @@ LOST_S = 5.0
 
 # On exceptions whose trace is in the log.
 _LOGGED = "logged_by_hpcmaf"
-# What torch, CUDA, NCCL and gloo say; the first that is found decides.
+# Words of errors of torch, CUDA, NCCL and gloo; the first kind that is found decides.
 _WORDS: dict[FailureKind, re.Pattern[str]] = {
     kind: re.compile(words, re.IGNORECASE)
     for kind, words in (
@@ -169,7 +169,7 @@ def kind_of_words(text: str) -> FailureKind | None:
 def oom_kills(process: str = "self", root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")) -> int | None:
     """How often the kernel's out-of-memory killer struck in this process's control group.
 
-    ``None`` where that cannot be said.
+    ``None`` where it is not known.
     """
     with suppress(OSError, ValueError, StopIteration):
         for line in (proc / process / "cgroup").read_text().splitlines():

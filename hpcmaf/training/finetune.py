@@ -172,7 +172,7 @@ def finetune(
 
 @contextmanager
 def _computing(process: Process) -> Iterator[None]:
-    """How Python and PyTorch are set up for a job, all in one place.
+    """How Python and PyTorch are set up for a job.
 
     Garbage is not collected while model and engine are made, nothing of which
     is garbage, and what is there then is never looked at again. On GPUs

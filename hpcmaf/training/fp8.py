@@ -89,8 +89,8 @@ class Matrices:
 class Fp8Linear(torch.nn.Linear):
     """A frozen linear layer with a rounded matrix, made of a plain one by :func:`round_base`.
 
-    Its ``weight`` is empty, so that whoever reads it unaware is stopped by its
-    shape. Its numbers are ``matrices[at]``, a plain attribute: whoever casts a
+    Its ``weight`` is empty, so that code that reads it unaware fails by its
+    shape. Its numbers are ``matrices[at]``, a plain attribute: what casts a
     model's parameters and buffers would cast these too.
     """
 

@@ -76,7 +76,7 @@ def run_finetune(
     StopRequested
         It was asked to stop, and did.
     OutOfMemory, TrainingError
-        It failed; the error's ``kind`` says what another attempt is worth.
+        It failed; the error's ``kind`` says whether another attempt may succeed.
     """
     started = time.monotonic()
     _check_nodes(job, node)
@@ -87,7 +87,7 @@ def run_finetune(
     steps.write_bytes(b"")
     with _work_folder(logs, node) as work, ExitStack() as leaving:
         if workers is None or node is not None:
-            # Its processes exit once the model is in place.
+            # Its processes exit once the model is published.
             workers = leaving.enter_context(Workers())
         with atomic_path(output) as temporary:
             temporary.mkdir()
@@ -193,7 +193,7 @@ def _unfinished(
     silent: Sequence[int] = (),
     node: NodeRank | None = None,
 ) -> HpcmafError:
-    """Why a job ended early; ``silent`` nodes are gone, and ``node``, not the first, records its own reason."""
+    """Why a job ended early; ``silent`` nodes are lost, and ``node``, not the first, records its own reason."""
     name, requested = Path(job.output).name, stop.requested or stop_requested(work)
     if code == 0 and running.report is not None:
         at, steps = running.report["stopped_at"], running.report["steps"]

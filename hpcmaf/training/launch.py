@@ -126,7 +126,7 @@ class Workers:
         Parameters
         ----------
         work, output, log
-            See :class:`Entry`; ``work`` holds the job's file.
+            See :class:`Entry`; ``work`` has the job's file.
         node
             This machine, if there are several.
         """

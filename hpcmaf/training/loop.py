@@ -47,7 +47,7 @@ def train(
     Parameters
     ----------
     batches, before
-        Those of all steps, and losses of the steps that a checkpoint holds already.
+        Those of all steps, and losses of the steps that a checkpoint has already.
     stop
         When requested in any process, all stop after the same step, with a
         checkpoint.

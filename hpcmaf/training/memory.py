@@ -121,7 +121,7 @@ def choose_passes(
 
 
 def choose_stage(size: Size, processes: int, offload: str, passing: int, memory: Sequence[int]) -> tuple[int, str]:
-    """The lowest ZeRO stage that fits, as higher ones talk more between GPUs, and a line that says why.
+    """The lowest ZeRO stage that fits, as higher ones communicate more, and a line that says why.
 
     ``memory`` has the bytes of each process's GPU, and is empty on CPU.
     """

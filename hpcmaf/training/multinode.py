@@ -145,7 +145,7 @@ class Heartbeat:
         return None
 
     def leave(self) -> None:
-        """Say that this node has ended its part and read all it wanted to."""
+        """Record that this node has ended its part and read all it wanted to."""
         with suppress(FileNotFoundError):  # node 0 has ended already
             self._file(self._node.rank, "end").touch()
 

@@ -31,7 +31,7 @@ _TRIED = 24
 
 
 class Packing:
-    """The attention of one model while its texts share rows; ``on`` says whether they do.
+    """The attention of one model while its texts share rows; ``on``: whether they do.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ def in_a_row(texts: Sequence[Sequence[int]], device: torch.device) -> dict[str, 
 
 
 def _difference(packed: torch.Tensor, alone: torch.Tensor) -> float:
-    # In units of what tells one token from another. A model that has diverged
+    # In units of the spread of its logits. A model that has diverged
     # has no logits to compare, and its own way to end.
     if not alone.isfinite().all():
         return 0.0

@@ -1,4 +1,4 @@
-"""Supervised finetuning: to say what the dataset says."""
+"""Supervised finetuning: the likelihood of the dataset's own responses."""
 
 from __future__ import annotations
 

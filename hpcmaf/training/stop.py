@@ -1,4 +1,4 @@
-"""Being asked to stop: by the scheduler, through signals, or by the program around a job."""
+"""Requests to stop: by the scheduler, through signals, or by the program around a job."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class StopFlag:
         self._since: float | None = None
 
     def request(self, *_: object) -> None:
-        """Ask; may be called from a signal handler (and be one), and any number of times."""
+        """Request it; may be called from a signal handler (and be one), and any number of times."""
         if self._since is None:
             self._since = time.monotonic()
 
     @property
     def requested(self) -> bool:
-        """Whether anyone asked."""
+        """Whether somebody has requested it."""
         if self._since is None and self._work is not None and time.monotonic() - self._looked >= _LOOK_S:
             self._looked = time.monotonic()
             if stop_requested(self._work):
@@ -53,7 +53,7 @@ class StopFlag:
 
 
 def request_stop(work: Path) -> None:
-    """Ask all of a job's processes to stop, also those yet to start."""
+    """Request that all of a job's processes stop, also those yet to start."""
     with suppress(OSError):  # the job has just ended
         (work / "stop").touch()
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 def without_shared_memory_collectives() -> None:
     """Keep DeepSpeed from compiling shared-memory collectives for CPUs: a minute before a machine's first job.
 
-    Whoever asks whether they could be built calls the compiler, too; gloo's
+    Asking DeepSpeed whether they could be built calls the compiler, too; gloo's
     are quick enough, and no setting chooses them
     (https://github.com/deepspeedai/DeepSpeed/issues/7625). For DeepSpeed from
     0.14.2, which brought them, to 0.19.

@@ -42,14 +42,14 @@ def main(folder: str, parent: str | None = None) -> int:
                     os.environ |= _ALONE
                     if stop_requested(work):
                         return 0  # several would first have to agree
-                # Ten seconds, in which it may be asked to stop.
+                # Ten seconds, in which a request to stop may come.
                 from hpcmaf.training.finetune import finetune
                 from hpcmaf.training.process import Process
 
                 process = Process.of(job)
                 report, base = finetune(job, process, entry, stop, base)
                 if process.first:
-                    # Its appearance ends the job, for whoever waits for it.
+                    # Its appearance ends the job, for the launcher.
                     write_json(work / "report.json", report)
             if "stopped_at" in report:
                 break
