@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import SlurmError
 from hpcmaf.files.locking import held_locks
-from hpcmaf.launch.slurm.causes import RULES, attempt_of, find_cause
+from hpcmaf.launch.scheduler import States
+from hpcmaf.launch.slurm.causes import RULES, attempt_of, decide, find_cause
 from hpcmaf.launch.slurm.commands import AccountingAbsentError, Job, call, queue
 from hpcmaf.launch.slurm.refusals import ordinary, releasing
 from hpcmaf.launch.slurm.scheduler import accounted
@@ -23,10 +24,12 @@ from hpcmaf.launch.slurm.snapshot import Snapshot
 from hpcmaf.launch.slurm.submissions import Submissions, read_stop
 from hpcmaf.run.attempts import Attempt, all_attempts
 from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import Plan, Stage, TaskKey
+from hpcmaf.run.plan import Plan, TaskKey
 
 State = Literal["done", "running", "queued", "stopped", "stalled", "unknown"]
 
+# Of a job that has ended on this machine.
+_ENDED = Job("", None, "", state="")
 # Ends of an attempt that are no fault of its task.
 _INTERRUPTIONS = frozenset({"KeyboardInterrupt", "Interrupted", "StopRequested", "RunBusyError", "SystemExit"})
 # After hpcmaf cancel these are no failures; what else stops a chain takes what is queued out of it, and no more.
@@ -114,23 +117,29 @@ def newest_log(attempt: Attempt) -> str:
 
 def _on_machine(run: RunDir, plan: Plan, profile: Profile) -> Survey:
     """Only this machine's processes are seen: watched from another one, a run seems to have no driver."""
-    result, locks = Survey(run.done_tasks(plan)), held_locks()
-    left = [(stage, task) for stage in plan.stages for task in stage.tasks if task not in result.done[stage.id]]
-    for stage, task in left:
-        folder = run.attempts(stage, task)
-        if locks and _holder(folder / "lock", locks) is not None:
-            result.running.setdefault(stage.id, []).append(task)
-        elif failure := _failure(stage, task, all_attempts(folder), profile.attempts):
-            result.failures[stage.id, task] = failure
+    states, log, locks = States(plan, run.done_tasks(plan)), Submissions(run.submissions), held_locks()
+    result = Survey(states.done)
+    for stage in states.unfinished():
+        for task in states.missing(stage):
+            folder = run.attempts(stage, task)
+            if locks and _holder(folder / "lock", locks) is not None:
+                result.running.setdefault(stage.id, []).append(task)
+            elif attempts := all_attempts(folder):
+                cause, name = find_cause(attempts[-1], _ENDED, 0), attempts[-1].facts.get("submission")
+                earlier = [verdict for verdict in log.verdicts.get((stage.id, task), ()) if verdict.submission != name]
+                interrupted = (attempts[-1].cause or {}).get("type") in _INTERRUPTIONS
+                if not interrupted and not decide(cause, earlier, profile.attempts).retry:
+                    text, path = cause.text, newest_log(attempts[-1])
+                    result.failures[stage.id, task] = Failure(stage.id, task, cause.kind, text, path)
     pid = _holder(run.driver_lock, locks)
-    if not left:
+    lacking = "no 'hpcmaf submit' on this machine drives the run"
+    if not states.unfinished():
         result.state = "done"
     elif pid is not None:
         result.state, result.why = "running", f"driven by process {pid}"
     elif result.failures:
         result.state, result.why = "stopped", f"{len(result.failures)} task(s) failed"
     else:
-        lacking = "no 'hpcmaf submit' on this machine drives the run"
         result.state, result.why = "stalled", f"what runs will end, but {lacking}" if result.running else lacking
     return result
 
@@ -140,19 +149,6 @@ def _holder(path: os.PathLike[str], locks: Mapping[int, int]) -> int | None:
         return locks.get(os.stat(path).st_ino)
     except FileNotFoundError:
         return None
-
-
-def _failure(stage: Stage, task: str, attempts: Sequence[Attempt], most: int) -> Failure | None:
-    if not attempts:
-        return None
-    cause, log = attempts[-1].cause, newest_log(attempts[-1])
-    if cause is not None:
-        text = str(cause.get("message", ""))
-        return None if cause.get("type") in _INTERRUPTIONS else Failure(stage.id, task, "error", text, log)
-    # Without a word: killed, or interrupted together with its driver.
-    if len(attempts) < most or any(attempt.cause is not None for attempt in attempts[-most:]):
-        return None
-    return Failure(stage.id, task, "killed", f"killed {most} times (out of memory, or disk full?)", log)
 
 
 # --- on a cluster

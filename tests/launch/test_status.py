@@ -19,7 +19,7 @@ from hpcmaf.cli.status import command
 from hpcmaf.errors import DataError
 from hpcmaf.files.publish import write_json
 from hpcmaf.launch.progress import Watcher
-from hpcmaf.launch.slurm.submissions import Submission, write_stop
+from hpcmaf.launch.slurm.submissions import Submission, Submissions, Verdict, write_stop
 from hpcmaf.launch.status import look
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
@@ -229,10 +229,14 @@ def test_a_local_run_asks_no_slurm(tmp_path: Path, slurm_says: SlurmSays) -> Non
 
 
 def test_a_task_killed_as_often_as_allowed_has_failed(tmp_path: Path) -> None:
+    """Twice, in this profile; the driver counts the first time when it submits the task again."""
     run, plan, _ = make_run(tmp_path / "run", launcher="local")
+    stage, log = plan.stages[0], Submissions(run.submissions)
     for kinds in ([], ["killed"]):
-        attempted(run, plan.stages[0], "00000", None)
+        name = submitted(run, stage, ["00000"], "4711").name
+        attempted(run, stage, "00000", name)
         assert [failure.kind for failure in look(run).survey.failures.values()] == kinds
+        log.judge(Verdict(stage.id, "00000", name, "killed", "killed", True))
 
 
 def test_a_driver_shows_bars_in_a_terminal(tmp_path: Path) -> None:
