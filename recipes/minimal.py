@@ -11,6 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from transformers.utils.logging import disable_progress_bar
+
 from hpcmaf import (
     FinetuneJob,
     Problem,
@@ -112,4 +114,5 @@ def main(folder: Path, training: int = 80, held_out: int = 100) -> None:
 
 
 if __name__ == "__main__":  # imported by the processes that compare answers
+    disable_progress_bar()
     main(Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="maf-")))
