@@ -124,6 +124,7 @@ def select(
             if any(turn.cut_off for turn in dataset.trained_turns(transcript, loss_on)):
                 dataset.cut_off.add(problem)
             if not taken and _is_candidate(transcript, dataset, label, rules):
+                # D+ began right, D- is what was corrected: its first answer does not match the label.
                 first = agrees(transcript.answers[0][dataset.index].answer, label)
                 dataset.labels[problem] = "positive" if first and not dataset.fresh else "negative"
                 # A retry counts where the first answer does not.

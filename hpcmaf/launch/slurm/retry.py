@@ -1,4 +1,4 @@
-"""Giving failed tasks a fresh start."""
+"""Giving failed tasks a fresh start, on request; what is attempted again by itself is decided in ``causes.py``."""
 
 from __future__ import annotations
 
