@@ -113,6 +113,7 @@ def task_options(*kinds: str) -> Callable[[Command], Command]:
         That ``--stage`` takes beside those of stages.
     """
     stages = [*STAGES, *kinds]
+    about = "Of this stage; gate: of the job that moves the chain on." if "gate" in kinds else "Of this stage."
 
     def decorate(function: Command) -> Command:
         for option in (
@@ -120,7 +121,7 @@ def task_options(*kinds: str) -> Callable[[Command], Command]:
                 "--agent", "agents", multiple=True, metavar="NAME", help="This agent's finetuning; repeatable."
             ),
             click.option("--task", "tasks", multiple=True, metavar="NAME", help="This task; repeatable."),
-            click.option("--stage", "kind", type=click.Choice(stages), help="Of this stage."),
+            click.option("--stage", "kind", type=click.Choice(stages), help=about),
             click.option("--iter", "iteration", type=click.IntRange(min=0), metavar="T", help="Of this iteration."),
         ):
             function = option(function)
