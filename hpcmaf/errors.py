@@ -85,7 +85,7 @@ class StoreError(HpcmafError):
 
 
 class PlanChangedError(HpcmafError):
-    """A run directory was made by another plan than the one asked for now."""
+    """A run directory was made by another plan than the one of now."""
 
     exit_code = 7
 
@@ -119,7 +119,7 @@ class EngineError(HpcmafError):
 
 
 class PlatformError(HpcmafError):
-    """The machine lacks something that was asked for: a package, a device, disk space."""
+    """The machine lacks something that is needed: a package, a device, disk space."""
 
     exit_code = 12
 
@@ -156,7 +156,7 @@ class OutputClosedError(HpcmafError):
 
 
 class StopRequested(HpcmafError):
-    """A finetuning job ended at a step, as it was asked to; the same command goes on from its checkpoint."""
+    """A finetuning job ended at a step, on request; the same command goes on from its checkpoint."""
 
     exit_code = 143
 

@@ -1,6 +1,6 @@
 """A profile: how one site runs jobs, and nothing about the science.
 
-What is asked of a Slurm cluster stands in :mod:`hpcmaf.config.slurm`.
+What jobs request of a Slurm cluster stands in :mod:`hpcmaf.config.slurm`.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Profile(Strict):
     @property
     def cluster(self) -> Slurm:
         """The ``slurm:`` section of a profile that has one."""
-        assert self.slurm is not None, "asked of a profile without Slurm"
+        assert self.slurm is not None, "a profile without Slurm"
         return self.slurm
 
     def threads(self, section: str) -> int:

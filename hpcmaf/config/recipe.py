@@ -38,8 +38,8 @@ class Model(Strict):
     )
 
 
-class Asked(Strict):
-    """Which problems are asked, and how."""
+class TaskSource(Strict):
+    """Where problems come from, and how they are put to agents."""
 
     name: str = Field(description=f"one of {', '.join(TASKS)}")
     source: str | None = Field(None, description="what 'hpcmaf data prepare' wrote")
@@ -52,7 +52,7 @@ class Asked(Strict):
     levels: list[int] | None = Field(None, description="MATH levels, such as [1, 2, 3]")
 
 
-class Task(Asked):
+class Task(TaskSource):
     """The problems of a run."""
 
     train: int = Field(500, ge=1, description="number of training problems")
@@ -159,7 +159,7 @@ class Recipe(Strict):
     description: str = ""
     model: Model
     task: Task
-    evaluate_on: Asked | None = Field(None, description="another task to evaluate on: transfer")
+    evaluate_on: TaskSource | None = Field(None, description="another task to evaluate on: transfer")
     method: str = Field("maft", description=f"one of {', '.join(METHODS)}")
     debate: Debate = Debate()
     sampling: Sampling = Sampling()
@@ -195,7 +195,7 @@ class Recipe(Strict):
         return value
 
     @property
-    def evaluation(self) -> Asked:
+    def evaluation(self) -> TaskSource:
         """Where evaluation problems come from."""
         return self.evaluate_on or self.task
 
@@ -245,9 +245,9 @@ def find_recipe(name: str) -> list[Path]:
     )
 
 
-def _read_prompts(asked: Any, folder: Path) -> None:
+def _read_prompts(source: Any, folder: Path) -> None:
     """Put a prompt file's content where a recipe has its name: a run keeps its prompts, whatever becomes of the file."""
-    name = asked.get("prompts") if isinstance(asked, dict) else None
+    name = source.get("prompts") if isinstance(source, dict) else None
     if not isinstance(name, str):
         return
     if name.endswith((".yaml", ".yml")):
@@ -256,7 +256,7 @@ def _read_prompts(asked: Any, folder: Path) -> None:
         candidates = [] if "/" in name else [_shipped(f"prompts/{name}.yaml")]
     found = next((path for path in candidates if path.is_file()), None)
     if found is not None:
-        asked["prompts"] = validate(PromptFile, read_mapping(found), str(found)).model_dump(exclude_defaults=True)
+        source["prompts"] = validate(PromptFile, read_mapping(found), str(found)).model_dump(exclude_defaults=True)
     elif len(candidates) > 1:
         raise ConfigError(f"task.prompts: {name}: no such file beside the recipe or here; check the path")
 

@@ -1,4 +1,4 @@
-"""The ``slurm:`` section of a profile: what one cluster wants to be asked, and how.
+"""The ``slurm:`` section of a profile: what jobs request of one cluster, and how.
 
 Everything here ends up in a batch script, so values are held to what such a
 value can be: a profile from somebody else must not be able to smuggle in a
@@ -139,7 +139,7 @@ class Slurm(Strict):
         submits what comes next. ``presubmitted``: everything is queued at
         once, for sites where jobs may not submit jobs.
     gpu_option
-        How GPUs are asked for: ``--gpus-per-node=h100:8`` or
+        How GPUs are requested: ``--gpus-per-node=h100:8`` or
         ``--gres=gpu:h100:8``.
     setup
         Lines of shell at the start of every job, such as ``module load cuda``.
@@ -147,9 +147,9 @@ class Slurm(Strict):
         Command that starts Python in a job; left out, the interpreter that
         submits.
     max_array_size
-        Left out, Slurm is asked for its MaxArraySize.
+        Left out, it is Slurm's own MaxArraySize.
     signal_seconds
-        How long before its time limit a job is told to save and requeue.
+        How long before its time limit a job is signalled to save and requeue.
     command_seconds
         How long one call of sbatch, squeue, ... may take.
     patience_minutes

@@ -31,26 +31,26 @@ class Method:
 
     Attributes
     ----------
-    learners
+    trained
         Who is finetuned: nobody, every agent a model of its own, the
         generators alone, or one model that plays all agents.
-    practice
-        What is held on training problems: the debate; N first answers and no
+    rollout
+        What is run on training problems: the debate; N first answers and no
         debate; or one answer, and where gold says it is wrong a second one
         with gold as a hint.
     data
-        What the learners are trained on, a key of
+        What they are finetuned on, a key of
         :data:`hpcmaf.selection.select.DATA`.
     objective
         What finetuning is after: to say what the data says, or to prefer one
         answer of each pair to the other.
     inference
-        What is held on evaluation problems: the debate, N answers and their
+        What is run on evaluation problems: the debate, N answers and their
         vote, or one answer.
     summaries
         Whether critics read a summary of the others' answers, or the answers
         themselves.
-    manner
+    critic_style
         Whether a critic is to dispute the others' answers or to integrate
         them.
     ids
@@ -64,13 +64,13 @@ class Method:
 
     name: str
     about: str
-    learners: Literal["nobody", "agents", "generators", "single"] = "agents"
-    practice: Literal["debate", "answers", "hints"] = "debate"
+    trained: Literal["nobody", "agents", "generators", "single"] = "agents"
+    rollout: Literal["debate", "answers", "hints"] = "debate"
     data: Literal["own", "pairs", "union", "responses", "gold"] = "own"
     objective: Literal["sft", "dpo"] = "sft"
     inference: Literal["debate", "vote", "answer"] = "debate"
     summaries: bool = True
-    manner: Literal["dispute", "cooperate"] = "dispute"
+    critic_style: Literal["dispute", "cooperate"] = "dispute"
     ids: bool = False
     temperature: float | None = None
     first_answers_by: int | None = None
@@ -78,7 +78,7 @@ class Method:
     @property
     def reads_gold(self) -> bool:
         """Whether training sees gold answers: STaR, and no other."""
-        return self.practice == "hints"
+        return self.rollout == "hints"
 
     def trained_agents(self, agents: int, rounds: int) -> list[str]:
         """Names of the models that one iteration finetunes.
@@ -87,80 +87,82 @@ class Method:
         """
         generators = [f"generator-{n}" for n in range(agents)]
         critics = [f"critic-{n}" for n in range(agents)] if rounds > 1 else []
-        return {"nobody": [], "agents": generators + critics, "generators": generators, "single": [SINGLE]}[
-            self.learners
-        ]
+        names = {"nobody": [], "agents": generators + critics, "generators": generators, "single": [SINGLE]}
+        return names[self.trained]
 
-    def practice_shape(self, agents: int, rounds: int) -> Shape:
+    def rollout_shape(self, agents: int, rounds: int) -> Shape:
         """What training debates look like, of a recipe's N and M."""
-        return {"debate": Shape(agents, rounds), "answers": Shape(agents, 1), "hints": Shape(1, 2)}[self.practice]
+        return {"debate": Shape(agents, rounds), "answers": Shape(agents, 1), "hints": Shape(1, 2)}[self.rollout]
 
     def inference_shape(self, agents: int, rounds: int) -> Shape:
         """What evaluation looks like; its answer is always the vote of the last round."""
         return {"debate": Shape(agents, rounds), "vote": Shape(agents, 1), "answer": Shape(1, 1)}[self.inference]
 
     def society(self, agents: int, models: Collection[str], *, evaluating: bool) -> Society:
-        """Who of N agents speaks with which of the trained models; the others are the base."""
+        """Which of the trained models each of N agents speaks with; the others are the base."""
 
-        def seat(role: str, n: int) -> str | None:
-            own = SINGLE if self.learners == "single" else f"{role}-{n}"
-            return own if own in models else None
+        def model(role: str, n: int) -> str | None:
+            name = SINGLE if self.trained == "single" else f"{role}-{n}"
+            return name if name in models else None
 
         fixed = self.first_answers_by if evaluating else None
         return Society(
-            tuple(seat("generator", n if fixed is None else fixed) for n in range(agents)),
-            tuple(seat("critic", n) for n in range(agents)),
+            tuple(model("generator", n if fixed is None else fixed) for n in range(agents)),
+            tuple(model("critic", n) for n in range(agents)),
         )
 
 
-# The paper's method, its baselines and ablations, and controls that its reviewers asked for.
+# The paper's method, its baselines and ablations, and controls that its reviewers wanted.
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("base", "the untouched base, one answer", learners="nobody", inference="answer"),
-        Method("majority", "the untouched base, N answers and their vote", learners="nobody", inference="vote"),
-        Method("debate", "no training: N copies of the base debate", learners="nobody"),
+        Method("base", "the untouched base, one answer", trained="nobody", inference="answer"),
+        Method("majority", "the untouched base, N answers and their vote", trained="nobody", inference="vote"),
+        Method("debate", "no training: N copies of the base debate", trained="nobody"),
         Method(
             "star",
             "one model, on its answers that gold confirms; wrong ones are retried with gold as a hint",
-            learners="single",
-            practice="hints",
+            trained="single",
+            rollout="hints",
             data="gold",
             inference="answer",
         ),
         Method(
             "majority-ft",
             "one model, on all of N answers that match their vote; no debate",
-            learners="single",
-            practice="answers",
+            trained="single",
+            rollout="answers",
             data="responses",
             inference="vote",
         ),
         Method(
             "single-agent-ft",
             "one model, on all of a debate's responses that match its vote; N copies debate",
-            learners="single",
+            trained="single",
             data="responses",
         ),
         Method(
             "single-agent-ft-no-debate",
             "the model of single-agent-ft gives one answer",
-            learners="single",
+            trained="single",
             data="responses",
             inference="answer",
         ),
         Method("maft", "multiagent finetuning: 2N specialists, debate with summaries"),
         Method("maft-no-summary", "maft with the others' answers concatenated instead of summarized", summaries=False),
-        Method("maft-no-critic", "only the N generators are trained; critics stay the base", learners="generators"),
-        Method("unique-id", "no training; prompts begin with the agent's ID and role", learners="nobody", ids=True),
+        Method("maft-no-critic", "only the N generators are trained; critics stay the base", trained="generators"),
+        Method("unique-id", "no training; prompts begin with the agent's ID and role", trained="nobody", ids=True),
         Method(
-            "cooperative", "no training; agents integrate the others' answers", learners="nobody", manner="cooperate"
+            "cooperative",
+            "no training; agents integrate the others' answers",
+            trained="nobody",
+            critic_style="cooperate",
         ),
-        Method("cooperative-ft", "maft whose agents integrate the others' answers", manner="cooperate"),
+        Method("cooperative-ft", "maft whose agents integrate the others' answers", critic_style="cooperate"),
         Method(
             "single-agent-ft-hot",
             "single-agent-ft sampled at temperature 2",
-            learners="single",
+            trained="single",
             data="responses",
             temperature=2.0,
         ),
@@ -170,7 +172,7 @@ METHODS: dict[str, Method] = {
         Method(
             "union-data",
             "one model on the union of all of maft's training sets; N copies debate",
-            learners="single",
+            trained="single",
             data="union",
         ),
         Method(

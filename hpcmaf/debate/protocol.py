@@ -5,12 +5,13 @@ from __future__ import annotations
 from asyncio import gather
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from hpcmaf.answers import AnswerForm, extract
 from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Openings, Transcript, Utterance
-from hpcmaf.engines.base import Completion, Engine, Message, Request, Sampling
+from hpcmaf.engines.base import Engine, Message, Request, Sampling
 from hpcmaf.seeding import derive_seed
 from hpcmaf.tasks.problems import Problem
 from hpcmaf.tasks.prompts import PromptSet
@@ -92,7 +93,6 @@ class Protocol:
             self.summary_prompt(question, 0, ["2"]) if self.summaries else None
             self.update_prompt(question, 0, "2" if self.summaries else ["2"])
 
-
     def sample_chats(self, question: str) -> list[tuple[str, list[Message]]]:
         """One chat of every kind, by a title, with marks in place of what agents and the summarizer write."""
         others = [f"[solution of agent {n + 1}]" for n in range(1, max(2, self.agents))]
@@ -128,7 +128,7 @@ async def debate(problem: Problem, society: Society, protocol: Protocol, engine:
         N * M answers and N * (M - 1) summaries.
     """
     question, agents = problem.question, range(society.agents)
-    call = Call(problem, protocol, engine)
+    call = partial(respond, problem, protocol, engine)
 
     first = (call(1, n, "answer", [user(protocol.first_prompt(question, n))], society.generators[n]) for n in agents)
     answers = [tuple(await gather(*first))]
@@ -147,10 +147,10 @@ async def debate(problem: Problem, society: Society, protocol: Protocol, engine:
         return summary, await call(m, n, "answer", chat, society.critics[n])
 
     for m in range(2, protocol.rounds + 1):
-        told = await gather(*(update(m, n) for n in agents))
+        turns = await gather(*(update(m, n) for n in agents))
         if protocol.summaries:
-            summaries.append(tuple(summary for summary, _ in told if summary is not None))
-        answers.append(tuple(answer for _, answer in told))
+            summaries.append(tuple(summary for summary, _ in turns if summary is not None))
+        answers.append(tuple(answer for _, answer in turns))
     return Transcript(problem, tuple(answers), tuple(summaries), protocol.openings)
 
 
@@ -178,7 +178,7 @@ async def debate_all(
         return replace(await one(shown, society, protocol, engine), problem=problem)
 
     # gather, not a TaskGroup: the first failure arrives as it is, so its class
-    # still decides what the user is told.
+    # still decides the exit code.
     return list(await gather(*map(transcript, problems)))
 
 
@@ -190,41 +190,39 @@ def user(content: str) -> Message:
 def _history(answers: Sequence[Sequence[Utterance]], agent: int) -> list[Message]:
     """An agent's own earlier turns: prompts it was given, answers it gave."""
     turns = (round[agent] for round in answers)
-    return [message for turn in turns for message in (user(turn.prompt), Message(role="assistant", content=turn.spoken))]
+    return [
+        message for turn in turns for message in (user(turn.prompt), Message(role="assistant", content=turn.spoken))
+    ]
 
 
-class Call:
-    """One completion of a debate, as an utterance."""
-
-    def __init__(self, problem: Problem, protocol: Protocol, engine: Engine) -> None:
-        self.problem = problem
-        self.protocol = protocol
-        self.engine = engine
-        self.openings = protocol.openings
-
-    async def __call__(
-        self, round: int, agent: int, kind: str, messages: list[Message], model: str | None
-    ) -> Utterance:
-        protocol, id = self.protocol, self.problem.id
-        seed = derive_seed(protocol.seed, protocol.iteration, id, round, agent, kind)
-        opening = self.openings.get("summarize" if kind == "summary" else "first" if len(messages) == 1 else "update", ())
-        request = Request(f"{id}/r{round}/{kind}/{agent}", (*opening, *messages), model, seed, protocol.sampling)
-        completion = await self.engine.complete(request)
-        spoken = _utterance(kind, round, agent, messages[-1]["content"], completion)
-        if kind == "answer":
-            truncated = completion.finish_reason == "length"
-            spoken = replace(spoken, answer=extract(completion.text, protocol.answer_form, truncated=truncated))
-        return spoken
-
-
-def _utterance(kind: str, round: int, agent: int, prompt: str, completion: Completion) -> Utterance:
+async def respond(
+    problem: Problem,
+    protocol: Protocol,
+    engine: Engine,
+    round: int,
+    agent: int,
+    kind: Literal["answer", "summary"],
+    messages: list[Message],
+    model: str | None,
+) -> Utterance:
+    """One completion of a debate."""
+    seed = derive_seed(protocol.seed, protocol.iteration, problem.id, round, agent, kind)
+    prompt = "summarize" if kind == "summary" else "first" if len(messages) == 1 else "update"
+    chat = (*protocol.openings.get(prompt, ()), *messages)
+    completion = await engine.complete(
+        Request(f"{problem.id}/r{round}/{kind}/{agent}", chat, model, seed, protocol.sampling)
+    )
+    answer = None
+    if kind == "answer":
+        answer = extract(completion.text, protocol.answer_form, truncated=completion.finish_reason == "length")
     return Utterance(
-        kind=kind,  # type: ignore[arg-type]
-        round=round,
-        agent=agent,
-        prompt=prompt,
-        text=completion.text,
-        prompt_tokens=completion.prompt_tokens,
-        completion_tokens=completion.completion_tokens,
-        finish_reason=completion.finish_reason,
+        kind,
+        round,
+        agent,
+        messages[-1]["content"],
+        completion.text,
+        answer,
+        completion.prompt_tokens,
+        completion.completion_tokens,
+        completion.finish_reason,
     )

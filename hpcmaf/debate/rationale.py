@@ -1,12 +1,14 @@
-"""STaR's way to practice: one answer, and where gold says it is wrong, one more with gold as a hint.
+"""STaR's rollouts: one answer, and where gold says it is wrong, one more with gold as a hint.
 
 The only place before evaluation where a gold answer is looked at.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 from hpcmaf.answers import equivalent
-from hpcmaf.debate.protocol import Call, Protocol, user
+from hpcmaf.debate.protocol import Protocol, respond, user
 from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.engines.base import Engine
@@ -16,16 +18,15 @@ from hpcmaf.tasks.problems import Problem
 async def rationalise(problem: Problem, society: Society, protocol: Protocol, engine: Engine) -> Transcript:
     """Answer a problem, with a hint if that went wrong.
 
-    The second answer is asked for afresh, not in the first one's chat: it has
+    The second answer has a chat of its own, not the first one's: it has
     to read like a solution, not like a correction.
 
     Returns
     -------
     Transcript
-        Of one agent in two rounds. Where no second answer was asked for, its
-        turn is empty.
+        Of one agent in two rounds. Without a second answer its turn is empty.
     """
-    call, prompts, model = Call(problem, protocol, engine), protocol.prompts, society.generators[0]
+    call, prompts, model = partial(respond, problem, protocol, engine), protocol.prompts, society.generators[0]
     first = await call(1, 0, "answer", [user(prompts.first(problem.question))], model)
     second = Utterance("answer", 2, 0, prompt="", text="", finish_reason="unknown")
     right = problem.gold is not None and first.answer is not None and equivalent(first.answer, problem.gold)

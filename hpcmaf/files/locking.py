@@ -18,25 +18,25 @@ from hpcmaf.errors import PlatformError, RunBusyError
 _NO_FLOCK = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL})
 
 
-def held_locks() -> dict[int, int]:
-    """Inodes of the files that somebody on this machine holds a lock on, with the holder's process id.
+def lock_holders() -> dict[int, int]:
+    """Inodes of the files that are locked on this machine, with the process id of each lock's owner.
 
-    Asks the kernel instead of trying the locks: whoever tries one holds it
+    Reads the kernel's list instead of trying the locks: whoever tries one has it
     for a moment, and could turn away a task that begins in that moment.
     """
-    held = {}
+    holders = {}
     with open("/proc/locks", encoding="ascii") as lines:
         for line in lines:
             # 1: FLOCK  ADVISORY  WRITE 4711 fe:01:262401 0 EOF; "->" stands before those who wait
             fields = line.split()
             if len(fields) == 8 and fields[1] == "FLOCK":
-                held[int(fields[5].rpartition(":")[2])] = int(fields[4])
-    return held
+                holders[int(fields[5].rpartition(":")[2])] = int(fields[4])
+    return holders
 
 
 @contextmanager
 def lock(path: Path, message: str) -> Iterator[None]:
-    """Hold a lock file; the kernel lets go of it when the process ends, however it ends.
+    """Take a lock file; the kernel releases it when the process ends, however it ends.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def lock(path: Path, message: str) -> Iterator[None]:
 
 @asynccontextmanager
 async def locked(path: Path, patience: float | None, tick: Callable[[], None], awaited: str) -> AsyncIterator[None]:
-    """Hold a lock file for work that may be done twice: go on without it where that is better than not at all.
+    """Take a lock file for work that may be done twice: go on without it where that is better than not at all.
 
     Parameters
     ----------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -136,7 +137,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str | tuple[str,
         Such as ``"debate.agents=5"``, whose value is YAML, or
         ``("debate.agents", 5)``.
     """
-    result = _copy(values)
+    result = deepcopy(values)
     for override in overrides:
         key, separator, text = override.partition("=") if isinstance(override, str) else (override[0], "=", "")
         shown = override if isinstance(override, str) else f"{key}={_shorten(override[1])}"
@@ -152,10 +153,6 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str | tuple[str,
                 raise ConfigError(f"--set {shown}: '{part}' is a plain value and has no keys below it")
         node[parts[-1]] = parse_yaml(text, f"--set {key}") if isinstance(override, str) else override[1]
     return result
-
-
-def _copy(value: Any) -> Any:
-    return {key: _copy(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def validate(model: type[Model], values: dict[str, Any], where: str) -> Model:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.config.profile import Profile
-from hpcmaf.config.recipe import Asked, Recipe
+from hpcmaf.config.recipe import Recipe, TaskSource
 from hpcmaf.debate.methods import METHODS, Method
 from hpcmaf.engines.basemodel import base_model
 from hpcmaf.files.publish import write_json
@@ -82,7 +82,7 @@ class TaskContext:
         return base_model(self.recipe.model.path)
 
     @property
-    def asked(self) -> Asked:
+    def task_source(self) -> TaskSource:
         """The problems that are debated in this stage, and how they are put."""
         recipe = self.recipe
         return recipe.evaluation if self.stage.spec.evaluates else recipe.task

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from hpcmaf.answers import AnswerForm
-from hpcmaf.config.recipe import Asked, Recipe
+from hpcmaf.config.recipe import Recipe, TaskSource
 from hpcmaf.debate.methods import Method
 from hpcmaf.debate.protocol import Protocol, calls_per_problem, debate, debate_all
 from hpcmaf.debate.rationale import rationalise
@@ -30,17 +30,15 @@ from hpcmaf.tasks.problems import Problem
 def run_debate_shard(context: TaskContext) -> None:
     """Let the society debate one shard's problems and publish the transcripts.
 
-    Training debates of iteration t are held by the society of t - 1, its
-    evaluation by that of t.
+    The society of iteration t - 1 debates the training problems of t, that of
+    t the evaluation problems.
     """
     recipe, stage, method = context.recipe, context.stage, context.method
     split, evaluating = stage.spec.split, stage.spec.evaluates
     models = context.models(context.iteration if evaluating else context.iteration - 1)
     shard = int(context.task)
-    shape = (method.inference_shape if evaluating else method.practice_shape)(
-        recipe.debate.agents, recipe.debate.rounds
-    )
-    protocol = protocol_of(recipe, method, context.asked, shape.rounds, context.iteration)
+    shape = (method.inference_shape if evaluating else method.rollout_shape)(recipe.debate.agents, recipe.debate.rounds)
+    protocol = protocol_of(recipe, method, context.task_source, shape.rounds, context.iteration)
     society = method.society(shape.agents, models, evaluating=evaluating)
     problems = problems_of(context.run.read_problems(split, context.plan), len(stage.tasks), shard, protocol, society)
     reads_gold = method.reads_gold and not evaluating
@@ -51,12 +49,11 @@ def run_debate_shard(context: TaskContext) -> None:
     watch.engine = engine = make_engine(context, models, journal, watch)
     try:
         transcripts = asyncio.run(debate_all(problems, society, protocol, engine, one=one, reads_gold=reads_gold))
-        seconds = engine.seconds
     finally:
         engine.close()
 
     info = StoreInfo(
-        task=context.asked.name,
+        task=context.task_source.name,
         answer_form=str(protocol.answer_form),
         agents=shape.agents,
         rounds=shape.rounds,
@@ -66,27 +63,26 @@ def run_debate_shard(context: TaskContext) -> None:
         openings=json.dumps(protocol.openings) if protocol.openings else "",
     )
     write_store(target, info, transcripts)
-    memory = engine.peak_memory_bytes if engine.gpus else peak_memory_bytes()
-    _spend(context, transcripts, seconds, journal.seconds, engine.gpus, memory, engine.means())
+    _spend(context, transcripts, engine, journal)
     # Not before the marker is written: killed in between, a shard without
     # marker and journal would be computed all over again.
     context.afterwards.append(journal.remove)
 
 
-def protocol_of(recipe: Recipe, method: Method, asked: Asked, rounds: int, iteration: int) -> Protocol:
+def protocol_of(recipe: Recipe, method: Method, source: TaskSource, rounds: int, iteration: int) -> Protocol:
     """How a method's agents debate the problems of a task."""
-    task, sampling = get_task(asked.name), Sampling(**recipe.sampling.model_dump())
+    task, sampling = get_task(source.name), Sampling(**recipe.sampling.model_dump())
     if method.temperature is not None:
         sampling = replace(sampling, temperature=method.temperature)
     return Protocol(
         rounds=rounds,
         summaries=method.summaries and not method.reads_gold,
-        prompts=task.prompts(asked.prompts),
-        answer_form=AnswerForm(asked.answer) if asked.answer else task.answer_form,
+        prompts=task.prompts(source.prompts),
+        answer_form=AnswerForm(source.answer) if source.answer else task.answer_form,
         sampling=sampling,
         seed=recipe.seed,
         iteration=iteration,
-        cooperate=method.manner == "cooperate",
+        cooperate=method.critic_style == "cooperate",
         ids=method.ids,
         agents=recipe.debate.agents,
     )
@@ -153,32 +149,10 @@ def make_engine(context: TaskContext, models: dict[str, str], journal: Journal, 
     )
 
 
-def _spend(
-    context: TaskContext,
-    transcripts: Sequence[Transcript],
-    seconds: float,
-    earlier: float,
-    gpus: int,
-    memory: int,
-    engine: dict[str, Any],
-) -> None:
+def _spend(context: TaskContext, transcripts: Sequence[Transcript], engine: Any, journal: Journal) -> None:
     """Tokens per agent, by whose turn they were; time and memory per task.
 
     Agents share batches, so time is not theirs to divide.
-
-    Parameters
-    ----------
-    seconds
-        Spent on generation, by this attempt and by earlier ones.
-    earlier
-        Those of earlier attempts. What else they took, such as starting, is
-        lost with them.
-    gpus
-        GPUs in use; 0 without.
-    memory
-        Most bytes in use, on a GPU if there is one.
-    engine
-        What bounded it: rates, the share of the cache, parts of the start.
     """
     turns: dict[str, list[Utterance]] = {}
     for utterance in _all_turns(transcripts):
@@ -197,12 +171,17 @@ def _spend(
             prompt_tokens=sum(turn.prompt_tokens for turn in spoken),
             completion_tokens=sum(turn.completion_tokens for turn in spoken),
         )
-    wall = earlier + time.monotonic() - context.started
-    context.spend(wall_seconds=wall, gpu_seconds=seconds * gpus, peak_memory_bytes=memory, engine=engine)
+    context.spend(
+        # What earlier attempts took besides generation, such as starting, is lost with them.
+        wall_seconds=journal.seconds + time.monotonic() - context.started,
+        gpu_seconds=engine.seconds * engine.gpus,
+        peak_memory_bytes=engine.peak_memory_bytes if engine.gpus else peak_memory_bytes(),
+        engine=engine.means(),
+    )
 
 
 def _all_turns(transcripts: Sequence[Transcript]) -> Iterable[Utterance]:
     for transcript in transcripts:
         for turns in (*transcript.answers, *transcript.summaries):
-            # A turn without a prompt was not asked for (STaR's hint).
+            # A turn without a prompt is no completion (STaR, without a hint).
             yield from (turn for turn in turns if turn.prompt)

@@ -18,7 +18,7 @@ def run_score(context: TaskContext) -> None:
     merge_shards(context, "eval")
     with Store(run.store(t, "eval")) as store:
         metrics = score(
-            store.transcripts(gold=True), seed=recipe.seed, iteration=t, method=recipe.method, task=context.asked.name
+            store.transcripts(gold=True), seed=recipe.seed, iteration=t, method=recipe.method, task=context.task_source.name
         )
     if recipe.evaluate_on is not None:
         metrics["trained_on"] = recipe.task.name

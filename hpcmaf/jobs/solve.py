@@ -78,9 +78,8 @@ def solve(
     served = served_models(run, recipe, t)
     shape = method.inference_shape(recipe.debate.agents, recipe.debate.rounds)
     society = method.society(shape.agents, served.agents, evaluating=True)
-    asked = recipe.evaluation
-    protocol = protocol_of(recipe.model_copy(update={"seed": seed}), method, asked, shape.rounds, t)
-    protocol.first_prompt(question, 0)  # a question that cannot be put is told of before a model is loaded
+    protocol = protocol_of(recipe.model_copy(update={"seed": seed}), method, recipe.evaluation, shape.rounds, t)
+    protocol.first_prompt(question, 0)  # refuses what cannot be put, before a model is loaded
     problem = Problem(f"question-{question_hash(question)[:16]}", question)
     engine = TransformersEngine(served, device=device)
     try:

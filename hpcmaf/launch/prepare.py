@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.config.profile import Profile
-from hpcmaf.config.recipe import Asked, Recipe
+from hpcmaf.config.recipe import Recipe, TaskSource
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.engines.basemodel import base_model
 from hpcmaf.errors import ConfigError, PlanChangedError
@@ -66,7 +66,7 @@ def plan_run(run: RunDir, recipe: Recipe, profile: Profile) -> tuple[Plan, Split
     check_base(recipe.model)
     if recipe.training.tuning == "lora":
         check_targets(recipe.model, recipe.training.lora)
-    if METHODS[recipe.method].learners != "nobody":
+    if METHODS[recipe.method].trained != "nobody":
         check_packages(quantize=recipe.training.quantize)
         if profile.slurm is not None:
             check_gpu_type(quantize=recipe.training.quantize, gpu_type=profile.slurm.gpu_type)
@@ -98,7 +98,7 @@ def _validate_prompts(recipe: Recipe) -> None:
     """Refuse prompts that a task does not have before the run is bound to them."""
     method, debate = METHODS[recipe.method], recipe.debate
     practice, inference = (
-        shape(debate.agents, debate.rounds) for shape in (method.practice_shape, method.inference_shape)
+        shape(debate.agents, debate.rounds) for shape in (method.rollout_shape, method.inference_shape)
     )
     protocol_of(recipe, method, recipe.task, practice.rounds, 0).validate()
     protocol_of(recipe, method, recipe.evaluation, inference.rounds, 0).validate()
@@ -107,9 +107,9 @@ def _validate_prompts(recipe: Recipe) -> None:
 def draw(recipe: Recipe) -> Splits:
     """Draw the training problems of the one task and the evaluation problems of the one evaluated on."""
 
-    def drawn(asked: Asked, train: int, eval: int) -> Splits:
-        source = Path(asked.source) if asked.source else None
-        return get_task(asked.name).splits(source, train, eval, recipe.seed, asked.levels)
+    def drawn(spec: TaskSource, train: int, eval: int) -> Splits:
+        source = Path(spec.source) if spec.source else None
+        return get_task(spec.name).splits(source, train, eval, recipe.seed, spec.levels)
 
     if recipe.evaluate_on is None:
         return drawn(recipe.task, recipe.task.train, recipe.task.eval)

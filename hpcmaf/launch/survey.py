@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import SlurmError
-from hpcmaf.files.locking import held_locks
+from hpcmaf.files.locking import lock_holders
 from hpcmaf.launch.scheduler import States
 from hpcmaf.launch.slurm.causes import RULES, attempt_of, decide, find_cause
 from hpcmaf.launch.slurm.commands import AccountingAbsentError, Job, call, queue
@@ -103,7 +103,7 @@ def survey(run: RunDir, plan: Plan, profile: Profile) -> Survey:
 
 def driver(run: RunDir) -> int | None:
     """Process on this machine that drives the run (``RunDir.drive``), if any."""
-    return _holder(run.driver_lock, held_locks())
+    return _holder(run.driver_lock, lock_holders())
 
 
 def newest_log(attempt: Attempt) -> str:
@@ -117,7 +117,7 @@ def newest_log(attempt: Attempt) -> str:
 
 def _on_machine(run: RunDir, plan: Plan, profile: Profile) -> Survey:
     """Only this machine's processes are seen: watched from another one, a run seems to have no driver."""
-    states, log, locks = States(plan, run.done_tasks(plan)), Submissions(run.submissions), held_locks()
+    states, log, locks = States(plan, run.done_tasks(plan)), Submissions(run.submissions), lock_holders()
     result = Survey(states.done)
     for stage in states.unfinished():
         for task in states.missing(stage):

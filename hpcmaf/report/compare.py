@@ -140,7 +140,7 @@ def shows_base(run: Run, measure: str) -> bool:
     ours, plain = METHODS.get(run.method or ""), METHODS["debate"]
     if ours is None:
         return False
-    fields = ["ids", "temperature", *(["summaries", "manner"] if measure == "vote@M" else [])]
+    fields = ["ids", "temperature", *(["summaries", "critic_style"] if measure == "vote@M" else [])]
     return all(getattr(ours, field) == getattr(plain, field) for field in fields)
 
 
@@ -203,7 +203,7 @@ def _test(group: Group, at: int, found: Sequence[tuple[Run, Run]], measure: str 
 
 def _untrained(group: Group) -> bool:
     method = METHODS.get(group.runs[0].method or "")
-    return method is not None and method.learners == "nobody"
+    return method is not None and method.trained == "nobody"
 
 
 def _partners(ours: Run, group: Group, other: Group) -> list[Run]:

@@ -163,7 +163,7 @@ class Run:
     def trained_on(self) -> str | None:
         """Name of the task trained on; ``None`` where nobody is trained, or nothing says on what."""
         method = METHODS.get(self.method or "")
-        return None if method is not None and method.learners == "nobody" else self.setting("task", "name")
+        return None if method is not None and method.trained == "nobody" else self.setting("task", "name")
 
     @property
     def transferred(self) -> bool:
@@ -179,7 +179,7 @@ class Run:
     def unhinted(self) -> bool:
         """Whether it learned from retries with a hint, in prompts that cannot say one: those of the micro model."""
         method = METHODS.get(self.method or "")
-        return method is not None and method.practice == "hints" and self.setting("task", "prompts") == "compact"
+        return method is not None and method.rollout == "hints" and self.setting("task", "prompts") == "compact"
 
     @property
     def asked(self) -> str | None:

@@ -6,6 +6,8 @@ marker is written last and lists every file the task published.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcmaf.errors import DataError, RunBusyError
+from hpcmaf.errors import DataError, PlanChangedError, RunBusyError
 from hpcmaf.files.locking import lock
-from hpcmaf.files.publish import Amount, Count, Record, read_json
-from hpcmaf.run import markers
-from hpcmaf.run import problems as problemfiles
+from hpcmaf.files.publish import Amount, Count, Record, file_sha256, read_bytes, read_json, write_json, write_text
+from hpcmaf.run.markers import Marker
 from hpcmaf.run.plan import Plan, Stage, stage_id
+from hpcmaf.run.problems import describe, to_lines
 from hpcmaf.tasks.problems import Problem
 
 _DRIVER_LOCK = ".driver.lock"
@@ -202,8 +204,16 @@ class RunDir:
     def write_marker(
         self, stage: Stage, task: str, outputs: Sequence[Path], ledger: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Declare a task done; its outputs are in place already."""
-        markers.write(self.marker(stage, task), self.root, stage, task, outputs, ledger)
+        """Declare a task done; its outputs, files and folders of the run, are in place already."""
+        files = (
+            file
+            for output in outputs
+            for file in (sorted(output.rglob("*")) if output.is_dir() else [output])
+            if file.is_file()
+        )
+        digests = {str(file.relative_to(self.root)): file_sha256(file) for file in files}
+        value = {"schema": "hpcmaf-marker/1", "stage": stage.id, "task": task, "outputs": digests}
+        write_json(self.marker(stage, task), value | {"ledger": list(ledger)})
 
     def begun(self, plan: Plan) -> bool:
         """Whether any task has left results, whole or in a journal."""
@@ -220,7 +230,12 @@ class RunDir:
         DataError
             It is torn, or was edited.
         """
-        return markers.read(self.marker(stage, task), f"{stage.id} {task}")
+        path = self.marker(stage, task)
+        try:
+            return read_json(path, Marker)
+        except DataError as error:
+            remedy = f"delete it, and the same command does {stage.id} {task} again"
+            raise DataError(f"{path}: a damaged marker; {remedy}") from error
 
     def missing(self, stage: Stage, task: str) -> list[str]:
         """Outputs of a finished task that are no longer there."""
@@ -292,7 +307,8 @@ class RunDir:
 
     def write_problems(self, split: str, problems: Sequence[Problem]) -> dict[str, Any]:
         """Write a split's problems; returns its entry in the plan."""
-        return problemfiles.write(self.problems(split), problems)
+        write_text(self.problems(split), to_lines(problems))
+        return describe(problems)
 
     def read_problems(self, split: str, plan: Plan) -> list[Problem]:
         """Read a split's problems, checked against the plan.
@@ -302,4 +318,13 @@ class RunDir:
         PlanChangedError
             The file is missing or is not the one the run was planned with.
         """
-        return problemfiles.read(self.problems(split), plan.problems[split]["sha256"])
+        path = self.problems(split)
+        try:
+            data = read_bytes(path)
+        except FileNotFoundError:
+            data = b""
+        if hashlib.sha256(data).hexdigest() != plan.problems[split]["sha256"]:
+            raise PlanChangedError(
+                f"{path}: not the problems this run was planned with; start a new run with --run NAME"
+            )
+        return [Problem(**json.loads(line)) for line in data.splitlines()]

@@ -1,16 +1,13 @@
-"""What a finished task says of itself: the files it published, with their digests, and what they cost."""
+"""What the marker of a finished task holds, and what a line of its ledger does."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath
-from typing import Annotated, Any
+from pathlib import PurePath
+from typing import Annotated
 
 from pydantic import AfterValidator
 
-from hpcmaf.errors import DataError
-from hpcmaf.files.publish import Amount, Record, file_sha256, read_json, write_json
-from hpcmaf.run.plan import Stage
+from hpcmaf.files.publish import Amount, Record
 
 
 class LedgerRow(Record):
@@ -37,33 +34,8 @@ def _inside(name: str) -> str:
     return name
 
 
-class _Marker(Record):
+class Marker(Record):
+    """What is known of a finished task: the files that it published, with their digests, and its ledger."""
+
     outputs: dict[Annotated[str, AfterValidator(_inside)], str]
     ledger: list[_TimedRow]
-
-
-def write(
-    path: Path, root: Path, stage: Stage, task: str, outputs: Sequence[Path], ledger: Sequence[Mapping[str, Any]]
-) -> None:
-    """Publish a marker; ``outputs`` are files and folders under ``root``."""
-    files = {}
-    for output in outputs:
-        for file in sorted(output.rglob("*")) if output.is_dir() else [output]:
-            if file.is_file():
-                files[str(file.relative_to(root))] = file_sha256(file)
-    value = {"schema": "hpcmaf-marker/1", "stage": stage.id, "task": task, "outputs": files, "ledger": list(ledger)}
-    write_json(path, value)
-
-
-def read(path: Path, task: str) -> dict[str, Any]:
-    """Read the marker of ``task``.
-
-    Raises
-    ------
-    DataError
-        It is torn, or was edited.
-    """
-    try:
-        return read_json(path, _Marker)
-    except DataError as error:
-        raise DataError(f"{path}: a damaged marker; delete it, and the same command does {task} again") from error

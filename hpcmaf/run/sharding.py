@@ -29,9 +29,9 @@ def expected_tokens(question: str, agents: int, rounds: int, summaries: bool, li
     limit
         Most new tokens of one call.
     """
-    asked = len(question) // _CHARACTERS
-    answer = min(limit, _SHORTEST_ANSWER + _PER_QUESTION_TOKEN * asked)
-    prompt = asked + _WORDS_AROUND
+    tokens = len(question) // _CHARACTERS
+    answer = min(limit, _SHORTEST_ANSWER + _PER_QUESTION_TOKEN * tokens)
+    prompt = tokens + _WORDS_AROUND
     total = prompt + answer
     for round in range(2, rounds + 1):
         others = (agents - 1) * answer

@@ -103,7 +103,7 @@ def _read(source: Path) -> dict[str, _Entry]:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for key, count in Counter(key for key, _ in pairs).items():
         if count > 1:
-            raise ValueError(f"{_short(key)} comes twice in an object")
+            raise ValueError(f"{key[:60]!r} comes twice in an object")
     return dict(pairs)
 
 
@@ -125,7 +125,7 @@ def _entry(where: str, value: Any) -> _Entry:
                 # A system message, too: a transcript has nowhere to keep it, and leaving it out would make the debate
                 # look as if nothing had been said before.
                 remedy = "; put its text into the first user message" if message.role == "system" else ""
-                found = f"role {_short(message.role)} where {expected!r} belongs, as turns alternate{remedy}"
+                found = f"role {message.role[:60]!r} where {expected!r} belongs, as turns alternate{remedy}"
                 _refuse(f"{where}, agent {n}, message {m}", found)
         if len(messages) % 2:
             _refuse(f"{where}, agent {n}", "ends with a user message that nobody answered")
@@ -171,7 +171,3 @@ def gold_of(solution: str | float, task: str) -> str:
     if task == "math" and ("\\boxed" in text or "\\fbox" in text):
         return extract(text, AnswerForm.BOXED) or text
     return text
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")

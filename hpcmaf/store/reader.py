@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import NoReturn, Self
 
@@ -20,6 +20,7 @@ from hpcmaf.debate.transcript import Openings, Transcript, Utterance
 from hpcmaf.engines.chat import Message
 from hpcmaf.errors import HpcmafError, StoreError, system_error
 from hpcmaf.store.schema import (
+    BLOCK,
     DATASETS,
     FINISH_REASONS,
     GOLD,
@@ -35,9 +36,6 @@ from hpcmaf.store.schema import (
 from hpcmaf.tasks.problems import Problem
 
 REMEDY = "delete it and its manifest, and rerun the stage that wrote it"
-
-# Problems decoded at a time while streaming.
-BLOCK = 32
 
 # What h5py raises for files with flipped bits, cut ends or impossible text.
 _SYMPTOMS = (OSError, KeyError, RuntimeError, ValueError)
@@ -137,20 +135,20 @@ class Store:
         return self._texts("problems/id", 0, len(self))
 
     @cached_property
-    def _index(self) -> dict[str, int]:
+    def _rows_by_id(self) -> dict[str, int]:
         return {identifier: row for row, identifier in enumerate(self.problem_ids)}
 
     def find(self, problem_id: str, gold: bool = False) -> Transcript:
         """One problem's debate by the problem's id."""
-        if problem_id not in self._index:
+        if problem_id not in self._rows_by_id:
             raise StoreError(
                 f"{self.path}: holds no problem {problem_id!r}; "
                 f"its ids look like {', '.join(map(repr, self.problem_ids[:3])) or 'nothing, it is empty'}"
             )
-        return self.transcript(self._index[problem_id], gold)
+        return self.transcript(self._rows_by_id[problem_id], gold)
 
     def transcript(self, i: int, gold: bool = False) -> Transcript:
-        """The debate in row ``i`` (0-based), with the gold label only if asked for."""
+        """The debate in row ``i`` (0-based), with the gold label if ``gold``."""
         if not 0 <= i < len(self):
             raise IndexError(f"row {i} of a store of {len(self)} problems")
         return self._block(i, i + 1, gold)[0]
@@ -237,11 +235,14 @@ class Store:
             texts = self._texts("problems/gold", low, high)
             golds = [text if has else None for text, has in zip(texts, known, strict=True)]
         columns = (self._texts(f"problems/{name}", low, high) for name in ("id", "question"))
-        turns = self._utterances(low, high)
-        return [
-            self._assemble(Problem(*problem), turns[k * size : (k + 1) * size])
-            for k, problem in enumerate(zip(*columns, golds, metas, strict=True))
-        ]
+        utterances, block = iter(self._utterances(low, high)), []
+        for problem in zip(*columns, golds, metas, strict=True):
+            turns = [tuple(islice(utterances, self.info.agents)) for _ in range(size // self.info.agents)]
+            answers, summaries = (
+                tuple(turn for turn in turns if turn[0].kind == kind) for kind in ("answer", "summary")
+            )
+            block.append(Transcript(Problem(*problem), answers, summaries, self._openings))
+        return block
 
     def _utterances(self, first: int, last: int) -> list[Utterance]:
         """All utterances of problems ``first:last``."""
@@ -267,13 +268,6 @@ class Store:
             [FINISH_REASONS[code] for code in column["finish_reason"]],
         )
         return [Utterance(*values) for values in zip(*columns, strict=True)]
-
-    def _assemble(self, problem: Problem, spoken: list[Utterance]) -> Transcript:
-        agents = self.info.agents
-        turns = [tuple(spoken[start : start + agents]) for start in range(0, len(spoken), agents)]
-        answers = tuple(turn for turn in turns if turn[0].kind == "answer")
-        summaries = tuple(turn for turn in turns if turn[0].kind == "summary")
-        return Transcript(problem, answers, summaries, self._openings)
 
     @cached_property
     def _openings(self) -> Openings:

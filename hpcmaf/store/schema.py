@@ -6,27 +6,9 @@ take checksums. Every dataset carries fletcher32, and the file format is that
 of HDF5 1.10, whose metadata is checksummed as well: a flipped bit reads back
 as an error, not as another debate.
 
-::
-
-    /                        attributes: schema, version and those of StoreInfo
-    /problems/id             text, P rows
-    /problems/question       text
-    /problems/meta           text, a JSON object of strings
-    /problems/gold           text; empty where has_gold is 0
-    /problems/has_gold       uint8
-    /problems/utterance_offsets   int64, P + 1: rows of /utterances of each problem
-    /utterances/problem      int64, U rows, ordered by (problem, round, kind, agent)
-    /utterances/kind         uint8, 0 summary (read before an answer), 1 answer
-    /utterances/round        uint16, 1-based
-    /utterances/agent        uint16, 0-based
-    /utterances/exchange     text, 2 U rows: row 2u is the prompt of utterance u, row 2u + 1 the response
-    /utterances/answer       text; empty where parsed is 0
-    /utterances/parsed       uint8
-    /utterances/prompt_tokens, completion_tokens   int64, 0 where unknown
-    /utterances/finish_reason    uint8, 0 stop, 1 length, 2 unknown
-
-A text column ``c`` is a group with ``c/data`` and ``c/offsets`` (rows + 1).
-
+A text column ``c`` is a group of ``c/data`` and ``c/offsets`` (rows + 1), an
+integer column is a dataset. The root's attributes are schema, version and those
+of :class:`StoreInfo`. Utterances are ordered by problem, round, kind and agent.
 Prompts and texts share a column because prompts quote earlier texts: side by
 side they compress to two thirds of what they need apart.
 """
@@ -52,22 +34,22 @@ FINISH_REASONS = ("stop", "length", "unknown")
 TEXTS = {
     "problems/id": 1,
     "problems/question": 1,
-    "problems/meta": 1,
-    "problems/gold": 1,
-    "utterances/exchange": 2,
-    "utterances/answer": 1,
+    "problems/meta": 1,  # a JSON object of strings
+    "problems/gold": 1,  # empty where has_gold is 0
+    "utterances/exchange": 2,  # row 2u is the prompt of utterance u, row 2u + 1 the response
+    "utterances/answer": 1,  # empty where parsed is 0
 }
 INTEGERS = {
     "problems/has_gold": "<u1",
-    "problems/utterance_offsets": "<i8",
+    "problems/utterance_offsets": "<i8",  # one more than there are problems: where the utterances of each begin
     "utterances/problem": "<i8",
-    "utterances/kind": "<u1",
-    "utterances/round": "<u2",
-    "utterances/agent": "<u2",
+    "utterances/kind": "<u1",  # into KINDS; a summary is read before an answer
+    "utterances/round": "<u2",  # 1-based
+    "utterances/agent": "<u2",  # 0-based
     "utterances/parsed": "<u1",
-    "utterances/prompt_tokens": "<i8",
+    "utterances/prompt_tokens": "<i8",  # 0 where unknown
     "utterances/completion_tokens": "<i8",
-    "utterances/finish_reason": "<u1",
+    "utterances/finish_reason": "<u1",  # into FINISH_REASONS
 }
 DATASETS = {f"{name}/data": "<u1" for name in TEXTS} | {f"{name}/offsets": "<i8" for name in TEXTS} | INTEGERS
 # Of columns in which not every number means something.
@@ -80,6 +62,7 @@ GOLD = ("problems/gold", "problems/has_gold")
 TEXT_CHUNK = 1 << 17
 INTEGER_CHUNK = 1 << 13
 GZIP_LEVEL = 4
+BLOCK = 32  # problems encoded or decoded at a time
 # The oldest format whose metadata is checksummed throughout; read by every
 # HDF5 since 1.10 (2016).
 LIBVER = ("v110", "v110")

@@ -7,11 +7,12 @@ who repairs a run wants the list of all files to replace.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from hpcmaf.errors import PlatformError, StoreError, system_error
-from hpcmaf.files.publish import Manifest, check_manifest, manifest_path, read_manifest
+from hpcmaf.files.publish import check_manifest, manifest_path, read_manifest
 from hpcmaf.store.reader import REMEDY, Store
 from hpcmaf.store.schema import MANIFEST_SCHEMA
 
@@ -59,14 +60,10 @@ def verify(path: Path) -> list[Finding]:
     return _file(path)
 
 
-def published(folder: Path) -> list[Path]:
-    """Files beneath a folder that are stores or have a manifest, in order."""
-    described = {p.with_name(p.name.removesuffix(MANIFEST_SUFFIX)) for p in folder.rglob(f"*{MANIFEST_SUFFIX}")}
-    return sorted(described | {p for p in folder.rglob("*.h5") if p.is_file()})
-
-
 def _folder(folder: Path) -> list[Finding]:
-    files, temporaries = published(folder), sorted(folder.rglob(".*.tmp"))
+    described = {p.with_name(p.name.removesuffix(MANIFEST_SUFFIX)) for p in folder.rglob(f"*{MANIFEST_SUFFIX}")}
+    files = sorted(described | {p for p in folder.rglob("*.h5") if p.is_file()})
+    temporaries = sorted(folder.rglob(".*.tmp"))
     if not files and not temporaries:
         raise StoreError(f"{folder}: holds neither stores nor manifests; give a store, a folder of shards or a run")
     findings = [finding for file in files for finding in _file(file)]
@@ -105,21 +102,21 @@ def _merged(store: Path, files: list[Path]) -> list[Finding]:
 
 def _file(path: Path) -> list[Finding]:
     """Faults of one published file: what its manifest shows, and what its content shows."""
-    findings: list[Finding] = []
-    manifest = None
-    try:
-        manifest = check_manifest(path)
-    except (StoreError, OSError) as error:
-        findings.append(_finding(path, error))
-    try:
-        if path.suffix == ".h5" and path.exists():
-            _check_content(path, manifest)
-    except (StoreError, PlatformError) as error:
-        findings.append(_finding(path, error))
+    findings = []
+    for check in (check_manifest, _check_content):
+        try:
+            check(path)
+        except (StoreError, PlatformError, OSError) as error:
+            findings.append(_finding(path, error))
     return findings
 
 
-def _check_content(path: Path, manifest: Manifest | None) -> None:
+def _check_content(path: Path) -> None:
+    if path.suffix != ".h5" or not path.exists():
+        return
+    manifest = None
+    with suppress(StoreError, OSError):  # which the check before has found
+        manifest = read_manifest(path)
     if manifest is not None and manifest.schema != MANIFEST_SCHEMA:
         what = f"manifest says schema {manifest.schema!r}, not {MANIFEST_SCHEMA!r}"
         raise StoreError(f"{path}: {what}; read it with the version of hpcmaf that wrote it")

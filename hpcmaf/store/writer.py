@@ -20,6 +20,7 @@ from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import StoreError
 from hpcmaf.files.publish import Manifest, atomic_path, manifest_path, write_manifest
 from hpcmaf.store.schema import (
+    BLOCK,
     DATASETS,
     FINISH_REASONS,
     GZIP_LEVEL,
@@ -34,9 +35,6 @@ from hpcmaf.store.schema import (
     utterances,
     write_info,
 )
-
-# Problems encoded at a time.
-BLOCK = 32
 
 
 def write_store(

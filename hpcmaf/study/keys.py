@@ -49,7 +49,7 @@ class _Keys:
 
     def debate(self, stage: Stage, task: str) -> Any:
         recipe, method, evaluating = self.recipe, self.method, stage.spec.evaluates
-        shape = (method.inference_shape if evaluating else method.practice_shape)(
+        shape = (method.inference_shape if evaluating else method.rollout_shape)(
             recipe.debate.agents, recipe.debate.rounds
         )
         asked = recipe.evaluation if evaluating else recipe.task

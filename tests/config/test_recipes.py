@@ -107,25 +107,9 @@ def readme_row(name: str) -> list[str] | None:
     return [cell.strip() for cell in found[0].split("|")[2:-1]] if found else None
 
 
-def estimated_hours(name: str) -> float:
-    """GPU-hours of five iterations, by the words of recipes/README.md."""
-    task, model = name.split("/")
-    billions = {"phi3-mini": 3.8, "mistral-7b": 7.2, "llama3-8b": 8.0, "qwen2.5-1.5b": 1.5}[model]
-    tokens = {"arithmetic": 150, "gsm8k": 250, "math": 450, "mmlu": 250}[task]
-    debates = (500 + 5 * 1000) * 9 * tokens / (8820 * 8 / billions)
-    # Two tasks for 500 problems; those of the untouched base serve one model.
-    starts = 4 * 130 + (5 * 4 - 2) * (130 + 6 * 62)
-    # Three generators and three critics, two epochs, by the paper's count on MATH.
-    trained = 2 * 3 * (55_889 + 119_645) * tokens / 450
-    finetuning = 5 * (6 * 4 * 120 + 6 * billions * 1e9 * trained / (0.4 * 989e12))
-    return (debates + starts + finetuning) / 3600
-
-
 @pytest.mark.parametrize("name", BIG)
-def test_gpu_hours_are_estimated_as_the_readme_says(name: str) -> None:
-    row = readme_row(name)
-    assert (row is None) == (name.startswith("mmlu/") or "qwen" in name)
-    assert f"{estimated_hours(name):.0f}" == (row[4] if row else "7")
+def test_the_readme_has_the_papers_figures_where_there_are_any(name: str) -> None:
+    assert (readme_row(name) is None) == (name.startswith("mmlu/") or "qwen" in name)
 
 
 def test_reference_figures_are_the_papers() -> None:

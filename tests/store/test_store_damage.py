@@ -23,27 +23,7 @@ from hpcmaf.errors import PlatformError, StoreError
 from hpcmaf.files.publish import manifest_path, read_manifest, write_json, write_manifest
 from hpcmaf.store import Store, merge, verify, write_store
 from hpcmaf.store.reader import reading
-
-DATASETS = [
-    "problems/id/data",
-    "problems/id/offsets",
-    "problems/question/data",
-    "problems/meta/data",
-    "problems/gold/data",
-    "problems/has_gold",
-    "problems/utterance_offsets",
-    "utterances/problem",
-    "utterances/kind",
-    "utterances/round",
-    "utterances/agent",
-    "utterances/exchange/data",
-    "utterances/exchange/offsets",
-    "utterances/answer/data",
-    "utterances/parsed",
-    "utterances/prompt_tokens",
-    "utterances/completion_tokens",
-    "utterances/finish_reason",
-]
+from hpcmaf.store.schema import DATASETS
 
 
 def flip(path: Path, offset: int, bit: int = 0) -> None:

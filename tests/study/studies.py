@@ -14,7 +14,7 @@ from hpcmaf.study import Study, load_study
 from hpcmaf.study.drive import drive_study
 from hpcmaf.study.sharing import Planned
 from hpcmaf.training.config import FinetuneReport
-from tests.test_method import Player, reply, run_task
+from tests.jobs.playing import Player, reply, run_task
 
 PROFILE = load_profile("local", ["generation.problems_per_shard=6"])
 METHODS = "maft, debate, maft-no-critic, no-interaction, single-agent-ft, single-agent-ft-no-debate"

@@ -17,8 +17,8 @@ from hpcmaf.store import verify
 from hpcmaf.study import load_study
 from hpcmaf.study.drive import drive_study, plan_study, savings
 from hpcmaf.study.sharing import Planned
+from tests.jobs.playing import run_task
 from tests.study.studies import METHODS, PROFILE, SIZE, Hands, lay_out, study_file
-from tests.test_method import run_task
 
 # --- the file -------------------------------------------------------------------
 

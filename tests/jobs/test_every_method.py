@@ -1,7 +1,7 @@
 """Every row of the table of methods, end to end: real debates of a tiny model, real finetuning, one report.
 
 What a row of the table says is held against what its run left behind. Played
-engines, in :mod:`tests.test_methods`, say more about prompts; here nothing is
+engines, in :mod:`tests.jobs.test_methods`, say more about prompts; here nothing is
 played.
 """
 
@@ -20,11 +20,11 @@ from hpcmaf.evaluation import own_measure
 from hpcmaf.files import publish
 from hpcmaf.report import aggregate
 from hpcmaf.store import verify
-from tests.every_method import EVAL, SEED, TRAIN, M, N, Studied, carry_out, samples
+from tests.jobs.every_method import EVAL, SEED, M, N, Studied, carry_out, samples
 
 pytestmark = pytest.mark.slow
 
-TRAINED = [name for name, row in METHODS.items() if row.learners != "nobody"]
+TRAINED = [name for name, row in METHODS.items() if row.trained != "nobody"]
 GENERATORS, CRITICS = ([f"{role}-{n}" for n in range(N)] for role in ("generator", "critic"))
 LEARNERS = {"nobody": [], "single": ["single"], "generators": GENERATORS, "agents": GENERATORS + CRITICS}
 SHAPES = {"debate": (N, M), "answers": (N, 1), "vote": (N, 1), "hints": (1, 2), "answer": (1, 1)}
@@ -41,7 +41,7 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studied]:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_from_plan_to_ledger(studied: Studied, name: str) -> None:
-    run, learners = studied.run(name), LEARNERS[METHODS[name].learners]
+    run, learners = studied.run(name), LEARNERS[METHODS[name].trained]
     plan = run.load_plan()
     done = run.done_tasks(plan)
     assert all(set(stage.tasks) == set(done[stage.id]) for stage in plan.stages)
@@ -72,7 +72,7 @@ def turns(debate: Transcript) -> Iterator[Utterance]:
 def test_who_was_finetuned(studied: Studied, name: str) -> None:
     from safetensors.numpy import load_file
 
-    run, learners = studied.run(name), LEARNERS[METHODS[name].learners]
+    run, learners = studied.run(name), LEARNERS[METHODS[name].trained]
     assert {path.parent.name for path in run.root.rglob("training.json")} == set(learners)
     weights = {}
     for agent in learners:
@@ -91,7 +91,7 @@ def test_who_was_finetuned(studied: Studied, name: str) -> None:
 def test_who_answers_with_which_model_in_evaluation(studied: Studied, name: str) -> None:
     row, run = METHODS[name], studied.run(name)
     t = 1 if name in TRAINED else 0
-    place, learners = (name, f"it{t:02d}/eval"), LEARNERS[row.learners]
+    place, learners = (name, f"it{t:02d}/eval"), LEARNERS[row.trained]
     assert studied.served[place] == {agent: str(run.agent(1, agent)) for agent in learners}
     kept = {
         f"{debate.problem.id}/r{turn.round}/{turn.kind}/{turn.agent}": turn.text
@@ -106,7 +106,7 @@ def test_who_answers_with_which_model_in_evaluation(studied: Studied, name: str)
         _, round, kind, agent = request.key.split("/")
         first = round == "r1"
         number = row.first_answers_by if first and row.first_answers_by is not None else agent
-        seat = "single" if row.learners == "single" else f"{'generator' if first else 'critic'}-{number}"
+        seat = "single" if row.trained == "single" else f"{'generator' if first else 'critic'}-{number}"
         assert request.model == (seat if kind == "answer" and seat in learners else None)
         assert request.sampling.temperature == (row.temperature or 1.0)
 
@@ -123,22 +123,6 @@ def confirmed(debate: Transcript, n: int, m: int) -> bool:
     return agrees(debate.answers[m - 1][n].answer, consensus(debate, debate.rounds, SEED, 1))
 
 
-def own(studied: Studied, name: str, debates: list[Transcript]) -> None:
-    """A generator: its first answers that the vote confirms. A critic: such trajectories, half of them corrections."""
-    for agent in LEARNERS[METHODS[name].learners]:
-        role, n = agent.split("-")[0], int(agent.split("-")[1])
-        m = 1 if role == "generator" else M
-        fit = {chat(debate, n, m): confirmed(debate, n, 1) for debate in debates if confirmed(debate, n, m)}
-        found = [json.dumps(line["messages"]) for line in samples(studied.run(name).dataset(1, agent))]
-        assert len(set(found)) == len(found)
-        if role == "generator":
-            assert set(found) == set(fit)
-        else:
-            began = Counter(fit[sample] for sample in found)
-            smaller = min(Counter(fit.values())[right] for right in (True, False))
-            assert began == {True: smaller, False: smaller}
-
-
 def union(studied: Studied, name: str, debates: list[Transcript]) -> None:
     """What maft's agents are trained on, together."""
     maft = studied.run("maft")
@@ -153,21 +137,6 @@ def responses(studied: Studied, name: str, debates: list[Transcript]) -> None:
     fit = Counter(chat(debate, n, m) for debate in debates for n, m in places if confirmed(debate, n, m))
     found = samples(studied.run(name).dataset(1, "single"))
     assert Counter(json.dumps(line["messages"]) for line in found) == fit
-
-
-def gold(studied: Studied, name: str, debates: list[Transcript]) -> None:
-    """What gold confirms, at once or after a hint, of which nothing is left."""
-    fit = {}
-    for debate in debates:
-        (first,), (second,) = debate.answers
-        assert ("Hint" in second.prompt) == (first.answer != debate.problem.gold)
-        right = next((turn for turn in (first, second) if turn.answer == debate.problem.gold), None)
-        if right is not None:
-            said = [{"role": "user", "content": first.prompt}, {"role": "assistant", "content": right.text}]
-            fit[debate.problem.id] = said
-    found = samples(studied.run(name).dataset(1, "single"))
-    assert {line["problem_id"]: line["messages"] for line in found} == fit
-    assert 0 < len(fit) == len(found) < TRAIN
 
 
 def pairs(studied: Studied, name: str, debates: list[Transcript]) -> None:
@@ -189,10 +158,8 @@ def pairs(studied: Studied, name: str, debates: list[Transcript]) -> None:
 
 
 DATA: dict[str, Callable[[Studied, str, list[Transcript]], None]] = {
-    "own": own,
     "union": union,
     "responses": responses,
-    "gold": gold,
     "pairs": pairs,
 }
 
@@ -203,11 +170,12 @@ def test_training_sets_hold_what_the_method_says_and_nothing_else(studied: Studi
     assert [debate.problem.id for debate in debates] == [
         problem.id for problem in studied.run(name).read_problems("train", studied.run(name).load_plan())
     ]
-    assert {(debate.agents, debate.rounds) for debate in debates} == {SHAPES[row.practice]}
-    critics = [debate.answers[1][0].prompt for debate in debates if row.practice == "debate"]
-    assert {("joint solution" in prompt) for prompt in critics} <= {row.manner == "cooperate"}
-    assert {bool(debate.summaries) for debate in debates} == {row.summaries and row.practice == "debate"}
-    DATA[row.data](studied, name, debates)
+    assert {(debate.agents, debate.rounds) for debate in debates} == {SHAPES[row.rollout]}
+    critics = [debate.answers[1][0].prompt for debate in debates if row.rollout == "debate"]
+    assert {("joint solution" in prompt) for prompt in critics} <= {row.critic_style == "cooperate"}
+    assert {bool(debate.summaries) for debate in debates} == {row.summaries and row.rollout == "debate"}
+    if row.data in DATA:  # the others' in tests of played runs
+        DATA[row.data](studied, name, debates)
 
 
 # --- together -------------------------------------------------------------------
@@ -218,7 +186,7 @@ def test_what_is_the_same_is_computed_once(studied: Studied) -> None:
     first: dict[tuple[object, ...], str] = {}
     for name in TRAINED:
         row = METHODS[name]
-        first.setdefault((row.practice, row.summaries, row.manner, row.ids, row.temperature), name)
+        first.setdefault((row.rollout, row.summaries, row.critic_style, row.ids, row.temperature), name)
     assert {name for name, tasks in studied.worked.items() if "it01/debate 00000" in tasks} == set(first.values())
     for name, owner in {
         "no-interaction": "maft",
@@ -226,7 +194,7 @@ def test_what_is_the_same_is_computed_once(studied: Studied) -> None:
         "single-agent-ft-no-debate": "single-agent-ft",
     }.items():
         assert not [task for task in studied.worked[name] if task.startswith("it01/finetune")]
-        for agent in LEARNERS[METHODS[name].learners]:
+        for agent in LEARNERS[METHODS[name].trained]:
             file = "adapter_model.safetensors"
             ours, theirs = (studied.run(run).agent(1, agent) / file for run in (name, owner))
             assert ours.read_bytes() == theirs.read_bytes()

@@ -13,14 +13,13 @@ import pytest
 from hpcmaf.cli.options import read_options
 from hpcmaf.config.profile import load_profile
 from hpcmaf.config.recipe import load_recipe
-from hpcmaf.debate.consensus import agrees, consensus
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.engines import Request
 from hpcmaf.errors import ConfigError, DataError
 from hpcmaf.files import publish
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.run.directory import RunDir
-from tests.test_method import MUTE, N, Played, play, reply
+from tests.jobs.playing import MUTE, N, Played, begin, play, reply
 
 SMALL = ("debate.rounds=2", "task.train=24", "task.eval=6", "task.prompts=default")
 AGENTS = [f"{role}-{n}" for role in ("generator", "critic") for n in range(N)]
@@ -73,43 +72,10 @@ def test_what_each_method_asks_in_evaluation(runs: dict[str, Played]) -> None:
         "maft-no-summary": bare,
     }
     for name, played in runs.items():
-        for t in (0, 2) if METHODS[name].learners != "nobody" else (0,):
+        for t in (0, 2) if METHODS[name].trained != "nobody" else (0,):
             assert kinds(played, f"it{t:02d}/eval") == wanted[name], name
             metrics = json.loads(played.run.metrics(t).read_text())
             assert (metrics["method"], metrics["problems"]) == (name, 6)
-
-
-def test_who_is_trained(runs: dict[str, Played]) -> None:
-    single = {
-        "star",
-        "majority-ft",
-        "single-agent-ft",
-        "single-agent-ft-no-debate",
-        "single-agent-ft-hot",
-        "union-data",
-    }
-    for name, played in runs.items():
-        wanted = ["single"] if name in single else AGENTS
-        if name == "maft-no-critic":
-            wanted = AGENTS[:N]
-        if name in {"base", "majority", "debate", "unique-id", "cooperative"}:
-            wanted = []
-        assert set(played.jobs) == {(t, agent) for t in (1, 2) for agent in wanted}, name
-        assert len(played.plan.stages) == (12 if wanted else 2)
-
-
-def test_one_model_plays_all_agents(runs: dict[str, Played]) -> None:
-    for name in ("single-agent-ft", "union-data", "single-agent-ft-hot"):
-        for request in runs[name].requests["it02/debate"] + runs[name].requests["it01/eval"]:
-            assert request.model == (None if "/summary/" in request.key else "single")
-    assert {request.model for request in runs["star"].requests["it01/eval"]} == {"single"}
-    assert {request.model for request in runs["single-agent-ft"].requests["it01/debate"]} == {None}
-
-
-def test_base_critics_debate_with_trained_generators(runs: dict[str, Played]) -> None:
-    for request in runs["maft-no-critic"].requests["it01/eval"]:
-        _, round, _, agent = request.key.split("/")
-        assert request.model == (f"generator-{agent}" if round == "r1" else None)
 
 
 def test_no_interaction_is_maft_but_for_who_answers_first(runs: dict[str, Played]) -> None:
@@ -123,12 +89,6 @@ def test_no_interaction_is_maft_but_for_who_answers_first(runs: dict[str, Played
     assert len({request.seed for request in first}) == len(first), "each agent draws its own answer"
     critics = {r.model for r in fixed.requests["it01/eval"] if "/r2/answer/" in r.key}
     assert critics == set(AGENTS[N:])
-
-
-def test_temperature_belongs_to_the_hot_row_alone(runs: dict[str, Played]) -> None:
-    for name, played in runs.items():
-        found = {r.sampling.temperature for requests in played.requests.values() for r in requests}
-        assert found == ({2.0} if name == "single-agent-ft-hot" else {1.0}), name
 
 
 def test_ids_and_roles_begin_the_agents_prompts(runs: dict[str, Played]) -> None:
@@ -161,27 +121,6 @@ def samples(played: Played, t: int, agent: str) -> Counter[str]:
     return Counter(json.dumps(json.loads(line)["messages"]) for line in lines)
 
 
-def test_union_data_is_the_union_of_mafts_sets(runs: dict[str, Played]) -> None:
-    union = samples(runs["union-data"], 1, "single")
-    assert union == sum((samples(runs["maft"], 1, agent) for agent in AGENTS), Counter())
-    counts = json.loads((runs["union-data"].run.data(1) / "selection.json").read_text())["datasets"]
-    assert list(counts) == ["single"] and counts["single"]["kept"] == union.total()
-
-
-@pytest.mark.parametrize(("name", "rounds"), [("single-agent-ft", 2), ("majority-ft", 1)])
-def test_one_model_learns_from_all_that_match_the_vote(runs: dict[str, Played], name: str, rounds: int) -> None:
-    played = runs[name]
-    wanted: Counter[str] = Counter()
-    for debate in played.debates(1):
-        assert (debate.agents, debate.rounds) == (N, rounds)
-        vote = consensus(debate, rounds, played.recipe.seed, 1)
-        for n in range(N):
-            for m in range(1, rounds + 1):
-                if agrees(debate.answers[m - 1][n].answer, vote):
-                    wanted[json.dumps(debate.conversation(n, m))] += 1
-    assert samples(played, 1, "single") == wanted and wanted.total() > 30
-
-
 def test_star_retries_wrong_answers_with_a_hint_and_forgets_the_hint(runs: dict[str, Played]) -> None:
     played = runs["star"]
     hinted = {r.key.split("/")[0] for r in played.requests["it01/debate"] if "/r2/" in r.key}
@@ -203,29 +142,6 @@ def test_star_retries_wrong_answers_with_a_hint_and_forgets_the_hint(runs: dict[
     assert sum(row["calls"] for row in rows if row["stage"] == "debate") == 24 + len(hinted)
 
 
-def test_dpo_prefers_what_the_vote_confirms_of_a_rounds_answers(runs: dict[str, Played]) -> None:
-    played = runs["maft-dpo"]
-    for agent in AGENTS:
-        role, n = agent.split("-")
-        lines = [json.loads(line) for line in played.run.dataset(1, agent).read_text().splitlines()]
-        wanted = {}
-        for debate in played.debates(1):
-            vote = consensus(debate, 2, played.recipe.seed, 1)
-            m = 1 if role == "generator" else 2
-            said = debate.answers[m - 1]
-            own, *others = said[int(n) :] + said[: int(n)]
-            other = next((one for one in others if agrees(one.answer, vote) != agrees(own.answer, vote)), None)
-            if vote.answer is not None and other is not None:
-                chosen, rejected = (own, other) if agrees(own.answer, vote) else (other, own)
-                wanted[debate.problem.id] = (debate.conversation(int(n), m)[:-1], chosen.text, rejected.text)
-        texts = [(line["chosen"][0]["content"], line["rejected"][0]["content"]) for line in lines]
-        assert wanted == {line["problem_id"]: (line["prompt"], *both) for line, both in zip(lines, texts, strict=True)}
-        assert len(lines) == len(wanted) > 0
-        job = played.jobs[1, agent]
-        assert (job.objective, job.dataset) == ("dpo", str(played.run.dataset(1, agent)))
-    assert {job.objective for job in runs["maft"].jobs.values()} == {"sft"}
-
-
 def poisoned(folder: Path, gold: str | None) -> Path:
     """Training problems with this gold answer; evaluation problems keep theirs."""
     folder.mkdir()
@@ -236,7 +152,7 @@ def poisoned(folder: Path, gold: str | None) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.learners != "nobody"])
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.trained != "nobody"])
 def test_gold_is_read_by_star_and_evaluation_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Poisoned gold, or none, changes no request and no training set of any method but STaR."""
     outcomes: list[Any] = []
@@ -298,3 +214,25 @@ def test_nobody_can_answer_and_nothing_breaks(tmp_path: Path, monkeypatch: pytes
         done = play(tmp_path / name, monkeypatch, *SMALL, "debate.agents=2", f"method={name}", say=lambda _: MUTE)
         counts = json.loads((done.run.data(2) / "selection.json").read_text())["datasets"]
         assert {count["kept"] for count in counts.values()} == {0}
+
+
+def test_transfer_trains_on_one_task_and_is_evaluated_on_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = poisoned(tmp_path / "other", "1")
+    other = f"{{name: jsonl, source: '{source}'}}"
+    done = play(tmp_path / "run", monkeypatch, *SMALL, "task.eval=2", f"evaluate_on={other}", say=said, iterations=1)
+    train, held = (done.run.read_problems(split, done.plan) for split in ("train", "eval"))
+    assert all(problem.id.startswith("arithmetic-") for problem in train) and len(train) == 24
+    assert {problem.id for problem in held} == {"e0", "e1"}
+    metrics = json.loads(done.run.metrics(1).read_text())
+    assert (metrics["task"], metrics["trained_on"]) == ("jsonl", "arithmetic")
+    assert "the expression below" not in done.requests["it01/eval"][0].messages[0]["content"]
+    assert "the expression below" in done.requests["it01/debate"][0].messages[0]["content"]
+
+
+def test_transfer_keys_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"evaluate_on\.train: unknown key"):
+        begin(tmp_path / "run", monkeypatch, "evaluate_on={name: arithmetic, train: 3}")
+    with pytest.raises(ConfigError, match="there is no task 'x'"):
+        begin(tmp_path / "run", monkeypatch, "evaluate_on={name: x}")

@@ -10,11 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from math import sqrt
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,121 +21,19 @@ import pytest
 
 from hpcmaf.cli import main
 from hpcmaf.config.profile import load_profile
-from hpcmaf.config.recipe import Recipe, load_recipe
-from hpcmaf.debate.consensus import consensus
-from hpcmaf.debate.transcript import Transcript
+from hpcmaf.config.recipe import load_recipe
 from hpcmaf.engines import Request
 from hpcmaf.errors import LeakError
 from hpcmaf.jobs import debate as debate_stage
-from hpcmaf.jobs import finetune as finetune_stage
-from hpcmaf.jobs import task as entry
 from hpcmaf.launch.advance import recover
 from hpcmaf.launch.prepare import prepare_run
-from hpcmaf.run import attempts
 from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import Plan, Stage
-from hpcmaf.store import Store, verify
+from hpcmaf.run.plan import Stage
+from hpcmaf.store import verify
 from hpcmaf.tasks import get_task
 from hpcmaf.tasks.problems import question_hash
 from hpcmaf.tasks.splits import Splits
-from hpcmaf.training.config import FinetuneReport
-from tests.debate.scripted import ScriptedEngine
-
-N, M, TRAIN, EVAL = 4, 3, 60, 20
-SHAPE = (f"debate.agents={N}", f"debate.rounds={M}", f"task.train={TRAIN}", f"task.eval={EVAL}", "selection.mix=exact")
-MUTE = "no idea"
-
-
-def reply(request: Request) -> str:
-    """Often right, sometimes wrong in one of two ways, sometimes nothing that can be read as an answer."""
-    name, right = request.key.split("/")[0], 1
-    if name.startswith("arithmetic-"):
-        a, b, c, d, e, f = map(int, re.findall(r"\d+", name))
-        right = a + b * c + d - e * f
-    draw = random.Random(request.seed)
-    return draw.choice([f"so {right}", f"so {right}", f"={right}", f"={right + 1}", f"={right + 2}", MUTE])
-
-
-class Player(ScriptedEngine):
-    """An engine as the stage uses it."""
-
-    seconds = 1.5
-    peak_memory_bytes = 0
-    device = SimpleNamespace(type="cpu")
-
-
-@dataclass
-class Played:
-    """A run, and what its stages asked of engines and of finetuning."""
-
-    run: RunDir
-    plan: Plan
-    recipe: Recipe
-    requests: dict[str, list[Request]] = field(default_factory=dict)
-    models: dict[str, dict[str, str]] = field(default_factory=dict)
-    jobs: dict[tuple[int, str], Any] = field(default_factory=dict)
-
-    def debates(self, t: int, kind: str = "debate") -> list[Transcript]:
-        with Store(self.run.store(t, kind)) as store:
-            return list(store.transcripts(gold=True))
-
-    def lines(self, t: int, agent: str) -> dict[str, dict[str, Any]]:
-        found = [json.loads(line) for line in self.run.dataset(t, agent).read_text().splitlines()]
-        assert len({line["problem_id"] for line in found}) == len(found), "a sample was drawn twice"
-        return {line["problem_id"]: line for line in found}
-
-    def label(self, t: int, debate: Transcript) -> str | None:
-        return consensus(debate, M, self.recipe.seed, t).answer
-
-
-def begin(
-    root: Path,
-    patch: pytest.MonkeyPatch,
-    *overrides: str,
-    say: Callable[[Request], str] = reply,
-    shard: int = 25,
-    iterations: int = 2,
-) -> Played:
-    """A planned run whose stages will be played."""
-    recipe = load_recipe(overrides=(*SHAPE, *overrides), iterations=iterations)
-    profile = load_profile("local", (f"generation.problems_per_shard={shard}",))
-    run = RunDir(root)
-    played = Played(run, prepare_run(run, recipe, profile), recipe)
-
-    def engine(context: Any, models: dict[str, str], journal: Any, watch: Any) -> Player:
-        made = Player(say, order_seed=len(played.requests))
-        played.requests.setdefault(context.stage.id, made.requests)
-        made.requests = played.requests[context.stage.id]
-        played.models[context.stage.id] = models
-        return made
-
-    def finetune(job: Any, logs: Path, progress: Any, **_: Any) -> FinetuneReport:
-        played.jobs[job.iteration, job.agent] = job
-        Path(job.output).mkdir(parents=True, exist_ok=True)
-        Path(job.output, "model").write_text(job.agent)
-        return FinetuneReport(3, 0, 40, 20, 1, 0.5, (0.5,), 2.0, 1.0, 1000, 0.0)
-
-    patch.setattr(debate_stage, "make_engine", engine)
-    patch.setattr(finetune_stage, "run_finetune", finetune)
-    return played
-
-
-def tasks(played: Played) -> Iterator[tuple[Stage, str]]:
-    """All tasks, in an order in which they can run."""
-    return ((stage, task) for stage in played.plan.stages for task in stage.tasks)
-
-
-def run_task(played: Played, stage: Stage, task: str) -> None:
-    attempt = attempts.begin(played.run.attempts(stage, task))
-    entry.run_task(str(played.run.root), stage.id, task, str(attempt), played.plan.identity)
-
-
-def play(root: Path, patch: pytest.MonkeyPatch, *overrides: str, **how: Any) -> Played:
-    """A run, played to its end."""
-    played = begin(root, patch, *overrides, **how)
-    for stage, task in tasks(played):
-        run_task(played, stage, task)
-    return played
+from tests.jobs.playing import EVAL, MUTE, SHAPE, TRAIN, M, N, Played, begin, play, reply, run_task, tasks
 
 
 @pytest.fixture(scope="module")
@@ -184,33 +78,6 @@ def test_who_holds_which_debate(played: Played) -> None:
             _, round, kind, agent = request.key.split("/")
             own = f"{'generator' if round == 'r1' else 'critic'}-{agent}" if t and kind == "answer" else None
             assert request.model == own, "the summarizer is the base, in every iteration"
-
-
-def test_gold_is_read_by_evaluation_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other gold answers, or none, change no request, no label and no training set."""
-    outcomes = []
-    for name, gold in (("a", "1"), ("b", "poison"), ("c", None)):
-        answer = {} if gold is None else {"answer": gold}
-        rows = [{"id": f"t{i}", "question": f"{i}+1"} | answer for i in range(12)]
-        source = tmp_path / name
-        source.mkdir()
-        (source / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        test = [{"id": f"e{i}", "question": f"{i}+2*{i}", "answer": "1"} for i in range(3)]
-        (source / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in test))
-        done = play(
-            tmp_path / f"run {name}",
-            monkeypatch,
-            "task.name=jsonl",
-            f"task.source={source}",
-            "task.prompts=default",
-            "task.train=12",
-            "task.eval=3",
-            say=lambda request: reply(request).replace("=", "Answer: ").replace("so ", "Answer: "),
-        )
-        asked = {s: sorted((r.key, str(r.messages), r.seed) for r in rs) for s, rs in done.requests.items()}
-        outcomes.append((asked, {str(p.name): p.read_bytes() for t in (1, 2) for p in done.run.data(t).iterdir()}))
-    assert outcomes[0] == outcomes[1] == outcomes[2]
-    assert any(len(content) for name, content in outcomes[0][1].items() if name.startswith("critic"))
 
 
 # --- 2: the label ---------------------------------------------------------------
@@ -473,21 +340,7 @@ def test_killed_before_and_after_any_rename(tmp_path: Path, monkeypatch: pytest.
         assert (torn.run.root / name).read_bytes() == (whole.run.root / name).read_bytes(), name
 
 
-# --- settings and ledger --------------------------------------------------------------
-
-
-def test_defaults_are_the_papers(tmp_path: Path) -> None:
-    """N=3, M=2, L=5, w=0.5, 500 + 500 problems, temperature 1, top-p 0.9, 2048 tokens, 2 epochs at 1e-5."""
-    bare = tmp_path / "bare.yaml"
-    bare.write_text("model: {path: micro}\ntask: {name: arithmetic}\n")
-    recipe = load_recipe(str(bare))
-    assert (recipe.debate.agents, recipe.debate.rounds, recipe.iterations) == (3, 2, 5)
-    assert (recipe.selection.w, recipe.selection.mix, recipe.method) == (0.5, "exact", "maft")
-    assert (recipe.task.train, recipe.task.eval) == (500, 500)
-    assert recipe.sampling.model_dump() == {"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 2048}
-    training = recipe.training
-    assert (training.epochs, training.learning_rate, training.max_length) == (2, 1e-5, 2048)
-    assert (training.loss_on, training.start_from) == ("last_turn", "previous")
+# --- ledger --------------------------------------------------------------
 
 
 def test_the_ledger_has_every_token_of_every_agent(played: Played) -> None:
@@ -519,5 +372,6 @@ def test_a_resumed_task_counts_all_its_time_once(monkeypatch: pytest.MonkeyPatch
     spent: list[dict[str, float]] = []
     context = SimpleNamespace(started=100.0, spend=lambda agent=None, **amounts: spent.append(amounts))
     monkeypatch.setattr(debate_stage.time, "monotonic", lambda: 110.0)
-    debate_stage._spend(context, [], seconds=34.0, earlier=30.0, gpus=0, memory=1, engine={})
-    assert spent[-1]["wall_seconds"] == 40.0
+    engine = SimpleNamespace(seconds=34.0, gpus=2, peak_memory_bytes=1, means=dict)
+    debate_stage._spend(context, [], engine, SimpleNamespace(seconds=30.0))
+    assert (spent[-1]["wall_seconds"], spent[-1]["gpu_seconds"]) == (40.0, 68.0)

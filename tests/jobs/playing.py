@@ -1,0 +1,130 @@
+"""Runs whose models are played: real stages, store, selection and scoring.
+
+Only what needs a model is played: an engine that answers by the request's
+seed, and finetuning that writes down its job.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hpcmaf.config.profile import load_profile
+from hpcmaf.config.recipe import Recipe, load_recipe
+from hpcmaf.debate.consensus import consensus
+from hpcmaf.debate.transcript import Transcript
+from hpcmaf.engines import Request
+from hpcmaf.jobs import debate as debate_stage
+from hpcmaf.jobs import finetune as finetune_stage
+from hpcmaf.jobs import task as entry
+from hpcmaf.launch.prepare import prepare_run
+from hpcmaf.run import attempts
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan, Stage
+from hpcmaf.store import Store
+from hpcmaf.training.config import FinetuneReport
+from tests.debate.scripted import ScriptedEngine
+
+N, M, TRAIN, EVAL = 4, 3, 60, 20
+SHAPE = (f"debate.agents={N}", f"debate.rounds={M}", f"task.train={TRAIN}", f"task.eval={EVAL}", "selection.mix=exact")
+MUTE = "no idea"
+
+
+def reply(request: Request) -> str:
+    """Often right, sometimes wrong in one of two ways, sometimes nothing that can be read as an answer."""
+    name, right = request.key.split("/")[0], 1
+    if name.startswith("arithmetic-"):
+        a, b, c, d, e, f = map(int, re.findall(r"\d+", name))
+        right = a + b * c + d - e * f
+    draw = random.Random(request.seed)
+    return draw.choice([f"so {right}", f"so {right}", f"={right}", f"={right + 1}", f"={right + 2}", MUTE])
+
+
+class Player(ScriptedEngine):
+    """An engine as the stage uses it."""
+
+    seconds = 1.5
+    peak_memory_bytes = 0
+    device = SimpleNamespace(type="cpu")
+
+
+@dataclass
+class Played:
+    """A run, and what its stages asked of engines and of finetuning."""
+
+    run: RunDir
+    plan: Plan
+    recipe: Recipe
+    requests: dict[str, list[Request]] = field(default_factory=dict)
+    models: dict[str, dict[str, str]] = field(default_factory=dict)
+    jobs: dict[tuple[int, str], Any] = field(default_factory=dict)
+
+    def debates(self, t: int, kind: str = "debate") -> list[Transcript]:
+        with Store(self.run.store(t, kind)) as store:
+            return list(store.transcripts(gold=True))
+
+    def lines(self, t: int, agent: str) -> dict[str, dict[str, Any]]:
+        found = [json.loads(line) for line in self.run.dataset(t, agent).read_text().splitlines()]
+        assert len({line["problem_id"] for line in found}) == len(found), "a sample was drawn twice"
+        return {line["problem_id"]: line for line in found}
+
+    def label(self, t: int, debate: Transcript) -> str | None:
+        return consensus(debate, M, self.recipe.seed, t).answer
+
+
+def begin(
+    root: Path,
+    patch: pytest.MonkeyPatch,
+    *overrides: str,
+    say: Callable[[Request], str] = reply,
+    shard: int = 25,
+    iterations: int = 2,
+) -> Played:
+    """A planned run whose stages will be played."""
+    recipe = load_recipe(overrides=(*SHAPE, *overrides), iterations=iterations)
+    profile = load_profile("local", (f"generation.problems_per_shard={shard}",))
+    run = RunDir(root)
+    played = Played(run, prepare_run(run, recipe, profile), recipe)
+
+    def engine(context: Any, models: dict[str, str], journal: Any, watch: Any) -> Player:
+        made = Player(say, order_seed=len(played.requests))
+        played.requests.setdefault(context.stage.id, made.requests)
+        made.requests = played.requests[context.stage.id]
+        played.models[context.stage.id] = models
+        return made
+
+    def finetune(job: Any, logs: Path, progress: Any, **_: Any) -> FinetuneReport:
+        played.jobs[job.iteration, job.agent] = job
+        Path(job.output).mkdir(parents=True, exist_ok=True)
+        Path(job.output, "model").write_text(job.agent)
+        return FinetuneReport(3, 0, 40, 20, 1, 0.5, (0.5,), 2.0, 1.0, 1000, 0.0)
+
+    patch.setattr(debate_stage, "make_engine", engine)
+    patch.setattr(finetune_stage, "run_finetune", finetune)
+    return played
+
+
+def tasks(played: Played) -> Iterator[tuple[Stage, str]]:
+    """All tasks, in an order in which they can run."""
+    return ((stage, task) for stage in played.plan.stages for task in stage.tasks)
+
+
+def run_task(played: Played, stage: Stage, task: str) -> None:
+    attempt = attempts.begin(played.run.attempts(stage, task))
+    entry.run_task(str(played.run.root), stage.id, task, str(attempt), played.plan.identity)
+
+
+def play(root: Path, patch: pytest.MonkeyPatch, *overrides: str, **how: Any) -> Played:
+    """A run, played to its end."""
+    played = begin(root, patch, *overrides, **how)
+    for stage, task in tasks(played):
+        run_task(played, stage, task)
+    return played
