@@ -44,7 +44,7 @@ def command(run_name: str, failed: bool, follow: bool, lines: int, **which: Any)
     else:
         selection = read_selection(**which)
         keys = selection.keys(plan)
-        if failed or selection == reading.Selection():
+        if failed or selection == reading.TaskFilter():
             found = survey(run, plan, load_profile(str(run.profile)))
             for note in found.notes:
                 click.echo(f"note: {note}", err=True)

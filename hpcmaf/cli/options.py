@@ -18,7 +18,7 @@ from hpcmaf.run.stages import STAGES
 if TYPE_CHECKING:
     from hpcmaf.config.profile import Profile
     from hpcmaf.config.recipe import Recipe
-    from hpcmaf.launch.logs import Selection
+    from hpcmaf.launch.logs import TaskFilter
     from hpcmaf.run.directory import RunDir
 
 # A site stays the same from command to command; named once in the environment,
@@ -132,11 +132,11 @@ def task_options(*kinds: str) -> Callable[[Command], Command]:
 
 def read_selection(
     iteration: int | None, kind: str | None, tasks: tuple[str, ...], agents: tuple[str, ...]
-) -> Selection:
+) -> TaskFilter:
     """Which tasks the options choose."""
-    from hpcmaf.launch.logs import Selection
+    from hpcmaf.launch.logs import TaskFilter
 
-    return Selection(iteration, "finetune" if agents and not kind else kind or "", (*tasks, *agents))
+    return TaskFilter(iteration, "finetune" if agents and not kind else kind or "", (*tasks, *agents))
 
 
 class FiniteRange(click.FloatRange):

@@ -38,7 +38,7 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class TaskFilter:
     """Which tasks; what is left empty does not narrow the choice.
 
     Attributes

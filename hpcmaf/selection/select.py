@@ -30,7 +30,7 @@ SCHEMA = "hpcmaf-selection/1"
 
 
 @dataclass
-class Selection:
+class Selected:
     """What every agent is trained on, and how it came about.
 
     Attributes
@@ -66,7 +66,7 @@ def select(
     iteration: int,
     data: str = "own",
     loss_on: LossOn = "last_turn",
-) -> Selection:
+) -> Selected:
     """Label debates by their consensus and choose every agent's data.
 
     Parameters
@@ -92,7 +92,7 @@ def select(
         A problem occurs twice, or debates differ in N or M.
     """
     parts, by_gold = source(data)
-    chosen = Selection([])
+    chosen = Selected([])
     shape: tuple[int, int] | None = None
     seen: set[str] = set()
     for transcript in transcripts:

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcmaf.micro import base_path
-from hpcmaf.tasks.generated import side
 from hpcmaf.tasks.compact import CompactPrompts
+from hpcmaf.tasks.generated import side
 from results.micro_model.corpus import Rows, debate_lines, draw, lines, steps
 from results.micro_model.critics import agreed, cut_off, revise, summary_of
 from results.micro_model.make import Making, learning_rate_factor
