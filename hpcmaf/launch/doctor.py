@@ -49,7 +49,7 @@ from hpcmaf.run.directory import RunDir
 
 Level = Literal["ok", "warning", "problem"]
 
-_COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
+_COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
 _SECTIONS = ("generation", "finetuning", "merge", "gate")
 # Partition, number of nodes, and what they are like; sinfo counts those alike together.
 _NODES = "%R|%D|%c CPUs, %m MB, %G, %T"
@@ -291,13 +291,16 @@ def _jobs(profile: Profile, run: RunDir, known: Mapping[str, str]) -> Generator[
             nodes.setdefault(partition, []).append(f"{count} with {description}")
             counts[partition] += int(count)
     except (SlurmError, ValueError) as error:
-        yield warning("partitions", f"not known ({error})", "look with sinfo whether the profile's exist")
+        yield warning("nodes and partitions", f"not all is known ({error})", "look with scontrol show partition, node")
     debate_nodes = 1
     for name in _SECTIONS:
         wanted, section = cluster.resources(name), f"slurm.{name}"
         named = wanted.partition or cluster.partition
         names = named.split(",") if named else [key for key, row in partitions.items() if row.get("Default") == "YES"]
-        there = "; ".join(f"nodes of {key}: {', '.join(nodes[key])}" for key in names if key in nodes)
+        there = (
+            "; ".join(f"nodes of {key}: {', '.join(nodes[key])}" for key in names if key in nodes)
+            or "its nodes are not known"
+        )
         if name == "generation":
             debate_nodes = max(1, sum(counts[key] for key in names))
         if refusal := _refusal(profile, run, name, limit):

@@ -154,11 +154,13 @@ def test_a_profile_is_compared_with_the_cluster(tmp_path: Path, small_cluster: P
     assert "--probe" in texts("sbatch in jobs", "warning")
 
 
-def test_accounting_that_is_silent_is_no_problem(tmp_path: Path, small_cluster: Path) -> None:
+def test_accounting_and_sinfo_that_are_silent_are_no_problem(tmp_path: Path, small_cluster: Path) -> None:
     run, _, _ = make_run(tmp_path / "run", cluster={"max_array_size": 500})
-    (small_cluster / "sacct").write_text("#!/bin/sh\nexit 1\n")
+    for name in ("sacct", "sinfo"):
+        (small_cluster / name).write_text("#!/bin/sh\nexit 1\n")
     code, found = doctor("--run", run.root)
-    assert level(found, "accounting") == "warning"
+    assert level(found, "accounting") == level(found, "nodes and partitions") == "warning"
+    assert found["generation"][0].text == "Slurm accepts its job; its nodes are not known"
     # The tests' folders may lie in memory, which is no place for a cluster's run.
     assert code == 0 or {f.area for all in found.values() for f in all if f.level == "problem"} == {"shared folder"}
 
