@@ -4,9 +4,9 @@ Importing this package is cheap; sympy and Math-Verify are only ever loaded in
 worker processes, and only when the exact levels of `equivalent` cannot decide.
 """
 
-from hpcmaf.answers.equivalence import DEFAULT_DEADLINE_S, equivalent, warm_up
-from hpcmaf.answers.extraction import AnswerForm, extract, last_box, opened_thought, spoken
-from hpcmaf.answers.voting import Vote, vote
+from hpcmaf.answers.equal import DEFAULT_DEADLINE_S, equivalent, warm_up
+from hpcmaf.answers.extract import AnswerForm, extract, last_box, opened_thought, spoken
+from hpcmaf.answers.vote import Vote, vote
 
 __all__ = [
     "DEFAULT_DEADLINE_S",

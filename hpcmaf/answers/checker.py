@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import threading
 from concurrent.futures import BrokenExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hpcmaf.cores import usable_cores
@@ -25,21 +26,20 @@ if TYPE_CHECKING:
 START_S = 300.0
 MAX_WORKERS = min(8, usable_cores())
 
+_pool: pebble.ProcessPool | None = None
+_lock = threading.Lock()
+_method = "forkserver"
+
 
 class DeadlineExceeded(Exception):
     """A check took longer than it was allowed."""
 
 
+@dataclass
 class Deadline:
     """Seconds left for the checks of one comparison; waiting for a worker does not count."""
 
-    def __init__(self, seconds: float) -> None:
-        self.left_s = seconds
-
-
-_pool: pebble.ProcessPool | None = None
-_lock = threading.Lock()
-_method = "forkserver"
+    left_s: float
 
 
 def check(a: str, b: str, deadline: Deadline) -> bool:
@@ -82,8 +82,8 @@ def warm_up() -> pebble.ProcessPool:
 
             context = multiprocessing.get_context(_method)
             context.set_forkserver_preload(["hpcmaf.answers.worker"])
-            pool = ProcessPool(MAX_WORKERS, initializer=_prepare, context=context)
-            safe = os.environ.get("PYTHONSAFEPATH")
+            pool = ProcessPool(MAX_WORKERS, context=context)
+            safe = os.environ.get("PYTHONSAFEPATH", "")
             os.environ["PYTHONSAFEPATH"] = "1"  # the server imports nothing from the folder it is started in
             try:
                 pool.schedule(_compare, ("x", "x", START_S)).result(timeout=START_S)
@@ -94,9 +94,7 @@ def warm_up() -> pebble.ProcessPool:
                     "reinstall hpcmaf if it fails; a script of your own needs `if __name__ == '__main__':`"
                 ) from error
             finally:
-                del os.environ["PYTHONSAFEPATH"]
-                if safe is not None:
-                    os.environ["PYTHONSAFEPATH"] = safe
+                os.environ["PYTHONSAFEPATH"] = safe  # empty is as good as unset
             _pool = pool
         return _pool
 
@@ -106,8 +104,7 @@ def close(pool: pebble.ProcessPool | None = None) -> None:
     global _pool
     with _lock:
         pool = pool or _pool
-        if _pool is pool:
-            _pool = None
+        _pool = None if _pool is pool else _pool
     if pool is not None:
         pool.stop()
         pool.join()
@@ -122,15 +119,7 @@ atexit.register(close)
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def _prepare() -> None:
-    try:
-        from hpcmaf.answers import worker
-    except Exception:  # noqa: BLE001 - said in one line by the process that waits
-        os._exit(1)
-    worker.prepare()
-
-
 def _compare(a: str, b: str, deadline_s: float) -> tuple[bool, float]:
-    from hpcmaf.answers import worker
+    from hpcmaf.answers import worker  # imported in the workers alone
 
     return worker.compare(a, b, deadline_s)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from math import inf
 
 from hpcmaf.answers.rational import value_of
 
@@ -118,6 +119,17 @@ def relations(text: str) -> tuple[str, ...]:
         if depth == 0 and token in _SIGNS:
             found.append(_SIGNS[token])
     return tuple(found)
+
+
+def nesting(text: str) -> float:
+    """How deep brackets stand in one another; infinite where they do not match."""
+    depth = deepest = 0
+    for token in _TOKEN.findall(text):
+        depth += (token in _OPEN) - (token in _CLOSE)
+        if depth < 0:
+            return inf
+        deepest = max(deepest, depth)
+    return inf if depth else deepest
 
 
 def top_level(text: str, separators: tuple[str, ...]) -> tuple[str, ...]:

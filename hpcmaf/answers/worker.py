@@ -26,17 +26,11 @@ _DECIMAL = re.compile(r"\d*\.\d+|\d+\.(?!\d)")
 _OPTIONS = {"numeric_precision": 50, "timeout_seconds": None, "allow_set_relation_comp": True}
 
 
-def prepare() -> None:
-    """Bound a worker's memory, and let its signals end it."""
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES if hard < 0 else min(hard, MEMORY_BYTES), hard))
-    for end in (signal.SIGALRM, signal.SIGTERM):  # at once, also inside one long C call that lets no handler run
-        signal.signal(end, signal.SIG_DFL)
-
-
 def compare(a: str, b: str, deadline_s: float) -> tuple[bool, float]:
     """The verdict on two expressions, and how many seconds it took."""
     start = time.monotonic()
+    for end in (signal.SIGALRM, signal.SIGTERM):  # at once, also inside one long C call that lets no handler run
+        signal.signal(end, signal.SIG_DFL)
     # The kernel ends this process after the deadline also when the parent, who would have done so, is gone.
     signal.setitimer(signal.ITIMER_REAL, deadline_s + 1.0)
     try:
@@ -105,6 +99,8 @@ def _rooted(tree: sympy.Basic) -> set[sympy.Symbol]:
     return {name for name, power in powers if name.is_Symbol and power.is_integer and power % 2}
 
 
+hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES if hard < 0 else min(hard, MEMORY_BYTES), hard))
 for descriptor in (1, 2):  # what libraries print is nobody's output
     os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 logging.disable(logging.CRITICAL)

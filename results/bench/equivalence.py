@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from hpcmaf.answers import equivalence
+from hpcmaf import answers
 
 Pair = tuple[str, str]
 
@@ -90,9 +90,9 @@ def main() -> None:
         return verify(parse(rf"\boxed{{{gold}}}"), parse(rf"\boxed{{{answer}}}"))
 
     math_verify("x+1", "1+x")
-    equivalence.warm_up()
+    answers.warm_up()
     for name, pairs in workloads(given, arguments.pairs, random.Random(arguments.seed)).items():
-        ours_s, ours = timed(equivalence.equivalent, pairs)
+        ours_s, ours = timed(answers.equivalent, pairs)
         theirs_s, theirs = timed(math_verify, pairs)
         differ = [pair for pair, one, other in zip(pairs, ours, theirs, strict=True) if one != other]
         print(

@@ -1,52 +1,283 @@
-"""`hpcmaf extract`, from the command line's side."""
+r"""Every place an answer may stand in, what looks like one and is none, and texts that must not stall the search."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import time
 
 import pytest
-from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
-from hpcmaf.cli.extract import command
-from hpcmaf.errors import DataError, UsageError
+from hpcmaf.answers import AnswerForm, extract
+
+ROWS: dict[str, list[tuple[str, str | None]]] = {
+    "number": [
+        (r"so \boxed{1,234}", '1234'), (r"\boxed{3} then \boxed{4}", '4'), (r"\boxed{} and 5", '5'),
+        (r"7 and \boxed{12", '12'), (r"\fbox{7} 8", '7'), (r"\boxed{x = 12}", '12'), (r"\boxed{3 + 4 = 7}", '7'),
+        (r"\boxed{\frac{3}{4}}", '3/4'), (r"\boxed{-\frac34}", '-3/4'), (r"\boxed{1\frac12}", '3/2'),
+        (r"\boxed{\$1{,}234}", '1234'), (r"\boxed{50\%}", '50'), (r"\boxed{12 \text{ apples}}", '12'),
+        (r"\boxed{2^{10}}", '1024'), (r"\boxed{2\sqrt{3}}", None), (r"\boxed{5, 6}", None),
+        (r"\boxed{\text{none}} after 5 steps", None), (r"\boxed{99999999!}", None), (r"\boxed{9^{9^{9^9}}}", None),
+        (r"\boxed{1e999999999}", None), ("#### $1,234.50 dollars", '1234.50'), ("#### \n 12 \n 13", '12'),
+        ("first #### 1\nthen #### 2\nend 3", '2'), ("foo\n# 42\nbar 3", '42'), ("# Step 1\n# 2. Compute\nso 42", '42'),
+        ("The answer is -3. Then 4", '-3'), ("answer to the question is 12. 13", '12'),
+        ("**Answer**: 12 apples\nnote 3", '12'), ("answer is: \n\n 7", '7'), ("answer: 3 + 4 = 7", '7'),
+        ("The answer is 12 since 3*4=12, x=3", '12'), ("answer is 3/4.", '3/4'), ("12-30=-18", '-18'),
+        ("12 - 30 = - 18", '-18'), ("12 - 30", '30'), ("3-5", '5'), ("5 - -3", '-3'), ("(-3)", '-3'), ("= −7", '-7'),
+        ("-$5", '-5'), (r"it is -\$5", '-5'), ("10%", '10'), (".5", '0.5'), ("it is 1,234,567.", '1234567'),
+        ("1,2345", '2345'), ("x2 = 7", '7'), ("CO2", None), ("no number", None), ("\x00\ud800 7", '7'), ("", None),
+        ("<think>7</think>", None), ("#### Step 2\nSo 5", '5'), ("#### 1. Add\n3+4=7\n#### 2. Double\nIt is 14", '14'),
+        ("#### Part 3: x\nThe answer is 9.", '9'), ("#### **42**", '42'), ("#### $42", '42'), ("#### Answer: 42", '42'),
+        ("#### 1) Compute\n 3\n", '3'), ("#### Day 3 sales\nShe sold 5", '5'), ("#### 42.", '42'),
+        ("#### 42\n#### Notes\nchecked 3 times", '42'), ("##### 5", '5'), ("#### -1,234.5", '-1234.5'),
+        ("#### €42", '42'), ("#### 42%", '42'), ("### Step 3\n#### 12", '12'), ("#### Solution 2\nwe get 8", '8'),
+        ("#### 3 + 4 = 7", '7'), ("#### x = 7", '7'), ("#### 7 dollars", '7'), ("#### $-3$", '-3'),
+        ("My answer: the sum of 3 and 4 is 7.", '7'), ("Answer: 12 - 5 = 7", '7'), ("The answer is 3+4.", None),
+        ("Answer: she pays 3 * 4 = 12 dollars", '12'), ("The answer to 3+4 is 7.", '7'),
+        ("Answer: Out of 10 there are 7.", '7'), ("To find the answer, multiply: 3*5.\nSo he has 15.", '15'),
+        ("The answer is the sum of 5 and 6, that is 11.", '11'), ("Answer: x = 3 * 4 = 12", '12'),
+        ("The answer is 12, not 13.", '12'), ("The answer is 12 (that is 3*4).", '12'),
+        ("The answer: 5 boxes of 4 make 20.", '20'), ("The final answer is 12 apples and 0 pears.", '12'),
+        ("The answer is 12+28*19+6 = 550.", '550'), (r"Answer: $3 \times 4 = 12$", '12'),
+        ("The answer is 12 or 13.", None), (r"\boxed{} 7 and \boxed{8}", '8'), (r"\boxed{8} and \boxed{}", '8'),
+        (r"\boxed{8} \boxed{ }", '8'), (r"\boxed{8} in \boxed{answer}, 3 times", '8'),
+        (r"\boxed{8}, as \boxed{N}", '8'), ("The answer is 2 3/4.", '11/4'), ("The answer is 1.5e3.", '1500'),
+        ("The answer is 2.5 x 10^3.", '2500'), (r"The answer is $1.8 \times 10^4$.", '18000'),
+        ("The answer is 12 345.", '12345'), ("The answer is 3×10⁴", '30000'), ("#### 3 1/2", '7/2'),
+        ("The answer is 1 000 000.", '1000000'), (r"The answer is $3\frac{1}{2}$.", '7/2'),
+        ("The answer is -1 1/2.", '-3/2'), ("The answer is 2 * 10^3", '2000'), ("Answer: 1.2*10^{-2}", '3/250'),
+        ("The answer is 10^3.", '1000'), ("The answer is 2^5.", '32'), ("#### − 3", '-3'),
+        ("The answer is negative 5.", '-5'), ("The answer is minus 5", '-5'), (r"$-\boxed{5}$", '-5'),
+        (r"= -\boxed{5}", '-5'), (r"it is -\boxed{5}.", '-5'), (r"x - \boxed{5}", '5'), (r"3-\boxed{5}", '5'),
+        (r"\boxed{\text{negative }5}", '-5'), (r"\boxed{- 5}", '-5'), ("The answer is - 5.", '-5'),
+        ("The answer is: −5", '-5'), (r"\boxed{-\$5}", '-5'), ("The answer is -$5.", '-5'), (r"\boxed{minus 5}", '-5'),
+        (r"negative \boxed{5}", '-5'), ("The answer is –5", '-5'), ("The answer is $-5$.", '-5'),
+        (r"\(-\boxed{5}\)", '-5'), ("The change is −7", '-7'), (r"\boxed{2.5 million}", '2500000'),
+        ("The answer is 5 million.", '5000000'), ("#### 5 thousand", '5000'), (r"\boxed{3 \text{ dozen}}", '36'),
+        ("so it costs $2 billion", '2000000000'), (r"\boxed{5} million", '5000000'),
+        (r"\boxed{\$1.5 \text{ million}}", '1500000'), ("答案是5万", '50000'), (r"\boxed{7\text{ hundred}}", '700'),
+        ("The answer is 2 dozen eggs.", '24'), ("#### 1.2 Million", '1200000'),
+        (r"\boxed{5\text{ million dollars}}", '5000000'), ("The answer is 5 trillion", '5000000000000'),
+        (r"\boxed{2:30}", None), (r"\boxed{14:05}", None), ("The answer is 2:30 PM.", None),
+        (r"\boxed{9\text{ a.m.}}", None), (r"\boxed{3:2}", '3/2'), (r"\boxed{2\!:\!30\text{ p.m.}}", None),
+        ("#### 2:30", None), (r"\boxed{10:45 AM}", None), ("The answer is 3:15.", None), ("答案是４２", '42'),
+        ("Answer: ４２", '42'), ("\\boxed{４２}", '42'), ("الجواب ٤٢", '42'), ("答案为１，２３４。", '1234'), ("उत्तर ४२", '42'),
+        ("#### ４２", '42'), ("答案：－５", '-5'), ("答：３．５", '3.5'), ("The answer is 𝟕𝟑.", '73'), (r"\boxed{14 m}", '14'),
+        (r"\boxed{14\,m^2}", '14'), (r"\boxed{14 \text{m}^2}", '14'), (r"\boxed{14 \mathrm{m}^2}", '14'),
+        (r"\boxed{5 L}", '5'), (r"\boxed{14 ft^2}", '14'), (r"\boxed{14\,\mathrm{cm}^3}", '14'), (r"\boxed{3 s}", '3'),
+        (r"\boxed{14 m/s}", '14'), ("\\boxed{14 m²}", '14'), (r"\boxed{20 g}", '20'), (r"\boxed{14 \; m^{2}}", '14'),
+        (r"\boxed{5x^2+1}", None), (r"\boxed{9.8 m/s^2}", '9.8'), (r"\boxed{14 km^2}", '14'),
+        ("It is 5:00 and he has 7 left.", '7'), ("She has 12 left.", '12'), ("It costs $5.50", '5.50'),
+        ("Thus x = 7", '7'),
+    ],
+    "boxed": [
+        (r"\boxed{\frac{1}{\{2\}}}", r"\frac{1}{\{2\}}"), (r"\boxed{\left\{1,2\right\}}", r"\left\{1,2\right\}"),
+        (r"\boxed{a} then \boxed{b}", 'b'), (r"\boxed{a} \boxed{b", None), (r"\boxed{}", None), (r"\boxed 5", '5'),
+        (r"$\boxed 5$.", '5'), (r"\boxed {7}", '7'), (r"\boxed\frac{1}{2}.", r"\frac{1}{2}"), (r"\fbox{x}", 'x'),
+        (r"\boxed{\boxed{3}}", '3'), (r"\boxedness{3}", None), (r"\boxed{\text{east}}", r"\text{east}"),
+        ("the answer is $x+1$.", 'x+1'), (r"The final answer is \(\frac12\)", r"\frac12"), ("the answer is 12.", '12'),
+        ("answer is (3, 4).", '(3, 4)'), ("the answer is that we cannot know", None), ("so $x$ is $5$", None),
+        ("\ud800\\boxed{\ud800\x00}", '\ud800\x00'), ("My answer is correct.", None), ("The answer is right.", None),
+        ("My answer remains unchanged.", None), ("The answer is clear.", None),
+        ("So my answer is the same as before.", None), ("Their answer is wrong.", None),
+        ("my answer is still correct", None), ("The answer is as follows:", None),
+        ("The answer is incorrect, it should be 7.", None), ("My final answer is unchanged: $7$.", '7'),
+        ("The answer is obvious.", None), ("My answer is verified.", None),
+        ("the answer is consistent with the others", None), ("The answer is $7$. I am sure my answer is correct.", '7'),
+        ("The answer was wrong.", None), ("My answer is fine.", None), ("The answer is none.", 'none'),
+        ("The answer is yes.", 'yes'), ("answer is partially correct", None), ("The answer is unclear.", None),
+        ("My answer is absolutely correct.", None), ("The answer is not 7.", None),
+        ("The answer is therefore not correct.", None), ("The answer is:\n```\n14\n```", '14'),
+        ("Answer:\n```text\n14\n```", '14'), ("The answer is `14`.", '14'), ("The answer is:\n\n***\n\n14", '14'),
+        ("The answer is:\n\n___\n14", '14'), ("**Answer:** `14`", '14'), ("### Answer:\n14", '14'),
+        ("**Final Answer:**\n\n14", '14'), ("The answer is:\n> 14", '14'), ("The answer is:\n- 14", '14'),
+        ("Answer:\n\n**Reasoning:** we add.\nSo 5.", None), ("Answer:\n\n## Explanation\nwe add 5", None),
+        ("The answer is:\n~~~\n14\n~~~", '14'), ("The answer is:\n\n**14**", '14'),
+        ("The final answer is:\n\n$$14$$", '14'), ("The answer is: *14*", '14'),
+        ("The answer is:\n```latex\n\\frac{1}{2}\n```", '\\frac{1}{2}'),
+        ("The answer is:\n```python\nx = 3\nprint(x)\n```", None), ("Answer: **14**", '14'),
+        ("The answer is:\n\n---", None), ("Answer:\n\n**Step 1:** add.\n", None), ("Answer:\n* 14", '14'),
+        ("The answer is:\n1. First, add.", None), (r"<think>\boxed{3}</think>\boxed{4}", '4'),
+        ("<thinking>\\boxed{3}</thinking>\nThe answer is $4$", '4'), (r"\boxed{3}</think>The answer is $4$.", '4'),
+        (r"<think>a</think>b<think>\boxed{3}", None), (r"<THINK>\boxed{3}</THINK> \boxed{4}", '4'),
+        (r"<reasoning>\boxed{3}</reasoning><answer>4</answer>", '4'), (r"[THINK]\boxed{3}[/THINK]\boxed{4}", '4'),
+        (r"<think>\boxed{3}</think>", None), (r"<|begin_of_thought|>\boxed{3}<|end_of_thought|>\boxed{4}", '4'),
+        (r"<thought>\boxed{3}</thought>\boxed{4}", '4'),
+        ("<think>\n<think>\\boxed{1}</think>\\boxed{2}</think>\\boxed{4}", '4'),
+        (r"<scratchpad>\boxed{3}</scratchpad>\boxed{4}", '4'), ("◁think▷\\boxed{3}◁/think▷\\boxed{4}", '4'),
+        (r"<seed:think>\boxed{3}</seed:think>\boxed{4}", '4'), (r"<think>\boxed{3}", None),
+        ("<think type='x'>\\boxed{3}", None), ("The answer is just $42$.", '42'),
+        ("The answer is therefore $x=42$.", 'x=42'), ("The answer is equal to $42$.", '42'),
+        ("The answer is given by $42$.", '42'), (r"The answer is exactly \(42\).", '42'),
+        ("The answer is, of course, $42$.", '42'), ("The answer is approximately $42$.", '42'),
+        (r"the answer to the question is clearly $\frac12$", r"\frac12"), ("The answer is the number $42$.", '42'),
+        ("The answer is obviously\n$$42$$", '42'), ("The correct answer is the expression $x+1$.", 'x+1'),
+        ("Hence the answer must be $42$.", '42'), ("The answer will be $42$.", '42'),
+        ("The answer should be $42$", '42'), (r"The answer is $\$12.50$.", r"\$12.50"), (r"The answer is \$5.", r"\$5"),
+        (r"The answer is $\$1{,}000$.", r"\$1{,}000"), ("The answer is $5.", '$5'), (r"answer is $-\$5$", r"-\$5"),
+        (r"The answer is \(\$5\)", r"\$5"), (r"\boxed{1} and \boxed{2}", '1,2'),
+        (r"\boxed{1}, \boxed{2}, \boxed{3}", '1,2,3'), (r"\boxed{1}, \boxed{2}, and \boxed{3}.", '1,2,3'),
+        (r"$\boxed{1}$ or $\boxed{2}$", '1,2'), (r"\boxed{1},\boxed{1}", '1'), (r"\boxed{1}. So we get \boxed{2}", '2'),
+        (r"\boxed{x=1}\text{ or }\boxed{x=2}", 'x=1,x=2'), (r"\boxed{3} \text{ and } \boxed{4}", '3,4'),
+        (r"\boxed{1} then \boxed{2}", '2'), (r"\(\boxed{1}\), \(\boxed{2}\)", '1,2'), (r"\boxed{5}, so \boxed{6}", '6'),
+        (r"\boxed{5} & \boxed{6}", '6'), ("**Final Answer**\n\\[ 42 \\]", '42'), ("## Answer\n\n$42$", '42'),
+        ("Final Answer\n\n$$\n42\n$$", '42'), ("# Final answer:\n42", '42'), ("**Final answer**: $42$", '42'),
+        ("### Answer\n42", '42'), ("### Final Answer\nThe answer is $42$.", '42'), ("### Final Result\n$42$", '42'),
+        ("**Answer**\n\n42", '42'), ("FINAL ANSWER\n\\(42\\)", '42'), ("Final Answer:\n\\[\nx = 42\n\\]", 'x = 42'),
+        (r"So \boxed{7}. I put it as \boxed{...}.", '7'), (r"\boxed{7} in the form \boxed{\text{answer}}", '7'),
+        (r"\boxed{7}, as \boxed{final answer}", '7'), (r"\boxed{Your Answer}", None),
+        (r"\boxed{N}, where N is the value", None), (r"\boxed{7} \boxed{\ldots}", '7'), (r"\boxed{?}", None),
+        (r"\boxed{} \boxed{answer}", None), (r"\boxed{7} \boxed{ }", '7'), (r"\boxed{answer here}", None),
+        (r"\boxed{\text{final answer}}", None), (r"\boxed{\dots}", None), ("\\boxed{…} \\boxed", None),
+        (r"\boxed{[answer]}", None), (r"\boxed{<answer>}", None), (r"\boxed{your\ answer}", None),
+        (r"\boxed{XX}", 'XX'), ("The answer: the total is 34.", '34'), ("Final Answer: There are 34 ways.", '34'),
+        ("The answer is that the largest value is 34", '34'), ("Answer: the smallest $k$ is 5.", '5'),
+        ("the answer is 42 because 6*7=42", '42'), ("The answer is that Ann has 3 of 5 apples", None),
+        ("The final answer is x = 5.", 'x = 5'), ("Final Answer: $n$ equals $34$.", '34'),
+        (r"Final Answer: The value of $x$ is $\frac{1}{2}$.", r"\frac{1}{2}"), ("Answer: 42 apples", '42 apples'),
+        ("The answer is 42, since it fits.", '42'), ("Final answer: The area is 12 square units.", '12'),
+        (r"<answer>\frac12</answer>", r"\frac12"), ("<answer> The answer is $42$. </answer>", '42'),
+        ("<ANSWER>42</ANSWER>", '42'), (r"<answer>\boxed{42}</answer>", '42'),
+        ("<answer>1</answer> no <answer>42</answer>", '42'), ("<think>..</think>\n<answer>\n42\n</answer>", '42'),
+        ("<final_answer>42</final_answer>", '42'), ("<answer>x+1</answer>", 'x+1'), ("<answer>$42$</answer>", '42'),
+        ("<answer>42", '42'), ("<answer></answer>", None), ("<answer>(1,2)</answer>", '(1,2)'),
+        ("<answer>correct</answer>", None),
+    ],
+    "letter": [
+        (r"\boxed{B}", 'B'), (r"\boxed{\text{(C)}}", 'C'), (r"\boxed{\textbf{A}}", 'A'), (r"\boxed{b}", 'B'),
+        (r"\boxed{A) mitosis}", 'A'), (r"\boxed{42} so C", 'C'), ("(B)", 'B'), ("B)", 'B'), ("B", 'B'), ("A", 'A'),
+        ("**B**", 'B'), ("(A) at first, then (B)", 'B'), ("The answer is (d).", 'D'), ("answer is B, not (C)", 'B'),
+        ("Answer: **C**", 'C'), ("answer is option C.", 'C'), (r"answer is $\text{D}$", 'D'),
+        ("The correct option is: D", 'D'), ("The answer is A because", 'A'), ("A is correct.", 'A'), ("It is A.", 'A'),
+        ("A dog ran.", None), ("A dog ran. The answer would be C", 'C'), ("the answer is a dog", None),
+        ("C++ on a B-cell", None), ("E", None), ("", None), ("c", 'C'), ("(d)", 'D'), ("c) mitosis", 'C'), ("a", 'A'),
+        ("**b**", 'B'), ("Answer: b", 'B'), ("The answer is c.", 'C'), ("answer is (c)", 'C'), ("b: 4", 'B'),
+        (r"\boxed{d}", 'D'), ("d.", 'D'), ("The correct answer is d) water.", 'D'), ("a dog", None), ("Answer: a", 'A'),
+        ("the answer is b because x", 'B'), ("The answer is `c`.", 'C'), ("The answer is Hepatitis B.", None),
+        ("The answer is Plan B.", None), ("It is Vitamin C.", None), ("The answer is Type A blood.", None),
+        ("The answer is Group D.", None), ("The answer is vitamin D", None), ("I think it is Vitamin D.", None),
+        ("The answer is Serie A", None), ("The answer is (C) Vitamin D.", 'C'), ("The answer is C, Vitamin D.", 'C'),
+        ("B: Hepatitis A", 'B'), ("The answer is Appendix C.", None), ("Programming language C.", None),
+        ("The answer is Schedule B", None), ("A is wrong. B is right. C is wrong. D is wrong.", 'B'),
+        ("(A) false (B) false (C) true (D) false", None), ("B is correct; A, C and D are incorrect.", 'B'),
+        ("Option C is the correct answer. Options A and B are not.", 'C'),
+        ("A is incorrect. B is incorrect. C is correct because of D.", 'C'),
+        ("(A) red (B) blue (C) green (D) yellow", None), ("A) red\nB) blue\nC) green\nD) yellow", None),
+        ("A. red\nB. blue\nC. green\nD. yellow", None), ("The choices are A, B, C and D.", None),
+        ("The answer is one of A, B, C or D.", None), ("Only B is true.", 'B'),
+        ("The correct choice is (D). (A) is wrong.", 'D'),
+        ("Answer: (X), where X is one of the letters A, B, C and D. Answer: (B)", 'B'), ("Answer: (X)", None),
+        ("A and B are wrong. C is the best answer. D is wrong.", 'C'),
+        ("B is the correct one. A, C, D are wrong.", 'B'),
+        ("A: incorrect\nB: correct\nC: incorrect\nD: incorrect", 'B'),
+        ("(A) Incorrect. (B) Incorrect. (C) Correct. (D) Incorrect.", 'C'), ("The answer is not B.", None),
+        ("The answer cannot be (B).", None), ("The answer isn't B.", None), ("The answer is neither A nor B.", None),
+        ("The answer is B or C.", None), ("It is not (A).", None), ("The answer is (A) or (B).", None),
+        ("The answer is either (A) or (D).", None), ("not (A) but (B)", 'B'), ("The answer is not A but B.", 'B'),
+        ("The answer can't be D.", None), ("The answer is A and C.", None), ("I ruled out (A).", None),
+        ("The answer is (B), not (A).", 'B'), ("The answer is B, not C", 'B'), ("It could be A or B.", None),
+        ("The answer is not (A), so it is (B).", 'B'), ("Both A and B", None), ("I would exclude C.", None),
+        (r"\boxed{A and B}", None), (r"\boxed{AB}", None), (r"\boxed{A/B}", None), (r"\boxed{A}, \boxed{B}", None),
+        (r"\boxed{\text{A and C}}", None), (r"\boxed{A; C}", None), (r"\boxed{A \text{ or } B}", None),
+        (r"\boxed{(A), (B)}", None), (r"\boxed{A,B,C}", None), (r"\boxed{(B) 4}", 'B'),
+        (r"\boxed{\text{B. mitosis}}", 'B'), (r"\boxed{\textbf{(D)}}", 'D'), (r"\boxed{\text{Option C}}", 'C'),
+        (r"\boxed{\mathrm{C}}", 'C'), (r"\boxed{C: Apple and B}", 'C'), (r"\boxed{A\&B}", None),
+        ('The answer is "B".', 'B'), ("The answer is “B”.", 'B'), ("The answer is 'B'.", 'B'),
+        ("The answer is **(B)**.", 'B'), ("The answer is *B*.", 'B'), ("The answer is [B].", 'B'),
+        ("The answer is $B$.", 'B'), ("The answer is __B__.", 'B'), ("The answer is {B}.", 'B'),
+        ("The answer is <B>.", 'B'), (r"The answer is \textbf{B}.", 'B'), ("_B_", 'B'), ("The answer is `B`", 'B'),
+        (r"The answer is \(B\).", 'B'), ("The answer is: **B**", 'B'), ("‘B’", 'B'), ("答案：B", 'B'), ("正确答案是C。", 'C'),
+        ("选B", 'B'), ("答案是（B）", 'B'), ("정답은 B입니다", 'B'), ("答えはCです。", 'C'), ("答案为D。", 'D'), ("故选C。", 'C'), ("正解はB", 'B'),
+        ("因此选A", 'A'), ("答案是维生素C", None), ("所以答案选D", 'D'), ("**答案：A**", 'A'), ("Respuesta: B", 'B'),
+        ("Réponse : C", 'C'), ("Ответ: B", 'B'), ("La respuesta es B.", 'B'), ("I choose D.", 'D'), ("so (B).", 'B'),
+        ("So the answer is (B).", 'B'), ("Therefore, B.", 'B'), ("The best choice is C.", 'C'), ("It must be D.", 'D'),
+        ("A.", 'A'), ("(A)", 'A'), ("A because it is so", 'A'), ("A dog barks. So C.", 'C'),
+    ],
+    "text": [
+        ("The answer is Paris.", 'Paris'), ("Answer: the French Revolution", 'the French Revolution'),
+        (r"\boxed{Paris}", 'Paris'), ("Paris", 'Paris'), ("<answer>New York</answer>", 'New York'),
+        ("My answer is correct.", None), ("The answer is as follows", None), ("Answer: **Paris**", 'Paris'),
+        ("The capital is lovely and so on and on and on.", None), ("Answer:\n```\nParis\n```", 'Paris'),
+        ('Final answer: "Paris"', 'Paris'), ("The answer is: $42$", '42'),
+    ],
+}
+# What was cut off: an explicit final answer that is whole, or none.
+TRUNCATED = [
+    ("number", "so 3+4=7 and then 12", None), ("number", "The answer is 42.\nLet me check 3", "42"), ("number", "x = 42\n", None),
+    ("number", "The answer is 42", None), ("number", "The answer is 42.", None), ("number", "The answer is 42. The", "42"),
+    ("number", r"\boxed{42} and 7", "42"), ("number", r"\boxed{4", None), ("number", r"\boxed{4} so \boxed{5", None),
+    ("number", "#### 42", None), ("number", "#### 42\nAnd 5 more", "42"), ("number", "#### Step 2\nadd 3", None),
+    ("number", "<answer>42</answer>", "42"), ("number", "<answer>42", None), ("number", "the answer is 42.5", None),
+    ("boxed", "The answer is $42$. And", "42"), ("boxed", "The answer is $42$", None), ("boxed", r"\boxed{7}", "7"),
+    ("boxed", r"\boxed{7} or \boxed{", None), ("boxed", "The answer is 42.\n", "42"), ("boxed", "<answer>x</answer>", "x"),
+    ("boxed", r"<think>\boxed{3} abc", None), ("letter", "so (B) then", None), ("letter", "The answer is B. Then", "B"),
+    ("letter", "The answer is B", None), ("letter", r"\boxed{B}", "B"), ("letter", "B", None), ("letter", "The answer is (B).\n", "B"),
+    ("text", "Paris", None), ("text", "The answer is Paris. It", "Paris"), ("text", "The answer is New", None),
+]  # fmt: skip
+TEN_LETTERS = [
+    ("The answer is (J).", "J"), ("I", "I"), ("The answer is I.", "I"), ("I think it is H.", "H"), ("So G is correct.", "G"),
+    ("(A) a (B) b (C) c (D) d (E) e (F) f (G) g (H) h (I) i (J) j", None), (r"\boxed{J}", "J"), ("the answer is i.", "I"),
+    ("I am sure. The answer is (e)", "E"), ("I conclude that", None), ("The answer is X", None), ("I do know", None),
+]  # fmt: skip
 
 
-def test_lines_come_back_with_the_answer_that_would_vote(tmp_path: Path) -> None:
-    file = tmp_path / "responses.jsonl"
-    lines = [
-        {"id": 1, "text": "The answer is 7."},
-        {"text": "I do not know."},
-        {"text": None},
-        {"text": 12},
-        {"text": "The answer is 7. So 8", "finish_reason": "length"},
-        {"text": "so 8", "finish_reason": "length"},
-    ]
-    file.write_text("\n\n".join(map(json.dumps, lines)))
-    output = CliRunner().invoke(command, ["--form", "number", "--jsonl", str(file)]).output
-    answers = ["7", None, None, "12", "7", None]
-    made = [json.loads(line) for line in output.splitlines()]
-    assert made == [{**line, "answer": answer} for line, answer in zip(lines, answers, strict=True)]
+@pytest.mark.parametrize("form", ROWS)
+def test_form(form: str) -> None:
+    wrong = [(text, answer, got) for text, answer in ROWS[form] if (got := extract(text, form)) != answer]
+    assert wrong == []
 
 
-def test_ten_letters_from_standard_input() -> None:
-    arguments = ["--form", "letter", "--letters", "ABCDEFGHIJ", "--jsonl", "-"]
-    result = CliRunner().invoke(command, arguments, input='{"text": "The answer is (J)."}\n')
-    assert json.loads(result.output)["answer"] == "J"
+@pytest.mark.parametrize(("form", "text", "answer"), TRUNCATED)
+def test_of_a_response_that_was_cut_off_only_an_explicit_answer_counts(form: str, text: str, answer: str | None) -> None:
+    assert extract(text, form, truncated=True) == answer
 
 
-@pytest.mark.parametrize(("line", "says"), [("{", "not JSON"), ("{}", 'no "text"'), ('{"text": [1]}', "neither text nor")])
-def test_a_malformed_line_is_named(tmp_path: Path, line: str, says: str) -> None:
-    file = tmp_path / "bad.jsonl"
-    file.write_text(f'{{"text": "1"}}\n{line}\n')
-    error = CliRunner().invoke(command, ["--form", "text", "--jsonl", str(file)]).exception
-    assert isinstance(error, DataError)
-    assert f"{file}, line 2: " in str(error)
-    assert says in str(error)
+@pytest.mark.parametrize(("text", "answer"), TEN_LETTERS)
+def test_ten_choices(text: str, answer: str | None) -> None:
+    assert extract(text, "letter", letters="ABCDEFGHIJ") == answer
 
 
-def test_a_missing_file_and_letters_that_are_none() -> None:
-    missing = CliRunner().invoke(command, ["--form", "text", "--jsonl", "missing.jsonl"]).exception
-    assert isinstance(missing, DataError)
-    wrong = CliRunner().invoke(command, ["--form", "letter", "--letters", "a-z", "--jsonl", "-"]).exception
-    assert isinstance(wrong, UsageError)
+def test_unknown_form_is_refused() -> None:
+    with pytest.raises(ValueError, match="essay"):
+        extract("5", "essay")
+
+
+STALLING = (
+    "1 ,111 \\boxed{ \\boxedx the_answer_is_ answer_ { 1/ - # #_1\n _ A_ \\ 9 a= <think> </think> <answer> $ ._ (A)_ A,_B,_C,_ minus_"
+    " 1_x_10_ _000 answer:_\n answer:_1_ (A)_is_not,_ \\boxed{1}_and_ \\boxed{x}, * >_ \\frac{1}{2} 5,000 \n negative_ _is \u7b54\u6848\u662f"
+    " \\boxed{\\boxed{ ####_ ####_1.\n <answer>1</answer> `"
+)
+
+
+@pytest.mark.parametrize("form", list(AnswerForm))
+@pytest.mark.parametrize("piece", STALLING.split(" "))
+def test_time_grows_no_faster_than_text(form: AnswerForm, piece: str) -> None:
+    # A quadratic pattern would need minutes for these 100 kB; a linear one needs a tenth of a second.
+    middle = piece.replace("_", " ")
+    for text in (middle * (100_000 // len(middle)), "answer is" + middle * (100_000 // len(middle)) + "}"):
+        start = time.process_time()
+        extract(text, form)
+        assert time.process_time() - start < 3
+
+
+@given(st.text(max_size=200), st.sampled_from(list(AnswerForm)), st.booleans())
+def test_any_text_gives_an_answer_or_none(text: str, form: AnswerForm, truncated: bool) -> None:
+    answer = extract(text, form, truncated=truncated)
+    assert answer is None or answer.strip()
+
+
+_NO_BOX = st.text(st.characters(exclude_characters="<[\u25c1"), max_size=50).filter(lambda text: "box" not in text)
+
+
+@given(st.integers(), _NO_BOX)
+def test_a_boxed_integer_is_found_after_any_text(value: int, before: str) -> None:
+    answer = extract(f"{before}. \\boxed{{{value}}}.", AnswerForm.BOXED)
+    assert answer == str(value)
+    if abs(value) < 10**100:
+        assert extract(f"{before}. \\boxed{{{value:,}}}.", AnswerForm.NUMBER) == str(value)
+
+
+@given(st.integers(-(10**6), 10**6))
+def test_results_of_worked_arithmetic_keep_their_sign(value: int) -> None:
+    assert extract(f"3*4=12, 12-30={value}", AnswerForm.NUMBER) == str(value)
+    assert extract(f"so it is {value}.", AnswerForm.NUMBER) == str(value)

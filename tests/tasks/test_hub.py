@@ -1,4 +1,4 @@
-"""Hub data sets, through the real client on local folders."""
+"""Hub data sets, through the real client on local folders that describe themselves as the hub's do."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from hpcmaf.errors import DataError, PlatformError
 from hpcmaf.tasks import get_task
+from hpcmaf.tasks.problems import Problem
 from hpcmaf.tasks.readers import read_hub
 from tests.tasks.conftest import gsm8k_rows, math_record, write_jsonl
 
@@ -25,20 +25,55 @@ def _own_cache(tmp_path, monkeypatch) -> None:
     datasets.disable_progress_bars()
 
 
-def test_the_real_client_reads_a_folder(tmp_path) -> None:
-    folder = tmp_path / "set"
-    for split, count in (("train", 5), ("test", 3)):
-        write_jsonl(folder / f"{split}.jsonl", gsm8k_rows(split, count))
-    rows = list(read_hub(str(folder), ("main",), None))
-    parse = get_task("gsm8k").parse
-    assert [parse(row).id for row in rows if row.split == "test"] == [f"gsm8k-test-{n:05d}" for n in range(3)]
-    assert [parse(row).gold for row in rows if row.split == "train"] == ["1000", "1001", "1002", "1003", "1004"]
+def load(task: str, folder: Path, sets: dict[str, dict[str, list[dict]]], split: str | None = None) -> dict[str, list[Problem]]:
+    """Lay out a data set of configurations and splits, and read it as one of the hub."""
+    card = "---\nconfigs:\n"
+    for config, splits in sets.items():
+        card += f"- config_name: {config}\n  data_files:\n"
+        for name, rows in splits.items():
+            write_jsonl(folder / config / f"{name}.jsonl", rows)
+            card += f"  - {{split: {name}, path: {config}/{name}.jsonl}}\n"
+    (folder / "README.md").write_text(card + "---\n")
+    found = get_task(task)
+    return found.collect(read_hub(str(folder), found.configs, split))[0]
+
+
+def test_the_main_configuration_is_preferred(tmp_path) -> None:
+    main = {"train": gsm8k_rows("train", 4), "test": gsm8k_rows("test", 2)}
+    pools = load("gsm8k", tmp_path, {"socratic": {"train": gsm8k_rows("other", 3)}, "main": main})
+    assert [problem.id for problem in pools["test"]] == ["gsm8k-test-00000", "gsm8k-test-00001"]
+    assert [problem.gold for problem in pools["train"]] == ["1000", "1001", "1002", "1003"]
+
+
+def test_subjects_are_configurations_of_math(tmp_path) -> None:
+    sets = {
+        name: {"train": [math_record(n, 1, name) for n in range(3)], "test": [math_record(9, 2, name)]}
+        for name in ("algebra", "geometry")
+    }
+    pools = load("math", tmp_path, sets)
+    assert len(pools["train"]) == 6
+    assert {problem.id for problem in pools["test"]} == {"math-test-algebra-00000", "math-test-geometry-00000"}
+
+
+def test_mmlu_leaves_the_auxiliary_training_split(tmp_path) -> None:
+    def row(question: str) -> dict:
+        return {"question": question, "subject": "law", "choices": ["a", "b", "c", "d"], "answer": 3}
+
+    names = ("auxiliary_train", "test", "validation", "dev")
+    pools = load("mmlu", tmp_path, {"all": {name: [row(name)] for name in names}, "law": {"test": [row("other")]}})
+    assert {name: len(pool) for name, pool in pools.items()} == {"test": 1, "validation": 1, "dev": 1}
+
+
+def test_a_single_split_of_another_name(tmp_path) -> None:
+    sets = {"default": {"everything": gsm8k_rows("x", 6)}}
+    with pytest.raises(DataError, match=r"its splits are called everything; pass --split"):
+        load("gsm8k", tmp_path, sets)
+    assert len(load("gsm8k", tmp_path, sets, "test")["test"]) == 6
 
 
 def test_the_real_client_fails_in_one_line() -> None:
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match="neither a path here nor to be had from the hub") as caught:
         list(read_hub("nobody/there-is-no-such-data-set", (), None))
-    assert "neither a path here nor to be had from the hub" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -70,80 +105,10 @@ for ask in (lambda: check_base(Model(path="some/model")), lambda: list(read_hub(
     assert not done.stderr
 
 
-class Hub:
-    """Stands in for ``datasets`` where only the hub itself would answer."""
-
-    def __init__(self, sets: dict[str, dict[str, list[dict]]]) -> None:
-        self.sets = sets
-        self.asked: list[str] = []
-
-    def module(self) -> SimpleNamespace:
-        return SimpleNamespace(get_dataset_config_names=lambda name: list(self.sets), load_dataset=self.load)
-
-    def load(self, name: str, config: str) -> dict[str, list[dict]]:
-        self.asked.append(config)
-        return self.sets[config]
-
-
-def prepare(hub: Hub, task: str, out: Path, monkeypatch, split: str | None = None):
-    monkeypatch.setitem(sys.modules, "datasets", hub.module())
-    monkeypatch.setattr("hpcmaf.tasks.readers.ask_hub", lambda question: None)
-    return get_task(task).prepare("owner/name", out, split)
-
-
-def test_the_main_configuration_is_preferred(tmp_path, monkeypatch) -> None:
-    rows = {"train": gsm8k_rows("train", 4), "test": gsm8k_rows("test", 2)}
-    hub = Hub({"socratic": rows, "main": rows})
-    report = prepare(hub, "gsm8k", tmp_path / "out", monkeypatch)
-    assert hub.asked == ["main"]
-    assert (report["train"]["problems"], report["test"]["problems"]) == (4, 2)
-
-
-def test_subjects_are_configurations_of_math(tmp_path, monkeypatch) -> None:
-    hub = Hub(
-        {
-            name: {"train": [math_record(n, 1, name) for n in range(3)], "test": [math_record(9, 2, name)]}
-            for name in ("algebra", "geometry")
-        }
-    )
-    report = prepare(hub, "math", tmp_path / "out", monkeypatch)
-    assert (report["train"]["problems"], report["test"]["problems"]) == (6, 2)
-    splits = get_task("math").splits(tmp_path / "out", 6, 2, 0)
-    assert {problem.id for problem in splits.eval} == {"math-test-algebra-00000", "math-test-geometry-00000"}
-
-
-def test_mmlu_leaves_the_auxiliary_training_split(tmp_path, monkeypatch) -> None:
-    def row(question: str) -> dict:
-        return {"question": question, "subject": "law", "choices": ["a", "b", "c", "d"], "answer": 3}
-
-    hub = Hub(
-        {
-            "all": {
-                "auxiliary_train": [row("other data")],
-                "test": [row("t")],
-                "validation": [row("v")],
-                "dev": [row("d")],
-            },
-            "law": {},
-        }
-    )
-    report = prepare(hub, "mmlu", tmp_path / "out", monkeypatch)
-    assert hub.asked == ["all"]
-    assert (report["train"]["problems"], report["test"]["problems"]) == (2, 1)
-
-
-def test_a_single_split_of_another_name(tmp_path, monkeypatch) -> None:
-    hub = Hub({"default": {"everything": gsm8k_rows("x", 6)}})
-    with pytest.raises(DataError, match=r"owner/name: its splits are called everything; pass --split"):
-        prepare(hub, "gsm8k", tmp_path / "out", monkeypatch)
-    assert prepare(hub, "gsm8k", tmp_path / "out", monkeypatch, "test")["test"]["problems"] == 6
-
-
 def test_without_the_client_the_extra_is_named(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    monkeypatch.setattr("hpcmaf.tasks.readers.ask_hub", lambda question: None)
-    with pytest.raises(PlatformError, match=r"openai/gsm8k: reading it needs datasets; .* pip install 'hpcmaf\[hub\]'"):
-        get_task("gsm8k").prepare("openai/gsm8k", tmp_path / "out")
+    with pytest.raises(PlatformError, match=r"reading it needs datasets; .* pip install 'hpcmaf\[hub\]'"):
+        load("gsm8k", tmp_path, {"main": {"train": gsm8k_rows("train", 1)}})
 
 
 def test_importing_the_readers_loads_no_client() -> None:

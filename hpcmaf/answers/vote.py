@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hpcmaf.answers.equivalence import DEFAULT_DEADLINE_S, equivalent
+from hpcmaf.answers.equal import DEFAULT_DEADLINE_S, equivalent
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcmaf.answers import Vote, equivalent, voting
+from hpcmaf.answers import Vote, equivalent
 from hpcmaf.answers import vote as cast
 
 
@@ -71,15 +71,3 @@ def test_the_winning_class_is_as_large_as_it_says(answers: list[str | None], see
     assert (outcome.answer is None) == all(answer is None for answer in answers)
     for answer, agrees in zip(answers, outcome.agrees, strict=True):
         assert not agrees or equivalent(answer, outcome.answer)
-
-
-def test_representatives_alone_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    compared: list[tuple[str, str]] = []
-
-    def same_parity(a: str, b: str, **_: float) -> bool:
-        compared.append((a, b))
-        return int(a) % 2 == int(b) % 2
-
-    monkeypatch.setattr(voting, "equivalent", same_parity)
-    assert cast([str(value) for value in range(1, 10)], 0).votes == 5
-    assert {b for a, b in compared if a != b} == {"1", "2"}

@@ -10,11 +10,11 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from enum import StrEnum
-from fractions import Fraction
 
 from hpcmaf.answers.letters import FOREIGN_PHRASE, letter_of
 from hpcmaf.answers.notation import closing_brace, plain
 from hpcmaf.answers.rational import value_of
+from hpcmaf.answers.units import NUMBER_WORDS
 
 
 class AnswerForm(StrEnum):
@@ -126,37 +126,30 @@ _JOINT = re.compile(r"[\s$.]*(?:\\[\])]|\\q?quad|\\[,;: ]|\\text\s?\{|[},$\s]|\\
 _MINUS_BEFORE = re.compile(
     r"(?:(?:^|[=$:(\[{\n]|\\\()\s{0,3}-\s?|(?:^|[^\w\s)\]}.%]\s?|[A-Za-z]{2}\s)-|(?i:negative|minus)\s)(?:\\?\$)?\Z"
 )
-_MAGNITUDE = r"(?:hundred|thousand|million|billion|trillion|dozen)"
+_MAGNITUDE = f"(?:{'|'.join(NUMBER_WORDS)})"
 _MAGNITUDE_BEHIND = re.compile(rf"[\s$]{{0,3}}(?:\\[)\]]\s?)?(?:\\text\s?\{{\s?)?({_MAGNITUDE})s?\b")
 _PLACEHOLDERS = re.compile(r"(?:(?:your|the) )?(?:final )?answer(?: here)?|result|value|\\[lc]?dots|")
 
 
 def _boxes(text: str) -> list[str | None]:
     """Contents of the boxes in order, without empty ones and placeholders; ``None`` for a last one that never closes."""
-    found: list[tuple[int, int, str | None]] = []
-    for match in _BOX.finditer(text):
-        start, end, content = _content(text, match.end())
-        while found and match.start() < found[-1][1]:
-            found.pop()  # of nested boxes the innermost one counts
-        found.append((match.start(), end, content))
-        if content is None:
-            break
     boxes: list[str | None] = []
-    before = None
-    for start, end, content in found:
-        if content is not None:
-            bare = " ".join(re.sub(r"\\text\w*\s*\{|\\[,;:! ]|[{}\[\]<>$.?_*\u2026]", " ", content).split()).casefold()
-            recited = re.match(rf"[\s$.,)\]\\]{{0,5}}where\s+\$?{re.escape(content)}\b", text[end : end + 60])
-            if _PLACEHOLDERS.fullmatch(bare) or recited:
-                continue
-            if _MINUS_BEFORE.search(text[max(0, start - 12) : start]):
-                content = f"-({content})" if re.search(r"\S\s*[-+]", content) else f"-{content}"
-            if match := _MAGNITUDE_BEHIND.match(text, end):
-                content = f"{content} \\text{{ {match[1]}}}"
-            joint = text[before:start] if before is not None and start - before < 70 else ""
-            if boxes and boxes[-1] and joint and _JOINT.fullmatch(joint) and re.search(r",|and|or", joint):
-                content = boxes[-1] if content in boxes[-1].split(",") else f"{boxes[-1]},{content}"
-                boxes.pop()
+    before = len(text)
+    for match in _BOX.finditer(text):  # of nested boxes the innermost one counts, which is the last
+        start, end, content = _content(text, match.end())
+        if content is None:
+            return [*boxes, None]
+        bare = " ".join(re.sub(r"\\text\w*\s*\{|\\[,;:! ]|[{}\[\]<>$.?_*\u2026]", " ", content).split()).casefold()
+        recited = re.match(rf"[\s$.,)\]\\]{{0,5}}where\s+\$?{re.escape(content)}\b", text[end : end + 60])
+        if _PLACEHOLDERS.fullmatch(bare) or recited:
+            continue
+        if _MINUS_BEFORE.search(text[max(0, match.start() - 12) : match.start()]):
+            content = f"-({content})" if re.search(r"\S\s*[-+]", content) else f"-{content}"
+        if magnitude := _MAGNITUDE_BEHIND.match(text, end):
+            content = f"{content} \\text{{ {magnitude[1]}}}"
+        joint = text[before : min(match.start(), before + 70)]
+        if boxes and joint and _JOINT.fullmatch(joint) and re.search(r",|and|or", joint):
+            content = boxes[-1] if content in boxes[-1].split(",") else f"{boxes[-1]},{content}"
         boxes.append(content)
         before = end
     return boxes
@@ -299,18 +292,29 @@ _SIGN = r"[-\u2212\u2013]"
 _DIGITS = r"(?:[0-9]{1,3}(?:(?:,|\{,\}|,\\!)[0-9]{3}(?![0-9]))+|[0-9]+)"
 # A sign belongs to the number unless it stands between two terms.
 _NUMBER = re.compile(
-    rf"(?P<sign>(?<![\w)\]}}.%]){_SIGN}|(?<=[=:]){_SIGN}\s|(?<=[=:]\s){_SIGN}\s|\A\s*{_SIGN}\s|\b(?i:negative|minus)\s)?"
-    rf"(?:(?:US|Rs\.?\s?)?(?:\\?\$|[\u20ac\u00a3\u00a5\u20b9])\s?(?P<late>{_SIGN})?)?"
-    rf"(?:(?:(?<![\d.])(?P<units>[0-9]{{1,9}})\s?)?\\[dt]?frac\s?\{{(?P<top>-?[0-9]+)\}}\s?\{{(?P<bottom>[0-9]+)\}}"
-    rf"|(?<![A-Za-z_0-9.])(?:(?P<whole>[0-9]{{1,9}})\s(?=[0-9]+\s?/\s?[0-9]))?"
-    rf"(?P<number>{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)(?:\s?/\s?(?P<over>[0-9]++)(?!\.[0-9]))?"
-    r"(?:\s?(?:\\times|\\cdot|[\u00d7x*])\s?10(?:\s?\^\s?\{?\s?(?P<power>[-\u2212]?[0-9]{1,3})\s?\}?"
-    r"|(?P<super>[\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079]{1,4}))|[eE](?P<e>[+-]?[0-9]{1,3})(?!\w))?)"
-    rf"(?:\s?(?:\\text\s?\{{\s?|-)?(?P<magnitude>(?i:{_MAGNITUDE}))s?\b|\s?(?P<cjk>[\u4e07\u4ebf]))?"
+    rf"(?:(?<![\w)\]}}.%]){_SIGN}|(?<=[=:]){_SIGN}\s|(?<=[=:]\s){_SIGN}\s|\A\s*{_SIGN}\s|\b(?i:negative|minus)\s)?"
+    rf"(?:(?:US|Rs\.?\s?)?(?:\\?\$|[\u20ac\u00a3\u00a5\u20b9])\s?{_SIGN}?)?"
+    r"(?:(?:(?<![\d.])[0-9]{1,9}\s?)?\\[dt]?frac\s?\{-?[0-9]+\}\s?\{[0-9]+\}"
+    r"|(?<![A-Za-z_0-9.])(?:[0-9]{1,9}\s(?=[0-9]+\s?/\s?[0-9]))?"
+    rf"(?:{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)(?:\s?/\s?[0-9]++(?!\.[0-9]))?"
+    r"(?:\s?(?:\\times|\\cdot|[\u00d7x*])\s?10(?:\s?\^\s?\{?\s?[-\u2212]?[0-9]{1,3}\s?\}?"
+    r"|[\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079]{1,4})|[eE][+-]?[0-9]{1,3}(?!\w))?)"
+    rf"(?:\s?(?:\\text\s?\{{\s?|-)?(?i:{_MAGNITUDE})s?\b|\s?[\u4e07\u4ebf])?"
 )
-_HASHES = re.compile(r"####\s*(?=[-\u2212$*\\\s0-9.\u20ac\u00a3(])")
-_HASH_LINE = re.compile(r"^#{1,3}[ \t]*(?P<rest>[^\n#]{1,40})$", re.MULTILINE)
-_AFTER_HASH = re.compile(r"\s*[A-Za-z%]*\s*\.?\s*")
+# What a number may be written with, and how the rest of this package writes it.
+_SPELLING = [
+    (re.compile(pattern), target)
+    for pattern, target in (
+        (rf"(?i:negative|minus)\s|{_SIGN}(?!(?i:{_MAGNITUDE}))", "-"),
+        (r"US|Rs\.?|\\?\$|[\u20ac\u00a3\u00a5\u20b9]|\{,\}|,(?:\\!)?|\\text\s?\{", ""),
+        (r"\s?x\s?(?=10)", r"\\times "),
+        (r"(?<=\d)-(?=[A-Za-z])", " "),
+        (r"-\s+", "-"),
+        (r"(?<![\d.])\.(?=\d)", "0."),
+        (r"\s?/\s?", "/"),
+    )
+]
+_HASHES = re.compile(r"####\s*(?=[-\u2212$*\\\s0-9.\u20ac\u00a3(])|^#{1,3}[ \t]*(?=[^\sA-Za-z#]{1,30}[ \t]*[A-Za-z]*\.?\s*$)", re.MULTILINE)
 _NUMBERED = re.compile(r"\d{1,2}[.):]\s+[A-Za-z*]")
 _SPACED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?: \d{3})+(?![\d/])")
 _TIME = re.compile(r"\d{1,2}\s*:\s*[0-5]\d(?!\d)|\d\s*[ap]\.?m\b", re.IGNORECASE)
@@ -325,9 +329,6 @@ _BEFORE = re.compile(r"(?:[A-Za-z]{2,}[\s:,]*)*")
 _BEHIND = re.compile(r"[\s%]*|\s*[mgL]|\s+[shtl]|\s*[A-Za-z]{2,}[A-Za-z.,\s/]*|\s*[A-Za-z]{1,4}/[A-Za-z]{1,4}")
 _VERB = re.compile(r"\b(?:makes?|is|are|was|equals?|gives?|totals?|leaves?)\b[^\d]*\Z")
 _POWER = re.compile(r"\d+\s?\^\s?\{?\s?-?\d+\s?\}?")
-_FACTORS = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
-_FACTORS |= {"\u4e07": 10**4, "\u4ebf": 10**8}
-
 
 def _number(boxes: list[str | None], places: list[str], text: str, truncated: bool) -> str | None:
     boxes = [box for box in boxes if box is None or not re.fullmatch(r"[A-Z]", box)]  # \boxed{N} of a prompt
@@ -339,13 +340,7 @@ def _number(boxes: list[str | None], places: list[str], text: str, truncated: bo
     for statement in _hashes(text):
         if (number := _number_stated(statement)) is not None:
             return number or None
-    if (number := _number_of_hash_line(text)) is not None:
-        return number
     for statement in _statements(text):
-        statement = statement.lstrip("`\n ")
-        if (math := _MATH.match(statement)) and not _GOES_ON.match(statement, math.end()):
-            if (number := _number_of(_formula(math))) is not None:
-                return number
         sentence = _SENTENCE_END.split(statement, maxsplit=1)[0]
         if denied := _DENIED.match(sentence):
             sentence = "".join(re.split(r"\bbut\b", sentence, maxsplit=1)[1:])
@@ -391,16 +386,6 @@ def _number_of(content: str) -> str | None:
     return _clean(written) if written else str(value)
 
 
-def _number_of_hash_line(text: str) -> str | None:
-    """``# 42`` on a line of its own, which ``# 2. Solve`` is not."""
-    number = None
-    for line in _HASH_LINE.finditer(text):
-        match = _NUMBER.match(line["rest"])
-        if match is not None and _AFTER_HASH.fullmatch(line["rest"], match.end()):
-            number = _clean(match)
-    return number
-
-
 def _number_stated(sentence: str) -> str | None:
     """The number that a sentence comes to; empty where it names alternatives, ``None`` where it states none."""
     sentence = _SPACED.sub(lambda match: match[0].replace(" ", ""), sentence[:_STATEMENT_LENGTH].replace("**", ""))
@@ -427,20 +412,11 @@ def _number_stated(sentence: str) -> str | None:
 
 
 def _clean(match: re.Match[str]) -> str:
-    negative = bool(match["sign"] or match["late"])
-    if match["number"] is None:
-        negative ^= match["top"].startswith("-")
-        number = f"{match['top'].lstrip('-')}/{match['bottom']}"
-        if match["units"] and int(match["bottom"]):
-            number = str(int(match["units"]) + Fraction(number))
-    else:
-        number = re.sub(r"[^0-9.]", "", match["number"])
-        number = f"0{number}" if number.startswith(".") else number
-        number = f"{number}/{match['over']}" if match["over"] is not None else number
-        power = match["power"] or match["e"] or (match["super"] and unicodedata.normalize("NFKC", match["super"]))
-        if (match["whole"] or power) and (not match["over"] or int(match["over"])):
-            scale = Fraction(10) ** int((power or "0").replace("\u2212", "-"))
-            number = str((int(match["whole"] or 0) + Fraction(number)) * scale)
-    if factor := _FACTORS.get((match["magnitude"] or match["cjk"] or "").casefold()):
-        number = str(Fraction(number) * factor) if not number.endswith("/0") else number
-    return f"-{number}" if negative else number
+    """A number without separators, units and currency signs; a fraction where it is no decimal."""
+    text = match[0].strip()
+    for pattern, target in _SPELLING:
+        text = pattern.sub(target, text)
+    if re.fullmatch(r"-?\d+(?:\.\d+)?(?:/\d+)?", text):
+        return text
+    value = value_of(plain(text).text)
+    return text if value is None else str(value)

@@ -18,7 +18,7 @@ from hpcmaf.answers import checker
 from hpcmaf.answers.checker import Deadline, DeadlineExceeded
 from hpcmaf.answers.notation import plain
 from hpcmaf.answers.rational import value_of
-from hpcmaf.answers.structure import label, relations, split
+from hpcmaf.answers.structure import label, nesting, relations, split
 
 DEFAULT_DEADLINE_S = 5.0
 MAX_LENGTH = 1000
@@ -34,7 +34,8 @@ _BASE = re.compile(r"(-?[0-9A-Za-z.]+)\s*(?:_|base)\s*(?:base\s*)?(\d{1,2}|[a-z]
 _CLOCK = re.compile(r"(\d{1,2})\s*:\s*([0-5]\d)(?:\s*:\s*([0-5]\d))?")
 _SYMBOL = re.compile(r"[A-Za-z]|\\[a-z]+")
 # What Math-Verify drops, joins or takes apart: such texts are the same as strings or not at all.
-_UNREADABLE = re.compile(r"'|\"|\?|\\ldots|\\text|\\prime|(?<![\d_^.c])\d+\s+[\d.]|[^\x00-\x7f]|(?<![A-Za-z\\{])[A-Za-z]{4,}")
+_UNREADABLE = re.compile(r"'|\"|\?|\\ldots|\\text|\\prime|(?<![\d_^.c])\d+\s+[\d.]|[^\x00-\x7f]|(?<![A-Za-z\\{])[A-Za-z]{4,}|(?:[-+]\s*){9}")
+_MAX_NESTING = 30  # its parser's time grows faster than that, and unmatched brackets make it try everything
 
 
 def equivalent(a: str | None, b: str | None, *, deadline_s: float = DEFAULT_DEADLINE_S) -> bool:
@@ -80,7 +81,7 @@ def _same(a: str, b: str, deadline: Deadline, depth: int) -> bool:
     for compare in (_bases, _labels, _words, _structures, _values):
         if (verdict := compare(left, right, deadline, depth + 1)) is not None:
             return verdict
-    unreadable = _UNREADABLE.search(left) or _UNREADABLE.search(right)
+    unreadable = any(_UNREADABLE.search(text) or nesting(text) > _MAX_NESTING for text in (left, right))
     if unreadable or ("=" in relations(left)) != ("=" in relations(right)):  # an equation is no value
         return False
     try:
