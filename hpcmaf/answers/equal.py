@@ -78,9 +78,17 @@ def _same(a: str, b: str, deadline: Deadline, depth: int) -> bool:
         return False
     if _spelling(left) == _spelling(right):
         return True
-    for compare in (_bases, _labels, _words, _structures, _values):
-        if (verdict := compare(left, right, deadline, depth + 1)) is not None:
-            return verdict
+    digits = _based(left), _based(right)
+    if any(digits):
+        return digits[0] == digits[1]
+    if (verdict := _labels(left, right, deadline, depth + 1)) is not None:
+        return verdict
+    if _is_word(left) or _is_word(right):  # one spelling alone: to Math-Verify a word is a product of its letters
+        return False
+    if (verdict := _structures(left, right, deadline, depth + 1)) is None:
+        verdict = _values(left, right)
+    if verdict is not None:
+        return verdict
     unreadable = any(_UNREADABLE.search(text) or nesting(text) > _MAX_NESTING for text in (left, right))
     if unreadable or ("=" in relations(left)) != ("=" in relations(right)):  # an equation is no value
         return False
@@ -111,18 +119,8 @@ def _is_word(text: str) -> bool:
     return len(bare) > 3 or bare.isupper() or "\\text" in text or not product
 
 
-def _words(left: str, right: str, deadline: Deadline, depth: int) -> bool | None:
-    """Words and prose have one spelling: to Math-Verify a word is a product of its letters."""
-    return False if _is_word(left) or _is_word(right) else None
-
-
-def _bases(left: str, right: str, deadline: Deadline, depth: int) -> bool | None:
-    """``52_8``: the digits and the base, not the value, are the answer."""
-    first, second = _based(left), _based(right)
-    return None if first is None and second is None else first == second
-
-
 def _based(text: str) -> tuple[str, int] | None:
+    """``52_8``: the digits and the base, not the value, are the answer."""
     match = _BASE.fullmatch(re.sub(r"\\text|[{}()]", " ", text).strip().replace(" _ ", "_"))
     if match is None:
         return None
@@ -171,7 +169,7 @@ def _structures(left: str, right: str, deadline: Deadline, depth: int) -> bool |
     return True
 
 
-def _values(left: str, right: str, deadline: Deadline, depth: int) -> bool | None:
+def _values(left: str, right: str) -> bool | None:
     """Numbers, times of day and single symbols."""
     first, second = _CLOCK.fullmatch(left), _CLOCK.fullmatch(right)
     if first and second:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from hpcmaf.answers.units import without_unit
 
@@ -100,23 +100,12 @@ _GROUP = re.compile(r"(?<![\\A-Za-z^_}\]\d\s])\{([^{}]*)\}|^\s*\{([^{}]*)\}\s*$"
 _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("`", "`"))
 
 
-@dataclass(frozen=True, slots=True)
-class Plain:
-    """An answer in the one spelling.
-
-    Attributes
-    ----------
-    text
-        Without wrappers, styles, spacing commands, separators and units.
-    unit
-        A known unit that was dropped, in its canonical name.
-    note
-        A word behind a number that is no unit and changes what is meant: am, increase, north.
-    """
+class Plain(NamedTuple):
+    """An answer in the one spelling, without wrappers, styles, spacing commands, separators and units."""
 
     text: str
-    unit: str | None = None
-    note: str | None = None
+    unit: str | None = None  # a known unit that was dropped, in its canonical name
+    note: str | None = None  # a word behind a number that is no unit and changes what is meant: am, increase, north
 
 
 @lru_cache(maxsize=1 << 14)

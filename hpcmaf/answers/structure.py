@@ -7,9 +7,10 @@ Tuples, sets, intervals, unions, lists, matrices, labels and inequalities are ta
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import lru_cache
 from math import inf
+from typing import NamedTuple
 
 from hpcmaf.answers.rational import value_of
 
@@ -33,24 +34,16 @@ _NAME_PARTS = re.compile(
 _NAME = re.compile(r"[A-Za-z{}()\[\]|,:/\s.;]*[A-Za-z][A-Za-z{}()\[\]|,:/\s.;]*")
 
 
-@dataclass(frozen=True, slots=True)
-class Structure:
+class Structure(NamedTuple):
     """A compound answer.
 
-    Attributes
-    ----------
-    kind
-        ``set`` (also of a list: order does not matter), ``union``, a pair of brackets such as ``[)``, ``:`` (a ratio or
-        time of three parts or more), ``series`` (a list that goes on) or ``matrix RxC`` (rows by columns).
-    parts
-        Texts of the elements, matrices row by row.
-    name
-        The variable of an inequality, which is read as an interval.
+    Its kind is ``set`` (also of a list: order does not matter), ``union``, a pair of brackets such as ``[)``, ``:`` (a ratio
+    or time of three parts or more), ``series`` (a list that goes on) or ``matrix RxC`` (rows by columns).
     """
 
     kind: str
-    parts: tuple[str, ...]
-    name: str | None = None
+    parts: tuple[str, ...]  # texts of the elements, matrices row by row
+    name: str | None = None  # the variable of an inequality, which is read as an interval
 
     @property
     def ordered(self) -> bool:
@@ -113,35 +106,32 @@ def label(text: str) -> tuple[str, str] | None:
 
 def relations(text: str) -> tuple[str, ...]:
     """The signs of equality and order outside of all brackets."""
-    depth, found = 0, []
-    for token in _TOKEN.findall(text):
-        depth += (token in _OPEN) - (token in _CLOSE)
-        if depth == 0 and token in _SIGNS:
-            found.append(_SIGNS[token])
-    return tuple(found)
+    return tuple(_SIGNS[token] for token, depth in _levels(text) if depth == 0 and token in _SIGNS)
 
 
 def nesting(text: str) -> float:
     """How deep brackets stand in one another; infinite where they do not match."""
-    depth = deepest = 0
-    for token in _TOKEN.findall(text):
-        depth += (token in _OPEN) - (token in _CLOSE)
-        if depth < 0:
-            return inf
-        deepest = max(deepest, depth)
-    return inf if depth else deepest
+    depths = [0, *(depth for _, depth in _levels(text))]
+    return inf if depths[-1] or min(depths) < 0 else max(depths)
 
 
 def top_level(text: str, separators: tuple[str, ...]) -> tuple[str, ...]:
     """Split at separators that no bracket encloses."""
-    parts, depth = [""], 0
-    for token in _TOKEN.findall(text):
-        depth += (token in _OPEN) - (token in _CLOSE)
+    parts = [""]
+    for token, depth in _levels(text):
         if depth == 0 and token in separators:
             parts.append("")
         else:
             parts[-1] += token
     return tuple(part.strip() for part in parts if part.strip())
+
+
+def _levels(text: str) -> Iterator[tuple[str, int]]:
+    """Tokens, and how many brackets are open behind each."""
+    depth = 0
+    for token in _TOKEN.findall(text):
+        depth += (token in _OPEN) - (token in _CLOSE)
+        yield token, depth
 
 
 def _elements(text: str) -> tuple[str, ...]:
@@ -186,11 +176,6 @@ def _listed(parts: tuple[str, ...]) -> Structure:
 
 
 def _encloses(text: str) -> bool:
-    """Whether the first bracket is closed by the last one; half-open intervals count."""
-    depth = 0
-    tokens = _TOKEN.findall(text)
-    for position, token in enumerate(tokens):
-        depth += (token in _OPEN) - (token in _CLOSE)
-        if depth == 0 and token in _CLOSE:
-            return position == len(tokens) - 1
-    return False
+    """Whether the bracket that a text begins with is closed by its last; half-open intervals count."""
+    depths = [depth for _, depth in _levels(text)]
+    return 0 in depths and depths.index(0) == len(depths) - 1
