@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from hpcmaf.report.build import aggregate
 from hpcmaf.report.report import Report
-from hpcmaf.report.tables import Table, render_table
+from hpcmaf.report.table import Table
 
-__all__ = ["Report", "Table", "aggregate", "render_table"]
+__all__ = ["Report", "Table", "aggregate"]

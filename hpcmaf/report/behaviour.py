@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from hpcmaf.evaluation import compare, holm, outcomes, ratio
+from hpcmaf.evaluation import compare, outcomes, ratio
 from hpcmaf.report.groups import Group
 from hpcmaf.report.learned import learned_table
+from hpcmaf.report.paired import TEST, Test, family
 from hpcmaf.report.records import Iteration
-from hpcmaf.report.sections import NONE, TEST, cell, estimate, iteration_name, percent, test_cells
-from hpcmaf.report.tables import Table
+from hpcmaf.report.sections import cell, estimate, iteration_name, percent
+from hpcmaf.report.table import NONE, Table
 
 # Of more agents only the range is shown.
 MOST_AGENTS = 8
@@ -82,13 +83,13 @@ def _agents(group: Group) -> Table:
 
 def _debate_tests(group: Group) -> Table:
     """Whether debating beats voting on first answers, iteration by iteration, on the same problems."""
-    found, both = [], ("vote@1", "vote@M")
+    tests, both = [], ("vote@1", "vote@M")
     for t in group.complete:
         measured = [i.metrics for i in group.at(t) if i.metrics and set(both) <= i.metrics["accuracy"].keys()]
         if measured:
-            found.append((t, compare([(outcomes(one, both[0]), outcomes(one, both[1])) for one in measured])))
-    adjusted = holm([one.p for _, one in found])
-    rows = [(iteration_name(t), *test_cells(one, p)) for (t, one), p in zip(found, adjusted, strict=True)]
+            result = compare([(outcomes(one, both[0]), outcomes(one, both[1])) for one in measured])
+            tests.append(Test(text=iteration_name(t), result=result))
+    rows = [(one.text, *one.cells) for one in family(tests)]
     title = f"{group.label}: the last round's vote against the first round's"
     note = "Paired by problem: bootstrap interval, exact test, adjusted over the iterations."
     return Table(title, ("iteration", *TEST), tuple(rows), note)

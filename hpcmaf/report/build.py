@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+import base64
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpcmaf.errors import DataError
 from hpcmaf.files.publish import write_json, write_text
 from hpcmaf.report.compare import against, find_baseline
 from hpcmaf.report.debates import choose
-from hpcmaf.report.groups import group_runs
-from hpcmaf.report.latex import latex_table
+from hpcmaf.report.groups import Group, group_runs
 from hpcmaf.report.learned import learned_csv
 from hpcmaf.report.records import Run, read_run
 from hpcmaf.report.report import Report
 from hpcmaf.report.sections import group_table, run_tables
-from hpcmaf.report.tables import markdown_table
+from hpcmaf.report.table import Table
 from hpcmaf.report.values import to_csv, to_json
 
 if TYPE_CHECKING:
     from hpcmaf.report.plots import Plot
 
-# Debates on the page.
-DEBATES = 60
+# Debates on the page, and runs beyond which it shows recipes only; report.md has them all.
+DEBATES, MOST_RUNS = 60, 20
 
 
 def aggregate(
@@ -61,7 +62,6 @@ def aggregate(
     UsageError
         No such baseline.
     """
-    from hpcmaf.report.page import write_page
     from hpcmaf.report.plots import save_plots
 
     if not runs:
@@ -83,8 +83,8 @@ def aggregate(
     write_text(out / "report.csv", to_csv(report))
     write_text(out / "learned.csv", learned_csv(report.runs))
     write_json(out / "report.json", to_json(report))
-    write_text(out / "report.tex", latex_table(report.rows, report.baseline, reference))
-    write_page(report, plots, out, shown, notes)
+    write_text(out / "report.tex", "\n".join(table.latex() for table in report.task_tables()))
+    write_text(out / "report.html", _page(report, plots, out, shown, notes))
     return report
 
 
@@ -109,13 +109,44 @@ def markdown(report: Report, plots: Sequence[Plot] = ()) -> str:
     for name, lines in (("Missing", report.missing), ("Warnings", report.warnings)):
         parts += [f"## {name}", "\n".join(f"- {line}" for line in lines)] if lines else []
     for table in report.method_tables():
-        parts += [f"## {table.title}", markdown_table(table)]
+        parts += [f"## {table.title}", table.markdown()]
     for group in report.groups:
         if len(report.groups) > 1:
             parts.append(f"## {group.label}")
-        if len(group.runs) > 1:
-            parts.append(markdown_table(group_table(group)))
-        tables = [table for run in group.runs for table in run_tables(run)] + report.behaviour[group.label]
-        for table in tables:
-            parts += [f"### {table.title}", markdown_table(table)]
+        for table in _tables(report, group):
+            parts += [f"### {table.title}", table.markdown()]
     return "\n\n".join(parts) + "\n"
+
+
+def _tables(report: Report, group: Group, most_runs: float = math.inf) -> Iterator[Table]:
+    """Everything about one recipe; its single runs only where the report has no more than ``most_runs``."""
+    if len(group.runs) > 1:
+        yield group_table(group)
+    for run in group.runs if len(report.runs) <= most_runs else ():
+        yield from run_tables(run)
+    yield from report.behaviour[group.label]
+
+
+def _page(
+    report: Report, plots: Sequence[Plot], out: Path, debates: Sequence[dict[str, Any]], notes: Sequence[str]
+) -> str:
+    """The report as one HTML file that needs nothing else, not even a network, with the plots that lie in ``out``.
+
+    Text of models and names of runs are data: they are escaped, and debates
+    travel as JSON that no script tag can be closed from.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader = PackageLoader("hpcmaf.report", ".")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return environment.get_template("page.html").render(
+        title=report.title or "Runs",
+        findings=report.findings,
+        lists=[("Missing", report.missing), ("Warnings", report.warnings)],
+        # As images of their own: the ids of several SVGs in one page would clash.
+        plots=[(plot, base64.b64encode((out / f"{plot.stem}.svg").read_bytes()).decode()) for plot in plots],
+        tables=report.method_tables(),
+        groups=[(group.label, list(_tables(report, group, MOST_RUNS))) for group in report.groups],
+        notes=notes,
+        debates=debates,
+    )

@@ -5,26 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 from hpcmaf.errors import DataError
-from hpcmaf.evaluation import MEASURES, Comparison, compare, holm, outcomes
+from hpcmaf.evaluation import MEASURES, compare, outcomes
 from hpcmaf.report.groups import Group
+from hpcmaf.report.paired import TEST, Test, family
 from hpcmaf.report.records import Run
-from hpcmaf.report.sections import TEST, test_cells
-from hpcmaf.report.tables import Table
+from hpcmaf.report.table import Table
 
 # Those the claims are about: the method, and one finetuned model in its place.
 MANY, ONE = "maft", "single-agent-ft"
-# A claim stands, or its contrary does, where the adjusted p is below this.
-LEVEL = 0.05
 
 Values = Mapping[str, int]
 Question = tuple[str, list[tuple[Values, Values]], int]
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """One claim and its test.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim(Test):
+    """One claim, that the result's ``b`` is above its ``a``; its family are all claims of the place, N and M.
 
     Attributes
     ----------
@@ -32,24 +31,12 @@ class Claim:
         Task evaluated on, and model.
     size
         N and M.
-    text
-        What is claimed: the result's ``b`` is above its ``a``.
-    p_holm
-        Adjusted for all claims of the place, N and M.
     """
+
+    VERDICTS: ClassVar[tuple[str, str]] = ("holds", "contrary")
 
     place: tuple[str, str]
     size: tuple[int | None, int | None]
-    text: str
-    result: Comparison
-    p_holm: float
-
-    @property
-    def verdict(self) -> str:
-        """``holds``, ``contrary``, or ``open``: these problems do not tell."""
-        if self.p_holm >= LEVEL:
-            return "open"
-        return "holds" if self.result.difference > 0 else "contrary"
 
 
 def claims(groups: Sequence[Group]) -> list[Claim]:
@@ -69,11 +56,10 @@ def claims(groups: Sequence[Group]) -> list[Claim]:
             tested = []
             for text, pairs, scale in _questions(many, one):
                 try:
-                    tested.append((text, compare(pairs, scale)))
+                    tested.append(Claim(text=text, result=compare(pairs, scale), place=place, size=size))
                 except DataError:
                     continue  # not the same problems; the table of methods says so
-            adjusted = holm([result.p for _, result in tested])
-            found += [Claim(place, size, text, result, p) for (text, result), p in zip(tested, adjusted, strict=True)]
+            found += family(tested)
     return found
 
 
@@ -155,7 +141,7 @@ def claim_tables(found: Sequence[Claim]) -> list[Table]:
     families = list(dict.fromkeys((claim.place, claim.size) for claim in found))
     for place, size in families:
         here = [claim for claim in found if (claim.place, claim.size) == (place, size)]
-        rows = tuple((claim.text, *test_cells(claim.result, claim.p_holm), claim.verdict) for claim in here)
+        rows = tuple((claim.text, *claim.cells, claim.verdict) for claim in here)
         runs = max(claim.result.pairs for claim in here)
         note = (
             f"Paired by problem, over {runs} run{'s' * (runs != 1)}, those of two methods by seed: percentage points, "

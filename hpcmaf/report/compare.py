@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.errors import DataError, UsageError
-from hpcmaf.evaluation import Comparison, compare, holm, outcomes
+from hpcmaf.evaluation import compare, outcomes
 from hpcmaf.report.groups import Group
+from hpcmaf.report.paired import Test, family
 from hpcmaf.report.records import Run
 
 # The untouched base's ways to answer, and how they are measured.
@@ -17,25 +17,19 @@ OF_THE_BASE = {"base": "answer", "majority": "vote@1", "debate": "vote@M"}
 _CALLED = {"base": "the base's one answer", "majority": "the base's majority", "debate": "the base's debate"}
 
 
-class Tested(NamedTuple):
-    """One recipe against the baseline.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tested(Test):
+    """One recipe against the baseline; its family are all of this task evaluated on and model.
 
     Attributes
     ----------
     iteration, against
         Iteration of the recipe, and of the baseline.
-    result
-        ``None`` where there is no test; ``fault`` says why.
-    p_holm
-        Adjusted for all tests of this task evaluated on and model.
     """
 
     group: Group
     iteration: int
     against: int
-    result: Comparison | None
-    p_holm: float | None
-    fault: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +105,15 @@ def against(baseline: Baseline, groups: Sequence[Group]) -> list[Tested]:
     for place in dict.fromkeys(group.place for group in groups):
         here = [group for group in groups if group.place == place]
         other = next((group for group in baseline.groups if group.place == place), None)
-        family = []
+        tests: list[Tested] = []
         for group in here:
             if not group.complete or group is other or (baseline.groups and other is None):
                 continue
             if other is not None:
-                family.append(_test_group(group, other))
+                tests.append(_test_group(group, other, baseline.name))
             elif not _is_base(group, baseline.measure):
-                family.append(_test_base(group, baseline, [run for one in here for run in one.runs]))
-        adjusted = iter(holm([row.result.p for row in family if row.result]))
-        rows += [row._replace(p_holm=next(adjusted)) if row.result else row for row in family]
+                tests.append(_test_base(group, baseline, [run for one in here for run in one.runs]))
+        rows += family(tests)
     return rows
 
 
@@ -162,24 +155,24 @@ def _test_base(group: Group, baseline: Baseline, runs: Sequence[Run]) -> Tested:
         found = list(_base_of(run, baseline.measure, runs))
         # Any run's will do where the recipe has no other; else those of one seed belong together.
         pairs += [(run, one) for one in found if one.seed == run.seed or len(group.runs) == 1][:1]
-    if not pairs:
-        agents, rounds = group.runs[0].agents, group.runs[0].rounds
-        size = {"answer": "", "vote@1": f" of {agents} agents"}.get(
-            baseline.measure, f" of {agents} agents in {rounds} rounds"
-        )
-        fault = f"{baseline.name}{size} was not measured in these runs"
-        return Tested(group, group.complete[-1], 0, None, None, fault)
-    return _test(group, 0, pairs, baseline.measure)
+    agents, rounds = group.runs[0].agents, group.runs[0].rounds
+    size = {"answer": "", "vote@1": f" of {agents} agents"}.get(
+        baseline.measure, f" of {agents} agents in {rounds} rounds"
+    )
+    none = f"{baseline.name}{size} was not measured in these runs"
+    return _test(group, 0, pairs, baseline.name, baseline.measure, none)
 
 
-def _test_group(group: Group, other: Group) -> Tested:
+def _test_group(group: Group, other: Group, name: str) -> Tested:
     last = group.complete[-1]
     at = max((t for t in other.complete if t <= last or _untrained(group)), default=-1)
     pairs = [(ours, theirs) for ours in group.runs for theirs in _partners(ours, group, other)]
-    return _test(group, at, pairs, None)
+    return _test(group, at, pairs, name)
 
 
-def _test(group: Group, at: int, found: Sequence[tuple[Run, Run]], measure: str | None) -> Tested:
+def _test(
+    group: Group, at: int, found: Sequence[tuple[Run, Run]], name: str, measure: str | None = None, none: str = ""
+) -> Tested:
     """Compare our last iteration with one of theirs, which answer by a measure, or in their own way."""
     last, faults, pairs = group.complete[-1], [], []
     for ours, theirs in found:
@@ -194,11 +187,16 @@ def _test(group: Group, at: int, found: Sequence[tuple[Run, Run]], measure: str 
             faults.append(f"{ours.name} and {theirs.name} answered different problems")
             continue
         pairs.append(one)
+    what = {
+        "text": f"{group.label}, iteration {last}, against {name}",
+        "group": group,
+        "iteration": last,
+        "against": at,
+    }
     try:
-        result = compare(pairs)
+        return Tested(**what, result=compare(pairs))
     except DataError as error:
-        return Tested(group, last, at, None, None, "; ".join(dict.fromkeys(faults)) or str(error))
-    return Tested(group, last, at, result, None, None)
+        return Tested(**what, fault="; ".join(dict.fromkeys(faults)) or (none if not found else "") or str(error))
 
 
 def _untrained(group: Group) -> bool:

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 SCHEMA = "hpcmaf-ledger/1"
-SUMMED = (
-    "prompt_tokens",
-    "completion_tokens",
-    "training_tokens",
-    "calls",
-    "wall_seconds",
-    "gpu_seconds",
-)
+SUMMED = ("prompt_tokens", "completion_tokens", "training_tokens", "calls", "wall_seconds", "gpu_seconds")
 PEAK = "peak_memory_bytes"
 # What a method needs to improve; the rest is for measuring it.
-PRACTICE = {"debate", "merge", "finetune"}
+ROLLOUT = {"debate", "merge", "finetune"}
 
 
-def total(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+def total(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Sum ledger rows.
 
     Parameters
     ----------
     rows
-        As in ``ledger.json``; a figure that does not apply to a stage may be
+        As in ``ledger.json``; a value that does not apply to a stage may be
         absent or null.
 
     Returns
@@ -35,15 +28,11 @@ def total(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
         jobs, so that jobs running side by side count each; the highest
         ``peak_memory_bytes`` of any.
     """
-    sums: dict[str, float] = dict.fromkeys((*SUMMED, PEAK), 0)
-    for row in rows:
-        for name in SUMMED:
-            sums[name] += row.get(name) or 0
-        sums[PEAK] = max(sums[PEAK], row.get(PEAK) or 0)
-    return sums
+    sums: dict[str, float] = {name: sum(row.get(name) or 0 for row in rows) for name in SUMMED}
+    return sums | {PEAK: max((row.get(PEAK) or 0 for row in rows), default=0)}
 
 
-def split(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def split(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What improving cost, and what an answer costs.
 
     Returns
@@ -55,14 +44,17 @@ def split(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         ``answer`` takes generator 0, ``vote@1`` all generators, ``vote@M``
         everybody and the summarizer.
     """
-    rows = list(rows)
-    practice = total(row for row in rows if row.get("stage") in PRACTICE)
-    evaluation = [row for row in rows if row.get("stage") not in PRACTICE]
-    answering = {"answer": 0, "vote@1": 0, "vote@M": 0}
-    for row in evaluation:
-        tokens = (row.get("prompt_tokens") or 0) + (row.get("completion_tokens") or 0)
-        agent = row.get("agent") or ""
-        answering["answer"] += tokens * (agent == "generator-0")
-        answering["vote@1"] += tokens * agent.startswith("generator-")
-        answering["vote@M"] += tokens
-    return {"practice": practice, "evaluation": total(evaluation), "answering": answering}
+    evaluation = [row for row in rows if row.get("stage") not in ROLLOUT]
+    tokens = [
+        (row.get("agent") or "", (row.get("prompt_tokens") or 0) + (row.get("completion_tokens") or 0))
+        for row in evaluation
+    ]
+    return {
+        "practice": total([row for row in rows if row.get("stage") in ROLLOUT]),
+        "evaluation": total(evaluation),
+        "answering": {
+            "answer": sum(count for agent, count in tokens if agent == "generator-0"),
+            "vote@1": sum(count for agent, count in tokens if agent.startswith("generator-")),
+            "vote@M": sum(count for _, count in tokens),
+        },
+    }

@@ -11,8 +11,7 @@ from typing import Any
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.report.groups import Group
 from hpcmaf.report.records import Iteration, Run
-from hpcmaf.report.sections import NONE
-from hpcmaf.report.tables import Table
+from hpcmaf.report.table import NONE, Table
 
 # Fewer samples teach an agent little.
 FEW = 10

@@ -9,9 +9,10 @@ from typing import Any
 from hpcmaf.evaluation import MEASURES
 from hpcmaf.report.compare import Tested
 from hpcmaf.report.groups import NO_HINT, Group, Point
+from hpcmaf.report.paired import LEVEL, TEST
 from hpcmaf.report.reference import published
-from hpcmaf.report.sections import NONE, TEST, cell, percent, test_cells
-from hpcmaf.report.tables import Table
+from hpcmaf.report.sections import cell, percent
+from hpcmaf.report.table import NONE, Table
 
 UNHINTED = (
     f"{NO_HINT.strip()}: compact prompts have no words for gold as a hint; "
@@ -77,7 +78,7 @@ def method_tables(found: Sequence[Row], baseline: str | None, reference: bool) -
             cells += [cell(row.point), percent(row.point.spread)]
             cells += [percent(row.paper)] * reference
             if baseline:
-                cells += _test_cells(row.tested)
+                cells += row.tested.cells if row.tested else [NONE] * len(TEST)
                 if row.tested and row.tested.fault:
                     faults.append(f"{row.group.line}: {row.tested.fault}.")
                 elif row.tested and row.tested.against < latest:
@@ -99,12 +100,6 @@ def method_tables(found: Sequence[Row], baseline: str | None, reference: bool) -
         title = f"Methods: {place[0]} · {place[1]}"
         tables.append(Table(title, tuple(header), tuple(lines), " ".join([note, *faults])))
     return tables
-
-
-def _test_cells(tested: Tested | None) -> list[str]:
-    if tested is None or tested.result is None or tested.p_holm is None:
-        return [NONE] * 6
-    return list(test_cells(tested.result, tested.p_holm))
 
 
 def cost_rows(group: Group) -> dict[str, Any] | None:
@@ -149,40 +144,57 @@ def method_cost_table(groups: Sequence[Group]) -> Table | None:
     return Table("Cost by method", header, tuple(lines), note)
 
 
-_TRANSFER = (
-    "Percent: mean over runs ± standard error over problems (of one run), after the last iteration that all runs "
-    "have. Columns: the task evaluated on. –: not trained, or not evaluated. Whether figures of one column differ is "
-    "tested, on the same problems, by the methods' tables of a report with a baseline."
-)
+def task_tables(found: Sequence[Row], baseline: str | None, reference: bool) -> list[Table]:
+    """Of each model its recipes, and a column for every task that they are evaluated on: what goes into a paper."""
+    return [
+        _task_table([row for row in found if row.group.place[1] == model], model, baseline, reference)
+        for model in dict.fromkeys(row.group.place[1] for row in found)
+    ]
 
 
-def transfer_tables(rows: Sequence[Row]) -> list[Table]:
-    """Of each model that was evaluated on another task than it was trained on, all its recipes."""
-    tables = []
-    for model in dict.fromkeys(row.group.place[1] for row in rows):
-        here = [row for row in rows if row.group.place[1] == model]
-        if any(row.group.runs[0].transferred for row in here):
-            tables.append(_transfer_table(model, here))
-    return tables
+def _task_table(found: Sequence[Row], model: str, baseline: str | None, reference: bool) -> Table:
+    tasks = sorted({row.group.place[0] for row in found})
+    transferred = any(row.group.runs[0].transferred for row in found)
+    last = max(row.iteration for row in found)
+    lines: dict[tuple[str, ...], dict[str, list[Row]]] = {}
+    for row in found:
+        group = row.group
+        name = (group.recipe, group.runs[0].trained_on or NONE) if transferred else (group.line,)
+        lines.setdefault(name, {}).setdefault(group.place[0], []).append(row)
+    names = sorted(lines)
+    cells, marks = [list(name) for name in names], {}
+    for task in tasks:
+        column = [lines[name].get(task, []) for name in names]
+        # Compared as printed: a difference nobody sees is no first place.
+        best = [max((round(100 * row.point.value, 2) for row in here), default=-1.0) for here in column]
+        places = ranks([value for value in best if value >= 0])
+        for at, here in enumerate(column):
+            if here and (place := places.pop(0)):
+                marks[at, len(cells[at])] = place
+            cells[at].append(", ".join(_task_cell(row, last) for row in here) or NONE)
+            if reference:
+                cells[at].append(percent(next((row.paper for row in here if row.paper is not None), None)))
+    header = ["method", *["trained on"] * transferred]
+    header += [title for task in tasks for title in (task, *["paper"] * reference)]
+    runs = sorted({row.point.runs for row in found})
+    note = (
+        "Percent: mean over runs ± standard error over evaluation problems, their population standard deviation "
+        "over the square root of how many there are"
+    )
+    note += ", of one run, not how far runs differ" if runs != [1] else ""
+    note += f". Iterations: {', '.join(map(str, sorted({row.iteration for row in found})))}; "
+    note += f"runs each: {', '.join(map(str, runs))}."
+    if transferred:
+        note += " Columns: the task evaluated on. –: not trained, or not evaluated."
+    if baseline:
+        note += f" *: differs from {baseline} on the same problems (exact paired test, p (Holm) < {LEVEL})."
+    if any(row.group.runs[0].unhinted for row in found):
+        note += f" {UNHINTED}"
+    return Table(f"Accuracy by task: {model}", tuple(header), tuple(map(tuple, cells)), note, marks)
 
 
-def _transfer_table(model: str, rows: Sequence[Row]) -> Table:
-    tasks = sorted({row.group.place[0] for row in rows})
-    lines: dict[tuple[str, str], dict[str, list[Row]]] = {}
-    for row in rows:
-        name = (row.group.recipe, row.group.runs[0].trained_on or NONE)
-        lines.setdefault(name, {}).setdefault(row.group.place[0], []).append(row)
-    last = max(row.iteration for row in rows)
-    cells = [(*name, *(_transfer_cell(lines[name].get(task, []), last) for task in tasks)) for name in sorted(lines)]
-    header = ("method", "trained on", *tasks)
-    return Table(f"Transfer: {model}", header, tuple(cells), _TRANSFER)
-
-
-def _transfer_cell(rows: Sequence[Row], last: int) -> str:
-    """Mostly one figure; recipes that only other keys tell apart share a cell."""
-    shown = []
-    for row in rows:
-        figure = cell(row.point)
-        # Nobody learns in iteration 0, so that one needs no excuse.
-        shown.append(figure if row.iteration in (0, last) else f"{figure} (iteration {row.iteration})")
-    return ", ".join(shown) or NONE
+def _task_cell(row: Row, last: int) -> str:
+    """Mostly one to a cell; recipes that only other keys tell apart share it."""
+    star = "*" if row.tested and row.tested.verdict != "open" else ""
+    # Nobody learns in iteration 0, so that one needs no excuse.
+    return cell(row.point) + star + ("" if row.iteration in (0, last) else f" (iteration {row.iteration})")

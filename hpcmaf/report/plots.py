@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,6 @@ from hpcmaf.evaluation import MEASURES
 from hpcmaf.files.publish import atomic_path
 from hpcmaf.report.behaviour import DIVERSITY
 from hpcmaf.report.groups import Group, Point, common_title
-from hpcmaf.report.records import Iteration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +27,12 @@ _DASHES = ("-", "--", ":")
 MOST_NAMED = 12
 MOST_PLACES = 6
 # Inches: of every plot, of a panel, of a letter in the legend.
-WIDTH, HEIGHT, _LETTER = 10.4, 3.2, 0.072
+WIDTH, HEIGHT, _LETTER = 9.0, 3.1, 0.072
+# Letters that a font lacks are taken from the next that is installed; the last comes with matplotlib and shows a box.
+FONTS = (
+    *("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "PingFang SC", "Microsoft YaHei"),
+    *("Noto Sans Devanagari", "Noto Sans Arabic", "Unifont", "Last Resort High-Efficiency"),
+)
 RC = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -38,12 +43,11 @@ RC = {
     "ytick.color": INK,
     "text.color": INK,
     "svg.hashsalt": "hpcmaf",
-    # Letters as text: smaller, and they can be searched.
+    # Letters as text: smaller, they can be searched, and a browser has fonts of its own.
     "svg.fonttype": "none",
 }
 _SE = "bars: standard error over problems"
 BARS = f"{_SE}; bands: lowest to highest run"
-_DIVERSITY = "diversity: 1 − consensus"
 _ITERATION = "iteration (0: untouched base)"
 
 
@@ -59,18 +63,11 @@ class Style:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What is drawn of a recipe in a panel.
-
-    Attributes
-    ----------
-    faint
-        Not in the legend, and yet a line that the panel makes room for.
-    """
+    """What is drawn of a recipe in a panel."""
 
     style: Style
     xs: Sequence[float]
     points: Sequence[Point]
-    faint: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +125,8 @@ def plots_of(groups: Sequence[Group]) -> list[Plot]:
         found.append(Plot("methods", "Accuracy of each method over iterations, answering in its own way", own))
     found += [
         Plot("diversity", "Diversity over iterations", _diversity(shown)),
-        Plot("tradeoff", "Accuracy against diversity", _tradeoff(shown), f"ringed: the first iteration; {_SE}"),
-        Plot("rounds", "Accuracy over rounds", _rounds(shown), f"after the last iteration; dotted: the first; {BARS}"),
+        Plot("tradeoff", "Accuracy against diversity", _tradeoff(shown), f"from iteration to iteration; {_SE}"),
+        Plot("rounds", "Accuracy over rounds", _rounds(shown), f"after the last iteration; {BARS}"),
         Plot("answers", "pass@k and majority@k", _answers(shown), f"after the last iteration; {BARS}"),
         Plot("cost", "Accuracy against cost", _cost(shown), f"evaluation is not counted as cost; {_SE}"),
     ]
@@ -150,9 +147,11 @@ def save(draw: Callable[[Figure], None], stem: Path) -> None:
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.font_manager import fontManager
 
+    installed = set(fontManager.get_font_names())
     # A figure of its own and a context: whoever imports this keeps their backend and settings.
-    with matplotlib.rc_context(RC):
+    with matplotlib.rc_context(RC | {"font.family": [name for name in FONTS if name in installed]}):
         figure = Figure(layout="constrained")
         FigureCanvasAgg(figure)
         draw(figure)
@@ -227,48 +226,31 @@ def _diversity(groups: Sequence[Group]) -> list[Panel]:
     ]
 
 
-def _disagreement(iteration: Iteration) -> dict | None:
-    return iteration.diverse("disagreement")
-
-
 def _tradeoff(groups: Sequence[Group]) -> list[Panel]:
     def line(group: Group) -> Iterator[tuple[float, Point | None]]:
         for t in group.complete:
-            if across := group.over(t, _disagreement):
+            if across := group.over(t, lambda i: i.diverse("disagreement")):
                 yield across.value, group.point(t)
 
-    return _panels(groups, _DIVERSITY, "accuracy (%)", line, counted=False)
+    return _panels(groups, "diversity: 1 − consensus", "accuracy (%)", line, counted=False)
 
 
 def _rounds(groups: Sequence[Group]) -> list[Panel]:
-    """Vote and mean agent over rounds: the last iteration's, and faintly the first's."""
+    """Vote and mean agent over rounds, after the last iteration."""
 
-    def line(group: Group, t: int, key: str) -> list[tuple[int, Point | None]]:
+    def line(group: Group, key: str) -> list[tuple[int, Point | None]]:
+        t = group.complete[-1]
         most = max((len(i.metrics["rounds"]) for i in group.at(t) if i.metrics), default=0)
-        return [(m, group.over(t, _round(m, key))) for m in range(1, most + 1)] if most > 1 else []
+        reads = [
+            lambda i, m=m: i.metrics["rounds"][m][key] if m < len(i.metrics["rounds"]) else None for m in range(most)
+        ]
+        return [(m, group.over(t, read)) for m, read in enumerate(reads, start=1)] if most > 1 else []
 
-    panels = []
-    for key, up in (("vote", "the round's vote (%)"), ("mean", "mean agent (%)")):
-        for panel in _panels(groups, "round", up, lambda g, key=key: line(g, g.complete[-1], key)):
-            named = {one.style.name for one in panel.lines}
-            firsts = [
-                line(group, group.complete[0], key)
-                for place, here in _places(groups)
-                for group in here
-                if place == panel.title and group.line in named and len(group.complete) > 1
-            ]
-            look = Style(FAINT, "", ":", None)
-            faint = [Line(look, [m for m, _ in one], [p for _, p in one if p], faint=True) for one in firsts]
-            panels.append(replace(panel, lines=[*panel.lines, *faint]))
-    return panels
-
-
-def _round(m: int, key: str) -> Callable[[Iteration], dict | None]:
-    def read(iteration: Iteration) -> dict | None:
-        rounds = iteration.metrics["rounds"] if iteration.metrics else []
-        return rounds[m - 1][key] if m <= len(rounds) else None
-
-    return read
+    return [
+        panel
+        for key, up in (("vote", "the round's vote (%)"), ("mean", "mean agent (%)"))
+        for panel in _panels(groups, "round", up, lambda g, key=key: line(g, key))
+    ]
 
 
 def _answers(groups: Sequence[Group]) -> list[Panel]:
@@ -307,7 +289,7 @@ def _cost(groups: Sequence[Group]) -> list[Panel]:
         for title, line in (
             ("tokens debated and trained on so far", lambda g: made(g, "generated", "trained")),
             (across, lambda g: made(g, time)),
-            ("tokens per answer: one, majority, debate", answer),
+            ("tokens per answer, by its way", answer),
         )
         for panel in _panels(groups, title, "accuracy (%)", line, counted=False)
     ]
@@ -342,13 +324,10 @@ def draw(figure: Figure, groups: Sequence[Group], plot: Plot) -> None:
         elif max((x for line in panel.lines for x in line.xs), default=0) > 1:
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         # Side by side, so that error bars do not hide one another.
-        beside_another = panel.counted and len(panel.lines) <= MOST_NAMED
+        step = 0.012 if panel.counted and len(panel.lines) <= MOST_NAMED else 0.0
         for at, line in enumerate(panel.lines):
-            shift = 0.012 * (at - (len(panel.lines) - 1) / 2) * (beside_another and not line.faint)
+            shift = step * (at - (len(panel.lines) - 1) / 2)
             draw_line(axes, replace(line, xs=[x + shift for x in line.xs]), panel.scale, bands=panel.counted)
-            if panel.across == _DIVERSITY and line.style.name and len(line.xs) > 1:
-                start = panel.scale * line.points[0].value
-                axes.plot(line.xs[0], start, color=line.style.colour, marker="o", mfc="none", markersize=9, zorder=2.5)
             if panel.across == _ITERATION and list(line.xs) == [0]:  # what trains nobody, to compare the others with
                 level = panel.scale * line.points[0].value
                 axes.axhline(level, color=line.style.colour, linestyle=line.style.dashes, linewidth=0.7, alpha=0.5)
@@ -367,7 +346,7 @@ def draw(figure: Figure, groups: Sequence[Group], plot: Plot) -> None:
         **{"loc": "outside lower left", "alignment": "left", "ncols": beside, "frameon": False, "fontsize": 10},
     )
     key.get_title().set_color("#666666")
-    figure.suptitle(common_title(groups) or "Accuracy", fontsize=12, x=0.02, ha="left", weight="bold")
+    figure.suptitle(common_title(groups) or "Accuracy", fontsize=13, x=0.02, ha="left")
 
 
 def _caption(groups: Sequence[Group], caption: str) -> str:
@@ -382,7 +361,7 @@ def _caption(groups: Sequence[Group], caption: str) -> str:
         parts.append(f"the first {MOST_PLACES} of {places} tasks and models")
     if len({group.line for group in groups}) > MOST_NAMED:
         parts.append(f"grey, as far as it fits: all but the {MOST_NAMED} most accurate")
-    return "; ".join(parts)
+    return textwrap.fill("; ".join(parts), int(WIDTH / 0.062))
 
 
 def draw_line(axes: Axes, line: Line, scale: float = 100.0, *, bands: bool = True) -> None:
@@ -392,7 +371,7 @@ def draw_line(axes: Axes, line: Line, scale: float = 100.0, *, bands: bool = Tru
     if bands and named and any(point.runs > 1 for point in points):
         low, high = [scale * p.low for p in points], [scale * p.high for p in points]
         axes.fill_between(line.xs, low, high, color=style.colour, alpha=0.13, linewidth=0, zorder=1)
-    limits = None if named or line.faint else axes.dataLim.frozen()
+    limits = None if named else axes.dataLim.frozen()
     axes.errorbar(
         line.xs,
         [scale * point.value for point in points],

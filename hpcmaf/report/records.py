@@ -109,7 +109,7 @@ class Run:
     planned: int | None = None
     iterations: list[Iteration] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-    tests: list[dict[str, Any]] | None = None
+    tests: list[Any] | None = None
 
     @property
     def evaluated(self) -> list[Iteration]:

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from hpcmaf.evaluation import MEASURES
 from hpcmaf.report.behaviour import behaviour_tables
-from hpcmaf.report.claims import LEVEL, Claim, claim_tables, claims
+from hpcmaf.report.claims import Claim, claim_tables, claims
 from hpcmaf.report.compare import Tested
 from hpcmaf.report.groups import Group, common_title
 from hpcmaf.report.learned import scarce
-from hpcmaf.report.methods import Row, method_cost_table, method_tables, rows, transfer_tables
+from hpcmaf.report.methods import Row, method_cost_table, method_tables, rows, task_tables
+from hpcmaf.report.paired import Test
 from hpcmaf.report.records import Run
-from hpcmaf.report.sections import comparisons, group_table, p_value, run_tables
-from hpcmaf.report.tables import Table, render_table, rich_table
+from hpcmaf.report.sections import comparisons, group_table, run_tables
+from hpcmaf.report.table import Table
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-
-def _verdict(difference: float, p: float) -> str:
-    return "open" if p >= LEVEL else "above" if difference > 0 else "below"
 
 
 @dataclass(frozen=True)
@@ -79,25 +76,15 @@ class Report:
     def findings(self) -> list[tuple[str, str]]:
         """What holds, what does not and what stays open here: a verdict and a sentence each, with its p."""
         several = len({group.place for group in self.groups}) > 1
-        found = []
-        for one in self.claims:
-            where = f"{' · '.join(one.place)}: " if several else ""
-            found.append((one.verdict, where + one.text, one.result.difference, one.p_holm))
-        for row in self.tested:
-            if row.result and row.p_holm is not None:
-                what = f"{row.group.label}, iteration {row.iteration}, against {self.baseline}"
-                found.append((_verdict(row.result.difference, row.p_holm), what, row.result.difference, row.p_holm))
-        for run in [] if found else self.runs:
-            for test in comparisons(run):
-                if "p_holm" in test and run.last:
-                    what = f"{run.name}: {MEASURES[run.last.own]} after iteration {test['iteration']}, against the "
-                    what += f"untouched base's {MEASURES[test['measure']]}"
-                    verdict = _verdict(test["difference"], test["p_holm"])
-                    found.append((verdict, what, test["difference"], test["p_holm"]))
-        return [
-            (verdict, f"{what}: {100 * difference:+.2f} points, p {'' if p_value(p)[0] == '<' else '= '}{p_value(p)}")
-            for verdict, what, difference, p in found
+        found: list[Test] = [
+            replace(one, text=f"{' · '.join(one.place)}: {one.text}") if several else one for one in self.claims
         ]
+        found += self.tested
+        for run in [] if found else self.runs:
+            for one in comparisons(run):
+                own = f"{run.name}: {MEASURES[run.last.own]} after iteration {one.iteration}" if run.last else run.name
+                found.append(replace(one, text=f"{own}, against the untouched base's {MEASURES[one.measure]}"))
+        return [(one.verdict, one.sentence) for one in found if one.result]
 
     def tables(self) -> list[Table]:
         """The tables for a terminal: one run in full, several side by side."""
@@ -116,8 +103,13 @@ class Report:
             return []
         cost = method_cost_table(self.groups)
         tables = method_tables(self.rows, self.baseline, self.reference) + claim_tables(self.claims)
-        tables += transfer_tables(self.rows)
+        if any(group.runs[0].transferred for group in self.groups):
+            tables += self.task_tables()
         return tables + ([cost] if cost else [])
+
+    def task_tables(self) -> list[Table]:
+        """Methods by task, as a paper has them."""
+        return task_tables(self.rows, self.baseline, self.reference)
 
     @property
     def text(self) -> str:
@@ -127,7 +119,7 @@ class Report:
             for name, lines in (("Missing", self.missing), ("Warnings", self.warnings))
             if lines
         ]
-        return "\n\n".join(part for part in (self.title, *map(render_table, self.tables()), *lists) if part)
+        return "\n\n".join(part for part in (self.title, *(table.plain() for table in self.tables()), *lists) if part)
 
     def print(self, console: Console) -> None:
         """Write to a console: with frames on a terminal, as ``text`` into a pipe or file."""
@@ -138,6 +130,6 @@ class Report:
 
         console.print(Text(self.title, style="bold"))
         for table in self.tables():
-            console.print(rich_table(table))
+            console.print(table.rich())
         for line in (*(f"missing: {line}" for line in self.missing), *(f"warning: {line}" for line in self.warnings)):
             console.print(Text(line, style="yellow"))

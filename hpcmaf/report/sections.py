@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
 
 from hpcmaf.errors import DataError
-from hpcmaf.evaluation import MEASURES, Comparison, compare, holm, outcomes
+from hpcmaf.evaluation import MEASURES, compare, outcomes
 from hpcmaf.report.groups import Group, Point
+from hpcmaf.report.paired import TEST, Test, family
 from hpcmaf.report.records import Iteration, Run
-from hpcmaf.report.tables import Table
+from hpcmaf.report.table import NONE, Table
 
-NONE = "–"
 _TITLES = tuple(MEASURES.values())
 
 
@@ -31,13 +31,6 @@ def cell(point: Point | None, count: int | None = None) -> str:
         return NONE if count is None else f"{NONE} (of 0)"
     shown = estimate({"value": point.value, "se": point.se})
     return shown if count is None else f"{shown} (of {count:,})"
-
-
-def p_value(p: float) -> str:
-    """Three decimals, or two digits of a small one; never a bare zero."""
-    if p >= 0.001:
-        return f"{p:.3f}"
-    return f"{p:.1e}" if p >= 1e-99 else "< 1e-99"
 
 
 def iteration_name(t: int) -> str:
@@ -73,80 +66,58 @@ def _counts(numbers: Iterable[int]) -> str:
     return " or ".join(f"{number:,}" for number in sorted(set(numbers))) or NONE
 
 
-def comparisons(run: Run) -> list[dict[str, Any]]:
-    """The last iteration against the untouched base, on the same problems.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step(Test):
+    """A run's last iteration against a way in which its untouched base answers.
 
-    Computed once for a run, which keeps them. A test for each measure that
-    differs from the others: one answer is not its own vote once more.
+    Attributes
+    ----------
+    measure
+        Of the base.
+    """
 
-    Returns
-    -------
-    list of dict
-        ``measure`` of iteration 0 compared with, its ``agents`` and
-        ``rounds``; ``difference`` of the accuracies; ``gained`` and ``lost`` problems, ``low`` and ``high`` of
-        the 95 % interval, ``p`` (exact McNemar test, two-sided) and ``p_holm``
-        over the measures, or ``fault``: why there is no test.
+    iteration: int
+    measure: str
+
+
+def comparisons(run: Run) -> list[Step]:
+    """The last iteration against the untouched base, on the same problems; computed once for a run.
+
+    A test for each measure that differs from the others: one answer is not
+    its own vote once more.
     """
     if run.tests is None:
-        run.tests = list(_comparisons(run))
+        run.tests = family(list(_comparisons(run)))
     return run.tests
 
 
-def _comparisons(run: Run) -> Iterator[dict[str, Any]]:
+def _comparisons(run: Run) -> Iterator[Step]:
     first, last = run.at(0), run.last
     if first is None or last is None or first is last or not (first.metrics and last.metrics):
         return
-    found = []
-    after = last.metrics["accuracy"][last.own]["value"]
     for measure in [name for name in reversed(MEASURES) if name in first.metrics["accuracy"]]:
-        before = first.metrics["accuracy"][measure]
-        shape = {"agents": before["agents"], "rounds": before["rounds"]}
-        result = {"iteration": last.number, "measure": measure} | shape | {"difference": after - before["value"]}
+        what = {"text": f"{MEASURES[measure]}, iteration 0", "iteration": last.number, "measure": measure}
         try:
-            found.append((result, compare([(outcomes(first.metrics, measure), outcomes(last.metrics, last.own))])))
+            result = compare([(outcomes(first.metrics, measure), outcomes(last.metrics, last.own))])
         except DataError as error:
-            yield result | {"fault": str(error)}
-    for (result, test), p in zip(found, holm([test.p for _, test in found]), strict=True):
-        figures = {name: getattr(test, name) for name in ("low", "high", "gained", "lost", "p")}
-        yield result | figures | {"p_holm": p}
-
-
-TEST = ("points", "95 %", "gained", "lost", "p", "p (Holm)")
-
-
-def points(difference: float, low: float, high: float) -> tuple[str, str]:
-    """A difference in percentage points and its interval."""
-    return f"{100 * difference:+.2f}", f"{100 * low:+.2f} to {100 * high:+.2f}"
-
-
-def test_cells(test: Comparison, p_holm: float) -> tuple[str, ...]:
-    """What stands below ``TEST``."""
-    difference = points(test.difference, test.low, test.high)
-    return *difference, str(test.gained), str(test.lost), p_value(test.p), p_value(p_holm)
+            yield Step(**what, fault=str(error))
+        else:
+            yield Step(**what, result=result)
 
 
 def comparison_table(run: Run) -> Table | None:
     """McNemar's tests of the last iteration's debate; ``None`` without two iterations to compare."""
-    rows, faults = [], []
-    for one in comparisons(run):
-        name = f"{MEASURES[one['measure']]}, iteration 0"
-        if "fault" in one:
-            # A difference without its test is not shown.
-            rows.append((name, *[NONE] * 6))
-            faults.append(f"{name}: {one['fault']}.")
-        else:
-            cells = points(one["difference"], one["low"], one["high"])
-            counts = (str(one["gained"]), str(one["lost"]))
-            rows.append((name, *cells, *counts, p_value(one["p"]), p_value(one["p_holm"])))
-    if not rows or run.last is None:
+    tests = comparisons(run)
+    if not tests or run.last is None:
         return None
-    header = ("against", *TEST)
     note = (
         "Gained, lost: problems only the later, only the earlier got right. 95 %: paired bootstrap over problems. "
         "p: exact McNemar test, two-sided; Holm over this table."
     )
+    faults = dict.fromkeys(f"{one.text}: {one.fault}." for one in tests if one.fault)
     title = f"{run.name}: {MEASURES[run.last.own]} after iteration {run.last.number} against the untouched base"
-    return Table(title, header, tuple(rows), " ".join([note, *dict.fromkeys(faults)]))
+    rows = tuple((one.text, *one.cells) for one in tests)
+    return Table(title, ("against", *TEST), rows, " ".join([note, *faults]))
 
 
 def cost_table(run: Run) -> Table | None:

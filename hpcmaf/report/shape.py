@@ -5,27 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from hpcmaf.evaluation.measures import SCHEMA, SCHEMAS, declared, measures_of
-from hpcmaf.files.publish import first_fault
+from hpcmaf.files.publish import Record, first_fault
 
-# Written in hpcmaf.evaluation.diversity.measure, which reports need not import.
+# Written in hpcmaf.evaluation.diversity, which reports need not import.
 DIVERSITY_SCHEMA = "hpcmaf-diversity/1"
-
-
 # Bounds, so that whatever is read can be added, squared and averaged.
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Count = Annotated[int, Field(ge=0, le=2**53)]
-_Nats = Annotated[float, Field(ge=-(2**53), le=2**53)]
+_Error = Annotated[float, Field(ge=0, le=2**53)]
 
 
-class _Strict(BaseModel):
-    # No "1" for 1; what a later version adds is let through.
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
-
-
-class _Estimate(_Strict):
+class _Estimate(Record):
     value: _Share
     se: _Share
 
@@ -40,9 +33,9 @@ class _Accuracy(_Estimate):
     rounds: _Count
 
 
-class _Ratio(_Strict):
+class _Ratio(Record):
     value: _Share | None
-    se: Annotated[float, Field(ge=0, le=2**53)] | None
+    se: _Error | None
     count: _Count
     of: _Count
 
@@ -53,13 +46,13 @@ class _Ratio(_Strict):
         return self
 
 
-class _Movement(_Strict, extra="allow"):
+class _Movement(Record, extra="allow"):
     # By name; files of earlier versions have fewer.
     __pydantic_extra__: dict[str, _Ratio]
     round: _Count
 
 
-class _Curve(_Strict):
+class _Curve(Record):
     round: _Count
     k: list[_Count] = Field(min_length=1)
     pass_: list[_Estimate] = Field(alias="pass")
@@ -72,7 +65,7 @@ class _Curve(_Strict):
         return self
 
 
-class _Specialisation(_Strict):
+class _Specialisation(Record):
     oracle: _Estimate
     gap: _Estimate
     unanimous: _Estimate
@@ -81,13 +74,13 @@ class _Specialisation(_Strict):
     independent: _Share | None
 
 
-class _Kind(_Strict):
+class _Kind(Record):
     problems: _Count
     agents: list[_Estimate]
     vote: _Estimate
 
 
-class _Round(_Strict):
+class _Round(Record):
     round: _Count
     agents: list[_Estimate] = Field(min_length=1)
     mean: _Estimate
@@ -95,7 +88,7 @@ class _Round(_Strict):
     specialisation: _Specialisation | None = None
 
 
-class _Learned(_Strict):
+class _Learned(Record):
     kept: _Count
     kept_positives: _Count | None = None
     kept_negatives: _Count | None = None
@@ -106,11 +99,11 @@ class _Learned(_Strict):
     samples: _Count | None = None
 
 
-class _Selection(_Strict):
+class _Selection(Record):
     datasets: dict[str, _Learned]
 
 
-class _Scores(_Strict, extra="allow"):
+class _Scores(Record, extra="allow"):
     # By the name of the measure.
     __pydantic_extra__: dict[str, str]
     problem_ids: list[str]
@@ -119,7 +112,7 @@ class _Scores(_Strict, extra="allow"):
     agents: list[list[str]] = []
 
 
-class _Metrics(_Strict):
+class _Metrics(Record):
     schema_: Literal[SCHEMA] = Field(alias="schema")  # type: ignore[valid-type]
     iteration: _Count
     method: str
@@ -157,13 +150,13 @@ class _Metrics(_Strict):
         return self
 
 
-class _Measure(_Strict):
-    value: _Nats
-    se: Annotated[_Nats, Field(ge=0)]
+class _Measure(Record):
+    value: Annotated[float, Field(ge=-(2**53), le=2**53)]
+    se: _Error
     problems: _Count
 
 
-class _Diversity(_Strict):
+class _Diversity(Record):
     schema_: Literal[DIVERSITY_SCHEMA] = Field(alias="schema")  # type: ignore[valid-type]
     iteration: _Count
     problems: _Count
@@ -171,7 +164,7 @@ class _Diversity(_Strict):
     measures: dict[str, _Measure | None]
 
 
-def _check(model: type[BaseModel], value: Mapping[str, Any]) -> Any:
+def _check(model: type[Record], value: Mapping[str, Any]) -> Any:
     try:
         return model.model_validate(value)
     except ValidationError as error:

@@ -84,7 +84,12 @@ def to_json(report: Report) -> dict[str, Any]:
             kept = {k: v for k, v in metrics.items() if k not in {"schema", "scores"}} if metrics else None
             entry = {"iteration": iteration.number, "metrics": kept, "cost": iteration.cost}
             iterations.append(entry | ({"diversity": iteration.diversity} if iteration.diversity else {}))
-        tests = comparisons(run)
+        tests = [
+            {"iteration": one.iteration, "measure": one.measure}
+            | {key: run.at(0).accuracy(one.measure)[key] for key in ("agents", "rounds")}
+            | one.to_json()
+            for one in comparisons(run)
+        ]
         runs.append(
             _facts(run) | {"planned": run.planned, "iterations": iterations, "tests": tests, "missing": run.missing}
         )
@@ -107,16 +112,15 @@ def to_json(report: Report) -> dict[str, Any]:
             }
         )
     tests = [
-        {"label": one.group.label, "iteration": one.iteration, "baseline_iteration": one.against}
-        | (one.result._asdict() | {"p_holm": one.p_holm} if one.result else {"fault": one.fault})
+        {"label": one.group.label, "iteration": one.iteration, "baseline_iteration": one.against} | one.to_json()
         for one in report.tested
     ]
     value = {"schema": SCHEMA, "title": report.title, "runs": runs, "groups": groups, "warnings": report.warnings}
     if report.claims:
         value["claims"] = [
             {"evaluated_on": one.place[0], "model": one.place[1], "claim": one.text}
-            | one.result._asdict()
-            | {"p_holm": one.p_holm, "verdict": one.verdict}
+            | one.to_json()
+            | {"verdict": one.verdict}
             for one in report.claims
         ]
     return value | ({"baseline": report.baseline, "tests": tests} if report.baseline else {})

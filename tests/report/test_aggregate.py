@@ -5,24 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
-import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from hpcmaf.errors import DataError
 from hpcmaf.evaluation import outcomes
 from hpcmaf.files.publish import write_json
-from hpcmaf.report import Report, aggregate
-from hpcmaf.report.build import markdown
+from hpcmaf.report import aggregate
 from hpcmaf.report.groups import group_runs
 from hpcmaf.report.records import read_run
-from hpcmaf.report.values import to_json
 from hpcmaf.run.directory import RunDir
 from tests.report.conftest import paired_test
 
@@ -205,42 +200,3 @@ def test_what_it_refuses(make_run: MakeRun, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no run"):
         aggregate([], tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_json_nested_without_end_is_damage(make_run: MakeRun) -> None:
-    run = make_run("deep", upto=0)
-    run.metrics(0).write_text('{"a":' * 100_000)
-    run.plan.write_text('{"a":' * 100_000)
-    plan, metrics = read_run(run.root).missing
-    assert plan.startswith("plan.json: damaged (") and metrics.startswith("it00/metrics.json: damaged (")
-
-
-def damage(value: Any, draw: random.Random) -> Any:
-    """Replace, drop or keep one thing somewhere in a JSON value."""
-    if isinstance(value, dict | list) and value and draw.random() < 0.8:
-        key = draw.choice(sorted(value)) if isinstance(value, dict) else draw.randrange(len(value))
-        copy = value.copy()
-        if draw.random() < 0.2:
-            del copy[key]
-        else:
-            copy[key] = damage(value[key], draw)
-        return copy
-    return draw.choice([None, True, -1, 3, 0.5, "x", "", [], [1], {}, {"value": 1}])
-
-
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 2**32))
-def test_no_damage_brings_it_down(make_run: MakeRun, tmp_path: Path, seed: int) -> None:
-    root = tmp_path / "runs" / "run"
-    if not root.exists():
-        make_run("run", upto=2, problems=5)
-    draw = random.Random(seed)
-    broken = tmp_path / "broken"
-    shutil.rmtree(broken, ignore_errors=True)
-    shutil.copytree(root, broken)
-    victim = draw.choice(sorted(broken.rglob("*.json")))
-    write_json(victim, damage(load(victim), draw))
-    runs = [read_run(broken), read_run(root)]
-    report = Report(tuple(runs), tuple(group_runs(runs)))
-    assert markdown(report).startswith("# ")
-    json.dumps(to_json(report))

@@ -1,21 +1,25 @@
-"""One table in three renderings."""
+"""One table, as every reader gets it."""
 
 from __future__ import annotations
 
 import io
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
-from hpcmaf.report import Table, render_table
-from hpcmaf.report.sections import estimate, p_value, percent
-from hpcmaf.report.tables import markdown_table, rich_table
+from hpcmaf.report import Table
+from hpcmaf.report.paired import p_value
+from hpcmaf.report.sections import estimate, percent
+from hpcmaf.report.table import _LATEX as SPECIAL
+from hpcmaf.report.table import escape
 
 TABLE = Table("Title", ("name", "value"), (("a|b [bold]", "1.00"), ("c", "± 22.00")), "A note.")
 
 
 def test_plain() -> None:
-    assert render_table(TABLE).splitlines() == [
+    assert TABLE.plain().splitlines() == [
         "Title",
         "name          value",
         "----------  -------",
@@ -23,20 +27,42 @@ def test_plain() -> None:
         "c           ± 22.00",
         "A note.",
     ]
-    assert render_table(Table("Empty", ("x", "y"), ())) == "Empty\nx  y\n-  -"
+    assert Table("Empty", ("x", "y"), ()).plain() == "Empty\nx  y\n-  -"
 
 
 def test_markdown_keeps_bars_inside_cells() -> None:
-    lines = markdown_table(TABLE).splitlines()
+    lines = TABLE.markdown().splitlines()
     assert lines[:3] == ["| name | value |", "|:--|--:|", "| a\\|b [bold] | 1.00 |"]
     assert lines[-1] == "A note."
 
 
 def test_terminal_shows_names_as_they_are() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
-    console.print(rich_table(TABLE))
+    console.print(TABLE.rich())
     text = console.file.getvalue()
     assert "a|b [bold]" in text and "Title" in text and "A note." in text
+
+
+def test_latex_marks_the_best_and_says_what_it_needs() -> None:
+    table = Table("T_1", ("name", "value"), (("a&b", "1 ± 2*"), ("naïve β 中", "0")), "50 %.", {(0, 1): 1, (1, 1): 2})
+    lines = table.latex().splitlines()
+    assert lines[:3] == [
+        "% needs \\usepackage{booktabs}",
+        "% needs \\usepackage[T1]{fontenc} for letters with accents",
+        "% needs lualatex or xelatex, and a font that has them, for: 中",
+    ]
+    assert "\\caption{T\\_1. 50 \\%. Bold: highest, underlined: second.}" in lines and "\\begin{tabular}{lr}" in lines
+    assert "a\\&b & \\textbf{1 $\\pm$ 2*} \\\\" in lines
+    assert "naïve $\\beta$ 中 & \\underline{0} \\\\" in lines
+
+
+@given(st.text())
+def test_any_name_is_harmless_latex(text: str) -> None:
+    plain = escape(text)
+    assert plain.isprintable()
+    for mark in sorted(map(escape, SPECIAL), key=len, reverse=True):
+        plain = plain.replace(mark, "")
+    assert not set(plain) & set("&%#_~^\\$|{}<>")
 
 
 @pytest.mark.parametrize(

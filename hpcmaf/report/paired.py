@@ -1,0 +1,80 @@
+"""A paired test and what it is about, in a table, in a sentence and in JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeVar
+
+from hpcmaf.evaluation import Comparison, holm
+from hpcmaf.report.table import NONE
+
+# A difference is one where the adjusted p is below this.
+LEVEL = 0.05
+TEST = ("points", "95 %", "gained", "lost", "p", "p (Holm)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Test:
+    """Whether something is above something else, on the same problems.
+
+    Attributes
+    ----------
+    text
+        What is compared.
+    result
+        ``None`` where there is no test; ``fault`` says why.
+    p_holm
+        Adjusted for all tests of its family.
+    """
+
+    # No class of tests for pytest.
+    __test__: ClassVar[bool] = False
+    VERDICTS: ClassVar[tuple[str, str]] = ("above", "below")
+
+    text: str
+    result: Comparison | None = None
+    fault: str | None = None
+    p_holm: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """One of ``VERDICTS``, or ``open``: these problems do not tell."""
+        if self.result is None or self.p_holm is None or self.p_holm >= LEVEL:
+            return "open"
+        return self.VERDICTS[self.result.difference <= 0]
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """What stands below ``TEST``; a difference without its test is not shown."""
+        if self.result is None or self.p_holm is None:
+            return (NONE,) * len(TEST)
+        difference, low, high, gained, lost, p, *_ = self.result
+        interval = f"{100 * low:+.2f} to {100 * high:+.2f}"
+        return f"{100 * difference:+.2f}", interval, str(gained), str(lost), p_value(p), p_value(self.p_holm)
+
+    @property
+    def sentence(self) -> str:
+        """The test in words, where there is one."""
+        points, *_, p = self.cells
+        return f"{self.text}: {points} points, p {'' if p[0] == '<' else '= '}{p}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Its values, or its fault."""
+        return {"fault": self.fault} if self.result is None else self.result._asdict() | {"p_holm": self.p_holm}
+
+
+T = TypeVar("T", bound=Test)
+
+
+def family(tests: Sequence[T]) -> list[T]:
+    """Tests with p values adjusted for how many of them there are (Holm)."""
+    adjusted = iter(holm([one.result.p for one in tests if one.result]))
+    return [replace(one, p_holm=next(adjusted)) if one.result else one for one in tests]
+
+
+def p_value(p: float) -> str:
+    """Three decimals, or two digits of a small one; never a bare zero."""
+    if p >= 0.001:
+        return f"{p:.3f}"
+    return f"{p:.1e}" if p >= 1e-99 else "< 1e-99"

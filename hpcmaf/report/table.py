@@ -1,0 +1,129 @@
+"""One table, shown on a terminal, in a pipe, in markdown and in LaTeX; the page's template shows it in HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+NONE = "–"
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "|": r"\textbar{}",
+    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+    # Signs that reports use, and Greek that recipes are named by, as pdflatex sets them without a package.
+    **{"·": r"$\cdot$", "×": r"$\times$", "→": r"$\to$", "<": "$<$", ">": "$>$", "−": "$-$", "±": r"$\pm$"},
+    **{"≤": r"$\le$", "≥": r"$\ge$", "≈": r"$\approx$", "∞": r"$\infty$", "–": "--", "—": "---", "…": r"\dots{}"},
+    **{"‘": "`", "’": "'", "“": "``", "”": "''"},
+    **{letter: f"$\\{name}$" for letter, name in zip(
+        "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ",
+        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
+        "omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split(),
+        strict=True,
+    )},
+}  # fmt: skip
+_RANKS = {1: "textbf", 2: "underline"}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Cells of text.
+
+    Attributes
+    ----------
+    header
+        One title per column; the first column is flush left, the others flush
+        right.
+    rows
+        As many cells per row as titles.
+    note
+        What the figures mean, below the table.
+    ranks
+        Row and column of the best cells (1) and the second best (2), which
+        LaTeX sets in bold and underlines.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    ranks: Mapping[tuple[int, int], int] = field(default_factory=dict)
+
+    def plain(self) -> str:
+        """Aligned columns, for pipes, logs and files."""
+        widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
+
+        def line(cells: Sequence[str]) -> str:
+            first, *others = zip(cells, widths, strict=True)
+            return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)])
+
+        lines = [self.title, line(self.header), line(["-" * width for width in widths]), *map(line, self.rows)]
+        return "\n".join(text.rstrip() for text in (*lines, *([self.note] if self.note else [])))
+
+    def markdown(self) -> str:
+        """GitHub's; the title is the caller's business."""
+
+        def line(cells: Sequence[str]) -> str:
+            # A bar in a run's name would open a column.
+            return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+        rule = "|:--|" + "--:|" * (len(self.header) - 1)
+        text = "\n".join([line(self.header), rule, *map(line, self.rows)])
+        return f"{text}\n\n{self.note}" if self.note else text
+
+    def rich(self) -> RichTable:
+        """For a terminal."""
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        # Text, not markup: a run may be called [bold].
+        result = RichTable(
+            title=Text(self.title), caption=Text(self.note), title_justify="left", caption_justify="left"
+        )
+        for position, name in enumerate(self.header):
+            result.add_column(Text(name), justify="right" if position else "left", no_wrap=position == 0)
+        for row in self.rows:
+            result.add_row(*map(Text, row))
+        return result
+
+    def latex(self) -> str:
+        """A ``table`` environment with booktabs; what a document needs for it stands above, as comments."""
+        lines = [
+            "\\begin{table}",
+            "\\centering",
+            f"\\begin{{tabular}}{{l{'r' * (len(self.header) - 1)}}}",
+            "\\toprule",
+            " & ".join(map(escape, self.header)) + r" \\",
+            "\\midrule",
+        ]
+        for at, row in enumerate(self.rows):
+            cells = [escape(cell) for cell in row]
+            for (r, column), rank in self.ranks.items():
+                if r == at:
+                    cells[column] = f"\\{_RANKS[rank]}{{{cells[column]}}}"
+            lines.append(" & ".join(cells) + r" \\")
+        caption = f"{self.title}. {self.note}" + " Bold: highest, underlined: second." * bool(self.ranks)
+        lines += ["\\bottomrule", "\\end{tabular}", f"\\caption{{{escape(caption)}}}", "\\end{table}"]
+        return "\n".join([*_needs("".join(lines)), *lines]) + "\n"
+
+
+def escape(text: str) -> str:
+    """Any text, as LaTeX shows it: letters beyond ASCII stay, what cannot be printed becomes a question mark."""
+    return "".join(_LATEX.get(letter, letter if letter.isprintable() else "?") for letter in text)
+
+
+def _needs(text: str) -> list[str]:
+    """What a document has to have for a table to compile."""
+    lines = ["% needs \\usepackage{booktabs}"]
+    letters = sorted({letter for letter in text if not letter.isascii()})
+    if letters:
+        lines.append("% needs \\usepackage[T1]{fontenc} for letters with accents")
+    # The last of Latin Extended-A: what pdflatex knows in UTF-8 without a further package.
+    if beyond := [letter for letter in letters if letter > "\u017f"]:
+        lines.append(f"% needs lualatex or xelatex, and a font that has them, for: {' '.join(beyond)}")
+    return lines
