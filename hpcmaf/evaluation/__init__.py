@@ -1,4 +1,4 @@
-"""From debates with gold answers to figures with errors and tests."""
+"""From debates with gold answers to metrics with errors and tests."""
 
 from __future__ import annotations
 

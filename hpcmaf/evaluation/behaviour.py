@@ -178,7 +178,7 @@ def by_kind(
     Returns
     -------
     dict
-        Key of the problems' meta (such as ``level``), value, figures; keys
+        Key of the problems' meta (such as ``level``), value, metrics; keys
         that all problems share or that hardly any two share are left out.
     """
     found: dict[str, dict[str, Any]] = {}

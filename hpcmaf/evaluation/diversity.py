@@ -207,7 +207,7 @@ def kl_between(found: Likelihoods) -> float | None:
     Estimated on the responses: the mean over an agent's own tokens of
     log p_own - log p_other. Unbiased where tokens are drawn from p_own; with
     top-p below 1 or another temperature they are not quite, so compare
-    figures of one sampling only. May come out below zero.
+    values of one sampling only. May come out below zero.
     """
     values = [_gap(found.agents[i, i], found.agents[j, i]) for i in found.scored for j in found.scored if i != j]
     return sum(values) / len(values) if values else None
@@ -256,7 +256,7 @@ class Encoder:
 
     Of an encoder-decoder such as T5 (the paper's T5-3B) only the encoder is
     used. A causal model's own states work too, but point in similar
-    directions: compare figures of one encoder only.
+    directions: compare values of one encoder only.
 
     Parameters
     ----------

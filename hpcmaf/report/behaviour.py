@@ -33,17 +33,17 @@ DIVERSITY = {
     "kl_agents": "KL between agents",
     "kl_base": "KL to the base",
 }
-Figure = Callable[[Iteration], Mapping[str, Any] | None]
+Read = Callable[[Iteration], Mapping[str, Any] | None]
 
 
 def behaviour_tables(group: Group) -> list[Table]:
-    """All that the runs of a group have the figures for."""
+    """All that the runs of a group have the metrics for."""
     makers = (learned_table, _agents, _debate_tests, _movement, _errors, _specialisation, _curves, diversity_table)
     return [table for make in makers if (table := make(group)) and table.rows] + list(_kinds(group))
 
 
-def _part(*keys: str | int) -> Figure:
-    """Reads a figure that stands below these keys."""
+def _part(*keys: str | int) -> Read:
+    """Reads a metric that stands below these keys."""
 
     def read(iteration: Iteration) -> Any:
         value: Any = iteration.metrics
@@ -117,6 +117,16 @@ def _movement(group: Group) -> Table:
     return Table(f"{group.label}: what debating does", header, tuple(rows), note)
 
 
+# Of each problem whether the first vote is right, whether some first answer is, and whether the last vote is: when it
+# counts, and what is counted.
+_ERRORS: dict[str, tuple[Callable[..., bool], Callable[..., bool]]] = {
+    "first vote wrong": (lambda vote, some, last: True, lambda vote, some, last: not vote),
+    "somebody right": (lambda vote, some, last: not vote, lambda vote, some, last: some),
+    "then found": (lambda vote, some, last: some and not vote, lambda vote, some, last: last),
+    "found though nobody had it": (lambda vote, some, last: not (vote or some), lambda vote, some, last: last),
+}
+
+
 def _errors(group: Group) -> Table:
     """Whether a wrong vote had a right answer beside it, and whether the last vote found it.
 
@@ -127,39 +137,28 @@ def _errors(group: Group) -> Table:
     rows = []
     for t in group.complete:
         found = [i for i in group.at(t) if len(_part("scores", "agents")(i) or ()) > 1]
-        if not found:
-            continue
-        cells = [cell(group.over(t, _of_errors(lambda vote, said, last: (int(not vote), 1))))]
-        for read in (
-            lambda vote, said, last: (int(not vote and said), int(not vote)),
-            lambda vote, said, last: (int(not vote and said and last), int(not vote and said)),
-            lambda vote, said, last: (int(not (vote or said) and last), int(not (vote or said))),
-        ):
-            figure = _of_errors(read)
-            cells.append(cell(group.over(t, figure), sum(value["of"] for i in found if (value := figure(i)))))
-        rows.append((iteration_name(t), *cells))
+        if found:
+            points = {name: group.over(t, lambda i, name=name: _share(i, name)) for name in _ERRORS}
+            counts = {name: sum(_share(i, name)["of"] for i in found) for name in _ERRORS}
+            cells = [cell(points[name], counts[name] if at else None) for at, name in enumerate(_ERRORS)]
+            rows.append((iteration_name(t), *cells))
     note = (
         "Percent ± standard error over problems, of how many in brackets. First vote wrong: the majority of the first "
         "answers. Somebody right: of those problems, where an agent's first answer is right. Then found, and found "
         "though nobody had it: the last round's vote is right after all."
     )
-    header = ("iteration", "first vote wrong", "somebody right", "then found", "found though nobody had it")
-    return Table(f"{group.label}: where the first vote is wrong", header, tuple(rows), note)
+    return Table(f"{group.label}: where the first vote is wrong", ("iteration", *_ERRORS), tuple(rows), note)
 
 
-def _of_errors(read: Callable[[bool, bool, bool], tuple[int, int]]) -> Figure:
-    """A ratio: ``read`` gets whether a problem's first vote is right, whether somebody is, and the last vote."""
-
-    def figure(iteration: Iteration) -> Mapping[str, Any] | None:
-        agents = _part("scores", "agents")(iteration) or ()
-        if len(agents) < 2:
-            return None
-        said = ["1" in each for each in zip(*agents[0], strict=True)]
-        first, last = ([mark == "1" for mark in marks] for marks in iteration.votes)
-        counts = [read(*one) for one in zip(first, said, last, strict=True)]
-        return ratio([count for count, _ in counts], [of for _, of in counts])
-
-    return figure
+def _share(iteration: Iteration, name: str) -> Mapping[str, Any] | None:
+    agents = _part("scores", "agents")(iteration) or ()
+    if len(agents) < 2:
+        return None
+    counts, happens = _ERRORS[name]
+    some = ["1" in each for each in zip(*agents[0], strict=True)]
+    first, last = ([mark == "1" for mark in marks] for marks in iteration.votes)
+    each = [(counts(*one), happens(*one)) for one in zip(first, some, last, strict=True)]
+    return ratio([int(counted and happened) for counted, happened in each], [int(counted) for counted, _ in each])
 
 
 def _specialisation(group: Group) -> Table:

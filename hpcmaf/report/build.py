@@ -51,7 +51,7 @@ def aggregate(
         Run, recipe or method that all are tested against, see
         :func:`hpcmaf.report.compare.find_baseline`.
     reference
-        Show the paper's figures beside one's own.
+        Show the paper's values beside one's own.
     debates
         Most debates to put on the page.
 

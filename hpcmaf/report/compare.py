@@ -144,7 +144,7 @@ def _base_of(run: Run, measure: str, runs: Sequence[Run]) -> Iterator[Run]:
     for one in sorted(runs, key=lambda one: (one is not run, one.seed != run.seed)):
         found = one.at(0)
         accuracy = found.accuracy(measure) if found and shows_base(one, measure) else None
-        same = one is run or (one.asked == run.asked and run.asked is not None)
+        same = one is run or (one.prompted == run.prompted and run.prompted is not None)
         if same and accuracy and (accuracy["agents"], accuracy["rounds"]) == (agents, rounds):
             yield one
 

@@ -94,7 +94,7 @@ class Group:
         return [iteration for run in self.runs if (iteration := run.at(t))]
 
     def over(self, t: int, figure: Callable[[Iteration], Mapping[str, Any] | None]) -> Point | None:
-        """Any figure with ``value`` and ``se`` at iteration t; ``None`` where no run has it."""
+        """Any metric with ``value`` and ``se`` at iteration t; ``None`` where no run has it."""
         found = map(figure, self.at(t))
         estimates = [one for one in found if one is not None and one["value"] is not None]
         if not estimates:

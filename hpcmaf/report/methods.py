@@ -95,7 +95,7 @@ def method_tables(found: Sequence[Row], baseline: str | None, reference: bool) -
         if any(row.group.runs[0].unhinted for row in here):
             note += f" {UNHINTED}"
         if reference:
-            note += " Paper: its own figure after as many iterations, on 500 problems of its own, where model, N, M "
+            note += " Paper: its own value after as many iterations, on 500 problems of its own, where model, N, M "
             note += "and levels are its own too."
         title = f"Methods: {place[0]} · {place[1]}"
         tables.append(Table(title, tuple(header), tuple(lines), " ".join([note, *faults])))

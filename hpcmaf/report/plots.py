@@ -25,7 +25,7 @@ _MARKERS = "osD^vPX"
 _DASHES = ("-", "--", ":")
 # Beyond these a legend is no longer read; the rest stays as grey lines.
 MOST_NAMED = 12
-MOST_PLACES = 6
+MOST_PANELS = 6
 # Inches: of every plot, of a panel, of a letter in the legend.
 WIDTH, HEIGHT, _LETTER = 9.0, 3.1, 0.072
 # Letters that a font lacks are taken from the next that is installed; the last comes with matplotlib and shows a box.
@@ -117,7 +117,7 @@ def _look(at: int, name: str) -> Style:
 
 
 def plots_of(groups: Sequence[Group]) -> list[Plot]:
-    """Every plot that there are figures for."""
+    """Every plot that there are metrics for."""
     shown = [group for group in groups if group.complete]
     found = [Plot("accuracy", "Accuracy over iterations, by way of answering", _accuracy(shown))]
     if len(shown) > 1:
@@ -135,7 +135,7 @@ def plots_of(groups: Sequence[Group]) -> list[Plot]:
 
 
 def save_plots(groups: Sequence[Group], out: Path) -> list[Plot]:
-    """Draw every plot that there are figures for into ``out``, as PNG and SVG."""
+    """Draw every plot that there are metrics for into ``out``, as PNG and SVG."""
     plots = plots_of(groups)
     for plot in plots:
         save(lambda figure, plot=plot: draw(figure, groups, plot), out / plot.stem)
@@ -165,10 +165,10 @@ def save(draw: Callable[[Figure], None], stem: Path) -> None:
 # --- what is in each ----------------------------------------------------------------------------------------------
 
 
-def _places(groups: Sequence[Group]) -> Iterator[tuple[str, list[Group]]]:
+def _settings(groups: Sequence[Group]) -> Iterator[tuple[str, list[Group]]]:
     """Tasks and models, and their groups; a title only where there are several."""
     places = list(dict.fromkeys(group.place for group in groups))
-    for place in places[:MOST_PLACES]:
+    for place in places[:MOST_PANELS]:
         yield " · ".join(place) if len(places) > 1 else "", [group for group in groups if group.place == place]
 
 
@@ -182,7 +182,7 @@ def _panels(
 ) -> list[Panel]:
     """A panel for each place: ``line`` gives x and point of a group's line, where it has any."""
     styles, found = styles_of(groups), []
-    for place, here in _places(groups):
+    for place, here in _settings(groups):
         lines = []
         for group in here:
             known = [(x, point) for x, point in line(group) if point]
@@ -357,8 +357,8 @@ def _caption(groups: Sequence[Group], caption: str) -> str:
         parts.append(f"mean of {runs[0] if len(runs) == 1 else f'{runs[0]} to {runs[-1]}'} runs")
     parts.append(caption if runs[-1] > 1 else caption.replace(BARS, _SE))
     places = len({group.place for group in groups})
-    if places > MOST_PLACES:
-        parts.append(f"the first {MOST_PLACES} of {places} tasks and models")
+    if places > MOST_PANELS:
+        parts.append(f"the first {MOST_PANELS} of {places} tasks and models")
     if len({group.line for group in groups}) > MOST_NAMED:
         parts.append(f"grey, as far as it fits: all but the {MOST_NAMED} most accurate")
     return textwrap.fill("; ".join(parts), int(WIDTH / 0.062))

@@ -33,7 +33,7 @@ class _Ledger(Record):
 
 @dataclass(frozen=True, slots=True)
 class Iteration:
-    """One iteration's figures; ``None`` for what is not there.
+    """One iteration's metrics; ``None`` for what is not there.
 
     Attributes
     ----------
@@ -182,7 +182,7 @@ class Run:
         return method is not None and method.rollout == "hints" and self.setting("task", "prompts") == "compact"
 
     @property
-    def asked(self) -> str | None:
+    def prompted(self) -> str | None:
         """The base, the evaluation problems and how they are put to it; ``None`` where there is no readable plan."""
         if self.recipe is None or self.questions is None:
             return None

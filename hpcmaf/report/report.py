@@ -33,7 +33,7 @@ class Report:
     baseline, tested
         What recipes are compared with, and how that came out.
     reference
-        Whether the paper's figures are to be shown.
+        Whether the paper's values are to be shown.
     """
 
     runs: tuple[Run, ...]

@@ -1,4 +1,4 @@
-"""The tables of a report: figures with their errors, differences with their tests."""
+"""The tables of a report: values with their errors, differences with their tests."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Table:
     rows
         As many cells per row as titles.
     note
-        What the figures mean, below the table.
+        What the values mean, below the table.
     ranks
         Row and column of the best cells (1) and the second best (2), which
         LaTeX sets in bold and underlines.

@@ -56,7 +56,7 @@ def test_tables_of_behaviour_show_the_metrics(make_run: MakeRun) -> None:
 
 def test_what_debates_make_of_wrong_votes(make_run: MakeRun) -> None:
     """Two runs of eight problems: beside four of six wrong votes somebody was right, and one of those was found."""
-    runs = make_run("a", seed=0, upto=0, problems=8), make_run("b", seed=1, upto=0, problems=8)
+    runs = [make_run(f"r{s}", seed=s, upto=0, problems=8, debate={"agents": 2, "rounds": 2}) for s in (0, 1)]
     scores = [
         {"vote@1": "11111100", "vote@M": "11111110", "agents": [["11111110", "11111100"], ["11111110", "11111110"]]},
         {"vote@1": "11110000", "vote@M": "11110001", "agents": [["11111110", "11110000"], ["11110001", "11110001"]]},

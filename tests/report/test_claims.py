@@ -75,7 +75,8 @@ def test_diversity_counts_who_disagrees(runs: list[RunDir]) -> None:
 
 def test_a_verdict_needs_evidence() -> None:
     same = {str(i): i % 2 for i in range(50)}
-    claim = Claim(("a", "b"), (3, 2), "more of the same", compare([(same, same)]), 1.0)
+    result = compare([(same, same)])
+    claim = Claim(text="more of the same", result=result, p_holm=1.0, place=("a", "b"), size=(3, 2))
     assert claim.verdict == "open"
 
 
