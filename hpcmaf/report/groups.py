@@ -66,11 +66,6 @@ class Group:
         return sorted({iteration.number for run in self.runs for iteration in run.evaluated})
 
     @property
-    def planned(self) -> int:
-        """L, the most of any run; 0 where unknown."""
-        return max(run.planned or 0 for run in self.runs)
-
-    @property
     def complete(self) -> list[int]:
         """Iterations evaluated in every run that has begun.
 
@@ -93,9 +88,9 @@ class Group:
         """Iteration t of every run that has it evaluated."""
         return [iteration for run in self.runs if (iteration := run.at(t))]
 
-    def over(self, t: int, figure: Callable[[Iteration], Mapping[str, Any] | None]) -> Point | None:
+    def over(self, t: int, read: Callable[[Iteration], Mapping[str, Any] | None]) -> Point | None:
         """Any metric with ``value`` and ``se`` at iteration t; ``None`` where no run has it."""
-        found = map(figure, self.at(t))
+        found = map(read, self.at(t))
         estimates = [one for one in found if one is not None and one["value"] is not None]
         if not estimates:
             return None
