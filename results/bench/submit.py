@@ -38,7 +38,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="maf") as folder,
-        Cluster.start(Path(folder), max_array_size=LIMIT) as slurm,
+        Cluster.start(Path(folder), MaxArraySize=LIMIT) as slurm,
     ):
         for name in [name for name in os.environ if name.startswith(("SLURM", "SBATCH"))]:
             del os.environ[name]

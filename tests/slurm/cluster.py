@@ -75,13 +75,7 @@ class Cluster(Client):
         cls,
         root: Path,
         nodes: int = 4,
-        cpus: int = 8,
-        memory_mb: int = 8000,
-        gpus: int = 4,
         accounting: bool = True,
-        max_array_size: int = 1001,
-        memory_kill: str | None = None,
-        isolated: bool | None = None,
         **conf_overrides: object,
     ) -> Cluster:
         """Start a cluster and wait until all its nodes are idle.
@@ -90,17 +84,10 @@ class Cluster(Client):
         ----------
         root : Path
             Its files go into a new folder in here, or in /tmp where unix sockets would not fit.
-        nodes, cpus, memory_mb, gpus : int
-            Number of nodes, and what each claims to have; GPUs are fakes of type h100.
+        nodes : int
+            How many; each claims 8 CPUs, 8000 MB, and 4 GPUs, fakes of type h100.
         accounting : bool
             Run slurmdbd and its database, so that sacct answers.
-        max_array_size : int
-            MaxArraySize.
-        memory_kill : {"poll", "cgroup"}, optional
-            Kill jobs that use more memory than they asked for: "poll" works everywhere and they end as FAILED by signal 9,
-            "cgroup" only where `configuration.memory_cgroups_work`, and they end as OUT_OF_MEMORY.
-        isolated : bool, optional
-            Give nodes namespaces; by default where that works.
         **conf_overrides
             Settings of slurm.conf; None removes one.
 
@@ -115,9 +102,9 @@ class Cluster(Client):
         home = Path(tempfile.mkdtemp(prefix="maf", dir=root.resolve() if fits else "/tmp"))
         home.chmod(0o755)
         ports = Ports(nodes + 2)
-        layout = configuration.Layout(home, nodes, cpus, memory_mb, gpus, ports.first, accounting)
-        configuration.write(layout, max_array_size, memory_kill, conf_overrides)
-        cluster = cls(layout, ports, namespaces_work() if isolated is None else isolated)
+        layout = configuration.Layout(home, nodes, ports.first, accounting)
+        configuration.write(layout, conf_overrides)
+        cluster = cls(layout, ports, namespaces_work())
         try:
             cluster._bring_up()
         except BaseException:
@@ -154,10 +141,6 @@ class Cluster(Client):
     def resume(self, name: str) -> None:
         """An operator puts a node into service again."""
         self.client("scontrol", "update", f"nodename={name}", "state=resume")
-
-    def expire(self, job: int) -> None:
-        """Let the time limit of a running job pass now; the controller looks at limits every 30 seconds."""
-        self.client("scontrol", "update", f"jobid={job}", "EndTime=now+1")
 
     def kill_controller(self, number: int = signal.SIGKILL) -> None:
         """slurmctld dies; SIGTERM lets it save its state first."""
@@ -229,7 +212,6 @@ class Cluster(Client):
             if daemon:
                 daemon.kill()
         self._ports.close()
-        configuration.remove_memory_cgroups(self.names)
         shutil.rmtree(self.home, ignore_errors=True)
 
     # --- how it starts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pwd
 import socket
@@ -10,21 +9,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-CGROUPS = Path("/sys/fs/cgroup")
-
-
-def memory_cgroups_work() -> bool:
-    """Whether ``memory_kill="cgroup"`` can work: root, and version 1 of the memory controller, writable."""
-    return os.getuid() == 0 and os.access(CGROUPS / "memory/memory.limit_in_bytes", os.W_OK)
-
-
-def remove_memory_cgroups(names: list[str]) -> None:
-    """Remove what slurmstepd leaves of its nodes' memory cgroups."""
-    for name in names:
-        for group in sorted((CGROUPS / "memory").glob(f"slurm_{name}/**"), reverse=True):
-            # In use by another cluster whose nodes have the same names, and then its to remove.
-            with contextlib.suppress(OSError):
-                group.rmdir()
+# Fakes of type h100, of each node.
+GPUS = 4
 
 
 @dataclass(frozen=True)
@@ -35,8 +21,8 @@ class Layout:
     ----------
     home : Path
         Folder of its files; unix sockets lie below it, so it must be short.
-    nodes, cpus, memory_mb, gpus : int
-        Number of nodes, and what each has; memory in MB.
+    nodes : int
+        How many; each claims to have what stands below.
     port : int
         First of ``nodes + 2`` ports: slurmctld, slurmdbd, then one slurmd each.
     accounting : bool
@@ -45,9 +31,6 @@ class Layout:
 
     home: Path
     nodes: int
-    cpus: int
-    memory_mb: int
-    gpus: int
     port: int
     accounting: bool
 
@@ -64,33 +47,26 @@ class Layout:
         return self.home / "run/mysql.sock"
 
 
-def write(layout: Layout, max_array_size: int, memory_kill: str | None, overrides: dict[str, object]) -> None:
+def write(layout: Layout, overrides: dict[str, object]) -> None:
     """Write slurm.conf, gres.conf, slurmdbd.conf, hosts and a munge key to ``home/etc``.
 
     Parameters
     ----------
     layout : Layout
-    max_array_size : int
-        MaxArraySize; the largest index of an array is one less.
-    memory_kill : {"poll", "cgroup"} or None
-        How Slurm kills a job that uses more memory than it asked for, if at all.
     overrides : dict
         Settings of slurm.conf by name, in place of those here; None removes one.
     """
-    if memory_kill not in (None, "poll", "cgroup"):
-        raise ValueError(f"memory_kill must be poll, cgroup or None, not {memory_kill!r}")
     home = layout.home
     for folder in ("etc", "run", "log", "state", "spool", "dev"):
         (home / folder).mkdir(mode=0o755, parents=True, exist_ok=True)
-    for gpu in range(layout.gpus):
+    for gpu in range(GPUS):
         (home / f"dev/gpu{gpu}").symlink_to("/dev/null")
-    settings = _settings(layout, max_array_size, memory_kill) | overrides
+    settings = _settings(layout) | overrides
     lines = [f"{name}={value}" for name, value in settings.items() if value is not None]
-    gres = f" Gres=gpu:h100:{layout.gpus}" if layout.gpus else ""
     for number, name in enumerate(layout.names):
         lines.append(
-            f"NodeName={name} NodeHostname={_host()} NodeAddr=127.0.0.1 Port={layout.port + 2 + number} CPUs={layout.cpus} "
-            f"RealMemory={layout.memory_mb}{gres} Feature=h100 State=UNKNOWN"
+            f"NodeName={name} NodeHostname={_host()} NodeAddr=127.0.0.1 Port={layout.port + 2 + number} CPUs=8 "
+            f"RealMemory=8000 Gres=gpu:h100:{GPUS} Feature=h100 State=UNKNOWN"
         )
     lines += [
         "PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF",
@@ -98,19 +74,17 @@ def write(layout: Layout, max_array_size: int, memory_kill: str | None, override
         "PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=100 PreemptMode=OFF",
     ]
     _put(home / "etc/slurm.conf", lines)
-    gpus = f"Name=gpu Type=h100 File={home}/dev/gpu[0-{layout.gpus - 1}] Flags=nvidia_gpu_env"
-    every = [f"NodeName={name} {gpus}" for name in layout.names] if layout.gpus else []
-    _put(home / "etc/gres.conf", ["AutoDetect=off", *every])
+    gpus = f"Name=gpu Type=h100 File={home}/dev/gpu[0-{GPUS - 1}] Flags=nvidia_gpu_env"
+    _put(home / "etc/gres.conf", ["AutoDetect=off", *(f"NodeName={name} {gpus}" for name in layout.names)])
     _put(home / "etc/slurmdbd.conf", [f"{name}={value}" for name, value in _database(layout).items()], mode=0o600)
-    cgroup = ["CgroupPlugin=cgroup/v1", f"CgroupMountpoint={CGROUPS}", "CgroupAutomount=no", "ConstrainRAMSpace=yes"]
-    _put(home / "etc/cgroup.conf", cgroup if memory_kill == "cgroup" else [])
+    _put(home / "etc/cgroup.conf", [])
     hosts = Path("/etc/hosts").read_text(encoding="utf-8").splitlines()
     _put(home / "etc/hosts", hosts + [f"127.0.0.1 {name}" for name in layout.names])
     (home / "etc/munge.key").write_bytes(os.urandom(1024))
     (home / "etc/munge.key").chmod(0o400)
 
 
-def _settings(layout: Layout, max_array_size: int, memory_kill: str | None) -> dict[str, object]:
+def _settings(layout: Layout) -> dict[str, object]:
     home, user = layout.home, user_name()
     settings: dict[str, object] = {
         "ClusterName": "test",
@@ -130,10 +104,8 @@ def _settings(layout: Layout, max_array_size: int, memory_kill: str | None) -> d
         "SlurmdLogFile": home / "log/slurmd-%n.log",
         "MailProg": "/bin/true",
         "ProctrackType": "proctrack/linuxproc",
-        "TaskPlugin": "task/cgroup" if memory_kill == "cgroup" else "task/none",
-        "JobAcctGatherType": "jobacct_gather/linux" if memory_kill == "poll" else "jobacct_gather/none",
-        "JobAcctGatherFrequency": "task=1" if memory_kill == "poll" else None,
-        "JobAcctGatherParams": "OverMemoryKill" if memory_kill == "poll" else None,
+        "TaskPlugin": "task/none",
+        "JobAcctGatherType": "jobacct_gather/none",
         "MpiDefault": "none",
         "PropagateResourceLimits": "NONE",
         # Nodes may claim more than this machine has.
@@ -150,7 +122,7 @@ def _settings(layout: Layout, max_array_size: int, memory_kill: str | None) -> d
         "SlurmctldParameters": "preempt_send_user_signal",
         "PreemptType": "preempt/partition_prio",
         "PreemptMode": "REQUEUE",
-        "MaxArraySize": max_array_size,
+        "MaxArraySize": 1001,
         "MaxJobCount": 50000,
         # submitit would read an old result if ids began at 1 again in a folder used before.
         "FirstJobId": int(time.time()) % 40_000_000 + 1000,

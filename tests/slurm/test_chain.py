@@ -14,36 +14,24 @@ from tests.slurm.runs import REPOSITORY, Loop
 
 
 def test_two_iterations_by_gates(slurm: Cluster, tmp_path: Path) -> None:
+    """Evaluation runs beside the next debates; whoever submits again meanwhile, or afterwards, adds nothing."""
     loop = Loop(slurm, tmp_path / "it's a run", iters=2)
+    plant(loop.run, "it01/debate", "00001", "sleep 4")
+    plant(loop.run, "it01/eval", "00000", "sleep 6")
     chain = loop.start()
     assert {sent.stage for sent in chain.submitted} == {"it00/eval", "it01/debate"}
+    assert loop.start().submitted == []
+    loop.wait("it02's debates were done", lambda: loop.run.done_tasks(loop.plan)["it02/debate"], 60)
+    assert not loop.run.done_tasks(loop.plan)["it01/score"]
     loop.finish()
     loop.all_once()
     names = [line["name"] for line in loop.events("intent")]
     assert len(set(names)) == len(names)
     assert any(".it02.finetune.critic-1." in name for name in names)
     assert loop.verdicts() == []
-    assert (loop.run.report / "report.md").exists() or list(loop.run.report.glob("*.md"))
+    assert (loop.run.report / "report.md").exists()
     slurm.wait_idle()
-
-
-def test_submitting_again_adds_nothing(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop(slurm, tmp_path / "run")
-    plant(loop.run, "it01/debate", "00001", "sleep 4")
-    loop.start()
     assert loop.start().submitted == []
-    loop.finish()
-    assert loop.start().submitted == []
-    loop.all_once()
-
-
-def test_evaluation_runs_beside_the_next_debates(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop(slurm, tmp_path / "run", iters=2)
-    plant(loop.run, "it01/eval", "00000", "sleep 6")
-    loop.start()
-    loop.wait("it02's debates were done", lambda: loop.run.done_tasks(loop.plan)["it02/debate"], 60)
-    assert not loop.run.done_tasks(loop.plan)["it01/score"]
-    loop.finish()
 
 
 def test_windows_lose_nothing_and_keep_to_the_limit(slurm: Cluster, tmp_path: Path) -> None:

@@ -55,7 +55,9 @@ def test_attempts_have_a_ceiling(slurm: Cluster, tmp_path: Path) -> None:
 @pytest.mark.slurm
 def test_slurm_kills_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cluster that enforces memory limits, as all do; squeue tells no difference to kill -9."""
-    with Cluster.start(tmp_path / "cluster", nodes=1, memory_kill="poll", accounting=False) as strict:
+    kill = {"JobAcctGatherType": "jobacct_gather/linux", "JobAcctGatherFrequency": "task=1"}
+    kill["JobAcctGatherParams"] = "OverMemoryKill"
+    with Cluster.start(tmp_path / "cluster", nodes=1, accounting=False, **kill) as strict:
         monkeypatch.setenv("SLURM_CONF", strict.env["SLURM_CONF"])
         monkeypatch.setenv("PATH", strict.env["PATH"])
         monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
@@ -95,11 +97,16 @@ def test_what_will_not_change_stops_the_chain_and_the_same_command_goes_on(slurm
     loop.all_once()
 
 
-def test_a_node_that_dies(slurm: Cluster, tmp_path: Path) -> None:
+def test_a_node_that_dies_and_a_job_that_is_requeued(slurm: Cluster, tmp_path: Path) -> None:
     loop = Loop(slurm, tmp_path / "run")
-    plant(loop.run, "it01/debate", "00002", "sleep 60")
+    tasks = ("00001", "00002")
+    for task in tasks:
+        plant(loop.run, "it01/debate", task, "sleep 60")
     loop.start()
-    loop.wait("the task was running", lambda: loop.running_on("it01/debate", "00002"))
+    loop.wait("the tasks were running", lambda: all(loop.running_on("it01/debate", task) for task in tasks))
+    job = loop.task("it01/debate", "00001")
+    assert job is not None
+    slurm.client("scontrol", "requeue", f"{job['array_job']}_{job['array_task']}")
     slurm.kill_node(loop.running_on("it01/debate", "00002") or "")
     loop.finish(120)
     loop.all_once()
@@ -148,18 +155,6 @@ def test_preemption_while_python_starts(slurm: Cluster, tmp_path: Path) -> None:
     slurm.wait_job(urgent, "COMPLETED")
     loop.all_once()
     assert set(loop.verdicts()) <= {"preempted"}
-
-
-def test_scontrol_requeue(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop(slurm, tmp_path / "run")
-    plant(loop.run, "it01/debate", "00001", "sleep 60")
-    loop.start()
-    loop.wait("the task was running", lambda: loop.running_on("it01/debate", "00001"))
-    job = loop.task("it01/debate", "00001")
-    assert job is not None
-    slurm.client("scontrol", "requeue", f"{job['array_job']}_{job['array_task']}")
-    loop.finish(120)
-    loop.all_once()
 
 
 @pytest.mark.long

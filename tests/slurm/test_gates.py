@@ -77,10 +77,9 @@ def wrap(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, script: str) 
 # --- limits ------------------------------------------------------------------
 @pytest.mark.slow
 @pytest.mark.slurm
-@pytest.mark.parametrize("most", [3, 4])
-def test_a_limit_of_queued_jobs_is_kept_to(strict: Strict, tmp_path: Path, most: int) -> None:
+def test_a_limit_of_queued_jobs_is_kept_to(strict: Strict, tmp_path: Path) -> None:
     """Fewer places than a stage has tasks: what fits goes first, and one place is the gate's."""
-    strict.most_jobs(most)
+    strict.most_jobs(3)
     loop = Loop(strict, tmp_path / "run")
     loop.start()
     loop.finish(180)
@@ -143,15 +142,14 @@ def test_a_node_without_the_run_takes_neither_tasks_nor_gates_for_long(slurm: Cl
 
 
 # --- partitions, daemons, file systems ---------------------------------------
-@pytest.mark.parametrize("state", ["drain", "inactive"])
-def test_a_partition_that_takes_no_jobs_for_a_while(slurm: Cluster, tmp_path: Path, state: str) -> None:
+def test_a_partition_that_takes_no_jobs_for_a_while(slurm: Cluster, tmp_path: Path) -> None:
     """Its gate finds no place for what comes next, and goes back into the queue."""
     site = ("slurm.partition=low", "slurm.gate.partition=main", "slurm.patience_minutes=0.05")
     loop = Loop(slurm, tmp_path / "run", *site)
     plant(loop.run, "it01/debate", "00000", "sleep 3")
     loop.start()
     loop.wait("the task was running", lambda: loop.running_on("it01/debate", "00000"), 60)
-    slurm.client("scontrol", "update", "partitionname=low", f"state={state}")
+    slurm.client("scontrol", "update", "partitionname=low", "state=drain")
     try:
         wait_until("a gate went back", lambda: "back into the queue" in gate_logs(loop), 90, 0.2)
         assert "Required partition not available" in gate_logs(loop)
