@@ -122,28 +122,16 @@ def _ceiling(choice: Choice, sums: dict[str, Any]) -> list[str]:
     ]
 
 
-def job_words(jobs: Sequence[PlannedJob]) -> str:
-    """A stage's jobs, such as ``3 arrays of 334+333+333, 7+7+6 at once``."""
+def job_words(jobs: Sequence[PlannedJob], at_once: int | None) -> str:
+    """A stage's jobs, such as ``3 arrays of 334+333+333, 20 at once``."""
     if not jobs:
         return "-"
-    own = {job.id for job in jobs}
-    # Those that wait for none of the others run beside each other.
-    beside = sum(own.isdisjoint(job.after) for job in jobs)
-    sizes, shares = [len(job.elements) for job in jobs], [job.at_once or 0 for job in jobs]
-    if max(sizes) == 1:
-        return f"{len(jobs)} job{'s' * (len(jobs) > 1)}" + (f", {beside} at once" if beside < len(jobs) else "")
-    if len(jobs) == 1:
-        return f"1 array of {sizes[0]}" + (f", {shares[0]} at once" if shares[0] else "")
-    words = f"{len(jobs)} arrays of {_joined(sizes)}"
-    if beside < len(jobs):
-        words += f", {beside} arrays side by side"
-    return words + (f", {_joined(shares)} at once" if all(shares) else "")
-
-
-def _joined(numbers: Sequence[int]) -> str:
-    if min(numbers) == max(numbers):
-        return f"{numbers[0]} each"
-    return f"{min(numbers)} to {max(numbers)}" if len(numbers) > 4 else "+".join(map(str, numbers))
+    sizes = [len(job.elements) for job in jobs]
+    least, most = min(sizes), max(sizes)
+    what, s = "array" if most > 1 else "job", "s" * (len(jobs) > 1)
+    share = "+".join(map(str, sizes)) if len(sizes) < 5 else f"{least} to {most}"
+    of = "" if most == 1 else f" of {share if least < most else most}{' each' * (least == most and len(jobs) > 1)}"
+    return f"{len(jobs)} {what}{s}{of}" + (f", {at_once} at once" if at_once and at_once < sum(sizes) else "")
 
 
 def resource_words(choice: Choice, section: str) -> str:
@@ -234,7 +222,10 @@ def show(choice: Choice) -> None:
         left, tasks = choice.left(stage), len(stage.tasks)
         row = [stage.id, ", ".join(stage.after) or "-", "done" if not left else f"{left} of {tasks}"]
         if choice.jobs is not None:
-            row += [job_words(choice.jobs.of(stage.id)), f"{hours[stage.id]:,.1f}" if hours[stage.id] else "-"]
+            row += [
+                job_words(choice.jobs.of(stage.id), choice.profile.cluster.resources(stage.spec.resources).at_once),
+                f"{hours[stage.id]:,.1f}" if hours[stage.id] else "-",
+            ]
         table.add_row(*row, style="" if left else "dim", end_section=True)
     console.print(table, soft_wrap=False)
     console.print()

@@ -27,7 +27,7 @@ def command(run_name: str, site: tuple[str, ...], **which: Any) -> None:
     from hpcmaf.config.profile import load_profile
     from hpcmaf.errors import ConfigError
     from hpcmaf.launch.logs import TaskFilter
-    from hpcmaf.launch.slurm.gate import PROMPT_SECONDS, hold
+    from hpcmaf.launch.slurm.gate import PROMPT_SECONDS
     from hpcmaf.launch.slurm.retry import retry
     from hpcmaf.run.directory import RunDir
 
@@ -42,7 +42,7 @@ def command(run_name: str, site: tuple[str, ...], **which: Any) -> None:
         )
     selection = read_selection(**which)
     chosen = selection.keys(plan)
-    with hold(run, PROMPT_SECONDS):
+    with run.drive(PROMPT_SECONDS):
         slurm = retry(run, plan, profile, chosen, whole=selection == TaskFilter())
     if slurm is None:
         click.echo(f"{run.root}: nothing to retry; no chosen task has failed", err=True)

@@ -116,9 +116,9 @@ def _aggregate(study: Study) -> None:
 
 
 def _submit(planned: Planned, profile: Profile, console: Console) -> None:
-    from hpcmaf.launch.slurm.gate import PROMPT_SECONDS, hold, submit
+    from hpcmaf.launch.slurm.gate import PROMPT_SECONDS, submit
 
-    with hold(planned.run, PROMPT_SECONDS):
+    with planned.run.drive(PROMPT_SECONDS):
         submitted = submit(planned.run, planned.plan, profile).submitted
     jobs = ", ".join(sent.job or "" for sent in submitted)
     console.print(

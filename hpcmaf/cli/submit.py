@@ -41,10 +41,10 @@ def command(dry_run: bool, **which: object) -> None:
         return
     signal.signal(signal.SIGTERM, _interrupt)
     if where.launcher == "slurm":
-        from hpcmaf.launch.slurm.gate import PROMPT_SECONDS, hold
+        from hpcmaf.launch.slurm.gate import PROMPT_SECONDS
 
         # A gate, or a second submit, holds a run for seconds: wait for it rather than refuse.
-        with hold(run, PROMPT_SECONDS):
+        with run.drive(PROMPT_SECONDS):
             _submit(run, loaded, where)
         return
     from hpcmaf.report import aggregate

@@ -35,8 +35,13 @@ def lock_holders() -> dict[int, int]:
 
 
 @contextmanager
-def lock(path: Path, message: str) -> Iterator[None]:
+def lock(path: Path, message: str, patience: float = 0.0) -> Iterator[None]:
     """Take a lock file; the kernel releases it when the process ends, however it ends.
+
+    Parameters
+    ----------
+    patience
+        Seconds to wait for others to let go of it.
 
     Raises
     ------
@@ -46,12 +51,17 @@ def lock(path: Path, message: str) -> Iterator[None]:
         The file system has no flock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor, end = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), time.monotonic() + patience
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunBusyError(f"{message} ({path})") from error
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError as error:
+                    if time.monotonic() >= end:
+                        raise RunBusyError(f"{message} ({path})") from error
+                time.sleep(0.5)
         except OSError as error:
             if error.errno not in _NO_FLOCK:
                 raise

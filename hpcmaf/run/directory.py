@@ -277,8 +277,13 @@ class RunDir:
             return True
 
     @contextmanager
-    def drive(self) -> Iterator[None]:
+    def drive(self, patience: float = 0.0) -> Iterator[None]:
         """Hold the run while submitting to it.
+
+        Parameters
+        ----------
+        patience
+            Seconds to wait for others, such as a gate, to let go of it.
 
         Raises
         ------
@@ -286,7 +291,7 @@ class RunDir:
             Another ``submit`` drives the run.
         """
         message = f"{self.root}: another 'hpcmaf submit' is driving this run; wait for it, or stop it first"
-        with lock(self.driver_lock, message):
+        with lock(self.driver_lock, message, patience):
             yield
 
     # --- reading and writing -----------------------------------------------

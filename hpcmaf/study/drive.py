@@ -14,7 +14,6 @@ from hpcmaf.config.profile import Profile
 from hpcmaf.errors import HpcmafError, StageError, one_line
 from hpcmaf.files.publish import write_json
 from hpcmaf.launch.prepare import plan_run, prepare_run
-from hpcmaf.launch.slurm.gate import hold
 from hpcmaf.run.directory import RunDir
 from hpcmaf.study.plan import Study, StudyRun, describe
 from hpcmaf.study.sharing import Planned, adopt, shared_tasks
@@ -23,7 +22,7 @@ POLL_SECONDS = 30.0
 # On this machine, where nobody else is bothered.
 LOOK_SECONDS = 5.0
 # A gate of a run that was begun before holds it for seconds.
-_HOLD_SECONDS = 60.0
+_DRIVE_SECONDS = 60.0
 
 Say = Callable[[str], None]
 
@@ -127,7 +126,7 @@ class _Waiting:
     ) -> Planned | None:
         """What earlier runs have made; ``None`` while one of them is at work on more."""
         run = self.entry.run
-        with hold(run, _HOLD_SECONDS):
+        with run.drive(_DRIVE_SECONDS):
             if self.planned is None:
                 self.planned = Planned(run, prepare_run(run, self.entry.recipe, profile))
             shared = [task for task in shared_tasks(self.planned, begun) if not run.done(task.stage, task.task)]

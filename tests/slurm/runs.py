@@ -12,7 +12,7 @@ from hpcmaf.config.profile import Profile
 from hpcmaf.config.recipe import load_recipe
 from hpcmaf.files.yaml import apply_overrides, validate
 from hpcmaf.launch.prepare import prepare_run
-from hpcmaf.launch.slurm.gate import hold, submit
+from hpcmaf.launch.slurm.gate import submit
 from hpcmaf.launch.slurm.scheduler import Slurm
 from hpcmaf.launch.slurm.submissions import read_stop
 from hpcmaf.run.directory import RunDir
@@ -54,7 +54,7 @@ class Loop:
         self.plan: Plan = prepare_run(self.run, load_recipe(overrides=shape, iterations=iters), self.profile)
 
     def start(self) -> Slurm:
-        with hold(self.run):
+        with self.run.drive(900):
             return submit(self.run, self.plan, self.profile)
 
     def done(self) -> bool:

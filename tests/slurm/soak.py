@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 
 from hpcmaf.launch.slurm.causes import nodes_to_avoid
-from hpcmaf.launch.slurm.gate import hold
 from hpcmaf.launch.slurm.submissions import Submissions
 from tests.slurm.cluster import Cluster
 from tests.slurm.configuration import user_name
@@ -168,7 +167,7 @@ class Week:
         (self.prolog / "gate").touch()
 
     def run_is_held(self, node: str) -> None:
-        with hold(self.loop.run, 60):
+        with self.loop.run.drive(60):
             time.sleep(5)
 
     def task_meets(self, what: str, node: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.cli.study import _going
-from hpcmaf.launch.slurm.gate import hold, submit
+from hpcmaf.launch.slurm.gate import submit
 from hpcmaf.study import load_study
 from hpcmaf.study.drive import drive_study
 from tests.slurm.cluster import Cluster
@@ -22,7 +22,7 @@ def test_runs_take_over_what_others_have_computed(slurm: Cluster, tmp_path: Path
 
     def start(entry: Any, planned: Any) -> None:
         order.append(entry.label)
-        with hold(planned.run):
+        with planned.run.drive(60):
             submit(planned.run, planned.plan, site)
 
     drive_study(study, site, said.append, start, _going, poll_seconds=0.5)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from hpcmaf.run.plan import Plan, TaskKey
 PROMPT_SECONDS = 60.0
 
 # Another gate, or somebody's submit, holds the run for seconds as a rule.
-_HOLD_SECONDS = 900.0
+_DRIVE_SECONDS = 900.0
 
 # Looks at what was submitted before it is taken to be in good hands.
 _SETTLE_LOOKS = 5
@@ -105,7 +104,7 @@ class Gate:
             time.sleep(900)  # until Slurm ends it
 
     def _advance(self, run: RunDir) -> None:
-        with hold(run):
+        with run.drive(_DRIVE_SECONDS):
             slurm = self._own(run)
             self._move(run, slurm)
         if slurm.submitted:
@@ -129,7 +128,7 @@ class Gate:
         """
         for _ in range(_SETTLE_LOOKS):
             time.sleep(slurm.cluster.settle_seconds)
-            with hold(run):
+            with run.drive(_DRIVE_SECONDS):
                 again = self._own(run)
                 seen = again.states()  # which releases what is held
                 known = {job.id for job in seen.jobs}
@@ -173,28 +172,3 @@ def passing(error: Exception) -> bool:
         unknown = type(error) is SlurmError
         return not isinstance(error, RefusedError) and not (unknown and restarts() >= _MOST_REQUEUES)
     return isinstance(error, RunBusyError) or failure_kind(error) in {"hardware", "lost", "memory"}
-
-
-@contextmanager
-def hold(run: RunDir, seconds: float = _HOLD_SECONDS) -> Iterator[None]:
-    """Hold the run, waiting for others to let go of it.
-
-    Raises
-    ------
-    RunBusyError
-        They did not.
-    """
-    deadline = time.monotonic() + seconds
-    while True:
-        drive = run.drive()
-        try:
-            drive.__enter__()
-            break
-        except RunBusyError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
-    try:
-        yield
-    finally:
-        drive.__exit__(None, None, None)
