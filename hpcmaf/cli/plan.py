@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-
 import click
 
 from hpcmaf.cli.options import RunOptions, read_options, run_options
 from hpcmaf.errors import UsageError
-from hpcmaf.run.plan import Plan
 
 
 @click.command()
@@ -46,12 +43,13 @@ def show_plan(asked: RunOptions, *, stage: str | None = None, everything: bool =
         Show all batch scripts.
     """
     from hpcmaf.cli.planview import Choice, as_value, show
+    from hpcmaf.launch.byhand import find_stage
     from hpcmaf.launch.prepare import plan_run
     from hpcmaf.launch.slurm.preview import preview
 
     _refuse_scripts(asked, stage, everything)
     plan, _ = plan_run(asked.run, asked.recipe, asked.profile)
-    _check_stage(plan, stage)
+    stage = stage and find_stage(plan, stage).id
     jobs = preview(asked.run, plan, asked.profile) if asked.profile.launcher == "slurm" else None
     choice = Choice(asked.run, plan, asked.profile, jobs, stage, everything)
     if as_json:
@@ -69,12 +67,3 @@ def _refuse_scripts(asked: RunOptions, stage: str | None, everything: bool) -> N
             f"{option}: profile {asked.profile.name} runs on this machine and has no batch scripts; leave it out, "
             "or name a profile of launcher: slurm with --profile"
         )
-
-
-def _check_stage(plan: Plan, wanted: str | None) -> None:
-    known = [stage.id for stage in plan.stages]
-    if wanted is None or wanted in known:
-        return
-    close = difflib.get_close_matches(wanted, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"stages are {known[0]} to {known[-1]}, such as {known[-2]}"
-    raise UsageError(f"--stage {wanted}: the plan has no such stage; {hint}")

@@ -73,28 +73,21 @@ def command(
 
 
 def _drive(study: Study, profile: Profile, console: Console) -> None:
-    from hpcmaf.study.drive import drive_study
+    from hpcmaf.study.drive import LOOK_SECONDS, drive_study, plan_study
+    from hpcmaf.study.machine import StudyMachine
 
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     try:
         if profile.launcher == "slurm":
-            drive_study(study, profile, say, lambda entry, planned: _submit(planned, profile, console), _going)
-        else:
-            _drive_here(study, profile, console, say)
+            drive_study(study, profile, say, lambda _, one: _submit(one, profile, say), going)
+            return
+        with StudyMachine(profile, plan_study(study, profile), console) as machine:
+            start, is_going = (lambda _, one: machine.begin(one)), (lambda one: machine.going(one.run))
+            drive_study(study, profile, say, start, is_going, LOOK_SECONDS, machine.work)
     finally:
         _aggregate(study)
-
-
-def _drive_here(study: Study, profile: Profile, console: Console, say: Callable[[str], None]) -> None:
-    from hpcmaf.study.drive import LOOK_SECONDS, drive_study, plan_study
-    from hpcmaf.study.machine import study_machine
-
-    with study_machine(profile, plan_study(study, profile), console) as machine:
-        start = lambda entry, planned: machine.begin(planned)  # noqa: E731
-        going = lambda planned: machine.going(planned.run)  # noqa: E731
-        drive_study(study, profile, say, start, going, LOOK_SECONDS, machine.work)
 
 
 def _aggregate(study: Study) -> None:
@@ -115,23 +108,20 @@ def _aggregate(study: Study) -> None:
     click.echo(f"report: {study.report / 'report.html'}", err=True)
 
 
-def _submit(planned: Planned, profile: Profile, console: Console) -> None:
+def _submit(planned: Planned, profile: Profile, say: Callable[[str], None]) -> None:
     from hpcmaf.launch.slurm.gate import PROMPT_SECONDS, submit
 
     with planned.run.drive(PROMPT_SECONDS):
         submitted = submit(planned.run, planned.plan, profile).submitted
     jobs = ", ".join(sent.job or "" for sent in submitted)
-    console.print(
-        f"{planned.run.root}: {f'jobs {jobs}' if jobs else 'in Slurm’s hands'}", markup=False, highlight=False
-    )
+    say(f"{planned.run.root}: {f'jobs {jobs}' if jobs else 'in Slurm’s hands'}")
 
 
-def _going(planned: Planned) -> bool:
-    """Whether a run's chain is still under way."""
-    if planned.run.stopped.exists():
-        return False
-    done = planned.run.done_tasks(planned.plan)
-    return any(task not in done[stage.id] for stage in planned.plan.stages for task in stage.tasks)
+def going(planned: Planned) -> bool:
+    """Whether a run's chain of jobs is still under way."""
+    from hpcmaf.study.drive import open_tasks
+
+    return not planned.run.stopped.exists() and bool(open_tasks(planned))
 
 
 def _show(study: Study, profile: Profile) -> None:

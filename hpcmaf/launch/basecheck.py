@@ -13,7 +13,7 @@ from hpcmaf.config.recipe import Lora, Model
 from hpcmaf.engines.basemodel import base_model
 from hpcmaf.errors import ConfigError, DataError
 from hpcmaf.files.hub import SECONDS, ask_hub, reason
-from hpcmaf.files.publish import Record, parse_json, read_json
+from hpcmaf.files.publish import Record, read_json
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -81,12 +81,12 @@ def check_targets(model: Model, lora: Lora) -> None:
 
 
 def _tensor_names(file: Path) -> list[str]:
-    """Names in a safetensors header: its length in 8 bytes, then JSON."""
+    from safetensors import SafetensorError, safe_open
+
     try:
-        with file.open("rb") as opened:
-            data = opened.read(min(int.from_bytes(opened.read(8), "little"), file.stat().st_size))
-        return [name for name in parse_json(data, Record, str(file)) if name != "__metadata__"]
-    except DataError as error:
+        with safe_open(file, framework="numpy") as opened:
+            return list(opened.keys())
+    except SafetensorError as error:
         raise ConfigError(f"model.path: {file} is torn; copy the model again") from error
 
 

@@ -96,7 +96,7 @@ def drive_study(
                 if planned is None:
                     continue
                 begun.append(planned)
-                if _open(planned):
+                if open_tasks(planned):
                     start(one.entry, planned)
             except HpcmafError as error:
                 failed(one.entry.run, error)
@@ -106,7 +106,7 @@ def drive_study(
             break
         wait(poll_seconds)
     for one in begun:
-        if tasks := _open(one):
+        if tasks := open_tasks(one):
             failures.setdefault(one.run.root.name, f"stopped before {tasks[0]}; see hpcmaf status")
     if failures:
         name, why = next(iter(failures.items()))
@@ -139,7 +139,7 @@ class _Waiting:
         return self.planned
 
 
-def _open(planned: Planned) -> list[str]:
+def open_tasks(planned: Planned) -> list[str]:
     """Tasks that are not done, as ``it01/debate 00000``."""
     done = planned.run.done_tasks(planned.plan)
     return [f"{s.id} {task}" for s in planned.plan.stages for task in s.tasks if task not in done[s.id]]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -20,37 +20,33 @@ from hpcmaf.study.sharing import Planned
 _SAY_SECONDS = 60.0
 
 
-@contextmanager
-def study_machine(profile: Profile, planned: Sequence[Planned], console: Console) -> Iterator[StudyMachine]:
-    """A machine for all runs, which shows progress within the block.
+class StudyMachine(Machine):
+    """A machine for all runs of a study, which says how far they are together.
 
     Parameters
     ----------
     console
         A terminal gets a bar, anything else a line now and then.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    bar = Progress(
-        *columns,
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    with bar, StudyMachine(profile, planned, bar) as machine:
-        yield machine
 
-
-class StudyMachine(Machine):
-    """A machine that says how far all runs together are."""
-
-    def __init__(self, profile: Profile, planned: Sequence[Planned], bar: Progress) -> None:
+    def __init__(self, profile: Profile, planned: Sequence[Planned], console: Console) -> None:
         super().__init__(profile, planned[0].run.root)
         self._roots: list[RunDir] = [one.run for one in planned]
         self._tasks = sum(len(stage.tasks) for one in planned for stage in one.plan.stages)
         self._began = self._said = time.monotonic()
         self._before = self._done()
-        self._bar, self._row = bar, bar.add_task("all runs", total=self._tasks, note="")
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        note = TextColumn("{task.fields[note]}")
+        self._bar = Progress(*columns, note, TimeElapsedColumn(), console=console, disable=not console.is_terminal)
+        self._row = self._bar.add_task("all runs", total=self._tasks, note="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return super().__enter__()
+
+    def __exit__(self, *what: object) -> None:
+        super().__exit__(*what)
+        self._bar.stop()
 
     def begin(self, planned: Planned) -> None:
         """Start a run."""

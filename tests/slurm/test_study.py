@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hpcmaf.cli.study import _going
+from hpcmaf.cli.study import going
 from hpcmaf.launch.slurm.gate import submit
 from hpcmaf.study import load_study
 from hpcmaf.study.drive import drive_study
@@ -25,7 +25,7 @@ def test_runs_take_over_what_others_have_computed(slurm: Cluster, tmp_path: Path
         with planned.run.drive(60):
             submit(planned.run, planned.plan, site)
 
-    drive_study(study, site, said.append, start, _going, poll_seconds=0.5)
+    drive_study(study, site, said.append, start, going, poll_seconds=0.5)
     # debate waits for the evaluation of the base alone, no-interaction for all of maft's training.
     assert order == ["maft", "debate", "no-interaction"], said
     for entry, shared in zip(

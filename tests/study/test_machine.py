@@ -20,7 +20,7 @@ from hpcmaf.launch.scheduler import States
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
 from hpcmaf.study.drive import drive_study, plan_study, savings
-from hpcmaf.study.machine import StudyMachine, study_machine
+from hpcmaf.study.machine import StudyMachine
 from hpcmaf.study.plan import Study
 from tests.study.studies import METHODS, PROFILE, Hands, lay_out
 
@@ -68,7 +68,7 @@ def slots(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> Profile:
 def drive(study: Study, profile: Profile) -> str:
     text = io.StringIO()
     console = Console(file=text, width=200)
-    with study_machine(profile, plan_study(study, profile), console) as machine:
+    with StudyMachine(profile, plan_study(study, profile), console) as machine:
         going = lambda one: machine.going(one.run)  # noqa: E731
         drive_study(study, profile, console.print, lambda _, one: machine.begin(one), going, 1.0, machine.work)
     return text.getvalue()

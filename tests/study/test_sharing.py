@@ -78,6 +78,7 @@ def test_keys_cover_what_determines_outputs(tmp_path: Path, override: str, kept:
 
 # --- sharing --------------------------------------------------------------------
 
+
 def test_shared_tasks_are_done_once_and_come_out_as_if_done_alone(tmp_path: Path, hands: Hands) -> None:
     study = lay_out(tmp_path, METHODS)
     planned = plan_study(study, PROFILE)

@@ -108,17 +108,16 @@ class Slurm(Scheduler):
 
     def submit(self, stage: Stage, tasks: Sequence[str], *, halvings: int = 0, exclude: Sequence[str] = ()) -> None:
         """Submit tasks in windows, behind the jobs that make what they read; what Slurm has no place for is left."""
-        ids: list[str] = []
+        sent: list[list[str]] = []  # of each window, which Slurm may take in parts only
         after = [job for id in stage.after for job in self._jobs(self.plan.stage(id))]
         for window in stage_windows(stage, tasks, self.profile, self._array_limit()):
-            if self._limit is not None:
-                break
-            behind = [] if window.behind is None else [ids[window.behind]]
+            behind = [] if window.behind is None else sent[window.behind]
+            sent.append([])
             left, size = window.elements, len(window.elements)
             while left and size and self._limit is None:
                 part = replace(window, elements=left[:size])
                 try:
-                    ids.append(self._send_tasks(stage, part, [*after, *behind], halvings, exclude))
+                    sent[-1].append(self._send_tasks(stage, part, [*after, *behind], halvings, exclude))
                 except SubmitLimitError as error:
                     if self.ahead:
                         raise
