@@ -20,19 +20,21 @@ def command(stage: str | None, everything: bool, as_json: bool, write: bool, **w
     Submits nothing and, without --write, writes nothing. Slurm need not be
     installed here. A run in progress is shown with what is left of it.
     """
-    asked = read_options(**which)  # type: ignore[arg-type]
+    options = read_options(**which)  # type: ignore[arg-type]
     if stage is not None and everything:
         raise UsageError("--stage and --all exclude each other; leave one out")
     if write:
         from hpcmaf.launch.prepare import prepare_run
 
-        with asked.run.drive():
-            prepare_run(asked.run, asked.recipe, asked.profile)
-        click.echo(f"run directory: {asked.run.root}", err=True)
-    show_plan(asked, stage=stage, everything=everything, as_json=as_json)
+        with options.run.drive():
+            prepare_run(options.run, options.recipe, options.profile)
+        click.echo(f"run directory: {options.run.root}", err=True)
+    show_plan(options, stage=stage, everything=everything, as_json=as_json)
 
 
-def show_plan(asked: RunOptions, *, stage: str | None = None, everything: bool = False, as_json: bool = False) -> None:
+def show_plan(
+    options: RunOptions, *, stage: str | None = None, everything: bool = False, as_json: bool = False
+) -> None:
     """Print what submitting would do.
 
     Parameters
@@ -47,11 +49,11 @@ def show_plan(asked: RunOptions, *, stage: str | None = None, everything: bool =
     from hpcmaf.launch.prepare import plan_run
     from hpcmaf.launch.slurm.preview import preview
 
-    _refuse_scripts(asked, stage, everything)
-    plan, _ = plan_run(asked.run, asked.recipe, asked.profile)
+    _refuse_scripts(options, stage, everything)
+    plan, _ = plan_run(options.run, options.recipe, options.profile)
     stage = stage and find_stage(plan, stage).id
-    jobs = preview(asked.run, plan, asked.profile) if asked.profile.launcher == "slurm" else None
-    choice = Choice(asked.run, plan, asked.profile, jobs, stage, everything)
+    jobs = preview(options.run, plan, options.profile) if options.profile.launcher == "slurm" else None
+    choice = Choice(options.run, plan, options.profile, jobs, stage, everything)
     if as_json:
         import json
 
@@ -60,10 +62,10 @@ def show_plan(asked: RunOptions, *, stage: str | None = None, everything: bool =
         show(choice)
 
 
-def _refuse_scripts(asked: RunOptions, stage: str | None, everything: bool) -> None:
-    if asked.profile.launcher == "local" and (stage is not None or everything):
+def _refuse_scripts(options: RunOptions, stage: str | None, everything: bool) -> None:
+    if options.profile.launcher == "local" and (stage is not None or everything):
         option = "--all" if everything else "--stage"
         raise UsageError(
-            f"{option}: profile {asked.profile.name} runs on this machine and has no batch scripts; leave it out, "
+            f"{option}: profile {options.profile.name} runs on this machine and has no batch scripts; leave it out, "
             "or name a profile of launcher: slurm with --profile"
         )

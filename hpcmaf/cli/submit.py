@@ -32,12 +32,12 @@ def command(dry_run: bool, **which: object) -> None:
     launcher: slurm it submits jobs and returns; the table is written when they
     are done.
     """
-    asked = read_options(**which)  # type: ignore[arg-type]
-    run, loaded, where = asked.run, asked.recipe, asked.profile
+    options = read_options(**which)  # type: ignore[arg-type]
+    run, loaded, where = options.run, options.recipe, options.profile
     if dry_run:
         from hpcmaf.cli.plan import show_plan
 
-        show_plan(asked)
+        show_plan(options)
         return
     signal.signal(signal.SIGTERM, _interrupt)
     if where.launcher == "slurm":

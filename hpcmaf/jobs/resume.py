@@ -7,7 +7,7 @@ from hpcmaf.run.plan import Stage
 from hpcmaf.training.checkpoint import checkpoint_step
 
 
-def standing(run: RunDir, stage: Stage, task: str) -> int:
+def resume_point(run: RunDir, stage: Stage, task: str) -> int:
     """Work that a new attempt need not repeat: it only grows while the task gets on.
 
     Bytes of the journal of a debate shard, optimiser steps of a finetuning

@@ -23,7 +23,7 @@ from hpcmaf.errors import (
     system_error,
 )
 from hpcmaf.jobs.context import TaskContext
-from hpcmaf.jobs.resume import standing
+from hpcmaf.jobs.resume import resume_point
 from hpcmaf.run.attempts import all_attempts, begin, leave_cause, read_cause
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
@@ -81,7 +81,7 @@ def run_tasks(
                 if run.claimed(stage, task) and not busy(task):
                     continue
                 print(f"{stage.id} {task}: begins", flush=True)
-                own = {"node": _node(), "started": time.time(), "progress": standing(run, stage, task)}
+                own = {"node": _node(), "started": time.time(), "progress": resume_point(run, stage, task)}
                 own |= {"meeting": node.run_id} if node else {}
                 attempt = str(begin(run.attempts(stage, task), own | dict(facts)))
                 root = str(run.root)
@@ -155,7 +155,7 @@ def run_task(
     except BaseException as error:
         told = system_error(error) if isinstance(error, OSError | MemoryError) else error
         node = getattr(error, "node", None) or ("" if place else _node())
-        _leave_cause(folder, told, error, node, lambda: standing(run, stage, task) if stage else 0)
+        _leave_cause(folder, told, error, node, lambda: resume_point(run, stage, task) if stage else 0)
         if isinstance(told, HpcmafError):
             # What the user is told, above the traceback that submitit logs.
             print(f"error: {one_line(str(told))}", file=sys.stderr, flush=True)

@@ -38,10 +38,10 @@ _NO_LIMIT_MINUTES = 30 * 24 * 60
 
 def visible_gpus() -> list[str]:
     """GPUs this process may use, found without loading torch: numbers, or names such as ``GPU-...`` and ``MIG-...``."""
-    asked = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if asked is not None:
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
         # CUDA reads no further than a name that stands for none.
-        names = (name.strip() for name in asked.split(","))
+        names = (name.strip() for name in named.split(","))
         return list(takewhile(lambda name: name not in {"", "-1", "NoDevFiles"}, names))
     return sorted((path.name[6:] for path in Path("/dev").glob("nvidia*") if path.name[6:].isdigit()), key=int)
 
@@ -144,7 +144,7 @@ class Local(Scheduler):
     run, plan, profile
         What to run, and with how many tasks side by side.
     watcher
-        Is told of everything that happens.
+        Shows what happens.
     slots
         Shared with other runs; left out, the profile's.
     """

@@ -52,10 +52,10 @@ class _Keys:
         shape = (method.inference_shape if evaluating else method.rollout_shape)(
             recipe.debate.agents, recipe.debate.rounds
         )
-        asked = recipe.evaluation if evaluating else recipe.task
-        protocol = protocol_of(recipe, method, asked, shape.rounds, stage.iteration)
+        debated = recipe.evaluation if evaluating else recipe.task
+        protocol = protocol_of(recipe, method, debated, shape.rounds, stage.iteration)
         settings = asdict(replace(protocol, prompts=None))
-        settings["prompts"] = [asked.name, asked.model_dump()["prompts"]]
+        settings["prompts"] = [debated.name, debated.model_dump()["prompts"]]
         models = self.models(stage.iteration if evaluating else stage.iteration - 1)
         society = asdict(method.society(shape.agents, models, evaluating=evaluating))
         return {

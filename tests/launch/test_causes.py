@@ -130,7 +130,7 @@ ECC = "CUDA error: uncorrectable ECC error encountered"
 )
 def test_what_a_task_leaves_is_read_as_what_it_met(fails: Fails, error: Exception, kind: Kind) -> None:
     left = fails(error)
-    cause = find_cause(left, job("FAILED"), standing=0)
+    cause = find_cause(left, job("FAILED"), resume_point=0)
     assert cause.kind == kind
     assert cause.text and "\n" not in cause.text
     assert cause.node == "node5"
@@ -198,20 +198,20 @@ def test_causes_of_older_releases_are_read_by_their_type(left: dict[str, Any], k
     ],
 )
 def test_without_a_word_slurm_is_believed(left: Attempt | None, seen: Job | None, kind: Kind) -> None:
-    cause = find_cause(left, seen, standing=0)
+    cause = find_cause(left, seen, resume_point=0)
     assert cause.kind == kind
     assert cause.text and "\n" not in cause.text
 
 
 def test_a_cause_says_where_to_read_on() -> None:
-    cause = find_cause(attempt(), job("TIMEOUT"), standing=0)
+    cause = find_cause(attempt(), job("TIMEOUT"), resume_point=0)
     assert (cause.log, cause.node) == ("7_0_log.err", "node2")
     assert find_cause(None, job("FAILED"), 0).node == "node3"
 
 
 def test_progress_is_what_came_on_top_of_where_the_attempt_began() -> None:
-    assert find_cause(attempt(progress=10), job("TIMEOUT"), standing=11).progressed
-    assert not find_cause(attempt(progress=10), job("TIMEOUT"), standing=10).progressed
+    assert find_cause(attempt(progress=10), job("TIMEOUT"), resume_point=11).progressed
+    assert not find_cause(attempt(progress=10), job("TIMEOUT"), resume_point=10).progressed
 
 
 def test_there_is_a_rule_for_every_kind() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hpcmaf.errors import FailureKind
-from hpcmaf.jobs.resume import standing
+from hpcmaf.jobs.resume import resume_point
 from hpcmaf.launch.slurm.commands import Job
 from hpcmaf.launch.slurm.submissions import Submissions, Verdict
 from hpcmaf.run.attempts import Attempt, all_attempts
@@ -151,7 +151,7 @@ class Cause:
         return RULES[self.kind]
 
 
-def find_cause(attempt: Attempt | None, job: Job | None, standing: int) -> Cause:
+def find_cause(attempt: Attempt | None, job: Job | None, resume_point: int) -> Cause:
     """Why a task of a submission that has ended is not done.
 
     Parameters
@@ -161,8 +161,8 @@ def find_cause(attempt: Attempt | None, job: Job | None, standing: int) -> Cause
     job
         What Slurm still knows of it, from squeue or sacct; without a state,
         a job that has ended.
-    standing
-        How far the task is (:func:`hpcmaf.jobs.resume.standing`).
+    resume_point
+        How far the task is (:func:`hpcmaf.jobs.resume.resume_point`).
     """
     facts = attempt.facts if attempt else {}
     left = attempt.cause if attempt else None
@@ -170,7 +170,7 @@ def find_cause(attempt: Attempt | None, job: Job | None, standing: int) -> Cause
     # A job of several nodes points at the one that its task names, if any.
     several = facts.get("nodes", 1) > 1 or re.search(r"[\[,]", job.nodes if job else "")
     node = str((left or {}).get("node", "" if several else ran))
-    progressed = standing > int(facts.get("progress", 0))
+    progressed = resume_point > int(facts.get("progress", 0))
 
     def cause(kind: Kind, text: str) -> Cause:
         return Cause(kind, text, log, node, progressed)
@@ -209,7 +209,7 @@ def find_causes(
             if any(attempt_of(run, stage, other, submission.name) for other in before):
                 causes[task] = Cause("lost", "its job ended before its turn came")
                 continue
-        causes[task] = find_cause(attempt, ended.get((stage.id, task)), standing(run, stage, task))
+        causes[task] = find_cause(attempt, ended.get((stage.id, task)), resume_point(run, stage, task))
     return causes
 
 

@@ -83,13 +83,13 @@ class Gate:
         """What a requeued gate runs: the same."""
         return DelayedSubmission(self, element)
 
-    def scheduler(self, run: RunDir, plan: Plan, profile: Profile, own_job: str = "") -> Slurm:
+    def scheduler(self, run: RunDir, plan: Plan, profile: Profile, patience: float, own_job: str = "") -> Slurm:
         """Submits this run's jobs, with gates such as this one behind them."""
-        return Slurm(run, plan, profile, lambda watch: replace(self, watch=watch), self.patience, self.watch, own_job)
+        return Slurm(run, plan, profile, lambda watch: replace(self, watch=watch), patience, self.watch, own_job)
 
     def _own(self, run: RunDir) -> Slurm:
         own_job = os.environ.get("SLURM_JOB_ID", "")
-        return self.scheduler(run, run.load_plan(), load_profile(str(run.profile)), own_job)
+        return self.scheduler(run, run.load_plan(), load_profile(str(run.profile)), self.patience, own_job)
 
     def _later(self) -> None:
         """Go back into the queue; returns only where that fails."""
@@ -160,7 +160,7 @@ def submit(run: RunDir, plan: Plan, profile: Profile, *, only: Collection[TaskKe
     """
     check_path(run.root)
     gate = Gate(str(run.root.resolve()), 60 * profile.cluster.patience_minutes, watch_seconds(profile))
-    slurm = replace(gate.scheduler(run, plan, profile), patience=PROMPT_SECONDS)
+    slurm = gate.scheduler(run, plan, profile, PROMPT_SECONDS)
     start_afresh(slurm, only)
     advance(slurm, profile.attempts)
     return slurm

@@ -16,7 +16,7 @@ import submitit
 from submitit.core.utils import DelayedSubmission, UncompletedJobError
 
 from hpcmaf.errors import StageError, StopRequested
-from hpcmaf.jobs.resume import standing
+from hpcmaf.jobs.resume import resume_point
 from hpcmaf.jobs.task import run_tasks
 from hpcmaf.launch.slurm.causes import attempt_of
 from hpcmaf.launch.slurm.nodes import place_of_job, restarts
@@ -70,18 +70,18 @@ class ClusterTask:
             _wait_for_other_copies(run, stage, task)
             return True
 
-        with _Asked() as asked:
+        with _Signals() as signals:
             failure = run_tasks(
                 run, stage, tasks, self.identity,
-                facts=facts, stop=asked.stop, halvings=self.halvings, place=place_of_job, busy=wait,
+                facts=facts, stop=signals.stop, halvings=self.halvings, place=place_of_job, busy=wait,
             )  # fmt: skip
         left = [task for task in tasks if not run.done(stage, task)]
         # Every task has saved what it has and let go of its claim.
-        if asked.stop.requested and left:
-            if isinstance(failure, StopRequested) and self._timed_out(asked):
+        if signals.stop.requested and left:
+            if isinstance(failure, StopRequested) and self._timed_out(signals):
                 failure = self._without_progress(run, stage, left[0]) or failure
             if isinstance(failure, StopRequested | None):
-                asked.leave()
+                signals.leave()
             failure = failure or StopRequested(f"{stage.id}: told to stop before {tasks[-1]} was done")
         if failure is not None:
             raise failure
@@ -90,14 +90,14 @@ class ClusterTask:
         """What a requeued job runs: the same; finished tasks return at once."""
         return DelayedSubmission(self, tasks)
 
-    def _timed_out(self, asked: _Asked) -> bool:
-        elapsed = time.monotonic() - asked.began
-        return asked.number == signal.SIGUSR2 and elapsed >= 60 * self.minutes - self.signal_seconds - _SIGNAL_SLACK
+    def _timed_out(self, signals: _Signals) -> bool:
+        elapsed = time.monotonic() - signals.began
+        return signals.number == signal.SIGUSR2 and elapsed >= 60 * self.minutes - self.signal_seconds - _SIGNAL_SLACK
 
     def _without_progress(self, run: RunDir, stage: Stage, task: str) -> StageError | None:
         """What to say of a task that would meet its time limit for ever."""
         attempt = attempt_of(run, stage, task, self.submission)
-        if attempt is None or standing(run, stage, task) > attempt.facts["progress"]:
+        if attempt is None or resume_point(run, stage, task) > attempt.facts["progress"]:
             return None
         message = (
             f"{stage.id} {task}: reached its time limit of {self.minutes} minutes without getting any further than "
@@ -108,7 +108,7 @@ class ClusterTask:
         return StageError(message)
 
 
-class _Asked:
+class _Signals:
     """Within the block, the scheduler's signals raise a flag instead of requeueing at once.
 
     submitit's own handler checkpoints and requeues wherever the program
