@@ -78,7 +78,7 @@ class RunDir:
 
     @property
     def submissions(self) -> Path:
-        """One line per task started."""
+        """What was submitted for the run, and what became of it; a line per event."""
         return self.root / "submissions.jsonl"
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -16,9 +17,11 @@ from hpcmaf.config.recipe import Recipe, load_recipe
 from hpcmaf.errors import ConfigError, HpcmafError, PlanChangedError, UsageError
 from hpcmaf.launch import doctor
 from hpcmaf.launch.prepare import prepare_run
+from hpcmaf.launch.slurm.commands import SubmitLimitError
 from hpcmaf.launch.slurm.gate import submit as submit_run
-from hpcmaf.launch.slurm.preview import preview
+from hpcmaf.launch.slurm.preview import Recording, preview
 from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Stage
 
 SMALL = ("task.train=12", "task.eval=8", "debate.agents=2")
 SITE = ("generation.problems_per_shard=2", "slurm.max_array_size=2", "slurm.generation.at_once=3")
@@ -243,3 +246,18 @@ def test_the_smaller_limit_on_arrays_is_taken(sent: Path, tmp_path: Path) -> Non
         scontrol.write_text(f"#!/bin/bash\necho 'MaxArraySize = 5'\necho 'SchedulerParameters = {said}'\n")
         value = json.loads(ask(plan.command, "--profile", "test-cluster", "--json").stdout)
         assert value["max_array_size"] == {"value": limit, "source": "this machine's Slurm's"}
+
+
+def test_a_window_waits_for_all_parts_of_the_one_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm takes one more job at a time only, so that each window of three goes in three parts."""
+    run, site = RunDir(tmp_path / "run"), profile("slurm.max_array_size=3", "slurm.generation.at_once=1")
+    laid_out, sbatch = prepare_run(run, recipe(), site), Recording._sbatch
+
+    def strict(recording: Recording, stage: Stage, values: dict[str, Any], *rest: Any) -> str:
+        if len(rest[1]) > 1:
+            raise SubmitLimitError("sbatch: AssocMaxSubmitJobLimit")
+        return sbatch(recording, stage, values, *rest)
+
+    monkeypatch.setattr(Recording, "_sbatch", strict)
+    jobs = preview(run, laid_out, site).of("it01/debate")
+    assert [job.after for job in jobs] == [()] * 3 + [tuple(job.id for job in jobs[:3])] * 3
