@@ -19,9 +19,11 @@ from typing import Any
 from hpcmaf.engines.base import Completion, Diverged
 from hpcmaf.engines.client import Client, ServerError
 from hpcmaf.engines.options import RANKS, AdapterShape
+from hpcmaf.engines.prompts import Prompts
 from hpcmaf.errors import EngineError
 
-_PROBE_TOKENS = 12
+_PROBES = ("What is 17 + 25 * 3 - 4?", "12+7*3+5-2*6")
+_PROBE_LENGTH, _PROBE_TOKENS = 48, 12
 # Mean difference of log-likelihoods that rounding in 32 bits, and in less,
 # accounts for: the same row in batches of different shapes.
 _ROUNDING, _ROUNDING_SHORT = 0.01, 0.15
@@ -90,44 +92,47 @@ async def load_adapters(client: Client, adapters: Mapping[str, str], names: Mapp
     for agent, folder in adapters.items():
         body = {"lora_name": names[agent], "lora_path": str(Path(folder).resolve())}
         try:
-            await client.post("/v1/load_lora_adapter", body)
+            await client.request("POST", "/v1/load_lora_adapter", json=body)
         except ServerError as error:
+            if not error.status:
+                raise
             if error.status != 400 or "already" not in str(error):
                 raise EngineError(f"{folder}: vLLM does not load the adapter of {agent} ({error})") from error
 
 
 async def check_identity(
-    client: Client, prompts: Sequence[Sequence[int]], models: Sequence[str | None], stop_ids: Sequence[int], dtype: str
+    client: Client, prompts: Prompts, models: Sequence[str | None], facts: Mapping[str, Any]
 ) -> None:
-    """Test that every model (serving name, ``None`` for the base) answers for itself.
+    """Test that every model (serving name, ``None`` for the base) answers for itself on a server of some facts.
 
     Raises
     ------
     MixedUp
-        One does not, by more than rounding in ``dtype`` may do.
-    EngineError
+        One does not, by more than rounding may do.
+    Diverged
         Its numbers are none.
     """
 
     async def ask(model: str | None, prompt: Sequence[int]) -> Completion:
         body = {"temperature": 0.0, "max_tokens": _PROBE_TOKENS, "logprobs": 0, "prompt_logprobs": 0}
+        named = model or "base"
         try:
-            made = await client.complete({"model": model or "base", "prompt": list(prompt), **body}, stop_ids)
+            made = await client.completion({"model": named, "prompt": list(prompt), **body}, prompts.stop_ids)
         except ServerError as error:
-            if "not JSON compliant" not in str(error):
-                raise
-            made = Completion("", (), 0, "length", (math.nan,), ())
+            raise Diverged(named.partition("@")[0]) if "not JSON compliant" in str(error) else error from None
         if not all(map(math.isfinite, _values(made))):
-            raise Diverged((model or "base").partition("@")[0])
+            raise Diverged(named.partition("@")[0])
         return made
 
-    rows = [(model, tuple(prompt)) for prompt in prompts for model in models]
+    room = min(_PROBE_LENGTH, facts["context"] // 4)
+    probes = [prompts.chat.prompt_ids([{"role": "user", "content": text}])[:room] for text in _PROBES]
+    rows = [(model, tuple(probe)) for probe in probes for model in models]
     mixed = await asyncio.gather(*(ask(*row) for row in rows))
     alone: dict[Any, Completion] = {}
     for model in models if len(models) > 1 else ():
         own = [row for row in rows if row[0] == model]
         alone |= zip(own, await asyncio.gather(*(ask(*row) for row in own)), strict=True)
-    rounding = _ROUNDING if dtype == "float32" else _ROUNDING_SHORT
+    rounding = _ROUNDING if facts["dtype"] == "float32" else _ROUNDING_SHORT
     for (model, prompt), made in zip(rows, mixed, strict=True) if alone else ():
         far = {other: _far(made, alone[other, prompt]) for other in models}
         nearest = min(models, key=lambda other: far[other])

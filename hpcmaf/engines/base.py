@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -130,3 +131,17 @@ class Diverged(EngineError):
             f"model {model or 'base'}: its logits are not numbers, so it has diverged; lower "
             "training.learning_rate, or set model.dtype to bfloat16 or float32, and start a new run"
         )
+
+
+# Loop turns without a new request after which all debates count as waiting.
+# Waking a debate from a finished batch takes four: the request's future, the
+# gather over the agents, the debate's task, its new requests' tasks.
+_QUIET_TURNS = 8
+
+
+async def until_quiet(count: Callable[[], int]) -> None:
+    """Wait until every debate waits: a number of requests has not changed for some turns of the loop."""
+    quiet, size = 0, -1
+    while quiet < _QUIET_TURNS:
+        await asyncio.sleep(0)
+        quiet, size = (quiet + 1, size) if count() == size else (0, count())

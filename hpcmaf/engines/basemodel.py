@@ -1,4 +1,4 @@
-"""Where ``model.path`` leads: a folder, a hub id, the packaged micro model, or a GGUF file.
+"""Where ``model.path`` leads (a folder, a hub id, the packaged micro model, or a GGUF file), and how that is loaded.
 
 A GGUF file is turned into a checkpoint of safetensors in the user's cache,
 once; from then on it is a folder like any other. ``smollm2`` is the file in
@@ -11,7 +11,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
-from hpcmaf.errors import ConfigError, PlatformError
+from hpcmaf.engines.base import ServedModels
+from hpcmaf.errors import ConfigError, EngineError, PlatformError
 from hpcmaf.files.publish import atomic_path, file_sha256
 from hpcmaf.files.usercache import user_cache
 
@@ -38,6 +39,25 @@ def base_model(path: str) -> str:
     if path.endswith(".gguf"):
         return str(_checkpoint(Path(path), Path(path).stem))
     return path
+
+
+def load(loader: Any, served: ServedModels, path: str, **kwargs: Any) -> Any:
+    """Load by one of transformers' Auto classes; raises EngineError where that cannot be done."""
+    revision = served.revision if path == served.base else None
+    try:
+        return loader.from_pretrained(path, revision=revision, trust_remote_code=served.trust_remote_code, **kwargs)
+    except Exception as error:  # a damaged checkpoint makes the loaders raise almost anything
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise EngineError(f"model {path}: cannot be loaded ({reason}); check model.path in the recipe") from error
+
+
+def pick_device(name: str) -> Any:
+    """Turn ``auto`` into a ``torch.device`` of this machine; raises PlatformError for ``cuda`` without a GPU."""
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise PlatformError("device cuda was asked for, but torch sees no GPU; set device: cpu or auto in the profile")
+    return torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _packaged(name: str) -> Path:

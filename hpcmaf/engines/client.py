@@ -8,7 +8,7 @@ import os
 import random
 import resource
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -27,21 +27,15 @@ _TICK_SECONDS = 0.4
 
 
 class ServerError(EngineError):
-    """A server answered with an error, of an HTTP ``status``."""
+    """A server refused a request with an HTTP ``status``, or gave no answer (0) however often it was asked."""
 
     def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
+        super().__init__(message, kind="refused" if status else "hardware")
         self.status = status
 
 
-class Unreachable(EngineError):
-    """A server does not answer, however often it is asked."""
-
-    kind = "hardware"
-
-
 class Client:
-    """Sends requests to one server, again where it is busy or a connection breaks.
+    """Sends requests to one server, again where it is busy, fails, or a connection breaks.
 
     Parameters
     ----------
@@ -53,65 +47,63 @@ class Client:
         Most requests at once.
     patience
         Seconds for which one request is sent again.
-    retried
-        Whether a reply of 500 and above is worth another try.
     alive
         Whether there is any sense in going on.
+
+    Attributes
+    ----------
+    open
+        Prompts that are not completed.
     """
 
     def __init__(
-        self, settings: Mapping[str, Any], *, uds: str | None = None, in_flight: int = 64, patience: float = 120.0,
-        retried: bool = False, alive: Callable[[], bool] = lambda: True,
+        self, settings: Mapping[str, Any], *, uds: str | None = None, in_flight: int = 64, patience: float = 20.0,
+        alive: Callable[[], bool] = lambda: True,
     ) -> None:  # fmt: skip
         transports = (httpx.AsyncHTTPTransport(uds=uds, limits=_LIMITS) for _ in range(-(-in_flight // _POOL)))
         self._next = itertools.cycle([httpx.AsyncClient(transport=one, **settings) for one in transports])
-        self.patience, self.retried, self.alive = patience, retried, alive
+        self.patience, self.alive, self.open = patience, alive, 0
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if resource.RLIM_INFINITY != soft < 2 * in_flight + 256:
             most = 2 * in_flight + 256 if hard == resource.RLIM_INFINITY else min(hard, 2 * in_flight + 256)
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
-    async def post(self, path: str, body: Any) -> Any:
-        """Send one request; returns the reply's JSON, or its text.
+    async def request(self, method: str, path: str, **more: Any) -> Any:
+        """Send one request, with more arguments of httpx; returns the reply's JSON, or its text.
 
         Raises
         ------
         ServerError
-            It was refused.
-        Unreachable
-            There was no answer.
+            It was refused, or there was no answer.
         """
         deadline = time.monotonic() + self.patience
         for attempt in itertools.count():
             pause = min(_LONGEST_PAUSE, 0.1 * 2**attempt) * random.uniform(0.5, 1.0)
             try:
-                reply = await next(self._next).post(path, json=body)
+                reply = await next(self._next).request(method, path, **more)
             except httpx.TransportError as error:
                 # A connection that the server has closed, or a server that is going.
-                reason = f"no answer ({f'{type(error).__name__} {error}'.strip()})"
+                failure = ServerError(0, f"no answer ({f'{type(error).__name__} {error}'.strip()})")
             else:
                 if reply.is_success:
                     return reply.json() if "json" in reply.headers.get("content-type", "") else reply.text
-                reason = f"{reply.status_code} {_message(reply)}"
-                if reply.status_code not in {408, 425, 429} and not (self.retried and reply.status_code >= 500):
-                    raise ServerError(reply.status_code, reason)
+                failure = ServerError(reply.status_code, f"{reply.status_code} {_message(reply)}")
+                if reply.status_code not in {408, 425, 429} and reply.status_code < 500:
+                    raise failure
                 after = reply.headers.get("retry-after", "0")
                 pause = max(pause, min(_LONGEST_PAUSE, float(after) if after.isdecimal() else _LONGEST_PAUSE))
             if not self.alive() or time.monotonic() + pause > deadline:
-                raise Unreachable(reason)
+                raise failure
             await asyncio.sleep(pause)
 
-    async def text(self, path: str) -> str:
-        """The text of a page, or nothing."""
-        try:
-            return (await next(self._next).get(path, timeout=30)).text
-        except httpx.TransportError:
-            return ""
-
-    async def complete(self, body: Mapping[str, Any], stop_ids: Sequence[int]) -> Completion:
+    async def completion(self, body: Mapping[str, Any], stop_ids: Sequence[int]) -> Completion:
         """Complete a prompt of token ids on a vLLM server; the text is left out."""
         fixed = {"return_token_ids": True, "stop_token_ids": list(stop_ids)}
-        choice = (await self.post("/v1/completions", {**fixed, **body}))["choices"][0]
+        self.open += 1
+        try:
+            choice = (await self.request("POST", "/v1/completions", json={**fixed, **body}))["choices"][0]
+        finally:
+            self.open -= 1
         likely, ids, prompt = choice.get("logprobs"), body["prompt"], choice.get("prompt_logprobs")
         return Completion(
             "",
@@ -143,7 +135,7 @@ class HttpEngine:
         Where completions are kept as they come; ``None`` keeps none.
     on_batch
         Called with the number of completions that came, and a few times a
-        second with 0; what it raises reaches everybody.
+        second with 0; what it raises stops the engine with the next answer.
 
     Attributes
     ----------
@@ -164,8 +156,7 @@ class HttpEngine:
         self.open, self._mark = 0, 0.0
         self._on_batch = on_batch or (lambda _: None)
         self._failure: BaseException | None = None
-        self._failed: asyncio.Future[None] | None = None
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._ticking: asyncio.Task[None] | None = None
         self._unwritten: list[tuple[Request, Completion]] = []
 
     async def complete(self, request: Request) -> Completion:
@@ -174,31 +165,32 @@ class HttpEngine:
         A prompt that fills the context leaves no room to answer: its
         completion is empty, with finish reason ``"length"``.
         """
+        made = self.journal.find(request) if self.journal is not None else None
         try:
-            self.check()
-            made = self.journal.find(request) if self.journal is not None else None
-            made = made or await self._made(request)
+            if made is None:
+                made = await self._timed(request)
             self._on_batch(1)
             return made
         except Exception as error:
-            self.fail(error)
+            self._failure = self._failure or error
             raise
 
-    async def _made(self, request: Request) -> Completion:
-        loop = asyncio.get_running_loop()
-        self._failed = self._failed or loop.create_future()
+    async def _timed(self, request: Request) -> Completion:
         self._clock(1)
-        self.keep_going("tick", self._tick)
-        task = loop.create_task(self.answer(request))
+        if self._ticking is None or self._ticking.done():
+            self._ticking = asyncio.create_task(self._tick())
         try:
-            await asyncio.wait((task, self._failed), return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                self.check()
-            self._unwritten.append((request, task.result()))
-            return task.result()
+            made = await self.answer(request)
+            self._unwritten.append((request, made))
+            self.check()
+            return made
         finally:
-            task.cancel()
             self._clock(-1)
+
+    def check(self) -> None:
+        """Raise what another request, or the task's end, has stopped the engine with."""
+        if self._failure is not None:
+            raise self._failure
 
     def close(self) -> None:
         """Write what is not written yet."""
@@ -222,39 +214,18 @@ class HttpEngine:
         """What there is to say of the whole."""
         return {}
 
-    # --- for both ----------------------------------------------------------
-    def fail(self, error: BaseException) -> None:
-        """Everybody waiting must get the error, or the program hangs."""
-        if self._failure is None:
-            self._failure, self._trace = error, error.__traceback__
-        if self._failed is not None and not self._failed.done():
-            self._failed.set_result(None)
-
-    def check(self) -> None:
-        """Raise the failure, if there is one."""
-        if self._failure is not None:
-            raise self._failure.with_traceback(self._trace)
-
-    def keep_going(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Have a task of a name do something, unless it is at work."""
-
-        async def run() -> None:
-            try:
-                await work()
-            except Exception as error:
-                self.fail(error)
-
-        if name not in self._tasks or self._tasks[name].done():
-            self._tasks[name] = asyncio.get_running_loop().create_task(run())
-
+    # --- clock and journal -------------------------------------------------
     async def _tick(self) -> None:
         """A few times a second: let the job be stopped, look at the server, write what came."""
-        while self.open or self._unwritten:
-            self._on_batch(0)
-            await self.watch()
-            self._clock(0)
-            self._write()
-            await asyncio.sleep(_TICK_SECONDS)
+        try:
+            while self.open or self._unwritten:
+                self._on_batch(0)
+                await self.watch()
+                self._clock(0)
+                self._write()
+                await asyncio.sleep(_TICK_SECONDS)
+        except Exception as error:  # the next answer, or the start that is waited for, raises it
+            self._failure = self._failure or error
 
     def _clock(self, change: int) -> None:
         now = time.monotonic()
@@ -288,8 +259,7 @@ class EndpointEngine(HttpEngine):
             raise EngineError(f"generation.endpoint.key_variable: {variable} is not set; export it before you start")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         settings = {"base_url": options.url, "headers": headers, "timeout": options.timeout_seconds}
-        patience = 60 * options.patience_minutes
-        self._client = Client(settings, in_flight=options.in_flight, patience=patience, retried=True)
+        self._client = Client(settings, in_flight=options.in_flight, patience=60 * options.patience_minutes)
         self._slots = asyncio.Semaphore(options.in_flight)
 
     async def answer(self, request: Request) -> Completion:
@@ -307,17 +277,17 @@ class EndpointEngine(HttpEngine):
                 "max_tokens": sampling.max_new_tokens}  # fmt: skip
         try:
             async with self._slots:
-                reply = await self._client.post("chat/completions", body)
+                reply = await self._client.request("POST", "chat/completions", json=body)
             choice, usage = reply["choices"][0], reply.get("usage") or {}
             text, ended = choice["message"].get("content") or "", choice.get("finish_reason")
         except ServerError as error:
             if error.status == 400 and "context length" in str(error):
                 return Completion("", (), 0, "length")
-            remedy = "; look at generation.endpoint.url and model" if error.status in {404, 405} else ""
-            if error.status in {401, 403}:
-                remedy = f"; look at the key in {variable}" if variable else "; name generation.endpoint.key_variable"
-            raise EngineError(f"{url}: {error}{remedy}") from None
-        except Unreachable as error:
+            remedy = {404: "; look at generation.endpoint.url and model", 405: "; look at generation.endpoint.url"}
+            key = f"; look at the key in {variable}" if variable else "; name generation.endpoint.key_variable"
+            remedy |= {401: key, 403: key}
+            if error.status in range(400, 500) and error.status not in {408, 425, 429}:
+                raise EngineError(f"{url}: {error}{remedy.get(error.status, '')}") from None
             waited = f"for {options.patience_minutes:g} minutes (generation.endpoint.patience_minutes)"
             raise EngineError(f"{url}: {error}, {waited}; the same command goes on", kind="hardware") from None
         except (KeyError, IndexError, TypeError, AttributeError):

@@ -53,13 +53,11 @@ class Journal:
         for line in self._file:
             try:
                 entry = json.loads(line)
-                completions = {
-                    digest: Completion(text, tuple(ids), prompt_tokens, reason, *map(_tuple, more[:2]), *more[2:])
-                    for digest, text, ids, prompt_tokens, reason, *more in entry["completions"]
-                }
+                if not line.endswith(b"\n"):
+                    break
+                rows = {digest: [*map(_tuple, row)] for digest, *row in entry["completions"]}
+                completions = {digest: Completion(*row) for digest, row in rows.items()}
             except (ValueError, KeyError, TypeError):
-                break
-            if not line.endswith(b"\n"):
                 break
             self._known.update(completions)
             self.seconds += entry["seconds"]
@@ -82,13 +80,11 @@ class Journal:
         It is not remembered: nobody asks for the same completion twice, and
         the token ids of a large shard take a gigabyte.
         """
-        rows = []
-        for request, completion in zip(requests, completions, strict=True):
-            ids = list(completion.token_ids)
-            row = [request_digest(request), completion.text, ids, completion.prompt_tokens, completion.finish_reason]
-            if request.logprobs or completion.counted:
-                row += [completion.logprobs, completion.prompt_logprobs, completion.counted]
-            rows.append(row)
+        rows = [
+            [request_digest(one), made.text, made.token_ids, made.prompt_tokens, made.finish_reason,
+             made.logprobs, made.prompt_logprobs, made.counted]
+            for one, made in zip(requests, completions, strict=True)
+        ]  # fmt: skip
         self._file.write(json.dumps({"seconds": seconds, "completions": rows}).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -103,5 +99,5 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
 
-def _tuple(values: list[float] | None) -> tuple[float, ...] | None:
-    return None if values is None else tuple(values)
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -15,6 +15,7 @@ _NAMES = {
     "vllm:prefix_cache_hits_total": "hits",
     "vllm:prefix_cache_queries_total": "queries",
 }
+_NOW = 20  # samples
 
 
 class Meter:
@@ -23,12 +24,10 @@ class Meter:
     def __init__(self) -> None:
         self.moved = time.monotonic()
         self._samples: list[tuple[float, Counter[str]]] = []
-        self._first: tuple[float, Counter[str]] | None = None
-        self._sums, self._count = Counter[str](), 0
 
     def add(self, pages: Sequence[str]) -> None:
         """Take the servers' pages of now."""
-        now, values, copies = time.monotonic(), Counter[str](), 0
+        values, copies = Counter[str](), 0
         for line in "\n".join(pages).splitlines():
             if name := _NAMES.get(line.partition("{")[0]):
                 values[name] += float(line.rpartition(" ")[2])
@@ -36,31 +35,31 @@ class Meter:
         if not copies:
             return
         values["cache"] /= copies
-        if not self._samples or any(values[name] != self._samples[-1][1][name] for name in ("tokens", "prompt")):
-            self.moved = now
-        # A server that was started anew counts from zero.
-        if self._first is None or values["tokens"] < self._first[1]["tokens"]:
-            self._first, self._samples = (now, values), []
-        self._samples = [*self._samples[-20:], (now, values)]
-        self._sums.update({name: values[name] for name in ("running", "waiting", "cache")})
-        self._count += 1
+        last = self._samples[-1][1] if self._samples else Counter()
+        if any(values[name] != last[name] for name in ("tokens", "prompt")):
+            self.moved = time.monotonic()
+        if values["tokens"] < last["tokens"]:
+            self._samples.clear()  # a server that was started anew counts from zero
+        self._samples.append((time.monotonic(), values))
 
     def note(self) -> str:
         """One line on what goes on now."""
         if len(self._samples) < 2:
             return ""
-        (began, first), (now, last) = self._samples[0], self._samples[-1]
-        rate, hits = (last["tokens"] - first["tokens"]) / (now - began), last["hits"] / max(1, last["queries"])
-        line = f"{rate:,.0f} tokens/s now, {self.means()['tokens_per_second']:,.0f} over the stage, "
+        now, stage, last = self._over(self._samples[-_NOW:]), self._over(self._samples), self._samples[-1][1]
+        line = f"{now['tokens_per_second']:,.0f} tokens/s now, {stage['tokens_per_second']:,.0f} over the stage, "
         line += f"{last['running']:.0f} running, {last['waiting']:.0f} waiting, KV cache {last['cache']:.0%}"
-        return f"{line}, prefix hits {hits:.0%}"
+        return f"{line}, prefix hits {now['prefix_hits']:.0%}"
 
     def means(self) -> dict[str, float]:
         """Means over the stage."""
-        if self._first is None or len(self._samples) < 2:
-            return {}
-        (began, first), (now, last) = self._first, self._samples[-1]
-        rate = (last["tokens"] - first["tokens"]) / max(1e-9, now - began)
+        return self._over(self._samples) if len(self._samples) > 1 else {}
+
+    @staticmethod
+    def _over(samples: Sequence[tuple[float, Counter[str]]]) -> dict[str, float]:
+        (began, first), (now, last) = samples[0], samples[-1]
         hits = (last["hits"] - first["hits"]) / max(1, last["queries"] - first["queries"])
-        means = {name: round(total / self._count, 3) for name, total in self._sums.items()}
-        return {"tokens_per_second": round(rate, 1), "prefix_hits": round(hits, 3)} | means
+        rate = (last["tokens"] - first["tokens"]) / max(1e-9, now - began)
+        means = {"tokens_per_second": rate, "prefix_hits": hits}
+        means |= {k: sum(values[k] for _, values in samples) / len(samples) for k in ("running", "waiting", "cache")}
+        return {name: round(value, 3) for name, value in means.items()}

@@ -7,8 +7,8 @@ from typing import Any
 from transformers import AutoConfig
 
 from hpcmaf.engines.base import Completion, Request, ServedModels
+from hpcmaf.engines.basemodel import load
 from hpcmaf.engines.chat import ChatFormat
-from hpcmaf.errors import EngineError, PlatformError
 
 
 class Prompts:
@@ -35,22 +35,3 @@ class Prompts:
         """The completion that tokens make, behind a prompt of some tokens."""
         reason = "stop" if tokens and tokens[-1] in self.stop_ids else "length"
         return Completion(self.chat.decode(tokens), tuple(tokens), prompt, reason, **logprobs)  # type: ignore[arg-type]
-
-
-def load(loader: Any, served: ServedModels, path: str, **kwargs: Any) -> Any:
-    """Load by one of transformers' Auto classes; raises EngineError where that cannot be done."""
-    revision = served.revision if path == served.base else None
-    try:
-        return loader.from_pretrained(path, revision=revision, trust_remote_code=served.trust_remote_code, **kwargs)
-    except Exception as error:  # a damaged checkpoint makes the loaders raise almost anything
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise EngineError(f"model {path}: cannot be loaded ({reason}); check model.path in the recipe") from error
-
-
-def pick_device(name: str) -> Any:
-    """Turn ``auto`` into a ``torch.device`` of this machine; raises PlatformError for ``cuda`` without a GPU."""
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise PlatformError("device cuda was asked for, but torch sees no GPU; set device: cpu or auto in the profile")
-    return torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")

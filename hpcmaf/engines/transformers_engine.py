@@ -12,30 +12,60 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections import OrderedDict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM
 
-from hpcmaf.engines.base import Completion, Request, ServedModels
-from hpcmaf.engines.batching import Waiting, take_batch
-from hpcmaf.engines.generating import generate
+from hpcmaf.engines.base import Completion, Request, ServedModels, until_quiet
+from hpcmaf.engines.basemodel import load, pick_device
+from hpcmaf.engines.generating import generate, likelihoods
 from hpcmaf.engines.journal import Journal
-from hpcmaf.engines.prompts import Prompts, load, pick_device
+from hpcmaf.engines.prompts import Prompts
 from hpcmaf.errors import EngineError
 
-# Loop turns without a new request after which all debates count as waiting.
-# Waking a debate from a finished batch takes four: the request's future, the
-# gather over the agents, the debate's task, its new requests' tasks.
-QUIET_TURNS = 8
 # PEFT's name for rows without an adapter.
 _BASE = "__base__"
-# Logits of this many bytes at once; a vocabulary is large.
-_LOGIT_BYTES = 1 << 30
+# Prompts within so many tokens of each other count as equally long, so that
+# those for one adapter can travel together.
+_LENGTH_STEP = 32
+
+
+@dataclass(eq=False, slots=True)
+class Waiting:
+    """A request with its prompt's tokens and whoever awaits it."""
+
+    request: Request
+    prompt: list[int]
+    future: asyncio.Future[Completion]
+
+
+def take_batch(queue: list[Waiting], batch_size: int) -> list[Waiting]:
+    """Take the next batch out of a queue: longest prompts first, one adapter where that fills half of it.
+
+    Every further adapter in a batch costs its own small matrix products in
+    every layer. The rest travels mixed: waiting for company would bring back
+    the barrier between rounds. What is taken does not depend on the queue's
+    order, as keys are unique.
+    """
+
+    def order(one: Waiting) -> tuple[int, str, int, str]:
+        length, request = len(one.prompt), one.request
+        return -(length // _LENGTH_STEP), request.model or "", -length, request.key
+
+    queue.sort(key=order)
+    by_model: dict[str | None, list[Waiting]] = defaultdict(list)
+    for one in queue:
+        by_model[one.request.model].append(one)
+    full = [crowd for crowd in by_model.values() if 2 * len(crowd) >= batch_size]
+    batch = (full[0] if full else queue)[:batch_size]
+    taken = set(map(id, batch))
+    queue[:] = [one for one in queue if id(one) not in taken]
+    return batch
 
 
 class TransformersEngine:
@@ -65,19 +95,16 @@ class TransformersEngine:
         self.device = pick_device(device)
         self.gpus = int(self.device.type == "cuda")
         self.served, self.prompts = served, Prompts(served)
-        self.batch_size, self.loaded_models, self.journal = batch_size, loaded_models, journal
+        self.batch_size, self.journal = batch_size, journal
         self.seconds = journal.seconds if journal is not None else 0.0
         self._on_batch = on_batch or (lambda _: None)
         self._stop: BaseException | None = None
         self._made, self._began = 0, time.monotonic()
-        self._waiting: dict[str | None, list[Waiting]] = {}
+        self._waiting: dict[str | None, list[Waiting]] = defaultdict(list)
         self._pump: asyncio.Task[None] | None = None
         self._current: str | None = None
-        self._models: OrderedDict[str | None, Any] = OrderedDict()
+        self.loaded_models, self._models = loaded_models, dict[str | None, Any]()
         self._mixes = served.tuning == "lora" and bool(served.agents)
-        # Padding is masked; any id will do, and the end of a turn is always there.
-        pad = self.prompts.chat.tokenizer.pad_token_id
-        self._pad = self.prompts.chat.end_of_turn[-1] if pad is None else pad
 
     async def complete(self, request: Request) -> Completion:
         """Generate one completion; see ``Engine``.
@@ -89,7 +116,9 @@ class TransformersEngine:
         if len(prompt) >= self.prompts.context:
             return Completion("", (), len(prompt), "length")
         future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(self._group(request), []).append(Waiting(request, prompt, future))
+        # All adapters share the base's batches.
+        group = None if self.served.tuning == "lora" else request.model
+        self._waiting[group].append(Waiting(request, prompt, future))
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._run())
         return await future
@@ -118,44 +147,25 @@ class TransformersEngine:
     # --- scheduling --------------------------------------------------------
     async def _run(self) -> None:
         while True:
-            await self._until_quiet()
-            batch = self._next_batch()
-            if not batch:
+            await until_quiet(lambda: sum(map(len, self._waiting.values())))
+            groups = {group: queue for group, queue in self._waiting.items() if queue}
+            if not groups:
                 return
+            # One model as long as it has requests: loading another may cost more than a thin batch.
+            if self._current not in groups:
+                self._current = max(groups, key=lambda group: (len(groups[group]), str(group)))
+            batch = take_batch(groups[self._current], self.batch_size)
             try:
                 completions = self._resolve(batch)
             except BaseException as error:
                 # Everybody waiting must get the error, or the program hangs.
-                for waiting in [*batch, *(waiting for queue in self._waiting.values() for waiting in queue)]:
+                for waiting in [*batch, *(waiting for queue in groups.values() for waiting in queue)]:
                     if not waiting.future.done():
                         waiting.future.set_exception(error)
                 self._waiting.clear()
                 return
             for waiting, completion in zip(batch, completions, strict=True):
                 waiting.future.set_result(completion)
-
-    async def _until_quiet(self) -> None:
-        quiet, size = 0, -1
-        while quiet < QUIET_TURNS:
-            await asyncio.sleep(0)
-            now = sum(map(len, self._waiting.values()))
-            quiet, size = (quiet + 1, now) if now == size else (0, now)
-
-    def _next_batch(self) -> list[Waiting]:
-        """Take a batch of one group.
-
-        With all checkpoints in memory the fullest group goes first; with
-        fewer places than checkpoints the engine stays with one until it has
-        nothing left, because a swap costs more than a thin batch.
-        """
-        groups = {group: queue for group, queue in self._waiting.items() if queue}
-        if not groups:
-            return []
-        checkpoints = 1 if self.served.tuning == "lora" else 1 + len(self.served.agents)
-        stay = checkpoints > self.loaded_models and self._current in groups and self._current in self._models
-        if not stay:
-            self._current = max(groups, key=lambda group: (len(groups[group]), str(group)))
-        return take_batch(groups[self._current], self.batch_size)
 
     def _resolve(self, batch: Sequence[Waiting]) -> list[Completion]:
         """Complete a batch, from the journal where it holds it."""
@@ -183,29 +193,18 @@ class TransformersEngine:
             self._stop = error
 
     # --- models ------------------------------------------------------------
-    def _group(self, request: Request) -> str | None:
-        """Which batch a request can share: all adapters share the base's."""
-        return None if self.served.tuning == "lora" else request.model
-
     def model(self, group: str | None) -> Any:
         """The model of a batch, loaded if need be."""
-        if group not in self._models:
-            while len(self._models) >= self.loaded_models:
-                self._models.popitem(last=False)
-                if self.gpus:
-                    torch.cuda.empty_cache()
-            self._models[group] = self._load(group)
-        self._models.move_to_end(group)
+        model = self._models.pop(group, None)
+        while model is None and len(self._models) >= self.loaded_models:
+            del self._models[next(iter(self._models))]
+        self._models[group] = self._load(group) if model is None else model
         return self._models[group]
 
     def _load(self, group: str | None) -> Any:
         served = self.served
         path = served.base if group is None else served.agents[group]
         model = load(AutoModelForCausalLM, served, path, dtype=served.dtype).to(self.device)
-        # The model's own defaults (temperature, top-k, penalties) must not leak in.
-        model.generation_config = GenerationConfig(
-            do_sample=False, pad_token_id=self._pad, eos_token_id=self.prompts.stop_ids
-        )
         for name, adapter in served.agents.items() if self._mixes else ():
             from peft import PeftModel
 
@@ -233,50 +232,25 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _generate_once(self, batch: Sequence[Waiting]) -> list[Completion]:
-        model = self.model(self._group(batch[0].request))
-        answered = [waiting for waiting in batch if not waiting.request.scored]
-        made = {id(w): tokens for w, tokens in zip(answered, self._answer(model, answered), strict=True)}
+        model, made = self.model(self._current), {}
+        answered = [one for one in batch if not one.request.scored]
+        if answered:
+            room = [min(w.request.sampling.max_new_tokens, self.prompts.context - len(w.prompt)) for w in answered]
+            prompts, requests = [one.prompt for one in answered], [one.request for one in answered]
+            made = dict(zip(map(id, answered), generate(
+                model, prompts, requests, room, stop_ids=self.prompts.stop_ids, adapters=self._adapters(answered),
+                device=self.device, on_step=self._count,
+            ), strict=True))  # fmt: skip
         self._count(0, len(batch) - len(answered))
-        completions = [self.prompts.completion(len(w.prompt), made.get(id(w), [])) for w in batch]
-        wanted = [position for position, waiting in enumerate(batch) if waiting.request.logprobs]
-        texts = [batch[position].prompt + list(completions[position].token_ids) for position in wanted]
-        names = [batch[position].request.model or _BASE for position in wanted]
-        for position, row in zip(wanted, self._likelihoods(model, texts, names), strict=True):
-            prompt = len(batch[position].prompt) - 1
+        completions = {id(one): self.prompts.completion(len(one.prompt), made.get(id(one), [])) for one in batch}
+        wanted = [one for one in batch if one.request.logprobs]
+        texts = [one.prompt + list(completions[id(one)].token_ids) for one in wanted]
+        found = likelihoods(model, texts, self._adapters(wanted), self.device)
+        for one, row in zip(wanted, found, strict=True):
+            prompt = len(one.prompt) - 1
             scores = {"prompt_logprobs": tuple(row[:prompt]), "logprobs": tuple(row[prompt:])}
-            completions[position] = replace(completions[position], **scores)
-        return completions
+            completions[id(one)] = replace(completions[id(one)], **scores)
+        return list(completions.values())
 
-    def _answer(self, model: Any, batch: Sequence[Waiting]) -> list[list[int]]:
-        if not batch:
-            return []
-        return generate(
-            model,
-            [waiting.prompt for waiting in batch],
-            [waiting.request for waiting in batch],
-            [min(w.request.sampling.max_new_tokens, self.prompts.context - len(w.prompt)) for w in batch],
-            stop_ids=self.prompts.stop_ids,
-            pad=self._pad,
-            adapters=[w.request.model or _BASE for w in batch] if self._mixes else None,
-            device=self.device,
-            on_step=self._count,
-        )
-
-    def _likelihoods(self, model: Any, texts: Sequence[list[int]], names: Sequence[str]) -> list[list[float]]:
-        """Natural log-likelihood of each token but the first, given those before it."""
-        vocabulary = model.config.get_text_config().vocab_size
-        # Rows of one length travel together, and nothing is computed for padding.
-        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-        values: dict[int, list[float]] = {}
-        while order:
-            width = len(texts[order[-1]])
-            count = max(1, _LOGIT_BYTES // (4 * width * vocabulary))
-            rows, order = order[-count:], order[:-count]
-            lengths = torch.tensor([len(texts[row]) for row in rows])
-            ids = torch.tensor([texts[row] + [0] * (width - len(texts[row])) for row in rows]).to(self.device)  # [B, T]
-            mask = (torch.arange(width) < lengths[:, None]).long().to(self.device)
-            adapters = {"adapter_names": [names[row] for row in rows]} if self._mixes else {}
-            logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **adapters).logits
-            picked = logits[:, :-1].float().log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]  # [B, T - 1]
-            values |= {row: scores[: len(texts[row]) - 1] for row, scores in zip(rows, picked.tolist(), strict=True)}
-        return [values[row] for row in range(len(texts))]
+    def _adapters(self, batch: Sequence[Waiting]) -> list[str] | None:
+        return [one.request.model or _BASE for one in batch] if self._mixes else None

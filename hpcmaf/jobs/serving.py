@@ -8,7 +8,7 @@ from pathlib import Path
 from hpcmaf.config.recipe import Recipe
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.engines.base import ServedModels
-from hpcmaf.engines.basemodel import base_model
+from hpcmaf.engines.basemodel import base_model, load
 from hpcmaf.engines.options import AdapterShape
 from hpcmaf.errors import DataError
 from hpcmaf.run.directory import RunDir
@@ -70,8 +70,6 @@ def linear_modules(served: ServedModels) -> tuple[str, ...]:
     """Names of a model's linear layers but the output layer, which is what PEFT calls all-linear."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
-
-    from hpcmaf.engines.prompts import load
 
     with torch.device("meta"):
         config = load(AutoConfig, served, served.base)

@@ -66,7 +66,7 @@ class KeptServers:
         """Keep servers that were started since, and forget those that have ended."""
         self._servers = {folder: one for folder, one in self._servers.items() if one.alive}
         for folder in set(self.folder.glob("*/s*")) - self._servers.keys():
-            if (folder / "server.json").exists() and (found := self._find(folder, b"r")) is not None:
+            if (folder / "server.json").exists() and (found := self._find(folder)) is not None:
                 self._servers[folder] = found
 
     def rest(self) -> None:
@@ -74,7 +74,7 @@ class KeptServers:
         self.keep()
         for one in self._servers.values():
             todo = one.facts["while_training"]
-            if todo == "share" or one.users() or (todo == "sleep" and one.control("/sleep?level=1")):
+            if todo == "share" or one.used() or (todo == "sleep" and one.control("/sleep?level=1")):
                 continue
             one.end()
 

@@ -124,9 +124,8 @@ def test_the_profile_says_it_by_vllms_names() -> None:
 
 
 def test_what_a_server_does_while_agents_are_trained() -> None:
-    assert [spec(VllmOptions(while_training=what)).while_training for what in ("sleep", "stop", "share")] == [
-        "sleep", "stop", "share",
-    ]  # fmt: skip
+    for what in ("sleep", "stop", "share"):
+        assert spec(VllmOptions(while_training=what)).while_training == what
     assert spec(VllmOptions(), device="cpu").while_training == "share"
     assert ServerSpec("m", None, False, "auto", "cuda", VllmOptions(), one_of_many=True).while_training == "stop"
 

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hpcmaf.engines import Completion, Request, Sampling, ServedModels
+from hpcmaf.engines.basemodel import pick_device
+from hpcmaf.engines.chat import ChatFormat
+from hpcmaf.engines.generating import SeededSampling, generate
 from hpcmaf.engines.journal import Journal
+from hpcmaf.engines.transformers_engine import TransformersEngine, Waiting, take_batch
 from hpcmaf.errors import EngineError, PlatformError
 from tests.tiny_models import answering_model, tiny_adapter, tiny_model
 
@@ -28,8 +36,6 @@ def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 def engine_for(base: Path, agents: dict[str, str] | None = None, **kwargs):
-    from hpcmaf.engines.transformers_engine import TransformersEngine
-
     tuning = kwargs.pop("tuning", "lora")
     return TransformersEngine(ServedModels(str(base), tuning, agents or {}), device="cpu", **kwargs)
 
@@ -68,7 +74,6 @@ def test_every_adapter_speaks_for_itself(base: Path, adapters: dict[str, str]) -
 
 def test_greedy_is_plain_greedy_generation(base: Path) -> None:
     """The model's own sampling defaults do not leak in."""
-    import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     engine = engine_for(base)
@@ -83,14 +88,10 @@ def test_greedy_is_plain_greedy_generation(base: Path) -> None:
 
 def test_seeds_draw_from_the_nucleus() -> None:
     """Frequencies over 20,000 seeds are the renormalised nucleus, and nothing outside it occurs."""
-    import torch
-
-    from hpcmaf.engines.generating import SeededSampling
-
     logits = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -2.0])
     rows = 20_000
-    sampler = SeededSampling([ask(str(s), seed=s, top_p=0.8) for s in range(rows)], 3, 1, torch.device("cpu"))
-    chosen = sampler(torch.zeros(rows, 3, dtype=torch.long), logits.expand(rows, -1).clone()).argmax(-1)
+    sample = SeededSampling([ask(str(s), seed=s, top_p=0.8) for s in range(rows)], 1, torch.device("cpu"))
+    chosen = sample(logits.expand(rows, -1), range(rows), 0)[:, 0]
     probabilities = torch.softmax(logits, -1)
     kept = probabilities.cumsum(0) - probabilities < 0.8
     expected = torch.where(kept, probabilities, 0.0) / probabilities[kept].sum()
@@ -102,38 +103,99 @@ def test_seeds_draw_from_the_nucleus() -> None:
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 def test_a_diverged_model_is_named(temperature: float, broken: float) -> None:
-    import torch
-
-    from hpcmaf.engines.generating import SeededSampling
-
     requests = [ask("a", model=None), ask("b", model="critic-1", temperature=temperature)]
     scores = torch.zeros(2, 5)
     scores[1, 3] = broken
+    sample = SeededSampling(requests, 1, torch.device("cpu"))
     with pytest.raises(EngineError, match="model critic-1: its logits are not numbers, so it has diverged"):
-        SeededSampling(requests, 3, 1, torch.device("cpu"))(torch.zeros(2, 3, dtype=torch.long), scores)
+        sample(scores, range(2), 0)
     scores[1, 3] = -float("inf")
-    SeededSampling(requests, 3, 1, torch.device("cpu"))(torch.zeros(2, 3, dtype=torch.long), scores)
+    sample(scores, range(2), 0)
+
+
+def test_rows_that_have_finished_leave_the_batch(base: Path, adapters: dict[str, str]) -> None:
+    """And the others say what they would have said among them, to the last token."""
+    engine = engine_for(base, adapters)
+    prompts = [[3 + row % 20] * (4 + row % 7) for row in range(24)]
+    names = [["__base__", *adapters][row % 4] for row in range(24)]
+    limits = [2 + 3 * (row % 12) for row in range(24)]
+    sizes: list[int] = []
+    engine.model(None).register_forward_pre_hook(
+        lambda _, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    steps: list[tuple[int, int]] = []
+
+    def generated(rows: list[int], stop_ids: list[int]) -> list[list[int]]:
+        of = {key: [values[row] for row in rows] for key, values in {"p": prompts, "l": limits, "n": names}.items()}
+        requests = [ask(str(row), seed=row, top_p=0.95) for row in rows]
+        with torch.inference_mode():
+            return generate(
+                engine.model(None), of["p"], requests, of["l"], stop_ids=stop_ids, adapters=of["n"],
+                device=engine.device, on_step=lambda tokens, ended: steps.append((tokens, ended)),
+            )  # fmt: skip
+
+    for stop_ids in ([100_000], [5, 9]):
+        sizes.clear()
+        steps.clear()
+        together = generated(list(range(24)), stop_ids)
+        assert [sum(column) for column in zip(*steps, strict=True)] == [sum(map(len, together)), 24]
+        assert len([ended for _, ended in steps if ended]) > 2, "rows are counted as they end, not all at the last"
+        assert sizes[0] == 24 and sizes == sorted(sizes, reverse=True) and len(set(sizes)) > 2
+        assert together == [generated([row], stop_ids)[0] for row in range(24)]
+        for row, tokens in enumerate(together):
+            ended = bool(set(tokens) & set(stop_ids))
+            assert len(tokens) == limits[row] or (ended and tokens[-1] in stop_ids and len(tokens) < limits[row])
+
+
+def waiting(key: str, length: int, model: str | None) -> Waiting:
+    return Waiting(ask(key, model=model), [1] * length, None)  # type: ignore[arg-type]
+
+
+def test_a_model_with_half_a_batch_waiting_gets_one_to_itself() -> None:
+    """Of several such the longest prompt decides; the rest travels mixed, longest first."""
+
+    def taken(queue: list[Waiting], size: int) -> list[str]:
+        return [one.request.key for one in take_batch(queue, size)]
+
+    queue = [waiting(f"a{i}", 10 + i, "critic-0") for i in range(5)] + [waiting("b", 400, None)]
+    assert taken(queue, 8) == ["a4", "a3", "a2", "a1", "a0"] and taken(queue, 8) == ["b"]
+    queue = [waiting(f"a{i}", 10, "generator-0") for i in range(9)]
+    assert taken(queue + [waiting(f"b{i}", 90, "critic-0") for i in range(4)], 8) == ["b0", "b1", "b2", "b3"]
+    queue = [waiting("a", 10, "generator-0"), waiting("b", 300, None), waiting("c", 150, "critic-1")]
+    assert taken(queue, 64) == ["b", "c", "a"] and queue == []
+
+
+LISTS = st.lists(st.tuples(st.integers(1, 300), st.sampled_from([None, "generator-0", "critic-0"])), max_size=60)
+
+
+@settings(max_examples=80, deadline=None)
+@given(LISTS, st.integers(1, 20), st.integers(0, 99))
+def test_everybody_goes_once_whatever_the_order(made: list[tuple[int, str | None]], size: int, seed: int) -> None:
+    """Batches do not depend on who came first; nobody waits for ever or goes twice."""
+    queue = [waiting(f"k{i}", length, model) for i, (length, model) in enumerate(made)]
+    shuffled, gone = list(queue), list[Waiting]()
+    random.Random(seed).shuffle(shuffled)
+    while queue:
+        batch = take_batch(queue, size)
+        assert 1 <= len(batch) <= size and batch == take_batch(shuffled, size)
+        gone += batch
+    assert sorted(one.request.key for one in gone) == sorted(f"k{i}" for i in range(len(made)))
 
 
 def test_what_is_trained_on_is_what_was_generated() -> None:
     """Token for token: the prompt the model was given, then the tokens it drew, with one template for both."""
-    import json
-
-    from hpcmaf.engines.chat import ChatFormat
     from hpcmaf.micro import base_path
     from hpcmaf.tasks import get_task
 
     prompts = get_task("arithmetic").prompts("compact")
     engine = engine_for(base_path())
-    given: list[list[int]] = []
-    generate = engine.model(None).generate
+    given_to_model: list[list[int]] = []
 
-    def watched(**kwargs):
-        rows = zip(kwargs["input_ids"].tolist(), kwargs["attention_mask"].tolist(), strict=True)
-        given.extend([token for token, kept in zip(ids, mask, strict=True) if kept] for ids, mask in rows)
-        return generate(**kwargs)
+    def read(_, args, kwargs) -> None:
+        if kwargs["input_ids"].shape[1] > 1:
+            given_to_model.extend(kwargs["input_ids"].tolist())
 
-    engine.model(None).generate = watched
+    engine.model(None).register_forward_pre_hook(read, with_kwargs=True)
     chat = ChatFormat.from_pretrained(str(base_path()))
     messages: tuple = ()
     for n, text in enumerate([prompts.first("3+4*5+6-7*8"), prompts.update("3+4*5+6-7*8", "4*5=20 -27")]):
@@ -143,15 +205,9 @@ def test_what_is_trained_on_is_what_was_generated() -> None:
         messages = (*messages, {"role": "assistant", "content": completion.text})
         sample = chat.sample(json.loads(json.dumps(messages)))
         assert completion.finish_reason == "stop"
-        assert sample.input_ids == given[n] + list(completion.token_ids)
-        assert sample.target == [False] * len(given[n]) + [True] * completion.completion_tokens
-        assert given[n].count(chat.tokenizer.bos_token_id) == 1
-
-
-def test_rows_stop_at_their_own_limit(base: Path) -> None:
-    long, short = run(engine_for(base), [ask("a", seed=3, max_new_tokens=30), ask("b", seed=3, max_new_tokens=4)])
-    assert short.completion_tokens <= 4 < long.completion_tokens
-    assert long.token_ids[: short.completion_tokens] == short.token_ids
+        assert sample.input_ids == given_to_model[n] + list(completion.token_ids)
+        assert sample.target == [False] * len(given_to_model[n]) + [True] * completion.completion_tokens
+        assert given_to_model[n].count(chat.tokenizer.bos_token_id) == 1
 
 
 def test_a_prompt_that_fills_the_context_gets_an_empty_answer(tmp_path: Path) -> None:
@@ -229,8 +285,6 @@ def test_a_journal_spares_finished_batches(base: Path, tmp_path: Path) -> None:
 
 
 def test_memory_runs_out_and_the_batch_is_halved(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import torch
-
     engine = engine_for(base, batch_size=8)
     once = engine._generate_once
 
@@ -250,8 +304,6 @@ def test_what_cannot_be_served_is_said(base: Path, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="no PEFT adapter for critic-0"):
         run(engine_for(base, {"critic-0": str(tmp_path)}), [ask("k")])
     with pytest.raises(PlatformError, match="no GPU"):
-        from hpcmaf.engines.prompts import pick_device
-
         pick_device("cuda")
 
 

@@ -69,6 +69,15 @@ def server_of(engine: Any) -> Any:
     return group.connections[0].server
 
 
+def resumed_with(journal: Path, agents: dict[str, str], shared: dict[str, Any], requests: list[Any]) -> Any:
+    """How many of some requests an engine still sends over a journal, and all the answers."""
+    engine = vllm_engine(served(agents), journal=Journal(journal), **shared)
+    kept = len(engine.journal)
+    made = run(engine, requests)
+    engine.close()
+    return len(Journal(journal)) - kept, made
+
+
 def hold_debates(engine: Any, count: int, sampling: Sampling) -> list[list[str]]:
     """Texts of all turns of some debates between two generators and two critics over three rounds."""
     from hpcmaf.tasks import get_task
@@ -177,33 +186,40 @@ def test_requests_of_one_problem_do_not_wait_for_another(engine: Any) -> None:
     assert order.index("short/2") < max(place for place, key in enumerate(order) if key.startswith("long"))
 
 
-def test_an_empty_answer(tmp_path: Path) -> None:
-    """A model that ends its turn at once has said nothing."""
+def test_an_empty_answer(engine: Any) -> None:
+    """A model that ends its turn at once has said nothing; after this prompt one draw of a dozen does."""
+    hot = {"temperature": 2.0, "top_p": 1.0, "max_new_tokens": 2}
+    made = run(engine, [ask(f"e{i}", "#" * 50, seed=i, **hot) for i in range(200)])
+    ended = {(one.text, one.token_ids) for one in made if one.finish_reason == "stop" and one.completion_tokens == 1}
+    assert ended and ended <= {("", (token,)) for token in engine.prompts.stop_ids}
+
+
+def test_a_server_that_mixes_up_adapters_stops_the_job(agents: dict[str, str], tmp_path: Path) -> None:
+    """With all slots taken vLLM gives the base's rows an adapter on a CPU, without a word.
+
+    One whose numbers are none is named, and the server with it in its cache ends.
+    """
     import torch
     from safetensors.torch import load_file, save_file
 
-    base = Path(shutil.copytree(base_path(), tmp_path / "m"))
-    weights = load_file(base / "model.safetensors")
-    # With a last norm of zeros all logits are equal, and greedy takes token 0.
-    weights["model.norm.weight"] = torch.zeros_like(weights["model.norm.weight"])
-    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
-    settings = json.loads((base / "generation_config.json").read_text())
-    (base / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": [2, 0]}))
-    engine = vllm_engine(served(base=base))
-    (completion,) = run(engine, [ask("k")])
-    engine.close()
-    assert (completion.text, completion.token_ids, completion.finish_reason) == ("", (0,), "stop")
-
-
-def test_a_server_that_mixes_up_adapters_stops_the_job(agents: dict[str, str]) -> None:
-    """With all slots taken vLLM gives the base's rows an adapter on a CPU, without a word."""
-    engine = vllm_engine(served(agents), vllm_args={"max_loras": len(AGENTS)})
+    cramped = {"run": tmp_path, "vllm_args": {"max_loras": len(AGENTS)}}
+    engine = vllm_engine(served(agents), **cramped)
     with pytest.raises(EngineError, match="mixes up adapters: in a mixed batch, base is") as raised:
         run(engine, [ask("k")])
-    engine.close()
     assert "\n" not in str(raised.value)
     with pytest.raises(EngineError, match="mixes up adapters"):
         run(engine, [ask("k")])
+    folder = Path(shutil.copytree(agents["critic-0"], tmp_path / "a"))
+    weights = load_file(folder / "adapter_model.safetensors")
+    key = next(key for key in weights if "lora_B" in key)
+    weights[key] = torch.full_like(weights[key], float("nan"))
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    diverged = vllm_engine(served({**agents, "critic-0": str(folder)}), **cramped)
+    with pytest.raises(EngineError, match="model critic-0: its logits are not numbers, so it has diverged"):
+        run(diverged, [ask("k")])
+    assert not list(engine.folder.glob("*/s*/server.json")), "what it left in the cache would spoil others' numbers"
+    engine.close()
+    diverged.close()
 
 
 def test_no_adapter_is_served_stale(
@@ -284,19 +300,6 @@ def test_the_server_says_what_bounds_it(agents: dict[str, str], shared: dict[str
     assert means["tokens_per_second"] > 0 and means["running"] > 0
 
 
-def test_too_little_memory_is_said_and_less_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
-    """A cache of 3 MiB holds 768 of the model's 1,024 tokens: contexts become shorter, aloud."""
-    engine = vllm_engine(served(), kv_cache_gb=3 / 1024)
-    short, long = run(engine, [ask("short"), ask("long", "1" * 900)])
-    engine.close()
-    assert short.completion_tokens > 0
-    assert (long.text, long.finish_reason) == ("", "length")
-    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("vLLM has too little memory")]
-    assert len(said) == 1
-    context = int(said[0].rpartition("starting it with max_model_len ")[2])
-    assert 512 <= context < 1024
-
-
 def test_what_cannot_start_says_why(tmp_path: Path) -> None:
     base = Path(shutil.copytree(base_path(), tmp_path / "m"))
     (base / "model.safetensors").write_bytes(b"torn")
@@ -307,34 +310,37 @@ def test_what_cannot_start_says_why(tmp_path: Path) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_whole_checkpoints_take_turns(tmp_path: Path) -> None:
-    """Two rounds of three models: each is loaded once a round, and says what transformers says."""
+def test_whole_checkpoints_take_turns(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Three rounds of three models: each is loaded once, and says what transformers says.
+
+    Their cache of 3 MiB holds 768 of 1,024 tokens: contexts become shorter, which is said once.
+    """
     from hpcmaf.engines.transformers_engine import TransformersEngine
 
-    names = ("generator-0", "generator-1", "critic-0")
-    models = served(full_agents(tmp_path, names), "full")
+    models = served(full_agents(tmp_path, ("generator-0", "critic-0")), "full")
 
     async def problem(engine: Any, text: str) -> list[str]:
-        first = await asyncio.gather(*(engine.complete(ask(f"{text}/{n}", text, n)) for n in names[:2]))
+        first = await asyncio.gather(*(engine.complete(ask(f"{text}/{n}", text, n)) for n in ("generator-0", None)))
         summary = await engine.complete(ask(f"{text}/s", text + first[0].text[:8]))
         last = await engine.complete(ask(f"{text}/c", text + summary.text[:8], "critic-0"))
         return [*(completion.text for completion in first), summary.text, last.text]
 
-    def held(engine: Any) -> list[list[str]]:
+    def debated(engine: Any) -> list[list[str]]:
         async def all_of_them() -> list[list[str]]:
             return await asyncio.gather(*(problem(engine, text) for text in ("1+2*3", "4*5-6", "7+8", "9*9-1")))
 
         return LOOP.run_until_complete(all_of_them())
 
-    engine = vllm_engine(models)
-    loads: list[str | None] = []
-    connect = engine._connect
-    engine._connect = lambda key, number: loads.append(key) or connect(key, number)
-    texts = held(engine)
+    engine = vllm_engine(models, kv_cache_gb=3 / 1024)
+    texts = debated(engine)
+    (long,) = run(engine, [ask("long", "1" * 900, "critic-0")])
     engine.close()
-    assert texts == held(TransformersEngine(models, device="cpu"))
-    assert set(loads[:2]) == {"generator-0", "generator-1"}
-    assert loads[2:] == [None, "critic-0"], "then the base, then the critic, and no model twice"
+    assert texts == debated(TransformersEngine(models, device="cpu"))
+    assert (long.text, long.finish_reason) == ("", "length")
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("vLLM")]
+    assert lines[0].startswith("vLLM has too little memory")
+    assert 512 <= int(lines[0].rpartition("starting it with max_model_len ")[2]) < 1024
+    assert [line.startswith("vLLM is up after") for line in lines[1:]] == [True] * 3, "no model twice"
 
 
 def test_completions_are_kept_as_they_come(
@@ -356,13 +362,7 @@ def test_completions_are_kept_as_they_come(
     half = json.loads(lines[0])
     half["completions"] = half["completions"][:25]
     (tmp_path / "j").write_bytes(json.dumps(half).encode() + b"\n" + lines[0][:30])
-    again = vllm_engine(served(agents), journal=Journal(tmp_path / "j"), on_batch=counts.append, **shared)
-    sent: list[str] = []
-    answer = again.answer
-    again.answer = lambda request: sent.append(request.key) or answer(request)
-    assert run(again, requests) == undisturbed
-    again.close()
-    assert len(sent) == 40 - len(half["completions"])
+    assert resumed_with(tmp_path / "j", agents, shared, requests) == (40 - len(half["completions"]), undisturbed)
 
 
 def test_a_job_can_be_stopped_while_its_server_starts(agents: dict[str, str]) -> None:
@@ -388,83 +388,76 @@ def test_a_job_can_be_stopped_while_its_server_starts(agents: dict[str, str]) ->
     assert not list(engine.folder.glob("*/s*/server.json"))
 
 
-def test_a_killed_server_is_started_once_more(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Nothing that was answered is asked again; the second time it says why."""
-    journal = tmp_path / "j"
-    engine = vllm_engine(served(), max_num_seqs=2, journal=Journal(journal))
-    requests = [ask(f"k{i}", text="1" * 300, seed=i, max_new_tokens=300, temperature=2.0, top_p=1.0) for i in range(9)]
-    killed: list[str] = []
+JOB = """
+from tests.vllm.societies import *
+from hpcmaf.engines.journal import Journal
+engine = vllm_engine(served(AGENT_FOLDERS), max_num_seqs=2, run=Path(FOLDER), journal=Journal(Path(FOLDER, "job")))
+run(engine, [ask(f"k{i}", f"{i}+2*3", [None, *AGENTS][i % 5], max_new_tokens=60) for i in range(200)])
+print("finished")
+"""
 
-    async def disturbed(part: list[Any]) -> list[Any]:
-        deaths = len(killed) + 1
-        tasks = [asyncio.ensure_future(engine.complete(request)) for request in part]
-        while len(killed) < deaths:
-            await asyncio.sleep(0.05)
-            for pid in engine.folder.glob("*/s*/pid"):
-                if any(group.in_flight for group in engine._groups.values()):
-                    os.kill(int(pid.read_text().split()[0]), signal.SIGKILL)
-                    killed.append(pid.read_text())
+
+def test_kills_of_a_server_and_of_a_job(
+    agents: dict[str, str], shared: dict[str, Any], engine: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A server is started once more, and says why it is not a second time; nothing that was answered is asked again.
+
+    A job that used it too is killed then: no server is left, and only what was in flight is lost.
+    """
+    victim = vllm_engine(served(agents), max_num_seqs=2, run=tmp_path, journal=Journal(tmp_path / "j"))
+    pids: set[int] = set()
+
+    async def disturbed(requests: list[Any]) -> list[Any]:
+        """Kill the server while it owes answers."""
+        tasks = [asyncio.ensure_future(victim.complete(request)) for request in requests]
+        while not any(group.open for group in victim._groups.values()):
+            await asyncio.sleep(0.01)
+        (pid,) = victim.folder.glob("*/s*/pid")
+        pids.add(group := int(pid.read_text().split()[0]))
+        # It stands still, so that what it has answered is read before it is killed.
+        os.killpg(group, signal.SIGSTOP)
+        for _ in range(20):
+            await asyncio.sleep(0.02)
+        assert not all(task.done() for task in tasks)
+        os.killpg(group, signal.SIGKILL)
         return await asyncio.gather(*tasks, return_exceptions=True)
 
-    first = LOOP.run_until_complete(disturbed(requests[:5]))
+    def hot(count: int) -> list[Any]:
+        return [ask(f"h{i}", "1" * 300, seed=i, max_new_tokens=300, temperature=2.0, top_p=1.0) for i in range(count)]
+
+    first = LOOP.run_until_complete(disturbed(hot(20)))
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("vLLM stopped working")]
     assert len(lines) == 1 and lines[0].endswith("starting it once more")
     assert all(completion.completion_tokens > 0 for completion in first)
-    second = LOOP.run_until_complete(disturbed(requests[5:]))
-    engine.close()
-    assert {type(error) for error in second} == {EngineError}
-    assert all("stopped working a second time" in str(error) and error.kind == "hardware" for error in second)
-    assert [Journal(journal).find(request) for request in requests[:5]] == first, "what was done is kept"
 
-
-def test_a_killed_job_leaves_no_server_and_loses_what_was_in_flight(
-    agents: dict[str, str], shared: dict[str, Any], engine: Any, tmp_path: Path
-) -> None:
-    script = f"""
-from tests.vllm.societies import *
-from hpcmaf.engines.journal import Journal
-requests = [ask(f"k{{i}}", f"{{i}}+2*3", [None, *AGENTS][i % 5], max_new_tokens=60) for i in range(200)]
-engine = vllm_engine(served({agents!r}), max_num_seqs=8, run=Path({str(tmp_path)!r}), journal=Journal(Path({str(tmp_path / "j")!r})))
-run(engine, requests)
-print("finished")
-"""  # noqa: E501
-    requests = [ask(f"k{i}", f"{i}+2*3", [None, *AGENTS][i % 5], max_new_tokens=60) for i in range(200)]
+    script = JOB.replace("AGENT_FOLDERS", repr(agents)).replace("FOLDER", repr(str(tmp_path)))
     job = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    journal, folder = tmp_path / "j", servers_folder(str(tmp_path.resolve()))
+    journal = tmp_path / "job"
     while not (journal.exists() and journal.stat().st_size):
         assert job.poll() is None
         time.sleep(0.02)
-    (pid,) = folder.glob("*/s*/pid")
-    group = int(pid.read_text().split()[0])
-    os.kill(job.pid, signal.SIGKILL)
+    requests = [replace(request, key=f"second {request.key}") for request in hot(20)]
+    second = LOOP.run_until_complete(disturbed(requests))
+    errors = [error for error in second if isinstance(error, Exception)]
+    assert errors and {type(error) for error in errors} == {EngineError}
+    assert all("stopped working a second time" in str(error) and error.kind == "hardware" for error in errors)
+    victim.close()
+    assert [Journal(tmp_path / "j").find(request) for request in hot(20)] == first, "what was done is kept"
+
+    folder = servers_folder(str(tmp_path.resolve()))
+    while not (started := [*folder.glob("*/s*/pid")]):
+        assert job.poll() is None
+        time.sleep(0.02)
+    pids.add(int(started[0].read_text().split()[0]))
+    job.kill()
     assert "finished" not in job.communicate()[0]
-    deadline = time.monotonic() + 30
-    while pid.parent.exists() or members(group):
-        assert time.monotonic() < deadline
+    deadline = time.monotonic() + 60
+    while any(folder.glob("*/s*")) or any(map(members, pids)):
+        assert time.monotonic() < deadline, "a server is left"
         time.sleep(0.1)
+    requests = [ask(f"k{i}", f"{i}+2*3", [None, *AGENTS][i % 5], max_new_tokens=60) for i in range(200)]
     kept = len(Journal(journal))
     assert 0 < kept < 200
-    again = vllm_engine(served(agents), journal=Journal(journal), **shared)
-    sent: list[str] = []
-    answer = again.answer
-    again.answer = lambda request: sent.append(request.key) or answer(request)
-    resumed = run(again, requests)
-    again.close()
-    assert len(sent) == 200 - kept
+    sent, resumed = resumed_with(journal, agents, shared, requests)
+    assert sent == 200 - kept
     assert run(engine, requests) == resumed, "greedy text does not depend on where the kill fell"
-
-
-def test_a_diverged_agent_is_named(agents: dict[str, str], tmp_path: Path) -> None:
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    folder = Path(shutil.copytree(agents["critic-0"], tmp_path / "a"))
-    weights = load_file(folder / "adapter_model.safetensors")
-    key = next(key for key in weights if "lora_B" in key)
-    weights[key] = torch.full_like(weights[key], float("nan"))
-    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    engine = vllm_engine(served({"generator-0": agents["generator-0"], "critic-0": str(folder)}))
-    with pytest.raises(EngineError, match="model critic-0: its logits are not numbers, so it has diverged"):
-        run(engine, [ask("k")])
-    engine.close()
-    assert not list(engine.folder.glob("*/s*/server.json")), "what it left in the cache would spoil others' numbers"
