@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from hpcmaf.debate.methods import SINGLE
@@ -76,19 +77,10 @@ class Dataset:
         return [problem for problem, own in self.labels.items() if own == label]
 
 
-def _own(agents: int, rounds: int) -> list[Dataset]:
+def _own(agents: int, rounds: int, **settings: Any) -> list[Dataset]:
     """Generators' first answers and, where there are critics, their trajectories."""
-    firsts = [Dataset(f"generator-{n}", n, 1) for n in range(agents)]
-    return firsts + [Dataset(f"critic-{n}", n, rounds, mixed=True) for n in range(agents)]
-
-
-def _pairs(agents: int, rounds: int) -> list[Dataset]:
-    """Both roles' preferences; w does not apply, as each pair holds both kinds of answer."""
-    return [replace(part, paired=True, mixed=False) for part in _own(agents, rounds)]
-
-
-def _union(agents: int, rounds: int) -> list[Dataset]:
-    return [replace(part, model=SINGLE) for part in _own(agents, rounds)]
+    firsts = [Dataset(f"generator-{n}", n, 1, **settings) for n in range(agents)]
+    return firsts + [Dataset(f"critic-{n}", n, rounds, **{"mixed": True} | settings) for n in range(agents)]
 
 
 def _responses(agents: int, rounds: int) -> list[Dataset]:
@@ -104,8 +96,9 @@ def _by_gold(agents: int, rounds: int) -> list[Dataset]:
 # What a method's trained agents learn from, by N and M, and whether gold labels it.
 DATA: Mapping[str, tuple[Callable[[int, int], list[Dataset]], bool]] = {
     "own": (_own, False),
-    "pairs": (_pairs, False),
-    "union": (_union, False),
+    # Of preferences w does not apply, as each pair has both kinds of answer.
+    "pairs": (partial(_own, paired=True, mixed=False), False),
+    "union": (partial(_own, model=SINGLE), False),
     "responses": (_responses, False),
     "gold": (_by_gold, True),
 }
