@@ -7,6 +7,7 @@ happens, and a full disk is an ordinary error of writing bytes.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -74,7 +75,8 @@ def write_store(
 def write_file(temporary: Path, info: StoreInfo, transcripts: Iterable[Transcript], target: Path) -> int:
     """Write an unpublished store; errors name ``target``. Returns the number of problems."""
     seen: set[str] = set()
-    with h5py.File(temporary, "w", driver="core", backing_store=False, libver=LIBVER) as file:
+    image = io.BytesIO()
+    with h5py.File(image, "w", libver=LIBVER) as file:
         write_info(file, info)
         datasets = {name: _create(file, name, dtype) for name, dtype in DATASETS.items()}
         for name in (*(f"{text}/offsets" for text in TEXTS), "problems/utterance_offsets"):
@@ -97,9 +99,8 @@ def write_file(temporary: Path, info: StoreInfo, transcripts: Iterable[Transcrip
                         f"{target}: problem {identifier!r} comes twice; give each problem one debate and one id"
                     )
                 seen.add(identifier)
-        file.flush()
-        image = file.id.get_file_image()
-    temporary.write_bytes(image)
+    # Not the image of a file that is still open, as HDF5's core driver has it: releases before 2.0 cannot read that.
+    temporary.write_bytes(image.getbuffer())
     return len(seen)
 
 
