@@ -15,26 +15,15 @@ from hpcmaf.report.report import Report
 from hpcmaf.report.sections import comparisons
 
 SCHEMA = "hpcmaf-report/2"
+_SETTING = ("method", "task", "trained_on", "evaluated_on", "model", "agents", "rounds", "seed")
 COLUMNS = (
-    *("run", "recipe", "method", "task", "trained_on", "evaluated_on", "model", "agents", "rounds", "seed"),
-    *("iteration", "measure", "measured_agents", "measured_rounds"),
+    *("run", "recipe", *_SETTING, "iteration", "measure", "measured_agents", "measured_rounds"),
     *("problems", "correct", "accuracy", "se", "mean_critic", "consensus", "unparsable", "tied", "pseudo_labels"),
 )
 
 
-def _facts(run: Run) -> dict[str, Any]:
-    return {
-        "run": run.name,
-        "recipe": run.setting("name"),
-        "method": run.method,
-        "task": run.task,
-        "trained_on": run.trained_on,
-        "evaluated_on": run.evaluated_on,
-        "model": run.model,
-        "agents": run.agents,
-        "rounds": run.rounds,
-        "seed": run.seed,
-    }
+def _setting(run: Run) -> dict[str, Any]:
+    return {"run": run.name, "recipe": run.setting("name")} | {name: getattr(run, name) for name in _SETTING}
 
 
 def to_csv(report: Report) -> str:
@@ -49,7 +38,7 @@ def to_csv(report: Report) -> str:
     for run in report.runs:
         for iteration in run.evaluated:
             for row in _rows(iteration):
-                writer.writerow(_facts(run) | row)
+                writer.writerow(_setting(run) | row)
     return text.getvalue()
 
 
@@ -67,9 +56,7 @@ def _rows(iteration: Iteration) -> Iterator[dict[str, Any]]:
             "accuracy": accuracy["value"],
             "se": accuracy["se"],
             "mean_critic": iteration.mean_critic["value"] if iteration.mean_critic else None,
-            "consensus": metrics["consensus"],
-            "unparsable": metrics["unparsable"],
-            "tied": metrics["tied"],
+            **{name: metrics[name] for name in ("consensus", "unparsable", "tied")},
             "pseudo_labels": metrics["pseudo_labels"]["value"] if metrics["pseudo_labels"] else None,
         }
 
@@ -91,7 +78,7 @@ def to_json(report: Report) -> dict[str, Any]:
             for one in comparisons(run)
         ]
         runs.append(
-            _facts(run) | {"planned": run.planned, "iterations": iterations, "tests": tests, "missing": run.missing}
+            _setting(run) | {"planned": run.planned, "iterations": iterations, "tests": tests, "missing": run.missing}
         )
     groups = []
     for group in report.groups:
