@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 FailureKind = Literal["hardware", "memory", "lost", "killed", "time", "torn", "refused", "defect"]
-"""Why something failed, as whoever noticed it knows.
+"""Why something failed, as far as its reporter knows.
 
 ``hardware``: a device, node or file system that may work elsewhere or later;
 ``memory``: none left; ``lost``: another process or node went away; ``killed``:
@@ -29,7 +29,7 @@ class HpcmafError(Exception):
     Parameters
     ----------
     kind
-        What the failure is worth to whoever decides on another attempt; the
+        What the failure means for another attempt; the
         class's own by default.
     errno
         The operating system's number, where one is behind it.
@@ -107,7 +107,7 @@ class RunBusyError(HpcmafError):
 
 
 class TrainingError(HpcmafError):
-    """Finetuning cannot start or go on."""
+    """Finetuning cannot start or continue."""
 
     exit_code = 10
 
@@ -144,19 +144,19 @@ class OutOfMemory(HpcmafError):
 
 
 class Interrupted(HpcmafError):
-    """Stopped by Ctrl-C or SIGTERM; the same command goes on, or begins again."""
+    """Stopped by Ctrl-C or SIGTERM; the same command resumes, or begins again."""
 
     exit_code = 130
 
 
 class OutputClosedError(HpcmafError):
-    """Whoever read the output has closed it, such as head."""
+    """The reader of the output has closed it, such as head."""
 
     exit_code = 141
 
 
 class StopRequested(HpcmafError):
-    """A finetuning job ended at a step, on request; the same command goes on from its checkpoint."""
+    """A finetuning job ended at a step, on request; the same command resumes from its checkpoint."""
 
     exit_code = 143
 
@@ -220,7 +220,7 @@ _DEVICE = re.compile(
 
 
 def failure_kind(error: BaseException) -> FailureKind:
-    """What a failure is worth, from the error itself or from what caused it."""
+    """The kind of a failure, from the error itself or from what caused it."""
     known = next((kind for cause in causes(error) if (kind := _own_kind(cause)) is not None), None)
     return known or ("refused" if isinstance(error, HpcmafError | OSError) else "defect")
 

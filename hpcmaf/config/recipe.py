@@ -171,7 +171,7 @@ class Recipe(Strict):
     @model_validator(mode="before")
     @classmethod
     def _one_objective(cls, values: Any) -> Any:
-        """``method: maft-dpo`` and ``training.objective: dpo`` are one wish in two places: either brings the other."""
+        """``method: maft-dpo`` and ``training.objective: dpo`` are one setting in two places: either implies the other."""
         training = values.get("training", {}) if isinstance(values, dict) else None
         if not isinstance(training, dict):
             return values

@@ -32,7 +32,7 @@ class Method:
     Attributes
     ----------
     trained
-        Who is finetuned: nobody, every agent a model of its own, the
+        Who is finetuned: no model, every agent a model of its own, the
         generators alone, or one model that plays all agents.
     rollout
         What is run on training problems: the debate; N first answers and no
@@ -64,7 +64,7 @@ class Method:
 
     name: str
     about: str
-    trained: Literal["nobody", "agents", "generators", "single"] = "agents"
+    trained: Literal["none", "agents", "generators", "single"] = "agents"
     rollout: Literal["debate", "answers", "hints"] = "debate"
     data: Literal["own", "pairs", "union", "responses", "gold"] = "own"
     objective: Literal["sft", "dpo"] = "sft"
@@ -83,11 +83,11 @@ class Method:
     def trained_agents(self, agents: int, rounds: int) -> list[str]:
         """Names of the models that one iteration finetunes.
 
-        Without a second round nobody ever plays a critic, so none is trained.
+        Without a second round there are no critics to train.
         """
         generators = [f"generator-{n}" for n in range(agents)]
         critics = [f"critic-{n}" for n in range(agents)] if rounds > 1 else []
-        names = {"nobody": [], "agents": generators + critics, "generators": generators, "single": [SINGLE]}
+        names = {"none": [], "agents": generators + critics, "generators": generators, "single": [SINGLE]}
         return names[self.trained]
 
     def rollout_shape(self, agents: int, rounds: int) -> Shape:
@@ -116,9 +116,9 @@ class Method:
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("base", "the untouched base, one answer", trained="nobody", inference="answer"),
-        Method("majority", "the untouched base, N answers and their vote", trained="nobody", inference="vote"),
-        Method("debate", "no training: N copies of the base debate", trained="nobody"),
+        Method("base", "the untouched base, one answer", trained="none", inference="answer"),
+        Method("majority", "the untouched base, N answers and their vote", trained="none", inference="vote"),
+        Method("debate", "no training: N copies of the base debate", trained="none"),
         Method(
             "star",
             "one model, on its answers that gold confirms; wrong ones are retried with gold as a hint",
@@ -151,11 +151,11 @@ METHODS: dict[str, Method] = {
         Method("maft", "multiagent finetuning: 2N specialists, debate with summaries"),
         Method("maft-no-summary", "maft with the others' answers concatenated instead of summarized", summaries=False),
         Method("maft-no-critic", "only the N generators are trained; critics stay the base", trained="generators"),
-        Method("unique-id", "no training; prompts begin with the agent's ID and role", trained="nobody", ids=True),
+        Method("unique-id", "no training; prompts begin with the agent's ID and role", trained="none", ids=True),
         Method(
             "cooperative",
             "no training; agents integrate the others' answers",
-            trained="nobody",
+            trained="none",
             critic_style="cooperate",
         ),
         Method("cooperative-ft", "maft whose agents integrate the others' answers", critic_style="cooperate"),

@@ -135,7 +135,7 @@ async def debate(problem: Problem, society: Society, protocol: Protocol, engine:
     summaries: list[tuple[Utterance, ...]] = []
 
     async def update(m: int, n: int) -> tuple[Utterance | None, Utterance]:
-        # As soon as its own summary is there: nobody reads another's.
+        # As soon as its own summary is there: agents do not read each other's.
         others = [answers[-1][other].spoken for other in agents if other != n]
         summary: Utterance | None = None
         read: str | Sequence[str] = others

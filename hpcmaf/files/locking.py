@@ -21,7 +21,7 @@ _NO_FLOCK = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTS
 def lock_holders() -> dict[int, int]:
     """Inodes of the files that are locked on this machine, with the process id of each lock's owner.
 
-    Reads the kernel's list instead of trying the locks: whoever tries one has it
+    Reads the kernel's list instead of trying the locks: a process that tries one has it
     for a moment, and could turn away a task that begins in that moment.
     """
     holders = {}
@@ -77,7 +77,7 @@ def lock(path: Path, message: str, patience: float = 0.0) -> Iterator[None]:
 
 @asynccontextmanager
 async def locked(path: Path, patience: float | None, tick: Callable[[], None], awaited: str) -> AsyncIterator[None]:
-    """Take a lock file for work that may be done twice: go on without it where that is better than not at all.
+    """Take a lock file for work that may be done twice: continue without it where that is better than not at all.
 
     Parameters
     ----------

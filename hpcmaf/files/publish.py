@@ -1,9 +1,9 @@
 """Files appear whole or not at all, and are read as what they are said to be.
 
 A file is written under a temporary name beside its target, synced, renamed,
-and then described by a manifest that carries its sha256. Whoever finds the
-manifest finds a finished file; whoever is killed in between leaves nothing
-that looks finished.
+and then described by a manifest that carries its sha256. Where there is a
+manifest there is a finished file; a writer that is killed in between leaves
+nothing that looks finished.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Record(BaseModel):
-    """Base of what a JSON file of ours must hold; keys of later versions are let through."""
+    """Base of what a JSON file of ours must hold; keys of later versions are accepted."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -53,7 +53,7 @@ def read_json(path: Path, model: type[BaseModel]) -> dict[str, Any]:
     Returns
     -------
     dict
-        The object as it stands in the file; what the model names is there and of its type.
+        The object as it is in the file; what the model names is there and of its type.
 
     Raises
     ------
@@ -132,7 +132,7 @@ class _ManifestFile(Record):
 
 
 def manifest_path(path: Path) -> Path:
-    """Where the manifest of ``path`` lies."""
+    """The path of a file's manifest."""
     return path.with_name(path.name + ".manifest.json")
 
 
@@ -179,8 +179,8 @@ def atomic_path(target: Path) -> Iterator[Path]:
         _replace(temporary, target)
         sync(target.parent)
     except OSError as error:
-        # A full disk does not say which file it had no room for, and nobody
-        # outside knows the temporary.
+        # A full disk does not say which file it had no room for, and callers
+        # do not know the temporary.
         if error.errno is not None and error.filename in {None, str(temporary), temporary}:
             error.filename = str(target)
         raise
@@ -189,9 +189,9 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 
 def remove(path: Path, tries: int = 3) -> None:
-    """Delete a file or folder that is in nobody's way; what does not go stays, with a line in the log.
+    """Delete a file or folder that nothing depends on; what cannot be deleted stays, with a line in the log.
 
-    NFS keeps a deleted file that somebody has open under another name, so
+    NFS keeps a deleted file that a process has open under another name, so
     its folder is not empty until they close it; what was done before must not
     fail for that.
     """

@@ -27,7 +27,7 @@ class Strict(BaseModel):
 def shipped_folder(name: str, in_checkout: str) -> Path:
     """Folder of files that come with the package.
 
-    They lie at the top of a checkout, where people look for them, and inside
+    They are at the top of a checkout, where people look for them, and inside
     the package once it is installed.
     """
     package = Path(__file__).parent.parent
@@ -78,7 +78,7 @@ _TOO_MUCH = "nested without end, or more than anybody could read; write it out, 
 def _check_plain(tree: Any, where: str) -> None:
     """Refuse what is neither text, number, truth value, null, list nor mapping of these by text.
 
-    So nobody behind this has to expect a date, bytes, a set, a list within
+    So callers need not expect a date, bytes, a set, a list within
     itself or a number that cannot be printed.
     """
     todo: list[tuple[Any, tuple[str, ...]]] = [(tree, ())]

@@ -66,7 +66,7 @@ def plan_run(run: RunDir, recipe: Recipe, profile: Profile) -> tuple[Plan, Split
     check_base(recipe.model)
     if recipe.training.tuning == "lora":
         check_targets(recipe.model, recipe.training.lora)
-    if METHODS[recipe.method].trained != "nobody":
+    if METHODS[recipe.method].trained != "none":
         check_packages(quantize=recipe.training.quantize)
         if profile.slurm is not None:
             check_gpu_type(quantize=recipe.training.quantize, gpu_type=profile.slurm.gpu_type)

@@ -201,7 +201,7 @@ def _test(
 
 def _untrained(group: Group) -> bool:
     method = METHODS.get(group.runs[0].method or "")
-    return method is not None and method.trained == "nobody"
+    return method is not None and method.trained == "none"
 
 
 def _partners(ours: Run, group: Group, other: Group) -> list[Run]:

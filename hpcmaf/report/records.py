@@ -163,7 +163,7 @@ class Run:
     def trained_on(self) -> str | None:
         """Name of the task trained on; ``None`` where nobody is trained, or nothing says on what."""
         method = METHODS.get(self.method or "")
-        return None if method is not None and method.trained == "nobody" else self.setting("task", "name")
+        return None if method is not None and method.trained == "none" else self.setting("task", "name")
 
     @property
     def transferred(self) -> bool:

@@ -78,7 +78,7 @@ def published(run: Run, iteration: int) -> float | None:
     name, method = _MODELS.get((run.model or "").lower()), METHODS.get(run.method or "")
     if name is None or method is None or run.transferred or run.task not in _TASKS or run.recipe is None:
         return None
-    untrained = method.trained == "nobody"
+    untrained = method.trained == "none"
     for shape in (method.inference_shape, *([] if untrained else [method.rollout_shape])):
         if shape(run.agents or 0, run.rounds or 0) != shape(_AGENTS, _ROUNDS):
             return None

@@ -46,7 +46,7 @@ class Attempt:
     cause
         Why it failed: type, message, expected, exit_code; kind
         (:data:`hpcmaf.errors.FailureKind`), errno, node; step, how far the
-        task was; pid, traceback. ``None`` when it left no word (it was
+        task was; pid, traceback. ``None`` when it wrote none (it was
         killed, or runs).
     """
 
@@ -63,7 +63,7 @@ def begin(task: Path, facts: Mapping[str, Any] | None = None) -> Path:
     task
         The folder of its attempts.
     facts
-        To be kept in it.
+        Written into it.
     """
     task.mkdir(parents=True, exist_ok=True)
     number = max((int(path.name) for path in task.iterdir() if path.name.isdecimal()), default=0)
@@ -101,7 +101,7 @@ def leave_cause(folder: Path, cause: Mapping[str, Any]) -> None:
 
 
 def read_cause(folder: Path) -> Mapping[str, Any] | None:
-    """Why an attempt failed; ``None`` when it left no word (it was killed)."""
+    """Why an attempt failed; ``None`` when it wrote none (it was killed)."""
     return _read(folder / _CAUSE, _Cause)
 
 

@@ -88,7 +88,7 @@ class RunDir:
 
     @property
     def driver_lock(self) -> Path:
-        """Held by whoever submits to the run (:meth:`drive`)."""
+        """Locked by the process that submits to the run (:meth:`drive`)."""
         return self.root / _DRIVER_LOCK
 
     @property
@@ -150,7 +150,7 @@ class RunDir:
         return self.iteration(t) / "agents" / agent
 
     def checkpoints(self, t: int, agent: str) -> Path:
-        """What an unfinished finetuning job goes on from."""
+        """What an unfinished finetuning job resumes from."""
         return self.iteration(t) / "agents" / f".{agent}.checkpoints"
 
     def metrics(self, t: int) -> Path:
@@ -242,16 +242,16 @@ class RunDir:
         return [name for name in self.read_marker(stage, task)["outputs"] if not (self.root / name).exists()]
 
     def leftovers(self, plan: Plan) -> list[Path]:
-        """Temporaries of writers, journals and checkpoints of what is done; rubbish once nobody works here."""
+        """Temporaries of writers, journals and checkpoints of what is done; rubbish once no process works here."""
         done = [(stage, task) for stage in plan.stages for task in stage.tasks if self.done(stage, task)]
         kept = [stage.spec.resume(self, stage.iteration, task) for stage, task in done if stage.spec.resume]
         return [*self.root.rglob(".*.tmp"), *(path for path in kept if path.exists())]
 
     @contextmanager
     def claim(self, stage: Stage, task: str) -> Iterator[None]:
-        """Hold a task while working on it; a second worker is refused.
+        """Lock a task while working on it; a second worker is refused.
 
-        The lock goes with its process, so nothing has to be cleaned up after
+        The lock ends with its process, so nothing has to be cleaned up after
         a kill.
 
         Raises
@@ -278,12 +278,12 @@ class RunDir:
 
     @contextmanager
     def drive(self, patience: float = 0.0) -> Iterator[None]:
-        """Hold the run while submitting to it.
+        """Lock the run while submitting to it.
 
         Parameters
         ----------
         patience
-            Seconds to wait for others, such as a gate, to let go of it.
+            Seconds to wait for others, such as a gate, to release it.
 
         Raises
         ------

@@ -197,6 +197,11 @@ def check_continues(old: Plan, new: Plan, where: str) -> None:
     """
     old_body, new_body = _unlimited(old.body()), _unlimited(new.body())
     for key in _differences(old_body, new_body):
+        if _at(old_body, key, missing := object()) is missing:
+            raise PlanChangedError(
+                f"{where}: the run was planned by an earlier version of hpcmaf, which had no {key}; "
+                "finish it with that version, or start a new run with --run NAME"
+            )
         raise PlanChangedError(
             f"{where}: the run was planned with {key} = {_at(old_body, key)}, now it is {_at(new_body, key)}; "
             "undo the change, or start a new run with --run NAME"
@@ -230,7 +235,7 @@ def _differences(old: Any, new: Any, prefix: str = "") -> Sequence[str]:
     return [] if old == new else [prefix]
 
 
-def _at(body: Any, key: str) -> Any:
+def _at(body: Any, key: str, missing: Any = None) -> Any:
     for part in key.split("."):
-        body = body.get(part) if isinstance(body, dict) else None
+        body = body.get(part, missing) if isinstance(body, dict) else missing
     return body

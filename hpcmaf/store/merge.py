@@ -18,7 +18,7 @@ from hpcmaf.store.reader import Store
 from hpcmaf.store.schema import MANIFEST_SCHEMA, StoreInfo
 from hpcmaf.store.writer import write_file
 
-# Where a problem lies: shard and row.
+# The location of a problem: shard and row.
 _Slot = tuple[Path, int]
 
 
@@ -60,7 +60,7 @@ def merge(shards: Sequence[Path], out: Path, *, expected_ids: Sequence[str] | No
 
 
 def _survey(shards: Sequence[Path]) -> tuple[StoreInfo, dict[str, _Slot]]:
-    """What the shards have in common, and where each problem lies."""
+    """What the shards have in common, and the location of each problem."""
     info: StoreInfo | None = None
     slots: dict[str, _Slot] = {}
     for path in shards:

@@ -1,6 +1,6 @@
 """Find what is wrong with a store, a folder of shards or a whole run, and name it.
 
-A finding names file, fault and remedy. The search goes on after one: a person
+A finding names file, fault and remedy. The search continues after one: a person
 who repairs a run wants the list of all files to replace.
 """
 

@@ -24,9 +24,9 @@ from tests.jobs.every_method import EVAL, SEED, M, N, Studied, carry_out, sample
 
 pytestmark = pytest.mark.slow
 
-TRAINED = [name for name, row in METHODS.items() if row.trained != "nobody"]
+TRAINED = [name for name, row in METHODS.items() if row.trained != "none"]
 GENERATORS, CRITICS = ([f"{role}-{n}" for n in range(N)] for role in ("generator", "critic"))
-LEARNERS = {"nobody": [], "single": ["single"], "generators": GENERATORS, "agents": GENERATORS + CRITICS}
+LEARNERS = {"none": [], "single": ["single"], "generators": GENERATORS, "agents": GENERATORS + CRITICS}
 SHAPES = {"debate": (N, M), "answers": (N, 1), "vote": (N, 1), "hints": (1, 2), "answer": (1, 1)}
 
 

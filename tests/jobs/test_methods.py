@@ -72,7 +72,7 @@ def test_what_each_method_asks_in_evaluation(runs: dict[str, Played]) -> None:
         "maft-no-summary": bare,
     }
     for name, played in runs.items():
-        for t in (0, 2) if METHODS[name].trained != "nobody" else (0,):
+        for t in (0, 2) if METHODS[name].trained != "none" else (0,):
             assert kinds(played, f"it{t:02d}/eval") == wanted[name], name
             metrics = json.loads(played.run.metrics(t).read_text())
             assert (metrics["method"], metrics["problems"]) == (name, 6)
@@ -152,7 +152,7 @@ def poisoned(folder: Path, gold: str | None) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.trained != "nobody"])
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.trained != "none"])
 def test_gold_is_read_by_star_and_evaluation_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Poisoned gold, or none, changes no request and no training set of any method but STaR."""
     outcomes: list[Any] = []

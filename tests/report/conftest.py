@@ -113,7 +113,7 @@ def make_run(tmp_path: Path) -> Callable[..., RunDir]:
             shape = method.inference_shape(whole.debate.agents, whole.debate.rounds)
             debates = invent(problems, skills[: shape.rounds], shape.agents, 1000 * seed + t)
             metrics = score(debates, **run_seed, method=whole.method, task=whole.evaluation.name)
-            if t and method.trained != "nobody":
+            if t and method.trained != "none":
                 shape = method.rollout_shape(whole.debate.agents, whole.debate.rounds)
                 train = list(invent(20, (0.5, 0.6, 0.7)[: shape.rounds], shape.agents, 1000 * seed + t, "train"))
                 metrics["pseudo_labels"] = pseudo_label_accuracy(train, **run_seed)

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from hpcmaf.cli import cli
 from hpcmaf.config.profile import load_profile
+from hpcmaf.errors import PlanChangedError
 
 RUN = Path(__file__).with_name("old-run")
 
@@ -40,6 +41,15 @@ def test_an_old_run_is_read(tmp_path: Path, words: list[str], said: list[str]) -
     assert result.exit_code == 0, result
     for line in said:
         assert line in result.output
+
+
+def test_an_old_run_is_not_extended(tmp_path: Path) -> None:
+    run = tmp_path / "old"
+    shutil.copytree(RUN, run)
+    words = ["plan", "--recipe", str(run / "recipe.yaml"), "--run", str(run), "--iters", "2"]
+    result = CliRunner().invoke(cli, [*words, "--set-profile", "generation.problems_per_shard=120"])
+    assert isinstance(result.exception, PlanChangedError)
+    assert "planned by an earlier version of hpcmaf, which had no recipe.model.date; " in str(result.exception)
 
 
 def test_options_that_are_no_more_are_ignored_and_named(capsys: pytest.CaptureFixture[str]) -> None:
