@@ -10,14 +10,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from hpcmaf.config.profile import Finetuning
 from hpcmaf.config.recipe import Training
 from hpcmaf.engines.chat import DATE
 from hpcmaf.errors import ConfigError
-from hpcmaf.files.publish import write_json
-from hpcmaf.files.yaml import validate
+from hpcmaf.files.publish import first_fault, write_json
 
 # NVIDIA's before Ada, by the names that sites give them.
 _WITHOUT_FP8 = re.compile(r"(?<![a-z0-9])(a10|a16|a30|a40|a100|a800|v100s?|t4|p100|a[456]000)(?![0-9])", re.IGNORECASE)
@@ -76,6 +75,13 @@ class FinetuneJob(Training, Finetuning):
     iteration: int = 1
     agent: str = ""
 
+    def __init__(self, **values: Any) -> None:
+        """Raise ``ConfigError`` where a value is impossible."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(f"finetuning: {first_fault(error)}") from error
+
     @model_validator(mode="after")
     def _everybody_computes(self) -> Self:
         if self.batch_size < self.nodes * self.processes:
@@ -92,7 +98,7 @@ class FinetuneJob(Training, Finetuning):
 
     def replace(self, **changes: Any) -> Self:
         """The same job but for some values; ``ConfigError`` where they are impossible."""
-        return validate(type(self), self.model_dump() | changes, "finetuning")
+        return type(self)(**self.model_dump() | changes)
 
     def write(self, path: Path) -> None:
         """Write the job as JSON."""
@@ -102,8 +108,8 @@ class FinetuneJob(Training, Finetuning):
     def read(cls, path: Path) -> Self:
         """Read a job written by :meth:`write`; ``ConfigError`` where the file is none, or has an impossible value."""
         try:
-            return validate(cls, json.loads(path.read_text(encoding="utf-8")), str(path))
-        except (OSError, ValueError) as error:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, ConfigError) as error:
             raise ConfigError(f"{path}: not a finetuning job ({error}); rerun the stage that writes it") from error
 
 
