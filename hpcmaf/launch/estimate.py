@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from hpcmaf.config.profile import Profile
@@ -56,7 +57,7 @@ def estimate(
     profile: Profile,
     done: Mapping[str, set[str]],
     running: Mapping[str, Sequence[str]],
-    started: Mapping[tuple[str, str], float] | None = None,
+    started: Mapping[tuple[str, str], float] = MappingProxyType({}),
 ) -> Estimate:
     """Time left, stage after stage as they wait for each other.
 
@@ -84,11 +85,13 @@ def estimate(
             mean, width = paces[stage.kind]
             width = _width(stage, profile, len(now), width)
             if mean is None:
-                mean = _guess(run, stage, shares, started or {})
+                mean = _guess(run, stage, shares, started)
             if mean is None or width is None:
                 whole = False
             if mean is not None:
-                rest = [mean * (1 - share) for share in shares.values()]
+                # Where a task has not reported yet, as while it loads its model, the clock has to do.
+                waited = {task: time.time() - started.get((stage.id, task), time.time()) for task in shares}
+                rest = [mean - (mean * share or min(waited[task], 0.9 * mean)) for task, share in shares.items()]
                 # Work shared evenly, but no task is done sooner than the slowest that runs.
                 work = mean * max(0, left - len(rest)) + sum(rest)
                 longest = mean if left > len(rest) else max(rest, default=0.0)

@@ -18,6 +18,7 @@ from rich.console import Console
 from hpcmaf.cli.status import command
 from hpcmaf.errors import DataError
 from hpcmaf.files.publish import write_json
+from hpcmaf.launch.estimate import estimate
 from hpcmaf.launch.progress import Watcher
 from hpcmaf.launch.slurm.submissions import Submission, Submissions, Verdict, write_stop
 from hpcmaf.launch.status import look
@@ -253,6 +254,11 @@ def test_a_driver_shows_bars_in_a_terminal(tmp_path: Path) -> None:
             time.sleep(0.05)  # the screen is drawn several times a second
         shown = screen.getvalue()
         watcher.finished(stage, "00001", 60.0)
+    later = estimate(
+        run, plan, profile, run.done_tasks(plan), {stage.id: ["00002"]}, {(stage.id, "00002"): time.time() - 20}
+    )
+    # Of three, one began 20 of its 60 seconds ago and has not reported yet: 160 s of work in two slots.
+    assert later.stages[stage.id] == pytest.approx(80, abs=1)
     assert all(text in shown for text in ("it01/debate 00001", "3/9", "12 tokens/s", "1/15"))
     # Two of four debates are left, with two slots for them.
     assert "it01/debate 00001 done in 1:00 (2/15 tasks, at least 1:00 left)" in screen.getvalue()
