@@ -94,7 +94,7 @@ def main() -> None:
     except click.ClickException as error:
         code = _fail(UsageError(_filled(error)))
     except (click.Abort, KeyboardInterrupt):
-        code = _fail(Interrupted("interrupted; the same command goes on where this one stopped, or begins again"))
+        code = _fail(Interrupted("interrupted; the same command resumes where this one stopped, or starts again"))
     except BrokenPipeError:
         code = OutputClosedError.exit_code
     except (OSError, MemoryError) as error:

@@ -106,7 +106,7 @@ class Profile(Strict):
         for section, key, device, used, job in self._gpu_use():
             if (idle := job.gpus - (0 if device == "cpu" else used)) > 0:
                 hours = f"{idle * job.nodes * job.minutes / 60:,.1f} GPU-hours"
-                text = f"{section}: {idle} of {job.gpus} GPUs a node are asked for and idle, up to {hours} of each job"
+                text = f"{section}: {idle} of {job.gpus} GPUs a node are requested and idle, up to {hours} of each job"
                 more = "generation.engines" if section == "generation" else f"{section}.{key}"
                 found.append((text, f"lower slurm.{section}.gpus to {job.gpus - idle}, or use them: {more}"))
         return found

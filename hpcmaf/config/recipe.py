@@ -34,7 +34,7 @@ class Model(Strict):
     revision: str | None = None
     trust_remote_code: bool = False
     date: Annotated[str, AfterValidator(_day)] = Field(
-        DATE, description="the day, as '2025-01-31', that chat templates are told it is, in debates and in training"
+        DATE, description="the date, as '2025-01-31', that chat templates see, in debates and in training"
     )
 
 
@@ -202,7 +202,7 @@ class Recipe(Strict):
     @model_validator(mode="after")
     def _possible(self) -> Recipe:
         if self.debate.agents == 1 and self.debate.rounds > 1:
-            raise ValueError("debate.rounds: one agent has nobody to debate with; set debate.rounds to 1")
+            raise ValueError("debate.rounds: one agent cannot debate; set debate.rounds to 1")
         if self.selection.critics == "disputed" and self.debate.agents < 3:
             raise ValueError(
                 "selection.critics: disputed needs others who can disagree; set debate.agents to 3 or more"

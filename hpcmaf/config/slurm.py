@@ -47,7 +47,7 @@ _OWN_OPTIONS = {
     "wait": "hpcmaf status --watch",
     "clusters": "nothing: a run's jobs are looked for on this machine's own cluster",
     "cluster-constraint": "nothing: a run's jobs are looked for on this machine's own cluster",
-    "hold": "nothing: nobody would release the jobs",
+    "hold": "nothing: held jobs would never start",
     "test-only": "hpcmaf doctor",
     "parsable": "nothing: hpcmaf reads sbatch's answers",
     "quiet": "nothing: hpcmaf reads sbatch's answers",

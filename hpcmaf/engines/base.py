@@ -111,7 +111,7 @@ class ServedModels:
     agents
         Agent name to folder; empty before the first iteration.
     date
-        The day that chat templates are told it is.
+        The date that chat templates see.
     """
 
     base: str

@@ -56,7 +56,7 @@ def pick_device(name: str) -> Any:
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():
-        raise PlatformError("device cuda was asked for, but torch sees no GPU; set device: cpu or auto in the profile")
+        raise PlatformError("device cuda was requested, but torch sees no GPU; set device: cpu or auto in the profile")
     return torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -289,7 +289,7 @@ class EndpointEngine(HttpEngine):
             if error.status in range(400, 500) and error.status not in {408, 425, 429}:
                 raise EngineError(f"{url}: {error}{remedy.get(error.status, '')}") from None
             waited = f"for {options.patience_minutes:g} minutes (generation.endpoint.patience_minutes)"
-            raise EngineError(f"{url}: {error}, {waited}; the same command goes on", kind="hardware") from None
+            raise EngineError(f"{url}: {error}, {waited}; the same command resumes", kind="hardware") from None
         except (KeyError, IndexError, TypeError, AttributeError):
             raise EngineError(f"{url}: its reply is no chat completion; see generation.endpoint.url") from None
         prompt, made = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0

@@ -92,7 +92,7 @@ def _recipe(run: RunDir, agent: str) -> Recipe:
     recipe = Recipe.model_validate(run.load_plan().recipe)
     agents = trained_agents(recipe)
     if not agents:
-        raise DataError(f"{run.root}: method {recipe.method} trains nobody, so there is nothing to export")
+        raise DataError(f"{run.root}: method {recipe.method} trains no agent, so there is nothing to export")
     if agent not in agents:
         raise UsageError(f"--agent {agent}: not one that the run trains; they are {', '.join(agents)}")
     return recipe

@@ -109,7 +109,7 @@ def run_stage(run: RunDir, plan: Plan, stage: Stage, tasks: Sequence[str]) -> Hp
     if failure is None and stop.requested:
         left = next((task for task in chosen if not run.done(stage, task)), None)
         if left is not None:
-            raise StopRequested(f"{stage.id}: told to stop before {left} began; the same command goes on")
+            raise StopRequested(f"{stage.id}: stopped on request before {left} began; the same command resumes")
     if isinstance(failure, OSError | MemoryError):
         return system_error(failure)
     if failure is not None and not isinstance(failure, HpcmafError):

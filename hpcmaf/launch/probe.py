@@ -173,7 +173,7 @@ def _judge(profile: Profile, folder: Path, answers: list[Answer], nodes: int, wh
     yield check("sbatch in jobs", good, fault, "set slurm.chain to presubmitted")
 
     fewest = min(answer["gpus"] for answer in answers)
-    text = f"{fewest} visible, {wanted} asked for"
+    text = f"{fewest} visible, {wanted} requested"
     yield check("GPUs on nodes", text, text if fewest < wanted else "", "check gpu_option, gpu_type and drivers")
 
 

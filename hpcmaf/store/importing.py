@@ -128,7 +128,7 @@ def _entry(where: str, value: Any) -> _Entry:
                 found = f"role {message.role[:60]!r} where {expected!r} belongs, as turns alternate{remedy}"
                 _refuse(f"{where}, agent {n}, message {m}", found)
         if len(messages) % 2:
-            _refuse(f"{where}, agent {n}", "ends with a user message that nobody answered")
+            _refuse(f"{where}, agent {n}", "ends with a user message without an answer")
     return agents, solution
 
 

@@ -111,7 +111,7 @@ def drive_study(
     if failures:
         name, why = next(iter(failures.items()))
         more = f" (and {len(failures) - 1} more runs)" if len(failures) > 1 else ""
-        raise StageError(f"{study.root / name}: {why}{more}; mend that, and the same command goes on")
+        raise StageError(f"{study.root / name}: {why}{more}; mend that, and the same command resumes")
 
 
 @dataclass(eq=False)

@@ -66,5 +66,5 @@ class Generated(Task):
             raise ConfigError(f"task.levels: {self.name} has no levels; remove the key")
         for key, count in (("train", train), ("eval", eval)):
             if count > self.most:
-                raise ConfigError(f"task.{key}: {count} problems asked for, at most {self.most} can be; lower it")
+                raise ConfigError(f"task.{key}: {count} problems requested, at most {self.most} can be; lower it")
         return Splits(self.generate(train, seed, "train"), self.generate(eval, seed, "eval"))

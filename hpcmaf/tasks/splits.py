@@ -89,7 +89,7 @@ def draw(pools: Mapping[str, Sequence[Problem]], *, train: int, eval: int, seed:
         if asked > len(side):
             other = ", or lower task.eval: both come from one pool" if test is None and name == "train" else ""
             raise ConfigError(
-                f"task.{name}: {asked} problems asked for, {len(side)} available in {source} "
+                f"task.{name}: {asked} problems requested, {len(side)} available in {source} "
                 f"(repeated questions count once); set task.{name} to at most {len(side)}{other}"
             )
     return Splits(_sample(train_side, train, seed, "train"), _sample(eval_side, eval, seed, "eval"))

@@ -128,7 +128,7 @@ def join_finetune(work: Path, node: NodeRank, *, stop: StopFlag | None = None) -
     end = time.monotonic() + node.joining_s
     while not (work / "job.json").exists():
         if stop.requested:
-            raise StopRequested(f"node {node.rank}: stopped as asked, before the job had begun")
+            raise StopRequested(f"node {node.rank}: stopped on request, before the job had begun")
         if time.monotonic() > end:
             raise TrainingError(
                 f"{work}: node 0 has not begun the job within {node.joining_s:g} s; see its log", kind="lost"
@@ -197,12 +197,12 @@ def _unfinished(
     name, requested = Path(job.output).name, stop.requested or stop_requested(work)
     if code == 0 and running.report is not None:
         at, steps = running.report["stopped_at"], running.report["steps"]
-        return StopRequested(f"finetuning {name}: stopped as asked at step {at} of {steps}; {_resumes(job, at)}")
+        return StopRequested(f"finetuning {name}: stopped on request at step {at} of {steps}; {_resumes(job, at)}")
     if requested and stop.overdue:
-        late = f"killed, for it had not stopped {stop.grace_s:g} s after it was asked to"
+        late = f"killed, for it had not stopped {stop.grace_s:g} s after the request"
         return StopRequested(f"finetuning {name}: {late}; {_resumes(job)}")
     if requested and code == 0:
-        return StopRequested(f"finetuning {name}: stopped as asked before its first step; {_resumes(job)}")
+        return StopRequested(f"finetuning {name}: stopped on request before its first step; {_resumes(job)}")
     known = running.failure(code)
     if node is not None and known.kind != "lost" and read(work) is None:
         known = replace(known, message=f"node {node.rank} ({node.local_address}): {known.message}")
@@ -211,7 +211,7 @@ def _unfinished(
         known = replace(known, message=f"node {', '.join(map(str, silent))} is gone ({known.message})")
     if requested and known.kind == "lost":
         # Some processes were killed before all had agreed to stop.
-        return StopRequested(f"finetuning {name}: broken off, as asked; {_resumes(job)}")
+        return StopRequested(f"finetuning {name}: broken off, as requested; {_resumes(job)}")
     if known.kind == "memory":
         limit = "micro_batch_size" if job.micro_batch_size > 1 else "max_length"
         remedy = f"(now {job.micro_batch_size})" if job.micro_batch_size > 1 else "or use gradient_checkpointing"

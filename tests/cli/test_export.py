@@ -73,7 +73,7 @@ def test_a_full_finetunings_checkpoint_is_the_model(make: Callable[..., RunDir],
         ((), ["--agent", "generator-0"], DataError, "generator-0 has no model yet; finish an iteration"),
         ((), ["--agent", "critic-1", "--iter", "2"], DataError, "no model of iteration 2; iterations that have one: 1"),
         ((), ["--agent", "critic-2", "--as", "data"], DataError, "critic-2 has no training set yet"),
-        (("method=debate",), ["--agent", "critic-1"], DataError, "method debate trains nobody"),
+        (("method=debate",), ["--agent", "critic-1"], DataError, "method debate trains no agent"),
     ],
 )
 def test_what_there_is_not(

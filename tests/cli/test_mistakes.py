@@ -219,7 +219,7 @@ def test_an_interrupt_is_one_line(tmp_path: Path) -> None:
     assert process.stderr
     said = process.stderr.read()
     process.communicate()
-    assert said.decode().splitlines() == ["error: interrupted; the same command goes on where this one stopped, or begins again"]  # fmt: skip
+    assert said.decode().splitlines() == ["error: interrupted; the same command resumes where this one stopped, or starts again"]  # fmt: skip
 
 
 def test_help_lists_every_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,7 +37,7 @@ def refused(*overrides: str) -> str:
         ("method=magic", ["unknown method 'magic'", "maft"]),
         ("task.train=0", ["task.train", "not 0"]),
         ("model=null", ["model", "not None"]),
-        ("debate.agents=1", ["debate.rounds", "nobody to debate with"]),
+        ("debate.agents=1", ["debate.rounds", "one agent cannot debate"]),
         ("debate.agents=[1", ["--set debate.agents", "not valid YAML"]),
         ("debate.agents", ["expected key=value"]),
         ("name.first=x", ["'name' is a plain value"]),

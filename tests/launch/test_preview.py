@@ -222,7 +222,7 @@ def test_plan_tells_what_jobs_would_do_without_or_miss(no_slurm: Path, monkeypat
     assert result.exit_code == 0
     warnings = [line for line in result.stdout.splitlines() if line.startswith("warning: ")]
     assert len(warnings) == 2
-    assert "3 of 4 GPUs a node are asked for and idle, up to 12.0 GPU-hours of each job" in warnings[0]
+    assert "3 of 4 GPUs a node are requested and idle, up to 12.0 GPU-hours of each job" in warnings[0]
     assert "generation.engine is vllm, which this Python does not have" in warnings[1]
     assert "pip install 'hpcmaf[vllm]'" in warnings[1]
     assert len(json.loads(ask(plan.command, *words, "--json").stdout)["warnings"]) == 2

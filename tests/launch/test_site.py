@@ -173,7 +173,7 @@ def test_processes_on_cpus_are_as_many_as_one_likes(overrides: list[str]) -> Non
     [
         (
             ["finetuning.processes=1", *GPUS, "slurm.finetuning.minutes=120"],
-            "finetuning: 3 of 4 GPUs a node are asked for and idle, up to 6.0 GPU-hours of each job",
+            "finetuning: 3 of 4 GPUs a node are requested and idle, up to 6.0 GPU-hours of each job",
         ),
         (["slurm.generation.gpus=2"], "generation: 1 of 2 GPUs a node"),
         (["finetuning.device=cpu", *GPUS], "finetuning: 4 of 4 GPUs a node"),

@@ -378,7 +378,7 @@ def test_what_slurm_refused_is_told_in_its_words(tmp_path: Path, slurm_says: Slu
 @pytest.mark.parametrize(
     ("cause", "state", "failures"),
     [
-        ({"type": "StopRequested", "message": "stopped as asked before its first step"}, "CANCELLED", []),
+        ({"type": "StopRequested", "message": "stopped on request before its first step"}, "CANCELLED", []),
         (None, "CANCELLED", []),
         (None, None, []),
         ({"type": "DataError", "message": "torn"}, None, ["torn"]),

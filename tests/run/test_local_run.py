@@ -239,7 +239,7 @@ def test_ctrl_c_is_one_line(tmp_path: Path) -> None:
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in said
-    assert said.splitlines()[-1].startswith("error: interrupted; the same command goes on")
+    assert said.splitlines()[-1].startswith("error: interrupted; the same command resumes")
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_the_doctor_looks_at_nodes_from_within(slurm: Cluster, tmp_path: Path) -
     for area in ("controller", "accounting", "generation", "nodes", "locks across nodes", "sbatch in jobs"):
         assert found[area]["level"] == "ok", found[area]
     assert "node1, node2" in found["nodes"]["text"]
-    assert found["GPUs on nodes"]["text"] == "2 visible, 2 asked for"
+    assert found["GPUs on nodes"]["text"] == "2 visible, 2 requested"
     assert found["names of nodes"]["level"] == "ok" and "node2 is 127.0.0.1" in found["names of nodes"]["text"]
     assert sorted(loop.run.root.iterdir()) == before
 

@@ -166,7 +166,7 @@ def test_math_levels(tmp_path) -> None:
     # Levels go 1 2 3 4 5 1 ...: of 12 numbers, 3 3 2 2 2 per subject; of 6, 2 1 1 1 1.
     splits = task.splits(root, 16, 8, 0)
     assert {problem.meta["level"] for problem in splits.train + splits.eval} == {"1", "2", "3"}
-    with pytest.raises(ConfigError, match=r"task\.train: 17 problems asked for, 16 available"):
+    with pytest.raises(ConfigError, match=r"task\.train: 17 problems requested, 16 available"):
         task.splits(root, 17, 8, 0)
     assert {p.meta["level"] for p in task.splits(root, 4, 2, 0, [5]).train} == {"5"}
     assert "?" in {p.meta["level"] for p in task.splits(root, 25, 12, 0, [1, 2, 3, 4, 5]).train}
@@ -239,7 +239,7 @@ def test_mmlu_redux_object_with_splits(tmp_path) -> None:
     splits = get_task("mmlu").splits(tmp_path / "out", 1, 1, 0)
     assert ([p.id for p in splits.train], [p.id for p in splits.eval]) == (["mmlu-2"], ["mmlu-3"])
     leak_guard(splits.train, splits.eval)
-    with pytest.raises(ConfigError, match=r"task\.train: 2 problems asked for, 1 available"):
+    with pytest.raises(ConfigError, match=r"task\.train: 2 problems requested, 1 available"):
         get_task("mmlu").splits(tmp_path / "out", 2, 1, 0)
 
 

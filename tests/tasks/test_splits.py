@@ -54,7 +54,7 @@ def test_questions_of_the_test_split_never_train(training, test, seed) -> None:
     splits = draw({"train": training, "test": test}, train=left, eval=1, seed=seed, source="here")
     check(splits, left, 1)
     assert not set(hashes(splits.train)) & set(hashes(test))
-    with pytest.raises(ConfigError, match=rf"task\.train: {left + 1} problems asked for, {left} available in here"):
+    with pytest.raises(ConfigError, match=rf"task\.train: {left + 1} problems requested, {left} available in here"):
         draw({"train": training, "test": test}, train=left + 1, eval=1, seed=seed, source="here")
 
 
@@ -89,9 +89,9 @@ def test_a_larger_draw_begins_with_the_smaller_one() -> None:
 
 
 def test_more_than_a_pool_holds_names_number_and_key() -> None:
-    with pytest.raises(ConfigError, match=r"task\.train: 8 problems asked for, 6 available in here .* at most 6"):
+    with pytest.raises(ConfigError, match=r"task\.train: 8 problems requested, 6 available in here .* at most 6"):
         draw({"all": pool(10)}, train=8, eval=4, seed=0, source="here")
-    with pytest.raises(ConfigError, match=r"task\.eval: 11 problems asked for, 10 available"):
+    with pytest.raises(ConfigError, match=r"task\.eval: 11 problems requested, 10 available"):
         draw({"all": pool(10)}, train=0, eval=11, seed=0, source="here")
 
 

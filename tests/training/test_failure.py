@@ -138,7 +138,7 @@ def test_kills_for_memory_are_counted_in_either_kind_of_control_group(tmp_path):
         (Failure("refused", "diverged"), True, TrainingError, "diverged; see"),
         (Failure("hardware", "Stale file handle", 116), False, TrainingError, "Stale file handle; see"),
         (Failure("lost", "connection closed"), False, TrainingError, "connection closed"),
-        (Failure("lost", "connection closed"), True, StopRequested, "broken off, as asked"),
+        (Failure("lost", "connection closed"), True, StopRequested, "broken off, as requested"),
         (None, False, TrainingError, "last line of the log"),
     ],
 )

@@ -101,7 +101,7 @@ class Slurm(Scheduler):
         """One squeue, and the markers."""
         self._seen = Snapshot.take(self.run, self.plan, self.log, self._queue(), self.own_job)
         if twins := self._seen.twins:
-            self.say(f"Slurm was told twice of {', '.join(twins)}; cancelling the later ones")
+            self.say(f"submitted twice: {', '.join(twins)}; cancelling the later ones")
             cancel(twins, seconds=self.cluster.command_seconds)
         self._unfetter(self._seen)
         return self._seen

@@ -82,7 +82,7 @@ class ClusterTask:
                 failure = self._without_progress(run, stage, left[0]) or failure
             if isinstance(failure, StopRequested | None):
                 signals.leave()
-            failure = failure or StopRequested(f"{stage.id}: told to stop before {tasks[-1]} was done")
+            failure = failure or StopRequested(f"{stage.id}: stopped on request before {tasks[-1]} was done")
         if failure is not None:
             raise failure
 
