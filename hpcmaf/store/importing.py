@@ -38,8 +38,6 @@ class _Message(BaseModel):
 _Solution = _Text | Annotated[int, Strict()] | Annotated[float, Strict(), Field(allow_inf_nan=False)]
 _Messages = Annotated[list[_Message], Field(min_length=1)]
 _ENTRY = TypeAdapter(tuple[Annotated[list[_Messages], Field(min_length=1)], _Solution])
-
-# Messages of every agent, and the solution.
 _Entry = tuple[list[list[_Message]], str | int | float]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import StoreError
 from hpcmaf.files.publish import Manifest, atomic_path, check_manifest, manifest_path, write_manifest
-from hpcmaf.store.reader import Store
+from hpcmaf.store.reader import REMEDY, Store
 from hpcmaf.store.schema import MANIFEST_SCHEMA, StoreInfo
 from hpcmaf.store.writer import write_file
 
@@ -67,13 +67,13 @@ def _survey(shards: Sequence[Path]) -> tuple[StoreInfo, dict[str, _Slot]]:
         manifest = check_manifest(path)
         with Store(path) as store:
             if manifest.rows != len(store):
-                raise StoreError(
-                    f"{path}: {len(store)} problems where its manifest says {manifest.rows}; delete both and rerun"
-                )
+                raise StoreError(f"{path}: {len(store)} problems where its manifest says {manifest.rows}; {REMEDY}")
             info = info or store.info
             if store.info != info:
-                ours, theirs = asdict(info), asdict(store.info)
-                differences = ", ".join(f"{k} {theirs[k]!r} not {ours[k]!r}" for k in ours if ours[k] != theirs[k])
+                pairs = ((name, value, getattr(info, name)) for name, value in asdict(store.info).items())
+                differences = ", ".join(
+                    f"{name} {value!r} not {ours!r}" for name, value, ours in pairs if value != ours
+                )
                 raise StoreError(f"{path}: {differences} as in {shards[0]}; merge shards of one stage only")
             for row, identifier in enumerate(store.problem_ids):
                 if identifier in slots:

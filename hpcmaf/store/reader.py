@@ -37,8 +37,6 @@ from hpcmaf.tasks.problems import Problem
 
 REMEDY = "delete it and its manifest, and rerun the stage that wrote it"
 
-# What h5py raises for files with flipped bits, cut ends or impossible text.
-_SYMPTOMS = (OSError, KeyError, RuntimeError, ValueError)
 # An address that no file can have comes from a damaged one.
 _OF_DAMAGE = {None, errno.EINVAL, errno.EOVERFLOW}
 # Where HDF5 reads metadata, h5py has the system's number in its text alone.
@@ -62,7 +60,7 @@ def reading(path: Path, dataset: str) -> Iterator[None]:
         yield
     except HpcmafError:
         raise
-    except _SYMPTOMS as error:
+    except (OSError, KeyError, RuntimeError, ValueError) as error:  # of flipped bits, cut ends, impossible text
         in_text = _ERRNO.search(str(error))
         number = getattr(error, "errno", None) or (int(in_text[1]) if in_text else None)
         if number not in _OF_DAMAGE:

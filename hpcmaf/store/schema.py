@@ -66,7 +66,7 @@ BLOCK = 32  # problems encoded or decoded at a time
 # The oldest format whose metadata is checksummed throughout; read by every
 # HDF5 since 1.10 (2016).
 LIBVER = ("v110", "v110")
-MAX_ROUNDS_AND_AGENTS = 65535
+MOST = 1000  # agents, and rounds; as in recipes
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +145,8 @@ def utterances(transcript: Transcript, info: StoreInfo) -> list[Utterance]:
 
 def write_info(root: h5py.Group, info: StoreInfo) -> None:
     """Put ``info`` into the root attributes."""
-    if not (1 <= info.agents <= MAX_ROUNDS_AND_AGENTS and 1 <= info.rounds <= MAX_ROUNDS_AND_AGENTS):
-        raise StoreError(f"a store of {info.agents} agents x {info.rounds} rounds: both must be in 1..65535")
+    if not (1 <= info.agents <= MOST and 1 <= info.rounds <= MOST):
+        raise StoreError(f"a store of {info.agents} agents x {info.rounds} rounds; make both 1 to {MOST}")
     for name, value in {"schema": SCHEMA, "version": VERSION, **asdict(info)}.items():
         # Fixed-length text lies in checksummed metadata; h5py's default, a
         # variable-length string, does not.
@@ -177,7 +177,7 @@ def read_info(root: h5py.Group, where: str) -> StoreInfo:
     for field in fields(StoreInfo):
         raw = attributes.get(field.name, b"" if field.name == "openings" else None)
         value = _text(raw) if field.type == "str" else (int(raw) if isinstance(raw, np.integer) else None)
-        if value is None:
+        if value is None or (field.name in ("agents", "rounds") and not 1 <= value <= MOST):
             raise StoreError(f"{where}: root attribute {field.name!r} is missing or malformed; delete it and rerun")
         values[field.name] = bool(value) if field.type == "bool" else value
     return StoreInfo(**values)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from hpcmaf.errors import PlatformError, StoreError, system_error
@@ -54,14 +55,19 @@ def verify(path: Path) -> list[Finding]:
     path = Path(path)
     if path.is_dir():
         return _folder(path)
-    path = path.with_name(path.name.removesuffix(MANIFEST_SUFFIX))
+    path = _described(path)
     if not path.exists() and not manifest_path(path).exists():
         raise StoreError(f"{path}: no such file or folder; check the path")
     return _file(path)
 
 
+def _described(path: Path) -> Path:
+    """The file that a manifest is of."""
+    return path.with_name(path.name.removesuffix(MANIFEST_SUFFIX) or path.name)
+
+
 def _folder(folder: Path) -> list[Finding]:
-    described = {p.with_name(p.name.removesuffix(MANIFEST_SUFFIX)) for p in folder.rglob(f"*{MANIFEST_SUFFIX}")}
+    described = {_described(path) for path in folder.rglob(f"*{MANIFEST_SUFFIX}")}
     files = sorted(described | {p for p in folder.rglob("*.h5") if p.is_file()})
     temporaries = sorted(folder.rglob(".*.tmp"))
     if not files and not temporaries:
@@ -76,7 +82,7 @@ def _folder(folder: Path) -> list[Finding]:
 
 def _gaps(folder: Path, names: list[str]) -> list[Finding]:
     numbers = {int(match[1]): len(match[1]) for name in names if (match := _SHARD.fullmatch(name))}
-    missing = [number for number in range(max(numbers, default=0)) if number not in numbers]
+    missing = islice((number for number in range(max(numbers, default=0)) if number not in numbers), 100)
     width = max(numbers.values(), default=0)
     return [
         Finding(

@@ -95,9 +95,7 @@ def write_file(temporary: Path, info: StoreInfo, transcripts: Iterable[Transcrip
                     _append(datasets[name], values)
             for identifier in (transcript.problem.id for transcript in block):
                 if identifier in seen:
-                    raise StoreError(
-                        f"{target}: problem {identifier!r} comes twice; give each problem one debate and one id"
-                    )
+                    raise StoreError(f"{target}: problem {identifier!r} comes twice; give each problem one id")
                 seen.add(identifier)
     # Not the image of a file that is still open, as HDF5's core driver has it: releases before 2.0 cannot read that.
     temporary.write_bytes(image.getbuffer())

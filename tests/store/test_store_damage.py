@@ -139,6 +139,11 @@ def test_files_that_are_no_stores(tmp_path: Path) -> None:
         ("agents", 4, "721 rows where its table needs 961"),
         ("agents", np.bytes_(b"3"), "'agents' is missing or malformed"),
         ("task", None, "'task' is missing or malformed"),
+        *(
+            (name, value, f"{name!r} is missing or malformed")
+            for name in ("agents", "rounds")
+            for value in (0, -1, 2**60)
+        ),
     ],
 )
 def test_foreign_attributes_are_refused(store: Path, attribute: str, value: object, message: str) -> None:
@@ -249,6 +254,14 @@ def test_missing_shards_and_leftovers_are_named(tmp_path: Path, info, make_debat
     leftover = folder / ".shard-00003.h5.0123456789ab.tmp"
     leftover.write_bytes(b"half")
     assert verify(folder)[0].path == leftover
+
+
+def test_names_of_files_may_be_anything(tmp_path: Path, info, make_debate) -> None:
+    write_store(tmp_path / "shard-99999999999.h5", info, [make_debate(0)])
+    (tmp_path / ".manifest.json").write_text("{}")
+    findings = verify(tmp_path)
+    assert "never finished" in findings[0].what and findings[0].path == tmp_path / ".manifest.json"
+    assert len(findings) == 101 and findings[1].path.name == "shard-00000000000.h5", "of the missing the first hundred"
 
 
 def test_a_run_is_checked_wherever_there_is_a_manifest(tmp_path: Path, info, make_debate) -> None:
