@@ -116,16 +116,6 @@ def test_a_job_that_is_held_long_after_its_gate_was_set_is_released(strict: Stri
     loop.all_once()
 
 
-def test_a_gate_that_fails_before_python_comes_back_on_another_node(slurm: Cluster, tmp_path: Path) -> None:
-    once = tmp_path / "once"
-    setup = f"case $SLURM_JOB_NAME in *finetune.gate*) mkdir {once} 2>/dev/null && exit 1;; esac"
-    loop = Loop(slurm, tmp_path / "run", f"slurm.setup=['{setup}']")
-    loop.start()
-    loop.finish(180)
-    loop.all_once()
-    assert once.exists()
-
-
 def test_a_node_without_the_run_takes_neither_tasks_nor_gates_for_long(slurm: Cluster, tmp_path: Path) -> None:
     """Nothing of the run is there, so all that is sent there fails within a second."""
     (tmp_path / "runs").mkdir()
@@ -177,13 +167,15 @@ def test_munge_is_away_while_a_gate_looks_at_the_queue(slurm: Cluster, tmp_path:
     loop.all_once()
 
 
-def test_files_that_are_stale_for_a_moment(slurm: Cluster, tmp_path: Path) -> None:
-    """A gate cannot read its submissions, a task its plan: each one time."""
+def test_stale_files_and_a_gate_that_fails_before_python(slurm: Cluster, tmp_path: Path) -> None:
+    """A gate cannot read its submissions, a task its profile, another gate not even start: each one time."""
     library, marks = tmp_path / "inject.so", [tmp_path / name for name in ("gate", "task")]
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, HERE / "inject.c", "-ldl"], check=True)
     for mark in marks:
         mark.touch()
+    once = tmp_path / "once"
     setup = [
+        f"case $SLURM_JOB_NAME in *finetune.gate*) mkdir {once} 2>/dev/null && exit 1;; esac",
         f"export LD_PRELOAD={library} INJECT_ERRNO={errno.ESTALE}",
         f"export INJECT_PATH=submissions.jsonl INJECT_MARK={marks[0]}",
         f"case $SLURM_JOB_NAME in *gate*) ;; *) export INJECT_PATH=profile.yaml INJECT_MARK={marks[1]};; esac",
@@ -193,7 +185,7 @@ def test_files_that_are_stale_for_a_moment(slurm: Cluster, tmp_path: Path) -> No
     loop.start()
     loop.finish(180)
     loop.all_once()
-    assert not any(mark.exists() for mark in marks)
+    assert once.exists() and not any(mark.exists() for mark in marks)
     assert loop.verdicts() == ["hardware"]
     assert "Stale file handle" in gate_logs(loop)
 
