@@ -56,7 +56,7 @@ def command(dry_run: bool, **which: object) -> None:
 
 
 def _drive(run: RunDir, recipe: Recipe, profile: Profile) -> None:
-    from hpcmaf.launch.local import Machine
+    from hpcmaf.launch.machine import Machine
     from hpcmaf.launch.prepare import prepare_run
     from hpcmaf.launch.progress import Watcher
 

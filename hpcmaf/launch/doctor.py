@@ -43,8 +43,8 @@ from hpcmaf.launch.slurm.script import (
     array_limit,
     check_path,
     parameters,
-    stage_windows,
 )
+from hpcmaf.launch.slurm.windows import stage_windows
 from hpcmaf.run.directory import RunDir
 
 Level = Literal["ok", "warning", "problem"]

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.launch.estimate import clock
-from hpcmaf.launch.local import Machine
+from hpcmaf.launch.machine import Machine
 from hpcmaf.launch.progress import Watcher
 from hpcmaf.run.directory import RunDir
 from hpcmaf.study.sharing import Planned

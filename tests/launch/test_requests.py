@@ -14,16 +14,12 @@ from hypothesis import strategies as st
 from hpcmaf.config.profile import Profile, load_profile
 from hpcmaf.errors import ConfigError
 from hpcmaf.launch.slurm.script import (
-    Window,
     check_path,
-    elements,
-    gpu_hours,
     job_name,
     parameters,
     run_tag,
-    stage_windows,
-    windows,
 )
+from hpcmaf.launch.slurm.windows import Window, elements, gpu_hours, stage_windows, windows
 from hpcmaf.run.plan import Stage
 
 ELEMENTS = st.integers(0, 200).map(lambda count: [(f"{number:05d}",) for number in range(count)])

@@ -19,7 +19,8 @@ from hpcmaf.files.publish import write_json, write_text
 from hpcmaf.jobs import task as entry
 from hpcmaf.jobs.context import TaskContext
 from hpcmaf.launch.advance import recover, sweep
-from hpcmaf.launch.local import Local, Machine
+from hpcmaf.launch.local import Local
+from hpcmaf.launch.machine import Machine
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.launch.progress import Watcher
 from hpcmaf.launch.scheduler import States

@@ -59,7 +59,7 @@ class Job:
 def slots(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> Profile:
     """Of a machine with three of them."""
     monkeypatch.setattr(local, "submit_local", Job)
-    monkeypatch.setattr("hpcmaf.launch.local.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("hpcmaf.launch.machine.POLL_SECONDS", 0.0)
     Job.active.clear()
     Job.together = 0
     return PROFILE.model_copy(update={"jobs": 3})

@@ -25,12 +25,12 @@ from hpcmaf.launch.slurm.script import (
     array_limit,
     check_path,
     dependency,
-    gpu_hours,
     run_tag,
     watch_seconds,
 )
 from hpcmaf.launch.slurm.snapshot import Snapshot
 from hpcmaf.launch.slurm.submissions import Element, Submissions
+from hpcmaf.launch.slurm.windows import gpu_hours
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
 

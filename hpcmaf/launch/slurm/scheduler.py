@@ -34,18 +34,17 @@ from hpcmaf.launch.slurm.commands import (
 from hpcmaf.launch.slurm.script import (
     DEFAULT_MAX_ARRAY_SIZE,
     ChainExecutor,
-    Window,
     array_limit,
     dependency,
     gate_parameters,
     job_name,
     parameters,
     run_tag,
-    stage_windows,
 )
 from hpcmaf.launch.slurm.snapshot import Snapshot
 from hpcmaf.launch.slurm.submissions import Element, Submission, Submissions, write_stop
 from hpcmaf.launch.slurm.task import ClusterTask
+from hpcmaf.launch.slurm.windows import Window, stage_windows
 from hpcmaf.run.attempts import all_attempts
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage, TaskKey

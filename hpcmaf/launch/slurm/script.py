@@ -1,4 +1,4 @@
-"""What is asked of Slurm for a stage: job arrays in windows, their resources, their batch scripts.
+"""One job as sbatch gets it: its name, its resources, its batch script.
 
 Functions of plan and profile, so that ``hpcmaf plan`` shows what ``hpcmaf
 submit`` sends. Beside what submitit does: pickles are in place before sbatch
@@ -15,7 +15,6 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,56 +44,6 @@ def array_limit(configuration: Mapping[str, str]) -> int | None:
     options = dict(part.strip().partition("=")[::2] for part in configuration.get("SchedulerParameters", "").split(","))
     said = (configuration.get("MaxArraySize", ""), options.get("max_array_tasks", ""))
     return min((int(value) for value in said if value.isdigit() and int(value) > 1), default=None)
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """One job array, or one single job.
-
-    Attributes
-    ----------
-    at_once
-        Its share of the stage's limit; ``None`` for no limit.
-    behind
-        Position of the window that has to end before this one starts.
-    """
-
-    elements: tuple[Element, ...]
-    at_once: int | None = None
-    behind: int | None = None
-
-
-def elements(stage: Stage, tasks: Sequence[str], profile: Profile) -> list[Element]:
-    """Divide a stage's tasks over jobs: an element is what one job does."""
-    size = profile.cluster.agents_per_job if stage.spec.fan_out == "agent" else 1
-    return [tuple(tasks[first : first + size]) for first in range(0, len(tasks), size)]
-
-
-def windows(elements: Sequence[Element], *, max_array_size: int, at_once: int | None) -> list[Window]:
-    """Cut what does not fit into one job array.
-
-    MaxArraySize is one more than the largest index Slurm takes, and every
-    window starts at 0, so a window holds up to MaxArraySize elements. The
-    windows differ by one element at most, and share the limit; with fewer
-    places than windows, the rest wait for those in front of them.
-    """
-    if not elements:
-        return []
-    count = -(-len(elements) // max_array_size)
-    places = min(count, at_once or count)
-    result = []
-    for k in range(count):
-        part = tuple(elements[k * len(elements) // count : (k + 1) * len(elements) // count])
-        share = None if at_once is None else at_once // places + (k % places < at_once % places)
-        result.append(Window(part, share, k - places if k >= places else None))
-    return result
-
-
-def stage_windows(stage: Stage, tasks: Sequence[str], profile: Profile, max_array_size: int) -> list[Window]:
-    """Jobs that do these tasks of a stage: arrays of shards, a job per agent."""
-    at_once = profile.cluster.resources(stage.spec.resources).at_once
-    size = max_array_size if stage.spec.array else 1
-    return windows(elements(stage, tasks, profile), max_array_size=size, at_once=at_once)
 
 
 def run_tag(root: Path, nonce: str) -> str:
@@ -235,16 +184,6 @@ def _exports(profile: Profile, section: str) -> list[str]:
     # srun has not taken the batch job's --cpus-per-task over since Slurm 22.05.
     values["SRUN_CPUS_PER_TASK"] = str(profile.cluster.resources(section).cpus)
     return [f"export {name}={value}" for name, value in values.items()]
-
-
-def gpu_hours(stages: Sequence[Stage], profile: Profile) -> Mapping[str, float]:
-    """Most GPU-hours that each stage can take, by its time limit, when no job is repeated."""
-    result = {}
-    for stage in stages:
-        wanted = profile.cluster.resources(stage.spec.resources)
-        jobs = len(elements(stage, stage.tasks, profile))
-        result[stage.id] = jobs * wanted.nodes * wanted.gpus * wanted.minutes / 60
-    return result
 
 
 def check_path(root: Path) -> None:
