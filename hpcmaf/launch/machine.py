@@ -10,8 +10,9 @@ from typing import Self
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import HpcmafError
 from hpcmaf.launch.advance import start_afresh, sweep
-from hpcmaf.launch.local import Local, Slots
+from hpcmaf.launch.local import Local
 from hpcmaf.launch.progress import Watcher
+from hpcmaf.launch.slots import Slots
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan
 
