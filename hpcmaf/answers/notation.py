@@ -43,6 +43,8 @@ _STYLES = (
     "|Large|LARGE|huge|Huge|bf|it|rm|sf|tt|em|underline|underbar|uline|ensuremath|mathop|mathstrut|q?quad"
     "|(?:thin|med|thick)space"
 )
+_SYNONYMS = {"lt": "<", "gt": ">", "colon": ":", "lbrace": "\\{", "rbrace": "\\}"}
+_SYNONYMS |= dict.fromkeys(("mid", "vert", "lvert", "rvert"), "|")
 _REWRITES = [
     (re.compile(pattern.replace("_N", _N)), target)
     for pattern, target in (
@@ -54,12 +56,7 @@ _REWRITES = [
         (r"\\leq(?:slant)?_N|<=", r"\\le "),
         (r"\\geq(?:slant)?_N|>=", r"\\ge "),
         (r"\\neq_N|!=", r"\\ne "),
-        (r"\\lt_N", "<"),
-        (r"\\gt_N", ">"),
-        (r"\\colon_N", ":"),
-        (r"\\lbrace_N", r"\\{"),
-        (r"\\rbrace_N", r"\\}"),
-        (r"\\(?:mid|[lr]?vert)_N", "|"),
+        (rf"\\({'|'.join(_SYNONYMS)})_N", lambda match: _SYNONYMS[match[1]]),
         (r"\\varnothing_N|\\\{\s*\\\}", r"\\emptyset "),
         (r"(?:\\text\s*\{)?\s*(?i:(?:the set of )?all real(?: number)?s?)_N\s*\}?", r"\\mathbb{R}"),
         (r"(\\\{[^|:{}]*[A-Za-z][^|:{}]*)[:|]", r"\1|"),  # of a set's condition

@@ -41,7 +41,7 @@ no real solutions ≢ no solutions exist ‖ \text{north} ≢ \text{south} ‖ A
 1e999999999 ≢ 1 ‖ 9**9**9 ≢ 7 ‖ 99999999! ≢ 9^{9^{9^{9}}} ‖ 99999999! ≢ \cot x
 """,
     "upright": r"""
-3 ≢ 1+2\mathrm{e} ‖ 1+2i ≡ 1+2\mathrm{i} ‖ 1+2i ≡ 1+2\operatorname{i} ‖ 3 ≢ 3\mathbf{x} ‖ 5 ≢ 5\mathrm{x}
+3 ≢ 1+2\mathrm{e} ‖ 1+2i ≡ 1+2\text{i} ‖ \text{A} ≡ A ‖ 1+2i ≡ 1+2\mathrm{i} ‖ 1+2i ≡ 1+2\operatorname{i} ‖ 3 ≢ 3\mathbf{x} ‖ 5 ≢ 5\mathrm{x}
 5 ≢ 5\mathit{n} ‖ 5 ≢ 5\operatorname{i} ‖ 2\mathrm{e} ≢ 2 ‖ 2\text{i} ≢ 2
 3\mathbf{i}+2\mathbf{j} ≢ 3\mathbf{j}+2\mathbf{i} ‖ \mathrm{e}^2 ≡ e^2 ‖ 4\mathrm{k} ≢ 4 ‖ 7\,\mathrm{cm} ≡ 7
 7\mathrm{cm} ≢ 7\mathrm{m} ‖ 5\text{ m} ≡ 5 ‖ 5\text{ m} ≢ 5\text{ cm} ‖ 5\bm{v} ≢ 5
@@ -200,7 +200,7 @@ def test_no_text_holds_a_comparison_beyond_its_deadline(text: str) -> None:
     start = time.monotonic()
     assert not equivalent(text, r"\cot x", deadline_s=0.5)
     assert time.monotonic() - start < 0.5 + 5  # a busy machine takes its time to end a process
-    assert equivalent(r"\tan x", r"\frac{\sin x}{\cos x}")
+    assert equivalent(r"\tan x", r"\frac{\sin x}{\cos x}", deadline_s=60)
 
 
 def test_texts_too_long_to_work_out_are_compared_as_strings() -> None:

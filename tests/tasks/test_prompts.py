@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hpcmaf.answers import AnswerForm, extract
@@ -17,40 +17,22 @@ ANSWERS = ["first {0} thought", "second thought %d", "third"]
 
 
 @pytest.mark.parametrize("name", TASKS)
-@pytest.mark.parametrize("others", [1, 2, 4])
-def test_prompts_hold_question_and_answers_word_for_word(name, others) -> None:
+@given(question=st.text(min_size=1), answers=st.lists(st.text(), min_size=1, max_size=4), summary=st.text())
+@settings(max_examples=20, deadline=None)
+@example(question=QUESTION, answers=ANSWERS, summary="the {summary}")
+def test_prompts_hold_question_and_answers_word_for_word(name, question, answers, summary) -> None:
     prompts = get_task(name).prompts("default")
-    answers = [f"{answer} #{n}" for n, answer in enumerate((ANSWERS * 2)[:others])]
-    assert QUESTION in prompts.first(QUESTION)
-    for text in (prompts.summarize(QUESTION, answers), prompts.update_without_summary(QUESTION, answers)):
-        assert QUESTION in text
-        assert all(answer in text for answer in answers)
-        places = [text.index(answer) for answer in answers]
-        assert places == sorted(places)
-    update = prompts.update(QUESTION, "the {summary}")
-    assert QUESTION in update and "the {summary}" in update
-
-
-@pytest.mark.parametrize("name", TASKS)
-def test_prompts_of_ablations_hold_them_too(name) -> None:
-    prompts = get_task(name).prompts("default")
-    joint, listed = prompts.integrate(QUESTION, "the {summary}"), prompts.integrate_without_summary(QUESTION, ANSWERS)
-    assert QUESTION in joint and "the {summary}" in joint
-    assert QUESTION in listed and all(answer in listed for answer in ANSWERS)
-    assert joint != prompts.update(QUESTION, "the {summary}")
-    first = prompts.first(QUESTION)
-    assert prompts.hint(QUESTION, "{17}").startswith(first) and "{17}" in prompts.hint(QUESTION, "{17}")[len(first) :]
+    first = prompts.first(question)
+    update, joint = prompts.update(question, summary), prompts.integrate(question, summary)
+    assert question in first and update != joint
+    assert all(question in text and text.endswith(summary) for text in (update, joint))
+    listed = "".join(f"Solution {n}:\n{answer}\n\n" for n, answer in enumerate(answers, start=1))
+    assert question in prompts.summarize(question, answers) and listed in prompts.summarize(question, answers)
+    for text in (prompts.update_without_summary(question, answers), prompts.integrate_without_summary(question, answers)):
+        assert question in text and listed.removesuffix("\n\n") in text
+    assert prompts.hint(question, "{17}").startswith(first) and "{17}" in prompts.hint(question, "{17}")[len(first) :]
     named = [prompts.named(role, n, first) for role in ("generator", "critic") for n in range(3)]
     assert len(set(named)) == 6 and all(text.endswith(f"\n\n{first}") for text in named)
-
-
-@given(st.text(), st.lists(st.text(), min_size=1, max_size=4), st.text())
-def test_no_text_breaks_a_prompt(question, answers, summary) -> None:
-    prompts = get_task("math").prompts()
-    assert question in prompts.first(question)
-    assert all(answer in prompts.summarize(question, answers) for answer in answers)
-    assert all(answer in prompts.update_without_summary(question, answers) for answer in answers)
-    assert summary in prompts.update(question, summary)
 
 
 @pytest.mark.parametrize("name", TASKS)
