@@ -1,4 +1,4 @@
-"""Agents' adapters on a vLLM server: loaded while it runs, and tested before a debate believes them.
+"""Agents' adapters on a vLLM server: loaded while it runs, and self-tested before a debate uses them.
 
 A batch that mixes adapters can give rows to the wrong one without a word (vLLM
 on CPUs does when all adapter slots are taken). So known prompts go through the

@@ -1,4 +1,4 @@
-"""Keeps one server process, and ends it with everything it started once nobody uses it any more.
+"""Supervises one server process, and ends it with all its children when its last user has gone.
 
     python keeper.py FOLDER LOG COMMAND...
 

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and are read as what they are said to be.
+"""Files appear whole or not at all, and are checked when they are read.
 
 A file is written under a temporary name beside its target, synced, renamed,
 and then described by a manifest that carries its sha256. Where there is a

@@ -1,4 +1,4 @@
-"""How far an unfinished task is, told from what it keeps for going on."""
+"""How far an unfinished task is, from what it keeps to resume."""
 
 from __future__ import annotations
 

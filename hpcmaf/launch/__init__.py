@@ -1,1 +1,1 @@
-"""Getting stages run: knows them by name only."""
+"""Getting stages run, here or on a cluster."""

@@ -1,4 +1,4 @@
-"""Moving a run on: submit whatever is ready and in nobody's hands, and judge what failed.
+"""What a run needs next: submit what is ready and not submitted yet, retry or stop on what failed.
 
 Keeps nothing in memory, may be called by anybody at any time, and twice is
 as good as once. A run on this machine, the gates of one on a cluster,

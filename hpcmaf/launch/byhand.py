@@ -1,4 +1,4 @@
-"""Tasks of one stage in this process: for a batch script of one's own, or a debugger.
+"""Tasks of one stage in this process: for your own batch script, or a debugger.
 
 Goes the same way as every job: an attempt's folder, the claim, the marker
 last. A chain of jobs that works on the same run finds these tasks done.

@@ -1,4 +1,4 @@
-"""What this machine and its cluster have, compared with what a profile asks for.
+"""What this machine and its cluster have, compared with what a profile requests.
 
 Every examination stands alone: one that cannot be made is a finding too, and
 the others go on. Whether jobs would be accepted is Slurm's own answer:

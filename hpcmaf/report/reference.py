@@ -1,4 +1,4 @@
-"""What the paper printed, for a column beside one's own.
+"""What the paper printed, for a column beside the measured ones.
 
 Accuracies in percent (arXiv 2501.05707), after one iteration, and on MATH over
 five. Its standard errors are left out: many break the rule the paper gives

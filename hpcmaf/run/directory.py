@@ -1,4 +1,4 @@
-"""The run directory: the only module that knows its file names.
+"""The run directory: the only module with its file names.
 
 The directory is the database. A task is done when its marker exists; the
 marker is written last and lists every file the task published.

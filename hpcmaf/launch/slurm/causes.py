@@ -1,4 +1,4 @@
-"""Why a task did not finish, and what that is worth: another attempt, or the end of the chain."""
+"""Why a task did not finish, and whether that means a retry or the end of the run."""
 
 from __future__ import annotations
 

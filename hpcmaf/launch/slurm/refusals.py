@@ -1,4 +1,4 @@
-"""What Slurm refuses or holds back, in its words, and what lifts that."""
+"""Why Slurm refuses or holds a job, from its messages, and the remedy."""
 
 from __future__ import annotations
 

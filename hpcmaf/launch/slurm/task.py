@@ -1,4 +1,4 @@
-"""What a Slurm job runs: its tasks, one after another, and how it leaves when told to."""
+"""What a Slurm job runs: its tasks, one after another, and how it stops on a signal."""
 
 from __future__ import annotations
 
