@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -39,11 +39,18 @@ class Record(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
+def open_file(path: Path) -> BinaryIO:
+    """Open a file for reading; a pipe or device in its place is an error and not waited for."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return file
+
+
 def read_bytes(path: Path) -> bytes:
-    """Content of a file; a pipe or device in its place is an error and not waited for."""
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
+    """Content of a file."""
+    with open_file(path) as file:
         return file.read()
 
 
@@ -138,7 +145,7 @@ def manifest_path(path: Path) -> Path:
 
 def file_sha256(path: Path) -> str:
     """sha256 of a file, in constant memory."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

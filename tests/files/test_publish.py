@@ -18,6 +18,7 @@ from hpcmaf.files.publish import (
     Record,
     atomic_path,
     check_manifest,
+    file_sha256,
     manifest_path,
     read_bytes,
     read_json,
@@ -188,9 +189,16 @@ def test_a_record_keeps_what_a_later_version_adds(tmp_path: Path) -> None:
 @pytest.mark.timeout(20)
 def test_what_is_no_file_is_an_error_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for path, said in ((tmp_path / "pipe", "not a regular file"), (tmp_path, "Is a directory"), (Path("/dev/zero"), "not a")):
-        with pytest.raises(OSError, match=said) as caught:
-            read_bytes(path)
-        assert caught.value.filename == str(path)
-    with pytest.raises(OSError, match="Input/output error"):
-        read_bytes(Path("/proc/self/mem"))
+    odd = [
+        (tmp_path / "pipe", "not a regular file"),
+        (tmp_path, "Is a directory"),
+        (Path("/dev/zero"), "not a regular"),
+    ]
+    for path, said in [*odd, (Path("/proc/self/mem"), "Input/output error")]:
+        for read in (read_bytes, file_sha256):
+            with pytest.raises(OSError, match=said) as caught:
+                read(path)
+            assert str(caught.value.filename) == str(path) or said == "Input/output error"
+    write_json(manifest_path(tmp_path / "pipe"), {"sha256": "", "bytes": 0, "rows": 0, "schema": "x/1"})
+    with pytest.raises(OSError, match="not a regular file"):
+        check_manifest(tmp_path / "pipe")
