@@ -21,11 +21,11 @@ from hpcmaf.debate.transcript import Transcript
 from hpcmaf.engines.base import Engine, Request, Sampling, ServedModels
 from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.errors import EngineError
+from hpcmaf.evaluation.measures import DIVERSITY_SCHEMA
 from hpcmaf.evaluation.spread import estimate
 from hpcmaf.seeding import derive_seed
 from hpcmaf.store import Store
 
-SCHEMA = "hpcmaf-diversity/1"
 # Log-likelihoods of a response's tokens, in nats.
 Tokens = Sequence[float]
 
@@ -104,7 +104,7 @@ def measure(
         "kl_base": map(kl_to_base, found),
     }
     return {
-        "schema": SCHEMA,
+        "schema": DIVERSITY_SCHEMA,
         "iteration": iteration,
         "problems": len(transcripts),
         "encoder": encoder,

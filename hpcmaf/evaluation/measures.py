@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 SCHEMA = "hpcmaf-metrics/2"
+DIVERSITY_SCHEMA = "hpcmaf-diversity/1"
 # From the shallowest to the deepest, with what tables call them.
 MEASURES = {"answer": "one answer", "vote@1": "majority", "vote@M": "debate"}
 # Until version 2 every file had these three, whether or not they differed.

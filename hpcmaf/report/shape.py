@@ -7,11 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from hpcmaf.evaluation.measures import SCHEMA, SCHEMAS, declared, measures_of
+from hpcmaf.evaluation.measures import DIVERSITY_SCHEMA, SCHEMA, SCHEMAS, declared, measures_of
 from hpcmaf.files.publish import Record, first_fault
 
-# Written in hpcmaf.evaluation.diversity, which reports need not import.
-DIVERSITY_SCHEMA = "hpcmaf-diversity/1"
 # Bounds, so that whatever is read can be added, squared and averaged.
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Count = Annotated[int, Field(ge=0, le=2**53)]
