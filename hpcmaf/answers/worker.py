@@ -101,7 +101,7 @@ def _rooted(tree: sympy.Basic) -> set[sympy.Symbol]:
 
 hard = resource.getrlimit(resource.RLIMIT_AS)[1]
 resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES if hard < 0 else min(hard, MEMORY_BYTES), hard))
-for descriptor in (1, 2):  # what libraries print is nobody's output
+for descriptor in (1, 2):  # what libraries print is not output
     os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 logging.disable(logging.CRITICAL)
 compare("x+1", "1+x", 60.0)  # builds the parser's tables now, not on the first deadline

@@ -27,7 +27,7 @@ _PROBE_LENGTH, _PROBE_TOKENS = 48, 12
 # Mean difference of log-likelihoods that rounding in 32 bits, and in less,
 # accounts for: the same row in batches of different shapes.
 _ROUNDING, _ROUNDING_SHORT = 0.01, 0.15
-# Models nearer to each other than this part of it are told apart by nobody:
+# Models nearer to each other than this part of it cannot be told apart:
 # an adapter that has hardly been trained is the base, whoever answers.
 _ALIKE = 0.2
 _ELSEWHERE = "use generation.engine: transformers"
@@ -138,7 +138,7 @@ async def check_identity(
         nearest = min(models, key=lambda other: far[other])
         apart = _far(alone[model, prompt], alone[nearest, prompt])
         somebody_else = far[nearest] < far[model] / 3 and min(far[model], apart) > _ALIKE * rounding
-        # Far from itself; or nearer to itself than rounding allows, yet clearly somebody else.
+        # Far from itself; or nearer to itself than rounding allows, yet clearly another model.
         # (Turned around, so that what is no number does not pass.)
         if not far[model] <= rounding or somebody_else:
             raise MixedUp(

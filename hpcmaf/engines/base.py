@@ -60,7 +60,7 @@ class Completion:
     ----------
     logprobs
         Natural log-likelihood of each generated token, under the model as it
-        is (temperature 1, whole vocabulary); ``None`` unless asked for.
+        is (temperature 1, whole vocabulary); ``None`` unless requested.
     prompt_logprobs
         Of each prompt token but the first, given those before it.
     counted

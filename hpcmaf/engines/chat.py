@@ -2,7 +2,7 @@
 
 The released code of the paper trains with one chat template and generates
 with another, and doubles the BOS token. Here both sides call the same two
-functions, so the tokens a model is trained on are those it sees when asked.
+functions, so the tokens a model is trained on are those it is prompted with.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}Assistant:{{ '\n' }}{% endif %}"
 )
 _PROBE = "\u2042probe\u2042"
-# What templates are told when they ask for the day. Not today: the prompts of a run must not change at midnight.
+# The date that templates get. Not today's: the prompts of a run must not change at midnight.
 DATE = "2025-01-01"
 # First of the characters that stand in for what looks like a control token; no text means anything by them.
 _PRIVATE = 0xF0000
@@ -61,7 +61,7 @@ class Sample:
 class ChatFormat:
     """A tokenizer's chat template, read once for both uses.
 
-    What a message says is text, also where it spells a control token: nobody
+    What a message says is text, also where it spells a control token: no one
     ends a turn by writing ``<|im_end|>`` into a question.
 
     Parameters

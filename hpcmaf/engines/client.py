@@ -27,7 +27,7 @@ _TICK_SECONDS = 0.4
 
 
 class ServerError(EngineError):
-    """A server refused a request with an HTTP ``status``, or gave no answer (0) however often it was asked."""
+    """A server refused a request with an HTTP ``status``, or gave no answer (0) after all retries."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message, kind="refused" if status else "hardware")

@@ -35,7 +35,7 @@ class Journal:
     """Append-only log of completions; tolerates a torn last line.
 
     One writer at a time (the task's claim sees to that). ``seconds`` is the
-    generation time of what it held when it was opened, so that a resumed task
+    generation time of what it had when it was opened, so that a resumed task
     reports its whole cost.
     """
 
@@ -77,7 +77,7 @@ class Journal:
     def append(self, requests: Sequence[Request], completions: Sequence[Completion], seconds: float) -> None:
         """Log completions that came together; on disk when this returns.
 
-        It is not remembered: nobody asks for the same completion twice, and
+        It is not remembered: no completion is requested twice, and
         the token ids of a large shard take a gigabyte.
         """
         rows = [

@@ -43,7 +43,7 @@ def main(folder: Path, log: str, command: list[str]) -> None:
     try:
         pids = (process.pid, os.getpid())
         (folder / "pid").write_text(" ".join(f"{pid} {started(pid)}" for pid in pids))
-        lock = open(folder / "lock", "a")  # noqa: SIM115  closed by the end of this process, so nobody gets it again
+        lock = open(folder / "lock", "a")  # noqa: SIM115  closed by the end of this process, so that no other gets it
         fcntl.flock(lock, fcntl.LOCK_EX)
     finally:
         with suppress(ProcessLookupError, subprocess.TimeoutExpired):

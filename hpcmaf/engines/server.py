@@ -1,7 +1,7 @@
 """vLLM servers: found or started, watched, and ended with their last user.
 
 A server belongs to a run and to the devices of a task. It lives as long as
-somebody has a lock on it (see ``keeper``): every engine that uses it, and the
+a user has a lock on it (see ``keeper``): every engine that uses it, and the
 driver of a run on one machine, so that the next stage finds it ready.
 """
 
@@ -146,7 +146,7 @@ def clean(folder: Path) -> None:
     """Kill what a killed keeper left of its server, and remove its folder."""
     with suppress(OSError, ValueError):
         pid, began, *_ = (folder / "pid").read_text().split()
-        # The leader may be gone and its children not; a number that was given out again is somebody else's.
+        # The leader may be gone and its children not; a reused process id is another process.
         if keeper.started(int(pid)) in {began, ""}:
             os.killpg(int(pid), signal.SIGKILL)
     shutil.rmtree(folder, ignore_errors=True)

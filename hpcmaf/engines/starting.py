@@ -229,7 +229,7 @@ def cache_folder() -> Path:
 
 @asynccontextmanager
 async def _compiling(spec: ServerSpec, tick: Callable[[], None]) -> AsyncIterator[None]:
-    """Start a server: alone if nobody has compiled this shape before, else at once.
+    """Start a server: alone if this shape has not been compiled before, else at once.
 
     A hundred shards that start together would each compile the same; so the
     first does, the others wait, and find it done.

@@ -81,7 +81,7 @@ class VllmEngine(HttpEngine):
         See ``HttpEngine``.
     run
         Run directory: its tasks on this machine share servers. ``None``
-        shares them with nobody.
+        does not share them.
     log
         What the servers write to.
     room

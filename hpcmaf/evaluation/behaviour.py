@@ -59,7 +59,7 @@ def movement(problems: Sequence[Scored], m: int) -> dict[str, Ratio]:
             Of wrong votes that more than half of the agents gave, and of
             those that no more than half did: how many are right a round
             later. To correct the one agents must hold out against most of the
-            others; the other leaves them nobody to follow.
+            others; the other leaves no majority to follow.
         ``gave_up``
             Sycophancy: where an agent was right and more than half of the
             others agreed on one wrong answer, how often it took theirs over.
@@ -80,7 +80,7 @@ def _moves(one: Scored, m: int) -> dict[str, tuple[int, int]]:
     # How many gave the answer that won does not depend on how ties are decided.
     shared = wrong and 2 * vote(said, 0).votes > len(before)
     gave_up, persuaded = [], []
-    # Without a right and a wrong answer nobody is right against the others, and nobody wrong.
+    # Without a right and a wrong answer no agent is right against the others, and none wrong.
     for n in agents if any(before) and not all(before) else ():
         theirs = others_agree(said, n)
         if theirs is None or theirs.answer is None:
@@ -139,7 +139,7 @@ def specialisation(correct: Sequence[Sequence[int]], voted: Sequence[int]) -> di
     Returns
     -------
     dict
-        ``oracle``: somebody is right; ``gap``: somebody is, the vote is not;
+        ``oracle``: an agent is right; ``gap``: an agent is, the vote is not;
         ``unanimous``: all are right; ``alone``: per agent, it alone is right.
         ``disagreement``: share of problems that exactly one of two agents
         gets right, mean over pairs (``None`` for one agent);

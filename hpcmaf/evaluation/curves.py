@@ -66,7 +66,7 @@ def majority_at_k(classes: tuple[int, ...], right: int, k: int) -> float:
     classes
         Class of each of the N answers; -1 for one that does not vote.
     right
-        The class of right answers; -1 if nobody is right.
+        The class of right answers; -1 if no agent is right.
     k
         At most N.
     """

@@ -59,7 +59,7 @@ def measure(
     transcripts
         At least one, of N agents each.
     served, society
-        The models that held the debates, and who spoke with which.
+        The models that debated, and which agent has which.
     seed, iteration
         Of the run; they decide tied votes.
     encoder
@@ -129,7 +129,7 @@ class Likelihoods:
     ----------
     agents
         ``agents[j, i]``: log-likelihood of each token of agent i's response,
-        in agent i's own chat, under agent j's model. A response that nobody
+        in agent i's own chat, under agent j's model. A response that no agent
         could score is left out.
     base
         ``base[i]``: the same under the untouched base.

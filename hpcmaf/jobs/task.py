@@ -153,12 +153,12 @@ def run_task(
             for clean in context.afterwards:
                 clean()
     except BaseException as error:
-        told = system_error(error) if isinstance(error, OSError | MemoryError) else error
+        reported = system_error(error) if isinstance(error, OSError | MemoryError) else error
         node = getattr(error, "node", None) or ("" if place else _node())
-        _leave_cause(folder, told, error, node, lambda: resume_point(run, stage, task) if stage else 0)
-        if isinstance(told, HpcmafError):
-            # What the user is told, above the traceback that submitit logs.
-            print(f"error: {one_line(str(told))}", file=sys.stderr, flush=True)
+        _leave_cause(folder, reported, error, node, lambda: resume_point(run, stage, task) if stage else 0)
+        if isinstance(reported, HpcmafError):
+            # What the user reads, above the traceback that submitit logs.
+            print(f"error: {one_line(str(reported))}", file=sys.stderr, flush=True)
         raise
 
 
@@ -206,7 +206,7 @@ def _node() -> str:
 
 
 def _leave_cause(
-    folder: Path, told: BaseException, error: BaseException, node: str = "", step: Callable[[], int] = lambda: 0
+    folder: Path, reported: BaseException, error: BaseException, node: str = "", step: Callable[[], int] = lambda: 0
 ) -> None:
     """Write down what is known of a failure, for whoever decides on another attempt.
 
@@ -217,19 +217,19 @@ def _leave_cause(
     step
         How far the task is.
     """
-    expected = isinstance(told, HpcmafError)
-    message = str(told) if expected else f"{type(told).__name__}: {told}"
+    expected = isinstance(reported, HpcmafError)
+    message = str(reported) if expected else f"{type(reported).__name__}: {reported}"
     cause = {
-        "type": type(told).__name__,
+        "type": type(reported).__name__,
         # Libraries explain themselves over many lines; the log has them.
         "message": " ".join(message.split()),
         "expected": expected,
-        "exit_code": told.exit_code if isinstance(told, HpcmafError) else 1,
+        "exit_code": reported.exit_code if isinstance(reported, HpcmafError) else 1,
         "kind": failure_kind(error),
         "errno": errno_of(error),
         "node": node,
         "pid": os.getpid(),
-        "traceback": "" if told is error and expected else "".join(traceback.format_exception(error)),
+        "traceback": "" if reported is error and expected else "".join(traceback.format_exception(error)),
     }
     try:
         # What made the task fail may still be in the way.

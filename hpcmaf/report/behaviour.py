@@ -96,7 +96,7 @@ def _debate_tests(group: Group) -> Table:
 
 
 def _movement(group: Group) -> Table:
-    """How often debates correct, corrupt and talk somebody out of a right answer."""
+    """How often debates correct, corrupt, and talk an agent out of a right answer."""
     rows = []
     moves = [move for run in group.runs for i in run.evaluated for move in (i.metrics or {}).get("movement", [])]
     names = [name for name in _MOVES if any(name in move for move in moves)]
@@ -130,7 +130,7 @@ _ERRORS: dict[str, tuple[Callable[..., bool], Callable[..., bool]]] = {
 def _errors(group: Group) -> Table:
     """Whether a wrong vote had a right answer beside it, and whether the last vote found it.
 
-    A debate can only pick what somebody has said, or work the problem out
+    A debate can only pick an answer that an agent has given, or work the problem out
     anew. Which of the two there was to do says why critics gain much or
     little: nothing to pick, or right answers that they let go.
     """

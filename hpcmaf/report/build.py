@@ -89,7 +89,7 @@ def aggregate(
 
 
 def _name_apart(runs: Sequence[Run]) -> None:
-    """Runs of one name are told apart by their parents' folders, as many as it takes."""
+    """Runs of one name are distinguished by their parents' folders, as many as it takes."""
     depth = 1
     while len({run.name for run in runs}) < len(runs):
         depth += 1

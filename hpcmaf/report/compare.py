@@ -93,10 +93,10 @@ def against(baseline: Baseline, groups: Sequence[Group]) -> list[Tested]:
     """Test each recipe's last iteration against the baseline's.
 
     Runs are paired by seed; where seeds do not pair, by problems. The
-    baseline gives its last iteration up to the recipe's own, so that nobody
-    is held against a society that has learned for longer; what trains nobody
-    is the same whenever it is asked, and is held against the last. What was
-    trained on another task is tested with the rest, as long as it was asked
+    baseline gives its last iteration up to the recipe's own, so that no
+    method is compared with a society that was trained for longer; what is not
+    trained is the same in every iteration, and is compared with the last. What was
+    trained on another task is tested with the rest, as long as it was evaluated on
     the same problems. The base is taken from any run whose iteration 0 has
     it, see :func:`shows_base`; where none has, there is no test. Holm's
     adjustment covers the recipes evaluated on one task with one model.
@@ -138,7 +138,7 @@ def shows_base(run: Run, measure: str) -> bool:
 
 
 def _base_of(run: Run, measure: str, runs: Sequence[Run]) -> Iterator[Run]:
-    """Runs that have the base asked as this one is, itself first, then those of its seed."""
+    """Runs that evaluate the base as this one does, itself first, then those of its seed."""
     rounds = run.rounds if measure == "vote@M" else 1
     agents = run.agents if measure != "answer" else 1
     for one in sorted(runs, key=lambda one: (one is not run, one.seed != run.seed)):

@@ -121,7 +121,7 @@ class Group:
 
     @property
     def recipe(self) -> str:
-        """The label without any task and without the model: what a recipe is called wherever it is asked."""
+        """The label without any task and without the model: what a recipe is called on every task."""
         parts = [part for part in self.label.split(" · ") if part not in self.place and not self._names_both(part)]
         return " · ".join(parts) or self.label
 

@@ -35,7 +35,7 @@ def learned(iteration: Iteration) -> dict[str, dict[str, Any]]:
     """Of each agent finetuned the columns' values; ``None`` where a run of an earlier version does not say."""
     metrics = iteration.metrics or {}
     datasets, method = (metrics.get("selection") or {}).get("datasets", {}), METHODS.get(metrics.get("method", ""))
-    # Where generators alone are trained there are sets of critics all the same, which nobody reads.
+    # Where generators alone are trained there are sets of critics all the same, which are not used.
     trained = None if method is None else method.trained_agents(len(datasets), 2)
     return {
         agent: {name: counts.get(name) for name in COLUMNS}

@@ -165,7 +165,7 @@ def _task_table(found: Sequence[Row], model: str, baseline: str | None, referenc
     cells, marks = [list(name) for name in names], {}
     for task in tasks:
         column = [lines[name].get(task, []) for name in names]
-        # Compared as printed: a difference nobody sees is no first place.
+        # Compared as printed: a difference that is not visible is no first place.
         best = [max((round(100 * row.point.value, 2) for row in here), default=-1.0) for here in column]
         places = ranks([value for value in best if value >= 0])
         for at, here in enumerate(column):

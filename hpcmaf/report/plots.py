@@ -328,7 +328,7 @@ def draw(figure: Figure, groups: Sequence[Group], plot: Plot) -> None:
         for at, line in enumerate(panel.lines):
             shift = step * (at - (len(panel.lines) - 1) / 2)
             draw_line(axes, replace(line, xs=[x + shift for x in line.xs]), panel.scale, bands=panel.counted)
-            if panel.across == _ITERATION and list(line.xs) == [0]:  # what trains nobody, to compare the others with
+            if panel.across == _ITERATION and list(line.xs) == [0]:  # what is not trained, for comparison
                 level = panel.scale * line.points[0].value
                 axes.axhline(level, color=line.style.colour, linestyle=line.style.dashes, linewidth=0.7, alpha=0.5)
         if not panel.lines:

@@ -68,7 +68,7 @@ class Iteration:
 
     def diverse(self, measure: str) -> Mapping[str, Any] | None:
         """A measure of diversity: ``{"value", "se"}``; ``disagreement`` is 1 - consensus."""
-        if measure == "disagreement":  # of one agent: with nobody
+        if measure == "disagreement":  # one agent has none
             several = self.metrics is not None and len(self.metrics["rounds"][-1]["agents"]) > 1
             return self.metrics.get("diversity") if self.metrics and several else None
         return self.diversity["measures"].get(measure) if self.diversity else None
@@ -161,7 +161,7 @@ class Run:
 
     @property
     def trained_on(self) -> str | None:
-        """Name of the task trained on; ``None`` where nobody is trained, or nothing says on what."""
+        """Name of the task trained on; ``None`` where no agent is trained, or nothing says on what."""
         method = METHODS.get(self.method or "")
         return None if method is not None and method.trained == "none" else self.setting("task", "name")
 
@@ -262,8 +262,8 @@ def _take_plan(plan: Mapping[str, Any], run: Run) -> None:
         recipe = plan["recipe"]
         sizes = (recipe["seed"], recipe["debate"]["agents"], recipe["debate"]["rounds"])
         names = [recipe["name"], recipe["method"], recipe["task"]["name"], recipe["model"]["path"]]
-        if (asked := recipe.get("evaluate_on")) is not None:
-            names.append(asked["name"])
+        if (evaluated_on := recipe.get("evaluate_on")) is not None:
+            names.append(evaluated_on["name"])
         if not all(type(size) is int for size in sizes) or not all(isinstance(name, str) for name in names):
             raise ValueError("recipe: a value of the wrong type")
         run.recipe = recipe

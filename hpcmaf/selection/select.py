@@ -119,7 +119,7 @@ def select(
             chosen.consensus[problem] = label.answer
             chosen.ties += label.tied
         taken = label.answer is None
-        # With one round nobody plays a critic.
+        # With one round there are no critics.
         for dataset in (part for part in chosen.datasets if rounds > 1 or not part.critic):
             if any(turn.cut_off for turn in dataset.trained_turns(transcript, loss_on)):
                 dataset.cut_off.add(problem)
@@ -203,7 +203,7 @@ def write_selection(
     The same merged store of training debates, seed and rules give the same
     bytes. Debates are read twice, so memory does not grow with their text. See
     :func:`select`; ``thinking="strip"`` takes its thoughts out of the trained
-    turn, as nobody was shown those of earlier ones. Returns the content of
+    turn, as no agent sees those of earlier ones. Returns the content of
     ``selection.json``.
 
     Raises

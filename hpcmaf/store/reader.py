@@ -83,7 +83,7 @@ class Store:
     Raises
     ------
     StoreError
-        No such file, a damaged or cut one, a foreign schema or version, or
+        No such file, a damaged or cut one, an unknown schema or version, or
         columns that do not fit each other.
     """
 

@@ -23,7 +23,7 @@ def summarise(store: Store) -> dict[str, Any]:
         answers from which an answer could be taken), ``same_answer`` (mean
         over problems of the share of agents that gave the commonest answer;
         spelling counts, so it is a lower bound of agreement by equivalence,
-        and unparsable answers agree with nobody), ``finish_reasons``,
+        and unparsable answers agree with none), ``finish_reasons``,
         ``answer_bytes`` and ``summary_bytes`` (mean UTF-8 length; ``None``
         without summaries). Means are ``None`` in an empty store.
     """

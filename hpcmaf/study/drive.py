@@ -19,7 +19,7 @@ from hpcmaf.study.plan import Study, StudyRun, describe
 from hpcmaf.study.sharing import Planned, adopt, shared_tasks
 
 POLL_SECONDS = 30.0
-# On this machine, where nobody else is bothered.
+# On this machine, where it disturbs no other user.
 LOOK_SECONDS = 5.0
 # A gate of a run that was begun before holds it for seconds.
 _DRIVE_SECONDS = 60.0
@@ -60,7 +60,7 @@ def drive_study(
     ----------
     start
         Sets a prepared run going; may return before it is done. The run is
-        not held.
+        not locked.
     going
         Whether a run that was started may still get further by itself; an
         error it raises is that run's failure.

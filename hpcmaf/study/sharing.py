@@ -83,7 +83,7 @@ def adopt(borrowed: Borrowed, run: RunDir) -> bool:
             # Adopted at second hand, it still names who has computed it.
             write_json(run.marker(stage, task), taken | marker)
     except RunBusyError:
-        return False  # somebody computes it here; so be it
+        return False  # it is being computed here; so be it
     return True
 
 

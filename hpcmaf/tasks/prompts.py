@@ -59,15 +59,15 @@ class PromptSet:
         return ()
 
     def first(self, question: str) -> str:
-        """What a generation agent is asked in round 1."""
+        """The prompt of a generation agent in round 1."""
         return f"{self.instruction} {self.ending}\n\nProblem:\n{question}"
 
     def summarize(self, question: str, answers: Sequence[str]) -> str:
-        """What the summarizer is asked about the *other* agents' answers, numbered from 1."""
+        """The summarizer's prompt about the *other* agents' answers, numbered from 1."""
         return f"{_SUMMARIZE}\n\nProblem:\n{question}\n\n{_numbered(answers)}\n\nWrite the summary now."
 
     def update(self, question: str, summary: str) -> str:
-        """What a critic agent is asked in rounds 2..M, given a summary."""
+        """The prompt of a critic agent in rounds 2..M, given a summary."""
         what = f"Take the summary of their solutions below as additional advice. {_UPDATE}"
         return self._revise(question, what, f"Summary of the other solutions:\n{summary}")
 

@@ -10,7 +10,7 @@ from hpcmaf.seeding import derive_seed
 from hpcmaf.tasks.problems import Problem, question_hash
 
 # Where several splits exist: evaluation takes the first of these, training
-# the first of those. A name that is in neither table is never asked for.
+# the first of those. A name that is in neither table is never read.
 _EVAL_ORDER = (("test",), ("validation", "val", "dev"))
 _TRAIN_ORDER = (("train",), ("validation", "val", "dev"))
 _HALF = 1 << 255
@@ -55,7 +55,7 @@ def draw(pools: Mapping[str, Sequence[Problem]], *, train: int, eval: int, seed:
     With a training and a test split, every question that occurs in the test
     split is left out of training, whether drawn for evaluation or not. One
     pool is cut in two by question hash - at the middle of the hash range, the
-    same cut for every seed, moved only as far as the numbers asked for need.
+    same cut for every seed, moved only as far as the requested numbers need.
     Within a side, the seed decides which problems are drawn and in what
     order; a larger draw begins with the smaller one.
 
@@ -69,7 +69,7 @@ def draw(pools: Mapping[str, Sequence[Problem]], *, train: int, eval: int, seed:
     Raises
     ------
     ConfigError
-        A side has fewer problems than asked for.
+        A side has fewer problems than requested.
     DataError
         A problem of the test split has no answer.
     """
@@ -85,11 +85,11 @@ def draw(pools: Mapping[str, Sequence[Problem]], *, train: int, eval: int, seed:
             )
         eval_side = _unique(test)
         train_side = {key: problem for key, problem in _unique(training).items() if key not in eval_side}
-    for name, asked, side in (("eval", eval, eval_side), ("train", train, train_side)):
-        if asked > len(side):
+    for name, wanted, side in (("eval", eval, eval_side), ("train", train, train_side)):
+        if wanted > len(side):
             other = ", or lower task.eval: both come from one pool" if test is None and name == "train" else ""
             raise ConfigError(
-                f"task.{name}: {asked} problems requested, {len(side)} available in {source} "
+                f"task.{name}: {wanted} problems requested, {len(side)} available in {source} "
                 f"(repeated questions count once); set task.{name} to at most {len(side)}{other}"
             )
     return Splits(_sample(train_side, train, seed, "train"), _sample(eval_side, eval, seed, "eval"))
@@ -137,7 +137,7 @@ def leak_guard(train: Iterable[Problem], eval: Iterable[Problem]) -> None:
     trained = {question_hash(problem.question): problem.id for problem in train}
     leaks = [(problem.id, trained[key]) for problem in eval if (key := question_hash(problem.question)) in trained]
     if leaks:
-        shown = ", ".join(f"{held} (training: {kept})" for held, kept in leaks[:3])
+        shown = ", ".join(f"{evaluation} (training: {training})" for evaluation, training in leaks[:3])
         raise LeakError(
             f"{len(leaks)} evaluation questions occur among the training questions: {shown}"
             f"{', ...' if len(leaks) > 3 else ''}; remove them from one side and start a new run"

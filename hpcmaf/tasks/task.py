@@ -70,7 +70,7 @@ class Task:
         Raises
         ------
         ConfigError
-            More is asked for than there is, or what the task does not have; the message names the key.
+            More is requested than there is, or what the task does not have; the message names the key.
         DataError
             The source is missing, torn or of an unknown layout.
         """

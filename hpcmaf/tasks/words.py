@@ -51,10 +51,10 @@ _STORIES = (
 def make_story(numbers: Sequence[int], story: int, name: str, sold: str, bought: str) -> Problem:
     """One problem; ``numbers`` are a to f of arithmetic, whose gold answer it has."""
     a, b, c, d, e, f = numbers
-    told = _STORIES[story].format(name=name, sold=sold, bought=bought, a=a, b=b, c=c, d=d, e=e, f=f)
+    story_text = _STORIES[story].format(name=name, sold=sold, bought=bought, a=a, b=b, c=c, d=d, e=e, f=f)
     return Problem(
         id="words-" + "-".join(map(str, numbers)),
-        question=f"{told} {_ENDING.format(name=name)}",
+        question=f"{story_text} {_ENDING.format(name=name)}",
         gold=make_problem(a, b, c, d, e, f).gold,
     )
 

@@ -74,7 +74,7 @@ def run_finetune(
     Raises
     ------
     StopRequested
-        It was asked to stop, and did.
+        It was requested to stop, and did.
     OutOfMemory, TrainingError
         It failed; the error's ``kind`` says whether another attempt may succeed.
     """

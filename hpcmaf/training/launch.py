@@ -69,7 +69,7 @@ class Entry:
 
     @classmethod
     def all(cls, folder: Path) -> Iterator[Self]:
-        """The jobs of a list in turn; waits for the next, until there will be none or nobody is left to add one."""
+        """The jobs of a list in turn; waits for the next, until the list has ended or its writer is gone."""
         parent = os.getppid()
         for number in count(1):
             path = folder / f"{number:04d}.json"
@@ -157,7 +157,7 @@ class Workers:
         """Kill what is left of their session."""
         process, self._process = self._process, None
         if process is not None:
-            with suppress(ProcessLookupError):  # nobody survives
+            with suppress(ProcessLookupError):  # all have exited
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         if self._folder != Path():

@@ -130,7 +130,7 @@ def choose_stage(size: Size, processes: int, offload: str, passing: int, memory:
     if not memory:
         return 1, "zero_stage auto: 1 on CPU"
     room = int(min(memory) * _USABLE)
-    # Alone, a process has nobody to share with; weights in 4 bits cannot be shared out.
+    # A single process has no one to share with; weights in 4 bits cannot be shared out.
     stages = (1,) if processes == 1 else (1, 2) if size.in_4_bits else (1, 2, 3)
     for stage in stages:
         wanted = needed(size, stage, processes, offload, passing)

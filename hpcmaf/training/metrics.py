@@ -21,7 +21,7 @@ _SETTLED = 2
 
 
 class Metrics:
-    """Progress of one job: ``progress.jsonl``, TensorBoard's files where it is installed, W&B where asked for.
+    """Progress of one job: ``progress.jsonl``, TensorBoard's files where it is installed, W&B where requested.
 
     Only the first process writes them.
 

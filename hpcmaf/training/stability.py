@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from hpcmaf.errors import TrainingError
 from hpcmaf.training.data import TokenSample
 
-# A spike is told from the losses of so many steps before it, and not from fewer than the first.
+# A spike is judged by the losses of so many steps before it, and not from fewer than the first.
 _FEWEST, _MOST = 8, 32
 # In nats: a loss near 0 may rise to many times itself by chance.
 _LEAST_RISE = 1.0

@@ -39,7 +39,7 @@ class StopFlag:
 
     @property
     def requested(self) -> bool:
-        """Whether somebody has requested it."""
+        """Whether it was requested."""
         if self._since is None and self._work is not None and time.monotonic() - self._looked >= _LOOK_S:
             self._looked = time.monotonic()
             if stop_requested(self._work):
@@ -59,7 +59,7 @@ def request_stop(work: Path) -> None:
 
 
 def stop_requested(work: Path) -> bool:
-    """Whether somebody did."""
+    """Whether it was requested."""
     return (work / "stop").exists()
 
 
