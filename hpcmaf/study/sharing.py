@@ -5,26 +5,29 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from hpcmaf.errors import DataError, RunBusyError
 from hpcmaf.files.publish import file_sha256, write_json
 from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import Plan, Stage
+from hpcmaf.run.plan import Plan, Stage, TaskKey
 from hpcmaf.study.keys import task_keys
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A run with its plan and the keys of its tasks."""
+    """A run with its plan."""
 
     run: RunDir
     plan: Plan
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "keys", task_keys(self.plan))
+    @cached_property
+    def keys(self) -> Mapping[TaskKey, str]:
+        """Keys of its tasks."""
+        return task_keys(self.plan)
 
 
 @dataclass(frozen=True, slots=True)
