@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,10 +29,10 @@ MOST_NAMED = 12
 MOST_PANELS = 6
 # Inches: of every plot, of a panel, of a letter in the legend.
 WIDTH, HEIGHT, _LETTER = 9.0, 3.1, 0.072
-# Letters that a font lacks are taken from the next that is installed; the last comes with matplotlib and shows a box.
+# Letters that a font lacks are taken from the next that is installed.
 FONTS = (
     *("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "PingFang SC", "Microsoft YaHei"),
-    *("Noto Sans Devanagari", "Noto Sans Arabic", "Unifont", "Last Resort High-Efficiency"),
+    *("Noto Sans Devanagari", "Noto Sans Arabic", "Unifont"),
 )
 RC = {
     "font.size": 10,
@@ -151,7 +152,10 @@ def save(draw: Callable[[Figure], None], stem: Path) -> None:
 
     installed = set(fontManager.get_font_names())
     # A figure of its own and a context: whoever imports this keeps their backend and settings.
-    with matplotlib.rc_context(RC | {"font.family": [name for name in FONTS if name in installed]}):
+    font = {"font.family": [name for name in FONTS if name in installed]}
+    with matplotlib.rc_context(RC | font), warnings.catch_warnings():
+        # A box in the PNG; the SVG, which the page shows, has the letter itself.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from")
         figure = Figure(layout="constrained")
         FigureCanvasAgg(figure)
         draw(figure)
