@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import queue
 import sys
@@ -17,7 +18,6 @@ import click
 
 from hpcmaf.answers import DEFAULT_DEADLINE_S, AnswerForm, equivalent, extract
 from hpcmaf.answers.checker import MAX_WORKERS
-from hpcmaf.cli.options import FiniteRange
 from hpcmaf.errors import DataError, UsageError
 
 _IN_FLIGHT = 256
@@ -38,7 +38,7 @@ _IN_FLIGHT = 256
 @click.option(
     "--deadline",
     "deadline_s",
-    type=FiniteRange(min=0.01),
+    type=click.FloatRange(min=0.01),
     default=DEFAULT_DEADLINE_S,
     show_default=True,
     metavar="SECONDS",
@@ -51,6 +51,8 @@ def command(gold: str | None, answer: str | None, jsonl: str | None, form: str |
     hpcmaf grade --gold '\\frac{1}{2}' --answer 0.5
     hpcmaf grade --jsonl answers.jsonl > graded.jsonl
     """
+    if not math.isfinite(deadline_s):  # click lets inf and nan through
+        raise UsageError(f"--deadline: {deadline_s} is not a finite number; give seconds")
     if jsonl is not None:
         if gold is not None or answer is not None:
             raise UsageError("grade takes either --jsonl or --gold with --answer, not both: leave one out")

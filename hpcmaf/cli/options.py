@@ -1,9 +1,8 @@
-"""What several verbs share: which run, which of its tasks, finite numbers, libraries that keep quiet."""
+"""What several verbs share: which run, which of its tasks, libraries that keep quiet."""
 
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -137,17 +136,6 @@ def read_selection(
     from hpcmaf.launch.logs import TaskFilter
 
     return TaskFilter(iteration, "finetune" if agents and not kind else kind or "", (*tasks, *agents))
-
-
-class FiniteRange(click.FloatRange):
-    """A range of numbers that ``nan`` and ``inf`` are outside of; click lets both in."""
-
-    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> float:
-        """Parse and check one value."""
-        number = super().convert(value, param, context)
-        if not math.isfinite(number):
-            self.fail(f"{value} is not a finite number.", param, context)
-        return number
 
 
 def quiet_libraries() -> None:
