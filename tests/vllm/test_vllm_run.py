@@ -19,12 +19,12 @@ from hpcmaf.store import verify
 from tests.vllm.societies import command
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(3000)]
-SHAPE = ("task.train=16", "task.eval=12", "debate.agents=2", "training.epochs=1", "iterations=2")
+SHAPE = ("task.train=16", "task.eval=12", "debate.agents=2", "training.epochs=1")
 
 
-def submit(root: Path) -> subprocess.Popen[str]:
+def submit(root: Path, iterations: int = 1) -> subprocess.Popen[str]:
     site = {"engine": "vllm", "server_command": command(), "kv_cache_gb": 0.1, "device": "cpu", "problems_per_shard": 8}
-    words = [word for value in SHAPE for word in ("--set", value)]
+    words = [word for value in (*SHAPE, f"iterations={iterations}") for word in ("--set", value)]
     words += [word for key, value in site.items() for word in ("--set-profile", f"generation.{key}={value}")]
     words += ["--set-profile", "jobs=2", "--run", str(root)]
     return subprocess.Popen(
@@ -56,7 +56,7 @@ def check(root: Path, seen: set[int]) -> None:
 
 def test_one_start_serves_a_whole_run(tmp_path: Path) -> None:
     root = tmp_path / "run"
-    driver = submit(root)
+    driver = submit(root, iterations=2)
     seen: set[int] = set()
     while driver.poll() is None:
         seen |= set(groups(root))
