@@ -101,10 +101,10 @@ def generate(
         on_step(len(rows) - before, len(done) - before)
         mask, positions = torch.nn.functional.pad(mask, (0, 1), value=1), positions[:, -1:] + 1
         if len(done) >= min(len(rows), max(_FEWEST, int(_DONE * len(rows)))):
-            left = [place for place, row in enumerate(rows) if row not in done]
+            left = [position for position, row in enumerate(rows) if row not in done]
             if not left:
                 break
-            rows, done, kept = [rows[place] for place in left], set(), torch.tensor(left, device=device)
+            rows, done, kept = [rows[position] for position in left], set(), torch.tensor(left, device=device)
             inputs, mask, positions = inputs[kept], mask[kept], positions[kept]
             cache.batch_select_indices(kept)
     return made

@@ -166,12 +166,12 @@ def servers_folder(run: str) -> Path:
     return name
 
 
-async def running(where: Path, spec: str, places: int, asleep: bool) -> Server | None:
+async def running(where: Path, spec: str, capacity: int, asleep: bool) -> Server | None:
     """The server of a folder that was started with the spec of a digest; where none was, room is made for it.
 
     Parameters
     ----------
-    places
+    capacity
         Servers that fit side by side; idle ones beyond are ended.
     asleep
         Whether it has to be woken first.
@@ -190,7 +190,7 @@ async def running(where: Path, spec: str, places: int, asleep: bool) -> Server |
             one.close()
             clean(folder)  # its GPU has no room for it any more
     for one in list(others):
-        if len(others) >= places and not one.used():
+        if len(others) >= capacity and not one.used():
             await asyncio.to_thread(one.end)
             others.remove(one)
         one.close()

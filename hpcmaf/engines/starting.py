@@ -62,7 +62,7 @@ class Starter:
     again: bool = False
 
     async def obtain(
-        self, spec: ServerSpec, where: Path, places: int, log: Path, environment: Mapping[str, str]
+        self, spec: ServerSpec, where: Path, capacity: int, log: Path, environment: Mapping[str, str]
     ) -> Server:
         """Use the server that was started for a spec, or start one.
 
@@ -70,7 +70,7 @@ class Starter:
         ----------
         where
             Folder of the servers on the same devices.
-        places
+        capacity
             Servers that fit there side by side; idle ones beyond are ended.
         log
             What a server that is started writes to.
@@ -85,7 +85,7 @@ class Starter:
         where.mkdir(mode=0o700, exist_ok=True)
         name = digest(asdict(spec))
         async with locked(where / "lock", None, self.tick, "another task to start its vLLM server"):
-            if found := await running(where, name, places, spec.while_training == "sleep"):
+            if found := await running(where, name, capacity, spec.while_training == "sleep"):
                 return found
             while True:
                 spec = replace(spec, options=self.options)

@@ -78,7 +78,7 @@ class TransformersEngine:
     device
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     batch_size
-        Most requests generated together; halved, aloud, when memory runs out.
+        Most requests generated together; halved, with a message, when memory runs out.
     loaded_models
         Fully finetuned checkpoints kept in memory at once; the one used
         longest ago goes first.

@@ -108,9 +108,9 @@ class VllmEngine(HttpEngine):
         self._adapters = {} if self._full else served.agents
         shape = adapter_shape(self._adapters) if self._adapters else None
         self.room = shape.joined(room) if shape and room else shape or room
-        self.places = self._fitting(options) if self._full else 1
+        self.capacity = self._fitting(options) if self._full else 1
         self.options = options.model_copy(
-            update={"gpu_memory_utilization": round(options.gpu_memory_utilization / self.places, 3)}
+            update={"gpu_memory_utilization": round(options.gpu_memory_utilization / self.capacity, 3)}
         )
         self._starter = Starter(self.options, self.device, self.check)
         # A little more than fills a server's steps, so that it never waits for this process.
@@ -197,12 +197,12 @@ class VllmEngine(HttpEngine):
         return await future
 
     async def _start_groups(self) -> None:
-        """Start what most requests wait for, as places become free."""
+        """Start what most requests wait for, as capacity allows."""
         try:
             while self._waiting:
                 await until_quiet(lambda: self.open)
                 key = max(self._waiting, key=lambda key: (len(self._waiting[key]), str(key)))
-                if len(self._groups) >= self.places and not self._make_room(len(self._waiting[key])):
+                if len(self._groups) >= self.capacity and not self._make_room(len(self._waiting[key])):
                     await asyncio.sleep(0.02)
                     continue
                 each = range(self.options.engines)
@@ -241,7 +241,7 @@ class VllmEngine(HttpEngine):
             one_of_many=self._full,
         )
         environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-        server = await self._starter.obtain(spec, where, self.places, log, environment)
+        server = await self._starter.obtain(spec, where, self.capacity, log, environment)
         self.parts = server.facts["parts"] if server.facts["log"] == str(log) else self.parts
         fresh, names = not any(server.folder.glob("tested-*")), serving_names(self._adapters)
         tested = server.folder / f"tested-{servers.digest(sorted(names.values()))}"
