@@ -239,7 +239,9 @@ def read_failure(text: str) -> tuple[str, FailureKind]:
     memory = [line for line in found if re.search(_KINDS["memory"], line.lower())]
     last = found[-1] if found else next((line for line in reversed(lines) if line), "it wrote nothing")
     reason = " ".join((memory[0] if memory else last).split())[:1000]
-    kind = next((kind for kind, pattern in _KINDS.items() if re.search(pattern, reason.lower())), None)
+    # Only errors have a kind: a line on how full the KV cache is does not say that memory ran out.
+    kinds = [kind for kind, pattern in _KINDS.items() if re.search(pattern, reason.lower())] if found else []
+    kind = kinds[0] if kinds else None
     if kind == "hardware":
         reason = f"it finds no GPU ({reason[:200]}); set generation.device: cpu, or look at the node"
     return reason, kind or "hardware"
