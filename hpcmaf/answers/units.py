@@ -16,6 +16,7 @@ _CANONICAL = {
 }
 _POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
 NUMBER_WORDS = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+NUMBER_WORDS |= {f"{word}s": number for word, number in NUMBER_WORDS.items()}
 _EAST_ASIAN = {"\u4e07": 10**4, "\u4ebf": 10**8, "\u5343": 1000, "\u767e": 100}
 _NOTES = frozenset(
     "am pm increase decrease gain loss profit north south east west northeast northwest southeast southwest left right up"

@@ -59,7 +59,7 @@ IX ≢ XI ‖ saw ≢ was ‖ \text{on} ≢ \text{no} ‖ \text{dog} ≢ \text{g
 """,
     "words that change value": r"""
 5 ≢ 5 million ‖ 5\text{ thousand} ≡ 5000 ‖ 2.5\text{ million} ≡ 2500000 ‖ \$5\text{ billion} ≡ 5000000000
-3\text{ dozen} ≡ 36 ‖ 3 ≢ 3\text{ dozen} ‖ 5\text{ hundred} ≢ 5 ‖ 7\text{ a.m.} ≢ 7\text{ p.m.}
+3\text{ dozen} ≡ 36 ‖ 3\text{ dozens} ≡ 36 ‖ 3 ≢ 3\text{ dozen} ‖ 5\text{ hundred} ≢ 5 ‖ 7\text{ a.m.} ≢ 7\text{ p.m.}
 7\text{ am} ≢ 7\text{ pm} ‖ 7 am ≡ 7 a.m. ‖ 7:00 AM ≢ 7:00 PM ‖ 5\text{ miles north} ≢ 5\text{ miles south}
 5 miles east ≢ 5 miles west ‖ 20\% \text{ increase} ≢ 20\% \text{ decrease} ‖ 20\% \text{ increase} ≡ 20\%
 3\text{ left} ≢ 3\text{ right} ‖ \$5 \text{ profit} ≢ \$5 \text{ loss} ‖ 5\text{ million} ≡ 5{,}000{,}000

@@ -56,7 +56,7 @@ ROWS: dict[str, list[tuple[str, str | None]]] = {
         ("The answer is 5 million.", '5000000'), ("#### 5 thousand", '5000'), (r"\boxed{3 \text{ dozen}}", '36'),
         ("so it costs $2 billion", '2000000000'), (r"\boxed{5} million", '5000000'),
         (r"\boxed{\$1.5 \text{ million}}", '1500000'), ("答案是5万", '50000'), (r"\boxed{7\text{ hundred}}", '700'),
-        ("The answer is 2 dozen eggs.", '24'), ("#### 1.2 Million", '1200000'),
+        ("The answer is 2 dozen eggs.", '24'), ("96/12=8 dozens\n", '96'), ("#### 1.2 Million", '1200000'),
         (r"\boxed{5\text{ million dollars}}", '5000000'), ("The answer is 5 trillion", '5000000000000'),
         (r"\boxed{2:30}", None), (r"\boxed{14:05}", None), ("The answer is 2:30 PM.", None),
         (r"\boxed{9\text{ a.m.}}", None), (r"\boxed{3:2}", '3/2'), (r"\boxed{2\!:\!30\text{ p.m.}}", None),
