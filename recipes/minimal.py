@@ -2,8 +2,10 @@
 
     python recipes/minimal.py [FOLDER]
 
-The packaged micro model on CPUs, in about a minute. This is the whole method;
-``hpcmaf submit`` adds jobs, shards, resuming, servers, baselines and reports.
+The packaged micro model on CPUs, in about two minutes. This is the whole
+method; ``hpcmaf submit`` adds jobs, shards, resuming, servers and reports. So
+few problems move accuracy within its standard error, 4 points: results/micro
+has the same with 500 problems, where debates go from 79 to 92 percent.
 """
 
 import asyncio
