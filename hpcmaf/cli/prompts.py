@@ -35,7 +35,7 @@ def command(problem: str | None, **options: Any) -> None:
         raise UsageError(f"--problem {problem}: not among this recipe's problems, such as {next(iter(known))}")
     model = recipe.model
     chat = ChatFormat.from_pretrained(
-        base_model(model.path), revision=model.revision, trust_remote_code=model.trust_remote_code
+        base_model(model.path), revision=model.revision, trust_remote_code=model.trust_remote_code, **model.chat
     )
     chosen = known[problem] if problem is not None else splits.train[0]
     for title, messages in protocol.sample_chats(chosen.question):

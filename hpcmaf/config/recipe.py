@@ -14,6 +14,7 @@ from hpcmaf.config import DEFAULT_RECIPE
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.engines.chat import DATE
 from hpcmaf.errors import ConfigError
+from hpcmaf.files.publish import read_bytes
 from hpcmaf.files.yaml import Strict, apply_overrides, read_mapping, shipped_folder, validate
 from hpcmaf.tasks import TASKS
 from hpcmaf.tasks.promptfile import PromptFile
@@ -36,6 +37,25 @@ class Model(Strict):
     date: Annotated[str, AfterValidator(_day)] = Field(
         DATE, description="the date, as '2025-01-31', that chat templates see, in debates and in training"
     )
+    chat_template: str | None = Field(
+        None, description="a jinja file in place of the model's own template; a run keeps what is in it"
+    )
+    chat_template_kwargs: dict[str, bool | int | float | str | None] = Field(
+        {}, description="what the template is given besides the messages, such as {enable_thinking: false}"
+    )
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _free(cls, value: dict[str, Any]) -> dict[str, Any]:
+        own = "messages conversation chat_template add_generation_prompt tokenize strftime_now".split()
+        if taken := value.keys() & set(own):
+            raise ValueError(f"{min(taken)} is set by hpcmaf; leave it out")
+        return value
+
+    @property
+    def chat(self) -> dict[str, Any]:
+        """How chats are rendered."""
+        return self.model_dump(include={"date", "chat_template", "chat_template_kwargs"})
 
 
 class TaskSource(Strict):
@@ -72,6 +92,16 @@ class Sampling(Strict):
     temperature: float = Field(1.0, ge=0.0, le=10.0, description="0 is greedy decoding")
     top_p: float = Field(0.9, gt=0.0, le=1.0, description="the nucleus' probability mass")
     max_new_tokens: int = Field(2048, ge=1)
+    top_k: int = Field(0, ge=0, description="only so many most likely tokens are drawn from; 0 is all")
+    min_p: float = Field(
+        0.0, ge=0.0, le=1.0, description="only tokens with so much of the likeliest one's probability are drawn"
+    )
+    repetition_penalty: float = Field(
+        1.0, gt=0.0, le=10.0, description="above 1, tokens that the text has already become less likely"
+    )
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(
+        [], max_length=16, description="texts that end a response, which does not show them"
+    )
 
 
 class Selection(Strict):
@@ -261,6 +291,20 @@ def _read_prompts(source: Any, folder: Path) -> None:
         raise ConfigError(f"task.prompts: {name}: no such file beside the recipe or here; check the path")
 
 
+def _read_template(model: Any, folder: Path) -> None:
+    """Put a chat template's text where a recipe has its file's name."""
+    name = model.get("chat_template") if isinstance(model, dict) else None
+    if not isinstance(name, str) or "{%" in name or "{{" in name:
+        return
+    found = next((path for path in (folder / name, Path(name)) if path.is_file()), None)
+    if found is None:
+        raise ConfigError(f"model.chat_template: {name}: no such file beside the recipe or here; check the path")
+    text = read_bytes(found).decode("utf-8", "replace")
+    if "{%" not in text and "{{" not in text:
+        raise ConfigError(f"model.chat_template: {found}: no jinja template; it has neither {{% nor {{{{")
+    model["chat_template"] = text
+
+
 def load_recipe(
     name: str = DEFAULT_RECIPE, overrides: Sequence[str | tuple[str, Any]] = (), iterations: int | None = None
 ) -> Recipe:
@@ -289,5 +333,6 @@ def load_recipe(
         values["iterations"] = iterations
     for key in ("task", "evaluate_on"):
         _read_prompts(values.get(key), files[0].parent)
+    _read_template(values.get("model"), files[0].parent)
     where = " + ".join(map(str, files))
     return validate(Recipe, values, f"{where} (with --set)" if overrides else where)

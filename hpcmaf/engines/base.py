@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 from hpcmaf.engines.chat import DATE, Message
 from hpcmaf.errors import EngineError
@@ -13,11 +13,35 @@ from hpcmaf.errors import EngineError
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn. ``temperature=0`` is greedy decoding."""
+    """How tokens are drawn. ``temperature=0`` is greedy decoding.
+
+    Attributes
+    ----------
+    top_k
+        Only so many most likely tokens are drawn from; 0 is all.
+    min_p
+        Only tokens with at least so much of the likeliest token's probability.
+    repetition_penalty
+        What logits of tokens that prompt or response already have are divided
+        by, or multiplied with where they are negative; 1 is none.
+    stop
+        Texts that end a response, which does not show them.
+    """
 
     temperature: float = 1.0
     top_p: float = 0.9
     max_new_tokens: int = 2048
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+
+    @property
+    def further(self) -> dict[str, Any]:
+        """Settings beyond the first three that are not at their defaults, by the names that vLLM gives them."""
+        defaults = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "stop": ()}
+        found = {name: getattr(self, name) for name in defaults}
+        return {name: value for name, value in found.items() if value != defaults[name]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +136,8 @@ class ServedModels:
         Agent name to folder; empty before the first iteration.
     date
         The date that chat templates see.
+    chat_template, chat_template_kwargs
+        A template in place of the tokenizer's own, and what it is given besides the messages.
     """
 
     base: str
@@ -121,6 +147,8 @@ class ServedModels:
     revision: str | None = None
     trust_remote_code: bool = False
     date: str = DATE
+    chat_template: str | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Diverged(EngineError):

@@ -8,11 +8,11 @@ functions, so the tokens a model is trained on are those it is prompted with.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from hpcmaf.answers import opened_thought
 from hpcmaf.errors import EngineError
@@ -72,6 +72,9 @@ class ChatFormat:
         Further tokens at which the model ends, as its generation config has them.
     date
         The day, as ``YYYY-MM-DD``, for templates that write one.
+    chat_template, chat_template_kwargs
+        A template in place of the tokenizer's own, and what it is given
+        besides the messages, such as ``enable_thinking``.
 
     Raises
     ------
@@ -80,17 +83,23 @@ class ChatFormat:
         tokenizer has no token to end a turn with.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, eos_ids: Iterable[int] = (), date: str = DATE) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, *, eos_ids: Iterable[int] = (), date: str = DATE,
+        chat_template: str | None = None, chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         self.tokenizer = tokenizer
-        self.template: str | None = None if tokenizer.chat_template else PLAIN_TEMPLATE
+        self.template = chat_template or (None if tokenizer.chat_template else PLAIN_TEMPLATE)
+        self._kwargs = chat_template_kwargs or {}
         self._eos_ids = frozenset(eos_ids)
         self._date = datetime.fromisoformat(date)
 
     @classmethod
     def from_pretrained(
-        cls, path: str, *, revision: str | None = None, trust_remote_code: bool = False, date: str = DATE
+        cls, path: str, *, revision: str | None = None, trust_remote_code: bool = False, **settings: Any
     ) -> ChatFormat:
         """Load a tokenizer by folder or hub id, and the ends that its model's generation config names.
+
+        ``settings`` are those of the class.
 
         Raises
         ------
@@ -110,7 +119,7 @@ class ChatFormat:
             own = GenerationConfig.from_pretrained(path, revision=revision).eos_token_id
         except OSError:  # a model need not have one
             own = None
-        return cls(tokenizer, eos_ids=own if isinstance(own, list) else [] if own is None else [own], date=date)
+        return cls(tokenizer, eos_ids=own if isinstance(own, list) else [] if own is None else [own], **settings)
 
     def _render(self, messages: Sequence[Message], generation: bool) -> str:
         try:
@@ -120,6 +129,7 @@ class ChatFormat:
                 add_generation_prompt=generation,
                 tokenize=False,
                 strftime_now=self._date.strftime,
+                **self._kwargs,
             )
         except Exception as error:  # jinja raises whatever the template's author chose
             raise EngineError(

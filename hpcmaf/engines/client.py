@@ -274,7 +274,7 @@ class EndpointEngine(HttpEngine):
             raise EngineError(f"{url}: nothing is known there of the model of {request.model}; {where}")
         body = {"model": model, "messages": list(request.messages), "seed": request.seed % 2**31,
                 "temperature": sampling.temperature, "top_p": sampling.top_p,
-                "max_tokens": sampling.max_new_tokens}  # fmt: skip
+                "max_tokens": sampling.max_new_tokens, **sampling.further}  # fmt: skip
         try:
             async with self._slots:
                 reply = await self._client.request("POST", "chat/completions", json=body)

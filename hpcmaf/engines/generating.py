@@ -19,7 +19,7 @@ _LOGIT_BYTES = 1 << 30
 
 
 class SeededSampling:
-    """Temperature and nucleus sampling with one random stream per row.
+    """Sampling with one random stream per row, with vLLM's order of what narrows a draw.
 
     transformers draws all rows of a batch from one generator, so a row's text
     depends on its neighbours. Here each row brings its own uniforms, one per
@@ -39,14 +39,46 @@ class SeededSampling:
         temperature = torch.tensor([request.sampling.temperature for request in requests], device=device)
         self.greedy = temperature == 0  # [B]
         self.temperature = temperature.masked_fill(self.greedy, 1.0)[:, None]
-        self.top_p = torch.tensor([request.sampling.top_p for request in requests], device=device)[:, None]
+        settings = [request.sampling for request in requests]
+        self.top_p = torch.tensor([one.top_p for one in settings], device=device)[:, None]
+        self.top_k = torch.tensor([one.top_k or 2**31 for one in settings], device=device)[:, None]
+        self.min_p = torch.tensor([one.min_p for one in settings], device=device)[:, None]
+        self.narrows = any(one.top_k or one.min_p for one in settings)
+        self.penalty = torch.tensor([one.repetition_penalty for one in settings], device=device)[:, None]
+        self.penalizes = bool((self.penalty != 1).any())
         self.models = [request.model for request in requests]
 
-    def __call__(self, scores: torch.Tensor, rows: Sequence[int], step: int) -> torch.Tensor:
-        """One token for each of some rows, from ``scores[rows, V]``; raises Diverged where a row's are not numbers."""
-        chosen = torch.tensor(rows, device=scores.device)
-        probabilities = torch.softmax(scores.float() / self.temperature[chosen], dim=-1)
+    def __call__(
+        self, scores: torch.Tensor, rows: Sequence[int], step: int, texts: Sequence[list[int]] = ()
+    ) -> torch.Tensor:
+        """One token for each of some rows.
+
+        Parameters
+        ----------
+        scores
+            Logits, ``[rows, V]``.
+        texts
+            Each of these rows' tokens so far, prompt and response, where ``penalizes`` says so.
+
+        Raises
+        ------
+        Diverged
+            A row's logits are not numbers.
+        """
+        chosen, scores = torch.tensor(rows, device=scores.device), scores.float()
+        if self.penalizes:
+            seen = torch.zeros_like(scores, dtype=torch.bool)
+            for row, text in enumerate(texts):
+                seen[row, torch.tensor(text, device=scores.device)] = True
+            penalty = self.penalty[chosen]
+            scores = torch.where(seen, torch.where(scores > 0, scores / penalty, scores * penalty), scores)
+        probabilities = torch.softmax(scores / self.temperature[chosen], dim=-1)
         ordered, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
+        if self.narrows:
+            rank = torch.arange(ordered.shape[-1], device=scores.device)
+            kept = (rank < self.top_k[chosen]) & (ordered >= self.min_p[chosen] * ordered[:, :1])
+            ordered = ordered * kept
+            ordered = ordered / ordered.sum(dim=-1, keepdim=True)
         cumulative = ordered.double().cumsum(dim=-1)
         # A token belongs to the nucleus when those before it do not fill it.
         nucleus = (cumulative - ordered < self.top_p[chosen]).sum(dim=-1, keepdim=True)  # at least 1
@@ -59,7 +91,8 @@ class SeededSampling:
 
 def generate(
     model: Any, prompts: Sequence[Sequence[int]], requests: Sequence[Request], limits: Sequence[int], *,
-    stop_ids: Sequence[int], adapters: Sequence[str] | None, device: torch.device, on_step: Callable[[int, int], None],
+    stop_ids: Sequence[int], adapters: Sequence[str] | None, device: torch.device,
+    on_step: Callable[[int, int], None], ended: Callable[[Request, list[int]], bool] = lambda request, tokens: False,
 ) -> list[list[int]]:  # fmt: skip
     """New tokens of every row, up to and with the one that ends it.
 
@@ -76,6 +109,8 @@ def generate(
         model has none.
     on_step
         Called with the tokens that a step made and the rows it ended.
+    ended
+        Whether a response ends with the tokens that it has so far.
     """
     width, stops = max(map(len, prompts)), set(stop_ids)
     padding = [width - len(prompt) for prompt in prompts]
@@ -92,11 +127,12 @@ def generate(
             input_ids=inputs, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
             logits_to_keep=1, **named,
         ).logits[:, -1]  # fmt: skip
-        inputs, before = sample(scores, rows, step), len(done)
+        texts = [[*prompts[row], *made[row]] for row in rows] if sample.penalizes else []
+        inputs, before = sample(scores, rows, step, texts), len(done)
         for row, token in zip(rows, inputs[:, 0].tolist(), strict=True):
             if row not in done:
                 made[row].append(token)
-                if token in stops or step + 1 == limits[row]:
+                if token in stops or step + 1 == limits[row] or ended(requests[row], made[row]):
                     done.add(row)
         on_step(len(rows) - before, len(done) - before)
         mask, positions = torch.nn.functional.pad(mask, (0, 1), value=1), positions[:, -1:] + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import AutoConfig
@@ -20,6 +21,8 @@ class Prompts:
             revision=served.revision,
             trust_remote_code=served.trust_remote_code,
             date=served.date,
+            chat_template=served.chat_template,
+            chat_template_kwargs=served.chat_template_kwargs,
         )
         config = load(AutoConfig, served, served.base).get_text_config()
         self.context: int = getattr(config, "max_position_embeddings", None) or 2**31
@@ -31,7 +34,19 @@ class Prompts:
             return self.chat.sample(request.messages).input_ids
         return self.chat.prompt_ids(request.messages)
 
-    def completion(self, prompt: int, tokens: list[int], **logprobs: Any) -> Completion:
+    def ended(self, request: Request, tokens: Sequence[int]) -> bool:
+        """Whether a response has come to a text that ends it."""
+        stop = request.sampling.stop
+        return bool(stop) and _first(stop, self.chat.decode(tokens)) is not None
+
+    def completion(self, request: Request, prompt: int, tokens: list[int], **logprobs: Any) -> Completion:
         """The completion that tokens make, behind a prompt of some tokens."""
-        reason = "stop" if tokens and tokens[-1] in self.stop_ids else "length"
-        return Completion(self.chat.decode(tokens), tuple(tokens), prompt, reason, **logprobs)  # type: ignore[arg-type]
+        text = self.chat.decode(tokens)
+        end = _first(request.sampling.stop, text)
+        reason = "stop" if end is not None or (tokens and tokens[-1] in self.stop_ids) else "length"
+        return Completion(text[:end], tuple(tokens), prompt, reason, **logprobs)  # type: ignore[arg-type]
+
+
+def _first(stop: Sequence[str], text: str) -> int | None:
+    """Where the first of some texts begins in another."""
+    return min((text.index(end) for end in stop if end in text), default=None)

@@ -239,10 +239,11 @@ class TransformersEngine:
             prompts, requests = [one.prompt for one in answered], [one.request for one in answered]
             made = dict(zip(map(id, answered), generate(
                 model, prompts, requests, room, stop_ids=self.prompts.stop_ids, adapters=self._adapters(answered),
-                device=self.device, on_step=self._count,
+                device=self.device, on_step=self._count, ended=self.prompts.ended,
             ), strict=True))  # fmt: skip
         self._count(0, len(batch) - len(answered))
-        completions = {id(one): self.prompts.completion(len(one.prompt), made.get(id(one), [])) for one in batch}
+        complete = self.prompts.completion
+        completions = {id(one): complete(one.request, len(one.prompt), made.get(id(one), [])) for one in batch}
         wanted = [one for one in batch if one.request.logprobs]
         texts = [one.prompt + list(completions[id(one)].token_ids) for one in wanted]
         found = likelihoods(model, texts, self._adapters(wanted), self.device)

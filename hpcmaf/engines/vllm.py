@@ -139,6 +139,7 @@ class VllmEngine(HttpEngine):
             "seed": request.seed % 2**63 if sampling.temperature > 0 else None,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
+            **sampling.further,
         }
         body |= {"logprobs": 0, "prompt_logprobs": 0} if request.logprobs else {}
         while True:
@@ -160,7 +161,8 @@ class VllmEngine(HttpEngine):
                         raise EngineError(f"vLLM refuses {request.key}: {error}; see {log}") from error
                     self._replace(group, one.server, error)
         tokens, logprobs = ([], ()) if request.scored else (list(made.token_ids), made.logprobs)
-        return self.prompts.completion(len(prompt), tokens, logprobs=logprobs, prompt_logprobs=made.prompt_logprobs)
+        likelihoods = {"logprobs": logprobs, "prompt_logprobs": made.prompt_logprobs}
+        return self.prompts.completion(request, len(prompt), tokens, **likelihoods)
 
     async def watch(self) -> None:
         """Read the servers' metrics; end one that has stopped making tokens, so that its requests notice."""

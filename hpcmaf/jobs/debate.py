@@ -71,7 +71,8 @@ def run_debate_shard(context: TaskContext) -> None:
 
 def protocol_of(recipe: Recipe, method: Method, source: TaskSource, rounds: int, iteration: int) -> Protocol:
     """How a method's agents debate the problems of a task."""
-    task, sampling = get_task(source.name), Sampling(**recipe.sampling.model_dump())
+    task, settings = get_task(source.name), recipe.sampling
+    sampling = Sampling(**settings.model_dump() | {"stop": tuple(settings.stop)})
     if method.temperature is not None:
         sampling = replace(sampling, temperature=method.temperature)
     return Protocol(

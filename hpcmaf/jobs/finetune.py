@@ -24,7 +24,7 @@ def finetune_job(context: TaskContext) -> FinetuneJob:
         dtype=recipe.model.dtype,
         revision=recipe.model.revision,
         trust_remote_code=recipe.model.trust_remote_code,
-        date=recipe.model.date,
+        **recipe.model.chat,
         start=str(previous) if goes_on else None,
         dataset=str(context.run.dataset(t, agent)),
         output=str(context.run.agent(t, agent)),

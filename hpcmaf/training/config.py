@@ -37,8 +37,8 @@ class FinetuneJob(Training, Finetuning):
         Folder to publish.
     start
         Previous adapter (LoRA) or checkpoint (full); ``None`` is the base.
-    date
-        Today, to the chat template, as in the debates.
+    date, chat_template, chat_template_kwargs
+        How chats are rendered, as in the debates.
     dtype
         Of the weights in computation; ``"auto"`` is the checkpoint's own on a
         GPU and float32 on CPU. float16, which needs loss scaling, becomes
@@ -66,6 +66,8 @@ class FinetuneJob(Training, Finetuning):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     trust_remote_code: bool = False
     date: str = DATE
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] = {}
     max_grad_norm: float = Field(1.0, ge=0)
     nodes: int = Field(1, ge=1)
     checkpoints: str | None = None

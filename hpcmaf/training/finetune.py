@@ -72,7 +72,8 @@ def finetune(
     marks = {"launch": time.time()}
     config = load_config(job)
     chat = ChatFormat.from_pretrained(
-        job.base, revision=job.revision, trust_remote_code=job.trust_remote_code, date=job.date
+        job.base, revision=job.revision, trust_remote_code=job.trust_remote_code, date=job.date,
+        chat_template=job.chat_template, chat_template_kwargs=job.chat_template_kwargs,
     )
     longest = min(job.max_length, context_length(config) or job.max_length)
     pairs = job.objective == "dpo"

@@ -143,7 +143,9 @@ def test_overrides_and_iters_win_over_the_file(tmp_path: Path) -> None:
 def test_the_papers_settings_are_the_defaults(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, "model: {path: x}\ntask: {name: math}\n"))
     assert (recipe.debate.agents, recipe.debate.rounds, recipe.iterations, recipe.selection.w) == (3, 2, 5, 0.5)
-    assert recipe.sampling.model_dump() == {"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 2048}
+    assert recipe.sampling.model_dump(include={"temperature", "top_p", "max_new_tokens"}) == {
+        "temperature": 1.0, "top_p": 0.9, "max_new_tokens": 2048
+    }  # fmt: skip
     assert (recipe.task.train, recipe.task.eval, recipe.selection.mix) == (500, 500, "exact")
     assert (recipe.training.start_from, recipe.training.loss_on) == ("previous", "last_turn")
     assert not recipe.model.trust_remote_code
@@ -171,3 +173,18 @@ def test_profile_overrides() -> None:
     assert (profile.slots(), profile.generation.batch_size) == (3, 7)
     with pytest.raises(ConfigError, match="generation.engine"):
         load_profile("local", ["generation.engine=magic"])
+
+
+def test_a_chat_template_is_read_from_its_file(tmp_path: Path) -> None:
+    """And kept: a run does not change with the file."""
+    (tmp_path / "t.jinja").write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("model: {path: x, chat_template: t.jinja, chat_template_kwargs: {enable_thinking: false}}\ntask: {name: math}\n")
+    chat = load_recipe(str(recipe)).model.chat
+    assert chat["chat_template"].startswith("{% for") and chat["chat_template_kwargs"] == {"enable_thinking": False}
+    (tmp_path / "t.jinja").write_text("no template")
+    for name, said in (("t.jinja", "no jinja template"), ("gone.jinja", "no such file")):
+        with pytest.raises(ConfigError, match=said):
+            load_recipe(str(recipe), [f"model.chat_template={name}"])
+    with pytest.raises(ConfigError, match="messages is set by hpcmaf"):
+        load_recipe(overrides=["model.chat_template_kwargs={messages: 1}"])

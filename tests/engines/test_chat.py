@@ -286,3 +286,13 @@ def test_where_a_template_begins_no_thought_texts_are_as_they_were() -> None:
     chat = ChatFormat(family_tokenizer("chatml"))
     assert chat.thought == ("", "")
     assert chat.decode(chat.tokenizer("<think>a</think>b", add_special_tokens=False)["input_ids"]) == "<think>a</think>b"
+
+
+def test_a_template_of_ones_own_gets_what_it_is_given() -> None:
+    template = BOS_TEMPLATE.replace("<assistant>", "<assistant>{{ 'fast' if not enable_thinking else 'slow' }}")
+    fast, slow = (
+        ChatFormat(make_tokenizer(None, adds_bos=False), chat_template=template, chat_template_kwargs={"enable_thinking": on})
+        for on in (False, True)
+    )
+    shown = [one.tokenizer.decode(one.prompt_ids(CHAT[:1])) for one in (fast, slow)]
+    assert shown[0].endswith("fast") and shown[1].endswith("slow")

@@ -100,6 +100,46 @@ def test_seeds_draw_from_the_nucleus() -> None:
     assert torch.allclose(observed, expected, atol=4 * 0.5 / rows**0.5)
 
 
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({"top_p": 1.0, "top_k": 2}, [0, 1]),
+        ({"top_p": 1.0, "min_p": 0.3}, [0, 1]),  # exp(-1) = 0.37 of the likeliest, and exp(-1.5) = 0.22
+        ({"top_p": 0.7, "top_k": 2}, [0]),  # of two tokens the first has 0.73: the nucleus is of what top_k leaves
+        ({"top_p": 1.0, "repetition_penalty": 4.0, "top_k": 1}, [1]),  # 2.0 / 4 is below 1.0
+    ],
+)
+def test_what_narrows_a_draw(settings: dict[str, float], kept: list[int]) -> None:
+    logits, rows = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -2.0]), 2_000
+    sample = SeededSampling([ask(str(s), seed=s, **settings) for s in range(rows)], 1, torch.device("cpu"))
+    chosen = sample(logits.expand(rows, -1), range(rows), 0, [[0, 5]] * rows)[:, 0]
+    assert sorted(set(chosen.tolist())) == kept
+
+
+def test_penalties_and_limits_are_those_of_transformers(base: Path) -> None:
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    engine = engine_for(base)
+    (completion,) = run(engine, [ask("k", temperature=0.0, repetition_penalty=1.7)])
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.generation_config = GenerationConfig(eos_token_id=engine.prompts.stop_ids, pad_token_id=0)
+    prompt = torch.tensor([engine.prompts.chat.prompt_ids([{"role": "user", "content": "12+3"}])])
+    expected = model.generate(prompt, max_new_tokens=12, do_sample=False, repetition_penalty=1.7)
+    assert list(completion.token_ids) == expected[0, prompt.shape[1] :].tolist()
+
+
+def test_a_text_that_ends_responses_is_not_shown(base: Path) -> None:
+    whole = run(engine_for(base), [ask(f"k{n}", seed=n, max_new_tokens=40) for n in range(8)])
+    text = next(one.text for one in whole if len(one.text) > 8)
+    stop = text[5:7]
+    cut = run(engine_for(base), [ask(f"k{n}", seed=n, max_new_tokens=40, stop=(stop, "never")) for n in range(8)])
+    for one, before in zip(cut, whole, strict=True):
+        assert one.text == before.text.partition(stop)[0]
+        assert one.finish_reason == ("stop" if stop in before.text else before.finish_reason)
+        assert one.token_ids == before.token_ids[: len(one.token_ids)]
+    assert sum(map(len, (one.token_ids for one in cut))) < sum(map(len, (one.token_ids for one in whole)))
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 def test_a_diverged_model_is_named(temperature: float, broken: float) -> None:
