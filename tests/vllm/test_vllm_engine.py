@@ -110,6 +110,18 @@ def test_a_draw_depends_on_the_request_alone(engine: Any) -> None:
     assert sum(a != b for a, b in zip(together, reseeded, strict=True)) > 10
 
 
+def test_what_narrows_ends_and_penalizes(engine: Any, peer: Any) -> None:
+    (greedy,) = run(engine, [ask("a")])
+    (likeliest,) = run(engine, [ask("b", temperature=1.0, top_p=1.0, top_k=1)])
+    assert likeliest.token_ids == greedy.token_ids
+    stop = greedy.text[3:5]
+    for one in (engine, peer):
+        (cut,) = run(one, [ask("c", stop=(stop,))])
+        assert (cut.text, cut.finish_reason) == (greedy.text.partition(stop)[0], "stop")
+    penalized = [run(one, [ask("d", repetition_penalty=6.0)])[0].text for one in (engine, peer)]
+    assert penalized[0] == penalized[1] != greedy.text
+
+
 def test_more_prompts_than_a_step_holds(engine: Any) -> None:
     """vLLM's CPU build ends where a seeded request's prompt is spread over two steps."""
     long = "+".join(["1*2"] * 20)
