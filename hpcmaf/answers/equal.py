@@ -78,11 +78,11 @@ def _same(a: str, b: str, deadline: Deadline, depth: int) -> bool:
         return False
     if _spelling(left) == _spelling(right):
         return True
+    if (verdict := _labels(left, right, deadline, depth + 1)) is not None:
+        return verdict
     digits = _based(left), _based(right)
     if any(digits):
         return digits[0] == digits[1]
-    if (verdict := _labels(left, right, deadline, depth + 1)) is not None:
-        return verdict
     if _is_word(left) or _is_word(right):  # one spelling alone: to Math-Verify a word is a product of its letters
         return False
     if (verdict := _structures(left, right, deadline, depth + 1)) is None:
