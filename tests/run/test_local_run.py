@@ -233,7 +233,7 @@ def test_ctrl_c_is_one_line(tmp_path: Path) -> None:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
-    while not list(run.root.glob("it00/attempts/*/*/*_log.err")) and time.monotonic() < deadline:
+    while not list(run.root.glob("it00/jobs/*/*_log.err")) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
