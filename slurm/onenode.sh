@@ -69,11 +69,12 @@ if ! names_profile "$@"; then
     set -- --profile onenode --set-profile "jobs=$gpus" "$@"
 fi
 
+stopped='' child=''
+# Slurm's warning before the time limit, and preemption; either may come before there is a child.
+trap 'stopped=yes; [[ -z $child ]] || kill -TERM "$child" 2>/dev/null' USR2 TERM
 "${hpcmaf[@]}" submit "$@" &
 child=$!
-stopped=''
-# Slurm's warning before the time limit, and preemption.
-trap 'stopped=yes; kill -TERM "$child" 2>/dev/null' USR2 TERM
+[[ -z $stopped ]] || kill -TERM "$child" 2>/dev/null || true
 code=0
 wait "$child" || code=$?
 # A trap ends the first wait; the second one has the exit code.
