@@ -159,6 +159,17 @@ class _PlanFile(Record):
     stages: list[_StageFile] = Field(min_length=1)
     sha256: str
 
+    @model_validator(mode="after")
+    def _stages_follow_stages(self) -> _PlanFile:
+        known: set[str] = set()
+        for stage in self.stages:
+            if (stranger := next((id for id in stage.after if id not in known), None)) is not None:
+                raise ValueError(f"a stage after {stranger!a}, which is none before it")
+            if (id := stage_id(stage.iteration, stage.kind)) in known:
+                raise ValueError(f"{id} twice")
+            known.add(id)
+        return self
+
 
 def shard_count(problems: int, generation: Generation) -> int:
     """Number of debate tasks for so many problems."""
