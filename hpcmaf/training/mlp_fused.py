@@ -104,11 +104,13 @@ def _computes_alike(unit: Any) -> bool:
 
     Tried on a few rows so large that what a unit cuts off is cut off.
     """
-    adapter = unit.gate_proj.lora_A[unit.gate_proj.active_adapters[0]].weight
+    layers = [getattr(unit, name) for name in _LAYERS]
     x = 100 * torch.randn(1, _TRIED, unit.gate_proj.in_features, generator=torch.Generator().manual_seed(0))
-    x = x.to(adapter)
+    x = x.to(layers[0].base_layer.weight)
+    # DeepSpeed has not cast them yet.
+    adapters = [part.to(x) for part in adapters_of(layers)]
     with torch.no_grad():
-        expected, found = unit.unfused(x).float(), _forward(unit, x).float()
+        expected, found = unit.unfused(x).float(), _Gated.apply(x, unit.product, layers, *adapters).float()
     # Roundings of two ways to the same products, which fp8 makes an eighth apart.
     rounded = isinstance(unit.gate_proj.base_layer, Fp8Linear)
     tolerance = 0.1 if rounded else 2e-2 if x.dtype == torch.bfloat16 else 1e-4
