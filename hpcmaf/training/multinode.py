@@ -69,27 +69,28 @@ class NodeRank:
         return logs / f"work-{self.run_id}"
 
     def rendezvous(self, work: Path) -> list[str]:
-        """Options of ``torch.distributed.run``; waits for node 0, which alone knows which of its ports is free.
+        """Options of ``torch.distributed.run``; waits for node 0, which alone knows its address and a free port.
 
         Raises
         ------
         TrainingError
             It does not say within ``joining_s``.
         """
-        file, end = work / "port", time.monotonic() + self.joining_s
+        file, end = work / "meet", time.monotonic() + self.joining_s
         if self.rank == 0:
             with socket.create_server(("", 0)) as server:
-                write_text(file, str(server.getsockname()[1]))
-        while (port := _read(file)) is None:
+                write_text(file, f"{self.host} {server.getsockname()[1]}")
+        while (meet := _read(file)) is None:
             if time.monotonic() > end:
                 raise TrainingError(
                     f"{work}: node 0 has not said where to meet within {self.joining_s:g} s", kind="lost"
                 )
             time.sleep(0.1)
+        host, port = meet.split()
         return [
             f"--nnodes={self.nodes}",
             f"--node-rank={self.rank}",
-            f"--master-addr={self.host}",
+            f"--master-addr={host}",
             f"--master-port={port}",
             f"--rdzv-id={self.run_id}",
             f"--local-addr={self.local_address}",
