@@ -174,11 +174,13 @@ _REMEDIES = {
 TRANSIENT = frozenset(
     getattr(codes, name)
     for name in (
-        *("EIO", "ESTALE", "EREMOTEIO", "ETIMEDOUT", "ESHUTDOWN", "ENOTCONN", "ENODEV", "ENOLCK", "EAGAIN", "EBUSY"),
-        *("ENXIO", "ECOMM", "ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "EHOSTDOWN", "EHOSTUNREACH"),
-        *("ENETDOWN", "ENETUNREACH", "ENOLINK"),
-    )
+        "EIO ESTALE EREMOTEIO ETIMEDOUT ESHUTDOWN ENOTCONN ENODEV ENOLCK EAGAIN EBUSY ENXIO ECOMM ECONNABORTED "
+        "ECONNREFUSED ECONNRESET EHOSTDOWN EHOSTUNREACH ENETDOWN ENETUNREACH ENETRESET ENOLINK EPIPE EPROTO EBADMSG "
+        "EUCLEAN EINTR ECANCELED EDEADLK ENFILE ENOBUFS EADDRINUSE EADDRNOTAVAIL EKEYEXPIRED EKEYREVOKED ENOKEY"
+    ).split()
 )
+# The operating system's number in the words of libraries that have no attribute for it: HDF5, and those in Rust.
+_NUMBER = re.compile(r"\berrno = (\d+)|\(os error (\d+)\)|\bOs ?\{ code: (\d+)|\[Errno (\d+)\]")
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -192,31 +194,60 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def errno_of(error: BaseException | None) -> int | None:
     """The operating system's number behind an error, or behind what caused it."""
-    numbers = (getattr(cause, "errno", None) for cause in causes(error))
-    return next((number for number in numbers if isinstance(number, int)), None)
+    return next((number for cause in causes(error) if (number := _number(cause)) is not None), None)
+
+
+def errno_in(text: str) -> int | None:
+    """The operating system's number in the words of an error or a log."""
+    found = _NUMBER.search(text)
+    return int(found[found.lastindex or 0]) if found else None
+
+
+def _number(error: BaseException) -> int | None:
+    known = getattr(error, "errno", None)
+    return known if isinstance(known, int) else errno_in(str(error))
 
 
 # By name, as this must import no torch: what the classes of errors say by themselves.
 _NAMED: dict[str, FailureKind] = {
     "MemoryError": "memory",
     "OutOfMemoryError": "memory",
-    "DistBackendError": "hardware",
-    "DistNetworkError": "lost",
-    "DistStoreError": "lost",
+    "DistError": "lost",
     "ConnectionError": "lost",
+    "HTTPException": "lost",
+    "TransportError": "lost",
+    "gaierror": "lost",
     "TimeoutError": "hardware",
+    "TimeoutExpired": "hardware",
     "BrokenProcessPool": "killed",
+    "KeyboardInterrupt": "killed",
 }
-# CUDA and NCCL have no classes for theirs, only words.
-_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE)
-_DEVICE = re.compile(
-    r"uncorrectable .*ECC|ECC error|fell off the bus|NVLink error|uncorrectable NVLink|"
-    r"CUDA error: (unknown error|unspecified launch failure|all CUDA-capable devices are busy|"
-    r"CUDA-capable device\(s\) is/are busy|initialization error|system not yet initialized|hardware stack error)|"
-    r"CUDA driver initialization failed|NCCL (error|WARN)|ncclSystemError|ncclRemoteError|"
-    r"(watchdog|collective).*tim(ed|e) ?out|CUDNN_STATUS_EXECUTION_FAILED",
-    re.IGNORECASE,
-)
+# Words of torch, CUDA, NCCL and gloo, which have no classes for theirs; the first kind that is found decides.
+_WORDS: dict[FailureKind, re.Pattern[str]] = {
+    kind: re.compile(words, re.IGNORECASE)
+    for kind, words in (
+        ("memory", r"out of memory|(can.t|cannot) allocate memory|not enough memory|ALLOC_FAILED"),
+        # Of programs rather than of machines.
+        ("defect", r"device-side assert|no kernel image|invalid (device (function|ordinal)|configuration|argument)"),
+        (
+            "lost",
+            r"connection (was )?(closed|reset|refused)|remote process|broken pipe|socket|store->get|rendezvous|\bgloo\b"
+            r"|waiting for clients",
+        ),
+        (
+            "hardware",
+            r"CUDA (error|driver|failure|unknown error)|CUBLAS_STATUS|CUDNN_STATUS|cudaError|NCCL (error|failure|WARN)"
+            r"|nccl(Unhandled|System|Remote)|NVLink|NVML|\bECC\b|\bXid\b|fell off the bus|GPU is lost|bus error"
+            r"|(CUDA-capable devices?|CUDA GPUs|NVIDIA driver)\b|watchdog|shared memory object"
+            r"|stale file handle|input/output error",
+        ),
+    )
+}
+
+
+def kind_of_words(text: str) -> FailureKind | None:
+    """What the words of an error or a log are about; ``None`` where they are not known."""
+    return next((kind for kind, words in _WORDS.items() if words.search(text)), None)
 
 
 def failure_kind(error: BaseException) -> FailureKind:
@@ -226,20 +257,15 @@ def failure_kind(error: BaseException) -> FailureKind:
 
 
 def _own_kind(error: BaseException) -> FailureKind | None:
-    number = getattr(error, "errno", None)
     if isinstance(error, HpcmafError) and ("kind" in vars(error) or error.kind != HpcmafError.kind):
         return error.kind
+    number, names = _number(error), [kind.__name__ for kind in type(error).__mro__]
     if number == codes.ENOMEM:
         return "memory"
-    if number in TRANSIENT:
-        return "hardware"
-    if number is None and (named := [_NAMED[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in _NAMED]):
-        return named[0]
     # Parents of other processes pass on the words in which those died.
-    if isinstance(error, RuntimeError | TrainingError | EngineError):
-        text = str(error)
-        return "memory" if _MEMORY.search(text) else "hardware" if _DEVICE.search(text) else None
-    return None
+    words = kind_of_words(str(error)) if isinstance(error, RuntimeError | TrainingError | EngineError) else None
+    named = next((_NAMED[name] for name in names if name in _NAMED), None)
+    return words or named or ("hardware" if number in TRANSIENT else None)
 
 
 def system_error(error: OSError | MemoryError) -> PlatformError:

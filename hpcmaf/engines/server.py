@@ -26,7 +26,7 @@ from typing import IO, Any
 import httpx
 
 from hpcmaf.engines import keeper
-from hpcmaf.errors import FailureKind, PlatformError
+from hpcmaf.errors import TRANSIENT, FailureKind, PlatformError, errno_in
 
 # Environment variable that names whose servers a task uses, where that is not its run.
 SHARED = "HPCMAF_SERVERS"
@@ -241,6 +241,8 @@ def read_failure(text: str) -> tuple[str, FailureKind]:
     reason = " ".join((memory[0] if memory else last).split())[:1000]
     # Only errors have a kind: a line on how full the KV cache is does not say that memory ran out.
     kinds = [kind for kind, pattern in _KINDS.items() if re.search(pattern, reason.lower())] if found else []
+    if errno_in(reason) in TRANSIENT:  # however the library calls it that met it
+        return reason, "hardware"
     kind = kinds[0] if kinds else None
     if kind == "hardware":
         reason = f"it finds no GPU ({reason[:200]}); set generation.device: cpu, or look at the node"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -18,7 +17,7 @@ import numpy as np
 
 from hpcmaf.debate.transcript import Openings, Transcript, Utterance
 from hpcmaf.engines.chat import Message
-from hpcmaf.errors import HpcmafError, StoreError, system_error
+from hpcmaf.errors import HpcmafError, StoreError, errno_of, system_error
 from hpcmaf.store.schema import (
     BLOCK,
     DATASETS,
@@ -39,8 +38,6 @@ REMEDY = "delete it and its manifest, and rerun the stage that wrote it"
 
 # An address that no file can have comes from a damaged one.
 _OF_DAMAGE = {None, errno.EINVAL, errno.EOVERFLOW}
-# Where HDF5 reads metadata, h5py has the system's number in its text alone.
-_ERRNO = re.compile(r"\berrno = (\d+)")
 
 
 @contextmanager
@@ -61,8 +58,7 @@ def reading(path: Path, dataset: str) -> Iterator[None]:
     except HpcmafError:
         raise
     except (OSError, KeyError, RuntimeError, ValueError) as error:  # of flipped bits, cut ends, impossible text
-        in_text = _ERRNO.search(str(error))
-        number = getattr(error, "errno", None) or (int(in_text[1]) if in_text else None)
+        number = errno_of(error)  # where HDF5 reads metadata, h5py has it in its text alone
         if number not in _OF_DAMAGE:
             raise system_error(OSError(number, os.strerror(number), str(path))) from error
         what = " ".join(str(error).split()) or type(error).__name__

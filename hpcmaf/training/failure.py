@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import re
 import signal
 import socket
 import time
@@ -15,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hpcmaf.errors import TRANSIENT, FailureKind, HpcmafError, errno_of, system_error
+from hpcmaf.errors import FailureKind, HpcmafError, errno_of, failure_kind, kind_of_words, system_error
 from hpcmaf.files.publish import write_json
 from hpcmaf.training.stop import StopFlag
 
@@ -25,29 +23,8 @@ LOST_S = 5.0
 
 # On exceptions whose trace is in the log.
 _LOGGED = "logged_by_hpcmaf"
-# Words of errors of torch, CUDA, NCCL and gloo; the first kind that is found decides.
-_WORDS: dict[FailureKind, re.Pattern[str]] = {
-    kind: re.compile(words, re.IGNORECASE)
-    for kind, words in (
-        ("memory", r"out of memory|(can.t|cannot) allocate memory|not enough memory|ALLOC_FAILED"),
-        # Of programs rather than of machines.
-        ("defect", r"device-side assert|no kernel image|invalid (device (function|ordinal)|configuration|argument)"),
-        (
-            "lost",
-            r"connection (was )?(closed|reset|refused)|remote process|broken pipe|socket|store->get|rendezvous",
-        ),
-        (
-            "hardware",
-            r"CUDA (error|driver|failure)|CUBLAS_STATUS|CUDNN_STATUS|cudaError|NCCL (error|failure|WARN)"
-            r"|ncclUnhandled|NVLink|\bECC\b|\bXid\b|fell off the bus|GPU is lost|CUDA-capable device|watchdog"
-            r"|stale file handle|input/output error",
-        ),
-    )
-}
 # A reason in front replaces one behind: those who merely lost another process do not know why.
 _SECONDHAND: tuple[FailureKind, ...] = ("hardware", "lost")
-# As Rust's libraries write the operating system's number, safetensors among them.
-_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _SIGNALS: dict[int, FailureKind] = dict.fromkeys((signal.SIGTERM, signal.SIGHUP, signal.SIGINT), "killed")
 _SIGNALS[signal.SIGBUS] = "hardware"
 
@@ -124,46 +101,7 @@ def explained(error: Exception) -> Failure:
     """An exception in a line, and of what kind it is."""
     own = system_error(error) if isinstance(error, OSError | MemoryError) else error
     text = str(own) if isinstance(own, HpcmafError) else f"{type(error).__name__}: {error}"
-    return Failure(_kind(error), " ".join(text.split()), _number(error))
-
-
-def _kind(error: BaseException) -> FailureKind:
-    if isinstance(error, HpcmafError) and "kind" in vars(error):
-        return error.kind
-    # What stands behind an error that explains another one in a user's words.
-    kinds, links = [], set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in links:
-        kinds.append(_kind_alone(link))
-        links.add(id(link))
-        link = link.__cause__
-    return next((kind for kind in ("memory", "hardware", "lost") if kind in kinds), kinds[0])
-
-
-def _kind_alone(error: BaseException) -> FailureKind:
-    # By name: this must not import torch.
-    names = {kind.__name__ for kind in type(error).__mro__}
-    if names & {"MemoryError", "OutOfMemoryError"} or getattr(error, "errno", None) == errno.ENOMEM:
-        return "memory"
-    if isinstance(error, HpcmafError):
-        return error.kind
-    if isinstance(error, ConnectionError):
-        return "lost"
-    if (number := _number(error)) is not None:
-        return "hardware" if number in TRANSIENT else "refused"
-    if isinstance(error, RuntimeError):
-        return kind_of_words(str(error)) or ("lost" if "DistError" in names else "defect")
-    return "defect"
-
-
-def _number(error: BaseException) -> int | None:
-    found = _OS_ERROR.search(str(error))
-    return int(found[1]) if found else errno_of(error)
-
-
-def kind_of_words(text: str) -> FailureKind | None:
-    """What the words of an error or a log are about; ``None`` where they are not known."""
-    return next((kind for kind, words in _WORDS.items() if words.search(text)), None)
+    return Failure(failure_kind(error), " ".join(text.split()), errno_of(error))
 
 
 def oom_kills(process: str = "self", root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")) -> int | None:

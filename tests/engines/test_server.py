@@ -209,6 +209,8 @@ def test_the_cause_is_found_among_what_follows_from_it(tmp_path: Path) -> None:
     assert read_failure("") == ("it wrote nothing", "hardware")
     running = "(APIServer pid=1) INFO 11-30 08:00:00 [loggers.py:9] Engine 000: Running: 2 reqs, KV cache usage: 9.0%"
     assert read_failure(running)[1] == "hardware", "it was killed, and memory did not run out"
+    stale = "safetensors_rust.SafetensorError: Error while deserializing header: Stale file handle (os error {})"
+    assert [read_failure(stale.format(number))[1] for number in (116, 13)] == ["hardware", "refused"]
     log = tmp_path / "log"
     log.write_text(text)
     facts = {"log": str(log), "log_offset": log.stat().st_size}

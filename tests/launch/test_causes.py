@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import os
+import socket
+import subprocess
 import time
 from collections.abc import Callable
 from errno import EACCES, EAGAIN, EDQUOT, EIO, ENOENT, ENOMEM, ENOSPC, EROFS, ESTALE
@@ -114,7 +117,21 @@ ECC = "CUDA error: uncorrectable ECC error encountered"
         (EngineError("the server did not start in time", kind="time"), "unfinished"),
         (EngineError("no memory", kind="memory"), "out of memory"),
         (EngineError(f"refused: {ECC}", kind="refused"), "error"),
+        (RuntimeError("No CUDA GPUs are available"), "hardware"),
+        (RuntimeError("DataLoader worker (pid 12) is killed by signal: Bus error."), "hardware"),
+        (RuntimeError("Timed out after 300 seconds waiting for clients"), "hardware"),
+        # The system's number in the words of HDF5 and of Rust's libraries.
+        (OSError("Unable to open file (read failed, errno = 116, error message = 'Stale file handle')"), "hardware"),
+        (Exception("Error while deserializing header: I/O error: Stale file handle (os error 116)"), "hardware"),
+        (caused(EngineError("not loaded"), Exception('IoError(Os { code: 5, kind: Other })')), "hardware"),
+        (Exception("Error while deserializing header: HeaderTooLarge"), "error"),
+        # Networks.
+        (socket.gaierror(-3, "Temporary failure in name resolution"), "hardware"),
+        (http.client.IncompleteRead(b""), "hardware"),
+        (subprocess.TimeoutExpired("nvidia-smi", 10), "hardware"),
+        (KeyboardInterrupt(), "killed"),  # scancel --signal=INT
         # Memory, whoever ran out of it.
+        (RuntimeError("unable to mmap 9 bytes of <w>: Cannot allocate memory (12)"), "out of memory"),
         (MemoryError("Unable to allocate 3.2 GiB for an array"), "out of memory"),
         (MemoryError(), "out of memory"),
         (OSError(ENOMEM, "Cannot allocate memory"), "out of memory"),
@@ -128,7 +145,7 @@ ECC = "CUDA error: uncorrectable ECC error encountered"
         (MissingInputError("needs it01/merge"), "inputs"),
     ],
 )
-def test_what_a_task_leaves_is_read_as_what_it_met(fails: Fails, error: Exception, kind: Kind) -> None:
+def test_what_a_task_leaves_is_read_as_what_it_met(fails: Fails, error: BaseException, kind: Kind) -> None:
     left = fails(error)
     cause = find_cause(left, job("FAILED"), resume_point=0)
     assert cause.kind == kind
