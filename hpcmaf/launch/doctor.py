@@ -257,6 +257,10 @@ def _cluster(profile: Profile) -> Generator[Finding, None, Mapping[str, str] | N
     text += f"{sum(job.live for job in jobs)} of your jobs (and tasks of arrays) are queued or running"
     remedy = "raise slurm.command_seconds; gates wait slurm.patience_minutes"
     yield check("controller", text, text if took > _SLOW_SECONDS else "", remedy, "warning")
+    others = [os.environ[name] for name in ("SLURM_CLUSTERS", "SBATCH_CLUSTERS") if name in os.environ]
+    if others and others[0] != known.get("ClusterName", others[0]):
+        remedy = "run this on a login node of the other, or have SLURM_CONF name it"
+        yield warning("profile", f"SLURM_CLUSTERS={others[0]} is passed over: jobs go to {known['ClusterName']}", remedy)
     try:
         # A job that does not exist: only whether sacct answers matters.
         accounting(["1"], seconds=min(10.0, cluster.command_seconds))

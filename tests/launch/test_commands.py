@@ -49,6 +49,10 @@ AWAY = [
     "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying",
     "sacct: error: Database is busy or waiting for lock from other user.",
     "sbatch: error: Batch job submission failed: Unspecified error",
+    "sbatch: error: s_p_parse_file: unable to status file /etc/slurm/slurm.conf: No such file or directory, retrying\n"
+    "sbatch: fatal: Unable to process configuration file",
+    "sbatch: error: fork: Cannot allocate memory",
+    'sbatch: error: get_addr_info: getaddrinfo() failed: Unknown host "head"',
 ]
 LATER = [
     "sbatch: error: Batch job submission failed: Required partition not available (inactive or drain)",
@@ -57,6 +61,8 @@ LATER = [
     "sbatch: error: Batch job submission failed: Requested operation is presently disabled",
     "sbatch: error: QOSMaxGRESPerUser\nsbatch: error: Batch job submission failed: Job violates accounting/QOS policy "
     "(job submit limit, user's size and/or time limits)",
+    "sbatch: error: AssocGrpCPUMinutesLimit\nsbatch: error: Batch job submission failed: Job violates accounting/QOS "
+    "policy (job submit limit, user's size and/or time limits)",
 ]
 NAMES = ("AssocMaxSubmitJobLimit", "QOSMaxSubmitJobPerUserLimit", "AssocGrpSubmitJobsLimit", "MaxSubmitJobsPerUser")
 LIMITS = [
@@ -71,7 +77,6 @@ REFUSED = [
     "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified",
     "sbatch: error: Batch job submission failed: Requested node configuration is not available",
     "sbatch: error: invalid partition specified: gpus",
-    "sbatch: error: Unable to open file submission.sh",
     "sbatch: error: QOSMaxWallDurationPerJobLimit\nsbatch: error: Batch job submission failed: Job violates "
     "accounting/QOS policy (job submit limit, user's size and/or time limits)",
     "sbatch: error: You must name a project with --account\n"
@@ -113,11 +118,28 @@ def test_what_ends_by_itself_is_for_later(client: Path, said: str) -> None:
     assert not isinstance(caught.value, ControllerAbsentError)
 
 
-def test_words_that_nobody_knows_are_neither(client: Path) -> None:
-    client.with_name("sbatch.said").write_text("sbatch: error: the moon is full\n")
+@pytest.mark.parametrize(
+    "said",
+    [
+        "sbatch: error: the moon is full",
+        "sbatch: error: Unable to open file submission.sh",
+        "sbatch: error: The project is used up\nsbatch: error: Batch job submission failed: Unspecified error",
+    ],
+)
+def test_words_that_nobody_knows_are_neither(client: Path, said: str) -> None:
+    client.with_name("sbatch.said").write_text(said + "\n")
     with pytest.raises(SlurmError) as caught:
         call([str(client)], seconds=10)
     assert type(caught.value) is SlurmError
+
+
+@pytest.mark.parametrize(("mode", "text", "said"), [(0o644, "#!/bin/sh\n", "denied"), (0o755, "exit 0\n", "format")])
+def test_a_client_that_cannot_be_started_is_one_line(tmp_path: Path, mode: int, text: str, said: str) -> None:
+    program = tmp_path / "squeue"
+    program.write_text(text)
+    program.chmod(mode)
+    with pytest.raises(RefusedError, match=f"{said}.*; run this where Slurm's commands are"):
+        call([str(program)], seconds=10)
 
 
 def test_an_unknown_dependency_is_neither(client: Path) -> None:
@@ -151,6 +173,11 @@ def test_where_sbatch_tells_no_id_the_queue_is_asked_by_name(slurm_says: SlurmSa
     with pytest.raises(SlurmError, match="no job's id in its answer: Welcome!"):
         submit_once(Path("x.sh"), "other", cluster, 60.0)
     assert calls.read_text().count("sbatch ") == 2, "what was heard is not said twice"
+    with (calls.parent / "bin" / "sbatch").open("a") as wrapper:
+        wrapper.write("exit 1\n")
+    assert submit_once(Path("x.sh"), "mine", cluster, 60.0) == "7001", "a wrapper may fail though sbatch did not"
+    with pytest.raises(SlurmError, match="Welcome!"):
+        submit_once(Path("x.sh"), "other", cluster, 60.0)
 
 
 def test_variables_that_narrow_what_clients_show_are_left_out() -> None:

@@ -154,6 +154,17 @@ def test_a_profile_is_compared_with_the_cluster(tmp_path: Path, small_cluster: P
     assert "--probe" in texts("sbatch in jobs", "warning")
 
 
+@pytest.mark.parametrize(("named", "warned"), [("gpu", True), ("test", False)])
+def test_another_cluster_in_the_environment_is_said(
+    tmp_path: Path, small_cluster: Path, monkeypatch: pytest.MonkeyPatch, named: str, warned: bool
+) -> None:
+    monkeypatch.setenv("SLURM_CLUSTERS", named)
+    run, _, _ = make_run(tmp_path / "run")
+    _, found = doctor("--run", run.root)
+    said = [finding.text for finding in found.get("profile", ())]
+    assert ("SLURM_CLUSTERS=gpu is passed over: jobs go to test" in said) is warned
+
+
 def test_accounting_and_sinfo_that_are_silent_are_no_problem(tmp_path: Path, small_cluster: Path) -> None:
     run, _, _ = make_run(tmp_path / "run", cluster={"max_array_size": 500})
     for name in ("sacct", "sinfo"):

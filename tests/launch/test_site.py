@@ -114,7 +114,7 @@ def test_a_slurm_profile_needs_its_section(tmp_path: Path) -> None:
 
 
 def test_what_an_enclosing_job_leaves_behind_is_taken_out() -> None:
-    kept = {"PATH": "/bin", "SLURM_CONF": "/etc/slurm.conf", "SLURM_CONF_SERVER": "ctl:6817", "HOME": "/root"}
+    kept = {"PATH": "/bin", "SLURM_CONF": "/etc/slurm.conf", "SLURM_CONF_SERVER": "ctl:6817", "SLURM_JWT": "token"}
     jobs = {
         "SLURM_JOB_ID": "7",
         "SLURM_CPUS_PER_TASK": "1",

@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hpcmaf.errors import SlurmError
+from hpcmaf.errors import SlurmError, failure_kind
 
 # Blanks separate fields in none of these; a job's name is hpcmaf's own.
 _QUEUE_FORMAT = "%F|%K|%T|%r|%N|%j|%S"
 _SCRUBBED = re.compile(r"(SLURM|SBATCH|SRUN|PMI|PMIX|SALLOC|SUBMITIT|SQUEUE|SACCT|SACCTMGR|SCANCEL|SINFO|SCONTROL)_?.*")
-_KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER"}
+_KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"}
 
 # What Slurm gives as the signal of a step that its memory limit ended.
 _OOM_SIGNAL = 125
@@ -33,8 +33,11 @@ _ABSENT = re.compile(
     r"slurm_msg_sendto|slurm_receive_msg|slurm_persist_conn|controller is not|in standby mode|temporar|"
     r"munge|authentication (error|credential)|DNS SRV|fetch_config|(un)?able to (resolve|establish)|"
     r"name resolution|host name lookup|name or service|no route to host|network is (unreachable|down)|"
-    r"host is (down|unreachable)|transport endpoint|stale file handle|input/output error|I/O error writing|"
-    r"database is busy|try again|slurm_load_\w+ error: (unspecified|unknown)",
+    r"host is (down|unreachable)|(unknown|no such) host|host not found|transport endpoint|stale file handle|"
+    r"input/output error|I/O error writing|cannot allocate memory|configuration (file|source)|"
+    r"database is busy|try again|slurm_load_\w+ error: (unspecified|unknown)|"
+    # Plugins that refuse a request say why before it.
+    r"^(\w+: error: )?(Batch job submission failed: )?Unspecified error$",
     re.IGNORECASE,
 )
 # What keeps a request from being taken until others end, or operators are done.
@@ -46,11 +49,11 @@ _LATER = re.compile(
 # The general line names every limit; the particular one, where there is one, stands before it.
 _LIMITS = re.compile(r"\b(?:Assoc|QOS|MaxSubmit)\w+")
 _EVERY_LIMIT = re.compile(r"job submit limit|submit(ted)? job limit|too many (submitted )?jobs", re.IGNORECASE)
-_FINAL_LIMIT = re.compile(r"PerJob|PerNode|Wall|Min|NotAllowed|TimeLimit|Invalid", re.IGNORECASE)
+_FINAL_LIMIT = re.compile(r"PerJob|PerNode|Wall|Min(?!ute|s)|NotAllowed|TimeLimit|Invalid", re.IGNORECASE)
 # What the same request meets again.
 _REFUSED = re.compile(
     r"invalid|unrecognized|unknown option|not (permitted|valid|allowed|found|supported)|denied|cannot|can not|"
-    r"unable to open file|more processors|exceed|too (large|long|big|small)|no such|must|required|require|NotSatisfied|"
+    r"more processors|exceed|too (large|long|big|small)|no such|must|required|require|NotSatisfied|"
     r"does not (exist|match)|PerJob|Wall|policy",
     re.IGNORECASE,
 )
@@ -174,8 +177,10 @@ def call(command: Sequence[str], *, seconds: float) -> str:
             env=environment,
             stdin=subprocess.DEVNULL,
         )
-    except FileNotFoundError as error:
-        raise RefusedError(f"{name}: not found; run this where Slurm's commands are, or use --profile local") from error
+    except OSError as error:
+        why = "not found" if isinstance(error, FileNotFoundError) else error.strerror
+        kind = RefusedError if failure_kind(error) == "refused" else ControllerAbsentError
+        raise kind(f"{name}: {why}; run this where Slurm's commands are, or use --profile local") from error
     except subprocess.TimeoutExpired as error:
         raise ControllerAbsentError(f"{name}: no answer in {seconds:g} s; try again when Slurm answers") from error
     if done.returncode:
@@ -203,7 +208,7 @@ def error_class(said: str) -> type[SlurmError]:
     for words, kind in ((_ABSENT, ControllerAbsentError), (_LATER, LaterError), (_REFUSED, RefusedError)):
         if words.search(said):
             return kind
-    return ControllerAbsentError if "Unspecified error" in said else SlurmError
+    return SlurmError
 
 
 def patiently(action: Callable[[], object], *, patience: float, pause: float = 5.0) -> object:

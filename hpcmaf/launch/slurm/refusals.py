@@ -33,6 +33,7 @@ _ORDINARY = frozenset({"", "none", "priority", "resources", "dependency", "jobar
 _HELD = {
     "jobheldadmin": "ask the site's operators",
     "jobheld": "scontrol release {jobs}",
+    "jobrequeuedinheld": "scontrol release {jobs}, once what made it fail is mended",
     "launchfailed": "scontrol release {jobs}; the next gate does too",
     "jobholdmaxrequeue": "scontrol release {jobs}; the next gate does too",
     "userenvretrievalfailed": "scontrol release {jobs}; the next gate does too",

@@ -23,7 +23,7 @@ from submitit.core.utils import DelayedSubmission
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.config.slurm import Slurm
-from hpcmaf.errors import ConfigError, one_line
+from hpcmaf.errors import ConfigError, SlurmError, one_line
 from hpcmaf.files.publish import write_text
 from hpcmaf.jobs.context import limit_threads
 from hpcmaf.launch.slurm.commands import ControllerAbsentError, RefusedError, call, cancel, queue
@@ -314,6 +314,10 @@ def submit_once(script: Path, name: str, cluster: Slurm, patience: float) -> str
             deadline = 0.0  # it was heard; twice would be two jobs
         except ControllerAbsentError as error:
             silent = error
+        except SlurmError as error:
+            if type(error) is not SlurmError:
+                raise
+            silent, deadline = error, 0.0  # a wrapper may fail behind an sbatch that did not
         if (known := _look_up(name, cluster, deadline)) is not None:
             return known
         if time.monotonic() > deadline:
