@@ -14,17 +14,14 @@ from hpcmaf.config.recipe import Recipe, TaskSource
 from hpcmaf.debate.methods import Method
 from hpcmaf.debate.protocol import Protocol, calls_per_problem, debate, debate_all
 from hpcmaf.debate.rationale import rationalise
-from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.engines.base import Sampling
 from hpcmaf.engines.journal import Journal
 from hpcmaf.errors import StopRequested
 from hpcmaf.jobs.context import TaskContext, peak_memory_bytes
 from hpcmaf.jobs.serving import adapter_room, models_of
-from hpcmaf.run.sharding import cut, expected_tokens
 from hpcmaf.store import StoreInfo, write_store
 from hpcmaf.tasks import get_task
-from hpcmaf.tasks.problems import Problem
 
 
 def run_debate_shard(context: TaskContext) -> None:
@@ -40,7 +37,9 @@ def run_debate_shard(context: TaskContext) -> None:
     shape = (method.inference_shape if evaluating else method.rollout_shape)(recipe.debate.agents, recipe.debate.rounds)
     protocol = protocol_of(recipe, method, context.task_source, shape.rounds, context.iteration)
     society = method.society(shape.agents, models, evaluating=evaluating)
-    problems = problems_of(context.run.read_problems(split, context.plan), len(stage.tasks), shard, protocol, society)
+    drawn, shards = context.run.read_problems(split, context.plan), len(stage.tasks)
+    # In the order of a seeded draw, shards of about as many problems take about equally long.
+    problems = drawn[shard * len(drawn) // shards : (shard + 1) * len(drawn) // shards]
     reads_gold = method.reads_gold and not evaluating
     one = rationalise if reads_gold else debate
     target = context.run.shard(context.iteration, stage.kind, shard)
@@ -87,15 +86,6 @@ def protocol_of(recipe: Recipe, method: Method, source: TaskSource, rounds: int,
         ids=method.ids,
         agents=recipe.debate.agents,
     )
-
-
-def problems_of(
-    problems: Sequence[Problem], shards: int, shard: int, protocol: Protocol, society: Society
-) -> list[Problem]:
-    """One shard's problems; all shards of a stage are expected to take as many tokens."""
-    shape = society.agents, protocol.rounds, protocol.summaries, protocol.sampling.max_new_tokens
-    weights = [expected_tokens(problem.question, *shape) for problem in problems]
-    return [problems[i] for i in cut(weights, shards)[shard]]
 
 
 class _Watch:

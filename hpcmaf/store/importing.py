@@ -14,13 +14,13 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, InstanceOf, Strict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, InstanceOf, Strict, TypeAdapter, ValidationError
 
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.errors import DataError
-from hpcmaf.files.publish import Manifest, read_bytes
+from hpcmaf.files.publish import Manifest, first_fault, read_bytes
 from hpcmaf.store.schema import StoreInfo
 from hpcmaf.store.writer import write_store
 from hpcmaf.tasks.problems import Problem, question_hash
@@ -34,9 +34,19 @@ class _Message(BaseModel):
     content: _Text
 
 
+def _alternating(messages: list[_Message]) -> list[_Message]:
+    for number, message in enumerate(messages):
+        # A system message, too: a transcript has nowhere to keep it.
+        if message.role != (expected := ("user", "assistant")[number % 2]):
+            raise ValueError(f"message {number} is of role {message.role[:60]!r}, not {expected!r}: turns alternate")
+    if len(messages) % 2:
+        raise ValueError("the last user message has no answer")
+    return messages
+
+
+_Messages = Annotated[list[_Message], Field(min_length=2), AfterValidator(_alternating)]
 # The released arithmetic debates keep the solution as a number.
 _Solution = _Text | Annotated[int, Strict()] | Annotated[float, Strict(), Field(allow_inf_nan=False)]
-_Messages = Annotated[list[_Message], Field(min_length=1)]
 _ENTRY = TypeAdapter(tuple[Annotated[list[_Messages], Field(min_length=1)], _Solution])
 _Entry = tuple[list[list[_Message]], str | int | float]
 
@@ -67,33 +77,34 @@ def import_debates(source: Path, target: Path, task: str) -> Manifest:
     from hpcmaf.tasks import get_task
 
     form = str(get_task(task).answer_form)
-    debates = _read(Path(source))
+    try:
+        debates = _read(source)
+    except OSError as error:
+        raise DataError(f"{source}: cannot be read ({error.strerror}); check the path") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{source}: {error}; mend the file or export it again; nothing was imported") from error
     agents = next(iter(debates.values()))[0]
     info = StoreInfo(task, form, len(agents), len(agents[0]) // 2, iteration=0, split="train", summaries=False)
     return write_store(target, info, _transcripts(debates, task, form))
 
 
 def _read(source: Path) -> dict[str, _Entry]:
-    try:
-        content = json.loads(read_bytes(source), object_pairs_hook=_object)
-    except OSError as error:
-        raise DataError(f"{source}: cannot be read ({error.strerror}); check the path") from error
-    except (ValueError, RecursionError) as error:
-        _refuse(source, f"not whole JSON ({error})")
+    content = json.loads(read_bytes(source), object_pairs_hook=_object)
     if not isinstance(content, dict) or not content:
-        _refuse(source, "not an object of question: [agents' messages, solution], or an empty one")
+        raise ValueError("not an object of question: [agents' messages, solution], or an empty one")
     debates: dict[str, _Entry] = {}
-    for index, (question, entry) in enumerate(content.items()):
-        debates[question] = _entry(f"{source}: question {index}", entry)
     shape = None
-    for index, (agents, _) in enumerate(debates.values()):
-        for n, messages in enumerate(agents):
+    for number, (question, entry) in enumerate(content.items()):
+        try:
+            agents, _ = debates[question] = _ENTRY.validate_python(entry)
+        except ValidationError as error:
+            raise ValueError(f"question {number}: {first_fault(error)}") from error
+        for messages in agents:
             shape = shape or (len(agents), len(messages))
-            if (len(agents), len(messages)) != shape:
-                found = f"{len(agents)} agents, {len(messages) // 2} rounds"
-                raise DataError(
-                    f"{source}: question {index}, agent {n}: {found} where agent 0 of question 0 has {shape[0]} agents, "
-                    f"{shape[1] // 2} rounds; import them apart"
+            if (found := (len(agents), len(messages))) != shape:
+                raise ValueError(
+                    f"question {number}: {found[0]} agents, {found[1] // 2} rounds where others have {shape[0]} agents, "
+                    f"{shape[1] // 2} rounds: import them apart"
                 )
     return debates
 
@@ -103,35 +114,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if count > 1:
             raise ValueError(f"{key[:60]!r} comes twice in an object")
     return dict(pairs)
-
-
-def _entry(where: str, value: Any) -> _Entry:
-    try:
-        agents, solution = _ENTRY.validate_python(value)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        part, *rest = first["loc"] or ("",)
-        if part == 1:
-            _refuse(where, "the solution is missing, or neither text nor a finite number")
-        names = ("agent ", "message ", "")
-        at = ", ".join([where, *(f"{name}{number}" for name, number in zip(names, rest, strict=False))])
-        _refuse(at, first["msg"].removeprefix("Input "))
-    for n, messages in enumerate(agents):
-        for m, message in enumerate(messages):
-            expected = ("user", "assistant")[m % 2]
-            if message.role != expected:
-                # A system message, too: a transcript has nowhere to keep it, and leaving it out would make the debate
-                # look as if nothing had been said before.
-                remedy = "; put its text into the first user message" if message.role == "system" else ""
-                found = f"role {message.role[:60]!r} where {expected!r} belongs, as turns alternate{remedy}"
-                _refuse(f"{where}, agent {n}, message {m}", found)
-        if len(messages) % 2:
-            _refuse(f"{where}, agent {n}", "ends with a user message without an answer")
-    return agents, solution
-
-
-def _refuse(where: object, what: str) -> NoReturn:
-    raise DataError(f"{where}: {what}; mend the file or export it again; nothing was imported")
 
 
 def _transcripts(debates: dict[str, _Entry], task: str, form: str) -> Iterator[Transcript]:
@@ -154,18 +136,16 @@ def _transcripts(debates: dict[str, _Entry], task: str, form: str) -> Iterator[T
                     for n, (prompt, text) in enumerate(turns)
                 )
             )
-        yield Transcript(Problem(identifier, question, gold_of(solution, task)), tuple(answers))
+        yield Transcript(Problem(identifier, question, _gold(solution, task)), tuple(answers))
 
 
-def gold_of(solution: str | float, task: str) -> str:
+def _gold(solution: str | float, task: str) -> str:
     """The gold answer in a solution: text after ``####``, last box, or all of it."""
-    from hpcmaf.answers import AnswerForm, extract
+    from hpcmaf.answers import last_box
 
     if isinstance(solution, float) and solution.is_integer():
         solution = int(solution)
     text = str(solution).strip()
-    if task == "gsm8k" and "####" in text:
-        return text.rsplit("####", 1)[1].strip()
-    if task == "math" and ("\\boxed" in text or "\\fbox" in text):
-        return extract(text, AnswerForm.BOXED) or text
-    return text
+    if task == "gsm8k":
+        return text.rpartition("####")[2].strip()
+    return (task == "math" and last_box(text)[1]) or text

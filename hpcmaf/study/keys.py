@@ -19,7 +19,7 @@ from hpcmaf.jobs.debate import protocol_of
 from hpcmaf.run.plan import Plan, Stage, TaskKey
 
 # Changes when the program comes to do something else with the same recipe.
-VERSION = 3
+VERSION = 4
 
 
 def task_keys(plan: Plan) -> Mapping[TaskKey, str]:
