@@ -19,16 +19,13 @@ def command() -> None:
 @click.argument("task", type=click.Choice([name for name in TASKS if name not in GENERATED]))
 @click.option("--source", required=True, metavar="PATH|HUB_ID", help="A file, a folder, or a data set's id on the hub.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write; data/TASK by default.")
-@click.option(
-    "--split", type=click.Choice(["train", "test"]), help="What a source of one split is, if it does not say."
-)
-def prepare(task: str, source: str, out: Path | None, split: str | None) -> None:
+def prepare(task: str, source: str, out: Path | None) -> None:
     """Write TASK's problems as train.jsonl and test.jsonl, each with a manifest.
 
     A source that is one pool becomes all.jsonl; runs cut it in two. A recipe
     names the folder as task.source.
     """
     folder = out or Path("data") / task
-    report = get_task(task).prepare(source, folder, split)
+    report = get_task(task).prepare(source, folder)
     click.echo(json.dumps(report, indent=1, sort_keys=True))
     click.echo(f"prepared {folder}; name it in a recipe as task.source", err=True)

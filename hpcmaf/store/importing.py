@@ -103,8 +103,8 @@ def _read(source: Path) -> dict[str, _Entry]:
             shape = shape or (len(agents), len(messages))
             if (found := (len(agents), len(messages))) != shape:
                 raise ValueError(
-                    f"question {number}: {found[0]} agents, {found[1] // 2} rounds where others have {shape[0]} agents, "
-                    f"{shape[1] // 2} rounds: import them apart"
+                    f"question {number}: {found[0]} agents, {found[1] // 2} rounds where others have {shape[0]}, "
+                    f"{shape[1] // 2}: import them apart"
                 )
     return debates
 

@@ -87,7 +87,7 @@ def manifests(source: Path) -> dict[str, Manifest]:
 
 
 def write_prepared(
-    out: Path, task: str, pools: Mapping[str, Sequence[Problem]], extra: Mapping[str, Mapping[str, Any]], *, add: bool
+    out: Path, task: str, pools: Mapping[str, Sequence[Problem]], extra: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """Write one file per split with its manifest.
 
@@ -97,8 +97,6 @@ def write_prepared(
         Split name (of ``FILES``) to its problems, ids unique.
     extra
         Split name to what its manifest is to record: counts and source.
-    add
-        Whether the folder may already hold another split of the task.
 
     Raises
     ------
@@ -108,19 +106,20 @@ def write_prepared(
     present = manifests(out) if out.exists() else {}
     for name in FILES:
         path = out / f"{name}.jsonl"
-        if name in pools and path.exists() and name not in present:
-            raise DataError(f"{path}: exists and was not written by 'hpcmaf data prepare'; choose another --out")
         if name in present and (owner := present[name].extra["task"]) != task:
             raise DataError(f"{path}: holds problems of {owner}; choose another --out")
-        if name in present and name not in pools and not (add and "all" not in (name, *pools)):
+        if name in present and name not in pools:
             raise DataError(
-                f"{path}: was prepared from another source; choose another --out, or name this split with --split"
+                f"{path}: was prepared from another source; choose another --out, or put both splits into one folder, "
+                "as train.jsonl and test.jsonl, and prepare that"
             )
+        if name in pools and name not in present and path.exists():
+            raise DataError(f"{path}: exists and was not written by 'hpcmaf data prepare'; choose another --out")
     for name, problems in pools.items():
         path = out / f"{name}.jsonl"
         write_text(path, "".join(json.dumps(asdict(problem)) + "\n" for problem in problems))
-        together = [name] if add else sorted(pools)
-        write_manifest(path, rows=len(problems), schema=SCHEMA, extra={**extra[name], "task": task, "files": together})
+        about = {**extra[name], "task": task, "files": sorted(pools)}
+        write_manifest(path, rows=len(problems), schema=SCHEMA, extra=about)
 
 
 def read_prepared(source: Path, task: str, present: Mapping[str, Manifest]) -> dict[str, list[Problem]]:

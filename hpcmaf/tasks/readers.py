@@ -124,18 +124,14 @@ def read_csv(path: Path) -> Iterator[Record]:
 
 
 def read_columns(path: Path) -> Iterator[Record]:
-    """Read a parquet file, or an arrow file in the stream form that ``datasets`` writes or the file form."""
+    """Read a parquet file, or an arrow file in the stream form that ``datasets`` writes."""
     pa = _require("pyarrow", str(path))
     try:
         if path.suffix == ".parquet":
             table = import_module("pyarrow.parquet").read_table(path, partitioning=None)
         else:
             with pa.memory_map(str(path)) as source:
-                try:
-                    table = pa.ipc.open_stream(source).read_all()
-                except pa.ArrowInvalid:
-                    source.seek(0)
-                    table = pa.ipc.open_file(source).read_all()
+                table = pa.ipc.open_stream(source).read_all()
         for number, values in enumerate(table.to_pylist(), start=1):
             yield f"{path}, row {number}", None, values
     except (pa.ArrowException, OSError) as error:
@@ -153,7 +149,7 @@ READERS: Mapping[str, Callable[[Path], Iterator[Record]]] = {
 }
 
 
-def read_hub(name: str, preferred: Sequence[str], split: str | None) -> Iterator[Row]:
+def read_hub(name: str, preferred: Sequence[str]) -> Iterator[Row]:
     """Load a data set by hub id, or from a folder that ``datasets`` understands.
 
     Parameters
@@ -162,8 +158,6 @@ def read_hub(name: str, preferred: Sequence[str], split: str | None) -> Iterator
         E.g. ``"openai/gsm8k"``.
     preferred
         Configurations to take alone where they exist; without any of them all are read, each as a subject.
-    split
-        What to call its only split, where it has a name of its own.
 
     Raises
     ------
@@ -187,17 +181,19 @@ def read_hub(name: str, preferred: Sequence[str], split: str | None) -> Iterator
             f"{name}: neither a path here nor to be had from the hub ({reason(error)}); "
             "check the name and the network, or download it elsewhere and pass the folder"
         ) from error
-    found = [(config, label) for config, splits in loaded.items() for label in splits]
-    known = {label: label for _, label in found if label in SPLIT_NAMES}
-    if not known and split and all(len(splits) == 1 for splits in loaded.values()):
-        known = {label: split for _, label in found}
+    labels = {label for splits in loaded.values() for label in splits}
+    # A split of another name is read where it is the only one.
+    known = labels.intersection(SPLIT_NAMES) or (labels if len(labels) == 1 else set())
     if not known:
-        labels = ", ".join(sorted({label for _, label in found}))
-        raise DataError(f"{name}: its splits are called {labels}; pass --split train or --split test for a single one")
-    for config, label in found:
-        for index, values in enumerate(loaded[config][label] if label in known else ()):
-            where = f"{name} ({config}), {label}, row {index + 1}"
-            yield Row(where, values, known[label], group="" if len(chosen) == 1 else config, index=index)
+        raise DataError(
+            f"{name}: its splits are called {', '.join(sorted(labels))}; download it, and name those to read train and test"
+        )
+    for config, splits in loaded.items():
+        for label in sorted(splits.keys() & known, key=list(splits).index):
+            for index, values in enumerate(splits[label]):
+                where = f"{name} ({config}), {label}, row {index + 1}"
+                split = label if label in SPLIT_NAMES else "all"
+                yield Row(where, values, split, group="" if len(chosen) == 1 else config, index=index)
 
 
 def _require(package: str, what: str) -> ModuleType:

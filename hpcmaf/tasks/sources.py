@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hpcmaf.errors import ConfigError, DataError
-from hpcmaf.files.publish import file_sha256, manifest_path
+from hpcmaf.files.publish import manifest_path
 from hpcmaf.tasks.problems import Problem, describe, manifests, read_prepared, write_prepared
 from hpcmaf.tasks.readers import READERS, SPLIT_NAMES, Row, read_hub
 from hpcmaf.tasks.splits import Splits, assign_roles, draw
@@ -19,16 +20,8 @@ from hpcmaf.tasks.task import Task
 
 ALL_LEVELS = frozenset(range(1, 6))
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
-# One file per split as people write it, parquet as the hub keeps and converts it, and
-# arrow as save_to_disk and the hub's cache keep it.
-_FORMS = (
-    *(f"{{split}}{suffix}" for suffix in READERS),
-    "{split}-*.parquet",
-    "{split}/*.parquet",
-    "{split}/*.arrow",
-    "*-{split}.arrow",
-    "*-{split}-*.arrow",
-)
+# One file per split as people write it, parquet as the hub keeps and converts it, and arrow as save_to_disk writes it.
+_FORMS = (*(f"{{split}}{suffix}" for suffix in READERS), "{split}-*.parquet", "{split}/*.parquet", "{split}/*.arrow")
 # Folders that stand for a whole data set, not for a subject.
 _NOT_SUBJECTS = {*SPLIT_NAMES, "main", "data", "default", "all"}
 _NUMBERED = re.compile(r"(.*)-(\d{5})-of-(\d{5})")
@@ -36,7 +29,6 @@ _NUMBERED = re.compile(r"(.*)-(\d{5})-of-(\d{5})")
 _DATA = {*READERS, ".gz", ".xz", ".bz2", ".zst", ".zip", ".tsv", ".ndjson", ".txt"}
 # MMLU's auxiliary_train is no training split of its own questions.
 _SAYS_SPLIT = re.compile(rf"(?<!auxiliary)(?:^|[-_.])({'|'.join(SPLIT_NAMES)})(?![a-z])")
-_SPLIT_IN_STEM = re.compile(rf"(?:^|[-_.])({'|'.join(SPLIT_NAMES)})(?![A-Za-z])")
 
 
 def within(*folders: str) -> tuple[str, ...]:
@@ -76,38 +68,37 @@ class Files(Task):
             )
         if present := manifests(source):
             pools = read_prepared(source, self.name, present)
-            for part in (part for parts in _recognised(source, self.layouts).values() for part in parts):
+            for part in _recognised(source, self.layouts):
                 if not manifest_path(part.path).exists():
                     raise DataError(
                         f"{part.path}: lies beside prepared problems and is not one of them; prepare it, too, "
                         "or take it away"
                     )
         else:
-            pools, _ = self.collect(read_parts(locate(source, self.layouts, None)))
+            pools, _ = self.collect(read_parts(locate(source, self.layouts)))
         pools = _of_levels(pools, self.levels if levels is None else levels, str(source))
         return draw(pools, train=train, eval=eval, seed=seed, source=str(source))
 
-    def prepare(self, source: str, out: Path, split: str | None = None) -> dict[str, Any]:
+    def prepare(self, source: str, out: Path) -> dict[str, Any]:
         """Write ``train.jsonl`` and ``test.jsonl``, or ``all.jsonl`` for a source that is one pool."""
         path, unread = Path(source), []
         # A mistyped data/train.jsonl has the form of a hub id, but is none.
         if path.exists() or not _HUB_ID.fullmatch(source) or path.suffix in READERS:
-            parts = locate(path, self.layouts, split)
-            pools, repeated = self.collect(read_parts(parts))
-            digest = _files_digest(path, [part.path for part in parts])
+            parts = locate(path, self.layouts)
+            rows = list(read_parts(parts))
             if path.is_dir():
                 unread = _left_out(path, parts)
         else:
-            rows = list(read_hub(source, self.configs, split))
-            pools, repeated = self.collect(rows)
-            records = (json.dumps([row.split, row.group, row.values], sort_keys=True, default=str) for row in rows)
-            digest = hashlib.sha256("".join(f"{record}\n" for record in records).encode()).hexdigest()
-        roles = _roles(pools, split, source)
+            rows = list(read_hub(source, self.configs))
+        pools, repeated = self.collect(rows)
+        records = (json.dumps([row.split, row.group, row.values], sort_keys=True, default=str) for row in rows)
+        digest = hashlib.sha256("".join(f"{record}\n" for record in records).encode()).hexdigest()
+        roles = _roles(pools, source)
         report = {
             name: describe(pool, [other for key, other in roles.items() if key != name]) for name, pool in roles.items()
         }
         extra = {name: {"counts": counts, "source": source, "source_sha256": digest} for name, counts in report.items()}
-        write_prepared(out, self.name, roles, extra, add=split is not None)
+        write_prepared(out, self.name, roles, extra)
         return {**report, "repeated_records": repeated} | ({"left_out": unread} if unread else {})
 
     def collect(self, rows: Iterable[Row]) -> tuple[dict[str, list[Problem]], int]:
@@ -159,29 +150,17 @@ def _of_levels(
     return kept
 
 
-def _roles(pools: Mapping[str, list[Problem]], split: str | None, source: str) -> dict[str, list[Problem]]:
+def _roles(pools: Mapping[str, list[Problem]], source: str) -> dict[str, list[Problem]]:
     training, test = assign_roles(pools)
     if test is None:
-        only = split or next(iter(pools))
+        (only,) = pools
         return {only if only in ("train", "test") else "all": training}
-    if split is not None:
-        raise DataError(f"{source}: has the splits {', '.join(pools)} already; leave --split out")
-    ids: set[str] = set()
-    for problem in training:
-        if problem.id in ids:
-            raise DataError(
-                f"{source}: id '{problem.id}' occurs in two of the splits that train; give every problem its own id"
-            )
-        ids.add(problem.id)
+    taken = Counter(problem.id for problem in training)
+    if twice := [id for id, count in taken.items() if count > 1]:
+        raise DataError(
+            f"{source}: id '{twice[0]}' occurs in two of the splits that train; give every problem its own id"
+        )
     return {"train": training, "test": test}
-
-
-def _files_digest(source: Path, paths: Sequence[Path]) -> str:
-    """sha256 of a file, or of the names and hashes of a folder's files."""
-    if source.is_file():
-        return file_sha256(source)
-    lines = (f"{path.relative_to(source).as_posix()}\0{file_sha256(path)}\n" for path in paths)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 # --- finding the files of a source ------------------------------------------------
@@ -189,14 +168,26 @@ def _files_digest(source: Path, paths: Sequence[Path]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One file of a source."""
+    """One file of a source.
+
+    Attributes
+    ----------
+    layout
+        The one in which it was found; empty where it was named itself.
+    """
 
     path: Path
     split: str
     group: str = ""
+    layout: str = ""
+
+    @property
+    def home(self) -> str:
+        """The folder in which its layout has its splits; ``*`` where each subject has its own."""
+        return self.layout.partition("{split}")[0].rstrip("/")
 
 
-def locate(source: Path, layouts: Sequence[str], split: str | None) -> list[Part]:
+def locate(source: Path, layouts: Sequence[str]) -> list[Part]:
     """Find the files of a source.
 
     Parameters
@@ -204,9 +195,7 @@ def locate(source: Path, layouts: Sequence[str], split: str | None) -> list[Part
     source
         A file of a known suffix, or a folder in one of ``layouts``.
     layouts
-        Glob patterns; a split is read in the first one that has it.
-    split
-        What a file is called that does not say itself.
+        Glob patterns with ``{split}``.
 
     Raises
     ------
@@ -217,34 +206,53 @@ def locate(source: Path, layouts: Sequence[str], split: str | None) -> list[Part
     if source.is_file():
         if source.suffix not in READERS:
             raise DataError(f"{source}: unknown kind of file; one of {', '.join(READERS)} is expected")
-        named = _SPLIT_IN_STEM.search(source.stem)
-        return [Part(source, split or (named[1] if named else "all"))]
+        named = _SAYS_SPLIT.search(source.stem.casefold())
+        return [Part(source, named[1] if named else "all")]
     if not source.is_dir():
         what = "neither a file nor a folder; name one of the two" if source.exists() else "no such file or folder; check the path"
         raise DataError(f"{source}: {what}")
     if found := _recognised(source, layouts):
-        parts = _choose(source, found)
+        parts = _only_home(source, found)
     else:
-        parts = locate(_only_file(source, layouts), layouts, split)
+        parts = locate(_only_file(source, layouts), layouts)
     for part in parts:
         if not part.path.is_file():
             raise DataError(f"{part.path}: no file that could be read; put it right, or take it away")
     _refuse_missing_parts(parts)
-    _refuse_lost_splits({part.path.parent for part in parts}, {part.split for part in parts})
+    _refuse_lost_splits(parts)
     return parts
 
 
-def _recognised(source: Path, layouts: Sequence[str]) -> dict[str, list[Part]]:
-    """Layout to the files of a folder that are in it, for those that have any."""
-    found: dict[str, list[Part]] = {}
-    for layout in layouts:
-        for name in SPLIT_NAMES:
+def _recognised(source: Path, layouts: Sequence[str]) -> list[Part]:
+    """The files of a folder that are in a layout, split by split."""
+    found: dict[Path, Part] = {}
+    for name in SPLIT_NAMES:
+        for layout in layouts:
             for path in sorted(source.glob(layout.format(split=name))):
                 folders = reversed(path.relative_to(source).parts[:-1])
+                subject = next((folder for folder in folders if folder not in _NOT_SUBJECTS), "")
                 if not path.is_dir():
-                    subject = next((folder for folder in folders if folder not in _NOT_SUBJECTS), "")
-                    found.setdefault(layout, []).append(Part(path, name, subject))
-    return found
+                    found.setdefault(path, Part(path, name, subject, layout))
+    return list(found.values())
+
+
+def _only_home(source: Path, found: Sequence[Part]) -> list[Part]:
+    """All that is found, unless that is in two places or a split in two layouts: then one would be lost, or both mixed."""
+    # What is in a folder "all" or "default" is in the folders of subjects beside it, too.
+    whole = {part.split for part in found if part.home in ("all", "default")}
+    parts = [part for part in found if part.home != "*" or part.split not in whole]
+    first: dict[str, Part] = {}
+    for part in parts:
+        same = first.setdefault(part.split, part)
+        if part.layout != same.layout:
+            raise DataError(
+                f"{source}: {same.path.relative_to(source)} and {part.path.relative_to(source)} both hold the split "
+                f"'{part.split}'; take one of them away, or name the file or folder that is meant"
+            )
+    if len({part.home for part in parts}) > 1:
+        shown = " and ".join(f"'{part.split}' as {part.path.relative_to(source)}" for part in first.values())
+        raise DataError(f"{source}: holds the split {shown}; name the folder that is meant, or put them side by side")
+    return parts
 
 
 def _left_out(source: Path, parts: Sequence[Part]) -> list[str]:
@@ -252,38 +260,6 @@ def _left_out(source: Path, parts: Sequence[Part]) -> list[str]:
     beside = {path for folder in {part.path.parent for part in parts} for path in folder.iterdir()}
     named = {path for path in beside if path.suffix in READERS.keys() - {".json"}}
     return [str(path.relative_to(source)) for path in sorted(named - {part.path for part in parts})]
-
-
-def _choose(source: Path, found: Mapping[str, list[Part]]) -> list[Part]:
-    """Each split in the first layout that has it; whatever else is there must not be lost in silence."""
-    chosen: dict[str, tuple[str, list[Part]]] = {}
-    for layout, parts in found.items():
-        for name in {part.split for part in parts} - chosen.keys():
-            chosen[name] = _home(layout), [part for part in parts if part.split == name]
-    parts = [part for name in SPLIT_NAMES if name in chosen for part in chosen[name][1]]
-    homes = {home: first for home, (first, *_) in chosen.values()}
-    if len(homes) > 1:
-        shown = " and ".join(f"'{part.split}' as {part.path.relative_to(source)}" for part in homes.values())
-        raise DataError(f"{source}: holds the split {shown}; name the folder that is meant, or put them side by side")
-    taken = {part.path: part for part in parts}
-    for part in parts:
-        if taken[part.path] is not part:
-            raise DataError(f"{part.path}: its name says two splits; rename it")
-    for layout, part in ((layout, part) for layout, others in found.items() for part in others):
-        # What is in a folder "all" or "default" is in the folders of subjects beside it, too.
-        whole = homes.keys() <= {"all", "default"} and _home(layout) == "*"
-        if part.path not in taken and not whole and not manifest_path(part.path).exists():
-            mine = chosen[part.split][1][0].path.relative_to(source)
-            raise DataError(
-                f"{source}: {mine} and {part.path.relative_to(source)} both hold the split '{part.split}'; "
-                "take one of them away, or name the file or folder that is meant"
-            )
-    return parts
-
-
-def _home(layout: str) -> str:
-    """The folder in which a layout has its splits; ``*`` where each subject has its own."""
-    return layout[: layout.index("{split}")].rpartition("/")[0]
 
 
 def _only_file(source: Path, layouts: Sequence[str]) -> Path:
@@ -309,9 +285,10 @@ def _refuse_missing_parts(parts: Sequence[Part]) -> None:
             raise DataError(f"{folder}: {lacks} is missing beside the others; fetch it, or take the others away")
 
 
-def _refuse_lost_splits(folders: Iterable[Path], present: Collection[str]) -> None:
+def _refuse_lost_splits(parts: Sequence[Part]) -> None:
     """Refuse what says by its name that it is a split which nothing else here is."""
-    for path in (path for folder in sorted(folders) for path in sorted(folder.iterdir())):
+    present = {part.split for part in parts}
+    for path in sorted(path for folder in {part.path.parent for part in parts} for path in folder.iterdir()):
         match = _SAYS_SPLIT.search(path.name.casefold())
         if match is None or match[1] in present or path.name.startswith("."):
             continue

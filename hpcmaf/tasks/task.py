@@ -76,14 +76,8 @@ class Task:
         """
         raise NotImplementedError
 
-    def prepare(self, source: str, out: Path, split: str | None = None) -> dict[str, Any]:
+    def prepare(self, source: str, out: Path) -> dict[str, Any]:
         """Bring a local path or a hub data set into ``out``.
-
-        Parameters
-        ----------
-        split
-            ``"train"`` or ``"test"``: what to call a source that is one split
-            and does not say which.
 
         Returns
         -------

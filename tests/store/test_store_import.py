@@ -121,7 +121,7 @@ REFUSED = {
     "role unknown": (altered(lambda e: e[0][0][1].update(role="tool")), "0.0: .* message 1 is of role 'tool', not 'assistant'"),
     "system": (altered(lambda e: e[0][0].insert(0, {"role": "system", "content": "x"})), "message 0 is of role 'system'"),
     "unanswered": (altered(lambda e: e[0][0].pop() and None), "0.0: .* the last user message has no answer"),
-    "an agent less": (altered(lambda e: e[0].pop() and None), "question 1: 2 agents, 2 rounds where others have 3 agents"),
+    "an agent less": (altered(lambda e: e[0].pop() and None), "question 1: 2 agents, 2 rounds where others have 3, 2"),
     "a round less": (altered(lambda e: e[0].__setitem__(1, e[0][1][:2])), "question 1: 3 agents, 1 rounds"),
 }  # fmt: skip
 

@@ -25,7 +25,7 @@ def _own_cache(tmp_path, monkeypatch) -> None:
     datasets.disable_progress_bars()
 
 
-def load(task: str, folder: Path, sets: dict[str, dict[str, list[dict]]], split: str | None = None) -> dict[str, list[Problem]]:
+def load(task: str, folder: Path, sets: dict[str, dict[str, list[dict]]]) -> dict[str, list[Problem]]:
     """Lay out a data set of configurations and splits, and read it as one of the hub."""
     card = "---\nconfigs:\n"
     for config, splits in sets.items():
@@ -35,7 +35,7 @@ def load(task: str, folder: Path, sets: dict[str, dict[str, list[dict]]], split:
             card += f"  - {{split: {name}, path: {config}/{name}.jsonl}}\n"
     (folder / "README.md").write_text(card + "---\n")
     found = get_task(task)
-    return found.collect(read_hub(str(folder), found.configs, split))[0]
+    return found.collect(read_hub(str(folder), found.configs))[0]
 
 
 def test_the_main_configuration_is_preferred(tmp_path) -> None:
@@ -65,15 +65,15 @@ def test_mmlu_leaves_the_auxiliary_training_split(tmp_path) -> None:
 
 
 def test_a_single_split_of_another_name(tmp_path) -> None:
-    sets = {"default": {"everything": gsm8k_rows("x", 6)}}
-    with pytest.raises(DataError, match=r"its splits are called everything; pass --split"):
-        load("gsm8k", tmp_path, sets)
-    assert len(load("gsm8k", tmp_path, sets, "test")["test"]) == 6
+    everything = {"everything": gsm8k_rows("x", 6)}
+    assert len(load("gsm8k", tmp_path / "one", {"default": everything})["all"]) == 6
+    with pytest.raises(DataError, match=r"its splits are called everything, more; download it"):
+        load("gsm8k", tmp_path / "two", {"default": everything | {"more": gsm8k_rows("y", 2)}})
 
 
 def test_the_real_client_fails_in_one_line() -> None:
     with pytest.raises(DataError, match="neither a path here nor to be had from the hub") as caught:
-        list(read_hub("nobody/there-is-no-such-data-set", (), None))
+        list(read_hub("nobody/there-is-no-such-data-set", ()))
     assert "\n" not in str(caught.value)
 
 
@@ -86,7 +86,7 @@ from hpcmaf.launch.basecheck import check_base
 from hpcmaf.config.recipe import Model
 from hpcmaf.tasks.readers import read_hub
 import huggingface_hub.hf_api
-for ask in (lambda: check_base(Model(path="some/model")), lambda: list(read_hub("some/problems", (), None))):
+for ask in (lambda: check_base(Model(path="some/model")), lambda: list(read_hub("some/problems", ()))):
     began = time.monotonic()
     try:
         ask()

@@ -77,21 +77,12 @@ def test_files_of_another_making_are_never_overwritten(gsm8k_folder) -> None:
     assert (gsm8k_folder / "train.jsonl").read_bytes() == before
 
 
-def test_two_files_become_two_splits(tmp_path) -> None:
+def test_another_split_is_prepared_with_the_first(tmp_path) -> None:
     task, out = get_task("gsm8k"), tmp_path / "out"
-    first = write_jsonl(tmp_path / "first.jsonl", gsm8k_rows("train", 9))
-    second = write_jsonl(tmp_path / "second.jsonl", gsm8k_rows("test", 4) + gsm8k_rows("train", 2))
-    task.prepare(str(first), out, "train")
-    with pytest.raises(DataError, match="was prepared from another source; choose another --out, or name this split"):
+    task.prepare(str(write_jsonl(tmp_path / "train.jsonl", gsm8k_rows("train", 9))), out)
+    second = write_jsonl(tmp_path / "second.jsonl", gsm8k_rows("test", 4))
+    with pytest.raises(DataError, match="was prepared from another source; choose another --out, or put both splits"):
         task.prepare(str(second), out)
-    task.prepare(str(second), out, "test")
-    splits = task.splits(out, 7, 6, 0)
-    assert not {p.question for p in splits.train} & {p.question for p in splits.eval}
-    with pytest.raises(DataError, match=r"has the splits train, test already; leave --split out"):
-        folder = tmp_path / "both"
-        write_jsonl(folder / "train.jsonl", gsm8k_rows("train", 2))
-        write_jsonl(folder / "test.jsonl", gsm8k_rows("test", 2))
-        task.prepare(str(folder), tmp_path / "other", "train")
 
 
 def test_odd_characters_survive(tmp_path) -> None:
@@ -119,7 +110,6 @@ def test_command_writes_and_reports(gsm8k_folder, tmp_path, monkeypatch) -> None
         (["chess", "--source", "x"], 2, "'chess' is not one of"),
         (["arithmetic", "--source", "x"], 2, "'arithmetic' is not one of"),
         (["gsm8k"], 2, "Missing option '--source'"),
-        (["gsm8k", "--source", "x", "--split", "dev"], 2, "'dev' is not one of"),
     ],
 )
 def test_command_errors_have_exit_codes(arguments, code, said, monkeypatch, capsys) -> None:
