@@ -1,9 +1,9 @@
-"""``hpcmaf inspect``: what is in a store, as counts and shares, or one debate to read."""
+"""``hpcmaf inspect``: what a store holds, or one debate to read."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpcmaf.cli.debateview import print_debate
+from hpcmaf.errors import one_line
 
 if TYPE_CHECKING:
     from hpcmaf.debate.transcript import Transcript
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
 def command(store: Path, problem_id: str | None, as_json: bool) -> None:
     """Show what is in a debate store."""
     from hpcmaf.store import Store
-    from hpcmaf.store.summary import summarise
 
     with Store(store) as opened:
         if problem_id is None:
-            summary = summarise(opened)
-            click.echo(json.dumps(summary, indent=1) if as_json else "\n".join(_summary_lines(summary)))
+            facts = {"path": str(store), **asdict(opened.info), "problems": len(opened)}
+            ids = opened.problem_ids
+            click.echo(json.dumps(facts | {"ids": ids}, indent=1) if as_json else "\n".join(_lines(facts, ids)))
             return
         transcript = opened.find(problem_id, gold=True)
     if as_json:
@@ -38,31 +39,15 @@ def command(store: Path, problem_id: str | None, as_json: bool) -> None:
         print_debate(_head(transcript), transcript)
 
 
-def _summary_lines(summary: dict[str, Any]) -> Iterator[str]:
-    yield f"store        {summary['path']} (version {summary['version']})"
-    yield f"task         {summary['task']}, answers as {summary['answer_form']}"
-    yield f"debates      iteration {summary['iteration']}, split {summary['split']}"
-    yield f"problems     {summary['problems']}"
-    with_summaries = "with" if summary["summaries"] else "without"
-    yield f"society      {summary['agents']} agents x {summary['rounds']} rounds, {with_summaries} summaries"
-    yield f"utterances   {summary['utterances']}"
-    for kind, tokens in summary["tokens"].items():
-        yield f"tokens       {kind}: {tokens['prompt']} prompt, {tokens['completion']} completion"
-    for round in summary["by_round"]:
-        reasons = ", ".join(f"{name} {count}" for name, count in round["finish_reasons"].items() if count)
-        yield (
-            f"round {round['round']:<6} parsed {_share(round['parsed'])}, same answer {_share(round['same_answer'])}, "
-            f"answer {_bytes(round['answer_bytes'])}, summary {_bytes(round['summary_bytes'])}, "
-            f"ended by: {reasons or '-'}"
-        )
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
-
-
-def _bytes(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0f} bytes"
+def _lines(facts: dict[str, Any], ids: Sequence[str]) -> Iterator[str]:
+    yield f"store        {facts['path']}"
+    yield f"task         {facts['task']}, answers as {facts['answer_form']}"
+    yield f"debates      iteration {facts['iteration']}, split {facts['split']}"
+    with_summaries = "with" if facts["summaries"] else "without"
+    yield f"society      {facts['agents']} agents x {facts['rounds']} rounds, {with_summaries} summaries"
+    yield f"problems     {facts['problems']}"
+    if ids:
+        yield one_line(f"such as      {', '.join(ids[:3])}")
 
 
 def _head(transcript: Transcript) -> Iterator[tuple[str, str]]:

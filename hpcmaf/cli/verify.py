@@ -21,7 +21,7 @@ def command(path: Path) -> None:
 
     findings = verify(path)
     for finding in findings:
-        click.echo(str(finding))
+        click.echo(finding)
     if findings:
         sys.exit(StoreError.exit_code)
     click.echo(f"ok: {path}")

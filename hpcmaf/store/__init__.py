@@ -3,7 +3,7 @@
 from hpcmaf.store.merge import merge
 from hpcmaf.store.reader import Store
 from hpcmaf.store.schema import StoreInfo
-from hpcmaf.store.verify import Finding, verify
+from hpcmaf.store.verify import verify
 from hpcmaf.store.writer import write_store
 
-__all__ = ["Finding", "Store", "StoreInfo", "merge", "verify", "write_store"]
+__all__ = ["Store", "StoreInfo", "merge", "verify", "write_store"]

@@ -6,8 +6,7 @@ values where a shard is missing, and say nothing.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,9 +16,6 @@ from hpcmaf.files.publish import Manifest, atomic_path, check_manifest, manifest
 from hpcmaf.store.reader import REMEDY, Store
 from hpcmaf.store.schema import MANIFEST_SCHEMA, StoreInfo
 from hpcmaf.store.writer import write_file
-
-# The location of a problem: shard and row.
-_Slot = tuple[Path, int]
 
 
 def merge(shards: Sequence[Path], out: Path, *, expected_ids: Sequence[str] | None = None) -> Manifest:
@@ -32,12 +28,11 @@ def merge(shards: Sequence[Path], out: Path, *, expected_ids: Sequence[str] | No
     Parameters
     ----------
     shards
-        Published stores with equal :class:`StoreInfo`.
+        Published stores with equal :class:`StoreInfo`, in their order.
     out
         The merged store.
     expected_ids
-        All problems that must be there, in the order they are to have;
-        without it the order is that of ``shards``.
+        All problems that must be there, in the order they must have.
 
     Raises
     ------
@@ -47,22 +42,20 @@ def merge(shards: Sequence[Path], out: Path, *, expected_ids: Sequence[str] | No
     """
     if not shards:
         raise StoreError(f"{out}: no shards to merge; run the stage that writes them first")
-    out = Path(out)
-    info, slots = _survey([Path(shard) for shard in shards])
+    info, found = _survey(shards)
     if expected_ids is not None:
-        _check_ids(slots, expected_ids, out)
-    spans = _spans(slots[identifier] for identifier in expected_ids or slots)
+        _check_ids(list(found), expected_ids, out)
     with atomic_path(out) as temporary:
-        rows = write_file(temporary, info, _debates(spans), out)
-        _compare(temporary, _debates(spans), out)
+        rows = write_file(temporary, info, _debates(shards), out)
+        _compare(temporary, _debates(shards), out)
         manifest_path(out).unlink(missing_ok=True)
     return write_manifest(out, rows=rows, schema=MANIFEST_SCHEMA)
 
 
-def _survey(shards: Sequence[Path]) -> tuple[StoreInfo, dict[str, _Slot]]:
-    """What the shards have in common, and the location of each problem."""
+def _survey(shards: Sequence[Path]) -> tuple[StoreInfo, dict[str, Path]]:
+    """What the shards have in common, and the shard of each problem."""
     info: StoreInfo | None = None
-    slots: dict[str, _Slot] = {}
+    found: dict[str, Path] = {}
     for path in shards:
         manifest = check_manifest(path)
         with Store(path) as store:
@@ -75,23 +68,17 @@ def _survey(shards: Sequence[Path]) -> tuple[StoreInfo, dict[str, _Slot]]:
                     f"{name} {value!r} not {ours!r}" for name, value, ours in pairs if value != ours
                 )
                 raise StoreError(f"{path}: {differences} as in {shards[0]}; merge shards of one stage only")
-            for row, identifier in enumerate(store.problem_ids):
-                if identifier in slots:
+            for identifier in store.problem_ids:
+                if (other := found.setdefault(identifier, path)) != path:
                     raise StoreError(
-                        f"{path}: problem {identifier!r} is also in {slots[identifier][0]}; "
-                        "delete the shard that does not belong here"
+                        f"{path}: problem {identifier!r} is also in {other}; delete the shard that does not belong here"
                     )
-                slots[identifier] = (path, row)
     assert info is not None
-    return info, slots
+    return info, found
 
 
-def _check_ids(slots: dict[str, _Slot], expected: Sequence[str], out: Path) -> None:
-    faults = {
-        "missing": [i for i in expected if i not in slots],
-        "expected twice": [i for i, count in Counter(expected).items() if count > 1],
-        "not expected": list(slots.keys() - set(expected)),
-    }
+def _check_ids(found: list[str], expected: Sequence[str], out: Path) -> None:
+    faults = {"missing": set(expected) - set(found), "not expected": set(found) - set(expected)}
     for what, identifiers in faults.items():
         if identifiers:
             some = ", ".join(map(repr, sorted(identifiers)[:5])) + (", ..." if len(identifiers) > 5 else "")
@@ -99,23 +86,14 @@ def _check_ids(slots: dict[str, _Slot], expected: Sequence[str], out: Path) -> N
                 f"{out}: {len(identifiers)} problem(s) {what}: {some}; "
                 "give the shards of exactly one stage, and rerun what did not finish"
             )
+    if found != list(expected):
+        raise StoreError(f"{out}: its problems are not in the order that is expected; give each shard once, in order")
 
 
-def _spans(slots: Iterable[_Slot]) -> list[tuple[Path, int, int]]:
-    """Slots in their order, neighbouring rows of a shard put together: shard, first row, row behind the last."""
-    spans: list[tuple[Path, int, int]] = []
-    for path, row in slots:
-        first = row
-        if spans and (spans[-1][0], spans[-1][2]) == (path, row):
-            first = spans.pop()[1]
-        spans.append((path, first, row + 1))
-    return spans
-
-
-def _debates(spans: Sequence[tuple[Path, int, int]]) -> Iterator[Transcript]:
-    for path, first, stop in spans:
+def _debates(shards: Sequence[Path]) -> Iterator[Transcript]:
+    for path in shards:
         with Store(path) as store:
-            yield from store.transcripts(gold=True, start=first, stop=stop)
+            yield from store.transcripts(gold=True)
 
 
 def _compare(copy: Path, originals: Iterator[Transcript], out: Path) -> None:

@@ -147,11 +147,10 @@ class Store:
             raise IndexError(f"row {i} of a store of {len(self)} problems")
         return self._block(i, i + 1, gold)[0]
 
-    def transcripts(self, gold: bool = False, start: int = 0, stop: int | None = None) -> Iterator[Transcript]:
-        """Yield debates in stored order, from row ``start`` up to ``stop``, a few in memory at a time."""
-        stop = len(self) if stop is None else stop
-        for low in range(start, stop, BLOCK):
-            yield from self._block(low, min(low + BLOCK, stop), gold)
+    def transcripts(self, gold: bool = False) -> Iterator[Transcript]:
+        """Yield debates in stored order, a few in memory at a time."""
+        for low in range(0, len(self), BLOCK):
+            yield from self._block(low, min(low + BLOCK, len(self)), gold)
 
     def columns(self, gold: bool = False) -> dict[str, int | None]:
         """Every dataset but those of gold labels, with the rows it must have; ``None`` for bytes of text."""

@@ -1,15 +1,13 @@
 """Find what is wrong with a store, a folder of shards or a whole run, and name it.
 
-A finding names file, fault and remedy. The search continues after one: a person
-who repairs a run wants the list of all files to replace.
+A finding is a line with file, fault and remedy. The search continues after one:
+a person who repairs a run wants the list of all files to replace.
 """
 
 from __future__ import annotations
 
 import re
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from hpcmaf.errors import PlatformError, StoreError, system_error
@@ -21,19 +19,7 @@ MANIFEST_SUFFIX = ".manifest.json"
 _SHARD = re.compile(r"shard-(\d+)\.h5")
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One fault: in which file, what it is, and what to do."""
-
-    path: Path
-    what: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.what}; {self.remedy}"
-
-
-def verify(path: Path) -> list[Finding]:
+def verify(path: Path) -> list[str]:
     """Check a store, or everything published beneath a folder.
 
     A store is compared with its manifest, and every column is read: checksums,
@@ -44,8 +30,8 @@ def verify(path: Path) -> list[Finding]:
 
     Returns
     -------
-    list of Finding
-        Empty where all is well.
+    list of str
+        A line for each fault; empty where all is well.
 
     Raises
     ------
@@ -66,35 +52,25 @@ def _described(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(MANIFEST_SUFFIX) or path.name)
 
 
-def _folder(folder: Path) -> list[Finding]:
+def _folder(folder: Path) -> list[str]:
     described = {_described(path) for path in folder.rglob(f"*{MANIFEST_SUFFIX}")}
     files = sorted(described | {p for p in folder.rglob("*.h5") if p.is_file()})
     temporaries = sorted(folder.rglob(".*.tmp"))
     if not files and not temporaries:
         raise StoreError(f"{folder}: holds neither stores nor manifests; give a store, a folder of shards or a run")
-    findings = [finding for file in files for finding in _file(file)]
+    findings = [line for file in files for line in _file(file)]
     for parent in sorted({file.parent for file in files}):
-        findings += _gaps(parent, [file.name for file in files if file.parent == parent])
-    findings += [finding for file in files for finding in _merged(file, files)]
-    what, remedy = "temporary of a writer that was killed, or is still at work", "delete it once no job writes there"
-    return findings + [Finding(temporary, what, remedy) for temporary in temporaries]
+        findings += _shards(parent, [file for file in files if file.parent == parent and _SHARD.fullmatch(file.name)])
+    left = "temporary of a writer that was killed, or is still at work; delete it once no job writes there"
+    return findings + [f"{temporary}: {left}" for temporary in temporaries]
 
 
-def _gaps(folder: Path, names: list[str]) -> list[Finding]:
-    numbers = {int(match[1]): len(match[1]) for name in names if (match := _SHARD.fullmatch(name))}
-    missing = islice((number for number in range(max(numbers, default=0)) if number not in numbers), 100)
-    width = max(numbers.values(), default=0)
-    return [
-        Finding(
-            folder / f"shard-{number:0{width}d}.h5", "missing shard: later ones exist", "rerun the task that writes it"
-        )
-        for number in missing
-    ]
-
-
-def _merged(store: Path, files: list[Path]) -> list[Finding]:
-    """A store ``x.h5`` beside a folder ``x`` of shards is their merge."""
-    shards = [file for file in files if file.parent == store.with_suffix("") and _SHARD.fullmatch(file.name)]
+def _shards(folder: Path, shards: list[Path]) -> list[str]:
+    """Gaps in the numbers of a folder's shards, and other counts than those of the store that they were merged into."""
+    names = {int(path.stem.partition("-")[2]): path.name for path in shards}
+    if len(names) <= (last := max(names, default=-1)):
+        return [f"{folder}: shards before {names[last]} are missing; rerun the tasks that write them"]
+    store = folder.with_suffix(".h5")
     try:
         whole, parts = read_manifest(store), [read_manifest(shard) for shard in shards]
     except StoreError:
@@ -102,18 +78,18 @@ def _merged(store: Path, files: list[Path]) -> list[Finding]:
     rows = sum(part.rows for part in parts if part is not None)
     if not shards or whole is None or None in parts or rows == whole.rows:
         return []
-    what = f"{whole.rows} problems where its {len(shards)} shards in {store.with_suffix('')} hold {rows}"
-    return [Finding(store, what, "restore the missing shard, or delete the store and its manifest and merge again")]
+    what = f"{whole.rows} problems where its {len(shards)} shards in {folder} hold {rows}"
+    return [f"{store}: {what}; restore the missing shard, or delete the store and its manifest and merge again"]
 
 
-def _file(path: Path) -> list[Finding]:
+def _file(path: Path) -> list[str]:
     """Faults of one published file: what its manifest shows, and what its content shows."""
     findings = []
     for check in (check_manifest, _check_content):
         try:
             check(path)
         except (StoreError, PlatformError, OSError) as error:
-            findings.append(_finding(path, error))
+            findings.append(str(system_error(error) if isinstance(error, OSError) else error))
     return findings
 
 
@@ -138,10 +114,3 @@ def _check_content(path: Path) -> None:
             if transcript.problem.id in seen:
                 store.refuse("problems/id", f"problem {transcript.problem.id!r} comes twice")
             seen.add(transcript.problem.id)
-
-
-def _finding(path: Path, error: StoreError | PlatformError | OSError) -> Finding:
-    """An error's line, taken apart: ``file: what; remedy``."""
-    line = str(system_error(error) if isinstance(error, OSError) else error)
-    what, _, remedy = line.removeprefix(f"{path}: ").rpartition("; ")
-    return Finding(path, what, remedy) if what else Finding(path, remedy, REMEDY)

@@ -33,28 +33,15 @@ def ids(rows) -> list[str]:
     return [f"problem-{row:05d}" for row in rows]
 
 
-@pytest.mark.parametrize("order", [range(COUNT), range(COUNT)[::-1], [*range(20, COUNT), *range(20)]])
-def test_the_cut_does_not_show(tmp_path: Path, cut, info, make_debate, order) -> None:
-    cuts = {
-        "one": [range(COUNT)],
-        "seven": [range(k * 5, k * 5 + 5) for k in range(7)],
-        "dealt": [range(k, COUNT, 7) for k in range(7)],
-    }
+def test_the_cut_does_not_show(tmp_path: Path, cut, info, make_debate) -> None:
     wanted = tmp_path / "wanted.h5"
-    write_store(wanted, info, map(make_debate, order))
+    write_store(wanted, info, map(make_debate, range(COUNT)))
+    cuts = {"one": [range(COUNT)], "seven": [range(k * 5, k * 5 + 5) for k in range(7)], "two": [range(1), range(1, COUNT)]}
     for name, parts in cuts.items():
         out = tmp_path / f"{name}.h5"
-        manifest = merge(cut(name, parts)[::-1], out, expected_ids=ids(order))
+        manifest = merge(cut(name, parts), out, expected_ids=ids(range(COUNT)))
         assert out.read_bytes() == wanted.read_bytes(), name
-        assert manifest == check_manifest(out)
-        assert manifest.rows == COUNT
-
-
-def test_without_expected_ids_shards_come_in_their_order(tmp_path: Path, cut) -> None:
-    first, second = cut("two", [range(5, 9), range(5)])
-    merge([second, first], tmp_path / "out.h5")
-    with Store(tmp_path / "out.h5") as store:
-        assert store.problem_ids == ids(range(9))
+        assert manifest == check_manifest(out) and manifest.rows == COUNT
 
 
 def test_a_merged_store_may_be_merged_again(tmp_path: Path, cut) -> None:
@@ -71,7 +58,7 @@ def test_a_merged_store_may_be_merged_again(tmp_path: Path, cut) -> None:
         ([range(3), range(2, 5)], None, "problem 'problem-00002' is also in .*shard-00000"),
         ([range(3), range(4, 6)], range(6), "1 problem.s. missing: 'problem-00003'"),
         ([range(3), range(3, 6)], range(5), "1 problem.s. not expected: 'problem-00005'"),
-        ([range(3)], [0, 1, 2, 1], "1 problem.s. expected twice: 'problem-00001'"),
+        ([range(3)], [0, 2, 1], "not in the order that is expected"),
         ([range(2)], range(20), "18 problem.s. missing: .*'problem-00006', [.]{3}"),
         ([], None, "no shards"),
     ],

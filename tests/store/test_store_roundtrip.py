@@ -87,12 +87,6 @@ def test_any_text_survives(content: tuple[StoreInfo, list[Transcript]]) -> None:
             assert list(store) == hidden
 
 
-def test_streaming_may_start_anywhere(store: Path, make_debate) -> None:
-    with Store(store) as opened:
-        assert list(opened.transcripts(gold=True, start=33)) == [make_debate(row) for row in range(33, 40)]
-        assert list(opened.transcripts(gold=True, start=3, stop=38)) == [make_debate(row) for row in range(3, 38)]
-
-
 def test_same_input_same_bytes_at_another_time(tmp_path: Path, info, make_debate) -> None:
     paths = [tmp_path / "first.h5", tmp_path / "elsewhere" / "second.h5"]
     write_store(paths[0], info, map(make_debate, range(300)))
@@ -110,14 +104,6 @@ def test_every_dataset_is_checksummed_and_compressed(store: Path) -> None:
             assert dataset.fletcher32 and dataset.compression == "gzip" and dataset.chunks, dataset.name
             assert dataset.shuffle == (dataset.dtype.itemsize > 1), dataset.name
             assert dataset.dtype.kind in "iu", dataset.name
-
-
-def test_text_compresses(tmp_path: Path, info, make_debate) -> None:
-    path = tmp_path / "a.h5"
-    made = [make_debate(row, text="The answer follows from adding both sides. " * 20) for row in range(200)]
-    write_store(path, info, made)
-    text = sum(len(u.text) + len(u.prompt) for t in made for turn in (*t.answers, *t.summaries) for u in turn)
-    assert path.stat().st_size < 0.2 * text
 
 
 @pytest.mark.parametrize(
