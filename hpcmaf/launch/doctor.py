@@ -260,7 +260,9 @@ def _cluster(profile: Profile) -> Generator[Finding, None, Mapping[str, str] | N
     others = [os.environ[name] for name in ("SLURM_CLUSTERS", "SBATCH_CLUSTERS") if name in os.environ]
     if others and others[0] != known.get("ClusterName", others[0]):
         remedy = "run this on a login node of the other, or have SLURM_CONF name it"
-        yield warning("profile", f"SLURM_CLUSTERS={others[0]} is passed over: jobs go to {known['ClusterName']}", remedy)
+        yield warning(
+            "profile", f"SLURM_CLUSTERS={others[0]} is passed over: jobs go to {known['ClusterName']}", remedy
+        )
     try:
         # A job that does not exist: only whether sacct answers matters.
         accounting(["1"], seconds=min(10.0, cluster.command_seconds))
