@@ -24,6 +24,7 @@ from hpcmaf.config.recipe import load_recipe
 from hpcmaf.errors import HpcmafError, exit_codes
 from hpcmaf.evaluation import score
 from hpcmaf.files.publish import check_manifest, manifest_path, write_json
+from hpcmaf.launch.slurm.submissions import Submissions, Verdict
 from hpcmaf.report.build import markdown
 from hpcmaf.report.groups import group_runs
 from hpcmaf.report.records import read_run
@@ -261,12 +262,35 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     counts = {"candidates": 4, "positives": 3, "negatives": 1, "kept": 3, "realised_w": 0.5}
     write_json(run.data(1) / "selection.json", {"schema": "x", "datasets": {"generator-0": counts, "critic-0": counts}})
     source = write_jsonl(folder / "raw" / "train.jsonl", gsm8k_rows("train", 8))
-    get_task("gsm8k").prepare(str(source), folder / "prepared", "train")
+    get_task("gsm8k").prepare(str(source), folder / "prepared")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         (folder / "here").mkdir()
         patch.chdir(folder / "here")
         yield folder
+
+
+@pytest.fixture(scope="module")
+def slurm_run(folder: Path) -> Iterator[tuple[RunDir, list[dict[str, Any]]]]:
+    """A run on a cluster that has forgotten its jobs, and the lines of its log."""
+    run, plan, _ = make_run(folder / "slurm-run")
+    stage, task = plan.stages[0].id, plan.stages[0].tasks[0]
+    log = Submissions(run.submissions)
+    log.start()
+    log.intend("made.0001", stage, [(task,)])
+    log.confirm("made.0001", "7")
+    log.intend("made.0002", stage, [(task,)])
+    log.refuse("made.0002", "no", 0)
+    log.judge(Verdict(stage, task, "made.0001", "hardware", "no", True, 1.0, "node1"))
+    log.release("7")
+    log.reset([(stage, task)])
+    for name in ("squeue", "sacct"):
+        (folder / "bin" / name).parent.mkdir(exist_ok=True)
+        (folder / "bin" / name).write_text("#!/bin/sh\n")
+        (folder / "bin" / name).chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
+        yield run, [json.loads(line) for line in run.submissions.read_text().splitlines()]
 
 
 @given(data=spoilt(RECIPE, YAML))
@@ -427,6 +451,21 @@ def test_what_tasks_leave(folder: Path, name: str, data: st.DataObject) -> None:
     run, _ = run_of(folder)
     (path,) = [path for path in run.root.rglob(name) if path.is_file()]
     holds(folder, path, data.draw(spoilt(json.loads(path.read_text()), JSON)), lambda: look(folder))
+
+
+@given(data=st.data())
+@often
+def test_lines_of_submissions(folder: Path, slurm_run: tuple[RunDir, list[dict[str, Any]]], data: st.DataObject) -> None:
+    """One of them is spoilt; Slurm knows of no job."""
+    run, lines = slurm_run
+    spoiled = data.draw(st.sampled_from(range(len(lines))))
+    texts = [data.draw(spoilt(line, JSON)) if n == spoiled else emit(line).encode() for n, line in enumerate(lines)]
+
+    def act() -> None:
+        hpcmaf("status", str(run.root), "--json")
+        hpcmaf("logs", str(run.root), "--failed")
+
+    holds(folder, run.submissions, b"\n".join(texts), act)
 
 
 @given(data=st.data())

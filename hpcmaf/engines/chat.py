@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from hpcmaf.answers import opened_thought
@@ -117,9 +118,17 @@ class ChatFormat:
             ) from error
         try:
             own = GenerationConfig.from_pretrained(path, revision=revision).eos_token_id
-        except OSError:  # a model need not have one
-            own = None
-        return cls(tokenizer, eos_ids=own if isinstance(own, list) else [] if own is None else [own], **settings)
+            ends = own if isinstance(own, list) else [] if own is None else [own]
+            if not all(isinstance(end, int) for end in ends):
+                raise TypeError(f"eos_token_id: {own!r} are no token ids")
+        except Exception as error:
+            # A model need not have one.
+            if isinstance(error, OSError) and error.errno is None and not (Path(path) / "generation_config.json").exists():
+                ends = []
+            else:
+                reason = " ".join(str(error).split())[:300]
+                raise EngineError(f"model {path}: its generation_config.json cannot be read ({reason})") from error
+        return cls(tokenizer, eos_ids=ends, **settings)
 
     def _render(self, messages: Sequence[Message], generation: bool) -> str:
         try:

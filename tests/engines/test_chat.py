@@ -6,7 +6,7 @@ import pytest
 
 from hpcmaf.answers import AnswerForm, extract, spoken
 from hpcmaf.engines.chat import ChatFormat, Message
-from hpcmaf.errors import EngineError
+from hpcmaf.errors import EngineError, failure_kind
 from tests.training.models import BOS_TEMPLATE, END_TEMPLATE, make_tokenizer
 
 pytestmark = pytest.mark.slow  # imports transformers
@@ -186,6 +186,17 @@ def test_ends_of_the_generation_config_count(tmp_path):
     GenerationConfig(eos_token_id=[bang]).save_pretrained(tmp_path)
     chat = ChatFormat.from_pretrained(str(tmp_path))
     assert chat.end_of_turn == (bang,) and set(chat.stop_ids) == {bang, tokenizer.eos_token_id}
+    # A model without its ends would never stop: what cannot be read is not passed over.
+    damaged = tmp_path / "generation_config.json"
+    for text in ('{"eos_token_id": [1', '{"eos_token_id": "!"}', '{"eos_token_id": 2, "pad_token_id": [{}]}', "[" * 5000):
+        damaged.write_text(text)
+        with pytest.raises(EngineError, match="its generation_config.json cannot be read"):
+            ChatFormat.from_pretrained(str(tmp_path))
+    damaged.unlink()
+    damaged.symlink_to("/proc/self/mem")
+    with pytest.raises(EngineError, match="its generation_config.json cannot be read") as caught:
+        ChatFormat.from_pretrained(str(tmp_path))
+    assert failure_kind(caught.value) == "hardware"
 
 
 @pytest.mark.parametrize("special", [True, False])

@@ -13,12 +13,15 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from hpcmaf.errors import DataError
-from hpcmaf.files.publish import Record, read_json, write_json
+from hpcmaf.files.publish import Count, Record, parse_json, read_json, write_json
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import TaskKey
 
@@ -62,6 +65,25 @@ class Verdict:
     node: str = ""
 
 
+class _Line(Record):
+    event: str
+    nonce: str = ""
+    name: str = ""
+    why: str = ""
+    kind: str = ""
+    text: str = ""
+    node: str = ""
+    stage: str = ""
+    elements: list[list[str]] = []
+    after: list[str] = []
+    halvings: Count = 0
+    job: str | None = None
+    time: float = 0.0
+    index: Count | None = None
+    task: str = ""
+    tasks: list[Annotated[list[str], Field(min_length=2, max_length=2)]] = []
+
+
 class Submissions:
     """The log of one run.
 
@@ -95,7 +117,8 @@ class Submissions:
         # How many submissions there were when tasks were last given a fresh start.
         self._fresh: dict[TaskKey, int] = {}
         for line in self._lines():
-            self._take(line)
+            with suppress(KeyError):  # it lacks what its event has
+                self._take(line)
 
     @property
     def latest(self) -> dict[TaskKey, tuple[Submission, int]]:
@@ -165,12 +188,8 @@ class Submissions:
         except FileNotFoundError:
             return
         for line in text.split(b"\n"):
-            try:
-                value = json.loads(line)
-            except ValueError:
-                continue  # torn by a kill or a full disk; what it said is found out again
-            if isinstance(value, dict) and "event" in value:
-                yield value
+            with suppress(DataError):  # torn by a kill or a full disk; what it said is found out again
+                yield parse_json(line, _Line, str(self.path))
 
     def _append(self, value: dict[str, Any]) -> None:
         value = value | {"time": time.time()}
