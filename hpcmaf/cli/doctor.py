@@ -15,14 +15,14 @@ _COLORS = {"ok": "green", "warning": "yellow", "problem": "red"}
 )
 @click.option("--run", "run_name", metavar="RUN", help="Run directory, or where one would be; default: runs/.")
 @click.option("--set-profile", "site", multiple=True, metavar="KEY=VALUE", help="Override a profile key; repeatable.")
-@click.option("--probe", is_flag=True, help="Also submit a job of a minute that looks at two nodes from within.")
+@click.option("--probe", is_flag=True, help="Also have srun look at a node from within, or at two.")
 @click.option(
     "--wait",
     "seconds",
     type=click.FloatRange(min=1),
     default=300.0,
     show_default=True,
-    help="Seconds to wait for that job.",
+    help="Seconds to wait for a node.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Write JSON: a list of level, area, text, remedy.")
 def command(

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from hpcmaf.cli.options import read_selection, task_options
 from hpcmaf.errors import one_line
+from hpcmaf.run.stages import STAGES
 
 if TYPE_CHECKING:
     from hpcmaf.launch.logs import Log
-    from hpcmaf.launch.survey import Survey, TaskKey
+    from hpcmaf.launch.survey import Survey
     from hpcmaf.run.directory import RunDir
-    from hpcmaf.run.plan import Plan
+    from hpcmaf.run.plan import Plan, TaskKey
 
 _MOST_LOGS = 10
 
@@ -23,14 +23,22 @@ _MOST_LOGS = 10
 @click.command()
 @click.argument("run_name", metavar="RUN")
 @click.option("--failed", is_flag=True, help="Of tasks that failed.")
-@task_options("gate")
-@click.option("--follow", "-f", is_flag=True, help="Go on with the last of them until its task has ended.")
+@click.option("--iter", "iteration", type=click.IntRange(min=0), metavar="T", help="Of this iteration.")
+@click.option(
+    "--stage",
+    "kind",
+    type=click.Choice([*STAGES, "gate"]),
+    help="Of this stage; gate: of the job that moves the chain on.",
+)
+@click.option("--task", "tasks", multiple=True, metavar="NAME", help="This task, such as 00003 or critic-0; repeatable.")
 @click.option("--lines", "-n", type=click.IntRange(min=0), default=40, show_default=True, help="Of each; 0: all.")
-def command(run_name: str, failed: bool, follow: bool, lines: int, **which: Any) -> None:
+def command(
+    run_name: str, failed: bool, iteration: int | None, kind: str | None, tasks: tuple[str, ...], lines: int
+) -> None:
     """Print the end of the logs of tasks' last attempts.
 
     Without a choice: of what failed, else of what runs, else of what ended
-    last.
+    last. 'tail -f' follows the log whose path stands above it.
     """
     from hpcmaf.config.profile import load_profile
     from hpcmaf.launch import logs as reading
@@ -39,21 +47,20 @@ def command(run_name: str, failed: bool, follow: bool, lines: int, **which: Any)
 
     run = RunDir.locate(run_name)
     plan = run.load_plan()
-    if which["kind"] == reading.GATE:
-        logs = reading.gate_logs(run, plan, which["iteration"])
+    if kind == reading.GATE:
+        logs = reading.gate_logs(run, plan, iteration)
     else:
-        selection = read_selection(**which)
-        keys = selection.keys(plan)
-        if failed or selection == reading.TaskFilter():
+        keys = reading.choose(plan, iteration, kind, tasks)
+        if failed or (iteration is None and not kind and not tasks):
             found = survey(run, plan, load_profile(str(run.profile)))
             for note in found.notes:
                 click.echo(f"note: {note}", err=True)
             keys &= _worth_reading(run, plan, found, failed)
         logs = reading.task_logs(run, plan, keys)
         if failed:
-            if found.stopped and found.stopped.get("kind") == reading.GATE:
-                click.echo(f"{run.root}: {one_line(str(found.stopped['reason']))}", err=True)
-                logs += reading.gate_logs(run, plan, which["iteration"])
+            if found.stopped is not None and found.stopped.kind == reading.GATE:
+                click.echo(f"{run.root}: {one_line(found.stopped.reason)}", err=True)
+                logs += reading.gate_logs(run, plan, iteration)
             _explain(run, found, keys, logs)
     for position, log in enumerate(logs[-_MOST_LOGS:]):
         click.echo(f"{chr(10) if position else ''}=== {log.title}: {log.path}")
@@ -63,16 +70,13 @@ def command(run_name: str, failed: bool, follow: bool, lines: int, **which: Any)
         click.echo(f"{run.root}: no logs yet", err=True)
     elif len(logs) > _MOST_LOGS:
         click.echo(f"{len(logs) - _MOST_LOGS} more log(s); choose with --iter, --stage, --task", err=True)
-    if follow and logs:
-        for line in reading.follow(logs[-1].path, logs[-1].over):
-            click.echo(line)
 
 
 def _worth_reading(run: RunDir, plan: Plan, found: Survey, failed: bool) -> set[TaskKey]:
     """Tasks that failed; or, where anything will do, those that run, or the last that began."""
     keys = set(found.failures)
-    if found.stopped and found.stopped.get("task"):
-        keys.add((str(found.stopped.get("stage")), str(found.stopped["task"])))
+    if found.stopped is not None and found.stopped.task:
+        keys.add((found.stopped.stage, found.stopped.task))
     if failed or keys:
         return keys
     newest = (

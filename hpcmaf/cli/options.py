@@ -1,4 +1,4 @@
-"""What several verbs share: which run, which of its tasks, libraries that keep quiet."""
+"""What several verbs share: which run, and libraries that keep quiet."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ import click
 
 from hpcmaf.config import DEFAULT_PROFILE, DEFAULT_RECIPE
 from hpcmaf.errors import UsageError
-from hpcmaf.run.stages import STAGES
 
 if TYPE_CHECKING:
     from hpcmaf.config.profile import Profile
     from hpcmaf.config.recipe import Recipe
-    from hpcmaf.launch.logs import TaskFilter
     from hpcmaf.run.directory import RunDir
 
 # A site stays the same from command to command; named once in the environment,
@@ -101,41 +99,6 @@ def read_options(
     run = RunDir.locate(run_name or loaded.name)
     refuse_foreign(run)
     return RunOptions(run, loaded, where)
-
-
-def task_options(*kinds: str) -> Callable[[Command], Command]:
-    """Give a command the options that choose among a run's tasks; :func:`read_selection` reads them.
-
-    Parameters
-    ----------
-    kinds
-        That ``--stage`` takes beside those of stages.
-    """
-    stages = [*STAGES, *kinds]
-    about = "Of this stage; gate: of the job that moves the chain on." if "gate" in kinds else "Of this stage."
-
-    def decorate(function: Command) -> Command:
-        for option in (
-            click.option(
-                "--agent", "agents", multiple=True, metavar="NAME", help="This agent's finetuning; repeatable."
-            ),
-            click.option("--task", "tasks", multiple=True, metavar="NAME", help="This task; repeatable."),
-            click.option("--stage", "kind", type=click.Choice(stages), help=about),
-            click.option("--iter", "iteration", type=click.IntRange(min=0), metavar="T", help="Of this iteration."),
-        ):
-            function = option(function)
-        return function
-
-    return decorate
-
-
-def read_selection(
-    iteration: int | None, kind: str | None, tasks: tuple[str, ...], agents: tuple[str, ...]
-) -> TaskFilter:
-    """Which tasks the options choose."""
-    from hpcmaf.launch.logs import TaskFilter
-
-    return TaskFilter(iteration, "finetune" if agents and not kind else kind or "", (*tasks, *agents))
 
 
 def quiet_libraries() -> None:

@@ -8,13 +8,13 @@ as good as once. A run on this machine, the gates of one on a cluster,
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from hpcmaf.errors import SlurmError
 from hpcmaf.files.publish import remove
-from hpcmaf.launch.scheduler import Scheduler, States, Stop
+from hpcmaf.launch.scheduler import Scheduler, States
 from hpcmaf.launch.slurm.causes import Cause, decide, nodes_to_avoid
-from hpcmaf.launch.slurm.submissions import Verdict
+from hpcmaf.launch.slurm.submissions import Stop, Verdict
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage, TaskKey
 
@@ -78,7 +78,7 @@ def _submit_missing(scheduler: Scheduler, states: States, stage: Stage, attempts
             log.judge(Verdict(*key, submission.name, cause.kind, cause.text, counted, time.time(), cause.node))
         if not decision.retry:
             reason = f"{stage.id} {task}: {decision.why}" + (f"; log: {cause.log}" if cause.log else "")
-            return Stop(reason, *key, kind=cause.kind, log=cause.log)
+            return Stop(reason=reason, stage=stage.id, task=task, kind=cause.kind, log=cause.log)
         if task not in judged:
             scheduler.say(f"{stage.id} {task}: {decision.why}; submitting it again")
         again.setdefault((submission.halvings + decision.halve, _avoided(scheduler, key)), []).append(task)
@@ -100,16 +100,11 @@ def _avoided(scheduler: Scheduler, key: TaskKey | None = None) -> tuple[str, ...
     return tuple(nodes_to_avoid(scheduler.log.verdicts, key)) if scheduler.avoids_nodes else ()
 
 
-def start_afresh(scheduler: Scheduler, only: Collection[TaskKey] | None = None) -> None:
+def start_afresh(scheduler: Scheduler) -> None:
     """Prepare :func:`advance` for a user who has seen why tasks failed, and done something about it.
 
     What failed no longer counts against the ceiling of attempts. What is
     queued or running stays as it is. The caller holds the run.
-
-    Parameters
-    ----------
-    only
-        Failed tasks to give a fresh start; left out, all of them.
     """
     states, log = scheduler.states(), scheduler.log
     if not states.in_flight:
@@ -118,7 +113,7 @@ def start_afresh(scheduler: Scheduler, only: Collection[TaskKey] | None = None) 
         states = scheduler.states()
     touched = log.latest.keys() | log.verdicts.keys()
     missing = [(stage.id, task) for stage in states.unfinished() for task in states.missing(stage)]
-    log.reset([key for key in missing if key in touched and (only is None or key in only)])
+    log.reset([key for key in missing if key in touched])
     scheduler.run.stopped.unlink(missing_ok=True)
 
 

@@ -3,39 +3,35 @@
 Every examination stands alone: one that cannot be made is a finding too, and
 the others go on. Whether jobs would be accepted is Slurm's own answer:
 ``sbatch --test-only`` gets the very scripts that a run submits. sinfo's words
-on the nodes stand beside it, and the few limits of partitions that sbatch
-accepts and then waits for.
+on the nodes stand beside it, and the limits of partitions that sbatch accepts
+and then waits for.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import platform
 import re
 import shutil
 import tempfile
 import time
 import uuid
-from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 import psutil
-from packaging.requirements import Requirement
 
 from hpcmaf.config.profile import Profile
-from hpcmaf.config.slurm import Slurm, unnamed
+from hpcmaf.config.slurm import unnamed
 from hpcmaf.errors import HpcmafError, RunBusyError, SlurmError
 from hpcmaf.files.locking import lock
 from hpcmaf.launch.local import visible_gpus
-from hpcmaf.launch.slurm.commands import accounting, call, configuration, queue
+from hpcmaf.launch.slurm.commands import call, configuration, queue
 from hpcmaf.launch.slurm.refusals import lifting
 from hpcmaf.launch.slurm.script import (
     DEFAULT_MAX_ARRAY_SIZE,
@@ -52,15 +48,14 @@ Level = Literal["ok", "warning", "problem"]
 _COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
 _SECTIONS = ("generation", "finetuning", "merge", "gate")
 # Partition, number of nodes, and what they are like; sinfo counts those alike together.
-_NODES = "%R|%D|%c CPUs, %m MB, %G, %T"
+_NODES = "%R|%D with %c CPUs, %m MB, %G, %T"
 _SHARED = re.compile(
     r"nfs4?|lustre|gpfs|beegfs.*|(fuse\.)?(ceph|glusterfs|sshfs).*|panfs|wekafs|orangefs|afs|cifs|9p|virtiofs"
 )
-_IN_MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs", "overlay", "squashfs"})
-_LITTLE_SPACE, _FEW_FILES = 10 * 2**30, 20_000
+# Options of mounts whose locks other nodes do not see.
+_LOCAL_LOCKS = frozenset({"nolock", "local_lock=all", "local_lock=flock", "localflock", "noflock"})
+_LITTLE_SPACE = 10 * 2**30
 _SLOW_SECONDS = 5.0
-# Under this the process of a finetuning job may not get to the end of a step.
-_SHORT_KILL_WAIT = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,21 +84,19 @@ def examine(profile: Profile, run: RunDir, *, probe_seconds: float | None = None
     run
         Where a run is, or would be.
     probe_seconds
-        Submit a small job, and wait so long for what it finds on its nodes;
-        ``None`` for no such job.
+        Run a small job, and wait so long for nodes to run it on; ``None`` for
+        no such job.
     """
-    yield from _packages(profile)
     yield _gpus(profile)
-    # What packages lack is reported above, with their versions.
-    yield from (finding for finding in profile_findings(profile) if finding.area != "packages")
+    yield from profile_findings(profile)
     yield from _place(run, shared=profile.launcher == "slurm")
     if profile.launcher != "slurm" or (known := (yield from _cluster(profile))) is None:
         return
-    nodes = yield from _jobs(profile, run, known)
+    yield from _jobs(profile, run, known)
     if probe_seconds is not None:
         from hpcmaf.launch.probe import examine_nodes
 
-        yield from examine_nodes(profile, run, nodes=min(2, nodes), seconds=probe_seconds)
+        yield from examine_nodes(profile, run, seconds=probe_seconds)
     elif profile.cluster.chain == "gated":
         yield warning("sbatch in jobs", "whether jobs may submit jobs is not known", "--probe finds out")
 
@@ -121,30 +114,6 @@ def profile_findings(profile: Profile) -> Iterator[Finding]:
         for name in unnamed(profile.slurm, os.environ):
             text = f"{name}={os.environ[name]} is this job's, and passed over"
             yield warning("profile", text, f"set slurm.{name.removeprefix('SBATCH_').lower()} in the profile")
-
-
-def _packages(profile: Profile) -> Iterator[Finding]:
-    extra = "vllm" if profile.generation.engine == "vllm" and not profile.generation.server_command else ""
-    installed = []
-    try:
-        needs = [Requirement(line) for line in metadata.requires("hpcmaf") or []]
-    except metadata.PackageNotFoundError:
-        yield warning("packages", "hpcmaf is not installed, so its requirements are not known", "pip install -e .")
-        return
-    for requirement in needs:
-        if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
-            continue
-        try:
-            version = metadata.version(requirement.name)
-            fault = f"is {version}, not {requirement.specifier}"
-        except metadata.PackageNotFoundError:
-            version, fault = "", "is not installed"
-        if version and requirement.specifier.contains(version, prereleases=True):
-            installed.append(f"{requirement.name} {version}")
-        else:
-            remedy = f"pip install '{requirement.name}{requirement.specifier}'"
-            yield problem("packages", f"{requirement.name} {fault}", remedy)
-    yield check("packages", f"Python {platform.python_version()}, {', '.join(installed)}")
 
 
 def _gpus(profile: Profile) -> Finding:
@@ -175,30 +144,28 @@ def _place(run: RunDir, *, shared: bool) -> Iterator[Finding]:
         yield _sharing(folder)
     yield _flock(folder)
     yield _fsync(folder)
-    free, files = shutil.disk_usage(folder).free, os.statvfs(folder)
+    free = shutil.disk_usage(folder).free
     text = f"{free / 2**30:.1f} GiB free at {folder} (quotas are not seen)"
-    few = files.f_favail if 0 < files.f_files and files.f_favail < _FEW_FILES else None
-    fault = f"{text}, room for {few or 'many'} more files" if free < _LITTLE_SPACE or few is not None else ""
-    yield check("disk space", text, fault, "free some: models of several agents and iterations are kept", "warning")
+    remedy = "free some: models of several agents and iterations are kept"
+    yield check("disk space", text, text if free < _LITTLE_SPACE else "", remedy, "warning")
 
 
 def _sharing(folder: Path) -> Finding:
-    area, remedy = "shared folder", "put runs on a shared file system, whose locks all nodes see: --run FOLDER/NAME"
+    """Whether other nodes see a folder, and its locks, going by how its file system is mounted here."""
     around = [mount for mount in psutil.disk_partitions(all=True) if folder.is_relative_to(mount.mountpoint)]
     if not around:
-        return warning(area, f"{folder}: its file system is not known", "--probe tries whether nodes see it")
+        return warning("shared folder", f"{folder}: its file system is not known", "--probe tries what nodes see")
     # The deepest, and of those on one point the last.
     mount = max(reversed(around), key=lambda mount: len(mount.mountpoint))
     text, options = f"{folder} is on {mount.fstype} ({mount.mountpoint})", set(mount.opts.split(","))
-    if mount.fstype in _IN_MEMORY:
-        return problem(area, f"{text}, which only this machine sees", remedy)
-    local = {"nolock", "local_lock=all", "local_lock=flock", "localflock", "noflock"} & options
+    local = _LOCAL_LOCKS & options
     if mount.fstype == "lustre" and not local | ({"flock"} & options):
         local = {"no flock"}
     if local:
-        return problem(area, f"{text}, mounted with {', '.join(sorted(local))}: locks are not seen elsewhere", remedy)
+        fault = f"{text}, mounted with {', '.join(sorted(local))}: locks are not seen elsewhere"
+        return problem("shared folder", fault, "put runs on a file system whose locks all nodes see: --run FOLDER/NAME")
     fault = "" if _SHARED.fullmatch(mount.fstype) else f"{text}, which other nodes see only if it is exported"
-    return check(area, text, fault, "--probe tries whether they do", "warning")
+    return check("shared folder", text, fault, "--probe tries whether they do", "warning")
 
 
 def _flock(folder: Path) -> Finding:
@@ -263,52 +230,34 @@ def _cluster(profile: Profile) -> Generator[Finding, None, Mapping[str, str] | N
         yield warning(
             "profile", f"SLURM_CLUSTERS={others[0]} is passed over: jobs go to {known['ClusterName']}", remedy
         )
-    try:
-        # A job that does not exist: only whether sacct answers matters.
-        accounting(["1"], seconds=min(10.0, cluster.command_seconds))
-        yield check("accounting", "sacct answers")
-    except SlurmError as error:
-        remedy = "nothing has to be done; causes come from squeue and what tasks leave behind"
-        yield warning("accounting", str(error), remedy)
     size, wanted = array_limit(known), cluster.max_array_size
     text = f"{wanted or size or 'unknown'}; larger stages are submitted in several arrays"
     fault = f"{size}, but the profile's max_array_size is {wanted}" if size and wanted and wanted > size else ""
     yield check("MaxArraySize", text, fault, f"set slurm.max_array_size to {size}, or leave it out")
-    wait = known.get("KillWait", "").split(" ")[0]
-    text = f"{wait or '?'} s to save on cancelling or preemption; {cluster.signal_seconds} s ahead of the time limit"
-    fault = text if wait.isdigit() and int(wait) < _SHORT_KILL_WAIT else ""
-    yield check("KillWait", text, fault, "work since the last checkpoint is lost; ask for 30 s or more", "warning")
     return known
 
 
-def _jobs(profile: Profile, run: RunDir, known: Mapping[str, str]) -> Generator[Finding, None, int]:
-    """Whether Slurm accepts every kind of job; returns how many nodes debates have to choose from."""
+def _jobs(profile: Profile, run: RunDir, known: Mapping[str, str]) -> Iterator[Finding]:
+    """Whether Slurm accepts every kind of job."""
     cluster = profile.cluster
     limit = cluster.max_array_size or array_limit(known) or DEFAULT_MAX_ARRAY_SIZE
     partitions: dict[str, dict[str, str]] = {}
     nodes: dict[str, list[str]] = {}
-    counts: Counter[str] = Counter()
     try:
         for line in call(["scontrol", "show", "partition", "--oneliner"], seconds=cluster.command_seconds).splitlines():
             row = dict(re.findall(r"(\w+)=(\S*)", line))
             partitions[row.get("PartitionName", "")] = row
         for line in call(["sinfo", "--noheader", f"--format={_NODES}"], seconds=cluster.command_seconds).splitlines():
-            partition, count, description = line.split("|", 2)
-            nodes.setdefault(partition, []).append(f"{count} with {description}")
-            counts[partition] += int(count)
-    except (SlurmError, ValueError) as error:
+            partition, _, description = line.partition("|")
+            nodes.setdefault(partition, []).append(description)
+    except SlurmError as error:
         yield warning("nodes and partitions", f"not all is known ({error})", "look with scontrol show partition, node")
-    debate_nodes = 1
     for name in _SECTIONS:
         wanted, section = cluster.resources(name), f"slurm.{name}"
         named = wanted.partition or cluster.partition
         names = named.split(",") if named else [key for key, row in partitions.items() if row.get("Default") == "YES"]
-        there = (
-            "; ".join(f"nodes of {key}: {', '.join(nodes[key])}" for key in names if key in nodes)
-            or "its nodes are not known"
-        )
-        if name == "generation":
-            debate_nodes = max(1, sum(counts[key] for key in names))
+        there = "; ".join(f"nodes of {key}: {', '.join(nodes[key])}" for key in names if key in nodes)
+        there = there or "its nodes are not known"
         if refusal := _refusal(profile, run, name, limit):
             remedy = lifting(refusal, section, sorted(partitions))
             if re.search("node configuration|node not available", refusal, re.IGNORECASE):
@@ -316,11 +265,15 @@ def _jobs(profile: Profile, run: RunDir, known: Mapping[str, str]) -> Generator[
                 remedy = f"ask for what they have: {section}.gpus, cpus, memory_gb, nodes, constraint; slurm.gpu_type"
             yield problem(name, refusal, remedy)
             continue
-        caveats = [found for key in names for found in _caveats(name, key, partitions.get(key, {}), cluster)]
-        yield from caveats
-        if all(finding.level == "warning" for finding in caveats):
-            yield check(name, f"Slurm accepts its job; {there}")
-    return debate_nodes
+        fault = ""
+        for key in names:
+            state, longest = (partitions.get(key, {}).get(field, "") for field in ("State", "MaxTime"))
+            if state not in {"", "UP"}:
+                yield warning(name, f"partition {key} is {state}: jobs wait", "name another, or wait")
+            if wanted.minutes > (most := minutes(longest)):
+                fault = f"{wanted.minutes} minutes, but partition {key} allows {most:g}: its jobs never start"
+        remedy = f"lower {section}.minutes; what is not done by then resumes in the next attempt"
+        yield check(name, f"Slurm accepts its job; {there}", fault, remedy)
 
 
 def _refusal(profile: Profile, run: RunDir, section: str, limit: int) -> str:
@@ -341,27 +294,6 @@ def _refusal(profile: Profile, run: RunDir, section: str, limit: int) -> str:
         except SlurmError as error:
             return str(error)
     return ""
-
-
-def _caveats(name: str, partition: str, record: Mapping[str, str], cluster: Slurm) -> Iterator[Finding]:
-    """What a job would wait for although Slurm accepts it: limits of a partition that sbatch does not apply."""
-    wanted = cluster.resources(name)
-    allows = f"but partition {partition} allows {{}}: its jobs never start"
-    if record.get("State", "UP") != "UP":
-        yield warning(name, f"partition {partition} is {record['State']}: jobs wait", "name another, or wait")
-    if wanted.minutes > (longest := minutes(record.get("MaxTime", ""))):
-        remedy = f"set slurm.{name}.minutes to {longest:g} or less; what is not done resumes in the next attempt"
-        yield problem(name, f"{wanted.minutes} minutes, {allows.format(f'{longest:g}')}", remedy)
-    for key, suffix in (("account", "Accounts"), ("qos", "Qos")):
-        value, few = getattr(wanted, key) or getattr(cluster, key), record.get(f"Allow{suffix}", "ALL").split(",")
-        denied = record.get(f"Deny{suffix}", "").split(",")
-        if value and (value in denied or not {"ALL", "(null)", value}.intersection(few)):
-            yield problem(name, f"{key} {value}, {allows.format(','.join(few))}", f"set slurm.{key}, such as {few[0]}")
-    # A partition's own mode applies to its jobs; the controller's default is OFF or inherited.
-    mode = record.get("PreemptMode", "OFF")
-    if "CANCEL" in mode or "SUSPEND" in mode:
-        effect = "waits in memory" if "SUSPEND" in mode else "is cancelled, and its gate submits it again"
-        yield warning(name, f"partition {partition}: PreemptMode {mode}: a preempted job {effect}", "expect delays")
 
 
 def minutes(limit: str) -> float:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 from hpcmaf.config.profile import Profile
@@ -52,12 +52,7 @@ class Estimate:
 
 
 def estimate(
-    run: RunDir,
-    plan: Plan,
-    profile: Profile,
-    done: Mapping[str, set[str]],
-    running: Mapping[str, Sequence[str]],
-    started: Mapping[tuple[str, str], float] = MappingProxyType({}),
+    run: RunDir, plan: Plan, profile: Profile, done: Mapping[str, set[str]], running: Mapping[str, Sequence[str]]
 ) -> Estimate:
     """Time left, stage after stage as they wait for each other.
 
@@ -69,11 +64,8 @@ def estimate(
     ----------
     done, running
         Tasks by stage id.
-    started
-        When running tasks began, where the caller knows; else taken from their
-        attempts.
     """
-    paces = {kind: _pace(run, plan, done, kind) for kind in {stage.kind for stage in plan.stages}}
+    means = {kind: _mean_seconds(run, plan, done, kind) for kind in {stage.kind for stage in plan.stages}}
     ends: dict[str, float] = {}
     stages: dict[str, float] = {}
     whole = True
@@ -81,17 +73,12 @@ def estimate(
         left, seconds = len(stage.tasks) - len(done[stage.id]), 0.0
         if left:
             now = running.get(stage.id, ())
-            shares = {task: _share(run, stage, task) for task in now[:_RUNNING_PER_STAGE]}
-            mean, width = paces[stage.kind]
-            width = _width(stage, profile, len(now), width)
-            if mean is None:
-                mean = _guess(run, stage, shares, started)
-            if mean is None or width is None:
-                whole = False
+            parts = [_progress(run, stage, task) for task in now[:_RUNNING_PER_STAGE]]
+            mean, width = means[stage.kind] or _extrapolated(parts), _width(stage, profile, len(now))
+            whole = whole and mean is not None and width is not None
             if mean is not None:
                 # Where a task has not reported yet, as while it loads its model, the clock has to do.
-                waited = {task: time.time() - started.get((stage.id, task), time.time()) for task in shares}
-                rest = [mean - (mean * share or min(waited[task], 0.9 * mean)) for task, share in shares.items()]
+                rest = [mean - (mean * share or min(spent, 0.9 * mean)) for share, spent in parts]
                 # Work shared evenly, but no task is done sooner than the slowest that runs.
                 work = mean * max(0, left - len(rest)) + sum(rest)
                 longest = mean if left > len(rest) else max(rest, default=0.0)
@@ -102,54 +89,39 @@ def estimate(
     return Estimate(total if stages or whole else None, whole, stages)
 
 
-def _pace(run: RunDir, plan: Plan, done: Mapping[str, set[str]], kind: str) -> tuple[float | None, int | None]:
-    """Mean seconds of a kind of task and how many ran side by side, of an even sample of the latest iteration's."""
+def _mean_seconds(run: RunDir, plan: Plan, done: Mapping[str, set[str]], kind: str) -> float | None:
+    """Of an even sample of the tasks of a kind that are done, in its latest iteration."""
     stage = next((stage for stage in reversed(plan.stages) if stage.kind == kind and done[stage.id]), None)
-    if stage is None:
-        return None, None
-    finished = sorted(done[stage.id])
-    seconds, ends = [], []
+    finished = sorted(done[stage.id]) if stage else []
+    seconds = []
     for task in finished[:: max(1, len(finished) // _MARKERS_PER_KIND)][:_MARKERS_PER_KIND]:
-        try:
+        with suppress(DataError, OSError):  # damaged, or removed this moment, which 'hpcmaf verify' reports
             seconds.append(sum(row["wall_seconds"] for row in run.read_marker(stage, task)["ledger"]))
-            ends.append(run.marker(stage, task).stat().st_mtime)
-        except (DataError, OSError):
-            continue  # damaged, or removed this moment, which 'hpcmaf verify' reports
-    if not ends:
-        return None, None
-    mean = sum(seconds) / len(seconds)
-    span = max(ends) - min(end - spent for end, spent in zip(ends, seconds, strict=False))
-    return mean, max(1, round(mean * len(finished) / max(span, 1.0)))
+    return sum(seconds) / len(seconds) if seconds else None
 
 
-def _width(stage: Stage, profile: Profile, running: int, before: int | None) -> int | None:
+def _extrapolated(parts: Sequence[tuple[float, float]]) -> float | None:
+    """Seconds of a whole task, where none is done yet but some are far enough to tell."""
+    known = [spent / share for share, spent in parts if share > 0.02 and spent]
+    return sum(known) / len(known) if known else None
+
+
+def _width(stage: Stage, profile: Profile, running: int) -> int | None:
     """Tasks of a stage that run side by side; ``None`` where it is not known."""
     if profile.launcher == "local":
         return profile.slots()
     if running or len(stage.tasks) == 1:
         return running or 1
-    ceiling = profile.cluster.resources(stage.spec.resources).at_once
-    return ceiling if before is None else min(before, ceiling or before)
+    return profile.cluster.resources(stage.spec.resources).at_once
 
 
-def _guess(
-    run: RunDir, stage: Stage, shares: Mapping[str, float], started: Mapping[tuple[str, str], float]
-) -> float | None:
-    """Seconds of a whole task, where none is done yet but some are far enough to tell."""
-    known = []
-    for task, share in shares.items():
-        if share > 0.02:
-            attempts = all_attempts(run.attempts(stage, task))
-            began = started.get((stage.id, task)) or (attempts and attempts[-1].facts.get("started"))
-            if began:
-                known.append((time.time() - began) / share)
-    return sum(known) / len(known) if known else None
-
-
-def _share(run: RunDir, stage: Stage, task: str) -> float:
-    """How much of a running task is done."""
+def _progress(run: RunDir, stage: Stage, task: str) -> tuple[float, float]:
+    """How much of a running task is done, and for how many seconds it has run."""
     value = read_progress(run, stage, task)
-    return min(1.0, value["done"] / value["total"]) if value and value["total"] else 0.0
+    share = min(1.0, value["done"] / value["total"]) if value and value["total"] else 0.0
+    attempts = all_attempts(run.attempts(stage, task))
+    began = attempts[-1].facts.get("started") if attempts else None
+    return share, max(0.0, time.time() - began) if began else 0.0
 
 
 class _Progress(Record):

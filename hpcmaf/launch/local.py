@@ -22,12 +22,12 @@ from hpcmaf.jobs.context import limit_threads
 from hpcmaf.jobs.task import run_tasks
 from hpcmaf.launch.advance import advance
 from hpcmaf.launch.progress import Watcher
-from hpcmaf.launch.scheduler import Scheduler, States, Stop
+from hpcmaf.launch.scheduler import Scheduler, States
 from hpcmaf.launch.slots import Slots
 from hpcmaf.launch.slurm.causes import Cause, find_causes
 from hpcmaf.launch.slurm.commands import Job
 from hpcmaf.launch.slurm.script import job_name, run_tag
-from hpcmaf.launch.slurm.submissions import Submissions
+from hpcmaf.launch.slurm.submissions import Stop, Submissions
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
 
@@ -172,7 +172,7 @@ class Local(Scheduler):
         states = advance(self, self.profile.attempts, states)
         if self.slots.servers is not None:
             self.slots.servers.keep()
-        self.watcher.look({(job.stage.id, job.tasks[0]): job.started for job in self._running if job.tasks})
+        self.watcher.look([(job.stage.id, job.tasks[0]) for job in self._running if job.tasks])
         return bool(self._running) or (self.failure is None and bool(states.unfinished()))
 
 

@@ -2,75 +2,50 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hpcmaf.errors import UsageError
 from hpcmaf.launch.slurm.submissions import Submissions, read_stop
-from hpcmaf.launch.survey import TaskKey, newest_log
-from hpcmaf.run.attempts import Attempt, all_attempts, read_cause
+from hpcmaf.launch.survey import newest_log
+from hpcmaf.run.attempts import Attempt, all_attempts
 from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import Plan, Stage
+from hpcmaf.run.plan import Plan, Stage, TaskKey
 
 GATE = "gate"
 
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """One log, and what to write above it.
-
-    Attributes
-    ----------
-    key
-        Whose; ``None`` of gates.
-    over
-        Whether nothing will be added to it any more, as far as that is known.
-    """
+    """One log, and what to write above it; ``key`` is whose, ``None`` of gates."""
 
     title: str
     path: Path
     key: TaskKey | None = None
-    over: Callable[[], bool] = lambda: False
 
 
-@dataclass(frozen=True, slots=True)
-class TaskFilter:
-    """Which tasks; what is left empty does not narrow the choice.
+def choose(plan: Plan, iteration: int | None = None, kind: str | None = None, tasks: Collection[str] = ()) -> set[TaskKey]:
+    """Tasks of an iteration, of a kind of stage, of some names; what is left out does not narrow the choice.
 
-    Attributes
-    ----------
-    tasks
-        Names of tasks; agents are the tasks of finetuning.
+    Raises
+    ------
+    UsageError
+        The plan has no such iteration, stage or task.
     """
-
-    iteration: int | None = None
-    kind: str = ""
-    tasks: tuple[str, ...] = ()
-
-    def keys(self, plan: Plan) -> set[TaskKey]:
-        """The chosen tasks.
-
-        Raises
-        ------
-        UsageError
-            The plan has no such iteration, stage or task.
-        """
-        stages = [stage for stage in plan.stages if self.iteration in {None, stage.iteration}]
-        if not stages:
-            raise UsageError(f"--iter {self.iteration}: the plan has iterations 0 to {plan.stages[-1].iteration}")
-        stages = [stage for stage in stages if self.kind in {"", stage.kind}]
-        if not stages:
-            raise UsageError(f"--stage {self.kind}: iteration {self.iteration} has no such stage")
-        keys = {(stage.id, task) for stage in stages for task in stage.tasks}
-        known = {task for _, task in keys}
-        for task in self.tasks:
-            if task not in known:
-                raise UsageError(f"no task {task!r} there; tasks are such as {', '.join(sorted(known)[:3])}")
-        return {key for key in keys if not self.tasks or key[1] in self.tasks}
+    stages = [stage for stage in plan.stages if iteration in {None, stage.iteration}]
+    if not stages:
+        raise UsageError(f"--iter {iteration}: the plan has iterations 0 to {plan.stages[-1].iteration}")
+    stages = [stage for stage in stages if kind in {None, stage.kind}]
+    if not stages:
+        raise UsageError(f"--stage {kind}: iteration {iteration} has no such stage")
+    keys = {(stage.id, task) for stage in stages for task in stage.tasks}
+    known = {task for _, task in keys}
+    for task in tasks:
+        if task not in known:
+            raise UsageError(f"no task {task!r} there; tasks are such as {', '.join(sorted(known)[:3])}")
+    return {key for key in keys if not tasks or key[1] in tasks}
 
 
 def task_logs(run: RunDir, plan: Plan, keys: Container[TaskKey]) -> list[Log]:
@@ -85,7 +60,7 @@ def task_logs(run: RunDir, plan: Plan, keys: Container[TaskKey]) -> list[Log]:
             if (key := (stage.id, task)) not in keys:
                 continue
             if attempts := all_attempts(run.attempts(stage, task)):
-                logs += _attempt_logs(run, stage, task, attempts)
+                logs += _attempt_logs(stage, task, attempts)
             elif found := submissions.latest.get(key):
                 # Its job may have failed before the task began.
                 submission, index = found
@@ -97,29 +72,25 @@ def task_logs(run: RunDir, plan: Plan, keys: Container[TaskKey]) -> list[Log]:
 
 def gate_logs(run: RunDir, plan: Plan, iteration: int | None) -> list[Log]:
     """Logs of the newest gate, of one iteration or any, or of the one that stopped the run."""
-    stop = read_stop(run) or {}
+    stop = read_stop(run)
     ids = {stage.id: stage for stage in plan.stages if iteration in {None, stage.iteration}}
     gates = [gate for gate in Submissions(run.submissions).submissions.values() if gate.gate and gate.stage in ids]
     for gate in reversed(gates):
         folder = run.jobs(ids[gate.stage], gate.name)
-        if stop.get("kind") == GATE and stop.get("log") and folder.name != Path(stop["log"]).name:
+        if stop is not None and stop.kind == GATE and stop.log and folder.name != Path(stop.log).name:
             continue
         if files := _logs_in(folder, "*"):
             return [Log(f"gate behind {gate.stage}, job {gate.job or '?'}", path) for path in files]
     return []
 
 
-def _attempt_logs(run: RunDir, stage: Stage, task: str, attempts: Sequence[Attempt]) -> Iterator[Log]:
+def _attempt_logs(stage: Stage, task: str, attempts: Sequence[Attempt]) -> Iterator[Log]:
     attempt, facts = attempts[-1], attempts[-1].facts
     where = f", job {facts['job']} on {facts.get('node', '?')}" if "job" in facts else ""
     title = f"{stage.id} {task}, attempt {len(attempts)}{where}"
-
-    def over() -> bool:
-        return run.done(stage, task) or read_cause(attempt.folder) is not None
-
     for path in [Path(newest_log(attempt)), *sorted(attempt.folder.glob("finetune*.log"))]:
         if path.is_file():
-            yield Log(title, path, (stage.id, task), over)
+            yield Log(title, path, (stage.id, task))
 
 
 def _logs_in(folder: Path, job: str) -> list[Path]:
@@ -140,28 +111,6 @@ def tail(path: Path, lines: int) -> list[str]:
     """
     with path.open("rb") as file:
         return [_readable(line) for line in deque(file, lines or None)]
-
-
-def follow(path: Path, over: Callable[[], bool], pause: float = 0.5) -> Iterator[str]:
-    """Lines as they are added to a file, from its end on.
-
-    Parameters
-    ----------
-    over
-        Whether nothing will be added any more; what is there then is still given.
-    """
-    with path.open("rb") as file:
-        file.seek(0, os.SEEK_END)
-        rest = b""
-        while True:
-            last = over()
-            *lines, rest = (rest + file.read()).split(b"\n")
-            yield from map(_readable, lines)
-            if last:
-                break
-            time.sleep(pause)
-    if rest:
-        yield _readable(rest)
 
 
 def _readable(line: bytes) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection
 from types import TracebackType
 
 from rich.console import Console
@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from hpcmaf.config.profile import Profile
 from hpcmaf.launch.estimate import clock, estimate, read_progress
 from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import Plan, Stage
+from hpcmaf.run.plan import Plan, Stage, TaskKey
 
 LOG_INTERVAL_SECONDS = 30.0
 _ESTIMATE_INTERVAL_SECONDS = 2.0
@@ -39,7 +39,7 @@ class Watcher:
         self._total = sum(len(stage.tasks) for stage in plan.stages)
         self._done: dict[str, set[str]] = {stage.id: set() for stage in plan.stages}
         self._bars: Progress | None = None
-        self._rows: dict[tuple[str, str], TaskID] = {}
+        self._rows: dict[TaskKey, TaskID] = {}
         self._last_line = time.monotonic()
         self._left, self._estimated = "", 0.0
 
@@ -78,19 +78,13 @@ class Watcher:
             self._bars.remove_task(row)
         self._estimated = 0.0
         name = stage.id if task == "all" else f"{stage.id} {task}"
-        left = "" if self.among else f", {self._time_left({})}"
+        left = "" if self.among else f", {self._time_left(())}"
         self.say(f"{name} done in {clock(seconds)} ({self._count()}/{self._total} tasks{left})")
 
-    def look(self, running: Mapping[tuple[str, str], float]) -> None:
-        """Refresh; called several times a second.
-
-        Parameters
-        ----------
-        running
-            ``(stage id, task)`` to the monotonic time it was started.
-        """
+    def look(self, running: Collection[TaskKey]) -> None:
+        """Refresh; called several times a second with the tasks that run."""
         if self._bars:
-            for ended in self._rows.keys() - running.keys() - {_ALL}:
+            for ended in self._rows.keys() - set(running) - {_ALL}:
                 self._bars.remove_task(self._rows.pop(ended))
             self._bars.update(self._rows[_ALL], completed=self._count(), note=self._time_left(running))
             for id, task in self._rows.keys() - {_ALL}:
@@ -108,13 +102,12 @@ class Watcher:
     def _count(self) -> int:
         return sum(map(len, self._done.values()))
 
-    def _time_left(self, running: Mapping[tuple[str, str], float]) -> str:
+    def _time_left(self, running: Collection[TaskKey]) -> str:
         now = time.monotonic()
         if now - self._estimated > _ESTIMATE_INTERVAL_SECONDS:
             tasks: dict[str, list[str]] = {}
             for id, task in running:
                 tasks.setdefault(id, []).append(task)
-            started = {key: time.time() - (now - since) for key, since in running.items()}
-            left = estimate(self.run, self.plan, self.profile, self._done, tasks, started)
-            self._left, self._estimated = str(left), now
+            self._left = str(estimate(self.run, self.plan, self.profile, self._done, tasks))
+            self._estimated = now
         return self._left

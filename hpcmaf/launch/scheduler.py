@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hpcmaf.launch.slurm.causes import Cause
-from hpcmaf.launch.slurm.submissions import Submissions
+from hpcmaf.launch.slurm.submissions import Stop, Submissions
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage, TaskKey
 
@@ -47,27 +47,6 @@ class States:
         done = {stage.id for stage in self.plan.stages if self.stage_done(stage)}
         found = [stage for stage in self.unfinished() if done.issuperset(stage.after)]
         return sorted(found, key=lambda stage: stage.spec.evaluates)
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Why a run goes no further.
-
-    Attributes
-    ----------
-    stage, task
-        What stopped it; empty when no task did.
-    kind
-        Of cause, ``cancelled`` when the user stopped it, ``gate`` when a gate failed.
-    log
-        Where to read on.
-    """
-
-    reason: str
-    stage: str = ""
-    task: str = ""
-    kind: str = "stopped"
-    log: str = ""
 
 
 class Scheduler(ABC):

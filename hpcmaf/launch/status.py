@@ -108,7 +108,7 @@ class Status:
             "seconds_left_whole": left.whole,
             "stages": list(self.stages),
             "failures": [asdict(failure) | {"tasks": count} for failure, count in self.failures()],
-            "stopped": survey.stopped,
+            "stopped": survey.stopped and survey.stopped.model_dump(),
             "gates": survey.gates,
             "accuracy": list(self.accuracy),
             "notes": survey.notes,
@@ -247,6 +247,6 @@ def _next(run: RunDir, plan: Plan, profile: Profile, found: Survey) -> str:
         return f"{lifting(found.refusal)}; then {submit if found.state == 'stalled' else retry}"
     if found.failures:
         return f"hpcmaf logs {root} --failed; then {retry if profile.launcher == 'slurm' else submit}"
-    if found.stopped is not None and found.stopped.get("kind") == "gate":
+    if found.stopped is not None and found.stopped.kind == "gate":
         return f"hpcmaf logs {root} --stage gate; then {retry}"
     return retry if profile.launcher == "slurm" and found.state == "stopped" else submit

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import SlurmError
@@ -21,7 +21,7 @@ from hpcmaf.launch.slurm.commands import AccountingAbsentError, Job, call, queue
 from hpcmaf.launch.slurm.refusals import ordinary, releasing
 from hpcmaf.launch.slurm.scheduler import accounted
 from hpcmaf.launch.slurm.snapshot import Snapshot
-from hpcmaf.launch.slurm.submissions import Submissions, read_stop
+from hpcmaf.launch.slurm.submissions import Stop, Submissions, read_stop
 from hpcmaf.run.attempts import Attempt, all_attempts
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, TaskKey
@@ -77,7 +77,7 @@ class Survey:
     gates
         Job ids of the gates that are queued or running.
     stopped
-        Content of the reason file.
+        Why nothing more is submitted, if so.
     notes
         What could not be found out, and what looks odd.
     refusal
@@ -91,7 +91,7 @@ class Survey:
     state: State = "unknown"
     why: str = ""
     gates: list[str] = field(default_factory=list)
-    stopped: Mapping[str, Any] | None = None
+    stopped: Stop | None = None
     notes: list[str] = field(default_factory=list)
     refusal: str = ""
 
@@ -155,7 +155,7 @@ def _holder(path: os.PathLike[str], locks: Mapping[int, int]) -> int | None:
 
 
 def _on_cluster(run: RunDir, plan: Plan, profile: Profile) -> Survey:
-    log = Submissions(run.submissions)
+    log = Submissions(run.submissions, dry=True)
     notes: list[str] = []
     jobs: list[Job] | None = []
     try:
@@ -165,7 +165,7 @@ def _on_cluster(run: RunDir, plan: Plan, profile: Profile) -> Survey:
         notes.append(f"{error}; what runs and what waits is not known")
         jobs = None
     # Queried before the markers are read: a task that ended in between has its own by now.
-    snapshot = Snapshot.take(run, plan, log, jobs or (), confirm=False)
+    snapshot = Snapshot.take(run, plan, log, jobs or ())
     result = Survey(snapshot.done, notes=notes, stopped=read_stop(run))
     for (id, task), job in snapshot.in_flight.items():
         (result.running if job.running else result.pending).setdefault(id, []).append(task)
@@ -198,15 +198,15 @@ def _find_failures(run: RunDir, log: Submissions, snapshot: Snapshot, result: Su
             ended |= accounted(log, unknown, seconds=_ACCOUNTING_SECONDS)
     except AccountingAbsentError as error:
         result.notes.append(f"{error}; causes come from what the tasks left")
-    stopped = result.stopped or {}
-    swept = _ENDS_OF_CANCELLED if stopped.get("kind") == "cancelled" else _ENDS_OF_STOPPED
+    stopped = result.stopped
+    swept = _ENDS_OF_CANCELLED if stopped and stopped.kind == "cancelled" else _ENDS_OF_STOPPED
     for key, attempt in own.items():
         cause = find_cause(attempt, ended.get(key), 0)
         verdict = verdicts.get(key, cause)
-        at_fault = key == (stopped.get("stage"), stopped.get("task"))
+        at_fault = stopped is not None and key == (stopped.stage, stopped.task)
         if stopped and not at_fault and verdict.kind in swept:
             continue  # it was taken out of the queue, or stopped, with the rest of the chain
-        again = not at_fault and any(kind == verdict.kind and rule.retry for kind, rule in RULES.items())
+        again = not at_fault and verdict.kind in RULES and bool(RULES[verdict.kind].retry)
         result.failures[key] = Failure(*key, verdict.kind, verdict.text, cause.log, cause.node, again)
 
 
@@ -217,7 +217,7 @@ def _judge(run: RunDir, profile: Profile, log: Submissions, snapshot: Snapshot, 
     if not snapshot.unfinished():
         result.state = "done"
     elif result.stopped is not None:
-        result.state, result.why = "stopped", str(result.stopped["reason"])
+        result.state, result.why = "stopped", result.stopped.reason
     elif not answered:
         result.why = "Slurm does not answer"
     # Gates may be pending behind nothing: it is they who submit what comes next.

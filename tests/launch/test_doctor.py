@@ -18,7 +18,6 @@ from click.testing import CliRunner
 
 from hpcmaf.cli.doctor import command
 from hpcmaf.errors import PlatformError
-from hpcmaf.launch import doctor as doctor_module
 from hpcmaf.launch import local
 from hpcmaf.launch.doctor import Finding, minutes
 from hpcmaf.launch.local import submit_local, visible_gpus
@@ -26,19 +25,18 @@ from tests.launch.conftest import SlurmSays
 from tests.launch.made_runs import make_run
 
 PARTITION = (
-    "PartitionName={name} AllowAccounts={accounts} AllowQos=ALL Default={default} MaxNodes=2 MaxTime=1-00:00:00 "
-    "PreemptMode={preempt} State=UP Nodes=node[1-2]\n"
+    "PartitionName={name} AllowAccounts=ALL AllowQos=ALL Default={default} MaxNodes=2 MaxTime=1-00:00:00 "
+    "PreemptMode=OFF State={state} Nodes=node[1-2]\n"
 )
 CONFIG = """
 ClusterName             = test
-KillWait                = 30 sec
 SLURM_VERSION           = 22.05.8
 MaxArraySize            = 1001
 SchedulerParameters     = bf_interval=3,max_array_tasks=500
 """
-SINFO = """main|1|8 CPUs, 8000 MB, gpu:h100:4(S:0-1), idle
-main|2|8 CPUs, 8000 MB, gpu:1g.10gb:7,gpu:3090:no_consume:2, idle~
-low|1|8 CPUs, 8000 MB, gpu:h100:4(S:0-1), down*
+SINFO = """main|1 with 8 CPUs, 8000 MB, gpu:h100:4(S:0-1), idle
+main|2 with 8 CPUs, 8000 MB, gpu:1g.10gb:7,gpu:3090:no_consume:2, idle~
+low|1 with 8 CPUs, 8000 MB, gpu:h100:4(S:0-1), down*
 """
 # As sbatch 22.05 answers to --test-only.
 SBATCH = r"""#!/bin/sh
@@ -81,7 +79,7 @@ def level(found: dict[str, list[Finding]], area: str) -> str:
         ("lustre", "rw", "problem"),
         ("lustre", "rw,localflock", "problem"),
         ("fuse.sshfs", "rw", "ok"),
-        ("tmpfs", "rw", "problem"),
+        ("tmpfs", "rw", "warning"),
         ("ext4", "rw", "warning"),
     ],
 )
@@ -116,8 +114,8 @@ def small_cluster(tmp_path: Path, slurm_says: SlurmSays) -> Path:
     """Clients of a small cluster; scontrol answers by what it is asked. Returns their folder."""
     slurm_says(**dict.fromkeys(("sbatch", "srun", "squeue", "scancel", "scontrol", "sacct"), ""), sinfo=SINFO)
     folder = tmp_path / "bin"
-    main = PARTITION.format(name="main", accounts="ALL", default="YES", preempt="OFF")
-    low = PARTITION.format(name="low", accounts="theirs", default="NO", preempt="CANCEL")
+    main = PARTITION.format(name="main", default="YES", state="UP")
+    low = PARTITION.format(name="low", default="NO", state="DRAIN")
     texts = {"config": CONFIG, "partition": main + low, "scontrol": f'#!/bin/sh\ncat "{folder}/$2"\n', "sbatch": SBATCH}
     for name, text in texts.items():
         (folder / name).write_text(text)
@@ -130,7 +128,7 @@ def test_a_profile_is_compared_with_the_cluster(tmp_path: Path, small_cluster: P
         "generation": {"gpus": 8, "minutes": 10},
         "finetuning": {"nodes": 2, "minutes": 3000},
         "merge": {"partition": "lost"},
-        "gate": {"partition": "low", "account": "mine"},
+        "gate": {"partition": "low"},
     }
     run, _, _ = make_run(tmp_path / "run", train=200, cluster=site)
     code, found = doctor("--run", run.root)
@@ -149,8 +147,8 @@ def test_a_profile_is_compared_with_the_cluster(tmp_path: Path, small_cluster: P
     )
     assert "3000 minutes, but partition main allows 1440" in texts("finetuning", "problem")
     assert "Invalid partition name specified -> set slurm.partition to one of low, main" in texts("merge", "problem")
-    assert "account mine, but partition low allows theirs: its jobs never start" in texts("gate", "problem")
-    assert "PreemptMode CANCEL" in texts("gate", "warning")
+    assert "partition low is DRAIN: jobs wait" in texts("gate", "warning")
+    assert "Slurm accepts its job" in texts("gate", "ok")
     assert "--probe" in texts("sbatch in jobs", "warning")
 
 
@@ -165,15 +163,12 @@ def test_another_cluster_in_the_environment_is_said(
     assert ("SLURM_CLUSTERS=gpu is passed over: jobs go to test" in said) is warned
 
 
-def test_accounting_and_sinfo_that_are_silent_are_no_problem(tmp_path: Path, small_cluster: Path) -> None:
+def test_a_silent_sinfo_is_no_problem(tmp_path: Path, small_cluster: Path) -> None:
     run, _, _ = make_run(tmp_path / "run", cluster={"max_array_size": 500})
-    for name in ("sacct", "sinfo"):
-        (small_cluster / name).write_text("#!/bin/sh\nexit 1\n")
+    (small_cluster / "sinfo").write_text("#!/bin/sh\nexit 1\n")
     code, found = doctor("--run", run.root)
-    assert level(found, "accounting") == level(found, "nodes and partitions") == "warning"
+    assert code == 0 and level(found, "nodes and partitions") == "warning"
     assert found["generation"][0].text == "Slurm accepts its job; its nodes are not known"
-    # The tests' folders may lie in memory, which is no place for a cluster's run.
-    assert code == 0 or {f.area for all in found.values() for f in all if f.level == "problem"} == {"shared folder"}
 
 
 def test_the_largest_array_of_a_run_is_what_slurm_is_asked_about(tmp_path: Path, small_cluster: Path) -> None:
@@ -280,12 +275,8 @@ def test_a_job_on_this_machine_gets_its_gpus_by_name(tmp_path: Path, monkeypatch
         assert (tmp_path / "seen").read_text() == name
 
 
-def test_wrong_and_missing_packages_and_a_torn_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torn_plan_is_a_finding(tmp_path: Path) -> None:
     run, _, _ = make_run(tmp_path / "run", launcher="local")
     run.plan.write_text("{")
-    needs = ["click<1", "nosuchpackage>=3", "rich>=13", 'vllm>=0.27; extra == "vllm"', 'tomli; python_version < "3"']
-    monkeypatch.setattr(doctor_module.metadata, "requires", lambda name: needs)
     code, found = doctor("--run", run.root)
-    remedies = {finding.text.split()[0]: finding.remedy for finding in found["packages"] if finding.level == "problem"}
-    assert remedies == {"click": "pip install 'click<1'", "nosuchpackage": "pip install 'nosuchpackage>=3'"}
     assert code == 12 and level(found, "run directory") == "problem" and "damaged" in found["run directory"][0].text

@@ -107,10 +107,10 @@ def test_scripts_exist() -> None:
 def test_every_profile_of_a_cluster_plans(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "")
-    words = ["--profile", name, "--set", "task.train=500", "--set", "task.eval=500", "--json"]
-    value = json.loads(CliRunner().invoke(plan_command, words).output)
+    words = ["--profile", name, "--set", "task.train=500", "--set", "task.eval=500"]
+    output = CliRunner().invoke(plan_command, words, catch_exceptions=False).output
     site = load_profile(name)
-    assert (value["totals"]["gpu_hours_once"] > 0) is (site.generation.device == "cuda")
+    assert (" GPU-hours if each job" in output) is (site.generation.device == "cuda")
     if site.generation.device == "cuda":
         assert site.finetuning.processes == site.cluster.finetuning.gpus
         assert site.generation.tensor_parallel == site.cluster.generation.gpus

@@ -98,4 +98,4 @@ def test_a_gate_stops_the_chain_for_what_will_not_change(gate: Gate, slurm_says:
     with pytest.raises(RefusedError):
         gate(())
     stop = read_stop(RunDir(Path(gate.root)))
-    assert stop is not None and "the gate failed: sbatch: Invalid account" in stop["reason"]
+    assert stop is not None and "the gate failed: sbatch: Invalid account" in stop.reason

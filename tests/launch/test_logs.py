@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +10,7 @@ from click.testing import CliRunner, Result
 from hpcmaf.cli import cancel, logs, retry
 from hpcmaf.errors import ConfigError, PlanChangedError, SlurmError, UsageError
 from hpcmaf.launch.logs import tail
-from hpcmaf.launch.slurm.submissions import read_stop, write_stop
+from hpcmaf.launch.slurm.submissions import Stop, read_stop, write_stop
 from hpcmaf.run.directory import RunDir
 from tests.launch.conftest import SlurmSays
 from tests.launch.made_runs import attempted, finish, make_run, squeue_line, submitted
@@ -30,7 +27,7 @@ def test_the_last_attempt_and_finetuning_with_both_its_logs(tmp_path: Path, slur
     attempted(run, stage, "critic-0", sent.name, text="the first\n")
     folder = attempted(run, stage, "critic-0", sent.name, text="the second\n")
     (folder / "finetune.log").write_text("epoch 1\n")
-    output = ask(logs, run, "--agent", "critic-0", "--iter", "1").output
+    output = ask(logs, run, "--task", "critic-0", "--iter", "1").output
     titles = [line for line in output.splitlines() if line.startswith("===")]
     assert all(line.startswith("=== it01/finetune critic-0, attempt 2, job 1 on node1: ") for line in titles)
     assert [line.rpartition("/")[2] for line in titles] == ["critic-0_0_log.err", "finetune.log"]
@@ -77,7 +74,7 @@ def test_the_newest_gate_or_the_one_that_stopped_the_run(tmp_path: Path, slurm_s
         folder.mkdir(parents=True)
         (folder / f"{job}_0_log.err").write_text(f"the {text} gate's last words\n")
     assert "newer" in ask(logs, run, "--stage", "gate").output
-    write_stop(run, "the gate failed: sbatch: no", kind="gate", log=str(folder))
+    write_stop(run, Stop(reason="the gate failed: sbatch: no", kind="gate", log=str(folder)))
     slurm_says(squeue="", sacct="")
     result = ask(logs, run, "--failed")
     assert "the newer gate's last words" in result.output and "the gate failed: sbatch: no" in result.output
@@ -100,48 +97,12 @@ def test_tail(tmp_path: Path) -> None:
     assert tail(path, 5) == []
 
 
-def test_follow_ends_with_its_task(tmp_path: Path) -> None:
-    run, plan, _ = make_run(tmp_path / "run", launcher="local")
-    stage = plan.stages[0]
-    folder = attempted(run, stage, "00000", None, text="said before\n")
-    words = [sys.executable, "-m", "hpcmaf", "logs", str(run.root), "--task", "00000", "--iter", "0", "--follow"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as following:
-        assert following.stdout is not None
-        assert following.stdout.readline().startswith("=== it00/eval 00000, attempt 1: ")
-        assert following.stdout.readline() == "said before\n"
-        time.sleep(1)
-        with (folder / "4711_0_log.err").open("a") as log:
-            log.write("said ")
-            log.flush()
-            time.sleep(0.7)
-            log.write("later\nand last")
-        assert following.stdout.readline() == "said later\n"
-        finish(run, stage, ["00000"])
-        assert following.stdout.read() == "and last\n"
-    assert following.returncode == 0
-
-
 def test_retry_and_cancel_are_for_clusters(tmp_path: Path) -> None:
     run, _, _ = make_run(tmp_path / "run", launcher="local")
     with pytest.raises(ConfigError, match="go on with: hpcmaf submit --recipe"):
         ask(retry, run)
     with pytest.raises(ConfigError, match="runs on this machine"):
         ask(cancel, run, "--yes")
-
-
-def test_retry_refuses_what_would_stop_the_chain_at_once(tmp_path: Path, slurm_says: SlurmSays) -> None:
-    run, plan, _ = make_run(tmp_path / "run")
-    stage = plan.stage("it00/eval")
-    sent = submitted(run, stage, stage.tasks, "7")
-    for task in stage.tasks:
-        attempted(run, stage, task, sent.name, {"type": "DataError", "message": "torn"})
-    write_stop(run, "torn", stage=stage.id, task="00000", kind="error")
-    calls = slurm_says(squeue="", sacct="", sbatch="1")
-    with pytest.raises(ConfigError, match="it00/eval 00001 failed as well"):
-        ask(retry, run, "--stage", "eval", "--task", "00000")
-    assert "nothing to retry" in ask(retry, run, "--stage", "debate").output
-    assert "sbatch" not in calls.read_text()
-    assert read_stop(run) is not None
 
 
 def test_retry_does_not_cut_the_run_anew(tmp_path: Path, slurm_says: SlurmSays) -> None:
@@ -172,15 +133,17 @@ def test_cancel_asks_first_and_says_what_is_left(tmp_path: Path, slurm_says: Slu
         "scancel --quiet 8",
         "scancel --quiet 7",
     ]
-    assert (read_stop(run) or {})["kind"] == "cancelled"
+    stop = read_stop(run)
+    assert stop is not None and stop.kind == "cancelled"
 
 
 def test_cancel_keeps_an_earlier_reason_and_a_finished_run(tmp_path: Path, slurm_says: SlurmSays) -> None:
     run, plan, _ = make_run(tmp_path / "run")
     slurm_says(squeue="", scancel="")
-    write_stop(run, "torn", kind="error")
+    write_stop(run, Stop(reason="torn", kind="error"))
     assert "Slurm has no jobs of it" in ask(cancel, run, "--yes").output
-    assert (read_stop(run) or {})["reason"] == "torn"
+    stop = read_stop(run)
+    assert stop is not None and stop.reason == "torn"
     run.stopped.unlink()
     for stage in plan.stages:
         finish(run, stage)

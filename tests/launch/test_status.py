@@ -20,8 +20,9 @@ from hpcmaf.errors import DataError
 from hpcmaf.files.publish import write_json
 from hpcmaf.launch.estimate import estimate
 from hpcmaf.launch.progress import Watcher
-from hpcmaf.launch.slurm.submissions import Submission, Submissions, Verdict, write_stop
+from hpcmaf.launch.slurm.submissions import Stop, Submission, Submissions, Verdict, write_stop
 from hpcmaf.launch.status import look
+from hpcmaf.run.attempts import begin
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
 from tests.launch.conftest import SlurmSays
@@ -139,7 +140,7 @@ def test_a_stopped_chain_says_why_and_what_to_type(tmp_path: Path, slurm_says: S
     job = submitted(run, stage, stage.tasks, "7")
     attempted(run, stage, "00000", job.name, {"type": "DataError", "message": "torn\x1b[31m"})
     slurm_says(squeue=squeue_line("7", 1, "CANCELLED", job.name), sacct="")
-    write_stop(run, "it00/eval 00000: torn\x1b[31m", stage=stage.id, task="00000", kind="error")
+    write_stop(run, Stop(reason="it00/eval 00000: torn\x1b[31m", stage=stage.id, task="00000", kind="error"))
     result = status(run)
     assert result.exit_code == 15
     assert "\x1b" not in result.stdout
@@ -248,15 +249,14 @@ def test_a_driver_shows_bars_in_a_terminal(tmp_path: Path) -> None:
     run.progress(stage, "00001").write_text('{"done": 3, "total": 9, "unit": "completions", "note": "12 tokens/s"}')
     with Watcher(run, plan, profile, Console(force_terminal=True, file=screen, width=100)) as watcher:
         watcher.started(stage, "00001")
-        watcher.look({(stage.id, "00001"): time.monotonic()})
+        watcher.look([(stage.id, "00001")])
         deadline = time.monotonic() + 10
         while "12 tokens/s" not in screen.getvalue() and time.monotonic() < deadline:
             time.sleep(0.05)  # the screen is drawn several times a second
         shown = screen.getvalue()
         watcher.finished(stage, "00001", 60.0)
-    later = estimate(
-        run, plan, profile, run.done_tasks(plan), {stage.id: ["00002"]}, {(stage.id, "00002"): time.time() - 20}
-    )
+    begin(run.attempts(stage, "00002"), {"started": time.time() - 20})
+    later = estimate(run, plan, profile, run.done_tasks(plan), {stage.id: ["00002"]})
     # Of three, one began 20 of its 60 seconds ago and has not reported yet: 160 s of work in two slots.
     assert later.stages[stage.id] == pytest.approx(80, abs=1)
     assert all(text in shown for text in ("it01/debate 00001", "3/9", "12 tokens/s", "1/15"))
@@ -394,7 +394,7 @@ def test_what_was_cancelled_has_not_failed_unless_it_had_before(
     run, _, stage, job, _ = sent(gate=False)
     attempted(run, stage, "00000", job.name, cause)
     slurm_says(squeue="" if state is None else squeue_line("7", 0, state, job.name), sacct=1)
-    write_stop(run, "cancelled by hpcmaf cancel", kind="cancelled")
+    write_stop(run, Stop(reason="cancelled by hpcmaf cancel", kind="cancelled"))
     found = look(run)
     assert [failure.text for failure in found.survey.failures.values()] == failures
     assert found.stages[0]["waiting"] == 2 - len(failures)

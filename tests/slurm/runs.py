@@ -14,7 +14,7 @@ from hpcmaf.files.yaml import apply_overrides, validate
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.launch.slurm.gate import submit
 from hpcmaf.launch.slurm.scheduler import Slurm
-from hpcmaf.launch.slurm.submissions import read_stop
+from hpcmaf.launch.slurm.submissions import Stop, read_stop
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan
 from tests.slurm.client import Client
@@ -61,14 +61,14 @@ class Loop:
         done = self.run.done_tasks(self.plan)
         return all(len(done[stage.id]) == len(stage.tasks) for stage in self.plan.stages)
 
-    def stopped(self) -> dict[str, Any] | None:
+    def stopped(self) -> Stop | None:
         return read_stop(self.run)
 
     def finish(self, timeout: float = 90) -> None:
         """Wait until everything is done and reported; a chain that stops, or is silent for so long, fails the test."""
         self.wait("the run was done", lambda: self.done() and reported(self.run), timeout)
 
-    def stops(self, timeout: float = 60) -> dict[str, Any]:
+    def stops(self, timeout: float = 60) -> Stop:
         """Wait until the chain stops; returns the reason file."""
         end = time.monotonic() + timeout
         while (stop := self.stopped()) is None:

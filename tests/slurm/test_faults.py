@@ -47,7 +47,7 @@ def test_attempts_have_a_ceiling(slurm: Cluster, tmp_path: Path) -> None:
     loop = Loop(slurm, tmp_path / "run", "attempts=2")
     plant(loop.run, "it01/merge", "all", "sigkill", "sigkill", "sigkill")
     loop.start()
-    assert "attempt 2 of 2" in loop.stops()["reason"]
+    assert "attempt 2 of 2" in loop.stops().reason
     assert started(loop.run, "it01/merge", "all") == 2
 
 
@@ -77,19 +77,19 @@ def test_what_will_not_change_stops_the_chain_and_the_same_command_goes_on(slurm
     plant(loop.run, "it01/finetune", "generator-1", "bug")
     loop.start()
     stop = loop.stops()
-    assert "it01/merge all: the engine is broken; mend it; log: " in stop["reason"]
-    assert "error: the engine is broken; mend it" in Path(stop["log"]).read_text()
+    assert "it01/merge all: the engine is broken; mend it; log: " in stop.reason
+    assert "error: the engine is broken; mend it" in Path(stop.log).read_text()
     slurm.wait_idle()
     assert not loop.run.done_tasks(loop.plan)["it01/finetune"]
     loop.start()
     stop = loop.stops()
-    assert "store.h5: No space left on device; free space there" in stop["reason"]
+    assert "store.h5: No space left on device; free space there" in stop.reason
     logs = [path for path in loop.run.root.glob("it01/jobs/*merge*/*_log.out") if ".gate." not in path.parent.name]
     assert [log.read_text().count("left there: []") for log in sorted(logs)] == [0, 1], "half a file"
     loop.start()
     stop = loop.stops()
-    assert stop["task"] == "generator-1" and "ZeroDivisionError: a defect" in stop["reason"]
-    assert "Traceback" in Path(stop["log"]).read_text()
+    assert stop.task == "generator-1" and "ZeroDivisionError: a defect" in stop.reason
+    assert "Traceback" in Path(stop.log).read_text()
     assert len(loop.run.done_tasks(loop.plan)["it01/finetune"]) == 3, "others that were running were cut short"
     loop.start()
     assert loop.stopped() is None
@@ -169,9 +169,9 @@ def test_a_time_limit_with_progress_and_one_without(slurm: Cluster, tmp_path: Pa
     plant(loop.run, "it00/eval", "00001", "stall 90")
     loop.start()
     stop = loop.stops(120)
-    assert stop["task"] == "00001"
-    assert stop["stage"] == "it00/eval"
-    assert "time limit of 1 minutes without getting any further" in stop["reason"]
+    assert stop.task == "00001"
+    assert stop.stage == "it00/eval"
+    assert "time limit of 1 minutes without getting any further" in stop.reason
     slurm.wait_idle(90)
     loop.start()
     loop.finish(120)

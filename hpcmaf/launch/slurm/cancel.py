@@ -8,10 +8,9 @@ from collections.abc import Callable
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import RunBusyError, SlurmError
 from hpcmaf.launch.slurm.commands import ControllerAbsentError, cancel, queue
-from hpcmaf.launch.slurm.submissions import Submissions, read_stop, write_stop
+from hpcmaf.launch.slurm.submissions import Stop, Submissions, read_stop, write_stop
 from hpcmaf.run.directory import RunDir
 
-REASON = "cancelled by 'hpcmaf cancel'"
 _POLL_SECONDS = 1.0
 
 
@@ -43,7 +42,7 @@ def cancel_run(run: RunDir, profile: Profile, *, seconds: float, say: Callable[[
         Slurm does not answer, or some jobs had not ended by then.
     """
     if read_stop(run) is None:
-        write_stop(run, REASON, kind="cancelled")
+        write_stop(run, Stop(reason="cancelled by 'hpcmaf cancel'", kind="cancelled"))
     deadline = time.monotonic() + seconds
     cancelled: set[str] = set()
     while True:

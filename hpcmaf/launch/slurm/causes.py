@@ -17,23 +17,6 @@ from hpcmaf.run.attempts import Attempt, all_attempts
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage, TaskKey
 
-Kind = Literal[
-    "error",
-    "inputs",
-    "busy",
-    "stopped",
-    "preempted",
-    "node failure",
-    "hardware",
-    "time limit",
-    "out of memory",
-    "killed",
-    "not started",
-    "unfinished",
-    "cancelled",
-    "lost",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -55,7 +38,8 @@ class Rule:
     avoid: bool = False
 
 
-RULES: dict[Kind, Rule] = {
+# By the kind of cause.
+RULES: dict[str, Rule] = {
     # The same input fails the same way again.
     "error": Rule(retry=False),
     "cancelled": Rule(retry=False),
@@ -77,7 +61,7 @@ RULES: dict[Kind, Rule] = {
 # However free a cause is, something is wrong with a task that needs so many.
 MOST_ATTEMPTS = 25
 
-_STATES: dict[str, Kind] = {
+_STATES: dict[str, str] = {
     "NODE_FAIL": "node failure",
     "BOOT_FAIL": "node failure",
     "LAUNCH_FAILED": "not started",
@@ -90,13 +74,13 @@ _STATES: dict[str, Kind] = {
 }
 
 # What an attempt's cause.json says by its type, whatever else it says.
-_TYPES: dict[str, Kind] = {
+_TYPES: dict[str, str] = {
     "StopRequested": "stopped",
     "RunBusyError": "busy",
     "MissingInputError": "inputs",
 }
 # And by its kind. A damaged file may be whole on another node, which has other caches.
-KINDS: dict[FailureKind, Kind] = {
+KINDS: dict[FailureKind, str] = {
     "hardware": "hardware",
     "lost": "hardware",
     "torn": "hardware",
@@ -131,6 +115,8 @@ class Cause:
 
     Attributes
     ----------
+    kind
+        A key of :data:`RULES`.
     text
         What to tell the user.
     log
@@ -139,7 +125,7 @@ class Cause:
         The one that it points at; empty where that is not known.
     """
 
-    kind: Kind
+    kind: str
     text: str
     log: str = ""
     node: str = ""
@@ -172,7 +158,7 @@ def find_cause(attempt: Attempt | None, job: Job | None, resume_point: int) -> C
     node = str((left or {}).get("node", "" if several else ran))
     progressed = resume_point > int(facts.get("progress", 0))
 
-    def cause(kind: Kind, text: str) -> Cause:
+    def cause(kind: str, text: str) -> Cause:
         return Cause(kind, text, log, node, progressed)
 
     if left is not None:
@@ -262,7 +248,7 @@ def nodes_to_avoid(verdicts: Mapping[TaskKey, Sequence[Verdict]], key: TaskKey |
     failed: dict[str, set[TaskKey]] = {}
     for verdict in sorted((verdict for found in verdicts.values() for verdict in found), key=lambda one: one.time):
         task = (verdict.stage, verdict.task)
-        points = verdict.node and any(kind == verdict.kind and rule.avoid for kind, rule in RULES.items())
+        points = verdict.node and verdict.kind in RULES and RULES[verdict.kind].avoid
         if points and (task == key or time.time() - verdict.time < _SUSPECT_SECONDS):
             failed.setdefault(verdict.node, set()).add(task)
     return [node for node, tasks in failed.items() if key in tasks or len(tasks) > 1]

@@ -105,8 +105,6 @@ class Job:
         Such as ``RUNNING``; in full, as squeue and sacct write it.
     nodes
         Slurm's own notation, such as ``node[1-2]``; empty while pending.
-    exit_code
-        ``"1:0"``, the largest code:signal of its steps, where known.
     """
 
     id: str
@@ -116,7 +114,6 @@ class Job:
     reason: str = ""
     nodes: str = ""
     start: str = ""
-    exit_code: str = ""
 
     @property
     def full_id(self) -> str:
@@ -281,7 +278,7 @@ def parse_accounting(text: str) -> list[Job]:
         if state == "FAILED" and fields[3].endswith(f":{_OOM_SIGNAL}"):
             state = "OUT_OF_MEMORY"  # of the srun step, which the job's own state does not tell
         nodes = "" if fields[4] == "None assigned" else fields[4]
-        jobs.append(Job(id, int(index) if index else None, fields[1], state, nodes=nodes, exit_code=fields[3]))
+        jobs.append(Job(id, int(index) if index else None, fields[1], state, nodes=nodes))
     return jobs
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,9 +21,9 @@ from hpcmaf.launch.slurm.commands import RefusedError, requeue, update
 from hpcmaf.launch.slurm.nodes import restarts
 from hpcmaf.launch.slurm.scheduler import Slurm
 from hpcmaf.launch.slurm.script import check_path, watch_seconds
-from hpcmaf.launch.slurm.submissions import Element, write_stop
+from hpcmaf.launch.slurm.submissions import Element, Stop, write_stop
 from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import Plan, TaskKey
+from hpcmaf.run.plan import Plan
 
 # Somebody is waiting at the prompt; a restarting controller is back by then.
 PROMPT_SECONDS = 60.0
@@ -71,7 +70,7 @@ class Gate:
                     # Nobody watches: the reason has to lie where status looks.
                     if run.plan.exists() and not run.stopped.exists():
                         folder = os.environ.get("SUBMITIT_FOLDER", "")
-                        write_stop(run, f"the gate failed: {why}", kind="gate", log=folder)
+                        write_stop(run, Stop(reason=f"the gate failed: {why}", kind="gate", log=folder))
                     raise
             print(f"{why}; waiting {pause:g} s", flush=True)
             if time.monotonic() + pause > deadline:
@@ -140,16 +139,11 @@ class Gate:
             slurm = again if lost else slurm
 
 
-def submit(run: RunDir, plan: Plan, profile: Profile, *, only: Collection[TaskKey] | None = None) -> Slurm:
+def submit(run: RunDir, plan: Plan, profile: Profile) -> Slurm:
     """Submit what is left of a run; what is queued or running stays as it is.
 
     Tasks that failed get a fresh start: the user who submits again has seen
     why, and done something about it. The caller holds the run.
-
-    Parameters
-    ----------
-    only
-        Failed tasks to give a fresh start; left out, all of them.
 
     Raises
     ------
@@ -161,7 +155,7 @@ def submit(run: RunDir, plan: Plan, profile: Profile, *, only: Collection[TaskKe
     check_path(run.root)
     gate = Gate(str(run.root.resolve()), 60 * profile.cluster.patience_minutes, watch_seconds(profile))
     slurm = gate.scheduler(run, plan, profile, PROMPT_SECONDS)
-    start_afresh(slurm, only)
+    start_afresh(slurm)
     advance(slurm, profile.attempts)
     return slurm
 

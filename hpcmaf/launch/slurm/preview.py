@@ -8,21 +8,19 @@ the digits that keep the names of two runs apart.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import SlurmError
 from hpcmaf.launch.advance import advance
-from hpcmaf.launch.slurm.commands import Job, configuration
+from hpcmaf.launch.slurm.commands import Job
 from hpcmaf.launch.slurm.scheduler import Slurm, Work
 from hpcmaf.launch.slurm.script import (
     DEFAULT_MAX_ARRAY_SIZE,
     ChainExecutor,
-    array_limit,
     check_path,
     dependency,
     run_tag,
@@ -30,15 +28,11 @@ from hpcmaf.launch.slurm.script import (
 )
 from hpcmaf.launch.slurm.snapshot import Snapshot
 from hpcmaf.launch.slurm.submissions import Element, Submissions
-from hpcmaf.launch.slurm.windows import gpu_hours
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
 
 # In the place of what the first submission draws.
 UNKNOWN_TAG = "xxxxxxxx"
-
-# Somebody is waiting at the prompt, and there is a default.
-_ASK_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +62,6 @@ class PlannedJob:
         """Stand-in for the id that Slurm will give."""
         return f"JOB_{self.name.rpartition('.')[2]}"
 
-    @property
-    def at_once(self) -> int | None:
-        """Most of its elements that run together."""
-        return self.values.get("array_parallelism")
-
-    @property
-    def array(self) -> bool:
-        """Whether it is a job array."""
-        return len(self.elements) > 1
-
     def script(self, profile: Profile) -> str:
         """The batch script, as sbatch would get it."""
         executor = ChainExecutor(self.folder, profile.cluster, check=False)
@@ -85,41 +69,7 @@ class PlannedJob:
         return executor.script(len(self.elements) or 1)
 
 
-@dataclass(frozen=True)
-class Preview:
-    """All that is left of a run, as jobs.
-
-    Attributes
-    ----------
-    limit, limit_source
-        MaxArraySize, and who says so.
-    missing
-        Tasks not done yet, by stage id.
-    submitted
-        Whether jobs were submitted for this run before; those still queued
-        are not left out here, as Slurm is not asked for them.
-    """
-
-    run: RunDir
-    plan: Plan
-    profile: Profile
-    limit: int
-    limit_source: str
-    missing: dict[str, tuple[str, ...]]
-    jobs: tuple[PlannedJob, ...]
-    submitted: bool
-
-    def of(self, stage_id: str, *, gates: bool = False) -> list[PlannedJob]:
-        """A stage's jobs, or the gates behind it."""
-        return [job for job in self.jobs if job.stage == stage_id and (job.kind == "gate") is gates]
-
-    def gpu_hours(self) -> dict[str, float]:
-        """Ceiling by stage, for what is left and each task tried once."""
-        left = [replace(stage, tasks=self.missing[stage.id]) for stage in self.plan.stages]
-        return dict(gpu_hours(left, self.profile))
-
-
-def preview(run: RunDir, plan: Plan, profile: Profile) -> Preview:
+def preview(run: RunDir, plan: Plan, profile: Profile) -> Recording:
     """Lay out what ``hpcmaf submit`` would send; neither writes nor submits.
 
     Raises
@@ -128,27 +78,41 @@ def preview(run: RunDir, plan: Plan, profile: Profile) -> Preview:
         Slurm cannot be told of the run directory's path.
     """
     check_path(run.root)
-    limit, source = _array_limit(profile)
-    limited = profile.model_copy(update={"slurm": profile.cluster.model_copy(update={"max_array_size": limit})})
-    recording = Recording(run, plan, limited, lambda watch: lambda element: None, 0.0, watch_seconds(profile))
-    submitted = bool(recording.log.submissions)
-    recording.log.reset(list(recording.log.latest))
-    states = recording.states()
-    missing = {stage.id: tuple(states.missing(stage)) for stage in plan.stages}
+    recording = Recording(run, plan, profile, lambda watch: lambda element: None, 0.0, watch_seconds(profile))
     while recording.states().unfinished():
         advance(recording, profile.attempts)
-    return Preview(run, plan, profile, limit, source, missing, tuple(recording.jobs), submitted)
+    return recording
 
 
 class Recording(Slurm):
-    """Keeps what it would send, and neither asks nor writes anything."""
+    """Keeps what it would send, and writes nothing; of Slurm it asks its largest array, where there is one to ask.
+
+    Attributes
+    ----------
+    jobs
+        All that is left of the run.
+    begun
+        Whether jobs were submitted before; those still queued are not left
+        out here, as Slurm is not asked for them.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.jobs: list[PlannedJob] = []
+        self.begun = bool(self.log.submissions)
+        self.log.reset(list(self.log.latest))
         self._done = self.run.done_tasks(self.plan)
         if UNKNOWN_TAG in self.log.nonce:
             self.tag = f"{run_tag(self.run.root, '').rpartition('-')[0]}-{UNKNOWN_TAG}"
+
+    def of(self, stage: str, *, gates: bool = False) -> list[PlannedJob]:
+        """A stage's jobs, or the gates behind it."""
+        return [job for job in self.jobs if job.stage == stage and (job.kind == "gate") is gates]
+
+    def gpu_hours(self, stage: Stage) -> float:
+        """Most GPU-hours that what is left of a stage can take, by its time limit, when no job is repeated."""
+        wanted = self.cluster.resources(stage.spec.resources)
+        return sum(len(job.elements) for job in self.of(stage.id)) * wanted.nodes * wanted.gpus * wanted.minutes / 60
 
     def states(self) -> Snapshot:
         """What was done before, and whatever was submitted since."""
@@ -162,6 +126,14 @@ class Recording(Slurm):
     def stopped(self) -> bool:
         """Whatever stopped the run, submitting again goes on with it."""
         return False
+
+    def array_limit(self) -> int:
+        """Slurm's, or its default where nobody is there to ask."""
+        try:
+            return super().array_limit()
+        except SlurmError:
+            self._max_array_size = DEFAULT_MAX_ARRAY_SIZE
+            return DEFAULT_MAX_ARRAY_SIZE
 
     def _open_log(self) -> Submissions:
         log = Submissions(self.run.submissions, dry=True)
@@ -180,18 +152,3 @@ class Recording(Slurm):
 
     def _queue(self) -> list[Job]:
         return []
-
-
-def _array_limit(profile: Profile) -> tuple[int, str]:
-    """MaxArraySize, and who says so."""
-    if profile.cluster.max_array_size is not None:
-        return profile.cluster.max_array_size, "the profile's"
-    if shutil.which("scontrol") is None:
-        return DEFAULT_MAX_ARRAY_SIZE, "Slurm's default; there is no scontrol here to ask"
-    try:
-        limit = array_limit(configuration(seconds=min(_ASK_SECONDS, profile.cluster.command_seconds)))
-    except SlurmError:
-        return DEFAULT_MAX_ARRAY_SIZE, "Slurm's default; this machine's Slurm does not answer"
-    if limit is not None:
-        return limit, "this machine's Slurm's"
-    return DEFAULT_MAX_ARRAY_SIZE, "Slurm's default; this machine's Slurm does not say"

@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import SlurmError
-from hpcmaf.launch.scheduler import Scheduler, States, Stop
+from hpcmaf.launch.scheduler import Scheduler, States
 from hpcmaf.launch.slurm.causes import Cause, find_causes, nodes_to_avoid
 from hpcmaf.launch.slurm.commands import (
     AccountingAbsentError,
@@ -42,7 +42,7 @@ from hpcmaf.launch.slurm.script import (
     run_tag,
 )
 from hpcmaf.launch.slurm.snapshot import Snapshot
-from hpcmaf.launch.slurm.submissions import Element, Submission, Submissions, write_stop
+from hpcmaf.launch.slurm.submissions import Element, Stop, Submission, Submissions, write_stop
 from hpcmaf.launch.slurm.task import ClusterTask
 from hpcmaf.launch.slurm.windows import Window, stage_windows
 from hpcmaf.run.attempts import all_attempts
@@ -79,7 +79,6 @@ class Slurm(Scheduler):
     patience: float
     watch: float
     own_job: str = ""
-    said: list[str] = field(default_factory=list)
     submitted: list[Submission] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -109,7 +108,7 @@ class Slurm(Scheduler):
         """Submit tasks in windows, behind the jobs that make what they read; what Slurm has no place for is left."""
         sent: list[list[str]] = []  # of each window, which Slurm may take in parts only
         after = [job for id in stage.after for job in self._jobs(self.plan.stage(id))]
-        for window in stage_windows(stage, tasks, self.profile, self._array_limit()):
+        for window in stage_windows(stage, tasks, self.profile, self.array_limit()):
             behind = [] if window.behind is None else sent[window.behind]
             sent.append([])
             left, size = window.elements, len(window.elements)
@@ -171,7 +170,7 @@ class Slurm(Scheduler):
     def cancel(self, stop: Stop | None = None) -> None:
         """Leave the reason, and cancel what has not started."""
         if stop is not None:
-            write_stop(self.run, **asdict(stop))
+            write_stop(self.run, stop)
             self.say(f"stopped: {stop.reason}")
         ours = self.log.by_job()
         live = {job.id for job in self._queue() if job.id in ours and job.live and job.id != self.own_job}
@@ -180,7 +179,6 @@ class Slurm(Scheduler):
 
     def say(self, line: str) -> None:
         """Into the log of the gate, or to the prompt."""
-        self.said.append(line)
         print(line, flush=True)
 
     # --- tasks ---------------------------------------------------------------
@@ -303,6 +301,13 @@ class Slurm(Scheduler):
         return True
 
     # --- what Slurm is asked -------------------------------------------------
+    def array_limit(self) -> int:
+        """Most tasks of one job array: the profile's, or what Slurm says."""
+        if self._max_array_size is None:
+            known: Any = patiently(lambda: configuration(seconds=self.cluster.command_seconds), patience=self.patience)
+            self._max_array_size = array_limit(known) or DEFAULT_MAX_ARRAY_SIZE
+        return self._max_array_size
+
     def _unfetter(self, snapshot: Snapshot) -> None:
         """Release jobs that Slurm holds since their launch failed, and let those go anywhere that have no node left.
 
@@ -333,12 +338,6 @@ class Slurm(Scheduler):
     def _queue(self) -> list[Job]:
         jobs: Any = patiently(lambda: queue(seconds=self.cluster.command_seconds), patience=self.patience)
         return jobs
-
-    def _array_limit(self) -> int:
-        if self._max_array_size is None:
-            known: Any = patiently(lambda: configuration(seconds=self.cluster.command_seconds), patience=self.patience)
-            self._max_array_size = array_limit(known) or DEFAULT_MAX_ARRAY_SIZE
-        return self._max_array_size
 
 
 def accounted(log: Submissions, keys: Sequence[TaskKey], *, seconds: float) -> dict[TaskKey, Job]:

@@ -47,8 +47,6 @@ class Snapshot(States):
         log: Submissions,
         jobs: Sequence[Job],
         own_job: str = "",
-        *,
-        confirm: bool = True,
     ) -> Snapshot:
         """Bring markers, the log of submissions and the queue together.
 
@@ -61,9 +59,6 @@ class Snapshot(States):
             marker by now.
         own_job
             The id of the gate that asks, which is no gate to wait for.
-        confirm
-            Whether to write into the log what was found by name; whoever only
-            looks writes nothing.
         """
         names = {job.name for job in jobs}
         ids: dict[str, set[str]] = {}
@@ -72,7 +67,7 @@ class Snapshot(States):
                 ids.setdefault(job.name, set()).add(job.id)
         for submission in log.unconfirmed():
             if submission.name in names:
-                (log.confirm if confirm else log.learn)(submission.name, min(ids[submission.name], key=int))
+                log.confirm(submission.name, min(ids[submission.name], key=int))
         snapshot = cls(plan, run.done_tasks(plan))
         for name, found in ids.items():
             snapshot.twins += sorted(found - {log.submissions[name].job}, key=int)

@@ -141,11 +141,10 @@ class Submissions:
 
     def intend(
         self, name: str, stage: str, elements: Sequence[Element], *, after: Sequence[str] = (), halvings: int = 0
-    ) -> Submission:
+    ) -> None:
         """Write down that a job is about to be submitted."""
         what = {"stage": stage, "elements": list(elements), "after": list(after), "halvings": halvings}
         self._append({"event": "intent", "name": name, **what})
-        return self.submissions[name]
 
     def confirm(self, name: str, job: str) -> None:
         """Write down the id that Slurm gave, and once more what it is for, should the first line be torn."""
@@ -160,10 +159,6 @@ class Submissions:
     def release(self, job: str) -> None:
         """Write down that a held job is let go."""
         self._append({"event": "released", "job": job})
-
-    def learn(self, name: str, job: str) -> None:
-        """Take an id to heart without writing it down."""
-        self._take({"event": "submitted", "name": name, "job": job})
 
     def judge(self, verdict: Verdict) -> None:
         """Write down why a task did not finish."""
@@ -192,17 +187,19 @@ class Submissions:
                 yield parse_json(line, _Line, str(self.path))
 
     def _append(self, value: dict[str, Any]) -> None:
-        value = value | {"time": time.time()}
-        if self._dry:
-            self._take(json.loads(json.dumps(value)))
-            return
+        line = json.dumps(value | {"time": time.time()})
+        if not self._dry:
+            self._write(line)
+        self._take(json.loads(line))
+
+    def _write(self, line: str) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # One write, on a line of its own even behind a torn one.
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             size = os.fstat(descriptor).st_size
             torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-            text = b"\n" * torn + json.dumps(value).encode() + b"\n"
+            text = b"\n" * torn + line.encode() + b"\n"
             try:
                 while text:
                     text = text[os.write(descriptor, text) :]
@@ -212,7 +209,6 @@ class Submissions:
                 raise
         finally:
             os.close(descriptor)
-        self._take(json.loads(json.dumps(value)))
 
     def _take(self, line: dict[str, Any]) -> None:
         self._latest = None if line["event"] != "verdict" else self._latest
@@ -258,20 +254,10 @@ class Submissions:
         self.submissions[line["name"]] = Submission(line["name"], *what)
 
 
-class _Stop(Record):
-    reason: str
-    stage: str = ""
-    task: str = ""
-    kind: str = ""
-    log: str = ""
+class Stop(Record):
+    """Why a run goes no further.
 
-
-def write_stop(
-    run: RunDir, reason: str, *, stage: str = "", task: str = "", kind: str = "stopped", log: str = ""
-) -> None:
-    """Leave the reason.
-
-    Parameters
+    Attributes
     ----------
     stage, task
         What stopped it; empty when no task did.
@@ -280,15 +266,24 @@ def write_stop(
     log
         Where to read on.
     """
-    value = {"reason": reason, "stage": stage, "task": task, "kind": kind, "log": log, "time": time.time()}
-    write_json(run.stopped, value)
+
+    reason: str
+    stage: str = ""
+    task: str = ""
+    kind: str = "stopped"
+    log: str = ""
 
 
-def read_stop(run: RunDir) -> dict[str, Any] | None:
+def write_stop(run: RunDir, stop: Stop) -> None:
+    """Leave the reason."""
+    write_json(run.stopped, stop.model_dump() | {"time": time.time()})
+
+
+def read_stop(run: RunDir) -> Stop | None:
     """Why the chain was stopped; ``None`` when it was not."""
     try:
-        return read_json(run.stopped, _Stop)
+        return Stop.model_validate(read_json(run.stopped, Stop))
     except FileNotFoundError:
         return None
     except DataError as error:
-        return {"reason": str(error)}
+        return Stop(reason=str(error))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hpcmaf.config.profile import Profile
@@ -58,13 +58,3 @@ def stage_windows(stage: Stage, tasks: Sequence[str], profile: Profile, max_arra
     at_once = profile.cluster.resources(stage.spec.resources).at_once
     size = max_array_size if stage.spec.array else 1
     return windows(elements(stage, tasks, profile), max_array_size=size, at_once=at_once)
-
-
-def gpu_hours(stages: Sequence[Stage], profile: Profile) -> Mapping[str, float]:
-    """Most GPU-hours that each stage can take, by its time limit, when no job is repeated."""
-    result = {}
-    for stage in stages:
-        wanted = profile.cluster.resources(stage.spec.resources)
-        jobs = len(elements(stage, stage.tasks, profile))
-        result[stage.id] = jobs * wanted.nodes * wanted.gpus * wanted.minutes / 60
-    return result
