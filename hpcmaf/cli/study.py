@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from hpcmaf.config.profile import Profile
-    from hpcmaf.study.plan import Study
+    from hpcmaf.study.plan import Study, StudyRun
     from hpcmaf.study.sharing import Planned
 
 
@@ -73,8 +73,9 @@ def command(
 
 
 def _drive(study: Study, profile: Profile, console: Console) -> None:
-    from hpcmaf.study.drive import LOOK_SECONDS, drive_study, plan_study
-    from hpcmaf.study.machine import StudyMachine
+    from hpcmaf.launch.machine import Machine
+    from hpcmaf.launch.progress import Watcher
+    from hpcmaf.study.drive import LOOK_SECONDS, drive_study
 
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -83,9 +84,12 @@ def _drive(study: Study, profile: Profile, console: Console) -> None:
         if profile.launcher == "slurm":
             drive_study(study, profile, say, lambda _, one: _submit(one, profile, say), going)
             return
-        with StudyMachine(profile, plan_study(study, profile), console) as machine:
-            start, is_going = (lambda _, one: machine.begin(one)), (lambda one: machine.going(one.run))
-            drive_study(study, profile, say, start, is_going, LOOK_SECONDS, machine.work)
+        with Machine(profile, study.root) as machine:
+
+            def start(_: StudyRun, one: Planned) -> None:
+                machine.start(one.run, one.plan, Watcher(one.run, one.plan, profile, console, among=True))
+
+            drive_study(study, profile, say, start, lambda one: machine.going(one.run), LOOK_SECONDS, machine.work)
     finally:
         _aggregate(study)
 

@@ -75,9 +75,6 @@ class Machine:
             raise error
         return run.root in self._active
 
-    def show(self) -> None:
-        """Called at every look."""
-
     def work(self, seconds: float) -> None:
         """Carry all runs on for so long, or until one of them is over."""
         end = time.monotonic() + seconds
@@ -91,7 +88,6 @@ class Machine:
                     sweep(scheduler.run, scheduler.plan)
                 if scheduler.failure is not None:
                     self._failed[root] = scheduler.failure
-            self.show()
             if over or not self._active:
                 return
             time.sleep(POLL_SECONDS)

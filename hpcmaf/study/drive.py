@@ -12,10 +12,9 @@ from dataclasses import dataclass
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import HpcmafError, StageError, one_line
-from hpcmaf.files.publish import write_json
 from hpcmaf.launch.prepare import plan_run, prepare_run
 from hpcmaf.run.directory import RunDir
-from hpcmaf.study.plan import Study, StudyRun, describe
+from hpcmaf.study.plan import Study, StudyRun
 from hpcmaf.study.sharing import Planned, adopt, shared_tasks
 
 POLL_SECONDS = 30.0
@@ -73,7 +72,6 @@ def drive_study(
         Runs failed; all others have been carried on as far as they go.
     """
     plan_study(study, profile)  # a fault in the last run is told before the first begins
-    write_json(study.root / "study.json", describe(study))
     begun: list[Planned] = []
     failures: dict[str, str] = {}
 
@@ -88,7 +86,7 @@ def drive_study(
             failed(one.run, error)
             return False
 
-    waiting = [_Waiting(entry) for entry in study.runs]
+    waiting, told = [_Waiting(entry) for entry in study.runs], 0
     while True:
         for one in list(waiting):
             try:
@@ -104,6 +102,9 @@ def drive_study(
         left = [one for one in begun if is_going(one)]
         if not left and not waiting:
             break
+        if (over := len(begun) - len(left)) != told:
+            told = over
+            say(f"{over} of {len(study.runs)} runs are over, {len(left)} under way")
         wait(poll_seconds)
     for one in begun:
         if tasks := open_tasks(one):

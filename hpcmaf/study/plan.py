@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -141,53 +142,20 @@ def load_study(
     file = validate(StudyFile, {"name": path.stem} | read_mapping(path), str(path))
     root = root or Path("runs") / file.name
     iterations = file.iterations if iterations is None else iterations
-    runs = [
-        _run(path, root, file, f"{task}/{model}", variant, seed, overrides, iterations)
-        for task in file.tasks
-        for model in file.models
-        for variant in file.methods
-        for seed in file.seeds
-    ]
+    runs = []
+    for task, model, variant, seed in product(file.tasks, file.models, file.methods, file.seeds):
+        name = f"{task}-{model}-{variant.name}-seed{seed}"
+        changed = [*(file.set | variant.set).items(), *overrides]
+        fixed = [("method", variant.method), ("seed", seed), ("name", name)]
+        # A recipe beside the study's own folder of recipes is found before a shipped one.
+        beside = path.parent / f"{task}/{model}.yaml"
+        source = str(beside) if beside.is_file() else f"{task}/{model}"
+        try:
+            recipe = load_recipe(source, [*changed, *fixed], iterations)
+        except ConfigError as error:
+            raise ConfigError(f"{path}, run {name}: {error}") from error
+        runs.append(StudyRun(variant.name, recipe, RunDir(root / name)))
     twice = [name for name, count in Counter(entry.recipe.name for entry in runs).items() if count > 1]
     if twice:
         raise ConfigError(f"{path}: two of its runs would be called {twice[0]}; give a method another name")
     return Study(file.name, root, tuple(runs), file.baseline, file.reference)
-
-
-def _run(
-    path: Path,
-    root: Path,
-    file: StudyFile,
-    source: str,
-    variant: Variant,
-    seed: int,
-    overrides: Sequence[str],
-    iterations: int | None,
-) -> StudyRun:
-    name = f"{source.replace('/', '-')}-{variant.name}-seed{seed}"
-    own = (file.set | variant.set).items()
-    fixed = [("method", variant.method), ("seed", seed), ("name", name)]
-    # A recipe beside the study's own folder of recipes is found before a shipped one.
-    beside = path.parent / f"{source}.yaml"
-    try:
-        recipe = load_recipe(str(beside) if beside.is_file() else source, [*own, *overrides, *fixed], iterations)
-    except ConfigError as error:
-        raise ConfigError(f"{path}, run {name}: {error}") from error
-    return StudyRun(variant.name, recipe, RunDir(root / name))
-
-
-def describe(study: Study) -> dict[str, Any]:
-    """What ``study.json`` keeps: which run is what."""
-    runs = [
-        {
-            "run": entry.run.root.name,
-            "label": entry.label,
-            "method": entry.recipe.method,
-            "task": entry.recipe.task.name,
-            "evaluated_on": entry.recipe.evaluation.name,
-            "model": entry.recipe.model.path,
-            "seed": entry.recipe.seed,
-        }
-        for entry in study.runs
-    ]
-    return {"schema": "hpcmaf-study/1", "name": study.name, "runs": runs}

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from hpcmaf.errors import DataError, RunBusyError
-from hpcmaf.files.publish import file_sha256, write_json
+from hpcmaf.files.publish import atomic_path, file_sha256, write_json
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage, TaskKey
 from hpcmaf.study.keys import task_keys
@@ -41,17 +40,9 @@ class Borrowed:
 
 def shared_tasks(planned: Planned, earlier: Sequence[Planned]) -> list[Borrowed]:
     """Tasks that the first of some earlier runs does as well, in the order of the plan."""
-    owners: dict[str, Planned] = {}
-    for other in earlier:
-        for key in other.keys.values():
-            owners.setdefault(key, other)
-    found = []
-    for stage in planned.plan.stages:
-        for task in stage.tasks:
-            key = planned.keys.get((stage.id, task))
-            if key in owners:
-                found.append(Borrowed(stage, task, owners[key]))
-    return found
+    owners = {key: other for other in reversed(earlier) for key in other.keys.values()}
+    mine = ((stage, task, planned.keys.get((stage.id, task))) for stage in planned.plan.stages for task in stage.tasks)
+    return [Borrowed(stage, task, owners[key]) for stage, task, key in mine if key in owners]
 
 
 def adopt(borrowed: Borrowed, run: RunDir) -> bool:
@@ -91,15 +82,10 @@ def adopt(borrowed: Borrowed, run: RunDir) -> bool:
 
 
 def _take(source: Path, target: Path, digest: str) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.tmp")
-    try:
+    with atomic_path(target) as temporary:
         try:
             os.link(source, temporary)
         except OSError:  # another file system, or one without links
             shutil.copyfile(source, temporary)
         if file_sha256(temporary) != digest:
             raise DataError(f"{source}: damaged (its marker has another sha256); delete it and run the study again")
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -16,12 +16,14 @@ from hpcmaf.errors import DataError, StageError
 from hpcmaf.jobs import task as entry
 from hpcmaf.launch import local
 from hpcmaf.launch.local import Local
+from hpcmaf.launch.machine import Machine
+from hpcmaf.launch.progress import Watcher
 from hpcmaf.launch.scheduler import States
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
 from hpcmaf.study.drive import drive_study, plan_study, savings
-from hpcmaf.study.machine import StudyMachine
-from hpcmaf.study.plan import Study
+from hpcmaf.study.plan import Study, StudyRun
+from hpcmaf.study.sharing import Planned
 from tests.study.studies import METHODS, PROFILE, Hands, lay_out
 
 
@@ -68,9 +70,12 @@ def slots(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> Profile:
 def drive(study: Study, profile: Profile) -> str:
     text = io.StringIO()
     console = Console(file=text, width=200)
-    with StudyMachine(profile, plan_study(study, profile), console) as machine:
-        going = lambda one: machine.going(one.run)  # noqa: E731
-        drive_study(study, profile, console.print, lambda _, one: machine.begin(one), going, 1.0, machine.work)
+    with Machine(profile, study.root) as machine:
+
+        def start(_: StudyRun, one: Planned) -> None:
+            machine.start(one.run, one.plan, Watcher(one.run, one.plan, profile, console, among=True))
+
+        drive_study(study, profile, console.print, start, lambda one: machine.going(one.run), 1.0, machine.work)
     return text.getvalue()
 
 
@@ -139,7 +144,7 @@ def test_interrupted_it_stops_its_jobs_and_lets_go_of_its_runs(
     tmp_path: Path, slots: Profile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = lay_out(tmp_path, METHODS)
-    monkeypatch.setattr(StudyMachine, "going", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(Machine, "going", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         drive(study, slots)
     assert not Job.active
