@@ -23,18 +23,18 @@ from hpcmaf.answers.structure import label, nesting, relations, split
 DEFAULT_DEADLINE_S = 5.0
 MAX_LENGTH = 1000
 _MAX_DEPTH = 5
-_SPACE = re.compile(r"\s+(?!\d)|(?<![\d\s])\s+")  # but between two digits
+_SPACE = re.compile(r"\s+(?!\.?\d)|(?<![\d\s])\s+")  # but between two digits
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _LONG_WORD = re.compile(r"(?<![A-Za-z\\{])[A-Za-z]{4,}")
 # Letters that people multiply; with others, two or three letters are rather a word.
 _FACTORS = frozenset("abcdxyzmn")
 _BASES = {name: number for number, name in enumerate("two three four five six seven eight nine ten".split(), 2)}
 _BASES |= {"twelve": 12, "sixteen": 16}
-_BASE = re.compile(r"(-?[0-9A-Za-z.]+)\s*(?:_|base)\s*(?:base\s*)?(\d{1,2}|[a-z]+)")
+_BASE = re.compile(r"(-?[0-9A-Za-z.]+)\s*(?:_|(?:in\s)?base)\s*(?:base\s*)?(\d{1,2}|[A-Za-z]+)")
 _CLOCK = re.compile(r"(\d{1,2})\s*:\s*([0-5]\d)(?:\s*:\s*([0-5]\d))?")
 _SYMBOL = re.compile(r"[A-Za-z]|\\[a-z]+")
 # What Math-Verify drops, joins or takes apart: such texts are the same as strings or not at all.
-_UNREADABLE = re.compile(r"'|\"|\?|\\ldots|\\text|\\prime|(?<![\d_^.c])\d+\s+[\d.]|[^\x00-\x7f]|(?<![A-Za-z\\{])[A-Za-z]{4,}|(?:[-+]\s*){9}")
+_UNREADABLE = re.compile(r"'|\"|\?|\\ldots|\\text|\\prime|\\frac\s*\{d[a-z]?\}\s*\{d[a-z]\}|(?<![\d_^.c])\d+\s+[\d.]|[^\x00-\x7f]|(?<![A-Za-z\\{])[A-Za-z]{4,}|(?:[-+]\s*){9}")
 _MAX_NESTING = 30  # its parser's time grows faster than that, and unmatched brackets make it try everything
 
 
@@ -124,7 +124,7 @@ def _based(text: str) -> tuple[str, int] | None:
     match = _BASE.fullmatch(re.sub(r"\\text|[{}()]", " ", text).strip().replace(" _ ", "_"))
     if match is None:
         return None
-    digits, base = match[1].upper(), int(match[2]) if match[2].isdigit() else _BASES.get(match[2], 0)
+    digits, base = match[1].upper(), int(match[2]) if match[2].isdigit() else _BASES.get(match[2].lower(), 0)
     bare = digits.lstrip("-").replace(".", "", 1)
     known = bare.isalnum() and all(int(digit, 36) < base for digit in bare) and (len(bare) > 1 or bare.isdigit())
     return (digits, base) if known else None

@@ -84,7 +84,7 @@ _OTHER_DIGIT = re.compile(r"(?![0-9])\d")
 _THOUGHTS = r"(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad|\|(?:begin|end)_of_thought\|)"
 _OPENED = re.compile(rf"[<\[\u25c1](?:seed:)?{_THOUGHTS}(?:\s[^>\n]{{0,80}})?[>\]\u25b7]", re.IGNORECASE)
 _CLOSED = re.compile(rf"[<\[\u25c1]/(?:seed:)?{_THOUGHTS}[>\]\u25b7]|<\|end_of_thought\|>", re.IGNORECASE)
-_TAGS = re.compile(r"<(?:final_?)?ans(?:wer)?>((?:(?!<)|<(?!/))[^<]*)</(?:final_?)?ans(?:wer)?>", re.IGNORECASE)
+_TAGS = re.compile(r"[<\[](?:final_?)?ans(?:wer)?[>\]]((?:(?!<)|<(?!/))[^<\[]*)[<\[]/(?:final_?)?ans(?:wer)?[>\]]", re.IGNORECASE)
 _OPEN_TAG = re.compile(r"<(?:final_?)?answer>([^<]{1,200})\Z", re.IGNORECASE)
 _END = re.compile(r"\n|[.!?][\"')*_\]]{0,3}(?=\s)")
 
@@ -93,6 +93,8 @@ def _narrow(text: str) -> str:
     """With ASCII digits and punctuation, and nothing of no width."""
     if text.isascii():
         return text
+    text = re.sub("(?<=[0-9])(?=[\u00bc-\u00be\u2150-\u215e])", " ", text)  # 4\u00bd is no 41/2
+    text = re.sub("[\u00bc-\u00be\u2150-\u215e]", lambda match: unicodedata.normalize("NFKC", match[0]).replace("\u2044", "/"), text)
     return _OTHER_DIGIT.sub(lambda match: str(unicodedata.digit(match[0])), text.translate(_WIDE))
 
 
@@ -128,7 +130,9 @@ _MINUS_BEFORE = re.compile(
 )
 _MAGNITUDE = f"(?:{'|'.join(NUMBER_WORDS)})"
 _MAGNITUDE_BEHIND = re.compile(rf"[\s$]{{0,3}}(?:\\[)\]]\s?)?(?:\\text\s?\{{\s?)?({_MAGNITUDE})s?\b")
-_PLACEHOLDERS = re.compile(r"(?:(?:your|the) )?(?:final )?answer(?: here)?|result|value|\\[lc]?dots|")
+_PLACEHOLDERS = re.compile(
+    r"(?:(?:your|the) )?(?:(?:final|numeric(?:al)?) )?(?:answer|number|letter|result|value)(?: here)?|\\[lc]?dots|\\q?quad|"
+)
 
 
 def _boxes(text: str) -> list[str | None]:
@@ -175,10 +179,10 @@ def _content(text: str, after: int) -> tuple[int, int, str | None]:
     return after, end, text[after:end].rstrip(".,;:")
 
 
-_IS = r"[*_]{0,2}[^\S\n]{0,3}(?::|=|\b(?:is|are|equals|be|was)\b[^\S\n]{0,3}:?)[*_]{0,2}"
+_IS = r"[*_]{0,2}[^\S\n]{0,3}(?::|=|\u2192|\b(?:is|are|equals|be|was|comes\sto)\b[^\S\n]{0,3}:?)[*_]{0,2}"
 _PHRASE = re.compile(
-    rf"\b(?:answer|final\s(?:result|value|solution))\b(?:{_IS}|[^\n.:=]{{1,60}}?{_IS}"
-    rf"|[*_:]{{0,3}}[^\S\n]{{0,3}}(?=\n|\$|\\\(|\\\[|\*\*))\s*"
+    rf"(?<![A-Za-z])(?:answer|final\s(?:result|value|solution))(?![A-Za-z])(?:\s?\([^()\n]{{1,30}}\))?(?:{_IS}|[^\n.:=]{{1,60}}?{_IS}"
+    rf"|[*_:}}]{{0,3}}[^\S\n]{{0,3}}(?=\n|\$|\\\(|\\\[|\*\*))\s*"
     rf"|{FOREIGN_PHRASE}",
     re.IGNORECASE,
 )
@@ -187,7 +191,8 @@ _AIM = re.compile(
     r"|give|write|explain|state|know)\s+(?:(?:the|our|an?|your|my|final|correct|right)\s+){0,3}\Z",
     re.IGNORECASE,
 )
-_MARKUP = re.compile(r"(?:\s|[*_>:]|[-=]{3,}(?=\s)|\#{1,6}\s|(?:`{3}|~{3})[a-z]{0,10}\n|`(?!``)|(?<=\n)[-+\u2022]\s)+")
+_MARKUP = re.compile(
+    r"(?:\s|[*_>:\u2190-\u21ff\u2600-\u27bf\U0001f000-\U0001faff\ufe0f]|==(?=\w)|&nbsp;|</?(?:b|i|u|em|strong|mark|span|p|div|center|br)\b[^<>\n]{0,80}>|[-=]{3,}(?=\s)|\#{1,6}\s|(?:`{3}|~{3})[a-z]{0,10}\n|`(?!``)|(?<=\n)[-+\u2022]\s)+")
 _SUBHEADING = re.compile(
     r"\s*(?:\#{1,6}\s|\*\*)?\s?(?i:explanation|reason(?:ing)?|step|solution|note|justification|proof|check|verification)\b"
 )
@@ -197,13 +202,13 @@ _CLAUSE_END = re.compile(
     r"\s(?:because|since|as|which|so|when|where|if|by|given|after|from)\s|,\s(?=[a-z]{2})|;|\s[\u2014\u2013]\s"
 )
 _MATH = re.compile(
-    r"\$\$((?:\\.|[^$\\]){1,500})\$\$|\$((?:\\.|[^$\\]){1,500})\$(?!\d)|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]", re.DOTALL
+    r"(?<!\\)\$\$((?:\\.|[^$\\]){1,500})\$\$|(?<!\\)\$((?:\\.|[^$\\]){1,500})\$(?!\d)|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]", re.DOTALL
 )
 _GOES_ON = re.compile(r"\s{0,3}(?:,\s?which\s)?(?:is|are|=|equals|is\sequal\sto|has\sthe\svalue)\s", re.IGNORECASE)
 _VERDICT = re.compile(
     r"(?:(?:still|also|now|therefore|indeed|partially|absolutely)\s)?(?:(?:in)?correct|wrong|right|(?:the\s)?same|unchanged"
     r"|clear|as\sfollows|below|above|obvious|valid|verified|confirmed|consistent|different|similar|good|fine|given|shown|stated"
-    r"|known|found|obtained)\b",
+    r"|known|found|obtained|n/a)\b",
     re.IGNORECASE,
 )
 _TEXT_ANSWERS = re.compile(
@@ -248,7 +253,7 @@ def _boxed(boxes: list[str | None], places: list[str], text: str, form: AnswerFo
     for statement in _hashes(text):
         if number := _number_stated(statement):
             return number
-    short = "\n" not in text.strip() and len(text.split()) <= 6 and not _PHRASE.search(text)
+    short = "\n" not in text.strip() and len(text.split()) <= 6 and not _PHRASE.search(text) and not _BOX.search(text)
     return _term(text, form) if form is AnswerForm.TEXT and short and not truncated else None
 
 
@@ -271,7 +276,7 @@ def _term(statement: str, form: AnswerForm) -> str | None:
         if sentence[verdict.end() : verdict.end() + 1] != ":":
             return None
         sentence = sentence[verdict.end() + 1 :]
-    sentence = sentence.replace("`", "").strip(" *_\"'").rstrip(".!?,;:*_\"' ")
+    sentence = re.sub(r"`|</?[a-z]+>", "", sentence).strip(" *_=\"'").rstrip(".!?,;:*_=\"' ")
     if form is AnswerForm.TEXT:
         return sentence[:200].strip() or None
     clause = _CLAUSE_END.split(sentence, maxsplit=1)[0].rstrip("., ")
@@ -297,9 +302,9 @@ _NUMBER = re.compile(
     r"(?:(?:(?<![\d.])[0-9]{1,9}\s?)?\\[dt]?frac\s?\{-?[0-9]+\}\s?\{[0-9]+\}"
     r"|(?<![A-Za-z_0-9.])(?:[0-9]{1,9}\s(?=[0-9]+\s?/\s?[0-9]))?"
     rf"(?:{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)(?:\s?/\s?[0-9]++(?!\.[0-9]))?"
-    r"(?:\s?(?:\\times|\\cdot|[\u00d7x*])\s?10(?:\s?\^\s?\{?\s?[-\u2212]?[0-9]{1,3}\s?\}?"
+    r"(?:\s?(?:\\times|\\cdot|[\u00d7\u00b7\u22c5x*])\s?10(?:\s?\^\s?\{?\s?[-\u2212]?[0-9]{1,3}\s?\}?"
     r"|[\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079]{1,4})|[eE][+-]?[0-9]{1,3}(?!\w))?)"
-    rf"(?:\s?(?:\\text\s?\{{\s?|-)?(?i:{_MAGNITUDE})s?\b|\s?[\u4e07\u4ebf])?"
+    rf"(?:(?:\s?(?:\\text\s?\{{\s?|-)?(?i:{_MAGNITUDE})s?\b){{1,2}}|\s?[\u4e07\u4ebf])?"
 )
 # What a number may be written with, and how the rest of this package writes it.
 _SPELLING = [
@@ -315,18 +320,18 @@ _SPELLING = [
     )
 ]
 _HASHES = re.compile(r"####\s*(?=[-\u2212$*\\\s0-9.\u20ac\u00a3(])|^#{1,3}[ \t]*(?=[^\sA-Za-z#]{1,30}[ \t]*[A-Za-z]*\.?\s*$)", re.MULTILINE)
-_NUMBERED = re.compile(r"\d{1,2}[.):]\s+[A-Za-z*]")
+_NUMBERED = re.compile(r"\d{1,2}(?:[.):]\s+[A-Za-z*]|(?:st|nd|rd|th)\b)")
 _SPACED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?: \d{3})+(?![\d/])")
-_TIME = re.compile(r"\d{1,2}\s*:\s*[0-5]\d(?!\d)|\d\s*[ap]\.?m\b", re.IGNORECASE)
+_TIME = re.compile(r"\d{1,2}\s*:\s*[0-5]\d(?!\d)|\d{1,2}\s*[ap]\.?m\b", re.IGNORECASE)
 _OPERATOR = re.compile(r"\s*(?:[-+*/^=\u00d7\u00f7\u2212]|\\times|\\cdot|\\div|x\s)\s*[-($\\\w.]")
 _ALTERNATIVE = re.compile(r"[^\S\n]*(?:,?\s?\bor\b)\s+[-$\d]")
 _INDEX = re.compile(
     r"\b(?i:agent|solution|step|case|part|method|problem|question|equation|figure|round|option|line)s?\s{0,2}#?\Z"
 )
 # 14 m^2; and what may stand around the one number of a box.
-_SQUARE_UNIT = re.compile(r"(?<=\d)\s*(?:[cdkm]?m|ft|in|yd|mi|units?)?(?:\s*/\s*s)?\s*\^\s*\{?\s*[23]\s*\}?\Z")
+_SQUARE_UNIT = re.compile(r"(?<=\d)\s*(?:[cdkm]?m|ft|in|yd|mi|units?)(?:\s*/\s*s)?\s*\^\s*\{?\s*[23]\s*\}?\Z")
 _BEFORE = re.compile(r"(?:[A-Za-z]{2,}[\s:,]*)*")
-_BEHIND = re.compile(r"[\s%]*|\s*[mgL]|\s+[shtl]|\s*[A-Za-z]{2,}[A-Za-z.,\s/]*|\s*[A-Za-z]{1,4}/[A-Za-z]{1,4}")
+_BEHIND = re.compile(r"[\s%]*|\s*[mgL]|\s+[shtlACFJKNVW]|\s*[A-Za-z]{2,}[A-Za-z.,\s/]*|\s*[A-Za-z]{1,4}/[A-Za-z]{1,4}")
 _VERB = re.compile(r"\b(?:makes?|is|are|was|equals?|gives?|totals?|leaves?)\b[^\d]*\Z")
 _POWER = re.compile(r"\d+\s?\^\s?\{?\s?-?\d+\s?\}?")
 
@@ -350,9 +355,11 @@ def _number(boxes: list[str | None], places: list[str], text: str, truncated: bo
         if denied or _OPERATOR.search(line):  # denied, or an expression that was not worked out
             start = text.rfind(statement)
             text = text[:start] + text[start + len(_SENTENCE_END.split(line, maxsplit=1)[0]) :]
-    if truncated or (match := _last(_NUMBER, text)) is None or _TIME.match(text, match.start()):
+    text = _TIME.sub("", text)
+    if truncated or not (numbers := list(_NUMBER.finditer(text))):
         return None
-    return _clean(match)
+    own = (number for number in reversed(numbers) if not _INDEX.search(text[max(0, number.start() - 12) : number.start()]))
+    return _clean(next(own, numbers[-1]))
 
 
 def _hashes(text: str) -> Iterator[str]:
@@ -369,8 +376,7 @@ def _number_of(content: str) -> str | None:
     """The one number a box holds; ``None`` if it holds several, or something else."""
     if len(content) > _STATEMENT_LENGTH:
         return None
-    content = re.sub(r"(?i:\\text\s?\{\s*)?\b(?:negative|minus)\s*\}?\s*(?=\$|\d)", "-", content.rsplit("=", 1)[-1])
-    answer = plain(content)
+    answer = plain(content.rsplit("=", 1)[-1])
     if answer.note in ("am", "pm") or re.fullmatch(r"\d{1,2}\s*:\s*[0-5]\d", answer.text):
         return None
     spelled = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", answer.text).strip()
@@ -402,9 +408,10 @@ def _number_stated(sentence: str) -> str | None:
         clause = re.split(r"\(|,\s|\b(?:because|since|as|which|that)\b", sentence[first.end() :], maxsplit=1)[0]
         behind = _last(_NUMBER, clause)
         return _clean(behind if behind and _VERB.search(clause[: behind.start()]) else first)
-    _, equals, behind = sentence.rpartition("=")
-    if equals and (value := _NUMBER.search(behind)):
-        return _clean(value)
+    sides = sentence.split("=")
+    for side in reversed(sides if len(sides) > 1 else ()):  # 84 = 7 x 12 is 84
+        if (value := _NUMBER.search(side)) and not _OPERATOR.match(side, value.end()):
+            return _clean(value)
     before = sentence[: last.start()].rstrip()
     operator = before.endswith((*"+-*/^\u00d7\u00f7\u2212(", "\\times", "\\cdot"))
     worked = operator or _OPERATOR.match(sentence, last.end())

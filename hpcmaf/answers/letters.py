@@ -13,22 +13,23 @@ _IS = r"[*_]{0,2}[^\S\n]{0,3}(?::|=|\b(?:is|be|was|are)\b[^\S\n]{0,3}:?)[*_]{0,2
 # "The answer is" in Chinese, Japanese, Korean, German, French, Spanish, Italian, Portuguese and Russian.
 FOREIGN_PHRASE = (
     "(?:\u7b54\u6848|\u7b54\u3048|\u6b63\u89e3|\uc815\ub2f5|\ub2f5|antwort|r\u00e9ponse|respuesta|risposta|resposta"
-    "|\u043e\u0442\u0432\u0435\u0442)[^\\S\n]{0,2}(?:\u5e94\u4e3a|\u5e94\u8be5\u662f|\u662f|\u4e3a|\u70ba|\u306f|\uc740|\ub294"
-    "|ist|est|es|\u00e8|\u00e9|:|=)\\s*:?\\s*"
+    "|\u043e\u0442\u0432\u0435\u0442)(?:\\s[^\\W\\d]{2,12})?[^\\S\n]{0,2}(?:\u5e94\u4e3a|\u5e94\u8be5\u662f|\u662f|\u4e3a|\u70ba|\u306f|\uc740|\ub294"
+    "|ist|lautet|est|es|\u00e8|\u00e9|:|=)\\s*:?\\s*"
 )
 _PHRASE = re.compile(
-    rf"\b(?:answer|choice|option)\b(?:{_IS}|[^\n.:=]{{1,60}}?{_IS}|[*_]{{0,3}}[^\S\n]*(?=\n))\s*"
+    rf"(?:\b(?:incorrect|wrong|false)\s)?\b(?:answer|choice|option)\b(?:{_IS}|[^\n.:=]{{1,60}}?{_IS}|[*_]{{0,3}}[^\S\n]*(?=\n))\s*"
     rf"|{FOREIGN_PHRASE}",
     re.IGNORECASE,
 )
 _DENIED = re.compile(
     r"\b(?:not|cannot|can't|isn't|aren't|neither|nor|either|never|incorrect|wrong|false|unlikely|except|eliminat\w+|rul\w+ out"
-    r"|excluded?|distractors?|instead of|rather than|at first|one of)\b|n't\b|\u4e0d\u662f|\u4e0d\u9009",
+    r"|excluded?|doubt\w*|distractors?|instead of|rather than|at first|one of)\b|n't\b|\u4e0d\u662f|\u4e0d\u9009|[\u274c\u2717\u2718]",
     re.IGNORECASE,
 )
-_MARKUP = r"[\s*_$\"'`\u201c\u2018(\[{<\\:>#-]"
+_MARKUP = r"[\s*_~\u00ab$\"'`\u201c\u2018(\[{<\\:>#-]"
 _SENTENCE = re.compile(r"(?:[^.!?\n;\u3002]|\.(?=\S))+")
-_CLAUSE = re.compile(r",\s+(?:so|then|but|hence|thus|therefore|which|it)\b|;|\b(?:but|so|hence|thus|therefore)\b")
+_CLAUSE = re.compile(r",(?=[^\x00-\x7f])|,\s+(?:(?:so|then|but|hence|thus|therefore|which)\b|(?=it\b))|;|\b(?:but|so|hence|thus|therefore)\b")
+_PART = re.compile(r",\s|;|\b(?:while|whereas|but)\b|(?<=[\u274c\u2717\u2718\u2705\u2713\u2714])")
 # Words that a chosen letter may stand behind.
 _BEFORE = (
     r"(?:is|it's|be|was|are|picks?|choose|chose|select|say|guess|prefer|conclude|answer|so|option|choice|letter|therefore|thus"
@@ -59,8 +60,11 @@ def letter_of(box: str | None, places: list[str], text: str, letters: str, trunc
     if letter := _whole(text.strip(), read):
         return letter
     sentences = [sentence for sentence in (match[0] for match in _SENTENCE.finditer(text)) if read["mention"].search(sentence)]
-    for sentence in reversed(sentences):
-        if not _DENIED.search(sentence) and (verdict := read["verdict"].search(sentence)):
+    alone = [line[0] for line in (line.strip(" *_()[].:") for line in text.splitlines()) if len(line) == 1 and line in letters]
+    if len(alone) == 1:
+        return alone[0]
+    for clause in (clause for sentence in reversed(sentences) for clause in reversed(_PART.split(sentence))):
+        if not _DENIED.search(clause) and (verdict := read["verdict"].search(clause)):
             return next(group for group in verdict.groups() if group).upper()
     return _last_mention(text, sentences, read, letters)
 
@@ -118,14 +122,14 @@ def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
     bare = f"(?:(?![AI]){upper}{after}|(?=A){upper}{after}{article}|(?=I){upper}{after}{pronoun})"
     words = "most|clearly|therefore|thus|simply|definitely|probably|likely|indeed|actually|still|then|now|again|hence|certainly"
     adverbs = rf"(?:(?:{words}|the),?\s){{0,3}}"
-    joint = r"(?:/|\\?&|,?\s?\b(?:or|and)\b|[,;])"
+    joint = r"(?:/|\\?&|,?\s?\b(?:or|and)\b|[,;\u6216\u548c])"
     sources = {
         "boxed": rf"(?:(?i:option|choice|answer|letter)[\s:]*)?[(\[]?\s*({either})\s*"
         r"(?:([)\].:,]\s*(?=[A-Za-z0-9(\\$-]{2}|\d|\Z)|\Z|(?=\s*[(:-]))|(?=[\s,/&]))",
         "several": rf"[(\[]?{either}[)\]]?(?:\s*{joint}?\s*[(\[]?{either}[)\]]?)+",
         "stated": rf"{adverbs}{ahead}{adverbs}(?i:(?:option|choice|letter|answer)\s?)?{ahead}"
         rf"(?:(?<=[(\[])\s?({either})\s?[)\]]|({bare})"
-        rf"|({either})(?=\s+(?:because|since)\b|[*_$\"'`\u201d\u2019}}]{{0,3}}\s*(?:[.,:;)]\s|[.]?\s*\Z|\n)))",
+        rf"|({either})(?=\s+(?:because|since)\b|[*_$\"'`\u201d\u2019}}~\u00bb]{{0,3}}\s*(?:[.,:;)!]\s|[.]?\s*\Z|\n)))",
         "another": rf"[)\]*_$\"'`}}]{{0,3}}\s*{joint}\s*[(\[]?(?:(?i:option)\s)?{upper}(?![A-Za-z0-9'])",
         "pair": rf"(?<![A-Za-z])[(\[]?{upper}[)\]]?\s*{joint}\s*[(\[]?{upper}(?![A-Za-z0-9'])",
         "bracketed": rf"[(\[]\s?({either})\s?[)\]]",
@@ -133,7 +137,7 @@ def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
         "verdict": rf"(?<![A-Za-z])(?:[(\[]({upper})[)\]]|({upper}))(?:\)|\*\*)?\s+(?:is|seems|must be|would be|has to be)\s+"
         r"(?:\w+\s)?"
         r"(?:the\s)?(?:only\s|most\s|best\s)?(?:correct|right|true|best|answer|appropriate|accurate)\b"
-        rf"|(?:^|[(\[\s])({upper})[)\].]?\s*[:\u2014\u2013-]\s*(?:correct|right|true)\b|[(\[]({upper})[)\]]\s*[Cc]orrect\b"
+        rf"|(?:^|[(\[\s])({upper})[)\].]?\s*(?:[:\u2014\u2013-]\s*(?:correct|right|true|yes)\b|[:\u2014\u2013-]?\s*[\u2705\u2713\u2714])|[(\[]({upper})[)\]]\s*(?i:correct|right|true|yes)\b"
         rf"|\b(?:correct|right|true|best)\b[^.\n(]{{0,30}}?\b(?:is|be)\s(?:\(({upper})\)|({upper})(?![A-Za-z'+-]))",
         "mention": rf"[(\[]\s?({upper})\s?[)\]]|(?:^\W*|(?<=[:,\u2014\u2013=\u2192*_])\s*|\b(?i:{_BEFORE})[\s*_\"'$]{{1,3}}"
         rf"|(?<=[^\x00-\x7f\u7d20\u5211]))(?:({upper})[).](?=\s|\Z)|({bare}))",

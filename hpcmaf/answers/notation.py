@@ -27,11 +27,17 @@ _CHARACTERS = {
     **dict.fromkeys(map(ord, "\u00f7\u2215\u2044"), "/"),
     **dict.fromkeys(map(ord, "\u00b0\u00ba\u02da"), "^\\circ "),
     **dict.fromkeys(map(ord, "\u2018\u2019\u2032"), "'"),
-    **dict(zip(map(ord, "\u3002\u3001\u2026\u211d\x00"), (".", ",", "...", "\\mathbb{R}", None), strict=True)),
     **dict(
         zip(
-            map(ord, "\u00d7\u221e\u00b1\u221a\u222a\u2229\u2208\u2205\u2264\u2a7d\u2265\u2a7e\u2260\u2248"),
-            (f"\\{name} " for name in "times infty pm sqrt cup cap in emptyset le le ge ge ne approx".split()),
+            map(ord, "\u3002\u3001\u2236\u2026\u211d\u221b\x00"),
+            (".", ",", ":", "...", "\\mathbb{R}", "\\sqrt[3]", None),
+            strict=True,
+        )
+    ),
+    **dict(
+        zip(
+            map(ord, "\u00d7\u221e\u00b1\u221a\u222a\u2229\u2208\u2205\u2264\u2a7d\u2265\u2a7e\u2260\u2248\u27e8\u27e9"),
+            (f"\\{name} " for name in "times infty pm sqrt cup cap in emptyset le le ge ge ne approx langle rangle".split()),
             strict=True,
         )
     ),
@@ -39,7 +45,7 @@ _CHARACTERS = {
 _FUNCTIONS = "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp gcd lcm max min det deg dim ker".split()
 _N = r"(?![A-Za-z])"  # the end of a command's name
 _STYLES = (
-    "left|right|[bB]ig{1,2}[lrm]?|bfseries|boldmath|(?:display|text|script)style|(?:no)?limits|normalsize|small|tiny|large"
+    "left|middle|right|[bB]ig{1,2}[lrm]?|bfseries|boldmath|(?:display|text|script)style|(?:no)?limits|normalsize|small|tiny|large"
     "|Large|LARGE|huge|Huge|bf|it|rm|sf|tt|em|underline|underbar|uline|ensuremath|mathop|mathstrut|q?quad"
     "|(?:thin|med|thick)space"
 )
@@ -48,33 +54,37 @@ _SYNONYMS |= dict.fromkeys(("mid", "vert", "lvert", "rvert"), "|")
 _REWRITES = [
     (re.compile(pattern.replace("_N", _N)), target)
     for pattern, target in (
-        (r"\\(?:text)?color(?:box)?\s*\{[^{}]*\}|\\[hv](?:space|phantom)\*?\s*\{[^{}]*\}", " "),
-        (rf"\\(?:left|right)_N\s*\.|\\(?:{_STYLES})_N", " "),
+        (r"\\(?:text)?color(?:box)?\s*(?:\[\w*\]\s*)?\{[^{}]*\}|\\[hv](?:space|phantom)\*?\s*\{[^{}]*\}", " "),
+        (rf"\\(?:left|middle|right)_N\s*\.|\\(?:{_STYLES})_N", " "),
+        (r"\\(?:begin|end)\s*\{(?:aligned|align|gathered|gather|equation|split)\*?\}|&(?=\s*=)", " "),
         (r"(?<=\d)(?:\{,\}|,\\!)\s*(?=\d{3}(?!\d))", ""),  # the commas that are certain to separate thousands
         (r"(?<!\\)\\[,;:!> ]|~", " "),
         (r"\\[dtc](frac|binom)_N", r"\\\1"),
         (r"\\leq(?:slant)?_N|<=", r"\\le "),
         (r"\\geq(?:slant)?_N|>=", r"\\ge "),
-        (r"\\neq_N|!=", r"\\ne "),
+        (r"\\neq_N|!=|\\not\s*=", r"\\ne "),
         (rf"\\({'|'.join(_SYNONYMS)})_N", lambda match: _SYNONYMS[match[1]]),
         (r"\\varnothing_N|\\\{\s*\\\}", r"\\emptyset "),
-        (r"(?:\\text\s*\{)?\s*(?i:(?:the set of )?all real(?: number)?s?)_N\s*\}?", r"\\mathbb{R}"),
+        (r"\\(?:backslash|smallsetminus)_N|(?<=\\mathbb\{R\})\s*-\s*(?=\\\{)", r"\\setminus "),
+        (r"(?:\\text\s*\{)?\s*(?i:(?:the set of )?(?:all|any|every) real(?: number)?s?)_N\s*\}?", r"\\mathbb{R}"),
         (r"(\\\{[^|:{}]*[A-Za-z][^|:{}]*)[:|]", r"\1|"),  # of a set's condition
-        (r"\\(?:text(?:bf|it|rm|up|sf|tt|normal)|[mh]box|emph)_N", r"\\text"),
+        (r"\\(?:text(?:bf|it|rm|up|sf|sc|tt|normal)|[mh]box|emph)_N", r"\\text"),
         (r"\\text\s*\{\s*(?:,\s*)?(and|or)\s*\}", r" \1 "),
         (r"\\bar\s*(?=\{?\s*\d)|\\overline\s*(?=\d)", r"\\overline"),
         (r"\\overline\s*(\d)", r"\\overline{\1}"),
         (r"\\approx_N", "="),
         (r"^\s*=\s*", ""),
+        (r"^\s*(?:\\text\s*\{\s*)?(?i:negative|minus)\b\s*\}?\s*(?=[\d$\\])", "-"),
+        (r"^([A-Z]{3}|Rs)\b\.?\s*(-?\s*[\d.][\d.,]*)$", r"\2 \\text{\1}"),  # of a currency
         # What people type without a backslash.
-        (r"(?<![A-Za-z\\])(sqrt|pi|sin|cos|tan|cot|sec|csc|log|ln)_N", r"\\\1 "),
+        (r"(?<![A-Za-z\\])(sqrt|pi|sin|cos|tan|cot|sec|csc|log|ln|gcd|lcm)_N", r"\\\1 "),
         (r"\\sqrt\s*(?:\(([^()]*)\)|(\d+))", r"\\sqrt{\1\2}"),
         (r"(?<![A-Za-z\\])(?:infinity|infty|inf|oo)_N|\\infin_N", r"\\infty "),
     )
 ]
 _ELLIPSIS = re.compile(r"\\(?:ldots|cdots|dots[bcimo]?)" + _N + r"|\.{3,}")
 _REALS = re.compile(r"\\math(?:bb|bf)\s*\{?\s*R\s*\}?")
-_UPRIGHT = re.compile(r"\\(?:operatorname\*?|math(?:rm|bf|it|sf|tt|normal)|boldsymbol|bold|bm)\s*(?:\{([^{}]*)\}|([A-Za-z]))")
+_UPRIGHT = re.compile(r"\\(?:operatorname\*?|math(?:rm|bf|it|sf|tt|normal)|boldsymbol|bold|bm)\s*(?:\{((?:[^{}]|\^\{\d\})*)\}|([A-Za-z]))")
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _DOTTED = re.compile(r"(?<=[\d.])(?:\\dot\s*\{?\d\}?)(?:\d*\\dot\s*\{?\d\}?)?")
 _UNENDING = re.compile(r"(-?\d*\.\d*?)(\d{1,6}?)\2{2,}\s*\\ldots\s*\Z")
@@ -86,15 +96,14 @@ _CIRCLE = r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ" + _N + ")"
 _DECORATION = (
     (re.compile(_CIRCLE + r"|\\degrees?" + _N), "deg"),
     (re.compile(r"\\?%"), "%"),
-    (re.compile(r"(?:US|CA|AU)?\s?\\\$|(?:US|CA|AU)\$"), "$"),
+    (re.compile(r"(?<![A-Za-z])[A-Z]{1,3}\s?\\?\$(?=\s?[\d.])|\\\$|\\(?:text)?dollar" + _N), "$"),
     (re.compile(r"\\(?:pounds|textsterling)" + _N), "\u00a3"),
     (re.compile(r"\\(?:text)?euro" + _N), "\u20ac"),
     (re.compile(r"\\(?:text)?yen" + _N), "\u00a5"),
-    (re.compile(r"^(?:USD|Rs\.?|EUR|GBP|CNY|RMB|JPY|INR)\s*(?=[\d.-])"), None),
 )
 _TRAILING = re.compile(r"(?<![\\.,;:*\s])[.,;:*\s]+\Z")
 _GROUP = re.compile(r"(?<![\\A-Za-z^_}\]\d\s])\{([^{}]*)\}|^\s*\{([^{}]*)\}\s*$")
-_WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("`", "`"))
+_WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("`", "`"), ('"', '"'))
 
 
 class Plain(NamedTuple):
@@ -119,7 +128,7 @@ def plain(text: str) -> Plain:
     text = re.sub(r"(?<=\d)\.(\d*)\((\d+)\)\Z", r".\1\\overline{\2}", text)
     text = _UNENDING.sub(r"\1\\overline{\2}", text) if _UNENDING.fullmatch(text) else text
     for _ in range(2):  # \textbf{\emph{14}}
-        text = _TEXT.sub(lambda match: f" {match[1]} " if re.search(r"[\d=<>]", match[1]) else match[0], text).strip()
+        text = _TEXT.sub(lambda match: f" {match[1]} " if re.search(r"(?<![\^\w])-?\d|[=<>]", match[1]) else match[0], text).strip()
     if _TRIGONOMETRY.search(text):
         text = re.sub(r"(\d+(?:\.\d+)?)" + _CIRCLE, r"(\\frac{\1\\pi}{180})", text)
     unit: str | None = None
@@ -185,7 +194,7 @@ def _unwrapped(text: str) -> str:
             wrapped = text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing)
             if wrapped and opening not in inner and not inner.endswith("\\"):
                 text = inner.strip()
-        group = re.match(r"(?:\\(?:boxed|fbox)\s*)?\{", text)
+        group = re.match(r"(?:\\(?:boxed|f(?:rame)?box|bbox)\s*(?:\[[^\[\]]*\])?)?\{", text)
         if group and closing_brace(text, group.end() - 1) == len(text) - 1:
             text = text[group.end() : -1].strip()
     return text
@@ -193,10 +202,11 @@ def _unwrapped(text: str) -> str:
 
 def _upright(match: re.Match[str]) -> str:
     r"""``\mathrm{i}`` is the symbol i, ``\operatorname{lcm}`` a function, ``\mathrm{cm}`` a word."""
-    content = (match[1] if match[1] is not None else match[2]).strip()
+    content = re.sub(r"\^\{(\d)\}", r"^\1", (match[1] if match[1] is not None else match[2]).strip())
     if content in _FUNCTIONS:
         return f"\\{content} "
-    return f"\\text{{{content}}}" if re.fullmatch(r"[A-Za-z][A-Za-z./^\d\s]+", content) else f" {content} "
+    word = re.fullmatch(r"~\s*([A-Za-z]+)|[A-Za-z][A-Za-z./^\d\s]+", content)  # \mathrm{~m} is the metre
+    return f"\\text{{{word[1] or content}}}" if word else f" {content} "
 
 
 def _joined(text: str) -> str:

@@ -27,8 +27,8 @@ _VARIABLE = re.compile(r"(?:[A-Za-z]|\\[a-z]+)(?:_\{?\w\}?)?")
 _BUILDER = re.compile(r"\\\{\s*(?P<name>[A-Za-z])\s*(?:\\in\s*\\mathbb\{R\}\s*)?[|:]\s*(?P<rest>.*)\\\}", re.DOTALL)
 # Left of "=" stand names, with arguments, indices, bars and brackets, and nothing that is worked out.
 _NAME_PARTS = re.compile(
-    r"_\s*(?:\{[^{}]*\}|\w)|\^\s*\{?\s*(?:-1|\\prime|\\circ)\s*\}?|(?<![A-Za-z])[A-Zfghpqr]'*(?:\^\{-1\})?\([^()=]*\)|'"
-    r"|\\(?:(?:measured)?angle|triangle|over(?:line|rightarrow)|vec|(?:wide)?hat|bar|det|text|frac|sin|cos|tan|max|min|gcd|lcm"
+    r"_\s*(?:\{[^{}]*\}|\w)|\^\s*\{?\s*(?:-1|\\prime|\\circ)\s*\}?|(?<![A-Za-z])[A-Zfghpqr]'*(?:\^\{-1\})?\([^()]*\)|'|\\[{}|]"
+    r"|\\(?:(?:measured)?angle|triangle|over(?:line|rightarrow)|vec|(?:wide)?hat|bar|det|text|frac|sin|cos|tan|max|min|gcd|lcm|cup|cap"
     r"|alpha|beta|gamma|delta|epsilon|theta|lambda|mu|sigma|tau|phi|omega|rho|Delta|Omega)(?![A-Za-z])"
 )
 _NAME = re.compile(r"[A-Za-z{}()\[\]|,:/\s.;]*[A-Za-z][A-Za-z{}()\[\]|,:/\s.;]*")
@@ -62,12 +62,14 @@ def split(text: str) -> Structure | None:
             return Structure(f"{kind} {len(rows)}x{len(rows[0])}", tuple(cell for row in rows for cell in row))
     if text == "\\mathbb{R}":
         return Structure("()", ("-\\infty", "\\infty"))
-    if (match := _BUILDER.fullmatch(text)) and (found := _interval(match["rest"])) and found.name == match["name"]:
+    if (match := _BUILDER.fullmatch(text)) and (found := split(match["rest"])) and found.name == match["name"]:
         return Structure(found.kind, found.parts)
     if (found := _interval(text)) is not None:
         return found
     if len(pieces := top_level(text, ("\\cup",))) > 1:
         return Structure("union", pieces)
+    if both := _both(text):
+        return both
     cases = [_interval(piece) for piece in top_level(_OR.sub(r"\\cup ", text), ("\\cup",))]
     if len(cases) > 1 and len({case.name if case else None for case in cases} - {None}) == 1 and None not in cases:
         parts = tuple(f"{case.kind[0]}{', '.join(case.parts)}{case.kind[1]}" for case in cases if case)
@@ -162,6 +164,16 @@ def _interval(text: str) -> Structure | None:
     if sign[0] == "<":
         return Structure("(" + "])"[sign == "<"], ("-\\infty", bound), name)
     return Structure("[("[sign == ">"] + ")", (bound, "\\infty"), name)
+
+
+def _both(text: str) -> Structure | None:
+    """``x > 2 and x < 5`` as an interval."""
+    pieces = [_interval(piece) for piece in _AND.split(text)]
+    ends = {piece.parts.index(end) for piece in pieces if piece for end in ("-\\infty", "\\infty") if end in piece.parts}
+    if len(pieces) != 2 or len(ends) != 2 or len({piece.name for piece in pieces if piece}) != 1:
+        return None
+    below, above = sorted((piece for piece in pieces if piece), key=lambda piece: piece.parts[0] == "-\\infty")
+    return Structure(below.kind[0] + above.kind[1], (below.parts[0], above.parts[1]), below.name)
 
 
 def _listed(parts: tuple[str, ...]) -> Structure:

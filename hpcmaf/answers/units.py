@@ -6,8 +6,8 @@ import re
 from math import prod
 
 _FAMILIES = (
-    "mm millimeter millimetre,cm centimeter centimetre,m meter metre,km kilometer kilometre,inch inches,ft foot feet,yd yard,"
-    "mi mile,g gram,mg milligram,kg kilogram,lb pound,oz ounce,ml mL milliliter millilitre,l L liter litre,gal gallon,"
+    "mm millimeter millimetre,cm centimeter centimetre,m meter metre,km kilometer kilometre,inch inches in,ft foot feet,yd yard,"
+    "mi mile,g gram,mg milligram,kg kilogram,lb pound,oz ounce,ml mL milliliter millilitre,l L liter litre,gal gallon,qt quart,pt pint,cup,ton tonne,"
     "s sec second,min minute,h hr hour,day,week,month,year yr,$ dollar usd USD,\u20ac euro EUR,\u00a3 GBP,"
     "\u00a5 yuan yen RMB CNY JPY,\u20b9 rupee Rs INR,cent,% percent,deg degree,rad radian,mi/h mph,km/h kmh kph kmph"
 )
@@ -15,14 +15,16 @@ _CANONICAL = {
     alias + plural: names.split()[0] for names in _FAMILIES.split(",") for alias in names.split() for plural in ("", "s")
 }
 _POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
-NUMBER_WORDS = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+NUMBER_WORDS = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "quadrillion": 10**15, "dozen": 12}
 NUMBER_WORDS |= {f"{word}s": number for word, number in NUMBER_WORDS.items()}
 _EAST_ASIAN = {"\u4e07": 10**4, "\u4ebf": 10**8, "\u5343": 1000, "\u767e": 100}
 _NOTES = frozenset(
     "am pm increase decrease gain loss profit north south east west northeast northwest southeast southwest left right up"
-    " down above below clockwise counterclockwise anticlockwise more less higher lower faster slower bc ad bce ce".split()
+    " down above below clockwise counterclockwise anticlockwise more less higher lower faster slower bc ad bce ce forward"
+    " forwards backward backwards ahead behind early earlier late later older younger taller shorter longer heavier lighter"
+    " warmer hotter colder cooler increased decreased rise drop noon midnight deposit withdrawal before after inside outside".split()
 )
-_FILLING = frozenset("unit units of total in each the".split())
+_FILLING = frozenset("unit units of total each the".split())
 # Behind these the number is not the value.
 _NOT_UNITS = frozenset(
     "and or base if for when where to mod modulo choose factorial squared cubed half halves third thirds quarter quarters"
@@ -56,14 +58,14 @@ def without_unit(text: str) -> tuple[str, str | None, str | None]:
         return f"({match['value']})\\cdot {factor}" if factor > 1 else match["value"], None, None
     if len(text) > 200 or (match := _TAIL.fullmatch(text)) is None:
         return text, None, None
-    words = _WORD.findall(re.sub(r"\\text|\\cdot", "", match["tail"]))
+    words = _WORD.findall(re.sub(r"\\text|\\cdot|\bin(?=\s+[a-z])", "", match["tail"]))
     words = [(over, word if word in _CANONICAL else word.replace(".", "").lower(), power) for over, word, power in words]
     names = [word for _, word, _ in words if word]
     if not names or _NOT_UNITS.intersection(names):
         return text, None, None
     for name in names:
         known = name in _CANONICAL or name in _NOTES or name in NUMBER_WORDS or name in _POWERS or name in _FILLING
-        bare = name in _SHORT or (len(name) > 2 and (known or (match["space"] and "^" not in match["tail"])))
+        bare = name in _SHORT or (known and "/" in match["tail"] and names[0] in _SHORT) or (len(name) > 2 and (known or (match["space"] and "^" not in match["tail"])))
         if not bare and not ("\\text" in match["tail"] and (known or len(name) > 1)):
             return text, None, None
     value, unit, note, sign, power = match["value"].strip(), "", None, "", ""

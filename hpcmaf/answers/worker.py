@@ -79,11 +79,13 @@ def _differ(first: sympy.Basic, second: sympy.Basic) -> bool:
 
 
 def _multiples(first: sympy.Basic, second: sympy.Basic) -> bool:
-    """Whether one equation is a multiple of the other."""
-    if not isinstance(first, sympy.Eq) or not isinstance(second, sympy.Eq):
+    """Whether one equation or inequality is a multiple of the other."""
+    if not isinstance(first, sympy.Rel) or not isinstance(second, sympy.Rel):
         return False
+    first, second = (tree.reversed if tree.rel_op in (">", ">=") else tree for tree in (first, second))
     ratio = sympy.simplify((first.lhs - first.rhs) / (second.lhs - second.rhs))
-    return bool(ratio.is_number and ratio.is_finite and ratio.is_nonzero)
+    same = first.rel_op == second.rel_op and ratio.is_number and ratio.is_finite
+    return bool(same and (ratio.is_nonzero if first.rel_op in ("==", "!=") else ratio.is_positive))
 
 
 def _same_where_real(first: sympy.Basic, second: sympy.Basic) -> bool:

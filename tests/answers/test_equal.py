@@ -46,11 +46,13 @@ no real solutions ≢ no solutions exist ‖ \text{north} ≢ \text{south} ‖ A
 3\mathbf{i}+2\mathbf{j} ≢ 3\mathbf{j}+2\mathbf{i} ‖ \mathrm{e}^2 ≡ e^2 ‖ 4\mathrm{k} ≢ 4 ‖ 7\,\mathrm{cm} ≡ 7
 7\mathrm{cm} ≢ 7\mathrm{m} ‖ 5\text{ m} ≡ 5 ‖ 5\text{ m} ≢ 5\text{ cm} ‖ 5\bm{v} ≢ 5
 5\boldsymbol{v} ≢ 5\boldsymbol{w}
+9\ \mathrm{m^{2}} ≡ 9 ‖ 4 \mathrm{~m} ≡ 4
 """,
     "spaces": r"""
 2 3/4 ≢ 23/4 ‖ 2 3/4 ≡ 11/4 ‖ 1 2 ≢ 12 ‖ 1~2 ≢ 12 ‖ 3\ 4 ≢ 34 ‖ 1\;1/2 ≢ 11/2 ‖ 1\quad 1/2 ≢ 11/2 ‖ 2 1/3 ≡ 7/3
 12 ≢ 1 2 ‖ 7 ≢ 3 4 ‖ 1 000 ≡ 1000 ‖ 10\,000 ≡ 10000 ‖ 1 234 567 ≡ 1234567 ‖ 5 6 7 ≢ 567 ‖ 1 1/2 ≡ 3/2 ‖ -1 1/2 ≡ -3/2
 2^3 4 ≢ 2^34
+3 .5 ≢ 3.5
 """,
     "words": r"""
 IX ≢ XI ‖ saw ≢ was ‖ \text{on} ≢ \text{no} ‖ \text{dog} ≢ \text{god} ‖ \text{AB} ≢ \text{BA} ‖ \text{yes} ≡ Yes
@@ -66,6 +68,8 @@ IX ≢ XI ‖ saw ≢ was ‖ \text{on} ≢ \text{no} ‖ \text{dog} ≢ \text{g
 5\text{ million dollars} ≡ \$5,000,000 ‖ 1.2 billion ≢ 1.2 million
 30^\circ \text{ clockwise} ≢ 30^\circ\text{ counterclockwise} ‖ 12\text{ apples} ≡ 12 ‖ 12 apples ≡ 12
 5 trillion ≢ 5 ‖ 5\text{ hundred thousand} ≡ 500000
+3 degrees warmer ≢ 3 degrees colder ‖ 5\text{ years older} ≢ 5\text{ years younger} ‖ 12\text{ noon} ≢ 12\text{ midnight}
+5\text{ minutes late} ≢ 5\text{ minutes early} ‖ minus 5 ≡ -5
 """,
     "clock": r"""
 10:20 ≢ 20:40 ‖ 09:30 ≡ 9:30 ‖ 3:30 ≢ 7/2 ‖ 2:30 ≢ 2.5 ‖ 12:15 ≢ 4:05 ‖ 3:2 ≡ 6:4 ‖ 1:2 ≡ 0.5
@@ -83,6 +87,7 @@ IX ≢ XI ‖ saw ≢ was ‖ \text{on} ≢ \text{no} ‖ \text{dog} ≢ \text{g
 x^2=4 ≢ 4 ‖ (x,y)=(1,2) ≢ (2,1) ‖ 5 = x ≡ 5 ‖ x = 2 + 3 = 5 ≡ 5 ‖ x = 1, y = 2 ≡ y=2, x=1 ‖ AB:BC = 3:2 ≡ 3:2
 \det A = 5 ≡ 5 ‖ \lim_{x\to 0} \frac{\sin x}{x} = 1 ≡ 1 ‖ (x, y, z) = (1,2,3) \text{ or } (3,2,1) ≡ (1,2,3),(3,2,1)
 y=x+1 ≡ x+1 ‖ p=q ≡ q=p ‖ \overline{AB} = 7 ≡ 7 ‖ V = 36\pi ≡ 36\pi ‖ f'(2) = 5 ≡ 5
+P(X=2)=\frac14 ≡ 0.25 ‖ \|v\| = 3 ≡ 3 ‖ A \cup B = \{1,2\} ≡ \{1,2\} ‖ \{x,y\} = \{1,2\} ≡ \{1,2\}
 """,
     "inequality": r"""
 x\le 3 ≡ (-\infty,3] ‖ x>3 ≡ (3,\infty) ‖ x \geq -2 ≡ [-2,\infty) ‖ 3 < x ≡ (3, \infty) ‖ x<3 ≢ (-\infty,3]
@@ -90,6 +95,8 @@ x<3 ≢ x\le 3 ‖ x<3 ≡ 3>x ‖ 1<x\le 5 ≡ (1,5] ‖ 1<x\le 5 ≢ [1,5) ‖
 x \neq 3 ≡ (-\infty,3)\cup(3,\infty) ‖ x<3 ≢ y<3 ‖ x \in (-1, 2) ≡ -1<x<2 ‖ -1 < x < 2 ≡ 2 > x > -1
 x>1 \text{ and } x<3 ≢ (-\infty,3)\cup(1,\infty) ‖ |x|<3 ≡ (-3,3) ‖ t \ge 0 ≡ [0, \infty)
 x < \sqrt{2} ≡ (-\infty, \sqrt2) ‖ \{x : x > 3\} ≡ (3,\infty) ‖ x>3 ≢ 3 ‖ 0 \leq x \leq 1 ≡ [0,1]
+x>2 \text{ and } x<5 ≡ (2,5) ‖ 2x < 6 ≡ x<3 ‖ -x < 3 ≡ x > -3 ‖ -x < 3 ≢ x > 3 ‖ \{x : x<1 \text{ or } x>2\} ≡ (-\infty,1)\cup(2,\infty)
+x \not= 2 ≡ x \ne 2
 """,
     "decimals": r"""
 \sqrt{3} ≢ 1.732051 ‖ \pi ≢ 3.141593 ‖ e ≢ 2.718282 ‖ \frac{1}{3} ≢ 0.333333 ‖ 0.5x ≡ \frac{x}{2}
@@ -100,9 +107,11 @@ x < \sqrt{2} ≡ (-\infty, \sqrt2) ‖ \{x : x > 3\} ≡ (3,\infty) ‖ x>3 ≢ 
 {\large 14} ≡ 14 ‖ \ensuremath{14} ≡ 14 ‖ \hspace{1cm}14 ≡ 14 ‖ \underline{\text{yes}} ≡ yes
 \displaystyle \frac12 ≡ 1/2 ‖ \mathop{14} ≡ 14 ‖ \textbf{14} ≡ 14 ‖ \underline{x+1} ≡ x+1 ‖ \mathrm{14} ≡ 14
 \textbf{\emph{14}} ≡ 14
+\color[rgb]{1,0,0}8 ≡ 8 ‖ \textsc{yes} ≡ yes ‖ \begin{align*}x&=9\end{align*} ≡ 9
 """,
     "boxes": r"""
 \fbox{5} ≡ 5 ‖ $\boxed{5}$ ≡ 5 ‖ \boxed{x=5} ≡ 5 ‖ \boxed{\boxed{5}} ≡ 5 ‖ \boxed{\frac{1}{2}} ≡ 0.5
+\framebox{5} ≡ 5 ‖ \bbox[yellow]{5} ≡ 5
 """,
     "fullwidth": r"""
 （１，２） ≡ (1,2) ‖ ５ ≡ 5 ‖ 3：2 ≡ 3:2 ‖ 1、2 ≡ 1,2 ‖ x＝5 ≡ 5 ‖ ５０％ ≡ 50 ‖ １０，０００ ≡ 10000 ‖ 5​ ≡ 5 ‖ x＋1 ≡ x+1
@@ -111,16 +120,19 @@ x < \sqrt{2} ≡ (-\infty, \sqrt2) ‖ \{x : x > 3\} ≡ (3,\infty) ‖ x>3 ≢ 
     "unicode": r"""
 x² ≡ x^2 ‖ x¹² ≡ x^{12} ‖ 10⁻³ ≡ 0.001 ‖ ⅔ ≡ 2/3 ‖ ⅛ ≡ 0.125 ‖ 1½ ≡ 3/2 ‖ x₁ ≡ x_1 ‖ xⁿ ≡ x^n ‖ 2π ≡ 2\pi
 √2 ≡ \sqrt{2} ‖ ⅚ ≡ 5/6 ‖ a₁₀ ≡ a_{10} ‖ ½x ≡ \frac{x}{2} ‖ α+β ≡ \beta+\alpha
+⟨1,2⟩ ≡ \langle 1,2\rangle ‖ 12∶5 ≡ 12:5
 """,
     "unit powers": r"""
 5\text{ m}^2 ≢ 5\text{ m}^3 ‖ 5\text{ cm}^2 ≢ 5\text{ cm} ‖ 5\text{ square feet} ≡ 5\text{ ft}^2
 5\text{ square feet} ≢ 5\text{ cubic feet} ‖ 5\text{ m/s} ≢ 5\text{ km/h} ‖ 5\text{ miles per hour} ≡ 5\text{ mph}
 5\text{ ft}^2 ≡ 5 ‖ 5\text{ cm}^2 ≡ 5\text{ square centimeters} ‖ 5\text{ km/h} ≢ 5\text{ km}
 5\text{ kg/m}^3 ≢ 5\text{ g/m}^3 ‖ 5 sq ft ≡ 5\text{ ft}^2 ‖ 5 km/h ≢ 5 mph
+9\text{ in}^2 ≢ 9\text{ in}^3 ‖ 9 km per hour ≡ 9 km/h ‖ 4\text{ gal} ≢ 4\text{ qt} ‖ 12 in total ≡ 12
 """,
     "setbuilder": r"""
 \{x : x>3\} ≡ \{x \mid x>3\} ‖ \{n \mid n \text{ is even}\} ≡ \{n : n \text{ is even}\} ‖ \{x|x>3\} ≢ \{x\mid x<3\}
 \{x \in \mathbb{R} | x>3\} ≡ \{x\in\mathbb R : x>3\} ‖ \{(x,y) | x=y\} ≡ \{(x,y) : x=y\}
+\left\{x \middle| x>0\right\} ≡ \{x : x>0\}
 """,
     "ellipsis": r"""
 1,2,3 ≢ 1,2,3,\ldots ‖ 1,2,3,… ≡ 1,2,3,... ‖ 1,2,3 ≢ 1,2,3,\dots ‖ 2,4,6,\cdots ≡ 2,4,6,...
@@ -130,6 +142,7 @@ x² ≡ x^2 ‖ x¹² ≡ x^{12} ‖ 10⁻³ ≡ 0.001 ‖ ⅔ ≡ 2/3 ‖ ⅛ �
 all real numbers ≡ (-\infty,\infty) ‖ \text{all real numbers} ≡ \mathbb{R} ‖ ℝ ≡ (-\infty,\infty)
 x \in \mathbb{R} ≡ (-\infty, \infty) ‖ -\infty < x < \infty ≡ \mathbb{R} ‖ \mathbb{R} ≢ (0,\infty)
 \mathbb{R}\setminus\{0\} ≡ (-\infty,0)\cup(0,\infty) ‖ \mathbb{Z} ≢ \mathbb{R} ‖ \mathbf{R} ≡ (-\infty,\infty)
+\mathbb{R}-\{2\} ≡ (-\infty,2)\cup(2,\infty) ‖ any real number ≡ \mathbb{R}
 """,
     "sums": r"""
 15 ≡ \sum_{k=1}^{5} k ‖ 24 ≡ \prod_{k=1}^{4} k ‖ 6 ≢ \sum_{i=1}^{4} i ‖ \sum_{n=1}^{3} n = 6 ≡ 6
@@ -143,10 +156,12 @@ x \in \mathbb{R} ≡ (-\infty, \infty) ‖ -\infty < x < \infty ≡ \mathbb{R} �
 1011_2 ≡ 1011_{\text{two}} ‖ 1A_{16} ≡ 1a_{16} ‖ (4210)_5 ≡ 4210_5 ‖ 4210_{five} ≡ 4210_5 ‖ 4210_5 ≢ 4210_6
 4210 base 5 ≡ 4210_5 ‖ 4210\text{ (base 5)} ≡ 4210_5 ‖ 4210_{\text{base }5} ≡ 4210_5 ‖ \text{FF}_{16} ≡ FF_{16}
 1011_{\text{two}} ≢ 1011 ‖ 1011_{two} ≢ 11 ‖ 32_{eight} ≡ 32_8 ‖ x = 8_9 ≡ 8_9 ‖ x=52_8 ≢ 52
+201 in base 3 ≡ 201_3 ‖ 201_{\text{Three}} ≡ 201_3
 """,
     "currency": r"""
 €500 ≡ 500 ‖ £500 ≡ 500 ‖ ₹500 ≡ 500 ‖ 500 yen ≡ 500 ‖ 500 rupees ≡ 500 ‖ $5 ≢ €5 ‖ 500 pesos ≡ 500 ‖ US\$500 ≡ 500
 Rs. 500 ≡ 500 ‖ 500 kr ≢ 500 ‖ \pounds 500 ≡ 500 ‖ 12 marbles ≡ 12 ‖ USD 500 ≡ 500 ‖ 500元 ≡ 500
+A\$12 ≡ 12 ‖ R$12 ≡ 12 ‖ \textdollar 12 ≡ 12 ‖ EUR 5 ≢ USD 5
 """,
     "radicals": r"""
 \sqrt{x}\sqrt{y} ≡ \sqrt{xy} ‖ \frac{\sqrt{n}}{n} ≡ \frac{1}{\sqrt{n}} ‖ \sqrt{x^2} ≢ x ‖ |x| ≢ x
@@ -163,6 +178,7 @@ e^{i\pi} ≡ -1 ‖ i^2 ≡ -1 ‖ \sqrt{-9} ≡ 3i ‖ 3i ≢ 3j ‖ a+bi ≢ a
 \log_2 8 ≡ \log_3 27 ‖ \ln e ≡ 1 ‖ \arctan 1 ≡ \pi/4
 \begin{pmatrix}1&2\\3&4\end{pmatrix} ≢ \begin{pmatrix}1&3\\2&4\end{pmatrix}
 \begin{vmatrix}1&2\\3&4\end{vmatrix} ≡ -2 ‖ x^{2} ≡ x^2 ‖ 2 \times 10^{-3} ≡ 0.002
+\frac{dy}{dx} ≢ \frac{dx}{dy}
 """,
 }
 NOTHING = ["", " ", "\x00", "$$", "nan", "NaN", r"\text{nan}", None]
