@@ -20,42 +20,16 @@ from hpcmaf.files.yaml import Strict, validate
 _WORD = re.compile(r"[A-Za-z0-9_.,:=+*&|()\[\]@/%-]+")
 _OPTION = re.compile(r"[a-z][a-z0-9-]*")
 
-# Options that hpcmaf sets itself, and what to set instead.
-_OWN_OPTIONS = {
-    "array": "generation.problems_per_shard and at_once",
-    "chdir": "the folder you submit from",
-    "constraint": "constraint",
-    "cpus-per-task": "cpus",
-    "dependency": "chain",
-    "error": "nothing: logs lie in the run directory",
-    "exclude": "exclude",
-    "export": "setup lines",
-    "job-name": "--run",
-    "mem": "memory_gb",
-    "nodes": "nodes",
-    "ntasks": "nodes",
-    "ntasks-per-node": "nodes",
-    "open-mode": "nothing: logs are appended to",
-    "output": "nothing: logs lie in the run directory",
-    "partition": "partition",
-    "qos": "qos",
-    "account": "account",
-    "requeue": "nothing: every job may be requeued",
-    "no-requeue": "nothing: every job may be requeued",
-    "signal": "signal_seconds",
-    "time": "minutes",
-    "wait": "hpcmaf status --watch",
-    "clusters": "nothing: a run's jobs are looked for on this machine's own cluster",
-    "cluster-constraint": "nothing: a run's jobs are looked for on this machine's own cluster",
-    "hold": "nothing: held jobs would never start",
-    "test-only": "hpcmaf doctor",
-    "parsable": "nothing: hpcmaf reads sbatch's answers",
-    "quiet": "nothing: hpcmaf reads sbatch's answers",
-    "help": "nothing: it submits no job",
-    "usage": "nothing: it submits no job",
-    "version": "nothing: it submits no job",
-    "wrap": "setup lines",
+# Options with keys of their own, and those that jobs cannot have, since hpcmaf could no longer start or follow them.
+_KEYS = {
+    **{key: key for key in ("account", "constraint", "exclude", "nodes", "partition", "qos")},
+    **{"array": "at_once", "cpus-per-task": "cpus", "mem": "memory_gb", "ntasks": "nodes", "ntasks-per-node": "nodes"},
+    **{"export": "setup", "job-name": "--run", "signal": "signal_seconds", "time": "minutes", "wrap": "setup"},
 }
+_NEVER = set(
+    "chdir cluster-constraint clusters dependency error help hold no-requeue open-mode output parsable quiet requeue "
+    "test-only usage version wait".split()
+)
 
 
 def _word(value: str) -> str:
@@ -79,8 +53,9 @@ def _options(options: dict[str, str | int | bool]) -> dict[str, str | int | bool
         if not _OPTION.fullmatch(name):
             written = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
             raise ValueError(f"{name!r} is no sbatch option; write it as in --comment, without dashes: {written}")
-        if name in _OWN_OPTIONS:
-            raise ValueError(f"--{name} is not for options; use {_OWN_OPTIONS[name]}")
+        if name in _KEYS or name in _NEVER:
+            remedy = f"use {_KEYS[name]}" if name in _KEYS else "leave it out, or hpcmaf could not follow its jobs"
+            raise ValueError(f"--{name} is not for options; {remedy}")
         if value is False:
             raise ValueError(f"{name}: false means nothing to sbatch; leave it out")
         if isinstance(value, str):
@@ -106,7 +81,7 @@ class Resources(Strict):
     partition: Word | None = None
     qos: Word | None = None
     constraint: Word | None = None
-    options: Options = Field(default_factory=dict)
+    options: Options = {}
 
 
 class GpuJob(Resources):
@@ -130,57 +105,34 @@ class GateJob(Resources):
 
 
 class Slurm(Strict):
-    """One cluster.
+    """One cluster; ``slurm/README.md`` says more of every key."""
 
-    Attributes
-    ----------
-    chain
-        ``gated``: after each stage a one-CPU job looks at the markers and
-        submits what comes next. ``presubmitted``: everything is queued at
-        once, for sites where jobs may not submit jobs.
-    gpu_option
-        How GPUs are requested: ``--gpus-per-node=h100:8`` or
-        ``--gres=gpu:h100:8``.
-    setup
-        Lines of shell at the start of every job, such as ``module load cuda``.
-    python
-        Command that starts Python in a job; left out, the interpreter that
-        submits.
-    max_array_size
-        Left out, it is Slurm's own MaxArraySize.
-    signal_seconds
-        How long before its time limit a job is signalled to save and requeue.
-    command_seconds
-        How long one call of sbatch, squeue, ... may take.
-    patience_minutes
-        How long a gate waits for a controller that does not answer.
-    settle_seconds
-        How long a gate stays to see that what it submitted is known to Slurm;
-        a controller that crashes forgets the jobs of its last seconds.
-    avoid_failed_nodes
-        Whether a task whose node failed is kept off that node afterwards.
-    agents_per_job
-        Agents that one finetuning job trains, one after another.
-    """
-
-    chain: Literal["gated", "presubmitted"] = "gated"
+    chain: Literal["gated", "presubmitted"] = Field(
+        "gated",
+        description="gated: after each stage a one-CPU job submits the next; presubmitted: all is queued at once, for sites "
+        "where jobs may not submit jobs",
+    )
     account: Word | None = None
     partition: Word | None = None
     qos: Word | None = None
     constraint: Word | None = None
-    exclude: list[Word] = Field(default_factory=list)
+    exclude: list[Word] = Field([], description="nodes no job shall run on")
     gpu_type: Word | None = None
-    gpu_option: Literal["gpus-per-node", "gres"] = "gpus-per-node"
-    options: Options = Field(default_factory=dict)
-    setup: list[Line] = Field(default_factory=list)
-    python: Line | None = None
-    max_array_size: int | None = Field(None, ge=1, description="most tasks of one job array")
-    signal_seconds: int = Field(120, ge=5, description="seconds before the time limit")
-    command_seconds: float = Field(60.0, gt=0)
-    avoid_failed_nodes: bool = True
-    patience_minutes: float = Field(30.0, ge=0)
-    settle_seconds: float = Field(15.0, ge=0)
-    agents_per_job: int = Field(1, ge=1)
+    gpu_option: Literal["gpus-per-node", "gres"] = Field(
+        "gpus-per-node", description="how GPUs are requested: --gpus-per-node=h100:8 or --gres=gpu:h100:8"
+    )
+    options: Options = {}
+    setup: list[Line] = Field([], description="lines of shell at the start of every job, such as module load cuda")
+    python: Line | None = Field(None, description="starts Python in a job; left out, the interpreter that submits")
+    max_array_size: int | None = Field(None, ge=1, description="most tasks of one job array; left out, Slurm's own")
+    signal_seconds: int = Field(120, ge=5, description="seconds before the time limit, to save and requeue")
+    command_seconds: float = Field(60.0, gt=0, description="how long one call of sbatch, squeue, ... may take")
+    avoid_failed_nodes: bool = Field(True, description="whether a task is kept off the node that failed under it")
+    patience_minutes: float = Field(30.0, ge=0, description="how long a gate waits for a controller that is away")
+    settle_seconds: float = Field(
+        15.0, ge=0, description="how long a gate stays to see that Slurm, should it crash, still knows its jobs"
+    )
+    agents_per_job: int = Field(1, ge=1, description="agents that one finetuning job trains, one after another")
     generation: GpuJob = GpuJob()
     finetuning: GpuJob = GpuJob()
     merge: MergeJob = MergeJob()
@@ -205,8 +157,7 @@ class Slurm(Strict):
 
 
 # What sbatch takes from the environment, and the keys that say the same.
-_DEFAULTS = {"SBATCH_ACCOUNT": "account", "SBATCH_PARTITION": "partition", "SBATCH_QOS": "qos"}
-_RESERVATION = "SBATCH_RESERVATION"
+_DEFAULTS = {f"SBATCH_{key.upper()}": key for key in ("account", "partition", "qos", "reservation")}
 
 
 def with_defaults(cluster: Slurm, environment: Mapping[str, str]) -> Slurm:
@@ -217,14 +168,13 @@ def with_defaults(cluster: Slurm, environment: Mapping[str, str]) -> Slurm:
     ConfigError
         A variable holds what no such name has.
     """
-    names = unnamed(cluster, environment)
-    found: dict[str, object] = {_DEFAULTS[name]: environment[name] for name in names if name in _DEFAULTS}
-    if _RESERVATION in names:
-        found["options"] = {**cluster.options, "reservation": environment[_RESERVATION]}
-    return validate(Slurm, {**cluster.model_dump(), **found}, "SBATCH_* in the environment") if found else cluster
+    found: dict[str, object] = {_DEFAULTS[name]: environment[name] for name in unnamed(cluster, environment)}
+    if "reservation" in found:
+        found["options"] = {**cluster.options, "reservation": found.pop("reservation")}
+    return validate(Slurm, cluster.model_dump() | found, "SBATCH_* in the environment") if found else cluster
 
 
 def unnamed(cluster: Slurm, environment: Mapping[str, str]) -> list[str]:
     """Such variables for which a profile names nothing."""
-    found = [name for name, key in _DEFAULTS.items() if environment.get(name) and getattr(cluster, key) is None]
-    return found + [_RESERVATION] * bool(environment.get(_RESERVATION) and "reservation" not in cluster.options)
+    own = cluster.model_dump() | {"reservation": cluster.options.get("reservation")}
+    return [name for name, key in _DEFAULTS.items() if environment.get(name) and own[key] is None]
