@@ -16,9 +16,8 @@ from hpcmaf.errors import ConfigError, PlanChangedError
 from hpcmaf.files.publish import write_json, write_text
 from hpcmaf.jobs.debate import protocol_of
 from hpcmaf.launch.basecheck import check_base, check_targets
-from hpcmaf.run import problems as problemfiles
 from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import Plan, build_plan, check_continues
+from hpcmaf.run.plan import Plan, build_plan, check_continues, describe_problems
 from hpcmaf.tasks import Splits, get_task, leak_guard
 from hpcmaf.training.config import check_gpu_type, check_packages
 
@@ -90,7 +89,7 @@ def plan_run(run: RunDir, recipe: Recipe, profile: Profile) -> tuple[Plan, Split
         )
     splits = draw(recipe)
     leak_guard(splits.train, splits.eval)
-    problems = {"train": problemfiles.describe(splits.train), "eval": problemfiles.describe(splits.eval)}
+    problems = {"train": describe_problems(splits.train), "eval": describe_problems(splits.eval)}
     return build_plan(recipe, profile, problems, base), splits
 
 

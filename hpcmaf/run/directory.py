@@ -20,8 +20,7 @@ from hpcmaf.files.locking import lock
 from hpcmaf.files.publish import Amount, Count, Record, file_sha256, read_bytes, read_json, write_json, write_text
 from hpcmaf.run.markers import Marker
 from hpcmaf.run.plan import Plan, Stage, stage_id
-from hpcmaf.run.problems import describe, to_lines
-from hpcmaf.tasks.problems import Problem
+from hpcmaf.tasks.problems import Problem, to_lines
 
 _DRIVER_LOCK = ".driver.lock"
 
@@ -310,10 +309,9 @@ class RunDir:
         except FileNotFoundError as error:
             raise DataError(f"{self.root}: not a run directory (no plan.json); check the path") from error
 
-    def write_problems(self, split: str, problems: Sequence[Problem]) -> dict[str, Any]:
-        """Write a split's problems; returns its entry in the plan."""
+    def write_problems(self, split: str, problems: Sequence[Problem]) -> None:
+        """Write a split's problems."""
         write_text(self.problems(split), to_lines(problems))
-        return describe(problems)
 
     def read_problems(self, split: str, plan: Plan) -> list[Problem]:
         """Read a split's problems, checked against the plan.

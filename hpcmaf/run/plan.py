@@ -17,6 +17,7 @@ from hpcmaf.debate.methods import METHODS
 from hpcmaf.errors import DataError, PlanChangedError
 from hpcmaf.files.publish import Count, Record, read_json
 from hpcmaf.run.stages import STAGES, StageKind, StageSpec
+from hpcmaf.tasks.problems import Problem, to_lines
 
 SCHEMA = "hpcmaf-plan/1"
 
@@ -169,6 +170,11 @@ class _PlanFile(Record):
                 raise ValueError(f"{id} twice")
             known.add(id)
         return self
+
+
+def describe_problems(problems: Sequence[Problem]) -> dict[str, Any]:
+    """A split's entry in the plan: number of problems, and the digest of their file."""
+    return {"count": len(problems), "sha256": hashlib.sha256(to_lines(problems).encode()).hexdigest()}
 
 
 def shard_count(problems: int, generation: Generation) -> int:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,11 @@ def question_hash(question: str) -> str:
         )
     folded = " ".join(unicodedata.normalize("NFC", whole.casefold()).split())
     return hashlib.sha256(folded.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def to_lines(problems: Iterable[Problem]) -> str:
+    """The content of a file of problems, one JSON object per line."""
+    return "".join(json.dumps(asdict(problem)) + "\n" for problem in problems)
 
 
 class _Extra(Record):
@@ -117,7 +122,7 @@ def write_prepared(
             raise DataError(f"{path}: exists and was not written by 'hpcmaf data prepare'; choose another --out")
     for name, problems in pools.items():
         path = out / f"{name}.jsonl"
-        write_text(path, "".join(json.dumps(asdict(problem)) + "\n" for problem in problems))
+        write_text(path, to_lines(problems))
         about = {**extra[name], "task": task, "files": sorted(pools)}
         write_manifest(path, rows=len(problems), schema=SCHEMA, extra=about)
 

@@ -17,7 +17,7 @@ from hpcmaf.jobs.finetune import finetune_job
 from hpcmaf.jobs.serving import served_models
 from hpcmaf.run.attempts import begin
 from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import Plan, build_plan, check_continues, shard_count
+from hpcmaf.run.plan import Plan, build_plan, check_continues, describe_problems, shard_count
 from hpcmaf.tasks.problems import Problem
 
 PROBLEMS = {"train": {"count": 10, "sha256": "a"}, "eval": {"count": 7, "sha256": "b"}}
@@ -111,9 +111,9 @@ def test_a_stage_follows_stages_before_it(after: str, tmp_path: Path) -> None:
 def test_problems_are_frozen_in_the_run(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "odd name 'with' \"quotes\"")
     problems = [Problem("a", "1\x002 \u2028 \ud800", "3", {"level": "1"}), Problem("b", "q", None)]
-    made = build_plan(
-        load_recipe(), load_profile(), {"train": run.write_problems("train", problems), "eval": PROBLEMS["eval"]}, "b"
-    )
+    run.write_problems("train", problems)
+    planned = {"train": describe_problems(problems), "eval": PROBLEMS["eval"]}
+    made = build_plan(load_recipe(), load_profile(), planned, "b")
     assert run.read_problems("train", made) == problems
     run.problems("train").write_text("")
     with pytest.raises(PlanChangedError, match="not the problems this run was planned with"):
