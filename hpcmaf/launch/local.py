@@ -116,8 +116,7 @@ class Local(Scheduler):
         training a small model. The profile may say how many.
         """
         agents = stage.spec.fan_out == "agent"
-        left = len(tasks) + sum(len(one.tasks) for one in self._running if one.stage.id == stage.id)
-        size = self.profile.agents_per_job or -(-left // self.slots.count) if agents else 1
+        size = self.profile.agents_per_job or -(-len(stage.tasks) // self.slots.count) if agents else 1
         waiting = (task for task in tasks if not self.run.claimed(stage, task))
         while self.slots.free and (part := tuple(islice(waiting, size))):
             self._start(stage, part, halvings)

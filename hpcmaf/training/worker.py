@@ -9,6 +9,7 @@ with a folder of :class:`hpcmaf.training.launch.Entry`.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -28,6 +29,8 @@ _ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE":
 def main(folder: str, parent: str | None = None) -> int:
     """Do this process's part of all jobs of a list, until there are no more or one is stopped; returns an exit code."""
     die_with_parent(os.getppid() if parent is None else int(parent))
+    # What is imported is no garbage; the first job turns collection on when all is in place.
+    gc.disable()
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     try:
         base = None
