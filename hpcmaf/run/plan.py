@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +20,8 @@ from hpcmaf.run.stages import STAGES, StageKind, StageSpec
 from hpcmaf.tasks.problems import Problem, to_lines
 
 SCHEMA = "hpcmaf-plan/1"
+
+_MISSING = object()
 
 # Stage id and task.
 TaskKey = tuple[str, str]
@@ -212,15 +214,16 @@ def check_continues(old: Plan, new: Plan, where: str) -> None:
     PlanChangedError
         Names the first thing that differs.
     """
-    old_body, new_body = _unlimited(old.body()), _unlimited(new.body())
-    for key in _differences(old_body, new_body):
-        if _at(old_body, key, missing := object()) is missing:
+    for key, was, now in _differences(_unlimited(old.body()), _unlimited(new.body())):
+        if key.startswith("tasks.") and _MISSING in (was, now):
+            continue  # a plan without iterations has no training shards
+        if was is _MISSING:
             raise PlanChangedError(
                 f"{where}: the run was planned by an earlier version of hpcmaf, which had no {key}; "
                 "finish it with that version, or start a new run with --run NAME"
             )
         raise PlanChangedError(
-            f"{where}: the run was planned with {key} = {_at(old_body, key)}, now it is {_at(new_body, key)}; "
+            f"{where}: the run was planned with {key} = {was}, now it is {now}; "
             "undo the change, or start a new run with --run NAME"
         )
     if new.iterations < old.iterations:
@@ -234,25 +237,13 @@ def _unlimited(body: dict[str, Any]) -> dict[str, Any]:
     """The plan without what more iterations change; shards are compared as layout."""
     shards = {stage["kind"]: len(stage["tasks"]) for stage in body["stages"]}
     recipe = {key: value for key, value in body["recipe"].items() if key not in {"iterations", "description"}}
-    return {"recipe": recipe, "problems": body["problems"], "base": body["base"], "tasks": _known(shards, body)}
+    return {"recipe": recipe, "problems": body["problems"], "base": body["base"], "tasks": shards}
 
 
-def _known(shards: dict[str, int], body: dict[str, Any]) -> dict[str, int]:
-    # A plan without iterations has no training shards to compare.
-    return shards if body["recipe"]["iterations"] else {"eval": shards["eval"]}
-
-
-def _differences(old: Any, new: Any, prefix: str = "") -> Sequence[str]:
+def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Keys under which two mappings differ, with both values."""
     if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            found
-            for key in sorted(old.keys() & new.keys() if prefix == "tasks" else old.keys() | new.keys())
-            for found in _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
-        ]
-    return [] if old == new else [prefix]
-
-
-def _at(body: Any, key: str, missing: Any = None) -> Any:
-    for part in key.split("."):
-        body = body.get(part, missing) if isinstance(body, dict) else missing
-    return body
+        for key in sorted(old.keys() | new.keys()):
+            yield from _differences(old.get(key, _MISSING), new.get(key, _MISSING), f"{prefix}.{key}" if prefix else key)
+    elif old != new:
+        yield prefix, old, new

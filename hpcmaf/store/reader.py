@@ -139,13 +139,8 @@ class Store:
                 f"{self.path}: holds no problem {problem_id!r}; "
                 f"its ids look like {', '.join(map(repr, self.problem_ids[:3])) or 'nothing, it is empty'}"
             )
-        return self.transcript(self._rows_by_id[problem_id], gold)
-
-    def transcript(self, i: int, gold: bool = False) -> Transcript:
-        """The debate in row ``i`` (0-based), with the gold label if ``gold``."""
-        if not 0 <= i < len(self):
-            raise IndexError(f"row {i} of a store of {len(self)} problems")
-        return self._block(i, i + 1, gold)[0]
+        row = self._rows_by_id[problem_id]
+        return self._block(row, row + 1, gold)[0]
 
     def transcripts(self, gold: bool = False) -> Iterator[Transcript]:
         """Yield debates in stored order, a few in memory at a time."""

@@ -140,7 +140,7 @@ class Ours:
     def pick(self, path: Path, rows: list[int]) -> None:
         with Store(path) as store:
             for row in rows:
-                assert store.transcript(row, gold=True).problem.id == f"p{row}"
+                assert store.find(f"p{row}", gold=True).problem.id == f"p{row}"
 
 
 def _seconds(repeat: int, work: Callable[[], object]) -> float:

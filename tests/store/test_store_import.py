@@ -60,7 +60,8 @@ def test_any_number_of_agents_and_rounds(tmp_path: Path, agents: int, rounds: in
     import_debates(write(tmp_path, {"Q": entry(agents, rounds)}), tmp_path / "a.h5", "math")
     with Store(tmp_path / "a.h5") as store:
         assert (store.info.agents, store.info.rounds) == (agents, rounds)
-        assert (store.transcript(0).agents, store.transcript(0).rounds) == (agents, rounds)
+        [debate] = store
+        assert (debate.agents, debate.rounds) == (agents, rounds)
 
 
 def test_questions_that_differ_in_case_alone_are_two(tmp_path: Path) -> None:
@@ -89,7 +90,8 @@ def test_gold_by_task(tmp_path: Path, task: str, form: str, solution: Any, gold:
     import_debates(write(tmp_path, {"Q": entry(solution=solution)}), tmp_path / "a.h5", task)
     with Store(tmp_path / "a.h5") as store:
         assert (store.info.task, store.info.answer_form) == (task, form)
-        assert store.transcript(0, gold=True).problem.gold == gold
+        [debate] = store.transcripts(gold=True)
+        assert debate.problem.gold == gold
 
 
 def altered(change) -> dict:

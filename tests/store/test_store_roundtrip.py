@@ -80,8 +80,7 @@ def test_any_text_survives(content: tuple[StoreInfo, list[Transcript]]) -> None:
             assert store.info == info
             assert store.problem_ids == [t.problem.id for t in made]
             assert list(store.transcripts(gold=True)) == made
-            for row, transcript in enumerate(made):
-                assert store.transcript(row, gold=True) == transcript
+            for transcript in made:
                 assert store.find(transcript.problem.id, gold=True) == transcript
             hidden = [replace(t, problem=replace(t.problem, gold=None)) for t in made]
             assert list(store) == hidden
@@ -212,15 +211,6 @@ with Store(path) as store:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "a.h5.manifest.json"]
 
 
-def test_reading_rows_that_are_not_there(store: Path) -> None:
-    with Store(store) as opened:
-        for row in (-1, 40):
-            with pytest.raises(IndexError):
-                opened.transcript(row)
-        with pytest.raises(StoreError, match="no problem 'nobody'"):
-            opened.find("nobody")
-
-
 def test_a_store_without_gold_columns_still_reads(store: Path, make_debate) -> None:
     """Reading without gold opens none of its datasets: not even their headers."""
     with h5py.File(store, "r+") as file:
@@ -231,7 +221,7 @@ def test_a_store_without_gold_columns_still_reads(store: Path, make_debate) -> N
         assert read[7].answers == make_debate(7).answers
         assert opened.find("problem-00003").problem.gold is None
         with pytest.raises(StoreError, match="has_gold"):
-            opened.transcript(0, gold=True)
+            opened.find("problem-00000", gold=True)
 
 
 def test_poisoned_gold_is_never_touched(store: Path, make_debate) -> None:
@@ -248,9 +238,9 @@ def test_poisoned_gold_is_never_touched(store: Path, make_debate) -> None:
     store.write_bytes(spoiled)
     with Store(store) as opened:
         assert [t.answers for t in opened] == [make_debate(row).answers for row in range(40)]
-        for row in (0, 39):
+        for problem in ("problem-00000", "problem-00039"):
             with pytest.raises(StoreError, match="has_gold"):
-                opened.transcript(row, gold=True)
+                opened.find(problem, gold=True)
 
 
 def test_importing_the_room_is_cheap() -> None:
