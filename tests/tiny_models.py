@@ -112,3 +112,41 @@ def answering_model(folder: Path, digits: str, context: int = 512) -> Path:
         heard[said, 0], heard[tokenizer.eos_token_id, 1] = 8, 18
     model.save_pretrained(folder)
     return folder
+
+
+THINKING_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>"
+    "{% if m['role'] == 'assistant' and not loop.last %}{{ m['content'].split('</think>')[-1] }}"
+    "{% else %}{{ m['content'] }}{% endif %}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>"
+    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}{% endif %}"
+)
+
+
+def thinking_model(folder: Path, digits: str, context: int = 512) -> Path:
+    """An :func:`answering_model` that first writes a thought, of as many ``~`` as it pleases.
+
+    Its template takes thoughts out of earlier turns, and none of its thoughts' characters is in any prompt.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    answering_model(folder, digits, context)
+    tokenizer, model = tiny_tokenizer(THINKING_TEMPLATE), AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer.add_tokens(["<think>", "</think>"])
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    rules = ((["<|assistant|>"], ["<think>"]), (["<think>"], ["~"]), (["~"], ["~", "</think>"]))
+    own = slice(2, 2 + len(rules))
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight[own] = 0
+            layer.mlp.down_proj.weight[own] = 0
+        seen, heard = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+        seen[-2:, 0], seen[-2:, 1], heard[-2:, :2] = 8, 0, 0
+        seen[:, own], heard[:, own] = 0, 0
+        for channel, (after, then) in enumerate(rules, own.start):
+            seen[tokenizer.convert_tokens_to_ids(after), channel] = 8
+            heard[tokenizer.convert_tokens_to_ids(then), channel] = 24
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
