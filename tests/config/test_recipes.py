@@ -17,7 +17,6 @@ from hpcmaf.config.recipe import Recipe, Training, load_recipe, shipped_recipes
 from hpcmaf.launch.prepare import plan_run
 from hpcmaf.run.directory import RunDir
 from hpcmaf.study import load_study, shipped_studies
-from hpcmaf.study.drive import plan_study, savings
 from tests.tasks.conftest import gsm8k_rows, math_record, write_jsonl
 from tests.tiny_models import tiny_model
 
@@ -134,19 +133,6 @@ def test_every_study_can_be_laid_out(name: str) -> None:
     assert len(set(roots)) == len(roots) and all(entry.recipe.seed >= 0 for entry in study.runs)
     head = (RECIPES / "studies" / f"{name}.yaml").read_text().splitlines()[0]
     assert head.startswith(f"# hpcmaf study {name}")
-
-
-@pytest.mark.slow
-def test_a_study_of_large_models_can_be_planned_and_shares(
-    tmp_path: Path, bases: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "phi.yaml").write_text(
-        "tasks: [arithmetic]\nmodels: [phi3-mini]\nmethods: [debate, unique-id, cooperative, cooperative-ft]\n"
-    )
-    overrides = [f"model.path={bases['phi3-mini']}", "task.train=4", "task.eval=4"]
-    study = load_study(str(tmp_path / "phi.yaml"), overrides=overrides, iterations=1, root=tmp_path / "runs")
-    shared = [taken for _, taken, _ in savings(plan_study(study, load_profile()))]
-    assert shared == [0, 0, 0, 1], "cooperative-ft takes over cooperative's evaluation"
 
 
 @pytest.mark.slow

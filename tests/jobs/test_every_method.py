@@ -181,25 +181,6 @@ def test_training_sets_hold_what_the_method_says_and_nothing_else(studied: Studi
 # --- together -------------------------------------------------------------------
 
 
-def test_what_is_the_same_is_computed_once(studied: Studied) -> None:
-    """Methods that practise alike take the first one's debates over; and what they train on them alike, too."""
-    first: dict[tuple[object, ...], str] = {}
-    for name in TRAINED:
-        row = METHODS[name]
-        first.setdefault((row.rollout, row.summaries, row.critic_style, row.ids, row.temperature), name)
-    assert {name for name, tasks in studied.worked.items() if "it01/debate 00000" in tasks} == set(first.values())
-    for name, owner in {
-        "no-interaction": "maft",
-        "maft-no-critic": "maft",
-        "single-agent-ft-no-debate": "single-agent-ft",
-    }.items():
-        assert not [task for task in studied.worked[name] if task.startswith("it01/finetune")]
-        for agent in LEARNERS[METHODS[name].trained]:
-            file = "adapter_model.safetensors"
-            ours, theirs = (studied.run(run).agent(1, agent) / file for run in (name, owner))
-            assert ours.read_bytes() == theirs.read_bytes()
-
-
 def test_all_methods_stand_in_one_table(studied: Studied) -> None:
     study = studied.study
     report = aggregate([entry.run.root for entry in study.runs], study.report, baseline=study.baseline)

@@ -13,7 +13,6 @@ import os
 from collections import Counter
 from math import sqrt
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,14 +23,12 @@ from hpcmaf.config.profile import load_profile
 from hpcmaf.config.recipe import load_recipe
 from hpcmaf.engines import Request
 from hpcmaf.errors import LeakError
-from hpcmaf.jobs import debate as debate_stage
 from hpcmaf.launch.advance import recover
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
 from hpcmaf.store import verify
 from hpcmaf.tasks import get_task
-from hpcmaf.tasks.problems import question_hash
 from hpcmaf.tasks.splits import Splits
 from tests.jobs.playing import EVAL, MUTE, SHAPE, TRAIN, M, N, Played, begin, play, reply, run_task, tasks
 
@@ -216,13 +213,6 @@ def test_each_model_learns_from_its_own_data_of_this_iteration_alone(played: Pla
         assert texts[t - 1] <= said
 
 
-def test_finetuning_may_start_from_the_base_and_take_loss_on_all_turns(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done = play(tmp_path / "run", monkeypatch, "training.start_from=base", "training.loss_on=all_turns")
-    assert all(job.start is None and job.loss_on == "all_turns" for job in done.jobs.values())
-
-
 # --- 6: evaluation ------------------------------------------------------------------
 
 
@@ -258,17 +248,6 @@ def test_evaluation_questions_among_the_training_questions_are_refused(
     assert left.value.code == 5
     assert capsys.readouterr().err.count("error: ") == 1
     assert not (tmp_path / "run/plan.json").exists() and not (tmp_path / "again/plan.json").exists()
-
-
-def test_a_source_whose_splits_overlap_gives_none_that_do(tmp_path: Path) -> None:
-    """Disjoint by construction, by normalised question, even where the source's own splits are not."""
-    both = [{"question": f"What is {i}+1?", "answer": str(i + 1)} for i in range(30)]
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in both))
-    loud = [{"question": f"  WHAT is\n{i}+1? ", "answer": str(i + 1)} for i in range(20, 40)]
-    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in loud))
-    splits = get_task("jsonl").splits(tmp_path, 20, 20, 0)
-    held = {question_hash(problem.question) for problem in splits.eval}
-    assert len(held) == 20 and not held & {question_hash(problem.question) for problem in splits.train}
 
 
 # --- resume ---------------------------------------------------------------------------
@@ -365,13 +344,3 @@ def test_the_ledger_has_every_token_of_every_agent(played: Played) -> None:
         for stage in ("debate", "merge", "finetune", "eval", "score"):
             spent = [row for row in rows if row["stage"] == stage and row["wall_seconds"] > 0]
             assert spent and all(row["peak_memory_bytes"] > 0 and "gpu_seconds" in row for row in spent)
-
-
-def test_a_resumed_task_counts_all_its_time_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Generation of earlier attempts, and this attempt from its start to its end."""
-    spent: list[dict[str, float]] = []
-    context = SimpleNamespace(started=100.0, spend=lambda agent=None, **amounts: spent.append(amounts))
-    monkeypatch.setattr(debate_stage.time, "monotonic", lambda: 110.0)
-    engine = SimpleNamespace(seconds=34.0, gpus=2, peak_memory_bytes=1, means=dict)
-    debate_stage._spend(context, [], engine, SimpleNamespace(seconds=30.0))
-    assert (spent[-1]["wall_seconds"], spent[-1]["gpu_seconds"]) == (40.0, 68.0)

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from hpcmaf.cli.options import read_options
 from hpcmaf.config.profile import load_profile
 from hpcmaf.config.recipe import load_recipe
 from hpcmaf.debate.methods import METHODS
@@ -19,7 +18,7 @@ from hpcmaf.errors import ConfigError, DataError
 from hpcmaf.files import publish
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.run.directory import RunDir
-from tests.jobs.playing import MUTE, N, Played, begin, play, reply
+from tests.jobs.playing import MUTE, N, Played, play, reply
 
 SMALL = ("debate.rounds=2", "task.train=24", "task.eval=6", "task.prompts=default")
 AGENTS = [f"{role}-{n}" for role in ("generator", "critic") for n in range(N)]
@@ -173,32 +172,7 @@ def test_gold_is_read_by_star_and_evaluation_alone(tmp_path: Path, monkeypatch: 
         assert len(outcomes) == 3 and outcomes[0] == outcomes[1] == outcomes[2]
 
 
-def test_no_debate_is_shown_gold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Out of reach, and not merely unread; the store has it nonetheless."""
-    from hpcmaf.jobs import debate as stage
-
-    real, seen = stage.debate, []
-
-    async def watched(problem: Any, *rest: Any) -> Any:
-        seen.append(problem.gold)
-        return await real(problem, *rest)
-
-    monkeypatch.setattr(stage, "debate", watched)
-    done = play(tmp_path / "run", monkeypatch, *SMALL, iterations=1)
-    assert seen and set(seen) == {None}
-    assert all(debate.problem.gold for debate in done.debates(1))
-
-
 # --- choosing one ---------------------------------------------------------------
-
-
-def test_method_is_an_option(tmp_path: Path) -> None:
-    asked = read_options(
-        "arithmetic/micro", "local", "maft-no-critic", 5, 1, str(tmp_path / "x"), ("debate.agents=4",), ()
-    )
-    assert (asked.recipe.method, asked.recipe.debate.agents) == ("maft-no-critic", 5)
-    with pytest.raises(ConfigError, match="unknown method 'maff'"):
-        read_options("arithmetic/micro", "local", "maff", None, None, str(tmp_path / "x"), (), ())
 
 
 @pytest.mark.parametrize("name", ["unique-id", "cooperative", "cooperative-ft"])
@@ -229,10 +203,3 @@ def test_transfer_trains_on_one_task_and_is_evaluated_on_another(
     assert (metrics["task"], metrics["trained_on"]) == ("jsonl", "arithmetic")
     assert "the expression below" not in done.requests["it01/eval"][0].messages[0]["content"]
     assert "the expression below" in done.requests["it01/debate"][0].messages[0]["content"]
-
-
-def test_transfer_keys_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"evaluate_on\.train: unknown key"):
-        begin(tmp_path / "run", monkeypatch, "evaluate_on={name: arithmetic, train: 3}")
-    with pytest.raises(ConfigError, match="there is no task 'x'"):
-        begin(tmp_path / "run", monkeypatch, "evaluate_on={name: x}")

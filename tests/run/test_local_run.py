@@ -130,13 +130,6 @@ def test_another_plan_is_refused(finished: RunDir) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_two_drivers_of_one_run(finished: RunDir) -> None:
-    with finished.drive():
-        result = submit(finished.root, 1, *SMALL)
-    assert result.returncode == 9
-    assert result.stderr.startswith("error: ")
-
-
 def test_a_failing_stage_stops_the_run_and_names_its_log(finished: RunDir, tmp_path: Path) -> None:
     """A truncated shard is found by the merge; mended, the same command goes on."""
     import shutil

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from hpcmaf.debate.society import Society
 from hpcmaf.errors import DataError, EngineError, PlanChangedError
 from hpcmaf.files.publish import write_json, write_text
 from hpcmaf.jobs import task as entry
-from hpcmaf.jobs.context import TaskContext
 from hpcmaf.launch.advance import recover, sweep
 from hpcmaf.launch.local import Local
 from hpcmaf.launch.machine import Machine
@@ -206,18 +204,3 @@ def test_results_without_a_plan_are_not_taken_for_another_plans(tmp_path: Path) 
     with pytest.raises(PlanChangedError, match=r"holds results but no plan\.json"):
         prepare_run(run, load_recipe(), profile())
     assert not run.plan.exists()
-
-
-def test_causes_of_failure_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, plan = planned(tmp_path)
-    write_json(run.profile, profile().model_dump(mode="json"))
-    run.marker(plan.stage("it01/merge"), "all").unlink()
-
-    def torn(_: TaskContext) -> None:
-        raise DataError("shard torn; fetch it")
-
-    monkeypatch.setattr(StageSpec, "load", lambda spec: torn)
-    with pytest.raises(DataError):
-        attempt(run, plan, "it01/merge", "all")
-    cause = json.loads((run.attempts(plan.stage("it01/merge"), "all") / "0001" / "cause.json").read_text())
-    assert (cause["message"], cause["exit_code"], cause["expected"]) == ("shard torn; fetch it", 4, True)

@@ -7,12 +7,12 @@ from fractions import Fraction
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
-from hpcmaf.config.recipe import Selection
 from hpcmaf.selection.balance import cap_counts, drawer, exact_counts, mix_trajectories
 
 sizes = st.integers(0, 60)
+# A busy machine takes longer than hypothesis allows.
+unhurried = settings(deadline=None)
 shares = st.integers(0, 20).map(lambda twentieth: twentieth / 20)
 
 
@@ -34,6 +34,7 @@ def test_exact_counts(positives, negatives, w, expected):
     assert exact_counts(positives, negatives, w) == expected
 
 
+@unhurried
 @given(sizes, sizes, shares)
 def test_exact_has_share_w_and_is_as_large_as_both_allow(positives, negatives, w):
     kept_positives, kept_negatives = exact_counts(positives, negatives, w)
@@ -45,6 +46,7 @@ def test_exact_has_share_w_and_is_as_large_as_both_allow(positives, negatives, w
     assert any(kept == have for kept, (have, part) in zip((kept_positives, kept_negatives), needs, strict=True) if part)
 
 
+@unhurried
 @given(sizes, sizes, shares)
 def test_cap_keeps_all_positives_and_bounds_the_share(positives, negatives, w):
     kept_positives, kept_negatives = cap_counts(positives, negatives, w)
@@ -54,7 +56,7 @@ def test_cap_keeps_all_positives_and_bounds_the_share(positives, negatives, w):
         assert kept_negatives + 1 > Fraction(str(w)) * (kept_positives + kept_negatives + 1)
 
 
-@settings(deadline=None)  # a busy machine takes longer than hypothesis allows
+@unhurried
 @given(st.sets(st.integers(0, 200), max_size=40), st.sets(st.integers(201, 400), max_size=40), shares, st.data())
 def test_draws_do_not_depend_on_order(positives, negatives, w, data):
     mix = data.draw(st.sampled_from(["exact", "cap", "released"]))
@@ -75,17 +77,6 @@ def test_draws_differ_between_agents_iterations_and_seeds():
     assert len(set(sets)) == 4
 
 
-def test_every_positive_is_drawn_equally_often():
-    positives, negatives = [f"p{i}" for i in range(10)], [f"n{i}" for i in range(5)]
-    times = dict.fromkeys(positives, 0)
-    for seed in range(400):
-        for problem in mix_trajectories(positives, negatives, 0.5, "exact", drawer(seed, 1, "critic-0")) & set(
-            positives
-        ):
-            times[problem] += 1
-    assert all(150 < count < 250 for count in times.values())  # 200 expected, sd 10
-
-
 def test_released_keeps_all_negatives_and_a_positive_after_about_half_of_them():
     positives, negatives = [f"p{i}" for i in range(400)], [f"n{i}" for i in range(400)]
     chosen = mix_trajectories(positives, negatives, 0.0, "released", drawer(1, 1, "critic-0"))
@@ -94,9 +85,3 @@ def test_released_keeps_all_negatives_and_a_positive_after_about_half_of_them():
     # The released code crashes here.
     few = mix_trajectories(positives[:2], negatives, 0.5, "released", drawer(1, 1, "critic-0"))
     assert few == set(negatives) | set(positives[:2])
-
-
-@pytest.mark.parametrize(("w", "mix"), [(-0.1, "exact"), (1.1, "cap"), (float("nan"), "exact"), (0.5, "all")])
-def test_out_of_range_is_refused(w, mix):
-    with pytest.raises(ValidationError):
-        Selection(w=w, mix=mix)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 from hpcmaf.errors import StoreError
 from hpcmaf.files.publish import check_manifest, manifest_path
-from hpcmaf.store import Store, merge, verify, write_store
+from hpcmaf.store import merge, write_store
 
 COUNT = 35
 
@@ -42,14 +41,6 @@ def test_the_cut_does_not_show(tmp_path: Path, cut, info, make_debate) -> None:
         manifest = merge(cut(name, parts), out, expected_ids=ids(range(COUNT)))
         assert out.read_bytes() == wanted.read_bytes(), name
         assert manifest == check_manifest(out) and manifest.rows == COUNT
-
-
-def test_a_merged_store_may_be_merged_again(tmp_path: Path, cut) -> None:
-    paths = cut("two", [range(5), range(5, 9)])
-    merge(paths, tmp_path / "all.h5")
-    merge([tmp_path / "all.h5"], tmp_path / "again.h5")
-    assert (tmp_path / "again.h5").read_bytes() == (tmp_path / "all.h5").read_bytes()
-    assert verify(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -116,27 +107,3 @@ def test_a_copy_that_differs_is_not_published(tmp_path: Path, cut, monkeypatch) 
     with pytest.raises(StoreError, match="copy of problem 'problem-00006' differs"):
         merge(paths, tmp_path / "out.h5")
     assert not (tmp_path / "out.h5").exists()
-
-
-def test_memory_does_not_grow_with_the_store(tmp_path: Path, info, make_debate) -> None:
-    """Writing, reading and merging 5 times the debates takes little more memory.
-
-    Ids are kept (they must be unique); texts are not, of which the larger
-    store holds 3 MB.
-    """
-    text = "so the answer must be four, as two and two are " * 8
-
-    def peak(count: int) -> float:
-        folder = tmp_path / str(count)
-        tracemalloc.start()
-        path = folder / "shard-00000.h5"
-        write_store(path, info, (make_debate(row, text=text) for row in range(count)))
-        with Store(path) as store:
-            assert sum(1 for _ in store) == count
-        merge([path], folder / "out.h5")
-        high = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return high / 1e6
-
-    small, large = peak(150), peak(750)
-    assert large < small + 1, (small, large)

@@ -224,25 +224,6 @@ def test_a_store_without_gold_columns_still_reads(store: Path, make_debate) -> N
             opened.find("problem-00000", gold=True)
 
 
-def test_poisoned_gold_is_never_touched(store: Path, make_debate) -> None:
-    """Every byte of the gold columns is spoiled; only who asks for gold stumbles."""
-    with h5py.File(store, "r") as file:
-        places = []
-        for name in ("problems/gold/data", "problems/gold/offsets", "problems/has_gold"):
-            dataset = file[name].id
-            places += [dataset.get_chunk_info(k) for k in range(dataset.get_num_chunks())]
-    spoiled = bytearray(store.read_bytes())
-    for place in places:
-        for at in range(place.byte_offset, place.byte_offset + place.size):
-            spoiled[at] ^= 0xFF
-    store.write_bytes(spoiled)
-    with Store(store) as opened:
-        assert [t.answers for t in opened] == [make_debate(row).answers for row in range(40)]
-        for problem in ("problem-00000", "problem-00039"):
-            with pytest.raises(StoreError, match="has_gold"):
-                opened.find(problem, gold=True)
-
-
 def test_importing_the_room_is_cheap() -> None:
     code = (
         "import sys, hpcmaf.store; print([m for m in ('torch', 'transformers', 'sympy', 'rich') if m in sys.modules])"

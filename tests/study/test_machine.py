@@ -15,10 +15,8 @@ from hpcmaf.config.profile import Profile
 from hpcmaf.errors import DataError, StageError
 from hpcmaf.jobs import task as entry
 from hpcmaf.launch import local
-from hpcmaf.launch.local import Local
 from hpcmaf.launch.machine import Machine
 from hpcmaf.launch.progress import Watcher
-from hpcmaf.launch.scheduler import States
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
 from hpcmaf.study.drive import drive_study, plan_study, savings
@@ -97,26 +95,6 @@ def test_runs_share_the_slots_and_nothing_is_computed_twice(tmp_path: Path, slot
     assert len(attempts) == to_compute
     assert all(one.run.metrics(0).exists() and not one.run.claimed(one.plan.stages[0], "00000") for one in planned)
     assert "taken over from" in said and "arithmetic-micro-maft-seed0: it00/eval 00000 done in" in said
-
-
-def test_a_free_slot_goes_to_the_run_begun_first(
-    tmp_path: Path, slots: Profile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun: list[Local] = []
-    make, start = Local.__init__, Local._start
-    monkeypatch.setattr(Local, "__init__", lambda here, *words: begun.append(here) or make(here, *words))
-
-    def starts(here: Local, *words: object) -> None:
-        for other in begun[: begun.index(here)]:
-            in_flight = {(one.stage.id, task): one for one in other._running for task in one.tasks}
-            states = States(other.plan, other.run.done_tasks(other.plan), in_flight)
-            waiting = [task for stage in states.ready() for task in states.missing(stage)]
-            assert not waiting, f"{here.run.root.name} before {other.run.root.name}"
-        start(here, *words)
-
-    monkeypatch.setattr(Local, "_start", starts)
-    drive(lay_out(tmp_path, "maft, union-data, single-agent-ft", iterations=2), slots)
-    assert len(begun) > 2
 
 
 def test_a_failing_run_does_not_hold_up_the_others(

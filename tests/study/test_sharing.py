@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hpcmaf.errors import DataError, StageError
+from hpcmaf.errors import StageError
 from hpcmaf.store import verify
 from hpcmaf.study import Study, load_study
 from hpcmaf.study.drive import plan_study, savings
@@ -155,14 +155,3 @@ def test_adoption_waits_for_the_marker(tmp_path: Path, hands: Hands) -> None:
     (task,) = shared_tasks(planned[1], planned[:1])
     assert not adopt(task, planned[1].run)
     assert not planned[1].run.root.exists()
-
-
-def test_damage_names_its_class(tmp_path: Path, hands: Hands) -> None:
-    laid = lay_out(tmp_path, "maft, debate")
-    first, second = laid.runs
-    hands.drive(Study(laid.name, laid.root, (first,)))
-    first.run.shard(0, "eval", 0).write_bytes(b"")
-    planned = plan_study(laid, PROFILE)
-    (task,) = shared_tasks(planned[1], planned[:1])
-    with pytest.raises(DataError, match="damaged"):
-        adopt(task, second.run)

@@ -71,12 +71,6 @@ def test_a_single_split_of_another_name(tmp_path) -> None:
         load("gsm8k", tmp_path / "two", {"default": everything | {"more": gsm8k_rows("y", 2)}})
 
 
-def test_the_real_client_fails_in_one_line() -> None:
-    with pytest.raises(DataError, match="neither a path here nor to be had from the hub") as caught:
-        list(read_hub("nobody/there-is-no-such-data-set", ()))
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize("listening", [True, False], ids=["silent", "refusing"])
 def test_a_hub_that_cannot_be_reached_is_one_line_within_seconds(listening: bool) -> None:
     code = """
