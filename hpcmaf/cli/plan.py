@@ -13,7 +13,8 @@ from hpcmaf.errors import UsageError
 
 if TYPE_CHECKING:
     from hpcmaf.config.profile import Profile
-    from hpcmaf.launch.slurm.preview import PlannedJob, Recording
+    from hpcmaf.launch.slurm.preview import Recording
+    from hpcmaf.launch.slurm.submissions import Submission
     from hpcmaf.run.plan import Plan
 
 # Whoever reads a pipe breaks lines for themselves.
@@ -68,9 +69,9 @@ def show_plan(options: RunOptions, stage: str | None = None) -> None:
     # Whole lines, so that what is shown is what would be sent.
     width = None if sys.stdout.isatty() else _PIPE_WIDTH
     console = Console(width=width, highlight=False, soft_wrap=True, markup=False)
-    for job in _scripts(sent, stage) if sent else ():
-        console.print(f"### {'gate behind ' if job.kind == 'gate' else ''}{job.stage}", style="dim")
-        console.print(f"{job.script(profile).rstrip()}\n")
+    for job in _shown(sent, stage) if sent else ():
+        console.print(f"### {'gate behind ' if job.gate else ''}{job.stage}", style="dim")
+        console.print(f"{sent.script(job).rstrip()}\n")
     console.print(_headline(options, plan), style="bold")
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("stage", "after", "tasks", *(("jobs", "GPU-hours") if sent else ())):
@@ -81,7 +82,8 @@ def show_plan(options: RunOptions, stage: str | None = None) -> None:
         row = [one.id, ", ".join(one.after) or "-", "done" if not left else f"{left} of {tasks}"]
         if sent is not None:
             at_once = profile.cluster.resources(one.spec.resources).at_once
-            row += [_jobs(sent.of(one.id), at_once), f"{hours:,.1f}" if (hours := sent.gpu_hours(one)) else "-"]
+            sizes = [len(job.elements) for job in sent.submitted if job.stage == one.id and not job.gate]
+            row += [_jobs(sizes, at_once), f"{hours:,.1f}" if (hours := sent.gpu_hours(one)) else "-"]
         table.add_row(*row, style="" if left else "dim", end_section=True)
     console.print(table, soft_wrap=False)
     console.print()
@@ -90,8 +92,8 @@ def show_plan(options: RunOptions, stage: str | None = None) -> None:
     if sent is None:
         console.print(f"{total}, {profile.slots()} at once on this machine", style="bold")
     else:
-        gates = sum(job.kind == "gate" for job in sent.jobs)
-        console.print(f"{total}, in {len(sent.jobs)} submissions, {gates} of them gates", style="bold")
+        gates = sum(job.gate for job in sent.submitted)
+        console.print(f"{total}, in {len(sent.submitted)} submissions, {gates} of them gates", style="bold")
         console.print(_ceiling(plan, profile, sent), style="bold")
         for line in _remarks(sent):
             console.print(line, style="dim")
@@ -99,13 +101,13 @@ def show_plan(options: RunOptions, stage: str | None = None) -> None:
         console.print(f"warning: {found.text}; {found.remedy}", style="bold")
 
 
-def _scripts(sent: Recording, stage: str | None) -> list[PlannedJob]:
+def _shown(sent: Recording, stage: str | None) -> list[Submission]:
     """The jobs whose batch scripts are shown: a stage's and its gates', or the first of each kind."""
     if stage is not None:
-        return [job for job in sent.jobs if job.stage == stage]
-    first: dict[str, PlannedJob] = {}
-    for job in sent.jobs:
-        first.setdefault(job.kind, job)
+        return [job for job in sent.submitted if job.stage == stage]
+    first: dict[str, Submission] = {}
+    for job in sent.submitted:
+        first.setdefault("gate" if job.gate else sent.plan.stage(job.stage).kind, job)
     return list(first.values())
 
 
@@ -118,16 +120,16 @@ def _headline(options: RunOptions, plan: Plan) -> str:
     )
 
 
-def _jobs(jobs: Sequence[PlannedJob], at_once: int | None) -> str:
-    """A stage's jobs, such as ``arrays of 334+333+333, 20 at once``."""
-    if not jobs:
+def _jobs(sizes: Sequence[int], at_once: int | None) -> str:
+    """A stage's jobs, such as ``3 arrays of 334+333+333, 20 at once``."""
+    if not sizes:
         return "-"
-    sizes = [len(job.elements) for job in jobs]
+    s = "s" * (len(sizes) > 1)
     if max(sizes) == 1:
-        what = f"{len(jobs)} job{'s' * (len(jobs) > 1)}"
+        what = f"{len(sizes)} job{s}"
     else:
         share = "+".join(map(str, sizes)) if len(sizes) < 5 else f"{min(sizes)} to {max(sizes)}"
-        what = f"{len(jobs)} array{'s' * (len(jobs) > 1)} of {share}"
+        what = f"{len(sizes)} array{s} of {share}"
     return what + (f", {at_once} at once" if at_once and at_once < sum(sizes) else "")
 
 
@@ -149,8 +151,8 @@ def _remarks(sent: Recording) -> Iterator[str]:
     from hpcmaf.launch.slurm.preview import UNKNOWN_TAG
 
     yield f"MaxArraySize: {sent.array_limit()}"
-    if sent.jobs:
-        drawn = f"{UNKNOWN_TAG} in names is drawn at the first submission, " if UNKNOWN_TAG in sent.jobs[0].name else ""
+    if sent.submitted:
+        drawn = f"{UNKNOWN_TAG} in names is drawn at the first submission, " if UNKNOWN_TAG in sent.tag else ""
         yield f"in scripts, {drawn}JOB_0007 stands for the id of the job whose name ends in .0007"
     if sent.begun:
         yield "this run was submitted before: jobs still queued or running count as left here"

@@ -100,8 +100,6 @@ class Local(Scheduler):
                 running.tasks.remove(task)
                 self.watcher.finished(running.stage, task, time.monotonic() - running.started)
                 running.started = time.monotonic()
-                if running.tasks:
-                    self.watcher.started(running.stage, running.tasks[0])
         for running in over:
             self._running.remove(running)
             self.slots.give(running.slot)
@@ -133,7 +131,6 @@ class Local(Scheduler):
         job = submit_local(self.run, stage, tasks, name, self.plan.identity, self.profile, slot, halvings)
         self.log.confirm(name, job.job_id)
         self._running.append(_Running(stage, list(tasks), slot, name, job, time.monotonic()))
-        self.watcher.started(stage, tasks[0])
 
     def causes(self, states: States, stage: Stage, tasks: Sequence[str]) -> dict[str, Cause]:
         """What the tasks have left."""

@@ -1,13 +1,12 @@
-"""What is happening: live bars in a terminal, plain lines in a log file."""
+"""What is happening: a live bar in a terminal, plain lines in a log file."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.launch.estimate import clock, estimate, read_progress
@@ -16,7 +15,6 @@ from hpcmaf.run.plan import Plan, Stage, TaskKey
 
 LOG_INTERVAL_SECONDS = 30.0
 _ESTIMATE_INTERVAL_SECONDS = 2.0
-_ALL = ("", "")
 
 
 class Watcher:
@@ -27,10 +25,10 @@ class Watcher:
     run, plan, profile
         What runs, and how much of it at once.
     console
-        A terminal gets bars, anything else a line per event.
+        A terminal gets a bar, anything else a line per event.
     among
         Whether it is one of several runs: lines begin with its name, and
-        bars and time left are for whoever sees them all.
+        bar and time left are for whoever sees them all.
     """
 
     def __init__(self, run: RunDir, plan: Plan, profile: Profile, console: Console, *, among: bool = False) -> None:
@@ -38,44 +36,33 @@ class Watcher:
         self.console, self.among = console, among
         self._total = sum(len(stage.tasks) for stage in plan.stages)
         self._done: dict[str, set[str]] = {stage.id: set() for stage in plan.stages}
-        self._bars: Progress | None = None
-        self._rows: dict[TaskKey, TaskID] = {}
+        self._bar: Progress | None = None
         self._last_line = time.monotonic()
         self._left, self._estimated = "", 0.0
 
     def __enter__(self) -> Watcher:
         self._done = self.run.done_tasks(self.plan)
         if self.console.is_terminal and not self.among:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-            note = TextColumn("{task.fields[note]}")
-            self._bars = Progress(*columns, note, TimeElapsedColumn(), console=self.console)
-            self._rows[_ALL] = self._bars.add_task("all tasks", total=self._total, note="")
-            self._bars.start()
+            note = TextColumn("{task.fields[note]}", markup=False)
+            self._bar = Progress(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), note, console=self.console)
+            self._row = self._bar.add_task("", total=self._total, note="")
+            self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bars:
-            self._bars.stop()
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
 
     def say(self, line: str) -> None:
-        """Print one line, above the bars where there are any."""
+        """Print one line, above the bar where there is one."""
         name = f"{self.run.root.name}: " if self.among else ""
         line = f"{time.strftime('%H:%M:%S')} {name}{line}"
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
         self._last_line = time.monotonic()
 
-    def started(self, stage: Stage, task: str) -> None:
-        """A task was started."""
-        if self._bars:
-            self._rows[stage.id, task] = self._bars.add_task(f"  {stage.id} {task}", total=None, note="starting")
-
     def finished(self, stage: Stage, task: str, seconds: float) -> None:
         """A task is done."""
         self._done[stage.id].add(task)
-        if self._bars and (row := self._rows.pop((stage.id, task), None)) is not None:
-            self._bars.remove_task(row)
         self._estimated = 0.0
         name = stage.id if task == "all" else f"{stage.id} {task}"
         left = "" if self.among else f", {self._time_left(())}"
@@ -83,21 +70,19 @@ class Watcher:
 
     def look(self, running: Collection[TaskKey]) -> None:
         """Refresh; called several times a second with the tasks that run."""
-        if self._bars:
-            for ended in self._rows.keys() - set(running) - {_ALL}:
-                self._bars.remove_task(self._rows.pop(ended))
-            self._bars.update(self._rows[_ALL], completed=self._count(), note=self._time_left(running))
-            for id, task in self._rows.keys() - {_ALL}:
-                if (value := read_progress(self.run, self.plan.stage(id), task)) is not None:
-                    note, row = value.get("note") or value["unit"], self._rows[id, task]
-                    self._bars.update(row, completed=value["done"], total=value["total"], note=note)
+        if self._bar:
+            note = f"{self._time_left(running)}; {self._progress(running)}"
+            self._bar.update(self._row, completed=self._count(), note=note)
         elif running and not self.among and time.monotonic() - self._last_line > LOG_INTERVAL_SECONDS:
-            parts = []
-            for id, task in running:
-                value = read_progress(self.run, self.plan.stage(id), task)
-                note = f" ({value['note']})" if value and value.get("note") else ""
-                parts.append(f"{id} {task}" + (f" {value['done']}/{value['total']}{note}" if value else ""))
-            self.say(f"running: {', '.join(parts)} ({self._time_left(running)})")
+            self.say(f"running: {self._progress(running)} ({self._time_left(running)})")
+
+    def _progress(self, running: Collection[TaskKey]) -> str:
+        parts = []
+        for id, task in running:
+            value = read_progress(self.run, self.plan.stage(id), task)
+            note = f" ({value['note']})" if value and value.get("note") else ""
+            parts.append(f"{id} {task}" + (f" {value['done']}/{value['total']}{note}" if value else ""))
+        return ", ".join(parts)
 
     def _count(self) -> int:
         return sum(map(len, self._done.values()))

@@ -115,16 +115,6 @@ class Status:
             "next": self.next,
         }
 
-    def change(self) -> str:
-        """What ``--watch`` prints in a pipe: equal as long as nothing happened."""
-        busy = [row for row in self.stages if row["waiting"] < row["total"] > row["done"]]
-        counts = ", ".join(
-            f"{row['id']} {row['done']}/{row['total']}" + (f" ({row['failed']} failed)" if row["failed"] else "")
-            for row in busy
-        )
-        done = f"{self.count('done')}/{self.count('total')} tasks"
-        return f"{self.survey.state}: {done}" + (f"; {counts}" if counts else "")
-
     def view(self) -> RenderableType:
         """The status as a table, between the run in one line and remarks."""
         from rich.console import Group

@@ -14,7 +14,7 @@ import pytest
 
 from hpcmaf.config.profile import Profile, load_profile
 from hpcmaf.config.recipe import load_recipe
-from hpcmaf.launch.slurm.preview import PlannedJob, preview
+from hpcmaf.launch.slurm.preview import preview
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, build_plan
 
@@ -44,10 +44,10 @@ def plan(profile: Profile, agents: int = 3) -> Plan:
     return build_plan(load_recipe(overrides=shape, iterations=2), profile, problems, "base")
 
 
-def jobs(profile: Profile, stage: str, kind: str = "", *, root: Path = RUN, agents: int = 3) -> list[PlannedJob]:
-    """A stage's jobs, or the gates behind it."""
+def scripts(profile: Profile, stage: str, kind: str = "", *, root: Path = RUN, agents: int = 3) -> list[str]:
+    """Of a stage's jobs, or of the gates behind it."""
     found = preview(RunDir(root), plan(profile, agents), profile)
-    return [job for job in found.jobs if job.stage == stage and (job.kind == "gate") is (kind == "gate")]
+    return [found.script(job) for job in found.submitted if job.stage == stage and job.gate is (kind == "gate")]
 
 
 def check(name: str, text: str) -> None:
@@ -65,39 +65,39 @@ def h100(*more: str) -> Profile:
 @pytest.mark.parametrize("window", [0, 1])
 def test_a_window_of_debates(window: int) -> None:
     profile = h100()
-    check(f"h100-debate-window-{window}", jobs(profile, "it01/debate")[window].script(profile))
+    check(f"h100-debate-window-{window}", scripts(profile, "it01/debate")[window])
 
 
 def test_a_finetuning_job_of_several_nodes() -> None:
     profile = h100("slurm.finetuning.nodes=2", "slurm.finetuning.gpus=8", "finetuning.processes=8")
-    check("h100-finetune-two-nodes", jobs(profile, "it01/finetune")[0].script(profile))
+    check("h100-finetune-two-nodes", scripts(profile, "it01/finetune")[0])
 
 
 def test_a_finetuning_job_of_several_agents() -> None:
     profile = h100("slurm.agents_per_job=4", "slurm.gpu_option=gres")
-    check("h100-finetune-four-agents-gres", jobs(profile, "it02/finetune")[0].script(profile))
+    check("h100-finetune-four-agents-gres", scripts(profile, "it02/finetune")[0])
 
 
 def test_a_merge_without_gpus() -> None:
     profile = h100()
-    check("h100-merge", jobs(profile, "it01/merge")[0].script(profile))
+    check("h100-merge", scripts(profile, "it01/merge")[0])
 
 
 def test_a_gate() -> None:
     profile = h100()
-    check("h100-gate", jobs(profile, "it01/debate", "gate")[0].script(profile))
+    check("h100-gate", scripts(profile, "it01/debate", "gate")[0])
 
 
 @pytest.mark.parametrize("stage", ["it01/merge", "it02/debate"])
 def test_a_stage_of_a_presubmitted_chain_waits_for_all_it_reads(stage: str) -> None:
     profile = h100("slurm.chain=presubmitted")
-    check(f"h100-presubmitted-{stage.replace('/', '-')}", jobs(profile, stage)[0].script(profile))
+    check(f"h100-presubmitted-{stage.replace('/', '-')}", scripts(profile, stage)[0])
 
 
 def test_a_folder_with_quotes_and_dollars() -> None:
     profile = load_profile("test-cluster", ["slurm.python=/opt/python", "slurm.max_array_size=1001"])
     odd = RUN.parent / 'it\'s $HOME; "x" & ünï'
-    check("test-cluster-odd-folder", jobs(profile, "it01/merge", root=odd)[0].script(profile))
+    check("test-cluster-odd-folder", scripts(profile, "it01/merge", root=odd)[0])
 
 
 def test_every_golden_file_belongs_to_a_test() -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from io import StringIO
@@ -15,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from hpcmaf.cli.status import command
+from hpcmaf.cli import status as status_verb
 from hpcmaf.errors import DataError
 from hpcmaf.files.publish import write_json
 from hpcmaf.launch.estimate import estimate
@@ -30,7 +29,7 @@ from tests.launch.made_runs import attempted, finish, make_run, squeue_line, sub
 
 
 def status(run: RunDir, *words: str) -> Result:
-    return CliRunner().invoke(command, [str(run.root), *words], catch_exceptions=False)
+    return CliRunner().invoke(status_verb.command, [str(run.root), *words], catch_exceptions=False)
 
 
 Sent = tuple[RunDir, Plan, Stage, Submission, Submission]
@@ -241,14 +240,13 @@ def test_a_task_killed_as_often_as_allowed_has_failed(tmp_path: Path) -> None:
         log.judge(Verdict(stage.id, "00000", name, "killed", "killed", True))
 
 
-def test_a_driver_shows_bars_in_a_terminal(tmp_path: Path) -> None:
+def test_a_driver_shows_a_bar_in_a_terminal(tmp_path: Path) -> None:
     run, plan, profile = make_run(tmp_path / "run", launcher="local")
     stage, screen = plan.stage("it01/debate"), StringIO()
     finish(run, stage, ["00000"])
     run.progress(stage, "00001").parent.mkdir(parents=True)
     run.progress(stage, "00001").write_text('{"done": 3, "total": 9, "unit": "completions", "note": "12 tokens/s"}')
     with Watcher(run, plan, profile, Console(force_terminal=True, file=screen, width=100)) as watcher:
-        watcher.started(stage, "00001")
         watcher.look([(stage.id, "00001")])
         deadline = time.monotonic() + 10
         while "12 tokens/s" not in screen.getvalue() and time.monotonic() < deadline:
@@ -264,34 +262,23 @@ def test_a_driver_shows_bars_in_a_terminal(tmp_path: Path) -> None:
     assert "it01/debate 00001 done in 1:00 (2/15 tasks, at least 1:00 left)" in screen.getvalue()
 
 
-def test_watch_in_a_pipe_writes_a_line_per_change(sent: Callable[..., Sent], slurm_says: SlurmSays) -> None:
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_watch_in_a_pipe_waits_until_the_run_is_over(
+    sent: Callable[..., Sent], slurm_says: SlurmSays, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
     run, plan, _, job, gate = sent(iterations=0)
     slurm_says(
         squeue="\n".join([squeue_line("7", 0, "RUNNING", job.name), squeue_line("8", None, "PENDING", gate.name)])
     )
-    words = [sys.executable, "-m", "hpcmaf", "status", "--watch", "1", str(run.root)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as watching:
-        assert watching.stdout is not None
-        assert "running: 0/3 tasks; it00/eval 0/2" in watching.stdout.readline()
-        finish(run, plan.stages[0], ["00000"])
-        assert "running: 1/3 tasks; it00/eval 1/2" in watching.stdout.readline()
-        for stage in plan.stages:
-            finish(run, stage)
-        rest = watching.stdout.read()
-    assert "done: 3/3 tasks" in rest.splitlines()[0]
-    assert "next: wait; the last gate writes " in rest
-    assert watching.returncode == 0
-
-
-@pytest.mark.parametrize("words", [("--watch",), ("--watch", "5"), ("--watch=5",)])
-def test_watch_before_and_after_the_run(tmp_path: Path, slurm_says: SlurmSays, words: tuple[str, ...]) -> None:
-    """A run directory is not taken for a number of seconds."""
-    run, plan, _ = make_run(tmp_path / "run", iterations=0)
-    for stage in plan.stages:
-        finish(run, stage)
-    slurm_says(squeue="")
-    for order in ([*words, str(run.root)], [str(run.root), *words]):
-        assert "done: 3/3 tasks" in CliRunner().invoke(command, order, catch_exceptions=False).stdout
+    monkeypatch.setattr(status_verb, "WATCH_SECONDS", 0.1)
+    assert look(run).survey.state == "running"
+    threading.Timer(1.0, lambda: [finish(run, stage) for stage in plan.stages]).start()
+    result = status(run, "--watch", *words)
+    assert result.exit_code == 0
+    if words:
+        assert json.loads(result.stdout)["state"] == "done"
+    else:
+        assert "done, 3/3 tasks" in result.stdout and "next: wait; the last gate writes " in result.stdout
 
 
 def test_damaged_runs_are_one_line(tmp_path: Path, slurm_says: SlurmSays) -> None:

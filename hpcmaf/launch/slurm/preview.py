@@ -9,8 +9,6 @@ the digits that keep the names of two runs apart.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hpcmaf.config.profile import Profile
@@ -27,46 +25,12 @@ from hpcmaf.launch.slurm.script import (
     watch_seconds,
 )
 from hpcmaf.launch.slurm.snapshot import Snapshot
-from hpcmaf.launch.slurm.submissions import Element, Submissions
+from hpcmaf.launch.slurm.submissions import Element, Submission, Submissions
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
 
 # In the place of what the first submission draws.
 UNKNOWN_TAG = "xxxxxxxx"
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedJob:
-    """One call of sbatch.
-
-    Attributes
-    ----------
-    kind
-        Of its stage, or ``gate``.
-    elements
-        What each job of the array does; empty for a gate.
-    after
-        Stand-ins of the jobs it waits for.
-    """
-
-    stage: str
-    kind: str
-    name: str
-    elements: tuple[Element, ...]
-    after: tuple[str, ...]
-    folder: Path
-    values: dict[str, Any]
-
-    @property
-    def id(self) -> str:
-        """Stand-in for the id that Slurm will give."""
-        return f"JOB_{self.name.rpartition('.')[2]}"
-
-    def script(self, profile: Profile) -> str:
-        """The batch script, as sbatch would get it."""
-        executor = ChainExecutor(self.folder, profile.cluster, check=False)
-        executor.update_parameters(**self.values)
-        return executor.script(len(self.elements) or 1)
 
 
 def preview(run: RunDir, plan: Plan, profile: Profile) -> Recording:
@@ -87,10 +51,10 @@ def preview(run: RunDir, plan: Plan, profile: Profile) -> Recording:
 class Recording(Slurm):
     """Keeps what it would send, and writes nothing; of Slurm it asks its largest array, where there is one to ask.
 
+    All that is left of the run is ``submitted``.
+
     Attributes
     ----------
-    jobs
-        All that is left of the run.
     begun
         Whether jobs were submitted before; those still queued are not left
         out here, as Slurm is not asked for them.
@@ -98,21 +62,25 @@ class Recording(Slurm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.jobs: list[PlannedJob] = []
+        self._parameters: dict[str, dict[str, Any]] = {}
         self.begun = bool(self.log.submissions)
         self.log.reset(list(self.log.latest))
         self._done = self.run.done_tasks(self.plan)
         if UNKNOWN_TAG in self.log.nonce:
             self.tag = f"{run_tag(self.run.root, '').rpartition('-')[0]}-{UNKNOWN_TAG}"
 
-    def of(self, stage: str, *, gates: bool = False) -> list[PlannedJob]:
-        """A stage's jobs, or the gates behind it."""
-        return [job for job in self.jobs if job.stage == stage and (job.kind == "gate") is gates]
+    def script(self, job: Submission) -> str:
+        """The batch script of a job, as sbatch would get it."""
+        folder = self.run.jobs(self.plan.stage(job.stage), job.name).resolve()
+        executor = ChainExecutor(folder, self.cluster, check=False)
+        executor.update_parameters(**self._parameters[job.name])
+        return executor.script(len(job.elements) or 1)
 
     def gpu_hours(self, stage: Stage) -> float:
         """Most GPU-hours that what is left of a stage can take, by its time limit, when no job is repeated."""
         wanted = self.cluster.resources(stage.spec.resources)
-        return sum(len(job.elements) for job in self.of(stage.id)) * wanted.nodes * wanted.gpus * wanted.minutes / 60
+        jobs = sum(len(job.elements) for job in self.submitted if job.stage == stage.id)
+        return jobs * wanted.nodes * wanted.gpus * wanted.minutes / 60
 
     def states(self) -> Snapshot:
         """What was done before, and whatever was submitted since."""
@@ -143,11 +111,8 @@ class Recording(Slurm):
     def _sbatch(
         self, stage: Stage, values: dict[str, Any], work: Work, elements: Sequence[Element], after: Sequence[str]
     ) -> str:
-        name, ids = values["job_name"], tuple(f"JOB_{id}" for id in after)
-        if ids:
-            values["dependency"] = dependency(ids)
-        kind, folder = stage.kind if elements else "gate", self.run.jobs(stage, name).resolve()
-        self.jobs.append(PlannedJob(stage.id, kind, name, tuple(elements), ids, folder, values))
+        name = values["job_name"]
+        self._parameters[name] = values | ({"dependency": dependency([f"JOB_{id}" for id in after])} if after else {})
         return name.rpartition(".")[2]
 
     def _queue(self) -> list[Job]:
