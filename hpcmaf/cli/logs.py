@@ -92,9 +92,9 @@ def _explain(run: RunDir, found: Survey, keys: set[TaskKey], logs: Sequence[Log]
     """Print what failed without a log, in the words of status."""
     silent = sorted((keys & found.failures.keys()) - {log.key for log in logs})
     for key in silent[:_MOST_LOGS]:
-        failure = found.failures[key]
-        where = f" on {failure.node}" if failure.node and failure.node not in failure.text else ""
-        click.echo(f"{failure.stage} {failure.task}: {one_line(failure.text)}{where}; it left no log", err=True)
+        cause = found.failures[key]
+        where = f" on {cause.node}" if cause.node and cause.node not in cause.text else ""
+        click.echo(f"{' '.join(key)}: {one_line(cause.text)}{where}; it left no log", err=True)
     if len(silent) > _MOST_LOGS:
         click.echo(f"and {len(silent) - _MOST_LOGS} more without a log; see hpcmaf status --json", err=True)
     if not (logs or keys):

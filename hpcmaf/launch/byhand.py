@@ -6,7 +6,6 @@ last. A chain of jobs that works on the same run finds these tasks done.
 
 from __future__ import annotations
 
-import difflib
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -37,9 +36,7 @@ def find_stage(plan: Plan, name: str) -> Stage:
         if slash and number.isdigit() and int(number) == stage.iteration and kind == stage.kind:
             return stage
     known = [stage.id for stage in plan.stages]
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-    hint = f"did you mean {close[0]}?" if close else f"it has {known[0]} to {known[-1]}, such as {known[-2]}"
-    raise UsageError(f"{name}: the plan has no such stage; {hint}")
+    raise UsageError(f"{name}: the plan has no such stage; it has {known[0]} to {known[-1]}, such as {known[-2]}")
 
 
 def find_tasks(stage: Stage, names: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from hpcmaf.evaluation.measures import MEASURES, declared
 from hpcmaf.files.publish import Record, read_json
 from hpcmaf.launch.estimate import Estimate, clock, estimate, read_progress
 from hpcmaf.launch.slurm.refusals import lifting
-from hpcmaf.launch.survey import Failure, Survey, survey
+from hpcmaf.launch.survey import Survey, survey
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
 from hpcmaf.selection.sources import scarce, scarce_line
@@ -72,14 +72,15 @@ class Status:
         """Sum of one of the counts over all stages."""
         return sum(stage[name] for stage in self.stages)
 
-    def failures(self) -> list[tuple[Failure, int]]:
-        """Failures, those of a stage with one cause as one, and how many tasks each stands for."""
-        groups: dict[tuple[str, str], list[Failure]] = {}
-        for failure in self.survey.failures.values():
+    def failures(self) -> list[dict[str, Any]]:
+        """Failures, those of a stage with one cause as one: ``tasks`` is how many it stands for."""
+        groups: dict[tuple[str, str], dict[str, Any]] = {}
+        for (stage, task), cause in self.survey.failures.items():
             # The node and the numbers in a message differ from task to task; the words do not.
-            words = "".join(c for c in failure.text.replace(failure.task, "") if not c.isdigit())
-            groups.setdefault((failure.stage, words), []).append(failure)
-        return [(members[0], len(members)) for members in groups.values()]
+            words = "".join(c for c in cause.text.replace(task, "") if not c.isdigit())
+            own = {"stage": stage, "task": task, "again": (stage, task) in self.survey.again, "tasks": 0}
+            groups.setdefault((stage, words), own | asdict(cause))["tasks"] += 1
+        return list(groups.values())
 
     def to_json(self) -> dict[str, Any]:
         """The status as JSON values.
@@ -90,8 +91,9 @@ class Status:
         ``seconds_left_whole`` (false: at least so many); ``stages``, each
         as above;
         ``failures``, each with ``stage``, ``task``, ``kind``, ``text``,
-        ``log``, ``node``, ``again`` and ``tasks`` (how many it stands for);
-        ``stopped`` (the reason file, or null); ``gates`` (job ids);
+        ``log``, ``node``, ``again`` (whether the chain tries it again by
+        itself) and ``tasks`` (how many it stands for); ``stopped``
+        (``reason``, ``stage``, ``task``, ``kind``, ``log``, or null); ``gates`` (job ids);
         ``accuracy`` per iteration; ``notes``; ``next`` (a command, or empty).
         """
         survey, left = self.survey, self.estimate
@@ -107,7 +109,7 @@ class Status:
             "seconds_left": left.seconds,
             "seconds_left_whole": left.whole,
             "stages": list(self.stages),
-            "failures": [asdict(failure) | {"tasks": count} for failure, count in self.failures()],
+            "failures": self.failures(),
             "stopped": survey.stopped and survey.stopped.model_dump(),
             "gates": survey.gates,
             "accuracy": list(self.accuracy),
@@ -155,12 +157,12 @@ class Status:
                 if progress and progress.get("note"):
                     yield "running", one_line(f"{row['id']} {task}: {progress['note']}")
         failures = self.failures()
-        for failure, count in failures[:_MOST_FAILURES]:
-            task = f"{failure.stage} {failure.task}"
-            more = f" and {count - 1} more" if count > 1 else ""
-            again = "; it will be tried again" if failure.again and self.survey.gates else ""
-            log = f"; log: {failure.log}" if failure.log and failure.log not in failure.text else ""
-            yield "failed", one_line(f"{task}{more}: {failure.text.removeprefix(f'{task}: ')}{again}{log}")
+        for failure in failures[:_MOST_FAILURES]:
+            task, text, log = f"{failure['stage']} {failure['task']}", failure["text"], failure["log"]
+            more = f" and {failure['tasks'] - 1} more" if failure["tasks"] > 1 else ""
+            again = "; it will be tried again" if failure["again"] and self.survey.gates else ""
+            log = f"; log: {log}" if log and log not in text else ""
+            yield "failed", one_line(f"{task}{more}: {text.removeprefix(f'{task}: ')}{again}{log}")
         if len(failures) > _MOST_FAILURES:
             yield "failed", f"and for {len(failures) - _MOST_FAILURES} other reasons; see --json"
         for note in self.survey.notes:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import SlurmError
 from hpcmaf.files.locking import lock_holders
 from hpcmaf.launch.scheduler import States
-from hpcmaf.launch.slurm.causes import RULES, attempt_of, decide, find_cause
+from hpcmaf.launch.slurm.causes import RULES, Cause, attempt_of, decide, find_cause
 from hpcmaf.launch.slurm.commands import AccountingAbsentError, Job, call, queue
 from hpcmaf.launch.slurm.refusals import ordinary, releasing
 from hpcmaf.launch.slurm.scheduler import accounted
@@ -39,29 +39,6 @@ _ENDS_OF_STOPPED = frozenset({"cancelled", "lost"})
 _QUEUE_SECONDS, _ACCOUNTING_SECONDS = 20.0, 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A task whose last attempt failed.
-
-    Attributes
-    ----------
-    kind
-        Such as ``error`` or ``time limit``; see :mod:`hpcmaf.launch.slurm.causes`.
-    log
-        Where to read on; empty when there is none.
-    again
-        Whether the chain gives it another attempt by itself.
-    """
-
-    stage: str
-    task: str
-    kind: str
-    text: str
-    log: str = ""
-    node: str = ""
-    again: bool = False
-
-
 @dataclass
 class Survey:
     """Where every task is.
@@ -71,7 +48,9 @@ class Survey:
     done, running, pending
         Tasks by stage id; pending ones wait in Slurm's queue.
     failures
-        What failed and is neither queued nor running again.
+        What failed and is neither queued nor running again, and why.
+    again
+        Those among them that the chain gives another attempt by itself.
     state, why
         Of the run as a whole; ``why`` is one line, empty for ``done``.
     gates
@@ -87,7 +66,8 @@ class Survey:
     done: Mapping[str, set[str]]
     running: dict[str, list[str]] = field(default_factory=dict)
     pending: dict[str, list[str]] = field(default_factory=dict)
-    failures: dict[TaskKey, Failure] = field(default_factory=dict)
+    failures: dict[TaskKey, Cause] = field(default_factory=dict)
+    again: set[TaskKey] = field(default_factory=set)
     state: State = "unknown"
     why: str = ""
     gates: list[str] = field(default_factory=list)
@@ -129,8 +109,7 @@ def _on_machine(run: RunDir, plan: Plan, profile: Profile) -> Survey:
                 earlier = [verdict for verdict in log.verdicts.get((stage.id, task), ()) if verdict.submission != name]
                 interrupted = (attempts[-1].cause or {}).get("type") in _INTERRUPTIONS
                 if not interrupted and not decide(cause, earlier, profile.attempts).retry:
-                    text, path = cause.text, newest_log(attempts[-1])
-                    result.failures[stage.id, task] = Failure(stage.id, task, cause.kind, text, path)
+                    result.failures[stage.id, task] = replace(cause, log=newest_log(attempts[-1]))
     pid = _holder(run.driver_lock, locks)
     lacking = "no 'hpcmaf submit' on this machine drives the run"
     if not states.unfinished():
@@ -206,8 +185,9 @@ def _find_failures(run: RunDir, log: Submissions, snapshot: Snapshot, result: Su
         at_fault = stopped is not None and key == (stopped.stage, stopped.task)
         if stopped and not at_fault and verdict.kind in swept:
             continue  # it was taken out of the queue, or stopped, with the rest of the chain
-        again = not at_fault and verdict.kind in RULES and bool(RULES[verdict.kind].retry)
-        result.failures[key] = Failure(*key, verdict.kind, verdict.text, cause.log, cause.node, again)
+        result.failures[key] = replace(cause, kind=verdict.kind, text=verdict.text)
+        if not at_fault and verdict.kind in RULES and RULES[verdict.kind].retry:
+            result.again.add(key)
 
 
 def _judge(run: RunDir, profile: Profile, log: Submissions, snapshot: Snapshot, result: Survey, answered: bool) -> None:

@@ -98,7 +98,7 @@ def test_one_squeue_and_one_sacct_for_many_lost_tasks(tmp_path: Path, slurm_says
     assert [line.split()[0] for line in calls.read_text().splitlines()] == ["squeue", "sacct"]
     kinds = [failure.kind for failure in found.survey.failures.values()]
     assert kinds.count("time limit") == 40 and kinds.count("lost") == 30
-    assert sorted(count for _, count in found.failures()) == [30, 40]
+    assert sorted(failure["tasks"] for failure in found.failures()) == [30, 40]
     assert (found.survey.state, found.exit_code) == ("stalled", 15)
 
 

@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from hpcmaf.errors import SlurmError, failure_kind
 
@@ -58,6 +59,8 @@ _REFUSED = re.compile(
     re.IGNORECASE,
 )
 _NO_NODE = "Requested node configuration is not available"
+
+Result = TypeVar("Result")
 
 PENDING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
 ENDED = frozenset(
@@ -208,18 +211,20 @@ def error_class(said: str) -> type[SlurmError]:
     return SlurmError
 
 
-def patiently(action: Callable[[], object], *, patience: float, pause: float = 5.0) -> object:
+def patiently(action: Callable[..., Result], *, patience: float, seconds: float, pause: float = 5.0) -> Result:
     """Repeat a call until the controller answers.
 
     Parameters
     ----------
+    action
+        Takes ``seconds``.
     patience
         Seconds after which its absence is an error.
     """
     deadline = time.monotonic() + patience
     while True:
         try:
-            return action()
+            return action(seconds=seconds)
         except ControllerAbsentError:
             if time.monotonic() + pause > deadline:
                 raise
@@ -295,16 +300,6 @@ def cancel(ids: Sequence[str], *, seconds: float, pending_only: bool = False) ->
         call(["scancel", "--quiet", *state, *ids], seconds=seconds)
 
 
-def release(id: str, *, seconds: float) -> None:
-    """Let go of a job that is held."""
-    call(["scontrol", "release", id], seconds=seconds)
-
-
-def update(id: str, *, seconds: float, **values: str) -> None:
-    """Change a job that waits, such as ``ExcNodeList="node1"``."""
-    call(["scontrol", "update", f"jobid={id}", *(f"{name}={value}" for name, value in values.items())], seconds=seconds)
-
-
-def requeue(id: str, *, seconds: float) -> None:
-    """End a job that runs, and put it back into the queue."""
-    call(["scontrol", "requeue", id], seconds=seconds)
+def control(*words: str, seconds: float) -> None:
+    """Change a job: ``release`` it, ``requeue`` it, ``update`` it."""
+    call(["scontrol", *words], seconds=seconds)

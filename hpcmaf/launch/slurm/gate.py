@@ -17,7 +17,7 @@ from submitit.core.utils import DelayedSubmission
 from hpcmaf.config.profile import Profile, load_profile
 from hpcmaf.errors import HpcmafError, RunBusyError, SlurmError, failure_kind, one_line
 from hpcmaf.launch.advance import advance, start_afresh, sweep
-from hpcmaf.launch.slurm.commands import RefusedError, requeue, update
+from hpcmaf.launch.slurm.commands import RefusedError, control
 from hpcmaf.launch.slurm.nodes import restarts
 from hpcmaf.launch.slurm.scheduler import Slurm
 from hpcmaf.launch.slurm.script import check_path, watch_seconds
@@ -94,9 +94,9 @@ class Gate:
         """Go back into the queue; returns only where that fails."""
         job, seconds = os.environ.get("SLURM_JOB_ID", ""), max(60.0, self.patience)
         try:
-            requeue(job, seconds=60.0)
+            control("requeue", job, seconds=60.0)
             print(f"back into the queue, to begin in {seconds / 60:g} minutes", flush=True)
-            update(job, StartTime=f"now+{round(seconds)}", seconds=60.0)
+            control("update", f"jobid={job}", f"StartTime=now+{round(seconds)}", seconds=60.0)
         except SlurmError as error:
             print(one_line(str(error)), flush=True)
         else:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from hpcmaf.config.profile import Profile
@@ -22,14 +23,14 @@ from hpcmaf.launch.slurm.commands import (
     DependencyError,
     Job,
     NoNodeError,
+    Result,
     SubmitLimitError,
     accounting,
     cancel,
     configuration,
+    control,
     patiently,
     queue,
-    release,
-    update,
 )
 from hpcmaf.launch.slurm.script import (
     DEFAULT_MAX_ARRAY_SIZE,
@@ -174,8 +175,7 @@ class Slurm(Scheduler):
             self.say(f"stopped: {stop.reason}")
         ours = self.log.by_job()
         live = {job.id for job in self._queue() if job.id in ours and job.live and job.id != self.own_job}
-        seconds = self.cluster.command_seconds
-        patiently(lambda: cancel(sorted(live), seconds=seconds, pending_only=True), patience=self.patience)
+        self._ask(partial(cancel, sorted(live), pending_only=True))
 
     def say(self, line: str) -> None:
         """Into the log of the gate, or to the prompt."""
@@ -304,8 +304,7 @@ class Slurm(Scheduler):
     def array_limit(self) -> int:
         """Most tasks of one job array: the profile's, or what Slurm says."""
         if self._max_array_size is None:
-            known: Any = patiently(lambda: configuration(seconds=self.cluster.command_seconds), patience=self.patience)
-            self._max_array_size = array_limit(known) or DEFAULT_MAX_ARRAY_SIZE
+            self._max_array_size = array_limit(self._ask(configuration)) or DEFAULT_MAX_ARRAY_SIZE
         return self._max_array_size
 
     def _unfetter(self, snapshot: Snapshot) -> None:
@@ -323,9 +322,10 @@ class Slurm(Scheduler):
             node = last.get(job, "") if self.log.released[job] else ""
             try:
                 if node or job in snapshot.fenced:
-                    update(job, ExcNodeList=",".join(filter(None, [*self.cluster.exclude, node])), seconds=seconds)
+                    nodes = ",".join(filter(None, [*self.cluster.exclude, node]))
+                    control("update", f"jobid={job}", f"ExcNodeList={nodes}", seconds=seconds)
                 if job in snapshot.held:
-                    release(job, seconds=seconds)
+                    control("release", job, seconds=seconds)
                     self.log.release(job)
                 why = "could not be launched; released" if job in snapshot.held else "no node is left for it"
                 self.say(f"{job}: {why}, to go anywhere{f' but to {node}' if node else ''}")
@@ -336,8 +336,10 @@ class Slurm(Scheduler):
         return Submissions(self.run.submissions)
 
     def _queue(self) -> list[Job]:
-        jobs: Any = patiently(lambda: queue(seconds=self.cluster.command_seconds), patience=self.patience)
-        return jobs
+        return self._ask(queue)
+
+    def _ask(self, action: Callable[..., Result]) -> Result:
+        return patiently(action, patience=self.patience, seconds=self.cluster.command_seconds)
 
 
 def accounted(log: Submissions, keys: Sequence[TaskKey], *, seconds: float) -> dict[TaskKey, Job]:
