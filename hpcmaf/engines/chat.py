@@ -176,9 +176,9 @@ class ChatFormat:
         ``<think>`` of some models, are words that models say.
         """
         added = self.tokenizer.added_tokens_decoder
-        written = self._plain_ids(
-            self._render([{"role": "user", "content": _PROBE}], True).removesuffix(self.thought[0])
-        )
+        roles: tuple[Literal["system", "user", "assistant"], ...] = ("system", "user", "assistant", "user")
+        turns = self._without_system([Message(role=role, content=_PROBE) for role in roles])
+        written = self._plain_ids(self._render(turns, True).removesuffix(self.thought[0]))
         control = {*self.stop_ids, *written}
         names = {token.content for index, token in added.items() if token.special or index in control}
         names = {name for name in (*names, *self.tokenizer.all_special_tokens) if name.strip()}

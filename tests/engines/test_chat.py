@@ -16,7 +16,7 @@ FAMILIES = {
     "phi3": (
         "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<|end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|assistant|>\n{% else %}{{ eos_token }}{% endif %}",
-        ["<|user|>", "<|assistant|>", "<|end|>"],
+        ["<|user|>", "<|assistant|>", "<|system|>", "<|end|>"],
     ),
     "gemma": (
         "{{ bos_token }}{% for m in messages %}<turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n"
