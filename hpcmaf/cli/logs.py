@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import click
 
 from hpcmaf.errors import one_line
-from hpcmaf.run.stages import STAGES
 
 if TYPE_CHECKING:
     from hpcmaf.launch.logs import Log
@@ -22,36 +21,32 @@ _MOST_LOGS = 10
 
 @click.command()
 @click.argument("run_name", metavar="RUN")
+@click.argument("stage", metavar="[STAGE]", required=False)
+@click.argument("tasks", metavar="[TASK]...", nargs=-1)
 @click.option("--failed", is_flag=True, help="Of tasks that failed.")
-@click.option("--iter", "iteration", type=click.IntRange(min=0), metavar="T", help="Of this iteration.")
-@click.option(
-    "--stage",
-    "kind",
-    type=click.Choice([*STAGES, "gate"]),
-    help="Of this stage; gate: of the job that moves the chain on.",
-)
-@click.option("--task", "tasks", multiple=True, metavar="NAME", help="This task, such as 00003 or critic-0; repeatable.")
 @click.option("--lines", "-n", type=click.IntRange(min=0), default=40, show_default=True, help="Of each; 0: all.")
-def command(
-    run_name: str, failed: bool, iteration: int | None, kind: str | None, tasks: tuple[str, ...], lines: int
-) -> None:
+def command(run_name: str, stage: str | None, tasks: tuple[str, ...], failed: bool, lines: int) -> None:
     """Print the end of the logs of tasks' last attempts.
 
-    Without a choice: of what failed, else of what runs, else of what ended
-    last. 'tail -f' follows the log whose path stands above it.
+    STAGE is such as it01/debate, or gate for the job that moves the chain on;
+    a TASK is a number from 0, or a name. Without them: of what failed, else of
+    what runs, else of what ended last. 'tail -f' follows the log whose path
+    stands above it.
     """
     from hpcmaf.config.profile import load_profile
     from hpcmaf.launch import logs as reading
+    from hpcmaf.launch.byhand import find_stage, find_tasks
     from hpcmaf.launch.survey import survey
     from hpcmaf.run.directory import RunDir
 
     run = RunDir.locate(run_name)
     plan = run.load_plan()
-    if kind == reading.GATE:
-        logs = reading.gate_logs(run, plan, iteration)
+    if stage == reading.GATE:
+        logs = reading.gate_logs(run, plan)
     else:
-        keys = reading.choose(plan, iteration, kind, tasks)
-        if failed or (iteration is None and not kind and not tasks):
+        chosen = plan.stages if stage is None else [find_stage(plan, stage)]
+        keys = {(one.id, task) for one in chosen for task in find_tasks(one, tasks) or one.tasks}
+        if failed or stage is None:
             found = survey(run, plan, load_profile(str(run.profile)))
             for note in found.notes:
                 click.echo(f"note: {note}", err=True)
@@ -60,7 +55,7 @@ def command(
         if failed:
             if found.stopped is not None and found.stopped.kind == reading.GATE:
                 click.echo(f"{run.root}: {one_line(found.stopped.reason)}", err=True)
-                logs += reading.gate_logs(run, plan, iteration)
+                logs += reading.gate_logs(run, plan)
             _explain(run, found, keys, logs)
     for position, log in enumerate(logs[-_MOST_LOGS:]):
         click.echo(f"{chr(10) if position else ''}=== {log.title}: {log.path}")
@@ -69,7 +64,7 @@ def command(
     if not logs and not failed:
         click.echo(f"{run.root}: no logs yet", err=True)
     elif len(logs) > _MOST_LOGS:
-        click.echo(f"{len(logs) - _MOST_LOGS} more log(s); choose with --iter, --stage, --task", err=True)
+        click.echo(f"{len(logs) - _MOST_LOGS} more log(s); name a stage and tasks", err=True)
 
 
 def _worth_reading(run: RunDir, plan: Plan, found: Survey, failed: bool) -> set[TaskKey]:

@@ -23,7 +23,7 @@ _PIPE_WIDTH = 240
 
 @click.command()
 @run_options
-@click.option("--stage", metavar="STAGE", help="All batch scripts of this stage, such as it01/debate; else one of each.")
+@click.option("--stage", metavar="STAGE", help="All scripts of this stage, such as it01/debate; else one of each kind.")
 @click.option("--write", is_flag=True, help="Make the run directory too, as submit does first.")
 def command(stage: str | None, write: bool, **which: object) -> None:
     """Show a run's stages, jobs and batch scripts, and the most it can cost.

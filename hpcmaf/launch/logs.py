@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcmaf.errors import UsageError
 from hpcmaf.launch.slurm.submissions import Submissions, read_stop
 from hpcmaf.launch.survey import newest_log
 from hpcmaf.run.attempts import Attempt, all_attempts
@@ -24,28 +23,6 @@ class Log:
     title: str
     path: Path
     key: TaskKey | None = None
-
-
-def choose(plan: Plan, iteration: int | None = None, kind: str | None = None, tasks: Collection[str] = ()) -> set[TaskKey]:
-    """Tasks of an iteration, of a kind of stage, of some names; what is left out does not narrow the choice.
-
-    Raises
-    ------
-    UsageError
-        The plan has no such iteration, stage or task.
-    """
-    stages = [stage for stage in plan.stages if iteration in {None, stage.iteration}]
-    if not stages:
-        raise UsageError(f"--iter {iteration}: the plan has iterations 0 to {plan.stages[-1].iteration}")
-    stages = [stage for stage in stages if kind in {None, stage.kind}]
-    if not stages:
-        raise UsageError(f"--stage {kind}: iteration {iteration} has no such stage")
-    keys = {(stage.id, task) for stage in stages for task in stage.tasks}
-    known = {task for _, task in keys}
-    for task in tasks:
-        if task not in known:
-            raise UsageError(f"no task {task!r} there; tasks are such as {', '.join(sorted(known)[:3])}")
-    return {key for key in keys if not tasks or key[1] in tasks}
 
 
 def task_logs(run: RunDir, plan: Plan, keys: Container[TaskKey]) -> list[Log]:
@@ -70,17 +47,14 @@ def task_logs(run: RunDir, plan: Plan, keys: Container[TaskKey]) -> list[Log]:
     return logs
 
 
-def gate_logs(run: RunDir, plan: Plan, iteration: int | None) -> list[Log]:
-    """Logs of the newest gate, of one iteration or any, or of the one that stopped the run."""
+def gate_logs(run: RunDir, plan: Plan) -> list[Log]:
+    """Logs of the newest gate, or of the one that stopped the run."""
     stop = read_stop(run)
-    ids = {stage.id: stage for stage in plan.stages if iteration in {None, stage.iteration}}
-    gates = [gate for gate in Submissions(run.submissions).submissions.values() if gate.gate and gate.stage in ids]
-    for gate in reversed(gates):
-        folder = run.jobs(ids[gate.stage], gate.name)
-        if stop is not None and stop.kind == GATE and stop.log and folder.name != Path(stop.log).name:
-            continue
-        if files := _logs_in(folder, "*"):
-            return [Log(f"gate behind {gate.stage}, job {gate.job or '?'}", path) for path in files]
+    stopped = Path(stop.log).name if stop is not None and stop.kind == GATE else ""
+    for gate in reversed(Submissions(run.submissions).submissions.values()):
+        if gate.gate and stopped in {"", gate.name}:
+            if files := _logs_in(run.jobs(plan.stage(gate.stage), gate.name), "*"):
+                return [Log(f"gate behind {gate.stage}, job {gate.job or '?'}", path) for path in files]
     return []
 
 

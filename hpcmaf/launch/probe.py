@@ -102,20 +102,16 @@ def _command(profile: Profile, path: Path, nodes: int, seconds: int) -> list[str
 
 
 def _judge(profile: Profile, folder: Path, answers: list[dict[str, Any]]) -> Iterator[Finding]:
-    def which(*, key: str, value: object) -> str:
-        return ", ".join(sorted(answer["node"] for answer in answers if answer[key] == value))
-
-    own, wanted = hpcmaf.__version__, profile.cluster.generation.gpus
     remedy = "put runs on a shared file system, whose locks all nodes see: --run FOLDER/NAME"
-    blind = which(key="sees", value=False)
     names = ", ".join(sorted(answer["node"] for answer in answers))
+    blind = ", ".join(answer["node"] for answer in answers if not answer["sees"])
     yield check("nodes", f"{names}: see {folder}, and run this Python", blind and f"{blind}: no {folder}", remedy)
-    free = which(key="locked", value=False)
+    free = ", ".join(answer["node"] for answer in answers if not answer["locked"])
     fault = f"a lock taken here is not seen on {free}" if free else ""
     yield check("locks across nodes", "a lock taken here is seen there", fault, remedy)
 
-    others = ", ".join(sorted({answer["version"] for answer in answers} - {own}))
-    fault = f"hpcmaf {others} there, {own} here" if others else ""
+    own, others = hpcmaf.__version__, {answer["version"] for answer in answers} - {hpcmaf.__version__}
+    fault = f"hpcmaf {', '.join(sorted(others))} there, {own} here" if others else ""
     remedy = "use one installation everywhere: python in the profile"
     yield check("package on nodes", f"hpcmaf {own}, as here", fault, remedy)
 
@@ -137,7 +133,7 @@ def _judge(profile: Profile, folder: Path, answers: list[dict[str, Any]]) -> Ite
     fault = refusal if profile.cluster.chain == "gated" else ""
     yield check("sbatch in jobs", good, fault, "set slurm.chain to presubmitted")
 
-    fewest = min(answer["gpus"] for answer in answers)
+    fewest, wanted = min(answer["gpus"] for answer in answers), profile.cluster.generation.gpus
     text = f"{fewest} visible, {wanted} requested"
     yield check("GPUs on nodes", text, text if fewest < wanted else "", "check gpu_option, gpu_type and drivers")
 

@@ -240,5 +240,5 @@ def _next(run: RunDir, plan: Plan, profile: Profile, found: Survey) -> str:
     if found.failures:
         return f"hpcmaf logs {root} --failed; then {retry if profile.launcher == 'slurm' else submit}"
     if found.stopped is not None and found.stopped.kind == "gate":
-        return f"hpcmaf logs {root} --stage gate; then {retry}"
+        return f"hpcmaf logs {root} gate; then {retry}"
     return retry if profile.launcher == "slurm" and found.state == "stopped" else submit

@@ -27,7 +27,7 @@ def test_the_last_attempt_and_finetuning_with_both_its_logs(tmp_path: Path, slur
     attempted(run, stage, "critic-0", sent.name, text="the first\n")
     folder = attempted(run, stage, "critic-0", sent.name, text="the second\n")
     (folder / "finetune.log").write_text("epoch 1\n")
-    output = ask(logs, run, "--task", "critic-0", "--iter", "1").output
+    output = ask(logs, run, "it01/finetune", "critic-0").output
     titles = [line for line in output.splitlines() if line.startswith("===")]
     assert all(line.startswith("=== it01/finetune critic-0, attempt 2, job 1 on node1: ") for line in titles)
     assert [line.rpartition("/")[2] for line in titles] == ["critic-0_0_log.err", "finetune.log"]
@@ -61,7 +61,7 @@ def test_a_job_that_ended_before_its_task_began(tmp_path: Path, slurm_says: Slur
     folder.mkdir(parents=True)
     for index in (0, 1):
         (folder / f"7_{index}_0_log.err").write_text(f"python: not found on node{index}\n")
-    output = ask(logs, run, "--task", "00000", "--stage", "eval", "--iter", "0").output
+    output = ask(logs, run, "it00/eval", "00000").output
     assert "has not begun" in output and "on node0" in output and "on node1" not in output
 
 
@@ -73,14 +73,14 @@ def test_the_newest_gate_or_the_one_that_stopped_the_run(tmp_path: Path, slurm_s
         folder = run.jobs(stage, submitted(run, stage, (), job, gate=True).name)
         folder.mkdir(parents=True)
         (folder / f"{job}_0_log.err").write_text(f"the {text} gate's last words\n")
-    assert "newer" in ask(logs, run, "--stage", "gate").output
+    assert "newer" in ask(logs, run, "gate").output
     write_stop(run, Stop(reason="the gate failed: sbatch: no", kind="gate", log=str(folder)))
     slurm_says(squeue="", sacct="")
     result = ask(logs, run, "--failed")
     assert "the newer gate's last words" in result.output and "the gate failed: sbatch: no" in result.output
 
 
-@pytest.mark.parametrize("words", [("--iter", "7"), ("--task", "nobody"), ("--iter", "0", "--stage", "merge")])
+@pytest.mark.parametrize("words", [("it07/eval",), ("it00/eval", "nobody"), ("it00/merge",)])
 def test_what_is_not_in_the_plan(tmp_path: Path, words: tuple[str, ...]) -> None:
     run, _, _ = make_run(tmp_path / "run")
     with pytest.raises(UsageError):

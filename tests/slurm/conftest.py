@@ -47,6 +47,5 @@ def slurm(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     monkeypatch.setenv("PATH", cluster.env["PATH"])
     # Jobs find the tests' own work where this process does.
     monkeypatch.setenv("PYTHONPATH", str(HERE.parents[1]))
-    cluster.heal()
     yield cluster
     cluster.heal()

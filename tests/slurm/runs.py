@@ -40,6 +40,8 @@ SITE: dict[str, Any] = {
     },
 }
 SHAPE = ("debate.agents=2", "task.train=12", "task.eval=8")
+# Of the base alone: two stages, three tasks in the first.
+SHORT = ("debate.agents=2", "task.train=4", "task.eval=12")
 
 
 class Loop:
@@ -53,6 +55,11 @@ class Loop:
         self.profile = profile(*site)
         self.plan: Plan = prepare_run(self.run, load_recipe(overrides=shape, iterations=iters), self.profile)
 
+    @classmethod
+    def short(cls, slurm: Client, root: Path, *site: str, shape: tuple[str, ...] = SHORT) -> Loop:
+        """A run that evaluates the base and no more: for what may happen to any stage."""
+        return cls(slurm, root, *site, iters=0, shape=shape)
+
     def start(self) -> Slurm:
         with self.run.drive(900):
             return submit(self.run, self.plan, self.profile)
@@ -65,8 +72,12 @@ class Loop:
         return read_stop(self.run)
 
     def finish(self, timeout: float = 90) -> None:
-        """Wait until everything is done and reported; a chain that stops, or is silent for so long, fails the test."""
-        self.wait("the run was done", lambda: self.done() and reported(self.run), timeout)
+        """Wait until everything is done; a chain that stops, or is silent for so long, fails the test."""
+        self.wait("the run was done", self.done, timeout)
+
+    def reports(self) -> None:
+        """Wait until the last gate has written the report."""
+        self.wait("the report was written", lambda: reported(self.run), 60)
 
     def stops(self, timeout: float = 60) -> Stop:
         """Wait until the chain stops; returns the reason file."""

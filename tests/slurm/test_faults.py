@@ -44,11 +44,11 @@ def test_a_failed_attempt_is_judged_by_its_cause(slurm: Cluster, tmp_path: Path)
 
 
 def test_attempts_have_a_ceiling(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop(slurm, tmp_path / "run", "attempts=2")
-    plant(loop.run, "it01/merge", "all", "sigkill", "sigkill", "sigkill")
+    loop = Loop.short(slurm, tmp_path / "run", "attempts=2")
+    plant(loop.run, "it00/score", "all", "sigkill", "sigkill", "sigkill")
     loop.start()
     assert "attempt 2 of 2" in loop.stops().reason
-    assert started(loop.run, "it01/merge", "all") == 2
+    assert started(loop.run, "it00/score", "all") == 2
 
 
 @pytest.mark.slow
@@ -63,12 +63,12 @@ def test_slurm_kills_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
         # The cluster's default is 100 MB; a gate that writes the report wants more.
         roomy = [f"slurm.{job}.memory_gb=2" for job in ("finetuning", "merge", "gate")]
-        loop = Loop(strict, tmp_path / "run", "slurm.generation.memory_gb=0.4", *roomy)
-        plant(loop.run, "it01/debate", "00000", "eat 900")
+        loop = Loop.short(strict, tmp_path / "run", "slurm.generation.memory_gb=0.4", *roomy)
+        plant(loop.run, "it00/eval", "00000", "eat 900")
         loop.start()
         loop.finish()
         assert loop.verdicts() == ["out of memory"]
-        assert loop.errands("it01/debate", "00000")[0].endswith(" 1")
+        assert loop.errands("it00/eval", "00000")[0].endswith(" 1")
 
 
 def test_what_will_not_change_stops_the_chain_and_the_same_command_goes_on(slurm: Cluster, tmp_path: Path) -> None:
@@ -98,43 +98,43 @@ def test_what_will_not_change_stops_the_chain_and_the_same_command_goes_on(slurm
 
 
 def test_a_node_that_dies_and_a_job_that_is_requeued(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop(slurm, tmp_path / "run")
+    loop = Loop.short(slurm, tmp_path / "run")
     tasks = ("00001", "00002")
     for task in tasks:
-        plant(loop.run, "it01/debate", task, "sleep 60")
+        plant(loop.run, "it00/eval", task, "sleep 60")
     loop.start()
-    loop.wait("the tasks were running", lambda: all(loop.running_on("it01/debate", task) for task in tasks))
-    job = loop.task("it01/debate", "00001")
+    loop.wait("the tasks were running", lambda: all(loop.running_on("it00/eval", task) for task in tasks))
+    job = loop.task("it00/eval", "00001")
     assert job is not None
     slurm.client("scontrol", "requeue", f"{job['array_job']}_{job['array_task']}")
-    slurm.kill_node(loop.running_on("it01/debate", "00002") or "")
+    slurm.kill_node(loop.running_on("it00/eval", "00002") or "")
     loop.finish(120)
     loop.all_once()
-    assert started(loop.run, "it01/debate", "00002") == 2
+    assert started(loop.run, "it00/eval", "00002") == 2
 
 
 def test_a_node_whose_daemon_dies_runs_on_beside_the_new_copy(slurm: Cluster, tmp_path: Path) -> None:
     """Slurm requeues the task while the first copy is still at work: the second waits, and does nothing twice."""
-    loop = Loop(slurm, tmp_path / "run")
-    plant(loop.run, "it01/debate", "00000", "sleep 25")
+    loop = Loop.short(slurm, tmp_path / "run")
+    plant(loop.run, "it00/eval", "00000", "sleep 25")
     loop.start()
-    loop.wait("the task was running", lambda: loop.running_on("it01/debate", "00000"))
-    slurm.kill_slurmd_only(loop.running_on("it01/debate", "00000") or "")
+    loop.wait("the task was running", lambda: loop.running_on("it00/eval", "00000"))
+    slurm.kill_slurmd_only(loop.running_on("it00/eval", "00000") or "")
     loop.finish(120)
     loop.all_once()
 
 
 def test_preemption(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop(slurm, tmp_path / "run", "slurm.partition=low", "slurm.generation.minutes=30")
-    plant(loop.run, "it01/debate", "00001", "advance 60")
+    loop = Loop.short(slurm, tmp_path / "run", "slurm.partition=low", "slurm.generation.minutes=30")
+    plant(loop.run, "it00/eval", "00001", "advance 60")
     loop.start()
-    loop.wait("the task was running", lambda: loop.running_on("it01/debate", "00001"))
-    node = loop.running_on("it01/debate", "00001")
+    loop.wait("the task was running", lambda: loop.running_on("it00/eval", "00001"))
+    node = loop.running_on("it00/eval", "00001")
     urgent = slurm.submit("sleep 3", "--partition=high", f"--nodelist={node}", "--exclusive")
     loop.finish(120)
     slurm.wait_job(urgent, "COMPLETED")
     loop.all_once()
-    assert started(loop.run, "it01/debate", "00001") == 2
+    assert started(loop.run, "it00/eval", "00001") == 2
     assert set(loop.verdicts()) <= {"preempted", "stopped"}
 
 
@@ -147,7 +147,7 @@ def test_preemption_while_python_starts(slurm: Cluster, tmp_path: Path) -> None:
     )
     slow.write_text(f'#!/bin/sh\n{first}\nexec {python_for(tmp_path / "errands")} "$@"\n')
     slow.chmod(0o755)
-    loop = Loop(slurm, tmp_path / "run", "slurm.partition=low", f"slurm.python={slow}")
+    loop = Loop.short(slurm, tmp_path / "run", "slurm.partition=low", f"slurm.python={slow}")
     loop.start()
     loop.wait("Python was starting", node.exists)
     urgent = slurm.submit("true", "--partition=high", f"--nodelist={node.read_text().strip()}", "--exclusive")
@@ -180,8 +180,8 @@ def test_a_time_limit_with_progress_and_one_without(slurm: Cluster, tmp_path: Pa
 
 
 def test_accounting_is_away(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop(slurm, tmp_path / "run")
-    plant(loop.run, "it01/finetune", "critic-1", "sigkill")
+    loop = Loop.short(slurm, tmp_path / "run")
+    plant(loop.run, "it00/eval", "00001", "sigkill")
     slurm.stop_accounting()
     loop.start()
     loop.finish()
@@ -190,10 +190,10 @@ def test_accounting_is_away(slurm: Cluster, tmp_path: Path) -> None:
 
 
 def test_the_controller_crashes_in_mid_chain(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop(slurm, tmp_path / "run")
-    plant(loop.run, "it01/debate", "00000", "sleep 8")
+    loop = Loop.short(slurm, tmp_path / "run")
+    plant(loop.run, "it00/eval", "00000", "sleep 8")
     loop.start()
-    loop.wait("the task was running", lambda: loop.running_on("it01/debate", "00000"))
+    loop.wait("the task was running", lambda: loop.running_on("it00/eval", "00000"))
     # What is seconds old when it crashes is forgotten; see the test of gates.
     time.sleep(5)
     slurm.kill_controller()
@@ -203,15 +203,15 @@ def test_the_controller_crashes_in_mid_chain(slurm: Cluster, tmp_path: Path) -> 
 
 
 def test_a_crash_of_the_controller_forgets_the_last_seconds(slurm: Cluster, tmp_path: Path) -> None:
-    """It wakes up with a state in which the merge runs and its gate waits; what that gate submitted is unknown."""
-    loop = Loop(slurm, tmp_path / "run", "slurm.settle_seconds=6")
-    plant(loop.run, "it01/merge", "all", "sleep 8")
-    plant(loop.run, "it01/finetune", "critic-1", "sleep 3")
+    """It wakes up with a state in which debates run and their gate waits; what that gate submitted is unknown."""
+    loop = Loop.short(slurm, tmp_path / "run", "slurm.settle_seconds=6", shape=("task.train=4", "task.eval=4"))
+    plant(loop.run, "it00/eval", "00000", "sleep 8")
+    plant(loop.run, "it00/score", "all", "sleep 3")
     loop.start()
-    loop.wait("the merge was running", lambda: loop.running_on("it01/merge", "all"), 60)
+    loop.wait("debates were running", lambda: loop.running_on("it00/eval", "00000"), 60)
     time.sleep(6)  # for the state to be written
     shutil.copytree(slurm.home / "state", tmp_path / "state")
-    loop.wait("finetuning was queued", lambda: loop.task("it01/finetune", "critic-1"), 60)
+    loop.wait("scoring was queued", lambda: loop.task("it00/score", "all"), 60)
     slurm.kill_controller()
     shutil.rmtree(slurm.home / "state")
     shutil.copytree(tmp_path / "state", slurm.home / "state")
@@ -232,7 +232,7 @@ def test_sbatch_does_not_answer(slurm: Cluster, tmp_path: Path, monkeypatch: pyt
     )
     fake.chmod(fake.stat().st_mode | stat.S_IEXEC)
     monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
-    loop = Loop(slurm, tmp_path / "run", "slurm.command_seconds=3")
+    loop = Loop.short(slurm, tmp_path / "run", "slurm.command_seconds=3")
     loop.start()
     first = loop.events("intent")[0]["name"]
     assert len({job["array_job"] for job in slurm.jobs() if job["name"] == first}) == 1
@@ -242,8 +242,8 @@ def test_sbatch_does_not_answer(slurm: Cluster, tmp_path: Path, monkeypatch: pyt
 
 def test_a_submit_killed_before_it_learnt_the_job(slurm: Cluster, tmp_path: Path) -> None:
     """The id was never written down: the name finds the job."""
-    loop = Loop(slurm, tmp_path / "run")
-    plant(loop.run, "it01/debate", "00000", "sleep 5")
+    loop = Loop.short(slurm, tmp_path / "run")
+    plant(loop.run, "it00/eval", "00000", "sleep 5")
     loop.start()
     lines = loop.run.submissions.read_text().splitlines(keepends=True)
     known = [line for line in lines if '"event": "submitted"' not in line]

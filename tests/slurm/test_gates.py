@@ -80,7 +80,7 @@ def wrap(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, script: str) 
 def test_a_limit_of_queued_jobs_is_kept_to(strict: Strict, tmp_path: Path) -> None:
     """Fewer places than a stage has tasks: what fits goes first, and one place is the gate's."""
     strict.most_jobs(3)
-    loop = Loop(strict, tmp_path / "run")
+    loop = Loop.short(strict, tmp_path / "run")
     loop.start()
     loop.finish(180)
     loop.all_once()
@@ -91,7 +91,7 @@ def test_a_limit_of_queued_jobs_is_kept_to(strict: Strict, tmp_path: Path) -> No
 @pytest.mark.slurm
 def test_where_no_job_fits_submit_says_so(strict: Strict, tmp_path: Path) -> None:
     strict.most_jobs(0)
-    loop = Loop(strict, tmp_path / "run")
+    loop = Loop.short(strict, tmp_path / "run")
     with pytest.raises(SubmitLimitError, match="AssocMaxSubmitJobLimit"):
         loop.start()
     log = Submissions(loop.run.submissions)
@@ -107,7 +107,7 @@ def test_a_job_that_is_held_long_after_its_gate_was_set_is_released(strict: Stri
     for name in strict.names:
         strict.client("scontrol", "update", f"nodename={name}", "state=drain", "reason=test")
     strict.fails("node1").touch()
-    loop = Loop(strict, tmp_path / "run")
+    loop = Loop.short(strict, tmp_path / "run")
     loop.start()
     for name in strict.names:
         strict.resume(name)
@@ -119,7 +119,7 @@ def test_a_job_that_is_held_long_after_its_gate_was_set_is_released(strict: Stri
 def test_a_node_without_the_run_takes_neither_tasks_nor_gates_for_long(slurm: Cluster, tmp_path: Path) -> None:
     """Nothing of the run is there, so all that is sent there fails within a second."""
     (tmp_path / "runs").mkdir()
-    loop = Loop(slurm, tmp_path / "runs" / "run")
+    loop = Loop.short(slurm, tmp_path / "runs" / "run")
     hole = ["nsenter", "-t", str(slurm.nodes["node1"].first_process()), "-m", "-p"]
     subprocess.run([*hole, "mount", "-t", "tmpfs", "tmpfs", tmp_path / "runs"], check=True)
     try:
@@ -135,10 +135,10 @@ def test_a_node_without_the_run_takes_neither_tasks_nor_gates_for_long(slurm: Cl
 def test_a_partition_that_takes_no_jobs_for_a_while(slurm: Cluster, tmp_path: Path) -> None:
     """Its gate finds no place for what comes next, and goes back into the queue."""
     site = ("slurm.partition=low", "slurm.gate.partition=main", "slurm.patience_minutes=0.05")
-    loop = Loop(slurm, tmp_path / "run", *site)
-    plant(loop.run, "it01/debate", "00000", "sleep 3")
+    loop = Loop.short(slurm, tmp_path / "run", *site)
+    plant(loop.run, "it00/eval", "00000", "sleep 3")
     loop.start()
-    loop.wait("the task was running", lambda: loop.running_on("it01/debate", "00000"), 60)
+    loop.wait("the task was running", lambda: loop.running_on("it00/eval", "00000"), 60)
     slurm.client("scontrol", "update", "partitionname=low", "state=drain")
     try:
         wait_until("a gate went back", lambda: "back into the queue" in gate_logs(loop), 90, 0.2)
@@ -151,7 +151,7 @@ def test_a_partition_that_takes_no_jobs_for_a_while(slurm: Cluster, tmp_path: Pa
 
 
 def test_munge_is_away_while_a_gate_looks_at_the_queue(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop(slurm, tmp_path / "run", "slurm.settle_seconds=4")
+    loop = Loop.short(slurm, tmp_path / "run", "slurm.settle_seconds=4")
     loop.start()
     wait_until(
         "a gate was at work",
@@ -175,12 +175,12 @@ def test_stale_files_and_a_gate_that_fails_before_python(slurm: Cluster, tmp_pat
         mark.touch()
     once = tmp_path / "once"
     setup = [
-        f"case $SLURM_JOB_NAME in *finetune.gate*) mkdir {once} 2>/dev/null && exit 1;; esac",
+        f"case $SLURM_JOB_NAME in *eval.gate*) mkdir {once} 2>/dev/null && exit 1;; esac",
         f"export LD_PRELOAD={library} INJECT_ERRNO={errno.ESTALE}",
         f"export INJECT_PATH=submissions.jsonl INJECT_MARK={marks[0]}",
         f"case $SLURM_JOB_NAME in *gate*) ;; *) export INJECT_PATH=profile.yaml INJECT_MARK={marks[1]};; esac",
     ]
-    loop = Loop(slurm, tmp_path / "run", f"slurm.setup={setup}")
+    loop = Loop.short(slurm, tmp_path / "run", f"slurm.setup={setup}")
     assert loop.run.profile.name == "profile.yaml"
     loop.start()
     loop.finish(180)
@@ -202,7 +202,7 @@ def test_wrappers_banners_and_a_users_own_variables(
     wrap(tmp_path, monkeypatch, "sbatch", f"{hide} >/dev/null 2>&1\n{noise}\n{told}")
     monkeypatch.setenv("SQUEUE_PARTITION", "high")
     monkeypatch.setenv("SACCT_FORMAT", "JobID")
-    loop = Loop(slurm, tmp_path / "run", "slurm.merge.partition=low", "slurm.gate.partition=low")
+    loop = Loop.short(slurm, tmp_path / "run", "slurm.merge.partition=low", "slurm.gate.partition=low")
     chain = loop.start()
     assert all(sent.job and sent.job.isdigit() for sent in chain.submitted)
     loop.finish(180)
@@ -214,19 +214,19 @@ def test_wrappers_banners_and_a_users_own_variables(
 def setup_that_fails(folder: Path) -> str:
     """Lines of setup that fail tasks of debates on nodes, as often as there are files for it."""
     take = f"for mark in {folder}/bad.$SLURMD_NODENAME.*; do rm $mark 2>/dev/null && exit 1; done"
-    return f'slurm.setup=["case $SLURM_JOB_NAME in *gate*) ;; *it01.debate*) {take};; esac"]'
+    return f'slurm.setup=["case $SLURM_JOB_NAME in *gate*) ;; *it00.eval*) {take};; esac"]'
 
 
 def test_nodes_on_which_a_task_failed_are_left_out_one_after_another(slurm: Cluster, tmp_path: Path) -> None:
     for name in ("node1", "node2"):
         for number in range(9):
             (tmp_path / f"bad.{name}.{number}").touch()
-    loop = Loop(slurm, tmp_path / "run", setup_that_fails(tmp_path), shape=SMALL)
+    loop = Loop.short(slurm, tmp_path / "run", setup_that_fails(tmp_path), shape=SMALL)
     loop.start()
     loop.finish(180)
     loop.all_once()
-    assert loop.verdicts("it01/debate") == ["not started", "not started"]
-    assert loop.errands("it01/debate", "00000")[0].split()[0] not in {"node1", "node2"}
+    assert loop.verdicts("it00/eval") == ["not started", "not started"]
+    assert loop.errands("it00/eval", "00000")[0].split()[0] not in {"node1", "node2"}
 
 
 def test_where_no_other_node_is_left_the_same_one_is_tried_again(slurm: Cluster, tmp_path: Path) -> None:
@@ -234,11 +234,11 @@ def test_where_no_other_node_is_left_the_same_one_is_tried_again(slurm: Cluster,
         (tmp_path / f"bad.node1.{number}").touch()
     site = ("slurm.generation.constraint=only1", setup_that_fails(tmp_path))
     slurm.client("scontrol", "update", "nodename=node1", "ActiveFeatures=h100,only1", "AvailableFeatures=h100,only1")
-    loop = Loop(slurm, tmp_path / "run", *site, shape=SMALL)
+    loop = Loop.short(slurm, tmp_path / "run", *site, shape=SMALL)
     try:
         loop.start()
         loop.finish(180)
     finally:
         slurm.client("scontrol", "update", "nodename=node1", "ActiveFeatures=h100", "AvailableFeatures=h100")
-    assert loop.verdicts("it01/debate") == ["not started", "not started"]
-    assert loop.errands("it01/debate", "00000")[0].split()[0] == "node1"
+    assert loop.verdicts("it00/eval") == ["not started", "not started"]
+    assert loop.errands("it00/eval", "00000")[0].split()[0] == "node1"

@@ -33,8 +33,8 @@ def verb(name: str, loop: Loop, *words: str) -> Result:
 
 
 def test_a_run_is_followed_from_start_to_end(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop(slurm, tmp_path / "run")
-    plant(loop.run, "it01/debate", "00000", "sleep 8")
+    loop = Loop.short(slurm, tmp_path / "run")
+    plant(loop.run, "it00/eval", "00000", "sleep 8")
     loop.start()
     seen: set[str] = set()
 
@@ -42,13 +42,14 @@ def test_a_run_is_followed_from_start_to_end(slurm: Cluster, tmp_path: Path) -> 
         found = look(loop.run)
         seen.add(found.survey.state)
         assert found.exit_code == 0, (found.survey.state, found.survey.why)
-        return bool(started(loop.run, "it01/debate", "00000"))
+        return bool(started(loop.run, "it00/eval", "00000"))
 
-    wait_until("it01/debate 00000 runs", slept, 90, 0.5)
+    wait_until("it00/eval 00000 runs", slept, 90, 0.5)
     value = json.loads(verb("status", loop, "--json").output)
     assert value["gates"] and value["state"] == "running"
-    assert "it01/debate 00000, attempt 1, job " in verb("logs", loop, "--stage", "debate", "--task", "00000").output
+    assert "it00/eval 00000, attempt 1, job " in verb("logs", loop, "it00/eval", "0").output
     loop.finish()
+    loop.reports()
     result = verb("status", loop)
     assert result.exit_code == 0
     assert f"next: nothing; table and plot: {loop.run.report}" in result.output
@@ -56,32 +57,31 @@ def test_a_run_is_followed_from_start_to_end(slurm: Cluster, tmp_path: Path) -> 
 
 
 def test_a_failure_is_shown_read_and_retried(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop(slurm, tmp_path / "it's a run")
-    plant(loop.run, "it01/finetune", "generator-1", "error")
+    loop = Loop.short(slurm, tmp_path / "it's a run")
+    plant(loop.run, "it00/eval", "00001", "error")
     loop.start()
     loop.stops()
     shown = verb("status", loop)
     assert shown.exit_code == 15
-    assert "failed: it01/finetune generator-1: the engine is broken; mend it; log: " in shown.output
+    assert "failed: it00/eval 00001: the engine is broken; mend it; log: " in shown.output
     read = verb("logs", loop, "--failed").output
-    assert "=== it01/finetune generator-1, attempt 1, job " in read
+    assert "=== it00/eval 00001, attempt 1, job " in read
     assert "error: the engine is broken; mend it" in read
-    again = verb("retry", loop, "--set-profile", "slurm.finetuning.minutes=7")
-    assert "it01/finetune: generator-1, job " in again.output
+    again = verb("retry", loop, "--set-profile", "slurm.generation.minutes=7")
+    assert "it00/eval: 00001, job " in again.output
     assert "minutes: 7" in loop.run.profile.read_text()
     loop.finish()
-    assert started(loop.run, "it01/finetune", "generator-1") == 2
-    assert started(loop.run, "it01/finetune", "generator-0") == 1
+    assert [started(loop.run, "it00/eval", task) for task in ("00000", "00001", "00002")] == [1, 2, 1]
     assert verb("retry", loop).exit_code == 0
 
 
 def test_cancelled_twice_and_taken_up_again(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop(slurm, tmp_path / "run")
-    tasks = loop.plan.stage("it01/debate").tasks
+    loop = Loop.short(slurm, tmp_path / "run")
+    tasks = loop.plan.stage("it00/eval").tasks
     for task in tasks:
-        plant(loop.run, "it01/debate", task, "sleep 300")
+        plant(loop.run, "it00/eval", task, "sleep 300")
     loop.start()
-    wait_until("it01/debate runs", lambda: all(started(loop.run, "it01/debate", task) for task in tasks), 90, 0.5)
+    wait_until("it00/eval runs", lambda: all(started(loop.run, "it00/eval", task) for task in tasks), 90, 0.5)
     first = verb("cancel", loop, "--yes")
     assert first.exit_code == 0 and "gate(s)" in first.output and "hpcmaf retry" in first.output
     assert not [job for job in slurm.jobs() if job["state"] in {"RUNNING", "PENDING", "COMPLETING"}]
@@ -90,13 +90,13 @@ def test_cancelled_twice_and_taken_up_again(slurm: Cluster, tmp_path: Path) -> N
     shown = verb("status", loop)
     assert shown.exit_code == 15 and "failed:" not in shown.output
     assert f"next: hpcmaf retry {loop.run.root}" in shown.output
-    assert "it01/debate: " in verb("retry", loop).output
+    assert "it00/eval: " in verb("retry", loop).output
     loop.finish()
 
 
 def test_a_stalled_chain_goes_on(slurm: Cluster, tmp_path: Path) -> None:
     """Somebody cancels the gate; what was behind it is never submitted."""
-    loop = Loop(slurm, tmp_path / "run")
+    loop = Loop.short(slurm, tmp_path / "run")
     plant(loop.run, "it00/eval", "00000", "sleep 5")
     loop.start()
     gates = look(loop.run).survey.gates
@@ -109,7 +109,7 @@ def test_a_stalled_chain_goes_on(slurm: Cluster, tmp_path: Path) -> None:
 
 
 def test_without_a_controller_the_markers_still_speak(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop(slurm, tmp_path / "run")
+    loop = Loop.short(slurm, tmp_path / "run")
     loop.start()
     loop.finish()
     slurm.wait_idle()
@@ -196,7 +196,7 @@ def test_the_doctor_finds_nothing_against_all_of_a_nodes_memory(slurm: Cluster, 
 def test_jobs_go_where_the_shell_says(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SBATCH_PARTITION, as sbatch itself heeds it; gates have it too."""
     monkeypatch.setenv("SBATCH_PARTITION", "high")
-    loop = Loop(slurm, tmp_path / "run")
+    loop = Loop.short(slurm, tmp_path / "run")
     site = tmp_path / "site.yaml"
     site.write_text(json.dumps(SITE | {"slurm": loop.profile.cluster.model_dump(mode="json") | {"partition": None}}))
     profile = load_profile(str(site), (), os.environ)
@@ -209,7 +209,7 @@ def test_jobs_go_where_the_shell_says(slurm: Cluster, tmp_path: Path, monkeypatc
 
 
 def test_a_gate_that_is_held_is_told_of(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop(slurm, tmp_path / "run")
+    loop = Loop.short(slurm, tmp_path / "run")
     plant(loop.run, "it00/eval", "00000", "sleep 6")
     loop.start()
     gates = look(loop.run).survey.gates
