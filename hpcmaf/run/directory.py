@@ -7,7 +7,6 @@ marker is written last and lists every file the task published.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from hpcmaf.files.locking import lock
 from hpcmaf.files.publish import Amount, Count, Record, file_sha256, read_bytes, read_json, write_json, write_text
 from hpcmaf.run.markers import Marker
 from hpcmaf.run.plan import Plan, Stage, stage_id
-from hpcmaf.tasks.problems import Problem, to_lines
+from hpcmaf.tasks.problems import Problem, from_lines, to_lines
 
 _DRIVER_LOCK = ".driver.lock"
 
@@ -330,4 +329,4 @@ class RunDir:
             raise PlanChangedError(
                 f"{path}: not the problems this run was planned with; start a new run with --run NAME"
             )
-        return [Problem(**json.loads(line)) for line in data.splitlines()]
+        return from_lines(data)

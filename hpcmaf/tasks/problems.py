@@ -20,7 +20,6 @@ from hpcmaf.files.publish import (
     file_sha256,
     first_fault,
     manifest_path,
-    parse_json,
     read_manifest,
     write_manifest,
     write_text,
@@ -67,16 +66,14 @@ def to_lines(problems: Iterable[Problem]) -> str:
     return "".join(json.dumps(asdict(problem)) + "\n" for problem in problems)
 
 
+def from_lines(data: bytes) -> list[Problem]:
+    """Inverse of :func:`to_lines`, for files whose digest has been compared."""
+    return [Problem(**json.loads(line)) for line in data.splitlines()]
+
+
 class _Extra(Record):
     task: str
     files: list[str] = []
-
-
-class _Line(Record):
-    id: str
-    question: str
-    gold: str | None
-    meta: dict[str, str]
 
 
 def manifests(source: Path) -> dict[str, Manifest]:
@@ -149,27 +146,16 @@ def read_prepared(source: Path, task: str, present: Mapping[str, Manifest]) -> d
             raise DataError(
                 f"{source / min(absent)}.jsonl: missing beside {path.name}; run 'hpcmaf data prepare' again to finish it"
             )
-        with path.open("rb") as lines:
-            records = [parse_json(line, _Line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
-        pools[name] = [Problem(*(record[key] for key in ("id", "question", "gold", "meta"))) for record in records]
+        pools[name] = from_lines(path.read_bytes())
     return pools
 
 
-def describe(pool: Sequence[Problem], others: Sequence[Sequence[Problem]]) -> dict[str, Any]:
-    """What a split holds, and how often questions recur in it and in others.
-
-    Runs use each question once, and keep those of the test split out of training.
-    """
+def describe(pool: Sequence[Problem]) -> dict[str, Any]:
+    """What a split holds; runs use each question once, and keep those of the test split out of training."""
     levels = Counter(problem.meta["level"] for problem in pool if "level" in problem.meta)
-    golds: dict[str, set[str | None]] = {}
-    for problem in pool:
-        golds.setdefault(question_hash(problem.question), set()).add(problem.gold)
-    elsewhere = {question_hash(problem.question) for other in others for problem in other}
     return {
         "problems": len(pool),
         "without_answer": sum(problem.gold is None for problem in pool),
         **({"levels": dict(sorted(levels.items()))} if levels else {}),
-        "repeated_questions": len(pool) - len(golds),
-        "questions_with_different_answers": sum(len(found) > 1 for found in golds.values()),
-        "questions_in_other_split": len(elsewhere & golds.keys()),
+        "repeated_questions": len(pool) - len({question_hash(problem.question) for problem in pool}),
     }

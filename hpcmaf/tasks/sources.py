@@ -94,9 +94,7 @@ class Files(Task):
         records = (json.dumps([row.split, row.group, row.values], sort_keys=True, default=str) for row in rows)
         digest = hashlib.sha256("".join(f"{record}\n" for record in records).encode()).hexdigest()
         roles = _roles(pools, source)
-        report = {
-            name: describe(pool, [other for key, other in roles.items() if key != name]) for name, pool in roles.items()
-        }
+        report = {name: describe(pool) for name, pool in roles.items()}
         extra = {name: {"counts": counts, "source": source, "source_sha256": digest} for name, counts in report.items()}
         write_prepared(out, self.name, roles, extra)
         return {**report, "repeated_records": repeated} | ({"left_out": unread} if unread else {})
