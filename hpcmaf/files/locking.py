@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 from hpcmaf.errors import PlatformError, RunBusyError
@@ -89,14 +89,13 @@ async def locked(path: Path, patience: float | None, tick: Callable[[], None], a
     awaited
         What the others do, for the log.
     """
-    descriptor, began, waiting = -1, time.monotonic(), False
-    try:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            while True:
-                with suppress(BlockingIOError):
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
+    began, waiting = time.monotonic(), False
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(lock(path, ""))
+                break
+            except RunBusyError:
                 if not waiting:
                     _say(f"waiting for {awaited} ({path})")
                 if patience is not None and time.monotonic() - began > patience:
@@ -105,12 +104,10 @@ async def locked(path: Path, patience: float | None, tick: Callable[[], None], a
                 waiting = True
                 tick()
                 await asyncio.sleep(0.5)
-        except OSError as error:
-            _say(f"{path}: {error.strerror}; going on without a lock")
+            except (OSError, PlatformError) as error:
+                _say(f"{path}: {os.strerror(error.errno or errno.EIO)}; going on without a lock")
+                break
         yield
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)
 
 
 def _say(line: str) -> None:
