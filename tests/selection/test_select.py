@@ -52,21 +52,27 @@ def store(path: Path, debates: list[Transcript], **info) -> Path:
     return path
 
 
-def test_generators_keep_first_answers_that_match_the_final_vote():
-    found = labels(debate("a", ["5", "7", "9"], ["7", "7", "9"]))
-    # generator-1 said 7 at once. generator-2 did not; nor is round 1's own vote asked.
-    assert [found[f"generator-{n}"] for n in range(3)] == [{}, {"a": "positive"}, {}]
-
-
-def test_generator_keeps_its_answer_even_if_it_ends_wrong():
-    found = labels(debate("a", ["7", "1", "2"], ["8", "7", "7"]))
-    assert found["generator-0"] == {"a": "positive"}
-    assert found["critic-0"] == {}
-
-
-def test_critics_are_negative_if_they_began_wrong_or_unparsable():
-    found = labels(debate("a", ["7", "1", None], ["7", "7", "7"]))
-    assert [found[f"critic-{n}"]["a"] for n in range(3)] == ["positive", "negative", "negative"]
+@pytest.mark.parametrize(
+    ("rounds", "generators", "critics"),
+    [
+        # Generator 1 said 7 at once; generator 2 did not, nor is round 1's own vote asked for.
+        ([["5", "7", "9"], ["7", "7", "9"]], ["", "+", ""], ["-", "+", ""]),
+        # A generator keeps an answer that was right, even if it ends wrong.
+        ([["7", "1", "2"], ["8", "7", "7"]], ["+", "", ""], ["", "-", "-"]),
+        # What cannot be parsed began wrong.
+        ([["7", "1", None], ["7", "7", "7"]], ["+", "", ""], ["+", "-", "-"]),
+        # Middle rounds do not matter.
+        ([["7", "1", "7"], ["1", "1", "1"], ["7", "7", "2"]], ["+", "", "+"], ["+", "-", ""]),
+        # Answers match by equivalence, not by string.
+        ([["0.5", "1/2", "2"], ["1/2", "0.50", "2"]], ["+", "+", ""], ["+", "+", ""]),
+        # One round trains no critics.
+        ([["7", "7", "1"]], ["+", "+", ""], ["", "", ""]),
+    ],
+)
+def test_who_learns_what_from_a_debate(rounds, generators, critics):
+    found, signs = labels(debate("a", *rounds)), {"positive": "+", "negative": "-"}
+    for role, wanted in (("generator", generators), ("critic", critics)):
+        assert [signs.get(found[f"{role}-{n}"].get("a"), "") for n in range(3)] == wanted
 
 
 def test_disputed_leaves_out_critics_whose_others_agreed():
@@ -76,17 +82,6 @@ def test_disputed_leaves_out_critics_whose_others_agreed():
     assert [found[f"critic-{n}"] for n in range(3)] == [{"a": "positive"}, {"a": "positive"}, {}]
     assert found["generator-0"] == labels(one)["generator-0"] == {"a": "positive"}
     assert labels(one)["critic-2"] == {"a": "negative"}
-
-
-def test_middle_rounds_do_not_matter():
-    found = labels(debate("a", ["7", "1", "7"], ["1", "1", "1"], ["7", "7", "2"]))
-    assert (found["critic-0"], found["critic-1"], found["critic-2"]) == ({"a": "positive"}, {"a": "negative"}, {})
-
-
-def test_answers_match_by_equivalence_not_by_string():
-    found = labels(debate("a", ["0.5", "1/2", "2"], ["1/2", "0.50", "2"]))
-    assert found["generator-0"] == found["generator-1"] == {"a": "positive"}
-    assert found["critic-0"] == found["critic-1"] == {"a": "positive"}
 
 
 def test_without_a_consensus_there_is_no_data():
@@ -105,12 +100,6 @@ def test_a_tie_is_drawn_by_seed_iteration_and_problem():
     assert 12 < draws.count("1") < 48
     assert {outcome(1, t, "a") for t in range(20)} == {outcome(1, 1, f"p{i}") for i in range(20)} == {"1", "2"}
     assert draws == [outcome(seed, 1, "a") for seed in range(60)]
-
-
-def test_one_round_trains_no_critics():
-    found = labels(debate("a", ["7", "7", "1"]))
-    assert found["generator-0"] == found["generator-1"] == {"a": "positive"}
-    assert not any(found[f"critic-{n}"] for n in range(3))
 
 
 @pytest.mark.parametrize("fault", [debate("a", ["1"], ["1"]), debate("b", ["1", "1"])])
