@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from hpcmaf.jobs.task import run_task
 from hpcmaf.run.attempts import begin
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store import Store
-from hpcmaf.study import Study, StudyRun, load_study
+from hpcmaf.study import Study, load_study
 from hpcmaf.study.drive import drive_study
 from hpcmaf.study.sharing import Planned
 from hpcmaf.training.launch import Workers
@@ -53,25 +52,11 @@ set:
 
 @dataclass
 class Studied:
-    """The study, what each run computed, and what it asked of which models.
-
-    Attributes
-    ----------
-    worked
-        Tasks that a run has computed itself, as ``it01/debate 00000``; the
-        others it has taken over.
-    said, served
-        By method and stage: what the engine was asked and what it said, and
-        the models it had.
-    seconds
-        By method: from its first task to its last.
-    """
+    """The study; by method and stage what the engine was asked and what it said (``said``), and the models it had."""
 
     study: Study
-    worked: dict[str, list[str]] = field(default_factory=dict)
     said: dict[tuple[str, str], list[tuple[Request, Completion]]] = field(default_factory=dict)
     served: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self, name: str) -> RunDir:
         """The run of a method."""
@@ -82,17 +67,14 @@ class Studied:
         with Store(self.run(name).store(t, kind)) as store:
             return list(store.transcripts(gold=True))
 
-    def start(self, entry: StudyRun, planned: Planned, workers: Workers) -> None:
+    def start(self, planned: Planned, workers: Workers) -> None:
         """Do a run's open tasks here, one after another; all finetuning by the same processes."""
-        began, worked = time.monotonic(), self.worked.setdefault(entry.label, [])
         for stage in planned.plan.stages:
             tasks = [task for task in stage.tasks if not planned.run.done(stage, task)]
             for task in tasks:
-                worked.append(f"{stage.id} {task}")
                 attempt = begin(planned.run.attempts(stage, task))
                 shared = {"workers": workers} if stage.kind == "finetune" else {}
                 run_task(str(planned.run.root), stage.id, task, str(attempt), planned.plan.identity, **shared)
-        self.seconds[entry.label] = time.monotonic() - began
 
     def watch(self, patch: pytest.MonkeyPatch) -> None:
         """Take down what real engines are asked, and what they say."""
@@ -126,7 +108,7 @@ def carry_out(folder: Path, patch: pytest.MonkeyPatch) -> Studied:
             studied.study,
             load_profile("local", ["generation.device=cpu", "finetuning.device=cpu"]),
             print,
-            lambda entry, planned: studied.start(entry, planned, workers),
+            lambda _, planned: studied.start(planned, workers),
             lambda planned: False,
         )
     return studied
