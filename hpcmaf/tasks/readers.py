@@ -185,14 +185,13 @@ def read_hub(name: str, preferred: Sequence[str]) -> Iterator[Row]:
     # A split of another name is read where it is the only one.
     known = labels.intersection(SPLIT_NAMES) or (labels if len(labels) == 1 else set())
     if not known:
-        raise DataError(
-            f"{name}: its splits are called {', '.join(sorted(labels))}; download it, and name those to read train and test"
-        )
+        found = ", ".join(sorted(labels))
+        raise DataError(f"{name}: its splits are called {found}; download it, and name those to read train and test")
     for config, splits in loaded.items():
-        for label in sorted(splits.keys() & known, key=list(splits).index):
-            for index, values in enumerate(splits[label]):
+        for label, rows in splits.items():
+            split = label if label in SPLIT_NAMES else "all"
+            for index, values in enumerate(rows if label in known else ()):
                 where = f"{name} ({config}), {label}, row {index + 1}"
-                split = label if label in SPLIT_NAMES else "all"
                 yield Row(where, values, split, group="" if len(chosen) == 1 else config, index=index)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -71,8 +69,8 @@ class Files(Task):
             for part in _recognised(source, self.layouts):
                 if not manifest_path(part.path).exists():
                     raise DataError(
-                        f"{part.path}: lies beside prepared problems and is not one of them; prepare it, too, "
-                        "or take it away"
+                        f"{part.path}: lies beside prepared problems and is not one of them; prepare both "
+                        "from one folder, or take it away"
                     )
         else:
             pools, _ = self.collect(read_parts(locate(source, self.layouts)))
@@ -85,18 +83,15 @@ class Files(Task):
         # A mistyped data/train.jsonl has the form of a hub id, but is none.
         if path.exists() or not _HUB_ID.fullmatch(source) or path.suffix in READERS:
             parts = locate(path, self.layouts)
-            rows = list(read_parts(parts))
+            rows = read_parts(parts)
             if path.is_dir():
                 unread = _left_out(path, parts)
         else:
-            rows = list(read_hub(source, self.configs))
+            rows = read_hub(source, self.configs)
         pools, repeated = self.collect(rows)
-        records = (json.dumps([row.split, row.group, row.values], sort_keys=True, default=str) for row in rows)
-        digest = hashlib.sha256("".join(f"{record}\n" for record in records).encode()).hexdigest()
         roles = _roles(pools, source)
         report = {name: describe(pool) for name, pool in roles.items()}
-        extra = {name: {"counts": counts, "source": source, "source_sha256": digest} for name, counts in report.items()}
-        write_prepared(out, self.name, roles, extra)
+        write_prepared(out, self.name, roles, {name: {"counts": report[name], "source": source} for name in roles})
         return {**report, "repeated_records": repeated} | ({"left_out": unread} if unread else {})
 
     def collect(self, rows: Iterable[Row]) -> tuple[dict[str, list[Problem]], int]:

@@ -116,14 +116,11 @@ def test_the_ledger_adds_up_to_tokenizer_counts(finished: RunDir) -> None:
     assert all(row["wall_seconds"] > 0 and row["peak_memory_bytes"] > 0 for row in rows if row["agent"] is None)
 
 
-def test_the_same_command_again_does_nothing(finished: RunDir) -> None:
+def test_the_same_command_again_does_nothing_and_another_plan_is_refused(finished: RunDir) -> None:
     before = finished.submissions.read_text()
     result = submit(finished.root, 1, *SMALL)
     assert result.returncode == 0, result.stderr
     assert finished.submissions.read_text() == before
-
-
-def test_another_plan_is_refused(finished: RunDir) -> None:
     result = submit(finished.root, 1, *SMALL, "seed=5")
     assert result.returncode == 7
     assert "recipe.seed = 0, now it is 5" in result.stderr
@@ -239,10 +236,12 @@ def test_ctrl_c_is_one_line(tmp_path: Path) -> None:
     "overrides",
     [
         ("debate.agents=5", "debate.rounds=3", "selection.w=0", "selection.mix=exact", "task.train=12", "task.eval=6"),
-        ("debate.agents=2", "selection.w=1", "selection.mix=exact", "training.tuning=full", "training.zero_stage=2"),
-        ("debate.agents=2", "method=maft-no-summary", "training.start_from=base", "training.loss_on=all_turns"),
+        (
+            *("debate.agents=2", "method=maft-no-summary", "selection.w=1", "selection.mix=exact"),
+            *("training.tuning=full", "training.zero_stage=2", "training.loss_on=all_turns"),
+        ),
     ],
-    ids=["N5-M3-w0", "w1-full", "no-summary"],
+    ids=["N5-M3-w0", "no-summary-w1-full"],
 )
 def test_every_shape_runs_through(tmp_path: Path, overrides: tuple[str, ...]) -> None:
     result = submit(tmp_path / "run", 1, "task.train=24", "task.eval=8", "training.epochs=1", *overrides)
