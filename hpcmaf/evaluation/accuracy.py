@@ -13,7 +13,7 @@ from hpcmaf.answers import equivalent
 from hpcmaf.debate.consensus import consensus
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import DataError
-from hpcmaf.evaluation.behaviour import Scored, by_kind, curves, movement, specialisation
+from hpcmaf.evaluation.behaviour import Scored, movement
 from hpcmaf.evaluation.measures import SCHEMA, measures_of
 from hpcmaf.evaluation.spread import estimate
 
@@ -30,7 +30,6 @@ def _scored(transcript: Transcript, seed: int, iteration: int) -> Scored:
     votes = [consensus(transcript, m, seed, iteration) for m in range(1, transcript.rounds + 1)]
     return Scored(
         gold=problem.gold,
-        meta=dict(problem.meta),
         answers=answers,
         right=tuple(tuple(_right(answer, problem.gold) for answer in turn) for turn in answers),
         voted=tuple(_right(vote.answer, problem.gold) for vote in votes),
@@ -72,15 +71,10 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
             (ddof 0) / sqrt(n).
         ``rounds``
             Per round: each agent, the mean over agents (its error taken over
-            problems), the vote, and ``specialisation``, see
-            :func:`hpcmaf.evaluation.behaviour.specialisation`.
+            problems), and the vote.
         ``movement``
             Per round from the second on: what became of the answers of the
             round before, see :func:`hpcmaf.evaluation.behaviour.movement`.
-        ``curves``
-            pass@k and majority@k of the first and the last round.
-        ``by_kind``
-            Accuracy in the last round by what the problems' meta says.
         ``consensus``
             Mean share of agents whose final answer is equivalent to the final
             vote (paper, section on diversity): (a, a, b) counts 2/3; a
@@ -137,13 +131,10 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
                 "agents": [estimate(each) for each in right[m]],
                 "mean": estimate((sum(one.right[m]) for one in problems), scale=agents),
                 "vote": estimate(voted[m]),
-                "specialisation": specialisation(right[m], voted[m]),
             }
             for m in range(rounds)
         ],
         "movement": [{"round": m} | movement(problems, m) for m in range(2, rounds + 1)],
-        "curves": [{"round": m} | curves(problems, m) for m in sorted({1, rounds})],
-        "by_kind": by_kind([one.meta for one in problems], right[-1], voted[-1]),
         "consensus": sum(one.agreeing for one in problems) / (len(problems) * agents),
         "diversity": estimate((agents - one.agreeing for one in problems), scale=agents),
         "unparsable": sum(one.answers[-1].count(None) for one in problems) / (len(problems) * agents),

@@ -188,20 +188,6 @@ def outcomes(metrics: Mapping[str, Any], measure: str) -> dict[str, bool]:
         Content of a ``metrics.json``.
     measure
         Its name, see :data:`hpcmaf.evaluation.measures.MEASURES`.
-
-    Raises
-    ------
-    DataError
-        It was not measured, there are not as many scores as problems, or a
-        problem is listed twice.
     """
-    ids, scores = metrics["scores"]["problem_ids"], metrics["scores"].get(measure)
-    if scores is None:
-        raise DataError(f"iteration {metrics.get('iteration')}: {measure} was not measured")
-    result = dict(zip(ids, (mark == "1" for mark in scores), strict=False))
-    if len(ids) != len(scores) or len(result) != len(ids):
-        raise DataError(
-            f"scores of iteration {metrics.get('iteration')}: {len(result)} distinct problems, {len(ids)} ids and "
-            f"{len(scores)} {measure} scores do not fit; evaluate the iteration again"
-        )
-    return result
+    scores = metrics["scores"]
+    return {problem: mark == "1" for problem, mark in zip(scores["problem_ids"], scores[measure], strict=True)}

@@ -58,6 +58,6 @@ def measure_run(
         if not transcripts:
             raise DataError(f"{run.store(t, 'eval')}: holds no debate")
         society = method.society(transcripts[0].agents, served.agents, evaluating=True)
-        value = measure(transcripts, served, society, seed=recipe.seed, iteration=t, **model)
+        value = measure(transcripts, served, society, iteration=t, **model)
         write_json(run.diversity(t), value)
         yield run.diversity(t), value

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
 
-from hpcmaf.errors import DataError
-from hpcmaf.evaluation import MEASURES, compare, outcomes
+from hpcmaf.evaluation import MEASURES, outcomes
 from hpcmaf.report.groups import Group
-from hpcmaf.report.paired import TEST, Test, family
+from hpcmaf.report.paired import TEST, Test, Values, family
 from hpcmaf.report.records import Run
 from hpcmaf.report.table import Table
 
 # Those the claims are about: the method, and one finetuned model in its place.
 MANY, ONE = "maft", "single-agent-ft"
 
-Values = Mapping[str, int]
+Read = Callable[[Run], Values | None]
 Question = tuple[str, list[tuple[Values, Values]], int]
 
 
@@ -36,7 +35,7 @@ class Claim(Test):
     VERDICTS: ClassVar[tuple[str, str]] = ("holds", "contrary")
 
     place: tuple[str, str]
-    size: tuple[int | None, int | None]
+    size: tuple[int, int]
 
 
 def claims(groups: Sequence[Group]) -> list[Claim]:
@@ -46,93 +45,89 @@ def claims(groups: Sequence[Group]) -> list[Claim]:
     nothing says which is meant, and nothing is claimed.
     """
     found: list[Claim] = []
-    for place in dict.fromkeys(group.place for group in groups):
-        here = [group for group in groups if group.place == place and not group.runs[0].transferred]
-        for size in dict.fromkeys((group.runs[0].agents, group.runs[0].rounds) for group in here):
-            of_size = [group for group in here if (group.runs[0].agents, group.runs[0].rounds) == size]
-            many, one = (_only(name, of_size) for name in (MANY, ONE))
-            if many is None or one is None or not any(t > 0 for t in set(many.complete) & set(one.complete)):
-                continue
-            tested = []
-            for text, pairs, scale in _questions(many, one):
-                try:
-                    tested.append(Claim(text=text, result=compare(pairs, scale), place=place, size=size))
-                except DataError:
-                    continue  # not the same problems; the table of methods says so
-            found += family(tested)
+    own = [group for group in groups if not group.any.transferred]
+    for place, size in dict.fromkeys(map(_family, own)):
+        here = [group for group in own if _family(group) == (place, size)]
+        many, one = ([group for group in here if group.any.method.name == name] for name in (MANY, ONE))
+        if len(many) == len(one) == 1 and any(t > 0 for t in _shared(*many, *one)):
+            questions = _questions(*many, *one)
+            tested = [Claim.of(pairs, scale, text=text, place=place, size=size) for text, pairs, scale in questions]
+            # Of other problems there is no test; the table of methods says so.
+            found += family([claim for claim in tested if claim.result])
     return found
 
 
-def _only(method: str, groups: Sequence[Group]) -> Group | None:
-    found = [group for group in groups if group.runs[0].method == method]
-    return found[0] if len(found) == 1 else None
+def _family(group: Group) -> tuple[tuple[str, str], tuple[int, int]]:
+    return group.place, (group.any.agents, group.any.rounds)
+
+
+def _shared(a: Group, b: Group) -> set[int]:
+    return {*a.complete} & {*b.complete}
 
 
 def _questions(many: Group, one: Group) -> Iterator[Question]:
-    last = max(set(many.complete) & set(one.complete))
+    last, own = max(_shared(many, one)), many.own
     half = last // 2
-    own = many.own
     if 0 in many.complete:
         for a, b in pairwise(name for name in MEASURES if many.point(0, name)):
-            yield f"the base: {MEASURES[b]} above {MEASURES[a]}", _within(many, (0, a), (0, b)), 1
-        yield f"{MANY} above the base's {MEASURES[own]}", _within(many, (0, own), (last, own)), 1
-    yield f"{MANY} above {ONE}, iteration {last}", _between(one, many, lambda run: _right(run, last)), 1
-    if half in many.complete and half in one.complete and half > 0:
+            yield f"the base: {MEASURES[b]} above {MEASURES[a]}", _pairs(many, _right(0, a), many, _right(0, b)), 1
+        yield f"{MANY} above the base's {MEASURES[own]}", _pairs(many, _right(0, own), many, _right(last)), 1
+    yield f"{MANY} above {ONE}, iteration {last}", _pairs(one, _right(last), many, _right(last)), 1
+    if half in _shared(many, one) and half > 0:
         for group, name in ((one, ONE), (many, MANY)):
-            pairs = _within(group, (half, own), (last, own))
+            pairs = _pairs(group, _right(half), group, _right(last))
             yield f"{name} goes on improving, iteration {half} to {last}", pairs, 1
-        pairs = _between(one, many, lambda run: _gain(run, half, last))
-        yield f"{MANY} improves more than {ONE}, iteration {half} to {last}", pairs, 1
+        gain = _gain(half, last)
+        yield f"{MANY} improves more than {ONE}, iteration {half} to {last}", _pairs(one, gain, many, gain), 1
     # Both begin with the same society, so whose diversity is higher has lost less.
-    pairs = _between(one, many, lambda run: _disagreeing(run, last))
-    if pairs:
-        text = f"{MANY} keeps more diversity (1 − consensus) than {ONE}, iteration {last}"
-        yield text, pairs, many.runs[0].agents or 1
+    pairs = _pairs(one, _disagreeing(last), many, _disagreeing(last))
+    yield f"{MANY} keeps more diversity (1 − consensus) than {ONE}, iteration {last}", pairs, many.any.agents
 
 
-def _within(group: Group, before: tuple[int, str], after: tuple[int, str]) -> list[tuple[Values, Values]]:
-    """Two iterations or measures of the same runs."""
-    found = []
-    for run in group.runs:
-        a, b = run.at(before[0]), run.at(after[0])
-        if a is not None and b is not None:
-            found.append((outcomes(a.metrics or {}, before[1]), outcomes(b.metrics or {}, after[1])))
-    return found
-
-
-def _between(a: Group, b: Group, values: Callable[[Run], Values | None]) -> list[tuple[Values, Values]]:
-    """Runs of two recipes, paired by seed."""
+def _pairs(a: Group, before: Read, b: Group, after: Read) -> list[tuple[Values, Values]]:
+    """Runs of two recipes, or of one with themselves, paired by seed."""
     theirs = {run.seed: run for run in a.runs}
     found = []
     for run in b.runs:
-        other = theirs.get(run.seed)
-        if other is None or (other.questions and run.questions and other.questions != run.questions):
-            continue
-        left, right = values(other), values(run)
-        if left is not None and right is not None:
-            found.append((left, right))
-    return found
+        other = run if a is b else theirs.get(run.seed)
+        if other is not None and other.questions == run.questions:
+            found.append((before(other), after(run)))
+    return [(left, right) for left, right in found if left is not None and right is not None]
 
 
-def _right(run: Run, t: int) -> Values | None:
-    iteration = run.at(t)
-    return None if iteration is None else outcomes(iteration.metrics or {}, iteration.own)
+def _right(t: int, measure: str | None = None) -> Read:
+    """Which problems are right at iteration t, by a measure or the method's own."""
+
+    def read(run: Run) -> Values | None:
+        iteration = run.at(t)
+        measured = iteration is not None and iteration.accuracy(measure) is not None
+        return outcomes(iteration.metrics, measure or iteration.own) if measured else None
+
+    return read
 
 
-def _gain(run: Run, before: int, after: int) -> Values | None:
-    a, b = _right(run, before), _right(run, after)
-    return None if a is None or b is None else {problem: b[problem] - a[problem] for problem in a.keys() & b.keys()}
+def _gain(before: int, after: int) -> Read:
+    """What each problem gains between two iterations."""
+
+    def read(run: Run) -> Values | None:
+        a, b = _right(before)(run), _right(after)(run)
+        return None if a is None or b is None else {problem: b[problem] - a[problem] for problem in a.keys() & b.keys()}
+
+    return read
 
 
-def _disagreeing(run: Run, t: int) -> Values | None:
+def _disagreeing(t: int) -> Read:
     """Of every problem, how many agents' final answers are not the final vote's."""
-    iteration = run.at(t)
-    metrics = (iteration.metrics if iteration else None) or {}
-    agreeing = metrics.get("scores", {}).get("agreeing")
-    if agreeing is None:
-        return None
-    agents = len(metrics["rounds"][-1]["agents"])
-    return {problem: agents - count for problem, count in zip(metrics["scores"]["problem_ids"], agreeing, strict=True)}
+
+    def read(run: Run) -> Values | None:
+        iteration = run.at(t)
+        scores = iteration.metrics["scores"] if iteration else {}
+        if scores.get("agreeing") is None:  # a run of an earlier version
+            return None
+        agents = len(iteration.metrics["rounds"][-1]["agents"])
+        return dict(zip(scores["problem_ids"], (agents - count for count in scores["agreeing"]), strict=True))
+
+    return read
 
 
 def claim_tables(found: Sequence[Claim]) -> list[Table]:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from hpcmaf.debate.methods import METHODS
-from hpcmaf.errors import DataError, UsageError
-from hpcmaf.evaluation import compare, outcomes
+from hpcmaf.errors import UsageError
+from hpcmaf.evaluation import outcomes
 from hpcmaf.report.groups import Group
 from hpcmaf.report.paired import Test, family
 from hpcmaf.report.records import Run
@@ -66,8 +66,11 @@ def find_baseline(name: str, groups: Sequence[Group]) -> Baseline:
     if not found and name in OF_THE_BASE:
         return Baseline(_CALLED[name], measure=OF_THE_BASE[name])
     if not found:
-        places = dict.fromkeys(group.place for group in groups)
-        found = [one for place in places for one in _called(name, [g for g in groups if g.place == place])]
+        for place in dict.fromkeys(group.place for group in groups):
+            here = [group for group in groups if group.place == place]
+            methods = [group for group in here if group.any.method.name == name]
+            called = [group for group in here if name in (group.label, group.line)]
+            found += called or [group for group in methods if not group.any.transferred] or methods
     if len({group.place for group in found}) < len(found):
         labels = ", ".join(repr(group.label) for group in found)
         raise UsageError(f"--baseline {name}: could be any of {labels}; name one of them")
@@ -75,18 +78,6 @@ def find_baseline(name: str, groups: Sequence[Group]) -> Baseline:
         return Baseline(name, tuple(found))
     known = [*dict.fromkeys([*(group.line for group in groups), *OF_THE_BASE])]
     raise UsageError(f"--baseline {name}: neither a run nor a method here; name one of {', '.join(known)}")
-
-
-def _called(name: str, here: Sequence[Group]) -> list[Group]:
-    """Of the recipes of one place those that a name fits best."""
-    methods = [group for group in here if group.runs[0].method == name]
-    for found in (
-        [group for group in here if name in (group.label, group.line)],
-        [group for group in methods if not group.runs[0].transferred],
-    ):
-        if found:
-            return found
-    return methods
 
 
 def against(baseline: Baseline, groups: Sequence[Group]) -> list[Tested]:
@@ -107,19 +98,14 @@ def against(baseline: Baseline, groups: Sequence[Group]) -> list[Tested]:
         other = next((group for group in baseline.groups if group.place == place), None)
         tests: list[Tested] = []
         for group in here:
-            if not group.complete or group is other or (baseline.groups and other is None):
+            if group.last is None or group is other or (baseline.groups and other is None):
                 continue
             if other is not None:
                 tests.append(_test_group(group, other, baseline.name))
-            elif not _is_base(group, baseline.measure):
+            elif not (group.last == 0 and group.own == baseline.measure and shows_base(group.any, baseline.measure)):
                 tests.append(_test_base(group, baseline, [run for one in here for run in one.runs]))
         rows += family(tests)
     return rows
-
-
-def _is_base(group: Group, measure: str) -> bool:
-    """Whether the last that a recipe has is the base's own way to answer."""
-    return group.complete[-1] == 0 and group.own == measure and shows_base(group.runs[0], measure)
 
 
 def shows_base(run: Run, measure: str) -> bool:
@@ -130,43 +116,40 @@ def shows_base(run: Run, measure: str) -> bool:
     drawn at another temperature, and its debate is, if critics also dispute
     a summary.
     """
-    ours, plain = METHODS.get(run.method or ""), METHODS["debate"]
-    if ours is None:
-        return False
     fields = ["ids", "temperature", *(["summaries", "critic_style"] if measure == "vote@M" else [])]
-    return all(getattr(ours, field) == getattr(plain, field) for field in fields)
+    return all(getattr(run.method, field) == getattr(METHODS["debate"], field) for field in fields)
 
 
 def _base_of(run: Run, measure: str, runs: Sequence[Run]) -> Iterator[Run]:
     """Runs that evaluate the base as this one does, itself first, then those of its seed."""
-    rounds = run.rounds if measure == "vote@M" else 1
-    agents = run.agents if measure != "answer" else 1
+    size = {"answer": (1, 1), "vote@1": (run.agents, 1), "vote@M": (run.agents, run.rounds)}[measure]
     for one in sorted(runs, key=lambda one: (one is not run, one.seed != run.seed)):
         found = one.at(0)
         accuracy = found.accuracy(measure) if found and shows_base(one, measure) else None
-        same = one is run or (one.prompted == run.prompted and run.prompted is not None)
-        if same and accuracy and (accuracy["agents"], accuracy["rounds"]) == (agents, rounds):
+        if one.prompted == run.prompted and accuracy and (accuracy["agents"], accuracy["rounds"]) == size:
             yield one
 
 
 def _test_base(group: Group, baseline: Baseline, runs: Sequence[Run]) -> Tested:
     pairs = []
     for run in group.runs:
-        found = list(_base_of(run, baseline.measure, runs))
         # Any run's will do where the recipe has no other; else those of one seed belong together.
-        pairs += [(run, one) for one in found if one.seed == run.seed or len(group.runs) == 1][:1]
-    agents, rounds = group.runs[0].agents, group.runs[0].rounds
-    size = {"answer": "", "vote@1": f" of {agents} agents"}.get(
-        baseline.measure, f" of {agents} agents in {rounds} rounds"
-    )
+        found = [b for b in _base_of(run, baseline.measure, runs) if b.seed == run.seed or len(group.runs) == 1]
+        pairs += [(run, one) for one in found[:1]]
+    of_agents = f" of {group.any.agents} agents"
+    size = {"answer": "", "vote@1": of_agents, "vote@M": f"{of_agents} in {group.any.rounds} rounds"}[baseline.measure]
     none = f"{baseline.name}{size} was not measured in these runs"
     return _test(group, 0, pairs, baseline.name, baseline.measure, none)
 
 
 def _test_group(group: Group, other: Group, name: str) -> Tested:
-    last = group.complete[-1]
-    at = max((t for t in other.complete if t <= last or _untrained(group)), default=-1)
-    pairs = [(ours, theirs) for ours in group.runs for theirs in _partners(ours, group, other)]
+    untrained = group.any.method.trained == "none"
+    at = max((t for t in other.complete if t <= group.last or untrained), default=-1)
+    pairs = []
+    for run in group.runs:
+        same = [one for one in other.runs if one.seed == run.seed]
+        # Of a single run each, whichever seed it has.
+        pairs += [(run, one) for one in same[:1] or (other.runs if len(other.runs) == len(group.runs) == 1 else ())]
     return _test(group, at, pairs, name)
 
 
@@ -174,37 +157,18 @@ def _test(
     group: Group, at: int, found: Sequence[tuple[Run, Run]], name: str, measure: str | None = None, none: str = ""
 ) -> Tested:
     """Compare our last iteration with one of theirs, which answer by a measure, or in their own way."""
-    last, faults, pairs = group.complete[-1], [], []
+    faults, pairs = [], []
     for ours, theirs in found:
-        b, a = ours.at(last), theirs.at(at)
-        if a is None or b is None or not (a.metrics and b.metrics):
-            faults.append(f"{ours.name}: no iteration {last} here or {at} there")
+        a, b = theirs.at(at), ours.at(group.last)
+        if a is None or b is None:
+            faults.append(f"{ours.name}: no iteration {group.last} here or {at} there")
             continue
         one = (outcomes(a.metrics, measure or a.own), outcomes(b.metrics, b.own))
         # Problems of one id may still be others: a source may number its lines.
-        known = {ours.questions, theirs.questions} - {None}
-        if one[0].keys() != one[1].keys() or len(known) > 1:
+        if one[0].keys() == one[1].keys() and ours.questions == theirs.questions:
+            pairs.append(one)
+        else:
             faults.append(f"{ours.name} and {theirs.name} answered different problems")
-            continue
-        pairs.append(one)
-    what = {
-        "text": f"{group.label}, iteration {last}, against {name}",
-        "group": group,
-        "iteration": last,
-        "against": at,
-    }
-    try:
-        return Tested(**what, result=compare(pairs))
-    except DataError as error:
-        return Tested(**what, fault="; ".join(dict.fromkeys(faults)) or (none if not found else "") or str(error))
-
-
-def _untrained(group: Group) -> bool:
-    method = METHODS.get(group.runs[0].method or "")
-    return method is not None and method.trained == "none"
-
-
-def _partners(ours: Run, group: Group, other: Group) -> list[Run]:
-    """The baseline's run of the same seed; of a single one, whichever seed it has."""
-    same = [run for run in other.runs if run.seed == ours.seed]
-    return same[:1] if same else list(other.runs) if len(other.runs) == len(group.runs) == 1 else []
+    text = f"{group.label}, iteration {group.last}, against {name}"
+    fault = "; ".join(dict.fromkeys(faults)) or ("" if found else none)
+    return Tested.of(pairs, fault=fault, text=text, group=group, iteration=group.last, against=at)

@@ -1,25 +1,24 @@
-"""What an iteration cost, summed from its ledger."""
+"""What iterations and methods cost, summed from ledgers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-SCHEMA = "hpcmaf-ledger/1"
+from hpcmaf.evaluation import MEASURES
+from hpcmaf.report.groups import Group
+from hpcmaf.report.records import Run
+from hpcmaf.report.table import NONE, Table, estimate, iteration_name
+
 SUMMED = ("prompt_tokens", "completion_tokens", "training_tokens", "calls", "wall_seconds", "gpu_seconds")
 PEAK = "peak_memory_bytes"
 # What a method needs to improve; the rest is for measuring it.
 ROLLOUT = {"debate", "merge", "finetune"}
 
 
-def total(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Sum ledger rows.
-
-    Parameters
-    ----------
-    rows
-        As in ``ledger.json``; a value that does not apply to a stage may be
-        absent or null.
+def total(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Sum rows of a ``ledger.json``; a value that does not apply to a stage may be absent or null.
 
     Returns
     -------
@@ -28,33 +27,84 @@ def total(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         jobs, so that jobs running side by side count each; the highest
         ``peak_memory_bytes`` of any.
     """
+    rows = list(rows)
     sums: dict[str, float] = {name: sum(row.get(name) or 0 for row in rows) for name in SUMMED}
     return sums | {PEAK: max((row.get(PEAK) or 0 for row in rows), default=0)}
 
 
-def split(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What improving cost, and what an answer costs.
-
-    Returns
-    -------
-    dict
-        ``practice``, ``evaluation``: as :func:`total`, of the stages that
-        make an iteration's models and of those that measure them.
-        ``answering``: tokens, prompt and completion, by inference measure:
-        ``answer`` takes generator 0, ``vote@1`` all generators, ``vote@M``
-        everybody and the summarizer.
-    """
-    evaluation = [row for row in rows if row.get("stage") not in ROLLOUT]
-    tokens = [
-        (row.get("agent") or "", (row.get("prompt_tokens") or 0) + (row.get("completion_tokens") or 0))
-        for row in evaluation
-    ]
+def _spent(run: Run, last: int) -> dict[str, float] | None:
+    at, ledgers = run.at(last), run.ledgers
+    if at is None or not {last, *range(1, last + 1)} <= ledgers.keys():
+        return None
+    improving = total(row for t in range(1, last + 1) for row in ledgers[t] if row.get("stage") in ROLLOUT)
+    # One answer takes generator 0, a majority all generators, a debate everybody and the summarizer.
+    who = {"answer": "generator-0", "vote@1": "generator-", "vote@M": ""}
+    evaluating = [row for row in ledgers[last] if row.get("stage") not in ROLLOUT]
+    tokens = {name: total(r for r in evaluating if (r.get("agent") or "").startswith(who[name])) for name in MEASURES}
     return {
-        "practice": total([row for row in rows if row.get("stage") in ROLLOUT]),
-        "evaluation": total(evaluation),
-        "answering": {
-            "answer": sum(count for agent, count in tokens if agent == "generator-0"),
-            "vote@1": sum(count for agent, count in tokens if agent.startswith("generator-")),
-            "vote@M": sum(count for _, count in tokens),
-        },
-    }
+        "generated": improving["prompt_tokens"] + improving["completion_tokens"],
+        "trained": improving["training_tokens"],
+        "gpu_seconds": improving["gpu_seconds"],
+        "wall_seconds": improving["wall_seconds"],
+    } | {name: (one["prompt_tokens"] + one["completion_tokens"]) / at.metrics["problems"] for name, one in tokens.items()}
+
+
+def spent(group: Group, t: int) -> dict[str, float] | None:
+    """What a recipe cost up to iteration t: means over its ``runs`` with whole ledgers; ``None`` without any.
+
+    ``generated`` and ``trained`` tokens, ``gpu_seconds`` and ``wall_seconds``
+    of what made the models; tokens per evaluation problem of each measure.
+    """
+    found = [cost for run in group.runs if (cost := _spent(run, t)) is not None]
+    if not found:
+        return None
+    return {"runs": len(found)} | {name: statistics.fmean(one[name] for one in found) for name in found[0]}
+
+
+def cost_table(run: Run) -> Table:
+    """Tokens and time per iteration."""
+    rows = []
+    for t, ledger in sorted(run.ledgers.items()):
+        cost = total(ledger)
+        tokens = (f"{int(cost[name]):,}" for name in ("prompt_tokens", "completion_tokens", "training_tokens"))
+        peak = f"{cost[PEAK] / 2**30:.2f}" if cost[PEAK] else NONE
+        rows.append((iteration_name(t), *tokens, f"{cost['wall_seconds']:,.1f}", _seconds(cost), peak))
+    header = ("iteration", "prompt tokens", "completion tokens", "training tokens", "wall s", "GPU s", "peak GiB")
+    note = "Seconds are added up over jobs, also over those that ran side by side."
+    return Table(f"{run.name}: cost", header, tuple(rows), note)
+
+
+def _seconds(cost: Mapping[str, float]) -> str:
+    return f"{cost['gpu_seconds']:,.1f}" if cost["gpu_seconds"] else NONE
+
+
+def method_cost_table(groups: Iterable[Group]) -> Table:
+    """Tokens and time per method, and accuracy beside it."""
+    rows = []
+    for group in groups:
+        cost = spent(group, group.last)
+        if cost is None:
+            continue
+        # What is not measured has no price: one answer holds no debate.
+        answering = (f"{cost[name]:,.0f}" if group.point(group.last, name) else NONE for name in MEASURES)
+        rows.append(
+            (
+                group.label,
+                str(group.last),
+                estimate(group.point(group.last)),
+                *(f"{cost[name]:,.0f}" for name in ("generated", "trained")),
+                _seconds(cost),
+                f"{cost['wall_seconds']:,.1f}",
+                *answering,
+            )
+        )
+    header = (
+        *("method", "iteration", "accuracy", "tokens debated", "tokens trained", "GPU s", "wall s"),
+        *("tokens per answer", "tokens per majority", "tokens per debate"),
+    )
+    note = (
+        "Mean over runs, added up from iteration 1 on: debates on training problems (prompt and completion tokens) and "
+        "finetuning; evaluation is not counted. GPU s is shown where GPUs were used; seconds are added up over jobs. "
+        "Tokens per evaluation problem, prompts included, of each way of answering."
+    )
+    return Table("Cost by method", header, tuple(rows), note)

@@ -74,7 +74,7 @@ def _read(run: Run, iteration: Iteration, count: int) -> Iterator[dict[str, Any]
 
 
 def _pick(run: Run, iteration: Iteration, count: int) -> list[tuple[str, str]]:
-    scores = (iteration.metrics or {})["scores"]
+    scores = iteration.metrics["scores"]
     piles: dict[str, list[str]] = {outcome: [] for outcome in OUTCOMES.values()}
     marks = zip(scores["problem_ids"], *iteration.votes, strict=True)
     for problem, before, after in marks:
@@ -99,7 +99,7 @@ def _debate(run: Run, iteration: Iteration, transcript: Any, outcome: str) -> di
 
     rounds = []
     for m, turns in enumerate(transcript.answers, start=1):
-        vote = consensus(transcript, m, run.seed or 0, iteration.number)
+        vote = consensus(transcript, m, run.seed, iteration.number)
         read = transcript.summaries[m - 2] if m > 1 and transcript.summaries else ()
         rounds.append(
             {

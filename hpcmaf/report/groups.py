@@ -8,35 +8,24 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from hpcmaf.report.records import Iteration, Run
 
-UNKNOWN_TASK = "unknown task"
 # Behind a method that is defined by hints, where its prompts have no words for one.
 NO_HINT = " (no hint)"
 # What may differ between two runs of the same experiment.
 FREE = {"seed", "iterations", "name", "description"}
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(TypedDict):
     """One measure at one iteration, over the runs of a group.
 
-    Attributes
-    ----------
-    value
-        Mean over runs.
-    se
-        Standard error over problems: root mean square of the runs' own. It
-        says how far a single run's evaluation set may mislead, not how much
-        runs differ.
-    spread
-        Standard deviation over runs (ddof 1); ``None`` for one run.
-    low, high
-        Lowest and highest run.
-    runs
-        How many runs have this iteration.
+    ``value`` is the mean over ``runs``; ``low`` and ``high`` are the lowest
+    and the highest run. ``se`` is the standard error over problems, the root
+    mean square of the runs' own: it says how far a single run's evaluation
+    set may mislead, not how much runs differ. That is ``spread``, the standard
+    deviation over runs (ddof 1); ``None`` for one run.
     """
 
     value: float
@@ -44,7 +33,7 @@ class Point:
     low: float
     high: float
     runs: int
-    spread: float | None = None
+    spread: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +43,29 @@ class Group:
     Attributes
     ----------
     label
-        What sets it apart from the other groups.
+        What sets it apart from all other groups.
+    recipe
+        The same without its task and model: what it is called everywhere.
     """
 
     label: str
+    recipe: str
     runs: tuple[Run, ...]
+
+    @property
+    def any(self) -> Run:
+        """A run, for what all have in common."""
+        return self.runs[0]
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Task evaluated on, and model: what groups must share to be drawn, tabled and tested together."""
+        return self.any.evaluated_on, self.any.model
+
+    @property
+    def line(self) -> str:
+        """What it is called among groups of one place; of a transfer, with what it was trained on."""
+        return f"{self.recipe} · trained on {self.any.trained_on}" if self.any.transferred else self.recipe
 
     @property
     def iterations(self) -> list[int]:
@@ -76,68 +83,41 @@ class Group:
         return sorted(set.intersection(*begun)) if begun else []
 
     @property
+    def last(self) -> int | None:
+        """The last complete iteration."""
+        return self.complete[-1] if self.complete else None
+
+    @property
     def own(self) -> str:
         """Name of the measure that the method answers by."""
         return next((run.last.own for run in self.runs if run.last), "vote@M")
 
-    def point(self, t: int, measure: str | None = None) -> Point | None:
-        """Accuracy of a measure at iteration t, the method's own without a name; ``None`` where no run has it."""
-        return self.over(t, lambda iteration: iteration.accuracy(measure))
-
-    def at(self, t: int) -> list[Iteration]:
+    def at(self, t: int | None) -> list[Iteration]:
         """Iteration t of every run that has it evaluated."""
         return [iteration for run in self.runs if (iteration := run.at(t))]
 
-    def over(self, t: int, read: Callable[[Iteration], Mapping[str, Any] | None]) -> Point | None:
-        """Any metric with ``value`` and ``se`` at iteration t; ``None`` where no run has it."""
-        found = map(read, self.at(t))
-        estimates = [one for one in found if one is not None and one["value"] is not None]
-        if not estimates:
-            return None
-        values = [one["value"] for one in estimates]
-        se = math.sqrt(math.fsum(one["se"] ** 2 for one in estimates) / len(estimates))
-        spread = statistics.stdev(values) if len(values) > 1 else None
-        return Point(statistics.fmean(values), se, min(values), max(values), len(values), spread)
+    def point(self, t: int | None, measure: str | None = None) -> Point | None:
+        """Accuracy of a measure at iteration t, the method's own without a name; ``None`` where no run has it."""
+        return self.over(t, lambda iteration: iteration.accuracy(measure))
 
-    def spent(self, t: int) -> dict[str, float] | None:
-        """Mean cost of getting to iteration t, over the ``runs`` that know theirs; ``None`` where none does."""
-        found = [cost for run in self.runs if (cost := run.spent(t)) is not None]
+    def over(self, t: int | None, read: Callable[[Iteration], Mapping[str, Any] | None]) -> Point | None:
+        """Any metric with ``value`` and ``se`` at iteration t; ``None`` where no run has it."""
+        found = [one for one in map(read, self.at(t)) if one is not None and one["value"] is not None]
         if not found:
             return None
-        return {"runs": len(found)} | {name: statistics.fmean(one[name] for one in found) for name in found[0]}
-
-    @property
-    def place(self) -> tuple[str, str]:
-        """Task evaluated on, and model: what groups must share to be drawn, tabled and tested together."""
-        run = self.runs[0]
-        return run.evaluated_on or UNKNOWN_TASK, setting(run)[1]
-
-    @property
-    def line(self) -> str:
-        """The label without the place; of a transfer, with what it was trained on."""
-        run, parts = self.runs[0], self.label.split(" · ")
-        parts = [f"trained on {run.trained_on}" if self._names_both(part) else part for part in parts]
-        return " · ".join(part for part in parts if part not in self.place) or self.label
-
-    @property
-    def recipe(self) -> str:
-        """The label without any task and without the model: what a recipe is called on every task."""
-        parts = [part for part in self.label.split(" · ") if part not in self.place and not self._names_both(part)]
-        return " · ".join(parts) or self.label
-
-    def _names_both(self, part: str) -> bool:
-        return self.runs[0].transferred and part == self.runs[0].task
-
-    @property
-    def problems(self) -> set[int]:
-        """Numbers of evaluation problems; more than one where runs differ."""
-        return {i.metrics["problems"] for run in self.runs for i in run.evaluated if i.metrics}
+        values = [one["value"] for one in found]
+        return Point(
+            value=statistics.fmean(values),
+            se=math.sqrt(math.fsum(one["se"] ** 2 for one in found) / len(found)),
+            low=min(values),
+            high=max(values),
+            runs=len(values),
+            spread=statistics.stdev(values) if len(values) > 1 else None,
+        )
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Put runs of the same recipe together and name the groups.
-
-    A run without a readable plan stands alone: nothing says what it is.
 
     Returns
     -------
@@ -145,72 +125,55 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
         In the order of their names; runs in the order of seed and name.
     """
     members: dict[str, list[Run]] = {}
-    for position, run in enumerate(runs):
-        key = f"unknown {position}"
-        if run.recipe is not None:
-            fixed = {name: value for name, value in run.recipe.items() if name not in FREE}
-            key = json.dumps([fixed, run.base], sort_keys=True)
-        members.setdefault(key, []).append(run)
-    ordered = [sorted(group, key=lambda run: (run.seed or 0, run.name)) for group in members.values()]
-    labels = _labels(ordered)
-    return [Group(label, tuple(group)) for label, group in sorted(zip(labels, ordered, strict=True), key=_by_label)]
+    for run in runs:
+        members.setdefault(json.dumps(_fixed(run), sort_keys=True), []).append(run)
+    ordered = [tuple(sorted(group, key=lambda run: (run.seed, run.name))) for group in members.values()]
+    settings = [setting(group[0]) for group in ordered]
+    differs = [True, *(len(set(values)) > 1 for values in list(zip(*settings, strict=True))[1:])]
+    choices = [""] * len(ordered)
+
+    def name(at: int, *parts: int) -> str:
+        return " · ".join(filter(None, [*(settings[at][i] for i in parts if differs[i]), choices[at]]))
+
+    names = [name(at, 0, 1, 2, 3) for at in range(len(ordered))]
+    for twin in [one for one, count in Counter(names).items() if count > 1]:
+        tied = [at for at, one in enumerate(names) if one == twin]
+        for at, choice in zip(tied, _choices([ordered[at][0] for at in tied]), strict=True):
+            choices[at] = choice
+    groups = [Group(name(at, 0, 1, 2, 3), name(at, 0, 3), group) for at, group in enumerate(ordered)]
+    return sorted(groups, key=lambda group: (group.label, group.any.name))
 
 
-def _by_label(item: tuple[str, list[Run]]) -> tuple[str, str]:
-    return item[0], item[1][0].name
+def _fixed(run: Run) -> dict[str, Any]:
+    """What runs of a group have in common: the recipe, and the base's fingerprint."""
+    return run.recipe.model_dump(mode="json", exclude=FREE) | {"base": run.plan.base}
 
 
 def setting(run: Run) -> tuple[str, str, str, str]:
-    """Task, model, method and size of a run, in words."""
+    """Method, task, model and size of a run, in words."""
     size = f"{_number(run.agents, 'agent')} × {_number(run.rounds, 'round')}"
-    method = run.method or "unknown method"
-    return run.task or UNKNOWN_TASK, run.model or "unknown model", method + NO_HINT * run.unhinted, size
+    return run.method.name + NO_HINT * run.unhinted, run.task, run.model, size
 
 
-def _number(count: int | None, noun: str) -> str:
-    return f"{'?' if count is None else count} {noun}{'' if count == 1 else 's'}"
-
-
-def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
-    """The method, and of everything else whatever differs."""
-    settings = [setting(group[0]) for group in groups]
-    differs = [len({values[i] for values in settings}) > 1 for i in range(4)]
-    order = (2, 0, 1, 3)
-    labels = [" · ".join(values[i] for i in order if i == 2 or differs[i]) for values in settings]
-    for label, count in Counter(labels).items():
-        if count > 1:
-            tied = [i for i, one in enumerate(labels) if one == label]
-            for i, choice in zip(tied, _choices([groups[i][0] for i in tied]), strict=True):
-                labels[i] = f"{label} · {choice}" if choice else label
-    return _apart(labels, [group[0].name for group in groups])
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def _choices(runs: Sequence[Run]) -> list[str]:
     """Recipe keys in which runs differ, such as ``mix=cap``."""
-    flat = [_flatten(run.recipe or {}) for run in runs]
-    keys = sorted(set().union(*flat))
-    keys = [key for key in keys if len({repr(recipe.get(key)) for recipe in flat}) > 1]
+    flat = [_flatten(_fixed(run)) for run in runs]
+    keys = [key for key in sorted(set().union(*flat)) if len({repr(recipe.get(key)) for recipe in flat}) > 1]
     return [", ".join(f"{key.rpartition('.')[2]}={recipe.get(key)}" for key in keys) for recipe in flat]
 
 
 def _flatten(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in recipe.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        elif prefix or key not in FREE:
-            flat[prefix + key] = value
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return flat
-
-
-def _apart(labels: list[str], names: list[str]) -> list[str]:
-    """Tell labels that are still equal apart by a run's name."""
-    counts = Counter(labels)
-    return [f"{label} ({name})" if counts[label] > 1 else label for label, name in zip(labels, names, strict=True)]
 
 
 def common_title(groups: Sequence[Group]) -> str:
     """What all groups share, for a heading."""
-    settings = [setting(group.runs[0]) for group in groups]
-    shared = [values[0] for values in zip(*settings, strict=True) if len(set(values)) == 1]
-    return " · ".join(shared)
+    method, task, model, size = zip(*(setting(group.any) for group in groups), strict=True)
+    return " · ".join(values[0] for values in (task, model, method, size) if len(set(values)) == 1)

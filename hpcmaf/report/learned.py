@@ -12,9 +12,8 @@ from hpcmaf.debate.methods import METHODS
 from hpcmaf.report.groups import Group
 from hpcmaf.report.records import Iteration, Run
 from hpcmaf.report.table import NONE, Table
+from hpcmaf.selection.sources import scarce, scarce_line
 
-# Fewer samples teach an agent little.
-FEW = 10
 COLUMNS = {
     "kept": "kept",
     "kept_positives": "D+",
@@ -32,56 +31,45 @@ _NOTE = (
 
 
 def learned(iteration: Iteration) -> dict[str, dict[str, Any]]:
-    """Of each agent finetuned the columns' values; ``None`` where a run of an earlier version does not say."""
-    metrics = iteration.metrics or {}
-    datasets, method = (metrics.get("selection") or {}).get("datasets", {}), METHODS.get(metrics.get("method", ""))
+    """Of each agent finetuned the columns' values; a run of an earlier version has fewer."""
+    datasets = (iteration.metrics.get("selection") or {}).get("datasets", {})
+    method = METHODS.get(iteration.metrics["method"])
     # Where generators alone are trained there are sets of critics all the same, which are not used.
-    trained = None if method is None else method.trained_agents(len(datasets), 2)
+    trained = datasets if method is None else method.trained_agents(len(datasets), 2)
     return {
-        agent: {name: counts.get(name) for name in COLUMNS}
+        agent: {name: counts[name] for name in COLUMNS if counts.get(name) is not None}
         for agent, counts in datasets.items()
-        if trained is None or agent in trained
+        if agent in trained
     }
 
 
-def scarce(run: Run) -> Iterator[str]:
+def warnings(run: Run) -> Iterator[str]:
     """A line for each iteration in which agents were trained on few samples, or on none."""
     for iteration in run.evaluated:
-        few = {}
-        for agent, counts in learned(iteration).items():
-            samples = counts["kept"] if counts["samples"] is None else counts["samples"]
-            if samples < FEW:
-                few[agent] = samples
-        if few:
-            counted = ", ".join(f"{agent}: {samples or 'none'}" for agent, samples in few.items())
-            yield (
-                f"{run.name}: iteration {iteration.number}: fewer than {FEW} training samples ({counted}); raise "
-                "task.train, or see which were cut off, too long or not mixed in"
-            )
+        found = learned(iteration)
+        if line := scarce_line(iteration.number, scarce(found, found)):
+            yield f"{run.name}: {line}"
 
 
-def learned_table(group: Group) -> Table | None:
+def learned_table(group: Group) -> Table:
     """What every agent learned from, iteration by iteration, as a mean over runs."""
     rows = []
     for t in group.complete:
         each = [learned(iteration) for iteration in group.at(t)]
         for agent in sorted(set().union(*each), key=lambda name: (name.partition("-")[0] != "generator", name)):
             counts = [one[agent] for one in each if agent in one]
-            rows.append((str(t), agent, *(_cell(name, [one[name] for one in counts]) for name in COLUMNS)))
-    if not rows:
-        return None
-    runs = max(len(group.at(t)) for t in group.complete)
-    note = _NOTE + (f" Mean over {runs} runs." if runs > 1 else "")
+            cells = (_cell(name, [one[name] for one in counts if name in one]) for name in COLUMNS)
+            rows.append((str(t), agent, *cells))
+    note = _NOTE + (f" Mean over {len(group.runs)} runs." if len(group.runs) > 1 else "")
     header = ("iteration", "agent", *COLUMNS.values())
     return Table(f"{group.label}: what agents learned from", header, tuple(rows), note)
 
 
-def _cell(name: str, values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
+def _cell(name: str, values: Sequence[float]) -> str:
+    if not values:
         return NONE
-    mean = statistics.fmean(known)
-    return f"{mean:.2f}" if name == "realised_w" else f"{mean:,.0f}" if len(known) == 1 else f"{mean:,.1f}"
+    mean = statistics.fmean(values)
+    return f"{mean:.2f}" if name == "realised_w" else f"{mean:,.0f}" if len(values) == 1 else f"{mean:,.1f}"
 
 
 def learned_csv(runs: Sequence[Run]) -> str:
@@ -92,5 +80,5 @@ def learned_csv(runs: Sequence[Run]) -> str:
     for run in runs:
         for iteration in run.evaluated:
             for agent, counts in learned(iteration).items():
-                writer.writerow([run.name, iteration.number, agent, *counts.values()])
+                writer.writerow([run.name, iteration.number, agent, *(counts.get(name) for name in COLUMNS)])
     return text.getvalue()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
-from hpcmaf.evaluation import Comparison, holm
+from hpcmaf.errors import DataError
+from hpcmaf.evaluation import Comparison, compare, holm
 from hpcmaf.report.table import NONE
 
 # A difference is one where the adjusted p is below this.
 LEVEL = 0.05
 TEST = ("points", "95 %", "gained", "lost", "p", "p (Holm)")
+# Of each problem whether it is right, or another whole number.
+Values = Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +39,14 @@ class Test:
     result: Comparison | None = None
     fault: str | None = None
     p_holm: float | None = None
+
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[Values, Values]], scale: int = 1, fault: str = "", **what: Any) -> Self:
+        """Test pairs of runs; where they cannot be compared, ``fault`` says why, or else the comparison does."""
+        try:
+            return cls(result=compare(pairs, scale), **what)
+        except DataError as error:
+            return cls(fault=fault or str(error), **what)
 
     @property
     def verdict(self) -> str:

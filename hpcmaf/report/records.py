@@ -1,123 +1,104 @@
 """What run directories say, read without trusting that they are complete.
 
 Runs are aggregated while they are still going, and from copies that lack
-files: whatever is absent or damaged becomes a line in ``missing``, and the
-rest is used.
+files: what is absent or damaged becomes a line in ``missing``, and the rest is
+used. Only the plan must be there, as nothing else says what a run is.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from pydantic import Field
 
-from hpcmaf.debate.methods import METHODS
+from hpcmaf.config.recipe import Recipe
+from hpcmaf.debate.methods import METHODS, Method
 from hpcmaf.errors import DataError
-from hpcmaf.evaluation.measures import own_measure
+from hpcmaf.evaluation import own_measure
 from hpcmaf.files.publish import Record, parse_json, read_bytes
-from hpcmaf.report.cost import SCHEMA as LEDGER_SCHEMA
-from hpcmaf.report.cost import split, total
-from hpcmaf.report.shape import read_diversity, read_metrics
+from hpcmaf.report.shape import Diversity, read_metrics
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.markers import LedgerRow
+from hpcmaf.run.plan import Plan
 
 
 class _Ledger(Record):
-    schema_: Literal[LEDGER_SCHEMA] = Field(alias="schema")  # type: ignore[valid-type]
+    schema_: Literal["hpcmaf-ledger/1"] = Field(alias="schema")
     rows: list[LedgerRow]
 
 
 @dataclass(frozen=True, slots=True)
 class Iteration:
-    """One iteration's metrics; ``None`` for what is not there.
+    """One evaluated iteration.
 
     Attributes
     ----------
     metrics
         Content of ``metrics.json``.
-    cost
-        The ledger's totals, see :func:`hpcmaf.report.cost.total`, and its
-        ``split``, see :func:`hpcmaf.report.cost.split`.
     diversity
-        Content of ``diversity.json``.
+        Content of ``diversity.json``; ``None`` where there is none.
     """
 
     number: int
-    metrics: Mapping[str, Any] | None
-    cost: Mapping[str, Any] | None
+    metrics: Mapping[str, Any]
     diversity: Mapping[str, Any] | None = None
 
     @property
     def own(self) -> str:
         """Name of the measure that the method answers by."""
-        return own_measure(self.metrics or {})
+        return own_measure(self.metrics)
 
     def accuracy(self, measure: str | None = None) -> Mapping[str, Any] | None:
         """Accuracy of a measure, the method's own without a name: ``{"agents", "rounds", "value", "se"}``."""
-        return self.metrics["accuracy"].get(measure or self.own) if self.metrics else None
+        return self.metrics["accuracy"].get(measure or self.own)
 
     @property
     def votes(self) -> tuple[str, str]:
         """Whether the first round's vote is right and the last's, a mark for each problem."""
-        scores = (self.metrics or {})["scores"]
+        scores = self.metrics["scores"]
         return scores.get("vote@1", scores["answer"]), scores[self.own]
 
     def diverse(self, measure: str) -> Mapping[str, Any] | None:
         """A measure of diversity: ``{"value", "se"}``; ``disagreement`` is 1 - consensus."""
         if measure == "disagreement":  # one agent has none
-            several = self.metrics is not None and len(self.metrics["rounds"][-1]["agents"]) > 1
-            return self.metrics.get("diversity") if self.metrics and several else None
+            return self.metrics.get("diversity") if len(self.metrics["rounds"][-1]["agents"]) > 1 else None
         return self.diversity["measures"].get(measure) if self.diversity else None
 
     @property
     def mean_critic(self) -> Mapping[str, float] | None:
         """Mean accuracy of the single critics in the last round; ``None`` without critics."""
-        if self.metrics is None or len(self.metrics["rounds"]) < 2:
-            return None
-        return self.metrics["rounds"][-1]["mean"]
+        rounds = self.metrics["rounds"]
+        return rounds[-1]["mean"] if len(rounds) > 1 else None
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class Run:
     """One run directory.
 
     Attributes
     ----------
-    recipe
-        Of the plan; ``None`` where there is no readable plan.
-    base
-        Fingerprint of the base model; ``None`` where there is no readable plan.
-    questions
-        Digest of the evaluation problems; ``None`` where unknown.
-    planned
-        L; ``None`` where unknown.
+    evaluated
+        Iterations with metrics, in order; 0 is the untouched base.
+    ledgers
+        Rows of each iteration's ``ledger.json``.
     missing
         One line for each thing that should be there and is not.
-    tests
-        Its last iteration against its base, once they have been computed.
     """
 
     root: Path
     name: str
-    recipe: Mapping[str, Any] | None = None
-    base: str | None = None
-    questions: str | None = None
-    planned: int | None = None
-    iterations: list[Iteration] = field(default_factory=list)
+    plan: Plan
+    recipe: Recipe
+    evaluated: list[Iteration] = field(default_factory=list)
+    ledgers: dict[int, list[Mapping[str, Any]]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
-    tests: list[Any] | None = None
 
-    @property
-    def evaluated(self) -> list[Iteration]:
-        """Iterations with metrics, in order."""
-        return [iteration for iteration in self.iterations if iteration.metrics is not None]
-
-    def at(self, t: int) -> Iteration | None:
-        """An iteration with metrics; 0 is the untouched base."""
+    def at(self, t: int | None) -> Iteration | None:
+        """An iteration with metrics."""
         return next((iteration for iteration in self.evaluated if iteration.number == t), None)
 
     @property
@@ -125,97 +106,67 @@ class Run:
         """The latest evaluated iteration."""
         return self.evaluated[-1] if self.evaluated else None
 
-    def spent(self, last: int) -> dict[str, float] | None:
-        """Cost of getting to iteration ``last``, evaluation left out; ``None`` where a ledger is missing."""
-        costs = {i.number: i.cost["split"] for i in self.iterations if i.cost is not None}
-        at = self.at(last)
-        if at is None or at.metrics is None or any(t not in costs for t in range(1, last + 1)) or last not in costs:
-            return None
-        practice = [costs[t]["practice"] for t in range(1, last + 1)]
-        problems = at.metrics["problems"]
-        return {
-            "generated": sum(one["prompt_tokens"] + one["completion_tokens"] for one in practice),
-            "trained": sum(one["training_tokens"] for one in practice),
-            "gpu_seconds": sum(one["gpu_seconds"] for one in practice),
-            "wall_seconds": sum(one["wall_seconds"] for one in practice),
-        } | {name: tokens / problems for name, tokens in costs[last]["answering"].items()}
-
-    def setting(self, *keys: str) -> Any:
-        """A value of the recipe; ``None`` where there is none."""
-        return _within(self.recipe, *keys)
-
     @property
-    def seed(self) -> int | None:
+    def seed(self) -> int:
         """Seed of the run."""
-        return self.setting("seed")
+        return self.recipe.seed
 
     @property
-    def method(self) -> str | None:
-        """Name of the method."""
-        return self.setting("method") or self._measured("method")
+    def method(self) -> Method:
+        """Its method."""
+        return METHODS[self.recipe.method]
 
     @property
-    def evaluated_on(self) -> str | None:
+    def model(self) -> str:
+        """The base model's name, without the folders or the owner before it."""
+        return PurePath(self.recipe.model.path).name or self.recipe.model.path
+
+    @property
+    def agents(self) -> int:
+        """N."""
+        return self.recipe.debate.agents
+
+    @property
+    def rounds(self) -> int:
+        """M."""
+        return self.recipe.debate.rounds
+
+    @property
+    def evaluated_on(self) -> str:
         """Name of the task evaluated on."""
-        return self.setting("evaluate_on", "name") or self.setting("task", "name") or self._measured("task")
+        return self.recipe.evaluation.name
 
     @property
     def trained_on(self) -> str | None:
-        """Name of the task trained on; ``None`` where no agent is trained, or nothing says on what."""
-        method = METHODS.get(self.method or "")
-        return None if method is not None and method.trained == "none" else self.setting("task", "name")
+        """Name of the task trained on; ``None`` where no agent is trained."""
+        return None if self.method.trained == "none" else self.recipe.task.name
 
     @property
     def transferred(self) -> bool:
         """Whether what was trained on one task is evaluated on another."""
-        return self.trained_on is not None and self.trained_on != self.evaluated_on
+        return self.trained_on not in (None, self.evaluated_on)
 
     @property
-    def task(self) -> str | None:
+    def task(self) -> str:
         """Name of the task; of a transfer, both."""
         return f"{self.trained_on} → {self.evaluated_on}" if self.transferred else self.evaluated_on
 
     @property
+    def questions(self) -> str:
+        """Digest of the evaluation problems."""
+        return self.plan.problems["eval"]["sha256"]
+
+    @property
+    def prompted(self) -> str:
+        """The base, the evaluation problems and how they are put to it."""
+        recipe = self.recipe
+        how = [recipe.sampling.model_dump(), recipe.evaluation.model_dump(include={"prompts"})]
+        return json.dumps([self.plan.base, self.questions, recipe.model.dtype, *how], sort_keys=True)
+
+    @property
     def unhinted(self) -> bool:
         """Whether it learned from retries with a hint, in prompts that cannot say one: those of the micro model."""
-        method = METHODS.get(self.method or "")
-        return method is not None and method.rollout == "hints" and self.setting("task", "prompts") == "compact"
-
-    @property
-    def prompted(self) -> str | None:
-        """The base, the evaluation problems and how they are put to it; ``None`` where there is no readable plan."""
-        if self.recipe is None or self.questions is None:
-            return None
-        prompts = (self.setting("evaluate_on") or self.setting("task")).get("prompts")
-        how = [self.setting("model", "dtype"), self.setting("sampling"), prompts]
-        return json.dumps([self.base, self.questions, *how], sort_keys=True)
-
-    @property
-    def model(self) -> str | None:
-        """The base model's name, without the folders or the owner before it."""
-        path = self.setting("model", "path")
-        return PurePath(path).name or path if isinstance(path, str) else None
-
-    @property
-    def agents(self) -> int | None:
-        """N."""
-        measured = self._measured("rounds")
-        return self.setting("debate", "agents") or (len(measured[0]["agents"]) if measured else None)
-
-    @property
-    def rounds(self) -> int | None:
-        """M."""
-        measured = self._measured("rounds")
-        return self.setting("debate", "rounds") or (len(measured) if measured else None)
-
-    def _measured(self, key: str) -> Any:
-        return self.last.metrics[key] if self.last and self.last.metrics else None
-
-
-def _within(value: Any, *keys: str) -> Any:
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
+        return self.method.rollout == "hints" and self.recipe.task.prompts == "compact"
 
 
 def read_run(path: Path) -> Run:
@@ -225,70 +176,44 @@ def read_run(path: Path) -> Run:
     ------
     DataError
         There is no such folder, or it is no run directory.
+    PlanChangedError
+        Its plan is damaged.
     """
-    folder = RunDir(path)
     if not path.is_dir():
         raise DataError(f"{path}: no such folder; name a run directory, or a run under runs/")
-    if not folder.plan.exists() and not folder.iterations():
-        raise DataError(f"{path}: not a run directory (neither plan.json nor it00); check the path")
-    run = Run(path, path.resolve().name)
-    plan = _read(folder.plan, run, "no recipe, seed or number of iterations")
-    if plan is not None:
-        _take_plan(plan, run)
-    numbers = set(folder.iterations()) | set(range((run.planned or 0) + 1))
+    folder = RunDir(path)
+    plan = folder.load_plan()
+    run = Run(path, path.resolve().name, plan, Recipe.model_validate(plan.recipe))
+    planned = {stage.iteration for stage in plan.stages}
     unevaluated = []
-    for t in sorted(numbers):
+    for t in sorted({*folder.iterations(), *planned}):
         metrics = None
         if folder.metrics(t).exists():
             left_out = f"iteration {t} is left out"
-            metrics = _read(folder.metrics(t), run, left_out, lambda value, t=t: read_metrics(value, t))
+            metrics = _read(folder.metrics(t), run, left_out, check=lambda value, t=t: read_metrics(value, t))
         else:
             unevaluated.append(t)
-        wanted = metrics is not None or folder.ledger(t).exists()
-        cost = _read(folder.ledger(t), run, "no costs", _cost, _Ledger) if wanted else None
-        diversity = None
-        if folder.diversity(t).exists():
-            diversity = _read(folder.diversity(t), run, "no diversity by models", read_diversity)
-        if metrics is not None or cost is not None:
-            run.iterations.append(Iteration(t, metrics, cost, diversity))
+        if metrics or folder.ledger(t).exists():
+            ledger = _read(folder.ledger(t), run, "no costs", _Ledger)
+            if ledger:
+                run.ledgers[t] = ledger["rows"]
+        if metrics:
+            there = folder.diversity(t).exists()
+            diversity = _read(folder.diversity(t), run, "no diversity by models", Diversity) if there else None
+            run.evaluated.append(Iteration(t, metrics, diversity))
     if unevaluated:
         plural = "s" if len(unevaluated) > 1 else ""
         run.missing.append(f"iteration{plural} {_ranges(unevaluated)}: not evaluated (yet)")
     return run
 
 
-def _take_plan(plan: Mapping[str, Any], run: Run) -> None:
-    try:
-        recipe = plan["recipe"]
-        sizes = (recipe["seed"], recipe["debate"]["agents"], recipe["debate"]["rounds"])
-        names = [recipe["name"], recipe["method"], recipe["task"]["name"], recipe["model"]["path"]]
-        if (evaluated_on := recipe.get("evaluate_on")) is not None:
-            names.append(evaluated_on["name"])
-        if not all(type(size) is int for size in sizes) or not all(isinstance(name, str) for name in names):
-            raise ValueError("recipe: a value of the wrong type")
-        run.recipe = recipe
-        run.planned = max(int(stage["iteration"]) for stage in plan["stages"])
-        run.base = str(plan["base"])
-        digest = _within(plan, "problems", "eval", "sha256")
-        run.questions = digest if isinstance(digest, str) else None
-    except (KeyError, TypeError, ValueError) as error:
-        run.recipe = run.planned = run.base = run.questions = None
-        run.missing.append(
-            f"plan.json: not a plan of this version ({error!r}); no recipe, seed or number of iterations"
-        )
-
-
-def _cost(ledger: Mapping[str, Any]) -> dict[str, Any]:
-    return total(ledger["rows"]) | {"split": split(ledger["rows"])}
-
-
 def _read(
     path: Path,
     run: Run,
     consequence: str,
-    check: Callable[[dict[str, Any]], Any] = lambda value: value,
     model: type[Record] = Record,
-) -> Any | None:
+    check: Callable[[dict[str, Any]], Mapping[str, Any]] = lambda value: value,
+) -> Mapping[str, Any] | None:
     """What ``check`` makes of the JSON object in a file, or ``None`` and a line about it."""
     where = path.relative_to(run.root).as_posix()
     try:
@@ -305,7 +230,7 @@ def _read(
     return None
 
 
-def _ranges(numbers: list[int]) -> str:
+def _ranges(numbers: Sequence[int]) -> str:
     """``[1, 3, 4, 5]`` as ``1, 3-5``."""
     runs: list[list[int]] = []
     for number in numbers:

@@ -7,7 +7,6 @@ for them.
 
 from __future__ import annotations
 
-from hpcmaf.debate.methods import METHODS
 from hpcmaf.report.records import Run
 
 _TASKS = ("arithmetic", "gsm8k", "math")
@@ -75,19 +74,18 @@ def published(run: Run, iteration: int) -> float | None:
     iteration
         0 for what is not trained. Beyond 1 the paper has MATH with maft only.
     """
-    name, method = _MODELS.get((run.model or "").lower()), METHODS.get(run.method or "")
-    if name is None or method is None or run.transferred or run.task not in _TASKS or run.recipe is None:
+    name, method, task = _MODELS.get(run.model.lower()), run.method, run.evaluated_on
+    if name is None or run.transferred or task not in _TASKS:
         return None
     untrained = method.trained == "none"
     for shape in (method.inference_shape, *([] if untrained else [method.rollout_shape])):
-        if shape(run.agents or 0, run.rounds or 0) != shape(_AGENTS, _ROUNDS):
+        if shape(run.agents, run.rounds) != shape(_AGENTS, _ROUNDS):
             return None
-    levels = (run.setting("evaluate_on") or run.setting("task")).get("levels") or _LEVELS
-    if run.task == "math" and (not isinstance(levels, list) or {*map(str, levels)} != {*map(str, _LEVELS)}):
+    if task == "math" and {*(run.recipe.evaluation.levels or _LEVELS)} != {*_LEVELS}:
         return None
-    if run.task == "math" and run.method == "maft" and 1 <= iteration <= 5:
+    if task == "math" and method.name == "maft" and 1 <= iteration <= 5:
         return _MATH_OVER_ITERATIONS[name][iteration - 1] / 100
     if iteration != (0 if untrained else 1):
         return None
     row = _ONE_ITERATION[name].get(method.name)
-    return row[_TASKS.index(run.task)] / 100 if row else None
+    return row[_TASKS.index(task)] / 100 if row else None

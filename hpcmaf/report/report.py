@@ -10,9 +10,10 @@ from hpcmaf.evaluation import MEASURES
 from hpcmaf.report.behaviour import behaviour_tables
 from hpcmaf.report.claims import Claim, claim_tables, claims
 from hpcmaf.report.compare import Tested
+from hpcmaf.report.cost import method_cost_table
 from hpcmaf.report.groups import Group, common_title
-from hpcmaf.report.learned import scarce
-from hpcmaf.report.methods import Row, method_cost_table, method_tables, rows, task_tables
+from hpcmaf.report.learned import warnings
+from hpcmaf.report.methods import Row, method_tables, rows, task_tables
 from hpcmaf.report.paired import Test
 from hpcmaf.report.records import Run
 from hpcmaf.report.sections import comparisons, group_table, run_tables
@@ -70,7 +71,7 @@ class Report:
     @property
     def warnings(self) -> list[str]:
         """What is there and cannot mean much, one line each."""
-        return [line for run in self.runs for line in scarce(run)]
+        return [line for run in self.runs for line in warnings(run)]
 
     @cached_property
     def findings(self) -> list[tuple[str, str]]:
@@ -101,11 +102,11 @@ class Report:
         """Methods side by side, where there is something to compare, claims, transfers, and what they cost."""
         if len(self.groups) < 2 and not self.tested and not self.reference:
             return []
-        cost = method_cost_table(self.groups)
         tables = method_tables(self.rows, self.baseline, self.reference) + claim_tables(self.claims)
-        if any(group.runs[0].transferred for group in self.groups):
+        if any(group.any.transferred for group in self.groups):
             tables += self.task_tables()
-        return tables + ([cost] if cost else [])
+        cost = method_cost_table(self.groups)
+        return tables + ([cost] if cost.rows else [])
 
     def task_tables(self) -> list[Table]:
         """Methods by task, as a paper has them."""

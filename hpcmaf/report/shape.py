@@ -1,4 +1,4 @@
-"""The layout of ``metrics.json``, checked before anything is read from it."""
+"""The layout of ``metrics.json`` and ``diversity.json``, checked before anything is read from them."""
 
 from __future__ import annotations
 
@@ -50,40 +50,11 @@ class _Movement(Record, extra="allow"):
     round: _Count
 
 
-class _Curve(Record):
-    round: _Count
-    k: list[_Count] = Field(min_length=1)
-    pass_: list[_Estimate] = Field(alias="pass")
-    majority: list[_Estimate]
-
-    @model_validator(mode="after")
-    def _one_length(self) -> _Curve:
-        if not len(self.k) == len(self.pass_) == len(self.majority):
-            raise ValueError("as many k as estimates")
-        return self
-
-
-class _Specialisation(Record):
-    oracle: _Estimate
-    gap: _Estimate
-    unanimous: _Estimate
-    alone: list[_Estimate]
-    disagreement: _Estimate | None
-    independent: _Share | None
-
-
-class _Kind(Record):
-    problems: _Count
-    agents: list[_Estimate]
-    vote: _Estimate
-
-
 class _Round(Record):
     round: _Count
     agents: list[_Estimate] = Field(min_length=1)
     mean: _Estimate
     vote: _Estimate
-    specialisation: _Specialisation | None = None
 
 
 class _Learned(Record):
@@ -126,8 +97,6 @@ class _Metrics(Record):
     # Not in files of earlier versions.
     diversity: _Estimate | None = None
     movement: list[_Movement] = []
-    curves: list[_Curve] = Field([], max_length=2)
-    by_kind: dict[str, Annotated[dict[str, _Kind], Field(min_length=1)]] = {}
     selection: _Selection | None = None
 
     @model_validator(mode="after")
@@ -140,7 +109,7 @@ class _Metrics(Record):
             raise ValueError("measures without scores, or scores of none")
         each = [scores.problem_ids, *marks.values(), *(one for agents in scores.agents for one in agents)]
         each += [] if scores.agreeing is None else [scores.agreeing]
-        if {len(one) for one in each} != {self.problems}:
+        if {len(one) for one in each} | {len(set(scores.problem_ids))} != {self.problems}:
             raise ValueError("scores and number of problems do not fit")
         shape = [len(one.agents) for one in self.rounds]
         if len(set(shape)) > 1 or (scores.agents and [len(turn) for turn in scores.agents] != shape):
@@ -154,25 +123,14 @@ class _Measure(Record):
     problems: _Count
 
 
-class _Diversity(Record):
+class Diversity(Record):
+    """Of ``diversity.json``."""
+
     schema_: Literal[DIVERSITY_SCHEMA] = Field(alias="schema")  # type: ignore[valid-type]
     iteration: _Count
     problems: _Count
     encoder: str | None
     measures: dict[str, _Measure | None]
-
-
-def _check(model: type[Record], value: Mapping[str, Any]) -> Any:
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise ValueError(f"damaged ({first_fault(error)})") from error
-
-
-def read_diversity(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A ``diversity.json``; ``ValueError`` in one line if it cannot be used."""
-    _check(_Diversity, value)
-    return value
 
 
 def read_metrics(metrics: Mapping[str, Any], t: int) -> Mapping[str, Any]:
@@ -189,7 +147,10 @@ def read_metrics(metrics: Mapping[str, Any], t: int) -> Mapping[str, Any]:
         metrics = declared(metrics)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"damaged ({error!r})") from error
-    read = _check(_Metrics, metrics)
+    try:
+        read = _Metrics.model_validate(metrics)
+    except ValidationError as error:
+        raise ValueError(f"damaged ({first_fault(error)})") from error
     if read.iteration != t:
         raise ValueError(f"says iteration {read.iteration}")
     return metrics

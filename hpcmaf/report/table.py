@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -28,6 +28,21 @@ _LATEX = {
     )},
 }  # fmt: skip
 _RANKS = {1: "textbf", 2: "underline"}
+
+
+def percent(share: float | None) -> str:
+    """``0.5`` as ``50.00``."""
+    return NONE if share is None else f"{100 * share:.2f}"
+
+
+def estimate(one: Mapping[str, Any] | None) -> str:
+    """A share and its standard error, in percent: ``50.00 ± 2.24``."""
+    return NONE if one is None else f"{percent(one['value'])} ± {percent(one['se'])}"
+
+
+def iteration_name(t: int) -> str:
+    """The untouched base is iteration 0."""
+    return "0 (base)" if t == 0 else str(t)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcmaf.errors import DataError
-from hpcmaf.evaluation import compare, holm, mcnemar, outcomes, sign_flip_test
+from hpcmaf.evaluation import compare, holm, mcnemar, sign_flip_test
 
 
 def paired(both: int, a_only: int, b_only: int, neither: int, name: str = "p") -> tuple[dict, dict]:
@@ -150,11 +150,3 @@ def test_refuses_what_is_not_paired() -> None:
         compare([(a, b)])
     with pytest.raises(DataError, match="same problems"):
         compare([(a, b | {"q": True})])
-
-
-def test_outcomes_refuses_scores_that_do_not_fit() -> None:
-    good = {"iteration": 1, "scores": {"problem_ids": ["x", "y"], "vote@M": "01"}}
-    assert outcomes(good, "vote@M") == {"x": False, "y": True}
-    for ids, marks in ((["x", "y"], "011"), (["x", "x"], "01"), (["x"], "01")):
-        with pytest.raises(DataError, match="do not fit"):
-            outcomes({"iteration": 1, "scores": {"problem_ids": ids, "vote@M": marks}}, "vote@M")

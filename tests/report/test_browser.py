@@ -71,7 +71,7 @@ def test_in_a_browser(page: Path, browser: Any) -> None:
     title = browser.title
     # Everything is drawn, nothing is wider than the page, and only the file itself was fetched.
     sizes = browser.execute_script("return [...document.images].map(i => [i.complete, i.naturalWidth, i.width])")
-    assert len(sizes) == 7 and all(complete and natural > 100 and width > 300 for complete, natural, width in sizes)
+    assert len(sizes) == 5 and all(complete and natural > 100 and width > 300 for complete, natural, width in sizes)
     assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
     assert fetched(browser) == [url]
     assert any("star" in line and "3" in line for line in texts(browser, "#missing li"))

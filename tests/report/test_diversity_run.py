@@ -43,7 +43,6 @@ def test_measures_what_has_not_been_measured(make_run: MakeRun) -> None:
     assert table is not None and table.header[1:] == (
         "1 − consensus",
         "embedding",
-        *(("embedding, matching the vote",) if value["measures"]["embedding_matching"] else ()),
         "NLL under others",
         "KL between agents",
         "KL to the base",

@@ -85,7 +85,7 @@ def test_one_file_without_network(run: RunDir, tmp_path: Path) -> None:
     (policy,) = (a["content"] for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'")
     pictures = [a["src"] for tag, a in page.elements if tag == "img"]
-    assert len(pictures) == 6
+    assert len(pictures) == 4
     for picture in pictures:
         assert b"<svg" in base64.b64decode(picture.partition(",")[2])[:600]
     # The tables are those of the report, without a script.

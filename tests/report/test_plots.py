@@ -16,21 +16,8 @@ from matplotlib.figure import Figure
 from hpcmaf.evaluation import MEASURES
 from hpcmaf.files.publish import write_json
 from hpcmaf.report.behaviour import DIVERSITY
-from hpcmaf.report.groups import Group, Point, group_runs
-from hpcmaf.report.plots import (
-    GREY,
-    MOST_NAMED,
-    WIDTH,
-    Line,
-    Panel,
-    Plot,
-    Style,
-    draw,
-    draw_line,
-    plots_of,
-    save_plots,
-    styles_of,
-)
+from hpcmaf.report.groups import Group, common_title, group_runs
+from hpcmaf.report.plots import MOST_NAMED, WIDTH, Panel, Plot, draw, plots_of, save_plots
 from hpcmaf.report.records import read_run
 from hpcmaf.run.directory import RunDir
 
@@ -48,13 +35,13 @@ def plot_of(groups: list[Group], stem: str) -> Plot:
 
 def drawn(groups: list[Group], stem: str) -> Figure:
     figure = Figure(layout="constrained")
-    draw(figure, groups, plot_of(groups, stem))
+    draw(figure, common_title(groups), plot_of(groups, stem))
     return figure
 
 
-def lines(panel: Panel) -> dict[str | None, tuple[list[float], list[float]]]:
+def lines(panel: Panel) -> dict[str, tuple[list[float], list[float]]]:
     return {
-        line.style.name: (list(line.xs), [panel.scale * point.value for point in line.points]) for line in panel.lines
+        line.name: (list(line.xs), [panel.scale * point["value"] for point in line.points]) for line in panel.lines
     }
 
 
@@ -93,13 +80,13 @@ def test_means_with_bands_over_seeds(make_run: MakeRun) -> None:
     maft = next(group for group in groups if group.label == "maft")
     (panel,) = plot_of(groups, "methods").panels
     # Iterations that all runs have.
-    assert lines(panel)["maft"] == ([0, 1, 2], pytest.approx([100 * maft.point(t).value for t in range(3)]))
+    assert lines(panel)["maft"] == ([0, 1, 2], pytest.approx([100 * maft.point(t)["value"] for t in range(3)]))
     assert len(lines(panel)["debate"][1]) == 1
     figure = drawn(groups, "methods")
     (axes,) = figure.axes
     (band,) = (one for one in axes.collections if isinstance(one, PolyCollection))
     ys = band.get_paths()[0].vertices[:, 1]
-    ends = (min(maft.point(t).low for t in range(3)), max(maft.point(t).high for t in range(3)))
+    ends = (min(maft.point(t)["low"] for t in range(3)), max(maft.point(t)["high"] for t in range(3)))
     assert (ys.min(), ys.max()) == pytest.approx([100 * end for end in ends])
     assert "mean of 1 to 2 runs" in figure.legends[0].get_title().get_text()
 
@@ -108,12 +95,12 @@ def test_means_with_bands_over_seeds(make_run: MakeRun) -> None:
 def test_all_plots_are_of_one_width_and_legends_overlap_nothing(
     make_run: MakeRun, more: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpcmaf.report.plots.MOST_NAMED", 3)  # the caption is longest where lines are grey
+    monkeypatch.setattr("hpcmaf.report.plots.MOST_NAMED", 3)  # the caption is longest where some are left out
     made = [make_run(name, upto=1, method=name) for name in ("maft", "star", "union-data", "majority-ft")]
-    groups = [replace(group, label=group.label + more) for group in groups_of(*made)]
+    groups = [replace(group, recipe=group.recipe + more) for group in groups_of(*made)]
     for plot in plots_of(groups):
         figure = Figure(layout="constrained")
-        draw(figure, groups, plot)
+        draw(figure, common_title(groups), plot)
         figure.draw_without_rendering()
         assert figure.get_figwidth() == WIDTH
         legend = figure.legends[0].get_window_extent()
@@ -124,21 +111,17 @@ def test_all_plots_are_of_one_width_and_legends_overlap_nothing(
         assert all(text.get_fontsize() >= 10 for text in figure.legends[0].get_texts())
 
 
-def test_diversity_tradeoff_rounds_answers_and_cost(make_run: MakeRun) -> None:
+def test_diversity_rounds_and_cost(make_run: MakeRun) -> None:
     (group,) = groups = groups_of(make_run("m", upto=2))
     others = [plot for plot in plots_of(groups) if plot.stem != "accuracy"]
     plots = {plot.stem: [lines(panel)["maft"] for panel in plot.panels] for plot in others}
-    diversity = [group.over(t, lambda i: i.diverse("disagreement")).value for t in range(3)]
+    diversity = [group.over(t, lambda i: i.diverse("disagreement"))["value"] for t in range(3)]
     assert diversity == pytest.approx([1 - i.metrics["consensus"] for i in group.runs[0].evaluated])
-    accuracy = pytest.approx([100 * group.point(t).value for t in range(3)])
+    accuracy = pytest.approx([100 * group.point(t)["value"] for t in range(3)])
     assert plots["diversity"] == [([0, 1, 2], diversity)]
-    assert plots["tradeoff"] == [(diversity, accuracy)]
     rounds = group.runs[0].last.metrics["rounds"]
     for (xs, ys), key in zip(plots["rounds"], ("vote", "mean"), strict=True):
         assert (xs, ys) == ([1, 2], pytest.approx([100 * one[key]["value"] for one in rounds]))
-    curve = group.runs[0].last.metrics["curves"][0]
-    for (xs, ys), kind in zip(plots["answers"], ("pass", "majority"), strict=True):
-        assert (xs, ys) == ([1, 2, 3], pytest.approx([100 * one["value"] for one in curve[kind]]))
     tokens, seconds, answers = plots["cost"]
     assert tokens == ([0, 2540, 5080], accuracy)
     assert seconds[0] == [0, 6.0, 12.0]
@@ -156,34 +139,18 @@ def test_measured_diversity_has_its_panel(make_run: MakeRun) -> None:
     assert lines(panels[1])["maft"][1] == [0.25, 0.25]
 
 
-def test_only_so_many_lines_have_names_the_same_in_every_plot(make_run: MakeRun) -> None:
+def test_the_most_accurate_are_drawn_and_look_the_same_in_every_plot(make_run: MakeRun) -> None:
     groups = groups_of(
         *(make_run(f"r{n}", upto=0, problems=8, debate={"agents": 2, "rounds": n}) for n in range(1, MOST_NAMED + 3))
     )
-    styles = styles_of(groups)
-    assert sum(style.name is None for style in styles.values()) == 2
-    looks = [(s.colour, s.dashes) for s in styles.values() if s.name]
-    assert len(set(looks)) == MOST_NAMED == len(looks)
+    ends = sorted(group.point(0)["value"] for group in groups)
+    looks: dict[str, set] = {}
     for plot in plots_of(groups):
-        for panel in plot.panels:
-            assert all(line.style in styles.values() for line in panel.lines)
-
-
-@pytest.mark.parametrize("grey_first", [True, False])
-def test_a_grey_line_that_has_collapsed_leaves_the_others_their_room(grey_first: bool) -> None:
-    def points(*values: float) -> list[Point]:
-        return [Point(value, 0.01, value, value, 1) for value in values]
-
-    found = [
-        Line(Style(GREY, "", "-", None), [0, 1], points(0.8, 0.0)),
-        Line(Style("#333333", "o", "-", "a"), [0, 1], points(0.8, 0.9)),
-    ]
-    axes = Figure().subplots()
-    for line in found if grey_first else found[::-1]:
-        draw_line(axes, line)
-    low, high = axes.get_ylim()
-    assert 70 < low < 80 and 90 < high < 100
-    assert len(axes.get_lines()) >= 2
+        assert f"the {MOST_NAMED} most accurate of {MOST_NAMED + 2} recipes" in " ".join(plot.caption.split())
+        for line in [line for panel in plot.panels for line in panel.lines]:
+            looks.setdefault(line.name, set()).add(tuple(line.look.items()))
+    assert len(looks) == MOST_NAMED == len(set.union(*looks.values())) and {len(of_one) for of_one in looks.values()} == {1}
+    assert all(group.point(0)["value"] >= ends[2] for group in groups if group.line in looks)
 
 
 @pytest.mark.parametrize("name", ["中文", "हिन्दी", "\U0001f600", "naïve β"])
@@ -198,7 +165,7 @@ def test_files_are_whole_and_repeatable(make_run: MakeRun, tmp_path: Path) -> No
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         stems = [plot.stem for plot in save_plots(groups, tmp_path / folder)]
-    assert stems == ["accuracy", "diversity", "tradeoff", "rounds", "answers", "cost"]
+    assert stems == ["accuracy", "diversity", "rounds", "cost"]
     assert {path.name for path in (tmp_path / "one").iterdir()} == {f"{s}{x}" for s in stems for x in (".png", ".svg")}
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()

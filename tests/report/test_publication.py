@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hpcmaf.report import aggregate
-from hpcmaf.report.methods import cost_rows, ranks
+from hpcmaf.report.cost import spent
 from hpcmaf.report.records import read_run
 from hpcmaf.report.reference import published
 from hpcmaf.run.directory import RunDir
@@ -49,14 +49,14 @@ def test_table_for_a_paper(study: list[Path], tmp_path: Path) -> None:
     assert "*" in best
     # The same figures in the terminal's table, and the spread over seeds.
     (row,) = (row for row in report.rows if row.group.line == "maft")
-    shown = [f"{100 * row.point.value:.2f}", f"{100 * row.point.se:.2f}", f"{100 * row.point.spread:.2f}"]
+    shown = [f"{100 * row.point[key]:.2f}" for key in ("value", "se", "spread")]
     assert all(value in report.text for value in shown) and shown[0] in best
     assert "no-critic" in report.text and "p (Holm)" in report.text
 
 
 def test_cost_is_what_improving_took(study: list[Path], tmp_path: Path) -> None:
     report = aggregate(study, tmp_path)
-    costs = {group.line: cost_rows(group) for group in report.groups}
+    costs = {group.line: spent(group, group.last) for group in report.groups}
     # Debates of iteration 1: two rows of 1000 and 200 tokens; finetuning: two of 70.
     assert (costs["maft"]["generated"], costs["maft"]["trained"], costs["maft"]["wall_seconds"]) == (2400, 140, 6.0)
     assert (costs["debate"]["generated"], costs["debate"]["trained"]) == (0, 0)
@@ -65,12 +65,7 @@ def test_cost_is_what_improving_took(study: list[Path], tmp_path: Path) -> None:
     assert answering == [1200 / 60, 1200 / 60, 2400 / 60]
     RunDir(study[0]).ledger(1).unlink()
     again = aggregate(study, tmp_path)
-    assert {group.line: cost_rows(group) for group in again.groups}["maft"]["runs"] == 1
-
-
-def test_places() -> None:
-    assert ranks([1.0, 3.0, 2.0, 3.0]) == [0, 1, 2, 1]
-    assert ranks([]) == [] and ranks([5.0]) == [1]
+    assert [spent(group, group.last)["runs"] for group in again.groups] == [2, 1, 2]
 
 
 def test_the_caption_says_what_the_error_is(study: list[Path], make_run: MakeRun, tmp_path: Path) -> None:

@@ -11,9 +11,8 @@ from rich.console import Console
 
 from hpcmaf.report import Table
 from hpcmaf.report.paired import p_value
-from hpcmaf.report.sections import estimate, percent
 from hpcmaf.report.table import _LATEX as SPECIAL
-from hpcmaf.report.table import escape
+from hpcmaf.report.table import escape, estimate, percent
 
 TABLE = Table("Title", ("name", "value"), (("a|b [bold]", "1.00"), ("c", "± 22.00")), "A note.")
 

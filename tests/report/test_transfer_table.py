@@ -16,7 +16,7 @@ from hpcmaf.report import Report, aggregate
 from hpcmaf.report.compare import against, find_baseline
 from hpcmaf.report.groups import group_runs
 from hpcmaf.report.records import read_run
-from hpcmaf.report.sections import estimate
+from hpcmaf.report.table import estimate
 from hpcmaf.run.directory import RunDir
 from hpcmaf.study import load_study
 from tests.report.conftest import paired_test
@@ -91,7 +91,7 @@ def test_the_tables_name_what_each_was_trained_on(runs: dict[str, RunDir]) -> No
     assert transfer.title == "Accuracy by task: tiny"
     assert transfer.header == ("method", "trained on", "arithmetic", "words")
     assert [row[:2] for row in transfer.rows] == [("debate", "–"), ("maft", "arithmetic"), ("maft", "words")]
-    shown = {row.group.runs[0].name: estimate({"value": row.point.value, "se": row.point.se}) for row in report.rows}
+    shown = {row.group.runs[0].name: estimate(row.point) for row in report.rows}
     cells = [tuple(cell.removesuffix("*") for cell in row[2:]) for row in transfer.rows]
     assert cells[1] == (shown["maft-0"], shown["maft-to-words-0"])
     assert cells[2] == (shown["maft-of-words-to-arithmetic-0"], shown["maft-of-words-0"])
