@@ -25,11 +25,8 @@ from hpcmaf.errors import HpcmafError, exit_codes
 from hpcmaf.evaluation import score
 from hpcmaf.files.publish import check_manifest, manifest_path, write_json
 from hpcmaf.launch.slurm.submissions import Submissions, Verdict
-from hpcmaf.report.build import markdown
-from hpcmaf.report.groups import group_runs
+from hpcmaf.report import Report
 from hpcmaf.report.records import read_run
-from hpcmaf.report.report import Report
-from hpcmaf.report.values import to_json
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan
 from hpcmaf.store import verify
@@ -408,9 +405,8 @@ def test_markers(folder: Path, data: st.DataObject) -> None:
 
 def report_on(folder: Path) -> None:
     hpcmaf("status", str(folder / "run"), "--json")
-    read = read_run(folder / "run")
-    report = Report((read,), tuple(group_runs([read])), None, (), False)
-    assert markdown(report) and json.dumps(to_json(report))
+    report = Report.of([read_run(folder / "run")])
+    assert report.markdown() and json.dumps(report.json())
 
 
 @given(data=st.data())

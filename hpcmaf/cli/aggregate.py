@@ -17,10 +17,7 @@ import click
     "base's, from whichever run measured them.",
 )
 @click.option("--reference", is_flag=True, help="Show the paper's figures beside runs of its settings.")
-@click.option(
-    "--debates", type=click.IntRange(min=0), default=60, show_default=True, help="Most debates to put on the page."
-)
-def command(runs: tuple[str, ...], out: Path, baseline: str | None, reference: bool, debates: int) -> None:
+def command(runs: tuple[str, ...], out: Path, baseline: str | None, reference: bool) -> None:
     """Tables, plots and a page of debates, from one or more runs.
 
     RUN is a run directory, finished or not, or a copy of one; or the name of
@@ -36,6 +33,6 @@ def command(runs: tuple[str, ...], out: Path, baseline: str | None, reference: b
     from hpcmaf.run.directory import RunDir
 
     paths = [path if (path := Path(run)).is_dir() else RunDir.locate(run).root for run in runs]
-    report = aggregate(paths, out, baseline=baseline, reference=reference, debates=debates)
+    report = aggregate(paths, out, baseline=baseline, reference=reference)
     report.print(Console())
     click.echo(f"report: {out / 'report.html'}", err=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from hpcmaf.report.build import aggregate
-from hpcmaf.report.report import Report
+from hpcmaf.report.report import Report, aggregate
 from hpcmaf.report.table import Table
 
 __all__ = ["Report", "Table", "aggregate"]

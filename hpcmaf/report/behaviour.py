@@ -14,16 +14,6 @@ from hpcmaf.report.table import NONE, Table, estimate, iteration_name, percent
 
 # Of more agents only the range is shown.
 MOST_AGENTS = 8
-_MOVES = {
-    "corrected": "corrected",
-    "corrupted": "corrupted",
-    "vote_corrected": "vote corrected",
-    "vote_corrupted": "vote corrupted",
-    "majority_corrected": "majority corrected",
-    "split_corrected": "split corrected",
-    "gave_up": "gave up",
-    "persuaded": "persuaded",
-}
 DIVERSITY = {
     "disagreement": "1 − consensus",
     "embedding": "embedding",
@@ -79,7 +69,7 @@ def _debate_tests(group: Group) -> Table:
 def _movement(group: Group) -> Table:
     """How often debates correct, corrupt, and talk an agent out of a right answer."""
     moves = [move for run in group.runs for i in run.evaluated for move in i.metrics.get("movement", ())]
-    names = [name for name in _MOVES if any(name in move for move in moves)]
+    names = list(dict.fromkeys(name for move in moves for name in move if name != "round"))
     rows = []
     for t, at in _each(group, "movement"):
         reads = [lambda i, at=at, name=name: i.metrics["movement"][at].get(name) for name in names]
@@ -91,7 +81,7 @@ def _movement(group: Group) -> Table:
         "half of the others with one wrong answer, took theirs over. Persuaded: one that was wrong, against more than "
         "half of the others with the right answer, was right a round later."
     )
-    header = ("iteration", "round", *(_MOVES[name] for name in names))
+    header = ("iteration", "round", *(name.replace("_", " ") for name in names))
     return Table(f"{group.label}: what debating does", header, tuple(rows), note)
 
 

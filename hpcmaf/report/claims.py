@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import ClassVar
+from typing import NamedTuple
 
 from hpcmaf.evaluation import MEASURES, outcomes
 from hpcmaf.report.groups import Group
@@ -20,45 +19,38 @@ Read = Callable[[Run], Values | None]
 Question = tuple[str, list[tuple[Values, Values]], int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim(Test):
-    """One claim, that the result's ``b`` is above its ``a``; its family are all claims of the place, N and M.
+class Setting(NamedTuple):
+    """What claims are about."""
 
-    Attributes
-    ----------
-    place
-        Task evaluated on, and model.
-    size
-        N and M.
-    """
-
-    VERDICTS: ClassVar[tuple[str, str]] = ("holds", "contrary")
-
-    place: tuple[str, str]
-    size: tuple[int, int]
+    evaluated_on: str
+    model: str
+    agents: int
+    rounds: int
 
 
-def claims(groups: Sequence[Group]) -> list[Claim]:
+def claims(groups: Sequence[Group]) -> dict[Setting, list[Test]]:
     """Test the paper's claims wherever there are both the method and its single-agent counterpart, of one N and M.
 
     Where several recipes of one of them differ in more than their seeds,
     nothing says which is meant, and nothing is claimed.
     """
-    found: list[Claim] = []
+    found: dict[Setting, list[Test]] = {}
     own = [group for group in groups if not group.any.transferred]
-    for place, size in dict.fromkeys(map(_family, own)):
-        here = [group for group in own if _family(group) == (place, size)]
+    for setting in dict.fromkeys(map(_setting, own)):
+        here = [group for group in own if _setting(group) == setting]
         many, one = ([group for group in here if group.any.method.name == name] for name in (MANY, ONE))
         if len(many) == len(one) == 1 and any(t > 0 for t in _shared(*many, *one)):
-            questions = _questions(*many, *one)
-            tested = [Claim.of(pairs, scale, text=text, place=place, size=size) for text, pairs, scale in questions]
+            tests = []
+            for text, pairs, scale in _questions(*many, *one):
+                facts = setting._asdict() | {"claim": text}
+                tests.append(Test.of(pairs, scale, text=text, facts=facts, verdicts=("holds", "contrary")))
             # Of other problems there is no test; the table of methods says so.
-            found += family([claim for claim in tested if claim.result])
-    return found
+            found[setting] = family([test for test in tests if test.result])
+    return {setting: tests for setting, tests in found.items() if tests}
 
 
-def _family(group: Group) -> tuple[tuple[str, str], tuple[int, int]]:
-    return group.place, (group.any.agents, group.any.rounds)
+def _setting(group: Group) -> Setting:
+    return Setting(*group.place, *group.any.size)
 
 
 def _shared(a: Group, b: Group) -> set[int]:
@@ -81,15 +73,15 @@ def _questions(many: Group, one: Group) -> Iterator[Question]:
         yield f"{MANY} improves more than {ONE}, iteration {half} to {last}", _pairs(one, gain, many, gain), 1
     # Both begin with the same society, so whose diversity is higher has lost less.
     pairs = _pairs(one, _disagreeing(last), many, _disagreeing(last))
-    yield f"{MANY} keeps more diversity (1 − consensus) than {ONE}, iteration {last}", pairs, many.any.agents
+    yield f"{MANY} keeps more diversity (1 − consensus) than {ONE}, iteration {last}", pairs, many.any.size[0]
 
 
 def _pairs(a: Group, before: Read, b: Group, after: Read) -> list[tuple[Values, Values]]:
     """Runs of two recipes, or of one with themselves, paired by seed."""
-    theirs = {run.seed: run for run in a.runs}
+    theirs = {run.recipe.seed: run for run in a.runs}
     found = []
     for run in b.runs:
-        other = run if a is b else theirs.get(run.seed)
+        other = run if a is b else theirs.get(run.recipe.seed)
         if other is not None and other.questions == run.questions:
             found.append((before(other), after(run)))
     return [(left, right) for left, right in found if left is not None and right is not None]
@@ -130,14 +122,11 @@ def _disagreeing(t: int) -> Read:
     return read
 
 
-def claim_tables(found: Sequence[Claim]) -> list[Table]:
-    """One table for each place, N and M."""
+def claim_tables(found: Mapping[Setting, Sequence[Test]]) -> list[Table]:
+    """One table for each setting."""
     tables = []
-    families = list(dict.fromkeys((claim.place, claim.size) for claim in found))
-    for place, size in families:
-        here = [claim for claim in found if (claim.place, claim.size) == (place, size)]
-        rows = tuple((claim.text, *claim.cells, claim.verdict) for claim in here)
-        runs = max(claim.result.pairs for claim in here)
+    for setting, tests in found.items():
+        runs = max(test.result.pairs for test in tests)
         note = (
             f"Paired by problem, over {runs} run{'s' * (runs != 1)}, those of two methods by seed: percentage points, "
             "bootstrap interval over problems, exact two-sided test (sign flips by problem), Holm over this table. "
@@ -145,8 +134,9 @@ def claim_tables(found: Sequence[Claim]) -> list[Table]:
             "something is claimed to go on improving, the interval says how much it can be at most. The tests speak "
             "about these trained models; how far training again differs is the spread over runs."
         )
-        header = ("claim", *TEST, "verdict")
-        several = sum(one == place for one, _ in families) > 1
-        title = " · ".join([f"Claims: {place[0]}", place[1], *([f"N = {size[0]}, M = {size[1]}"] if several else [])])
-        tables.append(Table(title, header, rows, note))
+        task, model, agents, rounds = setting
+        several = sum(other[:2] == (task, model) for other in found) > 1
+        title = f"Claims: {task} · {model}" + f" · N = {agents}, M = {rounds}" * several
+        rows = tuple((test.text, *test.cells, test.verdict) for test in tests)
+        tables.append(Table(title, ("claim", *TEST, "verdict"), rows, note))
     return tables

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.errors import UsageError
-from hpcmaf.evaluation import outcomes
+from hpcmaf.evaluation import measures_of, outcomes
 from hpcmaf.report.groups import Group
 from hpcmaf.report.paired import Test, family
 from hpcmaf.report.records import Run
@@ -19,16 +19,9 @@ _CALLED = {"base": "the base's one answer", "majority": "the base's majority", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tested(Test):
-    """One recipe against the baseline; its family are all of this task evaluated on and model.
-
-    Attributes
-    ----------
-    iteration, against
-        Iteration of the recipe, and of the baseline.
-    """
+    """One recipe against the baseline, of iteration ``against``; its family are all of this task and model."""
 
     group: Group
-    iteration: int
     against: int
 
 
@@ -120,26 +113,25 @@ def shows_base(run: Run, measure: str) -> bool:
     return all(getattr(run.method, field) == getattr(METHODS["debate"], field) for field in fields)
 
 
-def _base_of(run: Run, measure: str, runs: Sequence[Run]) -> Iterator[Run]:
-    """Runs that evaluate the base as this one does, itself first, then those of its seed."""
-    size = {"answer": (1, 1), "vote@1": (run.agents, 1), "vote@M": (run.agents, run.rounds)}[measure]
-    for one in sorted(runs, key=lambda one: (one is not run, one.seed != run.seed)):
-        found = one.at(0)
-        accuracy = found.accuracy(measure) if found and shows_base(one, measure) else None
-        if one.prompted == run.prompted and accuracy and (accuracy["agents"], accuracy["rounds"]) == size:
-            yield one
-
-
 def _test_base(group: Group, baseline: Baseline, runs: Sequence[Run]) -> Tested:
-    pairs = []
+    pairs, measure = [], baseline.measure
     for run in group.runs:
-        # Any run's will do where the recipe has no other; else those of one seed belong together.
-        found = [b for b in _base_of(run, baseline.measure, runs) if b.seed == run.seed or len(group.runs) == 1]
-        pairs += [(run, one) for one in found[:1]]
-    of_agents = f" of {group.any.agents} agents"
-    size = {"answer": "", "vote@1": of_agents, "vote@M": f"{of_agents} in {group.any.rounds} rounds"}[baseline.measure]
-    none = f"{baseline.name}{size} was not measured in these runs"
-    return _test(group, 0, pairs, baseline.name, baseline.measure, none)
+        size = measures_of(*run.size).get(measure)
+        bases = [one for one in runs if one.prompted == run.prompted and size and _base_size(one, measure) == size]
+        # Its own iteration 0, or that of a run of its seed; any run's where the recipe has no other run.
+        same = [one for one in bases if one is run] + [one for one in bases if one.recipe.seed == run.recipe.seed]
+        pairs += [(run, one) for one in (same or (bases if len(group.runs) == 1 else []))[:1]]
+    agents, rounds = group.any.size
+    of = {"answer": "", "vote@1": f" of {agents} agents", "vote@M": f" of {agents} agents in {rounds} rounds"}[measure]
+    none = f"{baseline.name}{of} was not measured in these runs"
+    return _test(group, 0, pairs, baseline.name, measure, none)
+
+
+def _base_size(run: Run, measure: str) -> tuple[int, int] | None:
+    """How many agents and rounds a run's iteration 0 measures the plain base with, if it does."""
+    base = run.at(0)
+    found = base.accuracy(measure) if base and shows_base(run, measure) else None
+    return (found["agents"], found["rounds"]) if found else None
 
 
 def _test_group(group: Group, other: Group, name: str) -> Tested:
@@ -147,7 +139,7 @@ def _test_group(group: Group, other: Group, name: str) -> Tested:
     at = max((t for t in other.complete if t <= group.last or untrained), default=-1)
     pairs = []
     for run in group.runs:
-        same = [one for one in other.runs if one.seed == run.seed]
+        same = [one for one in other.runs if one.recipe.seed == run.recipe.seed]
         # Of a single run each, whichever seed it has.
         pairs += [(run, one) for one in same[:1] or (other.runs if len(other.runs) == len(group.runs) == 1 else ())]
     return _test(group, at, pairs, name)
@@ -171,4 +163,5 @@ def _test(
             faults.append(f"{ours.name} and {theirs.name} answered different problems")
     text = f"{group.label}, iteration {group.last}, against {name}"
     fault = "; ".join(dict.fromkeys(faults)) or ("" if found else none)
-    return Tested.of(pairs, fault=fault, text=text, group=group, iteration=group.last, against=at)
+    facts = {"label": group.label, "iteration": group.last, "baseline_iteration": at}
+    return Tested.of(pairs, fault=fault, text=text, facts=facts, group=group, against=at)

@@ -40,13 +40,14 @@ def _spent(run: Run, last: int) -> dict[str, float] | None:
     # One answer takes generator 0, a majority all generators, a debate everybody and the summarizer.
     who = {"answer": "generator-0", "vote@1": "generator-", "vote@M": ""}
     evaluating = [row for row in ledgers[last] if row.get("stage") not in ROLLOUT]
-    tokens = {name: total(r for r in evaluating if (r.get("agent") or "").startswith(who[name])) for name in MEASURES}
+    spoken = {name: total(r for r in evaluating if (r.get("agent") or "").startswith(who[name])) for name in MEASURES}
+    tokens = {name: one["prompt_tokens"] + one["completion_tokens"] for name, one in spoken.items()}
     return {
         "generated": improving["prompt_tokens"] + improving["completion_tokens"],
         "trained": improving["training_tokens"],
         "gpu_seconds": improving["gpu_seconds"],
         "wall_seconds": improving["wall_seconds"],
-    } | {name: (one["prompt_tokens"] + one["completion_tokens"]) / at.metrics["problems"] for name, one in tokens.items()}
+    } | {name: count / at.metrics["problems"] for name, count in tokens.items()}
 
 
 def spent(group: Group, t: int) -> dict[str, float] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from hpcmaf.errors import PlatformError, StoreError
 from hpcmaf.report.groups import Group
@@ -16,40 +16,36 @@ from hpcmaf.seeding import derive_seed
 OUTCOMES = {"01": "corrected", "10": "corrupted", "00": "wrong", "11": "right"}
 # A page is to open on a laptop whatever the models wrote.
 MOST_BYTES = 8_000_000
-MOST_CHARACTERS = 8_000
 
 
-def choose(groups: Sequence[Group], debates: int) -> tuple[list[dict[str, Any]], list[str]]:
+class Debates(NamedTuple):
+    """Debates as JSON values, and notes about those that are not there."""
+
+    shown: list[dict[str, Any]]
+    notes: list[str]
+
+
+def choose(groups: Sequence[Group], most: int) -> Debates:
     """Pick debates and read them from the runs' stores.
 
-    Every recipe that has stores gives the same share, from its first run that has; the
+    Every recipe that has stores gives as many, from its first run that has; the
     outcomes take turns, rare ones are not crowded out by debates that went
-    well, and which of an outcome is drawn with a fixed seed.
-
-    Returns
-    -------
-    tuple
-        The debates as JSON values, and notes about what is not there.
-        Damaged stores are added to their run's ``missing``.
+    well, and which of an outcome is drawn with a fixed seed. Damaged stores
+    are added to their run's ``missing``.
     """
-    chosen: list[dict[str, Any]] = []
-    notes: list[str] = []
-    size = 0
-    sources = [(group, source) for group in groups if (source := _source(group)) is not None]
-    for position, (group, (run, iterations)) in enumerate(sources):
-        share = (debates * (position + 1)) // len(sources) - (debates * position) // len(sources)
-        for at, iteration in enumerate(iterations):
-            part = (share * (at + 1)) // len(iterations) - (share * at) // len(iterations)
-            for debate in _read(run, iteration, part):
+    found, size = Debates([], []), 0
+    sources = [(group, *source) for group in groups if (source := _source(group))]
+    if without := [group.label for group in groups if not _source(group)]:
+        found.notes.append(f"No eval.h5 beside the metrics, so no debate to show, of: {', '.join(without)}.")
+    for group, run, iterations in sources:
+        for iteration in iterations:
+            for debate in _read(run, iteration, max(1, most // len(sources) // len(iterations))):
                 size += len(json.dumps(debate))
                 if size > MOST_BYTES:
-                    notes.append(f"more than {MOST_BYTES:,} bytes of debates: the rest was left out")
-                    return chosen, notes
-                chosen.append(debate | {"group": group.label})
-    without = [group.label for group in groups if debates and _source(group) is None]
-    if without:
-        notes.append(f"No eval.h5 beside the metrics, so no debate to show, of: {', '.join(without)}.")
-    return chosen, notes
+                    found.notes.append(f"more than {MOST_BYTES:,} bytes of debates: the rest was left out")
+                    return found
+                found.shown.append(debate | {"group": group.label})
+    return found
 
 
 def _source(group: Group) -> tuple[Run, list[Iteration]] | None:
@@ -99,15 +95,15 @@ def _debate(run: Run, iteration: Iteration, transcript: Any, outcome: str) -> di
 
     rounds = []
     for m, turns in enumerate(transcript.answers, start=1):
-        vote = consensus(transcript, m, run.seed, iteration.number)
+        vote = consensus(transcript, m, run.recipe.seed, iteration.number)
         read = transcript.summaries[m - 2] if m > 1 and transcript.summaries else ()
         rounds.append(
             {
                 "answers": [
-                    {"text": _short(turn.text), "answer": turn.answer, "right": right(turn.answer), "agrees": agrees}
+                    {"text": turn.text, "answer": turn.answer, "right": right(turn.answer), "agrees": agrees}
                     for turn, agrees in zip(turns, vote.agrees, strict=True)
                 ],
-                "summaries": [_short(summary.text) for summary in read],
+                "summaries": [summary.text for summary in read],
                 "vote": {"answer": vote.answer, "votes": vote.votes, "tied": vote.tied, "right": right(vote.answer)},
             }
         )
@@ -116,15 +112,8 @@ def _debate(run: Run, iteration: Iteration, transcript: Any, outcome: str) -> di
         "iteration": iteration.number,
         "id": transcript.problem.id,
         "outcome": outcome,
-        "question": _short(transcript.problem.question),
+        "question": transcript.problem.question,
         "gold": gold,
         "meta": dict(transcript.problem.meta),
         "rounds": rounds,
     }
-
-
-def _short(text: str) -> str:
-    # Lone surrogates, which models write, are no UTF-8.
-    text = text.encode("utf-8", "replace").decode()
-    left = len(text) - MOST_CHARACTERS
-    return text if left <= 0 else f"{text[:MOST_CHARACTERS]}… [{left:,} more characters]"

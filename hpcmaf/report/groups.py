@@ -127,7 +127,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     members: dict[str, list[Run]] = {}
     for run in runs:
         members.setdefault(json.dumps(_fixed(run), sort_keys=True), []).append(run)
-    ordered = [tuple(sorted(group, key=lambda run: (run.seed, run.name))) for group in members.values()]
+    ordered = [tuple(sorted(group, key=lambda run: (run.recipe.seed, run.name))) for group in members.values()]
     settings = [setting(group[0]) for group in ordered]
     differs = [True, *(len(set(values)) > 1 for values in list(zip(*settings, strict=True))[1:])]
     choices = [""] * len(ordered)
@@ -151,7 +151,7 @@ def _fixed(run: Run) -> dict[str, Any]:
 
 def setting(run: Run) -> tuple[str, str, str, str]:
     """Method, task, model and size of a run, in words."""
-    size = f"{_number(run.agents, 'agent')} × {_number(run.rounds, 'round')}"
+    size = " × ".join(map(_number, run.size, ("agent", "round")))
     return run.method.name + NO_HINT * run.unhinted, run.task, run.model, size
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.report.groups import Group
 from hpcmaf.report.records import Iteration, Run
-from hpcmaf.report.table import NONE, Table
+from hpcmaf.report.table import NONE, Table, csv_text
 from hpcmaf.selection.sources import scarce, scarce_line
 
 COLUMNS = {
@@ -74,11 +72,10 @@ def _cell(name: str, values: Sequence[float]) -> str:
 
 def learned_csv(runs: Sequence[Run]) -> str:
     """One line per run, iteration and agent that was finetuned."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["run", "iteration", "agent", *COLUMNS])
-    for run in runs:
-        for iteration in run.evaluated:
-            for agent, counts in learned(iteration).items():
-                writer.writerow([run.name, iteration.number, agent, *(counts.get(name) for name in COLUMNS)])
-    return text.getvalue()
+    rows = (
+        {"run": run.name, "iteration": iteration.number, "agent": agent, **counts}
+        for run in runs
+        for iteration in run.evaluated
+        for agent, counts in learned(iteration).items()
+    )
+    return csv_text(("run", "iteration", "agent", *COLUMNS), rows)

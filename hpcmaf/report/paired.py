@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self, TypeVar
 
 from hpcmaf.errors import DataError
@@ -29,13 +29,18 @@ class Test:
         ``None`` where there is no test; ``fault`` says why.
     p_holm
         Adjusted for all tests of its family.
+    facts
+        What is compared, for programs.
+    verdicts
+        What holds where the one is above the other, and where it is below.
     """
 
     # No class of tests for pytest.
     __test__: ClassVar[bool] = False
-    VERDICTS: ClassVar[tuple[str, str]] = ("above", "below")
 
     text: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    verdicts: tuple[str, str] = ("above", "below")
     result: Comparison | None = None
     fault: str | None = None
     p_holm: float | None = None
@@ -50,10 +55,10 @@ class Test:
 
     @property
     def verdict(self) -> str:
-        """One of ``VERDICTS``, or ``open``: these problems do not tell."""
+        """One of ``verdicts``, or ``open``: these problems do not tell."""
         if self.result is None or self.p_holm is None or self.p_holm >= LEVEL:
             return "open"
-        return self.VERDICTS[self.result.difference <= 0]
+        return self.verdicts[self.result.difference <= 0]
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -71,8 +76,9 @@ class Test:
         return f"{self.text}: {points} points, p {'' if p[0] == '<' else '= '}{p}"
 
     def to_json(self) -> dict[str, Any]:
-        """Its values, or its fault."""
-        return {"fault": self.fault} if self.result is None else self.result._asdict() | {"p_holm": self.p_holm}
+        """What it is about, and its values or its fault."""
+        values = {"fault": self.fault} if self.result is None else self.result._asdict() | {"p_holm": self.p_holm}
+        return {**self.facts, "verdict": self.verdict, **values}
 
 
 T = TypeVar("T", bound=Test)

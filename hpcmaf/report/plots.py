@@ -105,7 +105,6 @@ def plots_of(groups: Sequence[Group]) -> list[Plot]:
         found.append(plot("methods", "Accuracy of each method over iterations, answering in its own way", own))
     found += [
         plot("diversity", "Diversity over iterations", _diversity(shown)),
-        plot("rounds", "Accuracy over rounds", _rounds(shown), f"after the last iteration; {BARS}"),
         plot("cost", "Accuracy against cost", _cost(shown), f"evaluation is not counted as cost; {_SE}"),
     ]
     # The first is there in any case: of a run that has just begun it says so.
@@ -213,21 +212,6 @@ def _diversity(groups: Sequence[Group]) -> list[Panel]:
     reads = {name: (lambda g, t, name=name: g.over(t, lambda i: i.diverse(name))) for name in DIVERSITY}
     return [
         panel for name, up in DIVERSITY.items() for panel in _over_iterations(groups, up, reads[name], scale=1.0)
-    ]
-
-
-def _rounds(groups: Sequence[Group]) -> list[Panel]:
-    """Vote and mean agent over rounds, after the last iteration."""
-
-    def points(group: Group, key: str) -> Points:
-        rounds = min(len(iteration.metrics["rounds"]) for iteration in group.at(group.last))
-        for m in range(rounds) if rounds > 1 else ():
-            yield m + 1, group.over(group.last, lambda i, m=m: i.metrics["rounds"][m][key])
-
-    return [
-        panel
-        for key, up in (("vote", "the round's vote (%)"), ("mean", "mean agent (%)"))
-        for panel in _panels(groups, "round", up, lambda g, key=key: points(g, key))
     ]
 
 

@@ -8,7 +8,7 @@ used. Only the plan must be there, as nothing else says what a run is.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, Literal
@@ -107,11 +107,6 @@ class Run:
         return self.evaluated[-1] if self.evaluated else None
 
     @property
-    def seed(self) -> int:
-        """Seed of the run."""
-        return self.recipe.seed
-
-    @property
     def method(self) -> Method:
         """Its method."""
         return METHODS[self.recipe.method]
@@ -122,14 +117,9 @@ class Run:
         return PurePath(self.recipe.model.path).name or self.recipe.model.path
 
     @property
-    def agents(self) -> int:
-        """N."""
-        return self.recipe.debate.agents
-
-    @property
-    def rounds(self) -> int:
-        """M."""
-        return self.recipe.debate.rounds
+    def size(self) -> tuple[int, int]:
+        """N and M."""
+        return self.recipe.debate.agents, self.recipe.debate.rounds
 
     @property
     def evaluated_on(self) -> str:
@@ -202,8 +192,7 @@ def read_run(path: Path) -> Run:
             diversity = _read(folder.diversity(t), run, "no diversity by models", Diversity) if there else None
             run.evaluated.append(Iteration(t, metrics, diversity))
     if unevaluated:
-        plural = "s" if len(unevaluated) > 1 else ""
-        run.missing.append(f"iteration{plural} {_ranges(unevaluated)}: not evaluated (yet)")
+        run.missing.append(f"iterations {', '.join(map(str, unevaluated))}: not evaluated (yet)")
     return run
 
 
@@ -228,14 +217,3 @@ def _read(
         fault = f"{where}: {error}"
     run.missing.append(f"{fault}; {consequence}")
     return None
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """``[1, 3, 4, 5]`` as ``1, 3-5``."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

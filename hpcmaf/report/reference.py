@@ -60,7 +60,7 @@ _MODELS = {
     "meta-llama-3-8b": "llama-3",
     "meta-llama-3-8b-instruct": "llama-3",
 }
-_AGENTS, _ROUNDS, _LEVELS = 3, 2, [1, 2, 3]
+_SIZE, _LEVELS = (3, 2), [1, 2, 3]
 
 
 def published(run: Run, iteration: int) -> float | None:
@@ -79,7 +79,7 @@ def published(run: Run, iteration: int) -> float | None:
         return None
     untrained = method.trained == "none"
     for shape in (method.inference_shape, *([] if untrained else [method.rollout_shape])):
-        if shape(run.agents, run.rounds) != shape(_AGENTS, _ROUNDS):
+        if shape(*run.size) != shape(*_SIZE):
             return None
     if task == "math" and {*(run.recipe.evaluation.levels or _LEVELS)} != {*_LEVELS}:
         return None

@@ -1,26 +1,97 @@
-"""What several runs show, put together once for every form it is written in."""
+"""What several runs show, put together once for every form it is written in: tables, files, plots and a page."""
 
 from __future__ import annotations
 
+import base64
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from hpcmaf.errors import DataError
 from hpcmaf.evaluation import MEASURES
+from hpcmaf.files.publish import write_json, write_text
 from hpcmaf.report.behaviour import behaviour_tables
-from hpcmaf.report.claims import Claim, claim_tables, claims
-from hpcmaf.report.compare import Tested
+from hpcmaf.report.claims import Setting, claim_tables, claims
+from hpcmaf.report.compare import Tested, against, find_baseline
 from hpcmaf.report.cost import method_cost_table
-from hpcmaf.report.groups import Group, common_title
-from hpcmaf.report.learned import warnings
+from hpcmaf.report.debates import Debates, choose
+from hpcmaf.report.groups import Group, common_title, group_runs
+from hpcmaf.report.learned import learned_csv, warnings
 from hpcmaf.report.methods import Row, method_tables, rows, task_tables
 from hpcmaf.report.paired import Test
-from hpcmaf.report.records import Run
+from hpcmaf.report.records import Run, read_run
 from hpcmaf.report.sections import comparisons, group_table, run_tables
 from hpcmaf.report.table import Table
+from hpcmaf.report.values import group_json, run_json, to_csv
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from hpcmaf.report.plots import Plot
+
+# Debates on the page, and runs beyond which it shows recipes only; report.md has them all.
+DEBATES, MOST_RUNS = 60, 20
+SCHEMA = "hpcmaf-report/2"
+
+
+def aggregate(runs: Sequence[Path], out: Path, *, baseline: str | None = None, reference: bool = False) -> Report:
+    """Read runs and write ``report.md``, ``.csv``, ``.json``, ``.tex``, ``.html``, ``learned.csv`` and the plots.
+
+    The same runs give the same bytes of text, in whatever order they are
+    named. Each file appears whole or not at all.
+
+    Parameters
+    ----------
+    runs
+        Run directories, finished or not, or copies of them.
+    out
+        Folder to write into; made if needed.
+    baseline
+        Run, recipe or method that all are tested against, see
+        :func:`hpcmaf.report.compare.find_baseline`.
+    reference
+        Show the paper's values beside one's own.
+
+    Raises
+    ------
+    DataError
+        No run, a path that is no run directory, or ``out`` is a file.
+    UsageError
+        No such baseline.
+    """
+    from hpcmaf.report.plots import save_plots
+
+    if not runs:
+        raise DataError("no run to aggregate; name at least one run directory")
+    if out.exists() and not out.is_dir():
+        raise DataError(f"--out {out}: a file is in the way; name a folder")
+    read = [read_run(path) for path in {path.resolve(): path for path in runs}.values()]
+    _name_apart(read)
+    report = Report.of(read, baseline, reference)
+    # First: what is wrong with the stores is part of what is missing.
+    debates = choose(report.groups, DEBATES)
+    plots = save_plots(report.groups, out)
+    write_text(out / "report.md", report.markdown(plots))
+    write_text(out / "report.csv", to_csv(report.runs))
+    write_text(out / "learned.csv", learned_csv(report.runs))
+    write_json(out / "report.json", report.json())
+    write_text(out / "report.tex", "\n".join(table.latex() for table in report.task_tables()))
+    write_text(out / "report.html", report.page(plots, out, debates))
+    return report
+
+
+def _name_apart(runs: Sequence[Run]) -> None:
+    """Runs of one name are distinguished by the folders that they do not share."""
+    for name in [one for one, count in Counter(run.name for run in runs).items() if count > 1]:
+        twins = [run for run in runs if run.name == name]
+        shared = os.path.commonpath([run.root.resolve() for run in twins])
+        for run in twins:
+            run.name = run.root.resolve().relative_to(shared).as_posix()
 
 
 @dataclass(frozen=True)
@@ -43,13 +114,23 @@ class Report:
     tested: tuple[Tested, ...] = ()
     reference: bool = False
 
+    @classmethod
+    def of(cls, runs: Sequence[Run], baseline: str | None = None, reference: bool = False) -> Report:
+        """Group runs, and test them against the baseline of that name."""
+        groups = tuple(group_runs(runs))
+        ordered = tuple(sorted(runs, key=lambda run: run.name))
+        if baseline is None:
+            return cls(ordered, groups, reference=reference)
+        chosen = find_baseline(baseline, groups)
+        return cls(ordered, groups, chosen.name, tuple(against(chosen, groups)), reference)
+
     @cached_property
     def rows(self) -> list[Row]:
         """The comparison of methods, a row per recipe."""
         return rows(self.groups, self.tested, self.reference)
 
     @cached_property
-    def claims(self) -> list[Claim]:
+    def claims(self) -> dict[Setting, list[Test]]:
         """How the paper's claims come out here, where their methods are."""
         return claims(self.groups)
 
@@ -73,18 +154,26 @@ class Report:
         """What is there and cannot mean much, one line each."""
         return [line for run in self.runs for line in warnings(run)]
 
+    @property
+    def notices(self) -> dict[str, list[str]]:
+        """Both, by the heading that they stand under."""
+        return {name: lines for name, lines in (("Missing", self.missing), ("Warnings", self.warnings)) if lines}
+
     @cached_property
     def findings(self) -> list[tuple[str, str]]:
         """What holds, what does not and what stays open here: a verdict and a sentence each, with its p."""
         several = len({group.place for group in self.groups}) > 1
-        found: list[Test] = [
-            replace(one, text=f"{' · '.join(one.place)}: {one.text}") if several else one for one in self.claims
+        found = [
+            replace(one, text=f"{setting.evaluated_on} · {setting.model}: {one.text}") if several else one
+            for setting, tests in self.claims.items()
+            for one in tests
         ]
         found += self.tested
         for run in [] if found else self.runs:
             for one in comparisons(run):
-                own = f"{run.name}: {MEASURES[run.last.own]} after iteration {one.iteration}" if run.last else run.name
-                found.append(replace(one, text=f"{own}, against the untouched base's {MEASURES[one.measure]}"))
+                own = f"{run.name}: {MEASURES[run.last.own]} after iteration {run.last.number}"
+                base = MEASURES[one.facts["measure"]]
+                found.append(replace(one, text=f"{own}, against the untouched base's {base}"))
         return [(one.verdict, one.sentence) for one in found if one.result]
 
     def tables(self) -> list[Table]:
@@ -93,10 +182,7 @@ class Report:
             return [*run_tables(self.runs[0]), *self.method_tables()]
         repeated = [group for group in self.groups if len(group.runs) > 1]
         # Beyond a screenful the methods say more; report.md has them all.
-        return [
-            *self.method_tables(),
-            *map(group_table, repeated if len(repeated) <= 4 else []),
-        ]
+        return [*self.method_tables(), *map(group_table, repeated if len(repeated) <= 4 else [])]
 
     def method_tables(self) -> list[Table]:
         """Methods side by side, where there is something to compare, claims, transfers, and what they cost."""
@@ -105,22 +191,35 @@ class Report:
         tables = method_tables(self.rows, self.baseline, self.reference) + claim_tables(self.claims)
         if any(group.any.transferred for group in self.groups):
             tables += self.task_tables()
-        cost = method_cost_table(self.groups)
-        return tables + ([cost] if cost.rows else [])
+        return [table for table in (*tables, method_cost_table(self.groups)) if table.rows]
 
     def task_tables(self) -> list[Table]:
         """Methods by task, as a paper has them."""
         return task_tables(self.rows, self.baseline, self.reference)
 
+    def group_tables(self, group: Group, most_runs: float = math.inf) -> Iterator[Table]:
+        """Everything about one recipe; its single runs only where the report has no more than ``most_runs``."""
+        if len(group.runs) > 1:
+            yield group_table(group)
+        for run in group.runs if len(self.runs) <= most_runs else ():
+            yield from run_tables(run)
+        yield from self.behaviour[group.label]
+
+    def json(self) -> dict[str, Any]:
+        """The report as JSON values; per-problem scores stay in the runs."""
+        value = {"schema": SCHEMA, "title": self.title, "warnings": self.warnings}
+        value |= {"runs": [*map(run_json, self.runs)], "groups": [*map(group_json, self.groups)]}
+        if self.claims:
+            value["claims"] = [one.to_json() for tests in self.claims.values() for one in tests]
+        if self.baseline:
+            value |= {"baseline": self.baseline, "tests": [one.to_json() for one in self.tested]}
+        return value
+
     @property
     def text(self) -> str:
         """The report as plain text."""
-        lists = [
-            "\n".join([name, *(f"  {line}" for line in lines)])
-            for name, lines in (("Missing", self.missing), ("Warnings", self.warnings))
-            if lines
-        ]
-        return "\n\n".join(part for part in (self.title, *(table.plain() for table in self.tables()), *lists) if part)
+        lists = ("\n".join([name, *(f"  {line}" for line in lines)]) for name, lines in self.notices.items())
+        return "\n\n".join(filter(None, [self.title, *(table.plain() for table in self.tables()), *lists]))
 
     def print(self, console: Console) -> None:
         """Write to a console: with frames on a terminal, as ``text`` into a pipe or file."""
@@ -132,5 +231,44 @@ class Report:
         console.print(Text(self.title, style="bold"))
         for table in self.tables():
             console.print(table.rich())
-        for line in (*(f"missing: {line}" for line in self.missing), *(f"warning: {line}" for line in self.warnings)):
-            console.print(Text(line, style="yellow"))
+        for name, lines in self.notices.items():
+            console.print(Text("\n".join([name, *lines]), style="yellow"))
+
+    def markdown(self, plots: Sequence[Plot] = ()) -> str:
+        """The whole report as markdown."""
+        parts = [f"# {self.title or 'Runs'}"]
+        if self.findings:
+            found = (f"- **{verdict}**: {text}" for verdict, text in self.findings)
+            parts += ["## What holds, and what does not", "\n".join(found)]
+        parts += [f"![{plot.about}]({plot.stem}.png)" for plot in plots]
+        for name, lines in self.notices.items():
+            parts += [f"## {name}", "\n".join(f"- {line}" for line in lines)]
+        for table in self.method_tables():
+            parts += [f"## {table.title}", table.markdown()]
+        for group in self.groups:
+            parts += [f"## {group.label}"] if len(self.groups) > 1 else []
+            for table in self.group_tables(group):
+                parts += [f"### {table.title}", table.markdown()]
+        return "\n\n".join(parts) + "\n"
+
+    def page(self, plots: Sequence[Plot], out: Path, debates: Debates) -> str:
+        """The report as one HTML file that needs nothing else, not even a network, with the plots that lie in ``out``.
+
+        Text of models and names of runs are data: they are escaped, and debates
+        travel as JSON that no script tag can be closed from.
+        """
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+
+        loader = PackageLoader("hpcmaf.report", ".")
+        environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+        return environment.get_template("page.html").render(
+            title=self.title or "Runs",
+            findings=self.findings,
+            lists=self.notices.items(),
+            # As images of their own: the ids of several SVGs in one page would clash.
+            plots=[(plot, base64.b64encode((out / f"{plot.stem}.svg").read_bytes()).decode()) for plot in plots],
+            tables=self.method_tables(),
+            groups=[(group.label, list(self.group_tables(group, MOST_RUNS))) for group in self.groups],
+            notes=debates.notes,
+            debates=debates.shown,
+        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cache
 
 from hpcmaf.evaluation import MEASURES, outcomes
@@ -41,22 +40,8 @@ def _counts(numbers: Iterable[int]) -> str:
     return " or ".join(f"{number:,}" for number in sorted(numbers)) or NONE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step(Test):
-    """A run's last iteration against a way in which its untouched base answers.
-
-    Attributes
-    ----------
-    measure
-        Of the base.
-    """
-
-    iteration: int
-    measure: str
-
-
 @cache
-def comparisons(run: Run) -> list[Step]:
+def comparisons(run: Run) -> list[Test]:
     """The last iteration against the untouched base, on the same problems.
 
     A test for each measure that differs from the others: one answer is not
@@ -65,14 +50,16 @@ def comparisons(run: Run) -> list[Step]:
     return family(list(_comparisons(run)))
 
 
-def _comparisons(run: Run) -> Iterator[Step]:
+def _comparisons(run: Run) -> Iterator[Test]:
     first, last = run.at(0), run.last
     if first is None or last is None or first is last:
         return
-    for measure in [name for name in reversed(MEASURES) if first.accuracy(name)]:
-        pair = outcomes(first.metrics, measure), outcomes(last.metrics, last.own)
-        text = f"{MEASURES[measure]}, iteration 0"
-        yield Step.of([pair], text=text, iteration=last.number, measure=measure)
+    for measure in reversed(MEASURES):
+        if base := first.accuracy(measure):
+            pair = outcomes(first.metrics, measure), outcomes(last.metrics, last.own)
+            of_base = {key: base[key] for key in ("agents", "rounds")}
+            facts = {"iteration": last.number, "measure": measure, **of_base}
+            yield Test.of([pair], text=f"{MEASURES[measure]}, iteration 0", facts=facts)
 
 
 def comparison_table(run: Run) -> Table:

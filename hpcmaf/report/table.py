@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,7 @@ _LATEX = {
         strict=True,
     )},
 }  # fmt: skip
+NEEDS = "% needs booktabs; for accents [T1]{fontenc}; for other scripts lualatex or xelatex, and a font that has them"
 _RANKS = {1: "textbf", 2: "underline"}
 
 
@@ -38,6 +41,15 @@ def percent(share: float | None) -> str:
 def estimate(one: Mapping[str, Any] | None) -> str:
     """A share and its standard error, in percent: ``50.00 ± 2.24``."""
     return NONE if one is None else f"{percent(one['value'])} ± {percent(one['se'])}"
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows as CSV; what a row lacks stays empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def iteration_name(t: int) -> str:
@@ -124,21 +136,9 @@ class Table:
             lines.append(" & ".join(cells) + r" \\")
         caption = f"{self.title}. {self.note}" + " Bold: highest, underlined: second." * bool(self.ranks)
         lines += ["\\bottomrule", "\\end{tabular}", f"\\caption{{{escape(caption)}}}", "\\end{table}"]
-        return "\n".join([*_needs("".join(lines)), *lines]) + "\n"
+        return "\n".join([NEEDS, *lines]) + "\n"
 
 
 def escape(text: str) -> str:
     """Any text, as LaTeX shows it: letters beyond ASCII stay, what cannot be printed becomes a question mark."""
     return "".join(_LATEX.get(letter, letter if letter.isprintable() else "?") for letter in text)
-
-
-def _needs(text: str) -> list[str]:
-    """What a document has to have for a table to compile."""
-    lines = ["% needs \\usepackage{booktabs}"]
-    letters = sorted({letter for letter in text if not letter.isascii()})
-    if letters:
-        lines.append("% needs \\usepackage[T1]{fontenc} for letters with accents")
-    # The last of Latin Extended-A: what pdflatex knows in UTF-8 without a further package.
-    if beyond := [letter for letter in letters if letter > "\u017f"]:
-        lines.append(f"% needs lualatex or xelatex, and a font that has them, for: {' '.join(beyond)}")
-    return lines

@@ -2,90 +2,60 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from hpcmaf.evaluation import MEASURES
 from hpcmaf.report.cost import spent, total
 from hpcmaf.report.groups import Group
 from hpcmaf.report.records import Iteration, Run
-from hpcmaf.report.report import Report
 from hpcmaf.report.sections import comparisons
+from hpcmaf.report.table import csv_text
 
-SCHEMA = "hpcmaf-report/2"
-_SETTING = ("method", "task", "trained_on", "evaluated_on", "model", "agents", "rounds", "seed")
 COLUMNS = (
-    *("run", "recipe", *_SETTING, "iteration", "measure", "measured_agents", "measured_rounds"),
+    *("run", "recipe", "method", "task", "trained_on", "evaluated_on", "model", "agents", "rounds", "seed"),
+    *("iteration", "measure", "measured_agents", "measured_rounds"),
     *("problems", "correct", "accuracy", "se", "mean_critic", "consensus", "unparsable", "tied", "pseudo_labels"),
 )
 
 
 def _setting(run: Run) -> dict[str, Any]:
-    facts = {name: getattr(run, name) for name in _SETTING} | {"method": run.method.name}
-    return {"run": run.name, "recipe": run.recipe.name} | facts
+    recipe = run.recipe
+    size = {"agents": run.size[0], "rounds": run.size[1], "seed": recipe.seed}
+    tasks = {name: getattr(run, name) for name in ("task", "trained_on", "evaluated_on", "model")}
+    return {"run": run.name, "recipe": recipe.name, "method": recipe.method, **tasks, **size}
 
 
-def to_csv(report: Report) -> str:
+def to_csv(runs: Iterable[Run]) -> str:
     """One line per run, iteration and inference measure; shares, not percent.
 
     The columns from ``mean_critic`` on belong to the iteration and are the
     same on all its lines.
     """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for run in report.runs:
-        for iteration in run.evaluated:
-            for measure in MEASURES:
-                if accuracy := iteration.accuracy(measure):
-                    writer.writerow(_setting(run) | _row(iteration, measure, accuracy))
-    return text.getvalue()
+    return csv_text(COLUMNS, (row for run in runs for iteration in run.evaluated for row in _rows(run, iteration)))
 
 
-def _row(iteration: Iteration, measure: str, accuracy: Mapping[str, Any]) -> dict[str, Any]:
+def _rows(run: Run, iteration: Iteration) -> Iterator[dict[str, Any]]:
     metrics = iteration.metrics
-    return {
-        "iteration": iteration.number,
-        "measure": measure,
-        "measured_agents": accuracy["agents"],
-        "measured_rounds": accuracy["rounds"],
-        "problems": metrics["problems"],
-        "correct": metrics["scores"][measure].count("1"),
-        "accuracy": accuracy["value"],
-        "se": accuracy["se"],
-        "mean_critic": iteration.mean_critic["value"] if iteration.mean_critic else None,
-        **{name: metrics[name] for name in ("consensus", "unparsable", "tied")},
-        "pseudo_labels": metrics["pseudo_labels"]["value"] if metrics["pseudo_labels"] else None,
-    }
+    for measure in [name for name in MEASURES if iteration.accuracy(name)]:
+        accuracy = iteration.accuracy(measure)
+        yield _setting(run) | {
+            "iteration": iteration.number,
+            "measure": measure,
+            "measured_agents": accuracy["agents"],
+            "measured_rounds": accuracy["rounds"],
+            "problems": metrics["problems"],
+            "correct": metrics["scores"][measure].count("1"),
+            "accuracy": accuracy["value"],
+            "se": accuracy["se"],
+            "mean_critic": iteration.mean_critic["value"] if iteration.mean_critic else None,
+            **{name: metrics[name] for name in ("consensus", "unparsable", "tied")},
+            "pseudo_labels": metrics["pseudo_labels"]["value"] if metrics["pseudo_labels"] else None,
+        }
 
 
-def to_json(report: Report) -> dict[str, Any]:
-    """The report as JSON values; per-problem scores stay in the runs."""
-    value = {
-        "schema": SCHEMA,
-        "title": report.title,
-        "runs": [_run(run) for run in report.runs],
-        "groups": [_group(group) for group in report.groups],
-        "warnings": report.warnings,
-    }
-    if report.claims:
-        value["claims"] = [
-            {"evaluated_on": one.place[0], "model": one.place[1], "claim": one.text, "verdict": one.verdict}
-            | one.to_json()
-            for one in report.claims
-        ]
-    if report.baseline:
-        value["baseline"] = report.baseline
-        value["tests"] = [
-            {"label": one.group.label, "iteration": one.iteration, "baseline_iteration": one.against} | one.to_json()
-            for one in report.tested
-        ]
-    return value
-
-
-def _run(run: Run) -> dict[str, Any]:
+def run_json(run: Run) -> dict[str, Any]:
+    """A run, iteration by iteration."""
     iterations = []
     for t in sorted({i.number for i in run.evaluated} | run.ledgers.keys()):
         found = run.at(t)
@@ -93,16 +63,13 @@ def _run(run: Run) -> dict[str, Any]:
         cost = total(run.ledgers[t]) if t in run.ledgers else None
         diversity = {"diversity": found.diversity} if found and found.diversity else {}
         iterations.append({"iteration": t, "metrics": metrics, "cost": cost} | diversity)
-    tests = []
-    for one in comparisons(run):
-        base = run.at(0).accuracy(one.measure)
-        about = {"iteration": one.iteration, "measure": one.measure, "agents": base["agents"], "rounds": base["rounds"]}
-        tests.append(about | one.to_json())
+    tests = [one.to_json() for one in comparisons(run)]
     planned = run.plan.stages[-1].iteration
     return _setting(run) | {"planned": planned, "iterations": iterations, "tests": tests, "missing": run.missing}
 
 
-def _group(group: Group) -> dict[str, Any]:
+def group_json(group: Group) -> dict[str, Any]:
+    """A recipe, over its runs."""
     points = [
         {"iteration": t, "measure": measure} | point
         for t in group.iterations

@@ -106,4 +106,4 @@ def test_metrics_of_earlier_versions_still_count(make_run: MakeRun) -> None:
     assert group.runs[0].missing == []
     titles = [table.title for table in behaviour_tables(group)]
     assert titles == ["maft: every agent", "maft: the last round's vote against the first round's"]
-    assert [plot.stem for plot in plots_of(groups)] == ["accuracy", "rounds", "cost"]
+    assert [plot.stem for plot in plots_of(groups)] == ["accuracy", "cost"]

@@ -42,7 +42,7 @@ def page(make_run: MakeRun, tmp_path: Path) -> Path:
         info = StoreInfo("arithmetic", "number", agents=3, rounds=2, iteration=t, split="eval", summaries=True)
         write_store(run.store(t, "eval"), info, debates)
     other = make_run("star", upto=1, planned=3, method="star")
-    aggregate([run.root, other.root], tmp_path / "out", debates=20, reference=True, baseline="base")
+    aggregate([run.root, other.root], tmp_path / "out", reference=True, baseline="base")
     return tmp_path / "out" / "report.html"
 
 
@@ -71,7 +71,7 @@ def test_in_a_browser(page: Path, browser: Any) -> None:
     title = browser.title
     # Everything is drawn, nothing is wider than the page, and only the file itself was fetched.
     sizes = browser.execute_script("return [...document.images].map(i => [i.complete, i.naturalWidth, i.width])")
-    assert len(sizes) == 5 and all(complete and natural > 100 and width > 300 for complete, natural, width in sizes)
+    assert len(sizes) == 4 and all(complete and natural > 100 and width > 300 for complete, natural, width in sizes)
     assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
     assert fetched(browser) == [url]
     assert any("star" in line and "3" in line for line in texts(browser, "#missing li"))
@@ -80,16 +80,16 @@ def test_in_a_browser(page: Path, browser: Any) -> None:
 
     # All debates, by outcome, and by words of one of them.
     heads = texts(browser, "#list summary")
-    assert len(heads) == 20 and texts(browser, "#count") == ["20 of 20 debates."]
+    assert len(heads) == 60 and texts(browser, "#count") == ["60 of 60 debates."]
     assert "No eval.h5" in " ".join(texts(browser, "#debates .note"))
     choose(browser, "outcome", "corrected")
     some = texts(browser, "#list .tag")
-    assert 0 < len(some) < 20 and set(some) == {"corrected"} and browser.current_url.endswith("#outcome=corrected")
+    assert 0 < len(some) < 60 and set(some) == {"corrected"} and browser.current_url.endswith("#outcome=corrected")
     choose(browser, "outcome", "")
     wanted = heads[0].split(" · ")[0].rpartition("-")[2]
     choose(browser, "q", f"zebra{wanted} SUMMARY")
     found = texts(browser, "#list summary")
-    assert 0 < len(found) < 20 and all(f"-{wanted} " in head for head in found)
+    assert 0 < len(found) < 60 and all(f"-{wanted} " in head for head in found)
 
     # The first one stands open: every agent in every round, what it read, the votes, gold, and what was searched for.
     browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
@@ -112,7 +112,7 @@ def test_in_a_browser(page: Path, browser: Any) -> None:
     browser.get(link)
     assert texts(browser, "#list summary") == found
     choose(browser, "q", "nothing has this")
-    assert texts(browser, "#count") == ["0 of 20 debates."] and not texts(browser, "#list summary")
+    assert texts(browser, "#count") == ["0 of 60 debates."] and not texts(browser, "#list summary")
     assert not [entry for entry in browser.get_log("browser") if entry["level"] in {"SEVERE", "WARNING"}]
     assert {address.partition("#")[0] for address in fetched(browser)} <= {url, "about:blank"}
 

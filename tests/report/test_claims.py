@@ -10,8 +10,9 @@ import pytest
 
 from hpcmaf.evaluation import compare, holm, outcomes
 from hpcmaf.report import aggregate
-from hpcmaf.report.claims import Claim, claim_tables, claims
+from hpcmaf.report.claims import claim_tables, claims
 from hpcmaf.report.groups import group_runs
+from hpcmaf.report.paired import Test
 from hpcmaf.report.records import read_run
 from hpcmaf.run.directory import RunDir
 from tests.report.conftest import paired_test
@@ -28,8 +29,9 @@ def runs(make_run: MakeRun) -> list[RunDir]:
     return many + one
 
 
-def claims_of(runs: list[RunDir]) -> list[Claim]:
-    return claims(group_runs([read_run(run.root) for run in runs]))
+def claims_of(runs: list[RunDir]) -> list[Test]:
+    found = claims(group_runs([read_run(run.root) for run in runs]))
+    return [claim for tests in found.values() for claim in tests]
 
 
 def metrics(run: RunDir, t: int):
@@ -48,7 +50,7 @@ def test_every_claim_is_asked(runs: list[RunDir]) -> None:
         "maft improves more than single-agent-ft, iteration 2 to 4",
         "maft keeps more diversity (1 − consensus) than single-agent-ft, iteration 4",
     ]
-    assert {claim.place for claim in found} == {("arithmetic", "tiny")}
+    assert {(claim.facts["evaluated_on"], claim.facts["model"]) for claim in found} == {("arithmetic", "tiny")}
     assert [claim.p_holm for claim in found] == holm([claim.result.p for claim in found])
     assert all(claim.result.pairs == len(SEEDS) for claim in found)
 
@@ -76,8 +78,7 @@ def test_diversity_counts_who_disagrees(runs: list[RunDir]) -> None:
 def test_a_verdict_needs_evidence() -> None:
     same = {str(i): i % 2 for i in range(50)}
     result = compare([(same, same)])
-    claim = Claim(text="more of the same", result=result, p_holm=1.0, place=("a", "b"), size=(3, 2))
-    assert claim.verdict == "open"
+    assert Test(text="more of the same", result=result, p_holm=1.0).verdict == "open"
 
 
 def test_numbers_are_compared_on_their_scale() -> None:
@@ -107,5 +108,5 @@ def test_the_report_has_them(runs: list[RunDir], tmp_path: Path) -> None:
     assert "## Claims: arithmetic · tiny" in (tmp_path / "report" / "report.md").read_text()
     told = json.loads((tmp_path / "report" / "report.json").read_text())["claims"]
     assert [one["claim"] for one in told] == [claim.text for claim in claims_of(runs)]
-    (table,) = claim_tables(claims_of(runs))
+    (table,) = claim_tables(claims(group_runs([read_run(run.root) for run in runs])))
     assert table.rows[3][-1] == "holds" and "over 2 runs" in table.note

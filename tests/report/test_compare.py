@@ -40,7 +40,7 @@ def test_runs_are_paired_by_seed(make_run: MakeRun) -> None:
         paired_test(outcomes(load(theirs[at].metrics(0)), "vote@M"), outcomes(load(run.metrics(2)), "vote@M"))
         for run, at in zip(ours, (1, 0), strict=True)
     ]
-    assert (row.iteration, row.against, row.result.pairs) == (2, 0, 2)
+    assert (row.group.last, row.against, row.result.pairs) == (2, 0, 2)
     assert (row.result.gained, row.result.lost) == (sum(t.b_only for t in tests), sum(t.a_only for t in tests))
     assert row.p_holm == row.result.p
 
@@ -64,9 +64,9 @@ def test_holm_covers_one_task_and_model(make_run: MakeRun) -> None:
 def test_the_baseline_is_no_further_than_the_recipe(make_run: MakeRun) -> None:
     groups = groups_of(make_run("a", upto=1), make_run("b", upto=3, method="maft-no-critic"))
     (row,) = against(find_baseline("b", groups), groups)
-    assert (row.iteration, row.against) == (1, 1)
+    assert (row.group.last, row.against) == (1, 1)
     (row,) = against(find_baseline("maft", groups), groups)
-    assert (row.iteration, row.against) == (3, 1)
+    assert (row.group.last, row.against) == (3, 1)
 
 
 def test_what_trains_nobody_is_held_against_the_last(make_run: MakeRun) -> None:
@@ -74,7 +74,7 @@ def test_what_trains_nobody_is_held_against_the_last(make_run: MakeRun) -> None:
     untrained = make_run("d", upto=0, method="debate")
     groups = groups_of(trained, short, untrained)
     rows = against(find_baseline("maft", groups), groups)
-    assert {row.group.line: (row.iteration, row.against) for row in rows} == {"debate": (0, 3), "star": (2, 2)}
+    assert {row.group.line: (row.group.last, row.against) for row in rows} == {"debate": (0, 3), "star": (2, 2)}
     (debate,) = (row.result for row in rows if row.group.line == "debate")
     last, plain = (outcomes(load(run.metrics(t)), "vote@M") for run, t in ((trained, 3), (untrained, 0)))
     assert (debate.gained, debate.lost, debate.p) == paired_test(last, plain)

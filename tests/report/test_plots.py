@@ -111,7 +111,7 @@ def test_all_plots_are_of_one_width_and_legends_overlap_nothing(
         assert all(text.get_fontsize() >= 10 for text in figure.legends[0].get_texts())
 
 
-def test_diversity_rounds_and_cost(make_run: MakeRun) -> None:
+def test_diversity_and_cost(make_run: MakeRun) -> None:
     (group,) = groups = groups_of(make_run("m", upto=2))
     others = [plot for plot in plots_of(groups) if plot.stem != "accuracy"]
     plots = {plot.stem: [lines(panel)["maft"] for panel in plot.panels] for plot in others}
@@ -119,9 +119,6 @@ def test_diversity_rounds_and_cost(make_run: MakeRun) -> None:
     assert diversity == pytest.approx([1 - i.metrics["consensus"] for i in group.runs[0].evaluated])
     accuracy = pytest.approx([100 * group.point(t)["value"] for t in range(3)])
     assert plots["diversity"] == [([0, 1, 2], diversity)]
-    rounds = group.runs[0].last.metrics["rounds"]
-    for (xs, ys), key in zip(plots["rounds"], ("vote", "mean"), strict=True):
-        assert (xs, ys) == ([1, 2], pytest.approx([100 * one[key]["value"] for one in rounds]))
     tokens, seconds, answers = plots["cost"]
     assert tokens == ([0, 2540, 5080], accuracy)
     assert seconds[0] == [0, 6.0, 12.0]
@@ -149,7 +146,8 @@ def test_the_most_accurate_are_drawn_and_look_the_same_in_every_plot(make_run: M
         assert f"the {MOST_NAMED} most accurate of {MOST_NAMED + 2} recipes" in " ".join(plot.caption.split())
         for line in [line for panel in plot.panels for line in panel.lines]:
             looks.setdefault(line.name, set()).add(tuple(line.look.items()))
-    assert len(looks) == MOST_NAMED == len(set.union(*looks.values())) and {len(of_one) for of_one in looks.values()} == {1}
+    assert len(looks) == MOST_NAMED == len(set.union(*looks.values()))
+    assert {len(of_one) for of_one in looks.values()} == {1}
     assert all(group.point(0)["value"] >= ends[2] for group in groups if group.line in looks)
 
 
@@ -165,7 +163,7 @@ def test_files_are_whole_and_repeatable(make_run: MakeRun, tmp_path: Path) -> No
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         stems = [plot.stem for plot in save_plots(groups, tmp_path / folder)]
-    assert stems == ["accuracy", "diversity", "rounds", "cost"]
+    assert stems == ["accuracy", "diversity", "cost"]
     assert {path.name for path in (tmp_path / "one").iterdir()} == {f"{s}{x}" for s in stems for x in (".png", ".svg")}
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()

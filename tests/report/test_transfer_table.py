@@ -49,10 +49,7 @@ def runs(make_run: MakeRun) -> dict[str, RunDir]:
 
 def report_on(runs: dict[str, RunDir], name: str) -> Report:
     """What ``aggregate --baseline NAME`` puts together, before any of it is written."""
-    read = [read_run(run.root) for run in runs.values()]
-    groups = group_runs(read)
-    baseline = find_baseline(name, groups)
-    return Report(tuple(read), tuple(groups), baseline.name, tuple(against(baseline, groups)))
+    return Report.of([read_run(run.root) for run in runs.values()], name)
 
 
 def scores(run: RunDir, t: int) -> dict[str, bool]:
