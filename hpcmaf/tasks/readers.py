@@ -84,7 +84,8 @@ class Row:
 
 def _missing(value: Any) -> bool:
     """Whether a cell is empty; NaN is how tables say so, and as text it is what they said it with."""
-    return value is None or value != value or value in ("nan", "NaN")
+    spelt = value.strip() if isinstance(value, str) else ""
+    return value is None or value != value or spelt in ("nan", "NaN", "NAN", "-nan", "<NA>", "NaT")
 
 
 def read_jsonl(path: Path) -> Iterator[Record]:

@@ -222,7 +222,7 @@ def test_what_is_generated_is_not_offered_for_preparing() -> None:
         assert result.exit_code == 2 and name not in result.output.split("is not one of")[1]
 
 
-@pytest.mark.parametrize("value", ["NaN", '"nan"', '"NaN"', "null"])
+@pytest.mark.parametrize("value", ["NaN", '"nan"', '" NaN "', '"-nan"', '"<NA>"', "null"])
 def test_an_answer_that_is_not_a_number_is_no_answer(value, tmp_path) -> None:
     line = f'{{"question": "q", "answer": {value}}}\n{{"question": "r", "answer": "1"}}\n'
     for name in ("all", "test"):
