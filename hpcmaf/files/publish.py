@@ -33,6 +33,10 @@ Amount = Annotated[float, Field(ge=0, lt=1e15)]
 Count = Annotated[int, Field(ge=0)]
 
 
+# What many a FUSE says, and CIFS before Linux 4.17, that has no fsync for folders.
+NO_FSYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF})
+
+
 class Record(BaseModel):
     """Base of what a JSON file of ours must hold; keys of later versions are accepted."""
 
@@ -155,8 +159,7 @@ def sync(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Many a FUSE, and CIFS before Linux 4.17, has no such thing for folders.
-        if error.errno not in {errno.EINVAL, errno.ENOTSUP} or not path.is_dir():
+        if error.errno not in NO_FSYNC or not path.is_dir():
             raise
     finally:
         os.close(descriptor)

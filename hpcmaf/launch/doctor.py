@@ -9,7 +9,6 @@ and then waits for.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
@@ -30,6 +29,7 @@ from hpcmaf.config.profile import Profile
 from hpcmaf.config.slurm import unnamed
 from hpcmaf.errors import HpcmafError, RunBusyError, SlurmError
 from hpcmaf.files.locking import lock
+from hpcmaf.files.publish import NO_FSYNC
 from hpcmaf.launch.local import visible_gpus
 from hpcmaf.launch.slurm.commands import call, configuration, queue
 from hpcmaf.launch.slurm.refusals import lifting
@@ -194,7 +194,7 @@ def _fsync(folder: Path) -> Finding:
             os.close(descriptor)
     except OSError as error:
         good = f"{folder}: folders have none; files do without"
-        fault = "" if error.errno in {errno.EINVAL, errno.ENOTSUP} else f"{folder}: {error.strerror}"
+        fault = "" if error.errno in NO_FSYNC else f"{folder}: {error.strerror}"
     return check("fsync", good, fault, "put runs on another file system: --run")
 
 
