@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,6 @@ from hpcmaf.files.publish import Amount, Count, Record, file_sha256, read_bytes,
 from hpcmaf.run.markers import Marker
 from hpcmaf.run.plan import Plan, Stage, stage_id
 from hpcmaf.tasks.problems import Problem, from_lines, to_lines
-
-_DRIVER_LOCK = ".driver.lock"
-
 
 class _Chosen(Record):
     kept: Count
@@ -36,6 +33,21 @@ class _Selection(Record):
 class _Trained(Record):
     samples: Count
     dropped_too_long: Count
+
+
+def _file(name: str, what: str) -> Any:
+    """A path of the whole run."""
+    return property(lambda run: run.root / name, doc=what)
+
+
+def _of_iteration(name: str, what: str) -> Callable[[RunDir, int], Path]:
+    """A path in the folder of an iteration."""
+
+    def path(run: RunDir, t: int) -> Path:
+        return run.iteration(t) / name
+
+    path.__doc__ = what
+    return path
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,46 +71,24 @@ class RunDir:
         return cls(path)
 
     # --- whole run ---------------------------------------------------------
-    @property
-    def plan(self) -> Path:
-        """The plan."""
-        return self.root / "plan.json"
-
-    @property
-    def recipe(self) -> Path:
-        """The recipe with all defaults filled in; runs again as it is."""
-        return self.root / "recipe.yaml"
-
-    @property
-    def profile(self) -> Path:
-        """The profile of the last submission."""
-        return self.root / "profile.yaml"
-
-    @property
-    def submissions(self) -> Path:
-        """What was submitted for the run, and what became of it; a line per event."""
-        return self.root / "submissions.jsonl"
-
-    @property
-    def stopped(self) -> Path:
-        """Exists when the chain of jobs was stopped; says why."""
-        return self.root / "stopped.json"
-
-    @property
-    def driver_lock(self) -> Path:
-        """Locked by the process that submits to the run (:meth:`drive`)."""
-        return self.root / _DRIVER_LOCK
-
-    @property
-    def report(self) -> Path:
-        """Folder of tables and plots."""
-        return self.root / "report"
+    plan = _file("plan.json", "The plan.")
+    recipe = _file("recipe.yaml", "The recipe with all defaults filled in; runs again as it is.")
+    profile = _file("profile.yaml", "The profile of the last submission.")
+    submissions = _file("submissions.jsonl", "What was submitted, and what became of it; a line per event.")
+    stopped = _file("stopped.json", "Exists when the chain of jobs was stopped; says why.")
+    driver_lock = _file(".driver.lock", "Locked by the process that submits to the run (:meth:`drive`).")
+    report = _file("report", "Folder of tables and plots.")
 
     def problems(self, split: str) -> Path:
         """The problems of a split (``train`` or ``eval``), drawn once."""
         return self.root / "problems" / f"{split}.jsonl"
 
     # --- one iteration -----------------------------------------------------
+    data = _of_iteration("data", "Folder of the training sets of iteration t.")
+    metrics = _of_iteration("metrics.json", "Evaluation of iteration t.")
+    diversity = _of_iteration("diversity.json", "Diversity of iteration t, measured with models on some problems.")
+    ledger = _of_iteration("ledger.json", "Costs of iteration t.")
+
     def iteration(self, t: int) -> Path:
         """Folder of iteration t; 0 is the untouched base."""
         return self.root / f"it{t:02d}"
@@ -119,10 +109,6 @@ class RunDir:
     def journal(self, shard: Path) -> Path:
         """Completions of an unfinished shard."""
         return shard.with_suffix(".journal.jsonl")
-
-    def data(self, t: int) -> Path:
-        """Folder of the training sets of iteration t."""
-        return self.iteration(t) / "data"
 
     def dataset(self, t: int, agent: str) -> Path:
         """One agent's training set."""
@@ -150,18 +136,6 @@ class RunDir:
     def checkpoints(self, t: int, agent: str) -> Path:
         """What an unfinished finetuning job resumes from."""
         return self.iteration(t) / "agents" / f".{agent}.checkpoints"
-
-    def metrics(self, t: int) -> Path:
-        """Evaluation of iteration t."""
-        return self.iteration(t) / "metrics.json"
-
-    def diversity(self, t: int) -> Path:
-        """Diversity of iteration t, measured with models on a sample of problems."""
-        return self.iteration(t) / "diversity.json"
-
-    def ledger(self, t: int) -> Path:
-        """Costs of iteration t."""
-        return self.iteration(t) / "ledger.json"
 
     # --- one task ----------------------------------------------------------
     def marker(self, stage: Stage, task: str) -> Path:
@@ -245,8 +219,7 @@ class RunDir:
         kept = [stage.spec.resume(self, stage.iteration, task) for stage, task in done if stage.spec.resume]
         return [*self.root.rglob(".*.tmp"), *(path for path in kept if path.exists())]
 
-    @contextmanager
-    def claim(self, stage: Stage, task: str) -> Iterator[None]:
+    def claim(self, stage: Stage, task: str) -> AbstractContextManager[None]:
         """Lock a task while working on it; a second worker is refused.
 
         The lock ends with its process, so nothing has to be cleaned up after
@@ -257,11 +230,8 @@ class RunDir:
         RunBusyError
             Another process works on the task.
         """
-        with lock(
-            self.attempts(stage, task) / "lock",
-            f"{stage.id} {task}: another process is working on it; wait for it or stop it",
-        ):
-            yield
+        message = f"{stage.id} {task}: another process is working on it; wait for it or stop it"
+        return lock(self.attempts(stage, task) / "lock", message)
 
     def claimed(self, stage: Stage, task: str) -> bool:
         """Whether some process works on the task right now."""
@@ -274,8 +244,7 @@ class RunDir:
         except RunBusyError:
             return True
 
-    @contextmanager
-    def drive(self, patience: float = 0.0) -> Iterator[None]:
+    def drive(self, patience: float = 0.0) -> AbstractContextManager[None]:
         """Lock the run while submitting to it.
 
         Parameters
@@ -289,8 +258,7 @@ class RunDir:
             Another ``submit`` drives the run.
         """
         message = f"{self.root}: another 'hpcmaf submit' is driving this run; wait for it, or stop it first"
-        with lock(self.driver_lock, message, patience):
-            yield
+        return lock(self.driver_lock, message, patience)
 
     # --- reading and writing -----------------------------------------------
     def load_plan(self) -> Plan:
