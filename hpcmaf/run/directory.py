@@ -21,6 +21,7 @@ from hpcmaf.run.markers import Marker
 from hpcmaf.run.plan import Plan, Stage, stage_id
 from hpcmaf.tasks.problems import Problem, from_lines, to_lines
 
+
 class _Chosen(Record):
     kept: Count
     realised_w: Amount | None = None
