@@ -30,7 +30,7 @@ from hpcmaf.report.records import read_run
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan
 from hpcmaf.store import verify
-from hpcmaf.tasks import TASKS, get_task
+from hpcmaf.tasks import get_task
 from tests.launch.made_runs import attempted, finish, make_run
 from tests.report.conftest import invent, ledger
 from tests.tasks.conftest import gsm8k_rows, write_jsonl
@@ -325,27 +325,6 @@ def test_options(folder: Path, key: str, value: str, site: bool) -> None:
     holds(folder, path, path.read_bytes(), lambda: hpcmaf("plan", *words, option, text))
 
 
-@given(name=st.sampled_from(TASKS), question=st.text(), answers=st.lists(st.text(), max_size=3))
-@often
-def test_prompts(folder: Path, name: str, question: str, answers: list[str]) -> None:
-    task = get_task(name)
-    for variant in task.variants:
-        prompts = task.prompts(variant)
-        for make in (
-            lambda: prompts.first(question),
-            lambda: prompts.summarize(question, answers),
-            lambda: prompts.update(question, "".join(answers)),
-            lambda: prompts.update_without_summary(question, answers),
-            lambda: prompts.integrate(question, "".join(answers)),
-            lambda: prompts.named("critic", 1, question),
-            lambda: prompts.hint(question, "".join(answers)),
-        ):
-            try:
-                assert isinstance(make(), str)
-            except HpcmafError as error:
-                expect_one_line(error)
-
-
 @given(data=spoilt(PROMPTS, YAML))
 @often
 def test_prompt_files(folder: Path, data: bytes) -> None:
@@ -414,19 +393,6 @@ def report_on(folder: Path) -> None:
 def test_metrics(folder: Path, data: st.DataObject) -> None:
     path = run_of(folder)[0].metrics(0)
     holds(folder, path, data.draw(spoilt(json.loads(path.read_text()), JSON)), lambda: report_on(folder))
-
-
-@pytest.mark.parametrize("value", [None, -1, 0, 1e308, "x", [], {}], ids=repr)
-def test_every_value_of_metrics(folder: Path, value: object) -> None:
-    """In every place that is unlike the others in more than its number."""
-    run, _ = run_of(folder)
-    for path in (run.metrics(0), run.diversity(0)):
-        tree = json.loads(path.read_text())
-        kinds = {tuple("#" if isinstance(key, int) else key for key in one): one for one in places(tree) if one}
-        for place in kinds.values():
-            changed = json.loads(path.read_text())
-            put(changed, place, lambda parent, key: parent.__setitem__(key, value))
-            holds(folder, path, json.dumps(changed).encode(), lambda: report_on(folder))
 
 
 @given(data=st.data(), selection=st.booleans())

@@ -88,37 +88,6 @@ def test_settings_are_the_papers(name: str) -> None:
     assert recipe.task.levels == ([1, 2, 3] if name.startswith("math/") else None)
 
 
-@pytest.mark.parametrize(
-    "half", [*(f"tasks/{task}" for task in TASKS), *(f"models/{model}" for model in ARCHITECTURES)]
-)
-def test_a_half_begins_with_its_command(half: str) -> None:
-    kind, _, name = half.partition("/")
-    head = [line for line in (RECIPES / f"{half}.yaml").read_text().splitlines() if line.startswith("#")]
-    recipe = f"{name}/MODEL" if kind == "tasks" else f"TASK/{name}"
-    assert f"# hpcmaf submit --recipe {recipe} --profile h100" in head
-    source = load_recipe(f"{name}/phi3-mini").task.source if kind == "tasks" else None
-    prepared = [line for line in head if line.startswith("# hpcmaf data prepare")]
-    assert len(prepared) == (source is not None) and all(line.endswith(f"--out {source}") for line in prepared)
-
-
-def readme_row(name: str) -> list[str] | None:
-    """Base, majority, debate, maft and GPU-hours of a recipe, where the paper has figures."""
-    lines = (RECIPES / "README.md").read_text().splitlines()
-    found = [line for line in lines if line.startswith(f"| `{name}` |")]
-    return [cell.strip() for cell in found[0].split("|")[2:-1]] if found else None
-
-
-@pytest.mark.parametrize("name", BIG)
-def test_the_readme_has_the_papers_figures_where_there_are_any(name: str) -> None:
-    assert (readme_row(name) is None) == (name.startswith("mmlu/") or "qwen" in name)
-
-
-def test_reference_figures_are_the_papers() -> None:
-    """Two of them, against slips."""
-    assert readme_row("math/phi3-mini") == ["45.6", "47.2", "53.4", "58.8", "7"]
-    assert readme_row("gsm8k/mistral-7b") == ["35.6", "41.8", "52.6", "58.4", "7"]
-
-
 def test_the_readme_tells_of_everything_that_ships() -> None:
     text = (RECIPES / "README.md").read_text()
     whole = {name for name in shipped_recipes() if name not in BIG}
