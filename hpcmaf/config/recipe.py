@@ -69,7 +69,7 @@ class TaskSource(Strict):
     answer: Literal["boxed", "number", "letter", "text"] | None = Field(
         None, description="what kind of answer is read: boxed, number, letter or text; the task's own by default"
     )
-    levels: list[int] | None = Field(None, description="MATH levels, such as [1, 2, 3]")
+    levels: list[int] | None = Field(None, min_length=1, description="MATH levels, such as [1, 2, 3]")
 
 
 class Task(TaskSource):

@@ -123,22 +123,14 @@ def _of_levels(
     """Keep problems of the given levels; levels 1 to 5 together keep everything."""
     if levels is None or ALL_LEVELS <= set(levels):
         return dict(pools)
-    if not levels:
-        raise ConfigError("task.levels: an empty list chooses nothing; name levels or leave the key out")
-    shown = ", ".join(map(str, sorted(levels)))
-    kept = {}
-    for name, pool in pools.items():
-        present = {problem.meta["level"] for problem in pool if "level" in problem.meta}
-        if not present:
-            raise DataError(
-                f"{source}: no problem of its split '{name}' carries a level, so levels {shown} cannot be chosen; "
-                "set task.levels to [1, 2, 3, 4, 5] to take all of them"
-            )
-        kept[name] = [problem for problem in pool if problem.meta.get("level") in map(str, levels)]
-        if not kept[name]:
+    wanted = [str(level) for level in sorted(levels)]
+    kept = {name: [problem for problem in pool if problem.meta.get("level") in wanted] for name, pool in pools.items()}
+    for name, pool in kept.items():
+        if not pool:
+            present = sorted({problem.meta["level"] for problem in pools[name] if "level" in problem.meta})
             raise ConfigError(
-                f"task.levels: {source} has no problem of level {shown} in its split '{name}'; "
-                f"it has {', '.join(sorted(present))}"
+                f"task.levels: {source} has no problem of level {', '.join(wanted)} in its split '{name}'; it has "
+                f"{', '.join(present) or 'none that says its level'}; set task.levels to [1, 2, 3, 4, 5] to take all"
             )
     return kept
 
