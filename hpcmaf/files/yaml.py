@@ -47,32 +47,21 @@ def parse_yaml(text: str, where: str) -> Any:
         can have (see :func:`_check_plain`).
     """
     from ruamel.yaml import YAML
-    from ruamel.yaml.constructor import DuplicateKeyError
-    from ruamel.yaml.error import MarkedYAMLError
 
     try:
         value = YAML(typ="safe", pure=True).load(text)
-    except DuplicateKeyError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        key = str(error.problem).split('"')[1] if '"' in str(error.problem) else "a key"
-        raise ConfigError(f"{where}, line {line}: key '{key}' is given twice; keep one of them") from error
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{where}{line}: not valid YAML ({error.problem}); mend the line") from error
-    except RecursionError as error:
-        raise ConfigError(f"{where}: {_TOO_MUCH}") from error
     # Of '!!int x', '2024-99-99' or '0x' the parser raises whatever Python's own conversion did.
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(f"{where}: not valid YAML ({reason[:200]}); mend the file") from error
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        reason = " ".join(str(getattr(error, "problem", None) or error).split()) or type(error).__name__
+        raise ConfigError(f"{where}{line}: not valid YAML ({reason[:200]}); mend it") from error
     _check_plain(value, where)
     return value
 
 
 # Far beyond what anybody writes; aliases make a page of text stand for more values than there are atoms.
 _MOST_VALUES, _DEEPEST = 100_000, 50
-_TOO_MUCH = "nested without end, or more than anybody could read; write it out, without aliases"
 
 
 def _check_plain(tree: Any, where: str) -> None:
@@ -87,7 +76,8 @@ def _check_plain(tree: Any, where: str) -> None:
         value, path = todo.pop()
         count += 1
         if count > _MOST_VALUES or len(path) > _DEEPEST:
-            raise ConfigError(f"{where}: {_TOO_MUCH}")
+            what = "nested without end, or more than anybody could read"
+            raise ConfigError(f"{where}: {what}; write it out, without aliases")
         if fault := _fault(value):
             raise ConfigError(": ".join([where, *([".".join(path)] if path else []), fault]))
         if isinstance(value, dict):

@@ -222,21 +222,19 @@ def _recognised(source: Path, layouts: Sequence[str]) -> list[Part]:
 
 
 def _only_home(source: Path, found: Sequence[Part]) -> list[Part]:
-    """All that is found, unless that is in two places or a split in two layouts: then one would be lost, or both mixed."""
+    """All that is found; refused where it is in two places, or a split in two forms, and one would be lost."""
     # What is in a folder "all" or "default" is in the folders of subjects beside it, too.
     whole = {part.split for part in found if part.home in ("all", "default")}
     parts = [part for part in found if part.home != "*" or part.split not in whole]
     first: dict[str, Part] = {}
     for part in parts:
         same = first.setdefault(part.split, part)
-        if part.layout != same.layout:
+        other = same if part.layout != same.layout else parts[0]
+        if part.layout != same.layout or part.home != other.home:
             raise DataError(
-                f"{source}: {same.path.relative_to(source)} and {part.path.relative_to(source)} both hold the split "
-                f"'{part.split}'; take one of them away, or name the file or folder that is meant"
+                f"{source}: {other.path.relative_to(source)} and {part.path.relative_to(source)} are not of one data set; "
+                "take one of them away, or name the file or folder that is meant"
             )
-    if len({part.home for part in parts}) > 1:
-        shown = " and ".join(f"'{part.split}' as {part.path.relative_to(source)}" for part in first.values())
-        raise DataError(f"{source}: holds the split {shown}; name the folder that is meant, or put them side by side")
     return parts
 
 

@@ -51,7 +51,7 @@ def refused(*overrides: str) -> str:
         ("description=!!python/object:os.system x", ["--set description", "not valid YAML"]),
         ('description="\\0"', ["--set description", "a character that no text has"]),
         ("debate={1: 2}", ["--set debate", "the key 1 is no text"]),
-        ("description=" + "[" * 3000, ["--set description", "nested without end"]),
+        ("description=" + "[" * 3000, ["--set description", "not valid YAML"]),
         ("description=&a [*a]", ["--set description", "nested without end"]),
         ("model.date='2025-02-30'", ["model.date", "'2025-02-30' is no day"]),
         ("selection.cut_off=maybe", ["selection.cut_off", "'drop' or 'keep'"]),
@@ -77,8 +77,8 @@ def write(folder: Path, text: str) -> str:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("model: {path: x}\nseed: 1\nseed: 2\n", ["line 3", "'seed' is given twice"]),
-        ("model: {path: x, path: y}\n", ["line 1", "'path' is given twice"]),
+        ("model: {path: x}\nseed: 1\nseed: 2\n", ["line 3", 'duplicate key "seed"']),
+        ("model: {path: x, path: y}\n", ["line 1", 'duplicate key "path"']),
         ("model: [\n", ["not valid YAML"]),
         ("- a\n- b\n", ["holds a list"]),
         ("seed: 1\n", ["model: missing"]),

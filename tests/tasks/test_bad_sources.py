@@ -166,9 +166,9 @@ def test_splits_in_different_forms_are_all_read(names, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (("train.jsonl", "test.jsonl", "train.parquet"), "both hold the split 'train'"),
-        (("train.jsonl", "test.jsonl", "data/test.jsonl"), "both hold the split 'test'"),
-        (("train.jsonl", "main/test.jsonl"), "name the folder that is meant"),
+        (("train.jsonl", "test.jsonl", "train.parquet"), "train.jsonl and train.parquet are not of one"),
+        (("train.jsonl", "test.jsonl", "data/test.jsonl"), "test.jsonl and data/test.jsonl are not of one"),
+        (("train.jsonl", "main/test.jsonl"), "name the file or folder that is meant"),
         (("train.jsonl", "test.csv"), "test.csv, line 1: no key 'question'"),
         (("train.jsonl", "test.jsonl.gz"), "seems to be the split 'test'"),
         (("train.jsonl", "TEST.jsonl"), "seems to be the split 'test'"),
@@ -196,7 +196,7 @@ def test_the_whole_of_mmlu_stands_for_its_subjects(tmp_path) -> None:
         write_jsonl(tmp_path / "mmlu" / folder / "test.jsonl", [{**row, "question": folder}])
     assert get_task("mmlu").prepare(str(tmp_path / "mmlu"), tmp_path / "first")["test"]["problems"] == 1
     write_jsonl(tmp_path / "mmlu" / "anatomy" / "dev.jsonl", [row])
-    assert "name the folder that is meant" in refused("mmlu", tmp_path / "mmlu")
+    assert "name the file or folder that is meant" in refused("mmlu", tmp_path / "mmlu")
 
 
 def test_a_split_beside_prepared_ones_is_not_lost(tmp_path) -> None:
