@@ -7,7 +7,8 @@ What this package exports is its public Python API; ``recipes/minimal.py`` is
 the method written with it. Names are imported when they are first used, so
 ``import hpcmaf`` itself loads nothing. From top to bottom:
 
-- tasks: :func:`get_task`, :class:`Problem`
+- tasks: :func:`get_task`, :class:`Problem`; for a :class:`Task` of your own
+  :class:`Generated` (from a seed) or :class:`Files` (from data), and a :class:`PromptSet`
 - engines: :func:`base_model`, :class:`ServedModels`, :class:`Sampling`,
   :class:`TransformersEngine`, :class:`VllmEngine`, :class:`EndpointEngine`
 - debates: :class:`Protocol`, :class:`Society`, :func:`debate_all`,
@@ -28,7 +29,10 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "hpcmaf.tasks": ("get_task",),
+    "hpcmaf.tasks": ("Task", "get_task"),
+    "hpcmaf.tasks.generated": ("Generated",),
+    "hpcmaf.tasks.sources": ("Files",),
+    "hpcmaf.tasks.prompts": ("PromptSet",),
     "hpcmaf.tasks.problems": ("Problem",),
     "hpcmaf.engines.basemodel": ("base_model",),
     "hpcmaf.engines.base": ("Sampling", "ServedModels"),

@@ -61,7 +61,7 @@ class Model(Strict):
 class TaskSource(Strict):
     """Where problems come from, and how they are put to agents."""
 
-    name: str = Field(description=f"one of {', '.join(TASKS)}")
+    name: str = Field(description=f"one of {', '.join(TASKS)}, or FILE.py:OBJECT")
     source: str | None = Field(None, description="what 'hpcmaf data prepare' wrote")
     prompts: str | PromptFile = Field(
         "default", description="a variant of the task, a shipped prompt file's name, or a YAML file"
@@ -291,6 +291,14 @@ def _read_prompts(source: Any, folder: Path) -> None:
         raise ConfigError(f"task.prompts: {name}: no such file beside the recipe or here; check the path")
 
 
+def _find_task(source: Any, folder: Path) -> None:
+    """Have a task's file found from anywhere, where a recipe names one beside it."""
+    name = source.get("name") if isinstance(source, dict) else None
+    if isinstance(name, str) and ".py:" in name:
+        path, _, found = name.rpartition(":")
+        source["name"] = f"{next((p for p in (folder / path, Path(path)) if p.is_file()), Path(path)).resolve()}:{found}"
+
+
 def _read_template(model: Any, folder: Path) -> None:
     """Put a chat template's text where a recipe has its file's name."""
     name = model.get("chat_template") if isinstance(model, dict) else None
@@ -333,6 +341,7 @@ def load_recipe(
         values["iterations"] = iterations
     for key in ("task", "evaluate_on"):
         _read_prompts(values.get(key), files[0].parent)
+        _find_task(values.get(key), files[0].parent)
     _read_template(values.get("model"), files[0].parent)
     where = " + ".join(map(str, files))
     return validate(Recipe, values, f"{where} (with --set)" if overrides else where)

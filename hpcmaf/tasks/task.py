@@ -1,15 +1,21 @@
-"""What a task is, and which tasks there are; a new one is a module with a ``TASK`` and its name here."""
+"""What a task is, and which tasks there are.
+
+A task of your own needs no change here: a recipe names its file, or a package offers it (:func:`get_task`).
+"""
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from hpcmaf.answers import AnswerForm
-from hpcmaf.errors import ConfigError
+from hpcmaf.errors import ConfigError, one_line
 from hpcmaf.tasks.promptfile import PromptFile, TemplatePrompts
 from hpcmaf.tasks.prompts import PromptSet
 from hpcmaf.tasks.splits import Splits
@@ -87,14 +93,40 @@ class Task:
         raise ConfigError(f"{self.name} is generated from the recipe's seed; leave task.source out and prepare nothing")
 
 
+@cache
 def get_task(name: str) -> Task:
     """Look a task up by the name recipes use.
+
+    Parameters
+    ----------
+    name
+        A shipped task's; ``FILE.py:OBJECT``, a :class:`Task` in a file; or what an installed package calls it under
+        the entry point group ``hpcmaf.tasks``.
 
     Raises
     ------
     ConfigError
-        There is no such task.
+        There is no such task, or what is there is none.
     """
-    if name not in TASKS:
-        raise ConfigError(f"task.name: there is no task '{name}'; use one of {', '.join(TASKS)}")
-    return import_module(f"hpcmaf.tasks.{name}").TASK
+    if name in TASKS:
+        return import_module(f"hpcmaf.tasks.{name}").TASK
+    file, _, attribute = name.rpartition(":")
+    try:
+        if file.endswith(".py"):
+            found = runpy.run_path(file)[attribute]
+        else:
+            found = next(iter(entry_points(group="hpcmaf.tasks", name=name))).load()
+    except StopIteration:
+        raise ConfigError(
+            f"task.name: there is no task '{name}'; use one of {', '.join(TASKS)}, one of an installed package, "
+            "or FILE.py:OBJECT for one of your own"
+        ) from None
+    except Exception as error:  # whatever somebody's own code raises
+        raise ConfigError(
+            f"task.name: {name}: cannot be loaded ({type(error).__name__}: {one_line(str(error))})"
+        ) from error
+    if not isinstance(found, Task):
+        raise ConfigError(
+            f"task.name: {name}: is a {type(found).__name__}; it has to be a hpcmaf.Task, see recipes/own_task.py"
+        )
+    return found
