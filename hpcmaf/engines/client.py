@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import random
+import re
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,9 @@ _POOL = 48
 _LIMITS = httpx.Limits(max_connections=_POOL, max_keepalive_connections=_POOL, keepalive_expiry=2.0)
 _LONGEST_PAUSE = 30.0
 _TICK_SECONDS = 0.4
+# As servers call the end of a whole text, and refuse a prompt that is too long.
+_WHOLE = {"stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete"}
+_TOO_LONG = re.compile(r"context.(length|window|size)|(prompt|input|messages?) (is|are) too long", re.IGNORECASE)
 
 
 class ServerError(EngineError):
@@ -81,12 +85,12 @@ class Client:
             pause = min(_LONGEST_PAUSE, 0.1 * 2**attempt) * random.uniform(0.5, 1.0)
             try:
                 reply = await next(self._next).request(method, path, **more)
-            except httpx.TransportError as error:
-                # A connection that the server has closed, or a server that is going.
-                failure = ServerError(0, f"no answer ({f'{type(error).__name__} {error}'.strip()})")
-            else:
                 if reply.is_success:
                     return reply.json() if "json" in reply.headers.get("content-type", "") else reply.text
+            except (httpx.TransportError, httpx.DecodingError, ValueError) as error:
+                # A connection that the server has closed, a server that is going, or a reply in pieces.
+                failure = ServerError(0, f"no answer ({f'{type(error).__name__} {error}'.strip()})")
+            else:
                 failure = ServerError(reply.status_code, f"{reply.status_code} {_message(reply)}")
                 if reply.status_code not in {408, 425, 429} and reply.status_code < 500:
                     raise failure
@@ -104,6 +108,8 @@ class Client:
             choice = (await self.request("POST", "/v1/completions", json={**fixed, **body}))["choices"][0]
         finally:
             self.open -= 1
+        if choice["finish_reason"] not in ("stop", "length"):
+            raise EngineError(f"vLLM gave a request up ({choice['finish_reason']})", kind="hardware")
         likely, ids, prompt = choice.get("logprobs"), body["prompt"], choice.get("prompt_logprobs")
         return Completion(
             "",
@@ -280,17 +286,24 @@ class EndpointEngine(HttpEngine):
                 reply = await self._client.request("POST", "chat/completions", json=body)
             choice, usage = reply["choices"][0], reply.get("usage") or {}
             text, ended = choice["message"].get("content") or "", choice.get("finish_reason")
+            prompt, made = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+            # Whatever stands there for a text without its end, such as max_tokens or content_filter.
+            whole = made < sampling.max_new_tokens if ended is None else ended.lower() in _WHOLE
+            return Completion(_joined(text), (), prompt, "stop" if whole else "length", counted=made)
         except ServerError as error:
-            if error.status == 400 and "context length" in str(error):
+            if error.status in {400, 413, 422} and _TOO_LONG.search(str(error)):
                 return Completion("", (), 0, "length")
             remedy = {404: "; look at generation.endpoint.url and model", 405: "; look at generation.endpoint.url"}
             key = f"; look at the key in {variable}" if variable else "; name generation.endpoint.key_variable"
             remedy |= {401: key, 403: key}
-            if error.status in range(400, 500) and error.status not in {408, 425, 429}:
+            if error.status in range(300, 500) and error.status not in {408, 425, 429}:
                 raise EngineError(f"{url}: {error}{remedy.get(error.status, '')}") from None
             waited = f"for {options.patience_minutes:g} minutes (generation.endpoint.patience_minutes)"
             raise EngineError(f"{url}: {error}, {waited}; the same command resumes", kind="hardware") from None
-        except (KeyError, IndexError, TypeError, AttributeError):
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
             raise EngineError(f"{url}: its reply is no chat completion; see generation.endpoint.url") from None
-        prompt, made = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
-        return Completion(text, (), prompt, "length" if ended == "length" else "stop", counted=made)
+
+
+def _joined(content: str | list[dict[str, str]]) -> str:
+    """A message's text, which some send in parts."""
+    return content if isinstance(content, str) else "".join(part["text"] for part in content if part["type"] == "text")

@@ -128,6 +128,20 @@ def hang_up(handler: Any) -> None:
     handler.close_connection = True
 
 
+def half(handler: Any) -> None:
+    """A reply whose end a proxy has cut off, and mended the length."""
+    handler.send_response(200)
+    for name, value in {"content-type": "application/json", "content-length": "9"}.items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    handler.wfile.write(b'{"choices')
+
+
+def said(content: Any, reason: Any, **usage: Any) -> tuple[int, dict[str, Any]]:
+    """A reply with one choice."""
+    return 200, {"choices": [{"message": {"content": content}, "finish_reason": reason}], "usage": usage}
+
+
 def test_what_passes_is_waited_out(there: There) -> None:
     """A limit on the rate, a server that restarts, and a connection that breaks."""
     there.plans = [
@@ -135,10 +149,11 @@ def test_what_passes_is_waited_out(there: There) -> None:
         lambda handler: handler.reply(503, {}),
         lambda handler: handler.reply(500, {"error": "oh"}),
         hang_up,
+        half,
     ]
     began = time.monotonic()
     assert [made.text for made in run(there, [ask("q")])] == ["re: q"]
-    assert len(there.bodies) == 5 and time.monotonic() - began >= 1
+    assert len(there.bodies) == 6 and time.monotonic() - began >= 1
 
 
 @pytest.mark.parametrize(
@@ -175,8 +190,30 @@ def test_what_a_chat_cannot_give(there: There) -> None:
         run(there, [ask("q", "critic-1")])
     with pytest.raises(EngineError, match="no likelihoods of prompts; use generation.engine: vllm"):
         run(there, [ask("q", logprobs=True)])
-    there.plans = [lambda handler: handler.reply(200, {"answer": 42})]
-    with pytest.raises(EngineError, match="its reply is no chat completion"):
+    for value in ({"answer": 42}, said(7, "stop")[1], said("4", ["stop"])[1], said("4", "stop", prompt_tokens="x")[1]):
+        there.plans = [lambda handler, value=value: handler.reply(200, value)]
+        with pytest.raises(EngineError, match="its reply is no chat completion"):
+            run(there, [ask("q")])
+    there.plans = [lambda handler: handler.reply(301, {})]
+    with pytest.raises(EngineError, match="301 Moved Permanently") as moved:
         run(there, [ask("q")])
-    there.plans = [lambda handler: handler.reply(400, {"error": {"message": "maximum context length is 9 tokens"}})]
-    assert run(there, [ask("q")]) == [Completion("", (), 0, "length")]
+    assert moved.value.kind == "refused"
+
+
+@pytest.mark.parametrize(
+    ("reply", "made"),
+    [
+        ((400, {"error": {"message": "maximum context length is 9 tokens"}}), Completion("", (), 0, "length")),
+        ((413, {"error": "prompt is too long"}), Completion("", (), 0, "length")),
+        *(
+            (said("4", reason), Completion("4", (), 0, "length"))
+            for reason in ("max_tokens", "content_filter", "LENGTH")
+        ),
+        *((said("4", reason), Completion("4", (), 0, "stop")) for reason in ("eos_token", "STOP", None)),
+        (said("4", None, completion_tokens=100), Completion("4", (), 0, "length", counted=100)),
+        (said([{"type": "text", "text": "4"}], "stop"), Completion("4", (), 0, "stop")),
+    ],
+)
+def test_a_text_without_its_end_is_known_by_any_name(there: There, reply: Any, made: Completion) -> None:
+    there.plans = [lambda handler: handler.reply(*reply)]
+    assert run(there, [ask("q")]) == [made]
