@@ -33,7 +33,7 @@ class Row:
     where
         File and line, for messages.
     values
-        Its columns. CSV columns are named ``"0"``, ``"1"``, ...
+        Its columns. Those of a CSV file without header are named ``"0"``, ``"1"``, ...
     split
         A name of ``SPLIT_NAMES``, or ``"all"`` where the source names none.
     file
@@ -66,13 +66,17 @@ class Row:
         """
         if (key := self.first_of(*keys)) is None:
             found = ", ".join(self.values) or "none"
-            raise DataError(f"{self.where}: no key '{keys[0]}' (keys found: {found}); add it or check --source and TASK")
+            raise DataError(
+                f"{self.where}: no key '{keys[0]}' (keys found: {found}); add it or check --source and TASK"
+            )
         value = self.values[key]
         # bool is an int, and never an answer anyone meant.
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise DataError(f"{self.where}: '{key}' is a {type(value).__name__}, not text; write it as a string")
         if isinstance(value, float) and not math.isfinite(value):
-            raise DataError(f"{self.where}: '{key}' is {value}, which is no number; write what it stands for as a string")
+            raise DataError(
+                f"{self.where}: '{key}' is {value}, which is no number; write what it stands for as a string"
+            )
         if not (text := str(value).strip()):
             raise DataError(f"{self.where}: '{key}' is empty; fill it in or remove the record")
         return text
@@ -112,14 +116,24 @@ def read_json(path: Path) -> Iterator[Record]:
 
 
 def read_csv(path: Path) -> Iterator[Record]:
-    """Read a CSV file without header; cells may span lines."""
+    """Read a CSV file; cells may span lines. Its first line is its header where that has a column ``question``."""
     text = _decode(path.read_bytes(), str(path))
     # Python's own limit of 128 KiB is against endless quotes; the file is in memory already.
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
+        header: list[str] | None = None
         for cells in filter(None, reader):
-            yield f"{path}, line {reader.line_num}", None, {str(n): cell for n, cell in enumerate(cells)}
+            if header is None:
+                header = cells if "question" in map(str.casefold, cells) else []
+                if header:
+                    continue
+            where, names = f"{path}, line {reader.line_num}", header or [str(n) for n in range(len(cells))]
+            if len(cells) != len(names):
+                raise DataError(
+                    f"{where}: {len(cells)} cells under a header of {len(names)}; repair or remove the line"
+                )
+            yield where, None, dict(zip(names, cells, strict=True))
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: torn CSV ({error}); fetch the file again") from error
 

@@ -43,7 +43,7 @@ class Files(Task):
     parse
         One row to one problem; raises DataError for a bad one.
     layouts
-        Where a folder keeps its splits: glob patterns with ``{split}``, in order of preference.
+        Where a folder keeps its splits: glob patterns with ``{split}`` or ``{Split}``, in order of preference.
     configs
         Hub configurations to prefer.
     levels
@@ -194,7 +194,11 @@ def locate(source: Path, layouts: Sequence[str]) -> list[Part]:
         named = _SAYS_SPLIT.search(source.stem.casefold())
         return [Part(source, named[1] if named else "all")]
     if not source.is_dir():
-        what = "neither a file nor a folder; name one of the two" if source.exists() else "no such file or folder; check the path"
+        what = (
+            "neither a file nor a folder; name one of the two"
+            if source.exists()
+            else "no such file or folder; check the path"
+        )
         raise DataError(f"{source}: {what}")
     if found := _recognised(source, layouts):
         parts = _only_home(source, found)
@@ -213,7 +217,7 @@ def _recognised(source: Path, layouts: Sequence[str]) -> list[Part]:
     found: dict[Path, Part] = {}
     for name in SPLIT_NAMES:
         for layout in layouts:
-            for path in sorted(source.glob(layout.format(split=name))):
+            for path in sorted(source.glob(layout.format(split=name, Split=name.capitalize()))):
                 folders = reversed(path.relative_to(source).parts[:-1])
                 subject = next((folder for folder in folders if folder not in _NOT_SUBJECTS), "")
                 if not path.is_dir():
@@ -249,7 +253,7 @@ def _only_file(source: Path, layouts: Sequence[str]) -> Path:
     files = [path for path in sorted(source.iterdir()) if path.suffix in READERS and not path.name.startswith(".")]
     if len(files) == 1:
         return files[0]
-    shown = ", ".join(layout.format(split="train") for layout in layouts[:4])
+    shown = ", ".join(layout.format(split="train", Split="Train") for layout in layouts[:4])
     names = f" (it holds {', '.join(path.name for path in files[:4])})" if files else ""
     raise DataError(f"{source}: unknown layout{names}; expected one of {shown}, ... in it, or pass one file")
 

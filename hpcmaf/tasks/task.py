@@ -22,7 +22,7 @@ from hpcmaf.tasks.splits import Splits
 
 # Drawn from a recipe's seed: there is nothing to prepare.
 GENERATED = ("arithmetic", "words", "sums")
-TASKS = (*GENERATED, "gsm8k", "math", "mmlu", "jsonl")
+TASKS = (*GENERATED, "gsm8k", "svamp", "math", "aime", "mmlu", "mmlu-pro", "arc", "gpqa", "jsonl")
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def get_task(name: str) -> Task:
         There is no such task, or what is there is none.
     """
     if name in TASKS:
-        return import_module(f"hpcmaf.tasks.{name}").TASK
+        return import_module(f"hpcmaf.tasks.{name.replace('-', '_')}").TASK
     file, _, attribute = name.rpartition(":")
     try:
         if file.endswith(".py"):

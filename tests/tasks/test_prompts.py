@@ -70,7 +70,7 @@ def test_the_form_asked_for_is_the_form_found(name, form, reply, answer) -> None
 
 def test_unknown_names_list_what_there_is() -> None:
     with pytest.raises(
-        ConfigError, match=r"task\.name: there is no task 'chess'; use one of arithmetic, words, sums, gsm8k, math"
+        ConfigError, match=r"task\.name: there is no task 'chess'; use one of arithmetic, words, sums, gsm8k, svamp, math"
     ):
         get_task("chess")
     with pytest.raises(ConfigError, match=r"task\.prompts: arithmetic has no prompts 'loud'; use one of default, comp"):

@@ -296,7 +296,14 @@ def test_an_empty_answer_hides_no_solution(empty, tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("task", "folder"),
-    [("gsm8k", "main"), ("gsm8k", "default"), ("math", "algebra"), ("mmlu", "all"), ("jsonl", "default"), ("jsonl", "")],
+    [
+        ("gsm8k", "main"),
+        ("gsm8k", "default"),
+        ("math", "algebra"),
+        ("mmlu", "all"),
+        ("jsonl", "default"),
+        ("jsonl", ""),
+    ],
 )
 def test_the_layout_that_the_hub_converts_to(task, folder, tmp_path) -> None:
     row = {"question": "q", "choices": ["w", "x", "y", "z"], "answer": "#### 1", "solution": r"\boxed{1}"}
@@ -306,3 +313,71 @@ def test_the_layout_that_the_hub_converts_to(task, folder, tmp_path) -> None:
             write_parquet(tmp_path / folder / split / f"{part:04d}.parquet", [row | {"question": f"{split} {part}?"}])
     pools = read(task, tmp_path)
     assert {split: len(pool) for split, pool in pools.items()} == {"train": 2, "test": 2}
+
+
+# Tasks of other benchmarks
+
+
+def test_mmlu_pro_has_ten_choices_and_letters_to_j(tmp_path) -> None:
+    rows = [
+        {"question_id": n, "question": f"{split} {n}?", "options": [f"o{k}" for k in range(size)] + ["N/A"] * (10 - size),
+         "answer": "ABCDEFGHIJ"[size - 1], "answer_index": size - 1, "category": "law"}
+        for split, n, size in (("validation", 1, 10), ("test", 2, 4), ("test", 3, 10))
+    ]  # fmt: skip
+    write_parquet(tmp_path / "data/validation-00000-of-00001.parquet", rows[:1])
+    write_parquet(tmp_path / "data/test-00000-of-00001.parquet", rows[1:])
+    pools = read("mmlu-pro", tmp_path)
+    assert [(p.id, p.gold, p.meta) for p in pools["test"]] == [
+        ("mmlu-pro-2", "D", {"subject": "law"}), ("mmlu-pro-3", "J", {"subject": "law"}),
+    ]  # fmt: skip
+    assert pools["test"][1].question.endswith("\n(I) o8\n(J) o9") and "N/A" not in pools["test"][0].question
+    assert len(get_task("mmlu-pro").splits(tmp_path, 1, 2, 0).train) == 1
+
+
+def test_arc_in_its_own_lines_and_in_the_hubs_rows(tmp_path) -> None:
+    texts, numbered = ["w", "x", "y"], ["1", "2", "3"]
+    own = {"stem": "Why?", "choices": [{"text": t, "label": n} for t, n in zip(texts, numbered, strict=True)]}
+    for split in ("Train", "Dev", "Test"):
+        row = {"id": f"{split}_1", "question": {**own, "stem": f"Why {split}?"}, "answerKey": "2"}
+        write_jsonl(tmp_path / f"ARC-Challenge/ARC-Challenge-{split}.jsonl", [row])
+    pools = read("arc", tmp_path)
+    assert set(pools) == {"train", "dev", "test"}
+    assert pools["test"] == [Problem("arc-Test_1", "Why Test?\n(A) w\n(B) x\n(C) y", "B")]
+    write_jsonl(tmp_path / "hub/test.jsonl", [{"id": "Test_1", "question": "Why Test?", "answerKey": "2",
+                                               "choices": {"text": texts, "label": numbered}}])  # fmt: skip
+    assert read("arc", tmp_path / "hub")["test"] == pools["test"]
+
+
+def test_gpqa_has_its_choices_in_an_order_of_their_own(tmp_path) -> None:
+    columns = [
+        "Record ID",
+        "Question",
+        "Correct Answer",
+        *(f"Incorrect Answer {n}" for n in (1, 2, 3)),
+        "High-level domain",
+    ]
+    with (tmp_path / "gpqa_diamond.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows([f"rec{n}", f"Which,\n{n}?", "right", "w1", "w2", "w3", "Physics"] for n in range(40))
+    problems = read("gpqa", tmp_path / "gpqa_diamond.csv")["all"]
+    assert {p.gold for p in problems} == set("ABCD") and problems == read("gpqa", tmp_path / "gpqa_diamond.csv")["all"]
+    assert all(f"({p.gold}) right" in p.question and p.question.count("\n(") == 4 for p in problems)
+
+
+def test_svamp_and_aime(tmp_path) -> None:
+    row = {
+        "ID": "chal-1",
+        "Body": "Ann has 8 pens",
+        "Question": "How many?",
+        "Equation": "( 8.0 - 3.0 )",
+        "Answer": 5.0,
+    }
+    (tmp_path / "SVAMP.json").write_text(json.dumps([row]))
+    assert read("svamp", tmp_path)["all"] == [Problem("svamp-chal-1", "Ann has 8 pens. How many?", "5")]
+    rows = [{"ID": "2024-II-4", "Problem": "Find $x$.", "Answer": "033"}, {"problem": "Find $y$.", "answer": 142.0},
+            {"problem": "Find $z$.", "answer": "000"}]  # fmt: skip
+    found = read("aime", write_jsonl(tmp_path / "aime/train.jsonl", rows))["train"]
+    assert [(p.id, p.gold) for p in found] == [
+        ("aime-2024-II-4", "33"), ("aime-train-00001", "142"), ("aime-train-00002", "0"),
+    ]  # fmt: skip
