@@ -126,11 +126,13 @@ class Slurm(Strict):
     python: Line | None = Field(None, description="starts Python in a job; left out, the interpreter that submits")
     max_array_size: int | None = Field(None, ge=1, description="most tasks of one job array; left out, Slurm's own")
     signal_seconds: int = Field(120, ge=5, description="seconds before the time limit, to save and requeue")
-    command_seconds: float = Field(60.0, gt=0, description="how long one call of sbatch, squeue, ... may take")
+    command_seconds: float = Field(60.0, gt=0, le=1e6, description="how long one call of sbatch, squeue, ... may take")
     avoid_failed_nodes: bool = Field(True, description="whether a task is kept off the node that failed under it")
-    patience_minutes: float = Field(30.0, ge=0, description="how long a gate waits for a controller that is away")
+    patience_minutes: float = Field(
+        30.0, ge=0, le=1e6, description="how long a gate waits for a controller that is away"
+    )
     settle_seconds: float = Field(
-        15.0, ge=0, description="how long a gate stays to see that Slurm, should it crash, still knows its jobs"
+        15.0, ge=0, le=1e6, description="how long a gate stays to see that Slurm, should it crash, still knows its jobs"
     )
     agents_per_job: int = Field(1, ge=1, description="agents that one finetuning job trains, one after another")
     generation: GpuJob = GpuJob()

@@ -42,7 +42,7 @@ class VllmOptions(Strict):
     while_training: Literal["sleep", "stop", "share"] = Field(
         "sleep", description="vllm: what a server does while agents are trained on its GPU"
     )
-    start_minutes: float = Field(30.0, gt=0, description="vllm: longest time that a start may take")
+    start_minutes: float = Field(30.0, gt=0, le=1e6, description="vllm: longest time that a start may take")
     vllm_args: dict[str, Any] = Field({}, description="vllm: further options of vllm serve")
 
     @property
@@ -95,8 +95,10 @@ class Endpoint(Strict):
     models: dict[str, str] = Field({}, description="names of agents' own models there")
     key_variable: str | None = Field(None, min_length=1, description="environment variable that holds the key")
     in_flight: int = Field(32, ge=1, description="most requests at once")
-    timeout_seconds: float = Field(600.0, gt=0, description="longest wait for one answer")
-    patience_minutes: float = Field(10.0, gt=0, description="how long a request that is turned away is sent again")
+    timeout_seconds: float = Field(600.0, gt=0, le=1e6, description="longest wait for one answer")
+    patience_minutes: float = Field(
+        10.0, gt=0, le=1e6, description="how long a request that is turned away is sent again"
+    )
 
 
 class AdapterShape(NamedTuple):

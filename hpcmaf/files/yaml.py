@@ -95,7 +95,7 @@ def _fault(value: Any) -> str:
         return f"{_shorten(value)} holds a character that no text has; take it out" if unprintable else ""
     if isinstance(value, float) and not math.isfinite(value):
         return f"{value} is no finite number; write a finite one"
-    if isinstance(value, int) and value.bit_length() > 64:
+    if isinstance(value, int | float) and abs(value) >= 2**64:
         return "a number of more than 64 bits; write a smaller one"
     if value is None or isinstance(value, list | int | float):
         return ""

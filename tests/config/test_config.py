@@ -46,6 +46,7 @@ def refused(*overrides: str) -> str:
         ("evaluate_on={name: math, colour: red}", ["evaluate_on.colour", "unknown key", "known here"]),
         ("seed=!!int x", ["--set seed", "not valid YAML"]),
         ("seed=0x" + "f" * 50, ["--set seed", "more than 64 bits"]),
+        ("training.weight_decay=1e300", ["--set training.weight_decay", "more than 64 bits"]),
         ("description=2024-01-01", ["--set description", "a date", "put it in quotes"]),
         ("description=2024-99-99", ["--set description", "not valid YAML (month must be in 1..12)"]),
         ("description=!!python/object:os.system x", ["--set description", "not valid YAML"]),
