@@ -156,8 +156,7 @@ def _structures(left: str, right: str, deadline: Deadline, depth: int) -> bool |
         intervals = one.kind in ("union", "()", "[]", "(]", "[)")
         open_to_it = intervals and re.search(r"[<>|]|\\(?:le|ge|ne|setminus|cap|mathbb)\b", other)
         return None if open_to_it or one.kind.startswith("determinant") else False
-    names = first.name and second.name and first.name != second.name
-    if first.kind != second.kind or len(first.parts) != len(second.parts) or names:
+    if first.kind != second.kind or len(first.parts) != len(second.parts):
         return False
     remaining = list(second.parts)
     for part in first.parts:

@@ -1,6 +1,6 @@
 r"""The parts of an answer that is more than one expression.
 
-Tuples, sets, intervals, unions, lists, matrices, labels and inequalities are taken apart here, so that ``(1,2)``,
+Tuples, sets, intervals, unions, lists, matrices and labels are taken apart here, so that ``(1,2)``,
 ``\{1,2\}`` and ``[1,2)`` stay apart and their elements are compared like any other answers.
 """
 
@@ -21,10 +21,9 @@ _MATRIX = re.compile(
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)
 _OPEN = frozenset({"(", "[", "{", "\\{", "\\langle"})
 _CLOSE = frozenset({")", "]", "}", "\\}", "\\rangle"})
-_AND, _OR = (re.compile(rf"(?<![A-Za-z\\]){word}(?![A-Za-z])") for word in ("and", "or"))
-_SIGNS = {"<": "<", ">": ">", "\\le": "<=", "\\ge": ">=", "\\ne": "!=", "=": "="}
-_VARIABLE = re.compile(r"(?:[A-Za-z]|\\[a-z]+)(?:_\{?\w\}?)?")
-_BUILDER = re.compile(r"\\\{\s*(?P<name>[A-Za-z])\s*(?:\\in\s*\\mathbb\{R\}\s*)?[|:]\s*(?P<rest>.*)\\\}", re.DOTALL)
+AND, OR = (re.compile(rf"(?<![A-Za-z\\]){word}(?![A-Za-z])") for word in ("and", "or"))
+SIGNS = {"<": "<", ">": ">", "\\le": "<=", "\\ge": ">=", "\\ne": "!=", "=": "="}
+CONDITION = re.compile(r"\\\{\s*[A-Za-z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?[|:](.*)\\\}", re.DOTALL)  # of a set
 # Left of "=" stand names, with arguments, indices, bars and brackets, and nothing that is worked out.
 _NAME_PARTS = re.compile(
     r"_\s*(?:\{[^{}]*\}|\w)|\^\s*\{?\s*(?:-1|\\prime|\\circ)\s*\}?|(?<![A-Za-z])[A-Zfghpqr]'*(?:\^\{-1\})?\([^()]*\)|'|\\[{}|]"
@@ -43,7 +42,6 @@ class Structure(NamedTuple):
 
     kind: str
     parts: tuple[str, ...]  # texts of the elements, matrices row by row
-    name: str | None = None  # the variable of an inequality, which is read as an interval
 
     @property
     def ordered(self) -> bool:
@@ -62,18 +60,10 @@ def split(text: str) -> Structure | None:
             return Structure(f"{kind} {len(rows)}x{len(rows[0])}", tuple(cell for row in rows for cell in row))
     if text == "\\mathbb{R}":
         return Structure("()", ("-\\infty", "\\infty"))
-    if (match := _BUILDER.fullmatch(text)) and (found := split(match["rest"])) and found.name == match["name"]:
-        return Structure(found.kind, found.parts)
-    if (found := _interval(text)) is not None:
-        return found
+    if CONDITION.fullmatch(text) or set(relations(text)) - {"="} and len(top_level(text, (",", ";"))) == 1:
+        return None
     if len(pieces := top_level(text, ("\\cup",))) > 1:
         return Structure("union", pieces)
-    if both := _both(text):
-        return both
-    cases = [_interval(piece) for piece in top_level(_OR.sub(r"\\cup ", text), ("\\cup",))]
-    if len(cases) > 1 and len({case.name if case else None for case in cases} - {None}) == 1 and None not in cases:
-        parts = tuple(f"{case.kind[0]}{', '.join(case.parts)}{case.kind[1]}" for case in cases if case)
-        return Structure("union", parts, cases[0].name if cases[0] else None)
     opening = "\\{" if text.startswith("\\{") else text[:1]
     closing = "\\}" if text.endswith("\\}") else text[-1:]
     if opening in ("(", "[", "\\{") and closing in (")", "]", "\\}") and _encloses(text):
@@ -108,7 +98,7 @@ def label(text: str) -> tuple[str, str] | None:
 
 def relations(text: str) -> tuple[str, ...]:
     """The signs of equality and order outside of all brackets."""
-    return tuple(_SIGNS[token] for token, depth in _levels(text) if depth == 0 and token in _SIGNS)
+    return tuple(SIGNS[token] for token, depth in _levels(text) if depth == 0 and token in SIGNS)
 
 
 def nesting(text: str) -> float:
@@ -137,43 +127,11 @@ def _levels(text: str) -> Iterator[tuple[str, int]]:
 
 
 def _elements(text: str) -> tuple[str, ...]:
-    return top_level(_OR.sub(",", _AND.sub(",", text)), (",", ";"))
+    return top_level(OR.sub(",", AND.sub(",", text)), (",", ";"))
 
 
 def _is_name(text: str) -> bool:
     return _NAME.fullmatch(_NAME_PARTS.sub("N", text)) is not None and len(text) <= 60
-
-
-def _interval(text: str) -> Structure | None:
-    """An inequality in one variable as an interval; ``None`` for anything else."""
-    signs, sides = list(relations(text)), list(top_level(text, tuple(_SIGNS)))
-    if "=" in signs or not 1 <= len(signs) <= 2 or len(sides) != len(signs) + 1 or "," in text or "|" in text:
-        return None
-    if signs[0][0] == ">" and len(signs) == 2 or not _VARIABLE.fullmatch(sides[len(signs) - 1]):
-        sides.reverse()  # 3 > x as x < 3
-        signs = [sign.translate(str.maketrans("<>", "><")) for sign in reversed(signs)]
-    name = sides.pop(len(signs) - 1)
-    if not _VARIABLE.fullmatch(name) or any(re.search(r"(?<![\\A-Za-z])[A-Za-z]", bound) for bound in sides):
-        return None
-    if len(signs) == 2:
-        below = signs[0][0] == signs[1][0] == "<"
-        return Structure("[("[signs[0] == "<"] + "])"[signs[1] == "<"], tuple(sides), name) if below else None
-    (bound,), (sign,) = sides, signs
-    if sign == "!=":
-        return Structure("union", (f"(-\\infty, {bound})", f"({bound}, \\infty)"), name)
-    if sign[0] == "<":
-        return Structure("(" + "])"[sign == "<"], ("-\\infty", bound), name)
-    return Structure("[("[sign == ">"] + ")", (bound, "\\infty"), name)
-
-
-def _both(text: str) -> Structure | None:
-    """``x > 2 and x < 5`` as an interval."""
-    pieces = [_interval(piece) for piece in _AND.split(text)]
-    ends = {piece.parts.index(end) for piece in pieces if piece for end in ("-\\infty", "\\infty") if end in piece.parts}
-    if len(pieces) != 2 or len(ends) != 2 or len({piece.name for piece in pieces if piece}) != 1:
-        return None
-    below, above = sorted((piece for piece in pieces if piece), key=lambda piece: piece.parts[0] == "-\\infty")
-    return Structure(below.kind[0] + above.kind[1], (below.parts[0], above.parts[1]), below.name)
 
 
 def _listed(parts: tuple[str, ...]) -> Structure:

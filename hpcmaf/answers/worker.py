@@ -18,6 +18,9 @@ from latex2sympy2_extended import NormalizationConfig, latex2sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 from math_verify import verify
 
+from hpcmaf.answers.rational import value_of
+from hpcmaf.answers.structure import AND, CONDITION, OR, SIGNS, relations, top_level
+
 MEMORY_BYTES = 4 << 30
 # As Math-Verify reads by itself, units that are variables go (5c), A is a, and decimals are rounded to six digits.
 _NORMALIZATION = NormalizationConfig(units=False, malformed_operators=True, boxed="none")
@@ -35,6 +38,10 @@ def compare(a: str, b: str, deadline_s: float) -> tuple[bool, float]:
     signal.setitimer(signal.ITIMER_REAL, deadline_s + 1.0)
     try:
         first, second = _read(a), _read(b)
+        named = all(isinstance(tree, sympy.logic.boolalg.Boolean) for tree in (first, second))
+        if named and first.free_symbols != second.free_symbols:
+            return False, time.monotonic() - start
+        first, second = _solutions(first), _solutions(second)
         verdict = not _differ(first, second) and (
             verify(first, second, **_OPTIONS)
             or verify(second, first, **_OPTIONS)
@@ -47,8 +54,33 @@ def compare(a: str, b: str, deadline_s: float) -> tuple[bool, float]:
     return bool(verdict), time.monotonic() - start
 
 
-@lru_cache(maxsize=1 << 10)
 def _read(text: str) -> sympy.Basic:
+    """A set for the condition of a set, a condition for inequalities, else what is written."""
+    if builder := CONDITION.fullmatch(text):
+        return _solutions(_condition(builder[1]))
+    return _condition(text) if set(relations(text)) - {"="} else _parse(text)
+
+
+def _condition(text: str) -> sympy.Basic:
+    """Inequalities, in chains and joined by "and" and "or"."""
+    if len(cases := OR.split(text)) > 1 or len(AND.split(text)) > 1:
+        return sympy.Or(*map(_condition, cases)) if len(cases) > 1 else sympy.And(*map(_condition, AND.split(text)))
+    sides = [_parse(side) for side in top_level(text, tuple(SIGNS))]
+    return sympy.And(*map(sympy.Rel, sides, sides[1:], relations(text)))
+
+
+def _solutions(tree: sympy.Basic) -> sympy.Basic:
+    """The set that a condition on one variable describes; anything else as it is."""
+    if tree is sympy.true:
+        return sympy.S.Reals
+    condition = isinstance(tree, sympy.And | sympy.Or | sympy.Rel) and not isinstance(tree, sympy.Eq)
+    return tree.as_set() if condition and len(tree.free_symbols) == 1 else tree
+
+
+@lru_cache(maxsize=1 << 10)
+def _parse(text: str) -> sympy.Basic:
+    if (value := value_of(text)) is not None:
+        return sympy.Rational(value.numerator, value.denominator)
     text = _DECIMAL.sub(lambda match: r"{{\frac{{{}}}{{{}}}}}".format(*sympy.Rational(match[0]).as_numer_denom()), text)
     tree = latex2sympy(text, is_real=True, normalization_config=_NORMALIZATION, conversion_config=_CONVERSION)
     # The odd root of a negative number is the real one.
@@ -79,13 +111,11 @@ def _differ(first: sympy.Basic, second: sympy.Basic) -> bool:
 
 
 def _multiples(first: sympy.Basic, second: sympy.Basic) -> bool:
-    """Whether one equation or inequality is a multiple of the other."""
-    if not isinstance(first, sympy.Rel) or not isinstance(second, sympy.Rel):
+    """Whether one equation is a multiple of the other."""
+    if not isinstance(first, sympy.Eq) or not isinstance(second, sympy.Eq):
         return False
-    first, second = (tree.reversed if tree.rel_op in (">", ">=") else tree for tree in (first, second))
     ratio = sympy.simplify((first.lhs - first.rhs) / (second.lhs - second.rhs))
-    same = first.rel_op == second.rel_op and ratio.is_number and ratio.is_finite
-    return bool(same and (ratio.is_nonzero if first.rel_op in ("==", "!=") else ratio.is_positive))
+    return bool(ratio.is_number and ratio.is_finite and ratio.is_nonzero)
 
 
 def _same_where_real(first: sympy.Basic, second: sympy.Basic) -> bool:
