@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hpcmaf.answers import checker, equivalent, warm_up
-from hpcmaf.answers.checker import Deadline, DeadlineExceeded
+from hpcmaf.answers.checker import Deadline
 
 ENDLESS = "9^{9^{9^{9}}}"
 
@@ -51,8 +51,9 @@ def _gone(pids: list[int], seconds: float) -> bool:
 
 def test_the_deadline_holds_and_the_next_check_works() -> None:
     start = time.monotonic()
-    with pytest.raises(DeadlineExceeded):
-        checker.check(ENDLESS, r"\cot x", Deadline(0.5))
+    deadline = Deadline(0.5)
+    assert not checker.check(ENDLESS, r"\cot x", deadline)
+    assert deadline.left_s == 0
     assert time.monotonic() - start < 0.5 + 5
     assert checker.check("x+1", "1+x", Deadline(60))
 
