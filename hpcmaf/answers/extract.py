@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 
 from hpcmaf.answers.letters import FOREIGN_PHRASE, letter_of
-from hpcmaf.answers.notation import closing_brace, plain
+from hpcmaf.answers.notation import closing_brace, narrow, plain
 from hpcmaf.answers.rational import value_of
 from hpcmaf.answers.units import NUMBER_WORDS
 
@@ -60,7 +60,7 @@ def extract(
         where there is no answer, and for a box that never closes.
     """
     form = AnswerForm(form)
-    if not text or not (text := spoken(_narrow(text))):
+    if not text or not (text := spoken(narrow(text.translate(_CHINESE)))):
         return None
     boxes = _boxes(text)
     # Of what was cut off the last sentence may lack its end; a box that closes is whole.
@@ -78,24 +78,13 @@ def extract(
             return _boxed(boxes, places, stated, form, truncated)
 
 
-_WIDE = {0xFF01 + offset: 0x21 + offset for offset in range(94)} | {0x3002: ".", 0x3001: ",", 0x2212: "-", 0xFF0E: "."}
-_WIDE |= dict.fromkeys((0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF)) | dict.fromkeys((0xA0, 0x2009, 0x202F, 0x3000), " ")
-_OTHER_DIGIT = re.compile(r"(?![0-9])\d")
+_CHINESE = str.maketrans({"。": ".", "、": ",", "\u2212": "-"})
 _THOUGHTS = r"(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad|\|(?:begin|end)_of_thought\|)"
 _OPENED = re.compile(rf"[<\[\u25c1](?:seed:)?{_THOUGHTS}(?:\s[^>\n]{{0,80}})?[>\]\u25b7]", re.IGNORECASE)
 _CLOSED = re.compile(rf"[<\[\u25c1]/(?:seed:)?{_THOUGHTS}[>\]\u25b7]|<\|end_of_thought\|>", re.IGNORECASE)
 _TAGS = re.compile(r"[<\[](?:final_?)?ans(?:wer)?[>\]]((?:(?!<)|<(?!/))[^<\[]*)[<\[]/(?:final_?)?ans(?:wer)?[>\]]", re.IGNORECASE)
 _OPEN_TAG = re.compile(r"<(?:final_?)?answer>([^<]{1,200})\Z", re.IGNORECASE)
 _END = re.compile(r"\n|[.!?][\"')*_\]]{0,3}(?=\s)")
-
-
-def _narrow(text: str) -> str:
-    """With ASCII digits and punctuation, and nothing of no width."""
-    if text.isascii():
-        return text
-    text = re.sub("(?<=[0-9])(?=[\u00bc-\u00be\u2150-\u215e])", " ", text)  # 4\u00bd is no 41/2
-    text = re.sub("[\u00bc-\u00be\u2150-\u215e]", lambda match: unicodedata.normalize("NFKC", match[0]).replace("\u2044", "/"), text)
-    return _OTHER_DIGIT.sub(lambda match: str(unicodedata.digit(match[0])), text.translate(_WIDE))
 
 
 def opened_thought(text: str) -> re.Match[str] | None:

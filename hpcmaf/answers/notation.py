@@ -13,35 +13,16 @@ from typing import NamedTuple
 
 from hpcmaf.answers.units import without_unit
 
-_SCRIPTS = {
-    mark: {
-        character: unicodedata.normalize("NFKC", character)
-        for character in map(chr, range(0xAA, 0x20A0))
-        if kind in unicodedata.decomposition(character)
-    }
-    for mark, kind in (("^", "<super>"), ("_", "<sub>"))
-}
-_CHARACTERS = {
-    **dict.fromkeys(map(ord, "\u2212\u2010\u2011\u2012\u2013\u2014\uff0d\ufe63"), "-"),
-    **dict.fromkeys(map(ord, "\u22c5\u00b7"), "\\cdot "),
-    **dict.fromkeys(map(ord, "\u00f7\u2215\u2044"), "/"),
-    **dict.fromkeys(map(ord, "\u00b0\u00ba\u02da"), "^\\circ "),
-    **dict.fromkeys(map(ord, "\u2018\u2019\u2032"), "'"),
-    **dict(
-        zip(
-            map(ord, "\u3002\u3001\u2236\u2026\u211d\u221b\x00"),
-            (".", ",", ":", "...", "\\mathbb{R}", "\\sqrt[3]", None),
-            strict=True,
-        )
-    ),
-    **dict(
-        zip(
-            map(ord, "\u00d7\u221e\u00b1\u221a\u222a\u2229\u2208\u2205\u2264\u2a7d\u2265\u2a7e\u2260\u2248\u27e8\u27e9"),
-            (f"\\{name} " for name in "times infty pm sqrt cup cap in emptyset le le ge ge ne approx langle rangle".split()),
-            strict=True,
-        )
-    ),
-}
+_COMMANDS = "×times ∞infty ±pm √sqrt ∪cup ∩cap ∈in ∅emptyset ≤le ⩽le ≥ge ⩾ge ≠ne ≈approx ⟨langle ⟩rangle ⋅cdot ·cdot"
+_CHARACTERS = str.maketrans(
+    {sign: f"\\{name} " for sign, *letters in _COMMANDS.split() for name in ["".join(letters)]}
+    | dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\u2014\uff0d\ufe63", "-")
+    | dict.fromkeys("÷\u2215\u2044", "/")
+    | dict.fromkeys("\u00b0\u00ba\u02da", "^\\circ ")
+    | dict.fromkeys("\u2018\u2019\u2032", "'")
+    | {"。": ".", "、": ",", "\u2236": ":", "…": "...", "ℝ": "\\mathbb{R}", "∛": "\\sqrt[3]", "\0": ""}
+)
+_SCRIPTS = (("^", "[²³¹ʰ-ʸˠ-ˤᴬ-ᵡ⁰-ⁿ]+"), ("_", "[ᵢ-ᵪ₀-ₜ]+"))
 _FUNCTIONS = "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp gcd lcm max min det deg dim ker".split()
 _N = r"(?![A-Za-z])"  # the end of a command's name
 _STYLES = (
@@ -162,26 +143,32 @@ def _ascii_of(text: str) -> str:
         return text.replace("\x00", "")
     text = re.sub("((?:[0-9]\u0305)+)", lambda match: "\\overline{" + match[1].replace("\u0305", "") + "}", text)
     text = unicodedata.normalize("NFC", text).translate(_CHARACTERS)
-    for mark, table in _SCRIPTS.items():
-        for run in set(re.findall(f"[{''.join(table)}]+", text)):
-            written = "".join(table[character] for character in run).replace("\u2212", "-")
-            text = text.replace(run, f"{mark}{{{written}}}")
-    return "".join(character if character.isascii() else _ascii(character) for character in text)
+    for mark, run in _SCRIPTS:
+        text = re.sub(run, lambda match: f"{mark}{{{unicodedata.normalize('NFKC', match[0])}}}", text)
+    return re.sub("[\u0370-\u03ff]", _greek, narrow(text.replace("\u2212", "-")))
 
 
-def _ascii(character: str) -> str:
+def narrow(text: str) -> str:
+    """The ASCII form of wide or bold letters, of other digits and of fractions; nothing that cannot be seen."""
+    return text if text.isascii() else "".join(map(_narrow, text))
+
+
+def _narrow(character: str) -> str:
     kind = unicodedata.decomposition(character).partition(" ")[0]
-    if kind == "<fraction>":
-        top, _, bottom = unicodedata.normalize("NFKC", character).partition("\u2044")
-        return f"\\frac{{{top}}}{{{bottom}}}" if bottom else character
+    written = unicodedata.normalize("NFKC", character)
+    if kind == "<fraction>" and not written.endswith("\u2044"):
+        return "\\frac{{{}}}{{{}}}".format(*written.split("\u2044"))
     if kind in ("<wide>", "<font>", "<compat>", "<noBreak>", "<narrow>", "<small>"):
-        return unicodedata.normalize("NFKC", character)
-    if unicodedata.category(character) in ("Cf", "Nd"):
-        return str(unicodedata.digit(character, ""))
-    match = re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (?:FINAL )?([A-Z]+)", unicodedata.name(character, ""))
-    if match is None:
-        return character
-    return f"\\{match[2].replace('LAMDA', 'LAMBDA').lower() if match[1] == 'SMALL' else match[2].title()} "
+        return written
+    unseen = unicodedata.category(character) == "Cf"
+    return str(unicodedata.decimal(character, "" if unseen else character))
+
+
+def _greek(match: re.Match[str]) -> str:
+    name = re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (?:FINAL )?([A-Z]+)", unicodedata.name(match[0], ""))
+    if name is None:
+        return match[0]
+    return f"\\{name[2].replace('LAMDA', 'LAMBDA').lower() if name[1] == 'SMALL' else name[2].title()} "
 
 
 def _unwrapped(text: str) -> str:
