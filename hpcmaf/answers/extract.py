@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterator
 from enum import StrEnum
 
-from hpcmaf.answers.letters import FOREIGN_PHRASE, letter_of
+from hpcmaf.answers.letters import DENIED, letter_of
 from hpcmaf.answers.notation import closing_brace, narrow, plain
 from hpcmaf.answers.rational import value_of
 from hpcmaf.answers.units import NUMBER_WORDS
@@ -73,7 +73,7 @@ def extract(
             return _number(boxes, places, stated, truncated)
         case AnswerForm.LETTER:
             box = boxes[-1] if boxes else None
-            return letter_of(box, places, stated, letters, truncated)
+            return letter_of(box, (*places, *_statements(stated, _PHRASES[1])), stated, letters, truncated)
         case _:
             return _boxed(boxes, places, stated, form, truncated)
 
@@ -169,12 +169,20 @@ def _content(text: str, after: int) -> tuple[int, int, str | None]:
 
 
 _IS = r"[*_]{0,2}[^\S\n]{0,3}(?::|=|\u2192|\b(?:is|are|equals|be|was|comes\sto)\b[^\S\n]{0,3}:?)[*_]{0,2}"
-_PHRASE = re.compile(
-    rf"(?<![A-Za-z])(?:answer|final\s(?:result|value|solution))(?![A-Za-z])(?:\s?\([^()\n]{{1,30}}\))?(?:{_IS}|[^\n.:=]{{1,60}}?{_IS}"
-    rf"|[*_:}}]{{0,3}}[^\S\n]{{0,3}}(?=\n|\$|\\\(|\\\[|\*\*))\s*"
-    rf"|{FOREIGN_PHRASE}",
-    re.IGNORECASE,
+# "The answer is" in Chinese, Japanese, Korean, German, French, Spanish, Italian, Portuguese and Russian.
+_FOREIGN_PHRASE = (
+    "(?:\u7b54\u6848|\u7b54\u3048|\u6b63\u89e3|\uc815\ub2f5|\ub2f5|antwort|r\u00e9ponse|respuesta|risposta|resposta"
+    "|\u043e\u0442\u0432\u0435\u0442)(?:\\s[^\\W\\d]{2,12})?[^\\S\n]{0,2}(?:\u5e94\u4e3a|\u5e94\u8be5\u662f|\u662f|\u4e3a|\u70ba|\u306f|\uc740|\ub294"
+    "|ist|lautet|est|es|\u00e8|\u00e9|:|=)\\s*:?\\s*"
 )
+_PHRASES = [
+    re.compile(
+        rf"(?:\b(?:incorrect|wrong|false)\s)?(?<![A-Za-z])(?:{words})(?![A-Za-z])(?:\s?\([^()\n]{{1,30}}\))?"
+        rf"(?:{_IS}|[^\n.:=]{{1,60}}?{_IS}|[*_:}}]{{0,3}}[^\S\n]{{0,3}}(?=\n|\$|\\\(|\\\[|\*\*))\s*|{_FOREIGN_PHRASE}",
+        re.IGNORECASE,
+    )
+    for words in (r"answer|final\s(?:result|value|solution)", "answer|choice|option")
+]
 _AIM = re.compile(
     r"\b(?:to|us|can|could|must|should|please|now)\s+(?:get|find|obtain|reach|compute|calculate|determine|check|verify"
     r"|give|write|explain|state|know)\s+(?:(?:the|our|an?|your|my|final|correct|right)\s+){0,3}\Z",
@@ -210,9 +218,13 @@ _MOST_STATEMENTS = 20
 _STATEMENT_LENGTH = 1000
 
 
-def _statements(text: str) -> Iterator[str]:
+def _statements(text: str, phrase: re.Pattern[str] = _PHRASES[0]) -> Iterator[str]:
     """What follows each "the answer is", the last one first."""
-    marks = [match for match in _PHRASE.finditer(text) if not _AIM.search(text[max(0, match.start() - 60) : match.start()])]
+    marks = [
+        match
+        for match in phrase.finditer(text)
+        if not DENIED.search(match[0]) and not _AIM.search(text[max(0, match.start() - 60) : match.start()])
+    ]
     for mark in reversed(marks[-_MOST_STATEMENTS:]):
         statement = text[mark.end() : mark.end() + _STATEMENT_LENGTH]
         if "\n" not in mark[0]:
@@ -242,7 +254,7 @@ def _boxed(boxes: list[str | None], places: list[str], text: str, form: AnswerFo
     for statement in _hashes(text):
         if number := _number_stated(statement):
             return number
-    short = "\n" not in text.strip() and len(text.split()) <= 6 and not _PHRASE.search(text) and not _BOX.search(text)
+    short = "\n" not in text.strip() and len(text.split()) <= 6 and not _PHRASES[0].search(text) and not _BOX.search(text)
     return _term(text, form) if form is AnswerForm.TEXT and short and not truncated else None
 
 

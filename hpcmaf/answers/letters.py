@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 
 from hpcmaf.answers.notation import plain
 
-_MOST_STATEMENTS = 20
 _LONGEST = 400
-_IS = r"[*_]{0,2}[^\S\n]{0,3}(?::|=|\b(?:is|be|was|are)\b[^\S\n]{0,3}:?)[*_]{0,2}"
-# "The answer is" in Chinese, Japanese, Korean, German, French, Spanish, Italian, Portuguese and Russian.
-FOREIGN_PHRASE = (
-    "(?:\u7b54\u6848|\u7b54\u3048|\u6b63\u89e3|\uc815\ub2f5|\ub2f5|antwort|r\u00e9ponse|respuesta|risposta|resposta"
-    "|\u043e\u0442\u0432\u0435\u0442)(?:\\s[^\\W\\d]{2,12})?[^\\S\n]{0,2}(?:\u5e94\u4e3a|\u5e94\u8be5\u662f|\u662f|\u4e3a|\u70ba|\u306f|\uc740|\ub294"
-    "|ist|lautet|est|es|\u00e8|\u00e9|:|=)\\s*:?\\s*"
-)
-_PHRASE = re.compile(
-    rf"(?:\b(?:incorrect|wrong|false)\s)?\b(?:answer|choice|option)\b(?:{_IS}|[^\n.:=]{{1,60}}?{_IS}|[*_]{{0,3}}[^\S\n]*(?=\n))\s*"
-    rf"|{FOREIGN_PHRASE}",
-    re.IGNORECASE,
-)
-_DENIED = re.compile(
+DENIED = re.compile(
     r"\b(?:not|cannot|can't|isn't|aren't|neither|nor|either|never|incorrect|wrong|false|unlikely|except|eliminat\w+|rul\w+ out"
     r"|excluded?|doubt\w*|distractors?|instead of|rather than|at first|one of)\b|n't\b|\u4e0d\u662f|\u4e0d\u9009|[\u274c\u2717\u2718]",
     re.IGNORECASE,
@@ -38,7 +26,9 @@ _BEFORE = (
 )
 
 
-def letter_of(box: str | None, places: list[str], text: str, letters: str, truncated: bool) -> str | None:
+def letter_of(
+    box: str | None, statements: Iterable[str], text: str, letters: str, truncated: bool
+) -> str | None:
     """Take the choice out of the last box, of ``<answer>``, a statement, a verdict or the last mention, in this order."""
     read = _patterns(letters)
     if box is not None and len(box) <= _LONGEST:
@@ -48,12 +38,8 @@ def letter_of(box: str | None, places: list[str], text: str, letters: str, trunc
             return None
         if found := read["boxed"].match(content):
             return found[1].upper() if found[2] or not read["mention"].search(content, found.end()) else None
-    for place in places:
-        if letter := _stated(place, read):
-            return letter
-    marks = [mark for mark in _PHRASE.finditer(text) if not _DENIED.search(mark[0])]
-    for mark in reversed(marks[-_MOST_STATEMENTS:]):
-        if letter := _stated(text[mark.end() : mark.end() + _LONGEST], read):
+    for statement in statements:
+        if letter := _stated(statement[:_LONGEST], read):
             return letter
     if truncated:
         return None
@@ -64,7 +50,7 @@ def letter_of(box: str | None, places: list[str], text: str, letters: str, trunc
     if len(alone) == 1:
         return alone[0]
     for clause in (clause for sentence in reversed(sentences) for clause in reversed(_PART.split(sentence))):
-        if not _DENIED.search(clause) and (verdict := read["verdict"].search(clause)):
+        if not DENIED.search(clause) and (verdict := read["verdict"].search(clause)):
             return next(group for group in verdict.groups() if group).upper()
     return _last_mention(text, sentences, read, letters)
 
@@ -79,7 +65,7 @@ def _stated(statement: str, read: dict[str, re.Pattern[str]]) -> str | None:
         if match := read["stated"].match(clause.lstrip()):
             return None if read["another"].match(clause.lstrip(), match.end()) else (match[1] or match[2] or match[3]).upper()
         brackets = {found[1] for found in read["bracketed"].finditer(clause)}
-        if len(brackets) == 1 and not _DENIED.search(clause):
+        if len(brackets) == 1 and not DENIED.search(clause):
             return brackets.pop().upper()
     return None
 
@@ -87,7 +73,7 @@ def _stated(statement: str, read: dict[str, re.Pattern[str]]) -> str | None:
 def _whole(line: str, read: dict[str, re.Pattern[str]]) -> str | None:
     """The letter of a line that is one choice, with or without what it stands for."""
     whole = read["whole"].fullmatch(line) if len(line) <= _LONGEST else None
-    return None if whole is None or _DENIED.search(line) or read["mention"].search(line, whole.end(1) + 1) else whole[1].upper()
+    return None if whole is None or DENIED.search(line) or read["mention"].search(line, whole.end(1) + 1) else whole[1].upper()
 
 
 def _last_mention(text: str, sentences: list[str], read: dict[str, re.Pattern[str]], letters: str) -> str | None:
@@ -96,7 +82,7 @@ def _last_mention(text: str, sentences: list[str], read: dict[str, re.Pattern[st
     for sentence in sentences:
         for clause in _CLAUSE.split(sentence):
             found = list(read["mention"].finditer(clause))
-            denied = _DENIED.search(clause) is not None or read["pair"].search(clause) is not None
+            denied = DENIED.search(clause) is not None or read["pair"].search(clause) is not None
             mentions += [(next(filter(None, match.groups())), denied) for match in found]
     # A, B, C in order, from the first on, are the choices as they were given.
     listed: set[int] = set()
