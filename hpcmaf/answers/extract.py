@@ -307,19 +307,6 @@ _NUMBER = re.compile(
     r"|[\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079]{1,4})|[eE][+-]?[0-9]{1,3}(?!\w))?)"
     rf"(?:(?:\s?(?:\\text\s?\{{\s?|-)?(?i:{_MAGNITUDE})s?\b){{1,2}}|\s?[\u4e07\u4ebf])?"
 )
-# What a number may be written with, and how the rest of this package writes it.
-_SPELLING = [
-    (re.compile(pattern), target)
-    for pattern, target in (
-        (rf"(?i:negative|minus)\s|{_SIGN}(?!(?i:{_MAGNITUDE}))", "-"),
-        (r"US|Rs\.?|\\?\$|[\u20ac\u00a3\u00a5\u20b9]|\{,\}|,(?:\\!)?|\\text\s?\{", ""),
-        (r"\s?x\s?(?=10)", r"\\times "),
-        (r"(?<=\d)-(?=[A-Za-z])", " "),
-        (r"-\s+", "-"),
-        (r"(?<![\d.])\.(?=\d)", "0."),
-        (r"\s?/\s?", "/"),
-    )
-]
 _HASHES = re.compile(r"####\s*(?=[-\u2212$*\\\s0-9.\u20ac\u00a3(])|^#{1,3}[ \t]*(?=[^\sA-Za-z#]{1,30}[ \t]*[A-Za-z]*\.?\s*$)", re.MULTILINE)
 _NUMBERED = re.compile(r"\d{1,2}(?:[.):]\s+[A-Za-z*]|(?:st|nd|rd|th)\b)")
 _SPACED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?: \d{3})+(?![\d/])")
@@ -421,10 +408,8 @@ def _number_stated(sentence: str) -> str | None:
 
 def _clean(match: re.Match[str]) -> str:
     """A number without separators, units and currency signs; a fraction where it is no decimal."""
-    text = match[0].strip()
-    for pattern, target in _SPELLING:
-        text = pattern.sub(target, text)
+    text = plain(re.sub(r"(?<=\d)-(?=[A-Za-z])", " ", match[0])).text
     if re.fullmatch(r"-?\d+(?:\.\d+)?(?:/\d+)?", text):
         return text
-    value = value_of(plain(text).text)
+    value = value_of(text)
     return text if value is None else str(value)

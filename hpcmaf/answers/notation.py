@@ -55,6 +55,8 @@ _REWRITES = [
         (r"\\overline\s*(\d)", r"\\overline{\1}"),
         (r"\\approx_N", "="),
         (r"^\s*=\s*", ""),
+        (r"(?<![\w.])\.(?=\d)", "0."),
+        (r"(?<=\d)\s*x\s*(?=10\s*\^)", r"\\times "),
         (r"^\s*(?:\\text\s*\{\s*)?(?i:negative|minus)\b\s*\}?\s*(?=[\d$\\])", "-"),
         (r"^([A-Z]{3}|Rs)\b\.?\s*(-?\s*[\d.][\d.,]*)$", r"\2 \\text{\1}"),  # of a currency
         # What people type without a backslash.
