@@ -316,10 +316,12 @@ _ALTERNATIVE = re.compile(r"[^\S\n]*(?:,?\s?\bor\b)\s+[-$\d]")
 _INDEX = re.compile(
     r"\b(?i:agent|solution|step|case|part|method|problem|question|equation|figure|round|option|line)s?\s{0,2}#?\Z"
 )
-# 14 m^2; and what may stand around the one number of a box.
-_SQUARE_UNIT = re.compile(r"(?<=\d)\s*(?:[cdkm]?m|ft|in|yd|mi|units?)(?:\s*/\s*s)?\s*\^\s*\{?\s*[23]\s*\}?\Z")
+# What may stand around the one number of a box.
 _BEFORE = re.compile(r"(?:[A-Za-z]{2,}[\s:,]*)*")
-_BEHIND = re.compile(r"[\s%]*|\s*[mgL]|\s+[shtlACFJKNVW]|\s*[A-Za-z]{2,}[A-Za-z.,\s/]*|\s*[A-Za-z]{1,4}/[A-Za-z]{1,4}")
+_BEHIND = re.compile(
+    r"[\s%]*|\s*[mgL]|\s+[shtlACFJKNVW]|\s*[A-Za-z]{2,}[A-Za-z.,\s/]*|\s*[A-Za-z]{1,4}/[A-Za-z]{1,4}"
+    r"|\s*(?:[cdkm]?m|ft|in|yd|mi|units?)(?:\s*/\s*s)?\s*\^\s*\{?\s*[23]\s*\}?"
+)
 _VERB = re.compile(r"\b(?:makes?|is|are|was|equals?|gives?|totals?|leaves?)\b[^\d]*\Z")
 _POWER = re.compile(r"\d+\s?\^\s?\{?\s?-?\d+\s?\}?")
 
@@ -368,16 +370,11 @@ def _number_of(content: str) -> str | None:
     if answer.note in ("am", "pm") or re.fullmatch(r"\d{1,2}\s*:\s*[0-5]\d", answer.text):
         return None
     spelled = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", answer.text).strip()
-    spelled = _SQUARE_UNIT.sub("", spelled)
-    value = value_of(spelled)
-    written = _NUMBER.fullmatch(spelled)
-    if value is None:
-        numbers = list(_NUMBER.finditer(spelled))
-        if len(numbers) != 1:
-            return None
-        before, behind = spelled[: numbers[0].start()], spelled[numbers[0].end() :]
-        return _clean(numbers[0]) if _BEFORE.fullmatch(before) and _BEHIND.fullmatch(behind) else None
-    return _clean(written) if written else str(value)
+    if (number := _NUMBER.fullmatch(spelled)) or (value := value_of(spelled)) is None:
+        number = number or _NUMBER.search(spelled)
+        alone = number and _BEFORE.fullmatch(spelled, 0, number.start()) and _BEHIND.fullmatch(spelled, number.end())
+        return _clean(number) if number and alone else None
+    return str(value)
 
 
 def _number_stated(sentence: str) -> str | None:

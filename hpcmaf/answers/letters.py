@@ -52,7 +52,7 @@ def letter_of(
     for clause in (clause for sentence in reversed(sentences) for clause in reversed(_PART.split(sentence))):
         if not DENIED.search(clause) and (verdict := read["verdict"].search(clause)):
             return next(group for group in verdict.groups() if group).upper()
-    return _last_mention(text, sentences, read, letters)
+    return _last_mention(sentences, read)
 
 
 def _stated(statement: str, read: dict[str, re.Pattern[str]]) -> str | None:
@@ -76,24 +76,13 @@ def _whole(line: str, read: dict[str, re.Pattern[str]]) -> str | None:
     return None if whole is None or DENIED.search(line) or read["mention"].search(line, whole.end(1) + 1) else whole[1].upper()
 
 
-def _last_mention(text: str, sentences: list[str], read: dict[str, re.Pattern[str]], letters: str) -> str | None:
+def _last_mention(sentences: list[str], read: dict[str, re.Pattern[str]]) -> str | None:
     """The last letter that is neither denied, nor part of a list of the choices."""
-    mentions: list[tuple[str, bool]] = []
-    for sentence in sentences:
-        for clause in _CLAUSE.split(sentence):
-            found = list(read["mention"].finditer(clause))
-            denied = DENIED.search(clause) is not None or read["pair"].search(clause) is not None
-            mentions += [(next(filter(None, match.groups())), denied) for match in found]
-    # A, B, C in order, from the first on, are the choices as they were given.
-    listed: set[int] = set()
-    start = 0
-    for index in range(1, len(mentions) + 1):
-        follows = index < len(mentions) and letters.find(mentions[index][0]) == letters.find(mentions[index - 1][0]) + 1
-        if not follows:
-            if index - start >= min(3, len(letters)) and mentions[start][0] == letters[0]:
-                listed.update(range(start, index))
-            start = index
-    kept = [letter for index, (letter, denied) in enumerate(mentions) if not denied and index not in listed]
+    mentioned = ""  # in small letters where they are denied
+    for clause in (clause for sentence in sentences for clause in _CLAUSE.split(sentence)):
+        found = "".join(next(filter(None, match.groups())) for match in read["mention"].finditer(clause))
+        mentioned += found.lower() if DENIED.search(clause) or read["pair"].search(clause) else found
+    kept = [letter for letter in read["listing"].sub("", mentioned) if letter.isupper()]
     return kept[-1] if kept else None
 
 
@@ -110,6 +99,8 @@ def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
     adverbs = rf"(?:(?:{words}|the),?\s){{0,3}}"
     joint = r"(?:/|\\?&|,?\s?\b(?:or|and)\b|[,;\u6216\u548c])"
     sources = {
+        # A, B, C in order, from the first on, are the choices as they were given.
+        "listing": "(?i:" + letters[:3] + "".join(f"(?:{letter}" for letter in letters[3:]) + ")?" * len(letters[3:]) + ")",
         "boxed": rf"(?:(?i:option|choice|answer|letter)[\s:]*)?[(\[]?\s*({either})\s*"
         r"(?:([)\].:,]\s*(?=[A-Za-z0-9(\\$-]{2}|\d|\Z)|\Z|(?=\s*[(:-]))|(?=[\s,/&]))",
         "several": rf"[(\[]?{either}[)\]]?(?:\s*{joint}?\s*[(\[]?{either}[)\]]?)+",
