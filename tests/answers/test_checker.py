@@ -22,8 +22,6 @@ ENDLESS = "9^{9^{9^{9}}}"
 @pytest.fixture(scope="module", autouse=True)
 def _workers():
     warm_up()
-    yield
-    checker.close()
 
 
 def _children(parent: int) -> list[int]:
