@@ -7,7 +7,6 @@ anything decides. Every pattern is linear in the text's length.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator
 from enum import StrEnum
 
