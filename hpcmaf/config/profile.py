@@ -20,7 +20,10 @@ from hpcmaf.errors import ConfigError
 from hpcmaf.files.yaml import Strict, apply_overrides, read_mapping, shipped_folder, validate
 
 # Options under generation that an earlier version wrote into the profiles of its runs; all were for speed alone.
-RETIRED = ("engine_process", "fold_adapters", "lookup_tokens", "prompts_every", "record_prompts")
+RETIRED = (
+    *("engine_process", "fold_adapters", "lookup_tokens", "prompts_every", "record_prompts"),
+    *("data_parallel", "loaded_models", "max_num_batched_tokens"),
+)
 
 
 class Generation(VllmOptions):
@@ -29,7 +32,6 @@ class Generation(VllmOptions):
     engine: Literal["transformers", "vllm", "endpoint"] = "transformers"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batch_size: int = Field(128, ge=1, description="requests generated together")
-    loaded_models: int = Field(8, ge=1, description="fully finetuned models kept in memory at once")
     problems_per_shard: int = Field(250, ge=1, description="problems of one debate task")
     max_shards: int = Field(1000, ge=1, description="most debate tasks of one stage")
     threads: int = Field(1, ge=1, description="CPU threads of one task")
@@ -46,7 +48,7 @@ class Generation(VllmOptions):
     @property
     def gpus(self) -> int:
         """GPUs that one task uses, where there are any."""
-        return 0 if self.engine == "endpoint" else self.engines * self.server_gpus
+        return 0 if self.engine == "endpoint" else self.engines * self.tensor_parallel
 
 
 class Finetuning(Strict):

@@ -18,7 +18,7 @@ from typing import Any
 
 from hpcmaf.engines.base import Completion, Diverged
 from hpcmaf.engines.client import Client, ServerError
-from hpcmaf.engines.options import RANKS, AdapterShape
+from hpcmaf.engines.options import AdapterShape
 from hpcmaf.engines.prompts import Prompts
 from hpcmaf.errors import EngineError
 
@@ -38,36 +38,11 @@ class MixedUp(EngineError):
 
 
 def adapter_shape(adapters: Mapping[str, str]) -> AdapterShape:
-    """Room that adapters need.
-
-    Raises
-    ------
-    EngineError
-        A folder holds no adapter, or one that vLLM cannot serve.
-    """
-    from safetensors import safe_open
-
-    rank, modules = 1, set()
-    for name, folder in adapters.items():
-        try:
-            config = json.loads(Path(folder, "adapter_config.json").read_bytes())
-            with safe_open(Path(folder, "adapter_model.safetensors"), framework="np") as file:
-                tensors = list(file.keys())
-        except FileNotFoundError as error:
-            raise EngineError(f"{folder}: holds no PEFT adapter for {name}; finetune it again") from error
-        except Exception as error:  # safetensors has its own classes for damage
-            reason = f"{folder}: a torn adapter for {name} ({error}); finetune it again"
-            raise EngineError(reason, kind="torn") from error
-        strange = [tensor for tensor in tensors if ".lora_A." not in tensor and ".lora_B." not in tensor]
-        changed = {tensor.split(".lora_")[0].rpartition(".")[2] for tensor in tensors}
-        strange += sorted(changed & {"lm_head", "embed_tokens"})
-        if strange:
-            raise EngineError(f"{folder}: vLLM serves no adapter that holds {strange[0]}; {_ELSEWHERE}")
-        rank = max(rank, config["r"], *config.get("rank_pattern", {}).values())
-        modules |= changed
-    if rank > RANKS[-1]:
-        raise EngineError(f"adapters of rank {rank}: vLLM serves up to {RANKS[-1]}; {_ELSEWHERE}")
-    return AdapterShape(len(adapters), rank, tuple(sorted(modules)))
+    """Room that adapters need, by their configurations."""
+    configs = [json.loads(_read(folder, name, "adapter_config.json")) for name, folder in adapters.items()]
+    ranks = [rank for one in configs for rank in (one["r"], *one.get("rank_pattern", {}).values())]
+    modules = {module.rpartition(".")[2] for one in configs for module in one["target_modules"]}
+    return AdapterShape(len(adapters), max(ranks), tuple(sorted(modules)))
 
 
 def serving_names(adapters: Mapping[str, str]) -> dict[str, str]:
@@ -76,9 +51,16 @@ def serving_names(adapters: Mapping[str, str]) -> dict[str, str]:
     for agent, folder in adapters.items():
         digest = hashlib.sha256()
         for file in ("adapter_config.json", "adapter_model.safetensors"):
-            digest.update(Path(folder, file).read_bytes())
+            digest.update(_read(folder, agent, file))
         names[agent] = f"{agent}@{digest.hexdigest()[:16]}"
     return names
+
+
+def _read(folder: str, agent: str, file: str) -> bytes:
+    try:
+        return Path(folder, file).read_bytes()
+    except FileNotFoundError as error:
+        raise EngineError(f"{folder}: holds no PEFT adapter for {agent}; finetune it again") from error
 
 
 async def load_adapters(client: Client, adapters: Mapping[str, str], names: Mapping[str, str]) -> None:
@@ -101,9 +83,16 @@ async def load_adapters(client: Client, adapters: Mapping[str, str], names: Mapp
 
 
 async def check_identity(
-    client: Client, prompts: Prompts, models: Sequence[str | None], facts: Mapping[str, Any]
+    client: Client, prompts: Prompts, models: Sequence[str | None], *, context: int, precise: bool
 ) -> None:
-    """Test that every model (serving name, ``None`` for the base) answers for itself on a server of some facts.
+    """Test that every model (serving name, ``None`` for the base) answers for itself.
+
+    Parameters
+    ----------
+    context
+        The server's.
+    precise
+        Whether it computes in 32 bits.
 
     Raises
     ------
@@ -124,7 +113,7 @@ async def check_identity(
             raise Diverged(named.partition("@")[0])
         return made
 
-    room = min(_PROBE_LENGTH, facts["context"] // 4)
+    room = min(_PROBE_LENGTH, context // 4)
     probes = [prompts.chat.prompt_ids([{"role": "user", "content": text}])[:room] for text in _PROBES]
     rows = [(model, tuple(probe)) for probe in probes for model in models]
     mixed = await asyncio.gather(*(ask(*row) for row in rows))
@@ -132,7 +121,7 @@ async def check_identity(
     for model in models if len(models) > 1 else ():
         own = [row for row in rows if row[0] == model]
         alone |= zip(own, await asyncio.gather(*(ask(*row) for row in own)), strict=True)
-    rounding = _ROUNDING if facts["dtype"] == "float32" else _ROUNDING_SHORT
+    rounding = _ROUNDING if precise else _ROUNDING_SHORT
     for (model, prompt), made in zip(rows, mixed, strict=True) if alone else ():
         far = {other: _far(made, alone[other, prompt]) for other in models}
         nearest = min(models, key=lambda other: far[other])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from hpcmaf.engines.chat import DATE, Message
+from hpcmaf.engines.chat import Message
 from hpcmaf.errors import EngineError
 
 
@@ -39,9 +39,11 @@ class Sampling:
     @property
     def further(self) -> dict[str, Any]:
         """Settings beyond the first three that are not at their defaults, by the names that vLLM gives them."""
-        defaults = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "stop": ()}
-        found = {name: getattr(self, name) for name in defaults}
-        return {name: value for name, value in found.items() if value != defaults[name]}
+        names = ("top_k", "min_p", "repetition_penalty", "stop")
+        return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(_DEFAULTS, name)}
+
+
+_DEFAULTS = Sampling()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +136,8 @@ class ServedModels:
         is a whole checkpoint.
     agents
         Agent name to folder; empty before the first iteration.
-    date
-        The date that chat templates see.
-    chat_template, chat_template_kwargs
-        A template in place of the tokenizer's own, and what it is given besides the messages.
+    chat
+        How chats are rendered: keyword arguments of ``ChatFormat``.
     """
 
     base: str
@@ -146,9 +146,7 @@ class ServedModels:
     dtype: str = "auto"
     revision: str | None = None
     trust_remote_code: bool = False
-    date: str = DATE
-    chat_template: str | None = None
-    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    chat: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Diverged(EngineError):

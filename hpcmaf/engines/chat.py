@@ -122,24 +122,19 @@ class ChatFormat:
             if not all(isinstance(end, int) for end in ends):
                 raise TypeError(f"eos_token_id: {own!r} are no token ids")
         except Exception as error:
-            # A model need not have one.
-            if isinstance(error, OSError) and error.errno is None and not (Path(path) / "generation_config.json").exists():
-                ends = []
-            else:
+            missing = isinstance(error, OSError) and error.errno is None
+            if not missing or Path(path, "generation_config.json").exists():
                 reason = " ".join(str(error).split())[:300]
                 raise EngineError(f"model {path}: its generation_config.json cannot be read ({reason})") from error
+            ends = []  # a model need not have one
         return cls(tokenizer, eos_ids=ends, **settings)
 
     def _render(self, messages: Sequence[Message], generation: bool) -> str:
         try:
             return self.tokenizer.apply_chat_template(
-                list(messages),
-                chat_template=self.template,
-                add_generation_prompt=generation,
-                tokenize=False,
-                strftime_now=self._date.strftime,
-                **self._kwargs,
-            )
+                list(messages), chat_template=self.template, add_generation_prompt=generation, tokenize=False,
+                strftime_now=self._date.strftime, **self._kwargs,
+            )  # fmt: skip
         except Exception as error:  # jinja raises whatever the template's author chose
             raise EngineError(
                 f"{self.tokenizer.name_or_path}: its chat template refuses a debate's turns ({error}); "
@@ -160,12 +155,10 @@ class ChatFormat:
 
     def _text_ids(self, text: str) -> list[int]:
         """Tokens of what a message says; control tokens in it are text."""
-        pieces = self._marks.split(text)
-        return [
-            token
-            for position, piece in enumerate(pieces)
-            for token in (self._mark_ids(piece) if position % 2 else self._plain_ids(piece))
-        ]
+        ids: list[int] = []
+        for position, piece in enumerate(self._marks.split(text)):  # every second piece is a mark
+            ids += self._mark_ids(piece) if position % 2 else self._plain_ids(piece)
+        return ids
 
     @cached_property
     def _marks(self) -> re.Pattern[str]:
@@ -191,22 +184,15 @@ class ChatFormat:
         said = "".join(message["content"] for message in messages)
         unused = (chr(code) for code in range(_PRIVATE, _PRIVATE + 0xFFFE) if chr(code) not in said)
         stand_ins = {mark: next(unused) for mark in dict.fromkeys(self._marks.findall(said))}
-        shown = [
-            Message(
-                role=message["role"],
-                content=self._marks.sub(lambda found: stand_ins[found[0]], message["content"]),
-            )
-            for message in messages
-        ]
+        contents = (self._marks.sub(lambda found: stand_ins[found[0]], one["content"]) for one in messages)
+        shown = [Message(role=one["role"], content=text) for one, text in zip(messages, contents, strict=True)]
         text, marks = self._render(shown, True), {char: mark for mark, char in stand_ins.items()}
         ids: list[int] = []
         for piece in re.split(f"([{''.join(marks)}])", text) if marks else [text]:
             ids += self._mark_ids(marks[piece]) if piece in marks else self._plain_ids(piece)
         bos = self.tokenizer.bos_token_id
         # A template that writes no BOS for a tokenizer that normally does.
-        if bos is not None and (not ids or ids[0] != bos) and self._adds_bos:
-            ids = [bos, *ids]
-        return ids
+        return [bos, *ids] if bos is not None and ids[:1] != [bos] and self._adds_bos else ids
 
     def _without_system(self, messages: Sequence[Message]) -> Sequence[Message]:
         """The messages with the system's joined to the first user turn, where the template has no such role."""
@@ -254,10 +240,7 @@ class ChatFormat:
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
         """Token ids at which generation stops."""
-        ids = {self.end_of_turn[-1], *self._eos_ids}
-        if self.tokenizer.eos_token_id is not None:
-            ids.add(self.tokenizer.eos_token_id)
-        return tuple(sorted(ids))
+        return tuple(sorted({self.end_of_turn[-1], *self._eos_ids, self.tokenizer.eos_token_id} - {None}))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of a completion, without its end of turn and special tokens.
@@ -284,13 +267,9 @@ class ChatFormat:
         return tail[mark.start() :], f"{mark[0][0]}/{mark[0][1:]}\n\n"
 
     def sample(
-        self,
-        messages: Sequence[Message],
-        loss_on: Literal["last_turn", "all_turns"] = "last_turn",
-        *,
-        ended: bool = True,
-        opening: int = 0,
-    ) -> Sample:
+        self, messages: Sequence[Message], loss_on: Literal["last_turn", "all_turns"] = "last_turn", *,
+        ended: bool = True, opening: int = 0,
+    ) -> Sample:  # fmt: skip
         """Render a chat for training.
 
         It is exactly ``prompt_ids`` of the turns before the last, then the

@@ -23,7 +23,11 @@ from hpcmaf.errors import EngineError
 _POOL = 48
 # vLLM closes a connection that was idle for five seconds.
 _LIMITS = httpx.Limits(max_connections=_POOL, max_keepalive_connections=_POOL, keepalive_expiry=2.0)
+# Open files, of which every request in flight takes one.
+_FILES = 4096
 _LONGEST_PAUSE = 30.0
+# Statuses below 500 that may be others a moment later.
+_PASSING = {408, 425, 429}
 _TICK_SECONDS = 0.4
 # As servers call the end of a whole text, and refuse a prompt that is too long.
 _WHOLE = {"stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete"}
@@ -68,9 +72,7 @@ class Client:
         self._next = itertools.cycle([httpx.AsyncClient(transport=one, **settings) for one in transports])
         self.patience, self.alive, self.open = patience, alive, 0
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if resource.RLIM_INFINITY != soft < 2 * in_flight + 256:
-            most = 2 * in_flight + 256 if hard == resource.RLIM_INFINITY else min(hard, 2 * in_flight + 256)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _FILES)), hard))
 
     async def request(self, method: str, path: str, **more: Any) -> Any:
         """Send one request, with more arguments of httpx; returns the reply's JSON, or its text.
@@ -92,7 +94,7 @@ class Client:
                 failure = ServerError(0, f"no answer ({f'{type(error).__name__} {error}'.strip()})")
             else:
                 failure = ServerError(reply.status_code, f"{reply.status_code} {_message(reply)}")
-                if reply.status_code not in {408, 425, 429} and reply.status_code < 500:
+                if reply.status_code < 500 and reply.status_code not in _PASSING:
                     raise failure
                 after = reply.headers.get("retry-after", "0")
                 pause = max(pause, min(_LONGEST_PAUSE, float(after) if after.isdecimal() else _LONGEST_PAUSE))
@@ -157,8 +159,8 @@ class HttpEngine:
     gpus = peak_memory_bytes = 0
 
     def __init__(self, journal: Journal | None, on_batch: Callable[[int], None] | None) -> None:
-        self.journal = journal
-        self.seconds = self._written = journal.seconds if journal is not None else 0.0
+        self.journal = Journal() if journal is None else journal
+        self.seconds = self._written = self.journal.seconds
         self.open, self._mark = 0, 0.0
         self._on_batch = on_batch or (lambda _: None)
         self._failure: BaseException | None = None
@@ -171,10 +173,8 @@ class HttpEngine:
         A prompt that fills the context leaves no room to answer: its
         completion is empty, with finish reason ``"length"``.
         """
-        made = self.journal.find(request) if self.journal is not None else None
         try:
-            if made is None:
-                made = await self._timed(request)
+            made = self.journal.find(request) or await self._timed(request)
             self._on_batch(1)
             return made
         except Exception as error:
@@ -201,8 +201,7 @@ class HttpEngine:
     def close(self) -> None:
         """Write what is not written yet."""
         self._write()
-        if self.journal is not None:
-            self.journal.close()
+        self.journal.close()
 
     # --- what an engine adds -----------------------------------------------
     async def answer(self, request: Request) -> Completion:
@@ -240,7 +239,7 @@ class HttpEngine:
 
     def _write(self) -> None:
         entries, self._unwritten = self._unwritten, []
-        if entries and self.journal is not None:
+        if entries:
             requests, completions = zip(*entries, strict=True)
             self.journal.append(requests, completions, self.seconds - self._written)
             self._written = self.seconds
@@ -274,11 +273,9 @@ class EndpointEngine(HttpEngine):
         url, variable = options.url, options.key_variable
         if request.logprobs:
             raise EngineError(f"{url}: chats have no likelihoods of prompts; use generation.engine: vllm")
-        model = options.model if request.model is None else options.models.get(request.model)
-        if model is None:
-            where = "name it under generation.endpoint.models"
-            raise EngineError(f"{url}: nothing is known there of the model of {request.model}; {where}")
-        body = {"model": model, "messages": list(request.messages), "seed": request.seed % 2**31,
+        if request.model is not None:
+            raise EngineError(f"{url}: serves no model of {request.model}'s own; use generation.engine: vllm")
+        body = {"model": options.model, "messages": list(request.messages), "seed": request.seed % 2**31,
                 "temperature": sampling.temperature, "top_p": sampling.top_p,
                 "max_tokens": sampling.max_new_tokens, **sampling.further}  # fmt: skip
         try:
@@ -293,11 +290,10 @@ class EndpointEngine(HttpEngine):
         except ServerError as error:
             if error.status in {400, 413, 422} and _TOO_LONG.search(str(error)):
                 return Completion("", (), 0, "length")
-            remedy = {404: "; look at generation.endpoint.url and model", 405: "; look at generation.endpoint.url"}
-            key = f"; look at the key in {variable}" if variable else "; name generation.endpoint.key_variable"
-            remedy |= {401: key, 403: key}
-            if error.status in range(300, 500) and error.status not in {408, 425, 429}:
-                raise EngineError(f"{url}: {error}{remedy.get(error.status, '')}") from None
+            key = f"look at the key in {variable}" if variable else "name generation.endpoint.key_variable"
+            if error.status in range(300, 500) and error.status not in _PASSING:
+                remedy = {401: key, 403: key}.get(error.status, "look at generation.endpoint")
+                raise EngineError(f"{url}: {error}; {remedy}") from None
             waited = f"for {options.patience_minutes:g} minutes (generation.endpoint.patience_minutes)"
             raise EngineError(f"{url}: {error}, {waited}; the same command resumes", kind="hardware") from None
         except (KeyError, IndexError, TypeError, ValueError, AttributeError):

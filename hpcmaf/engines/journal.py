@@ -37,21 +37,22 @@ class Journal:
 
     One writer at a time (the task's claim sees to that). ``seconds`` is the
     generation time of what it had when it was opened, so that a resumed task
-    reports its whole cost.
+    reports its whole cost. Without a path it keeps nothing.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.seconds = 0.0
+    def __init__(self, path: Path | None = None) -> None:
+        self.path, self.seconds = path, 0.0
         self._known: dict[str, Completion] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: IO[bytes] = path.open("a+b")
-        self._load()
+        self._file: IO[bytes] | None = None
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+b")
+            self._load(self._file)
 
-    def _load(self) -> None:
-        self._file.seek(0)
+    def _load(self, file: IO[bytes]) -> None:
+        file.seek(0)
         intact = 0
-        for line in self._file:
+        for line in file:
             try:
                 entry = json.loads(line)
                 if not line.endswith(b"\n"):
@@ -64,8 +65,8 @@ class Journal:
             self.seconds += entry["seconds"]
             intact += len(line)
         # What follows was being written when the process died; new lines must not be glued to it.
-        self._file.truncate(intact)
-        self._file.seek(0, os.SEEK_END)
+        file.truncate(intact)
+        file.seek(0, os.SEEK_END)
 
     def __len__(self) -> int:
         """Completions that earlier attempts made."""
@@ -81,6 +82,8 @@ class Journal:
         It is not remembered: no completion is requested twice, and
         the token ids of a large shard take a gigabyte.
         """
+        if self._file is None:
+            return
         rows = [
             [request_digest(one), made.text, made.token_ids, made.prompt_tokens, made.finish_reason,
              made.logprobs, made.prompt_logprobs, made.counted]
@@ -92,12 +95,14 @@ class Journal:
 
     def close(self) -> None:
         """Close the log; it stays until the shard is published."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def remove(self) -> None:
         """Delete the log, once the shard it served is published."""
         self.close()
-        self.path.unlink(missing_ok=True)
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
 
 
 def _tuple(value: Any) -> Any:

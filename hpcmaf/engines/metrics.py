@@ -27,14 +27,13 @@ class Meter:
 
     def add(self, pages: Sequence[str]) -> None:
         """Take the servers' pages of now."""
-        values, copies = Counter[str](), 0
+        if not pages:
+            return
+        values = Counter[str]()
         for line in "\n".join(pages).splitlines():
             if name := _NAMES.get(line.partition("{")[0]):
                 values[name] += float(line.rpartition(" ")[2])
-                copies += name == "cache"
-        if not copies:
-            return
-        values["cache"] /= copies
+        values["cache"] /= len(pages)
         last = self._samples[-1][1] if self._samples else Counter()
         if any(values[name] != last[name] for name in ("tokens", "prompt")):
             self.moved = time.monotonic()

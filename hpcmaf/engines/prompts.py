@@ -17,12 +17,7 @@ class Prompts:
 
     def __init__(self, served: ServedModels) -> None:
         self.chat = ChatFormat.from_pretrained(
-            served.base,
-            revision=served.revision,
-            trust_remote_code=served.trust_remote_code,
-            date=served.date,
-            chat_template=served.chat_template,
-            chat_template_kwargs=served.chat_template_kwargs,
+            served.base, revision=served.revision, trust_remote_code=served.trust_remote_code, **served.chat
         )
         config = load(AutoConfig, served, served.base).get_text_config()
         self.context: int = getattr(config, "max_position_embeddings", None) or 2**31

@@ -26,6 +26,7 @@ from typing import IO, Any
 import httpx
 
 from hpcmaf.engines import keeper
+from hpcmaf.engines.client import Client
 from hpcmaf.errors import TRANSIENT, FailureKind, PlatformError, errno_in
 
 # Environment variable that names whose servers a task uses, where that is not its run.
@@ -48,9 +49,9 @@ class Server:
     Attributes
     ----------
     facts
-        What its starter found out: digest of its spec, key, context, dtype,
-        log and where in that it begins, parts of the start, and what it does
-        while agents are trained. Empty until it is up.
+        What its starter found out: digest of its spec, key, context, log and
+        where in that it begins, parts of the start, and what it does while
+        agents are trained. Empty until it is up.
 
     Raises
     ------
@@ -122,23 +123,28 @@ class Server:
 
     def settings(self) -> dict[str, Any]:
         """Keyword arguments of an httpx client that reaches it, its transport aside."""
-        return {"base_url": "http://server", "headers": {"Authorization": f"Bearer {self.facts['key']}"}}
+        headers = {"Authorization": f"Bearer {self.facts['key']}"}
+        return {"base_url": "http://server", "headers": headers, "timeout": None}
+
+    def connect(self, in_flight: int) -> None:
+        """Have a client of it, for so many requests at once."""
+        self.client = Client(self.settings(), uds=self.socket, in_flight=in_flight, alive=lambda: self.alive)
 
     def control(self, path: str) -> bool:
         """Send a request without a body; whether the server did it."""
         transport = httpx.HTTPTransport(uds=self.socket)
-        with suppress(httpx.HTTPError), httpx.Client(transport=transport, timeout=120, **self.settings()) as client:
-            return client.post(path).is_success
+        with suppress(httpx.HTTPError), httpx.Client(transport=transport, **self.settings()) as client:
+            return client.post(path, timeout=120).is_success
         return False
 
 
 def find(folder: Path) -> Server | None:
-    """The server of a folder, kept running from now on, or ``None`` where none runs."""
+    """The server of a folder, kept running from now on, or ``None``; what is left of one that ended is removed."""
     with suppress(OSError):
         server = Server(folder)
         if server.alive:
             return server
-        server.close()
+    clean(folder)
     return None
 
 
@@ -176,25 +182,21 @@ async def running(where: Path, spec: str, capacity: int, asleep: bool) -> Server
     asleep
         Whether it has to be woken first.
     """
-    others = []
-    for folder in sorted(where.glob("s*")):
-        one = find(folder)
-        if one is None:
-            clean(folder)
-        elif one.facts.get("spec") != spec:
-            others.append(one)
-        else:
-            one.use()
-            if (not asleep or await asyncio.to_thread(one.control, "/wake_up")) and one.alive:
-                return one
+    servers = [one for folder in sorted(where.glob("s*")) if (one := find(folder)) is not None]
+    mine = next((one for one in servers if one.facts.get("spec") == spec), None)
+    if mine is not None:
+        mine.use()
+        if (asleep and not await asyncio.to_thread(mine.control, "/wake_up")) or not mine.alive:
+            clean(mine.folder)  # its GPU has no room for it any more
+            mine = None
+    others = [one for one in servers if one.facts.get("spec") != spec]
+    surplus = len(others) - capacity + 1 if mine is None else 0
+    for one in [one for one in others if not one.used()][: max(0, surplus)]:
+        await asyncio.to_thread(one.end)
+    for one in servers:
+        if one is not mine:
             one.close()
-            clean(folder)  # its GPU has no room for it any more
-    for one in list(others):
-        if len(others) >= capacity and not one.used():
-            await asyncio.to_thread(one.end)
-            others.remove(one)
-        one.close()
-    return None
+    return mine
 
 
 def digest(value: object) -> str:
@@ -206,15 +208,15 @@ def digest(value: object) -> str:
 _LOG_PREFIX = re.compile(r"^\s*(\([^)]*\)\s*)?((ERROR|INFO|WARNING) \d\d-\d\d [\d:]+ \[[^\]]*\] ?)?\s*")
 _ERROR = re.compile(r"^[\w.]*(Error|Exception|NotFound\w*|Interrupt)\b: *\S|error: |not found$|bash: ")
 _SECOND_HAND = re.compile("Engine core initialization failed|WorkerProc initialization failed|See stack trace")
-_KINDS: dict[FailureKind, str] = {
-    "memory": r"memoryerror|out of memory|outofmemory|can(no|')t allocate memory|kv cache|free memory on device"
-              r"|memory for the cache blocks",
-    "refused": r"unrecognized arguments|invalid choice|is greater than the derived max_model_len|are not supported"
-               r"|not a valid model identifier|validation errors? for|does not appear to have a file named"
-               r"|safetensorerror|error while deserializing header|no such file|not found$",
-    "hardware": r"no cuda gpus are available|failed to infer device type|cuda driver|no cuda-capable device"
-              r"|invalid device ordinal",
-}  # fmt: skip
+_MEMORY = re.compile(
+    r"memoryerror|out of memory|outofmemory|can(no|')t allocate memory|kv cache|free memory on device"
+    r"|memory for the cache blocks", re.IGNORECASE,
+)  # fmt: skip
+_REFUSED = re.compile(
+    r"unrecognized arguments|invalid choice|is greater than the derived max_model_len|are not supported"
+    r"|not a valid model identifier|validation errors? for|does not appear to have a file named"
+    r"|safetensorerror|error while deserializing header|no such file|not found$", re.IGNORECASE,
+)  # fmt: skip
 _PARTS = {
     "weights": r"Loading weights took ([\d.]+) s",
     "compile": r"torch\.compile (?:and initial profiling/warmup run together )?took ([\d.]+) s",
@@ -234,19 +236,15 @@ def written(facts: Mapping[str, Any]) -> str:
 def read_failure(text: str) -> tuple[str, FailureKind]:
     """Why a server ended, in one line, and of what kind that is: memory, refused, or hardware."""
     lines = [_LOG_PREFIX.sub("", line).strip() for line in text.splitlines()]
-    found = [line for line in lines if _ERROR.search(line) and not _SECOND_HAND.search(line)]
-    # A lack of memory is the cause of what else is said, wherever it stands; otherwise the last error sums it up.
-    memory = [line for line in found if re.search(_KINDS["memory"], line.lower())]
-    last = found[-1] if found else next((line for line in reversed(lines) if line), "it wrote nothing")
-    reason = " ".join((memory[0] if memory else last).split())[:1000]
     # Only errors have a kind: a line on how full the KV cache is does not say that memory ran out.
-    kinds = [kind for kind, pattern in _KINDS.items() if re.search(pattern, reason.lower())] if found else []
-    if errno_in(reason) in TRANSIENT:  # however the library calls it that met it
-        return reason, "hardware"
-    kind = kinds[0] if kinds else None
-    if kind == "hardware":
-        reason = f"it finds no GPU ({reason[:200]}); set generation.device: cpu, or look at the node"
-    return reason, kind or "hardware"
+    errors = [line for line in lines if _ERROR.search(line) and not _SECOND_HAND.search(line)]
+    # A lack of memory is the cause of what else is said, wherever it stands; otherwise the last error sums it up.
+    memory = next((line for line in errors if _MEMORY.search(line)), None)
+    last = errors[-1] if errors else next((line for line in reversed(lines) if line), "it wrote nothing")
+    kind: FailureKind = "memory" if memory else "refused" if errors and _REFUSED.search(last) else "hardware"
+    reason = " ".join((memory or last).split())[:1000]
+    # What a file system could not give now, however the library calls it that met it.
+    return reason, "hardware" if errno_in(reason) in TRANSIENT else kind
 
 
 def start_parts(text: str, seconds: float) -> dict[str, float]:

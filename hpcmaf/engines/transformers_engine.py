@@ -79,9 +79,6 @@ class TransformersEngine:
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     batch_size
         Most requests generated together; halved, with a message, when memory runs out.
-    loaded_models
-        Fully finetuned checkpoints kept in memory at once; the one used
-        longest ago goes first.
     journal
         Where finished batches are kept; ``None`` keeps none.
     on_batch
@@ -89,21 +86,21 @@ class TransformersEngine:
     """
 
     def __init__(
-        self, served: ServedModels, *, device: str = "auto", batch_size: int = 128, loaded_models: int = 8,
+        self, served: ServedModels, *, device: str = "auto", batch_size: int = 128,
         journal: Journal | None = None, on_batch: Callable[[int], None] | None = None,
     ) -> None:  # fmt: skip
         self.device = pick_device(device)
         self.gpus = int(self.device.type == "cuda")
         self.served, self.prompts = served, Prompts(served)
-        self.batch_size, self.journal = batch_size, journal
-        self.seconds = journal.seconds if journal is not None else 0.0
+        self.batch_size, self.journal = batch_size, Journal() if journal is None else journal
+        self.seconds = self.journal.seconds
         self._on_batch = on_batch or (lambda _: None)
         self._stop: BaseException | None = None
         self._made, self._began = 0, time.monotonic()
         self._waiting: dict[str | None, list[Waiting]] = defaultdict(list)
         self._pump: asyncio.Task[None] | None = None
         self._current: str | None = None
-        self.loaded_models, self._models = loaded_models, dict[str | None, Any]()
+        self._loaded: tuple[str | None, Any] | None = None
         self._mixes = served.tuning == "lora" and bool(served.agents)
 
     async def complete(self, request: Request) -> Completion:
@@ -138,11 +135,10 @@ class TransformersEngine:
 
     def close(self) -> None:
         """Drop the models."""
-        self._models.clear()
+        self._loaded = None
         if self.gpus:
             torch.cuda.empty_cache()
-        if self.journal is not None:
-            self.journal.close()
+        self.journal.close()
 
     # --- scheduling --------------------------------------------------------
     async def _run(self) -> None:
@@ -169,20 +165,19 @@ class TransformersEngine:
 
     def _resolve(self, batch: Sequence[Waiting]) -> list[Completion]:
         """Complete a batch, from the journal where it holds it."""
-        found = {w.request.key: self.journal.find(w.request) if self.journal is not None else None for w in batch}
-        missing = [waiting for waiting in batch if found[waiting.request.key] is None]
+        found = {id(one): self.journal.find(one.request) for one in batch}
+        missing = [one for one in batch if found[id(one)] is None]
         self._on_batch(len(batch) - len(missing))
         if missing:
             self._began = time.monotonic()
             made = self._generate(missing)
             seconds = time.monotonic() - self._began
             self.seconds += seconds
-            if self.journal is not None:
-                self.journal.append([waiting.request for waiting in missing], made, seconds)
-            found |= {waiting.request.key: completion for waiting, completion in zip(missing, made, strict=True)}
+            self.journal.append([one.request for one in missing], made, seconds)
+            found |= zip(map(id, missing), made, strict=True)
         if self._stop is not None:
             raise self._stop
-        return [found[waiting.request.key] for waiting in batch]  # type: ignore[misc]
+        return [found[id(one)] for one in batch]  # type: ignore[misc]
 
     def _count(self, tokens: int, rows: int) -> None:
         """Report a step; whoever wants the engine to stop gets that after the batch, which is in the journal then."""
@@ -193,13 +188,12 @@ class TransformersEngine:
             self._stop = error
 
     # --- models ------------------------------------------------------------
-    def model(self, group: str | None) -> Any:
-        """The model of a batch, loaded if need be."""
-        model = self._models.pop(group, None)
-        while model is None and len(self._models) >= self.loaded_models:
-            del self._models[next(iter(self._models))]
-        self._models[group] = self._load(group) if model is None else model
-        return self._models[group]
+    def load(self, group: str | None) -> Any:
+        """The model of a batch; of whole checkpoints one is in memory at a time."""
+        if self._loaded is None or self._loaded[0] != group:
+            self._loaded = None
+            self._loaded = group, self._load(group)
+        return self._loaded[1]
 
     def _load(self, group: str | None) -> Any:
         served = self.served
@@ -232,7 +226,7 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _generate_once(self, batch: Sequence[Waiting]) -> list[Completion]:
-        model, made = self.model(self._current), {}
+        model, made = self.load(self._current), {}
         answered = [one for one in batch if not one.request.scored]
         if answered:
             room = [min(w.request.sampling.max_new_tokens, self.prompts.context - len(w.prompt)) for w in answered]

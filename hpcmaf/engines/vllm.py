@@ -20,25 +20,19 @@ from hpcmaf.engines import server as servers
 from hpcmaf.engines.adapters import MixedUp, adapter_shape, check_identity, load_adapters, serving_names
 from hpcmaf.engines.base import Completion, Diverged, Request, ServedModels, until_quiet
 from hpcmaf.engines.basemodel import pick_device
-from hpcmaf.engines.client import Client, HttpEngine, ServerError
+from hpcmaf.engines.client import HttpEngine, ServerError
 from hpcmaf.engines.journal import Journal
 from hpcmaf.engines.metrics import Meter
-from hpcmaf.engines.options import AdapterShape, ServerSpec, VllmOptions
+from hpcmaf.engines.options import AdapterShape, VllmOptions, smaller
 from hpcmaf.engines.prompts import Prompts
-from hpcmaf.engines.starting import Starter
-from hpcmaf.errors import EngineError, PlatformError
+from hpcmaf.engines.server import Server
+from hpcmaf.engines.starting import StartFailed, checkpoints_per_gpu, gpus_of, start
+from hpcmaf.errors import EngineError, FailureKind, OutOfMemory
+from hpcmaf.files.locking import locked
 
 _LOOK_SECONDS = 2.0
 _STALLED_SECONDS = 900.0
-
-
-class _Connection(Client):
-    """A client of one server, with adapters' names on it by agent."""
-
-    def __init__(self, server: servers.Server, names: Mapping[str, str], in_flight: int) -> None:
-        settings = {**server.settings(), "timeout": None}
-        super().__init__(settings, uds=server.socket, in_flight=in_flight, alive=lambda: server.alive)
-        self.server, self.names = server, names
+_PAUSE_SECONDS = 5.0
 
 
 @dataclass(eq=False)
@@ -46,24 +40,25 @@ class _Group:
     """Servers of the same weights, and which of them has read a problem before."""
 
     key: str | None
-    connections: Sequence[_Connection]
+    servers: Sequence[Server]
     slots: asyncio.Semaphore
-    homes: dict[str, _Connection] = field(default_factory=dict)
+    homes: dict[str, Server] = field(default_factory=dict)
 
     @property
     def open(self) -> int:
-        return sum(one.open for one in self.connections)
+        return sum(one.client.open for one in self.servers)
 
-    def choose(self, key: str) -> _Connection:
+    def choose(self, key: str) -> Server:
         """The server that knows a problem, while it is not much busier than the least busy one."""
-        problem, idlest = key.partition("/")[0], min(self.connections, key=lambda one: one.open)
+        problem, idlest = key.partition("/")[0], min(self.servers, key=lambda one: one.client.open)
         home = self.homes.get(problem, idlest)
-        self.homes[problem] = home if home.open - idlest.open <= max(8, idlest.open // 4) else idlest
+        busier = home.client.open - idlest.client.open
+        self.homes[problem] = home if busier <= max(8, idlest.client.open // 4) else idlest
         return self.homes[problem]
 
     def close(self) -> None:
-        for one in self.connections:
-            one.server.close()
+        for one in self.servers:
+            one.close()
 
 
 class VllmEngine(HttpEngine):
@@ -97,30 +92,36 @@ class VllmEngine(HttpEngine):
     ) -> None:  # fmt: skip
         super().__init__(journal, on_batch)
         self.served, self.prompts = served, Prompts(served)
-        self.device, options = pick_device(device).type, options or VllmOptions()
-        for _ in range(halvings):
-            options = options.smaller("out of memory", self.device) or options
-        self.gpus = options.engines * options.server_gpus if self.device == "cuda" else 0
+        self.device, self.options = pick_device(device).type, options or VllmOptions()
+        if self.options.reproducible and self.device != "cuda":
+            reason = "vLLM's batch invariance needs a GPU; on a CPU use engine: transformers"
+            raise EngineError(f"generation.reproducible: {reason}")
+        self.gpus = self.options.engines * self.options.tensor_parallel if self.device == "cuda" else 0
         shared = os.environ.get(servers.SHARED) or (str(run.resolve()) if run else None)
         self.folder = servers.servers_folder(shared or f"process {os.getpid()} {time.time_ns()}")
         self.log = log or self.folder / "server.log"
         self._full = served.tuning == "full"
         self._adapters = {} if self._full else served.agents
-        shape = adapter_shape(self._adapters) if self._adapters else None
-        self.room = shape.joined(room) if shape and room else shape or room
-        self.capacity = self._fitting(options) if self._full else 1
-        self.options = options.model_copy(
-            update={"gpu_memory_utilization": round(options.gpu_memory_utilization / self.capacity, 3)}
-        )
-        self._starter = Starter(self.options, self.device, self.check)
+        self._names = serving_names(self._adapters)
+        room = room or (adapter_shape(self._adapters) if self._adapters else None)
+        # Wrapping the output layer breaks prompt likelihoods.
+        for module in {"lm_head", "embed_tokens"} & set(room.modules if room else ()):
+            raise EngineError(f"vLLM serves no adapter on {module}; use generation.engine: transformers")
+        self._arguments = self.options.arguments(served, self.device, room)
+        self.capacity = checkpoints_per_gpu(served, self.options, self.device) if self._full else 1
+        if self.capacity > 1:
+            self._arguments["gpu_memory_utilization"] = round(self.options.gpu_memory_utilization / self.capacity, 3)
+        for _ in range(halvings):
+            self._arguments |= smaller(self._arguments, "out of memory") or {}
+        self._wanted, self._again = servers.digest(self._arguments), False
         # A little more than fills a server's steps, so that it never waits for this process.
-        step = options.sequences(self.device) * options.data_parallel
+        step = self._arguments["max_num_seqs"]
         self._most = step + max(64, step // 4)
         self.parts: Mapping[str, float] = {}
         self.meter, self._look = Meter(), 0.0
         self._groups: dict[str | None, _Group] = {}
-        self._waiting: dict[str | None, list[asyncio.Future[_Group]]] = {}
-        self._starting: asyncio.Task[None] | None = None
+        self._starting: dict[str | None, asyncio.Task[_Group]] = {}
+        self._turn = asyncio.Lock()
 
     def close(self) -> None:
         """Give the servers back, and write what is not written yet."""
@@ -145,21 +146,21 @@ class VllmEngine(HttpEngine):
         while True:
             self.check()
             group = await self._group(request.model if self._full else None)
-            room = min(self.prompts.context, group.connections[0].server.facts["context"]) - len(prompt)
+            room = min(self.prompts.context, group.servers[0].facts["context"]) - len(prompt)
             if room <= 0:
                 return Completion("", (), len(prompt), "length")
             body["max_tokens"] = 1 if request.scored else min(sampling.max_new_tokens, room)
             async with group.slots:
-                one = group.choose(request.key)
-                body["model"] = one.names.get(request.model or "", "base")
+                server = group.choose(request.key)
+                body["model"] = self._names.get(request.model or "", "base")
                 try:
-                    made = await one.completion(body, self.prompts.stop_ids)
+                    made = await server.client.completion(body, self.prompts.stop_ids)
                     break
                 except ServerError as error:
-                    if error.status and one.server.alive:
-                        log = one.server.facts["log"]
+                    if error.status and server.alive:
+                        log = server.facts["log"]
                         raise EngineError(f"vLLM refuses {request.key}: {error}; see {log}") from error
-                    self._replace(group, one.server, error)
+                    self._replace(group, server, error)
         tokens, logprobs = ([], ()) if request.scored else (list(made.token_ids), made.logprobs)
         likelihoods = {"logprobs": logprobs, "prompt_logprobs": made.prompt_logprobs}
         return self.prompts.completion(request, len(prompt), tokens, **likelihoods)
@@ -169,15 +170,15 @@ class VllmEngine(HttpEngine):
         if time.monotonic() < self._look:
             return
         self._look = time.monotonic() + _LOOK_SECONDS
-        connections = [one for group in self._groups.values() for one in group.connections]
-        if connections:
-            pages = (one.request("GET", "/metrics", timeout=30) for one in connections)
+        used = [server for group in self._groups.values() for server in group.servers]
+        if used:
+            pages = (one.client.request("GET", "/metrics", timeout=30) for one in used)
             self.meter.add([page for page in await asyncio.gather(*pages, return_exceptions=True) if type(page) is str])
-        if not any(one.open for one in connections):
+        if not any(one.client.open for one in used):
             self.meter.moved = time.monotonic()
         if time.monotonic() - self.meter.moved > _STALLED_SECONDS:
-            for one in connections:
-                servers.clean(one.server.folder)
+            for one in used:
+                servers.clean(one.folder)
 
     def note(self) -> str:
         """What there is to say of the work in progress."""
@@ -192,68 +193,48 @@ class VllmEngine(HttpEngine):
         """The servers that hold a checkpoint, once they are up."""
         if key in self._groups:
             return self._groups[key]
-        future: asyncio.Future[_Group] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(key, []).append(future)
-        if self._starting is None or self._starting.done():
-            self._starting = asyncio.create_task(self._start_groups())
-        return await future
+        if key not in self._starting:
+            self._starting[key] = asyncio.create_task(self._start_group(key))
+        return await asyncio.shield(self._starting[key])
 
-    async def _start_groups(self) -> None:
-        """Start what most requests wait for, as capacity allows."""
+    async def _start_group(self, key: str | None) -> _Group:
+        """Start servers, in the order in which they are asked for and as capacity allows."""
         try:
-            while self._waiting:
+            async with self._turn:
                 await until_quiet(lambda: self.open)
-                key = max(self._waiting, key=lambda key: (len(self._waiting[key]), str(key)))
-                if len(self._groups) >= self.capacity and not self._make_room(len(self._waiting[key])):
-                    await asyncio.sleep(0.02)
-                    continue
-                each = range(self.options.engines)
-                connections = await asyncio.gather(*(self._connect(key, number) for number in each))
-                self._groups[key] = _Group(key, connections, asyncio.Semaphore(self._most * len(connections)))
-                for future in self._waiting.pop(key):
-                    if not future.done():
-                        future.set_result(self._groups[key])
-        except Exception as error:
-            for future in sum(self._waiting.values(), []):
-                if not future.done():
-                    future.set_exception(error)
-            self._waiting = {}
+                while len(self._groups) >= self.capacity:
+                    if idle := [group for group in self._groups.values() if not group.open]:
+                        self._groups.pop(idle[0].key).close()
+                    else:
+                        await asyncio.sleep(0.02)
+                        await until_quiet(lambda: self.open)
+                found = await asyncio.gather(*(self._connect(key, n) for n in range(self.options.engines)))
+                self._groups[key] = _Group(key, found, asyncio.Semaphore(self._most * len(found)))
+                return self._groups[key]
+        finally:
+            del self._starting[key]
 
-    def _make_room(self, waiting: int) -> bool:
-        """End an idle group, unless as much as waits may still come for it."""
-        idle = [group for group in self._groups.values() if not group.open]
-        if not idle or waiting < sum(group.open for group in self._groups.values()):
-            return False
-        self._groups.pop(idle[0].key).close()
-        return True
-
-    async def _connect(self, key: str | None, number: int) -> _Connection:
+    async def _connect(self, key: str | None, number: int) -> Server:
         """Find or start a server, with the adapters on it and tested."""
-        visible, served = self._devices(number), self.served
-        where = self.folder / servers.digest(visible or os.environ.get("CUDA_VISIBLE_DEVICES"))
-        log = self.log if self.options.engines == 1 else self.log.with_stem(f"{self.log.stem}-{number}")
-        spec = ServerSpec(
-            model=served.base if key is None else served.agents[key],
-            revision=served.revision if key is None else None,
-            trust_remote_code=served.trust_remote_code,
-            dtype=served.dtype,
-            device=self.device,
-            options=self.options,
-            adapters=None if self._full else self.room,
-            one_of_many=self._full,
-        )
-        environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-        server = await self._starter.obtain(spec, where, self.capacity, log, environment)
-        self.parts = server.facts["parts"] if server.facts["log"] == str(log) else self.parts
-        fresh, names = not any(server.folder.glob("tested-*")), serving_names(self._adapters)
+        devices, names = gpus_of(self.options, self.device, number), self._names
+        where = self.folder / servers.digest(devices or os.environ.get("CUDA_VISIBLE_DEVICES"))
+        where.mkdir(mode=0o700, exist_ok=True)
+        name, rests = servers.digest([self._wanted, key]), self.options.rests(self.device, self.served.tuning)
+        async with locked(where / "lock", None, self.check, "another task to start its vLLM server"):
+            server = await servers.running(where, name, self.capacity, rests == "sleep")
+            fresh = server is None
+            facts = {"spec": name, "while_training": rests}
+            server = server or await self._start(key, number, facts, where, devices)
         tested = server.folder / f"tested-{servers.digest(sorted(names.values()))}"
-        client = _Connection(server, names, self._most)
+        server.connect(self._most)
         try:
-            await load_adapters(client, self._adapters, names)
+            await load_adapters(server.client, self._adapters, names)
             if not tested.exists():
-                await check_identity(client, self.prompts, [None, *names.values()], server.facts)
+                context, precise = server.facts["context"], self.served.dtype == "float32"
+                models = [None, *names.values()]
+                await check_identity(server.client, self.prompts, models, context=context, precise=precise)
                 tested.touch()
-            return client
+            return server
         except BaseException as error:
             server.close()
             again = not fresh and (isinstance(error, MixedUp) or getattr(error, "status", None) == 0)
@@ -264,31 +245,49 @@ class VllmEngine(HttpEngine):
             servers.say(f"{error}; starting another server")
             return await self._connect(key, number)
 
-    def _devices(self, number: int) -> str | None:
-        """GPUs of one server of several; ``None`` leaves it all there are."""
-        count, each = self.options.engines, self.options.server_gpus
-        if self.device != "cuda" or count == 1:
-            return None
-        named = os.environ.get("CUDA_VISIBLE_DEVICES")
-        visible = [str(n) for n in range(len(gpus()))] if named is None else [*filter(None, named.split(","))]
-        if len(visible) < count * each:
-            raise PlatformError(
-                f"generation.engines: {count} servers take {count * each} GPUs, but this task sees {len(visible)}; "
-                "lower generation.engines, or ask for more GPUs in the profile"
-            )
-        return ",".join(visible[number * each : (number + 1) * each])
+    async def _start(
+        self, key: str | None, number: int, facts: Mapping[str, Any], where: Path, devices: str | None
+    ) -> Server:
+        """Start a server: once more where that fails, with less where memory ran out."""
+        options, model = self.options, self.served.base if key is None else self.served.agents[key]
+        if self._full and Path(model).is_dir() and not self.served.trust_remote_code:
+            # vLLM takes the model's path for part of what decides how it is compiled.
+            link = where / f"model{len(list(where.glob('s*/server.json')))}"
+            link.unlink(missing_ok=True)
+            link.symlink_to(Path(model).resolve())
+            model = str(link)
+        log = self.log if options.engines == 1 else self.log.with_stem(f"{self.log.stem}-{number}")
+        environment = {} if devices is None else {"CUDA_VISIBLE_DEVICES": devices}
+        while True:
+            arguments = self._arguments | {"model": model} | ({} if key is None else {"revision": None})
+            try:
+                server = await start(options, arguments, facts, where, log, environment, self.check)
+                self.parts = server.facts["parts"]
+                return server
+            except StartFailed as failure:
+                pause = self._try_again("cannot start", str(failure), failure.kind, log)
+            for _ in range(int(pause)):
+                self.check()
+                await asyncio.sleep(1)
 
-    def _fitting(self, options: VllmOptions) -> int:
-        """Checkpoints that fit a GPU side by side, each with as much again for its KV cache."""
-        found = gpus() if self.device == "cuda" else []
-        folder = Path(next(iter(self.served.agents.values()), self.served.base))
-        weights = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / options.tensor_parallel
-        if not found or not weights:
-            return 1
-        memory = options.gpu_memory_utilization * (int(found[0][2]) << 20)
-        return max(1, min(1 + len(self.served.agents), int(memory // (2 * weights + (3 << 30)))))
+    def _try_again(self, what: str, reason: str, kind: FailureKind, log: object) -> float:
+        """Choose what to try after a failure, and say so, or raise it; returns the seconds to wait before."""
+        if kind == "memory" and self._again:
+            remedy = "lower generation.max_num_seqs or max_model_len"
+            raise OutOfMemory(f"vLLM {what}: {reason}; {remedy} (log: {log})")
+        if kind == "refused" or self._again:
+            raise EngineError(f"vLLM {what}: {reason}; see {log}", kind=kind)
+        self._again = True
+        if kind == "memory" and (less := smaller(self._arguments, reason)):
+            changes = ", ".join(f"{name} {value}" for name, value in less.items())
+            servers.say(f"vLLM has too little memory ({reason[:200]}); starting it with {changes}")
+            self._arguments |= less
+            return 0.0
+        servers.say(f"vLLM {what} ({reason[:200]}); starting it once more")
+        # Memory of the job before is given back within a minute.
+        return 60.0 if "Free memory on device" in reason else _PAUSE_SECONDS
 
-    def _replace(self, group: _Group, server: servers.Server, error: ServerError) -> None:
+    def _replace(self, group: _Group, server: Server, error: ServerError) -> None:
         """Have a server started again that has died: with less where memory ran out, else once."""
         if self._groups.get(group.key) is not group:
             return  # another request noticed before
@@ -297,5 +296,5 @@ class VllmEngine(HttpEngine):
         servers.clean(server.folder)
         group.close()
         reason = reason if kind == "memory" or "Error" in reason else f"its process ended, {error}"
-        what = f"stopped working{' a second time' * self._starter.again}"
-        self._starter.after(what, reason, "memory" if kind == "memory" else "hardware", self.log)
+        what = f"stopped working{' a second time' * self._again}"
+        self._try_again(what, reason, "memory" if kind == "memory" else "hardware", self.log)

@@ -139,7 +139,6 @@ def make_engine(context: TaskContext, models: dict[str, str], journal: Journal, 
         served,
         device=generation.device,
         batch_size=max(1, generation.batch_size >> context.halvings),
-        loaded_models=generation.loaded_models,
         journal=journal,
         on_batch=watch,
     )

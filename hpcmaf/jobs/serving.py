@@ -53,7 +53,7 @@ def models_of(recipe: Recipe, agents: Mapping[str, str]) -> ServedModels:
         dtype=model.dtype,
         revision=model.revision,
         trust_remote_code=model.trust_remote_code,
-        **model.chat,
+        chat=model.chat,
     )
 
 

@@ -121,8 +121,8 @@ class Local(Scheduler):
 
     def _start(self, stage: Stage, tasks: tuple[str, ...], halvings: int) -> None:
         slot = self.slots.free.pop(0)
-        if self.slots.servers is not None and stage.spec.resources == "finetuning":
-            self.slots.servers.rest()
+        if stage.spec.resources == "finetuning":
+            self.slots.rest_servers()
         self.log.start()
         element = tasks if stage.spec.fan_out == "agent" else None
         tag = run_tag(self.run.root, self.log.nonce)
@@ -166,8 +166,7 @@ class Local(Scheduler):
     def step(self, states: States | None = None) -> bool:
         """Look, unless that was just done, and start what can start; returns whether anything is left to wait for."""
         states = advance(self, self.profile.attempts, states)
-        if self.slots.servers is not None:
-            self.slots.servers.keep()
+        self.slots.keep_servers()
         self.watcher.look([(job.stage.id, job.tasks[0]) for job in self._running if job.tasks])
         return bool(self._running) or (self.failure is None and bool(states.unfinished()))
 

@@ -106,7 +106,7 @@ def main() -> None:
 
         def measure(batch_size: int, count: int, wrap: Callable[[TransformersEngine], object]) -> tuple[float, int]:
             engine = TransformersEngine(served, device=options.device, batch_size=batch_size)
-            engine.model(None)
+            engine.load(None)
 
             async def run() -> int:
                 front = wrap(engine)

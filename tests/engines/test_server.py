@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from hpcmaf.engines import keeper, server, starting
-from hpcmaf.engines.options import ServerSpec, VllmOptions
+from hpcmaf.engines import Request, Sampling, ServedModels, keeper, server, vllm
+from hpcmaf.engines.options import AdapterShape, VllmOptions
 from hpcmaf.engines.server import Server, find, read_failure, start_parts, written
-from hpcmaf.engines.starting import Starter
+from hpcmaf.engines.vllm import VllmEngine
 from hpcmaf.errors import EngineError, OutOfMemory, PlatformError
+from hpcmaf.micro import base_path
 
 # A server with a child that outlives a polite end, as an engine core does when its server is killed.
 PROCESSES = "sh -c 'trap : TERM; while :; do sleep 0.1; done' & exec sleep 300"
@@ -127,19 +128,25 @@ def test_what_a_kill_leaves_is_killed(kept, who: str) -> None:
 
 def start(command: str, tmp_path: Path, tick: Callable[[], None] = lambda: None, **more) -> None:
     options = VllmOptions(server_command=command, **more)
-    spec = ServerSpec("model", None, False, "auto", "cpu", options)
-    where = server.servers_folder(str(tmp_path)) / "all"
-    asyncio.run(Starter(options, "cpu", tick).obtain(spec, where, 1, tmp_path / "log", {}))
+    engine = VllmEngine(ServedModels(str(base_path()), "lora", {}), options, device="cpu", run=tmp_path,
+                        log=tmp_path / "log", on_batch=lambda _: tick())  # fmt: skip
+    request = Request("k", ({"role": "user", "content": "1+1"},), None, 0, Sampling())
+    try:
+        asyncio.run(engine.complete(request))
+    finally:
+        engine.close()
 
 
+slow = pytest.mark.slow  # import transformers
 FAILS = "echo {!r} >&2; exit 1; :".format
 
 
+@slow
 @pytest.mark.parametrize(
     ("command", "says", "kind", "starts"),
     [
-        (FAILS("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB"), "out of memory", "memory", 5),
-        (FAILS("RuntimeError: No CUDA GPUs are available"), "it finds no GPU", "hardware", 2),
+        (FAILS("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB"), "out of memory", "memory", 2),
+        (FAILS("RuntimeError: No CUDA GPUs are available"), "No CUDA GPUs are available; see .*log$", "hardware", 2),
         (FAILS("RuntimeError: NCCL error: unhandled system error"), "NCCL error", "hardware", 2),
         (FAILS("api_server.py: error: unrecognized arguments: --frobnicate"), "frobnicate", "refused", 1),
         (FAILS("ValueError: User-specified max_model_len (9) is greater than the derived max_model_len (4)"), "derived",
@@ -152,16 +159,17 @@ def test_a_failed_start_is_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, says: str, kind: str, starts: int
 ) -> None:
     """With less where memory does not suffice, else once more, or not at all where that would be in vain."""
-    monkeypatch.setattr(starting, "_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(vllm, "_PAUSE_SECONDS", 0.1)
     count = tmp_path / "count"
     with pytest.raises((EngineError, OutOfMemory), match=says) as raised:
         start(f"echo x >> {count}; {command}", tmp_path, start_minutes=0.01 if "sleep" in command else 5.0)
     assert raised.value.kind == kind and "\n" not in str(raised.value)
     assert isinstance(raised.value, OutOfMemory) == (kind == "memory")
     assert len(count.read_text().split()) == starts
-    assert not list(server.servers_folder(str(tmp_path)).glob("all/s*"))
+    assert not list(server.servers_folder(str(tmp_path.resolve())).glob("*/s*"))
 
 
+@slow
 def test_a_start_can_be_stopped_and_leaves_nothing(tmp_path: Path) -> None:
     class Stop(Exception):
         pass
@@ -177,9 +185,13 @@ def test_a_start_can_be_stopped_and_leaves_nothing(tmp_path: Path) -> None:
     until(lambda: not members(int(pids.read_text())))
 
 
-def test_batch_invariance_is_not_to_be_had_on_a_cpu(tmp_path: Path) -> None:
+@slow
+def test_what_vllm_cannot_do(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="generation.reproducible: .* needs a GPU"):
         start("true", tmp_path, reproducible=True)
+    served = ServedModels(str(base_path()), "lora", {})
+    with pytest.raises(EngineError, match="no adapter on lm_head; use generation.engine: transformers"):
+        VllmEngine(served, device="cpu", room=AdapterShape(1, 4, ("lm_head", "q_proj")))
 
 
 LOG = """
