@@ -182,17 +182,6 @@ def test_samples_are_what_was_asked_and_said(played: Played) -> None:
                         assert reply(summary) in message["content"]
 
 
-@pytest.mark.parametrize(("w", "negatives"), [(0.0, "none"), (1.0, "all")])
-def test_extreme_weights_are_legal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, w: float, negatives: str) -> None:
-    """w=0 and w=1 keep one side alone, all of it."""
-    done = play(tmp_path / "run", monkeypatch, f"selection.w={w}")
-    counts = json.loads((done.run.data(1) / "selection.json").read_text())["datasets"]
-    for agent in agents("critic"):
-        side = counts[agent]["negatives" if negatives == "all" else "positives"]
-        assert counts[agent]["kept"] == side > 0
-        assert counts[agent]["realised_w"] == w
-
-
 # --- 5: finetuning ----------------------------------------------------------------
 
 

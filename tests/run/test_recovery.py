@@ -170,19 +170,6 @@ def test_a_failing_debate_says_why_in_its_own_class(error: Exception) -> None:
     assert caught.value is error
 
 
-def test_looking_again_costs_nothing_for_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A driver polls for days over thousands of shards: finished iterations are looked at once."""
-    run, plan = planned(tmp_path)
-    run.marker(plan.stage("it02/score"), "all").unlink()
-    here = Local(run, plan, profile(), Watcher(run, plan, profile(), Console(file=io.StringIO())))
-    looked: list[int] = []
-    iteration = RunDir.iteration
-    monkeypatch.setattr(RunDir, "iteration", lambda run, t: looked.append(t) or iteration(run, t))
-    for _ in range(5):
-        assert here.states().unfinished() == [plan.stage("it02/score")]
-    assert [looked.count(t) for t in (0, 1, 2)] == [1, 1, 5]
-
-
 def test_the_time_left_is_the_mean_of_the_same_kind(tmp_path: Path) -> None:
     run, plan = planned(tmp_path)
     score = plan.stage("it02/score")
