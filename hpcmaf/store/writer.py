@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,7 @@ from hpcmaf.store.schema import (
 )
 
 
-def write_store(
-    path: Path, info: StoreInfo, transcripts: Iterable[Transcript], extra: Mapping[str, Any] | None = None
-) -> Manifest:
+def write_store(path: Path, info: StoreInfo, transcripts: Iterable[Transcript]) -> Manifest:
     """Write debates to a store, publish it, and describe it by a manifest.
 
     The bytes depend on ``info`` and on the transcripts and their order alone.
@@ -54,8 +52,6 @@ def write_store(
         What the debates have in common; each is checked against it.
     transcripts
         Debates, already in the order they are to have.
-    extra
-        Handed on in the manifest.
 
     Raises
     ------
@@ -69,7 +65,7 @@ def write_store(
         rows = write_file(temporary, info, transcripts, path)
         # Withdrawn, so that it never describes another file than its own.
         manifest_path(path).unlink(missing_ok=True)
-    return write_manifest(path, rows=rows, schema=MANIFEST_SCHEMA, extra=extra)
+    return write_manifest(path, rows=rows, schema=MANIFEST_SCHEMA)
 
 
 def write_file(temporary: Path, info: StoreInfo, transcripts: Iterable[Transcript], target: Path) -> int:
