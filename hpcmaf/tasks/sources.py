@@ -169,7 +169,7 @@ class Part:
     @property
     def home(self) -> str:
         """The folder in which its layout has its splits; ``*`` where each subject has its own."""
-        return self.layout.partition("{split}")[0].rstrip("/")
+        return self.layout.casefold().partition("{split}")[0].rpartition("/")[0]
 
 
 def locate(source: Path, layouts: Sequence[str]) -> list[Part]:
