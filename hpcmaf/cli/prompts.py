@@ -11,7 +11,9 @@ from hpcmaf.cli.options import read_options, run_options
 
 @click.command(short_help="Print every prompt of a recipe as the model will see it.")
 @run_options
-@click.option("--problem", metavar="ID", help="A training or evaluation problem; the first training problem by default.")
+@click.option(
+    "--problem", metavar="ID", help="A training or evaluation problem; the first training problem by default."
+)
 def command(problem: str | None, **options: Any) -> None:
     """Render a recipe's prompts on one of its problems, through the model's chat template.
 

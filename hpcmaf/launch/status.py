@@ -188,7 +188,7 @@ def look(run: RunDir) -> Status:
     plan = run.load_plan()
     profile = load_profile(str(run.profile))
     found = survey(run, plan, profile)
-    found.notes.extend(filter(None, (_scarce(run, stage) for stage in plan.stages if stage.kind == "finetune")))
+    found.notes.extend(filter(None, (_scarce(run, stage) for stage in plan.stages if stage.spec.fan_out == "agent")))
     left = estimate(run, plan, profile, found.done, found.running)
     stages = []
     for stage in plan.stages:
@@ -200,7 +200,7 @@ def look(run: RunDir) -> Status:
         row["waiting"] = max(0, row["total"] - row["done"] - row["running"] - row["pending"] - row["failed"])
         row["seconds_left"] = 0.0 if row["done"] >= row["total"] else left.stages.get(stage.id)
         stages.append(row)
-    measured = tuple(filter(None, (accuracy(run, stage.iteration) for stage in plan.stages if stage.kind == "score")))
+    measured = tuple(filter(None, (accuracy(run, t) for t in range(plan.iterations + 1))))
     next = _next(run, plan, profile, found)
     return Status(run, plan, profile.launcher, found, left, tuple(stages), measured, next)
 

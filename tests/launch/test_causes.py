@@ -123,7 +123,7 @@ ECC = "CUDA error: uncorrectable ECC error encountered"
         # The system's number in the words of HDF5 and of Rust's libraries.
         (OSError("Unable to open file (read failed, errno = 116, error message = 'Stale file handle')"), "hardware"),
         (Exception("Error while deserializing header: I/O error: Stale file handle (os error 116)"), "hardware"),
-        (caused(EngineError("not loaded"), Exception('IoError(Os { code: 5, kind: Other })')), "hardware"),
+        (caused(EngineError("not loaded"), Exception("IoError(Os { code: 5, kind: Other })")), "hardware"),
         (Exception("Error while deserializing header: HeaderTooLarge"), "error"),
         # Networks.
         (socket.gaierror(-3, "Temporary failure in name resolution"), "hardware"),

@@ -50,7 +50,9 @@ def spooled(tmp_path: Path, script: Path = SLURM / "stage.sh", command: str = ""
 
 def test_there_are_three_scripts_and_what_they_share() -> None:
     assert sorted(SLURM.glob("*.sh")) == sorted([*SCRIPTS, SHARED])
-    found = {re.search(r"^find_shared\(\) \{.*?^\}", script.read_text(), re.DOTALL | re.MULTILINE) for script in SCRIPTS}
+    found = {
+        re.search(r"^find_shared\(\) \{.*?^\}", script.read_text(), re.DOTALL | re.MULTILINE) for script in SCRIPTS
+    }
     assert len({match[0] for match in found if match}) == 1
 
 

@@ -35,16 +35,16 @@ def test_two_iterations_by_gates(slurm: Cluster, tmp_path: Path) -> None:
 
 
 def test_windows_lose_nothing_and_keep_to_the_limit(slurm: Cluster, tmp_path: Path) -> None:
-    site = ("slurm.max_array_size=9", "slurm.generation.at_once=5", "generation.problems_per_shard=1")
-    loop = Loop.short(slurm, tmp_path / "run", *site, shape=("task.train=1", "task.eval=25"))
+    site = ("slurm.max_array_size=4", "slurm.generation.at_once=3", "generation.problems_per_shard=1")
+    loop = Loop.short(slurm, tmp_path / "run", *site, shape=("task.train=1", "task.eval=10"))
     loop.start()
     windows = [line for line in loop.events("intent") if line["stage"] == "it00/eval" and line["elements"]]
-    assert [len(line["elements"]) for line in windows] == [8, 8, 9]
+    assert [len(line["elements"]) for line in windows] == [3, 3, 4]
     names, most = {line["name"] for line in windows}, 0
     while not loop.done():
         most = max(most, sum(job["name"] in names and job["state"] == "RUNNING" for job in slurm.jobs()))
         loop.wait("a moment passed", lambda: True)
-    assert 1 < most <= 5
+    assert 1 < most <= 3
     loop.finish()
     loop.all_once()
 

@@ -189,20 +189,7 @@ def test_accounting_is_away(slurm: Cluster, tmp_path: Path) -> None:
     assert loop.verdicts() == ["killed"]
 
 
-def test_the_controller_crashes_in_mid_chain(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop.short(slurm, tmp_path / "run")
-    plant(loop.run, "it00/eval", "00000", "sleep 8")
-    loop.start()
-    loop.wait("the task was running", lambda: loop.running_on("it00/eval", "00000"))
-    # What is seconds old when it crashes is forgotten; see the test of gates.
-    time.sleep(5)
-    slurm.kill_controller()
-    time.sleep(6)
-    slurm.start_controller()
-    loop.finish(150)
-
-
-def test_a_crash_of_the_controller_forgets_the_last_seconds(slurm: Cluster, tmp_path: Path) -> None:
+def test_the_controller_crashes_and_forgets_the_last_seconds(slurm: Cluster, tmp_path: Path) -> None:
     """It wakes up with a state in which debates run and their gate waits; what that gate submitted is unknown."""
     loop = Loop.short(slurm, tmp_path / "run", "slurm.settle_seconds=6", shape=("task.train=4", "task.eval=4"))
     plant(loop.run, "it00/eval", "00000", "sleep 8")
@@ -215,6 +202,7 @@ def test_a_crash_of_the_controller_forgets_the_last_seconds(slurm: Cluster, tmp_
     slurm.kill_controller()
     shutil.rmtree(slurm.home / "state")
     shutil.copytree(tmp_path / "state", slurm.home / "state")
+    time.sleep(6)
     slurm.start_controller()
     loop.finish(150)
     loop.all_once()

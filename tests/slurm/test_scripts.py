@@ -64,24 +64,6 @@ def site(slurm: Cluster, tmp_path: Path) -> Site:
 
 
 @pytest.mark.timeout(600)
-def test_the_loop_runs_from_one_sbatch(site: Site) -> None:
-    started = time.monotonic()
-    job = site.sbatch("--partition=main", SLURM / "iterate.sh", *WORDS, "--run", "loop")
-    site.wait(job, timeout=60)
-    took = time.monotonic() - started
-    assert " NumCPUs=1 " in site.call("scontrol", "show", "job", str(job), "--oneliner")
-    assert took < 45, f"{took:.0f} s\n{site.logs()}"
-    assert (site.folder / f"hpcmaf-iterate-{job}.log").read_text().count("job ") >= 4
-
-    run = RunDir(site.folder / "runs/loop")
-    plan = run.load_plan()
-    wait_until("the report was written", lambda: run.stopped.exists() or (run.report / "report.md").exists(), 400, 1)
-    assert not run.stopped.exists(), run.stopped.read_text()
-    assert all(run.done(stage, task) for stage in plan.stages for task in stage.tasks)
-    assert verify(run.root) == []
-
-
-@pytest.mark.timeout(600)
 def test_the_loop_runs_inside_one_allocation(site: Site) -> None:
     """Nothing else is submitted."""
     profile = ["--profile", "local", "--set-profile", "jobs=2"]

@@ -112,7 +112,7 @@ def test_without_a_controller_the_markers_still_speak(slurm: Cluster, tmp_path: 
     loop = Loop.short(slurm, tmp_path / "run")
     loop.start()
     loop.finish()
-    slurm.wait_idle()
+    slurm.cancel_all()
     last = loop.plan.stages[-1]
     loop.run.marker(last, "all").unlink()
     slurm.kill_controller(signal.SIGTERM)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -42,10 +42,10 @@ from hpcmaf.launch.slurm.script import (
     parameters,
     run_tag,
 )
-from hpcmaf.launch.slurm.snapshot import Snapshot
+from hpcmaf.launch.slurm.snapshot import Snapshot, accounted
 from hpcmaf.launch.slurm.submissions import Element, Stop, Submission, Submissions, write_stop
 from hpcmaf.launch.slurm.task import ClusterTask
-from hpcmaf.launch.slurm.windows import Window, stage_windows
+from hpcmaf.launch.slurm.windows import stage_windows
 from hpcmaf.run.attempts import all_attempts
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage, TaskKey
@@ -114,9 +114,9 @@ class Slurm(Scheduler):
             sent.append([])
             left, size = window.elements, len(window.elements)
             while left and size and self._limit is None:
-                part = replace(window, elements=left[:size])
+                part, before = left[:size], [*after, *behind]
                 try:
-                    sent[-1].append(self._send_tasks(stage, part, [*after, *behind], halvings, exclude))
+                    job = self._send(stage, part, before, exclude, halvings=halvings, at_once=window.at_once)
                 except SubmitLimitError as error:
                     if self.ahead:
                         raise
@@ -124,6 +124,8 @@ class Slurm(Scheduler):
                         self._limit = error
                     size //= 2  # whatever fits
                     continue
+                sent[-1].append(job.job or "")
+                self._queued += [(job, index) for index in range(size)]
                 left = left[size:]
                 size = min(size, len(left))
 
@@ -210,35 +212,30 @@ class Slurm(Scheduler):
         return {id for stage in self.plan.stages for id in stage.after}
 
     # --- sbatch --------------------------------------------------------------
-    def _send_tasks(
-        self, stage: Stage, window: Window, after: Sequence[str], halvings: int, exclude: Sequence[str]
-    ) -> str:
-        section = stage.spec.resources
-        root, minutes = str(self.run.root.resolve()), self.cluster.resources(section).minutes
-        element = window.elements[0] if stage.spec.fan_out == "agent" else None
-
-        def make(name: str, exclude: Sequence[str]) -> tuple[dict[str, Any], Work]:
-            values = parameters(self.profile, section, name=name, after=after, exclude=exclude, at_once=window.at_once)
-            seconds = values["signal_delay_s"]
-            return values, ClusterTask(root, stage.id, name, self.plan.identity, minutes, seconds, halvings)
-
-        sent = self._send(stage, element, make, window.elements, after, exclude, halvings)
-        self._queued += [(sent, index) for index in range(len(window.elements))]
-        return sent.job or ""
-
     def _send(
         self,
         stage: Stage,
-        element: Element | None,
-        make: Callable[[str, Sequence[str]], tuple[dict[str, Any], Work]],
         elements: Sequence[Element],
         after: Sequence[str],
         exclude: Sequence[str],
+        *,
         halvings: int = 0,
+        at_once: int | None = None,
+        begin: float | None = None,
     ) -> Submission:
-        """Submit a job, off as many of the nodes to be avoided as leave it any."""
+        """Submit tasks, or without any a gate, off as many of the nodes to be avoided as leave it any."""
+        element = elements[0] if elements and stage.spec.fan_out == "agent" else None
         name = job_name(self.tag, stage.id, element, self.log.sequence + 1, gate=not elements)
-        values, work = make(name, exclude)
+        if elements:
+            section, root = stage.spec.resources, str(self.run.root.resolve())
+            values = parameters(self.profile, section, name=name, after=after, exclude=exclude, at_once=at_once)
+            limits = self.cluster.resources(section).minutes, values["signal_delay_s"]
+            work: Work = ClusterTask(root, stage.id, name, self.plan.identity, *limits, halvings)
+        else:
+            values = gate_parameters(
+                self.profile, self.run, stage, name=name, after=after, exclude=exclude, begin=begin
+            )
+            work = self.gate(self.watch if begin is None else min(2 * begin, LONGEST_WATCH_SECONDS))
         self.log.intend(name, stage.id, elements, after=after, halvings=halvings)
         try:
             self.log.confirm(name, self._sbatch(stage, values, work, elements, after))
@@ -247,7 +244,7 @@ class Slurm(Scheduler):
                 self.log.refuse(name, str(error))
             if not exclude or not isinstance(error, NoNodeError):
                 raise
-            return self._send(stage, element, make, elements, after, exclude[:-1], halvings)
+            return self._send(stage, elements, after, exclude[:-1], halvings=halvings, at_once=at_once, begin=begin)
         self.submitted.append(self.log.submissions[name])
         return self.submitted[-1]
 
@@ -275,15 +272,8 @@ class Slurm(Scheduler):
 
     def _submit_gate(self, stage: Stage, after: Sequence[str], begin: float | None = None) -> None:
         """Submit a gate behind jobs, or the watch, which begins at its time."""
-        gate = self.gate(self.watch if begin is None else min(2 * begin, LONGEST_WATCH_SECONDS))
-
-        def make(name: str, exclude: Sequence[str]) -> tuple[dict[str, Any], Work]:
-            return gate_parameters(
-                self.profile, self.run, stage, name=name, after=after, exclude=exclude, begin=begin
-            ), gate
-
         exclude = nodes_to_avoid(self.log.verdicts) if self.avoids_nodes else ()
-        self._send(stage, None, make, (), after, exclude)
+        self._send(stage, (), after, exclude, begin=begin)
 
     def _make_room(self) -> bool:
         """Take back the watch, else the last task that was queued here, so that a gate has a place; False for none."""
@@ -340,21 +330,3 @@ class Slurm(Scheduler):
 
     def _ask(self, action: Callable[..., Result]) -> Result:
         return patiently(action, patience=self.patience, seconds=self.cluster.command_seconds)
-
-
-def accounted(log: Submissions, keys: Sequence[TaskKey], *, seconds: float) -> dict[TaskKey, Job]:
-    """What one sacct says of tasks whose jobs squeue no longer knows.
-
-    Raises
-    ------
-    AccountingAbsentError
-        There is no accounting, or it did not answer in ``seconds``.
-    """
-    places = {key: log.latest[key] for key in keys}
-    ids = {submission.job for submission, _ in places.values() if submission.job is not None}
-    if not ids:
-        return {}
-    jobs = accounting(sorted(ids, key=int), seconds=seconds)
-    found = {(job.id, job.index or 0): job for job in jobs if not job.live}
-    wanted = {key: (submission.job, index) for key, (submission, index) in places.items()}
-    return {key: found[place] for key, place in wanted.items() if place in found}

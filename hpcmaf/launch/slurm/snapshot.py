@@ -1,4 +1,4 @@
-"""One look at a run on a cluster: markers first, then one squeue."""
+"""One look at a run on a cluster: one squeue, the markers, and one sacct for what is gone from the queue."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hpcmaf.launch.scheduler import States
-from hpcmaf.launch.slurm.commands import Job
+from hpcmaf.launch.slurm.commands import Job, accounting
 from hpcmaf.launch.slurm.submissions import Submission, Submissions
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, TaskKey
@@ -96,3 +96,21 @@ class Snapshot(States):
                 elif log.latest.get(key, (None, 0))[0] is submission:
                     snapshot.ended[key] = job
         return snapshot
+
+
+def accounted(log: Submissions, keys: Sequence[TaskKey], *, seconds: float) -> dict[TaskKey, Job]:
+    """What one sacct says of tasks whose jobs squeue no longer knows.
+
+    Raises
+    ------
+    AccountingAbsentError
+        There is no accounting, or it did not answer in ``seconds``.
+    """
+    places = {key: log.latest[key] for key in keys}
+    ids = {submission.job for submission, _ in places.values() if submission.job is not None}
+    if not ids:
+        return {}
+    jobs = accounting(sorted(ids, key=int), seconds=seconds)
+    found = {(job.id, job.index or 0): job for job in jobs if not job.live}
+    wanted = {key: (submission.job, index) for key, (submission, index) in places.items()}
+    return {key: found[place] for key, place in wanted.items() if place in found}
