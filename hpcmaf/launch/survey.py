@@ -191,8 +191,6 @@ def _find_failures(run: RunDir, log: Submissions, snapshot: Snapshot, result: Su
 
 def _judge(run: RunDir, profile: Profile, log: Submissions, snapshot: Snapshot, result: Survey, answered: bool) -> None:
     gated, holder = profile.cluster.chain == "gated", driver(run)
-    if holder == os.getpid():  # the caller itself, before it submits
-        holder = None
     if not snapshot.unfinished():
         result.state = "done"
     elif result.stopped is not None:

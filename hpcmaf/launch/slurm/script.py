@@ -338,16 +338,11 @@ def _look_up(name: str, cluster: Slurm, deadline: float) -> str | None:
     while True:
         time.sleep(min(5.0, cluster.command_seconds))
         try:
-            ids = find(name, cluster)
+            jobs = queue(seconds=cluster.command_seconds)
         except ControllerAbsentError:
             if time.monotonic() > deadline:
                 raise
             continue
+        ids = sorted({job.id for job in jobs if job.name == name}, key=int)
         cancel(ids[1:], seconds=cluster.command_seconds)
         return ids[0] if ids else None
-
-
-def find(name: str, cluster: Slurm) -> list[str]:
-    """Ids of all jobs of a name, the oldest first."""
-    jobs = queue(seconds=cluster.command_seconds)
-    return sorted({job.id for job in jobs if job.name == name}, key=int)
