@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.launch.estimate import clock, estimate, read_progress
@@ -43,8 +44,10 @@ class Watcher:
     def __enter__(self) -> Watcher:
         self._done = self.run.done_tasks(self.plan)
         if self.console.is_terminal and not self.among:
-            note = TextColumn("{task.fields[note]}", markup=False)
-            self._bar = Progress(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), note, console=self.console)
+            rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+            note = TextColumn("{task.fields[note]}", markup=False, table_column=rest)
+            columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(), note)
+            self._bar = Progress(*columns, console=self.console, expand=True)
             self._row = self._bar.add_task("", total=self._total, note="")
             self._bar.start()
         return self
