@@ -54,6 +54,14 @@ def test_a_run_is_followed_from_start_to_end(slurm: Cluster, tmp_path: Path) -> 
     assert result.exit_code == 0
     assert f"next: nothing; table and plot: {loop.run.report}" in result.output
     assert seen <= {"running", "queued"}
+    # Without a controller the markers still speak.
+    loop.run.marker(loop.plan.stages[-1], "all").unlink()
+    slurm.kill_controller(signal.SIGTERM)
+    shown = verb("status", loop)
+    assert shown.exit_code == 13
+    assert "unknown (Slurm does not answer)" in shown.output and "note: squeue: " in shown.output
+    slurm.start_controller()
+    wait_until("nothing is left", lambda: look(loop.run).survey.state == "stalled", 60, 0.5)
 
 
 def test_a_failure_is_shown_read_and_retried(slurm: Cluster, tmp_path: Path) -> None:
@@ -92,35 +100,6 @@ def test_cancelled_twice_and_taken_up_again(slurm: Cluster, tmp_path: Path) -> N
     assert f"next: hpcmaf retry {loop.run.root}" in shown.output
     assert "it00/eval: " in verb("retry", loop).output
     loop.finish()
-
-
-def test_a_stalled_chain_goes_on(slurm: Cluster, tmp_path: Path) -> None:
-    """Somebody cancels the gate; what was behind it is never submitted."""
-    loop = Loop.short(slurm, tmp_path / "run")
-    plant(loop.run, "it00/eval", "00000", "sleep 5")
-    loop.start()
-    gates = look(loop.run).survey.gates
-    assert gates
-    slurm.client("scancel", *gates)
-    wait_until("nothing is left", lambda: look(loop.run).survey.state == "stalled", 90, 0.5)
-    assert verb("status", loop).exit_code == 15
-    assert "job " in verb("retry", loop).output
-    loop.finish()
-
-
-def test_without_a_controller_the_markers_still_speak(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop.short(slurm, tmp_path / "run")
-    loop.start()
-    loop.finish()
-    slurm.cancel_all()
-    last = loop.plan.stages[-1]
-    loop.run.marker(last, "all").unlink()
-    slurm.kill_controller(signal.SIGTERM)
-    shown = verb("status", loop)
-    assert shown.exit_code == 13
-    assert "unknown (Slurm does not answer)" in shown.output and "note: squeue: " in shown.output
-    slurm.start_controller()
-    assert look(loop.run).survey.state == "stalled"
 
 
 def doctor(loop: Loop, *words: str) -> tuple[int, dict[str, dict[str, str]]]:
@@ -208,7 +187,8 @@ def test_jobs_go_where_the_shell_says(slurm: Cluster, tmp_path: Path, monkeypatc
     assert {job["partition"] for job in slurm.jobs() if job["name"] in names} == {"high"}
 
 
-def test_a_gate_that_is_held_is_told_of(slurm: Cluster, tmp_path: Path) -> None:
+def test_a_gate_that_is_held_is_told_of_and_a_chain_without_one_goes_on(slurm: Cluster, tmp_path: Path) -> None:
+    """Somebody holds the gates, and then cancels them; what was behind them is never submitted."""
     loop = Loop.short(slurm, tmp_path / "run")
     plant(loop.run, "it00/eval", "00000", "sleep 6")
     loop.start()
@@ -220,7 +200,10 @@ def test_a_gate_that_is_held_is_told_of(slurm: Cluster, tmp_path: Path) -> None:
     assert "note: the gate waits: JobHeldAdmin; ask the site's operators" in shown.output or (
         f"note: the gate waits: JobHeldUser; scontrol release {','.join(gates)}" in shown.output
     )
-    slurm.client("scontrol", "release", ",".join(gates))
+    slurm.client("scancel", *gates)
+    wait_until("nothing is left", lambda: look(loop.run).survey.state == "stalled", 90, 0.5)
+    assert verb("status", loop).exit_code == 15
+    assert "job " in verb("retry", loop).output
     loop.finish()
 
 
