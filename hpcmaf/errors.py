@@ -181,6 +181,7 @@ TRANSIENT = frozenset(
 )
 # The operating system's number in the words of libraries that have no attribute for it: HDF5, and those in Rust.
 _NUMBER = re.compile(r"\berrno = (\d+)|\(os error (\d+)\)|\bOs ?\{ code: (\d+)|\[Errno (\d+)\]")
+_MISSING = re.compile(r"No such file or directory: (.+)$")
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -205,6 +206,13 @@ def errno_in(text: str) -> int | None:
 
 def _number(error: BaseException) -> int | None:
     known = getattr(error, "errno", None)
+    if known is None and isinstance(error, FileNotFoundError) and (missing := _MISSING.search(str(error))):
+        # safetensors says so of every file that it cannot open, whatever the reason is.
+        try:
+            open(missing[1], "rb").close()
+        except OSError as reason:
+            return reason.errno
+        return codes.EAGAIN
     return known if isinstance(known, int) else errno_in(str(error))
 
 

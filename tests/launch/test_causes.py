@@ -125,6 +125,9 @@ ECC = "CUDA error: uncorrectable ECC error encountered"
         (Exception("Error while deserializing header: I/O error: Stale file handle (os error 116)"), "hardware"),
         (caused(EngineError("not loaded"), Exception("IoError(Os { code: 5, kind: Other })")), "hardware"),
         (Exception("Error while deserializing header: HeaderTooLarge"), "error"),
+        # safetensors calls every file missing that it could not open: one that is there now, or is not.
+        (FileNotFoundError(f"No such file or directory: {__file__}"), "hardware"),
+        (FileNotFoundError("No such file or directory: /nowhere/w.safetensors"), "error"),
         # Networks.
         (socket.gaierror(-3, "Temporary failure in name resolution"), "hardware"),
         (http.client.IncompleteRead(b""), "hardware"),
