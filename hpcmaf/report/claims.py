@@ -58,8 +58,8 @@ def _shared(a: Group, b: Group) -> set[int]:
 
 
 def _questions(many: Group, one: Group) -> Iterator[Question]:
-    last, own = max(_shared(many, one)), many.own
-    half = last // 2
+    last = max(_shared(many, one))
+    half, own = last // 2, many.at(last)[0].own
     if 0 in many.complete:
         for a, b in pairwise(name for name in MEASURES if many.point(0, name)):
             yield f"the base: {MEASURES[b]} above {MEASURES[a]}", _pairs(many, _right(0, a), many, _right(0, b)), 1

@@ -95,7 +95,7 @@ def against(baseline: Baseline, groups: Sequence[Group]) -> list[Tested]:
                 continue
             if other is not None:
                 tests.append(_test_group(group, other, baseline.name))
-            elif not (group.last == 0 and group.own == baseline.measure and shows_base(group.any, baseline.measure)):
+            elif not _is_base(group, baseline.measure):
                 tests.append(_test_base(group, baseline, [run for one in here for run in one.runs]))
         rows += family(tests)
     return rows
@@ -111,6 +111,11 @@ def shows_base(run: Run, measure: str) -> bool:
     """
     fields = ["ids", "temperature", *(["summaries", "critic_style"] if measure == "vote@M" else [])]
     return all(getattr(run.method, field) == getattr(METHODS["debate"], field) for field in fields)
+
+
+def _is_base(group: Group, measure: str) -> bool:
+    """Whether the last that a recipe has is the base's own way to answer."""
+    return group.last == 0 and group.at(0)[0].own == measure and shows_base(group.any, measure)
 
 
 def _test_base(group: Group, baseline: Baseline, runs: Sequence[Run]) -> Tested:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from hpcmaf.errors import PlatformError, StoreError
 from hpcmaf.report.groups import Group
@@ -18,34 +18,32 @@ OUTCOMES = {"01": "corrected", "10": "corrupted", "00": "wrong", "11": "right"}
 MOST_BYTES = 8_000_000
 
 
-class Debates(NamedTuple):
-    """Debates as JSON values, and notes about those that are not there."""
-
-    shown: list[dict[str, Any]]
-    notes: list[str]
-
-
-def choose(groups: Sequence[Group], most: int) -> Debates:
+def choose(groups: Sequence[Group], most: int) -> tuple[list[dict[str, Any]], list[str]]:
     """Pick debates and read them from the runs' stores.
 
     Every recipe that has stores gives as many, from its first run that has; the
     outcomes take turns, rare ones are not crowded out by debates that went
     well, and which of an outcome is drawn with a fixed seed. Damaged stores
     are added to their run's ``missing``.
+
+    Returns
+    -------
+    tuple
+        The debates as JSON values, and notes about those that are not there.
     """
-    found, size = Debates([], []), 0
+    shown, notes, size = [], [], 0
     sources = [(group, *source) for group in groups if (source := _source(group))]
     if without := [group.label for group in groups if not _source(group)]:
-        found.notes.append(f"No eval.h5 beside the metrics, so no debate to show, of: {', '.join(without)}.")
+        notes.append(f"No eval.h5 beside the metrics, so no debate to show, of: {', '.join(without)}.")
     for group, run, iterations in sources:
         for iteration in iterations:
             for debate in _read(run, iteration, max(1, most // len(sources) // len(iterations))):
                 size += len(json.dumps(debate))
                 if size > MOST_BYTES:
-                    found.notes.append(f"more than {MOST_BYTES:,} bytes of debates: the rest was left out")
-                    return found
-                found.shown.append(debate | {"group": group.label})
-    return found
+                    notes.append(f"more than {MOST_BYTES:,} bytes of debates: the rest was left out")
+                    return shown, notes
+                shown.append(debate | {"group": group.label})
+    return shown, notes
 
 
 def _source(group: Group) -> tuple[Run, list[Iteration]] | None:

@@ -87,11 +87,6 @@ class Group:
         """The last complete iteration."""
         return self.complete[-1] if self.complete else None
 
-    @property
-    def own(self) -> str:
-        """Name of the measure that the method answers by."""
-        return next((run.last.own for run in self.runs if run.last), "vote@M")
-
     def at(self, t: int | None) -> list[Iteration]:
         """Iteration t of every run that has it evaluated."""
         return [iteration for run in self.runs if (iteration := run.at(t))]

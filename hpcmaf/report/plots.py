@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, FAINT = "#333333", "#8a8a8a"
 # Colours of Okabe and Ito, which the colour-blind tell apart, but for yellow, too faint for a line; markers and
 # dashes say the same once more.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#333333")
@@ -35,14 +34,8 @@ FONTS = (
     *("Noto Sans Devanagari", "Noto Sans Arabic", "Unifont"),
 )
 RC = {
-    "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "text.color": INK,
     "svg.hashsalt": "hpcmaf",
     # Letters as text: smaller, they can be searched, and a browser has fonts of its own.
     "svg.fonttype": "none",
@@ -210,9 +203,7 @@ def _accuracy(groups: Sequence[Group]) -> list[Panel]:
 
 def _diversity(groups: Sequence[Group]) -> list[Panel]:
     reads = {name: (lambda g, t, name=name: g.over(t, lambda i: i.diverse(name))) for name in DIVERSITY}
-    return [
-        panel for name, up in DIVERSITY.items() for panel in _over_iterations(groups, up, reads[name], scale=1.0)
-    ]
+    return [panel for name, up in DIVERSITY.items() for panel in _over_iterations(groups, up, reads[name], scale=1.0)]
 
 
 def _cost(groups: Sequence[Group]) -> list[Panel]:
@@ -294,5 +285,5 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         if panel.across == _ITERATION and list(line.xs) == [0]:  # what is not trained, for comparison
             axes.axhline(value[0], color=colour, linestyle=line.look["linestyle"], linewidth=0.7, alpha=0.5)
     if not panel.lines:
-        axes.text(0.5, 0.5, "no iteration evaluated yet", transform=axes.transAxes, ha="center", color=FAINT)
+        axes.text(0.5, 0.5, "no iteration evaluated yet", transform=axes.transAxes, ha="center")
         axes.set(xticks=[], yticks=[])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
@@ -179,8 +180,7 @@ def read_run(path: Path) -> Run:
     for t in sorted({*folder.iterations(), *planned}):
         metrics = None
         if folder.metrics(t).exists():
-            left_out = f"iteration {t} is left out"
-            metrics = _read(folder.metrics(t), run, left_out, check=lambda value, t=t: read_metrics(value, t))
+            metrics = _read(folder.metrics(t), run, f"iteration {t} is left out", check=partial(read_metrics, t=t))
         else:
             unevaluated.append(t)
         if metrics or folder.ledger(t).exists():
@@ -201,19 +201,17 @@ def _read(
     run: Run,
     consequence: str,
     model: type[Record] = Record,
-    check: Callable[[dict[str, Any]], Mapping[str, Any]] = lambda value: value,
+    check: Callable[..., Mapping[str, Any]] = lambda value, where: value,
 ) -> Mapping[str, Any] | None:
     """What ``check`` makes of the JSON object in a file, or ``None`` and a line about it."""
     where = path.relative_to(run.root).as_posix()
     try:
-        return check(parse_json(read_bytes(path), model, where))
+        return check(parse_json(read_bytes(path), model, where), where=where)
     except FileNotFoundError:
         fault = f"{where}: missing"
     except OSError as error:
         fault = f"{where}: unreadable ({error.strerror})"
     except DataError as error:
         fault = str(error)
-    except ValueError as error:
-        fault = f"{where}: {error}"
     run.missing.append(f"{fault}; {consequence}")
     return None

@@ -19,7 +19,7 @@ from hpcmaf.report.behaviour import behaviour_tables
 from hpcmaf.report.claims import Setting, claim_tables, claims
 from hpcmaf.report.compare import Tested, against, find_baseline
 from hpcmaf.report.cost import method_cost_table
-from hpcmaf.report.debates import Debates, choose
+from hpcmaf.report.debates import choose
 from hpcmaf.report.groups import Group, common_title, group_runs
 from hpcmaf.report.learned import learned_csv, warnings
 from hpcmaf.report.methods import Row, method_tables, rows, task_tables
@@ -74,14 +74,14 @@ def aggregate(runs: Sequence[Path], out: Path, *, baseline: str | None = None, r
     _name_apart(read)
     report = Report.of(read, baseline, reference)
     # First: what is wrong with the stores is part of what is missing.
-    debates = choose(report.groups, DEBATES)
+    debates, notes = choose(report.groups, DEBATES)
     plots = save_plots(report.groups, out)
     write_text(out / "report.md", report.markdown(plots))
     write_text(out / "report.csv", to_csv(report.runs))
     write_text(out / "learned.csv", learned_csv(report.runs))
     write_json(out / "report.json", report.json())
     write_text(out / "report.tex", "\n".join(table.latex() for table in report.task_tables()))
-    write_text(out / "report.html", report.page(plots, out, debates))
+    write_text(out / "report.html", report.page(plots, out, debates, notes))
     return report
 
 
@@ -251,7 +251,7 @@ class Report:
                 parts += [f"### {table.title}", table.markdown()]
         return "\n\n".join(parts) + "\n"
 
-    def page(self, plots: Sequence[Plot], out: Path, debates: Debates) -> str:
+    def page(self, plots: Sequence[Plot], out: Path, debates: Sequence[dict[str, Any]], notes: Sequence[str]) -> str:
         """The report as one HTML file that needs nothing else, not even a network, with the plots that lie in ``out``.
 
         Text of models and names of runs are data: they are escaped, and debates
@@ -269,6 +269,6 @@ class Report:
             plots=[(plot, base64.b64encode((out / f"{plot.stem}.svg").read_bytes()).decode()) for plot in plots],
             tables=self.method_tables(),
             groups=[(group.label, list(self.group_tables(group, MOST_RUNS))) for group in self.groups],
-            notes=debates.notes,
-            debates=debates.shown,
+            notes=notes,
+            debates=debates,
         )

@@ -72,9 +72,7 @@ def comparison_table(run: Run) -> Table:
     faults = dict.fromkeys(f"{one.text}: {one.fault}." for one in tests if one.fault)
     after = f"{MEASURES[run.last.own]} after iteration {run.last.number} " if run.last else ""
     rows = tuple((one.text, *one.cells) for one in tests)
-    return Table(
-        f"{run.name}: {after}against the untouched base", ("against", *TEST), rows, " ".join([note, *faults])
-    )
+    return Table(f"{run.name}: {after}against the untouched base", ("against", *TEST), rows, " ".join([note, *faults]))
 
 
 def group_table(group: Group) -> Table:

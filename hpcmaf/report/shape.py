@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from hpcmaf.errors import DataError
 from hpcmaf.evaluation.measures import DIVERSITY_SCHEMA, SCHEMA, SCHEMAS, declared, measures_of
 from hpcmaf.files.publish import Record, first_fault
 
@@ -133,24 +134,22 @@ class Diversity(Record):
     measures: dict[str, _Measure | None]
 
 
-def read_metrics(metrics: Mapping[str, Any], t: int) -> Mapping[str, Any]:
+def read_metrics(metrics: Mapping[str, Any], where: str, t: int) -> Mapping[str, Any]:
     """A ``metrics.json`` of iteration t, of whatever version, as today's.
 
     Raises
     ------
-    ValueError
+    DataError
         It cannot be used; in one line.
     """
     if metrics.get("schema") not in SCHEMAS:
-        raise ValueError(f"schema {metrics.get('schema')!r} instead of {SCHEMA!r}")
+        raise DataError(f"{where}: schema {metrics.get('schema')!r} instead of {SCHEMA!r}")
     try:
         metrics = declared(metrics)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"damaged ({error!r})") from error
-    try:
-        read = _Metrics.model_validate(metrics)
+        if (number := _Metrics.model_validate(metrics).iteration) != t:
+            raise DataError(f"{where}: says iteration {number}")
     except ValidationError as error:
-        raise ValueError(f"damaged ({first_fault(error)})") from error
-    if read.iteration != t:
-        raise ValueError(f"says iteration {read.iteration}")
+        raise DataError(f"{where}: damaged ({first_fault(error)})") from error
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{where}: damaged ({error!r})") from error
     return metrics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,13 +17,30 @@ from hpcmaf.debate.methods import METHODS
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.evaluation import mcnemar, pseudo_label_accuracy, score
 from hpcmaf.files.publish import write_json
+from hpcmaf.report import Report
+from hpcmaf.report.groups import Group, group_runs
+from hpcmaf.report.records import read_run
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import build_plan
 from hpcmaf.selection.select import select
 from hpcmaf.selection.sources import counts
 from hpcmaf.tasks.problems import Problem
 
+MakeRun = Callable[..., RunDir]
 STAGES = ("debate", "finetune", "eval")
+
+
+def load(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def groups_of(*runs: RunDir) -> list[Group]:
+    return group_runs([read_run(run.root) for run in runs])
+
+
+def report_of(*runs: RunDir, **options: Any) -> Report:
+    """What ``aggregate`` puts together, before any of it is written."""
+    return Report.of([read_run(run.root) for run in runs], **options)
 
 
 def invent(

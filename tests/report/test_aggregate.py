@@ -6,9 +6,7 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,18 +14,11 @@ from hpcmaf.errors import DataError, PlanChangedError
 from hpcmaf.evaluation import outcomes
 from hpcmaf.files.publish import write_json
 from hpcmaf.report import aggregate
-from hpcmaf.report.groups import group_runs
-from hpcmaf.report.records import read_run
-from hpcmaf.run.directory import RunDir
-from tests.report.conftest import paired_test
+from hpcmaf.report.values import to_csv
+from tests.report.conftest import MakeRun, groups_of, load, paired_test, report_of
 
-MakeRun = Callable[..., RunDir]
 TEXTS = ("report.md", "report.csv", "learned.csv", "report.json", "report.tex", "report.html")
 PLOTS = ("accuracy", "diversity", "cost")
-
-
-def load(path: Path) -> Any:
-    return json.loads(path.read_text())
 
 
 def test_one_run_figures_are_those_of_its_metrics(make_run: MakeRun, tmp_path: Path) -> None:
@@ -49,11 +40,10 @@ def test_one_run_figures_are_those_of_its_metrics(make_run: MakeRun, tmp_path: P
     assert report.title == "arithmetic · tiny · maft · 3 agents × 2 rounds"
 
 
-def test_tests_compare_last_debate_with_the_base(make_run: MakeRun, tmp_path: Path) -> None:
+def test_tests_compare_last_debate_with_the_base(make_run: MakeRun) -> None:
     run = make_run("one", upto=2, gain=0.5)
-    aggregate([run.root], tmp_path / "out")
     base, last = load(run.metrics(0)), load(run.metrics(2))
-    tests = load(tmp_path / "out/report.json")["runs"][0]["tests"]
+    tests = report_of(run).json()["runs"][0]["tests"]
     assert [one["measure"] for one in tests] == ["vote@M", "vote@1", "answer"]
     for one in tests:
         expected = paired_test(outcomes(base, one["measure"]), outcomes(last, "vote@M"))
@@ -63,12 +53,12 @@ def test_tests_compare_last_debate_with_the_base(make_run: MakeRun, tmp_path: Pa
         assert one["difference"] == pytest.approx(difference)
 
 
-def test_no_test_on_different_problems(make_run: MakeRun, tmp_path: Path) -> None:
+def test_no_test_on_different_problems(make_run: MakeRun) -> None:
     run = make_run("one", upto=1)
     metrics = load(run.metrics(1))
     metrics["scores"]["problem_ids"][0] = "another"
     write_json(run.metrics(1), metrics)
-    text = aggregate([run.root], tmp_path / "out").text
+    text = report_of(run).text
     assert "needs the same problems on both sides" in text
     table = text[text.index("against the untouched base") :]
     lines = [line for line in table.split("Gained")[0].splitlines() if ", iteration 0" in line]
@@ -77,10 +67,10 @@ def test_no_test_on_different_problems(make_run: MakeRun, tmp_path: Path) -> Non
     )
 
 
-def test_costs_are_ledger_sums(make_run: MakeRun, tmp_path: Path) -> None:
+def test_costs_are_ledger_sums(make_run: MakeRun) -> None:
     run = make_run("one", upto=1)
-    report = aggregate([run.root], tmp_path / "out")
-    cost = load(tmp_path / "out/report.json")["runs"][0]["iterations"][1]["cost"]
+    report = report_of(run)
+    cost = report.json()["runs"][0]["iterations"][1]["cost"]
     rows = load(run.ledger(1))["rows"]
     for name in ("prompt_tokens", "completion_tokens", "training_tokens", "wall_seconds", "calls"):
         assert cost[name] == sum(row[name] for row in rows) > 0
@@ -102,10 +92,10 @@ def test_same_runs_same_bytes_in_any_order_and_place(make_run: MakeRun, tmp_path
     assert left == {*TEXTS, *(plot + suffix for plot in PLOTS for suffix in (".png", ".svg"))}
 
 
-def test_seeds_form_a_group_and_recipes_do_not(make_run: MakeRun, tmp_path: Path) -> None:
+def test_seeds_form_a_group_and_recipes_do_not(make_run: MakeRun) -> None:
     runs = [make_run(f"s{seed}", seed=seed, upto=1) for seed in range(3)]
     other = make_run("other", upto=1, selection={"mix": "cap"}, method="maft-no-critic")
-    report = aggregate([run.root for run in (*runs, other)], tmp_path / "out")
+    report = report_of(*runs, other)
     assert [(group.label, len(group.runs)) for group in report.groups] == [("maft", 3), ("maft-no-critic", 1)]
     values = [load(run.metrics(1))["accuracy"]["vote@M"]["value"] for run in runs]
     point = report.groups[0].point(1)
@@ -115,18 +105,17 @@ def test_seeds_form_a_group_and_recipes_do_not(make_run: MakeRun, tmp_path: Path
     assert report.title == "arithmetic · tiny · 3 agents × 2 rounds"
 
 
-def test_equal_labels_are_told_apart_by_what_differs(make_run: MakeRun, tmp_path: Path) -> None:
+def test_equal_labels_are_told_apart_by_what_differs(make_run: MakeRun) -> None:
     exact, cap = make_run("a", upto=0), make_run("b", upto=0, selection={"mix": "cap"})
     five = make_run("c", upto=0, debate={"agents": 5, "rounds": 3})
-    labels = [group.label for group in group_runs([read_run(run.root) for run in (exact, cap)])]
+    labels = [group.label for group in groups_of(exact, cap)]
     assert labels == ["maft · mix=cap", "maft · mix=exact"]
-    labels = [group.label for group in group_runs([read_run(run.root) for run in (exact, five)])]
+    labels = [group.label for group in groups_of(exact, five)]
     assert labels == ["maft · 3 agents × 2 rounds", "maft · 5 agents × 3 rounds"]
 
 
-def test_means_are_over_the_same_runs(make_run: MakeRun, tmp_path: Path) -> None:
-    roots = [make_run(f"s{seed}", seed=seed, upto=upto, planned=3).root for seed, upto in ((0, 3), (1, 1))]
-    report = aggregate(roots, tmp_path / "out")
+def test_means_are_over_the_same_runs(make_run: MakeRun) -> None:
+    report = report_of(*(make_run(f"s{seed}", seed=seed, upto=upto, planned=3) for seed, upto in ((0, 3), (1, 1))))
     (group,) = report.groups
     assert (group.iterations, group.complete) == ([0, 1, 2, 3], [0, 1])
     assert report.missing == ["s1: iterations 2, 3: not evaluated (yet)"]
@@ -137,15 +126,15 @@ def test_runs_of_one_name_are_told_apart(make_run: MakeRun, tmp_path: Path) -> N
     assert [run.name for run in aggregate(roots, tmp_path / "out").runs] == ["a/x/run", "b/x/run"]
 
 
-def test_one_agent_one_round_has_no_critics(make_run: MakeRun, tmp_path: Path) -> None:
+def test_one_agent_one_round_has_no_critics(make_run: MakeRun) -> None:
     run = make_run("alone", upto=1, debate={"agents": 1, "rounds": 1})
-    report = aggregate([run.root], tmp_path / "out")
+    report = report_of(run)
     assert report.title == "arithmetic · tiny · maft · 1 agent × 1 round"
     assert report.runs[0].evaluated[0].mean_critic is None
-    assert next(csv.DictReader((tmp_path / "out/report.csv").open()))["mean_critic"] == ""
+    assert next(csv.DictReader(io.StringIO(to_csv(report.runs))))["mean_critic"] == ""
 
 
-def test_says_what_an_unfinished_or_damaged_run_lacks(make_run: MakeRun, tmp_path: Path) -> None:
+def test_says_what_an_unfinished_or_damaged_run_lacks(make_run: MakeRun) -> None:
     run = make_run("half", upto=4, planned=7)
     run.metrics(0).unlink()
     run.metrics(2).write_text('{"schema": "hpcmaf-me')
@@ -154,7 +143,7 @@ def test_says_what_an_unfinished_or_damaged_run_lacks(make_run: MakeRun, tmp_pat
     write_json(run.metrics(3), load(run.metrics(3)) | {"schema": "hpcmaf-metrics/9"})
     run.ledger(1).unlink()
     run.ledger(4).write_text("[]")
-    report = aggregate([run.root], tmp_path / "out")
+    report = report_of(run)
     assert [iteration.number for iteration in report.runs[0].evaluated] == [1, 4]
     assert report.missing == [
         "half: it01/ledger.json: missing; no costs",
@@ -164,7 +153,7 @@ def test_says_what_an_unfinished_or_damaged_run_lacks(make_run: MakeRun, tmp_pat
         "half: iterations 0, 5, 6, 7: not evaluated (yet)",
     ]
     for line in report.missing:
-        assert line in report.text and line in (tmp_path / "out/report.md").read_text()
+        assert line in report.text and line in report.markdown()
     assert "against the untouched base" not in report.text  # there is no base to compare with
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,7 @@ from click.testing import CliRunner
 
 from hpcmaf.cli.aggregate import command
 from hpcmaf.errors import DataError
-from hpcmaf.run.directory import RunDir
-
-MakeRun = Callable[..., RunDir]
+from tests.report.conftest import MakeRun
 
 
 def test_prints_the_table_and_writes_the_files(make_run: MakeRun, tmp_path: Path) -> None:

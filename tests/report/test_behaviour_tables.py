@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 from hpcmaf.files.publish import write_json
 from hpcmaf.report.behaviour import behaviour_tables, diversity_table
-from hpcmaf.report.groups import group_runs
 from hpcmaf.report.plots import plots_of
 from hpcmaf.report.records import read_run
-from hpcmaf.run.directory import RunDir
-
-MakeRun = Callable[..., RunDir]
-
-
-def groups_of(*runs: RunDir):
-    return group_runs([read_run(run.root) for run in runs])
+from tests.report.conftest import MakeRun, groups_of
 
 
 def test_measured_diversity_joins_the_table(make_run: MakeRun) -> None:

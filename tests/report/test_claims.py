@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from hpcmaf.evaluation import compare, holm, outcomes
-from hpcmaf.report import aggregate
 from hpcmaf.report.claims import claim_tables, claims
-from hpcmaf.report.groups import group_runs
 from hpcmaf.report.paired import Test
-from hpcmaf.report.records import read_run
 from hpcmaf.run.directory import RunDir
-from tests.report.conftest import paired_test
+from tests.report.conftest import MakeRun, groups_of, load, paired_test, report_of
 
-MakeRun = Callable[..., RunDir]
 SEEDS = (0, 1)
 
 
@@ -30,12 +24,12 @@ def runs(make_run: MakeRun) -> list[RunDir]:
 
 
 def claims_of(runs: list[RunDir]) -> list[Test]:
-    found = claims(group_runs([read_run(run.root) for run in runs]))
+    found = claims(groups_of(*runs))
     return [claim for tests in found.values() for claim in tests]
 
 
 def metrics(run: RunDir, t: int):
-    return json.loads(run.metrics(t).read_text())
+    return load(run.metrics(t))
 
 
 def test_every_claim_is_asked(runs: list[RunDir]) -> None:
@@ -103,10 +97,10 @@ def test_metrics_of_an_earlier_version_say_nothing_of_diversity(runs: list[RunDi
     assert claim.result.pairs == 1  # of the other seed
 
 
-def test_the_report_has_them(runs: list[RunDir], tmp_path: Path) -> None:
-    aggregate([run.root for run in runs], tmp_path / "report")
-    assert "## Claims: arithmetic · tiny" in (tmp_path / "report" / "report.md").read_text()
-    told = json.loads((tmp_path / "report" / "report.json").read_text())["claims"]
+def test_the_report_has_them(runs: list[RunDir]) -> None:
+    report = report_of(*runs)
+    assert "## Claims: arithmetic · tiny" in report.markdown()
+    told = report.json()["claims"]
     assert [one["claim"] for one in told] == [claim.text for claim in claims_of(runs)]
-    (table,) = claim_tables(claims(group_runs([read_run(run.root) for run in runs])))
+    (table,) = claim_tables(claims(groups_of(*runs)))
     assert table.rows[3][-1] == "holds" and "over 2 runs" in table.note

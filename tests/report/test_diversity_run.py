@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,10 +18,8 @@ from hpcmaf.errors import DataError
 from hpcmaf.report.behaviour import diversity_table
 from hpcmaf.report.groups import group_runs
 from hpcmaf.report.records import read_run
-from hpcmaf.run.directory import RunDir
+from tests.report.conftest import MakeRun
 from tests.report.test_page import with_store
-
-MakeRun = Callable[..., RunDir]
 
 
 @pytest.mark.slow

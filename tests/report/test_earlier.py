@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from hpcmaf.evaluation import MEASURES, declared
-from hpcmaf.launch.status import accuracy
-from hpcmaf.report import aggregate
+from hpcmaf.report.learned import learned_csv
 from hpcmaf.report.records import read_run
 from hpcmaf.run.directory import RunDir
-from tests.report.conftest import paired_test
+from tests.report.conftest import load, paired_test, report_of
 
 EARLIER = Path(__file__).with_name("earlier")
 BY_POSITION = {"answer": "one_answer", "vote@1": "majority", "vote@M": "debate"}
-
-
-def load(path: Path):
-    return json.loads(path.read_text())
 
 
 @pytest.mark.parametrize("method", ["maft", "star"])
@@ -36,13 +29,8 @@ def test_measures_are_what_their_positions_said(method: str) -> None:
     assert read.last.own == list(shapes)[-1]
 
 
-def test_todays_are_read_as_they_are() -> None:
-    today = {"schema": "hpcmaf-metrics/2", "accuracy": {}}
-    assert declared(today) is today
-
-
-def test_a_report_of_them(tmp_path: Path) -> None:
-    report = aggregate([EARLIER / "maft", EARLIER / "star"], tmp_path, baseline="debate")
+def test_a_report_of_them() -> None:
+    report = report_of(RunDir(EARLIER / "maft"), RunDir(EARLIER / "star"), baseline="debate")
     rows = {row.group.line: row for row in report.rows}
     base, star = (load(EARLIER / path / "metrics.json")["scores"] for path in ("maft/it00", "star/it01"))
     sides = [
@@ -52,10 +40,4 @@ def test_a_report_of_them(tmp_path: Path) -> None:
     result = rows["star"].tested.result
     assert (result.gained, result.lost, result.p) == paired_test(*sides)
     assert "(critic-0: 4, generator-1: 7)" in report.warnings[0]
-    assert ",generator-0,11," in (tmp_path / "learned.csv").read_text()
-
-
-def test_status_shows_them() -> None:
-    found = accuracy(RunDir(EARLIER / "maft"), 1)
-    assert set(found) == {"iteration", *MEASURES}
-    assert found["vote@M"]["value"] == load(EARLIER / "maft/it01/metrics.json")["accuracy"]["debate"]["value"]
+    assert ",generator-0,11," in learned_csv(report.runs)

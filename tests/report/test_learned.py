@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from hpcmaf.files.publish import write_json
 from hpcmaf.report import aggregate
-from hpcmaf.report.groups import group_runs
 from hpcmaf.report.learned import learned_table
-from hpcmaf.report.records import read_run
 from hpcmaf.run.directory import RunDir
-
-MakeRun = Callable[..., RunDir]
+from tests.report.conftest import MakeRun, groups_of, report_of
 
 
 def learned_from(run: RunDir, t: int, agent: str, **counts: float | None) -> None:
@@ -49,7 +45,7 @@ def test_an_earlier_version_has_dashes(make_run: MakeRun) -> None:
     runs = [make_run(f"s{seed}", seed=seed, upto=1) for seed in (0, 1)]
     for run, kept in zip(runs, (30, 41), strict=True):
         learned_from(run, 1, "generator-0", kept=kept, kept_positives=kept, kept_negatives=0, realised_w=0.0)
-    (group,) = group_runs([read_run(run.root) for run in runs])
+    (group,) = groups_of(*runs)
     table = learned_table(group)
     assert table.rows[0] == ("1", "generator-0", "35.5", "35.5", "0.0", "0.00", "–", "–", "–")
     assert [row[1] for row in table.rows] == [f"{role}-{n}" for role in ("generator", "critic") for n in range(3)]
@@ -59,7 +55,7 @@ def test_an_earlier_version_has_dashes(make_run: MakeRun) -> None:
 def test_who_is_not_trained_learns_from_nothing(make_run: MakeRun) -> None:
     """Selection makes critics' sets also where generators alone are trained."""
     runs = make_run("m", upto=1, method="maft-no-critic"), make_run("d", upto=0, method="debate")
-    tables = {group.label: learned_table(group) for group in group_runs([read_run(run.root) for run in runs])}
+    tables = {group.label: learned_table(group) for group in groups_of(*runs)}
     assert [row[1] for row in tables["maft-no-critic"].rows] == ["generator-0", "generator-1", "generator-2"]
     assert tables["debate"].rows == ()
 
@@ -72,7 +68,7 @@ def test_a_warning_where_there_was_little_to_learn_from(
     for t in (1, 2):
         for agent in [f"{role}-{n}" for role in ("generator", "critic") for n in range(3)]:
             learned_from(run, t, agent, **FULL)
-    assert aggregate([run.root], tmp_path / "enough").warnings == []
+    assert report_of(run).warnings == []
     learned_from(run, 2, "critic-1", **counts)
     report = aggregate([run.root], tmp_path / "out")
     (line,) = report.warnings
@@ -92,7 +88,6 @@ def test_star_without_hints_says_so_wherever_its_number_stands(make_run: MakeRun
     for name in ("report.md", "report.html", "report.tex"):
         assert "star (no hint)" in (tmp_path / "out" / name).read_text()
     assert "(no hint): compact prompts" in (tmp_path / "out" / "report.tex").read_text()
-    alone = aggregate([star.root], tmp_path / "alone")
-    assert "star (no hint)" in alone.title
+    assert "star (no hint)" in report_of(star).title
     hinted = make_run("h", upto=1, method="star")
-    assert "no hint" not in aggregate([hinted.root, make_run("n", upto=1).root], tmp_path / "hinted").text
+    assert "no hint" not in report_of(hinted, make_run("n", upto=1)).text

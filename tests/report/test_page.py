@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,13 +14,10 @@ import pytest
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.report import aggregate
 from hpcmaf.report.debates import choose
-from hpcmaf.report.groups import group_runs
-from hpcmaf.report.records import read_run
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store import StoreInfo, write_store
-from tests.report.conftest import invent
+from tests.report.conftest import MakeRun, groups_of, invent
 
-MakeRun = Callable[..., RunDir]
 NASTY = "</script><script>alert(1)</script><img src=http://example.org/x onerror=alert(2)> & \ud800 \u2028 <!--"
 
 
@@ -120,7 +116,7 @@ def test_debates_are_whole_and_harmless(run: RunDir, tmp_path: Path) -> None:
 
 def test_recipes_without_stores_are_named(run: RunDir, make_run: MakeRun) -> None:
     bare = make_run("bare", upto=0, method="debate")
-    shown, notes = choose(group_runs([read_run(run.root), read_run(bare.root)]), 8)
+    shown, notes = choose(groups_of(run, bare), 8)
     assert len(shown) == 8 and {debate["group"] for debate in shown} == {"maft"}
     assert notes == ["No eval.h5 beside the metrics, so no debate to show, of: debate."]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,16 +15,9 @@ from matplotlib.figure import Figure
 from hpcmaf.evaluation import MEASURES
 from hpcmaf.files.publish import write_json
 from hpcmaf.report.behaviour import DIVERSITY
-from hpcmaf.report.groups import Group, common_title, group_runs
+from hpcmaf.report.groups import Group, common_title
 from hpcmaf.report.plots import MOST_NAMED, WIDTH, Panel, Plot, draw, plots_of, save_plots
-from hpcmaf.report.records import read_run
-from hpcmaf.run.directory import RunDir
-
-MakeRun = Callable[..., RunDir]
-
-
-def groups_of(*runs: RunDir) -> list[Group]:
-    return group_runs([read_run(run.root) for run in runs])
+from tests.report.conftest import MakeRun, groups_of
 
 
 def plot_of(groups: list[Group], stem: str) -> Plot:
@@ -40,9 +32,7 @@ def drawn(groups: list[Group], stem: str) -> Figure:
 
 
 def lines(panel: Panel) -> dict[str, tuple[list[float], list[float]]]:
-    return {
-        line.name: (list(line.xs), [panel.scale * point["value"] for point in line.points]) for line in panel.lines
-    }
+    return {line.name: (list(line.xs), [panel.scale * point["value"] for point in line.points]) for line in panel.lines}
 
 
 def test_ways_of_answering_of_one_recipe(make_run: MakeRun) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,23 +12,21 @@ from hpcmaf.report.cost import spent
 from hpcmaf.report.records import read_run
 from hpcmaf.report.reference import published
 from hpcmaf.run.directory import RunDir
-
-MakeRun = Callable[..., RunDir]
+from tests.report.conftest import MakeRun, groups_of, report_of
 
 
 @pytest.fixture
-def study(make_run: MakeRun) -> list[Path]:
+def study(make_run: MakeRun) -> list[RunDir]:
     model = {"path": "microsoft/Phi-3-mini-128k-instruct"}
-    made = [
+    return [
         make_run(f"{method}-{seed}", seed=seed, upto=upto, gain=gain, method=method, model=model, problems=60)
         for seed in (0, 1)
         for method, gain, upto in (("maft", 0.6, 1), ("maft-no-critic", 0.3, 1), ("debate", 0, 0))
     ]
-    return [run.root for run in made]
 
 
-def test_table_for_a_paper(study: list[Path], tmp_path: Path) -> None:
-    report = aggregate(study, tmp_path, baseline="debate", reference=True)
+def test_table_for_a_paper(study: list[RunDir], tmp_path: Path) -> None:
+    report = aggregate([run.root for run in study], tmp_path, baseline="debate", reference=True)
     text = (tmp_path / "report.tex").read_text()
     lines = text.splitlines()
     assert [text.count(f"\\{rule}") for rule in ("toprule", "midrule", "bottomrule")] == [1, 1, 1]
@@ -54,28 +51,24 @@ def test_table_for_a_paper(study: list[Path], tmp_path: Path) -> None:
     assert "no-critic" in report.text and "p (Holm)" in report.text
 
 
-def test_cost_is_what_improving_took(study: list[Path], tmp_path: Path) -> None:
-    report = aggregate(study, tmp_path)
-    costs = {group.line: spent(group, group.last) for group in report.groups}
+def test_cost_is_what_improving_took(study: list[RunDir]) -> None:
+    costs = {group.line: spent(group, group.last) for group in groups_of(*study)}
     # Debates of iteration 1: two rows of 1000 and 200 tokens; finetuning: two of 70.
     assert (costs["maft"]["generated"], costs["maft"]["trained"], costs["maft"]["wall_seconds"]) == (2400, 140, 6.0)
     assert (costs["debate"]["generated"], costs["debate"]["trained"]) == (0, 0)
     # Evaluation: generator-0 alone, all generators, everybody.
     answering = [costs["maft"][measure] for measure in ("answer", "vote@1", "vote@M")]
     assert answering == [1200 / 60, 1200 / 60, 2400 / 60]
-    RunDir(study[0]).ledger(1).unlink()
-    again = aggregate(study, tmp_path)
-    assert [spent(group, group.last)["runs"] for group in again.groups] == [2, 1, 2]
+    study[0].ledger(1).unlink()
+    assert [spent(group, group.last)["runs"] for group in groups_of(*study)] == [2, 1, 2]
 
 
-def test_the_caption_says_what_the_error_is(study: list[Path], make_run: MakeRun, tmp_path: Path) -> None:
-    aggregate(study, tmp_path)
-    caption = (tmp_path / "report.tex").read_text().partition("caption")[2]
-    assert "$\\pm$ standard error over evaluation problems, their population standard deviation over the" in caption
-    assert "of one run, not how far runs differ. Iterations: 0, 1; runs each: 2." in caption
-    aggregate([make_run("one", upto=1, model={"path": "/models/naïve-β_2"}).root], tmp_path)
-    caption = (tmp_path / "report.tex").read_text().partition("caption")[2]
-    assert "how many there are. Iterations: 1; runs each: 1." in caption and r"naïve-$\beta$\_2" in caption
+def test_the_caption_says_what_the_error_is(study: list[RunDir], make_run: MakeRun) -> None:
+    one = make_run("one", upto=1, model={"path": "/models/naïve-β_2"})
+    several, alone = (report_of(*runs).task_tables()[0].latex().partition("caption")[2] for runs in (study, [one]))
+    assert "$\\pm$ standard error over evaluation problems, their population standard deviation over the" in several
+    assert "of one run, not how far runs differ. Iterations: 0, 1; runs each: 2." in several
+    assert "how many there are. Iterations: 1; runs each: 1." in alone and r"naïve-$\beta$\_2" in alone
 
 
 PHI = "Phi-3-mini-128k-instruct"

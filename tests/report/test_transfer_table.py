@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,16 +11,15 @@ import pytest
 from hpcmaf.config.profile import load_profile
 from hpcmaf.evaluation import holm, outcomes
 from hpcmaf.launch.prepare import plan_run
-from hpcmaf.report import Report, aggregate
+from hpcmaf.report import aggregate
 from hpcmaf.report.compare import against, find_baseline
 from hpcmaf.report.groups import group_runs
 from hpcmaf.report.records import read_run
 from hpcmaf.report.table import estimate
 from hpcmaf.run.directory import RunDir
 from hpcmaf.study import load_study
-from tests.report.conftest import paired_test
+from tests.report.conftest import MakeRun, groups_of, paired_test, report_of
 
-MakeRun = Callable[..., RunDir]
 WORDS, TO_WORDS, TO_ARITHMETIC = (
     {"task": {"name": "words"}},
     {"evaluate_on": {"name": "words"}},
@@ -47,17 +45,12 @@ def runs(make_run: MakeRun) -> dict[str, RunDir]:
     }
 
 
-def report_on(runs: dict[str, RunDir], name: str) -> Report:
-    """What ``aggregate --baseline NAME`` puts together, before any of it is written."""
-    return Report.of([read_run(run.root) for run in runs.values()], name)
-
-
 def scores(run: RunDir, t: int) -> dict[str, bool]:
     return outcomes(json.loads(run.metrics(t).read_text()), "vote@M")
 
 
 def test_trained_elsewhere_is_tested_on_the_same_problems(runs: dict[str, RunDir]) -> None:
-    report = report_on(runs, "maft")
+    report = report_of(*runs.values(), baseline="maft")
     found = {(one.group.place[0], one.group.line): one for one in report.tested}
     assert set(found) == {
         ("arithmetic", "debate"),
@@ -77,7 +70,7 @@ def test_trained_elsewhere_is_tested_on_the_same_problems(runs: dict[str, RunDir
 
 
 def test_the_tables_name_what_each_was_trained_on(runs: dict[str, RunDir]) -> None:
-    report = report_on(runs, "debate")
+    report = report_of(*runs.values(), baseline="debate")
     arithmetic, words, transfer, _ = report.method_tables()
     assert (arithmetic.title, words.title) == ("Methods: arithmetic · tiny", "Methods: words · tiny")
     assert [row[0] for row in arithmetic.rows] == ["debate", "maft", "maft · trained on words"]
@@ -124,7 +117,7 @@ def test_where_only_a_transfer_was_evaluated_it_is_the_baseline(make_run: MakeRu
 
 def test_problems_of_the_same_ids_are_told_apart_by_their_digest(make_run: MakeRun) -> None:
     runs = make_run("a"), make_run("b", questions="2", **TO_ARITHMETIC)
-    groups = group_runs([read_run(run.root) for run in runs])
+    groups = groups_of(*runs)
     (row,) = against(find_baseline("a", groups), groups)
     assert row.result is None and row.fault == "b and a answered different problems"
 
