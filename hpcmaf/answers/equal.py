@@ -34,7 +34,10 @@ _BASE = re.compile(r"(-?[0-9A-Za-z.]+)\s*(?:_|(?:in\s)?base)\s*(?:base\s*)?(\d{1
 _CLOCK = re.compile(r"(\d{1,2})\s*:\s*([0-5]\d)(?:\s*:\s*([0-5]\d))?")
 _SYMBOL = re.compile(r"[A-Za-z]|\\[a-z]+")
 # What Math-Verify drops, joins or takes apart: such texts are the same as strings or not at all.
-_UNREADABLE = re.compile(r"'|\"|\?|\\ldots|\\text|\\prime|\\frac\s*\{d[a-z]?\}\s*\{d[a-z]\}|(?<![\d_^.c])\d+\s+[\d.]|[^\x00-\x7f]|(?<![A-Za-z\\{])[A-Za-z]{4,}|(?:[-+]\s*){9}")
+_UNREADABLE = re.compile(
+    r"'|\"|\?|\\ldots|\\text|\\prime|\\frac\s*\{d[a-z]?\}\s*\{d[a-z]\}|(?<![\d_^.c])\d+\s+[\d.]|[^\x00-\x7f]"
+    r"|(?<![A-Za-z\\{])[A-Za-z]{4,}|(?:[-+]\s*){9}"
+)
 _MAX_NESTING = 30  # its parser's time grows faster than that, and unmatched brackets make it try everything
 
 
@@ -133,11 +136,8 @@ def _labels(left: str, right: str, deadline: Deadline, depth: int) -> bool | Non
     if first and second:
         known = first[0] == second[0] or not first[0] or not second[0]
         return _same(first[1], second[1], deadline, depth) if known else None
-    if first and "=" not in relations(right):
-        return _same(first[1], right, deadline, depth)
-    if second and "=" not in relations(left):
-        return _same(left, second[1], deadline, depth)
-    return None
+    one, other = (first, right) if first else (second, left)
+    return _same(one[1], other, deadline, depth) if one and "=" not in relations(other) else None
 
 
 def _structures(left: str, right: str, deadline: Deadline, depth: int) -> bool | None:
@@ -149,10 +149,8 @@ def _structures(left: str, right: str, deadline: Deadline, depth: int) -> bool |
         assert one is not None
         if one.kind == "set" and len(one.parts) == 1:
             return _same(one.parts[0], other, deadline, depth)
-        # An interval may be what a condition, a difference or a determinant comes to.
-        intervals = one.kind in ("union", "()", "[]", "(]", "[)")
-        open_to_it = intervals and re.search(r"[<>|]|\\(?:le|ge|ne|setminus|cap|mathbb)\b", other)
-        return None if open_to_it or one.kind.startswith("determinant") else False
+        # A condition, a difference or a determinant may come to an interval or a number.
+        return None if one.kind in ("union", "()", "[]", "(]", "[)", "determinant") else False
     if first.kind != second.kind or len(first.parts) != len(second.parts):
         return False
     remaining = list(second.parts)

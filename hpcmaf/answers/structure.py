@@ -56,8 +56,8 @@ def split(text: str) -> Structure | None:
     if (match := _MATRIX.fullmatch(text)) and "\\begin" not in match["body"]:
         rows = [row.split("&") for row in re.sub(r"\\\\\s*$", "", match["body"].strip()).split("\\\\")]
         if len({len(row) for row in rows}) == 1:
-            kind = "determinant" if match["kind"] in ("vmatrix", "Vmatrix") else "matrix"
-            return Structure(f"{kind} {len(rows)}x{len(rows[0])}", tuple(cell for row in rows for cell in row))
+            kind = "determinant" if match["kind"] in ("vmatrix", "Vmatrix") else f"matrix {len(rows)}x{len(rows[0])}"
+            return Structure(kind, tuple(cell for row in rows for cell in row))
     if text == "\\mathbb{R}":
         return Structure("()", ("-\\infty", "\\infty"))
     if CONDITION.fullmatch(text) or set(relations(text)) - {"="} and len(top_level(text, (",", ";"))) == 1:

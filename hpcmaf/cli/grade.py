@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from hpcmaf.answers import DEFAULT_DEADLINE_S, AnswerForm, equivalent, extract
+from hpcmaf.answers import DEFAULT_DEADLINE_S, equivalent
 from hpcmaf.answers.checker import MAX_WORKERS
 from hpcmaf.errors import DataError, UsageError
 
@@ -30,12 +30,6 @@ _IN_FLIGHT = 256
     "--jsonl", metavar="FILE", help='Grade lines with "gold" and "answer"; "-" reads standard input. Writes each back.'
 )
 @click.option(
-    "--extract",
-    "form",
-    type=click.Choice([form.value for form in AnswerForm]),
-    help="The answers are whole responses: take the final answer out first.",
-)
-@click.option(
     "--deadline",
     "deadline_s",
     type=click.FloatRange(min=0.01),
@@ -44,7 +38,7 @@ _IN_FLIGHT = 256
     metavar="SECONDS",
     help="Limit of one comparison; what is not found equal by then is different.",
 )
-def command(gold: str | None, answer: str | None, jsonl: str | None, form: str | None, deadline_s: float) -> None:
+def command(gold: str | None, answer: str | None, jsonl: str | None, deadline_s: float) -> None:
     """Print `equivalent` or `different` for a pair of answers, or grade a file.
 
     \b
@@ -56,22 +50,20 @@ def command(gold: str | None, answer: str | None, jsonl: str | None, form: str |
     if jsonl is not None:
         if gold is not None or answer is not None:
             raise UsageError("grade takes either --jsonl or --gold with --answer, not both: leave one out")
-        _grade_lines(jsonl, form, deadline_s)
+        _grade_lines(jsonl, deadline_s)
     elif gold is None or answer is None:
         raise UsageError("grade needs --gold and --answer, or --jsonl FILE: give one of the two")
     else:
-        click.echo("equivalent" if _grade(gold, answer, form, deadline_s) else "different")
+        click.echo("equivalent" if _grade(gold, answer, deadline_s) else "different")
 
 
-def _grade(gold: Any, answer: Any, form: str | None, deadline_s: float) -> bool:
+def _grade(gold: Any, answer: Any, deadline_s: float) -> bool:
     """Whether two values of JSON are the same answer: a number is its text, ``null`` no answer."""
     gold, answer = (value if value is None else str(value) for value in (gold, answer))
-    if form is not None:
-        answer = extract(answer, form)
     return gold is not None and answer is not None and equivalent(gold, answer, deadline_s=deadline_s)
 
 
-def _grade_lines(name: str, form: str | None, deadline_s: float) -> None:
+def _grade_lines(name: str, deadline_s: float) -> None:
     """Grade in several threads, write in order, each line as soon as it can be."""
     pending: queue.Queue[Any] = queue.Queue(_IN_FLIGHT)
     pool = ThreadPoolExecutor(MAX_WORKERS, thread_name_prefix="grade")
@@ -79,7 +71,7 @@ def _grade_lines(name: str, form: str | None, deadline_s: float) -> None:
     def read() -> None:
         try:
             for record in read_records(name, ("gold", "answer")):
-                pending.put((record, pool.submit(_grade, record["gold"], record["answer"], form, deadline_s)))
+                pending.put((record, pool.submit(_grade, record["gold"], record["answer"], deadline_s)))
             pending.put(None)
         except Exception as error:  # noqa: BLE001 - raised in the main thread, after the lines before it
             pending.put(error)
