@@ -10,18 +10,20 @@ from hpcmaf.answers.notation import plain
 
 _LONGEST = 400
 DENIED = re.compile(
-    r"\b(?:not|cannot|can't|isn't|aren't|neither|nor|either|never|incorrect|wrong|false|unlikely|except|eliminat\w+|rul\w+ out"
-    r"|excluded?|doubt\w*|distractors?|instead of|rather than|at first|one of)\b|n't\b|\u4e0d\u662f|\u4e0d\u9009|[\u274c\u2717\u2718]",
+    r"\b(?:not|cannot|neither|nor|either|never|incorrect|wrong|false|unlikely|except|eliminat\w+|rul\w+ out|excluded?"
+    r"|doubt\w*|distractors?|instead of|rather than|at first|one of)\b|n't\b|\u4e0d\u662f|\u4e0d\u9009|[\u274c\u2717\u2718]",
     re.IGNORECASE,
 )
 _MARKUP = r"[\s*_~\u00ab$\"'`\u201c\u2018(\[{<\\:>#-]"
 _SENTENCE = re.compile(r"(?:[^.!?\n;\u3002]|\.(?=\S))+")
-_CLAUSE = re.compile(r",(?=[^\x00-\x7f])|,\s+(?:(?:so|then|but|hence|thus|therefore|which)\b|(?=it\b))|;|\b(?:but|so|hence|thus|therefore)\b")
+_CLAUSE = re.compile(
+    r",(?=[^\x00-\x7f])|,\s+(?:(?:then|which)\b|(?=it\b))|;|(?:,\s+)?\b(?:but|so|hence|thus|therefore)\b"
+)
 _PART = re.compile(r",\s|;|\b(?:while|whereas|but)\b|(?<=[\u274c\u2717\u2718\u2705\u2713\u2714])")
 # Words that a chosen letter may stand behind.
 _BEFORE = (
-    r"(?:is|it's|be|was|are|picks?|choose|chose|select|say|guess|prefer|conclude|answer|so|option|choice|letter|therefore|thus"
-    r"|hence|then|with|for|to|only|clearly|definitely|probably|likely|certainly|surely|finally"
+    r"(?:is|it's|be|was|are|picks?|choose|chose|select|say|guess|prefer|conclude|answer|so|option|choice|letter|therefore"
+    r"|thus|hence|then|with|for|to|only|clearly|definitely|probably|likely|certainly|surely|finally"
     r"|and|that|mark|take|believe|think|statement|key|be|not)"
 )
 
@@ -29,7 +31,7 @@ _BEFORE = (
 def letter_of(
     box: str | None, statements: Iterable[str], text: str, letters: str, truncated: bool
 ) -> str | None:
-    """Take the choice out of the last box, of ``<answer>``, a statement, a verdict or the last mention, in this order."""
+    """Take the choice out of the last box, a statement, a verdict or the last mention, in this order."""
     read = _patterns(letters)
     if box is not None and len(box) <= _LONGEST:
         # Spaces around \text keep "A \text{and} B" two letters.
@@ -45,10 +47,10 @@ def letter_of(
         return None
     if letter := _whole(text.strip(), read):
         return letter
-    sentences = [sentence for sentence in (match[0] for match in _SENTENCE.finditer(text)) if read["mention"].search(sentence)]
-    alone = [line[0] for line in (line.strip(" *_()[].:") for line in text.splitlines()) if len(line) == 1 and line in letters]
+    alone = [line for line in (line.strip(" *_()[].:") for line in text.splitlines()) if line in tuple(letters)]
     if len(alone) == 1:
         return alone[0]
+    sentences = [sentence for sentence in _SENTENCE.findall(text) if read["mention"].search(sentence)]
     for clause in (clause for sentence in reversed(sentences) for clause in reversed(_PART.split(sentence))):
         if not DENIED.search(clause) and (verdict := read["verdict"].search(clause)):
             return next(group for group in verdict.groups() if group).upper()
@@ -62,8 +64,10 @@ def _stated(statement: str, read: dict[str, re.Pattern[str]]) -> str | None:
         return letter
     sentence = re.split(r"(?<!\()[.!?](?:\s|$)|\n", statement.strip(), maxsplit=1)[0]
     for clause in _CLAUSE.split(sentence + "."):
-        if match := read["stated"].match(clause.lstrip()):
-            return None if read["another"].match(clause.lstrip(), match.end()) else (match[1] or match[2] or match[3]).upper()
+        clause = clause.lstrip()
+        if match := read["stated"].match(clause):
+            letter = match[1] or match[2] or match[3]
+            return None if read["another"].match(clause, match.end()) else letter.upper()
         brackets = {found[1] for found in read["bracketed"].finditer(clause)}
         if len(brackets) == 1 and not DENIED.search(clause):
             return brackets.pop().upper()
@@ -73,7 +77,9 @@ def _stated(statement: str, read: dict[str, re.Pattern[str]]) -> str | None:
 def _whole(line: str, read: dict[str, re.Pattern[str]]) -> str | None:
     """The letter of a line that is one choice, with or without what it stands for."""
     whole = read["whole"].fullmatch(line) if len(line) <= _LONGEST else None
-    return None if whole is None or DENIED.search(line) or read["mention"].search(line, whole.end(1) + 1) else whole[1].upper()
+    if whole is None or DENIED.search(line) or read["mention"].search(line, whole.end(1) + 1):
+        return None
+    return whole[1].upper()
 
 
 def _last_mention(sentences: list[str], read: dict[str, re.Pattern[str]]) -> str | None:
@@ -95,12 +101,13 @@ def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
     article = r"(?!\s+(?!because|since|as\b|is\b|and\b|for\b|which|with\b|due|by\b|based|given|that|or\b)[a-z])"
     pronoun = r"(?!\s+(?!because\b|since\b|is\b)[a-z]|')"
     bare = f"(?:(?![AI]){upper}{after}|(?=A){upper}{after}{article}|(?=I){upper}{after}{pronoun})"
-    words = "most|clearly|therefore|thus|simply|definitely|probably|likely|indeed|actually|still|then|now|again|hence|certainly"
-    adverbs = rf"(?:(?:{words}|the),?\s){{0,3}}"
+    words = "the|most|clearly|therefore|thus|simply|definitely|probably|likely|indeed|actually|still|then|now|again|hence"
+    adverbs = rf"(?:(?:{words}|certainly),?\s){{0,3}}"
+    right = r"(?i:correct|right|true|yes)\b"
     joint = r"(?:/|\\?&|,?\s?\b(?:or|and)\b|[,;\u6216\u548c])"
     sources = {
         # A, B, C in order, from the first on, are the choices as they were given.
-        "listing": "(?i:" + letters[:3] + "".join(f"(?:{letter}" for letter in letters[3:]) + ")?" * len(letters[3:]) + ")",
+        "listing": f"(?i:{letters[:3]}{''.join(f'(?:{letter}' for letter in letters[3:])}{')?' * len(letters[3:])})",
         "boxed": rf"(?:(?i:option|choice|answer|letter)[\s:]*)?[(\[]?\s*({either})\s*"
         r"(?:([)\].:,]\s*(?=[A-Za-z0-9(\\$-]{2}|\d|\Z)|\Z|(?=\s*[(:-]))|(?=[\s,/&]))",
         "several": rf"[(\[]?{either}[)\]]?(?:\s*{joint}?\s*[(\[]?{either}[)\]]?)+",
@@ -114,7 +121,8 @@ def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
         "verdict": rf"(?<![A-Za-z])(?:[(\[]({upper})[)\]]|({upper}))(?:\)|\*\*)?\s+(?:is|seems|must be|would be|has to be)\s+"
         r"(?:\w+\s)?"
         r"(?:the\s)?(?:only\s|most\s|best\s)?(?:correct|right|true|best|answer|appropriate|accurate)\b"
-        rf"|(?:^|[(\[\s])({upper})[)\].]?\s*(?:[:\u2014\u2013-]\s*(?:correct|right|true|yes)\b|[:\u2014\u2013-]?\s*[\u2705\u2713\u2714])|[(\[]({upper})[)\]]\s*(?i:correct|right|true|yes)\b"
+        rf"|(?:^|[(\[\s])({upper})[)\].]?\s*(?:[:\u2014\u2013-]\s*{right}|[:\u2014\u2013-]?\s*[\u2705\u2713\u2714])"
+        rf"|[(\[]({upper})[)\]]\s*{right}"
         rf"|\b(?:correct|right|true|best)\b[^.\n(]{{0,30}}?\b(?:is|be)\s(?:\(({upper})\)|({upper})(?![A-Za-z'+-]))",
         "mention": rf"[(\[]\s?({upper})\s?[)\]]|(?:^\W*|(?<=[:,\u2014\u2013=\u2192*_])\s*|\b(?i:{_BEFORE})[\s*_\"'$]{{1,3}}"
         rf"|(?<=[^\x00-\x7f\u7d20\u5211]))(?:({upper})[).](?=\s|\Z)|({bare}))",

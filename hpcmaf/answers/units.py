@@ -6,23 +6,28 @@ import re
 from math import prod
 
 _FAMILIES = (
-    "mm millimeter millimetre,cm centimeter centimetre,m meter metre,km kilometer kilometre,inch inches in,ft foot feet,yd yard,"
-    "mi mile,g gram,mg milligram,kg kilogram,lb pound,oz ounce,ml mL milliliter millilitre,l L liter litre,gal gallon,qt quart,pt pint,cup,ton tonne,"
-    "s sec second,min minute,h hr hour,day,week,month,year yr,$ dollar usd USD,\u20ac euro EUR,\u00a3 GBP,"
+    "mm millimeter millimetre,cm centimeter centimetre,m meter metre,km kilometer kilometre,inch inches in,ft foot feet,"
+    "yd yard,mi mile,g gram,mg milligram,kg kilogram,lb pound,oz ounce,ton tonne,ml mL milliliter millilitre,"
+    "l L liter litre,gal gallon,qt quart,pt pint,cup,s sec second,min minute,h hr hour,day,week,month,year yr,"
+    "$ dollar usd USD,\u20ac euro EUR,\u00a3 GBP,"
     "\u00a5 yuan yen RMB CNY JPY,\u20b9 rupee Rs INR,cent,% percent,deg degree,rad radian,mi/h mph,km/h kmh kph kmph"
 )
 _CANONICAL = {
-    alias + plural: names.split()[0] for names in _FAMILIES.split(",") for alias in names.split() for plural in ("", "s")
+    alias + plural: names[0]
+    for names in map(str.split, _FAMILIES.split(","))
+    for alias in names
+    for plural in ("", "s")
 }
 _POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
-NUMBER_WORDS = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "quadrillion": 10**15, "dozen": 12}
+NUMBER_WORDS = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 NUMBER_WORDS |= {f"{word}s": number for word, number in NUMBER_WORDS.items()}
 _EAST_ASIAN = {"\u4e07": 10**4, "\u4ebf": 10**8, "\u5343": 1000, "\u767e": 100}
 _NOTES = frozenset(
-    "am pm increase decrease gain loss profit north south east west northeast northwest southeast southwest left right up"
-    " down above below clockwise counterclockwise anticlockwise more less higher lower faster slower bc ad bce ce forward"
-    " forwards backward backwards ahead behind early earlier late later older younger taller shorter longer heavier lighter"
-    " warmer hotter colder cooler increased decreased rise drop noon midnight deposit withdrawal before after inside outside".split()
+    "am pm noon midnight increase increased decrease decreased gain loss profit deposit withdrawal rise drop north south"
+    " east west northeast northwest southeast southwest left right up down above below inside outside clockwise"
+    " counterclockwise anticlockwise forward forwards backward backwards ahead behind before after early earlier late"
+    " later more less higher lower faster slower older younger taller shorter longer heavier lighter warmer hotter colder"
+    " cooler bc ad bce ce".split()
 )
 _FILLING = frozenset("unit units of total each the".split())
 # Behind these the number is not the value.
@@ -34,7 +39,7 @@ _NOT_UNITS = frozenset(
 _SHORT = frozenset("cm mm km kg mg ft lb oz hr yd ml mL mi am pm Rs sq cu of in".split())
 _PIECE = r"(?:\\text\s*\{[^{}]*\}|\\cdot|/|[A-Za-z][A-Za-z.]*)(?:\s*\^\s*(?:\{\s*-?\d\s*\}|\d))?"
 _TAIL = re.compile(rf"(?P<value>.*(?:[\d}})]|\\pi))(?P<space>\s*)(?P<tail>{_PIECE}(?:\s*{_PIECE})*)", re.DOTALL)
-_EAST_ASIAN_TAIL = re.compile(rf"(?P<value>.*\d)\s*(?P<number>[{''.join(_EAST_ASIAN)}]*)(?:(?![\x00-\x7f])\w)*", re.DOTALL)
+_EAST_ASIAN_TAIL = re.compile(r"(.*\d)\s*([\u4e07\u4ebf\u5343\u767e]*)(?:(?![\x00-\x7f])\w)*", re.DOTALL)
 _WORD = re.compile(r"(/|\bper\b)|([A-Za-z](?:[A-Za-z]|\.(?=[A-Za-z]))*)\.?(?:\s*\}?\s*\^\s*\{?\s*(-?\d))?")
 
 
@@ -54,8 +59,8 @@ def without_unit(text: str) -> tuple[str, str | None, str | None]:
         A word such as ``am`` or ``increase``.
     """
     if not text.isascii() and (match := _EAST_ASIAN_TAIL.fullmatch(text[:200])):
-        factor = prod(_EAST_ASIAN[character] for character in match["number"])
-        return f"({match['value']})\\cdot {factor}" if factor > 1 else match["value"], None, None
+        factor = prod(_EAST_ASIAN[character] for character in match[2])
+        return f"({match[1]})\\cdot {factor}" if factor > 1 else match[1], None, None
     if len(text) > 200 or (match := _TAIL.fullmatch(text)) is None:
         return text, None, None
     words = _WORD.findall(re.sub(r"\\text|\\cdot|\bin(?=\s+[a-z])", "", match["tail"]))
@@ -63,10 +68,12 @@ def without_unit(text: str) -> tuple[str, str | None, str | None]:
     names = [word for _, word, _ in words if word]
     if not names or _NOT_UNITS.intersection(names):
         return text, None, None
+    styled, apart = "\\text" in match["tail"], match["space"] and "^" not in match["tail"]
     for name in names:
-        known = name in _CANONICAL or name in _NOTES or name in NUMBER_WORDS or name in _POWERS or name in _FILLING
-        bare = name in _SHORT or (known and "/" in match["tail"] and names[0] in _SHORT) or (len(name) > 2 and (known or (match["space"] and "^" not in match["tail"])))
-        if not bare and not ("\\text" in match["tail"] and (known or len(name) > 1)):
+        known = any(name in words for words in (_CANONICAL, _NOTES, NUMBER_WORDS, _POWERS, _FILLING))
+        quotient = known and "/" in match["tail"] and names[0] in _SHORT
+        bare = name in _SHORT or quotient or (len(name) > 2 and (known or apart))
+        if not (bare or (styled and (known or len(name) > 1))):
             return text, None, None
     value, unit, note, sign, power = match["value"].strip(), "", None, "", ""
     for over, word, exponent in words:
