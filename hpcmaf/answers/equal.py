@@ -5,8 +5,8 @@ A cascade: the same string once spelled alike (`hpcmaf.answers.notation`), the p
 
 Conventions are those of the MATH data set: ``50\%`` is ``50``, ``90^\circ`` is ``90``, ``\$5`` is ``5``, ``x=5`` is
 ``5``, units are dropped unless both sides name known and different ones. Decimals are exact: ``0.33`` is not ``1/3``.
-``52_8`` is an answer in base 8 and neither ``52`` nor ``42``. A list without brackets is a set; a tuple is not. Words are
-compared as words.
+``52_8`` is an answer in base 8 and neither ``52`` nor ``42``. A list without brackets is a set; a tuple is not. Words
+are compared as words.
 """
 
 from __future__ import annotations

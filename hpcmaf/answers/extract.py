@@ -81,7 +81,8 @@ _CHINESE = str.maketrans({"。": ".", "、": ",", "\u2212": "-"})
 _THOUGHTS = r"(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad|\|(?:begin|end)_of_thought\|)"
 _OPENED = re.compile(rf"[<\[\u25c1](?:seed:)?{_THOUGHTS}(?:\s[^>\n]{{0,80}})?[>\]\u25b7]", re.IGNORECASE)
 _CLOSED = re.compile(rf"[<\[\u25c1]/(?:seed:)?{_THOUGHTS}[>\]\u25b7]|<\|end_of_thought\|>", re.IGNORECASE)
-_TAGS = re.compile(r"[<\[](?:final_?)?ans(?:wer)?[>\]]((?:(?!<)|<(?!/))[^<\[]*)[<\[]/(?:final_?)?ans(?:wer)?[>\]]", re.IGNORECASE)
+_TAG = r"(?:final_?)?ans(?:wer)?[>\]]"
+_TAGS = re.compile(rf"[<\[]{_TAG}((?:[^<\[]|[<\[](?!/|{_TAG}))*)[<\[]/{_TAG}", re.IGNORECASE)
 _OPEN_TAG = re.compile(r"<(?:final_?)?answer>([^<]{1,200})\Z", re.IGNORECASE)
 _END = re.compile(r"\n|[.!?][\"')*_\]]{0,3}(?=\s)")
 
@@ -119,12 +120,13 @@ _MINUS_BEFORE = re.compile(
 _MAGNITUDE = f"(?:{'|'.join(NUMBER_WORDS)})"
 _MAGNITUDE_BEHIND = re.compile(rf"[\s$]{{0,3}}(?:\\[)\]]\s?)?(?:\\text\s?\{{\s?)?({_MAGNITUDE})s?\b")
 _PLACEHOLDERS = re.compile(
-    r"(?:(?:your|the) )?(?:(?:final|numeric(?:al)?) )?(?:answer|number|letter|result|value)(?: here)?|\\[lc]?dots|\\q?quad|"
+    r"(?:(?:your|the) )?(?:(?:final|numeric(?:al)?) )?(?:answer|number|letter|result|value)(?: here)?|\\[lc]?dots"
+    r"|\\q?quad|"
 )
 
 
 def _boxes(text: str) -> list[str | None]:
-    """Contents of the boxes in order, without empty ones and placeholders; ``None`` for a last one that never closes."""
+    """Contents of the boxes in order, without placeholders; ``None`` for a last one that never closes."""
     boxes: list[str | None] = []
     before = len(text)
     for match in _BOX.finditer(text):  # of nested boxes the innermost one counts, which is the last
@@ -188,7 +190,9 @@ _AIM = re.compile(
     re.IGNORECASE,
 )
 _MARKUP = re.compile(
-    r"(?:\s|[*_>:\u2190-\u21ff\u2600-\u27bf\U0001f000-\U0001faff\ufe0f]|==(?=\w)|&nbsp;|</?(?:b|i|u|em|strong|mark|span|p|div|center|br)\b[^<>\n]{0,80}>|[-=]{3,}(?=\s)|\#{1,6}\s|(?:`{3}|~{3})[a-z]{0,10}\n|`(?!``)|(?<=\n)[-+\u2022]\s)+")
+    r"(?:\s|[*_>:\u2190-\u21ff\u2600-\u27bf\U0001f000-\U0001faff\ufe0f]|&nbsp;|</?[a-z]{1,6}\b[^<>\n]{0,80}>|==(?=\w)"
+    r"|[-=]{3,}(?=\s)|\#{1,6}\s|(?:`{3}|~{3})[a-z]{0,10}\n|`(?!``)|(?<=\n)[-+\u2022]\s)+"
+)
 _SUBHEADING = re.compile(
     r"\s*(?:\#{1,6}\s|\*\*)?\s?(?i:explanation|reason(?:ing)?|step|solution|note|justification|proof|check|verification)\b"
 )
@@ -197,20 +201,23 @@ _SENTENCE_END = re.compile(r"\n|[.!?](?=[\s\"')*_]|\Z)|`")
 _CLAUSE_END = re.compile(
     r"\s(?:because|since|as|which|so|when|where|if|by|given|after|from)\s|,\s(?=[a-z]{2})|;|\s[\u2014\u2013]\s"
 )
+_DOLLARS = r"((?:\\.|[^$\\]){1,500})"
 _MATH = re.compile(
-    r"(?<!\\)\$\$((?:\\.|[^$\\]){1,500})\$\$|(?<!\\)\$((?:\\.|[^$\\]){1,500})\$(?!\d)|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]", re.DOTALL
+    rf"(?<!\\)\$\${_DOLLARS}\$\$|(?<!\\)\${_DOLLARS}\$(?!\d)"
+    r"|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]",
+    re.DOTALL,
 )
 _GOES_ON = re.compile(r"\s{0,3}(?:,\s?which\s)?(?:is|are|=|equals|is\sequal\sto|has\sthe\svalue)\s", re.IGNORECASE)
 _VERDICT = re.compile(
-    r"(?:(?:still|also|now|therefore|indeed|partially|absolutely)\s)?(?:(?:in)?correct|wrong|right|(?:the\s)?same|unchanged"
-    r"|clear|as\sfollows|below|above|obvious|valid|verified|confirmed|consistent|different|similar|good|fine|given|shown|stated"
-    r"|known|found|obtained|n/a)\b",
+    r"(?:(?:still|also|now|therefore|indeed|partially|absolutely)\s)?(?:(?:in)?correct|wrong|right|(?:the\s)?same"
+    r"|unchanged|clear|as\sfollows|below|above|obvious|valid|verified|confirmed|consistent|different|similar|good|fine"
+    r"|given|shown|stated|known|found|obtained|n/a)\b",
     re.IGNORECASE,
 )
 _TEXT_ANSWERS = re.compile(
-    r"yes|no|true|false|none|never|always|undefined|infinity|infinite(?:ly many)?|impossible|even|odd|neither|both|zero|dne"
-    r"|empty(?: set)?|does not exist|no (?:real )?solutions?(?: exists?)?|all real(?: number)?s?|north|south|east|west"
-    r"|(?:mon|tues|wednes|thurs|fri|satur|sun)day",
+    r"yes|no|true|false|none|never|always|undefined|infinity|infinite(?:ly many)?|impossible|even|odd|neither|both|zero"
+    r"|dne|empty(?: set)?|does not exist|no (?:real )?solutions?(?: exists?)?|all real(?: number)?s?"
+    r"|north|south|east|west|(?:mon|tues|wednes|thurs|fri|satur|sun)day",
     re.IGNORECASE,
 )
 _MOST_STATEMENTS = 20
@@ -253,7 +260,7 @@ def _boxed(boxes: list[str | None], places: list[str], text: str, form: AnswerFo
     for statement in _hashes(text):
         if number := _number_stated(statement):
             return number
-    short = "\n" not in text.strip() and len(text.split()) <= 6 and not _PHRASES[0].search(text) and not _BOX.search(text)
+    short = len(text.split()) <= 6 and not (_PHRASES[0].search(text) or _BOX.search(text) or "\n" in text.strip())
     return _term(text, form) if form is AnswerForm.TEXT and short and not truncated else None
 
 
@@ -306,7 +313,10 @@ _NUMBER = re.compile(
     r"|[\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079]{1,4})|[eE][+-]?[0-9]{1,3}(?!\w))?)"
     rf"(?:(?:\s?(?:\\text\s?\{{\s?|-)?(?i:{_MAGNITUDE})s?\b){{1,2}}|\s?[\u4e07\u4ebf])?"
 )
-_HASHES = re.compile(r"####\s*(?=[-\u2212$*\\\s0-9.\u20ac\u00a3(])|^#{1,3}[ \t]*(?=[^\sA-Za-z#]{1,30}[ \t]*[A-Za-z]*\.?\s*$)", re.MULTILINE)
+_HASHES = re.compile(
+    r"####\s*(?=[-\u2212$*\\\s0-9.\u20ac\u00a3(])|^#{1,3}[ \t]*(?=[^\sA-Za-z#]{1,30}[ \t]*[A-Za-z]*\.?\s*$)",
+    re.MULTILINE,
+)
 _NUMBERED = re.compile(r"\d{1,2}(?:[.):]\s+[A-Za-z*]|(?:st|nd|rd|th)\b)")
 _SPACED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?: \d{3})+(?![\d/])")
 _TIME = re.compile(r"\d{1,2}\s*:\s*[0-5]\d(?!\d)|\d{1,2}\s*[ap]\.?m\b", re.IGNORECASE)
@@ -347,8 +357,8 @@ def _number(boxes: list[str | None], places: list[str], text: str, truncated: bo
     text = _TIME.sub("", text)
     if truncated or not (numbers := list(_NUMBER.finditer(text))):
         return None
-    own = (number for number in reversed(numbers) if not _INDEX.search(text[max(0, number.start() - 12) : number.start()]))
-    return _clean(next(own, numbers[-1]))
+    indexed = (_INDEX.search(text, max(0, number.start() - 12), number.start()) for number in reversed(numbers))
+    return _clean(next((number for number, index in zip(reversed(numbers), indexed) if not index), numbers[-1]))
 
 
 def _hashes(text: str) -> Iterator[str]:

@@ -11,7 +11,7 @@ from hpcmaf.answers.notation import plain
 _LONGEST = 400
 DENIED = re.compile(
     r"\b(?:not|cannot|neither|nor|either|never|incorrect|wrong|false|unlikely|except|eliminat\w+|rul\w+ out|excluded?"
-    r"|doubt\w*|distractors?|instead of|rather than|at first|one of)\b|n't\b|\u4e0d\u662f|\u4e0d\u9009|[\u274c\u2717\u2718]",
+    r"|doubt\w*|distractors?|instead of|rather than|at first|one of)\b|n't\b|\u4e0d[\u662f\u9009]|[\u274c\u2717\u2718]",
     re.IGNORECASE,
 )
 _MARKUP = r"[\s*_~\u00ab$\"'`\u201c\u2018(\[{<\\:>#-]"
@@ -101,8 +101,8 @@ def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
     article = r"(?!\s+(?!because|since|as\b|is\b|and\b|for\b|which|with\b|due|by\b|based|given|that|or\b)[a-z])"
     pronoun = r"(?!\s+(?!because\b|since\b|is\b)[a-z]|')"
     bare = f"(?:(?![AI]){upper}{after}|(?=A){upper}{after}{article}|(?=I){upper}{after}{pronoun})"
-    words = "the|most|clearly|therefore|thus|simply|definitely|probably|likely|indeed|actually|still|then|now|again|hence"
-    adverbs = rf"(?:(?:{words}|certainly),?\s){{0,3}}"
+    words = "the|most|clearly|therefore|thus|simply|definitely|probably|likely|indeed|actually|still|then|now|again"
+    adverbs = rf"(?:(?:{words}|hence|certainly),?\s){{0,3}}"
     right = r"(?i:correct|right|true|yes)\b"
     joint = r"(?:/|\\?&|,?\s?\b(?:or|and)\b|[,;\u6216\u548c])"
     sources = {
@@ -117,14 +117,15 @@ def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
         "another": rf"[)\]*_$\"'`}}]{{0,3}}\s*{joint}\s*[(\[]?(?:(?i:option)\s)?{upper}(?![A-Za-z0-9'])",
         "pair": rf"(?<![A-Za-z])[(\[]?{upper}[)\]]?\s*{joint}\s*[(\[]?{upper}(?![A-Za-z0-9'])",
         "bracketed": rf"[(\[]\s?({either})\s?[)\]]",
-        "whole": rf"{ahead}(?i:(?:option|choice|answer)\s?)?{ahead}({either})\s?(?:[)\].:*_$\"'`}}\u201d\u2019]+(?:\s.*)?)?",
-        "verdict": rf"(?<![A-Za-z])(?:[(\[]({upper})[)\]]|({upper}))(?:\)|\*\*)?\s+(?:is|seems|must be|would be|has to be)\s+"
-        r"(?:\w+\s)?"
-        r"(?:the\s)?(?:only\s|most\s|best\s)?(?:correct|right|true|best|answer|appropriate|accurate)\b"
+        "whole": rf"{ahead}(?i:(?:option|choice|answer)\s?)?{ahead}({either})\s?"
+        r"(?:[)\].:*_$\"'`}\u201d\u2019]+(?:\s.*)?)?",
+        "verdict": rf"(?<![A-Za-z])(?:[(\[]({upper})[)\]]|({upper}))(?:\)|\*\*)?\s+"
+        r"(?:is|seems|must be|would be|has to be)\s+(?:\w+\s)?(?:the\s)?(?:only\s|most\s|best\s)?"
+        r"(?:correct|right|true|best|answer|appropriate|accurate)\b"
         rf"|(?:^|[(\[\s])({upper})[)\].]?\s*(?:[:\u2014\u2013-]\s*{right}|[:\u2014\u2013-]?\s*[\u2705\u2713\u2714])"
         rf"|[(\[]({upper})[)\]]\s*{right}"
         rf"|\b(?:correct|right|true|best)\b[^.\n(]{{0,30}}?\b(?:is|be)\s(?:\(({upper})\)|({upper})(?![A-Za-z'+-]))",
-        "mention": rf"[(\[]\s?({upper})\s?[)\]]|(?:^\W*|(?<=[:,\u2014\u2013=\u2192*_])\s*|\b(?i:{_BEFORE})[\s*_\"'$]{{1,3}}"
-        rf"|(?<=[^\x00-\x7f\u7d20\u5211]))(?:({upper})[).](?=\s|\Z)|({bare}))",
+        "mention": rf"[(\[]\s?({upper})\s?[)\]]|(?:^\W*|(?<=[:,\u2014\u2013=\u2192*_])\s*"
+        rf"|\b(?i:{_BEFORE})[\s*_\"'$]{{1,3}}|(?<=[^\x00-\x7f\u7d20\u5211]))(?:({upper})[).](?=\s|\Z)|({bare}))",
     }
     return {name: re.compile(source, re.MULTILINE if name == "mention" else 0) for name, source in sources.items()}

@@ -1,7 +1,7 @@
 r"""One spelling for what LaTeX, Unicode and plain text can write in many ways.
 
-Follows the MATH convention: units, currency and the signs for percent and degrees are decoration (``50\%`` is ``50``, and
-not ``1/2``). What they were is returned beside the text, so that ``5 cm`` and ``5 m`` can still be told apart.
+Follows the MATH convention: units, currency and the signs for percent and degrees are decoration (``50\%`` is ``50``,
+and not ``1/2``). What they were is returned beside the text, so that ``5 cm`` and ``5 m`` can still be told apart.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ _CHARACTERS = str.maketrans(
     | {"。": ".", "、": ",", "\u2236": ":", "…": "...", "ℝ": "\\mathbb{R}", "∛": "\\sqrt[3]", "\0": ""}
 )
 _SCRIPTS = (("^", "[²³¹ʰ-ʸˠ-ˤᴬ-ᵡ⁰-ⁿ]+"), ("_", "[ᵢ-ᵪ₀-ₜ]+"))
-_FUNCTIONS = "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp gcd lcm max min det deg dim ker".split()
+_FUNCTIONS = frozenset(
+    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp gcd lcm max min det deg dim ker".split()
+)
 _N = r"(?![A-Za-z])"  # the end of a command's name
 _STYLES = (
     "left|middle|right|[bB]ig{1,2}[lrm]?|bfseries|boldmath|(?:display|text|script)style|(?:no)?limits|normalsize|small|tiny|large"
@@ -67,8 +69,11 @@ _REWRITES = [
 ]
 _ELLIPSIS = re.compile(r"\\(?:ldots|cdots|dots[bcimo]?)" + _N + r"|\.{3,}")
 _REALS = re.compile(r"\\math(?:bb|bf)\s*\{?\s*R\s*\}?")
-_UPRIGHT = re.compile(r"\\(?:operatorname\*?|math(?:rm|bf|it|sf|tt|normal)|boldsymbol|bold|bm)\s*(?:\{((?:[^{}]|\^\{\d\})*)\}|([A-Za-z]))")
+_UPRIGHT = re.compile(
+    r"\\(?:operatorname\*?|math(?:rm|bf|it|sf|tt|normal)|boldsymbol|bold|bm)\s*(?:\{((?:[^{}]|\^\{\d\})*)\}|([A-Za-z]))"
+)
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+_FORMULA = re.compile(r"(?<![\^\w])-?\d|[=<>]")
 _DOTTED = re.compile(r"(?<=[\d.])(?:\\dot\s*\{?\d\}?)(?:\d*\\dot\s*\{?\d\}?)?")
 _UNENDING = re.compile(r"(-?\d*\.\d*?)(\d{1,6}?)\2{2,}\s*\\ldots\s*\Z")
 _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3}(?!\d))+(?!,\d)")
@@ -111,7 +116,7 @@ def plain(text: str) -> Plain:
     text = re.sub(r"(?<=\d)\.(\d*)\((\d+)\)\Z", r".\1\\overline{\2}", text)
     text = _UNENDING.sub(r"\1\\overline{\2}", text) if _UNENDING.fullmatch(text) else text
     for _ in range(2):  # \textbf{\emph{14}}
-        text = _TEXT.sub(lambda match: f" {match[1]} " if re.search(r"(?<![\^\w])-?\d|[=<>]", match[1]) else match[0], text).strip()
+        text = _TEXT.sub(lambda match: f" {match[1]} " if _FORMULA.search(match[1]) else match[0], text).strip()
     if _TRIGONOMETRY.search(text):
         text = re.sub(r"(\d+(?:\.\d+)?)" + _CIRCLE, r"(\\frac{\1\\pi}{180})", text)
     unit: str | None = None

@@ -36,8 +36,8 @@ _NAME = re.compile(r"[A-Za-z{}()\[\]|,:/\s.;]*[A-Za-z][A-Za-z{}()\[\]|,:/\s.;]*"
 class Structure(NamedTuple):
     """A compound answer.
 
-    Its kind is ``set`` (also of a list: order does not matter), ``union``, a pair of brackets such as ``[)``, ``:`` (a ratio
-    or time of three parts or more), ``series`` (a list that goes on) or ``matrix RxC`` (rows by columns).
+    Its kind is ``set`` (also of a list: order does not matter), ``union``, a pair of brackets such as ``[)``, ``:`` (a
+    ratio or time of three parts or more), ``series`` (a list that goes on) or ``matrix RxC`` (rows by columns).
     """
 
     kind: str

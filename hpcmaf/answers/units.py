@@ -6,10 +6,10 @@ import re
 from math import prod
 
 _FAMILIES = (
-    "mm millimeter millimetre,cm centimeter centimetre,m meter metre,km kilometer kilometre,inch inches in,ft foot feet,"
-    "yd yard,mi mile,g gram,mg milligram,kg kilogram,lb pound,oz ounce,ton tonne,ml mL milliliter millilitre,"
-    "l L liter litre,gal gallon,qt quart,pt pint,cup,s sec second,min minute,h hr hour,day,week,month,year yr,"
-    "$ dollar usd USD,\u20ac euro EUR,\u00a3 GBP,"
+    "mm millimeter millimetre,cm centimeter centimetre,m meter metre,km kilometer kilometre,inch inches in,"
+    "ft foot feet,yd yard,mi mile,g gram,mg milligram,kg kilogram,lb pound,oz ounce,ton tonne,"
+    "ml mL milliliter millilitre,l L liter litre,gal gallon,qt quart,pt pint,cup,s sec second,"
+    "min minute,h hr hour,day,week,month,year yr,$ dollar usd USD,\u20ac euro EUR,\u00a3 GBP,"
     "\u00a5 yuan yen RMB CNY JPY,\u20b9 rupee Rs INR,cent,% percent,deg degree,rad radian,mi/h mph,km/h kmh kph kmph"
 )
 _CANONICAL = {
@@ -23,17 +23,18 @@ NUMBER_WORDS = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6,
 NUMBER_WORDS |= {f"{word}s": number for word, number in NUMBER_WORDS.items()}
 _EAST_ASIAN = {"\u4e07": 10**4, "\u4ebf": 10**8, "\u5343": 1000, "\u767e": 100}
 _NOTES = frozenset(
-    "am pm noon midnight increase increased decrease decreased gain loss profit deposit withdrawal rise drop north south"
-    " east west northeast northwest southeast southwest left right up down above below inside outside clockwise"
+    "am pm noon midnight increase increased decrease decreased gain loss profit deposit withdrawal rise drop north"
+    " south east west northeast northwest southeast southwest left right up down above below inside outside clockwise"
     " counterclockwise anticlockwise forward forwards backward backwards ahead behind before after early earlier late"
-    " later more less higher lower faster slower older younger taller shorter longer heavier lighter warmer hotter colder"
-    " cooler bc ad bce ce".split()
+    " later more less higher lower faster slower older younger taller shorter longer heavier lighter warmer hotter"
+    " colder cooler bc ad bce ce".split()
 )
 _FILLING = frozenset("unit units of total each the".split())
 # Behind these the number is not the value.
 _NOT_UNITS = frozenset(
-    "and or base if for when where to mod modulo choose factorial squared cubed half halves third thirds quarter quarters"
-    " tenths over times plus minus divided by is are not than at since because with but so as otherwise".split()
+    "and or base if for when where to mod modulo choose factorial squared cubed half halves third thirds"
+    " quarter quarters tenths over times plus minus divided by is are not than at since because with but so as"
+    " otherwise".split()
 )
 # One and two letters after a number may as well be variables, unless they stand apart as these do.
 _SHORT = frozenset("cm mm km kg mg ft lb oz hr yd ml mL mi am pm Rs sq cu of in".split())
@@ -64,7 +65,7 @@ def without_unit(text: str) -> tuple[str, str | None, str | None]:
     if len(text) > 200 or (match := _TAIL.fullmatch(text)) is None:
         return text, None, None
     words = _WORD.findall(re.sub(r"\\text|\\cdot|\bin(?=\s+[a-z])", "", match["tail"]))
-    words = [(over, word if word in _CANONICAL else word.replace(".", "").lower(), power) for over, word, power in words]
+    words = [(over, word if word in _CANONICAL else word.replace(".", "").lower(), end) for over, word, end in words]
     names = [word for _, word, _ in words if word]
     if not names or _NOT_UNITS.intersection(names):
         return text, None, None
