@@ -11,9 +11,19 @@ from collections.abc import Iterator
 from enum import StrEnum
 
 from hpcmaf.answers.letters import DENIED, letter_of
-from hpcmaf.answers.notation import closing_brace, narrow, plain
-from hpcmaf.answers.rational import value_of
-from hpcmaf.answers.units import NUMBER_WORDS
+from hpcmaf.answers.notation import closing_brace, narrow
+from hpcmaf.answers.numbers import (
+    DENIAL,
+    MAGNITUDE,
+    MOST_STATEMENTS,
+    NUMBERED,
+    STATEMENT_LENGTH,
+    hashes,
+    last_match,
+    number_in,
+    number_stated,
+    only_number,
+)
 
 
 class AnswerForm(StrEnum):
@@ -69,7 +79,7 @@ def extract(
         places = [match[1].strip()]
     match form:
         case AnswerForm.NUMBER:
-            return _number(boxes, places, stated, truncated)
+            return number_in(boxes, places, _statements(stated), stated, truncated)
         case AnswerForm.LETTER:
             box = boxes[-1] if boxes else None
             return letter_of(box, (*places, *_statements(stated, _PHRASES[1])), stated, letters, truncated)
@@ -89,27 +99,20 @@ _END = re.compile(r"\n|[.!?][\"')*_\]]{0,3}(?=\s)")
 
 def opened_thought(text: str) -> re.Match[str] | None:
     """The mark that begins a thought at the end of a text, as some chat templates write it for the model."""
-    opened = _last(_OPENED, text)
+    opened = last_match(_OPENED, text)
     return opened if opened and not text[opened.end() :].strip() else None
 
 
 def spoken(text: str) -> str:
     """What a response says after its thoughts; nothing where they never end."""
-    closed = _last(_CLOSED, text)
+    closed = last_match(_CLOSED, text)
     text = text[closed.end() :].lstrip() if closed else text
     return "" if _OPENED.search(text) else text
 
 
 def _last_end(text: str) -> int:
-    end = _last(_END, text)
+    end = last_match(_END, text)
     return end.end() if end and end.end() < len(text) or (end and text.endswith("\n")) else 0
-
-
-def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    last = None
-    for last in pattern.finditer(text):
-        pass
-    return last
 
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
@@ -117,8 +120,7 @@ _JOINT = re.compile(r"[\s$.]*(?:\\[\])]|\\q?quad|\\[,;: ]|\\text\s?\{|[},$\s]|\\
 _MINUS_BEFORE = re.compile(
     r"(?:(?:^|[=$:(\[{\n]|\\\()\s{0,3}-\s?|(?:^|[^\w\s)\]}.%]\s?|[A-Za-z]{2}\s)-|(?i:negative|minus)\s)(?:\\?\$)?\Z"
 )
-_MAGNITUDE = f"(?:{'|'.join(NUMBER_WORDS)})"
-_MAGNITUDE_BEHIND = re.compile(rf"[\s$]{{0,3}}(?:\\[)\]]\s?)?(?:\\text\s?\{{\s?)?({_MAGNITUDE})s?\b")
+_MAGNITUDE_BEHIND = re.compile(rf"[\s$]{{0,3}}(?:\\[)\]]\s?)?(?:\\text\s?\{{\s?)?({MAGNITUDE})s?\b")
 _PLACEHOLDERS = re.compile(
     r"(?:(?:your|the) )?(?:(?:final|numeric(?:al)?) )?(?:answer|number|letter|result|value)(?: here)?|\\[lc]?dots"
     r"|\\q?quad|"
@@ -151,7 +153,7 @@ def _boxes(text: str) -> list[str | None]:
 
 def last_box(text: str) -> tuple[bool, str | None]:
     r"""Whether a text has a ``\\boxed`` at all, and the content of the last one; ``None`` if its braces never close."""
-    match = _last(_BOX, text)
+    match = last_match(_BOX, text)
     return (False, None) if match is None else (True, _content(text, match.end())[2])
 
 
@@ -196,8 +198,6 @@ _MARKUP = re.compile(
 _SUBHEADING = re.compile(
     r"\s*(?:\#{1,6}\s|\*\*)?\s?(?i:explanation|reason(?:ing)?|step|solution|note|justification|proof|check|verification)\b"
 )
-_DENIED = re.compile(r"(?:not|neither|never)\b", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"\n|[.!?](?=[\s\"')*_]|\Z)|`")
 _CLAUSE_END = re.compile(
     r"\s(?:because|since|as|which|so|when|where|if|by|given|after|from)\s|,\s(?=[a-z]{2})|;|\s[\u2014\u2013]\s"
 )
@@ -220,8 +220,6 @@ _TEXT_ANSWERS = re.compile(
     r"|north|south|east|west|(?:mon|tues|wednes|thurs|fri|satur|sun)day",
     re.IGNORECASE,
 )
-_MOST_STATEMENTS = 20
-_STATEMENT_LENGTH = 1000
 
 
 def _statements(text: str, phrase: re.Pattern[str] = _PHRASES[0]) -> Iterator[str]:
@@ -231,11 +229,11 @@ def _statements(text: str, phrase: re.Pattern[str] = _PHRASES[0]) -> Iterator[st
         for match in phrase.finditer(text)
         if not DENIED.search(match[0]) and not _AIM.search(text[max(0, match.start() - 60) : match.start()])
     ]
-    for mark in reversed(marks[-_MOST_STATEMENTS:]):
-        statement = text[mark.end() : mark.end() + _STATEMENT_LENGTH]
+    for mark in reversed(marks[-MOST_STATEMENTS:]):
+        statement = text[mark.end() : mark.end() + STATEMENT_LENGTH]
         if "\n" not in mark[0]:
             yield _MARKUP.sub(_fence, statement, count=1)
-        elif not _SUBHEADING.match(statement) and not _NUMBERED.match(statement):
+        elif not _SUBHEADING.match(statement) and not NUMBERED.match(statement):
             yield _MARKUP.sub(_fence, "\n" + statement, count=1)
 
 
@@ -257,8 +255,8 @@ def _boxed(boxes: list[str | None], places: list[str], text: str, form: AnswerFo
     for statement in _statements(text):
         if answer := _term(statement, form):
             return answer
-    for statement in _hashes(text):
-        if number := _number_stated(statement):
+    for statement in hashes(text):
+        if number := number_stated(statement):
             return number
     short = len(text.split()) <= 6 and not (_PHRASES[0].search(text) or _BOX.search(text) or "\n" in text.strip())
     return _term(text, form) if form is AnswerForm.TEXT and short and not truncated else None
@@ -269,7 +267,7 @@ def _term(statement: str, form: AnswerForm) -> str | None:
     if statement.startswith("```"):
         lines = re.split("`{3}|~{3}", statement[3:], maxsplit=1)[0].strip().splitlines()
         return lines[0].strip() if len(lines) == 1 else None
-    if _DENIED.match(statement):
+    if DENIAL.match(statement):
         return None
     sentence = re.split(r"\n|(?<!\d)[.!?](?=\s)|(?<=\d)[.!?](?=\s+[^\d\s]|\s*$)", statement, maxsplit=1)[0]
     # Display mathematics may have lines and full stops of its own, and stand on the next line.
@@ -293,129 +291,4 @@ def _term(statement: str, form: AnswerForm) -> str | None:
             return clause if re.search(r"\w", clause) else None
         if len(clause.split()) <= 2 and re.search(r"\d", clause):
             return clause
-    numbers = [number for number in _NUMBER.finditer(clause) if not _INDEX.search(clause[: number.start()])]
-    if len(numbers) != 1 or len(clause) > 200:
-        return None
-    ended = value_of(plain(clause[numbers[0].start() :].replace("$", "")).text) is not None  # at most a unit follows
-    return _clean(numbers[0]) if ended or numbers[0].start() == 0 else None
-
-
-_SIGN = r"[-\u2212\u2013]"
-_DIGITS = r"(?:[0-9]{1,3}(?:(?:,|\{,\}|,\\!)[0-9]{3}(?![0-9]))+|[0-9]+)"
-# A sign belongs to the number unless it stands between two terms.
-_NUMBER = re.compile(
-    rf"(?:(?<![\w)\]}}.%]){_SIGN}|(?<=[=:]){_SIGN}\s|(?<=[=:]\s){_SIGN}\s|\A\s*{_SIGN}\s|\b(?i:negative|minus)\s)?"
-    rf"(?:(?:US|Rs\.?\s?)?(?:\\?\$|[\u20ac\u00a3\u00a5\u20b9])\s?{_SIGN}?)?"
-    r"(?:(?:(?<![\d.])[0-9]{1,9}\s?)?\\[dt]?frac\s?\{-?[0-9]+\}\s?\{[0-9]+\}"
-    r"|(?<![A-Za-z_0-9.])(?:[0-9]{1,9}\s(?=[0-9]+\s?/\s?[0-9]))?"
-    rf"(?:{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)(?:\s?/\s?[0-9]++(?!\.[0-9]))?"
-    r"(?:\s?(?:\\times|\\cdot|[\u00d7\u00b7\u22c5x*])\s?10(?:\s?\^\s?\{?\s?[-\u2212]?[0-9]{1,3}\s?\}?"
-    r"|[\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079]{1,4})|[eE][+-]?[0-9]{1,3}(?!\w))?)"
-    rf"(?:(?:\s?(?:\\text\s?\{{\s?|-)?(?i:{_MAGNITUDE})s?\b){{1,2}}|\s?[\u4e07\u4ebf])?"
-)
-_HASHES = re.compile(
-    r"####\s*(?=[-\u2212$*\\\s0-9.\u20ac\u00a3(])|^#{1,3}[ \t]*(?=[^\sA-Za-z#]{1,30}[ \t]*[A-Za-z]*\.?\s*$)",
-    re.MULTILINE,
-)
-_NUMBERED = re.compile(r"\d{1,2}(?:[.):]\s+[A-Za-z*]|(?:st|nd|rd|th)\b)")
-_SPACED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?: \d{3})+(?![\d/])")
-_TIME = re.compile(r"\d{1,2}\s*:\s*[0-5]\d(?!\d)|\d{1,2}\s*[ap]\.?m\b", re.IGNORECASE)
-_OPERATOR = re.compile(r"\s*(?:[-+*/^=\u00d7\u00f7\u2212]|\\times|\\cdot|\\div|x\s)\s*[-($\\\w.]")
-_ALTERNATIVE = re.compile(r"[^\S\n]*(?:,?\s?\bor\b)\s+[-$\d]")
-_INDEX = re.compile(
-    r"\b(?i:agent|solution|step|case|part|method|problem|question|equation|figure|round|option|line)s?\s{0,2}#?\Z"
-)
-# What may stand around the one number of a box.
-_BEFORE = re.compile(r"(?:[A-Za-z]{2,}[\s:,]*)*")
-_BEHIND = re.compile(
-    r"[\s%]*|\s*[mgL]|\s+[shtlACFJKNVW]|\s*[A-Za-z]{2,}[A-Za-z.,\s/]*|\s*[A-Za-z]{1,4}/[A-Za-z]{1,4}"
-    r"|\s*(?:[cdkm]?m|ft|in|yd|mi|units?)(?:\s*/\s*s)?\s*\^\s*\{?\s*[23]\s*\}?"
-)
-_VERB = re.compile(r"\b(?:makes?|is|are|was|equals?|gives?|totals?|leaves?)\b[^\d]*\Z")
-_POWER = re.compile(r"\d+\s?\^\s?\{?\s?-?\d+\s?\}?")
-
-def _number(boxes: list[str | None], places: list[str], text: str, truncated: bool) -> str | None:
-    boxes = [box for box in boxes if box is None or not re.fullmatch(r"[A-Z]", box)]  # \boxed{N} of a prompt
-    if boxes and (boxes[-1] is not None or truncated):
-        return _number_of(boxes[-1]) if boxes[-1] is not None else None
-    for place in places:
-        if number := _number_of(place) or _number_stated(place):
-            return number
-    for statement in _hashes(text):
-        if (number := _number_stated(statement)) is not None:
-            return number or None
-    for statement in _statements(text):
-        sentence = _SENTENCE_END.split(statement, maxsplit=1)[0]
-        if denied := _DENIED.match(sentence):
-            sentence = "".join(re.split(r"\bbut\b", sentence, maxsplit=1)[1:])
-        if (number := _number_stated(sentence)) is not None:
-            return number or None
-        line = statement.split("\n", 1)[0]
-        if denied or _OPERATOR.search(line):  # denied, or an expression that was not worked out
-            start = text.rfind(statement)
-            text = text[:start] + text[start + len(_SENTENCE_END.split(line, maxsplit=1)[0]) :]
-    text = _TIME.sub("", text)
-    if truncated or not (numbers := list(_NUMBER.finditer(text))):
-        return None
-    indexed = (_INDEX.search(text, max(0, number.start() - 12), number.start()) for number in reversed(numbers))
-    return _clean(next((number for number, index in zip(reversed(numbers), indexed) if not index), numbers[-1]))
-
-
-def _hashes(text: str) -> Iterator[str]:
-    """Lines behind ``####`` that begin with a number and are no headings, the last one first."""
-    for mark in reversed(list(_HASHES.finditer(text))[-_MOST_STATEMENTS:]):
-        line, *rest = text[mark.end() : mark.end() + _STATEMENT_LENGTH].lstrip("* ").split("\n", 1)
-        heading = _NUMBERED.match(line) and any(part.strip() for part in rest)
-        number = _NUMBER.search(line)
-        if number and not heading and not re.search(r"[A-Za-z]", line[: number.start()].replace("\\", "")):
-            yield line
-
-
-def _number_of(content: str) -> str | None:
-    """The one number a box holds; ``None`` if it holds several, or something else."""
-    if len(content) > _STATEMENT_LENGTH:
-        return None
-    answer = plain(content.rsplit("=", 1)[-1])
-    if answer.note in ("am", "pm") or re.fullmatch(r"\d{1,2}\s*:\s*[0-5]\d", answer.text):
-        return None
-    spelled = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", answer.text).strip()
-    if (number := _NUMBER.fullmatch(spelled)) or (value := value_of(spelled)) is None:
-        number = number or _NUMBER.search(spelled)
-        alone = number and _BEFORE.fullmatch(spelled, 0, number.start()) and _BEHIND.fullmatch(spelled, number.end())
-        return _clean(number) if number and alone else None
-    return str(value)
-
-
-def _number_stated(sentence: str) -> str | None:
-    """The number that a sentence comes to; empty where it names alternatives, ``None`` where it states none."""
-    sentence = _SPACED.sub(lambda match: match[0].replace(" ", ""), sentence[:_STATEMENT_LENGTH].replace("**", ""))
-    numbers = [number for number in _NUMBER.finditer(sentence) if not _INDEX.search(sentence[: number.start()])]
-    if not numbers:
-        return None
-    first, last = numbers[0], numbers[-1]
-    if _TIME.match(sentence, first.start()) or _ALTERNATIVE.match(sentence, first.end()):
-        return ""
-    opens = not re.search(r"\w", sentence[: first.start()])
-    if opens and (power := _POWER.match(sentence, first.start())) and (value := value_of(power[0])) is not None:
-        return str(value)
-    if opens and not _OPERATOR.match(sentence, first.end()):
-        clause = re.split(r"\(|,\s|\b(?:because|since|as|which|that)\b", sentence[first.end() :], maxsplit=1)[0]
-        behind = _last(_NUMBER, clause)
-        return _clean(behind if behind and _VERB.search(clause[: behind.start()]) else first)
-    sides = sentence.split("=")
-    for side in reversed(sides if len(sides) > 1 else ()):  # 84 = 7 x 12 is 84
-        if (value := _NUMBER.search(side)) and not _OPERATOR.match(side, value.end()):
-            return _clean(value)
-    before = sentence[: last.start()].rstrip()
-    operator = before.endswith((*"+-*/^\u00d7\u00f7\u2212(", "\\times", "\\cdot"))
-    worked = operator or _OPERATOR.match(sentence, last.end())
-    return None if worked else _clean(last)
-
-
-def _clean(match: re.Match[str]) -> str:
-    """A number without separators, units and currency signs; a fraction where it is no decimal."""
-    text = plain(re.sub(r"(?<=\d)-(?=[A-Za-z])", " ", match[0])).text
-    if re.fullmatch(r"-?\d+(?:\.\d+)?(?:/\d+)?", text):
-        return text
-    value = value_of(text)
-    return text if value is None else str(value)
+    return only_number(clause) if len(clause) <= 200 else None

@@ -1,0 +1,160 @@
+"""The number that a text comes to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from hpcmaf.answers.notation import plain
+from hpcmaf.answers.rational import value_of
+from hpcmaf.answers.units import NUMBER_WORDS
+
+MOST_STATEMENTS = 20
+STATEMENT_LENGTH = 1000
+MAGNITUDE = f"(?:{'|'.join(NUMBER_WORDS)})"
+_SIGN = r"[-\u2212\u2013]"
+_DIGITS = r"(?:[0-9]{1,3}(?:(?:,|\{,\}|,\\!)[0-9]{3}(?![0-9]))+|[0-9]+)"
+# A sign belongs to the number unless it stands between two terms.
+_NUMBER = re.compile(
+    rf"(?:(?<![\w)\]}}.%]){_SIGN}|(?<=[=:]){_SIGN}\s|(?<=[=:]\s){_SIGN}\s|\A\s*{_SIGN}\s|\b(?i:negative|minus)\s)?"
+    rf"(?:(?:US|Rs\.?\s?)?(?:\\?\$|[\u20ac\u00a3\u00a5\u20b9])\s?{_SIGN}?)?"
+    r"(?:(?:(?<![\d.])[0-9]{1,9}\s?)?\\[dt]?frac\s?\{-?[0-9]+\}\s?\{[0-9]+\}"
+    r"|(?<![A-Za-z_0-9.])(?:[0-9]{1,9}\s(?=[0-9]+\s?/\s?[0-9]))?"
+    rf"(?:{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)(?:\s?/\s?[0-9]++(?!\.[0-9]))?"
+    r"(?:\s?(?:\\times|\\cdot|[\u00d7\u00b7\u22c5x*])\s?10(?:\s?\^\s?\{?\s?[-\u2212]?[0-9]{1,3}\s?\}?"
+    r"|[\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079]{1,4})|[eE][+-]?[0-9]{1,3}(?!\w))?)"
+    rf"(?:(?:\s?(?:\\text\s?\{{\s?|-)?(?i:{MAGNITUDE})s?\b){{1,2}}|\s?[\u4e07\u4ebf])?"
+)
+_HASHES = re.compile(
+    r"####\s*(?=[-\u2212$*\\\s0-9.\u20ac\u00a3(])|^#{1,3}[ \t]*(?=[^\sA-Za-z#]{1,30}[ \t]*[A-Za-z]*\.?\s*$)",
+    re.MULTILINE,
+)
+NUMBERED = re.compile(r"\d{1,2}(?:[.):]\s+[A-Za-z*]|(?:st|nd|rd|th)\b)")
+_SPACED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?: \d{3})+(?![\d/])")
+_TIME = re.compile(r"\d{1,2}\s*:\s*[0-5]\d(?!\d)|\d{1,2}\s*[ap]\.?m\b", re.IGNORECASE)
+_OPERATOR = re.compile(r"\s*(?:[-+*/^=\u00d7\u00f7\u2212]|\\times|\\cdot|\\div|x\s)\s*[-($\\\w.]")
+_ALTERNATIVE = re.compile(r"[^\S\n]*(?:,?\s?\bor\b)\s+[-$\d]")
+_INDEX = re.compile(
+    r"\b(?i:agent|solution|step|case|part|method|problem|question|equation|figure|round|option|line)s?\s{0,2}#?\Z"
+)
+# What may stand around the one number of a box.
+_BEFORE = re.compile(r"(?:[A-Za-z]{2,}[\s:,]*)*")
+_BEHIND = re.compile(
+    r"[\s%]*|\s*[mgL]|\s+[shtlACFJKNVW]|\s*[A-Za-z]{2,}[A-Za-z.,\s/]*|\s*[A-Za-z]{1,4}/[A-Za-z]{1,4}"
+    r"|\s*(?:[cdkm]?m|ft|in|yd|mi|units?)(?:\s*/\s*s)?\s*\^\s*\{?\s*[23]\s*\}?"
+)
+DENIAL = re.compile(r"(?:not|neither|never)\b", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"\n|[.!?](?=[\s\"')*_]|\Z)|`")
+_VERB = re.compile(r"\b(?:makes?|is|are|was|equals?|gives?|totals?|leaves?)\b[^\d]*\Z")
+_POWER = re.compile(r"\d+\s?\^\s?\{?\s?-?\d+\s?\}?")
+
+
+def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    last = None
+    for last in pattern.finditer(text):
+        pass
+    return last
+
+
+def number_in(
+    boxes: list[str | None], places: list[str], statements: Iterable[str], text: str, truncated: bool
+) -> str | None:
+    """Take the number out of the last box, ``<answer>``, ``####``, a statement, or else the last one, in this order."""
+    boxes = [box for box in boxes if box is None or not re.fullmatch(r"[A-Z]", box)]  # \boxed{N} of a prompt
+    if boxes and (boxes[-1] is not None or truncated):
+        return _number_of(boxes[-1]) if boxes[-1] is not None else None
+    for place in places:
+        if number := _number_of(place) or number_stated(place):
+            return number
+    for statement in hashes(text):
+        if (number := number_stated(statement)) is not None:
+            return number or None
+    for statement in statements:
+        sentence = _SENTENCE_END.split(statement, maxsplit=1)[0]
+        if denied := DENIAL.match(sentence):
+            sentence = "".join(re.split(r"\bbut\b", sentence, maxsplit=1)[1:])
+        if (number := number_stated(sentence)) is not None:
+            return number or None
+        line = statement.split("\n", 1)[0]
+        if denied or _OPERATOR.search(line):  # denied, or an expression that was not worked out
+            start = text.rfind(statement)
+            text = text[:start] + text[start + len(_SENTENCE_END.split(line, maxsplit=1)[0]) :]
+    return None if truncated else _last_number(text)
+
+
+def hashes(text: str) -> Iterator[str]:
+    """Lines behind ``####`` that begin with a number and are no headings, the last one first."""
+    for mark in reversed(list(_HASHES.finditer(text))[-MOST_STATEMENTS:]):
+        line, *rest = text[mark.end() : mark.end() + STATEMENT_LENGTH].lstrip("* ").split("\n", 1)
+        heading = NUMBERED.match(line) and any(part.strip() for part in rest)
+        number = _NUMBER.search(line)
+        if number and not heading and not re.search(r"[A-Za-z]", line[: number.start()].replace("\\", "")):
+            yield line
+
+
+def _last_number(text: str) -> str | None:
+    """The last number of a text that is neither a time of day nor the number of an agent, a step or the like."""
+    text = _TIME.sub("", text)
+    if not (numbers := list(_NUMBER.finditer(text))):
+        return None
+    indexed = (_INDEX.search(text, max(0, number.start() - 12), number.start()) for number in reversed(numbers))
+    return _clean(next((number for number, index in zip(reversed(numbers), indexed) if not index), numbers[-1]))
+
+
+def _number_of(content: str) -> str | None:
+    """The one number a box holds; ``None`` if it holds several, or something else."""
+    if len(content) > STATEMENT_LENGTH:
+        return None
+    answer = plain(content.rsplit("=", 1)[-1])
+    if answer.note in ("am", "pm") or re.fullmatch(r"\d{1,2}\s*:\s*[0-5]\d", answer.text):
+        return None
+    spelled = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", answer.text).strip()
+    if (number := _NUMBER.fullmatch(spelled)) or (value := value_of(spelled)) is None:
+        number = number or _NUMBER.search(spelled)
+        alone = number and _BEFORE.fullmatch(spelled, 0, number.start()) and _BEHIND.fullmatch(spelled, number.end())
+        return _clean(number) if number and alone else None
+    return str(value)
+
+
+def number_stated(sentence: str) -> str | None:
+    """The number that a sentence comes to; empty where it names alternatives, ``None`` where it states none."""
+    sentence = _SPACED.sub(lambda match: match[0].replace(" ", ""), sentence[:STATEMENT_LENGTH].replace("**", ""))
+    numbers = [number for number in _NUMBER.finditer(sentence) if not _INDEX.search(sentence[: number.start()])]
+    if not numbers:
+        return None
+    first, last = numbers[0], numbers[-1]
+    if _TIME.match(sentence, first.start()) or _ALTERNATIVE.match(sentence, first.end()):
+        return ""
+    opens = not re.search(r"\w", sentence[: first.start()])
+    if opens and (power := _POWER.match(sentence, first.start())) and (value := value_of(power[0])) is not None:
+        return str(value)
+    if opens and not _OPERATOR.match(sentence, first.end()):
+        clause = re.split(r"\(|,\s|\b(?:because|since|as|which|that)\b", sentence[first.end() :], maxsplit=1)[0]
+        behind = last_match(_NUMBER, clause)
+        return _clean(behind if behind and _VERB.search(clause[: behind.start()]) else first)
+    sides = sentence.split("=")
+    for side in reversed(sides if len(sides) > 1 else ()):  # 84 = 7 x 12 is 84
+        if (value := _NUMBER.search(side)) and not _OPERATOR.match(side, value.end()):
+            return _clean(value)
+    before = sentence[: last.start()].rstrip()
+    operator = before.endswith((*"+-*/^\u00d7\u00f7\u2212(", "\\times", "\\cdot"))
+    worked = operator or _OPERATOR.match(sentence, last.end())
+    return None if worked else _clean(last)
+
+
+def only_number(clause: str) -> str | None:
+    """The one number of a clause, behind which at most a unit follows."""
+    numbers = [number for number in _NUMBER.finditer(clause) if not _INDEX.search(clause[: number.start()])]
+    if len(numbers) != 1:
+        return None
+    ended = value_of(plain(clause[numbers[0].start() :].replace("$", "")).text) is not None
+    return _clean(numbers[0]) if ended or numbers[0].start() == 0 else None
+
+
+def _clean(match: re.Match[str]) -> str:
+    """A number without separators, units and currency signs; a fraction where it is no decimal."""
+    text = plain(re.sub(r"(?<=\d)-(?=[A-Za-z])", " ", match[0])).text
+    if re.fullmatch(r"-?\d+(?:\.\d+)?(?:/\d+)?", text):
+        return text
+    value = value_of(text)
+    return text if value is None else str(value)
