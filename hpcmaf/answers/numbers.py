@@ -13,7 +13,7 @@ MOST_STATEMENTS = 20
 STATEMENT_LENGTH = 1000
 MAGNITUDE = f"(?:{'|'.join(NUMBER_WORDS)})"
 _SIGN = r"[-\u2212\u2013]"
-_DIGITS = r"(?:[0-9]{1,3}(?:(?:,|\{,\}|,\\!)[0-9]{3}(?![0-9]))+|[0-9]+)"
+_DIGITS = r"(?:[1-9][0-9]{0,2}(?:(?:,|\{,\}|,\\!)[0-9]{3}(?![0-9]))+|[0-9]+)"
 # A sign belongs to the number unless it stands between two terms.
 _NUMBER = re.compile(
     rf"(?:(?<![\w)\]}}.%]){_SIGN}|(?<=[=:]){_SIGN}\s|(?<=[=:]\s){_SIGN}\s|\A\s*{_SIGN}\s|\b(?i:negative|minus)\s)?"
@@ -118,6 +118,7 @@ def _number_of(content: str) -> str | None:
 
 def number_stated(sentence: str) -> str | None:
     """The number that a sentence comes to; empty where it names alternatives, ``None`` where it states none."""
+    sentence = re.sub(r"\^\s*\{?\s*\\circ\b\s*\}?", "", sentence)
     sentence = _SPACED.sub(lambda match: match[0].replace(" ", ""), sentence[:STATEMENT_LENGTH].replace("**", ""))
     numbers = [number for number in _NUMBER.finditer(sentence) if not _INDEX.search(sentence[: number.start()])]
     if not numbers:

@@ -72,6 +72,7 @@ ROWS: dict[str, list[tuple[str, str | None]]] = {
         (r"\boxed{3^2}", '9'), ("#### 1st step\nHe is 9.", '9'), ("The answer is 4½.", '9/2'), ("The answer is 9·10^3", '9000'),
         (r"\boxed{9 J}", '9'), (r"\boxed{9 °C}", '9'), (r"\boxed{9} as \boxed{number}", '9'), ("It is 9. Thanks to agent 2!", '9'),
         ("It is 7:30 when she arrives.", None), ("Answer: 84 = 7 x 12", '84'), ("It is 5 hundred thousand.", '500000'),
+        (r"The answer is: 15^\circ", '15'), ("from 0,180", '180'),
     ],
     "boxed": [
         (r"\boxed{\frac{1}{\{2\}}}", r"\frac{1}{\{2\}}"), (r"\boxed{\left\{1,2\right\}}", r"\left\{1,2\right\}"),
