@@ -270,8 +270,9 @@ def _own_kind(error: BaseException) -> FailureKind | None:
     number, names = _number(error), [kind.__name__ for kind in type(error).__mro__]
     if number == codes.ENOMEM:
         return "memory"
-    # Parents of other processes pass on the words in which those died.
-    words = kind_of_words(str(error)) if isinstance(error, RuntimeError | TrainingError | EngineError) else None
+    # Parents of other processes pass on the words in which those died; the dynamic linker has only words.
+    worded = isinstance(error, RuntimeError | ImportError | TrainingError | EngineError)
+    words = kind_of_words(str(error)) if worded or (isinstance(error, OSError) and number is None) else None
     named = next((_NAMED[name] for name in names if name in _NAMED), None)
     return words or named or ("hardware" if number in TRANSIENT else None)
 

@@ -128,6 +128,9 @@ ECC = "CUDA error: uncorrectable ECC error encountered"
         # safetensors calls every file missing that it could not open: one that is there now, or is not.
         (FileNotFoundError(f"No such file or directory: {__file__}"), "hardware"),
         (FileNotFoundError("No such file or directory: /nowhere/w.safetensors"), "error"),
+        (ImportError("libtorch.so: cannot read file data: Input/output error"), "hardware"),
+        (OSError("libgomp.so.1: cannot open shared object file: Stale file handle"), "hardware"),
+        (ImportError("libcudart.so.12: cannot open shared object file: No such file or directory"), "error"),
         # Networks.
         (socket.gaierror(-3, "Temporary failure in name resolution"), "hardware"),
         (http.client.IncompleteRead(b""), "hardware"),
