@@ -226,6 +226,23 @@ def test_without_a_word_slurm_is_believed(left: Attempt | None, seen: Job | None
     assert cause.text and "\n" not in cause.text
 
 
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("slurmstepd: error: Detected 1 oom_kill event in StepId=7.0.", "out of memory"),
+        ("slurmstepd: error: Exceeded step memory limit at some point.", "out of memory"),
+        ("slurmstepd-node1: error: StepId=7.0 exceeded memory limit (9 > 8), being killed", "out of memory"),
+        ("slurmstepd: error: Some may have been killed by the cgroup out-of-memory handler.", "out of memory"),
+        ("srun: error: node1: task 0: Out Of Memory", "out of memory"),
+        ("srun: error: node1: task 0: Killed", "killed"),
+        ("the model says: out of memory", "killed"),
+    ],
+)
+def test_who_was_killed_for_memory_is_known_by_slurms_words(tmp_path: Path, said: str, kind: str) -> None:
+    (tmp_path / "log").write_text(f"step 1\n{said}\n")
+    assert find_cause(attempt(log=str(tmp_path / "log")), job("FAILED"), 0).kind == kind
+
+
 def test_a_cause_says_where_to_read_on() -> None:
     cause = find_cause(attempt(), job("TIMEOUT"), resume_point=0)
     assert (cause.log, cause.node) == ("7_0_log.err", "node2")

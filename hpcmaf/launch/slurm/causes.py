@@ -91,15 +91,15 @@ KINDS: dict[FailureKind, str] = {
     "defect": "error",
 }
 
-# slurmstepd's own words in a job's log. A task started by srun is FAILED to
+# Slurm's own words in a job's log. A task started by srun is FAILED to
 # squeue, whether it was killed for memory or by hand.
-_MEMORY = re.compile(r"oom[-_ ]kill|out of memory|exceeded memory limit", re.IGNORECASE)
-_STEPD = re.compile(r"^slurmstepd.*$", re.MULTILINE)
+_MEMORY = re.compile(r"oom[-_ ]kill|out[- ]of[- ]memory|exceeded (\w+ )?memory limit", re.IGNORECASE)
+_STEPD = re.compile(r"^(?:slurmstepd|srun).*$", re.MULTILINE)
 _LOG_TAIL = 8192
 
 
 def killed_for_memory(log: Path) -> bool:
-    """Whether slurmstepd says so at the end of a log."""
+    """Whether slurmstepd or srun says so at the end of a log."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - _LOG_TAIL))
