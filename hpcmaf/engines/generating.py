@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import DynamicCache
 
-from hpcmaf.engines.base import Diverged, Request
+from hpcmaf.engines.base import Completion, Diverged, Request
+from hpcmaf.engines.prompts import Prompts
 
 # Rows that have to be done, and their share of the batch, before the rest goes
 # on alone, which costs a copy of their keys and values.
@@ -89,11 +92,18 @@ class SeededSampling:
         return tokens.gather(1, position.masked_fill(self.greedy[chosen, None], 0))  # [rows, 1]
 
 
+@dataclass(eq=False, slots=True)
+class Waiting:
+    """A request with its prompt's tokens and whoever awaits it."""
+
+    request: Request
+    prompt: list[int]
+    future: asyncio.Future[Completion]
+
+
 def generate(
-    model: Any, prompts: Sequence[Sequence[int]], requests: Sequence[Request], limits: Sequence[int], *,
-    stop_ids: Sequence[int], adapters: Sequence[str] | None, device: torch.device,
-    on_step: Callable[[int, int], None], ended: Callable[[Request, list[int]], bool] = lambda request, tokens: False,
-) -> list[list[int]]:  # fmt: skip
+    model: Any, batch: Sequence[Waiting], prompts: Prompts, *, mixes: bool, on_step: Callable[[int, int], None]
+) -> list[list[int]]:
     """New tokens of every row, up to and with the one that ends it.
 
     Answers of one batch differ in length: half of what it computes could be
@@ -102,37 +112,31 @@ def generate(
 
     Parameters
     ----------
-    limits
-        Most new tokens of each row, at least 1.
-    adapters
-        Name of each row's adapter, ``"__base__"`` for none; ``None`` if the
-        model has none.
+    mixes
+        Whether rows go through adapters.
     on_step
         Called with the tokens that a step made and the rows it ended.
-    ended
-        Whether a response ends with the tokens that it has so far.
     """
-    width, stops = max(map(len, prompts)), set(stop_ids)
-    padding = [width - len(prompt) for prompt in prompts]
-    inputs = torch.tensor([[0] * pad + list(prompt) for pad, prompt in zip(padding, prompts, strict=True)])  # [B, T]
-    mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in padding])
-    inputs, mask = inputs.to(device), mask.to(device)
+    width, stops = max(len(one.prompt) for one in batch), set(prompts.stop_ids)
+    limits = [min(one.request.sampling.max_new_tokens, prompts.context - len(one.prompt)) for one in batch]
+    inputs = torch.tensor([[0] * (width - len(one.prompt)) + one.prompt for one in batch])  # [B, T]
+    mask = torch.tensor([[0] * (width - len(one.prompt)) + [1] * len(one.prompt) for one in batch])
+    inputs, mask = inputs.to(model.device), mask.to(model.device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-    sample, made = SeededSampling(requests, max(limits), device), [list[int]() for _ in prompts]
-    rows, done = list(range(len(prompts))), set[int]()
+    sample = SeededSampling([one.request for one in batch], max(limits), model.device)
+    made, rows, done = [list[int]() for _ in batch], list(range(len(batch))), set[int]()
     for step in range(max(limits)):
-        named = {} if adapters is None else {"adapter_names": [adapters[row] for row in rows]}
         scores = model(
             input_ids=inputs, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
-            logits_to_keep=1, **named,
+            logits_to_keep=1, **_adapters([batch[row] for row in rows], mixes),
         ).logits[:, -1]  # fmt: skip
-        texts = [[*prompts[row], *made[row]] for row in rows] if sample.penalizes else []
+        texts = [[*batch[row].prompt, *made[row]] for row in rows] if sample.penalizes else []
         inputs, before = sample(scores, rows, step, texts), len(done)
         for row, token in zip(rows, inputs[:, 0].tolist(), strict=True):
             if row not in done:
                 made[row].append(token)
-                if token in stops or step + 1 == limits[row] or ended(requests[row], made[row]):
+                if token in stops or step + 1 == limits[row] or prompts.ended(batch[row].request, made[row]):
                     done.add(row)
         on_step(len(rows) - before, len(done) - before)
         mask, positions = torch.nn.functional.pad(mask, (0, 1), value=1), positions[:, -1:] + 1
@@ -140,16 +144,14 @@ def generate(
             left = [position for position, row in enumerate(rows) if row not in done]
             if not left:
                 break
-            rows, done, kept = [rows[position] for position in left], set(), torch.tensor(left, device=device)
+            rows, done, kept = [rows[position] for position in left], set(), torch.tensor(left, device=model.device)
             inputs, mask, positions = inputs[kept], mask[kept], positions[kept]
             cache.batch_select_indices(kept)
     return made
 
 
-def likelihoods(
-    model: Any, texts: Sequence[list[int]], adapters: Sequence[str] | None, device: torch.device
-) -> list[list[float]]:
-    """Natural log-likelihood of each token of each text but the first, given those before it."""
+def likelihoods(model: Any, batch: Sequence[Waiting], texts: Sequence[list[int]], *, mixes: bool) -> list[list[float]]:
+    """Natural log-likelihood of each token of each request's text but the first, given those before it."""
     vocabulary = model.config.get_text_config().vocab_size
     # Rows of one length travel together, and nothing is computed for padding.
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
@@ -159,10 +161,15 @@ def likelihoods(
         count = max(1, _LOGIT_BYTES // (4 * width * vocabulary))
         rows, order = order[-count:], order[:-count]
         lengths = torch.tensor([len(texts[row]) for row in rows])
-        ids = torch.tensor([texts[row] + [0] * (width - len(texts[row])) for row in rows]).to(device)  # [B, T]
-        mask = (torch.arange(width) < lengths[:, None]).long().to(device)
-        named = {} if adapters is None else {"adapter_names": [adapters[row] for row in rows]}
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **named).logits
+        ids = torch.tensor([texts[row] + [0] * (width - len(texts[row])) for row in rows]).to(model.device)  # [B, T]
+        mask = (torch.arange(width) < lengths[:, None]).long().to(model.device)
+        adapters = _adapters([batch[row] for row in rows], mixes)
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **adapters).logits
         picked = logits[:, :-1].float().log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]  # [B, T - 1]
         values |= {row: scores[: len(texts[row]) - 1] for row, scores in zip(rows, picked.tolist(), strict=True)}
     return [values[row] for row in range(len(texts))]
+
+
+def _adapters(batch: Sequence[Waiting], mixes: bool) -> dict[str, list[str]]:
+    """Which adapter each row goes through, in PEFT's words, where a model has any."""
+    return {"adapter_names": [one.request.model or "__base__" for one in batch]} if mixes else {}

@@ -14,7 +14,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +23,14 @@ from transformers import AutoModelForCausalLM
 
 from hpcmaf.engines.base import Completion, Request, ServedModels, until_quiet
 from hpcmaf.engines.basemodel import load, pick_device
-from hpcmaf.engines.generating import generate, likelihoods
+from hpcmaf.engines.generating import Waiting, generate, likelihoods
 from hpcmaf.engines.journal import Journal
 from hpcmaf.engines.prompts import Prompts
 from hpcmaf.errors import EngineError
 
-# PEFT's name for rows without an adapter.
-_BASE = "__base__"
 # Prompts within so many tokens of each other count as equally long, so that
 # those for one adapter can travel together.
 _LENGTH_STEP = 32
-
-
-@dataclass(eq=False, slots=True)
-class Waiting:
-    """A request with its prompt's tokens and whoever awaits it."""
-
-    request: Request
-    prompt: list[int]
-    future: asyncio.Future[Completion]
 
 
 def take_batch(queue: list[Waiting], batch_size: int) -> list[Waiting]:
@@ -226,26 +215,17 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _generate_once(self, batch: Sequence[Waiting]) -> list[Completion]:
-        model, made = self.load(self._current), {}
-        answered = [one for one in batch if not one.request.scored]
-        if answered:
-            room = [min(w.request.sampling.max_new_tokens, self.prompts.context - len(w.prompt)) for w in answered]
-            prompts, requests = [one.prompt for one in answered], [one.request for one in answered]
-            made = dict(zip(map(id, answered), generate(
-                model, prompts, requests, room, stop_ids=self.prompts.stop_ids, adapters=self._adapters(answered),
-                device=self.device, on_step=self._count, ended=self.prompts.ended,
-            ), strict=True))  # fmt: skip
+        model, made = self.load(self._current), dict[int, list[int]]()
+        if answered := [one for one in batch if not one.request.scored]:
+            found = generate(model, answered, self.prompts, mixes=self._mixes, on_step=self._count)
+            made = dict(zip(map(id, answered), found, strict=True))
         self._count(0, len(batch) - len(answered))
         complete = self.prompts.completion
         completions = {id(one): complete(one.request, len(one.prompt), made.get(id(one), [])) for one in batch}
         wanted = [one for one in batch if one.request.logprobs]
         texts = [one.prompt + list(completions[id(one)].token_ids) for one in wanted]
-        found = likelihoods(model, texts, self._adapters(wanted), self.device)
-        for one, row in zip(wanted, found, strict=True):
+        for one, row in zip(wanted, likelihoods(model, wanted, texts, mixes=self._mixes), strict=True):
             prompt = len(one.prompt) - 1
             scores = {"prompt_logprobs": tuple(row[:prompt]), "logprobs": tuple(row[prompt:])}
             completions[id(one)] = replace(completions[id(one)], **scores)
         return list(completions.values())
-
-    def _adapters(self, batch: Sequence[Waiting]) -> list[str] | None:
-        return [one.request.model or _BASE for one in batch] if self._mixes else None

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from hpcmaf.engines import Completion, Request, Sampling, ServedModels
 from hpcmaf.engines.basemodel import pick_device
 from hpcmaf.engines.chat import ChatFormat
-from hpcmaf.engines.generating import SeededSampling, generate
+from hpcmaf.engines.generating import SeededSampling, Waiting, generate
 from hpcmaf.engines.journal import Journal
-from hpcmaf.engines.transformers_engine import TransformersEngine, Waiting, take_batch
+from hpcmaf.engines.transformers_engine import TransformersEngine, take_batch
 from hpcmaf.errors import EngineError, PlatformError
 from tests.tiny_models import answering_model, tiny_adapter, tiny_model
 
@@ -157,8 +154,6 @@ def test_a_diverged_model_is_named(temperature: float, broken: float) -> None:
 def test_rows_that_have_finished_leave_the_batch(base: Path, adapters: dict[str, str]) -> None:
     """And the others say what they would have said among them, to the last token."""
     engine = engine_for(base, adapters)
-    prompts = [[3 + row % 20] * (4 + row % 7) for row in range(24)]
-    names = [["__base__", *adapters][row % 4] for row in range(24)]
     limits = [2 + 3 * (row % 12) for row in range(24)]
     sizes: list[int] = []
     engine.load(None).register_forward_pre_hook(
@@ -166,14 +161,15 @@ def test_rows_that_have_finished_leave_the_batch(base: Path, adapters: dict[str,
     )
     steps: list[tuple[int, int]] = []
 
+    def one(row: int) -> Waiting:
+        model, sampling = [None, *adapters][row % 4], {"top_p": 0.95, "max_new_tokens": limits[row]}
+        return Waiting(ask(str(row), model=model, seed=row, **sampling), [3 + row % 20] * (4 + row % 7), None)
+
     def generated(rows: list[int], stop_ids: list[int]) -> list[list[int]]:
-        of = {key: [values[row] for row in rows] for key, values in {"p": prompts, "l": limits, "n": names}.items()}
-        requests = [ask(str(row), seed=row, top_p=0.95) for row in rows]
+        engine.prompts.stop_ids = stop_ids
         with torch.inference_mode():
-            return generate(
-                engine.load(None), of["p"], requests, of["l"], stop_ids=stop_ids, adapters=of["n"],
-                device=engine.device, on_step=lambda tokens, ended: steps.append((tokens, ended)),
-            )  # fmt: skip
+            return generate(engine.load(None), [one(row) for row in rows], engine.prompts, mixes=True,
+                            on_step=lambda tokens, ended: steps.append((tokens, ended)))  # fmt: skip
 
     for stop_ids in ([100_000], [5, 9]):
         sizes.clear()
@@ -204,23 +200,6 @@ def test_a_model_with_half_a_batch_waiting_gets_one_to_itself() -> None:
     assert taken(queue + [waiting(f"b{i}", 90, "critic-0") for i in range(4)], 8) == ["b0", "b1", "b2", "b3"]
     queue = [waiting("a", 10, "generator-0"), waiting("b", 300, None), waiting("c", 150, "critic-1")]
     assert taken(queue, 64) == ["b", "c", "a"] and queue == []
-
-
-LISTS = st.lists(st.tuples(st.integers(1, 300), st.sampled_from([None, "generator-0", "critic-0"])), max_size=60)
-
-
-@settings(max_examples=80, deadline=None)
-@given(LISTS, st.integers(1, 20), st.integers(0, 99))
-def test_everybody_goes_once_whatever_the_order(made: list[tuple[int, str | None]], size: int, seed: int) -> None:
-    """Batches do not depend on who came first; nobody waits for ever or goes twice."""
-    queue = [waiting(f"k{i}", length, model) for i, (length, model) in enumerate(made)]
-    shuffled, gone = list(queue), list[Waiting]()
-    random.Random(seed).shuffle(shuffled)
-    while queue:
-        batch = take_batch(queue, size)
-        assert 1 <= len(batch) <= size and batch == take_batch(shuffled, size)
-        gone += batch
-    assert sorted(one.request.key for one in gone) == sorted(f"k{i}" for i in range(len(made)))
 
 
 def test_what_is_trained_on_is_what_was_generated() -> None:
