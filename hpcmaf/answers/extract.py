@@ -275,7 +275,7 @@ def _term(statement: str, form: AnswerForm) -> str | None:
     lead = displayed and re.fullmatch(r"[^.!?\n\d]{0,30}\s{0,3}", statement[: displayed.start()])
     reach = max(displayed.end(), len(sentence)) if displayed and lead else len(sentence)
     for math in _MATH.finditer(statement[:reach]):
-        if not _GOES_ON.match(statement, math.end()):
+        if not _GOES_ON.match(statement, math.end()) and not _BOX.search(math[0]):
             return _formula(math) or None
     if verdict := _VERDICT.match(sentence):
         if sentence[verdict.end() : verdict.end() + 1] != ":":

@@ -151,7 +151,8 @@ ROWS: dict[str, list[tuple[str, str | None]]] = {
         (r"The answer is between \$9 and \$10: $\$9.50$.", r"\$9.50"), (r"\textbf{Answer} $9$", '9'),
         ("**Final Answer (simplified)**\n\n$9$", '9'), (r"\boxed{9} in \boxed{\quad}", '9'), ("[ANSWER]9[/ANSWER]", '9'),
         (r"\boxed{9} in \boxed{\text{numeric answer}}", '9'), ("Answer: N/A", None), ("Final answer:\n===\n9", '9'),
-        ("<answer>[1,2)</answer>", "[1,2)"), ("<answer>x<3</answer>", "x<3"), ("The answer cannot be (7).", None),
+        ("<answer>[1,2)</answer>", "[1,2)"), (r"The answer is \(\boxed{}\) $7$", "7"), ("<answer>x<3</answer>", "x<3"),
+        ("The answer cannot be (7).", None),
     ],
     "letter": [
         (r"\boxed{B}", 'B'), (r"\boxed{\text{(C)}}", 'C'), (r"\boxed{\textbf{A}}", 'A'), (r"\boxed{b}", 'B'),
