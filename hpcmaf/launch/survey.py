@@ -225,7 +225,8 @@ def _reasons(snapshot: Snapshot, profile: Profile) -> Iterable[str]:
         ids = list(dict.fromkeys(job.id for job in jobs))
         what = "the gate waits" if gates.issuperset(ids) else f"Slurm holds {len(jobs)} job(s) back"
         starts = min((job.start for job in jobs if job.start[:4].isdigit()), default="")
-        when = f", expected to start at {starts}" if starts else ""
+        # What Slurm reckoned before somebody held it is true no more.
+        when = f", expected to start at {starts}" if starts and not reason.startswith("JobHeld") else ""
         if "maintenance" in reason.lower() or reason.startswith("ReqNodeNotAvail"):
             when += _maintenance(min(_ACCOUNTING_SECONDS, profile.cluster.command_seconds))
         remedy = releasing(reason, ids)

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.long]
 def test_one_iteration_on_a_pretrained_model(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(smollm2()), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     run = RunDir(tmp_path / "run")
-    overrides = ("task.train=8", "task.eval=2", "debate.agents=2", "sampling.max_new_tokens=24", "training.epochs=1")
+    overrides = ("task.train=8", "task.eval=1", "debate.agents=2", "sampling.max_new_tokens=24", "training.epochs=1")
     words = [sys.executable, "-m", "hpcmaf", "submit", "--recipe", "sums/smollm2", "--iters", "1", "--run", str(run.root)]
     done = subprocess.run(
         [*words, *(word for override in overrides for word in ("--set", override))],

@@ -195,7 +195,12 @@ def test_a_gate_that_is_held_is_told_of_and_a_chain_without_one_goes_on(slurm: C
     loop.start()
     gates = look(loop.run).survey.gates
     slurm.client("scontrol", "hold", ",".join(gates))
-    wait_until("only gates wait", lambda: look(loop.run).survey.state == "queued", 90, 0.5)
+
+    def only_gates_wait() -> bool:
+        found = look(loop.run).survey
+        return found.state == "queued" and not any(found.pending.values()) and not any(found.running.values())
+
+    wait_until("only gates wait", only_gates_wait, 90, 0.5)
     shown = verb("status", loop)
     assert shown.exit_code == 0 and ": queued (0 running, 0 queued, gate " in shown.output
     assert "note: the gate waits: JobHeldAdmin; ask the site's operators" in shown.output or (
