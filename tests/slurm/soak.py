@@ -126,6 +126,8 @@ class Week:
 
     # --- daemons, partitions, limits
     def controller_crashes(self, node: str) -> None:
+        # Jobs that start now fail where they do, as the next controller has not heard of them.
+        self.hurt |= {job["nodes"] for job in self.cluster.jobs() if job["nodes"].startswith("node")}
         self.cluster.kill_controller()
         time.sleep(4)
         self.cluster.start_controller()

@@ -97,6 +97,11 @@ def test_what_will_not_change_stops_the_chain_and_the_same_command_goes_on(slurm
     loop.all_once()
 
 
+def others_are_done(loop: Loop, count: int) -> None:
+    """Wait for tasks that may be on the node to which something is about to happen."""
+    loop.wait("the others were done", lambda: len(loop.run.done_tasks(loop.plan)["it00/eval"]) == count)
+
+
 def test_a_node_that_dies_and_a_job_that_is_requeued(slurm: Cluster, tmp_path: Path) -> None:
     loop = Loop.short(slurm, tmp_path / "run")
     tasks = ("00001", "00002")
@@ -104,6 +109,7 @@ def test_a_node_that_dies_and_a_job_that_is_requeued(slurm: Cluster, tmp_path: P
         plant(loop.run, "it00/eval", task, "sleep 60")
     loop.start()
     loop.wait("the tasks were running", lambda: all(loop.running_on("it00/eval", task) for task in tasks))
+    others_are_done(loop, 1)
     job = loop.task("it00/eval", "00001")
     assert job is not None
     slurm.client("scontrol", "requeue", f"{job['array_job']}_{job['array_task']}")
@@ -129,10 +135,11 @@ def test_preemption(slurm: Cluster, tmp_path: Path) -> None:
     plant(loop.run, "it00/eval", "00001", "advance 60")
     loop.start()
     loop.wait("the task was running", lambda: loop.running_on("it00/eval", "00001"))
+    others_are_done(loop, 2)
     node = loop.running_on("it00/eval", "00001")
     urgent = slurm.submit("sleep 3", "--partition=high", f"--nodelist={node}", "--exclusive")
     loop.finish(120)
-    slurm.wait_job(urgent, "COMPLETED")
+    slurm.wait_job(urgent, "COMPLETED", timeout=120)
     loop.all_once()
     assert started(loop.run, "it00/eval", "00001") == 2
     assert set(loop.verdicts()) <= {"preempted", "stopped"}
@@ -150,9 +157,10 @@ def test_preemption_while_python_starts(slurm: Cluster, tmp_path: Path) -> None:
     loop = Loop.short(slurm, tmp_path / "run", "slurm.partition=low", f"slurm.python={slow}")
     loop.start()
     loop.wait("Python was starting", node.exists)
+    others_are_done(loop, 2)
     urgent = slurm.submit("true", "--partition=high", f"--nodelist={node.read_text().strip()}", "--exclusive")
     loop.finish(120)
-    slurm.wait_job(urgent, "COMPLETED")
+    slurm.wait_job(urgent, "COMPLETED", timeout=120)
     loop.all_once()
     assert set(loop.verdicts()) <= {"preempted"}
 
