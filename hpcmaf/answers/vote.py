@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from hpcmaf.answers.equal import DEFAULT_DEADLINE_S, equivalent
 
@@ -31,7 +32,13 @@ class Vote:
     tied: bool
 
 
-def vote(answers: Sequence[str | None], seed: int, *, deadline_s: float = DEFAULT_DEADLINE_S) -> Vote:
+def vote(
+    answers: Sequence[str | None],
+    seed: int,
+    *,
+    deadline_s: float = DEFAULT_DEADLINE_S,
+    same: Callable[[str, str], bool] | None = None,
+) -> Vote:
     """Elect the largest class of equivalent answers.
 
     Classes are formed over the *sorted* distinct strings, each compared with
@@ -49,13 +56,16 @@ def vote(answers: Sequence[str | None], seed: int, *, deadline_s: float = DEFAUL
         the vote is about (run seed, iteration, problem), never from order.
     deadline_s
         Of each comparison, in seconds.
+    same
+        Whether two answers are one; :func:`equivalent` by default.
     """
+    same = same or partial(equivalent, deadline_s=deadline_s)
     classes: list[tuple[str, set[str]]] = []
     # What is not even equivalent to itself (blank, NaN) is no candidate.
-    candidates = {answer for answer in answers if answer is not None and equivalent(answer, answer)}
+    candidates = {answer for answer in answers if answer is not None and same(answer, answer)}
     for answer in sorted(candidates, key=_representative_order):
         for representative, members in classes:
-            if equivalent(answer, representative, deadline_s=deadline_s):
+            if same(answer, representative):
                 members.add(answer)
                 break
         else:

@@ -9,7 +9,7 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, BinaryIO
@@ -19,6 +19,8 @@ import click
 from hpcmaf.answers import DEFAULT_DEADLINE_S, equivalent
 from hpcmaf.answers.checker import MAX_WORKERS
 from hpcmaf.errors import DataError, UsageError
+from hpcmaf.tasks.grader import Grader
+from hpcmaf.tasks.problems import Problem
 
 _IN_FLIGHT = 256
 
@@ -38,7 +40,14 @@ _IN_FLIGHT = 256
     metavar="SECONDS",
     help="Limit of one comparison; what is not found equal by then is different.",
 )
-def command(gold: str | None, answer: str | None, jsonl: str | None, deadline_s: float) -> None:
+@click.option(
+    "--grader",
+    "name",
+    default="",
+    metavar="NAME",
+    help="A recipe's task.grader, or a task with its own; lines may then have question, id and meta of their problem.",
+)
+def command(gold: str | None, answer: str | None, jsonl: str | None, deadline_s: float, name: str) -> None:
     """Print `equivalent` or `different` for a pair of answers, or grade a file.
 
     \b
@@ -50,20 +59,30 @@ def command(gold: str | None, answer: str | None, jsonl: str | None, deadline_s:
     if jsonl is not None:
         if gold is not None or answer is not None:
             raise UsageError("grade takes either --jsonl or --gold with --answer, not both: leave one out")
-        _grade_lines(jsonl, deadline_s)
+        _grade_lines(jsonl, _verdict(name, deadline_s))
     elif gold is None or answer is None:
         raise UsageError("grade needs --gold and --answer, or --jsonl FILE: give one of the two")
     else:
-        click.echo("equivalent" if _grade(gold, answer, deadline_s) else "different")
+        click.echo("equivalent" if _verdict(name, deadline_s)({"gold": gold, "answer": answer}) else "different")
 
 
-def _grade(gold: Any, answer: Any, deadline_s: float) -> bool:
-    """Whether two values of JSON are the same answer: a number is its text, ``null`` no answer."""
-    gold, answer = (value if value is None else str(value) for value in (gold, answer))
-    return gold is not None and answer is not None and equivalent(gold, answer, deadline_s=deadline_s)
+def _verdict(name: str, deadline_s: float) -> Callable[[dict[str, Any]], bool]:
+    """What says whether a line's answer is its gold one: a number is its text, ``null`` no answer."""
+    grader = Grader(name)
+    grader.check()
+
+    def verdict(record: dict[str, Any]) -> bool:
+        gold, answer = (None if record[key] is None else str(record[key]) for key in ("gold", "answer"))
+        if not name or gold is None or answer is None:
+            return gold is not None and answer is not None and equivalent(gold, answer, deadline_s=deadline_s)
+        about = {key: str(record.get(key, "")) for key in ("id", "question")}
+        meta = record["meta"] if isinstance(record.get("meta"), dict) else {}
+        return grader.right(answer, Problem(gold=gold, meta=meta, **about))
+
+    return verdict
 
 
-def _grade_lines(name: str, deadline_s: float) -> None:
+def _grade_lines(name: str, verdict: Callable[[dict[str, Any]], bool]) -> None:
     """Grade in several threads, write in order, each line as soon as it can be."""
     pending: queue.Queue[Any] = queue.Queue(_IN_FLIGHT)
     pool = ThreadPoolExecutor(MAX_WORKERS, thread_name_prefix="grade")
@@ -71,7 +90,7 @@ def _grade_lines(name: str, deadline_s: float) -> None:
     def read() -> None:
         try:
             for record in read_records(name, ("gold", "answer")):
-                pending.put((record, pool.submit(_grade, record["gold"], record["answer"], deadline_s)))
+                pending.put((record, pool.submit(verdict, record)))
             pending.put(None)
         except Exception as error:  # noqa: BLE001 - raised in the main thread, after the lines before it
             pending.put(error)
@@ -82,8 +101,8 @@ def _grade_lines(name: str, deadline_s: float) -> None:
         while (item := pending.get()) is not None:
             if isinstance(item, Exception):
                 raise item
-            record, verdict = item
-            write_record(record | {"equivalent": verdict.result()})
+            record, found = item
+            write_record(record | {"equivalent": found.result()})
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

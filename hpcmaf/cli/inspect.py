@@ -34,7 +34,7 @@ def command(store: Path, problem_id: str | None, as_json: bool) -> None:
         transcript = opened.find(problem_id, gold=True)
     if as_json:
         # Escaped to ASCII: lone surrogates have no other form in JSON.
-        click.echo(json.dumps(asdict(transcript), indent=1))
+        click.echo(json.dumps({key: value for key, value in asdict(transcript).items() if key != "grader"}, indent=1))
     else:
         print_debate(_head(transcript), transcript)
 

@@ -69,6 +69,13 @@ class TaskSource(Strict):
     answer: Literal["boxed", "number", "letter", "text"] | None = Field(
         None, description="what kind of answer is read: boxed, number, letter or text; the task's own by default"
     )
+    grader: str | None = Field(
+        None, description="what reads and compares answers: FILE.py:OBJECT, or an installed package's"
+    )
+    sandbox: Literal["namespaces", "limits"] = Field(
+        "namespaces",
+        description="what answers that are programs run in; limits alone keep them neither from the network nor your files",
+    )
     levels: list[int] | None = Field(None, min_length=1, description="MATH levels, such as [1, 2, 3]")
 
 
@@ -291,12 +298,14 @@ def _read_prompts(source: Any, folder: Path) -> None:
         raise ConfigError(f"task.prompts: {name}: no such file beside the recipe or here; check the path")
 
 
-def _find_task(source: Any, folder: Path) -> None:
-    """Have a task's file found from anywhere, where a recipe names one beside it."""
-    name = source.get("name") if isinstance(source, dict) else None
-    if isinstance(name, str) and ".py:" in name:
-        path, _, found = name.rpartition(":")
-        source["name"] = f"{next((p for p in (folder / path, Path(path)) if p.is_file()), Path(path)).resolve()}:{found}"
+def _find_plugins(source: Any, folder: Path) -> None:
+    """Have a task's and a grader's file found from anywhere, where a recipe names one beside it."""
+    for key in ("name", "grader"):
+        name = source.get(key) if isinstance(source, dict) else None
+        if isinstance(name, str) and ".py:" in name:
+            path, _, found = name.rpartition(":")
+            file = next((p for p in (folder / path, Path(path)) if p.is_file()), Path(path))
+            source[key] = f"{file.resolve()}:{found}"
 
 
 def _read_template(model: Any, folder: Path) -> None:
@@ -341,7 +350,7 @@ def load_recipe(
         values["iterations"] = iterations
     for key in ("task", "evaluate_on"):
         _read_prompts(values.get(key), files[0].parent)
-        _find_task(values.get(key), files[0].parent)
+        _find_plugins(values.get(key), files[0].parent)
     _read_template(values.get("model"), files[0].parent)
     where = " + ".join(map(str, files))
     return validate(Recipe, values, f"{where} (with --set)" if overrides else where)

@@ -6,9 +6,9 @@ its evaluated answer can never come from different votes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from hpcmaf.answers import Vote, equivalent, vote
+from hpcmaf.answers import Vote, vote
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.seeding import derive_seed
 
@@ -27,22 +27,26 @@ def consensus(transcript: Transcript, round: int, seed: int, iteration: int) -> 
         does not depend on shard, batch or order.
     """
     answers = [utterance.answer for utterance in transcript.answers[round - 1]]
-    return vote(answers, derive_seed(seed, iteration, transcript.problem.id, "tie"))
+    return vote(answers, derive_seed(seed, iteration, transcript.problem.id, "tie"), same=transcript.same)
 
 
-def agrees(answer: str | None, label: Vote) -> bool:
-    """Whether an answer of any round is equivalent to the consensus answer."""
-    return answer is not None and label.answer is not None and equivalent(answer, label.answer)
+def agrees(answer: str | None, label: Vote, transcript: Transcript) -> bool:
+    """Whether an answer of any round is the label's: the consensus answer or, where nobody voted, the gold one (STaR)."""
+    if answer is None or label.answer is None:
+        return False
+    return transcript.same(answer, label.answer) if label.agrees else transcript.right(answer)
 
 
-def others_agree(answers: Sequence[str | None], agent: int) -> Vote | None:
+def others_agree(answers: Sequence[str | None], agent: int, same: Callable[[str, str], bool]) -> Vote | None:
     """The answer that more than half of the other agents share; ``None`` where there is no such answer.
 
     Parameters
     ----------
     answers
         Of one round, by agent.
+    same
+        Whether two of them are one.
     """
     others = [answer for other, answer in enumerate(answers) if other != agent]
-    theirs = vote(others, 0)
+    theirs = vote(others, 0, same=same)
     return theirs if theirs.answer is not None and 2 * theirs.votes > len(others) else None

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from hpcmaf.answers import AnswerForm, extract
+from hpcmaf.answers import AnswerForm
 from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Openings, Transcript, Utterance
 from hpcmaf.engines.base import Engine, Message, Request, Sampling
 from hpcmaf.seeding import derive_seed
+from hpcmaf.tasks.grader import Grader
 from hpcmaf.tasks.problems import Problem
 from hpcmaf.tasks.prompts import PromptSet
 
@@ -35,6 +36,8 @@ class Protocol:
         N, for prompts that say how many there are.
     seed, iteration
         With problem, round, agent and kind they decide every draw.
+    grader
+        What reads the answers, in the form that is asked for, and compares them.
     """
 
     rounds: int
@@ -47,6 +50,7 @@ class Protocol:
     cooperate: bool = False
     ids: bool = False
     agents: int = 1
+    grader: Grader = Grader()
 
     def first_prompt(self, question: str, agent: int) -> str:
         """The prompt of agent n in round 1."""
@@ -151,7 +155,7 @@ async def debate(problem: Problem, society: Society, protocol: Protocol, engine:
         if protocol.summaries:
             summaries.append(tuple(summary for summary, _ in turns if summary is not None))
         answers.append(tuple(answer for _, answer in turns))
-    return Transcript(problem, tuple(answers), tuple(summaries), protocol.openings)
+    return Transcript(problem, tuple(answers), tuple(summaries), protocol.openings, protocol.grader)
 
 
 async def debate_all(
@@ -214,7 +218,8 @@ async def respond(
     )
     answer = None
     if kind == "answer":
-        answer = extract(completion.text, protocol.answer_form, truncated=completion.finish_reason == "length")
+        cut_off = completion.finish_reason == "length"
+        answer = protocol.grader.extract(completion.text, problem, protocol.answer_form, truncated=cut_off)
     return Utterance(
         kind,
         round,

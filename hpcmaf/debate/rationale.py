@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from hpcmaf.answers import equivalent
 from hpcmaf.debate.protocol import Protocol, respond, user
 from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Transcript, Utterance
@@ -29,7 +28,7 @@ async def rationalise(problem: Problem, society: Society, protocol: Protocol, en
     call, prompts, model = partial(respond, problem, protocol, engine), protocol.prompts, society.generators[0]
     first = await call(1, 0, "answer", [user(prompts.first(problem.question))], model)
     second = Utterance("answer", 2, 0, prompt="", text="", finish_reason="unknown")
-    right = problem.gold is not None and first.answer is not None and equivalent(first.answer, problem.gold)
+    right = protocol.grader.right(first.answer, problem)
     if problem.gold is not None and not right:
         second = await call(2, 0, "answer", [user(prompts.hint(problem.question, problem.gold))], model)
-    return Transcript(problem, ((first,), (second,)), openings=protocol.openings)
+    return Transcript(problem, ((first,), (second,)), openings=protocol.openings, grader=protocol.grader)

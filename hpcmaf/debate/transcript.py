@@ -8,6 +8,7 @@ from typing import Literal
 
 from hpcmaf.answers import spoken
 from hpcmaf.engines.chat import Message
+from hpcmaf.tasks.grader import Grader
 from hpcmaf.tasks.problems import Problem
 
 # Kind of prompt to the turns that stand before every chat of that kind.
@@ -72,12 +73,23 @@ class Transcript:
     openings
         Turns that stood before every chat of a kind (``"first"``,
         ``"summarize"``, ``"update"``): a system message, worked examples.
+    grader
+        What compares its answers.
     """
 
     problem: Problem
     answers: tuple[tuple[Utterance, ...], ...]
     summaries: tuple[tuple[Utterance, ...], ...] = ()
     openings: Openings = field(default_factory=dict)
+    grader: Grader = Grader()
+
+    def same(self, a: str, b: str) -> bool:
+        """Whether two answers to the problem are one in votes."""
+        return self.grader.same(a, b, self.problem)
+
+    def right(self, answer: str | None) -> bool:
+        """Whether an answer is the gold one, where that is known."""
+        return self.grader.right(answer, self.problem)
 
     @property
     def rounds(self) -> int:

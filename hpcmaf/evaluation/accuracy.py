@@ -9,17 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from hpcmaf.answers import equivalent
 from hpcmaf.debate.consensus import consensus
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import DataError
 from hpcmaf.evaluation.behaviour import Scored, movement
 from hpcmaf.evaluation.measures import SCHEMA, measures_of
 from hpcmaf.evaluation.spread import estimate
-
-
-def _right(answer: str | None, gold: str) -> bool:
-    return answer is not None and equivalent(answer, gold)
 
 
 def _scored(transcript: Transcript, seed: int, iteration: int) -> Scored:
@@ -29,10 +24,10 @@ def _scored(transcript: Transcript, seed: int, iteration: int) -> Scored:
     answers = tuple(tuple(utterance.answer for utterance in turn) for turn in transcript.answers)
     votes = [consensus(transcript, m, seed, iteration) for m in range(1, transcript.rounds + 1)]
     return Scored(
-        gold=problem.gold,
+        transcript=transcript,
         answers=answers,
-        right=tuple(tuple(_right(answer, problem.gold) for answer in turn) for turn in answers),
-        voted=tuple(_right(vote.answer, problem.gold) for vote in votes),
+        right=tuple(tuple(transcript.right(answer) for answer in turn) for turn in answers),
+        voted=tuple(transcript.right(vote.answer) for vote in votes),
         # The last round's vote is the debate's answer.
         agreeing=sum(votes[-1].agrees),
         tied=votes[-1].tied,
@@ -171,12 +166,11 @@ def pseudo_label_accuracy(transcripts: Iterable[Transcript], seed: int, iteratio
     right: list[bool] = []
     labelled = 0
     for transcript in transcripts:
-        gold = transcript.problem.gold
-        if gold is None:
+        if transcript.problem.gold is None:
             continue
         label = consensus(transcript, transcript.rounds, seed, iteration).answer
         labelled += label is not None
-        right.append(_right(label, gold))
+        right.append(transcript.right(label))
     if not right:
         return None
     return {**estimate(right), "labelled": labelled, "problems": len(right)}

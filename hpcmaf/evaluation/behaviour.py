@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hpcmaf.answers import equivalent, vote
+from hpcmaf.answers import vote
 from hpcmaf.debate.consensus import others_agree
+from hpcmaf.debate.transcript import Transcript
 from hpcmaf.evaluation.spread import Ratio, ratio
 
 
@@ -24,7 +25,7 @@ class Scored(NamedTuple):
         was a draw.
     """
 
-    gold: str
+    transcript: Transcript
     answers: tuple[tuple[str | None, ...], ...]
     right: tuple[tuple[bool, ...], ...]
     voted: tuple[bool, ...]
@@ -69,16 +70,17 @@ def _moves(one: Scored, m: int) -> dict[str, tuple[int, int]]:
     wrong, right = not one.voted[m - 2], one.voted[m - 1]
     agents = range(len(before))
     # How many gave the answer that won does not depend on how ties are decided.
-    shared = wrong and 2 * vote(said, 0).votes > len(before)
+    same, is_right = one.transcript.same, one.transcript.right
+    shared = wrong and 2 * vote(said, 0, same=same).votes > len(before)
     gave_up, persuaded = [], []
     # Without a right and a wrong answer no agent is right against the others, and none wrong.
     for n in agents if any(before) and not all(before) else ():
-        theirs = others_agree(said, n)
+        theirs = others_agree(said, n, same)
         if theirs is None or theirs.answer is None:
             continue
-        they_are_right = equivalent(theirs.answer, one.gold)
+        they_are_right = is_right(theirs.answer)
         if before[n] and not they_are_right:
-            gave_up.append(now[n] is not None and equivalent(now[n], theirs.answer))
+            gave_up.append(now[n] is not None and same(now[n], theirs.answer))
         elif not before[n] and they_are_right:
             persuaded.append(after[n])
     return {

@@ -23,6 +23,7 @@ from hpcmaf.jobs.context import TaskContext, peak_memory_bytes
 from hpcmaf.jobs.serving import adapter_room, models_of
 from hpcmaf.store import StoreInfo, write_store
 from hpcmaf.tasks import get_task
+from hpcmaf.tasks.grader import grader_of
 
 
 def run_debate_shard(context: TaskContext) -> None:
@@ -37,6 +38,7 @@ def run_debate_shard(context: TaskContext) -> None:
     shard = int(context.task)
     shape = (method.inference_shape if evaluating else method.rollout_shape)(recipe.debate.agents, recipe.debate.rounds)
     protocol = protocol_of(recipe, method, context.task_source, shape.rounds, context.iteration)
+    protocol.grader.check()  # before an engine is started
     society = method.society(shape.agents, models, evaluating=evaluating)
     drawn, shards = context.run.read_problems(split, context.plan), len(stage.tasks)
     # In the order of a seeded draw, shards of about as many problems take about equally long.
@@ -61,6 +63,8 @@ def run_debate_shard(context: TaskContext) -> None:
         split=split,
         summaries=protocol.summaries,
         openings=json.dumps(protocol.openings) if protocol.openings else "",
+        grader=protocol.grader.name,
+        sandbox=protocol.grader.sandbox if protocol.grader.sandbox != "namespaces" else "",
     )
     write_store(target, info, transcripts)
     _spend(context, transcripts, engine, journal)
@@ -86,6 +90,7 @@ def protocol_of(recipe: Recipe, method: Method, source: TaskSource, rounds: int,
         cooperate=method.critic_style == "cooperate",
         ids=method.ids,
         agents=recipe.debate.agents,
+        grader=grader_of(source),
     )
 
 

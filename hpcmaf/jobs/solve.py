@@ -79,6 +79,7 @@ def solve(
     shape = method.inference_shape(recipe.debate.agents, recipe.debate.rounds)
     society = method.society(shape.agents, served.agents, evaluating=True)
     protocol = protocol_of(recipe.model_copy(update={"seed": seed}), method, recipe.evaluation, shape.rounds, t)
+    protocol.grader.check()
     protocol.first_prompt(question, 0)  # refuses what cannot be put, before a model is loaded
     problem = Problem(f"question-{question_hash(question)[:16]}", question)
     engine = TransformersEngine(served, device=device)

@@ -83,26 +83,25 @@ def _pick(run: Run, iteration: Iteration, count: int) -> list[tuple[str, str]]:
 
 
 def _debate(run: Run, iteration: Iteration, transcript: Any, outcome: str) -> dict[str, Any]:
-    from hpcmaf.answers import equivalent
     from hpcmaf.debate.consensus import consensus
 
-    gold = transcript.problem.gold
-
-    def right(answer: str | None) -> bool:
-        return answer is not None and gold is not None and equivalent(answer, gold)
-
-    rounds = []
+    scores, rounds = iteration.metrics["scores"], []
+    position = scores["problem_ids"].index(transcript.problem.id)
+    # The evaluation's own marks, which files of earlier versions lack: grading again may mean to run programs again.
+    marks = [[agent[position] == "1" for agent in turn] for turn in scores.get("agents", ())]
     for m, turns in enumerate(transcript.answers, start=1):
+        right = marks[m - 1] if marks else [transcript.right(turn.answer) for turn in turns]
         vote = consensus(transcript, m, run.recipe.seed, iteration.number)
+        voted = any(mark for turn, mark in zip(turns, right, strict=True) if turn.answer == vote.answer)
         read = transcript.summaries[m - 2] if m > 1 and transcript.summaries else ()
         rounds.append(
             {
                 "answers": [
-                    {"text": turn.text, "answer": turn.answer, "right": right(turn.answer), "agrees": agrees}
-                    for turn, agrees in zip(turns, vote.agrees, strict=True)
+                    {"text": turn.text, "answer": turn.answer, "right": mark, "agrees": agrees}
+                    for turn, mark, agrees in zip(turns, right, vote.agrees, strict=True)
                 ],
                 "summaries": [summary.text for summary in read],
-                "vote": {"answer": vote.answer, "votes": vote.votes, "tied": vote.tied, "right": right(vote.answer)},
+                "vote": {"answer": vote.answer, "votes": vote.votes, "tied": vote.tied, "right": voted},
             }
         )
     return {
@@ -111,7 +110,7 @@ def _debate(run: Run, iteration: Iteration, transcript: Any, outcome: str) -> di
         "id": transcript.problem.id,
         "outcome": outcome,
         "question": transcript.problem.question,
-        "gold": gold,
+        "gold": transcript.problem.gold,
         "meta": dict(transcript.problem.meta),
         "rounds": rounds,
     }

@@ -12,17 +12,17 @@ that, before who is right; three iterations of it left the micro model nothing.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from typing import Any
 
 from hpcmaf.answers import Vote
 from hpcmaf.debate.consensus import agrees
-from hpcmaf.debate.transcript import Transcript, Utterance
+from hpcmaf.debate.transcript import Transcript
 from hpcmaf.selection.sources import Dataset
 
 
 def opposed(
-    turns: Sequence[Utterance], agent: int, label: Vote, without: Container[int] = ()
+    transcript: Transcript, round: int, agent: int, label: Vote, without: Container[int] = ()
 ) -> tuple[int, int] | None:
     """Whose answers of a round make an agent's pair: one that the consensus confirms, and one that it does not.
 
@@ -31,7 +31,7 @@ def opposed(
     no such agent, as where all were right, or all wrong.
     """
     # What cannot be read as an answer is not confirmed.
-    right = [agrees(turn.answer, label) for turn in turns]
+    right = [agrees(turn.answer, label, transcript) for turn in transcript.answers[round - 1]]
     others = [(agent + step) % len(right) for step in range(1, len(right))]
     other = next((other for other in others if right[other] != right[agent] and other not in without), None)
     if other is None:

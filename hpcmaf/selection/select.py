@@ -125,7 +125,7 @@ def select(
                 dataset.cut_off.add(problem)
             if not taken and _is_candidate(transcript, dataset, label, rules):
                 # D+ began right, D- is what was corrected: its first answer does not match the label.
-                first = agrees(transcript.answers[0][dataset.index].answer, label)
+                first = agrees(transcript.answers[0][dataset.index].answer, label, transcript)
                 dataset.labels[problem] = "positive" if first and not dataset.fresh else "negative"
                 # A retry counts where the first answer does not.
                 taken = by_gold
@@ -147,17 +147,17 @@ def _is_candidate(transcript: Transcript, dataset: Dataset, label: Vote, rules: 
         # To take over what the others agree on is right so often that critics
         # learn little else, and where it is wrong they all do, and confirm each other.
         before = [turn.answer for turn in transcript.answers[m - 2]]
-        if others_agree(before, n) is not None:
+        if others_agree(before, n, transcript.same) is not None:
             return False
     turns = transcript.answers[m - 1]
     if dataset.paired:
-        found = opposed(turns, n, label, {i for i, turn in enumerate(turns) if turn.cut_off} if drop else ())
+        found = opposed(transcript, m, n, label, {i for i, turn in enumerate(turns) if turn.cut_off} if drop else ())
         if found is not None:
             dataset.sides[problem] = found
         return found is not None
     if label.agrees and m == transcript.rounds:
         return label.agrees[n]
-    return agrees(turns[n].answer, label)
+    return agrees(turns[n].answer, label, transcript)
 
 
 def line(transcript: Transcript, dataset: Dataset, answer: str, thinking: str = "keep") -> str:

@@ -32,6 +32,7 @@ from hpcmaf.store.schema import (
     events,
     read_info,
 )
+from hpcmaf.tasks.grader import Grader
 from hpcmaf.tasks.problems import Problem
 
 REMEDY = "delete it and its manifest, and rerun the stage that wrote it"
@@ -97,6 +98,7 @@ class Store:
         try:
             with reading(self.path, "root attributes"):
                 self.info: StoreInfo = read_info(self._file, str(self.path))
+            self._grader = Grader(self.info.grader, self.info.sandbox or "namespaces")
             self._events = np.array(events(self.info), dtype=np.int64)
             self._open: dict[str, h5py.Dataset] = {}
             self._rows = len(self.dataset("problems/utterance_offsets")) - 1
@@ -229,7 +231,7 @@ class Store:
             answers, summaries = (
                 tuple(turn for turn in turns if turn[0].kind == kind) for kind in ("answer", "summary")
             )
-            block.append(Transcript(Problem(*problem), answers, summaries, self._openings))
+            block.append(Transcript(Problem(*problem), answers, summaries, self._openings, self._grader))
         return block
 
     def _utterances(self, first: int, last: int) -> list[Utterance]:

@@ -88,6 +88,8 @@ class StoreInfo:
     openings
         What stood before every chat of a kind, as JSON
         (:data:`hpcmaf.debate.transcript.Openings`); empty where nothing did.
+    grader, sandbox
+        Of the :class:`hpcmaf.tasks.grader.Grader` that compares answers; empty for the shipped one.
     """
 
     task: str
@@ -98,6 +100,8 @@ class StoreInfo:
     split: str
     summaries: bool
     openings: str = ""
+    grader: str = ""
+    sandbox: str = ""
 
 
 def encode(text: str) -> bytes:
@@ -175,7 +179,7 @@ def read_info(root: h5py.Group, where: str) -> StoreInfo:
         )
     values = {}
     for field in fields(StoreInfo):
-        raw = attributes.get(field.name, b"" if field.name == "openings" else None)
+        raw = attributes.get(field.name, b"" if field.name in ("openings", "grader", "sandbox") else None)
         value = _text(raw) if field.type == "str" else (int(raw) if isinstance(raw, np.integer) else None)
         if value is None or (field.name in ("agents", "rounds") and not 1 <= value <= MOST):
             raise StoreError(f"{where}: root attribute {field.name!r} is missing or malformed; delete it and rerun")

@@ -29,6 +29,8 @@ TASKS = (*GENERATED, "gsm8k", "svamp", "math", "aime", "mmlu", "mmlu-pro", "arc"
 class Task:
     """A task by name; where its problems come from is said by :class:`Generated` and :class:`Files`.
 
+    One that reads or compares answers in its own way has methods of a :class:`hpcmaf.tasks.grader.Grader` besides.
+
     Attributes
     ----------
     answer_form
@@ -110,23 +112,35 @@ def get_task(name: str) -> Task:
     """
     if name in TASKS:
         return import_module(f"hpcmaf.tasks.{name.replace('-', '_')}").TASK
-    file, _, attribute = name.rpartition(":")
-    try:
-        if file.endswith(".py"):
-            found = runpy.run_path(file)[attribute]
-        else:
-            found = next(iter(entry_points(group="hpcmaf.tasks", name=name))).load()
-    except StopIteration:
+    if (found := load_plugin("task.name", name, "hpcmaf.tasks")) is None:
         raise ConfigError(
             f"task.name: there is no task '{name}'; use one of {', '.join(TASKS)}, one of an installed package, "
             "or FILE.py:OBJECT for one of your own"
-        ) from None
-    except Exception as error:  # whatever somebody's own code raises
-        raise ConfigError(
-            f"task.name: {name}: cannot be loaded ({type(error).__name__}: {one_line(str(error))})"
-        ) from error
+        )
     if not isinstance(found, Task):
         raise ConfigError(
             f"task.name: {name}: is a {type(found).__name__}; it has to be a hpcmaf.Task, see recipes/own_task.py"
         )
     return found
+
+
+def load_plugin(key: str, name: str, group: str) -> Any:
+    """``FILE.py:OBJECT``, or what an installed package offers under a group of entry points; ``None`` if none does.
+
+    Raises
+    ------
+    ConfigError
+        It cannot be loaded; the message names the recipe's key.
+    """
+    file, _, attribute = name.rpartition(":")
+    try:
+        if file.endswith(".py"):
+            return _run(file)[attribute]
+        return next((entry.load() for entry in entry_points(group=group, name=name)), None)
+    except Exception as error:  # whatever somebody's own code raises
+        raise ConfigError(f"{key}: {name}: cannot be loaded ({type(error).__name__}: {one_line(str(error))})") from error
+
+
+@cache
+def _run(file: str) -> dict[str, Any]:
+    return runpy.run_path(file)

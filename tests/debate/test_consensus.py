@@ -20,19 +20,20 @@ def test_only_the_final_round_votes() -> None:
 
 
 def test_votes_count_by_equivalence_not_by_string() -> None:
-    label = consensus(held(["x"] * 3, ["0.5", r"\frac{1}{2}", "3"]), 2, 0, 1)
+    debate = held(["x"] * 3, ["0.5", r"\frac{1}{2}", "3"])
+    label = consensus(debate, 2, 0, 1)
     assert label.votes == 2
     assert label.agrees == (True, True, False)
-    assert agrees("1/2", label)
-    assert not agrees("3", label)
+    assert agrees("1/2", label, debate)
+    assert not agrees("3", label, debate)
 
 
 def test_the_unparsable_never_vote() -> None:
     assert consensus(held(["1"], [None, None, "4"]), 2, 0, 1).answer == "4"
     silent = consensus(held(["1"], [None, None, None]), 2, 0, 1)
     assert silent.answer is None
-    assert not agrees("1", silent)
-    assert not agrees(None, consensus(held(["1"], ["4"]), 2, 0, 1))
+    assert not agrees("1", silent, held(["1"], ["4"]))
+    assert not agrees(None, consensus(held(["1"], ["4"]), 2, 0, 1), held(["1"], ["4"]))
 
 
 def test_ties_are_drawn_per_run_iteration_and_problem() -> None:

@@ -120,7 +120,7 @@ def chat(debate: Transcript, n: int, m: int) -> str:
 
 def confirmed(debate: Transcript, n: int, m: int) -> bool:
     """Whether the vote of the last round is what agent n said in round m."""
-    return agrees(debate.answers[m - 1][n].answer, consensus(debate, debate.rounds, SEED, 1))
+    return agrees(debate.answers[m - 1][n].answer, consensus(debate, debate.rounds, SEED, 1), debate)
 
 
 def union(studied: Studied, name: str, debates: list[Transcript]) -> None:
