@@ -84,7 +84,6 @@ class Local(Scheduler):
         self.log = Submissions(run.submissions)
         self.failure: StageError | None = None
         self._running: list[_Running] = []
-        self._ended: dict[str, str] = {}  # log by name of submission
         self._done: dict[str, set[str]] = {}
 
     def states(self) -> States:
@@ -103,7 +102,6 @@ class Local(Scheduler):
         for running in over:
             self._running.remove(running)
             self.slots.give(running.slot)
-            self._ended[running.name] = str(running.job.paths.stderr)
         in_flight = {(running.stage.id, task): running for running in self._running for task in running.tasks}
         return States(self.plan, done, in_flight)
 
@@ -136,11 +134,7 @@ class Local(Scheduler):
         """What the tasks have left."""
         jobs = {task: self.log.latest[stage.id, task][0] for task in tasks}
         ended = {(stage.id, task): Job(one.job or "", None, one.name, state="") for task, one in jobs.items()}
-        found = find_causes(self.run, self.log, stage, tasks, ended)
-        return {
-            task: cause if cause.log else replace(cause, log=self._ended.get(jobs[task].name, ""))
-            for task, cause in found.items()
-        }
+        return find_causes(self.run, self.log, stage, tasks, ended)
 
     def cancel(self, stop: Stop | None = None) -> None:
         """End what is running, and wait a little for it; with a reason, let it come to its end."""

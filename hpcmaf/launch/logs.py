@@ -7,6 +7,7 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpcmaf.launch.slurm.causes import job_log
 from hpcmaf.launch.slurm.submissions import Submissions, read_stop
 from hpcmaf.launch.survey import newest_log
 from hpcmaf.run.attempts import Attempt, all_attempts
@@ -40,10 +41,9 @@ def task_logs(run: RunDir, plan: Plan, keys: Container[TaskKey]) -> list[Log]:
                 logs += _attempt_logs(stage, task, attempts)
             elif found := submissions.latest.get(key):
                 # Its job may have failed before the task began.
-                submission, index = found
-                job = "*" if len(submission.elements) == 1 else f"*_{index}"
-                title = f"{stage.id} {task}, job {submission.job or '?'}, has not begun"
-                logs += [Log(title, path, key) for path in _logs_in(run.jobs(stage, submission.name), job)]
+                title = f"{stage.id} {task}, job {found[0].job or '?'}, has not begun"
+                if path := job_log(run, stage, *found):
+                    logs.append(Log(title, path, key))
     return logs
 
 
@@ -53,8 +53,8 @@ def gate_logs(run: RunDir, plan: Plan) -> list[Log]:
     stopped = Path(stop.log).name if stop is not None and stop.kind == GATE else ""
     for gate in reversed(Submissions(run.submissions).submissions.values()):
         if gate.gate and stopped in {"", gate.name}:
-            if files := _logs_in(run.jobs(plan.stage(gate.stage), gate.name), "*"):
-                return [Log(f"gate behind {gate.stage}, job {gate.job or '?'}", path) for path in files]
+            if path := job_log(run, plan.stage(gate.stage), gate):
+                return [Log(f"gate behind {gate.stage}, job {gate.job or '?'}", path)]
     return []
 
 
@@ -65,11 +65,6 @@ def _attempt_logs(stage: Stage, task: str, attempts: Sequence[Attempt]) -> Itera
     for path in [Path(newest_log(attempt)), *sorted(attempt.folder.glob("finetune*.log"))]:
         if path.is_file():
             yield Log(title, path, (stage.id, task))
-
-
-def _logs_in(folder: Path, job: str) -> list[Path]:
-    # Of the first of its nodes; a requeued job appends to its log.
-    return sorted(folder.glob(f"{job}_0_log.err"), key=lambda path: path.stat().st_mtime)[-1:]
 
 
 def tail(path: Path, lines: int) -> list[str]:

@@ -100,4 +100,4 @@ def attempted(
 
 def squeue_line(job: str, index: int | None, state: str, name: str, *, reason: str = "None", node: str = "") -> str:
     """A line as :func:`hpcmaf.launch.slurm.commands.queue` gets it."""
-    return f"{job}|{'N/A' if index is None else index}|{state}|{reason}|{node}|{name}|N/A"
+    return f"{job}|{'N/A' if index is None else index}|{state}|{reason}|{node}|{name}|N/A|N/A"

@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 import pytest
 
+from hpcmaf.config.profile import load_profile
 from hpcmaf.errors import (
     TRANSIENT,
     DataError,
@@ -30,11 +31,15 @@ from hpcmaf.errors import (
 from hpcmaf.jobs import task as entry
 from hpcmaf.launch.slurm.causes import KINDS, MOST_ATTEMPTS, RULES, Cause, decide, find_cause, nodes_to_avoid
 from hpcmaf.launch.slurm.commands import Job
+from hpcmaf.launch.slurm.scheduler import Slurm
 from hpcmaf.launch.slurm.submissions import Verdict
 from hpcmaf.run.attempts import Attempt, begin, read
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan, Stage
 from hpcmaf.run.stages import StageSpec
 from hpcmaf.training.multinode import NodeRank
-from tests.launch.made_runs import finish, make_run
+from tests.launch.conftest import SlurmSays
+from tests.launch.made_runs import finish, make_run, squeue_line, submitted
 
 
 def attempt(progress: int = 0, **facts: Any) -> Attempt:
@@ -311,3 +316,57 @@ def test_all_nodes_that_failed_a_task_are_avoided_and_those_that_failed_two() ->
     # Whoever has mended the node tells nobody.
     verdicts[key] = [on("node2", "00000", ago=86400)]
     assert nodes_to_avoid(verdicts) == []
+
+
+@pytest.mark.parametrize(
+    ("state", "end", "kind"),
+    [
+        ("FAILED", "2026-03-01T12:00:05", "lost"),
+        ("NODE_FAIL", "2026-03-01T12:01:40", "lost"),
+        ("FAILED", "2026-03-01T11:59:50", "not started"),
+        ("FAILED", "2026-03-01T12:30:00", "not started"),
+        ("FAILED", "Unknown", "not started"),
+        ("OUT_OF_MEMORY", "2026-03-01T12:00:05", "out of memory"),
+    ],
+)
+def test_a_controller_that_has_just_started_is_to_blame_and_no_node(
+    tmp_path: Path, slurm_says: SlurmSays, state: str, end: str, kind: str
+) -> None:
+    run, plan, _ = make_run(tmp_path / "run")
+    stage = plan.stage("it01/debate")
+    sent = submitted(run, stage, stage.tasks[:1], "7")
+    slurm_says(
+        squeue=squeue_line("7", None, state, sent.name, node="node3").removesuffix("N/A") + end,
+        scontrol="ClusterName             = test\nBOOT_TIME               = 2026-03-01T12:00:00\n",
+    )
+    assert judged(run, plan, stage) == (kind, "" if kind == "lost" else "node3")
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("Unable to confirm allocation for job 7: Unable to contact slurm controller (connect failure)", "lost"),
+        ("Unable to create step for job 7: Socket timed out on send/recv operation", "lost"),
+        ("Unable to create step for job 7: Job/step already completing or completed", "lost"),
+        ("Unable to create step for job 7: Memory required by task is not available", "not started"),
+        ("Task launch for StepId=7.0 failed on node node3: Socket timed out on send/recv operation", "not started"),
+    ],
+)
+def test_a_job_whose_srun_was_not_heard_says_nothing_of_its_node(
+    tmp_path: Path, slurm_says: SlurmSays, said: str, kind: str
+) -> None:
+    run, plan, _ = make_run(tmp_path / "run")
+    stage = plan.stage("it01/debate")
+    sent = submitted(run, stage, stage.tasks[:1], "7")
+    log = run.jobs(stage, sent.name) / "7_0_log.err"
+    log.parent.mkdir(parents=True)
+    log.write_text(f"module: loaded\nsrun: error: {said}\n")
+    slurm_says(squeue=squeue_line("7", None, "FAILED", sent.name, node="node3"), scontrol="")
+    assert judged(run, plan, stage) == (kind, "" if kind == "lost" else "node3")
+
+
+def judged(run: RunDir, plan: Plan, stage: Stage) -> tuple[str, str]:
+    """Kind and node of why the first task of a stage is not done."""
+    slurm = Slurm(run, plan, load_profile("test-cluster"), lambda watch: lambda element: None, 0.0, 60.0)
+    cause = slurm.causes(slurm.states(), stage, stage.tasks[:1])[stage.tasks[0]]
+    return cause.kind, cause.node

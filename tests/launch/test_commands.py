@@ -167,7 +167,7 @@ def test_the_id_is_found_among_what_wrappers_say(answer: str, id: str | None) ->
 
 
 def test_where_sbatch_tells_no_id_the_queue_is_asked_by_name(slurm_says: SlurmSays) -> None:
-    calls = slurm_says(sbatch="Welcome!\n", squeue="7001|N/A|PENDING|None||mine|N/A\nbanner\n")
+    calls = slurm_says(sbatch="Welcome!\n", squeue="7001|N/A|PENDING|None||mine|N/A|N/A\nbanner\n")
     cluster = Slurm(command_seconds=0.5)
     assert submit_once(Path("x.sh"), "mine", cluster, 60.0) == "7001"
     with pytest.raises(SlurmError, match="no job's id in its answer: Welcome!"):

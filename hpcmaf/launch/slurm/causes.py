@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from hpcmaf.errors import FailureKind
 from hpcmaf.jobs.resume import resume_point
 from hpcmaf.launch.slurm.commands import Job
-from hpcmaf.launch.slurm.submissions import Submissions, Verdict
+from hpcmaf.launch.slurm.submissions import Submission, Submissions, Verdict
 from hpcmaf.run.attempts import Attempt, all_attempts
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage, TaskKey
@@ -94,11 +95,17 @@ KINDS: dict[FailureKind, str] = {
 # Slurm's own words in a job's log. A task started by srun is FAILED to
 # squeue, whether it was killed for memory or by hand.
 _MEMORY = re.compile(r"oom[-_ ]kill|out[- ]of[- ]memory|exceeded (\w+ )?memory limit", re.IGNORECASE)
+# srun asks the controller first, which does not answer, or has forgotten the job.
+_NOT_HEARD = re.compile(
+    r"unable to (create|confirm)[^:]*: .*(contact|timed out|zero bytes|connect|communicat|invalid job|pending|complet)|"
+    r"expired or invalid job",
+    re.IGNORECASE,
+)
 _STEPD = re.compile(r"^(?:slurmstepd|srun).*$", re.MULTILINE)
 _LOG_TAIL = 8192
 
 
-def killed_for_memory(log: Path) -> bool:
+def slurm_says(log: Path, words: re.Pattern[str]) -> bool:
     """Whether slurmstepd or srun says so at the end of a log."""
     try:
         with log.open("rb") as file:
@@ -106,7 +113,7 @@ def killed_for_memory(log: Path) -> bool:
             tail = file.read().decode(errors="replace")
     except OSError:
         return False
-    return any(_MEMORY.search(line) for line in _STEPD.findall(tail))
+    return any(words.search(line) for line in _STEPD.findall(tail))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,19 +182,19 @@ def find_cause(attempt: Attempt | None, job: Job | None, resume_point: int) -> C
             return cause("lost", "Slurm knows nothing of it, and it never began")
         state = f" as {job.state}" if job.state else ""
         return cause("not started", f"its job ended{state}{where} before the task began")
-    if log and killed_for_memory(Path(log)):
+    if log and slurm_says(Path(log), _MEMORY):
         return cause("out of memory", f"Slurm killed it for its memory limit{where}")
     state = f"Slurm says {job.state}{where}" if job is not None and job.state else f"killed{where}"
     return cause("killed", f"{state}, and it left no word (killed, perhaps for want of memory)")
 
 
 def find_causes(
-    run: RunDir, log: Submissions, stage: Stage, tasks: Sequence[str], ended: Mapping[TaskKey, Job]
+    run: RunDir, submissions: Submissions, stage: Stage, tasks: Sequence[str], ended: Mapping[TaskKey, Job]
 ) -> dict[str, Cause]:
     """Why a stage's tasks are not done, whose submissions are over."""
     causes = {}
     for task in tasks:
-        submission, index = log.latest[stage.id, task]
+        submission, index = submissions.latest[stage.id, task]
         attempt = attempt_of(run, stage, task, submission.name)
         if attempt is None:
             element = submission.elements[index]
@@ -195,8 +202,44 @@ def find_causes(
             if any(attempt_of(run, stage, other, submission.name) for other in before):
                 causes[task] = Cause("lost", "its job ended before its turn came")
                 continue
-        causes[task] = find_cause(attempt, ended.get((stage.id, task)), resume_point(run, stage, task))
+        cause = find_cause(attempt, ended.get((stage.id, task)), resume_point(run, stage, task))
+        if attempt is None and (log := job_log(run, stage, submission, index)):
+            cause = replace(cause, log=str(log))
+            if cause.kind == "not started" and slurm_says(log, _NOT_HEARD):
+                cause = replace(cause, kind="lost", text=f"{cause.text}: srun was not heard", node="")
+        causes[task] = cause
     return causes
+
+
+def job_log(run: RunDir, stage: Stage, submission: Submission, index: int = 0) -> Path | None:
+    """Standard error of one of a submission's jobs, on the first of its nodes; a requeued job appends to its own."""
+    job = f"*_{index}" if len(submission.elements) > 1 else "*"
+    logs = run.jobs(stage, submission.name).glob(f"{job}_0_log.err")
+    return max(logs, key=lambda path: path.stat().st_mtime, default=None)
+
+
+# A controller that crashed has forgotten its last seconds. For so long after its start it finds out what runs, and ends,
+# launches twice or misses jobs wherever they are.
+_RESTART_SECONDS = 120.0
+
+
+def without_blame(cause: Cause, job: Job | None, controller_start: str) -> Cause:
+    """The same cause, or ``lost`` where the job could not be launched because Slurm's controller had just started.
+
+    Parameters
+    ----------
+    controller_start
+        As ``scontrol show config`` writes it.
+    """
+    if job is None or cause.kind not in {"not started", "node failure"}:
+        return cause
+    try:
+        seconds = (datetime.fromisoformat(job.end) - datetime.fromisoformat(controller_start)).total_seconds()
+    except ValueError:  # one of them is not known
+        return cause
+    if not 0 <= seconds <= _RESTART_SECONDS:
+        return cause
+    return replace(cause, kind="lost", text=f"{cause.text}, as Slurm's controller had just started", node="")
 
 
 def attempt_of(run: RunDir, stage: Stage, task: str, submission: str) -> Attempt | None:

@@ -18,7 +18,7 @@ from typing import TypeVar
 from hpcmaf.errors import SlurmError, failure_kind
 
 # Blanks separate fields in none of these; a job's name is hpcmaf's own.
-_QUEUE_FORMAT = "%F|%K|%T|%r|%N|%j|%S"
+_QUEUE_FORMAT = "%F|%K|%T|%r|%N|%j|%S|%e"
 _SCRUBBED = re.compile(r"(SLURM|SBATCH|SRUN|PMI|PMIX|SALLOC|SUBMITIT|SQUEUE|SACCT|SACCTMGR|SCANCEL|SINFO|SCONTROL)_?.*")
 _KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"}
 
@@ -108,6 +108,8 @@ class Job:
         Such as ``RUNNING``; in full, as squeue and sacct write it.
     nodes
         Slurm's own notation, such as ``node[1-2]``; empty while pending.
+    start, end
+        Times as Slurm's clients write them here, or expects them.
     """
 
     id: str
@@ -117,6 +119,7 @@ class Job:
     reason: str = ""
     nodes: str = ""
     start: str = ""
+    end: str = ""
 
     @property
     def full_id(self) -> str:
@@ -248,8 +251,8 @@ def parse_queue(text: str) -> list[Job]:
         fields = line.split("|")
         if len(fields) != _QUEUE_FORMAT.count("|") + 1:
             continue  # somebody's job with a bar in its name is none of ours
-        id, index, state, reason, nodes, name, start = fields
-        jobs.append(Job(id, int(index) if index.isdigit() else None, name, state, reason, nodes, start))
+        id, index, state, reason, nodes, name, start, end = fields
+        jobs.append(Job(id, int(index) if index.isdigit() else None, name, state, reason, nodes, start, end))
     return jobs
 
 
@@ -261,7 +264,7 @@ def accounting(ids: Sequence[str], *, seconds: float) -> list[Job]:
     AccountingAbsentError
         There is none, or it does not answer.
     """
-    fields = "JobID,JobName,State,DerivedExitCode,NodeList"
+    fields = "JobID,JobName,State,DerivedExitCode,NodeList,End"
     try:
         text = call(["sacct", "-X", "-n", "-P", "-D", "-o", fields, "-j", ",".join(ids)], seconds=seconds)
     except SlurmError as error:
@@ -274,7 +277,7 @@ def parse_accounting(text: str) -> list[Job]:
     jobs = []
     for line in text.splitlines():
         fields = line.split("|")
-        if len(fields) != 5:
+        if len(fields) != 6:
             continue
         id, _, index = fields[0].partition("_")
         if index and not index.isdigit():
@@ -283,7 +286,7 @@ def parse_accounting(text: str) -> list[Job]:
         if state == "FAILED" and fields[3].endswith(f":{_OOM_SIGNAL}"):
             state = "OUT_OF_MEMORY"  # of the srun step, which the job's own state does not tell
         nodes = "" if fields[4] == "None assigned" else fields[4]
-        jobs.append(Job(id, int(index) if index else None, fields[1], state, nodes=nodes))
+        jobs.append(Job(id, int(index) if index else None, fields[1], state, nodes=nodes, end=fields[5]))
     return jobs
 
 

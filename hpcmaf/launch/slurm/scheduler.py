@@ -16,7 +16,7 @@ from typing import Any
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import SlurmError
 from hpcmaf.launch.scheduler import Scheduler, States
-from hpcmaf.launch.slurm.causes import Cause, find_causes, nodes_to_avoid
+from hpcmaf.launch.slurm.causes import Cause, find_causes, nodes_to_avoid, without_blame
 from hpcmaf.launch.slurm.commands import (
     AccountingAbsentError,
     ControllerAbsentError,
@@ -139,7 +139,11 @@ class Slurm(Scheduler):
                 ended |= accounted(self.log, unknown, seconds=self.cluster.command_seconds)
             except AccountingAbsentError as error:
                 self.say(f"no accounting ({error}); going by what the tasks left behind")
-        return find_causes(self.run, self.log, stage, tasks, ended)
+        causes = find_causes(self.run, self.log, stage, tasks, ended)
+        if any(cause.rule.avoid for cause in causes.values()):
+            began = self._ask(configuration).get("BOOT_TIME", "")
+            causes = {task: without_blame(cause, ended.get((stage.id, task)), began) for task, cause in causes.items()}
+        return causes
 
     def settle(self, states: States) -> None:
         """See that every stage under way has a gate behind all of its jobs, and the run its watch.
