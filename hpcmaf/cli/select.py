@@ -65,10 +65,11 @@ def command(store: Path, out: Path, w: float, seed: int, **choice: Any) -> None:
     Labels are the debates' own votes; gold answers are not read, but for --data gold. OUT is replaced.
     """
     from hpcmaf.config.recipe import Selection
+    from hpcmaf.debate.health import health_line, health_warnings, selected
     from hpcmaf.errors import UsageError
     from hpcmaf.files.yaml import validate
     from hpcmaf.selection.select import write_selection
-    from hpcmaf.selection.sources import counts_line, scarce, scarce_line
+    from hpcmaf.selection.sources import counts_line
 
     keys = ("mix", "critics", "cut_off")
     rules = validate(Selection, {"w": w} | {key: choice.pop(key) for key in keys}, "hpcmaf select")
@@ -76,11 +77,13 @@ def command(store: Path, out: Path, w: float, seed: int, **choice: Any) -> None:
         raise UsageError(f"{out}: has files that are not a selection; name a new folder")
     summary = write_selection(store, out, rules, seed=seed, **choice)
     agents = [agent for agent in summary["datasets"] if summary["rounds"] > 1 or not agent.startswith("critic")]
-    if (warning := scarce_line(summary["iteration"], scarce(summary["datasets"], agents))) is not None:
+    health = selected(summary, agents)
+    for warning in health_warnings({f"iteration {summary['iteration']}": health}):
         click.echo(f"warning: {warning}", err=True)
     if not sys.stdout.isatty():
         click.echo(json.dumps(summary, indent=1, sort_keys=True))
         return
     click.echo(f"{summary['labelled']} of {summary['problems']} problems labelled, {summary['ties']} by drawing a tie")
+    click.echo(health_line(health))
     for agent, counts in summary["datasets"].items():
         click.echo(f"{agent}: {counts_line(counts)}")

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from hpcmaf.debate.consensus import consensus
+from hpcmaf.debate.health import Tally
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import DataError
 from hpcmaf.evaluation.behaviour import Scored, movement
@@ -79,6 +80,8 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
         ``unparsable``, ``tied``
             Share of the n * N final answers without an answer; share of the
             n final votes without a unique winner.
+        ``cut_off``, ``tokens_per_answer``, ``unanimous``
+            See :class:`hpcmaf.debate.health.Health`.
         ``scores``
             Problem ids and, per measure, a string of n characters 0 or 1, for
             paired tests; ``agents[m - 1][n]`` the same of each single answer.
@@ -92,6 +95,7 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
         different shape.
     """
     found: dict[str, Scored] = {}
+    tally = Tally()
     agents = rounds = 0
     for transcript in transcripts:
         problem = transcript.problem.id
@@ -104,7 +108,8 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
             )
         if problem in found:
             raise DataError(f"problem {problem!r} occurs twice; merge the shards again")
-        found[problem] = _scored(transcript, seed, iteration)
+        found[problem] = one = _scored(transcript, seed, iteration)
+        tally.add(transcript, one.agreeing, one.tied)
     if not found:
         raise DataError(f"iteration {iteration}: no debate to score; evaluate at least one problem")
     problems = list(found.values())
@@ -132,8 +137,7 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
         "movement": [{"round": m} | movement(problems, m) for m in range(2, rounds + 1)],
         "consensus": sum(one.agreeing for one in problems) / (len(problems) * agents),
         "diversity": estimate((agents - one.agreeing for one in problems), scale=agents),
-        "unparsable": sum(one.answers[-1].count(None) for one in problems) / (len(problems) * agents),
-        "tied": sum(one.tied for one in problems) / len(problems),
+        **{"tied": 0.0} | tally.values(),
         "pseudo_labels": None,
         "scores": {"problem_ids": list(found)}
         | {name: _marks(scores[name]) for name in shapes}

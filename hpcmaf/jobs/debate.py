@@ -12,6 +12,7 @@ from typing import Any
 
 from hpcmaf.answers import AnswerForm
 from hpcmaf.config.recipe import Recipe, TaskSource
+from hpcmaf.debate.health import Tally, health_line
 from hpcmaf.debate.methods import Method
 from hpcmaf.debate.protocol import Protocol, calls_per_problem, debate, debate_all
 from hpcmaf.debate.rationale import rationalise
@@ -154,20 +155,20 @@ def _spend(context: TaskContext, transcripts: Sequence[Transcript], engine: Any,
 
     Agents share batches, so time is not theirs to divide.
     """
+    tally = Tally()
+    for transcript in transcripts:
+        tally.add(transcript)
+    print(f"{context.stage.id} {context.task}: {health_line(tally.values(votes=False))}", flush=True)
     turns: dict[str, list[Utterance]] = {}
     for utterance in _all_turns(transcripts):
         role = "generator" if utterance.round == 1 else "critic"
         name = "summarizer" if utterance.kind == "summary" else f"{role}-{utterance.agent}"
         turns.setdefault(name, []).append(utterance)
     for agent, spoken in sorted(turns.items()):
-        if cut_off := sum(turn.cut_off for turn in spoken):
-            print(
-                f"{agent}: {cut_off} of {len(spoken)} responses were cut off by sampling.max_new_tokens or the context"
-            )
         context.spend(
             agent,
             calls=len(spoken),
-            cut_off=cut_off,
+            cut_off=sum(turn.cut_off for turn in spoken),
             prompt_tokens=sum(turn.prompt_tokens for turn in spoken),
             completion_tokens=sum(turn.completion_tokens for turn in spoken),
         )

@@ -6,9 +6,10 @@ import shutil
 from contextlib import suppress
 from typing import Any
 
+from hpcmaf.debate.health import health_warnings, selected
 from hpcmaf.errors import DataError
 from hpcmaf.jobs.context import TaskContext
-from hpcmaf.selection.sources import counts_line, scarce, scarce_line
+from hpcmaf.selection.sources import counts_line
 from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.job import run_finetune
 
@@ -61,7 +62,8 @@ def run_agent_finetune(context: TaskContext) -> None:
     )
     print(f"{context.task}: {report.steps} steps on {report.samples} samples", flush=True)
     with suppress(OSError, DataError, KeyError):  # the model is published: a damaged file is for 'score' to name
-        datasets = context.run.learned(context.iteration)["datasets"]
-        print(f"{context.task}: {counts_line(datasets[context.task])}", flush=True)
-        if (warning := scarce_line(context.iteration, scarce(datasets, [context.task]))) is not None:
+        learned = context.run.learned(context.iteration)
+        print(f"{context.task}: {counts_line(learned['datasets'][context.task])}", flush=True)
+        samples = {"samples": selected(learned, [context.task])["samples"]}
+        for warning in health_warnings({f"iteration {context.iteration}": samples}):
             print(f"warning: {warning}", flush=True)

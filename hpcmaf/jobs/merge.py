@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
+from hpcmaf.debate.health import health_report, selected
 from hpcmaf.jobs.context import TaskContext, peak_memory_bytes
 from hpcmaf.selection.select import write_selection
-from hpcmaf.selection.sources import counts_line, scarce, scarce_line
+from hpcmaf.selection.sources import counts_line
 from hpcmaf.store import merge
 
 
@@ -33,6 +34,5 @@ def run_merge(context: TaskContext) -> None:
     )
     for agent in context.trained:
         print(f"{agent}: {counts_line(summary['datasets'][agent])}", flush=True)
-    if (warning := scarce_line(context.iteration, scarce(summary["datasets"], context.trained))) is not None:
-        print(f"warning: {warning}", flush=True)
+    print(health_report(f"iteration {context.iteration}", selected(summary, context.trained)), flush=True)
     context.spend(wall_seconds=time.monotonic() - context.started, peak_memory_bytes=peak_memory_bytes())

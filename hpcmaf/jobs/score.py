@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
+from hpcmaf.debate.health import evaluated, health_report, scarce, selected
 from hpcmaf.evaluation import pseudo_label_accuracy, score
 from hpcmaf.files.publish import write_json
 from hpcmaf.jobs.context import TaskContext, peak_memory_bytes
 from hpcmaf.jobs.merge import merge_shards
-from hpcmaf.selection.sources import scarce
 from hpcmaf.store import Store
 
 
@@ -29,8 +29,9 @@ def run_score(context: TaskContext) -> None:
                     store.transcripts(gold=True), seed=recipe.seed, iteration=t
                 )
         learned = run.learned(t)
-        metrics["selection"] = learned | {"scarce": scarce(learned["datasets"], context.trained)}
+        metrics["selection"] = learned | {"scarce": scarce(selected(learned, context.trained))}
     write_json(run.metrics(t), metrics)
+    print(health_report(f"iteration {t}, evaluation", evaluated(metrics)), flush=True)
     context.spend(wall_seconds=time.monotonic() - context.started, peak_memory_bytes=peak_memory_bytes())
     rows = [
         row

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from hpcmaf.config.profile import Profile, load_profile
+from hpcmaf.debate.health import evaluated, health_line, health_warnings, selected
 from hpcmaf.errors import ChainStoppedError, DataError, SlurmError, one_line
 from hpcmaf.evaluation.measures import MEASURES, declared
 from hpcmaf.files.publish import Record, read_json
@@ -15,8 +17,7 @@ from hpcmaf.launch.estimate import Estimate, clock, estimate, read_progress
 from hpcmaf.launch.slurm.refusals import lifting
 from hpcmaf.launch.survey import Survey, survey
 from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import Plan, Stage
-from hpcmaf.selection.sources import scarce, scarce_line
+from hpcmaf.run.plan import Plan
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -43,6 +44,9 @@ class Status:
     accuracy
         Of each evaluated iteration: ``{"iteration"}`` and its measures by
         name, such as ``answer`` and ``vote@M``, as ``{"value", "se"}``.
+    health
+        Of each stage that has debates, such as ``iteration 1`` and
+        ``iteration 1, evaluation``, what they came to.
     next
         The command to type now; empty when there is only waiting to do.
     """
@@ -54,6 +58,7 @@ class Status:
     estimate: Estimate
     stages: tuple[Mapping[str, Any], ...]
     accuracy: tuple[Mapping[str, Any], ...]
+    health: Mapping[str, Mapping[str, Any]]
     next: str
 
     @property
@@ -94,7 +99,7 @@ class Status:
         ``log``, ``node``, ``again`` (whether the chain tries it again by
         itself) and ``tasks`` (how many it stands for); ``stopped``
         (``reason``, ``stage``, ``task``, ``kind``, ``log``, or null); ``gates`` (job ids);
-        ``accuracy`` per iteration; ``notes``; ``next`` (a command, or empty).
+        ``accuracy`` per iteration; ``health``, as above, with its ``line``; ``notes``; ``next`` (a command, or empty).
         """
         survey, left = self.survey, self.estimate
         return {
@@ -113,6 +118,7 @@ class Status:
             "stopped": survey.stopped and survey.stopped.model_dump(),
             "gates": survey.gates,
             "accuracy": list(self.accuracy),
+            "health": {name: {**found, "line": health_line(found)} for name, found in self.health.items()},
             "notes": survey.notes,
             "next": self.next,
         }
@@ -151,6 +157,8 @@ class Status:
             own = [name for name in MEASURES if name in self.accuracy[-1]][-1]
             values = ", ".join(f"{row['iteration']}: {row[own]['value']:.1%}" for row in self.accuracy if own in row)
             yield "accuracy", f"{values} ({MEASURES[own]}, by iteration)"
+        for name in list(self.health)[-2:]:
+            yield "health", f"{name}: {health_line(self.health[name])}"
         for row in self.stages:
             for task in self.survey.running.get(row["id"], ())[:_MOST_RUNNING]:
                 progress = read_progress(self.run, self.plan.stage(row["id"]), task)
@@ -188,7 +196,8 @@ def look(run: RunDir) -> Status:
     plan = run.load_plan()
     profile = load_profile(str(run.profile))
     found = survey(run, plan, profile)
-    found.notes.extend(filter(None, (_scarce(run, stage) for stage in plan.stages if stage.spec.fan_out == "agent")))
+    health = _health(run, plan)
+    found.notes.extend(health_warnings(health))
     left = estimate(run, plan, profile, found.done, found.running)
     stages = []
     for stage in plan.stages:
@@ -202,7 +211,7 @@ def look(run: RunDir) -> Status:
         stages.append(row)
     measured = tuple(filter(None, (accuracy(run, t) for t in range(plan.iterations + 1))))
     next = _next(run, plan, profile, found)
-    return Status(run, plan, profile.launcher, found, left, tuple(stages), measured, next)
+    return Status(run, plan, profile.launcher, found, left, tuple(stages), measured, health, next)
 
 
 def accuracy(run: RunDir, iteration: int) -> dict[str, Any] | None:
@@ -217,13 +226,18 @@ def accuracy(run: RunDir, iteration: int) -> dict[str, Any] | None:
     return {"iteration": iteration} | values if values else None
 
 
-def _scarce(run: RunDir, stage: Stage) -> str | None:
-    """A warning of agents that learn from next to nothing."""
-    try:
-        datasets = run.learned(stage.iteration)["datasets"]
-    except (OSError, DataError):
-        return None
-    return scarce_line(stage.iteration, scarce(datasets, [agent for agent in stage.tasks if agent in datasets]))
+def _health(run: RunDir, plan: Plan) -> dict[str, dict[str, Any]]:
+    """What the debates of each stage came to, in the order of the plan."""
+    found = {}
+    for stage in plan.stages:
+        # What is damaged is for 'hpcmaf aggregate' to name.
+        with suppress(OSError, DataError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+            if stage.spec.fan_out == "agent":
+                found[f"iteration {stage.iteration}"] = selected(run.learned(stage.iteration), stage.tasks)
+            elif stage.kind == "score":
+                metrics = declared(read_json(run.metrics(stage.iteration), Record))
+                found[f"iteration {stage.iteration}, evaluation"] = evaluated(metrics)
+    return {name: values for name, values in found.items() if values}
 
 
 def _next(run: RunDir, plan: Plan, profile: Profile, found: Survey) -> str:

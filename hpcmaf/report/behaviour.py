@@ -7,7 +7,7 @@ from typing import Any
 
 from hpcmaf.evaluation import Ratio, outcomes, ratio
 from hpcmaf.report.groups import Group
-from hpcmaf.report.learned import learned_table
+from hpcmaf.report.learned import health_table, learned_table
 from hpcmaf.report.paired import TEST, Test, family
 from hpcmaf.report.records import Iteration
 from hpcmaf.report.table import NONE, Table, estimate, iteration_name, percent
@@ -25,7 +25,7 @@ DIVERSITY = {
 
 def behaviour_tables(group: Group) -> list[Table]:
     """All that the runs of a group have the metrics for."""
-    makers = (learned_table, _agents, _debate_tests, _movement, _errors, diversity_table)
+    makers = (health_table, learned_table, _agents, _debate_tests, _movement, _errors, diversity_table)
     return [table for make in makers if (table := make(group)).rows]
 
 

@@ -6,11 +6,11 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from hpcmaf.debate.health import VALUES, evaluated, health_warnings, selected, written
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.report.groups import Group
 from hpcmaf.report.records import Iteration, Run
 from hpcmaf.report.table import NONE, Table, csv_text
-from hpcmaf.selection.sources import scarce, scarce_line
 
 COLUMNS = {
     "kept": "kept",
@@ -42,11 +42,29 @@ def learned(iteration: Iteration) -> dict[str, dict[str, Any]]:
 
 
 def warnings(run: Run) -> Iterator[str]:
-    """A line for each iteration in which agents were trained on few samples, or on none."""
-    for iteration in run.evaluated:
-        found = learned(iteration)
-        if line := scarce_line(iteration.number, scarce(found, found)):
-            yield f"{run.name}: {line}"
+    """A line for each value that says that the run learns noise."""
+    stages = {name: found for iteration in run.evaluated for name, found in health(iteration).items()}
+    yield from (f"{run.name}: {line}" for line in health_warnings(stages))
+
+
+def health(iteration: Iteration) -> dict[str, dict[str, Any]]:
+    """What an iteration's debates came to: on training problems, where there are any, and in the evaluation."""
+    name, metrics = f"iteration {iteration.number}", iteration.metrics
+    trained = {name: selected(metrics["selection"], learned(iteration))} if metrics.get("selection") else {}
+    return trained | {f"{name}, evaluation": evaluated(metrics)}
+
+
+def health_table(group: Group) -> Table:
+    """What debates came to, iteration by iteration, as a mean over runs."""
+    rows = []
+    for t in group.complete:
+        each = [health(iteration) for iteration in group.at(t)]
+        for stage in (stage for stage, found in each[0].items() if VALUES.keys() & found.keys()):
+            cells = [[one[stage][name] for one in each if name in one.get(stage, {})] for name in VALUES]
+            means = (written(name, statistics.fmean(some)) if some else NONE for name, some in zip(VALUES, cells))
+            rows.append((stage.removeprefix("iteration "), *means))
+    note = "Of training debates and of evaluation: shares of texts, last responses and votes. –: not known."
+    return Table(f"{group.label}: health", ("iteration", *(one.text for one in VALUES.values())), tuple(rows), note)
 
 
 def learned_table(group: Group) -> Table:

@@ -7,19 +7,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from hpcmaf.debate.health import Health, Share
 from hpcmaf.errors import DataError
 from hpcmaf.evaluation.measures import DIVERSITY_SCHEMA, SCHEMA, SCHEMAS, declared, measures_of
 from hpcmaf.files.publish import Record, first_fault
 
 # Bounds, so that whatever is read can be added, squared and averaged.
-_Share = Annotated[float, Field(ge=0, le=1)]
 _Count = Annotated[int, Field(ge=0, le=2**53)]
 _Error = Annotated[float, Field(ge=0, le=2**53)]
 
 
 class _Estimate(Record):
-    value: _Share
-    se: _Share
+    value: Share
+    se: Share
 
 
 class _PseudoLabels(_Estimate):
@@ -33,7 +33,7 @@ class _Accuracy(_Estimate):
 
 
 class _Ratio(Record):
-    value: _Share | None
+    value: Share | None
     se: _Error | None
     count: _Count
     of: _Count
@@ -62,7 +62,7 @@ class _Learned(Record):
     kept: _Count
     kept_positives: _Count | None = None
     kept_negatives: _Count | None = None
-    realised_w: _Share | None = None
+    realised_w: Share | None = None
     # Not in files of earlier versions.
     cut_off: _Count | None = None
     dropped_too_long: _Count | None = None
@@ -70,6 +70,7 @@ class _Learned(Record):
 
 
 class _Selection(Record):
+    health: Health | None = None
     datasets: dict[str, _Learned]
 
 
@@ -82,7 +83,7 @@ class _Scores(Record, extra="allow"):
     agents: list[list[str]] = []
 
 
-class _Metrics(Record):
+class _Metrics(Health):
     schema_: Literal[SCHEMA] = Field(alias="schema")  # type: ignore[valid-type]
     iteration: _Count
     method: str
@@ -90,9 +91,9 @@ class _Metrics(Record):
     problems: int = Field(ge=1)
     accuracy: dict[str, _Accuracy]
     rounds: list[_Round] = Field(min_length=1)
-    consensus: _Share
-    unparsable: _Share
-    tied: _Share
+    consensus: Share
+    unparsable: Share
+    tied: Share
     pseudo_labels: _PseudoLabels | None
     scores: _Scores
     # Not in files of earlier versions.

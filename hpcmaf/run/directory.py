@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpcmaf.debate.health import Health
 from hpcmaf.errors import DataError, PlanChangedError, RunBusyError
 from hpcmaf.files.locking import lock
 from hpcmaf.files.publish import Amount, Count, Record, file_sha256, read_bytes, read_json, write_json, write_text
@@ -28,6 +29,7 @@ class _Chosen(Record):
 
 
 class _Selection(Record):
+    health: Health | None = None
     datasets: dict[str, _Chosen]
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from hpcmaf.answers import Vote
 from hpcmaf.config.recipe import Selection as Rules
 from hpcmaf.debate.consensus import agrees, consensus, others_agree
+from hpcmaf.debate.health import Tally
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import DataError
 from hpcmaf.files.publish import atomic_path, write_json
@@ -45,12 +46,15 @@ class Selected:
         Problems in which no final answer could be read: no consensus, no data.
     ties
         Problems whose consensus was drawn among tied classes.
+    health
+        What the debates came to.
     """
 
     datasets: list[Dataset]
     consensus: dict[str, str] = field(default_factory=dict)
     unlabelled: list[str] = field(default_factory=list)
     ties: int = 0
+    health: Tally = field(default_factory=Tally)
 
     @property
     def files(self) -> dict[str, list[Dataset]]:
@@ -113,6 +117,7 @@ def select(
             label = Vote(transcript.problem.gold, (), 0, False)
         else:
             label = consensus(transcript, rounds, seed, iteration)
+        chosen.health.add(transcript, sum(label.agrees), label.tied)
         if label.answer is None:
             chosen.unlabelled.append(problem)
         else:
@@ -240,6 +245,7 @@ def write_selection(
             "labelled": len(chosen.consensus),
             "unlabelled": chosen.unlabelled,
             "ties": chosen.ties,
+            "health": chosen.health.values(),
             "datasets": {model: counts(parts) for model, parts in chosen.files.items()},
         }
         with atomic_path(folder) as temporary:

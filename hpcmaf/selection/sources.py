@@ -14,8 +14,6 @@ from hpcmaf.errors import ConfigError
 
 Label = Literal["positive", "negative"]
 LossOn = Literal["last_turn", "all_turns"]
-# Fewer samples than this teach an agent next to nothing, and a warning says so.
-FEW = 10
 
 
 @dataclass
@@ -126,23 +124,6 @@ def counts(parts: Iterable[Dataset]) -> dict[str, Any]:
         "realised_w": kept["negative"] / kept.total() if kept else None,
         "cut_off": sum(len(part.cut_off) for part in parts),
     }
-
-
-def scarce(datasets: Mapping[str, Mapping[str, Any]], agents: Iterable[str]) -> dict[str, int]:
-    """Which of ``agents`` train on fewer than ``FEW`` samples, and on how many, by ``selection.json``'s datasets."""
-    samples = {agent: datasets[agent].get("samples", datasets[agent]["kept"]) for agent in agents}
-    return {agent: count for agent, count in samples.items() if count < FEW}
-
-
-def scarce_line(iteration: int, found: Mapping[str, int]) -> str | None:
-    """What :func:`scarce` found as a warning, the same in logs, status and reports."""
-    if not found:
-        return None
-    counts = ", ".join(f"{agent}: {count or 'none'}" for agent, count in found.items())
-    return (
-        f"iteration {iteration}: fewer than {FEW} training samples ({counts}); raise task.train, or see which were "
-        "cut off (sampling.max_new_tokens), too long (training.max_length) or not mixed in (selection.mix)"
-    )
 
 
 def counts_line(found: Mapping[str, Any]) -> str:

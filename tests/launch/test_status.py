@@ -413,3 +413,19 @@ def test_agents_that_learn_from_little_are_noted(tmp_path: Path, slurm_says: Slu
     assert "note: iteration 1: fewer than 10 training samples (generator-0: 3, critic-1: none)" in status(run).stdout
     (run.data(1) / "selection.json").write_text('{"datasets": {"critic-1": null}}')
     assert look(run).survey.notes == []
+
+
+def test_what_debates_came_to_is_shown(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    run, plan, _ = make_run(tmp_path / "run")
+    slurm_says(squeue="", sacct=1)
+    counts = {agent: {"kept": 12} for agent in plan.stage("it01/finetune").tasks}
+    write_json(run.data(1) / "selection.json", {"health": {"cut_off": 0.4, "tied": 0.125}, "datasets": counts})
+    metrics = {"accuracy": {"vote@M": {"value": 0.5, "se": 0.1}}, "cut_off": 0.3}
+    write_json(run.metrics(0), metrics | {"unparsable": "x"})
+    assert list(look(run).health) == ["iteration 1"]  # what is damaged is left out
+    write_json(run.metrics(0), metrics)
+    shown, [note] = status(run).stdout, look(run).survey.notes
+    assert note.startswith("more than 20.0% of texts cut off (iteration 0, evaluation: 30.0%, iteration 1: 40.0%); raise")
+    line = "40.0% of texts cut off, 12.5% of votes tied, 12 samples per agent"
+    assert f"health: iteration 1: {line}\n" in shown and f"note: {note}" in shown
+    assert look(run).to_json()["health"]["iteration 1"]["line"] == line

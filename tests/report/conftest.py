@@ -136,7 +136,8 @@ def make_run(tmp_path: Path) -> Callable[..., RunDir]:
                 train = list(invent(20, (0.5, 0.6, 0.7)[: shape.rounds], shape.agents, 1000 * seed + t, "train"))
                 metrics["pseudo_labels"] = pseudo_label_accuracy(train, **run_seed)
                 chosen = select(train, Rules(w=0.5), **run_seed, data=method.data)
-                metrics["selection"] = {"datasets": {name: counts(parts) for name, parts in chosen.files.items()}}
+                learned = {name: counts(parts) for name, parts in chosen.files.items()}
+                metrics["selection"] = {"health": chosen.health.values(), "datasets": learned}
             write_json(run.metrics(t), metrics)
             write_json(run.ledger(t), ledger(t))
         return run

@@ -30,6 +30,7 @@ def test_tables_of_behaviour_show_the_metrics(make_run: MakeRun) -> None:
     (group,) = groups_of(make_run("a", seed=0, upto=1), make_run("b", seed=1, upto=1))
     tables = {table.title.partition(": ")[2]: table for table in behaviour_tables(group)}
     assert list(tables) == [
+        "health",
         "what agents learned from",
         "every agent",
         "the last round's vote against the first round's",
@@ -90,12 +91,15 @@ def test_metrics_of_earlier_versions_still_count(make_run: MakeRun) -> None:
     run = make_run("old", upto=1)
     for t in (0, 1):
         metrics = dict(read_run(run.root).evaluated[t].metrics)
-        for key in ("movement", "diversity", "selection"):
+        for key in ("movement", "diversity", "selection", "cut_off", "unanimous", "tokens_per_answer"):
             metrics.pop(key, None)
         metrics["scores"] = {k: v for k, v in metrics["scores"].items() if k not in {"agents", "agreeing"}}
         write_json(run.metrics(t), metrics)
     (group,) = groups = groups_of(run)
     assert group.runs[0].missing == []
-    titles = [table.title for table in behaviour_tables(group)]
-    assert titles == ["maft: every agent", "maft: the last round's vote against the first round's"]
+    tables = behaviour_tables(group)
+    titles = [table.title for table in tables]
+    assert titles == ["maft: health", "maft: every agent", "maft: the last round's vote against the first round's"]
     assert [plot.stem for plot in plots_of(groups)] == ["accuracy", "cost"]
+    shares = (f"{group.runs[0].evaluated[0].metrics[name]:.1%}" for name in ("unparsable", "tied"))
+    assert tables[0].rows[0] == ("0, evaluation", "–", *shares, "–", "–")

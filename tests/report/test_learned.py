@@ -79,6 +79,17 @@ def test_a_warning_where_there_was_little_to_learn_from(
     assert line in report.text
 
 
+def test_what_debates_came_to_is_shown(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("m", upto=1)
+    metrics = json.loads(run.metrics(1).read_text())
+    metrics["selection"]["health"] |= {"cut_off": 0.375, "tokens_per_answer": 4321.0}
+    write_json(run.metrics(1), metrics)
+    aggregate([run.root], tmp_path / "out")
+    for name, cell in (("report.md", "| 1 | 37.5% |"), ("report.html", "<td>37.5%</td>")):
+        text = (tmp_path / "out" / name).read_text()
+        assert cell in text and "4,321" in text and "m: more than 20.0% of texts cut off (iteration 1: 37.5%)" in text
+
+
 def test_star_without_hints_says_so_wherever_its_number_stands(make_run: MakeRun, tmp_path: Path) -> None:
     compact = {"name": "arithmetic", "prompts": "compact"}
     star, maft = make_run("s", upto=1, method="star", task=compact), make_run("m", upto=1, task=compact)

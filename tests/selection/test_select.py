@@ -267,9 +267,9 @@ def test_agents_that_learn_from_little_are_named(tmp_path):
     arguments = [str(source), str(tmp_path / "out"), "--seed", "1", "--w", "0.5"]
     done = CliRunner().invoke(command, arguments, catch_exceptions=False)
     assert "warning: iteration 1: fewer than 10 training samples (generator-0: " in done.stderr
-    assert "critic-0: " in done.stderr and len(done.stderr.splitlines()) == 1
+    assert "critic-0: " in done.stderr and done.stderr.count("fewer than") == 1
     plenty = CliRunner().invoke(command, [str(store(tmp_path / "t.h5", random_debates(80))), *arguments[1:]])
-    assert plenty.stderr == ""
+    assert "fewer than" not in plenty.stderr
     # In one round nobody is a critic, so none lacks samples.
     once = [debate(f"p{i}", ["1", "1", "1"]) for i in range(12)]
     single = CliRunner().invoke(command, [str(store(tmp_path / "u.h5", once, rounds=1)), *arguments[1:]])

@@ -1,0 +1,161 @@
+"""Whether a run learns from debates or from noise: a few values of each stage, and what to change where one is bad."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import Field
+
+from hpcmaf.debate.transcript import Transcript
+from hpcmaf.files.publish import Amount, Record
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Health(Record):
+    """What debates came to; ``None`` is what a file of an earlier version lacks, and votes of a single agent.
+
+    Attributes
+    ----------
+    cut_off
+        Of all texts, those that ended at the limit on tokens.
+    unparsable
+        Of the agents' last responses, those in which no answer was found.
+    tied, unanimous
+        Of the last round's votes.
+    tokens_per_answer
+        Generated ones, thoughts included.
+    """
+
+    cut_off: Share | None = None
+    unparsable: Share | None = None
+    tied: Share | None = None
+    unanimous: Share | None = None
+    tokens_per_answer: Amount | None = None
+
+
+class Value(NamedTuple):
+    """How a value is written; from where on it says that a run learns noise, and what to change then."""
+
+    text: str
+    bound: float | None = None
+    remedy: str = ""
+
+
+VALUES = {
+    "cut_off": Value(
+        "of texts cut off", 0.2, "raise sampling.max_new_tokens, or have task.prompts ask for shorter answers"
+    ),
+    "unparsable": Value(
+        "of last responses without an answer",
+        0.2,
+        "read 'hpcmaf prompts', set task.answer, or show the form of an answer in examples of task.prompts",
+    ),
+    "tied": Value(
+        "of votes tied",
+        0.5,
+        "their labels are drawn: raise debate.agents, lower sampling.temperature, or take easier problems",
+    ),
+    "unanimous": Value("of votes unanimous"),
+    "tokens_per_answer": Value("tokens per answer"),
+}
+SAMPLES = Value(
+    "training samples",
+    10,
+    "raise task.train, or see which were cut off (sampling.max_new_tokens), too long (training.max_length) "
+    "or not mixed in (selection.mix)",
+)
+
+
+class Tally:
+    """Adds up what debates came to, one by one."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def add(self, transcript: Transcript, agreeing: int = 0, tied: bool = False) -> None:
+        """Count a debate, how many agents' last answers are its vote's, and whether that was drawn among tied ones."""
+        answers = [turn for turns in transcript.answers for turn in turns if turn.prompt]
+        texts = [*answers, *(turn for turns in transcript.summaries for turn in turns)]
+        # STaR has no second response where the first was right.
+        last = [next((turn for turn in reversed(own) if turn.prompt), own[-1]) for own in zip(*transcript.answers)]
+        self._counts.update(
+            texts=len(texts),
+            cut_off=sum(turn.cut_off for turn in texts),
+            answers=len(answers),
+            tokens=sum(turn.completion_tokens for turn in answers),
+            last=len(last),
+            unparsable=sum(turn.answer is None for turn in last),
+            votes=len(last) > 1,
+            tied=tied,
+            unanimous=agreeing == len(last),
+        )
+
+    def values(self, votes: bool = True) -> dict[str, float]:
+        """What :class:`Health` holds, as far as there is anything to divide; without votes where none were counted."""
+        parts = {"cut_off": "texts", "unparsable": "last", "tied": "votes", "unanimous": "votes"}
+        shares = {name: (name, whole) for name, whole in parts.items() if votes or whole != "votes"}
+        shares["tokens_per_answer"] = ("tokens", "answers")
+        count = self._counts
+        return {name: count[part] / count[whole] for name, (part, whole) in shares.items() if count[whole]}
+
+
+def evaluated(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a ``metrics.json`` of any version."""
+    found = Health.model_validate(dict(metrics)).model_dump(exclude_none=True)
+    if metrics["accuracy"].keys() <= {"answer"}:
+        found.pop("tied", None)  # of a single answer
+    return found
+
+
+def selected(selection: Mapping[str, Any], agents: Iterable[str]) -> dict[str, Any]:
+    """Values of a ``selection.json`` of any version: also ``samples`` by agent, of those that are trained."""
+    datasets, samples = selection["datasets"], dict[str, int]()
+    for agent in (agent for agent in agents if agent in datasets):
+        trained = datasets[agent].get("samples")
+        samples[agent] = datasets[agent]["kept"] if trained is None else trained
+    return Health.model_validate(selection.get("health") or {}).model_dump(exclude_none=True) | {"samples": samples}
+
+
+def scarce(found: Mapping[str, Any]) -> dict[str, int]:
+    """Agents that train on next to nothing, with the number of their samples."""
+    return {agent: count for agent, count in found.get("samples", {}).items() if count < SAMPLES.bound}
+
+
+def written(name: str, value: float) -> str:
+    """A value in figures."""
+    return f"{value:,.0f}" if name == "tokens_per_answer" else f"{value:.1%}"
+
+
+def health_line(found: Mapping[str, Any]) -> str:
+    """Values in one line."""
+    words = [f"{written(name, found[name])} {value.text}" for name, value in VALUES.items() if name in found]
+    if samples := found.get("samples", {}).values():
+        counts = dict.fromkeys(f"{count:,}" for count in (min(samples), max(samples)))
+        words.append(f"{' to '.join(counts)} samples per agent")
+    return ", ".join(words)
+
+
+def health_warnings(stages: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Which values of some stages, by a name for each, are beyond their limits, and what to change: a line each."""
+    for name, (text, bound, remedy) in VALUES.items():
+        bad = [
+            f"{stage}: {written(name, one[name])}"
+            for stage, one in stages.items()
+            if bound and one.get(name, 0) > bound
+        ]
+        if bad:
+            yield f"more than {written(name, bound)} {text} ({', '.join(bad)}); {remedy}"
+    for stage, found in stages.items():
+        if few := scarce(found):
+            counts = ", ".join(f"{agent}: {count or 'none'}" for agent, count in few.items())
+            yield f"{stage}: fewer than {SAMPLES.bound} {SAMPLES.text} ({counts}); {SAMPLES.remedy}"
+
+
+def health_report(stage: str, found: Mapping[str, Any]) -> str:
+    """A stage's values for its log: one line, and one more for each warning."""
+    return "\n".join(
+        [f"{stage}: {health_line(found)}", *(f"warning: {line}" for line in health_warnings({stage: found}))]
+    )
