@@ -1,28 +1,86 @@
-"""What multiple-choice tasks have in common: up to ten choices, which are part of the question, and one letter."""
+"""Multiple choice: MMLU, MMLU-Pro, ARC and GPQA. Choices are part of the question, and the answer is one letter.
+
+MMLU and MMLU-Pro have no training split of their own questions: ``dev``, ``val`` or ``validation`` train, ``test``
+evaluates (see :func:`hpcmaf.tasks.splits.assign_roles`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hpcmaf.answers import AnswerForm
 from hpcmaf.errors import DataError
-from hpcmaf.tasks.problems import Problem
+from hpcmaf.tasks.problems import Problem, question_hash
 from hpcmaf.tasks.prompts import PromptSet
 from hpcmaf.tasks.readers import Row
-from hpcmaf.tasks.sources import Files
+from hpcmaf.tasks.sources import Files, within
 
 LETTERS = "ABCDEFGHIJ"
+_INSTRUCTION = "Answer the multiple-choice question below. Reason step by step and weigh each of the choices."
+_ENDING = "End with one line of the form Answer: (X), where X is {}."
 
 
-def choices_of(row: Row, found: Any, counts: Sequence[int]) -> list[str]:
-    """The choices in order, from a list or a mapping by letter.
+def mmlu(row: Row) -> Problem:
+    """One problem of MMLU, from the official CSV or a row with ``choices``."""
+    subject = str(row.values.get("subject") or row.group or "")
+    if "0" in row.values:
+        if len(row.values) != 6:
+            raise DataError(
+                f"{row.where}: {len(row.values)} columns where MMLU has six (question, A, B, C, D, answer); repair it"
+            )
+        question, *choices, answer = row.values.values()
+        subject = row.file.removesuffix(f"_{row.split}")
+        row = replace(row, values={"question": question, "choices": choices, "answer": answer}, group=subject)
+    choices = _choices(row, row.values.get("choices"), [4])
+    # Hub rows name their subject but are numbered over the whole split.
+    return _problem(row, row.id("mmlu", "id"), row.text("question"), choices, row.text("answer"), subject)
 
-    Raises
-    ------
-    DataError
-        There are not as many as one of ``counts``, or one is empty.
-    """
+
+def mmlu_pro(row: Row) -> Problem:
+    """One problem of MMLU-Pro, of up to ten choices; short lists are filled up with ``N/A`` in some copies."""
+    options = row.values.get("options")
+    if isinstance(options, list):
+        options = [option for option in options if str(option).strip() != "N/A"]
+    subject = row.text("category") if row.first_of("category") else row.group
+    choices, answer = _choices(row, options, range(2, 11)), row.text("answer", "answer_index")
+    return _problem(row, row.id("mmlu-pro", "question_id"), row.text("question"), choices, answer, subject)
+
+
+def arc(row: Row) -> Problem:
+    """One problem of ARC, from the official lines or the hub's rows; some of its choices are numbered from 1."""
+    whole, choices = row.values.get("question"), row.values.get("choices")
+    question: Any = whole
+    if isinstance(whole, Mapping):
+        question, choices = whole.get("stem"), whole.get("choices")
+    if isinstance(choices, list) and all(isinstance(one, Mapping) for one in choices):
+        choices = {key: [one.get(key) for one in choices] for key in ("text", "label")}
+    labels = choices.get("label") if isinstance(choices, Mapping) else None
+    if not isinstance(choices, Mapping) or not isinstance(labels, list) or not isinstance(question, str):
+        raise DataError(f"{row.where}: no question with 'text' and 'label' of its choices; is this ARC's own form?")
+    texts = _choices(row, choices.get("text"), range(2, 6))
+    key = row.text("answerKey")
+    if key not in labels or len(labels) != len(texts):
+        raise DataError(f"{row.where}: answerKey {key[:20]!r} is none of its labels; repair it")
+    return _problem(row, f"arc-{row.text('id')}", question.strip(), texts, LETTERS[labels.index(key)])
+
+
+def gpqa(row: Row) -> Problem:
+    """One problem of GPQA, whose files have the right choice first; their order is drawn from the question alone."""
+    question, right = row.text("Question"), row.text("Correct Answer")
+    choices = [right, *(row.text(f"Incorrect Answer {n}") for n in (1, 2, 3))]
+    # Only random() is promised to give the same numbers in every Python.
+    uniform = random.Random(question_hash(question)).random
+    order = sorted(range(4), key=lambda _: uniform())
+    subject = row.text("High-level domain") if row.first_of("High-level domain") else ""
+    answer = LETTERS[order.index(0)]
+    return _problem(row, row.id("gpqa", "Record ID"), question, [choices[n] for n in order], answer, subject)
+
+
+def _choices(row: Row, found: Any, counts: Sequence[int]) -> list[str]:
+    """The choices in order, from a list or a mapping by letter; as many as one of ``counts``, and none empty."""
     if isinstance(found, Mapping):
         letters = LETTERS[: len(found)]
         found = [found[letter] for letter in letters] if found.keys() == set(letters) else None
@@ -35,21 +93,8 @@ def choices_of(row: Row, found: Any, counts: Sequence[int]) -> list[str]:
     return [str(choice).strip() for choice in found]
 
 
-def choice_problem(
-    row: Row, id: str, question: str, choices: Sequence[str], answer: str, meta: Mapping[str, str] | None = None
-) -> Problem:
-    """A problem of choices.
-
-    Parameters
-    ----------
-    answer
-        Its letter, or its index from 0.
-
-    Raises
-    ------
-    DataError
-        The answer is none of the choices.
-    """
+def _problem(row: Row, id: str, question: str, choices: Sequence[str], answer: str, subject: str = "") -> Problem:
+    """A problem of choices; ``answer`` is a letter, or an index from 0."""
     letters = LETTERS[: len(choices)]
     answer = answer.upper()
     if answer.isdecimal() and int(answer) < len(letters):
@@ -61,13 +106,31 @@ def choice_problem(
             "repair it"
         )
     lines = [f"({letter}) {choice}" for letter, choice in zip(letters, choices, strict=True)]
-    return Problem(id, "\n".join([question, *lines]), answer, meta or {})
+    return Problem(id, "\n".join([question, *lines]), answer, {"subject": subject} if subject else {})
 
 
-def choice_task(name: str, **settings: Any) -> Files:
-    """A :class:`Files` that asks for a letter."""
-    prompts = PromptSet(
-        instruction="Answer the multiple-choice question below. Reason step by step and weigh each of the choices.",
-        ending="End with one line of the form Answer: (X), where X is the letter of one of the choices.",
+def _task(
+    name: str,
+    parse: Callable[[Row], Problem],
+    layouts: tuple[str, ...],
+    config: str = "default",
+    letter: str = "the letter of one of the choices",
+) -> Files:
+    return Files(
+        name=name,
+        parse=parse,
+        layouts=layouts,
+        configs=(config,),
+        answer_form=AnswerForm.LETTER,
+        variants={"default": PromptSet(_INSTRUCTION, _ENDING.format(letter))},
     )
-    return Files(name=name, answer_form=AnswerForm.LETTER, variants={"default": prompts}, **settings)
+
+
+_MMLU = ("{split}/*_{split}.csv", "data/{split}/*_{split}.csv", *within("", "all/", "data/", "default/", "*/"))
+_ARC = ("*-{Split}.jsonl", "ARC-Challenge/*-{Split}.jsonl", *within("", "ARC-Challenge/", "data/"))
+TASKS = {
+    "mmlu": _task("mmlu", mmlu, _MMLU, "all", "one of the letters A, B, C and D"),
+    "mmlu-pro": _task("mmlu-pro", mmlu_pro, within("", "data/", "default/")),
+    "arc": _task("arc", arc, _ARC, "ARC-Challenge"),  # the harder set
+    "gpqa": _task("gpqa", gpqa, within("", "data/"), "gpqa_diamond"),
+}

@@ -1,8 +1,8 @@
 """Prompts of the arithmetic task in the characters of the packaged micro model.
 
-The micro model reads 30 characters and no words, so what a debate says to it is reduced to marks: ``=`` asks for a first
-answer, ``|`` stands before another agent's answer, ``~`` before a summary. The corpus that model is made from is rendered
-through this very class (see ``results/micro_model`` in the repository).
+The micro model reads 30 characters and no words, so what a debate says to it is reduced to marks: ``=`` asks for a
+first answer, ``|`` stands before another agent's answer, ``~`` before a summary. The corpus that model is made from is
+rendered through this very class (see ``results/micro_model`` in the repository).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Problems that are generated from a run's seed.
 
-A bit of a question's hash says which side it is on, so training and evaluation stay apart whatever the seeds and counts,
-in every run and in the micro model's corpus.
+A bit of a question's hash says which side it is on, so training and evaluation stay apart whatever the seeds and
+counts, in every run and in the micro model's corpus.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Generated(Task):
     most: int = 10_000_000
 
     def generate(self, count: int, seed: int, which: Side) -> list[Problem]:
-        """Draw ``count`` different problems of one side; a larger draw with the same seed begins with the smaller one."""
+        """Draw ``count`` different problems of one side; a larger draw of a seed begins with the smaller one."""
         # Only random() is promised to give the same numbers in every Python.
         uniform = random.Random(derive_seed(seed, self.name, which)).random
         problems: dict[str, Problem] = {}

@@ -143,9 +143,8 @@ def read_prepared(source: Path, task: str, present: Mapping[str, Manifest]) -> d
                 "and run 'hpcmaf data prepare' again"
             )
         if source.is_dir() and (absent := set(manifest.extra.get("files", ())) - set(present)):
-            raise DataError(
-                f"{source / min(absent)}.jsonl: missing beside {path.name}; run 'hpcmaf data prepare' again to finish it"
-            )
+            lacking = source / f"{min(absent)}.jsonl"
+            raise DataError(f"{lacking}: missing beside {path.name}; run 'hpcmaf data prepare' again to finish it")
         pools[name] = from_lines(path.read_bytes())
     return pools
 

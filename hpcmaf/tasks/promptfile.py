@@ -58,7 +58,9 @@ class Examples(Strict):
 class PromptFile(Strict):
     """What a prompt file may hold."""
 
-    system: str | None = Field(None, description="the system message; joined to the first user turn where a model has none")
+    system: str | None = Field(
+        None, description="the system message; joined to the first user turn where a model has none"
+    )
     examples: list[Example] | Examples = Field(
         [], description="pairs of question and answer, or lists of user and assistant under first, summarize, update"
     )
@@ -77,8 +79,9 @@ def _template(name: str) -> Callable[..., str]:
     def message(self: TemplatePrompts, question: str, shown: str | Sequence[str] | None = None) -> str:
         if name not in self._templates:
             return getattr(self._task, name)(*((question, shown) if shown_as else (question,)))
+        variables = {"question": question, **({shown_as: shown} if shown_as else {}), **self._agent}
         try:
-            return self._templates[name].render(question=question, **({shown_as: shown} if shown_as else {}), **self._agent)
+            return self._templates[name].render(variables)
         except Exception as error:  # a template may do whatever jinja2 knows
             raise ConfigError(f"task.prompts: {name}: cannot be rendered ({error}); mend the template") from error
 

@@ -1,8 +1,8 @@
 """What agents read: the messages of a debate.
 
-They follow the paper's scheme (appendix on prompts): a first answer; a summary of what the other agents said; an updated
-answer that takes the summary as advice. What is common to many requests stands first - the instruction, then the question,
-then what differs per agent - so that an engine's prefix cache serves all agents of a problem.
+They follow the paper's scheme (appendix on prompts): a first answer; a summary of what the other agents said; an
+updated answer that takes the summary as advice. What is common to many requests stands first - the instruction, then
+the question, then what differs per agent - so that an engine's prefix cache serves all agents of a problem.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ class PromptSet:
     def hint(self, question: str, answer: str) -> str:
         """The first prompt, then the gold answer to work towards (``star``)."""
         return (
-            f"{self.first(question)}\n\nHint: the correct final answer is {answer}. Write the solution that leads to it, "
-            "as if you had not been told."
+            f"{self.first(question)}\n\nHint: the correct final answer is {answer}. Write the solution that leads to "
+            "it, as if you had not been told."
         )
 
     def _revise(self, question: str, what: str, others: str) -> str:

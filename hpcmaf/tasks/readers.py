@@ -1,4 +1,4 @@
-"""Rows of data files - JSON lines, JSON, CSV, parquet, arrow - and of the Hugging Face hub, each knowing where it stands.
+"""Rows of data files - JSON lines, JSON, CSV, parquet, arrow - and of the hub, each knowing where it stands.
 
 Parquet, arrow and the hub need an extra, and only ``hpcmaf data prepare`` on such sources does.
 """
@@ -80,6 +80,10 @@ class Row:
         if not (text := str(value).strip()):
             raise DataError(f"{self.where}: '{key}' is empty; fill it in or remove the record")
         return text
+
+    def id(self, task: str, *keys: str) -> str:
+        """A problem's own id, under the first of ``keys`` that is there, behind its task's name; else by position."""
+        return f"{task}-{self.text(*keys)}" if self.first_of(*keys) else self.position_id(task)
 
     def position_id(self, task: str, number: str = "") -> str:
         """An id for a problem that brings none: task, split, subject and position."""

@@ -1,4 +1,4 @@
-"""Problems from files and the hub: which files of a source hold which split, what is read of them, what would be lost."""
+"""Problems from files and the hub: which files of a source hold which split, and what of it would be lost."""
 
 from __future__ import annotations
 
@@ -194,16 +194,11 @@ def locate(source: Path, layouts: Sequence[str]) -> list[Part]:
         named = _SAYS_SPLIT.search(source.stem.casefold())
         return [Part(source, named[1] if named else "all")]
     if not source.is_dir():
-        what = (
-            "neither a file nor a folder; name one of the two"
-            if source.exists()
-            else "no such file or folder; check the path"
-        )
+        there = source.exists()
+        what = "neither a file nor a folder; name one of the two" if there else "no such file or folder; check the path"
         raise DataError(f"{source}: {what}")
-    if found := _recognised(source, layouts):
-        parts = _only_home(source, found)
-    else:
-        parts = locate(_only_file(source, layouts), layouts)
+    found = _recognised(source, layouts)
+    parts = _only_home(source, found) if found else locate(_only_file(source, layouts), layouts)
     for part in parts:
         if not part.path.is_file():
             raise DataError(f"{part.path}: no file that could be read; put it right, or take it away")
@@ -235,9 +230,10 @@ def _only_home(source: Path, found: Sequence[Part]) -> list[Part]:
         same = first.setdefault(part.split, part)
         other = same if part.layout != same.layout else parts[0]
         if part.layout != same.layout or part.home != other.home:
+            names = f"{other.path.relative_to(source)} and {part.path.relative_to(source)}"
             raise DataError(
-                f"{source}: {other.path.relative_to(source)} and {part.path.relative_to(source)} are not of one data set; "
-                "take one of them away, or name the file or folder that is meant"
+                f"{source}: {names} are not of one data set; take one of them away, or name the file or folder that is "
+                "meant"
             )
     return parts
 

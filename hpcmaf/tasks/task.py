@@ -22,7 +22,12 @@ from hpcmaf.tasks.splits import Splits
 
 # Drawn from a recipe's seed: there is nothing to prepare.
 GENERATED = ("arithmetic", "words", "sums")
-TASKS = (*GENERATED, "gsm8k", "svamp", "math", "aime", "mmlu", "mmlu-pro", "arc", "gpqa", "jsonl")
+_MODULES = {
+    "arithmetic": GENERATED,
+    "open_answers": ("gsm8k", "svamp", "math", "aime", "jsonl"),
+    "choices": ("mmlu", "mmlu-pro", "arc", "gpqa"),
+}
+TASKS = tuple(name for names in _MODULES.values() for name in names)
 
 
 @dataclass(frozen=True)
@@ -110,8 +115,9 @@ def get_task(name: str) -> Task:
     ConfigError
         There is no such task, or what is there is none.
     """
-    if name in TASKS:
-        return import_module(f"hpcmaf.tasks.{name.replace('-', '_')}").TASK
+    for module, names in _MODULES.items():
+        if name in names:
+            return import_module(f"hpcmaf.tasks.{module}").TASKS[name]
     if (found := load_plugin("task.name", name, "hpcmaf.tasks")) is None:
         raise ConfigError(
             f"task.name: there is no task '{name}'; use one of {', '.join(TASKS)}, one of an installed package, "

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from hpcmaf.errors import ConfigError, DataError
 from hpcmaf.tasks import GENERATED, get_task, leak_guard
+from hpcmaf.tasks.arithmetic import expression_of_story
 from hpcmaf.tasks.generated import side
-from hpcmaf.tasks.words import expression_of_story
 
 SEEDS = st.integers(0, 2**63 - 1)
 # Task to what a question comes to, as Python writes it.
