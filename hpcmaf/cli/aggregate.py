@@ -22,8 +22,7 @@ def command(runs: tuple[str, ...], out: Path, baseline: str | None, reference: b
 
     RUN is a run directory, finished or not, or a copy of one; or the name of
     a run under runs/. Writes report.html, which needs no other file and no
-    network, report.md, .csv, .json and .tex, learned.csv (what agents learned
-    from), and the plots as PNG and SVG.
+    network, report.md, .csv, .json and .tex, and the plots as PNG and SVG.
     Runs that differ only in their seed are shown together. Runs that were
     evaluated on the same problems are compared, whatever they were trained on.
     """

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from hpcmaf.evaluation import Ratio, outcomes, ratio
+from hpcmaf.report.compare import TEST, Test, family
 from hpcmaf.report.groups import Group
 from hpcmaf.report.learned import health_table, learned_table
-from hpcmaf.report.paired import TEST, Test, family
 from hpcmaf.report.records import Iteration
 from hpcmaf.report.table import NONE, Table, estimate, iteration_name, percent
 

@@ -7,8 +7,8 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from hpcmaf.evaluation import MEASURES, outcomes
+from hpcmaf.report.compare import TEST, Test, Values, family
 from hpcmaf.report.groups import Group
-from hpcmaf.report.paired import TEST, Test, Values, family
 from hpcmaf.report.records import Run
 from hpcmaf.report.table import Table
 

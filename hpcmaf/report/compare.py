@@ -1,28 +1,108 @@
-"""Every recipe against a baseline of the reader's choice, on the same problems."""
+"""Paired tests, in a table, in a sentence and in JSON; and every recipe against a baseline of the reader's choice."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 from hpcmaf.debate.methods import METHODS
-from hpcmaf.errors import UsageError
-from hpcmaf.evaluation import measures_of, outcomes
+from hpcmaf.errors import DataError, UsageError
+from hpcmaf.evaluation import Comparison, compare, holm, measures_of, outcomes
 from hpcmaf.report.groups import Group
-from hpcmaf.report.paired import Test, family
 from hpcmaf.report.records import Run
+from hpcmaf.report.table import NONE
 
+# A difference is one where the adjusted p is below this.
+LEVEL = 0.05
+TEST = ("points", "95 %", "gained", "lost", "p", "p (Holm)")
+# Of each problem whether it is right, or another whole number.
+Values = Mapping[str, int]
 # The untouched base's ways to answer, and how they are measured.
 OF_THE_BASE = {"base": "answer", "majority": "vote@1", "debate": "vote@M"}
 _CALLED = {"base": "the base's one answer", "majority": "the base's majority", "debate": "the base's debate"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tested(Test):
-    """One recipe against the baseline, of iteration ``against``; its family are all of this task and model."""
+class Test:
+    """Whether something is above something else, on the same problems.
 
-    group: Group
-    against: int
+    Attributes
+    ----------
+    text
+        What is compared.
+    result
+        ``None`` where there is no test; ``fault`` says why.
+    p_holm
+        Adjusted for all tests of its family.
+    facts
+        What is compared, for programs.
+    verdicts
+        What holds where the one is above the other, and where it is below.
+    group, against
+        Of a recipe against the baseline: the recipe, and the baseline's
+        iteration.
+    """
+
+    # No class of tests for pytest.
+    __test__: ClassVar[bool] = False
+
+    text: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    verdicts: tuple[str, str] = ("above", "below")
+    result: Comparison | None = None
+    fault: str | None = None
+    p_holm: float | None = None
+    group: Group | None = None
+    against: int = 0
+
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[Values, Values]], scale: int = 1, fault: str = "", **what: Any) -> Test:
+        """Test pairs of runs; where they cannot be compared, ``fault`` says why, or else the comparison does."""
+        try:
+            return cls(result=compare(pairs, scale), **what)
+        except DataError as error:
+            return cls(fault=fault or str(error), **what)
+
+    @property
+    def verdict(self) -> str:
+        """One of ``verdicts``, or ``open``: these problems do not tell."""
+        if self.result is None or self.p_holm is None or self.p_holm >= LEVEL:
+            return "open"
+        return self.verdicts[self.result.difference <= 0]
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """What stands below ``TEST``; a difference without its test is not shown."""
+        if self.result is None or self.p_holm is None:
+            return (NONE,) * len(TEST)
+        difference, low, high, gained, lost, p, *_ = self.result
+        interval = f"{100 * low:+.2f} to {100 * high:+.2f}"
+        return f"{100 * difference:+.2f}", interval, str(gained), str(lost), p_value(p), p_value(self.p_holm)
+
+    @property
+    def sentence(self) -> str:
+        """The test in words, where there is one."""
+        points, *_, p = self.cells
+        return f"{self.text}: {points} points, p {'' if p[0] == '<' else '= '}{p}"
+
+    def to_json(self) -> dict[str, Any]:
+        """What it is about, and its values or its fault."""
+        values = {"fault": self.fault} if self.result is None else self.result._asdict() | {"p_holm": self.p_holm}
+        return {**self.facts, "verdict": self.verdict, **values}
+
+
+def family(tests: Sequence[Test]) -> list[Test]:
+    """Tests with p values adjusted for how many of them there are (Holm)."""
+    adjusted = iter(holm([one.result.p for one in tests if one.result]))
+    return [replace(one, p_holm=next(adjusted)) if one.result else one for one in tests]
+
+
+def p_value(p: float) -> str:
+    """Three decimals, or two digits of a small one; never a bare zero."""
+    if p >= 0.001:
+        return f"{p:.3f}"
+    return f"{p:.1e}" if p >= 1e-99 else "< 1e-99"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +153,7 @@ def find_baseline(name: str, groups: Sequence[Group]) -> Baseline:
     raise UsageError(f"--baseline {name}: neither a run nor a method here; name one of {', '.join(known)}")
 
 
-def against(baseline: Baseline, groups: Sequence[Group]) -> list[Tested]:
+def against(baseline: Baseline, groups: Sequence[Group]) -> list[Test]:
     """Test each recipe's last iteration against the baseline's.
 
     Runs are paired by seed; where seeds do not pair, by problems. The
@@ -85,11 +165,11 @@ def against(baseline: Baseline, groups: Sequence[Group]) -> list[Tested]:
     it, see :func:`shows_base`; where none has, there is no test. Holm's
     adjustment covers the recipes evaluated on one task with one model.
     """
-    rows: list[Tested] = []
+    rows: list[Test] = []
     for place in dict.fromkeys(group.place for group in groups):
         here = [group for group in groups if group.place == place]
         other = next((group for group in baseline.groups if group.place == place), None)
-        tests: list[Tested] = []
+        tests: list[Test] = []
         for group in here:
             if group.last is None or group is other or (baseline.groups and other is None):
                 continue
@@ -118,7 +198,7 @@ def _is_base(group: Group, measure: str) -> bool:
     return group.last == 0 and group.at(0)[0].own == measure and shows_base(group.any, measure)
 
 
-def _test_base(group: Group, baseline: Baseline, runs: Sequence[Run]) -> Tested:
+def _test_base(group: Group, baseline: Baseline, runs: Sequence[Run]) -> Test:
     pairs, measure = [], baseline.measure
     for run in group.runs:
         size = measures_of(*run.size).get(measure)
@@ -139,7 +219,7 @@ def _base_size(run: Run, measure: str) -> tuple[int, int] | None:
     return (found["agents"], found["rounds"]) if found else None
 
 
-def _test_group(group: Group, other: Group, name: str) -> Tested:
+def _test_group(group: Group, other: Group, name: str) -> Test:
     untrained = group.any.method.trained == "none"
     at = max((t for t in other.complete if t <= group.last or untrained), default=-1)
     pairs = []
@@ -152,7 +232,7 @@ def _test_group(group: Group, other: Group, name: str) -> Tested:
 
 def _test(
     group: Group, at: int, found: Sequence[tuple[Run, Run]], name: str, measure: str | None = None, none: str = ""
-) -> Tested:
+) -> Test:
     """Compare our last iteration with one of theirs, which answer by a measure, or in their own way."""
     faults, pairs = [], []
     for ours, theirs in found:
@@ -169,4 +249,4 @@ def _test(
     text = f"{group.label}, iteration {group.last}, against {name}"
     fault = "; ".join(dict.fromkeys(faults)) or ("" if found else none)
     facts = {"label": group.label, "iteration": group.last, "baseline_iteration": at}
-    return Tested.of(pairs, fault=fault, text=text, facts=facts, group=group, against=at)
+    return Test.of(pairs, fault=fault, text=text, facts=facts, group=group, against=at)

@@ -10,7 +10,7 @@ from hpcmaf.debate.health import VALUES, evaluated, health_warnings, selected, w
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.report.groups import Group
 from hpcmaf.report.records import Iteration, Run
-from hpcmaf.report.table import NONE, Table, csv_text
+from hpcmaf.report.table import NONE, Table
 
 COLUMNS = {
     "kept": "kept",
@@ -86,14 +86,3 @@ def _cell(name: str, values: Sequence[float]) -> str:
         return NONE
     mean = statistics.fmean(values)
     return f"{mean:.2f}" if name == "realised_w" else f"{mean:,.0f}" if len(values) == 1 else f"{mean:,.1f}"
-
-
-def learned_csv(runs: Sequence[Run]) -> str:
-    """One line per run, iteration and agent that was finetuned."""
-    rows = (
-        {"run": run.name, "iteration": iteration.number, "agent": agent, **counts}
-        for run in runs
-        for iteration in run.evaluated
-        for agent, counts in learned(iteration).items()
-    )
-    return csv_text(("run", "iteration", "agent", *COLUMNS), rows)

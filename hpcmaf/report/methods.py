@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hpcmaf.report.compare import Tested
+from hpcmaf.report.compare import LEVEL, TEST, Test
 from hpcmaf.report.groups import NO_HINT, Group, Point
-from hpcmaf.report.paired import LEVEL, TEST
 from hpcmaf.report.reference import published
 from hpcmaf.report.table import NONE, Table, estimate, percent
 
@@ -31,11 +30,11 @@ class Row:
 
     group: Group
     point: Point
-    tested: Tested | None
+    tested: Test | None
     paper: float | None
 
 
-def rows(groups: Sequence[Group], tested: Sequence[Tested], reference: bool) -> list[Row]:
+def rows(groups: Sequence[Group], tested: Sequence[Test], reference: bool) -> list[Row]:
     """A row for each recipe with an iteration that all its runs have."""
     tests = {one.group.label: one for one in tested}
     return [

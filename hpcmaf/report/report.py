@@ -17,13 +17,12 @@ from hpcmaf.evaluation import MEASURES
 from hpcmaf.files.publish import write_json, write_text
 from hpcmaf.report.behaviour import behaviour_tables
 from hpcmaf.report.claims import Setting, claim_tables, claims
-from hpcmaf.report.compare import Tested, against, find_baseline
+from hpcmaf.report.compare import Test, against, find_baseline
 from hpcmaf.report.cost import method_cost_table
 from hpcmaf.report.debates import choose
 from hpcmaf.report.groups import Group, common_title, group_runs
-from hpcmaf.report.learned import learned_csv, warnings
+from hpcmaf.report.learned import warnings
 from hpcmaf.report.methods import Row, method_tables, rows, task_tables
-from hpcmaf.report.paired import Test
 from hpcmaf.report.records import Run, read_run
 from hpcmaf.report.sections import comparisons, group_table, run_tables
 from hpcmaf.report.table import Table
@@ -40,7 +39,7 @@ SCHEMA = "hpcmaf-report/2"
 
 
 def aggregate(runs: Sequence[Path], out: Path, *, baseline: str | None = None, reference: bool = False) -> Report:
-    """Read runs and write ``report.md``, ``.csv``, ``.json``, ``.tex``, ``.html``, ``learned.csv`` and the plots.
+    """Read runs and write ``report.md``, ``.csv``, ``.json``, ``.tex``, ``.html`` and the plots.
 
     The same runs give the same bytes of text, in whatever order they are
     named. Each file appears whole or not at all.
@@ -78,7 +77,6 @@ def aggregate(runs: Sequence[Path], out: Path, *, baseline: str | None = None, r
     plots = save_plots(report.groups, out)
     write_text(out / "report.md", report.markdown(plots))
     write_text(out / "report.csv", to_csv(report.runs))
-    write_text(out / "learned.csv", learned_csv(report.runs))
     write_json(out / "report.json", report.json())
     write_text(out / "report.tex", "\n".join(table.latex() for table in report.task_tables()))
     write_text(out / "report.html", report.page(plots, out, debates, notes))
@@ -111,7 +109,7 @@ class Report:
     runs: tuple[Run, ...]
     groups: tuple[Group, ...]
     baseline: str | None = None
-    tested: tuple[Tested, ...] = ()
+    tested: tuple[Test, ...] = ()
     reference: bool = False
 
     @classmethod

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 
 from hpcmaf.evaluation import MEASURES, outcomes
+from hpcmaf.report.compare import TEST, Test, family
 from hpcmaf.report.cost import cost_table
 from hpcmaf.report.groups import Group, Point
-from hpcmaf.report.paired import TEST, Test, family
 from hpcmaf.report.records import Run
 from hpcmaf.report.table import NONE, Table, estimate, iteration_name, percent
 

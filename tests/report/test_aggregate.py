@@ -17,7 +17,7 @@ from hpcmaf.report import aggregate
 from hpcmaf.report.values import to_csv
 from tests.report.conftest import MakeRun, groups_of, load, paired_test, report_of
 
-TEXTS = ("report.md", "report.csv", "learned.csv", "report.json", "report.tex", "report.html")
+TEXTS = ("report.md", "report.csv", "report.json", "report.tex", "report.html")
 PLOTS = ("accuracy", "diversity", "cost")
 
 

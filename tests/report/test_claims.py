@@ -8,7 +8,7 @@ import pytest
 
 from hpcmaf.evaluation import compare, holm, outcomes
 from hpcmaf.report.claims import claim_tables, claims
-from hpcmaf.report.paired import Test
+from hpcmaf.report.compare import Test
 from hpcmaf.run.directory import RunDir
 from tests.report.conftest import MakeRun, groups_of, load, paired_test, report_of
 

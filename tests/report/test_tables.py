@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from hpcmaf.report import Table
-from hpcmaf.report.paired import p_value
+from hpcmaf.report.compare import p_value
 from hpcmaf.report.table import _LATEX as SPECIAL
 from hpcmaf.report.table import escape, estimate, percent
 
