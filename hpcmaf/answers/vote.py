@@ -36,6 +36,7 @@ def vote(
     answers: Sequence[str | None],
     seed: int,
     *,
+    weights: Sequence[float] = (),
     deadline_s: float = DEFAULT_DEADLINE_S,
     same: Callable[[str, str], bool] | None = None,
 ) -> Vote:
@@ -54,6 +55,8 @@ def vote(
     seed
         Decides between classes of equal size, uniformly. Derive it from what
         the vote is about (run seed, iteration, problem), never from order.
+    weights
+        Of the agents; a class weighs what those who gave it do. Alike if empty.
     deadline_s
         Of each comparison, in seconds.
     same
@@ -72,11 +75,15 @@ def vote(
             classes.append((answer, {answer}))
     if not classes:
         return Vote(None, (False,) * len(answers), 0, False)
-    sizes = [sum(answer in members for answer in answers) for _, members in classes]
+    each = weights or (1,) * len(answers)
+    sizes = [
+        sum(weight for answer, weight in zip(answers, each, strict=True) if answer in members) for _, members in classes
+    ]
     leaders = [index for index, size in enumerate(sizes) if size == max(sizes)]
     winner = leaders[0] if len(leaders) == 1 else leaders[random.Random(seed).randrange(len(leaders))]
     representative, members = classes[winner]
-    return Vote(representative, tuple(answer in members for answer in answers), sizes[winner], len(leaders) > 1)
+    agrees = tuple(answer in members for answer in answers)
+    return Vote(representative, agrees, sum(agrees), len(leaders) > 1)
 
 
 def _representative_order(answer: str) -> tuple[int, str]:

@@ -49,6 +49,8 @@ def print_debate(
             by = "" if own == name else f" (model: {own or 'base'})"
             found = "no answer" if answer.answer is None else f"answer {readable(answer.answer)}"
             _print(f"round {m}, {name}{by}: {found}", "red" if answer.answer is None else "green", answer, prompts)
+        if m == transcript.rounds and transcript.judgement:
+            _print("judge", "yellow", transcript.judgement, prompts)
         if votes:
             _print(f"round {m}, vote: {vote_line(votes[m - 1])}", "cyan")
 

@@ -44,7 +44,8 @@ def _lines(facts: dict[str, Any], ids: Sequence[str]) -> Iterator[str]:
     yield f"task         {facts['task']}, answers as {facts['answer_form']}"
     yield f"debates      iteration {facts['iteration']}, split {facts['split']}"
     with_summaries = "with" if facts["summaries"] else "without"
-    yield f"society      {facts['agents']} agents x {facts['rounds']} rounds, {with_summaries} summaries"
+    judge = ", and a judge" if facts["aggregate"] else ""
+    yield f"society      {facts['agents']} agents x {facts['rounds']} rounds, {with_summaries} summaries{judge}"
     yield f"problems     {facts['problems']}"
     if ids:
         yield one_line(f"such as      {', '.join(ids[:3])}")

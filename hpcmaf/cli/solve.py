@@ -79,5 +79,6 @@ def _value(found: Solved) -> dict[str, Any]:
         "seed": found.seed,
         "question": transcript.problem.question,
         "answer": found.votes[-1].answer,
+        **({"judgement": asdict(transcript.judgement)} if transcript.judgement else {}),
         "rounds": rounds,
     }

@@ -15,7 +15,7 @@ from hpcmaf.debate.methods import METHODS
 from hpcmaf.engines.chat import DATE
 from hpcmaf.errors import ConfigError
 from hpcmaf.files.publish import read_bytes
-from hpcmaf.files.yaml import Strict, apply_overrides, read_mapping, shipped_folder, validate
+from hpcmaf.files.yaml import Strict, added, apply_overrides, read_mapping, shipped_folder, validate
 from hpcmaf.tasks import TASKS
 from hpcmaf.tasks.promptfile import PromptFile
 
@@ -91,6 +91,14 @@ class Debate(Strict):
 
     agents: int = Field(3, ge=1, le=1000, description="N, the number of agents, 1 to 1000")
     rounds: int = Field(2, ge=1, le=1000, description="M, the number of rounds, 1 to 1000")
+    stop: Literal["never", "unanimous"] = added("never", "never, or unanimous: a round in which all agree is the last")
+    listen: Literal["all", "ring"] | Annotated[int, Field(ge=1)] = added(
+        "all", "whose answers an agent reads: all, ring (the agent's before it) or so many drawn others"
+    )
+    vote: Literal["plurality", "weighted"] = added(
+        "plurality", "plurality, or weighted by how often an agent agreed with the vote in training debates"
+    )
+    aggregate: Literal["vote", "judge"] = added("vote", "vote, or judge: the base picks one of the last answers")
 
 
 class Sampling(Strict):
@@ -202,8 +210,20 @@ class Recipe(Strict):
     sampling: Sampling = Sampling()
     selection: Selection = Selection()
     training: Training = Training()
-    iterations: int = Field(5, ge=0, le=1000, description="L, the number of iterations, 0 to 1000")
+    iterations: int = Field(5, ge=0, le=1000, description="L, the number of iterations, 0 to 1000, or {auto: L}")
+    early_stop: bool = added(False, "true: the alarm may end the run before L; iterations: {auto: L} sets both")
     seed: int = Field(0, ge=0, lt=2**63)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _until_the_alarm(cls, values: Any) -> Any:
+        """``iterations: {auto: 8}`` is at most 8; ``auto`` alone at most the default."""
+        most = values.get("iterations") if isinstance(values, dict) else None
+        if most == "auto":
+            return {key: value for key, value in values.items() if key != "iterations"} | {"early_stop": True}
+        if isinstance(most, dict) and most.keys() == {"auto"}:
+            return values | {"iterations": most["auto"], "early_stop": True}
+        return values
 
     @model_validator(mode="before")
     @classmethod
@@ -240,6 +260,8 @@ class Recipe(Strict):
     def _possible(self) -> Recipe:
         if self.debate.agents == 1 and self.debate.rounds > 1:
             raise ValueError("debate.rounds: one agent cannot debate; set debate.rounds to 1")
+        if isinstance(self.debate.listen, int) and self.debate.listen >= self.debate.agents:
+            raise ValueError(f"debate.listen: {self.debate.listen} is more than the other agents; write all")
         if self.selection.critics == "disputed" and self.debate.agents < 3:
             raise ValueError(
                 "selection.critics: disputed needs others who can disagree; set debate.agents to 3 or more"
@@ -347,7 +369,8 @@ def load_recipe(
         values |= read_mapping(file)
     values = apply_overrides(values, overrides)
     if iterations is not None:
-        values["iterations"] = iterations
+        auto = values.get("iterations") == "auto" or isinstance(values.get("iterations"), dict)
+        values["iterations"] = {"auto": iterations} if auto else iterations
     for key in ("task", "evaluate_on"):
         _read_prompts(values.get(key), files[0].parent)
         _find_plugins(values.get(key), files[0].parent)

@@ -16,6 +16,9 @@ from hpcmaf.seeding import derive_seed
 def consensus(transcript: Transcript, round: int, seed: int, iteration: int) -> Vote:
     """Majority vote over the answers of one round.
 
+    In the last round agents' weights count, where the debate has any, and
+    what a judge chose stands before the vote, if it is one of the answers.
+
     Parameters
     ----------
     transcript
@@ -27,7 +30,28 @@ def consensus(transcript: Transcript, round: int, seed: int, iteration: int) -> 
         does not depend on shard, batch or order.
     """
     answers = [utterance.answer for utterance in transcript.answers[round - 1]]
-    return vote(answers, derive_seed(seed, iteration, transcript.problem.id, "tie"), same=transcript.same)
+    last = round == transcript.rounds
+    seed = derive_seed(seed, iteration, transcript.problem.id, "tie")
+    weights = transcript.weights if last else ()
+    return (judged(transcript) if last else None) or vote(answers, seed, weights=weights, same=transcript.same)
+
+
+def judged(transcript: Transcript) -> Vote | None:
+    """The last answers that are what the judge chose; ``None`` where there is no such answer, or no judge."""
+    choice = transcript.judgement.answer if transcript.judgement else None
+    answers = [turn.answer for turn in transcript.answers[-1]]
+    if choice is None:
+        return None
+    agreeing = tuple(answer is not None and transcript.same(answer, choice) for answer in answers)
+    if not any(agreeing):
+        return None
+    chosen = [answer for answer, agrees in zip(answers, agreeing, strict=True) if agrees and answer is not None]
+    return Vote(min(chosen, key=lambda answer: (len(answer), answer)), agreeing, len(chosen), False)
+
+
+def undecided(transcript: Transcript) -> bool:
+    """Whether a judge was asked and its reply is none of the answers."""
+    return bool(transcript.judgement and transcript.judgement.prompt) and judged(transcript) is None
 
 
 def agrees(answer: str | None, label: Vote, transcript: Transcript) -> bool:

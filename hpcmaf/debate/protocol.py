@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from asyncio import gather
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from functools import partial
 from typing import Literal
 
 from hpcmaf.answers import AnswerForm
+from hpcmaf.debate.consensus import consensus
 from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Openings, Transcript, Utterance
 from hpcmaf.engines.base import Engine, Message, Request, Sampling
@@ -38,6 +40,13 @@ class Protocol:
         With problem, round, agent and kind they decide every draw.
     grader
         What reads the answers, in the form that is asked for, and compares them.
+    stop
+        Whether a round in which all agree is the last.
+    listen
+        Whose answers an agent, or its summary, reads: all others', those of
+        the agent before it (``"ring"``), or of so many that are drawn.
+    judge
+        Whether the base picks one of the last answers, where they differ.
     """
 
     rounds: int
@@ -51,6 +60,19 @@ class Protocol:
     ids: bool = False
     agents: int = 1
     grader: Grader = Grader()
+    stop: bool = False
+    listen: Literal["all", "ring"] | int = "all"
+    judge: bool = False
+
+    def listens_to(self, problem: str, round: int, agent: int, agents: int) -> list[int]:
+        """Whose answers of the round before an agent reads."""
+        others = [other for other in range(agents) if other != agent]
+        if self.listen == "ring":
+            return [(agent - 1) % agents]
+        if self.listen == "all" or self.listen >= len(others):
+            return others
+        seed = derive_seed(self.seed, self.iteration, problem, round, agent, "listen")
+        return sorted(random.Random(seed).sample(others, self.listen))
 
     def first_prompt(self, question: str, agent: int) -> str:
         """The prompt of agent n in round 1."""
@@ -77,6 +99,11 @@ class Protocol:
         found = {kind: self.prompts.opening(kind) for kind in ("first", "summarize", "update")}
         return {kind: turns for kind, turns in found.items() if turns}
 
+    def opening(self, kind: str) -> tuple[Message, ...]:
+        """What stands before a chat of a kind; before a judge's, the system message alone."""
+        turns = self.openings.get("first" if kind == "judge" else kind, ())
+        return tuple(turn for turn in turns if kind != "judge" or turn["role"] == "system")
+
     def _prompts(self, agent: int) -> PromptSet:
         return self.prompts.for_agent(agent + 1, self.agents)
 
@@ -96,6 +123,8 @@ class Protocol:
         if self.rounds > 1:
             self.summary_prompt(question, 0, ["2"]) if self.summaries else None
             self.update_prompt(question, 0, "2" if self.summaries else ["2"])
+        if self.judge:
+            self.prompts.judge(question, ["2"])
 
     def sample_chats(self, question: str) -> list[tuple[str, list[Message]]]:
         """One chat of every kind, by a title, with marks in place of what agents and the summarizer write."""
@@ -111,12 +140,15 @@ class Protocol:
             own = Message(role="assistant", content="[its first solution]")
             again = user(self.update_prompt(question, 0, read))
             found.append(("updated answer of agent 1", [*self.openings.get("update", ()), first, own, again]))
+        if self.judge:
+            choice = user(self.prompts.judge(question, ["[solution of agent 1]", *others]))
+            found.append(("judge's choice", [*self.opening("judge"), choice]))
         return found
 
 
 def calls_per_problem(protocol: Protocol, agents: int) -> int:
-    """Completions of one debate: N * M answers, and N * (M - 1) summaries where there are any."""
-    return agents * (protocol.rounds + (protocol.rounds - 1) * protocol.summaries)
+    """Most completions of one debate: N * M answers, N * (M - 1) summaries where there are any, and a judgement."""
+    return agents * (protocol.rounds + (protocol.rounds - 1) * protocol.summaries) + protocol.judge
 
 
 async def debate(problem: Problem, society: Society, protocol: Protocol, engine: Engine) -> Transcript:
@@ -129,7 +161,9 @@ async def debate(problem: Problem, society: Society, protocol: Protocol, engine:
     Returns
     -------
     Transcript
-        N * M answers and N * (M - 1) summaries.
+        N * M answers and N * (M - 1) summaries; of rounds after one in which
+        all agreed, where the protocol stops there, see
+        :meth:`~hpcmaf.debate.transcript.Transcript.padded`.
     """
     question, agents = problem.question, range(society.agents)
     call = partial(respond, problem, protocol, engine)
@@ -140,7 +174,7 @@ async def debate(problem: Problem, society: Society, protocol: Protocol, engine:
 
     async def update(m: int, n: int) -> tuple[Utterance | None, Utterance]:
         # As soon as its own summary is there: agents do not read each other's.
-        others = [answers[-1][other].spoken for other in agents if other != n]
+        others = [answers[-1][other].spoken for other in protocol.listens_to(problem.id, m, n, society.agents)]
         summary: Utterance | None = None
         read: str | Sequence[str] = others
         if protocol.summaries:
@@ -150,12 +184,28 @@ async def debate(problem: Problem, society: Society, protocol: Protocol, engine:
         chat = [*_history(answers, n), user(protocol.update_prompt(question, n, read))]
         return summary, await call(m, n, "answer", chat, society.critics[n])
 
+    def so_far() -> Transcript:
+        return Transcript(problem, tuple(answers), tuple(summaries), protocol.openings, protocol.grader)
+
     for m in range(2, protocol.rounds + 1):
+        if protocol.stop and consensus(so_far(), m - 1, protocol.seed, protocol.iteration).votes == society.agents:
+            break
         turns = await gather(*(update(m, n) for n in agents))
         if protocol.summaries:
             summaries.append(tuple(summary for summary, _ in turns if summary is not None))
         answers.append(tuple(answer for _, answer in turns))
-    return Transcript(problem, tuple(answers), tuple(summaries), protocol.openings, protocol.grader)
+    transcript = so_far().padded(protocol.rounds, protocol.summaries)
+    return replace(transcript, judgement=await _judge(transcript, protocol, call)) if protocol.judge else transcript
+
+
+async def _judge(transcript: Transcript, protocol: Protocol, call: Callable[..., Awaitable[Utterance]]) -> Utterance:
+    """The base's choice among the last answers; without a prompt where there is nothing to choose."""
+    vote = consensus(transcript, transcript.rounds, protocol.seed, protocol.iteration)
+    candidates = [turn for turn in transcript.answers[transcript.ended - 1] if turn.answer is not None]
+    if vote.votes == len(candidates):
+        return Utterance("judge", transcript.rounds, 0, prompt="", text="", finish_reason="unknown")
+    prompt = protocol.prompts.judge(transcript.problem.question, [turn.spoken for turn in candidates])
+    return await call(transcript.rounds, 0, "judge", [user(prompt)], None)
 
 
 async def debate_all(
@@ -205,19 +255,19 @@ async def respond(
     engine: Engine,
     round: int,
     agent: int,
-    kind: Literal["answer", "summary"],
+    kind: Literal["answer", "summary", "judge"],
     messages: list[Message],
     model: str | None,
 ) -> Utterance:
     """One completion of a debate."""
     seed = derive_seed(protocol.seed, protocol.iteration, problem.id, round, agent, kind)
-    prompt = "summarize" if kind == "summary" else "first" if len(messages) == 1 else "update"
-    chat = (*protocol.openings.get(prompt, ()), *messages)
+    prompt = {"summary": "summarize", "judge": "judge"}.get(kind, "first" if len(messages) == 1 else "update")
+    chat = (*protocol.opening(prompt), *messages)
     completion = await engine.complete(
         Request(f"{problem.id}/r{round}/{kind}/{agent}", chat, model, seed, protocol.sampling)
     )
     answer = None
-    if kind == "answer":
+    if kind != "summary":
         cut_off = completion.finish_reason == "length"
         answer = protocol.grader.extract(completion.text, problem, protocol.answer_form, truncated=cut_off)
     return Utterance(

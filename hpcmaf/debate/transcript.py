@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from hpcmaf.answers import spoken
@@ -18,6 +18,9 @@ Openings = Mapping[str, tuple[Message, ...]]
 @dataclass(frozen=True, slots=True)
 class Utterance:
     """One completion of a debate, with the user message it answered.
+
+    Without a prompt it is none: STaR needed no second answer, or the debate
+    had ended and the agent keeps its answer, or a judge had nothing to choose.
 
     Attributes
     ----------
@@ -38,7 +41,7 @@ class Utterance:
         imported debates, which count as finished.
     """
 
-    kind: Literal["answer", "summary"]
+    kind: Literal["answer", "summary", "judge"]
     round: int
     agent: int
     prompt: str
@@ -75,6 +78,10 @@ class Transcript:
         ``"summarize"``, ``"update"``): a system message, worked examples.
     grader
         What compares its answers.
+    weights
+        Of the agents in the last round's vote; empty where they are alike.
+    judgement
+        What the judge replied to the last answers; ``None`` without a judge.
     """
 
     problem: Problem
@@ -90,6 +97,8 @@ class Transcript:
     def right(self, answer: str | None) -> bool:
         """Whether an answer is the gold one, where that is known."""
         return self.grader.right(answer, self.problem)
+    weights: tuple[float, ...] = ()
+    judgement: Utterance | None = None
 
     @property
     def rounds(self) -> int:
@@ -100,6 +109,19 @@ class Transcript:
     def agents(self) -> int:
         """N, the number of agents."""
         return len(self.answers[0])
+
+    @property
+    def ended(self) -> int:
+        """The last round that was held; M unless all agreed before (``debate.stop``)."""
+        held = [m for m, turns in enumerate(self.answers, 1) if any(turn.prompt for turn in turns)]
+        return held[-1] if held else self.rounds
+
+    def padded(self, rounds: int, summaries: bool) -> Transcript:
+        """The same as a debate of so many rounds: in those that were not held every agent keeps its answer."""
+        missing = range(self.rounds + 1, rounds + 1)
+        kept = (tuple(_unspoken("answer", m, turn) for turn in self.answers[-1]) for m in missing)
+        unread = (tuple(_unspoken("summary", m, turn) for turn in self.answers[-1]) for m in missing if summaries)
+        return replace(self, answers=(*self.answers, *kept), summaries=(*self.summaries, *unread))
 
     def opening(self, last_round: int) -> tuple[Message, ...]:
         """What stood before an agent's chat of so many rounds."""
@@ -116,3 +138,8 @@ class Transcript:
             messages.append({"role": "user", "content": turn.prompt})
             messages.append({"role": "assistant", "content": turn.text if round == last_round else turn.spoken})
         return messages
+
+
+def _unspoken(kind: Literal["answer", "summary"], round: int, turn: Utterance) -> Utterance:
+    answer = turn.answer if kind == "answer" else None
+    return Utterance(kind, round, turn.agent, prompt="", text="", answer=answer, finish_reason="unknown")

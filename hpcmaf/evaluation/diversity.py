@@ -83,7 +83,7 @@ def measure(
         found = asyncio.run(score_all(transcripts, society, engine, engine.prompts.chat))
     finally:
         engine.close()
-    texts = [turn.spoken for one in transcripts for turn in one.answers[-1]]
+    texts = [turn.spoken for one in transcripts for turn in one.answers[one.ended - 1]]
     # A revision names a state of the base, not of another encoder.
     source = {"revision": None if encoder else served.revision, "trust_remote_code": served.trust_remote_code}
     vectors = embed(texts, encoder or served.base, engine.device, batch_size, dtype=served.dtype, **source)
@@ -123,7 +123,7 @@ async def score_all(
 
 
 async def _score(transcript: Transcript, society: Society, engine: Engine, chat: ChatFormat) -> Likelihoods:
-    models = dict(enumerate(society.critics if transcript.rounds > 1 else society.generators))
+    models = dict(enumerate(society.critics if transcript.ended > 1 else society.generators))
     agents = range(transcript.agents)
     wanted = [(model, i) for i in agents for model in sorted({None, *models.values()}, key=str)]
     scored = await asyncio.gather(*(_tokens(transcript, i, model, engine, chat) for model, i in wanted))
@@ -135,7 +135,7 @@ async def _tokens(
     transcript: Transcript, agent: int, model: str | None, engine: Engine, chat: ChatFormat
 ) -> tuple[float, ...]:
     """Log-likelihoods of a final response's tokens; none where it does not fit the context."""
-    messages = tuple(transcript.conversation(agent, transcript.rounds))
+    messages = tuple(transcript.conversation(agent, transcript.ended))
     key = f"{transcript.problem.id}/diversity/{agent}/{model}"
     completion = await engine.complete(Request(key, messages, model, 0, Sampling(), logprobs=True))
     if completion.prompt_logprobs is None:
@@ -143,7 +143,7 @@ async def _tokens(
     count = sum(chat.sample(messages).target)
     tokens = completion.prompt_logprobs[len(completion.prompt_logprobs) - count :]
     # A response that ran out of room never said that it had ended.
-    if transcript.answers[-1][agent].finish_reason == "length":
+    if transcript.answers[transcript.ended - 1][agent].finish_reason == "length":
         tokens = tokens[: count - len(chat.end_of_turn)]
     return tuple(tokens)
 

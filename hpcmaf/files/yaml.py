@@ -10,7 +10,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hpcmaf.errors import ConfigError
 from hpcmaf.files.publish import read_bytes
@@ -22,6 +22,11 @@ class Strict(BaseModel):
     """Base of all configuration: no unknown keys, no silent conversions, immutable."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+def added(default: Any, description: str, **limits: Any) -> Any:
+    """A key that runs of earlier versions do not have: at its default it stays out of plans, so they remain the same."""
+    return Field(default, description=description, exclude_if=lambda value: value == default, **limits)
 
 
 def shipped_folder(name: str, in_checkout: str) -> Path:

@@ -21,7 +21,7 @@ from hpcmaf.engines.base import Sampling
 from hpcmaf.engines.journal import Journal
 from hpcmaf.errors import StopRequested
 from hpcmaf.jobs.context import TaskContext, peak_memory_bytes
-from hpcmaf.jobs.serving import adapter_room, models_of
+from hpcmaf.jobs.serving import adapter_room, models_of, voting_weights
 from hpcmaf.store import StoreInfo, write_store
 from hpcmaf.tasks import get_task
 from hpcmaf.tasks.grader import grader_of
@@ -66,6 +66,8 @@ def run_debate_shard(context: TaskContext) -> None:
         openings=json.dumps(protocol.openings) if protocol.openings else "",
         grader=protocol.grader.name,
         sandbox=protocol.grader.sandbox if protocol.grader.sandbox != "namespaces" else "",
+        weights=voting_weights(context.run, recipe, context.iteration - (not evaluating), shape.agents),
+        aggregate="judge" if protocol.judge else "",
     )
     write_store(target, info, transcripts)
     _spend(context, transcripts, engine, journal)
@@ -92,6 +94,9 @@ def protocol_of(recipe: Recipe, method: Method, source: TaskSource, rounds: int,
         ids=method.ids,
         agents=recipe.debate.agents,
         grader=grader_of(source),
+        stop=recipe.debate.stop == "unanimous",
+        listen=recipe.debate.listen,
+        judge=recipe.debate.aggregate == "judge" and not method.reads_gold,
     )
 
 
@@ -162,7 +167,8 @@ def _spend(context: TaskContext, transcripts: Sequence[Transcript], engine: Any,
     turns: dict[str, list[Utterance]] = {}
     for utterance in _all_turns(transcripts):
         role = "generator" if utterance.round == 1 else "critic"
-        name = "summarizer" if utterance.kind == "summary" else f"{role}-{utterance.agent}"
+        base = {"summary": "summarizer", "judge": "judge"}
+        name = base.get(utterance.kind) or f"{role}-{utterance.agent}"
         turns.setdefault(name, []).append(utterance)
     for agent, spoken in sorted(turns.items()):
         context.spend(
@@ -183,6 +189,7 @@ def _spend(context: TaskContext, transcripts: Sequence[Transcript], engine: Any,
 
 def _all_turns(transcripts: Sequence[Transcript]) -> Iterable[Utterance]:
     for transcript in transcripts:
-        for turns in (*transcript.answers, *transcript.summaries):
-            # A turn without a prompt is no completion (STaR, without a hint).
+        judged = (transcript.judgement,) if transcript.judgement else ()
+        for turns in (*transcript.answers, *transcript.summaries, judged):
+            # A turn without a prompt is no completion.
             yield from (turn for turn in turns if turn.prompt)

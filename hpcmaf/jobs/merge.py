@@ -31,6 +31,7 @@ def run_merge(context: TaskContext) -> None:
         data=context.method.data,
         loss_on=context.recipe.training.loss_on,
         thinking=context.recipe.training.thinking,
+        agreement=context.recipe.debate.vote == "weighted",
     )
     for agent in context.trained:
         print(f"{agent}: {counts_line(summary['datasets'][agent])}", flush=True)

@@ -6,6 +6,7 @@ import time
 
 from hpcmaf.debate.health import evaluated, health_report, scarce, selected
 from hpcmaf.evaluation import pseudo_label_accuracy, score
+from hpcmaf.evaluation.alarm import best, readings, rung, signals
 from hpcmaf.files.publish import write_json
 from hpcmaf.jobs.context import TaskContext, peak_memory_bytes
 from hpcmaf.jobs.merge import merge_shards
@@ -20,6 +21,7 @@ def run_score(context: TaskContext) -> None:
         metrics = score(
             store.transcripts(gold=True), seed=recipe.seed, iteration=t, method=recipe.method, task=context.task_source.name
         )
+        write_json(run.signals(t), signals(store.transcripts(), seed=recipe.seed, iteration=t))
     if recipe.evaluate_on is not None:
         metrics["trained_on"] = recipe.task.name
     if t > 0:
@@ -32,6 +34,8 @@ def run_score(context: TaskContext) -> None:
         metrics["selection"] = learned | {"scarce": scarce(selected(learned, context.trained))}
     write_json(run.metrics(t), metrics)
     print(health_report(f"iteration {t}, evaluation", evaluated(metrics)), flush=True)
+    if recipe.early_stop and (rung(found := readings(run)) or t == recipe.iterations):
+        write_json(run.ended, {"iteration": t, "kept": best(found), "alarm": found[-1].alarm})
     context.spend(wall_seconds=time.monotonic() - context.started, peak_memory_bytes=peak_memory_bytes())
     rows = [
         row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from hpcmaf.engines.base import ServedModels
 from hpcmaf.engines.basemodel import base_model, load
 from hpcmaf.engines.options import AdapterShape
 from hpcmaf.errors import DataError
-from hpcmaf.run.directory import RunDir
+from hpcmaf.files.publish import read_json
+from hpcmaf.run.directory import Ended, RunDir
 
 
 def trained_agents(recipe: Recipe) -> Sequence[str]:
@@ -20,10 +22,26 @@ def trained_agents(recipe: Recipe) -> Sequence[str]:
 
 
 def last_society(run: RunDir, recipe: Recipe) -> int:
-    """The last iteration whose models are all there; 0 is the untouched base."""
+    """The last iteration whose models are all there, or the one that the alarm keeps; 0 is the untouched base."""
+    if recipe.early_stop and run.ended.exists():
+        return read_json(run.ended, Ended)["kept"]
     agents = trained_agents(recipe)
     there = [t for t in run.iterations() if t and agents and all(run.agent(t, agent).is_dir() for agent in agents)]
     return max(there, default=0)
+
+
+def voting_weights(run: RunDir, recipe: Recipe, iteration: int, agents: int) -> str:
+    """Weights of agents' votes after the training debates of an iteration, as stores have them; empty without any.
+
+    Raises
+    ------
+    OSError, DataError
+        The selection of that iteration is missing or damaged.
+    """
+    if recipe.debate.vote == "plurality" or iteration < 1:
+        return ""
+    weights = run.learned(iteration).get("agreement", [])[:agents]
+    return json.dumps(weights) if any(weights) else ""
 
 
 def served_models(run: RunDir, recipe: Recipe, iteration: int) -> ServedModels:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 
 from hpcmaf.answers import Vote
 from hpcmaf.config.recipe import Recipe
@@ -13,7 +14,7 @@ from hpcmaf.debate.protocol import debate
 from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.jobs.debate import protocol_of
-from hpcmaf.jobs.serving import last_society, served_models
+from hpcmaf.jobs.serving import last_society, served_models, voting_weights
 from hpcmaf.run.directory import RunDir
 from hpcmaf.tasks.problems import Problem, question_hash
 
@@ -85,6 +86,8 @@ def solve(
     engine = TransformersEngine(served, device=device)
     try:
         transcript = asyncio.run(debate(problem, society, protocol, engine))
+        weights = json.loads(voting_weights(run, recipe, t, shape.agents) or "[]")
+        transcript = replace(transcript, weights=tuple(weights))
     finally:
         engine.close()
     votes = tuple(consensus(transcript, m, seed, t) for m in range(1, transcript.rounds + 1))

@@ -89,6 +89,7 @@ class Local(Scheduler):
     def states(self) -> States:
         """Notice what has ended, and free its slots."""
         over = [running for running in self._running if running.job.done()]
+        self.plan = self.watcher.plan = self.run.shorten(self.plan)
         # What a job did last has its marker by now. Markers stay while a run
         # is driven: what is finished is not looked at for days.
         left = tuple(stage for stage in self.plan.stages if len(self._done.get(stage.id, ())) < len(stage.tasks))

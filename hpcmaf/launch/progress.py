@@ -35,7 +35,6 @@ class Watcher:
     def __init__(self, run: RunDir, plan: Plan, profile: Profile, console: Console, *, among: bool = False) -> None:
         self.run, self.plan, self.profile = run, plan, profile
         self.console, self.among = console, among
-        self._total = sum(len(stage.tasks) for stage in plan.stages)
         self._done: dict[str, set[str]] = {stage.id: set() for stage in plan.stages}
         self._bar: Progress | None = None
         self._last_line = time.monotonic()
@@ -48,7 +47,7 @@ class Watcher:
             note = TextColumn("{task.fields[note]}", markup=False, table_column=rest)
             columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(), note)
             self._bar = Progress(*columns, console=self.console, expand=True)
-            self._row = self._bar.add_task("", total=self._total, note="")
+            self._row = self._bar.add_task("", total=self._total(), note="")
             self._bar.start()
         return self
 
@@ -69,13 +68,13 @@ class Watcher:
         self._estimated = 0.0
         name = stage.id if task == "all" else f"{stage.id} {task}"
         left = "" if self.among else f", {self._time_left(())}"
-        self.say(f"{name} done in {clock(seconds)} ({self._count()}/{self._total} tasks{left})")
+        self.say(f"{name} done in {clock(seconds)} ({self._count()}/{self._total()} tasks{left})")
 
     def look(self, running: Collection[TaskKey]) -> None:
         """Refresh; called several times a second with the tasks that run."""
         if self._bar:
             note = f"{self._time_left(running)}; {self._progress(running)}"
-            self._bar.update(self._row, completed=self._count(), note=note)
+            self._bar.update(self._row, completed=self._count(), total=self._total(), note=note)
         elif running and not self.among and time.monotonic() - self._last_line > LOG_INTERVAL_SECONDS:
             self.say(f"running: {self._progress(running)} ({self._time_left(running)})")
 
@@ -86,6 +85,9 @@ class Watcher:
             note = f" ({value['note']})" if value and value.get("note") else ""
             parts.append(f"{id} {task}" + (f" {value['done']}/{value['total']}{note}" if value else ""))
         return ", ".join(parts)
+
+    def _total(self) -> int:
+        return sum(len(stage.tasks) for stage in self.plan.stages)
 
     def _count(self) -> int:
         return sum(map(len, self._done.values()))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hpcmaf.evaluation import MEASURES
+from hpcmaf.report.compare import TEST, against_full
 from hpcmaf.report.groups import Group
 from hpcmaf.report.records import Run
-from hpcmaf.report.table import NONE, Table, estimate, iteration_name
+from hpcmaf.report.table import NONE, Table, estimate, iteration_name, percent
 
 SUMMED = ("prompt_tokens", "completion_tokens", "training_tokens", "calls", "wall_seconds", "gpu_seconds")
 PEAK = "peak_memory_bytes"
@@ -109,3 +110,26 @@ def method_cost_table(groups: Iterable[Group]) -> Table:
         "Tokens per evaluation problem, prompts included, of each way of answering."
     )
     return Table("Cost by method", header, tuple(rows), note)
+
+
+def savings_table(groups: Sequence[Group]) -> Table:
+    """Tokens and accuracy of debates that are shortened, thinned out or counted otherwise, against the full ones."""
+    rows = []
+    for group, full, test in against_full(groups):
+        cost, whole = spent(group, group.last), spent(full, test.against)
+        if cost is None or whole is None:
+            continue
+        tokens, most = cost["vote@M"], whole["vote@M"]
+        rows.append(
+            (
+                group.label,
+                str(group.last),
+                estimate(group.point(group.last)),
+                f"{tokens:,.0f}",
+                percent(1 - tokens / most) if most else NONE,
+                *test.cells,
+            )
+        )
+    header = ("method", "iteration", "accuracy", "tokens per debate", "saved", *TEST)
+    note = "Against the same recipe with debate.stop, listen, vote and aggregate left out, on the same problems."
+    return Table("Cheaper debates", header, tuple(rows), note)

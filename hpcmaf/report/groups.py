@@ -15,7 +15,10 @@ from hpcmaf.report.records import Iteration, Run
 # Behind a method that is defined by hints, where its prompts have no words for one.
 NO_HINT = " (no hint)"
 # What may differ between two runs of the same experiment.
-FREE = {"seed", "iterations", "name", "description"}
+FREE = {"seed", "iterations", "early_stop", "name", "description"}
+
+# Keys of ``debate:`` that make debates cheaper, or count them otherwise.
+CHEAPER = {"stop", "listen", "vote", "aggregate"}
 
 
 class Point(TypedDict):
@@ -144,6 +147,18 @@ def _fixed(run: Run) -> dict[str, Any]:
     return run.recipe.model_dump(mode="json", exclude=FREE) | {"base": run.plan.base}
 
 
+def cheaper(run: Run) -> bool:
+    """Whether its debates are other than the paper's: shortened, thinned out, or counted otherwise."""
+    return full_debates(run) != _fixed(run)
+
+
+def full_debates(run: Run) -> dict[str, Any]:
+    """What runs of its group have in common, with full debates."""
+    fixed = _fixed(run)
+    kept = {key: value for key, value in fixed["debate"].items() if key not in CHEAPER}
+    return fixed | {"debate": kept}
+
+
 def setting(run: Run) -> tuple[str, str, str, str]:
     """Method, task, model and size of a run, in words."""
     size = " × ".join(map(_number, run.size, ("agent", "round")))
@@ -158,7 +173,7 @@ def _choices(runs: Sequence[Run]) -> list[str]:
     """Recipe keys in which runs differ, such as ``mix=cap``."""
     flat = [_flatten(_fixed(run)) for run in runs]
     keys = [key for key in sorted(set().union(*flat)) if len({repr(recipe.get(key)) for recipe in flat}) > 1]
-    return [", ".join(f"{key.rpartition('.')[2]}={recipe.get(key)}" for key in keys) for recipe in flat]
+    return [", ".join(f"{key.rpartition('.')[2]}={recipe[key]}" for key in keys if key in recipe) for recipe in flat]
 
 
 def _flatten(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,7 +8,7 @@ used. Only the plan must be there, as nothing else says what a run is.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePath
@@ -20,6 +20,7 @@ from hpcmaf.config.recipe import Recipe
 from hpcmaf.debate.methods import METHODS, Method
 from hpcmaf.errors import DataError
 from hpcmaf.evaluation import own_measure
+from hpcmaf.evaluation.alarm import Reading, readings
 from hpcmaf.files.publish import Record, parse_json, read_bytes
 from hpcmaf.report.shape import Diversity, read_metrics
 from hpcmaf.run.directory import RunDir
@@ -88,6 +89,8 @@ class Run:
         Rows of each iteration's ``ledger.json``.
     missing
         One line for each thing that should be there and is not.
+    readings
+        What iterations show without gold answers; earlier versions kept none.
     """
 
     root: Path
@@ -97,6 +100,7 @@ class Run:
     evaluated: list[Iteration] = field(default_factory=list)
     ledgers: dict[int, list[Mapping[str, Any]]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    readings: Sequence[Reading] = ()
 
     def at(self, t: int | None) -> Iteration | None:
         """An iteration with metrics."""
@@ -191,6 +195,10 @@ def read_run(path: Path) -> Run:
             there = folder.diversity(t).exists()
             diversity = _read(folder.diversity(t), run, "no diversity by models", Diversity) if there else None
             run.evaluated.append(Iteration(t, metrics, diversity))
+    try:
+        run.readings = readings(folder)
+    except (OSError, DataError) as error:
+        run.missing.append(f"{error}; no signs without gold answers")
     if unevaluated:
         run.missing.append(f"iterations {', '.join(map(str, unevaluated))}: not evaluated (yet)")
     return run

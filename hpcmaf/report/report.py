@@ -18,7 +18,7 @@ from hpcmaf.files.publish import write_json, write_text
 from hpcmaf.report.behaviour import behaviour_tables
 from hpcmaf.report.claims import Setting, claim_tables, claims
 from hpcmaf.report.compare import Test, against, find_baseline
-from hpcmaf.report.cost import method_cost_table
+from hpcmaf.report.cost import method_cost_table, savings_table
 from hpcmaf.report.debates import choose
 from hpcmaf.report.groups import Group, common_title, group_runs
 from hpcmaf.report.learned import warnings
@@ -189,7 +189,7 @@ class Report:
         tables = method_tables(self.rows, self.baseline, self.reference) + claim_tables(self.claims)
         if any(group.any.transferred for group in self.groups):
             tables += self.task_tables()
-        return [table for table in (*tables, method_cost_table(self.groups)) if table.rows]
+        return [table for table in (*tables, savings_table(self.groups), method_cost_table(self.groups)) if table.rows]
 
     def task_tables(self) -> list[Table]:
         """Methods by task, as a paper has them."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 
 from hpcmaf.evaluation import MEASURES, outcomes
+from hpcmaf.evaluation.alarm import best, rung
 from hpcmaf.report.compare import TEST, Test, family
 from hpcmaf.report.cost import cost_table
 from hpcmaf.report.groups import Group, Point
@@ -15,7 +16,8 @@ from hpcmaf.report.table import NONE, Table, estimate, iteration_name, percent
 
 def run_tables(run: Run) -> list[Table]:
     """What a single run shows."""
-    return [accuracy_table(run), *(table for table in (comparison_table(run), cost_table(run)) if table.rows)]
+    rest = (comparison_table(run), signals_table(run), cost_table(run))
+    return [accuracy_table(run), *(table for table in rest if table.rows)]
 
 
 def accuracy_table(run: Run) -> Table:
@@ -33,7 +35,34 @@ def accuracy_table(run: Run) -> Table:
     note = f"Percent ± standard error, {_counts(problems)} problems."
     if labels:
         note += f" Pseudo-labels: the votes of the training debates, {_counts(labels)} problems."
+    judged = [one for iteration in run.evaluated if (one := iteration.metrics.get("judge"))]
+    if judged:
+        asked, undecided = (sum(one[name] for one in judged) for name in ("asked", "undecided"))
+        note += f" Of {asked:,} replies of the judge {undecided:,} were none of the answers, so the vote counted."
     return Table(f"{run.name}: accuracy", header, tuple(rows), note)
+
+
+def signals_table(run: Run) -> Table:
+    """What iterations show without gold answers, and the alarm; without rows where there is but one."""
+    rows = [
+        (
+            iteration_name(one.iteration),
+            *map(percent, (one.agreement, one.answered, one.distinct)),
+            f"{one.length:,.1f}",
+            *(NONE if share is None else percent(share) for share in (one.flips, one.overruled)),
+            "; ".join(one.alarm) or NONE,
+        )
+        for one in run.readings
+    ]
+    header = ("iteration", "agreement", "answered", "distinct", "tokens", "agreed flips", "base overruled", "alarm")
+    note = (
+        "No gold answers are read. Agreement: agents whose last answer is the vote's. Distinct: different answers. "
+        "Agreed flips: all agree, as the iteration before, on another answer. Base overruled: of what the base's "
+        "agents agreed on, what has another vote now."
+    )
+    if rung(run.readings):
+        note += f" The alarm's choice is iteration {best(run.readings)}."
+    return Table(f"{run.name}: signs without gold answers", header, tuple(rows if len(rows) > 1 else ()), note)
 
 
 def _counts(numbers: Iterable[int]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 from hpcmaf.evaluation import MEASURES
@@ -65,7 +66,8 @@ def run_json(run: Run) -> dict[str, Any]:
         iterations.append({"iteration": t, "metrics": metrics, "cost": cost} | diversity)
     tests = [one.to_json() for one in comparisons(run)]
     planned = run.plan.stages[-1].iteration
-    return _setting(run) | {"planned": planned, "iterations": iterations, "tests": tests, "missing": run.missing}
+    found = {"planned": planned, "iterations": iterations, "tests": tests, "missing": run.missing}
+    return _setting(run) | found | ({"signals": [*map(asdict, run.readings)]} if run.readings else {})
 
 
 def group_json(group: Group) -> dict[str, Any]:

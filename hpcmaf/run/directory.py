@@ -10,9 +10,11 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from hpcmaf.debate.health import Health
 from hpcmaf.errors import DataError, PlanChangedError, RunBusyError
@@ -31,6 +33,15 @@ class _Chosen(Record):
 class _Selection(Record):
     health: Health | None = None
     datasets: dict[str, _Chosen]
+    agreement: list[Amount] = []
+
+
+class Ended(Record):
+    """Of ``ended.json``: the last iteration, the one to use, and what has rung the alarm, if it was that."""
+
+    iteration: Annotated[int, Field(ge=1)]
+    kept: Count
+    alarm: list[str]
 
 
 class _Trained(Record):
@@ -79,6 +90,7 @@ class RunDir:
     profile = _file("profile.yaml", "The profile of the last submission.")
     submissions = _file("submissions.jsonl", "What was submitted, and what became of it; a line per event.")
     stopped = _file("stopped.json", "Exists when the chain of jobs was stopped; says why.")
+    ended = _file("ended.json", "Exists when a run of ``iterations: {auto: L}`` is over; says what is kept, and why.")
     driver_lock = _file(".driver.lock", "Locked by the process that submits to the run (:meth:`drive`).")
     report = _file("report", "Folder of tables and plots.")
 
@@ -90,6 +102,7 @@ class RunDir:
     data = _of_iteration("data", "Folder of the training sets of iteration t.")
     metrics = _of_iteration("metrics.json", "Evaluation of iteration t.")
     diversity = _of_iteration("diversity.json", "Diversity of iteration t, measured with models on some problems.")
+    signals = _of_iteration("signals.json", "What the evaluation of iteration t shows without gold answers.")
     ledger = _of_iteration("ledger.json", "Costs of iteration t.")
 
     def iteration(self, t: int) -> Path:
@@ -265,7 +278,7 @@ class RunDir:
 
     # --- reading and writing -----------------------------------------------
     def load_plan(self) -> Plan:
-        """Read and check ``plan.json``.
+        """Read and check ``plan.json``; of a run that the alarm has ended, what there is of it.
 
         Raises
         ------
@@ -275,9 +288,22 @@ class RunDir:
             The file was edited.
         """
         try:
-            return Plan.read(self.plan)
+            return self.shorten(Plan.read(self.plan))
         except FileNotFoundError as error:
             raise DataError(f"{self.root}: not a run directory (no plan.json); check the path") from error
+
+    def shorten(self, plan: Plan) -> Plan:
+        """A plan without iterations after the one that ended the run; with ``ended.json`` deleted it goes on.
+
+        Raises
+        ------
+        DataError
+            That file is damaged.
+        """
+        if not plan.recipe.get("early_stop") or not self.ended.exists():
+            return plan
+        last = read_json(self.ended, Ended)["iteration"]
+        return replace(plan, stages=tuple(stage for stage in plan.stages if stage.iteration <= last))
 
     def write_problems(self, split: str, problems: Sequence[Problem]) -> None:
         """Write a split's problems."""

@@ -22,6 +22,8 @@ from hpcmaf.tasks.problems import Problem, to_lines
 SCHEMA = "hpcmaf-plan/1"
 
 _MISSING = object()
+# Recipe keys on which no task's results depend.
+_FREE = {"iterations", "early_stop", "description"}
 
 # Stage id and task.
 TaskKey = tuple[str, str]
@@ -199,6 +201,8 @@ def build_plan(recipe: Recipe, profile: Profile, problems: Mapping[str, Mapping[
         for kind, spec in kinds.items():
             inputs = (stage_id(t - back, needed) for needed, back in spec.inputs if t >= back)
             after = tuple(id for id in inputs if id in there)
+            if recipe.early_stop and kind == "debate":  # whether there is to be another iteration
+                after += (stage_id(t - 1, "score"),)
             stages.append(Stage(t, kind, spec.tasks(shards[spec.split], agents), after))
     return Plan(recipe.model_dump(mode="json"), problems, base, tuple(stages))
 
@@ -236,7 +240,7 @@ def check_continues(old: Plan, new: Plan, where: str) -> None:
 def _unlimited(body: dict[str, Any]) -> dict[str, Any]:
     """The plan without what more iterations change; shards are compared as layout."""
     shards = {stage["kind"]: len(stage["tasks"]) for stage in body["stages"]}
-    recipe = {key: value for key, value in body["recipe"].items() if key not in {"iterations", "description"}}
+    recipe = {key: value for key, value in body["recipe"].items() if key not in _FREE}
     return {"recipe": recipe, "problems": body["problems"], "base": body["base"], "tasks": shards}
 
 

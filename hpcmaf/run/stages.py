@@ -125,6 +125,6 @@ STAGES: dict[StageKind, StageSpec] = {
         split="eval",
         resources="merge",
         inputs=(("eval", 0), ("merge", 0)),
-        outputs=lambda run, t, task: [*_store(run.store(t, "eval")), run.metrics(t), run.ledger(t)],
+        outputs=lambda run, t, task: [*_store(run.store(t, "eval")), run.metrics(t), run.signals(t), run.ledger(t)],
     ),
 }

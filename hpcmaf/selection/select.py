@@ -9,6 +9,7 @@ trajectory.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import Any
 
 from hpcmaf.answers import Vote
 from hpcmaf.config.recipe import Selection as Rules
-from hpcmaf.debate.consensus import agrees, consensus, others_agree
+from hpcmaf.debate.consensus import agrees, consensus, others_agree, undecided
 from hpcmaf.debate.health import Tally
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import DataError
@@ -48,6 +49,10 @@ class Selected:
         Problems whose consensus was drawn among tied classes.
     health
         What the debates came to.
+    agreed
+        How often each agent's last answer was the consensus.
+    undecided
+        In how many debates a judge's reply was none of the answers.
     """
 
     datasets: list[Dataset]
@@ -55,6 +60,8 @@ class Selected:
     unlabelled: list[str] = field(default_factory=list)
     ties: int = 0
     health: Tally = field(default_factory=Tally)
+    agreed: Counter[int] = field(default_factory=Counter)
+    undecided: int = 0
 
     @property
     def files(self) -> dict[str, list[Dataset]]:
@@ -117,15 +124,21 @@ def select(
             label = Vote(transcript.problem.gold, (), 0, False)
         else:
             label = consensus(transcript, rounds, seed, iteration)
+            chosen.undecided += undecided(transcript)
         chosen.health.add(transcript, sum(label.agrees), label.tied)
         if label.answer is None:
             chosen.unlabelled.append(problem)
         else:
             chosen.consensus[problem] = label.answer
             chosen.ties += label.tied
+            chosen.agreed.update(n for n, agrees in enumerate(label.agrees) if agrees)
         taken = label.answer is None
         # With one round there are no critics.
         for dataset in (part for part in chosen.datasets if rounds > 1 or not part.critic):
+            turn = dataset.turn(transcript)
+            dataset.stopped += turn != dataset.round
+            if not turn:
+                continue
             if any(turn.cut_off for turn in dataset.trained_turns(transcript, loss_on)):
                 dataset.cut_off.add(problem)
             if not taken and _is_candidate(transcript, dataset, label, rules):
@@ -144,7 +157,7 @@ def select(
 
 def _is_candidate(transcript: Transcript, dataset: Dataset, label: Vote, rules: Rules) -> bool:
     """Whether what a dataset takes of a debate is confirmed, whole, and, where the rules want that, disputed."""
-    problem, n, m = transcript.problem.id, dataset.index, dataset.round
+    problem, n, m = transcript.problem.id, dataset.index, dataset.turn(transcript)
     drop = rules.cut_off == "drop"
     if drop and problem in dataset.cut_off:
         return False
@@ -160,14 +173,14 @@ def _is_candidate(transcript: Transcript, dataset: Dataset, label: Vote, rules: 
         if found is not None:
             dataset.sides[problem] = found
         return found is not None
-    if label.agrees and m == transcript.rounds:
+    if label.agrees and m == transcript.ended:
         return label.agrees[n]
     return agrees(turns[n].answer, label, transcript)
 
 
 def line(transcript: Transcript, dataset: Dataset, answer: str, thinking: str = "keep") -> str:
     """One dataset line: a chat, or a pair, as TRL and OpenAI read them, and where it came from."""
-    problem, n, m = transcript.problem.id, dataset.index, dataset.round
+    problem, n, m = transcript.problem.id, dataset.index, dataset.turn(transcript)
     opening, turn = transcript.opening(1 if dataset.fresh else m), transcript.answers[m - 1][n]
     if dataset.paired:
         sample, reason = pair(transcript, dataset, thinking)
@@ -202,14 +215,15 @@ def write_selection(
     data: str = "own",
     loss_on: LossOn = "last_turn",
     thinking: str = "keep",
+    agreement: bool = False,
 ) -> dict[str, Any]:
     """Write a folder of ``generator-n.jsonl``, ``critic-n.jsonl`` (or ``single.jsonl``) and ``selection.json``.
 
     The same merged store of training debates, seed and rules give the same
     bytes. Debates are read twice, so memory does not grow with their text. See
     :func:`select`; ``thinking="strip"`` takes its thoughts out of the trained
-    turn, as no agent sees those of earlier ones. Returns the content of
-    ``selection.json``.
+    turn, as no agent sees those of earlier ones. ``agreement`` adds how often
+    each agent was of the consensus. Returns the content of ``selection.json``.
 
     Raises
     ------
@@ -248,6 +262,11 @@ def write_selection(
             "health": chosen.health.values(),
             "datasets": {model: counts(parts) for model, parts in chosen.files.items()},
         }
+        if info.aggregate:
+            summary["undecided"] = chosen.undecided
+        if agreement:
+            labelled = max(1, len(chosen.consensus))
+            summary["agreement"] = [chosen.agreed[n] / labelled for n in range(info.agents)]
         with atomic_path(folder) as temporary:
             temporary.mkdir()
             with ExitStack() as closing:

@@ -43,6 +43,9 @@ class Dataset:
     cut_off
         The problems in which a response that would be trained on was cut off,
         confirmed or not.
+    stopped
+        How many debates had ended before its round (``debate.stop``). A critic
+        then gives its last turn, and none where the first round was the last.
     """
 
     agent: str
@@ -56,6 +59,7 @@ class Dataset:
     sides: dict[str, tuple[int, int]] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
     cut_off: set[str] = field(default_factory=set)
+    stopped: int = 0
 
     def __post_init__(self) -> None:
         self.model = self.model or self.agent
@@ -65,10 +69,17 @@ class Dataset:
         """Whether it is what a critic contributes."""
         return self.agent.startswith("critic-")
 
+    def turn(self, transcript: Transcript) -> int:
+        """The round that it takes from a debate; 0 where there is none, as the debate had ended."""
+        if self.fresh or self.round <= transcript.ended:
+            return self.round
+        return transcript.ended if self.critic and transcript.ended > 1 else 0
+
     def trained_turns(self, transcript: Transcript, loss_on: LossOn) -> Iterator[Utterance]:
         """The agent's own responses that carry loss in a sample of a debate."""
-        first = 1 if loss_on == "all_turns" and not self.fresh and not self.paired else self.round
-        return (answers[self.index] for answers in transcript.answers[first - 1 : self.round])
+        last = self.turn(transcript)
+        first = 1 if loss_on == "all_turns" and not self.fresh and not self.paired else max(1, last)
+        return (answers[self.index] for answers in transcript.answers[first - 1 : last])
 
     def ids(self, label: Label) -> list[str]:
         """Candidates with a label, in the order of the store."""
@@ -123,6 +134,8 @@ def counts(parts: Iterable[Dataset]) -> dict[str, Any]:
         "kept_negatives": kept["negative"],
         "realised_w": kept["negative"] / kept.total() if kept else None,
         "cut_off": sum(len(part.cut_off) for part in parts),
+        # Only where debates stop early.
+        **({"stopped": stopped} if (stopped := sum(part.stopped for part in parts)) else {}),
     }
 
 
@@ -132,4 +145,5 @@ def counts_line(found: Mapping[str, Any]) -> str:
     words = f"{found['kept']} of {found['candidates']} candidates kept"
     words += f" ({found['kept_positives']} of D+, {found['kept_negatives']} of D-, realised w {share})"
     words += f", {found.get('cut_off', 0)} responses cut off"
+    words += f", {found['stopped']} debates had ended before" if found.get("stopped") else ""
     return words + (f", {found['dropped_too_long']} dropped as too long" if "dropped_too_long" in found else "")

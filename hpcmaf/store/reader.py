@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -227,11 +228,14 @@ class Store:
         columns = (self._texts(f"problems/{name}", low, high) for name in ("id", "question"))
         utterances, block = iter(self._utterances(low, high)), []
         for problem in zip(*columns, golds, metas, strict=True):
-            turns = [tuple(islice(utterances, self.info.agents)) for _ in range(size // self.info.agents)]
+            judged = self.info.aggregate == "judge"
+            turns = [tuple(islice(utterances, self.info.agents)) for _ in range((size - judged) // self.info.agents)]
             answers, summaries = (
                 tuple(turn for turn in turns if turn[0].kind == kind) for kind in ("answer", "summary")
             )
-            block.append(Transcript(Problem(*problem), answers, summaries, self._openings, self._grader))
+            judgement = next(utterances) if judged else None
+            rest = (self._openings, self._grader, self._weights, judgement)
+            block.append(Transcript(Problem(*problem), answers, summaries, *rest))
         return block
 
     def _utterances(self, first: int, last: int) -> list[Utterance]:
@@ -266,3 +270,13 @@ class Store:
             return {kind: tuple(Message(**turn) for turn in turns) for kind, turns in found.items()}
         except (ValueError, TypeError, AttributeError):
             raise StoreError(f"{self.path}: root attribute 'openings' is malformed; {REMEDY}") from None
+
+    @cached_property
+    def _weights(self) -> tuple[float, ...]:
+        try:
+            found = tuple(map(float, json.loads(self.info.weights or "[]")))
+        except (ValueError, TypeError):
+            found = (math.nan,)
+        if found and (len(found) != self.info.agents or not all(0 <= weight <= 1 for weight in found)):
+            raise StoreError(f"{self.path}: root attribute 'weights' is malformed; {REMEDY}")
+        return found

@@ -27,7 +27,7 @@ SCHEMA = "hpcmaf-debate"
 VERSION = 1
 MANIFEST_SCHEMA = f"{SCHEMA}/{VERSION}"
 
-KINDS = ("summary", "answer")
+KINDS = ("summary", "answer", "judge")
 FINISH_REASONS = ("stop", "length", "unknown")
 
 # Text columns, with their rows per row of the table.
@@ -43,7 +43,7 @@ INTEGERS = {
     "problems/has_gold": "<u1",
     "problems/utterance_offsets": "<i8",  # one more than there are problems: where the utterances of each begin
     "utterances/problem": "<i8",
-    "utterances/kind": "<u1",  # into KINDS; a summary is read before an answer
+    "utterances/kind": "<u1",  # into KINDS, in the order in which a round has them
     "utterances/round": "<u2",  # 1-based
     "utterances/agent": "<u2",  # 0-based
     "utterances/parsed": "<u1",
@@ -90,6 +90,10 @@ class StoreInfo:
         (:data:`hpcmaf.debate.transcript.Openings`); empty where nothing did.
     grader, sandbox
         Of the :class:`hpcmaf.tasks.grader.Grader` that compares answers; empty for the shipped one.
+    weights
+        A JSON list of the agents' weights in votes; empty where they are alike.
+    aggregate
+        ``"judge"`` where a judge's reply stands behind the last answers, else empty.
     """
 
     task: str
@@ -102,6 +106,8 @@ class StoreInfo:
     openings: str = ""
     grader: str = ""
     sandbox: str = ""
+    weights: str = ""
+    aggregate: str = ""
 
 
 def encode(text: str) -> bytes:
@@ -120,7 +126,7 @@ def events(info: StoreInfo) -> list[tuple[int, int, int]]:
     for round in range(1, info.rounds + 1):
         for kind in (0, 1) if info.summaries and round > 1 else (1,):
             order.extend((round, kind, agent) for agent in range(info.agents))
-    return order
+    return order + [(info.rounds, KINDS.index("judge"), 0)] * (info.aggregate == "judge")
 
 
 def utterances(transcript: Transcript, info: StoreInfo) -> list[Utterance]:
@@ -136,6 +142,7 @@ def utterances(transcript: Transcript, info: StoreInfo) -> list[Utterance]:
         if round > 1 and transcript.summaries:
             ordered.extend(transcript.summaries[round - 2 : round - 1])
         ordered.append(turns)
+    ordered += [(transcript.judgement,)] if transcript.judgement else []
     flat = [utterance for turns in ordered for utterance in turns]
     found = [(u.round, KINDS.index(u.kind), u.agent) for u in flat]
     wanted_summaries = info.rounds - 1 if info.summaries else 0
@@ -179,7 +186,7 @@ def read_info(root: h5py.Group, where: str) -> StoreInfo:
         )
     values = {}
     for field in fields(StoreInfo):
-        raw = attributes.get(field.name, b"" if field.name in ("openings", "grader", "sandbox") else None)
+        raw = attributes.get(field.name, b"" if field.default == "" else None)
         value = _text(raw) if field.type == "str" else (int(raw) if isinstance(raw, np.integer) else None)
         if value is None or (field.name in ("agents", "rounds") and not 1 <= value <= MOST):
             raise StoreError(f"{where}: root attribute {field.name!r} is missing or malformed; delete it and rerun")

@@ -143,7 +143,8 @@ class _Waiting:
 def open_tasks(planned: Planned) -> list[str]:
     """Tasks that are not done, as ``it01/debate 00000``."""
     done = planned.run.done_tasks(planned.plan)
-    return [f"{s.id} {task}" for s in planned.plan.stages for task in s.tasks if task not in done[s.id]]
+    stages = planned.run.shorten(planned.plan).stages
+    return [f"{s.id} {task}" for s in stages for task in s.tasks if task not in done[s.id]]
 
 
 def savings(planned: Sequence[Planned]) -> list[tuple[int, int, list[str]]]:

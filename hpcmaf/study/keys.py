@@ -64,6 +64,7 @@ class _Keys:
             "shards": len(stage.tasks),
             "hints": method.reads_gold and not evaluating,
             "protocol": settings,
+            "vote": recipe.debate.vote,
             "society": {role: [models.get(name) for name in names] for role, names in society.items()},
             # An adapter's outputs and a whole model's differ in their last digits.
             "tuning": recipe.training.tuning if models else None,

@@ -37,7 +37,7 @@ def expression_of(question: str) -> str:
 def _refuse(*_: Any) -> NoReturn:
     """Refuse: marks cannot name agents, nor tell them how to treat one another."""
     raise ConfigError(
-        "method: the compact prompts have no words for roles, IDs or cooperation; use a method without them, or "
+        "method: the compact prompts have no words for roles, IDs, cooperation or a judge; leave these out, or use "
         "task.prompts: default and a model that reads words"
     )
 
@@ -53,7 +53,7 @@ class CompactPrompts(PromptSet):
     """
 
     expression: Callable[[str], str] = expression_of
-    integrate = integrate_without_summary = named = _refuse
+    integrate = integrate_without_summary = named = judge = _refuse
 
     def first(self, question: str) -> str:
         """``12+3*4+5-6*7=``."""

@@ -55,6 +55,10 @@ class Grader:
             return key is not None and key == self._call("key", b, problem)
         return self._call("equivalent", a, b, problem) if self.has("equivalent") else equivalent(a, b)
 
+    def spelling(self, answer: str, problem: Problem) -> str:
+        """What stands for an answer where votes of several iterations are compared."""
+        return str(self._call("key", answer, problem)) if self.has("key") else answer
+
     def right(self, answer: str | None, problem: Problem) -> bool:
         """Whether an answer is the gold one; never where one of them is unknown."""
         if answer is None or problem.gold is None:

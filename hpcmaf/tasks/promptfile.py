@@ -30,6 +30,7 @@ _SHOWN: Mapping[str, str | None] = {
     "integrate": "summary",
     "integrate_without_summary": "answers",
     "hint": "answer",
+    "judge": "answers",
 }
 
 
@@ -71,6 +72,7 @@ class PromptFile(Strict):
     integrate: str | None = Field(None, description="a template over summary and question")
     integrate_without_summary: str | None = Field(None, description="a template over answers and question")
     hint: str | None = Field(None, description="a template over question and answer, for star")
+    judge: str | None = Field(None, description="a template over answers and question, for debate.aggregate: judge")
 
 
 def _template(name: str) -> Callable[..., str]:
@@ -106,7 +108,7 @@ class TemplatePrompts(PromptSet):
         without which the model could not answer.
     """
 
-    first, summarize, hint = _template("first"), _template("summarize"), _template("hint")
+    first, summarize, hint, judge = map(_template, ("first", "summarize", "hint", "judge"))
     update, update_without_summary = _template("update"), _template("update_without_summary")
     integrate, integrate_without_summary = _template("integrate"), _template("integrate_without_summary")
 

@@ -28,6 +28,10 @@ _INTEGRATE = (
     "Work together with them: take up what is sound in their solutions, bring it together with your own, and give "
     "one joint solution that builds on all of them."
 )
+_JUDGE = (
+    "Several agents have each solved the problem below. Compare their solutions step by step, decide whose final "
+    "answer is right, and give that answer as yours. It must be one of theirs."
+)
 _ROLES = {
     "generator": ("GEN", "a generation agent: you write the first solution of a problem on your own"),
     "critic": ("CRIT", "a critic agent: you examine the solutions that have been given and improve your own"),
@@ -84,6 +88,10 @@ class PromptSet:
     def integrate_without_summary(self, question: str, answers: Sequence[str]) -> str:
         """Like ``update_without_summary``, for agents that cooperate."""
         return self._revise(question, f"Their solutions are below. {_INTEGRATE}", _numbered(answers))
+
+    def judge(self, question: str, answers: Sequence[str]) -> str:
+        """The prompt of the judge, who picks one of the last round's answers (``debate.aggregate``)."""
+        return f"{_JUDGE} {self.ending}\n\nProblem:\n{question}\n\n{_numbered(answers)}"
 
     def named(self, role: Role, agent: int, text: str) -> str:
         """A prompt that begins with the agent's ID, numbered from 1, and role (``unique-id``)."""

@@ -284,10 +284,18 @@ def test_a_journal_stays_until_the_marker(tmp_path: Path, monkeypatch: pytest.Mo
     assert not played.run.journal(shard).exists() and played.run.done(stage, task)
 
 
+CHEAPER = ("stop=unanimous", "listen=ring", "vote=weighted", "aggregate=judge")
+
+
 @pytest.mark.slow
-def test_killed_before_and_after_any_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "options", [(), ("task.prompts=default", "iterations={auto: 1}", *(f"debate.{one}" for one in CHEAPER))]
+)
+def test_killed_before_and_after_any_rename(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
     """Files appear by renames alone, so these are all the states a kill can leave. Trap: no resume."""
-    small = ("debate.agents=2", "debate.rounds=2", "task.train=8", "task.eval=4")
+    small = ("debate.agents=2", "debate.rounds=2", "task.train=8", "task.eval=4", *options)
     whole = play(tmp_path / "whole", monkeypatch, *small, shard=4, iterations=1)
     torn = begin(tmp_path / "torn", monkeypatch, *small, shard=4, iterations=1)
     kills = 0

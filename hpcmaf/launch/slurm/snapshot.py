@@ -74,7 +74,7 @@ class Snapshot(States):
         by_job = log.by_job()
         for job in jobs:
             submission = by_job.get(job.id)
-            if submission is None or job.id == own_job:
+            if submission is None or job.id == own_job or submission.stage not in snapshot.done:
                 continue
             snapshot.jobs.append(job)
             if job.held:
