@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpcmaf.cli import cli
+from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
-from hpcmaf.config.recipe import load_recipe
 from hpcmaf.errors import HpcmafError, exit_codes
 from hpcmaf.evaluation import score
 from hpcmaf.files.publish import check_manifest, manifest_path, write_json

@@ -84,8 +84,8 @@ def read_options(
     ConfigError, UsageError
         One line: what is wrong, and where.
     """
+    from hpcmaf.config.load import load_recipe
     from hpcmaf.config.profile import load_profile
-    from hpcmaf.config.recipe import load_recipe
     from hpcmaf.launch.prepare import refuse_foreign
     from hpcmaf.run.directory import RunDir
 

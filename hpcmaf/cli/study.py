@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from hpcmaf.config.profile import Profile
     from hpcmaf.study.plan import Study, StudyRun
-    from hpcmaf.study.sharing import Planned
 
 
 @click.command()
@@ -82,11 +81,11 @@ def _drive(study: Study, profile: Profile, console: Console) -> None:
 
     try:
         if profile.launcher == "slurm":
-            drive_study(study, profile, say, lambda _, one: _submit(one, profile, say), going)
+            drive_study(study, profile, say, lambda one: _submit(one, profile, say), going)
             return
         with Machine(profile, study.root) as machine:
 
-            def start(_: StudyRun, one: Planned) -> None:
+            def start(one: StudyRun) -> None:
                 machine.start(one.run, one.plan, Watcher(one.run, one.plan, profile, console, among=True))
 
             drive_study(study, profile, say, start, lambda one: machine.going(one.run), LOOK_SECONDS, machine.work)
@@ -112,20 +111,20 @@ def _aggregate(study: Study) -> None:
     click.echo(f"report: {study.report / 'report.html'}", err=True)
 
 
-def _submit(planned: Planned, profile: Profile, say: Callable[[str], None]) -> None:
+def _submit(one: StudyRun, profile: Profile, say: Callable[[str], None]) -> None:
     from hpcmaf.launch.slurm.gate import PROMPT_SECONDS, submit
 
-    with planned.run.drive(PROMPT_SECONDS):
-        submitted = submit(planned.run, planned.plan, profile).submitted
+    with one.run.drive(PROMPT_SECONDS):
+        submitted = submit(one.run, one.plan, profile).submitted
     jobs = ", ".join(sent.job or "" for sent in submitted)
-    say(f"{planned.run.root}: {f'jobs {jobs}' if jobs else 'in Slurm’s hands'}")
+    say(f"{one.run.root}: {f'jobs {jobs}' if jobs else 'in Slurm’s hands'}")
 
 
-def going(planned: Planned) -> bool:
+def going(one: StudyRun) -> bool:
     """Whether a run's chain of jobs is still under way."""
     from hpcmaf.study.drive import open_tasks
 
-    return not planned.run.stopped.exists() and bool(open_tasks(planned))
+    return not one.run.stopped.exists() and bool(open_tasks(one))
 
 
 def _show(study: Study, profile: Profile) -> None:
@@ -133,7 +132,7 @@ def _show(study: Study, profile: Profile) -> None:
 
     planned = plan_study(study, profile)
     tasks = shared = 0
-    for entry, (own, taken, owners) in zip(study.runs, savings(planned), strict=True):
+    for entry, (own, taken, owners) in zip(planned, savings(planned), strict=True):
         tasks, shared = tasks + own, shared + taken
         source = f", {taken} of them shared with {', '.join(owners)}" if taken else ""
         click.echo(f"{entry.run.root}: {entry.recipe.method}, L={entry.recipe.iterations}, {own} tasks{source}")

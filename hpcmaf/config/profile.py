@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -16,8 +15,7 @@ from hpcmaf.config import DEFAULT_PROFILE
 from hpcmaf.config.slurm import GpuJob, Slurm, with_defaults
 from hpcmaf.cores import usable_cores
 from hpcmaf.engines.options import Endpoint, VllmOptions
-from hpcmaf.errors import ConfigError
-from hpcmaf.files.yaml import Strict, apply_overrides, read_mapping, shipped_folder, validate
+from hpcmaf.files.yaml import Strict, apply_overrides, find_yaml, read_mapping, shipped_folder, validate
 
 # Options under generation that an earlier version wrote into the profiles of its runs; all were for speed alone.
 RETIRED = (
@@ -144,13 +142,7 @@ def load_profile(
     ConfigError
         One line: file, key, fault, remedy.
     """
-    path = Path(name)
-    root = shipped_folder("profiles", "slurm/profiles")
-    if not path.is_file():
-        path = root / f"{name}.yaml"
-    if not path.is_file():
-        shipped = ", ".join(sorted(entry.stem for entry in root.glob("*.yaml")))
-        raise ConfigError(f"--profile {name}: neither a file nor a shipped profile; shipped are {shipped}")
+    path = find_yaml(name, shipped_folder("profiles", "slurm/profiles"), "profile", "--profile ")
     values = {"name": path.stem} | read_mapping(path)
     if isinstance(generation := values.get("generation"), dict):
         if retired := [key for key in RETIRED if key in generation]:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import date as Day
-from itertools import product
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from hpcmaf.config import DEFAULT_RECIPE
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.engines.chat import DATE
-from hpcmaf.errors import ConfigError
-from hpcmaf.files.publish import read_bytes
-from hpcmaf.files.yaml import Strict, added, apply_overrides, read_mapping, shipped_folder, validate
+from hpcmaf.files.yaml import Strict, added
 from hpcmaf.tasks import TASKS
 from hpcmaf.tasks.promptfile import PromptFile
 
@@ -267,113 +261,3 @@ class Recipe(Strict):
                 "selection.critics: disputed needs others who can disagree; set debate.agents to 3 or more"
             )
         return self
-
-
-def _shipped(name: str) -> Path:
-    return shipped_folder("recipes", "recipes") / name
-
-
-def shipped_recipes() -> list[str]:
-    """Names of the recipes that come with the package, such as ``arithmetic/micro`` and ``math/llama3-8b``."""
-    halves = [sorted(path.stem for path in _shipped(half).glob("*.yaml")) for half in ("tasks", "models")]
-    whole = [path.relative_to(_shipped("")).with_suffix("") for path in _shipped("").glob("*/*.yaml")]
-    others = {"models", "prompts", "studies", "tasks"}
-    return sorted([f"{t}/{m}" for t, m in product(*halves)] + [str(p) for p in whole if p.parts[0] not in others])
-
-
-def find_recipe(name: str) -> list[Path]:
-    """Locate a recipe by path or by shipped name.
-
-    Returns
-    -------
-    list of Path
-        One file, or two halves: a model's and a task's.
-
-    Raises
-    ------
-    ConfigError
-        Neither a file nor a shipped recipe.
-    """
-    task, _, model = name.partition("/")
-    halves = [_shipped(f"models/{model}.yaml"), _shipped(f"tasks/{task}.yaml")]
-    for files in ([Path(name)], [_shipped(f"{name}.yaml")], halves):
-        if all(file.is_file() for file in files):
-            return files
-    raise ConfigError(
-        f"--recipe {name}: neither a file nor a shipped recipe; shipped are {', '.join(shipped_recipes())}"
-    )
-
-
-def _read_prompts(source: Any, folder: Path) -> None:
-    """Put a prompt file's content where a recipe has its name: a run keeps its prompts, whatever becomes of the file."""
-    name = source.get("prompts") if isinstance(source, dict) else None
-    if not isinstance(name, str):
-        return
-    if name.endswith((".yaml", ".yml")):
-        candidates = [folder / name, Path(name)]
-    else:
-        candidates = [] if "/" in name else [_shipped(f"prompts/{name}.yaml")]
-    found = next((path for path in candidates if path.is_file()), None)
-    if found is not None:
-        source["prompts"] = validate(PromptFile, read_mapping(found), str(found)).model_dump(exclude_defaults=True)
-    elif len(candidates) > 1:
-        raise ConfigError(f"task.prompts: {name}: no such file beside the recipe or here; check the path")
-
-
-def _find_plugins(source: Any, folder: Path) -> None:
-    """Have a task's and a grader's file found from anywhere, where a recipe names one beside it."""
-    for key in ("name", "grader"):
-        name = source.get(key) if isinstance(source, dict) else None
-        if isinstance(name, str) and ".py:" in name:
-            path, _, found = name.rpartition(":")
-            file = next((p for p in (folder / path, Path(path)) if p.is_file()), Path(path))
-            source[key] = f"{file.resolve()}:{found}"
-
-
-def _read_template(model: Any, folder: Path) -> None:
-    """Put a chat template's text where a recipe has its file's name."""
-    name = model.get("chat_template") if isinstance(model, dict) else None
-    if not isinstance(name, str) or "{%" in name or "{{" in name:
-        return
-    found = next((path for path in (folder / name, Path(name)) if path.is_file()), None)
-    if found is None:
-        raise ConfigError(f"model.chat_template: {name}: no such file beside the recipe or here; check the path")
-    text = read_bytes(found).decode("utf-8", "replace")
-    if "{%" not in text and "{{" not in text:
-        raise ConfigError(f"model.chat_template: {found}: no jinja template; it has neither {{% nor {{{{")
-    model["chat_template"] = text
-
-
-def load_recipe(
-    name: str = DEFAULT_RECIPE, overrides: Sequence[str | tuple[str, Any]] = (), iterations: int | None = None
-) -> Recipe:
-    """Read a recipe and lay the command line's overrides over it.
-
-    Parameters
-    ----------
-    name
-        Path or shipped name.
-    overrides
-        ``key=value`` strings, or pairs.
-    iterations
-        L from ``--iters``; wins over file and overrides.
-
-    Raises
-    ------
-    ConfigError
-        One line: file, key, fault, remedy.
-    """
-    files = find_recipe(name)
-    values: dict[str, Any] = {"name": files[0].stem if len(files) == 1 else name.replace("/", "-")}
-    for file in files:
-        values |= read_mapping(file)
-    values = apply_overrides(values, overrides)
-    if iterations is not None:
-        auto = values.get("iterations") == "auto" or isinstance(values.get("iterations"), dict)
-        values["iterations"] = {"auto": iterations} if auto else iterations
-    for key in ("task", "evaluate_on"):
-        _read_prompts(values.get(key), files[0].parent)
-        _find_plugins(values.get(key), files[0].parent)
-    _read_template(values.get("model"), files[0].parent)
-    where = " + ".join(map(str, files))
-    return validate(Recipe, values, f"{where} (with --set)" if overrides else where)

@@ -40,6 +40,21 @@ def shipped_folder(name: str, in_checkout: str) -> Path:
     return installed if installed.is_dir() else package.parent / in_checkout
 
 
+def find_yaml(name: str, folder: Path, kind: str, option: str = "") -> Path:
+    """A file by its path, or by its name among those of a folder that come with the package.
+
+    Raises
+    ------
+    ConfigError
+        Neither; names those that come with the package.
+    """
+    for path in (Path(name), folder / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    shipped = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+    raise ConfigError(f"{option}{name}: neither a file nor a shipped {kind}; shipped are {shipped}")
+
+
 def parse_yaml(text: str, where: str) -> Any:
     """Parse YAML 1.2 into what JSON could say, too; duplicate keys are refused.
 

@@ -60,13 +60,15 @@ class Panel(NamedTuple):
     """Axes and their lines.
 
     ``scale`` is what values are multiplied by; ``counted`` says whether x is
-    a number to be counted, the same in all runs.
+    a number to be counted, the same in all runs. Panels of one ``place``
+    (task and model) with the same values have one scale.
     """
 
     title: str
     across: str
     up: str
     lines: Sequence[Line]
+    place: tuple[str, ...] = ()
     scale: float = 100.0
     counted: bool = True
 
@@ -96,8 +98,9 @@ def plots_of(groups: Sequence[Group]) -> list[Plot]:
     if len(shown) > 1:
         own = _over_iterations(shown, _ACCURACY, lambda group, t: group.point(t))
         found.append(plot("methods", "Accuracy of each method over iterations, answering in its own way", own))
+    diversity, sampled = _diversity(shown), "; what models measure: on a sample of the problems"
     found += [
-        plot("diversity", "Diversity over iterations", _diversity(shown)),
+        plot("diversity", "Diversity over iterations", diversity, BARS + sampled * (len(diversity) > 1)),
         plot("cost", "Accuracy against cost", _cost(shown), f"evaluation is not counted as cost; {_SE}"),
     ]
     # The first is there in any case: of a run that has just begun it says so.
@@ -175,7 +178,7 @@ def _panels(
         lines = [line for group in here if (line := _line(group.line, looks[group.line], points(group)))]
         if lines:
             of_place = place if len(places) > 1 else ()
-            found.append(Panel(" · ".join(filter(None, (title, *of_place))), across, up, lines, **more))
+            found.append(Panel(" · ".join(filter(None, (title, *of_place))), across, up, lines, place, **more))
     return found
 
 
@@ -244,10 +247,13 @@ def draw(figure: Figure, title: str, plot: Plot) -> None:
     figure.set_size_inches(WIDTH, (HEIGHT if rows > 1 or columns > 1 else 3.8) * rows + 0.8 + 0.2 * legend)
     grid = figure.subplots(rows, columns, squeeze=False).flat
     handles: dict[str, object] = {}
+    alike: dict[tuple[object, ...], Axes] = {}
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
     for axes, panel in zip(grid, panels, strict=False):
-        _draw_panel(axes, panel)
+        if (first := alike.setdefault((panel.up, panel.place), axes)) is not axes:
+            axes.sharey(first)
+        _draw_panel(axes, panel, columns)
         handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True)) | handles
     # The caption is the legend's title, as the layout lets two things below the panels overlap.
     key = figure.legend(
@@ -261,7 +267,7 @@ def draw(figure: Figure, title: str, plot: Plot) -> None:
     figure.suptitle(title, fontsize=13, x=0.02, ha="left")
 
 
-def _draw_panel(axes: Axes, panel: Panel) -> None:
+def _draw_panel(axes: Axes, panel: Panel, columns: int) -> None:
     """Means with standard errors; over several runs a band between the lowest and the highest."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -273,9 +279,11 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     elif max((x for line in panel.lines for x in line.xs), default=0) > 1:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    # Side by side, so that error bars do not hide one another.
+    longest = max((max(line.xs) for line in panel.lines), default=0)
+    gap = min(0.006 * columns * max(1, longest), 0.3 / max(1, len(panel.lines))) if panel.counted else 0.0
     for at, line in enumerate(panel.lines):
-        # Side by side, so that error bars do not hide one another.
-        shift = 0.012 * (at - (len(panel.lines) - 1) / 2) if panel.counted else 0.0
+        shift = gap * (at - (len(panel.lines) - 1) / 2)
         xs, colour = [x + shift for x in line.xs], line.look["color"]
         value, se, low, high = ([panel.scale * p[key] for p in line.points] for key in ("value", "se", "low", "high"))
         if panel.counted and any(point["runs"] > 1 for point in line.points):

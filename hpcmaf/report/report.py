@@ -172,7 +172,8 @@ class Report:
                 own = f"{run.name}: {MEASURES[run.last.own]} after iteration {run.last.number}"
                 base = MEASURES[one.facts["measure"]]
                 found.append(replace(one, text=f"{own}, against the untouched base's {base}"))
-        return [(one.verdict, one.sentence) for one in found if one.result]
+        # What is decided first.
+        return sorted(((one.verdict, one.sentence) for one in found if one.result), key=lambda one: one[0] == "open")
 
     def tables(self) -> list[Table]:
         """The tables for a terminal: one run in full, several side by side."""

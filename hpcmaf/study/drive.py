@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import HpcmafError, StageError, one_line
 from hpcmaf.launch.prepare import plan_run, prepare_run
-from hpcmaf.run.directory import RunDir
 from hpcmaf.study.plan import Study, StudyRun
-from hpcmaf.study.sharing import Planned, adopt, shared_tasks
+from hpcmaf.study.sharing import adopt, shared_tasks
 
 POLL_SECONDS = 30.0
 # On this machine, where it disturbs no other user.
@@ -26,7 +25,7 @@ _DRIVE_SECONDS = 60.0
 Say = Callable[[str], None]
 
 
-def plan_study(study: Study, profile: Profile) -> list[Planned]:
+def plan_study(study: Study, profile: Profile) -> list[StudyRun]:
     """Lay out every run and check that it can be had; writes nothing.
 
     Raises
@@ -35,12 +34,12 @@ def plan_study(study: Study, profile: Profile) -> list[Planned]:
         Of the first run that cannot.
     """
     planned = []
-    for entry in study.runs:
+    for one in study.runs:
         try:
-            plan, _ = plan_run(entry.run, entry.recipe, profile)
+            plan, _ = plan_run(one.run, one.recipe, profile)
         except HpcmafError as error:
-            raise type(error)(f"run {entry.run.root.name}: {error}") from error
-        planned.append(Planned(entry.run, plan))
+            raise type(error)(f"run {one.run.root.name}: {error}") from error
+        planned.append(replace(one, plan=plan))
     return planned
 
 
@@ -48,8 +47,8 @@ def drive_study(
     study: Study,
     profile: Profile,
     say: Say,
-    start: Callable[[StudyRun, Planned], None],
-    going: Callable[[Planned], bool],
+    start: Callable[[StudyRun], None],
+    going: Callable[[StudyRun], bool],
     poll_seconds: float = POLL_SECONDS,
     wait: Callable[[float], None] = time.sleep,
 ) -> None:
@@ -72,32 +71,31 @@ def drive_study(
         Runs failed; all others have been carried on as far as they go.
     """
     plan_study(study, profile)  # a fault in the last run is told before the first begins
-    begun: list[Planned] = []
+    begun: list[StudyRun] = []
     failures: dict[str, str] = {}
 
-    def failed(run: RunDir, error: HpcmafError) -> None:
-        failures[run.root.name] = one_line(str(error))
-        say(f"{run.root.name}: {failures[run.root.name]}")
+    def failed(one: StudyRun, error: HpcmafError) -> None:
+        failures[one.run.root.name] = one_line(str(error))
+        say(f"{one.run.root.name}: {failures[one.run.root.name]}")
 
-    def is_going(one: Planned) -> bool:
+    def is_going(one: StudyRun) -> bool:
         try:
             return going(one)
         except HpcmafError as error:
-            failed(one.run, error)
+            failed(one, error)
             return False
 
-    waiting, told = [_Waiting(entry) for entry in study.runs], 0
+    waiting, told = [replace(one) for one in study.runs], 0
     while True:
         for one in list(waiting):
             try:
-                planned = one.take_over(profile, begun, is_going, say)
-                if planned is None:
+                if not _take_over(one, profile, begun, is_going, say):
                     continue
-                begun.append(planned)
-                if open_tasks(planned):
-                    start(one.entry, planned)
+                begun.append(one)
+                if open_tasks(one):
+                    start(one)
             except HpcmafError as error:
-                failed(one.entry.run, error)
+                failed(one, error)
             waiting.remove(one)
         left = [one for one in begun if is_going(one)]
         if not left and not waiting:
@@ -115,39 +113,31 @@ def drive_study(
         raise StageError(f"{study.root / name}: {why}{more}; mend that, and the same command resumes")
 
 
-@dataclass(eq=False)
-class _Waiting:
-    """A run that is not begun yet; looked at often, and laid out once."""
-
-    entry: StudyRun
-    planned: Planned | None = None
-
-    def take_over(
-        self, profile: Profile, begun: Sequence[Planned], going: Callable[[Planned], bool], say: Say
-    ) -> Planned | None:
-        """What earlier runs have made; ``None`` while one of them is at work on more."""
-        run = self.entry.run
-        with run.drive(_DRIVE_SECONDS):
-            if self.planned is None:
-                self.planned = Planned(run, prepare_run(run, self.entry.recipe, profile))
-            shared = [task for task in shared_tasks(self.planned, begun) if not run.done(task.stage, task.task)]
-            lacking = [task for task in shared if not adopt(task, run)]
-        if any(going(task.owner) for task in lacking):
-            return None
-        if count := len(shared) - len(lacking):
-            owners = sorted({task.owner.run.root.name for task in shared if task not in lacking})
-            say(f"{run.root.name}: {count} task{'s' * (count > 1)} taken over from {', '.join(owners)}")
-        return self.planned
+def _take_over(
+    one: StudyRun, profile: Profile, begun: Sequence[StudyRun], going: Callable[[StudyRun], bool], say: Say
+) -> bool:
+    """Give a run, laid out at the first look, what earlier ones have made; whether none is at work on more."""
+    with one.run.drive(_DRIVE_SECONDS):
+        if one.plan is None:
+            one.plan = prepare_run(one.run, one.recipe, profile)
+        shared = [task for task in shared_tasks(one, begun) if not one.run.done(task.stage, task.task)]
+        lacking = [task for task in shared if not adopt(task, one.run)]
+    if any(going(task.owner) for task in lacking):
+        return False
+    if count := len(shared) - len(lacking):
+        owners = sorted({task.owner.run.root.name for task in shared if task not in lacking})
+        say(f"{one.run.root.name}: {count} task{'s' * (count > 1)} taken over from {', '.join(owners)}")
+    return True
 
 
-def open_tasks(planned: Planned) -> list[str]:
+def open_tasks(one: StudyRun) -> list[str]:
     """Tasks that are not done, as ``it01/debate 00000``."""
-    done = planned.run.done_tasks(planned.plan)
-    stages = planned.run.shorten(planned.plan).stages
+    done = one.run.done_tasks(one.plan)
+    stages = one.run.shorten(one.plan).stages
     return [f"{s.id} {task}" for s in stages for task in s.tasks if task not in done[s.id]]
 
 
-def savings(planned: Sequence[Planned]) -> list[tuple[int, int, list[str]]]:
+def savings(planned: Sequence[StudyRun]) -> list[tuple[int, int, list[str]]]:
     """Per run: its tasks, how many of them an earlier run does, and which runs those are."""
     found = []
     for position, one in enumerate(planned):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from hpcmaf.config.recipe import Recipe, load_recipe
+from hpcmaf.config.load import load_recipe
+from hpcmaf.config.recipe import Recipe
 from hpcmaf.errors import ConfigError
-from hpcmaf.files.yaml import Strict, read_mapping, shipped_folder, validate
+from hpcmaf.files.yaml import Strict, find_yaml, read_mapping, shipped_folder, validate
 from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan, TaskKey
 
 # Every run brings these along, as its iteration 0.
 OF_THE_BASE = ("base", "majority", "debate")
@@ -67,13 +70,29 @@ class StudyFile(Strict):
         return value
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False)
 class StudyRun:
-    """One run of a study."""
+    """One run of a study.
+
+    Attributes
+    ----------
+    label
+        Its method, or what the file calls it.
+    plan
+        Once it is laid out.
+    """
 
     label: str
     recipe: Recipe
     run: RunDir
+    plan: Plan | None = None
+
+    @cached_property
+    def keys(self) -> Mapping[TaskKey, str]:
+        """What its tasks are known by in other runs, once it is laid out."""
+        from hpcmaf.study.sharing import task_keys
+
+        return task_keys(self.plan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,19 +117,6 @@ class Study:
     def report(self) -> Path:
         """Folder of tables and plots over all runs."""
         return self.root / "report"
-
-
-def shipped_studies() -> list[str]:
-    """Names of the studies that come with the package."""
-    return sorted(path.stem for path in (shipped_folder("recipes", "recipes") / "studies").glob("*.yaml"))
-
-
-def _find(name: str) -> Path:
-    shipped = shipped_folder("recipes", "recipes") / "studies" / f"{name}.yaml"
-    for path in (Path(name), shipped):
-        if path.is_file():
-            return path
-    raise ConfigError(f"{name}: neither a file nor a shipped study; shipped are {', '.join(shipped_studies())}")
 
 
 def load_study(
@@ -138,7 +144,7 @@ def load_study(
     ConfigError
         One line: file, key, fault, remedy.
     """
-    path = _find(name)
+    path = find_yaml(name, shipped_folder("recipes", "recipes") / "studies", "study")
     file = validate(StudyFile, {"name": path.stem} | read_mapping(path), str(path))
     root = root or Path("runs") / file.name
     iterations = file.iterations if iterations is None else iterations

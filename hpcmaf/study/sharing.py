@@ -1,48 +1,49 @@
-"""Taking over what another run of the study has made."""
+"""What two runs of a study have in common, and taking over what another has made.
+
+Tasks with the same key have the same outputs. A key covers what a task reads,
+back to the base and the problems, and how it works on it; the method's name
+is not part of it. Where a run computes is not, either: the plan leaves that
+to the profile, and so does this.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from hpcmaf.config.recipe import Recipe
+from hpcmaf.debate.methods import METHODS
 from hpcmaf.errors import DataError, RunBusyError
 from hpcmaf.files.publish import atomic_path, file_sha256, write_json
+from hpcmaf.jobs.debate import protocol_of
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage, TaskKey
-from hpcmaf.study.keys import task_keys
+from hpcmaf.study.plan import StudyRun
+
+# Changes when the program comes to do something else with the same recipe.
+VERSION = 4
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A run with its plan."""
-
-    run: RunDir
-    plan: Plan
-
-    @cached_property
-    def keys(self) -> Mapping[TaskKey, str]:
-        """Keys of its tasks."""
-        return task_keys(self.plan)
-
-
-@dataclass(frozen=True, slots=True)
-class Borrowed:
+class Borrowed(NamedTuple):
     """A task that another run does, or has done."""
 
     stage: Stage
     task: str
-    owner: Planned
+    owner: StudyRun
+    key: str
 
 
-def shared_tasks(planned: Planned, earlier: Sequence[Planned]) -> list[Borrowed]:
+def shared_tasks(mine: StudyRun, earlier: Sequence[StudyRun]) -> list[Borrowed]:
     """Tasks that the first of some earlier runs does as well, in the order of the plan."""
     owners = {key: other for other in reversed(earlier) for key in other.keys.values()}
-    mine = ((stage, task, planned.keys.get((stage.id, task))) for stage in planned.plan.stages for task in stage.tasks)
-    return [Borrowed(stage, task, owners[key]) for stage, task, key in mine if key in owners]
+    tasks = ((stage, task, mine.keys.get((stage.id, task))) for stage in mine.plan.stages for task in stage.tasks)
+    return [Borrowed(stage, task, owners[key], key) for stage, task, key in tasks if key in owners]
 
 
 def adopt(borrowed: Borrowed, run: RunDir) -> bool:
@@ -73,7 +74,7 @@ def adopt(borrowed: Borrowed, run: RunDir) -> bool:
             marker = source.read_marker(stage, task)
             for name, digest in marker["outputs"].items():
                 _take(source.root / name, run.root / name, digest)
-            taken = {"adopted": {"run": source.root.name, "key": borrowed.owner.keys[stage.id, task]}}
+            taken = {"adopted": {"run": source.root.name, "key": borrowed.key}}
             # Adopted at second hand, it still names who has computed it.
             write_json(run.marker(stage, task), taken | marker)
     except RunBusyError:
@@ -89,3 +90,83 @@ def _take(source: Path, target: Path, digest: str) -> None:
             shutil.copyfile(source, temporary)
         if file_sha256(temporary) != digest:
             raise DataError(f"{source}: damaged (its marker has another sha256); delete it and run the study again")
+
+
+def task_keys(plan: Plan) -> Mapping[TaskKey, str]:
+    """Key of every task whose outputs may serve another run, by stage id and task.
+
+    Scores are left out: they name their method, and cost next to nothing.
+    """
+    return _Keys(plan).all()
+
+
+class _Keys:
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.recipe = Recipe.model_validate(plan.recipe)
+        self.method = METHODS[self.recipe.method]
+        self.found: dict[TaskKey, str] = {}
+
+    def all(self) -> dict[TaskKey, str]:
+        makers = {"debate": self.debate, "eval": self.debate, "merge": self.merge, "finetune": self.finetune}
+        for stage in self.plan.stages:  # each behind those it reads
+            for task in stage.tasks if stage.kind in makers else ():
+                self.found[stage.id, task] = _hash(stage, task, makers[stage.kind](stage, task))
+        return self.found
+
+    def base(self) -> dict[str, Any]:
+        return {"fingerprint": self.plan.base, "model": self.recipe.model.model_dump(exclude={"path"})}
+
+    def debate(self, stage: Stage, task: str) -> Any:
+        recipe, method, evaluating = self.recipe, self.method, stage.spec.evaluates
+        shape = (method.inference_shape if evaluating else method.rollout_shape)(
+            recipe.debate.agents, recipe.debate.rounds
+        )
+        debated = recipe.evaluation if evaluating else recipe.task
+        protocol = protocol_of(recipe, method, debated, shape.rounds, stage.iteration)
+        settings = asdict(replace(protocol, prompts=None))
+        settings["prompts"] = [debated.name, debated.model_dump()["prompts"]]
+        models = self.models(stage.iteration if evaluating else stage.iteration - 1)
+        society = asdict(method.society(shape.agents, models, evaluating=evaluating))
+        return {
+            "base": self.base(),
+            "problems": self.plan.problems[stage.spec.split],
+            "shards": len(stage.tasks),
+            "hints": method.reads_gold and not evaluating,
+            "protocol": settings,
+            "vote": recipe.debate.vote,
+            "society": {role: [models.get(name) for name in names] for role, names in society.items()},
+            # An adapter's outputs and a whole model's differ in their last digits.
+            "tuning": recipe.training.tuning if models else None,
+        }
+
+    def models(self, iteration: int) -> dict[str, str]:
+        shape = self.recipe.debate
+        names = self.method.trained_agents(shape.agents, shape.rounds) if iteration else []
+        return {name: self.found[f"it{iteration:02d}/finetune", name] for name in names}
+
+    def merge(self, stage: Stage, task: str) -> Any:
+        debates = next(s for s in self.plan.stages if s.iteration == stage.iteration and s.kind == "debate")
+        return {
+            "debates": [self.found[debates.id, shard] for shard in debates.tasks],
+            "data": self.method.data,
+            "selection": self.recipe.selection.model_dump(),
+            "loss_on": self.recipe.training.loss_on,
+            "thinking": self.recipe.training.thinking,
+            "seed": self.recipe.seed,
+        }
+
+    def finetune(self, stage: Stage, task: str) -> Any:
+        previous = self.models(stage.iteration - 1) if self.recipe.training.start_from == "previous" else {}
+        return {
+            "base": self.base(),
+            "data": self.found[f"it{stage.iteration:02d}/merge", "all"],
+            "training": self.recipe.training.model_dump(),
+            "seed": self.recipe.seed,
+            "start": previous.get(task),
+        }
+
+
+def _hash(stage: Stage, task: str, value: Any) -> str:
+    text = json.dumps([VERSION, stage.id, task, value], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from hpcmaf.cli.export import command
+from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
-from hpcmaf.config.recipe import load_recipe
 from hpcmaf.errors import DataError, UsageError
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.micro import base_path

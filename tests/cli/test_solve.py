@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 from hpcmaf.answers import equivalent
 from hpcmaf.cli.solve import command
+from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
-from hpcmaf.config.recipe import load_recipe
 from hpcmaf.engines import Request
 from hpcmaf.errors import DataError, UsageError
 from hpcmaf.launch.prepare import prepare_run

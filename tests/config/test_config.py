@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from hpcmaf.config.load import load_recipe, shipped_recipes
 from hpcmaf.config.profile import load_profile
-from hpcmaf.config.recipe import Recipe, load_recipe, shipped_recipes
+from hpcmaf.config.recipe import Recipe
 from hpcmaf.errors import ConfigError
 
 

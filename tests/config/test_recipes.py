@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from hpcmaf.config.load import load_recipe, shipped_recipes
 from hpcmaf.config.profile import load_profile
-from hpcmaf.config.recipe import Recipe, Training, load_recipe, shipped_recipes
+from hpcmaf.config.recipe import Recipe, Training
 from hpcmaf.launch.prepare import plan_run
 from hpcmaf.run.directory import RunDir
-from hpcmaf.study import load_study, shipped_studies
+from hpcmaf.study import load_study
 from tests.tasks.conftest import gsm8k_rows, math_record, write_jsonl
 from tests.tiny_models import tiny_model
 
@@ -24,6 +25,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 ARCHITECTURES = {"phi3-mini": "phi3", "mistral-7b": "mistral", "llama3-8b": "llama", "qwen2.5-1.5b": "qwen2"}
 TASKS = ("arithmetic", "gsm8k", "math", "mmlu")
 BIG = [name for name in shipped_recipes() if name.split("/")[1] in ARCHITECTURES]
+STUDIES = sorted(path.stem for path in (RECIPES / "studies").glob("*.yaml"))
 TRAIN, EVAL = 30, 20
 
 
@@ -91,11 +93,11 @@ def test_settings_are_the_papers(name: str) -> None:
 def test_the_readme_tells_of_everything_that_ships() -> None:
     text = (RECIPES / "README.md").read_text()
     whole = {name for name in shipped_recipes() if name not in BIG}
-    assert set(re.findall(r"\[`([^`]+)`\]\(", text)) == {*whole, *TASKS, *ARCHITECTURES, *shipped_studies()}
+    assert set(re.findall(r"\[`([^`]+)`\]\(", text)) == {*whole, *TASKS, *ARCHITECTURES, *STUDIES}
     assert all((RECIPES / path).exists() for path in re.findall(r"\]\(([^)]+)\)", text))
 
 
-@pytest.mark.parametrize("name", shipped_studies())
+@pytest.mark.parametrize("name", STUDIES)
 def test_every_study_can_be_laid_out(name: str) -> None:
     study = load_study(name)
     roots = [entry.run.root for entry in study.runs]

@@ -18,9 +18,8 @@ from hpcmaf.jobs.task import run_task
 from hpcmaf.run.attempts import begin
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store import Store
-from hpcmaf.study import Study, load_study
+from hpcmaf.study import Study, StudyRun, load_study
 from hpcmaf.study.drive import drive_study
-from hpcmaf.study.sharing import Planned
 from hpcmaf.training.launch import Workers
 from tests.tiny_models import answering_model
 
@@ -67,7 +66,7 @@ class Studied:
         with Store(self.run(name).store(t, kind)) as store:
             return list(store.transcripts(gold=True))
 
-    def start(self, planned: Planned, workers: Workers) -> None:
+    def start(self, planned: StudyRun, workers: Workers) -> None:
         """Do a run's open tasks here, one after another; all finetuning by the same processes."""
         for stage in planned.plan.stages:
             tasks = [task for task in stage.tasks if not planned.run.done(stage, task)]
@@ -108,7 +107,7 @@ def carry_out(folder: Path, patch: pytest.MonkeyPatch) -> Studied:
             studied.study,
             load_profile("local", ["generation.device=cpu", "finetuning.device=cpu"]),
             print,
-            lambda _, planned: studied.start(planned, workers),
+            lambda planned: studied.start(planned, workers),
             lambda planned: False,
         )
     return studied

@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
+from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
-from hpcmaf.config.recipe import Recipe, load_recipe
+from hpcmaf.config.recipe import Recipe
 from hpcmaf.debate.consensus import consensus
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.engines import Request

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from hpcmaf.cli import cli
 from hpcmaf.config.profile import load_profile
-from hpcmaf.config.recipe import load_recipe
+from hpcmaf.config.load import load_recipe
 from hpcmaf.debate.consensus import consensus, undecided
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.engines import Request

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from hpcmaf.cli.grade import command as grade
-from hpcmaf.config.recipe import load_recipe
+from hpcmaf.config.load import load_recipe
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.engines import Request
 from hpcmaf.errors import ConfigError

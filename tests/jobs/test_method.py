@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 from hpcmaf.cli import main
+from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
-from hpcmaf.config.recipe import load_recipe
 from hpcmaf.engines import Request
 from hpcmaf.errors import LeakError
 from hpcmaf.launch.advance import recover

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
-from hpcmaf.config.recipe import load_recipe
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.engines import Request
 from hpcmaf.errors import ConfigError, DataError

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import Profile
-from hpcmaf.config.recipe import load_recipe
 from hpcmaf.evaluation import MEASURES
 from hpcmaf.files.publish import write_json, write_text
 from hpcmaf.launch.slurm.submissions import Submission, Submissions

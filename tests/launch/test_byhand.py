@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from hpcmaf.cli.stage import command
+from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
-from hpcmaf.config.recipe import load_recipe
 from hpcmaf.errors import DataError, HpcmafError, RunBusyError, StageError, StopRequested, UsageError
 from hpcmaf.jobs import task as task_module
 from hpcmaf.launch.byhand import find_stage, find_tasks, run_stage

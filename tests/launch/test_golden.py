@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import Profile, load_profile
-from hpcmaf.config.recipe import load_recipe
 from hpcmaf.launch.slurm.preview import preview
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, build_plan

@@ -11,8 +11,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hpcmaf.cli import plan, submit
+from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import Profile, load_profile
-from hpcmaf.config.recipe import Recipe, load_recipe
+from hpcmaf.config.recipe import Recipe
 from hpcmaf.errors import ConfigError, HpcmafError, PlanChangedError, UsageError
 from hpcmaf.launch import doctor
 from hpcmaf.launch.prepare import prepare_run

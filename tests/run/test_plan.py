@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
-from hpcmaf.config.recipe import Recipe, load_recipe
+from hpcmaf.config.recipe import Recipe
 from hpcmaf.errors import DataError, PlanChangedError, RunBusyError
 from hpcmaf.files.publish import write_json
 from hpcmaf.jobs.context import TaskContext

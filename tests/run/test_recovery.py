@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import Profile, load_profile
-from hpcmaf.config.recipe import load_recipe
 from hpcmaf.debate.protocol import debate_all
 from hpcmaf.debate.society import Society
 from hpcmaf.errors import DataError, EngineError, PlanChangedError

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import Profile
-from hpcmaf.config.recipe import load_recipe
 from hpcmaf.files.yaml import apply_overrides, validate
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.launch.slurm.gate import submit

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from hpcmaf.cli.study import going
 from hpcmaf.launch.slurm.gate import submit
-from hpcmaf.study import load_study
+from hpcmaf.study import StudyRun, load_study
 from hpcmaf.study.drive import drive_study
 from tests.slurm.cluster import Cluster
 from tests.slurm.errands import python_for, started
@@ -20,10 +19,10 @@ def test_runs_take_over_what_others_have_computed(slurm: Cluster, tmp_path: Path
     study = load_study(str(path), overrides=SHAPE, root=tmp_path / "runs")
     site, order, said = profile(f"slurm.python={python_for(tmp_path / 'errands', 2.0)}"), [], []
 
-    def start(entry: Any, planned: Any) -> None:
-        order.append(entry.label)
-        with planned.run.drive(60):
-            submit(planned.run, planned.plan, site)
+    def start(one: StudyRun) -> None:
+        order.append(one.label)
+        with one.run.drive(60):
+            submit(one.run, one.plan, site)
 
     drive_study(study, site, said.append, start, going, poll_seconds=0.5)
     # debate waits for the evaluation of the base alone, no-interaction for all of maft's training.

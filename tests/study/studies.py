@@ -10,9 +10,8 @@ import pytest
 from hpcmaf.config.profile import load_profile
 from hpcmaf.jobs import debate as debate_stage
 from hpcmaf.jobs import finetune as finetune_stage
-from hpcmaf.study import Study, load_study
+from hpcmaf.study import Study, StudyRun, load_study
 from hpcmaf.study.drive import drive_study
-from hpcmaf.study.sharing import Planned
 from hpcmaf.training.config import FinetuneReport
 from tests.jobs.playing import Player, reply, run_task
 
@@ -55,12 +54,12 @@ class Hands:
         patch.setattr(debate_stage, "make_engine", engine)
         patch.setattr(finetune_stage, "run_finetune", finetune)
 
-    def start(self, entry: Any, planned: Planned) -> None:
-        for stage in planned.plan.stages:
+    def start(self, one: StudyRun) -> None:
+        for stage in one.plan.stages:
             for task in stage.tasks:
-                if not planned.run.done(stage, task):
-                    self.worked.append((entry.label, stage.id, task))
-                    run_task(planned, stage, task)  # type: ignore[arg-type]
+                if not one.run.done(stage, task):
+                    self.worked.append((one.label, stage.id, task))
+                    run_task(one, stage, task)  # type: ignore[arg-type]
 
     def drive(self, study: Study) -> list[str]:
         said: list[str] = []

@@ -21,7 +21,6 @@ from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
 from hpcmaf.study.drive import drive_study, plan_study, savings
 from hpcmaf.study.plan import Study, StudyRun
-from hpcmaf.study.sharing import Planned
 from tests.study.studies import METHODS, PROFILE, Hands, lay_out
 
 
@@ -70,7 +69,7 @@ def drive(study: Study, profile: Profile) -> str:
     console = Console(file=text, width=200)
     with Machine(profile, study.root) as machine:
 
-        def start(_: StudyRun, one: Planned) -> None:
+        def start(one: StudyRun) -> None:
             machine.start(one.run, one.plan, Watcher(one.run, one.plan, profile, console, among=True))
 
         drive_study(study, profile, console.print, start, lambda one: machine.going(one.run), 1.0, machine.work)

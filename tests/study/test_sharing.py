@@ -13,7 +13,6 @@ from hpcmaf.errors import StageError
 from hpcmaf.store import verify
 from hpcmaf.study import Study, load_study
 from hpcmaf.study.drive import plan_study, savings
-from hpcmaf.study.keys import task_keys
 from hpcmaf.study.sharing import adopt, shared_tasks
 from tests.study.studies import METHODS, PROFILE, SIZE, Hands, lay_out
 
@@ -22,7 +21,7 @@ from tests.study.studies import METHODS, PROFILE, SIZE, Hands, lay_out
 
 def keys_of(folder: Path, method: str, *overrides: str) -> dict[tuple[str, str], str]:
     (planned,) = plan_study(lay_out(folder, method, *overrides, iterations=2), PROFILE)
-    return dict(task_keys(planned.plan))
+    return dict(planned.keys)
 
 
 def equal_stages(one: dict[tuple[str, str], str], other: dict[tuple[str, str], str]) -> set[str]:
@@ -62,6 +61,7 @@ def test_what_methods_share(tmp_path: Path) -> None:
         ("model.dtype=bfloat16", set()),
         ("model.date='2026-03-04'", set()),
         ("selection.cut_off=keep", {"it00/eval", "it01/debate"}),
+        ("training.thinking=strip", {"it00/eval", "it01/debate"}),
         ("description=words", None),
     ],
 )
@@ -73,7 +73,7 @@ def test_keys_cover_what_determines_outputs(tmp_path: Path, override: str, kept:
         assert equal_stages(base, changed) == kept
     if override.startswith("seed"):
         (planned,) = plan_study(lay_out(tmp_path, "maft", seeds="[1]", iterations=2), PROFILE)
-        assert not set(task_keys(planned.plan).values()) & set(base.values())
+        assert not set(planned.keys.values()) & set(base.values())
 
 
 # --- sharing --------------------------------------------------------------------

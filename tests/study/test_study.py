@@ -7,16 +7,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from hpcmaf.errors import ConfigError, StageError
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store import verify
-from hpcmaf.study import load_study
+from hpcmaf.study import StudyRun, load_study
 from hpcmaf.study.drive import drive_study, plan_study, savings
-from hpcmaf.study.sharing import Planned
 from tests.jobs.playing import run_task
 from tests.study.studies import METHODS, PROFILE, SIZE, Hands, lay_out, study_file
 
@@ -102,10 +100,10 @@ def test_an_interrupted_study_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     total = sum(tasks - shared for tasks, shared, _ in savings(plan_study(study, PROFILE)))
     real, moments = hands.start, iter(range(1000))
 
-    def stopping(entry: Any, planned: Planned) -> None:
+    def stopping(one: StudyRun) -> None:
         if next(moments) in {1, 2, 4}:
             raise KeyboardInterrupt
-        real(entry, planned)
+        real(one)
 
     monkeypatch.setattr(hands, "start", stopping)
     stops = 0
@@ -121,10 +119,10 @@ def test_an_interrupted_study_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_one_failure_does_not_stop_the_others(tmp_path: Path, hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
     study, real = lay_out(tmp_path, METHODS), hands.start
 
-    def failing(entry: Any, planned: Planned) -> None:
-        if entry.label == "maft":
+    def failing(one: StudyRun) -> None:
+        if one.label == "maft":
             raise StageError("it00/eval 00000: broke")
-        real(entry, planned)
+        real(one)
 
     monkeypatch.setattr(hands, "start", failing)
     with pytest.raises(StageError, match=r"maft-seed0: it00/eval 00000: broke; mend that"):
@@ -147,22 +145,22 @@ def test_on_a_cluster_runs_wait_for_what_is_on_its_way(tmp_path: Path, hands: Ha
     queues: dict[RunDir, Iterator[None]] = {}
     together = []
 
-    def chain(entry: Any, planned: Planned) -> Iterator[None]:
-        for stage in planned.plan.stages:
+    def chain(one: StudyRun) -> Iterator[None]:
+        for stage in one.plan.stages:
             for task in stage.tasks:
-                if not planned.run.done(stage, task):
-                    hands.worked.append((entry.label, stage.id, task))
-                    run_task(planned, stage, task)  # type: ignore[arg-type]
+                if not one.run.done(stage, task):
+                    hands.worked.append((one.label, stage.id, task))
+                    run_task(one, stage, task)  # type: ignore[arg-type]
                     yield
 
-    def start(entry: Any, planned: Planned) -> None:
-        queues[planned.run] = chain(entry, planned)
+    def start(one: StudyRun) -> None:
+        queues[one.run] = chain(one)
 
-    def going(planned: Planned) -> bool:
+    def going(one: StudyRun) -> bool:
         together.append(len(queues))
-        if planned.run in queues and next(queues[planned.run], 0) == 0:
-            del queues[planned.run]
-        return planned.run in queues
+        if one.run in queues and next(queues[one.run], 0) == 0:
+            del queues[one.run]
+        return one.run in queues
 
     drive_study(study, PROFILE, lambda line: None, start, going, poll_seconds=0.0)
     assert len(hands.worked) == total

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcmaf.config.recipe import load_recipe
+from hpcmaf.config.load import load_recipe
 from hpcmaf.errors import ConfigError
 from hpcmaf.launch.prepare import draw
 from hpcmaf.tasks import get_task

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from hpcmaf.answers import AnswerForm
+from hpcmaf.config.load import load_recipe
 from hpcmaf.config.recipe import Selection as Rules
-from hpcmaf.config.recipe import load_recipe
 from hpcmaf.debate.protocol import Protocol, debate
 from hpcmaf.debate.society import Society
 from hpcmaf.engines import Sampling

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
-from hpcmaf.config.recipe import Lora, Training, load_recipe
+from hpcmaf.config.recipe import Lora, Training
 from hpcmaf.errors import ConfigError
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.run.directory import RunDir

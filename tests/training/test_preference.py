@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpcmaf.config.load import load_recipe
 from hpcmaf.config.recipe import Selection as Rules
-from hpcmaf.config.recipe import load_recipe
 from hpcmaf.errors import ConfigError, DataError
 from hpcmaf.selection.select import select, write_selection
 from hpcmaf.training.data import load_tokens
