@@ -5,12 +5,13 @@ worker processes, and only when the exact levels of `equivalent` cannot decide.
 """
 
 from hpcmaf.answers.equal import DEFAULT_DEADLINE_S, equivalent, warm_up
-from hpcmaf.answers.extract import AnswerForm, extract, last_box, opened_thought, spoken
+from hpcmaf.answers.extract import AnswerForm, closing_mark, extract, last_box, opened_thought, spoken
 from hpcmaf.answers.vote import Vote, vote
 
 __all__ = [
     "DEFAULT_DEADLINE_S",
     "AnswerForm",
+    "closing_mark",
     "Vote",
     "equivalent",
     "extract",

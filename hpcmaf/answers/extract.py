@@ -103,6 +103,16 @@ def opened_thought(text: str) -> re.Match[str] | None:
     return opened if opened and not text[opened.end() :].strip() else None
 
 
+def closing_mark(text: str) -> str:
+    """What ends the thought that a text is in; nothing where it is in none."""
+    closed = last_match(_CLOSED, text)
+    opened = _OPENED.search(text, closed.end() if closed else 0)
+    if opened is None:
+        return ""
+    mark = opened[0]
+    return mark.replace("begin", "end") if "|" in mark else f"{mark[0]}/{mark[1:-1].split()[0]}{mark[-1]}"
+
+
 def spoken(text: str) -> str:
     """What a response says after its thoughts; nothing where they never end."""
     closed = last_match(_CLOSED, text)

@@ -111,6 +111,15 @@ class Sampling(Strict):
     stop: list[Annotated[str, Field(min_length=1)]] = Field(
         [], max_length=16, description="texts that end a response, which does not show them"
     )
+    thinking_tokens: int = Field(
+        0, ge=0, description="a thought longer than so many tokens is closed, and the answer follows; 0 is no limit"
+    )
+
+    @model_validator(mode="after")
+    def _room_to_answer(self) -> Sampling:
+        if self.thinking_tokens >= self.max_new_tokens:
+            raise ValueError("thinking_tokens leaves no room for an answer; set it below max_new_tokens")
+        return self
 
 
 class Selection(Strict):

@@ -26,6 +26,9 @@ class Sampling:
         by, or multiplied with where they are negative; 1 is none.
     stop
         Texts that end a response, which does not show them.
+    thinking_tokens
+        A thought that is not over after so many tokens is closed, and the
+        answer follows within ``max_new_tokens``; 0 is no such limit.
     """
 
     temperature: float = 1.0
@@ -35,12 +38,15 @@ class Sampling:
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     stop: tuple[str, ...] = ()
+    thinking_tokens: int = 0
 
     @property
     def further(self) -> dict[str, Any]:
         """Settings beyond the first three that are not at their defaults, by the names that vLLM gives them."""
-        names = ("top_k", "min_p", "repetition_penalty", "stop")
-        return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(_DEFAULTS, name)}
+        names = {name: name for name in ("top_k", "min_p", "repetition_penalty", "stop")}
+        names["thinking_tokens"] = "thinking_token_budget"
+        changed = {name: getattr(self, name) for name in names if getattr(self, name) != getattr(_DEFAULTS, name)}
+        return {names[name]: value for name, value in changed.items()}
 
 
 _DEFAULTS = Sampling()
@@ -63,6 +69,8 @@ class Request:
     logprobs
         Whether to return log-likelihoods. Such a request may end with an
         assistant turn: then its tokens are scored and nothing is generated.
+    begun
+        Tokens that the response begins with; the completion has them too.
     """
 
     key: str
@@ -71,6 +79,7 @@ class Request:
     seed: int
     sampling: Sampling
     logprobs: bool = False
+    begun: tuple[int, ...] = ()
 
     @property
     def scored(self) -> bool:

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from hpcmaf.answers import opened_thought
+from hpcmaf.answers import closing_mark, opened_thought
 from hpcmaf.errors import EngineError
 
 if TYPE_CHECKING:
@@ -264,7 +264,12 @@ class ChatFormat:
         mark = opened_thought(tail)
         if mark is None:
             return "", ""
-        return tail[mark.start() :], f"{mark[0][0]}/{mark[0][1:]}\n\n"
+        return tail[mark.start() :], f"{closing_mark(mark[0])}\n\n"
+
+    def closing(self, text: str) -> list[int]:
+        """Tokens that end the thought that a response is in; none where it is in none."""
+        mark = closing_mark(text)
+        return self._plain_ids(f"\n{mark}\n\n") if mark else []
 
     def sample(
         self, messages: Sequence[Message], loss_on: Literal["last_turn", "all_turns"] = "last_turn", *,

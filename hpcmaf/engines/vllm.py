@@ -132,6 +132,10 @@ class VllmEngine(HttpEngine):
         self._groups = {}
         super().close()
 
+    async def complete(self, request: Request) -> Completion:
+        """Generate one completion; see ``HttpEngine``."""
+        return await self.prompts.complete(request, super().complete, self._on_batch)
+
     async def answer(self, request: Request) -> Completion:
         """Complete a request."""
         prompt, sampling = self.prompts.ids(request), request.sampling

@@ -48,7 +48,8 @@ def run_debate_shard(context: TaskContext) -> None:
     one = rationalise if reads_gold else debate
     target = context.run.shard(context.iteration, stage.kind, shard)
     journal = Journal(context.run.journal(target))
-    watch = _Watch(context, len(problems) * calls_per_problem(protocol, society.agents))
+    requests = 2 if protocol.sampling.thinking_tokens and context.profile.generation.engine != "endpoint" else 1
+    watch = _Watch(context, len(problems) * calls_per_problem(protocol, society.agents) * requests)
     watch.engine = engine = make_engine(context, models, journal, watch)
     try:
         transcripts = asyncio.run(debate_all(problems, society, protocol, engine, one=one, reads_gold=reads_gold))

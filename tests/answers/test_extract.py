@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcmaf.answers import AnswerForm, extract
+from hpcmaf.answers import AnswerForm, closing_mark, extract, spoken
 
 ROWS: dict[str, list[tuple[str, str | None]]] = {
     "number": [
@@ -298,3 +298,23 @@ def test_a_boxed_integer_is_found_after_any_text(value: int, before: str) -> Non
 def test_results_of_worked_arithmetic_keep_their_sign(value: int) -> None:
     assert extract(f"3*4=12, 12-30={value}", AnswerForm.NUMBER) == str(value)
     assert extract(f"so it is {value}.", AnswerForm.NUMBER) == str(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "mark"),
+    [
+        ("<think>1 + 1", "</think>"),
+        ("a <think>b</think> c <Thinking>d", "</Thinking>"),
+        ("[THINK]x", "[/THINK]"),
+        ('<think about="it">x', "</think>"),
+        ("<seed:think>x", "</seed:think>"),
+        ("\u25c1think\u25b7x", "\u25c1/think\u25b7"),
+        ("<|begin_of_thought|>x", "<|end_of_thought|>"),
+        ("<think>1 + 1</think> 2", ""),
+        ("x</think> 2", ""),
+        ("2", ""),
+    ],
+)
+def test_what_ends_a_thought(text: str, mark: str) -> None:
+    assert closing_mark(text) == mark
+    assert spoken(f"{text}{mark}2").endswith("2")

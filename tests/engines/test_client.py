@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,8 @@ def test_counts_come_from_the_reply_and_survive_a_kill(there: There, tmp_path: P
     assert body == {"model": "big", "messages": [{"role": "user", "content": body["messages"][0]["content"]}],
                     "temperature": 0.7, "top_p": 0.9, "max_tokens": 100, "seed": 5}  # fmt: skip
     assert run(there, requests, Journal(tmp_path / "j")) == made
+    run(there, [replace(requests[0], sampling=Sampling(top_k=3, thinking_tokens=9))])
+    assert there.bodies.pop().items() >= {"top_k": 3, "thinking_token_budget": 9, "max_tokens": 2048}.items()
     assert len(there.bodies) == 6, "nothing that was answered is asked again"
 
 

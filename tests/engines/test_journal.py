@@ -58,6 +58,8 @@ def test_every_cut_leaves_the_whole_lines(tmp_path_factory: pytest.TempPathFacto
         replace(REQUEST, sampling=Sampling(temperature=0.5)),
         replace(REQUEST, sampling=Sampling(top_p=0.8)),
         replace(REQUEST, sampling=Sampling(max_new_tokens=7)),
+        replace(REQUEST, sampling=Sampling(thinking_tokens=7)),
+        replace(REQUEST, begun=(7,)),
     ],
 )
 def test_another_request_is_not_answered(tmp_path: Path, other: Request) -> None:
