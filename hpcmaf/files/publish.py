@@ -20,7 +20,6 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
@@ -109,8 +108,7 @@ def _parse_float(text: str) -> float:
     return value
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(Record):
     """What a published file must look like.
 
     Attributes
@@ -119,26 +117,18 @@ class Manifest:
         Of the file.
     rows
         Records in it (problems of a store, lines of a dataset).
-    schema
-        Name and version of its layout, e.g. ``"hpcmaf-debate/1"``.
+    layout
+        Name and version of its layout, e.g. ``"hpcmaf-debate/1"``; the file calls it ``schema``.
     extra
         Anything its writer wants to hand on (ledger rows, counts).
     """
 
-    sha256: str
-    bytes: int
-    rows: int
-    schema: str
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-
-class _ManifestFile(Record):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     sha256: str
     bytes: Count
     rows: Count
-    schema_: str = Field(alias="schema")
+    layout: str = Field(alias="schema")
     extra: dict[str, Any] = {}
 
 
@@ -248,8 +238,9 @@ def write_json(target: Path, value: Any) -> None:
 
 def write_manifest(path: Path, *, rows: int, schema: str, extra: Mapping[str, Any] | None = None) -> Manifest:
     """Describe a published file; call after the file is in place."""
-    manifest = Manifest(file_sha256(path), path.stat().st_size, rows, schema, dict(extra or {}))
-    write_json(manifest_path(path), asdict(manifest))
+    about = {"sha256": file_sha256(path), "bytes": path.stat().st_size, "rows": rows, "schema": schema}
+    manifest = Manifest.model_validate(about | {"extra": dict(extra or {})})
+    write_json(manifest_path(path), manifest.model_dump(by_alias=True))
     return manifest
 
 
@@ -263,7 +254,7 @@ def read_manifest(path: Path) -> Manifest | None:
     """
     where = manifest_path(path)
     try:
-        return Manifest(**read_json(where, _ManifestFile))
+        return Manifest.model_validate(read_json(where, Manifest))
     except FileNotFoundError:
         return None
     except DataError as error:

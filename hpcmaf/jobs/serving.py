@@ -13,7 +13,8 @@ from hpcmaf.engines.basemodel import base_model, load
 from hpcmaf.engines.options import AdapterShape
 from hpcmaf.errors import DataError
 from hpcmaf.files.publish import read_json
-from hpcmaf.run.directory import Ended, RunDir
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.records import Ended
 
 
 def trained_agents(recipe: Recipe) -> Sequence[str]:

@@ -24,8 +24,8 @@ from hpcmaf.evaluation.alarm import Reading, readings
 from hpcmaf.files.publish import Record, parse_json, read_bytes
 from hpcmaf.report.shape import Diversity, read_metrics
 from hpcmaf.run.directory import RunDir
-from hpcmaf.run.markers import LedgerRow
 from hpcmaf.run.plan import Plan
+from hpcmaf.run.records import LedgerRow
 
 
 class _Ledger(Record):

@@ -8,30 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.errors import DataError
-from hpcmaf.files.publish import Amount, Count, Record, read_json, write_json
+from hpcmaf.files.publish import Record, read_json, write_json
+from hpcmaf.run.records import Cause, Facts
 
 _FACTS, _CAUSE = "attempt.json", "cause.json"
-
-
-class _Facts(Record):
-    submission: str = ""
-    job: str | None = None
-    node: str = ""
-    log: str = ""
-    restarts: Count = 0
-    started: Amount | None = None
-    progress: Count = 0
-
-
-class _Cause(Record):
-    type: str = ""
-    message: str = ""
-    expected: bool = False
-    exit_code: int | None = 1
-    pid: int | None = None
-    traceback: str = ""
-    kind: str | None = None
-    errno: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +71,7 @@ def all_attempts(task: Path) -> list[Attempt]:
 
 def read(folder: Path) -> Attempt:
     """What an attempt has left."""
-    return Attempt(folder, _read(folder / _FACTS, _Facts) or {}, read_cause(folder))
+    return Attempt(folder, _read(folder / _FACTS, Facts) or {}, read_cause(folder))
 
 
 def leave_cause(folder: Path, cause: Mapping[str, Any]) -> None:
@@ -102,7 +82,7 @@ def leave_cause(folder: Path, cause: Mapping[str, Any]) -> None:
 
 def read_cause(folder: Path) -> Mapping[str, Any] | None:
     """Why an attempt failed; ``None`` when it wrote none (it was killed)."""
-    return _read(folder / _CAUSE, _Cause)
+    return _read(folder / _CAUSE, Cause)
 
 
 def _read(path: Path, model: type[Record]) -> dict[str, Any] | None:

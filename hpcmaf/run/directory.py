@@ -12,41 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field
-
-from hpcmaf.debate.health import Health
 from hpcmaf.errors import DataError, PlanChangedError, RunBusyError
 from hpcmaf.files.locking import lock
-from hpcmaf.files.publish import Amount, Count, Record, file_sha256, read_bytes, read_json, write_json, write_text
-from hpcmaf.run.markers import Marker
+from hpcmaf.files.publish import file_sha256, read_bytes, read_json, write_json, write_text
 from hpcmaf.run.plan import Plan, Stage, stage_id
+from hpcmaf.run.records import Ended, Marker, Selection, Trained
 from hpcmaf.tasks.problems import Problem, from_lines, to_lines
-
-
-class _Chosen(Record):
-    kept: Count
-    realised_w: Amount | None = None
-
-
-class _Selection(Record):
-    health: Health | None = None
-    datasets: dict[str, _Chosen]
-    agreement: list[Amount] = []
-
-
-class Ended(Record):
-    """Of ``ended.json``: the last iteration, the one to use, and what has rung the alarm, if it was that."""
-
-    iteration: Annotated[int, Field(ge=1)]
-    kept: Count
-    alarm: list[str]
-
-
-class _Trained(Record):
-    samples: Count
-    dropped_too_long: Count
 
 
 def _file(name: str, what: str) -> Any:
@@ -138,11 +111,11 @@ class RunDir:
         OSError, DataError
             There is none, or a file is damaged.
         """
-        selection = read_json(self.data(t) / "selection.json", _Selection)
+        selection = read_json(self.data(t) / "selection.json", Selection)
         for agent, found in selection["datasets"].items():
             report = self.agent(t, agent) / "training.json"
-            trained = read_json(report, _Trained) if report.exists() else {}
-            found |= {name: trained[name] for name in _Trained.model_fields if name in trained}
+            trained = read_json(report, Trained) if report.exists() else {}
+            found |= {name: trained[name] for name in Trained.model_fields if name in trained}
         return selection
 
     def agent(self, t: int, agent: str) -> Path:
@@ -318,10 +291,7 @@ class RunDir:
             The file is missing or is not the one the run was planned with.
         """
         path = self.problems(split)
-        try:
-            data = read_bytes(path)
-        except FileNotFoundError:
-            data = b""
+        data = read_bytes(path) if path.exists() else b""
         if hashlib.sha256(data).hexdigest() != plan.problems[split]["sha256"]:
             raise PlanChangedError(
                 f"{path}: not the problems this run was planned with; start a new run with --run NAME"

@@ -99,8 +99,8 @@ def _check_content(path: Path) -> None:
     manifest = None
     with suppress(StoreError, OSError):  # which the check before has found
         manifest = read_manifest(path)
-    if manifest is not None and manifest.schema != MANIFEST_SCHEMA:
-        what = f"manifest says schema {manifest.schema!r}, not {MANIFEST_SCHEMA!r}"
+    if manifest is not None and manifest.layout != MANIFEST_SCHEMA:
+        what = f"manifest says schema {manifest.layout!r}, not {MANIFEST_SCHEMA!r}"
         raise StoreError(f"{path}: {what}; read it with the version of hpcmaf that wrote it")
     with Store(path) as store:
         if manifest is not None and manifest.rows != len(store):

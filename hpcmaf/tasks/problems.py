@@ -79,7 +79,7 @@ class _Extra(Record):
 def manifests(source: Path) -> dict[str, Manifest]:
     """Split name to manifest, for a prepared folder or file; empty for anything else."""
     paths = [source / f"{name}.jsonl" for name in FILES] if source.is_dir() else [source]
-    found = {path: manifest for path in paths if (manifest := read_manifest(path)) and manifest.schema == SCHEMA}
+    found = {path: manifest for path in paths if (manifest := read_manifest(path)) and manifest.layout == SCHEMA}
     for path, manifest in found.items():
         try:
             _Extra.model_validate(manifest.extra)

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from hpcmaf.cli import cli
-from hpcmaf.config.profile import load_profile
 from hpcmaf.config.load import load_recipe
+from hpcmaf.config.profile import load_profile
 from hpcmaf.debate.consensus import consensus, undecided
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.engines import Request

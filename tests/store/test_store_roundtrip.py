@@ -75,7 +75,7 @@ def test_any_text_survives(content: tuple[StoreInfo, list[Transcript]]) -> None:
         path = Path(folder) / "a.h5"
         manifest = write_store(path, info, iter(made))
         assert manifest.rows == len(made)
-        assert manifest.schema == "hpcmaf-debate/1"
+        assert manifest.layout == "hpcmaf-debate/1"
         with Store(path) as store:
             assert store.info == info
             assert store.problem_ids == [t.problem.id for t in made]

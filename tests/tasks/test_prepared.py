@@ -31,7 +31,7 @@ def test_prepared_and_raw_draw_the_same(folder, gsm8k_folder) -> None:
 
 def test_manifest_records_source_and_counts(folder, gsm8k_folder) -> None:
     manifest = read_manifest(folder / "train.jsonl")
-    assert manifest.rows == 20 and manifest.schema == "hpcmaf-problems/1"
+    assert manifest.rows == 20 and manifest.layout == "hpcmaf-problems/1"
     assert manifest.sha256 == file_sha256(folder / "train.jsonl")
     assert manifest.extra["task"] == "gsm8k" and manifest.extra["source"] == str(gsm8k_folder)
     assert manifest.extra["counts"]["problems"] == 20
