@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from hpcmaf.evaluation import Ratio, outcomes, ratio
+from hpcmaf.evaluation import outcomes
 from hpcmaf.report.compare import TEST, Test, family
 from hpcmaf.report.groups import Group
 from hpcmaf.report.learned import health_table, learned_table
@@ -25,7 +25,7 @@ DIVERSITY = {
 
 def behaviour_tables(group: Group) -> list[Table]:
     """All that the runs of a group have the metrics for."""
-    makers = (health_table, learned_table, _agents, _debate_tests, _movement, _errors, diversity_table)
+    makers = (health_table, learned_table, _agents, _debate_tests, _movement, diversity_table)
     return [table for make in makers if (table := make(group)).rows]
 
 
@@ -89,46 +89,6 @@ def _counted(group: Group, t: int, read: Callable[[Iteration], Mapping[str, Any]
     """A share of opportunities, and of how many in all runs."""
     of = sum(one["of"] for i in group.at(t) if (one := read(i)))
     return f"{estimate(group.over(t, read))} (of {of:,})"
-
-
-def _errors(group: Group) -> Table:
-    """Whether a wrong vote had a right answer beside it, and whether the last vote found it.
-
-    A debate can only pick an answer that an agent has given, or work the problem out
-    anew. Which of the two there was to do says why critics gain much or
-    little: nothing to pick, or right answers that they let go.
-    """
-    names = ("first vote wrong", "somebody right", "then found", "found though nobody had it")
-    rows = []
-    for t in group.complete:
-        if any(map(_wrong_votes, group.at(t))):
-            wrong, *rest = (lambda i, name=name: _wrong_votes(i).get(name) for name in names)
-            cells = (_counted(group, t, read) for read in rest)
-            rows.append((iteration_name(t), estimate(group.over(t, wrong)), *cells))
-    note = (
-        "Percent ± standard error over problems, of how many in brackets. First vote wrong: the majority of the first "
-        "answers. Somebody right: of those problems, where an agent's first answer is right. Then found, and found "
-        "though nobody had it: the last round's vote is right after all."
-    )
-    return Table(f"{group.label}: where the first vote is wrong", ("iteration", *names), tuple(rows), note)
-
-
-def _wrong_votes(iteration: Iteration) -> dict[str, Ratio]:
-    """The shares of an iteration; none where single answers are not known, or are those of one agent."""
-    answers = iteration.metrics["scores"].get("agents") or [[]]
-    if len(answers[0]) < 2:
-        return {}
-    first, last = ([mark == "1" for mark in marks] for marks in iteration.votes)
-    some = ["1" in each for each in zip(*answers[0], strict=True)]
-    wrong = [not vote for vote in first]
-    had = [vote and one for vote, one in zip(wrong, some, strict=True)]
-    lacked = [vote and not one for vote, one in zip(wrong, some, strict=True)]
-    return {
-        "first vote wrong": ratio(wrong, [True] * len(wrong)),
-        "somebody right": ratio(had, wrong),
-        "then found": ratio([one and vote for one, vote in zip(had, last, strict=True)], had),
-        "found though nobody had it": ratio([one and vote for one, vote in zip(lacked, last, strict=True)], lacked),
-    }
 
 
 def diversity_table(group: Group) -> Table:

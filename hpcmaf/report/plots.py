@@ -28,11 +28,6 @@ MOST_NAMED = 12
 MOST_PANELS = 6
 # Inches: of every plot, of a panel, of a letter in the legend.
 WIDTH, HEIGHT, _LETTER = 9.0, 3.1, 0.072
-# Letters that a font lacks are taken from the next that is installed.
-FONTS = (
-    *("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "PingFang SC", "Microsoft YaHei"),
-    *("Noto Sans Devanagari", "Noto Sans Arabic", "Unifont"),
-)
 RC = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -127,13 +122,10 @@ def save_plots(groups: Sequence[Group], out: Path) -> list[Plot]:
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.font_manager import fontManager
 
-    installed = set(fontManager.get_font_names())
-    font = {"font.family": [name for name in FONTS if name in installed]}
     plots = plots_of(groups)
     # A context, and figures of its own: whoever imports this keeps their backend and settings.
-    with matplotlib.rc_context(RC | font), warnings.catch_warnings():
+    with matplotlib.rc_context(RC), warnings.catch_warnings():
         # A box in the PNG; the SVG, which the page shows, has the letter itself.
         warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from")
         for plot in plots:
