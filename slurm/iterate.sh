@@ -22,7 +22,7 @@ OPTION is any of 'hpcmaf submit --help', such as
   --dry-run          show jobs, batch scripts and their cost, and submit nothing
 
 The same command resumes a run that was stopped. Where jobs may not submit
-jobs, use the second form on a login node, with 'chain: presubmitted' in PROFILE.
+jobs, use the second form on a login node, again whenever a stage has ended.
 
 Account and partition of this first job are sbatch's options, those of all other
 jobs PROFILE's (slurm/README.md). Its log is hpcmaf-iterate-JOB.log here.

@@ -113,10 +113,9 @@ def _shown(sent: Recording, stage: str | None) -> list[Submission]:
 
 def _headline(options: RunOptions, plan: Plan) -> str:
     recipe, profile = options.recipe, options.profile
-    where = f"slurm, {profile.cluster.chain}" if profile.launcher == "slurm" else profile.launcher
     return (
         f"{options.run.root}: {recipe.method} on {recipe.task.name}, N={recipe.debate.agents}, "
-        f"M={recipe.debate.rounds}, {plan.iterations} iterations; profile {profile.name} ({where})"
+        f"M={recipe.debate.rounds}, {plan.iterations} iterations; profile {profile.name} ({profile.launcher})"
     )
 
 

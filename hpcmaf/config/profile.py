@@ -17,11 +17,14 @@ from hpcmaf.cores import usable_cores
 from hpcmaf.engines.options import Endpoint, VllmOptions
 from hpcmaf.files.yaml import Strict, apply_overrides, find_yaml, read_mapping, shipped_folder, validate
 
-# Options under generation that an earlier version wrote into the profiles of its runs; all were for speed alone.
-RETIRED = (
-    *("engine_process", "fold_adapters", "lookup_tokens", "prompts_every", "record_prompts"),
-    *("data_parallel", "loaded_models", "max_num_batched_tokens"),
-)
+# Options that an earlier version wrote into the profiles of its runs, by section, and what happens without them.
+RETIRED: dict[str, dict[str, object]] = {
+    "generation": dict.fromkeys(
+        ("engine_process", "fold_adapters", "lookup_tokens", "prompts_every", "record_prompts")
+        + ("data_parallel", "loaded_models", "max_num_batched_tokens")
+    ),
+    "slurm": {"chain": "gated", "avoid_failed_nodes": True},
+}
 
 
 class Generation(VllmOptions):
@@ -144,10 +147,11 @@ def load_profile(
     """
     path = find_yaml(name, shipped_folder("profiles", "slurm/profiles"), "profile", "--profile ")
     values = {"name": path.stem} | read_mapping(path)
-    if isinstance(generation := values.get("generation"), dict):
-        if retired := [key for key in RETIRED if key in generation]:
-            print(f"{path}: options of an earlier version are ignored: {', '.join(retired)}", file=sys.stderr)
-        values["generation"] = {key: value for key, value in generation.items() if key not in RETIRED}
+    for name, retired in RETIRED.items():
+        if isinstance(section := values.get(name), dict):
+            if other := [key for key, value in retired.items() if key in section and section[key] != value]:
+                print(f"{path}: options of an earlier version are ignored: {', '.join(other)}", file=sys.stderr)
+            values[name] = {key: value for key, value in section.items() if key not in retired}
     profile = validate(Profile, apply_overrides(values, overrides), str(path))
     if profile.slurm is None or environment is None or "SLURM_JOB_ID" in environment:
         return profile

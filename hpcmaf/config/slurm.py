@@ -107,11 +107,6 @@ class GateJob(Resources):
 class Slurm(Strict):
     """One cluster; ``slurm/README.md`` says more of every key."""
 
-    chain: Literal["gated", "presubmitted"] = Field(
-        "gated",
-        description="gated: after each stage a one-CPU job submits the next; presubmitted: all is queued at once, for sites "
-        "where jobs may not submit jobs",
-    )
     account: Word | None = None
     partition: Word | None = None
     qos: Word | None = None
@@ -127,7 +122,6 @@ class Slurm(Strict):
     max_array_size: int | None = Field(None, ge=1, description="most tasks of one job array; left out, Slurm's own")
     signal_seconds: int = Field(120, ge=5, description="seconds before the time limit, to save and requeue")
     command_seconds: float = Field(60.0, gt=0, le=1e6, description="how long one call of sbatch, squeue, ... may take")
-    avoid_failed_nodes: bool = Field(True, description="whether a task is kept off the node that failed under it")
     patience_minutes: float = Field(
         30.0, ge=0, le=1e6, description="how long a gate waits for a controller that is away"
     )

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -34,7 +35,7 @@ def request_digest(request: Request) -> str:
 
 
 class Journal:
-    """Append-only log of completions; tolerates a torn last line.
+    """Append-only log of completions; a damaged line costs what it held, and no more.
 
     One writer at a time (the task's claim sees to that). ``seconds`` is the
     generation time of what it had when it was opened, so that a resumed task
@@ -52,22 +53,27 @@ class Journal:
 
     def _load(self, file: IO[bytes]) -> None:
         file.seek(0)
-        intact = 0
+        whole = damaged = 0
         for line in file:
+            if not line.endswith(b"\n"):
+                break
+            whole += len(line)
             try:
                 entry = json.loads(line)
-                if not line.endswith(b"\n"):
-                    break
                 rows = {digest: [*map(_tuple, row)] for digest, *row in entry["completions"]}
                 completions = {digest: Completion(*row) for digest, row in rows.items()}
+                seconds = float(entry["seconds"])
             except (ValueError, KeyError, TypeError):
-                break
+                damaged += 1
+                continue
             self._known.update(completions)
-            self.seconds += entry["seconds"]
-            intact += len(line)
+            self.seconds += seconds
         # What follows was being written when the process died; new lines must not be glued to it.
-        file.truncate(intact)
+        file.truncate(whole)
         file.seek(0, os.SEEK_END)
+        if damaged:
+            again = "what they held is generated again"
+            print(f"{self.path}: {damaged} line(s) are damaged; {again}", file=sys.stderr, flush=True)
 
     def __len__(self) -> int:
         """Completions that earlier attempts made."""

@@ -14,24 +14,28 @@ from pathlib import Path
 
 from hpcmaf.errors import PlatformError, RunBusyError
 
+# All locks of the machine, as Linux lists them.
+_LOCKS = Path("/proc/locks")
 # What a file system says that has no locks.
 _NO_FLOCK = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL})
 
 
-def lock_holders() -> dict[int, int]:
+def lock_holders() -> dict[int, int] | None:
     """Inodes of the files that are locked on this machine, with the process id of each lock's owner.
+
+    ``None`` where the system keeps no such list.
 
     Reads the kernel's list instead of trying the locks: a process that tries one has it
     for a moment, and could turn away a task that begins in that moment.
     """
-    holders = {}
-    with open("/proc/locks", encoding="ascii") as lines:
-        for line in lines:
-            # 1: FLOCK  ADVISORY  WRITE 4711 fe:01:262401 0 EOF; "->" stands before those who wait
-            fields = line.split()
-            if len(fields) == 8 and fields[1] == "FLOCK":
-                holders[int(fields[5].rpartition(":")[2])] = int(fields[4])
-    return holders
+    try:
+        lines = _LOCKS.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    # 1: FLOCK  ADVISORY  WRITE 4711 fe:01:262401 0 EOF; "->" stands before those who wait
+    known = (line.split() for line in lines)
+    held = (fields for fields in known if len(fields) == 8 and fields[1] == "FLOCK")
+    return {int(fields[5].rpartition(":")[2]): int(fields[4]) for fields in held}
 
 
 @contextmanager

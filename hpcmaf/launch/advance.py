@@ -41,15 +41,13 @@ def advance(scheduler: Scheduler, attempts: int, states: States | None = None) -
     if scheduler.stopped():
         return states
     refused: SlurmError | None = None
-    for stage in states.unfinished() if scheduler.ahead else states.ready():
+    for stage in states.ready():
         try:
             if (stop := _submit_missing(scheduler, states, stage, attempts)) is not None:
                 scheduler.cancel(stop)
                 return states
         except SlurmError as error:
             refused = refused or error
-            if scheduler.ahead:  # what follows would wait for nothing
-                break
     try:
         scheduler.settle(states)
     except SlurmError as error:
@@ -81,12 +79,13 @@ def _submit_missing(scheduler: Scheduler, states: States, stage: Stage, attempts
             return Stop(reason=reason, stage=stage.id, task=task, kind=cause.kind, log=cause.log)
         if task not in judged:
             scheduler.say(f"{stage.id} {task}: {decision.why}; submitting it again")
-        again.setdefault((submission.halvings + decision.halve, _avoided(scheduler, key)), []).append(task)
+        avoided = tuple(nodes_to_avoid(log.verdicts, key))
+        again.setdefault((submission.halvings + decision.halve, avoided), []).append(task)
     # Those that were tried before come first: they are known to be worth the wait.
     for (halvings, exclude), tasks in again.items():
         scheduler.submit(stage, tasks, halvings=halvings, exclude=exclude)
     if fresh:
-        scheduler.submit(stage, fresh, exclude=_avoided(scheduler))
+        scheduler.submit(stage, fresh, exclude=nodes_to_avoid(log.verdicts))
     return None
 
 
@@ -94,10 +93,6 @@ def _judged(scheduler: Scheduler, key: TaskKey) -> Verdict | None:
     """The verdict on a task's latest submission."""
     verdicts, latest = scheduler.log.verdicts.get(key), scheduler.log.latest.get(key)
     return verdicts[-1] if verdicts and latest and verdicts[-1].submission == latest[0].name else None
-
-
-def _avoided(scheduler: Scheduler, key: TaskKey | None = None) -> tuple[str, ...]:
-    return tuple(nodes_to_avoid(scheduler.log.verdicts, key)) if scheduler.avoids_nodes else ()
 
 
 def start_afresh(scheduler: Scheduler) -> None:

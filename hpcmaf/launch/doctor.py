@@ -97,7 +97,7 @@ def examine(profile: Profile, run: RunDir, *, probe_seconds: float | None = None
         from hpcmaf.launch.probe import examine_nodes
 
         yield from examine_nodes(profile, run, seconds=probe_seconds)
-    elif profile.cluster.chain == "gated":
+    else:
         yield warning("sbatch in jobs", "whether jobs may submit jobs is not known", "--probe finds out")
 
 

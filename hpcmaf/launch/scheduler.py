@@ -56,17 +56,11 @@ class Scheduler(ABC):
     ----------
     log
         What was submitted for the run, and what became of it.
-    ahead
-        Whether it takes stages whose inputs are still being made.
-    avoids_nodes
-        Whether tasks are kept off nodes where they failed.
     """
 
     run: RunDir
     plan: Plan
     log: Submissions
-    ahead = False
-    avoids_nodes = False
 
     @abstractmethod
     def states(self) -> States:

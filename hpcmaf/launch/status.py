@@ -67,7 +67,7 @@ class Status:
         """0 while the run is well, 15 when it was stopped or has stalled, 13 when Slurm does not answer."""
         if self.survey.state in {"stopped", "stalled"}:
             return ChainStoppedError.exit_code
-        return SlurmError.exit_code if self.survey.state == "unknown" else 0
+        return SlurmError.exit_code if self.survey.state == "unknown" and self.launcher == "slurm" else 0
 
     @property
     def over(self) -> bool:
@@ -247,7 +247,7 @@ def _next(run: RunDir, plan: Plan, profile: Profile, found: Survey) -> str:
     submit, retry = f"hpcmaf submit --recipe {recipe} --profile {own} --run {root}", f"hpcmaf retry {root}"
     if found.state == "done":
         return "" if run.report.is_dir() or found.gates else f"hpcmaf aggregate {root}"
-    if found.state == "unknown":
+    if found.state == "unknown" and profile.launcher == "slurm":
         return f"hpcmaf doctor --run {root}"
     if found.state in {"running", "queued"}:
         return f"hpcmaf logs {root} --failed" if found.failures else ""

@@ -115,6 +115,8 @@ def _on_machine(run: RunDir, plan: Plan, profile: Profile) -> Survey:
         result.state = "done"
     elif pid is not None:
         result.state, result.why = "running", f"driven by process {pid}"
+    elif locks is None:
+        result.why = "this system has no /proc/locks, which tells whether anybody drives it"
     elif result.failures:
         result.state, result.why = "stopped", f"{len(result.failures)} task(s) failed"
     else:
@@ -122,9 +124,9 @@ def _on_machine(run: RunDir, plan: Plan, profile: Profile) -> Survey:
     return result
 
 
-def _holder(path: os.PathLike[str], locks: Mapping[int, int]) -> int | None:
+def _holder(path: os.PathLike[str], locks: Mapping[int, int] | None) -> int | None:
     try:
-        return locks.get(os.stat(path).st_ino)
+        return (locks or {}).get(os.stat(path).st_ino)
     except FileNotFoundError:
         return None
 
@@ -150,7 +152,7 @@ def _on_cluster(run: RunDir, plan: Plan, profile: Profile) -> Survey:
     result.gates = [gate.job for gate in snapshot.gates if gate.job]
     if jobs is not None:
         _find_failures(run, log, snapshot, result)
-    _judge(run, profile, log, snapshot, result, jobs is not None)
+    _judge(run, log, snapshot, result, jobs is not None)
     if result.state not in {"done", "stopped", "unknown"}:
         notes += _reasons(snapshot, profile)
     if log.refused and result.state != "done":
@@ -189,8 +191,8 @@ def _find_failures(run: RunDir, log: Submissions, snapshot: Snapshot, result: Su
             result.again.add(key)
 
 
-def _judge(run: RunDir, profile: Profile, log: Submissions, snapshot: Snapshot, result: Survey, answered: bool) -> None:
-    gated, holder = profile.cluster.chain == "gated", driver(run)
+def _judge(run: RunDir, log: Submissions, snapshot: Snapshot, result: Survey, answered: bool) -> None:
+    holder = driver(run)
     if not snapshot.unfinished():
         result.state = "done"
     elif result.stopped is not None:
@@ -202,16 +204,16 @@ def _judge(run: RunDir, profile: Profile, log: Submissions, snapshot: Snapshot, 
         running, queued = sum(map(len, result.running.values())), sum(map(len, result.pending.values()))
         gates = f"gate {', '.join(result.gates)}" if result.gates else "no gate"
         result.state = "running" if any(job.running for job in snapshot.jobs) else "queued"
-        result.why = f"{running} running, {queued} queued, {gates} behind them" if gated else "queued as a whole"
-        if gated and not result.gates and holder is None:
+        result.why = f"{running} running, {queued} queued, {gates} behind them"
+        if not result.gates and holder is None:
             result.notes.append("no gate is behind what runs: the chain will stall; 'hpcmaf submit' sets one")
     elif holder is not None:
         result.state, result.why = "running", f"process {holder} is submitting"
     elif not log.submissions:
         result.state, result.why = "stalled", "nothing of it was submitted yet"
     else:
-        lacking = "no gate is left to move it on" if gated else "nothing is left in the queue"
-        result.state, result.why = "stalled", f"work is left, but Slurm has none of it, and {lacking}"
+        result.state = "stalled"
+        result.why = "work is left, but Slurm has none of it, and no gate is left to move it on"
 
 
 def _reasons(snapshot: Snapshot, profile: Profile) -> Iterable[str]:

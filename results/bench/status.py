@@ -21,12 +21,10 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from hpcmaf.launch.slurm.commands import _QUEUE_FORMAT
+from hpcmaf.launch.slurm.commands import SQUEUE
 from hpcmaf.run.directory import RunDir
 from tests.launch.made_runs import attempted, finish, make_run, submitted
 from tests.slurm.cluster import Cluster
-
-SQUEUE = ["squeue", "--me", "--states=all", "--noheader", "--array", "-o", _QUEUE_FORMAT]
 
 
 def fill(root: Path, slurm: Cluster) -> RunDir:
@@ -64,7 +62,7 @@ def main(repeat: int) -> None:
         env = {**slurm.env, "OMP_NUM_THREADS": "1"}
         python = [sys.executable, "-m", "hpcmaf"]
         commands: dict[str, list[str]] = {
-            "squeue": SQUEUE,
+            "squeue": [*SQUEUE],
             "hpcmaf --version": [*python, "--version"],
             "hpcmaf status": [*python, "status", str(run.root)],
             "hpcmaf status --json": [*python, "status", str(run.root), "--json"],

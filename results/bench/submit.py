@@ -1,13 +1,12 @@
 """Submitting a long run, and what a chain adds to its stages' own work, on a Slurm of four nodes on this machine.
 
-    python -m results.bench.submit [--shards 1000] [--iters 5]
+    python -m results.bench.submit [--shards 1000]
 
-1. Queues L iterations with two job arrays of S tasks each at once, in windows
-   of at most 301 (MaxArraySize), and compares with submitit's own ``map_array``
-   on the same cluster; then counts with one squeue that every task is there
-   once.
-2. Runs two iterations of tasks that only sleep, gated and queued at once, and
-   takes the stages' own work along the longest path from the wall time.
+1. Queues the two stages of S tasks each that a run begins with, in windows of
+   at most 301 (MaxArraySize), and compares with submitit's own ``map_array`` on
+   the same cluster; then counts with one squeue that every task is there once.
+2. Runs two iterations of tasks that only sleep, and takes the stages' own work
+   along the longest path from the wall time.
 """
 
 from __future__ import annotations
@@ -34,7 +33,6 @@ LIMIT = 301
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=int, default=1000)
-    parser.add_argument("--iters", type=int, default=5)
     arguments = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="maf") as folder,
@@ -43,34 +41,32 @@ def main() -> None:
         for name in [name for name in os.environ if name.startswith(("SLURM", "SBATCH"))]:
             del os.environ[name]
         os.environ |= {"SLURM_CONF": slurm.env["SLURM_CONF"], "PATH": slurm.env["PATH"], "PYTHONPATH": str(REPOSITORY)}
-        _submit(slurm, Path(folder), arguments.shards, arguments.iters)
+        _submit(slurm, Path(folder), arguments.shards)
         slurm.cancel_all()
-        for chain in ("gated", "presubmitted"):
-            _overhead(slurm, Path(folder) / chain, chain)
-            slurm.wait_idle(60)
+        _overhead(slurm, Path(folder) / "chain")
 
 
-def _submit(slurm: Cluster, folder: Path, shards: int, iters: int) -> None:
+def _submit(slurm: Cluster, folder: Path, shards: int) -> None:
     # Held back, so that starting jobs does not compete with submitting them.
     for name in slurm.names:
         slurm.client("scontrol", "update", f"nodename={name}", "state=drain", "reason=bench")
-    site = ("slurm.chain=presubmitted", "generation.problems_per_shard=1", "slurm.generation.at_once=64")
+    site = ("generation.problems_per_shard=1", "slurm.generation.at_once=64")
     shape = ("debate.agents=3", f"task.train={shards}", f"task.eval={shards}")
-    loop = Loop(slurm, folder / "long", *site, iters=iters, shape=shape)
+    loop = Loop(slurm, folder / "long", *site, shape=shape)
     began = time.perf_counter()
     chain = loop.start()
     ours = time.perf_counter() - began
     tasks = Counter((job.name, job.index) for job in queue(seconds=60) if job.live and ".gate." not in job.name)
-    planned = sum(len(stage.tasks) for stage in loop.plan.stages)
+    planned = sum(len(stage.tasks) for stage in loop.plan.stages if not stage.after)
     assert len(tasks) == planned and set(tasks.values()) == {1}, "tasks were lost, or queued twice"
     sizes = Counter(len(sent.elements) for sent in chain.submitted if len(sent.elements) > 1)
-    print(f"{iters} iterations of 2 x {shards} shards: {ours:.2f} s, {ours / iters:.2f} s per iteration")
+    print(f"2 x {shards} shards: {ours:.2f} s")
     print(f"  {planned} tasks queued once each, in {len(chain.submitted)} jobs; arrays of {dict(sizes)}")
     slurm.cancel_all()
     began = time.perf_counter()
     executor = submitit.SlurmExecutor(folder / "peer")
     executor.update_parameters(time=5, partition="main", array_parallelism=64)
-    for _ in range(2 * iters):
+    for _ in range(2):
         for first in range(0, shards, LIMIT):
             executor.map_array(abs, range(first, min(shards, first + LIMIT)))
     peer = time.perf_counter() - began
@@ -81,9 +77,9 @@ def _submit(slurm: Cluster, folder: Path, shards: int, iters: int) -> None:
     slurm.wait_idle(60)
 
 
-def _overhead(slurm: Cluster, root: Path, chain: str) -> None:
+def _overhead(slurm: Cluster, root: Path) -> None:
     slow = python_for(root.with_name("errand-python"), 2.0)
-    loop = Loop(slurm, root, f"slurm.chain={chain}", f"slurm.python={slow}", iters=2)
+    loop = Loop(slurm, root, f"slurm.python={slow}", iters=2)
     began = time.time()
     loop.start()
     loop.wait("the run was done", lambda: loop.done() and loop.run.report.is_dir(), 300)
@@ -101,7 +97,7 @@ def _overhead(slurm: Cluster, root: Path, chain: str) -> None:
         stage = loop.plan.stage(max(stage.after, key=ends.__getitem__))
     wall, own = ends[path[0]] - began, sum(work[one] for one in path)
     conf = configuration(seconds=30)
-    print(f"{chain}: {wall:.1f} s for {len(path)} stages one after another, {own:.1f} s of it their own work:")
+    print(f"{wall:.1f} s for {len(path)} stages one after another, {own:.1f} s of it their own work:")
     print(f"  {(wall - own) / len(path):.2f} s per stage added ({conf['SchedulerParameters']})")
 
 

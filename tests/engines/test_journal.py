@@ -48,6 +48,23 @@ def test_every_cut_leaves_the_whole_lines(tmp_path_factory: pytest.TempPathFacto
     assert not path.exists()
 
 
+@pytest.mark.parametrize("damage", ["{", "\0" * 9, "[]", '{"seconds": 1.0}', '{"completions": [], "seconds": "?"}'])
+def test_a_damaged_line_costs_what_it_held_and_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    path, requests = tmp_path / "journal.jsonl", [replace(REQUEST, key=str(i)) for i in range(3)]
+    journal = Journal(path)
+    for request in requests:
+        journal.append([request], [completion("text")], 0.5)
+    journal.close()
+    first, _, last = path.read_text().splitlines()
+    path.write_text(f"{first}\n{damage}\n{last}\n")
+    journal = Journal(path)
+    assert [journal.find(request) is not None for request in requests] == [True, False, True]
+    assert journal.seconds == 1.0
+    assert capsys.readouterr().err == f"{path}: 1 line(s) are damaged; what they held is generated again\n"
+
+
 @pytest.mark.parametrize(
     "other",
     [

@@ -94,9 +94,8 @@ def plainly(text: str, names: dict[str, str]) -> str:
     return re.sub(r"\.\d{4}\b", ".NNNN", text)
 
 
-@pytest.mark.parametrize("chain", ["gated", "presubmitted"])
-def test_the_scripts_shown_are_those_sent(chain: str, sent: Path, tmp_path: Path) -> None:
-    run, site = RunDir(tmp_path / "it's a run"), profile(f"slurm.chain={chain}")
+def test_the_scripts_shown_are_those_sent(sent: Path, tmp_path: Path) -> None:
+    run, site = RunDir(tmp_path / "it's a run"), profile()
     laid_out = prepare_run(run, recipe(), site)
     shown = preview(run, laid_out, site)
     submitted = submit_run(run, laid_out, site).submitted
@@ -111,10 +110,6 @@ def test_the_scripts_shown_are_those_sent(chain: str, sent: Path, tmp_path: Path
     assert len(scripts) == len(list(sent.iterdir())) > 5
     for name, script in scripts.items():
         assert script == expected[plainly(name, {})].pop(0)
-    if chain == "presubmitted":
-        assert [job.name.rpartition(".")[2] for job in shown.submitted] == [name.rpartition(".")[2] for name in scripts]
-        assert len(scripts) == len(shown.submitted)
-        assert "--dependency=afterany:" in scripts[submitted[-1].name]
 
 
 def test_a_plan_writes_nothing_and_needs_no_slurm(no_slurm: Path) -> None:

@@ -62,7 +62,6 @@ UNFOLLOWED = "clusters cluster-constraint hold test-only parsable quiet help usa
         ("  partitions: gpu", "slurm.partitions: unknown key; did you mean 'partition'?"),
         ("  generation: {gpu: 1}", "slurm.generation.gpu: unknown key; did you mean"),
         ("  generation: {gpus: -1}", "slurm.generation.gpus"),
-        ("  chain: both", "slurm.chain"),
         ("  gpu_option: gpus", "slurm.gpu_option"),
         ("  generation: {nodes: 2}", "only finetuning runs on several nodes"),
         ("  signal_seconds: 7200\n  generation: {minutes: 60}", "signal_seconds: 7200 is no less than the 60 minutes"),

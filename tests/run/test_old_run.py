@@ -56,3 +56,17 @@ def test_options_that_are_no_more_are_ignored_and_named(capsys: pytest.CaptureFi
     assert load_profile(str(RUN / "profile.yaml")).generation.problems_per_shard == 120
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{RUN / 'profile.yaml'}: ") and "fold_adapters, lookup_tokens" in line
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [("{chain: gated, avoid_failed_nodes: true}", ""), ("{chain: presubmitted, partition: gpu}", "ignored: chain\n")],
+)
+def test_only_options_whose_effect_is_lost_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], keys: str, named: str
+) -> None:
+    path = tmp_path / "profile.yaml"
+    path.write_text(f"launcher: slurm\nslurm: {keys}\n")
+    assert load_profile(str(path)).cluster.partition in {None, "gpu"}
+    said = capsys.readouterr().err
+    assert said == (f"{path}: options of an earlier version are {named}" if named else "")

@@ -49,24 +49,6 @@ def test_windows_lose_nothing_and_keep_to_the_limit(slurm: Cluster, tmp_path: Pa
     loop.all_once()
 
 
-def test_a_chain_queued_at_once_ends_with_the_reason_where_inputs_are_missing(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop(slurm, tmp_path / "run", "slurm.chain=presubmitted")
-    plant(loop.run, "it01/finetune", "critic-1", "bug")
-    chain = loop.start()
-    assert {sent.stage for sent in chain.submitted if not sent.gate} == {stage.id for stage in loop.plan.stages}
-    slurm.wait_idle(60)
-    assert len(loop.events("intent")) == len(chain.submitted), "a job submitted another"
-    done = loop.run.done_tasks(loop.plan)
-    assert len(done["it01/finetune"]) == 3
-    assert not done["it01/eval"]
-    attempts = loop.run.attempts(loop.plan.stage("it01/eval"), "00001")
-    cause = (attempts / "0001" / "cause.json").read_text()
-    assert "it01/eval: needs it01/finetune critic-1, which is not done" in cause
-    loop.start()
-    loop.finish()
-    loop.all_once()
-
-
 def test_two_submits_at_once(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real command, twice in the same moment: one set of jobs."""
     loop = Loop(slurm, tmp_path / "run")

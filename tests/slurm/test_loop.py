@@ -90,7 +90,7 @@ class Watch:
 
 @pytest.mark.long
 def test_a_night_of_two_iterations_ends_as_a_calm_one(slurm: Cluster, tmp_path: Path) -> None:
-    """A node dies in iteration 1, a finetuning task in iteration 2; beside it a run queued as a whole.
+    """A node dies in iteration 1, a finetuning task in iteration 2; beside it a calm run.
 
     There one job trains all agents, by processes that load the base once; here each has a job of its own.
     """
@@ -98,8 +98,7 @@ def test_a_night_of_two_iterations_ends_as_a_calm_one(slurm: Cluster, tmp_path: 
     script = [REPOSITORY / "slurm/iterate.sh", "--iters", "2", "--run", night.root, *OPTIONS, *SMALL]
     log = tmp_path / "iterate.log"
     job = slurm.client("sbatch", "--parsable", f"--output={log}", f"--chdir={REPOSITORY}", *script)
-    calmly = ["slurm.chain=presubmitted", "slurm.agents_per_job=4"]
-    submit(calm.root, "--iters", "2", *[word for one in calmly for word in ("--set-profile", one)])
+    submit(calm.root, "--iters", "2", "--set-profile", "slurm.agents_per_job=4")
     slurm.wait_job(int(job), "COMPLETED", timeout=60)
     assert " NumCPUs=1 " in slurm.client("scontrol", "show", "job", job.strip(), "--oneliner")
     assert log.read_text().count("job ") >= 4

@@ -18,7 +18,8 @@ from typing import TypeVar
 from hpcmaf.errors import SlurmError, failure_kind
 
 # Blanks separate fields in none of these; a job's name is hpcmaf's own.
-_QUEUE_FORMAT = "%F|%K|%T|%r|%N|%j|%S|%e"
+QUEUE_FORMAT = "%F|%K|%T|%r|%N|%j|%S|%e"
+SQUEUE = ("squeue", "--me", "--states=all", "--noheader", "--array", "-o", QUEUE_FORMAT)
 _SCRUBBED = re.compile(r"(SLURM|SBATCH|SRUN|PMI|PMIX|SALLOC|SUBMITIT|SQUEUE|SACCT|SACCTMGR|SCANCEL|SINFO|SCONTROL)_?.*")
 _KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"}
 
@@ -240,16 +241,10 @@ def queue(*, seconds: float) -> list[Job]:
     Ended jobs are among them until Slurm forgets them (MinJobAge, 300 s by
     default), so that causes are known without accounting.
     """
-    text = call(["squeue", "--me", "--states=all", "--noheader", "--array", "-o", _QUEUE_FORMAT], seconds=seconds)
-    return parse_queue(text)
-
-
-def parse_queue(text: str) -> list[Job]:
-    """Read squeue's lines."""
     jobs = []
-    for line in text.splitlines():
+    for line in call(SQUEUE, seconds=seconds).splitlines():
         fields = line.split("|")
-        if len(fields) != _QUEUE_FORMAT.count("|") + 1:
+        if len(fields) != QUEUE_FORMAT.count("|") + 1:
             continue  # somebody's job with a bar in its name is none of ours
         id, index, state, reason, nodes, name, start, end = fields
         jobs.append(Job(id, int(index) if index.isdigit() else None, name, state, reason, nodes, start, end))
@@ -269,11 +264,6 @@ def accounting(ids: Sequence[str], *, seconds: float) -> list[Job]:
         text = call(["sacct", "-X", "-n", "-P", "-D", "-o", fields, "-j", ",".join(ids)], seconds=seconds)
     except SlurmError as error:
         raise AccountingAbsentError(str(error)) from error
-    return parse_accounting(text)
-
-
-def parse_accounting(text: str) -> list[Job]:
-    """Read sacct's lines; tasks that never left an array's pending range are left out."""
     jobs = []
     for line in text.splitlines():
         fields = line.split("|")
@@ -281,7 +271,7 @@ def parse_accounting(text: str) -> list[Job]:
             continue
         id, _, index = fields[0].partition("_")
         if index and not index.isdigit():
-            continue
+            continue  # tasks that never left an array's pending range
         state = fields[2].split()[0] if fields[2] else ""  # "CANCELLED by 1000"
         if state == "FAILED" and fields[3].endswith(f":{_OOM_SIGNAL}"):
             state = "OUT_OF_MEMORY"  # of the srun step, which the job's own state does not tell

@@ -110,7 +110,7 @@ class Gate:
             self._settle(run, slurm)
 
     def _move(self, run: RunDir, slurm: Slurm) -> None:
-        states = slurm.states() if slurm.ahead else advance(slurm, slurm.profile.attempts)
+        states = advance(slurm, slurm.profile.attempts)
         if not states.unfinished():
             from hpcmaf.report import aggregate
 

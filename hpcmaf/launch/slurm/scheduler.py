@@ -84,8 +84,6 @@ class Slurm(Scheduler):
 
     def __post_init__(self) -> None:
         self.cluster = self.profile.cluster
-        self.ahead = self.cluster.chain == "presubmitted"
-        self.avoids_nodes = self.cluster.avoid_failed_nodes
         self.log = self._open_log()
         self.log.start()
         self.tag = run_tag(self.run.root, self.log.nonce)
@@ -106,20 +104,16 @@ class Slurm(Scheduler):
         return self._seen
 
     def submit(self, stage: Stage, tasks: Sequence[str], *, halvings: int = 0, exclude: Sequence[str] = ()) -> None:
-        """Submit tasks in windows, behind the jobs that make what they read; what Slurm has no place for is left."""
+        """Submit tasks in windows; what Slurm has no place for is left."""
         sent: list[list[str]] = []  # of each window, which Slurm may take in parts only
-        after = [job for id in stage.after for job in self._jobs(self.plan.stage(id))]
         for window in stage_windows(stage, tasks, self.profile, self.array_limit()):
             behind = [] if window.behind is None else sent[window.behind]
             sent.append([])
             left, size = window.elements, len(window.elements)
             while left and size and self._limit is None:
-                part, before = left[:size], [*after, *behind]
                 try:
-                    job = self._send(stage, part, before, exclude, halvings=halvings, at_once=window.at_once)
+                    job = self._send(stage, left[:size], behind, exclude, halvings=halvings, at_once=window.at_once)
                 except SubmitLimitError as error:
-                    if self.ahead:
-                        raise
                     if size == 1:
                         self._limit = error
                     size //= 2  # whatever fits
@@ -151,11 +145,6 @@ class Slurm(Scheduler):
         A job may be over before this looks; a gate behind it then starts at
         once, and nothing is forgotten.
         """
-        if self.ahead:
-            ends = [stage for stage in self.plan.stages if stage.id not in self._inputs()]
-            if jobs := {job for stage in ends for job in self._jobs(stage)}:
-                self._set_gate(self.plan.stages[-1], jobs)
-            return
         for stage in states.unfinished():
             while jobs := self._jobs(stage):
                 try:
@@ -211,9 +200,6 @@ class Slurm(Scheduler):
         """Of a stage, whether seen in the queue or submitted since."""
         jobs = {job.id for (id, _), job in self._seen.in_flight.items() if id == stage.id}
         return sorted(jobs | {sent.job for sent, _ in self._queued if sent.stage == stage.id and sent.job}, key=int)
-
-    def _inputs(self) -> set[str]:
-        return {id for stage in self.plan.stages for id in stage.after}
 
     # --- sbatch --------------------------------------------------------------
     def _send(
@@ -276,8 +262,7 @@ class Slurm(Scheduler):
 
     def _submit_gate(self, stage: Stage, after: Sequence[str], begin: float | None = None) -> None:
         """Submit a gate behind jobs, or the watch, which begins at its time."""
-        exclude = nodes_to_avoid(self.log.verdicts) if self.avoids_nodes else ()
-        self._send(stage, (), after, exclude, begin=begin)
+        self._send(stage, (), after, nodes_to_avoid(self.log.verdicts), begin=begin)
 
     def _make_room(self) -> bool:
         """Take back the watch, else the last task that was queued here, so that a gate has a place; False for none."""
