@@ -170,15 +170,14 @@ _REMEDIES = {
 }
 
 
-# What a file system or device says that may be well elsewhere, or in a minute.
-TRANSIENT = frozenset(
-    getattr(codes, name)
-    for name in (
-        "EIO ESTALE EREMOTEIO ETIMEDOUT ESHUTDOWN ENOTCONN ENODEV ENOLCK EAGAIN EBUSY ENXIO ECOMM ECONNABORTED "
-        "ECONNREFUSED ECONNRESET EHOSTDOWN EHOSTUNREACH ENETDOWN ENETUNREACH ENETRESET ENOLINK EPIPE EPROTO EBADMSG "
-        "EUCLEAN EINTR ECANCELED EDEADLK ENFILE ENOBUFS EADDRINUSE EADDRNOTAVAIL EKEYEXPIRED EKEYREVOKED ENOKEY"
-    ).split()
-)
+# What is the same everywhere, and in a minute: of paths, rights and room, or of programs.
+_LASTING = (
+    "EPERM ENOENT E2BIG ENOEXEC EBADF ENOMEM EACCES EFAULT EEXIST EXDEV ENOTDIR EISDIR EINVAL EMFILE ENOTTY EFBIG "
+    "ENOSPC ESPIPE EROFS EMLINK EDOM ERANGE ENAMETOOLONG ENOSYS ENOTEMPTY ELOOP EILSEQ EDQUOT EOPNOTSUPP ESRCH ECHILD "
+    "EOVERFLOW ENOTSOCK EMSGSIZE EDESTADDRREQ EISCONN EPROTOTYPE ENOPROTOOPT EPROTONOSUPPORT EAFNOSUPPORT"
+).split()
+# What else a file system, device or network says: it may be well elsewhere, or later.
+TRANSIENT = frozenset(number for number, name in codes.errorcode.items() if name not in {*_LASTING, "ENOTSUP"})
 # The operating system's number in the words of libraries that have no attribute for it: HDF5, and those in Rust.
 _NUMBER = re.compile(r"\berrno = (\d+)|\(os error (\d+)\)|\bOs ?\{ code: (\d+)|\[Errno (\d+)\]")
 _MISSING = re.compile(r"No such file or directory: (.+)$")
@@ -234,21 +233,23 @@ _NAMED: dict[str, FailureKind] = {
 _WORDS: dict[FailureKind, re.Pattern[str]] = {
     kind: re.compile(words, re.IGNORECASE)
     for kind, words in (
-        ("memory", r"out of memory|(can.t|cannot) allocate memory|not enough memory|ALLOC_FAILED"),
+        ("memory", r"out of memory|(can.t|cannot) allocate memory|not enough memory|ALLOC_FAILED|bad_alloc"),
         # Of programs rather than of machines.
         ("defect", r"device-side assert|no kernel image|invalid (device (function|ordinal)|configuration|argument)"),
         (
             "lost",
             r"connection (was )?(closed|reset|refused)|remote process|broken pipe|socket|store->get|rendezvous|\bgloo\b"
-            r"|waiting for clients",
+            r"|waiting for clients|couldn.t connect",
         ),
         (
             "hardware",
-            r"CUDA (error|driver|failure|unknown error)|CUBLAS_STATUS|CUDNN_STATUS|cudaError|NCCL (error|failure|WARN)"
-            r"|nccl(Unhandled|System|Remote)|NVLink|NVML|\bECC\b|\bXid\b|fell off the bus|GPU is lost|bus error"
+            r"CUDA (error|driver|failure|unknown error)|Triton Error|CUBLAS_STATUS|CUDNN_STATUS|cuda(Error|GetDevice)"
+            r"|NCCL (error|failure|WARN|operations|communicator)|nccl(Unhandled|System|Remote)|NVLink|NVML"
+            r"|\bECC\b|\bXid\b|fell off the bus|GPU is lost|bus error"
             r"|(CUDA-capable devices?|CUDA GPUs|NVIDIA driver)\b|watchdog|shared memory object"
-            r"|stale file handle|input/output error",
+            r"|stale file handle|input/output error|start new thread",
         ),
+        ("killed", r"killed by signal|worker .*exited unexpectedly"),
     )
 }
 

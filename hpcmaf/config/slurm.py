@@ -27,8 +27,8 @@ _KEYS = {
     **{"export": "setup", "job-name": "--run", "signal": "signal_seconds", "time": "minutes", "wrap": "setup"},
 }
 _NEVER = set(
-    "chdir cluster-constraint clusters dependency error help hold no-requeue open-mode output parsable quiet requeue "
-    "test-only usage version wait".split()
+    "chdir cluster-constraint clusters dependency error gid help hold no-requeue open-mode output parsable quiet requeue "
+    "test-only uid usage version wait".split()
 )
 
 

@@ -32,14 +32,9 @@ from hpcmaf.files.locking import lock
 from hpcmaf.files.publish import NO_FSYNC
 from hpcmaf.launch.local import visible_gpus
 from hpcmaf.launch.slurm.commands import call, configuration, queue
+from hpcmaf.launch.slurm.executor import ChainExecutor
 from hpcmaf.launch.slurm.refusals import lifting
-from hpcmaf.launch.slurm.script import (
-    DEFAULT_MAX_ARRAY_SIZE,
-    ChainExecutor,
-    array_limit,
-    check_path,
-    parameters,
-)
+from hpcmaf.launch.slurm.script import DEFAULT_MAX_ARRAY_SIZE, array_limit, check_path, parameters
 from hpcmaf.launch.slurm.windows import stage_windows
 from hpcmaf.run.directory import RunDir
 

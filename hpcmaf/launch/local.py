@@ -6,6 +6,7 @@ Killed at any moment and started again, whoever drives a run goes on.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,9 +40,9 @@ def visible_gpus() -> list[str]:
     """GPUs this process may use, found without loading torch: numbers, or names such as ``GPU-...`` and ``MIG-...``."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
-        # CUDA reads no further than a name that stands for none.
+        # CUDA reads no further than a name that stands for none, such as -1 or NoDevFiles.
         names = (name.strip() for name in named.split(","))
-        return list(takewhile(lambda name: name not in {"", "-1", "NoDevFiles"}, names))
+        return list(takewhile(re.compile(r"\d+$|GPU-|MIG-").match, names))
     return sorted((path.name[6:] for path in Path("/dev").glob("nvidia*") if path.name[6:].isdigit()), key=int)
 
 

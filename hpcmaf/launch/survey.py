@@ -17,8 +17,8 @@ from hpcmaf.errors import SlurmError
 from hpcmaf.files.locking import lock_holders
 from hpcmaf.launch.scheduler import States
 from hpcmaf.launch.slurm.causes import RULES, Cause, attempt_of, decide, find_cause
-from hpcmaf.launch.slurm.commands import AccountingAbsentError, Job, call, queue
-from hpcmaf.launch.slurm.refusals import ordinary, releasing
+from hpcmaf.launch.slurm.commands import Job, call, queue
+from hpcmaf.launch.slurm.refusals import AccountingAbsentError, ordinary, releasing
 from hpcmaf.launch.slurm.snapshot import Snapshot, accounted
 from hpcmaf.launch.slurm.submissions import Stop, Submissions, read_stop
 from hpcmaf.run.attempts import Attempt, all_attempts

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
-from errno import EACCES, EAGAIN, EDQUOT, EIO, ENOENT, ENOMEM, ENOSPC, EROFS, ESTALE
+from errno import EACCES, EAGAIN, EDQUOT, EIO, EL2HLT, EMFILE, ENODATA, ENOENT, ENOMEM, ENOSPC, EROFS, ESTALE, ETIME
 from pathlib import Path
 from typing import Any, get_args
 
@@ -102,9 +102,11 @@ ECC = "CUDA error: uncorrectable ECC error encountered"
         (DataError("it01/debate: torn"), "error"),
         (EngineError("refused the request"), "error"),
         (PlatformError("no GPU"), "error"),
+        (OSError(EMFILE, os.strerror(EMFILE)), "error"),
         *((OSError(code, os.strerror(code), "x.h5"), "error") for code in (ENOSPC, EDQUOT, EACCES, EROFS, ENOENT)),
         # A file system that fails now.
-        *((OSError(code, os.strerror(code), "x.h5"), "hardware") for code in TRANSIENT),
+        *((OSError(code, os.strerror(code), "x.h5"), "hardware") for code in sorted(TRANSIENT)[::4]),
+        *((OSError(code, os.strerror(code), "x.h5"), "hardware") for code in (EIO, ESTALE, ENODATA, EL2HLT, ETIME)),
         (caused(StoreError("x.h5: cannot be read"), OSError(ESTALE, "Stale file handle")), "hardware"),
         (caused(KeyError("k"), caused(ValueError("v"), OSError(EIO, "Input/output error"))), "hardware"),
         (ConnectionResetError(104, "Connection reset by peer"), "hardware"),
@@ -123,6 +125,12 @@ ECC = "CUDA error: uncorrectable ECC error encountered"
         (EngineError("no memory", kind="memory"), "out of memory"),
         (EngineError(f"refused: {ECC}", kind="refused"), "error"),
         (RuntimeError("No CUDA GPUs are available"), "hardware"),
+        (RuntimeError("Unexpected error from cudaGetDeviceCount(). Error 802: system not yet initialized"), "hardware"),
+        (RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"), "hardware"),
+        (RuntimeError("NCCL communicator was aborted on rank 1."), "hardware"),
+        (RuntimeError("can't start new thread"), "hardware"),
+        (RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed."), "killed"),
+        (RuntimeError("std::bad_alloc"), "out of memory"),
         (RuntimeError("DataLoader worker (pid 12) is killed by signal: Bus error."), "hardware"),
         (RuntimeError("Timed out after 300 seconds waiting for clients"), "hardware"),
         # The system's number in the words of HDF5 and of Rust's libraries.

@@ -8,18 +8,16 @@ import pytest
 
 from hpcmaf.config.slurm import Slurm
 from hpcmaf.errors import SlurmError
-from hpcmaf.launch.slurm.commands import (
+from hpcmaf.launch.slurm.commands import Job, call, clean_environment
+from hpcmaf.launch.slurm.executor import job_id, submit_once
+from hpcmaf.launch.slurm.refusals import (
     ControllerAbsentError,
     DependencyError,
-    Job,
     LaterError,
     NoNodeError,
     RefusedError,
     SubmitLimitError,
-    call,
-    clean_environment,
 )
-from hpcmaf.launch.slurm.script import job_id, submit_once
 from tests.launch.conftest import SlurmSays
 
 # As clients of Slurm 22.05 wrote them while their controller was killed, restarted or too busy.
@@ -53,12 +51,18 @@ AWAY = [
     "sbatch: fatal: Unable to process configuration file",
     "sbatch: error: fork: Cannot allocate memory",
     'sbatch: error: get_addr_info: getaddrinfo() failed: Unknown host "head"',
+    "sbatch: error: Batch job submission failed: Invalid job credential",
+    "sbatch: error while loading shared libraries: libslurm.so: cannot open shared object file: No such file",
+    "squeue: error: unpackmem_xmalloc: Buffer to be unpacked is too large",
 ]
 LATER = [
     "sbatch: error: Batch job submission failed: Required partition not available (inactive or drain)",
     "sbatch: error: Batch job submission failed: Requested partition configuration not available now",
     "sbatch: error: Batch job submission failed: Required node not available (down, drained or reserved)",
     "sbatch: error: Batch job submission failed: Requested operation is presently disabled",
+    "sbatch: error: Batch job submission failed: Requested nodes are busy",
+    "sbatch: error: Batch job submission failed: Requested reservation not usable now",
+    "sbatch: error: Batch job submission failed: Licenses not available",
     "sbatch: error: QOSMaxGRESPerUser\nsbatch: error: Batch job submission failed: Job violates accounting/QOS policy "
     "(job submit limit, user's size and/or time limits)",
     "sbatch: error: AssocGrpCPUMinutesLimit\nsbatch: error: Batch job submission failed: Job violates accounting/QOS "
@@ -72,6 +76,8 @@ LIMITS = [
 ] + [
     "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size "
     "and/or time limits)",
+    "sbatch: error: Reached the maximum number of jobs",
+    "sbatch: error: You have 1000 jobs, and the limit of submitted jobs is 1000",
 ]
 REFUSED = [
     "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified",

@@ -254,6 +254,7 @@ def test_a_file_system_without_fsync_of_folders_loses_no_data(
         ("MIG-GPU-8932f937/1/0", ["MIG-GPU-8932f937/1/0"]),
         ("2,-1,3", ["2"]),
         ("NoDevFiles", []),
+        ("0,void,1", ["0"]),
         ("-1", []),
     ],
 )

@@ -17,9 +17,9 @@ from hpcmaf.config.recipe import Recipe
 from hpcmaf.errors import ConfigError, HpcmafError, PlanChangedError, UsageError
 from hpcmaf.launch import doctor
 from hpcmaf.launch.prepare import prepare_run
-from hpcmaf.launch.slurm.commands import SubmitLimitError
 from hpcmaf.launch.slurm.gate import submit as submit_run
 from hpcmaf.launch.slurm.preview import Recording, preview
+from hpcmaf.launch.slurm.refusals import SubmitLimitError
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
 

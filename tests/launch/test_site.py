@@ -53,7 +53,7 @@ def test_setup_is_shell_on_purpose(tmp_path: Path) -> None:
 
 SECTIONS = ("generation", "finetuning", "merge", "gate")
 # Options under which jobs cannot be followed.
-UNFOLLOWED = "clusters cluster-constraint hold test-only parsable quiet help usage version".split()
+UNFOLLOWED = "clusters uid gid cluster-constraint hold test-only parsable quiet help usage version".split()
 
 
 @pytest.mark.parametrize(

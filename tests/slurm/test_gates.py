@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcmaf.launch.slurm.commands import SubmitLimitError
+from hpcmaf.launch.slurm.refusals import SubmitLimitError
 from hpcmaf.launch.slurm.submissions import Submissions
 from tests.slurm.cluster import Cluster
 from tests.slurm.configuration import user_name

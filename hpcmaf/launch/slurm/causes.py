@@ -218,8 +218,8 @@ def job_log(run: RunDir, stage: Stage, submission: Submission, index: int = 0) -
     return max(logs, key=lambda path: path.stat().st_mtime, default=None)
 
 
-# A controller that crashed has forgotten its last seconds. For so long after its start it finds out what runs, and ends,
-# launches twice or misses jobs wherever they are.
+# A controller that crashed has forgotten its last seconds. For so long after its
+# start it finds out what runs, and ends, launches twice or misses jobs wherever they are.
 _RESTART_SECONDS = 120.0
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from hpcmaf.errors import SlurmError, failure_kind
+from hpcmaf.launch.slurm.refusals import AccountingAbsentError, ControllerAbsentError, RefusedError, error_class
 
 # Blanks separate fields in none of these; a job's name is hpcmaf's own.
 QUEUE_FORMAT = "%F|%K|%T|%r|%N|%j|%S|%e"
@@ -26,75 +27,12 @@ _KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"}
 # What Slurm gives as the signal of a step that its memory limit ended.
 _OOM_SIGNAL = 125
 
-# What the clients say when it is the controller that fails, not the request:
-# Slurm's communication errors, the functions that report them, munge, name
-# services and networks. Too many here cost a look at the queue.
-_ABSENT = re.compile(
-    r"Unable to contact slurm|Connection (refused|timed out|reset|aborted)|Broken pipe|timed out|"
-    r"Zero Bytes|missing socket|Communication (connection|shutdown) failure|Message (send|receive) failure|"
-    r"slurm_msg_sendto|slurm_receive_msg|slurm_persist_conn|controller is not|in standby mode|temporar|"
-    r"munge|authentication (error|credential)|DNS SRV|fetch_config|(un)?able to (resolve|establish)|"
-    r"name resolution|host name lookup|name or service|no route to host|network is (unreachable|down)|"
-    r"host is (down|unreachable)|(unknown|no such) host|host not found|transport endpoint|stale file handle|"
-    r"input/output error|I/O error writing|cannot allocate memory|configuration (file|source)|"
-    r"database is busy|try again|slurm_load_\w+ error: (unspecified|unknown)|"
-    # Plugins that refuse a request say why before it.
-    r"^(\w+: error: )?(Batch job submission failed: )?Unspecified error$",
-    re.IGNORECASE,
-)
-# What keeps a request from being taken until others end, or operators are done.
-_LATER = re.compile(
-    r"partition not available|partition configuration not available now|node not available|presently disabled|"
-    r"(down|drained|inactive|maintenance|reserved)\b",
-    re.IGNORECASE,
-)
-# The general line names every limit; the particular one, where there is one, stands before it.
-_LIMITS = re.compile(r"\b(?:Assoc|QOS|MaxSubmit)\w+")
-_EVERY_LIMIT = re.compile(r"job submit limit|submit(ted)? job limit|too many (submitted )?jobs", re.IGNORECASE)
-_FINAL_LIMIT = re.compile(r"PerJob|PerNode|Wall|Min(?!ute|s)|NotAllowed|TimeLimit|Invalid", re.IGNORECASE)
-# What the same request meets again.
-_REFUSED = re.compile(
-    r"invalid|unrecognized|unknown option|not (permitted|valid|allowed|found|supported)|denied|cannot|can not|"
-    r"more processors|exceed|too (large|long|big|small)|no such|must|required|require|NotSatisfied|"
-    r"does not (exist|match)|PerJob|Wall|policy",
-    re.IGNORECASE,
-)
-_NO_NODE = "Requested node configuration is not available"
-
 Result = TypeVar("Result")
 
 PENDING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
 ENDED = frozenset(
     "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED LAUNCH_FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED TIMEOUT".split()
 )
-
-
-class RefusedError(SlurmError):
-    """Slurm would refuse this request again."""
-
-
-class NoNodeError(RefusedError):
-    """No node is such as is asked for, once those to be avoided are left out."""
-
-
-class LaterError(SlurmError):
-    """Not now: a partition is drained, a limit of usage reached."""
-
-
-class SubmitLimitError(LaterError):
-    """The user may not have more jobs in the queue."""
-
-
-class ControllerAbsentError(LaterError):
-    """The controller does not answer."""
-
-
-class DependencyError(SlurmError):
-    """Slurm does not know a job that another is to wait for."""
-
-
-class AccountingAbsentError(SlurmError):
-    """sacct has nothing to ask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,24 +133,6 @@ def call(command: Sequence[str], *, seconds: float) -> str:
             kind = SlurmError  # such as a job that has ended meanwhile
         raise kind(f"{name}: {said.removeprefix(f'{name}: ').removeprefix('error: ')[:400]}")
     return done.stdout
-
-
-def error_class(said: str) -> type[SlurmError]:
-    """What the words of a client that failed are worth; final only where that is known."""
-    if "Job dependency problem" in said:
-        return DependencyError
-    if limits := _LIMITS.findall(said):
-        if any("Submit" in limit for limit in limits):
-            return SubmitLimitError
-        return RefusedError if any(map(_FINAL_LIMIT.search, limits)) else LaterError
-    if _EVERY_LIMIT.search(said):
-        return SubmitLimitError
-    if _NO_NODE in said:
-        return NoNodeError
-    for words, kind in ((_ABSENT, ControllerAbsentError), (_LATER, LaterError), (_REFUSED, RefusedError)):
-        if words.search(said):
-            return kind
-    return SlurmError
 
 
 def patiently(action: Callable[..., Result], *, patience: float, seconds: float, pause: float = 5.0) -> Result:

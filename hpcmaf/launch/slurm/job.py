@@ -19,7 +19,7 @@ from pathlib import Path
 from submitit.core.submission import process_job
 from submitit.core.utils import JobPaths
 
-from hpcmaf.launch.slurm.script import element_pickle
+from hpcmaf.launch.slurm.executor import element_pickle
 
 # As long as submitit waits for its own.
 PATIENCE_SECONDS = 60.0

@@ -15,15 +15,9 @@ from hpcmaf.config.profile import Profile
 from hpcmaf.errors import SlurmError
 from hpcmaf.launch.advance import advance
 from hpcmaf.launch.slurm.commands import Job
+from hpcmaf.launch.slurm.executor import ChainExecutor
 from hpcmaf.launch.slurm.scheduler import Slurm, Work
-from hpcmaf.launch.slurm.script import (
-    DEFAULT_MAX_ARRAY_SIZE,
-    ChainExecutor,
-    check_path,
-    dependency,
-    run_tag,
-    watch_seconds,
-)
+from hpcmaf.launch.slurm.script import DEFAULT_MAX_ARRAY_SIZE, check_path, dependency, run_tag, watch_seconds
 from hpcmaf.launch.slurm.snapshot import Snapshot
 from hpcmaf.launch.slurm.submissions import Element, Submission, Submissions
 from hpcmaf.run.directory import RunDir

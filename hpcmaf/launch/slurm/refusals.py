@@ -1,9 +1,100 @@
-"""Why Slurm refuses or holds a job, from its messages, and the remedy."""
+"""What Slurm's words are worth where a client fails or a job is held: final, for later or nothing, and the remedy."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+
+from hpcmaf.errors import SlurmError
+
+
+class RefusedError(SlurmError):
+    """Slurm would refuse this request again."""
+
+
+class NoNodeError(RefusedError):
+    """No node is such as is asked for, once those to be avoided are left out."""
+
+
+class LaterError(SlurmError):
+    """Not now: a partition is drained, a limit of usage reached."""
+
+
+class SubmitLimitError(LaterError):
+    """The user may not have more jobs in the queue."""
+
+
+class ControllerAbsentError(LaterError):
+    """The controller does not answer."""
+
+
+class DependencyError(SlurmError):
+    """Slurm does not know a job that another is to wait for."""
+
+
+class AccountingAbsentError(SlurmError):
+    """sacct has nothing to ask."""
+
+
+# What the clients say when it is the controller that fails, not the request:
+# Slurm's communication errors, the functions that report them, munge, name
+# services and networks. Too many here cost a look at the queue.
+_ABSENT = re.compile(
+    r"Unable to contact slurm|Connection (refused|timed out|reset|aborted)|Broken pipe|timed out|"
+    r"Zero Bytes|missing socket|Communication (connection|shutdown) failure|Message (send|receive) failure|"
+    r"slurm_msg_sendto|slurm_receive_msg|slurm_persist_conn|controller is not|in standby mode|temporar|"
+    r"munge|authentication error|credential|shared (librar|object)|unpack|DNS SRV|fetch_config|"
+    r"(un)?able to (resolve|establish)|name resolution|host name lookup|name or service|"
+    r"no route to host|network is (unreachable|down)|"
+    r"host is (down|unreachable)|(unknown|no such) host|host not found|transport endpoint|stale file handle|"
+    r"input/output error|I/O error writing|cannot allocate memory|configuration (file|source)|"
+    r"database is busy|try again|slurm_load_\w+ error: (unspecified|unknown)|"
+    # Plugins that refuse a request say why before it.
+    r"^(\w+: error: )?(Batch job submission failed: )?Unspecified error$",
+    re.IGNORECASE,
+)
+# What keeps a request from being taken until others end, or operators are done.
+_LATER = re.compile(
+    r"partition not available|configuration not available now|node not available|presently disabled|not usable now|"
+    r"\bbusy\b|licenses?( are)? not available|database is not|"
+    r"(down|drained|inactive|maintenance|reserved)\b",
+    re.IGNORECASE,
+)
+# The general line names every limit; the particular one, where there is one, stands before it.
+_LIMITS = re.compile(r"\b(?:Assoc|QOS|MaxSubmit)\w+")
+_EVERY_LIMIT = re.compile(
+    r"job submit limit|submit(ted)? job limit|limit of \w+ jobs|too many (submitted )?jobs|maximum number of jobs|"
+    r"MaxJobCount",
+    re.IGNORECASE,
+)
+_FINAL_LIMIT = re.compile(r"PerJob|PerNode|Wall|Min(?!ute|s)|NotAllowed|TimeLimit|Invalid", re.IGNORECASE)
+# What the same request meets again.
+_REFUSED = re.compile(
+    r"invalid|unrecognized|unknown option|not (permitted|valid|allowed|found|supported)|denied|cannot|can not|"
+    r"more processors|exceed|too (large|long|big|small)|no such|must|required|require|NotSatisfied|"
+    r"does not (exist|match)|PerJob|Wall|policy",
+    re.IGNORECASE,
+)
+_NO_NODE = "Requested node configuration is not available"
+
+
+def error_class(said: str) -> type[SlurmError]:
+    """What the words of a client that failed are worth; final only where that is known."""
+    if "Job dependency problem" in said:
+        return DependencyError
+    if limits := _LIMITS.findall(said):
+        if any("Submit" in limit for limit in limits):
+            return SubmitLimitError
+        return RefusedError if any(map(_FINAL_LIMIT.search, limits)) else LaterError
+    if _EVERY_LIMIT.search(said):
+        return SubmitLimitError
+    if _NO_NODE in said:
+        return NoNodeError
+    for words, kind in ((_ABSENT, ControllerAbsentError), (_LATER, LaterError), (_REFUSED, RefusedError)):
+        if words.search(said):
+            return kind
+    return SlurmError
+
 
 # What the words of a refusal are about; the first that fits.
 _REFUSALS = (

@@ -17,24 +17,17 @@ from hpcmaf.config.profile import Profile
 from hpcmaf.errors import SlurmError
 from hpcmaf.launch.scheduler import Scheduler, States
 from hpcmaf.launch.slurm.causes import Cause, find_causes, nodes_to_avoid, without_blame
-from hpcmaf.launch.slurm.commands import (
+from hpcmaf.launch.slurm.commands import Job, Result, accounting, cancel, configuration, control, patiently, queue
+from hpcmaf.launch.slurm.executor import ChainExecutor
+from hpcmaf.launch.slurm.refusals import (
     AccountingAbsentError,
     ControllerAbsentError,
     DependencyError,
-    Job,
     NoNodeError,
-    Result,
     SubmitLimitError,
-    accounting,
-    cancel,
-    configuration,
-    control,
-    patiently,
-    queue,
 )
 from hpcmaf.launch.slurm.script import (
     DEFAULT_MAX_ARRAY_SIZE,
-    ChainExecutor,
     array_limit,
     dependency,
     gate_parameters,

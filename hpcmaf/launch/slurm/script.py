@@ -1,10 +1,7 @@
-"""One job as sbatch gets it: its name, its resources, its batch script.
+"""One job as sbatch gets it: its name, its resources, the lines around its work.
 
 Functions of plan and profile, so that ``hpcmaf plan`` shows what ``hpcmaf
-submit`` sends. Beside what submitit does: pickles are in place before sbatch
-is called, so no job ever starts without its work; an answer of sbatch that
-comes late or never is replaced by a look at the queue; the environment of an
-enclosing job stays out of the jobs it submits.
+submit`` sends.
 """
 
 from __future__ import annotations
@@ -12,21 +9,13 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-import shutil
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import submitit
-from submitit.core.utils import DelayedSubmission
-
 from hpcmaf.config.profile import Profile
-from hpcmaf.config.slurm import Slurm
-from hpcmaf.errors import ConfigError, SlurmError, one_line
-from hpcmaf.files.publish import write_text
+from hpcmaf.errors import ConfigError
 from hpcmaf.jobs.context import limit_threads
-from hpcmaf.launch.slurm.commands import ControllerAbsentError, RefusedError, call, cancel, queue
 from hpcmaf.launch.slurm.submissions import Element
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
@@ -199,150 +188,3 @@ def check_path(root: Path) -> None:
         raise ConfigError(
             f"{path!r}: Slurm cannot write logs below a path with %, a backslash or a line break; choose another --run"
         )
-
-
-# Requeueing for its time limit is decided by progress, not by a count.
-_NO_COUNT = 1_000_000
-
-SCRIPT = "submission.sh"
-
-# A preempted job that ends by itself is not put back into the queue, and one
-# whose Python is still starting has nothing to save: deaf until it has
-# handlers of its own, it is ended and requeued by Slurm.
-_DEAF = """sh -c 'trap "" USR2 TERM; exec "$@"' sh"""
-
-
-def element_pickle(folder: Path, index: int) -> Path:
-    """Where the work of one element of an array lies until its job takes it."""
-    return folder / f"element-{index:05d}.pkl"
-
-
-class ChainExecutor(submitit.SlurmExecutor):
-    """Submits one array, or one single job, from one folder.
-
-    Parameters
-    ----------
-    folder
-        Takes pickles, batch script and logs; a folder per submission.
-    cluster
-        The profile's ``slurm:`` section.
-    check
-        Refuse machines without Slurm's commands; ``False`` for rendering
-        scripts only.
-    """
-
-    def __init__(self, folder: Path, cluster: Slurm, *, check: bool = True) -> None:
-        if check and (shutil.which("sbatch") is None or shutil.which("srun") is None):
-            raise RefusedError("sbatch: not found; run this where Slurm's commands are, or use --profile local")
-        super().__init__(folder, max_num_timeout=_NO_COUNT, python=cluster.python)
-        self.cluster = cluster
-
-    @classmethod
-    def affinity(cls) -> int:
-        """Whether submitit may use this class; what that takes is asked above."""
-        return 2
-
-    @property
-    def _submitit_command_str(self) -> str:
-        return f"{_DEAF} {self.python} -u -m hpcmaf.launch.slurm.job {shlex.quote(str(self.folder))}"
-
-    def script(self, elements: int) -> str:
-        """The batch script, as sbatch gets it.
-
-        Parameters
-        ----------
-        elements
-            Size of the array; 1 is a job without one.
-        """
-        values = dict(self.parameters)
-        if elements > 1:
-            values["map_count"] = elements
-            # submitit always sets a limit; no limit is one nobody reaches.
-            values.setdefault("array_parallelism", elements)
-        else:
-            values.pop("array_parallelism", None)
-        whole = ChainExecutor.__new__(ChainExecutor)
-        whole.__dict__ = self.__dict__ | {"parameters": values}
-        return whole._make_submission_file_text(self._submitit_command_str, "")
-
-    def submit_elements(self, function: Callable[[Element], Any], elements: Sequence[Element], patience: float) -> str:
-        """Submit one job per element, as one array.
-
-        Parameters
-        ----------
-        patience
-            Seconds to wait for a controller that does not answer.
-
-        Returns
-        -------
-        str
-            Slurm's id of the array or job.
-
-        Raises
-        ------
-        SlurmError
-            Slurm refused it, or did not answer for so long.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for index, element in enumerate(elements):
-            work = DelayedSubmission(function, element)
-            work.set_timeout(self.parameters["time"], self.max_num_timeout)
-            work.dump(element_pickle(self.folder, index))
-        script = self.folder / SCRIPT
-        write_text(script, self.script(len(elements)))
-        return submit_once(script, self.parameters["job_name"], self.cluster, patience)
-
-
-def submit_once(script: Path, name: str, cluster: Slurm, patience: float) -> str:
-    """Call sbatch until Slurm has the job, and has it once.
-
-    sbatch may have been heard although its answer was not: before it is
-    called again, the queue is asked for the name.
-
-    Raises
-    ------
-    SlurmError
-        Refused, or no answer within ``patience`` seconds.
-    """
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            answer = call(["sbatch", "--parsable", str(script)], seconds=cluster.command_seconds)
-            if (told := job_id(answer)) is not None:
-                return told
-            silent = ControllerAbsentError(f"sbatch: no job's id in its answer: {one_line(answer)[-300:] or 'nothing'}")
-            deadline = 0.0  # it was heard; twice would be two jobs
-        except ControllerAbsentError as error:
-            silent = error
-        except SlurmError as error:
-            if type(error) is not SlurmError:
-                raise
-            silent, deadline = error, 0.0  # a wrapper may fail behind an sbatch that did not
-        if (known := _look_up(name, cluster, deadline)) is not None:
-            return known
-        if time.monotonic() > deadline:
-            raise silent
-
-
-def job_id(answer: str) -> str | None:
-    """The id in what sbatch printed, among the lines that plugins and wrappers add."""
-    lines = [line.strip() for line in answer.splitlines()]
-    if plain := [line for line in lines if re.fullmatch(r"[0-9]+(;\S+)?", line)]:
-        return plain[-1].partition(";")[0]
-    told = re.findall(r"Submitted batch job ([0-9]+)", answer)
-    return told[-1] if told else None
-
-
-def _look_up(name: str, cluster: Slurm, deadline: float) -> str | None:
-    """The job of this name, once the controller answers; the later of two is cancelled."""
-    while True:
-        time.sleep(min(5.0, cluster.command_seconds))
-        try:
-            jobs = queue(seconds=cluster.command_seconds)
-        except ControllerAbsentError:
-            if time.monotonic() > deadline:
-                raise
-            continue
-        ids = sorted({job.id for job in jobs if job.name == name}, key=int)
-        cancel(ids[1:], seconds=cluster.command_seconds)
-        return ids[0] if ids else None
