@@ -56,7 +56,7 @@ class Panel(NamedTuple):
 
     ``scale`` is what values are multiplied by; ``counted`` says whether x is
     a number to be counted, the same in all runs. Panels of one ``place``
-    (task and model) with the same values have one scale.
+    (task and model) with the same values over iterations have one scale.
     """
 
     title: str
@@ -86,16 +86,21 @@ def plots_of(groups: Sequence[Group]) -> list[Plot]:
     best = sorted(ends, key=lambda line: -ends[line])[:MOST_NAMED]
     shown = [group for group in groups if group.line in best]
 
+    places = list(dict.fromkeys(group.place for group in groups))
+
     def plot(stem: str, about: str, panels: Sequence[Panel], note: str = BARS) -> Plot:
-        return Plot(stem, about, panels, _caption(shown or groups, note, len(ends)))
+        ordered = sorted(panels, key=lambda panel: places.index(panel.place))
+        return Plot(stem, about, ordered, _caption(shown or groups, note, len(ends)))
 
     found = [plot("accuracy", "Accuracy over iterations, by way of answering", _accuracy(shown))]
     if len(shown) > 1:
         own = _over_iterations(shown, _ACCURACY, lambda group, t: group.point(t))
         found.append(plot("methods", "Accuracy of each method over iterations, answering in its own way", own))
-    diversity, sampled = _diversity(shown), "; what models measure: on a sample of the problems"
+    diversity = _diversity(shown)
+    by_models = any(panel.up != DIVERSITY["disagreement"] for panel in diversity)
+    sampled = BARS + "; what models measure: on a sample of the problems" * by_models
     found += [
-        plot("diversity", "Diversity over iterations", diversity, BARS + sampled * (len(diversity) > 1)),
+        plot("diversity", "Diversity over iterations", diversity, sampled),
         plot("cost", "Accuracy against cost", _cost(shown), f"evaluation is not counted as cost; {_SE}"),
     ]
     # The first is there in any case: of a run that has just begun it says so.
@@ -188,7 +193,7 @@ def _accuracy(groups: Sequence[Group]) -> list[Panel]:
             _line(title, at, ((t, group.point(t, name)) for t in group.complete))
             for at, (name, title) in enumerate(MEASURES.items())
         ]
-        return [Panel("", _ITERATION, _ACCURACY, [line for line in lines if line])]
+        return [Panel("", _ITERATION, _ACCURACY, [line for line in lines if line], group.place)]
     return [
         panel
         for name, title in MEASURES.items()
@@ -243,7 +248,8 @@ def draw(figure: Figure, title: str, plot: Plot) -> None:
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
     for axes, panel in zip(grid, panels, strict=False):
-        if (first := alike.setdefault((panel.up, panel.place), axes)) is not axes:
+        scale = (panel.up, panel.place, panel.counted or panel.across)
+        if (first := alike.setdefault(scale, axes)) is not axes:
             axes.sharey(first)
         _draw_panel(axes, panel, columns)
         handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True)) | handles

@@ -100,6 +100,8 @@ def test_metrics_of_an_earlier_version_say_nothing_of_diversity(runs: list[RunDi
 def test_the_report_has_them(runs: list[RunDir]) -> None:
     report = report_of(*runs)
     assert "## Claims: arithmetic · tiny" in report.markdown()
+    verdicts = [verdict for verdict, _ in report.findings]
+    assert verdicts == sorted(verdicts, key="open".__eq__) and len(set(verdicts)) > 1, "what is decided comes first"
     told = report.json()["claims"]
     assert [one["claim"] for one in told] == [claim.text for claim in claims_of(runs)]
     (table,) = claim_tables(claims(groups_of(*runs)))

@@ -60,6 +60,7 @@ def test_several_recipes_have_a_panel_for_each_way(make_run: MakeRun) -> None:
         "majority": {"maft"},
         "debate": {"maft"},
     }
+    assert len({axes.get_ylim() for axes in drawn(groups, "accuracy").axes}) == 1
     (own,) = plot_of(groups, "methods").panels
     assert lines(own)["star"] == panels["one answer"]["star"] and lines(own)["maft"] == panels["debate"]["maft"]
 
