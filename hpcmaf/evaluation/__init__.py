@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from hpcmaf.evaluation.accuracy import pseudo_label_accuracy, score
-from hpcmaf.evaluation.measures import MEASURES, SCHEMA, declared, measures_of, own_measure
+from hpcmaf.evaluation.measures import MEASURES, estimate, measures_of, own_measure, ratio
 from hpcmaf.evaluation.significance import Comparison, compare, holm, mcnemar, outcomes, sign_flip_test
-from hpcmaf.evaluation.spread import Estimate, Ratio, estimate, ratio
 
 __all__ = [
     "MEASURES",
-    "SCHEMA",
     "Comparison",
-    "Estimate",
-    "Ratio",
     "compare",
-    "declared",
     "estimate",
     "holm",
     "mcnemar",

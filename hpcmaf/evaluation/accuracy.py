@@ -14,8 +14,7 @@ from hpcmaf.debate.health import Tally
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import DataError
 from hpcmaf.evaluation.behaviour import Scored, movement
-from hpcmaf.evaluation.measures import SCHEMA, measures_of
-from hpcmaf.evaluation.spread import estimate
+from hpcmaf.evaluation.measures import SCHEMA, estimate, measures_of
 
 
 def _scored(transcript: Transcript, seed: int, iteration: int) -> Scored:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from hpcmaf.answers import vote
 from hpcmaf.debate.consensus import others_agree
 from hpcmaf.debate.transcript import Transcript
-from hpcmaf.evaluation.spread import Ratio, ratio
+from hpcmaf.evaluation.measures import Ratio, ratio
 
 
 class Scored(NamedTuple):

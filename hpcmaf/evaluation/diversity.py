@@ -19,8 +19,7 @@ from hpcmaf.debate.transcript import Transcript
 from hpcmaf.engines.base import Engine, Request, Sampling, ServedModels
 from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.errors import EngineError
-from hpcmaf.evaluation.measures import DIVERSITY_SCHEMA
-from hpcmaf.evaluation.spread import estimate
+from hpcmaf.evaluation.measures import DIVERSITY_SCHEMA, estimate
 from hpcmaf.seeding import derive_seed
 from hpcmaf.store import Store
 

@@ -25,7 +25,7 @@ class Strict(BaseModel):
 
 
 def added(default: Any, description: str, **limits: Any) -> Any:
-    """A key that runs of earlier versions do not have: at its default it stays out of plans, so they remain the same."""
+    """A key that earlier runs do not have: at its default it stays out of plans, so that they remain the same."""
     return Field(default, description=description, exclude_if=lambda value: value == default, **limits)
 
 

@@ -248,6 +248,7 @@ def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, An
     """Keys under which two mappings differ, with both values."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
-            yield from _differences(old.get(key, _MISSING), new.get(key, _MISSING), f"{prefix}.{key}" if prefix else key)
+            below = f"{prefix}.{key}" if prefix else key
+            yield from _differences(old.get(key, _MISSING), new.get(key, _MISSING), below)
     elif old != new:
         yield prefix, old, new
