@@ -1,17 +1,18 @@
 r"""Math-Verify in worker processes, behind a deadline that holds from any thread.
 
 Math-Verify's own timeout is a signal, which works only in the main thread and never inside one long C call
-(``9**9**9``). A process can be killed. The workers are forked from a server that has sympy imported, and no threads,
-locks or GPU context of this process.
+(``9**9**9``). A process can be killed, and shares no threads, locks or GPU context with this one.
 """
 
 from __future__ import annotations
 
-import multiprocessing
+import json
 import os
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import wait
 
 from hpcmaf.cores import usable_cores
 from hpcmaf.errors import PlatformError
@@ -42,66 +43,47 @@ def check(a: str, b: str, deadline: Deadline) -> bool:
             break
         with _slots:
             try:
-                process, pipe = _idle.pop()
+                worker = _idle.pop()
             except IndexError:
-                process, pipe = _start()
+                worker = _start()
             try:
-                pipe.send((a, b, deadline.left_s))
-                if not pipe.poll(deadline.left_s):
+                print(json.dumps([a, b, deadline.left_s]), file=worker.stdin, flush=True)
+                if not wait([worker.stdout], deadline.left_s):
                     deadline.left_s = 0.0
                     raise TimeoutError
-                verdict, seconds = pipe.recv()
-            except (EOFError, OSError):
-                process.kill()
-                process.join()
+                verdict, seconds = json.loads(worker.stdout.readline())
+            except (OSError, ValueError):
+                _end(worker)
                 continue
-            _idle.append((process, pipe))
+            _idle.append(worker)
         deadline.left_s -= seconds
         return verdict
     return False
 
 
-def _start() -> tuple[multiprocessing.Process, Connection]:
-    """Start a worker and wait until it can answer."""
-    context = multiprocessing.get_context(_method)
-    context.set_forkserver_preload(["hpcmaf.answers.worker"])
-    pipe, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs,), daemon=True)
-    with _lock:
-        safe = os.environ.get("PYTHONSAFEPATH", "")
-        os.environ["PYTHONSAFEPATH"] = "1"  # the server imports nothing from the folder it is started in
-        process.start()
-        os.environ["PYTHONSAFEPATH"] = safe  # empty is as good as unset
-    theirs.close()
-    try:
-        if pipe.poll(START_S) and pipe.recv():
-            return process, pipe
-    except EOFError:
-        pass
-    process.kill()
+def _start() -> subprocess.Popen[str]:
+    """Start a worker, which imports nothing from the folder it is started in, and wait until it can answer."""
+    command, pipe = [sys.executable, "-P", "-m", "hpcmaf.answers.worker"], subprocess.PIPE
+    worker = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+    if wait([worker.stdout], START_S) and worker.stdout.readline():
+        return worker
+    _end(worker)
     raise PlatformError(
         "the answer checker did not start: try `python -c 'import math_verify'` in this environment and "
-        "reinstall hpcmaf if it fails; a script of your own needs `if __name__ == '__main__':`"
+        "reinstall hpcmaf if it fails"
     )
 
 
-def _serve(pipe: Connection) -> None:
-    try:
-        from hpcmaf.answers import worker  # imported in the workers alone
-
-        pipe.send(True)
-        while True:
-            pipe.send(worker.compare(*pipe.recv()))
-    except (ImportError, EOFError, BrokenPipeError):  # which the other end sees, or it is gone
-        pass
+def _end(worker: subprocess.Popen[str]) -> None:
+    worker.kill()
+    worker.communicate()
 
 
-def _after_fork() -> None:
-    """Leave the workers and their server to the parent of a forked process."""
-    global _idle, _lock, _slots, _method
-    _idle, _lock, _slots, _method = [], threading.Lock(), threading.Semaphore(MAX_WORKERS), "spawn"
+def _forget() -> None:
+    """Leave the workers to the parent of a forked process."""
+    global _idle, _slots
+    _idle, _slots = [], threading.Semaphore(MAX_WORKERS)
 
 
-_after_fork()
-_method = "forkserver"
-os.register_at_fork(after_in_child=_after_fork)
+_forget()
+os.register_at_fork(after_in_child=_forget)

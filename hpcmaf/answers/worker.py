@@ -1,15 +1,17 @@
 r"""What runs in the worker processes: Math-Verify, and what it needs to be right.
 
-Imported only there, by the server that workers are forked from (see `hpcmaf.answers.checker`): sympy takes seconds.
+Run only there, as ``python -m hpcmaf.answers.worker`` (see `hpcmaf.answers.checker`): sympy takes seconds to import.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 import resource
 import signal
+import sys
 import time
 from functools import lru_cache
 
@@ -32,8 +34,6 @@ _OPTIONS = {"numeric_precision": 50, "timeout_seconds": None, "allow_set_relatio
 def compare(a: str, b: str, deadline_s: float) -> tuple[bool, float]:
     """The verdict on two expressions, and how many seconds it took."""
     start = time.monotonic()
-    for end in (signal.SIGALRM, signal.SIGTERM):  # at once, also inside one long C call that lets no handler run
-        signal.signal(end, signal.SIG_DFL)
     # The kernel ends this process after the deadline also when the parent, who would have done so, is gone.
     signal.setitimer(signal.ITIMER_REAL, deadline_s + 1.0)
     try:
@@ -131,10 +131,19 @@ def _rooted(tree: sympy.Basic) -> set[sympy.Symbol]:
     return {name for name, power in powers if name.is_Symbol and power.is_integer and power % 2}
 
 
-hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES if hard < 0 else min(hard, MEMORY_BYTES), hard))
-for descriptor in (1, 2):  # what libraries print is not output
-    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
-logging.disable(logging.CRITICAL)
-for first, second in (("x+1", "1+x"), ("x<1", r"(-\infty,1)")):
-    compare(first, second, 60.0)  # builds the parser's tables and the solver's now, not on the first deadline
+def _serve() -> None:
+    """Answer each line of standard input, ``[a, b, deadline_s]``, by one of what `compare` returns."""
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES if hard < 0 else min(hard, MEMORY_BYTES), hard))
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what libraries print is no reply
+    logging.disable(logging.CRITICAL)
+    for first, second in (("x+1", "1+x"), ("x<1", r"(-\infty,1)")):
+        compare(first, second, 60.0)  # builds the parser's tables and the solver's now, not on the first deadline
+    print("ready", file=replies, flush=True)
+    for line in sys.stdin:
+        print(json.dumps(compare(*json.loads(line))), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    _serve()
