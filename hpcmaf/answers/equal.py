@@ -149,8 +149,8 @@ def _structures(left: str, right: str, deadline: Deadline, depth: int) -> bool |
         assert one is not None
         if one.kind == "set" and len(one.parts) == 1:
             return _same(one.parts[0], other, deadline, depth)
-        # A condition, a difference or a determinant may come to an interval or a number.
-        return None if one.kind in ("union", "()", "[]", "(]", "[)", "determinant") else False
+        # A condition or a difference of sets may come to an interval.
+        return None if one.kind in ("union", "()", "[]", "(]", "[)") else False
     if first.kind != second.kind or len(first.parts) != len(second.parts):
         return False
     remaining = list(second.parts)

@@ -14,11 +14,8 @@ from typing import NamedTuple
 
 from hpcmaf.answers.rational import value_of
 
-_MATRIX = re.compile(
-    r"[(\[]?\s*\\begin\s*\{(?P<kind>[pbvBV]?matrix|array)\}(?:\s*\{[lcr|\s]*\})?(?P<body>.*)\\end\s*\{(?P=kind)\}\s*[)\]]?",
-    re.DOTALL,
-)
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)
+_BOTH = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 _OPEN = frozenset({"(", "[", "{", "\\{", "\\langle"})
 _CLOSE = frozenset({")", "]", "}", "\\}", "\\rangle"})
 AND, OR = (re.compile(rf"(?<![A-Za-z\\]){word}(?![A-Za-z])") for word in ("and", "or"))
@@ -37,11 +34,11 @@ class Structure(NamedTuple):
     """A compound answer.
 
     Its kind is ``set`` (also of a list: order does not matter), ``union``, a pair of brackets such as ``[)``, ``:`` (a
-    ratio or time of three parts or more), ``series`` (a list that goes on) or ``matrix RxC`` (rows by columns).
+    ratio or time of three parts or more) or ``series`` (a list that goes on).
     """
 
     kind: str
-    parts: tuple[str, ...]  # texts of the elements, matrices row by row
+    parts: tuple[str, ...]  # texts of the elements
 
     @property
     def ordered(self) -> bool:
@@ -53,13 +50,6 @@ class Structure(NamedTuple):
 def split(text: str) -> Structure | None:
     """Take a compound answer apart; ``None`` for a single expression."""
     text = text.strip()
-    if (match := _MATRIX.fullmatch(text)) and "\\begin" not in match["body"]:
-        rows = [row.split("&") for row in re.sub(r"\\\\\s*$", "", match["body"].strip()).split("\\\\")]
-        if len({len(row) for row in rows}) == 1:
-            kind = "determinant" if match["kind"] in ("vmatrix", "Vmatrix") else f"matrix {len(rows)}x{len(rows[0])}"
-            return Structure(kind, tuple(cell for row in rows for cell in row))
-    if text == "\\mathbb{R}":
-        return Structure("()", ("-\\infty", "\\infty"))
     if CONDITION.fullmatch(text) or set(relations(text)) - {"="} and len(top_level(text, (",", ";"))) == 1:
         return None
     if len(pieces := top_level(text, ("\\cup",))) > 1:
@@ -72,7 +62,7 @@ def split(text: str) -> Structure | None:
             return _listed(parts)
         return Structure(opening + closing, parts) if len(parts) > 1 else None
     parts = _elements(text)
-    if len(parts) > 1 or "\\pm" in text or "\\mp" in text:
+    if len(parts) > 1 or _BOTH.search(text):
         return _listed(parts)
     terms = top_level(text, (":",))
     return Structure(":", terms) if len(terms) > 2 else None
@@ -136,13 +126,12 @@ def _is_name(text: str) -> bool:
 
 def _listed(parts: tuple[str, ...]) -> Structure:
     r"""A set; ``1 \pm a`` is two of its elements."""
-    expanded: list[str] = []
-    for part in parts:
-        both = re.search(r"\\(?:pm|mp)(?![A-Za-z])", part)
-        for upper, lower in (("+", "-"), ("-", "+")) if both else (("", ""),):
-            chosen = re.sub(r"\\pm(?![A-Za-z])", upper, part) if both else part
-            expanded.append(re.sub(r"\\mp(?![A-Za-z])", lower, chosen) if both else chosen)
-    return Structure("series" if any("\\ldots" in part for part in parts) else "set", tuple(expanded))
+    expanded = tuple(
+        _BOTH.sub(lambda sign: signs[sign[0] == "\\mp"], part)
+        for part in parts
+        for signs in (("+-", "-+") if _BOTH.search(part) else ("",))
+    )
+    return Structure("series" if any("\\ldots" in part for part in parts) else "set", expanded)
 
 
 def _encloses(text: str) -> bool:

@@ -28,7 +28,7 @@ MEMORY_BYTES = 4 << 30
 _NORMALIZATION = NormalizationConfig(units=False, malformed_operators=True, boxed="none")
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
 _DECIMAL = re.compile(r"\d*\.\d+|\d+\.(?!\d)")
-_OPTIONS = {"numeric_precision": 50, "timeout_seconds": None, "allow_set_relation_comp": True}
+_OPTIONS = {"numeric_precision": 120, "float_rounding": 100, "timeout_seconds": None, "allow_set_relation_comp": True}
 
 
 def compare(a: str, b: str, deadline_s: float) -> tuple[bool, float]:
@@ -41,7 +41,7 @@ def compare(a: str, b: str, deadline_s: float) -> tuple[bool, float]:
         conditions = all(isinstance(tree, sympy.Rel | sympy.And | sympy.Or) for tree in (first, second))
         names = not conditions or first.free_symbols == second.free_symbols
         first, second = _solutions(first), _solutions(second)
-        verdict = names and not _differ(first, second) and (
+        verdict = names and (
             verify(first, second, **_OPTIONS)
             or verify(second, first, **_OPTIONS)
             or _multiples(first, second)
@@ -86,28 +86,12 @@ def _parse(text: str) -> sympy.Basic:
     if isinstance(tree, sympy.Expr):
         tree = tree.replace(_odd_root, lambda power: -((-power.base) ** power.exp))
     units = {symbol: sympy.I for symbol in getattr(tree, "free_symbols", ()) if symbol.name == "i"}
-    return tree.subs(units) if units else tree
+    return tree.subs(units).doit()  # to it 2x/2 is not x
 
 
 def _odd_root(tree: sympy.Basic) -> bool:
     power = tree.exp if tree.is_Pow and tree.base.is_negative else sympy.Integer(1)
     return power.is_Rational and power.p == 1 < power.q and power.q % 2 == 1
-
-
-def _differ(first: sympy.Basic, second: sympy.Basic) -> bool:
-    """Whether two expressions have different values at one point: quicker than simplifying their difference."""
-    if not isinstance(first, sympy.Expr) or not isinstance(second, sympy.Expr):
-        return False
-    names = sorted(first.free_symbols | second.free_symbols, key=str)
-    point = {name: sympy.Rational(1000 + 137 * index, 919) for index, name in enumerate(names, 1)}
-    try:
-        one, other = (expression.doit().subs(point).evalf(30) for expression in (first, second))
-        size = max(abs(one), abs(other))
-        # What is as small as this may be a zero that was not computed exactly.
-        known = size.is_finite and (size > 1e-100 or (first.is_zero is False and second.is_zero is False))
-        return bool(known and abs(one - other) > 1e-12 * size)
-    except Exception:  # noqa: BLE001 - undefined there, or no number
-        return False
 
 
 def _multiples(first: sympy.Basic, second: sympy.Basic) -> bool:
