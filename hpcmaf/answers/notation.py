@@ -13,7 +13,10 @@ from typing import NamedTuple
 
 from hpcmaf.answers.units import without_unit
 
-_COMMANDS = "×times ∞infty ±pm √sqrt ∪cup ∩cap ∈in ∅emptyset ≤le ⩽le ≥ge ⩾ge ≠ne ≈approx ⟨langle ⟩rangle ⋅cdot ·cdot"
+_COMMANDS = (
+    "×times ∞infty ±pm √sqrt ∪cup ∩cap ∈in ∅emptyset ≤le ⩽le ≥ge ⩾ge ≠ne ≈approx ⟨langle ⟩rangle ⋅cdot ·cdot αalpha βbeta"
+    " γgamma δdelta εepsilon θtheta λlambda μmu πpi ρrho σsigma τtau φphi ωomega ΓGamma ΔDelta ΘTheta ΠPi ΣSigma ΦPhi ΩOmega"
+)
 _CHARACTERS = str.maketrans(
     {sign: f"\\{name} " for sign, *letters in _COMMANDS.split() for name in ["".join(letters)]}
     | dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\u2014\uff0d\ufe63", "-")
@@ -152,7 +155,7 @@ def _ascii_of(text: str) -> str:
     text = unicodedata.normalize("NFC", text).translate(_CHARACTERS)
     for mark, run in _SCRIPTS:
         text = re.sub(run, lambda match: f"{mark}{{{unicodedata.normalize('NFKC', match[0])}}}", text)
-    return re.sub("[\u0370-\u03ff]", _greek, narrow(text.replace("\u2212", "-")))
+    return narrow(text.replace("\u2212", "-"))
 
 
 def narrow(text: str) -> str:
@@ -169,13 +172,6 @@ def _narrow(character: str) -> str:
         return written
     unseen = unicodedata.category(character) == "Cf"
     return str(unicodedata.decimal(character, "" if unseen else character))
-
-
-def _greek(match: re.Match[str]) -> str:
-    name = re.fullmatch(r"GREEK (SMALL|CAPITAL) LETTER (?:FINAL )?([A-Z]+)", unicodedata.name(match[0], ""))
-    if name is None:
-        return match[0]
-    return f"\\{name[2].replace('LAMDA', 'LAMBDA').lower() if name[1] == 'SMALL' else name[2].title()} "
 
 
 def _unwrapped(text: str) -> str:
