@@ -63,12 +63,10 @@ class TaskSource(Strict):
     answer: Literal["boxed", "number", "letter", "text"] | None = Field(
         None, description="what kind of answer is read: boxed, number, letter or text; the task's own by default"
     )
-    grader: str | None = Field(
-        None, description="what reads and compares answers: FILE.py:OBJECT, or an installed package's"
-    )
-    sandbox: Literal["namespaces", "limits"] = Field(
+    grader: str | None = added(None, "what reads and compares answers: FILE.py:OBJECT, or an installed package's")
+    sandbox: Literal["namespaces", "limits"] = added(
         "namespaces",
-        description="what answers that are programs run in; limits alone keep them neither from the network nor your files",
+        "what answers that are programs run in; limits alone keep them neither from the network nor your files",
     )
     levels: list[int] | None = Field(None, min_length=1, description="MATH levels, such as [1, 2, 3]")
 
@@ -111,8 +109,8 @@ class Sampling(Strict):
     stop: list[Annotated[str, Field(min_length=1)]] = Field(
         [], max_length=16, description="texts that end a response, which does not show them"
     )
-    thinking_tokens: int = Field(
-        0, ge=0, description="a thought longer than so many tokens is closed, and the answer follows; 0 is no limit"
+    thinking_tokens: int = added(
+        0, "a thought longer than so many tokens is closed, and the answer follows; 0 is no limit", ge=0
     )
 
     @model_validator(mode="after")

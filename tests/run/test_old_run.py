@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from hpcmaf.cli import cli
+from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
 from hpcmaf.errors import PlanChangedError
 
@@ -50,6 +53,12 @@ def test_an_old_run_is_not_extended(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, [*words, "--set-profile", "generation.problems_per_shard=120"])
     assert isinstance(result.exception, PlanChangedError)
     assert "planned by an earlier version of hpcmaf, which had no recipe." in str(result.exception)
+
+
+def test_keys_that_are_new_leave_plans_as_they_were() -> None:
+    """At its default a key stays out of plans (:func:`hpcmaf.files.yaml.added`), or no run begun before it resumes."""
+    recipe = json.dumps(load_recipe().model_dump(mode="json"), sort_keys=True)
+    assert hashlib.sha256(recipe.encode()).hexdigest().startswith("a108388cfabe5d1c"), recipe
 
 
 def test_options_that_are_no_more_are_ignored_and_named(capsys: pytest.CaptureFixture[str]) -> None:
