@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -41,15 +39,6 @@ def percent(share: float | None) -> str:
 def estimate(one: Mapping[str, Any] | None) -> str:
     """A share and its standard error, in percent: ``50.00 ± 2.24``."""
     return NONE if one is None else f"{percent(one['value'])} ± {percent(one['se'])}"
-
-
-def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Rows as CSV; what a row lacks stays empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def iteration_name(t: int) -> str:

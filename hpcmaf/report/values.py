@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
@@ -11,7 +13,6 @@ from hpcmaf.report.cost import spent, total
 from hpcmaf.report.groups import Group
 from hpcmaf.report.records import Iteration, Run
 from hpcmaf.report.sections import comparisons
-from hpcmaf.report.table import csv_text
 
 COLUMNS = (
     *("run", "recipe", "method", "task", "trained_on", "evaluated_on", "model", "agents", "rounds", "seed"),
@@ -33,7 +34,11 @@ def to_csv(runs: Iterable[Run]) -> str:
     The columns from ``mean_critic`` on belong to the iteration and are the
     same on all its lines.
     """
-    return csv_text(COLUMNS, (row for run in runs for iteration in run.evaluated for row in _rows(run, iteration)))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row for run in runs for iteration in run.evaluated for row in _rows(run, iteration))
+    return text.getvalue()
 
 
 def _rows(run: Run, iteration: Iteration) -> Iterator[dict[str, Any]]:
