@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from hpcmaf.evaluation import outcomes
 from hpcmaf.report.compare import TEST, Test, family
 from hpcmaf.report.groups import Group
 from hpcmaf.report.learned import health_table, learned_table
@@ -55,10 +54,10 @@ def _agents(group: Group) -> Table:
 
 def _debate_tests(group: Group) -> Table:
     """Whether debating beats voting on first answers, iteration by iteration, on the same problems."""
-    tests, both = [], ("vote@1", "vote@M")
+    tests = []
     for t in group.complete:
-        measured = [i.metrics for i in group.at(t) if set(both) <= i.metrics["accuracy"].keys()]
-        pairs = [(outcomes(one, both[0]), outcomes(one, both[1])) for one in measured]
+        votes = [(iteration.right("vote@1"), iteration.right("vote@M")) for iteration in group.at(t)]
+        pairs = [(first, last) for first, last in votes if first and last]
         tests += [Test.of(pairs, text=iteration_name(t))] if pairs else []
     rows = tuple((one.text, *one.cells) for one in family(tests))
     title = f"{group.label}: the last round's vote against the first round's"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from hpcmaf.evaluation import MEASURES, outcomes
+from hpcmaf.evaluation import MEASURES
 from hpcmaf.report.compare import TEST, Test, Values, family
 from hpcmaf.report.groups import Group
 from hpcmaf.report.records import Run
@@ -89,13 +89,7 @@ def _pairs(a: Group, before: Read, b: Group, after: Read) -> list[tuple[Values, 
 
 def _right(t: int, measure: str | None = None) -> Read:
     """Which problems are right at iteration t, by a measure or the method's own."""
-
-    def read(run: Run) -> Values | None:
-        iteration = run.at(t)
-        measured = iteration is not None and iteration.accuracy(measure) is not None
-        return outcomes(iteration.metrics, measure or iteration.own) if measured else None
-
-    return read
+    return lambda run: iteration.right(measure) if (iteration := run.at(t)) else None
 
 
 def _gain(before: int, after: int) -> Read:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.errors import DataError, UsageError
-from hpcmaf.evaluation import Comparison, compare, holm, measures_of, outcomes
+from hpcmaf.evaluation import Comparison, compare, holm, measures_of
 from hpcmaf.report.groups import Group, cheaper, full_debates
 from hpcmaf.report.records import Run
 from hpcmaf.report.table import NONE
@@ -251,7 +251,7 @@ def _test(
         if a is None or b is None:
             faults.append(f"{ours.name}: no iteration {group.last} here or {at} there")
             continue
-        one = (outcomes(a.metrics, measure or a.own), outcomes(b.metrics, b.own))
+        one = (a.right(measure), b.right())
         # Problems of one id may still be others: a source may number its lines.
         if one[0].keys() == one[1].keys() and ours.questions == theirs.questions:
             pairs.append(one)

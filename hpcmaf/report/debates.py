@@ -12,8 +12,8 @@ from hpcmaf.report.records import Iteration, Run
 from hpcmaf.run.directory import RunDir
 from hpcmaf.seeding import derive_seed
 
-# Of the vote of the first round, and of the last.
-OUTCOMES = {"01": "corrected", "10": "corrupted", "00": "wrong", "11": "right"}
+# Whether the vote of the first round is right, and that of the last.
+OUTCOMES = {(0, 1): "corrected", (1, 0): "corrupted", (0, 0): "wrong", (1, 1): "right"}
 # A page is to open on a laptop whatever the models wrote.
 MOST_BYTES = 8_000_000
 
@@ -68,12 +68,10 @@ def _read(run: Run, iteration: Iteration, count: int) -> Iterator[dict[str, Any]
 
 
 def _pick(run: Run, iteration: Iteration, count: int) -> list[tuple[str, str]]:
-    scores = iteration.metrics["scores"]
     piles: dict[str, list[str]] = {outcome: [] for outcome in OUTCOMES.values()}
-    marks = zip(scores["problem_ids"], *iteration.votes, strict=True)
-    for problem, before, after in marks:
-        if before + after in OUTCOMES:
-            piles[OUTCOMES[before + after]].append(problem)
+    first, last = iteration.right("vote@1") or iteration.right("answer"), iteration.right()
+    for problem, before in first.items():
+        piles[OUTCOMES[before, last[problem]]].append(problem)
     for pile in piles.values():
         pile.sort(key=lambda problem: derive_seed(0, iteration.number, problem, "page"))
     picked: list[tuple[str, str]] = []

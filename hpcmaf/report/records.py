@@ -19,7 +19,7 @@ from pydantic import Field
 from hpcmaf.config.recipe import Recipe
 from hpcmaf.debate.methods import METHODS, Method
 from hpcmaf.errors import DataError
-from hpcmaf.evaluation import own_measure
+from hpcmaf.evaluation import outcomes, own_measure
 from hpcmaf.evaluation.alarm import Reading, readings
 from hpcmaf.files.publish import Record, parse_json, read_bytes
 from hpcmaf.report.shape import Diversity, read_metrics
@@ -58,11 +58,9 @@ class Iteration:
         """Accuracy of a measure, the method's own without a name: ``{"agents", "rounds", "value", "se"}``."""
         return self.metrics["accuracy"].get(measure or self.own)
 
-    @property
-    def votes(self) -> tuple[str, str]:
-        """Whether the first round's vote is right and the last's, a mark for each problem."""
-        scores = self.metrics["scores"]
-        return scores.get("vote@1", scores["answer"]), scores[self.own]
+    def right(self, measure: str | None = None) -> Mapping[str, bool] | None:
+        """Which problems are right by a measure, the method's own without a name; ``None`` where there is none."""
+        return outcomes(self.metrics, measure or self.own) if self.accuracy(measure) else None
 
     def diverse(self, measure: str) -> Mapping[str, Any] | None:
         """A measure of diversity: ``{"value", "se"}``; ``disagreement`` is 1 - consensus."""

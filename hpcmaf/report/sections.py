@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import cache
 
-from hpcmaf.evaluation import MEASURES, outcomes
+from hpcmaf.evaluation import MEASURES
 from hpcmaf.evaluation.alarm import best, rung
 from hpcmaf.report.compare import TEST, Test, family
 from hpcmaf.report.cost import cost_table
@@ -85,9 +85,9 @@ def _comparisons(run: Run) -> Iterator[Test]:
         return
     for measure in reversed(MEASURES):
         if base := first.accuracy(measure):
-            pair = outcomes(first.metrics, measure), outcomes(last.metrics, last.own)
             of_base = {key: base[key] for key in ("agents", "rounds")}
             facts = {"iteration": last.number, "measure": measure, **of_base}
+            pair = (first.right(measure), last.right())
             yield Test.of([pair], text=f"{MEASURES[measure]}, iteration 0", facts=facts)
 
 
