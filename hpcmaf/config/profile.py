@@ -49,7 +49,7 @@ class Generation(VllmOptions):
     @property
     def gpus(self) -> int:
         """GPUs that one task uses, where there are any."""
-        return 0 if self.engine == "endpoint" else self.engines * self.tensor_parallel
+        return 0 if self.engine == "endpoint" else super().gpus
 
 
 class Finetuning(Strict):

@@ -35,6 +35,7 @@ class VllmOptions(Strict):
 
     server_command: str = Field("", description="vllm: shell that starts another environment's vllm serve")
     engines: int = Field(1, ge=1, description="vllm: servers of one task, which share its requests; one per GPU")
+    engines_per_gpu: int = Field(1, ge=1, description="vllm: several, where a small model leaves a GPU idle")
     tensor_parallel: int = Field(1, ge=1, description="vllm: GPUs that share one model")
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="vllm: share of a GPU's memory to use")
     max_num_seqs: int | None = Field(
@@ -50,6 +51,11 @@ class VllmOptions(Strict):
     )
     start_minutes: float = Field(30.0, gt=0, le=1e6, description="vllm: longest time that a start may take")
     vllm_args: dict[str, Any] = Field({}, description="vllm: further options of vllm serve")
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that the servers of one task use, where there are any."""
+        return -(-self.engines // self.engines_per_gpu) * self.tensor_parallel
 
     def rests(self, device: str, tuning: str) -> str:
         """What a server does while agents are trained; one whose weights change then is of no use afterwards."""
@@ -76,7 +82,7 @@ class VllmOptions(Strict):
             # A model's own sampling defaults must not leak in.
             "generation_config": "vllm",
             "disable_uvicorn_access_log": True,
-            "gpu_memory_utilization": self.gpu_memory_utilization if cuda else None,
+            "gpu_memory_utilization": round(self.gpu_memory_utilization / self.engines_per_gpu, 3) if cuda else None,
             "block_size": _FP8_BLOCK if cuda and small_cache else None,
             "enable_sleep_mode": self.rests(device, served.tuning) == "sleep" or None,
             "kv_cache_memory_bytes": None if cuda else int(self.kv_cache_gb * 2**30),
@@ -135,7 +141,7 @@ def words(arguments: Mapping[str, Any]) -> list[str]:
 
 def _capture_sizes(most: int) -> list[int]:
     """Batch sizes recorded as graphs: every one costs time at start, a missing one some padding."""
-    steps = [1, 2, 4, *range(8, 64, 8), *range(64, 256, 16), *range(256, 512, 32), *range(512, most, 64)]
+    steps = [1, 2, 4, 8, 16, *range(32, 512, 32), *range(512, most, 64)]
     return sorted({size for size in steps if size < most} | {most})
 
 

@@ -67,12 +67,15 @@ async def start(
     command = [sys.executable, "-I", keeper.__file__, str(folder), str(log), "bash", "-c", f'{line} "$@"', "vllm"]
     server = Server(folder, use=True)
     server.facts = {**facts, "key": key, "log": str(log), "log_offset": log.stat().st_size if log.exists() else 0}
+    # Not in the environment, which decides for vLLM whether what it has compiled still fits; nor where ps shows it.
+    settings = folder / "vllm.yaml"
+    settings.write_text(f"api-key: {key}\n")
     try:
         async with _compiling(arguments, tick):
             began = time.time()
             keeping = subprocess.Popen(
-                [*command, model, "--uds", server.socket, *words(arguments)],
-                env={**_environment(options, arguments, key), **environment},
+                [*command, model, "--config", str(settings), "--uds", server.socket, *words(arguments)],
+                env={**_environment(options, arguments), **environment},
                 start_new_session=True, stdin=subprocess.DEVNULL,
             )  # fmt: skip
             while not (folder / "pid").exists() and keeping.poll() is None:
@@ -105,7 +108,7 @@ async def _until_up(server: Server, seconds: float, tick: Callable[[], None]) ->
     raise StartFailed(reason, kind=kind)
 
 
-def _environment(options: VllmOptions, arguments: Mapping[str, Any], key: str) -> dict[str, str]:
+def _environment(options: VllmOptions, arguments: Mapping[str, Any]) -> dict[str, str]:
     """The server's environment; the user's own settings go before ours."""
     own = {
         "VLLM_NO_USAGE_STATS": "1",
@@ -118,6 +121,8 @@ def _environment(options: VllmOptions, arguments: Mapping[str, Any], key: str) -
         # Several tasks share a node; each has as many threads as its profile says.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_ENABLE_STARTUP_PLAN": "1",
+        # The engine's process need not import everything again; vLLM spawns it where a fork is not safe.
+        "VLLM_WORKER_MULTIPROC_METHOD": "fork",
         "VLLM_CACHE_ROOT": str(cache_folder()),
         "VLLM_SERVER_DEV_MODE": str(int(bool(arguments["enable_sleep_mode"]))),
         "VLLM_BATCH_INVARIANT": str(int(options.reproducible)),
@@ -125,7 +130,9 @@ def _environment(options: VllmOptions, arguments: Mapping[str, Any], key: str) -
     if arguments.get("max_lora_rank", 17) <= 16:
         # What was measured for vLLM's LoRA kernels; on GPUs that no file there names, its own settings hold.
         own["VLLM_TUNED_CONFIG_FOLDER"] = str(Path(__file__).with_name("lora_kernels"))
-    return {**own, **os.environ, "VLLM_API_KEY": key, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+    environment = {**own, **os.environ, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+    environment.pop("VLLM_API_KEY", None)  # the key of somebody else's server
+    return environment
 
 
 def default_command() -> str:
@@ -143,17 +150,18 @@ def default_command() -> str:
 
 def gpus_of(options: VllmOptions, device: str, number: int) -> str | None:
     """GPUs of one of a task's servers; ``None`` leaves it all there are."""
-    count, each = options.engines, options.tensor_parallel
-    if device != "cuda" or count == 1:
+    each = options.tensor_parallel
+    if device != "cuda" or options.gpus == each:
         return None
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     visible = [str(n) for n in range(len(gpus()))] if named is None else [*filter(None, named.split(","))]
-    if len(visible) < count * each:
+    if len(visible) < options.gpus:
         raise PlatformError(
-            f"generation.engines: {count} servers take {count * each} GPUs, but this task sees {len(visible)}; "
-            "lower generation.engines, or ask for more GPUs in the profile"
+            f"generation.engines: {options.engines} servers take {options.gpus} GPUs, but this task sees "
+            f"{len(visible)}; lower generation.engines, or ask for more GPUs in the profile"
         )
-    return ",".join(visible[number * each : (number + 1) * each])
+    first = number // options.engines_per_gpu * each
+    return ",".join(visible[first : first + each])
 
 
 def checkpoints_per_gpu(served: ServedModels, options: VllmOptions, device: str) -> int:

@@ -96,7 +96,7 @@ class VllmEngine(HttpEngine):
         if self.options.reproducible and self.device != "cuda":
             reason = "vLLM's batch invariance needs a GPU; on a CPU use engine: transformers"
             raise EngineError(f"generation.reproducible: {reason}")
-        self.gpus = self.options.engines * self.options.tensor_parallel if self.device == "cuda" else 0
+        self.gpus = self.options.gpus if self.device == "cuda" else 0
         shared = os.environ.get(servers.SHARED) or (str(run.resolve()) if run else None)
         self.folder = servers.servers_folder(shared or f"process {os.getpid()} {time.time_ns()}")
         self.log = log or self.folder / "server.log"
@@ -110,7 +110,7 @@ class VllmEngine(HttpEngine):
         self._arguments = self.options.arguments(served, self.device, room)
         self.capacity = checkpoints_per_gpu(served, self.options, self.device) if self._full else 1
         if self.capacity > 1:
-            self._arguments["gpu_memory_utilization"] = round(self.options.gpu_memory_utilization / self.capacity, 3)
+            self._arguments["gpu_memory_utilization"] = round(self._arguments["gpu_memory_utilization"] / self.capacity, 3)
         for _ in range(halvings):
             self._arguments |= smaller(self._arguments, "out of memory") or {}
         self._wanted, self._again = servers.digest(self._arguments), False
@@ -221,7 +221,7 @@ class VllmEngine(HttpEngine):
     async def _connect(self, key: str | None, number: int) -> Server:
         """Find or start a server, with the adapters on it and tested."""
         devices, names = gpus_of(self.options, self.device, number), self._names
-        where = self.folder / servers.digest(devices or os.environ.get("CUDA_VISIBLE_DEVICES"))
+        where = self.folder / servers.digest([devices or os.environ.get("CUDA_VISIBLE_DEVICES"), number])
         where.mkdir(mode=0o700, exist_ok=True)
         name, rests = servers.digest([self._wanted, key]), self.options.rests(self.device, self.served.tuning)
         async with locked(where / "lock", None, self.check, "another task to start its vLLM server"):
