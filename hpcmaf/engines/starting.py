@@ -190,7 +190,8 @@ async def _compiling(arguments: Mapping[str, Any], tick: Callable[[], None]) -> 
     """
     name = digest([arguments, gpus()[:1]])
     done = cache_folder() / f"compiled-{name}"
-    if arguments["enforce_eager"] or done.exists():
+    compiles = not arguments["enforce_eager"] and arguments.get("compilation_config", {}).get("mode") != 0
+    if not compiles or done.exists():
         yield
         return
     async with locked(done.with_name(f"compiling-{name}.lock"), _COMPILE_PATIENCE, tick, "another task to compile"):

@@ -19,10 +19,11 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-# So small a model is bound by what one server's process does in a step: three share the GPU, and a step is one graph.
+# So small a model is bound by what one server's process does in a step: three share the GPU, a step is one graph, and
+# compiling gains nothing.
 SIZES = [1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048]
 GRAPHS = {"max_num_batched_tokens": 2048, "cudagraph_capture_sizes": SIZES,
-          "compilation_config": {"cudagraph_mode": "FULL"}}  # fmt: skip
+          "compilation_config": {"mode": 0, "cudagraph_mode": "FULL"}}  # fmt: skip
 SITE = ("jobs=2", "generation.problems_per_shard=2000", "generation.while_training=share",
         "generation.engines=3", "generation.engines_per_gpu=3", "generation.gpu_memory_utilization=0.4",
         "generation.max_model_len=4096", f"generation.vllm_args={json.dumps(GRAPHS)}")  # fmt: skip
