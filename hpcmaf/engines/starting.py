@@ -71,7 +71,7 @@ async def start(
     settings = folder / "vllm.yaml"
     settings.write_text(f"api-key: {key}\n")
     try:
-        async with _compiling(arguments, tick):
+        async with compiling(arguments, tick):
             began = time.time()
             keeping = subprocess.Popen(
                 [*command, model, "--config", str(settings), "--uds", server.socket, *words(arguments)],
@@ -182,7 +182,7 @@ def cache_folder() -> Path:
 
 
 @asynccontextmanager
-async def _compiling(arguments: Mapping[str, Any], tick: Callable[[], None]) -> AsyncIterator[None]:
+async def compiling(arguments: Mapping[str, Any], tick: Callable[[], None]) -> AsyncIterator[None]:
     """Start a server: alone if this shape has not been compiled before, else at once.
 
     Of a hundred shards that start together the first compiles, and the others
@@ -190,10 +190,12 @@ async def _compiling(arguments: Mapping[str, Any], tick: Callable[[], None]) -> 
     """
     name = digest([arguments, gpus()[:1]])
     done = cache_folder() / f"compiled-{name}"
-    compiles = not arguments["enforce_eager"] and arguments.get("compilation_config", {}).get("mode") != 0
-    if not compiles or done.exists():
+    if arguments["enforce_eager"] or done.exists():
         yield
         return
     async with locked(done.with_name(f"compiling-{name}.lock"), _COMPILE_PATIENCE, tick, "another task to compile"):
-        yield
-        done.touch()
+        if not done.exists():
+            yield
+            done.touch()
+            return
+    yield

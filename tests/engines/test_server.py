@@ -18,6 +18,7 @@ import pytest
 from hpcmaf.engines import Request, Sampling, ServedModels, keeper, server, vllm
 from hpcmaf.engines.options import AdapterShape, VllmOptions
 from hpcmaf.engines.server import Server, find, read_failure, start_parts, written
+from hpcmaf.engines.starting import compiling, gpus_of
 from hpcmaf.engines.vllm import VllmEngine
 from hpcmaf.errors import EngineError, OutOfMemory, PlatformError
 from hpcmaf.micro import base_path
@@ -170,6 +171,43 @@ def test_a_failed_start_is_told_in_one_line(
 
 
 @slow
+def test_starts_differ_in_nothing_that_decides_whether_compiled_code_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM hashes its environment variables: a key among them, which differs every time, has all compiled anew."""
+    monkeypatch.setattr(vllm, "_PAUSE_SECONDS", 0.1)
+    monkeypatch.setenv("VLLM_API_KEY", "somebody else's")
+    with pytest.raises(EngineError):
+        start(f"env | grep ^VLLM_ | sort > {tmp_path}/$$.env; {FAILS('RuntimeError: busy')}", tmp_path)
+    first, second = (file.read_text() for file in tmp_path.glob("*.env"))
+    assert first == second and "KEY" not in first and "VLLM_CACHE_ROOT=" in first
+
+
+def test_the_first_server_compiles_and_the_others_then_start_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path))
+    arguments, inside, most = {"enforce_eager": None}, [], []
+
+    async def one(number: int) -> None:
+        async with compiling(arguments, lambda: None):
+            inside.append(number)
+            most.append(len(inside))
+            deadline = time.monotonic() + 20
+            # Those who come after the first are in at the same time.
+            while len(most) > 1 and max(most) < 2 and time.monotonic() < deadline:
+                await asyncio.sleep(0.02)
+            await asyncio.sleep(0.2)
+            inside.remove(number)
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*map(one, range(3)))
+
+    asyncio.run(all_of_them())
+    assert most[0] == 1 and max(most) == 2
+
+
+@slow
 def test_a_start_can_be_stopped_and_leaves_nothing(tmp_path: Path) -> None:
     class Stop(Exception):
         pass
@@ -183,6 +221,22 @@ def test_a_start_can_be_stopped_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(Stop):
         start(f"echo $$ > {pids}; sleep 300; :", tmp_path, tick)
     until(lambda: not members(int(pids.read_text())))
+
+
+def test_servers_take_the_gpus_that_a_task_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-a,6,7")
+    taken = {
+        (2, 1, 1): ["4", "GPU-a"],
+        (2, 1, 2): ["4,GPU-a", "6,7"],
+        (4, 2, 1): ["4", "4", "GPU-a", "GPU-a"],
+        (3, 3, 1): [None] * 3,  # the one GPU that there is
+        (1, 1, 4): [None],
+    }
+    for (engines, each, parallel), devices in taken.items():
+        options = VllmOptions(engines=engines, engines_per_gpu=each, tensor_parallel=parallel)
+        assert [gpus_of(options, "cuda", number) for number in range(engines)] == devices
+    with pytest.raises(PlatformError, match="5 servers take 5 GPUs, but this task sees 4; lower generation.engines"):
+        gpus_of(VllmOptions(engines=5), "cuda", 0)
 
 
 @slow
