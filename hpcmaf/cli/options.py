@@ -24,14 +24,23 @@ PROFILE_VARIABLE = "HPCMAF_PROFILE"
 
 Command = Callable[..., Any]
 
+profile_option = click.option(
+    "--profile",
+    default=DEFAULT_PROFILE,
+    envvar=PROFILE_VARIABLE,
+    show_default=True,
+    show_envvar=True,
+    help="File, or name of a shipped profile.",
+)
+site_option = click.option(
+    "--set-profile", "site", multiple=True, metavar="KEY=VALUE", help="Override a profile key; repeatable."
+)
+
 
 def run_options(function: Command) -> Command:
     """Give a command the options that say which run to plan; :func:`read_options` reads them."""
-    fallback = {"show_default": True, "show_envvar": True}
     for option in (
-        click.option(
-            "--set-profile", "site", multiple=True, metavar="KEY=VALUE", help="Override a profile key; repeatable."
-        ),
+        site_option,
         click.option(
             "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key; repeatable."
         ),
@@ -39,19 +48,14 @@ def run_options(function: Command) -> Command:
         click.option("--iters", type=click.IntRange(min=0), help="L, the number of iterations; overrides the recipe."),
         click.option("--agents", type=click.IntRange(min=1), help="N, the number of agents; overrides the recipe."),
         click.option("--method", metavar="METHOD", help="A row of the table of methods; overrides the recipe."),
-        click.option(
-            "--profile",
-            default=DEFAULT_PROFILE,
-            envvar=PROFILE_VARIABLE,
-            help="File, or name of a shipped profile.",
-            **fallback,
-        ),
+        profile_option,
         click.option(
             "--recipe",
             default=DEFAULT_RECIPE,
             envvar="HPCMAF_RECIPE",
             help="File, or name of a shipped recipe.",
-            **fallback,
+            show_default=True,
+            show_envvar=True,
         ),
     ):
         function = option(function)

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpcmaf.cli.options import PROFILE_VARIABLE
-from hpcmaf.config import DEFAULT_PROFILE
+from hpcmaf.cli.options import profile_option, site_option
 from hpcmaf.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,18 +23,11 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("file", metavar="FILE")
-@click.option(
-    "--profile",
-    default=DEFAULT_PROFILE,
-    envvar=PROFILE_VARIABLE,
-    show_default=True,
-    show_envvar=True,
-    help="File, or name of a shipped profile.",
-)
+@profile_option
 @click.option("--iters", type=click.IntRange(min=0), help="L, the number of iterations; overrides the study.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the runs; default: runs/NAME.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of all recipes.")
-@click.option("--set-profile", "site", multiple=True, metavar="KEY=VALUE", help="Override a profile key; repeatable.")
+@site_option
 @click.option("--dry-run", is_flag=True, help="Show the runs and what they share; do nothing.")
 def command(
     file: str,

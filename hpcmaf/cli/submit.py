@@ -6,7 +6,6 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
@@ -39,7 +38,7 @@ def command(dry_run: bool, **which: object) -> None:
 
         show_plan(options)
         return
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as orderly as Ctrl-C
     if where.launcher == "slurm":
         from hpcmaf.launch.slurm.gate import PROMPT_SECONDS
 
@@ -95,8 +94,3 @@ def show_submitted(run: RunDir, submitted: Sequence[Submission]) -> None:
     if not submitted:
         click.echo(f"{run.root}: nothing to submit; all of it is done, or in Slurm's hands", err=True)
     click.echo(f"follow it with: hpcmaf status {shlex.quote(str(run.root))}", err=True)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Let SIGTERM stop a run as orderly as Ctrl-C does."""
-    raise KeyboardInterrupt

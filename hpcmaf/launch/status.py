@@ -69,11 +69,6 @@ class Status:
             return ChainStoppedError.exit_code
         return SlurmError.exit_code if self.survey.state == "unknown" and self.launcher == "slurm" else 0
 
-    @property
-    def over(self) -> bool:
-        """Whether waiting changes nothing any more."""
-        return self.survey.state in {"done", "stopped", "stalled"}
-
     def count(self, name: str) -> int:
         """Sum of one of the counts over all stages."""
         return sum(stage[name] for stage in self.stages)

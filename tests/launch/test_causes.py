@@ -373,6 +373,16 @@ def test_a_job_whose_srun_was_not_heard_says_nothing_of_its_node(
     assert judged(run, plan, stage) == (kind, "" if kind == "lost" else "node3")
 
 
+def test_an_id_that_slurm_gave_twice_is_told_by_the_job_s_name(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    """A controller that crashed may give the id of a job that it forgot once more."""
+    run, plan, _ = make_run(tmp_path / "run")
+    stage = plan.stage("it01/debate")
+    sent, later = (submitted(run, stage, stage.tasks[first : first + 1], "7") for first in range(2))
+    for name, kind in ((later.name, "lost"), (sent.name, "time limit"), ("renamed by the site", "time limit")):
+        slurm_says(squeue="", sacct=f"7|{name}|TIMEOUT|0:0|node3|Unknown\n", scontrol="")
+        assert judged(run, plan, stage)[0] == kind
+
+
 def judged(run: RunDir, plan: Plan, stage: Stage) -> tuple[str, str]:
     """Kind and node of why the first task of a stage is not done."""
     slurm = Slurm(run, plan, load_profile("test-cluster"), lambda watch: lambda element: None, 0.0, 60.0)

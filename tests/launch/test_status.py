@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable, Mapping
 from io import StringIO
@@ -268,25 +267,6 @@ def test_a_driver_shows_a_bar_in_a_terminal(tmp_path: Path) -> None:
     assert all(text in shown for text in ("it01/debate 00001", "3/9", "12 tokens/s", "1/15"))
     # Two of four debates are left, with two slots for them.
     assert "it01/debate 00001 done in 1:00 (2/15 tasks, at least 1:00 left)" in screen.getvalue()
-
-
-@pytest.mark.parametrize("words", [(), ("--json",)])
-def test_watch_in_a_pipe_waits_until_the_run_is_over(
-    sent: Callable[..., Sent], slurm_says: SlurmSays, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
-) -> None:
-    run, plan, _, job, gate = sent(iterations=0)
-    slurm_says(
-        squeue="\n".join([squeue_line("7", 0, "RUNNING", job.name), squeue_line("8", None, "PENDING", gate.name)])
-    )
-    monkeypatch.setattr(status_verb, "WATCH_SECONDS", 0.1)
-    assert look(run).survey.state == "running"
-    threading.Timer(1.0, lambda: [finish(run, stage) for stage in plan.stages]).start()
-    result = status(run, "--watch", *words)
-    assert result.exit_code == 0
-    if words:
-        assert json.loads(result.stdout)["state"] == "done"
-    else:
-        assert "done, 3/3 tasks" in result.stdout and "next: wait; the last gate writes " in result.stdout
 
 
 def test_damaged_runs_are_one_line(tmp_path: Path, slurm_says: SlurmSays) -> None:

@@ -7,7 +7,7 @@ advances the run again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +17,7 @@ from hpcmaf.config.profile import Profile
 from hpcmaf.errors import SlurmError
 from hpcmaf.launch.scheduler import Scheduler, States
 from hpcmaf.launch.slurm.causes import Cause, find_causes, nodes_to_avoid, without_blame
-from hpcmaf.launch.slurm.commands import Job, Result, accounting, cancel, configuration, control, patiently, queue
+from hpcmaf.launch.slurm.commands import Job, Result, cancel, configuration, patiently, queue
 from hpcmaf.launch.slurm.executor import ChainExecutor
 from hpcmaf.launch.slurm.refusals import (
     AccountingAbsentError,
@@ -35,7 +35,7 @@ from hpcmaf.launch.slurm.script import (
     parameters,
     run_tag,
 )
-from hpcmaf.launch.slurm.snapshot import Snapshot, accounted
+from hpcmaf.launch.slurm.snapshot import Snapshot, accounted, release
 from hpcmaf.launch.slurm.submissions import Element, Stop, Submission, Submissions, write_stop
 from hpcmaf.launch.slurm.task import ClusterTask
 from hpcmaf.launch.slurm.windows import stage_windows
@@ -93,7 +93,7 @@ class Slurm(Scheduler):
         if twins := self._seen.twins:
             self.say(f"submitted twice: {', '.join(twins)}; cancelling the later ones")
             cancel(twins, seconds=self.cluster.command_seconds)
-        self._unfetter(self._seen)
+        release(self._seen, self.log, self.cluster, self.say)
         return self._seen
 
     def submit(self, stage: Stage, tasks: Sequence[str], *, halvings: int = 0, exclude: Sequence[str] = ()) -> None:
@@ -120,8 +120,8 @@ class Slurm(Scheduler):
         """What a task left behind comes first, then what squeue still knows, then one sacct for the rest."""
         ended = dict(self._seen.ended)
         tasks = self._await_markers(stage, tasks, ended)
-        unknown = [(stage.id, task) for task in tasks if not self._left_word(stage, task)]
-        if unknown := [key for key in unknown if key not in ended]:
+        keys = {(stage.id, task) for task in tasks if not self._left_word(stage, task)}
+        if unknown := sorted(keys - ended.keys()):
             try:
                 ended |= accounted(self.log, unknown, seconds=self.cluster.command_seconds)
             except AccountingAbsentError as error:
@@ -141,7 +141,8 @@ class Slurm(Scheduler):
         for stage in states.unfinished():
             while jobs := self._jobs(stage):
                 try:
-                    self._set_gate(stage, set(jobs))
+                    if not any(set(jobs).issubset(gate.after) for gate in self._seen.gates):
+                        self._send_gate(stage, jobs)
                     break
                 except SubmitLimitError as error:
                     self._limit = error
@@ -150,7 +151,7 @@ class Slurm(Scheduler):
         watched = any(not gate.after for gate in self._seen.gates)
         if not watched and self._limit is None and (self._seen.in_flight or self._queued):
             with suppress(SubmitLimitError):  # a luxury
-                self._submit_gate(states.unfinished()[0], (), begin=self.watch)
+                self._send_gate(states.unfinished()[0], (), begin=self.watch)
         if self._limit is not None:
             self.say(f"{self._limit}; the rest follows when there is room")
             if not self._seen.in_flight and not self._queued:
@@ -161,8 +162,8 @@ class Slurm(Scheduler):
         if stop is not None:
             write_stop(self.run, stop)
             self.say(f"stopped: {stop.reason}")
-        ours = self.log.by_job()
-        live = {job.id for job in self._queue() if job.id in ours and job.live and job.id != self.own_job}
+        others = self.log.by_job().keys() - {self.own_job}
+        live = {job.id for job in self._queue() if job.id in others and job.live}
         self._ask(partial(cancel, sorted(live), pending_only=True))
 
     def say(self, line: str) -> None:
@@ -247,13 +248,7 @@ class Slurm(Scheduler):
                 executor.update_parameters(dependency=dependency(left))
             return executor.submit_elements(work, elements or [()], self.patience)
 
-    # --- gates ---------------------------------------------------------------
-    def _set_gate(self, stage: Stage, jobs: Collection[str]) -> None:
-        """See that there is a gate behind these jobs."""
-        if not any(set(jobs).issubset(gate.after) for gate in self._seen.gates):
-            self._submit_gate(stage, sorted(jobs, key=int))
-
-    def _submit_gate(self, stage: Stage, after: Sequence[str], begin: float | None = None) -> None:
+    def _send_gate(self, stage: Stage, after: Sequence[str], begin: float | None = None) -> None:
         """Submit a gate behind jobs, or the watch, which begins at its time."""
         self._send(stage, (), after, nodes_to_avoid(self.log.verdicts), begin=begin)
 
@@ -278,31 +273,6 @@ class Slurm(Scheduler):
         if self._max_array_size is None:
             self._max_array_size = array_limit(self._ask(configuration)) or DEFAULT_MAX_ARRAY_SIZE
         return self._max_array_size
-
-    def _unfetter(self, snapshot: Snapshot) -> None:
-        """Release jobs that Slurm holds since their launch failed, and let those go anywhere that have no node left.
-
-        A job that was released before is kept off the node where its launch failed again.
-        """
-        seconds, last = self.cluster.command_seconds, {}
-        if again := {job.partition("_")[0] for job in snapshot.held if self.log.released[job]}:
-            try:
-                last = {job.full_id: job.nodes for job in accounting(sorted(again), seconds=seconds) if job.nodes}
-            except AccountingAbsentError as error:
-                self.say(f"no accounting ({error}); where launches failed is not known")
-        for job in [*snapshot.held, *snapshot.fenced]:
-            node = last.get(job, "") if self.log.released[job] else ""
-            try:
-                if node or job in snapshot.fenced:
-                    nodes = ",".join(filter(None, [*self.cluster.exclude, node]))
-                    control("update", f"jobid={job}", f"ExcNodeList={nodes}", seconds=seconds)
-                if job in snapshot.held:
-                    control("release", job, seconds=seconds)
-                    self.log.release(job)
-                why = "could not be launched; released" if job in snapshot.held else "no node is left for it"
-                self.say(f"{job}: {why}, to go anywhere{f' but to {node}' if node else ''}")
-            except SlurmError as error:  # it has ended meanwhile; the next look tells
-                self.say(str(error))
 
     def _open_log(self) -> Submissions:
         return Submissions(self.run.submissions)

@@ -1,12 +1,18 @@
-"""One look at a run on a cluster: one squeue, the markers, and one sacct for what is gone from the queue."""
+"""One look at a run on a cluster: one squeue, the markers, and one sacct for what is gone from the queue.
+
+What the look finds held back is let go.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from hpcmaf.config.slurm import Slurm
+from hpcmaf.errors import SlurmError
 from hpcmaf.launch.scheduler import States
-from hpcmaf.launch.slurm.commands import Job, accounting
+from hpcmaf.launch.slurm.commands import Job, accounting, control
+from hpcmaf.launch.slurm.refusals import AccountingAbsentError
 from hpcmaf.launch.slurm.submissions import Submission, Submissions
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, TaskKey
@@ -111,6 +117,38 @@ def accounted(log: Submissions, keys: Sequence[TaskKey], *, seconds: float) -> d
     if not ids:
         return {}
     jobs = accounting(sorted(ids, key=int), seconds=seconds)
-    found = {(job.id, job.index or 0): job for job in jobs if not job.live}
-    wanted = {key: (submission.job, index) for key, (submission, index) in places.items()}
-    return {key: found[place] for key, place in wanted.items() if place in found}
+    # A controller that forgot a job may give its id once more: another submission's job is not this one.
+    known = {(job.id, job.index or 0, job.name): job for job in jobs if not job.live}
+    named = {place: job for place, job in known.items() if job.name in log.submissions}
+    renamed = {place[:2]: job for place, job in known.items() if place not in named}
+    found = {
+        key: named.get((sent.job, index, sent.name)) or renamed.get((sent.job, index))
+        for key, (sent, index) in places.items()
+    }
+    return {key: job for key, job in found.items() if job is not None}
+
+
+def release(snapshot: Snapshot, log: Submissions, cluster: Slurm, say: Callable[[str], None]) -> None:
+    """Release jobs that Slurm holds since their launch failed, and let those go anywhere that have no node left.
+
+    A job that was released before is kept off the node where its launch failed again.
+    """
+    seconds, last = cluster.command_seconds, {}
+    if again := {job.partition("_")[0] for job in snapshot.held if log.released[job]}:
+        try:
+            last = {job.full_id: job.nodes for job in accounting(sorted(again), seconds=seconds) if job.nodes}
+        except AccountingAbsentError as error:
+            say(f"no accounting ({error}); where launches failed is not known")
+    for job in [*snapshot.held, *snapshot.fenced]:
+        node = last.get(job, "") if log.released[job] else ""
+        try:
+            if node or job in snapshot.fenced:
+                nodes = ",".join(filter(None, [*cluster.exclude, node]))
+                control("update", f"jobid={job}", f"ExcNodeList={nodes}", seconds=seconds)
+            if job in snapshot.held:
+                control("release", job, seconds=seconds)
+                log.release(job)
+            why = "could not be launched; released" if job in snapshot.held else "no node is left for it"
+            say(f"{job}: {why}, to go anywhere{f' but to {node}' if node else ''}")
+        except SlurmError as error:  # it has ended meanwhile; the next look tells
+            say(str(error))
