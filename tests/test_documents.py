@@ -52,3 +52,14 @@ def test_the_readme_is_short_and_complete() -> None:
         name for row in re.findall(r"^\| (`[^|]+) \|", README, re.MULTILINE) for name in re.findall(r"`([^`]+)`", row)
     }
     assert set(METHODS) <= cells and set(TASKS) <= cells
+
+
+def test_imports_point_down_the_list_of_the_readme() -> None:
+    """Also those inside functions and for types alone; what is not in the list is below all of it."""
+    rooms = re.findall(r"`(\w+)`", README.partition("importing only those after it:")[2].partition(". Beside it")[0])
+    assert rooms[0] == "cli" and rooms[-1] == "files" and len(rooms) > 12
+    floor = {room: at for at, room in enumerate(rooms)}
+    for path in (path for room in rooms for path in (ROOT / "hpcmaf" / room).rglob("*.py")):
+        here = floor[path.relative_to(ROOT / "hpcmaf").parts[0]]
+        for room in re.findall(r"^ *from hpcmaf\.(\w+)", path.read_text(), re.MULTILINE):
+            assert floor.get(room, len(rooms)) >= here, f"{path}: {room}"

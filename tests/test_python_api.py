@@ -30,6 +30,20 @@ def test_importing_the_package_loads_nothing() -> None:
     assert [name for name in eval(shown) if not name.startswith("__editable__")] == ["hpcmaf"]
 
 
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        ("store", "torch transformers sympy rich"),
+        ("tasks.sources, hpcmaf.cli.data", "datasets pyarrow torch"),
+        ("report, hpcmaf.evaluation, hpcmaf.cli.aggregate", "torch transformers matplotlib sympy h5py"),
+        ("selection.select, hpcmaf.answers", "torch transformers sympy math_verify"),
+    ],
+)
+def test_importing_a_room_is_cheap(modules: str, heavy: str) -> None:
+    code = f"import sys, hpcmaf.{modules}; print({set(heavy.split())} & sys.modules.keys())"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "set()\n"
+
+
 def test_the_method_fits_a_screen() -> None:
     lines = (ROOT / "recipes" / "minimal.py").read_text().splitlines()
     assert len(lines) <= 120 and max(map(len, lines)) <= 120

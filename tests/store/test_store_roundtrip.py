@@ -222,11 +222,3 @@ def test_a_store_without_gold_columns_still_reads(store: Path, make_debate) -> N
         assert opened.find("problem-00003").problem.gold is None
         with pytest.raises(StoreError, match="has_gold"):
             opened.find("problem-00000", gold=True)
-
-
-def test_importing_the_room_is_cheap() -> None:
-    code = (
-        "import sys, hpcmaf.store; print([m for m in ('torch', 'transformers', 'sympy', 'rich') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
