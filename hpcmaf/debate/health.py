@@ -8,6 +8,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
+from hpcmaf.debate.consensus import undecided
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.files.publish import Amount, Record
 
@@ -25,6 +26,9 @@ class Health(Record):
         Of the agents' last responses, those in which no answer was found.
     tied, unanimous
         Of the last round's votes.
+    undecided
+        Of a judge's replies, those that were none of the answers, so that the
+        vote counts.
     tokens_per_answer
         Generated ones, thoughts included.
     """
@@ -33,6 +37,7 @@ class Health(Record):
     unparsable: Share | None = None
     tied: Share | None = None
     unanimous: Share | None = None
+    undecided: Share | None = None
     tokens_per_answer: Amount | None = None
 
 
@@ -59,6 +64,7 @@ VALUES = {
         "their labels are drawn: raise debate.agents, lower sampling.temperature, or take easier problems",
     ),
     "unanimous": Value("of votes unanimous"),
+    "undecided": Value("of the judge's replies none of the answers", 0.2, "read 'hpcmaf prompts', or take the vote"),
     "tokens_per_answer": Value("tokens per answer"),
 }
 SAMPLES = Value(
@@ -91,12 +97,15 @@ class Tally:
             votes=len(last) > 1,
             tied=tied,
             unanimous=agreeing == len(last),
+            judged=bool(transcript.judgement and transcript.judgement.prompt),
+            undecided=undecided(transcript),
         )
 
     def values(self, votes: bool = True) -> dict[str, float]:
         """What :class:`Health` holds, as far as there is anything to divide; without votes where none were counted."""
         parts = {"cut_off": "texts", "unparsable": "last", "tied": "votes", "unanimous": "votes"}
         shares = {name: (name, whole) for name, whole in parts.items() if votes or whole != "votes"}
+        shares["undecided"] = ("undecided", "judged")
         shares["tokens_per_answer"] = ("tokens", "answers")
         count = self._counts
         return {name: count[part] / count[whole] for name, (part, whole) in shares.items() if count[whole]}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from hpcmaf.debate.consensus import consensus, undecided
+from hpcmaf.debate.consensus import consensus
 from hpcmaf.debate.health import Tally
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import DataError
@@ -86,9 +86,6 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
             paired tests; ``agents[m - 1][n]`` the same of each single answer.
             ``agreeing``: per problem, how many agents' final answers are the
             final vote's.
-        ``judge``
-            Where a judge chose: how often it was ``asked``, and how many of its
-            replies were ``undecided``, none of the answers, so that the vote counts.
 
     Raises
     ------
@@ -98,7 +95,6 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
     """
     found: dict[str, Scored] = {}
     tally = Tally()
-    replies: list[bool] = []
     agents = rounds = 0
     for transcript in transcripts:
         problem = transcript.problem.id
@@ -113,8 +109,6 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
             raise DataError(f"problem {problem!r} occurs twice; merge the shards again")
         found[problem] = one = _scored(transcript, seed, iteration)
         tally.add(transcript, one.agreeing, one.tied)
-        if transcript.judgement and transcript.judgement.prompt:
-            replies.append(undecided(transcript))
     if not found:
         raise DataError(f"iteration {iteration}: no debate to score; evaluate at least one problem")
     problems = list(found.values())
@@ -150,7 +144,6 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
             "agents": [[_marks(each) for each in turn] for turn in right],
             "agreeing": [one.agreeing for one in problems],
         },
-        **({"judge": {"asked": len(replies), "undecided": sum(replies)}} if replies else {}),
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -10,7 +9,7 @@ from typing import Any, ClassVar
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.errors import DataError, UsageError
 from hpcmaf.evaluation import Comparison, compare, holm, measures_of
-from hpcmaf.report.groups import Group, cheaper, full_debates
+from hpcmaf.report.groups import Group
 from hpcmaf.report.records import Run
 from hpcmaf.report.table import NONE
 
@@ -184,10 +183,9 @@ def against(baseline: Baseline, groups: Sequence[Group]) -> list[Test]:
 
 def against_full(groups: Sequence[Group]) -> list[tuple[Group, Group, Test]]:
     """Recipes whose debates are cheaper, the same with full debates where there is one, and the test of the two."""
-    fixed = [json.dumps(full_debates(group.any), sort_keys=True) for group in groups]
-    plain = {key: group for key, group in zip(fixed, groups, strict=True) if not cheaper(group.any)}
-    both = ((group, plain.get(key)) for key, group in zip(fixed, groups, strict=True) if cheaper(group.any))
-    pairs = [(group, full) for group, full in both if full and group.last is not None and full.last is not None]
+    begun = [group for group in groups if group.last is not None]
+    cheap, full = ([one for one in begun if bool(one.cheaper) is found] for found in (True, False))
+    pairs = [(one, other) for one in cheap for other in full if one.otherwise == other.otherwise]
     tests = family([_test_group(group, full, full.label) for group, full in pairs])
     return [(*pair, test) for pair, test in zip(pairs, tests, strict=True)]
 

@@ -16,8 +16,7 @@ from hpcmaf.report.records import Iteration, Run
 NO_HINT = " (no hint)"
 # What may differ between two runs of the same experiment.
 FREE = {"seed", "iterations", "early_stop", "name", "description"}
-
-# Keys of ``debate:`` that make debates cheaper, or count them otherwise.
+# Keys of ``debate:`` that make debates cheaper, or count them otherwise; left out where they do not.
 CHEAPER = {"stop", "listen", "vote", "aggregate"}
 
 
@@ -69,6 +68,16 @@ class Group:
     def line(self) -> str:
         """What it is called among groups of one place; of a transfer, with what it was trained on."""
         return f"{self.recipe} · trained on {self.any.trained_on}" if self.any.transferred else self.recipe
+
+    @property
+    def cheaper(self) -> dict[str, Any]:
+        """Keys that make its debates cheaper than full ones, or count them otherwise; empty where they are full."""
+        return self.any.recipe.debate.model_dump(include=CHEAPER)
+
+    @property
+    def otherwise(self) -> Any:
+        """What its runs have in common but for these keys."""
+        return self.any.plan.base, self.any.recipe.model_dump(exclude=dict.fromkeys(FREE, True) | {"debate": CHEAPER})
 
     @property
     def iterations(self) -> list[int]:
@@ -145,18 +154,6 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
 def _fixed(run: Run) -> dict[str, Any]:
     """What runs of a group have in common: the recipe, and the base's fingerprint."""
     return run.recipe.model_dump(mode="json", exclude=FREE) | {"base": run.plan.base}
-
-
-def cheaper(run: Run) -> bool:
-    """Whether its debates are other than the paper's: shortened, thinned out, or counted otherwise."""
-    return full_debates(run) != _fixed(run)
-
-
-def full_debates(run: Run) -> dict[str, Any]:
-    """What runs of its group have in common, with full debates."""
-    fixed = _fixed(run)
-    kept = {key: value for key, value in fixed["debate"].items() if key not in CHEAPER}
-    return fixed | {"debate": kept}
 
 
 def setting(run: Run) -> tuple[str, str, str, str]:

@@ -57,14 +57,16 @@ def health(iteration: Iteration) -> dict[str, dict[str, Any]]:
 def health_table(group: Group) -> Table:
     """What debates came to, iteration by iteration, as a mean over runs."""
     rows = []
-    for t in group.complete:
-        each = [health(iteration) for iteration in group.at(t)]
+    iterations = [[health(iteration) for iteration in group.at(t)] for t in group.complete]
+    known = {name for each in iterations for one in each for found in one.values() for name in found}
+    values = {name: value for name, value in VALUES.items() if name in known or name != "undecided"}  # of a judge
+    for each in iterations:
         for stage in (stage for stage, found in each[0].items() if VALUES.keys() & found.keys()):
-            cells = [[one[stage][name] for one in each if name in one.get(stage, {})] for name in VALUES]
-            means = (written(name, statistics.fmean(some)) if some else NONE for name, some in zip(VALUES, cells))
+            cells = [[one[stage][name] for one in each if name in one.get(stage, {})] for name in values]
+            means = (written(name, statistics.fmean(some)) if some else NONE for name, some in zip(values, cells))
             rows.append((stage.removeprefix("iteration "), *means))
     note = "Of training debates and of evaluation: shares of texts, last responses and votes. –: not known."
-    return Table(f"{group.label}: health", ("iteration", *(one.text for one in VALUES.values())), tuple(rows), note)
+    return Table(f"{group.label}: health", ("iteration", *(one.text for one in values.values())), tuple(rows), note)
 
 
 def learned_table(group: Group) -> Table:

@@ -35,10 +35,6 @@ def accuracy_table(run: Run) -> Table:
     note = f"Percent ± standard error, {_counts(problems)} problems."
     if labels:
         note += f" Pseudo-labels: the votes of the training debates, {_counts(labels)} problems."
-    judged = [one for iteration in run.evaluated if (one := iteration.metrics.get("judge"))]
-    if judged:
-        asked, undecided = (sum(one[name] for one in judged) for name in ("asked", "undecided"))
-        note += f" Of {asked:,} replies of the judge {undecided:,} were none of the answers, so the vote counted."
     return Table(f"{run.name}: accuracy", header, tuple(rows), note)
 
 

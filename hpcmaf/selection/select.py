@@ -18,7 +18,7 @@ from typing import Any
 
 from hpcmaf.answers import Vote
 from hpcmaf.config.recipe import Selection as Rules
-from hpcmaf.debate.consensus import agrees, consensus, others_agree, undecided
+from hpcmaf.debate.consensus import agrees, consensus, others_agree
 from hpcmaf.debate.health import Tally
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import DataError
@@ -51,8 +51,6 @@ class Selected:
         What the debates came to.
     agreed
         How often each agent's last answer was the consensus.
-    undecided
-        In how many debates a judge's reply was none of the answers.
     """
 
     datasets: list[Dataset]
@@ -61,7 +59,6 @@ class Selected:
     ties: int = 0
     health: Tally = field(default_factory=Tally)
     agreed: Counter[int] = field(default_factory=Counter)
-    undecided: int = 0
 
     @property
     def files(self) -> dict[str, list[Dataset]]:
@@ -124,7 +121,6 @@ def select(
             label = Vote(transcript.problem.gold, (), 0, False)
         else:
             label = consensus(transcript, rounds, seed, iteration)
-            chosen.undecided += undecided(transcript)
         chosen.health.add(transcript, sum(label.agrees), label.tied)
         if label.answer is None:
             chosen.unlabelled.append(problem)
@@ -262,8 +258,6 @@ def write_selection(
             "health": chosen.health.values(),
             "datasets": {model: counts(parts) for model, parts in chosen.files.items()},
         }
-        if info.aggregate:
-            summary["undecided"] = chosen.undecided
         if agreement:
             labelled = max(1, len(chosen.consensus))
             summary["agreement"] = [chosen.agreed[n] / labelled for n in range(info.agents)]
