@@ -23,7 +23,7 @@ from hpcmaf.run.directory import RunDir
 
 SCHEMA = "hpcmaf-signals/1"
 # How far each may move before the alarm is raised; shares of one.
-AGREEMENT_FALLS, ANSWERS_MISSING, AGREED_FLIPS, BASE_OVERRULED = 0.03, 0.1, 0.05, 0.15
+AGREEMENT_FALLS, ANSWERS_MISSING, AGREED_FLIPS, BASE_OVERRULED = 0.03, 0.1, 0.12, 0.3
 # Of iteration 0's, once agents agree more than they did there.
 DISTINCT_LEFT, LENGTH_LEFT = 0.8, 0.7
 

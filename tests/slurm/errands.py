@@ -154,6 +154,8 @@ def _meet(what: str, context: TaskContext) -> None:
             _eat(int(argument))
         case "full-disk":
             _fill_disk(context)
+        case "alarm":
+            write_json(context.run.ended, {"iteration": context.iteration, "kept": 0, "alarm": ["it all went wrong"]})
         case "sleep":
             time.sleep(float(argument))
         case "advance":

@@ -10,7 +10,7 @@ import pytest
 
 from tests.slurm.cluster import Cluster
 from tests.slurm.errands import plant
-from tests.slurm.runs import REPOSITORY, Loop
+from tests.slurm.runs import REPOSITORY, SHAPE, Loop
 
 
 def test_two_iterations_by_gates(slurm: Cluster, tmp_path: Path) -> None:
@@ -32,6 +32,19 @@ def test_two_iterations_by_gates(slurm: Cluster, tmp_path: Path) -> None:
     assert loop.verdicts() == []
     slurm.wait_idle()
     assert loop.start().submitted == []
+
+
+def test_an_alarm_ends_a_chain_at_the_gate_behind_its_score(slurm: Cluster, tmp_path: Path) -> None:
+    """Nothing of the next iteration is submitted before, and submitting once more adds nothing."""
+    loop = Loop(slurm, tmp_path / "run", iters=3, shape=(*SHAPE, "iterations={auto: 3}"))
+    plant(loop.run, "it01/score", "all", "alarm")
+    loop.start()
+    loop.reports()
+    loop.plan = loop.run.load_plan()
+    assert loop.done() and {stage.iteration for stage in loop.plan.stages} == {0, 1}
+    assert {line["stage"][:4] for line in loop.events("intent")} == {"it00", "it01"}
+    slurm.wait_idle()
+    assert loop.start().submitted == [] and loop.verdicts() == []
 
 
 def test_windows_lose_nothing_and_keep_to_the_limit(slurm: Cluster, tmp_path: Path) -> None:
