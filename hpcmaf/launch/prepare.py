@@ -62,8 +62,6 @@ def plan_run(run: RunDir, recipe: Recipe, profile: Profile) -> tuple[Plan, Split
     PlanChangedError
         The directory holds a run of another plan.
     """
-    if recipe.early_stop and profile.launcher == "slurm" and profile.cluster.chain == "presubmitted":
-        raise ConfigError("iterations: auto: a chain that is submitted as a whole cannot end early; set chain: gated")
     check_base(recipe.model)
     if recipe.training.tuning == "lora":
         check_targets(recipe.model, recipe.training.lora)

@@ -16,13 +16,11 @@ from hpcmaf.config.profile import load_profile
 from hpcmaf.debate.consensus import consensus, undecided
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.engines import Request
-from hpcmaf.errors import ConfigError
 from hpcmaf.evaluation.alarm import readings
 from hpcmaf.files import publish
 from hpcmaf.jobs.serving import last_society
-from hpcmaf.launch.prepare import plan_run, prepare_run
+from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.report import aggregate
-from hpcmaf.run.directory import RunDir
 from hpcmaf.store import verify
 from tests.jobs.playing import SHAPE, M, N, Played, begin, play, reply, run_task
 
@@ -205,6 +203,3 @@ def test_an_ended_run_stays_ended_until_it_is_wanted_longer(ended: Played) -> No
     assert prepare_run(ended.run, ended.recipe, local).stages[-1].id == "it02/score"
     longer = load_recipe(overrides=SHAPE, iterations=5)
     assert prepare_run(ended.run, longer, local).stages[-1].id == "it05/score"
-    site = load_profile("h100", ("slurm.chain=presubmitted",))
-    with pytest.raises(ConfigError, match="iterations: auto"):
-        plan_run(RunDir(ended.run.root.parent / "other"), ended.recipe, site)
