@@ -40,6 +40,9 @@ def print_debate(
     for name, value in head:
         click.echo(f"{click.style(readable(name), bold=True)}: {readable(value)}")
     for m, answers in enumerate(transcript.answers, start=1):
+        if m > transcript.ended and transcript.agents > 1:
+            _print(f"round {m} was not held: all agreed", "cyan")
+            continue
         if m > 1 and transcript.summaries:
             for n, summary in enumerate(transcript.summaries[m - 2]):
                 _print(f"round {m}, summary for critic-{n}", "yellow", summary, prompts)

@@ -115,7 +115,8 @@ def _headline(options: RunOptions, plan: Plan) -> str:
     recipe, profile = options.recipe, options.profile
     return (
         f"{options.run.root}: {recipe.method} on {recipe.task.name}, N={recipe.debate.agents}, "
-        f"M={recipe.debate.rounds}, {plan.iterations} iterations; profile {profile.name} ({profile.launcher})"
+        f"M={recipe.debate.rounds}, {'at most ' * recipe.early_stop}{plan.iterations} iterations; "
+        f"profile {profile.name} ({profile.launcher})"
     )
 
 

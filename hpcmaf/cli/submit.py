@@ -65,7 +65,7 @@ def _drive(run: RunDir, recipe: Recipe, profile: Profile) -> None:
     tasks = sum(len(stage.tasks) for stage in plan.stages)
     watcher.say(
         f"{run.root}: {recipe.method} on {recipe.task.name}, N={recipe.debate.agents}, M={recipe.debate.rounds}, "
-        f"{plan.iterations} iterations, {tasks} tasks, {profile.slots()} at once"
+        f"{'at most ' * recipe.early_stop}{plan.iterations} iterations, {tasks} tasks, {profile.slots()} at once"
     )
     with Machine(profile, run.root) as machine:
         machine.start(run, plan, watcher)

@@ -10,7 +10,7 @@ from hpcmaf.config.recipe import Recipe
 from hpcmaf.engines.basemodel import base_model
 from hpcmaf.errors import DataError, UsageError
 from hpcmaf.files.publish import atomic_path
-from hpcmaf.jobs.serving import trained_agents
+from hpcmaf.jobs.serving import last_society, trained_agents
 from hpcmaf.run.directory import RunDir
 
 
@@ -20,7 +20,8 @@ def export_model(run: RunDir, agent: str, out: Path, *, iteration: int | None = 
     Parameters
     ----------
     iteration
-        Whose; the last that has the model if ``None``.
+        Whose; the last that has the model if ``None``, or the one that an
+        alarm keeps.
     merge
         A checkpoint that needs no adapter; a full finetuning's is one
         already.
@@ -37,6 +38,8 @@ def export_model(run: RunDir, agent: str, out: Path, *, iteration: int | None = 
     """
     recipe = _recipe(run, agent)
     there = [t for t in run.iterations() if run.agent(t, agent).is_dir()]
+    if iteration is None and run.ended.exists():
+        iteration = last_society(run, recipe)
     t = _which(iteration, there, f"{run.root}: {agent} has no model")
     if not merge and recipe.training.tuning == "full":
         raise UsageError(f"{run.root}: training.tuning is full, so there is no adapter; export it with --as model")

@@ -87,7 +87,7 @@ def _debate(run: Run, iteration: Iteration, transcript: Any, outcome: str) -> di
     position = scores["problem_ids"].index(transcript.problem.id)
     # The evaluation's own marks, which files of earlier versions lack: grading again may mean to run programs again.
     marks = [[agent[position] == "1" for agent in turn] for turn in scores.get("agents", ())]
-    for m, turns in enumerate(transcript.answers, start=1):
+    for m, turns in enumerate(transcript.answers[: transcript.ended], start=1):
         right = marks[m - 1] if marks else [transcript.right(turn.answer) for turn in turns]
         vote = consensus(transcript, m, run.recipe.seed, iteration.number)
         voted = any(mark for turn, mark in zip(turns, right, strict=True) if turn.answer == vote.answer)
