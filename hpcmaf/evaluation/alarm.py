@@ -9,10 +9,10 @@ their gold answers; how far that has moved from the iterations before is an
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hpcmaf.answers import equivalent
 from hpcmaf.debate.consensus import consensus
@@ -23,7 +23,7 @@ from hpcmaf.run.directory import RunDir
 
 SCHEMA = "hpcmaf-signals/1"
 # How far each may move before the alarm is raised; shares of one.
-AGREEMENT_FALLS, ANSWERS_MISSING, AGREED_FLIPS, BASE_OVERRULED = 0.03, 0.1, 0.12, 0.3
+AGREEMENT_FALLS, ANSWERS_MISSING, AGREED_FLIPS, BASE_OVERRULED = 0.03, 0.1, 0.15, 0.3
 # Of iteration 0's, once agents agree more than they did there.
 DISTINCT_LEFT, LENGTH_LEFT = 0.8, 0.7
 
@@ -37,6 +37,12 @@ class _Signals(Record):
     problem_ids: list[str] = Field(min_length=1)
     votes: list[str | None]
     agreed: list[bool]
+
+    @model_validator(mode="after")
+    def _of_the_same_problems(self) -> _Signals:
+        if not len(self.problem_ids) == len(self.votes) == len(self.agreed):
+            raise ValueError("not as many votes as problems")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,20 +124,20 @@ def readings(run: RunDir) -> list[Reading]:
     before: dict[str, Any] = {}
     while (path := run.signals(len(found))).exists():
         now = read_json(path, _Signals)
-        first, values = first or now, {name: now[name] for name in ("agreement", "answered", "distinct", "length")}
+        values = {name: now[name] for name in ("agreement", "answered", "distinct", "length")}
         if before:
             values |= {"flips": _changed(before, now, both=True), "overruled": _changed(first, now)}
-        reading = Reading(len(found), **values)
-        found.append(Reading(len(found), **values, alarm=tuple(_alarm(found, reading))) if found else reading)
-        before = now
+        one = Reading(len(found), **values)
+        found.append(replace(one, alarm=tuple(_alarm(found, one))) if before else one)
+        first, before = first or now, now
     return found
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any], both: bool = False) -> float:
     """How often another answer wins where all agreed before: of those problems, or of all, where all agree now too."""
-    votes = dict(zip(now["problem_ids"], zip(now["votes"], now["agreed"], strict=True), strict=True))
+    votes = dict(zip(now["problem_ids"], zip(now["votes"], now["agreed"])))
     found = []
-    for problem, old, agreed in zip(before["problem_ids"], before["votes"], before["agreed"], strict=True):
+    for problem, old, agreed in zip(before["problem_ids"], before["votes"], before["agreed"]):
         new, still = votes.get(problem, (None, False))
         if agreed or both:
             differs = old != new and (old is None or new is None or not equivalent(old, new))
