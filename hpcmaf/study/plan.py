@@ -90,9 +90,9 @@ class StudyRun:
     @cached_property
     def keys(self) -> Mapping[TaskKey, str]:
         """What its tasks are known by in other runs, once it is laid out."""
-        from hpcmaf.study.sharing import task_keys
+        from hpcmaf.study.sharing import Keys
 
-        return task_keys(self.plan)
+        return Keys(self.plan).found
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,27 +92,23 @@ def _take(source: Path, target: Path, digest: str) -> None:
             raise DataError(f"{source}: damaged (its marker has another sha256); delete it and run the study again")
 
 
-def task_keys(plan: Plan) -> Mapping[TaskKey, str]:
-    """Key of every task whose outputs may serve another run, by stage id and task.
+class Keys:
+    """Key of every task whose outputs may serve another run (``found``), by stage id and task.
 
     Scores are left out: they name their method, and cost next to nothing.
     """
-    return _Keys(plan).all()
 
-
-class _Keys:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.recipe = Recipe.model_validate(plan.recipe)
         self.method = METHODS[self.recipe.method]
         self.found: dict[TaskKey, str] = {}
-
-    def all(self) -> dict[TaskKey, str]:
         makers = {"debate": self.debate, "eval": self.debate, "merge": self.merge, "finetune": self.finetune}
-        for stage in self.plan.stages:  # each behind those it reads
+        for stage in plan.stages:  # each behind those it reads
             for task in stage.tasks if stage.kind in makers else ():
-                self.found[stage.id, task] = _hash(stage, task, makers[stage.kind](stage, task))
-        return self.found
+                value = [VERSION, stage.id, task, makers[stage.kind](stage, task)]
+                text = json.dumps(value, sort_keys=True, default=str)
+                self.found[stage.id, task] = hashlib.sha256(text.encode()).hexdigest()
 
     def base(self) -> dict[str, Any]:
         return {"fingerprint": self.plan.base, "model": self.recipe.model.model_dump(exclude={"path"})}
@@ -165,8 +161,3 @@ class _Keys:
             "seed": self.recipe.seed,
             "start": previous.get(task),
         }
-
-
-def _hash(stage: Stage, task: str, value: Any) -> str:
-    text = json.dumps([VERSION, stage.id, task, value], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
