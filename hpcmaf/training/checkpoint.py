@@ -122,9 +122,14 @@ def drop(folder: Path) -> None:
     for suffix in (".json", ".json.aside"):
         folder.with_suffix(suffix).unlink(missing_ok=True)
     retired = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.tmp")
-    with suppress(FileNotFoundError):
+    try:
         os.replace(folder, retired)
-        remove(retired)
+    except FileNotFoundError:
+        return
+    except OSError as error:  # busy: the next checkpoint tries again
+        print(f"{folder}: could not be deleted ({error.strerror}), and stays", flush=True)
+        return
+    remove(retired)
 
 
 def patiently(call: Callable[[], Found]) -> Found:

@@ -103,6 +103,25 @@ def test_an_old_checkpoint_that_cannot_be_deleted_does_not_fail_what_has_succeed
     assert not (tmp_path / "step-00000003").exists() and list(tmp_path.glob(".step-00000003.*.tmp"))
 
 
+def test_a_busy_folder_of_an_old_checkpoint_waits_for_the_next(tmp_path, monkeypatch, capsys):
+    for step in (3, 6):
+        made(tmp_path, step)
+    rename = os.replace
+
+    def busy(source, target):
+        if Path(source).name == "step-00000003":
+            raise OSError(errno.EBUSY, "Device or resource busy", str(source))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", busy)
+    made(tmp_path, 9)
+    assert newest(tmp_path, {"job": "this"}).step == 9
+    assert "step-00000003: could not be deleted (Device or resource busy), and stays" in capsys.readouterr().out
+    monkeypatch.undo()
+    made(tmp_path, 12)
+    assert not (tmp_path / "step-00000003").exists()
+
+
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path):
     made(tmp_path, 3)
     damaged = made(tmp_path, 6)
