@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,8 @@ def tiny_adapter(base: Path, folder: Path, seed: int) -> Path:
     return folder
 
 
-def answering_model(folder: Path, digits: str, context: int = 512) -> Path:
-    """Save a random model that answers nearly everything with one of some digits, and stops.
+def answering_model(folder: Path, digits: Sequence[str], context: int = 512) -> Path:
+    """Save a random model that answers nearly everything with one of some digits (or texts, a token each), and stops.
 
     Two of its channels are set by the last token alone, and no layer writes to
     them: one that always votes for the digits, and one that votes for the end
@@ -99,6 +100,9 @@ def answering_model(folder: Path, digits: str, context: int = 512) -> Path:
 
     tiny_model(folder, "llama", context=context)
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    if tokenizer.add_tokens([text for text in digits if len(text) > 1]):
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        tokenizer.save_pretrained(folder)
     said = tokenizer.convert_tokens_to_ids(list(digits))
     with torch.no_grad():
         for layer in model.model.layers:

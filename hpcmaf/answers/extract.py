@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from enum import StrEnum
 
+from hpcmaf.answers.code import programs
 from hpcmaf.answers.letters import DENIED, letter_of
 from hpcmaf.answers.notation import closing_brace, narrow
 from hpcmaf.answers.numbers import (
@@ -33,6 +34,7 @@ class AnswerForm(StrEnum):
     BOXED = "boxed"
     LETTER = "letter"
     TEXT = "text"
+    CODE = "code"
 
 
 def extract(
@@ -55,6 +57,7 @@ def extract(
         is mathematics or a usual short answer such as "none". ``letter``: one
         of ``letters``, never one that is denied or only listed. ``text``: the
         box, else what is stated, else a response of one short line.
+        ``code``: the last block of Python with a function, else all of it.
     truncated
         Whether the response was cut off by the limit on its tokens. Then an
         explicit final answer counts alone (a closed box, ``#### number``,
@@ -69,6 +72,8 @@ def extract(
         where there is no answer, and for a box that never closes.
     """
     form = AnswerForm(form)
+    if form is AnswerForm.CODE:
+        return None if truncated else (programs(spoken(text or "")) or [None])[-1]
     if not text or not (text := spoken(narrow(text.translate(_CHINESE)))):
         return None
     boxes = _boxes(text)

@@ -60,8 +60,8 @@ class TaskSource(Strict):
     prompts: str | PromptFile = Field(
         "default", description="a variant of the task, a shipped prompt file's name, or a YAML file"
     )
-    answer: Literal["boxed", "number", "letter", "text"] | None = Field(
-        None, description="what kind of answer is read: boxed, number, letter or text; the task's own by default"
+    answer: Literal["boxed", "number", "letter", "text", "code"] | None = Field(
+        None, description="what kind of answer is read: boxed, number, letter, text or code; the task's own by default"
     )
     grader: str | None = added(None, "what reads and compares answers: FILE.py:OBJECT, or an installed package's")
     sandbox: Literal["namespaces", "limits"] = added(

@@ -1,9 +1,9 @@
 """Tasks: problems, splits, prompts and the leak guard.
 
 The shipped ones: ``arithmetic`` (generated: also words and sums),
-``open_answers`` (GSM8K, SVAMP, MATH, AIME, your own JSON lines) and
-``choices`` (MMLU, MMLU-Pro, ARC, GPQA). Importing this package reads no data
-and loads nothing heavy.
+``open_answers`` (GSM8K, SVAMP, MATH, AIME, your own JSON lines), ``choices``
+(MMLU, MMLU-Pro, ARC, GPQA) and ``functions`` (HumanEval, MBPP). Importing this
+package reads no data and loads nothing heavy.
 """
 
 from hpcmaf.tasks.splits import Splits, leak_guard

@@ -110,7 +110,7 @@ def grader_of(source: Any) -> Grader:
     """
     from hpcmaf.tasks.task import get_task
 
-    name = source.grader or source.name
+    name = source.grader or ("code" if source.answer == "code" else source.name)
     found = _load(name) if name != source.name else get_task(name)
     if not any(hasattr(found, method) for method in METHODS):
         if source.grader:
@@ -119,7 +119,7 @@ def grader_of(source: Any) -> Grader:
     grader = Grader(name, source.sandbox)
     if source.sandbox != "namespaces" and not grader.has("sandbox"):
         raise ConfigError("task.sandbox: the answers of this task are no programs; leave it out")
-    if source.answer is not None and grader.has("extract"):
+    if source.answer not in (None, "code") and grader.has("extract"):
         raise ConfigError(f"task.answer: {name} reads answers in its own way; leave one of the two out")
     return grader
 
@@ -128,10 +128,14 @@ def grader_of(source: Any) -> Grader:
 def _load(name: str) -> Any:
     from hpcmaf.tasks.task import TASKS, get_task, load_plugin
 
+    if name == "code":
+        from hpcmaf.tasks.code import GRADER
+
+        return GRADER
     found = get_task(name) if name in TASKS else load_plugin("task.grader", name, "hpcmaf.graders")
     if found is None and (found := load_plugin("task.name", name, "hpcmaf.tasks")) is None:
         raise ConfigError(
-            f"task.grader: there is no grader '{name}'; use one of an installed package, or FILE.py:OBJECT"
+            f"task.grader: there is no grader '{name}'; use code, one of an installed package, or FILE.py:OBJECT"
         )
     return found() if isinstance(found, type) else found
 

@@ -6,9 +6,11 @@ Parquet, arrow and the hub need an extra, and only ``hpcmaf data prepare`` on su
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -98,11 +100,14 @@ def _missing(value: Any) -> bool:
 
 def read_jsonl(path: Path) -> Iterator[Record]:
     """Read one object per line; blank lines are skipped."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            where = f"{path}, line {number}"
-            if (text := _decode(line, where)).strip():
-                yield where, None, _object(_parse(text, where), where)
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                where = f"{path}, line {number}"
+                if (text := _decode(line, where)).strip():
+                    yield where, None, _object(_parse(text, where), where)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: torn or not gzip ({error}); fetch it again") from error
 
 
 def read_json(path: Path) -> Iterator[Record]:
@@ -161,11 +166,17 @@ def read_columns(path: Path) -> Iterator[Record]:
 
 READERS: Mapping[str, Callable[[Path], Iterator[Record]]] = {
     ".jsonl": read_jsonl,
+    ".jsonl.gz": read_jsonl,
     ".json": read_json,
     ".csv": read_csv,
     ".parquet": read_columns,
     ".arrow": read_columns,
 }
+
+
+def kind(path: Path) -> str:
+    """The suffix by which a file is read."""
+    return ".jsonl.gz" if path.name.endswith(".jsonl.gz") else path.suffix
 
 
 def read_hub(name: str, preferred: Sequence[str]) -> Iterator[Row]:

@@ -6,13 +6,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from hpcmaf.errors import ConfigError, DataError
 from hpcmaf.files.publish import manifest_path
 from hpcmaf.tasks.problems import Problem, describe, manifests, read_prepared, write_prepared
-from hpcmaf.tasks.readers import READERS, SPLIT_NAMES, Row, read_hub
+from hpcmaf.tasks.readers import READERS, SPLIT_NAMES, Row, kind, read_hub
 from hpcmaf.tasks.splits import Splits, assign_roles, draw
 from hpcmaf.tasks.task import Task
 
@@ -48,12 +49,15 @@ class Files(Task):
         Hub configurations to prefer.
     levels
         Levels taken when a recipe names none; ``None`` takes everything.
+    split_of
+        The split that a row belongs to.
     """
 
     parse: Callable[[Row], Problem]
     layouts: tuple[str, ...]
     configs: tuple[str, ...] = ()
     levels: tuple[int, ...] | None = None
+    split_of: Callable[[Row], str] = attrgetter("split")
 
     def splits(
         self, source: Path | None, train: int, eval: int, seed: int, levels: Sequence[int] | None = None
@@ -81,7 +85,7 @@ class Files(Task):
         """Write ``train.jsonl`` and ``test.jsonl``, or ``all.jsonl`` for a source that is one pool."""
         path, unread = Path(source), []
         # A mistyped data/train.jsonl has the form of a hub id, but is none.
-        if path.exists() or not _HUB_ID.fullmatch(source) or path.suffix in READERS:
+        if path.exists() or not _HUB_ID.fullmatch(source) or kind(path) in READERS:
             parts = locate(path, self.layouts)
             rows = read_parts(parts)
             if path.is_dir():
@@ -106,10 +110,10 @@ class Files(Task):
         seen: dict[tuple[str, str], tuple[Problem, str]] = {}
         repeated = 0
         for row in rows:
-            problem = self.parse(row)
-            first, where = seen.setdefault((row.split, problem.id), (problem, row.where))
+            problem, split = self.parse(row), self.split_of(row)
+            first, where = seen.setdefault((split, problem.id), (problem, row.where))
             if first is problem:
-                pools.setdefault(row.split, []).append(problem)
+                pools.setdefault(split, []).append(problem)
             elif first == problem:
                 repeated += 1
             else:
@@ -189,7 +193,7 @@ def locate(source: Path, layouts: Sequence[str]) -> list[Part]:
         data would be left out: a split in two forms or none, a missing part.
     """
     if source.is_file():
-        if source.suffix not in READERS:
+        if kind(source) not in READERS:
             raise DataError(f"{source}: unknown kind of file; one of {', '.join(READERS)} is expected")
         named = _SAYS_SPLIT.search(source.stem.casefold())
         return [Part(source, named[1] if named else "all")]
@@ -241,12 +245,12 @@ def _only_home(source: Path, found: Sequence[Part]) -> list[Part]:
 def _left_out(source: Path, parts: Sequence[Part]) -> list[str]:
     """Files beside those of a source that could be data, too, by their suffix; ``.json`` is mostly about data."""
     beside = {path for folder in {part.path.parent for part in parts} for path in folder.iterdir()}
-    named = {path for path in beside if path.suffix in READERS.keys() - {".json"}}
+    named = {path for path in beside if kind(path) in READERS.keys() - {".json"}}
     return [str(path.relative_to(source)) for path in sorted(named - {part.path for part in parts})]
 
 
 def _only_file(source: Path, layouts: Sequence[str]) -> Path:
-    files = [path for path in sorted(source.iterdir()) if path.suffix in READERS and not path.name.startswith(".")]
+    files = [path for path in sorted(source.iterdir()) if kind(path) in READERS and not path.name.startswith(".")]
     if len(files) == 1:
         return files[0]
     shown = ", ".join(layout.format(split="train", Split="Train") for layout in layouts[:4])
@@ -290,7 +294,7 @@ def read_parts(parts: Sequence[Part]) -> Iterator[Row]:
         empty = True
         # CSV files are one subject each, so numbering starts anew.
         scope = part.path.stem if part.path.suffix == ".csv" else ""
-        for where, named, values in READERS[part.path.suffix](part.path):
+        for where, named, values in READERS[kind(part.path)](part.path):
             empty = False
             key = (named or part.split, part.group, scope)
             index = counts[key] = counts.get(key, -1) + 1

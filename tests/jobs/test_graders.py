@@ -115,7 +115,7 @@ def test_who_offers_a_grader_and_who_needs_none(tmp_path, monkeypatch) -> None:
     assert grader.extract("<think>5?</think>so 6", problem, "number") == "so 6"
     assert grader.extract("so 6", problem, "number", truncated=True) is None
     assert grader_of(load_recipe().task) == Grader()
-    with pytest.raises(ConfigError, match="there is no grader 'unheard'; use one of an installed package, or FILE"):
+    with pytest.raises(ConfigError, match="there is no grader 'unheard'; use code, one of an installed package, or FILE"):
         grader_of(load_recipe(overrides=("task.grader=unheard",)).task)
 
 

@@ -175,7 +175,7 @@ def test_splits_in_different_forms_are_all_read(names, tmp_path) -> None:
         (("train.jsonl", "test.jsonl", "data/test.jsonl"), "test.jsonl and data/test.jsonl are not of one"),
         (("train.jsonl", "main/test.jsonl"), "name the file or folder that is meant"),
         (("train.jsonl", "test.csv"), "test.csv, line 1: no key 'question'"),
-        (("train.jsonl", "test.jsonl.gz"), "seems to be the split 'test'"),
+        (("train.jsonl", "test.jsonl.xz"), "seems to be the split 'test'"),
         (("train.jsonl", "TEST.jsonl"), "seems to be the split 'test'"),
         (("train.jsonl", "gsm8k_test.jsonl"), "seems to be the split 'test'"),
         (("train.jsonl", "test/part.jsonl"), "seems to be the split 'test'"),

@@ -1,0 +1,173 @@
+"""Answers that are programs: one vote for what gives the same outputs, right where the tests pass.
+
+A problem names its function in ``meta["entry_point"]``, or its question does. What a voter may see of a problem's tests is
+the calls that the question shows, never what they should return: programs are called as in the question, and with such
+arguments changed a little, drawn from the question alone - as long or shorter lists and strings of the same elements, numbers
+of the same sign that are hardly larger. A program that ends on none of these calls, or not on all in time, is no answer.
+
+An answer is the program under a line with a digest of its outputs, which is its key in votes. So programs run when answers
+are extracted, and when they are marked by the problem's tests (its gold); in :mod:`hpcmaf.tasks.sandbox`, without packages.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from hpcmaf.answers import AnswerForm
+from hpcmaf.answers.code import defined, parsed, programs
+from hpcmaf.seeding import derive_seed
+from hpcmaf.tasks import sandbox as sandboxes
+from hpcmaf.tasks.problems import Problem
+from hpcmaf.tasks.prompts import PromptSet
+from hpcmaf.tasks.sources import Files
+
+CALLS = 24
+_LONGEST_CALL = 2000
+
+
+@dataclass(frozen=True)
+class Code:
+    """The grader of programs.
+
+    Attributes
+    ----------
+    sandbox
+        ``namespaces`` or ``limits``.
+    """
+
+    sandbox: str = "namespaces"
+
+    def check(self) -> None:
+        """Refuse a machine that cannot run programs safely."""
+        sandboxes.check(self.sandbox)
+
+    def extract(self, text: str, problem: Problem) -> str | None:
+        """The last program that defines the function, under a digest of its outputs."""
+        for program in reversed(programs(text)):
+            if (name := function_of(problem, program)) in defined(program):
+                break
+        else:
+            return None
+        setup = parsed(problem.meta.get("setup", ""))
+        made = {node.id for node in ast.walk(setup or ast.Module([])) if isinstance(node, ast.Name)}
+        calls = calls_of(problem.question, name, frozenset(made.union(defined(program))))
+        found = sandboxes.outputs(_sources(problem, program), calls, self.sandbox)
+        if found is None or (calls and not any(reply.startswith('["value"') for reply in found)):
+            return None
+        # Without a call that the question shows, programs are the same where they are written alike.
+        seen = "\n".join(found) if calls else ast.unparse(ast.parse(program))
+        return f"# outputs {hashlib.sha256(seen.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}\n{program}"
+
+    def key(self, answer: str, problem: Problem) -> str | None:
+        """The line with the digest."""
+        return answer.partition("\n")[0]
+
+    def right(self, answer: str, problem: Problem) -> bool:
+        """Whether the problem's tests pass."""
+        name, sources, before = function_of(problem, answer), _sources(problem, answer), _sources(problem, "")
+        return _passes(name, tuple(sources), tuple(before), problem.gold or "assert False", self.sandbox)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeFiles(Code, Files):
+    """A task of programs that reads a source."""
+
+    answer_form: AnswerForm = AnswerForm.CODE
+
+
+GRADER = Code()
+_passes = lru_cache(maxsize=4096)(sandboxes.passes)
+
+
+@dataclass(frozen=True)
+class CodePrompts(PromptSet):
+    """Prompts for functions."""
+
+    instruction: str = "Write a Python function for the problem below. First think about how, and about special cases."
+    ending: str = (
+        "End with the whole function, and what it needs, in one block of code between ```python and ```. "
+        "Only the standard library can be imported."
+    )
+
+    def hint(self, question: str, answer: str) -> str:
+        """The tests are what there is to work towards."""
+        return f"{self.first(question)}\n\nHint: it will pass these tests, which it must not mention:\n{answer}"
+
+
+def function_of(problem: Problem, program: str) -> str:
+    """The function that is asked for: the problem's, or the last one of a program that the question names."""
+    if name := problem.meta.get("entry_point") or (re.findall(r"\bdef (\w+)", problem.question) or [""])[-1]:
+        return name
+    words = set(re.findall(r"\w+", problem.question))
+    names = defined(program)
+    return ([name for name in names if name in words] or names or [""])[-1]
+
+
+@lru_cache(maxsize=4096)
+def calls_of(question: str, name: str, known: frozenset[str] = frozenset()) -> tuple[str, ...]:
+    """The calls of a function that a question shows, and such calls with arguments changed a little.
+
+    Parameters
+    ----------
+    known
+        Names that arguments may use: an ``f(x)`` in words is no call.
+    """
+    shown: dict[str, ast.Call] = {}
+    for match in re.finditer(rf"(?<!\w)(?<!def ){re.escape(name)}\(", question):
+        ends = [end.end() for end in re.finditer(r"\)", question[match.end() : match.end() + _LONGEST_CALL])]
+        texts = (question[match.start() : match.end() + end].replace("\n", " ") for end in ends[:40])
+        if tree := next((tree for text in texts if (tree := parsed(text))), None):
+            call = tree.body[0].value  # type: ignore[attr-defined]
+            if {node.id for node in ast.walk(call) if isinstance(node, ast.Name)} <= known | {name}:
+                shown.setdefault(ast.unparse(call), call)
+    uniform = random.Random(derive_seed("calls", question)).random
+    found = dict.fromkeys(shown)
+    plain = [call for call in shown.values() if all(_value(one) is not None for one in call.args)]
+    for number in range(4 * CALLS if plain else 0):
+        call = plain[number % len(plain)]
+        changed = [_changed(_value(argument)[0], lambda below: int(uniform() * below)) for argument in call.args]
+        named = [ast.unparse(keyword) for keyword in call.keywords]
+        if len(found) < CALLS:
+            found.setdefault(f"{name}({', '.join([*map(repr, changed), *named])})")
+    return tuple(found)
+
+
+def _sources(problem: Problem, program: str) -> list[str]:
+    """What defines a program's function: the question's own code, the program, and what its calls need."""
+    question = problem.question if defined(problem.question) else ""
+    return [source for source in (question, program, problem.meta.get("setup", "")) if source]
+
+
+def _value(argument: ast.expr) -> tuple[Any] | None:
+    """An argument's value in a tuple, where it is written as one."""
+    try:
+        return (ast.literal_eval(argument),)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return None
+
+
+def _changed(value: Any, draw: Callable[[int], int]) -> Any:
+    """A value like another; ``draw`` gives a whole number from 0 to below its argument."""
+    if isinstance(value, bool):
+        return bool(draw(2))
+    if isinstance(value, int):
+        return (1 + draw(abs(value) + 2)) * (-1 if value < 0 else 1) if value else draw(3)
+    if isinstance(value, float):
+        return round(value * (draw(21) / 20), 2)
+    if isinstance(value, dict):
+        return {key: _changed(one, draw) for key, one in value.items()}
+    if isinstance(value, set):
+        return set(_changed(sorted(value, key=repr), draw))
+    if not isinstance(value, str | list | tuple) or not value:
+        return value
+    parts = [one if isinstance(value, str) else _changed(one, draw) if draw(2) else one for one in value]
+    one, place = parts.pop(draw(len(parts))), draw(len(parts) + 1)
+    parts[place:place] = [one] * (draw(3) if parts else 1)  # left out, moved, or doubled
+    return "".join(parts) if isinstance(value, str) else type(value)(parts)

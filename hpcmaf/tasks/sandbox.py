@@ -1,0 +1,182 @@
+"""Where programs that models wrote are run: processes of their own that reach nothing and end within limits.
+
+``namespaces``, the default, gives a program a root of its own, with Python and the system's libraries to read, 32 MiB of
+memory to write files in, and no network, no other process and no file besides (util-linux's ``unshare``; no right of root is
+needed; root becomes a user that owns nothing). ``limits`` is for machines where that cannot be had and whatever hpcmaf runs
+in is a sandbox already: it bounds time, memory, processes and sizes, but keeps a program neither from the network nor from
+the files of whoever runs it. Only a recipe can ask for it, and never as root.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+from hpcmaf.errors import PlatformError
+from hpcmaf.tasks import harness
+
+SECONDS, CPU_SECONDS, MEMORY_BYTES, PROCESSES = 30, 3, 512 << 20, 8
+FILE_BYTES, SPACE_BYTES, FILES = 8 << 20, 32 << 20, 64
+_TOOLS = ("unshare", "setpriv", "prlimit", "mount", "chroot")
+_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+# A user whom nothing belongs to, one for each process that starts sandboxes: limits of processes are counted by user.
+_NOBODY = 1_500_000_000
+# A folder that every machine has, with nothing in it that Python needs; the sandbox's root is mounted there.
+_ROOT = "/sys"
+
+
+def outputs(program: Sequence[str], calls: Sequence[str], sandbox: str) -> list[str] | None:
+    """What calls give, after running sources one after the other; ``None`` where they do not all end in time.
+
+    Each is a kind - ``value``, ``raised``, or ``other`` for what is no plain value - and a text, as JSON.
+    """
+    lines = "\n".join(map(json.dumps, [list(program), *calls])) + "\n"
+    with _file(lines) as given, _file() as found:
+        with _running(["loose"], sandbox, stdin=given, stdout=found) as process:
+            _wait(process)
+            _refuse_unstarted(_read(found), process)
+        replies = _read(found).splitlines()[1:]
+    return replies[: len(calls)] if len(replies) >= len(calls) else None
+
+
+def passes(name: str, program: Sequence[str], before: Sequence[str], tests: str, sandbox: str) -> bool:
+    """Whether tests of a function pass.
+
+    Parameters
+    ----------
+    program
+        Sources that define the function, run on one side.
+    before, tests
+        Sources that the tests need and the tests, run on the other side, which sees of the program what its calls return.
+    """
+    given = json.dumps({"name": name, "program": list(program), "before": list(before), "tests": tests})
+    (calls, to_program), (replies, to_tests) = os.pipe(), os.pipe()
+    with _file(given) as source, _file() as verdict:
+        # One side's standard input is the other's output; what the tests write to it is a descriptor of its own.
+        arguments = ["tests", str(source.fileno()), str(to_program)]
+        kept = (source.fileno(), to_program)
+        with (
+            _running(["exact"], sandbox, stdin=calls, stdout=to_tests),
+            _running(arguments, sandbox, stdin=replies, stdout=verdict, pass_fds=kept) as process,
+        ):
+            for descriptor in (calls, to_program, replies, to_tests):  # theirs alone: who reads has to see the other end
+                os.close(descriptor)
+            _wait(process)
+            _refuse_unstarted(found := _read(verdict), process)
+    return found == "ready right"
+
+
+@cache
+def check(sandbox: str) -> None:
+    """Refuse where programs cannot be run as they have to be.
+
+    Raises
+    ------
+    PlatformError
+        In one line, with what to do.
+    """
+    if sandbox == "limits" and os.geteuid() == 0:
+        raise PlatformError("task.sandbox: limits do not hold root back; run as another user, or leave it at namespaces")
+    if missing := [tool for tool in _TOOLS if shutil.which(tool, path=_PATH) is None]:
+        raise PlatformError(f"answers that are programs need {missing[0]}, of util-linux; install it")
+    try:
+        found = outputs(["def one(): return 1"], ["one()"], sandbox)
+    except PlatformError as error:
+        raise PlatformError(
+            f"answers that are programs are not run here: {error}; allow users to make namespaces on this machine, or, "
+            "where hpcmaf itself runs in a sandbox and not as root, set task.sandbox: limits"
+        ) from error
+    assert found == ['["value", "1"]'], found
+
+
+@contextmanager
+def _running(arguments: list[str], sandbox: str, **streams: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """The harness in the sandbox, until the block ends."""
+    with tempfile.TemporaryDirectory(prefix="hpcmaf-") as folder:
+        command, libraries = _command(sandbox), os.environ.get("LD_LIBRARY_PATH", "")
+        environment = {"PATH": _PATH, "PYTHONHASHSEED": "0", "HOME": "/tmp", "LD_LIBRARY_PATH": libraries}
+        with subprocess.Popen(
+            [*command, *arguments], cwd=folder, env=environment, start_new_session=True, stderr=subprocess.PIPE, **streams
+        ) as process:
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+
+
+@cache
+def _command(sandbox: str) -> list[str]:
+    """What runs the harness; its first process is trusted, and takes all others with it when it ends."""
+    processes = PROCESSES if sandbox == "namespaces" else 1  # none, where others of the user are counted, too
+    limits = f"--as={MEMORY_BYTES} --cpu={CPU_SECONDS} --nproc={processes} --fsize={FILE_BYTES} --nofile={FILES} --core=0"
+    text = Path(harness.__file__).read_text("utf-8")
+    python = ["prlimit", *limits.split(), _python(), "-s", "-S", "-c", text]
+    ends = ["setpriv", "--pdeathsig", "KILL"]  # with hpcmaf, however that ends
+    if sandbox == "limits":
+        return [*ends, *python]
+    libraries = filter(os.path.isdir, os.environ.get("LD_LIBRARY_PATH", "").split(":"))
+    wanted = sorted({"/usr", *map(os.path.realpath, (sys.base_prefix, os.path.dirname(_python()), *libraries))})
+    folders = [path for path in wanted if not any(path.startswith(f"{other}/") for other in wanted)]
+    lines = ["set -e", f"mount -t tmpfs -o size={SPACE_BYTES},nr_inodes=4096,mode=755 tmpfs {_ROOT}", f"cd {_ROOT}"]
+    for path in ("/bin", "/sbin", "/lib", "/lib64"):
+        if os.path.islink(path):
+            lines.append(f"ln -s {shlex.quote(os.readlink(path))} .{path}")
+        elif os.path.isdir(path):
+            folders.append(path)
+    for path in map(shlex.quote, folders):
+        lines += [f"mkdir -p .{path}", f"mount --rbind {path} .{path}", f"mount -o remount,bind,ro,nosuid,nodev .{path}"]
+    lines += ["mkdir tmp dev", "chmod 1777 tmp"]
+    for device in ("null", "urandom"):
+        lines += [f"touch dev/{device}", f"mount --bind /dev/{device} dev/{device}"]
+    root = os.geteuid() == 0
+    user = f" --reuid {_NOBODY + os.getpid()} --regid {_NOBODY + os.getpid()} --clear-groups" if root else ""
+    lines += [f'chroot . setpriv{user} --bounding-set=-all --inh-caps=-all --no-new-privs "$@"', "exit $?"]
+    apart = "--net --pid --mount --ipc --uts --fork --kill-child"
+    users = [] if root else ["--user", "--map-root-user"]
+    return [*ends, "unshare", *users, *apart.split(), "sh", "-c", "\n".join(lines), "sandbox", *python]
+
+
+def _python() -> str:
+    """The interpreter behind a virtual environment's."""
+    found = Path(sys.base_prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}")
+    return str(found if found.exists() else Path(sys.executable).resolve())
+
+
+@contextmanager
+def _file(text: str = "") -> Iterator[IO[bytes]]:
+    """A file without a name, read from its beginning."""
+    with tempfile.TemporaryFile() as file:
+        file.write(text.encode("utf-8", "surrogatepass"))
+        file.seek(0)
+        yield file
+
+
+def _read(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read(FILE_BYTES).decode("utf-8", "replace")
+
+
+def _wait(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _refuse_unstarted(found: str, process: subprocess.Popen[bytes]) -> None:
+    if "ready" not in found:
+        reason = process.stderr.read().decode("utf-8", "replace").strip() if process.stderr else ""
+        raise PlatformError(f"the sandbox did not start ({reason.splitlines()[-1] if reason else 'no reason given'})")
