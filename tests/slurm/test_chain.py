@@ -1,4 +1,4 @@
-"""Chains of real jobs: arrays in windows, gates, queues filled at once."""
+"""Chains of real jobs: arrays in windows, gates, submits by hand."""
 
 from __future__ import annotations
 
@@ -58,6 +58,21 @@ def test_windows_lose_nothing_and_keep_to_the_limit(slurm: Cluster, tmp_path: Pa
         most = max(most, sum(job["name"] in names and job["state"] == "RUNNING" for job in slurm.jobs()))
         loop.wait("a moment passed", lambda: True)
     assert 1 < most <= 3
+    loop.finish()
+    loop.all_once()
+
+
+def test_where_jobs_may_not_submit_jobs_the_same_command_moves_the_run_on(slurm: Cluster, tmp_path: Path) -> None:
+    refusing = tmp_path / "bin" / "sbatch"
+    refusing.parent.mkdir()
+    refusing.write_text("#!/bin/sh\necho 'sbatch: error: Access/permission denied' >&2\nexit 1\n")
+    refusing.chmod(0o755)
+    loop = Loop.short(slurm, tmp_path / "run", f'slurm.setup=["export PATH={refusing.parent}:$PATH"]')
+    loop.start()
+    stop = loop.stops()
+    assert stop.kind == "gate" and "Access/permission denied" in stop.reason
+    slurm.wait_idle()
+    loop.start()
     loop.finish()
     loop.all_once()
 
