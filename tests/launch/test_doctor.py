@@ -137,7 +137,7 @@ def test_a_profile_is_compared_with_the_cluster(tmp_path: Path, small_cluster: P
     def texts(area: str, level: str) -> str:
         return " / ".join(f"{f.text} -> {f.remedy}" for f in found.get(area, ()) if f.level == level)
 
-    assert texts("controller", "ok").startswith("test, Slurm 22.05.8, answered in")
+    assert texts("controller", "ok").startswith("test, Slurm 22.05.8, answers; ")
     assert texts("MaxArraySize", "ok").startswith("500; larger stages are submitted in several arrays")
     assert texts("generation", "problem") == (
         "sbatch: allocation failure: Requested node configuration is not available; nodes of main: "

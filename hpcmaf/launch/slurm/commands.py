@@ -10,10 +10,8 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from hpcmaf.errors import SlurmError, failure_kind
 from hpcmaf.launch.slurm.refusals import AccountingAbsentError, ControllerAbsentError, RefusedError, error_class
@@ -26,8 +24,6 @@ _KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"}
 
 # What Slurm gives as the signal of a step that its memory limit ended.
 _OOM_SIGNAL = 125
-
-Result = TypeVar("Result")
 
 PENDING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
 ENDED = frozenset(
@@ -133,26 +129,6 @@ def call(command: Sequence[str], *, seconds: float) -> str:
             kind = SlurmError  # such as a job that has ended meanwhile
         raise kind(f"{name}: {said.removeprefix(f'{name}: ').removeprefix('error: ')[:400]}")
     return done.stdout
-
-
-def patiently(action: Callable[..., Result], *, patience: float, seconds: float, pause: float = 5.0) -> Result:
-    """Repeat a call until the controller answers.
-
-    Parameters
-    ----------
-    action
-        Takes ``seconds``.
-    patience
-        Seconds after which its absence is an error.
-    """
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            return action(seconds=seconds)
-        except ControllerAbsentError:
-            if time.monotonic() + pause > deadline:
-                raise
-            time.sleep(pause)
 
 
 def queue(*, seconds: float) -> list[Job]:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import SlurmError
 from hpcmaf.launch.scheduler import Scheduler, States
 from hpcmaf.launch.slurm.causes import Cause, find_causes, nodes_to_avoid, without_blame
-from hpcmaf.launch.slurm.commands import Job, Result, cancel, configuration, patiently, queue
+from hpcmaf.launch.slurm.commands import Job, cancel, configuration, queue
 from hpcmaf.launch.slurm.executor import ChainExecutor
 from hpcmaf.launch.slurm.refusals import (
     AccountingAbsentError,
@@ -47,7 +47,11 @@ LONGEST_WATCH_SECONDS = 3600.0
 # A file server may show a marker a little after its job has ended.
 _MARKER_DELAYS = (1.0, 4.0, 10.0)
 
+# Between two questions to a controller that does not answer.
+_PAUSE_SECONDS = 5.0
+
 Work = Callable[[Element], None]
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -281,4 +285,12 @@ class Slurm(Scheduler):
         return self._ask(queue)
 
     def _ask(self, action: Callable[..., Result]) -> Result:
-        return patiently(action, patience=self.patience, seconds=self.cluster.command_seconds)
+        """What a call returns, which is repeated while the controller does not answer."""
+        deadline = time.monotonic() + self.patience
+        while True:
+            try:
+                return action(seconds=self.cluster.command_seconds)
+            except ControllerAbsentError:
+                if time.monotonic() + _PAUSE_SECONDS > deadline:
+                    raise
+                time.sleep(_PAUSE_SECONDS)
