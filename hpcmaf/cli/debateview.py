@@ -50,7 +50,7 @@ def print_debate(
             name = f"{'generator' if m == 1 else 'critic'}-{n}"
             own = name if model is None else model(m, n)
             by = "" if own == name else f" (model: {own or 'base'})"
-            found = "no answer" if answer.answer is None else f"answer {readable(answer.answer)}"
+            found = "no answer" if answer.answer is None else f"answer {_first_line(answer.answer)}"
             _print(f"round {m}, {name}{by}: {found}", "red" if answer.answer is None else "green", answer, prompts)
         if m == transcript.rounds and transcript.judgement:
             _print("judge", "yellow", transcript.judgement, prompts)
@@ -71,8 +71,13 @@ def _print(heading: str, color: str, turn: Utterance | None = None, prompts: boo
         click.echo(readable(turn.text))
 
 
+def _first_line(answer: str) -> str:
+    """All of an answer but for a program, which begins with what its outputs are known by."""
+    return readable(answer.partition("\n")[0])
+
+
 def vote_line(vote: Vote) -> str:
     """Who won, and how."""
     if vote.answer is None:
         return "no answer could be read"
-    return f"{readable(vote.answer)}, {vote.votes} of {len(vote.agrees)}{', drawn from a tie' if vote.tied else ''}"
+    return f"{_first_line(vote.answer)}, {vote.votes} of {len(vote.agrees)}{', drawn from a tie' if vote.tied else ''}"

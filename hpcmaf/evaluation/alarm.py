@@ -89,15 +89,17 @@ def signals(transcripts: Iterable[Transcript], *, seed: int, iteration: int) -> 
     seed, iteration
         Of the run; they decide tied votes.
     """
-    ids, votes, agreed, turns, agreeing = [], [], [], [], 0
+    ids, votes, agreed, turns, answers, agreeing = [], [], [], [], [], 0
     for transcript in transcripts:
         vote = consensus(transcript, transcript.rounds, seed, iteration)
         ids.append(transcript.problem.id)
         votes.append(vote.answer and transcript.grader.spelling(vote.answer, transcript.problem))
         agreed.append(all(vote.agrees))
         agreeing += sum(vote.agrees)
-        turns += transcript.answers[transcript.ended - 1]
-    answers = [turn.answer for turn in turns if turn.answer is not None]
+        last = transcript.answers[transcript.ended - 1]
+        turns += last
+        answers += [turn.answer and transcript.grader.spelling(turn.answer, transcript.problem) for turn in last]
+    answers = [answer for answer in answers if answer is not None]
     return {
         "schema": SCHEMA,
         "iteration": iteration,

@@ -50,6 +50,7 @@ class Code:
 
     def extract(self, text: str, problem: Problem) -> str | None:
         """The last program that defines the function, under a digest of its outputs."""
+        self.check()
         for program in reversed(programs(text)):
             if (name := function_of(problem, program)) in defined(program):
                 break
@@ -71,6 +72,7 @@ class Code:
 
     def right(self, answer: str, problem: Problem) -> bool:
         """Whether the problem's tests pass."""
+        self.check()
         name, sources, before = function_of(problem, answer), _sources(problem, answer), _sources(problem, "")
         return _passes(name, tuple(sources), tuple(before), problem.gold or "assert False", self.sandbox)
 

@@ -86,18 +86,15 @@ def check(sandbox: str) -> None:
     PlatformError
         In one line, with what to do.
     """
-    if sandbox == "limits" and os.geteuid() == 0:
-        raise PlatformError("task.sandbox: limits do not hold root back; run as another user, or leave it at namespaces")
-    if missing := [tool for tool in _TOOLS if shutil.which(tool, path=_PATH) is None]:
-        raise PlatformError(f"answers that are programs need {missing[0]}, of util-linux; install it")
+    _command(sandbox)
     try:
-        found = outputs(["def one(): return 1"], ["one()"], sandbox)
+        if outputs(["def one(): return 1"], ["one()"], sandbox) != ['["value", "1"]']:
+            raise PlatformError("a function that returns 1 does not")
     except PlatformError as error:
         raise PlatformError(
             f"answers that are programs are not run here: {error}; allow users to make namespaces on this machine, or, "
             "where hpcmaf itself runs in a sandbox and not as root, set task.sandbox: limits"
         ) from error
-    assert found == ['["value", "1"]'], found
 
 
 @contextmanager
@@ -119,6 +116,11 @@ def _running(arguments: list[str], sandbox: str, **streams: Any) -> Iterator[sub
 @cache
 def _command(sandbox: str) -> list[str]:
     """What runs the harness; its first process is trusted, and takes all others with it when it ends."""
+    root = os.geteuid() == 0
+    if root and sandbox == "limits":
+        raise PlatformError("task.sandbox: limits do not hold root back; run as another user, or leave it at namespaces")
+    if missing := [tool for tool in _TOOLS if shutil.which(tool, path=_PATH) is None]:
+        raise PlatformError(f"answers that are programs need {missing[0]}, of util-linux; install it")
     processes = PROCESSES if sandbox == "namespaces" else 1  # none, where others of the user are counted, too
     limits = f"--as={MEMORY_BYTES} --cpu={CPU_SECONDS} --nproc={processes} --fsize={FILE_BYTES} --nofile={FILES} --core=0"
     text = Path(harness.__file__).read_text("utf-8")
@@ -140,7 +142,6 @@ def _command(sandbox: str) -> list[str]:
     lines += ["mkdir tmp dev", "chmod 1777 tmp"]
     for device in ("null", "urandom"):
         lines += [f"touch dev/{device}", f"mount --bind /dev/{device} dev/{device}"]
-    root = os.geteuid() == 0
     user = f" --reuid {_NOBODY + os.getpid()} --regid {_NOBODY + os.getpid()} --clear-groups" if root else ""
     lines += [f'chroot . setpriv{user} --bounding-set=-all --inh-caps=-all --no-new-privs "$@"', "exit $?"]
     apart = "--net --pid --mount --ipc --uts --fork --kill-child"
@@ -151,7 +152,7 @@ def _command(sandbox: str) -> list[str]:
 def _python() -> str:
     """The interpreter behind a virtual environment's."""
     found = Path(sys.base_prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}")
-    return str(found if found.exists() else Path(sys.executable).resolve())
+    return str((found if found.exists() else Path(sys.executable)).resolve())
 
 
 @contextmanager

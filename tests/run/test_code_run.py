@@ -12,6 +12,7 @@ import pytest
 from hpcmaf.debate.consensus import consensus
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store import Store
+from tests.tasks.test_sandbox import KIND
 from tests.tiny_models import answering_model
 
 pytestmark = pytest.mark.slow
@@ -20,7 +21,7 @@ BODIES = {"return x * 2": "doubles", "return x + x": "doubles", "return x + 1": 
 PROGRAMS = [f"```python\ndef f(x):\n    {body}\n```" for body in BODIES]
 RECIPE = """
 model: {path: BASE, dtype: float32}
-task: {TASK, train: 10, eval: 6}
+task: {TASK, sandbox: SANDBOX, train: 10, eval: 6}
 method: METHOD
 sampling: {max_new_tokens: 4}
 training: {epochs: 1, batch_size: 4}
@@ -51,7 +52,7 @@ def test_programs_debate_vote_and_are_learned(tmp_path: Path, method: str, task:
     (tmp_path / "source.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = task.replace("SOURCE", str(tmp_path / "source.jsonl"))
     recipe, run = tmp_path / "code.yaml", RunDir(tmp_path / "run")
-    recipe.write_text(RECIPE.replace("BASE", str(base)).replace("TASK", task).replace("METHOD", method))
+    recipe.write_text(RECIPE.replace("BASE", str(base)).replace("TASK", task).replace("METHOD", method).replace("SANDBOX", KIND))
     hpcmaf("submit", "--recipe", recipe, "--run", run.root)
     with Store(run.store(1, "eval")) as debates:
         found = list(debates.transcripts(gold=True))
@@ -73,6 +74,8 @@ def test_programs_debate_vote_and_are_learned(tmp_path: Path, method: str, task:
         assert "return y" not in last and (method == "maft" or "x + 1" not in last)
         assert "assert" not in json.dumps(sample["messages"]) or method == "star"
     hpcmaf("aggregate", run.root, "--out", tmp_path / "report")
+    if KIND == "limits":  # which grade is not told of
+        return
     line = json.dumps({"gold": "assert f(2) == 4", "answer": "def f(x): return 2 * x", "question": "f(1)"})
     (tmp_path / "lines.jsonl").write_text(line + "\n" + line.replace("2 * x", "x"))
     graded = hpcmaf("grade", "--grader", "code", "--jsonl", tmp_path / "lines.jsonl").splitlines()

@@ -15,6 +15,7 @@ from hpcmaf.tasks import get_task
 from hpcmaf.tasks.code import calls_of
 from hpcmaf.tasks.grader import Grader
 from hpcmaf.tasks.problems import Problem
+from tests.tasks.test_sandbox import KIND
 
 SCALE = '''from typing import List
 import math
@@ -97,9 +98,9 @@ RIGHT = "def scale(numbers, factor):\n    return [one * factor for one in number
     ],
 )
 def test_what_is_read(scale, text, found) -> None:
-    answer = Grader("humaneval").extract(text, scale, "code")
+    answer = Grader("humaneval", KIND).extract(text, scale, "code")
     assert answer is None if found is None else answer.split("\n", 1)[1] == found
-    assert Grader("humaneval").extract(text, scale, "code", truncated=True) is None
+    assert Grader("humaneval", KIND).extract(text, scale, "code", truncated=True) is None
     assert extract(text, "code") is not None or found is None
     assert extract(text, "code", truncated=True) is None
 
@@ -113,7 +114,7 @@ def test_programs_vote_by_what_they_return_and_labels_see_no_gold(scale) -> None
         "def scale(numbers, factor): return [3, 6]",
     ]
     unlabelled = Problem(scale.id, scale.question, None, scale.meta)
-    grader = Grader("humaneval")
+    grader = Grader("humaneval", KIND)
     answers = [grader.extract(fenced(program), unlabelled, "code") for program in programs]
     assert answers == [grader.extract(fenced(program), scale, "code") for program in programs]
     turns = tuple(Utterance("answer", 1, n, "q", "", answer) for n, answer in enumerate(answers))
@@ -137,7 +138,7 @@ def test_programs_vote_by_what_they_return_and_labels_see_no_gold(scale) -> None
 def test_gold_is_by_the_official_tests(tmp_path, row, program, right) -> None:
     (tmp_path / "rows.json").write_text(json.dumps([row | {"task_id": "x"}]))
     found = get_task("mbpp").splits(tmp_path / "rows.json", 0, 1, 0).eval[0]
-    grader = Grader("mbpp")
+    grader = Grader("mbpp", KIND)
     assert grader.right(program, found) is right
     answer = grader.extract(fenced(program), found, "code")
     assert answer is None if "Assertion" in program or "class" not in program and row is ROOTED else grader.right(answer, found) is right

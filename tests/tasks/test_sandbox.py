@@ -6,10 +6,12 @@ import multiprocessing
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,10 @@ REACHING = {
     "network": "import socket\ndef f(x):\n    socket.create_connection(('127.0.0.1', PORT), 2)\n    return x + 1",
     "kill its parent": "import os, signal\ndef f(x):\n    for pid in (os.getppid(), OWNER, -1): os.kill(pid, signal.SIGKILL)\n    return x + 1",
     "read a secret": "def f(x):\n    open('OUTSIDE/kept').read()\n    return x + 1",
+    "leave its root": "import ctypes, os\ndef f(x):\n    libc, user, mounts = ctypes.CDLL(None), 1 << 28, 1 << 17\n"
+    "    if libc.unshare(user | mounts) == 0:\n        os.mkdir('/tmp/a')\n        root = os.open('/', os.O_RDONLY)\n        os.chroot('/tmp/a')\n"
+    "        os.fchdir(root)\n        for _ in range(9): os.chdir('..')\n        os.chroot('.')\n    return x + os.path.exists('OUTSIDE')",
+    "mount": "import ctypes\ndef f(x): return x + (ctypes.CDLL(None).mount(b'none', b'/tmp', b'tmpfs', 0, None) == 0)",
     "read the home": "import os\ndef f(x): return x + (len(os.listdir('HOME')) > 1)",
 }
 
@@ -96,6 +102,10 @@ def run(programs: dict[str, str], way: str) -> dict[str, tuple[bool, float]]:
         return dict(zip(programs, pool.map(one, programs.values()), strict=True))
 
 
+# What tests of programs use on this machine.
+KIND = "limits" if ways() == ["limits"] else "namespaces"
+
+
 @pytest.mark.parametrize("way", ways())
 def test_hostile_programs_end_and_harm_nothing(tmp_path: Path, way: str) -> None:
     (tmp_path / "kept").write_text("kept")
@@ -120,15 +130,34 @@ def test_hostile_programs_end_and_harm_nothing(tmp_path: Path, way: str) -> None
     with pytest.raises(TimeoutError):
         server.accept()
     server.close()
-    time.sleep(0.5)
-    assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if b"answer_calls" in _content(path)]
+    assert not orphans()
 
 
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:  # it has ended
-        return b""
+def orphans() -> list[str]:
+    """Processes of sandboxes whose parents have ended, after a while to end in."""
+    found: list[str] = []
+    for _ in range(20):
+        time.sleep(0.1)
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it has ended
+                if b"answer_calls" in (folder / "cmdline").read_bytes():
+                    parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+                    found += [folder.name] if parent == "1" else []
+        if not found:
+            break
+    return found
+
+
+def test_a_program_ends_with_whoever_started_it() -> None:
+    program = "import time\nprint('never')\ndef f(x): time.sleep(999)"
+    code = f"from hpcmaf.tasks.sandbox import passes\npasses('f', [{program!r}], [], 'f(1)', {KIND!r})"
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        seen = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while len(seen.read_text().split()) < 2:
+            time.sleep(0.05)
+        process.kill()
+    assert not orphans()
 
 
 def test_who_cannot_run_programs_safely_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,22 +165,23 @@ def test_who_cannot_run_programs_safely_is_told_so(monkeypatch: pytest.MonkeyPat
     if os.geteuid() == 0:
         with pytest.raises(PlatformError, match="task.sandbox: limits do not hold root back; run as another user"):
             sandbox.check("limits")
+    sandbox._command.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(sandbox, "_PATH", "/nowhere")
+        with pytest.raises(PlatformError, match="need unshare, of util-linux; install it"):
+            sandbox.check("namespaces")
     monkeypatch.setattr(sandbox, "_command", lambda _: ["sh", "-c", "echo unshare: not permitted >&2; exit 1"])
     with pytest.raises(PlatformError, match=r"not run here: .* \(unshare: not permitted\); allow users .* limits$"):
-        sandbox.check("namespaces")
-    monkeypatch.setattr(sandbox, "_PATH", "/nowhere")
-    with pytest.raises(PlatformError, match="need unshare, of util-linux; install it"):
         sandbox.check("namespaces")
 
 
 def test_values_come_back_as_they_are() -> None:
-    kind = "namespaces" if "limits" not in ways() or "namespaces" in ways() else "limits"
     program = "import math\ndef f(x): return x\nclass Own(list): pass\ndef g(x): return Own(x)\ndef h(x): return range(x)\n"
     values = [(1,), [], {"a": {1, 2}}, 2**10000, -1.5, "ü\ud800\n", b"x", None, set(), {(1, "a"): [True]}]
     tests = "\n".join(f"assert f({value!r}) == {value!r}" for value in values) + "\nassert f(1e999) == math.inf"
-    assert sandbox.passes("f", [program], ["import math"], tests, kind)
-    assert sandbox.passes("g", [program], [], "assert g([1]) == [1] and set(g((2, 2))) == {2}", kind)
-    assert sandbox.passes("h", [program], [], "assert h(3) != [0, 1, 2]", kind)
-    loose = sandbox.outputs([program], ["f(0.1 + 0.2)", "f(True)", "f(2.0)", "f({3, 1})", "f(float('nan'))", "h(2)", "f()"], kind)
+    assert sandbox.passes("f", [program], ["import math"], tests, KIND)
+    assert sandbox.passes("g", [program], [], "assert g([1]) == [1] and set(g((2, 2))) == {2}", KIND)
+    assert sandbox.passes("h", [program], [], "assert h(3) != [0, 1, 2]", KIND)
+    loose = sandbox.outputs([program], ["f(0.1 + 0.2)", "f(True)", "f(2.0)", "f({3, 1})", "f(float('nan'))", "h(2)", "f()"], KIND)
     wanted = ["value", "0.3"], ["value", "1"], ["value", "2"], ["value", "{1, 3}"], ["value", "nan"], ["other", "range"], ["raised", ""]
     assert loose == [str(list(one)).replace("'", '"') for one in wanted]
