@@ -30,7 +30,7 @@ def programs(text: str) -> list[str]:
     """Python with definitions in a text: its fenced blocks in order, or without any all of it."""
     blocks: dict[int, list[str]] = {}
     mark, number = "", 0
-    for line in text.splitlines():
+    for line in text.replace("\r\n", "\n").split("\n"):
         bare = line.strip()
         if not mark and bare.startswith(("```", "~~~")):
             mark, number = bare[:3], number + 1

@@ -32,13 +32,17 @@ def mbpp(row: Row) -> Problem:
     if not isinstance(tests, list) or (tree := parsed("\n".join(map(str, tests)))) is None:
         raise DataError(f"{row.where}: test_list is no list of asserts; repair or remove the record")
     calls = [(node.func.id, node) for node in ast.walk(tree) if isinstance(node, ast.Call) and hasattr(node.func, "id")]
-    own = defined(str(row.values.get("code") or ""))
+    code = str(row.values.get("code") or "")
+    own, used = defined(code), {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     names = [name for name, _ in calls if not hasattr(builtins, name)]
     if not names:
         raise DataError(f"{row.where}: its asserts call no function; repair or remove the record")
     name = next((name for name in names if name in own), names[0])
     shown = dict.fromkeys(ast.unparse(call) for called, call in calls if called == name)
-    setup = [*(row.values.get("test_imports") or []), row.values.get("test_setup_code") or ""]
+    # Asserts may use what the reference solution imports.
+    reference = [node for node in getattr(parsed(code), "body", ()) if isinstance(node, ast.Import | ast.ImportFrom)]
+    imports = [ast.unparse(node) for node in reference if used & {one.asname or one.name for one in node.names}]
+    setup = [*imports, *(row.values.get("test_imports") or []), row.values.get("test_setup_code") or ""]
     return Problem(
         f"mbpp-{row.text('task_id')}",
         "\n".join([row.text("text", "prompt"), "The function is called like this:", *shown]),

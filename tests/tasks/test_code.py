@@ -34,8 +34,8 @@ HUMANEVAL = {"task_id": "HumanEval/7", "prompt": SCALE, "entry_point": "scale", 
 MBPP = {
     "task_id": 11,
     "text": "Write a function to join two words.",
-    "code": "def helper(a):\n    return a\ndef join(a, b):\n    return a + '-' + b\n",
-    "test_list": ["assert join('ab', 'c') == 'ab-c'", "assert len(join('x', 'yz')) == 4"],
+    "code": "import math\nimport numpy\ndef helper(a):\n    return a\ndef join(a, b):\n    return a + '-' + b\n",
+    "test_list": ["assert join('ab', 'c') == 'ab-c'", "assert math.isclose(len(join('x', 'yz')), 4)"],
     "test_setup_code": "",
 }
 ROOTED = {
@@ -129,6 +129,8 @@ def test_programs_vote_by_what_they_return_and_labels_see_no_gold(scale) -> None
     [
         (MBPP, "def join(a, b): return f'{a}-{b}'", True),
         (MBPP, "def join(a, b): return a + b", False),
+        (MBPP, "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass Pair:\n    a: str\n    b: str\n"
+         "def join(a, b): return '-'.join(vars(Pair(a, b)).values())", True),
         (MBPP, "def join(a, b): raise AssertionError", False),
         (ROOTED, TREE.format(2), True),
         (ROOTED, TREE.format(3), False),
