@@ -63,6 +63,9 @@ REACHING = {
     "    if libc.unshare(user | mounts) == 0:\n        os.mkdir('/tmp/a')\n        root = os.open('/', os.O_RDONLY)\n        os.chroot('/tmp/a')\n"
     "        os.fchdir(root)\n        for _ in range(9): os.chdir('..')\n        os.chroot('.')\n    return x + os.path.exists('OUTSIDE')",
     "mount": "import ctypes\ndef f(x): return x + (ctypes.CDLL(None).mount(b'none', b'/tmp', b'tmpfs', 0, None) == 0)",
+    "shared memory": "import ctypes\nlibc = ctypes.CDLL(None)\nlibc.shmat.restype = ctypes.c_void_p\nfor _ in range(6):\n"
+    "    at = libc.shmat(libc.shmget(0, 90 << 20, 0o1600), None, 0)\n    ctypes.memset(at, 1, 90 << 20)\n"
+    "    libc.shmdt(ctypes.c_void_p(at))\ndef f(x): return x + 1",
     "read the home": "import os\ndef f(x): return x + (len(os.listdir('HOME')) > 1)",
 }
 
