@@ -83,9 +83,9 @@ class Tally:
 
     def add(self, transcript: Transcript, agreeing: int = 0, tied: bool = False) -> None:
         """Count a debate, how many agents' last answers are its vote's, and whether that was drawn among tied ones."""
-        answers = [turn for turns in transcript.answers for turn in turns if turn.prompt]
-        texts = [*answers, *(turn for turns in transcript.summaries for turn in turns if turn.prompt)]
-        # STaR has no second response where the first was right.
+        texts = transcript.completions
+        answers = [turn for turn in texts if turn.kind == "answer"]
+        # A round that was not held has no responses, nor has STaR's second where the first was right.
         last = [next((turn for turn in reversed(own) if turn.prompt), own[-1]) for own in zip(*transcript.answers)]
         self._counts.update(
             texts=len(texts),

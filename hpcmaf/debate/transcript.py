@@ -111,6 +111,12 @@ class Transcript:
         return len(self.answers[0])
 
     @property
+    def completions(self) -> list[Utterance]:
+        """All that was generated: turns without a prompt are none."""
+        judged = (self.judgement,) if self.judgement else ()
+        return [turn for turns in (*self.answers, *self.summaries, judged) for turn in turns if turn.prompt]
+
+    @property
     def ended(self) -> int:
         """The last round that was held; M unless all agreed before (``debate.stop``)."""
         held = [m for m, turns in enumerate(self.answers, 1) if any(turn.prompt for turn in turns)]

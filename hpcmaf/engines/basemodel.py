@@ -36,7 +36,7 @@ def base_model(path: str) -> str:
         return str(base_path())
     if path in PACKAGED and not Path(path).exists():
         return str(_checkpoint(_packaged(path), path))
-    if path.endswith(".gguf"):
+    if path.lower().endswith(".gguf"):
         return str(_checkpoint(Path(path), Path(path).stem))
     return path
 

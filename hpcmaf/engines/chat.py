@@ -93,6 +93,7 @@ class ChatFormat:
         self._kwargs = chat_template_kwargs or {}
         self._eos_ids = frozenset(eos_ids)
         self._date = datetime.fromisoformat(date)
+        self._named = "model.chat_template" if chat_template else f"{tokenizer.name_or_path}: its chat template"
 
     @classmethod
     def from_pretrained(
@@ -137,8 +138,8 @@ class ChatFormat:
             )  # fmt: skip
         except Exception as error:  # jinja raises whatever the template's author chose
             raise EngineError(
-                f"{self.tokenizer.name_or_path}: its chat template refuses a debate's turns ({error}); "
-                "use a model whose template takes alternating user and assistant messages"
+                f"{self._named} refuses a debate's turns ({error}); "
+                "use one that takes alternating user and assistant messages"
             ) from error
 
     def _plain_ids(self, text: str) -> list[int]:
@@ -223,7 +224,9 @@ class ChatFormat:
         generation config's ends.
         """
         turn: list[Message] = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _PROBE}]
-        suffix = self._render(turn, False).rsplit(_PROBE, 1)[1]
+        _, shown, suffix = self._render(turn, False).rpartition(_PROBE)
+        if not shown:
+            raise EngineError(f"{self._named} leaves out turns of a debate; use one that shows what every message says")
         ids = self._plain_ids(suffix)
         # Some vocabularies have added runs of line breaks, which end no turn.
         added = {index for index, token in self.tokenizer.added_tokens_decoder.items() if token.content.strip()}
@@ -260,7 +263,7 @@ class ChatFormat:
     @cached_property
     def thought(self) -> tuple[str, str]:
         """What the template writes to begin a thought, to the prompt's end, and what ends one; or nothing."""
-        tail = self._render([{"role": "user", "content": _PROBE}], True).rsplit(_PROBE, 1)[1]
+        tail = self._render([{"role": "user", "content": _PROBE}], True).rpartition(_PROBE)[2]
         mark = opened_thought(tail)
         if mark is None:
             return "", ""

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -166,7 +166,7 @@ def _spend(context: TaskContext, transcripts: Sequence[Transcript], engine: Any,
         tally.add(transcript)
     print(f"{context.stage.id} {context.task}: {health_line(tally.values(votes=False))}", flush=True)
     turns: dict[str, list[Utterance]] = {}
-    for utterance in _all_turns(transcripts):
+    for utterance in (turn for transcript in transcripts for turn in transcript.completions):
         role = "generator" if utterance.round == 1 else "critic"
         base = {"summary": "summarizer", "judge": "judge"}
         name = base.get(utterance.kind) or f"{role}-{utterance.agent}"
@@ -186,11 +186,3 @@ def _spend(context: TaskContext, transcripts: Sequence[Transcript], engine: Any,
         peak_memory_bytes=engine.peak_memory_bytes if engine.gpus else peak_memory_bytes(),
         engine=engine.means(),
     )
-
-
-def _all_turns(transcripts: Sequence[Transcript]) -> Iterable[Utterance]:
-    for transcript in transcripts:
-        judged = (transcript.judgement,) if transcript.judgement else ()
-        for turns in (*transcript.answers, *transcript.summaries, judged):
-            # A turn without a prompt is no completion.
-            yield from (turn for turn in turns if turn.prompt)

@@ -12,7 +12,7 @@ from hpcmaf.config.profile import Profile
 from hpcmaf.config.recipe import Recipe, TaskSource
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.engines.basemodel import base_model
-from hpcmaf.errors import ConfigError, PlanChangedError
+from hpcmaf.errors import ConfigError, EngineError, PlanChangedError
 from hpcmaf.files.publish import write_json, write_text
 from hpcmaf.jobs.debate import protocol_of
 from hpcmaf.launch.basecheck import check_base, check_targets
@@ -94,7 +94,16 @@ def plan_run(run: RunDir, recipe: Recipe, profile: Profile) -> tuple[Plan, Split
 
 
 def _validate_prompts(recipe: Recipe) -> None:
-    """Refuse prompts that a task does not have before the run is bound to them."""
+    """Refuse prompts that a task does not have, and a user's chat template, before the run is bound to them."""
+    model, base = recipe.model, base_model(recipe.model.path)
+    if model.chat_template and Path(base).is_dir():
+        from hpcmaf.engines.chat import ChatFormat  # slow, and seldom needed here
+
+        try:
+            chat = ChatFormat.from_pretrained(base, trust_remote_code=model.trust_remote_code, **model.chat)
+            chat.prompt_ids([{"role": "user", "content": "1+2"}])
+        except EngineError as error:
+            raise ConfigError(str(error)) from error
     method, debate = METHODS[recipe.method], recipe.debate
     practice, inference = (
         shape(debate.agents, debate.rounds) for shape in (method.rollout_shape, method.inference_shape)

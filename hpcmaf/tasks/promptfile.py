@@ -12,6 +12,7 @@ What a file leaves out comes from the task.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from typing import Any
 
@@ -32,6 +33,10 @@ _SHOWN: Mapping[str, str | None] = {
     "hint": "answer",
     "judge": "answers",
 }
+
+
+# What templates are tried on, each beginning with a text that occurs nowhere else.
+_PROBES = {"question": "\u2460+2*3", "summary": "\u2461", "answers": ["\u2462", "\u2462"], "answer": "\u2463"}
 
 
 class Turn(Strict):
@@ -160,6 +165,16 @@ def _compile(name: str, text: str) -> Any:
         raise ConfigError(f"task.prompts: {name}, line {error.lineno}: {error.message}; mend the template") from error
     if unknown := sorted(used - set(variables)):
         raise ConfigError(f"task.prompts: {name}: unknown variable '{unknown[0]}'; there are {', '.join(variables)}")
-    if missing := [variable for variable in needed if variable not in used]:
+    if missing := [variable for variable in needed if variable not in used or variable in _lost(template, needed)]:
         raise ConfigError(f"task.prompts: {name}: never shows {{{{ {missing[0]} }}}}; put it into the template")
     return template
+
+
+def _lost(template: Any, needed: Sequence[str]) -> set[str]:
+    """Variables that a template uses and does not show, be it to a lone agent or to the second of three."""
+    lost = set[str]()
+    for n, N in ((1, 1), (2, 3)):
+        with suppress(Exception):  # what cannot be rendered is named where it is used
+            text = template.render(_PROBES, n=n, N=N)
+            lost |= {variable for variable in needed if _PROBES[variable][0] not in text}
+    return lost

@@ -115,6 +115,9 @@ def test_a_mistake_is_one_line(
         (["model.path=torn"], "config.json is torn"),
         (["model.path=mute"], "holds no tokenizer"),
         (["model.path=bare"], "holds no weights"),
+        (["model.path=torn.GGUF"], "torn.GGUF cannot be read as GGUF"),
+        (["model.chat_template='{{ eos_token }}'"], "model.chat_template leaves out turns of a debate"),
+        (["model.chat_template='{% for %}'"], "model.chat_template refuses a debate's turns"),
     ],
 )
 def test_a_run_is_not_bound_to_a_base_or_prompts_that_do_not_exist(
@@ -132,6 +135,7 @@ def test_a_run_is_not_bound_to_a_base_or_prompts_that_do_not_exist(
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "config.json").write_text("{}")
     (tmp_path / "bare" / "tokenizer.json").write_text("{}")
+    (tmp_path / "torn.GGUF").write_text("no magic")
     words = [word for override in overrides for word in ("--set", override)]
     assert run_main(monkeypatch, "submit", "--run", "runs/x", *words) == 3
     assert said in only_line(capsys)

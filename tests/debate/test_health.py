@@ -68,3 +68,11 @@ def test_the_line_leaves_out_what_is_not_known():
     assert health_line({"tied": 0.125, "samples": {"a": 3, "b": 3}}) == "12.5% of votes tied, 3 samples per agent"
     alone = score([debate("a", ["7"], gold="7")], seed=0, iteration=0, method="base", task="arithmetic")
     assert alone["tied"] == 0 and not evaluated(alone).keys() & {"tied", "unanimous"}
+
+
+def test_rounds_that_were_not_held_and_judges_are_counted_as_what_they_are():
+    one = debate("a", ["7", "7", "7"]).padded(3, True)
+    judged = Utterance("judge", 3, 0, "which?", "2", finish_reason="length", completion_tokens=99)
+    tally = Tally()
+    tally.add(replace(one, judgement=judged), 3)
+    assert tally.values() == {"cut_off": 1 / 4, "unparsable": 0, "tied": 0, "unanimous": 1, "tokens_per_answer": 0}

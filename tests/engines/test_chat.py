@@ -121,6 +121,9 @@ def test_refusing_template_and_wrong_last_turn_are_named():
     template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(EngineError, match="roles must alternate"):
         ChatFormat(make_tokenizer(template, adds_bos=False)).prompt_ids(CHAT[:1])
+    for template in ("{{ messages[0].content }}", "{{ bos_token }}"):
+        with pytest.raises(EngineError, match="^model.chat_template leaves out turns of a debate; use"):
+            ChatFormat(make_tokenizer(None, adds_bos=False), chat_template=template).prompt_ids(CHAT[:1])
     with pytest.raises(EngineError, match="end with an assistant turn"):
         ChatFormat(make_tokenizer(BOS_TEMPLATE, adds_bos=False)).sample(CHAT[:1])
 
