@@ -37,6 +37,8 @@ class _Signals(Record):
     problem_ids: list[str] = Field(min_length=1)
     votes: list[str | None]
     agreed: list[bool]
+    # Of votes that were spelled by a grader of their own: as they are, or another answer.
+    grader: str = ""
 
     @model_validator(mode="after")
     def _of_the_same_problems(self) -> _Signals:
@@ -110,7 +112,7 @@ def signals(transcripts: Iterable[Transcript], *, seed: int, iteration: int) -> 
         "problem_ids": ids,
         "votes": votes,
         "agreed": agreed,
-    }
+    } | ({"grader": transcript.grader.name} if transcript.grader.name else {})
 
 
 def readings(run: RunDir) -> list[Reading]:
@@ -142,7 +144,8 @@ def _changed(before: dict[str, Any], now: dict[str, Any], both: bool = False) ->
     for problem, old, agreed in zip(before["problem_ids"], before["votes"], before["agreed"]):
         new, still = votes.get(problem, (None, False))
         if agreed or both:
-            differs = old != new and (old is None or new is None or not equivalent(old, new))
+            exact = "grader" in now or old is None or new is None
+            differs = old != new and (exact or not equivalent(old, new))
             found.append(differs and agreed and (still or not both))
     return sum(found) / max(1, len(found))
 

@@ -42,7 +42,7 @@ def test_a_run_goes_by_its_own_grader_alone(tmp_path, monkeypatch, method) -> No
     def refuse(*_: object, **__: object) -> bool:
         raise AssertionError("the shipped equivalence was asked")
 
-    for module in ("tasks.grader", "answers.vote"):
+    for module in ("tasks.grader", "answers.vote", "evaluation.alarm"):
         monkeypatch.setattr(sys.modules[f"hpcmaf.{module}"], "equivalent", refuse)
     played = play(tmp_path / "run", monkeypatch, *GCD, f"method={method}", say=say, iterations=1)
     for debate in played.debates(1):
