@@ -3,7 +3,7 @@
     task: {name: own_task.py:GCD, grader: own_grader.py:Product, train: 100, eval: 100}
 
 in a recipe beside it. A grader has any of the methods ``extract``, ``key``, ``equivalent`` and ``right``, which
-:class:`hpcmaf.tasks.grader.Grader` describes; what it lacks is done as for the shipped tasks. A task may have them itself.
+:class:`hpcmaf.tasks.grader.Grader` describes; what it lacks is done as for shipped tasks. A task may have them, too.
 """
 
 import math

@@ -19,8 +19,8 @@ _CHOICE = re.compile(r"^\(([A-J])\) ", re.MULTILINE)
 class Grader:
     """What reads, compares and marks the answers of a run.
 
-    An object of your own - a task, or what ``task.grader`` names - has any of these methods; what it lacks is done as for
-    the shipped tasks. All may look at the problem's question, and only ``right`` and what it calls ever sees its gold.
+    An object of your own - a task, or what ``task.grader`` names - has any of these methods; what it lacks is done as
+    for the shipped tasks. All may look at the problem's question; only ``right`` and what it calls ever sees its gold.
 
     - ``extract(text, problem)``: the answer of a response, ``None`` where it has none. It is called once a response,
       without the response's thoughts, and never for one that was cut off, which has no answer.

@@ -1,7 +1,7 @@
 """What runs inside the sandbox, by the standard library alone: a program that answers calls, and tests that make them.
 
-The two are processes of their own and share no more than two pipes. The program's side is nobody's to trust: whatever it
-patches, prints or ends, the tests see texts that either are values in Python's notation or nothing.
+The two are processes of their own and share no more than two pipes. Nobody trusts the program's side: whatever it
+patches, prints or ends, the tests see texts that are values in Python's notation, or nothing.
 """
 
 import ast
@@ -15,7 +15,7 @@ LONGEST = 1 << 20  # characters of a reply
 
 
 def literal(value, loose=False):
-    """A plain value in Python's notation; ``loose`` rounds floats, and writes whole numbers and truth values as integers."""
+    """A plain value in Python's notation; ``loose`` rounds floats, and writes whole ones and bools as integers."""
     if isinstance(value, list | tuple | set | frozenset):
         parts = [literal(one, loose) for one in value]
         if isinstance(value, list | tuple):

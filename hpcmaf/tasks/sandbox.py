@@ -1,10 +1,10 @@
 """Where programs that models wrote are run: processes of their own that reach nothing and end within limits.
 
-``namespaces``, the default, gives a program a root of its own, with Python and the system's libraries to read, 32 MiB of
-memory to write files in, and no network, no other process and no file besides (util-linux's ``unshare``; no right of root is
-needed; root becomes a user that owns nothing). ``limits`` is for machines where that cannot be had and whatever hpcmaf runs
-in is a sandbox already: it bounds time, memory, processes and sizes, but keeps a program neither from the network nor from
-the files of whoever runs it. Only a recipe can ask for it, and never as root.
+``namespaces``, the default, gives a program a root of its own, with Python and the system's libraries to read, 32 MiB
+of memory to write files in, and no network, no other process and no file besides. It is made by util-linux's
+``unshare`` without any right of root; root becomes a user that owns nothing. ``limits`` is for machines where that
+cannot be had and whatever hpcmaf runs in is a sandbox already: it bounds time, memory, processes and sizes, but keeps a
+program neither from the network nor from the files of whoever runs it. Only a recipe can ask for it, and never as root.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def passes(name: str, program: Sequence[str], before: Sequence[str], tests: str,
     program
         Sources that define the function, run on one side.
     before, tests
-        Sources that the tests need and the tests, run on the other side, which sees of the program what its calls return.
+        Sources that the tests need, and the tests, run on the other side, which sees what the program's calls return.
     """
     given = json.dumps({"name": name, "program": list(program), "before": list(before), "tests": tests})
     (calls, to_program), (replies, to_tests) = os.pipe(), os.pipe()
@@ -70,7 +70,12 @@ def passes(name: str, program: Sequence[str], before: Sequence[str], tests: str,
             _running(["exact"], sandbox, stdin=calls, stdout=to_tests),
             _running(arguments, sandbox, stdin=replies, stdout=verdict, pass_fds=kept) as process,
         ):
-            for descriptor in (calls, to_program, replies, to_tests):  # theirs alone: who reads has to see the other end
+            for descriptor in (
+                calls,
+                to_program,
+                replies,
+                to_tests,
+            ):  # or who reads would never see the other end close
                 os.close(descriptor)
             _wait(process)
             _refuse_unstarted(found := _read(verdict), process)
@@ -101,11 +106,10 @@ def check(sandbox: str) -> None:
 def _running(arguments: list[str], sandbox: str, **streams: Any) -> Iterator[subprocess.Popen[bytes]]:
     """The harness in the sandbox, until the block ends."""
     with tempfile.TemporaryDirectory(prefix="hpcmaf-") as folder:
-        command, libraries = _command(sandbox), os.environ.get("LD_LIBRARY_PATH", "")
+        command, libraries = [*_command(sandbox), *arguments], os.environ.get("LD_LIBRARY_PATH", "")
         environment = {"PATH": _PATH, "PYTHONHASHSEED": "0", "HOME": "/tmp", "LD_LIBRARY_PATH": libraries}
-        with subprocess.Popen(
-            [*command, *arguments], cwd=folder, env=environment, start_new_session=True, stderr=subprocess.PIPE, **streams
-        ) as process:
+        streams |= {"stderr": subprocess.PIPE, "cwd": folder, "env": environment, "start_new_session": True}
+        with subprocess.Popen(command, **streams) as process:
             try:
                 yield process
             finally:
@@ -118,13 +122,20 @@ def _command(sandbox: str) -> list[str]:
     """What runs the harness; its first process is trusted, and takes all others with it when it ends."""
     root = os.geteuid() == 0
     if root and sandbox == "limits":
-        raise PlatformError("task.sandbox: limits do not hold root back; run as another user, or leave it at namespaces")
+        raise PlatformError("task.sandbox: limits do not hold root back; leave it at namespaces, or be another user")
     if missing := [tool for tool in _TOOLS if shutil.which(tool, path=_PATH) is None]:
         raise PlatformError(f"answers that are programs need {missing[0]}, of util-linux; install it")
     processes = PROCESSES if sandbox == "namespaces" else 1  # none, where others of the user are counted, too
-    limits = f"--as={MEMORY_BYTES} --cpu={CPU_SECONDS} --nproc={processes} --fsize={FILE_BYTES} --nofile={FILES} --core=0"
-    text = Path(harness.__file__).read_text("utf-8")
-    python = ["prlimit", *limits.split(), _python(), "-s", "-S", "-c", text]
+    limits = {
+        "as": MEMORY_BYTES,
+        "cpu": CPU_SECONDS,
+        "nproc": processes,
+        "fsize": FILE_BYTES,
+        "nofile": FILES,
+        "core": 0,
+    }
+    limited = ["prlimit", *(f"--{name}={value}" for name, value in limits.items())]
+    python = [*limited, _python(), "-s", "-S", "-c", Path(harness.__file__).read_text("utf-8")]
     ends = ["setpriv", "--pdeathsig", "KILL"]  # with hpcmaf, however that ends
     if sandbox == "limits":
         return [*ends, *python]
@@ -140,7 +151,7 @@ def _command(sandbox: str) -> list[str]:
         elif os.path.isdir(path):
             folders.append(path)
     for path in map(shlex.quote, folders):
-        lines += [f"mkdir -p .{path}", f"mount --rbind {path} .{path}", f"mount -o remount,bind,ro,nosuid,nodev .{path}"]
+        lines += [f"mkdir -p .{path}; mount --rbind {path} .{path}; mount -o remount,bind,ro,nosuid,nodev .{path}"]
     lines += ["mkdir tmp dev", "chmod 1777 tmp"]
     for device in ("null", "urandom"):
         lines += [f"touch dev/{device}", f"mount --bind /dev/{device} dev/{device}"]

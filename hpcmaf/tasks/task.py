@@ -145,7 +145,8 @@ def load_plugin(key: str, name: str, group: str) -> Any:
             return _run(file)[attribute]
         return next((entry.load() for entry in entry_points(group=group, name=name)), None)
     except Exception as error:  # whatever somebody's own code raises
-        raise ConfigError(f"{key}: {name}: cannot be loaded ({type(error).__name__}: {one_line(str(error))})") from error
+        what = f"{type(error).__name__}: {one_line(str(error))}"
+        raise ConfigError(f"{key}: {name}: cannot be loaded ({what})") from error
 
 
 @cache

@@ -70,7 +70,9 @@ def test_grade_takes_a_grader(tmp_path) -> None:
     ]
     (tmp_path / "lines.jsonl").write_text("\n".join(map(json.dumps, lines)))
     result = CliRunner().invoke(grade, ["--grader", PRODUCT, "--jsonl", str(tmp_path / "lines.jsonl")])
-    assert [json.loads(line)["equivalent"] for line in result.output.splitlines()] == [True, False, False], result.output
+    assert [json.loads(line)["equivalent"] for line in result.output.splitlines()] == [True, False, False], (
+        result.output
+    )
 
 
 BODIES = {
@@ -115,7 +117,9 @@ def test_who_offers_a_grader_and_who_needs_none(tmp_path, monkeypatch) -> None:
     assert grader.extract("<think>5?</think>so 6", problem, "number") == "so 6"
     assert grader.extract("so 6", problem, "number", truncated=True) is None
     assert grader_of(load_recipe().task) == Grader()
-    with pytest.raises(ConfigError, match="there is no grader 'unheard'; use code, one of an installed package, or FILE"):
+    with pytest.raises(
+        ConfigError, match="there is no grader 'unheard'; use code, one of an installed package, or FILE"
+    ):
         grader_of(load_recipe(overrides=("task.grader=unheard",)).task)
 
 

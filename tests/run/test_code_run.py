@@ -1,4 +1,4 @@
-"""A whole iteration of a society whose answers are programs: debates, votes by outputs, training, gold by tests, report."""
+"""A whole iteration of a society whose answers are programs: votes by outputs, training, gold by tests, report."""
 
 from __future__ import annotations
 
@@ -45,14 +45,19 @@ def test_programs_debate_vote_and_are_learned(tmp_path: Path, method: str, task:
     base = answering_model(tmp_path / "base", PROGRAMS, context=8192)
     rows = []
     for number in range(40):
-        text, tests = f"Double a number, in way {number}.", [f"assert f({number + 1}) == {2 * number + 2}", "assert f(7) == 14"]
+        text, tests = (
+            f"Double a number, in way {number}.",
+            [f"assert f({number + 1}) == {2 * number + 2}", "assert f(7) == 14"],
+        )
         asked = {"question": f"{text} Such as f({number + 1}).", "answer": "\n".join(tests), "id": f"p{number}"}
         row = {"task_id": f"t{number}", "text": text, "code": "def f(x): return 2 * x", "test_list": tests}
         rows.append(row if "mbpp" in task else asked)
     (tmp_path / "source.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = task.replace("SOURCE", str(tmp_path / "source.jsonl"))
     recipe, run = tmp_path / "code.yaml", RunDir(tmp_path / "run")
-    recipe.write_text(RECIPE.replace("BASE", str(base)).replace("TASK", task).replace("METHOD", method).replace("SANDBOX", KIND))
+    recipe.write_text(
+        RECIPE.replace("BASE", str(base)).replace("TASK", task).replace("METHOD", method).replace("SANDBOX", KIND)
+    )
     hpcmaf("submit", "--recipe", recipe, "--run", run.root)
     with Store(run.store(1, "eval")) as debates:
         found = list(debates.transcripts(gold=True))

@@ -29,8 +29,17 @@ def scale(numbers: List[int], factor: int) -> List[int]:
     [3, 6]
     """
 '''
-CHECK = "def check(candidate):\n    assert candidate([4], half(9)) == [16]\n    assert math.fabs(candidate([-7], 1)[0]) == 7\n"
-HUMANEVAL = {"task_id": "HumanEval/7", "prompt": SCALE, "entry_point": "scale", "canonical_solution": "x", "test": CHECK}
+CHECK = """def check(candidate):
+    assert candidate([4], half(9)) == [16]
+    assert math.fabs(candidate([-7], 1)[0]) == 7
+"""
+HUMANEVAL = {
+    "task_id": "HumanEval/7",
+    "prompt": SCALE,
+    "entry_point": "scale",
+    "canonical_solution": "x",
+    "test": CHECK,
+}
 MBPP = {
     "task_id": 11,
     "text": "Write a function to join two words.",
@@ -46,7 +55,16 @@ ROOTED = {
     "test_setup_code": "root = Node(1)\nroot.left = Node(2)",
     "test_list": ["assert depth(root) == int(math.sqrt(4))", "assert depth(Node(3)) == 1"],
 }
-TREE = "class Node:\n    def __init__(self, value): self.value, self.left = value, None\ndef depth(node): return {} if node.left else 1"
+TREE = """class Node:
+    def __init__(self, value): self.value, self.left = value, None
+def depth(node): return {} if node.left else 1"""
+PAIR = """from __future__ import annotations
+from dataclasses import dataclass
+@dataclass
+class Pair:
+    a: str
+    b: str
+def join(a, b): return '-'.join(vars(Pair(a, b)).values())"""
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +76,9 @@ def scale(tmp_path_factory) -> Problem:
     return get_task("humaneval").splits(folder / "out", 0, 1, 0).eval[0]
 
 
-@pytest.mark.parametrize(("source", "question"), [(MBPP, "join('ab', 'c')\njoin('x', 'yz')"), (ROOTED, "depth(root)\ndepth(Node(3))")])
+@pytest.mark.parametrize(
+    ("source", "question"), [(MBPP, "join('ab', 'c')\njoin('x', 'yz')"), (ROOTED, "depth(root)\ndepth(Node(3))")]
+)
 def test_a_question_shows_calls_and_never_what_they_return(tmp_path, source, question) -> None:
     more = [source | {"task_id": number} for number in (3, 20, 550, 700)]
     texts = [one | {"text" if "text" in one else "prompt": f"{one['task_id']}?"} for one in more]
@@ -68,7 +88,9 @@ def test_a_question_shows_calls_and_never_what_they_return(tmp_path, source, que
     splits = get_task("mbpp").splits(tmp_path / "out", 1, 1, 0)
     assert [one.id for one in (*splits.train, *splits.eval)] == ["mbpp-700", "mbpp-20"]
     found = splits.eval[0]
-    assert found.question.endswith(question) and not any(mark in found.question for mark in ("assert", "==", "ab-c", "sqrt"))
+    assert found.question.endswith(question) and not any(
+        mark in found.question for mark in ("assert", "==", "ab-c", "sqrt")
+    )
     assert found.gold == "\n".join(source["test_list"]) and "root" not in found.meta["entry_point"]
 
 
@@ -108,7 +130,7 @@ def test_what_is_read(scale, text, found) -> None:
 def test_programs_vote_by_what_they_return_and_labels_see_no_gold(scale) -> None:
     programs = [
         RIGHT,
-        "def scale(numbers, factor):\n    found = []\n    for one in numbers: found += [factor * one]\n    return found",
+        "def scale(numbers, factor):\n    new = []\n    for one in numbers: new += [factor * one]\n    return new",
         "def scale(numbers: List[int], factor: int):\n    return list(map(lambda one: float(one * factor), numbers))",
         "def scale(numbers, factor): return numbers * factor",
         "def scale(numbers, factor): return [3, 6]",
@@ -129,8 +151,7 @@ def test_programs_vote_by_what_they_return_and_labels_see_no_gold(scale) -> None
     [
         (MBPP, "def join(a, b): return f'{a}-{b}'", True),
         (MBPP, "def join(a, b): return a + b", False),
-        (MBPP, "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass Pair:\n    a: str\n    b: str\n"
-         "def join(a, b): return '-'.join(vars(Pair(a, b)).values())", True),
+        (MBPP, PAIR, True),
         (MBPP, "def join(a, b): raise AssertionError", False),
         (ROOTED, TREE.format(2), True),
         (ROOTED, TREE.format(3), False),
@@ -143,14 +164,20 @@ def test_gold_is_by_the_official_tests(tmp_path, row, program, right) -> None:
     grader = Grader("mbpp", KIND)
     assert grader.right(program, found) is right
     answer = grader.extract(fenced(program), found, "code")
-    assert answer is None if "Assertion" in program or "class" not in program and row is ROOTED else grader.right(answer, found) is right
+    assert (
+        answer is None
+        if "Assertion" in program or "class" not in program and row is ROOTED
+        else grader.right(answer, found) is right
+    )
 
 
 def test_a_torn_archive_is_refused_in_a_line(tmp_path) -> None:
     whole = gzip.compress(json.dumps(HUMANEVAL).encode())
     for torn in (b"x", whole[:-20], whole[:40] + b"\0\0\0" + whole[43:]):
         (tmp_path / "h.jsonl.gz").write_bytes(torn)
-        with pytest.raises(DataError, match=r"h.jsonl.gz: torn or not gzip \(.*\); fetch it again|not UTF-8|torn or not JSON"):
+        with pytest.raises(
+            DataError, match=r"h.jsonl.gz: torn or not gzip \(.*\); fetch it again|not UTF-8|torn or not JSON"
+        ):
             get_task("humaneval").splits(tmp_path / "h.jsonl.gz", 0, 1, 0)
 
 
