@@ -1,7 +1,7 @@
 r"""Whether two answers are the same answer.
 
 A cascade: the same string once spelled alike (`hpcmaf.answers.notation`), the parts of what is compound
-(`hpcmaf.answers.structure`), exact rational values (`hpcmaf.answers.rational`), Math-Verify (`hpcmaf.answers.checker`).
+(`hpcmaf.answers.structure`), exact rational values, Math-Verify (`hpcmaf.answers.checker`).
 
 Conventions are those of the MATH data set: ``50\%`` is ``50``, ``90^\circ`` is ``90``, ``\$5`` is ``5``, ``x=5`` is
 ``5``, units are dropped unless both sides name known and different ones. Decimals are exact: ``0.33`` is not ``1/3``.
@@ -17,8 +17,7 @@ from functools import lru_cache
 from hpcmaf.answers import checker
 from hpcmaf.answers.checker import Deadline
 from hpcmaf.answers.notation import plain
-from hpcmaf.answers.rational import value_of
-from hpcmaf.answers.structure import label, nesting, relations, split
+from hpcmaf.answers.structure import label, nesting, relations, split, value_of
 
 DEFAULT_DEADLINE_S = 5.0
 MAX_LENGTH = 1000

@@ -14,8 +14,9 @@ from typing import NamedTuple
 from hpcmaf.answers.units import without_unit
 
 _COMMANDS = (
-    "×times ∞infty ±pm √sqrt ∪cup ∩cap ∈in ∅emptyset ≤le ⩽le ≥ge ⩾ge ≠ne ≈approx ⟨langle ⟩rangle ⋅cdot ·cdot αalpha βbeta"
-    " γgamma δdelta εepsilon θtheta λlambda μmu πpi ρrho σsigma τtau φphi ωomega ΓGamma ΔDelta ΘTheta ΠPi ΣSigma ΦPhi ΩOmega"
+    "×times ∞infty ±pm √sqrt ∪cup ∩cap ∈in ∅emptyset ≤le ⩽le ≥ge ⩾ge ≠ne ≈approx ⟨langle ⟩rangle ⋅cdot ·cdot"
+    " αalpha βbeta γgamma δdelta εepsilon θtheta λlambda μmu πpi ρrho σsigma τtau φphi ωomega"
+    " ΓGamma ΔDelta ΘTheta ΠPi ΣSigma ΦPhi ΩOmega"
 )
 _CHARACTERS = str.maketrans(
     {sign: f"\\{name} " for sign, *letters in _COMMANDS.split() for name in ["".join(letters)]}
@@ -35,11 +36,31 @@ _STYLES = (
     "|Large|LARGE|huge|Huge|bf|it|rm|sf|tt|em|underline|underbar|uline|ensuremath|mathop|mathstrut|q?quad"
     "|(?:thin|med|thick)space"
 )
-_SYNONYMS = {"lt": "<", "gt": ">", "colon": ":", "lbrace": "\\{", "rbrace": "\\}"}
+_SYNONYMS = {"lt": "<", "gt": ">", "colon": ":", "lbrace": "\\{", "rbrace": "\\}", "approx": "=", "infin": "\\infty "}
+_SYNONYMS |= {"euro": "€", "texteuro": "€", "yen": "¥", "textyen": "¥", "pounds": "£", "textsterling": "£"}
 _SYNONYMS |= dict.fromkeys(("mid", "vert", "lvert", "rvert"), "|")
+
+
+def _upright(match: re.Match[str]) -> str:
+    r"""``\mathrm{i}`` is the symbol i, ``\operatorname{lcm}`` a function, ``\mathrm{cm}`` a word."""
+    content = re.sub(r"\^\{(\d)\}", r"^\1", (match[1] if match[1] is not None else match[2]).strip())
+    if content in _FUNCTIONS:
+        return f"\\{content} "
+    word = re.fullmatch(r"~\s*([A-Za-z]+)|[A-Za-z][A-Za-z./^\d\s]+", content)  # \mathrm{~m} is the metre
+    return f"\\text{{{word[1] or content}}}" if word else f" {content} "
+
+
+def _overline(period: str) -> str:
+    return "\\overline{" + re.sub(r"\D", "", period) + "}"
+
+
+_UPRIGHT = r"\\(?:operatorname\*?|math(?:rm|bf|it|sf|tt|normal)|boldsymbol|bold|bm)"
+_ELLIPSIS = re.compile(r"\\(?:ldots|cdots|dots[bcimo]?)" + _N + r"|\.{3,}")
 _REWRITES = [
     (re.compile(pattern.replace("_N", _N)), target)
     for pattern, target in (
+        (r"\\math(?:bb|bf)\s*\{?\s*R\s*\}?", r"\\mathbb{R}"),
+        (_UPRIGHT + r"\s*(?:\{((?:[^{}]|\^\{\d\})*)\}|([A-Za-z]))", _upright),
         (r"\\(?:text)?color(?:box)?\s*(?:\[\w*\]\s*)?\{[^{}]*\}|\\[hv](?:space|phantom)\*?\s*\{[^{}]*\}", " "),
         (rf"\\(?:left|middle|right)_N\s*\.|\\(?:{_STYLES})_N", " "),
         (r"\\(?:begin|end)\s*\{(?:aligned|align|gathered|gather|equation|split)\*?\}|&(?=\s*=)", " "),
@@ -58,7 +79,6 @@ _REWRITES = [
         (r"\\text\s*\{\s*(?:,\s*)?(and|or)\s*\}", r" \1 "),
         (r"\\bar\s*(?=\{?\s*\d)|\\overline\s*(?=\d)", r"\\overline"),
         (r"\\overline\s*(\d)", r"\\overline{\1}"),
-        (r"\\approx_N", "="),
         (r"^\s*=\s*", ""),
         (r"(?<![\w.])\.(?=\d)", "0."),
         (r"(?<=\d)\s*x\s*(?=10\s*\^)", r"\\times "),
@@ -67,18 +87,16 @@ _REWRITES = [
         # What people type without a backslash.
         (r"(?<![A-Za-z\\])(sqrt|pi|sin|cos|tan|cot|sec|csc|log|ln|gcd|lcm)_N", r"\\\1 "),
         (r"\\sqrt\s*(?:\(([^()]*)\)|(\d+))", r"\\sqrt{\1\2}"),
-        (r"(?<![A-Za-z\\])(?:infinity|infty|inf|oo)_N|\\infin_N", r"\\infty "),
+        (r"(?<![A-Za-z\\])(?:infinity|infty|inf|oo)_N", r"\\infty "),
+        (r"(?<![\\A-Za-z^_}\]\d\s])\{([^{}]*)\}|^\s*\{([^{}]*)\}\s*$", r" \1\2 "),
+        # Of repeating decimals there are \dot{3}, 0.(3) and 0.333...
+        (r"(?<=[\d.])(?:\\dot\s*\{?\d\}?)(?:\d*\\dot\s*\{?\d\}?)?", lambda match: _overline(match[0])),
+        (r"(?<=\d)\.(\d*)\((\d+)\)\Z", r".\1\\overline{\2}"),
+        (r"\A(-?\d*\.\d*?)(\d{1,6}?)\2{2,}\s*\\ldots\s*\Z", r"\1\\overline{\2}"),
+        *2 * ((r"\\text\s*\{([^{}]*(?:(?<![\^\w])-?\d|[=<>])[^{}]*)\}", r" \1 "),),  # \textbf{\emph{14}}
     )
 ]
-_ELLIPSIS = re.compile(r"\\(?:ldots|cdots|dots[bcimo]?)" + _N + r"|\.{3,}")
-_REALS = re.compile(r"\\math(?:bb|bf)\s*\{?\s*R\s*\}?")
-_UPRIGHT = re.compile(
-    r"\\(?:operatorname\*?|math(?:rm|bf|it|sf|tt|normal)|boldsymbol|bold|bm)\s*(?:\{((?:[^{}]|\^\{\d\})*)\}|([A-Za-z]))"
-)
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
-_FORMULA = re.compile(r"(?<![\^\w])-?\d|[=<>]")
-_DOTTED = re.compile(r"(?<=[\d.])(?:\\dot\s*\{?\d\}?)(?:\d*\\dot\s*\{?\d\}?)?")
-_UNENDING = re.compile(r"(-?\d*\.\d*?)(\d{1,6}?)\2{2,}\s*\\ldots\s*\Z")
 _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3}(?!\d))+(?!,\d)")
 _SPACED = re.compile(r"(?<![\d.,/^_] )(?<![\d.,/^_])[1-9]\d{0,2}(?: \d{3}(?!\d))+(?! ?[/\d])")
 # An angle is a number to a sine: there, unlike at the end of an answer, the degree sign counts.
@@ -88,12 +106,8 @@ _DECORATION = (
     (re.compile(_CIRCLE + r"|\\degrees?" + _N), "deg"),
     (re.compile(r"\\?%"), "%"),
     (re.compile(r"(?<![A-Za-z])[A-Z]{1,3}\s?\\?\$(?=\s?[\d.])|\\\$|\\(?:text)?dollar" + _N), "$"),
-    (re.compile(r"\\(?:pounds|textsterling)" + _N), "\u00a3"),
-    (re.compile(r"\\(?:text)?euro" + _N), "\u20ac"),
-    (re.compile(r"\\(?:text)?yen" + _N), "\u00a5"),
 )
 _TRAILING = re.compile(r"(?<![\\.,;:*\s])[.,;:*\s]+\Z")
-_GROUP = re.compile(r"(?<![\\A-Za-z^_}\]\d\s])\{([^{}]*)\}|^\s*\{([^{}]*)\}\s*$")
 _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("`", "`"), ('"', '"'))
 
 
@@ -110,16 +124,9 @@ def plain(text: str) -> Plain:
     """Rewrite an answer in the one spelling that comparisons read."""
     text = _ELLIPSIS.sub(r"\\ldots ", _ascii_of(text))
     text = _unwrapped(_TRAILING.sub("", text).lstrip("* \n\t"))
-    text = _UPRIGHT.sub(_upright, _REALS.sub(r"\\mathbb{R}", text))
     for pattern, target in _REWRITES:
         text = pattern.sub(target, text)
-    text = _unwrapped(_GROUP.sub(lambda match: f" {match[1] or match[2] or ''} ", text).strip())
-    # Of repeating decimals there are \dot{3}, 0.(3) and 0.333...
-    text = _DOTTED.sub(lambda match: f"\\overline{{{re.sub(r'[^0-9]', '', match[0])}}}", text)
-    text = re.sub(r"(?<=\d)\.(\d*)\((\d+)\)\Z", r".\1\\overline{\2}", text)
-    text = _UNENDING.sub(r"\1\\overline{\2}", text) if _UNENDING.fullmatch(text) else text
-    for _ in range(2):  # \textbf{\emph{14}}
-        text = _TEXT.sub(lambda match: f" {match[1]} " if _FORMULA.search(match[1]) else match[0], text).strip()
+    text = _unwrapped(text.strip())
     if _TRIGONOMETRY.search(text):
         text = re.sub(r"(\d+(?:\.\d+)?)" + _CIRCLE, r"(\\frac{\1\\pi}{180})", text)
     unit: str | None = None
@@ -151,7 +158,7 @@ def _ascii_of(text: str) -> str:
     """Unicode's digits, letters and signs as ASCII and LaTeX; nothing that cannot be seen."""
     if text.isascii():
         return text.replace("\x00", "")
-    text = re.sub("((?:[0-9]\u0305)+)", lambda match: "\\overline{" + match[1].replace("\u0305", "") + "}", text)
+    text = re.sub("(?:[0-9]\u0305)+", lambda match: _overline(match[0]), text)
     text = unicodedata.normalize("NFC", text).translate(_CHARACTERS)
     for mark, run in _SCRIPTS:
         text = re.sub(run, lambda match: f"{mark}{{{unicodedata.normalize('NFKC', match[0])}}}", text)
@@ -188,15 +195,6 @@ def _unwrapped(text: str) -> str:
         if group and closing_brace(text, group.end() - 1) == len(text) - 1:
             text = text[group.end() : -1].strip()
     return text
-
-
-def _upright(match: re.Match[str]) -> str:
-    r"""``\mathrm{i}`` is the symbol i, ``\operatorname{lcm}`` a function, ``\mathrm{cm}`` a word."""
-    content = re.sub(r"\^\{(\d)\}", r"^\1", (match[1] if match[1] is not None else match[2]).strip())
-    if content in _FUNCTIONS:
-        return f"\\{content} "
-    word = re.fullmatch(r"~\s*([A-Za-z]+)|[A-Za-z][A-Za-z./^\d\s]+", content)  # \mathrm{~m} is the metre
-    return f"\\text{{{word[1] or content}}}" if word else f" {content} "
 
 
 def _joined(text: str) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from hpcmaf.answers.notation import plain
-from hpcmaf.answers.rational import value_of
+from hpcmaf.answers.structure import value_of
 from hpcmaf.answers.units import NUMBER_WORDS
 
 MOST_STATEMENTS = 20
