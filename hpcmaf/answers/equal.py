@@ -154,7 +154,7 @@ def _structures(left: str, right: str, deadline: Deadline, depth: int) -> bool |
         return False
     remaining = list(second.parts)
     for part in first.parts:
-        candidates = range(1 if first.ordered else len(remaining))
+        candidates = range(len(remaining) if first.kind in ("set", "union") else 1)
         match = next((index for index in candidates if _same(part, remaining[index], deadline, depth)), None)
         if match is None:
             return False

@@ -257,10 +257,6 @@ def _fence(markup: re.Match[str]) -> str:
     return markup[0] if markup.start() else "```" * bool(re.search("`{3}|~{3}", markup[0]))
 
 
-def _formula(math: re.Match[str]) -> str:
-    return next(group for group in math.groups() if group is not None).strip().rstrip(".,")
-
-
 def _boxed(boxes: list[str | None], places: list[str], text: str, form: AnswerForm, truncated: bool) -> str | None:
     if boxes:
         return boxes[-1]
@@ -291,7 +287,7 @@ def _term(statement: str, form: AnswerForm) -> str | None:
     reach = max(displayed.end(), len(sentence)) if displayed and lead else len(sentence)
     for math in _MATH.finditer(statement[:reach]):
         if not _GOES_ON.match(statement, math.end()) and not _BOX.search(math[0]):
-            return _formula(math) or None
+            return next(filter(None, math.groups())).strip().rstrip(".,") or None
     if verdict := _VERDICT.match(sentence):
         if sentence[verdict.end() : verdict.end() + 1] != ":":
             return None

@@ -32,7 +32,9 @@ _HASHES = re.compile(
 NUMBERED = re.compile(r"\d{1,2}(?:[.):]\s+[A-Za-z*]|(?:st|nd|rd|th)\b)")
 _SPACED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?: \d{3})+(?![\d/])")
 _TIME = re.compile(r"\d{1,2}\s*:\s*[0-5]\d(?!\d)|\d{1,2}\s*[ap]\.?m\b", re.IGNORECASE)
-_OPERATOR = re.compile(r"\s*(?:[-+*/^=\u00d7\u00f7\u2212]|\\times|\\cdot|\\div|x\s)\s*[-($\\\w.]")
+_OPERATOR = re.compile(
+    r"\s*(?:[-+*/^=\u00d7\u00f7\u2212]|\\times|\\cdot|\\div|x\s)\s*[-($\\\w.]|(?:\s?\\?%|\spercent)\sof\s\$?\d"
+)
 _ALTERNATIVE = re.compile(r"[^\S\n]*(?:,?\s?\bor\b)\s+[-$\d]")
 _INDEX = re.compile(
     r"\b(?i:agent|solution|step|case|part|method|problem|question|equation|figure|round|option|line)s?\s{0,2}#?\Z"
@@ -138,7 +140,7 @@ def number_stated(sentence: str) -> str | None:
         if (value := _NUMBER.search(side)) and not _OPERATOR.match(side, value.end()):
             return _clean(value)
     before = sentence[: last.start()].rstrip()
-    operator = before.endswith((*"+-*/^\u00d7\u00f7\u2212(", "\\times", "\\cdot"))
+    operator = before.endswith((*"+-*/^\u00d7\u00f7\u2212(", "\\times", "\\cdot", "% of", "percent of"))
     worked = operator or _OPERATOR.match(sentence, last.end())
     return None if worked else _clean(last)
 

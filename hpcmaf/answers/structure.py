@@ -57,17 +57,12 @@ _NAME = re.compile(r"[A-Za-z{}()\[\]|,:/\s.;]*[A-Za-z][A-Za-z{}()\[\]|,:/\s.;]*"
 class Structure(NamedTuple):
     """A compound answer.
 
-    Its kind is ``set`` (also of a list: order does not matter), ``union``, a pair of brackets such as ``[)``, ``:`` (a
-    ratio or time of three parts or more) or ``series`` (a list that goes on).
+    Its kind is ``set`` (also of a list) or ``union``, in which no order counts, a pair of brackets such as ``[)``,
+    ``:`` (a ratio or time of three parts or more) or ``series`` (a list that goes on).
     """
 
     kind: str
     parts: tuple[str, ...]  # texts of the elements
-
-    @property
-    def ordered(self) -> bool:
-        """Whether the elements' order is part of the answer."""
-        return self.kind not in ("set", "union")
 
 
 @lru_cache(maxsize=1 << 14)

@@ -66,7 +66,8 @@ def vote(
     classes: list[tuple[str, set[str]]] = []
     # What is not even equivalent to itself (blank, NaN) is no candidate.
     candidates = {answer for answer in answers if answer is not None and same(answer, answer)}
-    for answer in sorted(candidates, key=_representative_order):
+    # The shortest string of a class stands for it: the plainest way to write the answer.
+    for answer in sorted(candidates, key=lambda candidate: (len(candidate), candidate)):
         for representative, members in classes:
             if same(answer, representative):
                 members.add(answer)
@@ -84,8 +85,3 @@ def vote(
     representative, members = classes[winner]
     agrees = tuple(answer in members for answer in answers)
     return Vote(representative, agrees, sum(agrees), len(leaders) > 1)
-
-
-def _representative_order(answer: str) -> tuple[int, str]:
-    # The shortest string of a class stands for it: the plainest way to write the answer.
-    return len(answer), answer
