@@ -45,8 +45,10 @@ def letter_of(
             return letter
     if truncated:
         return None
-    if letter := _whole(text.strip(), read):
-        return letter
+    text = text.strip()
+    whole = read["whole"].fullmatch(text) if len(text) <= _LONGEST else None
+    if whole and not DENIED.match(whole[2] or "") and not read["mention"].search(text, whole.end(1) + 1):
+        return whole[1].upper()
     alone = [line for line in (line.strip(" *_()[].:") for line in text.splitlines()) if line in tuple(letters)]
     if len(alone) == 1:
         return alone[0]
@@ -59,27 +61,13 @@ def letter_of(
 
 def _stated(statement: str, read: dict[str, re.Pattern[str]]) -> str | None:
     """The one letter of a statement's first sentence that is affirmed."""
-    line = re.split(r"\n", statement.lstrip(" \n*_#:>-"), maxsplit=1)[0]
-    if letter := _whole(line.strip(), read):
-        return letter
     sentence = re.split(r"(?<!\()[.!?](?:\s|$)|\n", statement.strip(), maxsplit=1)[0]
     for clause in _CLAUSE.split(sentence + "."):
         clause = clause.lstrip()
         if match := read["stated"].match(clause):
             letter = match[1] or match[2] or match[3]
             return None if read["another"].match(clause, match.end()) else letter.upper()
-        brackets = {found[1] for found in read["bracketed"].finditer(clause)}
-        if len(brackets) == 1 and not DENIED.search(clause):
-            return brackets.pop().upper()
     return None
-
-
-def _whole(line: str, read: dict[str, re.Pattern[str]]) -> str | None:
-    """The letter of a line that is one choice, with or without what it stands for."""
-    whole = read["whole"].fullmatch(line) if len(line) <= _LONGEST else None
-    if whole is None or DENIED.search(line) or read["mention"].search(line, whole.end(1) + 1):
-        return None
-    return whole[1].upper()
 
 
 def _last_mention(sentences: list[str], read: dict[str, re.Pattern[str]]) -> str | None:
@@ -116,9 +104,8 @@ def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
         rf"|({either})(?=\s+(?:because|since)\b|[*_$\"'`\u201d\u2019}}~\u00bb]{{0,3}}\s*(?:[.,:;)!]\s|[.]?\s*\Z|\n)))",
         "another": rf"[)\]*_$\"'`}}]{{0,3}}\s*{joint}\s*[(\[]?(?:(?i:option)\s)?{upper}(?![A-Za-z0-9'])",
         "pair": rf"(?<![A-Za-z])[(\[]?{upper}[)\]]?\s*{joint}\s*[(\[]?{upper}(?![A-Za-z0-9'])",
-        "bracketed": rf"[(\[]\s?({either})\s?[)\]]",
         "whole": rf"{ahead}(?i:(?:option|choice|answer)\s?)?{ahead}({either})\s?"
-        r"(?:[)\].:*_$\"'`}\u201d\u2019]+(?:\s.*)?)?",
+        r"(?:[)\].:*_$\"'`}\u201d\u2019]+(?:\s(.*))?)?",
         "verdict": rf"(?<![A-Za-z])(?:[(\[]({upper})[)\]]|({upper}))(?:\)|\*\*)?\s+"
         r"(?:is|seems|must be|would be|has to be)\s+(?:\w+\s)?(?:the\s)?(?:only\s|most\s|best\s)?"
         r"(?:correct|right|true|best|answer|appropriate|accurate)\b"

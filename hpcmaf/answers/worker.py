@@ -20,7 +20,7 @@ from latex2sympy2_extended import NormalizationConfig, latex2sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 from math_verify import verify
 
-from hpcmaf.answers.structure import AND, CONDITION, OR, SIGNS, relations, top_level, value_of
+from hpcmaf.answers.structure import AND, CONDITION, OR, value_of
 
 MEMORY_BYTES = 4 << 30
 # As Math-Verify reads by itself, units that are variables go (5c), A is a, and decimals are rounded to six digits.
@@ -54,17 +54,16 @@ def compare(a: str, b: str, deadline_s: float) -> tuple[bool, float]:
 
 def _read(text: str) -> sympy.Basic:
     """A set for the condition of a set, a condition for inequalities, else what is written."""
-    if builder := CONDITION.fullmatch(text):
-        return _solutions(_condition(builder[1]))
-    return _condition(text) if set(relations(text)) - {"="} else _parse(text)
+    builder = CONDITION.fullmatch(text)
+    return _solutions(_condition(builder[1])) if builder else _condition(text)
 
 
 def _condition(text: str) -> sympy.Basic:
-    """Inequalities, in chains and joined by "and" and "or"."""
-    if len(cases := OR.split(text)) > 1 or len(AND.split(text)) > 1:
-        return sympy.Or(*map(_condition, cases)) if len(cases) > 1 else sympy.And(*map(_condition, AND.split(text)))
-    sides = [_parse(side) for side in top_level(text, tuple(SIGNS))]
-    return sympy.And(*map(sympy.Rel, sides, sides[1:], relations(text)))
+    """Inequalities joined by "and" and "or"."""
+    for joined, word in ((sympy.Or, OR), (sympy.And, AND)):
+        if len(cases := word.split(text)) > 1:
+            return joined(*map(_condition, cases))
+    return _parse(text)
 
 
 def _solutions(tree: sympy.Basic) -> sympy.Basic:

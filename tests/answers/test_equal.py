@@ -178,7 +178,7 @@ e^{i\pi} ≡ -1 ‖ i^2 ≡ -1 ‖ \sqrt{-9} ≡ 3i ‖ 3i ≢ 3j ‖ a+bi ≢ a
 \log_2 8 ≡ \log_3 27 ‖ \ln e ≡ 1 ‖ \arctan 1 ≡ \pi/4
 \begin{pmatrix}1&2\\3&4\end{pmatrix} ≢ \begin{pmatrix}1&3\\2&4\end{pmatrix}
 \begin{vmatrix}1&2\\3&4\end{vmatrix} ≡ -2 ‖ x^{2} ≡ x^2 ‖ 2 \times 10^{-3} ≡ 0.002
-\frac{dy}{dx} ≢ \frac{dx}{dy}
+\frac{dy}{dx} ≢ \frac{dx}{dy} ‖ \frac{2x}{2} ≡ x ‖ \frac{\pi}{10^7} ≢ \frac{2\pi}{10^7}
 """,
 }
 NOTHING = ["", " ", "\x00", "$$", "nan", "NaN", r"\text{nan}", None]

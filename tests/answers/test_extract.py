@@ -72,7 +72,7 @@ ROWS: dict[str, list[tuple[str, str | None]]] = {
         (r"\boxed{3^2}", '9'), ("#### 1st step\nHe is 9.", '9'), ("The answer is 4½.", '9/2'), ("The answer is 9·10^3", '9000'),
         (r"\boxed{9 J}", '9'), (r"\boxed{9 °C}", '9'), (r"\boxed{9} as \boxed{number}", '9'), ("It is 9. Thanks to agent 2!", '9'),
         ("It is 7:30 when she arrives.", None), ("Answer: 84 = 7 x 12", '84'), ("It is 5 hundred thousand.", '500000'),
-        (r"The answer is: 15^\circ", '15'), ("from 0,180", '180'),
+        (r"The answer is: 15^\circ", '15'), ("from 0,180", '180'), ("The answer is 20% of 50, which is 10.", '10'), ("The answer is 25% of 80.", None),
     ],
     "boxed": [
         (r"\boxed{\frac{1}{\{2\}}}", r"\frac{1}{\{2\}}"), (r"\boxed{\left\{1,2\right\}}", r"\left\{1,2\right\}"),
@@ -208,7 +208,7 @@ ROWS: dict[str, list[tuple[str, str | None]]] = {
         ("I doubt that it is (A).", None), ("The answer is ~C~", 'C'), ("答案不是A，是C。", 'C'), ("答案是B或C", None),
         ("La respuesta correcta es C.", 'C'), ("Die korrekte Antwort lautet B.", 'B'), ("The wrong answer is A.", None),
         ("C.\n\nExplanation: A is for fools, B is for knaves.", 'C'), ("The answer isn't B, it's C.", 'C'),
-        ("A correct answer needs care.", None),
+        ("A correct answer needs care.", None), ("D) depends on facts that are not stated", 'D'), ("(C) Not so.", None),
     ],
     "text": [
         ("The answer is Paris.", 'Paris'), ("Answer: the French Revolution", 'the French Revolution'),
