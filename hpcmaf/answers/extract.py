@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from hpcmaf.answers.code import programs
 from hpcmaf.answers.letters import DENIED, letter_of
-from hpcmaf.answers.notation import closing_brace, narrow
+from hpcmaf.answers.notation import ascii_of, closing_brace, narrow
 from hpcmaf.answers.numbers import (
     DENIAL,
     MAGNITUDE,
@@ -74,11 +74,13 @@ def extract(
     form = AnswerForm(form)
     if form is AnswerForm.CODE:
         return None if truncated else (programs(spoken(text or "")) or [None])[-1]
-    if not text or not (text := spoken(narrow(text.translate(_CHINESE)))):
+    one_spelling = ascii_of if form is AnswerForm.NUMBER else narrow
+    if not text or not (text := spoken(one_spelling(text.translate(_CHINESE)))):
         return None
     boxes = _boxes(text)
-    # Of what was cut off the last sentence may lack its end; a box that closes is whole.
-    stated = text[: _last_end(text)] if truncated else text
+    stated = text
+    if truncated:  # the last sentence may lack its end; a box that closes is whole
+        stated = text[: end.end()] if (end := last_match(_END, text)) else ""
     places = [match[1].strip() for match in _TAGS.finditer(text)][-1:]
     if not truncated and not places and (match := _OPEN_TAG.search(text)):
         places = [match[1].strip()]
@@ -123,11 +125,6 @@ def spoken(text: str) -> str:
     closed = last_match(_CLOSED, text)
     text = text[closed.end() :].lstrip() if closed else text
     return "" if _OPENED.search(text) else text
-
-
-def _last_end(text: str) -> int:
-    end = last_match(_END, text)
-    return end.end() if end and end.end() < len(text) or (end and text.endswith("\n")) else 0
 
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")

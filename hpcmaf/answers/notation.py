@@ -122,7 +122,7 @@ class Plain(NamedTuple):
 @lru_cache(maxsize=1 << 14)
 def plain(text: str) -> Plain:
     """Rewrite an answer in the one spelling that comparisons read."""
-    text = _ELLIPSIS.sub(r"\\ldots ", _ascii_of(text))
+    text = _ELLIPSIS.sub(r"\\ldots ", ascii_of(text))
     text = _unwrapped(_TRAILING.sub("", text).lstrip("* \n\t"))
     for pattern, target in _REWRITES:
         text = pattern.sub(target, text)
@@ -154,7 +154,7 @@ def closing_brace(text: str, opening: int) -> int | None:
     return None
 
 
-def _ascii_of(text: str) -> str:
+def ascii_of(text: str) -> str:
     """Unicode's digits, letters and signs as ASCII and LaTeX; nothing that cannot be seen."""
     if text.isascii():
         return text.replace("\x00", "")

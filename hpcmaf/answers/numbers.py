@@ -12,28 +12,28 @@ from hpcmaf.answers.units import NUMBER_WORDS
 MOST_STATEMENTS = 20
 STATEMENT_LENGTH = 1000
 MAGNITUDE = f"(?:{'|'.join(NUMBER_WORDS)})"
-_SIGN = r"[-\u2212\u2013]"
 _DIGITS = r"(?:[1-9][0-9]{0,2}(?:(?:,|\{,\}|,\\!)[0-9]{3}(?![0-9]))+|[0-9]+)"
 # A sign belongs to the number unless it stands between two terms.
 _NUMBER = re.compile(
-    rf"(?:(?<![\w)\]}}.%]){_SIGN}|(?<=[=:]){_SIGN}\s|(?<=[=:]\s){_SIGN}\s|\A\s*{_SIGN}\s|\b(?i:negative|minus)\s)?"
-    rf"(?:(?:US|Rs\.?\s?)?(?:\\?\$|[\u20ac\u00a3\u00a5\u20b9])\s?{_SIGN}?)?"
+    r"(?:(?<![\w)\]}.%])-|(?<=[=:])-\s|(?<=[=:]\s)-\s|\A\s*-\s|\b(?i:negative|minus)\s)?"
+    r"(?:(?:US|Rs\.?\s?)?(?:\\?\$|[\u20ac\u00a3\u00a5\u20b9])\s?-?)?"
     r"(?:(?:(?<![\d.])[0-9]{1,9}\s?)?\\[dt]?frac\s?\{-?[0-9]+\}\s?\{[0-9]+\}"
     r"|(?<![A-Za-z_0-9.])(?:[0-9]{1,9}\s(?=[0-9]+\s?/\s?[0-9]))?"
     rf"(?:{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)(?:\s?/\s?[0-9]++(?!\.[0-9]))?"
-    r"(?:\s?(?:\\times|\\cdot|[\u00d7\u00b7\u22c5x*])\s?10(?:\s?\^\s?\{?\s?[-\u2212]?[0-9]{1,3}\s?\}?"
-    r"|[\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079]{1,4})|[eE][+-]?[0-9]{1,3}(?!\w))?)"
+    r"(?:\s?(?:\\times|\\cdot|[x*])\s{0,2}10\s?\^\s?\{?\s?-?[0-9]{1,3}\s?\}?|[eE][+-]?[0-9]{1,3}(?!\w))?)"
     rf"(?:(?:\s?(?:\\text\s?\{{\s?|-)?(?i:{MAGNITUDE})s?\b){{1,2}}|\s?[\u4e07\u4ebf])?"
 )
 _HASHES = re.compile(
-    r"####\s*(?=[-\u2212$*\\\s0-9.\u20ac\u00a3(])|^#{1,3}[ \t]*(?=[^\sA-Za-z#]{1,30}[ \t]*[A-Za-z]*\.?\s*$)",
+    r"####\s*(?=[-$*\\\s0-9.\u20ac\u00a3(])|^#{1,3}[ \t]*(?=[^\sA-Za-z#]{1,30}[ \t]*[A-Za-z]*\.?\s*$)",
     re.MULTILINE,
 )
 NUMBERED = re.compile(r"\d{1,2}(?:[.):]\s+[A-Za-z*]|(?:st|nd|rd|th)\b)")
 _SPACED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?: \d{3})+(?![\d/])")
 _TIME = re.compile(r"\d{1,2}\s*:\s*[0-5]\d(?!\d)|\d{1,2}\s*[ap]\.?m\b", re.IGNORECASE)
+# Degrees, and the power of a unit or a variable.
+_RAISED = re.compile(r"\^\s*\{?\s*\\circ\b\s*\}?|(?<=[A-Za-z}])\^\s?(?:\d|\{\s?-?\d{1,2}\s?\})")
 _OPERATOR = re.compile(
-    r"\s*(?:[-+*/^=\u00d7\u00f7\u2212]|\\times|\\cdot|\\div|x\s)\s*[-($\\\w.]|(?:\s?\\?%|\spercent)\sof\s\$?\d"
+    r"\s*(?:[-+*/^=]|\\times|\\cdot|\\div|x\s)\s*[-($\\\w.]|(?:\s?\\?%|\spercent)\sof\s\$?\d"
 )
 _ALTERNATIVE = re.compile(r"[^\S\n]*(?:,?\s?\bor\b)\s+[-$\d]")
 _INDEX = re.compile(
@@ -96,7 +96,7 @@ def hashes(text: str) -> Iterator[str]:
 
 def _last_number(text: str) -> str | None:
     """The last number of a text that is neither a time of day nor the number of an agent, a step or the like."""
-    text = _TIME.sub("", text)
+    text = _RAISED.sub("", _TIME.sub("", text))
     if not (numbers := list(_NUMBER.finditer(text))):
         return None
     indexed = (_INDEX.search(text, max(0, number.start() - 12), number.start()) for number in reversed(numbers))
@@ -120,8 +120,8 @@ def _number_of(content: str) -> str | None:
 
 def number_stated(sentence: str) -> str | None:
     """The number that a sentence comes to; empty where it names alternatives, ``None`` where it states none."""
-    sentence = re.sub(r"\^\s*\{?\s*\\circ\b\s*\}?", "", sentence)
-    sentence = _SPACED.sub(lambda match: match[0].replace(" ", ""), sentence[:STATEMENT_LENGTH].replace("**", ""))
+    sentence = _RAISED.sub("", sentence[:STATEMENT_LENGTH].replace("**", ""))
+    sentence = _SPACED.sub(lambda match: match[0].replace(" ", ""), sentence)
     numbers = [number for number in _NUMBER.finditer(sentence) if not _INDEX.search(sentence[: number.start()])]
     if not numbers:
         return None
@@ -140,7 +140,7 @@ def number_stated(sentence: str) -> str | None:
         if (value := _NUMBER.search(side)) and not _OPERATOR.match(side, value.end()):
             return _clean(value)
     before = sentence[: last.start()].rstrip()
-    operator = before.endswith((*"+-*/^\u00d7\u00f7\u2212(", "\\times", "\\cdot", "% of", "percent of"))
+    operator = before.endswith((*"+-*/^(", "\\times", "\\cdot", "% of", "percent of"))
     worked = operator or _OPERATOR.match(sentence, last.end())
     return None if worked else _clean(last)
 

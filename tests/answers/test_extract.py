@@ -73,6 +73,7 @@ ROWS: dict[str, list[tuple[str, str | None]]] = {
         (r"\boxed{9 J}", '9'), (r"\boxed{9 °C}", '9'), (r"\boxed{9} as \boxed{number}", '9'), ("It is 9. Thanks to agent 2!", '9'),
         ("It is 7:30 when she arrives.", None), ("Answer: 84 = 7 x 12", '84'), ("It is 5 hundred thousand.", '500000'),
         (r"The answer is: 15^\circ", '15'), ("from 0,180", '180'), ("The answer is 20% of 50, which is 10.", '10'), ("The answer is 25% of 80.", None),
+        ("So the area is 25 cm^2.", '25'), ("It covers 25 m².", '25'),
     ],
     "boxed": [
         (r"\boxed{\frac{1}{\{2\}}}", r"\frac{1}{\{2\}}"), (r"\boxed{\left\{1,2\right\}}", r"\left\{1,2\right\}"),
