@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 import resource
@@ -30,26 +31,21 @@ _DECIMAL = re.compile(r"\d*\.\d+|\d+\.(?!\d)")
 _OPTIONS = {"numeric_precision": 120, "float_rounding": 100, "timeout_seconds": None, "allow_set_relation_comp": True}
 
 
-def compare(a: str, b: str, deadline_s: float) -> tuple[bool, float]:
-    """The verdict on two expressions, and how many seconds it took."""
-    start = time.monotonic()
-    # The kernel ends this process after the deadline also when the parent, who would have done so, is gone.
-    signal.setitimer(signal.ITIMER_REAL, deadline_s + 1.0)
+def compare(a: str, b: str) -> bool:
+    """Whether two expressions are equal."""
     try:
         first, second = _read(a), _read(b)
         conditions = all(isinstance(tree, sympy.Rel | sympy.And | sympy.Or) for tree in (first, second))
         names = not conditions or first.free_symbols == second.free_symbols
         first, second = _solutions(first), _solutions(second)
-        verdict = names and (
+        return names and (
             verify(first, second, **_OPTIONS)
             or verify(second, first, **_OPTIONS)
             or _multiples(first, second)
             or _same_where_real(first, second)
         )
     except Exception:  # noqa: BLE001 - sympy raises of every kind, RecursionError and MemoryError among them
-        verdict = False  # what it cannot compare it has not found equal
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    return bool(verdict), time.monotonic() - start
+        return False  # what it cannot compare it has not found equal
 
 
 def _read(text: str) -> sympy.Basic:
@@ -114,17 +110,30 @@ def _rooted(tree: sympy.Basic) -> set[sympy.Symbol]:
 
 
 def _serve() -> None:
-    """Answer each line of standard input, ``[a, b, deadline_s]``, by one of what `compare` returns."""
+    """Answer each line of standard input, ``[a, b, deadline_s]``, by the verdict and how many seconds it took.
+
+    A process does so that the kernel ends at a deadline, also inside one long C call. Then the next one is forked.
+    """
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES if hard < 0 else min(hard, MEMORY_BYTES), hard))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what libraries print is no reply
     logging.disable(logging.CRITICAL)
     for first, second in (("x+1", "1+x"), ("x<1", r"(-\infty,1)")):
-        compare(first, second, 60.0)  # builds the parser's tables and the solver's now, not on the first deadline
+        compare(first, second)  # builds the parser's tables and the solver's now, not on the first deadline
     print("ready", file=replies, flush=True)
+    while child := os.fork():
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != -signal.SIGALRM:
+            return
+        print(json.dumps([False, math.inf]), file=replies, flush=True)
     for line in sys.stdin:
-        print(json.dumps(compare(*json.loads(line))), file=replies, flush=True)
+        a, b, deadline_s = json.loads(line)
+        start = time.monotonic()
+        signal.setitimer(signal.ITIMER_REAL, deadline_s)
+        verdict = compare(a, b)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        print(json.dumps([verdict, time.monotonic() - start]), file=replies, flush=True)
 
 
 if __name__ == "__main__":
