@@ -113,8 +113,7 @@ def opened_thought(text: str) -> re.Match[str] | None:
 def closing_mark(text: str) -> str:
     """What ends the thought that a text is in; nothing where it is in none."""
     closed = last_match(_CLOSED, text)
-    opened = _OPENED.search(text, closed.end() if closed else 0)
-    if opened is None:
+    if not (opened := _OPENED.search(text, closed.end() if closed else 0)):
         return ""
     mark = opened[0]
     return mark.replace("begin", "end") if "|" in mark else f"{mark[0]}/{mark[1:-1].split()[0]}{mark[-1]}"
@@ -243,15 +242,14 @@ def _statements(text: str, phrase: re.Pattern[str] = _PHRASES[0]) -> Iterator[st
     ]
     for mark in reversed(marks[-MOST_STATEMENTS:]):
         statement = text[mark.end() : mark.end() + STATEMENT_LENGTH]
-        if "\n" not in mark[0]:
-            yield _MARKUP.sub(_fence, statement, count=1)
-        elif not _SUBHEADING.match(statement) and not NUMBERED.match(statement):
-            yield _MARKUP.sub(_fence, "\n" + statement, count=1)
-
-
-def _fence(markup: re.Match[str]) -> str:
-    """Of the markup before a statement nothing is left but the mark of a block of code."""
-    return markup[0] if markup.start() else "```" * bool(re.search("`{3}|~{3}", markup[0]))
+        if "\n" in mark[0]:
+            if _SUBHEADING.match(statement) or NUMBERED.match(statement):
+                continue
+            statement = "\n" + statement
+        # Of the markup before a statement nothing is left but the mark of a block of code.
+        if markup := _MARKUP.match(statement):
+            statement = "```" * bool(re.search("`{3}|~{3}", markup[0])) + statement[markup.end() :]
+        yield statement
 
 
 def _boxed(boxes: list[str | None], places: list[str], text: str, form: AnswerForm, truncated: bool) -> str | None:

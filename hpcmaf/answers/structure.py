@@ -75,7 +75,9 @@ def split(text: str) -> Structure | None:
         return Structure("union", pieces)
     opening = "\\{" if text.startswith("\\{") else text[:1]
     closing = "\\}" if text.endswith("\\}") else text[-1:]
-    if opening in ("(", "[", "\\{") and closing in (")", "]", "\\}") and _encloses(text):
+    depths = [depth for _, depth in _levels(text)]
+    encloses = 0 not in depths[:-1] and depths[-1:] == [0]  # half-open intervals count
+    if opening in ("(", "[", "\\{") and closing in (")", "]", "\\}") and encloses:
         parts = top_level(text[len(opening) : -len(closing)], (",", ";"))
         if opening == "\\{" and closing == "\\}":
             return _listed(parts)
@@ -151,12 +153,6 @@ def _listed(parts: tuple[str, ...]) -> Structure:
         for signs in (("+-", "-+") if _BOTH.search(part) else ("",))
     )
     return Structure("series" if any("\\ldots" in part for part in parts) else "set", expanded)
-
-
-def _encloses(text: str) -> bool:
-    """Whether the bracket that a text begins with is closed by its last; half-open intervals count."""
-    depths = [depth for _, depth in _levels(text)]
-    return 0 in depths and depths.index(0) == len(depths) - 1
 
 
 @lru_cache(maxsize=1 << 14)

@@ -45,19 +45,10 @@ _WORD = re.compile(r"(/|\bper\b)|([A-Za-z](?:[A-Za-z]|\.(?=[A-Za-z]))*)\.?(?:\s*
 
 
 def without_unit(text: str) -> tuple[str, str | None, str | None]:
-    r"""Drop the words after a number.
+    r"""The value without the words after it, the known unit with its power, and a note such as ``am`` or ``increase``.
 
     Words of two letters or more in ``\text`` are taken for a unit whatever they are, bare words where they are known or
     stand apart. ``5 million`` is multiplied out.
-
-    Returns
-    -------
-    value : str
-        What stands before the words; ``text`` itself if there are none.
-    unit : str or None
-        The known unit, with its power, as ``cm^2`` or ``km/h``.
-    note : str or None
-        A word such as ``am`` or ``increase``.
     """
     if not text.isascii() and (match := _EAST_ASIAN_TAIL.fullmatch(text[:200])):
         factor = prod(_EAST_ASIAN[character] for character in match[2])
