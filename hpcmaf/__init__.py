@@ -14,7 +14,7 @@ the method written with it. Names are imported when they are first used, so
 - debates: :class:`Protocol`, :class:`Society`, :func:`debate_all`,
   :class:`Transcript`
 - answers: :func:`extract` by :class:`AnswerForm`, :func:`equivalent`,
-  :func:`vote`, :func:`consensus` (the vote of a debate's round)
+  :func:`vote`, :func:`consensus` (the vote of a debate's round), and a :class:`Grader` with ways of its own
 - stores: :func:`write_store`, :class:`StoreInfo`, :class:`Store`
 - selection: :func:`select`, :func:`write_selection` by the rules of a
   :class:`Selection`
@@ -31,6 +31,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "hpcmaf.tasks": ("Task", "get_task"),
     "hpcmaf.tasks.generated": ("Generated",),
+    "hpcmaf.tasks.grader": ("Grader",),
     "hpcmaf.tasks.sources": ("Files",),
     "hpcmaf.tasks.prompts": ("PromptSet",),
     "hpcmaf.tasks.problems": ("Problem",),

@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,7 @@ class Files(Task):
     layouts: tuple[str, ...]
     configs: tuple[str, ...] = ()
     levels: tuple[int, ...] | None = None
-    split_of: Callable[[Row], str] = attrgetter("split")
+    split_of: Callable[[Row], str] = lambda row: row.split
 
     def splits(
         self, source: Path | None, train: int, eval: int, seed: int, levels: Sequence[int] | None = None
@@ -189,8 +188,8 @@ def locate(source: Path, layouts: Sequence[str]) -> list[Part]:
     Raises
     ------
     DataError
-        There is no such path, no layout fits, or something that looks like
-        data would be left out: a split in two forms or none, a missing part.
+        There is no such path, no layout fits, or something that looks like data would be left out: a split in two
+        forms or none, a missing part.
     """
     if source.is_file():
         if kind(source) not in READERS:
@@ -235,10 +234,7 @@ def _only_home(source: Path, found: Sequence[Part]) -> list[Part]:
         other = same if part.layout != same.layout else parts[0]
         if part.layout != same.layout or part.home != other.home:
             names = f"{other.path.relative_to(source)} and {part.path.relative_to(source)}"
-            raise DataError(
-                f"{source}: {names} are not of one data set; take one of them away, or name the file or folder that is "
-                "meant"
-            )
+            raise DataError(f"{source}: {names} are not of one data set; name the file or folder that is meant")
     return parts
 
 
