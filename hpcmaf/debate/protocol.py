@@ -12,7 +12,7 @@ from typing import Literal
 from hpcmaf.answers import AnswerForm
 from hpcmaf.debate.consensus import consensus
 from hpcmaf.debate.society import Society
-from hpcmaf.debate.transcript import Openings, Transcript, Utterance
+from hpcmaf.debate.transcript import NOT_ASKED, Openings, Transcript, Utterance
 from hpcmaf.engines.base import Engine, Message, Request, Sampling
 from hpcmaf.seeding import derive_seed
 from hpcmaf.tasks.grader import Grader
@@ -203,7 +203,7 @@ async def _judge(transcript: Transcript, protocol: Protocol, call: Callable[...,
     vote = consensus(transcript, transcript.rounds, protocol.seed, protocol.iteration)
     candidates = [turn for turn in transcript.answers[transcript.ended - 1] if turn.answer is not None]
     if vote.votes == len(candidates):
-        return Utterance("judge", transcript.rounds, 0, prompt="", text="", finish_reason="unknown")
+        return replace(NOT_ASKED, kind="judge", round=transcript.rounds)
     prompt = protocol.prompts.judge(transcript.problem.question, [turn.spoken for turn in candidates])
     return await call(transcript.rounds, 0, "judge", [user(prompt)], None)
 

@@ -5,11 +5,12 @@ The only place before evaluation where a gold answer is looked at.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from hpcmaf.debate.protocol import Protocol, respond, user
 from hpcmaf.debate.society import Society
-from hpcmaf.debate.transcript import Transcript, Utterance
+from hpcmaf.debate.transcript import NOT_ASKED, Transcript
 from hpcmaf.engines.base import Engine
 from hpcmaf.tasks.problems import Problem
 
@@ -27,7 +28,7 @@ async def rationalise(problem: Problem, society: Society, protocol: Protocol, en
     """
     call, prompts, model = partial(respond, problem, protocol, engine), protocol.prompts, society.generators[0]
     first = await call(1, 0, "answer", [user(prompts.first(problem.question))], model)
-    second = Utterance("answer", 2, 0, prompt="", text="", finish_reason="unknown")
+    second = replace(NOT_ASKED, round=2)
     right = protocol.grader.right(first.answer, problem)
     if problem.gold is not None and not right:
         second = await call(2, 0, "answer", [user(prompts.hint(problem.question, problem.gold))], model)

@@ -62,6 +62,10 @@ class Utterance:
         return self.finish_reason == "length"
 
 
+# A turn that nobody was asked for.
+NOT_ASKED = Utterance("answer", 1, 0, prompt="", text="", finish_reason="unknown")
+
+
 @dataclass(frozen=True, slots=True)
 class Transcript:
     """One problem's whole debate.
@@ -124,9 +128,11 @@ class Transcript:
 
     def padded(self, rounds: int, summaries: bool) -> Transcript:
         """The same as a debate of so many rounds: in those that were not held every agent keeps its answer."""
-        missing = range(self.rounds + 1, rounds + 1)
-        kept = (tuple(_unspoken("answer", m, turn) for turn in self.answers[-1]) for m in missing)
-        unread = (tuple(_unspoken("summary", m, turn) for turn in self.answers[-1]) for m in missing if summaries)
+        kept = [
+            tuple(replace(NOT_ASKED, round=m, agent=n, answer=turn.answer) for n, turn in enumerate(self.answers[-1]))
+            for m in range(self.rounds + 1, rounds + 1)
+        ]
+        unread = [tuple(replace(turn, kind="summary", answer=None) for turn in turns) for turns in kept if summaries]
         return replace(self, answers=(*self.answers, *kept), summaries=(*self.summaries, *unread))
 
     def opening(self, last_round: int) -> tuple[Message, ...]:
@@ -144,8 +150,3 @@ class Transcript:
             messages.append({"role": "user", "content": turn.prompt})
             messages.append({"role": "assistant", "content": turn.text if round == last_round else turn.spoken})
         return messages
-
-
-def _unspoken(kind: Literal["answer", "summary"], round: int, turn: Utterance) -> Utterance:
-    answer = turn.answer if kind == "answer" else None
-    return Utterance(kind, round, turn.agent, prompt="", text="", answer=answer, finish_reason="unknown")

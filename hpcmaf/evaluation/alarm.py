@@ -23,7 +23,7 @@ from hpcmaf.run.directory import RunDir
 
 SCHEMA = "hpcmaf-signals/1"
 # How far each may move before the alarm is raised; shares of one.
-AGREEMENT_FALLS, ANSWERS_MISSING, AGREED_FLIPS, BASE_OVERRULED = 0.03, 0.1, 0.15, 0.3
+AGREEMENT_FALLS, AGREED_FLIPS, BASE_OVERRULED = 0.03, 0.15, 0.3
 # Of iteration 0's, once agents agree more than they did there.
 DISTINCT_LEFT, LENGTH_LEFT = 0.8, 0.7
 
@@ -31,7 +31,6 @@ DISTINCT_LEFT, LENGTH_LEFT = 0.8, 0.7
 class _Signals(Record):
     schema_: Literal[SCHEMA] = Field(alias="schema")  # type: ignore[valid-type]
     agreement: Amount
-    answered: Amount
     distinct: Amount
     length: Amount
     problem_ids: list[str] = Field(min_length=1)
@@ -55,8 +54,6 @@ class Reading:
     ----------
     agreement
         Mean share of agents whose last answer is the vote's.
-    answered
-        Share of last answers that could be read.
     distinct
         Different last answers, by their spelling, per last answer.
     length
@@ -73,7 +70,6 @@ class Reading:
 
     iteration: int
     agreement: float
-    answered: float
     distinct: float
     length: float
     flips: float | None = None
@@ -106,7 +102,6 @@ def signals(transcripts: Iterable[Transcript], *, seed: int, iteration: int) -> 
         "schema": SCHEMA,
         "iteration": iteration,
         "agreement": agreeing / len(turns),
-        "answered": len(answers) / len(turns),
         "distinct": len(set(answers)) / len(turns),
         "length": sum(turn.completion_tokens for turn in turns) / len(turns),
         "problem_ids": ids,
@@ -128,7 +123,7 @@ def readings(run: RunDir) -> list[Reading]:
     before: dict[str, Any] = {}
     while (path := run.signals(len(found))).exists():
         now = read_json(path, _Signals)
-        values = {name: now[name] for name in ("agreement", "answered", "distinct", "length")}
+        values = {name: now[name] for name in ("agreement", "distinct", "length")}
         if before:
             values |= {"flips": _changed(before, now, both=True), "overruled": _changed(first, now)}
         one = Reading(len(found), **values)
@@ -154,8 +149,6 @@ def _alarm(earlier: Sequence[Reading], now: Reading) -> Iterable[str]:
     first, most = earlier[0], max(one.agreement for one in earlier)
     if now.agreement < most - AGREEMENT_FALLS:
         yield f"agreement fell from {most:.1%} to {now.agreement:.1%}"
-    if now.answered < first.answered - ANSWERS_MISSING:
-        yield f"{1 - now.answered:.1%} of responses have no answer, {1 - first.answered:.1%} of the base's"
     if now.agreement > first.agreement and now.distinct < DISTINCT_LEFT * first.distinct:
         yield "agents agree more, on fewer different answers"
     if now.agreement > first.agreement and now.length < LENGTH_LEFT * first.length:

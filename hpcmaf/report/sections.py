@@ -43,14 +43,14 @@ def signals_table(run: Run) -> Table:
     rows = [
         (
             iteration_name(one.iteration),
-            *map(percent, (one.agreement, one.answered, one.distinct)),
+            *map(percent, (one.agreement, one.distinct)),
             f"{one.length:,.1f}",
             *(NONE if share is None else percent(share) for share in (one.flips, one.overruled)),
             "; ".join(one.alarm) or NONE,
         )
         for one in run.readings
     ]
-    header = ("iteration", "agreement", "answered", "distinct", "tokens", "agreed flips", "base overruled", "alarm")
+    header = ("iteration", "agreement", "distinct", "tokens", "agreed flips", "base overruled", "alarm")
     note = (
         "No gold answers are read. Agreement: agents whose last answer is the vote's. Distinct: different answers. "
         "Agreed flips: all agree, as the iteration before, on another answer. Base overruled: of what the base's "

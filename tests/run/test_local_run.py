@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from hpcmaf.debate.consensus import consensus
 from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store import Store, verify
@@ -114,6 +115,16 @@ def test_the_ledger_adds_up_to_tokenizer_counts(finished: RunDir) -> None:
         assert total("finetune", f"critic-{n}", "training_tokens") == sum(len(s.input_ids) for s in samples)
     assert total("debate", "summarizer", "calls") == 48
     assert all(row["wall_seconds"] > 0 and row["peak_memory_bytes"] > 0 for row in rows if row["agent"] is None)
+
+
+def test_a_debate_that_stops_has_the_vote_of_the_full_one_where_it_stops(finished: RunDir, tmp_path: Path) -> None:
+    assert submit(tmp_path / "run", 0, *SMALL, "debate.stop=unanimous").returncode == 0
+    with Store(finished.store(0, "eval")) as full, Store(RunDir(tmp_path / "run").store(0, "eval")) as cheap:
+        pairs = list(zip(full, cheap, strict=True))
+    for whole, stopped in pairs:
+        assert stopped.answers[: stopped.ended] == whole.answers[: stopped.ended]
+        assert consensus(stopped, 2, 0, 0) == consensus(whole, stopped.ended, 0, 0)
+    assert 0 < sum(stopped.ended == 1 for _, stopped in pairs) < len(pairs)
 
 
 def test_the_same_command_again_does_nothing_and_another_plan_is_refused(finished: RunDir) -> None:
