@@ -1,0 +1,97 @@
+"""Tables of README.md: python tables.py cheaper RUN RUN... (the full debate first), or python tables.py alarm RUN..."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from hpcmaf.debate.consensus import consensus
+from hpcmaf.evaluation import compare, holm, outcomes, own_measure
+from hpcmaf.evaluation.alarm import best, readings, rung
+from hpcmaf.run.directory import RunDir
+from hpcmaf.store import Store
+
+
+def metrics(run: RunDir, t: int) -> dict:
+    return json.loads(run.metrics(t).read_text())
+
+
+def right(run: RunDir, t: int) -> dict[str, bool]:
+    found = metrics(run, t)
+    return outcomes(found, own_measure(found))
+
+
+def share(marks: dict[str, bool]) -> float:
+    return sum(marks.values()) / len(marks)
+
+
+def tokens(run: RunDir, t: int, kind: str) -> float:
+    """Prompt and completion tokens per problem."""
+    rows = [row for row in json.loads(run.ledger(t).read_text())["rows"] if row["stage"] == kind]
+    with Store(run.store(t, kind)) as store:
+        return sum(row["prompt_tokens"] + row["completion_tokens"] for row in rows) / len(store)
+
+
+def ended(run: RunDir, t: int) -> float:
+    with Store(run.store(t, "eval")) as store:
+        return sum(debate.ended == 1 for debate in store) / len(store)
+
+
+def cheaper(full: RunDir, others: list[RunDir]) -> None:
+    rows, values = [], []
+    for run in others:
+        for t in full.iterations():
+            test = compare([(right(full, t), right(run, t))])
+            values.append(test.p)
+            spent, whole = tokens(run, t, "eval"), tokens(full, t, "eval")
+            trained = f"{1 - tokens(run, t, 'debate') / tokens(full, t, 'debate'):.1%}" if t else "–"
+            rows.append(
+                f"| {run.root.name} | {t} | {ended(run, t):.1%} | {whole:.0f} | {spent:.0f} | {1 - spent / whole:.1%} | "
+                f"{trained} | {share(right(full, t)):.1%} | {share(right(run, t)):.1%} | {100 * test.difference:+.1f} "
+                f"({100 * test.low:+.1f} to {100 * test.high:+.1f}) | {test.p:.3f} "
+            )
+    print("| run | iteration | over in round 1 | tokens, full | tokens | saved | saved in training | full | accuracy |"
+          " points (95 %) | p | Holm |\n" + "|---" * 12 + "|")  # fmt: skip
+    for row, p in zip(rows, holm(values), strict=True):
+        print(f"{row}| {p:.3f} |")
+
+
+def same_votes(full: RunDir, stopped: RunDir) -> None:
+    """Of debates by the same society, the untouched base."""
+    for t, kind in ((0, "eval"), (1, "debate")):
+        with Store(full.store(t, kind)) as a, Store(stopped.store(t, kind)) as b:
+            pairs = list(zip(a, b, strict=True))
+        equal = sum(consensus(x, y.ended, 0, t) == consensus(y, y.rounds, 0, t) for x, y in pairs)
+        print(f"iteration {t}, {kind}: {equal} of {len(pairs)} votes as in the full debate where it stops")
+
+
+def alarm(runs: list[RunDir]) -> None:
+    print("| run | accuracy by iteration | falls | alarm | kept | its accuracy | of the last | |\n" + "|---" * 8 + "|")
+    for run in runs:
+        found = readings(run)
+        marks = [right(run, one.iteration) for one in found]
+        falls = None
+        for t in range(1, len(marks)):
+            peak = max(marks[:t], key=share)
+            if falls is None and share(marks[t]) <= share(peak) - 0.05:
+                falls = t
+        first = rung(found)
+        kinds = {(True, True): "hit", (True, False): "miss", (False, True): "false alarm", (False, False): "quiet"}
+        curve = " ".join(f"{100 * share(one):.1f}" for one in marks)
+        why = f"{first.iteration}: {'; '.join(first.alarm)}" if first else "–"
+        kept = best(found)
+        print(
+            f"| {run.root.name} | {curve} | {'–' if falls is None else falls} | {why} | {kept} | "
+            f"{share(marks[kept]):.1%} | {share(marks[-1]):.1%} | {kinds[falls is not None, first is not None]} |"
+        )
+
+
+if __name__ == "__main__":
+    which, *paths = sys.argv[1:]
+    given = [RunDir(Path(path)) for path in paths]
+    if which == "cheaper":
+        cheaper(given[0], given[1:])
+        same_votes(given[0], given[1])
+    else:
+        alarm(given)
