@@ -17,7 +17,6 @@ from pydantic import Field, model_validator
 from hpcmaf.answers import equivalent
 from hpcmaf.debate.consensus import consensus
 from hpcmaf.debate.transcript import Transcript
-from hpcmaf.errors import DataError
 from hpcmaf.files.publish import Amount, Record, read_json
 from hpcmaf.run.directory import RunDir
 
@@ -171,12 +170,8 @@ def best(found: Sequence[Reading]) -> int:
     return max(quiet, key=lambda one: (one.agreement, one.iteration)).iteration
 
 
-def alarm_line(run: RunDir) -> str | None:
-    """What the alarm says of a run, in one line; ``None`` while it is quiet. 'hpcmaf aggregate' names damaged files."""
-    try:
-        found = readings(run)
-    except (OSError, DataError):
-        return None
+def alarm_line(found: Sequence[Reading]) -> str | None:
+    """What the alarm says of a run, in one line; ``None`` while it is quiet."""
     if (alarm := rung(found)) is None:
         return None
     return f"alarm: iteration {alarm.iteration}: {'; '.join(alarm.alarm)}; the one to keep is iteration {best(found)}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hpcmaf.config.profile import Profile, load_profile
 from hpcmaf.debate.health import evaluated, health_line, health_warnings, selected
 from hpcmaf.errors import ChainStoppedError, DataError, SlurmError, one_line
-from hpcmaf.evaluation.alarm import alarm_line
+from hpcmaf.evaluation.alarm import alarm_line, readings
 from hpcmaf.evaluation.measures import MEASURES, declared
 from hpcmaf.files.publish import Record, read_json
 from hpcmaf.launch.estimate import Estimate, clock, estimate, read_progress
@@ -194,7 +194,8 @@ def look(run: RunDir) -> Status:
     found = survey(run, plan, profile)
     health = _health(run, plan)
     found.notes.extend(health_warnings(health))
-    found.notes.extend(filter(None, [alarm_line(run)]))
+    with suppress(OSError, DataError):  # 'hpcmaf aggregate' names damaged files
+        found.notes.extend(filter(None, [alarm_line(readings(run))]))
     left = estimate(run, plan, profile, found.done, found.running)
     stages = []
     for stage in plan.stages:

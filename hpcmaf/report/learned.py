@@ -8,6 +8,7 @@ from typing import Any
 
 from hpcmaf.debate.health import VALUES, evaluated, health_warnings, selected, written
 from hpcmaf.debate.methods import METHODS
+from hpcmaf.evaluation.alarm import alarm_line
 from hpcmaf.report.groups import Group
 from hpcmaf.report.records import Iteration, Run
 from hpcmaf.report.table import NONE, Table
@@ -42,9 +43,9 @@ def learned(iteration: Iteration) -> dict[str, dict[str, Any]]:
 
 
 def warnings(run: Run) -> Iterator[str]:
-    """A line for each value that says that the run learns noise."""
+    """A line for each value that says that the run learns noise, and one where the alarm is raised."""
     stages = {name: found for iteration in run.evaluated for name, found in health(iteration).items()}
-    yield from (f"{run.name}: {line}" for line in health_warnings(stages))
+    yield from (f"{run.name}: {line}" for line in (*health_warnings(stages), alarm_line(run.readings)) if line)
 
 
 def health(iteration: Iteration) -> dict[str, dict[str, Any]]:

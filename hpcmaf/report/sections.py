@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 
 from hpcmaf.evaluation import MEASURES
-from hpcmaf.evaluation.alarm import best, rung
 from hpcmaf.report.compare import TEST, Test, family
 from hpcmaf.report.cost import cost_table
 from hpcmaf.report.groups import Group, Point
@@ -56,8 +55,6 @@ def signals_table(run: Run) -> Table:
         "Agreed flips: all agree, as the iteration before, on another answer. Base overruled: of what the base's "
         "agents agreed on, what has another vote now."
     )
-    if rung(run.readings):
-        note += f" The alarm's choice is iteration {best(run.readings)}."
     return Table(f"{run.name}: signs without gold answers", header, tuple(rows if len(rows) > 1 else ()), note)
 
 

@@ -72,7 +72,7 @@ def run_json(run: Run) -> dict[str, Any]:
     tests = [one.to_json() for one in comparisons(run)]
     planned = run.plan.stages[-1].iteration
     found = {"planned": planned, "iterations": iterations, "tests": tests, "missing": run.missing}
-    return _setting(run) | found | ({"signals": [*map(asdict, run.readings)]} if run.readings else {})
+    return _setting(run) | found | {"signals": [*map(asdict, run.readings)]}
 
 
 def group_json(group: Group) -> dict[str, Any]:
