@@ -82,7 +82,7 @@ def only_line(capsys: pytest.CaptureFixture[str]) -> str:
         (["submit", "--run", ""], 2, "--run is empty"),
         (["submit", "--iters", "1000000000"], 3, "iterations: should be less than or equal to 1000"),
         (["submit", "--set", "debate.agents=1000000000000"], 3, "debate.agents"),
-        (["submit", "--set", "debate=3"], 3, "debate: should hold keys (agents, rounds), not 3"),
+        (["submit", "--set", "debate=3"], 3, "debate: should hold keys (agents, rounds, stop"),
         (["submit", "--set", "training.lora.targets=[]"], 3, "training.lora.targets"),
         (["grade", "--gold", "1", "--answer", "1", "--deadline", "nan"], 2, "nan is not a finite number"),
         (["solve", "run", "1+1?", "--device", "foo"], 2, "'foo' is not one of"),
