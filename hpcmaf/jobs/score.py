@@ -34,7 +34,8 @@ def run_score(context: TaskContext) -> None:
         metrics["selection"] = learned | {"scarce": scarce(selected(learned, context.trained))}
     write_json(run.metrics(t), metrics)
     print(health_report(f"iteration {t}, evaluation", evaluated(metrics)), flush=True)
-    if recipe.early_stop and (rung(found := readings(run)) or t == recipe.iterations):
+    # Iterations of an earlier version left no signals to begin with.
+    if recipe.early_stop and (found := readings(run)) and (rung(found) or t == recipe.iterations):
         write_json(run.ended, {"iteration": t, "kept": best(found), "alarm": found[-1].alarm})
     context.spend(wall_seconds=time.monotonic() - context.started, peak_memory_bytes=peak_memory_bytes())
     rows = [

@@ -16,6 +16,7 @@ from hpcmaf.config.profile import load_profile
 from hpcmaf.debate.consensus import consensus, undecided
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.engines import Request
+from hpcmaf.errors import DataError
 from hpcmaf.evaluation.alarm import readings
 from hpcmaf.files import publish
 from hpcmaf.jobs.serving import last_society
@@ -196,6 +197,15 @@ def test_an_alarm_ends_the_run_and_says_what_to_keep(ended: Played) -> None:
     assert "done" in status.output and f"the one to keep is iteration {best}" in " ".join(status.output.split())
     text = aggregate([run.root], run.report).markdown()
     assert "signs without gold answers" in text and "not evaluated" not in text
+
+
+def test_damaged_signals_are_named_and_stop_nothing(ended: Played) -> None:
+    ended.run.signals(1).write_text('{"schema": "hpcmaf-signals/1"}')
+    assert CliRunner().invoke(cli, ["status", str(ended.run.root)]).exit_code == 0
+    assert "agreement: Field required); no signs" in aggregate([ended.run.root], ended.run.report).markdown()
+    ended.run.ended.write_text("{}")
+    result = CliRunner().invoke(cli, ["status", str(ended.run.root)])
+    assert isinstance(result.exception, DataError) and "ended.json" in str(result.exception)
 
 
 def test_an_ended_run_stays_ended_until_it_is_wanted_longer(ended: Played) -> None:
