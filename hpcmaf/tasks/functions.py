@@ -42,12 +42,14 @@ def mbpp(row: Row) -> Problem:
     # Asserts may use what the reference solution imports.
     reference = [node for node in getattr(parsed(code), "body", ()) if isinstance(node, ast.Import | ast.ImportFrom)]
     imports = [ast.unparse(node) for node in reference if used & {one.asname or one.name for one in node.names}]
-    setup = "\n".join([*imports, *(row.values.get("test_imports") or []), row.values.get("test_setup_code") or ""])
+    given = row.values.get("test_imports") or []
+    given = [*(given if isinstance(given, list) else [given]), row.values.get("test_setup_code") or ""]
+    setup = "\n".join(map(str, [*imports, *given])).strip()
     return Problem(
         f"mbpp-{row.text('task_id')}",
         "\n".join([row.text("text", "prompt"), "The function is called like this:", *shown]),
         "\n".join(map(str, tests)),
-        {"entry_point": name} | ({"setup": setup.strip()} if setup.strip() else {}),
+        {"entry_point": name} | ({"setup": setup} if setup else {}),
     )
 
 

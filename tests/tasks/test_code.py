@@ -194,6 +194,7 @@ def test_inputs_are_like_those_shown() -> None:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
+        ({"test_list": [5, None]}, "its asserts call no function; repair"),
         ({"test_list": "assert f(1)"}, "test_list is no list of asserts; repair"),
         ({"test_list": ["assert ("]}, "test_list is no list of asserts; repair"),
         ({"test_list": ["assert 1 == len('a')"]}, "its asserts call no function; repair"),
