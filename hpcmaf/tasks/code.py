@@ -64,7 +64,7 @@ class Code:
         if found is None or (calls and not any(reply.startswith('["value"') for reply in found)):
             return None
         # Without a call that the question shows, programs are the same where they are written alike.
-        seen = "\n".join(found) if calls else ast.unparse(ast.parse(program))
+        seen = "\n".join(found) if calls else "\n".join(filter(None, map(str.strip, program.splitlines())))
         return f"# outputs {hashlib.sha256(seen.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}\n{program}"
 
     def key(self, answer: str, problem: Problem) -> str | None:

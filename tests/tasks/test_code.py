@@ -181,6 +181,15 @@ def test_a_torn_archive_is_refused_in_a_line(tmp_path) -> None:
             get_task("humaneval").splits(tmp_path / "h.jsonl.gz", 0, 1, 0)
 
 
+def test_a_question_that_shows_no_call_has_votes_by_text() -> None:
+    found = [
+        Grader("code", KIND).extract(fenced(f"def f(x):\n{space}return {body}"), Problem("p", "Write f, somehow."), "code")
+        for space, body in (("  ", "+".join(["x"] * 900)), ("\n    ", "+".join(["x"] * 900)), ("  ", "900 * x"))
+    ]
+    keys = [(answer or "").partition("\n")[0] for answer in found]
+    assert keys[0] == keys[1] != keys[2] and all(keys)
+
+
 def test_inputs_are_like_those_shown() -> None:
     calls = calls_of("Call f([3, 1], 'ab', True, -2, {'k': 1.5}, None) or f(x) or def f(5).", "f")
     assert calls[0].startswith("f([3, 1], 'ab', True, -2") and len(calls) == 24 == len(set(calls))
