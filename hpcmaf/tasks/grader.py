@@ -137,7 +137,7 @@ def _load(name: str) -> Any:
         raise ConfigError(
             f"task.grader: there is no grader '{name}'; use code, one of an installed package, or FILE.py:OBJECT"
         )
-    return found() if isinstance(found, type) else found
+    return found
 
 
 def _letters(question: str) -> str:

@@ -26,9 +26,10 @@ from typing import IO, Any
 from hpcmaf.errors import PlatformError
 from hpcmaf.tasks import harness
 
-SECONDS, CPU_SECONDS, MEMORY_BYTES, PROCESSES = 30, 3, 512 << 20, 8
-FILE_BYTES, SPACE_BYTES, FILES = 8 << 20, 32 << 20, 64
-_TOOLS = ("unshare", "setpriv", "prlimit", "mount", "chroot")
+SECONDS, SPACE_BYTES = 30, 32 << 20
+# Of each process, under prlimit's names; processes are counted together.
+LIMITS = {"cpu": 3, "as": 512 << 20, "nproc": 8, "fsize": 8 << 20, "nofile": 64, "core": 0}
+_TOOLS = ("setpriv", "prlimit", "unshare", "mount", "chroot")
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 # A user whom nothing belongs to, one for each process that starts sandboxes: limits of processes are counted by user.
 _NOBODY = 1_500_000_000
@@ -61,7 +62,7 @@ def passes(name: str, program: Sequence[str], before: Sequence[str], tests: str,
         Sources that the tests need, and the tests, run on the other side, which sees what the program's calls return.
     """
     given = json.dumps({"name": name, "program": list(program), "before": list(before), "tests": tests})
-    (calls, to_program), (replies, to_tests) = os.pipe(), os.pipe()
+    calls, to_program, replies, to_tests = pipes = (*os.pipe(), *os.pipe())
     with _file(given) as source, _file() as verdict:
         # One side's standard input is the other's output; what the tests write to it is a descriptor of its own.
         arguments = ["tests", str(source.fileno()), str(to_program)]
@@ -70,12 +71,7 @@ def passes(name: str, program: Sequence[str], before: Sequence[str], tests: str,
             _running(["exact"], sandbox, stdin=calls, stdout=to_tests),
             _running(arguments, sandbox, stdin=replies, stdout=verdict, pass_fds=kept) as process,
         ):
-            for descriptor in (
-                calls,
-                to_program,
-                replies,
-                to_tests,
-            ):  # or who reads would never see the other end close
+            for descriptor in pipes:  # or who reads would never see the other end close
                 os.close(descriptor)
             _wait(process)
             _refuse_unstarted(found := _read(verdict), process)
@@ -120,24 +116,17 @@ def _running(arguments: list[str], sandbox: str, **streams: Any) -> Iterator[sub
 @cache
 def _command(sandbox: str) -> list[str]:
     """What runs the harness; its first process is trusted, and takes all others with it when it ends."""
-    root = os.geteuid() == 0
-    if root and sandbox == "limits":
+    root, apart = os.geteuid() == 0, sandbox == "namespaces"
+    if root and not apart:
         raise PlatformError("task.sandbox: limits do not hold root back; leave it at namespaces, or be another user")
-    if missing := [tool for tool in _TOOLS if shutil.which(tool, path=_PATH) is None]:
+    if missing := [tool for tool in _TOOLS[: None if apart else 2] if shutil.which(tool, path=_PATH) is None]:
         raise PlatformError(f"answers that are programs need {missing[0]}, of util-linux; install it")
-    processes = PROCESSES if sandbox == "namespaces" else 1  # none, where others of the user are counted, too
-    limits = {
-        "as": MEMORY_BYTES,
-        "cpu": CPU_SECONDS,
-        "nproc": processes,
-        "fsize": FILE_BYTES,
-        "nofile": FILES,
-        "core": 0,
-    }
+    # Outside a namespace the user's other processes count, too, so that it can start none.
+    limits = LIMITS if apart else LIMITS | {"nproc": 1}
     limited = ["prlimit", *(f"--{name}={value}" for name, value in limits.items())]
     python = [*limited, _python(), "-s", "-S", "-c", Path(harness.__file__).read_text("utf-8")]
     ends = ["setpriv", "--pdeathsig", "KILL"]  # with hpcmaf, however that ends
-    if sandbox == "limits":
+    if not apart:
         return [*ends, *python]
     libraries = filter(os.path.isdir, os.environ.get("LD_LIBRARY_PATH", "").split(":"))
     wanted = sorted({"/usr", *map(os.path.realpath, (sys.base_prefix, os.path.dirname(_python()), *libraries))})
@@ -152,14 +141,12 @@ def _command(sandbox: str) -> list[str]:
             folders.append(path)
     for path in map(shlex.quote, folders):
         lines += [f"mkdir -p .{path}; mount --rbind {path} .{path}; mount -o remount,bind,ro,nosuid,nodev .{path}"]
-    lines += ["mkdir tmp dev", "chmod 1777 tmp"]
-    for device in ("null", "urandom"):
-        lines += [f"touch dev/{device}", f"mount --bind /dev/{device} dev/{device}"]
+    lines += ["mkdir tmp dev; chmod 1777 tmp"]
+    lines += [f"touch dev/{device}; mount --bind /dev/{device} dev/{device}" for device in ("null", "urandom")]
     user = f" --reuid {_NOBODY + os.getpid()} --regid {_NOBODY + os.getpid()} --clear-groups" if root else ""
     lines += [f'chroot . setpriv{user} --bounding-set=-all --inh-caps=-all --no-new-privs "$@"', "exit $?"]
-    apart = "--net --pid --mount --ipc --uts --fork --kill-child"
-    users = [] if root else ["--user", "--map-root-user"]
-    return [*ends, "unshare", *users, *apart.split(), "sh", "-c", "\n".join(lines), "sandbox", *python]
+    spaces = f"--net --pid --mount --ipc --uts --fork --kill-child{'' if root else ' --user --map-root-user'}"
+    return [*ends, "unshare", *spaces.split(), "sh", "-c", "\n".join(lines), "sandbox", *python]
 
 
 def _python() -> str:
@@ -179,7 +166,7 @@ def _file(text: str = "") -> Iterator[IO[bytes]]:
 
 def _read(file: IO[bytes]) -> str:
     file.seek(0)
-    return file.read(FILE_BYTES).decode("utf-8", "replace")
+    return file.read(LIMITS["fsize"]).decode("utf-8", "replace")
 
 
 def _wait(process: subprocess.Popen[bytes]) -> None:

@@ -134,6 +134,8 @@ def get_task(name: str) -> Task:
 def load_plugin(key: str, name: str, group: str) -> Any:
     """``FILE.py:OBJECT``, or what an installed package offers under a group of entry points; ``None`` if none does.
 
+    Of a class one object is made, without arguments.
+
     Raises
     ------
     ConfigError
@@ -142,8 +144,10 @@ def load_plugin(key: str, name: str, group: str) -> Any:
     file, _, attribute = name.rpartition(":")
     try:
         if file.endswith(".py"):
-            return _run(file)[attribute]
-        return next((entry.load() for entry in entry_points(group=group, name=name)), None)
+            found = _run(file)[attribute]
+        else:
+            found = next((entry.load() for entry in entry_points(group=group, name=name)), None)
+        return found() if isinstance(found, type) else found
     except Exception as error:  # whatever somebody's own code raises
         what = f"{type(error).__name__}: {one_line(str(error))}"
         raise ConfigError(f"{key}: {name}: cannot be loaded ({what})") from error

@@ -80,6 +80,7 @@ BODIES = {
     "number": "class G:\n    def key(self, answer, problem): return 5\n",
     "nothing": "class G: pass\n",
     "torn": "class G(:\n",
+    "wants": "class G:\n    def __init__(self, more): pass\n",
     "reads": "class G:\n    def extract(self, text, problem): return text\n",
 }
 
@@ -91,6 +92,7 @@ BODIES = {
         ("number", (), "task.grader: {}: key gave a int; see recipes/own_grader.py"),
         ("nothing", (), "task.grader: {}: has no method extract, key, equivalent, right; see"),
         ("torn", (), "task.grader: {}: cannot be loaded (SyntaxError"),
+        ("wants", (), "task.grader: {}: cannot be loaded (TypeError: "),
         (None, (), "task.grader: {}: cannot be loaded (FileNotFoundError"),
         ("reads", ("task.answer=number",), "task.answer: {} reads answers in its own way; leave one of the two out"),
         ("reads", ("task.sandbox=limits",), "task.sandbox: the answers of this task are no programs; leave it out"),

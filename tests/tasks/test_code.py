@@ -182,8 +182,9 @@ def test_a_torn_archive_is_refused_in_a_line(tmp_path) -> None:
 
 
 def test_a_question_that_shows_no_call_has_votes_by_text() -> None:
+    problem = Problem("p", "Write f, somehow.")
     found = [
-        Grader("code", KIND).extract(fenced(f"def f(x):\n{space}return {body}"), Problem("p", "Write f, somehow."), "code")
+        Grader("code", KIND).extract(fenced(f"def f(x):\n{space}return {body}"), problem, "code")
         for space, body in (("  ", "+".join(["x"] * 900)), ("\n    ", "+".join(["x"] * 900)), ("  ", "900 * x"))
     ]
     keys = [(answer or "").partition("\n")[0] for answer in found]

@@ -46,7 +46,7 @@ def nobody(folder: str) -> None:
 
 def run(programs: dict[str, str], way: str) -> dict[str, tuple[bool, float]]:
     """Which programs pass the tests, and the seconds that each took."""
-    sandbox.SECONDS, sandbox.CPU_SECONDS = 6, 1
+    sandbox.SECONDS, sandbox.LIMITS["cpu"] = 6, 1
     sandbox._command.cache_clear()
     kind = way.split()[-1]
 
@@ -126,7 +126,7 @@ def test_who_cannot_run_programs_safely_is_told_so(monkeypatch: pytest.MonkeyPat
     sandbox._command.cache_clear()
     with monkeypatch.context() as patch:
         patch.setattr(sandbox, "_PATH", "/nowhere")
-        with pytest.raises(PlatformError, match="need unshare, of util-linux; install it"):
+        with pytest.raises(PlatformError, match="need setpriv, of util-linux; install it"):
             sandbox.check("namespaces")
     monkeypatch.setattr(sandbox, "_command", lambda _: ["sh", "-c", "echo unshare: not permitted >&2; exit 1"])
     with pytest.raises(PlatformError, match=r"not run here: .* \(unshare: not permitted\); allow users .* limits$"):
