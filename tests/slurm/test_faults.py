@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from hpcmaf.launch.slurm.causes import nodes_to_avoid
+from hpcmaf.launch.slurm.submissions import Submissions
 from tests.slurm.cluster import Cluster
 from tests.slurm.errands import plant, python_for, started
 from tests.slurm.runs import REPOSITORY, Loop
@@ -214,6 +216,28 @@ def test_the_controller_crashes_and_forgets_the_last_seconds(slurm: Cluster, tmp
     slurm.start_controller()
     loop.finish(150)
     loop.all_once()
+
+
+def test_jobs_that_start_while_the_controller_is_away_say_nothing_of_their_nodes(
+    slurm: Cluster, tmp_path: Path
+) -> None:
+    """Their srun is not heard, and the new controller finds them ended before the task began."""
+    hold = tmp_path / "hold"
+    hold.touch()
+    wait = f"touch {tmp_path}/up.$SLURM_JOB_ID; while [ -e {hold} ]; do sleep 0.1; done"
+    site = (f'slurm.setup=["case $SLURM_JOB_NAME in *gate*) ;; *) {wait};; esac"]', "slurm.settle_seconds=4")
+    loop = Loop.short(slurm, tmp_path / "run", *site)
+    loop.start()
+    loop.wait("all jobs had started", lambda: len(list(tmp_path.glob("up.*"))) == 3, 60)
+    time.sleep(8)  # for the state to be written
+    slurm.kill_controller()
+    hold.unlink()
+    time.sleep(8)
+    slurm.start_controller()
+    loop.finish(240)
+    loop.all_once()
+    assert set(loop.verdicts()) <= {"lost"}
+    assert nodes_to_avoid(Submissions(loop.run.submissions).verdicts) == []
 
 
 @pytest.mark.parametrize("heard", [True, False], ids=["heard", "not-heard"])
