@@ -218,17 +218,18 @@ def test_the_controller_crashes_and_forgets_the_last_seconds(slurm: Cluster, tmp
     loop.all_once()
 
 
-def test_jobs_that_start_while_the_controller_is_away_say_nothing_of_their_nodes(
-    slurm: Cluster, tmp_path: Path
-) -> None:
-    """Their srun is not heard, and the new controller finds them ended before the task began."""
-    hold = tmp_path / "hold"
+@pytest.mark.parametrize("jobs", ["eval", "gate"])
+def test_jobs_that_start_while_the_controller_is_away(slurm: Cluster, tmp_path: Path, jobs: str) -> None:
+    """Their srun is not heard, which says nothing of their nodes: tasks are submitted again, a gate waits and returns."""
+    hold, gates = tmp_path / "hold", jobs == "gate"
     hold.touch()
     wait = f"touch {tmp_path}/up.$SLURM_JOB_ID; while [ -e {hold} ]; do sleep 0.1; done"
-    site = (f'slurm.setup=["case $SLURM_JOB_NAME in *gate*) ;; *) {wait};; esac"]', "slurm.settle_seconds=4")
-    loop = Loop.short(slurm, tmp_path / "run", *site)
+    names = "*eval.gate*) {};; *)" if gates else "*gate*) ;; *) {}"
+    setup = f"case $SLURM_JOB_NAME in {names.format(wait)};; esac"
+    # The watch comes later than the gate is back.
+    loop = Loop.short(slurm, tmp_path / "run", f'slurm.setup=["{setup}"]', "slurm.settle_seconds=15")
     loop.start()
-    loop.wait("all jobs had started", lambda: len(list(tmp_path.glob("up.*"))) == 3, 60)
+    loop.wait("all jobs had started", lambda: len(list(tmp_path.glob("up.*"))) == (1 if gates else 3), 60)
     time.sleep(8)  # for the state to be written
     slurm.kill_controller()
     hold.unlink()
@@ -238,6 +239,10 @@ def test_jobs_that_start_while_the_controller_is_away_say_nothing_of_their_nodes
     loop.all_once()
     assert set(loop.verdicts()) <= {"lost"}
     assert nodes_to_avoid(Submissions(loop.run.submissions).verdicts) == []
+    if gates:
+        gate = next(line["job"] for line in loop.events("submitted") if line["after"])
+        job = slurm.client("scontrol", "show", "job", gate, "--oneliner")
+        assert " Restarts=1 " in job and "ExcNodeList=node" not in job, job
 
 
 @pytest.mark.parametrize("heard", [True, False], ids=["heard", "not-heard"])

@@ -144,17 +144,22 @@ def watch_seconds(profile: Profile) -> float:
     return max(1.0, 4 * profile.cluster.settle_seconds)
 
 
-# Elsewhere, as it may be the node that is at fault. A gate that was cancelled
-# or requeued runs no longer, and one that left a reason has nothing to try.
+# Elsewhere, as it may be the node that is at fault, unless the controller is
+# away, which is waited for. A gate that was cancelled or requeued runs no
+# longer, and one that left a reason has nothing to try.
 _AGAIN = """\
 again() {
-  local code=$? job bad
+  local code=$? job='' bad away=''
   trap '' TERM USR2
   if [ $code = 0 ] || [ -e STOPPED ] || [ "${SLURM_RESTART_COUNT:-0}" -ge 30 ]; then exit $code; fi
-  job=$(scontrol show job -o "$SLURM_JOB_ID")
+  for _ in {1..90}; do
+    job=$(scontrol show job -o "$SLURM_JOB_ID") && break
+    away=yes; sleep 10
+  done
   case $job in *" JobState=RUNNING "*) ;; *) exit $code ;; esac
   bad=$(echo "$job" | sed -n 's/.*ExcNodeList=\\([^ (]*\\).*/\\1/p')
-  scontrol requeue "$SLURM_JOB_ID" && scontrol update jobid="$SLURM_JOB_ID" ExcNodeList="${bad:+$bad,}$SLURMD_NODENAME"
+  scontrol requeue "$SLURM_JOB_ID" || exit $code
+  [ -n "$away" ] || scontrol update jobid="$SLURM_JOB_ID" ExcNodeList="${bad:+$bad,}$SLURMD_NODENAME"
 }
 trap again EXIT
 cd FOLDER || exit 1

@@ -23,13 +23,17 @@
 
 # setup
 again() {
-  local code=$? job bad
+  local code=$? job='' bad away=''
   trap '' TERM USR2
   if [ $code = 0 ] || [ -e '/projects/debates/five agents/stopped.json' ] || [ "${SLURM_RESTART_COUNT:-0}" -ge 30 ]; then exit $code; fi
-  job=$(scontrol show job -o "$SLURM_JOB_ID")
+  for _ in {1..90}; do
+    job=$(scontrol show job -o "$SLURM_JOB_ID") && break
+    away=yes; sleep 10
+  done
   case $job in *" JobState=RUNNING "*) ;; *) exit $code ;; esac
   bad=$(echo "$job" | sed -n 's/.*ExcNodeList=\([^ (]*\).*/\1/p')
-  scontrol requeue "$SLURM_JOB_ID" && scontrol update jobid="$SLURM_JOB_ID" ExcNodeList="${bad:+$bad,}$SLURMD_NODENAME"
+  scontrol requeue "$SLURM_JOB_ID" || exit $code
+  [ -n "$away" ] || scontrol update jobid="$SLURM_JOB_ID" ExcNodeList="${bad:+$bad,}$SLURMD_NODENAME"
 }
 trap again EXIT
 cd '/projects/debates/five agents/it01/jobs/five-agents-xxxxxxxx.it01.debate.gate.0006' || exit 1
