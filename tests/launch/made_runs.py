@@ -98,6 +98,8 @@ def attempted(
     return attempt
 
 
-def squeue_line(job: str, index: int | None, state: str, name: str, *, reason: str = "None", node: str = "") -> str:
+def squeue_line(
+    job: str, index: int | None, state: str, name: str, *, reason: str = "None", node: str = "", times: str = "N/A|N/A"
+) -> str:
     """A line as :func:`hpcmaf.launch.slurm.commands.queue` gets it."""
-    return f"{job}|{'N/A' if index is None else index}|{state}|{reason}|{node}|{name}|N/A|N/A"
+    return f"{job}|{'N/A' if index is None else index}|{state}|{reason}|{node}|{name}|{times}"

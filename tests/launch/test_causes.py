@@ -32,7 +32,7 @@ from hpcmaf.jobs import task as entry
 from hpcmaf.launch.slurm.causes import KINDS, MOST_ATTEMPTS, RULES, Cause, decide, find_cause, nodes_to_avoid
 from hpcmaf.launch.slurm.commands import Job
 from hpcmaf.launch.slurm.scheduler import Slurm
-from hpcmaf.launch.slurm.submissions import Verdict
+from hpcmaf.launch.slurm.submissions import Submissions, Verdict
 from hpcmaf.run.attempts import Attempt, begin, read
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
@@ -327,27 +327,28 @@ def test_all_nodes_that_failed_a_task_are_avoided_and_those_that_failed_two() ->
 
 
 @pytest.mark.parametrize(
-    ("state", "end", "kind"),
+    ("state", "start", "end", "kind"),
     [
-        ("FAILED", "2026-03-01T12:00:05", "lost"),
-        ("NODE_FAIL", "2026-03-01T12:01:40", "lost"),
-        ("FAILED", "2026-03-01T11:59:50", "not started"),
-        ("FAILED", "2026-03-01T12:30:00", "not started"),
-        ("FAILED", "Unknown", "not started"),
-        ("OUT_OF_MEMORY", "2026-03-01T12:00:05", "out of memory"),
+        ("FAILED", "11:59:58", "12:00:05", "lost"),
+        ("NODE_FAIL", "09:00:00", "12:01:40", "lost"),
+        ("FAILED", "11:59:48", "11:59:50", "not started"),
+        ("FAILED", "12:00:09", "12:00:10", "not started"),
+        ("NODE_FAIL", "11:00:00", "12:30:00", "node failure"),
+        ("FAILED", "11:59:58", "?", "not started"),
+        ("OUT_OF_MEMORY", "11:59:58", "12:00:05", "out of memory"),
     ],
 )
-def test_a_controller_that_has_just_started_is_to_blame_and_no_node(
-    tmp_path: Path, slurm_says: SlurmSays, state: str, end: str, kind: str
+def test_a_controller_that_was_restarted_is_to_blame_and_no_node(
+    tmp_path: Path, slurm_says: SlurmSays, state: str, start: str, end: str, kind: str
 ) -> None:
     run, plan, _ = make_run(tmp_path / "run")
     stage = plan.stage("it01/debate")
     sent = submitted(run, stage, stage.tasks[:1], "7")
     slurm_says(
-        squeue=squeue_line("7", None, state, sent.name, node="node3").removesuffix("N/A") + end,
+        squeue=squeue_line("7", None, state, sent.name, node="node3", times=f"2026-03-01T{start}|2026-03-01T{end}"),
         scontrol="ClusterName             = test\nBOOT_TIME               = 2026-03-01T12:00:00\n",
     )
-    assert judged(run, plan, stage) == (kind, "" if kind == "lost" else "node3")
+    excused_once(run, plan, stage, sent.name, kind)
 
 
 @pytest.mark.parametrize(
@@ -370,7 +371,7 @@ def test_a_job_whose_srun_was_not_heard_says_nothing_of_its_node(
     log.parent.mkdir(parents=True)
     log.write_text(f"module: loaded\nsrun: error: {said}\n")
     slurm_says(squeue=squeue_line("7", None, "FAILED", sent.name, node="node3"), scontrol="")
-    assert judged(run, plan, stage) == (kind, "" if kind == "lost" else "node3")
+    excused_once(run, plan, stage, sent.name, kind)
 
 
 def test_an_id_that_slurm_gave_twice_is_told_by_the_job_s_name(tmp_path: Path, slurm_says: SlurmSays) -> None:
@@ -379,8 +380,16 @@ def test_an_id_that_slurm_gave_twice_is_told_by_the_job_s_name(tmp_path: Path, s
     stage = plan.stage("it01/debate")
     sent, later = (submitted(run, stage, stage.tasks[first : first + 1], "7") for first in range(2))
     for name, kind in ((later.name, "lost"), (sent.name, "time limit"), ("renamed by the site", "time limit")):
-        slurm_says(squeue="", sacct=f"7|{name}|TIMEOUT|0:0|node3|Unknown\n", scontrol="")
+        slurm_says(squeue="", sacct=f"7|{name}|TIMEOUT|0:0|node3|Unknown|Unknown\n", scontrol="")
         assert judged(run, plan, stage)[0] == kind
+
+
+def excused_once(run: RunDir, plan: Plan, stage: Stage, name: str, kind: str) -> None:
+    """A second time it is the node, or one where nothing starts would use up all attempts."""
+    assert judged(run, plan, stage) == (kind, "" if kind == "lost" else "node3")
+    Submissions(run.submissions).judge(Verdict(stage.id, stage.tasks[0], name, "lost", "why", False))
+    again, node = judged(run, plan, stage)
+    assert RULES[again].avoid == (kind != "out of memory") and node == "node3"
 
 
 def judged(run: RunDir, plan: Plan, stage: Stage) -> tuple[str, str]:

@@ -92,7 +92,7 @@ def test_one_squeue_and_one_sacct_for_many_lost_tasks(tmp_path: Path, slurm_says
     run, plan, _ = make_run(tmp_path / "run", train=40, evaluation=30)
     for id, job in (("it00/eval", "5"), ("it01/debate", "6")):
         submitted(run, plan.stage(id), plan.stage(id).tasks, job)
-    calls = slurm_says(squeue="", sacct="\n".join(f"6_{k}|name|TIMEOUT|0:0|node3|Unknown" for k in range(40)))
+    calls = slurm_says(squeue="", sacct="\n".join(f"6_{k}|name|TIMEOUT|0:0|node3|Unknown|Unknown" for k in range(40)))
     found = look(run)
     assert [line.split()[0] for line in calls.read_text().splitlines()] == ["squeue", "sacct"]
     kinds = [failure.kind for failure in found.survey.failures.values()]

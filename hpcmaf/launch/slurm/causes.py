@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 from hpcmaf.errors import FailureKind
 from hpcmaf.jobs.resume import resume_point
 from hpcmaf.launch.slurm.commands import Job
-from hpcmaf.launch.slurm.submissions import Submission, Submissions, Verdict
+from hpcmaf.launch.slurm.submissions import Submissions, Verdict, job_log
 from hpcmaf.run.attempts import Attempt, all_attempts
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage, TaskKey
@@ -189,9 +189,20 @@ def find_cause(attempt: Attempt | None, job: Job | None, resume_point: int) -> C
 
 
 def find_causes(
-    run: RunDir, submissions: Submissions, stage: Stage, tasks: Sequence[str], ended: Mapping[TaskKey, Job]
+    run: RunDir,
+    submissions: Submissions,
+    stage: Stage,
+    tasks: Sequence[str],
+    ended: Mapping[TaskKey, Job],
+    controller_start: Callable[[], str] = str,
 ) -> dict[str, Cause]:
-    """Why a stage's tasks are not done, whose submissions are over."""
+    """Why a stage's tasks are not done, whose submissions are over.
+
+    Parameters
+    ----------
+    controller_start
+        When Slurm's controller started, as ``scontrol show config`` writes it.
+    """
     causes = {}
     for task in tasks:
         submission, index = submissions.latest[stage.id, task]
@@ -202,44 +213,35 @@ def find_causes(
             if any(attempt_of(run, stage, other, submission.name) for other in before):
                 causes[task] = Cause("lost", "its job ended before its turn came")
                 continue
-        cause = find_cause(attempt, ended.get((stage.id, task)), resume_point(run, stage, task))
-        if attempt is None and (log := job_log(run, stage, submission, index)):
-            cause = replace(cause, log=str(log))
-            if cause.kind == "not started" and slurm_says(log, _NOT_HEARD):
-                cause = replace(cause, kind="lost", text=f"{cause.text}: srun was not heard", node="")
+        job = ended.get((stage.id, task))
+        cause = find_cause(attempt, job, resume_point(run, stage, task))
+        log = job_log(run, stage, submission, index) if attempt is None else None
+        cause = replace(cause, log=cause.log or str(log or ""))
+        # Once: a node where nothing starts would use up all attempts.
+        earlier = submissions.verdicts.get((stage.id, task))
+        excused = bool(earlier) and earlier[-1].kind == "lost"
+        if cause.kind in {"not started", "node failure"} and not excused:
+            if excuse := _excuse(job, log, controller_start):
+                cause = replace(cause, kind="lost", text=f"{cause.text}: {excuse}", node="")
         causes[task] = cause
     return causes
 
 
-def job_log(run: RunDir, stage: Stage, submission: Submission, index: int = 0) -> Path | None:
-    """Standard error of one of a submission's jobs, on the first of its nodes; a requeued job appends to its own."""
-    job = f"*_{index}" if len(submission.elements) > 1 else "*"
-    logs = run.jobs(stage, submission.name).glob(f"{job}_0_log.err")
-    return max(logs, key=lambda path: path.stat().st_mtime, default=None)
+# A controller that crashed has forgotten its last seconds. For so long after its start
+# it finds out what runs, and ends or misses jobs of before wherever they are.
+_RESTART = timedelta(minutes=2)
 
 
-# A controller that crashed has forgotten its last seconds. For so long after its
-# start it finds out what runs, and ends, launches twice or misses jobs wherever they are.
-_RESTART_SECONDS = 120.0
-
-
-def without_blame(cause: Cause, job: Job | None, controller_start: str) -> Cause:
-    """The same cause, or ``lost`` where the job could not be launched because Slurm's controller had just started.
-
-    Parameters
-    ----------
-    controller_start
-        As ``scontrol show config`` writes it.
-    """
-    if job is None or cause.kind not in {"not started", "node failure"}:
-        return cause
+def _excuse(job: Job | None, log: Path | None, controller_start: Callable[[], str]) -> str:
+    """Why a job that did not come to its task says nothing of its node; empty where it does."""
+    if log is not None and slurm_says(log, _NOT_HEARD):
+        return "srun was not heard"
     try:
-        seconds = (datetime.fromisoformat(job.end) - datetime.fromisoformat(controller_start)).total_seconds()
+        began, ended = (datetime.fromisoformat(time) for time in ((job.start, job.end) if job else ("", "")))
+        restarted = datetime.fromisoformat(controller_start())
     except ValueError:  # one of them is not known
-        return cause
-    if not 0 <= seconds <= _RESTART_SECONDS:
-        return cause
-    return replace(cause, kind="lost", text=f"{cause.text}, as Slurm's controller had just started", node="")
+        return ""
+    return "Slurm's controller was restarted" if began <= restarted <= ended <= restarted + _RESTART else ""
 
 
 def attempt_of(run: RunDir, stage: Stage, task: str, submission: str) -> Attempt | None:

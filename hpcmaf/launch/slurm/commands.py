@@ -155,7 +155,7 @@ def accounting(ids: Sequence[str], *, seconds: float) -> list[Job]:
     AccountingAbsentError
         There is none, or it does not answer.
     """
-    fields = "JobID,JobName,State,DerivedExitCode,NodeList,End"
+    fields = "JobID,JobName,State,DerivedExitCode,NodeList,Start,End"
     try:
         text = call(["sacct", "-X", "-n", "-P", "-D", "-o", fields, "-j", ",".join(ids)], seconds=seconds)
     except SlurmError as error:
@@ -163,7 +163,7 @@ def accounting(ids: Sequence[str], *, seconds: float) -> list[Job]:
     jobs = []
     for line in text.splitlines():
         fields = line.split("|")
-        if len(fields) != 6:
+        if len(fields) != 7:
             continue
         id, _, index = fields[0].partition("_")
         if index and not index.isdigit():
@@ -171,8 +171,8 @@ def accounting(ids: Sequence[str], *, seconds: float) -> list[Job]:
         state = fields[2].split()[0] if fields[2] else ""  # "CANCELLED by 1000"
         if state == "FAILED" and fields[3].endswith(f":{_OOM_SIGNAL}"):
             state = "OUT_OF_MEMORY"  # of the srun step, which the job's own state does not tell
-        nodes = "" if fields[4] == "None assigned" else fields[4]
-        jobs.append(Job(id, int(index) if index else None, fields[1], state, nodes=nodes, end=fields[5]))
+        nodes, number = "" if fields[4] == "None assigned" else fields[4], int(index) if index else None
+        jobs.append(Job(id, number, fields[1], state, nodes=nodes, start=fields[5], end=fields[6]))
     return jobs
 
 

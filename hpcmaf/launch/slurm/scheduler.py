@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeVar
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import SlurmError
 from hpcmaf.launch.scheduler import Scheduler, States
-from hpcmaf.launch.slurm.causes import Cause, find_causes, nodes_to_avoid, without_blame
+from hpcmaf.launch.slurm.causes import Cause, find_causes, nodes_to_avoid
 from hpcmaf.launch.slurm.commands import Job, cancel, configuration, queue
 from hpcmaf.launch.slurm.executor import ChainExecutor
 from hpcmaf.launch.slurm.refusals import (
@@ -130,11 +130,8 @@ class Slurm(Scheduler):
                 ended |= accounted(self.log, unknown, seconds=self.cluster.command_seconds)
             except AccountingAbsentError as error:
                 self.say(f"no accounting ({error}); going by what the tasks left behind")
-        causes = find_causes(self.run, self.log, stage, tasks, ended)
-        if any(cause.rule.avoid for cause in causes.values()):
-            began = self._ask(configuration).get("BOOT_TIME", "")
-            causes = {task: without_blame(cause, ended.get((stage.id, task)), began) for task, cause in causes.items()}
-        return causes
+        controller_start = cache(lambda: self._ask(configuration).get("BOOT_TIME", ""))
+        return find_causes(self.run, self.log, stage, tasks, ended, controller_start)
 
     def settle(self, states: States) -> None:
         """See that every stage under way has a gate behind all of its jobs, and the run its watch.

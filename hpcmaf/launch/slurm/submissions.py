@@ -23,7 +23,7 @@ from pydantic import Field
 from hpcmaf.errors import DataError
 from hpcmaf.files.publish import Count, Record, parse_json, read_json, write_json
 from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import TaskKey
+from hpcmaf.run.plan import Stage, TaskKey
 
 # Tasks that one job of an array works off, one after another.
 Element = tuple[str, ...]
@@ -252,6 +252,13 @@ class Submissions:
         elements = tuple(tuple(element) for element in line["elements"])
         what = (line["stage"], elements, tuple(line["after"]), job, line["time"], line["halvings"])
         self.submissions[line["name"]] = Submission(line["name"], *what)
+
+
+def job_log(run: RunDir, stage: Stage, submission: Submission, index: int = 0) -> Path | None:
+    """Standard error of one of a submission's jobs, on the first of its nodes; a requeued job appends to its own."""
+    job = f"*_{index}" if len(submission.elements) > 1 else "*"
+    logs = run.jobs(stage, submission.name).glob(f"{job}_0_log.err")
+    return max(logs, key=lambda path: path.stat().st_mtime, default=None)
 
 
 class Stop(Record):
