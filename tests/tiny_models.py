@@ -87,7 +87,7 @@ def tiny_adapter(base: Path, folder: Path, seed: int) -> Path:
     return folder
 
 
-def answering_model(folder: Path, digits: Sequence[str], context: int = 512) -> Path:
+def answering_model(folder: Path, digits: Sequence[str], context: int = 512, kind: str = "llama") -> Path:
     """Save a random model that answers nearly everything with one of some digits (or texts, a token each), and stops.
 
     Two of its channels are set by the last token alone, and no layer writes to
@@ -98,7 +98,7 @@ def answering_model(folder: Path, digits: Sequence[str], context: int = 512) -> 
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tiny_model(folder, "llama", context=context)
+    tiny_model(folder, kind, context=context)
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
     if tokenizer.add_tokens([text for text in digits if len(text) > 1]):
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)

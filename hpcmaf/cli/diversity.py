@@ -42,3 +42,6 @@ def command(
         for path, value in measure_run(where, iterations, problems, again=again, **model):
             click.echo(json.dumps(value["measures"] | {"run": str(where.root), "iteration": value["iteration"]}))
             click.echo(f"diversity: {path}", err=True)
+            if pairs := value.get("other_vocabulary"):
+                line = "likelihoods and KL leave out pairs of agents of different vocabularies"
+                click.echo(f"diversity: {line}: {pairs}", err=True)

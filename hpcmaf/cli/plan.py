@@ -13,6 +13,7 @@ from hpcmaf.errors import UsageError
 
 if TYPE_CHECKING:
     from hpcmaf.config.profile import Profile
+    from hpcmaf.config.recipe import Recipe
     from hpcmaf.launch.slurm.preview import Recording
     from hpcmaf.launch.slurm.submissions import Submission
     from hpcmaf.run.plan import Plan
@@ -73,6 +74,8 @@ def show_plan(options: RunOptions, stage: str | None = None) -> None:
         console.print(f"### {'gate behind ' if job.gate else ''}{job.stage}", style="dim")
         console.print(f"{sent.script(job).rstrip()}\n")
     console.print(_headline(options, plan), style="bold")
+    for line in _bases(options.recipe):
+        console.print(line)
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("stage", "after", "tasks", *(("jobs", "GPU-hours") if sent else ())):
         table.add_column(name, justify="right" if name in {"tasks", "GPU-hours"} else "left", overflow="fold")
@@ -118,6 +121,17 @@ def _headline(options: RunOptions, plan: Plan) -> str:
         f"M={recipe.debate.rounds}, {'at most ' * recipe.early_stop}{plan.iterations} iterations; "
         f"profile {profile.name} ({profile.launcher})"
     )
+
+
+def _bases(recipe: Recipe) -> Iterator[str]:
+    """Of a society with several bases, each and who it is of."""
+    from hpcmaf.jobs.serving import models_of, trained_agents
+
+    found = models_of(recipe, dict.fromkeys(trained_agents(recipe), ""))
+    for one in found if len(found) > 1 else ():
+        parts = [f"{len(one.agents)} trained ({one.tuning}): {', '.join(one.agents)}"] if one.agents else []
+        parts += [f"untrained: {', '.join(one.copies)}"] if one.copies else []
+        yield f"base {one.base}: {'; '.join(parts) or 'untrained'}"
 
 
 def _jobs(sizes: Sequence[int], at_once: int | None) -> str:

@@ -57,6 +57,8 @@ def _head(found: Solved) -> Iterator[tuple[str, str]]:
     yield "question", transcript.problem.question
     society = "the untouched base" if found.iteration == 0 else f"iteration {found.iteration}"
     yield "society", f"{found.method}, {society}, N={transcript.agents}, M={transcript.rounds}"
+    if found.bases:
+        yield "other bases", ", ".join(f"{name}: {base}" for name, base in found.bases.items())
     answer = found.votes[-1].answer
     yield "answer", "none: no answer of the last round could be read" if answer is None else answer
 
@@ -80,5 +82,6 @@ def _value(found: Solved) -> dict[str, Any]:
         "question": transcript.problem.question,
         "answer": found.votes[-1].answer,
         **({"judgement": asdict(transcript.judgement)} if transcript.judgement else {}),
+        **({"bases": dict(found.bases)} if found.bases else {}),
         "rounds": rounds,
     }

@@ -68,15 +68,24 @@ def load_recipe(
     if iterations is not None:
         auto = values.get("iterations") == "auto" or isinstance(values.get("iterations"), dict)
         values["iterations"] = {"auto": iterations} if auto else iterations
+    _read_files(values, files[0].parent)
+    own = values.get("agents")
+    for settings in own if isinstance(own, list) else own.values() if isinstance(own, dict) else ():
+        if isinstance(settings, dict):  # its prompts are those of its tasks
+            _read_files({"model": settings.get("model"), "task": settings}, files[0].parent)
+    where = " + ".join(map(str, files))
+    return validate(Recipe, values, f"{where} (with --set)" if overrides else where)
+
+
+def _read_files(values: dict[str, Any], folder: Path) -> None:
+    """Put what files say in place of their names."""
     for section, key, read in (
         *((section, "prompts", _prompts) for section in ("task", "evaluate_on")),
         *((section, key, _plugin) for section in ("task", "evaluate_on") for key in ("name", "grader")),
         ("model", "chat_template", _template),
     ):
         if isinstance(found := values.get(section), dict) and isinstance(found.get(key), str):
-            found[key] = read(found[key], files[0].parent)
-    where = " + ".join(map(str, files))
-    return validate(Recipe, values, f"{where} (with --set)" if overrides else where)
+            found[key] = read(found[key], folder)
 
 
 # --- what stands in place of a file's name: a run keeps what it was begun with, whatever becomes of the file ---

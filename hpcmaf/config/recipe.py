@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from hpcmaf.config.agents import BY_NUMBER, AgentSettings, check_agents, names_of, resolved
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.engines.chat import DATE
 from hpcmaf.files.yaml import Strict, added
@@ -211,6 +212,9 @@ class Recipe(Strict):
     sampling: Sampling = Sampling()
     selection: Selection = Selection()
     training: Training = Training()
+    agents: Annotated[dict[str, AgentSettings], BY_NUMBER] = added(
+        {}, "settings of agents' own, by number or name: model, tuning, training, sampling, prompts"
+    )
     iterations: int = Field(5, ge=0, le=1000, description="L, the number of iterations, 0 to 1000, or {auto: L}")
     early_stop: bool = added(False, "true: the alarm may end the run before L; iterations: {auto: L} sets both")
     seed: int = Field(0, ge=0, lt=2**63)
@@ -252,6 +256,15 @@ class Recipe(Strict):
             raise ValueError(f"unknown method '{value}'; one of {', '.join(METHODS)}")
         return value
 
+    def of(self, agent: str | None) -> Recipe:
+        """The recipe as one agent has it: the settings of its own in place of the recipe's."""
+        return resolved(self, agent) if agent and self.agents else self
+
+    @property
+    def named(self) -> list[str]:
+        """Agents, the summarizer among them, that have settings of their own."""
+        return sorted({name for key in self.agents for name in names_of(key)})
+
     @property
     def evaluation(self) -> TaskSource:
         """Where evaluation problems come from."""
@@ -267,4 +280,5 @@ class Recipe(Strict):
             raise ValueError(
                 "selection.critics: disputed needs others who can disagree; set debate.agents to 3 or more"
             )
+        check_agents(self)
         return self

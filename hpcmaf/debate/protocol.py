@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import random
 from asyncio import gather
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
 from hpcmaf.answers import AnswerForm
 from hpcmaf.debate.consensus import consensus
 from hpcmaf.debate.society import Society
-from hpcmaf.debate.transcript import NOT_ASKED, Openings, Transcript, Utterance
+from hpcmaf.debate.transcript import NOT_ASKED, Openings, Transcript, Utterance, opening
 from hpcmaf.engines.base import Engine, Message, Request, Sampling
 from hpcmaf.seeding import derive_seed
 from hpcmaf.tasks.grader import Grader
 from hpcmaf.tasks.problems import Problem
-from hpcmaf.tasks.prompts import PromptSet
+from hpcmaf.tasks.prompts import Kind, PromptSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,8 @@ class Protocol:
         the agent before it (``"ring"``), or of so many that are drawn.
     judge
         Whether the base picks one of the last answers, where they differ.
+    own
+        Prompts and sampling of agents that have others, by the agent's name.
     """
 
     rounds: int
@@ -63,6 +65,7 @@ class Protocol:
     stop: bool = False
     listen: Literal["all", "ring"] | int = "all"
     judge: bool = False
+    own: Mapping[str, tuple[PromptSet, Sampling]] = field(default_factory=dict)
 
     def listens_to(self, problem: str, round: int, agent: int, agents: int) -> list[int]:
         """Whose answers of the round before an agent reads."""
@@ -76,11 +79,11 @@ class Protocol:
 
     def first_prompt(self, question: str, agent: int) -> str:
         """The prompt of agent n in round 1."""
-        return self._named("generator", agent, self._prompts(agent).first(question))
+        return self._named("generator", agent, self._prompts(f"generator-{agent}").first(question))
 
     def update_prompt(self, question: str, agent: int, read: str | Sequence[str]) -> str:
         """The prompt of agent n in rounds 2..M, given a summary or the others' answers."""
-        prompts = self._prompts(agent)
+        prompts = self._prompts(f"critic-{agent}")
         if isinstance(read, str):
             prompt = (prompts.integrate if self.cooperate else prompts.update)(question, read)
         elif self.cooperate:
@@ -91,21 +94,27 @@ class Protocol:
 
     def summary_prompt(self, question: str, agent: int, answers: Sequence[str]) -> str:
         """What the summarizer gets of the others' answers, for agent n."""
-        return self._prompts(agent).summarize(question, answers)
+        return self.prompts.for_agent(agent + 1, self.agents).summarize(question, answers)
 
     @property
     def openings(self) -> Openings:
-        """What stands before every chat of a kind; kinds with nothing are left out."""
+        """What stands before every chat of a kind, or of a kind and agent; kinds with nothing are left out."""
         found = {kind: self.prompts.opening(kind) for kind in ("first", "summarize", "update")}
-        return {kind: turns for kind, turns in found.items() if turns}
+        found = {kind: turns for kind, turns in found.items() if turns}
+        for name, (prompts, _) in self.own.items():
+            kind: Kind = "first" if name.startswith("generator") else "update"
+            if (turns := prompts.opening(kind)) != found.get(kind, ()):
+                found[f"{kind}/{name.rpartition('-')[2]}"] = turns
+        return found
 
-    def opening(self, kind: str) -> tuple[Message, ...]:
+    def opening(self, kind: str, agent: int) -> tuple[Message, ...]:
         """What stands before a chat of a kind; before a judge's, the system message alone."""
-        turns = self.openings.get("first" if kind == "judge" else kind, ())
+        turns = opening(self.openings, "first" if kind == "judge" else kind, None if kind == "judge" else agent)
         return tuple(turn for turn in turns if kind != "judge" or turn["role"] == "system")
 
-    def _prompts(self, agent: int) -> PromptSet:
-        return self.prompts.for_agent(agent + 1, self.agents)
+    def _prompts(self, name: str) -> PromptSet:
+        prompts, _ = self.own.get(name, (self.prompts, self.sampling))
+        return prompts.for_agent(int(name.rpartition("-")[2]) + 1, self.agents)
 
     def _named(self, role: Literal["generator", "critic"], agent: int, text: str) -> str:
         return self.prompts.named(role, agent, text) if self.ids else text
@@ -119,10 +128,11 @@ class Protocol:
             The task's prompts have no words for this protocol.
         """
         question = "1+2*3+4-5*6"  # one that all tasks' prompts can put
-        self.first_prompt(question, 0)
-        if self.rounds > 1:
-            self.summary_prompt(question, 0, ["2"]) if self.summaries else None
-            self.update_prompt(question, 0, "2" if self.summaries else ["2"])
+        for agent in range(self.agents if self.own else 1):
+            self.first_prompt(question, agent)
+            if self.rounds > 1:
+                self.summary_prompt(question, agent, ["2"]) if self.summaries else None
+                self.update_prompt(question, agent, "2" if self.summaries else ["2"])
         if self.judge:
             self.prompts.judge(question, ["2"])
 
@@ -142,7 +152,7 @@ class Protocol:
             found.append(("updated answer of agent 1", [*self.openings.get("update", ()), first, own, again]))
         if self.judge:
             choice = user(self.prompts.judge(question, ["[solution of agent 1]", *others]))
-            found.append(("judge's choice", [*self.opening("judge"), choice]))
+            found.append(("judge's choice", [*self.opening("judge", 0), choice]))
         return found
 
 
@@ -179,7 +189,7 @@ async def debate(problem: Problem, society: Society, protocol: Protocol, engine:
         read: str | Sequence[str] = others
         if protocol.summaries:
             prompt = protocol.summary_prompt(question, n, others)
-            summary = await call(m, n, "summary", [user(prompt)], None)
+            summary = await call(m, n, "summary", [user(prompt)], society.summarizer)
             read = summary.spoken
         chat = [*_history(answers, n), user(protocol.update_prompt(question, n, read))]
         return summary, await call(m, n, "answer", chat, society.critics[n])
@@ -195,17 +205,19 @@ async def debate(problem: Problem, society: Society, protocol: Protocol, engine:
             summaries.append(tuple(summary for summary, _ in turns if summary is not None))
         answers.append(tuple(answer for _, answer in turns))
     transcript = so_far().padded(protocol.rounds, protocol.summaries)
-    return replace(transcript, judgement=await _judge(transcript, protocol, call)) if protocol.judge else transcript
+    return replace(transcript, judgement=await _judge(transcript, protocol, society, call)) if protocol.judge else transcript
 
 
-async def _judge(transcript: Transcript, protocol: Protocol, call: Callable[..., Awaitable[Utterance]]) -> Utterance:
-    """The base's choice among the last answers; without a prompt where there is nothing to choose."""
+async def _judge(
+    transcript: Transcript, protocol: Protocol, society: Society, call: Callable[..., Awaitable[Utterance]]
+) -> Utterance:
+    """The summarizer's choice among the last answers; without a prompt where there is nothing to choose."""
     vote = consensus(transcript, transcript.rounds, protocol.seed, protocol.iteration)
     candidates = [turn for turn in transcript.answers[transcript.ended - 1] if turn.answer is not None]
     if vote.votes == len(candidates):
         return replace(NOT_ASKED, kind="judge", round=transcript.rounds)
     prompt = protocol.prompts.judge(transcript.problem.question, [turn.spoken for turn in candidates])
-    return await call(transcript.rounds, 0, "judge", [user(prompt)], None)
+    return await call(transcript.rounds, 0, "judge", [user(prompt)], society.summarizer)
 
 
 async def debate_all(
@@ -262,10 +274,11 @@ async def respond(
     """One completion of a debate."""
     seed = derive_seed(protocol.seed, protocol.iteration, problem.id, round, agent, kind)
     prompt = {"summary": "summarize", "judge": "judge"}.get(kind, "first" if len(messages) == 1 else "update")
-    chat = (*protocol.opening(prompt), *messages)
-    completion = await engine.complete(
-        Request(f"{problem.id}/r{round}/{kind}/{agent}", chat, model, seed, protocol.sampling)
-    )
+    chat = (*protocol.opening(prompt, agent), *messages)
+    sampling = protocol.sampling
+    if kind == "answer":
+        _, sampling = protocol.own.get(f"{'generator' if round == 1 else 'critic'}-{agent}", (None, sampling))
+    completion = await engine.complete(Request(f"{problem.id}/r{round}/{kind}/{agent}", chat, model, seed, sampling))
     answer = None
     if kind != "summary":
         cut_off = completion.finish_reason == "length"

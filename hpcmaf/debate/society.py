@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+# Name of the model that writes summaries and judges, where it is not the base of the run.
+SUMMARIZER = "summarizer"
+
 
 @dataclass(frozen=True, slots=True)
 class Society:
     """N generation agents, N critic agents and the summarizer.
 
     Each entry is the name of the agent's own model, ``None`` for the base.
-    The summarizer is always the base (paper, section 2).
+    The summarizer is always a base (paper, section 2), if need be another one.
     """
 
     generators: tuple[str | None, ...]
     critics: tuple[str | None, ...]
+    summarizer: str | None = None
 
     @classmethod
     def of(cls, agents: int, models: Sequence[str]) -> Society:

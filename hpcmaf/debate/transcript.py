@@ -11,8 +11,13 @@ from hpcmaf.engines.chat import Message
 from hpcmaf.tasks.grader import Grader
 from hpcmaf.tasks.problems import Problem
 
-# Kind of prompt to the turns that stand before every chat of that kind.
+# Kind of prompt to the turns that stand before every chat of that kind; "kind/n" is of an agent's own.
 Openings = Mapping[str, tuple[Message, ...]]
+
+
+def opening(openings: Openings, kind: str, agent: int | None) -> tuple[Message, ...]:
+    """What stands before an agent's chat of a kind."""
+    return openings.get(f"{kind}/{agent}", openings.get(kind, ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,16 +140,16 @@ class Transcript:
         unread = [tuple(replace(turn, kind="summary", answer=None) for turn in turns) for turns in kept if summaries]
         return replace(self, answers=(*self.answers, *kept), summaries=(*self.summaries, *unread))
 
-    def opening(self, last_round: int) -> tuple[Message, ...]:
+    def opening(self, last_round: int, agent: int) -> tuple[Message, ...]:
         """What stood before an agent's chat of so many rounds."""
-        return self.openings.get("first" if last_round == 1 else "update", ())
+        return opening(self.openings, "first" if last_round == 1 else "update", agent)
 
     def conversation(self, agent: int, last_round: int) -> list[Message]:
         """Agent's chat up to and including its answer in ``last_round``, behind its opening.
 
         The last turn is whole; of earlier ones the agent saw what it spoke.
         """
-        messages = [*self.opening(last_round)]
+        messages = [*self.opening(last_round, agent)]
         for round, turns in enumerate(self.answers[:last_round], 1):
             turn = turns[agent]
             messages.append({"role": "user", "content": turn.prompt})

@@ -147,6 +147,8 @@ class ServedModels:
         Agent name to folder; empty before the first iteration.
     chat
         How chats are rendered: keyword arguments of ``ChatFormat``.
+    copies
+        Agents that speak with this base itself, where a society has several.
     """
 
     base: str
@@ -156,6 +158,7 @@ class ServedModels:
     revision: str | None = None
     trust_remote_code: bool = False
     chat: Mapping[str, Any] = field(default_factory=dict)
+    copies: tuple[str, ...] = ()
 
 
 class Diverged(EngineError):

@@ -201,7 +201,6 @@ class HttpEngine:
     def close(self) -> None:
         """Write what is not written yet."""
         self._write()
-        self.journal.close()
 
     # --- what an engine adds -----------------------------------------------
     async def answer(self, request: Request) -> Completion:

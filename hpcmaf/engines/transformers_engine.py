@@ -130,7 +130,6 @@ class TransformersEngine:
         self._loaded = None
         if self.gpus:
             torch.cuda.empty_cache()
-        self.journal.close()
 
     # --- scheduling --------------------------------------------------------
     async def _run(self) -> None:

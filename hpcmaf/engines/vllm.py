@@ -83,16 +83,22 @@ class VllmEngine(HttpEngine):
         For adapters of later iterations.
     halvings
         Times that memory ran out in earlier attempts.
+    bases
+        Of the society: each has servers of its own, and its part of the GPUs' memory.
     """
 
     def __init__(
         self, served: ServedModels, options: VllmOptions | None = None, *, device: str = "auto",
         journal: Journal | None = None, on_batch: Callable[[int], None] | None = None, run: Path | None = None,
-        log: Path | None = None, room: AdapterShape | None = None, halvings: int = 0,
+        log: Path | None = None, room: AdapterShape | None = None, halvings: int = 0, bases: int = 1,
     ) -> None:  # fmt: skip
         super().__init__(journal, on_batch)
         self.served, self.prompts = served, Prompts(served)
         self.device, self.options = pick_device(device).type, options or VllmOptions()
+        if bases > 1:
+            share = round(self.options.gpu_memory_utilization / bases, 3)
+            self.options = self.options.model_copy(update={"gpu_memory_utilization": share})
+        self._others = bases - 1
         if self.options.reproducible and self.device != "cuda":
             reason = "vLLM's batch invariance needs a GPU; on a CPU use engine: transformers"
             raise EngineError(f"generation.reproducible: {reason}")
@@ -225,7 +231,7 @@ class VllmEngine(HttpEngine):
         where.mkdir(mode=0o700, exist_ok=True)
         name, rests = servers.digest([self._wanted, key]), self.options.rests(self.device, self.served.tuning)
         async with locked(where / "lock", None, self.check, "another task to start its vLLM server"):
-            server = await servers.running(where, name, self.capacity, rests == "sleep")
+            server = await servers.running(where, name, self.capacity + self._others, rests == "sleep")
             fresh = server is None
             facts = {"spec": name, "while_training": rests}
             server = server or await self._start(key, number, facts, where, devices)

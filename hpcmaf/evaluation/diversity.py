@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,35 @@ from hpcmaf.seeding import derive_seed
 from hpcmaf.store import Store
 
 # At (j, i): log-likelihood, in nats, of each token of agent i's final response, in agent i's own chat, under agent j's
-# model, or under the untouched base where j is None. A response that could not be scored is left out.
+# model, or under agent i's untouched base where j is None. What could not be scored is left out.
 Likelihoods = Mapping[tuple[int | None, int], Sequence[float]]
+
+
+@dataclass(frozen=True, eq=False)
+class Scorer:
+    """A base that scores responses, and its agents' models with it.
+
+    Attributes
+    ----------
+    served
+        Whose models those are.
+    """
+
+    engine: Engine
+    chat: ChatFormat
+    served: ServedModels
+
+    def scores(self, other: Scorer) -> bool:
+        """Whether another base's tokens are tokens of this one."""
+        return self is other or self.chat.tokenizer.get_vocab() == other.chat.tokenizer.get_vocab()
+
+
+def scorer_of(model: str | None, scorers: Sequence[Scorer]) -> tuple[Scorer, str | None]:
+    """The base of an agent's model, and the model's name there; ``None`` where the agent speaks with the base."""
+    for one in scorers:
+        if model in one.served.agents or model in one.served.copies:
+            return one, model if model in one.served.agents else None
+    return scorers[0], None
 
 
 def sample(store: Path, problems: int) -> list[Transcript]:
@@ -41,7 +69,7 @@ def sample(store: Path, problems: int) -> list[Transcript]:
 
 def measure(
     transcripts: Sequence[Transcript],
-    served: ServedModels,
+    served: Sequence[ServedModels],
     society: Society,
     *,
     iteration: int,
@@ -56,7 +84,7 @@ def measure(
     transcripts
         At least one, of N agents each.
     served, society
-        The models that debated, and which agent has which.
+        The models that debated, base by base, and which agent has which.
     iteration
         Of the run.
     encoder
@@ -77,15 +105,18 @@ def measure(
     """
     from hpcmaf.engines.transformers_engine import TransformersEngine
 
-    engine = TransformersEngine(served, device=device, batch_size=batch_size)
+    engines = [TransformersEngine(one, device=device, batch_size=batch_size) for one in served]
+    scorers = [Scorer(engine, engine.prompts.chat, one) for engine, one in zip(engines, served, strict=True)]
     try:
-        found = asyncio.run(score_all(transcripts, society, engine, engine.prompts.chat))
+        found = asyncio.run(score_all(transcripts, society, scorers))
     finally:
-        engine.close()
+        for engine in engines:
+            engine.close()
     texts = [turn.spoken for one in transcripts for turn in one.answers[one.ended - 1]]
     # A revision names a state of the base, not of another encoder.
-    source = {"revision": None if encoder else served.revision, "trust_remote_code": served.trust_remote_code}
-    vectors = embed(texts, encoder or served.base, engine.device, batch_size, dtype=served.dtype, **source)
+    first = served[0]
+    source = {"revision": None if encoder else first.revision, "trust_remote_code": first.trust_remote_code}
+    vectors = embed(texts, encoder or first.base, engines[0].device, batch_size, dtype=first.dtype, **source)
     measures = {
         "embedding": map(dissimilarity, np.split(vectors, len(transcripts))),
         "nll": map(nll_under_others, found),
@@ -99,7 +130,14 @@ def measure(
         "encoder": encoder,
         "unscored": sum(one.agents for one in transcripts) - sum(len(_scored(one)) for one in found),
         "measures": {name: _mean(values) for name, values in measures.items()},
-    }
+    } | _apart(society, scorers)
+
+
+def _apart(society: Society, scorers: Sequence[Scorer]) -> dict[str, int]:
+    """How many pairs of agents have no likelihoods of each other's responses; nothing where all have."""
+    bases = [scorer_of(name, scorers)[0] for name in society.critics]
+    pairs = sum(not one.scores(other) for one, other in combinations(bases, 2))
+    return {"other_vocabulary": pairs} if pairs else {}
 
 
 def _mean(values: Iterable[float | None]) -> dict[str, Any] | None:
@@ -111,39 +149,47 @@ def _mean(values: Iterable[float | None]) -> dict[str, Any] | None:
 
 
 async def score_all(
-    transcripts: Sequence[Transcript], society: Society, engine: Engine, chat: ChatFormat
+    transcripts: Sequence[Transcript], society: Society, scorers: Sequence[Scorer]
 ) -> list[Likelihoods]:
-    """Score every final response under every agent of the last round, and under the base.
+    """Score every final response under every agent of the last round, and under its own agent's base.
 
     Agents that share a model share the work: before the first iteration there
-    is one model, and each response is scored once.
+    is one model, and each response is scored once. Agents of another
+    vocabulary do not score a response: its tokens are none of theirs.
     """
-    return list(await asyncio.gather(*(_score(one, society, engine, chat) for one in transcripts)))
+    return list(await asyncio.gather(*(_score(one, society, scorers) for one in transcripts)))
 
 
-async def _score(transcript: Transcript, society: Society, engine: Engine, chat: ChatFormat) -> Likelihoods:
-    models = dict(enumerate(society.critics if transcript.ended > 1 else society.generators))
-    agents = range(transcript.agents)
-    wanted = [(model, i) for i in agents for model in sorted({None, *models.values()}, key=str)]
-    scored = await asyncio.gather(*(_tokens(transcript, i, model, engine, chat) for model, i in wanted))
+async def _score(transcript: Transcript, society: Society, scorers: Sequence[Scorer]) -> Likelihoods:
+    names = society.critics if transcript.ended > 1 else society.generators
+    speakers = [scorer_of(name, scorers) for name in names[: transcript.agents]]
+    judged: dict[tuple[int | None, int], tuple[Scorer, str | None, int]] = {}
+    for i, (own, _) in enumerate(speakers):
+        judged[None, i] = own, None, i
+        judged |= {(j, i): (judge, model, i) for j, (judge, model) in enumerate(speakers) if judge.scores(own)}
+    wanted = list(dict.fromkeys(judged.values()))
+    scored = await asyncio.gather(*(_tokens(transcript, i, model, judge) for judge, model, i in wanted))
     found = dict(zip(wanted, scored, strict=True))
-    return {(j, i): found[model, i] for j, model in {None: None, **models}.items() for i in agents if found[model, i]}
+    # Two tokenizers of one vocabulary may still split a text differently.
+    return {
+        (j, i): found[key] for (j, i), key in judged.items() if found[key] and len(found[key]) == len(found[judged[i, i]])
+    }
 
 
 async def _tokens(
-    transcript: Transcript, agent: int, model: str | None, engine: Engine, chat: ChatFormat
+    transcript: Transcript, agent: int, model: str | None, judge: Scorer
 ) -> tuple[float, ...]:
     """Log-likelihoods of a final response's tokens; none where it does not fit the context."""
     messages = tuple(transcript.conversation(agent, transcript.ended))
     key = f"{transcript.problem.id}/diversity/{agent}/{model}"
-    completion = await engine.complete(Request(key, messages, model, 0, Sampling(), logprobs=True))
+    completion = await judge.engine.complete(Request(key, messages, model, 0, Sampling(), logprobs=True))
     if completion.prompt_logprobs is None:
         return ()
-    count = sum(chat.sample(messages).target)
+    count = sum(judge.chat.sample(messages).target)
     tokens = completion.prompt_logprobs[len(completion.prompt_logprobs) - count :]
     # A response that ran out of room never said that it had ended.
     if transcript.answers[transcript.ended - 1][agent].finish_reason == "length":
-        tokens = tokens[: count - len(chat.end_of_turn)]
+        tokens = tokens[: count - len(judge.chat.end_of_turn)]
     return tuple(tokens)
 
 
@@ -159,7 +205,7 @@ def nll_under_others(found: Likelihoods) -> float | None:
     """
     values = []
     for judge in _scored(found):
-        tokens = [value for i in _scored(found) if i != judge for value in found[judge, i]]
+        tokens = [value for i in _scored(found) if i != judge for value in found.get((judge, i), ())]
         if tokens:
             values.append(-sum(tokens) / len(tokens))
     return sum(values) / len(values) if values else None
@@ -185,6 +231,7 @@ def _divergence(found: Likelihoods, pairs: Sequence[tuple[int, int | None]]) -> 
     gaps = [
         sum(own - other for own, other in zip(found[i, i], found[j, i], strict=True)) / len(found[i, i])
         for i, j in pairs
+        if (j, i) in found
     ]
     return sum(gaps) / len(gaps) if gaps else None
 

@@ -14,7 +14,7 @@ from typing import Any
 from hpcmaf.config.profile import Profile
 from hpcmaf.config.recipe import Recipe, TaskSource
 from hpcmaf.debate.methods import METHODS, Method
-from hpcmaf.engines.basemodel import base_model
+from hpcmaf.debate.society import SUMMARIZER
 from hpcmaf.files.publish import write_json
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
@@ -77,11 +77,6 @@ class TaskContext:
         return self.stage.iteration
 
     @property
-    def base(self) -> str:
-        """Folder or hub id of the base model."""
-        return base_model(self.recipe.model.path)
-
-    @property
     def task_source(self) -> TaskSource:
         """The problems that are debated in this stage, and how they are put."""
         recipe = self.recipe
@@ -123,6 +118,8 @@ class TaskContext:
         unknown = amounts.keys() - row.keys()
         if unknown:
             raise KeyError(f"the ledger has no column {', '.join(sorted(unknown))}")
+        if agent and self.recipe.agents:  # summarizer and judge are one model
+            row["base"] = self.recipe.of(SUMMARIZER if agent == "judge" else agent).model.path
         self.ledger.append(row | amounts)
 
 

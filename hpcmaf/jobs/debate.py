@@ -17,11 +17,12 @@ from hpcmaf.debate.methods import Method
 from hpcmaf.debate.protocol import Protocol, calls_per_problem, debate, debate_all
 from hpcmaf.debate.rationale import rationalise
 from hpcmaf.debate.transcript import Transcript, Utterance
-from hpcmaf.engines.base import Sampling
+from hpcmaf.engines.base import Sampling, ServedModels
 from hpcmaf.engines.journal import Journal
+from hpcmaf.engines.router import one_engine
 from hpcmaf.errors import StopRequested
 from hpcmaf.jobs.context import TaskContext, peak_memory_bytes
-from hpcmaf.jobs.serving import adapter_room, models_of, voting_weights
+from hpcmaf.jobs.serving import adapter_room, models_of, society_of, voting_weights
 from hpcmaf.store import StoreInfo, write_store
 from hpcmaf.tasks import get_task
 from hpcmaf.tasks.grader import grader_of
@@ -40,7 +41,7 @@ def run_debate_shard(context: TaskContext) -> None:
     shape = (method.inference_shape if evaluating else method.rollout_shape)(recipe.debate.agents, recipe.debate.rounds)
     protocol = protocol_of(recipe, method, context.task_source, shape.rounds, context.iteration)
     protocol.grader.check()  # before an engine is started
-    society = method.society(shape.agents, models, evaluating=evaluating)
+    society = society_of(recipe, shape.agents, models, evaluating=evaluating)
     drawn, shards = context.run.read_problems(split, context.plan), len(stage.tasks)
     # In the order of a seeded draw, shards of about as many problems take about equally long.
     problems = drawn[shard * len(drawn) // shards : (shard + 1) * len(drawn) // shards]
@@ -48,13 +49,15 @@ def run_debate_shard(context: TaskContext) -> None:
     one = rationalise if reads_gold else debate
     target = context.run.shard(context.iteration, stage.kind, shard)
     journal = Journal(context.run.journal(target))
-    requests = 2 if protocol.sampling.thinking_tokens and context.profile.generation.engine != "endpoint" else 1
+    thinks = any(one.thinking_tokens for one in (protocol.sampling, *(own for _, own in protocol.own.values())))
+    requests = 2 if thinks and context.profile.generation.engine != "endpoint" else 1
     watch = _Watch(context, len(problems) * calls_per_problem(protocol, society.agents) * requests)
     watch.engine = engine = make_engine(context, models, journal, watch)
     try:
         transcripts = asyncio.run(debate_all(problems, society, protocol, engine, one=one, reads_gold=reads_gold))
     finally:
         engine.close()
+        journal.close()
 
     info = StoreInfo(
         task=context.task_source.name,
@@ -79,16 +82,22 @@ def run_debate_shard(context: TaskContext) -> None:
 
 def protocol_of(recipe: Recipe, method: Method, source: TaskSource, rounds: int, iteration: int) -> Protocol:
     """How a method's agents debate the problems of a task."""
-    task, settings = get_task(source.name), recipe.sampling
-    sampling = Sampling(**settings.model_dump() | {"stop": tuple(settings.stop)})
-    if method.temperature is not None:
-        sampling = replace(sampling, temperature=method.temperature)
+    task, top = get_task(source.name), (source.prompts, recipe.sampling)
+
+    def drawn(settings: Any) -> Sampling:
+        sampling = Sampling(**settings.model_dump() | {"stop": tuple(settings.stop)})
+        return sampling if method.temperature is None else replace(sampling, temperature=method.temperature)
+
+    def settings_of(one: Recipe) -> tuple[Any, Any]:
+        return (one.task if source is recipe.task else one.evaluation).prompts, one.sampling
+
+    others = {name: own for name in recipe.named if (own := settings_of(recipe.of(name))) != top}
     return Protocol(
         rounds=rounds,
         summaries=method.summaries and not method.reads_gold,
         prompts=task.prompts(source.prompts),
         answer_form=AnswerForm(source.answer) if source.answer else task.answer_form,
-        sampling=sampling,
+        sampling=drawn(recipe.sampling),
         seed=recipe.seed,
         iteration=iteration,
         cooperate=method.critic_style == "cooperate",
@@ -98,6 +107,7 @@ def protocol_of(recipe: Recipe, method: Method, source: TaskSource, rounds: int,
         stop=recipe.debate.stop == "unanimous",
         listen=recipe.debate.listen,
         judge=recipe.debate.aggregate == "judge" and not method.reads_gold,
+        own={name: (task.prompts(prompts), drawn(sampling)) for name, (prompts, sampling) in others.items()},
     )
 
 
@@ -119,40 +129,46 @@ class _Watch:
 
 
 def make_engine(context: TaskContext, models: dict[str, str], journal: Journal, watch: _Watch):
-    """The engine that the profile names; engines are imported only when used."""
+    """The engine that the profile names, or one for each base; engines are imported only when used."""
     generation = context.profile.generation
     served = models_of(context.recipe, models)
+    shared: dict[str, Any] = {"journal": journal, "on_batch": watch}
     if generation.engine == "endpoint":
         from hpcmaf.engines.client import EndpointEngine
 
-        assert generation.endpoint is not None
-        return EndpointEngine(generation.endpoint, journal=journal, on_batch=watch)
+        assert (endpoint := generation.endpoint) is not None
+        # Other bases are other models of the same server.
+        named = endpoint.model_copy
+        return one_engine(
+            served, lambda one: EndpointEngine(endpoint if one is served[0] else named(update={"model": one.base}), **shared)
+        )
     if generation.engine == "vllm":
         from hpcmaf.engines.vllm import VllmEngine
 
-        return VllmEngine(
-            served,
-            generation,
-            device=generation.device,
-            journal=journal,
-            on_batch=watch,
-            run=context.run.root,
-            log=context.attempt / "server.log",
-            room=adapter_room(context.recipe, served),
-            halvings=context.halvings,
-        )
+        def on_servers(one: ServedModels) -> VllmEngine:
+            log = context.attempt / "server.log"
+            return VllmEngine(
+                one,
+                generation,
+                device=generation.device,
+                run=context.run.root,
+                log=log if one is served[0] else log.with_stem(f"server-base{served.index(one)}"),
+                room=adapter_room(context.recipe, one),
+                halvings=context.halvings,
+                bases=len(served),
+                **shared,
+            )
+
+        return one_engine(served, on_servers)
     # A fifth of the imports' time would go into looking for garbage among them.
     gc.disable()
     from hpcmaf.engines.transformers_engine import TransformersEngine
 
     gc.freeze()
     gc.enable()
-    return TransformersEngine(
-        served,
-        device=generation.device,
-        batch_size=max(1, generation.batch_size >> context.halvings),
-        journal=journal,
-        on_batch=watch,
+    batch_size = max(1, generation.batch_size >> context.halvings)
+    return one_engine(
+        served, lambda one: TransformersEngine(one, device=generation.device, batch_size=batch_size, **shared)
     )
 
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.config.recipe import Recipe
-from hpcmaf.debate.methods import METHODS
 from hpcmaf.errors import DataError
 from hpcmaf.evaluation.diversity import measure, sample
 from hpcmaf.files.publish import write_json
-from hpcmaf.jobs.serving import served_models
+from hpcmaf.jobs.serving import served_models, society_of
 from hpcmaf.run.directory import RunDir
 
 
@@ -42,7 +41,6 @@ def measure_run(
         Not a run, or an iteration without debates or without its models.
     """
     recipe = Recipe.model_validate(run.load_plan().recipe)
-    method = METHODS[recipe.method]
     there = [t for t in run.iterations() if run.store(t, "eval").is_file()]
     if not there:
         raise DataError(f"{run.root}: no eval.h5 in any iteration; evaluate one first, or copy the stores as well")
@@ -57,7 +55,8 @@ def measure_run(
         transcripts = sample(run.store(t, "eval"), problems)
         if not transcripts:
             raise DataError(f"{run.store(t, 'eval')}: holds no debate")
-        society = method.society(transcripts[0].agents, served.agents, evaluating=True)
+        models = {name for one in served for name in one.agents}
+        society = society_of(recipe, transcripts[0].agents, models, evaluating=True)
         value = measure(transcripts, served, society, iteration=t, **model)
         write_json(run.diversity(t), value)
         yield run.diversity(t), value

@@ -36,7 +36,7 @@ def export_model(run: RunDir, agent: str, out: Path, *, iteration: int | None = 
     DataError, UsageError
         No such agent, or it has no model there.
     """
-    recipe = _recipe(run, agent)
+    recipe = _recipe(run, agent).of(agent)
     there = [t for t in run.iterations() if run.agent(t, agent).is_dir()]
     if iteration is None and run.ended.exists():
         iteration = last_society(run, recipe)

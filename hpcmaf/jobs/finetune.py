@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from hpcmaf.debate.health import health_warnings, selected
+from hpcmaf.engines.basemodel import base_model
 from hpcmaf.errors import DataError
 from hpcmaf.jobs.context import TaskContext
 from hpcmaf.selection.sources import counts_line
@@ -16,12 +17,13 @@ from hpcmaf.training.job import run_finetune
 
 def finetune_job(context: TaskContext) -> FinetuneJob:
     """Everything torchrun has to know, from recipe, profile and run directory."""
-    recipe, agent, t = context.recipe, context.task, context.iteration
+    agent, t = context.task, context.iteration
+    recipe = context.recipe.of(agent)
     training = recipe.training.model_dump(exclude={"micro_batch_size"})
     previous = context.run.agent(t - 1, agent)
     goes_on = recipe.training.start_from == "previous" and t > 1
     return FinetuneJob(
-        base=context.base,
+        base=base_model(recipe.model.path),
         dtype=recipe.model.dtype,
         revision=recipe.model.revision,
         trust_remote_code=recipe.model.trust_remote_code,

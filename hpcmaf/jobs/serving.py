@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hpcmaf.config.recipe import Recipe
 from hpcmaf.debate.methods import METHODS
+from hpcmaf.debate.society import SUMMARIZER, Society
 from hpcmaf.engines.base import ServedModels
 from hpcmaf.engines.basemodel import base_model, load
 from hpcmaf.engines.options import AdapterShape
@@ -45,8 +47,8 @@ def voting_weights(run: RunDir, recipe: Recipe, iteration: int, agents: int) -> 
     return json.dumps(weights) if any(weights) else ""
 
 
-def served_models(run: RunDir, recipe: Recipe, iteration: int) -> ServedModels:
-    """What an engine has to serve for the society of an iteration.
+def served_models(run: RunDir, recipe: Recipe, iteration: int) -> list[ServedModels]:
+    """What has to be served for the society of an iteration: the recipe's base first, then others of agents.
 
     Raises
     ------
@@ -62,13 +64,40 @@ def served_models(run: RunDir, recipe: Recipe, iteration: int) -> ServedModels:
     return models_of(recipe, models)
 
 
-def models_of(recipe: Recipe, agents: Mapping[str, str]) -> ServedModels:
-    """A recipe's base with agents' models, by name."""
+def with_own_base(recipe: Recipe) -> list[str]:
+    """Agents, and the summarizer, whose base is not the recipe's."""
+    return [name for name in recipe.named if recipe.of(name).model != recipe.model]
+
+
+def society_of(recipe: Recipe, agents: int, models: Collection[str], *, evaluating: bool) -> Society:
+    """Who speaks with which model: one of its own among ``models``, a base of its own, or else the recipe's."""
+    others = with_own_base(recipe)
+    society = METHODS[recipe.method].society(agents, {*models, *others}, evaluating=evaluating)
+    return replace(society, summarizer=SUMMARIZER) if SUMMARIZER in others else society
+
+
+def models_of(recipe: Recipe, agents: Mapping[str, str]) -> list[ServedModels]:
+    """Bases with their agents' models, by name: one for each base, and for adapters and whole checkpoints on it."""
+    found = [_base_of(recipe)]
+    for name in dict.fromkeys((*agents, *with_own_base(recipe))):
+        base, tunings = _base_of(recipe.of(name)), ("lora", "full")
+        alike = [base] if name in agents else [replace(base, tuning=tuning) for tuning in tunings]
+        at = next((n for n, one in enumerate(found) if replace(one, agents={}, copies=()) in alike), len(found))
+        one = found[at] if at < len(found) else base
+        if name in agents:
+            one = replace(one, agents={**one.agents, name: agents[name]})
+        else:
+            one = replace(one, copies=(*one.copies, name))
+        found[at : at + 1] = [one]
+    return found
+
+
+def _base_of(recipe: Recipe) -> ServedModels:
     model = recipe.model
     return ServedModels(
         base=base_model(model.path),
         tuning=recipe.training.tuning,
-        agents=agents,
+        agents={},
         dtype=model.dtype,
         revision=model.revision,
         trust_remote_code=model.trust_remote_code,
@@ -78,11 +107,17 @@ def models_of(recipe: Recipe, agents: Mapping[str, str]) -> ServedModels:
 
 def adapter_room(recipe: Recipe, served: ServedModels) -> AdapterShape | None:
     """Room for the adapters that a run will make, so that a server started before there is one can take them."""
-    agents, lora = trained_agents(recipe), recipe.training.lora
-    if recipe.training.tuning == "full" or not agents:
+    agents = dict.fromkeys(trained_agents(recipe), "")
+    base = replace(served, agents={}, copies=())
+    # Of the agents that will have an adapter on this base.
+    mine = [one.agents for one in models_of(recipe, agents) if replace(one, agents={}, copies=()) == base]
+    shapes = [recipe.of(agent).training.lora for agents in mine for agent in agents]
+    if served.tuning == "full" or not shapes:
         return None
-    modules = linear_modules(served) if lora.targets == "all-linear" else tuple(sorted(lora.targets))
-    return AdapterShape(len(agents), lora.rank, modules)
+    targets = {target for lora in shapes if lora.targets != "all-linear" for target in lora.targets}
+    if any(lora.targets == "all-linear" for lora in shapes):
+        targets |= {*linear_modules(served)}
+    return AdapterShape(len(shapes), max(lora.rank for lora in shapes), tuple(sorted(targets)))
 
 
 def linear_modules(served: ServedModels) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from hpcmaf.answers import Vote
@@ -13,8 +14,9 @@ from hpcmaf.debate.methods import METHODS
 from hpcmaf.debate.protocol import debate
 from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Transcript
+from hpcmaf.engines.router import one_engine
 from hpcmaf.jobs.debate import protocol_of
-from hpcmaf.jobs.serving import last_society, served_models, voting_weights
+from hpcmaf.jobs.serving import last_society, served_models, society_of, voting_weights, with_own_base
 from hpcmaf.run.directory import RunDir
 from hpcmaf.tasks.problems import Problem, question_hash
 
@@ -32,6 +34,8 @@ class Solved:
     votes
         Of every round; the last one's answer is the society's (paper,
         section 2).
+    bases
+        Models that agents with a base of their own, and the summarizer, were made from.
     """
 
     method: str
@@ -40,6 +44,7 @@ class Solved:
     society: Society
     transcript: Transcript
     votes: tuple[Vote, ...]
+    bases: Mapping[str, str]
 
     def model(self, round: int, agent: int) -> str | None:
         """Whose model an agent spoke with in a round; ``None`` is the base."""
@@ -78,12 +83,12 @@ def solve(
     seed = recipe.seed if seed is None else seed
     served = served_models(run, recipe, t)
     shape = method.inference_shape(recipe.debate.agents, recipe.debate.rounds)
-    society = method.society(shape.agents, served.agents, evaluating=True)
+    society = society_of(recipe, shape.agents, {name for one in served for name in one.agents}, evaluating=True)
     protocol = protocol_of(recipe.model_copy(update={"seed": seed}), method, recipe.evaluation, shape.rounds, t)
     protocol.grader.check()
     protocol.first_prompt(question, 0)  # refuses what cannot be put, before a model is loaded
     problem = Problem(f"question-{question_hash(question)[:16]}", question)
-    engine = TransformersEngine(served, device=device)
+    engine = one_engine(served, lambda one: TransformersEngine(one, device=device))
     try:
         transcript = asyncio.run(debate(problem, society, protocol, engine))
         weights = json.loads(voting_weights(run, recipe, t, shape.agents) or "[]")
@@ -91,4 +96,5 @@ def solve(
     finally:
         engine.close()
     votes = tuple(consensus(transcript, m, seed, t) for m in range(1, transcript.rounds + 1))
-    return Solved(recipe.method, t, seed, society, transcript, votes)
+    bases = {name: recipe.of(name).model.path for name in with_own_base(recipe)}
+    return Solved(recipe.method, t, seed, society, transcript, votes, bases)

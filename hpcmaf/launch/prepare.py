@@ -15,6 +15,7 @@ from hpcmaf.engines.basemodel import base_model
 from hpcmaf.errors import ConfigError, EngineError, PlanChangedError
 from hpcmaf.files.publish import write_json, write_text
 from hpcmaf.jobs.debate import protocol_of
+from hpcmaf.jobs.serving import trained_agents
 from hpcmaf.launch.basecheck import check_base, check_targets
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, build_plan, check_continues, describe_problems
@@ -62,15 +63,21 @@ def plan_run(run: RunDir, recipe: Recipe, profile: Profile) -> tuple[Plan, Split
     PlanChangedError
         The directory holds a run of another plan.
     """
-    check_base(recipe.model)
-    if recipe.training.tuning == "lora":
-        check_targets(recipe.model, recipe.training.lora)
-    if METHODS[recipe.method].trained != "none":
-        check_packages(quantize=recipe.training.quantize)
-        if profile.slurm is not None:
-            check_gpu_type(quantize=recipe.training.quantize, gpu_type=profile.slurm.gpu_type)
+    trained, paths = trained_agents(recipe), []
+    for name in (None, *recipe.named):
+        one = recipe.of(name)
+        check_base(one.model)
+        paths.append(base_model(one.model.path))
+        if name is not None and name not in trained:
+            continue
+        if one.training.tuning == "lora":
+            check_targets(one.model, one.training.lora)
+        if trained:
+            check_packages(quantize=one.training.quantize)
+            if profile.slurm is not None:
+                check_gpu_type(quantize=one.training.quantize, gpu_type=profile.slurm.gpu_type)
     _validate_prompts(recipe)
-    base = fingerprint(base_model(recipe.model.path))
+    base = " ".join(map(fingerprint, dict.fromkeys(paths)))
     if run.plan.exists():
         old = run.load_plan()
         for split in ("train", "eval"):

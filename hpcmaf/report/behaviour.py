@@ -106,4 +106,6 @@ def diversity_table(group: Group) -> Table:
             " Embedding: 1 - cosine of two agents' responses. NLL (nats per token) of a critic's response under "
             "another critic; KL (nats per token) from the agent that wrote a response, estimated on its tokens."
         )
+    if len(set(group.any.model.split(" + "))) > 1:
+        note += " Agents of different vocabularies have no likelihoods or KL of each other's responses."
     return Table(f"{group.label}: diversity", ("iteration", *(DIVERSITY[name] for name in there)), tuple(rows), note)

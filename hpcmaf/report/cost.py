@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from hpcmaf.evaluation import MEASURES
@@ -67,12 +68,17 @@ def cost_table(run: Run) -> Table:
     """Tokens and time per iteration."""
     rows = []
     for t, ledger in sorted(run.ledgers.items()):
-        cost = total(ledger)
-        tokens = (f"{int(cost[name]):,}" for name in ("prompt_tokens", "completion_tokens", "training_tokens"))
-        peak = f"{cost[PEAK] / 2**30:.2f}" if cost[PEAK] else NONE
-        rows.append((iteration_name(t), *tokens, f"{cost['wall_seconds']:,.1f}", _seconds(cost), peak))
+        bases = sorted({row["base"] for row in ledger if row.get("base")})
+        parts = {f", {PurePath(base).name}": [row for row in ledger if row.get("base") == base] for base in bases}
+        for mark, part in ({"": ledger} | parts).items():
+            cost = total(part)
+            tokens = (f"{int(cost[name]):,}" for name in ("prompt_tokens", "completion_tokens", "training_tokens"))
+            peak = f"{cost[PEAK] / 2**30:.2f}" if cost[PEAK] else NONE
+            rows.append((f"{iteration_name(t)}{mark}", *tokens, f"{cost['wall_seconds']:,.1f}", _seconds(cost), peak))
     header = ("iteration", "prompt tokens", "completion tokens", "training tokens", "wall s", "GPU s", "peak GiB")
-    note = "Seconds are added up over jobs, also over those that ran side by side."
+    note = "Seconds are added up over jobs, also over those that ran side by side; debates' are of no single base."
+    if not any(row.get("base") for ledger in run.ledgers.values() for row in ledger):
+        note = f"{note.partition(';')[0]}."
     return Table(f"{run.name}: cost", header, tuple(rows), note)
 
 

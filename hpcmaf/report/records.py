@@ -116,8 +116,9 @@ class Run:
 
     @property
     def model(self) -> str:
-        """The base model's name, without the folders or the owner before it."""
-        return PurePath(self.recipe.model.path).name or self.recipe.model.path
+        """The base model's name, or those of all bases, without the folders or the owner before it."""
+        models = [self.recipe.of(name).model for name in (None, *self.recipe.named)]
+        return " + ".join(dict.fromkeys(PurePath(model.path).name or model.path for model in models))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -154,6 +155,7 @@ class Run:
         """The base, the evaluation problems and how they are put to it."""
         recipe = self.recipe
         how = [recipe.sampling.model_dump(), recipe.evaluation.model_dump(include={"prompts"})]
+        how += [{key: own.model_dump() for key, own in recipe.agents.items()}] if recipe.agents else []
         return json.dumps([self.plan.base, self.questions, recipe.model.dtype, *how], sort_keys=True)
 
     @property

@@ -177,7 +177,7 @@ def _is_candidate(transcript: Transcript, dataset: Dataset, label: Vote, rules: 
 def line(transcript: Transcript, dataset: Dataset, answer: str, thinking: str = "keep") -> str:
     """One dataset line: a chat, or a pair, as TRL and OpenAI read them, and where it came from."""
     problem, n, m = transcript.problem.id, dataset.index, dataset.turn(transcript)
-    opening, turn = transcript.opening(1 if dataset.fresh else m), transcript.answers[m - 1][n]
+    opening, turn = transcript.opening(1 if dataset.fresh else m, n), transcript.answers[m - 1][n]
     if dataset.paired:
         sample, reason = pair(transcript, dataset, thinking)
     else:

@@ -111,7 +111,9 @@ class Keys:
                 self.found[stage.id, task] = hashlib.sha256(text.encode()).hexdigest()
 
     def base(self) -> dict[str, Any]:
-        return {"fingerprint": self.plan.base, "model": self.recipe.model.model_dump(exclude={"path"})}
+        own = {key: settings.model_dump() for key, settings in self.recipe.agents.items()}
+        model = self.recipe.model.model_dump(exclude={"path"})
+        return {"fingerprint": self.plan.base, "model": model} | ({"agents": own} if own else {})
 
     def debate(self, stage: Stage, task: str) -> Any:
         recipe, method, evaluating = self.recipe, self.method, stage.spec.evaluates
@@ -120,10 +122,12 @@ class Keys:
         )
         debated = recipe.evaluation if evaluating else recipe.task
         protocol = protocol_of(recipe, method, debated, shape.rounds, stage.iteration)
-        settings = asdict(replace(protocol, prompts=None))
+        settings = asdict(replace(protocol, prompts=None, own={}))
+        del settings["own"]  # the base's entry has the agents' settings
         settings["prompts"] = [debated.name, debated.model_dump()["prompts"]]
         models = self.models(stage.iteration if evaluating else stage.iteration - 1)
-        society = asdict(method.society(shape.agents, models, evaluating=evaluating))
+        society = method.society(shape.agents, models, evaluating=evaluating)
+        speakers = {"generators": society.generators, "critics": society.critics}
         return {
             "base": self.base(),
             "problems": self.plan.problems[stage.spec.split],
@@ -131,7 +135,7 @@ class Keys:
             "hints": method.reads_gold and not evaluating,
             "protocol": settings,
             "vote": recipe.debate.vote,
-            "society": {role: [models.get(name) for name in names] for role, names in society.items()},
+            "society": {role: [models.get(name) for name in names] for role, names in speakers.items()},
             # An adapter's outputs and a whole model's differ in their last digits.
             "tuning": recipe.training.tuning if models else None,
         }
@@ -153,11 +157,12 @@ class Keys:
         }
 
     def finetune(self, stage: Stage, task: str) -> Any:
-        previous = self.models(stage.iteration - 1) if self.recipe.training.start_from == "previous" else {}
+        training = self.recipe.of(task).training
+        previous = self.models(stage.iteration - 1) if training.start_from == "previous" else {}
         return {
             "base": self.base(),
             "data": self.found[f"it{stage.iteration:02d}/merge", "all"],
-            "training": self.recipe.training.model_dump(),
+            "training": training.model_dump(),
             "seed": self.recipe.seed,
             "start": previous.get(task),
         }

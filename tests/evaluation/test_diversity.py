@@ -131,7 +131,7 @@ def test_measures_are_those_of_transformers(adapters: dict[str, str]) -> None:
 
     base = str(base_path())
     served = ServedModels(base, "lora", adapters, dtype="float32")
-    value = measure(debates(), served, Society.of(3, list(adapters)), iteration=1, device="cpu")
+    value = measure(debates(), [served], Society.of(3, list(adapters)), iteration=1, device="cpu")
     assert (value["problems"], value["unscored"], value["encoder"]) == (2, 0, None)
 
     expected: dict[str, list[float]] = {"nll": [], "kl_agents": [], "kl_base": []}
@@ -170,7 +170,7 @@ def test_the_untouched_base_does_not_diverge_from_itself() -> None:
     long = replace(debates()[0].answers[-1][0], text="1+" * 4000)
     one = debates()[0]
     one = replace(one, answers=(one.answers[0], (long, *one.answers[1][1:])))
-    value = measure([one], served, Society.of(3, []), iteration=0, device="cpu")
+    value = measure([one], [served], Society.of(3, []), iteration=0, device="cpu")
     assert value["measures"]["kl_agents"]["value"] == value["measures"]["kl_base"]["value"] == 0.0
     assert value["measures"]["nll"]["value"] > 0
     assert value["unscored"] == 1  # it does not fit the context, and says so
@@ -210,11 +210,13 @@ def test_what_it_refuses(tmp_path: Path) -> None:
 
 
 def test_a_failing_engine_is_not_swallowed() -> None:
-    from hpcmaf.evaluation.diversity import score_all
+    from hpcmaf.engines.base import ServedModels
+    from hpcmaf.evaluation.diversity import Scorer, score_all
 
     class Broken:
         async def complete(self, request: Any) -> Any:
             raise DataError(json.dumps(request.key))
 
+    scorer = Scorer(Broken(), None, ServedModels("", "lora", {}))  # type: ignore[arg-type]
     with pytest.raises(DataError, match="p0/diversity"):
-        asyncio.run(score_all(debates(), Society.of(3, []), Broken(), None))  # type: ignore[arg-type]
+        asyncio.run(score_all(debates(), Society.of(3, []), [scorer]))

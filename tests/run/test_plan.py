@@ -153,6 +153,6 @@ def test_the_day_that_templates_are_told_is_the_runs(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     recipe, stage = Recipe.model_validate(made.recipe), made.stage("it01/finetune")
     context = TaskContext(run, made, load_profile("local"), stage, "generator-0", tmp_path)
-    assert finetune_job(context).date == served_models(run, recipe, 0).chat["date"] == "2026-03-04"
+    assert finetune_job(context).date == served_models(run, recipe, 0)[0].chat["date"] == "2026-03-04"
     with pytest.raises(PlanChangedError, match=r"recipe\.model\.date = 2026-03-04, now it is 2026-03-05"):
         check_continues(made, plan("model.date='2026-03-05'"), "run")

@@ -29,7 +29,7 @@ def test_one_iteration_on_a_pretrained_model(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     with Store(run.store(1, "debate")) as debates:
         turns = [turn for one in debates.transcripts() for round in one.answers for turn in round]
-        opening = next(debates.transcripts()).opening(1)
+        opening = next(debates.transcripts()).opening(1, 0)
     assert len(turns) == 8 * 2 * 2 and any(turn.answer is not None for turn in turns)
     # What ends a turn is no part of it, and a response that said all is known to have.
     assert not any("<|im" in turn.text for turn in turns)
