@@ -205,7 +205,9 @@ async def debate(problem: Problem, society: Society, protocol: Protocol, engine:
             summaries.append(tuple(summary for summary, _ in turns if summary is not None))
         answers.append(tuple(answer for _, answer in turns))
     transcript = so_far().padded(protocol.rounds, protocol.summaries)
-    return replace(transcript, judgement=await _judge(transcript, protocol, society, call)) if protocol.judge else transcript
+    if protocol.judge:
+        transcript = replace(transcript, judgement=await _judge(transcript, protocol, society, call))
+    return transcript
 
 
 async def _judge(

@@ -171,14 +171,11 @@ async def _score(transcript: Transcript, society: Society, scorers: Sequence[Sco
     scored = await asyncio.gather(*(_tokens(transcript, i, model, judge) for judge, model, i in wanted))
     found = dict(zip(wanted, scored, strict=True))
     # Two tokenizers of one vocabulary may still split a text differently.
-    return {
-        (j, i): found[key] for (j, i), key in judged.items() if found[key] and len(found[key]) == len(found[judged[i, i]])
-    }
+    lengths = {i: len(found[judged[i, i]]) for i in range(len(speakers))}
+    return {(j, i): found[key] for (j, i), key in judged.items() if found[key] and len(found[key]) == lengths[i]}
 
 
-async def _tokens(
-    transcript: Transcript, agent: int, model: str | None, judge: Scorer
-) -> tuple[float, ...]:
+async def _tokens(transcript: Transcript, agent: int, model: str | None, judge: Scorer) -> tuple[float, ...]:
     """Log-likelihoods of a final response's tokens; none where it does not fit the context."""
     messages = tuple(transcript.conversation(agent, transcript.ended))
     key = f"{transcript.problem.id}/diversity/{agent}/{model}"

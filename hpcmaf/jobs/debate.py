@@ -137,11 +137,13 @@ def make_engine(context: TaskContext, models: dict[str, str], journal: Journal, 
         from hpcmaf.engines.client import EndpointEngine
 
         assert (endpoint := generation.endpoint) is not None
-        # Other bases are other models of the same server.
-        named = endpoint.model_copy
-        return one_engine(
-            served, lambda one: EndpointEngine(endpoint if one is served[0] else named(update={"model": one.base}), **shared)
-        )
+
+        def on_endpoint(one: ServedModels) -> EndpointEngine:
+            # Other bases are other models of the same server.
+            named = {} if one is served[0] else {"model": one.base}
+            return EndpointEngine(endpoint.model_copy(update=named), **shared)
+
+        return one_engine(served, on_endpoint)
     if generation.engine == "vllm":
         from hpcmaf.engines.vllm import VllmEngine
 

@@ -66,7 +66,8 @@ def test_two_architectures_in_one_society(tmp_path: Path) -> None:
     hpcmaf(*words)
     hpcmaf("submit", "--recipe", recipe, "--run", calm.root)
     assert contents(killed) == contents(calm) and verify(killed.root) == []
-    assert {path.parent.name for path in calm.root.glob("it01/agents/*/model.safetensors")} == {"generator-2", "critic-2"}
+    checkpoints = {path.parent.name for path in calm.root.glob("it01/agents/*/model.safetensors")}
+    assert checkpoints == {"generator-2", "critic-2"}
     adapters = {path.parent.name for path in calm.root.glob("it01/agents/*/adapter_model.safetensors")}
     assert adapters == {f"{role}-{n}" for role in ("generator", "critic") for n in range(2)}
     for name in ("generator-2", "critic-2"):
