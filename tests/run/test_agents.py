@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from hpcmaf.config.load import load_recipe
+from hpcmaf.config.profile import load_profile
+from hpcmaf.config.recipe import Lora, Recipe
+from hpcmaf.debate.methods import METHODS
+from hpcmaf.debate.society import Society
+from hpcmaf.engines import Request, Sampling, ServedModels
+from hpcmaf.engines.router import RoutingEngine
+from hpcmaf.errors import ConfigError
+from hpcmaf.jobs.debate import protocol_of
+from hpcmaf.jobs.serving import adapter_room, models_of, society_of, trained_agents
 from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import build_plan
 from hpcmaf.store import Store, verify
+from hpcmaf.study.sharing import Keys
+from tests.jobs.playing import Player
 from tests.run.test_local_run import kill_everything
 from tests.tiny_models import answering_model
 
@@ -81,3 +96,101 @@ def test_two_architectures_in_one_society(tmp_path: Path) -> None:
             for turns in (*one.summaries, *([turns[2]] for turns in one.answers)):
                 assert {turn.text for turn in turns} <= {"3", "4", "55"}
             assert [len(one.conversation(n, 2)) for n in range(3)] == [4, 5, 4]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("agents.7.tuning=full", "agents.7: no such agent; there are '0' to '2', each as generator-N and critic-N too"),
+        ("agents.judge.tuning=full", "agents.judge: no such agent"),
+        ("agents=[{}, {}, {}, {tuning: full}]", "agents.3: no such agent"),
+        ("agents.0=micro", "agents.0: should hold keys (model, tuning, training, sampling, prompts), not 'micro'"),
+        ("agents.0.modl.path=x", "agents.0.modl: unknown key; did you mean 'model'?"),
+        ("agents.0.model.pth=x", "agents.0.model: pth: unknown key; did you mean 'path'?"),
+        ("agents.0.sampling.temperature=-1", "agents.0.sampling: temperature: should be greater than or equal to 0"),
+        ("agents.critic-0.training.lora.rank=0", "agents.critic-0.training: lora.rank: should be greater than"),
+        ("agents.0.training.quantize=fp8", ""),
+        ("agents={'0': {tuning: full, training: {quantize: fp8}}}", "agents.0.training: quantize 'fp8' goes with tuning"),
+        ("agents.0.training.loss_on=all_turns", "agents.0.training.loss_on: is the same for all agents"),
+        ("agents.summarizer.sampling.top_p=0.5", "agents.summarizer.sampling: of its own the summarizer has a model alone"),
+        ("agents.summarizer.model.path=x", ""),
+        ("agents.0.prompts=nowhere.yaml", "task.prompts: nowhere.yaml: no such file beside the recipe or here"),
+    ],
+)
+def test_what_an_agent_may_have_of_its_own(settings: str, said: str) -> None:
+    if not said:
+        assert load_recipe(overrides=[settings]).agents
+        return
+    with pytest.raises(ConfigError) as error:
+        load_recipe(overrides=[settings])
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_one_model_for_all_agents_has_no_agents() -> None:
+    load_recipe(overrides=["method=star", "agents.summarizer.model.path=x"])
+    with pytest.raises(ConfigError, match="agents.0: method star has one model for all agents"):
+        load_recipe(overrides=["method=star", "agents.0.sampling.top_p=0.5"])
+
+
+OWN = (
+    *("agents.2.model.path=smol", "agents.2.sampling.top_p=0.5", "agents.critic-2.tuning=full"),
+    *("agents.critic-2.sampling.top_k=5", "agents.generator-0.training.lora.rank=64", "training.lora.alpha=7"),
+    *("model.revision=old", "model.date='2026-02-03'", "agents.summarizer.model.path=smol", "agents.1.prompts=default"),
+)
+
+
+def test_an_agents_settings_lie_over_its_numbers_and_these_over_the_recipes() -> None:
+    recipe = load_recipe(overrides=OWN)
+    assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
+    critic, generator = recipe.of("critic-2"), recipe.of("generator-2")
+    assert (critic.sampling.top_p, critic.sampling.top_k, critic.training.tuning) == (0.5, 5, "full")
+    assert (generator.sampling.top_k, generator.training.tuning, generator.model) == (0, "lora", critic.model)
+    # A revision says nothing about another model; the day is everybody's.
+    assert (critic.model.path, critic.model.revision, critic.model.date) == ("smol", None, "2026-02-03")
+    assert recipe.of("generator-0").training.lora == recipe.training.lora.model_copy(update={"rank": 64})
+    assert recipe.of("critic-0") == recipe.model_copy(update={"agents": {}}) and recipe.of(None) is recipe
+
+    society = society_of(recipe, 3, [], evaluating=True)
+    assert society == Society((None, None, "generator-2"), (None, None, "critic-2"), "summarizer")
+    trained = dict.fromkeys(trained_agents(recipe), "folder")
+    first, adapters, whole = models_of(recipe, trained)
+    assert [*first.agents] == ["generator-0", "generator-1", "critic-0", "critic-1"] and first.revision == "old"
+    assert ([*adapters.agents], adapters.copies) == (["generator-2"], ("summarizer",))
+    assert (whole.base, whole.tuning, [*whole.agents]) == ("smol", "full", ["critic-2"])
+    assert [one.copies for one in models_of(recipe, {})] == [(), ("critic-2", "generator-2", "summarizer")]
+    training = recipe.training.model_copy(update={"lora": Lora(targets=["q_proj"])})
+    assert adapter_room(recipe.model_copy(update={"training": training}), first) == (4, 64, ("q_proj",))
+
+    protocol = protocol_of(recipe, METHODS["maft"], recipe.task, 2, 1)
+    assert {name: sampling.top_p for name, (_, sampling) in protocol.own.items()} == {
+        **{f"{role}-2": 0.5 for role in ("generator", "critic")},
+        **{f"{role}-1": recipe.sampling.top_p for role in ("generator", "critic")},
+    }
+    assert protocol.first_prompt("1+2*3+4-5*6", 0) != protocol.first_prompt("1+2*3+4-5*6", 1)
+
+
+def test_a_request_goes_to_the_engine_of_its_models_base() -> None:
+    async def ask(engine: RoutingEngine, models: Sequence[str | None]) -> None:
+        for model in models:
+            await engine.complete(Request("p/r1/answer/0", ({"role": "user", "content": "?"},), model, 0, Sampling()))
+
+    served = [
+        ServedModels("a", "lora", {"generator-0": "x"}),
+        ServedModels("b", "lora", {"critic-1": "y"}, copies=("summarizer",)),
+    ]
+    engines = [Player(lambda request: "3", order_seed=0) for _ in served]
+    for engine in engines:
+        engine.gpus = 0
+    engine = RoutingEngine(served, engines)
+    asyncio.run(ask(engine, [None, "generator-0", "critic-1", "summarizer"]))
+    assert [[one.model for one in engine.requests] for engine in engines] == [[None, "generator-0"], ["critic-1", None]]
+    assert engine.seconds >= Player.seconds
+
+
+def test_studies_share_nothing_between_societies_of_other_bases() -> None:
+    problems = {split: {"count": 4, "sha256": split} for split in ("train", "eval")}
+    keys = []
+    for own in ((), ("agents.2.sampling.top_p=0.5",), ("agents.2.model.path=smol",)):
+        plan = build_plan(load_recipe(overrides=own, iterations=1), load_profile(), problems, "base")
+        keys.append(set(Keys(plan).found.values()))
+    assert not keys[0] & keys[1] and not keys[1] & keys[2] and not keys[0] & keys[2]
