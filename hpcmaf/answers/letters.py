@@ -17,9 +17,10 @@ DENIED = re.compile(
 _MARKUP = r"[\s*_~\u00ab$\"'`\u201c\u2018(\[{<\\:>#-]"
 _SENTENCE = re.compile(r"(?:[^.!?\n;\u3002]|\.(?=\S))+")
 _CLAUSE = re.compile(
-    r",(?=[^\x00-\x7f])|,\s+(?:(?:then|which)\b|(?=it\b))|;|(?:,\s+)?\b(?:but|so|hence|thus|therefore)\b"
+    r",(?=[^\x00-\x7f])|,\s+(?:(?:then|which)\b|(?=it\b))|;|(?:,\s+)?\b(?:but|so|hence|thus|therefore|because|since)\b"
 )
 _PART = re.compile(r",\s|;|\b(?:while|whereas|but)\b|(?<=[\u274c\u2717\u2718\u2705\u2713\u2714])")
+_PREDICATE = re.compile(r"(?:is|was|can|could|must|seems|would|should|will|does|has)(?:not|n't)?\b")
 # Words that a chosen letter may stand behind.
 _BEFORE = (
     r"(?:is|it's|be|was|are|picks?|choose|chose|select|say|guess|prefer|conclude|answer|so|option|choice|letter|therefore"
@@ -47,8 +48,10 @@ def letter_of(
         return None
     text = text.strip()
     whole = read["whole"].fullmatch(text) if len(text) <= _LONGEST else None
-    if whole and not DENIED.match(whole[2] or "") and not read["mention"].search(text, whole.end(1) + 1):
-        return whole[1].upper()
+    if whole and not read["mention"].search(text, whole.end(1) + 1):
+        stands_for = (whole[2] or "").strip(" .!")  # a text that may well say "not"
+        if not (DENIED.search if _PREDICATE.match(stands_for) else DENIED.fullmatch)(stands_for):
+            return whole[1].upper()
     alone = [line for line in (line.strip(" *_()[].:") for line in text.splitlines()) if line in tuple(letters)]
     if len(alone) == 1:
         return alone[0]

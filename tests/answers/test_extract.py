@@ -209,7 +209,8 @@ ROWS: dict[str, list[tuple[str, str | None]]] = {
         ("I doubt that it is (A).", None), ("The answer is ~C~", 'C'), ("答案不是A，是C。", 'C'), ("答案是B或C", None),
         ("La respuesta correcta es C.", 'C'), ("Die korrekte Antwort lautet B.", 'B'), ("The wrong answer is A.", None),
         ("C.\n\nExplanation: A is for fools, B is for knaves.", 'C'), ("The answer isn't B, it's C.", 'C'),
-        ("A correct answer needs care.", None), ("D) depends on facts that are not stated", 'D'), ("(C) Not so.", None),
+        ("A correct answer needs care.", None), ("D) depends on facts that are not stated", 'D'), ("(C) Incorrect.", None), ("(C) is not true.", None),
+        ("(D) False, True", 'D'), ("I think it is C because it is not due to heat.", 'C'),
     ],
     "text": [
         ("The answer is Paris.", 'Paris'), ("Answer: the French Revolution", 'the French Revolution'),
