@@ -112,7 +112,7 @@ def _rooted(tree: sympy.Basic) -> set[sympy.Symbol]:
 def _serve() -> None:
     """Answer each line of standard input, ``[a, b, deadline_s]``, by the verdict and how many seconds it took.
 
-    A process does so that the kernel ends at a deadline, also inside one long C call. Then the next one is forked.
+    At a deadline the kernel ends the process that answers, also inside one long C call; then another one is forked.
     """
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES if hard < 0 else min(hard, MEMORY_BYTES), hard))
