@@ -136,6 +136,6 @@ def savings_table(groups: Sequence[Group]) -> Table:
                 *test.cells,
             )
         )
-    header = ("method", "iteration", "accuracy", "tokens per debate", "saved", *TEST)
+    header = ("method", "iteration", "accuracy", "tokens per debate", "saved %", *TEST)
     note = "Against the same recipe with debate.stop, listen, vote and aggregate left out, on the same problems."
     return Table("Cheaper debates", header, tuple(rows), note)
