@@ -75,4 +75,5 @@ def test_rounds_that_were_not_held_and_judges_are_counted_as_what_they_are():
     judged = Utterance("judge", 3, 0, "which?", "2", finish_reason="length", completion_tokens=99)
     tally = Tally()
     tally.add(replace(one, judgement=judged), 3)
-    assert tally.values() == {"cut_off": 1 / 4, "unparsable": 0, "tied": 0, "unanimous": 1, "tokens_per_answer": 0}
+    wanted = {"cut_off": 1 / 4, "unparsable": 0, "tied": 0, "unanimous": 1, "undecided": 1, "tokens_per_answer": 0}
+    assert tally.values() == wanted
