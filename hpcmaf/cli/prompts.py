@@ -28,21 +28,25 @@ def command(problem: str | None, **options: Any) -> None:
     from hpcmaf.launch.prepare import draw
 
     recipe = read_options(**options).recipe
-    method = METHODS[recipe.method]
-    protocol = protocol_of(recipe, method, recipe.task, recipe.debate.rounds, 0)
-    protocol.validate()
-    splits = draw(recipe)
+    method, debate, splits = METHODS[recipe.method], recipe.debate, draw(recipe)
     known = {one.id: one for one in (*splits.train, *splits.eval)}
     if problem is not None and problem not in known:
         raise UsageError(f"--problem {problem}: not among this recipe's problems, such as {next(iter(known))}")
+    chosen = known[problem] if problem is not None else splits.train[0]
+    source = recipe.task if chosen in splits.train else recipe.evaluation
+    shapes = [method.inference_shape] + [method.rollout_shape] * (method.trained != "none")
+    rounds = 1 if method.reads_gold else max(shape(debate.agents, debate.rounds).rounds for shape in shapes)
+    protocol = protocol_of(recipe, method, source, rounds, 0)
+    protocol.validate()
     model = recipe.model
     chat = ChatFormat.from_pretrained(
         base_model(model.path), revision=model.revision, trust_remote_code=model.trust_remote_code, **model.chat
     )
-    chosen = known[problem] if problem is not None else splits.train[0]
-    for title, messages in protocol.sample_chats(chosen.question):
+    for title, messages in protocol.sample_chats(chosen.question, hint=method.reads_gold):
         ids = chat.prompt_ids(messages)
         click.echo(f"--- {title}: {len(ids)} tokens")
         click.echo(chat.tokenizer.decode(ids) + "\n")
     ends = ", ".join(repr(chat.tokenizer.decode([token])) for token in chat.stop_ids)
-    click.echo(f"--- a response ends at {ends}, or after {recipe.sampling.max_new_tokens} tokens")
+    sampling = recipe.sampling
+    thought = f", its thought after {sampling.thinking_tokens}" if sampling.thinking_tokens else ""
+    click.echo(f"--- a response ends at {ends}, or after {sampling.max_new_tokens} tokens{thought}")

@@ -136,11 +136,13 @@ class Protocol:
         if self.judge:
             self.prompts.judge(question, ["2"])
 
-    def sample_chats(self, question: str) -> list[tuple[str, list[Message]]]:
+    def sample_chats(self, question: str, hint: bool = False) -> list[tuple[str, list[Message]]]:
         """One chat of every kind, by a title, with marks in place of what agents and the summarizer write."""
         others = [f"[solution of agent {n + 1}]" for n in range(1, max(2, self.agents))]
-        first = user(self.first_prompt(question, 0))
-        found = [("first answer of agent 1", [*self.openings.get("first", ()), first])]
+        first, opening = user(self.first_prompt(question, 0)), self.openings.get("first", ())
+        found = [("first answer of agent 1", [*opening, first])]
+        if hint:
+            found.append(("answer with a hint", [*opening, user(self.prompts.hint(question, "[gold answer]"))]))
         if self.rounds > 1:
             read: str | list[str] = others
             if self.summaries:

@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from hpcmaf.answers import AnswerForm
+from hpcmaf.cli.prompts import command
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.recipe import Selection as Rules
 from hpcmaf.debate.protocol import Protocol, debate
@@ -143,3 +145,20 @@ def test_the_kind_of_answer_is_the_recipes(recipe):
     asked = recipe.task.model_copy(update={"answer": "letter"})
     made = protocol_of(recipe, METHODS["maft"], asked, 2, 1)
     assert made.answer_form == AnswerForm.LETTER and replace(made, prompts=None).agents == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "titles"),
+    [
+        ("maft", ["first answer of agent 1", "summary for agent 1", "updated answer of agent 1"]),
+        ("maft-no-summary", ["first answer of agent 1", "updated answer of agent 1"]),
+        ("majority", ["first answer of agent 1"]),
+        ("star", ["first answer of agent 1", "answer with a hint"]),
+        ("single-agent-ft-no-debate", ["first answer of agent 1", "summary for agent 1", "updated answer of agent 1"]),
+    ],
+)
+def test_those_prompts_are_printed_that_a_method_has(method: str, titles: list[str]):
+    words = ["--recipe", "arithmetic/micro", "--method", method, "--set", "sampling.thinking_tokens=9"]
+    done = CliRunner().invoke(command, words, catch_exceptions=False)
+    shown = [line[4:].partition(":")[0] for line in done.output.splitlines() if line.startswith("--- ")]
+    assert shown[:-1] == titles and shown[-1].endswith("tokens, its thought after 9")
