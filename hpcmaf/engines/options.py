@@ -61,6 +61,11 @@ class VllmOptions(Strict):
         """What a server does while agents are trained; one whose weights change then is of no use afterwards."""
         return "share" if device != "cuda" else "stop" if tuning == "full" else self.while_training
 
+    def shared_by(self, bases: int) -> VllmOptions:
+        """The same for each of several bases, whose servers divide the GPUs' memory."""
+        share = round(self.gpu_memory_utilization / bases, 3)
+        return self if bases == 1 else self.model_copy(update={"gpu_memory_utilization": share})
+
     def arguments(self, served: ServedModels, device: str, adapters: AdapterShape | None) -> dict[str, Any]:
         """Options of ``vllm serve`` for a base with room for adapters; ``None`` leaves one to vLLM."""
         cuda, small_cache = device == "cuda", self.kv_cache_dtype.startswith("fp8")

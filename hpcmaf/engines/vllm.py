@@ -94,11 +94,7 @@ class VllmEngine(HttpEngine):
     ) -> None:  # fmt: skip
         super().__init__(journal, on_batch)
         self.served, self.prompts = served, Prompts(served)
-        self.device, self.options = pick_device(device).type, options or VllmOptions()
-        if bases > 1:
-            share = round(self.options.gpu_memory_utilization / bases, 3)
-            self.options = self.options.model_copy(update={"gpu_memory_utilization": share})
-        self._others = bases - 1
+        self.device, self.options = pick_device(device).type, (options or VllmOptions()).shared_by(bases)
         if self.options.reproducible and self.device != "cuda":
             reason = "vLLM's batch invariance needs a GPU; on a CPU use engine: transformers"
             raise EngineError(f"generation.reproducible: {reason}")
@@ -116,7 +112,9 @@ class VllmEngine(HttpEngine):
         self._arguments = self.options.arguments(served, self.device, room)
         self.capacity = checkpoints_per_gpu(served, self.options, self.device) if self._full else 1
         if self.capacity > 1:
-            self._arguments["gpu_memory_utilization"] = round(self._arguments["gpu_memory_utilization"] / self.capacity, 3)
+            share = self._arguments["gpu_memory_utilization"] / self.capacity
+            self._arguments["gpu_memory_utilization"] = round(share, 3)
+        self._side_by_side = self.capacity + bases - 1  # servers of all bases on a GPU
         for _ in range(halvings):
             self._arguments |= smaller(self._arguments, "out of memory") or {}
         self._wanted, self._again = servers.digest(self._arguments), False
@@ -231,7 +229,7 @@ class VllmEngine(HttpEngine):
         where.mkdir(mode=0o700, exist_ok=True)
         name, rests = servers.digest([self._wanted, key]), self.options.rests(self.device, self.served.tuning)
         async with locked(where / "lock", None, self.check, "another task to start its vLLM server"):
-            server = await servers.running(where, name, self.capacity + self._others, rests == "sleep")
+            server = await servers.running(where, name, self._side_by_side, rests == "sleep")
             fresh = server is None
             facts = {"spec": name, "while_training": rests}
             server = server or await self._start(key, number, facts, where, devices)

@@ -16,7 +16,8 @@ from hpcmaf.cli.diversity import command
 from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.errors import DataError
-from hpcmaf.evaluation.diversity import dissimilarity, kl_between, kl_to_base, nll_under_others
+from hpcmaf.evaluation.diversity import kl_between, kl_to_base, nll_under_others
+from hpcmaf.evaluation.embedding import dissimilarity
 from hpcmaf.tasks.problems import Problem
 
 
@@ -182,7 +183,7 @@ def test_a_sentence_encoder_of_two_halves(tmp_path: Path) -> None:
     import torch
     from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration
 
-    from hpcmaf.evaluation.diversity import embed
+    from hpcmaf.evaluation.embedding import embed
     from tests.tiny_models import tiny_tokenizer
 
     tokenizer = tiny_tokenizer()

@@ -97,6 +97,18 @@ def test_two_architectures_in_one_society(tmp_path: Path) -> None:
                 assert {turn.text for turn in turns} <= {"3", "4", "55"}
             assert [len(one.conversation(n, 2)) for n in range(3)] == [4, 5, 4]
 
+    plan = hpcmaf("plan", "--recipe", recipe, "--run", calm.root)
+    assert "llama: 4 trained (lora): generator-0" in plan and "qwen: 2 trained (full): generator-2, critic-2" in plan
+    assert f"other bases: critic-2: {tmp_path / 'qwen'}" in hpcmaf("solve", calm.root, "1+2*3+4-5*6")
+    assert "different vocabularies: 2" in hpcmaf("diversity", calm.root, "--iter", "1")
+    measures = json.loads(calm.diversity(1).read_text())["measures"]
+    assert all(measures[name]["problems"] == 4 for name in ("embedding", "nll", "kl_agents", "kl_base"))
+    report = hpcmaf("aggregate", calm.root, "--out", tmp_path / "report")
+    assert "llama + qwen" in report and "1, qwen" in report
+    for agent, kind in (("critic-2", "qwen2"), ("critic-1", "llama")):
+        hpcmaf("export", calm.root, "--agent", agent, "--as", "model", "--out", tmp_path / agent)
+        assert json.loads((tmp_path / agent / "config.json").read_text())["model_type"] == kind
+
 
 @pytest.mark.parametrize(
     ("settings", "said"),
@@ -110,9 +122,9 @@ def test_two_architectures_in_one_society(tmp_path: Path) -> None:
         ("agents.0.sampling.temperature=-1", "agents.0.sampling: temperature: should be greater than or equal to 0"),
         ("agents.critic-0.training.lora.rank=0", "agents.critic-0.training: lora.rank: should be greater than"),
         ("agents.0.training.quantize=fp8", ""),
-        ("agents={'0': {tuning: full, training: {quantize: fp8}}}", "agents.0.training: quantize 'fp8' goes with tuning"),
+        ("agents={'0': {tuning: full, training: {quantize: fp8}}}", "agents.0.training: quantize 'fp8' goes with"),
         ("agents.0.training.loss_on=all_turns", "agents.0.training.loss_on: is the same for all agents"),
-        ("agents.summarizer.sampling.top_p=0.5", "agents.summarizer.sampling: of its own the summarizer has a model alone"),
+        ("agents.summarizer.sampling.top_p=0.5", "agents.summarizer.sampling: of its own the summarizer has"),
         ("agents.summarizer.model.path=x", ""),
         ("agents.0.prompts=nowhere.yaml", "task.prompts: nowhere.yaml: no such file beside the recipe or here"),
     ],
