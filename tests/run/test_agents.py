@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,9 +20,10 @@ from hpcmaf.config.recipe import Lora, Recipe
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.debate.society import Society
 from hpcmaf.engines import Request, Sampling, ServedModels
+from hpcmaf.engines.journal import Journal
 from hpcmaf.engines.router import RoutingEngine
 from hpcmaf.errors import ConfigError
-from hpcmaf.jobs.debate import protocol_of
+from hpcmaf.jobs.debate import make_engine, protocol_of
 from hpcmaf.jobs.serving import adapter_room, models_of, society_of, trained_agents
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import build_plan
@@ -206,3 +208,11 @@ def test_studies_share_nothing_between_societies_of_other_bases() -> None:
         plan = build_plan(load_recipe(overrides=own, iterations=1), load_profile(), problems, "base")
         keys.append(set(Keys(plan).found.values()))
     assert not keys[0] & keys[1] and not keys[1] & keys[2] and not keys[0] & keys[2]
+
+
+def test_another_base_is_another_model_of_an_endpoint() -> None:
+    site = ("generation.engine=endpoint", "generation.endpoint={url: 'http://localhost:1/v1', model: own}")
+    recipe = load_recipe(overrides=["agents.2.model.path=smol", "method=debate"])
+    context = SimpleNamespace(recipe=recipe, profile=load_profile(overrides=site), halvings=0)
+    engine = make_engine(context, {}, Journal(), None)  # type: ignore[arg-type]
+    assert [one.options.model for one in engine.engines.values()] == ["own", "smol"]

@@ -83,6 +83,23 @@ def full_agents(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
     return {name: str(folder / name) for name in names}
 
 
+def other_base(folder: Path) -> Path:
+    """A random Qwen2 with one token more than the packaged base."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
+
+    tokenizer = AutoTokenizer.from_pretrained(base_path())
+    tokenizer.add_tokens(["<another>"])
+    ends = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 1024}
+    size = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    torch.manual_seed(0)
+    config = Qwen2Config(vocab_size=len(tokenizer), **ends, **heads, **size)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def served(agents: dict[str, str] | None = None, tuning: str = "lora", base: Path | None = None) -> ServedModels:
     """The base and agents, in float32."""
     return ServedModels(str(base or base_path()), tuning, agents or {}, "float32")  # type: ignore[arg-type]

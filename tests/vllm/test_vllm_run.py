@@ -16,15 +16,15 @@ import pytest
 from hpcmaf.engines.server import servers_folder
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store import verify
-from tests.vllm.societies import command
+from tests.vllm.societies import command, other_base
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(3000)]
 SHAPE = ("task.train=16", "task.eval=12", "debate.agents=2", "training.epochs=1")
 
 
-def submit(root: Path, iterations: int = 1) -> subprocess.Popen[str]:
+def submit(root: Path, iterations: int = 1, own: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     site = {"engine": "vllm", "server_command": command(), "kv_cache_gb": 0.1, "device": "cpu", "problems_per_shard": 8}
-    words = [word for value in (*SHAPE, f"iterations={iterations}") for word in ("--set", value)]
+    words = [word for value in (*SHAPE, f"iterations={iterations}", *own) for word in ("--set", value)]
     words += [word for key, value in site.items() for word in ("--set-profile", f"generation.{key}={value}")]
     words += ["--set-profile", "jobs=2", "--run", str(root)]
     return subprocess.Popen(
@@ -102,3 +102,27 @@ def test_kills_leave_no_server_and_lose_nothing(tmp_path: Path) -> None:
     output, _ = driver.communicate()
     assert driver.returncode == 0, output
     check(root, seen)
+
+
+def test_every_base_of_a_society_has_servers_of_its_own(tmp_path: Path) -> None:
+    """Adapters on one base, whole checkpoints of another architecture; the servers are killed once."""
+    root, base = tmp_path / "run", other_base(tmp_path / "qwen")
+    own = (f"agents.1.model.path={base}", "agents.1.tuning=full", f"agents.summarizer.model.path={base}")
+    driver = submit(root, own=own)
+    while driver.poll() is None and len(groups(root)) < 2:
+        time.sleep(0.1)
+    seen = {*groups(root)}
+    assert len(seen) == 2
+    for group in seen:
+        os.kill(group, signal.SIGKILL)
+    driver.communicate()
+    driver = submit(root, own=own)
+    output, _ = driver.communicate()
+    assert driver.returncode == 0, output
+    check(root, seen)
+    assert [path.name for path in sorted(root.rglob("server*.log"))].count("server-base1.log") >= 1
+    run = RunDir(root)
+    kinds = {name: (run.agent(1, name) / "adapter_config.json").exists() for name in ("critic-0", "critic-1")}
+    assert kinds == {"critic-0": True, "critic-1": False}
+    rows = [row for row in json.loads(run.ledger(1).read_text())["rows"] if row.get("base") == str(base)]
+    assert {row["agent"] for row in rows} == {"generator-1", "critic-1", "summarizer"}
