@@ -147,6 +147,9 @@ def make_engine(context: TaskContext, models: dict[str, str], journal: Journal, 
     if generation.engine == "vllm":
         from hpcmaf.engines.vllm import VllmEngine
 
+        # As many as once all agents are trained, or servers would be given another share of the memory then.
+        bases = len(models_of(context.recipe, dict.fromkeys(context.trained, "")))
+
         def on_servers(one: ServedModels) -> VllmEngine:
             log = context.attempt / "server.log"
             return VllmEngine(
@@ -157,7 +160,7 @@ def make_engine(context: TaskContext, models: dict[str, str], journal: Journal, 
                 log=log if one is served[0] else log.with_stem(f"server-base{served.index(one)}"),
                 room=adapter_room(context.recipe, one),
                 halvings=context.halvings,
-                bases=len(served),
+                bases=bases,
                 **shared,
             )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.config.profile import Profile
-from hpcmaf.config.recipe import Recipe, TaskSource
+from hpcmaf.config.recipe import Model, Recipe, TaskSource
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.engines.basemodel import base_model
 from hpcmaf.errors import ConfigError, EngineError, PlanChangedError
@@ -67,6 +67,7 @@ def plan_run(run: RunDir, recipe: Recipe, profile: Profile) -> tuple[Plan, Split
     for name in (None, *recipe.named):
         one = recipe.of(name)
         check_base(one.model)
+        _validate_template(one.model)
         paths.append(base_model(one.model.path))
         if name is not None and name not in trained:
             continue
@@ -100,9 +101,9 @@ def plan_run(run: RunDir, recipe: Recipe, profile: Profile) -> tuple[Plan, Split
     return build_plan(recipe, profile, problems, base), splits
 
 
-def _validate_prompts(recipe: Recipe) -> None:
-    """Refuse prompts that a task does not have, and a user's chat template, before the run is bound to them."""
-    model, base = recipe.model, base_model(recipe.model.path)
+def _validate_template(model: Model) -> None:
+    """Refuse a user's chat template that loses turns."""
+    base = base_model(model.path)
     if model.chat_template and Path(base).is_dir():
         from hpcmaf.engines.chat import ChatFormat  # slow, and seldom needed here
 
@@ -111,6 +112,10 @@ def _validate_prompts(recipe: Recipe) -> None:
             chat.prompt_ids([{"role": "user", "content": "1+2"}])
         except EngineError as error:
             raise ConfigError(str(error)) from error
+
+
+def _validate_prompts(recipe: Recipe) -> None:
+    """Refuse prompts that a task does not have before the run is bound to them."""
     method, debate = METHODS[recipe.method], recipe.debate
     practice, inference = (
         shape(debate.agents, debate.rounds) for shape in (method.rollout_shape, method.inference_shape)

@@ -76,9 +76,7 @@ def cost_table(run: Run) -> Table:
             peak = f"{cost[PEAK] / 2**30:.2f}" if cost[PEAK] else NONE
             rows.append((f"{iteration_name(t)}{mark}", *tokens, f"{cost['wall_seconds']:,.1f}", _seconds(cost), peak))
     header = ("iteration", "prompt tokens", "completion tokens", "training tokens", "wall s", "GPU s", "peak GiB")
-    note = "Seconds are added up over jobs, also over those that ran side by side; debates' are of no single base."
-    if not any(row.get("base") for ledger in run.ledgers.values() for row in ledger):
-        note = f"{note.partition(';')[0]}."
+    note = "Seconds are added up over jobs, also over those that ran side by side."
     return Table(f"{run.name}: cost", header, tuple(rows), note)
 
 
