@@ -291,9 +291,8 @@ def _term(statement: str, form: AnswerForm) -> str | None:
     if form is AnswerForm.TEXT:
         return sentence[:200].strip() or None
     clause = _CLAUSE_END.split(sentence, maxsplit=1)[0].rstrip("., ")
-    words = re.findall(r"[A-Za-z]{2,}", clause)
     if len(clause) <= 60 and clause:
-        if _TEXT_ANSWERS.fullmatch(clause) or not words:
+        if _TEXT_ANSWERS.fullmatch(clause) or not re.search(r"[A-Za-z]{2}", clause):
             return clause if re.search(r"\w", clause) else None
         if len(clause.split()) <= 2 and re.search(r"\d", clause):
             return clause
