@@ -27,9 +27,10 @@ import click
     "--data",
     default="own",
     show_default=True,
-    metavar="own|pairs|union|responses|gold",
-    help="own: each agent's, as in the method; pairs: what an agent is to prefer, for DPO; for one model: their union; "
-    "all responses that match the vote; or STaR's, by gold.",
+    metavar="own|pairs|judged|groups|union|responses|voted|gold",
+    help="own: each agent's, as in the method; pairs: what an agent is to prefer, for DPO; judged: all responses and "
+    "whether they match the vote, for KTO; groups: those to one question with advantages, for GRPO; for one model: "
+    "their union; all responses that match the vote; voted: own, and what one model is to say alone; STaR's, by gold.",
 )
 @click.option(
     "--critics",

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from datetime import date as Day
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from hpcmaf.config.agents import BY_NUMBER, AgentSettings, check_agents, names_of, resolved
-from hpcmaf.debate.methods import METHODS
+from hpcmaf.debate.methods import METHODS, Objective
 from hpcmaf.engines.chat import DATE
 from hpcmaf.files.yaml import Strict, added
 from hpcmaf.tasks import TASKS
 from hpcmaf.tasks.promptfile import PromptFile
+
+# Debates of a problem that are a group of grpo's, where a recipe does not say.
+_GROUP = 4
 
 
 def _day(value: str) -> str:
@@ -92,6 +95,7 @@ class Debate(Strict):
         "plurality", "plurality, or weighted by how often an agent agreed with the vote in training debates"
     )
     aggregate: Literal["vote", "judge"] = added("vote", "vote, or judge: the base picks one of the last answers")
+    samples: int = added(1, "how often each training problem is debated, 1 to 1000", ge=1, le=1000)
 
 
 class Sampling(Strict):
@@ -132,6 +136,9 @@ class Selection(Strict):
     cut_off: Literal["drop", "keep"] = Field(
         "drop", description="drop or keep, as training data, responses that ended at sampling.max_new_tokens"
     )
+    form_reward: float = added(
+        0.0, "what grpo gives, beside 1 for agreeing, for an answer that can be read", ge=0.0
+    )
 
 
 class Lora(Strict):
@@ -148,8 +155,14 @@ class Training(Strict):
 
     tuning: Literal["lora", "full"] = "lora"
     lora: Lora = Lora()
-    objective: Literal["sft", "dpo"] = Field("sft", description="sft, or dpo, which is method maft-dpo")
+    objective: Objective = Field("sft", description="sft, or dpo, kto or grpo, which are methods maft-dpo and so on")
     dpo_beta: float = Field(0.1, gt=0.0, description="how much a preference may cost in distance from the start")
+    kto_beta: float = added(0.1, "how much a verdict may cost in distance from the start", gt=0.0)
+    grpo_beta: float = added(0.04, "weight of the divergence from the base beside the reward", ge=0.0)
+    grpo_clip: float = added(0.2, "how far a token's probability ratio is rewarded from 1", gt=0.0, lt=1.0)
+    minority_weight: float = added(
+        1.0, "kto and grpo: weight of responses that lose, beside 1 for those that win", ge=0.0
+    )
     epochs: int = Field(2, ge=1)
     learning_rate: float = Field(1e-5, gt=0.0, description="a positive number, such as 1e-5, or 1e-4 for adapters")
     batch_size: int = Field(32, ge=1, description="sequences per optimiser step, over all processes")
@@ -233,21 +246,26 @@ class Recipe(Strict):
     @model_validator(mode="before")
     @classmethod
     def _one_objective(cls, values: Any) -> Any:
-        """``method: maft-dpo`` and ``training.objective: dpo`` are one setting in two places: either implies the other."""
+        """``method: maft-dpo`` and ``training.objective: dpo`` are one setting in two places: either implies the other.
+
+        So it is with ``kto`` and ``grpo``; of the latter four debates of a problem are a group where nothing is said.
+        """
         training = values.get("training", {}) if isinstance(values, dict) else None
         if not isinstance(training, dict):
             return values
         method, objective = values.get("method", "maft"), training.get("objective")
         if not isinstance(method, str):
             return values
-        if objective == "dpo" and method == "maft":
-            return values | {"method": "maft-dpo"}
+        if method == "maft" and f"maft-{objective}" in METHODS:
+            method = f"maft-{objective}"
         wanted = METHODS[method].objective if method in METHODS else objective
-        if objective is None and wanted == "dpo":
-            return values | {"training": training | {"objective": "dpo"}}
-        if objective in ("sft", "dpo") and objective != wanted:
+        if objective in get_args(Objective) and objective != wanted:
             raise ValueError(f"training.objective is {objective}, but method {method} is trained by {wanted}; drop it")
-        return values
+        if wanted == "grpo" and isinstance(debate := values.get("debate", {}), dict):
+            values = values | {"debate": {"samples": _GROUP} | debate}
+        if objective is None and wanted not in (None, "sft"):
+            training = training | {"objective": wanted}
+        return values | {"method": method, "training": training}
 
     @field_validator("method")
     @classmethod
@@ -276,6 +294,8 @@ class Recipe(Strict):
             raise ValueError("debate.rounds: one agent cannot debate; set debate.rounds to 1")
         if isinstance(self.debate.listen, int) and self.debate.listen >= self.debate.agents:
             raise ValueError(f"debate.listen: {self.debate.listen} is more than the other agents; write all")
+        if self.training.objective == "grpo" and self.debate.samples == 1:
+            raise ValueError("debate.samples: grpo compares debates of one problem; set debate.samples to 2 or more")
         if self.selection.critics == "disputed" and self.debate.agents < 3:
             raise ValueError(
                 "selection.critics: disputed needs others who can disagree; set debate.agents to 3 or more"

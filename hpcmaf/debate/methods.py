@@ -15,6 +15,7 @@ from hpcmaf.debate.society import Society
 
 # Name of the one model of methods that train one for all agents.
 SINGLE = "single"
+Objective = Literal["sft", "dpo", "kto", "grpo"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class Method:
     ----------
     trained
         Who is finetuned: no model, every agent a model of its own, the
-        generators alone, or one model that plays all agents.
+        generators alone, one model that plays all agents, or (``distilled``)
+        every agent and one model that learns what their debates come to.
     rollout
         What is run on training problems: the debate; N first answers and no
         debate; or one answer, and where gold says it is wrong a second one
@@ -42,8 +44,9 @@ class Method:
         What they are finetuned on, a key of
         :data:`hpcmaf.selection.select.DATA`.
     objective
-        What finetuning is after: to say what the data says, or to prefer one
-        answer of each pair to the other.
+        What finetuning is after: to say what the data says, to prefer one
+        answer of each pair to the other, or to say more of what the vote
+        confirms and less of what it does not, by KTO or by GRPO.
     inference
         What is run on evaluation problems: the debate, N answers and their
         vote, or one answer.
@@ -64,10 +67,10 @@ class Method:
 
     name: str
     about: str
-    trained: Literal["none", "agents", "generators", "single"] = "agents"
+    trained: Literal["none", "agents", "generators", "single", "distilled"] = "agents"
     rollout: Literal["debate", "answers", "hints"] = "debate"
-    data: Literal["own", "pairs", "union", "responses", "gold"] = "own"
-    objective: Literal["sft", "dpo"] = "sft"
+    data: Literal["own", "pairs", "judged", "groups", "union", "responses", "voted", "gold"] = "own"
+    objective: Objective = "sft"
     inference: Literal["debate", "vote", "answer"] = "debate"
     summaries: bool = True
     critic_style: Literal["dispute", "cooperate"] = "dispute"
@@ -88,7 +91,7 @@ class Method:
         generators = [f"generator-{n}" for n in range(agents)]
         critics = [f"critic-{n}" for n in range(agents)] if rounds > 1 else []
         names = {"none": [], "agents": generators + critics, "generators": generators, "single": [SINGLE]}
-        return names[self.trained]
+        return (names | {"distilled": generators + critics + [SINGLE]})[self.trained]
 
     def rollout_shape(self, agents: int, rounds: int) -> Shape:
         """What training debates look like, of a recipe's N and M."""
@@ -102,7 +105,8 @@ class Method:
         """Which of the trained models each of N agents speaks with; the others are the base."""
 
         def model(role: str, n: int) -> str | None:
-            name = SINGLE if self.trained == "single" else f"{role}-{n}"
+            alone = self.trained == "single" or (self.trained == "distilled" and evaluating)
+            name = SINGLE if alone else f"{role}-{n}"
             return name if name in models else None
 
         fixed = self.first_answers_by if evaluating else None
@@ -180,6 +184,25 @@ METHODS: dict[str, Method] = {
             "maft by preference: of a round's answers, one that matches the consensus over one that does not",
             data="pairs",
             objective="dpo",
+        ),
+        Method(
+            "maft-kto",
+            "maft by verdict: more of what matches the consensus, less of what does not (KTO)",
+            data="judged",
+            objective="kto",
+        ),
+        Method(
+            "maft-grpo",
+            "maft by reward: each problem is debated several times, what matches the consensus is rewarded (GRPO)",
+            data="groups",
+            objective="grpo",
+        ),
+        Method(
+            "distil",
+            "maft, and one model that learns what its debates come to and answers alone",
+            trained="distilled",
+            data="voted",
+            inference="answer",
         ),
     )
 }

@@ -66,6 +66,11 @@ class Utterance:
         """Whether it ended at the limit on tokens, in the middle of what it had to say."""
         return self.finish_reason == "length"
 
+    @property
+    def well_formed(self) -> bool:
+        """Whether it came to its end, and an answer could be read from it."""
+        return self.answer is not None and not self.cut_off
+
 
 # A turn that nobody was asked for.
 NOT_ASKED = Utterance("answer", 1, 0, prompt="", text="", finish_reason="unknown")

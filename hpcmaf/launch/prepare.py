@@ -125,17 +125,24 @@ def _validate_prompts(recipe: Recipe) -> None:
 
 
 def draw(recipe: Recipe) -> Splits:
-    """Draw the training problems of the one task and the evaluation problems of the one evaluated on."""
+    """Draw the training problems of the one task and the evaluation problems of the one evaluated on.
+
+    With ``debate.samples`` each training problem is there so often, under ids of its own.
+    """
 
     def drawn(spec: TaskSource, train: int, eval: int) -> Splits:
         source = Path(spec.source) if spec.source else None
         return get_task(spec.name).splits(source, train, eval, recipe.seed, spec.levels)
 
     if recipe.evaluate_on is None:
-        return drawn(recipe.task, recipe.task.train, recipe.task.eval)
-    # Every task has two sides; of either only one is used.
-    train, eval = drawn(recipe.task, recipe.task.train, 1).train, drawn(recipe.evaluate_on, 1, recipe.task.eval).eval
-    return Splits(train, eval)
+        splits = drawn(recipe.task, recipe.task.train, recipe.task.eval)
+    else:
+        # Every task has two sides; of either only one is used.
+        train = drawn(recipe.task, recipe.task.train, 1).train
+        splits = Splits(train, drawn(recipe.evaluate_on, 1, recipe.task.eval).eval)
+    again = range(2, recipe.debate.samples + 1)
+    train = [one for first in splits.train for one in (first, *(replace(first, id=f"{first.id}#{k}") for k in again))]
+    return Splits(train, splits.eval)
 
 
 def write_profile(run: RunDir, profile: Profile) -> None:

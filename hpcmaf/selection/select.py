@@ -20,10 +20,12 @@ from hpcmaf.answers import Vote
 from hpcmaf.config.recipe import Selection as Rules
 from hpcmaf.debate.consensus import agrees, consensus, others_agree
 from hpcmaf.debate.health import Tally
+from hpcmaf.debate.methods import SINGLE
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import DataError
 from hpcmaf.files.publish import atomic_path, write_json
 from hpcmaf.selection.balance import drawer, mix_trajectories
+from hpcmaf.selection.groups import advantages
 from hpcmaf.selection.pairs import opposed, pair
 from hpcmaf.selection.sources import Dataset, LossOn, counts, source
 from hpcmaf.store import Store
@@ -128,7 +130,7 @@ def select(
             chosen.consensus[problem] = label.answer
             chosen.ties += label.tied
             chosen.agreed.update(n for n, agrees in enumerate(label.agrees) if agrees)
-        taken = label.answer is None
+        answered = False
         # With one round there are no critics.
         for dataset in (part for part in chosen.datasets if rounds > 1 or not part.critic):
             turn = dataset.turn(transcript)
@@ -137,14 +139,24 @@ def select(
                 continue
             if any(turn.cut_off for turn in dataset.trained_turns(transcript, loss_on)):
                 dataset.cut_off.add(problem)
-            if not taken and _is_candidate(transcript, dataset, label, rules):
+            if label.answer is None or (dataset.fresh and answered):
+                continue
+            if _is_candidate(transcript, dataset, label, rules):
                 # D+ began right, D- is what was corrected: its first answer does not match the label.
                 first = agrees(transcript.answers[0][dataset.index].answer, label, transcript)
-                dataset.labels[problem] = "positive" if first and not dataset.fresh else "negative"
-                # A retry counts where the first answer does not.
-                taken = by_gold
+                right = _confirmed(transcript, dataset, label) if dataset.judged else first and not dataset.fresh
+                dataset.labels[problem] = "positive" if right else "negative"
+                # A retry, or a last answer, counts where no first one does.
+                answered = answered or dataset.model == SINGLE
+                if dataset.grouped:
+                    form = transcript.answers[turn - 1][dataset.index].well_formed
+                    group = dataset.rewards.setdefault(transcript.problem.question, {})
+                    group[problem] = right + rules.form_reward * form
     for dataset in chosen.datasets:
         dataset.kept = set(dataset.labels)
+        if dataset.grouped:
+            dataset.advantages = advantages(dataset.rewards.values())
+            dataset.kept = set(dataset.advantages)
         if dataset.mixed:
             draw = drawer(seed, iteration, dataset.agent)
             dataset.kept = mix_trajectories(dataset.ids("positive"), dataset.ids("negative"), rules.w, rules.mix, draw)
@@ -163,15 +175,23 @@ def _is_candidate(transcript: Transcript, dataset: Dataset, label: Vote, rules: 
         before = [turn.answer for turn in transcript.answers[m - 2]]
         if others_agree(before, n, transcript.same) is not None:
             return False
+    if dataset.judged:
+        return True
     turns = transcript.answers[m - 1]
     if dataset.paired:
         found = opposed(transcript, m, n, label, {i for i, turn in enumerate(turns) if turn.cut_off} if drop else ())
         if found is not None:
             dataset.sides[problem] = found
         return found is not None
+    return _confirmed(transcript, dataset, label)
+
+
+def _confirmed(transcript: Transcript, dataset: Dataset, label: Vote) -> bool:
+    """Whether the consensus is what a dataset's agent said in its round."""
+    n, m = dataset.index, dataset.turn(transcript)
     if label.agrees and m == transcript.ended:
         return label.agrees[n]
-    return agrees(turns[n].answer, label, transcript)
+    return agrees(transcript.answers[m - 1][n].answer, label, transcript)
 
 
 def line(transcript: Transcript, dataset: Dataset, answer: str, thinking: str = "keep") -> str:
@@ -198,6 +218,8 @@ def line(transcript: Transcript, dataset: Dataset, answer: str, thinking: str = 
     }
     if opening and not dataset.paired:
         record["opening"] = len(opening)
+    if dataset.grouped:
+        record["advantage"] = dataset.advantages[problem]
     # Model output may contain lone surrogates, which UTF-8 cannot: escape.
     return json.dumps(record, ensure_ascii=True) + "\n"
 

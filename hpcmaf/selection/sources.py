@@ -33,11 +33,18 @@ class Dataset:
         Whether the share w of corrections is kept to, rather than all kept;
         the answer is stored as if it had been given at once, without the turns
         before it; a sample is a pair of answers rather than one.
+    judged, grouped
+        Whether responses that are not confirmed are samples too; and whether
+        each is set against the agent's other ones to the same question.
     sides
         Of pairs: whose the confirmed answer is, and whose the other.
+    rewards, advantages
+        Of groups: question to problem ids and their rewards; by how much
+        each is above its group's mean.
     labels
         Candidates: problem id to ``"positive"`` or, for a trajectory that
-        began wrong and ended right, ``"negative"``.
+        began wrong and ended right, ``"negative"``. Of judged ones: whether
+        they are confirmed.
     kept
         The problems chosen out of them.
     cut_off
@@ -55,8 +62,12 @@ class Dataset:
     mixed: bool = False
     fresh: bool = False
     paired: bool = False
+    judged: bool = False
+    grouped: bool = False
     labels: dict[str, Label] = field(default_factory=dict)
     sides: dict[str, tuple[int, int]] = field(default_factory=dict)
+    rewards: dict[str, dict[str, float]] = field(default_factory=dict)
+    advantages: dict[str, float] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
     cut_off: set[str] = field(default_factory=set)
     stopped: int = 0
@@ -71,14 +82,15 @@ class Dataset:
 
     def turn(self, transcript: Transcript) -> int:
         """The round that it takes from a debate; 0 where there is none, as the debate had ended."""
-        if self.fresh or self.round <= transcript.ended:
+        if self.round <= transcript.ended or (self.fresh and not self.critic):
             return self.round
         return transcript.ended if self.critic and transcript.ended > 1 else 0
 
     def trained_turns(self, transcript: Transcript, loss_on: LossOn) -> Iterator[Utterance]:
         """The agent's own responses that carry loss in a sample of a debate."""
         last = self.turn(transcript)
-        first = 1 if loss_on == "all_turns" and not self.fresh and not self.paired else max(1, last)
+        whole = loss_on == "all_turns" and not (self.fresh or self.paired or self.judged)
+        first = 1 if whole else max(1, last)
         return (answers[self.index] for answers in transcript.answers[first - 1 : last])
 
     def ids(self, label: Label) -> list[str]:
@@ -97,6 +109,13 @@ def _responses(agents: int, rounds: int) -> list[Dataset]:
     return [Dataset(f"agent-{n} round {m}", n, m, SINGLE) for n in range(agents) for m in range(1, rounds + 1)]
 
 
+def _voted(agents: int, rounds: int) -> list[Dataset]:
+    """What each agent learns, and for one model the confirmed first answers or, without any, a last one."""
+    firsts = [Dataset(f"generator-{n} alone", n, 1, SINGLE) for n in range(agents)]
+    lasts = [Dataset(f"critic-{n} alone", n, rounds, SINGLE, fresh=True) for n in range(agents)]
+    return _own(agents, rounds) + firsts + lasts
+
+
 def _by_gold(agents: int, rounds: int) -> list[Dataset]:
     """STaR: first answers, and answers to the hint, without the hint."""
     return [Dataset("answered", 0, 1, SINGLE), Dataset("hinted", 0, 2, SINGLE, fresh=True)]
@@ -107,8 +126,12 @@ DATA: Mapping[str, tuple[Callable[[int, int], list[Dataset]], bool]] = {
     "own": (_own, False),
     # Of preferences w does not apply, as each pair has both kinds of answer.
     "pairs": (partial(_own, paired=True, mixed=False), False),
+    # Nor of verdicts, which the data has of both kinds.
+    "judged": (partial(_own, judged=True, mixed=False), False),
+    "groups": (partial(_own, judged=True, grouped=True, mixed=False), False),
     "union": (partial(_own, model=SINGLE), False),
     "responses": (_responses, False),
+    "voted": (_voted, False),
     "gold": (_by_gold, True),
 }
 

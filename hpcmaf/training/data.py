@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpcmaf.debate.methods import Objective
 from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.errors import DataError, TrainingError
 from hpcmaf.seeding import derive_seed
@@ -26,11 +27,15 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class TokenSample:
-    """One training text in tokens; ``target`` marks those that carry loss."""
+    """One training text in tokens; ``target`` marks those that carry loss.
+
+    ``signal``: of KTO 1 where the response is desirable, else -1; of GRPO its advantage.
+    """
 
     id: str
     input_ids: list[int]
     target: list[bool]
+    signal: float = 1.0
 
     @property
     def target_tokens(self) -> int:
@@ -66,37 +71,37 @@ class TokenData:
 
 
 def load_tokens(
-    path: Path, chat: ChatFormat, *, max_length: int, loss_on: LossOn = "last_turn", pairs: bool = False
+    path: Path, chat: ChatFormat, *, max_length: int, loss_on: LossOn = "last_turn", objective: Objective = "sft"
 ) -> TokenData:
-    """Render and tokenize a dataset of chats, or of preference pairs, as generation renders them.
+    """Render and tokenize a dataset of chats, or for ``dpo`` of preference pairs, as generation renders them.
 
     A sample with a text longer than ``max_length`` tokens is dropped whole:
     cutting it would cut off its answer, the one part that carries loss. For
-    ``loss_on`` see :meth:`hpcmaf.engines.chat.ChatFormat.sample`; of pairs
-    their answers carry it.
+    ``loss_on`` see :meth:`hpcmaf.engines.chat.ChatFormat.sample`; of what is
+    compared or rewarded, the last turn carries it.
 
     Raises
     ------
     DataError
-        A line is no chat, or no pair.
+        A line is no chat, or no pair, or lacks its verdict or advantage.
     TrainingError
         A sample has no token that carries loss.
     """
     samples: list[TokenSample | TokenPair] = []
-    dropped = 0
+    dropped, pairs = 0, objective == "dpo"
     for number, line in _lines(path):
         try:
             record = json.loads(line)
             chats = _pair(record) if pairs else [_chat(record)]
+            signal = _signal(record, objective)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-            what = "a preference pair" if pairs else "a line with messages"
-            raise DataError(f"{path}:{number}: not {what} ({error!r}); rerun selection") from error
+            raise DataError(f"{path}:{number}: not {_LINES[objective]} ({error!r}); rerun selection") from error
         name = f"{record.get('problem_id', 'line')}:{number}"
         rendered = [
-            chat.sample(messages, "last_turn" if pairs else loss_on, ended=ended, opening=opening)
+            chat.sample(messages, loss_on if objective == "sft" else "last_turn", ended=ended, opening=opening)
             for messages, ended, opening in chats
         ]
-        texts = [TokenSample(name, sample.input_ids, sample.target) for sample in rendered]
+        texts = [TokenSample(name, sample.input_ids, sample.target, signal) for sample in rendered]
         sample = TokenPair(name, *texts) if pairs else texts[0]
         if sample.target_tokens == 0:
             raise TrainingError(
@@ -107,6 +112,20 @@ def load_tokens(
         else:
             samples.append(sample)
     return TokenData(samples, dropped)
+
+
+_LINES: dict[Objective, str] = {
+    "sft": "a line with messages",
+    "dpo": "a preference pair",
+    "kto": "a line with messages and a label, positive or negative",
+    "grpo": "a line with messages and an advantage",
+}
+
+
+def _signal(record: dict[str, Any], objective: Objective) -> float:
+    if objective == "kto":
+        return {"positive": 1.0, "negative": -1.0}[record["label"]]
+    return float(record["advantage"]) if objective == "grpo" else 1.0
 
 
 # Messages, whether the last one was ended by its author, and how many before are worked examples.

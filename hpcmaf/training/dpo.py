@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 from torch.nn.functional import logsigmoid
 
 from hpcmaf.training.config import FinetuneJob
@@ -26,24 +25,16 @@ class Dpo(Objective):
 
     A pair's margin is by how much more than its reference the model prefers
     the chosen answer to the rejected one, in nats.
-
-    Parameters
-    ----------
-    run
-        The model under DeepSpeed, still as the job starts.
-    pairs
-        All of the job's. Every process has to come here with the same.
     """
 
     measures = ("reward_margin", "reward_accuracy")
     texts = 2
 
     def __init__(
-        self, run: torch.nn.Module, job: FinetuneJob, process: Process, pairs: Sequence[TokenPair], *, packed: bool
+        self, run: torch.nn.Module, job: FinetuneJob, process: Process, samples: Sequence[TokenPair], *, packed: bool
     ) -> None:
-        super().__init__(run, job, process, packed=packed)
-        self._sums = torch.zeros(len(self.measures), dtype=torch.float64, device=process.device)
-        self._reference = self._references(pairs)
+        super().__init__(run, job, process, samples, packed=packed)
+        self._reference = self.evaluate(samples, lambda *part: self._preferences(*part).tolist())
 
     def weight(self, batch: Sequence[TokenPair]) -> int:
         """Pairs."""
@@ -59,35 +50,8 @@ class Dpo(Objective):
         self._sums += torch.stack((rewards.detach().sum(), (rewards.detach() > 0).sum()))
         return -logsigmoid(rewards).sum()
 
-    def measured(self) -> list[float]:
-        """Sums of margins, times beta, and of right preferences since the last call."""
-        sums = self._sums.tolist()
-        self._sums.zero_()
-        return sums
-
     def _preferences(self, part: Sequence[TokenPair], filler: TokenPair) -> torch.Tensor:
         """How much likelier each pair's chosen answer is than its rejected one, in nats: float32[pairs]."""
         texts = [text for pair in part or [filler] for text in (pair.chosen, pair.rejected)]
-        batch, unlikely = self.likelihood(texts, texts[0])
-        if batch.lengths is None:
-            each = unlikely.sum(1)
-        else:
-            ends = torch.tensor(batch.lengths).cumsum(0)
-            text = torch.bucketize(batch.keep, ends, right=True).to(unlikely.device)
-            each = unlikely.new_zeros(len(texts)).index_add(0, text, unlikely[0])
-        return each[1::2] - each[::2]
-
-    def _references(self, pairs: Sequence[TokenPair]) -> dict[str, float]:
-        """The preferences of the model as it starts, by pair."""
-        found: dict[str, float] = {}
-        training = self._run.training
-        self._run.eval()
-        with torch.no_grad():
-            for part in self.parts(pairs):
-                preferred = self._preferences(part, pairs[0]).tolist()
-                found |= {pair.id: value for pair, value in zip(part, preferred, strict=False)}
-        self._run.train(training)
-        everyones = [found] * self._process.world_size
-        if self._process.world_size > 1:
-            dist.all_gather_object(everyones, found)
-        return {name: value for own in everyones for name, value in own.items()}
+        each = self.likelihoods(texts, texts[0])
+        return each[::2] - each[1::2]

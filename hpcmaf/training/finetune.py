@@ -27,11 +27,14 @@ from hpcmaf.training.checkpointer import Checkpointer
 from hpcmaf.training.config import FinetuneJob, check_packages
 from hpcmaf.training.data import TokenData, global_batches, load_tokens
 from hpcmaf.training.dpo import Dpo
+from hpcmaf.training.grpo import Grpo
+from hpcmaf.training.kto import Kto
 from hpcmaf.training.launch import Entry
 from hpcmaf.training.loop import train
 from hpcmaf.training.memory import flop_per_token, size_of
 from hpcmaf.training.metrics import Metrics
 from hpcmaf.training.model import compute_dtype, context_length, load_config, load_model, loading_device, trainable
+from hpcmaf.training.objective import Objective
 from hpcmaf.training.packing import Packing
 from hpcmaf.training.process import Process
 from hpcmaf.training.saving import save_adapter, save_checkpoint
@@ -41,6 +44,9 @@ from hpcmaf.training.stop import StopFlag
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+OBJECTIVES: dict[str, type[Objective]] = {"sft": Sft, "dpo": Dpo, "kto": Kto, "grpo": Grpo}
 
 
 @dataclass
@@ -76,8 +82,7 @@ def finetune(
         chat_template=job.chat_template, chat_template_kwargs=job.chat_template_kwargs,
     )
     longest = min(job.max_length, context_length(config) or job.max_length)
-    pairs = job.objective == "dpo"
-    data = load_tokens(Path(job.dataset), chat, max_length=longest, loss_on=job.loss_on, pairs=pairs)
+    data = load_tokens(Path(job.dataset), chat, max_length=longest, loss_on=job.loss_on, objective=job.objective)
     seed = derive_seed(job.seed, job.iteration, job.agent, "finetune")
     batches = global_batches(
         data.samples, batch_size=job.batch_size, epochs=job.epochs, seed=seed, even=job.even_batches
@@ -110,10 +115,7 @@ def finetune(
             engine = ds.start(model, job, dtype, len(batches), process.cuda, universal=checkpointer.converts)
             marks["engine"] = time.time()
             packing.check(engine, data.samples, process)
-            if pairs:
-                objective = Dpo(engine, job, process, data.samples, packed=packing.on)
-            else:
-                objective = Sft(engine, job, process, packed=packing.on)
+            objective = OBJECTIVES[job.objective](engine, job, process, data.samples, packed=packing.on)
             dropout = derive_seed(seed, "dropout", process.rank)
             random.seed(dropout)
             torch.manual_seed(dropout)

@@ -6,7 +6,8 @@ profile; :func:`run_finetune` here starts processes for it
 :mod:`hpcmaf.training.worker` and calls :mod:`hpcmaf.training.finetune` for
 every job of its list. That loads data and model, puts them under DeepSpeed
 (:mod:`hpcmaf.training.engine`), and hands batches and an objective
-(:mod:`hpcmaf.training.sft`, :mod:`hpcmaf.training.dpo`) to
+(:mod:`hpcmaf.training.sft`, :mod:`~hpcmaf.training.dpo`,
+:mod:`~hpcmaf.training.kto`, :mod:`~hpcmaf.training.grpo`) to
 :mod:`hpcmaf.training.loop`. What they write, this side publishes; it imports
 nothing heavy.
 """

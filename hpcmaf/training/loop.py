@@ -63,6 +63,7 @@ def train(
     losses = list(before)
     metrics.begin()
     for step, batch in enumerate(batches[len(before) :], len(before) + 1):
+        objective.begin(batch)
         weight, parts = objective.weight(batch), objective.parts(batch)
         total = torch.zeros((), dtype=torch.float64, device=process.device)
         for position, part in enumerate(parts, 1):

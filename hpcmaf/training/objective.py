@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from hpcmaf.training.attention import boundaries, to_device
 from hpcmaf.training.config import FinetuneJob
@@ -24,6 +25,9 @@ class Objective:
     ----------
     run
         What to call: the model under DeepSpeed.
+    samples
+        All of the job's; the model is still as the job starts. Every process
+        has to come here with the same.
     packed
         Whether texts share rows; the model's attention must be prepared for it.
 
@@ -38,8 +42,14 @@ class Objective:
     measures: tuple[str, ...] = ()
     texts = 1
 
-    def __init__(self, run: torch.nn.Module, job: FinetuneJob, process: Process, *, packed: bool) -> None:
+    def __init__(
+        self, run: torch.nn.Module, job: FinetuneJob, process: Process, samples: Sequence[Any], *, packed: bool
+    ) -> None:
         self._run, self._job, self._process, self._packed = run, job, process, packed
+        self._sums = torch.zeros(len(self.measures), dtype=torch.float64, device=process.device)
+
+    def begin(self, batch: Sequence[Any]) -> None:
+        """Before a step's first forward pass: find what its loss takes from the whole batch."""
 
     def weight(self, batch: Sequence[Any]) -> int:
         """What the sum over a whole step's batch is divided by."""
@@ -51,7 +61,9 @@ class Objective:
 
     def measured(self) -> list[float]:
         """Sums of each measure over this process's samples since the last call; divided by the weight of all."""
-        return []
+        sums = self._sums.tolist()
+        self._sums.zero_()
+        return sums
 
     def parts(self, batch: Sequence[Any]) -> list[Sequence[Any]]:
         """This process's forward passes, equally many in each process; some may be empty."""
@@ -68,6 +80,30 @@ class Objective:
         """A forward pass and :func:`negative_log_likelihood` of it."""
         batch = collate(texts, pad_id=0, filler=filler, packed=self._packed)
         return batch, negative_log_likelihood(self._run, batch, self._process.device)
+
+    def likelihoods(self, texts: Sequence[TokenSample], filler: TokenSample) -> torch.Tensor:
+        """Log-likelihood of each text's targets, in nats: float32[texts]."""
+        batch, unlikely = self.likelihood(texts, filler)
+        if batch.lengths is None:
+            return -unlikely.sum(1)
+        ends = torch.tensor(batch.lengths).cumsum(0)
+        text = torch.bucketize(batch.keep, ends, right=True).to(unlikely.device)
+        return -unlikely.new_zeros(len(batch.lengths)).index_add(0, text, unlikely[0])
+
+    def evaluate(self, samples: Sequence[Any], measure: Callable[..., Sequence[Any]]) -> dict[str, Any]:
+        """What ``measure(part, filler)`` finds of each sample in the model as it is now, by id; in all processes."""
+        found: dict[str, Any] = {}
+        training = self._run.training
+        self._run.eval()
+        with torch.no_grad():
+            for part in self.parts(samples):
+                values = measure(part, samples[0])
+                found |= {sample.id: value for sample, value in zip(part, values, strict=False)}
+        self._run.train(training)
+        everyones = [found] * self._process.world_size
+        if self._process.world_size > 1:
+            dist.all_gather_object(everyones, found)
+        return {name: value for own in everyones for name, value in own.items()}
 
 
 def negative_log_likelihood(model: torch.nn.Module, batch: MicroBatch, device: torch.device) -> torch.Tensor:

@@ -43,7 +43,7 @@ def reply(request: Request) -> str:
     """Often right, sometimes wrong in one of two ways, sometimes nothing that can be read as an answer."""
     name, right = request.key.split("/")[0], 1
     if name.startswith("arithmetic-"):
-        a, b, c, d, e, f = map(int, re.findall(r"\d+", name))
+        a, b, c, d, e, f = map(int, re.findall(r"\d+", name.partition("#")[0]))
         right = a + b * c + d - e * f
     draw = random.Random(request.seed)
     return draw.choice([f"so {right}", f"so {right}", f"={right}", f"={right + 1}", f"={right + 2}", MUTE])

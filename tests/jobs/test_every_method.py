@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from statistics import fmean, stdev
 
 import pytest
 
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.slow
 TRAINED = [name for name, row in METHODS.items() if row.trained != "none"]
 GENERATORS, CRITICS = ([f"{role}-{n}" for n in range(N)] for role in ("generator", "critic"))
 LEARNERS = {"none": [], "single": ["single"], "generators": GENERATORS, "agents": GENERATORS + CRITICS}
+LEARNERS["distilled"] = [*LEARNERS["agents"], "single"]
 SHAPES = {"debate": (N, M), "answers": (N, 1), "vote": (N, 1), "hints": (1, 2), "answer": (1, 1)}
 
 
@@ -106,7 +108,8 @@ def test_who_answers_with_which_model_in_evaluation(studied: Studied, name: str)
         _, round, kind, agent = request.key.split("/")
         first = round == "r1"
         number = row.first_answers_by if first and row.first_answers_by is not None else agent
-        seat = "single" if row.trained == "single" else f"{'generator' if first else 'critic'}-{number}"
+        alone = row.trained in ("single", "distilled")
+        seat = "single" if alone else f"{'generator' if first else 'critic'}-{number}"
         assert request.model == (seat if kind == "answer" and seat in learners else None)
         assert request.sampling.temperature == (row.temperature or 1.0)
 
@@ -157,10 +160,49 @@ def pairs(studied: Studied, name: str, debates: list[Transcript]) -> None:
         }
 
 
+def judged(studied: Studied, name: str, debates: list[Transcript]) -> None:
+    """What an agent said in its round, confirmed or not; of groups those in which not all fared alike."""
+    labelled = [debate for debate in debates if consensus(debate, M, SEED, 1).answer is not None]
+    for agent in GENERATORS + CRITICS:
+        role, n = agent.split("-")[0], int(agent.split("-")[1])
+        m, grouped, fit = (1 if role == "generator" else M), METHODS[name].data == "groups", Counter()
+        for debate in labelled:
+            same = [other for other in labelled if other.problem.question == debate.problem.question]
+            rewards = [float(confirmed(other, n, m)) for other in same]
+            if grouped and len(set(rewards)) < 2:
+                continue
+            verdict = confirmed(debate, n, m)
+            scaled = (verdict - fmean(rewards)) / (stdev(rewards) + 1e-4) if grouped else None
+            fit[chat(debate, n, m), "positive" if verdict else "negative", scaled] += 1
+        found = samples(studied.run(name).dataset(1, agent))
+        assert fit == Counter((json.dumps(line["messages"]), line["label"], line.get("advantage")) for line in found)
+
+
+def voted(studied: Studied, name: str, debates: list[Transcript]) -> None:
+    """All first answers that the vote confirms; without any, the first of such last ones, as if said at once."""
+    fit: Counter[str] = Counter()
+    for debate in debates:
+        firsts = [chat(debate, n, 1) for n in range(N) if confirmed(debate, n, 1)]
+        lasts = [n for n in range(N) if confirmed(debate, n, M)]
+        if not firsts and lasts:
+            turns = debate.conversation(lasts[0], M)
+            firsts = [json.dumps([turns[0], turns[-1]])]
+        fit.update(firsts)
+    found = samples(studied.run(name).dataset(1, "single"))
+    assert Counter(json.dumps(line["messages"]) for line in found) == fit
+    assert {line["round"] for line in found} == {1, M}, "each kind has to occur"
+    for agent in GENERATORS + CRITICS:
+        own, maft = (studied.run(method).dataset(1, agent).read_bytes() for method in (name, "maft"))
+        assert own == maft
+
+
 DATA: dict[str, Callable[[Studied, str, list[Transcript]], None]] = {
     "union": union,
     "responses": responses,
     "pairs": pairs,
+    "judged": judged,
+    "groups": judged,
+    "voted": voted,
 }
 
 

@@ -54,7 +54,7 @@ def test_the_table_is_the_papers() -> None:
     assert list(METHODS) == [
         *("base", "majority", "debate", "star", "majority-ft", "single-agent-ft", "single-agent-ft-no-debate"),
         *("maft", "maft-no-summary", "maft-no-critic", "unique-id", "cooperative", "cooperative-ft"),
-        *("single-agent-ft-hot", "no-interaction", "union-data", "maft-dpo"),
+        *("single-agent-ft-hot", "no-interaction", "union-data", "maft-dpo", "maft-kto", "maft-grpo", "distil"),
     ]
 
 
@@ -68,6 +68,7 @@ def test_what_each_method_asks_in_evaluation(runs: dict[str, Played]) -> None:
         "star": answer,
         "majority-ft": vote,
         "single-agent-ft-no-debate": answer,
+        "distil": answer,
         "maft-no-summary": bare,
     }
     for name, played in runs.items():

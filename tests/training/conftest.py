@@ -29,7 +29,8 @@ def chats(count: int = SAMPLES) -> list[dict[str, Any]]:
             {"role": "user", "content": "sure?"},
             {"role": "assistant", "content": "so " + "x" * (i % 5) + str(2 * i)},
         ]
-        lines.append({"messages": first + last, "problem_id": f"p{i}", "label": "negative"})
+        label, advantage = ("positive", 0.5) if i % 3 else ("negative", -1.0)
+        lines.append({"messages": first + last, "problem_id": f"p{i}", "label": label, "advantage": advantage})
     return lines
 
 
@@ -189,6 +190,13 @@ def cases(bases: dict[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
         "dpo-full": pairs
         | {"tuning": "full", "zero_stage": 2, "processes": 2, "learning_rate": 1e-3}
         | {"gradient_checkpointing": True},
+        "kto": llama | {"objective": "kto"},
+        "grpo": llama | {"objective": "grpo"},
+        "kto-3": llama | {"objective": "kto", "zero_stage": 3, "processes": 2, "micro_batch_size": 2},
+        "grpo-next": llama | {"objective": "grpo", "start": str(folder / "grpo" / "out"), "grpo_beta": 2.0},
+        "grpo-next-3": llama
+        | {"objective": "grpo", "start": str(folder / "grpo" / "out"), "grpo_beta": 2.0}
+        | {"zero_stage": 3, "processes": 2, "micro_batch_size": 2},
         "fp8": llama | {"quantize": "fp8", "processes": 2},
         "fp8-bfloat16": llama | {"quantize": "fp8", "dtype": "bfloat16"},
         "fp8-dpo": pairs | {"quantize": "fp8", "learning_rate": 3e-3},

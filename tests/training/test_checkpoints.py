@@ -35,6 +35,7 @@ CASES = {
     for stage in (1, 2, 3)
 }
 CASES["fp8-2"] = CASES["lora-2"] | {"quantize": "fp8", "lora": Lora(rank=4, alpha=8)}
+CASES["kto-2"], CASES["grpo-2"] = (CASES["lora-2"] | {"objective": name} for name in ("kto", "grpo"))
 ALONE = {"tuning": "full", "zero_stage": 1, "processes": 1}
 ENDS = [("lora-2", signal.SIGUSR2), ("alone", signal.SIGTERM)]
 # Going on with another number of processes, where nothing is drawn at random.

@@ -119,7 +119,7 @@ def margins(outcome: Outcome, lines: list[dict], path: Path) -> list[float]:
         return torch.stack(found)
 
     job = outcome.job
-    pairs = load_tokens(write_lines(path, lines), ChatFormat.from_pretrained(job.base), max_length=256, pairs=True).samples
+    pairs = load_tokens(write_lines(path, lines), ChatFormat.from_pretrained(job.base), max_length=256, objective="dpo").samples
     base = AutoModelForCausalLM.from_pretrained(job.base).eval()
     if job.tuning == "full":
         trained = AutoModelForCausalLM.from_pretrained(outcome.output).eval()
@@ -175,7 +175,7 @@ def test_foreign_lines_are_refused(tmp_path, bases, text):
 
     (tmp_path / "pairs.jsonl").write_text(text + "\n")
     with pytest.raises(DataError, match=r"pairs\.jsonl:1: not a"):
-        load_tokens(tmp_path / "pairs.jsonl", ChatFormat.from_pretrained(str(bases["llama"])), max_length=9, pairs=True)
+        load_tokens(tmp_path / "pairs.jsonl", ChatFormat.from_pretrained(str(bases["llama"])), max_length=9, objective="dpo")
 
 
 def test_no_pair_has_an_answer_that_was_cut_off():
@@ -198,5 +198,5 @@ def test_a_pairs_ends_are_those_that_were_generated(bases, tmp_path):
         "finish_reason": {"chosen": "stop", "rejected": "length"},
     }
     chat = ChatFormat.from_pretrained(str(bases["llama"]))
-    (pair,) = load_tokens(write_lines(tmp_path / "pairs.jsonl", [line]), chat, max_length=99, pairs=True).samples
+    (pair,) = load_tokens(write_lines(tmp_path / "pairs.jsonl", [line]), chat, max_length=99, objective="dpo").samples
     assert pair.chosen.input_ids[-1] in chat.stop_ids and pair.rejected.input_ids[-1] not in chat.stop_ids
