@@ -1,4 +1,4 @@
-"""``hpcmaf export``: an agent's adapter, model or training sets, to take elsewhere."""
+"""``hpcmaf export``: an agent's adapter, model or training sets, or the society as one model, to take elsewhere."""
 
 from __future__ import annotations
 
@@ -11,26 +11,30 @@ from hpcmaf.errors import UsageError
 
 @click.command("export")
 @click.argument("run")
-@click.option("--agent", required=True, help="Such as critic-1; 'single' of methods that train one model.")
+@click.option("--agent", help="Such as critic-1; 'single' of methods that train one model.")
 @click.option(
     "--as",
     "what",
-    type=click.Choice(["adapter", "model", "data"]),
+    type=click.Choice(["adapter", "model", "data", "society-in-one"]),
     default="adapter",
     show_default=True,
-    help="The PEFT adapter, a whole model with the adapter merged in, or the training sets.",
+    help="The PEFT adapter, a whole model with the adapter merged in, or the training sets, of an agent; or one whole "
+    "model that is finetuned here to say alone what the society's debates came to.",
 )
 @click.option("--iter", "iteration", type=click.IntRange(min=1), help="Iteration [default: the last; of data, all].")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A new folder.")
-def command(run: str, agent: str, what: str, iteration: int | None, out: Path) -> None:
-    """Take one agent out of a run.
+def command(run: str, agent: str | None, what: str, iteration: int | None, out: Path) -> None:
+    """Take one agent, or the society as one model, out of a run.
 
     Models are safetensors that transformers, PEFT and vLLM read; training
     sets are chats, a line each, that TRL reads.
     """
-    from hpcmaf.jobs.export import export_data, export_model
+    from hpcmaf.jobs.export import export_data, export_model, export_society
     from hpcmaf.run.directory import RunDir
 
+    if (agent is None) != (what == "society-in-one"):
+        fault = "missing; name an agent, such as critic-1" if agent is None else "a society has many; leave it out"
+        raise UsageError(f"--agent: {fault}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"--out {out}: exists and is not an empty folder; name a new one")
     where = RunDir.locate(run)
@@ -38,9 +42,13 @@ def command(run: str, agent: str, what: str, iteration: int | None, out: Path) -
         iterations = export_data(where, agent, out, iteration=iteration)
         click.echo(f"{agent}: training sets of iteration {', '.join(map(str, iterations))}: {out}")
         return
-    if what == "model":
+    if what != "adapter":
         from hpcmaf.cli.options import quiet_libraries
 
         quiet_libraries()
+    if agent is None:
+        t = export_society(where, out, iteration=iteration)
+        click.echo(f"{what}: one model, from the debates of iteration {t}: {out}")
+        return
     t = export_model(where, agent, out, iteration=iteration, merge=what == "model")
     click.echo(f"{agent}: {what} of iteration {t}: {out}")

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from hpcmaf.debate.health import health_warnings, selected
+from hpcmaf.config.recipe import Recipe
 from hpcmaf.engines.basemodel import base_model
 from hpcmaf.errors import DataError
 from hpcmaf.jobs.context import TaskContext
@@ -19,27 +20,28 @@ def finetune_job(context: TaskContext) -> FinetuneJob:
     """Everything torchrun has to know, from recipe, profile and run directory."""
     agent, t = context.task, context.iteration
     recipe = context.recipe.of(agent)
-    training = recipe.training.model_dump(exclude={"micro_batch_size"})
     previous = context.run.agent(t - 1, agent)
     goes_on = recipe.training.start_from == "previous" and t > 1
-    return FinetuneJob(
-        base=base_model(recipe.model.path),
-        dtype=recipe.model.dtype,
-        revision=recipe.model.revision,
-        trust_remote_code=recipe.model.trust_remote_code,
-        **recipe.model.chat,
+    return job_of(
+        recipe,
         start=str(previous) if goes_on else None,
         dataset=str(context.run.dataset(t, agent)),
         output=str(context.run.agent(t, agent)),
-        seed=recipe.seed,
         iteration=t,
         agent=agent,
         micro_batch_size=max(1, recipe.training.micro_batch_size >> context.halvings),
         checkpoints=str(context.run.checkpoints(t, agent)),
         nodes=context.place.nodes if context.place else 1,
-        **training,
         **context.profile.finetuning.model_dump(),
     )
+
+
+def job_of(recipe: Recipe, **values: Any) -> FinetuneJob:
+    """A job on a recipe's base, trained as its ``training`` says but for ``values``."""
+    model = recipe.model
+    source = {"revision": model.revision, "trust_remote_code": model.trust_remote_code, "dtype": model.dtype}
+    own = {"base": base_model(model.path), "seed": recipe.seed, **source, **model.chat}
+    return FinetuneJob(**own | recipe.training.model_dump() | values)
 
 
 def run_agent_finetune(context: TaskContext) -> None:

@@ -74,6 +74,11 @@ def test_a_full_finetunings_checkpoint_is_the_model(make: Callable[..., RunDir],
         ((), ["--agent", "critic-1", "--iter", "2"], DataError, "no model of iteration 2; iterations that have one: 1"),
         ((), ["--agent", "critic-2", "--as", "data"], DataError, "critic-2 has no training set yet"),
         (("method=debate",), ["--agent", "critic-1"], DataError, "method debate trains no agent"),
+        ((), [], UsageError, "--agent: missing; name an agent"),
+        ((), ["--as", "society-in-one", "--agent", "critic-1"], UsageError, "--agent: a society has many"),
+        ((), ["--as", "society-in-one"], DataError, "no debates on training problems yet; finish an iteration"),
+        (("method=debate",), ["--as", "society-in-one"], DataError, "method debate trains no agent"),
+        (("method=star",), ["--as", "society-in-one"], UsageError, "holds no debates; export its model with --agent"),
     ],
 )
 def test_what_there_is_not(
