@@ -6,8 +6,8 @@ import shutil
 from contextlib import suppress
 from typing import Any
 
-from hpcmaf.debate.health import health_warnings, selected
 from hpcmaf.config.recipe import Recipe
+from hpcmaf.debate.health import health_warnings, selected
 from hpcmaf.engines.basemodel import base_model
 from hpcmaf.errors import DataError
 from hpcmaf.jobs.context import TaskContext

@@ -139,24 +139,20 @@ def select(
                 continue
             if any(turn.cut_off for turn in dataset.trained_turns(transcript, loss_on)):
                 dataset.cut_off.add(problem)
-            if label.answer is None or (dataset.fresh and answered):
+            if label.answer is None or not _is_candidate(transcript, dataset, label, rules):
                 continue
-            if _is_candidate(transcript, dataset, label, rules):
-                # D+ began right, D- is what was corrected: its first answer does not match the label.
-                first = agrees(transcript.answers[0][dataset.index].answer, label, transcript)
-                right = _confirmed(transcript, dataset, label) if dataset.judged else first and not dataset.fresh
-                dataset.labels[problem] = "positive" if right else "negative"
-                # A retry, or a last answer, counts where no first one does.
-                answered = answered or dataset.model == SINGLE
-                if dataset.grouped:
-                    form = transcript.answers[turn - 1][dataset.index].well_formed
-                    group = dataset.rewards.setdefault(transcript.problem.question, {})
-                    group[problem] = right + rules.form_reward * form
+            # A retry, or a last answer, counts where no first one does.
+            if dataset.fresh and answered:
+                continue
+            answered = answered or dataset.model == SINGLE
+            # D+ began right, D- is what was corrected: its first answer does not match the label.
+            first = agrees(transcript.answers[0][dataset.index].answer, label, transcript)
+            right = dataset.confirmed(transcript, label) if dataset.judged else first and not dataset.fresh
+            dataset.labels[problem] = "positive" if right else "negative"
+            dataset.reward(transcript, right, rules.form_reward)
     for dataset in chosen.datasets:
-        dataset.kept = set(dataset.labels)
-        if dataset.grouped:
-            dataset.advantages = advantages(dataset.rewards.values())
-            dataset.kept = set(dataset.advantages)
+        dataset.advantages = advantages(dataset.rewards.values())
+        dataset.kept = set(dataset.advantages if dataset.grouped else dataset.labels)
         if dataset.mixed:
             draw = drawer(seed, iteration, dataset.agent)
             dataset.kept = mix_trajectories(dataset.ids("positive"), dataset.ids("negative"), rules.w, rules.mix, draw)
@@ -183,15 +179,7 @@ def _is_candidate(transcript: Transcript, dataset: Dataset, label: Vote, rules: 
         if found is not None:
             dataset.sides[problem] = found
         return found is not None
-    return _confirmed(transcript, dataset, label)
-
-
-def _confirmed(transcript: Transcript, dataset: Dataset, label: Vote) -> bool:
-    """Whether the consensus is what a dataset's agent said in its round."""
-    n, m = dataset.index, dataset.turn(transcript)
-    if label.agrees and m == transcript.ended:
-        return label.agrees[n]
-    return agrees(transcript.answers[m - 1][n].answer, label, transcript)
+    return dataset.confirmed(transcript, label)
 
 
 def line(transcript: Transcript, dataset: Dataset, answer: str, thinking: str = "keep") -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+from hpcmaf.answers import Vote
+from hpcmaf.debate.consensus import agrees
 from hpcmaf.debate.methods import SINGLE
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.errors import ConfigError
@@ -92,6 +94,19 @@ class Dataset:
         whole = loss_on == "all_turns" and not (self.fresh or self.paired or self.judged)
         first = 1 if whole else max(1, last)
         return (answers[self.index] for answers in transcript.answers[first - 1 : last])
+
+    def confirmed(self, transcript: Transcript, label: Vote) -> bool:
+        """Whether the consensus is what the agent said in its round."""
+        turn = self.turn(transcript)
+        if label.agrees and turn == transcript.ended:
+            return label.agrees[self.index]
+        return agrees(transcript.answers[turn - 1][self.index].answer, label, transcript)
+
+    def reward(self, transcript: Transcript, right: bool, form: float) -> None:
+        """Put a response into the group of its question, where there are groups; ``form`` is for one that can be read."""
+        if self.grouped:
+            turn, group = transcript.answers[self.turn(transcript) - 1][self.index], transcript.problem.question
+            self.rewards.setdefault(group, {})[transcript.problem.id] = right + form * turn.well_formed
 
     def ids(self, label: Label) -> list[str]:
         """Candidates with a label, in the order of the store."""

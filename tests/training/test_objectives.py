@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from hpcmaf.config.load import load_recipe
 from hpcmaf.config.recipe import Selection as Rules
-from hpcmaf.config.recipe import load_recipe
 from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.errors import ConfigError, DataError
 from hpcmaf.launch.prepare import draw
