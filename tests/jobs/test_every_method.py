@@ -10,10 +10,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
+from click.testing import CliRunner
 
+from hpcmaf.cli.export import command as export
 from hpcmaf.debate.consensus import agrees, consensus
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.debate.transcript import Transcript, Utterance
@@ -218,6 +221,20 @@ def test_training_sets_hold_what_the_method_says_and_nothing_else(studied: Studi
     assert {bool(debate.summaries) for debate in debates} == {row.summaries and row.rollout == "debate"}
     if row.data in DATA:  # the others' in tests of played runs
         DATA[row.data](studied, name, debates)
+
+
+def test_a_society_is_exported_as_one_model(studied: Studied, tmp_path: Path) -> None:
+    """Of another method than distil it is finetuned there and then, on what distil's one model has learnt from."""
+    from transformers import AutoModelForCausalLM
+
+    for name in ("maft", "distil"):
+        words = [str(studied.run(name).root), "--as", "society-in-one", "--out", str(tmp_path / name)]
+        assert CliRunner().invoke(export, words, catch_exceptions=False).exit_code == 0
+    work = studied.run("maft").iteration(1) / "society-in-one"
+    assert (work / "data" / "single.jsonl").read_bytes() == studied.run("distil").dataset(1, "single").read_bytes()
+    ours, theirs = (AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("maft", "distil"))
+    # The same base, data, seed and schedule.
+    assert all(ours[key].equal(theirs[key]) for key in theirs)
 
 
 # --- together -------------------------------------------------------------------
