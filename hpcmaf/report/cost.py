@@ -93,25 +93,28 @@ def method_cost_table(groups: Iterable[Group]) -> Table:
             continue
         # What is not measured has no price: one answer holds no debate.
         answering = (f"{cost[name]:,.0f}" if group.point(group.last, name) else NONE for name in MEASURES)
+        own, point = cost[group.at(group.last)[0].own], group.point(group.last)
         rows.append(
             (
                 group.label,
                 str(group.last),
-                estimate(group.point(group.last)),
+                estimate(point),
                 *(f"{cost[name]:,.0f}" for name in ("generated", "trained")),
                 _seconds(cost),
                 f"{cost['wall_seconds']:,.1f}",
                 *answering,
+                f"{1e5 * point['value'] / own:,.1f}" if point and own else NONE,
             )
         )
     header = (
         *("method", "iteration", "accuracy", "tokens debated", "tokens trained", "GPU s", "wall s"),
-        *("tokens per answer", "tokens per majority", "tokens per debate"),
+        *("tokens per answer", "tokens per majority", "tokens per debate", "points per 1,000 tokens"),
     )
     note = (
         "Mean over runs, added up from iteration 1 on: debates on training problems (prompt and completion tokens) and "
         "finetuning; evaluation is not counted. GPU s is shown where GPUs were used; seconds are added up over jobs. "
-        "Tokens per evaluation problem, prompts included, of each way of answering."
+        "Tokens per evaluation problem, prompts included, of each way of answering; points of accuracy for 1,000 of the "
+        "method's own."
     )
     return Table("Cost by method", header, tuple(rows), note)
 
