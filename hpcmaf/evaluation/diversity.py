@@ -130,10 +130,10 @@ def measure(
         "encoder": encoder,
         "unscored": sum(one.agents for one in transcripts) - sum(len(_scored(one)) for one in found),
         "measures": {name: _mean(values) for name, values in measures.items()},
-    } | _apart(society, scorers)
+    } | _unscored_pairs(society, scorers)
 
 
-def _apart(society: Society, scorers: Sequence[Scorer]) -> dict[str, int]:
+def _unscored_pairs(society: Society, scorers: Sequence[Scorer]) -> dict[str, int]:
     """How many pairs of agents have no likelihoods of each other's responses; nothing where all have."""
     bases = [scorer_of(name, scorers)[0] for name in society.critics]
     pairs = sum(not one.scores(other) for one, other in combinations(bases, 2))

@@ -70,7 +70,7 @@ def aggregate(runs: Sequence[Path], out: Path, *, baseline: str | None = None, r
     if out.exists() and not out.is_dir():
         raise DataError(f"--out {out}: a file is in the way; name a folder")
     read = [read_run(path) for path in {path.resolve(): path for path in runs}.values()]
-    _name_apart(read)
+    _give_distinct_names(read)
     report = Report.of(read, baseline, reference)
     # First: what is wrong with the stores is part of what is missing.
     debates, notes = choose(report.groups, DEBATES)
@@ -83,7 +83,7 @@ def aggregate(runs: Sequence[Path], out: Path, *, baseline: str | None = None, r
     return report
 
 
-def _name_apart(runs: Sequence[Run]) -> None:
+def _give_distinct_names(runs: Sequence[Run]) -> None:
     """Runs of one name are distinguished by the folders that they do not share."""
     for name in [one for one, count in Counter(run.name for run in runs).items() if count > 1]:
         twins = [run for run in runs if run.name == name]
