@@ -42,6 +42,9 @@ class Words:
     def update_without_summary(self, question: str, answers: Sequence[str]) -> str:
         return " ".join([*answers, question])
 
+    def for_agent(self, agent: int, agents: int) -> Words:
+        return self
+
 
 def make_model(folder: Path, shape: dict[str, int]) -> None:
     """Configuration and a tokenizer that reads back as tokens what it wrote as text; no weights."""
