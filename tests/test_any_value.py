@@ -23,12 +23,11 @@ from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
 from hpcmaf.errors import HpcmafError, exit_codes
 from hpcmaf.evaluation import score
-from hpcmaf.files.publish import check_manifest, manifest_path, write_json
+from hpcmaf.files.publish import check_manifest, write_json
 from hpcmaf.launch.slurm.submissions import Submissions, Verdict
 from hpcmaf.report import Report
 from hpcmaf.report.records import read_run
 from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import Plan
 from hpcmaf.store import verify
 from hpcmaf.tasks import get_task
 from tests.launch.made_runs import attempted, finish, make_run
@@ -80,6 +79,7 @@ SCALARS = (
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=5
 )
+MARKS = st.sampled_from(list("[]{}:,&*!|>'\"%@`#-?\n\t\x00\x07")).map(str.encode) | st.binary(max_size=1)
 
 
 def places(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -90,81 +90,44 @@ def places(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from places(value, (*path, key))
 
 
-def put(tree: Any, path: tuple[Any, ...], change: Callable[[Any, Any], None]) -> None:
-    for key in path[:-1]:
-        tree = tree[key]
-    change(tree, path[-1])
-
-
 def emit(value: Any) -> str:
     """JSON, which is YAML, with raw text where it is wanted."""
     if isinstance(value, Raw):
         return value.text
     if isinstance(value, dict):
         return "{" + ", ".join(f"{emit(key)}: {emit(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(emit, value)) + "]"
-    if isinstance(value, int) and abs(value) > 10**300:
-        return "-1" + "0" * 400
-    return json.dumps(value)
+    return "[" + ", ".join(map(emit, value)) + "]" if isinstance(value, list) else json.dumps(value)
 
 
 @st.composite
-def spoilt(draw: st.DrawFn, tree: Any, raw: st.SearchStrategy[Raw]) -> bytes:
-    """A file with one to three faults: in its values, its keys or its bytes."""
-    tree = json.loads(json.dumps(tree))
+def spoilt(draw: st.DrawFn, text: str, raw: st.SearchStrategy[Raw]) -> bytes:
+    """A file with up to two faults in its values or keys, and perhaps one in its bytes."""
+    tree = json.loads(text)
     for _ in range(draw(st.integers(0, 2))):
-        path = draw(st.sampled_from(sorted(places(tree), key=str)))
-        value = draw(VALUES | raw)
-        kind = draw(st.sampled_from(["value", "value", "value", "value", "key", "delete", "add", "double"]))
-        if not path:
-            if kind == "add" and isinstance(tree, dict):
-                tree[draw(KEYS)] = value
-            elif kind == "value" and draw(st.integers(0, 3)) == 0:
-                tree = value
-                break
-            continue
-        key = draw(KEYS | raw.filter(lambda r: len(r.text) < 100))
-
-        def change(parent: Any, at: Any, kind: str = kind, key: Any = key, value: Any = value) -> None:
-            if kind == "value" or isinstance(parent, list):
-                parent[at] = value
-            elif kind == "key":
-                parent[key] = parent.pop(at)
-            elif kind == "delete":
-                del parent[at]
-            elif kind == "add":
-                parent[key] = value
-            else:
-                parent[at] = [parent[at], parent[at]]
-
-        put(tree, path, change)
-        tree = json.loads(json.dumps(tree)) if not has_raw(tree) else tree
-        if has_raw(tree):
+        value, key = draw(VALUES | raw), draw(KEYS | raw.filter(lambda one: len(one.text) < 100))
+        *above, last = draw(st.sampled_from(sorted(places(tree), key=str))) or (None,)
+        if last is None:
+            tree = value
             break
+        parent = tree
+        for step in above:
+            parent = parent[step]
+        match draw(st.sampled_from(["value"] * 4 + ["key", "delete", "add", "double"])):
+            case "key" if isinstance(parent, dict):
+                parent[key] = parent.pop(last)
+            case "add" if isinstance(parent, dict):
+                parent[key] = value
+            case "delete":
+                del parent[last]
+            case "double":
+                parent[last] = [parent[last]] * 2
+            case _:
+                parent[last] = value
     data = emit(tree).encode("utf-8", "surrogatepass")
-    match draw(st.sampled_from(["as it is"] * 6 + ["cut", "insert", "bom", "latin", "utf-16", "byte"])):
-        case "cut":
-            return data[: draw(st.integers(0, len(data)))]
-        case "insert":
-            at = draw(st.integers(0, len(data)))
-            return data[:at] + draw(st.sampled_from(list("[]{}:,&*!|>'\"%@`#-?\n\t\x00\x07"))).encode() + data[at:]
-        case "bom":
-            return b"\xef\xbb\xbf" + data
-        case "latin":
-            return data + "# é".encode("latin-1")
-        case "utf-16":
-            return data.decode("utf-8", "replace").encode("utf-16")
-        case "byte" if data:
-            at = draw(st.integers(0, len(data) - 1))
-            return data[:at] + bytes([draw(st.integers(0, 255))]) + data[at + 1 :]
-    return data
-
-
-def has_raw(tree: Any) -> bool:
-    if isinstance(tree, dict):
-        return any(has_raw(key) or has_raw(value) for key, value in tree.items())
-    return any(map(has_raw, tree)) if isinstance(tree, list) else isinstance(tree, Raw)
+    at, mark = draw(st.integers(0, len(data))), draw(MARKS)
+    torn = [data[:at], data[:at] + mark + data[at:], data[:at] + mark + data[at + 1 :]]
+    encoded = [b"\xef\xbb\xbf" + data, data + "# é".encode("latin-1"), data.decode("utf-8", "replace").encode("utf-16")]
+    return draw(st.sampled_from([data] * 6 + torn + encoded))
 
 
 # --- reading them -------------------------------------------------------------------
@@ -187,10 +150,18 @@ def expect_one_line(error: BaseException) -> None:
         raise error
 
 
-def hpcmaf(*words: str) -> None:
-    result = CliRunner().invoke(cli, list(words))
+def hpcmaf(*words: str | Path) -> None:
+    result = CliRunner().invoke(cli, list(map(str, words)))
     if result.exception is not None:
         expect_one_line(result.exception)
+
+
+def reads(act: Callable[[], object]) -> None:
+    """What it does ends well or in one line."""
+    try:
+        act()
+    except Exception as error:
+        expect_one_line(error)
 
 
 def holds(folder: Path, path: Path, data: bytes, act: Callable[[], object]) -> None:
@@ -199,9 +170,7 @@ def holds(folder: Path, path: Path, data: bytes, act: Callable[[], object]) -> N
     path.write_bytes(data)
     before = tree_of(folder)
     try:
-        act()
-    except Exception as error:
-        expect_one_line(error)
+        reads(act)
     finally:
         after = tree_of(folder)
         path.write_bytes(original)
@@ -224,29 +193,30 @@ STUDY = {
     "baseline": "debate",
     "reference": True,
 }
-
-
-PROMPTS: dict[str, Any] = {
+PROMPTS = {
     "system": "Be calm.",
     "examples": [{"question": "1+1", "answer": "2"}],
     "first": "{{ question }} {{ n }}",
     "summarize": "{{ answers | join(', ') }}",
     "update": "{{ summary }} {% if question %}{{ question }}{% endif %}",
 }
+COUNTS = {"candidates": 4, "positives": 3, "negatives": 1, "kept": 3, "realised_w": 0.5}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A recipe, a profile and a study; a run that is half done; prepared problems; no network."""
+    """A recipe, a profile and a study; a run that is half done; prepared problems; no network.
+
+    And another run on a cluster that has forgotten its jobs.
+    """
     folder = tmp_path_factory.mktemp("any")
-    (folder / "recipe.yaml").write_text(json.dumps(RECIPE))
-    (folder / "profile.yaml").write_text(json.dumps(PROFILE))
-    (folder / "study.yaml").write_text(json.dumps(STUDY))
-    (folder / "prompts.yaml").write_text(json.dumps(PROMPTS))
+    for name, value in {"recipe": RECIPE, "profile": PROFILE, "study": STUDY, "prompts": PROMPTS}.items():
+        (folder / f"{name}.yaml").write_text(json.dumps(value))
     run, plan, _ = make_run(folder / "run", launcher="local")
-    for stage in plan.stages:
-        if stage.kind in {"eval", "debate", "merge"} and stage.iteration < 1:
-            finish(run, stage)
+    finish(run, plan.stages[0])
+    marker = json.loads(run.marker(plan.stages[0], "00000").read_text()) | {"outputs": {"recipe.yaml": "0" * 64}}
+    marker["ledger"][0] |= {"agent": "generator-0", "gpu_seconds": 1.0, "calls": 3, "peak_memory_bytes": None}
+    write_json(run.marker(plan.stages[0], "00000"), marker)
     failed = next(stage for stage in plan.stages if stage.id == "it01/debate")
     attempted(run, failed, failed.tasks[0], "made.it01.debate.0001", {"type": "DataError", "message": "no"}, "log\n")
     write_json(run.progress(failed, failed.tasks[1]), {"done": 1, "total": 4, "unit": "calls", "pid": 1})
@@ -256,23 +226,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     measures = {name: {"value": 0.5, "se": 0.1, "problems": 6} for name in ("embedding", "nll", "kl_base")}
     diversity = {"schema": "hpcmaf-diversity/1", "iteration": 0, "problems": 6, "encoder": None, "measures": measures}
     write_json(run.diversity(0), diversity)
-    counts = {"candidates": 4, "positives": 3, "negatives": 1, "kept": 3, "realised_w": 0.5}
-    write_json(run.data(1) / "selection.json", {"schema": "x", "datasets": {"generator-0": counts, "critic-0": counts}})
+    write_json(run.data(1) / "selection.json", {"schema": "x", "datasets": {"generator-0": COUNTS, "critic-0": COUNTS}})
     source = write_jsonl(folder / "raw" / "train.jsonl", gsm8k_rows("train", 8))
     get_task("gsm8k").prepare(str(source), folder / "prepared")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-        (folder / "here").mkdir()
-        patch.chdir(folder / "here")
-        yield folder
 
-
-@pytest.fixture(scope="module")
-def slurm_run(folder: Path) -> Iterator[tuple[RunDir, list[dict[str, Any]]]]:
-    """A run on a cluster that has forgotten its jobs, and the lines of its log."""
-    run, plan, _ = make_run(folder / "slurm-run")
+    forgotten, plan, _ = make_run(folder / "forgotten")
     stage, task = plan.stages[0].id, plan.stages[0].tasks[0]
-    log = Submissions(run.submissions)
+    log = Submissions(forgotten.submissions)
     log.start()
     log.intend("made.0001", stage, [(task,)])
     log.confirm("made.0001", "7")
@@ -281,75 +241,89 @@ def slurm_run(folder: Path) -> Iterator[tuple[RunDir, list[dict[str, Any]]]]:
     log.judge(Verdict(stage, task, "made.0001", "hardware", "no", True, 1.0, "node1"))
     log.release("7")
     log.reset([(stage, task)])
+    (folder / "bin").mkdir()
     for name in ("squeue", "sacct"):
-        (folder / "bin" / name).parent.mkdir(exist_ok=True)
         (folder / "bin" / name).write_text("#!/bin/sh\n")
         (folder / "bin" / name).chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
-        yield run, [json.loads(line) for line in run.submissions.read_text().splitlines()]
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        (folder / "here").mkdir()
+        patch.chdir(folder / "here")
+        yield folder
 
 
-@given(data=spoilt(RECIPE, YAML))
-@often
-def test_recipes(folder: Path, data: bytes) -> None:
-    path = folder / "recipe.yaml"
-    holds(folder, path, data, lambda: hpcmaf("plan", "--recipe", str(path)))
+def plan(folder: Path) -> None:
+    hpcmaf("plan", "--recipe", folder / "recipe.yaml", "--profile", folder / "profile.yaml")
 
 
-@given(data=spoilt(PROFILE, YAML))
-@often
-def test_profiles(folder: Path, data: bytes) -> None:
-    path = folder / "profile.yaml"
-    words = ("plan", "--recipe", str(folder / "recipe.yaml"), "--profile", str(path))
-    holds(folder, path, data, lambda: hpcmaf(*words))
+def prompts(folder: Path) -> None:
+    words = ("--set", "model.path=micro", "--set", f"task.prompts={folder / 'prompts.yaml'}")
+    hpcmaf("prompts", "--recipe", folder / "recipe.yaml", *words)
 
 
-@given(data=spoilt(STUDY, YAML))
-@often
-def test_study_files(folder: Path, data: bytes) -> None:
-    path = folder / "study.yaml"
-    holds(folder, path, data, lambda: hpcmaf("study", str(path), "--dry-run", "--out", str(folder / "runs")))
+def look(folder: Path, name: str = "run") -> None:
+    hpcmaf("status", folder / name, "--json")
+    hpcmaf("logs", folder / name)
+    hpcmaf("logs", folder / name, "--failed")
 
 
-OPTIONS = [".".join(map(str, path)) for tree in (RECIPE, PROFILE) for path in places(tree) if path]
+def begin(folder: Path) -> None:
+    look(folder)
+    hpcmaf("stage", folder / "run", "it01/debate", "--task", "99999")
+    read_run(folder / "run")
 
 
-@given(key=st.sampled_from(OPTIONS) | KEYS, value=VALUES.map(emit) | YAML.map(emit), site=st.booleans())
-@often
-def test_options(folder: Path, key: str, value: str, site: bool) -> None:
-    path = folder / "recipe.yaml"
-    words = ("--recipe", str(path), "--profile", str(folder / "profile.yaml"))
-    option = "--set-profile" if site else "--set"
-    text = f"{key}={value}".replace("\0", "0")  # no command line can hold it
-    holds(folder, path, path.read_bytes(), lambda: hpcmaf("plan", *words, option, text))
+def report(folder: Path) -> None:
+    look(folder)
+    made = Report.of([read_run(folder / "run")])
+    assert made.markdown() and json.dumps(made.json())
 
 
-@given(data=spoilt(PROMPTS, YAML))
-@often
-def test_prompt_files(folder: Path, data: bytes) -> None:
-    path = folder / "prompts.yaml"
-    words = ("--recipe", str(folder / "recipe.yaml"), "--set", "model.path=micro", "--set", f"task.prompts={path}")
-    holds(folder, path, data, lambda: hpcmaf("prompts", *words))
-
-
-def run_of(folder: Path) -> tuple[RunDir, Plan]:
+def recount(folder: Path) -> None:
+    look(folder)
     run = RunDir(folder / "run")
-    return run, run.load_plan()
+    stage = run.load_plan().stages[0]
+    run.missing(stage, stage.tasks[0])
 
 
-def look(folder: Path) -> None:
-    hpcmaf("status", str(folder / "run"), "--json")
-    hpcmaf("logs", str(folder / "run"))
+def check(folder: Path) -> None:
+    problems = folder / "prepared" / "train.jsonl"
+    verify(problems)
+    reads(lambda: check_manifest(problems))
+    get_task("gsm8k").splits(folder / "prepared", 1, 1, 0)
 
 
+# Every kind of file, and whoever reads it.
+READERS: dict[str, Callable[[Path], object]] = {
+    "recipe.yaml": plan,
+    "profile.yaml": plan,
+    "study.yaml": lambda folder: hpcmaf("study", folder / "study.yaml", "--dry-run", "--out", folder / "runs"),
+    "prompts.yaml": prompts,
+    "run/plan.json": begin,
+    "run/it00/done/eval.00000.json": recount,
+    "run/it00/metrics.json": report,
+    "run/it00/ledger.json": report,
+    "run/it01/data/selection.json": lambda folder: RunDir(folder / "run").learned(1),
+    "run/**/attempt.json": look,
+    "run/**/cause.json": look,
+    "run/**/progress.json": look,
+    "run/stopped.json": look,
+    "forgotten/submissions.jsonl": lambda folder: look(folder, "forgotten"),
+    "prepared/train.jsonl.manifest.json": check,
+}
+
+
+@pytest.mark.parametrize("name", READERS)
 @given(data=st.data())
 @often
-def test_plans(folder: Path, data: st.DataObject) -> None:
-    """As it was spoilt, or with a digest that fits again."""
-    run, plan = run_of(folder)
-    text = data.draw(spoilt(plan.to_json(), JSON))
-    if data.draw(st.booleans()):
+def test_a_file_of_any_content(folder: Path, name: str, data: st.DataObject) -> None:
+    """Of a log one line is spoilt; a plan is as it was spoilt, or has a digest that fits again."""
+    (path,) = folder.glob(name)
+    lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+    at = data.draw(st.sampled_from(range(len(lines))))
+    text = data.draw(spoilt(lines[at], YAML if path.suffix == ".yaml" else JSON))
+    if path.name == "plan.json" and data.draw(st.booleans()):
         try:
             value = json.loads(text)
             body = {key: value[key] for key in ("schema", "recipe", "problems", "base", "stages")}
@@ -357,109 +331,28 @@ def test_plans(folder: Path, data: st.DataObject) -> None:
             text = json.dumps(value).encode()
         except (ValueError, KeyError, TypeError, RecursionError):
             pass
-
-    def act() -> None:
-        look(folder)
-        hpcmaf("stage", str(run.root), "it01/debate", "--task", "99999")
-        read_run(run.root)
-
-    holds(folder, run.plan, text, act)
+    whole = b"\n".join(text if n == at else line.encode() for n, line in enumerate(lines))
+    holds(folder, path, whole, lambda: READERS[name](folder))
 
 
-@given(data=st.data())
+OPTIONS = [".".join(map(str, path)) for tree in (RECIPE, PROFILE) for path in places(tree) if path]
+
+
+@given(key=st.sampled_from(OPTIONS) | KEYS, value=VALUES.map(emit) | YAML.map(emit), site=st.booleans())
 @often
-def test_markers(folder: Path, data: st.DataObject) -> None:
-    run, plan = run_of(folder)
-    stage = plan.stages[0]
-    path = run.marker(stage, stage.tasks[0])
-    valid = json.loads(path.read_text()) | {"outputs": {"recipe.yaml": "0" * 64}}
-    valid["ledger"][0] |= {"agent": "generator-0", "gpu_seconds": 1.0, "calls": 3, "peak_memory_bytes": None}
-
-    def act() -> None:
-        look(folder)
-        run.missing(stage, stage.tasks[0])
-
-    holds(folder, path, data.draw(spoilt(valid, JSON)), act)
-
-
-def report_on(folder: Path) -> None:
-    hpcmaf("status", str(folder / "run"), "--json")
-    report = Report.of([read_run(folder / "run")])
-    assert report.markdown() and json.dumps(report.json())
-
-
-@given(data=st.data())
-@often
-def test_metrics(folder: Path, data: st.DataObject) -> None:
-    path = run_of(folder)[0].metrics(0)
-    holds(folder, path, data.draw(spoilt(json.loads(path.read_text()), JSON)), lambda: report_on(folder))
-
-
-@given(data=st.data(), selection=st.booleans())
-@often
-def test_ledgers_and_selections(folder: Path, data: st.DataObject, selection: bool) -> None:
-    run, _ = run_of(folder)
-    path = run.data(1) / "selection.json" if selection else run.ledger(0)
-
-    def act() -> None:
-        run.learned(1) if selection else report_on(folder)
-
-    holds(folder, path, data.draw(spoilt(json.loads(path.read_text()), JSON)), act)
-
-
-@given(data=st.data(), name=st.sampled_from(["attempt.json", "cause.json", "progress.json", "stopped.json"]))
-@often
-def test_what_tasks_leave(folder: Path, name: str, data: st.DataObject) -> None:
-    run, _ = run_of(folder)
-    (path,) = [path for path in run.root.rglob(name) if path.is_file()]
-    holds(folder, path, data.draw(spoilt(json.loads(path.read_text()), JSON)), lambda: look(folder))
-
-
-@given(data=st.data())
-@often
-def test_lines_of_submissions(folder: Path, slurm_run: tuple[RunDir, list[dict[str, Any]]], data: st.DataObject) -> None:
-    """One of them is spoilt; Slurm knows of no job."""
-    run, lines = slurm_run
-    spoiled = data.draw(st.sampled_from(range(len(lines))))
-    texts = [data.draw(spoilt(line, JSON)) if n == spoiled else emit(line).encode() for n, line in enumerate(lines)]
-
-    def act() -> None:
-        hpcmaf("status", str(run.root), "--json")
-        hpcmaf("logs", str(run.root), "--failed")
-
-    holds(folder, run.submissions, b"\n".join(texts), act)
-
-
-@given(data=st.data())
-@often
-def test_manifests(folder: Path, data: st.DataObject) -> None:
-    problems = folder / "prepared" / "train.jsonl"
-    path = manifest_path(problems)
-
-    def act() -> None:
-        verify(problems)
-        for read in (lambda: check_manifest(problems), lambda: get_task("gsm8k").splits(folder / "prepared", 1, 1, 0)):
-            try:
-                read()
-            except HpcmafError as error:
-                expect_one_line(error)
-
-    holds(folder, path, data.draw(spoilt(json.loads(path.read_text()), JSON)), act)
-
-
-# --- files that are none ------------------------------------------------------------
+def test_an_option_of_any_content(folder: Path, key: str, value: str, site: bool) -> None:
+    path, profile = folder / "recipe.yaml", folder / "profile.yaml"
+    text = f"{key}={value}".replace("\0", "0")  # no command line can hold it
+    words = ("--recipe", path, "--profile", profile, "--set-profile" if site else "--set", text)
+    holds(folder, path, path.read_bytes(), lambda: hpcmaf("plan", *words))
 
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("kind", ["directory", "pipe", "empty", "broken disk", "dangling link"])
 def test_what_is_no_file(folder: Path, kind: str) -> None:
     """Nobody waits for a pipe, and nothing is read that is not there."""
-    run, plan = run_of(folder)
-    stage = plan.stages[0]
-    paths = [folder / name for name in ("recipe.yaml", "profile.yaml", "study.yaml")]
-    paths += [run.plan, run.metrics(0), run.ledger(0), run.stopped, run.marker(stage, stage.tasks[0])]
-    paths += [manifest_path(folder / "prepared" / "train.jsonl"), run.data(1) / "selection.json"]
-    for path in paths:
+    for name, act in READERS.items():
+        (path,) = folder.glob(name)
         original = path.read_bytes()
         path.unlink()
         match kind:
@@ -473,19 +366,6 @@ def test_what_is_no_file(folder: Path, kind: str) -> None:
                 path.symlink_to("/proc/self/mem")
             case _:
                 path.symlink_to(folder / "gone")
-        hpcmaf("plan", "--recipe", str(folder / "recipe.yaml"), "--profile", str(folder / "profile.yaml"))
-        hpcmaf("study", str(folder / "study.yaml"), "--dry-run", "--out", str(folder / "runs"))
-        look(folder)
-        for act in (
-            lambda: read_run(run.root),
-            lambda: run.missing(stage, stage.tasks[0]),
-            lambda: check_manifest(folder / "prepared" / "train.jsonl"),
-            lambda: get_task("gsm8k").splits(folder / "prepared", 1, 1, 0),
-            lambda: run.learned(1),
-        ):
-            try:
-                act()
-            except Exception as error:
-                expect_one_line(error)
+        reads(lambda act=act: act(folder))
         path.rmdir() if kind == "directory" else path.unlink()
         path.write_bytes(original)

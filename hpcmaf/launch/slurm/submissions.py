@@ -21,7 +21,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from hpcmaf.errors import DataError
-from hpcmaf.files.publish import Count, Record, parse_json, read_json, write_json
+from hpcmaf.files.publish import Count, Record, parse_json, read_bytes, read_json, write_json
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage, TaskKey
 
@@ -179,7 +179,7 @@ class Submissions:
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         try:
-            text = self.path.read_bytes()
+            text = read_bytes(self.path)
         except FileNotFoundError:
             return
         for line in text.split(b"\n"):
