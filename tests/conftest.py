@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -20,13 +22,18 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return len(os.sched_getaffinity(0)) + 1
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Have each process begin with one of the longest tests, so that none of them is what all others end before.
 
     Processes are given the collection in as many runs of equal length as
     there are of them (``--dist worksteal``), and what they steal from each
-    other is ends of runs.
+    other is ends of runs. What the last of them take long to install is
+    installed meanwhile.
     """
+    if os.environ.get("PYTEST_XDIST_WORKER") == "gw0" and any("tests/vllm/" in item.nodeid for item in items):
+        words, where = [sys.executable, "-m", "tests.vllm.societies"], items[0].config.rootpath
+        subprocess.Popen(words, cwd=where, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     long = [item for item in items if item.get_closest_marker("long")]
     others = [item for item in items if not item.get_closest_marker("long")]
     places = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))

@@ -16,8 +16,6 @@ import pytest
 
 from hpcmaf import cli
 from hpcmaf.errors import DataError, HpcmafError, PlanChangedError, exit_codes, one_line, system_error
-from hpcmaf.jobs.task import _leave_cause
-from hpcmaf.run.attempts import read_cause
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
 from tests.tiny_models import tiny_model
@@ -257,20 +255,6 @@ def test_a_plan_nested_beyond_reason_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text("[" * 100_000)
     with pytest.raises(PlanChangedError, match=r"plan\.json: damaged"):
         RunDir(tmp_path).load_plan()
-
-
-def test_why_a_job_failed_is_one_line(tmp_path: Path) -> None:
-    """Of any exception: a library's over many lines, and the system's."""
-    for error, said, code in (
-        (RuntimeError("first\n  second"), "RuntimeError: first second", 1),
-        (OSError(28, "No space left on device", "x.h5"), "x.h5: No space left on device; free space there, ", 12),
-    ):
-        told = system_error(error) if isinstance(error, OSError) else error
-        _leave_cause(tmp_path, told, error)
-        cause = read_cause(tmp_path)
-        assert cause is not None
-        assert str(cause["message"]).startswith(said) and cause["exit_code"] == code
-        assert type(error).__name__ in str(cause["traceback"])
 
 
 @pytest.mark.slow

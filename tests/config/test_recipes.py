@@ -110,7 +110,7 @@ def test_every_study_can_be_laid_out(name: str) -> None:
 def test_a_recipe_runs_on_a_random_model_of_its_architecture(
     tmp_path: Path, data: Mapping[str, Path | None], bases: Mapping[str, Path]
 ) -> None:
-    """To the table, at a size for a CPU; Mistral and Phi-3 do so in test_local_run, Llama everywhere."""
+    """To the table, at a size for a CPU; Mistral and Phi-3 do so in tests/run/test_agents, Llama everywhere."""
     name = "mmlu/qwen2.5-1.5b"
     words = [sys.executable, "-m", "hpcmaf", "submit", "--recipe", name, "--iters", "1", "--run", str(tmp_path / "run")]
     words += ["--method", "union-data"]  # debates of all agents, and one model to train

@@ -1,8 +1,6 @@
 """Every row of the table of methods, end to end: real debates of a tiny model, real finetuning, one report.
 
-What a row of the table says is held against what its run left behind. Played
-engines, in :mod:`tests.jobs.test_methods`, say more about prompts; here nothing is
-played.
+What a row of the table says is held against what its run left behind; nothing is played.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from hpcmaf.evaluation import own_measure
 from hpcmaf.files import publish
 from hpcmaf.report import aggregate
 from hpcmaf.store import verify
-from tests.jobs.every_method import EVAL, SEED, M, N, Studied, carry_out, samples
+from tests.jobs.every_method import EVAL, SEED, TRAIN, M, N, Studied, carry_out, samples
 
 pytestmark = pytest.mark.slow
 
@@ -115,6 +113,31 @@ def test_who_answers_with_which_model_in_evaluation(studied: Studied, name: str)
         seat = "single" if alone else f"{'generator' if first else 'critic'}-{number}"
         assert request.model == (seat if kind == "answer" and seat in learners else None)
         assert request.sampling.temperature == (row.temperature or 1.0)
+    firsts = [request.seed for request, _ in studied.said[place] if "/r1/answer/" in request.key]
+    assert len(set(firsts)) == len(firsts), "each agent draws its own answer, whoever gives it"
+
+
+def prompts(studied: Studied, name: str) -> dict[str, str]:
+    """Of the base's evaluation: the last turn of every request."""
+    return {request.key: request.messages[-1]["content"] for request, _ in studied.said[name, "it00/eval"]}
+
+
+def test_ids_and_roles_begin_the_agents_prompts(studied: Studied) -> None:
+    for key, text in prompts(studied, "unique-id").items():
+        _, round, kind, agent = key.split("/")
+        if kind == "summary":
+            assert "You are" not in text
+        else:
+            mark = f"{'GEN' if round == 'r1' else 'CRIT'}{int(agent) + 1}"
+            assert text.startswith(f"You are {mark}, a {'generation' if round == 'r1' else 'critic'} agent")
+
+
+def test_cooperation_changes_critics_prompts_alone(studied: Studied) -> None:
+    plain, together = prompts(studied, "debate"), prompts(studied, "cooperative")
+    assert plain.keys() == together.keys()
+    for key, text in together.items():
+        assert ("joint solution" in text) == ("/r2/answer" in key)
+        assert (text == plain[key]) == ("/r2/answer" not in key)
 
 
 # --- training sets --------------------------------------------------------------
@@ -223,6 +246,28 @@ def test_training_sets_hold_what_the_method_says_and_nothing_else(studied: Studi
         DATA[row.data](studied, name, debates)
 
 
+def test_star_retries_wrong_answers_with_a_hint_and_forgets_the_hint(studied: Studied) -> None:
+    run = studied.run("star")
+    hinted = {r.key.split("/")[0] for r, _ in studied.said["star", "it01/debate"] if "/r2/" in r.key}
+    wanted: Counter[str] = Counter()
+    for debate in studied.debates("star", 1, "debate"):
+        gold, (first,), (second,) = debate.problem.gold, *debate.answers
+        assert (debate.problem.id in hinted) == (not debate.right(first.answer))
+        if debate.problem.id in hinted:
+            assert f"the correct final answer is {gold}." in second.prompt
+        if debate.right(first.answer) or debate.right(second.answer):
+            text = first.text if debate.right(first.answer) else second.text
+            turns = [{"role": "user", "content": first.prompt}, {"role": "assistant", "content": text}]
+            wanted[json.dumps(turns)] += 1
+    found = Counter(json.dumps(line["messages"]) for line in samples(run.dataset(1, "single")))
+    assert found == wanted
+    assert 0 < len(hinted) < TRAIN and wanted.total() < TRAIN, "each kind has to occur"
+    assert not any("Hint" in line for line in found)
+    assert json.loads(run.metrics(1).read_text())["pseudo_labels"] is None
+    rows = json.loads(run.ledger(1).read_text())["rows"]
+    assert sum(row["calls"] for row in rows if row["stage"] == "debate") == TRAIN + len(hinted)
+
+
 def test_a_society_is_exported_as_one_model(studied: Studied, tmp_path: Path) -> None:
     """Of another method than distil it is finetuned there and then, on what distil's one model has learnt from."""
     from transformers import AutoModelForCausalLM
@@ -235,9 +280,6 @@ def test_a_society_is_exported_as_one_model(studied: Studied, tmp_path: Path) ->
     ours, theirs = (AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("maft", "distil"))
     # The same base, data, seed and schedule.
     assert all(ours[key].equal(theirs[key]) for key in theirs)
-
-
-# --- together -------------------------------------------------------------------
 
 
 def test_all_methods_stand_in_one_table(studied: Studied) -> None:
@@ -255,5 +297,3 @@ def test_all_methods_stand_in_one_table(studied: Studied) -> None:
         value = metrics["accuracy"][own_measure(metrics)]["value"]
         assert row[accuracy].startswith(f"{100 * value:.2f} ± ")
     assert {row.group.line for row in report.rows if row.tested and row.tested.result} == set(METHODS) - {"debate"}
-    page = (study.report / "report.html").read_text(encoding="utf-8")
-    assert all(f">{name}</th>" in page for name in METHODS)

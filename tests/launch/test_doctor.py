@@ -182,14 +182,6 @@ def test_the_largest_array_of_a_run_is_what_slurm_is_asked_about(tmp_path: Path,
     assert "Invalid job array specification" in found["generation"][0].text
 
 
-def test_an_account_that_slurm_refuses_is_in_its_words(tmp_path: Path, small_cluster: Path) -> None:
-    run, _, _ = make_run(tmp_path / "run", cluster={"account": "theirs"})
-    _, found = doctor("--run", run.root)
-    for area in ("generation", "finetuning", "merge", "gate"):
-        assert level(found, area) == "problem" and "Invalid account" in found[area][0].text
-        assert found[area][0].remedy.startswith("set slurm.account")
-
-
 def test_a_user_without_a_name_is_examined(
     tmp_path: Path, small_cluster: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from hpcmaf.cli import plan, submit
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import Profile, load_profile
 from hpcmaf.config.recipe import Recipe
-from hpcmaf.errors import ConfigError, HpcmafError, PlanChangedError, UsageError
+from hpcmaf.errors import HpcmafError, PlanChangedError, UsageError
 from hpcmaf.launch import doctor
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.launch.slurm.gate import submit as submit_run
@@ -134,15 +134,8 @@ def test_the_environment_names_site_and_recipe(no_slurm: Path, monkeypatch: pyte
     monkeypatch.setenv("HPCMAF_RECIPE", "arithmetic/micro-500")
     named = ask(plan.command, "--profile", "test-cluster", "--recipe", "arithmetic/micro-500", "--iters", "1")
     assert ask(plan.command, "--iters", "1").output == named.output != ""
-    assert "#!/bin/bash" not in ask(plan.command, "--iters", "1", "--profile", "local").output
-
-
-def test_slurm_is_asked_for_its_array_size(sent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    output = ask(plan.command, "--profile", "test-cluster", "--iters", "0", "--set", "task.eval=400").output
-    assert "MaxArraySize: 5" in output
-    assert "10 of 10 2 arrays of 5+5" in row(output, "it00/eval")
-    assert list(sent.iterdir()) == []
+    local = ask(plan.command, "--iters", "1", "--profile", "local", "--set-profile", "jobs=2").output
+    assert "#!/bin/bash" not in local and "SBATCH" not in local and "2 at once on this machine" in local
 
 
 def test_windows_and_ceiling(no_slurm: Path) -> None:
@@ -191,15 +184,6 @@ def test_a_changed_plan_is_refused(no_slurm: Path) -> None:
 def test_mistakes_are_one_line(no_slurm: Path, words: list[str], said: str) -> None:
     assert said in refused(UsageError, "--iters", "2", *words)
     assert list(no_slurm.iterdir()) == []
-
-
-def test_a_folder_that_slurm_cannot_write_to_is_refused(no_slurm: Path) -> None:
-    assert "Slurm cannot write logs" in refused(ConfigError, "--profile", "test-cluster", "--run", "50%")
-
-
-def test_a_plan_for_this_machine_has_stages_only(no_slurm: Path) -> None:
-    output = ask(plan.command, "--iters", "1", "--set-profile", "jobs=2").output
-    assert "SBATCH" not in output and "2 at once on this machine" in output
 
 
 def test_plan_tells_what_jobs_would_do_without_or_miss(no_slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,17 +65,6 @@ def test_windows_hold_everything_once_within_both_limits(
     assert most_at_once(found, order) <= at_once
 
 
-def test_a_limit_smaller_than_the_number_of_windows() -> None:
-    found = windows([(str(k),) for k in range(10)], max_array_size=2, at_once=3)
-    assert [window.at_once for window in found] == [1, 1, 1, 1, 1]
-    assert [window.behind for window in found] == [None, None, None, 0, 1]
-
-
-def test_the_limit_is_divided_over_the_windows() -> None:
-    found = windows([(str(k),) for k in range(1000)], max_array_size=334, at_once=20)
-    assert [(len(window.elements), window.at_once) for window in found] == [(333, 7), (333, 7), (334, 6)]
-
-
 def profile(*site: str) -> Profile:
     return load_profile("h100", ["slurm.max_array_size=1001", *site])
 
@@ -108,13 +97,6 @@ def test_no_two_names_of_a_run_are_the_same(wanted: list[tuple[str, bool]]) -> N
     assert len(set(names)) == len(names)
 
 
-def test_names_say_what_the_job_does() -> None:
-    assert job_name("r-1", "it02/finetune", ("critic-1",), 7) == "r-1.it02.finetune.critic-1.0007"
-    assert job_name("r-1", "it02/finetune", ("critic-1", "critic-2"), 7) == "r-1.it02.finetune.critic-1_2.0007"
-    assert job_name("r-1", "it02/debate", None, 12345) == "r-1.it02.debate.12345"
-    assert job_name("r-1", "it02/debate", None, 8, gate=True) == "r-1.it02.debate.gate.0008"
-
-
 @patient
 @given(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=60))
 def test_a_tag_is_fit_for_a_job_name_whatever_the_folder_is_called(name: str) -> None:
@@ -133,16 +115,6 @@ def test_folders_that_slurm_cannot_write_to(name: str) -> None:
     with pytest.raises(ConfigError, match="choose another --run") as caught:
         check_path(Path("/runs") / name)
     assert "\n" not in str(caught.value)
-
-
-def test_resources_of_a_kind_win_over_those_of_the_site() -> None:
-    site = profile("slurm.partition=gpu", "slurm.account=lab", "slurm.merge.partition=cpu", "slurm.merge.qos=short")
-    merge, debate = parameters(site, "merge", name="x"), parameters(site, "generation", name="x")
-    assert (merge["partition"], merge["account"], merge["qos"]) == ("cpu", "lab", "short")
-    assert debate["partition"] == "gpu" and "qos" not in debate and "dependency" not in debate
-    assert debate["additional_parameters"] == {"requeue": True, "gpus-per-node": "h100:1"}
-    assert "gpus-per-node" not in merge["additional_parameters"]
-    assert "export SRUN_CPUS_PER_TASK=2" in merge["setup"]
 
 
 def test_nodes_to_avoid_join_those_of_the_profile() -> None:

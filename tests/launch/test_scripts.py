@@ -158,7 +158,7 @@ def test_a_copy_that_finds_nothing_says_so(tmp_path: Path) -> None:
     "folder",
     ["n.shah", "my.shared dir", "a.sh b", "stage.sh", "stage.sh debate", "a link", "two  blanks", "[x]* $HOME"],
 )
-@pytest.mark.parametrize("arguments", [" debate r 2", " debate my run.sh  2 --task 0", ""])
+@pytest.mark.parametrize("arguments", [" debate my run.sh  2 --task 0", ""])
 def test_a_spooled_copy_finds_the_rest_whatever_the_folders_are_called(
     folder: str, arguments: str, tmp_path: Path
 ) -> None:

@@ -98,7 +98,7 @@ def test_a_slurm_profile_needs_its_section(tmp_path: Path) -> None:
         load_profile(str(path))
 
 
-def test_what_an_enclosing_job_leaves_behind_is_taken_out() -> None:
+def test_what_an_enclosing_job_leaves_behind_and_what_narrows_answers_is_taken_out() -> None:
     kept = {"PATH": "/bin", "SLURM_CONF": "/etc/slurm.conf", "SLURM_CONF_SERVER": "ctl:6817", "SLURM_JWT": "token"}
     jobs = {
         "SLURM_JOB_ID": "7",
@@ -112,7 +112,8 @@ def test_what_an_enclosing_job_leaves_behind_is_taken_out() -> None:
         "SUBMITIT_EXECUTOR": "slurm",
         "SLURM_MEM_PER_NODE": "100",
     }
-    assert clean_environment(kept | jobs) == kept
+    narrows = "SQUEUE_PARTITION SACCT_FORMAT SCANCEL_STATE SINFO_PARTITION SCONTROL_FORMAT SQUEUE_USERS".split()
+    assert clean_environment(kept | jobs | dict.fromkeys(narrows, "x")) == kept
 
 
 # --- GPUs that are asked for and used

@@ -305,34 +305,6 @@ def test_every_reason_for_waiting_is_told_but_those_of_ordinary_queues(
     assert ": queued (0 running, 1 queued" in shown
 
 
-@pytest.mark.parametrize(("reason", "remedy"), [("JobHeldUser", "; scontrol release 8"), ("PartitionDown", "")])
-def test_a_run_in_which_only_the_gate_waits_is_queued(
-    sent: Callable[..., Sent], slurm_says: SlurmSays, reason: str, remedy: str
-) -> None:
-    run, _, stage, _, gate = sent()
-    finish(run, stage)
-    slurm_says(squeue=squeue_line("8", None, "PENDING", gate.name, reason=reason), sacct="")
-    found = look(run)
-    assert (found.survey.state, found.exit_code) == ("queued", 0)
-    assert f"the gate waits: {reason}{remedy}" in found.survey.notes
-
-
-def test_a_maintenance_is_told_with_its_time(sent: Callable[..., Sent], slurm_says: SlurmSays) -> None:
-    run, _, _, job, gate = sent()
-    line = squeue_line("7", 0, "PENDING", job.name, reason="ReqNodeNotAvail, Reserved for maintenance")
-    reservation = (
-        "ReservationName=course StartTime=2026-12-01T08:00:00 EndTime=2026-12-01T09:00:00 Flags=SPEC_NODES\n"
-        "ReservationName=root_5 StartTime=2026-12-02T06:00:00 EndTime=2026-12-02T18:00:00 Duration=12:00:00 "
-        "Nodes=node[1-4] Flags=MAINT,IGNORE_JOBS,SPEC_NODES,ALL_NODES\n"
-    )
-    queued = squeue_line("8", None, "PENDING", gate.name, reason="Dependency")
-    slurm_says(squeue=line.replace("|N/A", "|2026-12-02T18:00:00") + "\n" + queued, scontrol=reservation, sacct="")
-    [note] = look(run).survey.notes
-    assert "expected to start at 2026-12-02T18:00:00" in note
-    assert "maintenance from 2026-12-02T06:00:00 to 2026-12-02T18:00:00" in note
-    assert note.endswith("lower the profile's minutes")
-
-
 # --- what is no failure
 
 

@@ -79,9 +79,13 @@ def test_a_torn_last_line_is_passed_over_and_the_next_stands_alone(log: Submissi
 
 def test_lines_of_others_and_rubbish_are_passed_over(log: Submissions) -> None:
     submit(log, "a", "00000", job="7")
+    before = log.submissions
     with log.path.open("ab") as file:
         file.write(b'{"stage": "it01/debate", "task": "00000", "job": "1234"}\n\xff\xfe\n[1]\n"event"\n\n')
-    assert Submissions(log.path).submissions == log.submissions
+        file.write(b'{"event": "submitted", "name": "nobody knows it", "job": "8", "time": 0.0}\n')
+    assert Submissions(log.path).submissions == before and Submissions(log.path).by_job().keys() == {"7"}
+    submit(log, "b", "00001", job="Welcome to the cluster\n9")
+    assert [found.name for found in Submissions(log.path).unconfirmed()] == ["b"]
 
 
 def test_a_reset_forgets_failures_but_no_names(log: Submissions) -> None:
@@ -94,18 +98,6 @@ def test_a_reset_forgets_failures_but_no_names(log: Submissions) -> None:
     assert "a" in again.submissions and again.sequence == 1  # its number is never given twice
     submit(again, "b", "00000", job="8")
     assert again.latest[STAGE, "00000"][0].name == "b"
-
-
-def test_the_last_submission_of_a_task_counts(log: Submissions) -> None:
-    submit(log, "a", "00000", "00001", job="7")
-    submit(log, "b", "00001", job="8")
-    assert log.latest[STAGE, "00000"] == (log.submissions["a"], 0)
-    assert log.latest[STAGE, "00001"] == (log.submissions["b"], 0)
-
-
-def test_there_need_be_no_log(tmp_path: Path) -> None:
-    log = Submissions(tmp_path / "submissions.jsonl")
-    assert log.submissions == {} and log.nonce == "" and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("line", range(4))
@@ -122,19 +114,6 @@ def test_a_torn_line_loses_nothing_that_was_confirmed(log: Submissions, line: in
     assert again.by_job().keys() == confirmed
     submit(again, "c.0003", "00001", job="9")
     assert Submissions(log.path).latest[STAGE, "00001"][0].job == "9"
-
-
-def test_an_id_for_a_name_that_nobody_knows_is_passed_over(log: Submissions) -> None:
-    submit(log, "a", "00000", job="7")
-    with log.path.open("a") as file:
-        file.write('{"event": "submitted", "name": "x", "job": "8", "time": 0.0}\n')
-    assert Submissions(log.path).by_job().keys() == {"7"}
-
-
-def test_an_id_that_is_no_number_is_unknown(log: Submissions) -> None:
-    submit(log, "a", "00000", job="Welcome to the cluster\n7")
-    again = Submissions(log.path)
-    assert again.by_job() == {} and [found.name for found in again.unconfirmed()] == ["a"]
 
 
 def test_what_slurm_refused_leaves_the_task_where_it_was(log: Submissions) -> None:
@@ -169,9 +148,3 @@ def test_a_write_is_whole_or_not_at_all(log: Submissions, monkeypatch: pytest.Mo
         log.intend("b", STAGE, [("00001",)])
     assert log.path.read_bytes() == before and "b" not in log.submissions
     assert Submissions(log.path).submissions == log.submissions
-
-
-def test_releases_are_counted(log: Submissions) -> None:
-    log.release("7_1")
-    log.release("7_1")
-    assert Submissions(log.path).released == {"7_1": 2}

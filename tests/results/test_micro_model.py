@@ -9,7 +9,6 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,23 +16,15 @@ from hypothesis import strategies as st
 from hpcmaf.micro import base_path
 from hpcmaf.tasks.compact import CompactPrompts
 from hpcmaf.tasks.generated import side
-from results.micro_model.corpus import Rows, debate_lines, draw, lines, steps
-from results.micro_model.critics import agreed, cut_off, revise, summary_of
-from results.micro_model.make import Making, learning_rate_factor
+from results.micro_model.corpus import Rows, debate_lines, draw
+from results.micro_model.make import Making
 from results.micro_model.score import style_of
-from results.micro_model.styles import LARGEST, NO_NOISE, NOISE, STYLES, Author, Expression, Solution, is_hard
-from results.micro_model.tokenizer import BOS, CONTEXT, EOS, PAD, TARGET, UNKNOWN, encode
+from results.micro_model.styles import LARGEST, NO_NOISE, NOISE, STYLES, Author, Expression
+from results.micro_model.tokenizer import TARGET, encode
 
 ROOT = Path(__file__).parents[2]
-EXPRESSION = Expression(1, 12, 13, 4, 5, 6)
 EXPRESSIONS = st.builds(Expression, *[st.integers(0, LARGEST)] * 6)
 STYLE, SEEDS = st.integers(0, len(STYLES) - 1), st.integers(0, 2**32)
-SMALL = (Rows(96, 8, 1), Rows(192, 6, 1), Rows(576, 2, 2))
-
-
-def claim(p: int, q: int, result: int) -> Solution:
-    """A solution with given claims."""
-    return Solution(f"12*13={p};5*6={q}#{result}", 0, p, q, result)
 
 
 # --- the package ------------------------------------------------------------
@@ -70,37 +61,6 @@ def test_without_noise_every_style_is_right_in_every_step(expression, style, see
     assert style_of(solution.text, expression.text) in (style, None) or len({expression.b, expression.e}) == 1
 
 
-@pytest.mark.parametrize("style", range(len(STYLES)))
-def test_hard_facts_go_wrong_about_every_other_time_and_others_hardly(style) -> None:
-    rng, author = random.Random(style), Author(NOISE)
-    right: dict[bool, list[bool]] = {True: [], False: []}
-    for _ in range(6000):
-        x, y = rng.randrange(LARGEST + 1), rng.randrange(LARGEST + 1)
-        right[is_hard(style, x, y)].append(author.product(style, x, y, rng)[1] == x * y)
-    assert 0.42 < sum(right[True]) / len(right[True]) < 0.60
-    assert 0.96 < sum(right[False]) / len(right[False]) < 1.0
-
-
-@given(st.lists(st.integers(0, 3), max_size=6))
-def test_agreement_is_a_unique_plurality_of_at_least_two(claims) -> None:
-    counts = sorted((claims.count(one) for one in set(claims)), reverse=True)
-    won = bool(counts) and counts[0] >= 2 and (len(counts) == 1 or counts[1] < counts[0])
-    found = agreed(claims)
-    assert (found is not None) == won
-    assert found is None or claims.count(found) == counts[0]
-
-
-def test_critics_adopt_what_is_agreed_and_work_the_rest_again() -> None:
-    author = Author(NO_NOISE)
-    others = [claim(157, 30, 132), claim(157, 30, 132)]
-    assert revise(author, EXPRESSION, claim(156, 31, 130), others, random.Random(0)).text == "p157;q30#132"
-    disputed = [claim(157, 30, 132), claim(155, 30, 130)]
-    text = revise(author, EXPRESSION, claim(154, 30, 129), disputed, random.Random(0)).text
-    assert text.startswith("12*13=") and ";q30;" in text and text.endswith("#131")
-    broken = cut_off(claim(156, 30, 131), random.Random(0))
-    assert summary_of([claim(156, 30, 131), broken]) == "p156q30#131;?"
-
-
 def test_lines_are_debates_in_the_prompts_of_a_run_and_of_its_training_side() -> None:
     rng, author, prompts, kinds = random.Random(3), Author(NOISE), CompactPrompts(), set()
     for _ in range(200):
@@ -118,36 +78,7 @@ def test_lines_are_debates_in_the_prompts_of_a_run_and_of_its_training_side() ->
     assert {side(draw(rng).text) for _ in range(200)} == {"train"}
 
 
-def test_tokens_are_known_and_fit_the_context() -> None:
-    source = lines(0, 0)
-    for _ in range(2000):
-        line = next(source)
-        assert not np.isin(line % TARGET, [PAD, UNKNOWN]).any() and len(line) <= CONTEXT
-    # The loss is on the answer and the end of its turn, nowhere else.
-    assert (encode(["1+1=", "#2"]) >= TARGET).tolist() == [False] * 7 + [True] * 3
-
-
-def test_batches_follow_from_the_seed_alone_and_hold_whole_lines() -> None:
-    first, again, other = steps(0, 3, 4, shapes=SMALL), steps(0, 3, 4, shapes=SMALL), steps(1, 3, 4, shapes=SMALL)
-    shapes = [[(8, 96), (6, 192), (2, 576)], [(8, 96), (6, 192)]] * 2
-    assert [[batch.shape for batch in step] for step in first] == shapes
-    flat = [[batch for step in made for batch in step] for made in (first, again, other)]
-    assert all((one == two).all() for one, two in zip(flat[0], flat[1], strict=True))
-    assert not all((one == two).all() for one, two in zip(flat[0], flat[2], strict=True))
-    for row in (row for batch in flat[0] for row in batch):
-        used = row[: np.flatnonzero(row % TARGET == EOS)[-1] + 1]
-        assert used[0] == BOS and (row[len(used) :] == PAD).all() and (used % TARGET != PAD).all()
-
-
 # --- the training -----------------------------------------------------------
-
-
-def test_learning_rate_rises_then_falls() -> None:
-    factors = [learning_rate_factor(step / 1000) for step in range(1000)]
-    peak = factors.index(max(factors))
-    assert 0 < factors[0] < 0.05 and abs(factors[peak] - 1) < 1e-6 and 10 < peak < 30
-    assert all(one >= two for one, two in zip(factors[peak:], factors[peak + 1 :], strict=False))
-    assert 0.01 < factors[-1] < 0.03
 
 
 @pytest.mark.slow

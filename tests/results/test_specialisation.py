@@ -60,14 +60,6 @@ def test_agents_go_to_vertices_of_their_own_and_the_pooled_model_stays() -> None
     assert sorted(apart["path"][-1].argmax(axis=1)) == [0, 1, 2]
 
 
-@pytest.mark.parametrize(("agents", "subtasks", "most"), [(2, 5, 1.0), (5, 3, 0.8)])
-def test_other_numbers_of_agents_and_subtasks(agents: int, subtasks: int, most: float) -> None:
-    course = run(agents, subtasks, 60, pooled=False)
-    assert course["distinct"][-1].all() and course["path"].shape == (61, agents, subtasks)
-    # No more than this many of five agents can be apart over three subtasks.
-    assert most - 0.05 < course["variation"][-1].mean() <= most + 1e-9
-
-
 def test_the_published_figures_are_what_the_script_writes(tmp_path: Path) -> None:
     MODEL["main"](["--out", str(tmp_path)])
     assert (tmp_path / "specialisation.csv").read_bytes() == (FOLDER / "specialisation.csv").read_bytes()

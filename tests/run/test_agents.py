@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,38 +28,31 @@ from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import build_plan
 from hpcmaf.store import Store, verify
 from hpcmaf.study.sharing import Keys
+from tests.commands import HPCMAF, hpcmaf, invoke
 from tests.jobs.playing import Player
 from tests.run.test_local_run import kill_everything
 from tests.tiny_models import answering_model
 
 RECIPE = """
-model: {path: LLAMA, dtype: float32}
+model: {path: MISTRAL, dtype: float32}
 task: {name: arithmetic, train: 12, eval: 4}
 debate: {agents: 3, rounds: 2}
 sampling: {max_new_tokens: 6}
 training: {epochs: 1, batch_size: 4}
 agents:
-  "2": {model: {path: QWEN}, tuning: full, sampling: {max_new_tokens: 3}}
+  "2": {model: {path: PHI}, tuning: full, sampling: {max_new_tokens: 3}}
   critic-1: {prompts: {system: Be brief.}}
-  summarizer: {model: {path: QWEN}}
+  summarizer: {model: {path: PHI}}
 iterations: 1
 """
 
 
-def hpcmaf(*words: str | Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "hpcmaf", *map(str, words)], capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
-
-
 def recipe_of(folder: Path) -> Path:
     """A recipe of two architectures of different vocabularies, each of which says digits of its own."""
-    llama = answering_model(folder / "llama", "123", context=4096)
-    qwen = answering_model(folder / "qwen", ["3", "4", "55"], context=4096, kind="qwen2")
+    mistral = answering_model(folder / "mistral", "123", context=4096, kind="mistral")
+    phi = answering_model(folder / "phi", ["3", "4", "55"], context=4096, kind="phi3")
     recipe = folder / "mixed.yaml"
-    recipe.write_text(RECIPE.replace("LLAMA", str(llama)).replace("QWEN", str(qwen)))
+    recipe.write_text(RECIPE.replace("MISTRAL", str(mistral)).replace("PHI", str(phi)))
     return recipe
 
 
@@ -74,7 +66,7 @@ def contents(run: RunDir) -> dict[str, str]:
 def test_two_architectures_in_one_society(tmp_path: Path) -> None:
     recipe, calm, killed = recipe_of(tmp_path), RunDir(tmp_path / "calm"), RunDir(tmp_path / "killed")
     words = ["submit", "--recipe", recipe, "--run", killed.root]
-    submitting = subprocess.Popen([sys.executable, "-m", "hpcmaf", *map(str, words)], stderr=subprocess.DEVNULL)
+    submitting = subprocess.Popen([*HPCMAF, *map(str, words)], stderr=subprocess.DEVNULL)
     journal, deadline = killed.journal(killed.shard(1, "debate", 0)), time.monotonic() + 120
     while not (journal.exists() and journal.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -88,7 +80,7 @@ def test_two_architectures_in_one_society(tmp_path: Path) -> None:
     adapters = {path.parent.name for path in calm.root.glob("it01/agents/*/adapter_model.safetensors")}
     assert adapters == {f"{role}-{n}" for role in ("generator", "critic") for n in range(2)}
     for name in ("generator-2", "critic-2"):
-        assert json.loads((calm.agent(1, name) / "config.json").read_text())["model_type"] == "qwen2"
+        assert json.loads((calm.agent(1, name) / "config.json").read_text())["model_type"] == "phi3"
 
     for iteration, kind in ((1, "debate"), (0, "eval"), (1, "eval")):
         with Store(calm.store(iteration, kind)) as store:
@@ -99,16 +91,16 @@ def test_two_architectures_in_one_society(tmp_path: Path) -> None:
                 assert {turn.text for turn in turns} <= {"3", "4", "55"}
             assert [len(one.conversation(n, 2)) for n in range(3)] == [4, 5, 4]
 
-    plan = hpcmaf("plan", "--recipe", recipe, "--run", calm.root)
-    assert "llama: 4 trained (lora): generator-0" in plan and "qwen: 2 trained (full): generator-2, critic-2" in plan
-    assert f"other bases: critic-2: {tmp_path / 'qwen'}" in hpcmaf("solve", calm.root, "1+2*3+4-5*6")
-    assert "different vocabularies: 2" in hpcmaf("diversity", calm.root, "--iter", "1")
+    plan = invoke("plan", "--recipe", recipe, "--run", calm.root)
+    assert "mistral: 4 trained (lora): generator-0" in plan and "phi: 2 trained (full): generator-2, critic-2" in plan
+    assert f"other bases: critic-2: {tmp_path / 'phi'}" in invoke("solve", calm.root, "1+2*3+4-5*6")
+    assert "different vocabularies: 2" in invoke("diversity", calm.root, "--iter", "1")
     measures = json.loads(calm.diversity(1).read_text())["measures"]
     assert all(measures[name]["problems"] == 4 for name in ("embedding", "nll", "kl_agents", "kl_base"))
-    report = hpcmaf("aggregate", calm.root, "--out", tmp_path / "report")
-    assert "llama + qwen" in report and "1, qwen" in report
-    for agent, kind in (("critic-2", "qwen2"), ("critic-1", "llama")):
-        hpcmaf("export", calm.root, "--agent", agent, "--as", "model", "--out", tmp_path / agent)
+    report = invoke("aggregate", calm.root, "--out", tmp_path / "report")
+    assert "mistral + phi" in report and "1, phi" in report
+    for agent, kind in (("critic-2", "phi3"), ("critic-1", "mistral")):
+        invoke("export", calm.root, "--agent", agent, "--as", "model", "--out", tmp_path / agent)
         assert json.loads((tmp_path / agent / "config.json").read_text())["model_type"] == kind
 
 

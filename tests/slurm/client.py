@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.slurm.processes import PATH, ClusterError, program, wait_until
 
+REPOSITORY = Path(__file__).parents[2]
 SQUEUE_FIELDS = {
     "id": "%A",
     "array_job": "%F",
@@ -45,6 +46,11 @@ class Client:
         """This process's environment with nothing of another Slurm in it, and with this one's configuration."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SBATCH", "SQUEUE"))}
         return kept | {"SLURM_CONF": str(self.conf_path), "PATH": PATH}
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What a process has to have in its environment for its jobs to run here and to find the tests' own work."""
+        return {name: self.env[name] for name in ("SLURM_CONF", "PATH")} | {"PYTHONPATH": str(REPOSITORY)}
 
     def client(self, *words: object, timeout: float = 20) -> str:
         """Standard output of a client command such as ``sbatch``; ClusterError if it fails or does not answer."""

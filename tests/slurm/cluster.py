@@ -1,7 +1,7 @@
 """A real Slurm of several nodes on this one machine, for tests to use and to break.
 
-As root each node has its own namespaces: its own host name, processes and /dev/shm. Elsewhere nodes are plain processes that
-share this machine's name. Nothing needs systemd, cgroups or a network.
+Each node has its own namespaces: its own host name, processes and /dev/shm, for which the tests have to be root. Nothing
+needs systemd, cgroups or a network.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from tests.slurm.processes import (
     Node,
     Ports,
     answers,
-    namespaces_work,
     program,
     require,
     wait_until,
@@ -44,17 +43,14 @@ class Cluster(Client):
         Its files; logs in ``home/log``.
     names : list of str
         ``node1``, ``node2`` and so on.
-    isolated : bool
-        Whether every node has a host name of its own.
     """
 
-    def __init__(self, layout: configuration.Layout, ports: Ports, isolated: bool) -> None:
+    def __init__(self, layout: configuration.Layout, ports: Ports) -> None:
         super().__init__(layout.home)
-        self.layout, self.names, self.isolated = layout, layout.names, isolated
-        self._ports = ports
+        self.layout, self.names = layout, layout.names
+        self._ports, self._limited = ports, False
         self.nodes = {
-            name: Node(name, self.home / "etc/hosts" if isolated else None, self._log(name), self._daemon_env())
-            for name in self.names
+            name: Node(name, self.home / "etc/hosts", self._log(name), self._daemon_env()) for name in self.names
         }
         self._munged = self._daemon(
             "munged",
@@ -67,15 +63,14 @@ class Cluster(Client):
             f"--seed-file={self.home}/run/munge.seed",
         )
         self._controller = self._daemon("slurmctld", "-D")
-        self._database = self._daemon("mariadbd", *self._mariadb_options()) if layout.accounting else None
-        self._accounting = self._daemon("slurmdbd", "-D") if layout.accounting else None
+        self._database = self._daemon("mariadbd", *self._mariadb_options())
+        self._accounting = self._daemon("slurmdbd", "-D")
 
     @classmethod
     def start(
         cls,
         root: Path,
         nodes: int = 4,
-        accounting: bool = True,
         **conf_overrides: object,
     ) -> Cluster:
         """Start a cluster and wait until all its nodes are idle.
@@ -86,8 +81,6 @@ class Cluster(Client):
             Its files go into a new folder in here, or in /tmp where unix sockets would not fit.
         nodes : int
             How many; each claims 8 CPUs, 8000 MB, and 4 GPUs, fakes of type h100.
-        accounting : bool
-            Run slurmdbd and its database, so that sacct answers.
         **conf_overrides
             Settings of slurm.conf; None removes one.
 
@@ -96,15 +89,15 @@ class Cluster(Client):
         ClusterError
             If a program is missing or the cluster does not come up.
         """
-        require(accounting)
+        require()
         root.mkdir(parents=True, exist_ok=True)
         fits = len(str(root.resolve())) <= LONGEST_ROOT
         home = Path(tempfile.mkdtemp(prefix="maf", dir=root.resolve() if fits else "/tmp"))
         home.chmod(0o755)
         ports = Ports(nodes + 2)
-        layout = configuration.Layout(home, nodes, ports.first, accounting)
+        layout = configuration.Layout(home, nodes, ports.first)
         configuration.write(layout, conf_overrides)
-        cluster = cls(layout, ports, namespaces_work())
+        cluster = cls(layout, ports)
         try:
             cluster._bring_up()
         except BaseException:
@@ -149,7 +142,7 @@ class Cluster(Client):
     def start_controller(self) -> None:
         """Start slurmctld, which takes up what it had saved, and wait until it answers."""
         self._controller.start()
-        self._listens("slurmctld", self._controller, self.layout.port)
+        self._comes_up("slurmctld", self._controller, lambda: answers(self.layout.port))
         self.client("scontrol", "ping")
 
     def stop_munge(self) -> None:
@@ -162,14 +155,23 @@ class Cluster(Client):
 
     def stop_accounting(self) -> None:
         """slurmdbd ends: sacct fails, jobs go on."""
-        if self._accounting:
-            self._accounting.end(signal.SIGTERM)
+        self._accounting.end(signal.SIGTERM)
 
     def start_accounting(self) -> None:
         """Start slurmdbd and wait until it answers."""
-        if self._accounting:
-            self._accounting.start()
-            self._listens("slurmdbd", self._accounting, self.layout.port + 1)
+        self._accounting.start()
+        self._comes_up("slurmdbd", self._accounting, lambda: answers(self.layout.port + 1))
+
+    def prolog_fails(self, node: str, fails: bool = True) -> None:
+        """The prolog of a node fails, or does so no longer."""
+        mark = self.home / f"fails.{node}"
+        mark.touch() if fails else mark.unlink(missing_ok=True)
+
+    def most_jobs(self, count: int) -> None:
+        """The accounting's limit on the jobs that one may have in the queue; -1 is none."""
+        self.client("sacctmgr", "-i", "modify", "user", configuration.USER, "set", f"maxsubmitjobs={count}")
+        self._limited = count != -1
+        time.sleep(1)  # until the controller has heard
 
     # --- back to order
 
@@ -177,10 +179,10 @@ class Cluster(Client):
         """Cancel every job, also those that running ones submit meanwhile, and wait until none is left."""
         end = time.monotonic() + timeout
         while self.client("squeue", "-h").strip():
-            self.client("scancel", "--state=PENDING", f"--user={configuration.user_name()}")
+            self.client("scancel", "--state=PENDING", f"--user={configuration.USER}")
             # Killed rather than asked: whoever ignores TERM, as submitit does, would hold up the next test.
-            self.client("scancel", "--signal=KILL", "--full", f"--user={configuration.user_name()}")
-            self.client("scancel", f"--user={configuration.user_name()}")
+            self.client("scancel", "--signal=KILL", "--full", f"--user={configuration.USER}")
+            self.client("scancel", f"--user={configuration.USER}")
             if time.monotonic() > end:
                 raise ClusterError(f"jobs left after scancel:\n{self.client('squeue')}\n{self.log_tails()}")
             time.sleep(0.1)
@@ -191,8 +193,11 @@ class Cluster(Client):
         self.start_accounting()
         if not self._controller.alive:
             self.start_controller()
-        for cluster_node in self.nodes.values():
+        for name, cluster_node in self.nodes.items():
             cluster_node.start()
+            self.prolog_fails(name, False)
+        if self._limited:
+            self.most_jobs(-1)
         try:
             self.cancel_all(15)
         except ClusterError:
@@ -209,8 +214,7 @@ class Cluster(Client):
     def stop(self) -> None:
         """End every process of the cluster and remove its files."""
         for daemon in [*self.nodes.values(), self._controller, self._accounting, self._database, self._munged]:
-            if daemon:
-                daemon.kill()
+            daemon.kill()
         self._ports.close()
         shutil.rmtree(self.home, ignore_errors=True)
 
@@ -230,9 +234,6 @@ class Cluster(Client):
     def _daemon(self, name: str, *arguments: str) -> Daemon:
         return Daemon([program(name), *arguments], self._log(name), self._daemon_env())
 
-    def _listens(self, name: str, daemon: Daemon, port: int) -> None:
-        self._comes_up(name, daemon, lambda: answers(port))
-
     def _comes_up(self, name: str, daemon: Daemon, ready: Callable[[], bool]) -> None:
         def settled() -> bool:
             return not daemon.alive or ready()
@@ -245,7 +246,7 @@ class Cluster(Client):
         home = self.home
         return [
             "--no-defaults",
-            f"--user={configuration.user_name()}",
+            f"--user={configuration.USER}",
             f"--datadir={home}/mysql",
             f"--tmpdir={home}/tmp",
             f"--socket={self.layout.database_socket}",
@@ -266,32 +267,31 @@ class Cluster(Client):
 
     def _bring_up(self) -> None:
         self._munged.start()
-        if self._database:
-            # Two servers that start in the same moment name their temporary tables alike.
-            temporary = self.home / "tmp"
-            temporary.mkdir(exist_ok=True)
-            made = subprocess.run(
-                check=False,
-                args=[
-                    program("mariadb-install-db"),
-                    "--no-defaults",
-                    f"--user={configuration.user_name()}",
-                    f"--datadir={self.home}/mysql",
-                    "--auth-root-authentication-method=normal",
-                    "--skip-test-db",
-                    "--skip-name-resolve",
-                    "--innodb-log-file-size=8M",
-                    "--innodb-flush-method=nosync",
-                ],
-                env=self._daemon_env() | {"TMPDIR": str(temporary)},
-                capture_output=True,
-                text=True,
-                timeout=60,
-            )
-            if made.returncode != 0:
-                raise ClusterError(f"mariadb-install-db ended with {made.returncode}:\n{made.stdout}{made.stderr}")
-            self._database.start()
-            self._comes_up("mariadbd", self._database, self.layout.database_socket.exists)
+        # Two servers that start in the same moment name their temporary tables alike.
+        temporary = self.home / "tmp"
+        temporary.mkdir(exist_ok=True)
+        made = subprocess.run(
+            check=False,
+            args=[
+                program("mariadb-install-db"),
+                "--no-defaults",
+                f"--user={configuration.USER}",
+                f"--datadir={self.home}/mysql",
+                "--auth-root-authentication-method=normal",
+                "--skip-test-db",
+                "--skip-name-resolve",
+                "--innodb-log-file-size=8M",
+                "--innodb-flush-method=nosync",
+            ],
+            env=self._daemon_env() | {"TMPDIR": str(temporary)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        if made.returncode != 0:
+            raise ClusterError(f"mariadb-install-db ended with {made.returncode}:\n{made.stdout}{made.stderr}")
+        self._database.start()
+        self._comes_up("mariadbd", self._database, self.layout.database_socket.exists)
         self._comes_up("munged", self._munged, self.layout.munge_socket.exists)
         self.start_accounting()
         for cluster_node in self.nodes.values():

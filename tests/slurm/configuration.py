@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import socket
 import time
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from pathlib import Path
 
 # Fakes of type h100, of each node.
 GPUS = 4
+# Who runs the tests and so the whole cluster.
+USER = "root"
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,11 @@ class Layout:
         How many; each claims to have what stands below.
     port : int
         First of ``nodes + 2`` ports: slurmctld, slurmdbd, then one slurmd each.
-    accounting : bool
-        Whether slurmdbd keeps what finished.
     """
 
     home: Path
     nodes: int
     port: int
-    accounting: bool
 
     @property
     def names(self) -> list[str]:
@@ -80,18 +78,19 @@ def write(layout: Layout, overrides: dict[str, object]) -> None:
     _put(home / "etc/cgroup.conf", [])
     hosts = Path("/etc/hosts").read_text(encoding="utf-8").splitlines()
     _put(home / "etc/hosts", hosts + [f"127.0.0.1 {name}" for name in layout.names])
+    _put(home / "etc/prolog.sh", ["#!/bin/sh", f"[ ! -e {home}/fails.$SLURMD_NODENAME ]"], mode=0o755)
     (home / "etc/munge.key").write_bytes(os.urandom(1024))
     (home / "etc/munge.key").chmod(0o400)
 
 
 def _settings(layout: Layout) -> dict[str, object]:
-    home, user = layout.home, user_name()
-    settings: dict[str, object] = {
+    home = layout.home
+    return {
         "ClusterName": "test",
         "SlurmctldHost": f"{_host()}(127.0.0.1)",
         "SlurmctldPort": layout.port,
-        "SlurmUser": user,
-        "SlurmdUser": user,
+        "SlurmUser": USER,
+        "SlurmdUser": USER,
         "AuthType": "auth/munge",
         # A requeued job waits until its old credential has expired, two minutes by default.
         "AuthInfo": f"socket={layout.munge_socket},cred_expire=10",
@@ -103,6 +102,7 @@ def _settings(layout: Layout) -> dict[str, object]:
         "SlurmctldLogFile": home / "log/slurmctld.log",
         "SlurmdLogFile": home / "log/slurmd-%n.log",
         "MailProg": "/bin/true",
+        "Prolog": home / "etc/prolog.sh",
         "ProctrackType": "proctrack/linuxproc",
         "TaskPlugin": "task/none",
         "JobAcctGatherType": "jobacct_gather/none",
@@ -133,15 +133,12 @@ def _settings(layout: Layout) -> dict[str, object]:
         "SlurmctldTimeout": 30,
         "InactiveLimit": 0,
         "MessageTimeout": 3,
-    }
-    if not layout.accounting:
-        return settings | {"AccountingStorageType": "accounting_storage/none"}
-    return settings | {
         "AccountingStorageType": "accounting_storage/slurmdbd",
         "AccountingStorageHost": "127.0.0.1",
         "AccountingStoragePort": layout.port + 1,
         "AccountingStoragePass": layout.munge_socket,
         "AccountingStorageTRES": "gres/gpu,gres/gpu:h100",
+        "AccountingStorageEnforce": "limits",
     }
 
 
@@ -152,7 +149,7 @@ def _database(layout: Layout) -> dict[str, object]:
         "DbdHost": "localhost",
         "DbdAddr": "127.0.0.1",
         "DbdPort": layout.port + 1,
-        "SlurmUser": user_name(),
+        "SlurmUser": USER,
         "LogFile": layout.home / "log/slurmdbd.log",
         "PidFile": layout.home / "run/slurmdbd.pid",
         "StorageType": "accounting_storage/mysql",
@@ -162,11 +159,6 @@ def _database(layout: Layout) -> dict[str, object]:
         "StorageLoc": "slurm_acct_db",
         "CommitDelay": 0,
     }
-
-
-def user_name() -> str:
-    """The user that runs the tests and so the whole cluster."""
-    return pwd.getpwuid(os.getuid()).pw_name
 
 
 def _host() -> str:

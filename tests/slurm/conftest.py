@@ -43,9 +43,7 @@ def slurm(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     for name in os.environ:
         if name.startswith(FOREIGN):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("SLURM_CONF", cluster.env["SLURM_CONF"])
-    monkeypatch.setenv("PATH", cluster.env["PATH"])
-    # Jobs find the tests' own work where this process does.
-    monkeypatch.setenv("PYTHONPATH", str(HERE.parents[1]))
+    for name, value in cluster.settings.items():
+        monkeypatch.setenv(name, value)
     yield cluster
     cluster.heal()

@@ -15,20 +15,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 from tests.slurm import node
 
 PATH = os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/local/sbin:/usr/sbin:/sbin"
 PACKAGES = "slurmctld slurmd slurm-client slurmdbd munge mariadb-server-core mariadb-client-core"
-PROGRAMS = {
-    "slurmctld": (),
-    "slurmd": (),
-    "sbatch": (),
-    "sacct": (),
-    "munged": (),
-    "slurmdbd": ("accounting",),
-    "mariadbd": ("accounting",),
-    "mariadb-install-db": ("accounting",),
-}
+PROGRAMS = "slurmctld slurmd sbatch sacct munged slurmdbd mariadbd mariadb-install-db".split()
 NAMESPACES = ["unshare", "--uts", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc"]
 PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
@@ -46,19 +39,13 @@ def program(name: str) -> str:
     return found
 
 
-def require(accounting: bool) -> None:
-    """Raise ClusterError unless every program of a cluster is installed."""
-    for name, only_for in PROGRAMS.items():
-        if accounting or not only_for:
-            program(name)
-
-
-def namespaces_work() -> bool:
-    """Whether a node can have its own host name, processes and mounts: needs root, and a container that lets it."""
-    if os.getuid() != 0 or shutil.which("unshare", path=PATH) is None:
-        return False
+def require() -> None:
+    """Raise ClusterError unless every program of a cluster is installed, and a node can have its own namespaces."""
+    for name in PROGRAMS:
+        program(name)
     trial = [*NAMESPACES, "sh", "-c", "mount -t tmpfs tmpfs /dev/shm && hostname trial"]
-    return subprocess.run(trial, check=False, capture_output=True, timeout=10, env={"PATH": PATH}).returncode == 0
+    if subprocess.run(trial, check=False, capture_output=True, timeout=10, env={"PATH": PATH}).returncode != 0:
+        raise ClusterError("the test cluster's nodes need namespaces: root, in a container that may make them")
 
 
 def wait_until(what: str, ready: Callable[[], bool], timeout: float, pause: float = 0.02) -> None:
@@ -106,20 +93,10 @@ class Ports:
 
 
 class Daemon:
-    """A program in the background, its output in a log file, killed by the kernel when the thread that started it ends.
+    """A program in the background, its output in a log file, killed by the kernel when the thread that started it ends."""
 
-    Parameters
-    ----------
-    command : list of str
-    log : Path
-        Appended to.
-    env : dict
-    last_signal : signal.Signals
-        What it gets when its starter dies.
-    """
-
-    def __init__(self, command: list[str], log: Path, env: dict[str, str], last_signal: int = signal.SIGKILL) -> None:
-        self.command, self.log, self.env, self.last_signal = command, log, env, last_signal
+    def __init__(self, command: list[str], log: Path, env: dict[str, str]) -> None:
+        self.command, self.log, self.env = command, log, env
         self._process: subprocess.Popen | None = None
         atexit.register(self.kill)
 
@@ -130,7 +107,7 @@ class Daemon:
         parent = os.getpid()
 
         def bind_to_parent() -> None:
-            _libc.prctl(PR_SET_PDEATHSIG, self.last_signal)
+            _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != parent:
                 os._exit(1)
 
@@ -168,64 +145,40 @@ class Daemon:
 
 
 class Node(Daemon):
-    """A node: slurmd and whatever runs below it.
+    """A node in its own namespaces, with this /etc/hosts: slurmd and whatever runs below it."""
 
-    Parameters
-    ----------
-    name : str
-    hosts : Path or None
-        /etc/hosts of the node in its own namespaces; None runs it as plain processes.
-    log : Path
-    env : dict
-    """
-
-    def __init__(self, name: str, hosts: Path | None, log: Path, env: dict[str, str]) -> None:
-        warden = [
-            sys.executable,
-            "-I",
-            "-S",
-            node.__file__,
-            name,
-            str(hosts or "-"),
-            program("slurmd"),
-            "-D",
-            "-N",
-            name,
-        ]
-        self.name, self.isolated = name, hosts is not None
-        kind = signal.SIGKILL if self.isolated else signal.SIGTERM
-        super().__init__([*NAMESPACES, *warden] if self.isolated else warden, log, env, kind)
+    def __init__(self, name: str, hosts: Path, log: Path, env: dict[str, str]) -> None:
+        first = [sys.executable, "-I", "-S", node.__file__, name, str(hosts), program("slurmd"), "-D", "-N", name]
+        super().__init__([*NAMESPACES, *first], log, env)
+        self.name = name
 
     def first_process(self) -> int | None:
         """The pid of the node's first process, None while there is none."""
-        if not self.alive:
-            return None
-        return next(iter(node.children().get(self.pid, [])), None) if self.isolated else self.pid
+        found = psutil.Process(self.pid).children() if self.alive else []
+        return found[0].pid if found else None
 
     def slurmd(self) -> int | None:
         """The pid of its slurmd as seen from outside, None if it does not run."""
-        for pid in node.children().get(self.first_process() or -1, []):
-            try:
-                words = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if words.partition("(")[2].rpartition(")")[0] == "slurmd" and words.rpartition(")")[2].split()[0] != "Z":
-                return pid
+        first = self.first_process()
+        try:
+            for child in psutil.Process(first).children() if first else ():
+                if child.name() == "slurmd" and child.status() != psutil.STATUS_ZOMBIE:
+                    return child.pid
+        except psutil.NoSuchProcess:
+            pass
         return None
 
     def start(self) -> None:
         """Switch it on, or start slurmd again where only that was killed."""
         if not self.alive:
             super().start()
-        elif self.slurmd() is None:
-            os.kill(self.first_process(), signal.SIGUSR1)
+        elif self.slurmd() is None and (first := self.first_process()) is not None:
+            os.kill(first, signal.SIGUSR1)
             wait_until(f"{self.name}: slurmd runs again", lambda: self.slurmd() is not None, 5)
 
     def kill(self) -> None:
         """Switch it off: everything on it is gone at once."""
-        if not self.isolated:
-            self.end(signal.SIGTERM)
-        elif (first := self.first_process()) is not None:
+        if (first := self.first_process()) is not None:
             # The namespace's init is reaped only after all else in it is dead, and unshare ends after that.
             os.kill(first, signal.SIGKILL)
             self._process.wait(10)

@@ -20,8 +20,6 @@ from hpcmaf.run.plan import Plan
 from tests.slurm.client import Client
 from tests.slurm.errands import python_for
 
-REPOSITORY = Path(__file__).parents[2]
-
 SITE: dict[str, Any] = {
     "name": "test",
     "launcher": "slurm",
@@ -44,12 +42,45 @@ SHAPE = ("debate.agents=2", "task.train=12", "task.eval=8")
 SHORT = ("debate.agents=2", "task.train=4", "task.eval=12")
 
 
-class Loop:
+class Watched:
+    """A run on the cluster, to be waited for."""
+
+    def __init__(self, slurm: Client, run: RunDir) -> None:
+        self.slurm, self.run = slurm, run
+
+    def stopped(self) -> Stop | None:
+        return read_stop(self.run)
+
+    def wait(self, what: str, true: Callable[[], object], timeout: float = 30) -> None:
+        end = time.monotonic() + timeout
+        while not true():
+            stop = self.stopped()
+            assert stop is None, f"the chain stopped before {what}: {stop}\n{self.account()}"
+            assert time.monotonic() < end, f"{timeout:g} s passed before {what}\n{self.account()}"
+            time.sleep(0.1)
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in self.run.submissions.read_text().splitlines()]
+        return [line for line in lines if line["event"] == kind]
+
+    def account(self) -> str:
+        """What a failed test has to say."""
+        jobs = "\n".join(
+            f"{job['name']} {job['array_task']} {job['state']} {job['reason']}" for job in self.slurm.jobs()
+        )
+        done = {stage: sorted(tasks) for stage, tasks in self.run.done_tasks(self.run.load_plan()).items() if tasks}
+        logs = [
+            f"--- {log}\n{log.read_text(errors='replace')[-1500:]}"
+            for log in sorted(self.run.root.glob("it*/jobs/*/*_log.err"))[-6:]
+        ]
+        return f"done: {done}\n{jobs}\n" + "\n".join(logs)
+
+
+class Loop(Watched):
     """One run of errands on the cluster."""
 
     def __init__(self, slurm: Client, root: Path, *site: str, iters: int = 1, shape: tuple[str, ...] = SHAPE) -> None:
-        self.slurm = slurm
-        self.run = RunDir(root)
+        super().__init__(slurm, RunDir(root))
         if "slurm.python" not in " ".join(site):
             site = (*site, f"slurm.python={python_for(root.parent / 'errand-python')}")
         self.profile = profile(*site)
@@ -68,9 +99,6 @@ class Loop:
         done = self.run.done_tasks(self.plan)
         return all(len(done[stage.id]) == len(stage.tasks) for stage in self.plan.stages)
 
-    def stopped(self) -> Stop | None:
-        return read_stop(self.run)
-
     def finish(self, timeout: float = 90) -> None:
         """Wait until everything is done; a chain that stops, or is silent for so long, fails the test."""
         self.wait("the run was done", self.done, timeout)
@@ -88,14 +116,6 @@ class Loop:
             time.sleep(0.2)
         return stop
 
-    def wait(self, what: str, true: Callable[[], object], timeout: float = 30) -> None:
-        end = time.monotonic() + timeout
-        while not true():
-            stop = self.stopped()
-            assert stop is None, f"the chain stopped before {what}: {stop}\n{self.account()}"
-            assert time.monotonic() < end, f"{timeout:g} s passed before {what}\n{self.account()}"
-            time.sleep(0.1)
-
     def task(self, stage: str, task: str) -> dict[str, str] | None:
         """The cluster's line about the newest job that works on a task."""
         for line in reversed(self.events("intent")):
@@ -112,10 +132,6 @@ class Loop:
         job = self.task(stage, task)
         begun = list(attempts.glob("[0-9]*/attempt.json"))
         return job["nodes"] if job and job["state"] == "RUNNING" and begun else None
-
-    def events(self, kind: str) -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in self.run.submissions.read_text().splitlines()]
-        return [line for line in lines if line["event"] == kind]
 
     def verdicts(self, stage: str = "", task: str = "") -> list[str]:
         """Kinds of causes, in order."""
@@ -135,18 +151,6 @@ class Loop:
         for stage in self.plan.stages:
             for task in stage.tasks:
                 assert len(self.errands(stage.id, task)) == 1, f"{stage.id} {task}"
-
-    def account(self) -> str:
-        """What a failed test has to say."""
-        jobs = "\n".join(
-            f"{job['name']} {job['array_task']} {job['state']} {job['reason']}" for job in self.slurm.jobs()
-        )
-        done = {stage: sorted(tasks) for stage, tasks in self.run.done_tasks(self.plan).items() if tasks}
-        logs = [
-            f"--- {log}\n{log.read_text(errors='replace')[-1500:]}"
-            for log in sorted(self.run.root.glob("it*/jobs/*/*_log.err"))[-6:]
-        ]
-        return f"done: {done}\n{jobs}\n" + "\n".join(logs)
 
 
 def reported(run: RunDir) -> bool:

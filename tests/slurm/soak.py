@@ -23,22 +23,15 @@ from pathlib import Path
 from hpcmaf.launch.slurm.causes import nodes_to_avoid
 from hpcmaf.launch.slurm.submissions import Submissions
 from tests.slurm.cluster import Cluster
-from tests.slurm.configuration import user_name
 from tests.slurm.errands import plant, python_for, result_file, undisturbed
-from tests.slurm.runs import REPOSITORY, Loop
+from tests.slurm.runs import Loop
 
 
 class Week:
-    """What happens to a cluster while a run is on it.
+    """What happens to a cluster while a run is on it; a gate fails while there is a file ``gate``."""
 
-    Parameters
-    ----------
-    prolog
-        Folder of the files that make a node's prolog fail.
-    """
-
-    def __init__(self, cluster: Cluster, loop: Loop, prolog: Path, seed: int) -> None:
-        self.cluster, self.loop, self.prolog = cluster, loop, prolog
+    def __init__(self, cluster: Cluster, loop: Loop, gate: Path, seed: int) -> None:
+        self.cluster, self.loop, self.gate = cluster, loop, gate
         self.random = random.Random(seed)
         self.hurt: set[str] = set()
         self.told: list[str] = []
@@ -105,10 +98,9 @@ class Week:
 
     def prolog_fails(self, node: str) -> None:
         self.hurt.add(node)
-        mark = self.prolog / f"fails.{node}"
-        mark.touch()
+        self.cluster.prolog_fails(node)
         time.sleep(4)
-        mark.unlink()
+        self.cluster.prolog_fails(node, False)
         self.back_in_service()
 
     def runs_are_not_mounted(self, node: str) -> None:
@@ -146,10 +138,9 @@ class Week:
         self.cluster.client("scontrol", "update", "partitionname=main", "state=up")
 
     def few_jobs_are_allowed(self, node: str) -> None:
-        change = ["sacctmgr", "-i", "modify", "user", user_name(), "set"]
-        self.cluster.client(*change, "maxsubmitjobs=3")
-        time.sleep(6)
-        self.cluster.client(*change, "maxsubmitjobs=-1")
+        self.cluster.most_jobs(3)
+        time.sleep(5)
+        self.cluster.most_jobs(-1)
 
     # --- jobs and tasks
     def job_is_requeued(self, node: str) -> None:
@@ -164,7 +155,7 @@ class Week:
             os.kill(int(self.random.choice(pids)), signal.SIGKILL)
 
     def gate_fails_early(self, node: str) -> None:
-        (self.prolog / "gate").touch()
+        self.gate.touch()
 
     def run_is_held(self, node: str) -> None:
         with self.loop.run.drive(60):
@@ -179,24 +170,20 @@ class Week:
 
 def soak(folder: Path, *, seed: int, events: int, minutes: float, iterations: int) -> Week:
     """Run it; asserts that the run came to its end by itself, and to the end that an undisturbed one has."""
-    prolog = folder / "prolog"
-    prolog.mkdir(parents=True)
-    script = prolog / "prolog.sh"
-    script.write_text(f"#!/bin/sh\n[ ! -e {prolog}/fails.$SLURMD_NODENAME ]\n")
-    script.chmod(0o755)
-    with Cluster.start(folder / "c", AccountingStorageEnforce="limits", Prolog=script) as cluster:
+    with Cluster.start(folder / "c") as cluster:
         kept = dict(os.environ)
-        os.environ |= {name: cluster.env[name] for name in ("SLURM_CONF", "PATH")} | {"PYTHONPATH": str(REPOSITORY)}
+        os.environ |= cluster.settings
         try:
             (folder / "runs").mkdir()
-            setup = f"case $SLURM_JOB_NAME in *gate*) rm {prolog}/gate 2>/dev/null && exit 1;; esac"
+            gate = folder / "gate"
+            setup = f"case $SLURM_JOB_NAME in *gate*) rm {gate} 2>/dev/null && exit 1;; esac"
             # Patience is the tasks' own: with 40 events some meet more than three.
             site = (f"slurm.setup=['{setup}']", "slurm.patience_minutes=0.5", "slurm.settle_seconds=6", "attempts=12")
             # An iteration is four stages one after another, each with its gate.
             pace = max(2.0, 60 * minutes / (4 * iterations + 1) - 15)
             site = (*site, f"slurm.python={python_for(folder / 'errand-python', pace, f'it{iterations:02d}/score')}")
             loop = Loop(cluster, folder / "runs" / "run", *site, iters=iterations)
-            week = Week(cluster, loop, prolog, seed)
+            week = Week(cluster, loop, gate, seed)
             loop.start()
             time.sleep(8)  # for a controller that crashes to remember what it was told
             week.strike(events, 60 * 0.9 * minutes / events)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
-import pytest
-
+from tests.commands import HPCMAF
 from tests.slurm.cluster import Cluster
 from tests.slurm.errands import plant
-from tests.slurm.runs import REPOSITORY, SHAPE, Loop
+from tests.slurm.runs import SHAPE, Loop
 
 
 def test_two_iterations_by_gates(slurm: Cluster, tmp_path: Path) -> None:
@@ -77,11 +75,10 @@ def test_where_jobs_may_not_submit_jobs_the_same_command_moves_the_run_on(slurm:
     loop.all_once()
 
 
-def test_two_submits_at_once(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_submits_at_once(slurm: Cluster, tmp_path: Path) -> None:
     """The real command, twice in the same moment: one set of jobs."""
     loop = Loop(slurm, tmp_path / "run")
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    command = [sys.executable, "-m", "hpcmaf", "submit", "--profile", str(loop.run.profile), "--iters", "1"]
+    command = [*HPCMAF, "submit", "--profile", str(loop.run.profile), "--iters", "1"]
     command += ["--recipe", str(loop.run.recipe), "--run", str(loop.run.root)]
     both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     said = [process.communicate(timeout=60)[1] for process in both]

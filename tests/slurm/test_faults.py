@@ -15,7 +15,7 @@ from hpcmaf.launch.slurm.causes import nodes_to_avoid
 from hpcmaf.launch.slurm.submissions import Submissions
 from tests.slurm.cluster import Cluster
 from tests.slurm.errands import plant, python_for, started
-from tests.slurm.runs import REPOSITORY, Loop
+from tests.slurm.runs import Loop
 
 
 def test_a_failed_attempt_is_judged_by_its_cause(slurm: Cluster, tmp_path: Path) -> None:
@@ -45,24 +45,15 @@ def test_a_failed_attempt_is_judged_by_its_cause(slurm: Cluster, tmp_path: Path)
             assert node not in {line["node"] for line in loop.events("verdict") if (line["stage"], line["task"]) == key}
 
 
-def test_attempts_have_a_ceiling(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop.short(slurm, tmp_path / "run", "attempts=2")
-    plant(loop.run, "it00/score", "all", "sigkill", "sigkill", "sigkill")
-    loop.start()
-    assert "attempt 2 of 2" in loop.stops().reason
-    assert started(loop.run, "it00/score", "all") == 2
-
-
 @pytest.mark.slow
 @pytest.mark.slurm
 def test_slurm_kills_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cluster that enforces memory limits, as all do; squeue tells no difference to kill -9."""
     kill = {"JobAcctGatherType": "jobacct_gather/linux", "JobAcctGatherFrequency": "task=1"}
     kill["JobAcctGatherParams"] = "OverMemoryKill"
-    with Cluster.start(tmp_path / "cluster", nodes=1, accounting=False, **kill) as strict:
-        monkeypatch.setenv("SLURM_CONF", strict.env["SLURM_CONF"])
-        monkeypatch.setenv("PATH", strict.env["PATH"])
-        monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    with Cluster.start(tmp_path / "cluster", nodes=1, **kill) as strict:
+        for name, value in strict.settings.items():
+            monkeypatch.setenv(name, value)
         # The cluster's default is 100 MB; a gate that writes the report wants more.
         roomy = [f"slurm.{job}.memory_gb=2" for job in ("finetuning", "merge", "gate")]
         loop = Loop.short(strict, tmp_path / "run", "slurm.generation.memory_gb=0.4", *roomy)
@@ -105,6 +96,8 @@ def others_are_done(loop: Loop, count: int) -> None:
 
 
 def test_a_node_that_dies_and_a_job_that_is_requeued(slurm: Cluster, tmp_path: Path) -> None:
+    """While accounting is away."""
+    slurm.stop_accounting()
     loop = Loop.short(slurm, tmp_path / "run")
     tasks = ("00001", "00002")
     for task in tasks:
@@ -187,16 +180,6 @@ def test_a_time_limit_with_progress_and_one_without(slurm: Cluster, tmp_path: Pa
     loop.finish(120)
     assert started(loop.run, "it01/debate", "00001") >= 3
     assert "killed" not in loop.verdicts()
-
-
-def test_accounting_is_away(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop.short(slurm, tmp_path / "run")
-    plant(loop.run, "it00/eval", "00001", "sigkill")
-    slurm.stop_accounting()
-    loop.start()
-    loop.finish()
-    loop.all_once()
-    assert loop.verdicts() == ["killed"]
 
 
 def test_the_controller_crashes_and_forgets_the_last_seconds(slurm: Cluster, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,50 +14,12 @@ import pytest
 from hpcmaf.launch.slurm.refusals import SubmitLimitError
 from hpcmaf.launch.slurm.submissions import Submissions
 from tests.slurm.cluster import Cluster
-from tests.slurm.configuration import user_name
 from tests.slurm.errands import plant
 from tests.slurm.processes import wait_until
-from tests.slurm.runs import REPOSITORY, Loop
+from tests.slurm.runs import Loop
 
 HERE = Path(__file__).parent
 SMALL = ("debate.agents=2", "task.train=4", "task.eval=4")
-
-
-class Strict(Cluster):
-    """A cluster that keeps to limits of queued jobs; its prolog fails on a node while there is a file for it."""
-
-    def fails(self, node: str) -> Path:
-        return self.home.parent / f"fails.{node}"
-
-    def most_jobs(self, count: int) -> None:
-        self.client("sacctmgr", "-i", "modify", "user", user_name(), "set", f"maxsubmitjobs={count}")
-        time.sleep(1)  # until the controller has heard
-
-
-@pytest.fixture(scope="module")
-def strict_cluster() -> Iterator[Cluster]:
-    folder = Path("/tmp") / f"hpcmaf-strict-{os.getpid()}"
-    folder.mkdir()
-    prolog = folder / "prolog.sh"
-    prolog.write_text(f"#!/bin/sh\n[ ! -e {folder}/fails.$SLURMD_NODENAME ]\n")
-    prolog.chmod(0o755)
-    try:
-        with Strict.start(folder, AccountingStorageEnforce="limits", Prolog=prolog) as cluster:
-            yield cluster
-    finally:
-        shutil.rmtree(folder)
-
-
-@pytest.fixture
-def strict(strict_cluster: Strict, monkeypatch: pytest.MonkeyPatch) -> Iterator[Strict]:
-    monkeypatch.setenv("SLURM_CONF", strict_cluster.env["SLURM_CONF"])
-    monkeypatch.setenv("PATH", strict_cluster.env["PATH"])
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    yield strict_cluster
-    for name in strict_cluster.names:
-        strict_cluster.fails(name).unlink(missing_ok=True)
-    strict_cluster.most_jobs(-1)
-    strict_cluster.heal()
 
 
 def gate_logs(loop: Loop) -> str:
@@ -75,23 +36,19 @@ def wrap(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, script: str) 
 
 
 # --- limits ------------------------------------------------------------------
-@pytest.mark.slow
-@pytest.mark.slurm
-def test_a_limit_of_queued_jobs_is_kept_to(strict: Strict, tmp_path: Path) -> None:
+def test_a_limit_of_queued_jobs_is_kept_to(slurm: Cluster, tmp_path: Path) -> None:
     """Fewer places than a stage has tasks: what fits goes first, and one place is the gate's."""
-    strict.most_jobs(3)
-    loop = Loop.short(strict, tmp_path / "run")
+    slurm.most_jobs(3)
+    loop = Loop.short(slurm, tmp_path / "run")
     loop.start()
     loop.finish(180)
     loop.all_once()
     assert loop.verdicts() == []
 
 
-@pytest.mark.slow
-@pytest.mark.slurm
-def test_where_no_job_fits_submit_says_so(strict: Strict, tmp_path: Path) -> None:
-    strict.most_jobs(0)
-    loop = Loop.short(strict, tmp_path / "run")
+def test_where_no_job_fits_submit_says_so(slurm: Cluster, tmp_path: Path) -> None:
+    slurm.most_jobs(0)
+    loop = Loop.short(slurm, tmp_path / "run")
     with pytest.raises(SubmitLimitError, match="AssocMaxSubmitJobLimit"):
         loop.start()
     log = Submissions(loop.run.submissions)
@@ -100,18 +57,16 @@ def test_where_no_job_fits_submit_says_so(strict: Strict, tmp_path: Path) -> Non
 
 
 # --- launches that fail ------------------------------------------------------
-@pytest.mark.slow
-@pytest.mark.slurm
-def test_a_job_that_is_held_long_after_its_gate_was_set_is_released(strict: Strict, tmp_path: Path) -> None:
+def test_a_job_that_is_held_long_after_its_gate_was_set_is_released(slurm: Cluster, tmp_path: Path) -> None:
     """All nodes are away at first; then the prolog of the first one fails."""
-    for name in strict.names:
-        strict.client("scontrol", "update", f"nodename={name}", "state=drain", "reason=test")
-    strict.fails("node1").touch()
-    loop = Loop.short(strict, tmp_path / "run")
+    for name in slurm.names:
+        slurm.client("scontrol", "update", f"nodename={name}", "state=drain", "reason=test")
+    slurm.prolog_fails("node1")
+    loop = Loop.short(slurm, tmp_path / "run")
     loop.start()
-    for name in strict.names:
-        strict.resume(name)
-    wait_until("a job was held", lambda: any("held" in job["reason"] for job in strict.jobs()), 60, 0.2)
+    for name in slurm.names:
+        slurm.resume(name)
+    wait_until("a job was held", lambda: any("held" in job["reason"] for job in slurm.jobs()), 60, 0.2)
     loop.finish(180)
     loop.all_once()
 

@@ -16,13 +16,14 @@ import pytest
 
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store import verify
+from tests.commands import HPCMAF, setting
+from tests.slurm.client import REPOSITORY
 from tests.slurm.cluster import Cluster
 from tests.slurm.processes import wait_until
 
-REPOSITORY = Path(__file__).parents[2]
 SLURM = REPOSITORY / "slurm"
 SHAPE = ("task.train=12", "task.eval=8", "debate.agents=2", "training.epochs=1", "method=maft-no-critic")
-WORDS = [word for value in SHAPE for word in ("--set", value)] + ["--profile", "test-cluster", "--iters", "1"]
+WORDS = [*setting(*SHAPE), "--profile", "test-cluster", "--iters", "1"]
 
 
 class Site:
@@ -30,7 +31,7 @@ class Site:
 
     def __init__(self, slurm: Cluster, folder: Path) -> None:
         self.slurm, self.folder = slurm, folder
-        self.environment = slurm.env | {"HPCMAF_PYTHON": sys.executable, "PYTHONPATH": str(REPOSITORY)}
+        self.environment = slurm.env | slurm.settings | {"HPCMAF_PYTHON": sys.executable}
 
     def call(self, *words: str | Path, **environment: str) -> str:
         done = subprocess.run(
@@ -78,7 +79,7 @@ def test_the_loop_runs_inside_one_allocation(site: Site) -> None:
 @pytest.mark.timeout(600)
 def test_each_stage_runs_alone(site: Site) -> None:
     shards = ["--set-profile", "generation.problems_per_shard=6"]
-    site.call(sys.executable, "-m", "hpcmaf", "plan", "--write", *WORDS, *shards, "--run", "alone")
+    site.call(*HPCMAF, "plan", "--write", *WORDS, *shards, "--run", "alone")
     run = RunDir(site.folder / "runs/alone")
     plan = run.load_plan()
 
@@ -107,10 +108,10 @@ def test_each_stage_runs_alone(site: Site) -> None:
 def test_nodes_without_names_meet_and_a_hung_one_gives_both_back(site: Site) -> None:
     """No name service knows the nodes; then all of the second one's processes stand still in the middle of training."""
     endless = ["--set", "training.epochs=100000", "--run", "hung"]
-    site.call(sys.executable, "-m", "hpcmaf", "plan", "--write", *WORDS, *endless)
+    site.call(*HPCMAF, "plan", "--write", *WORDS, *endless)
     run = RunDir(site.folder / "runs/hung")
     for stage in ("it01/debate", "it01/merge"):
-        site.call(sys.executable, "-m", "hpcmaf", "stage", "hung", stage)
+        site.call(*HPCMAF, "stage", "hung", stage)
     hosts = site.slurm.home / "etc/hosts"
     names = hosts.read_text()
     # In place: nodes have this very file as theirs.
@@ -154,18 +155,9 @@ def test_scripts_run_from_folders_of_any_name(site: Site, name: str) -> None:
     assert "hpcmaf.sh: not found" not in log and "nowhere" in log, log
 
 
-def test_a_stage_whose_inputs_are_missing_says_so(site: Site) -> None:
-    site.call(sys.executable, "-m", "hpcmaf", "plan", "--write", *WORDS, "--run", "early")
-    job = site.sbatch(SLURM / "stage.sh", "merge", "early", "1")
-    site.slurm.wait_job(job, "FAILED", timeout=60)
-    log = (site.folder / f"hpcmaf-stage-{job}.log").read_text()
-    assert "error: it01/merge: needs it01/debate 00000, which is not done; run it first" in log.splitlines()
-    assert os.listdir(RunDir(site.folder / "runs/early").iteration(1)) == ["attempts"]
-
-
 def test_time_running_out_reaches_a_stage_and_loses_nothing(site: Site) -> None:
     big = ["--set", "task.train=2000", "--set-profile", "generation.problems_per_shard=2000"]
-    site.call(sys.executable, "-m", "hpcmaf", "plan", "--write", *WORDS, *big, "--run", "long")
+    site.call(*HPCMAF, "plan", "--write", *WORDS, *big, "--run", "long")
     run = RunDir(site.folder / "runs/long")
     journal = run.journal(run.shard(1, "debate", 0))
     job = site.sbatch(SLURM / "stage.sh", "debate", "long", "1")

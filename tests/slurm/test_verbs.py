@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from pathlib import Path
 
@@ -15,13 +14,11 @@ from hpcmaf.cli import doctor as doctor_verb
 from hpcmaf.cli import logs as logs_verb
 from hpcmaf.cli import retry as retry_verb
 from hpcmaf.cli import status as status_verb
-from hpcmaf.config.profile import load_profile
-from hpcmaf.launch.prepare import write_profile
 from hpcmaf.launch.status import look
 from tests.slurm.cluster import Cluster
 from tests.slurm.errands import plant, started
 from tests.slurm.processes import wait_until
-from tests.slurm.runs import SITE, Loop
+from tests.slurm.runs import Loop
 
 VERBS = {"status": status_verb, "logs": logs_verb, "retry": retry_verb, "cancel": cancel_verb}
 
@@ -158,36 +155,6 @@ def test_the_doctor_asks_slurm_itself(
     assert not slurm.client("squeue", "-h").strip(), "something was submitted"
 
 
-def test_the_doctor_finds_nothing_against_all_of_a_nodes_memory(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop(slurm, tmp_path / "run", "slurm.generation.memory_gb=0")
-    plant(loop.run, "it00/eval", "00000", "sleep 20")
-    code, found = doctor(loop)
-    assert code == 0 and found["generation"]["level"] == "ok"
-    loop.start()
-    [name] = [line["name"] for line in loop.events("intent") if line["stage"] == "it00/eval" and line["elements"]]
-    script = loop.run.jobs(loop.plan.stage("it00/eval"), name) / "submission.sh"
-    assert "#SBATCH --mem=0" in script.read_text().splitlines()
-    wait_until("a whole node is taken", lambda: loop.running_on("it00/eval", "00000"), 90, 0.5)
-    job = loop.task("it00/eval", "00000")
-    assert job is not None
-    assert "mem=8000M" in slurm.client("scontrol", "show", "job", job["id"]), "all that a node of 8000 MB has"
-
-
-def test_jobs_go_where_the_shell_says(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SBATCH_PARTITION, as sbatch itself heeds it; gates have it too."""
-    monkeypatch.setenv("SBATCH_PARTITION", "high")
-    loop = Loop.short(slurm, tmp_path / "run")
-    site = tmp_path / "site.yaml"
-    site.write_text(json.dumps(SITE | {"slurm": loop.profile.cluster.model_dump(mode="json") | {"partition": None}}))
-    profile = load_profile(str(site), (), os.environ)
-    write_profile(loop.run, profile)
-    loop.profile = load_profile(str(loop.run.profile))
-    loop.start()
-    loop.finish()
-    names = {line["name"] for line in loop.events("intent")}
-    assert {job["partition"] for job in slurm.jobs() if job["name"] in names} == {"high"}
-
-
 def test_a_gate_that_is_held_is_told_of_and_a_chain_without_one_goes_on(slurm: Cluster, tmp_path: Path) -> None:
     """Somebody holds the gates, and then cancels them; what was behind them is never submitted."""
     loop = Loop.short(slurm, tmp_path / "run")
@@ -256,10 +223,3 @@ def test_a_python_that_nodes_lack_is_a_problem(slurm: Cluster, tmp_path: Path) -
     code, found = doctor(loop, "--probe", "--set-profile", "slurm.python=/nowhere/python")
     assert code == 12
     assert found["nodes"]["level"] == "problem" and "/nowhere/python" in found["nodes"]["text"]
-
-
-def test_the_doctor_without_a_controller(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop(slurm, tmp_path / "run")
-    slurm.kill_controller(signal.SIGTERM)
-    code, found = doctor(loop, "--probe")
-    assert code == 12 and found["controller"]["level"] == "problem"

@@ -5,17 +5,15 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from hpcmaf.errors import ConfigError, StageError
+from hpcmaf.errors import ConfigError
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store import verify
 from hpcmaf.study import StudyRun, load_study
-from hpcmaf.study.drive import drive_study, plan_study, savings
-from tests.jobs.playing import run_task
+from hpcmaf.study.drive import plan_study, savings
 from tests.study.studies import METHODS, PROFILE, SIZE, Hands, lay_out, study_file
 
 # --- the file -------------------------------------------------------------------
@@ -116,56 +114,11 @@ def test_an_interrupted_study_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     assert stops == 3 and len(hands.worked) == total
 
 
-def test_one_failure_does_not_stop_the_others(tmp_path: Path, hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
-    study, real = lay_out(tmp_path, METHODS), hands.start
-
-    def failing(one: StudyRun) -> None:
-        if one.label == "maft":
-            raise StageError("it00/eval 00000: broke")
-        real(one)
-
-    monkeypatch.setattr(hands, "start", failing)
-    with pytest.raises(StageError, match=r"maft-seed0: it00/eval 00000: broke; mend that"):
-        hands.drive(study)
-    assert {label for label, *_ in hands.worked} == {entry.label for entry in study.runs} - {"maft"}
-    assert all(entry.run.metrics(0).exists() for entry in study.runs[1:])
-
-
 def test_a_run_that_cannot_be_stops_the_study_before_it_begins(tmp_path: Path, hands: Hands) -> None:
     study = lay_out(tmp_path, "maft, unique-id")
     with pytest.raises(ConfigError, match="run arithmetic-micro-unique-id-seed0: .*no words"):
         hands.drive(study)
     assert not study.root.exists()
-
-
-def test_on_a_cluster_runs_wait_for_what_is_on_its_way(tmp_path: Path, hands: Hands) -> None:
-    """Started runs get on by themselves, a task at every look; nobody computes what another is at."""
-    study = lay_out(tmp_path, METHODS)
-    total = sum(tasks - shared for tasks, shared, _ in savings(plan_study(study, PROFILE)))
-    queues: dict[RunDir, Iterator[None]] = {}
-    together = []
-
-    def chain(one: StudyRun) -> Iterator[None]:
-        for stage in one.plan.stages:
-            for task in stage.tasks:
-                if not one.run.done(stage, task):
-                    hands.worked.append((one.label, stage.id, task))
-                    run_task(one, stage, task)  # type: ignore[arg-type]
-                    yield
-
-    def start(one: StudyRun) -> None:
-        queues[one.run] = chain(one)
-
-    def going(one: StudyRun) -> bool:
-        together.append(len(queues))
-        if one.run in queues and next(queues[one.run], 0) == 0:
-            del queues[one.run]
-        return one.run in queues
-
-    drive_study(study, PROFILE, lambda line: None, start, going, poll_seconds=0.0)
-    assert len(hands.worked) == total
-    assert max(together) > 1
-    assert all(entry.run.metrics(0).exists() for entry in study.runs)
 
 
 # --- the command --------------------------------------------------------------------

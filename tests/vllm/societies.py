@@ -130,3 +130,7 @@ def run(engine: Any, requests: list[Request]) -> list[Completion]:
         return list(await asyncio.gather(*(engine.complete(request) for request in requests)))
 
     return LOOP.run_until_complete(together())
+
+
+if __name__ == "__main__":
+    command()

@@ -94,19 +94,19 @@ def hold_debates(engine: Any, count: int, sampling: Sampling) -> list[list[str]]
 
 def test_greedy_debates_agree_with_transformers(engine: Any, peer: Any) -> None:
     """Every text of every round, adapters and base mixed in the engine's steps."""
-    sampling = Sampling(temperature=0.0, max_new_tokens=80)
-    texts = hold_debates(engine, 12, sampling)
-    assert texts == hold_debates(peer, 12, sampling)
-    assert len({text for turns in texts for text in turns}) > 60
+    sampling = Sampling(temperature=0.0, max_new_tokens=60)
+    texts = hold_debates(engine, 6, sampling)
+    assert texts == hold_debates(peer, 6, sampling)
+    assert len({text for turns in texts for text in turns}) > 30
 
 
 def test_a_draw_depends_on_the_request_alone(engine: Any) -> None:
-    requests = [ask(f"k{i}", f"{i}+2*3", [None, *AGENTS][i % 5], seed=i, temperature=1.0) for i in range(30)]
+    requests = [ask(f"k{i}", f"{i}+2*3", [None, *AGENTS][i % 5], seed=i, temperature=1.0) for i in range(15)]
     together = run(engine, requests)
     assert run(engine, requests[::-1])[::-1] == together
-    assert [run(engine, [request])[0] for request in requests[:4]] == together[:4]
+    assert [run(engine, [request])[0] for request in requests[:3]] == together[:3]
     reseeded = run(engine, [replace(request, seed=request.seed + 100) for request in requests])
-    assert sum(a != b for a, b in zip(together, reseeded, strict=True)) > 10
+    assert sum(a != b for a, b in zip(together, reseeded, strict=True)) > 5
 
 
 def test_what_narrows_ends_and_penalizes(engine: Any, peer: Any) -> None:
@@ -311,18 +311,18 @@ def test_what_cannot_start_says_why(tmp_path: Path) -> None:
 
 
 def test_whole_checkpoints_take_turns(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Three rounds of three models: each is loaded once, and says what transformers says.
+    """Three rounds of two models: each is loaded once, and says what transformers says.
 
     Their cache of 3 MiB holds 768 of 1,024 tokens: contexts become shorter, which is said once.
     """
     from hpcmaf.engines.transformers_engine import TransformersEngine
 
-    models = served(full_agents(tmp_path, ("generator-0", "critic-0")), "full")
+    models = served(full_agents(tmp_path, ("generator-0",)), "full")
 
     async def problem(engine: Any, text: str) -> list[str]:
         first = await asyncio.gather(*(engine.complete(ask(f"{text}/{n}", text, n)) for n in ("generator-0", None)))
         summary = await engine.complete(ask(f"{text}/s", text + first[0].text[:8]))
-        last = await engine.complete(ask(f"{text}/c", text + summary.text[:8], "critic-0"))
+        last = await engine.complete(ask(f"{text}/c", text + summary.text[:8]))
         return [*(completion.text for completion in first), summary.text, last.text]
 
     def debated(engine: Any) -> list[list[str]]:
@@ -333,14 +333,14 @@ def test_whole_checkpoints_take_turns(tmp_path: Path, capfd: pytest.CaptureFixtu
 
     engine = vllm_engine(models, kv_cache_gb=3 / 1024)
     texts = debated(engine)
-    (long,) = run(engine, [ask("long", "1" * 900, "critic-0")])
+    (long,) = run(engine, [ask("long", "1" * 900)])
     engine.close()
     assert texts == debated(TransformersEngine(models, device="cpu"))
     assert (long.text, long.finish_reason) == ("", "length")
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("vLLM")]
     assert lines[0].startswith("vLLM has too little memory")
     assert 512 <= int(lines[0].rpartition("starting it with max_model_len ")[2]) < 1024
-    assert [line.startswith("vLLM is up after") for line in lines[1:]] == [True] * 3, "no model twice"
+    assert [line.startswith("vLLM is up after") for line in lines[1:]] == [True] * 2, "no model twice"
 
 
 def test_completions_are_kept_as_they_come(
@@ -423,9 +423,9 @@ def test_kills_of_a_server_and_of_a_job(
         return await asyncio.gather(*tasks, return_exceptions=True)
 
     def hot(count: int) -> list[Any]:
-        return [ask(f"h{i}", "1" * 300, seed=i, max_new_tokens=300, temperature=2.0, top_p=1.0) for i in range(count)]
+        return [ask(f"h{i}", "1" * 300, seed=i, max_new_tokens=150, temperature=2.0, top_p=1.0) for i in range(count)]
 
-    first = LOOP.run_until_complete(disturbed(hot(20)))
+    first = LOOP.run_until_complete(disturbed(hot(10)))
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("vLLM stopped working")]
     assert len(lines) == 1 and lines[0].endswith("starting it once more")
     assert all(completion.completion_tokens > 0 for completion in first)
@@ -436,13 +436,13 @@ def test_kills_of_a_server_and_of_a_job(
     while not (journal.exists() and journal.stat().st_size):
         assert job.poll() is None
         time.sleep(0.02)
-    requests = [replace(request, key=f"second {request.key}") for request in hot(20)]
+    requests = [replace(request, key=f"second {request.key}") for request in hot(10)]
     second = LOOP.run_until_complete(disturbed(requests))
     errors = [error for error in second if isinstance(error, Exception)]
     assert errors and {type(error) for error in errors} == {EngineError}
     assert all("stopped working a second time" in str(error) and error.kind == "hardware" for error in errors)
     victim.close()
-    assert [Journal(tmp_path / "j").find(request) for request in hot(20)] == first, "what was done is kept"
+    assert [Journal(tmp_path / "j").find(request) for request in hot(10)] == first, "what was done is kept"
 
     folder = servers_folder(str(tmp_path.resolve()))
     while not (started := [*folder.glob("*/s*/pid")]):
