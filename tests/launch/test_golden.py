@@ -16,7 +16,7 @@ from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import Profile, load_profile
 from hpcmaf.launch.slurm.preview import preview
 from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import Plan, build_plan
+from hpcmaf.run.plan import build_plan
 
 GOLDEN = Path(__file__).parent / "golden"
 RUN = Path("/projects/debates/five agents")
@@ -38,16 +38,13 @@ SITE = (
 )
 
 
-def plan(profile: Profile, agents: int = 3) -> Plan:
-    shape = ["task.train=500", "task.eval=500", f"debate.agents={agents}"]
-    problems = {split: {"count": 500, "sha256": "0" * 64} for split in ("train", "eval")}
-    return build_plan(load_recipe(overrides=shape, iterations=2), profile, problems, "base")
-
-
-def scripts(profile: Profile, stage: str, kind: str = "", *, root: Path = RUN, agents: int = 3) -> list[str]:
+def script(profile: Profile, stage: str, gate: bool, number: int, root: Path = RUN) -> str:
     """Of a stage's jobs, or of the gates behind it."""
-    found = preview(RunDir(root), plan(profile, agents), profile)
-    return [found.script(job) for job in found.submitted if job.stage == stage and job.gate is (kind == "gate")]
+    shape = ["task.train=500", "task.eval=500", "debate.agents=3"]
+    problems = {split: {"count": 500, "sha256": "0" * 64} for split in ("train", "eval")}
+    plan = build_plan(load_recipe(overrides=shape, iterations=2), profile, problems, "base")
+    found = preview(RunDir(root), plan, profile)
+    return [found.script(job) for job in found.submitted if job.stage == stage and job.gate is gate][number]
 
 
 def check(name: str, text: str) -> None:
@@ -58,41 +55,26 @@ def check(name: str, text: str) -> None:
     assert text == path.read_text()
 
 
-def h100(*more: str) -> Profile:
-    return load_profile("h100", [*SITE, *more])
+TWO_NODES = ("slurm.finetuning.nodes=2", "slurm.finetuning.gpus=8", "finetuning.processes=8")
 
 
-@pytest.mark.parametrize("window", [0, 1])
-def test_a_window_of_debates(window: int) -> None:
-    profile = h100()
-    check(f"h100-debate-window-{window}", scripts(profile, "it01/debate")[window])
-
-
-def test_a_finetuning_job_of_several_nodes() -> None:
-    profile = h100("slurm.finetuning.nodes=2", "slurm.finetuning.gpus=8", "finetuning.processes=8")
-    check("h100-finetune-two-nodes", scripts(profile, "it01/finetune")[0])
-
-
-def test_a_finetuning_job_of_several_agents() -> None:
-    profile = h100("slurm.agents_per_job=4", "slurm.gpu_option=gres")
-    check("h100-finetune-four-agents-gres", scripts(profile, "it02/finetune")[0])
-
-
-def test_a_merge_without_gpus() -> None:
-    profile = h100()
-    check("h100-merge", scripts(profile, "it01/merge")[0])
-
-
-def test_a_gate() -> None:
-    profile = h100()
-    check("h100-gate", scripts(profile, "it01/debate", "gate")[0])
+@pytest.mark.parametrize(
+    ("name", "stage", "gate", "number", "site"),
+    [
+        ("debate-window-0", "it01/debate", False, 0, ()),
+        ("debate-window-1", "it01/debate", False, 1, ()),
+        ("finetune-two-nodes", "it01/finetune", False, 0, TWO_NODES),
+        ("finetune-four-agents-gres", "it02/finetune", False, 0, ("slurm.agents_per_job=4", "slurm.gpu_option=gres")),
+        ("merge", "it01/merge", False, 0, ()),
+        ("gate", "it01/debate", True, 0, ()),
+    ],
+)
+def test_a_script_of_each_kind(name: str, stage: str, gate: bool, number: int, site: tuple[str, ...]) -> None:
+    check(f"h100-{name}", script(load_profile("h100", [*SITE, *site]), stage, gate, number))
 
 
 def test_a_folder_with_quotes_and_dollars() -> None:
     profile = load_profile("test-cluster", ["slurm.python=/opt/python", "slurm.max_array_size=1001"])
     odd = RUN.parent / 'it\'s $HOME; "x" & ünï'
-    check("test-cluster-odd-folder", scripts(profile, "it01/merge", root=odd)[0])
-
-
-def test_every_golden_file_belongs_to_a_test() -> None:
-    assert len(list(GOLDEN.iterdir())) == 7
+    check("test-cluster-odd-folder", script(profile, "it01/merge", False, 0, odd))
+    assert len(list(GOLDEN.iterdir())) == 7, "a file that belongs to no test"

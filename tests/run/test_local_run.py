@@ -214,17 +214,3 @@ def test_ctrl_c_is_one_line(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "Traceback" not in said
     assert said.splitlines()[-1].startswith("error: interrupted; the same command resumes")
-
-
-def test_another_shape_trained_in_full_runs_through(tmp_path: Path) -> None:
-    overrides = ("debate.agents=3", "debate.rounds=3", "method=maft-no-summary", "selection.w=1", "selection.mix=exact")
-    tuning = ("training.tuning=full", "training.zero_stage=2", "training.loss_on=all_turns")
-    result = submit(tmp_path / "run", 1, *SMALLER, *overrides, *tuning)
-    assert result.returncode == 0, result.stderr
-    assert "Traceback" not in result.stderr
-    chosen = json.loads((RunDir(tmp_path / "run").data(1) / "selection.json").read_text())["datasets"]
-    assert all(data["kept"] > 0 for agent, data in chosen.items() if agent.startswith("generator"))
-    critics = [data for agent, data in chosen.items() if agent.startswith("critic")]
-    assert len(critics) == len(chosen) / 2 == 3
-    assert sum(data["kept"] for data in critics) > 0
-    assert {data["realised_w"] for data in critics if data["kept"]} == {1}
