@@ -25,7 +25,7 @@ from hpcmaf.run.attempts import all_attempts
 from hpcmaf.run.plan import Stage
 from tests.slurm.cluster import Cluster
 from tests.slurm.errands import python_for
-from tests.slurm.runs import REPOSITORY, Loop
+from tests.slurm.runs import Loop
 
 LIMIT = 301
 
@@ -40,7 +40,7 @@ def main() -> None:
     ):
         for name in [name for name in os.environ if name.startswith(("SLURM", "SBATCH"))]:
             del os.environ[name]
-        os.environ |= {"SLURM_CONF": slurm.env["SLURM_CONF"], "PATH": slurm.env["PATH"], "PYTHONPATH": str(REPOSITORY)}
+        os.environ |= slurm.settings
         _submit(slurm, Path(folder), arguments.shards)
         slurm.cancel_all()
         _overhead(slurm, Path(folder) / "chain")
