@@ -68,18 +68,6 @@ def test_all_that_is_missing_runs_in_order(planned: tuple[RunDir, Plan], work: l
     assert all_attempts(run.attempts(stage, "00001")) == []
 
 
-def test_attempts_know_their_job(
-    planned: tuple[RunDir, Plan], work: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run, plan = planned
-    stage = plan.stage("it01/debate")
-    for name, value in {"ARRAY_JOB_ID": "7", "ARRAY_TASK_ID": "2", "JOB_ID": "9", "RESTART_COUNT": "1"}.items():
-        monkeypatch.setenv(f"SLURM_{name}", value)
-    run_stage(run, plan, stage, ["00002"])
-    facts = all_attempts(run.attempts(stage, "00002"))[0].facts
-    assert (facts["job"], facts["restarts"]) == ("7_2", 1)
-
-
 def test_one_failure_does_not_keep_the_others_from_running(
     planned: tuple[RunDir, Plan], work: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
