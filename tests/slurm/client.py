@@ -17,11 +17,6 @@ SQUEUE_FIELDS = {
     "reason": "%r",
     "nodes": "%N",
     "name": "%j",
-    "submitted": "%V",
-    "start": "%S",
-    "end": "%e",
-    "limit": "%l",
-    "partition": "%P",
 }
 
 
@@ -94,13 +89,6 @@ class Client:
     def node_states(self) -> dict[str, str]:
         """What sinfo says of each node: ``idle``, ``mixed``, ``down*`` and so on."""
         return dict(line.split() for line in self.client("sinfo", "-h", "-N", "-p", "main", "-o", "%N %T").splitlines())
-
-    def wait_node(self, name: str, *states: str, timeout: float = 40) -> str:
-        """Wait until a node's state is one of `states`, without the ``*`` of a node that does not answer."""
-        wait_until(
-            f"{name} is {' or '.join(states)}", lambda: self.node_states()[name].strip("*") in states, timeout, 0.1
-        )
-        return self.node_states()[name]
 
     def wait_idle(self, timeout: float = 40) -> None:
         """Wait until all nodes are up and nothing runs or waits."""

@@ -33,7 +33,7 @@ def command() -> str:
         overrides = folder / "overrides.txt"
         overrides.write_text("".join(f'{name} ; python_version < "3"\n' for name in WITHOUT))
         source = [f"--find-links={wheels}" for wheels in wheel_folders()] or [f"--extra-index-url={TORCH_FOR_CPUS}"]
-        options = ["-q", "--compile-bytecode", "--index-strategy=unsafe-best-match", *source]
+        options = ["-q", "--index-strategy=unsafe-best-match", *source]
         uv("pip", "install", "--python", folder / "bin" / "python", "--override", overrides, *options, VLLM)
 
     python = made_once(Path(sys.prefix, "vllm", VLLM), make) / "bin" / "python"
