@@ -127,35 +127,29 @@ class Protocol:
         ConfigError
             The task's prompts have no words for this protocol.
         """
-        question = "1+2*3+4-5*6"  # one that all tasks' prompts can put
         for agent in range(self.agents if self.own else 1):
-            self.first_prompt(question, agent)
-            if self.rounds > 1:
-                self.summary_prompt(question, agent, ["2"]) if self.summaries else None
-                self.update_prompt(question, agent, "2" if self.summaries else ["2"])
-        if self.judge:
-            self.prompts.judge(question, ["2"])
+            self.sample_chats("1+2*3+4-5*6", agent)  # a question that all tasks' prompts can put
 
-    def sample_chats(self, question: str, hint: bool = False) -> list[tuple[str, list[Message]]]:
+    def sample_chats(self, question: str, agent: int = 0, hint: bool = False) -> list[tuple[str, list[Message]]]:
         """One chat of every kind, by a title, with marks in place of what agents and the summarizer write."""
-        others = [f"[solution of agent {n + 1}]" for n in range(1, max(2, self.agents))]
-        first, opening = user(self.first_prompt(question, 0)), self.openings.get("first", ())
-        found = [("first answer of agent 1", [*opening, first])]
+        solutions = [f"[solution of agent {n + 1}]" for n in range(max(2, self.agents))]
+        others = [text for n, text in enumerate(solutions) if n != agent]
+        first = user(self.first_prompt(question, agent))
+        chats = [(f"first answer of agent {agent + 1}", "first", [first])]
         if hint:
-            found.append(("answer with a hint", [*opening, user(self.prompts.hint(question, "[gold answer]"))]))
+            chats.append(("answer with a hint", "first", [user(self.prompts.hint(question, "[gold answer]"))]))
         if self.rounds > 1:
             read: str | list[str] = others
             if self.summaries:
-                summary = user(self.summary_prompt(question, 0, others))
-                found.append(("summary for agent 1", [*self.openings.get("summarize", ()), summary]))
+                summary = user(self.summary_prompt(question, agent, others))
+                chats.append((f"summary for agent {agent + 1}", "summarize", [summary]))
                 read = "[summary of the others' solutions]"
             own = Message(role="assistant", content="[its first solution]")
-            again = user(self.update_prompt(question, 0, read))
-            found.append(("updated answer of agent 1", [*self.openings.get("update", ()), first, own, again]))
+            again = user(self.update_prompt(question, agent, read))
+            chats.append((f"updated answer of agent {agent + 1}", "update", [first, own, again]))
         if self.judge:
-            choice = user(self.prompts.judge(question, ["[solution of agent 1]", *others]))
-            found.append(("judge's choice", [*self.opening("judge", 0), choice]))
-        return found
+            chats.append(("judge's choice", "judge", [user(self.prompts.judge(question, solutions))]))
+        return [(title, [*self.opening(kind, agent), *turns]) for title, kind, turns in chats]
 
 
 def calls_per_problem(protocol: Protocol, agents: int) -> int:

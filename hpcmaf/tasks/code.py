@@ -85,7 +85,6 @@ class CodeFiles(Code, Files):
     answer_form: AnswerForm = AnswerForm.CODE
 
 
-GRADER = Code()
 _passes = lru_cache(maxsize=4096)(sandboxes.passes)
 
 

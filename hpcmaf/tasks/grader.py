@@ -67,25 +67,16 @@ class Grader:
 
     def has(self, method: str) -> bool:
         """Whether this grader does something in its own way."""
-        return bool(self.name) and hasattr(_load(self.name), method)
+        return bool(self.name) and hasattr(_load(self.name, self.sandbox), method)
 
     def check(self) -> None:
         """Refuse what this machine cannot grade."""
         if self.has("check"):
-            self._own.check()
-
-    @property
-    def _own(self) -> Any:
-        own = _load(self.name)
-        if self.sandbox == "namespaces":
-            return own
-        if not hasattr(own, "sandbox"):
-            raise ConfigError(f"task.sandbox: the answers of {self.name} are no programs; leave it out")
-        return replace(own, sandbox=self.sandbox)
+            _load(self.name, self.sandbox).check()
 
     def _call(self, method: str, *values: Any) -> Any:
         try:
-            found = getattr(self._own, method)(*values)
+            found = getattr(_load(self.name, self.sandbox), method)(*values)
         except HpcmafError:
             raise
         except Exception as error:  # whatever somebody's own code raises
@@ -111,13 +102,13 @@ def grader_of(source: Any) -> Grader:
     from hpcmaf.tasks.task import get_task
 
     name = source.grader or ("code" if source.answer == "code" else source.name)
-    found = _load(name) if name != source.name else get_task(name)
+    found = _load(name, source.sandbox) if name != source.name else get_task(name)
     if not any(hasattr(found, method) for method in METHODS):
         if source.grader:
             raise ConfigError(f"task.grader: {name}: has no method {', '.join(METHODS)}; see recipes/own_grader.py")
         name = ""
     grader = Grader(name, source.sandbox)
-    if source.sandbox != "namespaces" and not grader.has("sandbox"):
+    if source.sandbox != "namespaces" and not hasattr(found, "sandbox"):
         raise ConfigError("task.sandbox: the answers of this task are no programs; leave it out")
     if source.answer not in (None, "code") and grader.has("extract"):
         raise ConfigError(f"task.answer: {name} reads answers in its own way; leave one of the two out")
@@ -125,19 +116,19 @@ def grader_of(source: Any) -> Grader:
 
 
 @cache
-def _load(name: str) -> Any:
+def _load(name: str, sandbox: str) -> Any:
     from hpcmaf.tasks.task import TASKS, get_task, load_plugin
 
     if name == "code":
-        from hpcmaf.tasks.code import GRADER
+        from hpcmaf.tasks.code import Code
 
-        return GRADER
+        return Code(sandbox)
     found = get_task(name) if name in TASKS else load_plugin("task.grader", name, "hpcmaf.graders")
     if found is None and (found := load_plugin("task.name", name, "hpcmaf.tasks")) is None:
         raise ConfigError(
             f"task.grader: there is no grader '{name}'; use code, one of an installed package, or FILE.py:OBJECT"
         )
-    return found
+    return replace(found, sandbox=sandbox) if sandbox != "namespaces" and hasattr(found, "sandbox") else found
 
 
 def _letters(question: str) -> str:

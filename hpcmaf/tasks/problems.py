@@ -11,25 +11,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from hpcmaf.errors import DataError
-from hpcmaf.files.publish import (
-    Manifest,
-    Record,
-    file_sha256,
-    first_fault,
-    manifest_path,
-    read_manifest,
-    write_manifest,
-    write_text,
-)
+from hpcmaf.files.publish import Manifest, file_sha256, manifest_path, read_manifest, write_manifest, write_text
 
 SCHEMA = "hpcmaf-problems/1"
 FILES = ("train", "test", "all")
 # Compatibility forms that change what is meant: a power is no factor, and a half no digits.
 _OWN_MEANING = ("<super>", "<sub>", "<fraction>", "<circle>", "<square>")
-_AGAIN = "delete it and run 'hpcmaf data prepare' again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +59,11 @@ def from_lines(data: bytes) -> list[Problem]:
     return [Problem(**json.loads(line)) for line in data.splitlines()]
 
 
-class _Extra(Record):
-    task: str
-    files: list[str] = []
-
-
 def manifests(source: Path) -> dict[str, Manifest]:
     """Split name to manifest, for a prepared folder or file; empty for anything else."""
     paths = [source / f"{name}.jsonl" for name in FILES] if source.is_dir() else [source]
-    found = {path: manifest for path in paths if (manifest := read_manifest(path)) and manifest.layout == SCHEMA}
-    for path, manifest in found.items():
-        try:
-            _Extra.model_validate(manifest.extra)
-        except ValidationError as error:
-            raise DataError(f"{manifest_path(path)}: {first_fault(error)}; {_AGAIN}") from error
-    return {path.stem: manifest for path, manifest in found.items()}
+    found = {path.stem: read_manifest(path) for path in paths}
+    return {name: manifest for name, manifest in found.items() if manifest and manifest.layout == SCHEMA}
 
 
 def write_prepared(
@@ -108,15 +86,12 @@ def write_prepared(
     present = manifests(out) if out.exists() else {}
     for name in FILES:
         path = out / f"{name}.jsonl"
-        if name in present and (owner := present[name].extra["task"]) != task:
-            raise DataError(f"{path}: holds problems of {owner}; choose another --out")
-        if name in present and name not in pools:
+        ours = name in pools and name in present and present[name].extra.get("task") == task
+        if not ours and (name in present or name in pools and path.exists()):
             raise DataError(
-                f"{path}: was prepared from another source; choose another --out, or put both splits into one folder, "
-                "as train.jsonl and test.jsonl, and prepare that"
+                f"{path}: is no earlier output of 'hpcmaf data prepare {task}' on such a source; choose another --out, "
+                "or prepare all splits from one folder"
             )
-        if name in pools and name not in present and path.exists():
-            raise DataError(f"{path}: exists and was not written by 'hpcmaf data prepare'; choose another --out")
     for name, problems in pools.items():
         path = out / f"{name}.jsonl"
         write_text(path, to_lines(problems))
@@ -135,15 +110,17 @@ def read_prepared(source: Path, task: str, present: Mapping[str, Manifest]) -> d
     pools = {}
     for name, manifest in present.items():
         path = source / f"{name}.jsonl" if source.is_dir() else source
-        if (owner := manifest.extra["task"]) != task:
+        if (owner := manifest.extra.get("task")) != task:
             raise DataError(f"{path}: holds problems of {owner}, not of {task}; set task.name or task.source")
         if not path.exists() or file_sha256(path) != manifest.sha256:
             raise DataError(
                 f"{path}: missing, or changed since it was prepared; delete {manifest_path(path)} "
                 "and run 'hpcmaf data prepare' again"
             )
-        if source.is_dir() and (absent := set(manifest.extra.get("files", ())) - set(present)):
-            lacking = source / f"{min(absent)}.jsonl"
+        files = manifest.extra.get("files")
+        absent = [name for name in FILES if isinstance(files, list) and name in files and name not in present]
+        if source.is_dir() and absent:
+            lacking = source / f"{absent[0]}.jsonl"
             raise DataError(f"{lacking}: missing beside {path.name}; run 'hpcmaf data prepare' again to finish it")
         pools[name] = from_lines(path.read_bytes())
     return pools

@@ -22,7 +22,6 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
 _FORMS = (*(f"{{split}}{suffix}" for suffix in READERS), "{split}-*.parquet", "{split}/*.parquet", "{split}/*.arrow")
 # Folders that stand for a whole data set, not for a subject.
 _NOT_SUBJECTS = {*SPLIT_NAMES, "main", "data", "default", "all"}
-_NUMBERED = re.compile(r"(.*)-(\d{5})-of-(\d{5})")
 # Suffixes of data that are of no use as they are.
 _DATA = {*READERS, ".gz", ".xz", ".bz2", ".zst", ".zip", ".tsv", ".ndjson", ".txt"}
 # MMLU's auxiliary_train is no training split of its own questions.
@@ -87,8 +86,7 @@ class Files(Task):
         if path.exists() or not _HUB_ID.fullmatch(source) or kind(path) in READERS:
             parts = locate(path, self.layouts)
             rows = read_parts(parts)
-            if path.is_dir():
-                unread = _left_out(path, parts)
+            unread = left_out(parts) if path.is_dir() else []
         else:
             rows = read_hub(source, self.configs)
         pools, repeated = self.collect(rows)
@@ -156,23 +154,11 @@ def _roles(pools: Mapping[str, list[Problem]], source: str) -> dict[str, list[Pr
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One file of a source.
-
-    Attributes
-    ----------
-    layout
-        The one in which it was found; empty where it was named itself.
-    """
+    """One file of a source."""
 
     path: Path
     split: str
     group: str = ""
-    layout: str = ""
-
-    @property
-    def home(self) -> str:
-        """The folder in which its layout has its splits; ``*`` where each subject has its own."""
-        return self.layout.casefold().partition("{split}")[0].rpartition("/")[0]
 
 
 def locate(source: Path, layouts: Sequence[str]) -> list[Part]:
@@ -189,7 +175,7 @@ def locate(source: Path, layouts: Sequence[str]) -> list[Part]:
     ------
     DataError
         There is no such path, no layout fits, or something that looks like data would be left out: a split in two
-        forms or none, a missing part.
+        forms or none.
     """
     if source.is_file():
         if kind(source) not in READERS:
@@ -200,78 +186,54 @@ def locate(source: Path, layouts: Sequence[str]) -> list[Part]:
         there = source.exists()
         what = "neither a file nor a folder; name one of the two" if there else "no such file or folder; check the path"
         raise DataError(f"{source}: {what}")
-    found = _recognised(source, layouts)
-    parts = _only_home(source, found) if found else locate(_only_file(source, layouts), layouts)
+    if not (parts := _recognised(source, layouts)):
+        files = [path for path in sorted(source.iterdir()) if kind(path) in READERS and not path.name.startswith(".")]
+        if len(files) != 1:
+            shown = ", ".join(layout.format(split="train", Split="Train") for layout in layouts[:4])
+            names = f" (it holds {', '.join(path.name for path in files[:4])})" if files else ""
+            raise DataError(f"{source}: unknown layout{names}; expected one of {shown}, ... in it, or pass one file")
+        parts = locate(files[0], layouts)
     for part in parts:
         if not part.path.is_file():
             raise DataError(f"{part.path}: no file that could be read; put it right, or take it away")
-    _refuse_missing_parts(parts)
-    _refuse_lost_splits(parts)
+    left_out(parts)
     return parts
 
 
 def _recognised(source: Path, layouts: Sequence[str]) -> list[Part]:
-    """The files of a folder that are in a layout, split by split."""
+    """The files of a folder that are in a layout, split by split; refused where a split is in two layouts."""
     found: dict[Path, Part] = {}
     for name in SPLIT_NAMES:
+        before = ""
         for layout in layouts:
+            # What is in a folder "all" or "default" is in the folders of subjects beside it, too.
+            if layout.startswith("*/") and before.startswith(("all/", "default/")):
+                continue
             for path in sorted(source.glob(layout.format(split=name, Split=name.capitalize()))):
+                if path.is_dir() or path in found:
+                    continue
+                if before not in ("", layout):
+                    other = next(part.path for part in found.values() if part.split == name)
+                    names = f"{other.relative_to(source)} and {path.relative_to(source)}"
+                    raise DataError(f"{source}: {names} are both its split '{name}'; name the file or folder you mean")
+                before = layout
                 folders = reversed(path.relative_to(source).parts[:-1])
                 subject = next((folder for folder in folders if folder not in _NOT_SUBJECTS), "")
-                if not path.is_dir():
-                    found.setdefault(path, Part(path, name, subject, layout))
+                found[path] = Part(path, name, subject)
     return list(found.values())
 
 
-def _only_home(source: Path, found: Sequence[Part]) -> list[Part]:
-    """All that is found; refused where it is in two places, or a split in two forms, and one would be lost."""
-    # What is in a folder "all" or "default" is in the folders of subjects beside it, too.
-    whole = {part.split for part in found if part.home in ("all", "default")}
-    parts = [part for part in found if part.home != "*" or part.split not in whole]
-    first: dict[str, Part] = {}
-    for part in parts:
-        same = first.setdefault(part.split, part)
-        other = same if part.layout != same.layout else parts[0]
-        if part.layout != same.layout or part.home != other.home:
-            names = f"{other.path.relative_to(source)} and {part.path.relative_to(source)}"
-            raise DataError(f"{source}: {names} are not of one data set; name the file or folder that is meant")
-    return parts
+def left_out(parts: Sequence[Part]) -> list[str]:
+    """Names of files beside those of a source that could be data, too; ``.json`` is mostly about data.
 
-
-def _left_out(source: Path, parts: Sequence[Part]) -> list[str]:
-    """Files beside those of a source that could be data, too, by their suffix; ``.json`` is mostly about data."""
-    beside = {path for folder in {part.path.parent for part in parts} for path in folder.iterdir()}
-    named = {path for path in beside if kind(path) in READERS.keys() - {".json"}}
-    return [str(path.relative_to(source)) for path in sorted(named - {part.path for part in parts})]
-
-
-def _only_file(source: Path, layouts: Sequence[str]) -> Path:
-    files = [path for path in sorted(source.iterdir()) if kind(path) in READERS and not path.name.startswith(".")]
-    if len(files) == 1:
-        return files[0]
-    shown = ", ".join(layout.format(split="train", Split="Train") for layout in layouts[:4])
-    names = f" (it holds {', '.join(path.name for path in files[:4])})" if files else ""
-    raise DataError(f"{source}: unknown layout{names}; expected one of {shown}, ... in it, or pass one file")
-
-
-def _refuse_missing_parts(parts: Sequence[Part]) -> None:
-    """All of ``train-00000-of-00002`` to ``train-00001-of-00002``."""
-    series: dict[tuple[Path, str], dict[int, int]] = {}
-    for part in parts:
-        if match := _NUMBERED.fullmatch(part.path.stem):
-            series.setdefault((part.path.parent, match[1]), {})[int(match[2])] = int(match[3])
-    for (folder, name), numbers in series.items():
-        total = max(numbers.values())
-        missing = sorted(set(range(total)) - numbers.keys())
-        if missing or len(set(numbers.values())) > 1 or len(numbers) > total:
-            lacks = f"{name}-{missing[0]:05d}-of-{total:05d}" if missing else f"one series of {name}"
-            raise DataError(f"{folder}: {lacks} is missing beside the others; fetch it, or take the others away")
-
-
-def _refuse_lost_splits(parts: Sequence[Part]) -> None:
-    """Refuse what says by its name that it is a split which nothing else here is."""
-    present = {part.split for part in parts}
-    for path in sorted(path for folder in {part.path.parent for part in parts} for path in folder.iterdir()):
+    Raises
+    ------
+    DataError
+        One says by its name that it is a split which nothing else here is.
+    """
+    present, paths = {part.split for part in parts}, {part.path for part in parts}
+    beside = sorted({path for folder in {path.parent for path in paths} for path in folder.iterdir()} - paths)
+    for path in beside:
         match = _SAYS_SPLIT.search(path.name.casefold())
         if match is None or match[1] in present or path.name.startswith("."):
             continue
@@ -281,6 +243,7 @@ def _refuse_lost_splits(parts: Sequence[Part]) -> None:
                 f"{path}: seems to be the split '{match[1]}', but is in no known form; "
                 f"bring it into the form of the other files there, or take it away"
             )
+    return [path.name for path in beside if kind(path) in READERS.keys() - {".json"}]
 
 
 def read_parts(parts: Sequence[Part]) -> Iterator[Row]:

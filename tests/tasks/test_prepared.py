@@ -64,13 +64,13 @@ def test_another_tasks_folder_is_refused(folder) -> None:
     with pytest.raises(DataError, match="holds problems of gsm8k, not of math"):
         get_task("math").splits(folder, 1, 1, 0)
     source = write_jsonl(folder.parent / "train.jsonl", [{"problem": "1?", "answer": "1"}])
-    with pytest.raises(DataError, match="holds problems of gsm8k; choose another --out"):
+    with pytest.raises(DataError, match="no earlier output of 'hpcmaf data prepare math'"):
         get_task("math").prepare(str(source), folder)
 
 
 def test_files_of_another_making_are_never_overwritten(gsm8k_folder) -> None:
     before = (gsm8k_folder / "train.jsonl").read_bytes()
-    with pytest.raises(DataError, match=r"was not written by 'hpcmaf data prepare'; choose another --out"):
+    with pytest.raises(DataError, match="no earlier output of 'hpcmaf data prepare gsm8k' on such a source; choose another --out"):
         get_task("gsm8k").prepare(str(gsm8k_folder), gsm8k_folder)
     assert (gsm8k_folder / "train.jsonl").read_bytes() == before
 
@@ -79,7 +79,7 @@ def test_another_split_is_prepared_with_the_first(tmp_path) -> None:
     task, out = get_task("gsm8k"), tmp_path / "out"
     task.prepare(str(write_jsonl(tmp_path / "train.jsonl", gsm8k_rows("train", 9))), out)
     second = write_jsonl(tmp_path / "second.jsonl", gsm8k_rows("test", 4))
-    with pytest.raises(DataError, match="was prepared from another source; choose another --out, or put both splits"):
+    with pytest.raises(DataError, match="no earlier output of .*, or prepare all splits from one folder"):
         task.prepare(str(second), out)
 
 
