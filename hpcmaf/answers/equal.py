@@ -24,7 +24,6 @@ MAX_LENGTH = 1000
 _MAX_DEPTH = 5
 _SPACE = re.compile(r"\s+(?!\.?\d)|(?<![\d\s])\s+")  # but between two digits
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
-_LONG_WORD = re.compile(r"(?<![A-Za-z\\{])[A-Za-z]{4,}")
 # Letters that people multiply; with others, two or three letters are rather a word.
 _FACTORS = frozenset("abcdxyzmn")
 _BASES = {name: number for number, name in enumerate("two three four five six seven eight nine ten".split(), 2)}
@@ -108,10 +107,6 @@ def _spelling(text: str) -> str:
 def _is_word(text: str) -> bool:
     """Whether a text is a word or several, and no product of its letters."""
     bare = "".join(_TEXT.sub(r"\1", text).split())
-    if not bare.isascii():
-        return any(character.isalpha() and not character.isascii() for character in bare)
-    if len(_LONG_WORD.findall(text.replace("\\text{", "\\text{ "))) > 1:  # prose
-        return True
     if len(bare) < 2 or not (bare.isalpha() or re.fullmatch(r"(?:\\text\s*\{[^{}]*\}[\s.,]*)+", text.strip())):
         return False
     product = _FACTORS.issuperset(bare.lower()) or not set("aeiou") & set(bare.lower())
@@ -149,12 +144,12 @@ def _structures(left: str, right: str, deadline: Deadline, depth: int) -> bool |
         if one.kind == "set" and len(one.parts) == 1:
             return _same(one.parts[0], other, deadline, depth)
         # A condition or a difference of sets may come to an interval.
-        return None if one.kind in ("union", "()", "[]", "(]", "[)") else False
+        return None if one.kind in ("()", "[]", "(]", "[)") else False
     if first.kind != second.kind or len(first.parts) != len(second.parts):
         return False
     remaining = list(second.parts)
     for part in first.parts:
-        candidates = range(len(remaining) if first.kind in ("set", "union") else 1)
+        candidates = range(len(remaining) if first.kind == "set" else 1)
         match = next((index for index in candidates if _same(part, remaining[index], deadline, depth)), None)
         if match is None:
             return False

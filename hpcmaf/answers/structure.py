@@ -12,12 +12,12 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
-from math import factorial, inf
+from math import inf
 from typing import NamedTuple
 
 _MAX_LENGTH = 400
 _MAX_BITS = 14_000  # 4,214 digits: Python refuses to print more than 4,300
-_ONLY = re.compile(r"(?:[\d\s.+*/^!(){}-]|\\(?:frac|cdot|times|div)(?![A-Za-z]))+")
+_ONLY = re.compile(r"(?:[\d\s.+*/^(){}-]|\\(?:frac|cdot|times|div)(?![A-Za-z]))+")
 _SCIENTIFIC = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))[eE]([+-]?\d{1,4})")
 _RATIO = re.compile(r"(\d{1,30})\s*:\s*(\d{1,30})")
 _PERIOD = re.compile(r"(-?\d*)\.(\d*?)\\overline\{(\d{1,30})\}")
@@ -37,7 +37,6 @@ _GROUPS = (
     (re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r"((\1)/(\2))"),
     (re.compile(r"(?<![a-z}])\{([^{}]*)\}"), r"(\1)"),
 )
-_OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)
 _BOTH = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 _OPEN = frozenset({"(", "[", "{", "\\{", "\\langle"})
@@ -57,8 +56,8 @@ _NAME = re.compile(r"[A-Za-z{}()\[\]|,:/\s.;]*[A-Za-z][A-Za-z{}()\[\]|,:/\s.;]*"
 class Structure(NamedTuple):
     """A compound answer.
 
-    Its kind is ``set`` (also of a list) or ``union``, in which no order counts, a pair of brackets such as ``[)``,
-    ``:`` (a ratio or time of three parts or more) or ``series`` (a list that goes on).
+    Its kind is ``set`` (also of a list), in which no order counts, a pair of brackets such as ``[)``, or ``series`` (a
+    list that goes on).
     """
 
     kind: str
@@ -71,8 +70,6 @@ def split(text: str) -> Structure | None:
     text = text.strip()
     if CONDITION.fullmatch(text) or set(relations(text)) - {"="} and len(top_level(text, (",", ";"))) == 1:
         return None
-    if len(pieces := top_level(text, ("\\cup",))) > 1:
-        return Structure("union", pieces)
     opening = "\\{" if text.startswith("\\{") else text[:1]
     closing = "\\}" if text.endswith("\\}") else text[-1:]
     depths = [depth for _, depth in _levels(text)]
@@ -83,10 +80,7 @@ def split(text: str) -> Structure | None:
             return _listed(parts)
         return Structure(opening + closing, parts) if len(parts) > 1 else None
     parts = _elements(text)
-    if len(parts) > 1 or _BOTH.search(text):
-        return _listed(parts)
-    terms = top_level(text, (":",))
-    return Structure(":", terms) if len(terms) > 2 else None
+    return _listed(parts) if len(parts) > 1 or _BOTH.search(text) else None
 
 
 @lru_cache(maxsize=1 << 14)
@@ -175,7 +169,7 @@ def value_of(text: str) -> Fraction | None:
             value = Fraction(f"{whole or 0}.{fixed or 0}") + (-part if whole.startswith("-") else part)
         else:
             value = _worked(ast.parse(_python(text), mode="eval").body) if _ONLY.fullmatch(text) else None
-    except (ValueError, ArithmeticError, SyntaxError, RecursionError, MemoryError):
+    except (ValueError, LookupError, ArithmeticError, SyntaxError, RecursionError, MemoryError):
         return None
     return value if value is None or max(map(int.bit_length, value.as_integer_ratio())) <= _MAX_BITS else None
 
@@ -189,22 +183,27 @@ def _python(text: str) -> str:
         for pattern, target in _GROUPS:
             text = pattern.sub(target, text)
     text = re.sub(r"(?<=[\d)])\s*(?=\()", "*", text)
-    text = re.sub(r"(?<![\d.])(\d{1,3})!(?!!)", lambda match: str(factorial(int(match[1]))), text)
     text = re.sub(r"\d*\.\d+|\d+\.", lambda match: "({}/{})".format(*Fraction(match[0]).as_integer_ratio()), text)
     return re.sub(r"(?<!\d)0+(?=\d)", "", text).strip()
+
+
+def _power(base: Fraction, power: Fraction) -> Fraction:
+    size = max(base.numerator.bit_length(), base.denominator.bit_length()) if abs(base) != 1 else 0
+    if power.denominator != 1 or abs(power) * size > 2 * _MAX_BITS:
+        raise ValueError
+    return base**power.numerator
+
+
+_OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+_OPERATIONS |= {ast.Pow: _power, ast.USub: operator.neg, ast.UAdd: operator.pos}
 
 
 def _worked(tree: ast.expr) -> Fraction:
     match tree:
         case ast.Constant(value=int(value)):
             return Fraction(value)
-        case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=operand):
-            return -_worked(operand) if isinstance(sign, ast.USub) else _worked(operand)
-        case ast.BinOp(left=left, op=ast.Pow(), right=right):
-            base, power = _worked(left), _worked(right)
-            size = max(base.numerator.bit_length(), base.denominator.bit_length()) if abs(base) != 1 else 0
-            if power.denominator == 1 and abs(power) * size <= 2 * _MAX_BITS:
-                return base**power.numerator
-        case ast.BinOp(left=left, op=sign, right=right) if type(sign) in _OPERATIONS:
+        case ast.UnaryOp(op=sign, operand=operand):
+            return _OPERATIONS[type(sign)](_worked(operand))
+        case ast.BinOp(left=left, op=sign, right=right):
             return _OPERATIONS[type(sign)](_worked(left), _worked(right))
     raise ValueError

@@ -79,7 +79,8 @@ class Tally:
     """Adds up what debates came to, one by one."""
 
     def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
+        self._parts: Counter[str] = Counter()
+        self._wholes: Counter[str] = Counter()
 
     def add(self, transcript: Transcript, agreeing: int = 0, tied: bool = False) -> None:
         """Count a debate, how many agents' last answers are its vote's, and whether that was drawn among tied ones."""
@@ -87,28 +88,23 @@ class Tally:
         answers = [turn for turn in texts if turn.kind == "answer"]
         # A round that was not held has no responses, nor has STaR's second where the first was right.
         last = [next((turn for turn in reversed(own) if turn.prompt), own[-1]) for own in zip(*transcript.answers)]
-        self._counts.update(
-            texts=len(texts),
-            cut_off=sum(turn.cut_off for turn in texts),
-            answers=len(answers),
-            tokens=sum(turn.completion_tokens for turn in answers),
-            last=len(last),
-            unparsable=sum(turn.answer is None for turn in last),
-            votes=len(last) > 1,
-            tied=tied,
-            unanimous=agreeing == len(last),
-            judged=bool(transcript.judgement and transcript.judgement.prompt),
-            undecided=undecided(transcript),
-        )
+        voted = len(last) > 1
+        judged = bool(transcript.judgement and transcript.judgement.prompt)
+        for name, part, whole in (
+            ("cut_off", sum(turn.cut_off for turn in texts), len(texts)),
+            ("unparsable", sum(turn.answer is None for turn in last), len(last)),
+            ("tied", tied, voted),
+            ("unanimous", voted and agreeing == len(last), voted),
+            ("undecided", undecided(transcript), judged),
+            ("tokens_per_answer", sum(turn.completion_tokens for turn in answers), len(answers)),
+        ):
+            self._parts[name] += part
+            self._wholes[name] += whole
 
     def values(self, votes: bool = True) -> dict[str, float]:
         """What :class:`Health` holds, as far as there is anything to divide; without votes where none were counted."""
-        parts = {"cut_off": "texts", "unparsable": "last", "tied": "votes", "unanimous": "votes"}
-        shares = {name: (name, whole) for name, whole in parts.items() if votes or whole != "votes"}
-        shares["undecided"] = ("undecided", "judged")
-        shares["tokens_per_answer"] = ("tokens", "answers")
-        count = self._counts
-        return {name: count[part] / count[whole] for name, (part, whole) in shares.items() if count[whole]}
+        known = {name: whole for name, whole in self._wholes.items() if votes or name not in ("tied", "unanimous")}
+        return {name: self._parts[name] / whole for name, whole in known.items() if whole}
 
 
 def evaluated(metrics: Mapping[str, Any]) -> dict[str, Any]:

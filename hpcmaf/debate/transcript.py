@@ -103,6 +103,8 @@ class Transcript:
     summaries: tuple[tuple[Utterance, ...], ...] = ()
     openings: Openings = field(default_factory=dict)
     grader: Grader = Grader()
+    weights: tuple[float, ...] = ()
+    judgement: Utterance | None = None
 
     def same(self, a: str, b: str) -> bool:
         """Whether two answers to the problem are one in votes."""
@@ -111,8 +113,6 @@ class Transcript:
     def right(self, answer: str | None) -> bool:
         """Whether an answer is the gold one, where that is known."""
         return self.grader.right(answer, self.problem)
-    weights: tuple[float, ...] = ()
-    judgement: Utterance | None = None
 
     @property
     def rounds(self) -> int:

@@ -74,8 +74,8 @@ class Code:
     def right(self, answer: str, problem: Problem) -> bool:
         """Whether the problem's tests pass."""
         self.check()
-        name, sources, before = function_of(problem, answer), _sources(problem, answer), _sources(problem, "")
-        return _passes(name, tuple(sources), tuple(before), problem.gold or "assert False", self.sandbox)
+        name, sources = function_of(problem, answer), tuple(_sources(problem, answer))
+        return _passes(name, sources, problem.gold or "assert False", self.sandbox)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,16 +1,9 @@
-"""What runs inside the sandbox, by the standard library alone: a program that answers calls, and tests that make them.
-
-The two are processes of their own and share no more than two pipes. Nobody trusts the program's side: whatever it
-patches, prints or ends, the tests see texts that are values in Python's notation, or nothing.
-"""
+"""What runs inside the sandbox, by the standard library alone: a program, and calls or tests of it."""
 
 import ast
-import builtins
 import json
 import os
 import sys
-
-LONGEST = 1 << 20  # characters of a reply
 
 
 def literal(value, loose=False):
@@ -31,101 +24,57 @@ def literal(value, loose=False):
     raise TypeError(type(value).__name__)
 
 
-def quiet(*descriptors):
-    """Copies of descriptors, as files, and nothing to read or to print to in place of the usual ones."""
-    files = [os.fdopen(os.dup(descriptor), mode) for descriptor, mode in descriptors]
-    for usual in (0, 1, 2):
-        os.dup2(os.open(os.devnull, os.O_RDWR), usual)
-    return files
+def plain(function, literal_eval=ast.literal_eval):
+    """A function whose values are plain copies, or equal to nothing: no value can say by itself that it is right."""
+
+    def call(*values, **named):
+        value = function(*values, **named)
+        try:
+            return literal_eval(literal(value))
+        except Exception:
+            return object()
+
+    return call
 
 
-def answer_calls(loose):
-    """Run a program, then answer calls, a line of JSON for each."""
-    calls, replies = quiet((0, "r"), (1, "w"))
-
-    def reply(*found):
-        replies.write(json.dumps(found) + "\n")
-        replies.flush()
-
-    reply("ready", "")
+def run(request, replies):
+    """Define what a program defines, then answer calls, a line of JSON for each, or end with a word if tests pass."""
+    dumps, evaluate, execute = json.dumps, eval, exec  # whatever the program puts in their place
     # Not "__main__", which would run what a program does as a script; dataclasses look for the module of this name.
     space, failed = {"__name__": "builtins"}, None
+
+    def reply(*found):
+        replies.write(dumps(found) + "\n")
+        replies.flush()
+
     try:
-        for source in json.loads(calls.readline()):
-            exec(source, space)
+        for source in request["program"]:
+            execute(source, space)
+        if "tests" in request:
+            around = space | {request["name"]: plain(space[request["name"]])}
+            execute(request["tests"], around)
+            if "check" in around:
+                around["check"](around[request["name"]])
+            reply(request["word"])
     except BaseException as error:
         failed = error
-    for line in calls:
+    for call in request.get("calls", ()):
         try:
             if failed is not None:
                 raise failed
-            found = eval(json.loads(line), space)
+            found = evaluate(call, space)
             try:
-                reply("value", literal(found, loose))
+                reply("value", literal(found, loose=True))
             except TypeError:
                 reply("other", type(found).__name__)
-        except BaseException as error:
-            reply("raised", "" if loose else type(error).__name__)
-
-
-def run_tests(tests, calls):
-    """Run tests of a program that is elsewhere; the verdict goes to standard output."""
-    replies, verdict, given, calls = quiet((0, "r"), (1, "w"), (tests, "r"), (calls, "w"))
-    given = json.load(given)
-
-    def receive():
-        try:
-            kind, text = json.loads(replies.readline(LONGEST))
-        except ValueError:  # the program has ended
-            os._exit(0)
-        if kind == "raised":
-            error = getattr(builtins, str(text), None)
-            raise error() if isinstance(error, type) and issubclass(error, Exception) else RuntimeError(text)
-        try:
-            return ast.literal_eval(text) if kind == "value" else object()
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            return object()
-
-    def call(source):
-        calls.write(json.dumps(source) + "\n")
-        calls.flush()
-        return receive()
-
-    class Remote(ast.NodeTransformer):
-        """Calls of what only the program defines, with arguments that only its side may be able to make."""
-
-        def visit_Call(self, node):
-            name = getattr(node.func, "id", None)
-            if name is None or name != given["name"] and (name in space or hasattr(builtins, name)):
-                return self.generic_visit(node)
-            return ast.Call(ast.Name("__call__", ast.Load()), [ast.Constant(ast.unparse(node))], [])
-
-    def function(*values, **named):
-        return call(f"{given['name']}(*{values!r}, **{named!r})")
-
-    receive()
-    verdict.write("ready")
-    verdict.flush()
-    calls.write(json.dumps(given["program"]) + "\n")
-    space = {"__name__": "tests"}
-    for source in given["before"]:
-        try:
-            exec(source, space)
-        except Exception:  # it needs what only the program has
-            pass
-    space |= {given["name"]: function, "__call__": call}
-    tree = ast.parse(given["tests"])
-    tree.body = [Remote().visit(one) if isinstance(one, ast.Assert) else one for one in tree.body]
-    exec(compile(ast.fix_missing_locations(tree), "tests", "exec"), space)
-    if "check" in space:
-        space["check"](function)
-    verdict.write(" right")
-    verdict.flush()
+        except BaseException:
+            reply("raised", "")
 
 
 if __name__ == "__main__":
     sys.set_int_max_str_digits(0)
-    if sys.argv[1] == "tests":
-        run_tests(int(sys.argv[2]), int(sys.argv[3]))
-    else:
-        answer_calls(sys.argv[1] == "loose")
+    request, replies = json.load(sys.stdin), os.fdopen(os.dup(1), "w")
+    for usual in (0, 1, 2):  # nothing to read or to print to
+        os.dup2(os.open(os.devnull, os.O_RDWR), usual)
+    print("ready", file=replies, flush=True)
+    run(request, replies)

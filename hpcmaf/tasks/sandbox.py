@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from hpcmaf.errors import PlatformError
 from hpcmaf.tasks import harness
@@ -42,40 +41,15 @@ def outputs(program: Sequence[str], calls: Sequence[str], sandbox: str) -> list[
 
     Each is a kind - ``value``, ``raised``, or ``other`` for what is no plain value - and a text, as JSON.
     """
-    lines = "\n".join(map(json.dumps, [list(program), *calls])) + "\n"
-    with _file(lines) as given, _file() as found:
-        with _running(["loose"], sandbox, stdin=given, stdout=found) as process:
-            _wait(process)
-            _refuse_unstarted(_read(found), process)
-        replies = _read(found).splitlines()[1:]
+    replies = _replies({"program": list(program), "calls": list(calls)}, sandbox)
     return replies[: len(calls)] if len(replies) >= len(calls) else None
 
 
-def passes(name: str, program: Sequence[str], before: Sequence[str], tests: str, sandbox: str) -> bool:
-    """Whether tests of a function pass.
-
-    Parameters
-    ----------
-    program
-        Sources that define the function, run on one side.
-    before, tests
-        Sources that the tests need, and the tests, run on the other side, which sees what the program's calls return.
-    """
-    given = json.dumps({"name": name, "program": list(program), "before": list(before), "tests": tests})
-    calls, to_program, replies, to_tests = pipes = (*os.pipe(), *os.pipe())
-    with _file(given) as source, _file() as verdict:
-        # One side's standard input is the other's output; what the tests write to it is a descriptor of its own.
-        arguments = ["tests", str(source.fileno()), str(to_program)]
-        kept = (source.fileno(), to_program)
-        with (
-            _running(["exact"], sandbox, stdin=calls, stdout=to_tests),
-            _running(arguments, sandbox, stdin=replies, stdout=verdict, pass_fds=kept) as process,
-        ):
-            for descriptor in pipes:  # or who reads would never see the other end close
-                os.close(descriptor)
-            _wait(process)
-            _refuse_unstarted(found := _read(verdict), process)
-    return found == "ready right"
+def passes(name: str, program: Sequence[str], tests: str, sandbox: str) -> bool:
+    """Whether tests of a function pass, behind sources that define it."""
+    word = secrets.token_hex()  # which the program does not know
+    request = {"name": name, "program": list(program), "tests": tests, "word": word}
+    return _replies(request, sandbox) == [json.dumps([word])]
 
 
 @cache
@@ -98,19 +72,31 @@ def check(sandbox: str) -> None:
         ) from error
 
 
-@contextmanager
-def _running(arguments: list[str], sandbox: str, **streams: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """The harness in the sandbox, until the block ends."""
-    with tempfile.TemporaryDirectory(prefix="hpcmaf-") as folder:
-        command, libraries = [*_command(sandbox), *arguments], os.environ.get("LD_LIBRARY_PATH", "")
-        environment = {"PATH": _PATH, "PYTHONHASHSEED": "0", "HOME": "/tmp", "LD_LIBRARY_PATH": libraries}
-        streams |= {"stderr": subprocess.PIPE, "cwd": folder, "env": environment, "start_new_session": True}
-        with subprocess.Popen(command, **streams) as process:
-            try:
-                yield process
-            finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
+def _replies(request: Mapping[str, Any], sandbox: str) -> list[str]:
+    """What the harness writes in the sandbox, of which nothing is left when this returns."""
+    libraries = os.environ.get("LD_LIBRARY_PATH", "")
+    environment = {"PATH": _PATH, "PYTHONHASHSEED": "0", "HOME": "/tmp", "LD_LIBRARY_PATH": libraries}
+    with tempfile.TemporaryDirectory(prefix="hpcmaf-") as folder, tempfile.TemporaryFile() as found:
+        try:
+            said = subprocess.run(
+                _command(sandbox),
+                input=json.dumps(request).encode(),
+                stdout=found,
+                stderr=subprocess.PIPE,
+                timeout=SECONDS,
+                cwd=folder,
+                env=environment,
+                start_new_session=True,
+                check=False,
+            ).stderr
+        except subprocess.TimeoutExpired as late:
+            said = late.stderr or b""
+        found.seek(0)
+        replies = found.read(LIMITS["fsize"]).decode("utf-8", "replace").splitlines()
+    if replies[:1] != ["ready"]:
+        reason = said.decode("utf-8", "replace").strip().splitlines() or ["no reason given"]
+        raise PlatformError(f"the sandbox did not start ({reason[-1]})")
+    return replies[1:]
 
 
 @cache
@@ -153,31 +139,3 @@ def _python() -> str:
     """The interpreter behind a virtual environment's."""
     found = Path(sys.base_prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}")
     return str((found if found.exists() else Path(sys.executable)).resolve())
-
-
-@contextmanager
-def _file(text: str = "") -> Iterator[IO[bytes]]:
-    """A file without a name, read from its beginning."""
-    with tempfile.TemporaryFile() as file:
-        file.write(text.encode("utf-8", "surrogatepass"))
-        file.seek(0)
-        yield file
-
-
-def _read(file: IO[bytes]) -> str:
-    file.seek(0)
-    return file.read(LIMITS["fsize"]).decode("utf-8", "replace")
-
-
-def _wait(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait(SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _refuse_unstarted(found: str, process: subprocess.Popen[bytes]) -> None:
-    if "ready" not in found:
-        reason = process.stderr.read().decode("utf-8", "replace").strip() if process.stderr else ""
-        raise PlatformError(f"the sandbox did not start ({reason.splitlines()[-1] if reason else 'no reason given'})")

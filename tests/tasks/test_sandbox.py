@@ -52,7 +52,7 @@ def run(programs: dict[str, str], way: str) -> dict[str, tuple[bool, float]]:
 
     def one(program: str) -> tuple[bool, float]:
         start = time.monotonic()
-        return sandbox.passes("f", [program], [], TESTS, kind), time.monotonic() - start
+        return sandbox.passes("f", [program], TESTS, kind), time.monotonic() - start
 
     with ThreadPoolExecutor(3) as pool:
         return dict(zip(programs, pool.map(one, programs.values()), strict=True))
@@ -99,7 +99,7 @@ def orphans() -> list[str]:
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):  # it has ended
-                if b"answer_calls" in (folder / "cmdline").read_bytes():
+                if b"whatever the program puts" in (folder / "cmdline").read_bytes():
                     parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
                     found += [folder.name] if parent == "1" else []
         if not found:
@@ -109,10 +109,10 @@ def orphans() -> list[str]:
 
 def test_a_program_ends_with_whoever_started_it() -> None:
     program = "import time\nprint('never')\ndef f(x): time.sleep(999)"
-    code = f"from hpcmaf.tasks.sandbox import passes\npasses('f', [{program!r}], [], 'f(1)', {KIND!r})"
+    code = f"from hpcmaf.tasks.sandbox import passes\npasses('f', [{program!r}], 'f(1)', {KIND!r})"
     with subprocess.Popen([sys.executable, "-c", code]) as process:
         seen = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        while len(seen.read_text().split()) < 2:
+        while not seen.read_text().split():
             time.sleep(0.05)
         process.kill()
     assert not orphans()
@@ -139,9 +139,9 @@ def test_values_come_back_as_they_are() -> None:
     )
     values = [(1,), [], {"a": {1, 2}}, 2**10000, -1.5, "ü\ud800\n", b"x", None, set(), {(1, "a"): [True]}]
     tests = "\n".join(f"assert f({value!r}) == {value!r}" for value in values) + "\nassert f(1e999) == math.inf"
-    assert sandbox.passes("f", [program], ["import math"], tests, KIND)
-    assert sandbox.passes("g", [program], [], "assert g([1]) == [1] and set(g((2, 2))) == {2}", KIND)
-    assert sandbox.passes("h", [program], [], "assert h(3) != [0, 1, 2]", KIND)
+    assert sandbox.passes("f", [program], tests, KIND)
+    assert sandbox.passes("g", [program], "assert g([1]) == [1] and set(g((2, 2))) == {2}", KIND)
+    assert sandbox.passes("h", [program], "assert h(3) != [0, 1, 2]", KIND)
     loose = sandbox.outputs(
         [program], ["f(0.1 + 0.2)", "f(True)", "f(2.0)", "f({3, 1})", "f(float('nan'))", "h(2)", "f()"], KIND
     )
