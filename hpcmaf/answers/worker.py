@@ -41,7 +41,6 @@ def compare(a: str, b: str) -> bool:
         return names and (
             verify(first, second, **_OPTIONS)
             or verify(second, first, **_OPTIONS)
-            or _multiples(first, second)
             or _same_where_real(first, second)
         )
     except Exception:  # noqa: BLE001 - sympy raises of every kind, RecursionError and MemoryError among them
@@ -76,24 +75,8 @@ def _parse(text: str) -> sympy.Basic:
         return sympy.Rational(value.numerator, value.denominator)
     text = _DECIMAL.sub(lambda match: r"{{\frac{{{}}}{{{}}}}}".format(*sympy.Rational(match[0]).as_numer_denom()), text)
     tree = latex2sympy(text, is_real=True, normalization_config=_NORMALIZATION, conversion_config=_CONVERSION)
-    # The odd root of a negative number is the real one.
-    if isinstance(tree, sympy.Expr):
-        tree = tree.replace(_odd_root, lambda power: -((-power.base) ** power.exp))
     units = {symbol: sympy.I for symbol in getattr(tree, "free_symbols", ()) if symbol.name == "i"}
     return tree.subs(units).doit()  # to it 2x/2 is not x
-
-
-def _odd_root(tree: sympy.Basic) -> bool:
-    power = tree.exp if tree.is_Pow and tree.base.is_negative else sympy.Integer(1)
-    return power.is_Rational and power.p == 1 < power.q and power.q % 2 == 1
-
-
-def _multiples(first: sympy.Basic, second: sympy.Basic) -> bool:
-    """Whether one equation is a multiple of the other."""
-    if not isinstance(first, sympy.Eq) or not isinstance(second, sympy.Eq):
-        return False
-    ratio = sympy.simplify((first.lhs - first.rhs) / (second.lhs - second.rhs))
-    return bool(ratio.is_number and ratio.is_finite and ratio.is_nonzero)
 
 
 def _same_where_real(first: sympy.Basic, second: sympy.Basic) -> bool:

@@ -19,7 +19,7 @@ PAIRS = {
 90^\circ ≡ 90 ‖ \frac{270}7\text{ degrees} ≡ \frac{270}{7} ‖ \$18.90 ≡ 18.9 ‖ 5\text{ cm} ≡ 5
 5 cm ≡ 5\text{ centimeters} ‖ 864 \mbox{ inches}^2 ≡ 864 ‖ \text{5 cm} ≡ 5 ‖ 5\sqrt{2}\text{ cm} ≡ 5\sqrt2
 \text{(C)} ≡ C ‖ \text{Evelyn} ≡ evelyn. ‖ x=5 ≡ 5 ‖ x \in [-2,7] ≡ [-2,7] ‖ y=2x+3 ≡ 2x+3 ‖ f(x)=x^2 ≡ x^2
-\angle ABC = 60^\circ ≡ 60 ‖ 2x=10 ≡ x=5 ‖ 5x-7y+11z+4=0 ≡ 7y-5x-4=11z ‖ 1+1=2 ≡ 2 ‖ (1,2) ≡ ( 1 , 2.0 )
+\angle ABC = 60^\circ ≡ 60 ‖ 5x-7y+11z+4=0 ≡ 7y-5x-4=11z ‖ 1+1=2 ≡ 2 ‖ (1,2) ≡ ( 1 , 2.0 )
 \left( 3, \frac{\pi}{2} \right) ≡ (3,\pi/2) ‖ \{1,2\} ≡ \left\{2, 1\right\} ‖ \{1,2\} ≡ 1,2 ‖ 1,-2 ≡ -2,1
 x=1 \text{ or } x=-2 ≡ 1,-2 ‖ 3 \pm \sqrt 2 ≡ 3+\sqrt{2}, 3-\sqrt{2}
 \{1\pm\sqrt{5},-2\} ≡ \{-2, 1-\sqrt5, 1+\sqrt5\} ‖ (2,\infty) ≡ (2, +\infty) ‖ (0,9) \cup (9,36) ≡ (9,36)\cup(0,9)
