@@ -66,7 +66,6 @@ class Method:
     """
 
     name: str
-    about: str
     trained: Literal["none", "agents", "generators", "single", "distilled"] = "agents"
     rollout: Literal["debate", "answers", "hints"] = "debate"
     data: Literal["own", "pairs", "judged", "groups", "union", "responses", "voted", "gold"] = "own"
@@ -120,89 +119,25 @@ class Method:
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("base", "the untouched base, one answer", trained="none", inference="answer"),
-        Method("majority", "the untouched base, N answers and their vote", trained="none", inference="vote"),
-        Method("debate", "no training: N copies of the base debate", trained="none"),
-        Method(
-            "star",
-            "one model, on its answers that gold confirms; wrong ones are retried with gold as a hint",
-            trained="single",
-            rollout="hints",
-            data="gold",
-            inference="answer",
-        ),
-        Method(
-            "majority-ft",
-            "one model, on all of N answers that match their vote; no debate",
-            trained="single",
-            rollout="answers",
-            data="responses",
-            inference="vote",
-        ),
-        Method(
-            "single-agent-ft",
-            "one model, on all of a debate's responses that match its vote; N copies debate",
-            trained="single",
-            data="responses",
-        ),
-        Method(
-            "single-agent-ft-no-debate",
-            "the model of single-agent-ft gives one answer",
-            trained="single",
-            data="responses",
-            inference="answer",
-        ),
-        Method("maft", "multiagent finetuning: 2N specialists, debate with summaries"),
-        Method("maft-no-summary", "maft with the others' answers concatenated instead of summarized", summaries=False),
-        Method("maft-no-critic", "only the N generators are trained; critics stay the base", trained="generators"),
-        Method("unique-id", "no training; prompts begin with the agent's ID and role", trained="none", ids=True),
-        Method(
-            "cooperative",
-            "no training; agents integrate the others' answers",
-            trained="none",
-            critic_style="cooperate",
-        ),
-        Method("cooperative-ft", "maft whose agents integrate the others' answers", critic_style="cooperate"),
-        Method(
-            "single-agent-ft-hot",
-            "single-agent-ft sampled at temperature 2",
-            trained="single",
-            data="responses",
-            temperature=2.0,
-        ),
-        Method(
-            "no-interaction", "maft's models, evaluated with all first answers from generator-0", first_answers_by=0
-        ),
-        Method(
-            "union-data",
-            "one model on the union of all of maft's training sets; N copies debate",
-            trained="single",
-            data="union",
-        ),
-        Method(
-            "maft-dpo",
-            "maft by preference: of a round's answers, one that matches the consensus over one that does not",
-            data="pairs",
-            objective="dpo",
-        ),
-        Method(
-            "maft-kto",
-            "maft by verdict: more of what matches the consensus, less of what does not (KTO)",
-            data="judged",
-            objective="kto",
-        ),
-        Method(
-            "maft-grpo",
-            "maft by reward: each problem is debated several times, what matches the consensus is rewarded (GRPO)",
-            data="groups",
-            objective="grpo",
-        ),
-        Method(
-            "distil",
-            "maft, and one model that learns what its debates come to and answers alone",
-            trained="distilled",
-            data="voted",
-            inference="answer",
-        ),
+        Method("base", trained="none", inference="answer"),
+        Method("majority", trained="none", inference="vote"),
+        Method("debate", trained="none"),
+        Method("star", trained="single", rollout="hints", data="gold", inference="answer"),
+        Method("majority-ft", trained="single", rollout="answers", data="responses", inference="vote"),
+        Method("single-agent-ft", trained="single", data="responses"),
+        Method("single-agent-ft-no-debate", trained="single", data="responses", inference="answer"),
+        Method("maft"),
+        Method("maft-no-summary", summaries=False),
+        Method("maft-no-critic", trained="generators"),
+        Method("unique-id", trained="none", ids=True),
+        Method("cooperative", trained="none", critic_style="cooperate"),
+        Method("cooperative-ft", critic_style="cooperate"),
+        Method("single-agent-ft-hot", trained="single", data="responses", temperature=2.0),
+        Method("no-interaction", first_answers_by=0),
+        Method("union-data", trained="single", data="union"),
+        Method("maft-dpo", data="pairs", objective="dpo"),
+        Method("maft-kto", data="judged", objective="kto"),
+        Method("maft-grpo", data="groups", objective="grpo"),
+        Method("distil", trained="distilled", data="voted", inference="answer"),
     )
 }
