@@ -55,7 +55,7 @@ def undecided(transcript: Transcript) -> bool:
 
 
 def agrees(answer: str | None, label: Vote, transcript: Transcript) -> bool:
-    """Whether an answer of any round is the label's: the consensus answer or, where nobody voted, the gold one (STaR)."""
+    """Whether an answer of any round is the label's: the consensus answer or, without a vote, the gold one (STaR)."""
     if answer is None or label.answer is None:
         return False
     return transcript.same(answer, label.answer) if label.agrees else transcript.right(answer)

@@ -225,20 +225,18 @@ async def debate_all(
     engine: Engine,
     *,
     one: Callable[[Problem, Society, Protocol, Engine], Awaitable[Transcript]] = debate,
-    reads_gold: bool = False,
 ) -> list[Transcript]:
     """Debate all problems at once, so that requests of all of them share the engine's batches.
 
     Parameters
     ----------
     one
-        The coroutine that makes one problem's transcript.
-    reads_gold
-        Whether it is shown the gold answers; the transcripts have them anyway.
+        The coroutine that makes one problem's transcript. The debate is not shown the gold answers, which the
+        transcripts have anyway.
     """
 
     async def transcript(problem: Problem) -> Transcript:
-        shown = problem if reads_gold else replace(problem, gold=None)
+        shown = replace(problem, gold=None) if one is debate else problem
         return replace(await one(shown, society, protocol, engine), problem=problem)
 
     # gather, not a TaskGroup: the first failure arrives as it is, so its class

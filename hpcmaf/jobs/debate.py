@@ -45,8 +45,7 @@ def run_debate_shard(context: TaskContext) -> None:
     drawn, shards = context.run.read_problems(split, context.plan), len(stage.tasks)
     # In the order of a seeded draw, shards of about as many problems take about equally long.
     problems = drawn[shard * len(drawn) // shards : (shard + 1) * len(drawn) // shards]
-    reads_gold = method.reads_gold and not evaluating
-    one = rationalise if reads_gold else debate
+    one = rationalise if method.reads_gold and not evaluating else debate
     target = context.run.shard(context.iteration, stage.kind, shard)
     journal = Journal(context.run.journal(target))
     thinks = any(one.thinking_tokens for one in (protocol.sampling, *(own for _, own in protocol.own.values())))
@@ -54,7 +53,7 @@ def run_debate_shard(context: TaskContext) -> None:
     watch = _Watch(context, len(problems) * calls_per_problem(protocol, society.agents) * requests)
     watch.engine = engine = make_engine(context, models, journal, watch)
     try:
-        transcripts = asyncio.run(debate_all(problems, society, protocol, engine, one=one, reads_gold=reads_gold))
+        transcripts = asyncio.run(debate_all(problems, society, protocol, engine, one=one))
     finally:
         engine.close()
         journal.close()

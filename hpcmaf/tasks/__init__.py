@@ -2,7 +2,7 @@
 
 The shipped ones: ``arithmetic`` (generated: also words and sums),
 ``open_answers`` (GSM8K, SVAMP, MATH, AIME, your own JSON lines), ``choices``
-(MMLU, MMLU-Pro, ARC, GPQA) and ``functions`` (HumanEval, MBPP). Importing this
+(MMLU, MMLU-Pro, ARC, GPQA) and ``code`` (HumanEval, MBPP). Importing this
 package reads no data and loads nothing heavy.
 """
 

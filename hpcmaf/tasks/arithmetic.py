@@ -6,10 +6,9 @@ import re
 
 from hpcmaf.answers import AnswerForm
 from hpcmaf.errors import DataError
-from hpcmaf.tasks.compact import CompactPrompts
 from hpcmaf.tasks.generated import Draw, Generated
 from hpcmaf.tasks.problems import Problem
-from hpcmaf.tasks.prompts import PromptSet
+from hpcmaf.tasks.prompts import CompactPrompts, PromptSet
 
 _NUMBERS, _COUNTS, _PRICES = (0, 29), (2, 12), (10, 29)
 _NAMES = ("Amara", "Bruno", "Chiara", "Deniz", "Elif", "Farid", "Greta", "Hiro", "Ines", "Jonas")

@@ -1,4 +1,4 @@
-"""Answers that are programs: one vote for what gives the same outputs, right where the tests pass.
+"""Answers that are programs (HumanEval, MBPP): one vote for the same outputs, right where the tests pass.
 
 A problem names its function in ``meta["entry_point"]``, or its question does. What a voter may see of a problem's tests
 is the calls that the question shows, never what they should return: programs are called as in the question, and with
@@ -13,6 +13,7 @@ answers are extracted, and when they are marked by the problem's tests (its gold
 from __future__ import annotations
 
 import ast
+import builtins
 import hashlib
 import random
 import re
@@ -23,11 +24,13 @@ from typing import Any
 
 from hpcmaf.answers import AnswerForm
 from hpcmaf.answers.code import defined, parsed, programs
+from hpcmaf.errors import DataError
 from hpcmaf.seeding import derive_seed
 from hpcmaf.tasks import sandbox as sandboxes
 from hpcmaf.tasks.problems import Problem
 from hpcmaf.tasks.prompts import PromptSet
-from hpcmaf.tasks.sources import Files
+from hpcmaf.tasks.readers import Row
+from hpcmaf.tasks.sources import Files, within
 
 CALLS = 24
 _LONGEST_CALL = 2000
@@ -163,13 +166,80 @@ def _changed(value: Any, draw: Callable[[int], int]) -> Any:
         return (1 + draw(abs(value) + 2)) * (-1 if value < 0 else 1) if value else draw(3)
     if isinstance(value, float):
         return round(value * (draw(21) / 20), 2)
-    if isinstance(value, dict):
-        return {key: _changed(one, draw) for key, one in value.items()}
-    if isinstance(value, set):
-        return set(_changed(sorted(value, key=repr), draw))
     if not isinstance(value, str | list | tuple) or not value:
         return value
     parts = [one if isinstance(value, str) else _changed(one, draw) if draw(2) else one for one in value]
     one, place = parts.pop(draw(len(parts))), draw(len(parts) + 1)
     parts[place:place] = [one] * (draw(3) if parts else 1)  # left out, moved, or doubled
     return "".join(parts) if isinstance(value, str) else type(value)(parts)
+
+
+# --- HumanEval and MBPP ------------------------------------------------------------
+
+# MBPP's splits by number; the first ten are for worked examples.
+_SPLITS = (("dev", 10), ("test", 510), ("val", 600))
+
+
+def humaneval(row: Row) -> Problem:
+    """One problem of HumanEval: the head of a function, and tests as gold; its canonical solution is not read."""
+    about = {"entry_point": row.text("entry_point")}
+    return Problem(row.text("task_id").replace("/", "-"), row.text("prompt"), row.text("test"), about)
+
+
+def mbpp(row: Row) -> Problem:
+    """One problem of MBPP, of the whole file or the sanitized one: a sentence, and asserts as gold.
+
+    The question also shows how the asserts call the function, or nobody could know its name and arguments; what it
+    should return stays out.
+    """
+    tests = row.values.get("test_list")
+    if not isinstance(tests, list) or (tree := parsed("\n".join(map(str, tests)))) is None:
+        raise DataError(f"{row.where}: test_list is no list of asserts; repair or remove the record")
+    calls = [(node.func.id, node) for node in ast.walk(tree) if isinstance(node, ast.Call) and hasattr(node.func, "id")]
+    code = str(row.values.get("code") or "")
+    own, used = defined(code), {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    names = [name for name, _ in calls if not hasattr(builtins, name)]
+    if not names:
+        raise DataError(f"{row.where}: its asserts call no function; repair or remove the record")
+    name = next((name for name in names if name in own), names[0])
+    shown = dict.fromkeys(ast.unparse(call) for called, call in calls if called == name)
+    # Asserts may use what the reference solution imports.
+    reference = [node for node in getattr(parsed(code), "body", ()) if isinstance(node, ast.Import | ast.ImportFrom)]
+    imports = [ast.unparse(node) for node in reference if used & {one.asname or one.name for one in node.names}]
+    given = row.values.get("test_imports") or []
+    given = [*(given if isinstance(given, list) else [given]), row.values.get("test_setup_code") or ""]
+    setup = "\n".join(map(str, [*imports, *given])).strip()
+    return Problem(
+        f"mbpp-{row.text('task_id')}",
+        "\n".join([row.text("text", "prompt"), "The function is called like this:", *shown]),
+        "\n".join(map(str, tests)),
+        {"entry_point": name} | ({"setup": setup} if setup else {}),
+    )
+
+
+def mbpp_split(row: Row) -> str:
+    """A row's split, by its number where it is in a file of all of them."""
+    number = str(row.values.get("task_id"))
+    if row.split != "all" or not number.isdecimal():
+        return row.split
+    return next((name for name, last in _SPLITS if int(number) <= last), "train")
+
+
+_VARIANTS = {"default": CodePrompts()}
+TASKS = {
+    "humaneval": CodeFiles(
+        name="humaneval",
+        parse=humaneval,
+        layouts=within("", "openai_humaneval/", "data/"),
+        configs=("openai_humaneval",),
+        variants=_VARIANTS,
+    ),
+    "mbpp": CodeFiles(
+        name="mbpp",
+        parse=mbpp,
+        split_of=mbpp_split,
+        layouts=within("", "full/", "sanitized/", "data/"),
+        configs=("full",),
+        variants=_VARIANTS,
+    ),
+}

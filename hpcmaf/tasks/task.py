@@ -26,7 +26,7 @@ _MODULES = {
     "arithmetic": GENERATED,
     "open_answers": ("gsm8k", "svamp", "math", "aime", "jsonl"),
     "choices": ("mmlu", "mmlu-pro", "arc", "gpqa"),
-    "functions": ("humaneval", "mbpp"),
+    "code": ("humaneval", "mbpp"),
 }
 TASKS = tuple(name for names in _MODULES.values() for name in names)
 

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcmaf.seeding import derive_seed
-from hpcmaf.tasks.compact import CompactPrompts
 from hpcmaf.tasks.generated import side
+from hpcmaf.tasks.prompts import CompactPrompts
 from results.micro_model.critics import agreed, cut_off, revise, summary_of
 from results.micro_model.styles import NOISE, STYLES, Author, Expression, Noise, Solution
 from results.micro_model.tokenizer import PAD, encode

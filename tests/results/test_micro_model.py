@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from hpcmaf.micro import base_path
-from hpcmaf.tasks.compact import CompactPrompts
 from hpcmaf.tasks.generated import side
+from hpcmaf.tasks.prompts import CompactPrompts
 from results.micro_model.corpus import Rows, debate_lines, draw
 from results.micro_model.make import Making
 from results.micro_model.styles import NOISE, Author
