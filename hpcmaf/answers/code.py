@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
 import textwrap
 import warnings
 
+_FENCED = re.compile(r"^[ \t]*(```|~~~)([^\n]*)\n(.*?)(?:^[ \t]*\1[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
 _LANGUAGES = ("", "python", "py", "python3")
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
@@ -28,17 +30,6 @@ def defined(program: str) -> list[str]:
 
 def programs(text: str) -> list[str]:
     """Python with definitions in a text: its fenced blocks in order, or without any all of it."""
-    blocks: dict[int, list[str]] = {}
-    mark, number = "", 0
-    for line in text.replace("\r\n", "\n").split("\n"):
-        bare = line.strip()
-        if not mark and bare.startswith(("```", "~~~")):
-            mark, number = bare[:3], number + 1
-            if bare.strip("`~").strip().casefold() in _LANGUAGES:
-                blocks[number] = []
-        elif mark and bare == mark:
-            mark = ""
-        elif mark and number in blocks:
-            blocks[number].append(line)
-    found = [textwrap.dedent("\n".join(lines)) for lines in blocks.values()] if number else [text]
-    return [program for program in found if defined(program)]
+    blocks = [(block[2].strip("`~ \t").casefold(), block[3]) for block in _FENCED.finditer(text.replace("\r\n", "\n"))]
+    found = [textwrap.dedent(code.removesuffix("\n")) for language, code in blocks if language in _LANGUAGES]
+    return [program for program in (found if blocks else [text]) if defined(program)]

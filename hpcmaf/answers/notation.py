@@ -78,7 +78,6 @@ _REWRITES = [
         (r"\\(?:text(?:bf|it|rm|up|sf|sc|tt|normal)|[mh]box|emph)_N", r"\\text"),
         (r"\\text\s*\{\s*(?:,\s*)?(and|or)\s*\}", r" \1 "),
         (r"\\bar\s*(?=\{?\s*\d)|\\overline\s*(?=\d)", r"\\overline"),
-        (r"\\overline\s*(\d)", r"\\overline{\1}"),
         (r"^\s*=\s*", ""),
         (r"(?<![\w.])\.(?=\d)", "0."),
         (r"(?<=\d)\s*x\s*(?=10\s*\^)", r"\\times "),
@@ -88,7 +87,6 @@ _REWRITES = [
         (r"(?<![A-Za-z\\])(sqrt|pi|sin|cos|tan|cot|sec|csc|log|ln|gcd|lcm)_N", r"\\\1 "),
         (r"\\sqrt\s*(?:\(([^()]*)\)|(\d+))", r"\\sqrt{\1\2}"),
         (r"(?<![A-Za-z\\])(?:infinity|infty|inf|oo)_N", r"\\infty "),
-        (r"(?<![\\A-Za-z^_}\]\d\s])\{([^{}]*)\}|^\s*\{([^{}]*)\}\s*$", r" \1\2 "),
         # Of repeating decimals there are \dot{3}, 0.(3) and 0.333...
         (r"(?<=[\d.])(?:\\dot\s*\{?\d\}?)(?:\d*\\dot\s*\{?\d\}?)?", lambda match: _overline(match[0])),
         (r"(?<=\d)\.(\d*)\((\d+)\)\Z", r".\1\\overline{\2}"),
@@ -108,7 +106,7 @@ _DECORATION = (
     (re.compile(r"(?<![A-Za-z])[A-Z]{1,3}\s?\\?\$(?=\s?[\d.])|\\\$|\\(?:text)?dollar" + _N), "$"),
 )
 _TRAILING = re.compile(r"(?<![\\.,;:*\s])[.,;:*\s]+\Z")
-_WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("`", "`"), ('"', '"'))
+_WRAPPED = re.compile(r"(\$\$|\$|`|\"|\\\(|\\\[)((?:(?!\1).)+)(?<!\\)(?:\1|\\[)\]])", re.DOTALL)
 
 
 class Plain(NamedTuple):
@@ -186,11 +184,8 @@ def _unwrapped(text: str) -> str:
     before = ""
     while text != before:
         before = text
-        for opening, closing in _WRAPPERS:
-            inner = text[len(opening) : -len(closing)]
-            wrapped = text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing)
-            if wrapped and opening not in inner and not inner.endswith("\\"):
-                text = inner.strip()
+        if wrapped := _WRAPPED.fullmatch(text):
+            text = wrapped[2].strip()
         group = re.match(r"(?:\\(?:boxed|f(?:rame)?box|bbox)\s*(?:\[[^\[\]]*\])?)?\{", text)
         if group and closing_brace(text, group.end() - 1) == len(text) - 1:
             text = text[group.end() : -1].strip()

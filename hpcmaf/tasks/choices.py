@@ -40,12 +40,9 @@ def mmlu(row: Row) -> Problem:
 
 
 def mmlu_pro(row: Row) -> Problem:
-    """One problem of MMLU-Pro, of up to ten choices; short lists are filled up with ``N/A`` in some copies."""
-    options = row.values.get("options")
-    if isinstance(options, list):
-        options = [option for option in options if str(option).strip() != "N/A"]
+    """One problem of MMLU-Pro, of up to ten choices."""
     subject = row.text("category") if row.first_of("category") else row.group
-    choices, answer = _choices(row, options, range(2, 11)), row.text("answer", "answer_index")
+    choices, answer = _choices(row, row.values.get("options"), range(2, 11)), row.text("answer", "answer_index")
     return _problem(row, row.id("mmlu-pro", "question_id"), row.text("question"), choices, answer, subject)
 
 

@@ -236,20 +236,15 @@ def _decode(data: bytes, where: str) -> str:
     try:
         return data.decode().lstrip("\ufeff")
     except UnicodeDecodeError as error:
-        line = 1 + data.count(b"\n", 0, error.start)
-        place = where if ", line " in where else f"{where}, line {line}"
-        raise DataError(f"{place}: not UTF-8 (byte {error.start}); convert the file to UTF-8") from error
+        raise DataError(f"{where}: not UTF-8 (byte {error.start}); convert the file to UTF-8") from error
 
 
 def _parse(text: str, where: str) -> Any:
     try:
         # Decimals stay as they were written: 0.10 is text here, not a float.
         return json.loads(text, parse_float=str)
-    except json.JSONDecodeError as error:
-        place = f", line {error.lineno}" if ", line " not in where else ""
-        raise DataError(f"{where}{place}: torn or not JSON ({error.msg}); repair or remove it") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: JSON beyond what can be read ({error}); repair or remove it") from error
+        raise DataError(f"{where}: torn or not JSON ({error}); repair or remove it") from error
 
 
 def _object(value: Any, where: str) -> Mapping[str, Any]:
