@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 from hpcmaf.answers import AnswerForm
 from hpcmaf.errors import DataError
@@ -89,45 +91,28 @@ def sums(draw: Draw) -> Problem:
     return Problem(f"sums-{expression.replace(' ', '')}", f"What is {expression}?", str(gold))
 
 
+def _task(
+    make: Callable[[Draw], Problem], instruction: str, meaning: str, compact: CompactPrompts | None = None, **more: Any
+) -> Generated:
+    ending = f"End with one line of the form Answer: \\boxed{{N}}, where N is {meaning}, a whole number."
+    variants = {"default": PromptSet(instruction, ending)} | ({"compact": compact} if compact else {})
+    return Generated(name=make.__name__, make=make, answer_form=AnswerForm.NUMBER, variants=variants, **more)
+
+
 TASKS = {
-    "arithmetic": Generated(
-        name="arithmetic",
-        make=arithmetic,
-        answer_form=AnswerForm.NUMBER,
-        variants={
-            "default": PromptSet(
-                instruction=(
-                    "Work out the value of the expression below. Do the multiplications first, then the additions and "
-                    "subtractions from left to right, and write down each step."
-                ),
-                ending="End with one line of the form Answer: \\boxed{N}, where N is the value, a whole number.",
-            ),
-            "compact": CompactPrompts(),
-        },
+    "arithmetic": _task(
+        arithmetic,
+        "Work out the value of the expression below. Do the multiplications first, then the additions and "
+        "subtractions from left to right, and write down each step.",
+        "the value",
+        CompactPrompts(),
     ),
-    "words": Generated(
-        name="words",
-        make=words,
+    "words": _task(
+        words,
+        "Solve the problem below step by step, writing down each calculation.",
+        "the answer",
+        CompactPrompts(expression=expression_of_story),
         decisive=expression_of_story,
-        answer_form=AnswerForm.NUMBER,
-        variants={
-            "default": PromptSet(
-                instruction="Solve the problem below step by step, writing down each calculation.",
-                ending="End with one line of the form Answer: \\boxed{N}, where N is the answer, a whole number.",
-            ),
-            "compact": CompactPrompts(expression=expression_of_story),
-        },
     ),
-    "sums": Generated(
-        name="sums",
-        make=sums,
-        most=1_200,
-        answer_form=AnswerForm.NUMBER,
-        variants={
-            "default": PromptSet(
-                instruction="Answer the question below. Write down each step.",
-                ending="End with one line of the form Answer: \\boxed{N}, where N is the result, a whole number.",
-            )
-        },
-    ),
+    "sums": _task(sums, "Answer the question below. Write down each step.", "the result", most=1_200),
 }

@@ -60,10 +60,9 @@ class Generated(Task):
         self, source: Path | None, train: int, eval: int, seed: int, levels: Sequence[int] | None = None
     ) -> Splits:
         """Generate both sides from the seed."""
-        if source is not None:
-            raise ConfigError(f"task.source: {self.name} is generated and reads no file; remove '{source}'")
-        if levels is not None:
-            raise ConfigError(f"task.levels: {self.name} has no levels; remove the key")
+        if source is not None or levels is not None:
+            key = "source" if levels is None else "levels"
+            raise ConfigError(f"task.{key}: {self.name} is generated, from no file and of no levels; remove the key")
         for key, count in (("train", train), ("eval", eval)):
             if count > self.most:
                 raise ConfigError(f"task.{key}: {count} problems requested, at most {self.most} can be; lower it")

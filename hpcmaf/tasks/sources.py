@@ -11,7 +11,13 @@ from typing import Any
 
 from hpcmaf.errors import ConfigError, DataError
 from hpcmaf.files.publish import manifest_path
-from hpcmaf.tasks.problems import Problem, describe, manifests, read_prepared, write_prepared
+from hpcmaf.tasks.problems import (
+    Problem,
+    describe,
+    manifests,
+    read_prepared,
+    write_prepared,
+)
 from hpcmaf.tasks.readers import READERS, SPLIT_NAMES, Row, kind, read_hub
 from hpcmaf.tasks.splits import Splits, assign_roles, draw
 from hpcmaf.tasks.task import Task
@@ -80,7 +86,18 @@ class Files(Task):
         return draw(pools, train=train, eval=eval, seed=seed, source=str(source))
 
     def prepare(self, source: str, out: Path) -> dict[str, Any]:
-        """Write ``train.jsonl`` and ``test.jsonl``, or ``all.jsonl`` for a source that is one pool."""
+        """Write ``train.jsonl`` and ``test.jsonl``, or ``all.jsonl`` for a source that is one pool.
+
+        Parameters
+        ----------
+        source
+            A path, or a data set's id on the hub.
+
+        Returns
+        -------
+        dict
+            File name to its counts, as recorded in its manifest.
+        """
         path, unread = Path(source), []
         # A mistyped data/train.jsonl has the form of a hub id, but is none.
         if path.exists() or not _HUB_ID.fullmatch(source) or kind(path) in READERS:

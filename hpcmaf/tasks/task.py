@@ -90,16 +90,6 @@ class Task:
         """
         raise NotImplementedError
 
-    def prepare(self, source: str, out: Path) -> dict[str, Any]:
-        """Bring a local path or a hub data set into ``out``.
-
-        Returns
-        -------
-        dict
-            File name to its counts, as recorded in its manifest.
-        """
-        raise ConfigError(f"{self.name} is generated from the recipe's seed; leave task.source out and prepare nothing")
-
 
 @cache
 def get_task(name: str) -> Task:

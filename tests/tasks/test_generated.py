@@ -59,9 +59,9 @@ def test_draws_are_those_of_earlier_versions() -> None:
 @pytest.mark.parametrize("name", GENERATED)
 def test_what_generated_problems_cannot_have_is_refused(name, tmp_path: Path) -> None:
     task = get_task(name)
-    with pytest.raises(ConfigError, match=rf"task\.source: {name} is generated and reads no file"):
+    with pytest.raises(ConfigError, match=rf"task\.source: {name} is generated, from no file"):
         task.splits(tmp_path, 1, 1, 0)
-    with pytest.raises(ConfigError, match=rf"task\.levels: {name} has no levels"):
+    with pytest.raises(ConfigError, match=rf"task\.levels: {name} is generated, from no file and of no levels"):
         task.splits(None, 1, 1, 0, [1])
     with pytest.raises(ConfigError, match=r"task\.eval: 99999999999 problems"):
         task.splits(None, 1, 99_999_999_999, 0)
