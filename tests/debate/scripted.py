@@ -1,12 +1,28 @@
-"""An engine whose answers a test writes, served in an order the test chooses."""
+"""Debates by their answers, and an engine whose answers a test writes, served in an order the test chooses."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.engines import Completion, Request
+from hpcmaf.tasks.problems import Problem
+
+
+def debate(problem: str, *rounds: Sequence[str | None], gold: str | None = None) -> Transcript:
+    """A debate by its answers, one list per round; ``None`` is an unparsable one."""
+    return Transcript(
+        Problem(problem, f"question {problem}", gold),
+        tuple(
+            tuple(
+                Utterance("answer", m, n, f"prompt {problem} {m} {n}", f"text {problem} {m} {n} \ud83d", answer)
+                for n, answer in enumerate(answers)
+            )
+            for m, answers in enumerate(rounds, 1)
+        ),
+    )
 
 
 class ScriptedEngine:

@@ -9,7 +9,7 @@ import pytest
 from hpcmaf.debate.health import Tally, evaluated, health_line, health_report, health_warnings
 from hpcmaf.debate.transcript import Utterance
 from hpcmaf.evaluation import score
-from tests.selection.test_select import debate
+from tests.debate.scripted import debate
 
 WELL = {"cut_off": 0.2, "unparsable": 0.1, "tied": 0.5, "unanimous": 0.25, "tokens_per_answer": 1234.5}
 

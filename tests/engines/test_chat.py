@@ -81,32 +81,14 @@ def test_trained_text_is_the_prompt_then_the_answer_then_the_stop(template, adds
     assert chat.decode(target).strip() == "no: 4"
     # Generation stops at the last trained token, and at none before it.
     assert target[-1] in chat.stop_ids and not set(target[:-1]) & set(chat.stop_ids)
-
-
-@pytest.mark.parametrize(("template", "adds_bos"), KINDS)
-def test_at_most_one_bos(template, adds_bos):
-    chat = ChatFormat(make_tokenizer(template, adds_bos=adds_bos))
-    count = chat.prompt_ids(CHAT[:1]).count(chat.tokenizer.bos_token_id)
-    assert count == (1 if adds_bos or template == BOS_TEMPLATE else 0)
-    assert chat.sample(CHAT).input_ids.count(chat.tokenizer.bos_token_id) == count
-
-
-@pytest.mark.parametrize(("template", "adds_bos"), KINDS)
-def test_all_turns_takes_every_answer_and_nothing_else(template, adds_bos):
-    chat = ChatFormat(make_tokenizer(template, adds_bos=adds_bos))
-    last, every = chat.sample(CHAT), chat.sample(CHAT, "all_turns")
-    assert every.input_ids == last.input_ids
-    trained = [i for i, (a, b) in enumerate(zip(every.target, last.target, strict=True)) if a and not b]
-    assert chat.decode([every.input_ids[i] for i in trained]).strip() == "5"
-    first = chat.prompt_ids(CHAT[:1])
-    assert trained == list(range(len(first), len(first) + len(trained)))
-
-
-def test_end_template_stops_at_its_own_token_too():
-    chat = ChatFormat(make_tokenizer(END_TEMPLATE, adds_bos=True))
-    tokenizer = chat.tokenizer
-    assert chat.end_of_turn == (tokenizer.convert_tokens_to_ids("<end>"),)
-    assert set(chat.stop_ids) == {tokenizer.eos_token_id, *chat.end_of_turn}
+    bos = chat.tokenizer.bos_token_id
+    assert prompt.count(bos) == sample.input_ids.count(bos) == (adds_bos or template == BOS_TEMPLATE)
+    # All turns are every answer and nothing else.
+    every, first = chat.sample(CHAT, "all_turns"), chat.prompt_ids(CHAT[:1])
+    assert every.input_ids == sample.input_ids
+    more = [i for i, (a, b) in enumerate(zip(every.target, sample.target, strict=True)) if a and not b]
+    assert chat.decode([every.input_ids[i] for i in more]).strip() == "5"
+    assert more == list(range(len(first), len(first) + len(more)))
 
 
 def test_template_that_rewrites_earlier_turns_allows_the_last_turn_only():

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
-from hpcmaf.debate.transcript import Transcript
 from hpcmaf.evaluation import ratio, score
+from tests.debate.scripted import debate
 
-Debate = Callable[..., Transcript]
 RUN = {"seed": 7, "iteration": 2, "method": "maft", "task": "arithmetic"}
 
 
@@ -18,14 +15,14 @@ def counts(figure: dict) -> tuple[int, int]:
     return figure["count"], figure["of"]
 
 
-def test_movement_by_hand(debate: Debate) -> None:
+def test_movement_by_hand() -> None:
     result = score(
         [
-            debate("gave up", "5", ["5", "4", "4"], ["4", "4", "4"]),
-            debate("stood firm", "5", ["4", "5", "4.0"], ["4", "5", "5"]),
-            debate("erred on its own", "5", ["5", "4", "4"], ["6", None, "4"]),
-            debate("persuaded", "5", ["5", "5", "4"], ["5", "5", "5"]),
-            debate("split", "5", ["5", "6", "7"], ["5", "5", "7"]),
+            debate("gave up", ["5", "4", "4"], ["4", "4", "4"], gold="5"),
+            debate("stood firm", ["4", "5", "4.0"], ["4", "5", "5"], gold="5"),
+            debate("erred on its own", ["5", "4", "4"], ["6", None, "4"], gold="5"),
+            debate("persuaded", ["5", "5", "4"], ["5", "5", "5"], gold="5"),
+            debate("split", ["5", "6", "7"], ["5", "5", "7"], gold="5"),
         ],
         **RUN,
     )
@@ -47,14 +44,14 @@ def test_movement_by_hand(debate: Debate) -> None:
     assert counts(move["vote_corrected"])[0] == sum(pair == ("0", "1") for pair in zip(*gained, strict=True))
 
 
-def test_a_wrong_vote_is_a_majority_s_or_a_split_one(debate: Debate) -> None:
+def test_a_wrong_vote_is_a_majority_s_or_a_split_one() -> None:
     """Half of the agents are no majority, and neither is whoever wins a draw."""
     (move,) = score(
         [
-            debate("half", "5", ["4", "4", "6", "7"], ["5", "5", "5", "7"]),
-            debate("three of four", "5", ["4", "4.0", "4", "5"], ["4", "4", "4", "5"]),
-            debate("nobody", "5", [None, None, None, "4"], ["5", None, None, None]),
-            debate("right", "5", ["5", "5", "5", "4"], ["4", "4", "4", "4"]),
+            debate("half", ["4", "4", "6", "7"], ["5", "5", "5", "7"], gold="5"),
+            debate("three of four", ["4", "4.0", "4", "5"], ["4", "4", "4", "5"], gold="5"),
+            debate("nobody", [None, None, None, "4"], ["5", None, None, None], gold="5"),
+            debate("right", ["5", "5", "5", "4"], ["4", "4", "4", "4"], gold="5"),
         ],
         **RUN,
     )["movement"]
@@ -62,13 +59,13 @@ def test_a_wrong_vote_is_a_majority_s_or_a_split_one(debate: Debate) -> None:
     assert counts(move["split_corrected"]) == (2, 2)
 
 
-def test_movement_of_each_round_and_of_none(debate: Debate) -> None:
-    three = score([debate("x", "1", ["1", "2"], ["2", "2"], ["1", "1"])], **RUN)["movement"]
+def test_movement_of_each_round_and_of_none() -> None:
+    three = score([debate("x", ["1", "2"], ["2", "2"], ["1", "1"], gold="1")], **RUN)["movement"]
     assert [move["round"] for move in three] == [2, 3]
     assert [counts(move["gave_up"]) for move in three] == [(1, 1), (0, 0)]
     assert [counts(move["corrected"]) for move in three] == [(0, 1), (2, 2)]
     assert three[1]["gave_up"]["value"] is None and three[1]["gave_up"]["se"] is None
-    assert score([debate("x", "1", ["1", "2"])], **RUN)["movement"] == []
+    assert score([debate("x", ["1", "2"], gold="1")], **RUN)["movement"] == []
 
 
 def test_ratio_error_is_over_problems() -> None:

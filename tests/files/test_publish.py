@@ -39,15 +39,6 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
     assert [path.name for path in target.parent.iterdir()] == ["f.txt"]
 
 
-def test_folders_are_published_whole(tmp_path: Path) -> None:
-    target = tmp_path / "model"
-    for content in ("first", "second"):
-        with atomic_path(target) as temporary:
-            temporary.mkdir()
-            (temporary / content).write_text(content)
-    assert [path.name for path in target.iterdir()] == ["second"]
-
-
 def test_a_folder_is_replaced_by_renames_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed anywhere, there is the old folder whole, the new one whole, or none; never half of one."""
     target = tmp_path / "data"

@@ -53,20 +53,6 @@ def test_tests_compare_last_debate_with_the_base(make_run: MakeRun) -> None:
         assert one["difference"] == pytest.approx(difference)
 
 
-def test_no_test_on_different_problems(make_run: MakeRun) -> None:
-    run = make_run("one", upto=1)
-    metrics = load(run.metrics(1))
-    metrics["scores"]["problem_ids"][0] = "another"
-    write_json(run.metrics(1), metrics)
-    text = report_of(run).text
-    assert "needs the same problems on both sides" in text
-    table = text[text.index("against the untouched base") :]
-    lines = [line for line in table.split("Gained")[0].splitlines() if ", iteration 0" in line]
-    assert len(lines) == 3 and not any(
-        mark in line.split("iteration 0")[1] for line in lines for mark in "+-.123456789"
-    )
-
-
 def test_costs_are_ledger_sums(make_run: MakeRun) -> None:
     run = make_run("one", upto=1)
     report = report_of(run)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from click.testing import CliRunner
 
 from hpcmaf.cli.aggregate import command
-from hpcmaf.errors import DataError
 from tests.report.conftest import MakeRun
 
 
@@ -29,9 +27,3 @@ def test_finds_runs_by_name_and_copies_by_path(make_run: MakeRun, tmp_path: Path
     monkeypatch.chdir(tmp_path)
     CliRunner().invoke(command, ["mine", "copied", "--out", "out"], catch_exceptions=False)
     assert all(Path("out/report.csv").read_text().count(f"\n{name},") == 3 for name in ("mine", "copied"))
-
-
-def test_refuses_what_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="not a run directory"):
-        CliRunner().invoke(command, [str(tmp_path), "--out", str(tmp_path / "x")], catch_exceptions=False)
-    assert CliRunner().invoke(command, ["--out", "x"]).exit_code == 2

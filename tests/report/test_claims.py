@@ -75,14 +75,6 @@ def test_a_verdict_needs_evidence() -> None:
     assert Test(text="more of the same", result=result, p_holm=1.0).verdict == "open"
 
 
-def test_numbers_are_compared_on_their_scale() -> None:
-    a, b = {"x": 0, "y": 3, "z": 1}, {"x": 2, "y": 2, "z": 1}
-    result = compare([(a, b)], scale=3)
-    assert result.difference == pytest.approx(1 / 9)
-    assert (result.gained, result.lost) == (1, 1)
-    assert result.low == pytest.approx(compare([(a, b)]).low / 3)
-
-
 def test_nothing_is_claimed_without_both_or_of_two_recipes(runs: list[RunDir], make_run: MakeRun) -> None:
     assert claims_of(runs[:2]) == []
     other = make_run("other", upto=4, selection={"w": 0.2})

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import struct
 import warnings
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib
 import pytest
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
 from hpcmaf.evaluation import MEASURES
-from hpcmaf.files.publish import write_json
-from hpcmaf.report.behaviour import DIVERSITY
 from hpcmaf.report.groups import Group, common_title
 from hpcmaf.report.plots import MOST_NAMED, WIDTH, Panel, Plot, draw, plots_of, save_plots
 from tests.report.conftest import MakeRun, groups_of
@@ -116,17 +112,6 @@ def test_diversity_and_cost(make_run: MakeRun) -> None:
     assert answers[0] == [1200 / 40, 1200 / 40, 2400 / 40]
 
 
-def test_measured_diversity_has_its_panel(make_run: MakeRun) -> None:
-    run = make_run("m", upto=1)
-    for t in (0, 1):
-        measures = {"embedding": {"value": 0.25, "se": 0.01, "problems": 9}, "kl_base": None}
-        value = {"schema": "hpcmaf-diversity/1", "iteration": t, "problems": 9, "encoder": None, "measures": measures}
-        write_json(run.diversity(t), value)
-    panels = plot_of(groups_of(run), "diversity").panels
-    assert [panel.up for panel in panels] == [DIVERSITY["disagreement"], DIVERSITY["embedding"]]
-    assert lines(panels[1])["maft"][1] == [0.25, 0.25]
-
-
 def test_the_most_accurate_are_drawn_and_look_the_same_in_every_plot(make_run: MakeRun) -> None:
     groups = groups_of(
         *(make_run(f"r{n}", upto=0, problems=8, debate={"agents": 2, "rounds": n}) for n in range(1, MOST_NAMED + 3))
@@ -147,26 +132,3 @@ def test_a_letter_that_no_font_has_is_no_warning_and_not_lost(make_run: MakeRun,
     with warnings.catch_warnings(action="error"):
         save_plots(groups_of(make_run("run", upto=0, model={"path": f"/models/{name}"})), tmp_path)
     assert name in (tmp_path / "accuracy.svg").read_text(encoding="utf-8")
-
-
-def test_files_are_whole_and_repeatable(make_run: MakeRun, tmp_path: Path) -> None:
-    groups, before = groups_of(make_run("run", upto=1)), dict(matplotlib.rcParams)
-    for folder in ("one", "two"):
-        (tmp_path / folder).mkdir()
-        stems = [plot.stem for plot in save_plots(groups, tmp_path / folder)]
-    assert stems == ["accuracy", "diversity", "cost"]
-    assert {path.name for path in (tmp_path / "one").iterdir()} == {f"{s}{x}" for s in stems for x in (".png", ".svg")}
-    for path in (tmp_path / "one").iterdir():
-        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
-        if path.suffix == ".png":
-            width, height = struct.unpack(">II", path.read_bytes()[16:24])
-            assert width == 150 * WIDTH and height >= 500
-    assert dict(matplotlib.rcParams) == before, "matplotlib is left as it was"
-
-
-def test_a_run_that_has_just_begun_says_so(make_run: MakeRun) -> None:
-    run = make_run("new", upto=0, planned=2)
-    run.metrics(0).unlink()
-    groups = groups_of(run)
-    assert [plot.stem for plot in plots_of(groups)] == ["accuracy"]
-    assert [text.get_text() for text in drawn(groups, "accuracy").axes[0].texts] == ["no iteration evaluated yet"]

@@ -12,25 +12,11 @@ from click.testing import CliRunner
 
 from hpcmaf.cli.select import command
 from hpcmaf.config.recipe import Selection as Rules
-from hpcmaf.debate.transcript import Transcript, Utterance
+from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import ConfigError, DataError, UsageError
 from hpcmaf.selection.select import select, write_selection
 from hpcmaf.store import StoreInfo, write_store
-from hpcmaf.tasks.problems import Problem
-
-
-def debate(problem: str, *rounds: list[str | None], gold: str | None = None) -> Transcript:
-    """A debate by its answers: one list per round."""
-    return Transcript(
-        Problem(problem, f"question {problem}", gold),
-        tuple(
-            tuple(
-                Utterance("answer", m, n, f"prompt {problem} {m} {n}", f"text {problem} {m} {n} \ud83d", answer)
-                for n, answer in enumerate(answers)
-            )
-            for m, answers in enumerate(rounds, 1)
-        ),
-    )
+from tests.debate.scripted import debate
 
 
 def labels(*debates: Transcript, **rules) -> dict[str, dict[str, str]]:
@@ -110,7 +96,9 @@ def test_mixed_or_repeated_debates_are_refused(fault):
 
 def test_files_hold_chats_with_their_provenance(tmp_path):
     one = debate("a", ["7", "1"], ["7", "7"], ["7", "7"])
-    summary = write_selection(store(tmp_path / "s.h5", [one], agents=2, rounds=3), tmp_path / "out", Rules(w=1.0), seed=1)
+    summary = write_selection(
+        store(tmp_path / "s.h5", [one], agents=2, rounds=3), tmp_path / "out", Rules(w=1.0), seed=1
+    )
     generator = json.loads((tmp_path / "out/generator-0.jsonl").read_text())
     assert generator == {
         "messages": one.conversation(0, 1),
@@ -242,24 +230,13 @@ def test_no_other_way_to_choose_takes_what_was_cut_off():
     assert kept_and_cut(cut_off(hinted, (1, 0), (2, 0)), data="gold")[0] == set()
 
 
-def test_why_a_response_ended_is_in_the_files(tmp_path):
-    one = cut_off(debate("a", ["7", "7"], ["7", "7"]), (2, 1))
-    source = store(tmp_path / "s.h5", [one], agents=2)
-    dropped = write_selection(source, tmp_path / "drop", Rules(w=0.0), seed=1)
-    kept = write_selection(source, tmp_path / "keep", Rules(w=0.0, cut_off="keep"), seed=1)
-    reasons = {
-        (way, path.stem): json.loads(path.read_text() or "{}").get("finish_reason")
-        for way in ("drop", "keep")
-        for path in (tmp_path / way).glob("*.jsonl")
-    }
-    whole = {("drop", "critic-0"), *((way, f"generator-{n}") for way in ("drop", "keep") for n in range(2))}
-    assert reasons == dict.fromkeys(whole | {("keep", "critic-0")}, "stop") | {
-        ("drop", "critic-1"): None,
-        ("keep", "critic-1"): "length",
-    }
-    for summary, candidates in ((dropped, 0), (kept, 1)):
-        counts = summary["datasets"]["critic-1"]
-        assert (counts["candidates"], counts["kept"], counts["cut_off"]) == (candidates, candidates, 1)
+@pytest.mark.parametrize(("way", "kept"), [("drop", 0), ("keep", 1)])
+def test_why_a_response_ended_is_in_the_files(tmp_path, way, kept):
+    source = store(tmp_path / "s.h5", [cut_off(debate("a", ["7", "7"], ["7", "7"]), (2, 1))], agents=2)
+    counts = write_selection(source, tmp_path / "d", Rules(w=0.0, cut_off=way), seed=1)["datasets"]["critic-1"]
+    assert (counts["candidates"], counts["kept"], counts["cut_off"]) == (kept, kept, 1)
+    assert (tmp_path / "d/critic-1.jsonl").read_text().count('"finish_reason": "length"') == kept
+    assert '"finish_reason": "stop"' in (tmp_path / "d/critic-0.jsonl").read_text()
 
 
 def test_agents_that_learn_from_little_are_named(tmp_path):
@@ -288,7 +265,9 @@ def test_thoughts_are_kept_or_not_in_the_trained_turn_alone(thinking: str, data:
         )
         for one in random_debates(30)
     ]
-    write_selection(store(tmp_path / "s.h5", debates), tmp_path / "d", Rules(w=0.5), seed=0, data=data, thinking=thinking)
+    write_selection(
+        store(tmp_path / "s.h5", debates), tmp_path / "d", Rules(w=0.5), seed=0, data=data, thinking=thinking
+    )
     lines = [json.loads(line) for path in (tmp_path / "d").glob("*.jsonl") for line in path.read_text().splitlines()]
     assert lines
     for line in lines:

@@ -55,15 +55,6 @@ def test_debates_come_in_verbatim(tmp_path: Path) -> None:
     assert (turn.prompt_tokens, turn.completion_tokens, turn.finish_reason) == (0, 0, "unknown")
 
 
-@pytest.mark.parametrize(("agents", "rounds"), [(1, 1), (5, 3), (2, 4)])
-def test_any_number_of_agents_and_rounds(tmp_path: Path, agents: int, rounds: int) -> None:
-    import_debates(write(tmp_path, {"Q": entry(agents, rounds)}), tmp_path / "a.h5", "math")
-    with Store(tmp_path / "a.h5") as store:
-        assert (store.info.agents, store.info.rounds) == (agents, rounds)
-        [debate] = store
-        assert (debate.agents, debate.rounds) == (agents, rounds)
-
-
 def test_questions_that_differ_in_case_alone_are_two(tmp_path: Path) -> None:
     import_debates(write(tmp_path, {"Let A = 1": entry(), "let  a = 1": entry()}), tmp_path / "a.h5", "math")
     with Store(tmp_path / "a.h5") as store:
@@ -74,13 +65,10 @@ def test_questions_that_differ_in_case_alone_are_two(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "form", "solution", "gold"),
     [
-        ("arithmetic", "number", "-12", "-12"),
         ("arithmetic", "number", -12, "-12"),
         ("arithmetic", "number", 3.0, "3"),
         ("gsm8k", "number", "1 #### 2 and #### 1,234 ", "1,234"),
-        ("gsm8k", "number", " 7 ", "7"),
         ("math", "boxed", r"first \boxed{1}, then \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
-        ("math", "boxed", r" \frac{1}{2} ", r"\frac{1}{2}"),
         ("math", "boxed", r"\boxed{never closed", r"\boxed{never closed"),
         ("mmlu", "letter", " B\n", "B"),
         ("jsonl", "boxed", r"\boxed{3} #### 4", r"\boxed{3} #### 4"),
@@ -109,17 +97,12 @@ REFUSED = {
     "nested beyond reason": ("[" * 200_000, "recursion"),
     "not UTF-8": (b'{"\xff": 1}', "can't decode"),
     "nothing in it": ({}, "not an object of question: .* an empty one"),
-    "a list": ([entry()], "not an object of question"),
     "question twice": ('{"first": 1, "first": 2}', "'first' comes twice"),
     "entry is text": (altered(lambda e: "x"), "question 1: Input should be a valid tuple"),
-    "no solution": (altered(lambda e: e[:1]), "question 1: 1: Field required"),
     "more than solution": (altered(lambda e: [*e, 1]), "question 1: Tuple should have at most 2 items"),
-    "solution true": (altered(lambda e: [e[0], True]), "question 1: 1"),
     "solution NaN": (altered(lambda e: [e[0], float("nan")]), "question 1: 1"),
     "no agents": (altered(lambda e: [[], "4"]), "question 1: 0: List should have at least 1"),
-    "no messages": (altered(lambda e: [[[], [], []], "4"]), "question 1: 0.0: List should have at least 2"),
     "message is text": (altered(lambda e: e[0][1].__setitem__(1, "hi")), "question 1: 0.1.1: Input should be a valid dict"),
-    "content is null": (altered(lambda e: e[0][2][3].update(content=None)), "0.2.3.content: Input should be"),
     "role unknown": (altered(lambda e: e[0][0][1].update(role="tool")), "0.0: .* message 1 is of role 'tool', not 'assistant'"),
     "system": (altered(lambda e: e[0][0].insert(0, {"role": "system", "content": "x"})), "message 0 is of role 'system'"),
     "unanswered": (altered(lambda e: e[0][0].pop() and None), "0.0: .* the last user message has no answer"),

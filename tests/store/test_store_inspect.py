@@ -28,11 +28,6 @@ def test_what_a_store_holds(store: Path) -> None:
     assert (facts["problems"], facts["agents"], facts["rounds"], len(facts["ids"])) == (40, 3, 2, 40)
 
 
-def test_an_empty_store_is_no_fault(tmp_path: Path, info) -> None:
-    write_store(tmp_path / "a.h5", info, [])
-    assert "problems     0" in run(tmp_path / "a.h5")
-
-
 def test_one_debate_in_the_order_it_was_held(store: Path) -> None:
     text = run(store, "--problem", "problem-00003")
     places = [

@@ -84,19 +84,6 @@ def test_bad_content(task, name, content, said, tmp_path) -> None:
     assert said in message and name in message
 
 
-def test_byte_order_mark_and_blank_lines_are_no_fault(tmp_path) -> None:
-    (tmp_path / "train.jsonl").write_bytes(b"\xef\xbb\xbf" + GOOD + b"\r\n\n")
-    assert get_task("gsm8k").prepare(str(tmp_path), tmp_path / "out")["train"]["problems"] == 1
-
-
-def test_a_bad_file_of_many_is_named(tmp_path) -> None:
-    folder = tmp_path / "MATH" / "train" / "algebra"
-    folder.mkdir(parents=True)
-    for n in (1, 2):
-        (folder / f"{n}.json").write_bytes(jsonl(math_record(n) | ({"problem": None} if n == 2 else {})))
-    assert str(folder / "2.json") in refused("math", tmp_path / "MATH")
-
-
 def test_paths_and_layouts_that_are_not_there(tmp_path) -> None:
     assert "no such file or folder" in refused("gsm8k", tmp_path / "nowhere" / "at" / "all")
     folder = tmp_path / "folder"

@@ -14,7 +14,7 @@ from hpcmaf.errors import DataError, PlatformError
 from hpcmaf.tasks import get_task
 from hpcmaf.tasks.problems import Problem
 from hpcmaf.tasks.readers import read_hub
-from tests.tasks.conftest import gsm8k_rows, math_record, write_jsonl
+from tests.tasks.conftest import gsm8k_rows, write_jsonl
 
 
 @pytest.fixture(autouse=True)
@@ -43,16 +43,6 @@ def test_the_main_configuration_is_preferred(tmp_path) -> None:
     pools = load("gsm8k", tmp_path, {"socratic": {"train": gsm8k_rows("other", 3)}, "main": main})
     assert [problem.id for problem in pools["test"]] == ["gsm8k-test-00000", "gsm8k-test-00001"]
     assert [problem.gold for problem in pools["train"]] == ["1000", "1001", "1002", "1003"]
-
-
-def test_subjects_are_configurations_of_math(tmp_path) -> None:
-    sets = {
-        name: {"train": [math_record(n, 1, name) for n in range(3)], "test": [math_record(9, 2, name)]}
-        for name in ("algebra", "geometry")
-    }
-    pools = load("math", tmp_path, sets)
-    assert len(pools["train"]) == 6
-    assert {problem.id for problem in pools["test"]} == {"math-test-algebra-00000", "math-test-geometry-00000"}
 
 
 def test_mmlu_leaves_the_auxiliary_training_split(tmp_path) -> None:

@@ -40,12 +40,6 @@ def test_manifest_records_source_and_counts(folder, gsm8k_folder) -> None:
     assert read_manifest(folder / "test.jsonl").rows == 9
 
 
-def test_preparing_twice_gives_the_same_bytes(folder, gsm8k_folder) -> None:
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    get_task("gsm8k").prepare(str(gsm8k_folder), folder)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-
-
 def test_a_changed_file_is_refused(folder) -> None:
     with (folder / "test.jsonl").open("a") as file:
         file.write('{"id": "x", "question": "poison", "gold": "1", "meta": {}}\n')

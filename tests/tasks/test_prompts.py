@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -33,17 +31,6 @@ def test_prompts_hold_question_and_answers_word_for_word(name, question, answers
     assert prompts.hint(question, "{17}").startswith(first) and "{17}" in prompts.hint(question, "{17}")[len(first) :]
     named = [prompts.named(role, n, first) for role in ("generator", "critic") for n in range(3)]
     assert len(set(named)) == 6 and all(text.endswith(f"\n\n{first}") for text in named)
-
-
-@pytest.mark.parametrize("name", TASKS)
-def test_what_is_common_comes_first(name) -> None:
-    """Two agents' requests for one problem share all but the answers they read."""
-    prompts = get_task(name).prompts()
-    pair = [prompts.summarize(QUESTION, answers) for answers in (["one", "two"], ["three", "two"])]
-    shared = os.path.commonprefix(pair)
-    assert QUESTION in shared and shared.endswith("Solution 1:\n")
-    questions = os.path.commonprefix([prompts.first("A?"), prompts.first("B?")])
-    assert prompts.first("A?") == questions + "A?"
 
 
 @pytest.mark.parametrize(

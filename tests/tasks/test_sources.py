@@ -85,13 +85,6 @@ def test_gsm8k_layouts_agree(lay, gsm8k_folder, tmp_path) -> None:
     assert read("gsm8k", root) == read("gsm8k", gsm8k_folder)
 
 
-def test_shards_are_numbered_through(tmp_path) -> None:
-    rows = gsm8k_rows("train", 10)
-    write_parquet(tmp_path / "main/train-00000-of-00002.parquet", rows[:6])
-    write_parquet(tmp_path / "main/train-00001-of-00002.parquet", rows[6:])
-    assert [problem.id for problem in read("gsm8k", tmp_path)["train"]] == [f"gsm8k-train-{n:05d}" for n in range(10)]
-
-
 @pytest.mark.parametrize(
     ("answer", "gold"),
     [("#### 1,234,567", "1234567"), ("a #### b\n#### -12", "-12"), ("####$3.50 ", "3.50"), ("x\n#### 0", "0")],
@@ -131,14 +124,6 @@ def test_math_hub_folders_by_subject(tmp_path) -> None:
     pools = read("math", tmp_path)
     assert {name: len(pool) for name, pool in pools.items()} == {"train": 8, "test": 4}
     assert pools["train"][5].id == "math-train-geometry-00001"
-
-
-def test_math_jsonl_with_answers(tmp_path) -> None:
-    row = {"problem": "1+1?", "solution": r"\boxed{3}", "answer": "2", "subject": "Prealgebra", "level": 4}
-    path = write_jsonl(tmp_path / "test.jsonl", [{**row, "unique_id": "test/prealgebra/9.json"}])
-    assert read("math", path)["test"] == [
-        Problem("test/prealgebra/9.json", "1+1?", "2", {"level": "4", "subject": "Prealgebra"})
-    ]
 
 
 def test_math_array_with_level_in_source(tmp_path) -> None:
@@ -262,14 +247,6 @@ def test_own_questions_with_and_without_answers(tmp_path) -> None:
     assert sorted(problem.gold for problem in splits.eval)[:2] == ["0", "0.1"]
     assert "mine" in {problem.id for problem in splits.eval}
     assert splits == get_task("jsonl").splits(path, 6, 11, 0)  # raw and prepared alike
-
-
-def test_own_test_split_evaluates(tmp_path) -> None:
-    write_jsonl(tmp_path / "train.jsonl", [{"question": f"q{n}"} for n in range(5)])
-    write_jsonl(tmp_path / "test.jsonl", [{"question": f"t{n}", "answer": "x"} for n in range(3)])
-    splits = get_task("jsonl").splits(tmp_path, 5, 3, 0)
-    assert {problem.question[0] for problem in splits.train} == {"q"}
-    assert {problem.question[0] for problem in splits.eval} == {"t"}
 
 
 def test_nan_in_a_table_is_an_empty_cell(tmp_path) -> None:

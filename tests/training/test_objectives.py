@@ -25,7 +25,8 @@ from hpcmaf.training.grpo import Grpo
 from hpcmaf.training.kto import Kto
 from hpcmaf.training.objective import Objective
 from hpcmaf.training.process import Process
-from tests.selection.test_select import cut_off, debate
+from tests.debate.scripted import debate
+from tests.selection.test_select import cut_off
 from tests.training.conftest import Outcome, chats, write_lines
 
 RESPONSES = ["so 4", "it may be 12", "no", "7, or not", "so it is 4", "-"]

@@ -14,7 +14,8 @@ from hpcmaf.config.recipe import Selection as Rules
 from hpcmaf.errors import ConfigError, DataError
 from hpcmaf.selection.select import select, write_selection
 from hpcmaf.training.data import load_tokens
-from tests.selection.test_select import cut_off, debate, random_debates, store
+from tests.debate.scripted import debate
+from tests.selection.test_select import cut_off, random_debates, store
 from tests.training.conftest import Outcome, preferences, write_lines
 
 answers = st.sampled_from(["7", "1", None])
