@@ -139,6 +139,9 @@ class Selection(Strict):
     form_reward: float = added(
         0.0, "what grpo gives, beside 1 for agreeing, for an answer that can be read", ge=0.0
     )
+    on_policy: int = added(
+        0, "distil: learn from so many answers of its own per problem, weighted by the society", ge=0, le=1000
+    )
 
 
 class Lora(Strict):
@@ -296,6 +299,8 @@ class Recipe(Strict):
             raise ValueError(f"debate.listen: {self.debate.listen} is more than the other agents; write all")
         if self.training.objective == "grpo" and self.debate.samples == 1:
             raise ValueError("debate.samples: grpo compares debates of one problem; set debate.samples to 2 or more")
+        if self.selection.on_policy and (METHODS[self.method].trained != "distilled" or self.selection.on_policy < 2):
+            raise ValueError("selection.on_policy: compares 2 or more answers of distil's one model; leave it out")
         if self.selection.critics == "disputed" and self.debate.agents < 3:
             raise ValueError(
                 "selection.critics: disputed needs others who can disagree; set debate.agents to 3 or more"

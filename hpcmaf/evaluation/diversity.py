@@ -168,15 +168,17 @@ async def _score(transcript: Transcript, society: Society, scorers: Sequence[Sco
         judged[None, i] = own, None, i
         judged |= {(j, i): (judge, model, i) for j, (judge, model) in enumerate(speakers) if judge.scores(own)}
     wanted = list(dict.fromkeys(judged.values()))
-    scored = await asyncio.gather(*(_tokens(transcript, i, model, judge) for judge, model, i in wanted))
+    scored = await asyncio.gather(*(response_likelihoods(transcript, i, model, judge) for judge, model, i in wanted))
     found = dict(zip(wanted, scored, strict=True))
     # Two tokenizers of one vocabulary may still split a text differently.
     lengths = {i: len(found[judged[i, i]]) for i in range(len(speakers))}
     return {(j, i): found[key] for (j, i), key in judged.items() if found[key] and len(found[key]) == lengths[i]}
 
 
-async def _tokens(transcript: Transcript, agent: int, model: str | None, judge: Scorer) -> tuple[float, ...]:
-    """Log-likelihoods of a final response's tokens; none where it does not fit the context."""
+async def response_likelihoods(
+    transcript: Transcript, agent: int, model: str | None, judge: Scorer
+) -> tuple[float, ...]:
+    """Log-likelihoods of a final response's tokens under a judge's model; none where it does not fit the context."""
     messages = tuple(transcript.conversation(agent, transcript.ended))
     key = f"{transcript.problem.id}/diversity/{agent}/{model}"
     completion = await judge.engine.complete(Request(key, messages, model, 0, Sampling(), logprobs=True))

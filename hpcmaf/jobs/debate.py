@@ -50,7 +50,7 @@ def run_debate_shard(context: TaskContext) -> None:
     journal = Journal(context.run.journal(target))
     thinks = any(one.thinking_tokens for one in (protocol.sampling, *(own for _, own in protocol.own.values())))
     requests = 2 if thinks and context.profile.generation.engine != "endpoint" else 1
-    watch = _Watch(context, len(problems) * calls_per_problem(protocol, society.agents) * requests)
+    watch = Watch(context, len(problems) * calls_per_problem(protocol, society.agents) * requests)
     watch.engine = engine = make_engine(context, models, journal, watch)
     try:
         transcripts = asyncio.run(debate_all(problems, society, protocol, engine, one=one))
@@ -110,7 +110,7 @@ def protocol_of(recipe: Recipe, method: Method, source: TaskSource, rounds: int,
     )
 
 
-class _Watch:
+class Watch:
     """Counts completions and says so after each batch."""
 
     def __init__(self, context: TaskContext, total: int) -> None:
@@ -127,7 +127,7 @@ class _Watch:
             raise StopRequested(f"{self.context.stage.id} {self.context.task}: stopped at {self.done}/{self.total}")
 
 
-def make_engine(context: TaskContext, models: dict[str, str], journal: Journal, watch: _Watch):
+def make_engine(context: TaskContext, models: dict[str, str], journal: Journal, watch: Watch):
     """The engine that the profile names, or one for each base; engines are imported only when used."""
     generation = context.profile.generation
     served = models_of(context.recipe, models)

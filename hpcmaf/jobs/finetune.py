@@ -8,6 +8,7 @@ from typing import Any
 
 from hpcmaf.config.recipe import Recipe
 from hpcmaf.debate.health import health_warnings, selected
+from hpcmaf.debate.methods import SINGLE
 from hpcmaf.engines.basemodel import base_model
 from hpcmaf.errors import DataError
 from hpcmaf.jobs.context import TaskContext
@@ -47,6 +48,10 @@ def job_of(recipe: Recipe, **values: Any) -> FinetuneJob:
 def run_agent_finetune(context: TaskContext) -> None:
     """Finetune one agent with DeepSpeed and publish its model."""
     job = finetune_job(context)
+    if context.task == SINGLE and context.recipe.selection.on_policy:
+        from hpcmaf.jobs.distil import on_policy_data  # generates: imports what few jobs need
+
+        job = job.replace(dataset=str(on_policy_data(context, goes_on=job.start is not None)))
 
     def progress(line: dict[str, Any]) -> None:
         context.report_progress(line["step"], line["steps"], "steps")

@@ -29,7 +29,7 @@ IGNORED = -100
 class TokenSample:
     """One training text in tokens; ``target`` marks those that carry loss.
 
-    ``signal``: of KTO 1 where the response is desirable, else -1; of GRPO its advantage.
+    ``signal``: of KTO 1 where the response is desirable, else -1; of GRPO its advantage; else its weight.
     """
 
     id: str
@@ -95,7 +95,7 @@ def load_tokens(
             chats = _pair(record) if pairs else [_chat(record)]
             signal = _signal(record, objective)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-            raise DataError(f"{path}:{number}: not {_LINES[objective]} ({error!r}); rerun selection") from error
+            raise DataError(f"{path}:{number}: no sample of {objective} ({error!r}); rerun selection") from error
         name = f"{record.get('problem_id', 'line')}:{number}"
         rendered = [
             chat.sample(messages, loss_on if objective == "sft" else "last_turn", ended=ended, opening=opening)
@@ -114,18 +114,10 @@ def load_tokens(
     return TokenData(samples, dropped)
 
 
-_LINES: dict[Objective, str] = {
-    "sft": "a line with messages",
-    "dpo": "a preference pair",
-    "kto": "a line with messages and a label, positive or negative",
-    "grpo": "a line with messages and an advantage",
-}
-
-
 def _signal(record: dict[str, Any], objective: Objective) -> float:
     if objective == "kto":
         return {"positive": 1.0, "negative": -1.0}[record["label"]]
-    return float(record["advantage"]) if objective == "grpo" else 1.0
+    return float(record["advantage"] if objective == "grpo" else record.get("weight", 1.0))
 
 
 # Messages, whether the last one was ended by its author, and how many before are worked examples.
@@ -267,9 +259,4 @@ def collate(micro: Sequence[TokenSample], *, pad_id: int, filler: TokenSample, p
     keep = (labels != IGNORED).any(dim=0).nonzero().flatten()
     if not micro:
         labels.fill_(IGNORED)
-    elif (labels == IGNORED).all():
-        raise TrainingError(
-            f"a batch without any target token (samples {', '.join(row.id for row in rows)}); "
-            "its loss would be void: check the dataset's last turns"
-        )
     return MicroBatch(input_ids, attention, keep, labels[:, keep], lengths)

@@ -11,7 +11,7 @@ from hpcmaf.training.objective import Objective
 
 
 class Sft(Objective):
-    """The negative log-likelihood of all target tokens over their number."""
+    """The negative log-likelihood of all target tokens over their number; samples may be weighted."""
 
     def weight(self, batch: Sequence[TokenSample]) -> int:
         """Target tokens."""
@@ -19,4 +19,7 @@ class Sft(Objective):
 
     def loss(self, part: Sequence[TokenSample], filler: TokenSample) -> torch.Tensor:
         """Sum over the part's target tokens."""
-        return self.likelihood(part, filler)[1].sum()
+        if all(sample.signal == 1 for sample in part):
+            return self.likelihood(part, filler)[1].sum()
+        likelihoods = self.likelihoods(part, filler)
+        return -(likelihoods * likelihoods.new_tensor([sample.signal for sample in part])).sum()

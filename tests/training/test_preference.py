@@ -175,7 +175,7 @@ def test_foreign_lines_are_refused(tmp_path, bases, text):
     from hpcmaf.engines.chat import ChatFormat
 
     (tmp_path / "pairs.jsonl").write_text(text + "\n")
-    with pytest.raises(DataError, match=r"pairs\.jsonl:1: not a"):
+    with pytest.raises(DataError, match=r"pairs\.jsonl:1: no sample of dpo"):
         load_tokens(tmp_path / "pairs.jsonl", ChatFormat.from_pretrained(str(bases["llama"])), max_length=9, objective="dpo")
 
 
