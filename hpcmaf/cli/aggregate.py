@@ -18,7 +18,7 @@ import click
 )
 @click.option("--reference", is_flag=True, help="Show the paper's figures beside runs of its settings.")
 def command(runs: tuple[str, ...], out: Path, baseline: str | None, reference: bool) -> None:
-    """Tables, plots and a page of debates, from one or more runs.
+    """Tables, plots and a page of them, from one or more runs.
 
     RUN is a run directory, finished or not, or a copy of one; or the name of
     a run under runs/. Writes report.html, which needs no other file and no

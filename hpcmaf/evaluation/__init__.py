@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hpcmaf.evaluation.accuracy import pseudo_label_accuracy, score
-from hpcmaf.evaluation.measures import MEASURES, estimate, measures_of, own_measure, ratio
+from hpcmaf.evaluation.measures import MEASURES, estimate, measures_of, own_measure
 from hpcmaf.evaluation.significance import Comparison, compare, holm, mcnemar, outcomes, sign_flip_test
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "outcomes",
     "own_measure",
     "pseudo_label_accuracy",
-    "ratio",
     "score",
     "sign_flip_test",
 ]

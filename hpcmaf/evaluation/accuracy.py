@@ -7,31 +7,31 @@ whose vote has no answer is wrong, it is never left out.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from hpcmaf.debate.consensus import consensus
 from hpcmaf.debate.health import Tally
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import DataError
-from hpcmaf.evaluation.behaviour import Scored, movement
 from hpcmaf.evaluation.measures import SCHEMA, estimate, measures_of
 
 
-def _scored(transcript: Transcript, seed: int, iteration: int) -> Scored:
-    problem = transcript.problem
-    if problem.gold is None:
-        raise DataError(f"problem {problem.id!r} has no gold answer; evaluate on problems that have one")
-    answers = tuple(tuple(utterance.answer for utterance in turn) for turn in transcript.answers)
+class _Scored(NamedTuple):
+    """A problem's debate: of each round which answers are right, and whether its vote is; the final vote."""
+
+    right: list[list[bool]]
+    voted: list[bool]
+    agreeing: int
+    tied: bool
+
+
+def _scored(transcript: Transcript, seed: int, iteration: int) -> _Scored:
+    if transcript.problem.gold is None:
+        raise DataError(f"problem {transcript.problem.id!r} has no gold answer; evaluate on problems that have one")
+    right = [[transcript.right(utterance.answer) for utterance in turn] for turn in transcript.answers]
     votes = [consensus(transcript, m, seed, iteration) for m in range(1, transcript.rounds + 1)]
-    return Scored(
-        transcript=transcript,
-        answers=answers,
-        right=tuple(tuple(transcript.right(answer) for answer in turn) for turn in answers),
-        voted=tuple(transcript.right(vote.answer) for vote in votes),
-        # The last round's vote is the debate's answer.
-        agreeing=sum(votes[-1].agrees),
-        tied=votes[-1].tied,
-    )
+    voted = [transcript.right(vote.answer) for vote in votes]
+    return _Scored(right, voted, sum(votes[-1].agrees), votes[-1].tied)
 
 
 def _marks(scores: Iterable[bool]) -> str:
@@ -67,9 +67,6 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
         ``rounds``
             Per round: each agent, the mean over agents (its error taken over
             problems), and the vote.
-        ``movement``
-            Per round from the second on: what became of the answers of the
-            round before, see :func:`hpcmaf.evaluation.behaviour.movement`.
         ``consensus``
             Mean share of agents whose final answer is equivalent to the final
             vote (paper, section on diversity): (a, a, b) counts 2/3; a
@@ -93,20 +90,15 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
         No debate at all, a problem without gold or twice, or debates of
         different shape.
     """
-    found: dict[str, Scored] = {}
+    found: dict[str, _Scored] = {}
     tally = Tally()
     agents = rounds = 0
     for transcript in transcripts:
         problem = transcript.problem.id
         if not found:
             agents, rounds = transcript.agents, transcript.rounds
-        if any(len(turn) != agents for turn in transcript.answers) or transcript.rounds != rounds:
-            raise DataError(
-                f"problem {problem!r}: its debate is not one of {agents} agents in {rounds} rounds "
-                "like the first; do not mix debates of different shape"
-            )
-        if problem in found:
-            raise DataError(f"problem {problem!r} occurs twice; merge the shards again")
+        if problem in found or {*map(len, transcript.answers)} != {agents} or transcript.rounds != rounds:
+            raise DataError(f"problem {problem!r} comes twice, or not as others of {agents} agents in {rounds} rounds")
         found[problem] = one = _scored(transcript, seed, iteration)
         tally.add(transcript, one.agreeing, one.tied)
     if not found:
@@ -133,7 +125,6 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
             }
             for m in range(rounds)
         ],
-        "movement": [{"round": m} | movement(problems, m) for m in range(2, rounds + 1)],
         "consensus": sum(one.agreeing for one in problems) / (len(problems) * agents),
         "diversity": estimate((agents - one.agreeing for one in problems), scale=agents),
         **{"tied": 0.0} | tally.values(),

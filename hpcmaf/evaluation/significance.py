@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -30,11 +29,8 @@ class Comparison(NamedTuple):
         Exact two-sided p-value: McNemar's for one pair; for several the same
         idea, see :func:`sign_flip_test`.
     pairs
-        How many pairs of runs.
-    spread
-        Standard deviation (ddof 1) of the difference over pairs; ``None`` for
-        one. The interval and the test speak about these trained models; only
-        the spread speaks about training once more.
+        How many pairs of runs. The interval and the test speak about these
+        trained models, not about training once more.
     """
 
     difference: float
@@ -44,7 +40,6 @@ class Comparison(NamedTuple):
     lost: int
     p: float
     pairs: int
-    spread: float | None
 
 
 def compare(pairs: Sequence[tuple[Mapping[str, int], Mapping[str, int]]], scale: int = 1) -> Comparison:
@@ -80,7 +75,6 @@ def compare(pairs: Sequence[tuple[Mapping[str, int], Mapping[str, int]]], scale:
         nets.update({problem: b[problem] - right for problem, right in a.items()})
         counts.update(a.keys())
     low, high = _bootstrap(Counter((nets[problem], count) for problem, count in counts.items()))
-    differences = [(sum(b.values()) - sum(a.values())) / (len(a) * scale) for a, b in pairs]
     return Comparison(
         difference=nets.total() / (counts.total() * scale),
         low=low / scale,
@@ -89,7 +83,6 @@ def compare(pairs: Sequence[tuple[Mapping[str, int], Mapping[str, int]]], scale:
         lost=sum(b[problem] < one for a, b in pairs for problem, one in a.items()),
         p=sign_flip_test(Counter(nets.values())),
         pairs=len(pairs),
-        spread=statistics.stdev(differences) if len(pairs) > 1 else None,
     )
 
 

@@ -1,18 +1,19 @@
-"""Tables of what debates do: agents, corrections, sycophancy, diversity."""
+"""What debates do, and what agents learn from them, in tables and in warnings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import statistics
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from hpcmaf.debate.health import VALUES, evaluated, health_warnings, selected, written
+from hpcmaf.debate.methods import METHODS
+from hpcmaf.evaluation.alarm import alarm_line
 from hpcmaf.report.compare import TEST, Test, family
 from hpcmaf.report.groups import Group
-from hpcmaf.report.learned import health_table, learned_table
-from hpcmaf.report.records import Iteration
-from hpcmaf.report.table import NONE, Table, estimate, iteration_name, percent
+from hpcmaf.report.records import Iteration, Run
+from hpcmaf.report.table import NONE, Table, estimate, iteration_name
 
-# Of more agents only the range is shown.
-MOST_AGENTS = 8
 DIVERSITY = {
     "disagreement": "1 − consensus",
     "embedding": "embedding",
@@ -20,34 +21,39 @@ DIVERSITY = {
     "kl_agents": "KL between agents",
     "kl_base": "KL to the base",
 }
+LEARNED = {
+    "kept": "kept",
+    "kept_positives": "D+",
+    "kept_negatives": "D−",
+    "realised_w": "w",
+    "dropped_too_long": "too long",
+    "cut_off": "cut off",
+    "samples": "trained on",
+}
+_LEARNED_NOTE = (
+    "Samples of each agent: kept by selection; of these first answers or trajectories that were right all along (D+) "
+    "and such that began wrong (D−); their share w; dropped because they were longer than training.max_length; "
+    "responses cut off at the token limit; trained on. –: a run of an earlier version does not say."
+)
 
 
 def behaviour_tables(group: Group) -> list[Table]:
     """All that the runs of a group have the metrics for."""
-    makers = (health_table, learned_table, _agents, _debate_tests, _movement, diversity_table)
+    makers = (health_table, learned_table, _agents, _debate_tests, diversity_table)
     return [table for make in makers if (table := make(group)).rows]
-
-
-def _each(group: Group, key: str) -> Iterator[tuple[int, int]]:
-    """Iterations, and positions in the list below a key that all runs have."""
-    for t in group.complete:
-        for at in range(min(len(iteration.metrics.get(key, ())) for iteration in group.at(t))):
-            yield t, at
 
 
 def _agents(group: Group) -> Table:
     """Accuracy of every agent and of the vote, round by round."""
     found = [i.metrics["rounds"][0]["agents"] for t in group.complete for i in group.at(t)]
     agents = min(map(len, found), default=0)
-    named = agents <= MOST_AGENTS
     rows = []
-    for t, m in _each(group, "rounds"):
-        each = [group.over(t, lambda i, m=m, n=n: i.metrics["rounds"][m]["agents"][n]) for n in range(agents)]
-        values = [point["value"] for point in each if point]
-        cells = map(estimate, each) if named else [f"{percent(min(values))} to {percent(max(values))}"]
+    places = ((t, m) for t in group.complete for m in range(min(len(i.metrics["rounds"]) for i in group.at(t))))
+    for t, m in places:
+        each = (group.over(t, lambda i, m=m, n=n: i.metrics["rounds"][m]["agents"][n]) for n in range(agents))
         both = (group.over(t, lambda i, m=m, key=key: i.metrics["rounds"][m][key]) for key in ("mean", "vote"))
-        rows.append((iteration_name(t), str(m + 1), *cells, *map(estimate, both)))
-    names = [f"agent {n}" for n in range(agents)] if named else [f"{agents} agents"]
+        rows.append((iteration_name(t), str(m + 1), *map(estimate, (*each, *both))))
+    names = [f"agent {n}" for n in range(agents)]
     note = "Percent right ± standard error over problems. Round 1: generators; later rounds: critics."
     return Table(f"{group.label}: every agent", ("iteration", "round", *names, "mean", "vote"), tuple(rows), note)
 
@@ -63,31 +69,6 @@ def _debate_tests(group: Group) -> Table:
     title = f"{group.label}: the last round's vote against the first round's"
     note = "Paired by problem: bootstrap interval, exact test, adjusted over the iterations."
     return Table(title, ("iteration", *TEST), rows, note)
-
-
-def _movement(group: Group) -> Table:
-    """How often debates correct, corrupt, and talk an agent out of a right answer."""
-    moves = [move for run in group.runs for i in run.evaluated for move in i.metrics.get("movement", ())]
-    names = list(dict.fromkeys(name for move in moves for name in move if name != "round"))
-    rows = []
-    for t, at in _each(group, "movement"):
-        reads = [lambda i, at=at, name=name: i.metrics["movement"][at].get(name) for name in names]
-        rows.append((iteration_name(t), str(at + 2), *(_counted(group, t, read) for read in reads)))
-    note = (
-        "Percent ± standard error over problems, of the opportunities in brackets. Corrected, corrupted: wrong answers "
-        "that are right a round later, right ones that are wrong. Majority, split corrected: of wrong votes that more "
-        "than half gave, and of those that no more than half did. Gave up: an agent that was right, against more than "
-        "half of the others with one wrong answer, took theirs over. Persuaded: one that was wrong, against more than "
-        "half of the others with the right answer, was right a round later."
-    )
-    header = ("iteration", "round", *(name.replace("_", " ") for name in names))
-    return Table(f"{group.label}: what debating does", header, tuple(rows), note)
-
-
-def _counted(group: Group, t: int, read: Callable[[Iteration], Mapping[str, Any] | None]) -> str:
-    """A share of opportunities, and of how many in all runs."""
-    of = sum(one["of"] for i in group.at(t) if (one := read(i)))
-    return f"{estimate(group.over(t, read))} (of {of:,})"
 
 
 def diversity_table(group: Group) -> Table:
@@ -109,3 +90,65 @@ def diversity_table(group: Group) -> Table:
     if len(set(group.any.model.split(" + "))) > 1:
         note += " Agents of different vocabularies have no likelihoods or KL of each other's responses."
     return Table(f"{group.label}: diversity", ("iteration", *(DIVERSITY[name] for name in there)), tuple(rows), note)
+
+
+def learned(iteration: Iteration) -> dict[str, dict[str, Any]]:
+    """Of each agent finetuned the columns' values; a run of an earlier version has fewer."""
+    datasets = (iteration.metrics.get("selection") or {}).get("datasets", {})
+    method = METHODS.get(iteration.metrics["method"])
+    # Where generators alone are trained there are sets of critics all the same, which are not used.
+    trained = datasets if method is None else method.trained_agents(len(datasets), 2)
+    return {
+        agent: {name: counts[name] for name in LEARNED if counts.get(name) is not None}
+        for agent, counts in datasets.items()
+        if agent in trained
+    }
+
+
+def warnings(run: Run) -> Iterator[str]:
+    """A line for each value that says that the run learns noise, and one where the alarm is raised."""
+    stages = {name: found for iteration in run.evaluated for name, found in health(iteration).items()}
+    yield from (f"{run.name}: {line}" for line in (*health_warnings(stages), alarm_line(run.readings)) if line)
+
+
+def health(iteration: Iteration) -> dict[str, dict[str, Any]]:
+    """What an iteration's debates came to: on training problems, where there are any, and in the evaluation."""
+    name, metrics = f"iteration {iteration.number}", iteration.metrics
+    trained = {name: selected(metrics["selection"], learned(iteration))} if metrics.get("selection") else {}
+    return trained | {f"{name}, evaluation": evaluated(metrics)}
+
+
+def health_table(group: Group) -> Table:
+    """What debates came to, iteration by iteration, as a mean over runs."""
+    rows = []
+    iterations = [[health(iteration) for iteration in group.at(t)] for t in group.complete]
+    known = {name for each in iterations for one in each for found in one.values() for name in found}
+    values = {name: value for name, value in VALUES.items() if name in known or name != "undecided"}  # of a judge
+    for each in iterations:
+        for stage in (stage for stage, found in each[0].items() if VALUES.keys() & found.keys()):
+            cells = [[one[stage][name] for one in each if name in one.get(stage, {})] for name in values]
+            means = (written(name, statistics.fmean(some)) if some else NONE for name, some in zip(values, cells))
+            rows.append((stage.removeprefix("iteration "), *means))
+    note = "Of training debates and of evaluation: shares of texts, last responses and votes. –: not known."
+    return Table(f"{group.label}: health", ("iteration", *(one.text for one in values.values())), tuple(rows), note)
+
+
+def learned_table(group: Group) -> Table:
+    """What every agent learned from, iteration by iteration, as a mean over runs."""
+    rows = []
+    for t in group.complete:
+        each = [learned(iteration) for iteration in group.at(t)]
+        for agent in sorted(set().union(*each), key=lambda name: (name.partition("-")[0] != "generator", name)):
+            counts = [one[agent] for one in each if agent in one]
+            cells = (_cell(name, [one[name] for one in counts if name in one]) for name in LEARNED)
+            rows.append((str(t), agent, *cells))
+    note = _LEARNED_NOTE + (f" Mean over {len(group.runs)} runs." if len(group.runs) > 1 else "")
+    header = ("iteration", "agent", *LEARNED.values())
+    return Table(f"{group.label}: what agents learned from", header, tuple(rows), note)
+
+
+def _cell(name: str, values: Sequence[float]) -> str:
+    if not values:
+        return NONE
+    mean = statistics.fmean(values)
+    return f"{mean:.2f}" if name == "realised_w" else f"{mean:,.0f}" if len(values) == 1 else f"{mean:,.1f}"

@@ -54,7 +54,9 @@ def _setting(group: Group) -> Setting:
 
 
 def _shared(a: Group, b: Group) -> set[int]:
-    return {*a.complete} & {*b.complete}
+    """Iterations of both, up to those that an alarm has kept."""
+    last = min((run.kept for run in (*a.runs, *b.runs) if run.kept is not None), default=max(a.complete, default=0))
+    return {t for t in a.complete if t in b.complete and t <= last}
 
 
 def _questions(many: Group, one: Group) -> Iterator[Question]:

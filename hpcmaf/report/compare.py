@@ -76,7 +76,7 @@ class Test:
         """What stands below ``TEST``; a difference without its test is not shown."""
         if self.result is None or self.p_holm is None:
             return (NONE,) * len(TEST)
-        difference, low, high, gained, lost, p, *_ = self.result
+        difference, low, high, gained, lost, p, _ = self.result
         interval = f"{100 * low:+.2f} to {100 * high:+.2f}"
         return f"{100 * difference:+.2f}", interval, str(gained), str(lost), p_value(p), p_value(self.p_holm)
 
@@ -154,11 +154,12 @@ def find_baseline(name: str, groups: Sequence[Group]) -> Baseline:
 
 
 def against(baseline: Baseline, groups: Sequence[Group]) -> list[Test]:
-    """Test each recipe's last iteration against the baseline's.
+    """Test each recipe's final iteration against the baseline's.
 
     Runs are paired by seed; where seeds do not pair, by problems. The
     baseline gives its last iteration up to the recipe's own, so that no
-    method is compared with a society that was trained for longer; what is not
+    method is compared with a society that was trained for longer, or the one
+    that its alarm kept; what is not
     trained is the same in every iteration, and is compared with the last. What was
     trained on another task is tested with the rest, as long as it was evaluated on
     the same problems. The base is taken from any run whose iteration 0 has
@@ -171,7 +172,7 @@ def against(baseline: Baseline, groups: Sequence[Group]) -> list[Test]:
         other = next((group for group in baseline.groups if group.place == place), None)
         tests: list[Test] = []
         for group in here:
-            if group.last is None or group is other or (baseline.groups and other is None):
+            if not group.final or group is other or (baseline.groups and other is None):
                 continue
             if other is not None:
                 tests.append(_test_group(group, other, baseline.name))
@@ -179,15 +180,6 @@ def against(baseline: Baseline, groups: Sequence[Group]) -> list[Test]:
                 tests.append(_test_base(group, baseline, [run for one in here for run in one.runs]))
         rows += family(tests)
     return rows
-
-
-def against_full(groups: Sequence[Group]) -> list[tuple[Group, Group, Test]]:
-    """Recipes whose debates are cheaper, the same with full debates where there is one, and the test of the two."""
-    begun = [group for group in groups if group.last is not None]
-    cheap, full = ([one for one in begun if bool(one.cheaper) is found] for found in (True, False))
-    pairs = [(one, other) for one in cheap for other in full if one.otherwise == other.otherwise]
-    tests = family([_test_group(group, full, full.label) for group, full in pairs])
-    return [(*pair, test) for pair, test in zip(pairs, tests, strict=True)]
 
 
 def shows_base(run: Run, measure: str) -> bool:
@@ -204,7 +196,7 @@ def shows_base(run: Run, measure: str) -> bool:
 
 def _is_base(group: Group, measure: str) -> bool:
     """Whether the last that a recipe has is the base's own way to answer."""
-    return group.last == 0 and group.at(0)[0].own == measure and shows_base(group.any, measure)
+    return group.numbers == [0] and group.at(0)[0].own == measure and shows_base(group.any, measure)
 
 
 def _test_base(group: Group, baseline: Baseline, runs: Sequence[Run]) -> Test:
@@ -230,7 +222,7 @@ def _base_size(run: Run, measure: str) -> tuple[int, int] | None:
 
 def _test_group(group: Group, other: Group, name: str) -> Test:
     untrained = group.any.method.trained == "none"
-    at = max((t for t in other.complete if t <= group.last or untrained), default=-1)
+    at = max((t for t in other.complete if t <= group.numbers[-1] or untrained), default=-1)
     pairs = []
     for run in group.runs:
         same = [one for one in other.runs if one.recipe.seed == run.recipe.seed]
@@ -242,12 +234,13 @@ def _test_group(group: Group, other: Group, name: str) -> Test:
 def _test(
     group: Group, at: int, found: Sequence[tuple[Run, Run]], name: str, measure: str | None = None, none: str = ""
 ) -> Test:
-    """Compare our last iteration with one of theirs, which answer by a measure, or in their own way."""
+    """Compare our final iteration with one of theirs, which answer by a measure, or in their own way."""
     faults, pairs = [], []
     for ours, theirs in found:
-        a, b = theirs.at(at), ours.at(group.last)
+        # What their alarm kept, where it is they that are compared, and not the base.
+        a, b = theirs.at(at if measure or theirs.kept is None else theirs.kept), group.final.get(ours)
         if a is None or b is None:
-            faults.append(f"{ours.name}: no iteration {group.last} here or {at} there")
+            faults.append(f"{ours.name}: no iteration {group.ended} here or {at} there")
             continue
         one = (a.right(measure), b.right())
         # Problems of one id may still be others: a source may number its lines.
@@ -255,7 +248,7 @@ def _test(
             pairs.append(one)
         else:
             faults.append(f"{ours.name} and {theirs.name} answered different problems")
-    text = f"{group.label}, iteration {group.last}, against {name}"
+    text = f"{group.label}, iteration {group.ended}, against {name}"
     fault = "; ".join(dict.fromkeys(faults)) or ("" if found else none)
-    facts = {"label": group.label, "iteration": group.last, "baseline_iteration": at}
+    facts = {"label": group.label, "iteration": group.numbers[-1], "baseline_iteration": at}
     return Test.of(pairs, fault=fault, text=text, facts=facts, group=group, against=at)

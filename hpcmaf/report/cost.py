@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
 from hpcmaf.evaluation import MEASURES
-from hpcmaf.report.compare import TEST, against_full
 from hpcmaf.report.groups import Group
-from hpcmaf.report.records import Run
-from hpcmaf.report.table import NONE, Table, estimate, iteration_name, percent
+from hpcmaf.report.records import Iteration, Run
+from hpcmaf.report.table import NONE, Table, estimate, iteration_name
 
 SUMMED = ("prompt_tokens", "completion_tokens", "training_tokens", "calls", "wall_seconds", "gpu_seconds")
 PEAK = "peak_memory_bytes"
@@ -34,9 +33,9 @@ def total(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     return sums | {PEAK: max((row.get(PEAK) or 0 for row in rows), default=0)}
 
 
-def _spent(run: Run, last: int) -> dict[str, float] | None:
-    at, ledgers = run.at(last), run.ledgers
-    if at is None or not {last, *range(1, last + 1)} <= ledgers.keys():
+def _spent(run: Run, at: Iteration) -> dict[str, float] | None:
+    last, ledgers = at.number, run.ledgers
+    if not {last, *range(1, last + 1)} <= ledgers.keys():
         return None
     improving = total(row for t in range(1, last + 1) for row in ledgers[t] if row.get("stage") in ROLLOUT)
     # One answer takes generator 0, a majority all generators, a debate everybody and the summarizer.
@@ -52,13 +51,13 @@ def _spent(run: Run, last: int) -> dict[str, float] | None:
     } | {name: count / at.metrics["problems"] for name, count in tokens.items()}
 
 
-def spent(group: Group, t: int) -> dict[str, float] | None:
-    """What a recipe cost up to iteration t: means over its ``runs`` with whole ledgers; ``None`` without any.
+def spent(group: Group) -> dict[str, float] | None:
+    """What a recipe cost up to its final iteration: means over its ``runs`` with whole ledgers; ``None`` without any.
 
     ``generated`` and ``trained`` tokens, ``gpu_seconds`` and ``wall_seconds``
     of what made the models; tokens per evaluation problem of each measure.
     """
-    found = [cost for run in group.runs if (cost := _spent(run, t)) is not None]
+    found = [cost for run, at in group.final.items() if (cost := _spent(run, at)) is not None]
     if not found:
         return None
     return {"runs": len(found)} | {name: statistics.fmean(one[name] for one in found) for name in found[0]}
@@ -88,16 +87,16 @@ def method_cost_table(groups: Iterable[Group]) -> Table:
     """Tokens and time per method, and accuracy beside it."""
     rows = []
     for group in groups:
-        cost = spent(group, group.last)
+        cost = spent(group)
         if cost is None:
             continue
         # What is not measured has no price: one answer holds no debate.
-        answering = (f"{cost[name]:,.0f}" if group.point(group.last, name) else NONE for name in MEASURES)
-        own, point = cost[group.at(group.last)[0].own], group.point(group.last)
+        answering = (f"{cost[name]:,.0f}" if group.point(None, name) else NONE for name in MEASURES)
+        own, point = cost[group.at()[0].own], group.point()
         rows.append(
             (
                 group.label,
-                str(group.last),
+                group.ended,
                 estimate(point),
                 *(f"{cost[name]:,.0f}" for name in ("generated", "trained")),
                 _seconds(cost),
@@ -113,30 +112,7 @@ def method_cost_table(groups: Iterable[Group]) -> Table:
     note = (
         "Mean over runs, added up from iteration 1 on: debates on training problems (prompt and completion tokens) and "
         "finetuning; evaluation is not counted. GPU s is shown where GPUs were used; seconds are added up over jobs. "
-        "Tokens per evaluation problem, prompts included, of each way of answering; points of accuracy for 1,000 of the "
-        "method's own."
+        "Tokens per evaluation problem, prompts included, of each way of answering; points of accuracy for 1,000 of "
+        "the method's own."
     )
     return Table("Cost by method", header, tuple(rows), note)
-
-
-def savings_table(groups: Sequence[Group]) -> Table:
-    """Tokens and accuracy of debates that are shortened, thinned out or counted otherwise, against the full ones."""
-    rows = []
-    for group, full, test in against_full(groups):
-        cost, whole = spent(group, group.last), spent(full, test.against)
-        if cost is None or whole is None:
-            continue
-        tokens, most = cost["vote@M"], whole["vote@M"]
-        rows.append(
-            (
-                group.label,
-                str(group.last),
-                estimate(group.point(group.last)),
-                f"{tokens:,.0f}",
-                percent(1 - tokens / most) if most else NONE,
-                *test.cells,
-            )
-        )
-    header = ("method", "iteration", "accuracy", "tokens per debate", "saved %", *TEST)
-    note = "Against the same recipe with debate.stop, listen, vote and aggregate left out, on the same problems."
-    return Table("Cheaper debates", header, tuple(rows), note)

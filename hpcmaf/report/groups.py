@@ -16,8 +16,6 @@ from hpcmaf.report.records import Iteration, Run
 NO_HINT = " (no hint)"
 # What may differ between two runs of the same experiment.
 FREE = {"seed", "iterations", "early_stop", "name", "description"}
-# Keys of ``debate:`` that make debates cheaper, or count them otherwise; left out where they do not.
-CHEAPER = {"stop", "listen", "vote", "aggregate"}
 
 
 class Point(TypedDict):
@@ -70,16 +68,6 @@ class Group:
         return f"{self.recipe} · trained on {self.any.trained_on}" if self.any.transferred else self.recipe
 
     @property
-    def cheaper(self) -> dict[str, Any]:
-        """Keys that make its debates cheaper than full ones, or count them otherwise; empty where they are full."""
-        return self.any.recipe.debate.model_dump(include=CHEAPER)
-
-    @property
-    def otherwise(self) -> Any:
-        """What its runs have in common but for these keys."""
-        return self.any.plan.base, self.any.recipe.model_dump(exclude=dict.fromkeys(FREE, True) | {"debate": CHEAPER})
-
-    @property
     def iterations(self) -> list[int]:
         """Iterations evaluated in any run."""
         return sorted({iteration.number for run in self.runs for iteration in run.evaluated})
@@ -99,11 +87,29 @@ class Group:
         """The last complete iteration."""
         return self.complete[-1] if self.complete else None
 
-    def at(self, t: int | None) -> list[Iteration]:
-        """Iteration t of every run that has it evaluated."""
+    @property
+    def final(self) -> dict[Run, Iteration]:
+        """What is compared: of every run the iteration that its alarm kept, or else the last complete one."""
+        numbers = {run: self.last if run.kept is None else run.kept for run in self.runs}
+        return {run: iteration for run, t in numbers.items() if (iteration := run.at(t))}
+
+    @property
+    def numbers(self) -> list[int]:
+        """Numbers of these iterations; one, unless alarms kept others."""
+        return sorted({iteration.number for iteration in self.final.values()})
+
+    @property
+    def ended(self) -> str:
+        """The same in words."""
+        return ", ".join(map(str, self.numbers)) + " (kept)" * any(run.kept is not None for run in self.runs)
+
+    def at(self, t: int | None = None) -> list[Iteration]:
+        """Iteration t of every run that has it evaluated; without a number, those that are compared."""
+        if t is None:
+            return list(self.final.values())
         return [iteration for run in self.runs if (iteration := run.at(t))]
 
-    def point(self, t: int | None, measure: str | None = None) -> Point | None:
+    def point(self, t: int | None = None, measure: str | None = None) -> Point | None:
         """Accuracy of a measure at iteration t, the method's own without a name; ``None`` where no run has it."""
         return self.over(t, lambda iteration: iteration.accuracy(measure))
 

@@ -18,7 +18,7 @@ UNHINTED = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A recipe after its last iteration.
+    """A recipe after its final iteration.
 
     Attributes
     ----------
@@ -38,9 +38,9 @@ def rows(groups: Sequence[Group], tested: Sequence[Test], reference: bool) -> li
     """A row for each recipe with an iteration that all its runs have."""
     tests = {one.group.label: one for one in tested}
     return [
-        Row(group, point, tests.get(group.label), published(group.any, group.last) if reference else None)
+        Row(group, point, tests.get(group.label), published(group.any, group.numbers[-1]) if reference else None)
         for group in groups
-        if (point := group.point(group.last))
+        if (point := group.point())
     ]
 
 
@@ -55,7 +55,7 @@ def method_tables(found: Sequence[Row], baseline: str | None, reference: bool) -
         lines, faults = [], []
         for row in here:
             group, point, test = row.group, row.point, row.tested
-            cells = [group.line, str(group.last), str(point["runs"]), estimate(point), percent(point["spread"])]
+            cells = [group.line, group.ended, str(point["runs"]), estimate(point), percent(point["spread"])]
             cells += [percent(row.paper)] * reference
             if baseline:
                 cells += test.cells if test else [NONE] * len(TEST)
@@ -65,6 +65,8 @@ def method_tables(found: Sequence[Row], baseline: str | None, reference: bool) -
                 faults.append(f"{group.line}: against iteration {test.against} of {baseline}.")
             lines.append(tuple(cells))
         note = "Percent ± standard error over problems (of one run), after the last iteration that all runs have."
+        if any(row.group.ended != str(row.group.last) for row in here):
+            note += " (kept): after the one that the alarm kept, of each run."
         if baseline:
             note += (
                 f" Points against {baseline} on the same problems, runs paired by seed: bootstrap over problems; "
@@ -99,15 +101,10 @@ def _task_table(found: Sequence[Row], model: str, baseline: str | None, referenc
         name = (row.group.recipe, row.group.any.trained_on or NONE) if transferred else (row.group.recipe,)
         lines.setdefault(name, {}).setdefault(row.group.place[0], []).append(row)
     names = sorted(lines)
-    cells, marks = [list(name) for name in names], {}
-    for task in tasks:
-        column = [lines[name].get(task, []) for name in names]
-        # Compared as printed: a difference that is not visible is no first place.
-        best = [max((round(100 * row.point["value"], 2) for row in here), default=-1.0) for here in column]
-        first_two = sorted({value for value in best if value >= 0}, reverse=True)[:2]
-        for at, here in enumerate(column):
-            if best[at] in first_two:
-                marks[at, len(cells[at])] = first_two.index(best[at]) + 1
+    cells = [list(name) for name in names]
+    for at, name in enumerate(names):
+        for task in tasks:
+            here = lines[name].get(task, [])
             # Mostly one to a cell; recipes that are not told apart by name share it.
             cells[at].append(", ".join(map(_task_cell, here)) or NONE)
             if reference:
@@ -115,12 +112,13 @@ def _task_table(found: Sequence[Row], model: str, baseline: str | None, referenc
     header = ["method", *["trained on"] * transferred]
     header += [title for task in tasks for title in (task, *["paper"] * reference)]
     runs = sorted({row.point["runs"] for row in found})
+    ended = dict.fromkeys(row.group.ended for row in sorted(found, key=lambda row: row.group.numbers))
     note = (
         "Percent: mean over runs ± standard error over evaluation problems, their population standard deviation "
         "over the square root of how many there are"
     )
     note += ", of one run, not how far runs differ" if runs != [1] else ""
-    note += f". Iterations: {', '.join(map(str, sorted({row.group.last for row in found})))}; "
+    note += f". Iterations: {', '.join(ended)}; "
     note += f"runs each: {', '.join(map(str, runs))}."
     if transferred:
         note += " Columns: the task evaluated on. –: not trained, or not evaluated."
@@ -128,7 +126,7 @@ def _task_table(found: Sequence[Row], model: str, baseline: str | None, referenc
         note += f" *: differs from {baseline} on the same problems (exact paired test, p (Holm) < {LEVEL})."
     if any(row.group.any.unhinted for row in found):
         note += f" {UNHINTED}"
-    return Table(f"Accuracy by task: {model}", tuple(header), tuple(map(tuple, cells)), note, marks)
+    return Table(f"Accuracy by task: {model}", tuple(header), tuple(map(tuple, cells)), note)
 
 
 def _task_cell(row: Row) -> str:

@@ -25,7 +25,7 @@ from hpcmaf.files.publish import Record, parse_json, read_bytes
 from hpcmaf.report.shape import Diversity, read_metrics
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan
-from hpcmaf.run.records import LedgerRow
+from hpcmaf.run.records import Ended, LedgerRow
 
 
 class _Ledger(Record):
@@ -68,12 +68,6 @@ class Iteration:
             return self.metrics.get("diversity") if len(self.metrics["rounds"][-1]["agents"]) > 1 else None
         return self.diversity["measures"].get(measure) if self.diversity else None
 
-    @property
-    def mean_critic(self) -> Mapping[str, float] | None:
-        """Mean accuracy of the single critics in the last round; ``None`` without critics."""
-        rounds = self.metrics["rounds"]
-        return rounds[-1]["mean"] if len(rounds) > 1 else None
-
 
 @dataclass(eq=False, slots=True)
 class Run:
@@ -89,6 +83,8 @@ class Run:
         One line for each thing that should be there and is not.
     readings
         What iterations show without gold answers; earlier versions kept none.
+    kept
+        The iteration that the alarm kept, of a run that it may end.
     """
 
     root: Path
@@ -99,15 +95,16 @@ class Run:
     ledgers: dict[int, list[Mapping[str, Any]]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     readings: Sequence[Reading] = ()
+    kept: int | None = None
 
     def at(self, t: int | None) -> Iteration | None:
         """An iteration with metrics."""
         return next((iteration for iteration in self.evaluated if iteration.number == t), None)
 
     @property
-    def last(self) -> Iteration | None:
-        """The latest evaluated iteration."""
-        return self.evaluated[-1] if self.evaluated else None
+    def final(self) -> Iteration | None:
+        """The iteration that counts: the one that the alarm kept, or else the latest."""
+        return self.at(self.kept) or (self.evaluated[-1] if self.evaluated else None)
 
     @property
     def method(self) -> Method:
@@ -195,6 +192,8 @@ def read_run(path: Path) -> Run:
             there = folder.diversity(t).exists()
             diversity = _read(folder.diversity(t), run, "no diversity by models", Diversity) if there else None
             run.evaluated.append(Iteration(t, metrics, diversity))
+    if run.recipe.early_stop and folder.ended.exists():
+        run.kept = (_read(folder.ended, run, "the last iteration counts", Ended) or {}).get("kept")
     try:
         run.readings = readings(folder)
     except (OSError, DataError) as error:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import base64
-import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,16 +14,14 @@ from typing import TYPE_CHECKING, Any
 from hpcmaf.errors import DataError
 from hpcmaf.evaluation import MEASURES
 from hpcmaf.files.publish import write_json, write_text
-from hpcmaf.report.behaviour import behaviour_tables
+from hpcmaf.report.behaviour import behaviour_tables, warnings
 from hpcmaf.report.claims import Setting, claim_tables, claims
 from hpcmaf.report.compare import Test, against, find_baseline
-from hpcmaf.report.cost import method_cost_table, savings_table
-from hpcmaf.report.debates import choose
+from hpcmaf.report.cost import method_cost_table
 from hpcmaf.report.groups import Group, common_title, group_runs
-from hpcmaf.report.learned import warnings
 from hpcmaf.report.methods import Row, method_tables, rows, task_tables
 from hpcmaf.report.records import Run, read_run
-from hpcmaf.report.sections import comparisons, group_table, run_tables
+from hpcmaf.report.sections import accuracy_table, comparisons, group_tables
 from hpcmaf.report.table import Table
 from hpcmaf.report.values import group_json, run_json, to_csv
 
@@ -33,8 +30,6 @@ if TYPE_CHECKING:
 
     from hpcmaf.report.plots import Plot
 
-# Debates on the page, and runs beyond which it shows recipes only; report.md has them all.
-DEBATES, MOST_RUNS = 60, 20
 SCHEMA = "hpcmaf-report/2"
 
 
@@ -72,14 +67,12 @@ def aggregate(runs: Sequence[Path], out: Path, *, baseline: str | None = None, r
     read = [read_run(path) for path in {path.resolve(): path for path in runs}.values()]
     _give_distinct_names(read)
     report = Report.of(read, baseline, reference)
-    # First: what is wrong with the stores is part of what is missing.
-    debates, notes = choose(report.groups, DEBATES)
     plots = save_plots(report.groups, out)
     write_text(out / "report.md", report.markdown(plots))
     write_text(out / "report.csv", to_csv(report.runs))
     write_json(out / "report.json", report.json())
     write_text(out / "report.tex", "\n".join(table.latex() for table in report.task_tables()))
-    write_text(out / "report.html", report.page(plots, out, debates, notes))
+    write_text(out / "report.html", report.page(plots, out))
     return report
 
 
@@ -127,6 +120,11 @@ class Report:
         """The comparison of methods, a row per recipe."""
         return rows(self.groups, self.tested, self.reference)
 
+    @property
+    def quoted(self) -> bool:
+        """Whether the paper has any value to be shown beside these."""
+        return any(row.paper is not None for row in self.rows)
+
     @cached_property
     def claims(self) -> dict[Setting, list[Test]]:
         """How the paper's claims come out here, where their methods are."""
@@ -145,7 +143,10 @@ class Report:
     @property
     def missing(self) -> list[str]:
         """What the runs lack, one line each."""
-        return [f"{run.name}: {line}" for run in self.runs for line in run.missing]
+        lines = [f"{run.name}: {line}" for run in self.runs for line in run.missing]
+        if self.reference and not self.quoted:
+            lines.append("the paper has no values for the model, task, method, N, M and iteration of any of these runs")
+        return lines
 
     @property
     def warnings(self) -> list[str]:
@@ -169,7 +170,7 @@ class Report:
         found += self.tested
         for run in [] if found else self.runs:
             for one in comparisons(run):
-                own = f"{run.name}: {MEASURES[run.last.own]} after iteration {run.last.number}"
+                own = f"{run.name}: {MEASURES[run.final.own]} after iteration {run.final.number}"
                 base = MEASURES[one.facts["measure"]]
                 found.append(replace(one, text=f"{own}, against the untouched base's {base}"))
         # What is decided first.
@@ -178,31 +179,27 @@ class Report:
     def tables(self) -> list[Table]:
         """The tables for a terminal: one run in full, several side by side."""
         if len(self.runs) == 1:
-            return [*run_tables(self.runs[0]), *self.method_tables()]
+            return [*group_tables(self.groups[0]), *self.method_tables()]
         repeated = [group for group in self.groups if len(group.runs) > 1]
         # Beyond a screenful the methods say more; report.md has them all.
-        return [*self.method_tables(), *map(group_table, repeated if len(repeated) <= 4 else [])]
+        return [*self.method_tables(), *map(accuracy_table, repeated if len(repeated) <= 4 else [])]
 
     def method_tables(self) -> list[Table]:
         """Methods side by side, where there is something to compare, claims, transfers, and what they cost."""
         if len(self.groups) < 2 and not self.tested and not self.reference:
             return []
-        tables = method_tables(self.rows, self.baseline, self.reference) + claim_tables(self.claims)
+        tables = method_tables(self.rows, self.baseline, self.quoted) + claim_tables(self.claims)
         if any(group.any.transferred for group in self.groups):
             tables += self.task_tables()
-        return [table for table in (*tables, savings_table(self.groups), method_cost_table(self.groups)) if table.rows]
+        return [table for table in (*tables, method_cost_table(self.groups)) if table.rows]
 
     def task_tables(self) -> list[Table]:
         """Methods by task, as a paper has them."""
-        return task_tables(self.rows, self.baseline, self.reference)
+        return task_tables(self.rows, self.baseline, self.quoted)
 
-    def group_tables(self, group: Group, most_runs: float = math.inf) -> Iterator[Table]:
-        """Everything about one recipe; its single runs only where the report has no more than ``most_runs``."""
-        if len(group.runs) > 1:
-            yield group_table(group)
-        for run in group.runs if len(self.runs) <= most_runs else ():
-            yield from run_tables(run)
-        yield from self.behaviour[group.label]
+    def group_tables(self, group: Group) -> list[Table]:
+        """Everything about one recipe; its single runs are in ``report.csv`` and ``report.json``."""
+        return group_tables(group) + self.behaviour[group.label]
 
     def json(self) -> dict[str, Any]:
         """The report as JSON values; per-problem scores stay in the runs."""
@@ -250,11 +247,10 @@ class Report:
                 parts += [f"### {table.title}", table.markdown()]
         return "\n\n".join(parts) + "\n"
 
-    def page(self, plots: Sequence[Plot], out: Path, debates: Sequence[dict[str, Any]], notes: Sequence[str]) -> str:
+    def page(self, plots: Sequence[Plot], out: Path) -> str:
         """The report as one HTML file that needs nothing else, not even a network, with the plots that lie in ``out``.
 
-        Text of models and names of runs are data: they are escaped, and debates
-        travel as JSON that no script tag can be closed from.
+        Names of runs are data: they are escaped, and no script runs.
         """
         from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -267,7 +263,5 @@ class Report:
             # As images of their own: the ids of several SVGs in one page would clash.
             plots=[(plot, base64.b64encode((out / f"{plot.stem}.svg").read_bytes()).decode()) for plot in plots],
             tables=self.method_tables(),
-            groups=[(group.label, list(self.group_tables(group, MOST_RUNS))) for group in self.groups],
-            notes=notes,
-            debates=debates,
+            groups=[(group.label, self.group_tables(group)) for group in self.groups],
         )

@@ -1,8 +1,8 @@
-"""The tables of a single run, and of the runs of one recipe side by side."""
+"""The tables of a recipe: accuracy, and of a single run the comparison with the base."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 
 from hpcmaf.evaluation import MEASURES
@@ -13,53 +13,34 @@ from hpcmaf.report.records import Run
 from hpcmaf.report.table import NONE, Table, estimate, iteration_name, percent
 
 
-def run_tables(run: Run) -> list[Table]:
-    """What a single run shows."""
-    rest = (comparison_table(run), signals_table(run), cost_table(run))
-    return [accuracy_table(run), *(table for table in rest if table.rows)]
+def group_tables(group: Group) -> list[Table]:
+    """What the runs of a recipe come to, and of a single one how it compares with the base, and its cost."""
+    tables = [accuracy_table(group)]
+    if len(group.runs) == 1:
+        tables += [table for table in (comparison_table(group.any), cost_table(group.any)) if table.rows]
+    return tables
 
 
-def accuracy_table(run: Run) -> Table:
+def accuracy_table(group: Group) -> Table:
     """Accuracy of each way of answering, iteration by iteration."""
-    header = ("iteration", *MEASURES.values(), "mean critic", "consensus", "unparsable", "pseudo-labels")
-    rows, problems, labels = [], set(), set()
-    for iteration in run.evaluated:
-        metrics = iteration.metrics
-        measured = [*map(iteration.accuracy, MEASURES), iteration.mean_critic]
-        shares = (percent(metrics["consensus"]), percent(metrics["unparsable"]))
-        labelled = metrics["pseudo_labels"]
-        rows.append((iteration_name(iteration.number), *map(estimate, measured), *shares, estimate(labelled)))
-        problems.add(metrics["problems"])
-        labels |= {labelled["problems"]} if labelled else set()
-    note = f"Percent ± standard error, {_counts(problems)} problems."
-    if labels:
-        note += f" Pseudo-labels: the votes of the training debates, {_counts(labels)} problems."
-    return Table(f"{run.name}: accuracy", header, tuple(rows), note)
+    rows, problems = [], set()
+    for t in group.iterations:
+        labels = group.over(t, lambda iteration: iteration.metrics["pseudo_labels"])
+        points = (*(group.point(t, measure) for measure in MEASURES), labels)
+        rows.append((iteration_name(t), str(len(group.at(t))), *map(_over_runs, points)))
+        problems |= {iteration.metrics["problems"] for iteration in group.at(t)}
+    several = len(group.runs) > 1
+    title = f"{group.label}: accuracy over {len(group.runs)} runs" if several else f"{group.any.name}: accuracy"
+    counts = " or ".join(f"{count:,}" for count in sorted(problems)) or NONE
+    note = f"Percent: mean over runs ± standard error over {counts} problems (of one run) [lowest, highest run]."
+    note += " Pseudo-labels: the votes of the training debates."
+    return Table(title, ("iteration", "runs", *MEASURES.values(), "pseudo-labels"), tuple(rows), note)
 
 
-def signals_table(run: Run) -> Table:
-    """What iterations show without gold answers, and the alarm; without rows where there is but one."""
-    rows = [
-        (
-            iteration_name(one.iteration),
-            *map(percent, (one.agreement, one.distinct)),
-            f"{one.length:,.1f}",
-            *(NONE if share is None else percent(share) for share in (one.flips, one.overruled)),
-            "; ".join(one.alarm) or NONE,
-        )
-        for one in run.readings
-    ]
-    header = ("iteration", "agreement", "distinct", "tokens", "agreed flips", "base overruled", "alarm")
-    note = (
-        "No gold answers are read. Agreement: agents whose last answer is the vote's. Distinct: different answers. "
-        "Agreed flips: all agree, as the iteration before, on another answer. Base overruled: of what the base's "
-        "agents agreed on, what has another vote now."
-    )
-    return Table(f"{run.name}: signs without gold answers", header, tuple(rows if len(rows) > 1 else ()), note)
-
-
-def _counts(numbers: Iterable[int]) -> str:
-    return " or ".join(f"{number:,}" for number in sorted(numbers)) or NONE
+def _over_runs(point: Point | None) -> str:
+    if point is None or point["runs"] == 1:
+        return estimate(point)
+    return f"{estimate(point)} [{percent(point['low'])}, {percent(point['high'])}]"
 
 
 @cache
@@ -73,7 +54,7 @@ def comparisons(run: Run) -> list[Test]:
 
 
 def _comparisons(run: Run) -> Iterator[Test]:
-    first, last = run.at(0), run.last
+    first, last = run.at(0), run.final
     if first is None or last is None or first is last:
         return
     for measure in reversed(MEASURES):
@@ -92,23 +73,7 @@ def comparison_table(run: Run) -> Table:
         "p: exact McNemar test, two-sided; Holm over this table."
     )
     faults = dict.fromkeys(f"{one.text}: {one.fault}." for one in tests if one.fault)
-    after = f"{MEASURES[run.last.own]} after iteration {run.last.number} " if run.last else ""
+    kept = " (kept)" * (run.kept is not None)
+    after = f"{MEASURES[run.final.own]} after iteration {run.final.number}{kept} " if run.final else ""
     rows = tuple((one.text, *one.cells) for one in tests)
     return Table(f"{run.name}: {after}against the untouched base", ("against", *TEST), rows, " ".join([note, *faults]))
-
-
-def group_table(group: Group) -> Table:
-    """Accuracy over the runs of one recipe, iteration by iteration."""
-    rows = []
-    for t in group.iterations:
-        points = [group.point(t, measure) for measure in MEASURES]
-        rows.append((iteration_name(t), str(len(group.at(t))), *map(_over_runs, points)))
-    title = f"{group.label}: accuracy over {len(group.runs)} runs"
-    note = "Percent: mean over runs ± standard error over problems (of one run) [lowest, highest run]."
-    return Table(title, ("iteration", "runs", *MEASURES.values()), tuple(rows), note)
-
-
-def _over_runs(point: Point | None) -> str:
-    if point is None or point["runs"] == 1:
-        return estimate(point)
-    return f"{estimate(point)} [{percent(point['low'])}, {percent(point['high'])}]"

@@ -11,6 +11,7 @@ from hpcmaf.debate.health import Health, Share
 from hpcmaf.errors import DataError
 from hpcmaf.evaluation.measures import DIVERSITY_SCHEMA, SCHEMA, SCHEMAS, declared, measures_of
 from hpcmaf.files.publish import Record, first_fault
+from hpcmaf.run.records import Selection
 
 # Bounds, so that whatever is read can be added, squared and averaged.
 _Count = Annotated[int, Field(ge=0, le=2**53)]
@@ -32,46 +33,11 @@ class _Accuracy(_Estimate):
     rounds: _Count
 
 
-class _Ratio(Record):
-    value: Share | None
-    se: _Error | None
-    count: _Count
-    of: _Count
-
-    @model_validator(mode="after")
-    def _both_or_neither(self) -> _Ratio:
-        if not (self.of > 0) == (self.value is not None) == (self.se is not None):
-            raise ValueError("a share and its error belong to a number of opportunities, and without any there is none")
-        return self
-
-
-class _Movement(Record, extra="allow"):
-    # By name; files of earlier versions have fewer.
-    __pydantic_extra__: dict[str, _Ratio]
-    round: _Count
-
-
 class _Round(Record):
     round: _Count
     agents: list[_Estimate] = Field(min_length=1)
     mean: _Estimate
     vote: _Estimate
-
-
-class _Learned(Record):
-    kept: _Count
-    kept_positives: _Count | None = None
-    kept_negatives: _Count | None = None
-    realised_w: Share | None = None
-    # Not in files of earlier versions.
-    cut_off: _Count | None = None
-    dropped_too_long: _Count | None = None
-    samples: _Count | None = None
-
-
-class _Selection(Record):
-    health: Health | None = None
-    datasets: dict[str, _Learned]
 
 
 class _Scores(Record, extra="allow"):
@@ -98,8 +64,7 @@ class _Metrics(Health):
     scores: _Scores
     # Not in files of earlier versions.
     diversity: _Estimate | None = None
-    movement: list[_Movement] = []
-    selection: _Selection | None = None
+    selection: Selection | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> _Metrics:

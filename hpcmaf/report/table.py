@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,19 +16,12 @@ _LATEX = {
     "^": r"\textasciicircum{}",
     "|": r"\textbar{}",
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
-    # Signs that reports use, and Greek that recipes are named by, as pdflatex sets them without a package.
+    # Signs that reports use, as pdflatex sets them without a package.
     **{"·": r"$\cdot$", "×": r"$\times$", "→": r"$\to$", "<": "$<$", ">": "$>$", "−": "$-$", "±": r"$\pm$"},
     **{"≤": r"$\le$", "≥": r"$\ge$", "≈": r"$\approx$", "∞": r"$\infty$", "–": "--", "—": "---", "…": r"\dots{}"},
     **{"‘": "`", "’": "'", "“": "``", "”": "''"},
-    **{letter: f"$\\{name}$" for letter, name in zip(
-        "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ",
-        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
-        "omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega".split(),
-        strict=True,
-    )},
 }  # fmt: skip
 NEEDS = "% needs booktabs; for accents [T1]{fontenc}; for other scripts lualatex or xelatex, and a font that has them"
-_RANKS = {1: "textbf", 2: "underline"}
 
 
 def percent(share: float | None) -> str:
@@ -59,16 +52,12 @@ class Table:
         As many cells per row as titles.
     note
         What the values mean, below the table.
-    ranks
-        Row and column of the best cells (1) and the second best (2), which
-        LaTeX sets in bold and underlines.
     """
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
-    ranks: Mapping[tuple[int, int], int] = field(default_factory=dict)
 
     def plain(self) -> str:
         """Aligned columns, for pipes, logs and files."""
@@ -117,13 +106,8 @@ class Table:
             " & ".join(map(escape, self.header)) + r" \\",
             "\\midrule",
         ]
-        for at, row in enumerate(self.rows):
-            cells = [escape(cell) for cell in row]
-            for (r, column), rank in self.ranks.items():
-                if r == at:
-                    cells[column] = f"\\{_RANKS[rank]}{{{cells[column]}}}"
-            lines.append(" & ".join(cells) + r" \\")
-        caption = f"{self.title}. {self.note}" + " Bold: highest, underlined: second." * bool(self.ranks)
+        lines += [" & ".join(map(escape, row)) + r" \\" for row in self.rows]
+        caption = f"{self.title}. {self.note}"
         lines += ["\\bottomrule", "\\end{tabular}", f"\\caption{{{escape(caption)}}}", "\\end{table}"]
         return "\n".join([NEEDS, *lines]) + "\n"
 

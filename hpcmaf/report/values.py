@@ -17,7 +17,7 @@ from hpcmaf.report.sections import comparisons
 COLUMNS = (
     *("run", "recipe", "method", "task", "trained_on", "evaluated_on", "model", "agents", "rounds", "seed"),
     *("iteration", "measure", "measured_agents", "measured_rounds"),
-    *("problems", "correct", "accuracy", "se", "mean_critic", "consensus", "unparsable", "tied", "pseudo_labels"),
+    *("problems", "correct", "accuracy", "se", "consensus", "unparsable", "tied", "pseudo_labels"),
 )
 
 
@@ -31,7 +31,7 @@ def _setting(run: Run) -> dict[str, Any]:
 def to_csv(runs: Iterable[Run]) -> str:
     """One line per run, iteration and inference measure; shares, not percent.
 
-    The columns from ``mean_critic`` on belong to the iteration and are the
+    The columns from ``consensus`` on belong to the iteration and are the
     same on all its lines.
     """
     text = io.StringIO()
@@ -54,7 +54,6 @@ def _rows(run: Run, iteration: Iteration) -> Iterator[dict[str, Any]]:
             "correct": metrics["scores"][measure].count("1"),
             "accuracy": accuracy["value"],
             "se": accuracy["se"],
-            "mean_critic": iteration.mean_critic["value"] if iteration.mean_critic else None,
             **{name: metrics[name] for name in ("consensus", "unparsable", "tied")},
             "pseudo_labels": metrics["pseudo_labels"]["value"] if metrics["pseudo_labels"] else None,
         }
@@ -83,12 +82,12 @@ def group_json(group: Group) -> dict[str, Any]:
         for measure in MEASURES
         if (point := group.point(t, measure))
     ]
-    cost = spent(group, group.last)
+    cost = spent(group)
     return {
         "label": group.label,
         "trained_on": group.any.trained_on,
         "evaluated_on": group.any.evaluated_on,
         "runs": [run.name for run in group.runs],
         "points": points,
-        "cost": cost and {"iteration": group.last} | cost,
+        "cost": cost and {"iteration": group.numbers[-1]} | cost,
     }

@@ -44,7 +44,14 @@ class Marker(Record):
 
 class _Chosen(Record):
     kept: Count
+    kept_positives: Count | None = None
+    kept_negatives: Count | None = None
     realised_w: Amount | None = None
+    # Not in files of earlier versions.
+    cut_off: Count | None = None
+    # Of those that have been finetuned.
+    dropped_too_long: Count | None = None
+    samples: Count | None = None
 
 
 class Selection(Record):

@@ -14,7 +14,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, Field, InstanceOf, Strict, TypeAdapter, ValidationError
 
@@ -35,12 +35,9 @@ class _Message(BaseModel):
 
 
 def _alternating(messages: list[_Message]) -> list[_Message]:
-    for number, message in enumerate(messages):
-        # A system message, too: a transcript has nowhere to keep it.
-        if message.role != (expected := ("user", "assistant")[number % 2]):
-            raise ValueError(f"message {number} is of role {message.role[:60]!r}, not {expected!r}: turns alternate")
-    if len(messages) % 2:
-        raise ValueError("the last user message has no answer")
+    # A system message has nowhere to be kept in a transcript.
+    if [message.role for message in messages] != ["user", "assistant"] * (len(messages) // 2):
+        raise ValueError("roles are not user and assistant in turn, with an answer at the end")
     return messages
 
 
@@ -89,31 +86,20 @@ def import_debates(source: Path, target: Path, task: str) -> Manifest:
 
 
 def _read(source: Path) -> dict[str, _Entry]:
-    content = json.loads(read_bytes(source), object_pairs_hook=_object)
+    content = json.loads(read_bytes(source))
     if not isinstance(content, dict) or not content:
         raise ValueError("not an object of question: [agents' messages, solution], or an empty one")
     debates: dict[str, _Entry] = {}
-    shape = None
+    shapes = set()
     for number, (question, entry) in enumerate(content.items()):
         try:
             agents, _ = debates[question] = _ENTRY.validate_python(entry)
         except ValidationError as error:
             raise ValueError(f"question {number}: {first_fault(error)}") from error
-        for messages in agents:
-            shape = shape or (len(agents), len(messages))
-            if (found := (len(agents), len(messages))) != shape:
-                raise ValueError(
-                    f"question {number}: {found[0]} agents, {found[1] // 2} rounds where others have {shape[0]}, "
-                    f"{shape[1] // 2}: import them apart"
-                )
+        shapes |= {(len(agents), len(messages) // 2) for messages in agents}
+        if len(shapes) > 1:
+            raise ValueError(f"question {number}: other agents or rounds than before; import each shape apart")
     return debates
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    for key, count in Counter(key for key, _ in pairs).items():
-        if count > 1:
-            raise ValueError(f"{key[:60]!r} comes twice in an object")
-    return dict(pairs)
 
 
 def _transcripts(debates: dict[str, _Entry], task: str, form: str) -> Iterator[Transcript]:

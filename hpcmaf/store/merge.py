@@ -43,8 +43,13 @@ def merge(shards: Sequence[Path], out: Path, *, expected_ids: Sequence[str] | No
     if not shards:
         raise StoreError(f"{out}: no shards to merge; run the stage that writes them first")
     info, found = _survey(shards)
-    if expected_ids is not None:
-        _check_ids(list(found), expected_ids, out)
+    if expected_ids is not None and found != list(expected_ids):
+        odd = sorted({*found} ^ {*expected_ids})
+        what = f"missing or not expected: {', '.join(map(repr, odd[:5]))}" if odd else "in another order"
+        raise StoreError(
+            f"{out}: {len(found)} problems where {len(expected_ids)} are expected, {what}; "
+            "give the shards of exactly one stage, in order, and rerun what did not finish"
+        )
     with atomic_path(out) as temporary:
         rows = write_file(temporary, info, _debates(shards), out)
         _compare(temporary, _debates(shards), out)
@@ -52,10 +57,10 @@ def merge(shards: Sequence[Path], out: Path, *, expected_ids: Sequence[str] | No
     return write_manifest(out, rows=rows, schema=MANIFEST_SCHEMA)
 
 
-def _survey(shards: Sequence[Path]) -> tuple[StoreInfo, dict[str, Path]]:
-    """What the shards have in common, and the shard of each problem."""
+def _survey(shards: Sequence[Path]) -> tuple[StoreInfo, list[str]]:
+    """What the shards have in common, and the ids of their problems."""
     info: StoreInfo | None = None
-    found: dict[str, Path] = {}
+    found: list[str] = []
     for path in shards:
         manifest = check_manifest(path)
         with Store(path) as store:
@@ -64,30 +69,11 @@ def _survey(shards: Sequence[Path]) -> tuple[StoreInfo, dict[str, Path]]:
             info = info or store.info
             if store.info != info:
                 pairs = ((name, value, getattr(info, name)) for name, value in asdict(store.info).items())
-                differences = ", ".join(
-                    f"{name} {value!r} not {ours!r}" for name, value, ours in pairs if value != ours
-                )
-                raise StoreError(f"{path}: {differences} as in {shards[0]}; merge shards of one stage only")
-            for identifier in store.problem_ids:
-                if (other := found.setdefault(identifier, path)) != path:
-                    raise StoreError(
-                        f"{path}: problem {identifier!r} is also in {other}; delete the shard that does not belong here"
-                    )
+                odd = ", ".join(f"{name} {value!r} not {ours!r}" for name, value, ours in pairs if value != ours)
+                raise StoreError(f"{path}: {odd} as in {shards[0]}; merge shards of one stage only")
+            found += store.problem_ids
     assert info is not None
     return info, found
-
-
-def _check_ids(found: list[str], expected: Sequence[str], out: Path) -> None:
-    faults = {"missing": set(expected) - set(found), "not expected": set(found) - set(expected)}
-    for what, identifiers in faults.items():
-        if identifiers:
-            some = ", ".join(map(repr, sorted(identifiers)[:5])) + (", ..." if len(identifiers) > 5 else "")
-            raise StoreError(
-                f"{out}: {len(identifiers)} problem(s) {what}: {some}; "
-                "give the shards of exactly one stage, and rerun what did not finish"
-            )
-    if found != list(expected):
-        raise StoreError(f"{out}: its problems are not in the order that is expected; give each shard once, in order")
 
 
 def _debates(shards: Sequence[Path]) -> Iterator[Transcript]:

@@ -25,8 +25,7 @@ def verify(path: Path) -> list[str]:
     A store is compared with its manifest, and every column is read: checksums,
     offsets, row counts, and that each utterance belongs to its problem. A
     folder (of shards, or a run) is searched for stores and manifests, for gaps
-    in the numbering of shards, merged stores that hold other counts than their
-    shards, and temporaries that a killed writer left behind.
+    in the numbering of shards, and temporaries that a killed writer left behind.
 
     Returns
     -------
@@ -60,26 +59,17 @@ def _folder(folder: Path) -> list[str]:
         raise StoreError(f"{folder}: holds neither stores nor manifests; give a store, a folder of shards or a run")
     findings = [line for file in files for line in _file(file)]
     for parent in sorted({file.parent for file in files}):
-        findings += _shards(parent, [file for file in files if file.parent == parent and _SHARD.fullmatch(file.name)])
+        findings += _gap(parent, [file for file in files if file.parent == parent and _SHARD.fullmatch(file.name)])
     left = "temporary of a writer that was killed, or is still at work; delete it once no job writes there"
     return findings + [f"{temporary}: {left}" for temporary in temporaries]
 
 
-def _shards(folder: Path, shards: list[Path]) -> list[str]:
-    """Gaps in the numbers of a folder's shards, and other counts than those of the store that they were merged into."""
+def _gap(folder: Path, shards: list[Path]) -> list[str]:
+    """A line where a folder's shards lack a number."""
     names = {int(path.stem.partition("-")[2]): path.name for path in shards}
-    if len(names) <= (last := max(names, default=-1)):
-        return [f"{folder}: shards before {names[last]} are missing; rerun the tasks that write them"]
-    store = folder.with_suffix(".h5")
-    try:
-        whole, parts = read_manifest(store), [read_manifest(shard) for shard in shards]
-    except StoreError:
-        return []  # reported with the file itself
-    rows = sum(part.rows for part in parts if part is not None)
-    if not shards or whole is None or None in parts or rows == whole.rows:
+    if len(names) > (last := max(names, default=-1)):
         return []
-    what = f"{whole.rows} problems where its {len(shards)} shards in {folder} hold {rows}"
-    return [f"{store}: {what}; restore the missing shard, or delete the store and its manifest and merge again"]
+    return [f"{folder}: shards before {names[last]} are missing; rerun the tasks that write them"]
 
 
 def _file(path: Path) -> list[str]:

@@ -124,7 +124,7 @@ def test_what_it_refuses() -> None:
         score([], **RUN)
     with pytest.raises(DataError, match="'b' has no gold"):
         score([good, debate("b", ["1", "1"], ["1", "1"])], **RUN)
-    with pytest.raises(DataError, match="'a' occurs twice"):
+    with pytest.raises(DataError, match="'a' comes twice"):
         score([good, good], **RUN)
     for other in (
         debate("b", ["1"], ["1"], gold="1"),

@@ -150,7 +150,7 @@ def test_a_judge_picks_among_the_answers_or_the_vote_counts(runs: dict[str, Play
 def test_stores_are_sound_and_the_report_tells_what_was_saved(runs: dict[str, Played], tmp_path: Path) -> None:
     assert all(verify(played.run.root) == [] for played in runs.values())
     text = aggregate([played.run.root for played in runs.values()], tmp_path / "report").markdown()
-    table = text.partition("## Cheaper debates")[2].partition("\n## ")[0]
+    table = text.partition("## Cost by method")[2].partition("\n## ")[0]
     assert [name for name in OPTIONS if name in table] == list(OPTIONS) and "=None" not in text
     assert "of the judge's replies none of the answers" in text
     shown = CliRunner().invoke(cli, ["inspect", str(runs["aggregate=judge"].run.store(1, "eval"))])
@@ -196,7 +196,7 @@ def test_an_alarm_ends_the_run_and_says_what_to_keep(ended: Played) -> None:
     status = CliRunner().invoke(cli, ["status", str(run.root)])
     assert "done" in status.output and f"the one to keep is iteration {best}" in " ".join(status.output.split())
     text = aggregate([run.root], run.report).markdown()
-    assert "signs without gold answers" in text and "not evaluated" not in text
+    assert f"after iteration {best} (kept)" in text and "alarm: iteration 2" in text and "not evaluated" not in text
 
 
 def test_damaged_signals_are_named_and_stop_nothing(ended: Played) -> None:

@@ -18,7 +18,6 @@ from hpcmaf.debate.methods import METHODS
 from hpcmaf.engines import Request
 from hpcmaf.errors import ConfigError
 from hpcmaf.jobs.debate import protocol_of
-from hpcmaf.report import aggregate
 from hpcmaf.tasks.choices import LETTERS
 from hpcmaf.tasks.grader import Grader, grader_of
 from hpcmaf.tasks.problems import Problem
@@ -58,8 +57,6 @@ def test_a_run_goes_by_its_own_grader_alone(tmp_path, monkeypatch, method) -> No
         assert metrics["accuracy"]["vote@M"]["value"] == right / len(golds) > metrics["accuracy"]["answer"]["value"]
         samples = [line for n in range(N) for line in played.lines(1, f"generator-{n}").values()]
         assert samples and not any(line["consensus"] == "7919" for line in samples)
-    aggregate([played.run.root], tmp_path / "report")
-    assert "7919" in (tmp_path / "report" / "report.html").read_text()
 
 
 def test_grade_takes_a_grader(tmp_path) -> None:

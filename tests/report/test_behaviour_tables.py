@@ -32,14 +32,11 @@ def test_tables_of_behaviour_show_the_metrics(make_run: MakeRun) -> None:
         "what agents learned from",
         "every agent",
         "the last round's vote against the first round's",
-        "what debating does",
         "diversity",
     ]
     assert all({len(row) for row in table.rows} == {len(table.header)} for table in tables.values())
-    moves = [run.last.metrics["movement"][0]["corrected"] for run in group.runs]
-    cell = tables["what debating does"].rows[-1][2]
-    assert cell.startswith(f"{50 * sum(move['value'] for move in moves):.2f} ± ")
-    assert cell.endswith(f"(of {sum(move['of'] for move in moves)})")
+    means = [run.final.metrics["rounds"][1]["mean"]["value"] for run in group.runs]
+    assert tables["every agent"].rows[-1][-2].startswith(f"{50 * sum(means):.2f} ± ")
 
 
 def test_a_round_that_lacks_problems_is_damage(make_run: MakeRun) -> None:
@@ -50,27 +47,11 @@ def test_a_round_that_lacks_problems_is_damage(make_run: MakeRun) -> None:
     assert "scores and number of problems do not fit" in read_run(run.root).missing[0]
 
 
-def test_movement_of_an_earlier_version_has_fewer_columns(make_run: MakeRun) -> None:
-    run = make_run("a", upto=0)
-    metrics = read_run(run.root).evaluated[0].metrics
-    assert metrics is not None
-    moves = [
-        {k: v for k, v in move.items() if k not in {"majority_corrected", "split_corrected"}}
-        for move in metrics["movement"]
-    ]
-    for written, there in ((metrics, True), ({**metrics, "movement": moves}, False)):
-        write_json(run.metrics(0), written)
-        (group,) = groups_of(run)
-        assert group.runs[0].missing == []
-        (table,) = (table for table in behaviour_tables(group) if "what debating does" in table.title)
-        assert ("majority corrected" in table.header) is there and "gave up" in table.header
-
-
 def test_metrics_of_earlier_versions_still_count(make_run: MakeRun) -> None:
     run = make_run("old", upto=1)
     for t in (0, 1):
         metrics = dict(read_run(run.root).evaluated[t].metrics)
-        for key in ("movement", "diversity", "selection", "cut_off", "unanimous", "tokens_per_answer"):
+        for key in ("diversity", "selection", "cut_off", "unanimous", "tokens_per_answer"):
             metrics.pop(key, None)
         metrics["scores"] = {k: v for k, v in metrics["scores"].items() if k not in {"agents", "agreeing"}}
         write_json(run.metrics(t), metrics)
@@ -79,6 +60,6 @@ def test_metrics_of_earlier_versions_still_count(make_run: MakeRun) -> None:
     tables = behaviour_tables(group)
     titles = [table.title for table in tables]
     assert titles == ["maft: health", "maft: every agent", "maft: the last round's vote against the first round's"]
-    assert [plot.stem for plot in plots_of(groups)] == ["accuracy", "cost"]
+    assert [plot.stem for plot in plots_of(groups)] == ["accuracy"]
     shares = (f"{group.runs[0].evaluated[0].metrics[name]:.1%}" for name in ("unparsable", "tied"))
     assert tables[0].rows[0] == ("0, evaluation", "–", *shares, "–", "–")

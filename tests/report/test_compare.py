@@ -170,3 +170,25 @@ def test_a_method_of_one_answer_has_one_test(make_run: MakeRun) -> None:
     (one,) = tests["star"]
     assert one["p_holm"] == one["p"] == paired_test(*(measured(runs["star"], t, "answer") for t in (0, 1))).p
     assert [(one["agents"], one["rounds"]) for one in tests["maft"]] == [(3, 2), (3, 1), (1, 1)]
+
+
+def test_the_iteration_that_an_alarm_kept_is_compared(make_run: MakeRun) -> None:
+    ours = [make_run(f"a{seed}", seed=seed, upto=4, early_stop=True, gain=0.5) for seed in (0, 1)]
+    for run, kept in zip(ours, (3, 1), strict=True):
+        write_json(run.ended, {"iteration": 4, "kept": kept, "alarm": ["agreement fell"]})
+    base = [make_run(f"d{seed}", seed=seed, upto=0, method="debate") for seed in (0, 1)]
+    report = report_of(*ours, *base, baseline="debate")
+    (test,) = report.tested
+    pairs = [
+        paired_test(measured(plain, 0, "vote@M"), measured(run, kept, "vote@M"))
+        for plain, run, kept in zip(base, ours, (3, 1), strict=True)
+    ]
+    assert (test.result.gained, test.result.lost) == (sum(t.b_only for t in pairs), sum(t.a_only for t in pairs))
+    assert "| maft | 1, 3 (kept) | 2 |" in report.markdown() and "the one that the alarm kept" in report.text
+    assert "Iterations: 0, 1, 3 (kept);" in report.task_tables()[0].note
+    values = [load(run.metrics(t))["accuracy"]["vote@M"]["value"] for run, t in zip(ours, (3, 1), strict=True)]
+    assert report.rows[1].point["value"] == pytest.approx(sum(values) / 2)
+    # As a baseline, too, and of a single run.
+    (other,) = report_of(*ours, *base, baseline="maft").tested
+    assert (other.result.gained, other.result.lost) == (test.result.lost, test.result.gained)
+    assert "after iteration 3 (kept) against the untouched base" in report_of(ours[0]).text

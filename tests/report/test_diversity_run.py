@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,19 @@ from hpcmaf.errors import DataError
 from hpcmaf.report.behaviour import diversity_table
 from hpcmaf.report.groups import group_runs
 from hpcmaf.report.records import read_run
-from tests.report.conftest import MakeRun
-from tests.report.test_page import with_store
+from hpcmaf.run.directory import RunDir
+from hpcmaf.store import StoreInfo, write_store
+from tests.report.conftest import MakeRun, invent
+
+
+def with_store(run: RunDir, t: int, text: str = "some words") -> None:
+    """Put evaluation debates of which every answer has this text next to an iteration's metrics."""
+    debates = [
+        replace(debate, answers=tuple(tuple(replace(said, text=text) for said in turn) for turn in debate.answers))
+        for debate in invent(40, (0.45, 0.6), 3, t)
+    ]
+    info = StoreInfo("arithmetic", "number", agents=3, rounds=2, iteration=t, split="eval", summaries=False)
+    write_store(run.store(t, "eval"), info, debates)
 
 
 @pytest.mark.slow

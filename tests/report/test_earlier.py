@@ -25,7 +25,7 @@ def test_measures_are_what_their_positions_said(method: str) -> None:
         for name in shapes:
             assert iteration.accuracy(name)["value"] == old["accuracy"][BY_POSITION[name]]["value"]
             assert iteration.metrics["scores"][name] == old["scores"][BY_POSITION[name]]
-    assert read.last.own == list(shapes)[-1]
+    assert read.final.own == list(shapes)[-1]
 
 
 def test_a_report_of_them() -> None:

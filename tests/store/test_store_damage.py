@@ -219,13 +219,6 @@ def test_missing_shards_and_leftovers_are_named(tmp_path: Path, info, make_debat
     manifest_path(paths[2]).unlink()
     assert one_line(verify(folder)).startswith(f"{folder}: shards before shard-00003.h5 are missing")
 
-    # The last shard leaves no gap, but the merged store remembers.
-    paths = shards(folder, info, make_debate)
-    paths[3].unlink()
-    manifest_path(paths[3]).unlink()
-    assert verify(folder) == verify(tmp_path)
-    assert "12 problems where its 3 shards" in one_line(verify(tmp_path))
-
     leftover = folder / ".shard-00003.h5.0123456789ab.tmp"
     leftover.write_bytes(b"half")
     assert verify(folder)[-1].startswith(f"{leftover}: temporary of a writer")
