@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
-import math
-import os
-import queue
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, BinaryIO
+from typing import Any
 
 import click
 
-from hpcmaf.answers import DEFAULT_DEADLINE_S, equivalent
-from hpcmaf.answers.checker import MAX_WORKERS
+from hpcmaf.answers import equivalent
 from hpcmaf.errors import DataError, UsageError
 from hpcmaf.tasks.grader import Grader
 from hpcmaf.tasks.problems import Problem
-
-_IN_FLIGHT = 256
 
 
 @click.command("grade")
@@ -32,41 +22,32 @@ _IN_FLIGHT = 256
     "--jsonl", metavar="FILE", help='Grade lines with "gold" and "answer"; "-" reads standard input. Writes each back.'
 )
 @click.option(
-    "--deadline",
-    "deadline_s",
-    type=click.FloatRange(min=0.01),
-    default=DEFAULT_DEADLINE_S,
-    show_default=True,
-    metavar="SECONDS",
-    help="Limit of one comparison; what is not found equal by then is different.",
-)
-@click.option(
     "--grader",
     "name",
     default="",
     metavar="NAME",
     help="A recipe's task.grader, or a task with its own; lines may then have question, id and meta of their problem.",
 )
-def command(gold: str | None, answer: str | None, jsonl: str | None, deadline_s: float, name: str) -> None:
+def command(gold: str | None, answer: str | None, jsonl: str | None, name: str) -> None:
     """Print `equivalent` or `different` for a pair of answers, or grade a file.
 
     \b
     hpcmaf grade --gold '\\frac{1}{2}' --answer 0.5
     hpcmaf grade --jsonl answers.jsonl > graded.jsonl
     """
-    if not math.isfinite(deadline_s):  # click lets inf and nan through
-        raise UsageError(f"--deadline: {deadline_s} is not a finite number; give seconds")
     if jsonl is not None:
         if gold is not None or answer is not None:
             raise UsageError("grade takes either --jsonl or --gold with --answer, not both: leave one out")
-        _grade_lines(jsonl, _verdict(name, deadline_s))
+        verdict = _verdict(name)
+        for record in read_records(jsonl, ("gold", "answer")):
+            write_record(record | {"equivalent": verdict(record)})
     elif gold is None or answer is None:
         raise UsageError("grade needs --gold and --answer, or --jsonl FILE: give one of the two")
     else:
-        click.echo("equivalent" if _verdict(name, deadline_s)({"gold": gold, "answer": answer}) else "different")
+        click.echo("equivalent" if _verdict(name)({"gold": gold, "answer": answer}) else "different")
 
 
-def _verdict(name: str, deadline_s: float) -> Callable[[dict[str, Any]], bool]:
+def _verdict(name: str) -> Callable[[dict[str, Any]], bool]:
     """What says whether a line's answer is its gold one: a number is its text, ``null`` no answer."""
     grader = Grader(name)
     grader.check()
@@ -74,37 +55,12 @@ def _verdict(name: str, deadline_s: float) -> Callable[[dict[str, Any]], bool]:
     def verdict(record: dict[str, Any]) -> bool:
         gold, answer = (None if record[key] is None else str(record[key]) for key in ("gold", "answer"))
         if not name or gold is None or answer is None:
-            return gold is not None and answer is not None and equivalent(gold, answer, deadline_s=deadline_s)
+            return gold is not None and answer is not None and equivalent(gold, answer)
         about = {key: str(record.get(key, "")) for key in ("id", "question")}
         meta = record["meta"] if isinstance(record.get("meta"), dict) else {}
         return grader.right(answer, Problem(gold=gold, meta=meta, **about))
 
     return verdict
-
-
-def _grade_lines(name: str, verdict: Callable[[dict[str, Any]], bool]) -> None:
-    """Grade in several threads, write in order, each line as soon as it can be."""
-    pending: queue.Queue[Any] = queue.Queue(_IN_FLIGHT)
-    pool = ThreadPoolExecutor(MAX_WORKERS, thread_name_prefix="grade")
-
-    def read() -> None:
-        try:
-            for record in read_records(name, ("gold", "answer")):
-                pending.put((record, pool.submit(verdict, record)))
-            pending.put(None)
-        except Exception as error:  # noqa: BLE001 - raised in the main thread, after the lines before it
-            pending.put(error)
-
-    # A daemon: it may be waiting for a standard input that never ends.
-    threading.Thread(target=read, daemon=True, name="grade-reader").start()
-    try:
-        while (item := pending.get()) is not None:
-            if isinstance(item, Exception):
-                raise item
-            record, found = item
-            write_record(record | {"equivalent": found.result()})
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def read_records(name: str, keys: tuple[str, ...]) -> Iterator[dict[str, Any]]:
@@ -116,7 +72,7 @@ def read_records(name: str, keys: tuple[str, ...]) -> Iterator[dict[str, Any]]:
         One is not; the message names file and line.
     """
     try:
-        with _open(name) as lines:
+        with click.open_file(name, "rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield _parse(line, f"{'standard input' if name == '-' else name}, line {number}", keys)
@@ -128,17 +84,6 @@ def write_record(record: dict[str, Any]) -> None:
     """Write a line at once, in ASCII alone: lone surrogates occur in answers, and no stream takes them."""
     sys.stdout.write(json.dumps(record) + "\n")
     sys.stdout.flush()
-
-
-def _open(name: str) -> AbstractContextManager[BinaryIO]:
-    if name != "-":
-        return open(name, "rb")
-    try:
-        # A reader of its own: Python aborts when it ends while a thread still
-        # waits in the one of sys.stdin.
-        return open(os.dup(sys.stdin.fileno()), "rb")
-    except io.UnsupportedOperation:  # a stand-in without a file
-        return nullcontext(click.get_binary_stream("stdin"))
 
 
 def _parse(line: bytes, where: str, keys: tuple[str, ...]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import click
@@ -34,32 +33,27 @@ def command(run_name: str, stage: str | None, tasks: tuple[str, ...], failed: bo
     stands above it.
     """
     from hpcmaf.config.profile import load_profile
-    from hpcmaf.launch import logs as reading
     from hpcmaf.launch.byhand import find_stage, find_tasks
+    from hpcmaf.launch.logs import GATE, gate_logs, tail, task_logs
     from hpcmaf.launch.survey import survey
     from hpcmaf.run.directory import RunDir
 
     run = RunDir.locate(run_name)
     plan = run.load_plan()
-    if stage == reading.GATE:
-        logs = reading.gate_logs(run, plan)
+    if stage == GATE:
+        logs = gate_logs(run, plan)
     else:
         chosen = plan.stages if stage is None else [find_stage(plan, stage)]
         keys = {(one.id, task) for one in chosen for task in find_tasks(one, tasks) or one.tasks}
         if failed or stage is None:
             found = survey(run, plan, load_profile(str(run.profile)))
-            for note in found.notes:
-                click.echo(f"note: {note}", err=True)
             keys &= _worth_reading(run, plan, found, failed)
-        logs = reading.task_logs(run, plan, keys)
+        logs = task_logs(run, plan, keys)
         if failed:
-            if found.stopped is not None and found.stopped.kind == reading.GATE:
-                click.echo(f"{run.root}: {one_line(found.stopped.reason)}", err=True)
-                logs += reading.gate_logs(run, plan)
-            _explain(run, found, keys, logs)
-    for position, log in enumerate(logs[-_MOST_LOGS:]):
-        click.echo(f"{chr(10) if position else ''}=== {log.title}: {log.path}")
-        for line in reading.tail(log.path, lines):
+            logs += _explain(run, plan, found, keys, logs)
+    for log in logs[-_MOST_LOGS:]:
+        click.echo(f"=== {log.title}: {log.path}")
+        for line in tail(log.path, lines):
             click.echo(line)
     if not logs and not failed:
         click.echo(f"{run.root}: no logs yet", err=True)
@@ -74,24 +68,23 @@ def _worth_reading(run: RunDir, plan: Plan, found: Survey, failed: bool) -> set[
         keys.add((found.stopped.stage, found.stopped.task))
     if failed or keys:
         return keys
-    newest = (
-        (stage.id, task)
-        for stage in reversed(plan.stages)
-        for task in reversed(stage.tasks)
-        if run.attempts(stage, task).exists()
-    )
-    return {(id, task) for id, tasks in found.running.items() for task in tasks} or {*islice(newest, 1)}
+    running = {(id, task) for id, tasks in found.running.items() for task in tasks}
+    begun = [(stage.id, task) for stage in plan.stages for task in stage.tasks if run.attempts(stage, task).exists()]
+    return running or set(begun[-1:])
 
 
-def _explain(run: RunDir, found: Survey, keys: set[TaskKey], logs: Sequence[Log]) -> None:
-    """Print what failed without a log, in the words of status."""
-    silent = sorted((keys & found.failures.keys()) - {log.key for log in logs})
-    for key in silent[:_MOST_LOGS]:
+def _explain(run: RunDir, plan: Plan, found: Survey, keys: set[TaskKey], logs: Sequence[Log]) -> list[Log]:
+    """Print what failed without a log, in the words of status; returns the log of a gate that failed."""
+    from hpcmaf.launch.logs import GATE, gate_logs
+
+    for key in sorted((keys & found.failures.keys()) - {log.key for log in logs}):
         cause = found.failures[key]
         where = f" on {cause.node}" if cause.node and cause.node not in cause.text else ""
         click.echo(f"{' '.join(key)}: {one_line(cause.text)}{where}; it left no log", err=True)
-    if len(silent) > _MOST_LOGS:
-        click.echo(f"and {len(silent) - _MOST_LOGS} more without a log; see hpcmaf status --json", err=True)
-    if not (logs or keys):
+    if found.stopped is not None and found.stopped.kind == GATE:
+        click.echo(f"{run.root}: {one_line(found.stopped.reason)}", err=True)
+        return gate_logs(run, plan)
+    if not keys:
         nothing = "what failed is not known" if found.state == "unknown" else "nothing failed"
         click.echo(f"{run.root}: {nothing}", err=True)
+    return []

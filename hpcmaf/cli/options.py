@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hpcmaf.config.profile import Profile
     from hpcmaf.config.recipe import Recipe
     from hpcmaf.run.directory import RunDir
+    from hpcmaf.run.plan import Plan
 
 # A site stays the same from command to command; named once in the environment,
 # 'sbatch slurm/iterate.sh' and 'hpcmaf submit --iters 5' are all there is to type.
@@ -69,6 +70,14 @@ class RunOptions:
     run: RunDir
     recipe: Recipe
     profile: Profile
+
+    def headline(self, plan: Plan) -> str:
+        """What a run is, in one line."""
+        recipe = self.recipe
+        return (
+            f"{self.run.root}: {recipe.method} on {recipe.task.name}, N={recipe.debate.agents}, "
+            f"M={recipe.debate.rounds}, {'at most ' * recipe.early_stop}{plan.iterations} iterations"
+        )
 
 
 def read_options(

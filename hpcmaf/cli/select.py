@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,27 +32,6 @@ import click
     "their union; all responses that match the vote; voted: own, and what one model is to say alone; STaR's, by gold.",
 )
 @click.option(
-    "--critics",
-    type=click.Choice(["all", "disputed"]),
-    default="all",
-    show_default=True,
-    help="disputed: critics learn only where the others did not agree.",
-)
-@click.option(
-    "--cut-off",
-    type=click.Choice(["drop", "keep"]),
-    default="drop",
-    show_default=True,
-    help="What becomes of responses that ended at the limit on tokens.",
-)
-@click.option(
-    "--loss-on",
-    type=click.Choice(["last_turn", "all_turns"]),
-    default="last_turn",
-    show_default=True,
-    help="Which turns of a chat will be trained, and so must not be cut off.",
-)
-@click.option(
     "--thinking",
     type=click.Choice(["keep", "strip"]),
     default="keep",
@@ -66,25 +44,16 @@ def command(store: Path, out: Path, w: float, seed: int, **choice: Any) -> None:
     Labels are the debates' own votes; gold answers are not read, but for --data gold. OUT is replaced.
     """
     from hpcmaf.config.recipe import Selection
-    from hpcmaf.debate.health import health_line, health_warnings, selected
+    from hpcmaf.debate.health import health_warnings, selected
     from hpcmaf.errors import UsageError
     from hpcmaf.files.yaml import validate
     from hpcmaf.selection.select import write_selection
-    from hpcmaf.selection.sources import counts_line
 
-    keys = ("mix", "critics", "cut_off")
-    rules = validate(Selection, {"w": w} | {key: choice.pop(key) for key in keys}, "hpcmaf select")
+    rules = validate(Selection, {"w": w, "mix": choice.pop("mix")}, "hpcmaf select")
     if out.is_dir() and any(out.iterdir()) and not (out / "selection.json").is_file():
         raise UsageError(f"{out}: has files that are not a selection; name a new folder")
     summary = write_selection(store, out, rules, seed=seed, **choice)
     agents = [agent for agent in summary["datasets"] if summary["rounds"] > 1 or not agent.startswith("critic")]
-    health = selected(summary, agents)
-    for warning in health_warnings({f"iteration {summary['iteration']}": health}):
+    for warning in health_warnings({f"iteration {summary['iteration']}": selected(summary, agents)}):
         click.echo(f"warning: {warning}", err=True)
-    if not sys.stdout.isatty():
-        click.echo(json.dumps(summary, indent=1, sort_keys=True))
-        return
-    click.echo(f"{summary['labelled']} of {summary['problems']} problems labelled, {summary['ties']} by drawing a tie")
-    click.echo(health_line(health))
-    for agent, counts in summary["datasets"].items():
-        click.echo(f"{agent}: {counts_line(counts)}")
+    click.echo(json.dumps(summary, indent=1, sort_keys=True))

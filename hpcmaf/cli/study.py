@@ -64,9 +64,10 @@ def command(
 
 
 def _drive(study: Study, profile: Profile, console: Console) -> None:
-    from hpcmaf.launch.machine import Machine
+    from hpcmaf.launch.local import drive
     from hpcmaf.launch.progress import Watcher
-    from hpcmaf.study.drive import LOOK_SECONDS, drive_study
+    from hpcmaf.launch.servers import Servers
+    from hpcmaf.study.drive import drive_study
 
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -75,12 +76,13 @@ def _drive(study: Study, profile: Profile, console: Console) -> None:
         if profile.launcher == "slurm":
             drive_study(study, profile, say, lambda one: _submit(one, profile, say), going)
             return
-        with Machine(profile, study.root) as machine:
+        with Servers(profile, study.root) as servers:
 
             def start(one: StudyRun) -> None:
-                machine.start(one.run, one.plan, Watcher(one.run, one.plan, profile, console, among=True))
+                watcher = Watcher(one.run, one.plan, profile, console, f"{one.run.root.name}: ")
+                drive(one.run, one.plan, profile, watcher, servers)
 
-            drive_study(study, profile, say, start, lambda one: machine.going(one.run), LOOK_SECONDS, machine.work)
+            drive_study(study, profile, say, start, lambda one: False)
     finally:
         _aggregate(study)
 

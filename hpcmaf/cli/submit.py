@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from hpcmaf.cli.options import read_options, run_options
-from hpcmaf.config.profile import Profile
-from hpcmaf.config.recipe import Recipe
-from hpcmaf.run.directory import RunDir
+from hpcmaf.cli.options import RunOptions, read_options, run_options
 
 if TYPE_CHECKING:
     from hpcmaf.launch.slurm.submissions import Submission
+    from hpcmaf.run.directory import RunDir
 
 
 @click.command()
@@ -32,56 +30,50 @@ def command(dry_run: bool, **which: object) -> None:
     are done.
     """
     options = read_options(**which)  # type: ignore[arg-type]
-    run, loaded, where = options.run, options.recipe, options.profile
     if dry_run:
         from hpcmaf.cli.plan import show_plan
 
         show_plan(options)
         return
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as orderly as Ctrl-C
-    if where.launcher == "slurm":
-        from hpcmaf.launch.slurm.gate import PROMPT_SECONDS
-
-        # A gate, or a second submit, holds a run for seconds: wait for it rather than refuse.
-        with run.drive(PROMPT_SECONDS):
-            _submit(run, loaded, where)
+    if options.profile.launcher == "slurm":
+        _submit(options)
         return
+    _drive(options)
+
+
+def _drive(options: RunOptions) -> None:
+    from hpcmaf.launch.local import drive
+    from hpcmaf.launch.prepare import prepare_run
+    from hpcmaf.launch.progress import Watcher
+    from hpcmaf.launch.servers import Servers
     from hpcmaf.report import aggregate
 
-    _drive(run, loaded, where)
+    run, profile = options.run, options.profile
+    with run.drive():
+        plan = prepare_run(run, options.recipe, profile)
+    watcher = Watcher(run, plan, profile, Console(stderr=True))
+    tasks = sum(len(stage.tasks) for stage in plan.stages)
+    watcher.say(f"{options.headline(plan)}, {tasks} tasks, {profile.slots()} at once")
+    with Servers(profile, run.root) as servers:
+        drive(run, plan, profile, watcher, servers)
     report = aggregate([run.root], run.report)
     report.print(Console(file=sys.stdout))
     click.echo(f"table and plot: {run.report}", err=True)
 
 
-def _drive(run: RunDir, recipe: Recipe, profile: Profile) -> None:
-    from hpcmaf.launch.machine import Machine
-    from hpcmaf.launch.prepare import prepare_run
-    from hpcmaf.launch.progress import Watcher
-
-    with run.drive():
-        plan = prepare_run(run, recipe, profile)
-    watcher = Watcher(run, plan, profile, Console(stderr=True))
-    tasks = sum(len(stage.tasks) for stage in plan.stages)
-    watcher.say(
-        f"{run.root}: {recipe.method} on {recipe.task.name}, N={recipe.debate.agents}, M={recipe.debate.rounds}, "
-        f"{'at most ' * recipe.early_stop}{plan.iterations} iterations, {tasks} tasks, {profile.slots()} at once"
-    )
-    with Machine(profile, run.root) as machine:
-        machine.start(run, plan, watcher)
-        while machine.going(run):
-            machine.work(60.0)
-
-
-def _submit(run: RunDir, recipe: Recipe, profile: Profile) -> None:
+def _submit(options: RunOptions) -> None:
     from hpcmaf.launch.doctor import profile_findings
     from hpcmaf.launch.prepare import prepare_run
-    from hpcmaf.launch.slurm.gate import submit
+    from hpcmaf.launch.slurm.gate import PROMPT_SECONDS, submit
 
-    plan = prepare_run(run, recipe, profile)
-    for found in profile_findings(profile):
-        click.echo(f"warning: {found.text}; {found.remedy}", err=True)
-    show_submitted(run, submit(run, plan, profile).submitted)
+    run, profile = options.run, options.profile
+    # A gate, or a second submit, holds a run for seconds: wait for it rather than refuse.
+    with run.drive(PROMPT_SECONDS):
+        plan = prepare_run(run, options.recipe, profile)
+        for found in profile_findings(profile):
+            click.echo(f"warning: {found.text}; {found.remedy}", err=True)
+        show_submitted(run, submit(run, plan, profile).submitted)
 
 
 def show_submitted(run: RunDir, submitted: Sequence[Submission]) -> None:

@@ -3,8 +3,7 @@
 Every examination stands alone: one that cannot be made is a finding too, and
 the others go on. Whether jobs would be accepted is Slurm's own answer:
 ``sbatch --test-only`` gets the very scripts that a run submits. sinfo's words
-on the nodes stand beside it, and the limits of partitions that sbatch accepts
-and then waits for.
+on the nodes stand beside it.
 """
 
 from __future__ import annotations
@@ -21,8 +20,6 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
-
-import psutil
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.config.slurm import unnamed
@@ -41,13 +38,8 @@ Level = Literal["ok", "warning", "problem"]
 
 _COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
 _SECTIONS = ("generation", "finetuning", "merge", "gate")
-# Partition, number of nodes, and what they are like; sinfo counts those alike together.
-_NODES = "%R|%D with %c CPUs, %m MB, %G, %T"
-_SHARED = re.compile(
-    r"nfs4?|lustre|gpfs|beegfs.*|(fuse\.)?(ceph|glusterfs|sshfs).*|panfs|wekafs|orangefs|afs|cifs|9p|virtiofs"
-)
-# Options of mounts whose locks other nodes do not see.
-_LOCAL_LOCKS = frozenset({"nolock", "local_lock=all", "local_lock=flock", "localflock", "noflock"})
+# Partition, with a star if it is the default, number of nodes, and what they are like; sinfo counts those alike together.
+_NODES = "%P|%D with %c CPUs, %m MB, %G, %T"
 _LITTLE_SPACE = 10 * 2**30
 
 
@@ -122,7 +114,7 @@ def _gpus(profile: Profile) -> Finding:
 
 
 def _place(run: RunDir, *, shared: bool) -> Iterator[Finding]:
-    """The file system of a run directory: do all nodes see it, does it lock, is there room?"""
+    """The file system of a run directory: does it lock, is there room? Whether nodes see it, --probe tries."""
     root = run.root.resolve()
     folder = next(path for path in (root, *root.parents) if path.is_dir())
     try:
@@ -133,32 +125,12 @@ def _place(run: RunDir, *, shared: bool) -> Iterator[Finding]:
         yield check("run directory", str(root))
     except HpcmafError as error:
         yield _of_error("run directory", error)
-    if shared:
-        yield _sharing(folder)
     yield _flock(folder)
     yield _fsync(folder)
     free = shutil.disk_usage(folder).free
     text = f"{free / 2**30:.1f} GiB free at {folder} (quotas are not seen)"
     remedy = "free some: models of several agents and iterations are kept"
     yield check("disk space", text, text if free < _LITTLE_SPACE else "", remedy, "warning")
-
-
-def _sharing(folder: Path) -> Finding:
-    """Whether other nodes see a folder, and its locks, going by how its file system is mounted here."""
-    around = [mount for mount in psutil.disk_partitions(all=True) if folder.is_relative_to(mount.mountpoint)]
-    if not around:
-        return warning("shared folder", f"{folder}: its file system is not known", "--probe tries what nodes see")
-    # The deepest, and of those on one point the last.
-    mount = max(reversed(around), key=lambda mount: len(mount.mountpoint))
-    text, options = f"{folder} is on {mount.fstype} ({mount.mountpoint})", set(mount.opts.split(","))
-    local = _LOCAL_LOCKS & options
-    if mount.fstype == "lustre" and not local | ({"flock"} & options):
-        local = {"no flock"}
-    if local:
-        fault = f"{text}, mounted with {', '.join(sorted(local))}: locks are not seen elsewhere"
-        return problem("shared folder", fault, "put runs on a file system whose locks all nodes see: --run FOLDER/NAME")
-    fault = "" if _SHARED.fullmatch(mount.fstype) else f"{text}, which other nodes see only if it is exported"
-    return check("shared folder", text, fault, "--probe tries whether they do", "warning")
 
 
 def _flock(folder: Path) -> Finding:
@@ -214,12 +186,6 @@ def _cluster(profile: Profile) -> Generator[Finding, None, Mapping[str, str] | N
     text = f"{known.get('ClusterName', '?')}, Slurm {known.get('SLURM_VERSION', '?')}, answers; "
     text += f"{sum(job.live for job in jobs)} of your jobs (and tasks of arrays) are queued or running"
     yield check("controller", text)
-    others = [os.environ[name] for name in ("SLURM_CLUSTERS", "SBATCH_CLUSTERS") if name in os.environ]
-    if others and others[0] != known.get("ClusterName", others[0]):
-        remedy = "run this on a login node of the other, or have SLURM_CONF name it"
-        yield warning(
-            "profile", f"SLURM_CLUSTERS={others[0]} is passed over: jobs go to {known['ClusterName']}", remedy
-        )
     size, wanted = array_limit(known), cluster.max_array_size
     text = f"{wanted or size or 'unknown'}; larger stages are submitted in several arrays"
     fault = f"{size}, but the profile's max_array_size is {wanted}" if size and wanted and wanted > size else ""
@@ -231,39 +197,24 @@ def _jobs(profile: Profile, run: RunDir, known: Mapping[str, str]) -> Iterator[F
     """Whether Slurm accepts every kind of job."""
     cluster = profile.cluster
     limit = cluster.max_array_size or array_limit(known) or DEFAULT_MAX_ARRAY_SIZE
-    partitions: dict[str, dict[str, str]] = {}
     nodes: dict[str, list[str]] = {}
     try:
-        for line in call(["scontrol", "show", "partition", "--oneliner"], seconds=cluster.command_seconds).splitlines():
-            row = dict(re.findall(r"(\w+)=(\S*)", line))
-            partitions[row.get("PartitionName", "")] = row
         for line in call(["sinfo", "--noheader", f"--format={_NODES}"], seconds=cluster.command_seconds).splitlines():
             partition, _, description = line.partition("|")
             nodes.setdefault(partition, []).append(description)
     except SlurmError as error:
-        yield warning("nodes and partitions", f"not all is known ({error})", "look with scontrol show partition, node")
+        yield warning("sinfo", f"nodes are not known ({error})", "look with sinfo")
     for name in _SECTIONS:
-        wanted, section = cluster.resources(name), f"slurm.{name}"
-        named = wanted.partition or cluster.partition
-        names = named.split(",") if named else [key for key, row in partitions.items() if row.get("Default") == "YES"]
-        there = "; ".join(f"nodes of {key}: {', '.join(nodes[key])}" for key in names if key in nodes)
+        section, named = f"slurm.{name}", cluster.resources(name).partition or cluster.partition
+        asked = [key for key in nodes if (key.rstrip("*") in named.split(",") if named else key.endswith("*"))]
+        there = "; ".join(f"nodes of {key.rstrip('*')}: {', '.join(nodes[key])}" for key in asked)
         there = there or "its nodes are not known"
-        if refusal := _refusal(profile, run, name, limit):
-            remedy = lifting(refusal, section, sorted(partitions))
-            if re.search("node configuration|node not available", refusal, re.IGNORECASE):
-                refusal = f"{refusal}; {there}"
-                remedy = f"ask for what they have: {section}.gpus, cpus, memory_gb, nodes, constraint; slurm.gpu_type"
-            yield problem(name, refusal, remedy)
-            continue
-        fault = ""
-        for key in names:
-            state, longest = (partitions.get(key, {}).get(field, "") for field in ("State", "MaxTime"))
-            if state not in {"", "UP"}:
-                yield warning(name, f"partition {key} is {state}: jobs wait", "name another, or wait")
-            if wanted.minutes > (most := minutes(longest)):
-                fault = f"{wanted.minutes} minutes, but partition {key} allows {most:g}: its jobs never start"
-        remedy = f"lower {section}.minutes; what is not done by then resumes in the next attempt"
-        yield check(name, f"Slurm accepts its job; {there}", fault, remedy)
+        refusal = _refusal(profile, run, name, limit)
+        remedy = lifting(refusal, section, sorted(key.rstrip("*") for key in nodes))
+        if re.search("node configuration|node not available", refusal, re.IGNORECASE):
+            refusal = f"{refusal}; {there}"
+            remedy = f"ask for what they have: {section}.gpus, cpus, memory_gb, nodes, constraint; slurm.gpu_type"
+        yield check(name, f"Slurm accepts its job; {there}", refusal, remedy)
 
 
 def _refusal(profile: Profile, run: RunDir, section: str, limit: int) -> str:
@@ -284,11 +235,3 @@ def _refusal(profile: Profile, run: RunDir, section: str, limit: int) -> str:
         except SlurmError as error:
             return str(error)
     return ""
-
-
-def minutes(limit: str) -> float:
-    """A time limit as scontrol writes it, ``[days-]hours:minutes:seconds``, in minutes; no limit is infinite."""
-    if (found := re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", limit)) is None:
-        return float("inf")
-    days, hours, rest, seconds = (int(part or 0) for part in found.groups())
-    return (days * 24 + hours) * 60 + rest + seconds / 60

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from typing import Any
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import DataError
 from hpcmaf.files.publish import Count, Record, read_json
-from hpcmaf.run.attempts import all_attempts
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
 
@@ -68,24 +66,18 @@ def estimate(
     means = {kind: _mean_seconds(run, plan, done, kind) for kind in {stage.kind for stage in plan.stages}}
     ends: dict[str, float] = {}
     stages: dict[str, float] = {}
-    whole = True
+    local, whole = profile.launcher == "local", True
     for stage in plan.stages:
-        left, seconds = len(stage.tasks) - len(done[stage.id]), 0.0
-        if left:
+        left, mean = len(stage.tasks) - len(done[stage.id]), means[stage.kind]
+        if left and mean is not None:
             now = running.get(stage.id, ())
-            parts = [_progress(run, stage, task) for task in now[:_RUNNING_PER_STAGE]]
-            mean, width = means[stage.kind] or _extrapolated(parts), _width(stage, profile, len(now))
-            whole = whole and mean is not None and width is not None
-            if mean is not None:
-                # Where a task has not reported yet, as while it loads its model, the clock has to do.
-                rest = [mean - (mean * share or min(spent, 0.9 * mean)) for share, spent in parts]
-                # Work shared evenly, but no task is done sooner than the slowest that runs.
-                work = mean * max(0, left - len(rest)) + sum(rest)
-                longest = mean if left > len(rest) else max(rest, default=0.0)
-                seconds = stages[stage.id] = max(work / max(1, min(width or left, left)), longest)
-        ends[stage.id] = seconds + max((ends[id] for id in stage.after), default=0.0)
+            width = profile.slots() if local else len(now) or profile.cluster.resources(stage.spec.resources).at_once
+            shares = sum(_share(run, stage, task) for task in now[:_RUNNING_PER_STAGE])
+            stages[stage.id] = mean * max(0.0, left - shares) / min(width or left, left)
+        whole = whole and (not left or mean is not None)
+        ends[stage.id] = stages.get(stage.id, 0.0) + max((ends[id] for id in stage.after), default=0.0)
     # One machine's slots are shared by all stages.
-    total = sum(stages.values()) if profile.launcher == "local" else max(ends.values())
+    total = sum(stages.values()) if local else max(ends.values())
     return Estimate(total if stages or whole else None, whole, stages)
 
 
@@ -100,28 +92,10 @@ def _mean_seconds(run: RunDir, plan: Plan, done: Mapping[str, set[str]], kind: s
     return sum(seconds) / len(seconds) if seconds else None
 
 
-def _extrapolated(parts: Sequence[tuple[float, float]]) -> float | None:
-    """Seconds of a whole task, where none is done yet but some are far enough to tell."""
-    known = [spent / share for share, spent in parts if share > 0.02 and spent]
-    return sum(known) / len(known) if known else None
-
-
-def _width(stage: Stage, profile: Profile, running: int) -> int | None:
-    """Tasks of a stage that run side by side; ``None`` where it is not known."""
-    if profile.launcher == "local":
-        return profile.slots()
-    if running or len(stage.tasks) == 1:
-        return running or 1
-    return profile.cluster.resources(stage.spec.resources).at_once
-
-
-def _progress(run: RunDir, stage: Stage, task: str) -> tuple[float, float]:
-    """How much of a running task is done, and for how many seconds it has run."""
+def _share(run: RunDir, stage: Stage, task: str) -> float:
+    """How much of a running task is done."""
     value = read_progress(run, stage, task)
-    share = min(1.0, value["done"] / value["total"]) if value and value["total"] else 0.0
-    attempts = all_attempts(run.attempts(stage, task))
-    began = attempts[-1].facts.get("started") if attempts else None
-    return share, max(0.0, time.time() - began) if began else 0.0
+    return min(1.0, value["done"] / value["total"]) if value and value["total"] else 0.0
 
 
 class _Progress(Record):

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path
 
@@ -21,10 +21,10 @@ from hpcmaf.config.profile import Profile
 from hpcmaf.errors import StageError
 from hpcmaf.jobs.context import limit_threads
 from hpcmaf.jobs.task import run_tasks
-from hpcmaf.launch.advance import advance
+from hpcmaf.launch.advance import advance, start_afresh, sweep
 from hpcmaf.launch.progress import Watcher
 from hpcmaf.launch.scheduler import Scheduler, States
-from hpcmaf.launch.slots import Slots
+from hpcmaf.launch.servers import Servers
 from hpcmaf.launch.slurm.causes import Cause, find_causes
 from hpcmaf.launch.slurm.commands import Job
 from hpcmaf.launch.slurm.script import job_name, run_tag
@@ -32,8 +32,32 @@ from hpcmaf.launch.slurm.submissions import Stop, Submissions
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
 
+POLL_SECONDS = 0.2
 # submitit wants a limit; a laptop has none. Thirty days.
 _NO_LIMIT_MINUTES = 30 * 24 * 60
+
+
+def drive(run: RunDir, plan: Plan, profile: Profile, watcher: Watcher, servers: Servers) -> None:
+    """Carry a run on until nothing of it is left; jobs that still run when this is interrupted are stopped.
+
+    Raises
+    ------
+    RunBusyError
+        Somebody else drives it.
+    StageError
+        A task has failed for good.
+    """
+    with run.drive():
+        scheduler = Local(run, plan, profile, watcher, servers)
+        start_afresh(scheduler)
+        try:
+            while scheduler.step():
+                time.sleep(POLL_SECONDS)
+        finally:
+            scheduler.cancel()
+        sweep(run, scheduler.plan)
+    if scheduler.failure is not None:
+        raise scheduler.failure
 
 
 def visible_gpus() -> list[str]:
@@ -61,7 +85,6 @@ class _Running:
     stage: Stage
     tasks: list[str]
     slot: int
-    name: str
     job: submitit.Job[None]
     started: float
 
@@ -75,35 +98,28 @@ class Local(Scheduler):
         What to run, and with how many tasks side by side.
     watcher
         Shows what happens.
-    slots
-        Shared with other runs; left out, the profile's.
+    servers
+        Those that jobs share.
     """
 
-    def __init__(self, run: RunDir, plan: Plan, profile: Profile, watcher: Watcher, slots: Slots | None = None) -> None:
-        self.run, self.plan, self.profile, self.watcher = run, plan, profile, watcher
-        self.slots = slots or Slots(profile, run.root)
+    def __init__(self, run: RunDir, plan: Plan, profile: Profile, watcher: Watcher, servers: Servers) -> None:
+        self.run, self.plan, self.profile, self.watcher, self.servers = run, plan, profile, watcher, servers
         self.log = Submissions(run.submissions)
         self.failure: StageError | None = None
         self._running: list[_Running] = []
-        self._done: dict[str, set[str]] = {}
 
     def states(self) -> States:
-        """Notice what has ended, and free its slots."""
+        """Notice what has ended."""
         over = [running for running in self._running if running.job.done()]
         self.plan = self.watcher.plan = self.run.shorten(self.plan)
-        # What a job did last has its marker by now. Markers stay while a run
-        # is driven: what is finished is not looked at for days.
-        left = tuple(stage for stage in self.plan.stages if len(self._done.get(stage.id, ())) < len(stage.tasks))
-        self._done |= self.run.done_tasks(replace(self.plan, stages=left))
-        done = self._done
+        # What a job did last has its marker by now.
+        done = self.run.done_tasks(self.plan)
         for running in self._running:
             for task in [task for task in running.tasks if task in done[running.stage.id]]:
                 running.tasks.remove(task)
                 self.watcher.finished(running.stage, task, time.monotonic() - running.started)
                 running.started = time.monotonic()
-        for running in over:
-            self._running.remove(running)
-            self.slots.give(running.slot)
+        self._running = [running for running in self._running if running not in over]
         in_flight = {(running.stage.id, task): running for running in self._running for task in running.tasks}
         return States(self.plan, done, in_flight)
 
@@ -113,16 +129,17 @@ class Local(Scheduler):
         Agents beyond one per slot share a job: starting one costs more than
         training a small model. The profile may say how many.
         """
+        slots = self.profile.slots()
         agents = stage.spec.fan_out == "agent"
-        size = self.profile.agents_per_job or -(-len(stage.tasks) // self.slots.count) if agents else 1
+        size = self.profile.agents_per_job or -(-len(stage.tasks) // slots) if agents else 1
         waiting = (task for task in tasks if not self.run.claimed(stage, task))
-        while self.slots.free and (part := tuple(islice(waiting, size))):
-            self._start(stage, part, halvings)
+        for slot in sorted(set(range(slots)) - {running.slot for running in self._running}):
+            if part := tuple(islice(waiting, size)):
+                self._start(stage, part, slot, halvings)
 
-    def _start(self, stage: Stage, tasks: tuple[str, ...], halvings: int) -> None:
-        slot = self.slots.free.pop(0)
+    def _start(self, stage: Stage, tasks: tuple[str, ...], slot: int, halvings: int) -> None:
         if stage.spec.resources == "finetuning":
-            self.slots.rest_servers()
+            self.servers.rest()
         self.log.start()
         element = tasks if stage.spec.fan_out == "agent" else None
         tag = run_tag(self.run.root, self.log.nonce)
@@ -130,7 +147,7 @@ class Local(Scheduler):
         self.log.intend(name, stage.id, [tasks], halvings=halvings)
         job = submit_local(self.run, stage, tasks, name, self.plan.identity, self.profile, slot, halvings)
         self.log.confirm(name, job.job_id)
-        self._running.append(_Running(stage, list(tasks), slot, name, job, time.monotonic()))
+        self._running.append(_Running(stage, list(tasks), slot, job, time.monotonic()))
 
     def causes(self, states: States, stage: Stage, tasks: Sequence[str]) -> dict[str, Cause]:
         """What the tasks have left."""
@@ -159,10 +176,10 @@ class Local(Scheduler):
         """Tell whoever watches."""
         self.watcher.say(line)
 
-    def step(self, states: States | None = None) -> bool:
-        """Look, unless that was just done, and start what can start; returns whether anything is left to wait for."""
-        states = advance(self, self.profile.attempts, states)
-        self.slots.keep_servers()
+    def step(self) -> bool:
+        """Look, and start what can start; returns whether anything is left to wait for."""
+        states = advance(self, self.profile.attempts)
+        self.servers.keep()
         self.watcher.look([(job.stage.id, job.tasks[0]) for job in self._running if job.tasks])
         return bool(self._running) or (self.failure is None and bool(states.unfinished()))
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import hpcmaf
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import HpcmafError, RunBusyError, SlurmError
 from hpcmaf.files.locking import lock
@@ -53,7 +52,7 @@ def look(path: Path, options: Sequence[str]) -> dict[str, Any]:
         call(["sbatch", "--test-only", *options, "--wrap=true"], seconds=60)
     except SlurmError as error:
         refusal = str(error)
-    answer = {"node": own, "version": hpcmaf.__version__, "gpus": len(visible_gpus()), "address": address_of(own)}
+    answer = {"node": own, "gpus": len(visible_gpus()), "address": address_of(own)}
     return answer | {"sees": path.exists(), "locked": locked, "sbatch": refusal, "unresolved": unresolved}
 
 
@@ -110,23 +109,13 @@ def _judge(profile: Profile, folder: Path, answers: list[dict[str, Any]]) -> Ite
     fault = f"a lock taken here is not seen on {free}" if free else ""
     yield check("locks across nodes", "a lock taken here is seen there", fault, remedy)
 
-    own, others = hpcmaf.__version__, {answer["version"] for answer in answers} - {hpcmaf.__version__}
-    fault = f"hpcmaf {', '.join(sorted(others))} there, {own} here" if others else ""
-    remedy = "use one installation everywhere: python in the profile"
-    yield check("package on nodes", f"hpcmaf {own}, as here", fault, remedy)
-
     if len(answers) > 1:
         addresses = ", ".join(f"{answer['node']} is {answer['address']}" for answer in answers)
         unknown = ", ".join(sorted({name for answer in answers for name in answer["unresolved"]}))
-        lost = ", ".join(answer["node"] for answer in answers if answer["address"] == answer["node"])
-        if unknown and lost:
-            text = f"{lost}: no address is known under which others reach it"
-            remedy = "name the interface they share, NCCL_SOCKET_IFNAME, in slurm.setup; or have names resolved there"
-            yield problem("names of nodes", text, remedy)
-        else:
-            fault = f"{unknown}: no name service knows them; nodes meet by address ({addresses})" if unknown else ""
-            remedy = "nothing has to be done, as long as nodes reach each other at these addresses"
-            yield check("names of nodes", f"nodes know each other ({addresses})", fault, remedy, "warning")
+        fault = f"{unknown}: no name service knows them; nodes meet by address ({addresses})" if unknown else ""
+        remedy = "nothing, if these are numbers and nodes reach each other there; else name the interface they share, "
+        remedy += "NCCL_SOCKET_IFNAME, in slurm.setup"
+        yield check("names of nodes", f"nodes know each other ({addresses})", fault, remedy, "warning")
 
     refusal = next((answer["sbatch"] for answer in answers if answer["sbatch"]), "")
     remedy = "on a login node, give hpcmaf submit again whenever a stage has ended"

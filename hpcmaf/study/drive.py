@@ -17,8 +17,6 @@ from hpcmaf.study.plan import Study, StudyRun
 from hpcmaf.study.sharing import adopt, shared_tasks
 
 POLL_SECONDS = 30.0
-# On this machine, where it disturbs no other user.
-LOOK_SECONDS = 5.0
 # A gate of a run that was begun before holds it for seconds.
 _DRIVE_SECONDS = 60.0
 
@@ -50,7 +48,6 @@ def drive_study(
     start: Callable[[StudyRun], None],
     going: Callable[[StudyRun], bool],
     poll_seconds: float = POLL_SECONDS,
-    wait: Callable[[float], None] = time.sleep,
 ) -> None:
     """Begin every run once what it shares with earlier ones is there, and wait for all.
 
@@ -62,8 +59,6 @@ def drive_study(
     going
         Whether a run that was started may still get further by itself; an
         error it raises is that run's failure.
-    wait
-        Called with ``poll_seconds`` between looks, and may use the time.
 
     Raises
     ------
@@ -103,7 +98,7 @@ def drive_study(
         if (over := len(begun) - len(left)) != told:
             told = over
             say(f"{over} of {len(study.runs)} runs are over, {len(left)} under way")
-        wait(poll_seconds)
+        time.sleep(poll_seconds)
     for one in begun:
         if tasks := open_tasks(one):
             failures.setdefault(one.run.root.name, f"stopped before {tasks[0]}; see hpcmaf status")

@@ -113,14 +113,14 @@ def test_the_scripts_shown_are_those_sent(sent: Path, tmp_path: Path) -> None:
 
 
 def test_a_plan_writes_nothing_and_needs_no_slurm(no_slurm: Path) -> None:
-    result = ask(plan.command, "--profile", "test-cluster", "--iters", "2", "--stage", "it02/finetune")
+    result = ask(plan.command, "--profile", "test-cluster", "--iters", "2")
     assert result.exit_code == 0
     assert list(no_slurm.iterdir()) == []
     assert row(result.output, "it02/finetune") == "it02/finetune it02/merge, it01/finetune 4 of 4 4 jobs -"
     assert "MaxArraySize: 1001" in result.output
     # Stages, three more agents in two of them, gates, a watch.
     assert f"in {12 + 2 * 3 + 12 + 1} submissions, 13 of them gates" in result.output
-    assert result.output.count("#!/bin/bash") == 4 + 1  # an agent's each, and the gate's
+    assert result.output.count("#!/bin/bash") == 5 + 1  # one of each kind, and the gate's
 
 
 def test_submit_dry_run_is_plan(no_slurm: Path) -> None:
@@ -173,11 +173,6 @@ def test_a_changed_plan_is_refused(no_slurm: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--stage", "it01/debate"], "--stage: profile local runs on this machine and has no batch scripts; leave it"),
-        (
-            ["--profile", "test-cluster", "--stage", "7"],
-            "7: the plan has no such stage; it has it00/eval to it02/score",
-        ),
         (["--run", " "], "--run is empty"),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from io import StringIO
 from pathlib import Path
@@ -20,7 +19,6 @@ from hpcmaf.launch.estimate import estimate
 from hpcmaf.launch.progress import Watcher
 from hpcmaf.launch.slurm.submissions import Stop, Submission, Submissions, Verdict, write_stop
 from hpcmaf.launch.status import look
-from hpcmaf.run.attempts import begin
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
 from tests.launch.conftest import SlurmSays
@@ -247,24 +245,23 @@ def test_a_task_killed_as_often_as_allowed_has_failed(tmp_path: Path) -> None:
         log.judge(Verdict(stage.id, "00000", name, "killed", "killed", True))
 
 
-def test_a_driver_shows_a_bar_in_a_terminal(tmp_path: Path) -> None:
+def test_a_driver_says_what_runs_and_the_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, plan, profile = make_run(tmp_path / "run", launcher="local")
     stage, screen = plan.stage("it01/debate"), StringIO()
     finish(run, stage, ["00000"])
     run.progress(stage, "00001").parent.mkdir(parents=True)
     run.progress(stage, "00001").write_text('{"done": 3, "total": 9, "unit": "completions", "note": "12 tokens/s"}')
-    with Watcher(run, plan, profile, Console(force_terminal=True, file=screen, width=100)) as watcher:
-        watcher.look([(stage.id, "00001")])
-        deadline = time.monotonic() + 10
-        while "12 tokens/s" not in screen.getvalue() and time.monotonic() < deadline:
-            time.sleep(0.05)  # the screen is drawn several times a second
-        shown = screen.getvalue()
-        watcher.finished(stage, "00001", 60.0)
-    begin(run.attempts(stage, "00002"), {"started": time.time() - 20})
-    later = estimate(run, plan, profile, run.done_tasks(plan), {stage.id: ["00002"]})
-    # Of three, one began 20 of its 60 seconds ago and has not reported yet: 160 s of work in two slots.
+    watcher = Watcher(run, plan, profile, Console(file=screen, width=100))
+    watcher.look([(stage.id, "00001")])
+    assert screen.getvalue() == "", "it has only just begun"
+    monkeypatch.setattr("hpcmaf.launch.progress.INTERVAL_SECONDS", 0.0)
+    watcher.look([(stage.id, "00001")])
+    assert "running: it01/debate 00001 3/9 (12 tokens/s) (at least 1:20 left)" in screen.getvalue()
+    later = estimate(run, plan, profile, run.done_tasks(plan), {stage.id: ["00001"]})
+    # Of three, one has done a third of its 60 seconds: 160 s of work in two slots.
     assert later.stages[stage.id] == pytest.approx(80, abs=1)
-    assert all(text in shown for text in ("it01/debate 00001", "3/9", "12 tokens/s", "1/15"))
+    finish(run, stage, ["00001"])
+    watcher.finished(stage, "00001", 60.0)
     # Two of four debates are left, with two slots for them.
     assert "it01/debate 00001 done in 1:00 (2/15 tasks, at least 1:00 left)" in screen.getvalue()
 

@@ -17,11 +17,10 @@ from hpcmaf.errors import DataError, EngineError, PlanChangedError
 from hpcmaf.files.publish import write_json, write_text
 from hpcmaf.jobs import task as entry
 from hpcmaf.launch.advance import recover, sweep
-from hpcmaf.launch.local import Local
-from hpcmaf.launch.machine import Machine
+from hpcmaf.launch.local import Local, drive
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.launch.progress import Watcher
-from hpcmaf.launch.scheduler import States
+from hpcmaf.launch.servers import Servers
 from hpcmaf.run.attempts import begin
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage, build_plan
@@ -132,17 +131,15 @@ def test_a_driver_puts_its_run_in_order_before_and_after(tmp_path: Path, monkeyp
     output(run, score, "all").unlink()
     text = io.StringIO()
 
-    def step(_: Local, states: States) -> bool:
+    def step(_: Local) -> bool:
         assert not run.done(score, "all"), "its output is gone"
         finish(run, score, "all")
         temporary.write_text("of a worker that was killed while the driver lived")
         return False
 
     monkeypatch.setattr(Local, "step", step)
-    with Machine(profile(), run.root) as machine:
-        machine.start(run, plan, Watcher(run, plan, profile(), Console(file=text)))
-        machine.work(10)
-        assert not machine.going(run)
+    watcher = Watcher(run, plan, profile(), Console(file=text))
+    drive(run, plan, profile(), watcher, Servers(profile(), run.root))
     assert "it02/score all: it02/score-all.out is gone; doing it again" in text.getvalue()
     assert not temporary.exists()
 
@@ -173,12 +170,11 @@ def test_a_failing_debate_says_why_in_its_own_class(error: Exception) -> None:
 def test_the_time_left_is_the_mean_of_the_same_kind(tmp_path: Path) -> None:
     run, plan = planned(tmp_path)
     score = plan.stage("it02/score")
-    left = [(plan.stage("it02/debate"), "00001"), (plan.stage("it02/merge"), "all"), (score, "all")]
+    left = [(plan.stage("it02/debate"), "00001"), (plan.stage("it02/merge"), "all")]
     for stage, task in left:
         run.marker(stage, task).unlink()
     text = io.StringIO()
-    with Watcher(run, plan, profile("jobs=2"), Console(file=text)) as watcher:
-        watcher.finished(score, "all", 62.0)
+    Watcher(run, plan, profile("jobs=2"), Console(file=text)).finished(score, "all", 62.0)
     total = sum(len(stage.tasks) for stage in plan.stages)
     # Two tasks of two seconds each, of which the second waits for the first.
     assert f"it02/score done in 1:02 ({total - 2}/{total} tasks, about 0:04 left)" in text.getvalue()

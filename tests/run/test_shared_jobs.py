@@ -12,6 +12,7 @@ from rich.console import Console
 from hpcmaf.launch import local
 from hpcmaf.launch.local import Local
 from hpcmaf.launch.progress import Watcher
+from hpcmaf.launch.servers import Servers
 from hpcmaf.run.attempts import begin, leave_cause
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
@@ -43,7 +44,7 @@ class Machine:
             self.run.marker(self.stage, task).unlink()
         self.text, self.jobs = io.StringIO(), list[Job]()
         watcher = Watcher(self.run, plan, profile(f"jobs={slots}"), Console(file=self.text))
-        self.here = Local(self.run, plan, profile(f"jobs={slots}"), watcher)
+        self.here = Local(self.run, plan, profile(f"jobs={slots}"), watcher, Servers(profile(), root))
         monkeypatch.setattr(local, "submit_local", self._submit)
 
     def _submit(self, run: RunDir, stage: Stage, tasks: tuple[str, ...], name: str, *_: object) -> Job:

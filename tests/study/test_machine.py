@@ -1,4 +1,4 @@
-"""A study on one machine: runs side by side over one set of slots, with jobs that this process does itself."""
+"""A study on one machine, with jobs that this process does itself."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from hpcmaf.config.profile import Profile
 from hpcmaf.errors import DataError, StageError
 from hpcmaf.jobs import task as entry
 from hpcmaf.launch import local
-from hpcmaf.launch.machine import Machine
 from hpcmaf.launch.progress import Watcher
+from hpcmaf.launch.servers import Servers
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
 from hpcmaf.study.drive import drive_study, plan_study, savings
@@ -30,14 +30,12 @@ class Job:
     job_id, paths = "1", SimpleNamespace(stderr="job.err")
     # Of those under way: slot to run.
     active: dict[int, str] = {}  # noqa: RUF012
-    together = 0
 
     def __init__(
         self, run: RunDir, stage: Stage, tasks: Sequence[str], name: str, identity: str, _: Profile, slot: int, __: int
     ) -> None:
         assert slot not in Job.active, "a slot is for one job"
         Job.active[slot] = run.root.name
-        Job.together = max(Job.together, len(set(Job.active.values())))
         self.what = (run, stage, list(tasks), identity, {"submission": name, "log": "job.err"})
         self.slot, self.looks = slot, 0
 
@@ -58,21 +56,20 @@ class Job:
 def slots(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> Profile:
     """Of a machine with three of them."""
     monkeypatch.setattr(local, "submit_local", Job)
-    monkeypatch.setattr("hpcmaf.launch.machine.POLL_SECONDS", 0.0)
+    monkeypatch.setattr("hpcmaf.launch.local.POLL_SECONDS", 0.0)
     Job.active.clear()
-    Job.together = 0
     return PROFILE.model_copy(update={"jobs": 3})
 
 
 def drive(study: Study, profile: Profile) -> str:
     text = io.StringIO()
     console = Console(file=text, width=200)
-    with Machine(profile, study.root) as machine:
 
-        def start(one: StudyRun) -> None:
-            machine.start(one.run, one.plan, Watcher(one.run, one.plan, profile, console, among=True))
+    def start(one: StudyRun) -> None:
+        watcher = Watcher(one.run, one.plan, profile, console, f"{one.run.root.name}: ")
+        local.drive(one.run, one.plan, profile, watcher, Servers(profile, study.root))
 
-        drive_study(study, profile, console.print, start, lambda one: machine.going(one.run), 1.0, machine.work)
+    drive_study(study, profile, console.print, start, lambda one: False)
     return text.getvalue()
 
 
@@ -84,12 +81,11 @@ def unfinished(study: Study, profile: Profile) -> list[str]:
     ]
 
 
-def test_runs_share_the_slots_and_nothing_is_computed_twice(tmp_path: Path, slots: Profile) -> None:
+def test_nothing_is_computed_twice(tmp_path: Path, slots: Profile) -> None:
     study = lay_out(tmp_path, METHODS)
     planned = plan_study(study, slots)
     to_compute = sum(tasks - shared for tasks, shared, _ in savings(planned))
     said = drive(study, slots)
-    assert Job.together > 1, "one run after the other"
     attempts = [path for one in study.runs for path in one.run.root.glob("it*/attempts/*/0*")]
     assert len(attempts) == to_compute
     assert all(one.run.metrics(0).exists() and not one.run.claimed(one.plan.stages[0], "00000") for one in planned)
@@ -121,7 +117,7 @@ def test_interrupted_it_stops_its_jobs_and_lets_go_of_its_runs(
     tmp_path: Path, slots: Profile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = lay_out(tmp_path, METHODS)
-    monkeypatch.setattr(Machine, "going", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(local.time, "sleep", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         drive(study, slots)
     assert not Job.active

@@ -45,19 +45,13 @@ def preview(run: RunDir, plan: Plan, profile: Profile) -> Recording:
 class Recording(Slurm):
     """Keeps what it would send, and writes nothing; of Slurm it asks its largest array, where there is one to ask.
 
-    All that is left of the run is ``submitted``.
-
-    Attributes
-    ----------
-    begun
-        Whether jobs were submitted before; those still queued are not left
-        out here, as Slurm is not asked for them.
+    All that is left of the run is ``submitted``: jobs still queued are not
+    left out, as Slurm is not asked for them.
     """
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._parameters: dict[str, dict[str, Any]] = {}
-        self.begun = bool(self.log.submissions)
         self.log.reset(list(self.log.latest))
         self._done = self.run.done_tasks(self.plan)
         if UNKNOWN_TAG in self.log.nonce:
