@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.run.attempts import all_attempts
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan
-from hpcmaf.training.stop import StopFlag
+from hpcmaf.training.stop import SIGNALS, StopFlag
 
 SHAPE = ["task.train=6", "task.eval=4", "debate.agents=2"]
 
@@ -34,7 +35,7 @@ def planned(tmp_path: Path) -> tuple[RunDir, Plan]:
 
 
 @pytest.fixture
-def work(planned: tuple[RunDir, Plan], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def work(planned: tuple[RunDir, Plan], monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Tasks done, by a stand-in for the work that takes the task's name for its fate."""
     done: list[str] = []
     run, plan = planned
@@ -54,7 +55,10 @@ def work(planned: tuple[RunDir, Plan], monkeypatch: pytest.MonkeyPatch) -> list[
         run.write_marker(plan.stage(stage_id), name, [], [])
 
     monkeypatch.setattr(task_module, "run_task", task)
-    return done
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield done
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_all_that_is_missing_runs_in_order(planned: tuple[RunDir, Plan], work: list[str]) -> None:
@@ -85,11 +89,9 @@ def test_a_signal_ends_it_between_tasks(
     planned: tuple[RunDir, Plan], work: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, plan = planned
-    before = signal.getsignal(signal.SIGUSR2)
     monkeypatch.setenv("FATE_00001", "signal")
     failure = run_stage(run, plan, plan.stage("it01/debate"), [])
     assert isinstance(failure, StopRequested) and work == ["00000"]
-    assert signal.getsignal(signal.SIGUSR2) is before
 
 
 def test_claims_are_respected(planned: tuple[RunDir, Plan], work: list[str]) -> None:
@@ -118,9 +120,9 @@ def test_stages_and_tasks_by_name_and_number(planned: tuple[RunDir, Plan]) -> No
         (["nowhere", "it01/debate"], DataError, "nowhere: no planned run here; plan it with hpcmaf plan --write"),
         (["r", "debate"], UsageError, "debate: the plan has no such stage; it has it00/eval to it01/score"),
         (["r", "it02/debate"], UsageError, "it02/debate: the plan has no such stage"),
-        (["r", "it01/debate", "3"], UsageError, "has no task 3; its tasks are 0 to 2, or 00000 to 00002"),
-        (["r", "it01/merge", "1"], UsageError, "has no task 1; its tasks are 0, or all"),
-        (["r", "it01/finetune", "critic-9"], UsageError, "or generator-0 to critic-1"),
+        (["r", "it01/debate", "3"], UsageError, "has no task 3; its tasks are 00000 to 00002, or"),
+        (["r", "it01/merge", "1"], UsageError, "has no task 1; its tasks are all, or"),
+        (["r", "it01/finetune", "critic-9"], UsageError, "are generator-0 to critic-1, or"),
     ],
 )
 def test_mistakes_are_one_line(

@@ -7,6 +7,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 
 import psutil
 import submitit
@@ -74,36 +75,24 @@ def _addresses(name: str) -> Iterator[str]:
         said = ""
     known = dict(re.findall(r"\b(NodeAddr|NodeHostName)=(\S+)", said))
     for host in (known.get("NodeAddr"), known.get("NodeHostName"), name, socket.gethostname()):
-        if host and _numeric(host):
-            yield host
-        elif host:
-            yield from _resolved(host)
+        yield from _resolved(host) if host else ()
     if (wanted := os.environ.get("NCCL_SOCKET_IFNAME")) is not None:
         for interface, entries in psutil.net_if_addrs().items():
             if _chosen(interface, wanted):
                 yield from (e.address for e in entries if e.family == socket.AF_INET)
 
 
-def _numeric(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
 def _resolved(host: str) -> list[str]:
+    with suppress(ValueError):
+        return [str(ipaddress.ip_address(host))]
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError:
         return []
     # IPv4 first; link-local addresses mean nothing without an interface.
-    numbers = sorted({ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found}, key=_order)
-    return [str(number) for number in numbers if not (number.is_loopback or number.is_link_local)]
-
-
-def _order(number: ipaddress.IPv4Address | ipaddress.IPv6Address) -> tuple[int, int]:
-    return number.version, int(number)
+    numbers = {ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found}
+    usable = [number for number in numbers if not (number.is_loopback or number.is_link_local)]
+    return [str(number) for number in sorted(usable, key=lambda number: (number.version, int(number)))]
 
 
 def _chosen(interface: str, wanted: str) -> bool:
