@@ -32,17 +32,12 @@ def command(run_name: str, yes: bool, seconds: float) -> None:
     from hpcmaf.run.directory import RunDir
 
     run = RunDir.locate(run_name)
-    plan = run.load_plan()
-    profile = load_profile(str(run.profile))
-    root = shlex.quote(str(run.root))
+    plan, profile = run.load_plan(), load_profile(str(run.profile))
     if profile.launcher != "slurm":
-        pid = driver(run)
-        where = f"process {pid}" if pid else "nothing on this machine"
+        where = f"process {pid}" if (pid := driver(run)) else "nothing on this machine"
         raise ConfigError(f"{run.root}: runs on this machine; {where} drives it; stop that with Ctrl-C or kill")
-    done = run.done_tasks(plan)
-    finished = all(len(done[stage.id]) >= len(stage.tasks) for stage in plan.stages)
     ours = live_jobs(run, profile)
-    if finished and not ours:
+    if not ours and all(run.done(stage, task) for stage in plan.stages for task in stage.tasks):
         click.echo(f"{run.root}: is done; there is nothing to cancel", err=True)
         return
     if ours and not yes:
@@ -50,7 +45,6 @@ def command(run_name: str, yes: bool, seconds: float) -> None:
         if not sys.stdin.isatty():
             raise UsageError(f"{question} Say so with --yes")
         click.confirm(question, abort=True, err=True)
-    cancelled = cancel_run(run, profile, seconds=seconds, say=lambda line: click.echo(line, err=True))
-    if not cancelled:
+    if not cancel_run(run, profile, seconds=seconds, say=lambda line: click.echo(line, err=True)):
         click.echo(f"{run.root}: Slurm has no jobs of it; the chain is stopped", err=True)
-    click.echo(f"go on with: hpcmaf retry {root}", err=True)
+    click.echo(f"go on with: hpcmaf retry {shlex.quote(str(run.root))}", err=True)

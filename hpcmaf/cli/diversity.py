@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import click
 
@@ -15,15 +16,7 @@ import click
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Responses at once.")
 @click.option("--again", is_flag=True, help="Measure also what has been measured.")
-def command(
-    runs: tuple[str, ...],
-    iterations: tuple[int, ...],
-    problems: int,
-    encoder: str | None,
-    device: str,
-    batch_size: int,
-    again: bool,
-) -> None:
+def command(runs: tuple[str, ...], iterations: tuple[int, ...], problems: int, again: bool, **model: Any) -> None:
     """Measure the diversity of runs' final responses with models.
 
     Embedding dissimilarity, the likelihood of each agent's responses under
@@ -37,7 +30,6 @@ def command(
     from hpcmaf.run.directory import RunDir
 
     quiet_libraries()
-    model = {"encoder": encoder, "device": device, "batch_size": batch_size}
     for where in map(RunDir.locate, runs):
         for path, value in measure_run(where, iterations, problems, again=again, **model):
             click.echo(json.dumps(value["measures"] | {"run": str(where.root), "iteration": value["iteration"]}))

@@ -32,25 +32,21 @@ def check_base(model: Model) -> None:
         The path leads to no model, or the hub has none of this name for us.
     """
     path = base_model(model.path)
-    folder = Path(path)
-    if folder.is_dir():
-        _check_folder(folder)
-    elif folder.exists():
-        raise ConfigError(f"model.path: {path} is a file; name the folder that holds the model")
-    elif not _HUB_ID.fullmatch(path):
-        raise ConfigError(f"model.path: {path} is no folder here, nor could it be a Hugging Face id; check the path")
-    else:
+    if Path(path).is_dir():
+        _check_folder(Path(path))
+    elif _HUB_ID.fullmatch(path):
         _check_hub(path, model.revision)
+    else:
+        raise ConfigError(f"model.path: {path} is no folder here, nor could it be a Hugging Face id; check the path")
 
 
 def _check_folder(folder: Path) -> None:
-    config = folder / "config.json"
     try:
-        read_json(config, Record)
+        read_json(folder / "config.json", Record)
     except FileNotFoundError:
         raise ConfigError(f"model.path: {folder} holds no model (config.json is missing); check the path") from None
     except DataError as error:
-        raise ConfigError(f"model.path: {config} is torn or no configuration; copy the model again") from error
+        raise ConfigError(f"model.path: {folder}/config.json is torn; copy the model again") from error
     names = {path.name for path in folder.iterdir()}
     if names.isdisjoint(_TOKENIZERS):
         raise ConfigError(f"model.path: {folder} holds no tokenizer ({_TOKENIZERS[0]}); copy it there from the model")
@@ -69,25 +65,21 @@ def check_targets(model: Model, lora: Lora) -> None:
     ConfigError
         No module of the base has such a name.
     """
+    from safetensors import SafetensorError, safe_open
+
     files = sorted(Path(base_model(model.path)).glob("*.safetensors"))
     if lora.targets == "all-linear" or not files:
         return
-    modules = {name.rpartition(".")[0] for file in files for name in _tensor_names(file)}
+    modules: set[str] = set()
+    for file in files:
+        try:
+            with safe_open(file, framework="numpy") as opened:
+                modules.update(name.rpartition(".")[0] for name in opened.keys())
+        except SafetensorError as error:
+            raise ConfigError(f"model.path: {file} is torn; copy the model again") from error
     if not any(module == target or module.endswith(f".{target}") for module in modules for target in lora.targets):
-        known = sorted({module.rpartition(".")[2] for module in modules})
-        raise ConfigError(
-            f"training.lora.targets: {', '.join(lora.targets)} not found in {model.path}; it has {', '.join(known)}"
-        )
-
-
-def _tensor_names(file: Path) -> list[str]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="numpy") as opened:
-            return list(opened.keys())
-    except SafetensorError as error:
-        raise ConfigError(f"model.path: {file} is torn; copy the model again") from error
+        known = ", ".join(sorted({module.rpartition(".")[2] for module in modules}))
+        raise ConfigError(f"training.lora.targets: {', '.join(lora.targets)} not found in {model.path}; it has {known}")
 
 
 def _check_hub(name: str, revision: str | None) -> None:

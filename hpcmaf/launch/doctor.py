@@ -30,8 +30,7 @@ from hpcmaf.launch.local import visible_gpus
 from hpcmaf.launch.slurm.commands import call, configuration, queue
 from hpcmaf.launch.slurm.executor import ChainExecutor
 from hpcmaf.launch.slurm.refusals import lifting
-from hpcmaf.launch.slurm.script import DEFAULT_MAX_ARRAY_SIZE, array_limit, check_path, parameters
-from hpcmaf.launch.slurm.windows import stage_windows
+from hpcmaf.launch.slurm.script import DEFAULT_MAX_ARRAY_SIZE, array_limit, check_path, parameters, stage_windows
 from hpcmaf.run.directory import RunDir
 
 Level = Literal["ok", "warning", "problem"]

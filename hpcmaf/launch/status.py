@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 SCHEMA = "hpcmaf-status/1"
 
 _COUNTS = ("done", "running", "pending", "failed", "waiting", "total")
-_COLORS = {"done": "green", "running": "cyan", "queued": "cyan", "failed": "red", "unknown": "yellow"}
 _MOST_RUNNING, _MOST_FAILURES = 4, 8
 
 
@@ -132,21 +131,14 @@ class Status:
             table.add_column(name, justify="left" if name in {"iteration", "stage"} else "right", no_wrap=True)
         whole = {"iteration": "all", "kind": "", "seconds_left": self.estimate.seconds}
         for row in (*self.stages, whole | {name: self.count(name) for name in _COUNTS}):
-            done, seconds = row["done"] >= row["total"], row["seconds_left"]
-            left = "" if done else "?" if seconds is None else clock(seconds)
-            if row["iteration"] == "all" and left not in {"", "?"} and not self.estimate.whole:
-                left = f">{left}"
-            cells = [Text(str(row[name] or "-"), style=_COLORS.get(name, "") if row[name] else "") for name in _COUNTS]
-            style = "bold" if row["iteration"] == "all" else "dim" if done or row["waiting"] == row["total"] else ""
-            table.add_row(str(row["iteration"]), row["kind"], *cells, left, style=style)
+            seconds, sign = row["seconds_left"], ">" if row["iteration"] == "all" and not self.estimate.whole else ""
+            left = "" if row["done"] >= row["total"] else "?" if seconds is None else sign + clock(seconds)
+            table.add_row(str(row["iteration"]), row["kind"], *(str(row[name] or "-") for name in _COUNTS), left)
         why = f" ({one_line(found.why)})" if found.why else ""
         left = f", {self.estimate}" if found.state in {"running", "queued"} else ""
-        head = Text.assemble(
-            f"{one_line(str(self.run.root))}: ",
-            (found.state, f"bold {_COLORS.get(found.state, 'red')}"),
-            f"{why}, {self.count('done')}/{self.count('total')} tasks{left}",
-        )
-        return Group(head, table, *(Text.assemble((f"{name}: ", "bold"), text) for name, text in self._remarks()))
+        tasks = f"{self.count('done')}/{self.count('total')} tasks"
+        head = f"{one_line(str(self.run.root))}: {found.state}{why}, {tasks}{left}"
+        return Group(Text(head), table, *(Text(f"{name}: {text}") for name, text in self._remarks()))
 
     def _remarks(self) -> Iterator[tuple[str, str]]:
         if self.accuracy:

@@ -104,7 +104,7 @@ def test_a_mistake_is_one_line(
     [
         (["training.lora.targets=[nosuch]"], "nosuch not found in micro; it has "),
         (["task.prompts=foo"], "arithmetic has no prompts 'foo'"),
-        (["model.path=/dev/null"], "/dev/null is a file"),
+        (["model.path=/dev/null"], "/dev/null is no folder here"),
         (["model.path=not/a/hub/id"], "no folder here, nor could it be a Hugging Face id"),
         (["model.path=some-body/no-such-model"], "not to be had from the hub"),
         (["model.path=empty"], "config.json is missing"),

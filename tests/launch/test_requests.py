@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from hpcmaf.config.profile import Profile, load_profile
 from hpcmaf.errors import ConfigError
 from hpcmaf.launch.slurm.script import (
+    Window,
     check_path,
     job_name,
     parameters,
     run_tag,
+    stage_windows,
+    windows,
 )
-from hpcmaf.launch.slurm.windows import Window, elements, stage_windows, windows
 from hpcmaf.run.plan import Stage
 
 ELEMENTS = st.integers(0, 200).map(lambda count: [(f"{number:05d}",) for number in range(count)])
@@ -76,8 +78,8 @@ AGENTS = tuple(f"{kind}-{number}" for kind in ("generator", "critic") for number
 def test_several_agents_of_one_job(size: int, shares: list[int]) -> None:
     stage = Stage(1, "finetune", AGENTS, ())
     site = profile(f"slurm.agents_per_job={size}")
-    assert [len(element) for element in elements(stage, AGENTS, site)] == shares
     found = stage_windows(stage, AGENTS, site, 1001)
+    assert [len(element) for element in flat(found)] == shares
     assert [task for window in found for task in window.elements[0]] == list(AGENTS)
 
 

@@ -60,9 +60,7 @@ def cancel_run(run: RunDir, profile: Profile, *, seconds: float, say: Callable[[
                 with run.drive():
                     return bool(cancelled)
             left = f"{len(ours)} job(s) have not ended: {', '.join(ours)}"
-        except RunBusyError:
-            left = "somebody submits"
-        except ControllerAbsentError as error:
+        except (RunBusyError, ControllerAbsentError) as error:
             left = str(error)
         if time.monotonic() > deadline:
             raise SlurmError(f"{run.root}: after {seconds:g} s {left}; give the same command again")

@@ -96,41 +96,28 @@ def error_class(said: str) -> type[SlurmError]:
     return SlurmError
 
 
-# What the words of a refusal are about; the first that fits.
-_REFUSALS = (
-    (
-        r"inactive or drain|not available now",
-        "wait until the partition is in service, or name another: slurm.partition",
-    ),
-    (
-        r"submit ?job ?limit|MaxSubmit",
-        "wait until some of your jobs have ended, or raise generation.problems_per_shard",
-    ),
-    (r"account|association", "set slurm.account; sacctmgr show associations lists yours"),
-    (r"qos", "set slurm.qos; sacctmgr show associations lists yours"),
-    (r"partition", "set slurm.partition to one of {partitions}"),
-    (r"feature", "set {section}.constraint; sinfo -o '%P %f' lists features"),
-    (r"time limit", "lower {section}.minutes"),
-    (r"reservation", "set {section}.options: {{reservation: NAME}}; scontrol show reservation lists them"),
-    (r"array", "set slurm.max_array_size"),
-    (r"memory", "set {section}.memory_gb"),
-    (r"option|licen[cs]e", "see slurm.options and {section}.options"),
-)
+# What to do about a refusal, by its words; the first that fits.
+_REFUSALS = {
+    "inactive or drain|not available now": "wait until the partition is in service, or name another: slurm.partition",
+    "submit ?job ?limit|MaxSubmit": "wait until some of your jobs have ended, or raise generation.problems_per_shard",
+    "account|association": "set slurm.account; sacctmgr show associations lists yours",
+    "qos": "set slurm.qos; sacctmgr show associations lists yours",
+    "partition": "set slurm.partition to one of {partitions}",
+    "feature": "set {section}.constraint; sinfo -o '%P %f' lists features",
+    "time limit": "lower {section}.minutes",
+    "reservation": "set {section}.options: {{reservation: NAME}}; scontrol show reservation lists them",
+}
 
 # Reasons of ordinary queues. All others are told: somebody may have to do something about them.
 _ORDINARY = frozenset({"", "none", "priority", "resources", "dependency", "jobarraytasklimit", "begintime", "cleaning"})
 
-# What to do about some of the others, by how they begin.
+# What to do about some of the others, by how they begin; the first that fits.
 _HELD = {
     "jobheldadmin": "ask the site's operators",
-    "jobheld": "scontrol release {jobs}",
-    "jobrequeuedinheld": "scontrol release {jobs}, once what made it fail is mended",
-    "launchfailed": "scontrol release {jobs}; the next gate does too",
-    "jobholdmaxrequeue": "scontrol release {jobs}; the next gate does too",
-    "userenvretrievalfailed": "scontrol release {jobs}; the next gate does too",
-    "partitiontimelimit": "lower the profile's minutes, hpcmaf cancel, and submit again",
-    "partitionnodelimit": "lower the profile's nodes, hpcmaf cancel, and submit again",
-    "badconstraints": "change the profile's constraint, hpcmaf cancel, and submit again",
+    "job(held|requeuedinheld|holdmaxrequeue)|launchfailed|userenvretrievalfailed": "scontrol release {jobs}",
+    "partition(timelimit|nodelimit)|badconstraints": (
+        "change the profile's minutes, nodes or constraint, hpcmaf cancel, and submit again"
+    ),
     "reqnodenotavail,reserved": "jobs that end before it start now: lower the profile's minutes",
     "dependencyneversatisfied": "hpcmaf cancel, and submit again",
 }
@@ -146,7 +133,7 @@ def lifting(refusal: str, section: str = "slurm.generation", partitions: Sequenc
     partitions
         Those there are, where that is known.
     """
-    found = (remedy for words, remedy in _REFUSALS if re.search(words, refusal, re.IGNORECASE))
+    found = (remedy for words, remedy in _REFUSALS.items() if re.search(words, refusal, re.IGNORECASE))
     remedy = next(found, f"change {section} until sbatch --test-only takes it")
     return remedy.format(section=section, partitions=", ".join(partitions[:8]) or "those that sinfo lists")
 
@@ -158,7 +145,7 @@ def ordinary(reason: str) -> bool:
 
 def releasing(reason: str, jobs: Sequence[str]) -> str:
     """What to do about jobs that wait for a reason; empty where there is nothing to do but wait."""
-    found = (remedy for words, remedy in _HELD.items() if _plain(reason).startswith(words))
+    found = (remedy for words, remedy in _HELD.items() if re.match(words, _plain(reason)))
     return next(found, "").format(jobs=",".join(jobs[:8]))
 
 

@@ -34,11 +34,11 @@ from hpcmaf.launch.slurm.script import (
     job_name,
     parameters,
     run_tag,
+    stage_windows,
 )
 from hpcmaf.launch.slurm.snapshot import Snapshot, accounted, release
 from hpcmaf.launch.slurm.submissions import Element, Stop, Submission, Submissions, write_stop
 from hpcmaf.launch.slurm.task import ClusterTask
-from hpcmaf.launch.slurm.windows import stage_windows
 from hpcmaf.run.attempts import all_attempts
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage, TaskKey

@@ -10,6 +10,7 @@ import hashlib
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,49 @@ def array_limit(configuration: Mapping[str, str]) -> int | None:
     options = dict(part.strip().partition("=")[::2] for part in configuration.get("SchedulerParameters", "").split(","))
     said = (configuration.get("MaxArraySize", ""), options.get("max_array_tasks", ""))
     return min((int(value) for value in said if value.isdigit() and int(value) > 1), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One job array, or one single job.
+
+    Attributes
+    ----------
+    at_once
+        Its share of the stage's limit; ``None`` for no limit.
+    behind
+        Position of the window that has to end before this one starts.
+    """
+
+    elements: tuple[Element, ...]
+    at_once: int | None = None
+    behind: int | None = None
+
+
+def stage_windows(stage: Stage, tasks: Sequence[str], profile: Profile, max_array_size: int) -> list[Window]:
+    """Jobs that do these tasks of a stage: arrays of shards, a job per agent, or for several agents one after another."""
+    per_job = profile.cluster.agents_per_job if stage.spec.fan_out == "agent" else 1
+    elements = [tuple(tasks[first : first + per_job]) for first in range(0, len(tasks), per_job)]
+    at_once = profile.cluster.resources(stage.spec.resources).at_once
+    return windows(elements, max_array_size=max_array_size if stage.spec.array else 1, at_once=at_once)
+
+
+def windows(elements: Sequence[Element], *, max_array_size: int, at_once: int | None) -> list[Window]:
+    """Cut what does not fit into one job array.
+
+    MaxArraySize is one more than the largest index Slurm takes, and every
+    window starts at 0, so a window holds up to MaxArraySize elements. The
+    windows differ by one element at most, and share the limit; with fewer
+    places than windows, the rest wait for those in front of them.
+    """
+    count = -(-len(elements) // max_array_size)
+    places = min(count, at_once or count)
+    result = []
+    for k in range(count):
+        part = tuple(elements[k * len(elements) // count : (k + 1) * len(elements) // count])
+        share = None if at_once is None else at_once // places + (k % places < at_once % places)
+        result.append(Window(part, share, k - places if k >= places else None))
+    return result
 
 
 def run_tag(root: Path, nonce: str) -> str:
