@@ -41,7 +41,7 @@ def command(write: bool, **which: object) -> None:
 
 
 def show_plan(options: RunOptions) -> None:
-    """Print what submitting would do: a batch script of each kind, and below them, where the eye falls, table and sums."""
+    """Print what submitting would do: a batch script of each kind, and where the eye falls a table and sums."""
     from rich.console import Console
     from rich.table import Table
 

@@ -37,7 +37,7 @@ Level = Literal["ok", "warning", "problem"]
 
 _COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
 _SECTIONS = ("generation", "finetuning", "merge", "gate")
-# Partition, with a star if it is the default, number of nodes, and what they are like; sinfo counts those alike together.
+# Partition (the default with a star), number of nodes, and what they are like; sinfo counts those alike together.
 _NODES = "%P|%D with %c CPUs, %m MB, %G, %T"
 _LITTLE_SPACE = 10 * 2**30
 

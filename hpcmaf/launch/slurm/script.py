@@ -54,7 +54,7 @@ class Window:
 
 
 def stage_windows(stage: Stage, tasks: Sequence[str], profile: Profile, max_array_size: int) -> list[Window]:
-    """Jobs that do these tasks of a stage: arrays of shards, a job per agent, or for several agents one after another."""
+    """Jobs that do these tasks of a stage: arrays of shards, a job per agent or for some agents in turn."""
     per_job = profile.cluster.agents_per_job if stage.spec.fan_out == "agent" else 1
     elements = [tuple(tasks[first : first + per_job]) for first in range(0, len(tasks), per_job)]
     at_once = profile.cluster.resources(stage.spec.resources).at_once
