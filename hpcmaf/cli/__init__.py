@@ -29,7 +29,7 @@ VERBS = {
     "stage": ("stage", "Run a stage's tasks in this process, as slurm/stage.sh does."),
     "status": ("status", "Show how far a run is, what failed, and what to do next."),
     "logs": ("logs", "Show the logs of a run's tasks."),
-    "retry": ("retry", "Give failed tasks of a run on a cluster a fresh start."),
+    "retry": ("retry", "Give failed tasks of a run a fresh start."),
     "cancel": ("cancel", "Cancel a run's jobs."),
     "doctor": ("doctor", "Find out what this machine and its cluster lack."),
     "aggregate": ("aggregate", "Tables, plots and a page from the results of runs."),

@@ -5,17 +5,11 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 
 from hpcmaf.cli.options import RunOptions, read_options, run_options
-
-if TYPE_CHECKING:
-    from hpcmaf.launch.slurm.submissions import Submission
-    from hpcmaf.run.directory import RunDir
 
 
 @click.command()
@@ -35,11 +29,16 @@ def command(dry_run: bool, **which: object) -> None:
 
         show_plan(options)
         return
+    carry_on(options)
+
+
+def carry_on(options: RunOptions) -> None:
+    """Do what is left of a run on this machine, or submit it."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as orderly as Ctrl-C
     if options.profile.launcher == "slurm":
         _submit(options)
-        return
-    _drive(options)
+    else:
+        _drive(options)
 
 
 def _drive(options: RunOptions) -> None:
@@ -73,11 +72,7 @@ def _submit(options: RunOptions) -> None:
         plan = prepare_run(run, options.recipe, profile)
         for found in profile_findings(profile):
             click.echo(f"warning: {found.text}; {found.remedy}", err=True)
-        show_submitted(run, submit(run, plan, profile).submitted)
-
-
-def show_submitted(run: RunDir, submitted: Sequence[Submission]) -> None:
-    """Say what was given to Slurm."""
+        submitted = submit(run, plan, profile).submitted
     for sent in submitted:
         tasks = [task for element in sent.elements for task in element]
         more = f" and {len(tasks) - 4} more" if len(tasks) > 4 else ""

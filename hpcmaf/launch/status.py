@@ -200,7 +200,7 @@ def look(run: RunDir) -> Status:
         row["seconds_left"] = 0.0 if row["done"] >= row["total"] else left.stages.get(stage.id)
         stages.append(row)
     measured = tuple(filter(None, (accuracy(run, t) for t in range(plan.iterations + 1))))
-    next = _next(run, plan, profile, found)
+    next = _next(run, profile, found)
     return Status(run, plan, profile.launcher, found, left, tuple(stages), measured, health, next)
 
 
@@ -230,19 +230,20 @@ def _health(run: RunDir, plan: Plan) -> dict[str, dict[str, Any]]:
     return {name: values for name, values in found.items() if values}
 
 
-def _next(run: RunDir, plan: Plan, profile: Profile, found: Survey) -> str:
-    root, recipe, own = (shlex.quote(str(path)) for path in (run.root, run.recipe, run.profile))
-    submit, retry = f"hpcmaf submit --recipe {recipe} --profile {own} --run {root}", f"hpcmaf retry {root}"
+def _next(run: RunDir, profile: Profile, found: Survey) -> str:
+    root = shlex.quote(str(run.root))
+    retry = f"hpcmaf retry {root}"
     if found.state == "done":
-        return "" if run.report.is_dir() or found.gates else f"hpcmaf aggregate {root}"
+        report = shlex.quote(str(run.report))
+        return "" if run.report.is_dir() or found.gates else f"hpcmaf aggregate {root} --out {report}"
     if found.state == "unknown" and profile.launcher == "slurm":
         return f"hpcmaf doctor --run {root}"
     if found.state in {"running", "queued"}:
         return f"hpcmaf logs {root} --failed" if found.failures else ""
     if found.refusal and not found.failures:
-        return f"{lifting(found.refusal)}; then {submit if found.state == 'stalled' else retry}"
+        return f"{lifting(found.refusal)}; then {retry}"
     if found.failures:
-        return f"hpcmaf logs {root} --failed; then {retry if profile.launcher == 'slurm' else submit}"
+        return f"hpcmaf logs {root} --failed; then {retry}"
     if found.stopped is not None and found.stopped.kind == "gate":
         return f"hpcmaf logs {root} gate; then {retry}"
-    return retry if profile.launcher == "slurm" and found.state == "stopped" else submit
+    return retry

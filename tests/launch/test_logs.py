@@ -8,8 +8,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from hpcmaf.cli import cancel, logs, retry
+from hpcmaf.config.load import load_recipe
+from hpcmaf.config.profile import load_profile
 from hpcmaf.errors import ConfigError, PlanChangedError, SlurmError, UsageError
 from hpcmaf.launch.logs import tail
+from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.launch.slurm.submissions import Stop, read_stop, write_stop
 from hpcmaf.run.directory import RunDir
 from tests.launch.conftest import SlurmSays
@@ -97,20 +100,16 @@ def test_tail(tmp_path: Path) -> None:
     assert tail(path, 5) == []
 
 
-def test_retry_and_cancel_are_for_clusters(tmp_path: Path) -> None:
+def test_cancel_is_for_clusters(tmp_path: Path) -> None:
     run, _, _ = make_run(tmp_path / "run", launcher="local")
-    with pytest.raises(ConfigError, match="go on with: hpcmaf submit --recipe"):
-        ask(retry, run)
     with pytest.raises(ConfigError, match="runs on this machine"):
         ask(cancel, run, "--yes")
 
 
-def test_retry_does_not_cut_the_run_anew(tmp_path: Path, slurm_says: SlurmSays) -> None:
-    run, plan, _ = make_run(tmp_path / "run")
-    stage = plan.stage("it00/eval")
-    sent = submitted(run, stage, stage.tasks, "7")
-    attempted(run, stage, "00000", sent.name, {"type": "DataError", "message": "torn"})
-    slurm_says(squeue=squeue_line("7", 1, "RUNNING", sent.name), sacct="")
+def test_retry_does_not_cut_the_run_anew(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    small = load_recipe(overrides=["task.train=4", "task.eval=4"], iterations=0)
+    prepare_run(run, small, load_profile("test-cluster"))
     before = run.profile.read_bytes()
     with pytest.raises(PlanChangedError, match="tasks"):
         ask(retry, run, "--set-profile", "generation.problems_per_shard=2")

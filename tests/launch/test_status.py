@@ -155,7 +155,7 @@ def test_a_chain_without_a_gate_has_stalled(sent: Callable[..., Sent], slurm_say
     finish(run, stage)
     result = status(run)
     assert result.exit_code == 15 and "stalled (" in result.stdout and "no gate is left" in result.stdout
-    assert "next: hpcmaf submit --recipe " in result.stdout.splitlines()[-1]
+    assert f"next: hpcmaf retry {run.root}" in result.stdout.splitlines()[-1]
 
 
 def test_jobs_without_a_gate_behind_them_are_noted(sent: Callable[..., Sent], slurm_says: SlurmSays) -> None:
@@ -173,7 +173,7 @@ def test_a_finished_run_is_well(tmp_path: Path, slurm_says: SlurmSays) -> None:
     assert result.exit_code == 0
     assert ": done, " in result.stdout
     assert "accuracy: 0: 50.0%, 1: 51.0%, 2: 52.0%" in result.stdout
-    assert result.stdout.splitlines()[-1] == f"next: hpcmaf aggregate {run.root}"
+    assert result.stdout.splitlines()[-1] == f"next: hpcmaf aggregate {run.root} --out {run.report}"
 
 
 def test_time_left_is_what_others_took(sent: Callable[..., Sent], slurm_says: SlurmSays) -> None:
@@ -219,7 +219,7 @@ def test_a_local_run_asks_no_slurm(tmp_path: Path, slurm_says: SlurmSays) -> Non
     result = status(run)
     assert result.exit_code == 15
     assert "stopped (1 task(s) failed)" in result.stdout and "torn" in result.stdout
-    assert "hpcmaf submit" in result.stdout.splitlines()[-1]
+    assert "hpcmaf retry" in result.stdout.splitlines()[-1]
     assert calls.read_text() == ""
 
 
@@ -316,7 +316,7 @@ def test_what_slurm_refused_is_told_in_its_words(tmp_path: Path, slurm_says: Slu
     found = look(run)
     assert found.survey.failures == {} and found.stages[0]["waiting"] == 2
     assert f"Slurm refused 1 job(s): {words}" in found.survey.notes
-    assert found.next.startswith("wait until some of your jobs have ended") and "hpcmaf submit" in found.next
+    assert found.next.startswith("wait until some of your jobs have ended") and "hpcmaf retry" in found.next
 
 
 @pytest.mark.parametrize(
