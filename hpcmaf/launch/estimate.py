@@ -35,13 +35,10 @@ class Estimate:
         the kinds of stages that are left has been done yet.
     whole
         Whether every kind that is left is in it; else it is a lower bound.
-    stages
-        Seconds by id, of stages that are under way or to come.
     """
 
     seconds: float | None
     whole: bool
-    stages: Mapping[str, float]
 
     def __str__(self) -> str:
         if self.seconds is None:
@@ -65,20 +62,21 @@ def estimate(
     """
     means = {kind: _mean_seconds(run, plan, done, kind) for kind in {stage.kind for stage in plan.stages}}
     ends: dict[str, float] = {}
-    stages: dict[str, float] = {}
-    local, whole = profile.launcher == "local", True
+    work, missing = 0.0, 0
+    local = profile.launcher == "local"
     for stage in plan.stages:
-        left, mean = len(stage.tasks) - len(done[stage.id]), means[stage.kind]
+        left, mean, seconds = len(stage.tasks) - len(done[stage.id]), means[stage.kind], 0.0
         if left and mean is not None:
             now = running.get(stage.id, ())
             width = profile.slots() if local else len(now) or profile.cluster.resources(stage.spec.resources).at_once
             shares = sum(_share(run, stage, task) for task in now[:_RUNNING_PER_STAGE])
-            stages[stage.id] = mean * max(0.0, left - shares) / min(width or left, left)
-        whole = whole and (not left or mean is not None)
-        ends[stage.id] = stages.get(stage.id, 0.0) + max((ends[id] for id in stage.after), default=0.0)
-    # One machine's slots are shared by all stages.
-    total = sum(stages.values()) if local else max(ends.values())
-    return Estimate(total if stages or whole else None, whole, stages)
+            seconds = mean * max(0.0, left - shares) / min(width or left, left)
+        missing += bool(left) and mean is None
+        work += seconds
+        ends[stage.id] = seconds + max((ends[id] for id in stage.after), default=0.0)
+    # One machine's slots are shared by all stages; on a cluster evaluation runs beside the next debates.
+    total = work if local else max(ends.values())
+    return Estimate(total if total or not missing else None, not missing)
 
 
 def _mean_seconds(run: RunDir, plan: Plan, done: Mapping[str, set[str]], kind: str) -> float | None:

@@ -14,7 +14,7 @@ from hpcmaf.errors import ChainStoppedError, DataError, SlurmError, one_line
 from hpcmaf.evaluation.alarm import alarm_line, readings
 from hpcmaf.evaluation.measures import MEASURES, declared
 from hpcmaf.files.publish import Record, read_json
-from hpcmaf.launch.estimate import Estimate, clock, estimate, read_progress
+from hpcmaf.launch.estimate import Estimate, estimate, read_progress
 from hpcmaf.launch.slurm.refusals import lifting
 from hpcmaf.launch.survey import Survey, survey
 from hpcmaf.run.directory import RunDir
@@ -36,11 +36,11 @@ class Status:
     Attributes
     ----------
     stages
-        Of each stage ``id``, ``iteration``, ``kind``, counts of its tasks,
-        and ``seconds_left`` (``None`` where it is not known). ``pending``
-        tasks are in Slurm's queue, ``failed`` ones neither queued nor running
-        again, ``waiting`` ones not submitted yet, or cancelled with the rest
-        of the chain; with ``done`` and ``running`` they add up to ``total``.
+        Of each stage ``id``, ``iteration``, ``kind`` and counts of its
+        tasks. ``pending`` tasks are in Slurm's queue, ``failed`` ones neither
+        queued nor running again, ``waiting`` ones not submitted yet, or
+        cancelled with the rest of the chain; with ``done`` and ``running``
+        they add up to ``total``.
     accuracy
         Of each evaluated iteration: ``{"iteration"}`` and its measures by
         name, such as ``answer`` and ``vote@M``, as ``{"value", "se"}``.
@@ -127,13 +127,10 @@ class Status:
         found = self.survey
         # All columns within the 80 of a plain terminal.
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-        for name in ("iteration", "stage", *_COUNTS, "left"):
-            table.add_column(name, justify="left" if name in {"iteration", "stage"} else "right", no_wrap=True)
-        whole = {"iteration": "all", "kind": "", "seconds_left": self.estimate.seconds}
-        for row in (*self.stages, whole | {name: self.count(name) for name in _COUNTS}):
-            seconds, sign = row["seconds_left"], ">" if row["iteration"] == "all" and not self.estimate.whole else ""
-            left = "" if row["done"] >= row["total"] else "?" if seconds is None else sign + clock(seconds)
-            table.add_row(str(row["iteration"]), row["kind"], *(str(row[name] or "-") for name in _COUNTS), left)
+        for name in ("iteration", "stage", *_COUNTS):
+            table.add_column(name, justify="right" if name in _COUNTS else "left", no_wrap=True)
+        for row in (*self.stages, {"iteration": "all", "kind": ""} | {name: self.count(name) for name in _COUNTS}):
+            table.add_row(str(row["iteration"]), row["kind"], *(str(row[name] or "-") for name in _COUNTS))
         why = f" ({one_line(found.why)})" if found.why else ""
         left = f", {self.estimate}" if found.state in {"running", "queued"} else ""
         tasks = f"{self.count('done')}/{self.count('total')} tasks"
@@ -197,7 +194,6 @@ def look(run: RunDir) -> Status:
         row["failed"] = sum(id == stage.id for id, _ in found.failures)
         row["total"] = len(stage.tasks)
         row["waiting"] = max(0, row["total"] - row["done"] - row["running"] - row["pending"] - row["failed"])
-        row["seconds_left"] = 0.0 if row["done"] >= row["total"] else left.stages.get(stage.id)
         stages.append(row)
     measured = tuple(filter(None, (accuracy(run, t) for t in range(plan.iterations + 1))))
     next = _next(run, profile, found)

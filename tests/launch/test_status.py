@@ -186,7 +186,7 @@ def test_time_left_is_what_others_took(sent: Callable[..., Sent], slurm_says: Sl
     lines = [squeue_line("7", k, "RUNNING" if k < 64 else "PENDING", job.name) for k in range(60, 100)]
     slurm_says(squeue="\n".join(lines), sacct="")
     found = look(run)
-    assert found.estimate.stages["it00/eval"] == pytest.approx(950)
+    assert found.estimate.seconds == pytest.approx(950)
     # Nobody knows yet how long scoring takes.
     assert not found.estimate.whole
     assert "at least 15:50 left" in status(run).stdout
@@ -259,7 +259,7 @@ def test_a_driver_says_what_runs_and_the_time_left(tmp_path: Path, monkeypatch: 
     assert "running: it01/debate 00001 3/9 (12 tokens/s) (at least 1:20 left)" in screen.getvalue()
     later = estimate(run, plan, profile, run.done_tasks(plan), {stage.id: ["00001"]})
     # Of three, one has done a third of its 60 seconds: 160 s of work in two slots.
-    assert later.stages[stage.id] == pytest.approx(80, abs=1)
+    assert later.seconds == pytest.approx(80, abs=1)
     finish(run, stage, ["00001"])
     watcher.finished(stage, "00001", 60.0)
     # Two of four debates are left, with two slots for them.
