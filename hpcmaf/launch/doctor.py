@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import tempfile
 import uuid
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -27,19 +26,17 @@ from hpcmaf.errors import HpcmafError, RunBusyError, SlurmError
 from hpcmaf.files.locking import lock
 from hpcmaf.files.publish import NO_FSYNC
 from hpcmaf.launch.local import visible_gpus
-from hpcmaf.launch.slurm.commands import call, configuration, queue
+from hpcmaf.launch.slurm.commands import call, configuration
 from hpcmaf.launch.slurm.executor import ChainExecutor
 from hpcmaf.launch.slurm.refusals import lifting
-from hpcmaf.launch.slurm.script import DEFAULT_MAX_ARRAY_SIZE, array_limit, check_path, parameters, stage_windows
+from hpcmaf.launch.slurm.script import array_limit, check_path, parameters, stage_windows
 from hpcmaf.run.directory import RunDir
 
 Level = Literal["ok", "warning", "problem"]
 
-_COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
 _SECTIONS = ("generation", "finetuning", "merge", "gate")
 # Partition (the default with a star), number of nodes, and what they are like; sinfo counts those alike together.
 _NODES = "%P|%D with %c CPUs, %m MB, %G, %T"
-_LITTLE_SPACE = 10 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +71,15 @@ def examine(profile: Profile, run: RunDir, *, probe_seconds: float | None = None
     yield _gpus(profile)
     yield from profile_findings(profile)
     yield from _place(run, shared=profile.launcher == "slurm")
-    if profile.launcher != "slurm" or (known := (yield from _cluster(profile))) is None:
+    if profile.launcher != "slurm":
         return
-    yield from _jobs(profile, run, known)
+    try:
+        known = configuration(seconds=profile.cluster.command_seconds)
+    except SlurmError as error:
+        yield _of_error("controller", error)
+        return
+    yield check("controller", f"{known.get('ClusterName', '?')}, Slurm {known.get('SLURM_VERSION', '?')}, answers")
+    yield from _jobs(profile, run, array_limit(known))
     if probe_seconds is not None:
         from hpcmaf.launch.probe import examine_nodes
 
@@ -113,7 +116,7 @@ def _gpus(profile: Profile) -> Finding:
 
 
 def _place(run: RunDir, *, shared: bool) -> Iterator[Finding]:
-    """The file system of a run directory: does it lock, is there room? Whether nodes see it, --probe tries."""
+    """The file system of a run directory: does it lock? Whether nodes see it, --probe tries."""
     root = run.root.resolve()
     folder = next(path for path in (root, *root.parents) if path.is_dir())
     try:
@@ -126,10 +129,6 @@ def _place(run: RunDir, *, shared: bool) -> Iterator[Finding]:
         yield _of_error("run directory", error)
     yield _flock(folder)
     yield _fsync(folder)
-    free = shutil.disk_usage(folder).free
-    text = f"{free / 2**30:.1f} GiB free at {folder} (quotas are not seen)"
-    remedy = "free some: models of several agents and iterations are kept"
-    yield check("disk space", text, text if free < _LITTLE_SPACE else "", remedy, "warning")
 
 
 def _flock(folder: Path) -> Finding:
@@ -168,34 +167,10 @@ def _of_error(area: str, error: HpcmafError) -> Finding:
     return problem(area, text, remedy or "see the message")
 
 
-def _cluster(profile: Profile) -> Generator[Finding, None, Mapping[str, str] | None]:
-    """Whether Slurm can be used from here; returns its configuration, where it answers."""
-    cluster = profile.cluster
-    missing = ", ".join(name for name in _COMMANDS if shutil.which(name) is None)
-    remedy = "run this where Slurm's commands are (a login node; module load slurm), or use --profile local"
-    yield check("Slurm commands", f"{', '.join(_COMMANDS)} found", missing and f"{missing}: not found", remedy)
-    if missing:
-        return None
-    try:
-        known = configuration(seconds=cluster.command_seconds)
-        jobs = queue(seconds=cluster.command_seconds)
-    except SlurmError as error:
-        yield problem("controller", str(error), "wait until Slurm answers, or ask its operators")
-        return None
-    text = f"{known.get('ClusterName', '?')}, Slurm {known.get('SLURM_VERSION', '?')}, answers; "
-    text += f"{sum(job.live for job in jobs)} of your jobs (and tasks of arrays) are queued or running"
-    yield check("controller", text)
-    size, wanted = array_limit(known), cluster.max_array_size
-    text = f"{wanted or size or 'unknown'}; larger stages are submitted in several arrays"
-    fault = f"{size}, but the profile's max_array_size is {wanted}" if size and wanted and wanted > size else ""
-    yield check("MaxArraySize", text, fault, f"set slurm.max_array_size to {size}, or leave it out")
-    return known
-
-
-def _jobs(profile: Profile, run: RunDir, known: Mapping[str, str]) -> Iterator[Finding]:
+def _jobs(profile: Profile, run: RunDir, limit: int) -> Iterator[Finding]:
     """Whether Slurm accepts every kind of job."""
     cluster = profile.cluster
-    limit = cluster.max_array_size or array_limit(known) or DEFAULT_MAX_ARRAY_SIZE
+    yield check("MaxArraySize", f"{limit}; larger stages are submitted in several arrays")
     nodes: dict[str, list[str]] = {}
     try:
         for line in call(["sinfo", "--noheader", f"--format={_NODES}"], seconds=cluster.command_seconds).splitlines():
@@ -208,7 +183,7 @@ def _jobs(profile: Profile, run: RunDir, known: Mapping[str, str]) -> Iterator[F
         asked = [key for key in nodes if (key.rstrip("*") in named.split(",") if named else key.endswith("*"))]
         there = "; ".join(f"nodes of {key.rstrip('*')}: {', '.join(nodes[key])}" for key in asked)
         there = there or "its nodes are not known"
-        refusal = _refusal(profile, run, name, limit)
+        refusal = _refusal(profile, run, name, cluster.max_array_size or limit)
         remedy = lifting(refusal, section, sorted(key.rstrip("*") for key in nodes))
         if re.search("node configuration|node not available", refusal, re.IGNORECASE):
             refusal = f"{refusal}; {there}"
@@ -223,7 +198,7 @@ def _refusal(profile: Profile, run: RunDir, section: str, limit: int) -> str:
     except HpcmafError:
         stages = []  # there is none yet, or the run directory's own finding says what is wrong
     windows = [window for stage in stages for window in stage_windows(stage, stage.tasks, profile, limit)]
-    executor = ChainExecutor(run.root.resolve(), profile.cluster, check=False)
+    executor = ChainExecutor(run.root.resolve(), profile.cluster)
     executor.update_parameters(**parameters(profile, section, name="doctor"))
     with tempfile.TemporaryDirectory(prefix="hpcmaf-doctor-") as folder:
         script = Path(folder) / f"{section}.sh"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from hpcmaf.config.slurm import Slurm
 from hpcmaf.errors import SlurmError, one_line
 from hpcmaf.files.publish import write_text
 from hpcmaf.launch.slurm.commands import call, cancel, queue
-from hpcmaf.launch.slurm.refusals import ControllerAbsentError, RefusedError
+from hpcmaf.launch.slurm.refusals import ControllerAbsentError
 from hpcmaf.launch.slurm.submissions import Element
 
 # Requeueing for its time limit is decided by progress, not by a count.
@@ -51,20 +50,15 @@ class ChainExecutor(submitit.SlurmExecutor):
         Takes pickles, batch script and logs; a folder per submission.
     cluster
         The profile's ``slurm:`` section.
-    check
-        Refuse machines without Slurm's commands; ``False`` for rendering
-        scripts only.
     """
 
-    def __init__(self, folder: Path, cluster: Slurm, *, check: bool = True) -> None:
-        if check and (shutil.which("sbatch") is None or shutil.which("srun") is None):
-            raise RefusedError("sbatch: not found; run this where Slurm's commands are, or use --profile local")
+    def __init__(self, folder: Path, cluster: Slurm) -> None:
         super().__init__(folder, max_num_timeout=_NO_COUNT, python=cluster.python)
         self.cluster = cluster
 
     @classmethod
     def affinity(cls) -> int:
-        """Whether submitit may use this class; what that takes is asked above."""
+        """Whether submitit may use this class: also to render scripts, where Slurm's commands are not installed."""
         return 2
 
     @property

@@ -60,7 +60,7 @@ class Recording(Slurm):
     def script(self, job: Submission) -> str:
         """The batch script of a job, as sbatch would get it."""
         folder = self.run.jobs(self.plan.stage(job.stage), job.name).resolve()
-        executor = ChainExecutor(folder, self.cluster, check=False)
+        executor = ChainExecutor(folder, self.cluster)
         executor.update_parameters(**self._parameters[job.name])
         return executor.script(len(job.elements) or 1)
 

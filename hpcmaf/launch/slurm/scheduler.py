@@ -27,7 +27,6 @@ from hpcmaf.launch.slurm.refusals import (
     SubmitLimitError,
 )
 from hpcmaf.launch.slurm.script import (
-    DEFAULT_MAX_ARRAY_SIZE,
     array_limit,
     dependency,
     gate_parameters,
@@ -272,7 +271,7 @@ class Slurm(Scheduler):
     def array_limit(self) -> int:
         """Most tasks of one job array: the profile's, or what Slurm says."""
         if self._max_array_size is None:
-            self._max_array_size = array_limit(self._ask(configuration)) or DEFAULT_MAX_ARRAY_SIZE
+            self._max_array_size = array_limit(self._ask(configuration))
         return self._max_array_size
 
     def _open_log(self) -> Submissions:

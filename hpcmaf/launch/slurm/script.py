@@ -25,15 +25,16 @@ from hpcmaf.run.plan import Stage
 DEFAULT_MAX_ARRAY_SIZE = 1001
 
 
-def array_limit(configuration: Mapping[str, str]) -> int | None:
-    """Most tasks of one job array, as ``scontrol show config`` has it: the smaller of two limits; ``None`` for neither.
+def array_limit(configuration: Mapping[str, str]) -> int:
+    """Most tasks of one job array, as ``scontrol show config`` has it: the smaller of two limits, else the default.
 
     MaxArraySize bounds the largest index, ``max_array_tasks`` of
     SchedulerParameters the number of tasks.
     """
     options = dict(part.strip().partition("=")[::2] for part in configuration.get("SchedulerParameters", "").split(","))
     said = (configuration.get("MaxArraySize", ""), options.get("max_array_tasks", ""))
-    return min((int(value) for value in said if value.isdigit() and int(value) > 1), default=None)
+    limits = (int(value) for value in said if value.isdigit() and int(value) > 1)
+    return min(limits, default=DEFAULT_MAX_ARRAY_SIZE)
 
 
 @dataclass(frozen=True, slots=True)
