@@ -14,14 +14,14 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from hpcmaf.errors import DataError
-from hpcmaf.files.publish import Count, Record, parse_json, read_bytes, read_json, write_json
+from hpcmaf.files.publish import Count, Record, read_bytes, read_json, write_json
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage, TaskKey
 
@@ -66,6 +66,8 @@ class Verdict:
 
 
 class _Line(Record):
+    """Any event; each has what it is about."""
+
     event: str
     nonce: str = ""
     name: str = ""
@@ -81,6 +83,7 @@ class _Line(Record):
     time: float = 0.0
     index: Count | None = None
     task: str = ""
+    counted: bool = True
     tasks: list[Annotated[list[str], Field(min_length=2, max_length=2)]] = []
 
 
@@ -117,8 +120,7 @@ class Submissions:
         # How many submissions there were when tasks were last given a fresh start.
         self._fresh: dict[TaskKey, int] = {}
         for line in self._lines():
-            with suppress(KeyError):  # it lacks what its event has
-                self._take(line)
+            self._take(line)
 
     @property
     def latest(self) -> dict[TaskKey, tuple[Submission, int]]:
@@ -177,20 +179,20 @@ class Submissions:
         """Submissions by job id."""
         return {submission.job: submission for submission in self.submissions.values() if submission.job is not None}
 
-    def _lines(self) -> Iterator[dict[str, Any]]:
+    def _lines(self) -> Iterator[_Line]:
         try:
             text = read_bytes(self.path)
         except FileNotFoundError:
             return
         for line in text.split(b"\n"):
-            with suppress(DataError):  # torn by a kill or a full disk; what it said is found out again
-                yield parse_json(line, _Line, str(self.path))
+            with suppress(ValidationError):  # torn by a kill or a full disk; what it said is found out again
+                yield _Line.model_validate_json(line)
 
     def _append(self, value: dict[str, Any]) -> None:
         line = json.dumps(value | {"time": time.time()})
         if not self._dry:
             self._write(line)
-        self._take(json.loads(line))
+        self._take(_Line.model_validate_json(line))
 
     def _write(self, line: str) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -210,48 +212,44 @@ class Submissions:
         finally:
             os.close(descriptor)
 
-    def _take(self, line: dict[str, Any]) -> None:
-        self._latest = None if line["event"] != "verdict" else self._latest
-        match line["event"]:
+    def _take(self, line: _Line) -> None:
+        self._latest = None if line.event != "verdict" else self._latest
+        match line.event:
             case "run":
-                self.nonce = line["nonce"]
-            case "intent":
-                self._add(line, None)
-            case "submitted":
-                job = line["job"] if str(line["job"]).isdecimal() else None
-                known = self.submissions.get(line["name"])
-                if known is not None:
-                    self.submissions[known.name] = replace(known, job=job)
-                elif "elements" in line:
-                    self._add(line, job)
-                if job is not None:
-                    self.refused.clear()
+                self.nonce = line.nonce
+            case "intent" | "submitted":
+                self._add(line)
             case "refused":
-                name, index = line["name"], line.get("index")
-                self.refused[name] = line["why"]
-                if index is None:
-                    self._never.add(name)
+                self.refused[line.name] = line.why
+                if line.index is None:
+                    self._never.add(line.name)
                 else:
-                    self._withdrawn.add((name, index))
+                    self._withdrawn.add((line.name, line.index))
             case "released":
-                self.released[line["job"]] += 1
+                self.released[line.job or ""] += 1
             case "verdict":
-                told = {"submission": line["name"], "node": ""} | line
-                verdict = Verdict(**{field.name: told[field.name] for field in fields(Verdict)})
-                self.verdicts.setdefault((verdict.stage, verdict.task), []).append(verdict)
+                what = (line.name, line.kind, line.text, line.counted, line.time, line.node)
+                self.verdicts.setdefault((line.stage, line.task), []).append(Verdict(line.stage, line.task, *what))
             case "reset":
                 self.refused.clear()
-                for stage, task in line["tasks"]:
+                for stage, task in line.tasks:
                     self.verdicts.pop((stage, task), None)
                     self._fresh[stage, task] = len(self.submissions)
 
-    def _add(self, line: dict[str, Any], job: str | None) -> None:
-        # Numbers of names that were torn are not given twice.
-        number = line["name"].rpartition(".")[2]
-        self.sequence = max(self.sequence + 1, int(number) if number.isdecimal() else 0)
-        elements = tuple(tuple(element) for element in line["elements"])
-        what = (line["stage"], elements, tuple(line["after"]), job, line["time"], line["halvings"])
-        self.submissions[line["name"]] = Submission(line["name"], *what)
+    def _add(self, line: _Line) -> None:
+        job = line.job if line.job and line.job.isdecimal() else None
+        if line.name in self.submissions:
+            self.submissions[line.name] = replace(self.submissions[line.name], job=job)
+        elif line.stage:  # else an earlier release's, whose intent was torn
+            # Numbers of names that were torn are not given twice.
+            number = line.name.rpartition(".")[2]
+            self.sequence = max(self.sequence + 1, int(number) if number.isdecimal() else 0)
+            elements, after = tuple(map(tuple, line.elements)), tuple(line.after)
+            self.submissions[line.name] = Submission(
+                line.name, line.stage, elements, after, job, line.time, line.halvings
+            )
+        if job is not None:
+            self.refused.clear()
 
 
 def job_log(run: RunDir, stage: Stage, submission: Submission, index: int = 0) -> Path | None:
