@@ -4,12 +4,18 @@ Importing this package is cheap; sympy and Math-Verify are only ever loaded in
 worker processes, and only when the exact levels of `equivalent` cannot decide.
 """
 
-from hpcmaf.answers.equal import DEFAULT_DEADLINE_S, equivalent, warm_up
-from hpcmaf.answers.extract import AnswerForm, closing_mark, extract, last_box, opened_thought, spoken
+from hpcmaf.answers.equal import equivalent
+from hpcmaf.answers.extract import (
+    AnswerForm,
+    closing_mark,
+    extract,
+    last_box,
+    opened_thought,
+    spoken,
+)
 from hpcmaf.answers.vote import Vote, vote
 
 __all__ = [
-    "DEFAULT_DEADLINE_S",
     "AnswerForm",
     "closing_mark",
     "Vote",
@@ -19,5 +25,4 @@ __all__ = [
     "opened_thought",
     "spoken",
     "vote",
-    "warm_up",
 ]

@@ -60,11 +60,6 @@ def equivalent(a: str | None, b: str | None, *, deadline_s: float = DEFAULT_DEAD
     return first == second or _verdict(first, second, deadline_s)
 
 
-def warm_up() -> None:
-    """Start the workers now, so that no later comparison waits for their imports."""
-    checker.check("x", "x", Deadline(checker.START_S))
-
-
 @lru_cache(maxsize=1 << 16)
 def _verdict(first: str, second: str, deadline_s: float) -> bool:
     return _same(first, second, Deadline(deadline_s), 0)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
-from hpcmaf.answers.equal import DEFAULT_DEADLINE_S, equivalent
+from hpcmaf.answers.equal import equivalent
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +36,7 @@ def vote(
     seed: int,
     *,
     weights: Sequence[float] = (),
-    deadline_s: float = DEFAULT_DEADLINE_S,
-    same: Callable[[str, str], bool] | None = None,
+    same: Callable[[str, str], bool] = equivalent,
 ) -> Vote:
     """Elect the largest class of equivalent answers.
 
@@ -57,12 +55,9 @@ def vote(
         the vote is about (run seed, iteration, problem), never from order.
     weights
         Of the agents; a class weighs what those who gave it do. Alike if empty.
-    deadline_s
-        Of each comparison, in seconds.
     same
         Whether two answers are one; :func:`equivalent` by default.
     """
-    same = same or partial(equivalent, deadline_s=deadline_s)
     classes: list[tuple[str, set[str]]] = []
     # What is not even equivalent to itself (blank, NaN) is no candidate.
     candidates = {answer for answer in answers if answer is not None and same(answer, answer)}

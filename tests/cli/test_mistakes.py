@@ -15,7 +15,14 @@ from pathlib import Path
 import pytest
 
 from hpcmaf import cli
-from hpcmaf.errors import DataError, HpcmafError, PlanChangedError, exit_codes, one_line, system_error
+from hpcmaf.errors import (
+    DataError,
+    HpcmafError,
+    PlanChangedError,
+    exit_codes,
+    one_line,
+    system_error,
+)
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
 from tests.tiny_models import tiny_model
