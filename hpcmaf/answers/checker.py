@@ -1,4 +1,4 @@
-r"""Math-Verify in worker processes, behind a deadline that holds from any thread.
+r"""Math-Verify in a process of its own, behind a deadline that holds from any thread.
 
 Math-Verify's own timeout is a signal, which works only in the main thread and never inside one long C call
 (``9**9**9``). A process can be killed, and shares no threads, locks or GPU context with this one.
@@ -14,18 +14,16 @@ import threading
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 
-from hpcmaf.cores import usable_cores
 from hpcmaf.errors import PlatformError
 
 # Importing sympy from a busy network file system can take this long. It is not part of any check's deadline, or
 # verdicts would depend on the disk.
 START_S = 300.0
-MAX_WORKERS = min(8, usable_cores())
 
 
 @dataclass
 class Deadline:
-    """Seconds left for the checks of one comparison; waiting for a worker does not count."""
+    """Seconds left for the checks of one comparison; waiting for the worker does not count."""
 
     left_s: float
 
@@ -36,25 +34,23 @@ def check(a: str, b: str, deadline: Deadline) -> bool:
     Raises
     ------
     PlatformError
-        The workers cannot start.
+        The worker cannot start.
     """
-    for _ in range(3):  # a worker that was killed from outside is replaced
-        if deadline.left_s <= 0:
-            break
-        with _slots:
+    global _worker
+    with _lock:
+        for _ in range(3):  # a worker that was killed from outside is replaced
+            if deadline.left_s <= 0:
+                break
+            _worker = _worker or _start()
             try:
-                worker = _idle.pop()
-            except IndexError:
-                worker = _start()
-            try:
-                print(json.dumps([a, b, deadline.left_s]), file=worker.stdin, flush=True)
-                verdict, seconds = json.loads(worker.stdout.readline())
+                print(json.dumps([a, b, deadline.left_s]), file=_worker.stdin, flush=True)
+                verdict, seconds = json.loads(_worker.stdout.readline())
             except (OSError, ValueError):
-                _end(worker)
+                _end(_worker)
+                _worker = None
                 continue
-            _idle.append(worker)
-        deadline.left_s = max(0.0, deadline.left_s - seconds)
-        return verdict
+            deadline.left_s = max(0.0, deadline.left_s - seconds)
+            return verdict
     return False
 
 
@@ -77,9 +73,9 @@ def _end(worker: subprocess.Popen[str]) -> None:
 
 
 def _forget() -> None:
-    """Leave the workers to the parent of a forked process."""
-    global _idle, _slots
-    _idle, _slots = [], threading.Semaphore(MAX_WORKERS)
+    """Leave the worker to the parent of a forked process."""
+    global _worker, _lock
+    _worker, _lock = None, threading.Lock()
 
 
 _forget()

@@ -48,7 +48,7 @@ def equivalent(a: str | None, b: str | None, *, deadline_s: float = DEFAULT_DEAD
         Extracted answers. ``None``, blank and NaN are equivalent to nothing, themselves included.
     deadline_s
         Limit of all of Math-Verify's checks together, in seconds. What is not found equal by then is different.
-        Starting the workers (a few seconds, once) does not count.
+        Starting the worker (a few seconds, once) does not count.
     """
     if not a or not b:
         return False
