@@ -1,4 +1,4 @@
-"""A debate to read: headings stand out in a terminal, the text is the same everywhere."""
+"""A debate to read."""
 
 from __future__ import annotations
 
@@ -38,37 +38,33 @@ def print_debate(
         Whether to print what each agent read.
     """
     for name, value in head:
-        click.echo(f"{click.style(readable(name), bold=True)}: {readable(value)}")
+        click.echo(f"{readable(name)}: {readable(value)}")
     for m, answers in enumerate(transcript.answers, start=1):
         if m > transcript.ended and transcript.agents > 1:
-            _print(f"round {m} was not held: all agreed", "cyan")
+            click.echo(f"\n=== round {m} was not held: all agreed")
             continue
         if m > 1 and transcript.summaries:
             for n, summary in enumerate(transcript.summaries[m - 2]):
-                _print(f"round {m}, summary for critic-{n}", "yellow", summary, prompts)
+                _print(f"round {m}, summary for critic-{n}", summary, prompts)
         for n, answer in enumerate(answers):
             name = f"{'generator' if m == 1 else 'critic'}-{n}"
             own = name if model is None else model(m, n)
             by = "" if own == name else f" (model: {own or 'base'})"
             found = "no answer" if answer.answer is None else f"answer {_first_line(answer.answer)}"
-            _print(f"round {m}, {name}{by}: {found}", "red" if answer.answer is None else "green", answer, prompts)
+            _print(f"round {m}, {name}{by}: {found}", answer, prompts)
         if m == transcript.rounds and transcript.judgement:
-            _print("judge", "yellow", transcript.judgement, prompts)
+            _print("judge", transcript.judgement, prompts)
         if votes:
-            _print(f"round {m}, vote: {vote_line(votes[m - 1])}", "cyan")
+            click.echo(f"\n=== round {m}, vote: {vote_line(votes[m - 1])}")
 
 
-def _print(heading: str, color: str, turn: Utterance | None = None, prompts: bool = False) -> None:
-    footer = ""
-    if turn is not None:
-        counts = f"{turn.prompt_tokens} prompt + {turn.completion_tokens} completion tokens"
-        counts = counts if turn.prompt_tokens or turn.completion_tokens else "tokens unknown"
-        footer = f" ({counts}, ended by {turn.finish_reason})"
-    click.echo(click.style(f"\n=== {heading}", fg=color, bold=True) + footer)
-    if turn is not None and prompts:
-        click.echo(click.style(f"--- prompt\n{readable(turn.prompt)}\n--- response", dim=True))
-    if turn is not None:
-        click.echo(readable(turn.text))
+def _print(heading: str, turn: Utterance, prompts: bool) -> None:
+    counts = f"{turn.prompt_tokens} prompt + {turn.completion_tokens} completion tokens"
+    counts = counts if turn.prompt_tokens or turn.completion_tokens else "tokens unknown"
+    click.echo(f"\n=== {heading} ({counts}, ended by {turn.finish_reason})")
+    if prompts:
+        click.echo(f"--- prompt\n{readable(turn.prompt)}\n--- response")
+    click.echo(readable(turn.text))
 
 
 def _first_line(answer: str) -> str:

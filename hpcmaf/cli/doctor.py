@@ -6,8 +6,6 @@ import json
 
 import click
 
-_COLORS = {"ok": "green", "warning": "yellow", "problem": "red"}
-
 
 @click.command()
 @click.option(
@@ -53,8 +51,7 @@ def command(
         findings.append(found)
         if not as_json:
             remedy = f"; remedy: {found.remedy}" if found.remedy else ""
-            level = click.style(f"{found.level:<8}", fg=_COLORS[found.level], bold=found.level == "problem")
-            click.echo(f"{level} {one_line(f'{found.area}: {found.text}{remedy}')}")
+            click.echo(f"{found.level:<8} {one_line(f'{found.area}: {found.text}{remedy}')}")
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
     if any(finding.level == "problem" for finding in findings):

@@ -64,9 +64,8 @@ def command(
 
 
 def _drive(study: Study, profile: Profile, console: Console) -> None:
-    from hpcmaf.launch.local import drive
+    from hpcmaf.launch.local import Servers, drive
     from hpcmaf.launch.progress import Watcher
-    from hpcmaf.launch.servers import Servers
     from hpcmaf.study.drive import drive_study
 
     def say(line: str) -> None:

@@ -42,10 +42,9 @@ def carry_on(options: RunOptions) -> None:
 
 
 def _drive(options: RunOptions) -> None:
-    from hpcmaf.launch.local import drive
+    from hpcmaf.launch.local import Servers, drive
     from hpcmaf.launch.prepare import prepare_run
     from hpcmaf.launch.progress import Watcher
-    from hpcmaf.launch.servers import Servers
     from hpcmaf.report import aggregate
 
     run, profile = options.run, options.profile

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path
+from typing import Any, Self
 
 import submitit
 
@@ -24,7 +25,6 @@ from hpcmaf.jobs.task import run_tasks
 from hpcmaf.launch.advance import advance, start_afresh, sweep
 from hpcmaf.launch.progress import Watcher
 from hpcmaf.launch.scheduler import Scheduler, States
-from hpcmaf.launch.servers import Servers
 from hpcmaf.launch.slurm.causes import Cause, find_causes
 from hpcmaf.launch.slurm.commands import Job
 from hpcmaf.launch.slurm.script import job_name, run_tag
@@ -58,6 +58,50 @@ def drive(run: RunDir, plan: Plan, profile: Profile, watcher: Watcher, servers: 
         sweep(run, scheduler.plan)
     if scheduler.failure is not None:
         raise scheduler.failure
+
+
+class Servers:
+    """Keeps servers that jobs have started until the context ends; without ``engine: vllm`` there are none.
+
+    Parameters
+    ----------
+    root
+        Names the servers: jobs that are started meanwhile share them, also
+        those of several runs.
+    """
+
+    def __init__(self, profile: Profile, root: Path) -> None:
+        self._servers: dict[Path, Any] = {}
+        self._folder: Path | None = None
+        if profile.generation.engine == "vllm":
+            from hpcmaf.engines import server
+
+            os.environ[server.SHARED] = str(root.resolve())
+            self._folder, self._find = server.servers_folder(os.environ[server.SHARED]), server.find
+
+    def keep(self) -> None:
+        """Keep servers running that jobs have started since, and forget those that have ended."""
+        self._servers = {folder: one for folder, one in self._servers.items() if one.alive}
+        for folder in set(self._folder.glob("*/s*") if self._folder else ()) - self._servers.keys():
+            if (folder / "server.json").exists() and (found := self._find(folder)) is not None:
+                self._servers[folder] = found
+
+    def rest(self) -> None:
+        """Free the GPUs of servers that nobody uses, as each was started to: by sleep, by ending, or not at all."""
+        self.keep()
+        for one in self._servers.values():
+            todo = one.facts["while_training"]
+            if todo == "share" or one.used() or (todo == "sleep" and one.control("/sleep?level=1")):
+                continue
+            one.end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let the servers end, unless a task still uses them."""
+        for one in self._servers.values():
+            one.close()
 
 
 def visible_gpus() -> list[str]:

@@ -1,18 +1,118 @@
-"""What is happening, a line per event."""
+"""How far a run is, how long it still takes, and a line per event for whoever watches."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 
 from hpcmaf.config.profile import Profile
-from hpcmaf.launch.estimate import clock, estimate, read_progress
+from hpcmaf.errors import DataError
+from hpcmaf.files.publish import Count, Record, read_json
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage, TaskKey
 
 INTERVAL_SECONDS = 30.0
+# Opening thousands of markers would take longer than anybody waits.
+_MARKERS_PER_KIND, _RUNNING_PER_STAGE = 8, 16
+
+
+def clock(seconds: float) -> str:
+    """Seconds as ``m:ss`` or ``h:mm:ss``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Time left.
+
+    Attributes
+    ----------
+    seconds
+        Without the time that jobs wait in a queue; ``None`` when nothing of
+        the kinds of stages that are left has been done yet.
+    whole
+        Whether every kind that is left is in it; else it is a lower bound.
+    """
+
+    seconds: float | None
+    whole: bool
+
+    def __str__(self) -> str:
+        if self.seconds is None:
+            return "time left unknown"
+        return f"{'about' if self.whole else 'at least'} {clock(self.seconds)} left"
+
+
+def estimate(
+    run: RunDir, plan: Plan, profile: Profile, done: Mapping[str, set[str]], running: Mapping[str, Sequence[str]]
+) -> Estimate:
+    """Time left, stage after stage as they wait for each other.
+
+    A task is taken to need what others of its kind needed (their markers have
+    it), less what its own progress file has as done. As many run side by side as
+    do now, or as the profile lets.
+
+    Parameters
+    ----------
+    done, running
+        Tasks by stage id.
+    """
+    means = {kind: _mean_seconds(run, plan, done, kind) for kind in {stage.kind for stage in plan.stages}}
+    ends: dict[str, float] = {}
+    work, missing = 0.0, 0
+    local = profile.launcher == "local"
+    for stage in plan.stages:
+        left, mean, seconds = len(stage.tasks) - len(done[stage.id]), means[stage.kind], 0.0
+        if left and mean is not None:
+            now = running.get(stage.id, ())
+            width = profile.slots() if local else len(now) or profile.cluster.resources(stage.spec.resources).at_once
+            shares = sum(_share(run, stage, task) for task in now[:_RUNNING_PER_STAGE])
+            seconds = mean * max(0.0, left - shares) / min(width or left, left)
+        missing += bool(left) and mean is None
+        work += seconds
+        ends[stage.id] = seconds + max((ends[id] for id in stage.after), default=0.0)
+    # One machine's slots are shared by all stages; on a cluster evaluation runs beside the next debates.
+    total = work if local else max(ends.values())
+    return Estimate(total if total or not missing else None, not missing)
+
+
+def _mean_seconds(run: RunDir, plan: Plan, done: Mapping[str, set[str]], kind: str) -> float | None:
+    """Of an even sample of the tasks of a kind that are done, in its latest iteration."""
+    stage = next((stage for stage in reversed(plan.stages) if stage.kind == kind and done[stage.id]), None)
+    finished = sorted(done[stage.id]) if stage else []
+    seconds = []
+    for task in finished[:: max(1, len(finished) // _MARKERS_PER_KIND)][:_MARKERS_PER_KIND]:
+        with suppress(DataError, OSError):  # damaged, or removed this moment, which 'hpcmaf verify' reports
+            seconds.append(sum(row["wall_seconds"] for row in run.read_marker(stage, task)["ledger"]))
+    return sum(seconds) / len(seconds) if seconds else None
+
+
+def _share(run: RunDir, stage: Stage, task: str) -> float:
+    """How much of a running task is done."""
+    value = read_progress(run, stage, task)
+    return min(1.0, value["done"] / value["total"]) if value and value["total"] else 0.0
+
+
+class _Progress(Record):
+    done: Count
+    total: Count
+    unit: str = ""
+    note: str = ""
+
+
+def read_progress(run: RunDir, stage: Stage, task: str) -> dict[str, Any] | None:
+    """What a running task reports: ``done``, ``total``, ``unit`` and ``note``."""
+    try:
+        return read_json(run.progress(stage, task), _Progress)
+    except (OSError, DataError):
+        return None
 
 
 class Watcher:

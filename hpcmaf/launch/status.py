@@ -14,7 +14,7 @@ from hpcmaf.errors import ChainStoppedError, DataError, SlurmError, one_line
 from hpcmaf.evaluation.alarm import alarm_line, readings
 from hpcmaf.evaluation.measures import MEASURES, declared
 from hpcmaf.files.publish import Record, read_json
-from hpcmaf.launch.estimate import Estimate, estimate, read_progress
+from hpcmaf.launch.progress import Estimate, estimate, read_progress
 from hpcmaf.launch.slurm.refusals import lifting
 from hpcmaf.launch.survey import Survey, survey
 from hpcmaf.run.directory import RunDir

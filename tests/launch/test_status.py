@@ -15,8 +15,7 @@ from rich.console import Console
 from hpcmaf.cli import status as status_verb
 from hpcmaf.errors import DataError
 from hpcmaf.files.publish import write_json
-from hpcmaf.launch.estimate import estimate
-from hpcmaf.launch.progress import Watcher
+from hpcmaf.launch.progress import Watcher, estimate
 from hpcmaf.launch.slurm.submissions import Stop, Submission, Submissions, Verdict, write_stop
 from hpcmaf.launch.status import look
 from hpcmaf.run.directory import RunDir

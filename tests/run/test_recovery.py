@@ -17,10 +17,9 @@ from hpcmaf.errors import DataError, EngineError, PlanChangedError
 from hpcmaf.files.publish import write_json, write_text
 from hpcmaf.jobs import task as entry
 from hpcmaf.launch.advance import recover, sweep
-from hpcmaf.launch.local import Local, drive
+from hpcmaf.launch.local import Local, Servers, drive
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.launch.progress import Watcher
-from hpcmaf.launch.servers import Servers
 from hpcmaf.run.attempts import begin
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage, build_plan

@@ -10,9 +10,8 @@ import pytest
 from rich.console import Console
 
 from hpcmaf.launch import local
-from hpcmaf.launch.local import Local
+from hpcmaf.launch.local import Local, Servers
 from hpcmaf.launch.progress import Watcher
-from hpcmaf.launch.servers import Servers
 from hpcmaf.run.attempts import begin, leave_cause
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage

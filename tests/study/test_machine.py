@@ -15,8 +15,8 @@ from hpcmaf.config.profile import Profile
 from hpcmaf.errors import DataError, StageError
 from hpcmaf.jobs import task as entry
 from hpcmaf.launch import local
+from hpcmaf.launch.local import Servers
 from hpcmaf.launch.progress import Watcher
-from hpcmaf.launch.servers import Servers
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
 from hpcmaf.study.drive import drive_study, plan_study, savings

@@ -66,7 +66,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line_within_seconds(listening: bool
     code = """
 import time
 from hpcmaf.errors import HpcmafError
-from hpcmaf.launch.basecheck import check_base
+from hpcmaf.launch.prepare import check_base
 from hpcmaf.config.recipe import Model
 from hpcmaf.tasks.readers import read_hub
 import huggingface_hub.hf_api
