@@ -27,13 +27,9 @@ def mmlu(row: Row) -> Problem:
     """One problem of MMLU, from the official CSV or a row with ``choices``."""
     subject = str(row.values.get("subject") or row.group or "")
     if "0" in row.values:
-        if len(row.values) != 6:
-            raise DataError(
-                f"{row.where}: {len(row.values)} columns where MMLU has six (question, A, B, C, D, answer); repair it"
-            )
-        question, *choices, answer = row.values.values()
-        subject = row.file.removesuffix(f"_{row.split}")
-        row = replace(row, values={"question": question, "choices": choices, "answer": answer}, group=subject)
+        cells, subject = list(row.values.values()), row.file.removesuffix(f"_{row.split}")
+        values = {"question": cells[0], "choices": cells[1:-1], "answer": cells[-1]}
+        row = replace(row, values=values, group=subject)
     choices = _choices(row, row.values.get("choices"), [4])
     # Hub rows name their subject but are numbered over the whole split.
     return _problem(row, row.id("mmlu", "id"), row.text("question"), choices, row.text("answer"), subject)

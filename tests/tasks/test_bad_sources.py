@@ -58,7 +58,7 @@ BAD = [
     ("mmlu", "test.jsonl", jsonl(CHOICE | {"choices": {"A": "w", "B": "x", "C": "y"}}), "line 1: its choices are not 4"),
     ("mmlu", "test.jsonl", jsonl(CHOICE | {"choices": ["w", "x", "", "z"]}), "line 1: one of its choices is empty"),
     ("mmlu", "test.jsonl", jsonl(CHOICE | {"answer": "E"}), "line 1: answer 'E' is neither a letter"),
-    ("mmlu", "anatomy_test.csv", b"q,w,x,y,z,A\nq,w,x,y,A\n", "line 2: 5 columns where MMLU has six"),
+    ("mmlu", "anatomy_test.csv", b"q,w,x,y,z,A\nq,w,x,y,A\n", "line 2: its choices are not 4"),
     ("mmlu-pro", "test.jsonl", jsonl({"question": "q", "options": CHOICES, "answer": "E"}), "answer 'E' is neither"),
     ("arc", "test.jsonl", jsonl({"id": "1", "question": "q", "answerKey": "A"}), "is this ARC's own form?"),
     ("gpqa", "gpqa_main.csv", b"Question,Correct Answer\nq,a,b\n", "line 2: 3 cells under a header of 2"),
