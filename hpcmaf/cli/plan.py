@@ -69,7 +69,8 @@ def show_plan(options: RunOptions) -> None:
     for one in plan.stages:
         row = [one.id, ", ".join(one.after) or "-", f"{left[one.id]} of {len(one.tasks)}" if left[one.id] else "done"]
         if sent is not None:
-            row += [_jobs(sent, one), f"{hours:,.1f}" if (hours := sent.gpu_hours(one)) else "-"]
+            jobs = _jobs(sent, one) or ("those of debates" if left[one.id] else "-")
+            row += [jobs, f"{hours:,.1f}" if (hours := sent.gpu_hours(one)) else "-"]
         table.add_row(*row, style="" if left[one.id] else "dim", end_section=True)
     console.print(table, soft_wrap=False)
     tasks = sum(len(one.tasks) for one in plan.stages)
@@ -110,7 +111,7 @@ def _jobs(sent: Recording, stage: Stage) -> str:
     """A stage's jobs, such as ``3 arrays of 334+333+333, 20 at once``."""
     sizes = [len(job.elements) for job in sent.submitted if job.stage == stage.id and not job.gate]
     if not sizes:
-        return "-"
+        return ""
     what = "job" if max(sizes) == 1 else "array"
     parts = "" if max(sizes) == 1 else f" of {'+'.join(map(str, sizes))}"
     at_once = sent.cluster.resources(stage.spec.resources).at_once

@@ -33,6 +33,8 @@ from hpcmaf.files.locking import locked
 _LOOK_SECONDS = 2.0
 _STALLED_SECONDS = 900.0
 _PAUSE_SECONDS = 5.0
+# Servers that engines of this process left running for the next one.
+_kept: list[Server] = []
 
 
 @dataclass(eq=False)
@@ -85,12 +87,14 @@ class VllmEngine(HttpEngine):
         Times that memory ran out in earlier attempts.
     bases
         Of the society: each has servers of its own, and its part of the GPUs' memory.
+    keep
+        Whether servers run on after :meth:`close`, for the next engine of this process.
     """
 
     def __init__(
         self, served: ServedModels, options: VllmOptions | None = None, *, device: str = "auto",
         journal: Journal | None = None, on_batch: Callable[[int], None] | None = None, run: Path | None = None,
-        log: Path | None = None, room: AdapterShape | None = None, halvings: int = 0, bases: int = 1,
+        log: Path | None = None, room: AdapterShape | None = None, halvings: int = 0, bases: int = 1, keep: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(journal, on_batch)
         self.served, self.prompts = served, Prompts(served)
@@ -117,6 +121,7 @@ class VllmEngine(HttpEngine):
         self._side_by_side = self.capacity + bases - 1  # servers of all bases on a GPU
         for _ in range(halvings):
             self._arguments |= smaller(self._arguments, "out of memory") or {}
+        self._keep = keep
         self._wanted, self._again = servers.digest(self._arguments), False
         # A little more than fills a server's steps, so that it never waits for this process.
         step = self._arguments["max_num_seqs"]
@@ -132,7 +137,11 @@ class VllmEngine(HttpEngine):
         used = [int(row[0]) << 20 for row in gpus("memory.used")] if self.gpus else []
         self.peak_memory_bytes = max([self.peak_memory_bytes, *used])
         for group in self._groups.values():
+            if self._keep:
+                _kept.extend(found for one in group.servers if (found := servers.find(one.folder)) is not None)
             group.close()
+        while _kept and not self._keep:
+            _kept.pop().close()
         self._groups = {}
         super().close()
 

@@ -44,6 +44,8 @@ class TaskContext:
         This node's among several that do the task together.
     workers
         Processes that finetune several agents, one after another.
+    keep_servers
+        Whether vLLM servers run on for another task of this job.
     """
 
     run: RunDir
@@ -56,6 +58,7 @@ class TaskContext:
     stop: StopFlag = field(default_factory=StopFlag)
     place: NodeRank | None = None
     workers: Workers | None = None
+    keep_servers: bool = False
     ledger: list[dict[str, Any]] = field(default_factory=list)
     afterwards: list[Callable[[], None]] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)

@@ -160,6 +160,7 @@ def make_engine(context: TaskContext, models: dict[str, str], journal: Journal, 
                 room=adapter_room(context.recipe, one),
                 halvings=context.halvings,
                 bases=bases,
+                keep=context.keep_servers,
                 **shared,
             )
 

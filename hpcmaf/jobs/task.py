@@ -47,6 +47,7 @@ def run_tasks(
     halvings: int = 0,
     place: Callable[[int], NodeRank | None] = lambda position: None,
     busy: Callable[[str], bool] = lambda task: True,
+    keep_servers: bool = False,
 ) -> Exception | None:
     """Run every task, even if one fails; agents share the processes that finetune them.
 
@@ -59,6 +60,8 @@ def run_tasks(
     busy
         Called with a task that another process works on; whether to try it
         all the same.
+    keep_servers
+        Whether vLLM servers run on for another stage of this job.
 
     Returns
     -------
@@ -87,7 +90,7 @@ def run_tasks(
                 root = str(run.root)
                 run_task(
                     root, stage.id, task, attempt, plan_identity,
-                    halvings=halvings, stop=stop, place=node, workers=workers,
+                    halvings=halvings, stop=stop, place=node, workers=workers, keep_servers=keep_servers,
                 )  # fmt: skip
             except Exception as error:
                 failure = failure or error
@@ -105,6 +108,7 @@ def run_task(
     stop: StopFlag | None = None,
     place: NodeRank | None = None,
     workers: Workers | None = None,
+    keep_servers: bool = False,
 ) -> None:
     """Run one task of a run, from its inputs to its marker.
 
@@ -129,6 +133,8 @@ def run_task(
     workers
         Of a job that does several tasks of ``finetune``: the processes they
         share.
+    keep_servers
+        Whether vLLM servers run on for another task of this job.
 
     Raises
     ------
@@ -147,7 +153,9 @@ def run_task(
                 return
             _check_inputs(run, plan.stages, stage)
             profile = load_profile(str(run.profile))
-            context = TaskContext(run, plan, profile, stage, task, folder, halvings, stop or StopFlag(), place, workers)
+            context = TaskContext(
+                run, plan, profile, stage, task, folder, halvings, stop or StopFlag(), place, workers, keep_servers
+            )
             stage.spec.load()(context)
             run.write_marker(stage, task, stage.spec.outputs(run, stage.iteration, task), context.ledger)
             for clean in context.afterwards:

@@ -197,7 +197,7 @@ class Local(Scheduler):
         """What the tasks have left."""
         jobs = {task: self.log.latest[stage.id, task][0] for task in tasks}
         ended = {(stage.id, task): Job(one.job or "", None, one.name, state="") for task, one in jobs.items()}
-        return find_causes(self.run, self.log, stage, tasks, ended)
+        return find_causes(self.run, self.plan, self.log, stage, tasks, ended)
 
     def cancel(self, stop: Stop | None = None) -> None:
         """End what is running, and wait a little for it; with a reason, let it come to its end."""

@@ -41,7 +41,7 @@ def task_logs(run: RunDir, plan: Plan, keys: Container[TaskKey]) -> list[Log]:
             elif found := submissions.latest.get(key):
                 # Its job may have failed before the task began.
                 title = f"{stage.id} {task}, job {found[0].job or '?'}, has not begun"
-                if path := job_log(run, stage, *found):
+                if path := job_log(run, *found):
                     logs.append(Log(title, path, key))
     return logs
 
@@ -52,7 +52,7 @@ def gate_logs(run: RunDir, plan: Plan) -> list[Log]:
     stopped = Path(stop.log).name if stop is not None and stop.kind == GATE else ""
     for gate in reversed(Submissions(run.submissions).submissions.values()):
         if gate.gate and stopped in {"", gate.name}:
-            if path := job_log(run, plan.stage(gate.stage), gate):
+            if path := job_log(run, gate):
                 return [Log(f"gate behind {gate.stage}, job {gate.job or '?'}", path)]
     return []
 

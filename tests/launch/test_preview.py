@@ -151,6 +151,24 @@ def test_windows_and_ceiling(no_slurm: Path) -> None:
     assert titles == kinds
 
 
+def test_debates_and_evaluation_of_a_society_share_jobs_where_the_profile_says_so(no_slurm: Path) -> None:
+    site = profile("generation.evaluate_with_debate=true", "slurm.max_array_size=4")
+    run = RunDir(Path("run"))
+    sent = preview(run, prepare_run(run, recipe(), site), site)
+    arrays = [job for job in sent.submitted if sent.plan.stage(job.stage).kind in {"debate", "eval"}]
+    jobs = [[job.keys(index) for index in range(len(job.elements))] for job in arrays if not job.gate]
+    for t in (1, 2):
+        both = [[(f"it{t:02d}/debate", f"{n:05d}"), (f"it{t - 1:02d}/eval", f"{n:05d}")] for n in range(4)]
+        alone = [[(f"it{t:02d}/debate", f"{n:05d}")] for n in (4, 5)]
+        assert jobs[2 * t - 2] + jobs[2 * t - 1] == both + alone
+    # Nothing is debated after the last iteration; behind shared jobs is one gate.
+    assert jobs[4:] == [[[("it02/eval", f"{n:05d}")] for n in range(4)]]
+    assert len([job for job in arrays if job.gate and job.after]) == 3
+    words = ("--profile", "test-cluster", "--iters", "1", "--set-profile", "generation.evaluate_with_debate=true")
+    output = ask(plan.command, *words).output
+    assert "those of debates" in row(output, "it00/eval") and "those of debates" not in row(output, "it01/eval")
+
+
 def test_write_makes_the_run_that_submit_goes_on_with(no_slurm: Path) -> None:
     words = ("--profile", "test-cluster", "--iters", "1", "--run", "mine")
     assert ask(plan.command, "--write", *words).exit_code == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.commands import HPCMAF
 from tests.slurm.cluster import Cluster
-from tests.slurm.errands import plant
+from tests.slurm.errands import plant, started
 from tests.slurm.runs import SHAPE, Loop
 
 
@@ -30,6 +30,27 @@ def test_two_iterations_by_gates(slurm: Cluster, tmp_path: Path) -> None:
     assert loop.verdicts() == []
     slurm.wait_idle()
     assert loop.start().submitted == []
+
+
+def test_debates_and_evaluation_of_a_society_in_the_same_jobs(slurm: Cluster, tmp_path: Path) -> None:
+    """Jobs die in one and in the other, and one is requeued: what was done is not done again."""
+    loop = Loop(slurm, tmp_path / "run", "generation.evaluate_with_debate=true")
+    plant(loop.run, "it00/eval", "00000", "sigkill")
+    plant(loop.run, "it01/debate", "00001", "sigkill")
+    plant(loop.run, "it01/debate", "00002", "sleep 4")
+    assert {sent.stage for sent in loop.start().submitted if not sent.gate} == {"it01/debate"}
+    first = [["00000", "it00/eval/00000"], ["00001", "it00/eval/00001"], ["00002"]]
+    assert [line["elements"] for line in loop.events("intent") if line["elements"]] == [first]
+    loop.wait("a debate was at work", lambda: loop.running_on("it01/debate", "00002"))
+    job = loop.task("it01/debate", "00002")
+    assert job is not None
+    slurm.client("scontrol", "requeue", f"{job['id']}_2")
+    loop.finish(120)
+    loop.all_once()
+    causes = {(line["stage"], line["task"]): line["kind"] for line in loop.events("verdict")}
+    killed = {("it00/eval", "00000"): "killed", ("it01/debate", "00001"): "killed"}
+    assert causes == {**killed, ("it00/eval", "00001"): "lost"}
+    assert [started(loop.run, *key) for key in (("it01/debate", "00000"), *killed)] == [1, 2, 2]
 
 
 def test_an_alarm_ends_a_chain_at_the_gate_behind_its_score(slurm: Cluster, tmp_path: Path) -> None:

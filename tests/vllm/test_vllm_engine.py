@@ -333,6 +333,21 @@ def test_whole_checkpoints_take_turns(tmp_path: Path, capfd: pytest.CaptureFixtu
     assert [line.startswith("vLLM is up after") for line in lines[1:]] == [True] * 2, "no model twice"
 
 
+def test_a_server_is_kept_for_the_next_engine_of_a_job(tmp_path: Path) -> None:
+    first = vllm_engine(served(), run=tmp_path, keep=True)
+    run(first, [ask("a")])
+    first.close()
+    time.sleep(3)
+    second = vllm_engine(served(), run=tmp_path)
+    run(second, [ask("b")])
+    second.close()
+    assert first.parts and not second.parts
+    deadline = time.monotonic() + 60
+    while list(first.folder.glob("*/s*")):
+        assert time.monotonic() < deadline, "a server is left"
+        time.sleep(0.2)
+
+
 def test_a_job_can_be_stopped_while_its_server_starts(agents: dict[str, str]) -> None:
     """Asked to stop, it does so within seconds, and everybody who waits gets the reason."""
 

@@ -16,7 +16,7 @@ from hpcmaf.launch.slurm.commands import Job
 from hpcmaf.launch.slurm.submissions import Submissions, Verdict, job_log
 from hpcmaf.run.attempts import Attempt, all_attempts
 from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import Stage, TaskKey
+from hpcmaf.run.plan import Plan, Stage, TaskKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +190,7 @@ def find_cause(attempt: Attempt | None, job: Job | None, resume_point: int) -> C
 
 def find_causes(
     run: RunDir,
+    plan: Plan,
     submissions: Submissions,
     stage: Stage,
     tasks: Sequence[str],
@@ -208,14 +209,14 @@ def find_causes(
         submission, index = submissions.latest[stage.id, task]
         attempt = attempt_of(run, stage, task, submission.name)
         if attempt is None:
-            element = submission.elements[index]
-            before = element[: element.index(task)]
-            if any(attempt_of(run, stage, other, submission.name) for other in before):
+            keys = submission.keys(index)
+            before = keys[: keys.index((stage.id, task))]
+            if any(attempt_of(run, plan.stage(id), other, submission.name) for id, other in before):
                 causes[task] = Cause("lost", "its job ended before its turn came")
                 continue
         job = ended.get((stage.id, task))
         cause = find_cause(attempt, job, resume_point(run, stage, task))
-        log = job_log(run, stage, submission, index) if attempt is None else None
+        log = job_log(run, submission, index) if attempt is None else None
         cause = replace(cause, log=cause.log or str(log or ""))
         # Once: a node where nothing starts would use up all attempts.
         earlier = submissions.verdicts.get((stage.id, task))

@@ -74,7 +74,8 @@ class Recording(Slurm):
         """What was done before, and whatever was submitted since."""
         gates = [sent for sent in self.submitted if sent.gate]
         for sent, index in self._queued:
-            self._done[sent.stage].update(sent.elements[index])
+            for stage, task in sent.keys(index):
+                self._done[stage].add(task)
         self._queued.clear()
         self._seen = Snapshot(self.plan, self._done, gates=gates)
         return self._seen

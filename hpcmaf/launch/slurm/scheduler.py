@@ -102,7 +102,8 @@ class Slurm(Scheduler):
     def submit(self, stage: Stage, tasks: Sequence[str], *, halvings: int = 0, exclude: Sequence[str] = ()) -> None:
         """Submit tasks in windows; what Slurm has no place for is left."""
         sent: list[list[str]] = []  # of each window, which Slurm may take in parts only
-        for window in stage_windows(stage, tasks, self.profile, self.array_limit()):
+        beside = [] if halvings else self._evaluation_beside(stage)
+        for window in stage_windows(stage, tasks, self.profile, self.array_limit(), beside):
             behind = [] if window.behind is None else sent[window.behind]
             sent.append([])
             left, size = window.elements, len(window.elements)
@@ -122,6 +123,8 @@ class Slurm(Scheduler):
     def causes(self, states: States, stage: Stage, tasks: Sequence[str]) -> dict[str, Cause]:
         """What a task left behind comes first, then what squeue still knows, then one sacct for the rest."""
         ended = dict(self._seen.ended)
+        since = {key for sent, index in self._queued for key in sent.keys(index)}  # with another stage's
+        tasks = [task for task in tasks if (stage.id, task) not in since]
         tasks = self._await_markers(stage, tasks, ended)
         keys = {(stage.id, task) for task in tasks if not self._left_word(stage, task)}
         if unknown := sorted(keys - ended.keys()):
@@ -130,7 +133,7 @@ class Slurm(Scheduler):
             except AccountingAbsentError as error:
                 self.say(f"no accounting ({error}); going by what the tasks left behind")
         controller_start = cache(lambda: self._ask(configuration).get("BOOT_TIME", ""))
-        return find_causes(self.run, self.log, stage, tasks, ended, controller_start)
+        return find_causes(self.run, self.plan, self.log, stage, tasks, ended, controller_start)
 
     def settle(self, states: States) -> None:
         """See that every stage under way has a gate behind all of its jobs, and the run its watch.
@@ -190,10 +193,19 @@ class Slurm(Scheduler):
         attempts = all_attempts(self.run.attempts(stage, task))
         return bool(attempts) and attempts[-1].cause is not None
 
+    def _evaluation_beside(self, stage: Stage) -> list[str]:
+        """Tasks, never submitted, that evaluate the society which debates in a stage, for the same jobs to do."""
+        if stage.kind != "debate" or not self.profile.generation.evaluate_with_debate:
+            return []
+        ready = (one for one in self._seen.ready() if (one.kind, one.iteration) == ("eval", stage.iteration - 1))
+        keys = [(one.id, task) for one in ready for task in self._seen.missing(one)]
+        return [f"{id}/{task}" for id, task in keys if (id, task) not in self.log.latest]
+
     def _jobs(self, stage: Stage) -> list[str]:
         """Of a stage, whether seen in the queue or submitted since."""
         jobs = {job.id for (id, _), job in self._seen.in_flight.items() if id == stage.id}
-        return sorted(jobs | {sent.job for sent, _ in self._queued if sent.stage == stage.id and sent.job}, key=int)
+        queued = {sent.job for sent, index in self._queued for id, _ in sent.keys(index) if id == stage.id and sent.job}
+        return sorted(jobs | queued, key=int)
 
     # --- sbatch --------------------------------------------------------------
     def _send(
@@ -250,7 +262,7 @@ class Slurm(Scheduler):
 
     def _send_gate(self, stage: Stage, after: Sequence[str], begin: float | None = None) -> None:
         """Submit a gate behind jobs, or the watch, which begins at its time."""
-        self._send(stage, (), after, nodes_to_avoid(self.log.verdicts), begin=begin)
+        self._seen.gates.append(self._send(stage, (), after, nodes_to_avoid(self.log.verdicts), begin=begin))
 
     def _make_room(self) -> bool:
         """Take back the watch, else the last task that was queued here, so that a gate has a place; False for none."""

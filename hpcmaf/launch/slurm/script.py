@@ -11,6 +11,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,21 @@ class Window:
     behind: int | None = None
 
 
-def stage_windows(stage: Stage, tasks: Sequence[str], profile: Profile, max_array_size: int) -> list[Window]:
-    """Jobs that do these tasks of a stage: arrays of shards, a job per agent or for some agents in turn."""
+def stage_windows(
+    stage: Stage, tasks: Sequence[str], profile: Profile, max_array_size: int, beside: Sequence[str] = ()
+) -> list[Window]:
+    """Jobs that do these tasks of a stage: arrays of shards, a job per agent or for some agents in turn.
+
+    Parameters
+    ----------
+    beside
+        Tasks of another stage that jobs of shards do after their own.
+    """
     per_job = profile.cluster.agents_per_job if stage.spec.fan_out == "agent" else 1
     elements = [tuple(tasks[first : first + per_job]) for first in range(0, len(tasks), per_job)]
+    if beside:
+        others = [(task,) for task in beside]
+        elements = [own + other for own, other in zip_longest(elements, others, fillvalue=())]
     at_once = profile.cluster.resources(stage.spec.resources).at_once
     return windows(elements, max_array_size=max_array_size if stage.spec.array else 1, at_once=at_once)
 

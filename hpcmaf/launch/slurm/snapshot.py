@@ -93,9 +93,9 @@ class Snapshot(States):
                 continue
             if (job.index or 0) >= len(submission.elements):
                 continue
-            for task in submission.elements[job.index or 0]:
-                key = (submission.stage, task)
-                if task in snapshot.done[submission.stage]:
+            for key in submission.keys(job.index or 0):
+                stage, task = key
+                if task in snapshot.done[stage]:
                     continue
                 if job.live:
                     snapshot.in_flight[key] = job

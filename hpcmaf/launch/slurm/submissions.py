@@ -23,9 +23,10 @@ from pydantic import Field, ValidationError
 from hpcmaf.errors import DataError
 from hpcmaf.files.publish import Count, Record, read_bytes, read_json, write_json
 from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import Stage, TaskKey
+from hpcmaf.run.plan import TaskKey
 
-# Tasks that one job of an array works off, one after another.
+# Tasks that one job of an array works off, one after another; those of another
+# stage than the submission's with that before them, such as it00/eval/00003.
 Element = tuple[str, ...]
 
 
@@ -49,6 +50,16 @@ class Submission:
     def gate(self) -> bool:
         """Whether it is a gate, which does no task."""
         return not self.elements
+
+    def keys(self, index: int) -> list[TaskKey]:
+        """The tasks of an element."""
+        return [task_key(self.stage, name) for name in self.elements[index]]
+
+
+def task_key(stage: str, name: str) -> TaskKey:
+    """Stage and task of a name in an element of a submission for ``stage``."""
+    other, _, task = name.rpartition("/")
+    return (other or stage, task)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +139,10 @@ class Submissions:
         if self._latest is None:
             self._latest = {}
             for number, (name, submission) in enumerate(self.submissions.items()):
-                for index, element in enumerate(submission.elements):
+                for index in range(len(submission.elements)):
                     if name in self._never or (name, index) in self._withdrawn:
                         continue
-                    for key in ((submission.stage, task) for task in element):
+                    for key in submission.keys(index):
                         if number >= self._fresh.get(key, 0):
                             self._latest[key] = (submission, index)
         return self._latest
@@ -252,10 +263,10 @@ class Submissions:
             self.refused.clear()
 
 
-def job_log(run: RunDir, stage: Stage, submission: Submission, index: int = 0) -> Path | None:
+def job_log(run: RunDir, submission: Submission, index: int = 0) -> Path | None:
     """Standard error of one of a submission's jobs, on the first of its nodes; a requeued job appends to its own."""
     job = f"*_{index}" if len(submission.elements) > 1 else "*"
-    logs = run.jobs(stage, submission.name).glob(f"{job}_0_log.err")
+    logs = run.root.glob(f"it*/jobs/{submission.name}/{job}_0_log.err")
     return max(logs, key=lambda path: path.stat().st_mtime, default=None)
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -20,7 +21,7 @@ from hpcmaf.jobs.resume import resume_point
 from hpcmaf.jobs.task import run_tasks
 from hpcmaf.launch.slurm.causes import attempt_of
 from hpcmaf.launch.slurm.nodes import place_of_job, restarts
-from hpcmaf.launch.slurm.submissions import Element
+from hpcmaf.launch.slurm.submissions import Element, task_key
 from hpcmaf.run.attempts import leave_cause
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
@@ -61,28 +62,29 @@ class ClusterTask:
     def __call__(self, tasks: Element) -> None:
         """Do every task, even if one fails; the first failure is raised in the end."""
         run = RunDir(Path(self.root))
-        stage = run.load_plan().stage(self.stage)
+        plan, keys = run.load_plan(), [task_key(self.stage, name) for name in tasks]
+        stages = [plan.stage(id) for id in dict.fromkeys(id for id, _ in keys)]
         environment = submitit.JobEnvironment()
         facts: dict[str, Any] = {"submission": self.submission, "job": environment.job_id}
         facts |= {"nodes": environment.num_nodes, "restarts": restarts(), "log": str(environment.paths.stderr)}
 
-        def wait(task: str) -> bool:
-            _wait_for_other_copies(run, stage, task)
-            return True
-
+        failure: Exception | None = None
         with _Signals() as signals:
-            failure = run_tasks(
-                run, stage, tasks, self.identity,
-                facts=facts, stop=signals.stop, halvings=self.halvings, place=place_of_job, busy=wait,
-            )  # fmt: skip
-        left = [task for task in tasks if not run.done(stage, task)]
+            for stage in stages:
+                failed = run_tasks(
+                    run, stage, [task for id, task in keys if id == stage.id], self.identity,
+                    facts=facts, stop=signals.stop, halvings=self.halvings, place=place_of_job,
+                    busy=partial(_wait_for_other_copies, run, stage), keep_servers=stage is not stages[-1],
+                )  # fmt: skip
+                failure = failure or failed
+        left = [(stage, task) for stage in stages for id, task in keys if id == stage.id and not run.done(stage, task)]
         # Every task has saved what it has and let go of its claim.
         if signals.stop.requested and left:
             if isinstance(failure, StopRequested) and self._timed_out(signals):
-                failure = self._without_progress(run, stage, left[0]) or failure
+                failure = self._without_progress(run, *left[0]) or failure
             if isinstance(failure, StopRequested | None):
                 signals.leave()
-            failure = failure or StopRequested(f"{stage.id}: stopped on request before {tasks[-1]} was done")
+            failure = failure or StopRequested(f"{self.stage}: stopped on request before {tasks[-1]} was done")
         if failure is not None:
             raise failure
 
@@ -165,7 +167,8 @@ def _await_death() -> None:
         time.sleep(1)
 
 
-def _wait_for_other_copies(run: RunDir, stage: Stage, task: str) -> None:
+def _wait_for_other_copies(run: RunDir, stage: Stage, task: str) -> bool:
+    """Wait, for a while; the task is tried all the same."""
     deadline = time.monotonic() + _BUSY_SECONDS
     said = False
     while run.claimed(stage, task) and time.monotonic() < deadline:
@@ -173,3 +176,4 @@ def _wait_for_other_copies(run: RunDir, stage: Stage, task: str) -> None:
             print(f"{stage.id} {task}: another copy of this task is still at work; waiting for it", flush=True)
             said = True
         time.sleep(2)
+    return True
