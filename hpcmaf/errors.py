@@ -35,12 +35,20 @@ class HpcmafError(Exception):
         The operating system's number, where one is behind it.
     node
         Where it happened, if that is another node than the one that reports it.
+
+    Attributes
+    ----------
+    exit_code
+        Of the command line; a subclass names its own, or has its parent's.
     """
 
     exit_code = 1
     kind: FailureKind = "refused"
     errno: int | None = None
     node: str | None = None
+
+    def __init_subclass__(cls, exit_code: int | None = None) -> None:
+        cls.exit_code = exit_code or cls.exit_code
 
     def __init__(
         self, *args: object, kind: FailureKind | None = None, errno: int | None = None, node: str | None = None
@@ -54,111 +62,78 @@ class HpcmafError(Exception):
             self.node = node
 
 
-class UsageError(HpcmafError):
+class UsageError(HpcmafError, exit_code=2):
     """A command was called with arguments that make no sense (click's own code)."""
 
-    exit_code = 2
 
-
-class ConfigError(HpcmafError):
+class ConfigError(HpcmafError, exit_code=3):
     """A recipe, profile or override is malformed or asks for the impossible."""
 
-    exit_code = 3
 
-
-class DataError(HpcmafError):
+class DataError(HpcmafError, exit_code=4):
     """A data file is missing, torn or not in a layout its loader knows."""
 
-    exit_code = 4
 
-
-class LeakError(HpcmafError):
+class LeakError(HpcmafError, exit_code=5):
     """Evaluation questions occur among the training questions."""
 
-    exit_code = 5
 
-
-class StoreError(HpcmafError):
+class StoreError(HpcmafError, exit_code=6):
     """A debate store is damaged, incomplete or of a foreign schema."""
 
-    exit_code = 6
 
-
-class PlanChangedError(HpcmafError):
+class PlanChangedError(HpcmafError, exit_code=7):
     """A run directory was made by another plan than the one of now."""
 
-    exit_code = 7
 
-
-class StageError(HpcmafError):
+class StageError(HpcmafError, exit_code=8):
     """A stage of a run failed; its message names the log."""
-
-    exit_code = 8
 
 
 class MissingInputError(StageError):
     """A task was started before what it reads was there."""
 
 
-class RunBusyError(HpcmafError):
+class RunBusyError(HpcmafError, exit_code=9):
     """Another process is already driving this run."""
 
-    exit_code = 9
 
-
-class TrainingError(HpcmafError):
+class TrainingError(HpcmafError, exit_code=10):
     """Finetuning cannot start or continue."""
 
-    exit_code = 10
 
-
-class EngineError(HpcmafError):
+class EngineError(HpcmafError, exit_code=11):
     """A generation engine cannot start or refused a request."""
 
-    exit_code = 11
 
-
-class PlatformError(HpcmafError):
+class PlatformError(HpcmafError, exit_code=12):
     """The machine lacks something that is needed: a package, a device, disk space."""
 
-    exit_code = 12
 
-
-class SlurmError(HpcmafError):
+class SlurmError(HpcmafError, exit_code=13):
     """Slurm refused a request, or does not answer."""
 
-    exit_code = 13
 
-
-class ChainStoppedError(HpcmafError):
+class ChainStoppedError(HpcmafError, exit_code=15):
     """The run was stopped, or nothing moves it on although work is left; 'hpcmaf status' says why."""
 
-    exit_code = 15
 
-
-class OutOfMemory(HpcmafError):
+class OutOfMemory(HpcmafError, exit_code=14):
     """A task needs more memory than there is; a smaller batch may do."""
 
-    exit_code = 14
     kind = "memory"
 
 
-class Interrupted(HpcmafError):
+class Interrupted(HpcmafError, exit_code=130):
     """Stopped by Ctrl-C or SIGTERM; the same command resumes, or begins again."""
 
-    exit_code = 130
 
-
-class OutputClosedError(HpcmafError):
+class OutputClosedError(HpcmafError, exit_code=141):
     """The reader of the output has closed it, such as head."""
 
-    exit_code = 141
 
-
-class StopRequested(HpcmafError):
+class StopRequested(HpcmafError, exit_code=143):
     """A finetuning job ended at a step, on request; the same command resumes from its checkpoint."""
-
-    exit_code = 143
 
 
 _REMEDIES = {

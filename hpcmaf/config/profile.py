@@ -36,9 +36,7 @@ class Generation(VllmOptions):
     problems_per_shard: int = Field(250, ge=1, description="problems of one debate task")
     max_shards: int = Field(1000, ge=1, description="most debate tasks of one stage")
     threads: int = Field(1, ge=1, description="CPU threads of one task")
-    evaluate_with_debate: bool = Field(
-        False, description="slurm: one job does a task of a society's debates and one of its evaluation, in turn"
-    )
+    evaluate_with_debate: bool = Field(False, description="slurm: debates and evaluation of a society share jobs")
     endpoint: Endpoint | None = Field(None, description="endpoint: whose server answers")
 
     @model_validator(mode="after")

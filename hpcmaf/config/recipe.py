@@ -32,12 +32,8 @@ class Model(Strict):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     revision: str | None = None
     trust_remote_code: bool = False
-    date: Annotated[str, AfterValidator(_day)] = Field(
-        DATE, description="the date, as '2025-01-31', that chat templates see, in debates and in training"
-    )
-    chat_template: str | None = Field(
-        None, description="a jinja file in place of the model's own template; a run keeps what is in it"
-    )
+    date: Annotated[str, AfterValidator(_day)] = Field(DATE, description="that chat templates see, as '2025-01-31'")
+    chat_template: str | None = Field(None, description="a jinja file in place of the model's own template")
     chat_template_kwargs: dict[str, bool | int | float | str | None] = Field(
         {}, description="what the template is given besides the messages, such as {enable_thinking: false}"
     )
@@ -61,9 +57,7 @@ class TaskSource(Strict):
 
     name: str = Field(description=f"one of {', '.join(TASKS)}, or FILE.py:OBJECT")
     source: str | None = Field(None, description="what 'hpcmaf data prepare' wrote")
-    prompts: str | PromptFile = Field(
-        "default", description="a variant of the task, a shipped prompt file's name, or a YAML file"
-    )
+    prompts: str | PromptFile = Field("default", description="a variant, a shipped file's name, or a YAML file")
     answer: Literal["boxed", "number", "letter", "text", "code"] | None = Field(
         None, description="what kind of answer is read: boxed, number, letter, text or code; the task's own by default"
     )
@@ -105,18 +99,12 @@ class Sampling(Strict):
     top_p: float = Field(0.9, gt=0.0, le=1.0, description="the nucleus' probability mass")
     max_new_tokens: int = Field(2048, ge=1)
     top_k: int = Field(0, ge=0, description="only so many most likely tokens are drawn from; 0 is all")
-    min_p: float = Field(
-        0.0, ge=0.0, le=1.0, description="only tokens with so much of the likeliest one's probability are drawn"
-    )
-    repetition_penalty: float = Field(
-        1.0, gt=0.0, le=10.0, description="above 1, tokens that the text has already become less likely"
-    )
+    min_p: float = Field(0.0, ge=0.0, le=1.0, description="least share of the likeliest token's probability")
+    repetition_penalty: float = Field(1.0, gt=0.0, le=10.0, description="above 1: used tokens become less likely")
     stop: list[Annotated[str, Field(min_length=1)]] = Field(
         [], max_length=16, description="texts that end a response, which does not show them"
     )
-    thinking_tokens: int = added(
-        0, "a thought longer than so many tokens is closed, and the answer follows; 0 is no limit", ge=0
-    )
+    thinking_tokens: int = added(0, "a longer thought is closed, and the answer follows; 0 is no limit", ge=0)
 
     @model_validator(mode="after")
     def _room_to_answer(self) -> Sampling:
@@ -130,18 +118,10 @@ class Selection(Strict):
 
     w: float = Field(0.5, ge=0.0, le=1.0, description="share of critic data from D-, between 0 and 1")
     mix: Literal["exact", "cap", "released"] = "exact"
-    critics: Literal["all", "disputed"] = Field(
-        "all", description="what critics learn from: all, or disputed, where the others did not agree the round before"
-    )
-    cut_off: Literal["drop", "keep"] = Field(
-        "drop", description="drop or keep, as training data, responses that ended at sampling.max_new_tokens"
-    )
-    form_reward: float = added(
-        0.0, "what grpo gives, beside 1 for agreeing, for an answer that can be read", ge=0.0
-    )
-    on_policy: int = added(
-        0, "distil: learn from so many answers of its own per problem, weighted by the society", ge=0, le=1000
-    )
+    critics: Literal["all", "disputed"] = Field("all", description="disputed: where the others disagreed")
+    cut_off: Literal["drop", "keep"] = Field("drop", description="responses that ended at max_new_tokens")
+    form_reward: float = added(0.0, "grpo: for answers that can be read, beside 1 for agreeing", ge=0.0)
+    on_policy: int = added(0, "distil: so many own answers per problem, weighted by the society", ge=0, le=1000)
 
 
 class Lora(Strict):
@@ -163,41 +143,25 @@ class Training(Strict):
     kto_beta: float = added(0.1, "how much a verdict may cost in distance from the start", gt=0.0)
     grpo_beta: float = added(0.04, "weight of the divergence from the base beside the reward", ge=0.0)
     grpo_clip: float = added(0.2, "how far a token's probability ratio is rewarded from 1", gt=0.0, lt=1.0)
-    minority_weight: float = added(
-        1.0, "kto and grpo: weight of responses that lose, beside 1 for those that win", ge=0.0
-    )
+    minority_weight: float = added(1.0, "kto and grpo: of responses that lose, beside 1 for those that win", ge=0.0)
     epochs: int = Field(2, ge=1)
     learning_rate: float = Field(1e-5, gt=0.0, description="a positive number, such as 1e-5, or 1e-4 for adapters")
     batch_size: int = Field(32, ge=1, description="sequences per optimiser step, over all processes")
-    even_batches: bool = Field(
-        False, description="true: an epoch's steps are alike; false: the last one has what remains"
-    )
+    even_batches: bool = Field(False, description="false: an epoch's last step has what remains")
     micro_batch_size: int = Field(8, ge=1, description="sequences per forward pass and process, at most")
     packing: bool = Field(True, description="true: short samples share rows of max_length; false: they are padded")
     max_length: int = Field(2048, ge=8, description="tokens; longer samples are dropped and counted")
-    zero_stage: Literal[0, 1, 2, 3, "auto"] = Field(
-        "auto", description="the DeepSpeed ZeRO stage, 0 to 3, or auto: the lowest that fits the GPUs' memory"
-    )
-    offload: Literal["none", "optimizer", "params"] = Field(
-        "none", description="none, optimizer (zero_stage 1 to 3) or params (zero_stage 3)"
-    )
+    zero_stage: Literal[0, 1, 2, 3, "auto"] = Field("auto", description="0 to 3, or auto: the lowest that fits")
+    offload: Literal["none", "optimizer", "params"] = Field("none", description="params: with zero_stage 3 only")
     loss_on: Literal["last_turn", "all_turns"] = "last_turn"
-    thinking: Literal["keep", "strip"] = Field(
-        "keep", description="keep or strip, in what agents are trained on, the thoughts of models that think"
-    )
-    quantize: Literal["none", "4bit", "fp8"] = Field(
-        "none", description="none, 4bit (QLoRA) or fp8: of the frozen base, in training"
-    )
+    thinking: Literal["keep", "strip"] = Field("keep", description="what becomes of thoughts in training data")
+    quantize: Literal["none", "4bit", "fp8"] = Field("none", description="of the frozen base; 4bit is QLoRA")
     start_from: Literal["previous", "base"] = "previous"
     warmup_ratio: float = Field(0.0, ge=0.0, le=1.0)
     weight_decay: float = Field(0.0, ge=0.0)
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    gradient_checkpointing: bool | Literal["auto"] = Field(
-        "auto", description="true, false, or auto: of as few layers as the GPUs' memory asks for"
-    )
-    loss_spike: float = Field(
-        3.0, ge=0.0, description="a step with so many times the usual loss stops the job; above 1, or 0 for never"
-    )
+    gradient_checkpointing: bool | Literal["auto"] = Field("auto", description="auto: of as few layers as need be")
+    loss_spike: float = Field(3.0, ge=0.0, description="times the usual that stop the job; above 1, or 0: never")
 
     @model_validator(mode="after")
     def _offloadable(self) -> Training:
@@ -205,7 +169,7 @@ class Training(Strict):
             raise ValueError(f"loss_spike is {self.loss_spike:g}; set it above 1, or to 0 for never")
         if self.offload != "none" and self.zero_stage in ((0,) if self.offload == "optimizer" else (0, 1, 2)):
             raise ValueError(
-                f"offload {self.offload!r} does not go with zero_stage {self.zero_stage}; leave zero_stage to auto"
+                f"offload {self.offload!r} does not go with zero_stage {self.zero_stage}; set that to auto"
             )
         if self.quantize != "none" and (self.tuning == "full" or self.zero_stage == 3 or self.offload == "params"):
             raise ValueError(
@@ -302,8 +266,6 @@ class Recipe(Strict):
         if self.selection.on_policy and (METHODS[self.method].trained != "distilled" or self.selection.on_policy < 2):
             raise ValueError("selection.on_policy: compares 2 or more answers of distil's one model; leave it out")
         if self.selection.critics == "disputed" and self.debate.agents < 3:
-            raise ValueError(
-                "selection.critics: disputed needs others who can disagree; set debate.agents to 3 or more"
-            )
+            raise ValueError("selection.critics: disputed needs debate.agents of 3 or more")
         check_agents(self)
         return self

@@ -72,9 +72,7 @@ class Resources(Strict):
     nodes: int = Field(1, ge=1, description="nodes of one job")
     gpus: int = Field(0, ge=0, description="GPUs per node")
     cpus: int = Field(1, ge=1, description="CPU cores per node")
-    memory_gb: float | None = Field(
-        None, ge=0, description="memory per node; 0: all of it; left out: the site's default"
-    )
+    memory_gb: float | None = Field(None, ge=0, description="memory per node; 0: all; left out: the site's default")
     minutes: int = Field(60, ge=1, description="time limit")
     at_once: int | None = Field(None, ge=1, description="most of a stage's tasks running at once")
     account: Word | None = None
@@ -122,12 +120,8 @@ class Slurm(Strict):
     max_array_size: int | None = Field(None, ge=1, description="most tasks of one job array; left out, Slurm's own")
     signal_seconds: int = Field(120, ge=5, description="seconds before the time limit, to save and requeue")
     command_seconds: float = Field(60.0, gt=0, le=1e6, description="how long one call of sbatch, squeue, ... may take")
-    patience_minutes: float = Field(
-        30.0, ge=0, le=1e6, description="how long a gate waits for a controller that is away"
-    )
-    settle_seconds: float = Field(
-        15.0, ge=0, le=1e6, description="how long a gate stays to see that Slurm, should it crash, still knows its jobs"
-    )
+    patience_minutes: float = Field(30.0, ge=0, le=1e6, description="how long a gate waits for an absent controller")
+    settle_seconds: float = Field(15.0, ge=0, le=1e6, description="how long a gate watches its new jobs")
     agents_per_job: int = Field(1, ge=1, description="agents that one finetuning job trains, one after another")
     generation: GpuJob = GpuJob()
     finetuning: GpuJob = GpuJob()

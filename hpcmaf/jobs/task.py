@@ -44,10 +44,9 @@ def run_tasks(
     *,
     facts: Mapping[str, Any],
     stop: StopFlag | None = None,
-    halvings: int = 0,
     place: Callable[[int], NodeRank | None] = lambda position: None,
     busy: Callable[[str], bool] = lambda task: True,
-    keep_servers: bool = False,
+    **shared: Any,
 ) -> Exception | None:
     """Run every task, even if one fails; agents share the processes that finetune them.
 
@@ -60,8 +59,8 @@ def run_tasks(
     busy
         Called with a task that another process works on; whether to try it
         all the same.
-    keep_servers
-        Whether vLLM servers run on for another stage of this job.
+    **shared
+        What the tasks have in common, see :func:`run_task`.
 
     Returns
     -------
@@ -69,8 +68,8 @@ def run_tasks(
         The first failure; its line has been printed.
     """
     stop, failure = stop or StopFlag(), None
-    shared = stage.spec.fan_out == "agent" and len(tasks) > 1
-    with Workers() if shared else nullcontext() as workers:
+    several = stage.spec.fan_out == "agent" and len(tasks) > 1
+    with Workers() if several else nullcontext() as workers:
         for position, task in enumerate(tasks):
             if stop.requested:
                 break
@@ -87,29 +86,14 @@ def run_tasks(
                 own = {"node": _node(), "started": time.time(), "progress": resume_point(run, stage, task)}
                 own |= {"meeting": node.run_id} if node else {}
                 attempt = str(begin(run.attempts(stage, task), own | dict(facts)))
-                root = str(run.root)
-                run_task(
-                    root, stage.id, task, attempt, plan_identity,
-                    halvings=halvings, stop=stop, place=node, workers=workers, keep_servers=keep_servers,
-                )  # fmt: skip
+                shared |= {"stop": stop, "place": node, "workers": workers}
+                run_task(str(run.root), stage.id, task, attempt, plan_identity, **shared)
             except Exception as error:
                 failure = failure or error
     return failure
 
 
-def run_task(
-    root: str,
-    stage_id: str,
-    task: str,
-    attempt: str,
-    plan_identity: str,
-    *,
-    halvings: int = 0,
-    stop: StopFlag | None = None,
-    place: NodeRank | None = None,
-    workers: Workers | None = None,
-    keep_servers: bool = False,
-) -> None:
+def run_task(root: str, stage_id: str, task: str, attempt: str, plan_identity: str, **shared: Any) -> None:
     """Run one task of a run, from its inputs to its marker.
 
     Doing a finished task again is nothing: it returns at once.
@@ -124,17 +108,8 @@ def run_task(
         Folder for this attempt's logs; a failure leaves ``cause.json`` there.
     plan_identity
         Of the plan the task was submitted under.
-    halvings
-        How often batches are to be halved, because memory ran out before.
-    stop
-        Set from outside, by a signal, to make the task save and end.
-    place
-        This node's among several that do the task together.
-    workers
-        Of a job that does several tasks of ``finetune``: the processes they
-        share.
-    keep_servers
-        Whether vLLM servers run on for another task of this job.
+    **shared
+        What the job's tasks have in common, see :class:`~hpcmaf.jobs.context.TaskContext`.
 
     Raises
     ------
@@ -153,16 +128,14 @@ def run_task(
                 return
             _check_inputs(run, plan.stages, stage)
             profile = load_profile(str(run.profile))
-            context = TaskContext(
-                run, plan, profile, stage, task, folder, halvings, stop or StopFlag(), place, workers, keep_servers
-            )
+            context = TaskContext(run, plan, profile, stage, task, folder, **shared)
             stage.spec.load()(context)
             run.write_marker(stage, task, stage.spec.outputs(run, stage.iteration, task), context.ledger)
             for clean in context.afterwards:
                 clean()
     except BaseException as error:
         reported = system_error(error) if isinstance(error, OSError | MemoryError) else error
-        node = getattr(error, "node", None) or ("" if place else _node())
+        node = getattr(error, "node", None) or ("" if shared.get("place") else _node())
         _leave_cause(folder, reported, error, node, lambda: resume_point(run, stage, task) if stage else 0)
         if isinstance(reported, HpcmafError):
             # What the user reads, above the traceback that submitit logs.

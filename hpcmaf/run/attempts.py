@@ -9,7 +9,6 @@ from typing import Any
 
 from hpcmaf.errors import DataError
 from hpcmaf.files.publish import Record, read_json, write_json
-from hpcmaf.run.records import Cause, Facts
 
 _FACTS, _CAUSE = "attempt.json", "cause.json"
 
@@ -71,7 +70,7 @@ def all_attempts(task: Path) -> list[Attempt]:
 
 def read(folder: Path) -> Attempt:
     """What an attempt has left."""
-    return Attempt(folder, _read(folder / _FACTS, Facts) or {}, read_cause(folder))
+    return Attempt(folder, _read(folder / _FACTS) or {}, read_cause(folder))
 
 
 def leave_cause(folder: Path, cause: Mapping[str, Any]) -> None:
@@ -82,11 +81,11 @@ def leave_cause(folder: Path, cause: Mapping[str, Any]) -> None:
 
 def read_cause(folder: Path) -> Mapping[str, Any] | None:
     """Why an attempt failed; ``None`` when it wrote none (it was killed)."""
-    return _read(folder / _CAUSE, Cause)
+    return _read(folder / _CAUSE)
 
 
-def _read(path: Path, model: type[Record]) -> dict[str, Any] | None:
+def _read(path: Path) -> dict[str, Any] | None:
     try:
-        return read_json(path, model)
+        return read_json(path, Record)
     except (FileNotFoundError, DataError):
         return None

@@ -75,28 +75,3 @@ class Ended(Record):
     iteration: Annotated[int, Field(ge=1)]
     kept: Count
     alarm: list[str]
-
-
-class Facts(Record):
-    """What a cluster's job writes when it begins an attempt at a task."""
-
-    submission: str = ""
-    job: str | None = None
-    node: str = ""
-    log: str = ""
-    restarts: Count = 0
-    started: Amount | None = None
-    progress: Count = 0
-
-
-class Cause(Record):
-    """Why an attempt failed."""
-
-    type: str = ""
-    message: str = ""
-    expected: bool = False
-    exit_code: int | None = 1
-    pid: int | None = None
-    traceback: str = ""
-    kind: str | None = None
-    errno: int | None = None
