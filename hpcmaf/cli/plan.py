@@ -98,9 +98,9 @@ def _one_of_each(sent: Recording) -> Iterable[Submission]:
 
 def _bases(recipe: Recipe) -> Iterator[str]:
     """Of a society with several bases, each and who it is of."""
-    from hpcmaf.jobs.serving import models_of, trained_agents
+    from hpcmaf.jobs.serving import models_of
 
-    found = models_of(recipe, dict.fromkeys(trained_agents(recipe), ""))
+    found = models_of(recipe, dict.fromkeys(recipe.trained, ""))
     for one in found if len(found) > 1 else ():
         parts = [f"{len(one.agents)} trained ({one.tuning}): {', '.join(one.agents)}"] if one.agents else []
         parts += [f"untrained: {', '.join(one.copies)}"] if one.copies else []

@@ -251,6 +251,11 @@ class Recipe(Strict):
         return sorted({name for key in self.agents for name in names_of(key)})
 
     @property
+    def trained(self) -> list[str]:
+        """Agents that have a model of their own."""
+        return METHODS[self.method].trained_agents(self.debate.agents, self.debate.rounds)
+
+    @property
     def evaluation(self) -> TaskSource:
         """Where evaluation problems come from."""
         return self.evaluate_on or self.task

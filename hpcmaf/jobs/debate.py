@@ -147,7 +147,7 @@ def make_engine(context: TaskContext, models: dict[str, str], journal: Journal, 
         from hpcmaf.engines.vllm import VllmEngine
 
         # As many as once all agents are trained, or servers would be given another share of the memory then.
-        bases = len(models_of(context.recipe, dict.fromkeys(context.trained, "")))
+        bases = len(models_of(context.recipe, dict.fromkeys(context.recipe.trained, "")))
 
         def on_servers(one: ServedModels) -> VllmEngine:
             log = context.attempt / "server.log"

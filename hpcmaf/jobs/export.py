@@ -12,7 +12,7 @@ from hpcmaf.engines.basemodel import base_model
 from hpcmaf.errors import DataError, UsageError
 from hpcmaf.files.publish import atomic_path
 from hpcmaf.jobs.finetune import job_of
-from hpcmaf.jobs.serving import last_society, trained_agents
+from hpcmaf.jobs.serving import last_society
 from hpcmaf.run.directory import RunDir
 from hpcmaf.selection.select import write_selection
 from hpcmaf.training.job import run_finetune
@@ -154,11 +154,10 @@ def export_data(run: RunDir, agent: str, out: Path, *, iteration: int | None = N
 
 def _recipe(run: RunDir, agent: str | None = None) -> Recipe:
     recipe = Recipe.model_validate(run.load_plan().recipe)
-    agents = trained_agents(recipe)
-    if not agents:
+    if not recipe.trained:
         raise DataError(f"{run.root}: method {recipe.method} trains no agent, so there is nothing to export")
-    if agent is not None and agent not in agents:
-        raise UsageError(f"--agent {agent}: not one that the run trains; they are {', '.join(agents)}")
+    if agent is not None and agent not in recipe.trained:
+        raise UsageError(f"--agent {agent}: not one that the run trains; they are {', '.join(recipe.trained)}")
     return recipe
 
 

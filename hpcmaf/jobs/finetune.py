@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import suppress
 from typing import Any
 
 from hpcmaf.config.recipe import Recipe
-from hpcmaf.debate.health import health_warnings, selected
 from hpcmaf.debate.methods import SINGLE
 from hpcmaf.engines.basemodel import base_model
-from hpcmaf.errors import DataError
 from hpcmaf.jobs.context import TaskContext
-from hpcmaf.selection.sources import counts_line
 from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.job import run_finetune
 
@@ -70,9 +66,3 @@ def run_agent_finetune(context: TaskContext) -> None:
         peak_memory_bytes=report.peak_memory_bytes,
     )
     print(f"{context.task}: {report.steps} steps on {report.samples} samples", flush=True)
-    with suppress(OSError, DataError, KeyError):  # the model is published: a damaged file is for 'score' to name
-        learned = context.run.learned(context.iteration)
-        print(f"{context.task}: {counts_line(learned['datasets'][context.task])}", flush=True)
-        samples = {"samples": selected(learned, [context.task])["samples"]}
-        for warning in health_warnings({f"iteration {context.iteration}": samples}):
-            print(f"warning: {warning}", flush=True)

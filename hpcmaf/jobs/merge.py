@@ -33,7 +33,7 @@ def run_merge(context: TaskContext) -> None:
         thinking=context.recipe.training.thinking,
         agreement=context.recipe.debate.vote == "weighted",
     )
-    for agent in context.trained:
+    for agent in context.recipe.trained:
         print(f"{agent}: {counts_line(summary['datasets'][agent])}", flush=True)
-    print(health_report(f"iteration {context.iteration}", selected(summary, context.trained)), flush=True)
+    print(health_report(f"iteration {context.iteration}", selected(summary, context.recipe.trained)), flush=True)
     context.spend(wall_seconds=time.monotonic() - context.started, peak_memory_bytes=peak_memory_bytes())

@@ -31,7 +31,7 @@ def run_score(context: TaskContext) -> None:
                     store.transcripts(gold=True), seed=recipe.seed, iteration=t
                 )
         learned = run.learned(t)
-        metrics["selection"] = learned | {"scarce": scarce(selected(learned, context.trained))}
+        metrics["selection"] = learned | {"scarce": scarce(selected(learned, context.recipe.trained))}
     write_json(run.metrics(t), metrics)
     print(health_report(f"iteration {t}, evaluation", evaluated(metrics)), flush=True)
     # Iterations of an earlier version left no signals to begin with.

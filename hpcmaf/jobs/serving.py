@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,16 +19,11 @@ from hpcmaf.run.directory import RunDir
 from hpcmaf.run.records import Ended
 
 
-def trained_agents(recipe: Recipe) -> Sequence[str]:
-    """Agents of a run that have a model of their own."""
-    return METHODS[recipe.method].trained_agents(recipe.debate.agents, recipe.debate.rounds)
-
-
 def last_society(run: RunDir, recipe: Recipe) -> int:
     """The last iteration whose models are all there, or the one that the alarm keeps; 0 is the untouched base."""
     if recipe.early_stop and run.ended.exists():
         return read_json(run.ended, Ended)["kept"]
-    agents = trained_agents(recipe)
+    agents = recipe.trained
     there = [t for t in run.iterations() if t and agents and all(run.agent(t, agent).is_dir() for agent in agents)]
     return max(there, default=0)
 
@@ -55,7 +50,7 @@ def served_models(run: RunDir, recipe: Recipe, iteration: int) -> list[ServedMod
     DataError
         A model is missing; the message names it.
     """
-    models = {agent: str(run.agent(iteration, agent)) for agent in (trained_agents(recipe) if iteration else ())}
+    models = {agent: str(run.agent(iteration, agent)) for agent in (recipe.trained if iteration else ())}
     for agent, folder in models.items():
         if not Path(folder).is_dir():
             raise DataError(
@@ -107,7 +102,7 @@ def _base_of(recipe: Recipe) -> ServedModels:
 
 def adapter_room(recipe: Recipe, served: ServedModels) -> AdapterShape | None:
     """Room for the adapters that a run will make, so that a server started before there is one can take them."""
-    agents = dict.fromkeys(trained_agents(recipe), "")
+    agents = dict.fromkeys(recipe.trained, "")
     base = replace(served, agents={}, copies=())
     # Of the agents that will have an adapter on this base.
     mine = [one.agents for one in models_of(recipe, agents) if replace(one, agents={}, copies=()) == base]

@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,7 @@ def run_task(root: str, stage_id: str, task: str, attempt: str, plan_identity: s
     except BaseException as error:
         reported = system_error(error) if isinstance(error, OSError | MemoryError) else error
         node = getattr(error, "node", None) or ("" if shared.get("place") else _node())
-        _leave_cause(folder, reported, error, node, lambda: resume_point(run, stage, task) if stage else 0)
+        _leave_cause(folder, reported, error, node)
         if isinstance(reported, HpcmafError):
             # What the user reads, above the traceback that submitit logs.
             print(f"error: {one_line(str(reported))}", file=sys.stderr, flush=True)
@@ -186,17 +186,13 @@ def _node() -> str:
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
-def _leave_cause(
-    folder: Path, reported: BaseException, error: BaseException, node: str = "", step: Callable[[], int] = lambda: 0
-) -> None:
+def _leave_cause(folder: Path, reported: BaseException, error: BaseException, node: str) -> None:
     """Write down what is known of a failure, for whoever decides on another attempt.
 
     Parameters
     ----------
     node
         The one that it points at; empty when that may be another of the job's.
-    step
-        How far the task is.
     """
     expected = isinstance(reported, HpcmafError)
     message = str(reported) if expected else f"{type(reported).__name__}: {reported}"
@@ -204,18 +200,12 @@ def _leave_cause(
         "type": type(reported).__name__,
         # Libraries explain themselves over many lines; the log has them.
         "message": " ".join(message.split()),
-        "expected": expected,
-        "exit_code": reported.exit_code if isinstance(reported, HpcmafError) else 1,
         "kind": failure_kind(error),
         "errno": errno_of(error),
         "node": node,
-        "pid": os.getpid(),
         "traceback": "" if reported is error and expected else "".join(traceback.format_exception(error)),
     }
     try:
-        # What made the task fail may still be in the way.
-        with suppress(OSError):
-            cause["step"] = step()
         leave_cause(folder, cause)
     except OSError as second:
         print(f"error: {folder}: the cause cannot be written ({second})", file=sys.stderr, flush=True)

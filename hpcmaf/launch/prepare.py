@@ -17,7 +17,6 @@ from hpcmaf.errors import ConfigError, DataError, EngineError, PlanChangedError
 from hpcmaf.files.hub import SECONDS, ask_hub, reason
 from hpcmaf.files.publish import Record, read_json, write_json, write_text
 from hpcmaf.jobs.debate import protocol_of
-from hpcmaf.jobs.serving import trained_agents
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, build_plan, check_continues, describe_problems
 from hpcmaf.tasks import Splits, get_task, leak_guard
@@ -68,7 +67,7 @@ def plan_run(run: RunDir, recipe: Recipe, profile: Profile) -> tuple[Plan, Split
     PlanChangedError
         The directory holds a run of another plan.
     """
-    trained, paths = trained_agents(recipe), []
+    trained, paths = recipe.trained, []
     for name in (None, *recipe.named):
         one = recipe.of(name)
         check_base(one.model)

@@ -23,10 +23,8 @@ class Attempt:
         What a cluster's job wrote when it began: submission, job, node, log,
         and how far the task was (``progress``).
     cause
-        Why it failed: type, message, expected, exit_code; kind
-        (:data:`hpcmaf.errors.FailureKind`), errno, node; step, how far the
-        task was; pid, traceback. ``None`` when it wrote none (it was
-        killed, or runs).
+        Why it failed: type, message, kind (:data:`hpcmaf.errors.FailureKind`),
+        errno, node, traceback. ``None`` when it wrote none (it was killed, or runs).
     """
 
     folder: Path

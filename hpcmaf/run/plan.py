@@ -13,7 +13,6 @@ from pydantic import Field
 
 from hpcmaf.config.profile import Generation, Profile
 from hpcmaf.config.recipe import Recipe
-from hpcmaf.debate.methods import METHODS
 from hpcmaf.errors import DataError, PlanChangedError
 from hpcmaf.files.publish import Count, Record, read_json
 from hpcmaf.run.stages import STAGES, StageKind, StageSpec
@@ -170,10 +169,9 @@ def build_plan(recipe: Recipe, profile: Profile, problems: Mapping[str, Mapping[
     Evaluation of iteration t and the debates of t + 1 both wait for the
     finetuning of t alone, so they run beside each other.
     """
-    agents = METHODS[recipe.method].trained_agents(recipe.debate.agents, recipe.debate.rounds)
     shards = {split: shard_count(problems[split]["count"], profile.generation) for split in ("train", "eval")}
     stages: list[Stage] = []
-    for t in range(recipe.iterations + 1 if agents else 1):
+    for t in range(recipe.iterations + 1 if recipe.trained else 1):
         kinds = {kind: spec for kind, spec in STAGES.items() if t or spec.evaluates}
         there = {stage.id for stage in stages} | {stage_id(t, kind) for kind in kinds}
         for kind, spec in kinds.items():
@@ -181,7 +179,7 @@ def build_plan(recipe: Recipe, profile: Profile, problems: Mapping[str, Mapping[
             after = tuple(id for id in inputs if id in there)
             if recipe.early_stop and kind == "debate":  # whether there is to be another iteration
                 after += (stage_id(t - 1, "score"),)
-            stages.append(Stage(t, kind, spec.tasks(shards[spec.split], agents), after))
+            stages.append(Stage(t, kind, spec.tasks(shards[spec.split], recipe.trained), after))
     return Plan(recipe.model_dump(mode="json"), problems, base, tuple(stages))
 
 

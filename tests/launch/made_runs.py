@@ -94,7 +94,7 @@ def attempted(
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text(text)
     if cause is not None:
-        leave_cause(attempt, {"expected": True, "exit_code": 8, **cause})
+        leave_cause(attempt, cause)
     return attempt
 
 

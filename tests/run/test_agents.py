@@ -23,7 +23,7 @@ from hpcmaf.engines.journal import Journal
 from hpcmaf.engines.router import RoutingEngine
 from hpcmaf.errors import ConfigError
 from hpcmaf.jobs.debate import make_engine, protocol_of
-from hpcmaf.jobs.serving import adapter_room, models_of, society_of, trained_agents
+from hpcmaf.jobs.serving import adapter_room, models_of, society_of
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import build_plan
 from hpcmaf.store import Store, verify
@@ -158,7 +158,7 @@ def test_an_agents_settings_lie_over_its_numbers_and_these_over_the_recipes() ->
 
     society = society_of(recipe, 3, [], evaluating=True)
     assert society == Society((None, None, "generator-2"), (None, None, "critic-2"), "summarizer")
-    trained = dict.fromkeys(trained_agents(recipe), "folder")
+    trained = dict.fromkeys(recipe.trained, "folder")
     first, adapters, whole = models_of(recipe, trained)
     assert [*first.agents] == ["generator-0", "generator-1", "critic-0", "critic-1"] and first.revision == "old"
     assert ([*adapters.agents], adapters.copies) == (["generator-2"], ("summarizer",))

@@ -69,9 +69,7 @@ def test_a_run_ends_in_a_table_and_a_plot(finished: RunDir) -> None:
     for agent, counts in learned.items():
         assert counts["samples"] + counts["dropped_too_long"] == counts["kept"] == len(read_lines(finished, agent))
         words = f"{agent}: {counts['kept']} of {counts['candidates']} candidates kept ({counts['kept_positives']} of D+"
-        logs = [text for path in finished.root.rglob("*.out") if words in (text := path.read_text())]
-        # Once as it was selected, once as it was trained on.
-        assert len(logs) == 2 and sum(", 0 dropped as too long" in log for log in logs) == 1
+        assert sum(words in path.read_text() for path in finished.root.rglob("*.out")) == 1
     assert metrics["selection"]["scarce"] == {
         agent: counts["samples"] for agent, counts in learned.items() if counts["samples"] < 10
     }

@@ -105,7 +105,7 @@ class ClusterTask:
             f"{stage.id} {task}: reached its time limit of {self.minutes} minutes without getting any further than "
             "the attempt before; raise the profile's minutes, or make the task smaller"
         )
-        cause = {"type": "StageError", "message": message, "expected": True, "exit_code": 8, "kind": "refused"}
+        cause = {"type": "StageError", "message": message, "kind": "refused"}
         leave_cause(attempt.folder, {**(attempt.cause or {}), **cause})
         return StageError(message)
 
