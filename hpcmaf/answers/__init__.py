@@ -5,14 +5,7 @@ a worker process, and only when the exact levels of `equivalent` cannot decide.
 """
 
 from hpcmaf.answers.equal import equivalent
-from hpcmaf.answers.extract import (
-    AnswerForm,
-    closing_mark,
-    extract,
-    last_box,
-    opened_thought,
-    spoken,
-)
+from hpcmaf.answers.extract import AnswerForm, closing_mark, extract, last_box, opened_thought, spoken
 from hpcmaf.answers.vote import Vote, vote
 
 __all__ = [

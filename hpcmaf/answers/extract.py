@@ -37,9 +37,7 @@ class AnswerForm(StrEnum):
     CODE = "code"
 
 
-def extract(
-    text: str | None, form: AnswerForm | str, *, truncated: bool = False, letters: str = "ABCD"
-) -> str | None:
+def extract(text: str | None, form: AnswerForm | str, *, truncated: bool = False, letters: str = "ABCD") -> str | None:
     r"""Take the final answer out of a response.
 
     What stands in ``<think>`` is no answer; a block of thoughts that never

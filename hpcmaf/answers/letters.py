@@ -29,9 +29,7 @@ _BEFORE = (
 )
 
 
-def letter_of(
-    box: str | None, statements: Iterable[str], text: str, letters: str, truncated: bool
-) -> str | None:
+def letter_of(box: str | None, statements: Iterable[str], text: str, letters: str, truncated: bool) -> str | None:
     """Take the choice out of the last box, a statement, a verdict or the last mention, in this order."""
     read = _patterns(letters)
     if box is not None and len(box) <= _LONGEST:

@@ -24,17 +24,14 @@ _NUMBER = re.compile(
     rf"(?:(?:\s?(?:\\text\s?\{{\s?|-)?(?i:{MAGNITUDE})s?\b){{1,2}}|\s?[\u4e07\u4ebf])?"
 )
 _HASHES = re.compile(
-    r"####\s*(?=[-$*\\\s0-9.\u20ac\u00a3(])|^#{1,3}[ \t]*(?=[^\sA-Za-z#]{1,30}[ \t]*[A-Za-z]*\.?\s*$)",
-    re.MULTILINE,
+    r"####\s*(?=[-$*\\\s0-9.\u20ac\u00a3(])|^#{1,3}[ \t]*(?=[^\sA-Za-z#]{1,30}[ \t]*[A-Za-z]*\.?\s*$)", re.MULTILINE
 )
 NUMBERED = re.compile(r"\d{1,2}(?:[.):]\s+[A-Za-z*]|(?:st|nd|rd|th)\b)")
 _SPACED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?: \d{3})+(?![\d/])")
 _TIME = re.compile(r"\d{1,2}\s*:\s*[0-5]\d(?!\d)|\d{1,2}\s*[ap]\.?m\b", re.IGNORECASE)
 # Degrees, and the power of a unit or a variable.
 _RAISED = re.compile(r"\^\s*\{?\s*\\circ\b\s*\}?|(?<=[A-Za-z}])\^\s?(?:\d|\{\s?-?\d{1,2}\s?\})")
-_OPERATOR = re.compile(
-    r"\s*(?:[-+*/^=]|\\times|\\cdot|\\div|x\s)\s*[-($\\\w.]|(?:\s?\\?%|\spercent)\sof\s\$?\d"
-)
+_OPERATOR = re.compile(r"\s*(?:[-+*/^=]|\\times|\\cdot|\\div|x\s)\s*[-($\\\w.]|(?:\s?\\?%|\spercent)\sof\s\$?\d")
 _ALTERNATIVE = re.compile(r"[^\S\n]*(?:,?\s?\bor\b)\s+[-$\d]")
 _INDEX = re.compile(
     r"\b(?i:agent|solution|step|case|part|method|problem|question|equation|figure|round|option|line)s?\s{0,2}#?\Z"

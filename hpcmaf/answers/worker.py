@@ -39,9 +39,7 @@ def compare(a: str, b: str) -> bool:
         names = not conditions or first.free_symbols == second.free_symbols
         first, second = _solutions(first), _solutions(second)
         return names and (
-            verify(first, second, **_OPTIONS)
-            or verify(second, first, **_OPTIONS)
-            or _same_where_real(first, second)
+            verify(first, second, **_OPTIONS) or verify(second, first, **_OPTIONS) or _same_where_real(first, second)
         )
     except Exception:  # noqa: BLE001 - sympy raises of every kind, RecursionError and MemoryError among them
         return False  # what it cannot compare it has not found equal

@@ -12,14 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.errors import DataError
-from hpcmaf.files.publish import (
-    Manifest,
-    file_sha256,
-    manifest_path,
-    read_manifest,
-    write_manifest,
-    write_text,
-)
+from hpcmaf.files.publish import Manifest, file_sha256, manifest_path, read_manifest, write_manifest, write_text
 
 SCHEMA = "hpcmaf-problems/1"
 FILES = ("train", "test", "all")

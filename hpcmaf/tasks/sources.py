@@ -11,13 +11,7 @@ from typing import Any
 
 from hpcmaf.errors import ConfigError, DataError
 from hpcmaf.files.publish import manifest_path
-from hpcmaf.tasks.problems import (
-    Problem,
-    describe,
-    manifests,
-    read_prepared,
-    write_prepared,
-)
+from hpcmaf.tasks.problems import Problem, describe, manifests, read_prepared, write_prepared
 from hpcmaf.tasks.readers import READERS, SPLIT_NAMES, Row, kind, read_hub
 from hpcmaf.tasks.splits import Splits, assign_roles, draw
 from hpcmaf.tasks.task import Task
