@@ -29,8 +29,7 @@ def command(run_name: str, stage: str | None, tasks: tuple[str, ...], failed: bo
 
     STAGE is such as it01/debate, or gate for the job that moves the chain on;
     a TASK is a number from 0, or a name. Without them: of what failed, else of
-    what runs, else of what ended last. 'tail -f' follows the log whose path
-    stands above it.
+    what runs. 'tail -f' follows the log whose path stands above it.
     """
     from hpcmaf.config.profile import load_profile
     from hpcmaf.launch.byhand import find_stage, find_tasks
@@ -47,7 +46,7 @@ def command(run_name: str, stage: str | None, tasks: tuple[str, ...], failed: bo
         keys = {(one.id, task) for one in chosen for task in find_tasks(one, tasks) or one.tasks}
         if failed or stage is None:
             found = survey(run, plan, load_profile(str(run.profile)))
-            keys &= _worth_reading(run, plan, found, failed)
+            keys &= _worth_reading(found, failed)
         logs = task_logs(run, plan, keys)
         if failed:
             logs += _explain(run, plan, found, keys, logs)
@@ -56,21 +55,17 @@ def command(run_name: str, stage: str | None, tasks: tuple[str, ...], failed: bo
         for line in tail(log.path, lines):
             click.echo(line)
     if not logs and not failed:
-        click.echo(f"{run.root}: no logs yet", err=True)
+        click.echo(f"{run.root}: no logs; name a stage to see those of tasks that are done", err=True)
     elif len(logs) > _MOST_LOGS:
         click.echo(f"{len(logs) - _MOST_LOGS} more log(s); name a stage and tasks", err=True)
 
 
-def _worth_reading(run: RunDir, plan: Plan, found: Survey, failed: bool) -> set[TaskKey]:
-    """Tasks that failed; or, where anything will do, those that run, or the last that began."""
+def _worth_reading(found: Survey, failed: bool) -> set[TaskKey]:
+    """Tasks that failed; or, where anything will do, those that run."""
     keys = set(found.failures)
     if found.stopped is not None and found.stopped.task:
         keys.add((found.stopped.stage, found.stopped.task))
-    if failed or keys:
-        return keys
-    running = {(id, task) for id, tasks in found.running.items() for task in tasks}
-    begun = [(stage.id, task) for stage in plan.stages for task in stage.tasks if run.attempts(stage, task).exists()]
-    return running or set(begun[-1:])
+    return keys if failed or keys else {(id, task) for id, tasks in found.running.items() for task in tasks}
 
 
 def _explain(run: RunDir, plan: Plan, found: Survey, keys: set[TaskKey], logs: Sequence[Log]) -> list[Log]:

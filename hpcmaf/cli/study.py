@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from hpcmaf.cli.options import profile_option, site_option
+from hpcmaf.cli.options import RunOptions, profile_option, site_option
+from hpcmaf.cli.submit import submit_run
 from hpcmaf.errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
 
     from hpcmaf.config.profile import Profile
     from hpcmaf.study.plan import Study, StudyRun
@@ -55,30 +55,28 @@ def command(
         _show(study, where)
         return
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    from rich.console import Console
-
     from hpcmaf.files.locking import lock
 
     with lock(study.root / ".study.lock", f"{study.root}: another 'hpcmaf study' is at it; wait for it, or stop it"):
-        _drive(study, where, Console(stderr=True))
+        _drive(study, where)
 
 
-def _drive(study: Study, profile: Profile, console: Console) -> None:
+def _drive(study: Study, profile: Profile) -> None:
+    from rich.console import Console
+
     from hpcmaf.launch.local import Servers, drive
     from hpcmaf.launch.progress import Watcher
     from hpcmaf.study.drive import drive_study
 
-    def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
+    say = partial(click.echo, err=True)
     try:
         if profile.launcher == "slurm":
-            drive_study(study, profile, say, lambda one: _submit(one, profile, say), going)
+            drive_study(study, profile, say, lambda one: submit_run(RunOptions(one.run, one.recipe, profile)), going)
             return
         with Servers(profile, study.root) as servers:
 
             def start(one: StudyRun) -> None:
-                watcher = Watcher(one.run, one.plan, profile, console, f"{one.run.root.name}: ")
+                watcher = Watcher(one.run, one.plan, profile, Console(stderr=True), f"{one.run.root.name}: ")
                 drive(one.run, one.plan, profile, watcher, servers)
 
             drive_study(study, profile, say, start, lambda one: False)
@@ -102,15 +100,6 @@ def _aggregate(study: Study) -> None:
         report = aggregate(roots, study.report, reference=study.reference)
     report.print(Console(file=sys.stdout))
     click.echo(f"report: {study.report / 'report.html'}", err=True)
-
-
-def _submit(one: StudyRun, profile: Profile, say: Callable[[str], None]) -> None:
-    from hpcmaf.launch.slurm.gate import PROMPT_SECONDS, submit
-
-    with one.run.drive(PROMPT_SECONDS):
-        submitted = submit(one.run, one.plan, profile).submitted
-    jobs = ", ".join(sent.job or "" for sent in submitted)
-    say(f"{one.run.root}: {f'jobs {jobs}' if jobs else 'in Slurm’s hands'}")
 
 
 def going(one: StudyRun) -> bool:

@@ -36,7 +36,7 @@ def carry_on(options: RunOptions) -> None:
     """Do what is left of a run on this machine, or submit it."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as orderly as Ctrl-C
     if options.profile.launcher == "slurm":
-        _submit(options)
+        submit_run(options)
     else:
         _drive(options)
 
@@ -60,7 +60,8 @@ def _drive(options: RunOptions) -> None:
     click.echo(f"table and plot: {run.report}", err=True)
 
 
-def _submit(options: RunOptions) -> None:
+def submit_run(options: RunOptions) -> None:
+    """Submit what is left of a run to Slurm, and say what that was."""
     from hpcmaf.launch.doctor import profile_findings
     from hpcmaf.launch.prepare import prepare_run
     from hpcmaf.launch.slurm.gate import PROMPT_SECONDS, submit

@@ -16,7 +16,7 @@ from hpcmaf.launch.scheduler import Scheduler, States
 from hpcmaf.launch.slurm.causes import Cause, decide, nodes_to_avoid
 from hpcmaf.launch.slurm.submissions import Stop, Verdict
 from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import Plan, Stage, TaskKey
+from hpcmaf.run.plan import Plan, Stage
 
 
 def advance(scheduler: Scheduler, attempts: int, states: States | None = None) -> States:
@@ -62,7 +62,7 @@ def _submit_missing(scheduler: Scheduler, states: States, stage: Stage, attempts
     log, missing = scheduler.log, states.missing(stage)
     fresh = [task for task in missing if (stage.id, task) not in log.latest]
     # Judged already, but there was no room for another attempt.
-    judged = {task: found for task in missing if (found := _judged(scheduler, (stage.id, task)))}
+    judged = {task: found for task in missing if (found := log.judged((stage.id, task)))}
     lost = [task for task in missing if task not in judged and (stage.id, task) in log.latest]
     causes = {task: Cause(one.kind, one.text, node=one.node, progressed=True) for task, one in judged.items()}
     causes |= scheduler.causes(states, stage, lost) if lost else {}
@@ -87,12 +87,6 @@ def _submit_missing(scheduler: Scheduler, states: States, stage: Stage, attempts
     if fresh:
         scheduler.submit(stage, fresh, exclude=nodes_to_avoid(log.verdicts))
     return None
-
-
-def _judged(scheduler: Scheduler, key: TaskKey) -> Verdict | None:
-    """The verdict on a task's latest submission."""
-    verdicts, latest = scheduler.log.verdicts.get(key), scheduler.log.latest.get(key)
-    return verdicts[-1] if verdicts and latest and verdicts[-1].submission == latest[0].name else None
 
 
 def start_afresh(scheduler: Scheduler) -> None:

@@ -163,17 +163,15 @@ def _on_cluster(run: RunDir, plan: Plan, profile: Profile) -> Survey:
 
 def _find_failures(run: RunDir, log: Submissions, snapshot: Snapshot, result: Survey) -> None:
     """Tasks that were submitted, are not done, and that Slurm has no more."""
-    own: dict[TaskKey, Attempt | None] = {}
-    verdicts = {}
-    for stage in snapshot.unfinished():
-        for task in snapshot.missing(stage):
-            if (key := (stage.id, task)) in log.latest:
-                name = log.latest[key][0].name
-                own[key] = attempt_of(run, stage, task, name)
-                verdicts |= {key: verdict for verdict in log.verdicts.get(key, ()) if verdict.submission == name}
+    lost = [(stage, task) for stage in snapshot.unfinished() for task in snapshot.missing(stage)]
+    own: dict[TaskKey, Attempt | None] = {
+        (stage.id, task): attempt_of(run, stage, task, log.latest[stage.id, task][0].name)
+        for stage, task in lost
+        if (stage.id, task) in log.latest
+    }
     ended = dict(snapshot.ended)
-    known = verdicts.keys() | ended.keys() | {key for key, attempt in own.items() if attempt and attempt.cause}
     try:
+        known = {key for key, attempt in own.items() if log.judged(key) or (attempt and attempt.cause)} | ended.keys()
         if unknown := [key for key in own if key not in known]:
             ended |= accounted(log, unknown, seconds=_ACCOUNTING_SECONDS)
     except AccountingAbsentError as error:
@@ -182,12 +180,13 @@ def _find_failures(run: RunDir, log: Submissions, snapshot: Snapshot, result: Su
     swept = _ENDS_OF_CANCELLED if stopped and stopped.kind == "cancelled" else _ENDS_OF_STOPPED
     for key, attempt in own.items():
         cause = find_cause(attempt, ended.get(key), 0)
-        verdict = verdicts.get(key, cause)
+        if verdict := log.judged(key):
+            cause = replace(cause, kind=verdict.kind, text=verdict.text)
         at_fault = stopped is not None and key == (stopped.stage, stopped.task)
-        if stopped and not at_fault and verdict.kind in swept:
+        if stopped and not at_fault and cause.kind in swept:
             continue  # it was taken out of the queue, or stopped, with the rest of the chain
-        result.failures[key] = replace(cause, kind=verdict.kind, text=verdict.text)
-        if not at_fault and verdict.kind in RULES and RULES[verdict.kind].retry:
+        result.failures[key] = cause
+        if not at_fault and cause.kind in RULES and RULES[cause.kind].retry:
             result.again.add(key)
 
 

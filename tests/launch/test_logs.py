@@ -47,7 +47,8 @@ def test_failed_ones_of_a_local_run(tmp_path: Path) -> None:
     assert ask(logs, run).output == output
     finish(run, stage)
     assert "nothing failed" in ask(logs, run, "--failed").output
-    assert "the good one" in ask(logs, run).output
+    assert "no logs; name a stage" in ask(logs, run).output
+    assert "the good one" in ask(logs, run, "it00/eval").output
 
 
 def test_a_job_that_ended_before_its_task_began(tmp_path: Path, slurm_says: SlurmSays) -> None:

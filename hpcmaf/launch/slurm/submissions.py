@@ -182,6 +182,11 @@ class Submissions:
         if tasks:
             self._append({"event": "reset", "tasks": [list(key) for key in tasks]})
 
+    def judged(self, key: TaskKey) -> Verdict | None:
+        """The verdict on a task's latest submission."""
+        found, latest = self.verdicts.get(key), self.latest.get(key)
+        return found[-1] if found and latest and found[-1].submission == latest[0].name else None
+
     def unconfirmed(self) -> list[Submission]:
         """Submissions whose job id was never learnt, and that Slurm may have all the same."""
         return [found for found in self.submissions.values() if found.job is None and found.name not in self._never]
