@@ -23,18 +23,12 @@ class _Estimate(Record):
     se: Share
 
 
-class _PseudoLabels(_Estimate):
-    labelled: _Count
-    problems: _Count
-
-
 class _Accuracy(_Estimate):
     agents: _Count
     rounds: _Count
 
 
 class _Round(Record):
-    round: _Count
     agents: list[_Estimate] = Field(min_length=1)
     mean: _Estimate
     vote: _Estimate
@@ -53,14 +47,13 @@ class _Metrics(Health):
     schema_: Literal[SCHEMA] = Field(alias="schema")  # type: ignore[valid-type]
     iteration: _Count
     method: str
-    task: str
     problems: int = Field(ge=1)
     accuracy: dict[str, _Accuracy]
     rounds: list[_Round] = Field(min_length=1)
     consensus: Share
     unparsable: Share
     tied: Share
-    pseudo_labels: _PseudoLabels | None
+    pseudo_labels: _Estimate | None
     scores: _Scores
     # Not in files of earlier versions.
     diversity: _Estimate | None = None
@@ -74,12 +67,10 @@ class _Metrics(Health):
         marks, scores = self.scores.__pydantic_extra__, self.scores
         if marks.keys() != wanted.keys():
             raise ValueError("measures without scores, or scores of none")
-        each = [scores.problem_ids, *marks.values(), *(one for agents in scores.agents for one in agents)]
-        each += [] if scores.agreeing is None else [scores.agreeing]
+        each = [scores.problem_ids, *marks.values(), *([] if scores.agreeing is None else [scores.agreeing])]
         if {len(one) for one in each} | {len(set(scores.problem_ids))} != {self.problems}:
             raise ValueError("scores and number of problems do not fit")
-        shape = [len(one.agents) for one in self.rounds]
-        if len(set(shape)) > 1 or (scores.agents and [len(turn) for turn in scores.agents] != shape):
+        if len({len(one.agents) for one in self.rounds}) > 1:
             raise ValueError("not as many agents in every round")
         return self
 
@@ -87,16 +78,12 @@ class _Metrics(Health):
 class _Measure(Record):
     value: Annotated[float, Field(ge=-(2**53), le=2**53)]
     se: _Error
-    problems: _Count
 
 
 class Diversity(Record):
     """Of ``diversity.json``."""
 
     schema_: Literal[DIVERSITY_SCHEMA] = Field(alias="schema")  # type: ignore[valid-type]
-    iteration: _Count
-    problems: _Count
-    encoder: str | None
     measures: dict[str, _Measure | None]
 
 

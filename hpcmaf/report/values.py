@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from hpcmaf.evaluation import MEASURES
-from hpcmaf.report.cost import spent, total
+from hpcmaf.report.cost import total
 from hpcmaf.report.groups import Group
 from hpcmaf.report.records import Iteration, Run
 from hpcmaf.report.sections import comparisons
@@ -75,19 +75,11 @@ def run_json(run: Run) -> dict[str, Any]:
 
 
 def group_json(group: Group) -> dict[str, Any]:
-    """A recipe, over its runs."""
-    points = [
-        {"iteration": t, "measure": measure} | point
-        for t in group.iterations
-        for measure in MEASURES
-        if (point := group.point(t, measure))
-    ]
-    cost = spent(group)
+    """A recipe: its runs, and the iterations of theirs that are compared."""
     return {
         "label": group.label,
         "trained_on": group.any.trained_on,
         "evaluated_on": group.any.evaluated_on,
         "runs": [run.name for run in group.runs],
-        "points": points,
-        "cost": cost and {"iteration": group.numbers[-1]} | cost,
+        "compared": group.numbers,
     }

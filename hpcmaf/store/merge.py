@@ -12,10 +12,10 @@ from pathlib import Path
 
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import StoreError
-from hpcmaf.files.publish import Manifest, atomic_path, check_manifest, manifest_path, write_manifest
+from hpcmaf.files.publish import Manifest, check_manifest
 from hpcmaf.store.reader import REMEDY, Store
-from hpcmaf.store.schema import MANIFEST_SCHEMA, StoreInfo
-from hpcmaf.store.writer import write_file
+from hpcmaf.store.schema import StoreInfo
+from hpcmaf.store.writer import write_store
 
 
 def merge(shards: Sequence[Path], out: Path, *, expected_ids: Sequence[str] | None = None) -> Manifest:
@@ -50,11 +50,7 @@ def merge(shards: Sequence[Path], out: Path, *, expected_ids: Sequence[str] | No
             f"{out}: {len(found)} problems where {len(expected_ids)} are expected, {what}; "
             "give the shards of exactly one stage, in order, and rerun what did not finish"
         )
-    with atomic_path(out) as temporary:
-        rows = write_file(temporary, info, _debates(shards), out)
-        _compare(temporary, _debates(shards), out)
-        manifest_path(out).unlink(missing_ok=True)
-    return write_manifest(out, rows=rows, schema=MANIFEST_SCHEMA)
+    return write_store(out, info, _debates(shards), check=lambda copy: _compare(copy, _debates(shards), out))
 
 
 def _survey(shards: Sequence[Path]) -> tuple[StoreInfo, list[str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,9 @@ from hpcmaf.store.schema import (
 )
 
 
-def write_store(path: Path, info: StoreInfo, transcripts: Iterable[Transcript]) -> Manifest:
+def write_store(
+    path: Path, info: StoreInfo, transcripts: Iterable[Transcript], check: Callable[[Path], object] | None = None
+) -> Manifest:
     """Write debates to a store, publish it, and describe it by a manifest.
 
     The bytes depend on ``info`` and on the transcripts and their order alone.
@@ -52,6 +54,8 @@ def write_store(path: Path, info: StoreInfo, transcripts: Iterable[Transcript]) 
         What the debates have in common; each is checked against it.
     transcripts
         Debates, already in the order they are to have.
+    check
+        Called with the written file before it is published.
 
     Raises
     ------
@@ -62,13 +66,15 @@ def write_store(path: Path, info: StoreInfo, transcripts: Iterable[Transcript]) 
     """
     path = Path(path)
     with atomic_path(path) as temporary:
-        rows = write_file(temporary, info, transcripts, path)
+        rows = _write(temporary, info, transcripts, path)
+        if check is not None:
+            check(temporary)
         # Withdrawn, so that it never describes another file than its own.
         manifest_path(path).unlink(missing_ok=True)
     return write_manifest(path, rows=rows, schema=MANIFEST_SCHEMA)
 
 
-def write_file(temporary: Path, info: StoreInfo, transcripts: Iterable[Transcript], target: Path) -> int:
+def _write(temporary: Path, info: StoreInfo, transcripts: Iterable[Transcript], target: Path) -> int:
     """Write an unpublished store; errors name ``target``. Returns the number of problems."""
     seen: set[str] = set()
     image = io.BytesIO()

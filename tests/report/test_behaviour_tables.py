@@ -42,8 +42,7 @@ def test_tables_of_behaviour_show_the_metrics(make_run: MakeRun) -> None:
 def test_a_round_that_lacks_problems_is_damage(make_run: MakeRun) -> None:
     run = make_run("a", upto=0)
     metrics = dict(read_run(run.root).evaluated[0].metrics or {})
-    rounds = [[marks[:-1] for marks in agents] for agents in metrics["scores"]["agents"]]
-    write_json(run.metrics(0), metrics | {"scores": metrics["scores"] | {"agents": rounds}})
+    write_json(run.metrics(0), metrics | {"scores": metrics["scores"] | {"vote@1": metrics["scores"]["vote@1"][:-1]}})
     assert "scores and number of problems do not fit" in read_run(run.root).missing[0]
 
 

@@ -93,17 +93,17 @@ def test_a_copy_that_differs_is_not_published(tmp_path: Path, cut, monkeypatch) 
     """A disk that loses what it was given: one answer changes on its way into the copy."""
     paths = cut("two", [range(5), range(5, 9)])
     module = import_module("hpcmaf.store.merge")
-    write = module.write_file
+    write = module.write_store
 
-    def lossy(temporary, info, transcripts, target):
+    def lossy(out, info, transcripts, check):
         def altered():
             for t in transcripts:
                 first = replace(t.answers[0][0], text="else") if t.problem.id == "problem-00006" else t.answers[0][0]
                 yield replace(t, answers=((first, *t.answers[0][1:]), *t.answers[1:]))
 
-        return write(temporary, info, altered(), target)
+        return write(out, info, altered(), check)
 
-    monkeypatch.setattr(module, "write_file", lossy)
+    monkeypatch.setattr(module, "write_store", lossy)
     with pytest.raises(StoreError, match="copy of problem 'problem-00006' differs"):
         merge(paths, tmp_path / "out.h5")
     assert not (tmp_path / "out.h5").exists()
