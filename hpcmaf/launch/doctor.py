@@ -29,7 +29,7 @@ from hpcmaf.launch.local import visible_gpus
 from hpcmaf.launch.slurm.commands import call, configuration
 from hpcmaf.launch.slurm.executor import ChainExecutor
 from hpcmaf.launch.slurm.refusals import lifting
-from hpcmaf.launch.slurm.script import array_limit, check_path, parameters, stage_windows
+from hpcmaf.launch.slurm.script import array_limit, check_path, parameters
 from hpcmaf.run.directory import RunDir
 
 Level = Literal["ok", "warning", "problem"]
@@ -79,7 +79,8 @@ def examine(profile: Profile, run: RunDir, *, probe_seconds: float | None = None
         yield _of_error("controller", error)
         return
     yield check("controller", f"{known.get('ClusterName', '?')}, Slurm {known.get('SLURM_VERSION', '?')}, answers")
-    yield from _jobs(profile, run, array_limit(known))
+    yield check("MaxArraySize", f"{array_limit(known)}; larger stages are submitted in several arrays")
+    yield from _jobs(profile, run)
     if probe_seconds is not None:
         from hpcmaf.launch.probe import examine_nodes
 
@@ -167,10 +168,9 @@ def _of_error(area: str, error: HpcmafError) -> Finding:
     return problem(area, text, remedy or "see the message")
 
 
-def _jobs(profile: Profile, run: RunDir, limit: int) -> Iterator[Finding]:
+def _jobs(profile: Profile, run: RunDir) -> Iterator[Finding]:
     """Whether Slurm accepts every kind of job."""
     cluster = profile.cluster
-    yield check("MaxArraySize", f"{limit}; larger stages are submitted in several arrays")
     nodes: dict[str, list[str]] = {}
     try:
         for line in call(["sinfo", "--noheader", f"--format={_NODES}"], seconds=cluster.command_seconds).splitlines():
@@ -183,7 +183,7 @@ def _jobs(profile: Profile, run: RunDir, limit: int) -> Iterator[Finding]:
         asked = [key for key in nodes if (key.rstrip("*") in named.split(",") if named else key.endswith("*"))]
         there = "; ".join(f"nodes of {key.rstrip('*')}: {', '.join(nodes[key])}" for key in asked)
         there = there or "its nodes are not known"
-        refusal = _refusal(profile, run, name, cluster.max_array_size or limit)
+        refusal = _refusal(profile, run, name)
         remedy = lifting(refusal, section, sorted(key.rstrip("*") for key in nodes))
         if re.search("node configuration|node not available", refusal, re.IGNORECASE):
             refusal = f"{refusal}; {there}"
@@ -191,19 +191,13 @@ def _jobs(profile: Profile, run: RunDir, limit: int) -> Iterator[Finding]:
         yield check(name, f"Slurm accepts its job; {there}", refusal, remedy)
 
 
-def _refusal(profile: Profile, run: RunDir, section: str, limit: int) -> str:
-    """Why Slurm refuses the script of a section's jobs, of as large an array as the run has."""
-    try:
-        stages = [stage for stage in run.load_plan().stages if stage.spec.resources == section]
-    except HpcmafError:
-        stages = []  # there is none yet, or the run directory's own finding says what is wrong
-    windows = [window for stage in stages for window in stage_windows(stage, stage.tasks, profile, limit)]
+def _refusal(profile: Profile, run: RunDir, section: str) -> str:
+    """Why Slurm refuses the script of a section's jobs."""
     executor = ChainExecutor(run.root.resolve(), profile.cluster)
     executor.update_parameters(**parameters(profile, section, name="doctor"))
     with tempfile.TemporaryDirectory(prefix="hpcmaf-doctor-") as folder:
         script = Path(folder) / f"{section}.sh"
-        size = max((len(window.elements) for window in windows), default=1)
-        script.write_text(executor.script(size), encoding="utf-8")
+        script.write_text(executor.script(1), encoding="utf-8")
         try:
             call(["sbatch", "--test-only", str(script)], seconds=profile.cluster.command_seconds)
         except SlurmError as error:

@@ -7,7 +7,7 @@ advances the run again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -40,12 +40,11 @@ from hpcmaf.launch.slurm.submissions import Element, Stop, Submission, Submissio
 from hpcmaf.launch.slurm.task import ClusterTask
 from hpcmaf.run.attempts import all_attempts
 from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import Plan, Stage, TaskKey
+from hpcmaf.run.plan import Plan, Stage
 
 LONGEST_WATCH_SECONDS = 3600.0
 # A file server may show a marker a little after its job has ended.
-_MARKER_DELAYS = (1.0, 4.0, 10.0)
-
+_MARKER_SECONDS = 5.0
 # Between two questions to a controller that does not answer.
 _PAUSE_SECONDS = 5.0
 
@@ -93,9 +92,6 @@ class Slurm(Scheduler):
     def states(self) -> Snapshot:
         """One squeue, and the markers."""
         self._seen = Snapshot.take(self.run, self.plan, self.log, self._queue(), self.own_job)
-        if twins := self._seen.twins:
-            self.say(f"submitted twice: {', '.join(twins)}; cancelling the later ones")
-            cancel(twins, seconds=self.cluster.command_seconds)
         release(self._seen, self.log, self.cluster, self.say)
         return self._seen
 
@@ -125,9 +121,12 @@ class Slurm(Scheduler):
         ended = dict(self._seen.ended)
         since = {key for sent, index in self._queued for key in sent.keys(index)}  # with another stage's
         tasks = [task for task in tasks if (stage.id, task) not in since]
-        tasks = self._await_markers(stage, tasks, ended)
-        keys = {(stage.id, task) for task in tasks if not self._left_word(stage, task)}
-        if unknown := sorted(keys - ended.keys()):
+        silent = {(stage.id, task) for task in tasks if not self._left_word(stage, task)}
+        if any(key not in ended or ended[key].state == "COMPLETED" for key in silent):
+            time.sleep(_MARKER_SECONDS)
+            done = self.run.done_tasks(self.plan)[stage.id]
+            tasks = [task for task in tasks if task not in done]
+        if unknown := sorted(silent.intersection((stage.id, task) for task in tasks) - ended.keys()):
             try:
                 ended |= accounted(self.log, unknown, seconds=self.cluster.command_seconds)
             except AccountingAbsentError as error:
@@ -174,21 +173,6 @@ class Slurm(Scheduler):
         print(line, flush=True)
 
     # --- tasks ---------------------------------------------------------------
-    def _await_markers(self, stage: Stage, tasks: Sequence[str], ended: Mapping[TaskKey, Job]) -> list[str]:
-        """Tasks still not done when the file system has had its time to show what a job finished."""
-
-        def may_be_done(task: str) -> bool:
-            job = ended.get((stage.id, task))
-            return (job is None or job.state == "COMPLETED") and not self._left_word(stage, task)
-
-        for delay in _MARKER_DELAYS:
-            if not any(may_be_done(task) for task in tasks):
-                break
-            time.sleep(delay)
-            done = self.run.done_tasks(self.plan)[stage.id]
-            tasks = [task for task in tasks if task not in done]
-        return list(tasks)
-
     def _left_word(self, stage: Stage, task: str) -> bool:
         attempts = all_attempts(self.run.attempts(stage, task))
         return bool(attempts) and attempts[-1].cause is not None

@@ -28,8 +28,6 @@ class Snapshot(States):
         Slurm's last word on the jobs of other tasks, where it has one.
     gates
         Gates that are queued or running.
-    twins
-        Ids of jobs that Slurm was told of twice; the first one counts.
     held
         Ids of jobs that could not be launched, and now wait for somebody to release them.
     fenced
@@ -40,7 +38,6 @@ class Snapshot(States):
 
     ended: dict[TaskKey, Job] = field(default_factory=dict)
     gates: list[Submission] = field(default_factory=list)
-    twins: list[str] = field(default_factory=list)
     held: list[str] = field(default_factory=list)
     fenced: list[str] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)
@@ -66,17 +63,10 @@ class Snapshot(States):
         own_job
             The id of the gate that asks, which is no gate to wait for.
         """
-        names = {job.name for job in jobs}
-        ids: dict[str, set[str]] = {}
-        for job in jobs:
-            if job.name in log.submissions:
-                ids.setdefault(job.name, set()).add(job.id)
         for submission in log.unconfirmed():
-            if submission.name in names:
-                log.confirm(submission.name, min(ids[submission.name], key=int))
+            if ids := {job.id for job in jobs if job.name == submission.name}:
+                log.confirm(submission.name, min(ids, key=int))
         snapshot = cls(plan, run.done_tasks(plan))
-        for name, found in ids.items():
-            snapshot.twins += sorted(found - {log.submissions[name].job}, key=int)
         by_job = log.by_job()
         for job in jobs:
             submission = by_job.get(job.id)
