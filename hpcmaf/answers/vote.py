@@ -36,7 +36,7 @@ def vote(
     seed: int,
     *,
     weights: Sequence[float] = (),
-    same: Callable[[str, str], bool] = equivalent,
+    same: Callable[[str, str], bool] | None = None,
 ) -> Vote:
     """Elect the largest class of equivalent answers.
 
@@ -58,6 +58,7 @@ def vote(
     same
         Whether two answers are one; :func:`equivalent` by default.
     """
+    same = same or equivalent
     classes: list[tuple[str, set[str]]] = []
     # What is not even equivalent to itself (blank, NaN) is no candidate.
     candidates = {answer for answer in answers if answer is not None and same(answer, answer)}

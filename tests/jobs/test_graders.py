@@ -6,7 +6,7 @@ import json
 import math
 import random
 import re
-import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -42,7 +42,7 @@ def test_a_run_goes_by_its_own_grader_alone(tmp_path, monkeypatch, method) -> No
         raise AssertionError("the shipped equivalence was asked")
 
     for module in ("tasks.grader", "answers.vote", "evaluation.alarm"):
-        monkeypatch.setattr(sys.modules[f"hpcmaf.{module}"], "equivalent", refuse)
+        monkeypatch.setattr(import_module(f"hpcmaf.{module}"), "equivalent", refuse)
     played = play(tmp_path / "run", monkeypatch, *GCD, f"method={method}", say=say, iterations=1)
     for debate in played.debates(1):
         label = played.label(1, debate) if debate.rounds > 2 else None
