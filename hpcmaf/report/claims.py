@@ -1,16 +1,16 @@
-"""The paper's claims, each put to one test on the runs at hand."""
+"""The paper's claims, each put to one test on the runs at hand; and what a single run gains over its base."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
 from hpcmaf.evaluation import MEASURES
-from hpcmaf.report.compare import TEST, Test, Values, family
+from hpcmaf.report.compare import Test, Values, family
 from hpcmaf.report.groups import Group
 from hpcmaf.report.records import Run
-from hpcmaf.report.table import Table
 
 # Those the claims are about: the method, and one finetuned model in its place.
 MANY, ONE = "maft", "single-agent-ft"
@@ -118,21 +118,24 @@ def _disagreeing(t: int) -> Read:
     return read
 
 
-def claim_tables(found: Mapping[Setting, Sequence[Test]]) -> list[Table]:
-    """One table for each setting."""
-    tables = []
-    for setting, tests in found.items():
-        runs = max(test.result.pairs for test in tests)
-        note = (
-            f"Paired by problem, over {runs} run{'s' * (runs != 1)}, those of two methods by seed: percentage points, "
-            "bootstrap interval over problems, exact two-sided test (sign flips by problem), Holm over this table. "
-            "Gained, lost: problems that count for the claim, and against it. Open: not decided at 5 percent; where "
-            "something is claimed to go on improving, the interval says how much it can be at most. The tests speak "
-            "about these trained models; how far training again differs is the spread over runs."
-        )
-        task, model, agents, rounds = setting
-        several = sum(other[:2] == (task, model) for other in found) > 1
-        title = f"Claims: {task} · {model}" + f" · N = {agents}, M = {rounds}" * several
-        rows = tuple((test.text, *test.cells, test.verdict) for test in tests)
-        tables.append(Table(title, ("claim", *TEST, "verdict"), rows, note))
-    return tables
+@cache
+def comparisons(run: Run) -> list[Test]:
+    """The final iteration of a run against the untouched base, on the same problems.
+
+    A test for each measure that differs from the others: one answer is not
+    its own vote once more.
+    """
+    return family(list(_comparisons(run)))
+
+
+def _comparisons(run: Run) -> Iterator[Test]:
+    first, last = run.at(0), run.final
+    if first is None or last is None or first is last:
+        return
+    for measure in reversed(MEASURES):
+        if base := first.accuracy(measure):
+            of_base = {key: base[key] for key in ("agents", "rounds")}
+            facts = {"iteration": last.number, "measure": measure, **of_base}
+            pair = (first.right(measure), last.right())
+            ours = f"{run.name}: {MEASURES[last.own]} after iteration {last.number}{' (kept)' * (run.kept is not None)}"
+            yield Test.of([pair], text=f"{ours}, against the untouched base's {MEASURES[measure]}", facts=facts)

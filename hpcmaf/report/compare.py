@@ -82,9 +82,12 @@ class Test:
 
     @property
     def sentence(self) -> str:
-        """The test in words, where there is one."""
-        points, *_, p = self.cells
-        return f"{self.text}: {points} points, p {'' if p[0] == '<' else '= '}{p}"
+        """The test in words, or why there is none."""
+        if self.result is None:
+            return f"{self.text}: {self.fault}"
+        points, interval, *_, p = self.cells
+        runs = f", {self.result.pairs} runs" * (self.result.pairs > 1)
+        return f"{self.text}: {points} points ({interval}{runs}), p {'' if p[0] == '<' else '= '}{p}"
 
     def to_json(self) -> dict[str, Any]:
         """What it is about, and its values or its fault."""

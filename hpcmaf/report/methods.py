@@ -52,26 +52,21 @@ def method_tables(found: Sequence[Row], baseline: str | None, reference: bool) -
     for place in dict.fromkeys(row.group.place for row in found):
         here = [row for row in found if row.group.place == place]
         latest = max((row.tested.against for row in here if row.tested), default=0)
-        lines, faults = [], []
+        lines, others = [], []
         for row in here:
             group, point, test = row.group, row.point, row.tested
             cells = [group.line, group.ended, str(point["runs"]), estimate(point), percent(point["spread"])]
             cells += [percent(row.paper)] * reference
             if baseline:
                 cells += test.cells if test else [NONE] * len(TEST)
-            if test and test.fault:
-                faults.append(f"{group.line}: {test.fault}.")
-            elif test and test.against < latest:
-                faults.append(f"{group.line}: against iteration {test.against} of {baseline}.")
+            if test and test.result and test.against < latest:
+                others.append(f"{group.line}: against iteration {test.against} of {baseline}.")
             lines.append(tuple(cells))
         note = "Percent ± standard error over problems (of one run), after the last iteration that all runs have."
         if any(row.group.ended != str(row.group.last) for row in here):
             note += " (kept): after the one that the alarm kept, of each run."
         if baseline:
-            note += (
-                f" Points against {baseline} on the same problems, runs paired by seed: bootstrap over problems; "
-                "exact test (McNemar's; over seeds, sign flips by problem); Holm over this table."
-            )
+            note += f" Points against {baseline} on the same problems; gained, lost: problems that one alone got right."
         if any(row.group.any.transferred for row in here):
             note += f" What names no other task was trained on {place[0]}, or not at all."
         if any(row.group.any.unhinted for row in here):
@@ -81,7 +76,7 @@ def method_tables(found: Sequence[Row], baseline: str | None, reference: bool) -
                 " Paper: its own value after as many iterations, on 500 problems of its own, where model, N, M and "
                 "levels are its own too."
             )
-        tables.append(Table(f"Methods: {place[0]} · {place[1]}", header, tuple(lines), " ".join([note, *faults])))
+        tables.append(Table(f"Methods: {place[0]} · {place[1]}", header, tuple(lines), " ".join([note, *others])))
     return tables
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hpcmaf.evaluation import MEASURES
 from hpcmaf.files.publish import atomic_path
-from hpcmaf.report.behaviour import DIVERSITY
 from hpcmaf.report.groups import Group, Point, common_title
+from hpcmaf.report.recipes import DIVERSITY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcmaf.errors import DataError
-from hpcmaf.evaluation import MEASURES
 from hpcmaf.files.publish import write_json, write_text
-from hpcmaf.report.behaviour import behaviour_tables, warnings
-from hpcmaf.report.claims import Setting, claim_tables, claims
+from hpcmaf.report.claims import Setting, claims, comparisons
 from hpcmaf.report.compare import Test, against, find_baseline
-from hpcmaf.report.cost import method_cost_table
+from hpcmaf.report.cost import cost_table, method_cost_table
 from hpcmaf.report.groups import Group, common_title, group_runs
 from hpcmaf.report.methods import Row, method_tables, rows, task_tables
+from hpcmaf.report.recipes import accuracy_table, recipe_tables, warnings
 from hpcmaf.report.records import Run, read_run
-from hpcmaf.report.sections import accuracy_table, comparisons, group_tables
 from hpcmaf.report.table import Table
 from hpcmaf.report.values import group_json, run_json, to_csv
 
@@ -31,6 +29,12 @@ if TYPE_CHECKING:
     from hpcmaf.report.plots import Plot
 
 SCHEMA = "hpcmaf-report/2"
+FOUND = "What holds, and what does not"
+TESTED = (
+    "Points on the same problems, runs paired by seed, with the 95 % interval of a bootstrap over problems; exact "
+    "tests (McNemar's; over seeds, sign flips by problem), with p adjusted for the tests made together (Holm). Open: "
+    "not decided at 5 percent. Tests speak about these trained models, not about training once more."
+)
 
 
 def aggregate(runs: Sequence[Path], out: Path, *, baseline: str | None = None, reference: bool = False) -> Report:
@@ -130,11 +134,6 @@ class Report:
         """How the paper's claims come out here, where their methods are."""
         return claims(self.groups)
 
-    @cached_property
-    def behaviour(self) -> dict[str, list[Table]]:
-        """What debates do, by a recipe's label."""
-        return {group.label: behaviour_tables(group) for group in self.groups}
-
     @property
     def title(self) -> str:
         """What all runs have in common."""
@@ -154,8 +153,14 @@ class Report:
         return [line for run in self.runs for line in warnings(run)]
 
     @property
+    def lists(self) -> dict[str, list[str]]:
+        """Findings and notices, by the heading that they stand under."""
+        found = [f"{verdict}: {sentence}" for verdict, sentence in self.findings]
+        return ({FOUND: found} if found else {}) | self.notices
+
+    @property
     def notices(self) -> dict[str, list[str]]:
-        """Both, by the heading that they stand under."""
+        """What is missing, and warnings, by the heading that they stand under."""
         return {name: lines for name, lines in (("Missing", self.missing), ("Warnings", self.warnings)) if lines}
 
     @cached_property
@@ -169,26 +174,24 @@ class Report:
         ]
         found += self.tested
         for run in [] if found else self.runs:
-            for one in comparisons(run):
-                own = f"{run.name}: {MEASURES[run.final.own]} after iteration {run.final.number}"
-                base = MEASURES[one.facts["measure"]]
-                found.append(replace(one, text=f"{own}, against the untouched base's {base}"))
+            found += comparisons(run)
         # What is decided first.
-        return sorted(((one.verdict, one.sentence) for one in found if one.result), key=lambda one: one[0] == "open")
+        return sorted(((one.verdict, one.sentence) for one in found), key=lambda one: one[0] == "open")
 
     def tables(self) -> list[Table]:
         """The tables for a terminal: one run in full, several side by side."""
         if len(self.runs) == 1:
-            return [*group_tables(self.groups[0]), *self.method_tables()]
+            own = (accuracy_table(self.groups[0]), cost_table(self.runs[0]))
+            return [*(table for table in own if table.rows), *self.method_tables()]
         repeated = [group for group in self.groups if len(group.runs) > 1]
         # Beyond a screenful the methods say more; report.md has them all.
         return [*self.method_tables(), *map(accuracy_table, repeated if len(repeated) <= 4 else [])]
 
     def method_tables(self) -> list[Table]:
-        """Methods side by side, where there is something to compare, claims, transfers, and what they cost."""
+        """Methods side by side, where there is something to compare, transfers, and what they cost."""
         if len(self.groups) < 2 and not self.tested and not self.reference:
             return []
-        tables = method_tables(self.rows, self.baseline, self.quoted) + claim_tables(self.claims)
+        tables = method_tables(self.rows, self.baseline, self.quoted)
         if any(group.any.transferred for group in self.groups):
             tables += self.task_tables()
         return [table for table in (*tables, method_cost_table(self.groups)) if table.rows]
@@ -196,10 +199,6 @@ class Report:
     def task_tables(self) -> list[Table]:
         """Methods by task, as a paper has them."""
         return task_tables(self.rows, self.baseline, self.quoted)
-
-    def group_tables(self, group: Group) -> list[Table]:
-        """Everything about one recipe; its single runs are in ``report.csv`` and ``report.json``."""
-        return group_tables(group) + self.behaviour[group.label]
 
     def json(self) -> dict[str, Any]:
         """The report as JSON values; per-problem scores stay in the runs."""
@@ -214,7 +213,7 @@ class Report:
     @property
     def text(self) -> str:
         """The report as plain text."""
-        lists = ("\n".join([name, *(f"  {line}" for line in lines)]) for name, lines in self.notices.items())
+        lists = ("\n".join([name, *(f"  {line}" for line in lines)]) for name, lines in self.lists.items())
         return "\n\n".join(filter(None, [self.title, *(table.plain() for table in self.tables()), *lists]))
 
     def print(self, console: Console) -> None:
@@ -227,15 +226,15 @@ class Report:
         console.print(Text(self.title, style="bold"))
         for table in self.tables():
             console.print(table.rich())
-        for name, lines in self.notices.items():
-            console.print(Text("\n".join([name, *lines]), style="yellow"))
+        for name, lines in self.lists.items():
+            console.print(Text("\n".join([name, *lines]), style="yellow" if name in self.notices else ""))
 
     def markdown(self, plots: Sequence[Plot] = ()) -> str:
         """The whole report as markdown."""
         parts = [f"# {self.title or 'Runs'}"]
         if self.findings:
             found = (f"- **{verdict}**: {text}" for verdict, text in self.findings)
-            parts += ["## What holds, and what does not", "\n".join(found)]
+            parts += [f"## {FOUND}", "\n".join(found), TESTED]
         parts += [f"![{plot.about}]({plot.stem}.png)" for plot in plots]
         for name, lines in self.notices.items():
             parts += [f"## {name}", "\n".join(f"- {line}" for line in lines)]
@@ -243,7 +242,7 @@ class Report:
             parts += [f"## {table.title}", table.markdown()]
         for group in self.groups:
             parts += [f"## {group.label}"] if len(self.groups) > 1 else []
-            for table in self.group_tables(group):
+            for table in recipe_tables(group):
                 parts += [f"### {table.title}", table.markdown()]
         return "\n\n".join(parts) + "\n"
 
@@ -259,9 +258,10 @@ class Report:
         return environment.get_template("page.html").render(
             title=self.title or "Runs",
             findings=self.findings,
+            tested=TESTED,
             lists=self.notices.items(),
             # As images of their own: the ids of several SVGs in one page would clash.
             plots=[(plot, base64.b64encode((out / f"{plot.stem}.svg").read_bytes()).decode()) for plot in plots],
             tables=self.method_tables(),
-            groups=[(group.label, self.group_tables(group)) for group in self.groups],
+            groups=[(group.label, recipe_tables(group)) for group in self.groups],
         )

@@ -9,10 +9,10 @@ from dataclasses import asdict
 from typing import Any
 
 from hpcmaf.evaluation import MEASURES
+from hpcmaf.report.claims import comparisons
 from hpcmaf.report.cost import total
 from hpcmaf.report.groups import Group
 from hpcmaf.report.records import Iteration, Run
-from hpcmaf.report.sections import comparisons
 
 COLUMNS = (
     *("run", "recipe", "method", "task", "trained_on", "evaluated_on", "model", "agents", "rounds", "seed"),

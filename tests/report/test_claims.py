@@ -7,7 +7,7 @@ import json
 import pytest
 
 from hpcmaf.evaluation import compare, holm, outcomes
-from hpcmaf.report.claims import claim_tables, claims
+from hpcmaf.report.claims import claims
 from hpcmaf.report.compare import Test
 from hpcmaf.run.directory import RunDir
 from tests.report.conftest import MakeRun, groups_of, load, paired_test, report_of
@@ -91,10 +91,11 @@ def test_metrics_of_an_earlier_version_say_nothing_of_diversity(runs: list[RunDi
 
 def test_the_report_has_them(runs: list[RunDir]) -> None:
     report = report_of(*runs)
-    assert "## Claims: arithmetic · tiny" in report.markdown()
+    claim = claims_of(runs)[3]
+    points, interval = claim.cells[:2]
+    line = f"maft above single-agent-ft, iteration 4: {points} points ({interval}, 2 runs), p "
+    assert f"- **holds**: {line}" in report.markdown() and f"holds: {line}" in report.text
     verdicts = [verdict for verdict, _ in report.findings]
     assert verdicts == sorted(verdicts, key="open".__eq__) and len(set(verdicts)) > 1, "what is decided comes first"
     told = report.json()["claims"]
     assert [one["claim"] for one in told] == [claim.text for claim in claims_of(runs)]
-    (table,) = claim_tables(claims(groups_of(*runs)))
-    assert table.rows[3][-1] == "holds" and "over 2 runs" in table.note

@@ -191,4 +191,4 @@ def test_the_iteration_that_an_alarm_kept_is_compared(make_run: MakeRun) -> None
     # As a baseline, too, and of a single run.
     (other,) = report_of(*ours, *base, baseline="maft").tested
     assert (other.result.gained, other.result.lost) == (test.result.lost, test.result.gained)
-    assert "after iteration 3 (kept) against the untouched base" in report_of(ours[0]).text
+    assert "after iteration 3 (kept), against the untouched base's debate: " in report_of(ours[0]).text

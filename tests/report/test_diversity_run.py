@@ -16,8 +16,8 @@ from click.testing import CliRunner
 import hpcmaf.micro
 from hpcmaf.cli.diversity import command
 from hpcmaf.errors import DataError
-from hpcmaf.report.behaviour import diversity_table
 from hpcmaf.report.groups import group_runs
+from hpcmaf.report.recipes import diversity_table
 from hpcmaf.report.records import read_run
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store import StoreInfo, write_store

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hpcmaf.report.recipes import recipe_tables
 from hpcmaf.report.records import read_run
 from hpcmaf.run.directory import RunDir
 from tests.report.conftest import load, paired_test, report_of
@@ -39,5 +40,5 @@ def test_a_report_of_them() -> None:
     result = rows["star"].tested.result
     assert (result.gained, result.lost, result.p) == paired_test(*sides)
     assert "(critic-0: 4, generator-1: 7)" in report.warnings[0]
-    table = next(table for table in report.behaviour["maft"] if table.title.endswith("learned from"))
+    table = next(table for table in recipe_tables(report.groups[0]) if table.title.endswith("learned from"))
     assert table.rows[0][:3] == ("1", "generator-0", "11")

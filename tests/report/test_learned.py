@@ -9,7 +9,7 @@ import pytest
 
 from hpcmaf.files.publish import write_json
 from hpcmaf.report import aggregate
-from hpcmaf.report.behaviour import learned_table
+from hpcmaf.report.recipes import learned_table
 from hpcmaf.run.directory import RunDir
 from tests.report.conftest import MakeRun, groups_of, report_of
 

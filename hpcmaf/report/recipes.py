@@ -1,4 +1,4 @@
-"""What debates do, and what agents learn from them, in tables and in warnings."""
+"""The tables of a recipe: accuracy, cost, what debates do and what agents learn from them; and warnings."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any
 
 from hpcmaf.debate.health import VALUES, evaluated, health_warnings, selected, written
 from hpcmaf.debate.methods import METHODS
+from hpcmaf.evaluation import MEASURES
 from hpcmaf.evaluation.alarm import alarm_line
 from hpcmaf.report.compare import TEST, Test, family
-from hpcmaf.report.groups import Group
+from hpcmaf.report.cost import cost_table
+from hpcmaf.report.groups import Group, Point
 from hpcmaf.report.records import Iteration, Run
-from hpcmaf.report.table import NONE, Table, estimate, iteration_name
+from hpcmaf.report.table import NONE, Table, estimate, iteration_name, percent
 
 DIVERSITY = {
     "disagreement": "1 − consensus",
@@ -37,10 +39,33 @@ _LEARNED_NOTE = (
 )
 
 
-def behaviour_tables(group: Group) -> list[Table]:
-    """All that the runs of a group have the metrics for."""
-    makers = (health_table, learned_table, _agents, _debate_tests, diversity_table)
-    return [table for make in makers if (table := make(group)).rows]
+def recipe_tables(group: Group) -> list[Table]:
+    """All that the runs of a recipe have the metrics for."""
+    makers = (accuracy_table, health_table, learned_table, _agents, _debate_tests, diversity_table)
+    tables = [*(make(group) for make in makers), *(cost_table(run) for run in group.runs if len(group.runs) == 1)]
+    return [table for table in tables if table.rows]
+
+
+def accuracy_table(group: Group) -> Table:
+    """Accuracy of each way of answering, iteration by iteration."""
+    rows, problems = [], set()
+    for t in group.iterations:
+        labels = group.over(t, lambda iteration: iteration.metrics["pseudo_labels"])
+        points = (*(group.point(t, measure) for measure in MEASURES), labels)
+        rows.append((iteration_name(t), str(len(group.at(t))), *map(_over_runs, points)))
+        problems |= {iteration.metrics["problems"] for iteration in group.at(t)}
+    several = len(group.runs) > 1
+    title = f"{group.label}: accuracy over {len(group.runs)} runs" if several else f"{group.any.name}: accuracy"
+    counts = " or ".join(f"{count:,}" for count in sorted(problems)) or NONE
+    note = f"Percent: mean over runs ± standard error over {counts} problems (of one run) [lowest, highest run]."
+    note += " Pseudo-labels: the votes of the training debates."
+    return Table(title, ("iteration", "runs", *MEASURES.values(), "pseudo-labels"), tuple(rows), note)
+
+
+def _over_runs(point: Point | None) -> str:
+    if point is None or point["runs"] == 1:
+        return estimate(point)
+    return f"{estimate(point)} [{percent(point['low'])}, {percent(point['high'])}]"
 
 
 def _agents(group: Group) -> Table:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from hpcmaf.files.publish import write_json
-from hpcmaf.report.behaviour import behaviour_tables, diversity_table
 from hpcmaf.report.plots import plots_of
+from hpcmaf.report.recipes import diversity_table, recipe_tables
 from hpcmaf.report.records import read_run
 from tests.report.conftest import MakeRun, groups_of
 
@@ -26,8 +26,9 @@ def test_measured_diversity_joins_the_table(make_run: MakeRun) -> None:
 
 def test_tables_of_behaviour_show_the_metrics(make_run: MakeRun) -> None:
     (group,) = groups_of(make_run("a", seed=0, upto=1), make_run("b", seed=1, upto=1))
-    tables = {table.title.partition(": ")[2]: table for table in behaviour_tables(group)}
+    tables = {table.title.partition(": ")[2]: table for table in recipe_tables(group)}
     assert list(tables) == [
+        "accuracy over 2 runs",
         "health",
         "what agents learned from",
         "every agent",
@@ -56,7 +57,7 @@ def test_metrics_of_earlier_versions_still_count(make_run: MakeRun) -> None:
         write_json(run.metrics(t), metrics)
     (group,) = groups = groups_of(run)
     assert group.runs[0].missing == []
-    tables = behaviour_tables(group)
+    tables = recipe_tables(group)[1:-1]
     titles = [table.title for table in tables]
     assert titles == ["maft: health", "maft: every agent", "maft: the last round's vote against the first round's"]
     assert [plot.stem for plot in plots_of(groups)] == ["accuracy"]
