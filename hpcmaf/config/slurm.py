@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -20,15 +20,11 @@ from hpcmaf.files.yaml import Strict, validate
 _WORD = re.compile(r"[A-Za-z0-9_.,:=+*&|()\[\]@/%-]+")
 _OPTION = re.compile(r"[a-z][a-z0-9-]*")
 
-# Options with keys of their own, and those that jobs cannot have, since hpcmaf could no longer start or follow them.
-_KEYS = {
-    **{key: key for key in ("account", "constraint", "exclude", "nodes", "partition", "qos")},
-    **{"array": "at_once", "cpus-per-task": "cpus", "mem": "memory_gb", "ntasks": "nodes", "ntasks-per-node": "nodes"},
-    **{"export": "setup", "job-name": "--run", "signal": "signal_seconds", "time": "minutes", "wrap": "setup"},
-}
+# Options that have keys of their own, or with which hpcmaf could no longer start or follow its jobs.
 _NEVER = set(
-    "chdir cluster-constraint clusters dependency error gid help hold no-requeue open-mode output parsable quiet requeue "
-    "test-only uid usage version wait".split()
+    "account array chdir cluster-constraint clusters constraint cpus-per-task dependency error exclude export gid help "
+    "hold job-name mem no-requeue nodes ntasks ntasks-per-node open-mode output parsable partition qos quiet requeue "
+    "signal test-only time uid usage version wait wrap".split()
 )
 
 
@@ -53,9 +49,8 @@ def _options(options: dict[str, str | int | bool]) -> dict[str, str | int | bool
         if not _OPTION.fullmatch(name):
             written = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
             raise ValueError(f"{name!r} is no sbatch option; write it as in --comment, without dashes: {written}")
-        if name in _KEYS or name in _NEVER:
-            remedy = f"use {_KEYS[name]}" if name in _KEYS else "leave it out, or hpcmaf could not follow its jobs"
-            raise ValueError(f"--{name} is not for options; {remedy}")
+        if name in _NEVER:
+            raise ValueError(f"--{name} is not for options; leave it out, or say it with a key of the profile's own")
         if value is False:
             raise ValueError(f"{name}: false means nothing to sbatch; leave it out")
         if isinstance(value, str):
@@ -158,13 +153,9 @@ def with_defaults(cluster: Slurm, environment: Mapping[str, str]) -> Slurm:
     ConfigError
         A variable holds what no such name has.
     """
-    found: dict[str, object] = {_DEFAULTS[name]: environment[name] for name in unnamed(cluster, environment)}
+    own = cluster.model_dump() | {"reservation": cluster.options.get("reservation")}
+    named = {key: environment.get(name) for name, key in _DEFAULTS.items() if own[key] is None}
+    found: dict[str, Any] = {key: value for key, value in named.items() if value}
     if "reservation" in found:
         found["options"] = {**cluster.options, "reservation": found.pop("reservation")}
     return validate(Slurm, cluster.model_dump() | found, "SBATCH_* in the environment") if found else cluster
-
-
-def unnamed(cluster: Slurm, environment: Mapping[str, str]) -> list[str]:
-    """Such variables for which a profile names nothing."""
-    own = cluster.model_dump() | {"reservation": cluster.options.get("reservation")}
-    return [name for name, key in _DEFAULTS.items() if environment.get(name) and own[key] is None]

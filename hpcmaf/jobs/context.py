@@ -85,10 +85,6 @@ class TaskContext:
         recipe = self.recipe
         return recipe.evaluation if self.stage.spec.evaluates else recipe.task
 
-    def models(self, iteration: int) -> dict[str, str]:
-        """Agents' models after ``iteration``; none before the first."""
-        return {agent: str(self.run.agent(iteration, agent)) for agent in self.recipe.trained} if iteration else {}
-
     def report_progress(self, done: int, total: int, unit: str, note: Callable[[], str] = str) -> None:
         """Write how far this task is, and what there is to say of it; at most once a second."""
         if time.monotonic() - self._last_progress < 1:

@@ -22,7 +22,7 @@ from hpcmaf.engines.journal import Journal
 from hpcmaf.engines.router import one_engine
 from hpcmaf.errors import StopRequested
 from hpcmaf.jobs.context import TaskContext, peak_memory_bytes
-from hpcmaf.jobs.serving import adapter_room, models_of, society_of, voting_weights
+from hpcmaf.jobs.serving import adapter_room, models_of, served_models, society_of, voting_weights
 from hpcmaf.store import StoreInfo, write_store
 from hpcmaf.tasks import get_task
 from hpcmaf.tasks.grader import grader_of
@@ -36,12 +36,12 @@ def run_debate_shard(context: TaskContext) -> None:
     """
     recipe, stage, method = context.recipe, context.stage, context.method
     split, evaluating = stage.spec.split, stage.spec.evaluates
-    models = context.models(context.iteration if evaluating else context.iteration - 1)
+    served = served_models(context.run, recipe, context.iteration - (not evaluating))
     shard = int(context.task)
     shape = (method.inference_shape if evaluating else method.rollout_shape)(recipe.debate.agents, recipe.debate.rounds)
     protocol = protocol_of(recipe, method, context.task_source, shape.rounds, context.iteration)
     protocol.grader.check()  # before an engine is started
-    society = society_of(recipe, shape.agents, models, evaluating=evaluating)
+    society = society_of(recipe, shape.agents, served, evaluating=evaluating)
     drawn, shards = context.run.read_problems(split, context.plan), len(stage.tasks)
     # In the order of a seeded draw, shards of about as many problems take about equally long.
     problems = drawn[shard * len(drawn) // shards : (shard + 1) * len(drawn) // shards]
@@ -51,7 +51,7 @@ def run_debate_shard(context: TaskContext) -> None:
     thinks = any(one.thinking_tokens for one in (protocol.sampling, *(own for _, own in protocol.own.values())))
     requests = 2 if thinks and context.profile.generation.engine != "endpoint" else 1
     watch = Watch(context, len(problems) * calls_per_problem(protocol, society.agents) * requests)
-    watch.engine = engine = make_engine(context, models, journal, watch)
+    watch.engine = engine = make_engine(context, served, journal, watch)
     try:
         transcripts = asyncio.run(debate_all(problems, society, protocol, engine, one=one))
     finally:
@@ -127,10 +127,9 @@ class Watch:
             raise StopRequested(f"{self.context.stage.id} {self.context.task}: stopped at {self.done}/{self.total}")
 
 
-def make_engine(context: TaskContext, models: dict[str, str], journal: Journal, watch: Watch):
+def make_engine(context: TaskContext, served: Sequence[ServedModels], journal: Journal, watch: Watch):
     """The engine that the profile names, or one for each base; engines are imported only when used."""
     generation = context.profile.generation
-    served = models_of(context.recipe, models)
     shared: dict[str, Any] = {"journal": journal, "on_batch": watch}
     if generation.engine == "endpoint":
         from hpcmaf.engines.client import EndpointEngine

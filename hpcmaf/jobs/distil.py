@@ -46,7 +46,7 @@ def on_policy_data(context: TaskContext, *, goes_on: bool) -> Path:
         debates = list(store.transcripts())
     agents, count = debates[0].agents, recipe.selection.on_policy
     served = served_models(context.run, recipe, t - 1)
-    society = society_of(recipe, agents, {name for one in served for name in one.agents}, evaluating=False)
+    society = society_of(recipe, agents, served, evaluating=False)
     protocol = protocol_of(recipe, context.method, recipe.task, 1, t)
     opening = list(protocol.opening("first", 0))
     # Not the draws with which the agents answered.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,11 +64,11 @@ def with_own_base(recipe: Recipe) -> list[str]:
     return [name for name in recipe.named if recipe.of(name).model != recipe.model]
 
 
-def society_of(recipe: Recipe, agents: int, models: Collection[str], *, evaluating: bool) -> Society:
-    """Who speaks with which model: one of its own among ``models``, a base of its own, or else the recipe's."""
-    others = with_own_base(recipe)
-    society = METHODS[recipe.method].society(agents, {*models, *others}, evaluating=evaluating)
-    return replace(society, summarizer=SUMMARIZER) if SUMMARIZER in others else society
+def society_of(recipe: Recipe, agents: int, served: Sequence[ServedModels], *, evaluating: bool) -> Society:
+    """Who speaks with which of the models that are served: one of its own, a base of its own, or else the recipe's."""
+    names = {name for one in served for name in (*one.agents, *one.copies)}
+    society = METHODS[recipe.method].society(agents, names, evaluating=evaluating)
+    return replace(society, summarizer=SUMMARIZER) if SUMMARIZER in names else society
 
 
 def models_of(recipe: Recipe, agents: Mapping[str, str]) -> list[ServedModels]:

@@ -83,7 +83,7 @@ def solve(
     seed = recipe.seed if seed is None else seed
     served = served_models(run, recipe, t)
     shape = method.inference_shape(recipe.debate.agents, recipe.debate.rounds)
-    society = society_of(recipe, shape.agents, {name for one in served for name in one.agents}, evaluating=True)
+    society = society_of(recipe, shape.agents, served, evaluating=True)
     protocol = protocol_of(recipe.model_copy(update={"seed": seed}), method, recipe.evaluation, shape.rounds, t)
     protocol.grader.check()
     protocol.first_prompt(question, 0)  # refuses what cannot be put, before a model is loaded

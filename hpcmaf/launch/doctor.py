@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Literal
 
 from hpcmaf.config.profile import Profile
-from hpcmaf.config.slurm import unnamed
 from hpcmaf.errors import HpcmafError, RunBusyError, SlurmError
 from hpcmaf.files.locking import lock
 from hpcmaf.files.publish import NO_FSYNC
@@ -98,10 +97,6 @@ def profile_findings(profile: Profile) -> Iterator[Finding]:
         own = profile.slurm is None or profile.slurm.python is None
         text = "generation.engine is vllm, which this Python does not have" + ("" if own else "; jobs run another")
         yield warning("packages", text, "pip install 'hpcmaf[vllm]', name server_command, or use engine: transformers")
-    if profile.slurm is not None and "SLURM_JOB_ID" in os.environ:
-        for name in unnamed(profile.slurm, os.environ):
-            text = f"{name}={os.environ[name]} is this job's, and passed over"
-            yield warning("profile", text, f"set slurm.{name.removeprefix('SBATCH_').lower()} in the profile")
 
 
 def _gpus(profile: Profile) -> Finding:

@@ -79,10 +79,10 @@ class Studied:
         """Take down what real engines are asked, and what they say."""
         real = debate_stage.make_engine
 
-        def make(context: Any, models: dict[str, str], *rest: Any) -> Any:
-            engine, place = real(context, models, *rest), (context.recipe.method, context.stage.id)
+        def make(context: Any, served: Any, *rest: Any) -> Any:
+            engine, place = real(context, served, *rest), (context.recipe.method, context.stage.id)
             complete, said = engine.complete, self.said.setdefault(place, [])
-            self.served[place] = models
+            self.served[place] = {name: model for one in served for name, model in one.agents.items()}
 
             async def watched(request: Request) -> Completion:
                 completion = await complete(request)

@@ -95,11 +95,11 @@ def begin(
     run = RunDir(root)
     played = Played(run, prepare_run(run, recipe, profile), recipe)
 
-    def engine(context: Any, models: dict[str, str], journal: Any, watch: Any) -> Player:
+    def engine(context: Any, served: Any, journal: Any, watch: Any) -> Player:
         made = Player(say, order_seed=len(played.requests))
         played.requests.setdefault(context.stage.id, made.requests)
         made.requests = played.requests[context.stage.id]
-        played.models[context.stage.id] = models
+        played.models[context.stage.id] = {name: model for one in served for name, model in one.agents.items()}
         return made
 
     def finetune(job: Any, logs: Path, progress: Any, **_: Any) -> FinetuneReport:

@@ -53,7 +53,7 @@ def test_setup_is_shell_on_purpose(tmp_path: Path) -> None:
 
 SECTIONS = ("generation", "finetuning", "merge", "gate")
 # Options under which jobs cannot be followed.
-UNFOLLOWED = "clusters uid gid cluster-constraint hold test-only parsable quiet help usage version".split()
+UNFOLLOWED = "account mem time clusters uid gid hold test-only parsable quiet help usage version".split()
 
 
 @pytest.mark.parametrize(
@@ -72,9 +72,6 @@ UNFOLLOWED = "clusters uid gid cluster-constraint hold test-only parsable quiet 
         *((f'  setup: ["{line}"]', "setup") for line in ("two\\nlines", "a\\u0000", "bell\\u0007", "cr\\r")),
         ('  python: "two\\nlines"', "python"),
         # What hpcmaf sets itself, or could not follow its jobs with.
-        ("  options: {time: x}", "--time is not for options; use minutes"),
-        ("  options: {mem: x}", "--mem is not for options; use memory_gb"),
-        ("  options: {account: x}", "--account is not for options; use account"),
         *((f"  options: {{{name}: true}}", f"--{name} is not for options; leave it out") for name in UNFOLLOWED),
         ("  gate: {options: {clusters: gpu}}", "--clusters is not for options"),
         # Options that mean nothing.

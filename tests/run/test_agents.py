@@ -156,7 +156,7 @@ def test_an_agents_settings_lie_over_its_numbers_and_these_over_the_recipes() ->
     assert recipe.of("generator-0").training.lora == recipe.training.lora.model_copy(update={"rank": 64})
     assert recipe.of("critic-0") == recipe.model_copy(update={"agents": {}}) and recipe.of(None) is recipe
 
-    society = society_of(recipe, 3, [], evaluating=True)
+    society = society_of(recipe, 3, models_of(recipe, {}), evaluating=True)
     assert society == Society((None, None, "generator-2"), (None, None, "critic-2"), "summarizer")
     trained = dict.fromkeys(recipe.trained, "folder")
     first, adapters, whole = models_of(recipe, trained)
@@ -206,5 +206,5 @@ def test_another_base_is_another_model_of_an_endpoint() -> None:
     site = ("generation.engine=endpoint", "generation.endpoint={url: 'http://localhost:1/v1', model: own}")
     recipe = load_recipe(overrides=["agents.2.model.path=smol", "method=debate"])
     context = SimpleNamespace(recipe=recipe, profile=load_profile(overrides=site), halvings=0)
-    engine = make_engine(context, {}, Journal(), None)  # type: ignore[arg-type]
+    engine = make_engine(context, models_of(recipe, {}), Journal(), None)  # type: ignore[arg-type]
     assert [one.options.model for one in engine.engines.values()] == ["own", "smol"]

@@ -39,7 +39,7 @@ class Hands:
         self.worked: list[tuple[str, str, str]] = []
         self.requests = 0
 
-        def engine(context: Any, models: dict[str, str], journal: Any, watch: Any) -> Player:
+        def engine(context: Any, served: Any, journal: Any, watch: Any) -> Player:
             def say(request: Any) -> str:
                 self.requests += 1
                 return reply(request)
