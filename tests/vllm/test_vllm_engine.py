@@ -290,16 +290,6 @@ def test_the_server_says_what_bounds_it(agents: dict[str, str], shared: dict[str
     assert means["tokens_per_second"] > 0 and means["running"] > 0
 
 
-def test_what_cannot_start_says_why(tmp_path: Path) -> None:
-    base = Path(shutil.copytree(base_path(), tmp_path / "m"))
-    (base / "model.safetensors").write_bytes(b"torn")
-    engine = vllm_engine(served(base=base))
-    with pytest.raises(EngineError, match="vLLM cannot start: .*; see .*server.log") as raised:
-        run(engine, [ask("a"), ask("b")])
-    engine.close()
-    assert "\n" not in str(raised.value)
-
-
 def test_whole_checkpoints_take_turns(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Three rounds of two models: each is loaded once, and says what transformers says.
 
@@ -346,29 +336,6 @@ def test_a_server_is_kept_for_the_next_engine_of_a_job(tmp_path: Path) -> None:
     while list(first.folder.glob("*/s*")):
         assert time.monotonic() < deadline, "a server is left"
         time.sleep(0.2)
-
-
-def test_a_job_can_be_stopped_while_its_server_starts(agents: dict[str, str]) -> None:
-    """Asked to stop, it does so within seconds, and everybody who waits gets the reason."""
-
-    class Stop(Exception):
-        pass
-
-    def stop(completions: int) -> None:
-        if time.monotonic() > start + 1.5:
-            raise Stop
-
-    start = time.monotonic()
-    engine = vllm_engine(served(agents), on_batch=stop)
-
-    async def both() -> list[Any]:
-        return await asyncio.gather(engine.complete(ask("a")), engine.complete(ask("b")), return_exceptions=True)
-
-    errors = LOOP.run_until_complete(both())
-    engine.close()
-    assert [type(error) for error in errors] == [Stop, Stop]
-    assert time.monotonic() - start < 60
-    assert not list(engine.folder.glob("*/s*/server.json"))
 
 
 JOB = """
