@@ -11,17 +11,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from hpcmaf.answers import equivalent
 from hpcmaf.cli.solve import command
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
 from hpcmaf.engines import Request
 from hpcmaf.errors import DataError, UsageError
 from hpcmaf.launch.prepare import prepare_run
-from hpcmaf.micro import base_path
 from hpcmaf.run.directory import RunDir
 from tests.debate.scripted import ScriptedEngine
-from tests.tiny_models import tiny_adapter
 
 QUESTION = "What is 1+2*3+4-5*6?"
 
@@ -154,16 +151,3 @@ def test_what_cannot_be_asked(
     with pytest.raises(error, match=told):
         CliRunner().invoke(command, [str(run.root), *words], catch_exceptions=False)
     assert not asked
-
-
-@pytest.mark.slow
-def test_a_society_of_adapters(make: Callable[..., RunDir]) -> None:
-    """With a real engine: the base is right about an easy sum, random adapters say something else."""
-    run = make("maft", tokens=40)
-    for seed, agent in enumerate(EVERYBODY):
-        tiny_adapter(base_path(), run.agent(1, agent), seed)
-    base = json.loads(solve(run, "1+2*3+4-2*2", "--json", "--iter", "0"))
-    assert equivalent(base["answer"], "7") and base["rounds"][1]["vote"]["votes"] >= 2
-    trained = json.loads(solve(run, "1+2*3+4-2*2", "--json"))
-    texts = [[t["text"] for r in found["rounds"] for t in r["answers"]] for found in (base, trained)]
-    assert texts[0] != texts[1]

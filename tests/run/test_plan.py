@@ -15,7 +15,6 @@ from hpcmaf.files.publish import write_json
 from hpcmaf.jobs.context import TaskContext
 from hpcmaf.jobs.finetune import finetune_job
 from hpcmaf.jobs.serving import served_models
-from hpcmaf.run.attempts import begin
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, build_plan, check_continues, describe_problems, shard_count
 from hpcmaf.tasks.problems import Problem
@@ -120,11 +119,6 @@ def test_one_driver_and_one_worker_at_a_time(tmp_path: Path) -> None:
         with pytest.raises(RunBusyError), run.claim(stage, "all"):
             pass
     assert not run.claimed(stage, "all")
-
-
-def test_attempts_are_kept_apart(tmp_path: Path) -> None:
-    run, stage = RunDir(tmp_path), plan().stage("it01/merge")
-    assert [begin(run.attempts(stage, "all")).name for _ in range(3)] == ["0001", "0002", "0003"]
 
 
 def test_runs_are_found_by_path_or_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,15 +15,12 @@ from hpcmaf.debate.protocol import debate_all
 from hpcmaf.debate.society import Society
 from hpcmaf.errors import DataError, EngineError, PlanChangedError
 from hpcmaf.files.publish import write_json, write_text
-from hpcmaf.jobs import task as entry
 from hpcmaf.launch.advance import recover, sweep
 from hpcmaf.launch.local import Local, Servers, drive
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.launch.progress import Watcher
-from hpcmaf.run.attempts import begin
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage, build_plan
-from hpcmaf.run.stages import StageSpec
 from hpcmaf.tasks.problems import Problem
 from tests.debate.scripted import ScriptedEngine
 
@@ -55,12 +52,6 @@ def output(run: RunDir, stage: Stage, task: str) -> Path:
 
 def undone(run: RunDir, plan: Plan) -> set[str]:
     return {f"{stage.id} {task}" for stage in plan.stages for task in stage.tasks if not run.done(stage, task)}
-
-
-def test_a_finished_run_stays_finished(tmp_path: Path) -> None:
-    run, plan = planned(tmp_path)
-    assert recover(run, plan) == []
-    assert undone(run, plan) == set()
 
 
 def test_an_output_that_is_gone_is_made_again_if_somebody_reads_it(tmp_path: Path) -> None:
@@ -118,12 +109,6 @@ def test_rubbish_of_killed_writers_goes_unless_somebody_works(tmp_path: Path) ->
     assert [path.exists() for path in journals] == [False, True], "an unfinished shard goes on from its journal"
 
 
-def attempt(run: RunDir, plan: Plan, stage: str, task: str) -> Path:
-    folder = begin(run.attempts(plan.stage(stage), task))
-    entry.run_task(str(run.root), stage, task, str(folder), plan.identity)
-    return folder
-
-
 def test_a_driver_puts_its_run_in_order_before_and_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, plan = planned(tmp_path)
     score, temporary = plan.stage("it02/score"), run.iteration(2) / ".metrics.json.89ab.tmp"
@@ -141,12 +126,6 @@ def test_a_driver_puts_its_run_in_order_before_and_after(tmp_path: Path, monkeyp
     drive(run, plan, profile(), watcher, Servers(profile(), run.root))
     assert "it02/score all: it02/score-all.out is gone; doing it again" in text.getvalue()
     assert not temporary.exists()
-
-
-def test_a_done_task_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, plan = planned(tmp_path)
-    monkeypatch.setattr(StageSpec, "load", lambda spec: pytest.fail("computed twice"))
-    attempt(run, plan, "it01/merge", "all")
 
 
 @pytest.mark.parametrize(

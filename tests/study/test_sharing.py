@@ -92,6 +92,8 @@ def test_shared_tasks_are_done_once_and_come_out_as_if_done_alone(tmp_path: Path
         ("it01/score", "all"),
     ]
     assert any(line.startswith("arithmetic-micro-no-interaction-seed0: ") for line in said)
+    worked = list(hands.worked)
+    assert hands.drive(study) == [] and hands.worked == worked, "the same command again does nothing"
     for entry in study.runs:
         assert verify(entry.run.root) == []
         alone = load_study(str(tmp_path / "few.yaml"), overrides=SIZE, root=tmp_path / "alone" / entry.label)

@@ -85,14 +85,6 @@ def test_no_such_study() -> None:
 # --- driving ----------------------------------------------------------------------
 
 
-def test_the_same_command_again_does_nothing(tmp_path: Path, hands: Hands) -> None:
-    study = lay_out(tmp_path, METHODS)
-    hands.drive(study)
-    before = len(hands.worked)
-    assert hands.drive(study) == []
-    assert len(hands.worked) == before
-
-
 def test_an_interrupted_study_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hands, study = Hands(monkeypatch), lay_out(tmp_path, METHODS)
     total = sum(tasks - shared for tasks, shared, _ in savings(plan_study(study, PROFILE)))
