@@ -19,7 +19,7 @@ from tests.commands import HPCMAF, setting
 from tests.vllm.societies import command, other_base
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(3000)]
-SHAPE = ("task.train=16", "task.eval=12", "debate.agents=2", "training.epochs=1")
+SHAPE = ("task.train=16", "task.eval=8", "debate.agents=2", "training.epochs=1")
 
 
 def submit(root: Path, own: tuple[str, ...] = ()) -> subprocess.Popen[str]:
