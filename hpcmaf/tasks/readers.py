@@ -1,6 +1,6 @@
-"""Rows of data files - JSON lines, JSON, CSV, parquet, arrow - and of the hub, each knowing where it stands.
+"""Rows of data files - JSON lines, JSON, CSV, parquet - and of the hub, each knowing where it stands.
 
-Parquet, arrow and the hub need an extra, and only ``hpcmaf data prepare`` on such sources does.
+Parquet and the hub need an extra, and only ``hpcmaf data prepare`` on such sources does.
 """
 
 from __future__ import annotations
@@ -147,15 +147,11 @@ def read_csv(path: Path) -> Iterator[Record]:
         raise DataError(f"{path}, line {reader.line_num}: torn CSV ({error}); fetch the file again") from error
 
 
-def read_columns(path: Path) -> Iterator[Record]:
-    """Read a parquet file, or an arrow file in the stream form that ``datasets`` writes."""
+def read_parquet(path: Path) -> Iterator[Record]:
+    """Read a parquet file."""
     pa = _require("pyarrow", str(path))
     try:
-        if path.suffix == ".parquet":
-            table = import_module("pyarrow.parquet").read_table(path, partitioning=None)
-        else:
-            with pa.memory_map(str(path)) as source:
-                table = pa.ipc.open_stream(source).read_all()
+        table = import_module("pyarrow.parquet").read_table(path, partitioning=None)
         for number, values in enumerate(table.to_pylist(), start=1):
             yield f"{path}, row {number}", None, values
     except (pa.ArrowException, OSError) as error:
@@ -169,8 +165,7 @@ READERS: Mapping[str, Callable[[Path], Iterator[Record]]] = {
     ".jsonl.gz": read_jsonl,
     ".json": read_json,
     ".csv": read_csv,
-    ".parquet": read_columns,
-    ".arrow": read_columns,
+    ".parquet": read_parquet,
 }
 
 
@@ -212,17 +207,14 @@ def read_hub(name: str, preferred: Sequence[str]) -> Iterator[Row]:
             "check the name and the network, or download it elsewhere and pass the folder"
         ) from error
     labels = {label for splits in loaded.values() for label in splits}
-    # A split of another name is read where it is the only one.
-    known = labels.intersection(SPLIT_NAMES) or (labels if len(labels) == 1 else set())
-    if not known:
+    if not labels.intersection(SPLIT_NAMES):
         found = ", ".join(sorted(labels))
         raise DataError(f"{name}: its splits are called {found}; download it, and name those to read train and test")
     for config, splits in loaded.items():
         for label, rows in splits.items():
-            split = label if label in SPLIT_NAMES else "all"
-            for index, values in enumerate(rows if label in known else ()):
+            for index, values in enumerate(rows if label in SPLIT_NAMES else ()):
                 where = f"{name} ({config}), {label}, row {index + 1}"
-                yield Row(where, values, split, group="" if len(chosen) == 1 else config, index=index)
+                yield Row(where, values, label, group="" if len(chosen) == 1 else config, index=index)
 
 
 def _require(package: str, what: str) -> ModuleType:

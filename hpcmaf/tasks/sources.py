@@ -18,8 +18,8 @@ from hpcmaf.tasks.task import Task
 
 ALL_LEVELS = frozenset(range(1, 6))
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
-# One file per split as people write it, parquet as the hub keeps and converts it, and arrow as save_to_disk writes it.
-_FORMS = (*(f"{{split}}{suffix}" for suffix in READERS), "{split}-*.parquet", "{split}/*.parquet", "{split}/*.arrow")
+# One file per split as people write it, and parquet as the hub keeps and converts it.
+_FORMS = (*(f"{{split}}{suffix}" for suffix in READERS), "{split}-*.parquet", "{split}/*.parquet")
 # Folders that stand for a whole data set, not for a subject.
 _NOT_SUBJECTS = {*SPLIT_NAMES, "main", "data", "default", "all"}
 # Suffixes of data that are of no use as they are.

@@ -29,26 +29,12 @@ def prepared(task: str, source: Path, tmp_path: Path) -> dict[str, list[dict[str
     return {path.stem: [json.loads(line) for line in path.open()] for path in out.glob("*.jsonl")}
 
 
-def columns(rows: list[dict[str, Any]]) -> Any:
-    import pyarrow as pa
-
-    return pa.Table.from_pylist(rows)
-
-
 def write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(columns(rows), path)
-
-
-def write_arrow(path: Path, rows: list[dict[str, Any]]) -> None:
-    import pyarrow as pa
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = columns(rows)
-    with pa.ipc.new_stream(str(path), table.schema) as writer:
-        writer.write_table(table, max_chunksize=3)
+    pq.write_table(pa.Table.from_pylist(rows), path)
 
 
 # GSM8K
@@ -72,10 +58,9 @@ def test_gsm8k_official_folder(gsm8k_folder, tmp_path) -> None:
         lambda root, split, rows: write_parquet(root / f"{split}-00000-of-00001.parquet", rows),
         lambda root, split, rows: write_jsonl(root / f"main/{split}.jsonl", rows),
         lambda root, split, rows: write_jsonl(root / f"grade_school_math/data/{split}.jsonl", rows),
-        lambda root, split, rows: write_arrow(root / f"{split}/data-00000-of-00001.arrow", rows),
         lambda root, split, rows: (root / f"{split}.json").write_text(json.dumps(rows)),
     ],
-    ids=["hub", "parquet", "config-jsonl", "repository", "save-to-disk", "json"],
+    ids=["hub", "parquet", "config-jsonl", "repository", "json"],
 )
 def test_gsm8k_layouts_agree(lay, gsm8k_folder, tmp_path) -> None:
     root = tmp_path / "laid out"
