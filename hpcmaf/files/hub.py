@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-# A hub that is there answers in a fraction of it. Its clients try for half a minute.
-SECONDS = 3.0
+# A hub that is there answers in a fraction of it; a question is put twice before it is given up.
+SECONDS = 2.0
 
 
 def ask_hub(question: Callable[[HfApi], Any]) -> None:
