@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-# A hub that is there answers in a fraction of it; a question is put twice before it is given up.
-SECONDS = 2.0
+# A hub that is there answers in a fraction of it. Its clients try for half a minute.
+SECONDS = 3.0
 
 
 def ask_hub(question: Callable[[HfApi], Any]) -> None:
@@ -19,11 +20,29 @@ def ask_hub(question: Callable[[HfApi], Any]) -> None:
     ------
     Exception
         Whatever the hub's client says: no such name, no access, no network.
+    TimeoutError
+        Nobody answers.
     """
     from huggingface_hub import HfApi, is_offline_mode
 
-    if not is_offline_mode():
-        question(HfApi())
+    if is_offline_mode():
+        return
+    failures: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            question(HfApi())
+        except Exception as error:
+            failures.append(error)
+
+    # Looking up a name and connecting by turns to all addresses have no time limit in common.
+    thread = Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    if thread.is_alive():
+        raise TimeoutError(f"no answer within {SECONDS:g} seconds")
+    if failures:
+        raise failures[0]
 
 
 def reason(error: Exception) -> str:
