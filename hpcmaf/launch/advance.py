@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 from hpcmaf.errors import SlurmError
 from hpcmaf.files.publish import remove
-from hpcmaf.launch.scheduler import Scheduler, States
+from hpcmaf.launch.scheduler import Scheduler, States, Stop
 from hpcmaf.launch.slurm.causes import Cause, decide, nodes_to_avoid
-from hpcmaf.launch.slurm.submissions import Stop, Verdict
+from hpcmaf.launch.slurm.submissions import Verdict
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
 

@@ -7,7 +7,8 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcmaf.launch.slurm.submissions import Submissions, job_log, read_stop
+from hpcmaf.launch.scheduler import read_stop
+from hpcmaf.launch.slurm.submissions import Submissions, job_log
 from hpcmaf.launch.survey import newest_log
 from hpcmaf.run.attempts import Attempt, all_attempts
 from hpcmaf.run.directory import RunDir

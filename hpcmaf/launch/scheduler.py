@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hpcmaf.errors import DataError
+from hpcmaf.files.publish import Record, read_json, write_json
 from hpcmaf.launch.slurm.causes import Cause
-from hpcmaf.launch.slurm.submissions import Stop, Submissions
+from hpcmaf.launch.slurm.submissions import Submissions
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage, TaskKey
 
@@ -47,6 +50,41 @@ class States:
         done = {stage.id for stage in self.plan.stages if self.stage_done(stage)}
         found = [stage for stage in self.unfinished() if done.issuperset(stage.after)]
         return sorted(found, key=lambda stage: stage.spec.evaluates)
+
+
+class Stop(Record):
+    """Why a run goes no further.
+
+    Attributes
+    ----------
+    stage, task
+        What stopped it; empty when no task did.
+    kind
+        Of cause, ``cancelled`` when the user stopped it, ``gate`` when a gate failed.
+    log
+        Where to read on.
+    """
+
+    reason: str
+    stage: str = ""
+    task: str = ""
+    kind: str = "stopped"
+    log: str = ""
+
+
+def write_stop(run: RunDir, stop: Stop) -> None:
+    """Leave the reason."""
+    write_json(run.stopped, stop.model_dump() | {"time": time.time()})
+
+
+def read_stop(run: RunDir) -> Stop | None:
+    """Why the chain was stopped; ``None`` when it was not."""
+    try:
+        return Stop.model_validate(read_json(run.stopped, Stop))
+    except FileNotFoundError:
+        return None
+    except DataError as error:
+        return Stop(reason=str(error))
 
 
 class Scheduler(ABC):

@@ -15,12 +15,12 @@ from typing import Literal
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import SlurmError
 from hpcmaf.files.locking import lock_holders
-from hpcmaf.launch.scheduler import States
+from hpcmaf.launch.scheduler import States, Stop, read_stop
 from hpcmaf.launch.slurm.causes import RULES, Cause, attempt_of, decide, find_cause
 from hpcmaf.launch.slurm.commands import Job, call, queue
 from hpcmaf.launch.slurm.refusals import AccountingAbsentError, ordinary, releasing
 from hpcmaf.launch.slurm.snapshot import Snapshot, accounted
-from hpcmaf.launch.slurm.submissions import Stop, Submissions, read_stop
+from hpcmaf.launch.slurm.submissions import Submissions
 from hpcmaf.run.attempts import Attempt, all_attempts
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, TaskKey

@@ -13,7 +13,7 @@ from hpcmaf.config.profile import load_profile
 from hpcmaf.errors import ConfigError, PlanChangedError, SlurmError, UsageError
 from hpcmaf.launch.logs import tail
 from hpcmaf.launch.prepare import prepare_run
-from hpcmaf.launch.slurm.submissions import Stop, read_stop, write_stop
+from hpcmaf.launch.scheduler import Stop, read_stop, write_stop
 from hpcmaf.run.directory import RunDir
 from tests.launch.conftest import SlurmSays
 from tests.launch.made_runs import attempted, finish, make_run, squeue_line, submitted

@@ -16,7 +16,8 @@ from hpcmaf.cli import status as status_verb
 from hpcmaf.errors import DataError
 from hpcmaf.files.publish import write_json
 from hpcmaf.launch.progress import Watcher, estimate
-from hpcmaf.launch.slurm.submissions import Stop, Submission, Submissions, Verdict, write_stop
+from hpcmaf.launch.scheduler import Stop, write_stop
+from hpcmaf.launch.slurm.submissions import Submission, Submissions, Verdict
 from hpcmaf.launch.status import look
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage

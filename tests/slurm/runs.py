@@ -12,9 +12,9 @@ from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import Profile
 from hpcmaf.files.yaml import apply_overrides, validate
 from hpcmaf.launch.prepare import prepare_run
+from hpcmaf.launch.scheduler import Stop, read_stop
 from hpcmaf.launch.slurm.gate import submit
 from hpcmaf.launch.slurm.scheduler import Slurm
-from hpcmaf.launch.slurm.submissions import Stop, read_stop
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan
 from tests.slurm.client import Client

@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import RunBusyError, SlurmError
+from hpcmaf.launch.scheduler import Stop, read_stop, write_stop
 from hpcmaf.launch.slurm.commands import cancel, queue
 from hpcmaf.launch.slurm.refusals import ControllerAbsentError
-from hpcmaf.launch.slurm.submissions import Stop, Submissions, read_stop, write_stop
+from hpcmaf.launch.slurm.submissions import Submissions
 from hpcmaf.run.directory import RunDir
 
 _POLL_SECONDS = 1.0

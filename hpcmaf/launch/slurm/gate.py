@@ -17,12 +17,13 @@ from submitit.core.utils import DelayedSubmission
 from hpcmaf.config.profile import Profile, load_profile
 from hpcmaf.errors import HpcmafError, RunBusyError, SlurmError, failure_kind, one_line
 from hpcmaf.launch.advance import advance, start_afresh, sweep
+from hpcmaf.launch.scheduler import Stop, write_stop
 from hpcmaf.launch.slurm.commands import control
 from hpcmaf.launch.slurm.nodes import restarts
 from hpcmaf.launch.slurm.refusals import RefusedError
 from hpcmaf.launch.slurm.scheduler import Slurm
 from hpcmaf.launch.slurm.script import check_path, watch_seconds
-from hpcmaf.launch.slurm.submissions import Element, Stop, write_stop
+from hpcmaf.launch.slurm.submissions import Element
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan
 

@@ -20,8 +20,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from hpcmaf.errors import DataError
-from hpcmaf.files.publish import Count, Record, read_bytes, read_json, write_json
+from hpcmaf.files.publish import Count, Record, read_bytes
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import TaskKey
 
@@ -161,9 +160,7 @@ class Submissions:
 
     def confirm(self, name: str, job: str) -> None:
         """Write down the id that Slurm gave, and once more what it is for, should the first line be torn."""
-        sent = self.submissions[name]
-        what = {"stage": sent.stage, "elements": sent.elements, "after": sent.after, "halvings": sent.halvings}
-        self._append({"event": "submitted", "name": name, "job": job, **what})
+        self._append({"event": "submitted", **asdict(self.submissions[name]), "job": job})
 
     def refuse(self, name: str, why: str, index: int | None = None) -> None:
         """Write down that Slurm has not got a job after all, or not this element of it."""
@@ -273,38 +270,3 @@ def job_log(run: RunDir, submission: Submission, index: int = 0) -> Path | None:
     job = f"*_{index}" if len(submission.elements) > 1 else "*"
     logs = run.root.glob(f"it*/jobs/{submission.name}/{job}_0_log.err")
     return max(logs, key=lambda path: path.stat().st_mtime, default=None)
-
-
-class Stop(Record):
-    """Why a run goes no further.
-
-    Attributes
-    ----------
-    stage, task
-        What stopped it; empty when no task did.
-    kind
-        Of cause, ``cancelled`` when the user stopped it, ``gate`` when a gate failed.
-    log
-        Where to read on.
-    """
-
-    reason: str
-    stage: str = ""
-    task: str = ""
-    kind: str = "stopped"
-    log: str = ""
-
-
-def write_stop(run: RunDir, stop: Stop) -> None:
-    """Leave the reason."""
-    write_json(run.stopped, stop.model_dump() | {"time": time.time()})
-
-
-def read_stop(run: RunDir) -> Stop | None:
-    """Why the chain was stopped; ``None`` when it was not."""
-    try:
-        return Stop.model_validate(read_json(run.stopped, Stop))
-    except FileNotFoundError:
-        return None
-    except DataError as error:
-        return Stop(reason=str(error))
