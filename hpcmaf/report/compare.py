@@ -85,9 +85,10 @@ class Test:
         """The test in words, or why there is none."""
         if self.result is None:
             return f"{self.text}: {self.fault}"
-        points, interval, *_, p = self.cells
+        points, interval, gained, lost, _, p = self.cells
         runs = f", {self.result.pairs} runs" * (self.result.pairs > 1)
-        return f"{self.text}: {points} points ({interval}{runs}), p {'' if p[0] == '<' else '= '}{p}"
+        values = f"{points} points ({interval}; {gained} gained, {lost} lost{runs})"
+        return f"{self.text}: {values}, p {'' if p[0] == '<' else '= '}{p}"
 
     def to_json(self) -> dict[str, Any]:
         """What it is about, and its values or its fault."""
@@ -251,7 +252,8 @@ def _test(
             pairs.append(one)
         else:
             faults.append(f"{ours.name} and {theirs.name} answered different problems")
-    text = f"{group.label}, iteration {group.ended}, against {name}"
+    theirs = f", iteration {at}" if at not in (0, *group.numbers) else ""
+    text = f"{group.label}, iteration {group.ended}, against {name}{theirs}"
     fault = "; ".join(dict.fromkeys(faults)) or ("" if found else none)
     facts = {"label": group.label, "iteration": group.numbers[-1], "baseline_iteration": at}
     return Test.of(pairs, fault=fault, text=text, facts=facts, group=group, against=at)

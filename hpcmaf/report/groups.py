@@ -24,8 +24,7 @@ class Point(TypedDict):
     ``value`` is the mean over ``runs``; ``low`` and ``high`` are the lowest
     and the highest run. ``se`` is the standard error over problems, the root
     mean square of the runs' own: it says how far a single run's evaluation
-    set may mislead, not how much runs differ. That is ``spread``, the standard
-    deviation over runs (ddof 1); ``None`` for one run.
+    set may mislead, not how much runs differ.
     """
 
     value: float
@@ -33,7 +32,6 @@ class Point(TypedDict):
     low: float
     high: float
     runs: int
-    spread: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +113,7 @@ class Group:
 
     def over(self, t: int | None, read: Callable[[Iteration], Mapping[str, Any] | None]) -> Point | None:
         """Any metric with ``value`` and ``se`` at iteration t; ``None`` where no run has it."""
-        found = [one for one in map(read, self.at(t)) if one is not None and one["value"] is not None]
+        found = [one for one in map(read, self.at(t)) if one is not None]
         if not found:
             return None
         values = [one["value"] for one in found]
@@ -125,7 +123,6 @@ class Group:
             low=min(values),
             high=max(values),
             runs=len(values),
-            spread=statistics.stdev(values) if len(values) > 1 else None,
         )
 
 

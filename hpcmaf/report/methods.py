@@ -1,11 +1,11 @@
-"""One line per recipe: accuracy, spread over seeds, the paper's value, the test against the baseline."""
+"""The comparison of methods: a line per recipe, with the paper's values and marks of what differs from the baseline."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hpcmaf.report.compare import LEVEL, TEST, Test
+from hpcmaf.report.compare import LEVEL, Test
 from hpcmaf.report.groups import NO_HINT, Group, Point
 from hpcmaf.report.reference import published
 from hpcmaf.report.table import NONE, Table, estimate, percent
@@ -45,50 +45,14 @@ def rows(groups: Sequence[Group], tested: Sequence[Test], reference: bool) -> li
 
 
 def method_tables(found: Sequence[Row], baseline: str | None, reference: bool) -> list[Table]:
-    """The comparison table of each task evaluated on and model."""
-    tables = []
-    header = ("method", "iteration", "runs", "accuracy", "sd over runs", *["paper"] * reference)
-    header += TEST if baseline else ()
-    for place in dict.fromkeys(row.group.place for row in found):
-        here = [row for row in found if row.group.place == place]
-        latest = max((row.tested.against for row in here if row.tested), default=0)
-        lines, others = [], []
-        for row in here:
-            group, point, test = row.group, row.point, row.tested
-            cells = [group.line, group.ended, str(point["runs"]), estimate(point), percent(point["spread"])]
-            cells += [percent(row.paper)] * reference
-            if baseline:
-                cells += test.cells if test else [NONE] * len(TEST)
-            if test and test.result and test.against < latest:
-                others.append(f"{group.line}: against iteration {test.against} of {baseline}.")
-            lines.append(tuple(cells))
-        note = "Percent ± standard error over problems (of one run), after the last iteration that all runs have."
-        if any(row.group.ended != str(row.group.last) for row in here):
-            note += " (kept): after the one that the alarm kept, of each run."
-        if baseline:
-            note += f" Points against {baseline} on the same problems; gained, lost: problems that one alone got right."
-        if any(row.group.any.transferred for row in here):
-            note += f" What names no other task was trained on {place[0]}, or not at all."
-        if any(row.group.any.unhinted for row in here):
-            note += f" {UNHINTED}"
-        if reference:
-            note += (
-                " Paper: its own value after as many iterations, on 500 problems of its own, where model, N, M and "
-                "levels are its own too."
-            )
-        tables.append(Table(f"Methods: {place[0]} · {place[1]}", header, tuple(lines), " ".join([note, *others])))
-    return tables
-
-
-def task_tables(found: Sequence[Row], baseline: str | None, reference: bool) -> list[Table]:
     """Of each model its recipes, and a column for every task that they are evaluated on: what goes into a paper."""
     return [
-        _task_table([row for row in found if row.group.place[1] == model], model, baseline, reference)
+        _table([row for row in found if row.group.place[1] == model], model, baseline, reference)
         for model in dict.fromkeys(row.group.place[1] for row in found)
     ]
 
 
-def _task_table(found: Sequence[Row], model: str, baseline: str | None, reference: bool) -> Table:
+def _table(found: Sequence[Row], model: str, baseline: str | None, reference: bool) -> Table:
     tasks = sorted({row.group.place[0] for row in found})
     transferred = any(row.group.any.transferred for row in found)
     lines: dict[tuple[str, ...], dict[str, list[Row]]] = {}
@@ -117,11 +81,15 @@ def _task_table(found: Sequence[Row], model: str, baseline: str | None, referenc
     note += f"runs each: {', '.join(map(str, runs))}."
     if transferred:
         note += " Columns: the task evaluated on. –: not trained, or not evaluated."
+    if any(row.group.ended != str(row.group.last) for row in found):
+        note += " (kept): after the one that the alarm kept, of each run."
+    if reference:
+        note += " Paper: its value after as many iterations, on 500 problems of its own, where its settings are these."
     if baseline:
         note += f" *: differs from {baseline} on the same problems (exact paired test, p (Holm) < {LEVEL})."
     if any(row.group.any.unhinted for row in found):
         note += f" {UNHINTED}"
-    return Table(f"Accuracy by task: {model}", tuple(header), tuple(map(tuple, cells)), note)
+    return Table(f"Methods: {model}", tuple(header), tuple(map(tuple, cells)), note)
 
 
 def _task_cell(row: Row) -> str:

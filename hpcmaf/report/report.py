@@ -17,7 +17,7 @@ from hpcmaf.report.claims import Setting, claims, comparisons
 from hpcmaf.report.compare import Test, against, find_baseline
 from hpcmaf.report.cost import cost_table, method_cost_table
 from hpcmaf.report.groups import Group, common_title, group_runs
-from hpcmaf.report.methods import Row, method_tables, rows, task_tables
+from hpcmaf.report.methods import Row, method_tables, rows
 from hpcmaf.report.recipes import accuracy_table, recipe_tables, warnings
 from hpcmaf.report.records import Run, read_run
 from hpcmaf.report.table import Table
@@ -75,7 +75,7 @@ def aggregate(runs: Sequence[Path], out: Path, *, baseline: str | None = None, r
     write_text(out / "report.md", report.markdown(plots))
     write_text(out / "report.csv", to_csv(report.runs))
     write_json(out / "report.json", report.json())
-    write_text(out / "report.tex", "\n".join(table.latex() for table in report.task_tables()))
+    write_text(out / "report.tex", "\n".join(table.latex() for table in report.methods))
     write_text(out / "report.html", report.page(plots, out))
     return report
 
@@ -188,17 +188,15 @@ class Report:
         return [*self.method_tables(), *map(accuracy_table, repeated if len(repeated) <= 4 else [])]
 
     def method_tables(self) -> list[Table]:
-        """Methods side by side, where there is something to compare, transfers, and what they cost."""
+        """Methods side by side, where there is something to compare, and what they cost."""
         if len(self.groups) < 2 and not self.tested and not self.reference:
             return []
-        tables = method_tables(self.rows, self.baseline, self.quoted)
-        if any(group.any.transferred for group in self.groups):
-            tables += self.task_tables()
-        return [table for table in (*tables, method_cost_table(self.groups)) if table.rows]
+        return [table for table in (*self.methods, method_cost_table(self.groups)) if table.rows]
 
-    def task_tables(self) -> list[Table]:
-        """Methods by task, as a paper has them."""
-        return task_tables(self.rows, self.baseline, self.quoted)
+    @property
+    def methods(self) -> list[Table]:
+        """The comparison of methods, as a paper has it."""
+        return method_tables(self.rows, self.baseline, self.quoted)
 
     def json(self) -> dict[str, Any]:
         """The report as JSON values; per-problem scores stay in the runs."""

@@ -92,8 +92,9 @@ def test_metrics_of_an_earlier_version_say_nothing_of_diversity(runs: list[RunDi
 def test_the_report_has_them(runs: list[RunDir]) -> None:
     report = report_of(*runs)
     claim = claims_of(runs)[3]
-    points, interval = claim.cells[:2]
-    line = f"maft above single-agent-ft, iteration 4: {points} points ({interval}, 2 runs), p "
+    points, interval, gained, lost, *_ = claim.cells
+    values = f"{points} points ({interval}; {gained} gained, {lost} lost, 2 runs)"
+    line = f"maft above single-agent-ft, iteration 4: {values}, p "
     assert f"- **holds**: {line}" in report.markdown() and f"holds: {line}" in report.text
     verdicts = [verdict for verdict, _ in report.findings]
     assert verdicts == sorted(verdicts, key="open".__eq__) and len(set(verdicts)) > 1, "what is decided comes first"

@@ -8,8 +8,6 @@ from hpcmaf.errors import UsageError
 from hpcmaf.evaluation import holm, outcomes
 from hpcmaf.files.publish import write_json
 from hpcmaf.report.compare import against, find_baseline
-from hpcmaf.report.methods import method_tables
-from hpcmaf.report.methods import rows as rows_of
 from hpcmaf.run.directory import RunDir
 from tests.report.conftest import MakeRun, groups_of, load, paired_test, report_of
 
@@ -61,9 +59,8 @@ def test_what_trains_nobody_is_held_against_the_last(make_run: MakeRun) -> None:
     (debate,) = (row.result for row in rows if row.group.line == "debate")
     last, plain = (outcomes(load(run.metrics(t)), "vote@M") for run, t in ((trained, 3), (untrained, 0)))
     assert (debate.gained, debate.lost, debate.p) == paired_test(last, plain)
-    # And where the baseline is not the one whose accuracy stands in the table, the table says so.
-    (table,) = method_tables(rows_of(groups, rows, False), "maft", False)
-    assert table.note.endswith("star: against iteration 2 of maft.") and "debate: against" not in table.note
+    assert rows[0].text == "debate, iteration 0, against maft, iteration 3"
+    assert rows[1].text == "star, iteration 2, against maft"
 
 
 def test_other_problems_are_no_pair(make_run: MakeRun) -> None:
@@ -118,7 +115,7 @@ def test_what_was_not_measured_is_not_tested_against(make_run: MakeRun) -> None:
     assert row.fault == "the base's debate of 3 agents in 2 rounds was not measured in these runs"
     report = report_of(star, baseline="debate")
     assert row.fault in report.text
-    assert not any("*" in cell for table in report.task_tables() for row in table.rows for cell in row)
+    assert not any("*" in cell for table in report.methods for row in table.rows for cell in row)
     # One answer was measured.
     assert compared("base", star)["star"].result.p < 0.05
 
@@ -184,8 +181,9 @@ def test_the_iteration_that_an_alarm_kept_is_compared(make_run: MakeRun) -> None
         for plain, run, kept in zip(base, ours, (3, 1), strict=True)
     ]
     assert (test.result.gained, test.result.lost) == (sum(t.b_only for t in pairs), sum(t.a_only for t in pairs))
-    assert "| maft | 1, 3 (kept) | 2 |" in report.markdown() and "the one that the alarm kept" in report.text
-    assert "Iterations: 0, 1, 3 (kept);" in report.task_tables()[0].note
+    assert "maft, iteration 1, 3 (kept), against the base's debate: " in report.markdown()
+    assert "the one that the alarm kept" in report.text
+    assert "Iterations: 0, 1, 3 (kept);" in report.methods[0].note
     values = [load(run.metrics(t))["accuracy"]["vote@M"]["value"] for run, t in zip(ours, (3, 1), strict=True)]
     assert report.rows[1].point["value"] == pytest.approx(sum(values) / 2)
     # As a baseline, too, and of a single run.

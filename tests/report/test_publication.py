@@ -43,11 +43,11 @@ def test_table_for_a_paper(study: list[RunDir], tmp_path: Path) -> None:
         starred = tested.get(name) is not None and tested[name].p_holm < 0.05
         assert ("*" in line) == starred
     assert "*" in best
-    # The same figures in the terminal's table, and the spread over seeds.
+    # The same figures in the terminal's table, and the tests in words.
     (row,) = (row for row in report.rows if row.group.line == "maft")
-    shown = [f"{100 * row.point[key]:.2f}" for key in ("value", "se", "spread")]
+    shown = [f"{100 * row.point[key]:.2f}" for key in ("value", "se")]
     assert all(value in report.text for value in shown) and shown[0] in best
-    assert "no-critic" in report.text and "p (Holm)" in report.text
+    assert f"above: {row.tested.sentence}" in report.text and "against the base's debate: +" in row.tested.sentence
 
 
 def test_cost_is_what_improving_took(study: list[RunDir]) -> None:
@@ -64,7 +64,7 @@ def test_cost_is_what_improving_took(study: list[RunDir]) -> None:
 
 def test_the_caption_says_what_the_error_is(study: list[RunDir], make_run: MakeRun) -> None:
     one = make_run("one", upto=1, model={"path": "/models/naïve-β_2"})
-    several, alone = (report_of(*runs).task_tables()[0].latex().partition("caption")[2] for runs in (study, [one]))
+    several, alone = (report_of(*runs).methods[0].latex().partition("caption")[2] for runs in (study, [one]))
     assert "$\\pm$ standard error over evaluation problems, their population standard deviation over the" in several
     assert "of one run, not how far runs differ. Iterations: 0, 1; runs each: 2." in several
     assert "how many there are. Iterations: 1; runs each: 1." in alone and r"naïve-β\_2" in alone
@@ -107,4 +107,4 @@ def test_the_paper_is_quoted_only_where_it_speaks(
 def test_where_the_paper_has_nothing_a_line_says_so(make_run: MakeRun) -> None:
     report = report_of(make_run("a", upto=1), make_run("b", upto=1, method="star"), reference=True)
     assert [line.partition(" for ")[0] for line in report.missing] == ["the paper has no values"]
-    assert not any("paper" in table.header for table in [*report.tables(), *report.task_tables()])
+    assert not any("paper" in table.header for table in [*report.tables(), *report.methods])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -138,11 +137,9 @@ def test_a_study_on_this_machine(tmp_path: Path) -> None:
         words += ["--set", key]
     result = study(*words)
     assert result.returncode == 0, result.stderr
-    (line,) = re.findall(r"^\| maft .*", (tmp_path / "runs" / "report" / "report.md").read_text(), re.MULTILINE)[:1]
-    assert "| p (Holm) |" in (tmp_path / "runs" / "report" / "report.md").read_text() and line
+    text = (tmp_path / "runs" / "report" / "report.md").read_text()
     # An untrained maft is the debate of the base itself, which is not tested against itself.
-    cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells[:3] == ["maft", "0", "1"] and cells[-1] == "–"
+    assert "\n| maft | " in text and "against the base's debate" not in text
     runs = [RunDir(tmp_path / "runs" / f"arithmetic-micro-{label}-seed0") for label in ("debate", "maft")]
     for run in runs:
         assert verify(run.root) == [] and run.load_plan().recipe["method"] in result.stdout
