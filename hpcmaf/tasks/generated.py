@@ -1,4 +1,4 @@
-"""Problems that are generated from a run's seed.
+"""Problems that are generated from a run's seed: arithmetic, words, sums, and those of a task of your own.
 
 A bit of a question's hash says which side it is on, so training and evaluation stay apart whatever the seeds and
 counts, in every run and in the micro model's corpus.
@@ -7,14 +7,17 @@ counts, in every run and in the micro model's corpus.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from hpcmaf.errors import ConfigError
+from hpcmaf.answers import AnswerForm
+from hpcmaf.errors import ConfigError, DataError
 from hpcmaf.seeding import derive_seed
 from hpcmaf.tasks.problems import Problem, question_hash
+from hpcmaf.tasks.prompts import CompactPrompts, PromptSet
 from hpcmaf.tasks.splits import Splits
 from hpcmaf.tasks.task import Task
 
@@ -67,3 +70,111 @@ class Generated(Task):
             if count > self.most:
                 raise ConfigError(f"task.{key}: {count} problems requested, at most {self.most} can be; lower it")
         return Splits(self.generate(train, seed, "train"), self.generate(eval, seed, "eval"))
+
+
+# --- arithmetic, words (its expressions as stories), sums (small ones, for small chat models) ---
+
+_NUMBERS, _COUNTS, _PRICES = (0, 29), (2, 12), (10, 29)
+_NAMES = ("Amara", "Bruno", "Chiara", "Deniz", "Elif", "Farid", "Greta", "Hiro", "Ines", "Jonas")
+_THINGS = ("baskets", "candles", "drawings", "jars of honey", "notebooks", "plants", "scarves", "tickets")
+_QUESTION = "How many euros does {name} have in the end? A debt counts as a negative number."
+# Every story names its numbers in the order a, b, c, d, e, f and no others.
+_STORIES = (
+    (
+        "{name} has {a} euros, sells {b} {sold} at {c} euros each, is given {d} euros by an aunt, and then buys "
+        "{e} {bought} at {f} euros each."
+    ),
+    (
+        "There are {a} euros in the cash box of {name}. On Monday {b} {sold} are sold for {c} euros apiece, on Tuesday "
+        "{d} euros are found under the counter, and on Wednesday {e} {bought} are ordered and paid for at {f} euros "
+        "apiece."
+    ),
+    (
+        "With {a} euros saved, {name} goes to the fair and sells {b} {sold}, taking {c} euros for each. A raffle "
+        "brings {d} euros more. On the way home {name} pays for {e} {bought}, which cost {f} euros each."
+    ),
+    (
+        "{name} begins the week with {a} euros. A customer takes {b} {sold} and pays {c} euros for every one of them, "
+        "and a friend returns a loan of {d} euros. The week ends with a bill for {e} {bought} at {f} euros each, which "
+        "{name} pays."
+    ),
+)
+# Of sums: forms, and the smallest and largest of their numbers; some 1,600 questions on each side.
+_SUMS = (("{} + {}", 1, 40), ("{} - {}", 1, 40), ("{} * {}", 2, 12), ("{} + {} + {}", 1, 9))
+
+
+def _value(a: int, b: int, c: int, d: int, e: int, f: int) -> str:
+    return str(a + b * c + d - e * f)
+
+
+def arithmetic(draw: Draw) -> Problem:
+    """a+b*c+d-e*f over six integers from 0 to 29 (paper, section 3.1); the usual precedence."""
+    a, b, c, d, e, f = numbers = [draw(*_NUMBERS) for _ in range(6)]
+    return Problem("-".join(map(str, ("arithmetic", *numbers))), f"{a}+{b}*{c}+{d}-{e}*{f}", _value(*numbers))
+
+
+def words(draw: Draw) -> Problem:
+    """A story of money that comes to such an expression, over other numbers, for transfer to and from arithmetic.
+
+    A story is on the side of its expression, so no evaluation story comes to an expression that arithmetic trains on,
+    nor to one of the micro model's corpus. That model reads no words: its prompts (``compact``) give it the expression,
+    so what it can show is transfer to other numbers, not to language.
+    """
+    numbers = [draw(*one) for one in (_NUMBERS, _COUNTS, _PRICES) * 2]
+    story, name, sold, bought = (some[draw(0, len(some) - 1)] for some in (_STORIES, _NAMES, _THINGS, _THINGS))
+    letters = dict(zip("abcdef", numbers, strict=True))
+    text = f"{story} {_QUESTION}".format(name=name, sold=sold, bought=bought, **letters)
+    return Problem("-".join(map(str, ("words", *numbers))), text, _value(*numbers))
+
+
+def expression_of_story(question: str) -> str:
+    """The expression that a story comes to.
+
+    Raises
+    ------
+    DataError
+        The question does not hold six numbers.
+    """
+    numbers = re.findall(r"\d+", question)
+    if len(numbers) != 6:
+        raise DataError(f"words: {len(numbers)} numbers instead of six in the question {question[:60]!r}")
+    a, b, c, d, e, f = numbers
+    return f"{a}+{b}*{c}+{d}-{e}*{f}"
+
+
+def sums(draw: Draw) -> Problem:
+    """Two or three small numbers in a short sentence: small chat models get some of it right and some of it wrong."""
+    form, low, high = _SUMS[draw(0, len(_SUMS) - 1)]
+    numbers = [draw(low, high) for _ in range(form.count("{}"))]
+    if "-" in form:
+        numbers.sort(reverse=True)  # nothing below zero
+    expression = form.format(*numbers)
+    gold = numbers[0] * numbers[1] if "*" in form else numbers[0] - numbers[1] if "-" in form else sum(numbers)
+    return Problem(f"sums-{expression.replace(' ', '')}", f"What is {expression}?", str(gold))
+
+
+def _task(
+    make: Callable[[Draw], Problem], instruction: str, meaning: str, compact: CompactPrompts | None = None, **more: Any
+) -> Generated:
+    ending = f"End with one line of the form Answer: \\boxed{{N}}, where N is {meaning}, a whole number."
+    variants = {"default": PromptSet(instruction, ending)} | ({"compact": compact} if compact else {})
+    return Generated(name=make.__name__, make=make, answer_form=AnswerForm.NUMBER, variants=variants, **more)
+
+
+TASKS = {
+    "arithmetic": _task(
+        arithmetic,
+        "Work out the value of the expression below. Do the multiplications first, then the additions and "
+        "subtractions from left to right, and write down each step.",
+        "the value",
+        CompactPrompts(),
+    ),
+    "words": _task(
+        words,
+        "Solve the problem below step by step, writing down each calculation.",
+        "the answer",
+        CompactPrompts(expression=expression_of_story),
+        decisive=expression_of_story,
+    ),
+    "sums": _task(sums, "Answer the question below. Write down each step.", "the result", most=1_200),
+}

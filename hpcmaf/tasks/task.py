@@ -23,7 +23,7 @@ from hpcmaf.tasks.splits import Splits
 # Drawn from a recipe's seed: there is nothing to prepare.
 GENERATED = ("arithmetic", "words", "sums")
 _MODULES = {
-    "arithmetic": GENERATED,
+    "generated": GENERATED,
     "open_answers": ("gsm8k", "svamp", "math", "aime", "jsonl"),
     "choices": ("mmlu", "mmlu-pro", "arc", "gpqa"),
     "code": ("humaneval", "mbpp"),

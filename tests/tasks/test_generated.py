@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from hpcmaf.errors import ConfigError, DataError
 from hpcmaf.tasks import GENERATED, get_task, leak_guard
-from hpcmaf.tasks.arithmetic import expression_of_story
-from hpcmaf.tasks.generated import side
+from hpcmaf.tasks.generated import expression_of_story, side
 
 SEEDS = st.integers(0, 2**63 - 1)
 # Task to what a question comes to, as Python writes it.
