@@ -83,14 +83,10 @@ def check_agents(recipe: Recipe) -> None:
     for key, own in recipe.agents.items():
         if key == SUMMARIZER:
             if other := own.model_fields_set - {"model"}:
-                raise ValueError(
-                    f"agents.{key}.{min(other)}: of its own the summarizer has a model alone; leave it out"
-                )
+                raise ValueError(f"agents.{key}.{min(other)}: the summarizer has a model of its own alone; drop it")
         elif key not in known:
-            raise ValueError(
-                f"agents.{key}: no such agent; there are '0' to '{numbers[-1]}', each as generator-N and critic-N too, "
-                f"and {SUMMARIZER}"
-            )
+            some = f"'0' to '{numbers[-1]}', generator-N, critic-N and {SUMMARIZER}"
+            raise ValueError(f"agents.{key}: no such agent; there are {some}")
         elif METHODS[recipe.method].trained == "single":
             raise ValueError(f"agents.{key}: method {recipe.method} has one model for all agents; leave it out")
         for name in names_of(key):

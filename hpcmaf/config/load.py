@@ -36,9 +36,8 @@ def _find(name: str) -> list[Path]:
     for files in ([Path(name)], [_shipped(f"{name}.yaml")], halves):
         if all(file.is_file() for file in files):
             return files
-    raise ConfigError(
-        f"--recipe {name}: neither a file nor a shipped recipe; shipped are {', '.join(shipped_recipes())}"
-    )
+    shipped = ", ".join(shipped_recipes())
+    raise ConfigError(f"--recipe {name}: neither a file nor a shipped recipe; shipped are {shipped}")
 
 
 def load_recipe(

@@ -81,16 +81,12 @@ class Profile(Strict):
             raise ValueError("slurm: missing; a profile of launcher: slurm says there what to ask of the cluster")
         for section, key, device, used, job in self._gpu_use():
             if device == "cuda" and job.gpus == 0:
-                raise ValueError(
-                    f"{section}.device: cuda, but slurm.{section}.gpus asks for none; ask for some, or use device: auto"
-                )
+                raise ValueError(f"{section}.device: cuda, but slurm.{section}.gpus asks for none; use device: auto")
             # Without any GPU, auto means processes on CPUs, which may be as many as one likes.
             few = job.gpus > 0 or section == "generation"
             if device != "cpu" and few and used > max(1, job.gpus):
-                remedy = f"ask for {used}, or lower {section}.{key}"
-                raise ValueError(
-                    f"{section}.{key}: {used} GPUs, but slurm.{section}.gpus asks for {job.gpus}; {remedy}"
-                )
+                text = f"{used} GPUs, but slurm.{section}.gpus asks for {job.gpus}; lower one or raise the other"
+                raise ValueError(f"{section}.{key}: {text}")
         return self
 
     def _gpu_use(self) -> list[tuple[str, str, str, int, GpuJob]]:

@@ -172,10 +172,7 @@ class Training(Strict):
                 f"offload {self.offload!r} does not go with zero_stage {self.zero_stage}; set that to auto"
             )
         if self.quantize != "none" and (self.tuning == "full" or self.zero_stage == 3 or self.offload == "params"):
-            raise ValueError(
-                f"quantize {self.quantize!r} goes with tuning lora, zero_stage 0 to 2 or auto, "
-                "and no offload of params; leave one of them out"
-            )
+            raise ValueError(f"quantize {self.quantize!r} needs tuning lora, zero_stage below 3, no offload of params")
         return self
 
 

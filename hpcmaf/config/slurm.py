@@ -128,9 +128,7 @@ class Slurm(Strict):
         for name in ("generation", "finetuning"):
             minutes = getattr(self, name).minutes
             if self.signal_seconds >= 60 * minutes:
-                raise ValueError(
-                    f"signal_seconds: {self.signal_seconds} is no less than the {minutes} minutes of {name}; lower it"
-                )
+                raise ValueError(f"signal_seconds: no less than the {minutes} minutes of {name}; lower it")
         for name in ("generation", "merge", "gate"):
             if getattr(self, name).nodes != 1:
                 raise ValueError(f"{name}.nodes: only finetuning runs on several nodes")

@@ -46,9 +46,8 @@ def measure_run(
         raise DataError(f"{run.root}: no eval.h5 in any iteration; evaluate one first, or copy the stores as well")
     for t in iterations or there:
         if t not in there:
-            raise DataError(
-                f"{run.store(t, 'eval')}: missing; iterations with debates are {', '.join(map(str, there))}"
-            )
+            others = ", ".join(map(str, there))
+            raise DataError(f"{run.store(t, 'eval')}: missing; iterations with debates are {others}")
         if run.diversity(t).exists() and not again:
             continue
         served = served_models(run, recipe, t)

@@ -53,9 +53,7 @@ def served_models(run: RunDir, recipe: Recipe, iteration: int) -> list[ServedMod
     models = {agent: str(run.agent(iteration, agent)) for agent in (recipe.trained if iteration else ())}
     for agent, folder in models.items():
         if not Path(folder).is_dir():
-            raise DataError(
-                f"{folder}: the model of {agent} is missing; finish the iteration, copy its models, or name another"
-            )
+            raise DataError(f"{folder}: the model of {agent} is missing; copy it there, or name another iteration")
     return models_of(recipe, models)
 
 

@@ -293,7 +293,5 @@ class RunDir:
         path = self.problems(split)
         data = read_bytes(path) if path.exists() else b""
         if hashlib.sha256(data).hexdigest() != plan.problems[split]["sha256"]:
-            raise PlanChangedError(
-                f"{path}: not the problems this run was planned with; start a new run with --run NAME"
-            )
+            raise PlanChangedError(f"{path}: not the problems this run was planned with; start a new run with --run")
         return from_lines(data)

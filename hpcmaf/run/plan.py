@@ -194,23 +194,17 @@ def check_continues(old: Plan, new: Plan, where: str) -> None:
     PlanChangedError
         Names the first thing that differs.
     """
+    remedy = "undo the change, or start a new run with --run NAME"
     for key, was, now in _differences(_unlimited(old.body()), _unlimited(new.body())):
         if key.startswith("tasks.") and _MISSING in (was, now):
             continue  # a plan without iterations has no training shards
         if was is _MISSING:
-            raise PlanChangedError(
-                f"{where}: the run was planned by an earlier version of hpcmaf, which had no {key}; "
-                "finish it with that version, or start a new run with --run NAME"
-            )
-        raise PlanChangedError(
-            f"{where}: the run was planned with {key} = {was}, now it is {now}; "
-            "undo the change, or start a new run with --run NAME"
-        )
+            earlier = f"by an earlier version of hpcmaf, which had no {key}; finish it with that"
+            raise PlanChangedError(f"{where}: the run was planned {earlier}, or start a new run with --run NAME")
+        raise PlanChangedError(f"{where}: the run was planned with {key} = {was}, now it is {now}; {remedy}")
     if new.iterations < old.iterations:
-        raise PlanChangedError(
-            f"{where}: the run was planned with {old.iterations} iterations, now {new.iterations}; "
-            "a run can be extended but not shortened; start a new run with --run NAME"
-        )
+        shorter = f"{old.iterations} iterations, now {new.iterations}: it can be extended but not shortened"
+        raise PlanChangedError(f"{where}: the run was planned with {shorter}; {remedy}")
 
 
 def _unlimited(body: dict[str, Any]) -> dict[str, Any]:

@@ -64,7 +64,7 @@ UNFOLLOWED = "account mem time clusters uid gid hold test-only parsable quiet he
         ("  generation: {gpus: -1}", "slurm.generation.gpus"),
         ("  gpu_option: gpus", "slurm.gpu_option"),
         ("  generation: {nodes: 2}", "only finetuning runs on several nodes"),
-        ("  signal_seconds: 7200\n  generation: {minutes: 60}", "signal_seconds: 7200 is no less than the 60 minutes"),
+        ("  signal_seconds: 7200\n  generation: {minutes: 60}", "signal_seconds: no less than the 60 minutes"),
         ("  max_array_size: 0", "slurm.max_array_size"),
         ("  account: 42", "slurm.account"),
         *((f'  {one}: {{partition: "x y"}}', f"slurm.{one}.partition: 'x y' holds a character") for one in SECTIONS),

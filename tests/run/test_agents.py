@@ -107,7 +107,7 @@ def test_two_architectures_in_one_society(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ("agents.7.tuning=full", "agents.7: no such agent; there are '0' to '2', each as generator-N and critic-N too"),
+        ("agents.7.tuning=full", "agents.7: no such agent; there are '0' to '2', generator-N, critic-N and"),
         ("agents.judge.tuning=full", "agents.judge: no such agent"),
         ("agents=[{}, {}, {}, {tuning: full}]", "agents.3: no such agent"),
         ("agents.0=micro", "agents.0: should hold keys (model, tuning, training, sampling, prompts), not 'micro'"),
@@ -116,9 +116,9 @@ def test_two_architectures_in_one_society(tmp_path: Path) -> None:
         ("agents.0.sampling.temperature=-1", "agents.0.sampling: temperature: should be greater than or equal to 0"),
         ("agents.critic-0.training.lora.rank=0", "agents.critic-0.training: lora.rank: should be greater than"),
         ("agents.0.training.quantize=fp8", ""),
-        ("agents={'0': {tuning: full, training: {quantize: fp8}}}", "agents.0.training: quantize 'fp8' goes with"),
+        ("agents={'0': {tuning: full, training: {quantize: fp8}}}", "agents.0.training: quantize 'fp8' needs"),
         ("agents.0.training.loss_on=all_turns", "agents.0.training.loss_on: is the same for all agents"),
-        ("agents.summarizer.sampling.top_p=0.5", "agents.summarizer.sampling: of its own the summarizer has"),
+        ("agents.summarizer.sampling.top_p=0.5", "agents.summarizer.sampling: the summarizer has a model of its own"),
         ("agents.summarizer.model.path=x", ""),
         ("agents.0.prompts=nowhere.yaml", "task.prompts: nowhere.yaml: no such file beside the recipe or here"),
     ],
