@@ -87,6 +87,7 @@ class VllmOptions(Strict):
             # A model's own sampling defaults must not leak in.
             "generation_config": "vllm",
             "disable_uvicorn_access_log": True,
+            "scheduling_policy": "priority",  # see VllmEngine
             "gpu_memory_utilization": round(self.gpu_memory_utilization / self.engines_per_gpu, 3) if cuda else None,
             "block_size": _FP8_BLOCK if cuda and small_cache else None,
             "enable_sleep_mode": self.rests(device, served.tuning) == "sleep" or None,

@@ -89,12 +89,15 @@ class VllmEngine(HttpEngine):
         Of the society: each has servers of its own, and its part of the GPUs' memory.
     keep
         Whether servers run on after :meth:`close`, for the next engine of this process.
+    priority
+        Requests of lower values go first on servers that tasks share.
     """
 
     def __init__(
         self, served: ServedModels, options: VllmOptions | None = None, *, device: str = "auto",
         journal: Journal | None = None, on_batch: Callable[[int], None] | None = None, run: Path | None = None,
         log: Path | None = None, room: AdapterShape | None = None, halvings: int = 0, bases: int = 1, keep: bool = False,
+        priority: int = 0,
     ) -> None:  # fmt: skip
         super().__init__(journal, on_batch)
         self.served, self.prompts = served, Prompts(served)
@@ -106,7 +109,7 @@ class VllmEngine(HttpEngine):
         shared = os.environ.get(servers.SHARED) or (str(run.resolve()) if run else None)
         self.folder = servers.servers_folder(shared or f"process {os.getpid()} {time.time_ns()}")
         self.log = log or self.folder / "server.log"
-        self._full = served.tuning == "full"
+        self._full, self._priority = served.tuning == "full", priority
         self._adapters = {} if self._full else served.agents
         self._names = serving_names(self._adapters)
         room = room or (adapter_shape(self._adapters) if self._adapters else None)
@@ -157,6 +160,7 @@ class VllmEngine(HttpEngine):
             "seed": request.seed % 2**63 if sampling.temperature > 0 else None,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
+            "priority": self._priority,
             **sampling.further,
         }
         body |= {"logprobs": 0, "prompt_logprobs": 0} if request.logprobs else {}

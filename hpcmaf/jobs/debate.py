@@ -160,6 +160,8 @@ def make_engine(context: TaskContext, served: Sequence[ServedModels], journal: J
                 halvings=context.halvings,
                 bases=bases,
                 keep=context.keep_servers,
+                # Training waits for its debates, and for no evaluation.
+                priority=int(context.stage.spec.evaluates),
                 **shared,
             )
 

@@ -24,7 +24,7 @@ from pathlib import Path
 # which fails where others on the GPU give some back meanwhile.
 SIZES = [1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048]
 GRAPHS = {"max_num_batched_tokens": 2048, "cudagraph_capture_sizes": SIZES, "kv_cache_memory_bytes": 6 << 30}
-SITE = ("jobs=6", "generation.problems_per_shard=500", "generation.while_training=share",
+SITE = ("jobs=8", "generation.problems_per_shard=500", "generation.while_training=share",
         "generation.engines=3", "generation.engines_per_gpu=3", "generation.gpu_memory_utilization=0.24",
         "generation.max_model_len=4096", f"generation.vllm_args={json.dumps(GRAPHS)}")  # fmt: skip
 

@@ -110,7 +110,7 @@ def vllm_engine(models: ServedModels, **kwargs: Any) -> Any:
     from hpcmaf.engines.options import VllmOptions
     from hpcmaf.engines.vllm import VllmEngine
 
-    names = ("journal", "on_batch", "halvings", "run", "log", "room", "keep")
+    names = ("journal", "on_batch", "halvings", "run", "log", "room", "keep", "priority")
     own = {key: kwargs.pop(key) for key in names if key in kwargs}
     options = VllmOptions(**({"kv_cache_gb": 0.1, "server_command": command()} | kwargs))
     return VllmEngine(models, options, device="cpu", **own)

@@ -121,6 +121,25 @@ def test_more_prompts_than_a_step_holds(engine: Any) -> None:
     assert sum(made.prompt_tokens for made in run(engine, requests)) > 2 * 2048
 
 
+def test_what_training_waits_for_goes_first(engine: Any, agents: dict[str, str], shared: dict[str, Any]) -> None:
+    """One request, sent when several evaluations have more on the server than it can run at once."""
+    others = [vllm_engine(served(agents), priority=1, **shared) for _ in range(3)]
+
+    async def race() -> int:
+        asks = [(one, ask(f"{n}.{i}", max_new_tokens=6)) for n, one in enumerate(others) for i in range(190)]
+        waiting = [asyncio.create_task(one.complete(request)) for one, request in asks]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        await engine.complete(ask("first", max_new_tokens=6))
+        before = sum(task.done() for task in waiting)
+        await asyncio.gather(*waiting)
+        return before
+
+    before = LOOP.run_until_complete(race())
+    for one in others:
+        one.close()
+    assert before < 400
+
+
 def test_likelihoods_are_those_of_a_forward_pass(engine: Any, peer: Any, agents: dict[str, str]) -> None:
     """Of prompts, answers and given turns, with the base and an adapter, from both engines."""
     import torch
