@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
@@ -135,23 +134,19 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
         In the order of their names; runs in the order of seed and name.
     """
     members: dict[str, list[Run]] = {}
-    for run in runs:
+    for run in sorted(runs, key=lambda run: (run.recipe.seed, run.name)):
         members.setdefault(json.dumps(_fixed(run), sort_keys=True), []).append(run)
-    ordered = [tuple(sorted(group, key=lambda run: (run.recipe.seed, run.name))) for group in members.values()]
-    settings = [setting(group[0]) for group in ordered]
-    differs = [True, *(len(set(values)) > 1 for values in list(zip(*settings, strict=True))[1:])]
-    choices = [""] * len(ordered)
-
-    def name(at: int, *parts: int) -> str:
-        return " · ".join(filter(None, [*(settings[at][i] for i in parts if differs[i]), choices[at]]))
-
-    names = [name(at, 0, 1, 2, 3) for at in range(len(ordered))]
-    for twin in [one for one, count in Counter(names).items() if count > 1]:
-        tied = [at for at, one in enumerate(names) if one == twin]
-        for at, choice in zip(tied, _choices([ordered[at][0] for at in tied]), strict=True):
-            choices[at] = choice
-    groups = [Group(name(at, 0, 1, 2, 3), name(at, 0, 3), group) for at, group in enumerate(ordered)]
-    return sorted(groups, key=lambda group: (group.label, group.any.name))
+    alike: dict[tuple[str, ...], list[list[Run]]] = {}
+    for group in members.values():
+        alike.setdefault(setting(group[0]), []).append(group)
+    differs = [len(set(values)) > 1 for values in zip(*alike, strict=True)]
+    found = []
+    for (method, *others), twins in alike.items():
+        task, model, size = (part if shown else "" for part, shown in zip(others, differs[1:], strict=True))
+        for group, choice in zip(twins, _choices([group[0] for group in twins]), strict=True):
+            label, recipe = (method, task, model, size, choice), (method, size, choice)
+            found.append(Group(" · ".join(filter(None, label)), " · ".join(filter(None, recipe)), tuple(group)))
+    return sorted(found, key=lambda group: (group.label, group.any.name))
 
 
 def _fixed(run: Run) -> dict[str, Any]:

@@ -154,21 +154,21 @@ def draw(figure: Figure, title: str, plot: Plot) -> None:
     panels = plot.panels or [Panel("", _ACCURACY, [])]
     columns = min(len(panels), 2 if len(panels) in (2, 4) else 3)
     rows = -(-len(panels) // columns)
-    names = list(dict.fromkeys(line.name for panel in panels for line in panel.lines))
+    names = {line.name for panel in panels for line in panel.lines}
     beside = max(1, min(5, int(WIDTH / (0.72 + _LETTER * max(map(len, names), default=0)))))
     legend = -(-len(names) // beside) if len(names) > 1 else 0
     figure.set_size_inches(WIDTH, (HEIGHT if rows > 1 or columns > 1 else 3.8) * rows + 0.8 + 0.2 * legend)
     grid = figure.subplots(rows, columns, squeeze=False).flat
-    handles: dict[str, object] = {}
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
     for axes, panel in zip(grid, panels, strict=False):
         _draw_panel(axes, panel)
-        handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True)) | handles
+    pairs = (zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes)
+    handles = {name: handle for one in pairs for handle, name in one if legend}
     # The caption is the legend's title, as the layout lets two things below the panels overlap.
     key = figure.legend(
-        [handles[name] for name in names if legend],
-        names if legend else [],
+        handles.values(),
+        handles.keys(),
         title=plot.caption,
         title_fontproperties={"size": 8},
         **{"loc": "outside lower left", "alignment": "left", "ncols": beside, "frameon": False, "fontsize": 10},

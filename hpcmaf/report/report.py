@@ -154,14 +154,10 @@ class Report:
 
     @property
     def lists(self) -> dict[str, list[str]]:
-        """Findings and notices, by the heading that they stand under."""
+        """Findings, what is missing, and warnings, by the heading that they stand under."""
         found = [f"{verdict}: {sentence}" for verdict, sentence in self.findings]
-        return ({FOUND: found} if found else {}) | self.notices
-
-    @property
-    def notices(self) -> dict[str, list[str]]:
-        """What is missing, and warnings, by the heading that they stand under."""
-        return {name: lines for name, lines in (("Missing", self.missing), ("Warnings", self.warnings)) if lines}
+        lists = {FOUND: found, "Missing": self.missing, "Warnings": self.warnings}
+        return {name: lines for name, lines in lists.items() if lines}
 
     @cached_property
     def findings(self) -> list[tuple[str, str]]:
@@ -225,17 +221,14 @@ class Report:
         for table in self.tables():
             console.print(table.rich())
         for name, lines in self.lists.items():
-            console.print(Text("\n".join([name, *lines]), style="yellow" if name in self.notices else ""))
+            console.print(Text("\n".join([name, *lines]), style="" if name == FOUND else "yellow"))
 
     def markdown(self, plots: Sequence[Plot] = ()) -> str:
         """The whole report as markdown."""
         parts = [f"# {self.title or 'Runs'}"]
-        if self.findings:
-            found = (f"- **{verdict}**: {text}" for verdict, text in self.findings)
-            parts += [f"## {FOUND}", "\n".join(found), TESTED]
+        for name, lines in self.lists.items():
+            parts += [f"## {name}", "\n".join(f"- {line}" for line in lines), *[TESTED] * (name == FOUND)]
         parts += [f"![{plot.about}]({plot.stem}.png)" for plot in plots]
-        for name, lines in self.notices.items():
-            parts += [f"## {name}", "\n".join(f"- {line}" for line in lines)]
         for table in self.method_tables():
             parts += [f"## {table.title}", table.markdown()]
         for group in self.groups:
@@ -257,7 +250,7 @@ class Report:
             title=self.title or "Runs",
             findings=self.findings,
             tested=TESTED,
-            lists=self.notices.items(),
+            lists={name: lines for name, lines in self.lists.items() if name != FOUND},
             # As images of their own: the ids of several SVGs in one page would clash.
             plots=[(plot, base64.b64encode((out / f"{plot.stem}.svg").read_bytes()).decode()) for plot in plots],
             tables=self.method_tables(),

@@ -95,7 +95,7 @@ def test_the_report_has_them(runs: list[RunDir]) -> None:
     points, interval, gained, lost, *_ = claim.cells
     values = f"{points} points ({interval}; {gained} gained, {lost} lost, 2 runs)"
     line = f"maft above single-agent-ft, iteration 4: {values}, p "
-    assert f"- **holds**: {line}" in report.markdown() and f"holds: {line}" in report.text
+    assert f"- holds: {line}" in report.markdown() and f"holds: {line}" in report.text
     verdicts = [verdict for verdict, _ in report.findings]
     assert verdicts == sorted(verdicts, key="open".__eq__) and len(set(verdicts)) > 1, "what is decided comes first"
     told = report.json()["claims"]
