@@ -7,16 +7,15 @@ evaluates (see :func:`hpcmaf.tasks.splits.assign_roles`).
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from hpcmaf.answers import AnswerForm
 from hpcmaf.errors import DataError
 from hpcmaf.tasks.problems import Problem, question_hash
-from hpcmaf.tasks.prompts import PromptSet
 from hpcmaf.tasks.readers import Row
-from hpcmaf.tasks.sources import Files, within
+from hpcmaf.tasks.sources import shipped, within
 
 LETTERS = "ABCDEFGHIJ"
 _INSTRUCTION = "Answer the multiple-choice question below. Reason step by step and weigh each of the choices."
@@ -102,28 +101,13 @@ def _problem(row: Row, id: str, question: str, choices: Sequence[str], answer: s
     return Problem(id, "\n".join([question, *lines]), answer, {"subject": subject} if subject else {})
 
 
-def _task(
-    name: str,
-    parse: Callable[[Row], Problem],
-    layouts: tuple[str, ...],
-    config: str = "default",
-    letter: str = "the letter of one of the choices",
-) -> Files:
-    return Files(
-        name=name,
-        parse=parse,
-        layouts=layouts,
-        configs=(config,),
-        answer_form=AnswerForm.LETTER,
-        variants={"default": PromptSet(_INSTRUCTION, _ENDING.format(letter))},
-    )
-
-
 _MMLU = ("{split}/*_{split}.csv", "data/{split}/*_{split}.csv", *within("", "all/", "data/", "default/", "*/"))
 _ARC = ("*-{Split}.jsonl", "ARC-Challenge/*-{Split}.jsonl", *within("", "ARC-Challenge/", "data/"))
+_LETTER = (AnswerForm.LETTER, _INSTRUCTION)
+_ONE = _ENDING.format("the letter of one of the choices")
 TASKS = {
-    "mmlu": _task("mmlu", mmlu, _MMLU, "all", "one of the letters A, B, C and D"),
-    "mmlu-pro": _task("mmlu-pro", mmlu_pro, within("", "data/", "default/")),
-    "arc": _task("arc", arc, _ARC, "ARC-Challenge"),  # the harder set
-    "gpqa": _task("gpqa", gpqa, within("", "data/"), "gpqa_diamond"),
+    "mmlu": shipped(mmlu, _MMLU, *_LETTER, _ENDING.format("one of the letters A, B, C and D"), configs=("all",)),
+    "mmlu-pro": shipped(mmlu_pro, within("", "data/", "default/"), *_LETTER, _ONE),
+    "arc": shipped(arc, _ARC, *_LETTER, _ONE, configs=("ARC-Challenge",)),  # the harder set
+    "gpqa": shipped(gpqa, within("", "data/"), *_LETTER, _ONE, configs=("gpqa_diamond",)),
 }

@@ -5,15 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
-from typing import Any
 
 from hpcmaf.answers import AnswerForm, last_box
 from hpcmaf.errors import DataError
 from hpcmaf.tasks.problems import Problem
-from hpcmaf.tasks.prompts import PromptSet
 from hpcmaf.tasks.readers import Row
-from hpcmaf.tasks.sources import Files, within
+from hpcmaf.tasks.sources import shipped, within
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 # "Level 3", 3, "MATH-Level3"; a few official problems are of "Level ?".
@@ -106,27 +103,20 @@ def jsonl(row: Row) -> Problem:
     )
 
 
-def _task(
-    parse: Callable[[Row], Problem], layouts: tuple[str, ...], form: AnswerForm, asked: str, ending: str, **more: Any
-) -> Files:
-    prompts = {"default": PromptSet(asked, ending)}
-    return Files(name=parse.__name__, parse=parse, layouts=layouts, answer_form=form, variants=prompts, **more)
-
-
 _STORY = (
     "Solve the word problem below. Reason step by step and write down every calculation.",
     "End with one line of the form Answer: \\boxed{N}, where N is a plain number without units.",
 )
 TASKS = {
-    "gsm8k": _task(
+    "gsm8k": shipped(
         gsm8k,
         within("", "main/", "data/", "default/", "grade_school_math/data/"),
         AnswerForm.NUMBER,
         *_STORY,
         configs=("main",),
     ),
-    "svamp": _task(svamp, within("", "data/"), AnswerForm.NUMBER, *_STORY),
-    "math": _task(
+    "svamp": shipped(svamp, within("", "data/"), AnswerForm.NUMBER, *_STORY),
+    "math": shipped(
         math,
         ("{split}/*/*.json", "MATH/{split}/*/*.json", *within("", "data/", "default/", "*/")),
         AnswerForm.BOXED,
@@ -134,14 +124,14 @@ TASKS = {
         "End with one line that gives the final answer in its simplest form, as Answer: \\boxed{...}.",
         levels=(1, 2, 3),
     ),
-    "aime": _task(
+    "aime": shipped(
         aime,
         within("", "data/"),
         AnswerForm.BOXED,
         "Solve the competition problem below. Reason step by step and check what you find.",
         "End with one line of the form Answer: \\boxed{N}, where N is a whole number.",
     ),
-    "jsonl": _task(
+    "jsonl": shipped(
         jsonl,
         within("", "data/", "default/"),
         AnswerForm.BOXED,

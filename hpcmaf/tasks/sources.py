@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpcmaf.answers import AnswerForm
 from hpcmaf.errors import ConfigError, DataError
 from hpcmaf.files.publish import manifest_path
 from hpcmaf.tasks.problems import Problem, describe, manifests, read_prepared, write_prepared
+from hpcmaf.tasks.prompts import PromptSet
 from hpcmaf.tasks.readers import READERS, SPLIT_NAMES, Row, kind, read_hub
 from hpcmaf.tasks.splits import Splits, assign_roles, draw
 from hpcmaf.tasks.task import Task
@@ -127,6 +129,19 @@ class Files(Task):
             else:
                 raise DataError(f"{row.where}: id '{problem.id}' is taken by {where}; give every problem its own id")
         return pools, repeated
+
+
+def shipped(
+    parse: Callable[[Row], Problem],
+    layouts: tuple[str, ...],
+    form: AnswerForm,
+    instruction: str,
+    ending: str,
+    **more: Any,
+) -> Files:
+    """A task that is called as its parser is."""
+    name, prompts = parse.__name__.replace("_", "-"), PromptSet(instruction, ending)
+    return Files(name=name, parse=parse, layouts=layouts, answer_form=form, variants={"default": prompts}, **more)
 
 
 def _of_levels(
