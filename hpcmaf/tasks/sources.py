@@ -132,16 +132,11 @@ class Files(Task):
 
 
 def shipped(
-    parse: Callable[[Row], Problem],
-    layouts: tuple[str, ...],
-    form: AnswerForm,
-    instruction: str,
-    ending: str,
-    **more: Any,
+    parse: Callable[[Row], Problem], layouts: tuple[str, ...], form: AnswerForm, *prompts: str, **more: Any
 ) -> Files:
-    """A task that is called as its parser is."""
-    name, prompts = parse.__name__.replace("_", "-"), PromptSet(instruction, ending)
-    return Files(name=name, parse=parse, layouts=layouts, answer_form=form, variants={"default": prompts}, **more)
+    """A task that is called as its parser is; prompts are the instruction and the ending of a :class:`PromptSet`."""
+    name, variants = parse.__name__.replace("_", "-"), {"default": PromptSet(*prompts)}
+    return Files(name=name, parse=parse, layouts=layouts, answer_form=form, variants=variants, **more)
 
 
 def _of_levels(
