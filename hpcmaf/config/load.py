@@ -84,40 +84,40 @@ def _read_files(values: dict[str, Any], folder: Path) -> None:
         ("model", "chat_template", _template),
     ):
         if isinstance(found := values.get(section), dict) and isinstance(found.get(key), str):
-            found[key] = read(found[key], folder)
+            found[key] = read(found[key], folder, f"{section}.{key}")
 
 
 # --- what stands in place of a file's name: a run keeps what it was begun with, whatever becomes of the file ---
 
 
-def _beside(name: str, folder: Path) -> Path | None:
+def _beside(name: str, folder: Path, key: str) -> Path:
     """A file that a recipe names, beside it or here."""
-    return next((path for path in (folder / name, Path(name)) if path.is_file()), None)
+    for path in (folder / name, Path(name)):
+        if path.is_file():
+            return path
+    raise ConfigError(f"{key}: {name}: no such file beside the recipe or here; check the path")
 
 
-def _prompts(name: str, folder: Path) -> Any:
+def _prompts(name: str, folder: Path, key: str) -> Any:
     """A prompt file's content, or the name of a task's variant."""
     if name.endswith((".yaml", ".yml")):
-        if (found := _beside(name, folder)) is None:
-            raise ConfigError(f"task.prompts: {name}: no such file beside the recipe or here; check the path")
+        found = _beside(name, folder, key)
     elif "/" in name or not (found := _shipped(f"prompts/{name}.yaml")).is_file():
         return name
     return validate(PromptFile, read_mapping(found), str(found)).model_dump(exclude_defaults=True)
 
 
-def _plugin(name: str, folder: Path) -> str:
+def _plugin(name: str, folder: Path, key: str) -> str:
     """A task's or a grader's name, under which its file is found from anywhere."""
     path, _, found = name.rpartition(":")
-    return f"{(_beside(path, folder) or Path(path)).resolve()}:{found}" if path.endswith(".py") else name
+    return f"{_beside(path, folder, key).resolve()}:{found}" if path.endswith(".py") else name
 
 
-def _template(name: str, folder: Path) -> str:
+def _template(name: str, folder: Path, key: str) -> str:
     """A chat template's text."""
     if "{%" in name or "{{" in name:
         return name
-    if (found := _beside(name, folder)) is None:
-        raise ConfigError(f"model.chat_template: {name}: no such file beside the recipe or here; check the path")
-    text = read_bytes(found).decode("utf-8", "replace")
+    text = read_bytes(found := _beside(name, folder, key)).decode("utf-8", "replace")
     if "{%" not in text and "{{" not in text:
-        raise ConfigError(f"model.chat_template: {found}: no jinja template; it has neither {{% nor {{{{")
+        raise ConfigError(f"{key}: {found}: no jinja template; it has neither {{% nor {{{{")
     return text

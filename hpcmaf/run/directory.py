@@ -166,12 +166,7 @@ class RunDir:
         self, stage: Stage, task: str, outputs: Sequence[Path], ledger: Sequence[Mapping[str, Any]]
     ) -> None:
         """Declare a task done; its outputs, files and folders of the run, are in place already."""
-        files = (
-            file
-            for output in outputs
-            for file in (sorted(output.rglob("*")) if output.is_dir() else [output])
-            if file.is_file()
-        )
+        files = (file for output in outputs for file in (output, *sorted(output.rglob("*"))) if file.is_file())
         digests = {str(file.relative_to(self.root)): file_sha256(file) for file in files}
         value = {"schema": "hpcmaf-marker/1", "stage": stage.id, "task": task, "outputs": digests}
         write_json(self.marker(stage, task), value | {"ledger": list(ledger)})

@@ -52,7 +52,7 @@ def test_a_package_offers_tasks_by_an_entry_point(tmp_path, monkeypatch) -> None
 @pytest.mark.parametrize(
     ("text", "name", "line"),
     [
-        (None, "none.py:GCD", "none.py:GCD: cannot be loaded (FileNotFoundError"),
+        (None, "none.py:GCD", "none.py: no such file beside the recipe or here"),
         ("x = (", "torn.py:GCD", "cannot be loaded (SyntaxError"),
         ("import nowhere_at_all", "lacks.py:GCD", "cannot be loaded (ModuleNotFoundError"),
         ("GCD = 1", "number.py:GCD", "is a int; it has to be a hpcmaf.Task"),
