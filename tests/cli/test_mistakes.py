@@ -35,11 +35,11 @@ def hpcmaf(
 ) -> subprocess.CompletedProcess[bytes]:
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
     command = [sys.executable, "-m", "hpcmaf", *words]
-    # No bytecode: written under a file size limit it would be torn, for every later import.
-    root = str(Path(cli.__file__).parents[2])
-    environment = os.environ | {"PYTHONPATH": root, "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])}
+    if prepare:  # bytecode that is written under a file size limit would be torn, for every later import
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"
     return subprocess.run(
-        command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, preexec_fn=prepare, timeout=60, check=False,
+        command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, preexec_fn=prepare, timeout=600, check=False,
         **streams,
     )  # fmt: skip
 
