@@ -81,7 +81,6 @@ LIMITS = [
 ]
 REFUSED = [
     "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified",
-    "sbatch: error: Batch job submission failed: Requested node configuration is not available",
     "sbatch: error: invalid partition specified: gpus",
     "sbatch: error: QOSMaxWallDurationPerJobLimit\nsbatch: error: Batch job submission failed: Job violates "
     "accounting/QOS policy (job submit limit, user's size and/or time limits)",
@@ -99,44 +98,29 @@ def client(tmp_path: Path) -> Path:
     return program
 
 
-@pytest.mark.parametrize("said", AWAY)
-def test_a_controller_that_is_away_is_worth_waiting_for(client: Path, said: str) -> None:
-    client.with_name("sbatch.said").write_text(said + "\n")
-    with pytest.raises(ControllerAbsentError):
-        call([str(client)], seconds=10)
+UNKNOWN = [
+    "sbatch: error: the moon is full",
+    "sbatch: error: Unable to open file submission.sh",
+    "sbatch: error: The project is used up\nsbatch: error: Batch job submission failed: Unspecified error",
+]
+KINDS = {
+    ControllerAbsentError: AWAY,
+    LaterError: LATER,
+    SubmitLimitError: LIMITS,
+    RefusedError: REFUSED,
+    NoNodeError: ["sbatch: error: Batch job submission failed: Requested node configuration is not available"],
+    DependencyError: ["sbatch: error: Batch job submission failed: Job dependency problem"],
+    SlurmError: UNKNOWN,
+}
 
 
-@pytest.mark.parametrize("said", REFUSED)
-def test_a_refusal_is_final(client: Path, said: str) -> None:
-    client.with_name("sbatch.said").write_text(said + "\n")
-    with pytest.raises(SlurmError) as caught:
-        call([str(client)], seconds=10)
-    assert isinstance(caught.value, RefusedError)
-    assert isinstance(caught.value, NoNodeError) is ("node configuration" in said)
-
-
-@pytest.mark.parametrize("said", LATER + LIMITS)
-def test_what_ends_by_itself_is_for_later(client: Path, said: str) -> None:
-    client.with_name("sbatch.said").write_text(said + "\n")
-    with pytest.raises(LaterError) as caught:
-        call([str(client)], seconds=10)
-    assert isinstance(caught.value, SubmitLimitError) is (said in LIMITS)
-    assert not isinstance(caught.value, ControllerAbsentError)
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        "sbatch: error: the moon is full",
-        "sbatch: error: Unable to open file submission.sh",
-        "sbatch: error: The project is used up\nsbatch: error: Batch job submission failed: Unspecified error",
-    ],
-)
-def test_words_that_nobody_knows_are_neither(client: Path, said: str) -> None:
+@pytest.mark.parametrize(("said", "kind"), [(said, kind) for kind, texts in KINDS.items() for said in texts])
+def test_what_a_client_says_is_told_apart(client: Path, said: str, kind: type[SlurmError]) -> None:
+    """What to wait for, what ends by itself, what is final, and what nobody knows."""
     client.with_name("sbatch.said").write_text(said + "\n")
     with pytest.raises(SlurmError) as caught:
         call([str(client)], seconds=10)
-    assert type(caught.value) is SlurmError
+    assert type(caught.value) is kind
 
 
 @pytest.mark.parametrize(("mode", "text", "said"), [(0o644, "#!/bin/sh\n", "denied"), (0o755, "exit 0\n", "format")])
@@ -146,12 +130,6 @@ def test_a_client_that_cannot_be_started_is_one_line(tmp_path: Path, mode: int, 
     program.chmod(mode)
     with pytest.raises(RefusedError, match=f"{said}.*; run this where Slurm's commands are"):
         call([str(program)], seconds=10)
-
-
-def test_an_unknown_dependency_is_neither(client: Path) -> None:
-    client.with_name("sbatch.said").write_text("sbatch: error: Batch job submission failed: Job dependency problem\n")
-    with pytest.raises(DependencyError):
-        call([str(client)], seconds=10)
 
 
 @pytest.mark.parametrize(
