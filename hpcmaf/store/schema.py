@@ -52,8 +52,6 @@ INTEGERS = {
     "utterances/finish_reason": "<u1",  # into FINISH_REASONS
 }
 DATASETS = {f"{name}/data": "<u1" for name in TEXTS} | {f"{name}/offsets": "<i8" for name in TEXTS} | INTEGERS
-# Of columns in which not every number means something.
-LARGEST = {"problems/has_gold": 1, "utterances/parsed": 1, "utterances/finish_reason": len(FINISH_REASONS) - 1}
 # Gold labels may be read by evaluation alone, so nothing else opens these.
 GOLD = ("problems/gold", "problems/has_gold")
 
