@@ -8,7 +8,7 @@ field, in the one place that reads it.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from hpcmaf.debate.society import Society
@@ -102,17 +102,13 @@ class Method:
 
     def society(self, agents: int, models: Collection[str], *, evaluating: bool) -> Society:
         """Which of the trained models each of N agents speaks with; the others are the base."""
-
-        def model(role: str, n: int) -> str | None:
-            alone = self.trained == "single" or (self.trained == "distilled" and evaluating)
-            name = SINGLE if alone else f"{role}-{n}"
-            return name if name in models else None
-
-        fixed = self.first_answers_by if evaluating else None
-        return Society(
-            tuple(model("generator", n if fixed is None else fixed) for n in range(agents)),
-            tuple(model("critic", n) for n in range(agents)),
-        )
+        if self.trained == "single" or (self.trained == "distilled" and evaluating):
+            everybody = (SINGLE if SINGLE in models else None,) * agents
+            return Society(everybody, everybody)
+        society = Society.of(agents, models)
+        if evaluating and self.first_answers_by is not None:
+            return replace(society, generators=(society.generators[self.first_answers_by],) * agents)
+        return society
 
 
 # The paper's method, its baselines and ablations, and controls that its reviewers wanted.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 # Name of the model that writes summaries and judges, where it is not the base of the run.
@@ -22,7 +22,7 @@ class Society:
     summarizer: str | None = None
 
     @classmethod
-    def of(cls, agents: int, models: Sequence[str]) -> Society:
+    def of(cls, agents: int, models: Collection[str]) -> Society:
         """Society of N agents in which those named in ``models`` have a model of their own."""
 
         def own(role: str) -> tuple[str | None, ...]:
