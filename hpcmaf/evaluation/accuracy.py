@@ -151,20 +151,10 @@ def pseudo_label_accuracy(transcripts: Iterable[Transcript], seed: int, iteratio
     Returns
     -------
     dict or None
-        ``problems``: those with a gold answer; ``labelled``: how many of them
-        got a label at all; ``value``, ``se``: share of *all* of them whose
-        label is right, a problem without a label counting as wrong. (Of the
-        labels made, ``value * problems / labelled`` are right.) ``None``
-        where no problem has a gold answer.
+        ``problems``: those with a gold answer; ``value``, ``se``: share of
+        *all* of them whose label is right, a problem without a label counting
+        as wrong. ``None`` where no problem has a gold answer.
     """
-    right: list[bool] = []
-    labelled = 0
-    for transcript in transcripts:
-        if transcript.problem.gold is None:
-            continue
-        label = consensus(transcript, transcript.rounds, seed, iteration).answer
-        labelled += label is not None
-        right.append(transcript.right(label))
-    if not right:
-        return None
-    return {**estimate(right), "labelled": labelled, "problems": len(right)}
+    debates = (transcript for transcript in transcripts if transcript.problem.gold is not None)
+    right = [one.right(consensus(one, one.rounds, seed, iteration).answer) for one in debates]
+    return {**estimate(right), "problems": len(right)} if right else None

@@ -66,10 +66,8 @@ def plots_of(groups: Sequence[Group]) -> list[Plot]:
     caption = _caption(groups)
     several = "methods", "Accuracy of each method over iterations, answering in its own way"
     stem, about = several if len(groups) > 1 else ("accuracy", "Accuracy over iterations, by way of answering")
-    plots = [Plot(stem, about, list(_accuracy(groups)), caption)]
-    if diversity := list(_diversity(groups)):
-        plots.append(Plot("diversity", "Diversity over iterations", diversity, caption))
-    return plots
+    panels = {(stem, about): _accuracy(groups), ("diversity", "Diversity over iterations"): _diversity(groups)}
+    return [Plot(*names, found, caption) for names, made in panels.items() if (found := list(made))]
 
 
 def _caption(groups: Sequence[Group]) -> str:
@@ -138,7 +136,8 @@ def _accuracy(groups: Sequence[Group]) -> Iterator[Panel]:
         return
     ways = enumerate(MEASURES.items())
     found = [_line(title, at, groups[0], lambda g, t, name=name: g.point(t, name)) for at, (name, title) in ways]
-    yield Panel("", _ACCURACY, [line for lines in found for line in lines])
+    if lines := [line for lines in found for line in lines]:
+        yield Panel("", _ACCURACY, lines)
 
 
 def _diversity(groups: Sequence[Group]) -> Iterator[Panel]:
@@ -151,7 +150,7 @@ def _diversity(groups: Sequence[Group]) -> Iterator[Panel]:
 
 def draw(figure: Figure, title: str, plot: Plot) -> None:
     """Panels side by side, one legend for all of them below."""
-    panels = plot.panels or [Panel("", _ACCURACY, [])]
+    panels = plot.panels
     columns = min(len(panels), 2 if len(panels) in (2, 4) else 3)
     rows = -(-len(panels) // columns)
     names = {line.name for panel in panels for line in panel.lines}
@@ -192,6 +191,3 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
             axes.fill_between(line.xs, low, high, color=line.look["color"], alpha=0.13, linewidth=0, zorder=1)
         look = {**line.look, "markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.6, "linewidth": 1.6}
         axes.errorbar(line.xs, value, yerr=se, label=line.name, elinewidth=1.0, capsize=2, zorder=3, **look)
-    if not panel.lines:
-        axes.text(0.5, 0.5, "no iteration evaluated yet", transform=axes.transAxes, ha="center")
-        axes.set(xticks=[], yticks=[])

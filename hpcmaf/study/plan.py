@@ -161,7 +161,4 @@ def load_study(
         except ConfigError as error:
             raise ConfigError(f"{path}, run {name}: {error}") from error
         runs.append(StudyRun(variant.name, recipe, RunDir(root / name)))
-    twice = [name for name, count in Counter(entry.recipe.name for entry in runs).items() if count > 1]
-    if twice:
-        raise ConfigError(f"{path}: two of its runs would be called {twice[0]}; give a method another name")
     return Study(file.name, root, tuple(runs), file.baseline, file.reference)

@@ -36,14 +36,13 @@ class Borrowed(NamedTuple):
     stage: Stage
     task: str
     owner: StudyRun
-    key: str
 
 
 def shared_tasks(mine: StudyRun, earlier: Sequence[StudyRun]) -> list[Borrowed]:
     """Tasks that the first of some earlier runs does as well, in the order of the plan."""
     owners = {key: other for other in reversed(earlier) for key in other.keys.values()}
     tasks = ((stage, task, mine.keys.get((stage.id, task))) for stage in mine.plan.stages for task in stage.tasks)
-    return [Borrowed(stage, task, owners[key], key) for stage, task, key in tasks if key in owners]
+    return [Borrowed(stage, task, owners[key]) for stage, task, key in tasks if key in owners]
 
 
 def adopt(borrowed: Borrowed, run: RunDir) -> bool:
@@ -74,9 +73,8 @@ def adopt(borrowed: Borrowed, run: RunDir) -> bool:
             marker = source.read_marker(stage, task)
             for name, digest in marker["outputs"].items():
                 _take(source.root / name, run.root / name, digest)
-            taken = {"adopted": {"run": source.root.name, "key": borrowed.key}}
             # Adopted at second hand, it still names who has computed it.
-            write_json(run.marker(stage, task), taken | marker)
+            write_json(run.marker(stage, task), {"adopted": {"run": source.root.name}} | marker)
     except RunBusyError:
         return False  # it is being computed here; so be it
     return True

@@ -153,7 +153,7 @@ def test_estimate_is_exact_whatever_the_order(scores: list[int], random_: random
 
 def test_pseudo_labels(four: list[Transcript]) -> None:
     result = pseudo_label_accuracy(four, 7, 2)
-    assert result == {"value": 0.5, "se": 0.25, "labelled": 3, "problems": 4}
+    assert result == {"value": 0.5, "se": 0.25, "problems": 4}
     # Labels are those of the final round.
     late = [debate("late", ["4"] * 3, ["7", "7", "4"], gold="4"), debate("mended", ["7", None], ["4", "4"], gold="4")]
     assert [pseudo_label_accuracy([one], 7, 2)["value"] for one in late] == [0.0, 1.0]
