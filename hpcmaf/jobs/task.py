@@ -116,7 +116,7 @@ def run_task(root: str, stage_id: str, task: str, attempt: str, plan_identity: s
     HpcmafError
         With one line that says what is wrong.
     """
-    run, folder, stage = RunDir(Path(root)), Path(attempt), None
+    run, folder = RunDir(Path(root)), Path(attempt)
     try:
         plan = run.load_plan()
         if plan.identity != plan_identity:
