@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from hpcmaf.config.profile import load_profile
@@ -129,7 +130,7 @@ def run_task(root: str, stage_id: str, task: str, attempt: str, plan_identity: s
             _check_inputs(run, plan.stages, stage)
             profile = load_profile(str(run.profile))
             context = TaskContext(run, plan, profile, stage, task, folder, **shared)
-            stage.spec.load()(context)
+            resolve_name(stage.spec.function)(context)
             run.write_marker(stage, task, stage.spec.outputs(run, stage.iteration, task), context.ledger)
             for clean in context.afterwards:
                 clean()

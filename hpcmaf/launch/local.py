@@ -249,7 +249,7 @@ def submit_local(
     finetuning = stage.spec.resources == "finetuning"
     resources = profile.finetuning if finetuning else profile.generation
     processes = profile.finetuning.processes if finetuning else profile.generation.gpus
-    gpus = visible_gpus() if resources.device != "cpu" and stage.spec.gpus else []
+    gpus = visible_gpus() if resources.device != "cpu" and stage.spec.fan_out != "run" else []
     mine = [gpus[(slot * processes + k) % len(gpus)] for k in range(min(processes, len(gpus)))]
     executor = submitit.LocalExecutor(str(run.jobs(stage, name)))
     executor.update_parameters(timeout_min=_NO_LIMIT_MINUTES)

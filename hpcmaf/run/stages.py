@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from hpcmaf.run.directory import RunDir
@@ -30,7 +29,7 @@ class StageSpec:
         as ``module:name``: imported only in the job that needs it, since
         merging must not load torch.
     fan_out
-        What a task is of.
+        What a task is of. Shards are one job array; those of the whole run use no GPU.
     split
         Whose problems it is about. Stages of the evaluation problems exist
         for the untouched base, iteration 0, too.
@@ -55,24 +54,9 @@ class StageSpec:
     resume: Callable[[RunDir, int, str], Path] | None = None
 
     @property
-    def array(self) -> bool:
-        """Whether its tasks are one job array; else every task has a job of its own."""
-        return self.fan_out == "shard"
-
-    @property
-    def gpus(self) -> bool:
-        """Whether its tasks use GPUs where there are any."""
-        return self.fan_out != "run"
-
-    @property
     def evaluates(self) -> bool:
         """Whether it measures what an iteration came to, and the next one does not wait for it."""
         return self.split == "eval"
-
-    def load(self) -> Callable[[Any], None]:
-        """Import the function."""
-        module, _, name = self.function.partition(":")
-        return getattr(import_module(module), name)
 
     def tasks(self, shards: int, agents: Sequence[str]) -> tuple[str, ...]:
         """Names of a stage's tasks."""

@@ -71,7 +71,7 @@ def stage_windows(
         others = [(task,) for task in beside]
         elements = [own + other for own, other in zip_longest(elements, others, fillvalue=())]
     at_once = profile.cluster.resources(stage.spec.resources).at_once
-    return windows(elements, max_array_size=max_array_size if stage.spec.array else 1, at_once=at_once)
+    return windows(elements, max_array_size=max_array_size if stage.spec.fan_out == "shard" else 1, at_once=at_once)
 
 
 def windows(elements: Sequence[Element], *, max_array_size: int, at_once: int | None) -> list[Window]:
