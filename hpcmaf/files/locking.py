@@ -55,28 +55,23 @@ def lock(path: Path, message: str, patience: float = 0.0) -> Iterator[None]:
         The file system has no flock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, end = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), time.monotonic() + patience
-    try:
-        try:
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError as error:
-                    if time.monotonic() >= end:
-                        raise RunBusyError(f"{message} ({path})") from error
+    end = time.monotonic() + patience
+    with open(path, "a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= end:
+                    raise RunBusyError(f"{message} ({path})") from error
                 time.sleep(0.5)
-        except OSError as error:
-            if error.errno not in _NO_FLOCK:
-                raise
-            raise PlatformError(
-                f"{path}: this file system has no flock ({error.strerror}); put runs elsewhere with --run, or have it "
-                "mounted with locks (Lustre: -o flock; NFS: lockd)",
-                errno=error.errno,
-            ) from error
+            except OSError as error:
+                if error.errno not in _NO_FLOCK:
+                    raise
+                remedy = "put runs elsewhere with --run, or mount it with locks (Lustre: -o flock; NFS: lockd)"
+                reason = f"{path}: this file system has no flock ({error.strerror}); {remedy}"
+                raise PlatformError(reason, errno=error.errno) from error
         yield
-    finally:
-        os.close(descriptor)
 
 
 @asynccontextmanager
