@@ -32,7 +32,7 @@ def refused(*overrides: str) -> str:
         ("training.learning_rate=.inf", ["training.learning_rate", "finite"]),
         ("training.zero_stage=4", ["training.zero_stage", "0 to 3"]),
         ("debate.agents=true", ["debate.agents", "integer", "not True"]),
-        ("method=magic", ["unknown method 'magic'", "maft"]),
+        ("method=magic", ["method: should be ", "'maft'", "not 'magic'"]),
         ("model=null", ["model", "not None"]),
         ("debate.agents=1", ["debate.rounds", "one agent cannot debate"]),
         ("debate.agents=[1", ["--set debate.agents", "not valid YAML"]),

@@ -44,7 +44,7 @@ def test_a_variant_may_evaluate_elsewhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("methods", "keys", "words"),
     [
-        ("maff", {}, "arithmetic-micro-maff-seed0: .*unknown method 'maff'"),
+        ("maff", {}, "arithmetic-micro-maff-seed0: .*method: should be .*, not 'maff'"),
         ("maft, maft", {}, "methods: 'maft' is there twice"),
         ("maft", {"seed": "[0]"}, "seed: unknown key; did you mean 'seeds'"),
         ("maft", {"models": "[gpt]"}, "neither a file nor a shipped recipe"),
