@@ -38,14 +38,13 @@ def make_run(
     evaluation: int = 2,
     agents: int = 2,
     cluster: Mapping[str, Any] | None = None,
-    python: str | None = None,
 ) -> tuple[RunDir, Plan, Profile]:
     """A planned run with a problem per shard; nothing of it has begun."""
     run = RunDir(root)
     values: dict[str, Any] = {"name": "made", "launcher": launcher, "attempts": 2, "jobs": 2}
     values["generation"] = {"problems_per_shard": 1}
     if launcher == "slurm":
-        values["slurm"] = {**CLUSTER, **(cluster or {}), **({"python": python} if python else {})}
+        values["slurm"] = {**CLUSTER, **(cluster or {})}
     profile = Profile.model_validate(values)
     recipe = load_recipe(overrides=[f"debate.agents={agents}"], iterations=iterations)
     problems = {"train": {"count": train, "sha256": "0" * 64}, "eval": {"count": evaluation, "sha256": "0" * 64}}

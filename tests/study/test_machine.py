@@ -17,6 +17,7 @@ from hpcmaf.jobs import task as entry
 from hpcmaf.launch import local
 from hpcmaf.launch.local import Servers
 from hpcmaf.launch.progress import Watcher
+from hpcmaf.run.attempts import leave_cause
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
 from hpcmaf.study.drive import drive_study, plan_study, savings
@@ -99,9 +100,8 @@ def test_a_failing_run_does_not_hold_up_the_others(
 
     def torn(root: str, stage: str, task: str, attempt: str, identity: str, **settings: Any) -> None:
         if root.endswith("micro-maft-seed0") and stage == "it01/merge":
-            error = DataError("debate.h5: torn; delete it")
-            entry._leave_cause(Path(attempt), error, error)
-            raise error
+            leave_cause(Path(attempt), {"type": "DataError", "message": "debate.h5: torn; delete it"})
+            raise DataError("debate.h5: torn; delete it")
         real(root, stage, task, attempt, identity, **settings)
 
     monkeypatch.setattr(entry, "run_task", torn)
