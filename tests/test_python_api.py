@@ -37,6 +37,7 @@ def test_importing_the_package_loads_nothing() -> None:
         ("tasks.sources, hpcmaf.cli.data", "datasets pyarrow torch"),
         ("report, hpcmaf.evaluation, hpcmaf.cli.aggregate", "torch transformers matplotlib sympy h5py"),
         ("selection.select, hpcmaf.answers", "torch transformers sympy math_verify"),
+        ("training.job, hpcmaf.cli.select", "torch transformers deepspeed peft"),
     ],
 )
 def test_importing_a_room_is_cheap(modules: str, heavy: str) -> None:

@@ -7,6 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +72,11 @@ class Outcome:
         return json.loads((self.work / "report.json").read_text())
 
     @property
+    def steps(self) -> list[dict[str, Any]]:
+        """What it said of its steps."""
+        return steps_in(self.work.parent / "progress.jsonl")
+
+    @property
     def failure(self) -> str:
         """The failed worker's one line."""
         assert self.code != 0
@@ -99,6 +107,29 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One tiny base model per make; Mistral's with tied embeddings."""
     folder = tmp_path_factory.mktemp("bases")
     return {make: make_model(folder / make, make, tied=make == "mistral") for make in MAKES}
+
+
+def steps_in(progress: Path) -> list[dict[str, Any]]:
+    """The lines of a job's progress."""
+    return [json.loads(line) for line in progress.read_text().split("\n")[:-1]] if progress.exists() else []
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Other processes whose command line names a folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            if str(folder).encode() in (entry / "cmdline").read_bytes() and int(entry.name) != os.getpid():
+                found.append(int(entry.name))
+    return found
+
+
+def wait_until(holds: Callable[[], object], seconds: float = 300.0) -> None:
+    """Wait for what has to come."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def changed(base: Path, folder: Path, factors: dict[str, float]) -> Path:
@@ -167,14 +198,12 @@ def cases(bases: dict[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
         "two-processes-lora": llama | {"zero_stage": 3, "processes": 2, "max_length": 60},
         "offload-2": llama | {"tuning": "full", "zero_stage": 2, "offload": "optimizer"},
         "offload-3": llama | {"tuning": "full", "zero_stage": "auto", "offload": "params"},
-        "dropout-a": llama | hot,
-        "dropout-b": llama | hot,
+        "dropout": llama | hot,
         "other-agent": llama | hot | {"agent": "critic-1", "zero_stage": "auto"},
         "bfloat16": llama | {"dtype": "bfloat16", "zero_stage": 0},
         "checkpointing": llama | {"gradient_checkpointing": True},
         "next": llama | {"start": str(folder / "lora-0" / "out"), "base": str(bases[makes[0]])},
         "too-long": llama | {"dataset": str(write_lines(folder / "long.jsonl", long)), "max_length": 80},
-        "small-data": llama | {"dataset": str(write_lines(folder / "few.jsonl", chats(3)))},
         "empty-lora": llama | {"dataset": empty},
         "empty-full": llama | {"dataset": empty, "tuning": "full"},
         "diverged": llama | {"start": str(changed(bases["llama"], folder / "overflowing", OVERFLOWING)), "tuning": "full"},

@@ -88,21 +88,6 @@ def test_what_fails_once_is_tried_again(tmp_path, monkeypatch, what):
     assert newest(tmp_path, {"job": "this"}).step == 6 and failing.times == 0
 
 
-def test_an_old_checkpoint_that_cannot_be_deleted_does_not_fail_what_has_succeeded(tmp_path, monkeypatch, capsys):
-    """As where NFS keeps a file that somebody has open."""
-    for step in (3, 6):
-        made(tmp_path, step)
-
-    def rmtree(path, *_, **__):
-        raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
-
-    monkeypatch.setattr(shutil, "rmtree", rmtree)
-    made(tmp_path, 9)
-    assert newest(tmp_path, {"job": "this"}).step == 9
-    assert "could not be deleted (Directory not empty), and stays" in capsys.readouterr().err
-    assert not (tmp_path / "step-00000003").exists() and list(tmp_path.glob(".step-00000003.*.tmp"))
-
-
 def test_a_busy_folder_of_an_old_checkpoint_waits_for_the_next(tmp_path, monkeypatch, capsys):
     for step in (3, 6):
         made(tmp_path, step)
@@ -120,16 +105,6 @@ def test_a_busy_folder_of_an_old_checkpoint_waits_for_the_next(tmp_path, monkeyp
     monkeypatch.undo()
     made(tmp_path, 12)
     assert not (tmp_path / "step-00000003").exists()
-
-
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path):
-    made(tmp_path, 3)
-    damaged = made(tmp_path, 6)
-    damaged.set_aside()
-    damaged.set_aside()  # by another process
-    assert damaged.folder.with_suffix(".json.aside").exists() and newest(tmp_path, {"job": "this"}).step == 3
-    made(tmp_path, 6)
-    assert newest(tmp_path, {"job": "this"}).step == 6 and not list(tmp_path.glob("*.aside"))
 
 
 class Failing:

@@ -104,12 +104,22 @@ def test_sample_without_target_is_refused(tmp_path):
         load_tokens(path, Words(), max_length=9, loss_on="last_turn")
 
 
-@pytest.mark.parametrize("line", ["{", "[]", "{}", '{"messages": [{"role": "user"}]}', '{"messages": 3}'])
-def test_foreign_lines_are_named(tmp_path, line):
-    path = dataset(tmp_path / "d.jsonl", ("a", "b"))
-    path.write_text(path.read_text() + line + "\n")
-    with pytest.raises(DataError, match=r"d\.jsonl:2: "):
-        load_tokens(path, Words(), max_length=9, loss_on="last_turn")
+CHAT = '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]'
+
+
+@pytest.mark.parametrize(
+    ("objective", "line"),
+    [
+        *(("sft", line) for line in ("{", "[]", "{}", '{"messages": [{"role": "user"}]}', '{"messages": 3}')),
+        *(("kto", line) for line in (CHAT + "}", CHAT + ', "label": "good"}')),
+        *(("grpo", line) for line in (CHAT + ', "label": "positive"}', CHAT + ', "advantage": "much"}')),
+        *(("dpo", line) for line in ("[", '{"prompt": []}', CHAT + "}", '{"prompt": [], "chosen": [], "rejected": []}')),
+    ],
+)
+def test_foreign_lines_are_named(tmp_path, objective, line):
+    (tmp_path / "d.jsonl").write_text(f"\n{line}\n")
+    with pytest.raises(DataError, match=rf"d\.jsonl:2: no sample of {objective}"):
+        load_tokens(tmp_path / "d.jsonl", Words(), max_length=9, loss_on="last_turn", objective=objective)
 
 
 def test_missing_dataset_is_named(tmp_path):

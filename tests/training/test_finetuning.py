@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -12,10 +11,6 @@ from tests.training.conftest import SAMPLES, Outcome
 
 pytestmark = pytest.mark.slow
 MATRIX = [f"{tuning}-{stage}" for tuning in ("lora", "full") for stage in range(4)]
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def largest_difference(a: Outcome, b: Outcome) -> float:
@@ -45,16 +40,6 @@ def test_output_opens_and_has_learnt(outcomes, name):
         assert tokenizer.chat_template == AutoTokenizer.from_pretrained(outcome.job.base).chat_template
     assert not torch.allclose(model(ids).logits, before, atol=1e-4)
     assert not list(outcome.output.rglob("*.bin")) and not list(outcome.output.rglob("*.pt"))
-
-
-def test_same_job_same_bytes_and_another_agent_other_bytes(outcomes):
-    a, b, other = (
-        digest(outcomes[n].output / "adapter_model.safetensors") for n in ("dropout-a", "dropout-b", "other-agent")
-    )
-    assert a == b != other
-    assert digest(outcomes["dropout-a"].output / "adapter_config.json") == digest(
-        outcomes["dropout-b"].output / "adapter_config.json"
-    )
 
 
 def test_packing_or_cutting_a_batch_into_micro_batches_or_processes_changes_nothing(outcomes):
@@ -146,10 +131,6 @@ def test_too_long_samples_are_dropped_whole_and_counted(outcomes):
     assert report["steps"] == len(report["losses"]) == steps
 
 
-def test_dataset_smaller_than_a_batch_still_steps_every_epoch(outcomes):
-    assert outcomes["small-data"].report["steps"] == outcomes["small-data"].job.epochs
-
-
 def test_adapter_goes_on_from_the_previous_one(outcomes):
     before, after = outcomes["lora-0"], outcomes["next"]
     assert after.report["losses"][0] < before.report["losses"][0] - 0.05
@@ -176,17 +157,6 @@ def test_bfloat16_trains_with_float32_masters(outcomes):
     assert any((tensor != tensor.bfloat16().float()).any() for tensor in tensors)
 
 
-def test_gradient_checkpointing_changes_nothing_but_memory(outcomes):
-    assert outcomes["checkpointing"].report["losses"] == pytest.approx(outcomes["lora-0"].report["losses"], abs=1e-4)
-
-
-def test_offload_changes_nothing_but_where_state_lies(outcomes):
-    for name in ("offload-2", "offload-3"):
-        assert outcomes[name].report["losses"] == pytest.approx(outcomes["plain-2"].report["losses"], abs=1e-5)
-        assert largest_difference(outcomes[name], outcomes["plain-2"]) < 2e-3
-    assert "ZeRO-3, params offloaded" in outcomes["offload-3"].log.read_text()
-
-
 def test_the_log_says_how_it_is_trained(outcomes):
     assert (
         "of them trained (lora); float32; ZeRO-2; packed; 14 adapted layers fused, 2 gated units kept by halves"
@@ -197,13 +167,26 @@ def test_the_log_says_how_it_is_trained(outcomes):
     assert "zero_stage auto: 1 on CPU" in log and "ZeRO-1; packed; 0 adapted layers fused" in log
     assert "bfloat16 with float32 master weights; ZeRO-1" in outcomes["bfloat16"].log.read_text()
     assert "ZeRO-3; loaded in parts; packed" in outcomes["two-processes-lora"].log.read_text()
+    assert "ZeRO-3, params offloaded" in outcomes["offload-3"].log.read_text()
     assert "padded" in outcomes["unpacked"].log.read_text()
 
 
-def test_two_processes_train_a_sharded_adapter_alike(outcomes):
-    assert outcomes["two-processes-lora"].report["losses"] == pytest.approx(
-        outcomes["lora-0"].report["losses"], abs=1e-4
-    )
+@pytest.mark.parametrize(
+    ("name", "like"),
+    [
+        ("checkpointing", "lora-0"),
+        ("two-processes-lora", "lora-0"),
+        ("offload-2", "plain-2"),
+        ("offload-3", "plain-2"),
+        ("dpo-lora-3", "dpo-lora"),
+        ("kto-3", "kto"),
+        ("grpo-next-3", "grpo-next"),
+    ],
+)
+def test_where_things_are_computed_and_kept_changes_nothing(outcomes, name, like):
+    assert outcomes[name].report["losses"] == pytest.approx(outcomes[like].report["losses"], abs=1e-4)
+    if outcomes[name].job.tuning == "full":
+        assert largest_difference(outcomes[name], outcomes[like]) < 2e-3
 
 
 def test_divergence_stops_with_step_and_samples(outcomes):
@@ -228,7 +211,7 @@ def test_impossible_adapters_are_refused_in_a_line(outcomes, name, said):
 
 def test_progress_is_written_per_step(outcomes):
     outcome = outcomes["plain-0"]
-    lines = [json.loads(line) for line in (outcome.work.parent / "progress.jsonl").read_text().splitlines()]
+    lines = outcome.steps
     assert [line["step"] for line in lines] == list(range(1, outcome.report["steps"] + 1))
     assert [line["loss"] for line in lines] == outcome.report["losses"]
     rates = [line["learning_rate"] for line in lines]

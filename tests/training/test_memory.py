@@ -75,6 +75,11 @@ def test_activations_are_near_what_was_measured():
     assert 0.8 < (needed(LORA, 2, 1, "none", passing) / GIB) / 72 < 1.25
     checkpointed = activations(JOB.replace(gradient_checkpointing=True), Llama8B())
     assert 0.8 < (needed(LORA, 2, 1, "none", checkpointed) / GIB) / 29 < 1.25
+    # 7,136 tokens in one pass on an H100, a third of them with logits, nothing checkpointed.
+    packed = JOB.replace(micro_batch_size=1, max_length=7136)
+    passing = activations(packed, Llama8B(), checkpointed=0, keeps=Keeps(fused=True, logits=1 / 3))
+    assert needed(LORA, 1, 1, "none", passing) / GIB == pytest.approx(48.8, rel=0.03)
+    assert activations(JOB.replace(objective="dpo"), Llama8B()) == 2 * activations(JOB, Llama8B()), "of two texts"
 
 
 def test_nothing_is_computed_twice_where_smaller_passes_do():
@@ -93,18 +98,6 @@ def test_nothing_is_computed_twice_where_smaller_passes_do():
     assert choose_passes(LORA, 1, 1, job, Llama8B(), [80 * GIB], Keeps())[:2] == (4, 6)
     assert choose_passes(LORA, 1, 1, job, Llama8B(), [80 * GIB], replace(keeps, gated=True, logits=0.4))[:2] == (7, 0)
     assert choose_passes(LORA, 1, 1, job, Llama8B(), [], Keeps())[:2] == (8, 0)
-
-
-def test_what_a_measured_pass_kept():
-    """7,136 tokens in one pass on an H100, a third of them with logits: 48.8 GiB, nothing checkpointed."""
-    job = JOB.replace(micro_batch_size=1, max_length=7136)
-    passing = activations(job, Llama8B(), checkpointed=0, keeps=Keeps(fused=True, logits=1 / 3))
-    assert needed(LORA, 1, 1, "none", passing) / GIB == pytest.approx(48.8, rel=0.03)
-
-
-def test_a_pair_of_answers_is_two_texts():
-    pairs = JOB.replace(objective="dpo")
-    assert activations(pairs, Llama8B()) == 2 * activations(JOB, Llama8B())
 
 
 def test_useful_work():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,8 +17,8 @@ from hpcmaf.errors import ConfigError, TrainingError
 from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.job import run_finetune
 from hpcmaf.training.multinode import Heartbeat, NodeRank
-from tests.training.conftest import COMMON, LORA, chats, run_batch, write_lines
-from tests.training.test_checkpoints import family, steps_in
+from tests.training.conftest import COMMON, LORA, chats, run_batch, steps_in, write_lines
+from tests.training.test_checkpoints import family
 
 RANKS = [NodeRank(rank, 2, "127.0.0.1", "a", patience_s=0.4, joining_s=0.2) for rank in range(2)]
 
@@ -28,10 +27,6 @@ RANKS = [NodeRank(rank, 2, "127.0.0.1", "a", patience_s=0.4, joining_s=0.2) for 
 def test_impossible_places_are_refused(rank, host):
     with pytest.raises(ConfigError):
         NodeRank(rank, 2, host, "run")
-
-
-def test_node_0_is_reached_at_the_host():
-    assert RANKS[0].local_address == "127.0.0.1" and RANKS[1].local_address == socket.gethostname()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "fd00::2"])
@@ -66,12 +61,6 @@ def test_a_node_whose_process_is_stopped_gives_no_sign(tmp_path):
 def test_job_and_nodes_have_to_agree(tmp_path):
     with pytest.raises(ConfigError, match="for 2 nodes, started on 1"):
         run_finetune(FinetuneJob(base="b", dataset="d", output="o", nodes=2), tmp_path)
-
-
-def test_jobs_that_begin_at_once_on_one_machine_meet_apart(tmp_path):
-    for name in "ab":
-        (tmp_path / name).mkdir()
-    assert RANKS[0].rendezvous(tmp_path / "a") != RANKS[0].rendezvous(tmp_path / "b")
 
 
 def test_a_node_that_falls_silent_is_missed_and_one_that_lives_is_not(tmp_path):

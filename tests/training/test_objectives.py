@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.recipe import Selection as Rules
 from hpcmaf.engines.chat import ChatFormat
-from hpcmaf.errors import ConfigError, DataError
+from hpcmaf.errors import ConfigError
 from hpcmaf.launch.prepare import draw
 from hpcmaf.selection.select import select
 from hpcmaf.training.config import FinetuneJob
@@ -27,7 +26,7 @@ from hpcmaf.training.objective import Objective
 from hpcmaf.training.process import Process
 from tests.debate.scripted import debate
 from tests.selection.test_select import cut_off
-from tests.training.conftest import Outcome, chats, write_lines
+from tests.training.conftest import Outcome
 
 RESPONSES = ["so 4", "it may be 12", "no", "7, or not", "so it is 4", "-"]
 VERDICTS = [True, False, True, True, False, False]
@@ -148,10 +147,7 @@ def test_loss_and_gradient_are_trls(
 
 @pytest.mark.slow
 def test_what_is_confirmed_becomes_likelier_and_what_is_not_less(outcomes: dict[str, Outcome]) -> None:
-    lines = {
-        name: [json.loads(line) for line in (outcomes[name].work.parent / "progress.jsonl").read_text().splitlines()]
-        for name in ("kto", "kto-3", "grpo", "grpo-next", "grpo-next-3")
-    }
+    lines = {name: outcomes[name].steps for name in ("kto", "grpo", "grpo-next")}
     first, last = lines["kto"][0], lines["kto"][-1]
     # The reference is the model as it starts.
     assert (first["loss"], first["value"], first["drift"]) == pytest.approx((0.5 * 2 / 3 + 0.5 / 3, 0, 0), abs=1e-4)
@@ -159,8 +155,6 @@ def test_what_is_confirmed_becomes_likelier_and_what_is_not_less(outcomes: dict[
     assert lines["grpo"][0]["divergence"] == pytest.approx(0, abs=1e-6) and lines["grpo"][-1]["divergence"] > 0
     # The next iteration's is still that from the base.
     assert lines["grpo-next"][0]["divergence"] > 1e-4
-    for one, other in (("kto", "kto-3"), ("grpo-next", "grpo-next-3")):
-        assert outcomes[one].report["losses"] == pytest.approx(outcomes[other].report["losses"], abs=1e-4)
     gains = gained(outcomes["kto"]), gained(outcomes["grpo"])
     assert all(confirmed > refused + 0.1 for confirmed, refused in gains), gains
 
@@ -189,19 +183,6 @@ def gained(outcome: Outcome) -> tuple[float, float]:
     gains = [(one.signal > 0, now - then) for one, now, then in zip(samples, after, before, strict=True)]
     confirmed, others = (fmean(gain for won, gain in gains if won == side) for side in (True, False))
     return confirmed, others
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("objective", "line"),
-    [("kto", {}), ("kto", {"label": "good"}), ("grpo", {"label": "positive"}), ("grpo", {"advantage": "much"})],
-)
-def test_lines_of_another_objective_are_refused(
-    bases: dict[str, Path], tmp_path: Path, objective: Any, line: dict[str, str]
-) -> None:
-    path = write_lines(tmp_path / "data.jsonl", [{"messages": chats(1)[0]["messages"]} | line])
-    with pytest.raises(DataError, match=rf"data\.jsonl:1: no sample of {objective}"):
-        load_tokens(path, ChatFormat.from_pretrained(str(bases["llama"])), max_length=256, objective=objective)
 
 
 # --- out of debates -------------------------------------------------------------------

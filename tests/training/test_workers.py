@@ -12,11 +12,11 @@ from hpcmaf.errors import TrainingError
 from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.job import run_finetune
 from hpcmaf.training.launch import Entry, Workers
-from tests.training.test_checkpoints import family_named
+from tests.training.conftest import processes_of
 
 pytestmark = pytest.mark.slow
 # Three of one base, one of them by preference, and one of another.
-AGENTS = ["dropout-a", "other-agent", "dpo-lora", "lora-2"]
+AGENTS = ["dropout", "other-agent", "dpo-lora", "lora-2"]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def trained(outcomes, tmp_path_factory) -> tuple[Path, dict[str, FinetuneJob]]:
     """Those jobs by the same processes, and a failing one among them."""
     folder = tmp_path_factory.mktemp("a list")
     jobs = {name: outcomes[name].job.replace(output=str(folder / name)) for name in AGENTS}
-    broken = jobs["dropout-a"].replace(base=str(folder / "nothing"), output=str(folder / "broken"))
+    broken = jobs["dropout"].replace(base=str(folder / "nothing"), output=str(folder / "broken"))
     order = [*list(jobs.items())[:3], ("broken", broken), ("lora-2", jobs["lora-2"])]
     with Workers() as workers:
         for name, job in order:
@@ -33,8 +33,8 @@ def trained(outcomes, tmp_path_factory) -> tuple[Path, dict[str, FinetuneJob]]:
                     run_finetune(job, folder / f"{name}.logs", workers=workers)
             else:
                 run_finetune(job, folder / f"{name}.logs", workers=workers)
-        assert family_named(folder)
-    assert not family_named(folder), "nobody outlives the block"
+        assert processes_of(folder)
+    assert not processes_of(folder), "nobody outlives the block"
     return folder, jobs
 
 
@@ -48,10 +48,15 @@ def test_the_same_bytes_as_from_a_job_of_its_own(outcomes, trained, name):
     assert 0 < report["startup_seconds"] < report["wall_seconds"]
 
 
+def test_another_agent_learns_other_weights(outcomes):
+    one, other = (outcomes[name].output / "adapter_model.safetensors" for name in ("dropout", "other-agent"))
+    assert one.read_bytes() != other.read_bytes()
+
+
 def test_the_base_is_loaded_once(trained):
     folder, _ = trained
     logs = {name: (folder / f"{name}.logs" / "finetune.log").read_text() for name in AGENTS}
-    assert "from the job before" not in logs["dropout-a"]
+    assert "from the job before" not in logs["dropout"]
     for name in ("other-agent", "dpo-lora"):
         assert "from the job before: base" in logs[name]
     # After a failure, others begin anew.
