@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +16,29 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def lay(root: Path, files: Mapping[str, Any]) -> Path:
+    """Write rows (or a text) into files by name, each in the form that its ending says."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for name, rows in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        match path.suffix:
+            case _ if isinstance(rows, str):
+                path.write_text(rows)
+            case ".jsonl":
+                write_jsonl(path, rows)
+            case ".json":
+                path.write_text(json.dumps(rows))
+            case ".csv":
+                with path.open("w", newline="") as file:
+                    csv.writer(file).writerows(rows)
+            case ".parquet":
+                pq.write_table(pa.Table.from_pylist(rows), path)
+    return root
 
 
 def gsm8k_rows(split: str, count: int) -> list[dict[str, str]]:
@@ -39,8 +63,7 @@ def math_record(n: int, level: object = 1, subject: str = "Algebra") -> dict[str
 def gsm8k_folder(tmp_path: Path) -> Path:
     """An official GSM8K folder; a path with a space and quotes."""
     folder = tmp_path / 'it\'s a "folder"'
-    write_jsonl(folder / "train.jsonl", gsm8k_rows("train", 20))
-    write_jsonl(folder / "test.jsonl", gsm8k_rows("test", 8))
-    # The repository ships this beside them: the same questions again.
-    write_jsonl(folder / "test_socratic.jsonl", gsm8k_rows("train", 20))
-    return folder
+    train = gsm8k_rows("train", 20)
+    # The repository ships the last beside them: the same questions again.
+    files = {"train.jsonl": train, "test.jsonl": gsm8k_rows("test", 8), "test_socratic.jsonl": train}
+    return lay(folder, files)

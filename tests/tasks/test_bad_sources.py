@@ -11,7 +11,7 @@ import pytest
 
 from hpcmaf.errors import ConfigError, DataError, HpcmafError, PlatformError
 from hpcmaf.tasks import GENERATED, TASKS, get_task
-from tests.tasks.conftest import gsm8k_rows, math_record, write_jsonl
+from tests.tasks.conftest import gsm8k_rows, lay, math_record
 
 GOOD = json.dumps({"question": "q?", "answer": "#### 1"}).encode() + b"\n"
 CHOICES = ["w", "x", "y", "z"]
@@ -83,6 +83,11 @@ def test_bad_content(task, name, content, said, tmp_path) -> None:
     assert said in message and name in message
 
 
+def test_byte_order_mark_and_blank_lines_are_no_fault(tmp_path) -> None:
+    (tmp_path / "train.jsonl").write_bytes(b"\xef\xbb\xbf" + GOOD + b"\r\n\n")
+    assert get_task("gsm8k").prepare(str(tmp_path), tmp_path / "out")["train"]["problems"] == 1
+
+
 def test_paths_and_layouts_that_are_not_there(tmp_path) -> None:
     assert "no such file or folder" in refused("gsm8k", tmp_path / "nowhere" / "at" / "all")
     folder = tmp_path / "folder"
@@ -117,25 +122,10 @@ def test_what_is_no_file_in_place_of_one(kind, tmp_path) -> None:
 # --- folders in which something would be lost -----------------------------------
 
 
-def lay(folder: Path, *names: str) -> Path:
-    """Files by name, each with three questions of GSM8K's form."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rows = gsm8k_rows(path.stem, 3)
-        match path.suffix:
-            case ".jsonl":
-                write_jsonl(path, rows)
-            case ".json":
-                path.write_text(json.dumps(rows))
-            case ".parquet":
-                pq.write_table(pa.Table.from_pylist(rows), path)
-            case _:
-                path.write_text("x")
-    return folder
+def gsm8k_files(folder: Path, *names: str) -> Path:
+    """Files by name, each with three questions of GSM8K's form if it can have any."""
+    known = (".jsonl", ".json", ".parquet")
+    return lay(folder, {name: gsm8k_rows(Path(name).stem, 3) if name.endswith(known) else "x" for name in names})
 
 
 @pytest.mark.parametrize(
@@ -148,7 +138,7 @@ def lay(folder: Path, *names: str) -> Path:
     ],
 )
 def test_splits_in_different_forms_are_all_read(names, tmp_path) -> None:
-    report = get_task("gsm8k").prepare(str(lay(tmp_path / "source", *names)), tmp_path / "out")
+    report = get_task("gsm8k").prepare(str(gsm8k_files(tmp_path / "source", *names)), tmp_path / "out")
     assert {name: report[name]["problems"] for name in ("train", "test")} == {"train": 3, "test": 3}
 
 
@@ -167,26 +157,26 @@ def test_splits_in_different_forms_are_all_read(names, tmp_path) -> None:
     ],
 )
 def test_what_would_be_lost_is_named(names, said, tmp_path) -> None:
-    assert said in refused("gsm8k", lay(tmp_path / "source", *names))
+    assert said in refused("gsm8k", gsm8k_files(tmp_path / "source", *names))
 
 
 def test_what_is_about_data_is_no_data(tmp_path) -> None:
     names = ("train.jsonl", "test.jsonl", "train_socratic.jsonl", "dataset_info.json", "README.md", "test.py")
-    report = get_task("gsm8k").prepare(str(lay(tmp_path / "source", *names)), tmp_path / "out")
+    report = get_task("gsm8k").prepare(str(gsm8k_files(tmp_path / "source", *names)), tmp_path / "out")
     assert report["test"]["problems"] == 3 and report["left_out"] == ["train_socratic.jsonl"]
 
 
 def test_the_whole_of_mmlu_stands_for_its_subjects(tmp_path) -> None:
     row = {"question": "Which?", "choices": CHOICES, "answer": 1}
     for folder in ("all", "anatomy"):
-        write_jsonl(tmp_path / "mmlu" / folder / "test.jsonl", [{**row, "question": folder}])
+        lay(tmp_path / "mmlu", {f"{folder}/test.jsonl": [{**row, "question": folder}]})
     assert get_task("mmlu").prepare(str(tmp_path / "mmlu"), tmp_path / "first")["test"]["problems"] == 1
 
 
 def test_a_split_beside_prepared_ones_is_not_lost(tmp_path) -> None:
-    get_task("gsm8k").prepare(str(lay(tmp_path, "train.jsonl") / "train.jsonl"), tmp_path / "out")
+    get_task("gsm8k").prepare(str(gsm8k_files(tmp_path, "train.jsonl") / "train.jsonl"), tmp_path / "out")
     for name in ("test.json", "test.jsonl"):
-        lay(tmp_path / "out", name)
+        gsm8k_files(tmp_path / "out", name)
         with pytest.raises(DataError, match=rf"{name}: lies beside prepared problems"):
             get_task("gsm8k").splits(tmp_path / "out", 1, 1, 0)
         (tmp_path / "out" / name).unlink()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from hpcmaf.errors import ConfigError
 from hpcmaf.tasks import get_task, leak_guard
 from hpcmaf.tasks.problems import Problem
 from hpcmaf.tasks.sources import locate, read_parts
-from tests.tasks.conftest import gsm8k_rows, math_record, write_jsonl
+from tests.tasks.conftest import gsm8k_rows, lay, math_record, write_jsonl
 
 
 def read(task: str, source: Path) -> dict[str, list[Problem]]:
@@ -22,52 +21,31 @@ def read(task: str, source: Path) -> dict[str, list[Problem]]:
     return found.collect(read_parts(locate(source, found.layouts)))[0]
 
 
-def prepared(task: str, source: Path, tmp_path: Path) -> dict[str, list[dict[str, Any]]]:
-    """What ``prepare`` wrote, read without the project's own reader."""
-    out = tmp_path / "prepared"
-    get_task(task).prepare(str(source), out)
-    return {path.stem: [json.loads(line) for line in path.open()] for path in out.glob("*.jsonl")}
-
-
-def write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), path)
-
-
 # GSM8K
 
 
 def test_gsm8k_official_folder(gsm8k_folder, tmp_path) -> None:
-    written = prepared("gsm8k", gsm8k_folder, tmp_path)
+    """As it was prepared, read without the project's own reader."""
+    get_task("gsm8k").prepare(str(gsm8k_folder), tmp_path / "out")
+    written = {path.stem: path.read_text().splitlines() for path in (tmp_path / "out").glob("*.jsonl")}
     assert {name: len(rows) for name, rows in written.items()} == {"train": 20, "test": 8}
-    assert written["test"][3] == {
-        "id": "gsm8k-test-00003",
-        "question": "test story 3: how many?",
-        "gold": "1003",
-        "meta": {},
-    }
+    row = {"id": "gsm8k-test-00003", "question": "test story 3: how many?", "gold": "1003", "meta": {}}
+    assert json.loads(written["test"][3]) == row
 
 
 @pytest.mark.parametrize(
-    "lay",
+    "name",
     [
-        lambda root, split, rows: write_parquet(root / f"main/{split}-00000-of-00001.parquet", rows),
-        lambda root, split, rows: write_parquet(root / f"{split}-00000-of-00001.parquet", rows),
-        lambda root, split, rows: write_jsonl(root / f"main/{split}.jsonl", rows),
-        lambda root, split, rows: write_jsonl(root / f"grade_school_math/data/{split}.jsonl", rows),
-        lambda root, split, rows: (root / f"{split}.json").write_text(json.dumps(rows)),
+        "main/{}-00000-of-00001.parquet",
+        "{}-00000-of-00001.parquet",
+        "main/{}.jsonl",
+        "grade_school_math/data/{}.jsonl",
+        "{}.json",
     ],
-    ids=["hub", "parquet", "config-jsonl", "repository", "json"],
 )
-def test_gsm8k_layouts_agree(lay, gsm8k_folder, tmp_path) -> None:
-    root = tmp_path / "laid out"
-    root.mkdir()
-    for split, count in (("train", 20), ("test", 8)):
-        lay(root, split, gsm8k_rows(split, count))
-    assert read("gsm8k", root) == read("gsm8k", gsm8k_folder)
+def test_gsm8k_layouts_agree(name, gsm8k_folder, tmp_path) -> None:
+    rows = {name.format(split): gsm8k_rows(split, count) for split, count in (("train", 20), ("test", 8))}
+    assert read("gsm8k", lay(tmp_path / "laid out", rows)) == read("gsm8k", gsm8k_folder)
 
 
 @pytest.mark.parametrize(
@@ -75,21 +53,23 @@ def test_gsm8k_layouts_agree(lay, gsm8k_folder, tmp_path) -> None:
     [("#### 1,234,567", "1234567"), ("a #### b\n#### -12", "-12"), ("####$3.50 ", "3.50"), ("x\n#### 0", "0")],
 )
 def test_gsm8k_gold(answer, gold, tmp_path) -> None:
-    path = write_jsonl(tmp_path / "one.jsonl", [{"question": "Q?", "answer": answer}])
-    assert [problem.gold for problem in read("gsm8k", path)["all"]] == [gold]
+    lay(tmp_path, {"one.jsonl": [{"question": "Q?", "answer": answer}]})
+    assert [problem.gold for problem in read("gsm8k", tmp_path / "one.jsonl")["all"]] == [gold]
 
 
 # MATH
 
 
 def official_math(root: Path) -> Path:
-    for split, count in (("train", 12), ("test", 6)):
-        for subject in ("algebra", "number_theory"):
-            (root / split / subject).mkdir(parents=True)
-            for n in range(count):
-                record = math_record(n, n % 5 + 1, f"{split} {subject}")
-                (root / split / subject / f"{n}.json").write_text(json.dumps(record))
-    return root
+    return lay(
+        root,
+        {
+            f"{split}/{subject}/{n}.json": math_record(n, n % 5 + 1, f"{split} {subject}")
+            for split, count in (("train", 12), ("test", 6))
+            for subject in ("algebra", "number_theory")
+            for n in range(count)
+        },
+    )
 
 
 def test_math_official_folder(tmp_path) -> None:
@@ -104,8 +84,8 @@ def test_math_official_folder(tmp_path) -> None:
 def test_math_hub_folders_by_subject(tmp_path) -> None:
     for subject in ("algebra", "geometry"):
         rows = [math_record(n, 2, subject) for n in range(4)]
-        write_parquet(tmp_path / f"{subject}/train-00000-of-00001.parquet", rows)
-        write_parquet(tmp_path / f"{subject}/test-00000-of-00001.parquet", rows[:2])
+        name = f"{subject}/{{}}-00000-of-00001.parquet"
+        lay(tmp_path, {name.format("train"): rows, name.format("test"): rows[:2]})
     pools = read("math", tmp_path)
     assert {name: len(pool) for name, pool in pools.items()} == {"train": 8, "test": 4}
     assert pools["train"][5].id == "math-train-geometry-00001"
@@ -117,9 +97,7 @@ def test_math_array_with_level_in_source(tmp_path) -> None:
     ]
     # Both happen in a file that is passed around: a record twice, and an empty answer.
     rows += [rows[0], {"prompt": "P9?", "answer": "", "source": "MATH-Level1", "id": "a/9.json"}]
-    path = tmp_path / "array.json"
-    path.write_text(json.dumps(rows, indent=1))
-    report = get_task("math").prepare(str(path), tmp_path / "out")
+    report = get_task("math").prepare(str(lay(tmp_path, {"array.json": rows}) / "array.json"), tmp_path / "out")
     assert report["repeated_records"] == 1
     assert report["all"]["problems"] == 6 and report["all"]["without_answer"] == 1
     assert report["all"]["levels"] == {"1": 2, "2": 1, "3": 1, "4": 1, "5": 1}
@@ -130,7 +108,7 @@ def test_math_array_with_level_in_source(tmp_path) -> None:
 
 def test_math_levels(tmp_path) -> None:
     task, root = get_task("math"), official_math(tmp_path / "MATH")
-    (root / "train/algebra/99.json").write_text(json.dumps(math_record(99, "?", "train algebra")))
+    lay(root, {"train/algebra/99.json": math_record(99, "?", "train algebra")})
     # Levels go 1 2 3 4 5 1 ...: of 12 numbers, 3 3 2 2 2 per subject; of 6, 2 1 1 1 1.
     splits = task.splits(root, 16, 8, 0)
     assert {problem.meta["level"] for problem in splits.train + splits.eval} == {"1", "2", "3"}
@@ -143,8 +121,8 @@ def test_math_levels(tmp_path) -> None:
 
 
 def test_math_without_levels_says_so(tmp_path) -> None:
-    path = tmp_path / "math500.json"
-    path.write_text(json.dumps([{"prompt": f"{n}?", "answer": "1", "source": "math", "id": str(n)} for n in range(20)]))
+    rows = [{"prompt": f"{n}?", "answer": "1", "source": "math", "id": str(n)} for n in range(20)]
+    path = lay(tmp_path, {"math500.json": rows}) / "math500.json"
     with pytest.raises(ConfigError, match=r"it has none that says its level; set task.levels to .1, 2, 3, 4, 5. to"):
         get_task("math").splits(path, 5, 5, 0)
     splits = get_task("math").splits(path, 5, 5, 0, [1, 2, 3, 4, 5])
@@ -156,12 +134,10 @@ def test_math_without_levels_says_so(tmp_path) -> None:
 
 def test_mmlu_official_csv(tmp_path) -> None:
     for split, count in (("dev", 2), ("val", 3), ("test", 4)):
-        (tmp_path / split).mkdir()
         for subject in ("abstract_algebra", "world_religions"):
-            with (tmp_path / split / f"{subject}_{split}.csv").open("w", newline="") as file:
-                for n in range(count):
-                    question = f'{subject} {split} {n}, "quoted",\nand over lines?'
-                    csv.writer(file).writerow([question, "one", "2,5", "None", "four", "ABCD"[n]])
+            questions = [f'{subject} {split} {n}, "quoted",\nand over lines?' for n in range(count)]
+            rows = [[q, "one", "2,5", "None", "four", gold] for q, gold in zip(questions, "ABCD", strict=False)]
+            lay(tmp_path, {f"{split}/{subject}_{split}.csv": rows})
     pools = read("mmlu", tmp_path)
     assert {name: len(pool) for name, pool in pools.items()} == {"val": 6, "dev": 4, "test": 8}
     assert pools["test"][5] == Problem(
@@ -177,15 +153,14 @@ def test_mmlu_official_csv(tmp_path) -> None:
 
 def test_mmlu_hub_indices_lists_and_letters(tmp_path) -> None:
     row = {"question": "Which?", "subject": "anatomy", "choices": ["w", "x", "y", "z"]}
-    write_parquet(tmp_path / "all/test-00000-of-00001.parquet", [{**row, "answer": 2}])
-    write_parquet(tmp_path / "all/validation-00000-of-00001.parquet", [{**row, "question": "Why?", "answer": 0}])
-    write_parquet(tmp_path / "all/auxiliary_train-00000-of-00001.parquet", [{**row, "answer": 1}])
+    splits = {"test": {"answer": 2}, "validation": {"question": "Why?", "answer": 0}, "auxiliary_train": {"answer": 1}}
+    lay(tmp_path, {f"all/{name}-00000-of-00001.parquet": [row | own] for name, own in splits.items()})
     pools = read("mmlu", tmp_path)
     question = "Which?\n(A) w\n(B) x\n(C) y\n(D) z"
     assert pools["test"] == [Problem("mmlu-test-00000", question, "C", {"subject": "anatomy"})]
     assert sorted(pools) == ["test", "validation"]
-    path = write_jsonl(tmp_path / "letters.jsonl", [{**row, "answer": "d"}])
-    assert read("mmlu", path)["all"][0].gold == "D"
+    lay(tmp_path, {"letters.jsonl": [{**row, "answer": "d"}]})
+    assert read("mmlu", tmp_path / "letters.jsonl")["all"][0].gold == "D"
 
 
 def test_mmlu_redux_object_with_splits(tmp_path) -> None:
@@ -197,9 +172,7 @@ def test_mmlu_redux_object_with_splits(tmp_path) -> None:
         "dev": [{**record, "id": 1}, {**other, "id": 2}],
         "test": [{**record, "id": 3, "question": "WHICH of these?"}],
     }
-    path = tmp_path / "redux.json"
-    path.write_text(json.dumps(redux))
-    get_task("mmlu").prepare(str(path), tmp_path / "out")
+    get_task("mmlu").prepare(str(lay(tmp_path, {"redux.json": redux}) / "redux.json"), tmp_path / "out")
     # Same words with other choices are another question; the same with both is held out.
     splits = get_task("mmlu").splits(tmp_path / "out", 1, 1, 0)
     assert ([p.id for p in splits.train], [p.id for p in splits.eval]) == (["mmlu-2"], ["mmlu-3"])
@@ -236,13 +209,12 @@ def test_own_questions_with_and_without_answers(tmp_path) -> None:
 
 def test_nan_in_a_table_is_an_empty_cell(tmp_path) -> None:
     rows = [{"question": "q", "answer": 1.0, "level": None}, {"question": "r", "answer": float("nan"), "level": None}]
-    write_parquet(tmp_path / "train-00000-of-00001.parquet", rows)
+    lay(tmp_path, {"train-00000-of-00001.parquet": rows})
     assert [problem.gold for problem in read("jsonl", tmp_path)["train"]] == ["1.0", None]
 
 
 def test_cells_of_a_csv_may_be_long(tmp_path) -> None:
-    (tmp_path / "test").mkdir()
-    (tmp_path / "test/anatomy_test.csv").write_text(f'"{"x" * 200_000}",a,b,c,d,A\n')
+    lay(tmp_path, {"test/anatomy_test.csv": [["x" * 200_000, *"abcdA"]]})
     [problem] = read("mmlu", tmp_path)["test"]
     assert len(problem.question) > 200_000 and problem.gold == "A"
 
@@ -272,7 +244,7 @@ def test_the_layout_that_the_hub_converts_to(task, folder, tmp_path) -> None:
     row |= {"answer": "A"} if task == "mmlu" else {"problem": "q"} if task == "math" else {}
     for split in ("train", "test"):
         for part in range(2):
-            write_parquet(tmp_path / folder / split / f"{part:04d}.parquet", [row | {"question": f"{split} {part}?"}])
+            lay(tmp_path / folder, {f"{split}/{part:04d}.parquet": [row | {"question": f"{split} {part}?"}]})
     pools = read(task, tmp_path)
     assert {split: len(pool) for split, pool in pools.items()} == {"train": 2, "test": 2}
 
@@ -286,8 +258,8 @@ def test_mmlu_pro_has_ten_choices_and_letters_to_j(tmp_path) -> None:
          "answer": "ABCDEFGHIJ"[size - 1], "answer_index": size - 1, "category": "law"}
         for split, n, size in (("validation", 1, 10), ("test", 2, 4), ("test", 3, 10))
     ]  # fmt: skip
-    write_parquet(tmp_path / "data/validation-00000-of-00001.parquet", rows[:1])
-    write_parquet(tmp_path / "data/test-00000-of-00001.parquet", rows[1:])
+    name = "data/{}-00000-of-00001.parquet"
+    lay(tmp_path, {name.format("validation"): rows[:1], name.format("test"): rows[1:]})
     pools = read("mmlu-pro", tmp_path)
     assert [(p.id, p.gold, p.meta) for p in pools["test"]] == [
         ("mmlu-pro-2", "D", {"subject": "law"}), ("mmlu-pro-3", "J", {"subject": "law"}),
@@ -301,41 +273,28 @@ def test_arc_in_its_own_lines_and_in_the_hubs_rows(tmp_path) -> None:
     own = {"stem": "Why?", "choices": [{"text": t, "label": n} for t, n in zip(texts, numbered, strict=True)]}
     for split in ("Train", "Dev", "Test"):
         row = {"id": f"{split}_1", "question": {**own, "stem": f"Why {split}?"}, "answerKey": "2"}
-        write_jsonl(tmp_path / f"ARC-Challenge/ARC-Challenge-{split}.jsonl", [row])
+        lay(tmp_path, {f"ARC-Challenge/ARC-Challenge-{split}.jsonl": [row]})
     pools = read("arc", tmp_path)
     assert set(pools) == {"train", "dev", "test"}
     assert pools["test"] == [Problem("arc-Test_1", "Why Test?\n(A) w\n(B) x\n(C) y", "B")]
-    write_jsonl(tmp_path / "hub/test.jsonl", [{"id": "Test_1", "question": "Why Test?", "answerKey": "2",
-                                               "choices": {"text": texts, "label": numbered}}])  # fmt: skip
+    row = {"id": "Test_1", "question": "Why Test?", "answerKey": "2", "choices": {"text": texts, "label": numbered}}
+    lay(tmp_path, {"hub/test.jsonl": [row]})
     assert read("arc", tmp_path / "hub")["test"] == pools["test"]
 
 
 def test_gpqa_has_its_choices_in_an_order_of_their_own(tmp_path) -> None:
-    columns = [
-        "Record ID",
-        "Question",
-        "Correct Answer",
-        *(f"Incorrect Answer {n}" for n in (1, 2, 3)),
-        "High-level domain",
-    ]
-    with (tmp_path / "gpqa_diamond.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows([f"rec{n}", f"Which,\n{n}?", "right", "w1", "w2", "w3", "Physics"] for n in range(40))
+    wrong = [f"Incorrect Answer {n}" for n in (1, 2, 3)]
+    columns = ["Record ID", "Question", "Correct Answer", *wrong, "High-level domain"]
+    rows = [[f"rec{n}", f"Which,\n{n}?", "right", "w1", "w2", "w3", "Physics"] for n in range(40)]
+    lay(tmp_path, {"gpqa_diamond.csv": [columns, *rows]})
     problems = read("gpqa", tmp_path / "gpqa_diamond.csv")["all"]
     assert {p.gold for p in problems} == set("ABCD") and problems == read("gpqa", tmp_path / "gpqa_diamond.csv")["all"]
     assert all(f"({p.gold}) right" in p.question and p.question.count("\n(") == 4 for p in problems)
 
 
 def test_svamp_and_aime(tmp_path) -> None:
-    row = {
-        "ID": "chal-1",
-        "Body": "Ann has 8 pens",
-        "Question": "How many?",
-        "Equation": "( 8.0 - 3.0 )",
-        "Answer": 5.0,
-    }
-    (tmp_path / "SVAMP.json").write_text(json.dumps([row]))
+    row = {"ID": "chal-1", "Body": "Ann has 8 pens", "Question": "How many?", "Equation": "( 8.0 - 3.0 )", "Answer": 5.0}
+    lay(tmp_path, {"SVAMP.json": [row]})
     assert read("svamp", tmp_path)["all"] == [Problem("svamp-chal-1", "Ann has 8 pens. How many?", "5")]
     rows = [{"ID": "2024-II-4", "Problem": "Find $x$.", "Answer": "033"}, {"problem": "Find $y$.", "answer": 142.0},
             {"problem": "Find $z$.", "answer": "000"}]  # fmt: skip
