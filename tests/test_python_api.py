@@ -1,4 +1,4 @@
-"""What ``hpcmaf`` exports, and the program that is written with it."""
+"""What ``hpcmaf`` exports, what is installed of it, and the program that is written with it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import runpy
 import subprocess
 import sys
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,12 @@ def test_the_method_in_one_screen_runs(tmp_path: Path, capsys: pytest.CaptureFix
     }
     assert set(weights[1]) == set(weights[2]) == agents
     assert len({*weights[1].values(), *weights[2].values()}) == 12, "no two of them are the same"
+
+
+def test_every_package_is_installed() -> None:
+    settings = ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    named = set(settings["options"]["packages"].split())
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in ROOT.glob("hpcmaf/**/__init__.py")}
+    # Recipes and profiles lie at the top of the checkout.
+    assert named == found | {"hpcmaf.recipes", "hpcmaf.profiles"}

@@ -1,4 +1,4 @@
-"""The debate of method.md, "One iteration", step 1: who reads what, and when."""
+"""The debate of method.md, "One iteration", steps 1 and 2: who reads what, and when, and who wins the vote."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcmaf.answers import AnswerForm
+from hpcmaf.debate.consensus import agrees, consensus
 from hpcmaf.debate.protocol import Protocol, calls_per_problem, debate
 from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Transcript
@@ -17,6 +18,7 @@ from hpcmaf.engines import Request, Sampling
 from hpcmaf.tasks.problems import Problem
 from hpcmaf.tasks.prompts import PromptSet
 from tests.debate.scripted import ScriptedEngine
+from tests.debate.scripted import debate as answered
 
 
 class Marks(PromptSet):
@@ -199,3 +201,38 @@ def test_nobody_reads_a_thought(summaries: bool) -> None:
 def test_a_thought_without_end_says_nothing() -> None:
     held = asyncio.run(debate(PROBLEM, Society.of(2, ()), protocol(), ScriptedEngine(lambda _: "<think>\nIt is 7", 0)))
     assert {(turn.answer, turn.spoken) for turns in held.answers for turn in turns} == {(None, "")}
+
+
+def test_only_the_final_round_votes() -> None:
+    assert consensus(answered("p", ["1", "1", "1"], ["2", "2", "1"]), 2, 0, 1).answer == "2"
+
+
+def test_votes_count_by_equivalence_not_by_string() -> None:
+    one = answered("p", ["x"] * 3, ["0.5", r"\frac{1}{2}", "3"])
+    label = consensus(one, 2, 0, 1)
+    assert label.votes == 2
+    assert label.agrees == (True, True, False)
+    assert agrees("1/2", label, one)
+    assert not agrees("3", label, one)
+
+
+def test_the_unparsable_never_vote() -> None:
+    assert consensus(answered("p", ["1"], [None, None, "4"]), 2, 0, 1).answer == "4"
+    silent = consensus(answered("p", ["1"], [None, None, None]), 2, 0, 1)
+    assert silent.answer is None
+    assert not agrees("1", silent, answered("p", ["1"], ["4"]))
+    assert not agrees(None, consensus(answered("p", ["1"], ["4"]), 2, 0, 1), answered("p", ["1"], ["4"]))
+
+
+def test_ties_are_drawn_per_run_iteration_and_problem() -> None:
+    """The same tie falls the same way each time, and each way about as often."""
+    draws = [consensus(answered(f"p{i}", ["1"], ["1", "2"]), 2, 5, 1) for i in range(400)]
+    assert all(draw.tied for draw in draws)
+    assert draws == [consensus(answered(f"p{i}", ["1"], ["1", "2"]), 2, 5, 1) for i in range(400)]
+    ones = sum(draw.answer == "1" for draw in draws)
+    assert 150 < ones < 250
+    swapped = [consensus(answered(f"p{i}", ["1"], ["2", "1"]), 2, 5, 1).answer for i in range(400)]
+    assert swapped == [draw.answer for draw in draws], "the order of agents decided a tie"
+    for seed, iteration in ((6, 1), (5, 2)):
+        again = [consensus(answered(f"p{i}", ["1"], ["1", "2"]), 2, seed, iteration).answer for i in range(400)]
+        assert again != [draw.answer for draw in draws]
