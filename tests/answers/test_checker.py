@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 from hpcmaf.answers import checker, equivalent
@@ -22,29 +22,6 @@ ENDLESS = "9^{9^{9^{9}}}"
 @pytest.fixture(scope="module", autouse=True)
 def _workers():
     equivalent("x+1", "1+x")
-
-
-def _children(parent: int) -> list[int]:
-    """Living descendants of a process."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, above = stat.read_text().rsplit(")", 1)[1].split()[:2]
-        except OSError:
-            continue
-        if int(above) == parent and state not in "ZX":
-            child = int(stat.parent.name)
-            found += [child, *_children(child)]
-    return found
-
-
-def _gone(pids: list[int], seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids):
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def test_the_deadline_holds_and_the_next_check_works() -> None:
@@ -76,9 +53,9 @@ def test_from_many_threads_and_under_asyncio() -> None:
 
 
 def test_workers_that_are_killed_are_replaced() -> None:
-    for child in _children(os.getpid()):
-        if b"answers.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
-            os.kill(child, signal.SIGKILL)
+    for child in psutil.Process().children(recursive=True):
+        if "hpcmaf.answers.worker" in child.cmdline():
+            child.kill()
     assert checker.check("x+1", "1+x", Deadline(60))
 
 
@@ -110,12 +87,12 @@ def test_no_worker_outlives_a_killed_parent(state: str) -> None:
     assert parent.stdout is not None
     assert parent.stdout.readline() == "ready\n"
     time.sleep(0.5)
-    workers = _children(parent.pid)
+    workers = psutil.Process(parent.pid).children(recursive=True)
     assert workers
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    assert _gone(workers, 20)
+    assert psutil.wait_procs(workers, 20)[1] == []
 
 
 def test_a_library_that_is_missing_is_named(tmp_path: Path) -> None:

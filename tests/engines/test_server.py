@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from hpcmaf.engines import Request, Sampling, ServedModels, keeper, server, vllm
@@ -36,15 +37,15 @@ def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
 
 def members(group: int) -> list[int]:
     """Processes of a group."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        except (OSError, IndexError):
-            continue
-        if entry.name.isdigit() and int(fields[2]) == group and fields[0] != "Z":
-            found.append(int(entry.name))
-    return found
+    found = psutil.process_iter(["status"])
+    return [one.pid for one in found if one.info["status"] != psutil.STATUS_ZOMBIE and group_of(one.pid) == group]
+
+
+def group_of(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return -1
 
 
 @pytest.fixture

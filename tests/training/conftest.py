@@ -9,11 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from hpcmaf.config.recipe import Lora
@@ -116,12 +116,8 @@ def steps_in(progress: Path) -> list[dict[str, Any]]:
 
 def processes_of(folder: Path) -> list[int]:
     """Other processes whose command line names a folder."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended
-            if str(folder).encode() in (entry / "cmdline").read_bytes() and int(entry.name) != os.getpid():
-                found.append(int(entry.name))
-    return found
+    found = psutil.process_iter(["cmdline"])
+    return [one.pid for one in found if str(folder) in " ".join(one.info["cmdline"] or ()) and one.pid != os.getpid()]
 
 
 def wait_until(holds: Callable[[], object], seconds: float = 300.0) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from hpcmaf.config.recipe import Lora
@@ -134,8 +135,7 @@ def interrupt(job: FinetuneJob, logs: Path, how: signal.Signals) -> tuple[int, s
 
 def family(pid: int) -> list[int]:
     """A process and all that descend from it."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(found for child in children for found in family(int(child)))]
+    return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
 
 
 @pytest.mark.slow
@@ -148,7 +148,8 @@ def test_it_goes_on_from_its_checkpoint_exactly(undisturbed, interrupted, case, 
     else:
         # It ends after a step, with a checkpoint of it.
         assert ended.code == StopRequested.exit_code == 143 and ended.reached == ended.steps
-        assert ended.said.startswith("StopRequested: finetuning") and f"at step {ended.reached} of {STEPS}" in ended.said
+        assert ended.said.startswith("StopRequested: finetuning")
+        assert f"at step {ended.reached} of {STEPS}" in ended.said
     assert ended.resumed.report["losses"] == whole.report["losses"]
     # It did go on rather than begin again, at the rate of its place in the schedule.
     lines, expected = (
