@@ -1,12 +1,19 @@
-"""Tables of what debates do show the metrics, of whatever version."""
+"""Tables of what debates do and of what agents learned from, of whatever version the metrics are."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import pytest
+
 from hpcmaf.files.publish import write_json
+from hpcmaf.report import aggregate
 from hpcmaf.report.plots import plots_of
-from hpcmaf.report.recipes import diversity_table, recipe_tables
+from hpcmaf.report.recipes import diversity_table, learned_table, recipe_tables
 from hpcmaf.report.records import read_run
-from tests.report.conftest import MakeRun, groups_of
+from hpcmaf.run.directory import RunDir
+from tests.report.conftest import MakeRun, groups_of, load, paired_test, report_of
 
 
 def test_measured_diversity_joins_the_table(make_run: MakeRun) -> None:
@@ -63,3 +70,122 @@ def test_metrics_of_earlier_versions_still_count(make_run: MakeRun) -> None:
     assert [plot.stem for plot in plots_of(groups)] == ["accuracy"]
     shares = (f"{group.runs[0].evaluated[0].metrics[name]:.1%}" for name in ("unparsable", "tied"))
     assert tables[0].rows[0] == ("0, evaluation", "–", *shares, "–", "–")
+
+
+def learned_from(run: RunDir, t: int, agent: str, **counts: float | None) -> None:
+    metrics = json.loads(run.metrics(t).read_text())
+    metrics["selection"]["datasets"][agent] = counts
+    write_json(run.metrics(t), metrics)
+
+
+FULL = {"kept": 41, "kept_positives": 31, "kept_negatives": 10, "realised_w": 10 / 41, "cut_off": 7} | {
+    "samples": 39,
+    "dropped_too_long": 2,
+}
+
+
+def test_every_form_of_the_report_has_it(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("m", upto=1)
+    learned_from(run, 1, "critic-2", **FULL)
+    aggregate([run.root], tmp_path / "out")
+    shown = ["1", "critic-2", "41", "31", "10", "0.24", "2", "7", "39"]
+    assert f"| {' | '.join(shown)} |" in (tmp_path / "out/report.md").read_text()
+    assert "".join(f"<td>{cell}</td>" for cell in shown[1:]) in (tmp_path / "out/report.html").read_text()
+    told = json.loads((tmp_path / "out/report.json").read_text())["runs"][0]["iterations"][1]["metrics"]["selection"]
+    assert told["datasets"]["critic-2"] == FULL
+
+
+def test_an_earlier_version_has_dashes(make_run: MakeRun) -> None:
+    runs = [make_run(f"s{seed}", seed=seed, upto=1) for seed in (0, 1)]
+    for run, kept in zip(runs, (30, 41), strict=True):
+        learned_from(run, 1, "generator-0", kept=kept, kept_positives=kept, kept_negatives=0, realised_w=0.0)
+    (group,) = groups_of(*runs)
+    table = learned_table(group)
+    assert table.rows[0] == ("1", "generator-0", "35.5", "35.5", "0.0", "0.00", "–", "–", "–")
+    assert [row[1] for row in table.rows] == [f"{role}-{n}" for role in ("generator", "critic") for n in range(3)]
+    assert "Mean over 2 runs." in table.note
+
+
+def test_who_is_not_trained_learns_from_nothing(make_run: MakeRun) -> None:
+    """Selection makes critics' sets also where generators alone are trained."""
+    runs = make_run("m", upto=1, method="maft-no-critic"), make_run("d", upto=0, method="debate")
+    tables = {group.label: learned_table(group) for group in groups_of(*runs)}
+    assert [row[1] for row in tables["maft-no-critic"].rows] == ["generator-0", "generator-1", "generator-2"]
+    assert tables["debate"].rows == ()
+
+
+@pytest.mark.parametrize(("counts", "few"), [({"kept": 9}, "9"), ({"kept": 40, "samples": 0}, "none")])
+def test_a_warning_where_there_was_little_to_learn_from(
+    make_run: MakeRun, tmp_path: Path, counts: dict, few: str
+) -> None:
+    run = make_run("m", upto=2)
+    for t in (1, 2):
+        for agent in [f"{role}-{n}" for role in ("generator", "critic") for n in range(3)]:
+            learned_from(run, t, agent, **FULL)
+    assert report_of(run).warnings == []
+    learned_from(run, 2, "critic-1", **counts)
+    report = aggregate([run.root], tmp_path / "out")
+    (line,) = report.warnings
+    assert line.startswith("m: iteration 2: ") and "fewer than 10" in line and f"critic-1: {few}" in line
+    assert "raise task.train" in line and "\n" not in line
+    for name in ("report.md", "report.html", "report.json"):
+        assert line in (tmp_path / "out" / name).read_text()
+    assert line in report.text
+
+
+def test_what_debates_came_to_is_shown(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("m", upto=1)
+    metrics = json.loads(run.metrics(1).read_text())
+    metrics["selection"]["health"] |= {"cut_off": 0.375, "tokens_per_answer": 4321.0}
+    write_json(run.metrics(1), metrics)
+    aggregate([run.root], tmp_path / "out")
+    for name, cell in (("report.md", "| 1 | 37.5% |"), ("report.html", "<td>37.5%</td>")):
+        text = (tmp_path / "out" / name).read_text()
+        assert cell in text and "4,321" in text and "m: more than 20.0% of texts cut off (iteration 1: 37.5%)" in text
+
+
+def test_star_without_hints_says_so_wherever_its_number_stands(make_run: MakeRun, tmp_path: Path) -> None:
+    compact = {"name": "arithmetic", "prompts": "compact"}
+    star, maft = make_run("s", upto=1, method="star", task=compact), make_run("m", upto=1, task=compact)
+    report = aggregate([star.root, maft.root], tmp_path / "out", baseline="star")
+    assert {group.line for group in report.groups} == {"maft", "star (no hint)"}
+    assert "(no hint): compact prompts have no words for gold as a hint" in report.text
+    for name in ("report.md", "report.html", "report.tex"):
+        assert "star (no hint)" in (tmp_path / "out" / name).read_text()
+    assert "(no hint): compact prompts" in (tmp_path / "out" / "report.tex").read_text()
+    assert "star (no hint)" in report_of(star).title
+    hinted = make_run("h", upto=1, method="star")
+    assert "no hint" not in report_of(hinted, make_run("n", upto=1)).text
+
+
+EARLIER = Path(__file__).with_name("earlier")
+BY_POSITION = {"answer": "one_answer", "vote@1": "majority", "vote@M": "debate"}
+
+
+@pytest.mark.parametrize("method", ["maft", "star"])
+def test_measures_are_what_their_positions_said(method: str) -> None:
+    read = read_run(EARLIER / method)
+    assert read.missing == [] and [iteration.number for iteration in read.evaluated] == [0, 1]
+    shapes = {"maft": {"answer": (1, 1), "vote@1": (3, 1), "vote@M": (3, 2)}, "star": {"answer": (1, 1)}}[method]
+    for iteration in read.evaluated:
+        old = load(RunDir(EARLIER / method).metrics(iteration.number))
+        assert {name: (one["agents"], one["rounds"]) for name, one in iteration.metrics["accuracy"].items()} == shapes
+        for name in shapes:
+            assert iteration.accuracy(name)["value"] == old["accuracy"][BY_POSITION[name]]["value"]
+            assert iteration.metrics["scores"][name] == old["scores"][BY_POSITION[name]]
+    assert read.final.own == list(shapes)[-1]
+
+
+def test_a_report_of_them() -> None:
+    report = report_of(RunDir(EARLIER / "maft"), RunDir(EARLIER / "star"), baseline="debate")
+    rows = {row.group.line: row for row in report.rows}
+    base, star = (load(EARLIER / path / "metrics.json")["scores"] for path in ("maft/it00", "star/it01"))
+    sides = [
+        {problem: mark == "1" for problem, mark in zip(scores["problem_ids"], scores[name], strict=True)}
+        for scores, name in ((base, "debate"), (star, "one_answer"))
+    ]
+    result = rows["star"].tested.result
+    assert (result.gained, result.lost, result.p) == paired_test(*sides)
+    assert "(critic-0: 4, generator-1: 7)" in report.warnings[0]
+    table = next(table for table in recipe_tables(report.groups[0]) if table.title.endswith("learned from"))
+    assert table.rows[0][:3] == ("1", "generator-0", "11")

@@ -1,4 +1,4 @@
-"""Debates of the released code come in whole, or not at all."""
+"""Debates of the released code come in whole, or not at all; looking into a store, by figures and by debate."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from hpcmaf.cli import inspect as inspect_verb
 from hpcmaf.cli.import_ import command
-from hpcmaf.errors import DataError
-from hpcmaf.store import Store, StoreInfo, verify
+from hpcmaf.debate.transcript import Transcript, Utterance
+from hpcmaf.errors import DataError, StoreError
+from hpcmaf.store import Store, StoreInfo, verify, write_store
 from hpcmaf.store.importing import import_debates
+from hpcmaf.tasks.problems import Problem
 
 
 def chat(*texts: str) -> list[dict[str, str]]:
@@ -130,3 +133,58 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
             import_debates(path, tmp_path / "a.h5", "gsm8k")
     result = CliRunner().invoke(command, ["x", "y", "--task", "chess"])
     assert result.exit_code == 2 and "chess" in result.output
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(inspect_verb.command, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.output
+
+
+def test_what_a_store_holds(store: Path) -> None:
+    text = run(store)
+    assert "3 agents x 2 rounds, with summaries" in text and "such as      problem-00000, problem-00001" in text
+    facts = json.loads(run(store, "--json"))
+    assert (facts["problems"], facts["agents"], facts["rounds"], len(facts["ids"])) == (40, 3, 2, 40)
+
+
+def test_one_debate_in_the_order_it_was_held(store: Path) -> None:
+    text = run(store, "--problem", "problem-00003")
+    places = [
+        text.index(part)
+        for part in (
+            "gold: gold-3",
+            "round 1, generator-0: no answer",
+            "round 1, generator-2: answer 1",
+            "round 2, summary for critic-0",
+            "round 2, critic-0: answer 0",
+            "round 2, critic-2: answer 1",
+        )
+    ]
+    assert places == sorted(places)
+    assert "ask 3.2.1" in text
+    with pytest.raises(StoreError, match="no problem 'x'"):
+        run(store, "--problem", "x")
+
+
+def odd_store(folder: Path) -> Path:
+    """What a model may say: escape codes, a lone surrogate, markup that rich would obey."""
+    turn = Utterance("answer", 1, 0, "[bold]p[/bold]", "\x1b[31mred\ud800\0[/x]\nnext \u00e9", "\ud800")
+    path = folder / "odd.h5"
+    debate = Transcript(Problem("i\ud800", "q"), ((turn,),))
+    write_store(path, StoreInfo("math", "boxed", 1, 1, 0, "train", False), [debate])
+    return path
+
+
+def test_odd_text_is_valid_json(tmp_path: Path) -> None:
+    output = run(odd_store(tmp_path), "--problem", "i\ud800", "--json")
+    assert output.isascii()
+    shown = json.loads(output)
+    assert shown["answers"][0][0]["text"] == "\x1b[31mred\ud800\0[/x]\nnext \u00e9"
+    assert shown["summaries"] == []
+
+
+def test_odd_text_does_not_steer_the_terminal(tmp_path: Path) -> None:
+    shown = run(odd_store(tmp_path), "--problem", "i\ud800")
+    assert "\\x1b[31mred\\ud800\\x00[/x]\nnext \u00e9" in shown
+    assert "\x1b" not in shown and "[bold]p[/bold]" in shown
