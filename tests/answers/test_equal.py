@@ -2,6 +2,8 @@ r"""What counts as the same answer, kind by kind, and that no text breaks or sta
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from fractions import Fraction
 
@@ -224,9 +226,6 @@ def test_texts_too_long_to_work_out_are_compared_as_strings() -> None:
 
 
 def test_importing_answers_and_comparing_numbers_starts_no_worker() -> None:
-    import subprocess
-    import sys
-
     probe = (
         "import sys, multiprocessing, hpcmaf.answers as a; a.equivalent('1/2', '0.5'); a.equivalent('1,2', '2,1');"
         "print([m for m in ('sympy', 'math_verify', 'numpy', 'torch') if m in sys.modules],"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from transformers import GenerationConfig
 
 from hpcmaf.answers import AnswerForm, extract, spoken
 from hpcmaf.engines.chat import ChatFormat, Message
@@ -162,8 +163,6 @@ def test_added_line_breaks_end_no_turn():
 
 
 def test_ends_of_the_generation_config_count(tmp_path):
-    from transformers import GenerationConfig
-
     tokenizer = make_tokenizer(BOS_TEMPLATE.replace("{{ eos_token }}", "!"), adds_bos=False)
     tokenizer.save_pretrained(tmp_path)
     bang = tokenizer.convert_tokens_to_ids("!")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from hpcmaf.engines import Completion, Request, Sampling, ServedModels
 from hpcmaf.engines.basemodel import pick_device
@@ -17,6 +18,8 @@ from hpcmaf.engines.generating import SeededSampling, Waiting, generate
 from hpcmaf.engines.journal import Journal
 from hpcmaf.engines.transformers_engine import TransformersEngine, take_batch
 from hpcmaf.errors import EngineError, PlatformError
+from hpcmaf.micro import base_path
+from hpcmaf.tasks import get_task
 from tests.tiny_models import answering_model, thinking_model, tiny_adapter, tiny_model
 
 pytestmark = pytest.mark.slow
@@ -65,8 +68,6 @@ def test_a_completion_does_not_depend_on_its_batch(base: Path, adapters: dict[st
 @pytest.mark.parametrize("penalty", [1.0, 1.7])
 def test_greedy_is_plain_greedy_generation(base: Path, penalty: float) -> None:
     """The model's own sampling defaults do not leak in."""
-    from transformers import AutoModelForCausalLM, GenerationConfig
-
     engine = engine_for(base)
     completion = run(engine, [ask("k", temperature=0.0, repetition_penalty=penalty)])[0]
     model = AutoModelForCausalLM.from_pretrained(base)
@@ -211,9 +212,6 @@ def test_a_model_with_half_a_batch_waiting_gets_one_to_itself() -> None:
 
 def test_what_is_trained_on_is_what_was_generated() -> None:
     """Token for token: the prompt the model was given, then the tokens it drew, with one template for both."""
-    from hpcmaf.micro import base_path
-    from hpcmaf.tasks import get_task
-
     prompts = get_task("arithmetic").prompts("compact")
     engine = engine_for(base_path())
     given_to_model: list[list[int]] = []
@@ -350,8 +348,6 @@ def test_an_error_reaches_everybody_who_waits(base: Path) -> None:
 
 def test_generation_stops_at_the_templates_end_of_turn(tmp_path: Path) -> None:
     """Also where that is no EOS and special among the added tokens alone."""
-    from transformers import AutoTokenizer
-
     base = answering_model(tmp_path / "m", "7")
     tokenizer = AutoTokenizer.from_pretrained(base)
     end, other = tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("</s>")

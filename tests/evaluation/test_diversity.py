@@ -10,15 +10,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hpcmaf.cli.diversity import command
 from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Transcript, Utterance
+from hpcmaf.engines.base import ServedModels
 from hpcmaf.errors import DataError
-from hpcmaf.evaluation.diversity import kl_between, kl_to_base, nll_under_others
-from hpcmaf.evaluation.embedding import dissimilarity
+from hpcmaf.evaluation.diversity import Scorer, kl_between, kl_to_base, measure, nll_under_others, score_all
+from hpcmaf.evaluation.embedding import dissimilarity, embed
+from hpcmaf.micro import base_path
 from hpcmaf.tasks.problems import Problem
+from tests.tiny_models import tiny_tokenizer
 
 
 def test_dissimilarity_by_hand() -> None:
@@ -74,12 +80,6 @@ def debates() -> list[Transcript]:
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Three critics that differ visibly from the micro base and from each other."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    from hpcmaf.micro import base_path
-
     folder = tmp_path_factory.mktemp("adapters")
     made = {}
     for n in range(3):
@@ -96,12 +96,6 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def directly(transcript: Transcript, agent: int, adapter: str | None) -> list[float]:
     """Log-likelihoods of the final response's tokens: one text, one model, no engine, no batch."""
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from hpcmaf.micro import base_path
-
     tokenizer = AutoTokenizer.from_pretrained(str(base_path()))
     model = AutoModelForCausalLM.from_pretrained(str(base_path()), dtype="float32")
     model = PeftModel.from_pretrained(model, adapter).eval() if adapter else model.eval()
@@ -123,12 +117,7 @@ def directly(transcript: Transcript, agent: int, adapter: str | None) -> list[fl
 
 @pytest.mark.slow
 def test_measures_are_those_of_transformers(adapters: dict[str, str]) -> None:
-    import torch
     from transformers import AutoModel, AutoTokenizer
-
-    from hpcmaf.engines.base import ServedModels
-    from hpcmaf.evaluation.diversity import measure
-    from hpcmaf.micro import base_path
 
     base = str(base_path())
     served = ServedModels(base, "lora", adapters, dtype="float32")
@@ -163,10 +152,6 @@ def test_measures_are_those_of_transformers(adapters: dict[str, str]) -> None:
 
 @pytest.mark.slow
 def test_the_untouched_base_does_not_diverge_from_itself() -> None:
-    from hpcmaf.engines.base import ServedModels
-    from hpcmaf.evaluation.diversity import measure
-    from hpcmaf.micro import base_path
-
     served = ServedModels(str(base_path()), "lora", {}, dtype="float32")
     long = replace(debates()[0].answers[-1][0], text="1+" * 4000)
     one = debates()[0]
@@ -180,11 +165,7 @@ def test_the_untouched_base_does_not_diverge_from_itself() -> None:
 @pytest.mark.slow
 def test_a_sentence_encoder_of_two_halves(tmp_path: Path) -> None:
     """T5, as in the paper: the encoder's states, without the decoder."""
-    import torch
     from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration
-
-    from hpcmaf.evaluation.embedding import embed
-    from tests.tiny_models import tiny_tokenizer
 
     tokenizer = tiny_tokenizer()
     config = T5Config(
@@ -211,9 +192,6 @@ def test_what_it_refuses(tmp_path: Path) -> None:
 
 
 def test_a_failing_engine_is_not_swallowed() -> None:
-    from hpcmaf.engines.base import ServedModels
-    from hpcmaf.evaluation.diversity import Scorer, score_all
-
     class Broken:
         async def complete(self, request: Any) -> Any:
             raise DataError(json.dumps(request.key))

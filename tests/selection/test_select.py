@@ -16,6 +16,7 @@ from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import ConfigError, DataError, UsageError
 from hpcmaf.selection.select import select, write_selection
 from hpcmaf.store import StoreInfo, write_store
+from hpcmaf.store.reader import Store
 from tests.debate.scripted import debate
 
 
@@ -148,8 +149,6 @@ def test_gold_labels_are_not_read(tmp_path, monkeypatch):
     debates = random_debates(40)
     poisoned = [replace(d, problem=replace(d.problem, gold="poison")) for d in debates]
     write_selection(store(tmp_path / "a.h5", debates), tmp_path / "a", Rules(w=0.5), seed=1)
-
-    from hpcmaf.store.reader import Store
 
     read = Store.dataset
     monkeypatch.setattr(

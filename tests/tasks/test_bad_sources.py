@@ -8,9 +8,12 @@ import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from hpcmaf.cli.data import prepare
 from hpcmaf.errors import ConfigError, DataError, HpcmafError, PlatformError
 from hpcmaf.tasks import GENERATED, TASKS, get_task
+from hpcmaf.tasks.generated import Generated
 from tests.tasks.conftest import gsm8k_rows, lay, math_record
 
 GOOD = json.dumps({"question": "q?", "answer": "#### 1"}).encode() + b"\n"
@@ -184,11 +187,6 @@ def test_a_split_beside_prepared_ones_is_not_lost(tmp_path) -> None:
 
 
 def test_what_is_generated_is_not_offered_for_preparing() -> None:
-    from click.testing import CliRunner
-
-    from hpcmaf.cli.data import prepare
-    from hpcmaf.tasks.generated import Generated
-
     generated = {name for name in TASKS if isinstance(get_task(name), Generated)}
     assert generated == set(GENERATED)
     for name in generated:

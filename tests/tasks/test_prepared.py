@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from hpcmaf.cli import main
 from hpcmaf.cli.data import command
 from hpcmaf.errors import DataError
 from hpcmaf.files.publish import file_sha256, manifest_path, read_manifest
@@ -105,8 +106,6 @@ def test_command_writes_and_reports(gsm8k_folder, tmp_path, monkeypatch) -> None
     ],
 )
 def test_command_errors_have_exit_codes(arguments, code, said, monkeypatch, capsys) -> None:
-    from hpcmaf.cli import main
-
     monkeypatch.setattr("sys.argv", ["hpcmaf", "data", "prepare", *arguments])
     with pytest.raises(SystemExit) as left:
         main()

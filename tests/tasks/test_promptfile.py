@@ -16,10 +16,12 @@ from hpcmaf.answers import AnswerForm, extract
 from hpcmaf.cli.prompts import command
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.recipe import Selection as Rules
+from hpcmaf.debate.methods import METHODS
 from hpcmaf.debate.protocol import Protocol, debate
 from hpcmaf.debate.society import Society
 from hpcmaf.engines import Sampling
 from hpcmaf.errors import ConfigError
+from hpcmaf.jobs.debate import protocol_of
 from hpcmaf.selection.select import write_selection
 from hpcmaf.store import Store, StoreInfo, write_store
 from hpcmaf.tasks import TASKS, get_task
@@ -141,9 +143,6 @@ def test_a_file_that_is_not_there_is_one_line():
 
 
 def test_the_kind_of_answer_is_the_recipes(recipe):
-    from hpcmaf.debate.methods import METHODS
-    from hpcmaf.jobs.debate import protocol_of
-
     asked = recipe.task.model_copy(update={"answer": "letter"})
     made = protocol_of(recipe, METHODS["maft"], asked, 2, 1)
     assert made.answer_form == AnswerForm.LETTER and replace(made, prompts=None).agents == 3

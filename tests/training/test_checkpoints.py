@@ -14,12 +14,14 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 
 from hpcmaf.config.recipe import Lora
 from hpcmaf.errors import StopRequested, TrainingError
-from hpcmaf.training.checkpoint import checkpoint_step
+from hpcmaf.training.checkpoint import Checkpoint, at_step, checkpoint_step
 from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.job import run_finetune
+from hpcmaf.training.process import Process
 from hpcmaf.training.stop import StopFlag
 from tests.training.conftest import COMMON, Outcome, chats, processes_of, run_batch, steps_in, wait_until, write_lines
 
@@ -204,11 +206,7 @@ STALE, TORN = OSError(116, "Stale file handle"), RuntimeError("PytorchStreamRead
     ],
 )
 def test_only_damage_sets_a_checkpoint_aside(tmp_path, error, damage, stays):
-    import torch
-
-    from hpcmaf.training.checkpoint import Checkpoint, at_step
     from hpcmaf.training.checkpointer import Checkpointer
-    from hpcmaf.training.process import Process
 
     def load_checkpoint(*_, **__):
         raise error

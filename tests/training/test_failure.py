@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from hpcmaf.errors import OutOfMemory, StopRequested, TrainingError
 from hpcmaf.training.config import FinetuneJob
@@ -83,8 +84,6 @@ def test_who_dies_without_a_word_is_judged_by_signal_and_log(code, said, kind, w
 
 
 def test_torchs_own_errors_are_known():
-    import torch
-
     assert explained(torch.OutOfMemoryError("CUDA out of memory")).kind == "memory"
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 60, dtype=torch.uint8)

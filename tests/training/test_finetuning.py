@@ -7,9 +7,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.errors import TrainingError
+from hpcmaf.seeding import derive_seed
 from hpcmaf.training.config import FinetuneJob
+from hpcmaf.training.data import global_batches, load_tokens
 from hpcmaf.training.job import run_finetune
 from hpcmaf.training.launch import Entry, Workers
 from tests.training.conftest import SAMPLES, Outcome, processes_of
@@ -26,10 +32,6 @@ def largest_difference(a: Outcome, b: Outcome) -> float:
 
 @pytest.mark.parametrize("name", MATRIX)
 def test_output_opens_and_has_learnt(outcomes, name):
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     outcome = outcomes[name]
     assert outcome.report["losses"][-1] < outcome.report["losses"][0]
     base = AutoModelForCausalLM.from_pretrained(outcome.job.base)
@@ -58,9 +60,6 @@ def test_packing_or_cutting_a_batch_into_micro_batches_or_processes_changes_noth
 
 @pytest.mark.parametrize("stage", range(3))
 def test_plain_torch_loop_gives_the_same_weights(outcomes, stage):
-    import torch
-    from transformers import AutoModelForCausalLM
-
     outcome = outcomes[f"plain-{stage}"]
     weights, losses = plain_loop(outcome)
     assert outcome.report["losses"] == pytest.approx(losses, abs=2e-4)
@@ -74,13 +73,6 @@ def test_plain_torch_loop_gives_the_same_weights(outcomes, stage):
 
 def plain_loop(outcome: Outcome):
     """The job without DeepSpeed, batches, padding or hpcmaf's loss: one text at a time."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from hpcmaf.engines.chat import ChatFormat
-    from hpcmaf.seeding import derive_seed
-    from hpcmaf.training.data import global_batches, load_tokens
-
     job = outcome.job
     data = load_tokens(Path(job.dataset), ChatFormat.from_pretrained(job.base), max_length=256, loss_on=job.loss_on)
     seed = derive_seed(job.seed, job.iteration, job.agent, "finetune")
@@ -108,8 +100,6 @@ def plain_loop(outcome: Outcome):
 
 
 def test_reported_tokens_are_the_tokenizers(outcomes):
-    from transformers import AutoTokenizer
-
     for name, loss_on in (("plain-0", "last"), ("all-turns", "all")):
         outcome = outcomes[name]
         tokenizer = AutoTokenizer.from_pretrained(outcome.job.base)
@@ -143,9 +133,6 @@ def test_adapter_goes_on_from_the_previous_one(outcomes):
 
 
 def test_agent_without_data_keeps_the_base(outcomes):
-    import torch
-    from transformers import AutoModelForCausalLM
-
     adapter = outcomes["empty-lora"]
     assert (adapter.report["steps"], adapter.report["final_loss"], adapter.report["samples"]) == (0, None, 0)
     assert all(not tensor.any() for name, tensor in adapter.weights().items() if "lora_B" in name)
@@ -222,7 +209,6 @@ def test_progress_is_written_per_step(outcomes):
     rates = [line["learning_rate"] for line in lines]
     assert rates == pytest.approx([1e-2 * (1 - step / 6) for step in range(6)])
     assert lines[-1]["eta_s"] == 0 and lines[-1]["tokens_per_s"] > 0
-    from transformers import AutoModelForCausalLM
 
     parameters = AutoModelForCausalLM.from_pretrained(outcome.job.base).num_parameters()
     assert lines[-1]["tflops"] == pytest.approx(6e-12 * parameters * lines[-1]["tokens_per_s"], rel=0.01)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
 
 from hpcmaf.errors import ConfigError
+from hpcmaf.training.fp8 import Fp8Linear, Rounded, round_base, round_rows
 from tests.training.conftest import is_an_adapter_like
 from tests.training.test_fused import adapted, fused, gated, loss_and_gradients
 from tests.training.test_packing import tiny
@@ -14,8 +17,6 @@ pytestmark = pytest.mark.slow
 
 def rounded(x):
     """Rows rounded each with its own scale, in float64: to three bits after the first, exponents from -6, up to 448."""
-    import torch
-
     scales = x.abs().amax(1, keepdim=True).clamp(min=1e-12) / 448
     numbers = (x / scales).double()
     steps = 2.0 ** (torch.frexp(numbers)[1].clamp(min=-5) - 4).double()
@@ -28,10 +29,6 @@ def close(found, expected, tolerance=1e-6):
 
 @pytest.mark.parametrize("by", [False, True])
 def test_rows_become_the_nearest_numbers_there_are(by):
-    import torch
-
-    from hpcmaf.training.fp8 import round_rows
-
     torch.manual_seed(0)
     parts = [torch.randn(6, 40), torch.randn(6, 24) * 1e4]
     parts[0][2] = parts[1][2] = 0.0
@@ -49,8 +46,6 @@ def test_rows_become_the_nearest_numbers_there_are(by):
 
 def linears(*outs):
     """Frozen layers that read one input, and the module that has them."""
-    import torch
-
     torch.manual_seed(1)
     family = torch.nn.Module()
     names = ("q_proj", "k_proj", "v_proj") if len(outs) == 3 else ("gate_proj", "up_proj")[: len(outs)]
@@ -64,10 +59,6 @@ def linears(*outs):
 
 @pytest.mark.parametrize("outs", [(48,), (32, 64), (64, 16, 16)])
 def test_products_and_their_gradient_are_those_of_rounded_numbers(outs):
-    import torch
-
-    from hpcmaf.training.fp8 import Fp8Linear, Rounded, round_base
-
     family, layers = linears(*outs)
     weights = [rounded(layer.weight) for layer in layers]
     assert round_base(family, torch.device("cpu")) == 32 * sum(outs)
@@ -86,10 +77,6 @@ def test_products_and_their_gradient_are_those_of_rounded_numbers(outs):
 
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_fused_or_not_it_learns_alike_and_nearly_as_without(checkpointed):
-    import torch
-
-    from hpcmaf.training.fp8 import round_base
-
     model = adapted(checkpointed)
     loss, gradients, _ = loss_and_gradients(model)
     count = sum(p.numel() for name, p in model.named_parameters() if "proj.base_layer.weight" in name)
@@ -115,11 +102,6 @@ def test_fused_or_not_it_learns_alike_and_nearly_as_without(checkpointed):
 
 
 def test_a_layer_that_is_too_narrow_stays_as_it_is_beside_its_rounded_siblings():
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    from hpcmaf.training.fp8 import Fp8Linear, round_base
-
     # Keys and values of one head of 8.
     model = get_peft_model(tiny("llama", num_key_value_heads=1), LoraConfig(r=4, target_modules="all-linear"))
     assert round_base(model, torch.device("cpu")) > 0
@@ -135,10 +117,6 @@ def test_a_layer_that_is_too_narrow_stays_as_it_is_beside_its_rounded_siblings()
 
 
 def test_what_cannot_be_rounded_is_refused_in_one_line(monkeypatch):
-    import torch
-
-    from hpcmaf.training.fp8 import round_base
-
     with pytest.raises(
         ConfigError, match=r"^training.quantize: no frozen linear layer .* multiples of 16; leave it out"
     ):

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
 
 from hpcmaf.training.data import collate
+from hpcmaf.training.lora_fused import fuse_adapters
+from hpcmaf.training.mlp_fused import fuse_mlps
+from hpcmaf.training.model import checkpoint_layers
+from hpcmaf.training.objective import negative_log_likelihood
 from tests.training.test_packing import sample, tiny
 
 pytestmark = pytest.mark.slow
@@ -13,9 +19,6 @@ TOKENS = 20
 
 def adapted(checkpointed: bool = False, **settings):
     """A random model with an adapter that is no longer nothing; ``checkpointed``: it keeps but its layers' inputs."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-
     # Qwen2's queries, keys and values have biases.
     model = get_peft_model(tiny("qwen2"), LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", **settings))
     torch.manual_seed(1)
@@ -29,23 +32,15 @@ def adapted(checkpointed: bool = False, **settings):
 
 
 def fused(model) -> None:
-    from hpcmaf.training.lora_fused import fuse_adapters
-
     assert fuse_adapters(model) == 14
 
 
 def gated(model) -> None:
-    from hpcmaf.training.mlp_fused import fuse_mlps
-
     assert fuse_mlps(model) == (2, 2)
 
 
 def loss_and_gradients(model):
     """A loss, its gradients, and the bytes that the forward pass left for the backward pass, weights aside."""
-    import torch
-
-    from hpcmaf.training.objective import negative_log_likelihood
-
     rows, weights, kept = [sample("a", TOKENS), sample("bb", 11)], {p.data_ptr() for p in model.parameters()}, {}
 
     def pack(tensor):
@@ -79,17 +74,11 @@ def test_loss_and_gradients_are_pefts_and_less_is_kept(checkpointed):
 
 
 def test_dropout_and_other_kinds_of_adapter_are_left_to_peft():
-    from hpcmaf.training.lora_fused import fuse_adapters
-    from hpcmaf.training.mlp_fused import fuse_mlps
-
     for settings in ({"lora_dropout": 0.1}, {"use_dora": True}):
         assert fuse_adapters(adapted(**settings)) == 0 and fuse_mlps(adapted(**settings)) == (0, 2)
 
 
 def test_switched_off_merged_and_unloaded_it_is_the_base():
-    import torch
-    from peft import LoraConfig, get_peft_model
-
     model, ids = adapted().eval(), torch.tensor([[7, 8, 9]])
     with torch.no_grad():
         expected = model(ids).logits
@@ -112,8 +101,6 @@ def test_switched_off_merged_and_unloaded_it_is_the_base():
 
 
 def test_layers_that_are_called_with_other_inputs_go_alone():
-    import torch
-
     model = adapted()
     attention = model.get_base_model().model.layers[0].self_attn
     layers = [attention.q_proj, attention.k_proj, attention.v_proj]
@@ -130,8 +117,6 @@ def test_layers_that_are_called_with_other_inputs_go_alone():
 
 
 def test_bfloat16_rounds_no_worse_than_pefts_layers():
-    import torch
-
     model, ids = adapted(), torch.tensor([[7, 8, 9, 10, 11]])
     results = []
     for step in (lambda model: None, torch.nn.Module.bfloat16, fused):
@@ -146,8 +131,6 @@ def test_bfloat16_rounds_no_worse_than_pefts_layers():
 
 
 def test_a_unit_that_does_more_than_its_names_say_is_left_alone():
-    from hpcmaf.training.mlp_fused import fuse_mlps
-
     kind = type(adapted().get_base_model().model.layers[0].mlp)
 
     class Scaled(kind):
@@ -166,8 +149,6 @@ def test_a_unit_that_does_more_than_its_names_say_is_left_alone():
 
 
 def test_any_number_of_layers_can_be_computed_twice():
-    from hpcmaf.training.model import checkpoint_layers
-
     model, calls, results = adapted(), [], []
     fused(model)
     for layer in model.get_base_model().model.layers:

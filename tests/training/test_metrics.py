@@ -6,12 +6,14 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcmaf.errors import ConfigError, TrainingError
 from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.data import TokenSample
+from hpcmaf.training.process import Process
 from hpcmaf.training.stability import check_loss
 
 BATCH = [TokenSample("p7:3", [1, 2, 3], [False, True, True])]
@@ -20,11 +22,9 @@ JOB = FinetuneJob(base="b", dataset="d", output="o", agent="critic-1")
 
 @pytest.mark.slow
 def test_tensorboard_reads_every_step(tmp_path):
-    import torch
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     from hpcmaf.training.metrics import Metrics
-    from hpcmaf.training.process import Process
 
     watch = Metrics(JOB, Process(0, 1, torch.device("cpu")), tmp_path, 3, 100)
     watch.begin()
@@ -79,10 +79,7 @@ def test_the_mean_of_few_samples_may_scatter_further():
 
 @pytest.mark.slow
 def test_wandb_is_told_only_when_asked_and_missed_in_a_line(tmp_path, monkeypatch):
-    import torch
-
     from hpcmaf.training.metrics import Metrics
-    from hpcmaf.training.process import Process
 
     process, told = Process(0, 1, torch.device("cpu")), []
     monkeypatch.setitem(sys.modules, "wandb", None)

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.recipe import Selection as Rules
@@ -49,7 +51,6 @@ def samples_of(batch: Mapping[str, torch.Tensor], signals: list[float]) -> list[
 
 def kto(base: Path, start: Any, moved: Any, folder: Path) -> Theirs:
     from datasets import Dataset
-    from transformers import AutoTokenizer
     from trl import KTOConfig, KTOTrainer
 
     rows = {"prompt": [f"{i}+{i * i}?" for i in range(6)], "completion": RESPONSES, "label": VERDICTS}
@@ -69,7 +70,6 @@ def kto(base: Path, start: Any, moved: Any, folder: Path) -> Theirs:
 
 def grpo(base: Path, start: Any, moved: Any, folder: Path) -> Theirs:
     from datasets import Dataset
-    from transformers import AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
 
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -114,8 +114,6 @@ def test_loss_and_gradient_are_trls(
     theirs: Callable[[Path, Any, Any, Path], Theirs],
 ) -> None:
     """After a step, where ratios, drift and divergence are not what they began with; however the batch is cut."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     base = bases["llama"]
     start = AutoModelForCausalLM.from_pretrained(base).eval()
     moved, ours = copy.deepcopy(start), copy.deepcopy(start)
@@ -161,9 +159,6 @@ def test_what_is_confirmed_becomes_likelier_and_what_is_not_less(outcomes: dict[
 
 def gained(outcome: Outcome) -> tuple[float, float]:
     """By how much likelier than to the base confirmed responses, and others, have become; by transformers and peft."""
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
     job = outcome.job
     chat = ChatFormat.from_pretrained(job.base)
     samples = load_tokens(Path(job.dataset), chat, max_length=256, objective=job.objective).samples

@@ -9,8 +9,17 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from hpcmaf.training import packing as packable
+from hpcmaf.training.attention import in_fixed_order
 from hpcmaf.training.data import TokenSample, collate
+from hpcmaf.training.fp8 import round_base
+from hpcmaf.training.objective import negative_log_likelihood
+from hpcmaf.training.packing import Packing
+from hpcmaf.training.process import Process
 
 WINDOW = 6
 
@@ -22,17 +31,10 @@ def sample(name: str, length: int) -> TokenSample:
 
 
 def alone():
-    import torch
-
-    from hpcmaf.training.process import Process
-
     return Process(0, 1, torch.device("cpu"))
 
 
 def tiny(make: str, **settings):
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     usual = {
         "vocab_size": 100,
         "hidden_size": 32,
@@ -51,10 +53,6 @@ def tiny(make: str, **settings):
 
 
 def loss_and_gradients(model, rows, packed: bool):
-    import torch
-
-    from hpcmaf.training.objective import negative_log_likelihood
-
     model.zero_grad()
     micros = [rows] if packed else [[row] for row in rows]
     total = torch.zeros(())
@@ -79,8 +77,6 @@ MAKES = {
 @pytest.mark.parametrize("make", MAKES)
 def test_packed_loss_and_gradient_are_the_unpacked_ones(make, checkpointing):
 
-    from hpcmaf.training.packing import Packing
-
     model = tiny(make, **MAKES[make]).train()
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -97,8 +93,6 @@ def test_packed_loss_and_gradient_are_the_unpacked_ones(make, checkpointing):
 
 def leaky(module, query, key, value, mask, scaling=None, causal=True, **_):
     """Attention that knows of no boundaries."""
-    import torch
-
     attend = torch.nn.functional.scaled_dot_product_attention
     return attend(query, key, value, is_causal=causal, scale=scaling, enable_gqa=True).transpose(1, 2), None
 
@@ -128,12 +122,6 @@ def test_all_processes_pack_or_none_does():
 
 def one_of_two() -> None:
     """A process of that test."""
-    import torch
-    import torch.distributed as dist
-
-    from hpcmaf.training import packing as packable
-    from hpcmaf.training.process import Process
-
     dist.init_process_group("gloo")
     if dist.get_rank() == 1:
         packable.packed_attention = leaky
@@ -149,11 +137,6 @@ def one_of_two() -> None:
 @pytest.mark.parametrize("rounded", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_leak_between_texts_is_found(monkeypatch, capsys, causal, rounded, alike):
-    import torch
-
-    from hpcmaf.training import packing as packable
-    from hpcmaf.training.fp8 import round_base
-
     monkeypatch.setattr(packable, "packed_attention", partial(leaky, causal=causal))
     model = trained()
     if rounded:
@@ -178,8 +161,6 @@ def test_a_leak_between_texts_is_found(monkeypatch, capsys, causal, rounded, ali
     ],
 )
 def test_models_with_an_attention_of_their_own_are_padded(make, settings, said, capsys):
-    from hpcmaf.training.packing import Packing
-
     model = tiny(make, **settings)
     packing = Packing(model, 300)
     packing.check(model, [sample("a", 30), sample("bb", 20)], alone())
@@ -189,10 +170,6 @@ def test_models_with_an_attention_of_their_own_are_padded(make, settings, said, 
 
 @pytest.mark.slow  # imports torch
 def test_gradients_are_summed_in_a_fixed_order_for_one_operation_alone():
-    import torch
-
-    from hpcmaf.training.attention import in_fixed_order
-
     seen: dict[str, list[bool]] = {"before": [], "operation": [], "after": []}
 
     class Noted(torch.autograd.Function):

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.recipe import Selection as Rules
+from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.errors import ConfigError
 from hpcmaf.selection.select import select, write_selection
 from hpcmaf.training.data import load_tokens
@@ -87,12 +92,6 @@ def test_the_method_alone_turns_it_on_and_the_objective_alone_does():
 
 def margins(outcome: Outcome, lines: list[dict], path: Path) -> list[float]:
     """How much more a model prefers each right answer than its start did; by transformers and peft alone."""
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    from hpcmaf.engines.chat import ChatFormat
-
     def preferences_of(model) -> torch.Tensor:
         found = []
         for pair in pairs:
@@ -133,8 +132,6 @@ def test_the_margin_rises_on_held_out_pairs(outcomes, tmp_path, name):
 @pytest.mark.slow
 def test_first_step_is_dpo_as_it_is_written(outcomes, tmp_path):
     """-log sigmoid(beta x margin) after the first step, from the definition."""
-    import math
-
     outcome = outcomes["dpo-lora"]
     found = margins(outcome, preferences(0), tmp_path / "trained-on.jsonl")
     loss = sum(math.log1p(math.exp(-outcome.job.dpo_beta * margin)) for margin in found) / len(found)
@@ -153,8 +150,6 @@ def test_no_pair_has_an_answer_that_was_cut_off():
 
 
 def test_a_pairs_ends_are_those_that_were_generated(bases, tmp_path):
-    from hpcmaf.engines.chat import ChatFormat
-
     line = {
         "prompt": [{"role": "user", "content": "q"}],
         "chosen": [{"role": "assistant", "content": "4"}],

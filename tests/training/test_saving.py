@@ -6,8 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hpcmaf.errors import DataError, TrainingError
+from hpcmaf.training.saving import merge_adapter, on_cpu
 from tests.tiny_models import tiny_adapter, tiny_model
 
 pytestmark = pytest.mark.slow
@@ -15,10 +19,6 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_one_number_that_is_not_finite_is_found(dtype):
-    import torch
-
-    from hpcmaf.training.saving import on_cpu
-
     dtype = getattr(torch, dtype)
     fine = torch.linspace(-3e4, 3e4, 1000).to(dtype).view(10, 100)
     others = {"none": torch.zeros(0, 4, dtype=dtype), "count": torch.tensor([1, 2])}
@@ -38,12 +38,6 @@ def base(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_merged_model_is_base_and_adapter(base: Path, tmp_path: Path, dtype: str) -> None:
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from hpcmaf.training.saving import merge_adapter
-
     wanted = getattr(torch, dtype)
     AutoModelForCausalLM.from_pretrained(base).to(wanted).save_pretrained(base)
     adapter = tiny_adapter(base, tmp_path / "critic-1", seed=3)
@@ -61,8 +55,6 @@ def test_merged_model_is_base_and_adapter(base: Path, tmp_path: Path, dtype: str
 
 
 def test_what_cannot_be_merged_is_said_in_a_line(base: Path, tmp_path: Path) -> None:
-    from hpcmaf.training.saving import merge_adapter
-
     adapter, out = tiny_adapter(base, tmp_path / "adapter", seed=3), tmp_path / "out"
     with pytest.raises(DataError, match="a whole checkpoint, which needs no merging"):
         merge_adapter(base, base, out)
