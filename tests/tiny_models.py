@@ -46,11 +46,11 @@ def tiny_model(folder: Path, kind: str = "llama", seed: int = 0, context: int = 
         ``llama``, ``mistral``, ``phi3`` or ``qwen2``.
     """
     import torch
-    from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Phi3Config, Qwen2Config
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     tokenizer = tiny_tokenizer()
-    kinds = {"llama": LlamaConfig, "mistral": MistralConfig, "phi3": Phi3Config, "qwen2": Qwen2Config}
-    config = kinds[kind](
+    config = AutoConfig.for_model(
+        kind,
         vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=64,

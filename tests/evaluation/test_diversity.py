@@ -11,11 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hpcmaf.cli.diversity import command
 from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.engines.base import ServedModels
@@ -43,12 +41,6 @@ def test_likelihoods_by_hand() -> None:
     assert nll_under_others(found) == pytest.approx((6.0 + 3.5) / 2)
     assert kl_between(found) == pytest.approx((2.0 + 5.5) / 2)
     assert kl_to_base(found) == pytest.approx((2.0 + 0.0) / 2)
-
-
-def test_tokens_are_pooled_over_the_others() -> None:
-    found = {(j, i): (-1.0,) * (1 if i else 3) if j else (-2.0,) * (1 if i else 3) for j in range(3) for i in range(3)}
-    # Under 0: two tokens of -2; under 1 and 2: four tokens of -1.
-    assert nll_under_others(found) == pytest.approx((2 + 1 + 1) / 3)
 
 
 def test_what_was_not_scored_is_left_out() -> None:
@@ -184,11 +176,6 @@ def test_a_sentence_encoder_of_two_halves(tmp_path: Path) -> None:
         with torch.inference_mode():
             ids = torch.tensor([tokenizer(text)["input_ids"]])
             assert vector == pytest.approx(direct(input_ids=ids).last_hidden_state[0].mean(0).numpy(), abs=1e-5)
-
-
-def test_what_it_refuses(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"not a run directory"):
-        CliRunner().invoke(command, [str(tmp_path)], catch_exceptions=False)
 
 
 def test_a_failing_engine_is_not_swallowed() -> None:

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from hpcmaf.evaluation import compare, holm, outcomes
+from hpcmaf.evaluation import compare, holm
 from hpcmaf.report.claims import claims
 from hpcmaf.report.compare import Test
 from hpcmaf.run.directory import RunDir
-from tests.report.conftest import MakeRun, groups_of, load, paired_test, report_of
+from tests.report.conftest import MakeRun, groups_of, load, report_of
 
 SEEDS = (0, 1)
 
@@ -47,17 +47,6 @@ def test_every_claim_is_asked(runs: list[RunDir]) -> None:
     assert {(claim.facts["evaluated_on"], claim.facts["model"]) for claim in found} == {("arithmetic", "tiny")}
     assert [claim.p_holm for claim in found] == holm([claim.result.p for claim in found])
     assert all(claim.result.pairs == len(SEEDS) for claim in found)
-
-
-def test_runs_of_one_seed_are_compared(runs: list[RunDir]) -> None:
-    better = claims_of(runs)[3]
-    tests = [
-        paired_test(outcomes(metrics(one, 4), "vote@M"), outcomes(metrics(many, 4), "vote@M"))
-        for many, one in zip(runs[:2], runs[2:], strict=True)
-    ]
-    assert better.result.gained == sum(test.b_only for test in tests)
-    assert better.result.lost == sum(test.a_only for test in tests)
-    assert better.verdict == "holds"
 
 
 def test_diversity_counts_who_disagrees(runs: list[RunDir]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hpcmaf.errors import UsageError
-from hpcmaf.evaluation import holm, outcomes
+from hpcmaf.evaluation import outcomes
 from hpcmaf.files.publish import write_json
 from hpcmaf.report.compare import against, find_baseline
 from hpcmaf.run.directory import RunDir
@@ -24,22 +24,6 @@ def test_runs_are_paired_by_seed(make_run: MakeRun) -> None:
     assert (row.group.last, row.against, row.result.pairs) == (2, 0, 2)
     assert (row.result.gained, row.result.lost) == (sum(t.b_only for t in tests), sum(t.a_only for t in tests))
     assert row.p_holm == row.result.p
-
-
-def test_holm_covers_one_task_and_model(make_run: MakeRun) -> None:
-    methods = ("maft", "maft-no-critic", "maft-no-summary")
-    runs = [make_run(f"{method}-{i}", seed=i, upto=1, method=method) for i, method in enumerate(methods)]
-    far = make_run("far", upto=1, task={"name": "math"})
-    groups = groups_of(*runs, far)
-    rows = against(find_baseline("base", groups), groups)
-    family = [row for row in rows if row.group.place[0] == "arithmetic"]
-    assert [row.p_holm for row in family] == holm([row.result.p for row in family])
-    (alone,) = (row for row in rows if row.group.place[0] == "math")
-    assert alone.p_holm == alone.result.p
-    base, last = load(far.metrics(0)), load(far.metrics(1))
-    assert (alone.result.gained, alone.result.lost, alone.result.p) == paired_test(
-        outcomes(base, "answer"), outcomes(last, "vote@M")
-    )
 
 
 def test_the_baseline_is_no_further_than_the_recipe(make_run: MakeRun) -> None:

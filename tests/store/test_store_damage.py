@@ -145,8 +145,6 @@ def test_foreign_attributes_are_refused(store: Path, attribute: str, value: obje
     [
         ("utterances/exchange/data", lambda v: np.where(v == ord("="), 0xFF, v), "utterances/exchange/data: 'utf-8'"),
         ("problems/question/offsets", lambda v: v[:-1], "40 rows where its table needs 41"),
-        ("problems/gold/offsets", lambda v: v[:-1], "40 rows where its table needs 41"),
-        ("problems/has_gold", lambda v: v[:-1], "39 rows where its table needs 40"),
         ("utterances/parsed", lambda v: v[:-1], "359 rows where its table needs 360"),
         ("problems/utterance_offsets", lambda v: v[:-1], "problems/id/offsets: 41 rows where its table needs 40"),
         ("problems/meta/data", lambda v: np.where(v == ord("{"), ord("["), v), "problems/meta"),

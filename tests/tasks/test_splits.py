@@ -88,13 +88,6 @@ def test_a_larger_draw_begins_with_the_smaller_one() -> None:
     assert large.train[:20] == small.train and large.eval[:30] == small.eval
 
 
-def test_more_than_a_pool_holds_names_number_and_key() -> None:
-    with pytest.raises(ConfigError, match=r"task\.train: 8 problems requested, 6 available in here .* at most 6"):
-        draw({"all": pool(10)}, train=8, eval=4, seed=0, source="here")
-    with pytest.raises(ConfigError, match=r"task\.eval: 11 problems requested, 10 available"):
-        draw({"all": pool(10)}, train=0, eval=11, seed=0, source="here")
-
-
 def test_unanswered_problems_train_but_never_evaluate() -> None:
     unanswered = [Problem(f"u{n}", f"open question {n}") for n in range(10)]
     splits = draw({"all": unanswered + pool(10)}, train=10, eval=10, seed=0, source="here")

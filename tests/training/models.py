@@ -49,16 +49,11 @@ def make_tokenizer(template: str | None, *, adds_bos: bool, named: Sequence[str]
 def make_model(folder: Path, make: str, *, tied: bool = False) -> Path:
     """Save a random model of two layers with its tokenizer."""
     import torch
-    from transformers import (
-        AutoModelForCausalLM,
-        LlamaConfig,
-        MistralConfig,
-        Phi3Config,
-    )
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     tokenizer = make_tokenizer(MAKES[make], adds_bos=True)
-    classes = {"llama": LlamaConfig, "mistral": MistralConfig, "phi3": Phi3Config}
-    config = classes[make](
+    config = AutoConfig.for_model(
+        make,
         vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=48,
