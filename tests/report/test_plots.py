@@ -1,8 +1,12 @@
-"""What is drawn is what was measured, in panels of one size with a legend below."""
+"""What is drawn is what was measured, in panels of one size, legends below; the page is one file without network."""
 
 from __future__ import annotations
 
+import base64
+import html
+import re
 import warnings
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +15,10 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
 from hpcmaf.evaluation import MEASURES
+from hpcmaf.report import aggregate
 from hpcmaf.report.groups import Group, common_title
 from hpcmaf.report.plots import WIDTH, Panel, Plot, draw, plots_of, save_plots
+from hpcmaf.run.directory import RunDir
 from tests.report.conftest import MakeRun, groups_of
 
 
@@ -116,3 +122,25 @@ def test_a_letter_that_no_font_has_is_no_warning_and_not_lost(make_run: MakeRun,
     with warnings.catch_warnings(action="error"):
         save_plots(groups_of(make_run("run", upto=0, model={"path": f"/models/{name}"})), tmp_path)
     assert name in (tmp_path / "accuracy.svg").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def run(make_run: MakeRun) -> RunDir:
+    return make_run("<b>run & more", upto=1)
+
+
+def test_one_file_without_network(run: RunDir, tmp_path: Path) -> None:
+    report = aggregate([run.root], tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    targets = re.findall(r"""<[^>]*\b(?:src|href|srcset|action|data)=["']?([^"'\s>]+)""", text)
+    pictures = [target for target in targets if not target.startswith("#")]
+    assert len(pictures) == 2 and "default-src 'none'" in text
+    assert "<script" not in text and not re.search(r"<[^>]*\son\w+=", text)
+    for picture in pictures:
+        assert picture.startswith("data:image/svg+xml;base64,")
+        assert b"<svg" in base64.b64decode(picture.partition(",")[2])[:600]
+    # The tables are those of the report, without a script.
+    shown = Counter(map(html.unescape, re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", text)))
+    for table in report.tables():
+        assert not Counter(cell for row in table.rows for cell in row if cell) - shown
+    assert "&lt;b&gt;run &amp; more" in text

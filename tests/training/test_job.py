@@ -14,7 +14,6 @@ import pytest
 from hpcmaf.config.recipe import Lora
 from hpcmaf.errors import TrainingError
 from hpcmaf.training.config import FinetuneJob
-from hpcmaf.training.failure import recorded
 from hpcmaf.training.job import run_finetune
 from hpcmaf.training.launch import Workers
 from hpcmaf.training.stop import StopFlag
@@ -40,30 +39,6 @@ def test_a_saved_model_stays_however_its_processes_end(tmp_path, capsys, monkeyp
 
 def started(program: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
-
-
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("leaving", [True, False])
-def test_every_failure_is_in_the_log_once(tmp_path, monkeypatch, capsys, training, leaving):
-    from hpcmaf.training import worker
-
-    def entries(_: Path):
-        if training:
-            with recorded(tmp_path):
-                raise ValueError("diverged")
-        yield from ()
-
-    def leave() -> None:
-        if leaving:
-            raise RuntimeError("while leaving")
-
-    monkeypatch.setattr(worker.Entry, "all", entries)
-    monkeypatch.setattr(worker, "_leave", leave)
-    monkeypatch.setattr(worker, "die_with_parent", lambda parent: None)
-    assert worker.main(str(tmp_path)) == int(training or leaving)
-    said = capsys.readouterr().err
-    assert said.count("ValueError: diverged") == training
-    assert said.count("RuntimeError: while leaving") == int(leaving and not training)
 
 
 @pytest.fixture
