@@ -22,7 +22,6 @@ from hpcmaf.store import Store, merge, verify, write_store
 from hpcmaf.store.reader import reading
 from hpcmaf.store.schema import DATASETS
 
-
 # They say what the place in the table says as well.
 NEVER_READ = {"problems/utterance_offsets", *(f"utterances/{name}" for name in ("problem", "kind", "round", "agent"))}
 
