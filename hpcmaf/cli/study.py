@@ -16,7 +16,6 @@ from hpcmaf.cli.submit import submit_run
 from hpcmaf.errors import UsageError
 
 if TYPE_CHECKING:
-
     from hpcmaf.config.profile import Profile
     from hpcmaf.study.plan import Study, StudyRun
 

@@ -152,7 +152,13 @@ def test_a_file_system_without_flock_is_named_with_its_remedy(
 
 @pytest.mark.parametrize(
     ("number", "expected"),
-    [(errno.EINVAL, "ok"), (errno.ENOTSUP, "ok"), (errno.ENOSYS, "ok"), (errno.EIO, "problem"), (errno.ENOSPC, "problem")],
+    [
+        (errno.EINVAL, "ok"),
+        (errno.ENOTSUP, "ok"),
+        (errno.ENOSYS, "ok"),
+        (errno.EIO, "problem"),
+        (errno.ENOSPC, "problem"),
+    ],
 )
 def test_a_file_system_without_fsync_of_folders_loses_no_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, expected: str

@@ -382,7 +382,9 @@ def test_what_debates_came_to_is_shown(tmp_path: Path, slurm_says: SlurmSays) ->
     assert list(look(run).health) == ["iteration 1"]  # what is damaged is left out
     write_json(run.metrics(0), metrics)
     shown, [note] = status(run).stdout, look(run).survey.notes
-    assert note.startswith("more than 20.0% of texts cut off (iteration 0, evaluation: 30.0%, iteration 1: 40.0%); raise")
+    assert note.startswith(
+        "more than 20.0% of texts cut off (iteration 0, evaluation: 30.0%, iteration 1: 40.0%); raise"
+    )
     line = "40.0% of texts cut off, 12.5% of votes tied, 12 samples per agent"
     assert f"health: iteration 1: {line}\n" in shown and f"note: {note}" in shown
     assert look(run).to_json()["health"]["iteration 1"]["line"] == line
