@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,18 +12,18 @@ from types import FrameType
 from typing import Any, Self
 
 import submitit
-from submitit.core.utils import DelayedSubmission, UncompletedJobError
 
-from hpcmaf.errors import StageError, StopRequested
+from hpcmaf.errors import SlurmError, StageError, StopRequested, one_line
 from hpcmaf.jobs.resume import resume_point
 from hpcmaf.jobs.task import run_tasks
 from hpcmaf.launch.slurm.causes import attempt_of
+from hpcmaf.launch.slurm.commands import control
 from hpcmaf.launch.slurm.nodes import place_of_job, restarts
 from hpcmaf.launch.slurm.submissions import Element, task_key
 from hpcmaf.run.attempts import leave_cause
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
-from hpcmaf.training.stop import StopFlag
+from hpcmaf.training.stop import SIGNALS, StopFlag, handle_signals
 
 # A node whose daemon died keeps its tasks for a while, beside the new copy.
 _BUSY_SECONDS = 1800.0
@@ -88,10 +86,6 @@ class ClusterTask:
         if failure is not None:
             raise failure
 
-    def checkpoint(self, tasks: Element) -> DelayedSubmission:
-        """What a requeued job runs: the same; finished tasks return at once."""
-        return DelayedSubmission(self, tasks)
-
     def _timed_out(self, signals: _Signals) -> bool:
         elapsed = time.monotonic() - signals.began
         return signals.number == signal.SIGUSR2 and elapsed >= 60 * self.minutes - self.signal_seconds - _SIGNAL_SLACK
@@ -113,25 +107,22 @@ class ClusterTask:
 class _Signals:
     """Within the block, the scheduler's signals raise a flag instead of requeueing at once.
 
-    submitit's own handler checkpoints and requeues wherever the program
-    happens to be. Here the task first comes to a boundary where nothing is
-    lost, and then that handler is called.
+    submitit's own handler requeues wherever the program happens to be. Here
+    the task first comes to a boundary where nothing is lost.
     """
 
     def __init__(self) -> None:
         self.began = time.monotonic()
         self.stop = StopFlag()
         self.number: int | None = None
-        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGUSR2, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._take)
+        handle_signals(self._take)
         return self
 
     def __exit__(self, *_: object) -> None:
         # Deaf from here on: a second signal must not interrupt the way out.
-        for number in self._before:
+        for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
@@ -144,16 +135,16 @@ class _Signals:
 
     def leave(self) -> None:
         """End this job the way its signal asks for; returns only where that fails."""
-        if self.number == signal.SIGTERM or submitit.JobEnvironment().global_rank > 0:
+        job = submitit.JobEnvironment()
+        if self.number == signal.SIGTERM or job.global_rank > 0:
             # Node 0 requeues for all.
             _await_death()
-        handler: Callable[[int, FrameType | None], None] = self._before[signal.SIGUSR2]
-        if not callable(handler):
-            return
         try:
-            handler(signal.SIGUSR2, None)
-        except (subprocess.SubprocessError, OSError, UncompletedJobError) as error:
-            print(f"scontrol requeue: {error}; leaving it to the gate", file=sys.stderr, flush=True)
+            control("requeue", job.job_id, seconds=60)
+        except SlurmError as error:
+            print(f"{one_line(str(error))}; leaving it to the gate", file=sys.stderr, flush=True)
+        else:
+            sys.exit(-1)  # finished tasks return at once in the next attempt
 
 
 def _await_death() -> None:
