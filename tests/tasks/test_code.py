@@ -152,6 +152,7 @@ def test_programs_vote_by_what_they_return_and_labels_see_no_gold(scale) -> None
         (MBPP, "def join(a, b): return f'{a}-{b}'", True),
         (MBPP, "def join(a, b): return a + b", False),
         (MBPP, PAIR, True),
+        (MBPP, "def check(a): return a + '-'\ndef join(a, b): return check(a) + b", True),
         (MBPP, "def join(a, b): raise AssertionError", False),
         (ROOTED, TREE.format(2), True),
         (ROOTED, TREE.format(3), False),
