@@ -96,8 +96,8 @@ class VllmEngine(HttpEngine):
     def __init__(
         self, served: ServedModels, options: VllmOptions | None = None, *, device: str = "auto",
         journal: Journal | None = None, on_batch: Callable[[int], None] | None = None, run: Path | None = None,
-        log: Path | None = None, room: AdapterShape | None = None, halvings: int = 0, bases: int = 1, keep: bool = False,
-        priority: int = 0,
+        log: Path | None = None, room: AdapterShape | None = None, halvings: int = 0, bases: int = 1,
+        keep: bool = False, priority: int = 0,
     ) -> None:  # fmt: skip
         super().__init__(journal, on_batch)
         self.served, self.prompts = served, Prompts(served)

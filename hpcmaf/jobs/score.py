@@ -16,20 +16,18 @@ from hpcmaf.store import Store
 def run_score(context: TaskContext) -> None:
     """Write ``metrics.json`` and ``ledger.json`` of an iteration."""
     t, recipe, run = context.iteration, context.recipe, context.run
+    of_iteration = {"seed": recipe.seed, "iteration": t}
     merge_shards(context, "eval")
     with Store(run.store(t, "eval")) as store:
-        metrics = score(
-            store.transcripts(gold=True), seed=recipe.seed, iteration=t, method=recipe.method, task=context.task_source.name
-        )
-        write_json(run.signals(t), signals(store.transcripts(), seed=recipe.seed, iteration=t))
+        debates, task = store.transcripts(gold=True), context.task_source.name
+        metrics = score(debates, method=recipe.method, task=task, **of_iteration)
+        write_json(run.signals(t), signals(store.transcripts(), **of_iteration))
     if recipe.evaluate_on is not None:
         metrics["trained_on"] = recipe.task.name
     if t > 0:
         if not context.method.reads_gold:
             with Store(run.store(t, "debate")) as store:
-                metrics["pseudo_labels"] = pseudo_label_accuracy(
-                    store.transcripts(gold=True), seed=recipe.seed, iteration=t
-                )
+                metrics["pseudo_labels"] = pseudo_label_accuracy(store.transcripts(gold=True), **of_iteration)
         learned = run.learned(t)
         metrics["selection"] = learned | {"scarce": scarce(selected(learned, context.recipe.trained))}
     write_json(run.metrics(t), metrics)
