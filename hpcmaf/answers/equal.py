@@ -91,14 +91,12 @@ def _same(a: str, b: str, deadline: Deadline, depth: int) -> bool:
     return checker.check(*sorted((left, right)), deadline)
 
 
-@lru_cache(maxsize=1 << 14)
 def _spelling(text: str) -> str:
     """Without spaces; words, unlike symbols, also without capitals."""
     bare = re.sub(r"\s+", " ", _SPACE.sub("", _TEXT.sub(r" \1 ", text).rstrip(" .,")))
     return bare.casefold() if _is_word(text) and (not bare.isupper() or _is_word(bare.lower())) else bare
 
 
-@lru_cache(maxsize=1 << 14)
 def _is_word(text: str) -> bool:
     """Whether a text is a word or several, and no product of its letters."""
     bare = "".join(_TEXT.sub(r"\1", text).split())

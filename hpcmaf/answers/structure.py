@@ -64,7 +64,6 @@ class Structure(NamedTuple):
     parts: tuple[str, ...]  # texts of the elements
 
 
-@lru_cache(maxsize=1 << 14)
 def split(text: str) -> Structure | None:
     """Take a compound answer apart; ``None`` for a single expression."""
     text = text.strip()
@@ -83,7 +82,6 @@ def split(text: str) -> Structure | None:
     return _listed(parts) if len(parts) > 1 or _BOTH.search(text) else None
 
 
-@lru_cache(maxsize=1 << 14)
 def label(text: str) -> tuple[str, str] | None:
     r"""``x = 5``, ``f(2) = 5``, ``x \in [0, 1]`` and ``1 + 1 = 2`` as what is named and its value.
 
