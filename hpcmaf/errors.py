@@ -54,12 +54,8 @@ class HpcmafError(Exception):
         self, *args: object, kind: FailureKind | None = None, errno: int | None = None, node: str | None = None
     ) -> None:
         super().__init__(*args)
-        if kind is not None:
-            self.kind = kind
-        if errno is not None:
-            self.errno = errno
-        if node is not None:
-            self.node = node
+        own = {"kind": kind, "errno": errno, "node": node}
+        vars(self).update({name: value for name, value in own.items() if value is not None})
 
 
 class UsageError(HpcmafError, exit_code=2):

@@ -162,9 +162,8 @@ def _recipe(run: RunDir, agent: str | None = None) -> Recipe:
 
 
 def _which(iteration: int | None, there: Sequence[int], lacking: str) -> int:
-    if iteration is None and there:
-        return there[-1]
-    if iteration is None or iteration not in there:
-        others = f"; iterations that have one: {', '.join(map(str, there))}" if there else " yet; finish an iteration"
-        raise DataError(f"{lacking}{'' if iteration is None else f' of iteration {iteration}'}{others}")
-    return iteration
+    chosen = there[-1] if iteration is None and there else iteration
+    if chosen is None or chosen not in there:
+        which = "" if chosen is None else f" of iteration {chosen}"
+        raise DataError(f"{lacking}{which}; iterations that have one: {', '.join(map(str, there)) or 'none yet'}")
+    return chosen

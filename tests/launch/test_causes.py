@@ -36,7 +36,6 @@ from hpcmaf.launch.slurm.submissions import Submissions, Verdict
 from hpcmaf.run.attempts import Attempt, begin, read
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
-from hpcmaf.run.stages import StageSpec
 from hpcmaf.training.multinode import NodeRank
 from tests.launch.conftest import SlurmSays
 from tests.launch.made_runs import finish, make_run, squeue_line, submitted
@@ -67,7 +66,7 @@ def fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fails:
         def work(context: object) -> None:
             raise error
 
-        monkeypatch.setattr(StageSpec, "load", lambda spec: work)
+        monkeypatch.setattr(entry, "resolve_name", lambda name: work)
         nodes = 1 if place is None else place.nodes
         folder = begin(run.attempts(stage, "all"), {"node": "node5", "nodes": nodes, "log": "x.err", "progress": 0})
         with pytest.raises(type(error)):
