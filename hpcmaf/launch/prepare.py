@@ -163,9 +163,7 @@ def refuse_foreign(run: RunDir) -> None:
         Without a plan, it holds what a run that was stopped while it was
         made could not have left.
     """
-    if run.root.exists() and not run.root.is_dir():
-        raise ConfigError(f"{run.root}: a file is in the way of the run directory; name another with --run")
-    if run.plan.exists() or not run.root.exists() or run.iterations():
+    if run.plan.exists() or not run.root.is_dir() or run.iterations():
         return
     ours = {path.name for path in (run.driver_lock, run.problems("train").parent, run.recipe, run.profile)}
     names = sorted(path.name for path in run.root.iterdir() if not path.name.endswith(".tmp"))
