@@ -61,8 +61,6 @@ def command(
 
 
 def _drive(study: Study, profile: Profile) -> None:
-    from rich.console import Console
-
     from hpcmaf.launch.local import Servers, drive
     from hpcmaf.launch.progress import Watcher
     from hpcmaf.study.drive import drive_study
@@ -75,7 +73,7 @@ def _drive(study: Study, profile: Profile) -> None:
         with Servers(profile, study.root) as servers:
 
             def start(one: StudyRun) -> None:
-                watcher = Watcher(one.run, one.plan, profile, Console(stderr=True), f"{one.run.root.name}: ")
+                watcher = Watcher(one.run, one.plan, profile, sys.stderr, f"{one.run.root.name}: ")
                 drive(one.run, one.plan, profile, watcher, servers)
 
             drive_study(study, profile, say, start, lambda one: False)

@@ -50,7 +50,7 @@ def _drive(options: RunOptions) -> None:
     run, profile = options.run, options.profile
     with run.drive():
         plan = prepare_run(run, options.recipe, profile)
-    watcher = Watcher(run, plan, profile, Console(stderr=True))
+    watcher = Watcher(run, plan, profile, sys.stderr)
     tasks = sum(len(stage.tasks) for stage in plan.stages)
     watcher.say(f"{options.headline(plan)}, {tasks} tasks, {profile.slots()} at once")
     with Servers(profile, run.root) as servers:

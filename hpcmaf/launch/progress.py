@@ -6,9 +6,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
-
-from rich.console import Console
+from typing import Any, TextIO
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import DataError
@@ -126,15 +124,13 @@ class Watcher:
         What lines begin with, in a study the run's name.
     """
 
-    def __init__(self, run: RunDir, plan: Plan, profile: Profile, console: Console, prefix: str = "") -> None:
-        self.run, self.plan, self.profile = run, plan, profile
-        self.console, self.prefix = console, prefix
+    def __init__(self, run: RunDir, plan: Plan, profile: Profile, file: TextIO, prefix: str = "") -> None:
+        self.run, self.plan, self.profile, self.file, self.prefix = run, plan, profile, file, prefix
         self._last_line = time.monotonic()
 
     def say(self, line: str) -> None:
         """Print one line."""
-        line = f"{time.strftime('%H:%M:%S')} {self.prefix}{line}"
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        print(f"{time.strftime('%H:%M:%S')} {self.prefix}{line}", file=self.file, flush=True)
         self._last_line = time.monotonic()
 
     def finished(self, stage: Stage, task: str, seconds: float) -> None:

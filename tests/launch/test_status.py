@@ -251,7 +251,7 @@ def test_a_driver_says_what_runs_and_the_time_left(tmp_path: Path, monkeypatch: 
     finish(run, stage, ["00000"])
     run.progress(stage, "00001").parent.mkdir(parents=True)
     run.progress(stage, "00001").write_text('{"done": 3, "total": 9, "unit": "completions", "note": "12 tokens/s"}')
-    watcher = Watcher(run, plan, profile, Console(file=screen, width=100))
+    watcher = Watcher(run, plan, profile, screen)
     watcher.look([(stage.id, "00001")])
     assert screen.getvalue() == "", "it has only just begun"
     monkeypatch.setattr("hpcmaf.launch.progress.INTERVAL_SECONDS", 0.0)

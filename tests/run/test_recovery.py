@@ -7,7 +7,6 @@ import io
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import Profile, load_profile
@@ -122,7 +121,7 @@ def test_a_driver_puts_its_run_in_order_before_and_after(tmp_path: Path, monkeyp
         return False
 
     monkeypatch.setattr(Local, "step", step)
-    watcher = Watcher(run, plan, profile(), Console(file=text))
+    watcher = Watcher(run, plan, profile(), text)
     drive(run, plan, profile(), watcher, Servers(profile(), run.root))
     assert "it02/score all: it02/score-all.out is gone; doing it again" in text.getvalue()
     assert not temporary.exists()
@@ -152,7 +151,7 @@ def test_the_time_left_is_the_mean_of_the_same_kind(tmp_path: Path) -> None:
     for stage, task in left:
         run.marker(stage, task).unlink()
     text = io.StringIO()
-    Watcher(run, plan, profile("jobs=2"), Console(file=text)).finished(score, "all", 62.0)
+    Watcher(run, plan, profile("jobs=2"), text).finished(score, "all", 62.0)
     total = sum(len(stage.tasks) for stage in plan.stages)
     # Two tasks of two seconds each, of which the second waits for the first.
     assert f"it02/score done in 1:02 ({total - 2}/{total} tasks, about 0:04 left)" in text.getvalue()

@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from rich.console import Console
 
 from hpcmaf.launch import local
 from hpcmaf.launch.local import Local, Servers
@@ -42,7 +41,7 @@ class Machine:
         for task in AGENTS:
             self.run.marker(self.stage, task).unlink()
         self.text, self.jobs = io.StringIO(), list[Job]()
-        watcher = Watcher(self.run, plan, profile(f"jobs={slots}"), Console(file=self.text))
+        watcher = Watcher(self.run, plan, profile(f"jobs={slots}"), self.text)
         self.here = Local(self.run, plan, profile(f"jobs={slots}"), watcher, Servers(profile(), root))
         monkeypatch.setattr(local, "submit_local", self._submit)
 

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import DataError, StageError
@@ -64,13 +63,12 @@ def slots(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> Profile:
 
 def drive(study: Study, profile: Profile) -> str:
     text = io.StringIO()
-    console = Console(file=text, width=200)
 
     def start(one: StudyRun) -> None:
-        watcher = Watcher(one.run, one.plan, profile, console, f"{one.run.root.name}: ")
+        watcher = Watcher(one.run, one.plan, profile, text, f"{one.run.root.name}: ")
         local.drive(one.run, one.plan, profile, watcher, Servers(profile, study.root))
 
-    drive_study(study, profile, console.print, start, lambda one: False)
+    drive_study(study, profile, lambda line: print(line, file=text), start, lambda one: False)
     return text.getvalue()
 
 
