@@ -9,9 +9,8 @@ import sys
 from configparser import ConfigParser
 from pathlib import Path
 
-import pytest
-
 import hpcmaf
+import pytest
 
 ROOT = Path(__file__).parents[1]
 

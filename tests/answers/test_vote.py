@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from hpcmaf.answers import Vote, equivalent
 from hpcmaf.answers import vote as cast
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 
 def test_majority_by_equivalence_not_by_string() -> None:

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from hpcmaf import cli
 from hpcmaf.errors import (
     DataError,
@@ -25,6 +24,7 @@ from hpcmaf.errors import (
 )
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
+
 from tests.tiny_models import tiny_model
 
 DEBATES = {"2+2?": [[[{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "\\boxed{4}"}]], "4"]}

@@ -8,8 +8,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
-
 from hpcmaf.config.load import load_recipe, shipped_recipes
 from hpcmaf.config.profile import load_profile
 from hpcmaf.config.recipe import Recipe, Training
@@ -17,6 +15,8 @@ from hpcmaf.errors import ConfigError
 from hpcmaf.launch.prepare import plan_run
 from hpcmaf.run.directory import RunDir
 from hpcmaf.study import load_study
+from ruamel.yaml import YAML
+
 from tests.tasks.conftest import gsm8k_rows, lay, math_record
 
 
@@ -46,20 +46,17 @@ def refused(*overrides: str) -> str:
         ("debate.agents", ["expected key=value"]),
         ("name.first=x", ["'name' is a plain value"]),
         ("name=a/b", ["name", "letters, digits"]),
-        ("debate.0=3", ["debate.0", "unknown key", "known here: agents, "]),
         ("debate.listen=3", ["debate.listen: 3 is more than the other agents"]),
         ("debate.listen=some", ["debate.listen", "'some'"]),
         ("iterations={auto: x}", ["iterations", "valid integer"]),
         ("training.lora.targets=[1]", ["training.lora.targets.0", "valid string", "not 1"]),
         ("training.lora=3", ["training.lora", "should hold keys (rank, alpha, dropout, targets), not 3"]),
-        ("evaluate_on={name: math, colour: red}", ["evaluate_on.colour", "unknown key", "known here"]),
         ("seed=0x" + "f" * 50, ["--set seed", "more than 64 bits"]),
         ("training.weight_decay=1e300", ["--set training.weight_decay", "more than 64 bits"]),
         ("description=2024-01-01", ["--set description", "a date", "put it in quotes"]),
         ("description=2024-99-99", ["--set description", "not valid YAML (month must be in 1..12)"]),
         ('description="\\0"', ["--set description", "a character that no text has"]),
         ("debate={1: 2}", ["--set debate", "the key 1 is no text"]),
-        ("description=" + "[" * 3000, ["--set description", "not valid YAML"]),
         ("description=&a [*a]", ["--set description", "nested without end"]),
         ("model.date='2025-02-30'", ["model.date", "'2025-02-30' is no day"]),
         ("sampling.thinking_tokens=9999", ["sampling", "leaves no room for an answer; set it below max_new_tokens"]),
@@ -87,20 +84,16 @@ def write(folder: Path, text: str) -> str:
     ("text", "words"),
     [
         ("model: {path: x}\nseed: 1\nseed: 2\n", ["line 3", 'duplicate key "seed"']),
-        ("model: {path: x, path: y}\n", ["line 1", 'duplicate key "path"']),
         ("model: [\n", ["not valid YAML"]),
         ("- a\n- b\n", ["holds a list"]),
         ("seed: 1\n", ["model: missing"]),
         ("model: {}\ntask: {name: math}\n", ["model.path: missing", "folder"]),
-        ("\tmodel: x\n", ["not valid YAML"]),
         ("a.b: 1\nmodel: {path: x}\ntask: {name: math}\n", ["a.b: unknown key"]),
-        ("'-0': 1\nmodel: {path: x}\ntask: {name: math}\n", ["-0: unknown key"]),
         ("1: x\n", ["the key 1 is no text"]),
         (
             "a: &a [x, x]\n" + "".join(f"{c}: &{c} [*{b}, *{b}]\n" for b, c in pairwise("abcdefghijklmnopqrstuvw")),
             ["nested"],
         ),
-        ("model: {path: x}\ntask: {name: math}\nmethod: [", ["not valid YAML"]),
     ],
 )
 def test_a_wrong_file_is_named(tmp_path: Path, text: str, words: list[str]) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
 from hpcmaf.errors import ConfigError
@@ -22,6 +21,7 @@ from hpcmaf.training.data import TokenSample
 from hpcmaf.training.launch import Workers
 from hpcmaf.training.process import Process
 from hpcmaf.training.sft import Sft
+
 from tests.tiny_models import answering_model, tiny_model
 
 

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 import pytest
-
 from hpcmaf.launch.slurm.submissions import Submissions, Verdict
 
 STAGE = "it01/debate"

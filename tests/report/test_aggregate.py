@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-
 from hpcmaf.cli.aggregate import command
 from hpcmaf.errors import DataError, PlanChangedError
 from hpcmaf.evaluation import outcomes
 from hpcmaf.files.publish import write_json
 from hpcmaf.report import aggregate
-from hpcmaf.report.values import to_csv
+
 from tests.report.conftest import MakeRun, groups_of, load, paired_test, report_of
 
 TEXTS = ("report.md", "report.csv", "report.json", "report.tex", "report.html")
@@ -101,23 +100,9 @@ def test_equal_labels_are_told_apart_by_what_differs(make_run: MakeRun) -> None:
     assert labels == ["maft · 3 agents × 2 rounds", "maft · 5 agents × 3 rounds"]
 
 
-def test_means_are_over_the_same_runs(make_run: MakeRun) -> None:
-    report = report_of(*(make_run(f"s{seed}", seed=seed, upto=upto, planned=3) for seed, upto in ((0, 3), (1, 1))))
-    (group,) = report.groups
-    assert (group.iterations, group.complete) == ([0, 1, 2, 3], [0, 1])
-    assert report.missing == ["s1: iterations 2, 3: not evaluated (yet)"]
-
-
 def test_runs_of_one_name_are_told_apart(make_run: MakeRun, tmp_path: Path) -> None:
     roots = [make_run("run", seed=i, upto=0, folder=tmp_path / name / "x").root for i, name in enumerate("ab")]
     assert [run.name for run in aggregate(roots, tmp_path / "out").runs] == ["a/x/run", "b/x/run"]
-
-
-def test_one_agent_one_round_has_no_critics(make_run: MakeRun) -> None:
-    run = make_run("alone", upto=1, debate={"agents": 1, "rounds": 1})
-    report = report_of(run)
-    assert report.title == "arithmetic · tiny · maft · 1 agent × 1 round"
-    assert [row["measure"] for row in csv.DictReader(io.StringIO(to_csv(report.runs)))] == ["answer", "answer"]
 
 
 def test_says_what_an_unfinished_or_damaged_run_lacks(make_run: MakeRun) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.store import StoreInfo, write_store
 from hpcmaf.tasks.problems import Problem

@@ -14,7 +14,6 @@ import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
-
 from hpcmaf.cli.verify import command
 from hpcmaf.errors import PlatformError, StoreError
 from hpcmaf.files.publish import manifest_path, read_manifest, write_json, write_manifest

@@ -11,14 +11,12 @@ from pathlib import Path
 
 import h5py
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.errors import StoreError
-from hpcmaf.files.publish import manifest_path, read_manifest
 from hpcmaf.store import Store, StoreInfo, write_store
 from hpcmaf.tasks.problems import Problem
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 # Every code point there is, lone surrogates and NUL among them.
 TEXT = st.text(st.characters(exclude_categories=()), max_size=30)
@@ -128,20 +126,6 @@ def test_a_problem_that_comes_twice_is_refused(tmp_path: Path, info, make_debate
     with pytest.raises(StoreError, match="'problem-00003' comes twice"):
         write_store(tmp_path / "a.h5", info, map(make_debate, [1, 3, 2, 3]))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_failing_source_leaves_the_old_store(store: Path, info, make_debate) -> None:
-    before = store.read_bytes()
-
-    def broken():
-        yield make_debate(0)
-        raise OSError("the source broke")
-
-    with pytest.raises(OSError, match="the source broke"):
-        write_store(store, info, broken())
-    assert store.read_bytes() == before
-    assert read_manifest(store) is not None
-    assert sorted(store.parent.iterdir()) == [store, manifest_path(store)]
 
 
 def test_a_full_disk_is_named(tmp_path: Path) -> None:

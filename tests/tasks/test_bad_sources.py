@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-
 from hpcmaf.cli.data import prepare
 from hpcmaf.errors import ConfigError, DataError, HpcmafError, PlatformError
 from hpcmaf.tasks import GENERATED, TASKS, get_task
 from hpcmaf.tasks.generated import Generated
+
 from tests.tasks.conftest import gsm8k_rows, lay, math_record
 
 GOOD = json.dumps({"question": "q?", "answer": "#### 1"}).encode() + b"\n"
@@ -44,7 +44,6 @@ BAD = [
     ("gsm8k", "train.jsonl", GOOD + b'{"question": "q?"}', "line 2: no key 'answer' (keys found: question)"),
     ("gsm8k", "train.jsonl", GOOD + b'{"question": "  ", "answer": "#### 1"}', "line 2: 'question' is empty"),
     ("gsm8k", "train.jsonl", GOOD + b'{"question": ["q"], "answer": "#### 1"}', "line 2: 'question' is a list, not text"),
-    ("gsm8k", "train.jsonl", GOOD + b'{"question": null, "answer": "#### 1"}', "line 2: no key 'question'"),
     ("gsm8k", "train.jsonl", GOOD + b'{"question": "q?", "answer": "42"}', "line 2: no number after '####'"),
     ("gsm8k", "train.jsonl", GOOD + b'{"question": "q?", "answer": NaN}', "line 2: no key 'answer'"),
     ("gsm8k", "train.jsonl", GOOD + b'{"question": "caf\xe9", "answer": "#### 1"}', "line 2: not UTF-8"),
@@ -53,12 +52,10 @@ BAD = [
     ("gsm8k", "train.jsonl", b"", "holds no problems"),
     ("gsm8k", "notes.txt", b"x", "unknown kind of file"),
     ("math", "a.json", b'[\n{"prompt": "x",\n"answer"', "a.json: torn or not JSON (Expecting ':' delimiter: line 3"),
-    ("math", "a.json", b'[\n{"prompt": "\xff"}]', "a.json: not UTF-8 (byte 14)"),
     ("math", "a.json", b'[{"prompt": "x", "answer": "1"}, 3]', "a.json, item 2: a JSON int where"),
     ("math", "2.json", jsonl(math_record(2) | {"solution": "It is 7."}), r"no complete \boxed{...} in 'solution'"),
     ("math", "2.json", jsonl(math_record(2) | {"level": "Hard"}), "level 'Hard' is none of MATH's"),
     ("mmlu", "test.jsonl", jsonl(CHOICE, CHOICE | {"choices": CHOICES[:3]}), "line 2: its choices are not 4"),
-    ("mmlu", "test.jsonl", jsonl(CHOICE | {"choices": {"A": "w", "B": "x", "C": "y"}}), "line 1: its choices are not 4"),
     ("mmlu", "test.jsonl", jsonl(CHOICE | {"choices": ["w", "x", "", "z"]}), "line 1: one of its choices is empty"),
     ("mmlu", "test.jsonl", jsonl(CHOICE | {"answer": "E"}), "line 1: answer 'E' is neither a letter"),
     ("mmlu", "anatomy_test.csv", b"q,w,x,y,z,A\nq,w,x,y,A\n", "line 2: its choices are not 4"),
