@@ -134,15 +134,10 @@ def load_plugin(key: str, name: str, group: str) -> Any:
     file, _, attribute = name.rpartition(":")
     try:
         if file.endswith(".py"):
-            found = _run(file)[attribute]
+            found = runpy.run_path(file)[attribute]
         else:
             found = next((entry.load() for entry in entry_points(group=group, name=name)), None)
         return found() if isinstance(found, type) else found
     except Exception as error:  # whatever somebody's own code raises
         what = f"{type(error).__name__}: {one_line(str(error))}"
         raise ConfigError(f"{key}: {name}: cannot be loaded ({what})") from error
-
-
-@cache
-def _run(file: str) -> dict[str, Any]:
-    return runpy.run_path(file)

@@ -38,15 +38,7 @@ from typing import Any
 
 from hpcmaf.engines.base import Request, Sampling, ServedModels
 from results.bench.debate_contestants import PhaseByPhase, one_at_a_time
-from results.bench.debate_workload import (
-    NAMES,
-    SHAPE,
-    TINY,
-    Work,
-    make_adapters,
-    make_model,
-    run_debates,
-)
+from results.bench.debate_workload import NAMES, SHAPE, TINY, Work, make_adapters, make_model, run_debates
 
 CONTEXT = 8192
 FP8 = 'kv_cache_dtype="fp8";quantization="fp8"'

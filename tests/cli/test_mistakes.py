@@ -14,14 +14,7 @@ from pathlib import Path
 
 import pytest
 from hpcmaf import cli
-from hpcmaf.errors import (
-    DataError,
-    HpcmafError,
-    PlanChangedError,
-    exit_codes,
-    one_line,
-    system_error,
-)
+from hpcmaf.errors import DataError, HpcmafError, PlanChangedError, exit_codes, one_line, system_error
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
 

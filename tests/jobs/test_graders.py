@@ -90,15 +90,13 @@ BODIES = {
         ("nothing", (), "task.grader: {}: has no method extract, key, equivalent, right; see"),
         ("torn", (), "task.grader: {}: cannot be loaded (SyntaxError"),
         ("wants", (), "task.grader: {}: cannot be loaded (TypeError: "),
-        (None, (), "task.grader: {}: cannot be loaded (FileNotFoundError"),
         ("reads", ("task.answer=number",), "task.answer: {} reads answers in its own way; leave one of the two out"),
         ("reads", ("task.sandbox=limits",), "task.sandbox: the answers of this task are no programs; leave it out"),
     ],
 )
 def test_a_bad_grader_is_refused_in_a_line(tmp_path, body, overrides, line) -> None:
     path = tmp_path / "g.py"
-    if body is not None:
-        path.write_text(BODIES[body])
+    path.write_text(BODIES[body])
     recipe = load_recipe(overrides=(f"task.grader={path}:G", *overrides))
     with pytest.raises(ConfigError) as error:
         grader_of(recipe.task).same("1", "1", Problem("p", "q"))
