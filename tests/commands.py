@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 from click.testing import CliRunner
+
 from hpcmaf.cli import cli
 
 HPCMAF = (sys.executable, "-m", "hpcmaf")

@@ -15,6 +15,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from hpcmaf.cli import cli
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
@@ -27,9 +30,6 @@ from hpcmaf.report.records import read_run
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store import verify
 from hpcmaf.tasks import get_task
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
 from tests.launch.made_runs import attempted, finish, make_run
 from tests.report.conftest import invent, ledger
 from tests.tasks.conftest import gsm8k_rows, write_jsonl

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from hpcmaf.cli import VERBS
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.tasks import TASKS

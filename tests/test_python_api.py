@@ -9,8 +9,9 @@ import sys
 from configparser import ConfigParser
 from pathlib import Path
 
-import hpcmaf
 import pytest
+
+import hpcmaf
 
 ROOT = Path(__file__).parents[1]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from hpcmaf.answers import checker, equivalent
 from hpcmaf.answers.checker import Deadline
 

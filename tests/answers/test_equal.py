@@ -8,9 +8,10 @@ import time
 from fractions import Fraction
 
 import pytest
-from hpcmaf.answers import equivalent
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from hpcmaf.answers import equivalent
 
 # Pairs that are the same (≡) and that are not (≢).
 PAIRS = {

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 
 import pytest
-from hpcmaf.answers import AnswerForm, closing_mark, extract, spoken
 from hypothesis import given
 from hypothesis import strategies as st
+
+from hpcmaf.answers import AnswerForm, closing_mark, extract, spoken
 
 ROWS: dict[str, list[tuple[str, str | None]]] = {
     "number": [

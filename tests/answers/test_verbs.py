@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+
 from hpcmaf.cli import extract, grade
 from hpcmaf.errors import DataError, UsageError
 

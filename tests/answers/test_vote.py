@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hpcmaf.answers import Vote, equivalent
-from hpcmaf.answers import vote as cast
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from hpcmaf.answers import Vote, equivalent
+from hpcmaf.answers import vote as cast
 
 
 def test_majority_by_equivalence_not_by_string() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+
 from hpcmaf.cli.export import command
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
@@ -15,7 +16,6 @@ from hpcmaf.errors import DataError, UsageError
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.micro import base_path
 from hpcmaf.run.directory import RunDir
-
 from tests.tiny_models import tiny_adapter
 
 

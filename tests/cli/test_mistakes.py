@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from hpcmaf import cli
 from hpcmaf.errors import DataError, HpcmafError, PlanChangedError, exit_codes, one_line, system_error
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
-
 from tests.tiny_models import tiny_model
 
 DEBATES = {"2+2?": [[[{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "\\boxed{4}"}]], "4"]}

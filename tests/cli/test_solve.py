@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+
 from hpcmaf.cli.solve import command
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
@@ -17,7 +18,6 @@ from hpcmaf.engines import Request
 from hpcmaf.errors import DataError, UsageError
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.run.directory import RunDir
-
 from tests.debate.scripted import ScriptedEngine
 
 QUESTION = "What is 1+2*3+4-5*6?"

@@ -8,6 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
+
 from hpcmaf.config.load import load_recipe, shipped_recipes
 from hpcmaf.config.profile import load_profile
 from hpcmaf.config.recipe import Recipe, Training
@@ -15,8 +17,6 @@ from hpcmaf.errors import ConfigError
 from hpcmaf.launch.prepare import plan_run
 from hpcmaf.run.directory import RunDir
 from hpcmaf.study import load_study
-from ruamel.yaml import YAML
-
 from tests.tasks.conftest import gsm8k_rows, lay, math_record
 
 

@@ -6,6 +6,9 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from hpcmaf.answers import AnswerForm
 from hpcmaf.debate.consensus import agrees, consensus
 from hpcmaf.debate.protocol import Protocol, calls_per_problem, debate
@@ -14,9 +17,6 @@ from hpcmaf.debate.transcript import Transcript
 from hpcmaf.engines import Request, Sampling
 from hpcmaf.tasks.problems import Problem
 from hpcmaf.tasks.prompts import PromptSet
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.debate.scripted import ScriptedEngine
 from tests.debate.scripted import debate as answered
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from transformers import GenerationConfig
+
 from hpcmaf.answers import AnswerForm, extract, spoken
 from hpcmaf.engines.chat import ChatFormat, Message
 from hpcmaf.errors import EngineError, failure_kind
-from transformers import GenerationConfig
-
 from tests.training.models import BOS_TEMPLATE, END_TEMPLATE, make_tokenizer
 
 pytestmark = pytest.mark.slow  # imports transformers

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from hpcmaf.engines import Completion, Request, Sampling
 from hpcmaf.engines.client import EndpointEngine
 from hpcmaf.engines.journal import Journal

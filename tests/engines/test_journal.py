@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hpcmaf.engines import Completion, Request, Sampling
-from hpcmaf.engines.journal import Journal, request_digest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from hpcmaf.engines import Completion, Request, Sampling
+from hpcmaf.engines.journal import Journal, request_digest
 
 REQUEST = Request("p/r1/answer/0", ({"role": "user", "content": "1+1"},), "critic-0", 5, Sampling())
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from hpcmaf.config.profile import Generation, Profile
 from hpcmaf.engines.adapters import adapter_shape, serving_names
 from hpcmaf.engines.base import ServedModels

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from hpcmaf.engines import Request, Sampling, ServedModels, keeper, server, vllm
 from hpcmaf.engines.options import AdapterShape, VllmOptions
 from hpcmaf.engines.server import Server, find, read_failure, start_parts, written

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
 from hpcmaf.engines import Completion, Request, Sampling, ServedModels
 from hpcmaf.engines.basemodel import pick_device
 from hpcmaf.engines.chat import ChatFormat
@@ -18,8 +20,6 @@ from hpcmaf.engines.transformers_engine import TransformersEngine, take_batch
 from hpcmaf.errors import EngineError, PlatformError
 from hpcmaf.micro import base_path
 from hpcmaf.tasks import get_task
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-
 from tests.tiny_models import answering_model, thinking_model, tiny_adapter, tiny_model
 
 pytestmark = pytest.mark.slow

@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.engines.base import ServedModels
@@ -19,9 +22,6 @@ from hpcmaf.evaluation.diversity import Scorer, kl_between, kl_to_base, measure,
 from hpcmaf.evaluation.embedding import dissimilarity, embed
 from hpcmaf.micro import base_path
 from hpcmaf.tasks.problems import Problem
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
 from tests.tiny_models import tiny_tokenizer
 
 

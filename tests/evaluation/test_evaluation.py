@@ -10,12 +10,12 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hpcmaf.debate.transcript import Transcript
-from hpcmaf.errors import DataError
-from hpcmaf.evaluation import compare, estimate, holm, mcnemar, pseudo_label_accuracy, score, sign_flip_test
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hpcmaf.debate.transcript import Transcript
+from hpcmaf.errors import DataError
+from hpcmaf.evaluation import compare, estimate, holm, mcnemar, pseudo_label_accuracy, score, sign_flip_test
 from tests.debate.scripted import debate
 
 RUN = {"seed": 7, "iteration": 2, "method": "maft", "task": "arithmetic"}

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from hpcmaf.errors import DataError, PlatformError, StoreError
 from hpcmaf.files import locking
 from hpcmaf.files.locking import lock, locked

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from hpcmaf.config.profile import load_profile
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.debate.transcript import Transcript
@@ -20,7 +21,6 @@ from hpcmaf.store import Store
 from hpcmaf.study import Study, StudyRun, load_study
 from hpcmaf.study.drive import drive_study
 from hpcmaf.training.launch import Workers
-
 from tests.tiny_models import answering_model
 
 N, M, TRAIN, EVAL = 2, 2, 16, 4

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
 from hpcmaf.config.recipe import Recipe
@@ -31,7 +32,6 @@ from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
 from hpcmaf.store import Store
 from hpcmaf.training.config import FinetuneReport
-
 from tests.debate.scripted import ScriptedEngine
 
 N, M, TRAIN, EVAL = 4, 3, 60, 20

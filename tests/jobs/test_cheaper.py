@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+
 from hpcmaf.cli import cli
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
@@ -22,7 +23,6 @@ from hpcmaf.jobs.serving import last_society
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.report import aggregate
 from hpcmaf.store import verify
-
 from tests.jobs.playing import SHAPE, M, N, Played, begin, play, reply, run_task
 
 OPTIONS = ("stop=unanimous", "listen=ring", "listen=2", "vote=weighted", "aggregate=judge")

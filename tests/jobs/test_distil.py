@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
 from hpcmaf.errors import ConfigError
@@ -21,7 +22,6 @@ from hpcmaf.training.data import TokenSample
 from hpcmaf.training.launch import Workers
 from hpcmaf.training.process import Process
 from hpcmaf.training.sft import Sft
-
 from tests.tiny_models import answering_model, tiny_model
 
 

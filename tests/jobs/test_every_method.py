@@ -13,6 +13,7 @@ from statistics import fmean, stdev
 
 import pytest
 from click.testing import CliRunner
+
 from hpcmaf.cli.export import command as export
 from hpcmaf.debate.consensus import agrees, consensus
 from hpcmaf.debate.methods import METHODS
@@ -21,7 +22,6 @@ from hpcmaf.evaluation import own_measure
 from hpcmaf.files import publish
 from hpcmaf.report import aggregate
 from hpcmaf.store import verify
-
 from tests.jobs.every_method import EVAL, SEED, TRAIN, M, N, Studied, carry_out, samples
 
 pytestmark = pytest.mark.slow

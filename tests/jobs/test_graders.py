@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+
 from hpcmaf.cli.grade import command as grade
 from hpcmaf.config.load import load_recipe
 from hpcmaf.debate.methods import METHODS
@@ -20,7 +21,6 @@ from hpcmaf.jobs.debate import protocol_of
 from hpcmaf.tasks.choices import LETTERS
 from hpcmaf.tasks.grader import Grader, grader_of
 from hpcmaf.tasks.problems import Problem
-
 from tests.jobs.playing import N, play
 
 RECIPES = Path(__file__).parents[2] / "recipes"

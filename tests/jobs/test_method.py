@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from hpcmaf.cli import main
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
@@ -29,7 +30,6 @@ from hpcmaf.run.plan import Stage
 from hpcmaf.store import verify
 from hpcmaf.tasks import get_task
 from hpcmaf.tasks.splits import Splits
-
 from tests.jobs.playing import EVAL, MUTE, SHAPE, TRAIN, M, N, Played, begin, play, reply, run_task, tasks
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
 from hpcmaf.debate.methods import METHODS
@@ -16,7 +17,6 @@ from hpcmaf.errors import ConfigError, DataError
 from hpcmaf.files import publish
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.run.directory import RunDir
-
 from tests.jobs.playing import MUTE, play, reply
 
 SMALL = ("debate.rounds=2", "task.train=24", "task.eval=6", "task.prompts=default")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+
 from hpcmaf.config.profile import load_profile
 from hpcmaf.errors import (
     TRANSIENT,
@@ -36,7 +37,6 @@ from hpcmaf.run.attempts import Attempt, begin, read
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
 from hpcmaf.training.multinode import NodeRank
-
 from tests.launch.conftest import SlurmSays
 from tests.launch.made_runs import finish, make_run, squeue_line, submitted
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from hpcmaf.config.slurm import Slurm
 from hpcmaf.errors import SlurmError
 from hpcmaf.launch.slurm.commands import Job, call
@@ -17,7 +18,6 @@ from hpcmaf.launch.slurm.refusals import (
     RefusedError,
     SubmitLimitError,
 )
-
 from tests.launch.conftest import SlurmSays
 
 # As clients of Slurm 22.05 wrote them while their controller was killed, restarted or too busy.

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+
 from hpcmaf.cli.doctor import command
 from hpcmaf.errors import PlatformError
 from hpcmaf.launch import local
 from hpcmaf.launch.doctor import Finding
 from hpcmaf.launch.local import submit_local, visible_gpus
-
 from tests.launch.conftest import SlurmSays
 from tests.launch.made_runs import make_run
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from pydantic import BaseModel
+
 from hpcmaf.cli.plan import command as plan_command
 from hpcmaf.config.profile import Finetuning, Generation, Profile, load_profile
 from hpcmaf.config.slurm import Resources, Slurm
 from hpcmaf.launch.slurm.causes import KINDS, MOST_ATTEMPTS, RULES, Rule
-from pydantic import BaseModel
 
 SLURM = Path(__file__).parents[2] / "slurm"
 TEXT = (SLURM / "README.md").read_text()

@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
+
 from hpcmaf.errors import ConfigError, DataError, PlanChangedError, PlatformError, RunBusyError, SlurmError, StoreError
 from hpcmaf.launch.scheduler import read_stop
 from hpcmaf.launch.slurm.gate import Gate, passing
 from hpcmaf.launch.slurm.refusals import ControllerAbsentError, LaterError, NoNodeError, RefusedError, SubmitLimitError
 from hpcmaf.run.directory import RunDir
-
 from tests.launch.conftest import SlurmSays
 from tests.launch.made_runs import make_run
 

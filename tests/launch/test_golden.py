@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import Profile, load_profile
 from hpcmaf.launch.slurm.preview import preview

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+
 from hpcmaf.cli import cancel, logs, retry
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
@@ -14,7 +15,6 @@ from hpcmaf.launch.logs import tail
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.launch.scheduler import Stop, read_stop, write_stop
 from hpcmaf.run.directory import RunDir
-
 from tests.launch.conftest import SlurmSays
 from tests.launch.made_runs import attempted, finish, make_run, squeue_line, submitted
 

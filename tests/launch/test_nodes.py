@@ -10,12 +10,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from hpcmaf.jobs import task as task_module
 from hpcmaf.launch.slurm.nodes import address_of
 from hpcmaf.run.directory import RunDir
 from hpcmaf.training.multinode import NodeRank
 from hpcmaf.training.stop import StopFlag
-
 from tests.launch.conftest import SlurmSays
 from tests.launch.made_runs import finish, make_run
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
+
 from hpcmaf.cli import plan, submit
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import Profile, load_profile

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from hpcmaf.config.profile import Profile, load_profile
 from hpcmaf.errors import ConfigError
 from hpcmaf.launch.slurm.script import (
@@ -20,8 +23,6 @@ from hpcmaf.launch.slurm.script import (
     windows,
 )
 from hpcmaf.run.plan import Stage
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 ELEMENTS = st.integers(0, 200).map(lambda count: [(f"{number:05d}",) for number in range(count)])
 # Machines that test are busy; how long an example takes says nothing.

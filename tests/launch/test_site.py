@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from hpcmaf.config.profile import Profile, load_profile
 from hpcmaf.errors import ConfigError
 from hpcmaf.launch.slurm.commands import clean_environment

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
+
 from hpcmaf.cli import status as status_verb
 from hpcmaf.errors import DataError
 from hpcmaf.files.publish import write_json
@@ -19,8 +21,6 @@ from hpcmaf.launch.slurm.submissions import Submission, Submissions, Verdict
 from hpcmaf.launch.status import look
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
-from rich.console import Console
-
 from tests.launch.conftest import SlurmSays
 from tests.launch.made_runs import attempted, finish, make_run, squeue_line, submitted
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from hpcmaf.launch.slurm.submissions import Submissions, Verdict
 
 STAGE = "it01/debate"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+
 from hpcmaf.config.profile import Profile
 from hpcmaf.config.recipe import Recipe
 from hpcmaf.config.recipe import Selection as Rules

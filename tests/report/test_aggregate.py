@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+
 from hpcmaf.cli.aggregate import command
 from hpcmaf.errors import DataError, PlanChangedError
 from hpcmaf.evaluation import outcomes
 from hpcmaf.files.publish import write_json
 from hpcmaf.report import aggregate
-
 from tests.report.conftest import MakeRun, groups_of, load, paired_test, report_of
 
 TEXTS = ("report.md", "report.csv", "report.json", "report.tex", "report.html")

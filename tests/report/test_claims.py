@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from hpcmaf.evaluation import compare, holm
 from hpcmaf.report.claims import claims
 from hpcmaf.report.compare import Test
 from hpcmaf.run.directory import RunDir
-
 from tests.report.conftest import MakeRun, groups_of, load, report_of
 
 SEEDS = (0, 1)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+
 from hpcmaf.errors import UsageError
 from hpcmaf.evaluation import outcomes
 from hpcmaf.files.publish import write_json
 from hpcmaf.report.compare import against, find_baseline
 from hpcmaf.run.directory import RunDir
-
 from tests.report.conftest import MakeRun, groups_of, load, paired_test, report_of
 
 

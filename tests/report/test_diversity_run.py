@@ -10,9 +10,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import hpcmaf.micro
 import pytest
 from click.testing import CliRunner
+
+import hpcmaf.micro
 from hpcmaf.cli.diversity import command
 from hpcmaf.errors import DataError
 from hpcmaf.report.groups import group_runs
@@ -20,7 +21,6 @@ from hpcmaf.report.recipes import diversity_table
 from hpcmaf.report.records import read_run
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store import StoreInfo, write_store
-
 from tests.report.conftest import MakeRun, invent
 
 

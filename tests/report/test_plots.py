@@ -11,14 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
+
 from hpcmaf.evaluation import MEASURES
 from hpcmaf.report import aggregate
 from hpcmaf.report.groups import Group, common_title
 from hpcmaf.report.plots import WIDTH, Panel, Plot, draw, plots_of, save_plots
 from hpcmaf.run.directory import RunDir
-from matplotlib.collections import PolyCollection
-from matplotlib.figure import Figure
-
 from tests.report.conftest import MakeRun, groups_of
 
 

@@ -7,6 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
 from hpcmaf.report import Table, aggregate
 from hpcmaf.report.compare import p_value
 from hpcmaf.report.cost import spent
@@ -15,10 +19,6 @@ from hpcmaf.report.reference import published
 from hpcmaf.report.table import _LATEX as SPECIAL
 from hpcmaf.report.table import escape, estimate, percent
 from hpcmaf.run.directory import RunDir
-from hypothesis import given
-from hypothesis import strategies as st
-from rich.console import Console
-
 from tests.report.conftest import MakeRun, groups_of, report_of
 
 

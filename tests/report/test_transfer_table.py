@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from hpcmaf.config.profile import load_profile
 from hpcmaf.evaluation import holm, outcomes
 from hpcmaf.launch.prepare import plan_run
@@ -17,7 +18,6 @@ from hpcmaf.report.records import read_run
 from hpcmaf.report.table import estimate
 from hpcmaf.run.directory import RunDir
 from hpcmaf.study import load_study
-
 from tests.report.conftest import MakeRun, groups_of, paired_test, report_of
 
 WORDS, TO_WORDS, TO_ARITHMETIC = (

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+
 from hpcmaf.micro import base_path
 from hpcmaf.tasks.generated import side
 from hpcmaf.tasks.prompts import CompactPrompts
@@ -78,8 +79,9 @@ def test_the_template_and_the_quick_encoder_agree() -> None:
 
 @pytest.mark.slow
 def test_training_from_nothing_lowers_the_loss_and_loads(tmp_path) -> None:
-    from results.micro_model.make import save_model, train
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from results.micro_model.make import save_model, train
 
     rows: list[dict] = []
     making = Making(steps=40, learning_rate=5e-3, hidden=32, layers=1, heads=1, inner=64, chunk_steps=4)

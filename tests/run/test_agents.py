@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
 from hpcmaf.config.recipe import Lora, Recipe
@@ -27,7 +28,6 @@ from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import build_plan
 from hpcmaf.store import Store, verify
 from hpcmaf.study.sharing import Keys
-
 from tests.commands import HPCMAF, hpcmaf, invoke
 from tests.jobs.playing import Player
 from tests.run.test_local_run import kill_everything

@@ -13,10 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
 from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store import Store, verify
-
 from tests.commands import HPCMAF, processes, setting
 
 pytestmark = pytest.mark.slow

@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
+
 from hpcmaf.debate.consensus import consensus
 from hpcmaf.engines import Request
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store import Store
-
 from tests.commands import hpcmaf, invoke, setting
 from tests.environments import smollm2
 from tests.jobs.playing import play

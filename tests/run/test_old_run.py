@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+
 from hpcmaf.cli import cli
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
 from hpcmaf.config.recipe import Recipe

@@ -5,9 +5,10 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from hpcmaf.selection.balance import cap_counts, drawer, exact_counts, mix_trajectories
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from hpcmaf.selection.balance import cap_counts, drawer, exact_counts, mix_trajectories
 
 sizes = st.integers(0, 60)
 # A busy machine takes longer than hypothesis allows.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+
 from hpcmaf.cli.select import command
 from hpcmaf.config.recipe import Selection as Rules
 from hpcmaf.debate.transcript import Transcript
@@ -16,7 +17,6 @@ from hpcmaf.errors import ConfigError, DataError, UsageError
 from hpcmaf.selection.select import select, write_selection
 from hpcmaf.store import StoreInfo, write_store
 from hpcmaf.store.reader import Store
-
 from tests.debate.scripted import debate
 
 

@@ -17,7 +17,6 @@ from hpcmaf.launch.slurm.gate import submit
 from hpcmaf.launch.slurm.scheduler import Slurm
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan
-
 from tests.slurm.client import Client
 from tests.slurm.errands import python_for
 

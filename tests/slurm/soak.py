@@ -22,7 +22,6 @@ from pathlib import Path
 
 from hpcmaf.launch.slurm.causes import nodes_to_avoid
 from hpcmaf.launch.slurm.submissions import Submissions
-
 from tests.slurm.cluster import Cluster
 from tests.slurm.errands import plant, python_for, result_file, undisturbed
 from tests.slurm.runs import Loop

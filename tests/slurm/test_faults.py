@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+
 from hpcmaf.launch.slurm.causes import nodes_to_avoid
 from hpcmaf.launch.slurm.submissions import Submissions
-
 from tests.slurm.cluster import Cluster
 from tests.slurm.errands import plant, python_for, started
 from tests.slurm.runs import Loop

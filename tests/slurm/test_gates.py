@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+
 from hpcmaf.launch.slurm.refusals import SubmitLimitError
 from hpcmaf.launch.slurm.submissions import Submissions
-
 from tests.slurm.cluster import Cluster
 from tests.slurm.errands import plant
 from tests.slurm.processes import wait_until

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from hpcmaf.files.publish import file_sha256
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store import verify
-
 from tests.commands import hpcmaf, processes, setting
 from tests.slurm.client import REPOSITORY
 from tests.slurm.cluster import Cluster

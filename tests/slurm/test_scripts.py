@@ -13,9 +13,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store import verify
-
 from tests.commands import HPCMAF, setting
 from tests.slurm.client import REPOSITORY
 from tests.slurm.cluster import Cluster

@@ -8,7 +8,6 @@ from hpcmaf.cli.study import going
 from hpcmaf.launch.slurm.gate import submit
 from hpcmaf.study import StudyRun, load_study
 from hpcmaf.study.drive import drive_study
-
 from tests.slurm.cluster import Cluster
 from tests.slurm.errands import python_for, started
 from tests.slurm.runs import SHAPE, profile

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+
 from hpcmaf.cli import cancel as cancel_verb
 from hpcmaf.cli import doctor as doctor_verb
 from hpcmaf.cli import logs as logs_verb
 from hpcmaf.cli import retry as retry_verb
 from hpcmaf.cli import status as status_verb
 from hpcmaf.launch.status import look
-
 from tests.slurm.cluster import Cluster
 from tests.slurm.errands import plant, started
 from tests.slurm.processes import wait_until

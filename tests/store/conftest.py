@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.store import StoreInfo, write_store
 from hpcmaf.tasks.problems import Problem

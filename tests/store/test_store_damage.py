@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
+
 from hpcmaf.cli.verify import command
 from hpcmaf.errors import PlatformError, StoreError
 from hpcmaf.files.publish import manifest_path, read_manifest, write_json, write_manifest

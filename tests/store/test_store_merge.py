@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+
 from hpcmaf.errors import StoreError
 from hpcmaf.files.publish import check_manifest, manifest_path
 from hpcmaf.store import merge, write_store

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import h5py
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.errors import StoreError
 from hpcmaf.store import Store, StoreInfo, write_store
 from hpcmaf.tasks.problems import Problem
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 # Every code point there is, lone surrogates and NUL among them.
 TEXT = st.text(st.characters(exclude_categories=()), max_size=30)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+
 from hpcmaf.cli import inspect as inspect_verb
 from hpcmaf.cli.import_ import command
 from hpcmaf.debate.transcript import Transcript, Utterance

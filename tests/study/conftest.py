@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hpcmaf.files import publish
 
+from hpcmaf.files import publish
 from tests.study.studies import Hands
 
 

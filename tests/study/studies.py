@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from hpcmaf.config.profile import load_profile
 from hpcmaf.jobs import debate as debate_stage
 from hpcmaf.jobs import finetune as finetune_stage
 from hpcmaf.study import Study, StudyRun, load_study
 from hpcmaf.study.drive import drive_study
 from hpcmaf.training.config import FinetuneReport
-
 from tests.jobs.playing import Player, reply, run_task
 
 PROFILE = load_profile("local", ["generation.problems_per_shard=6"])

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from hpcmaf.errors import StageError
 from hpcmaf.store import verify
 from hpcmaf.study import Study, load_study
 from hpcmaf.study.drive import plan_study, savings
 from hpcmaf.study.sharing import adopt, shared_tasks
-
 from tests.study.studies import METHODS, PROFILE, SIZE, Hands, lay_out
 
 # --- keys -----------------------------------------------------------------------

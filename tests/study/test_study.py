@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from hpcmaf.errors import ConfigError
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store import verify
 from hpcmaf.study import StudyRun, load_study
 from hpcmaf.study.drive import plan_study, savings
-
 from tests.study.studies import METHODS, PROFILE, SIZE, Hands, lay_out, study_file
 
 # --- the file -------------------------------------------------------------------

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+
 from hpcmaf.cli.data import prepare
 from hpcmaf.errors import ConfigError, DataError, HpcmafError, PlatformError
 from hpcmaf.tasks import GENERATED, TASKS, get_task
 from hpcmaf.tasks.generated import Generated
-
 from tests.tasks.conftest import gsm8k_rows, lay, math_record
 
 GOOD = json.dumps({"question": "q?", "answer": "#### 1"}).encode() + b"\n"

@@ -6,6 +6,7 @@ import gzip
 import json
 
 import pytest
+
 from hpcmaf.answers import extract
 from hpcmaf.debate.consensus import consensus
 from hpcmaf.debate.transcript import Transcript, Utterance
@@ -14,7 +15,6 @@ from hpcmaf.tasks import get_task
 from hpcmaf.tasks.code import calls_of
 from hpcmaf.tasks.grader import Grader
 from hpcmaf.tasks.problems import Problem
-
 from tests.tasks.test_sandbox import KIND
 
 SCALE = '''from typing import List

@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from hpcmaf.config.load import load_recipe
 from hpcmaf.errors import ConfigError, DataError
 from hpcmaf.launch.prepare import draw
 from hpcmaf.tasks import GENERATED, get_task, leak_guard
 from hpcmaf.tasks.generated import expression_of_story, side
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 SEEDS = st.integers(0, 2**63 - 1)
 # Task to what a question comes to, as Python writes it.

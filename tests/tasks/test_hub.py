@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from hpcmaf.errors import DataError, PlatformError
 from hpcmaf.tasks import get_task
 from hpcmaf.tasks.problems import Problem
 from hpcmaf.tasks.readers import read_hub
-
 from tests.tasks.conftest import gsm8k_rows, write_jsonl
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+
 from hpcmaf.cli import main
 from hpcmaf.cli.data import command
 from hpcmaf.errors import DataError
 from hpcmaf.files.publish import file_sha256, manifest_path, read_manifest
 from hpcmaf.tasks import get_task
-
 from tests.tasks.conftest import gsm8k_rows, write_jsonl
 
 

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
 from hpcmaf.answers import AnswerForm, extract
 from hpcmaf.cli.prompts import command
 from hpcmaf.config.load import load_recipe
@@ -24,9 +27,6 @@ from hpcmaf.store import Store, StoreInfo, write_store
 from hpcmaf.tasks import TASKS, get_task
 from hpcmaf.tasks.problems import Problem
 from hpcmaf.tasks.promptfile import PromptFile, TemplatePrompts
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
-
 from tests.debate.scripted import ScriptedEngine
 
 FILE = """\

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from hpcmaf.errors import PlatformError
 from hpcmaf.tasks import sandbox
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from hpcmaf.errors import ConfigError
 from hpcmaf.tasks import get_task, leak_guard
 from hpcmaf.tasks.problems import Problem
 from hpcmaf.tasks.sources import locate, read_parts
-
 from tests.tasks.conftest import gsm8k_rows, lay, math_record, write_jsonl
 
 

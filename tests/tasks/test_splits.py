@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from hpcmaf.errors import ConfigError, DataError, LeakError
 from hpcmaf.tasks import leak_guard
 from hpcmaf.tasks.problems import Problem, question_hash
 from hpcmaf.tasks.splits import assign_roles, draw
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 # Few words in several spellings, so that equal questions are common.
 QUESTIONS = st.lists(st.sampled_from("abcdefghijklmnop"), min_size=1, max_size=2).map(" ".join)

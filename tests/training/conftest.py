@@ -15,9 +15,9 @@ from typing import Any
 
 import psutil
 import pytest
+
 from hpcmaf.config.recipe import Lora
 from hpcmaf.training.config import FinetuneJob
-
 from tests.training.models import MAKES, make_model
 
 SAMPLES = 21

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from hpcmaf.config.recipe import Lora
 from hpcmaf.training.checkpoint import (
     Checkpoint,
@@ -18,7 +19,6 @@ from hpcmaf.training.checkpoint import (
     newest,
 )
 from hpcmaf.training.config import FinetuneJob
-
 from tests.training.conftest import chats, write_lines
 
 JOB = FinetuneJob(base="b", dataset="d", output="o")

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
+
 from hpcmaf.config.recipe import Lora
 from hpcmaf.errors import StopRequested, TrainingError
 from hpcmaf.training.checkpoint import Checkpoint, at_step, checkpoint_step
@@ -22,7 +23,6 @@ from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.job import run_finetune
 from hpcmaf.training.process import Process
 from hpcmaf.training.stop import StopFlag
-
 from tests.training.conftest import COMMON, Outcome, chats, processes_of, run_batch, steps_in, wait_until, write_lines
 
 # Dropout where adapters have it: a resumed job has to draw what it would have drawn.

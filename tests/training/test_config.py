@@ -9,6 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
 from hpcmaf.config.recipe import Lora, Training
@@ -26,8 +29,6 @@ from hpcmaf.training.memory import (
     needed,
 )
 from hpcmaf.training.schedule import rate_factor
-from hypothesis import given
-from hypothesis import strategies as st
 
 JOB = FinetuneJob(base="b", dataset="d", output="o", lora=Lora(targets=["q_proj"]), start="s")
 KEYS = (Path(__file__).parents[2] / "recipes" / "TRAINING.md").read_text()

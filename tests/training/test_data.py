@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from hpcmaf.engines.chat import Sample
 from hpcmaf.errors import DataError, TrainingError
 from hpcmaf.training.data import (
@@ -16,8 +19,6 @@ from hpcmaf.training.data import (
     load_tokens,
     share,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 samples = st.lists(st.integers(2, 30), min_size=1, max_size=40).map(
     lambda lengths: [TokenSample(f"s{i}", [1] * n, [False] + [True] * (n - 1)) for i, n in enumerate(lengths)]

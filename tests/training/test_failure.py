@@ -11,6 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
 from hpcmaf.errors import ConfigError, OutOfMemory, StopRequested, TrainingError
 from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.data import TokenSample
@@ -20,8 +23,6 @@ from hpcmaf.training.launch import Running, Workers
 from hpcmaf.training.process import Process
 from hpcmaf.training.stability import check_loss
 from hpcmaf.training.stop import request_stop
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def because(error: Exception, cause: Exception) -> Exception:
@@ -170,8 +171,9 @@ JOB = FinetuneJob(base="b", dataset="d", output="o", agent="critic-1")
 
 @pytest.mark.slow
 def test_tensorboard_reads_every_step(tmp_path):
-    from hpcmaf.training.metrics import Metrics
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from hpcmaf.training.metrics import Metrics
 
     watch = Metrics(JOB, Process(0, 1, torch.device("cpu")), tmp_path, 3, 100)
     watch.begin()

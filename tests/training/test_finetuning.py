@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.errors import TrainingError
 from hpcmaf.seeding import derive_seed
@@ -15,9 +18,6 @@ from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.data import global_batches, load_tokens
 from hpcmaf.training.job import run_finetune
 from hpcmaf.training.launch import Entry, Workers
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
 from tests.training.conftest import SAMPLES, Outcome, processes_of
 
 pytestmark = pytest.mark.slow

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+
 from hpcmaf.training.data import collate
 from hpcmaf.training.lora_fused import fuse_adapters
 from hpcmaf.training.mlp_fused import fuse_mlps
 from hpcmaf.training.model import checkpoint_layers
 from hpcmaf.training.objective import negative_log_likelihood
-from peft import LoraConfig, get_peft_model
-
 from tests.training.test_packing import sample, tiny
 
 pytestmark = pytest.mark.slow

@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from hpcmaf.config.recipe import Lora
 from hpcmaf.errors import TrainingError
 from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.job import run_finetune
 from hpcmaf.training.launch import Workers
 from hpcmaf.training.stop import StopFlag
-
 from tests.training.conftest import COMMON, LORA, chats, processes_of, steps_in, wait_until, write_lines
 
 JOB = FinetuneJob(base="b", dataset="d", output="o", lora=Lora(targets=["q_proj"]), start="s")

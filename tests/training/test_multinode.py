@@ -12,11 +12,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+
 from hpcmaf.errors import ConfigError, TrainingError
 from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.job import run_finetune
 from hpcmaf.training.multinode import Heartbeat, NodeRank
-
 from tests.training.conftest import COMMON, LORA, chats, run_batch, steps_in, write_lines
 from tests.training.test_checkpoints import family
 

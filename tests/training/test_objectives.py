@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.recipe import Selection as Rules
 from hpcmaf.engines.chat import ChatFormat
@@ -23,9 +26,6 @@ from hpcmaf.training.grpo import Grpo
 from hpcmaf.training.kto import Kto
 from hpcmaf.training.objective import Objective
 from hpcmaf.training.process import Process
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
 from tests.debate.scripted import debate
 from tests.selection.test_select import cut_off
 from tests.training.conftest import Outcome

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from transformers import AutoConfig, AutoModelForCausalLM
+
 from hpcmaf.training import packing as packable
 from hpcmaf.training.attention import in_fixed_order
 from hpcmaf.training.data import TokenSample, collate
@@ -18,7 +20,6 @@ from hpcmaf.training.fp8 import round_base
 from hpcmaf.training.objective import negative_log_likelihood
 from hpcmaf.training.packing import Packing
 from hpcmaf.training.process import Process
-from transformers import AutoConfig, AutoModelForCausalLM
 
 WINDOW = 6
 

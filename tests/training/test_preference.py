@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.recipe import Selection as Rules
 from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.errors import ConfigError
 from hpcmaf.selection.select import select, write_selection
 from hpcmaf.training.data import load_tokens
-from hypothesis import given
-from hypothesis import strategies as st
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
-
 from tests.debate.scripted import debate
 from tests.selection.test_select import cut_off, store
 from tests.training.conftest import Outcome, preferences, write_lines

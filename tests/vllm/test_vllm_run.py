@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+
 from hpcmaf.engines.server import servers_folder
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store import verify
-
 from tests.commands import HPCMAF, setting
 from tests.vllm.societies import command, other_base
 
