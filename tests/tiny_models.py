@@ -6,6 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from peft import LoraConfig, get_peft_model
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
 CHARACTERS = [chr(code) for code in range(32, 127)] + ["\n"]
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"
@@ -16,9 +21,6 @@ TEMPLATE = (
 
 def tiny_tokenizer(template: str | None = TEMPLATE) -> Any:
     """One token per printable ASCII character, and chat marks."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
     special = ["<pad>", "<s>", "</s>", "<unk>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
     vocabulary = {token: index for index, token in enumerate([*special, *CHARACTERS])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -45,9 +47,6 @@ def tiny_model(folder: Path, kind: str = "llama", seed: int = 0, context: int = 
     kind
         ``llama``, ``mistral``, ``phi3`` or ``qwen2``.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     tokenizer = tiny_tokenizer()
     config = AutoConfig.for_model(
         kind,
@@ -74,10 +73,6 @@ def tiny_model(folder: Path, kind: str = "llama", seed: int = 0, context: int = 
 
 def tiny_adapter(base: Path, folder: Path, seed: int) -> Path:
     """Save a random LoRA adapter that changes what the base says."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
     torch.manual_seed(seed)
     model = get_peft_model(
         AutoModelForCausalLM.from_pretrained(base),
@@ -95,9 +90,6 @@ def answering_model(folder: Path, digits: Sequence[str], context: int = 512, kin
     once a digit is there. All else is as random as in :func:`tiny_model`,
     so which digit it says depends on the prompt and on the sampling.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     tiny_model(folder, kind, context=context)
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
     if tokenizer.add_tokens([text for text in digits if len(text) > 1]):
@@ -132,9 +124,6 @@ def thinking_model(folder: Path, digits: str, context: int = 512) -> Path:
 
     Its template takes thoughts out of earlier turns, and none of its thoughts' characters is in any prompt.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
-
     answering_model(folder, digits, context)
     tokenizer, model = tiny_tokenizer(THINKING_TEMPLATE), AutoModelForCausalLM.from_pretrained(folder)
     tokenizer.add_tokens(["<think>", "</think>"])
