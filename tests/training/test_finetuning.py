@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.data import global_batches, load_tokens
 from hpcmaf.training.job import run_finetune
 from hpcmaf.training.launch import Entry, Workers
-from tests.training.conftest import SAMPLES, Outcome, processes_of
+from tests.training.conftest import SAMPLES, Outcome, is_an_adapter_like, processes_of, run_batch
 
 pytestmark = pytest.mark.slow
 MATRIX = [f"{tuning}-{stage}" for tuning in ("lora", "full") for stage in range(4)]
@@ -274,3 +276,17 @@ def test_jobs_are_read_in_turn_until_there_are_no_more(tmp_path):
     (tmp_path / "end").touch()
     assert list(Entry.all(tmp_path)) == entries
     assert list(Entry.all(tmp_path / "gone")) == []
+
+
+def test_a_base_in_4_bits_trains_nearly_alike_and_its_adapter_is_one_like_any_other(outcomes, tmp_path):
+    """With a bitsandbytes of the test's own: PEFT imports it wherever it finds it, a second of every task's start."""
+    packages, plain = tmp_path / "packages", outcomes["lora-0"]
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(packages)]
+    subprocess.run([*command, "bitsandbytes>=0.49"], check=True)
+    jobs = {"quantized": plain.job.replace(quantize="4bit", zero_stage=2, processes=2)}
+    quantized = run_batch(tmp_path, jobs, packages=packages)["quantized"]
+    losses, exact = quantized.report["losses"], plain.report["losses"]
+    assert losses[-1] < losses[0] and losses == pytest.approx(exact, abs=0.1)
+    assert losses != pytest.approx(exact, abs=1e-4)
+    assert "in 4 bits; ZeRO-2" in quantized.log.read_text()
+    is_an_adapter_like(quantized, plain)
