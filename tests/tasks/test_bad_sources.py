@@ -158,6 +158,8 @@ def test_splits_in_different_forms_are_all_read(names, tmp_path) -> None:
 )
 def test_what_would_be_lost_is_named(names, said, tmp_path) -> None:
     assert said in refused("gsm8k", gsm8k_files(tmp_path / "source", *names))
+    with pytest.raises(DataError):
+        get_task("gsm8k").splits(tmp_path / "source", 1, 1, 0)
 
 
 def test_what_is_about_data_is_no_data(tmp_path) -> None:
