@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.engines import Completion, Request
@@ -23,6 +25,11 @@ def debate(problem: str, *rounds: Sequence[str | None], gold: str | None = None)
             for m, answers in enumerate(rounds, 1)
         ),
     )
+
+
+def changed(one: Transcript, change: Callable[[Utterance], dict[str, Any]]) -> Transcript:
+    """The same debate, some fields of whose answers are others."""
+    return replace(one, answers=tuple(tuple(replace(turn, **change(turn)) for turn in said) for said in one.answers))
 
 
 class ScriptedEngine:

@@ -9,7 +9,7 @@ import pytest
 from hpcmaf.debate.health import Tally, evaluated, health_line, health_report, health_warnings
 from hpcmaf.debate.transcript import Utterance
 from hpcmaf.evaluation import score
-from tests.debate.scripted import debate
+from tests.debate.scripted import changed, debate
 
 WELL = {"cut_off": 0.2, "unparsable": 0.1, "tied": 0.5, "unanimous": 0.25, "tokens_per_answer": 1234.5}
 
@@ -25,13 +25,9 @@ WELL = {"cut_off": 0.2, "unparsable": 0.1, "tied": 0.5, "unanimous": 0.25, "toke
     ],
 )
 def test_debates_are_counted(rounds, cut, votes, wanted):
-    one, left = debate("a", *rounds), iter([True] * cut)
-    turns = [
-        [replace(t, completion_tokens=10, finish_reason="length" if next(left, False) else "stop") for t in turns]
-        for turns in one.answers
-    ]
-    tally = Tally()
-    tally.add(replace(one, answers=tuple(map(tuple, turns))), *votes)
+    reasons, tally = iter(["length"] * cut), Tally()
+    one = changed(debate("a", *rounds), lambda _: {"completion_tokens": 10, "finish_reason": next(reasons, "stop")})
+    tally.add(one, *votes)
     found = tally.values()
     assert tuple(found.get(name) for name in ("cut_off", "unparsable", "tied", "unanimous")) == wanted
     assert found["tokens_per_answer"] == 10

@@ -17,7 +17,7 @@ from hpcmaf.errors import ConfigError, DataError, UsageError
 from hpcmaf.selection.select import select, write_selection
 from hpcmaf.store import StoreInfo, write_store
 from hpcmaf.store.reader import Store
-from tests.debate.scripted import debate
+from tests.debate.scripted import changed, debate
 
 
 def labels(*debates: Transcript, **rules) -> dict[str, dict[str, str]]:
@@ -182,13 +182,7 @@ def test_command_writes_prints_and_refuses(tmp_path):
 
 def cut_off(one: Transcript, *turns: tuple[int, int]) -> Transcript:
     """The same debate, in which the responses (round, agent) ended at the limit on tokens."""
-    return replace(
-        one,
-        answers=tuple(
-            tuple(replace(turn, finish_reason="length" if (m, turn.agent) in turns else "stop") for turn in said)
-            for m, said in enumerate(one.answers, 1)
-        ),
-    )
+    return changed(one, lambda turn: {"finish_reason": "length" if (turn.round, turn.agent) in turns else "stop"})
 
 
 def kept_and_cut(one: Transcript, cut_off: str = "drop", **settings) -> tuple[set[str], dict[str, int]]:
@@ -210,7 +204,7 @@ def test_responses_that_were_cut_off_are_not_trained_on():
     )
     everybody = {f"{role}-{n}" for role in ("generator", "critic") for n in range(3)}
     assert kept_and_cut(one, cut_off="keep") == (everybody, {"generator-0": 1, "critic-1": 1})
-    unknown = replace(one, answers=tuple(tuple(replace(t, finish_reason="unknown") for t in r) for r in one.answers))
+    unknown = changed(one, lambda turn: {"finish_reason": "unknown"})
     assert kept_and_cut(unknown) == (everybody, {})
 
 
@@ -255,15 +249,7 @@ def test_agents_that_learn_from_little_are_named(tmp_path):
 @pytest.mark.parametrize("thinking", ["keep", "strip"])
 @pytest.mark.parametrize("data", ["own", "pairs"])
 def test_thoughts_are_kept_or_not_in_the_trained_turn_alone(thinking: str, data: str, tmp_path: Path) -> None:
-    debates = [
-        replace(
-            one,
-            answers=tuple(
-                tuple(replace(t, text=f"<think>why</think> {t.text}") for t in turns) for turns in one.answers
-            ),
-        )
-        for one in random_debates(30)
-    ]
+    debates = [changed(one, lambda turn: {"text": f"<think>why</think> {turn.text}"}) for one in random_debates(30)]
     write_selection(
         store(tmp_path / "s.h5", debates), tmp_path / "d", Rules(w=0.5), seed=0, data=data, thinking=thinking
     )
