@@ -23,7 +23,7 @@ from typing import Literal
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import HpcmafError, RunBusyError, SlurmError
 from hpcmaf.files.locking import lock
-from hpcmaf.files.publish import NO_FSYNC
+from hpcmaf.files.publish import sync
 from hpcmaf.launch.local import visible_gpus
 from hpcmaf.launch.slurm.commands import call, configuration
 from hpcmaf.launch.slurm.executor import ChainExecutor
@@ -143,18 +143,13 @@ def _flock(folder: Path) -> Finding:
 
 
 def _fsync(folder: Path) -> Finding:
-    """Where a folder cannot be synced, what is published goes without; other errors would stop a run."""
-    good, fault = f"fsync works in {folder}", ""
+    """Where folders cannot be synced, what is published goes without; other errors would stop a run."""
+    fault = ""
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(folder)
     except OSError as error:
-        good = f"{folder}: folders have none; files do without"
-        fault = "" if error.errno in NO_FSYNC else f"{folder}: {error.strerror}"
-    return check("fsync", good, fault, "put runs on another file system: --run")
+        fault = f"{folder}: {error.strerror}"
+    return check("fsync", f"{folder} can be synced, or does without", fault, "put runs on another file system: --run")
 
 
 def _of_error(area: str, error: HpcmafError) -> Finding:
