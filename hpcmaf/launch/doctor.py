@@ -8,7 +8,6 @@ on the nodes stand beside it.
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 import uuid
