@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from hpcmaf.answers import equivalent
 from hpcmaf.debate.consensus import consensus
@@ -37,12 +37,6 @@ class _Signals(Record):
     agreed: list[bool]
     # Of votes that were spelled by a grader of their own: as they are, or another answer.
     grader: str = ""
-
-    @model_validator(mode="after")
-    def _of_the_same_problems(self) -> _Signals:
-        if not len(self.problem_ids) == len(self.votes) == len(self.agreed):
-            raise ValueError("not as many votes as problems")
-        return self
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,11 +67,8 @@ def compare(pairs: Sequence[tuple[Mapping[str, int], Mapping[str, int]]], scale:
     counts: Counter[str] = Counter()
     for a, b in pairs:
         if a.keys() != b.keys():
-            stray = min(a.keys() ^ b.keys())
-            raise DataError(
-                f"a paired test needs the same problems on both sides: {len(a)} and {len(b)}, of which "
-                f"{len(a.keys() & b.keys())} are shared (e.g. {stray!r} is not); evaluate both on one set"
-            )
+            some = f"{len(a)} and {len(b)}, of which {len(a.keys() & b.keys())} are shared"
+            raise DataError(f"a paired test needs the same problems on both sides: {some}; evaluate both on one set")
         nets.update({problem: b[problem] - right for problem, right in a.items()})
         counts.update(a.keys())
     low, high = _bootstrap(Counter((nets[problem], count) for problem, count in counts.items()))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import pairwise
-from typing import NamedTuple
 
 from hpcmaf.evaluation import MEASURES
 from hpcmaf.report.compare import Test, Values, family
@@ -19,22 +18,13 @@ Read = Callable[[Run], Values | None]
 Question = tuple[str, list[tuple[Values, Values]], int]
 
 
-class Setting(NamedTuple):
-    """What claims are about."""
-
-    evaluated_on: str
-    model: str
-    agents: int
-    rounds: int
-
-
-def claims(groups: Sequence[Group]) -> dict[Setting, list[Test]]:
+def claims(groups: Sequence[Group]) -> list[Test]:
     """Test the paper's claims wherever there are both the method and its single-agent counterpart, of one N and M.
 
     Where several recipes of one of them differ in more than their seeds,
     nothing says which is meant, and nothing is claimed.
     """
-    found: dict[Setting, list[Test]] = {}
+    found: list[Test] = []
     own = [group for group in groups if not group.any.transferred]
     for setting in dict.fromkeys(map(_setting, own)):
         here = [group for group in own if _setting(group) == setting]
@@ -42,15 +32,15 @@ def claims(groups: Sequence[Group]) -> dict[Setting, list[Test]]:
         if len(many) == len(one) == 1 and any(t > 0 for t in _shared(*many, *one)):
             tests = []
             for text, pairs, scale in _questions(*many, *one):
-                facts = setting._asdict() | {"claim": text}
+                facts = dict(zip(("evaluated_on", "model", "agents", "rounds"), setting), claim=text)
                 tests.append(Test.of(pairs, scale, text=text, facts=facts, verdicts=("holds", "contrary")))
-            # Of other problems there is no test; the table of methods says so.
-            found[setting] = family([test for test in tests if test.result])
-    return {setting: tests for setting, tests in found.items() if tests}
+            # Of other problems there is no test.
+            found += family([test for test in tests if test.result])
+    return found
 
 
-def _setting(group: Group) -> Setting:
-    return Setting(*group.place, *group.any.size)
+def _setting(group: Group) -> tuple[str, str, int, int]:
+    return *group.place, *group.any.size
 
 
 def _shared(a: Group, b: Group) -> set[int]:

@@ -10,7 +10,7 @@ from hpcmaf.debate.methods import METHODS
 from hpcmaf.errors import DataError, UsageError
 from hpcmaf.evaluation import Comparison, compare, holm, measures_of
 from hpcmaf.report.groups import Group
-from hpcmaf.report.records import Run
+from hpcmaf.report.records import Iteration, Run
 from hpcmaf.report.table import NONE
 
 # A difference is one where the adjusted p is below this.
@@ -39,9 +39,8 @@ class Test:
         What is compared, for programs.
     verdicts
         What holds where the one is above the other, and where it is below.
-    group, against
-        Of a recipe against the baseline: the recipe, and the baseline's
-        iteration.
+    group
+        Of a recipe against the baseline: the recipe.
     """
 
     # No class of tests for pytest.
@@ -54,7 +53,6 @@ class Test:
     fault: str | None = None
     p_holm: float | None = None
     group: Group | None = None
-    against: int = 0
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[Values, Values]], scale: int = 1, fault: str = "", **what: Any) -> Test:
@@ -161,14 +159,14 @@ def against(baseline: Baseline, groups: Sequence[Group]) -> list[Test]:
     """Test each recipe's final iteration against the baseline's.
 
     Runs are paired by seed; where seeds do not pair, by problems. The
-    baseline gives its last iteration up to the recipe's own, so that no
-    method is compared with a society that was trained for longer, or the one
-    that its alarm kept; what is not
-    trained is the same in every iteration, and is compared with the last. What was
-    trained on another task is tested with the rest, as long as it was evaluated on
-    the same problems. The base is taken from any run whose iteration 0 has
-    it, see :func:`shows_base`; where none has, there is no test. Holm's
-    adjustment covers the recipes evaluated on one task with one model.
+    baseline gives the iteration that its alarm kept, or its last one up to the
+    recipe's own, so that no method is compared with a society that was trained
+    for longer; what is not trained is the same in every iteration, and is
+    compared with the last. What was trained on another task is tested with the
+    rest, as long as it was evaluated on the same problems. The base is taken
+    from any run whose iteration 0 has it, see :func:`shows_base`; where none
+    has, there is no test. Holm's adjustment covers the recipes evaluated on one
+    task with one model.
     """
     rows: list[Test] = []
     for place in dict.fromkeys(group.place for group in groups):
@@ -210,11 +208,10 @@ def _test_base(group: Group, baseline: Baseline, runs: Sequence[Run]) -> Test:
         bases = [one for one in runs if one.prompted == run.prompted and size and _base_size(one, measure) == size]
         # Its own iteration 0, or that of a run of its seed; any run's where the recipe has no other run.
         same = [one for one in bases if one is run] + [one for one in bases if one.recipe.seed == run.recipe.seed]
-        pairs += [(run, one) for one in (same or (bases if len(group.runs) == 1 else []))[:1]]
+        pairs += [(run, one, one.at(0)) for one in (same or (bases if len(group.runs) == 1 else []))[:1]]
     agents, rounds = group.any.size
     of = {"answer": "", "vote@1": f" of {agents} agents", "vote@M": f" of {agents} agents in {rounds} rounds"}[measure]
-    none = f"{baseline.name}{of} was not measured in these runs"
-    return _test(group, 0, pairs, baseline.name, measure, none)
+    return _test(group, pairs, baseline.name, measure, f"{baseline.name}{of} was not measured in these runs")
 
 
 def _base_size(run: Run, measure: str) -> tuple[int, int] | None:
@@ -231,29 +228,31 @@ def _test_group(group: Group, other: Group, name: str) -> Test:
     for run in group.runs:
         same = [one for one in other.runs if one.recipe.seed == run.recipe.seed]
         # Of a single run each, whichever seed it has.
-        pairs += [(run, one) for one in same[:1] or (other.runs if len(other.runs) == len(group.runs) == 1 else ())]
-    return _test(group, at, pairs, name)
+        for one in same[:1] or (other.runs if len(other.runs) == len(group.runs) == 1 else ()):
+            pairs.append((run, one, one.at(at if one.kept is None else one.kept)))
+    return _test(group, pairs, name)
 
 
 def _test(
-    group: Group, at: int, found: Sequence[tuple[Run, Run]], name: str, measure: str | None = None, none: str = ""
+    group: Group,
+    found: Sequence[tuple[Run, Run, Iteration | None]],
+    name: str,
+    measure: str | None = None,
+    none: str = "",
 ) -> Test:
-    """Compare our final iteration with one of theirs, which answer by a measure, or in their own way."""
-    faults, pairs = [], []
-    for ours, theirs in found:
-        # What their alarm kept, where it is they that are compared, and not the base.
-        a, b = theirs.at(at if measure or theirs.kept is None else theirs.kept), group.final.get(ours)
-        if a is None or b is None:
-            faults.append(f"{ours.name}: no iteration {group.ended} here or {at} there")
-            continue
-        one = (a.right(measure), b.right())
+    """Compare our final iterations with theirs, which answer by a measure, or in their own way."""
+    faults, pairs, numbers = [], [], {0}
+    for ours, theirs, before in found:
+        after = group.final.get(ours)
         # Problems of one id may still be others: a source may number its lines.
-        if one[0].keys() == one[1].keys() and ours.questions == theirs.questions:
-            pairs.append(one)
-        else:
-            faults.append(f"{ours.name} and {theirs.name} answered different problems")
+        if before is None or after is None or ours.questions != theirs.questions:
+            faults.append(f"{ours.name} and {theirs.name} have no two iterations on the same problems")
+            continue
+        pairs.append((before.right(measure), after.right()))
+        numbers.add(before.number)
+    at = max(numbers)
     theirs = f", iteration {at}" if at not in (0, *group.numbers) else ""
     text = f"{group.label}, iteration {group.ended}, against {name}{theirs}"
     fault = "; ".join(dict.fromkeys(faults)) or ("" if found else none)
     facts = {"label": group.label, "iteration": group.numbers[-1], "baseline_iteration": at}
-    return Test.of(pairs, fault=fault, text=text, facts=facts, group=group, against=at)
+    return Test.of(pairs, fault=fault, text=text, facts=facts, group=group)

@@ -81,7 +81,7 @@ def _table(found: Sequence[Row], model: str, baseline: str | None, reference: bo
     note += f"runs each: {', '.join(map(str, runs))}."
     if transferred:
         note += " Columns: the task evaluated on. –: not trained, or not evaluated."
-    if any(row.group.ended != str(row.group.last) for row in found):
+    if any("kept" in row.group.ended for row in found):
         note += " (kept): after the one that the alarm kept, of each run."
     if reference:
         note += " Paper: its value after as many iterations, on 500 problems of its own, where its settings are these."

@@ -191,3 +191,5 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
             axes.fill_between(line.xs, low, high, color=line.look["color"], alpha=0.13, linewidth=0, zorder=1)
         look = {**line.look, "markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.6, "linewidth": 1.6}
         axes.errorbar(line.xs, value, yerr=se, label=line.name, elinewidth=1.0, capsize=2, zorder=3, **look)
+        if line.xs == [0]:  # what is not trained, for comparison
+            axes.axhline(value[0], color=line.look["color"], linestyle=line.look["linestyle"], linewidth=0.7, alpha=0.5)

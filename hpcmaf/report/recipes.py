@@ -41,7 +41,7 @@ _LEARNED_NOTE = (
 
 def recipe_tables(group: Group) -> list[Table]:
     """All that the runs of a recipe have the metrics for."""
-    makers = (accuracy_table, health_table, learned_table, _agents, _debate_tests, diversity_table)
+    makers = (accuracy_table, health_table, learned_table, _debate_tests, diversity_table)
     tables = [*(make(group) for make in makers), *(cost_table(run) for run in group.runs if len(group.runs) == 1)]
     return [table for table in tables if table.rows]
 
@@ -66,21 +66,6 @@ def _over_runs(point: Point | None) -> str:
     if point is None or point["runs"] == 1:
         return estimate(point)
     return f"{estimate(point)} [{percent(point['low'])}, {percent(point['high'])}]"
-
-
-def _agents(group: Group) -> Table:
-    """Accuracy of every agent and of the vote, round by round."""
-    found = [i.metrics["rounds"][0]["agents"] for t in group.complete for i in group.at(t)]
-    agents = min(map(len, found), default=0)
-    rows = []
-    places = ((t, m) for t in group.complete for m in range(min(len(i.metrics["rounds"]) for i in group.at(t))))
-    for t, m in places:
-        each = (group.over(t, lambda i, m=m, n=n: i.metrics["rounds"][m]["agents"][n]) for n in range(agents))
-        both = (group.over(t, lambda i, m=m, key=key: i.metrics["rounds"][m][key]) for key in ("mean", "vote"))
-        rows.append((iteration_name(t), str(m + 1), *map(estimate, (*each, *both))))
-    names = [f"agent {n}" for n in range(agents)]
-    note = "Percent right ± standard error over problems. Round 1: generators; later rounds: critics."
-    return Table(f"{group.label}: every agent", ("iteration", "round", *names, "mean", "vote"), tuple(rows), note)
 
 
 def _debate_tests(group: Group) -> Table:

@@ -8,9 +8,8 @@ used. Only the plan must be there, as nothing else says what a run is.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
@@ -21,8 +20,9 @@ from hpcmaf.debate.methods import METHODS, Method
 from hpcmaf.errors import DataError
 from hpcmaf.evaluation import outcomes, own_measure
 from hpcmaf.evaluation.alarm import Reading, readings
+from hpcmaf.evaluation.measures import declared
 from hpcmaf.files.publish import Record, parse_json, read_bytes
-from hpcmaf.report.shape import Diversity, read_metrics
+from hpcmaf.report.shape import Diversity, Metrics
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan
 from hpcmaf.run.records import Ended, LedgerRow
@@ -181,7 +181,10 @@ def read_run(path: Path) -> Run:
     for t in sorted({*folder.iterations(), *planned}):
         metrics = None
         if folder.metrics(t).exists():
-            metrics = _read(folder.metrics(t), run, f"iteration {t} is left out", check=partial(read_metrics, t=t))
+            metrics = _read(folder.metrics(t), run, f"iteration {t} is left out", Metrics)
+            if metrics and metrics["iteration"] != t:
+                run.missing.append(f"it{t:02d}/metrics.json: says iteration {metrics['iteration']}; left out")
+                metrics = None
         else:
             unevaluated.append(t)
         if metrics or folder.ledger(t).exists():
@@ -191,7 +194,7 @@ def read_run(path: Path) -> Run:
         if metrics:
             there = folder.diversity(t).exists()
             diversity = _read(folder.diversity(t), run, "no diversity by models", Diversity) if there else None
-            run.evaluated.append(Iteration(t, metrics, diversity))
+            run.evaluated.append(Iteration(t, declared(metrics), diversity))
     if run.recipe.early_stop and folder.ended.exists():
         run.kept = (_read(folder.ended, run, "the last iteration counts", Ended) or {}).get("kept")
     try:
@@ -203,17 +206,11 @@ def read_run(path: Path) -> Run:
     return run
 
 
-def _read(
-    path: Path,
-    run: Run,
-    consequence: str,
-    model: type[Record] = Record,
-    check: Callable[..., Mapping[str, Any]] = lambda value, where: value,
-) -> Mapping[str, Any] | None:
-    """What ``check`` makes of the JSON object in a file, or ``None`` and a line about it."""
+def _read(path: Path, run: Run, consequence: str, model: type[Record]) -> Mapping[str, Any] | None:
+    """The JSON object in a file, or ``None`` and a line about it."""
     where = path.relative_to(run.root).as_posix()
     try:
-        return check(parse_json(read_bytes(path), model, where), where=where)
+        return parse_json(read_bytes(path), model, where)
     except FileNotFoundError:
         fault = f"{where}: missing"
     except OSError as error:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpcmaf.errors import DataError
 from hpcmaf.files.publish import write_json, write_text
-from hpcmaf.report.claims import Setting, claims, comparisons
+from hpcmaf.report.claims import claims, comparisons
 from hpcmaf.report.compare import Test, against, find_baseline
 from hpcmaf.report.cost import cost_table, method_cost_table
 from hpcmaf.report.groups import Group, common_title, group_runs
@@ -130,7 +130,7 @@ class Report:
         return any(row.paper is not None for row in self.rows)
 
     @cached_property
-    def claims(self) -> dict[Setting, list[Test]]:
+    def claims(self) -> list[Test]:
         """How the paper's claims come out here, where their methods are."""
         return claims(self.groups)
 
@@ -162,12 +162,9 @@ class Report:
     @cached_property
     def findings(self) -> list[tuple[str, str]]:
         """What holds, what does not and what stays open here: a verdict and a sentence each, with its p."""
-        several = len({group.place for group in self.groups}) > 1
-        found = [
-            replace(one, text=f"{setting.evaluated_on} · {setting.model}: {one.text}") if several else one
-            for setting, tests in self.claims.items()
-            for one in tests
-        ]
+        several = len({(group.place, group.any.size) for group in self.groups}) > 1
+        about = "{evaluated_on} · {model} · N = {agents}, M = {rounds}: " if several else ""
+        found = [replace(one, text=about.format_map(one.facts) + one.text) for one in self.claims]
         found += self.tested
         for run in [] if found else self.runs:
             found += comparisons(run)
@@ -199,7 +196,7 @@ class Report:
         value = {"schema": SCHEMA, "title": self.title, "warnings": self.warnings}
         value |= {"runs": [*map(run_json, self.runs)], "groups": [*map(group_json, self.groups)]}
         if self.claims:
-            value["claims"] = [one.to_json() for tests in self.claims.values() for one in tests]
+            value["claims"] = [one.to_json() for one in self.claims]
         if self.baseline:
             value |= {"baseline": self.baseline, "tests": [one.to_json() for one in self.tested]}
         return value

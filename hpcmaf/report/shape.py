@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from hpcmaf.debate.health import Health, Share
-from hpcmaf.errors import DataError
 from hpcmaf.evaluation.measures import DIVERSITY_SCHEMA, SCHEMA, SCHEMAS, declared, measures_of
-from hpcmaf.files.publish import Record, first_fault
+from hpcmaf.files.publish import Amount, Count, Record
 from hpcmaf.run.records import Selection
-
-# Bounds, so that whatever is read can be added, squared and averaged.
-_Count = Annotated[int, Field(ge=0, le=2**53)]
-_Error = Annotated[float, Field(ge=0, le=2**53)]
 
 
 class _Estimate(Record):
@@ -24,14 +18,12 @@ class _Estimate(Record):
 
 
 class _Accuracy(_Estimate):
-    agents: _Count
-    rounds: _Count
+    agents: Count
+    rounds: Count
 
 
 class _Round(Record):
     agents: list[_Estimate] = Field(min_length=1)
-    mean: _Estimate
-    vote: _Estimate
 
 
 class _Scores(Record, extra="allow"):
@@ -39,13 +31,15 @@ class _Scores(Record, extra="allow"):
     __pydantic_extra__: dict[str, str]
     problem_ids: list[str]
     # Not in files of earlier versions.
-    agreeing: list[_Count] | None = None
+    agreeing: list[Count] | None = None
     agents: list[list[str]] = []
 
 
-class _Metrics(Health):
+class Metrics(Health):
+    """Of ``metrics.json``, of whatever version."""
+
     schema_: Literal[SCHEMA] = Field(alias="schema")  # type: ignore[valid-type]
-    iteration: _Count
+    iteration: Count
     method: str
     problems: int = Field(ge=1)
     accuracy: dict[str, _Accuracy]
@@ -59,8 +53,18 @@ class _Metrics(Health):
     diversity: _Estimate | None = None
     selection: Selection | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_todays(cls, value: dict[str, Any]) -> Any:
+        if value.get("schema") not in SCHEMAS:
+            raise ValueError(f"schema {value.get('schema')!r} instead of {SCHEMA!r}")
+        try:
+            return declared(value)
+        except (LookupError, TypeError, AttributeError) as error:
+            raise ValueError(repr(error)) from error
+
     @model_validator(mode="after")
-    def _fits(self) -> _Metrics:
+    def _fits(self) -> Metrics:
         wanted = measures_of(len(self.rounds[0].agents), len(self.rounds))
         if {name: (one.agents, one.rounds) for name, one in self.accuracy.items()} != wanted:
             raise ValueError("measures that its rounds do not have")
@@ -76,8 +80,8 @@ class _Metrics(Health):
 
 
 class _Measure(Record):
-    value: Annotated[float, Field(ge=-(2**53), le=2**53)]
-    se: _Error
+    value: Annotated[float, Field(gt=-1e15, lt=1e15)]
+    se: Amount
 
 
 class Diversity(Record):
@@ -85,24 +89,3 @@ class Diversity(Record):
 
     schema_: Literal[DIVERSITY_SCHEMA] = Field(alias="schema")  # type: ignore[valid-type]
     measures: dict[str, _Measure | None]
-
-
-def read_metrics(metrics: Mapping[str, Any], where: str, t: int) -> Mapping[str, Any]:
-    """A ``metrics.json`` of iteration t, of whatever version, as today's.
-
-    Raises
-    ------
-    DataError
-        It cannot be used; in one line.
-    """
-    if metrics.get("schema") not in SCHEMAS:
-        raise DataError(f"{where}: schema {metrics.get('schema')!r} instead of {SCHEMA!r}")
-    try:
-        metrics = declared(metrics)
-        if (number := _Metrics.model_validate(metrics).iteration) != t:
-            raise DataError(f"{where}: says iteration {number}")
-    except ValidationError as error:
-        raise DataError(f"{where}: damaged ({first_fault(error)})") from error
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{where}: damaged ({error!r})") from error
-    return metrics

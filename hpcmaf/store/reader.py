@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -228,18 +227,9 @@ class Store:
 
     @cached_property
     def _openings(self) -> Openings:
-        try:
-            found = json.loads(self.info.openings or "{}")
-            return {kind: tuple(Message(**turn) for turn in turns) for kind, turns in found.items()}
-        except (ValueError, TypeError, AttributeError):
-            raise StoreError(f"{self.path}: root attribute 'openings' is malformed; {REMEDY}") from None
+        found = json.loads(self.info.openings or "{}")
+        return {kind: tuple(Message(**turn) for turn in turns) for kind, turns in found.items()}
 
     @cached_property
     def _weights(self) -> tuple[float, ...]:
-        try:
-            found = tuple(map(float, json.loads(self.info.weights or "[]")))
-        except (ValueError, TypeError):
-            found = (math.nan,)
-        if found and (len(found) != self.info.agents or not all(0 <= weight <= 1 for weight in found)):
-            raise StoreError(f"{self.path}: root attribute 'weights' is malformed; {REMEDY}")
-        return found
+        return tuple(json.loads(self.info.weights or "[]"))

@@ -118,6 +118,10 @@ def decode(data: bytes) -> str:
     return data.decode("utf-8", "surrogatepass")
 
 
+# How attributes are read.
+TYPES = {field.name: {"str": str, "int": int, "bool": bool}[str(field.type)] for field in fields(StoreInfo)}
+
+
 def events(info: StoreInfo) -> list[tuple[int, int, int]]:
     """(round, kind, agent) of one problem's utterances, in stored order."""
     order = []
@@ -171,28 +175,16 @@ def read_info(root: h5py.Group, where: str) -> StoreInfo:
     StoreError
         Not a debate store, or one of another version.
     """
-    wanted = {"schema", "version", *(field.name for field in fields(StoreInfo))}
-    attributes = {name: root.attrs[name] for name in root.attrs if name in wanted}
-    schema = _text(attributes.get("schema"))
-    if schema != SCHEMA:
+    raw = {name: root.attrs[name] for name in ("schema", "version", *TYPES) if name in root.attrs}
+    found = {name: decode(value) if isinstance(value, bytes) else value for name, value in raw.items()}
+    if (schema := found.pop("schema", None)) != SCHEMA:
         raise StoreError(f"{where}: schema {schema!r} is not {SCHEMA!r}, so it is no debate store; give one of ours")
-    version = attributes.get("version")
-    if not isinstance(version, np.integer) or version != VERSION:
+    if (version := found.pop("version", None)) != VERSION:
         raise StoreError(
             f"{where}: schema version {version} where this program knows {VERSION}; "
             "read it with the version of hpcmaf that wrote it"
         )
-    values = {}
-    for field in fields(StoreInfo):
-        raw = attributes.get(field.name, b"" if field.default == "" else None)
-        value = _text(raw) if field.type == "str" else (int(raw) if isinstance(raw, np.integer) else None)
-        if value is None or (field.name in ("agents", "rounds") and not 1 <= value <= MOST):
-            raise StoreError(f"{where}: root attribute {field.name!r} is missing or malformed; delete it and rerun")
-        values[field.name] = bool(value) if field.type == "bool" else value
-    return StoreInfo(**values)
-
-
-def _text(value: object) -> str | None:
-    if isinstance(value, bytes):
-        return decode(value)
-    return value if isinstance(value, str) else None
+    try:
+        return StoreInfo(**{name: TYPES[name](value) for name, value in found.items()})
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"{where}: root attributes are damaged ({error}); delete it and rerun") from error

@@ -260,7 +260,7 @@ def test_refuses_what_is_not_paired() -> None:
         compare([])
     a, b = paired(3, 1, 1, 0)
     del b["p4"]
-    with pytest.raises(DataError, match="same problems.*5 and 4.*4 are shared.*'p4'"):
+    with pytest.raises(DataError, match="same problems.*5 and 4.*4 are shared"):
         compare([(a, b)])
     with pytest.raises(DataError, match="same problems"):
         compare([(a, b | {"q": True})])

@@ -119,7 +119,8 @@ def test_says_what_an_unfinished_or_damaged_run_lacks(make_run: MakeRun) -> None
     assert report.missing == [
         "half: it01/ledger.json: missing; no costs",
         f"half: it02/metrics.json: damaged ({torn.value}); iteration 2 is left out",
-        "half: it03/metrics.json: schema 'hpcmaf-metrics/9' instead of 'hpcmaf-metrics/2'; iteration 3 is left out",
+        "half: it03/metrics.json: damaged (Value error, schema 'hpcmaf-metrics/9' instead of 'hpcmaf-metrics/2'); "
+        "iteration 3 is left out",
         "half: it04/ledger.json: not a JSON object; no costs",
         "half: iterations 0, 5, 6, 7: not evaluated (yet)",
     ]

@@ -38,13 +38,12 @@ def test_tables_of_behaviour_show_the_metrics(make_run: MakeRun) -> None:
         "accuracy over 2 runs",
         "health",
         "what agents learned from",
-        "every agent",
         "the last round's vote against the first round's",
         "diversity",
     ]
     assert all({len(row) for row in table.rows} == {len(table.header)} for table in tables.values())
-    means = [run.final.metrics["rounds"][1]["mean"]["value"] for run in group.runs]
-    assert tables["every agent"].rows[-1][-2].startswith(f"{50 * sum(means):.2f} ± ")
+    values = [run.final.accuracy()["value"] for run in group.runs]
+    assert tables["accuracy over 2 runs"].rows[-1][-2].startswith(f"{50 * sum(values):.2f} ± ")
 
 
 def test_a_round_that_lacks_problems_is_damage(make_run: MakeRun) -> None:
@@ -66,7 +65,7 @@ def test_metrics_of_earlier_versions_still_count(make_run: MakeRun) -> None:
     assert group.runs[0].missing == []
     tables = recipe_tables(group)[1:-1]
     titles = [table.title for table in tables]
-    assert titles == ["maft: health", "maft: every agent", "maft: the last round's vote against the first round's"]
+    assert titles == ["maft: health", "maft: the last round's vote against the first round's"]
     assert [plot.stem for plot in plots_of(groups)] == ["accuracy"]
     shares = (f"{group.runs[0].evaluated[0].metrics[name]:.1%}" for name in ("unparsable", "tied"))
     assert tables[0].rows[0] == ("0, evaluation", "–", *shares, "–", "–")
