@@ -103,7 +103,7 @@ class Dataset:
         return agrees(transcript.answers[turn - 1][self.index].answer, label, transcript)
 
     def reward(self, transcript: Transcript, right: bool, form: float) -> None:
-        """Put a response into the group of its question, where there are groups; ``form`` is for one that can be read."""
+        """Put a response into its question's group, where there are groups; ``form`` is for one that can be read."""
         if self.grouped:
             turn, group = transcript.answers[self.turn(transcript) - 1][self.index], transcript.problem.question
             self.rewards.setdefault(group, {})[transcript.problem.id] = right + form * turn.well_formed
