@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hpcmaf.debate.society import Society
@@ -22,7 +22,7 @@ from hpcmaf.evaluation.diversity import Scorer, kl_between, kl_to_base, measure,
 from hpcmaf.evaluation.embedding import dissimilarity, embed
 from hpcmaf.micro import base_path
 from hpcmaf.tasks.problems import Problem
-from tests.tiny_models import tiny_tokenizer
+from tests.tiny_models import tiny_adapter, tiny_tokenizer
 
 
 def test_dissimilarity_by_hand() -> None:
@@ -73,17 +73,7 @@ def debates() -> list[Transcript]:
 def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Three critics that differ visibly from the micro base and from each other."""
     folder = tmp_path_factory.mktemp("adapters")
-    made = {}
-    for n in range(3):
-        torch.manual_seed(n)
-        model = AutoModelForCausalLM.from_pretrained(str(base_path()), dtype="float32")
-        model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.02)
-        model.save_pretrained(folder / f"critic-{n}")
-        made[f"critic-{n}"] = str(folder / f"critic-{n}")
-    return made
+    return {f"critic-{n}": str(tiny_adapter(base_path(), folder / f"critic-{n}", seed=n)) for n in range(3)}
 
 
 def directly(transcript: Transcript, agent: int, adapter: str | None) -> list[float]:

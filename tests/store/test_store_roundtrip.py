@@ -24,13 +24,13 @@ TEXT = st.text(st.characters(exclude_categories=()), max_size=30)
 ODD = st.sampled_from(["", "\0", "a\0", "\ud800", "\ud83d\ude00", "\U0001f600", "\r\n", "x" * 300_000, "\u0301"])
 ANY = st.one_of(TEXT, ODD)
 
-# For code run in a process of its own. No bytecode: written under a file size
-# limit it would be torn, for every later import.
-APART = {
-    "PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[2]}",
-    "PATH": "/usr/bin:/bin",
-    "PYTHONDONTWRITEBYTECODE": "1",
-}
+
+def apart(code: str, path: Path) -> subprocess.CompletedProcess[str]:
+    """Run code with a path in a process of its own; no bytecode: under a file size limit it would be torn."""
+    folders = f"{Path(__file__).parent}:{Path(__file__).parents[2]}"
+    environment = {"PYTHONPATH": folders, "PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-c", code, str(path)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 @st.composite
@@ -145,13 +145,7 @@ try:
 except OSError as error:
     print(system_error(error))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "a.h5")],
-        env=APART,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = apart(code, tmp_path / "a.h5")
     assert done.stdout == f"{tmp_path / 'a.h5'}: File too large; free space there, or name another place\n"
     assert list(tmp_path.iterdir()) == []
 
@@ -183,13 +177,7 @@ write_store(path, INFO, made)
 with Store(path) as store:
     assert list(store.transcripts(gold=True)) == made
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "a.h5")],
-        env=APART,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = apart(code, tmp_path / "a.h5")
     # An alarm inside a weak reference's callback is swallowed by Python, which says so on stderr; that is no crash.
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("stopped") > 3
