@@ -157,7 +157,8 @@ def _fixed(run: Run) -> dict[str, Any]:
 def setting(run: Run) -> tuple[str, str, str, str]:
     """Method, task, model and size of a run, in words."""
     size = " × ".join(map(_number, run.size, ("agent", "round")))
-    return run.method.name + NO_HINT * run.unhinted, run.task, run.model, size
+    task = f"{run.trained_on} → {run.evaluated_on}" if run.transferred else run.evaluated_on
+    return run.method.name + NO_HINT * run.unhinted, task, run.model, size
 
 
 def _number(count: int, noun: str) -> str:

@@ -138,11 +138,6 @@ class Run:
         return self.trained_on not in (None, self.evaluated_on)
 
     @property
-    def task(self) -> str:
-        """Name of the task; of a transfer, both."""
-        return f"{self.trained_on} → {self.evaluated_on}" if self.transferred else self.evaluated_on
-
-    @property
     def questions(self) -> str:
         """Digest of the evaluation problems."""
         return self.plan.problems["eval"]["sha256"]

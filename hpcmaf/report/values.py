@@ -14,17 +14,11 @@ from hpcmaf.report.cost import total
 from hpcmaf.report.groups import Group
 from hpcmaf.report.records import Iteration, Run
 
-COLUMNS = (
-    *("run", "recipe", "method", "task", "trained_on", "evaluated_on", "model", "agents", "rounds", "seed"),
-    *("iteration", "measure", "measured_agents", "measured_rounds"),
-    *("problems", "correct", "accuracy", "se", "consensus", "unparsable", "tied", "pseudo_labels"),
-)
-
 
 def _setting(run: Run) -> dict[str, Any]:
     recipe = run.recipe
     size = {"agents": run.size[0], "rounds": run.size[1], "seed": recipe.seed}
-    tasks = {name: getattr(run, name) for name in ("task", "trained_on", "evaluated_on", "model")}
+    tasks = {name: getattr(run, name) for name in ("trained_on", "evaluated_on", "model")}
     return {"run": run.name, "recipe": recipe.name, "method": recipe.method, **tasks, **size}
 
 
@@ -34,10 +28,11 @@ def to_csv(runs: Iterable[Run]) -> str:
     The columns from ``consensus`` on belong to the iteration and are the
     same on all its lines.
     """
+    rows = [row for run in runs for iteration in run.evaluated for row in _rows(run, iteration)]
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, rows[0] if rows else (), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(row for run in runs for iteration in run.evaluated for row in _rows(run, iteration))
+    writer.writerows(rows)
     return text.getvalue()
 
 

@@ -39,7 +39,10 @@ def test_what_trains_nobody_is_held_against_the_last(make_run: MakeRun) -> None:
     untrained = make_run("d", upto=0, method="debate")
     groups = groups_of(trained, short, untrained)
     rows = against(find_baseline("maft", groups), groups)
-    assert {row.group.line: (row.group.last, row.facts["baseline_iteration"]) for row in rows} == {"debate": (0, 3), "star": (2, 2)}
+    assert {row.group.line: (row.group.last, row.facts["baseline_iteration"]) for row in rows} == {
+        "debate": (0, 3),
+        "star": (2, 2),
+    }
     (debate,) = (row.result for row in rows if row.group.line == "debate")
     last, plain = (outcomes(load(run.metrics(t)), "vote@M") for run, t in ((trained, 3), (untrained, 0)))
     assert (debate.gained, debate.lost, debate.p) == paired_test(last, plain)

@@ -79,9 +79,7 @@ def test_means_with_bands_over_seeds(make_run: MakeRun) -> None:
 
 
 @pytest.mark.parametrize("more", ["", " · 3 agents × 2 rounds · critics=disputed, start_from=previous"])
-def test_all_plots_are_of_one_width_and_legends_overlap_nothing(
-    make_run: MakeRun, more: str
-) -> None:
+def test_all_plots_are_of_one_width_and_legends_overlap_nothing(make_run: MakeRun, more: str) -> None:
     made = [make_run(name, upto=1, method=name) for name in ("maft", "star", "union-data", "majority-ft")]
     groups = [replace(group, recipe=group.recipe + more) for group in groups_of(*made)]
     for plot in plots_of(groups):

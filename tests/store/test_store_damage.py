@@ -104,7 +104,7 @@ def test_files_that_are_no_stores(tmp_path: Path) -> None:
     for path, what in [(text, "file"), (foreign, "schema None"), (missing, "no such store")]:
         with pytest.raises(StoreError, match=what):
             Store(path)
-    assert {finding.split(': ')[0] for finding in verify(tmp_path)} == {str(text), str(foreign)}
+    assert {finding.split(": ")[0] for finding in verify(tmp_path)} == {str(text), str(foreign)}
     with pytest.raises(StoreError, match="no such file"):
         verify(missing)
     (tmp_path / "empty").mkdir()

@@ -35,7 +35,11 @@ def ids(rows) -> list[str]:
 def test_the_cut_does_not_show(tmp_path: Path, cut, info, make_debate) -> None:
     wanted = tmp_path / "wanted.h5"
     write_store(wanted, info, map(make_debate, range(COUNT)))
-    cuts = {"one": [range(COUNT)], "seven": [range(k * 5, k * 5 + 5) for k in range(7)], "two": [range(1), range(1, COUNT)]}
+    cuts = {
+        "one": [range(COUNT)],
+        "seven": [range(k * 5, k * 5 + 5) for k in range(7)],
+        "two": [range(1), range(1, COUNT)],
+    }
     for name, parts in cuts.items():
         out = tmp_path / f"{name}.h5"
         manifest = merge(cut(name, parts), out, expected_ids=ids(range(COUNT)))
