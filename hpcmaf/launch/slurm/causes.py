@@ -228,8 +228,7 @@ def find_causes(
     return causes
 
 
-# A controller that crashed has forgotten its last seconds. For so long after its start
-# it finds out what runs, and ends or misses jobs of before wherever they are.
+# For so long after a crash a controller finds out what runs, and ends or misses jobs of before wherever they are.
 _RESTART = timedelta(minutes=2)
 
 
