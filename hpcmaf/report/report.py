@@ -21,7 +21,7 @@ from hpcmaf.report.methods import Row, method_tables, rows
 from hpcmaf.report.recipes import accuracy_table, recipe_tables, warnings
 from hpcmaf.report.records import Run, read_run
 from hpcmaf.report.table import Table
-from hpcmaf.report.values import group_json, run_json, to_csv
+from hpcmaf.report.values import run_json, to_csv
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -194,7 +194,11 @@ class Report:
     def json(self) -> dict[str, Any]:
         """The report as JSON values; per-problem scores stay in the runs."""
         value = {"schema": SCHEMA, "title": self.title, "warnings": self.warnings}
-        value |= {"runs": [*map(run_json, self.runs)], "groups": [*map(group_json, self.groups)]}
+        value["runs"] = [*map(run_json, self.runs)]
+        value["groups"] = [
+            {"label": group.label, "runs": [run.name for run in group.runs], "compared": group.numbers}
+            for group in self.groups
+        ]
         if self.claims:
             value["claims"] = [one.to_json() for one in self.claims]
         if self.baseline:

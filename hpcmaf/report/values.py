@@ -11,7 +11,6 @@ from typing import Any
 from hpcmaf.evaluation import MEASURES
 from hpcmaf.report.claims import comparisons
 from hpcmaf.report.cost import total
-from hpcmaf.report.groups import Group
 from hpcmaf.report.records import Iteration, Run
 
 
@@ -67,14 +66,3 @@ def run_json(run: Run) -> dict[str, Any]:
     planned = run.plan.stages[-1].iteration
     found = {"planned": planned, "iterations": iterations, "tests": tests, "missing": run.missing}
     return _setting(run) | found | {"signals": [*map(asdict, run.readings)]}
-
-
-def group_json(group: Group) -> dict[str, Any]:
-    """A recipe: its runs, and the iterations of theirs that are compared."""
-    return {
-        "label": group.label,
-        "trained_on": group.any.trained_on,
-        "evaluated_on": group.any.evaluated_on,
-        "runs": [run.name for run in group.runs],
-        "compared": group.numbers,
-    }
