@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -61,24 +62,26 @@ class ClusterTask:
         """Do every task, even if one fails; the first failure is raised in the end."""
         run = RunDir(Path(self.root))
         plan, keys = run.load_plan(), [task_key(self.stage, name) for name in tasks]
-        stages = [plan.stage(id) for id in dict.fromkeys(id for id, _ in keys)]
+        work = [(plan.stage(id), task) for id, task in keys]
+        before = [one for one in work if not run.done(*one)]
         environment = submitit.JobEnvironment()
         facts: dict[str, Any] = {"submission": self.submission, "job": environment.job_id}
         facts |= {"nodes": environment.num_nodes, "restarts": restarts(), "log": str(environment.paths.stderr)}
 
         failure: Exception | None = None
         with _Signals() as signals:
-            for stage in stages:
+            for stage, group in groupby(work, key=lambda one: one[0]):
                 failed = run_tasks(
-                    run, stage, [task for id, task in keys if id == stage.id], self.identity,
+                    run, stage, [task for _, task in group], self.identity,
                     facts=facts, stop=signals.stop, halvings=self.halvings, place=place_of_job,
-                    busy=partial(_wait_for_other_copies, run, stage), keep_servers=stage is not stages[-1],
+                    busy=partial(_wait_for_other_copies, run, stage), keep_servers=stage != work[-1][0],
                 )  # fmt: skip
                 failure = failure or failed
-        left = [(stage, task) for stage in stages for id, task in keys if id == stage.id and not run.done(stage, task)]
+        left = [one for one in work if not run.done(*one)]
         # Every task has saved what it has and let go of its claim.
         if signals.stop.requested and left:
-            if isinstance(failure, StopRequested) and self._timed_out(signals):
+            # A task that began behind others, which are done, has not had all of the time.
+            if isinstance(failure, StopRequested) and left == before and self._timed_out(signals):
                 failure = self._without_progress(run, *left[0]) or failure
             if isinstance(failure, StopRequested | None):
                 signals.leave()
