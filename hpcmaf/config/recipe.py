@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from hpcmaf.config.agents import BY_NUMBER, AgentSettings, check_agents, names_of, resolved
 from hpcmaf.debate.methods import METHODS, Objective
+from hpcmaf.engines.base import Sampling
 from hpcmaf.engines.chat import DATE
 from hpcmaf.files.yaml import Strict, added
 from hpcmaf.tasks import TASKS
@@ -90,27 +91,6 @@ class Debate(Strict):
     )
     aggregate: Literal["vote", "judge"] = added("vote", "vote, or judge: the base picks one of the last answers")
     samples: int = added(1, "how often each training problem is debated, 1 to 1000", ge=1, le=1000)
-
-
-class Sampling(Strict):
-    """How tokens are drawn (paper: temperature 1, top-p 0.9, 2048 new tokens)."""
-
-    temperature: float = Field(1.0, ge=0.0, le=10.0, description="0 is greedy decoding")
-    top_p: float = Field(0.9, gt=0.0, le=1.0, description="the nucleus' probability mass")
-    max_new_tokens: int = Field(2048, ge=1)
-    top_k: int = Field(0, ge=0, description="only so many most likely tokens are drawn from; 0 is all")
-    min_p: float = Field(0.0, ge=0.0, le=1.0, description="least share of the likeliest token's probability")
-    repetition_penalty: float = Field(1.0, gt=0.0, le=10.0, description="above 1: used tokens become less likely")
-    stop: list[Annotated[str, Field(min_length=1)]] = Field(
-        [], max_length=16, description="texts that end a response, which does not show them"
-    )
-    thinking_tokens: int = added(0, "a longer thought is closed, and the answer follows; 0 is no limit", ge=0)
-
-    @model_validator(mode="after")
-    def _room_to_answer(self) -> Sampling:
-        if self.thinking_tokens >= self.max_new_tokens:
-            raise ValueError("thinking_tokens leaves no room for an answer; set it below max_new_tokens")
-        return self
 
 
 class Selection(Strict):

@@ -10,15 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from hpcmaf.engines.base import Completion, Diverged
 from hpcmaf.engines.client import Client, ServerError
-from hpcmaf.engines.options import AdapterShape
 from hpcmaf.engines.prompts import Prompts
 from hpcmaf.errors import EngineError
 
@@ -30,19 +26,10 @@ _ROUNDING, _ROUNDING_SHORT = 0.01, 0.15
 # Models nearer to each other than this part of it cannot be told apart:
 # an adapter that has hardly been trained is the base, whoever answers.
 _ALIKE = 0.2
-_ELSEWHERE = "use generation.engine: transformers"
 
 
 class MixedUp(EngineError):
     """A server gives rows to the wrong adapter."""
-
-
-def adapter_shape(adapters: Mapping[str, str]) -> AdapterShape:
-    """Room that adapters need, by their configurations."""
-    configs = [json.loads(_read(folder, name, "adapter_config.json")) for name, folder in adapters.items()]
-    ranks = [rank for one in configs for rank in (one["r"], *one.get("rank_pattern", {}).values())]
-    modules = {module.rpartition(".")[2] for one in configs for module in one["target_modules"]}
-    return AdapterShape(len(adapters), max(ranks), tuple(sorted(modules)))
 
 
 def serving_names(adapters: Mapping[str, str]) -> dict[str, str]:
@@ -50,17 +37,13 @@ def serving_names(adapters: Mapping[str, str]) -> dict[str, str]:
     names = {}
     for agent, folder in adapters.items():
         digest = hashlib.sha256()
-        for file in ("adapter_config.json", "adapter_model.safetensors"):
-            digest.update(_read(folder, agent, file))
+        try:
+            for file in ("adapter_config.json", "adapter_model.safetensors"):
+                digest.update(Path(folder, file).read_bytes())
+        except FileNotFoundError as error:
+            raise EngineError(f"{folder}: holds no PEFT adapter for {agent}; finetune it again") from error
         names[agent] = f"{agent}@{digest.hexdigest()[:16]}"
     return names
-
-
-def _read(folder: str, agent: str, file: str) -> bytes:
-    try:
-        return Path(folder, file).read_bytes()
-    except FileNotFoundError as error:
-        raise EngineError(f"{folder}: holds no PEFT adapter for {agent}; finetune it again") from error
 
 
 async def load_adapters(client: Client, adapters: Mapping[str, str], names: Mapping[str, str]) -> None:
@@ -83,9 +66,9 @@ async def load_adapters(client: Client, adapters: Mapping[str, str], names: Mapp
 
 
 async def check_identity(
-    client: Client, prompts: Prompts, models: Sequence[str | None], *, context: int, precise: bool
+    client: Client, prompts: Prompts, models: Sequence[str], *, context: int, precise: bool
 ) -> None:
-    """Test that every model (serving name, ``None`` for the base) answers for itself.
+    """Test that every model (by its serving name, the base among them) answers for itself.
 
     Parameters
     ----------
@@ -102,41 +85,35 @@ async def check_identity(
         Its numbers are none.
     """
 
-    async def ask(model: str | None, prompt: Sequence[int]) -> Completion:
+    async def ask(model: str, probe: int) -> Completion:
         body = {"temperature": 0.0, "max_tokens": _PROBE_TOKENS, "logprobs": 0, "prompt_logprobs": 0}
-        named = model or "base"
         try:
-            made = await client.completion({"model": named, "prompt": list(prompt), **body}, prompts.stop_ids)
+            return await client.completion({"model": model, "prompt": probes[probe], **body}, prompts.stop_ids)
         except ServerError as error:
-            raise Diverged(named.partition("@")[0]) if "not JSON compliant" in str(error) else error from None
-        if not all(map(math.isfinite, _values(made))):
-            raise Diverged(named.partition("@")[0])
-        return made
+            raise Diverged(model.partition("@")[0]) if "not JSON compliant" in str(error) else error from None
 
-    room = min(_PROBE_LENGTH, context // 4)
+    room, rounding = min(_PROBE_LENGTH, context // 4), _ROUNDING if precise else _ROUNDING_SHORT
     probes = [prompts.chat.prompt_ids([{"role": "user", "content": text}])[:room] for text in _PROBES]
-    rows = [(model, tuple(probe)) for probe in probes for model in models]
+    rows = [(model, probe) for probe in range(len(probes)) for model in models]
     mixed = await asyncio.gather(*(ask(*row) for row in rows))
-    alone: dict[Any, Completion] = {}
-    for model in models if len(models) > 1 else ():
+    alone: dict[tuple[str, int], Completion] = {}
+    for model in models:
         own = [row for row in rows if row[0] == model]
         alone |= zip(own, await asyncio.gather(*(ask(*row) for row in own)), strict=True)
-    rounding = _ROUNDING if precise else _ROUNDING_SHORT
-    for (model, prompt), made in zip(rows, mixed, strict=True) if alone else ():
-        far = {other: _far(made, alone[other, prompt]) for other in models}
+    for (model, probe), made in zip(rows, mixed, strict=True):
+        far = {other: _far(made, alone[other, probe]) for other in models}
         nearest = min(models, key=lambda other: far[other])
-        apart = _far(alone[model, prompt], alone[nearest, prompt])
+        apart = _far(alone[model, probe], alone[nearest, probe])
         somebody_else = far[nearest] < far[model] / 3 and min(far[model], apart) > _ALIKE * rounding
-        # Far from itself; or nearer to itself than rounding allows, yet clearly another model.
-        # (Turned around, so that what is no number does not pass.)
+        # Far from itself (or not a number); or nearer to itself than rounding allows, yet clearly another model.
         if not far[model] <= rounding or somebody_else:
             raise MixedUp(
-                f"vLLM mixes up adapters: in a mixed batch, {model or 'base'} is {far[model]:.3g} nats a token from "
-                f"itself alone, and {far[nearest]:.3g} from {nearest or 'base'}; {_ELSEWHERE}"
+                f"vLLM mixes up adapters: in a mixed batch, {model} is {far[model]:.3g} nats a token from itself "
+                f"alone, and {far[nearest]:.3g} from {nearest}; use generation.engine: transformers"
             )
 
 
-def _values(made: Completion, tokens: int | None = None) -> list[float]:
+def _values(made: Completion, tokens: int) -> list[float]:
     return [*(made.prompt_logprobs or ()), *(made.logprobs or ())[:tokens]]
 
 

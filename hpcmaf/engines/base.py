@@ -5,51 +5,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import Field
 
 from hpcmaf.engines.chat import Message
 from hpcmaf.errors import EngineError
+from hpcmaf.files.yaml import Strict
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How tokens are drawn. ``temperature=0`` is greedy decoding.
+class Sampling(Strict):
+    """How tokens are drawn (paper: temperature 1, top-p 0.9, 2048 new tokens)."""
 
-    Attributes
-    ----------
-    top_k
-        Only so many most likely tokens are drawn from; 0 is all.
-    min_p
-        Only tokens with at least so much of the likeliest token's probability.
-    repetition_penalty
-        What logits of tokens that prompt or response already have are divided
-        by, or multiplied with where they are negative; 1 is none.
-    stop
-        Texts that end a response, which does not show them.
-    thinking_tokens
-        A thought that is not over after so many tokens is closed, and the
-        answer follows within ``max_new_tokens``; 0 is no such limit.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 0.9
-    max_new_tokens: int = 2048
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    stop: tuple[str, ...] = ()
-    thinking_tokens: int = 0
+    temperature: float = Field(1.0, ge=0.0, le=10.0, description="0 is greedy decoding")
+    top_p: float = Field(0.9, gt=0.0, le=1.0, description="the nucleus' probability mass")
+    max_new_tokens: int = Field(2048, ge=1)
+    top_k: int = Field(0, ge=0, description="only so many most likely tokens are drawn from; 0 is all")
+    min_p: float = Field(0.0, ge=0.0, le=1.0, description="least share of the likeliest token's probability")
+    repetition_penalty: float = Field(1.0, gt=0.0, le=10.0, description="above 1: used tokens become less likely")
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(
+        [], max_length=16, description="texts that end a response, which does not show them"
+    )
 
     @property
     def further(self) -> dict[str, Any]:
-        """Settings beyond the first three that are not at their defaults, by the names that vLLM gives them."""
-        names = {name: name for name in ("top_k", "min_p", "repetition_penalty", "stop")}
-        names["thinking_tokens"] = "thinking_token_budget"
-        changed = {name: getattr(self, name) for name in names if getattr(self, name) != getattr(_DEFAULTS, name)}
-        return {names[name]: value for name, value in changed.items()}
-
-
-_DEFAULTS = Sampling()
+        """Settings beyond the first three that are not at their defaults, by the names that vLLM has for them, too."""
+        return self.model_dump(exclude={"temperature", "top_p", "max_new_tokens"}, exclude_defaults=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +50,6 @@ class Request:
     logprobs
         Whether to return log-likelihoods. Such a request may end with an
         assistant turn: then its tokens are scored and nothing is generated.
-    begun
-        Tokens that the response begins with; the completion has them too.
     """
 
     key: str
@@ -79,7 +58,6 @@ class Request:
     seed: int
     sampling: Sampling
     logprobs: bool = False
-    begun: tuple[int, ...] = ()
 
     @property
     def scored(self) -> bool:

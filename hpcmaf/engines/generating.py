@@ -39,15 +39,15 @@ class SeededSampling:
     def __init__(self, requests: Sequence[Request], steps: int, device: torch.device) -> None:
         draws = [np.random.Generator(np.random.Philox(request.seed)).random(steps) for request in requests]
         self.uniforms = torch.from_numpy(np.stack(draws)).to(device)  # [B, steps]
-        temperature = torch.tensor([request.sampling.temperature for request in requests], device=device)
-        self.greedy = temperature == 0  # [B]
-        self.temperature = temperature.masked_fill(self.greedy, 1.0)[:, None]
-        settings = [request.sampling for request in requests]
-        self.top_p = torch.tensor([one.top_p for one in settings], device=device)[:, None]
-        self.top_k = torch.tensor([one.top_k or 2**31 for one in settings], device=device)[:, None]
-        self.min_p = torch.tensor([one.min_p for one in settings], device=device)[:, None]
-        self.narrows = any(one.top_k or one.min_p for one in settings)
-        self.penalty = torch.tensor([one.repetition_penalty for one in settings], device=device)[:, None]
+
+        def column(name: str) -> torch.Tensor:
+            return torch.tensor([getattr(request.sampling, name) for request in requests], device=device)[:, None]
+
+        self.greedy = column("temperature") == 0  # this and the others: [B, 1]
+        self.temperature = column("temperature").masked_fill(self.greedy, 1.0)
+        self.top_p, self.top_k, self.min_p = map(column, ("top_p", "top_k", "min_p"))
+        self.narrows = bool(self.top_k.any() or self.min_p.any())
+        self.penalty = column("repetition_penalty")
         self.penalizes = bool((self.penalty != 1).any())
         self.models = [request.model for request in requests]
 
@@ -79,7 +79,8 @@ class SeededSampling:
         ordered, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
         if self.narrows:
             rank = torch.arange(ordered.shape[-1], device=scores.device)
-            kept = (rank < self.top_k[chosen]) & (ordered >= self.min_p[chosen] * ordered[:, :1])
+            top_k = self.top_k[chosen]
+            kept = ((top_k == 0) | (rank < top_k)) & (ordered >= self.min_p[chosen] * ordered[:, :1])
             ordered = ordered * kept
             ordered = ordered / ordered.sum(dim=-1, keepdim=True)
         cumulative = ordered.double().cumsum(dim=-1)
@@ -89,7 +90,7 @@ class SeededSampling:
             raise Diverged(self.models[rows[int((nucleus < 1).flatten().nonzero()[0])]])
         threshold = self.uniforms[chosen, step : step + 1] * cumulative.gather(1, nucleus - 1)
         position = torch.searchsorted(cumulative, threshold, right=True).minimum(nucleus - 1)
-        return tokens.gather(1, position.masked_fill(self.greedy[chosen, None], 0))  # [rows, 1]
+        return tokens.gather(1, position.masked_fill(self.greedy[chosen], 0))  # [rows, 1]
 
 
 @dataclass(eq=False, slots=True)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 _NAMES = {
     "vllm:generation_tokens_total": "tokens",
-    "vllm:prompt_tokens_total": "prompt",
     "vllm:num_requests_running": "running",
     "vllm:num_requests_waiting": "waiting",
     "vllm:kv_cache_usage_perc": "cache",
@@ -19,10 +18,9 @@ _NOW = 20  # samples
 
 
 class Meter:
-    """Watches the servers of a stage; ``moved`` is when they last made or read a token."""
+    """Watches the servers of a stage."""
 
     def __init__(self) -> None:
-        self.moved = time.monotonic()
         self._samples: list[tuple[float, Counter[str]]] = []
 
     def add(self, pages: Sequence[str]) -> None:
@@ -34,10 +32,7 @@ class Meter:
             if name := _NAMES.get(line.partition("{")[0]):
                 values[name] += float(line.rpartition(" ")[2])
         values["cache"] /= len(pages)
-        last = self._samples[-1][1] if self._samples else Counter()
-        if any(values[name] != last[name] for name in ("tokens", "prompt")):
-            self.moved = time.monotonic()
-        if values["tokens"] < last["tokens"]:
+        if self._samples and values["tokens"] < self._samples[-1][1]["tokens"]:
             self._samples.clear()  # a server that was started anew counts from zero
         self._samples.append((time.monotonic(), values))
 

@@ -32,23 +32,18 @@ class RoutingEngine:
             for name in (*one.agents, *one.copies)
         }
         self.gpus = max(engine.gpus for engine in engines)
-        # What earlier attempts took is in the journal that the engines share.
-        self.seconds, self._open, self._mark = self._first.seconds, 0, 0.0
+        # What earlier attempts took is in the journal that the engines share; these may work at once, on the same GPUs.
+        self.seconds = self._earlier = self._first.seconds
+        self._began = 0.0
 
     async def complete(self, request: Request) -> Completion:
         """Generate one completion; see ``Engine``."""
         engine, model = self._model_of.get(request.model or "", (self._first, request.model))
-        self._clock(1)
+        self._began = self._began or time.monotonic()
         try:
             return await engine.complete(replace(request, model=model))
         finally:
-            self._clock(-1)
-
-    def _clock(self, change: int) -> None:
-        """Count the time in which there is something to complete: engines may work at once, on the same GPUs."""
-        now = time.monotonic()
-        self.seconds += now - self._mark if self._open else 0.0
-        self._mark, self._open = now, self._open + change
+            self.seconds = self._earlier + time.monotonic() - self._began
 
     @property
     def peak_memory_bytes(self) -> int:

@@ -34,6 +34,8 @@ SHARED = "HPCMAF_SERVERS"
 # The name of a Unix socket has at most 107 bytes, of which ours below this folder take 75.
 _LONGEST_ROOT = 32
 _GRACE_SECONDS = 20.0
+# A request that is not answered for so long never will be.
+_STALLED_SECONDS = 3600.0
 
 
 class Server:
@@ -121,21 +123,21 @@ class Server:
         while self._locks:
             self._locks.pop().close()
 
-    def settings(self) -> dict[str, Any]:
-        """Keyword arguments of an httpx client that reaches it, its transport aside."""
-        headers = {"Authorization": f"Bearer {self.facts['key']}"}
-        return {"base_url": "http://server", "headers": headers, "timeout": None}
-
     def connect(self, in_flight: int) -> None:
         """Have a client of it, for so many requests at once."""
-        self.client = Client(self.settings(), uds=self.socket, in_flight=in_flight, alive=lambda: self.alive)
+        settings = {**self._address(), "timeout": _STALLED_SECONDS}
+        self.client = Client(settings, uds=self.socket, in_flight=in_flight, alive=lambda: self.alive)
 
-    def control(self, path: str) -> bool:
-        """Send a request without a body; whether the server did it."""
+    def _address(self) -> dict[str, Any]:
+        return {"base_url": "http://server", "headers": {"Authorization": f"Bearer {self.facts['key']}"}}
+
+    def call(self, method: str, path: str) -> httpx.Response | None:
+        """Send a request without a body, once; the reply, or ``None`` unless the server did it."""
         transport = httpx.HTTPTransport(uds=self.socket)
-        with suppress(httpx.HTTPError), httpx.Client(transport=transport, **self.settings()) as client:
-            return client.post(path, timeout=120).is_success
-        return False
+        with suppress(httpx.HTTPError), httpx.Client(transport=transport, **self._address()) as client:
+            reply = client.request(method, path, timeout=120)
+            return reply if reply.is_success else None
+        return None
 
 
 def find(folder: Path) -> Server | None:
@@ -172,28 +174,21 @@ def servers_folder(run: str) -> Path:
     return name
 
 
-async def running(where: Path, spec: str, capacity: int, asleep: bool) -> Server | None:
-    """The server of a folder that was started with the spec of a digest; where none was, room is made for it.
+async def running(where: Path, spec: str, asleep: bool) -> Server | None:
+    """The server of a folder that was started with the spec of a digest; where none was, idle others make room.
 
-    Parameters
-    ----------
-    capacity
-        Servers that fit side by side; idle ones beyond are ended.
-    asleep
-        Whether it has to be woken first.
+    ``asleep``: whether it has to be woken first.
     """
     servers = [one for folder in sorted(where.glob("s*")) if (one := find(folder)) is not None]
     mine = next((one for one in servers if one.facts.get("spec") == spec), None)
     if mine is not None:
         mine.use()
-        if (asleep and not await asyncio.to_thread(mine.control, "/wake_up")) or not mine.alive:
+        if (asleep and not await asyncio.to_thread(mine.call, "POST", "/wake_up")) or not mine.alive:
             clean(mine.folder)  # its GPU has no room for it any more
             mine = None
-    others = [one for one in servers if one.facts.get("spec") != spec]
-    surplus = len(others) - capacity + 1 if mine is None else 0
-    for one in [one for one in others if not one.used()][: max(0, surplus)]:
-        await asyncio.to_thread(one.end)
     for one in servers:
+        if mine is None and one.facts.get("spec") != spec:
+            await asyncio.to_thread(one.end)
         if one is not mine:
             one.close()
     return mine

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from typing import Any
 from hpcmaf.cores import gpus
 from hpcmaf.engines import keeper
 from hpcmaf.engines.base import ServedModels
-from hpcmaf.engines.client import Client, ServerError
 from hpcmaf.engines.options import VllmOptions, words
 from hpcmaf.engines.server import Server, clean, digest, read_failure, say, start_parts, written
 from hpcmaf.errors import EngineError, PlatformError
@@ -95,12 +94,11 @@ async def start(
 
 async def _until_up(server: Server, seconds: float, tick: Callable[[], None]) -> int:
     """Wait until a server answers; returns the context."""
-    deadline, client = time.monotonic() + seconds, Client(server.settings(), uds=server.socket, patience=0.0)
+    deadline = time.monotonic() + seconds
     while server.alive:
         tick()
-        with suppress(ServerError):
-            models = await client.request("GET", "/v1/models", timeout=30)
-            return int(models["data"][0]["max_model_len"])
+        if models := await asyncio.to_thread(server.call, "GET", "/v1/models"):
+            return int(models.json()["data"][0]["max_model_len"])
         if time.monotonic() > deadline:
             raise StartFailed(f"not up after {seconds / 60:g} minutes (generation.start_minutes)", kind="hardware")
         await asyncio.sleep(0.5)

@@ -10,7 +10,6 @@ length travel together, so little is padded. Runs everywhere torch does.
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -26,7 +25,7 @@ from hpcmaf.engines.basemodel import load, pick_device
 from hpcmaf.engines.generating import Waiting, generate, likelihoods
 from hpcmaf.engines.journal import Journal
 from hpcmaf.engines.prompts import Prompts
-from hpcmaf.errors import EngineError
+from hpcmaf.errors import EngineError, OutOfMemory
 
 # Prompts within so many tokens of each other count as equally long, so that
 # those for one adapter can travel together.
@@ -67,7 +66,7 @@ class TransformersEngine:
     device
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     batch_size
-        Most requests generated together; halved, with a message, when memory runs out.
+        Most requests generated together.
     journal
         Where finished batches are kept; ``None`` keeps none.
     on_batch
@@ -98,9 +97,6 @@ class TransformersEngine:
         A prompt that fills the context leaves no room to answer: its
         completion is empty, with finish reason ``"length"``.
         """
-        return await self.prompts.complete(request, self._complete, lambda count: self._count(0, count))
-
-    async def _complete(self, request: Request) -> Completion:
         prompt = self.prompts.ids(request)
         if len(prompt) >= self.prompts.context:
             return Completion("", (), len(prompt), "length")
@@ -145,6 +141,8 @@ class TransformersEngine:
             try:
                 completions = self._resolve(batch)
             except BaseException as error:
+                if isinstance(error, torch.OutOfMemoryError):
+                    error = OutOfMemory(f"{len(batch)} requests at once need more memory than there is; use less")
                 # Everybody waiting must get the error, or the program hangs.
                 for waiting in [*batch, *(waiting for queue in groups.values() for waiting in queue)]:
                     if not waiting.future.done():
@@ -202,21 +200,8 @@ class TransformersEngine:
         return model.eval()
 
     # --- generation --------------------------------------------------------
-    def _generate(self, batch: Sequence[Waiting]) -> list[Completion]:
-        try:
-            return self._generate_once(batch)
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
-                raise
-            torch.cuda.empty_cache()
-            half = max(1, len(batch) // 2)
-            self.batch_size = min(self.batch_size, half)
-            print(f"out of memory with {len(batch)} requests; going on with {half}", file=sys.stderr)
-            parts = (self._generate(batch[start : start + half]) for start in range(0, len(batch), half))
-            return [completion for part in parts for completion in part]
-
     @torch.inference_mode()
-    def _generate_once(self, batch: Sequence[Waiting]) -> list[Completion]:
+    def _generate(self, batch: Sequence[Waiting]) -> list[Completion]:
         model, made = self.load(self._current), dict[int, list[int]]()
         if answered := [one for one in batch if not one.request.scored]:
             found = generate(model, answered, self.prompts, mixes=self._mixes, on_step=self._count)

@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hpcmaf.cores import gpus
 from hpcmaf.engines import server as servers
-from hpcmaf.engines.adapters import MixedUp, adapter_shape, check_identity, load_adapters, serving_names
+from hpcmaf.engines.adapters import MixedUp, check_identity, load_adapters, serving_names
 from hpcmaf.engines.base import Completion, Diverged, Request, ServedModels, until_quiet
 from hpcmaf.engines.basemodel import pick_device
 from hpcmaf.engines.client import HttpEngine, ServerError
@@ -31,36 +31,9 @@ from hpcmaf.errors import EngineError, FailureKind, OutOfMemory
 from hpcmaf.files.locking import locked
 
 _LOOK_SECONDS = 2.0
-_STALLED_SECONDS = 900.0
 _PAUSE_SECONDS = 5.0
 # Servers that engines of this process left running for the next one.
 _kept: list[Server] = []
-
-
-@dataclass(eq=False)
-class _Group:
-    """Servers of the same weights, and which of them has read a problem before."""
-
-    key: str | None
-    servers: Sequence[Server]
-    slots: asyncio.Semaphore
-    homes: dict[str, Server] = field(default_factory=dict)
-
-    @property
-    def open(self) -> int:
-        return sum(one.client.open for one in self.servers)
-
-    def choose(self, key: str) -> Server:
-        """The server that knows a problem, while it is not much busier than the least busy one."""
-        problem, idlest = key.partition("/")[0], min(self.servers, key=lambda one: one.client.open)
-        home = self.homes.get(problem, idlest)
-        busier = home.client.open - idlest.client.open
-        self.homes[problem] = home if busier <= max(8, idlest.client.open // 4) else idlest
-        return self.homes[problem]
-
-    def close(self) -> None:
-        for one in self.servers:
-            one.close()
 
 
 class VllmEngine(HttpEngine):
@@ -112,7 +85,6 @@ class VllmEngine(HttpEngine):
         self._full, self._priority = served.tuning == "full", priority
         self._adapters = {} if self._full else served.agents
         self._names = serving_names(self._adapters)
-        room = room or (adapter_shape(self._adapters) if self._adapters else None)
         # Wrapping the output layer breaks prompt likelihoods.
         for module in {"lm_head", "embed_tokens"} & set(room.modules if room else ()):
             raise EngineError(f"vLLM serves no adapter on {module}; use generation.engine: transformers")
@@ -121,7 +93,6 @@ class VllmEngine(HttpEngine):
         if self.capacity > 1:
             share = self._arguments["gpu_memory_utilization"] / self.capacity
             self._arguments["gpu_memory_utilization"] = round(share, 3)
-        self._side_by_side = self.capacity + bases - 1  # servers of all bases on a GPU
         for _ in range(halvings):
             self._arguments |= smaller(self._arguments, "out of memory") or {}
         self._keep = keep
@@ -131,26 +102,23 @@ class VllmEngine(HttpEngine):
         self._most = step + max(64, step // 4)
         self.parts: Mapping[str, float] = {}
         self.meter, self._look = Meter(), 0.0
-        self._groups: dict[str | None, _Group] = {}
-        self._starting: dict[str | None, asyncio.Task[_Group]] = {}
+        # Servers of the same weights, and the number of each problem, which decides on the one that reads it.
+        self._groups: dict[str | None, Sequence[Server]] = {}
+        self._problems: dict[str, int] = {}
+        self._locks: dict[str | None, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._turn = asyncio.Lock()
 
     def close(self) -> None:
         """Give the servers back, and write what is not written yet."""
         used = [int(row[0]) << 20 for row in gpus("memory.used")] if self.gpus else []
         self.peak_memory_bytes = max([self.peak_memory_bytes, *used])
-        for group in self._groups.values():
+        for key, group in list(self._groups.items()):
             if self._keep:
-                _kept.extend(found for one in group.servers if (found := servers.find(one.folder)) is not None)
-            group.close()
+                _kept.extend(found for one in group if (found := servers.find(one.folder)) is not None)
+            self._give_back(key)
         while _kept and not self._keep:
             _kept.pop().close()
-        self._groups = {}
         super().close()
-
-    async def complete(self, request: Request) -> Completion:
-        """Generate one completion; see ``HttpEngine``."""
-        return await self.prompts.complete(request, super().complete, self._on_batch)
 
     async def answer(self, request: Request) -> Completion:
         """Complete a request."""
@@ -164,42 +132,35 @@ class VllmEngine(HttpEngine):
             **sampling.further,
         }
         body |= {"logprobs": 0, "prompt_logprobs": 0} if request.logprobs else {}
+        body["model"] = self._names.get(request.model or "", "base")
+        key, problem = request.model if self._full else None, request.key.partition("/")[0]
         while True:
-            self.check()
-            group = await self._group(request.model if self._full else None)
-            room = min(self.prompts.context, group.servers[0].facts["context"]) - len(prompt)
+            group = await self._group(key)
+            server = group[self._problems.setdefault(problem, len(self._problems)) % len(group)]
+            room = min(self.prompts.context, server.facts["context"]) - len(prompt)
             if room <= 0:
                 return Completion("", (), len(prompt), "length")
             body["max_tokens"] = 1 if request.scored else min(sampling.max_new_tokens, room)
-            async with group.slots:
-                server = group.choose(request.key)
-                body["model"] = self._names.get(request.model or "", "base")
-                try:
-                    made = await server.client.completion(body, self.prompts.stop_ids)
-                    break
-                except ServerError as error:
-                    if error.status and server.alive:
-                        log = server.facts["log"]
-                        raise EngineError(f"vLLM refuses {request.key}: {error}; see {log}") from error
-                    self._replace(group, server, error)
-        tokens, logprobs = ([], ()) if request.scored else (list(made.token_ids), made.logprobs)
+            try:
+                made = await server.client.completion(body, self.prompts.stop_ids)
+                break
+            except ServerError as error:
+                if error.status and server.alive:
+                    raise EngineError(f"vLLM refuses {request.key}: {error}; see {server.facts['log']}") from error
+                if self._groups.get(key) is group:  # no other request has noticed before
+                    self._replace(key, server, error)
+        tokens, logprobs = ((), ()) if request.scored else (made.token_ids, made.logprobs)
         likelihoods = {"logprobs": logprobs, "prompt_logprobs": made.prompt_logprobs}
         return self.prompts.completion(request, len(prompt), tokens, **likelihoods)
 
     async def watch(self) -> None:
-        """Read the servers' metrics; end one that has stopped making tokens, so that its requests notice."""
+        """Read the servers' metrics."""
         if time.monotonic() < self._look:
             return
         self._look = time.monotonic() + _LOOK_SECONDS
-        used = [server for group in self._groups.values() for server in group.servers]
-        if used:
-            pages = (one.client.request("GET", "/metrics", timeout=30) for one in used)
-            self.meter.add([page for page in await asyncio.gather(*pages, return_exceptions=True) if type(page) is str])
-        if not any(one.client.open for one in used):
-            self.meter.moved = time.monotonic()
-        if time.monotonic() - self.meter.moved > _STALLED_SECONDS:
-            for one in used:
-                servers.clean(one.folder)
+        used = [server for group in self._groups.values() for server in group]
+        pages = (one.client.request("GET", "/metrics", timeout=30) for one in used)
+        self.meter.add([page for page in await asyncio.gather(*pages, return_exceptions=True) if type(page) is str])
 
     def note(self) -> str:
         """What there is to say of the work in progress."""
@@ -210,30 +171,31 @@ class VllmEngine(HttpEngine):
         return self.meter.means() | {f"start_{name.replace(' ', '_')}": value for name, value in self.parts.items()}
 
     # --- servers -----------------------------------------------------------
-    async def _group(self, key: str | None) -> _Group:
-        """The servers that hold a checkpoint, once they are up."""
-        if key in self._groups:
+    async def _group(self, key: str | None) -> Sequence[Server]:
+        """The servers that hold a checkpoint, once they are up; started in the order in which they are asked for."""
+        async with self._locks[key]:
+            self.check()
+            if key not in self._groups:
+                async with self._turn:
+                    await self._make_room()
+                    started = (self._connect(key, number) for number in range(self.options.engines))
+                    self._groups[key] = await asyncio.gather(*started)
             return self._groups[key]
-        if key not in self._starting:
-            self._starting[key] = asyncio.create_task(self._start_group(key))
-        return await asyncio.shield(self._starting[key])
 
-    async def _start_group(self, key: str | None) -> _Group:
-        """Start servers, in the order in which they are asked for and as capacity allows."""
-        try:
-            async with self._turn:
-                await until_quiet(lambda: self.open)
-                while len(self._groups) >= self.capacity:
-                    if idle := [group for group in self._groups.values() if not group.open]:
-                        self._groups.pop(idle[0].key).close()
-                    else:
-                        await asyncio.sleep(0.02)
-                        await until_quiet(lambda: self.open)
-                found = await asyncio.gather(*(self._connect(key, n) for n in range(self.options.engines)))
-                self._groups[key] = _Group(key, found, asyncio.Semaphore(self._most * len(found)))
-                return self._groups[key]
-        finally:
-            del self._starting[key]
+    async def _make_room(self) -> None:
+        """Wait until there is capacity for servers of one more checkpoint."""
+        await until_quiet(lambda: self.open)
+        while len(self._groups) >= self.capacity:
+            idle = [key for key, group in self._groups.items() if not any(one.client.open for one in group)]
+            if idle:
+                self._give_back(idle[0])
+                break
+            await asyncio.sleep(0.02)
+            await until_quiet(lambda: self.open)
+
+    def _give_back(self, key: str | None) -> None:
+        for server in self._groups.pop(key):
+            server.close()
 
     async def _connect(self, key: str | None, number: int) -> Server:
         """Find or start a server, with the adapters on it and tested."""
@@ -242,7 +204,7 @@ class VllmEngine(HttpEngine):
         where.mkdir(mode=0o700, exist_ok=True)
         name, rests = servers.digest([self._wanted, key]), self.options.rests(self.device, self.served.tuning)
         async with locked(where / "lock", None, self.check, "another task to start its vLLM server"):
-            server = await servers.running(where, name, self._side_by_side, rests == "sleep")
+            server = await servers.running(where, name, rests == "sleep")
             fresh = server is None
             facts = {"spec": name, "while_training": rests}
             server = server or await self._start(key, number, facts, where, devices)
@@ -252,16 +214,16 @@ class VllmEngine(HttpEngine):
             await load_adapters(server.client, self._adapters, names)
             if not tested.exists():
                 context, precise = server.facts["context"], self.served.dtype == "float32"
-                models = [None, *names.values()]
+                models = ["base", *names.values()]
                 await check_identity(server.client, self.prompts, models, context=context, precise=precise)
                 tested.touch()
             return server
         except BaseException as error:
             server.close()
-            again = not fresh and (isinstance(error, MixedUp) or getattr(error, "status", None) == 0)
-            if again or isinstance(error, Diverged):
-                servers.clean(server.folder)  # what a diverged model left in its cache would spoil others' numbers
-            if not again:
+            if not isinstance(error, MixedUp | Diverged | ServerError):
+                raise
+            servers.clean(server.folder)  # what a diverged model left in its cache would spoil others' numbers
+            if fresh:
                 raise
             servers.say(f"{error}; starting another server")
             return await self._connect(key, number)
@@ -286,13 +248,11 @@ class VllmEngine(HttpEngine):
                 self.parts = server.facts["parts"]
                 return server
             except StartFailed as failure:
-                pause = self._try_again("cannot start", str(failure), failure.kind, log)
-            for _ in range(int(pause)):
-                self.check()
-                await asyncio.sleep(1)
+                self._try_again("cannot start", str(failure), failure.kind, log)
+            await asyncio.sleep(_PAUSE_SECONDS)
 
-    def _try_again(self, what: str, reason: str, kind: FailureKind, log: object) -> float:
-        """Choose what to try after a failure, and say so, or raise it; returns the seconds to wait before."""
+    def _try_again(self, what: str, reason: str, kind: FailureKind, log: object) -> None:
+        """Choose what to try after a failure, and say so, or raise it."""
         if kind == "memory" and self._again:
             remedy = "lower generation.max_num_seqs or max_model_len"
             raise OutOfMemory(f"vLLM {what}: {reason}; {remedy} (log: {log})")
@@ -303,19 +263,14 @@ class VllmEngine(HttpEngine):
             changes = ", ".join(f"{name} {value}" for name, value in less.items())
             servers.say(f"vLLM has too little memory ({reason[:200]}); starting it with {changes}")
             self._arguments |= less
-            return 0.0
-        servers.say(f"vLLM {what} ({reason[:200]}); starting it once more")
-        # Memory of the job before is given back within a minute.
-        return 60.0 if "Free memory on device" in reason else _PAUSE_SECONDS
+        else:
+            servers.say(f"vLLM {what} ({reason[:200]}); starting it once more")
 
-    def _replace(self, group: _Group, server: Server, error: ServerError) -> None:
-        """Have a server started again that has died: with less where memory ran out, else once."""
-        if self._groups.get(group.key) is not group:
-            return  # another request noticed before
-        del self._groups[group.key]
+    def _replace(self, key: str | None, server: Server, error: ServerError) -> None:
+        """Have a server started again that has died or hangs: with less where memory ran out, else once."""
         reason, kind = servers.read_failure(servers.written(server.facts)[-20_000:])
         servers.clean(server.folder)
-        group.close()
-        reason = reason if kind == "memory" or "Error" in reason else f"its process ended, {error}"
+        self._give_back(key)
+        reason = reason if kind == "memory" or "Error" in reason else str(error)
         what = f"stopped working{' a second time' * self._again}"
         self._try_again(what, reason, "memory" if kind == "memory" else "hardware", self.log)

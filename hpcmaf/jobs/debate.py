@@ -7,7 +7,6 @@ import gc
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from hpcmaf.answers import AnswerForm
@@ -48,9 +47,7 @@ def run_debate_shard(context: TaskContext) -> None:
     one = rationalise if method.reads_gold and not evaluating else debate
     target = context.run.shard(context.iteration, stage.kind, shard)
     journal = Journal(context.run.journal(target))
-    thinks = any(one.thinking_tokens for one in (protocol.sampling, *(own for _, own in protocol.own.values())))
-    requests = 2 if thinks and context.profile.generation.engine != "endpoint" else 1
-    watch = Watch(context, len(problems) * calls_per_problem(protocol, society.agents) * requests)
+    watch = Watch(context, len(problems) * calls_per_problem(protocol, society.agents))
     watch.engine = engine = make_engine(context, served, journal, watch)
     try:
         transcripts = asyncio.run(debate_all(problems, society, protocol, engine, one=one))
@@ -83,11 +80,11 @@ def protocol_of(recipe: Recipe, method: Method, source: TaskSource, rounds: int,
     """How a method's agents debate the problems of a task."""
     task, top = get_task(source.name), (source.prompts, recipe.sampling)
 
-    def drawn(settings: Any) -> Sampling:
-        sampling = Sampling(**settings.model_dump() | {"stop": tuple(settings.stop)})
-        return sampling if method.temperature is None else replace(sampling, temperature=method.temperature)
+    def drawn(sampling: Sampling) -> Sampling:
+        fixed = {} if method.temperature is None else {"temperature": method.temperature}
+        return sampling.model_copy(update=fixed)
 
-    def settings_of(one: Recipe) -> tuple[Any, Any]:
+    def settings_of(one: Recipe) -> tuple[Any, Sampling]:
         return (one.task if source is recipe.task else one.evaluation).prompts, one.sampling
 
     others = {name: own for name in recipe.named if (own := settings_of(recipe.of(name))) != top}

@@ -91,7 +91,7 @@ class Servers:
         self.keep()
         for one in self._servers.values():
             todo = one.facts["while_training"]
-            if todo == "share" or one.used() or (todo == "sleep" and one.control("/sleep?level=1")):
+            if todo == "share" or one.used() or (todo == "sleep" and one.call("POST", "/sleep?level=1")):
                 continue
             one.end()
 

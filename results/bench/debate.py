@@ -38,7 +38,7 @@ from typing import Any
 
 from hpcmaf.engines.base import Request, Sampling, ServedModels
 from results.bench.debate_contestants import PhaseByPhase, one_at_a_time
-from results.bench.debate_workload import NAMES, SHAPE, TINY, Work, make_adapters, make_model, run_debates
+from results.bench.debate_workload import NAMES, RANK, SHAPE, TINY, Work, make_adapters, make_model, run_debates
 
 CONTEXT = 8192
 FP8 = 'kv_cache_dtype="fp8";quantization="fp8"'
@@ -46,21 +46,24 @@ FP8 = 'kv_cache_dtype="fp8";quantization="fp8"'
 
 def our_engine(model: Path, adapters: dict[str, str], more: dict[str, Any], log: Path | None = None) -> Any:
     """Our engine, with options or vLLM's changed."""
-    from hpcmaf.engines.options import VllmOptions
+    from hpcmaf.engines.options import AdapterShape, VllmOptions
     from hpcmaf.engines.vllm import VllmEngine
+    from hpcmaf.jobs.serving import linear_modules
 
     own = VllmOptions.model_fields
     options = {"max_model_len": CONTEXT} | {key: value for key, value in more.items() if key in own}
     arguments = {"load_format": "dummy"} | {key: value for key, value in more.items() if key not in own}
     served = ServedModels(str(model), "lora", adapters)
-    return VllmEngine(served, VllmOptions(**options, vllm_args=arguments), log=log)
+    room = AdapterShape(len(adapters), RANK, linear_modules(served))
+    return VllmEngine(served, VllmOptions(**options, vllm_args=arguments), log=log, room=room)
 
 
 async def warm(engine: Any) -> float:
     """Start it, with short calls of everybody's; returns the seconds of that."""
     began = time.monotonic()
+    sampling = Sampling(top_p=1.0, max_new_tokens=8)
     requests = [
-        Request(f"{i}", ({"role": "user", "content": f"w{7 + i}"},), [None, *NAMES][i % 7], 0, Sampling(1.0, 1.0, 8))
+        Request(f"{i}", ({"role": "user", "content": f"w{7 + i}"},), [None, *NAMES][i % 7], 0, sampling)
         for i in range(200)
     ]
     await asyncio.gather(*map(engine.complete, requests))

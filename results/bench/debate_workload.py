@@ -149,7 +149,7 @@ class Lengths:
         self.engine, self.work = engine, work
 
     async def complete(self, request: Request) -> Completion:
-        sampling = replace(request.sampling, max_new_tokens=self.work.length(request.key))
+        sampling = request.sampling.model_copy(update={"max_new_tokens": self.work.length(request.key)})
         seed: Any = request.seed if self.work.seeded else None
         return await self.engine.complete(replace(request, sampling=sampling, seed=seed))
 
@@ -170,7 +170,7 @@ async def run_debates(work: Work, engine: Any, question_seed: int = 0, first: in
         Problem(f"p{first + i}", " ".join(f"w{draw.randrange(100, VOCABULARY)}" for _ in range(146)), "1")
         for i in range(work.problems)
     ]
-    sampling = Sampling(1.0, work.top_p, 300)
+    sampling = Sampling(top_p=work.top_p, max_new_tokens=300)
     protocol = Protocol(ROUNDS, True, Words(), AnswerForm.NUMBER, sampling, seed=0, iteration=1)
     began = time.monotonic()
     done = await debate_all(problems, Society.of(AGENTS, NAMES), protocol, Lengths(engine, work))

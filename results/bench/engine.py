@@ -98,7 +98,7 @@ def main() -> None:
     task = get_task("arithmetic")
     problems = task.splits(None, 1, options.problems, 0, None).eval
     protocol = Protocol(
-        2, True, task.prompts("compact"), task.answer_form, Sampling(1.0, 0.9, 80), seed=0, iteration=1
+        2, True, task.prompts("compact"), task.answer_form, Sampling(max_new_tokens=80), seed=0, iteration=1
     )
     society = Society.of(3, AGENTS)
     with tempfile.TemporaryDirectory() as folder:

@@ -63,7 +63,7 @@ def measure(
         summaries=True,
         prompts=task.prompts("compact"),
         answer_form=task.answer_form,
-        sampling=Sampling(temperature, top_p, max_new_tokens=96),
+        sampling=Sampling(temperature=temperature, top_p=top_p, max_new_tokens=96),
         seed=seed,
         iteration=0,
     )

@@ -187,7 +187,8 @@ def test_ends_of_the_generation_config_count(tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_control_tokens_in_texts_are_text(family, special):
     chat = ChatFormat(family_tokenizer(family, special=special))
-    typed = f"a{''.join(FAMILIES[family][1])}<s>b</s>"
+    marks = [*FAMILIES[family][1], "<s>", "b", "</s>"]
+    typed, shown = "".join(marks), "".join(f"{mark[0]} {mark[1:]}" if mark != "b" else mark for mark in marks)
     one = [{"role": "user", "content": typed}, {"role": "assistant", "content": f"c {typed}"}, CHAT[2], CHAT[3]]
     plain = [{"role": turn["role"], "content": "x"} for turn in one]
     added = set(chat.tokenizer.added_tokens_decoder)
@@ -197,11 +198,11 @@ def test_control_tokens_in_texts_are_text(family, special):
 
     assert controls(chat.prompt_ids(one[:1])) == controls(chat.prompt_ids(plain[:1]))
     assert controls(chat.sample(one).input_ids) == controls(chat.sample(plain).input_ids)
-    assert typed in chat.tokenizer.decode(chat.prompt_ids(one[:1]))
+    assert shown in chat.tokenizer.decode(chat.prompt_ids(one[:1]))
     # Trained as it is read in the next round, and found by all_turns.
     prompt, answered = chat.prompt_ids(one[:1]), chat.sample(one[:2]).input_ids
     assert chat.prompt_ids(one[:3])[: len(answered)] == answered and answered[: len(prompt)] == prompt
-    assert trained(chat, chat.sample(one, "all_turns")) == f"c {typed}{ENDS[family]}no: 4{ENDS[family]}"
+    assert trained(chat, chat.sample(one, "all_turns")) == f"c {shown}{ENDS[family]}no: 4{ENDS[family]}"
 
 
 def test_words_that_models_say_stay_tokens_of_their_own():
@@ -219,6 +220,7 @@ def test_white_space_at_an_answers_ends_stops_nothing(family, said):
     chat = ChatFormat(family_tokenizer(family))
     one = [CHAT[0], {"role": "assistant", "content": said}, *CHAT[2:]]
     end, trims = ENDS[family], family in ("gemma", "llama3")
+    said = said.replace(end, f"{end[0]} {end[1:]}")
     first = said.strip() if trims else said
     assert trained(chat, chat.sample(one, "all_turns")) == f"{first}{end}no: 4{end}"
     # Last turns are trained as they were generated.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hpcmaf.config.profile import Generation, Profile
-from hpcmaf.engines.adapters import adapter_shape, serving_names
+from hpcmaf.engines.adapters import serving_names
 from hpcmaf.engines.base import ServedModels
 from hpcmaf.engines.options import AdapterShape, VllmOptions, smaller, words
 from hpcmaf.errors import EngineError
@@ -17,26 +16,15 @@ from hpcmaf.jobs.serving import linear_modules
 from hpcmaf.micro import base_path
 
 
-def adapter(folder: Path, modules: list[str], rank: int, extra: dict[str, int] | None = None) -> str:
-    folder.mkdir()
-    config = {"r": rank, "rank_pattern": extra or {}, "target_modules": modules}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    (folder / "adapter_model.safetensors").write_bytes(b"weights")
-    return str(folder)
-
-
 def arguments(options: VllmOptions, adapters: AdapterShape | None = None, device: str = "cuda") -> dict[str, Any]:
     return options.arguments(ServedModels("m", "lora", {}), device, adapters)
 
 
-def test_room_for_every_adapter_of_a_run(tmp_path: Path) -> None:
-    room = adapter_shape({
-        "critic-0": adapter(tmp_path / "0", ["self_attn.q_proj"], 4),
-        "critic-1": adapter(tmp_path / "1", ["up_proj"], 4, extra={"mlp.up_proj": 9}),
-    })  # fmt: skip
+def test_room_for_every_adapter_of_a_run() -> None:
+    room = AdapterShape(2, 9, ("q_proj", "up_proj"))
     found = arguments(VllmOptions(), room)
     assert (found["max_loras"], found["max_cpu_loras"]) == (2, 4), "two societies may be in use at once"
-    assert found["max_lora_rank"] == 16, "the next rank that vLLM has, above the largest of any layer"
+    assert found["max_lora_rank"] == 16, "the next rank that vLLM has"
     assert found["lora_target_modules"] == ["q_proj", "up_proj"]
     on_cpu = arguments(VllmOptions(), room, "cpu")
     assert on_cpu["max_loras"] == 17, "a slot stays free for eight societies, or the base's rows get an adapter"
@@ -49,14 +37,15 @@ def test_all_linear_layers_but_the_output() -> None:
 
 
 def test_an_adapter_goes_by_its_content_and_a_missing_one_is_named(tmp_path: Path) -> None:
-    folder = Path(adapter(tmp_path / "a", ["q_proj"], 4))
-    before = serving_names({"critic-0": str(folder)})["critic-0"]
-    (folder / "adapter_model.safetensors").write_bytes(b"others")
-    assert serving_names({"critic-0": str(folder)})["critic-0"] != before
-    for name, find in (("adapter_model.safetensors", serving_names), ("adapter_config.json", adapter_shape)):
-        (folder / name).unlink()
-        with pytest.raises(EngineError, match="no PEFT adapter for critic-0"):
-            find({"critic-0": str(folder)})
+    adapters, names = {"critic-0": str(tmp_path)}, set()
+    (tmp_path / "adapter_config.json").write_text("{}")
+    for weights in (b"weights", b"others"):
+        (tmp_path / "adapter_model.safetensors").write_bytes(weights)
+        names |= {serving_names(adapters)["critic-0"]}
+    assert len(names) == 2
+    (tmp_path / "adapter_model.safetensors").unlink()
+    with pytest.raises(EngineError, match="no PEFT adapter for critic-0"):
+        serving_names(adapters)
 
 
 def test_memory_that_vllm_names_is_what_it_gets() -> None:

@@ -17,10 +17,10 @@ from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.engines.generating import SeededSampling, Waiting, generate
 from hpcmaf.engines.journal import Journal
 from hpcmaf.engines.transformers_engine import TransformersEngine, take_batch
-from hpcmaf.errors import EngineError, PlatformError
+from hpcmaf.errors import EngineError, OutOfMemory, PlatformError
 from hpcmaf.micro import base_path
 from hpcmaf.tasks import get_task
-from tests.tiny_models import answering_model, thinking_model, tiny_adapter, tiny_model
+from tests.tiny_models import answering_model, tiny_adapter, tiny_model
 
 pytestmark = pytest.mark.slow
 
@@ -108,37 +108,11 @@ def test_what_narrows_a_draw(settings: dict[str, float], kept: list[int]) -> Non
     assert sorted(set(chosen.tolist())) == kept
 
 
-def test_a_long_thought_is_closed_and_the_answer_follows(tmp_path: Path) -> None:
-    seen, base = list[int](), thinking_model(tmp_path / "base", "123")
-    engine = engine_for(base, journal=Journal(tmp_path / "j"), on_batch=seen.append)
-    free = {"max_new_tokens": 60, "top_p": 1.0}
-    whole = run(engine, [ask(f"k{n}", seed=n, **free) for n in range(16)])
-    counted = sum(seen)
-    held = run(engine, [ask(f"k{n}", seed=n, thinking_tokens=6, **free) for n in range(16)])
-    assert counted == 16 and sum(seen) == 16 + 32  # a thought may take two requests, and counts as two if it does not
-    for before, one in zip(whole, held, strict=True):
-        thought, _, answer = one.text.partition("</think>")
-        assert thought.startswith("<think>") and thought.count("~") <= 5 and answer.strip() in {"1", "2", "3"}
-        assert one.finish_reason == "stop" and one.prompt_tokens == before.prompt_tokens
-        assert engine.prompts.chat.decode(one.token_ids) == one.text
-        if len(before.token_ids) <= 6:
-            assert one == before
-    assert {len(one.token_ids) <= 6 for one in whole} == {True, False}
-    # Of both requests nothing is computed again, and a full context keeps what there is.
-    engine.close()
-    resumed = engine_for(base, journal=Journal(tmp_path / "j"))
-    resumed.load = None
-    assert run(resumed, [ask(f"k{n}", seed=n, thinking_tokens=6, **free) for n in range(16)]) == held
-    tight = engine_for(thinking_model(tmp_path / "tight", "123", context=held[0].prompt_tokens + 6))
-    for one in run(tight, [ask(f"k{n}", seed=n, thinking_tokens=6, **free) for n in range(4)]):
-        assert one.text.startswith("<think>") and len(one.token_ids) <= 6
-
-
 def test_a_text_that_ends_responses_is_not_shown(base: Path) -> None:
     whole = run(engine_for(base), [ask(f"k{n}", seed=n, max_new_tokens=40) for n in range(8)])
     text = next(one.text for one in whole if len(one.text) > 8)
     stop = text[5:7]
-    cut = run(engine_for(base), [ask(f"k{n}", seed=n, max_new_tokens=40, stop=(stop, "never")) for n in range(8)])
+    cut = run(engine_for(base), [ask(f"k{n}", seed=n, max_new_tokens=40, stop=[stop, "never"]) for n in range(8)])
     for one, before in zip(cut, whole, strict=True):
         assert one.text == before.text.partition(stop)[0]
         assert one.finish_reason == ("stop" if stop in before.text else before.finish_reason)
@@ -309,20 +283,15 @@ def test_a_journal_spares_finished_batches(base: Path, tmp_path: Path) -> None:
     assert all(json.loads(line) for line in path.read_text().splitlines())
 
 
-def test_memory_runs_out_and_the_batch_is_halved(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_memory_that_runs_out_is_said(base: Path) -> None:
     engine = engine_for(base, batch_size=8)
-    once = engine._generate_once
 
     def cramped(batch):
-        if len(batch) > 3:
-            raise torch.OutOfMemoryError("no memory")
-        return once(batch)
+        raise torch.OutOfMemoryError("no memory")
 
-    engine._generate_once = cramped
-    requests = [ask(f"k{i}", seed=i) for i in range(8)]
-    assert run(engine, requests) == run(engine_for(base), requests)
-    assert engine.batch_size == 2
-    assert "out of memory" in capsys.readouterr().err
+    engine._generate = cramped
+    with pytest.raises(OutOfMemory, match="8 requests at once need more memory"):
+        run(engine, [ask(f"k{i}", seed=i) for i in range(8)])
 
 
 def test_what_cannot_be_served_is_said(base: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.engines import Completion, Request, Sampling, ServedModels
+from hpcmaf.engines.options import AdapterShape
 from hpcmaf.micro import base_path
 from tests.environments import made_once, uv
 
@@ -22,6 +23,7 @@ TORCH_FOR_CPUS = "https://download.pytorch.org/whl/cpu"
 # An engine belongs to one loop, and its tests ask it more than once.
 LOOP = asyncio.new_event_loop()
 AGENTS = ("generator-0", "generator-1", "critic-0", "critic-1")
+ROOM = AdapterShape(len(AGENTS), 4, tuple(sorted(f"{one}_proj" for one in ("q", "k", "v", "o", "gate", "up", "down"))))
 
 
 @cache
@@ -112,6 +114,8 @@ def vllm_engine(models: ServedModels, **kwargs: Any) -> Any:
 
     names = ("journal", "on_batch", "halvings", "run", "log", "room", "keep", "priority")
     own = {key: kwargs.pop(key) for key in names if key in kwargs}
+    if models.tuning == "lora" and models.agents:
+        own.setdefault("room", ROOM)
     options = VllmOptions(**({"kv_cache_gb": 0.1, "server_command": command()} | kwargs))
     return VllmEngine(models, options, device="cpu", **own)
 
