@@ -23,6 +23,7 @@ RETIRED: dict[str, dict[str, object]] = {
         ("engine_process", "fold_adapters", "lookup_tokens", "prompts_every", "record_prompts")
         + ("data_parallel", "loaded_models", "max_num_batched_tokens")
     ),
+    "finetuning": {"wandb": None},
     "slurm": {"chain": "gated", "avoid_failed_nodes": True},
 }
 
@@ -59,7 +60,6 @@ class Finetuning(Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     processes: int = Field(1, ge=1, description="torchrun processes, one per GPU where there are GPUs")
     threads: int = Field(1, ge=1, description="CPU threads of one process")
-    wandb: str | None = Field(None, min_length=1, description="a Weights & Biases project to tell of every step")
 
 
 class Profile(Strict):

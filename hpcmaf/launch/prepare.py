@@ -20,7 +20,7 @@ from hpcmaf.jobs.debate import protocol_of
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, build_plan, check_continues, describe_problems
 from hpcmaf.tasks import Splits, get_task, leak_guard
-from hpcmaf.training.config import check_gpu_type, check_packages
+from hpcmaf.training.config import check_packages
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -79,8 +79,6 @@ def plan_run(run: RunDir, recipe: Recipe, profile: Profile) -> tuple[Plan, Split
             check_targets(one.model, one.training.lora)
         if trained:
             check_packages(quantize=one.training.quantize)
-            if profile.slurm is not None:
-                check_gpu_type(quantize=one.training.quantize, gpu_type=profile.slurm.gpu_type)
     _validate_prompts(recipe)
     base = " ".join(map(fingerprint, dict.fromkeys(paths)))
     if run.plan.exists():

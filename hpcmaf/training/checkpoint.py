@@ -40,7 +40,7 @@ WORLD_SIZE = "world_size"
 # does not notice. After running out of memory a job resumes in smaller pieces.
 _INDIFFERENT = set(
     "dataset output checkpoints checkpoint_seconds checkpoint_steps micro_batch_size packing gradient_checkpointing "
-    "threads nodes processes device loss_spike wandb start_from thinking".split()
+    "threads nodes processes device loss_spike start_from thinking".split()
 )
 # A key that an older version did not know was as it is by default now.
 _DEFAULTS = {name: item.default for name, item in FinetuneJob.model_fields.items() if not item.is_required()}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -17,9 +16,6 @@ from hpcmaf.config.recipe import Training
 from hpcmaf.engines.chat import DATE
 from hpcmaf.errors import ConfigError
 from hpcmaf.files.publish import first_fault, write_json
-
-# NVIDIA's before Ada, by the names that sites give them.
-_WITHOUT_FP8 = re.compile(r"(?<![a-z0-9])(a10|a16|a30|a40|a100|a800|v100s?|t4|p100|a[456]000)(?![0-9])", re.IGNORECASE)
 
 
 class FinetuneJob(Training, Finetuning):
@@ -108,11 +104,8 @@ class FinetuneJob(Training, Finetuning):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a job written by :meth:`write`; ``ConfigError`` where the file is none, or has an impossible value."""
-        try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, ConfigError) as error:
-            raise ConfigError(f"{path}: not a finetuning job ({error}); rerun the stage that writes it") from error
+        """Read a job written by :meth:`write`."""
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +143,7 @@ class FinetuneReport:
     target_tokens: int
     steps: int
     final_loss: float | None
-    losses: tuple[float, ...]
+    losses: Sequence[float]
     wall_seconds: float
     startup_seconds: float
     peak_memory_bytes: int
@@ -162,31 +155,10 @@ class FinetuneReport:
         """Out of what a job's processes have counted, and the seconds that this attempt took."""
         own = dict(counts)
         gpus, wall = own.pop("gpus"), wall + own.pop("earlier_seconds")
-        own["losses"] = tuple(own["losses"])
         return cls(**own, wall_seconds=wall, gpu_seconds=wall * gpus)
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return {**asdict(self), "losses": list(self.losses), "schema": "hpcmaf-training/1"}
 
 
 def check_packages(*, quantize: str) -> None:
     """Refuse, by ``ConfigError``, a training that lacks a package here; imports none."""
-    try:
-        missing = quantize == "4bit" and importlib.util.find_spec("bitsandbytes") is None
-    except ValueError:  # loaded by something that left no trace of where from
-        missing = True
-    if missing:
+    if quantize == "4bit" and importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError("training.quantize is 4bit, but bitsandbytes is not installed; pip install 'hpcmaf[qlora]'")
-
-
-def check_gpu_type(*, quantize: str, gpu_type: str | None) -> None:
-    """Refuse a training that GPUs of a kind cannot do, where the site says which it has.
-
-    ``gpu_type`` is as Slurm calls it, such as ``a100`` or ``nvidia_a100_80gb_pcie``.
-    """
-    if quantize == "fp8" and gpu_type and _WITHOUT_FP8.search(gpu_type):
-        raise ConfigError(
-            f"training.quantize: {gpu_type}, slurm.gpu_type, cannot multiply fp8 "
-            "(Ada, Hopper and later can); leave it out"
-        )

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -21,8 +20,6 @@ NAME = "failure.json"
 # A process that lost another one to a failure waits so long for that one's reason.
 LOST_S = 5.0
 
-# On exceptions whose trace is in the log.
-_LOGGED = "logged_by_hpcmaf"
 # A reason in front replaces one behind: those who merely lost another process do not know why.
 _SECONDHAND: tuple[FailureKind, ...] = ("hardware", "lost")
 _SIGNALS: dict[int, FailureKind] = dict.fromkeys((signal.SIGTERM, signal.SIGHUP, signal.SIGINT), "killed")
@@ -75,26 +72,19 @@ def read(work: Path) -> Failure | None:
 
 @contextmanager
 def recorded(work: Path, stop: StopFlag | None = None) -> Iterator[None]:
-    """Keep the first failure of any process in ``work``; the trace goes to the log.
+    """Keep the first failure of any process in ``work``.
 
     A request to ``stop`` ends the wait of a process that has no reason of its own.
     """
     try:
         yield
     except Exception as error:
-        traceback.print_exc()
-        error.__dict__[_LOGGED] = True
         failure = explained(error)
         end = time.monotonic() + (LOST_S if failure.kind == "lost" else 0)
         while time.monotonic() < end and not (stop and stop.requested) and read(work) is None:
             time.sleep(0.1)
         failure.record(work)
         raise
-
-
-def logged(error: Exception) -> bool:
-    """Whether :func:`recorded` has seen this very exception, and put its trace into the log."""
-    return _LOGGED in error.__dict__
 
 
 def explained(error: Exception) -> Failure:
@@ -104,23 +94,12 @@ def explained(error: Exception) -> Failure:
     return Failure(failure_kind(error), " ".join(text.split()), errno_of(error))
 
 
-def oom_kills(process: str = "self", root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")) -> int | None:
-    """How often the kernel's out-of-memory killer struck in this process's control group.
-
-    ``None`` where it is not known.
-    """
+def oom_kills(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int | None:
+    """How often the kernel's out-of-memory killer struck in this process's control group; ``None`` where not known."""
     with suppress(OSError, ValueError, StopIteration):
-        for line in (proc / process / "cgroup").read_text().splitlines():
-            number, controllers, path = line.split(":", 2)
-            if number == "0" and not controllers:
-                counts = root / path.lstrip("/") / "memory.events"
-            elif "memory" in controllers.split(","):
-                counts = root / "memory" / path.lstrip("/") / "memory.oom_control"
-            else:
-                continue
-            if counts.exists():
-                rows = counts.read_text().splitlines()
-                return next(int(row.split()[1]) for row in rows if row.startswith("oom_kill "))
+        group = next(line[3:] for line in own.read_text().splitlines() if line.startswith("0::"))
+        rows = (root / group.lstrip("/") / "memory.events").read_text().splitlines()
+        return next(int(row.split()[1]) for row in rows if row.startswith("oom_kill "))
     return None
 
 

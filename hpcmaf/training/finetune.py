@@ -122,7 +122,7 @@ def finetune(
             before, earlier = checkpointer.resume(engine), checkpointer.earlier_seconds
             marks["check"] = time.time()
         useful = flop_per_token(size_of(engine.module.parameters(), dtype.itemsize), job)
-        with closing(Metrics(job, process, work.parent, len(batches), useful)) as metrics:
+        with closing(Metrics(process, work.parent, len(batches), useful)) as metrics:
             losses = train(
                 engine, objective, batches, before, process, metrics, checkpointer, stop, loss_spike=job.loss_spike
             )

@@ -15,16 +15,17 @@ nothing heavy.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from hpcmaf.errors import ConfigError, HpcmafError, OutOfMemory, StopRequested, TrainingError
+from hpcmaf.errors import HpcmafError, OutOfMemory, StopRequested, TrainingError
 from hpcmaf.files.publish import atomic_path, write_json
 from hpcmaf.training.checkpoint import checkpoint_step
 from hpcmaf.training.config import FinetuneJob, FinetuneReport
@@ -80,7 +81,6 @@ def run_finetune(
         It failed; the error's ``kind`` says whether another attempt may succeed.
     """
     started = time.monotonic()
-    _check_nodes(job, node)
     stop = stop or StopFlag()
     output, logs = Path(job.output), Path(logs)
     logs.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def run_finetune(
             # Its appearance starts the other nodes.
             job.write(work / "job.json")
             with workers.running(job, work, temporary, log, node) as running, steps.open("rb") as lines:
-                code = running.wait(stop, _listener(lines, progress), heartbeat)
+                code = running.wait(stop, lambda: _report(lines, progress), heartbeat)
                 # They still read what lies in the work folder.
                 silent = heartbeat.wait_for_others(PEERS_S) if heartbeat is not None else []
             if code != 0 or not running.succeeded:
@@ -105,7 +105,7 @@ def run_finetune(
             if report.steps == 0 and job.start is not None:
                 # Nothing was learnt: the agent keeps the very same model.
                 shutil.copytree(job.start, temporary, dirs_exist_ok=True)
-            write_json(temporary / "training.json", report.to_json())
+            write_json(temporary / "training.json", asdict(report) | {"schema": "hpcmaf-training/1"})
     return report
 
 
@@ -136,7 +136,6 @@ def join_finetune(work: Path, node: NodeRank, *, stop: StopFlag | None = None) -
             )
         time.sleep(POLL_S)
     job = FinetuneJob.read(work / "job.json")
-    _check_nodes(job, node)
     log = work.parent / f"finetune.node{node.rank}.log"
     heartbeat = Heartbeat(work, node)
     with Workers() as workers:
@@ -148,11 +147,6 @@ def join_finetune(work: Path, node: NodeRank, *, stop: StopFlag | None = None) -
         heartbeat.leave()
     if error is not None:
         raise error
-
-
-def _check_nodes(job: FinetuneJob, node: NodeRank | None) -> None:
-    if (node.nodes if node is not None else 1) != job.nodes:
-        raise ConfigError(f"finetuning: a job for {job.nodes} nodes, started on {node.nodes if node else 1}")
 
 
 @contextmanager
@@ -171,17 +165,14 @@ def _work_folder(logs: Path, node: NodeRank | None) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _listener(lines: Any, progress: Callable[[dict[str, Any]], None] | None) -> Callable[[], None]:
-    torn = b""
-
-    def listen() -> None:
-        nonlocal torn
-        *whole, torn = (torn + lines.read()).split(b"\n")
-        for line in whole:
-            if progress is not None:
-                progress(json.loads(line))
-
-    return listen
+def _report(lines: BinaryIO, progress: Callable[[dict[str, Any]], None] | None) -> None:
+    """Pass on what has been logged since the last call; a line that is being written waits for the next one."""
+    for line in iter(lines.readline, b""):
+        if not line.endswith(b"\n"):
+            lines.seek(-len(line), os.SEEK_CUR)
+            return
+        if progress is not None:
+            progress(json.loads(line))
 
 
 def _unfinished(
@@ -196,23 +187,18 @@ def _unfinished(
 ) -> HpcmafError:
     """Why a job ended early; ``silent`` nodes are lost, and ``node``, not the first, records its own reason."""
     name, requested = Path(job.output).name, stop.requested or stop_requested(work)
-    if code == 0 and running.report is not None:
-        at, steps = running.report["stopped_at"], running.report["steps"]
-        return StopRequested(f"finetuning {name}: stopped on request at step {at} of {steps}; {_resumes(job, at)}")
-    if requested and stop.overdue:
-        late = f"killed, for it had not stopped {stop.grace_s:g} s after the request"
-        return StopRequested(f"finetuning {name}: {late}; {_resumes(job)}")
-    if requested and code == 0:
-        return StopRequested(f"finetuning {name}: stopped on request before its first step; {_resumes(job)}")
+    stopped = code == 0 and (requested or running.report is not None)
+    if stopped or (requested and stop.overdue):
+        return StopRequested(f"finetuning {name}: {'stopped' if stopped else 'killed'} on request; {_resumes(job)}")
     known = running.failure(code)
     if node is not None and known.kind != "lost" and read(work) is None:
-        known = replace(known, message=f"node {node.rank} ({node.local_address}): {known.message}")
+        known = replace(known, message=f"node {node.rank} ({node.address}): {known.message}")
         known.record(work)
     if known.kind == "lost" and silent:
         known = replace(known, message=f"node {', '.join(map(str, silent))} is gone ({known.message})")
     if requested and known.kind == "lost":
         # Some processes were killed before all had agreed to stop.
-        return StopRequested(f"finetuning {name}: broken off, as requested; {_resumes(job)}")
+        return StopRequested(f"finetuning {name}: killed on request; {_resumes(job)}")
     if known.kind == "memory":
         limit = "micro_batch_size" if job.micro_batch_size > 1 else "max_length"
         remedy = f"(now {job.micro_batch_size})" if job.micro_batch_size > 1 else "or use gradient_checkpointing"
@@ -221,11 +207,9 @@ def _unfinished(
     return TrainingError(message, kind=known.kind, errno=known.errno, node=known.node)
 
 
-def _resumes(job: FinetuneJob, step: int | None = None) -> str:
+def _resumes(job: FinetuneJob) -> str:
     if job.checkpoints is None:
-        return "it keeps no checkpoints, so the same command begins it again"
-    try:
-        step = checkpoint_step(Path(job.checkpoints)) if step is None else step
-    except OSError as error:
-        return f"the same command resumes from its last checkpoint (not readable now: {error.strerror})"
-    return f"the same command resumes from step {step}"
+        return "the same command begins it again"
+    with suppress(OSError):  # not readable now
+        return f"the same command resumes from step {checkpoint_step(Path(job.checkpoints))}"
+    return "the same command resumes from its last checkpoint"

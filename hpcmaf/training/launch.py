@@ -91,8 +91,8 @@ class Workers:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        # Of the last job, and of the first, into which the processes print until they read of one.
-        self._log = self._first_log = self._folder = Path()
+        # Of the first job, into which the processes print until they read of one.
+        self._first_log = self._folder = Path()
         self._shape: tuple[object, ...] = ()
         self._entries = 0
         self._oom_kills: int | None = None
@@ -102,18 +102,12 @@ class Workers:
 
     def __exit__(self, *_: object) -> None:
         """Let them exit, or kill them; the models that they made are safe, however that goes."""
-        if self._process is None:
-            return
-        with suppress(FileNotFoundError):
-            (self._folder / _END).touch()
-        try:
-            code: int | None = self._process.wait(LEAVING_S)
-        except subprocess.TimeoutExpired:
-            code = None
-        if code != 0:
-            how = f"did not exit within {LEAVING_S:g} s" if code is None else f"exited with code {code}"
-            print(f"finetuning: done, but its processes {how}; see {self._log}", flush=True)
-        self.kill()
+        if self._process is not None:
+            with suppress(FileNotFoundError):
+                (self._folder / _END).touch()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(LEAVING_S)
+            self.kill()
 
     @contextmanager
     def running(
@@ -140,7 +134,6 @@ class Workers:
         if node is not None:
             # On several machines they exit after every job.
             (self._folder / _END).touch()
-        self._log = log
         if self._process is None:
             self._oom_kills = oom_kills()
             self._process, self._first_log = _start(job, self._folder, work, log, node), log
@@ -222,7 +215,7 @@ class Running:
     def failure(self, code: int | None) -> Failure:
         """Why it did not end well."""
         last, first = map(_tail, self._logs)
-        where = "" if self._node is None else f" on {self._node.local_address}"
+        where = "" if self._node is None else f" on {self._node.address}"
         cause = _FIRST.search(first)
         if cause is not None and int(cause[2]) < 0:
             # Nobody kills itself, so a killed process is the reason for what the others report.

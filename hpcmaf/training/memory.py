@@ -135,11 +135,8 @@ def choose_stage(size: Size, processes: int, offload: str, passing: int, memory:
     for stage in stages:
         wanted = needed(size, stage, processes, offload, passing)
         if wanted <= room:
-            return stage, f"zero_stage auto: {stage}, about {_gib(wanted)} of {_gib(min(memory))} on each GPU"
-    return stages[-1], (
-        f"zero_stage auto: {stages[-1]}, though about {_gib(wanted)} are wanted and a GPU has {_gib(min(memory))}; "
-        "gradient_checkpointing, a smaller micro_batch_size, offload or more GPUs would help"
-    )
+            break
+    return stage, f"zero_stage auto: {stage}, about {_gib(wanted)} of {_gib(min(memory))} on each GPU"
 
 
 def flop_per_token(size: Size, job: FinetuneJob) -> int:

@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 
-from hpcmaf.errors import ConfigError
-from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.data import TokenSample
 from hpcmaf.training.process import Process
 
@@ -21,7 +19,7 @@ _SETTLED = 2
 
 
 class Metrics:
-    """Progress of one job: ``progress.jsonl``, TensorBoard's files where it is installed, W&B where requested.
+    """Progress of one job: ``progress.jsonl``, and TensorBoard's files where it is installed.
 
     Only the first process writes them.
 
@@ -33,12 +31,11 @@ class Metrics:
         Optimiser steps of the job, and its useful work.
     """
 
-    def __init__(self, job: FinetuneJob, process: Process, folder: Path, total: int, flop_per_token: int) -> None:
+    def __init__(self, process: Process, folder: Path, total: int, flop_per_token: int) -> None:
         self._process, self._total, self._flop = process, total, flop_per_token
         self._began, self._tokens, self._steps = time.monotonic(), 0, 0
         self._file = (folder / "progress.jsonl").open("a", encoding="ascii") if process.first else None
         self._tensorboard = _tensorboard(folder / "tensorboard") if process.first else None
-        self._wandb = _wandb(job, folder) if process.first and job.wandb else None
 
     def begin(self) -> None:
         """Time counts from here."""
@@ -76,16 +73,12 @@ class Metrics:
             for name, value in values.items():
                 self._tensorboard.add_scalar(name, value, step)
             self._tensorboard.flush()
-        if self._wandb is not None:
-            self._wandb.log(values, step=step)
 
     def close(self) -> None:
         """The job is over, well or not."""
         for sink in (self._file, self._tensorboard):
             if sink is not None:
                 sink.close()
-        if self._wandb is not None:
-            self._wandb.finish()
 
 
 def _tensorboard(folder: Path) -> Any:
@@ -95,13 +88,3 @@ def _tensorboard(folder: Path) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(folder))
-
-
-def _wandb(job: FinetuneJob, folder: Path) -> Any:
-    try:
-        import wandb
-    except ImportError as error:
-        raise ConfigError(
-            f"finetuning.wandb is {job.wandb!r}, but wandb is not installed; pip install wandb, or leave it out"
-        ) from error
-    return wandb.init(project=job.wandb, name=f"{job.agent or 'model'}-{job.iteration}", dir=str(folder))

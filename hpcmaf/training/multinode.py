@@ -6,7 +6,6 @@ the others would wait for it in a collective for half an hour.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from hpcmaf.errors import ConfigError, TrainingError
+from hpcmaf.errors import TrainingError
 from hpcmaf.files.publish import write_text
 
 # Looks at the others within the time that a node may be silent.
@@ -37,8 +36,7 @@ class NodeRank:
     run_id
         Names this attempt, and is the same on all nodes.
     address
-        Under which the others reach this node; by default ``host`` for
-        node 0, else its host name.
+        Under which the others reach this node.
     patience_s
         A node without a heartbeat for so long is taken for dead.
     joining_s
@@ -49,20 +47,9 @@ class NodeRank:
     nodes: int
     host: str
     run_id: str
-    address: str | None = None
+    address: str
     patience_s: float = 45.0
     joining_s: float = 600.0
-
-    def __post_init__(self) -> None:
-        if not self.host or (":" in self.host and not _is_ipv6(self.host)):
-            raise ConfigError(f"finetuning: {self.host!r} is no host to meet at; name node 0's, without a port")
-        if not 0 <= self.rank < self.nodes:
-            raise ConfigError(f"finetuning: node {self.rank} of {self.nodes}; number the nodes from 0")
-
-    @property
-    def local_address(self) -> str:
-        """Where the others reach this node."""
-        return self.address or (self.host if self.rank == 0 else socket.gethostname())
 
     def work(self, logs: Path) -> Path:
         """The folder, beside node 0's logs, through which the nodes share a job."""
@@ -93,7 +80,7 @@ class NodeRank:
             f"--master-addr={host}",
             f"--master-port={port}",
             f"--rdzv-id={self.run_id}",
-            f"--local-addr={self.local_address}",
+            f"--local-addr={self.address}",
         ]
 
 
@@ -132,7 +119,7 @@ class Heartbeat:
         try:
             if not _any_stopped():
                 name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-                self._file(self._node.rank).write_text(f"{self._count} {self._node.local_address} {name}")
+                self._file(self._node.rank).write_text(f"{self._count} {self._node.address} {name}")
         except FileNotFoundError:
             return "node 0 has ended the job"
         for rank, (before, looks) in self._seen.items():
@@ -161,13 +148,6 @@ class Heartbeat:
 
     def _file(self, rank: int, what: str = "alive") -> Path:
         return self._work / f"node-{rank}.{what}"
-
-
-def _is_ipv6(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).version == 6
-    except ValueError:
-        return False
 
 
 def _any_stopped() -> bool:

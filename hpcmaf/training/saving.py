@@ -96,7 +96,6 @@ def merge_adapter(
         The base cannot be loaded.
     """
     adapter, out = Path(adapter), Path(out)
-    _check(adapter)
     job = FinetuneJob(
         base=str(base), dataset="", output=str(out), revision=revision, trust_remote_code=trust_remote_code
     )
@@ -119,17 +118,3 @@ def merge_adapter(
     with atomic_path(out) as temporary, torch.no_grad():
         save_checkpoint(merged.to(dtype), None, tokenizer, job, temporary)
     return out
-
-
-def _check(adapter: Path) -> None:
-    if (adapter / "config.json").is_file() and not (adapter / _CONFIG).exists():
-        raise DataError(f"{adapter}: a whole checkpoint, which needs no merging; copy the folder as it is")
-    for name in (_CONFIG, _WEIGHTS):
-        if not (adapter / name).is_file():
-            raise DataError(f"{adapter}: not an adapter (no {name}); name a folder that finetuning has published")
-    try:
-        kind = json.loads((adapter / _CONFIG).read_bytes())["peft_type"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{adapter / _CONFIG}: not an adapter's configuration ({error!r}); finetune again") from error
-    if kind != "LORA":
-        raise DataError(f"{adapter}: an adapter of kind {kind}, where only LORA can be merged")

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hpcmaf.errors import TrainingError
 from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.fp8 import round_base
 from hpcmaf.training.lora_fused import fuse_adapters
@@ -37,9 +36,8 @@ def prepare(
 
     Raises
     ------
-    ConfigError, TrainingError
-        The frozen base is to be rounded and cannot be, or is not of the type
-        to compute in.
+    ConfigError
+        The frozen base is to be rounded and cannot be.
     """
     lora, lines = job.tuning == "lora", []
     rounded = round_base(model, process.device) if job.quantize == "fp8" else 0
@@ -55,12 +53,6 @@ def prepare(
     # DeepSpeed's stage 0 has no float32 weights beside bfloat16 ones.
     stage = max(int(job.zero_stage), int(dtype == torch.bfloat16))
     job = job.model_copy(update={"zero_stage": stage})
-    if lora:
-        frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
-        # A model may insist on another type for a few of them.
-        odd = [p for p in frozen if p.dtype != dtype]
-        if 2 * len(odd) > len(frozen):
-            raise TrainingError(f"{job.base}: its frozen weights are {odd[0].dtype}, to be computed in {dtype}")
     liger, fused, units, of = "", 0, 0, 0
     if process.cuda:
         liger = _use_liger(model)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from hpcmaf.files.publish import write_json
 from hpcmaf.training.config import FinetuneJob
-from hpcmaf.training.failure import logged, recorded
+from hpcmaf.training.failure import recorded
 from hpcmaf.training.launch import Entry, die_with_parent
 from hpcmaf.training.stop import StopFlag, handle_signals, stop_requested
 
@@ -57,10 +57,8 @@ def main(folder: str, parent: str | None = None) -> int:
             if "stopped_at" in report:
                 break
         _leave()
-    except Exception as error:
-        # Also one that replaces another, such as while leaving after a failure.
-        if not logged(error):
-            traceback.print_exc()
+    except Exception:
+        traceback.print_exc()
         return 1
     return 0
 

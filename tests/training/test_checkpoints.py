@@ -238,7 +238,7 @@ def test_only_damage_sets_a_checkpoint_aside(tmp_path, error, damage, stays):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("grace", "why"), [(0.0, "killed, for it had not stopped 0 s after"), (600.0, "before its first step")]
+    ("grace", "why"), [(0.0, "killed on request"), (600.0, "stopped on request")]
 )
 def test_a_job_that_is_asked_to_stop_while_it_starts_does_not_begin(bases, tmp_path, grace, why):
     stop = StopFlag(grace)

@@ -18,7 +18,7 @@ from hpcmaf.config.recipe import Lora, Training
 from hpcmaf.errors import ConfigError
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.run.directory import RunDir
-from hpcmaf.training.config import FinetuneJob, check_gpu_type
+from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.memory import (
     Keeps,
     Size,
@@ -34,14 +34,9 @@ JOB = FinetuneJob(base="b", dataset="d", output="o", lora=Lora(targets=["q_proj"
 KEYS = (Path(__file__).parents[2] / "recipes" / "TRAINING.md").read_text()
 
 
-def test_a_job_survives_its_file_and_other_files_are_refused(tmp_path):
-    path = tmp_path / "job.json"
-    JOB.write(path)
-    assert FinetuneJob.read(path) == JOB
-    for text in ("{", "[]", '{"base": "b"}', '{"bass": "b"}'):
-        path.write_text(text)
-        with pytest.raises(ConfigError, match=r"job\.json"):
-            FinetuneJob.read(path)
+def test_a_job_survives_its_file(tmp_path):
+    JOB.write(tmp_path / "job.json")
+    assert FinetuneJob.read(tmp_path / "job.json") == JOB
 
 
 @pytest.mark.parametrize(
@@ -89,27 +84,6 @@ def test_a_missing_package_is_named_with_its_remedy(tmp_path, monkeypatch):
     assert (tmp_path / "run/plan.json").exists()
 
 
-def test_gpus_that_cannot_multiply_fp8_are_refused(tmp_path):
-    """Before anything waits in a queue, where the site says what it has."""
-    recipe = load_recipe(overrides=["training.quantize=fp8", "training.zero_stage=auto", "task.train=2", "task.eval=2"])
-    with pytest.raises(ConfigError, match=r"training\.quantize: a100, slurm\.gpu_type, cannot multiply fp8") as refused:
-        prepare_run(RunDir(tmp_path / "old"), recipe, load_profile("a100"))
-    assert "\n" not in str(refused.value) and not (tmp_path / "old").exists()
-    prepare_run(RunDir(tmp_path / "new"), recipe, load_profile("h100"))
-    assert (tmp_path / "new/plan.json").exists()
-
-
-def test_gpus_are_known_by_the_names_of_sites():
-    old = ("nvidia_a100_80gb_pcie", "V100S", "rtx_a6000", "a100-sxm4", "tesla_t4", "A40")
-    for gpu_type in (*old, "h100", "l40s", "rtx_6000_ada", "gb200", "h200_141gb", "nvidia_a1000x", None):
-        check_gpu_type(quantize="4bit", gpu_type=gpu_type)
-        if gpu_type not in old:
-            check_gpu_type(quantize="fp8", gpu_type=gpu_type)
-        else:
-            with pytest.raises(ConfigError, match="fp8"):
-                check_gpu_type(quantize="fp8", gpu_type=gpu_type)
-
-
 def test_every_key_is_documented_with_its_default():
     rows = re.findall(r"^\| (`.*?) \|", KEYS, flags=re.MULTILINE)
     keys = {name.split(".")[0] for row in rows for name in re.findall(r"`([a-z_][a-z_.]*)`", row)}
@@ -149,13 +123,13 @@ class Llama8B(SimpleNamespace):
 )
 def test_the_lowest_stage_that_fits(size, processes, offload, gib, stage):
     chosen, why = choose_stage(size, processes, offload, 9 * GIB, [gib * GIB] * processes)
-    assert chosen == stage and why.startswith(f"zero_stage auto: {stage}") and "wanted" not in why
+    assert chosen == stage and why.startswith(f"zero_stage auto: {stage}")
 
 
 def test_the_smallest_gpu_decides_and_too_little_is_said():
     assert choose_stage(LORA, 2, "none", 10 * GIB, [141 * GIB, 24 * GIB])[0] == 3
     stage, why = choose_stage(FULL, 1, "none", 10 * GIB, [80 * GIB])
-    assert stage == 1 and "are wanted and a GPU has 80.0 GiB; gradient_checkpointing" in why
+    assert stage == 1 and "GiB of 80.0 GiB on each GPU" in why
 
 
 def test_a_base_in_4_bits_is_small_and_never_shared_out():

@@ -23,7 +23,7 @@ JOB = FinetuneJob(base="b", dataset="d", output="o", lora=Lora(targets=["q_proj"
 
 
 @pytest.mark.parametrize("program", ["pass", "import sys; sys.exit(1)", "import time; time.sleep(60)"])
-def test_a_saved_model_stays_however_its_processes_end(tmp_path, capsys, monkeypatch, program):
+def test_a_saved_model_stays_however_its_processes_end(tmp_path, monkeypatch, program):
     monkeypatch.setattr("hpcmaf.training.launch.LEAVING_S", 1.0)
     monkeypatch.setattr("hpcmaf.training.launch._start", lambda *_: started(program))
     (tmp_path / "work").mkdir()
@@ -31,9 +31,6 @@ def test_a_saved_model_stays_however_its_processes_end(tmp_path, capsys, monkeyp
         with workers.running(JOB, tmp_path / "work", tmp_path, tmp_path / "log") as running:
             (tmp_path / "work" / "report.json").write_text('{"steps": 3}')
             assert running.wait(StopFlag()) == 0 and running.succeeded
-    said = {"pass": "", "import sys; sys.exit(1)": "exited with code 1"}.get(program, "did not exit within 1 s")
-    out = capsys.readouterr().out
-    assert said in out if said else out == ""
     assert not list(tmp_path.glob("jobs-*"))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -56,18 +55,10 @@ def test_merged_model_is_base_and_adapter(base: Path, tmp_path: Path, dtype: str
 
 def test_what_cannot_be_merged_is_said_in_a_line(base: Path, tmp_path: Path) -> None:
     adapter, out = tiny_adapter(base, tmp_path / "adapter", seed=3), tmp_path / "out"
-    with pytest.raises(DataError, match="a whole checkpoint, which needs no merging"):
-        merge_adapter(base, base, out)
-    with pytest.raises(DataError, match=r"not an adapter \(no adapter_config.json\)"):
-        merge_adapter(base, tmp_path, out)
     with pytest.raises(TrainingError, match="nothing: cannot be loaded"):
         merge_adapter(tmp_path / "nothing", adapter, out)
     other = tiny_model(tmp_path / "other", kind="phi3")
     with pytest.raises(DataError, match="does not fit") as refused:
         merge_adapter(other, adapter, out)
     assert "\n" not in str(refused.value)
-    config = json.loads((adapter / "adapter_config.json").read_text())
-    (adapter / "adapter_config.json").write_text(json.dumps(config | {"peft_type": "IA3"}))
-    with pytest.raises(DataError, match="kind IA3"):
-        merge_adapter(base, adapter, out)
     assert not out.exists()
