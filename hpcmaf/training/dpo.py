@@ -14,10 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import logsigmoid
 
-from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.data import TokenPair
 from hpcmaf.training.objective import Objective
-from hpcmaf.training.process import Process
 
 
 class Dpo(Objective):
@@ -30,10 +28,8 @@ class Dpo(Objective):
     measures = ("reward_margin", "reward_accuracy")
     texts = 2
 
-    def __init__(
-        self, run: torch.nn.Module, job: FinetuneJob, process: Process, samples: Sequence[TokenPair], *, packed: bool
-    ) -> None:
-        super().__init__(run, job, process, samples, packed=packed)
+    def prepare(self, samples: Sequence[TokenPair]) -> None:
+        """Keep the reference's preferences."""
         self._reference = self.evaluate(samples, lambda *part: self._preferences(*part).tolist())
 
     def weight(self, batch: Sequence[TokenPair]) -> int:

@@ -18,10 +18,8 @@ from collections.abc import Sequence
 import torch
 
 from hpcmaf.training.attention import to_device
-from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.data import IGNORED, TokenSample
 from hpcmaf.training.objective import Objective
-from hpcmaf.training.process import Process
 
 
 class Grpo(Objective):
@@ -34,13 +32,11 @@ class Grpo(Objective):
 
     measures = ("divergence", "clipped")
 
-    def __init__(
-        self, run: torch.nn.Module, job: FinetuneJob, process: Process, samples: Sequence[TokenSample], *, packed: bool
-    ) -> None:
-        super().__init__(run, job, process, samples, packed=packed)
+    def prepare(self, samples: Sequence[TokenSample]) -> None:
+        """Keep the likelihoods of all target tokens in the agent as it starts, and in the base."""
         self._start = self._base = self.evaluate(samples, self._tokens)
-        if job.start is not None and job.tuning == "lora":
-            with getattr(run, "module", run).disable_adapter():
+        if self._job.start is not None and self._job.tuning == "lora":
+            with getattr(self._run, "module", self._run).disable_adapter():
                 self._base = self.evaluate(samples, self._tokens)
 
     def weight(self, batch: Sequence[TokenSample]) -> int:

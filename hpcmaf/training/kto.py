@@ -16,10 +16,8 @@ from dataclasses import replace
 
 import torch
 
-from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.data import TokenSample
 from hpcmaf.training.objective import Objective
-from hpcmaf.training.process import Process
 
 
 class Kto(Objective):
@@ -31,10 +29,8 @@ class Kto(Objective):
 
     measures = ("value", "drift")
 
-    def __init__(
-        self, run: torch.nn.Module, job: FinetuneJob, process: Process, samples: Sequence[TokenSample], *, packed: bool
-    ) -> None:
-        super().__init__(run, job, process, samples, packed=packed)
+    def prepare(self, samples: Sequence[TokenSample]) -> None:
+        """Keep the reference's likelihoods, of foreign responses too."""
         longest = max(len(sample.input_ids) for sample in samples)
         before = [samples[-1], *samples[:-1]]
         foreign = [_with_response(own, other, longest) for own, other in zip(samples, before, strict=True)]

@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
 
-from hpcmaf.training.attention import to_device
 from hpcmaf.training.checkpointer import Checkpointer
 from hpcmaf.training.data import TokenSample
 from hpcmaf.training.engine import gradients_finite
@@ -70,14 +68,11 @@ def train(
             engine.set_gradient_accumulation_boundary(position == len(parts))
             loss = objective.loss(part, batch[0])
             total += loss.detach()
-            if position == len(parts):
-                # What the processes have to agree on travels with the loss,
-                # and all before the last backward pass: while the GPU is at
-                # that, the step itself can be prepared.
-                agreed = _AllReduced([stop.requested, checkpointer.due(step), *objective.measured()], total, process)
             # DeepSpeed averages gradients over processes; the loss is a sum over them.
             engine.backward(loss * (process.world_size / weight), scale_wrt_gas=False)
-        summed, stopping, due, *measured = agreed.read()
+        summed, stopping, due, *measured = process.summed(
+            [total.item(), stop.requested, checkpointer.due(step), *objective.measured()]
+        )
         losses.append(summed / weight)
         check_loss(losses, batch, len(batches), loss_spike, full=len(batches[0]))
         rate = engine.get_lr()[0]
@@ -92,24 +87,3 @@ def train(
             if stopping:
                 break
     return losses
-
-
-class _AllReduced:
-    """Numbers summed over all processes, on their way from the GPU."""
-
-    def __init__(self, wishes: Sequence[float], total: torch.Tensor, process: Process) -> None:
-        agreed = torch.cat((total[None], to_device(torch.tensor(wishes, dtype=torch.float64), process.device)))
-        if process.world_size > 1:
-            dist.all_reduce(agreed)
-        self._numbers, self._there = agreed, None
-        if process.cuda:
-            self._numbers = torch.empty_like(agreed, device="cpu", pin_memory=True)
-            self._numbers.copy_(agreed, non_blocking=True)
-            self._there = torch.cuda.Event()
-            self._there.record()
-
-    def read(self) -> list[float]:
-        """Wait for them, not for what the GPU was given since."""
-        if self._there is not None:
-            self._there.synchronize()
-        return self._numbers.tolist()

@@ -47,6 +47,10 @@ class Objective:
     ) -> None:
         self._run, self._job, self._process, self._packed = run, job, process, packed
         self._sums = torch.zeros(len(self.measures), dtype=torch.float64, device=process.device)
+        self.prepare(samples)
+
+    def prepare(self, samples: Sequence[Any]) -> None:
+        """Before the job's first step: keep what its loss takes from the model as it starts."""
 
     def begin(self, batch: Sequence[Any]) -> None:
         """Before a step's first forward pass: find what its loss takes from the whole batch."""

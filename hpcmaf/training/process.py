@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,13 @@ class Process:
         found = torch.tensor(value, dtype=torch.float64, device=self.device)
         dist.all_reduce(found, op=dist.ReduceOp.MAX)
         return found.item()
+
+    def summed(self, values: Sequence[float]) -> list[float]:
+        """Each value summed over all processes, all of which have to call this."""
+        found = torch.tensor(values, dtype=torch.float64, device=self.device)
+        if self.world_size > 1:
+            dist.all_reduce(found)
+        return found.tolist()
 
     def barrier(self) -> None:
         """Wait for all processes to have come here."""
