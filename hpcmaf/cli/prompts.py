@@ -47,4 +47,6 @@ def command(problem: str | None, **options: Any) -> None:
         click.echo(f"--- {title}: {len(ids)} tokens")
         click.echo(chat.tokenizer.decode(ids) + "\n")
     ends = ", ".join(repr(chat.tokenizer.decode([token])) for token in chat.stop_ids)
-    click.echo(f"--- a response ends at {ends}, or after {recipe.sampling.max_new_tokens} tokens")
+    sampling = recipe.sampling
+    thought = f", its thought after {sampling.thinking_tokens}" if sampling.thinking_tokens else ""
+    click.echo(f"--- a response ends at {ends}, or after {sampling.max_new_tokens} tokens{thought}")

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hpcmaf.engines.chat import Message
 from hpcmaf.errors import EngineError
-from hpcmaf.files.yaml import Strict
+from hpcmaf.files.yaml import Strict, added
 
 
 class Sampling(Strict):
@@ -26,11 +26,21 @@ class Sampling(Strict):
     stop: list[Annotated[str, Field(min_length=1)]] = Field(
         [], max_length=16, description="texts that end a response, which does not show them"
     )
+    thinking_tokens: int = added(
+        0, "a thought longer than so many tokens is closed, and the answer follows; 0 is no limit", ge=0
+    )
+
+    @model_validator(mode="after")
+    def _room_to_answer(self) -> Sampling:
+        if self.thinking_tokens >= self.max_new_tokens:
+            raise ValueError("thinking_tokens leaves no room for an answer; set it below max_new_tokens")
+        return self
 
     @property
     def further(self) -> dict[str, Any]:
-        """Settings beyond the first three that are not at their defaults, by the names that vLLM has for them, too."""
-        return self.model_dump(exclude={"temperature", "top_p", "max_new_tokens"}, exclude_defaults=True)
+        """Settings beyond the first three that are not at their defaults, by the names that vLLM has for them."""
+        found = self.model_dump(exclude={"temperature", "top_p", "max_new_tokens"}, exclude_defaults=True)
+        return {{"thinking_tokens": "thinking_token_budget"}.get(name, name): value for name, value in found.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +60,8 @@ class Request:
     logprobs
         Whether to return log-likelihoods. Such a request may end with an
         assistant turn: then its tokens are scored and nothing is generated.
+    begun
+        Tokens that the response begins with; the completion has them too.
     """
 
     key: str
@@ -58,6 +70,7 @@ class Request:
     seed: int
     sampling: Sampling
     logprobs: bool = False
+    begun: tuple[int, ...] = ()
 
     @property
     def scored(self) -> bool:

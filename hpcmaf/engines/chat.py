@@ -247,6 +247,11 @@ class ChatFormat:
             return "", ""
         return tail[mark.start() :], f"{closing_mark(mark[0])}\n\n"
 
+    def closing(self, text: str) -> list[int]:
+        """Tokens that end the thought that a response is in; none where it is in none."""
+        mark = closing_mark(text)
+        return self._plain_ids(f"\n{mark}\n\n") if mark else []
+
     def sample(
         self, messages: Sequence[Message], loss_on: Literal["last_turn", "all_turns"] = "last_turn", *,
         ended: bool = True, opening: int = 0,

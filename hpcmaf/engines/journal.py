@@ -30,6 +30,7 @@ def request_digest(request: Request) -> str:
     value += [sampling.temperature, sampling.top_p, sampling.max_new_tokens]
     value += [True] if request.logprobs else []
     value += [sampling.further] if sampling.further else []
+    value += [request.begun] if request.begun else []
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]
 
 

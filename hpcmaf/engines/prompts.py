@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from transformers import AutoConfig
@@ -10,6 +11,7 @@ from transformers import AutoConfig
 from hpcmaf.engines.base import Completion, Request, ServedModels
 from hpcmaf.engines.basemodel import load
 from hpcmaf.engines.chat import ChatFormat
+from hpcmaf.seeding import derive_seed
 
 
 class Prompts:
@@ -25,20 +27,42 @@ class Prompts:
 
     def ids(self, request: Request) -> list[int]:
         """Tokens a request gives its model: those to answer, or those to score."""
-        chat = self.chat
-        return chat.sample(request.messages).input_ids if request.scored else chat.prompt_ids(request.messages)
+        if request.scored:
+            return self.chat.sample(request.messages).input_ids
+        return [*self.chat.prompt_ids(request.messages), *request.begun]
 
     def ended(self, request: Request, tokens: Sequence[int]) -> bool:
         """Whether a response has come to a text that ends it."""
         stop = request.sampling.stop
-        return bool(stop) and _first(stop, self.chat.decode(tokens)) is not None
+        return bool(stop) and _first(stop, self.chat.decode([*request.begun, *tokens])) is not None
 
     def completion(self, request: Request, prompt: int, tokens: Sequence[int], **logprobs: Any) -> Completion:
         """The completion that tokens make, behind a prompt of some tokens."""
+        tokens, prompt = [*request.begun, *tokens], prompt - len(request.begun)
         text = self.chat.decode(tokens)
         end = _first(request.sampling.stop, text)
         reason = "stop" if end is not None or (tokens and tokens[-1] in self.stop_ids) else "length"
         return Completion(text[:end], tuple(tokens), prompt, reason, **logprobs)
+
+    async def complete(
+        self, request: Request, make: Callable[[Request], Awaitable[Completion]], on_batch: Callable[[int], None]
+    ) -> Completion:
+        """Make a completion by one request, or by two where its thought is longer than ``sampling.thinking_tokens``.
+
+        ``on_batch`` counts the second one where there is no need of it.
+        """
+        limit, own = request.sampling.thinking_tokens, request.sampling.model_copy(update={"thinking_tokens": 0})
+        if not limit:
+            return await make(request)
+        first = await make(replace(request, sampling=own.model_copy(update={"max_new_tokens": limit})))
+        if first.finish_reason == "length" and len(first.token_ids) == limit:
+            begun = (*first.token_ids, *self.chat.closing(first.text))
+            own = own.model_copy(update={"max_new_tokens": own.max_new_tokens - limit})
+            key, seed = f"{request.key}/answer", derive_seed(request.seed, "answer")
+            second = await make(replace(request, key=key, seed=seed, sampling=own, begun=begun))
+            return second if second.token_ids else first  # a full context has no room for more
+        on_batch(1)
+        return first
 
 
 def _first(stop: Sequence[str], text: str) -> int | None:

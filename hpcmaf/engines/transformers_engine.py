@@ -97,6 +97,9 @@ class TransformersEngine:
         A prompt that fills the context leaves no room to answer: its
         completion is empty, with finish reason ``"length"``.
         """
+        return await self.prompts.complete(request, self._complete, lambda count: self._count(0, count))
+
+    async def _complete(self, request: Request) -> Completion:
         prompt = self.prompts.ids(request)
         if len(prompt) >= self.prompts.context:
             return Completion("", (), len(prompt), "length")

@@ -120,6 +120,10 @@ class VllmEngine(HttpEngine):
             _kept.pop().close()
         super().close()
 
+    async def complete(self, request: Request) -> Completion:
+        """Generate one completion; see ``HttpEngine``."""
+        return await self.prompts.complete(request, super().complete, self._on_batch)
+
     async def answer(self, request: Request) -> Completion:
         """Complete a request."""
         prompt, sampling = self.prompts.ids(request), request.sampling

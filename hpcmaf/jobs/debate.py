@@ -47,7 +47,9 @@ def run_debate_shard(context: TaskContext) -> None:
     one = rationalise if method.reads_gold and not evaluating else debate
     target = context.run.shard(context.iteration, stage.kind, shard)
     journal = Journal(context.run.journal(target))
-    watch = Watch(context, len(problems) * calls_per_problem(protocol, society.agents))
+    thinks = any(one.thinking_tokens for one in (protocol.sampling, *(own for _, own in protocol.own.values())))
+    requests = 2 if thinks and context.profile.generation.engine != "endpoint" else 1
+    watch = Watch(context, len(problems) * calls_per_problem(protocol, society.agents) * requests)
     watch.engine = engine = make_engine(context, served, journal, watch)
     try:
         transcripts = asyncio.run(debate_all(problems, society, protocol, engine, one=one))

@@ -59,6 +59,7 @@ def refused(*overrides: str) -> str:
         ("debate={1: 2}", ["--set debate", "the key 1 is no text"]),
         ("description=&a [*a]", ["--set description", "nested without end"]),
         ("model.date='2025-02-30'", ["model.date", "'2025-02-30' is no day"]),
+        ("sampling.thinking_tokens=9999", ["sampling", "leaves no room for an answer; set it below max_new_tokens"]),
         ("selection.cut_off=maybe", ["selection.cut_off", "'drop' or 'keep'"]),
     ],
 )

@@ -117,8 +117,8 @@ def test_counts_come_from_the_reply_and_survive_a_kill(there: There, tmp_path: P
     assert body == {"model": "big", "messages": [{"role": "user", "content": body["messages"][0]["content"]}],
                     "temperature": 0.7, "top_p": 0.9, "max_tokens": 100, "seed": 5}  # fmt: skip
     assert run(there, requests, Journal(tmp_path / "j")) == made
-    run(there, [replace(requests[0], sampling=Sampling(top_k=3))])
-    assert there.bodies.pop().items() >= {"top_k": 3, "max_tokens": 2048}.items()
+    run(there, [replace(requests[0], sampling=Sampling(top_k=3, thinking_tokens=9))])
+    assert there.bodies.pop().items() >= {"top_k": 3, "thinking_token_budget": 9, "max_tokens": 2048}.items()
     assert len(there.bodies) == 6, "nothing that was answered is asked again"
 
 

@@ -75,7 +75,8 @@ def test_a_damaged_line_costs_what_it_held_and_is_named(
         replace(REQUEST, sampling=Sampling(temperature=0.5)),
         replace(REQUEST, sampling=Sampling(top_p=0.8)),
         replace(REQUEST, sampling=Sampling(max_new_tokens=7)),
-        replace(REQUEST, sampling=Sampling(top_k=7)),
+        replace(REQUEST, sampling=Sampling(thinking_tokens=7)),
+        replace(REQUEST, begun=(7,)),
     ],
 )
 def test_another_request_is_not_answered(tmp_path: Path, other: Request) -> None:

@@ -20,7 +20,7 @@ from hpcmaf.engines.transformers_engine import TransformersEngine, take_batch
 from hpcmaf.errors import EngineError, OutOfMemory, PlatformError
 from hpcmaf.micro import base_path
 from hpcmaf.tasks import get_task
-from tests.tiny_models import answering_model, tiny_adapter, tiny_model
+from tests.tiny_models import answering_model, thinking_model, tiny_adapter, tiny_model
 
 pytestmark = pytest.mark.slow
 
@@ -106,6 +106,32 @@ def test_what_narrows_a_draw(settings: dict[str, float], kept: list[int]) -> Non
     sample = SeededSampling([ask(str(s), seed=s, **settings) for s in range(rows)], 1, torch.device("cpu"))
     chosen = sample(logits.expand(rows, -1), range(rows), 0, [[0, 5]] * rows)[:, 0]
     assert sorted(set(chosen.tolist())) == kept
+
+
+def test_a_long_thought_is_closed_and_the_answer_follows(tmp_path: Path) -> None:
+    seen, base = list[int](), thinking_model(tmp_path / "base", "123")
+    engine = engine_for(base, journal=Journal(tmp_path / "j"), on_batch=seen.append)
+    free = {"max_new_tokens": 60, "top_p": 1.0}
+    whole = run(engine, [ask(f"k{n}", seed=n, **free) for n in range(16)])
+    counted = sum(seen)
+    held = run(engine, [ask(f"k{n}", seed=n, thinking_tokens=6, **free) for n in range(16)])
+    assert counted == 16 and sum(seen) == 16 + 32  # a thought may take two requests, and counts as two if it does not
+    for before, one in zip(whole, held, strict=True):
+        thought, _, answer = one.text.partition("</think>")
+        assert thought.startswith("<think>") and thought.count("~") <= 5 and answer.strip() in {"1", "2", "3"}
+        assert one.finish_reason == "stop" and one.prompt_tokens == before.prompt_tokens
+        assert engine.prompts.chat.decode(one.token_ids) == one.text
+        if len(before.token_ids) <= 6:
+            assert one == before
+    assert {len(one.token_ids) <= 6 for one in whole} == {True, False}
+    # Of both requests nothing is computed again, and a full context keeps what there is.
+    engine.close()
+    resumed = engine_for(base, journal=Journal(tmp_path / "j"))
+    resumed.load = None
+    assert run(resumed, [ask(f"k{n}", seed=n, thinking_tokens=6, **free) for n in range(16)]) == held
+    tight = engine_for(thinking_model(tmp_path / "tight", "123", context=held[0].prompt_tokens + 6))
+    for one in run(tight, [ask(f"k{n}", seed=n, thinking_tokens=6, **free) for n in range(4)]):
+        assert one.text.startswith("<think>") and len(one.token_ids) <= 6
 
 
 def test_a_text_that_ends_responses_is_not_shown(base: Path) -> None:

@@ -159,10 +159,10 @@ def test_the_kind_of_answer_is_the_recipes(recipe):
     ],
 )
 def test_those_prompts_are_printed_that_a_method_has(method: str, titles: list[str]):
-    words = ["--recipe", "arithmetic/micro", "--method", method]
+    words = ["--recipe", "arithmetic/micro", "--method", method, "--set", "sampling.thinking_tokens=9"]
     done = CliRunner().invoke(command, words, catch_exceptions=False)
     shown = [line[4:].partition(":")[0] for line in done.output.splitlines() if line.startswith("--- ")]
-    assert shown[:-1] == titles and shown[-1].endswith("tokens")
+    assert shown[:-1] == titles and shown[-1].endswith("tokens, its thought after 9")
 
 
 QUESTION = "What is {x} of 50%s? \\boxed{no} {}"

@@ -106,6 +106,9 @@ def test_what_narrows_ends_and_penalizes(engine: Any, peer: Any) -> None:
     for one in (engine, peer):
         (cut,) = run(one, [ask("c", stop=[stop])])
         assert (cut.text, cut.finish_reason) == (greedy.text.partition(stop)[0], "stop")
+    # A response that is in no thought goes on as if there were no limit for one.
+    (limited,) = run(engine, [ask("e", thinking_tokens=4)])
+    assert len(greedy.token_ids) > 4 and limited == greedy
     penalized = [run(one, [ask("d", repetition_penalty=6.0)])[0].text for one in (engine, peer)]
     assert penalized[0] == penalized[1] != greedy.text
 
