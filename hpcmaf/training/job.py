@@ -187,9 +187,11 @@ def _unfinished(
 ) -> HpcmafError:
     """Why a job ended early; ``silent`` nodes are lost, and ``node``, not the first, records its own reason."""
     name, requested = Path(job.output).name, stop.requested or stop_requested(work)
-    stopped = code == 0 and (requested or running.report is not None)
+    report = running.report
+    stopped = code == 0 and (requested or report is not None)
     if stopped or (requested and stop.overdue):
-        return StopRequested(f"finetuning {name}: {'stopped' if stopped else 'killed'} on request; {_resumes(job)}")
+        at = f" at step {report['stopped_at']} of {report['steps']}" if stopped and report else ""
+        return StopRequested(f"finetuning {name}: {'stopped' if stopped else 'killed'} on request{at}; {_resumes(job)}")
     known = running.failure(code)
     if node is not None and known.kind != "lost" and read(work) is None:
         known = replace(known, message=f"node {node.rank} ({node.address}): {known.message}")

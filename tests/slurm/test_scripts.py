@@ -119,7 +119,7 @@ def test_nodes_without_names_meet_and_a_hung_one_gives_both_back(site: Site) -> 
     try:
         job = site.sbatch("--nodes=2", SLURM / "stage.sh", "finetune", "hung", "1", "--task", "generator-0")
         steps = run.attempts(run.load_plan().stage("it01/finetune"), "generator-0") / "0001/progress.jsonl"
-        wait_until("they train", lambda: steps.exists() and steps.read_text().count("\n") > 3, 150, 0.5)
+        wait_until("they train", lambda: steps.exists() and steps.read_text().count("\n") > 3, 300, 0.5)
     finally:
         hosts.write_text(names)
     second = processes_on(site.slurm, "node2", str(run.root.name))
