@@ -80,8 +80,11 @@ def run_stage(run: RunDir, plan: Plan, stage: Stage, tasks: Sequence[str]) -> Hp
     """
     run, stop = RunDir(run.root.resolve()), StopFlag()
     os.environ.update(limit_threads(load_profile(str(run.profile)).threads(stage.spec.resources)))
-    chosen = list(tasks or stage.tasks)
-    for task in [task for task in chosen if run.claimed(stage, task)]:
+    chosen, several = list(tasks or stage.tasks), int(os.environ.get("SLURM_STEP_NUM_NODES", "1")) > 1
+    several = several and stage.spec.resources == "finetuning"
+    # The first of several nodes has the claim for all of them.
+    first = not several or os.environ["SLURM_PROCID"] == "0"
+    for task in [task for task in chosen if first and run.claimed(stage, task)]:
         if tasks:
             raise RunBusyError(f"{stage.id} {task}: another process is working on it; wait for it or stop it")
         print(f"{stage.id} {task}: another process is working on it; left to it", flush=True)
@@ -90,7 +93,6 @@ def run_stage(run: RunDir, plan: Plan, stage: Stage, tasks: Sequence[str]) -> Hp
     facts: dict[str, Any] = {"restarts": restarts()}
     if job:
         facts["job"] = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
-    several = int(os.environ.get("SLURM_STEP_NUM_NODES", "1")) > 1 and stage.spec.resources == "finetuning"
     handle_signals(stop.request)
     failure = run_tasks(
         run, stage, chosen, plan.identity, facts=facts, stop=stop, place=_place if several else lambda position: None
