@@ -11,8 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,8 @@ async def start(
     settings = folder / "vllm.yaml"
     settings.write_text(f"api-key: {key}\n")
     try:
-        async with compiling(arguments, tick):
+        async with AsyncExitStack() as alone:
+            await alone.enter_async_context(compiling(arguments, tick))
             began = time.time()
             keeping = subprocess.Popen(
                 [*command, model, "--config", str(settings), "--uds", server.socket, *words(arguments)],
@@ -79,7 +80,7 @@ async def start(
             )  # fmt: skip
             while not (folder / "pid").exists() and keeping.poll() is None:
                 await asyncio.sleep(0.05)
-            context = await _until_up(server, 60 * options.start_minutes, tick)
+            context = await _until_up(server, 60 * options.start_minutes, tick, alone.aclose)
         parts = start_parts(written(server.facts), time.time() - began)
         server.facts |= {"context": context, "parts": parts}
         write_json(folder / "server.json", server.facts)
@@ -92,11 +93,15 @@ async def start(
     return server
 
 
-async def _until_up(server: Server, seconds: float, tick: Callable[[], None]) -> int:
+async def _until_up(
+    server: Server, seconds: float, tick: Callable[[], None], on_compiled: Callable[[], Awaitable[None]]
+) -> int:
     """Wait until a server answers; returns the context."""
     deadline = time.monotonic() + seconds
     while server.alive:
         tick()
+        if "compile" in start_parts(written(server.facts), 0.0):
+            await on_compiled()
         if models := await asyncio.to_thread(server.call, "GET", "/v1/models"):
             return int(models.json()["data"][0]["max_model_len"])
         if time.monotonic() > deadline:
@@ -181,10 +186,10 @@ def cache_folder() -> Path:
 
 @asynccontextmanager
 async def compiling(arguments: Mapping[str, Any], tick: Callable[[], None]) -> AsyncIterator[None]:
-    """Start a server: alone if this shape has not been compiled before, else at once.
+    """Compile for a server: alone if this shape has not been compiled before, else at once.
 
     Of a hundred shards that start together the first compiles, and the others
-    wait and find it done.
+    wait and find it done. It ends with compiling, not with the start.
     """
     name = digest([arguments, gpus()[:1]])
     done = cache_folder() / f"compiled-{name}"

@@ -223,8 +223,11 @@ class VllmEngine(HttpEngine):
                 tested.touch()
             return server
         except BaseException as error:
+            alive = server.alive
             server.close()
-            if not isinstance(error, MixedUp | Diverged | ServerError):
+            # What a server that works refuses, such as an adapter, is no reason to end what others may use.
+            refused = isinstance(error, ServerError) and error.status and alive
+            if refused or not isinstance(error, MixedUp | Diverged | ServerError):
                 raise
             servers.clean(server.folder)  # what a diverged model left in its cache would spoil others' numbers
             if fresh:

@@ -19,7 +19,7 @@ import pytest
 from hpcmaf.engines import Request, Sampling, ServedModels, keeper, server, vllm
 from hpcmaf.engines.options import AdapterShape, VllmOptions
 from hpcmaf.engines.server import Server, find, read_failure, start_parts, written
-from hpcmaf.engines.starting import compiling, gpus_of
+from hpcmaf.engines.starting import gpus_of
 from hpcmaf.engines.vllm import VllmEngine
 from hpcmaf.errors import EngineError, OutOfMemory, PlatformError
 from hpcmaf.micro import base_path
@@ -184,28 +184,64 @@ def test_starts_differ_in_nothing_that_decides_whether_compiled_code_fits(
     assert first == second and "KEY" not in first and "VLLM_CACHE_ROOT=" in first
 
 
-def test_the_first_server_compiles_and_the_others_then_start_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path))
-    arguments, inside, most = {"enforce_eager": None}, [], []
+REFUSING = """
+import json, sys, time
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingUnixStreamServer
 
-    async def one(number: int) -> None:
-        async with compiling(arguments, lambda: None):
-            inside.append(number)
-            most.append(len(inside))
-            deadline = time.monotonic() + 20
-            # Those who come after the first are in at the same time.
-            while len(most) > 1 and max(most) < 2 and time.monotonic() < deadline:
-                await asyncio.sleep(0.02)
-            await asyncio.sleep(0.2)
-            inside.remove(number)
+class Handler(BaseHTTPRequestHandler):
+    address_string = lambda self: ""
 
-    async def all_of_them() -> None:
-        await asyncio.gather(*map(one, range(3)))
+    def do_GET(self, status=200, value={"data": [{"max_model_len": 1024}]}):
+        text = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
 
-    asyncio.run(all_of_them())
-    assert most[0] == 1 and max(most) == 2
+    def do_POST(self):
+        self.do_GET(400, {"error": "this adapter has 9 ranks"})
+
+time.sleep(1)  # for its keeper to be found
+ThreadingUnixStreamServer(sys.argv[sys.argv.index("--uds") + 1], Handler).serve_forever()
+"""
+
+
+@slow
+def test_what_a_server_refuses_does_not_end_it(tmp_path: Path) -> None:
+    script, kept = tmp_path / "refusing.py", list[Server]()
+    script.write_text(REFUSING)
+    where = server.servers_folder(str(tmp_path.resolve()))
+
+    def keep() -> None:
+        if not kept:
+            kept.extend(filter(None, (find(pid.parent) for pid in where.glob("*/s*/pid"))))
+
+    with pytest.raises(EngineError, match="400 .*this adapter has 9 ranks"):
+        start(f"{sys.executable} {script}", tmp_path, keep)
+    assert kept[0].alive and not kept[0].used()
+    kept[0].end()
+
+
+@slow
+def test_others_start_once_the_first_has_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of them waits until it is up, which takes several times as long."""
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path / "cache"))
+    said = tmp_path / "said"
+    command = f"echo begun >> {said}; sleep 1; echo compiled >> {said}; echo torch.compile took 1.0 s; sleep 300; :"
+    more = {"engines": 3, "vllm_args": {"enforce_eager": False}}
+
+    class Stop(Exception):
+        pass
+
+    def tick() -> None:
+        if said.exists() and said.read_text().count("compiled") == 3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        start(command, tmp_path, tick, **more)
+    assert said.read_text().split() == ["begun", "compiled", "begun", "begun", "compiled", "compiled"]
 
 
 @slow
