@@ -24,7 +24,7 @@ from hpcmaf.config.profile import load_profile
 from hpcmaf.errors import HpcmafError, exit_codes
 from hpcmaf.evaluation import score
 from hpcmaf.files.publish import check_manifest, write_json
-from hpcmaf.launch.slurm.submissions import Submissions, Verdict
+from hpcmaf.launch.slurm.submissions import Cause, Submissions
 from hpcmaf.report import Report
 from hpcmaf.report.records import read_run
 from hpcmaf.run.directory import RunDir
@@ -238,7 +238,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     log.confirm("made.0001", "7")
     log.intend("made.0002", stage, [(task,)])
     log.refuse("made.0002", "no", 0)
-    log.judge(Verdict(stage, task, "made.0001", "hardware", "no", True, 1.0, "node1"))
+    log.judge((stage, task), Cause("hardware", "no", node="node1", submission="made.0001"))
     log.release("7")
     log.reset([(stage, task)])
     (folder / "bin").mkdir()

@@ -7,14 +7,13 @@ as good as once. A run on this machine, the gates of one on a cluster,
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from hpcmaf.errors import SlurmError
 from hpcmaf.files.publish import remove
 from hpcmaf.launch.scheduler import Scheduler, States, Stop
-from hpcmaf.launch.slurm.causes import Cause, decide, nodes_to_avoid
-from hpcmaf.launch.slurm.submissions import Verdict
+from hpcmaf.launch.slurm.causes import decide, nodes_to_avoid
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
 
@@ -64,7 +63,7 @@ def _submit_missing(scheduler: Scheduler, states: States, stage: Stage, attempts
     # Judged already, but there was no room for another attempt.
     judged = {task: found for task in missing if (found := log.judged((stage.id, task)))}
     lost = [task for task in missing if task not in judged and (stage.id, task) in log.latest]
-    causes = {task: Cause(one.kind, one.text, node=one.node, progressed=True) for task, one in judged.items()}
+    causes = {task: replace(cause, progressed=True) for task, cause in judged.items()}
     causes |= scheduler.causes(states, stage, lost) if lost else {}
     again: dict[tuple[int, tuple[str, ...]], list[str]] = {}
     for task, cause in causes.items():
@@ -72,8 +71,7 @@ def _submit_missing(scheduler: Scheduler, states: States, stage: Stage, attempts
         earlier = log.verdicts.get(key, [])[: -1 if task in judged else None]
         decision = decide(cause, earlier, attempts)
         if task not in judged:
-            counted = cause.rule.counted
-            log.judge(Verdict(*key, submission.name, cause.kind, cause.text, counted, time.time(), cause.node))
+            log.judge(key, replace(cause, submission=submission.name))
         if not decision.retry:
             reason = f"{stage.id} {task}: {decision.why}" + (f"; log: {cause.log}" if cause.log else "")
             return Stop(reason=reason, stage=stage.id, task=task, kind=cause.kind, log=cause.log)

@@ -25,10 +25,10 @@ from hpcmaf.jobs.task import run_tasks
 from hpcmaf.launch.advance import advance, start_afresh, sweep
 from hpcmaf.launch.progress import Watcher
 from hpcmaf.launch.scheduler import Scheduler, States, Stop
-from hpcmaf.launch.slurm.causes import Cause, find_causes
+from hpcmaf.launch.slurm.causes import find_causes
 from hpcmaf.launch.slurm.commands import Job
 from hpcmaf.launch.slurm.script import job_name, run_tag
-from hpcmaf.launch.slurm.submissions import Submissions
+from hpcmaf.launch.slurm.submissions import Cause, Submissions
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
 

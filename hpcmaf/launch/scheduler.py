@@ -10,8 +10,7 @@ from typing import Any
 
 from hpcmaf.errors import DataError
 from hpcmaf.files.publish import Record, read_json, write_json
-from hpcmaf.launch.slurm.causes import Cause
-from hpcmaf.launch.slurm.submissions import Submissions
+from hpcmaf.launch.slurm.submissions import Cause, Submissions
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage, TaskKey
 

@@ -16,11 +16,11 @@ from hpcmaf.config.profile import Profile
 from hpcmaf.errors import SlurmError
 from hpcmaf.files.locking import lock_holders
 from hpcmaf.launch.scheduler import States, Stop, read_stop
-from hpcmaf.launch.slurm.causes import RULES, Cause, attempt_of, decide, find_cause
+from hpcmaf.launch.slurm.causes import RULES, attempt_of, decide, find_cause
 from hpcmaf.launch.slurm.commands import Job, call, queue
 from hpcmaf.launch.slurm.refusals import AccountingAbsentError, ordinary, releasing
 from hpcmaf.launch.slurm.snapshot import Snapshot, accounted
-from hpcmaf.launch.slurm.submissions import Submissions
+from hpcmaf.launch.slurm.submissions import Cause, Submissions
 from hpcmaf.run.attempts import Attempt, all_attempts
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, TaskKey
@@ -179,9 +179,7 @@ def _find_failures(run: RunDir, log: Submissions, snapshot: Snapshot, result: Su
     stopped = result.stopped
     swept = _ENDS_OF_CANCELLED if stopped and stopped.kind == "cancelled" else _ENDS_OF_STOPPED
     for key, attempt in own.items():
-        cause = find_cause(attempt, ended.get(key), 0)
-        if verdict := log.judged(key):
-            cause = replace(cause, kind=verdict.kind, text=verdict.text)
+        cause = log.judged(key) or find_cause(attempt, ended.get(key), 0)
         at_fault = stopped is not None and key == (stopped.stage, stopped.task)
         if stopped and not at_fault and cause.kind in swept:
             continue  # it was taken out of the queue, or stopped, with the rest of the chain

@@ -29,10 +29,10 @@ from hpcmaf.errors import (
     TrainingError,
 )
 from hpcmaf.jobs import task as entry
-from hpcmaf.launch.slurm.causes import MOST_ATTEMPTS, RULES, Cause, decide, find_cause, nodes_to_avoid
+from hpcmaf.launch.slurm.causes import MOST_ATTEMPTS, RULES, decide, find_cause, nodes_to_avoid
 from hpcmaf.launch.slurm.commands import Job
 from hpcmaf.launch.slurm.scheduler import Slurm
-from hpcmaf.launch.slurm.submissions import Submissions, Verdict
+from hpcmaf.launch.slurm.submissions import Cause, Submissions
 from hpcmaf.run.attempts import Attempt, begin, read
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
@@ -257,11 +257,6 @@ def test_who_was_killed_for_memory_is_known_by_slurms_words(tmp_path: Path, said
     assert find_cause(attempt(log=str(tmp_path / "log")), job("FAILED"), 0).kind == kind
 
 
-def verdicts(kind: str, count: int, *, counted: bool | None = None) -> list[Verdict]:
-    counts = RULES[kind].counted if counted is None else counted
-    return [Verdict("it01/debate", "00000", f"n{k}", kind, "why", counts) for k in range(count)]
-
-
 @pytest.mark.parametrize("kind", sorted(RULES))
 def test_every_rule_is_kept(kind: str) -> None:
     rule = RULES[kind]
@@ -271,34 +266,35 @@ def test_every_rule_is_kept(kind: str) -> None:
     if not first.retry:
         return
     assert first.halve is rule.halve
-    third = decide(Cause(kind, "why", progressed=True), verdicts(kind, 2), attempts=3)
+    third = decide(Cause(kind, "why", progressed=True), [Cause(kind, "why")] * 2, attempts=3)
     assert third.retry is not rule.counted
     if rule.counted:
         assert "attempt 3 of 3" in third.why
-    last = decide(Cause(kind, "why", progressed=True), verdicts(kind, MOST_ATTEMPTS - 1, counted=False), attempts=100)
+    last = decide(Cause(kind, "why", progressed=True), [Cause(kind, "why")] * (MOST_ATTEMPTS - 1), attempts=100)
     assert not last.retry and f"attempt {MOST_ATTEMPTS} in all" in last.why
 
 
 def test_free_attempts_use_up_none_of_the_counted_ones() -> None:
-    earlier = verdicts("node failure", 5) + verdicts("killed", 1)
-    assert decide(Cause("killed", "why"), earlier, attempts=3).retry
-    assert not decide(Cause("killed", "why"), [*earlier, *verdicts("killed", 1)], attempts=3).retry
+    killed = Cause("killed", "why")
+    earlier = [*[Cause("node failure", "why")] * 5, killed]
+    assert decide(killed, earlier, attempts=3).retry
+    assert not decide(killed, [*earlier, killed], attempts=3).retry
 
 
-def on(node: str, task: str, kind: str = "hardware", ago: float = 0.0) -> Verdict:
-    return Verdict("it01/debate", task, "n", kind, "why", True, time.time() - ago, node)
+def on(node: str, kind: str = "hardware", ago: float = 0.0) -> Cause:
+    return Cause(kind, "why", node=node, time=time.time() - ago)
 
 
 def test_all_nodes_that_failed_a_task_are_avoided_and_those_that_failed_two() -> None:
     key, other = ("it01/debate", "00000"), ("it01/debate", "00001")
-    verdicts = {key: [on("node1", "00000", ago=20), on("node2", "00000", "not started", ago=10)]}
+    verdicts = {key: [on("node1", ago=20), on("node2", "not started", ago=10)]}
     assert nodes_to_avoid(verdicts, key) == ["node1", "node2"]
     assert nodes_to_avoid(verdicts, other) == nodes_to_avoid(verdicts) == []
-    verdicts[other] = [on("node2", "00001"), on("node3", "00001", "killed"), on("", "00001")]
+    verdicts[other] = [on("node2"), on("node3", "killed"), on("")]
     assert nodes_to_avoid(verdicts, other) == ["node2"] == nodes_to_avoid(verdicts)
     assert nodes_to_avoid(verdicts, key) == ["node1", "node2"]
     # Whoever has mended the node tells nobody.
-    verdicts[key] = [on("node2", "00000", ago=86400)]
+    verdicts[key] = [on("node2", ago=86400)]
     assert nodes_to_avoid(verdicts) == []
 
 
@@ -363,7 +359,7 @@ def test_an_id_that_slurm_gave_twice_is_told_by_the_job_s_name(tmp_path: Path, s
 def excused_once(run: RunDir, plan: Plan, stage: Stage, name: str, kind: str) -> None:
     """A second time it is the node, or one where nothing starts would use up all attempts."""
     assert judged(run, plan, stage) == (kind, "" if kind == "lost" else "node3")
-    Submissions(run.submissions).judge(Verdict(stage.id, stage.tasks[0], name, "lost", "why", False))
+    Submissions(run.submissions).judge((stage.id, stage.tasks[0]), Cause("lost", "why", submission=name))
     again, node = judged(run, plan, stage)
     assert RULES[again].avoid == (kind != "out of memory") and node == "node3"
 

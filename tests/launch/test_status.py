@@ -17,7 +17,7 @@ from hpcmaf.errors import DataError
 from hpcmaf.files.publish import write_json
 from hpcmaf.launch.progress import Watcher, estimate
 from hpcmaf.launch.scheduler import Stop, write_stop
-from hpcmaf.launch.slurm.submissions import Submission, Submissions, Verdict
+from hpcmaf.launch.slurm.submissions import Cause, Submission, Submissions
 from hpcmaf.launch.status import look
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
@@ -242,7 +242,7 @@ def test_a_task_killed_as_often_as_allowed_has_failed(tmp_path: Path) -> None:
         name = submitted(run, stage, ["00000"], "4711").name
         attempted(run, stage, "00000", name)
         assert [failure.kind for failure in look(run).survey.failures.values()] == kinds
-        log.judge(Verdict(stage.id, "00000", name, "killed", "killed", True))
+        log.judge((stage.id, "00000"), Cause("killed", "killed", submission=name))
 
 
 def test_a_driver_says_what_runs_and_the_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

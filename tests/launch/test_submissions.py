@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from hpcmaf.launch.slurm.submissions import Submissions, Verdict
+from hpcmaf.launch.slurm.submissions import Cause, Submissions
 
 STAGE = "it01/debate"
+KILLED = Cause("killed", "killed on node1", submission="a")
 
 
 @pytest.fixture
@@ -26,14 +27,10 @@ def submit(log: Submissions, name: str, *tasks: str, job: str | None = None) -> 
         log.confirm(name, job)
 
 
-def verdict(task: str, name: str, *, counted: bool = True) -> Verdict:
-    return Verdict(STAGE, task, name, "killed", "killed on node1", counted)
-
-
 def test_what_was_written_is_read_again(log: Submissions) -> None:
     submit(log, "a", "00000", "00001", job="7")
     log.intend("g", STAGE, [], after=["7"])
-    log.judge(verdict("00001", "a"))
+    log.judge((STAGE, "00001"), KILLED)
     again = Submissions(log.path)
     assert again.nonce == log.nonce != ""
     assert again.sequence == 2
@@ -91,7 +88,7 @@ def test_lines_of_others_and_rubbish_are_passed_over(log: Submissions) -> None:
 def test_a_reset_forgets_failures_but_no_names(log: Submissions) -> None:
     submit(log, "a", "00000", "00001", job="7")
     for task in ("00000", "00001"):
-        log.judge(verdict(task, "a"))
+        log.judge((STAGE, task), KILLED)
     log.reset([(STAGE, "00000")])
     again = Submissions(log.path)
     assert set(again.verdicts) == {(STAGE, "00001")} == set(again.latest)

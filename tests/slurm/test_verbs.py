@@ -138,8 +138,8 @@ def test_the_doctor_sees_that_nodes_do_not_know_each_other(slurm: Cluster, tmp_p
 @pytest.mark.parametrize(
     ("site", "area", "words", "remedy"),
     [
-        ("slurm.merge.partition=lost", "merge", "Invalid partition name", "slurm.partition to one of high, low, main"),
-        ("slurm.generation.gpus=8", "generation", "4 with 8 CPUs, 8000 MB, gpu:h100:4", "slurm.generation.gpus, cpus"),
+        ("slurm.merge.partition=lost", "merge", "Invalid partition name", "set slurm.partition; sinfo -s lists them"),
+        ("slurm.generation.gpus=8", "generation", "node configuration is not", "slurm.generation.gpus, cpus"),
         ("slurm.finetuning.constraint=a100", "finetuning", "Invalid feature", "set slurm.finetuning.constraint"),
         ("slurm.gate.options={reservation: none}", "gate", "eservation", "reservation: NAME"),
     ],
@@ -212,7 +212,7 @@ def test_a_probe_that_gets_no_node_is_a_warning(slurm: Cluster, tmp_path: Path) 
         for name in slurm.names:
             slurm.resume(name)
     assert code == 12
-    assert "not available; nodes of main: 4 with 8 CPUs, 8000 MB, gpu:h100:4, drained" in found["generation"]["text"]
+    assert "not available" in found["generation"]["text"] and "sinfo -o" in found["generation"]["remedy"]
     assert found["nodes"]["level"] == "warning" and "no node: srun: " in found["nodes"]["text"]
     assert not slurm.client("squeue", "-h").strip()
     assert not list(loop.run.root.glob(".hpcmaf-doctor*"))

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from hpcmaf.errors import FailureKind
 from hpcmaf.jobs.resume import resume_point
 from hpcmaf.launch.slurm.commands import Job
-from hpcmaf.launch.slurm.submissions import Submissions, Verdict, job_log
+from hpcmaf.launch.slurm.submissions import Cause, Submissions, job_log
 from hpcmaf.run.attempts import Attempt, all_attempts
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage, TaskKey
@@ -114,34 +114,6 @@ def slurm_says(log: Path, words: re.Pattern[str]) -> bool:
     except OSError:
         return False
     return any(words.search(line) for line in _STEPD.findall(tail))
-
-
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """Why one attempt did not finish.
-
-    Attributes
-    ----------
-    kind
-        A key of :data:`RULES`.
-    text
-        What to tell the user.
-    log
-        Where to read on; empty when there is none.
-    node
-        The one that it points at; empty where that is not known.
-    """
-
-    kind: str
-    text: str
-    log: str = ""
-    node: str = ""
-    progressed: bool = False
-
-    @property
-    def rule(self) -> Rule:
-        """What follows from it."""
-        return RULES[self.kind]
 
 
 def find_cause(attempt: Attempt | None, job: Job | None, resume_point: int) -> Cause:
@@ -259,28 +231,28 @@ class Decision:
     halve: bool = False
 
 
-def decide(cause: Cause, earlier: Sequence[Verdict], attempts: int) -> Decision:
+def decide(cause: Cause, earlier: Sequence[Cause], attempts: int) -> Decision:
     """Weigh a cause against what a task has been through.
 
     Parameters
     ----------
     earlier
-        Verdicts on the attempts before this one.
+        Of the attempts before this one.
     attempts
         The profile's ceiling of counted ones.
     """
-    rule = cause.rule
+    rule = RULES[cause.kind]
     if rule.retry is False:
         return Decision(False, cause.text)
     if rule.retry == "progress" and not cause.progressed:
         return Decision(False, f"{cause.text}, no further than the attempt before; raise the profile's minutes")
-    counted = rule.counted + sum(verdict.counted for verdict in earlier)
+    counted = rule.counted + sum(one.kind not in RULES or RULES[one.kind].counted for one in earlier)
     if rule.counted and counted >= attempts:
         return Decision(False, f"{cause.text}; that was attempt {counted} of {attempts}")
     if len(earlier) + 1 >= MOST_ATTEMPTS:
         return Decision(False, f"{cause.text}; attempt {len(earlier) + 1} in all")
     # Out of memory the kernel kills without a word: believe it the second time.
-    again = cause.kind == "killed" and any(verdict.kind == "killed" for verdict in earlier)
+    again = cause.kind == "killed" and any(one.kind == "killed" for one in earlier)
     return Decision(True, cause.text, rule.halve or again)
 
 
@@ -288,12 +260,12 @@ def decide(cause: Cause, earlier: Sequence[Verdict], attempts: int) -> Decision:
 _SUSPECT_SECONDS = 1800.0
 
 
-def nodes_to_avoid(verdicts: Mapping[TaskKey, Sequence[Verdict]], key: TaskKey | None = None) -> list[str]:
+def nodes_to_avoid(verdicts: Mapping[TaskKey, Sequence[Cause]], key: TaskKey | None = None) -> list[str]:
     """Nodes on which a task, or two of the run, failed in a way that points at the node; the first one first."""
     failed: dict[str, set[TaskKey]] = {}
-    for verdict in sorted((verdict for found in verdicts.values() for verdict in found), key=lambda one: one.time):
-        task = (verdict.stage, verdict.task)
-        points = verdict.node and verdict.kind in RULES and RULES[verdict.kind].avoid
-        if points and (task == key or time.time() - verdict.time < _SUSPECT_SECONDS):
-            failed.setdefault(verdict.node, set()).add(task)
+    all_causes = ((task, cause) for task, causes in verdicts.items() for cause in causes)
+    for task, cause in sorted(all_causes, key=lambda one: one[1].time):
+        points = cause.node and cause.kind in RULES and RULES[cause.kind].avoid
+        if points and (task == key or time.time() - cause.time < _SUSPECT_SECONDS):
+            failed.setdefault(cause.node, set()).add(task)
     return [node for node, tasks in failed.items() if key in tasks or len(tasks) > 1]

@@ -100,9 +100,13 @@ def error_class(said: str) -> type[SlurmError]:
 _REFUSALS = {
     "inactive or drain|not available now": "wait until the partition is in service, or name another: slurm.partition",
     "submit ?job ?limit|MaxSubmit": "wait until some of your jobs have ended, or raise generation.problems_per_shard",
+    "node configuration|node not available": (
+        "ask for what nodes have: {section}.gpus, cpus, memory_gb, nodes, constraint; slurm.gpu_type; "
+        "sinfo -o '%P %D %c %m %G %T' lists it"
+    ),
     "account|association": "set slurm.account; sacctmgr show associations lists yours",
     "qos": "set slurm.qos; sacctmgr show associations lists yours",
-    "partition": "set slurm.partition to one of {partitions}",
+    "partition": "set slurm.partition; sinfo -s lists them",
     "feature": "set {section}.constraint; sinfo -o '%P %f' lists features",
     "time limit": "lower {section}.minutes",
     "reservation": "set {section}.options: {{reservation: NAME}}; scontrol show reservation lists them",
@@ -123,19 +127,10 @@ _HELD = {
 }
 
 
-def lifting(refusal: str, section: str = "slurm.generation", partitions: Sequence[str] = ()) -> str:
-    """What to do about a refusal of sbatch.
-
-    Parameters
-    ----------
-    section
-        Of the profile, whose job it was.
-    partitions
-        Those there are, where that is known.
-    """
+def lifting(refusal: str, section: str = "slurm.generation") -> str:
+    """What to do about a refusal of sbatch to a job of this section of the profile."""
     found = (remedy for words, remedy in _REFUSALS.items() if re.search(words, refusal, re.IGNORECASE))
-    remedy = next(found, f"change {section} until sbatch --test-only takes it")
-    return remedy.format(section=section, partitions=", ".join(partitions[:8]) or "those that sinfo lists")
+    return next(found, "change {section} until sbatch --test-only takes it").format(section=section)
 
 
 def ordinary(reason: str) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import SlurmError
 from hpcmaf.launch.scheduler import Scheduler, States, Stop, write_stop
-from hpcmaf.launch.slurm.causes import Cause, find_causes, nodes_to_avoid
+from hpcmaf.launch.slurm.causes import find_causes, nodes_to_avoid
 from hpcmaf.launch.slurm.commands import Job, cancel, configuration, queue
 from hpcmaf.launch.slurm.executor import ChainExecutor
 from hpcmaf.launch.slurm.refusals import (
@@ -36,7 +36,7 @@ from hpcmaf.launch.slurm.script import (
     stage_windows,
 )
 from hpcmaf.launch.slurm.snapshot import Snapshot, accounted, release
-from hpcmaf.launch.slurm.submissions import Element, Submission, Submissions
+from hpcmaf.launch.slurm.submissions import Cause, Element, Submission, Submissions
 from hpcmaf.launch.slurm.task import ClusterTask
 from hpcmaf.run.attempts import all_attempts
 from hpcmaf.run.directory import RunDir

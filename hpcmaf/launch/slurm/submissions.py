@@ -12,13 +12,14 @@ import os
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from hpcmaf.files.publish import Count, Record, read_bytes
 from hpcmaf.run.directory import RunDir
@@ -38,12 +39,12 @@ class Submission:
     """
 
     name: str
-    stage: str
-    elements: tuple[Element, ...]
+    stage: str = ""
+    elements: tuple[Element, ...] = ()
     after: tuple[str, ...] = ()
     job: str | None = None
     time: float = 0.0
-    halvings: int = 0
+    halvings: Count = 0
 
     @property
     def gate(self) -> bool:
@@ -62,38 +63,48 @@ def task_key(stage: str, name: str) -> TaskKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """Why a task of one submission did not finish."""
+class Cause:
+    """Why one attempt at a task did not finish.
 
-    stage: str
-    task: str
-    submission: str
+    Attributes
+    ----------
+    kind
+        A key of :data:`hpcmaf.launch.slurm.causes.RULES`.
+    text
+        What to tell the user.
+    log
+        Where to read on; empty when there is none.
+    node
+        The one that it points at; empty where that is not known.
+    progressed
+        Whether the attempt got further than the one before.
+    submission
+        Whose attempt it was.
+    """
+
     kind: str
     text: str
-    counted: bool
-    time: float = 0.0
+    log: str = ""
     node: str = ""
+    progressed: bool = False
+    submission: str = ""
+    time: float = 0.0
+
+
+_SUBMISSION, _CAUSE = TypeAdapter(Submission), TypeAdapter(Cause)
 
 
 class _Line(Record):
-    """Any event; each has what it is about."""
+    """Any event, but for what a submission or a cause has."""
 
     event: str
     nonce: str = ""
     name: str = ""
     why: str = ""
-    kind: str = ""
-    text: str = ""
-    node: str = ""
     stage: str = ""
-    elements: list[list[str]] = []
-    after: list[str] = []
-    halvings: Count = 0
-    job: str | None = None
-    time: float = 0.0
-    index: Count | None = None
     task: str = ""
-    counted: bool = True
+    job: str | None = None
+    index: Count | None = None
     tasks: list[Annotated[list[str], Field(min_length=2, max_length=2)]] = []
 
 
@@ -120,7 +131,7 @@ class Submissions:
         self.nonce = ""
         self.sequence = 0
         self.submissions: dict[str, Submission] = {}
-        self.verdicts: dict[TaskKey, list[Verdict]] = {}
+        self.verdicts: dict[TaskKey, list[Cause]] = {}
         self.refused: dict[str, str] = {}
         self.released: Counter[str] = Counter()
         self._latest: dict[TaskKey, tuple[Submission, int]] | None = None
@@ -129,8 +140,9 @@ class Submissions:
         self._withdrawn: set[tuple[str, int]] = set()
         # How many submissions there were when tasks were last given a fresh start.
         self._fresh: dict[TaskKey, int] = {}
-        for line in self._lines():
-            self._take(line)
+        for line in read_bytes(path).split(b"\n") if path.exists() else ():
+            with suppress(ValidationError):  # torn by a kill or a full disk; what it said is found out again
+                self._take(line)
 
     @property
     def latest(self) -> dict[TaskKey, tuple[Submission, int]]:
@@ -170,16 +182,17 @@ class Submissions:
         """Write down that a held job is let go."""
         self._append({"event": "released", "job": job})
 
-    def judge(self, verdict: Verdict) -> None:
+    def judge(self, key: TaskKey, cause: Cause) -> None:
         """Write down why a task did not finish."""
-        self._append({"event": "verdict", "name": verdict.submission, **asdict(verdict)})
+        stage, task = key
+        self._append({"event": "verdict", "stage": stage, "task": task, **asdict(cause)})
 
     def reset(self, tasks: Sequence[TaskKey]) -> None:
         """Give tasks a fresh start: what failed before no longer counts."""
         if tasks:
             self._append({"event": "reset", "tasks": [list(key) for key in tasks]})
 
-    def judged(self, key: TaskKey) -> Verdict | None:
+    def judged(self, key: TaskKey) -> Cause | None:
         """The verdict on a task's latest submission."""
         found, latest = self.verdicts.get(key), self.latest.get(key)
         return found[-1] if found and latest and found[-1].submission == latest[0].name else None
@@ -192,29 +205,20 @@ class Submissions:
         """Submissions by job id."""
         return {submission.job: submission for submission in self.submissions.values() if submission.job is not None}
 
-    def _lines(self) -> Iterator[_Line]:
-        try:
-            text = read_bytes(self.path)
-        except FileNotFoundError:
-            return
-        for line in text.split(b"\n"):
-            with suppress(ValidationError):  # torn by a kill or a full disk; what it said is found out again
-                yield _Line.model_validate_json(line)
-
     def _append(self, value: dict[str, Any]) -> None:
-        line = json.dumps(value | {"time": time.time()})
+        line = json.dumps(value | {"time": time.time()}).encode()
         if not self._dry:
             self._write(line)
-        self._take(_Line.model_validate_json(line))
+        self._take(line)
 
-    def _write(self, line: str) -> None:
+    def _write(self, line: bytes) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # One write, on a line of its own even behind a torn one.
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             size = os.fstat(descriptor).st_size
             torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-            text = b"\n" * torn + line.encode() + b"\n"
+            text = b"\n" * torn + line + b"\n"
             try:
                 while text:
                     text = text[os.write(descriptor, text) :]
@@ -225,13 +229,14 @@ class Submissions:
         finally:
             os.close(descriptor)
 
-    def _take(self, line: _Line) -> None:
+    def _take(self, text: bytes) -> None:
+        line = _Line.model_validate_json(text)
         self._latest = None if line.event != "verdict" else self._latest
         match line.event:
             case "run":
                 self.nonce = line.nonce
             case "intent" | "submitted":
-                self._add(line)
+                self._add(_SUBMISSION.validate_json(text))
             case "refused":
                 self.refused[line.name] = line.why
                 if line.index is None:
@@ -241,26 +246,22 @@ class Submissions:
             case "released":
                 self.released[line.job or ""] += 1
             case "verdict":
-                what = (line.name, line.kind, line.text, line.counted, line.time, line.node)
-                self.verdicts.setdefault((line.stage, line.task), []).append(Verdict(line.stage, line.task, *what))
+                self.verdicts.setdefault((line.stage, line.task), []).append(_CAUSE.validate_json(text))
             case "reset":
                 self.refused.clear()
                 for stage, task in line.tasks:
                     self.verdicts.pop((stage, task), None)
                     self._fresh[stage, task] = len(self.submissions)
 
-    def _add(self, line: _Line) -> None:
-        job = line.job if line.job and line.job.isdecimal() else None
-        if line.name in self.submissions:
-            self.submissions[line.name] = replace(self.submissions[line.name], job=job)
-        elif line.stage:  # else an earlier release's, whose intent was torn
+    def _add(self, sent: Submission) -> None:
+        job = sent.job if sent.job and sent.job.isdecimal() else None
+        if sent.name in self.submissions:
+            self.submissions[sent.name] = replace(self.submissions[sent.name], job=job)
+        elif sent.stage:  # else an earlier release's, whose intent was torn
             # Numbers of names that were torn are not given twice.
-            number = line.name.rpartition(".")[2]
+            number = sent.name.rpartition(".")[2]
             self.sequence = max(self.sequence + 1, int(number) if number.isdecimal() else 0)
-            elements, after = tuple(map(tuple, line.elements)), tuple(line.after)
-            self.submissions[line.name] = Submission(
-                line.name, line.stage, elements, after, job, line.time, line.halvings
-            )
+            self.submissions[sent.name] = replace(sent, job=job)
         if job is not None:
             self.refused.clear()
 
