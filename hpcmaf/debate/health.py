@@ -15,32 +15,6 @@ from hpcmaf.files.publish import Amount, Record
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class Health(Record):
-    """What debates came to; ``None`` is what a file of an earlier version lacks, and votes of a single agent.
-
-    Attributes
-    ----------
-    cut_off
-        Of all texts, those that ended at the limit on tokens.
-    unparsable
-        Of the agents' last responses, those in which no answer was found.
-    tied, unanimous
-        Of the last round's votes.
-    undecided
-        Of a judge's replies, those that were none of the answers, so that the
-        vote counts.
-    tokens_per_answer
-        Generated ones, thoughts included.
-    """
-
-    cut_off: Share | None = None
-    unparsable: Share | None = None
-    tied: Share | None = None
-    unanimous: Share | None = None
-    undecided: Share | None = None
-    tokens_per_answer: Amount | None = None
-
-
 class Value(NamedTuple):
     """How a value is written; from where on it says that a run learns noise, and what to change then."""
 
@@ -49,23 +23,29 @@ class Value(NamedTuple):
     remedy: str = ""
 
 
+_CUT_OFF = "raise sampling.max_new_tokens, or have task.prompts ask for shorter answers"
+_UNPARSABLE = "read 'hpcmaf prompts', set task.answer, or show the form of an answer in examples of task.prompts"
+_TIED = "their labels are drawn: raise debate.agents, lower sampling.temperature, or take easier problems"
+_UNDECIDED = "read 'hpcmaf prompts', or take the vote"
+
+
+class Health(Record):
+    """What debates came to; ``None`` is what a file of an earlier version lacks, and votes of a single agent."""
+
+    # Of all texts, those that ended at the limit on tokens.
+    cut_off: Annotated[Share | None, Value("of texts cut off", 0.2, _CUT_OFF)] = None
+    unparsable: Annotated[Share | None, Value("of last responses without an answer", 0.2, _UNPARSABLE)] = None
+    # Of the last round's.
+    tied: Annotated[Share | None, Value("of votes tied", 0.5, _TIED)] = None
+    unanimous: Annotated[Share | None, Value("of votes unanimous")] = None
+    # So that the vote counts.
+    undecided: Annotated[Share | None, Value("of the judge's replies none of the answers", 0.2, _UNDECIDED)] = None
+    # Generated ones, thoughts included.
+    tokens_per_answer: Annotated[Amount | None, Value("tokens per answer")] = None
+
+
 VALUES = {
-    "cut_off": Value(
-        "of texts cut off", 0.2, "raise sampling.max_new_tokens, or have task.prompts ask for shorter answers"
-    ),
-    "unparsable": Value(
-        "of last responses without an answer",
-        0.2,
-        "read 'hpcmaf prompts', set task.answer, or show the form of an answer in examples of task.prompts",
-    ),
-    "tied": Value(
-        "of votes tied",
-        0.5,
-        "their labels are drawn: raise debate.agents, lower sampling.temperature, or take easier problems",
-    ),
-    "unanimous": Value("of votes unanimous"),
-    "undecided": Value("of the judge's replies none of the answers", 0.2, "read 'hpcmaf prompts', or take the vote"),
-    "tokens_per_answer": Value("tokens per answer"),
+    name: value for name, field in Health.model_fields.items() for value in field.metadata if isinstance(value, Value)
 }
 SAMPLES = Value(
     "training samples",

@@ -7,7 +7,7 @@ from asyncio import gather
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from hpcmaf.answers import AnswerForm
 from hpcmaf.debate.consensus import consensus
@@ -77,47 +77,38 @@ class Protocol:
         seed = derive_seed(self.seed, self.iteration, problem, round, agent, "listen")
         return sorted(random.Random(seed).sample(others, self.listen))
 
-    def first_prompt(self, question: str, agent: int) -> str:
-        """The prompt of agent n in round 1."""
-        return self._named("generator", agent, self._prompts(f"generator-{agent}").first(question))
+    def prompt(self, kind: str, question: str, agent: int = 0, shown: str | Sequence[str] = "") -> str:
+        """What agent n reads in round 1 (``"first"``) or later (``"update"``), or the summarizer or a judge does.
 
-    def update_prompt(self, question: str, agent: int, read: str | Sequence[str]) -> str:
-        """The prompt of agent n in rounds 2..M, given a summary or the others' answers."""
-        prompts = self._prompts(f"critic-{agent}")
-        if isinstance(read, str):
-            prompt = (prompts.integrate if self.cooperate else prompts.update)(question, read)
-        elif self.cooperate:
-            prompt = prompts.integrate_without_summary(question, read)
-        else:
-            prompt = prompts.update_without_summary(question, read)
-        return self._named("critic", agent, prompt)
-
-    def summary_prompt(self, question: str, agent: int, answers: Sequence[str]) -> str:
-        """What the summarizer gets of the others' answers, for agent n."""
-        return self.prompts.for_agent(agent + 1, self.agents).summarize(question, answers)
+        Parameters
+        ----------
+        kind
+            One of these, ``"summarize"``, ``"judge"`` or ``"hint"``.
+        shown
+            A summary, others' answers, or the gold one.
+        """
+        role, template, numbers = {"first": "generator", "update": "critic"}.get(kind), kind, (agent + 1, self.agents)
+        if kind == "update":
+            template = ("integrate" if self.cooperate else "update") + ("" if self.summaries else "_without_summary")
+        prompts, _ = self.own.get(f"{role}-{agent}", (self.prompts, self.sampling))
+        text = prompts.render(template, question, shown, *numbers)
+        return f"{self.prompts.render(role, question, '', *numbers)}\n\n{text}" if self.ids and role else text
 
     @property
     def openings(self) -> Openings:
         """What stands before every chat of a kind, or of a kind and agent; kinds with nothing are left out."""
-        found = {kind: self.prompts.opening(kind) for kind in ("first", "summarize", "update")}
-        found = {kind: turns for kind, turns in found.items() if turns}
+        found: dict[str, Any] = {kind: turns for kind, turns in self.prompts.openings.items() if turns}
         for name, (prompts, _) in self.own.items():
             kind: Kind = "first" if name.startswith("generator") else "update"
-            if (turns := prompts.opening(kind)) != found.get(kind, ()):
+            if (turns := prompts.openings.get(kind, ())) != found.get(kind, ()):
                 found[f"{kind}/{name.rpartition('-')[2]}"] = turns
         return found
 
     def opening(self, kind: str, agent: int) -> tuple[Message, ...]:
         """What stands before a chat of a kind; before a judge's, the system message alone."""
-        turns = opening(self.openings, "first" if kind == "judge" else kind, None if kind == "judge" else agent)
-        return tuple(turn for turn in turns if kind != "judge" or turn["role"] == "system")
-
-    def _prompts(self, name: str) -> PromptSet:
-        prompts, _ = self.own.get(name, (self.prompts, self.sampling))
-        return prompts.for_agent(int(name.rpartition("-")[2]) + 1, self.agents)
-
-    def _named(self, role: Literal["generator", "critic"], agent: int, text: str) -> str:
-        return self.prompts.named(role, agent, text) if self.ids else text
+        if kind == "judge":
+            return tuple(turn for turn in self.openings.get("first", ()) if turn["role"] == "system")
+        return opening(self.openings, "first" if kind == "hint" else kind, agent)
 
     def validate(self) -> None:
         """Render every kind of prompt once.
@@ -134,22 +125,23 @@ class Protocol:
         """One chat of every kind, by a title, with marks in place of what agents and the summarizer write."""
         solutions = [f"[solution of agent {n + 1}]" for n in range(max(2, self.agents))]
         others = [text for n, text in enumerate(solutions) if n != agent]
-        first = user(self.first_prompt(question, agent))
-        chats = [(f"first answer of agent {agent + 1}", "first", [first])]
+
+        def chat(kind: str, shown: str | Sequence[str] = "", *before: Message) -> list[Message]:
+            return [*self.opening(kind, agent), *before, user(self.prompt(kind, question, agent, shown))]
+
+        chats = [(f"first answer of agent {agent + 1}", chat("first"))]
         if hint:
-            chats.append(("answer with a hint", "first", [user(self.prompts.hint(question, "[gold answer]"))]))
+            chats.append(("answer with a hint", chat("hint", "[gold answer]")))
         if self.rounds > 1:
             read: str | list[str] = others
             if self.summaries:
-                summary = user(self.summary_prompt(question, agent, others))
-                chats.append((f"summary for agent {agent + 1}", "summarize", [summary]))
+                chats.append((f"summary for agent {agent + 1}", chat("summarize", others)))
                 read = "[summary of the others' solutions]"
-            own = Message(role="assistant", content="[its first solution]")
-            again = user(self.update_prompt(question, agent, read))
-            chats.append((f"updated answer of agent {agent + 1}", "update", [first, own, again]))
+            own = user(self.prompt("first", question, agent)), Message(role="assistant", content="[its first solution]")
+            chats.append((f"updated answer of agent {agent + 1}", chat("update", read, *own)))
         if self.judge:
-            chats.append(("judge's choice", "judge", [user(self.prompts.judge(question, solutions))]))
-        return [(title, [*self.opening(kind, agent), *turns]) for title, kind, turns in chats]
+            chats.append(("judge's choice", chat("judge", solutions)))
+        return chats
 
 
 def calls_per_problem(protocol: Protocol, agents: int) -> int:
@@ -174,7 +166,7 @@ async def debate(problem: Problem, society: Society, protocol: Protocol, engine:
     question, agents = problem.question, range(society.agents)
     call = partial(respond, problem, protocol, engine)
 
-    first = (call(1, n, "answer", [user(protocol.first_prompt(question, n))], society.generators[n]) for n in agents)
+    first = (call(1, n, "answer", [user(protocol.prompt("first", question, n))], society.generators[n]) for n in agents)
     answers = [tuple(await gather(*first))]
     summaries: list[tuple[Utterance, ...]] = []
 
@@ -184,10 +176,10 @@ async def debate(problem: Problem, society: Society, protocol: Protocol, engine:
         summary: Utterance | None = None
         read: str | Sequence[str] = others
         if protocol.summaries:
-            prompt = protocol.summary_prompt(question, n, others)
+            prompt = protocol.prompt("summarize", question, n, others)
             summary = await call(m, n, "summary", [user(prompt)], society.summarizer)
             read = summary.spoken
-        chat = [*_history(answers, n), user(protocol.update_prompt(question, n, read))]
+        chat = [*_history(answers, n), user(protocol.prompt("update", question, n, read))]
         return summary, await call(m, n, "answer", chat, society.critics[n])
 
     def so_far() -> Transcript:
@@ -214,8 +206,30 @@ async def _judge(
     candidates = [turn for turn in transcript.answers[transcript.ended - 1] if turn.answer is not None]
     if vote.votes == len(candidates):
         return replace(NOT_ASKED, kind="judge", round=transcript.rounds)
-    prompt = protocol.prompts.judge(transcript.problem.question, [turn.spoken for turn in candidates])
+    prompt = protocol.prompt("judge", transcript.problem.question, shown=[turn.spoken for turn in candidates])
     return await call(transcript.rounds, 0, "judge", [user(prompt)], society.summarizer)
+
+
+async def rationalise(problem: Problem, society: Society, protocol: Protocol, engine: Engine) -> Transcript:
+    """Answer a problem, and where gold says that this went wrong, once more with gold as a hint: STaR's rollouts.
+
+    The only place before evaluation where a gold answer is looked at. The
+    second answer has a chat of its own, not the first one's: it has
+    to read like a solution, not like a correction.
+
+    Returns
+    -------
+    Transcript
+        Of one agent in two rounds. Without a second answer its turn is empty.
+    """
+    call, model = partial(respond, problem, protocol, engine), society.generators[0]
+    first = await call(1, 0, "answer", [user(protocol.prompt("first", problem.question))], model)
+    second = replace(NOT_ASKED, round=2)
+    right = protocol.grader.right(first.answer, problem)
+    if problem.gold is not None and not right:
+        hint = protocol.prompt("hint", problem.question, shown=problem.gold)
+        second = await call(2, 0, "answer", [user(hint)], model)
+    return Transcript(problem, ((first,), (second,)), openings=protocol.openings, grader=protocol.grader)
 
 
 async def debate_all(

@@ -13,8 +13,7 @@ from hpcmaf.answers import AnswerForm
 from hpcmaf.config.recipe import Recipe, TaskSource
 from hpcmaf.debate.health import Tally, health_line
 from hpcmaf.debate.methods import Method
-from hpcmaf.debate.protocol import Protocol, calls_per_problem, debate, debate_all
-from hpcmaf.debate.rationale import rationalise
+from hpcmaf.debate.protocol import Protocol, calls_per_problem, debate, debate_all, rationalise
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.engines.base import Sampling, ServedModels
 from hpcmaf.engines.journal import Journal

@@ -104,7 +104,7 @@ async def _answers(
 ) -> dict[Utterance, float | None]:
     """The student's answers to a problem, and how likely the society finds each that can be read and scored."""
     problem, (*kept, last) = debate.problem, debate.answers[: debate.ended]
-    chat = [user(protocol.first_prompt(problem.question, 0))]
+    chat = [user(protocol.prompt("first", problem.question))]
     call = partial(respond, problem, protocol, scorers[0].engine)
     turns = await gather(*(call(1, k, "answer", chat, model) for k in range(count)))
     names = (society.critics if kept else society.generators)[: debate.agents]

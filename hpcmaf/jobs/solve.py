@@ -86,7 +86,7 @@ def solve(
     society = society_of(recipe, shape.agents, served, evaluating=True)
     protocol = protocol_of(recipe.model_copy(update={"seed": seed}), method, recipe.evaluation, shape.rounds, t)
     protocol.grader.check()
-    protocol.first_prompt(question, 0)  # refuses what cannot be put, before a model is loaded
+    protocol.prompt("first", question)  # refuses what cannot be put, before a model is loaded
     problem = Problem(f"question-{question_hash(question)[:16]}", question)
     engine = one_engine(served, lambda one: TransformersEngine(one, device=device))
     try:

@@ -28,7 +28,7 @@ from hpcmaf.errors import DataError
 from hpcmaf.seeding import derive_seed
 from hpcmaf.tasks import sandbox as sandboxes
 from hpcmaf.tasks.problems import Problem
-from hpcmaf.tasks.prompts import PromptSet
+from hpcmaf.tasks.prompts import PromptSet, shipped
 from hpcmaf.tasks.readers import Row
 from hpcmaf.tasks.sources import Files, within
 
@@ -89,21 +89,6 @@ class CodeFiles(Code, Files):
 
 
 _passes = lru_cache(maxsize=4096)(sandboxes.passes)
-
-
-@dataclass(frozen=True)
-class CodePrompts(PromptSet):
-    """Prompts for functions."""
-
-    instruction: str = "Write a Python function for the problem below. First think about how, and about special cases."
-    ending: str = (
-        "End with the whole function, and what it needs, in one block of code between ```python and ```. "
-        "Only the standard library can be imported."
-    )
-
-    def hint(self, question: str, answer: str) -> str:
-        """The tests are what there is to work towards."""
-        return f"{self.first(question)}\n\nHint: it will pass these tests, which it must not mention:\n{answer}"
 
 
 def function_of(problem: Problem, program: str) -> str:
@@ -225,14 +210,19 @@ def mbpp_split(row: Row) -> str:
     return next((name for name, last in _SPLITS if int(number) <= last), "train")
 
 
-_VARIANTS = {"default": CodePrompts()}
+_PROMPTS = PromptSet(
+    "Write a Python function for the problem below. First think about how, and about special cases.",
+    "End with the whole function, and what it needs, in one block of code between ```python and ```. "
+    "Only the standard library can be imported.",
+    {**shipped("default"), **shipped("code")},
+)
 TASKS = {
     "humaneval": CodeFiles(
         name="humaneval",
         parse=humaneval,
         layouts=within("", "openai_humaneval/", "data/"),
         configs=("openai_humaneval",),
-        variants=_VARIANTS,
+        variants={"default": _PROMPTS},
     ),
     "mbpp": CodeFiles(
         name="mbpp",
@@ -240,6 +230,6 @@ TASKS = {
         split_of=mbpp_split,
         layouts=within("", "full/", "sanitized/", "data/"),
         configs=("full",),
-        variants=_VARIANTS,
+        variants={"default": _PROMPTS},
     ),
 }

@@ -17,7 +17,7 @@ from hpcmaf.answers import AnswerForm
 from hpcmaf.errors import ConfigError, DataError
 from hpcmaf.seeding import derive_seed
 from hpcmaf.tasks.problems import Problem, question_hash
-from hpcmaf.tasks.prompts import CompactPrompts, PromptSet
+from hpcmaf.tasks.prompts import PromptSet, compact_prompts
 from hpcmaf.tasks.splits import Splits
 from hpcmaf.tasks.task import Task
 
@@ -154,7 +154,7 @@ def sums(draw: Draw) -> Problem:
 
 
 def _task(
-    make: Callable[[Draw], Problem], instruction: str, meaning: str, compact: CompactPrompts | None = None, **more: Any
+    make: Callable[[Draw], Problem], instruction: str, meaning: str, compact: PromptSet | None = None, **more: Any
 ) -> Generated:
     ending = f"End with one line of the form Answer: \\boxed{{N}}, where N is {meaning}, a whole number."
     variants = {"default": PromptSet(instruction, ending)} | ({"compact": compact} if compact else {})
@@ -167,13 +167,13 @@ TASKS = {
         "Work out the value of the expression below. Do the multiplications first, then the additions and "
         "subtractions from left to right, and write down each step.",
         "the value",
-        CompactPrompts(),
+        compact_prompts(),
     ),
     "words": _task(
         words,
         "Solve the problem below step by step, writing down each calculation.",
         "the answer",
-        CompactPrompts(expression=expression_of_story),
+        compact_prompts(expression_of_story),
         decisive=expression_of_story,
     ),
     "sums": _task(sums, "Answer the question below. Write down each step.", "the result", most=1_200),

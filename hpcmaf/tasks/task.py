@@ -16,7 +16,7 @@ from typing import Any
 
 from hpcmaf.answers import AnswerForm
 from hpcmaf.errors import ConfigError, one_line
-from hpcmaf.tasks.promptfile import PromptFile, TemplatePrompts
+from hpcmaf.tasks.promptfile import PromptFile, prompts_of
 from hpcmaf.tasks.prompts import PromptSet
 from hpcmaf.tasks.splits import Splits
 
@@ -58,7 +58,7 @@ class Task:
             The task has no such variant.
         """
         if isinstance(variant, PromptFile):
-            return TemplatePrompts(variant, self.prompts())
+            return prompts_of(variant, self.prompts())
         if variant not in self.variants:
             known = ", ".join(self.variants)
             raise ConfigError(f"task.prompts: {self.name} has no prompts '{variant}'; use one of {known}")

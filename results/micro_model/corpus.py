@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from hpcmaf.seeding import derive_seed
 from hpcmaf.tasks.generated import side
-from hpcmaf.tasks.prompts import CompactPrompts
+from hpcmaf.tasks.prompts import compact_prompts
 from results.micro_model.critics import agreed, cut_off, revise, summary_of
 from results.micro_model.styles import NOISE, STYLES, Author, Expression, Noise, Solution
 from results.micro_model.tokenizer import PAD, encode
 
-PROMPTS = CompactPrompts()
+PROMPTS = compact_prompts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def debate_lines(author: Author, rng: random.Random, mixture: Mixture = MIXTURE)
         latest = [author.solve(expression, rng.randrange(len(STYLES)), rng) for _ in range(agents)]
         if disputed(latest) or rng.random() < mixture.calm:
             break
-    chats = [[PROMPTS.first(expression.text), one.text] for one in latest]
+    chats = [[PROMPTS.render("first", expression.text), one.text] for one in latest]
     for _ in range(1, rounds):
         seen = [cut_off(one, rng) if rng.random() < mixture.cut_off else one for one in latest]
         answers: list[Solution] = []
@@ -99,11 +99,11 @@ def debate_lines(author: Author, rng: random.Random, mixture: Mixture = MIXTURE)
             texts = [one.text for one in others]
             summary = summary_of(others)
             if summarized:
-                prompt = PROMPTS.update(expression.text, summary)
+                prompt = PROMPTS.render("update", expression.text, summary)
                 if agent == chosen[0]:
-                    yield [PROMPTS.summarize(expression.text, texts), summary]
+                    yield [PROMPTS.render("summarize", expression.text, texts), summary]
             else:
-                prompt = PROMPTS.update_without_summary(expression.text, texts)
+                prompt = PROMPTS.render("update_without_summary", expression.text, texts)
             answers.append(revise(author, expression, latest[agent], others, rng))
             chats[agent] += [prompt, answers[-1].text]
         latest = answers
@@ -121,7 +121,7 @@ def lines(seed: int, index: int, noise: Noise = NOISE, mixture: Mixture = MIXTUR
         for _ in range(mixture.solos):
             expression = draw(rng)
             answer = author.solve(expression, rng.randrange(len(STYLES)), rng)
-            yield encode([PROMPTS.first(expression.text), answer.text])
+            yield encode([PROMPTS.render("first", expression.text), answer.text])
 
 
 @dataclass(frozen=True, slots=True)

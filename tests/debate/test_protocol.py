@@ -21,27 +21,21 @@ from tests.debate.scripted import ScriptedEngine
 from tests.debate.scripted import debate as answered
 
 
-class Marks(PromptSet):
-    """Prompts in which every part can be told apart."""
-
-    def first(self, question: str) -> str:
-        return f"ask[{question}]"
-
-    def summarize(self, question: str, answers) -> str:
-        return f"sum[{question}]" + "".join(f"<{answer}>" for answer in answers)
-
-    def update(self, question: str, summary: str) -> str:
-        return f"upd[{question}]({summary})"
-
-    def update_without_summary(self, question: str, answers) -> str:
-        return f"upd[{question}]" + "".join(f"<{answer}>" for answer in answers)
-
-
+SHOWN = "{% for answer in answers %}<{{ answer }}>{% endfor %}"
+# Prompts in which every part can be told apart.
+MARKS = PromptSet(
+    templates={
+        "first": "ask[{{ question }}]",
+        "summarize": "sum[{{ question }}]" + SHOWN,
+        "update": "upd[{{ question }}]({{ summary }})",
+        "update_without_summary": "upd[{{ question }}]" + SHOWN,
+    }
+)
 PROBLEM = Problem("p1", "What?", gold="GOLD")
 
 
 def protocol(rounds: int = 2, summaries: bool = True) -> Protocol:
-    return Protocol(rounds, summaries, Marks(), AnswerForm.NUMBER, Sampling(), seed=7, iteration=3)
+    return Protocol(rounds, summaries, MARKS, AnswerForm.NUMBER, Sampling(), seed=7, iteration=3)
 
 
 def spoken(request: Request) -> str:

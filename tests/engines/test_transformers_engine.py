@@ -223,7 +223,8 @@ def test_what_is_trained_on_is_what_was_generated() -> None:
     engine.load(None).register_forward_pre_hook(read, with_kwargs=True)
     chat = ChatFormat.from_pretrained(str(base_path()))
     messages: tuple = ()
-    for n, text in enumerate([prompts.first("3+4*5+6-7*8"), prompts.update("3+4*5+6-7*8", "4*5=20 -27")]):
+    read = [prompts.render("first", "3+4*5+6-7*8"), prompts.render("update", "3+4*5+6-7*8", "4*5=20 -27")]
+    for n, text in enumerate(read):
         messages = (*messages, {"role": "user", "content": text})
         request = Request(str(n), messages, None, n, Sampling(max_new_tokens=80))
         (completion,) = run(engine, [request])

@@ -13,7 +13,7 @@ import pytest
 
 from hpcmaf.micro import base_path
 from hpcmaf.tasks.generated import side
-from hpcmaf.tasks.prompts import CompactPrompts
+from hpcmaf.tasks.prompts import compact_prompts
 from results.micro_model.corpus import Rows, debate_lines, draw
 from results.micro_model.make import Making
 from results.micro_model.styles import NOISE, Author
@@ -42,17 +42,17 @@ def test_defaults_are_those_of_the_packaged_model() -> None:
 
 
 def test_lines_are_debates_in_the_prompts_of_a_run_and_of_its_training_side() -> None:
-    rng, author, prompts, kinds = random.Random(3), Author(NOISE), CompactPrompts(), set()
+    rng, author, prompts, kinds = random.Random(3), Author(NOISE), compact_prompts(), set()
     for _ in range(200):
         for turns in debate_lines(author, rng):
             assert len(turns) % 2 == 0
             question, *answers = turns[0].split("|")
             assert side(question.rstrip("=")) == "train"
             if answers or "|" in turns[0]:
-                assert turns[0] == prompts.summarize(question, answers)
+                assert turns[0] == prompts.render("summarize", question, answers)
                 kinds.add("summary")
             else:
-                assert turns[0] == prompts.first(turns[0])
+                assert turns[0] == prompts.render("first", turns[0])
                 kinds |= {"update" if turn[0] == "~" else "without" for turn in turns[2::2]}
     assert kinds == {"summary", "update", "without"}
     assert {side(draw(rng).text) for _ in range(200)} == {"train"}

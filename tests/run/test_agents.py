@@ -172,7 +172,7 @@ def test_an_agents_settings_lie_over_its_numbers_and_these_over_the_recipes() ->
         **{f"{role}-2": 0.5 for role in ("generator", "critic")},
         **{f"{role}-1": recipe.sampling.top_p for role in ("generator", "critic")},
     }
-    assert protocol.first_prompt("1+2*3+4-5*6", 0) != protocol.first_prompt("1+2*3+4-5*6", 1)
+    assert protocol.prompt("first", "1+2*3+4-5*6", 0) != protocol.prompt("first", "1+2*3+4-5*6", 1)
 
 
 def test_a_request_goes_to_the_engine_of_its_models_base() -> None:

@@ -72,15 +72,17 @@ def test_what_generated_problems_cannot_have_is_refused(name, tmp_path: Path) ->
 
 
 def test_compact_prompts_are_the_micro_models() -> None:
-    assert get_task("arithmetic").prompts("compact").first("1+2*3+4-5*6") == "1+2*3+4-5*6="
+    assert get_task("arithmetic").prompts("compact").render("first", "1+2*3+4-5*6") == "1+2*3+4-5*6="
     prompts, (problem,) = get_task("words").prompts("compact"), get_task("words").generate(1, 0, "train")
     expression = expression_of_story(problem.question)
-    assert prompts.first(problem.question) == prompts.hint(problem.question, "5") == f"{expression}="
-    assert prompts.summarize(problem.question, ["x", "y"]) == f"{expression}|x|y"
+    shown = {"first": "", "hint": "5", "summarize": ["x", "y"], "update": "s", "update_without_summary": ["x", "y"]}
+    found = [prompts.render(name, problem.question, read) for name, read in shown.items()]
+    assert found == [f"{expression}=", f"{expression}=", f"{expression}|x|y", "~s", "|x|y"]
     with pytest.raises(DataError, match="2 numbers instead of six"):
-        prompts.first("1 and 2")
-    with pytest.raises(ConfigError, match="the compact prompts have no words for roles"):
-        prompts.integrate("q", "s")
+        prompts.render("first", "1 and 2")
+    for name in ("integrate", "judge", "critic"):
+        with pytest.raises(ConfigError, match="the compact prompts have no words for roles"):
+            prompts.render(name, problem.question, "s")
 
 
 EXAMPLE = Path(__file__).parents[2] / "recipes" / "own_task.py"
@@ -99,7 +101,7 @@ def test_the_example_is_found_beside_its_recipe_from_anywhere(tmp_path, monkeypa
     found = load_recipe(str(recipe(tmp_path, "own_task.py:GCD")))
     monkeypatch.chdir("/")
     task = get_task(found.task.name)
-    assert task.name == "gcd" and "prime factors" in task.prompts().first("What?")
+    assert task.name == "gcd" and "prime factors" in task.prompts().render("first", "What?")
     splits = draw(found)
     assert len(splits.train) == 6 and len(splits.eval) == 4
     for problem in [*splits.train, *splits.eval]:

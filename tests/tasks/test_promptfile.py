@@ -26,7 +26,8 @@ from hpcmaf.selection.select import write_selection
 from hpcmaf.store import Store, StoreInfo, write_store
 from hpcmaf.tasks import TASKS, get_task
 from hpcmaf.tasks.problems import Problem
-from hpcmaf.tasks.promptfile import PromptFile, TemplatePrompts
+from hpcmaf.tasks.promptfile import PromptFile, prompts_of
+from hpcmaf.tasks.prompts import PromptSet
 from tests.debate.scripted import ScriptedEngine
 
 FILE = """\
@@ -38,8 +39,8 @@ update: "Others: {{ summary }} Once more: {{ question }}"
 """
 
 
-def prompts(**values) -> TemplatePrompts:
-    return TemplatePrompts(PromptFile(**values), get_task("gsm8k").prompts())
+def prompts(**values) -> PromptSet:
+    return prompts_of(PromptFile(**values), get_task("gsm8k").prompts())
 
 
 @pytest.fixture
@@ -97,12 +98,13 @@ def test_what_was_read_is_in_the_store_and_in_the_training_data(recipe, tmp_path
 def test_turns_of_their_own_for_each_kind():
     turns = {"summarize": [{"user": "u", "assistant": "a"}]}
     made = prompts(examples=turns)
-    assert [turn["content"] for turn in made.opening("summarize")] == ["u", "a"] and made.opening("update") == ()
+    assert [turn["content"] for turn in made.openings["summarize"]] == ["u", "a"] and made.openings["update"] == ()
 
 
 def test_what_a_file_leaves_out_comes_from_the_task():
-    own = get_task("gsm8k").prompts()
-    assert prompts(system="x").first("q") == own.first("q") and prompts().opening("first") == ()
+    own, mine = get_task("gsm8k").prompts(), prompts(system="x", first="{{ question }}!")
+    assert mine.render("update", "q", "s") == own.render("update", "q", "s") and mine.render("first", "q") == "q!"
+    assert prompts() == replace(own, openings=dict.fromkeys(("first", "summarize", "update"), ()))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,7 @@ def test_what_a_file_leaves_out_comes_from_the_task():
 )
 def test_a_template_that_cannot_work_is_one_line(values, says):
     with pytest.raises(ConfigError, match="task.prompts: ") as refused:
-        prompts(**values).first("2 + 3")
+        prompts(**values).render("first", "2 + 3")
     assert says in str(refused.value) and "\n" not in str(refused.value)
 
 
@@ -175,17 +177,21 @@ ANSWERS = ["first {0} thought", "second thought %d", "third"]
 @example(question=QUESTION, answers=ANSWERS, summary="the {summary}")
 def test_prompts_hold_question_and_answers_word_for_word(name, question, answers, summary) -> None:
     prompts = get_task(name).prompts("default")
-    first = prompts.first(question)
-    update, joint = prompts.update(question, summary), prompts.integrate(question, summary)
-    assert question in first and update != joint
-    assert all(question in text and text.endswith(summary) for text in (update, joint))
-    listed = "".join(f"Solution {n}:\n{answer}\n\n" for n, answer in enumerate(answers, start=1))
-    assert question in prompts.summarize(question, answers) and listed in prompts.summarize(question, answers)
-    for text in (prompts.update_without_summary(question, answers), prompts.integrate_without_summary(question, answers)):
-        assert question in text and listed.removesuffix("\n\n") in text
-    assert prompts.hint(question, "{17}").startswith(first) and "{17}" in prompts.hint(question, "{17}")[len(first) :]
-    named = [prompts.named(role, n, first) for role in ("generator", "critic") for n in range(3)]
-    assert len(set(named)) == 6 and all(text.endswith(f"\n\n{first}") for text in named)
+    first, hint = prompts.render("first", question), prompts.render("hint", question, "{17}")
+    assert question in first and hint.startswith(first) and "{17}" in hint[len(first) :]
+    update, joint = (prompts.render(template, question, summary) for template in ("update", "integrate"))
+    assert update != joint and all(question in text and text.endswith(summary) for text in (update, joint))
+    listed = "\n\n".join(f"Solution {n}:\n{answer}" for n, answer in enumerate(answers, start=1))
+    for template in ("summarize", "update_without_summary", "integrate_without_summary", "judge"):
+        text = prompts.render(template, question, answers)
+        assert question in text and listed in text
+
+
+def test_ids_name_agent_and_role(recipe) -> None:
+    drawn = replace(held(recipe)[2], ids=True)
+    found = [ask for n in range(3) for ask in (drawn.prompt("first", "q", n), drawn.prompt("update", "q", n, "s"))]
+    assert [text.partition(",")[0] for text in found] == [f"You are {who}{n}" for n in (1, 2, 3) for who in ("GEN", "CRIT")]
+    assert found[1].endswith("\n\n" + replace(drawn, ids=False).prompt("update", "q", 0, "s"))
 
 
 @pytest.mark.parametrize(
@@ -204,10 +210,9 @@ def test_the_form_asked_for_is_the_form_found(name, form, reply, answer) -> None
     assert extract(reply, form) == answer
     asked = "Answer: (X)" if form is AnswerForm.LETTER else "Answer: \\boxed{"
     prompts = task.prompts()
-    for text in (prompts.first("Q"), prompts.update("Q", "S"), prompts.update_without_summary("Q", ["A"])):
-        assert asked in text
     # A summarizer is asked for no answer of its own.
-    assert asked not in prompts.summarize("Q", ["A"])
+    for template in ("first", "update", "update_without_summary", "summarize"):
+        assert (asked in prompts.render(template, "Q", ["A"])) == (template != "summarize")
 
 
 def test_unknown_names_list_what_there_is() -> None:
