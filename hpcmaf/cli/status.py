@@ -22,10 +22,10 @@ def command(run_name: str, as_json: bool) -> None:
     """
     from rich.console import Console
 
-    from hpcmaf.launch.status import look
+    from hpcmaf.launch.status import Status
     from hpcmaf.run.directory import RunDir
 
-    status, terminal = look(RunDir.locate(run_name)), sys.stdout.isatty()
+    status, terminal = Status(RunDir.locate(run_name)), sys.stdout.isatty()
     if as_json:
         click.echo(json.dumps(status.to_json(), indent=1))
     else:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from hpcmaf.config.profile import Profile, load_profile
+from hpcmaf.config.profile import load_profile
 from hpcmaf.debate.health import evaluated, health_line, health_warnings, selected
 from hpcmaf.errors import ChainStoppedError, DataError, SlurmError, one_line
 from hpcmaf.evaluation.alarm import alarm_line, readings
 from hpcmaf.evaluation.measures import MEASURES, declared
 from hpcmaf.files.publish import Record, read_json
-from hpcmaf.launch.progress import Estimate, estimate, read_progress
+from hpcmaf.launch.progress import estimate, read_progress
 from hpcmaf.launch.slurm.refusals import lifting
-from hpcmaf.launch.survey import Survey, survey
+from hpcmaf.launch.survey import survey
 from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import Plan
+from hpcmaf.run.plan import Plan, Stage
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,14 +27,17 @@ SCHEMA = "hpcmaf-status/1"
 
 _COUNTS = ("done", "running", "pending", "failed", "waiting", "total")
 _MOST_RUNNING, _MOST_FAILURES = 4, 8
+# What reading a damaged file may end as; 'hpcmaf aggregate' says what is wrong with it.
+_DAMAGED = (OSError, DataError, ValueError, KeyError, TypeError, IndexError, AttributeError)
 
 
-@dataclass(frozen=True, slots=True)
 class Status:
-    """A run at one moment.
+    """A run at the moment at which this is made; nothing is written.
 
     Attributes
     ----------
+    survey
+        Where its tasks are.
     stages
         Of each stage ``id``, ``iteration``, ``kind`` and counts of its
         tasks. ``pending`` tasks are in Slurm's queue, ``failed`` ones neither
@@ -47,26 +50,66 @@ class Status:
     health
         Of each stage that has debates, such as ``iteration 1`` and
         ``iteration 1, evaluation``, what they came to.
-    next
-        The command to type now; empty when there is only waiting to do.
+
+    Raises
+    ------
+    DataError
+        It is not a run directory.
+    PlanChangedError
+        Its plan was edited.
+    ConfigError
+        Its profile is missing or damaged.
     """
 
-    run: RunDir
-    plan: Plan
-    launcher: str
-    survey: Survey
-    estimate: Estimate
-    stages: tuple[Mapping[str, Any], ...]
-    accuracy: tuple[Mapping[str, Any], ...]
-    health: Mapping[str, Mapping[str, Any]]
-    next: str
+    def __init__(self, run: RunDir) -> None:
+        self.run, self.plan, self.profile = run, run.load_plan(), load_profile(str(run.profile))
+        self.survey = survey(run, self.plan, self.profile)
+        self.estimate = estimate(run, self.plan, self.profile, self.survey.done, self.survey.running)
+        self.stages = [self._row(stage) for stage in self.plan.stages]
+        measured = (_accuracy(run, iteration) for iteration in range(self.plan.iterations + 1))
+        self.accuracy = [found for found in measured if found]
+        self.health = _health(run, self.plan)
+        self.survey.notes.extend(health_warnings(self.health))
+        with suppress(OSError, DataError):
+            self.survey.notes.extend(filter(None, [alarm_line(readings(run))]))
+
+    def _row(self, stage: Stage) -> dict[str, Any]:
+        found, total = self.survey, len(stage.tasks)
+        counts = [len(tasks.get(stage.id, ())) for tasks in (found.done, found.running, found.pending)]
+        counts.append(sum(id == stage.id for id, _ in found.failures))
+        row = {"id": stage.id, "iteration": stage.iteration, "kind": stage.kind}
+        return row | dict(zip(_COUNTS, (*counts, max(0, total - sum(counts)), total), strict=True))
 
     @property
     def exit_code(self) -> int:
         """0 while the run is well, 15 when it was stopped or has stalled, 13 when Slurm does not answer."""
         if self.survey.state in {"stopped", "stalled"}:
             return ChainStoppedError.exit_code
-        return SlurmError.exit_code if self.survey.state == "unknown" and self.launcher == "slurm" else 0
+        return SlurmError.exit_code if self._silent else 0
+
+    @property
+    def _silent(self) -> bool:
+        return self.survey.state == "unknown" and self.profile.launcher == "slurm"
+
+    @property
+    def next(self) -> str:
+        """The command to type now; empty when there is only waiting to do."""
+        found, root = self.survey, shlex.quote(str(self.run.root))
+        logs, retry = f"hpcmaf logs {root} --failed", f"hpcmaf retry {root}"
+        if found.state == "done":
+            ready = self.run.report.is_dir() or found.gates
+            return "" if ready else f"hpcmaf aggregate {root} --out {shlex.quote(str(self.run.report))}"
+        if self._silent:
+            return f"hpcmaf doctor --run {root}"
+        if found.state in {"running", "queued"}:
+            return logs if found.failures else ""
+        if found.failures:
+            return f"{logs}; then {retry}"
+        if found.refusal:
+            return f"{lifting(found.refusal)}; then {retry}"
+        if found.stopped is not None and found.stopped.kind == "gate":
+            return f"hpcmaf logs {root} gate; then {retry}"
+        return retry
 
     def count(self, name: str) -> int:
         """Sum of one of the counts over all stages."""
@@ -83,36 +126,30 @@ class Status:
         return list(groups.values())
 
     def to_json(self) -> dict[str, Any]:
-        """The status as JSON values.
+        """The status as JSON values: attributes of this and of its survey by their names.
 
-        ``run``, ``launcher``, ``iterations``; ``state`` (done, running,
-        queued, stopped, stalled, unknown), ``why``, ``exit_code``; ``tasks``
-        with the counts of all stages; ``seconds_left`` and
-        ``seconds_left_whole`` (false: at least so many); ``stages``, each
-        as above;
-        ``failures``, each with ``stage``, ``task``, ``kind``, ``text``,
-        ``log``, ``node``, ``again`` (whether the chain tries it again by
-        itself) and ``tasks`` (how many it stands for); ``stopped``
-        (``reason``, ``stage``, ``task``, ``kind``, ``log``, or null); ``gates`` (job ids);
-        ``accuracy`` per iteration; ``health``, as above, with its ``line``; ``notes``; ``next`` (a command, or empty).
+        ``tasks`` has the counts of all stages; ``seconds_left`` is a lower
+        bound unless ``seconds_left_whole``; each of ``failures`` says whether
+        the chain tries it ``again`` by itself, and for how many ``tasks`` it
+        stands; each of ``health`` has its ``line``.
         """
-        survey, left = self.survey, self.estimate
+        survey = self.survey
         return {
             "schema": SCHEMA,
             "run": str(self.run.root),
-            "launcher": self.launcher,
+            "launcher": self.profile.launcher,
             "iterations": self.plan.iterations,
             "state": survey.state,
             "why": survey.why,
             "exit_code": self.exit_code,
             "tasks": {name: self.count(name) for name in _COUNTS},
-            "seconds_left": left.seconds,
-            "seconds_left_whole": left.whole,
-            "stages": list(self.stages),
+            "seconds_left": self.estimate.seconds,
+            "seconds_left_whole": self.estimate.whole,
+            "stages": self.stages,
             "failures": self.failures(),
             "stopped": survey.stopped and survey.stopped.model_dump(),
             "gates": survey.gates,
-            "accuracy": list(self.accuracy),
+            "accuracy": self.accuracy,
             "health": {name: {**found, "line": health_line(found)} for name, found in self.health.items()},
             "notes": survey.notes,
             "next": self.next,
@@ -166,80 +203,25 @@ class Status:
         yield "next", one_line(self.next or wait)
 
 
-def look(run: RunDir) -> Status:
-    """See how a run is; writes nothing.
-
-    Raises
-    ------
-    DataError
-        It is not a run directory.
-    PlanChangedError
-        Its plan was edited.
-    ConfigError
-        Its profile is missing or damaged.
-    """
-    plan = run.load_plan()
-    profile = load_profile(str(run.profile))
-    found = survey(run, plan, profile)
-    health = _health(run, plan)
-    found.notes.extend(health_warnings(health))
-    with suppress(OSError, DataError):  # 'hpcmaf aggregate' names damaged files
-        found.notes.extend(filter(None, [alarm_line(readings(run))]))
-    left = estimate(run, plan, profile, found.done, found.running)
-    stages = []
-    for stage in plan.stages:
-        row: dict[str, Any] = {"id": stage.id, "iteration": stage.iteration, "kind": stage.kind}
-        for name in ("done", "running", "pending"):
-            row[name] = len(getattr(found, name).get(stage.id, ()))
-        row["failed"] = sum(id == stage.id for id, _ in found.failures)
-        row["total"] = len(stage.tasks)
-        row["waiting"] = max(0, row["total"] - row["done"] - row["running"] - row["pending"] - row["failed"])
-        stages.append(row)
-    measured = tuple(filter(None, (accuracy(run, t) for t in range(plan.iterations + 1))))
-    next = _next(run, profile, found)
-    return Status(run, plan, profile.launcher, found, left, tuple(stages), measured, health, next)
-
-
-def accuracy(run: RunDir, iteration: int) -> dict[str, Any] | None:
-    """What was measured in an iteration, if it was; 'hpcmaf aggregate' says what is wrong with a damaged file."""
-    try:
+def _accuracy(run: RunDir, iteration: int) -> dict[str, Any] | None:
+    """What was measured in an iteration, if it was."""
+    with suppress(*_DAMAGED):
         measured = declared(read_json(run.metrics(iteration), Record))["accuracy"]
         values = {
             name: {key: float(measured[name][key]) for key in ("value", "se")} for name in MEASURES if name in measured
         }
-    except (OSError, DataError, ValueError, KeyError, TypeError, IndexError, AttributeError):
-        return None
-    return {"iteration": iteration} | values if values else None
+        return {"iteration": iteration} | values if values else None
+    return None
 
 
 def _health(run: RunDir, plan: Plan) -> dict[str, dict[str, Any]]:
     """What the debates of each stage came to, in the order of the plan."""
     found = {}
     for stage in plan.stages:
-        # What is damaged is for 'hpcmaf aggregate' to name.
-        with suppress(OSError, DataError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        with suppress(*_DAMAGED):
             if stage.spec.fan_out == "agent":
                 found[f"iteration {stage.iteration}"] = selected(run.learned(stage.iteration), stage.tasks)
             elif stage.kind == "score":
                 metrics = declared(read_json(run.metrics(stage.iteration), Record))
                 found[f"iteration {stage.iteration}, evaluation"] = evaluated(metrics)
     return {name: values for name, values in found.items() if values}
-
-
-def _next(run: RunDir, profile: Profile, found: Survey) -> str:
-    root = shlex.quote(str(run.root))
-    retry = f"hpcmaf retry {root}"
-    if found.state == "done":
-        report = shlex.quote(str(run.report))
-        return "" if run.report.is_dir() or found.gates else f"hpcmaf aggregate {root} --out {report}"
-    if found.state == "unknown" and profile.launcher == "slurm":
-        return f"hpcmaf doctor --run {root}"
-    if found.state in {"running", "queued"}:
-        return f"hpcmaf logs {root} --failed" if found.failures else ""
-    if found.refusal and not found.failures:
-        return f"{lifting(found.refusal)}; then {retry}"
-    if found.failures:
-        return f"hpcmaf logs {root} --failed; then {retry}"
-    if found.stopped is not None and found.stopped.kind == "gate":
-        return f"hpcmaf logs {root} gate; then {retry}"
-    return retry

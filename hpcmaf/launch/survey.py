@@ -18,8 +18,8 @@ from hpcmaf.files.locking import lock_holders
 from hpcmaf.launch.scheduler import States, Stop, read_stop
 from hpcmaf.launch.slurm.causes import RULES, attempt_of, decide, find_cause
 from hpcmaf.launch.slurm.commands import Job, call, queue
-from hpcmaf.launch.slurm.refusals import AccountingAbsentError, ordinary, releasing
-from hpcmaf.launch.slurm.snapshot import Snapshot, accounted
+from hpcmaf.launch.slurm.refusals import ordinary, releasing
+from hpcmaf.launch.slurm.snapshot import Snapshot, ended_jobs
 from hpcmaf.launch.slurm.submissions import Cause, Submissions
 from hpcmaf.run.attempts import Attempt, all_attempts
 from hpcmaf.run.directory import RunDir
@@ -169,13 +169,8 @@ def _find_failures(run: RunDir, log: Submissions, snapshot: Snapshot, result: Su
         for stage, task in lost
         if (stage.id, task) in log.latest
     }
-    ended = dict(snapshot.ended)
-    try:
-        known = {key for key, attempt in own.items() if log.judged(key) or (attempt and attempt.cause)} | ended.keys()
-        if unknown := [key for key in own if key not in known]:
-            ended |= accounted(log, unknown, seconds=_ACCOUNTING_SECONDS)
-    except AccountingAbsentError as error:
-        result.notes.append(f"{error}; causes come from what the tasks left")
+    silent = [key for key, attempt in own.items() if not (log.judged(key) or (attempt and attempt.cause))]
+    ended = ended_jobs(snapshot, log, silent, seconds=_ACCOUNTING_SECONDS, say=result.notes.append)
     stopped = result.stopped
     swept = _ENDS_OF_CANCELLED if stopped and stopped.kind == "cancelled" else _ENDS_OF_STOPPED
     for key, attempt in own.items():

@@ -18,7 +18,7 @@ from hpcmaf.files.publish import write_json
 from hpcmaf.launch.progress import Watcher, estimate
 from hpcmaf.launch.scheduler import Stop, write_stop
 from hpcmaf.launch.slurm.submissions import Cause, Submission, Submissions
-from hpcmaf.launch.status import look
+from hpcmaf.launch.status import Status
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
 from tests.launch.conftest import SlurmSays
@@ -79,7 +79,7 @@ def test_the_table_fits_a_terminal_of_eighty_columns(tmp_path: Path, slurm_says:
     finish(run, plan.stage("it01/debate"), seconds=36_000.0)
     slurm_says(squeue="", sacct=1)
     with (console := Console(width=80, file=StringIO())).capture() as captured:
-        console.print(look(run).view())
+        console.print(Status(run).view())
     lines = [line for line in captured.get().splitlines() if "eval" in line or "iteration" in line]
     assert len(lines) == 3
     assert "…" not in captured.get()
@@ -91,7 +91,7 @@ def test_one_squeue_and_one_sacct_for_many_lost_tasks(tmp_path: Path, slurm_says
     for id, job in (("it00/eval", "5"), ("it01/debate", "6")):
         submitted(run, plan.stage(id), plan.stage(id).tasks, job)
     calls = slurm_says(squeue="", sacct="\n".join(f"6_{k}|name|TIMEOUT|0:0|node3|Unknown|Unknown" for k in range(40)))
-    found = look(run)
+    found = Status(run)
     assert [line.split()[0] for line in calls.read_text().splitlines()] == ["squeue", "sacct"]
     kinds = [failure.kind for failure in found.survey.failures.values()]
     assert kinds.count("time limit") == 40 and kinds.count("lost") == 30
@@ -111,7 +111,7 @@ def test_nothing_is_written(tmp_path: Path, slurm_says: SlurmSays) -> None:
         return {path: path.read_bytes() for path in run.root.rglob("*") if path.is_file()}
 
     before = contents()
-    assert look(run).survey.running == {"it00/eval": ["00000"]}
+    assert Status(run).survey.running == {"it00/eval": ["00000"]}
     assert contents() == before
 
 
@@ -185,7 +185,7 @@ def test_time_left_is_what_others_took(sent: Callable[..., Sent], slurm_says: Sl
         run.progress(stage, task).write_text('{"done": 5, "total": 10, "unit": "problems"}')
     lines = [squeue_line("7", k, "RUNNING" if k < 64 else "PENDING", job.name) for k in range(60, 100)]
     slurm_says(squeue="\n".join(lines), sacct="")
-    found = look(run)
+    found = Status(run)
     assert found.estimate.seconds == pytest.approx(950)
     # Nobody knows yet how long scoring takes.
     assert not found.estimate.whole
@@ -200,7 +200,7 @@ def test_stages_beside_each_other_do_not_add_up(tmp_path: Path, slurm_says: Slur
             finish(run, stage, seconds=1000.0 if stage.kind == "eval" else 10.0)
     slurm_says(squeue="")
     # The longer way: debate, merge, finetune and eval and score of iteration 2.
-    assert look(run).estimate.seconds == pytest.approx(10 + 10 + 10 + 1000 + 10)
+    assert Status(run).estimate.seconds == pytest.approx(10 + 10 + 10 + 1000 + 10)
 
 
 def test_a_local_run_asks_no_slurm(tmp_path: Path, slurm_says: SlurmSays) -> None:
@@ -212,7 +212,7 @@ def test_a_local_run_asks_no_slurm(tmp_path: Path, slurm_says: SlurmSays) -> Non
     attempted(run, stage, "00003", None)
     calls = slurm_says(squeue="", sacct="")
     with run.claim(stage, "00003"), run.drive():
-        found = look(run)
+        found = Status(run)
     row = found.stages[0]
     assert [row[name] for name in ("done", "running", "failed", "waiting")] == [1, 1, 1, 1]
     assert found.survey.state == "running"
@@ -241,7 +241,7 @@ def test_a_task_killed_as_often_as_allowed_has_failed(tmp_path: Path) -> None:
     for kinds in ([], ["killed"]):
         name = submitted(run, stage, ["00000"], "4711").name
         attempted(run, stage, "00000", name)
-        assert [failure.kind for failure in look(run).survey.failures.values()] == kinds
+        assert [failure.kind for failure in Status(run).survey.failures.values()] == kinds
         log.judge((stage.id, "00000"), Cause("killed", "killed", submission=name))
 
 
@@ -313,7 +313,7 @@ def test_what_slurm_refused_is_told_in_its_words(tmp_path: Path, slurm_says: Slu
     with run.submissions.open("a") as file:
         file.write(json.dumps({"event": "refused", "name": name, "why": words, "index": None, "time": 0.0}) + "\n")
     slurm_says(squeue="", sacct="")
-    found = look(run)
+    found = Status(run)
     assert found.survey.failures == {} and found.stages[0]["waiting"] == 2
     assert f"Slurm refused 1 job(s): {words}" in found.survey.notes
     assert found.next.startswith("wait until some of your jobs have ended") and "hpcmaf retry" in found.next
@@ -339,7 +339,7 @@ def test_what_was_cancelled_has_not_failed_unless_it_had_before(
     attempted(run, stage, "00000", job.name, cause)
     slurm_says(squeue="" if state is None else squeue_line("7", 0, state, job.name), sacct=1)
     write_stop(run, Stop(reason="cancelled by hpcmaf cancel", kind="cancelled"))
-    found = look(run)
+    found = Status(run)
     assert [failure.text for failure in found.survey.failures.values()] == failures
     assert found.stages[0]["waiting"] == 2 - len(failures)
     assert found.next.endswith(f"hpcmaf retry {run.root}") and found.next.startswith(
@@ -360,16 +360,16 @@ def test_nodes_that_have_not_met_are_told_of(sent: Callable[..., Sent], slurm_sa
 def test_agents_that_learn_from_little_are_noted(tmp_path: Path, slurm_says: SlurmSays) -> None:
     run, plan, _ = make_run(tmp_path / "run")
     slurm_says(squeue="", sacct=1)
-    assert look(run).survey.notes == []
+    assert Status(run).survey.notes == []
     counts = {agent: {"kept": 12} for agent in plan.stage("it01/finetune").tasks}
     write_json(run.data(1) / "selection.json", {"datasets": counts | {"critic-1": {"kept": 0}}})
-    [note] = look(run).survey.notes
+    [note] = Status(run).survey.notes
     assert note.startswith("iteration 1: fewer than 10 training samples (critic-1: none); raise task.train")
     # What was too long is known once an agent is trained.
     write_json(run.agent(1, "generator-0") / "training.json", {"samples": 3, "dropped_too_long": 9})
     assert "note: iteration 1: fewer than 10 training samples (generator-0: 3, critic-1: none)" in status(run).stdout
     (run.data(1) / "selection.json").write_text('{"datasets": {"critic-1": null}}')
-    assert look(run).survey.notes == []
+    assert Status(run).survey.notes == []
 
 
 def test_what_debates_came_to_is_shown(tmp_path: Path, slurm_says: SlurmSays) -> None:
@@ -379,12 +379,12 @@ def test_what_debates_came_to_is_shown(tmp_path: Path, slurm_says: SlurmSays) ->
     write_json(run.data(1) / "selection.json", {"health": {"cut_off": 0.4, "tied": 0.125}, "datasets": counts})
     metrics = {"accuracy": {"vote@M": {"value": 0.5, "se": 0.1}}, "cut_off": 0.3}
     write_json(run.metrics(0), metrics | {"unparsable": "x"})
-    assert list(look(run).health) == ["iteration 1"]  # what is damaged is left out
+    assert list(Status(run).health) == ["iteration 1"]  # what is damaged is left out
     write_json(run.metrics(0), metrics)
-    shown, [note] = status(run).stdout, look(run).survey.notes
+    shown, [note] = status(run).stdout, Status(run).survey.notes
     assert note.startswith(
         "more than 20.0% of texts cut off (iteration 0, evaluation: 30.0%, iteration 1: 40.0%); raise"
     )
     line = "40.0% of texts cut off, 12.5% of votes tied, 12 samples per agent"
     assert f"health: iteration 1: {line}\n" in shown and f"note: {note}" in shown
-    assert look(run).to_json()["health"]["iteration 1"]["line"] == line
+    assert Status(run).to_json()["health"]["iteration 1"]["line"] == line

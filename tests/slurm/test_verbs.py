@@ -14,7 +14,7 @@ from hpcmaf.cli import doctor as doctor_verb
 from hpcmaf.cli import logs as logs_verb
 from hpcmaf.cli import retry as retry_verb
 from hpcmaf.cli import status as status_verb
-from hpcmaf.launch.status import look
+from hpcmaf.launch.status import Status
 from tests.slurm.cluster import Cluster
 from tests.slurm.errands import plant, started
 from tests.slurm.processes import wait_until
@@ -36,7 +36,7 @@ def test_a_run_is_followed_from_start_to_end(slurm: Cluster, tmp_path: Path) -> 
     seen: set[str] = set()
 
     def slept() -> bool:
-        found = look(loop.run)
+        found = Status(loop.run)
         seen.add(found.survey.state)
         assert found.exit_code == 0, (found.survey.state, found.survey.why)
         return bool(started(loop.run, "it00/eval", "00000"))
@@ -59,7 +59,7 @@ def test_a_run_is_followed_from_start_to_end(slurm: Cluster, tmp_path: Path) -> 
     assert shown.exit_code == 13
     assert "unknown (Slurm does not answer)" in shown.output and "note: squeue: " in shown.output
     slurm.start_controller()
-    assert look(loop.run).survey.state == "stalled"
+    assert Status(loop.run).survey.state == "stalled"
 
 
 def test_a_failure_is_shown_read_and_retried(slurm: Cluster, tmp_path: Path) -> None:
@@ -160,11 +160,11 @@ def test_a_gate_that_is_held_is_told_of_and_a_chain_without_one_goes_on(slurm: C
     loop = Loop.short(slurm, tmp_path / "run")
     plant(loop.run, "it00/eval", "00000", "sleep 6")
     loop.start()
-    gates = look(loop.run).survey.gates
+    gates = Status(loop.run).survey.gates
     slurm.client("scontrol", "hold", ",".join(gates))
 
     def only_gates_wait() -> bool:
-        found = look(loop.run).survey
+        found = Status(loop.run).survey
         return found.state == "queued" and not any(found.pending.values()) and not any(found.running.values())
 
     wait_until("only gates wait", only_gates_wait, 90, 0.5)
@@ -174,7 +174,7 @@ def test_a_gate_that_is_held_is_told_of_and_a_chain_without_one_goes_on(slurm: C
         f"note: the gate waits: JobHeldUser; scontrol release {','.join(gates)}" in shown.output
     )
     slurm.client("scancel", *gates)
-    wait_until("nothing is left", lambda: look(loop.run).survey.state == "stalled", 90, 0.5)
+    wait_until("nothing is left", lambda: Status(loop.run).survey.state == "stalled", 90, 0.5)
     assert verb("status", loop).exit_code == 15
     assert "job " in verb("retry", loop).output
     loop.finish()

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hpcmaf.errors import SlurmError, failure_kind
-from hpcmaf.launch.slurm.refusals import AccountingAbsentError, ControllerAbsentError, RefusedError, error_class
+from hpcmaf.launch.slurm.refusals import ControllerAbsentError, RefusedError, error_class
 
 # Blanks separate fields in none of these; a job's name is hpcmaf's own.
 QUEUE_FORMAT = "%F|%K|%T|%r|%N|%j|%S|%e"
@@ -148,18 +148,9 @@ def queue(*, seconds: float) -> list[Job]:
 
 
 def accounting(ids: Sequence[str], *, seconds: float) -> list[Job]:
-    """What the accounting database knows of some jobs: one sacct.
-
-    Raises
-    ------
-    AccountingAbsentError
-        There is none, or it does not answer.
-    """
+    """What the accounting database, if there is one, knows of some jobs: one sacct."""
     fields = "JobID,JobName,State,DerivedExitCode,NodeList,Start,End"
-    try:
-        text = call(["sacct", "-X", "-n", "-P", "-D", "-o", fields, "-j", ",".join(ids)], seconds=seconds)
-    except SlurmError as error:
-        raise AccountingAbsentError(str(error)) from error
+    text = call(["sacct", "-X", "-n", "-P", "-D", "-o", fields, "-j", ",".join(ids)], seconds=seconds)
     jobs = []
     for line in text.splitlines():
         fields = line.split("|")

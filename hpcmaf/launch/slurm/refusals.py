@@ -32,10 +32,6 @@ class DependencyError(SlurmError):
     """Slurm does not know a job that another is to wait for."""
 
 
-class AccountingAbsentError(SlurmError):
-    """sacct has nothing to ask."""
-
-
 # What the clients say when it is the controller that fails, not the request:
 # Slurm's communication errors, the functions that report them, munge, name
 # services and networks. Too many here cost a look at the queue.

@@ -20,7 +20,6 @@ from hpcmaf.launch.slurm.causes import find_causes, nodes_to_avoid
 from hpcmaf.launch.slurm.commands import Job, cancel, configuration, queue
 from hpcmaf.launch.slurm.executor import ChainExecutor
 from hpcmaf.launch.slurm.refusals import (
-    AccountingAbsentError,
     ControllerAbsentError,
     DependencyError,
     NoNodeError,
@@ -35,7 +34,7 @@ from hpcmaf.launch.slurm.script import (
     run_tag,
     stage_windows,
 )
-from hpcmaf.launch.slurm.snapshot import Snapshot, accounted, release
+from hpcmaf.launch.slurm.snapshot import Snapshot, ended_jobs, release
 from hpcmaf.launch.slurm.submissions import Cause, Element, Submission, Submissions
 from hpcmaf.launch.slurm.task import ClusterTask
 from hpcmaf.run.attempts import all_attempts
@@ -118,19 +117,15 @@ class Slurm(Scheduler):
 
     def causes(self, states: States, stage: Stage, tasks: Sequence[str]) -> dict[str, Cause]:
         """What a task left behind comes first, then what squeue still knows, then one sacct for the rest."""
-        ended = dict(self._seen.ended)
         since = {key for sent, index in self._queued for key in sent.keys(index)}  # with another stage's
         tasks = [task for task in tasks if (stage.id, task) not in since]
-        silent = {(stage.id, task) for task in tasks if not self._left_word(stage, task)}
+        silent, ended = {(stage.id, task) for task in tasks if not self._left_word(stage, task)}, self._seen.ended
         if any(key not in ended or ended[key].state == "COMPLETED" for key in silent):
             time.sleep(_MARKER_SECONDS)
             done = self.run.done_tasks(self.plan)[stage.id]
             tasks = [task for task in tasks if task not in done]
-        if unknown := sorted(silent.intersection((stage.id, task) for task in tasks) - ended.keys()):
-            try:
-                ended |= accounted(self.log, unknown, seconds=self.cluster.command_seconds)
-            except AccountingAbsentError as error:
-                self.say(f"no accounting ({error}); going by what the tasks left behind")
+        unknown = sorted(silent.intersection((stage.id, task) for task in tasks))
+        ended = ended_jobs(self._seen, self.log, unknown, seconds=self.cluster.command_seconds, say=self.say)
         controller_start = cache(lambda: self._ask(configuration).get("BOOT_TIME", ""))
         return find_causes(self.run, self.plan, self.log, stage, tasks, ended, controller_start)
 

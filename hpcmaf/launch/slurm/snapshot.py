@@ -12,7 +12,6 @@ from hpcmaf.config.slurm import Slurm
 from hpcmaf.errors import SlurmError
 from hpcmaf.launch.scheduler import States
 from hpcmaf.launch.slurm.commands import Job, accounting, control
-from hpcmaf.launch.slurm.refusals import AccountingAbsentError
 from hpcmaf.launch.slurm.submissions import Submission, Submissions
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, TaskKey
@@ -94,19 +93,17 @@ class Snapshot(States):
         return snapshot
 
 
-def accounted(log: Submissions, keys: Sequence[TaskKey], *, seconds: float) -> dict[TaskKey, Job]:
-    """What one sacct says of tasks whose jobs squeue no longer knows.
-
-    Raises
-    ------
-    AccountingAbsentError
-        There is no accounting, or it did not answer in ``seconds``.
-    """
-    places = {key: log.latest[key] for key in keys}
+def ended_jobs(
+    snapshot: Snapshot, log: Submissions, keys: Sequence[TaskKey], *, seconds: float, say: Callable[[str], None]
+) -> dict[TaskKey, Job]:
+    """Slurm's last word on the jobs of tasks: what squeue still knows, and one sacct for the rest, where it answers."""
+    places = {key: log.latest[key] for key in keys if key not in snapshot.ended}
     ids = {submission.job for submission, _ in places.values() if submission.job is not None}
-    if not ids:
-        return {}
-    jobs = accounting(sorted(ids, key=int), seconds=seconds)
+    try:
+        jobs = accounting(sorted(ids, key=int), seconds=seconds) if ids else []
+    except SlurmError as error:
+        say(f"{error}; causes come from what the tasks left")
+        jobs = []
     # A controller that forgot a job may give its id once more: another submission's job is not this one.
     known = {(job.id, job.index or 0, job.name): job for job in jobs if not job.live}
     named = {place: job for place, job in known.items() if job.name in log.submissions}
@@ -115,7 +112,7 @@ def accounted(log: Submissions, keys: Sequence[TaskKey], *, seconds: float) -> d
         key: named.get((sent.job, index, sent.name)) or renamed.get((sent.job, index))
         for key, (sent, index) in places.items()
     }
-    return {key: job for key, job in found.items() if job is not None}
+    return snapshot.ended | {key: job for key, job in found.items() if job is not None}
 
 
 def release(snapshot: Snapshot, log: Submissions, cluster: Slurm, say: Callable[[str], None]) -> None:
@@ -127,7 +124,7 @@ def release(snapshot: Snapshot, log: Submissions, cluster: Slurm, say: Callable[
     if again := {job.partition("_")[0] for job in snapshot.held if log.released[job]}:
         try:
             last = {job.full_id: job.nodes for job in accounting(sorted(again), seconds=seconds) if job.nodes}
-        except AccountingAbsentError as error:
+        except SlurmError as error:
             say(f"no accounting ({error}); where launches failed is not known")
     for job in [*snapshot.held, *snapshot.fenced]:
         node = last.get(job, "") if log.released[job] else ""
