@@ -189,9 +189,28 @@ class Local(Scheduler):
         tag = run_tag(self.run.root, self.log.nonce)
         name = job_name(tag, stage.id, element, self.log.sequence + 1)
         self.log.intend(name, stage.id, [tasks], halvings=halvings)
-        job = submit_local(self.run, stage, tasks, name, self.plan.identity, self.profile, slot, halvings)
+        job = self._submit_job(stage, tasks, name, slot, halvings)
         self.log.confirm(name, job.job_id)
         self._running.append(_Running(stage, list(tasks), slot, job, time.monotonic()))
+
+    def _submit_job(
+        self, stage: Stage, tasks: tuple[str, ...], name: str, slot: int, halvings: int
+    ) -> submitit.Job[None]:
+        """Start one job; with GPUs, slots share them in turn."""
+        finetuning = stage.spec.resources == "finetuning"
+        resources = self.profile.finetuning if finetuning else self.profile.generation
+        processes = self.profile.finetuning.processes if finetuning else self.profile.generation.gpus
+        gpus = visible_gpus() if resources.device != "cpu" and stage.spec.fan_out != "run" else []
+        mine = [gpus[(slot * processes + k) % len(gpus)] for k in range(min(processes, len(gpus)))]
+        folder = self.run.jobs(stage, name)
+        executor = submitit.LocalExecutor(str(folder))
+        executor.update_parameters(timeout_min=_NO_LIMIT_MINUTES)
+        # submitit hands GPUs on by number only: the job sets them itself.
+        threads = limit_threads(self.profile.threads(stage.spec.resources))
+        environment = {**threads, "CUDA_VISIBLE_DEVICES": ",".join(mine)}
+        work = (str(self.run.root.resolve()), stage, tasks, name, self.plan.identity, environment, halvings)
+        with _errors_into(folder / "controller.err"):
+            return executor.submit(run_job, *work)
 
     def causes(self, states: States, stage: Stage, tasks: Sequence[str]) -> dict[str, Cause]:
         """What the tasks have left."""
@@ -226,39 +245,6 @@ class Local(Scheduler):
         self.servers.keep()
         self.watcher.look([(job.stage.id, job.tasks[0]) for job in self._running if job.tasks])
         return bool(self._running) or (self.failure is None and bool(states.unfinished()))
-
-
-def submit_local(
-    run: RunDir,
-    stage: Stage,
-    tasks: Sequence[str],
-    name: str,
-    plan_identity: str,
-    profile: Profile,
-    slot: int,
-    halvings: int,
-) -> submitit.Job[None]:
-    """Start one job on this machine.
-
-    Parameters
-    ----------
-    slot
-        Which of the side-by-side places it takes; with GPUs, slots share them
-        in turn.
-    """
-    finetuning = stage.spec.resources == "finetuning"
-    resources = profile.finetuning if finetuning else profile.generation
-    processes = profile.finetuning.processes if finetuning else profile.generation.gpus
-    gpus = visible_gpus() if resources.device != "cpu" and stage.spec.fan_out != "run" else []
-    mine = [gpus[(slot * processes + k) % len(gpus)] for k in range(min(processes, len(gpus)))]
-    executor = submitit.LocalExecutor(str(run.jobs(stage, name)))
-    executor.update_parameters(timeout_min=_NO_LIMIT_MINUTES)
-    # submitit hands GPUs on by number only: the job sets them itself.
-    environment = {**limit_threads(profile.threads(stage.spec.resources)), "CUDA_VISIBLE_DEVICES": ",".join(mine)}
-    with _errors_into(run.jobs(stage, name) / "controller.err"):
-        return executor.submit(
-            run_job, str(run.root.resolve()), stage, tuple(tasks), name, plan_identity, environment, halvings
-        )
 
 
 def run_job(

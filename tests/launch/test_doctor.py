@@ -7,6 +7,7 @@ import fcntl
 import getpass
 import json
 import os
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from hpcmaf.cli.doctor import command
 from hpcmaf.errors import PlatformError
 from hpcmaf.launch import local
 from hpcmaf.launch.doctor import Finding
-from hpcmaf.launch.local import submit_local, visible_gpus
+from hpcmaf.launch.local import visible_gpus
+from hpcmaf.launch.progress import Watcher
 from tests.launch.conftest import SlurmSays
 from tests.launch.made_runs import make_run
 
@@ -183,13 +185,16 @@ def test_a_job_on_this_machine_gets_its_gpus_by_name(tmp_path: Path, monkeypatch
     run, plan, profile = make_run(tmp_path / "run", launcher="local")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-a,MIG-b")
 
-    def answer(*words: Any) -> None:
-        (tmp_path / "seen").write_text(words[-2]["CUDA_VISIBLE_DEVICES"])
+    def answer(root: str, stage: object, tasks: tuple[str, ...], *words: Any) -> None:
+        (tmp_path / tasks[0]).write_text(words[-2]["CUDA_VISIBLE_DEVICES"])
 
     monkeypatch.setattr(local, "run_job", answer)
-    for slot, name in enumerate(("MIG-a", "MIG-b", "MIG-a")):
-        submit_local(run, plan.stages[0], ["00000"], f"job-{slot}", plan.identity, profile, slot, 0).result()
-        assert (tmp_path / "seen").read_text() == name
+    profile = profile.model_copy(update={"jobs": 3})
+    machine = local.Local(run, plan, profile, Watcher(run, plan, profile, StringIO()), local.Servers(profile, run.root))
+    machine.submit(plan.stage("it01/debate"), ["00000", "00001", "00002"])
+    for running, name in zip(machine._running, ("MIG-a", "MIG-b", "MIG-a"), strict=True):
+        running.job.result()
+        assert (tmp_path / running.tasks[0]).read_text() == name
 
 
 def test_a_torn_plan_is_a_finding(tmp_path: Path) -> None:

@@ -8,11 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from hpcmaf.launch import local
 from hpcmaf.launch.local import Local, Servers
 from hpcmaf.launch.progress import Watcher
 from hpcmaf.run.attempts import begin, leave_cause
-from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
 from tests.run.test_recovery import finish, planned, profile
 
@@ -43,9 +41,9 @@ class Machine:
         self.text, self.jobs = io.StringIO(), list[Job]()
         watcher = Watcher(self.run, plan, profile(f"jobs={slots}"), self.text)
         self.here = Local(self.run, plan, profile(f"jobs={slots}"), watcher, Servers(profile(), root))
-        monkeypatch.setattr(local, "submit_local", self._submit)
+        monkeypatch.setattr(self.here, "_submit_job", self._submit)
 
-    def _submit(self, run: RunDir, stage: Stage, tasks: tuple[str, ...], name: str, *_: object) -> Job:
+    def _submit(self, stage: Stage, tasks: tuple[str, ...], name: str, *_: object) -> Job:
         self.jobs.append(Job(list(tasks), name))
         return self.jobs[-1]
 

@@ -27,30 +27,22 @@ PATIENCE_SECONDS = 60.0
 
 def main(folder: Path) -> None:
     """Run this job's element."""
-    index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    index, array = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")), os.environ.get("SLURM_ARRAY_JOB_ID")
     job_id = f"{array}_{index}" if array else os.environ["SLURM_JOB_ID"]
-    pickle = JobPaths(folder, job_id).submitted_pickle
-    if not pickle.exists():  # else a requeued job's own
-        copy = folder / f"{uuid.uuid4().hex}.pkl"
-        _copy(element_pickle(folder, index), copy)
-        os.replace(copy, pickle)
-    process_job(folder)
-
-
-def _copy(source: Path, copy: Path) -> None:
-    """Copy a file that another node wrote, which this one may see a little later."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
+    source, copy = element_pickle(folder, index), folder / f"{uuid.uuid4().hex}.pkl"
+    pickle, deadline = JobPaths(folder, job_id).submitted_pickle, time.monotonic() + PATIENCE_SECONDS
+    while not pickle.exists():  # else a requeued job's own
         try:
             shutil.copyfile(source, copy)
-            return
+            os.replace(copy, pickle)
         except OSError:
+            # Another node wrote it, and this one may see it a little later.
             if time.monotonic() > deadline:
                 raise
-        with suppress(OSError):
-            os.listdir(source.parent)  # has NFS ask the server again
-        time.sleep(1)
+            with suppress(OSError):
+                os.listdir(folder)  # has NFS ask the server again
+            time.sleep(1)
+    process_job(folder)
 
 
 if __name__ == "__main__":
