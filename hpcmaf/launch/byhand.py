@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
 
 from hpcmaf.config.profile import load_profile
-from hpcmaf.errors import HpcmafError, RunBusyError, StopRequested, UsageError, system_error
+from hpcmaf.errors import HpcmafError, StopRequested, UsageError, system_error
 from hpcmaf.jobs.context import limit_threads
 from hpcmaf.jobs.task import run_tasks
-from hpcmaf.launch.slurm.nodes import place_of_job, restarts
+from hpcmaf.launch.slurm.nodes import place_of_job
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
 from hpcmaf.training.multinode import NodeRank
@@ -73,30 +72,22 @@ def run_stage(run: RunDir, plan: Plan, stage: Stage, tasks: Sequence[str]) -> Hp
 
     Raises
     ------
-    RunBusyError
-        Another process is at work on one of the tasks named.
     StopRequested
         A signal came between two tasks.
     """
     run, stop = RunDir(run.root.resolve()), StopFlag()
     os.environ.update(limit_threads(load_profile(str(run.profile)).threads(stage.spec.resources)))
-    chosen, several = list(tasks or stage.tasks), int(os.environ.get("SLURM_STEP_NUM_NODES", "1")) > 1
-    several = several and stage.spec.resources == "finetuning"
-    # The first of several nodes has the claim for all of them.
-    first = not several or os.environ["SLURM_PROCID"] == "0"
-    for task in [task for task in chosen if first and run.claimed(stage, task)]:
-        if tasks:
-            raise RunBusyError(f"{stage.id} {task}: another process is working on it; wait for it or stop it")
-        print(f"{stage.id} {task}: another process is working on it; left to it", flush=True)
-        chosen.remove(task)
-    array, job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_JOB_ID")
-    facts: dict[str, Any] = {"restarts": restarts()}
-    if job:
-        facts["job"] = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
+    several = stage.spec.resources == "finetuning" and int(os.environ.get("SLURM_STEP_NUM_NODES", "1")) > 1
+    place = _place if several else lambda position: None
+
+    def try_all_the_same(task: str) -> bool:
+        if not tasks:
+            print(f"{stage.id} {task}: another process is working on it; left to it", flush=True)
+        return bool(tasks)
+
     handle_signals(stop.request)
-    failure = run_tasks(
-        run, stage, chosen, plan.identity, facts=facts, stop=stop, place=_place if several else lambda position: None
-    )
+    chosen = tasks or stage.tasks
+    failure = run_tasks(run, stage, chosen, plan.identity, facts={}, stop=stop, place=place, busy=try_all_the_same)
     if failure is None and stop.requested and not all(run.done(stage, task) for task in chosen):
         raise StopRequested(f"{stage.id}: stopped on request; the same command resumes")
     if isinstance(failure, OSError | MemoryError):

@@ -51,8 +51,9 @@ def work(planned: tuple[RunDir, Plan], monkeypatch: pytest.MonkeyPatch) -> Itera
             os.kill(os.getpid(), signal.SIGUSR2)
             assert stop.requested
             raise StopRequested("stopped")
-        done.append(name)
-        run.write_marker(plan.stage(stage_id), name, [], [])
+        with run.claim(plan.stage(stage_id), name):
+            done.append(name)
+            run.write_marker(plan.stage(stage_id), name, [], [])
 
     monkeypatch.setattr(task_module, "run_task", task)
     before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -98,11 +99,10 @@ def test_claims_are_respected(planned: tuple[RunDir, Plan], work: list[str]) -> 
     run, plan = planned
     stage = plan.stage("it01/debate")
     with run.claim(stage, "00001"):
-        with pytest.raises(RunBusyError, match="it01/debate 00001: another process is working on it"):
-            run_stage(run, plan, stage, ["00001"])
         assert run_stage(run, plan, stage, []) is None
-    assert work == ["00000", "00002"]
-    assert all_attempts(run.attempts(stage, "00001")) == []
+        assert work == ["00000", "00002"] and all_attempts(run.attempts(stage, "00001")) == []
+        failure = run_stage(run, plan, stage, ["00001"])
+    assert isinstance(failure, RunBusyError) and "it01/debate 00001: another process is working on it" in str(failure)
 
 
 def test_stages_and_tasks_by_name_and_number(planned: tuple[RunDir, Plan]) -> None:

@@ -19,7 +19,7 @@ from hpcmaf.jobs.resume import resume_point
 from hpcmaf.jobs.task import run_tasks
 from hpcmaf.launch.slurm.causes import attempt_of
 from hpcmaf.launch.slurm.commands import control
-from hpcmaf.launch.slurm.nodes import place_of_job, restarts
+from hpcmaf.launch.slurm.nodes import place_of_job
 from hpcmaf.launch.slurm.submissions import Element, task_key
 from hpcmaf.run.attempts import leave_cause
 from hpcmaf.run.directory import RunDir
@@ -66,7 +66,7 @@ class ClusterTask:
         before = [one for one in work if not run.done(*one)]
         environment = submitit.JobEnvironment()
         facts: dict[str, Any] = {"submission": self.submission, "job": environment.job_id}
-        facts |= {"nodes": environment.num_nodes, "restarts": restarts(), "log": str(environment.paths.stderr)}
+        facts |= {"nodes": environment.num_nodes, "log": str(environment.paths.stderr)}
 
         failure: Exception | None = None
         with _Signals() as signals:
