@@ -61,22 +61,14 @@ def command(
 
 
 def _drive(study: Study, profile: Profile) -> None:
-    from hpcmaf.launch.local import Servers, drive
-    from hpcmaf.launch.progress import Watcher
-    from hpcmaf.study.drive import drive_study
+    from hpcmaf.study.drive import drive_here, drive_study
 
     say = partial(click.echo, err=True)
     try:
         if profile.launcher == "slurm":
             drive_study(study, profile, say, lambda one: submit_run(RunOptions(one.run, one.recipe, profile)), going)
-            return
-        with Servers(profile, study.root) as servers:
-
-            def start(one: StudyRun) -> None:
-                watcher = Watcher(one.run, one.plan, profile, sys.stderr, f"{one.run.root.name}: ")
-                drive(one.run, one.plan, profile, watcher, servers)
-
-            drive_study(study, profile, say, start, lambda one: False)
+        else:
+            drive_here(study, profile, say, sys.stderr)
     finally:
         _aggregate(study)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
+import time
 
 import click
 from rich.console import Console
@@ -42,7 +43,7 @@ def carry_on(options: RunOptions) -> None:
 
 
 def _drive(options: RunOptions) -> None:
-    from hpcmaf.launch.local import Servers, drive
+    from hpcmaf.launch.local import POLL_SECONDS, Servers, drive
     from hpcmaf.launch.prepare import prepare_run
     from hpcmaf.launch.progress import Watcher
     from hpcmaf.report import aggregate
@@ -54,7 +55,8 @@ def _drive(options: RunOptions) -> None:
     tasks = sum(len(stage.tasks) for stage in plan.stages)
     watcher.say(f"{options.headline(plan)}, {tasks} tasks, {profile.slots()} at once")
     with Servers(profile, run.root) as servers:
-        drive(run, plan, profile, watcher, servers)
+        for _ in drive(run, plan, profile, watcher, servers):
+            time.sleep(POLL_SECONDS)
     report = aggregate([run.root], run.report)
     report.print(Console(file=sys.stdout))
     click.echo(f"table and plot: {run.report}", err=True)

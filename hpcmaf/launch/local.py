@@ -37,8 +37,10 @@ POLL_SECONDS = 0.2
 _NO_LIMIT_MINUTES = 30 * 24 * 60
 
 
-def drive(run: RunDir, plan: Plan, profile: Profile, watcher: Watcher, servers: Servers) -> None:
-    """Carry a run on until nothing of it is left; jobs that still run when this is interrupted are stopped.
+def drive(run: RunDir, plan: Plan, profile: Profile, watcher: Watcher, servers: Servers) -> Iterator[None]:
+    """Carry a run on until nothing of it is left; jobs that still run when this is interrupted or closed are stopped.
+
+    Yields after each look, so that one process may carry several runs on by turns.
 
     Raises
     ------
@@ -52,7 +54,7 @@ def drive(run: RunDir, plan: Plan, profile: Profile, watcher: Watcher, servers: 
         start_afresh(scheduler)
         try:
             while scheduler.step():
-                time.sleep(POLL_SECONDS)
+                yield
         finally:
             scheduler.cancel()
         sweep(run, scheduler.plan)
@@ -61,7 +63,7 @@ def drive(run: RunDir, plan: Plan, profile: Profile, watcher: Watcher, servers: 
 
 
 class Servers:
-    """Keeps servers that jobs have started until the context ends; without ``engine: vllm`` there are none.
+    """What runs on this machine share: its slots, and servers that jobs have started, until the context ends.
 
     Parameters
     ----------
@@ -71,6 +73,8 @@ class Servers:
     """
 
     def __init__(self, profile: Profile, root: Path) -> None:
+        # Slots that jobs of all runs take, each with its run and its GPUs.
+        self.taken: dict[int, tuple[Path, list[str]]] = {}
         self._servers: dict[Path, Any] = {}
         self._folder: Path | None = None
         if profile.generation.engine == "vllm":
@@ -163,7 +167,9 @@ class Local(Scheduler):
                 running.tasks.remove(task)
                 self.watcher.finished(running.stage, task, time.monotonic() - running.started)
                 running.started = time.monotonic()
-        self._running = [running for running in self._running if running not in over]
+        for running in over:
+            self._running.remove(running)
+            del self.servers.taken[running.slot]
         in_flight = {(running.stage.id, task): running for running in self._running for task in running.tasks}
         return States(self.plan, done, in_flight)
 
@@ -177,9 +183,16 @@ class Local(Scheduler):
         agents = stage.spec.fan_out == "agent"
         size = self.profile.agents_per_job or -(-len(stage.tasks) // slots) if agents else 1
         waiting = (task for task in tasks if not self.run.claimed(stage, task))
-        for slot in sorted(set(range(slots)) - {running.slot for running in self._running}):
-            if part := tuple(islice(waiting, size)):
+        for slot in range(slots):
+            gpus = self.gpus_of(stage, slot)
+            if self._free(slot, gpus) and (part := tuple(islice(waiting, size))):
                 self._start(stage, part, slot, halvings)
+                self.servers.taken[slot] = self.run.root, gpus
+
+    def _free(self, slot: int, gpus: Sequence[str]) -> bool:
+        """Whether no job takes a slot, nor another run's its GPUs; to share those, a profile says how many ``jobs``."""
+        others = {gpu for root, theirs in self.servers.taken.values() if root != self.run.root for gpu in theirs}
+        return slot not in self.servers.taken and (bool(self.profile.jobs) or others.isdisjoint(gpus))
 
     def _start(self, stage: Stage, tasks: tuple[str, ...], slot: int, halvings: int) -> None:
         if stage.spec.resources == "finetuning":
@@ -193,21 +206,24 @@ class Local(Scheduler):
         self.log.confirm(name, job.job_id)
         self._running.append(_Running(stage, list(tasks), slot, job, time.monotonic()))
 
-    def _submit_job(
-        self, stage: Stage, tasks: tuple[str, ...], name: str, slot: int, halvings: int
-    ) -> submitit.Job[None]:
-        """Start one job; with GPUs, slots share them in turn."""
+    def gpus_of(self, stage: Stage, slot: int) -> list[str]:
+        """GPUs that a slot's job of a stage uses; where there are fewer than all slots need, they are shared in turn."""
         finetuning = stage.spec.resources == "finetuning"
         resources = self.profile.finetuning if finetuning else self.profile.generation
         processes = self.profile.finetuning.processes if finetuning else self.profile.generation.gpus
         gpus = visible_gpus() if resources.device != "cpu" and stage.spec.fan_out != "run" else []
-        mine = [gpus[(slot * processes + k) % len(gpus)] for k in range(min(processes, len(gpus)))]
+        return [gpus[(slot * processes + k) % len(gpus)] for k in range(min(processes, len(gpus)))]
+
+    def _submit_job(
+        self, stage: Stage, tasks: tuple[str, ...], name: str, slot: int, halvings: int
+    ) -> submitit.Job[None]:
+        """Start one job."""
         folder = self.run.jobs(stage, name)
         executor = submitit.LocalExecutor(str(folder))
         executor.update_parameters(timeout_min=_NO_LIMIT_MINUTES)
         # submitit hands GPUs on by number only: the job sets them itself.
         threads = limit_threads(self.profile.threads(stage.spec.resources))
-        environment = {**threads, "CUDA_VISIBLE_DEVICES": ",".join(mine)}
+        environment = {**threads, "CUDA_VISIBLE_DEVICES": ",".join(self.gpus_of(stage, slot))}
         work = (str(self.run.root.resolve()), stage, tasks, name, self.plan.identity, environment, halvings)
         with _errors_into(folder / "controller.err"):
             return executor.submit(run_job, *work)
@@ -230,6 +246,8 @@ class Local(Scheduler):
         deadline = time.monotonic() + 10
         while any(not running.job.done() for running in self._running) and time.monotonic() < deadline:
             time.sleep(0.05)
+        for running in self._running:
+            del self.servers.taken[running.slot]
 
     def stopped(self) -> bool:
         """Whether a task has failed for good."""

@@ -7,12 +7,16 @@ command goes on after any interruption.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
+from typing import TextIO
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import HpcmafError, StageError, one_line
+from hpcmaf.launch import local
 from hpcmaf.launch.prepare import plan_run, prepare_run
+from hpcmaf.launch.progress import Watcher
 from hpcmaf.study.plan import Study, StudyRun
 from hpcmaf.study.sharing import adopt, shared_tasks
 
@@ -57,8 +61,8 @@ def drive_study(
         Sets a prepared run going; may return before it is done. The run is
         not locked.
     going
-        Whether a run that was started may still get further by itself; an
-        error it raises is that run's failure.
+        Asked once between two waits whether a run that was started may still
+        get further, and may carry it on; an error it raises is that run's failure.
 
     Raises
     ------
@@ -80,19 +84,20 @@ def drive_study(
             failed(one, error)
             return False
 
-    waiting, told = [replace(one) for one in study.runs], 0
+    waiting, left, told = [replace(one) for one in study.runs], list[StudyRun](), 0
     while True:
+        left = [one for one in left if is_going(one)]
         for one in list(waiting):
             try:
-                if not _take_over(one, profile, begun, is_going, say):
+                if not _take_over(one, profile, begun, left, say):
                     continue
                 begun.append(one)
                 if open_tasks(one):
                     start(one)
+                    left += [one] if is_going(one) else []
             except HpcmafError as error:
                 failed(one, error)
             waiting.remove(one)
-        left = [one for one in begun if is_going(one)]
         if not left and not waiting:
             break
         if (over := len(begun) - len(left)) != told:
@@ -108,17 +113,36 @@ def drive_study(
         raise StageError(f"{study.root / name}: {why}{more}; mend that, and the same command resumes")
 
 
-def _take_over(
-    one: StudyRun, profile: Profile, begun: Sequence[StudyRun], going: Callable[[StudyRun], bool], say: Say
-) -> bool:
-    """Give a run, laid out at the first look, what earlier ones have made; whether none is at work on more."""
-    with one.run.drive(_DRIVE_SECONDS):
-        if one.plan is None:
+def drive_here(
+    study: Study, profile: Profile, say: Say, file: TextIO, poll_seconds: float = local.POLL_SECONDS
+) -> None:
+    """The same on this machine: runs go on by turns over one set of slots, and fill those that earlier ones leave.
+
+    Interrupted, it stops their jobs. ``file`` gets each run's progress.
+    """
+    with ExitStack() as stack:
+        servers, drives = stack.enter_context(local.Servers(profile, study.root)), dict[StudyRun, Iterator[None]]()
+
+        def start(one: StudyRun) -> None:
+            watcher = Watcher(one.run, one.plan, profile, file, f"{one.run.root.name}: ")
+            drives[one] = stack.enter_context(closing(local.drive(one.run, one.plan, profile, watcher, servers)))
+
+        def going(one: StudyRun) -> bool:
+            return next(drives[one], "over") is None
+
+        drive_study(study, profile, say, start, going, poll_seconds)
+
+
+def _take_over(one: StudyRun, profile: Profile, begun: Sequence[StudyRun], left: Sequence[StudyRun], say: Say) -> bool:
+    """Give a run, laid out at the first look, what earlier ones have made, once none that is left is at work on it."""
+    if one.plan is None:
+        with one.run.drive(_DRIVE_SECONDS):
             one.plan = prepare_run(one.run, one.recipe, profile)
-        shared = [task for task in shared_tasks(one, begun) if not one.run.done(task.stage, task.task)]
-        lacking = [task for task in shared if not adopt(task, one.run)]
-    if any(going(task.owner) for task in lacking):
+    shared = [task for task in shared_tasks(one, begun) if not one.run.done(task.stage, task.task)]
+    if any(task.owner in left and not task.owner.run.done(task.stage, task.task) for task in shared):
         return False
+    with one.run.drive(_DRIVE_SECONDS):
+        lacking = [task for task in shared if not adopt(task, one.run)]
     if count := len(shared) - len(lacking):
         owners = sorted({task.owner.run.root.name for task in shared if task not in lacking})
         say(f"{one.run.root.name}: {count} task{'s' * (count > 1)} taken over from {', '.join(owners)}")

@@ -122,7 +122,7 @@ def test_a_driver_puts_its_run_in_order_before_and_after(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(Local, "step", step)
     watcher = Watcher(run, plan, profile(), text)
-    drive(run, plan, profile(), watcher, Servers(profile(), run.root))
+    assert not list(drive(run, plan, profile(), watcher, Servers(profile(), run.root)))
     assert "it02/score all: it02/score-all.out is gone; doing it again" in text.getvalue()
     assert not temporary.exists()
 

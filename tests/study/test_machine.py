@@ -14,13 +14,11 @@ from hpcmaf.config.profile import Profile
 from hpcmaf.errors import DataError, StageError
 from hpcmaf.jobs import task as entry
 from hpcmaf.launch import local
-from hpcmaf.launch.local import Servers
-from hpcmaf.launch.progress import Watcher
+from hpcmaf.launch.local import Local
 from hpcmaf.run.attempts import leave_cause
-from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
-from hpcmaf.study.drive import drive_study, plan_study, savings
-from hpcmaf.study.plan import Study, StudyRun
+from hpcmaf.study.drive import drive_here, plan_study, savings
+from hpcmaf.study.plan import Study
 from tests.study.studies import METHODS, PROFILE, Hands, lay_out
 
 
@@ -28,15 +26,17 @@ class Job:
     """Does its tasks when it is looked at for the third time, or later in other slots than the first."""
 
     job_id, paths = "1", SimpleNamespace(stderr="job.err")
-    # Of those under way: slot to run.
-    active: dict[int, str] = {}  # noqa: RUF012
+    # Of those under way: slot to run and its GPUs.
+    active: dict[int, tuple[str, list[str]]] = {}  # noqa: RUF012
+    # The most runs that had jobs at once, and that had jobs on one GPU at once.
+    together = on_one_gpu = 0
 
-    def __init__(
-        self, run: RunDir, stage: Stage, tasks: Sequence[str], name: str, identity: str, _: Profile, slot: int, __: int
-    ) -> None:
+    def __init__(self, of: Local, stage: Stage, tasks: Sequence[str], name: str, slot: int, _: int) -> None:
         assert slot not in Job.active, "a slot is for one job"
-        Job.active[slot] = run.root.name
-        self.what = (run, stage, list(tasks), identity, {"submission": name, "log": "job.err"})
+        Job.active[slot] = of.run.root.name, of.gpus_of(stage, slot)
+        Job.together = max(Job.together, len({name for name, _ in Job.active.values()}))
+        Job.on_one_gpu = max(Job.on_one_gpu, len({name for name, gpus in Job.active.values() if gpus}))
+        self.what = (of.run, stage, list(tasks), of.plan.identity, {"submission": name, "log": "job.err"})
         self.slot, self.looks = slot, 0
 
     def done(self) -> bool:
@@ -55,20 +55,15 @@ class Job:
 @pytest.fixture
 def slots(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> Profile:
     """Of a machine with three of them."""
-    monkeypatch.setattr(local, "submit_local", Job)
-    monkeypatch.setattr("hpcmaf.launch.local.POLL_SECONDS", 0.0)
+    monkeypatch.setattr(Local, "_submit_job", lambda *job: Job(*job))
     Job.active.clear()
+    Job.together = Job.on_one_gpu = 0
     return PROFILE.model_copy(update={"jobs": 3})
 
 
 def drive(study: Study, profile: Profile) -> str:
     text = io.StringIO()
-
-    def start(one: StudyRun) -> None:
-        watcher = Watcher(one.run, one.plan, profile, text, f"{one.run.root.name}: ")
-        local.drive(one.run, one.plan, profile, watcher, Servers(profile, study.root))
-
-    drive_study(study, profile, lambda line: print(line, file=text), start, lambda one: False)
+    drive_here(study, profile, lambda line: print(line, file=text), text, poll_seconds=0.0)
     return text.getvalue()
 
 
@@ -80,15 +75,27 @@ def unfinished(study: Study, profile: Profile) -> list[str]:
     ]
 
 
-def test_nothing_is_computed_twice(tmp_path: Path, slots: Profile) -> None:
+def test_runs_share_the_slots_and_nothing_is_computed_twice(tmp_path: Path, slots: Profile) -> None:
     study = lay_out(tmp_path, METHODS)
     planned = plan_study(study, slots)
     to_compute = sum(tasks - shared for tasks, shared, _ in savings(planned))
     said = drive(study, slots)
+    assert Job.together > 1, "one run after the other"
     attempts = [path for one in study.runs for path in one.run.root.glob("it*/attempts/*/0*")]
     assert len(attempts) == to_compute
     assert all(one.run.metrics(0).exists() and not one.run.claimed(one.plan.stages[0], "00000") for one in planned)
     assert "taken over from" in said and "arithmetic-micro-maft-seed0: it00/eval 00000 done in" in said
+
+
+@pytest.mark.parametrize(("jobs", "runs"), [(None, 1), (3, 2)])
+def test_runs_share_a_gpu_where_the_profile_says_so(
+    tmp_path: Path, slots: Profile, monkeypatch: pytest.MonkeyPatch, jobs: int | None, runs: int
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr("hpcmaf.config.profile.usable_cores", lambda: 3)
+    generation = slots.generation.model_copy(update={"device": "cuda"})
+    drive(lay_out(tmp_path, "maft, majority-ft"), slots.model_copy(update={"jobs": jobs, "generation": generation}))
+    assert Job.on_one_gpu == runs and Job.together == 2
 
 
 def test_a_failing_run_does_not_hold_up_the_others(
@@ -115,7 +122,12 @@ def test_interrupted_it_stops_its_jobs_and_lets_go_of_its_runs(
     tmp_path: Path, slots: Profile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = lay_out(tmp_path, METHODS)
-    monkeypatch.setattr(local.time, "sleep", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+
+    def interrupt(_: float) -> None:
+        if Job.together > 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(local.time, "sleep", interrupt)
     with pytest.raises(KeyboardInterrupt):
         drive(study, slots)
     assert not Job.active
