@@ -15,7 +15,7 @@ from hpcmaf.answers import AnswerForm
 from hpcmaf.errors import DataError
 from hpcmaf.tasks.problems import Problem, question_hash
 from hpcmaf.tasks.readers import Row
-from hpcmaf.tasks.sources import shipped, within
+from hpcmaf.tasks.sources import shipped
 
 LETTERS = "ABCDEFGHIJ"
 _INSTRUCTION = "Answer the multiple-choice question below. Reason step by step and weigh each of the choices."
@@ -101,13 +101,11 @@ def _problem(row: Row, id: str, question: str, choices: Sequence[str], answer: s
     return Problem(id, "\n".join([question, *lines]), answer, {"subject": subject} if subject else {})
 
 
-_MMLU = ("{split}/*_{split}.csv", "data/{split}/*_{split}.csv", *within("", "all/", "data/", "default/", "*/"))
-_ARC = ("*-{Split}.jsonl", "ARC-Challenge/*-{Split}.jsonl", *within("", "ARC-Challenge/", "data/"))
 _LETTER = (AnswerForm.LETTER, _INSTRUCTION)
 _ONE = _ENDING.format("the letter of one of the choices")
 TASKS = {
-    "mmlu": shipped(mmlu, _MMLU, *_LETTER, _ENDING.format("one of the letters A, B, C and D"), configs=("all",)),
-    "mmlu-pro": shipped(mmlu_pro, within("", "data/", "default/"), *_LETTER, _ONE),
-    "arc": shipped(arc, _ARC, *_LETTER, _ONE, configs=("ARC-Challenge",)),  # the harder set
-    "gpqa": shipped(gpqa, within("", "data/"), *_LETTER, _ONE, configs=("gpqa_diamond",)),
+    "mmlu": shipped(mmlu, *_LETTER, _ENDING.format("one of the letters A, B, C and D"), configs=("all",)),
+    "mmlu-pro": shipped(mmlu_pro, *_LETTER, _ONE),
+    "arc": shipped(arc, *_LETTER, _ONE, configs=("ARC-Challenge",)),  # the harder set
+    "gpqa": shipped(gpqa, *_LETTER, _ONE, configs=("gpqa_diamond",)),
 }

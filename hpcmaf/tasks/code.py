@@ -30,7 +30,7 @@ from hpcmaf.tasks import sandbox as sandboxes
 from hpcmaf.tasks.problems import Problem
 from hpcmaf.tasks.prompts import PromptSet, shipped
 from hpcmaf.tasks.readers import Row
-from hpcmaf.tasks.sources import Files, within
+from hpcmaf.tasks.sources import Files
 
 CALLS = 24
 _LONGEST_CALL = 2000
@@ -220,7 +220,6 @@ TASKS = {
     "humaneval": CodeFiles(
         name="humaneval",
         parse=humaneval,
-        layouts=within("", "openai_humaneval/", "data/"),
         configs=("openai_humaneval",),
         variants={"default": _PROMPTS},
     ),
@@ -228,7 +227,6 @@ TASKS = {
         name="mbpp",
         parse=mbpp,
         split_of=mbpp_split,
-        layouts=within("", "full/", "sanitized/", "data/"),
         configs=("full",),
         variants={"default": _PROMPTS},
     ),

@@ -10,7 +10,7 @@ from hpcmaf.answers import AnswerForm, last_box
 from hpcmaf.errors import DataError
 from hpcmaf.tasks.problems import Problem
 from hpcmaf.tasks.readers import Row
-from hpcmaf.tasks.sources import shipped, within
+from hpcmaf.tasks.sources import shipped
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 # "Level 3", 3, "MATH-Level3"; a few official problems are of "Level ?".
@@ -108,17 +108,10 @@ _STORY = (
     "End with one line of the form Answer: \\boxed{N}, where N is a plain number without units.",
 )
 TASKS = {
-    "gsm8k": shipped(
-        gsm8k,
-        within("", "main/", "data/", "default/", "grade_school_math/data/"),
-        AnswerForm.NUMBER,
-        *_STORY,
-        configs=("main",),
-    ),
-    "svamp": shipped(svamp, within("", "data/"), AnswerForm.NUMBER, *_STORY),
+    "gsm8k": shipped(gsm8k, AnswerForm.NUMBER, *_STORY, configs=("main",)),
+    "svamp": shipped(svamp, AnswerForm.NUMBER, *_STORY),
     "math": shipped(
         math,
-        ("{split}/*/*.json", "MATH/{split}/*/*.json", *within("", "data/", "default/", "*/")),
         AnswerForm.BOXED,
         "Solve the mathematics problem below. Reason step by step and justify each step briefly.",
         "End with one line that gives the final answer in its simplest form, as Answer: \\boxed{...}.",
@@ -126,14 +119,12 @@ TASKS = {
     ),
     "aime": shipped(
         aime,
-        within("", "data/"),
         AnswerForm.BOXED,
         "Solve the competition problem below. Reason step by step and check what you find.",
         "End with one line of the form Answer: \\boxed{N}, where N is a whole number.",
     ),
     "jsonl": shipped(
         jsonl,
-        within("", "data/", "default/"),
         AnswerForm.BOXED,
         "Solve the problem below. Reason step by step.",
         "End with one line that gives the final answer alone, as Answer: \\boxed{...}.",

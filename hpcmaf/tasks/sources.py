@@ -20,19 +20,14 @@ from hpcmaf.tasks.task import Task
 
 ALL_LEVELS = frozenset(range(1, 6))
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
-# One file per split as people write it, and parquet as the hub keeps and converts it.
-_FORMS = (*(f"{{split}}{suffix}" for suffix in READERS), "{split}-*.parquet", "{split}/*.parquet")
 # Folders that stand for a whole data set, not for a subject.
 _NOT_SUBJECTS = {*SPLIT_NAMES, "main", "data", "default", "all"}
-# Suffixes of data that are of no use as they are.
+# Suffixes of data; some are of no use as they are.
 _DATA = {*READERS, ".gz", ".xz", ".bz2", ".zst", ".zip", ".tsv", ".ndjson", ".txt"}
 # MMLU's auxiliary_train is no training split of its own questions.
-_SAYS_SPLIT = re.compile(rf"(?<!auxiliary)(?:^|[-_.])({'|'.join(SPLIT_NAMES)})(?![a-z])")
-
-
-def within(*folders: str) -> tuple[str, ...]:
-    """The usual forms inside each of ``folders`` (``""`` or with a trailing slash)."""
-    return tuple(folder + form for folder in folders for form in _FORMS)
+_SAYS_SPLIT = re.compile(rf"(?<!auxiliary)(?:^|[-_.])({'|'.join(SPLIT_NAMES)})(?![a-z0-9])")
+# How many folders deep files of a source are.
+_DEEPEST = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +38,8 @@ class Files(Task):
     ----------
     parse
         One row to one problem; raises DataError for a bad one.
-    layouts
-        Where a folder keeps its splits: glob patterns with ``{split}`` or ``{Split}``, in order of preference.
     configs
-        Hub configurations to prefer.
+        Folders of a source, or configurations on the hub, to take alone where they exist.
     levels
         Levels taken when a recipe names none; ``None`` takes everything.
     split_of
@@ -54,7 +47,6 @@ class Files(Task):
     """
 
     parse: Callable[[Row], Problem]
-    layouts: tuple[str, ...]
     configs: tuple[str, ...] = ()
     levels: tuple[int, ...] | None = None
     split_of: Callable[[Row], str] = lambda row: row.split
@@ -70,14 +62,14 @@ class Files(Task):
             )
         if present := manifests(source):
             pools = read_prepared(source, self.name, present)
-            for part in _recognised(source, self.layouts):
-                if not manifest_path(part.path).exists():
-                    raise DataError(
-                        f"{part.path}: lies beside prepared problems and is not one of them; prepare both "
-                        "from one folder, or take it away"
-                    )
+            beside = (part for part in _scan(source) if part.split and part.path.parent == source)
+            if part := next(beside, None):
+                raise DataError(
+                    f"{part.path}: lies beside prepared problems and is not one of them; prepare both "
+                    "from one folder, or take it away"
+                )
         else:
-            pools, _ = self.collect(read_parts(locate(source, self.layouts)))
+            pools, _ = self.collect(read_parts(locate(source, self.configs)))
         pools = _of_levels(pools, self.levels if levels is None else levels, str(source))
         return draw(pools, train=train, eval=eval, seed=seed, source=str(source))
 
@@ -97,9 +89,9 @@ class Files(Task):
         path, unread = Path(source), []
         # A mistyped data/train.jsonl has the form of a hub id, but is none.
         if path.exists() or not _HUB_ID.fullmatch(source) or kind(path) in READERS:
-            parts = locate(path, self.layouts)
+            parts = locate(path, self.configs)
             rows = read_parts(parts)
-            unread = left_out(parts) if path.is_dir() else []
+            unread = _left_out(parts) if path.is_dir() else []
         else:
             rows = read_hub(source, self.configs)
         pools, repeated = self.collect(rows)
@@ -131,12 +123,10 @@ class Files(Task):
         return pools, repeated
 
 
-def shipped(
-    parse: Callable[[Row], Problem], layouts: tuple[str, ...], form: AnswerForm, *prompts: str, **more: Any
-) -> Files:
+def shipped(parse: Callable[[Row], Problem], form: AnswerForm, *prompts: str, **more: Any) -> Files:
     """A task that is called as its parser is; prompts are the instruction and the ending of a :class:`PromptSet`."""
     name, variants = parse.__name__.replace("_", "-"), {"default": PromptSet(*prompts)}
-    return Files(name=name, parse=parse, layouts=layouts, answer_form=form, variants=variants, **more)
+    return Files(name=name, parse=parse, answer_form=form, variants=variants, **more)
 
 
 def _of_levels(
@@ -175,28 +165,28 @@ def _roles(pools: Mapping[str, list[Problem]], source: str) -> dict[str, list[Pr
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One file of a source."""
+    """One file of a source, of the split that its name or a folder's above it says, and of a subject's folder."""
 
     path: Path
     split: str
     group: str = ""
 
 
-def locate(source: Path, layouts: Sequence[str]) -> list[Part]:
-    """Find the files of a source.
+def locate(source: Path, configs: Sequence[str] = ()) -> list[Part]:
+    """Find the files of a source: one file, or those of a folder that say which split they are of.
 
     Parameters
     ----------
     source
-        A file of a known suffix, or a folder in one of ``layouts``.
-    layouts
-        Glob patterns with ``{split}``.
+        A file of a known suffix, or a folder.
+    configs
+        Folders in it to take alone where they exist.
 
     Raises
     ------
     DataError
-        There is no such path, no layout fits, or something that looks like data would be left out: a split in two
-        forms or none.
+        There is no such path, nothing in it says its split, or something that looks like data would be left out: a
+        split in two forms or none.
     """
     if source.is_file():
         if kind(source) not in READERS:
@@ -207,63 +197,63 @@ def locate(source: Path, layouts: Sequence[str]) -> list[Part]:
         there = source.exists()
         what = "neither a file nor a folder; name one of the two" if there else "no such file or folder; check the path"
         raise DataError(f"{source}: {what}")
-    if not (parts := _recognised(source, layouts)):
-        files = [path for path in sorted(source.iterdir()) if kind(path) in READERS and not path.name.startswith(".")]
+    root = next((source / name for name in (*configs, "default") if (source / name).is_dir()), source)
+    found = list(_scan(root))
+    splits = {name: _of_split(name, found, root) for name in SPLIT_NAMES}
+    parts = [part for name in SPLIT_NAMES for part in splits[name]]
+    for part in found:
+        if part.split and not splits[part.split]:
+            raise DataError(
+                f"{part.path}: seems to be the split '{part.split}', but is in no known form; "
+                f"bring it into the form of the other files there, or take it away"
+            )
+    if not parts:
+        files = [part.path for part in found if kind(part.path) in READERS and part.path.parent == source]
         if len(files) != 1:
-            shown = ", ".join(layout.format(split="train", Split="Train") for layout in layouts[:4])
+            shown = ", ".join(f"train{suffix}" for suffix in READERS)
             names = f" (it holds {', '.join(path.name for path in files[:4])})" if files else ""
-            raise DataError(f"{source}: unknown layout{names}; expected one of {shown}, ... in it, or pass one file")
-        parts = locate(files[0], layouts)
+            raise DataError(f"{source}: unknown layout{names}; expected one of {shown} in it, or pass one file")
+        parts = [Part(files[0], "all")]
     for part in parts:
         if not part.path.is_file():
             raise DataError(f"{part.path}: no file that could be read; put it right, or take it away")
-    left_out(parts)
     return parts
 
 
-def _recognised(source: Path, layouts: Sequence[str]) -> list[Part]:
-    """The files of a folder that are in a layout, split by split; refused where a split is in two layouts."""
-    found: dict[Path, Part] = {}
-    for name in SPLIT_NAMES:
-        before = ""
-        for layout in layouts:
-            # What is in a folder "all" or "default" is in the folders of subjects beside it, too.
-            if layout.startswith("*/") and before.startswith(("all/", "default/")):
-                continue
-            for path in sorted(source.glob(layout.format(split=name, Split=name.capitalize()))):
-                if path.is_dir() or path in found:
-                    continue
-                if before not in ("", layout):
-                    other = next(part.path for part in found.values() if part.split == name)
-                    names = f"{other.relative_to(source)} and {path.relative_to(source)}"
-                    raise DataError(f"{source}: {names} are both its split '{name}'; name the file or folder you mean")
-                before = layout
-                folders = reversed(path.relative_to(source).parts[:-1])
-                subject = next((folder for folder in folders if folder not in _NOT_SUBJECTS), "")
-                found[path] = Part(path, name, subject)
-    return list(found.values())
-
-
-def left_out(parts: Sequence[Part]) -> list[str]:
-    """Names of files beside those of a source that could be data, too; ``.json`` is mostly about data.
-
-    Raises
-    ------
-    DataError
-        One says by its name that it is a split which nothing else here is.
-    """
-    present, paths = {part.split for part in parts}, {part.path for part in parts}
-    beside = sorted({path for folder in {path.parent for path in paths} for path in folder.iterdir()} - paths)
-    for path in beside:
-        match = _SAYS_SPLIT.search(path.name.casefold())
-        if match is None or match[1] in present or path.name.startswith("."):
+def _scan(root: Path) -> Iterator[Part]:
+    """What a folder has of data that this program did not prepare; without a split where nothing says one."""
+    for path in (path for depth in range(_DEEPEST + 1) for path in sorted(root.glob("*/" * depth + "*"))):
+        names = [path.name, *reversed(path.relative_to(root).parts[:-1])]
+        about = any(name.startswith((".", "dataset_info")) for name in names) or path.name.endswith(".manifest.json")
+        if about or path.suffix.casefold() not in _DATA or path.is_dir() or manifest_path(path).exists():
             continue
-        inside = path.rglob("*") if path.is_dir() else [path]
-        if any(file.suffix.casefold() in _DATA for file in inside):
-            raise DataError(
-                f"{path}: seems to be the split '{match[1]}', but is in no known form; "
-                f"bring it into the form of the other files there, or take it away"
-            )
+        said = (match[1] for name in names if (match := _SAYS_SPLIT.search(name.casefold())))
+        yield Part(path, next(said, ""), next((name for name in names[1:] if name not in _NOT_SUBJECTS), ""))
+
+
+def _of_split(name: str, found: Sequence[Part], root: Path) -> list[Part]:
+    """The files of a split that can be read; refused where it is there in two forms."""
+    parts = [part for part in found if part.split == name and kind(part.path) in READERS]
+    # A file "train" is the split, and a "train_socratic" beside it something else; so are folders beside both.
+    plain = [part for part in parts if part.path.name.casefold() == name + kind(part.path)]
+    folders = {part.path.parent for part in plain}
+    parts = [part for part in parts if part in plain or part.path.parent not in folders]
+    parts = [part for part in parts if not part.group] or parts
+    forms: dict[tuple[str, ...], Path] = {}
+    for part in parts:
+        path = part.path.relative_to(root)
+        folders_of_form = ("*" if folder == part.group else folder for folder in path.parts[:-1])
+        forms.setdefault((kind(path), *folders_of_form), path)
+    if len(forms) > 1:
+        one, other = list(forms.values())[:2]
+        raise DataError(f"{root}: {one} and {other} are both its split '{name}'; name the file or folder you mean")
+    return parts
+
+
+def _left_out(parts: Sequence[Part]) -> list[str]:
+    """Names of files beside those of a source that could be data, too; ``.json`` is mostly about data."""
+    paths = {part.path for part in parts}
+    beside = sorted({path for folder in {path.parent for path in paths} for path in folder.iterdir()} - paths)
     return [path.name for path in beside if kind(path) in READERS.keys() - {".json"}]
 
 

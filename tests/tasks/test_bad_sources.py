@@ -135,6 +135,10 @@ def gsm8k_files(folder: Path, *names: str) -> Path:
         ("train.parquet", "test.jsonl"),
         ("train-00000-of-00001.parquet", "test.json"),
         ("data/train.jsonl", "data/test.parquet"),
+        ("train.jsonl", "TEST.jsonl"),
+        ("train.jsonl", "gsm8k_test.jsonl"),
+        ("train.jsonl", "test/part.jsonl"),
+        ("train.jsonl", "test.jsonl", "old/train.jsonl", "prepared/.hidden/test.jsonl"),
     ],
 )
 def test_splits_in_different_forms_are_all_read(names, tmp_path) -> None:
@@ -149,9 +153,8 @@ def test_splits_in_different_forms_are_all_read(names, tmp_path) -> None:
         (("train.jsonl", "test.jsonl", "data/test.jsonl"), "test.jsonl and data/test.jsonl are both its split 'test'"),
         (("train.jsonl", "test.csv"), "test.csv, line 1: no key 'question'"),
         (("train.jsonl", "test.jsonl.xz"), "seems to be the split 'test'"),
-        (("train.jsonl", "TEST.jsonl"), "seems to be the split 'test'"),
-        (("train.jsonl", "gsm8k_test.jsonl"), "seems to be the split 'test'"),
-        (("train.jsonl", "test/part.jsonl"), "seems to be the split 'test'"),
+        (("train.jsonl", "test.jsonl", "test/part.jsonl"), "test.jsonl and test/part.jsonl are both its split 'test'"),
+        (("train12k.json", "math500.json"), "unknown layout (it holds math500.json, train12k.json)"),
         (("own.jsonl", "test.tsv"), "seems to be the split 'test'"),
         (("own.jsonl", "other.jsonl"), "unknown layout (it holds other.jsonl, own.jsonl)"),
     ],

@@ -18,7 +18,7 @@ from tests.tasks.conftest import gsm8k_rows, lay, math_record, write_jsonl
 def read(task: str, source: Path) -> dict[str, list[Problem]]:
     """All problems of a source, by split."""
     found = get_task(task)
-    return found.collect(read_parts(locate(source, found.layouts)))[0]
+    return found.collect(read_parts(locate(source, found.configs)))[0]
 
 
 # GSM8K
