@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from hpcmaf.cli.data import prepare
 from hpcmaf.errors import ConfigError, DataError, HpcmafError, PlatformError
-from hpcmaf.tasks import GENERATED, TASKS, get_task
-from hpcmaf.tasks.generated import Generated
+from hpcmaf.tasks import get_task
 from tests.tasks.conftest import gsm8k_rows, lay, math_record
 
 GOOD = json.dumps({"question": "q?", "answer": "#### 1"}).encode() + b"\n"
@@ -38,6 +36,7 @@ def jsonl(*rows: dict) -> bytes:
 
 QUESTION = {"question": "q?", "answer": "1"}
 CHOICE = {"question": "q?", "choices": CHOICES, "answer": 1}
+MBPP = {"task_id": 1, "text": "Write f.", "code": "def f(a): return a", "test_list": ["assert f(1) == 1"]}
 # Task, the file in question, its content, what is said of it.
 BAD = [
     ("gsm8k", "train.jsonl", GOOD + b'{"question": "q?", "ans', "line 2: torn or not JSON"),
@@ -73,6 +72,14 @@ BAD = [
     ("jsonl", "own.jsonl", b'{"question": "q", "answer": -Infinity}', "'answer' is -inf, which is no number"),
     ("jsonl", "test.jsonl", jsonl({"question": "q"}), "line 1: no 'answer', which a test problem needs"),
     ("gsm8k", "train.parquet", b"PAR1 and no more", "torn or not what its name says"),
+    ("humaneval", "h.jsonl.gz", b"x", "torn or not gzip ("),
+    ("humaneval", "h.jsonl.gz", gzip.compress(GOOD)[:-20], "torn or not gzip ("),
+    ("humaneval", "h.jsonl.gz", gzip.compress(GOOD)[:20] + b"\0\0\0" + gzip.compress(GOOD)[23:], "torn or not"),
+    ("mbpp", "m.jsonl", jsonl(MBPP | {"test_list": [5, None]}), "line 1: its asserts call no function"),
+    ("mbpp", "m.jsonl", jsonl(MBPP | {"test_list": "assert f(1)"}), "line 1: test_list is no list of asserts"),
+    ("mbpp", "m.jsonl", jsonl(MBPP | {"test_list": ["assert ("]}), "line 1: test_list is no list of asserts"),
+    ("mbpp", "m.jsonl", jsonl(MBPP | {"test_list": ["assert 1 == len('a')"]}), "line 1: its asserts call no function"),
+    ("mbpp", "m.jsonl", jsonl(MBPP | {"text": " "}), "line 1: 'text' is empty"),
 ]  # fmt: skip
 
 
@@ -186,14 +193,6 @@ def test_a_split_beside_prepared_ones_is_not_lost(tmp_path) -> None:
             get_task("gsm8k").splits(tmp_path / "out", 1, 1, 0)
         (tmp_path / "out" / name).unlink()
     assert get_task("gsm8k").splits(tmp_path / "out", 1, 1, 0).train
-
-
-def test_what_is_generated_is_not_offered_for_preparing() -> None:
-    generated = {name for name in TASKS if isinstance(get_task(name), Generated)}
-    assert generated == set(GENERATED)
-    for name in generated:
-        result = CliRunner().invoke(prepare, [name, "--source", "x"])
-        assert result.exit_code == 2 and name not in result.output.split("is not one of")[1]
 
 
 @pytest.mark.parametrize("value", ["NaN", '"nan"', '" NaN "', '"-nan"', '"<NA>"', "null"])

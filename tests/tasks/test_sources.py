@@ -12,7 +12,7 @@ from hpcmaf.errors import ConfigError
 from hpcmaf.tasks import get_task, leak_guard
 from hpcmaf.tasks.problems import Problem
 from hpcmaf.tasks.sources import locate, read_parts
-from tests.tasks.conftest import gsm8k_rows, lay, math_record, write_jsonl
+from tests.tasks.conftest import lay, math_record, write_jsonl
 
 
 def read(task: str, source: Path) -> dict[str, list[Problem]]:
@@ -31,21 +31,6 @@ def test_gsm8k_official_folder(gsm8k_folder, tmp_path) -> None:
     assert {name: len(rows) for name, rows in written.items()} == {"train": 20, "test": 8}
     row = {"id": "gsm8k-test-00003", "question": "test story 3: how many?", "gold": "1003", "meta": {}}
     assert json.loads(written["test"][3]) == row
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "main/{}-00000-of-00001.parquet",
-        "{}-00000-of-00001.parquet",
-        "main/{}.jsonl",
-        "grade_school_math/data/{}.jsonl",
-        "{}.json",
-    ],
-)
-def test_gsm8k_layouts_agree(name, gsm8k_folder, tmp_path) -> None:
-    rows = {name.format(split): gsm8k_rows(split, count) for split, count in (("train", 20), ("test", 8))}
-    assert read("gsm8k", lay(tmp_path / "laid out", rows)) == read("gsm8k", gsm8k_folder)
 
 
 @pytest.mark.parametrize(
@@ -229,24 +214,34 @@ def test_an_empty_answer_hides_no_solution(empty, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "folder"),
+    "name",
     [
-        ("gsm8k", "main"),
-        ("gsm8k", "default"),
-        ("math", "algebra"),
-        ("mmlu", "all"),
-        ("jsonl", "default"),
-        ("jsonl", ""),
+        "gsm8k: main/{split}-0000{part}-of-00002.parquet",
+        "gsm8k: {split}-0000{part}-of-00002.parquet",
+        "gsm8k: main/{split}.jsonl",
+        "gsm8k: grade_school_math/data/{split}.jsonl",
+        "gsm8k: {split}.json",
+        "gsm8k: main/{split}/000{part}.parquet",  # as the hub converts them
+        "gsm8k: default/{split}/000{part}.parquet",
+        "math: algebra/{split}/000{part}.parquet",
+        "mmlu: all/{split}/000{part}.parquet",
+        "jsonl: {split}/000{part}.parquet",
+        "jsonl: default/{split}/000{part}.parquet",
     ],
 )
-def test_the_layout_that_the_hub_converts_to(task, folder, tmp_path) -> None:
-    row = {"question": "q", "choices": ["w", "x", "y", "z"], "answer": "#### 1", "solution": r"\boxed{1}"}
-    row |= {"answer": "A"} if task == "mmlu" else {"problem": "q"} if task == "math" else {}
+def test_layouts_agree(name, tmp_path) -> None:
+    task, path = name.split(": ")
+    row = {"choices": ["w", "x", "y", "z"], "answer": "A" if task == "mmlu" else "#### 1"}
+    row |= {"solution": r"\boxed{1}"} if task == "math" else {}
+    files: dict[str, list[dict[str, Any]]] = {}
     for split in ("train", "test"):
         for part in range(2):
-            lay(tmp_path / folder, {f"{split}/{part:04d}.parquet": [row | {"question": f"{split} {part}?"}]})
-    pools = read(task, tmp_path)
-    assert {split: len(pool) for split, pool in pools.items()} == {"train": 2, "test": 2}
+            question = f"{split} {part}?"
+            record = {"problem" if task == "math" else "question": question, **row}
+            files.setdefault(path.format(split=split, part=part), []).append(record)
+    pools = read(task, lay(tmp_path, files))
+    found = {split: [problem.question.partition("\n")[0] for problem in pool] for split, pool in pools.items()}
+    assert found == {split: [f"{split} {part}?" for part in range(2)] for split in ("train", "test")}
 
 
 # Tasks of other benchmarks

@@ -73,19 +73,15 @@ def pool(count: int) -> list[Problem]:
     return [Problem(str(n), f"question {n}", str(n)) for n in range(count)]
 
 
-def test_the_cut_of_a_pool_is_the_same_for_every_seed() -> None:
+def test_the_cut_of_a_pool_is_the_same_for_every_seed_and_a_larger_draw_begins_with_the_smaller_one() -> None:
     draws = [draw({"all": pool(400)}, train=100, eval=100, seed=seed, source="here") for seed in range(20)]
     trained = {problem.id for splits in draws for problem in splits.train}
     held = {problem.id for splits in draws for problem in splits.eval}
     assert not trained & held
     assert len(trained) > 150 and len(held) > 150
     assert len({tuple(problem.id for problem in splits.train) for splits in draws}) == 20
-
-
-def test_a_larger_draw_begins_with_the_smaller_one() -> None:
-    small = draw({"all": pool(400)}, train=20, eval=30, seed=3, source="here")
-    large = draw({"all": pool(400)}, train=120, eval=130, seed=3, source="here")
-    assert large.train[:20] == small.train and large.eval[:30] == small.eval
+    larger = draw({"all": pool(400)}, train=120, eval=130, seed=3, source="here")
+    assert larger.train[:100] == draws[3].train and larger.eval[:100] == draws[3].eval
 
 
 def test_unanswered_problems_train_but_never_evaluate() -> None:
@@ -125,22 +121,20 @@ def test_leak_guard_names_count_and_first_ids() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("2\u2075", "25"), ("x\u2081", "x1"), ("2\u00bd", "21\u20442"), ("\u2460 + 1", "1 + 1")]
-)
-def test_powers_indices_and_fractions_are_no_digits(one: str, other: str) -> None:
-    assert question_hash(f"What is {one}?") != question_hash(f"What is {other}?")
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
+    ("one", "other", "same"),
     [
-        ("caf\u00e9", "cafe\u0301"),
-        ("\uff12\uff15", "25"),
-        ("\ufb01nd\u00a0x", "FIND  x"),
-        ("\U0001d465", "x"),
-        ("2\u2075", " 2\u2075 "),
-        ("\ud800", "\ud800"),
+        # Powers, indices and fractions are no digits.
+        ("2\u2075", "25", False),
+        ("x\u2081", "x1", False),
+        ("2\u00bd", "21\u20442", False),
+        ("\u2460 + 1", "1 + 1", False),
+        ("caf\u00e9", "cafe\u0301", True),
+        ("\uff12\uff15", "25", True),
+        ("\ufb01nd\u00a0x", "FIND  x", True),
+        ("\U0001d465", "x", True),
+        ("2\u2075", " 2\u2075 ", True),
+        ("\ud800", "\ud800", True),
     ],
 )
-def test_other_forms_of_a_question_are_the_same_one(one: str, other: str) -> None:
-    assert question_hash(one) == question_hash(other)
+def test_which_forms_of_a_question_are_the_same_one(one: str, other: str, same: bool) -> None:
+    assert (question_hash(one) == question_hash(other)) is same
