@@ -1,7 +1,7 @@
 """The label a debate gives itself: y^ of the paper, section 2.
 
-One rule for training and evaluation alike, so a problem's pseudo-label and
-its evaluated answer can never come from different votes.
+One rule for training and evaluation alike, so a problem's pseudo-label and its evaluated answer can never come from
+different votes.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from hpcmaf.seeding import derive_seed
 def consensus(transcript: Transcript, round: int, seed: int, iteration: int) -> Vote:
     """Majority vote over the answers of one round.
 
-    In the last round agents' weights count, where the debate has any, and
-    what a judge chose stands before the vote, if it is one of the answers.
+    In the last round agents' weights count, where the debate has any, and what a judge chose stands before the vote, if
+    it is one of the answers.
 
     Parameters
     ----------
@@ -26,8 +26,7 @@ def consensus(transcript: Transcript, round: int, seed: int, iteration: int) -> 
     round
         1-based; the method's label is the vote of the *last* round alone.
     seed, iteration
-        Of the run. With the problem's id they decide ties, so the outcome
-        does not depend on shard, batch or order.
+        Of the run. With the problem's id they decide ties, so the outcome does not depend on shard, batch or order.
     """
     answers = [utterance.answer for utterance in transcript.answers[round - 1]]
     last = round == transcript.rounds

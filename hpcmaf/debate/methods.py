@@ -1,8 +1,7 @@
 """The table of methods: who is trained on what, and how inference runs.
 
-A method is data. The pipeline reads these fields and never asks for a
-method's name; a new method is a new row, and a new idea a new value of a
-field, in the one place that reads it.
+A method is data. The pipeline reads these fields and never asks for a method's name; a new method is a new row, and a
+new idea a new value of a field, in the one place that reads it.
 """
 
 from __future__ import annotations
@@ -33,36 +32,28 @@ class Method:
     Attributes
     ----------
     trained
-        Who is finetuned: no model, every agent a model of its own, the
-        generators alone, one model that plays all agents, or (``distilled``)
-        every agent and one model that learns what their debates come to.
+        Who is finetuned: no model, every agent a model of its own, the generators alone, one model that plays all
+        agents, or (``distilled``) every agent and one model that learns what their debates come to.
     rollout
-        What is run on training problems: the debate; N first answers and no
-        debate; or one answer, and where gold says it is wrong a second one
-        with gold as a hint.
+        What is run on training problems: the debate; N first answers and no debate; or one answer, and where gold says
+        it is wrong a second one with gold as a hint.
     data
-        What they are finetuned on, a key of
-        :data:`hpcmaf.selection.select.DATA`.
+        What they are finetuned on, a key of :data:`hpcmaf.selection.select.DATA`.
     objective
-        What finetuning is after: to say what the data says, to prefer one
-        answer of each pair to the other, or to say more of what the vote
-        confirms and less of what it does not, by KTO or by GRPO.
+        What finetuning is after: to say what the data says, to prefer one answer of each pair to the other, or to say
+        more of what the vote confirms and less of what it does not, by KTO or by GRPO.
     inference
-        What is run on evaluation problems: the debate, N answers and their
-        vote, or one answer.
+        What is run on evaluation problems: the debate, N answers and their vote, or one answer.
     summaries
-        Whether critics read a summary of the others' answers, or the answers
-        themselves.
+        Whether critics read a summary of the others' answers, or the answers themselves.
     critic_style
-        Whether a critic is to dispute the others' answers or to integrate
-        them.
+        Whether a critic is to dispute the others' answers or to integrate them.
     ids
         Whether each agent's prompts begin with its ID and role.
     temperature
         Overrides the recipe's.
     first_answers_by
-        Generator whose model gives all first answers in evaluation; the
-        agent's own otherwise.
+        Generator whose model gives all first answers in evaluation; the agent's own otherwise.
     """
 
     name: str

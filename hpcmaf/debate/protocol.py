@@ -43,8 +43,8 @@ class Protocol:
     stop
         Whether a round in which all agree is the last.
     listen
-        Whose answers an agent, or its summary, reads: all others', those of
-        the agent before it (``"ring"``), or of so many that are drawn.
+        Whose answers an agent, or its summary, reads: all others', those of the agent before it (``"ring"``), or of so
+        many that are drawn.
     judge
         Whether the base picks one of the last answers, where they differ.
     own
@@ -152,16 +152,14 @@ def calls_per_problem(protocol: Protocol, agents: int) -> int:
 async def debate(problem: Problem, society: Society, protocol: Protocol, engine: Engine) -> Transcript:
     """Let a society debate one problem.
 
-    Rounds are synchronous: everything an agent reads in round m was written
-    in round m - 1, or is its own summary of that, whatever the order in which
-    agents are served. The gold answer is not looked at.
+    Rounds are synchronous: everything an agent reads in round m was written in round m - 1, or is its own summary of
+    that, whatever the order in which agents are served. The gold answer is not looked at.
 
     Returns
     -------
     Transcript
-        N * M answers and N * (M - 1) summaries; of rounds after one in which
-        all agreed, where the protocol stops there, see
-        :meth:`~hpcmaf.debate.transcript.Transcript.padded`.
+        N * M answers and N * (M - 1) summaries; of rounds after one in which all agreed, where the protocol stops
+        there, see :meth:`~hpcmaf.debate.transcript.Transcript.padded`.
     """
     question, agents = problem.question, range(society.agents)
     call = partial(respond, problem, protocol, engine)
@@ -213,9 +211,8 @@ async def _judge(
 async def rationalise(problem: Problem, society: Society, protocol: Protocol, engine: Engine) -> Transcript:
     """Answer a problem, and where gold says that this went wrong, once more with gold as a hint: STaR's rollouts.
 
-    The only place before evaluation where a gold answer is looked at. The
-    second answer has a chat of its own, not the first one's: it has
-    to read like a solution, not like a correction.
+    The only place before evaluation where a gold answer is looked at. The second answer has a chat of its own, not the
+    first one's: it has to read like a solution, not like a correction.
 
     Returns
     -------

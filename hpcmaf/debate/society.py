@@ -13,8 +13,8 @@ SUMMARIZER = "summarizer"
 class Society:
     """N generation agents, N critic agents and the summarizer.
 
-    Each entry is the name of the agent's own model, ``None`` for the base.
-    The summarizer is always a base (paper, section 2), if need be another one.
+    Each entry is the name of the agent's own model, ``None`` for the base. The summarizer is always a base (paper,
+    section 2), if need be another one.
     """
 
     generators: tuple[str | None, ...]

@@ -24,8 +24,8 @@ def opening(openings: Openings, kind: str, agent: int | None) -> tuple[Message, 
 class Utterance:
     """One completion of a debate, with the user message it answered.
 
-    Without a prompt it is none: STaR needed no second answer, or the debate
-    had ended and the agent keeps its answer, or a judge had nothing to choose.
+    Without a prompt it is none: STaR needed no second answer, or the debate had ended and the agent keeps its answer,
+    or a judge had nothing to choose.
 
     Attributes
     ----------
@@ -34,16 +34,13 @@ class Utterance:
     agent
         0-based.
     prompt
-        The last user message before it; earlier turns are the agent's own
-        earlier utterances.
+        The last user message before it; earlier turns are the agent's own earlier utterances.
     answer
-        The extracted answer; ``None`` where none could be parsed, and for
-        summaries.
+        The extracted answer; ``None`` where none could be parsed, and for summaries.
     prompt_tokens, completion_tokens
         As the engine counted them, special tokens included.
     finish_reason
-        ``"length"`` where the limit on tokens cut it off; ``"unknown"`` of
-        imported debates, which count as finished.
+        ``"length"`` where the limit on tokens cut it off; ``"unknown"`` of imported debates, which count as finished.
     """
 
     kind: Literal["answer", "summary", "judge"]
@@ -85,11 +82,11 @@ class Transcript:
     answers
         ``answers[m - 1][n]`` is agent n's answer in round m.
     summaries
-        ``summaries[m - 2][n]`` is what agent n read before round m; empty for
-        methods without summaries and for imported debates.
+        ``summaries[m - 2][n]`` is what agent n read before round m; empty for methods without summaries and for
+        imported debates.
     openings
-        Turns that stood before every chat of a kind (``"first"``,
-        ``"summarize"``, ``"update"``): a system message, worked examples.
+        Turns that stood before every chat of a kind (``"first"``, ``"summarize"``, ``"update"``): a system message,
+        worked examples.
     grader
         What compares its answers.
     weights

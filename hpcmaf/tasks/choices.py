@@ -18,8 +18,6 @@ from hpcmaf.tasks.readers import Row
 from hpcmaf.tasks.sources import shipped
 
 LETTERS = "ABCDEFGHIJ"
-_INSTRUCTION = "Answer the multiple-choice question below. Reason step by step and weigh each of the choices."
-_ENDING = "End with one line of the form Answer: (X), where X is {}."
 
 
 def mmlu(row: Row) -> Problem:
@@ -101,11 +99,9 @@ def _problem(row: Row, id: str, question: str, choices: Sequence[str], answer: s
     return Problem(id, "\n".join([question, *lines]), answer, {"subject": subject} if subject else {})
 
 
-_LETTER = (AnswerForm.LETTER, _INSTRUCTION)
-_ONE = _ENDING.format("the letter of one of the choices")
 TASKS = {
-    "mmlu": shipped(mmlu, *_LETTER, _ENDING.format("one of the letters A, B, C and D"), configs=("all",)),
-    "mmlu-pro": shipped(mmlu_pro, *_LETTER, _ONE),
-    "arc": shipped(arc, *_LETTER, _ONE, configs=("ARC-Challenge",)),  # the harder set
-    "gpqa": shipped(gpqa, *_LETTER, _ONE, configs=("gpqa_diamond",)),
+    "mmlu": shipped(mmlu, AnswerForm.LETTER, configs=("all",)),
+    "mmlu-pro": shipped(mmlu_pro, AnswerForm.LETTER, "choices"),
+    "arc": shipped(arc, AnswerForm.LETTER, "choices", configs=("ARC-Challenge",)),  # the harder set
+    "gpqa": shipped(gpqa, AnswerForm.LETTER, "choices", configs=("gpqa_diamond",)),
 }

@@ -28,7 +28,7 @@ from hpcmaf.errors import DataError
 from hpcmaf.seeding import derive_seed
 from hpcmaf.tasks import sandbox as sandboxes
 from hpcmaf.tasks.problems import Problem
-from hpcmaf.tasks.prompts import PromptSet, shipped
+from hpcmaf.tasks.prompts import task_prompts
 from hpcmaf.tasks.readers import Row
 from hpcmaf.tasks.sources import Files
 
@@ -210,24 +210,8 @@ def mbpp_split(row: Row) -> str:
     return next((name for name, last in _SPLITS if int(number) <= last), "train")
 
 
-_PROMPTS = PromptSet(
-    "Write a Python function for the problem below. First think about how, and about special cases.",
-    "End with the whole function, and what it needs, in one block of code between ```python and ```. "
-    "Only the standard library can be imported.",
-    {**shipped("default"), **shipped("code")},
-)
+_VARIANTS = {"default": task_prompts("code")}
 TASKS = {
-    "humaneval": CodeFiles(
-        name="humaneval",
-        parse=humaneval,
-        configs=("openai_humaneval",),
-        variants={"default": _PROMPTS},
-    ),
-    "mbpp": CodeFiles(
-        name="mbpp",
-        parse=mbpp,
-        split_of=mbpp_split,
-        configs=("full",),
-        variants={"default": _PROMPTS},
-    ),
+    "humaneval": CodeFiles(name="humaneval", parse=humaneval, configs=("openai_humaneval",), variants=_VARIANTS),
+    "mbpp": CodeFiles(name="mbpp", parse=mbpp, split_of=mbpp_split, configs=("full",), variants=_VARIANTS),
 }

@@ -17,7 +17,7 @@ from hpcmaf.answers import AnswerForm
 from hpcmaf.errors import ConfigError, DataError
 from hpcmaf.seeding import derive_seed
 from hpcmaf.tasks.problems import Problem, question_hash
-from hpcmaf.tasks.prompts import PromptSet, compact_prompts
+from hpcmaf.tasks.prompts import PromptSet, compact_prompts, compiled, shipped, task_prompts
 from hpcmaf.tasks.splits import Splits
 from hpcmaf.tasks.task import Task
 
@@ -77,28 +77,8 @@ class Generated(Task):
 _NUMBERS, _COUNTS, _PRICES = (0, 29), (2, 12), (10, 29)
 _NAMES = ("Amara", "Bruno", "Chiara", "Deniz", "Elif", "Farid", "Greta", "Hiro", "Ines", "Jonas")
 _THINGS = ("baskets", "candles", "drawings", "jars of honey", "notebooks", "plants", "scarves", "tickets")
-_QUESTION = "How many euros does {name} have in the end? A debt counts as a negative number."
 # Every story names its numbers in the order a, b, c, d, e, f and no others.
-_STORIES = (
-    (
-        "{name} has {a} euros, sells {b} {sold} at {c} euros each, is given {d} euros by an aunt, and then buys "
-        "{e} {bought} at {f} euros each."
-    ),
-    (
-        "There are {a} euros in the cash box of {name}. On Monday {b} {sold} are sold for {c} euros apiece, on Tuesday "
-        "{d} euros are found under the counter, and on Wednesday {e} {bought} are ordered and paid for at {f} euros "
-        "apiece."
-    ),
-    (
-        "With {a} euros saved, {name} goes to the fair and sells {b} {sold}, taking {c} euros for each. A raffle "
-        "brings {d} euros more. On the way home {name} pays for {e} {bought}, which cost {f} euros each."
-    ),
-    (
-        "{name} begins the week with {a} euros. A customer takes {b} {sold} and pays {c} euros for every one of them, "
-        "and a friend returns a loan of {d} euros. The week ends with a bill for {e} {bought} at {f} euros each, which "
-        "{name} pays."
-    ),
-)
+_STORIES = [text for name, text in shipped("words").items() if name.startswith("story")]
 # Of sums: forms, and the smallest and largest of their numbers; some 1,600 questions on each side.
 _SUMS = (("{} + {}", 1, 40), ("{} - {}", 1, 40), ("{} * {}", 2, 12), ("{} + {} + {}", 1, 9))
 
@@ -123,7 +103,7 @@ def words(draw: Draw) -> Problem:
     numbers = [draw(*one) for one in (_NUMBERS, _COUNTS, _PRICES) * 2]
     story, name, sold, bought = (some[draw(0, len(some) - 1)] for some in (_STORIES, _NAMES, _THINGS, _THINGS))
     letters = dict(zip("abcdef", numbers, strict=True))
-    text = f"{story} {_QUESTION}".format(name=name, sold=sold, bought=bought, **letters)
+    text = compiled(story).render(letters, name=name, sold=sold, bought=bought)
     return Problem("-".join(map(str, ("words", *numbers))), text, _value(*numbers))
 
 
@@ -153,28 +133,13 @@ def sums(draw: Draw) -> Problem:
     return Problem(f"sums-{expression.replace(' ', '')}", f"What is {expression}?", str(gold))
 
 
-def _task(
-    make: Callable[[Draw], Problem], instruction: str, meaning: str, compact: PromptSet | None = None, **more: Any
-) -> Generated:
-    ending = f"End with one line of the form Answer: \\boxed{{N}}, where N is {meaning}, a whole number."
-    variants = {"default": PromptSet(instruction, ending)} | ({"compact": compact} if compact else {})
+def _task(make: Callable[[Draw], Problem], compact: PromptSet | None = None, **more: Any) -> Generated:
+    variants = {"default": task_prompts(make.__name__)} | ({"compact": compact} if compact else {})
     return Generated(name=make.__name__, make=make, answer_form=AnswerForm.NUMBER, variants=variants, **more)
 
 
 TASKS = {
-    "arithmetic": _task(
-        arithmetic,
-        "Work out the value of the expression below. Do the multiplications first, then the additions and "
-        "subtractions from left to right, and write down each step.",
-        "the value",
-        compact_prompts(),
-    ),
-    "words": _task(
-        words,
-        "Solve the problem below step by step, writing down each calculation.",
-        "the answer",
-        compact_prompts(expression_of_story),
-        decisive=expression_of_story,
-    ),
-    "sums": _task(sums, "Answer the question below. Write down each step.", "the result", most=1_200),
+    "arithmetic": _task(arithmetic, compact_prompts()),
+    "words": _task(words, compact_prompts(expression_of_story), decisive=expression_of_story),
+    "sums": _task(sums, most=1_200),
 }

@@ -103,30 +103,10 @@ def jsonl(row: Row) -> Problem:
     )
 
 
-_STORY = (
-    "Solve the word problem below. Reason step by step and write down every calculation.",
-    "End with one line of the form Answer: \\boxed{N}, where N is a plain number without units.",
-)
 TASKS = {
-    "gsm8k": shipped(gsm8k, AnswerForm.NUMBER, *_STORY, configs=("main",)),
-    "svamp": shipped(svamp, AnswerForm.NUMBER, *_STORY),
-    "math": shipped(
-        math,
-        AnswerForm.BOXED,
-        "Solve the mathematics problem below. Reason step by step and justify each step briefly.",
-        "End with one line that gives the final answer in its simplest form, as Answer: \\boxed{...}.",
-        levels=(1, 2, 3),
-    ),
-    "aime": shipped(
-        aime,
-        AnswerForm.BOXED,
-        "Solve the competition problem below. Reason step by step and check what you find.",
-        "End with one line of the form Answer: \\boxed{N}, where N is a whole number.",
-    ),
-    "jsonl": shipped(
-        jsonl,
-        AnswerForm.BOXED,
-        "Solve the problem below. Reason step by step.",
-        "End with one line that gives the final answer alone, as Answer: \\boxed{...}.",
-    ),
+    "gsm8k": shipped(gsm8k, AnswerForm.NUMBER, "story", configs=("main",)),
+    "svamp": shipped(svamp, AnswerForm.NUMBER, "story"),
+    "math": shipped(math, AnswerForm.BOXED, levels=(1, 2, 3)),
+    "aime": shipped(aime, AnswerForm.BOXED),
+    "jsonl": shipped(jsonl, AnswerForm.BOXED),
 }

@@ -72,8 +72,7 @@ def prompts_of(file: PromptFile, task: PromptSet) -> PromptSet:
     Raises
     ------
     ConfigError
-        A template is malformed, uses an unknown variable, or leaves out one
-        without which the model could not answer.
+        A template is malformed, uses an unknown variable, or leaves out one without which the model could not answer.
     """
     own = {name: text for name in SHOWN if (text := getattr(file, name)) is not None}
     for name, text in own.items():

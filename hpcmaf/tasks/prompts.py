@@ -1,4 +1,4 @@
-"""What agents read: the messages of a debate, as jinja2 templates in the folder ``templates``.
+"""What agents read: the messages of a debate, as jinja2 templates in the folder ``templates``, one folder per task.
 
 They follow the paper's scheme (appendix on prompts): a first answer; a summary of what the other agents said; an
 updated answer that takes the summary as advice. What is common to many requests stands first - the instruction, then
@@ -40,7 +40,7 @@ _EXPRESSION = re.compile(r"\d+(?:\s*[-+*]\s*\d+)+")
 def shipped(name: str) -> Mapping[str, str]:
     """Templates of a folder, by name."""
     folder = Path(__file__).parent / "templates" / name
-    return {path.stem: path.read_text("utf-8") for path in folder.glob("*.jinja")}
+    return {path.stem: path.read_text("utf-8").removesuffix("\n") for path in sorted(folder.glob("*.jinja"))}
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,7 @@ class PromptSet:
     instruction
         What to do with the question.
     ending
-        In what form to give the final answer; must be one that
-        :func:`hpcmaf.answers.extract` finds.
+        In what form to give the final answer; must be one that :func:`hpcmaf.answers.extract` finds.
     templates
         Those of ``SHOWN``, over ``question``, what each shows, ``instruction``, ``ending``, the agent's number ``n``
         and ``N``; ``generator`` and ``critic`` give an agent's ID and role.
@@ -131,6 +130,12 @@ def expression_of(question: str) -> str:
             "use task.prompts: default for questions in words"
         )
     return re.sub(r"\s", "", match.group())
+
+
+def task_prompts(name: str) -> PromptSet:
+    """Prompts of the folder of a task, which has an instruction, an ending, and templates that differ from others'."""
+    own = shipped(name)
+    return PromptSet(own["instruction"], own["ending"], {**shipped("default"), **own})
 
 
 def compact_prompts(expression: Callable[[str], str] = expression_of) -> PromptSet:

@@ -13,7 +13,7 @@ from hpcmaf.answers import AnswerForm
 from hpcmaf.errors import ConfigError, DataError
 from hpcmaf.files.publish import manifest_path
 from hpcmaf.tasks.problems import Problem, describe, manifests, read_prepared, write_prepared
-from hpcmaf.tasks.prompts import PromptSet
+from hpcmaf.tasks.prompts import task_prompts
 from hpcmaf.tasks.readers import READERS, SPLIT_NAMES, Row, kind, read_hub
 from hpcmaf.tasks.splits import Splits, assign_roles, draw
 from hpcmaf.tasks.task import Task
@@ -123,9 +123,10 @@ class Files(Task):
         return pools, repeated
 
 
-def shipped(parse: Callable[[Row], Problem], form: AnswerForm, *prompts: str, **more: Any) -> Files:
-    """A task that is called as its parser is; prompts are the instruction and the ending of a :class:`PromptSet`."""
-    name, variants = parse.__name__.replace("_", "-"), {"default": PromptSet(*prompts)}
+def shipped(parse: Callable[[Row], Problem], form: AnswerForm, prompts: str = "", **more: Any) -> Files:
+    """A task that is called as its parser is, and so is the folder of its prompts unless another is named."""
+    name = parse.__name__.replace("_", "-")
+    variants = {"default": task_prompts(prompts or name)}
     return Files(name=name, parse=parse, answer_form=form, variants=variants, **more)
 
 

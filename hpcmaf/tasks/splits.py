@@ -27,8 +27,7 @@ class Splits:
 def assign_roles(pools: Mapping[str, Sequence[Problem]]) -> tuple[list[Problem], list[Problem] | None]:
     """Decide which of a source's splits train and which evaluate.
 
-    MMLU has no training split of its own questions: its ``dev`` and ``val``
-    train, its ``test`` evaluates.
+    MMLU has no training split of its own questions: its ``dev`` and ``val`` train, its ``test`` evaluates.
 
     Returns
     -------
@@ -52,12 +51,10 @@ def _join(pools: Mapping[str, Sequence[Problem]], names: Sequence[str]) -> list[
 def draw(pools: Mapping[str, Sequence[Problem]], *, train: int, eval: int, seed: int, source: str) -> Splits:
     """Draw ``train`` and ``eval`` problems, disjoint by normalised question.
 
-    With a training and a test split, every question that occurs in the test
-    split is left out of training, whether drawn for evaluation or not. One
-    pool is cut in two by question hash - at the middle of the hash range, the
-    same cut for every seed, moved only as far as the requested numbers need.
-    Within a side, the seed decides which problems are drawn and in what
-    order; a larger draw begins with the smaller one.
+    With a training and a test split, every question that occurs in the test split is left out of training, whether
+    drawn for evaluation or not. One pool is cut in two by question hash - at the middle of the hash range, the same cut
+    for every seed, moved only as far as the requested numbers need. Within a side, the seed decides which problems are
+    drawn and in what order; a larger draw begins with the smaller one.
 
     Parameters
     ----------
@@ -126,8 +123,7 @@ def _sample(side: Mapping[str, Problem], count: int, seed: int, name: str) -> li
 def leak_guard(train: Iterable[Problem], eval: Iterable[Problem]) -> None:
     """Refuse evaluation questions that occur among the training questions.
 
-    Splits are disjoint by construction; this checks it where it matters,
-    whoever made them.
+    Splits are disjoint by construction; this checks it where it matters, whoever made them.
 
     Raises
     ------

@@ -72,8 +72,7 @@ class Task:
         Parameters
         ----------
         source
-            A folder that ``hpcmaf data prepare`` wrote, or a source it could
-            read; ``None`` for generated tasks.
+            A folder that ``hpcmaf data prepare`` wrote, or a source it could read; ``None`` for generated tasks.
         train, eval
             How many problems of each.
         seed
@@ -98,8 +97,8 @@ def get_task(name: str) -> Task:
     Parameters
     ----------
     name
-        A shipped task's; ``FILE.py:OBJECT``, a :class:`Task` in a file; or what an installed package calls it under
-        the entry point group ``hpcmaf.tasks``.
+        A shipped task's; ``FILE.py:OBJECT``, a :class:`Task` in a file; or what an installed package calls it under the
+        entry point group ``hpcmaf.tasks``.
 
     Raises
     ------
