@@ -1,7 +1,7 @@
 """Multiple choice: MMLU, MMLU-Pro, ARC and GPQA. Choices are part of the question, and the answer is one letter.
 
 MMLU and MMLU-Pro have no training split of their own questions: ``dev``, ``val`` or ``validation`` train, ``test``
-evaluates (see :func:`hpcmaf.tasks.splits.assign_roles`).
+evaluates (see :func:`hpcmaf.tasks.splits.roles`).
 """
 
 from __future__ import annotations

@@ -99,10 +99,8 @@ def grader_of(source: Any) -> Grader:
     ConfigError
         It cannot be loaded, has none of the methods, or reads answers itself where a kind of answer is asked for.
     """
-    from hpcmaf.tasks.task import get_task
-
     name = source.grader or ("code" if source.answer == "code" else source.name)
-    found = _load(name, source.sandbox) if name != source.name else get_task(name)
+    found = _load(name, source.sandbox)
     if not any(hasattr(found, method) for method in METHODS):
         if source.grader:
             raise ConfigError(f"task.grader: {name}: has no method {', '.join(METHODS)}; see recipes/own_grader.py")

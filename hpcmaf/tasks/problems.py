@@ -66,17 +66,8 @@ def manifests(source: Path) -> dict[str, Manifest]:
     return {name: manifest for name, manifest in found.items() if manifest and manifest.layout == SCHEMA}
 
 
-def write_prepared(
-    out: Path, task: str, pools: Mapping[str, Sequence[Problem]], extra: Mapping[str, Mapping[str, Any]]
-) -> None:
-    """Write one file per split with its manifest.
-
-    Parameters
-    ----------
-    pools
-        Split name (of ``FILES``) to its problems, ids unique.
-    extra
-        Split name to what its manifest is to record: counts and source.
+def write_prepared(out: Path, task: str, source: str, pools: Mapping[str, Sequence[Problem]]) -> dict[str, Any]:
+    """Write one file per split (of ``FILES``) with its manifest, and return what each holds.
 
     Raises
     ------
@@ -92,11 +83,13 @@ def write_prepared(
                 f"{path}: is no earlier output of 'hpcmaf data prepare {task}' on such a source; choose another --out, "
                 "or prepare all splits from one folder"
             )
+    report = {name: _counts(problems) for name, problems in pools.items()}
     for name, problems in pools.items():
         path = out / f"{name}.jsonl"
         write_text(path, to_lines(problems))
-        about = {**extra[name], "task": task, "files": sorted(pools)}
+        about = {"counts": report[name], "source": source, "task": task, "files": sorted(pools)}
         write_manifest(path, rows=len(problems), schema=SCHEMA, extra=about)
+    return report
 
 
 def read_prepared(source: Path, task: str, present: Mapping[str, Manifest]) -> dict[str, list[Problem]]:
@@ -126,7 +119,7 @@ def read_prepared(source: Path, task: str, present: Mapping[str, Manifest]) -> d
     return pools
 
 
-def describe(pool: Sequence[Problem]) -> dict[str, Any]:
+def _counts(pool: Sequence[Problem]) -> dict[str, Any]:
     """What a split holds; runs use each question once, and keep those of the test split out of training."""
     levels = Counter(problem.meta["level"] for problem in pool if "level" in problem.meta)
     return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import Any
 from hpcmaf.answers import AnswerForm
 from hpcmaf.errors import ConfigError, DataError
 from hpcmaf.files.publish import manifest_path
-from hpcmaf.tasks.problems import Problem, describe, manifests, read_prepared, write_prepared
+from hpcmaf.tasks.problems import Problem, manifests, read_prepared, write_prepared
 from hpcmaf.tasks.prompts import task_prompts
 from hpcmaf.tasks.readers import READERS, SPLIT_NAMES, Row, kind, read_hub
-from hpcmaf.tasks.splits import Splits, assign_roles, draw
+from hpcmaf.tasks.splits import Splits, draw, roles
 from hpcmaf.tasks.task import Task
 
 ALL_LEVELS = frozenset(range(1, 6))
@@ -69,7 +68,7 @@ class Files(Task):
                     "from one folder, or take it away"
                 )
         else:
-            pools, _ = self.collect(read_parts(locate(source, self.configs)))
+            pools = roles(self.collect(read_parts(locate(source, self.configs)))[0], str(source))
         pools = _of_levels(pools, self.levels if levels is None else levels, str(source))
         return draw(pools, train=train, eval=eval, seed=seed, source=str(source))
 
@@ -95,9 +94,7 @@ class Files(Task):
         else:
             rows = read_hub(source, self.configs)
         pools, repeated = self.collect(rows)
-        roles = _roles(pools, source)
-        report = {name: describe(pool) for name, pool in roles.items()}
-        write_prepared(out, self.name, roles, {name: {"counts": report[name], "source": source} for name in roles})
+        report = write_prepared(out, self.name, source, roles(pools, source))
         return {**report, "repeated_records": repeated} | ({"left_out": unread} if unread else {})
 
     def collect(self, rows: Iterable[Row]) -> tuple[dict[str, list[Problem]], int]:
@@ -146,19 +143,6 @@ def _of_levels(
                 f"{', '.join(present) or 'none that says its level'}; set task.levels to [1, 2, 3, 4, 5] to take all"
             )
     return kept
-
-
-def _roles(pools: Mapping[str, list[Problem]], source: str) -> dict[str, list[Problem]]:
-    training, test = assign_roles(pools)
-    if test is None:
-        (only,) = pools
-        return {only if only in ("train", "test") else "all": training}
-    taken = Counter(problem.id for problem in training)
-    if twice := [id for id, count in taken.items() if count > 1]:
-        raise DataError(
-            f"{source}: id '{twice[0]}' occurs in two of the splits that train; give every problem its own id"
-        )
-    return {"train": training, "test": test}
 
 
 # --- finding the files of a source ------------------------------------------------

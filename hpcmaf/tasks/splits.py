@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hpcmaf.errors import ConfigError, DataError, LeakError
 from hpcmaf.seeding import derive_seed
-from hpcmaf.tasks.problems import Problem, question_hash
+from hpcmaf.tasks.problems import FILES, Problem, question_hash
 
-# Where several splits exist: evaluation takes the first of these, training
-# the first of those. A name that is in neither table is never read.
-_EVAL_ORDER = (("test",), ("validation", "val", "dev"))
-_TRAIN_ORDER = (("train",), ("validation", "val", "dev"))
+_HELD_OUT = ("validation", "val", "dev")
 _HALF = 1 << 255
 
 
@@ -24,28 +22,28 @@ class Splits:
     eval: list[Problem]
 
 
-def assign_roles(pools: Mapping[str, Sequence[Problem]]) -> tuple[list[Problem], list[Problem] | None]:
-    """Decide which of a source's splits train and which evaluate.
+def roles(pools: Mapping[str, list[Problem]], source: str) -> dict[str, list[Problem]]:
+    """Which of a source's splits ``train`` and which ``test``; or its one pool, by its name or as ``all``.
 
     MMLU has no training split of its own questions: its ``dev`` and ``val`` train, its ``test`` evaluates.
 
-    Returns
-    -------
-    train, test
-        ``test`` is ``None`` where the source is one pool.
+    Raises
+    ------
+    DataError
+        Two of the splits that train have an id in common.
     """
     if len(pools) == 1:
-        return list(*pools.values()), None
-    held = next(found for names in _EVAL_ORDER if (found := [name for name in names if name in pools]))
-    rest = [name for name in pools if name not in held]
-    if not rest:  # val and dev alone: the smaller name group must not swallow both
+        return {name if name in FILES else "all": pool for name, pool in pools.items()}
+    held = ["test"] if "test" in pools else [name for name in _HELD_OUT if name in pools]
+    rest = [name for name in ("train", *_HELD_OUT) if name in pools and name not in held]
+    if not rest:  # val and dev alone
         held, rest = held[:1], held[1:]
-    kept = next(found for names in _TRAIN_ORDER if (found := [name for name in names if name in rest]))
-    return _join(pools, kept), _join(pools, held)
-
-
-def _join(pools: Mapping[str, Sequence[Problem]], names: Sequence[str]) -> list[Problem]:
-    return [problem for name in names for problem in pools[name]]
+    kept = rest[:1] if rest[0] == "train" else rest
+    training, test = ([problem for name in names for problem in pools[name]] for names in (kept, held))
+    taken = Counter(problem.id for problem in training)
+    if twice := next((id for id, count in taken.items() if count > 1), None):
+        raise DataError(f"{source}: id '{twice}' occurs in two of the splits that train; give every problem its own id")
+    return {"train": training, "test": test}
 
 
 def draw(pools: Mapping[str, Sequence[Problem]], *, train: int, eval: int, seed: int, source: str) -> Splits:
@@ -59,7 +57,7 @@ def draw(pools: Mapping[str, Sequence[Problem]], *, train: int, eval: int, seed:
     Parameters
     ----------
     pools
-        Split name to its problems. Problems without gold can only train.
+        ``train`` and ``test``, or one. Problems without gold can only train.
     source
         For messages.
 
@@ -70,21 +68,20 @@ def draw(pools: Mapping[str, Sequence[Problem]], *, train: int, eval: int, seed:
     DataError
         A problem of the test split has no answer.
     """
-    training, test = assign_roles(pools)
-    if test is None:
-        train_side, eval_side = _cut(_unique(training), train, eval)
+    if one_pool := len(pools) == 1:
+        train_side, eval_side = _cut(_unique(*pools.values()), train, eval)
     else:
-        unanswered = [problem.id for problem in test if problem.gold is None]
+        unanswered = [problem.id for problem in pools["test"] if problem.gold is None]
         if unanswered:
             raise DataError(
                 f"{source}: {len(unanswered)} problems of the test split have no answer (first: {unanswered[0]}), "
                 "so they cannot evaluate; add the answers or move these problems to the training split"
             )
-        eval_side = _unique(test)
-        train_side = {key: problem for key, problem in _unique(training).items() if key not in eval_side}
+        eval_side = _unique(pools["test"])
+        train_side = {key: problem for key, problem in _unique(pools["train"]).items() if key not in eval_side}
     for name, wanted, side in (("eval", eval, eval_side), ("train", train, train_side)):
         if wanted > len(side):
-            other = ", or lower task.eval: both come from one pool" if test is None and name == "train" else ""
+            other = ", or lower task.eval: both come from one pool" if one_pool and name == "train" else ""
             raise ConfigError(
                 f"task.{name}: {wanted} problems requested, {len(side)} available in {source} "
                 f"(repeated questions count once); set task.{name} to at most {len(side)}{other}"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hpcmaf.errors import ConfigError, DataError, LeakError
 from hpcmaf.tasks import leak_guard
 from hpcmaf.tasks.problems import Problem, question_hash
-from hpcmaf.tasks.splits import assign_roles, draw
+from hpcmaf.tasks.splits import draw, roles
 
 # Few words in several spellings, so that equal questions are common.
 QUESTIONS = st.lists(st.sampled_from("abcdefghijklmnop"), min_size=1, max_size=2).map(" ".join)
@@ -105,9 +105,10 @@ def test_unanswered_problems_train_but_never_evaluate() -> None:
     ],
 )
 def test_roles_of_splits(names, train, test) -> None:
-    training, held = assign_roles({name: [Problem(name, name, "1")] for name in names})
-    assert sorted(problem.id for problem in training) == train.split()
-    assert held is None if test is None else [problem.id for problem in held] == [test]
+    found = roles({name: [Problem(name, name, "1")] for name in names}, "here")
+    assert sorted(problem.id for problem in found[train.split()[0] if test is None else "train"]) == train.split()
+    assert test is None or [problem.id for problem in found["test"]] == [test]
+    assert len(found) == (1 if test is None else 2)
 
 
 def test_leak_guard_names_count_and_first_ids() -> None:
