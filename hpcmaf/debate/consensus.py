@@ -39,12 +39,10 @@ def judged(transcript: Transcript) -> Vote | None:
     """The last answers that are what the judge chose; ``None`` where there is no such answer, or no judge."""
     choice = transcript.judgement.answer if transcript.judgement else None
     answers = [turn.answer for turn in transcript.answers[-1]]
-    if choice is None:
-        return None
-    agreeing = tuple(answer is not None and transcript.same(answer, choice) for answer in answers)
+    agreeing = tuple(bool(choice and answer) and transcript.same(answer, choice) for answer in answers)
     if not any(agreeing):
         return None
-    chosen = [answer for answer, agrees in zip(answers, agreeing, strict=True) if agrees and answer is not None]
+    chosen = [answer for answer, agrees in zip(answers, agreeing, strict=True) if answer and agrees]
     return Vote(min(chosen, key=lambda answer: (len(answer), answer)), agreeing, len(chosen), False)
 
 

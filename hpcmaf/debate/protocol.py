@@ -12,7 +12,7 @@ from typing import Any, Literal
 from hpcmaf.answers import AnswerForm
 from hpcmaf.debate.consensus import consensus
 from hpcmaf.debate.society import Society
-from hpcmaf.debate.transcript import NOT_ASKED, Openings, Transcript, Utterance, opening
+from hpcmaf.debate.transcript import NOT_ASKED, Openings, Transcript, Utterance, assistant, opening, user
 from hpcmaf.engines.base import Engine, Message, Request, Sampling
 from hpcmaf.seeding import derive_seed
 from hpcmaf.tasks.grader import Grader
@@ -137,7 +137,7 @@ class Protocol:
             if self.summaries:
                 chats.append((f"summary for agent {agent + 1}", chat("summarize", others)))
                 read = "[summary of the others' solutions]"
-            own = user(self.prompt("first", question, agent)), Message(role="assistant", content="[its first solution]")
+            own = user(self.prompt("first", question, agent)), assistant("[its first solution]")
             chats.append((f"updated answer of agent {agent + 1}", chat("update", read, *own)))
         if self.judge:
             chats.append(("judge's choice", chat("judge", solutions)))
@@ -165,35 +165,28 @@ async def debate(problem: Problem, society: Society, protocol: Protocol, engine:
     call = partial(respond, problem, protocol, engine)
 
     first = (call(1, n, "answer", [user(protocol.prompt("first", question, n))], society.generators[n]) for n in agents)
-    answers = [tuple(await gather(*first))]
-    summaries: list[tuple[Utterance, ...]] = []
+    so_far = Transcript(problem, (tuple(await gather(*first)),), (), protocol.openings, protocol.grader)
 
     async def update(m: int, n: int) -> tuple[Utterance | None, Utterance]:
         # As soon as its own summary is there: agents do not read each other's.
-        others = [answers[-1][other].spoken for other in protocol.listens_to(problem.id, m, n, society.agents)]
+        others = [so_far.answers[-1][other].spoken for other in protocol.listens_to(problem.id, m, n, society.agents)]
         summary: Utterance | None = None
         read: str | Sequence[str] = others
         if protocol.summaries:
             prompt = protocol.prompt("summarize", question, n, others)
             summary = await call(m, n, "summary", [user(prompt)], society.summarizer)
             read = summary.spoken
-        chat = [*_history(answers, n), user(protocol.prompt("update", question, n, read))]
+        chat = [*so_far.history(n, m - 1), user(protocol.prompt("update", question, n, read))]
         return summary, await call(m, n, "answer", chat, society.critics[n])
 
-    def so_far() -> Transcript:
-        return Transcript(problem, tuple(answers), tuple(summaries), protocol.openings, protocol.grader)
-
     for m in range(2, protocol.rounds + 1):
-        if protocol.stop and consensus(so_far(), m - 1, protocol.seed, protocol.iteration).votes == society.agents:
+        if protocol.stop and consensus(so_far, m - 1, protocol.seed, protocol.iteration).votes == society.agents:
             break
-        turns = await gather(*(update(m, n) for n in agents))
-        if protocol.summaries:
-            summaries.append(tuple(summary for summary, _ in turns if summary is not None))
-        answers.append(tuple(answer for _, answer in turns))
-    transcript = so_far().padded(protocol.rounds, protocol.summaries)
-    if protocol.judge:
-        transcript = replace(transcript, judgement=await _judge(transcript, protocol, society, call))
-    return transcript
+        read, answers = zip(*await gather(*(update(m, n) for n in agents)), strict=True)
+        summaries = (*so_far.summaries, read) if protocol.summaries else ()
+        so_far = replace(so_far, answers=(*so_far.answers, answers), summaries=summaries)
+    whole = so_far.padded(protocol.rounds, protocol.summaries)
+    return replace(whole, judgement=await _judge(whole, protocol, society, call)) if protocol.judge else whole
 
 
 async def _judge(
@@ -253,19 +246,6 @@ async def debate_all(
     # gather, not a TaskGroup: the first failure arrives as it is, so its class
     # still decides the exit code.
     return list(await gather(*map(transcript, problems)))
-
-
-def user(content: str) -> Message:
-    """A user turn."""
-    return {"role": "user", "content": content}
-
-
-def _history(answers: Sequence[Sequence[Utterance]], agent: int) -> list[Message]:
-    """An agent's own earlier turns: prompts it was given, answers it gave."""
-    turns = (round[agent] for round in answers)
-    return [
-        message for turn in turns for message in (user(turn.prompt), Message(role="assistant", content=turn.spoken))
-    ]
 
 
 async def respond(

@@ -24,11 +24,8 @@ class Society:
     @classmethod
     def of(cls, agents: int, models: Collection[str]) -> Society:
         """Society of N agents in which those named in ``models`` have a model of their own."""
-
-        def own(role: str) -> tuple[str | None, ...]:
-            return tuple(name if (name := f"{role}-{n}") in models else None for n in range(agents))
-
-        return cls(own("generator"), own("critic"))
+        roles = ([f"{role}-{n}" for n in range(agents)] for role in ("generator", "critic"))
+        return cls(*(tuple(name if name in models else None for name in names) for names in roles))
 
     @property
     def agents(self) -> int:

@@ -20,6 +20,16 @@ def opening(openings: Openings, kind: str, agent: int | None) -> tuple[Message, 
     return openings.get(f"{kind}/{agent}", openings.get(kind, ()))
 
 
+def user(content: str) -> Message:
+    """A user turn."""
+    return {"role": "user", "content": content}
+
+
+def assistant(content: str) -> Message:
+    """A model's turn."""
+    return {"role": "assistant", "content": content}
+
+
 @dataclass(frozen=True, slots=True)
 class Utterance:
     """One completion of a debate, with the user message it answered.
@@ -146,14 +156,13 @@ class Transcript:
         """What stood before an agent's chat of so many rounds."""
         return opening(self.openings, "first" if last_round == 1 else "update", agent)
 
-    def conversation(self, agent: int, last_round: int) -> list[Message]:
-        """Agent's chat up to and including its answer in ``last_round``, behind its opening.
+    def history(self, agent: int, rounds: int) -> list[Message]:
+        """Agent's own turns of the first rounds, as it sees them later: prompts it was given, what it then spoke."""
+        turns = (answers[agent] for answers in self.answers[:rounds])
+        return [message for turn in turns for message in (user(turn.prompt), assistant(turn.spoken))]
 
-        The last turn is whole; of earlier ones the agent saw what it spoke.
-        """
-        messages = [*self.opening(last_round, agent)]
-        for round, turns in enumerate(self.answers[:last_round], 1):
-            turn = turns[agent]
-            messages.append({"role": "user", "content": turn.prompt})
-            messages.append({"role": "assistant", "content": turn.text if round == last_round else turn.spoken})
-        return messages
+    def conversation(self, agent: int, last_round: int) -> list[Message]:
+        """Agent's chat up to and including its whole answer in ``last_round``, behind its opening."""
+        last = self.answers[last_round - 1][agent]
+        before = (*self.opening(last_round, agent), *self.history(agent, last_round - 1))
+        return [*before, user(last.prompt), assistant(last.text)]

@@ -12,9 +12,9 @@ from pathlib import Path
 from statistics import fmean
 
 from hpcmaf.debate.methods import SINGLE
-from hpcmaf.debate.protocol import Protocol, respond, user
+from hpcmaf.debate.protocol import Protocol, respond
 from hpcmaf.debate.society import Society
-from hpcmaf.debate.transcript import Transcript, Utterance
+from hpcmaf.debate.transcript import Transcript, Utterance, assistant, user
 from hpcmaf.engines.journal import Journal
 from hpcmaf.evaluation.diversity import Scorer, response_likelihoods, scorer_of
 from hpcmaf.files.publish import write_text
@@ -88,7 +88,7 @@ def on_policy_data(context: TaskContext, *, goes_on: bool) -> Path:
         for turn, weight in zip(usable, likelihood_weights(list(usable.values())), strict=True):
             text = turn.spoken if recipe.training.thinking == "strip" else turn.text
             record = {
-                "messages": [*opening, user(turn.prompt), {"role": "assistant", "content": text}],
+                "messages": [*opening, user(turn.prompt), assistant(text)],
                 "problem_id": debate.problem.id,
                 "weight": weight,
                 "opening": len(opening),

@@ -28,9 +28,8 @@ from hpcmaf.errors import DataError
 from hpcmaf.seeding import derive_seed
 from hpcmaf.tasks import sandbox as sandboxes
 from hpcmaf.tasks.problems import Problem
-from hpcmaf.tasks.prompts import task_prompts
 from hpcmaf.tasks.readers import Row
-from hpcmaf.tasks.sources import Files
+from hpcmaf.tasks.sources import shipped
 
 CALLS = 24
 _LONGEST_CALL = 2000
@@ -79,13 +78,6 @@ class Code:
         self.check()
         name, sources = function_of(problem, answer), tuple(_sources(problem, answer))
         return _passes(name, sources, problem.gold or "assert False", self.sandbox)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CodeFiles(Code, Files):
-    """A task of programs that reads a source."""
-
-    answer_form: AnswerForm = AnswerForm.CODE
 
 
 _passes = lru_cache(maxsize=4096)(sandboxes.passes)
@@ -210,8 +202,7 @@ def mbpp_split(row: Row) -> str:
     return next((name for name, last in _SPLITS if int(number) <= last), "train")
 
 
-_VARIANTS = {"default": task_prompts("code")}
 TASKS = {
-    "humaneval": CodeFiles(name="humaneval", parse=humaneval, configs=("openai_humaneval",), variants=_VARIANTS),
-    "mbpp": CodeFiles(name="mbpp", parse=mbpp, split_of=mbpp_split, configs=("full",), variants=_VARIANTS),
+    "humaneval": shipped(humaneval, AnswerForm.CODE, "code", configs=("openai_humaneval",)),
+    "mbpp": shipped(mbpp, AnswerForm.CODE, "code", split_of=mbpp_split, configs=("full",)),
 }

@@ -117,7 +117,7 @@ def grader_of(source: Any) -> Grader:
 def _load(name: str, sandbox: str) -> Any:
     from hpcmaf.tasks.task import TASKS, get_task, load_plugin
 
-    if name == "code":
+    if name == "code" or (name in TASKS and get_task(name).answer_form is AnswerForm.CODE):
         from hpcmaf.tasks.code import Code
 
         return Code(sandbox)
