@@ -1,4 +1,4 @@
-"""Clients of servers that speak the OpenAI-compatible HTTP API, and what engines behind them have in common."""
+"""Clients of servers that speak the OpenAI-compatible HTTP API."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 
 from hpcmaf.engines.base import Completion, Request
+from hpcmaf.engines.engine import BaseEngine
 from hpcmaf.engines.journal import Journal
 from hpcmaf.engines.options import Endpoint
 from hpcmaf.errors import EngineError
@@ -28,7 +29,6 @@ _FILES = 4096
 _LONGEST_PAUSE = 30.0
 # Statuses below 500 that may be others a moment later.
 _PASSING = {408, 425, 429}
-_TICK_SECONDS = 0.4
 # As servers call the end of a whole text, and refuse a prompt that is too long.
 _WHOLE = {"stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete"}
 _TOO_LONG = re.compile(r"context.(length|window|size)|(prompt|input|messages?) (is|are) too long", re.IGNORECASE)
@@ -128,113 +128,7 @@ class Client:
         )
 
 
-class HttpEngine:
-    """What engines behind HTTP have in common: a journal, a clock, and one failure for all who wait.
-
-    Parameters
-    ----------
-    journal
-        Where completions are kept as they come; ``None`` keeps none.
-    on_batch
-        Called with the number of completions that came, and a few times a
-        second with 0; what it raises stops the engine with the next answer.
-
-    Attributes
-    ----------
-    seconds
-        From the first request to the last completion, starts and earlier
-        attempts included.
-    open
-        Requests that are not answered.
-    gpus
-        GPUs in use.
-    """
-
-    gpus = peak_memory_bytes = 0
-
-    def __init__(self, journal: Journal | None, on_batch: Callable[[int], None] | None) -> None:
-        self.journal = Journal() if journal is None else journal
-        self.seconds = self._written = self._earlier = self.journal.seconds
-        self.open, self._began = 0, 0.0
-        self._on_batch = on_batch or (lambda _: None)
-        self._failure: BaseException | None = None
-        self._ticking: asyncio.Task[None] | None = None
-        self._unwritten: list[tuple[Request, Completion]] = []
-
-    async def complete(self, request: Request) -> Completion:
-        """Generate one completion; see ``Engine``.
-
-        A prompt that fills the context leaves no room to answer: its
-        completion is empty, with finish reason ``"length"``.
-        """
-        try:
-            made = self.journal.find(request) or await self._timed(request)
-            self._on_batch(1)
-            return made
-        except Exception as error:
-            self._failure = self._failure or error
-            raise
-
-    async def _timed(self, request: Request) -> Completion:
-        self.open += 1
-        self._began = self._began or time.monotonic()
-        if self._ticking is None or self._ticking.done():
-            self._ticking = asyncio.create_task(self._tick())
-        try:
-            made = await self.answer(request)
-            self._unwritten.append((request, made))
-            self.check()
-            return made
-        finally:
-            self.open -= 1
-            self.seconds = self._earlier + time.monotonic() - self._began
-
-    def check(self) -> None:
-        """Raise what another request, or the task's end, has stopped the engine with."""
-        if self._failure is not None:
-            raise self._failure
-
-    def close(self) -> None:
-        """Write what is not written yet."""
-        self._write()
-
-    # --- what an engine adds -----------------------------------------------
-    async def answer(self, request: Request) -> Completion:
-        """Complete a request that no journal holds."""
-        raise NotImplementedError
-
-    async def watch(self) -> None:
-        """Look at the servers, a few times a second."""
-
-    def note(self) -> str:
-        """What there is to say of the work in progress."""
-        return ""
-
-    def means(self) -> dict[str, Any]:
-        """What there is to say of the whole."""
-        return {}
-
-    # --- clock and journal -------------------------------------------------
-    async def _tick(self) -> None:
-        """A few times a second: let the job be stopped, look at the server, write what came."""
-        try:
-            while self.open or self._unwritten:
-                self._on_batch(0)
-                await self.watch()
-                self._write()
-                await asyncio.sleep(_TICK_SECONDS)
-        except Exception as error:  # the next answer, or the start that is waited for, raises it
-            self._failure = self._failure or error
-
-    def _write(self) -> None:
-        entries, self._unwritten = self._unwritten, []
-        if entries:
-            requests, completions = zip(*entries, strict=True)
-            self.journal.append(requests, completions, self.seconds - self._written)
-            self._written = self.seconds
-
-
-class EndpointEngine(HttpEngine):
+class EndpointEngine(BaseEngine):
     """An ``Engine`` on an endpoint that answers chats, such as a hosted model.
 
     Raises
@@ -246,7 +140,7 @@ class EndpointEngine(HttpEngine):
     def __init__(
         self, options: Endpoint, *, journal: Journal | None = None, on_batch: Callable[[int], None] | None = None
     ) -> None:
-        super().__init__(journal, on_batch)
+        super().__init__(None, journal, on_batch)
         self.options, variable = options, options.key_variable
         key = os.environ.get(variable, "").strip() if variable else ""
         if variable and not key:
@@ -255,8 +149,8 @@ class EndpointEngine(HttpEngine):
         settings = {"base_url": options.url, "headers": headers, "timeout": options.timeout_seconds}
         self._client = Client(settings, in_flight=options.in_flight, patience=60 * options.patience_minutes)
 
-    async def answer(self, request: Request) -> Completion:
-        """Complete a request."""
+    async def send(self, request: Request) -> Completion:
+        """Have a server complete a request; see ``BaseEngine``."""
         options, sampling = self.options, request.sampling
         url, variable = options.url, options.key_variable
         if request.logprobs:

@@ -1,13 +1,13 @@
 """Completions of unfinished work, kept so that a kill costs only what was in flight.
 
-The debate is deterministic given its completions. An engine of static batches
-that replays it over the journal therefore forms the very same batches as
-before the kill, finds the finished ones here, and goes on with the first that
-is missing: with the same neighbours, hence with the same floating-point
-rounding, hence byte for byte the same text. (A batch of other neighbours
-differs in the last bits, and one draw in a million with it.) A streaming
-engine writes completions as they come; what a repeated one differs in changes
-the digests of whatever read it, so nothing that read the lost text is believed.
+The debate is deterministic given its completions. What an engine of static
+batches has to do after a kill is therefore what it had to do when it formed the
+batch that was lost, so it forms the same one: with the same neighbours, hence
+with the same floating-point rounding, hence byte for byte the same text. (A
+batch of other neighbours differs in the last bits, and one draw in a million
+with it.) A streaming engine writes completions as they come; what a repeated
+one differs in changes the digests of whatever read it, so nothing that read the
+lost text is believed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,13 +26,9 @@ from hpcmaf.engines.base import Completion, Request
 
 def request_digest(request: Request) -> str:
     """Digest of everything that decides a request's completion, within a run."""
-    sampling = request.sampling
-    value: list[Any] = [request.key, request.messages, request.model, request.seed]
-    value += [sampling.temperature, sampling.top_p, sampling.max_new_tokens]
-    value += [True] if request.logprobs else []
-    value += [sampling.further] if sampling.further else []
-    value += [request.begun] if request.begun else []
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]
+    value = [request.key, request.messages, request.model, request.seed, request.logprobs, request.begun]
+    text = json.dumps([*value, request.sampling.model_dump()], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 class Journal:
@@ -39,11 +36,14 @@ class Journal:
 
     One writer at a time (the task's claim sees to that). ``seconds`` is the
     generation time of what it had when it was opened, so that a resumed task
-    reports its whole cost. Without a path it keeps nothing.
+    reports its whole cost, and ``last_model`` the model of its last
+    completion, once that was found. Without a path it keeps nothing.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path, self.seconds = path, 0.0
+        self.last_model: str | None = None
+        self._last = ""
         self._known: dict[str, Completion] = {}
         self._file: IO[bytes] | None = None
         if path is not None:
@@ -67,6 +67,7 @@ class Journal:
                 damaged += 1
                 continue
             self._known.update(completions)
+            self._last = next(reversed(completions), self._last)
             self.seconds += seconds
         # What follows was being written when the process died; new lines must not be glued to it.
         file.truncate(whole)
@@ -81,7 +82,10 @@ class Journal:
 
     def find(self, request: Request) -> Completion | None:
         """The completion of a request, if an earlier attempt made it."""
-        return self._known.get(request_digest(request))
+        digest = request_digest(request)
+        if digest == self._last:
+            self.last_model = request.model
+        return self._known.get(digest)
 
     def append(self, requests: Sequence[Request], completions: Sequence[Completion], seconds: float) -> None:
         """Log completions that came together; on disk when this returns.
@@ -91,11 +95,11 @@ class Journal:
         """
         if self._file is None:
             return
+        names = [field.name for field in fields(Completion)]
         rows = [
-            [request_digest(one), made.text, made.token_ids, made.prompt_tokens, made.finish_reason,
-             made.logprobs, made.prompt_logprobs, made.counted]
-            for one, made in zip(requests, completions, strict=True)
-        ]  # fmt: skip
+            [request_digest(request), *(getattr(made, name) for name in names)]
+            for request, made in zip(requests, completions, strict=True)
+        ]
         self._file.write(json.dumps({"seconds": seconds, "completions": rows}).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())

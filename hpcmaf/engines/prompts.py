@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import AutoConfig
@@ -11,7 +10,6 @@ from transformers import AutoConfig
 from hpcmaf.engines.base import Completion, Request, ServedModels
 from hpcmaf.engines.basemodel import load
 from hpcmaf.engines.chat import ChatFormat
-from hpcmaf.seeding import derive_seed
 
 
 class Prompts:
@@ -43,26 +41,6 @@ class Prompts:
         end = _first(request.sampling.stop, text)
         reason = "stop" if end is not None or (tokens and tokens[-1] in self.stop_ids) else "length"
         return Completion(text[:end], tuple(tokens), prompt, reason, **logprobs)
-
-    async def complete(
-        self, request: Request, make: Callable[[Request], Awaitable[Completion]], on_batch: Callable[[int], None]
-    ) -> Completion:
-        """Make a completion by one request, or by two where its thought is longer than ``sampling.thinking_tokens``.
-
-        ``on_batch`` counts the second one where there is no need of it.
-        """
-        limit, own = request.sampling.thinking_tokens, request.sampling.model_copy(update={"thinking_tokens": 0})
-        if not limit:
-            return await make(request)
-        first = await make(replace(request, sampling=own.model_copy(update={"max_new_tokens": limit})))
-        if first.finish_reason == "length" and len(first.token_ids) == limit:
-            begun = (*first.token_ids, *self.chat.closing(first.text))
-            own = own.model_copy(update={"max_new_tokens": own.max_new_tokens - limit})
-            key, seed = f"{request.key}/answer", derive_seed(request.seed, "answer")
-            second = await make(replace(request, key=key, seed=seed, sampling=own, begun=begun))
-            return second if second.token_ids else first  # a full context has no room for more
-        on_batch(1)
-        return first
 
 
 def _first(stop: Sequence[str], text: str) -> int | None:

@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM
 
 from hpcmaf.engines.base import Completion, Request, ServedModels, until_quiet
 from hpcmaf.engines.basemodel import load, pick_device
+from hpcmaf.engines.engine import BaseEngine
 from hpcmaf.engines.generating import Waiting, generate, likelihoods
 from hpcmaf.engines.journal import Journal
 from hpcmaf.engines.prompts import Prompts
@@ -56,8 +57,8 @@ def take_batch(queue: list[Waiting], batch_size: int) -> list[Waiting]:
     return batch
 
 
-class TransformersEngine:
-    """An ``Engine`` on ``transformers.generate``.
+class TransformersEngine(BaseEngine):
+    """An ``Engine`` on a model in this process; see ``BaseEngine`` for what is not said here.
 
     Parameters
     ----------
@@ -67,10 +68,6 @@ class TransformersEngine:
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     batch_size
         Most requests generated together.
-    journal
-        Where finished batches are kept; ``None`` keeps none.
-    on_batch
-        Called with the number of completions that are done, after every step.
     """
 
     def __init__(
@@ -78,38 +75,25 @@ class TransformersEngine:
         journal: Journal | None = None, on_batch: Callable[[int], None] | None = None,
     ) -> None:  # fmt: skip
         self.device = pick_device(device)
-        self.gpus = int(self.device.type == "cuda")
-        self.served, self.prompts = served, Prompts(served)
-        self.batch_size, self.journal = batch_size, Journal() if journal is None else journal
-        self.seconds = self.journal.seconds
-        self._on_batch = on_batch or (lambda _: None)
-        self._stop: BaseException | None = None
-        self._made, self._began = 0, time.monotonic()
+        super().__init__(Prompts(served), journal, on_batch)
+        self.served, self.batch_size, self.gpus = served, batch_size, int(self.device.type == "cuda")
+        self._tokens = 0
         self._waiting: dict[str | None, list[Waiting]] = defaultdict(list)
         self._pump: asyncio.Task[None] | None = None
-        self._current: str | None = None
         self._loaded: tuple[str | None, Any] | None = None
         self._mixes = served.tuning == "lora" and bool(served.agents)
 
-    async def complete(self, request: Request) -> Completion:
-        """Generate one completion; see ``Engine``.
-
-        A prompt that fills the context leaves no room to answer: its
-        completion is empty, with finish reason ``"length"``.
-        """
-        return await self.prompts.complete(request, self._complete, lambda count: self._count(0, count))
-
-    async def _complete(self, request: Request) -> Completion:
+    async def answer(self, request: Request) -> Completion:
+        """Complete a request; see ``BaseEngine``."""
         prompt = self.prompts.ids(request)
         if len(prompt) >= self.prompts.context:
+            self.count(1)
             return Completion("", (), len(prompt), "length")
-        future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
-        # All adapters share the base's batches.
-        group = None if self.served.tuning == "lora" else request.model
-        self._waiting[group].append(Waiting(request, prompt, future))
+        waiting = Waiting(request, prompt, asyncio.get_running_loop().create_future())
+        self._waiting[self._group(request)].append(waiting)
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._run())
-        return await future
+        return await waiting.future
 
     @property
     def peak_memory_bytes(self) -> int:
@@ -118,31 +102,40 @@ class TransformersEngine:
 
     def note(self) -> str:
         """What there is to say of the work in progress."""
-        return f"{self._made / max(1e-9, self.seconds + time.monotonic() - self._began):,.0f} tokens/s"
+        return f"{self._tokens / max(1e-9, time.monotonic() - self._began):,.0f} tokens/s" if self._began else ""
 
     def means(self) -> dict[str, Any]:
         """What there is to say of the whole."""
-        return {"tokens_per_second": round(self._made / max(1e-9, self.seconds), 1)}
+        return {"tokens_per_second": round(self._tokens / max(1e-9, self.seconds - self._earlier), 1)}
 
     def close(self) -> None:
-        """Drop the models."""
+        """Drop the models, and write what is not written yet."""
+        super().close()
         self._loaded = None
         if self.gpus:
             torch.cuda.empty_cache()
 
     # --- scheduling --------------------------------------------------------
+    def _group(self, request: Request) -> str | None:
+        """The checkpoint that a request needs; all adapters share the base's batches."""
+        return None if self.served.tuning == "lora" else request.model
+
     async def _run(self) -> None:
+        current = self.journal.last_model
         while True:
             await until_quiet(lambda: sum(map(len, self._waiting.values())))
             groups = {group: queue for group, queue in self._waiting.items() if queue}
             if not groups:
                 return
             # One model as long as it has requests: loading another may cost more than a thin batch.
-            if self._current not in groups:
-                self._current = max(groups, key=lambda group: (len(groups[group]), str(group)))
-            batch = take_batch(groups[self._current], self.batch_size)
+            if current not in groups:
+                current = max(groups, key=lambda group: (len(groups[group]), str(group)))
+            batch = take_batch(groups[current], self.batch_size)
             try:
-                completions = self._resolve(batch)
+                completions = self._generate(batch)
+                self.keep([one.request for one in batch], completions)
+                self.write()
+                self.check()
             except BaseException as error:
                 if isinstance(error, torch.OutOfMemoryError):
                     error = OutOfMemory(f"{len(batch)} requests at once need more memory than there is; use less")
@@ -154,30 +147,6 @@ class TransformersEngine:
                 return
             for waiting, completion in zip(batch, completions, strict=True):
                 waiting.future.set_result(completion)
-
-    def _resolve(self, batch: Sequence[Waiting]) -> list[Completion]:
-        """Complete a batch, from the journal where it holds it."""
-        found = {id(one): self.journal.find(one.request) for one in batch}
-        missing = [one for one in batch if found[id(one)] is None]
-        self._on_batch(len(batch) - len(missing))
-        if missing:
-            self._began = time.monotonic()
-            made = self._generate(missing)
-            seconds = time.monotonic() - self._began
-            self.seconds += seconds
-            self.journal.append([one.request for one in missing], made, seconds)
-            found |= zip(map(id, missing), made, strict=True)
-        if self._stop is not None:
-            raise self._stop
-        return [found[id(one)] for one in batch]  # type: ignore[misc]
-
-    def _count(self, tokens: int, rows: int) -> None:
-        """Report a step; whoever wants the engine to stop gets that after the batch, which is in the journal then."""
-        self._made += tokens
-        try:
-            self._on_batch(rows)
-        except Exception as error:
-            self._stop = error
 
     # --- models ------------------------------------------------------------
     def load(self, group: str | None) -> Any:
@@ -205,17 +174,22 @@ class TransformersEngine:
     # --- generation --------------------------------------------------------
     @torch.inference_mode()
     def _generate(self, batch: Sequence[Waiting]) -> list[Completion]:
-        model, made = self.load(self._current), dict[int, list[int]]()
-        if answered := [one for one in batch if not one.request.scored]:
-            found = generate(model, answered, self.prompts, mixes=self._mixes, on_step=self._count)
+        model, made = self.load(self._group(batch[0].request)), dict[int, list[int]]()
+        answered = [one for one in batch if not one.request.scored]
+        self.count(len(batch) - len(answered))
+        if answered:
+            found = generate(model, answered, self.prompts, mixes=self._mixes, on_step=self._step)
             made = dict(zip(map(id, answered), found, strict=True))
-        self._count(0, len(batch) - len(answered))
-        complete = self.prompts.completion
-        completions = {id(one): complete(one.request, len(one.prompt), made.get(id(one), [])) for one in batch}
-        wanted = [one for one in batch if one.request.logprobs]
-        texts = [one.prompt + list(completions[id(one)].token_ids) for one in wanted]
-        for one, row in zip(wanted, likelihoods(model, wanted, texts, mixes=self._mixes), strict=True):
-            prompt = len(one.prompt) - 1
-            scores = {"prompt_logprobs": tuple(row[:prompt]), "logprobs": tuple(row[prompt:])}
-            completions[id(one)] = replace(completions[id(one)], **scores)
-        return list(completions.values())
+        completions = [self.prompts.completion(one.request, len(one.prompt), made.get(id(one), [])) for one in batch]
+        wanted = [row for row, one in enumerate(batch) if one.request.logprobs]
+        scored = [batch[row] for row in wanted]
+        texts = [batch[row].prompt + list(completions[row].token_ids) for row in wanted]
+        for row, values in zip(wanted, likelihoods(model, scored, texts, mixes=self._mixes), strict=True):
+            prompt = len(batch[row].prompt) - 1
+            scores = {"prompt_logprobs": tuple(values[:prompt]), "logprobs": tuple(values[prompt:])}
+            completions[row] = replace(completions[row], **scores)
+        return completions
+
+    def _step(self, tokens: int, rows: int) -> None:
+        self._tokens += tokens
+        self.count(rows)

@@ -20,7 +20,8 @@ from hpcmaf.engines import server as servers
 from hpcmaf.engines.adapters import MixedUp, check_identity, load_adapters, serving_names
 from hpcmaf.engines.base import Completion, Diverged, Request, ServedModels, until_quiet
 from hpcmaf.engines.basemodel import pick_device
-from hpcmaf.engines.client import HttpEngine, ServerError
+from hpcmaf.engines.client import ServerError
+from hpcmaf.engines.engine import BaseEngine
 from hpcmaf.engines.journal import Journal
 from hpcmaf.engines.metrics import Meter
 from hpcmaf.engines.options import AdapterShape, VllmOptions, smaller
@@ -36,7 +37,7 @@ _PAUSE_SECONDS = 5.0
 _kept: list[Server] = []
 
 
-class VllmEngine(HttpEngine):
+class VllmEngine(BaseEngine):
     """An ``Engine`` on vLLM servers; nothing is started before something has to be completed.
 
     Parameters
@@ -48,7 +49,7 @@ class VllmEngine(HttpEngine):
     device
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     journal, on_batch
-        See ``HttpEngine``.
+        See ``BaseEngine``.
     run
         Run directory: its tasks on this machine share servers. ``None``
         does not share them.
@@ -72,8 +73,8 @@ class VllmEngine(HttpEngine):
         log: Path | None = None, room: AdapterShape | None = None, halvings: int = 0, bases: int = 1,
         keep: bool = False, priority: int = 0,
     ) -> None:  # fmt: skip
-        super().__init__(journal, on_batch)
-        self.served, self.prompts = served, Prompts(served)
+        super().__init__(Prompts(served), journal, on_batch)
+        self.served = served
         self.device, self.options = pick_device(device).type, (options or VllmOptions()).shared_by(bases)
         if self.options.reproducible and self.device != "cuda":
             reason = "vLLM's batch invariance needs a GPU; on a CPU use engine: transformers"
@@ -120,12 +121,8 @@ class VllmEngine(HttpEngine):
             _kept.pop().close()
         super().close()
 
-    async def complete(self, request: Request) -> Completion:
-        """Generate one completion; see ``HttpEngine``."""
-        return await self.prompts.complete(request, super().complete, self._on_batch)
-
-    async def answer(self, request: Request) -> Completion:
-        """Complete a request."""
+    async def send(self, request: Request) -> Completion:
+        """Have a server complete a request; see ``BaseEngine``."""
         prompt, sampling = self.prompts.ids(request), request.sampling
         body: dict[str, Any] = {
             "prompt": prompt,

@@ -374,6 +374,7 @@ def test_progress_moves_within_a_batch_and_a_stop_loses_none_of_it(base: Path, t
     requests = [ask(f"k{i}", seed=i, max_new_tokens=2 + 3 * i) for i in range(8)]
     with pytest.raises(Stop):
         run(engine, requests)
+    engine.close()
     assert sum(counts) == 8 and max(counts) < 8
     assert engine.note().endswith(" tokens/s")
     assert len(Journal(tmp_path / "j")) == 8, "the batch was finished and is kept"
