@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hpcmaf.engines.base import Completion, Diverged
 from hpcmaf.engines.client import Client, ServerError
-from hpcmaf.engines.prompts import Prompts
+from hpcmaf.engines.engine import Prompts
 from hpcmaf.errors import EngineError
 
 _PROBES = ("What is 17 + 25 * 3 - 4?", "12+7*3+5-2*6")

@@ -6,14 +6,54 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from hpcmaf.engines.base import Completion, Request
+from hpcmaf.engines.base import Completion, Request, ServedModels
+from hpcmaf.engines.basemodel import load
+from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.engines.journal import Journal
-from hpcmaf.engines.prompts import Prompts
 from hpcmaf.seeding import derive_seed
 
 _TICK_SECONDS = 0.4
+
+
+class Prompts:
+    """A model's chat format, context (tokens of prompt and answer) and stop tokens; loads no weights."""
+
+    def __init__(self, served: ServedModels) -> None:
+        from transformers import AutoConfig
+
+        self.chat = ChatFormat.from_pretrained(
+            served.base, revision=served.revision, trust_remote_code=served.trust_remote_code, **served.chat
+        )
+        config = load(AutoConfig, served, served.base).get_text_config()
+        self.context: int = getattr(config, "max_position_embeddings", None) or 2**31
+        self.stop_ids = list(self.chat.stop_ids)
+
+    def ids(self, request: Request) -> list[int]:
+        """Tokens a request gives its model: those to answer, or those to score."""
+        if request.scored:
+            return self.chat.sample(request.messages).input_ids
+        return [*self.chat.prompt_ids(request.messages), *request.begun]
+
+    def ended(self, request: Request, tokens: Sequence[int]) -> bool:
+        """Whether a response has come to a text that ends it."""
+        stop = request.sampling.stop
+        return bool(stop) and _first(stop, self.chat.decode([*request.begun, *tokens])) is not None
+
+    def completion(self, request: Request, prompt: int, tokens: Sequence[int], **logprobs: Any) -> Completion:
+        """The completion that tokens make, behind a prompt of some tokens."""
+        tokens, prompt = [*request.begun, *tokens], prompt - len(request.begun)
+        text = self.chat.decode(tokens)
+        end = _first(request.sampling.stop, text)
+        reason = "stop" if end is not None or (tokens and tokens[-1] in self.stop_ids) else "length"
+        return Completion(text[:end], tuple(tokens), prompt, reason, **logprobs)
+
+
+def _first(stop: Sequence[str], text: str) -> int | None:
+    """Where the first of some texts begins in another."""
+    return min((text.index(end) for end in stop if end in text), default=None)
 
 
 class BaseEngine:
@@ -159,3 +199,62 @@ class BaseEngine:
             requests, completions = zip(*entries, strict=True)
             self.journal.append(requests, completions, self.seconds - self._written)
             self._written = self.seconds
+
+
+class RoutingEngine:
+    """An ``Engine`` for several bases: every request goes to the engine of its model's base.
+
+    Parameters
+    ----------
+    engines
+        Of the bases in ``served``, in that order; the first answers for the
+        base of the run.
+    """
+
+    def __init__(self, served: Sequence[ServedModels], engines: Sequence[Any]) -> None:
+        self.engines = {
+            Path(one.base).name + f" ({one.tuning})": engine for one, engine in zip(served, engines, strict=True)
+        }
+        self._first = engines[0]
+        self._model_of = {
+            name: (engine, name if name in one.agents else None)
+            for one, engine in zip(served, engines, strict=True)
+            for name in (*one.agents, *one.copies)
+        }
+        self.gpus = max(engine.gpus for engine in engines)
+        # What earlier attempts took is in the journal that the engines share; these may work at once, on the same GPUs.
+        self.seconds = self._earlier = self._first.seconds
+        self._began = 0.0
+
+    async def complete(self, request: Request) -> Completion:
+        """Generate one completion; see ``Engine``."""
+        engine, model = self._model_of.get(request.model or "", (self._first, request.model))
+        self._began = self._began or time.monotonic()
+        try:
+            return await engine.complete(replace(request, model=model))
+        finally:
+            self.seconds = self._earlier + time.monotonic() - self._began
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """Most bytes of GPU memory in use so far, which every engine measures on the whole GPU."""
+        return max(engine.peak_memory_bytes for engine in self.engines.values())
+
+    def note(self) -> str:
+        """What there is to say of the work in progress."""
+        return "; ".join(f"{base}: {engine.note()}" for base, engine in self.engines.items())
+
+    def means(self) -> dict[str, Any]:
+        """What there is to say of the whole, by base."""
+        return {base: engine.means() for base, engine in self.engines.items()}
+
+    def close(self) -> None:
+        """Release models and processes."""
+        for engine in self.engines.values():
+            engine.close()
+
+
+def one_engine(served: Sequence[ServedModels], make: Callable[[ServedModels], Any]) -> Any:
+    """The engine of some bases: that of the only one, or one that sends requests to those of all."""
+    engines = [make(one) for one in served]
+    return engines[0] if len(engines) == 1 else RoutingEngine(served, engines)

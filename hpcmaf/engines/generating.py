@@ -12,7 +12,7 @@ import torch
 from transformers import DynamicCache
 
 from hpcmaf.engines.base import Completion, Diverged, Request
-from hpcmaf.engines.prompts import Prompts
+from hpcmaf.engines.engine import Prompts
 
 # Rows that have to be done, and their share of the batch, before the rest goes
 # on alone, which costs a copy of their keys and values.

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
+import shutil
+import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
+from hpcmaf.cores import gpus
 from hpcmaf.engines.base import ServedModels
+from hpcmaf.errors import PlatformError
+from hpcmaf.files.usercache import user_cache, writable
 from hpcmaf.files.yaml import Strict
 
 # What vLLM has kernels for.
@@ -61,14 +70,40 @@ class VllmOptions(Strict):
         """What a server does while agents are trained; one whose weights change then is of no use afterwards."""
         return "share" if device != "cuda" else "stop" if tuning == "full" else self.while_training
 
-    def shared_by(self, bases: int) -> VllmOptions:
-        """The same for each of several bases, whose servers divide the GPUs' memory."""
-        share = round(self.gpu_memory_utilization / bases, 3)
-        return self if bases == 1 else self.model_copy(update={"gpu_memory_utilization": share})
+    def devices(self, device: str, number: int) -> str | None:
+        """GPUs of one of a task's servers; ``None`` leaves it all there are."""
+        each = self.tensor_parallel
+        if device != "cuda" or self.gpus == each:
+            return None
+        named = os.environ.get("CUDA_VISIBLE_DEVICES")
+        visible = [str(n) for n in range(len(gpus()))] if named is None else [*filter(None, named.split(","))]
+        if len(visible) < self.gpus:
+            raise PlatformError(
+                f"generation.engines: {self.engines} servers take {self.gpus} GPUs, but this task sees "
+                f"{len(visible)}; lower generation.engines, or ask for more GPUs in the profile"
+            )
+        first = number // self.engines_per_gpu * each
+        return ",".join(visible[first : first + each])
 
-    def arguments(self, served: ServedModels, device: str, adapters: AdapterShape | None) -> dict[str, Any]:
-        """Options of ``vllm serve`` for a base with room for adapters; ``None`` leaves one to vLLM."""
+    def checkpoints(self, served: ServedModels, device: str, bases: int) -> int:
+        """Checkpoints that fit a GPU side by side, each with as much again for its KV cache."""
+        found = gpus() if device == "cuda" and served.tuning == "full" else []
+        folder = Path(next(iter(served.agents.values()), served.base))
+        weights = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / self.tensor_parallel
+        if not found or not weights:
+            return 1
+        memory = self.gpu_memory_utilization / bases * (int(found[0][2]) << 20)
+        return max(1, min(1 + len(served.agents), int(memory // (2 * weights + (3 << 30)))))
+
+    def arguments(
+        self, served: ServedModels, device: str, adapters: AdapterShape | None, sharing: int = 1
+    ) -> dict[str, Any]:
+        """Options of ``vllm serve`` for a base with room for adapters; ``None`` leaves one to vLLM.
+
+        ``sharing``: servers of other weights that divide a GPU's memory.
+        """
         cuda, small_cache = device == "cuda", self.kv_cache_dtype.startswith("fp8")
+        share = self.gpu_memory_utilization / self.engines_per_gpu / sharing
         arguments: dict[str, Any] = {
             "model": served.base,
             "served_model_name": "base",
@@ -87,8 +122,8 @@ class VllmOptions(Strict):
             # A model's own sampling defaults must not leak in.
             "generation_config": "vllm",
             "disable_uvicorn_access_log": True,
-            "scheduling_policy": "priority",  # see VllmEngine
-            "gpu_memory_utilization": round(self.gpu_memory_utilization / self.engines_per_gpu, 3) if cuda else None,
+            "scheduling_policy": "priority",  # see ``VllmEngine``
+            "gpu_memory_utilization": round(share, 3) if cuda else None,
             "block_size": _FP8_BLOCK if cuda and small_cache else None,
             "enable_sleep_mode": self.rests(device, served.tuning) == "sleep" or None,
             "kv_cache_memory_bytes": None if cuda else int(self.kv_cache_gb * 2**30),
@@ -106,6 +141,48 @@ class VllmOptions(Strict):
                 "lora_target_modules": list(adapters.modules) or None,
             }
         return arguments | self.vllm_args
+
+    def command(self, arguments: Mapping[str, Any]) -> list[str]:
+        """What starts a server of some options; raises PlatformError where there is no vLLM."""
+        if self.server_command.strip():
+            line = self.server_command.strip()
+        elif find_spec("vllm") is not None:
+            # The same server as `vllm serve`, a command that vLLM's CPU build does not have.
+            line = f"{shlex.quote(sys.executable)} -m vllm.entrypoints.openai.api_server --model"
+        elif shutil.which("vllm"):
+            line = "vllm serve"
+        else:
+            raise PlatformError(
+                "generation.engine: vllm is not installed; pip install 'hpcmaf[vllm]', name the command of another "
+                "environment in generation.server_command, or choose transformers"
+            )
+        return ["bash", "-c", f'{line} "$@"', "vllm", arguments["model"], *words(arguments)]
+
+    def environment(self, arguments: Mapping[str, Any]) -> dict[str, str]:
+        """A server's environment; the user's own settings go before ours."""
+        own = {
+            "VLLM_NO_USAGE_STATS": "1",
+            "DO_NOT_TRACK": "1",
+            # All workers of a server are on one host. Left to find an address of
+            # their own, they hang for ever where there is no network.
+            "VLLM_HOST_IP": "127.0.0.1",
+            "GLOO_SOCKET_IFNAME": "lo",
+            "NCCL_SOCKET_IFNAME": "lo",
+            # Several tasks share a node; each has as many threads as its profile says.
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "VLLM_ENABLE_STARTUP_PLAN": "1",
+            # The engine's process need not import everything again; vLLM spawns it where a fork is not safe.
+            "VLLM_WORKER_MULTIPROC_METHOD": "fork",
+            "VLLM_CACHE_ROOT": str(cache_folder()),
+            "VLLM_SERVER_DEV_MODE": str(int(bool(arguments["enable_sleep_mode"]))),
+            "VLLM_BATCH_INVARIANT": str(int(self.reproducible)),
+        }
+        if arguments.get("max_lora_rank", 17) <= 16:
+            # What was measured for vLLM's LoRA kernels; on GPUs that no file there names, its own settings hold.
+            own["VLLM_TUNED_CONFIG_FOLDER"] = str(Path(__file__).with_name("lora_kernels"))
+        # The key is that of somebody else's server.
+        users = {name: value for name, value in os.environ.items() if name != "VLLM_API_KEY"}
+        return {**own, **users, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
 
 
 def smaller(arguments: Mapping[str, Any], reason: str) -> dict[str, Any] | None:
@@ -149,6 +226,12 @@ def _capture_sizes(most: int) -> list[int]:
     """Batch sizes recorded as graphs: every one costs time at start, a missing one some padding."""
     steps = [1, 2, 4, 8, 16, *range(32, 512, 32), *range(512, most, 64)]
     return sorted({size for size in steps if size < most} | {most})
+
+
+def cache_folder() -> Path:
+    """Folder for compiled kernels: the user's cache, or a temporary one where there is no home to write to."""
+    named = os.environ.get("VLLM_CACHE_ROOT")
+    return writable(Path(named), "vllm") if named else user_cache("vllm")
 
 
 class Endpoint(Strict):

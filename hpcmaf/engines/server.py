@@ -31,8 +31,8 @@ from hpcmaf.errors import TRANSIENT, FailureKind, PlatformError, errno_in
 
 # Environment variable that names whose servers a task uses, where that is not its run.
 SHARED = "HPCMAF_SERVERS"
-# The name of a Unix socket has at most 107 bytes, of which ours below this folder take 75.
-_LONGEST_ROOT = 32
+# The name of a Unix socket has at most 107 bytes, of which ours below this folder take 83.
+_LONGEST_ROOT = 24
 _GRACE_SECONDS = 20.0
 # A request that is not answered for so long never will be.
 _STALLED_SECONDS = 3600.0
@@ -51,9 +51,9 @@ class Server:
     Attributes
     ----------
     facts
-        What its starter found out: digest of its spec, key, context, log and
-        where in that it begins, parts of the start, and what it does while
-        agents are trained. Empty until it is up.
+        What its starter found out: key, context, log and where in that it
+        begins, parts of the start, and what it does while agents are trained.
+        Empty until it is up.
 
     Raises
     ------
@@ -175,23 +175,21 @@ def servers_folder(run: str) -> Path:
 
 
 async def running(where: Path, spec: str, asleep: bool) -> Server | None:
-    """The server of a folder that was started with the spec of a digest; where none was, idle others make room.
+    """The server in a folder that was started by some spec, in use from now on; without one, idle others make room.
 
     ``asleep``: whether it has to be woken first.
     """
-    servers = [one for folder in sorted(where.glob("s*")) if (one := find(folder)) is not None]
-    mine = next((one for one in servers if one.facts.get("spec") == spec), None)
-    if mine is not None:
-        mine.use()
-        if (asleep and not await asyncio.to_thread(mine.call, "POST", "/wake_up")) or not mine.alive:
-            clean(mine.folder)  # its GPU has no room for it any more
-            mine = None
-    for one in servers:
-        if mine is None and one.facts.get("spec") != spec:
-            await asyncio.to_thread(one.end)
-        if one is not mine:
-            one.close()
-    return mine
+    for server in filter(None, map(find, where.glob(f"s{spec}*"))):
+        if server.facts:
+            server.use()
+            if (not asleep or await asyncio.to_thread(server.call, "POST", "/wake_up")) and server.alive:
+                return server
+        clean(server.folder)  # its GPU has no room for it any more
+        server.close()
+    for other in filter(None, map(find, where.glob("s*"))):
+        await asyncio.to_thread(other.end)
+        other.close()
+    return None
 
 
 def digest(value: object) -> str:

@@ -8,100 +8,58 @@ else one after the other, each for as long as it has requests.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hpcmaf.cores import gpus
-from hpcmaf.engines import server as servers
-from hpcmaf.engines.adapters import MixedUp, check_identity, load_adapters, serving_names
-from hpcmaf.engines.base import Completion, Diverged, Request, ServedModels, until_quiet
-from hpcmaf.engines.basemodel import pick_device
+from hpcmaf.engines.base import Completion, Request, ServedModels, until_quiet
 from hpcmaf.engines.client import ServerError
-from hpcmaf.engines.engine import BaseEngine
+from hpcmaf.engines.engine import BaseEngine, Prompts
 from hpcmaf.engines.journal import Journal
-from hpcmaf.engines.metrics import Meter
-from hpcmaf.engines.options import AdapterShape, VllmOptions, smaller
-from hpcmaf.engines.prompts import Prompts
-from hpcmaf.engines.server import Server
-from hpcmaf.engines.starting import StartFailed, checkpoints_per_gpu, gpus_of, start
-from hpcmaf.errors import EngineError, FailureKind, OutOfMemory
-from hpcmaf.files.locking import locked
+from hpcmaf.engines.options import VllmOptions
+from hpcmaf.engines.pool import ServerPool
+from hpcmaf.engines.server import Server, find
+from hpcmaf.errors import EngineError
 
 _LOOK_SECONDS = 2.0
-_PAUSE_SECONDS = 5.0
+_METRICS = {
+    "vllm:generation_tokens_total": "tokens",
+    "vllm:num_requests_running": "running",
+    "vllm:num_requests_waiting": "waiting",
+    "vllm:kv_cache_usage_perc": "cache",
+    "vllm:prefix_cache_hits_total": "hits",
+    "vllm:prefix_cache_queries_total": "queries",
+}
+_NOW = 20  # samples
 # Servers that engines of this process left running for the next one.
 _kept: list[Server] = []
 
 
 class VllmEngine(BaseEngine):
-    """An ``Engine`` on vLLM servers; nothing is started before something has to be completed.
+    """An ``Engine`` on vLLM servers; see ``BaseEngine`` for what is not said here.
 
     Parameters
     ----------
-    served
-        Base and agents.
-    options
-        What the profile says of the servers.
-    device
-        ``"auto"``, ``"cpu"`` or ``"cuda"``.
-    journal, on_batch
-        See ``BaseEngine``.
-    run
-        Run directory: its tasks on this machine share servers. ``None``
-        does not share them.
-    log
-        What the servers write to.
-    room
-        For adapters of later iterations.
-    halvings
-        Times that memory ran out in earlier attempts.
-    bases
-        Of the society: each has servers of its own, and its part of the GPUs' memory.
+    served, options
+        Base and agents, and what the profile says of the servers.
     keep
         Whether servers run on after :meth:`close`, for the next engine of this process.
     priority
         Requests of lower values go first on servers that tasks share.
+    settings
+        Where servers are, and with how much they start: those of ``ServerPool``.
     """
 
     def __init__(
-        self, served: ServedModels, options: VllmOptions | None = None, *, device: str = "auto",
-        journal: Journal | None = None, on_batch: Callable[[int], None] | None = None, run: Path | None = None,
-        log: Path | None = None, room: AdapterShape | None = None, halvings: int = 0, bases: int = 1,
-        keep: bool = False, priority: int = 0,
+        self, served: ServedModels, options: VllmOptions | None = None, *, journal: Journal | None = None,
+        on_batch: Callable[[int], None] | None = None, keep: bool = False, priority: int = 0, **settings: Any,
     ) -> None:  # fmt: skip
         super().__init__(Prompts(served), journal, on_batch)
-        self.served = served
-        self.device, self.options = pick_device(device).type, (options or VllmOptions()).shared_by(bases)
-        if self.options.reproducible and self.device != "cuda":
-            reason = "vLLM's batch invariance needs a GPU; on a CPU use engine: transformers"
-            raise EngineError(f"generation.reproducible: {reason}")
-        self.gpus = self.options.gpus if self.device == "cuda" else 0
-        shared = os.environ.get(servers.SHARED) or (str(run.resolve()) if run else None)
-        self.folder = servers.servers_folder(shared or f"process {os.getpid()} {time.time_ns()}")
-        self.log = log or self.folder / "server.log"
-        self._full, self._priority = served.tuning == "full", priority
-        self._adapters = {} if self._full else served.agents
-        self._names = serving_names(self._adapters)
-        # Wrapping the output layer breaks prompt likelihoods.
-        for module in {"lm_head", "embed_tokens"} & set(room.modules if room else ()):
-            raise EngineError(f"vLLM serves no adapter on {module}; use generation.engine: transformers")
-        self._arguments = self.options.arguments(served, self.device, room)
-        self.capacity = checkpoints_per_gpu(served, self.options, self.device) if self._full else 1
-        if self.capacity > 1:
-            share = self._arguments["gpu_memory_utilization"] / self.capacity
-            self._arguments["gpu_memory_utilization"] = round(share, 3)
-        for _ in range(halvings):
-            self._arguments |= smaller(self._arguments, "out of memory") or {}
-        self._keep = keep
-        self._wanted, self._again = servers.digest(self._arguments), False
-        # A little more than fills a server's steps, so that it never waits for this process.
-        step = self._arguments["max_num_seqs"]
-        self._most = step + max(64, step // 4)
-        self.parts: Mapping[str, float] = {}
+        self.pool = ServerPool(served, options or VllmOptions(), self.prompts, self.check, **settings)
+        self.gpus = self.pool.gpus
+        self._full, self._keep, self._priority = served.tuning == "full", keep, priority
         self.meter, self._look = Meter(), 0.0
         # Servers of the same weights, and the number of each problem, which decides on the one that reads it.
         self._groups: dict[str | None, Sequence[Server]] = {}
@@ -115,7 +73,7 @@ class VllmEngine(BaseEngine):
         self.peak_memory_bytes = max([self.peak_memory_bytes, *used])
         for key, group in list(self._groups.items()):
             if self._keep:
-                _kept.extend(found for one in group if (found := servers.find(one.folder)) is not None)
+                _kept.extend(filter(None, (find(one.folder) for one in group)))
             self._give_back(key)
         while _kept and not self._keep:
             _kept.pop().close()
@@ -133,7 +91,7 @@ class VllmEngine(BaseEngine):
             **sampling.further,
         }
         body |= {"logprobs": 0, "prompt_logprobs": 0} if request.logprobs else {}
-        body["model"] = self._names.get(request.model or "", "base")
+        body["model"] = self.pool.names.get(request.model or "", "base")
         key, problem = request.model if self._full else None, request.key.partition("/")[0]
         while True:
             group = await self._group(key)
@@ -149,7 +107,8 @@ class VllmEngine(BaseEngine):
                 if error.status and server.alive:
                     raise EngineError(f"vLLM refuses {request.key}: {error}; see {server.facts['log']}") from error
                 if self._groups.get(key) is group:  # no other request has noticed before
-                    self._replace(key, server, error)
+                    self._give_back(key)
+                    self.pool.replace(server, error)
         tokens, logprobs = ((), ()) if request.scored else (made.token_ids, made.logprobs)
         likelihoods = {"logprobs": logprobs, "prompt_logprobs": made.prompt_logprobs}
         return self.prompts.completion(request, len(prompt), tokens, **likelihoods)
@@ -169,7 +128,7 @@ class VllmEngine(BaseEngine):
 
     def means(self) -> dict[str, Any]:
         """What there is to say of the whole."""
-        return self.meter.means() | {f"start_{name.replace(' ', '_')}": value for name, value in self.parts.items()}
+        return self.meter.means() | {f"start_{name.replace(' ', '_')}": value for name, value in self.pool.parts.items()}
 
     # --- servers -----------------------------------------------------------
     async def _group(self, key: str | None) -> Sequence[Server]:
@@ -179,14 +138,13 @@ class VllmEngine(BaseEngine):
             if key not in self._groups:
                 async with self._turn:
                     await self._make_room()
-                    started = (self._connect(key, number) for number in range(self.options.engines))
-                    self._groups[key] = await asyncio.gather(*started)
+                    self._groups[key] = await self.pool.connect(key)
             return self._groups[key]
 
     async def _make_room(self) -> None:
         """Wait until there is capacity for servers of one more checkpoint."""
         await until_quiet(lambda: self.open)
-        while len(self._groups) >= self.capacity:
+        while len(self._groups) >= self.pool.capacity:
             idle = [key for key, group in self._groups.items() if not any(one.client.open for one in group)]
             if idle:
                 self._give_back(idle[0])
@@ -198,83 +156,44 @@ class VllmEngine(BaseEngine):
         for server in self._groups.pop(key):
             server.close()
 
-    async def _connect(self, key: str | None, number: int) -> Server:
-        """Find or start a server, with the adapters on it and tested."""
-        devices, names = gpus_of(self.options, self.device, number), self._names
-        where = self.folder / servers.digest([devices or os.environ.get("CUDA_VISIBLE_DEVICES"), number])
-        where.mkdir(mode=0o700, exist_ok=True)
-        name, rests = servers.digest([self._wanted, key]), self.options.rests(self.device, self.served.tuning)
-        async with locked(where / "lock", None, self.check, "another task to start its vLLM server"):
-            server = await servers.running(where, name, rests == "sleep")
-            fresh = server is None
-            facts = {"spec": name, "while_training": rests}
-            server = server or await self._start(key, number, facts, where, devices)
-        tested = server.folder / f"tested-{servers.digest(sorted(names.values()))}"
-        server.connect(self._most)
-        try:
-            await load_adapters(server.client, self._adapters, names)
-            if not tested.exists():
-                context, precise = server.facts["context"], self.served.dtype == "float32"
-                models = ["base", *names.values()]
-                await check_identity(server.client, self.prompts, models, context=context, precise=precise)
-                tested.touch()
-            return server
-        except BaseException as error:
-            alive = server.alive
-            server.close()
-            # What a server that works refuses, such as an adapter, is no reason to end what others may use.
-            refused = isinstance(error, ServerError) and error.status and alive
-            if refused or not isinstance(error, MixedUp | Diverged | ServerError):
-                raise
-            servers.clean(server.folder)  # what a diverged model left in its cache would spoil others' numbers
-            if fresh:
-                raise
-            servers.say(f"{error}; starting another server")
-            return await self._connect(key, number)
 
-    async def _start(
-        self, key: str | None, number: int, facts: Mapping[str, Any], where: Path, devices: str | None
-    ) -> Server:
-        """Start a server: once more where that fails, with less where memory ran out."""
-        options, model = self.options, self.served.base if key is None else self.served.agents[key]
-        if self._full and Path(model).is_dir() and not self.served.trust_remote_code:
-            # vLLM takes the model's path for part of what decides how it is compiled.
-            link = where / f"model{len(list(where.glob('s*/server.json')))}"
-            link.unlink(missing_ok=True)
-            link.symlink_to(Path(model).resolve())
-            model = str(link)
-        log = self.log if options.engines == 1 else self.log.with_stem(f"{self.log.stem}-{number}")
-        environment = {} if devices is None else {"CUDA_VISIBLE_DEVICES": devices}
-        while True:
-            arguments = self._arguments | {"model": model} | ({} if key is None else {"revision": None})
-            try:
-                server = await start(options, arguments, facts, where, log, environment, self.check)
-                self.parts = server.facts["parts"]
-                return server
-            except StartFailed as failure:
-                self._try_again("cannot start", str(failure), failure.kind, log)
-            await asyncio.sleep(_PAUSE_SECONDS)
+class Meter:
+    """Tells what bounds a stage, from the metrics that vLLM servers publish."""
 
-    def _try_again(self, what: str, reason: str, kind: FailureKind, log: object) -> None:
-        """Choose what to try after a failure, and say so, or raise it."""
-        if kind == "memory" and self._again:
-            remedy = "lower generation.max_num_seqs or max_model_len"
-            raise OutOfMemory(f"vLLM {what}: {reason}; {remedy} (log: {log})")
-        if kind == "refused" or self._again:
-            raise EngineError(f"vLLM {what}: {reason}; see {log}", kind=kind)
-        self._again = True
-        if kind == "memory" and (less := smaller(self._arguments, reason)):
-            changes = ", ".join(f"{name} {value}" for name, value in less.items())
-            servers.say(f"vLLM has too little memory ({reason[:200]}); starting it with {changes}")
-            self._arguments |= less
-        else:
-            servers.say(f"vLLM {what} ({reason[:200]}); starting it once more")
+    def __init__(self) -> None:
+        self._samples: list[tuple[float, Counter[str]]] = []
 
-    def _replace(self, key: str | None, server: Server, error: ServerError) -> None:
-        """Have a server started again that has died or hangs: with less where memory ran out, else once."""
-        reason, kind = servers.read_failure(servers.written(server.facts)[-20_000:])
-        servers.clean(server.folder)
-        self._give_back(key)
-        reason = reason if kind == "memory" or "Error" in reason else str(error)
-        what = f"stopped working{' a second time' * self._again}"
-        self._try_again(what, reason, "memory" if kind == "memory" else "hardware", self.log)
+    def add(self, pages: Sequence[str]) -> None:
+        """Take the servers' pages of now."""
+        if not pages:
+            return
+        values = Counter[str]()
+        for line in "\n".join(pages).splitlines():
+            if name := _METRICS.get(line.partition("{")[0]):
+                values[name] += float(line.rpartition(" ")[2])
+        values["cache"] /= len(pages)
+        if self._samples and values["tokens"] < self._samples[-1][1]["tokens"]:
+            self._samples.clear()  # a server that was started anew counts from zero
+        self._samples.append((time.monotonic(), values))
+
+    def note(self) -> str:
+        """One line on what goes on now."""
+        if len(self._samples) < 2:
+            return ""
+        now, stage, last = self._over(self._samples[-_NOW:]), self._over(self._samples), self._samples[-1][1]
+        line = f"{now['tokens_per_second']:,.0f} tokens/s now, {stage['tokens_per_second']:,.0f} over the stage, "
+        line += f"{last['running']:.0f} running, {last['waiting']:.0f} waiting, KV cache {last['cache']:.0%}"
+        return f"{line}, prefix hits {now['prefix_hits']:.0%}"
+
+    def means(self) -> dict[str, float]:
+        """Means over the stage."""
+        return self._over(self._samples) if len(self._samples) > 1 else {}
+
+    @staticmethod
+    def _over(samples: Sequence[tuple[float, Counter[str]]]) -> dict[str, float]:
+        (began, first), (now, last) = samples[0], samples[-1]
+        hits = (last["hits"] - first["hits"]) / max(1, last["queries"] - first["queries"])
+        rate = (last["tokens"] - first["tokens"]) / max(1e-9, now - began)
+        means = {"tokens_per_second": rate, "prefix_hits": hits}
+        means |= {k: sum(values[k] for _, values in samples) / len(samples) for k in ("running", "waiting", "cache")}
+        return {name: round(value, 3) for name, value in means.items()}

@@ -17,7 +17,7 @@ from hpcmaf.debate.protocol import Protocol, calls_per_problem, debate, debate_a
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.engines.base import Sampling, ServedModels
 from hpcmaf.engines.journal import Journal
-from hpcmaf.engines.router import one_engine
+from hpcmaf.engines.engine import one_engine
 from hpcmaf.errors import StopRequested
 from hpcmaf.jobs.context import TaskContext, peak_memory_bytes
 from hpcmaf.jobs.serving import adapter_room, models_of, served_models, society_of, voting_weights

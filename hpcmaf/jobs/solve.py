@@ -14,7 +14,7 @@ from hpcmaf.debate.methods import METHODS
 from hpcmaf.debate.protocol import debate
 from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Transcript
-from hpcmaf.engines.router import one_engine
+from hpcmaf.engines.engine import one_engine
 from hpcmaf.jobs.debate import protocol_of
 from hpcmaf.jobs.serving import last_society, served_models, society_of, voting_weights, with_own_base
 from hpcmaf.run.directory import RunDir

@@ -16,10 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hpcmaf.engines import Request, Sampling, ServedModels, keeper, server, vllm
+from hpcmaf.engines import Request, Sampling, ServedModels, keeper, pool, server
 from hpcmaf.engines.options import AdapterShape, VllmOptions
 from hpcmaf.engines.server import Server, find, read_failure, start_parts, written
-from hpcmaf.engines.starting import gpus_of
 from hpcmaf.engines.vllm import VllmEngine
 from hpcmaf.errors import EngineError, OutOfMemory, PlatformError
 from hpcmaf.micro import base_path
@@ -161,7 +160,7 @@ def test_a_failed_start_is_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, says: str, kind: str, starts: int
 ) -> None:
     """With less where memory does not suffice, else once more, or not at all where that would be in vain."""
-    monkeypatch.setattr(vllm, "_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(pool, "_PAUSE_SECONDS", 0.1)
     count = tmp_path / "count"
     with pytest.raises((EngineError, OutOfMemory), match=says) as raised:
         start(f"echo x >> {count}; {command}", tmp_path, start_minutes=0.01 if "sleep" in command else 5.0)
@@ -176,7 +175,7 @@ def test_starts_differ_in_nothing_that_decides_whether_compiled_code_fits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """vLLM hashes its environment variables: a key among them, which differs every time, has all compiled anew."""
-    monkeypatch.setattr(vllm, "_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(pool, "_PAUSE_SECONDS", 0.1)
     monkeypatch.setenv("VLLM_API_KEY", "somebody else's")
     with pytest.raises(EngineError):
         start(f"env | grep ^VLLM_ | sort > {tmp_path}/$$.env; {FAILS('RuntimeError: busy')}", tmp_path)
@@ -271,9 +270,9 @@ def test_servers_take_the_gpus_that_a_task_sees(monkeypatch: pytest.MonkeyPatch)
     }
     for (engines, each, parallel), devices in taken.items():
         options = VllmOptions(engines=engines, engines_per_gpu=each, tensor_parallel=parallel)
-        assert [gpus_of(options, "cuda", number) for number in range(engines)] == devices
+        assert [options.devices("cuda", number) for number in range(engines)] == devices
     with pytest.raises(PlatformError, match="5 servers take 5 GPUs, but this task sees 4; lower generation.engines"):
-        gpus_of(VllmOptions(engines=5), "cuda", 0)
+        VllmOptions(engines=5).devices("cuda", 0)
 
 
 @slow

@@ -20,7 +20,7 @@ from hpcmaf.debate.methods import METHODS
 from hpcmaf.debate.society import Society
 from hpcmaf.engines import Request, Sampling, ServedModels
 from hpcmaf.engines.journal import Journal
-from hpcmaf.engines.router import RoutingEngine
+from hpcmaf.engines.engine import RoutingEngine
 from hpcmaf.errors import ConfigError
 from hpcmaf.jobs.debate import make_engine, protocol_of
 from hpcmaf.jobs.serving import adapter_room, models_of, society_of
