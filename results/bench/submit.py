@@ -34,10 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=int, default=1000)
     arguments = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory(prefix="maf") as folder,
-        Cluster.start(Path(folder), MaxArraySize=LIMIT) as slurm,
-    ):
+    with tempfile.TemporaryDirectory(prefix="maf") as folder, Cluster.start(Path(folder), LIMIT) as slurm:
         for name in [name for name in os.environ if name.startswith(("SLURM", "SBATCH"))]:
             del os.environ[name]
         os.environ |= slurm.settings
@@ -48,11 +45,10 @@ def main() -> None:
 
 def _submit(slurm: Cluster, folder: Path, shards: int) -> None:
     # Held back, so that starting jobs does not compete with submitting them.
-    for name in slurm.names:
-        slurm.client("scontrol", "update", f"nodename={name}", "state=drain", "reason=bench")
+    slurm.set_state("drain")
     site = ("generation.problems_per_shard=1", "slurm.generation.at_once=64")
     shape = ("debate.agents=3", f"task.train={shards}", f"task.eval={shards}")
-    loop = Loop(slurm, folder / "long", *site, shape=shape)
+    loop = Loop(slurm, folder / "long", *site, iters=1, shape=shape)
     began = time.perf_counter()
     chain = loop.start()
     ours = time.perf_counter() - began
@@ -72,8 +68,7 @@ def _submit(slurm: Cluster, folder: Path, shards: int) -> None:
     peer = time.perf_counter() - began
     print(f"  submitit's map_array, the same windows, nothing else: {peer:.2f} s; ours takes {ours / peer:.2f} of that")
     slurm.cancel_all()
-    for name in slurm.names:
-        slurm.client("scontrol", "update", f"nodename={name}", "state=resume")
+    slurm.set_state("resume")
     slurm.wait_idle(60)
 
 

@@ -14,13 +14,12 @@ from hpcmaf.debate.methods import METHODS
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.engines import Completion, Request
 from hpcmaf.jobs import debate as debate_stage
-from hpcmaf.jobs.task import run_task
-from hpcmaf.run.attempts import begin
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store import Store
-from hpcmaf.study import Study, StudyRun, load_study
+from hpcmaf.study import Study, load_study
 from hpcmaf.study.drive import drive_study
 from hpcmaf.training.launch import Workers
+from tests.jobs.playing import carry_on
 from tests.tiny_models import answering_model
 
 N, M, TRAIN, EVAL = 2, 2, 16, 4
@@ -66,15 +65,6 @@ class Studied:
         with Store(self.run(name).store(t, kind)) as store:
             return list(store.transcripts(gold=True))
 
-    def start(self, planned: StudyRun, workers: Workers) -> None:
-        """Do a run's open tasks here, one after another; all finetuning by the same processes."""
-        for stage in planned.plan.stages:
-            tasks = [task for task in stage.tasks if not planned.run.done(stage, task)]
-            for task in tasks:
-                attempt = begin(planned.run.attempts(stage, task))
-                shared = {"workers": workers} if stage.kind == "finetune" else {}
-                run_task(str(planned.run.root), stage.id, task, str(attempt), planned.plan.identity, **shared)
-
     def watch(self, patch: pytest.MonkeyPatch) -> None:
         """Take down what real engines are asked, and what they say."""
         real = debate_stage.make_engine
@@ -107,12 +97,7 @@ def carry_out(folder: Path, patch: pytest.MonkeyPatch) -> Studied:
             studied.study,
             load_profile("local", ["generation.device=cpu", "finetuning.device=cpu"]),
             print,
-            lambda planned: studied.start(planned, workers),
+            lambda planned: carry_on(planned.run, planned.plan, workers),
             lambda planned: False,
         )
     return studied
-
-
-def samples(path: Path) -> list[dict[str, Any]]:
-    """Lines of a training set."""
-    return [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]

@@ -27,11 +27,12 @@ from hpcmaf.jobs import debate as debate_stage
 from hpcmaf.jobs import finetune as finetune_stage
 from hpcmaf.jobs import task as entry
 from hpcmaf.launch.prepare import prepare_run
-from hpcmaf.run import attempts
+from hpcmaf.run.attempts import begin
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
 from hpcmaf.store import Store
 from hpcmaf.training.config import FinetuneReport
+from hpcmaf.training.launch import Workers
 from tests.debate.scripted import ScriptedEngine
 
 N, M, TRAIN, EVAL = 4, 3, 60, 20
@@ -73,7 +74,7 @@ class Played:
             return list(store.transcripts(gold=True))
 
     def lines(self, t: int, agent: str) -> dict[str, dict[str, Any]]:
-        found = [json.loads(line) for line in self.run.dataset(t, agent).read_text().splitlines()]
+        found = samples(self.run.dataset(t, agent))
         assert len({line["problem_id"] for line in found}) == len(found), "a sample was drawn twice"
         return {line["problem_id"]: line for line in found}
 
@@ -81,7 +82,7 @@ class Played:
         return consensus(debate, M, self.recipe.seed, t).answer
 
 
-def begin(
+def prepare(
     root: Path,
     patch: pytest.MonkeyPatch,
     *overrides: str,
@@ -113,19 +114,30 @@ def begin(
     return played
 
 
-def tasks(played: Played) -> Iterator[tuple[Stage, str]]:
+def tasks(plan: Plan) -> Iterator[tuple[Stage, str]]:
     """All tasks, in an order in which they can run."""
-    return ((stage, task) for stage in played.plan.stages for task in stage.tasks)
+    return ((stage, task) for stage in plan.stages for task in stage.tasks)
 
 
-def run_task(played: Played, stage: Stage, task: str) -> None:
-    attempt = attempts.begin(played.run.attempts(stage, task))
-    entry.run_task(str(played.run.root), stage.id, task, str(attempt), played.plan.identity)
+def run_task(run: RunDir, plan: Plan, stage: Stage, task: str, **shared: Workers) -> None:
+    """A new attempt at a task, in this process."""
+    entry.run_task(str(run.root), stage.id, task, str(begin(run.attempts(stage, task))), plan.identity, **shared)
+
+
+def carry_on(run: RunDir, plan: Plan, workers: Workers | None = None) -> None:
+    """Do a run's open tasks here, one after another; all finetuning by the same processes."""
+    for stage, task in tasks(plan):
+        if not run.done(stage, task):
+            run_task(run, plan, stage, task, **{"workers": workers} if workers and stage.kind == "finetune" else {})
 
 
 def play(root: Path, patch: pytest.MonkeyPatch, *overrides: str, **how: Any) -> Played:
     """A run, played to its end."""
-    played = begin(root, patch, *overrides, **how)
-    for stage, task in tasks(played):
-        run_task(played, stage, task)
+    played = prepare(root, patch, *overrides, **how)
+    carry_on(played.run, played.plan)
     return played
+
+
+def samples(path: Path) -> list[dict[str, Any]]:
+    """Lines of a training set."""
+    return [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]

@@ -23,7 +23,7 @@ from hpcmaf.jobs.serving import last_society
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.report import aggregate
 from hpcmaf.store import verify
-from tests.jobs.playing import SHAPE, M, N, Played, begin, play, reply, run_task
+from tests.jobs.playing import SHAPE, M, N, Played, play, prepare, reply, run_task
 
 OPTIONS = ("stop=unanimous", "listen=ring", "listen=2", "vote=weighted", "aggregate=judge")
 STORES = [(0, "eval"), (1, "debate"), (1, "eval"), (2, "debate"), (2, "eval")]
@@ -157,18 +157,13 @@ def test_stores_are_sound_and_the_report_tells_what_was_saved(runs: dict[str, Pl
     assert "with summaries, and a judge" in shown.output
 
 
-def test_plans_without_these_options_are_what_they_were(runs: dict[str, Played]) -> None:
-    recipe = json.loads(runs["full"].run.plan.read_text())["recipe"]
-    assert recipe["debate"] == {"agents": N, "rounds": M} and "early_stop" not in recipe
-
-
 # --- the alarm -------------------------------------------------------------------
 
 
 @pytest.fixture
 def ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
     """At most four iterations; from the second on agents say one thing, whatever the problem."""
-    played = begin(tmp_path / "run", monkeypatch, "iterations={auto: 9}", say=lambda r: say(r), iterations=4)
+    played = prepare(tmp_path / "run", monkeypatch, "iterations={auto: 9}", say=lambda r: say(r), iterations=4)
     stage_id = ""
 
     def say(request: Request) -> str:
@@ -179,7 +174,7 @@ def ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
             break
         stage_id = stage.id
         for task in stage.tasks:
-            run_task(played, stage, task)
+            run_task(played.run, played.plan, stage, task)
     return played
 
 

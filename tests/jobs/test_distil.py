@@ -12,9 +12,7 @@ import torch
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
 from hpcmaf.errors import ConfigError
-from hpcmaf.jobs.task import run_task
 from hpcmaf.launch.prepare import prepare_run
-from hpcmaf.run.attempts import begin
 from hpcmaf.run.directory import RunDir
 from hpcmaf.selection.groups import likelihood_weights
 from hpcmaf.training.config import FinetuneJob
@@ -22,6 +20,7 @@ from hpcmaf.training.data import TokenSample
 from hpcmaf.training.launch import Workers
 from hpcmaf.training.process import Process
 from hpcmaf.training.sft import Sft
+from tests.jobs.playing import carry_on, samples
 from tests.tiny_models import answering_model, tiny_model
 
 
@@ -54,12 +53,9 @@ def test_an_iteration(tmp_path: Path) -> None:
     plan = prepare_run(run, load_recipe(overrides=words), load_profile("local", ["finetuning.device=cpu"]))
     datasets = {}
     with Workers() as workers:
-        for stage, task in ((stage, task) for stage in plan.stages for task in stage.tasks):
-            shared = {"workers": workers} if stage.kind == "finetune" else {}
-            run_task(str(run.root), stage.id, task, str(begin(run.attempts(stage, task))), plan.identity, **shared)
+        carry_on(run, plan, workers)
     for t in (1, 2):
-        lines = [json.loads(line) for line in (run.data(t) / "single-own.jsonl").read_text().splitlines()]
-        datasets[t] = lines
+        lines = datasets[t] = samples(run.data(t) / "single-own.jsonl")
         assert len(lines) == run.learned(t)["datasets"]["single"]["samples"] > 6
         by_problem: dict[str, list[float]] = {}
         for line in lines:

@@ -22,7 +22,8 @@ from hpcmaf.evaluation import own_measure
 from hpcmaf.files import publish
 from hpcmaf.report import aggregate
 from hpcmaf.store import verify
-from tests.jobs.every_method import EVAL, SEED, TRAIN, M, N, Studied, carry_out, samples
+from tests.jobs.every_method import EVAL, SEED, TRAIN, M, N, Studied, carry_out
+from tests.jobs.playing import samples
 
 pytestmark = pytest.mark.slow
 

@@ -30,11 +30,6 @@ def test_alone_counts_who_is_right_and_nobody_else() -> None:
     np.testing.assert_allclose(alone(np.stack([skills, skills]))[1], wanted)
 
 
-def test_learning_moves_towards_the_data_and_stays_without() -> None:
-    moved = learn(np.array([[0.5, 0.5], [0.2, 0.8]]), np.array([[3, 1], [0, 0]]), 0.5)
-    np.testing.assert_allclose(moved, [[0.625, 0.375], [0.2, 0.8]])
-
-
 @pytest.mark.parametrize(("agents", "subtasks", "rate"), [(3, 3, 0.5), (4, 6, 0.3)])
 def test_differences_grow_and_what_is_common_shrinks(agents: int, subtasks: int, rate: float) -> None:
     """The factors around the common start that the docstring names, of the expected step."""

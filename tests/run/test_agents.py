@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import subprocess
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,9 +16,7 @@ from hpcmaf.config.profile import load_profile
 from hpcmaf.config.recipe import Lora, Recipe
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.debate.society import Society
-from hpcmaf.engines import Request, Sampling, ServedModels
 from hpcmaf.engines.journal import Journal
-from hpcmaf.engines.engine import RoutingEngine
 from hpcmaf.errors import ConfigError
 from hpcmaf.jobs.debate import make_engine, protocol_of
 from hpcmaf.jobs.serving import adapter_room, models_of, society_of
@@ -29,7 +25,6 @@ from hpcmaf.run.plan import build_plan
 from hpcmaf.store import Store, verify
 from hpcmaf.study.sharing import Keys
 from tests.commands import HPCMAF, hpcmaf, invoke
-from tests.jobs.playing import Player
 from tests.run.test_local_run import kill_everything
 from tests.tiny_models import answering_model
 
@@ -173,24 +168,6 @@ def test_an_agents_settings_lie_over_its_numbers_and_these_over_the_recipes() ->
         **{f"{role}-1": recipe.sampling.top_p for role in ("generator", "critic")},
     }
     assert protocol.prompt("first", "1+2*3+4-5*6", 0) != protocol.prompt("first", "1+2*3+4-5*6", 1)
-
-
-def test_a_request_goes_to_the_engine_of_its_models_base() -> None:
-    async def ask(engine: RoutingEngine, models: Sequence[str | None]) -> None:
-        for model in models:
-            await engine.complete(Request("p/r1/answer/0", ({"role": "user", "content": "?"},), model, 0, Sampling()))
-
-    served = [
-        ServedModels("a", "lora", {"generator-0": "x"}),
-        ServedModels("b", "lora", {"critic-1": "y"}, copies=("summarizer",)),
-    ]
-    engines = [Player(lambda request: "3", order_seed=0) for _ in served]
-    for engine in engines:
-        engine.gpus = 0
-    engine = RoutingEngine(served, engines)
-    asyncio.run(ask(engine, [None, "generator-0", "critic-1", "summarizer"]))
-    assert [[one.model for one in engine.requests] for engine in engines] == [[None, "generator-0"], ["critic-1", None]]
-    assert engine.seconds >= Player.seconds
 
 
 def test_studies_share_nothing_between_societies_of_other_bases() -> None:

@@ -48,12 +48,6 @@ def test_stages_and_what_they_wait_for() -> None:
     assert len(made.stage("it02/finetune").tasks) == 6
 
 
-def test_methods_change_what_is_trained() -> None:
-    assert plan("method=maft-no-critic").stage("it01/finetune").tasks == ("generator-0", "generator-1", "generator-2")
-    assert [stage.id for stage in plan("method=debate").stages] == ["it00/eval", "it00/score"]
-    assert len(plan("debate.agents=1", "debate.rounds=1").stage("it01/finetune").tasks) == 1
-
-
 def test_shards_are_never_empty() -> None:
     profile = load_profile("local", ["generation.problems_per_shard=1", "generation.max_shards=4"])
     assert shard_count(100, profile.generation) == 4

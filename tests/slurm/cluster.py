@@ -6,36 +6,39 @@ needs systemd, cgroups or a network.
 
 from __future__ import annotations
 
+import os
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from tests.slurm import configuration
-from tests.slurm.client import Client
-from tests.slurm.processes import (
-    PATH,
-    ClusterError,
-    Daemon,
-    Node,
-    Ports,
-    answers,
-    program,
-    require,
-    wait_until,
-)
+from tests.slurm.processes import PATH, ClusterError, Daemon, Node, answers, claim_ports, program, wait_until
 
+REPOSITORY = Path(__file__).parents[2]
+# Of this machine's own Slurm, if it has one: nothing of that may reach a test.
+FOREIGN = ("SLURM", "SBATCH", "SQUEUE", "SINFO", "SACCT", "SCANCEL", "PMI")
+SQUEUE_FIELDS = {
+    "id": "%A",
+    "array_job": "%F",
+    "array_task": "%K",
+    "state": "%T",
+    "reason": "%r",
+    "nodes": "%N",
+    "name": "%j",
+}
 # Unix sockets have paths of 107 characters at most, and slurmstepd's end in "/spool/node1/node1_12345678.4294967291".
 LONGEST_ROOT = 50
+MARIADB = ("--no-defaults", "--skip-name-resolve", "--innodb-log-file-size=8M", "--innodb-flush-method=nosync")
 
 
-class Cluster(Client):
-    """A Slurm cluster that this process owns; `start` makes one, `stop` or the end of a ``with`` block removes it.
+class Cluster:
+    """A Slurm cluster that this process owns; `start` makes one for a ``with`` block.
+
+    Four nodes, each of which claims 8 CPUs, 48,000 MB, and 4 GPUs, fakes of type h100.
 
     Attributes
     ----------
@@ -43,124 +46,198 @@ class Cluster(Client):
         Its files; logs in ``home/log``.
     names : list of str
         ``node1``, ``node2`` and so on.
+    nodes : dict
+        By name.
+    munge, accounting, controller : Daemon
+        Without munged no client is believed, without slurmdbd sacct fails and jobs go on.
     """
 
-    def __init__(self, layout: configuration.Layout, ports: Ports) -> None:
-        super().__init__(layout.home)
-        self.layout, self.names = layout, layout.names
-        self._ports, self._limited = ports, False
-        self.nodes = {
-            name: Node(name, self.home / "etc/hosts", self._log(name), self._daemon_env()) for name in self.names
+    def __init__(self, home: Path, array_size: int) -> None:
+        self.home, self.names = home, [f"node{number}" for number in range(1, 5)]
+        self._ports, self._limited = claim_ports(len(self.names) + 2), False
+        self._port = self._ports.getsockname()[1] + 1
+        configuration.write(home, self.names, self._port, array_size)
+        # Jobs get what sbatch exports; nothing of the tests' environment may reach them through slurmd.
+        self._env = {
+            "PATH": PATH,
+            "SLURM_CONF": str(home / "etc/slurm.conf"),
+            "MYSQL_UNIX_PORT": str(home / "run/mysql.sock"),
+            # Two database servers that start in the same moment name their temporary tables alike.
+            "TMPDIR": str(home / "tmp"),
         }
-        self._munged = self._daemon(
+        hosts, log = home / "etc/hosts", home / "log"
+        self.nodes = {name: Node(name, hosts, log / name, self._env) for name in self.names}
+        self.munge = self._daemon(
             "munged",
             "--foreground",
             "--force",
-            f"--key-file={self.home}/etc/munge.key",
-            f"--socket={layout.munge_socket}",
-            f"--pid-file={self.home}/run/munged.pid",
-            f"--log-file={self.home}/log/munged.log",
-            f"--seed-file={self.home}/run/munge.seed",
+            f"--key-file={home}/etc/munge.key",
+            f"--socket={home}/run/munge.socket",
+            f"--pid-file={home}/run/munged.pid",
+            f"--log-file={log}/munged.log",
+            f"--seed-file={home}/run/munge.seed",
         )
-        self._controller = self._daemon("slurmctld", "-D")
-        self._database = self._daemon("mariadbd", *self._mariadb_options())
-        self._accounting = self._daemon("slurmdbd", "-D")
+        self.controller = self._daemon("slurmctld", "-D")
+        self._database = self._daemon(
+            "mariadbd",
+            *MARIADB,
+            f"--user={configuration.USER}",
+            f"--datadir={home}/mysql",
+            f"--socket={home}/run/mysql.sock",
+            f"--pid-file={home}/run/mysql.pid",
+            "--skip-networking",
+            "--skip-grant-tables",
+            "--performance-schema=OFF",
+            "--innodb-buffer-pool-size=32M",
+            "--innodb-lock-wait-timeout=900",
+            # The data live as long as the tests: no write has to survive this machine.
+            "--innodb-flush-log-at-trx-commit=0",
+            "--max-connections=30",
+        )
+        self.accounting = self._daemon("slurmdbd", "-D")
+        self._daemons = (self.controller, self.accounting, self._database, self.munge)
 
     @classmethod
-    def start(
-        cls,
-        root: Path,
-        nodes: int = 4,
-        **conf_overrides: object,
-    ) -> Cluster:
-        """Start a cluster and wait until all its nodes are idle.
+    @contextmanager
+    def start(cls, root: Path, array_size: int = 1001) -> Iterator[Cluster]:
+        """A cluster whose nodes are all idle; at the end every process and file of it is gone.
 
         Parameters
         ----------
         root : Path
             Its files go into a new folder in here, or in /tmp where unix sockets would not fit.
-        nodes : int
-            How many; each claims 8 CPUs, 8000 MB, and 4 GPUs, fakes of type h100.
-        **conf_overrides
-            Settings of slurm.conf; None removes one.
+        array_size : int
+            Slurm's MaxArraySize.
 
         Raises
         ------
         ClusterError
             If a program is missing or the cluster does not come up.
         """
-        require()
         root.mkdir(parents=True, exist_ok=True)
         fits = len(str(root.resolve())) <= LONGEST_ROOT
         home = Path(tempfile.mkdtemp(prefix="maf", dir=root.resolve() if fits else "/tmp"))
         home.chmod(0o755)
-        ports = Ports(nodes + 2)
-        layout = configuration.Layout(home, nodes, ports.first)
-        configuration.write(layout, conf_overrides)
-        cluster = cls(layout, ports)
+        cluster = cls(home, array_size)
         try:
             cluster._bring_up()
-        except BaseException:
-            cluster.stop()
-            raise
-        return cluster
+            yield cluster
+        finally:
+            for daemon in (*cluster.nodes.values(), *cluster._daemons):
+                daemon.kill()
+            cluster._ports.close()
+            shutil.rmtree(home, ignore_errors=True)
 
-    def __enter__(self) -> Self:
-        return self
+    def _bring_up(self) -> None:
+        self.munge.start()
+        install = [program("mariadb-install-db"), *MARIADB, f"--user={configuration.USER}", "--skip-test-db"]
+        install += [f"--datadir={self.home}/mysql", "--auth-root-authentication-method=normal"]
+        made = subprocess.run(install, check=False, env=self._env, capture_output=True, text=True, timeout=60)
+        if made.returncode != 0:
+            raise ClusterError(f"mariadb-install-db ended with {made.returncode}:\n{made.stdout}{made.stderr}")
+        self._start(self._database, (self.home / "run/mysql.sock").exists)
+        self._start(self.munge, (self.home / "run/munge.socket").exists)
+        self.start_accounting()
+        for node in self.nodes.values():
+            node.start()
+        self.start_controller()
+        self.wait_idle()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
+    # --- daemons
 
-    # --- what goes wrong
+    def _daemon(self, name: str, *arguments: str) -> Daemon:
+        return Daemon([program(name), *arguments], self.home / "log" / name, self._env)
 
-    def kill_node(self, name: str) -> None:
-        """A node crashes: slurmd, slurmstepd and every task on it are gone at once."""
-        self.nodes[name].kill()
-
-    def kill_slurmd_only(self, name: str) -> None:
-        """slurmd dies while the tasks of its node live on."""
-        self.nodes[name].kill_slurmd()
-
-    def start_node(self, name: str) -> None:
-        """Switch a crashed node on again, or start its slurmd where only that was killed."""
-        self.nodes[name].start()
-
-    def down(self, name: str, reason: str) -> None:
-        """An operator takes a node out of service at once; its jobs are requeued."""
-        self.client("scontrol", "update", f"nodename={name}", "state=down", f"reason={reason}")
-
-    def resume(self, name: str) -> None:
-        """An operator puts a node into service again."""
-        self.client("scontrol", "update", f"nodename={name}", "state=resume")
-
-    def kill_controller(self, number: int = signal.SIGKILL) -> None:
-        """slurmctld dies; SIGTERM lets it save its state first."""
-        self._controller.end(number)
+    def _start(self, daemon: Daemon, ready: Callable[[], bool]) -> None:
+        daemon.start()
+        wait_until(f"{daemon.command[0]} answers", lambda: not daemon.alive or ready(), 30)
+        if not daemon.alive:
+            raise ClusterError(f"{daemon.command[0]} ended while it started\n{self.log_tails()}")
 
     def start_controller(self) -> None:
         """Start slurmctld, which takes up what it had saved, and wait until it answers."""
-        self._controller.start()
-        self._comes_up("slurmctld", self._controller, lambda: answers(self.layout.port))
+        self._start(self.controller, lambda: answers(self._port))
         self.client("scontrol", "ping")
-
-    def stop_munge(self) -> None:
-        """munged ends: no client is believed, no daemon answers."""
-        self._munged.end(signal.SIGTERM)
-
-    def start_munge(self) -> None:
-        """Start munged."""
-        self._munged.start()
-
-    def stop_accounting(self) -> None:
-        """slurmdbd ends: sacct fails, jobs go on."""
-        self._accounting.end(signal.SIGTERM)
 
     def start_accounting(self) -> None:
         """Start slurmdbd and wait until it answers."""
-        self._accounting.start()
-        self._comes_up("slurmdbd", self._accounting, lambda: answers(self.layout.port + 1))
+        self._start(self.accounting, lambda: answers(self._port + 1))
+
+    def log_tails(self, lines: int = 12) -> str:
+        """The last lines of each log of the cluster."""
+        tails = []
+        for path in sorted((self.home / "log").iterdir()):
+            tails += [f"--- {path.name}", *path.read_text(errors="replace").splitlines()[-lines:]]
+        return "\n".join(tails)
+
+    # --- what users and operators do
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What a process has to have in its environment for its jobs to run here and to find the tests' own work."""
+        return {"SLURM_CONF": self._env["SLURM_CONF"], "PATH": PATH, "PYTHONPATH": str(REPOSITORY)}
+
+    @property
+    def env(self) -> dict[str, str]:
+        """This process's environment with nothing of another Slurm in it, and with this one's settings."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+        return kept | self.settings
+
+    def client(self, *words: object, timeout: float = 20) -> str:
+        """Standard output of a client command such as ``sbatch``; ClusterError if it fails or does not answer."""
+        command = [program(str(words[0])), *map(str, words[1:])]
+        try:
+            done = subprocess.run(
+                command, check=False, env=self.env, capture_output=True, text=True, timeout=timeout, cwd=self.home
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ClusterError(f"{words[0]} did not answer within {timeout:g} s\n{self.log_tails()}") from error
+        if done.returncode != 0:
+            raise ClusterError(f"{' '.join(map(str, words))} ended with {done.returncode}: {done.stderr.strip()}")
+        return done.stdout
+
+    def submit(self, command: str, *options: str) -> int:
+        """sbatch a shell command; returns the job id."""
+        return int(self.client("sbatch", "--parsable", "--output=/dev/null", *options, f"--wrap={command}"))
+
+    def jobs(self) -> list[dict[str, str]]:
+        """Every job and array task that the controller remembers, finished ones too, as `SQUEUE_FIELDS` names it."""
+        listing = self.client("squeue", "-t", "all", "-r", "-h", "-o", "|".join(SQUEUE_FIELDS.values()))
+        return [dict(zip(SQUEUE_FIELDS, line.split("|"), strict=True)) for line in listing.splitlines()]
+
+    def wait_job(self, job: int, *states: str, timeout: float = 30) -> None:
+        """Wait until a job is in one of `states`."""
+
+        def there() -> bool:
+            return any(found["id"] == str(job) and found["state"] in states for found in self.jobs())
+
+        try:
+            wait_until(f"job {job} is {' or '.join(states)}", there, timeout, 0.1)
+        except ClusterError as error:
+            shown = self.client("scontrol", "show", "job", job)
+            raise ClusterError(f"{error}\n{shown}\n{self.log_tails()}") from error
+
+    def node_states(self) -> dict[str, str]:
+        """What sinfo says of each node: ``idle``, ``mixed``, ``down*`` and so on."""
+        return dict(line.split() for line in self.client("sinfo", "-h", "-N", "-p", "main", "-o", "%N %T").splitlines())
+
+    def wait_idle(self, timeout: float = 40) -> None:
+        """Wait until all nodes are up and nothing runs or waits."""
+
+        def idle() -> bool:
+            return set(self.node_states().values()) == {"idle"} and not self.client("squeue", "-h").strip()
+
+        try:
+            wait_until("all nodes idle and no jobs", idle, timeout, 0.05)
+        except ClusterError as error:
+            seen = self.client("sinfo", "-R") + str(self.node_states()) + "\n" + self.client("squeue")
+            raise ClusterError(f"{error}\n{seen}\n{self.log_tails()}") from error
+
+    def set_state(self, state: str, *names: str, kind: str = "node") -> None:
+        """An operator sets the state of nodes, of all without names, or of a partition."""
+        reason = ["reason=test"] if kind == "node" and state != "resume" else []
+        for name in names or self.names:
+            self.client("scontrol", "update", f"{kind}name={name}", f"state={state}", *reason)
 
     def prolog_fails(self, node: str, fails: bool = True) -> None:
         """The prolog of a node fails, or does so no longer."""
@@ -187,114 +264,29 @@ class Cluster(Client):
                 raise ClusterError(f"jobs left after scancel:\n{self.client('squeue')}\n{self.log_tails()}")
             time.sleep(0.1)
 
+    def back_in_service(self) -> None:
+        """Resume the nodes that an operator or Slurm has taken out of service."""
+        if lost := [name for name, state in self.node_states().items() if state.startswith(("down", "drain"))]:
+            self.set_state("resume", *lost)
+
     def heal(self) -> None:
         """Make it a healthy idle cluster again, whatever was done to it."""
-        self._munged.start()
+        self.munge.start()
         self.start_accounting()
-        if not self._controller.alive:
-            self.start_controller()
-        for name, cluster_node in self.nodes.items():
-            cluster_node.start()
+        self.start_controller()
+        for name, node in self.nodes.items():
+            node.start()
             self.prolog_fails(name, False)
         if self._limited:
             self.most_jobs(-1)
+        self.set_state("up", "main", "low", kind="partition")
         try:
             self.cancel_all(15)
         except ClusterError:
             # After a crash of the controller a node may hold a job that nobody can end any more.
-            for cluster_node in self.nodes.values():
-                cluster_node.kill()
-                cluster_node.start()
+            for node in self.nodes.values():
+                node.kill()
+                node.start()
             self.cancel_all()
-        for name, state in self.node_states().items():
-            if state.startswith(("down", "drain")):
-                self.resume(name)
-        self.wait_idle()
-
-    def stop(self) -> None:
-        """End every process of the cluster and remove its files."""
-        for daemon in [*self.nodes.values(), self._controller, self._accounting, self._database, self._munged]:
-            daemon.kill()
-        self._ports.close()
-        shutil.rmtree(self.home, ignore_errors=True)
-
-    # --- how it starts
-
-    def _log(self, name: str) -> Path:
-        return self.home / f"log/{name}.out"
-
-    def _daemon_env(self) -> dict[str, str]:
-        # Jobs get what sbatch exports; nothing of the tests' environment may reach them through slurmd.
-        return {
-            "PATH": PATH,
-            "SLURM_CONF": str(self.home / "etc/slurm.conf"),
-            "MYSQL_UNIX_PORT": str(self.layout.database_socket),
-        }
-
-    def _daemon(self, name: str, *arguments: str) -> Daemon:
-        return Daemon([program(name), *arguments], self._log(name), self._daemon_env())
-
-    def _comes_up(self, name: str, daemon: Daemon, ready: Callable[[], bool]) -> None:
-        def settled() -> bool:
-            return not daemon.alive or ready()
-
-        wait_until(f"{name} answers", settled, 30)
-        if not daemon.alive:
-            raise ClusterError(f"{name} ended while it started\n{self.log_tails()}")
-
-    def _mariadb_options(self) -> list[str]:
-        home = self.home
-        return [
-            "--no-defaults",
-            f"--user={configuration.USER}",
-            f"--datadir={home}/mysql",
-            f"--tmpdir={home}/tmp",
-            f"--socket={self.layout.database_socket}",
-            f"--pid-file={home}/run/mysql.pid",
-            f"--log-error={home}/log/mysql.log",
-            "--skip-networking",
-            "--skip-grant-tables",
-            "--skip-name-resolve",
-            "--performance-schema=OFF",
-            "--innodb-buffer-pool-size=32M",
-            "--innodb-log-file-size=8M",
-            "--innodb-lock-wait-timeout=900",
-            # The data live as long as the tests: no write has to survive this machine.
-            "--innodb-flush-log-at-trx-commit=0",
-            "--innodb-flush-method=nosync",
-            "--max-connections=30",
-        ]
-
-    def _bring_up(self) -> None:
-        self._munged.start()
-        # Two servers that start in the same moment name their temporary tables alike.
-        temporary = self.home / "tmp"
-        temporary.mkdir(exist_ok=True)
-        made = subprocess.run(
-            check=False,
-            args=[
-                program("mariadb-install-db"),
-                "--no-defaults",
-                f"--user={configuration.USER}",
-                f"--datadir={self.home}/mysql",
-                "--auth-root-authentication-method=normal",
-                "--skip-test-db",
-                "--skip-name-resolve",
-                "--innodb-log-file-size=8M",
-                "--innodb-flush-method=nosync",
-            ],
-            env=self._daemon_env() | {"TMPDIR": str(temporary)},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        if made.returncode != 0:
-            raise ClusterError(f"mariadb-install-db ended with {made.returncode}:\n{made.stdout}{made.stderr}")
-        self._database.start()
-        self._comes_up("mariadbd", self._database, self.layout.database_socket.exists)
-        self._comes_up("munged", self._munged, self.layout.munge_socket.exists)
-        self.start_accounting()
-        for cluster_node in self.nodes.values():
-            cluster_node.start()
-        self.start_controller()
+        self.back_in_service()
         self.wait_idle()

@@ -8,17 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import Cluster
-from tests.slurm.processes import ClusterError
+from tests.slurm.cluster import FOREIGN, Cluster
 
 HERE = Path(__file__).parent
-FOREIGN = ("SLURM", "SBATCH", "SQUEUE", "SINFO", "SACCT", "SCANCEL", "PMI")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever here asks for a cluster is slow and needs Slurm; the rest of this folder, parsers and such, is not."""
+    """Whatever here asks for a cluster is slow and needs Slurm."""
     for item in items:
-        if HERE in item.path.parents and {"cluster", "slurm"} & set(getattr(item, "fixturenames", ())):
+        if HERE in item.path.parents:
             item.add_marker(pytest.mark.slow)
             item.add_marker(pytest.mark.slurm)
 
@@ -26,14 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Four nodes of 8 CPUs and 4 GPUs with accounting, for the whole session."""
-    missing = None
-    try:
-        started = Cluster.start(tmp_path_factory.mktemp("slurm"))
-    except ClusterError as error:
-        missing = str(error)
-    if missing:
-        pytest.fail(missing, pytrace=False)
-    with started:
+    with Cluster.start(tmp_path_factory.mktemp("slurm")) as started:
         yield started
 
 

@@ -69,9 +69,8 @@ def plant(run: RunDir, stage: str, task: str, *what: str) -> None:
 
 def started(run: RunDir, stage: str, task: str) -> int:
     """How many attempts at a task there were."""
-    number, kind = int(stage[2:4]), stage.partition("/")[2]
-    folder = run.iteration(number) / "attempts" / f"{kind}.{task}"
-    return len([path for path in folder.iterdir() if path.name.isdigit()]) if folder.exists() else 0
+    attempts = run.iteration(int(stage[2:4])) / "attempts"
+    return len(list(attempts.glob(f"{stage[5:]}.{task}/[0-9]*/attempt.json")))
 
 
 def work(context: TaskContext) -> None:

@@ -10,19 +10,21 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
-from tests.slurm import node
-
 PATH = os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/local/sbin:/usr/sbin:/sbin"
 PACKAGES = "slurmctld slurmd slurm-client slurmdbd munge mariadb-server-core mariadb-client-core"
-PROGRAMS = "slurmctld slurmd sbatch sacct munged slurmdbd mariadbd mariadb-install-db".split()
 NAMESPACES = ["unshare", "--uts", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc"]
+# The first process of a node, as the init of its own namespaces: it gives the node a host name, a hosts file and a /dev/shm
+# of its own, keeps slurmd running unless there is a file that forbids it, and reaps what the node's jobs leave.
+INIT = """\
+hostname "$0" && mount --bind "$1" /etc/hosts && mount -t tmpfs tmpfs /dev/shm || exit
+while :; do [ -e "$2" ] || "$3" -D -N "$0"; sleep 0.1; done
+"""
 PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
@@ -37,15 +39,6 @@ def program(name: str) -> str:
     if found is None:
         raise ClusterError(f"{name} is not installed: apt-get install -y --no-install-recommends {PACKAGES}")
     return found
-
-
-def require() -> None:
-    """Raise ClusterError unless every program of a cluster is installed, and a node can have its own namespaces."""
-    for name in PROGRAMS:
-        program(name)
-    trial = [*NAMESPACES, "sh", "-c", "mount -t tmpfs tmpfs /dev/shm && hostname trial"]
-    if subprocess.run(trial, check=False, capture_output=True, timeout=10, env={"PATH": PATH}).returncode != 0:
-        raise ClusterError("the test cluster's nodes need namespaces: root, in a container that may make them")
 
 
 def wait_until(what: str, ready: Callable[[], bool], timeout: float, pause: float = 0.02) -> None:
@@ -64,32 +57,21 @@ def answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-class Ports:
-    """A block of free TCP ports, kept from other clusters on this machine until closed or until this process ends.
+def claim_ports(count: int) -> socket.socket:
+    """A socket on a port that so many free ones follow: while it is open, other clusters pass all of them over.
 
     They lie below the range from which outgoing connections take theirs.
     """
-
-    def __init__(self, count: int) -> None:
-        for _ in range(200):
-            first = random.SystemRandom().randrange(10_000, 32_000, 64)
-            claim = socket.socket(socket.AF_UNIX)
-            try:
-                claim.bind(f"\0hpcmaf-test-cluster-{first}")
-                for port in range(first, first + count):
-                    with socket.socket() as probe:
-                        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                        probe.bind(("0.0.0.0", port))
-            except OSError:
-                claim.close()
-                continue
-            self.first, self._claim = first, claim
-            return
-        raise ClusterError(f"no {count} free ports in a row between 10000 and 32000")
-
-    def close(self) -> None:
-        """Give the block back."""
-        self._claim.close()
+    for _ in range(200):
+        first, claim = random.SystemRandom().randrange(10_000, 32_000, 64), socket.socket()
+        try:
+            claim.bind(("0.0.0.0", first))
+            if not any(answers(port) for port in range(first + 1, first + 1 + count)):
+                return claim
+        except OSError:  # another cluster's
+            pass
+        claim.close()
+    raise ClusterError(f"no {count} free ports in a row between 10000 and 32000")
 
 
 class Daemon:
@@ -127,65 +109,59 @@ class Daemon:
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    @property
-    def pid(self) -> int:
-        if self._process is None:
-            raise ClusterError(f"{self.command[0]} was never started")
-        return self._process.pid
-
-    def end(self, number: int = signal.SIGKILL, timeout: float = 10) -> None:
-        """Send a signal and wait for the end."""
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Kill it, or with SIGTERM let it save its state first, and wait for the end; nothing if it does not run."""
         if self.alive:
             self._process.send_signal(number)
-            self._process.wait(timeout)
-
-    def kill(self) -> None:
-        """Kill it and wait for the end; nothing if it does not run."""
-        self.end()
+            self._process.wait(10)
 
 
 class Node(Daemon):
     """A node in its own namespaces, with this /etc/hosts: slurmd and whatever runs below it."""
 
     def __init__(self, name: str, hosts: Path, log: Path, env: dict[str, str]) -> None:
-        first = [sys.executable, "-I", "-S", node.__file__, name, str(hosts), program("slurmd"), "-D", "-N", name]
-        super().__init__([*NAMESPACES, *first], log, env)
-        self.name = name
+        self.name, self.without_slurmd = name, log.with_name(f"{name}.without-slurmd")
+        arguments = [name, str(hosts), str(self.without_slurmd), program("slurmd")]
+        super().__init__([*NAMESPACES, "sh", "-c", INIT, *arguments], log, env)
 
-    def first_process(self) -> int | None:
-        """The pid of the node's first process, None while there is none."""
-        found = psutil.Process(self.pid).children() if self.alive else []
-        return found[0].pid if found else None
+    def first_process(self) -> psutil.Process | None:
+        """The init of its namespaces, None while there is none."""
+        found = psutil.Process(self._process.pid).children() if self.alive else []
+        return found[0] if found else None
 
-    def slurmd(self) -> int | None:
-        """The pid of its slurmd as seen from outside, None if it does not run."""
+    def slurmd(self) -> psutil.Process | None:
+        """Its slurmd, None if that does not run."""
         first = self.first_process()
         try:
-            for child in psutil.Process(first).children() if first else ():
+            for child in first.children() if first else ():
                 if child.name() == "slurmd" and child.status() != psutil.STATUS_ZOMBIE:
-                    return child.pid
+                    return child
         except psutil.NoSuchProcess:
             pass
         return None
 
+    def inside(self, *command: object) -> None:
+        """Run a command that sees what the node sees of the file system."""
+        namespaces = ["nsenter", "-t", str(self.first_process().pid), "-m", "-p"]
+        subprocess.run([*namespaces, *map(str, command)], check=True)
+
     def start(self) -> None:
         """Switch it on, or start slurmd again where only that was killed."""
-        if not self.alive:
-            super().start()
-        elif self.slurmd() is None and (first := self.first_process()) is not None:
-            os.kill(first, signal.SIGUSR1)
-            wait_until(f"{self.name}: slurmd runs again", lambda: self.slurmd() is not None, 5)
+        self.without_slurmd.unlink(missing_ok=True)
+        super().start()
+        wait_until(f"{self.name}: slurmd runs", lambda: self.slurmd() is not None, 5)
 
-    def kill(self) -> None:
-        """Switch it off: everything on it is gone at once."""
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Switch it off: slurmd, slurmstepd and every task on it are gone at once."""
         if (first := self.first_process()) is not None:
             # The namespace's init is reaped only after all else in it is dead, and unshare ends after that.
-            os.kill(first, signal.SIGKILL)
+            first.kill()
             self._process.wait(10)
-        super().kill()
+        super().kill(number)
 
     def kill_slurmd(self) -> None:
         """Kill slurmd alone; jobs and their slurmstepd go on."""
-        if (pid := self.slurmd()) is not None:
-            os.kill(pid, signal.SIGKILL)
+        self.without_slurmd.touch()
+        if (slurmd := self.slurmd()) is not None:
+            slurmd.kill()
             wait_until(f"{self.name}: slurmd is gone", lambda: self.slurmd() is None, 5)

@@ -23,7 +23,6 @@ def test_two_iterations_by_gates(slurm: Cluster, tmp_path: Path) -> None:
     assert not loop.run.done_tasks(loop.plan)["it01/score"]
     loop.finish()
     loop.reports()
-    loop.all_once()
     names = [line["name"] for line in loop.events("intent")]
     assert len(set(names)) == len(names)
     assert any(".it02.finetune.critic-1." in name for name in names)
@@ -34,19 +33,16 @@ def test_two_iterations_by_gates(slurm: Cluster, tmp_path: Path) -> None:
 
 def test_debates_and_evaluation_of_a_society_in_the_same_jobs(slurm: Cluster, tmp_path: Path) -> None:
     """Jobs die in one and in the other, and one is requeued: what was done is not done again."""
-    loop = Loop(slurm, tmp_path / "run", "generation.evaluate_with_debate=true")
+    loop = Loop(slurm, tmp_path / "run", "generation.evaluate_with_debate=true", iters=1)
     plant(loop.run, "it00/eval", "00000", "sigkill")
     plant(loop.run, "it01/debate", "00001", "sigkill")
     plant(loop.run, "it01/debate", "00002", "sleep 4")
     assert {sent.stage for sent in loop.start().submitted if not sent.gate} == {"it01/debate"}
     first = [["00000", "it00/eval/00000"], ["00001", "it00/eval/00001"], ["00002"]]
     assert [line["elements"] for line in loop.events("intent") if line["elements"]] == [first]
-    loop.wait("a debate was at work", lambda: loop.running_on("it01/debate", "00002"))
-    job = loop.task("it01/debate", "00002")
-    assert job is not None
-    slurm.client("scontrol", "requeue", f"{job['id']}_2")
-    loop.finish(120)
-    loop.all_once()
+    loop.runs("it01/debate", "00002")
+    slurm.client("scontrol", "requeue", loop.task("it01/debate", "00002")["id"] + "_2")
+    loop.finish()
     causes = {(line["stage"], line["task"]): line["kind"] for line in loop.events("verdict")}
     killed = {("it00/eval", "00000"): "killed", ("it01/debate", "00001"): "killed"}
     assert causes == {**killed, ("it00/eval", "00001"): "lost"}
@@ -68,7 +64,7 @@ def test_an_alarm_ends_a_chain_at_the_gate_behind_its_score(slurm: Cluster, tmp_
 
 def test_windows_lose_nothing_and_keep_to_the_limit(slurm: Cluster, tmp_path: Path) -> None:
     site = ("slurm.max_array_size=4", "slurm.generation.at_once=3", "generation.problems_per_shard=1")
-    loop = Loop.short(slurm, tmp_path / "run", *site, shape=("task.train=1", "task.eval=10"))
+    loop = Loop(slurm, tmp_path / "run", *site, shape=("task.train=1", "task.eval=10"))
     loop.start()
     windows = [line for line in loop.events("intent") if line["stage"] == "it00/eval" and line["elements"]]
     assert [len(line["elements"]) for line in windows] == [3, 3, 4]
@@ -78,7 +74,6 @@ def test_windows_lose_nothing_and_keep_to_the_limit(slurm: Cluster, tmp_path: Pa
         loop.wait("a moment passed", lambda: True)
     assert 1 < most <= 3
     loop.finish()
-    loop.all_once()
 
 
 def test_where_jobs_may_not_submit_jobs_the_same_command_moves_the_run_on(slurm: Cluster, tmp_path: Path) -> None:
@@ -86,19 +81,18 @@ def test_where_jobs_may_not_submit_jobs_the_same_command_moves_the_run_on(slurm:
     refusing.parent.mkdir()
     refusing.write_text("#!/bin/sh\necho 'sbatch: error: Access/permission denied' >&2\nexit 1\n")
     refusing.chmod(0o755)
-    loop = Loop.short(slurm, tmp_path / "run", f'slurm.setup=["export PATH={refusing.parent}:$PATH"]')
+    loop = Loop(slurm, tmp_path / "run", f'slurm.setup=["export PATH={refusing.parent}:$PATH"]')
     loop.start()
     stop = loop.stops()
     assert stop.kind == "gate" and "Access/permission denied" in stop.reason
     slurm.wait_idle()
     loop.start()
     loop.finish()
-    loop.all_once()
 
 
 def test_two_submits_at_once(slurm: Cluster, tmp_path: Path) -> None:
     """The real command, twice in the same moment: one set of jobs."""
-    loop = Loop(slurm, tmp_path / "run")
+    loop = Loop(slurm, tmp_path / "run", iters=1)
     command = [*HPCMAF, "submit", "--profile", str(loop.run.profile), "--iters", "1"]
     command += ["--recipe", str(loop.run.recipe), "--run", str(loop.run.root)]
     both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]

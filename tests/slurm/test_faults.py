@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
-import stat
+import signal
 import time
 from pathlib import Path
 
@@ -30,12 +29,11 @@ def test_a_failed_attempt_is_judged_by_its_cause(slurm: Cluster, tmp_path: Path)
         ("it01/finetune", "generator-0"): (["training hardware"], ["hardware"], 0),
         ("it01/finetune", "generator-1"): (["no-memory"], ["out of memory"], 1),
     }
-    loop = Loop(slurm, tmp_path / "run")
+    loop = Loop(slurm, tmp_path / "run", iters=1)
     for key, (what, _, _) in met.items():
         plant(loop.run, *key, *what)
     loop.start()
-    loop.finish(180)
-    loop.all_once()
+    loop.finish()
     assert len(loop.verdicts()) == sum(len(kinds) for _, kinds, _ in met.values())
     for key, (what, kinds, halvings) in met.items():
         assert loop.verdicts(*key) == kinds, key
@@ -45,27 +43,18 @@ def test_a_failed_attempt_is_judged_by_its_cause(slurm: Cluster, tmp_path: Path)
             assert node not in {line["node"] for line in loop.events("verdict") if (line["stage"], line["task"]) == key}
 
 
-@pytest.mark.slow
-@pytest.mark.slurm
-def test_slurm_kills_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cluster that enforces memory limits, as all do; squeue tells no difference to kill -9."""
-    kill = {"JobAcctGatherType": "jobacct_gather/linux", "JobAcctGatherFrequency": "task=1"}
-    kill["JobAcctGatherParams"] = "OverMemoryKill"
-    with Cluster.start(tmp_path / "cluster", nodes=1, **kill) as strict:
-        for name, value in strict.settings.items():
-            monkeypatch.setenv(name, value)
-        # The cluster's default is 100 MB; a gate that writes the report wants more.
-        roomy = [f"slurm.{job}.memory_gb=2" for job in ("finetuning", "merge", "gate")]
-        loop = Loop.short(strict, tmp_path / "run", "slurm.generation.memory_gb=0.4", *roomy)
-        plant(loop.run, "it00/eval", "00000", "eat 900")
-        loop.start()
-        loop.finish()
-        assert loop.verdicts() == ["out of memory"]
-        assert loop.errands("it00/eval", "00000")[0].endswith(" 1")
+def test_slurm_kills_for_memory(slurm: Cluster, tmp_path: Path) -> None:
+    """squeue tells no difference to kill -9."""
+    loop = Loop(slurm, tmp_path / "run", "slurm.generation.memory_gb=0.4")
+    plant(loop.run, "it00/eval", "00000", "eat 900")
+    loop.start()
+    loop.finish()
+    assert loop.verdicts() == ["out of memory"]
+    assert loop.errands("it00/eval", "00000")[0].endswith(" 1")
 
 
 def test_what_will_not_change_stops_the_chain_and_the_same_command_goes_on(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop(slurm, tmp_path / "run")
+    loop = Loop(slurm, tmp_path / "run", iters=1)
     plant(loop.run, "it01/merge", "all", "error", "full-disk")
     plant(loop.run, "it01/finetune", "generator-1", "bug")
     loop.start()
@@ -85,9 +74,7 @@ def test_what_will_not_change_stops_the_chain_and_the_same_command_goes_on(slurm
     assert "Traceback" in Path(stop.log).read_text()
     assert len(loop.run.done_tasks(loop.plan)["it01/finetune"]) == 3, "others that were running were cut short"
     loop.start()
-    assert loop.stopped() is None
     loop.finish()
-    loop.all_once()
 
 
 def others_are_done(loop: Loop, count: int) -> None:
@@ -97,66 +84,58 @@ def others_are_done(loop: Loop, count: int) -> None:
 
 def test_a_node_that_dies_and_a_job_that_is_requeued(slurm: Cluster, tmp_path: Path) -> None:
     """While accounting is away."""
-    slurm.stop_accounting()
-    loop = Loop.short(slurm, tmp_path / "run")
+    slurm.accounting.kill(signal.SIGTERM)
+    loop = Loop(slurm, tmp_path / "run")
     tasks = ("00001", "00002")
     for task in tasks:
         plant(loop.run, "it00/eval", task, "sleep 60")
     loop.start()
-    loop.wait("the tasks were running", lambda: all(loop.running_on("it00/eval", task) for task in tasks))
+    _, dying = [loop.runs("it00/eval", task) for task in tasks]
     others_are_done(loop, 1)
     job = loop.task("it00/eval", "00001")
-    assert job is not None
     slurm.client("scontrol", "requeue", f"{job['array_job']}_{job['array_task']}")
-    slurm.kill_node(loop.running_on("it00/eval", "00002") or "")
-    loop.finish(120)
-    loop.all_once()
+    slurm.nodes[dying].kill()
+    loop.finish()
     assert started(loop.run, "it00/eval", "00002") == 2
 
 
 def test_a_node_whose_daemon_dies_runs_on_beside_the_new_copy(slurm: Cluster, tmp_path: Path) -> None:
     """Slurm requeues the task while the first copy is still at work: the second waits, and does nothing twice."""
-    loop = Loop.short(slurm, tmp_path / "run")
+    loop = Loop(slurm, tmp_path / "run")
     plant(loop.run, "it00/eval", "00000", "sleep 25")
     loop.start()
-    loop.wait("the task was running", lambda: loop.running_on("it00/eval", "00000"))
-    slurm.kill_slurmd_only(loop.running_on("it00/eval", "00000") or "")
-    loop.finish(120)
-    loop.all_once()
+    slurm.nodes[loop.runs("it00/eval", "00000")].kill_slurmd()
+    loop.finish()
 
 
 def test_preemption(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop.short(slurm, tmp_path / "run", "slurm.partition=low", "slurm.generation.minutes=30")
+    loop = Loop(slurm, tmp_path / "run", "slurm.partition=low", "slurm.generation.minutes=30")
     plant(loop.run, "it00/eval", "00001", "advance 60")
     loop.start()
-    loop.wait("the task was running", lambda: loop.running_on("it00/eval", "00001"))
+    node = loop.runs("it00/eval", "00001")
     others_are_done(loop, 2)
-    node = loop.running_on("it00/eval", "00001")
     urgent = slurm.submit("sleep 3", "--partition=high", f"--nodelist={node}", "--exclusive")
-    loop.finish(120)
+    loop.finish()
     slurm.wait_job(urgent, "COMPLETED", timeout=120)
-    loop.all_once()
     assert started(loop.run, "it00/eval", "00001") == 2
     assert set(loop.verdicts()) <= {"preempted", "stopped"}
 
 
 def test_preemption_while_python_starts(slurm: Cluster, tmp_path: Path) -> None:
     """Slurm takes a job that dies of its signals for one that has ended, so this one is deaf to them."""
-    node = tmp_path / "node"
-    slow = tmp_path / "slow-python"
+    node, slow = tmp_path / "node", tmp_path / "slow-python"
     first = (
         f"mkdir {tmp_path}/once 2>/dev/null && echo $SLURMD_NODENAME > {node}.new && mv {node}.new {node} && sleep 20"
     )
     slow.write_text(f'#!/bin/sh\n{first}\nexec {python_for(tmp_path / "errands")} "$@"\n')
     slow.chmod(0o755)
-    loop = Loop.short(slurm, tmp_path / "run", "slurm.partition=low", f"slurm.python={slow}")
+    loop = Loop(slurm, tmp_path / "run", "slurm.partition=low", f"slurm.python={slow}")
     loop.start()
     loop.wait("Python was starting", node.exists)
     others_are_done(loop, 2)
     urgent = slurm.submit("true", "--partition=high", f"--nodelist={node.read_text().strip()}", "--exclusive")
-    loop.finish(120)
+    loop.finish()
     slurm.wait_job(urgent, "COMPLETED", timeout=120)
-    loop.all_once()
     assert set(loop.verdicts()) <= {"preempted"}
 
 
@@ -167,7 +146,7 @@ def test_a_time_limit_with_progress_and_one_without(slurm: Cluster, tmp_path: Pa
     Earlier it could meet a Python that is still starting, which has no ear for it.
     """
     site = ("slurm.generation.minutes=1", "slurm.signal_seconds=10")
-    loop = Loop(slurm, tmp_path / "run", *site)
+    loop = Loop(slurm, tmp_path / "run", *site, iters=1)
     plant(loop.run, "it01/debate", "00001", "advance 90", "advance 90")
     plant(loop.run, "it00/eval", "00001", "stall 90")
     loop.start()
@@ -177,28 +156,27 @@ def test_a_time_limit_with_progress_and_one_without(slurm: Cluster, tmp_path: Pa
     assert "time limit of 1 minutes without getting any further" in stop.reason
     slurm.wait_idle(90)
     loop.start()
-    loop.finish(120)
+    loop.finish()
     assert started(loop.run, "it01/debate", "00001") >= 3
     assert "killed" not in loop.verdicts()
 
 
 def test_the_controller_crashes_and_forgets_the_last_seconds(slurm: Cluster, tmp_path: Path) -> None:
     """It wakes up with a state in which debates run and their gate waits; what that gate submitted is unknown."""
-    loop = Loop.short(slurm, tmp_path / "run", "slurm.settle_seconds=6", shape=("task.train=4", "task.eval=4"))
+    loop = Loop(slurm, tmp_path / "run", "slurm.settle_seconds=6", shape=("task.train=4", "task.eval=4"))
     plant(loop.run, "it00/eval", "00000", "sleep 8")
     plant(loop.run, "it00/score", "all", "sleep 3")
     loop.start()
-    loop.wait("debates were running", lambda: loop.running_on("it00/eval", "00000"), 60)
+    loop.runs("it00/eval", "00000")
     time.sleep(6)  # for the state to be written
     shutil.copytree(slurm.home / "state", tmp_path / "state")
     loop.wait("scoring was queued", lambda: loop.task("it00/score", "all"), 60)
-    slurm.kill_controller()
+    slurm.controller.kill()
     shutil.rmtree(slurm.home / "state")
     shutil.copytree(tmp_path / "state", slurm.home / "state")
     time.sleep(6)
     slurm.start_controller()
-    loop.finish(150)
-    loop.all_once()
+    loop.finish()
 
 
 @pytest.mark.parametrize("jobs", ["eval", "gate"])
@@ -210,52 +188,18 @@ def test_jobs_that_start_while_the_controller_is_away(slurm: Cluster, tmp_path: 
     names = "*eval.gate*) {};; *)" if gates else "*gate*) ;; *) {}"
     setup = f"case $SLURM_JOB_NAME in {names.format(wait)};; esac"
     # The watch comes later than the gate is back.
-    loop = Loop.short(slurm, tmp_path / "run", f'slurm.setup=["{setup}"]', "slurm.settle_seconds=15")
+    loop = Loop(slurm, tmp_path / "run", f'slurm.setup=["{setup}"]', "slurm.settle_seconds=15")
     loop.start()
     loop.wait("all jobs had started", lambda: len(list(tmp_path.glob("up.*"))) == (1 if gates else 3), 60)
     time.sleep(8)  # for the state to be written
-    slurm.kill_controller()
+    slurm.controller.kill()
     hold.unlink()
     time.sleep(8)
     slurm.start_controller()
-    loop.finish(240)
-    loop.all_once()
+    loop.finish()
     assert set(loop.verdicts()) <= {"lost"}
     assert nodes_to_avoid(Submissions(loop.run.submissions).verdicts) == []
     if gates:
         gate = next(line["job"] for line in loop.events("submitted") if line["after"])
         job = slurm.client("scontrol", "show", "job", gate, "--oneliner")
         assert " Restarts=1 " in job and "ExcNodeList=node" not in job, job
-
-
-@pytest.mark.parametrize("heard", [True, False], ids=["heard", "not-heard"])
-def test_sbatch_does_not_answer(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: bool) -> None:
-    """The first call hangs, with the job submitted or without: there is one job of its name in the end."""
-    real = next(path for path in os.environ["PATH"].split(":") if (Path(path) / "sbatch").exists())
-    fake = tmp_path / "bin" / "sbatch"
-    fake.parent.mkdir()
-    submit = f'{real}/sbatch "$@" >/dev/null' if heard else ":"
-    fake.write_text(
-        f'#!/bin/sh\nif mkdir "{tmp_path}/once" 2>/dev/null; then {submit}; sleep 60; fi\nexec {real}/sbatch "$@"\n'
-    )
-    fake.chmod(fake.stat().st_mode | stat.S_IEXEC)
-    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
-    loop = Loop.short(slurm, tmp_path / "run", "slurm.command_seconds=3")
-    loop.start()
-    first = loop.events("intent")[0]["name"]
-    assert len({job["array_job"] for job in slurm.jobs() if job["name"] == first}) == 1
-    loop.finish()
-    loop.all_once()
-
-
-def test_a_submit_killed_before_it_learnt_the_job(slurm: Cluster, tmp_path: Path) -> None:
-    """The id was never written down: the name finds the job."""
-    loop = Loop.short(slurm, tmp_path / "run")
-    plant(loop.run, "it00/eval", "00000", "sleep 5")
-    loop.start()
-    lines = loop.run.submissions.read_text().splitlines(keepends=True)
-    known = [line for line in lines if '"event": "submitted"' not in line]
-    loop.run.submissions.write_text("".join(known))
-    assert [sent for sent in loop.start().submitted if not sent.gate] == []
-    loop.finish()
-    loop.all_once()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -15,7 +16,6 @@ from hpcmaf.launch.slurm.refusals import SubmitLimitError
 from hpcmaf.launch.slurm.submissions import Submissions
 from tests.slurm.cluster import Cluster
 from tests.slurm.errands import plant
-from tests.slurm.processes import wait_until
 from tests.slurm.runs import Loop
 
 HERE = Path(__file__).parent
@@ -37,52 +37,42 @@ def wrap(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, script: str) 
 
 # --- limits ------------------------------------------------------------------
 def test_a_limit_of_queued_jobs_is_kept_to(slurm: Cluster, tmp_path: Path) -> None:
-    """Fewer places than a stage has tasks: what fits goes first, and one place is the gate's."""
-    slurm.most_jobs(3)
-    loop = Loop.short(slurm, tmp_path / "run")
-    loop.start()
-    loop.finish(180)
-    loop.all_once()
-    assert loop.verdicts() == []
-
-
-def test_where_no_job_fits_submit_says_so(slurm: Cluster, tmp_path: Path) -> None:
+    """Where none fits submit says so; with fewer places than a stage has tasks what fits goes first, and one is a gate's."""
     slurm.most_jobs(0)
-    loop = Loop.short(slurm, tmp_path / "run")
+    loop = Loop(slurm, tmp_path / "run")
     with pytest.raises(SubmitLimitError, match="AssocMaxSubmitJobLimit"):
         loop.start()
     log = Submissions(loop.run.submissions)
     assert log.latest == {}
     assert any("AssocMaxSubmitJobLimit" in why for why in log.refused.values())
+    slurm.most_jobs(3)
+    loop.start()
+    loop.finish()
+    assert loop.verdicts() == []
 
 
 # --- launches that fail ------------------------------------------------------
 def test_a_job_that_is_held_long_after_its_gate_was_set_is_released(slurm: Cluster, tmp_path: Path) -> None:
     """All nodes are away at first; then the prolog of the first one fails."""
-    for name in slurm.names:
-        slurm.client("scontrol", "update", f"nodename={name}", "state=drain", "reason=test")
+    slurm.set_state("drain")
     slurm.prolog_fails("node1")
-    loop = Loop.short(slurm, tmp_path / "run")
+    loop = Loop(slurm, tmp_path / "run")
     loop.start()
-    for name in slurm.names:
-        slurm.resume(name)
-    wait_until("a job was held", lambda: any("held" in job["reason"] for job in slurm.jobs()), 60, 0.2)
-    loop.finish(180)
-    loop.all_once()
+    slurm.set_state("resume")
+    loop.wait("a job was held", lambda: any("held" in job["reason"] for job in slurm.jobs()))
+    loop.finish()
 
 
 def test_a_node_without_the_run_takes_neither_tasks_nor_gates_for_long(slurm: Cluster, tmp_path: Path) -> None:
     """Nothing of the run is there, so all that is sent there fails within a second."""
     (tmp_path / "runs").mkdir()
-    loop = Loop.short(slurm, tmp_path / "runs" / "run")
-    hole = ["nsenter", "-t", str(slurm.nodes["node1"].first_process()), "-m", "-p"]
-    subprocess.run([*hole, "mount", "-t", "tmpfs", "tmpfs", tmp_path / "runs"], check=True)
+    loop = Loop(slurm, tmp_path / "runs" / "run")
+    slurm.nodes["node1"].inside("mount", "-t", "tmpfs", "tmpfs", tmp_path / "runs")
     try:
         loop.start()
-        loop.finish(240)
+        loop.finish()
     finally:
-        subprocess.run([*hole, "umount", "-l", tmp_path / "runs"], check=True)
-    loop.all_once()
+        slurm.nodes["node1"].inside("umount", "-l", tmp_path / "runs")
     assert set(loop.verdicts()) == {"not started"}
 
 
@@ -90,36 +80,29 @@ def test_a_node_without_the_run_takes_neither_tasks_nor_gates_for_long(slurm: Cl
 def test_a_partition_that_takes_no_jobs_for_a_while(slurm: Cluster, tmp_path: Path) -> None:
     """Its gate finds no place for what comes next, and goes back into the queue."""
     site = ("slurm.partition=low", "slurm.gate.partition=main", "slurm.patience_minutes=0.05")
-    loop = Loop.short(slurm, tmp_path / "run", *site)
+    loop = Loop(slurm, tmp_path / "run", *site)
     plant(loop.run, "it00/eval", "00000", "sleep 3")
     loop.start()
-    loop.wait("the task was running", lambda: loop.running_on("it00/eval", "00000"), 60)
-    slurm.client("scontrol", "update", "partitionname=low", "state=drain")
-    try:
-        wait_until("a gate went back", lambda: "back into the queue" in gate_logs(loop), 90, 0.2)
-        assert "Required partition not available" in gate_logs(loop)
-        assert loop.stopped() is None
-    finally:
-        slurm.client("scontrol", "update", "partitionname=low", "state=up")
-    loop.finish(240)
-    loop.all_once()
+    loop.runs("it00/eval", "00000")
+    slurm.set_state("drain", "low", kind="partition")
+    loop.wait("a gate went back", lambda: "back into the queue" in gate_logs(loop))
+    assert "Required partition not available" in gate_logs(loop)
+    slurm.set_state("up", "low", kind="partition")
+    loop.finish()
 
 
 def test_munge_is_away_while_a_gate_looks_at_the_queue(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop.short(slurm, tmp_path / "run", "slurm.settle_seconds=4")
+    loop = Loop(slurm, tmp_path / "run", "slurm.settle_seconds=4")
     loop.start()
-    wait_until(
+    loop.wait(
         "a gate was at work",
         lambda: [job for job in slurm.jobs() if ".gate." in job["name"] and job["state"] == "RUNNING"],
-        90,
-        0.1,
     )
     time.sleep(2)
-    slurm.stop_munge()
+    slurm.munge.kill(signal.SIGTERM)
     time.sleep(9)
-    slurm.start_munge()
-    loop.finish(180)
-    loop.all_once()
+    slurm.munge.start()
+    loop.finish()
 
 
 def test_stale_files_and_a_gate_that_fails_before_python(slurm: Cluster, tmp_path: Path) -> None:
@@ -135,11 +118,10 @@ def test_stale_files_and_a_gate_that_fails_before_python(slurm: Cluster, tmp_pat
         f"export INJECT_PATH=submissions.jsonl INJECT_MARK={marks[0]}",
         f"case $SLURM_JOB_NAME in *gate*) ;; *) export INJECT_PATH=profile.yaml INJECT_MARK={marks[1]};; esac",
     ]
-    loop = Loop.short(slurm, tmp_path / "run", f"slurm.setup={setup}")
+    loop = Loop(slurm, tmp_path / "run", f"slurm.setup={setup}")
     assert loop.run.profile.name == "profile.yaml"
     loop.start()
-    loop.finish(180)
-    loop.all_once()
+    loop.finish()
     assert once.exists() and not any(mark.exists() for mark in marks)
     assert loop.verdicts() == ["hardware"]
     assert "Stale file handle" in gate_logs(loop)
@@ -157,12 +139,36 @@ def test_wrappers_banners_and_a_users_own_variables(
     wrap(tmp_path, monkeypatch, "sbatch", f"{hide} >/dev/null 2>&1\n{noise}\n{told}")
     monkeypatch.setenv("SQUEUE_PARTITION", "high")
     monkeypatch.setenv("SACCT_FORMAT", "JobID")
-    loop = Loop.short(slurm, tmp_path / "run", "slurm.merge.partition=low", "slurm.gate.partition=low")
+    loop = Loop(slurm, tmp_path / "run", "slurm.merge.partition=low", "slurm.gate.partition=low")
     chain = loop.start()
     assert all(sent.job and sent.job.isdigit() for sent in chain.submitted)
-    loop.finish(180)
-    loop.all_once()
+    loop.finish()
     assert loop.verdicts() == []
+
+
+@pytest.mark.parametrize("heard", [True, False], ids=["heard", "not-heard"])
+def test_sbatch_does_not_answer(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: bool) -> None:
+    """The first call hangs, with the job submitted or without: there is one job of its name in the end."""
+    submit = '$real "$@" >/dev/null' if heard else ":"
+    once = f'if mkdir "{tmp_path}/once" 2>/dev/null; then {submit}; sleep 60; fi'
+    wrap(tmp_path, monkeypatch, "sbatch", f'{once}\nexec $real "$@"')
+    loop = Loop(slurm, tmp_path / "run", "slurm.command_seconds=3")
+    loop.start()
+    first = loop.events("intent")[0]["name"]
+    assert len({job["array_job"] for job in slurm.jobs() if job["name"] == first}) == 1
+    loop.finish()
+
+
+def test_a_submit_killed_before_it_learnt_the_job(slurm: Cluster, tmp_path: Path) -> None:
+    """The id was never written down: the name finds the job."""
+    loop = Loop(slurm, tmp_path / "run")
+    plant(loop.run, "it00/eval", "00000", "sleep 5")
+    loop.start()
+    lines = loop.run.submissions.read_text().splitlines(keepends=True)
+    known = [line for line in lines if '"event": "submitted"' not in line]
+    loop.run.submissions.write_text("".join(known))
+    assert [sent for sent in loop.start().submitted if not sent.gate] == []
+    loop.finish()
 
 
 # --- nodes -------------------------------------------------------------------
@@ -176,10 +182,9 @@ def test_nodes_on_which_a_task_failed_are_left_out_one_after_another(slurm: Clus
     for name in ("node1", "node2"):
         for number in range(9):
             (tmp_path / f"bad.{name}.{number}").touch()
-    loop = Loop.short(slurm, tmp_path / "run", setup_that_fails(tmp_path), shape=SMALL)
+    loop = Loop(slurm, tmp_path / "run", setup_that_fails(tmp_path), shape=SMALL)
     loop.start()
-    loop.finish(180)
-    loop.all_once()
+    loop.finish()
     assert loop.verdicts("it00/eval") == ["not started", "not started"]
     assert loop.errands("it00/eval", "00000")[0].split()[0] not in {"node1", "node2"}
 
@@ -189,10 +194,10 @@ def test_where_no_other_node_is_left_the_same_one_is_tried_again(slurm: Cluster,
         (tmp_path / f"bad.node1.{number}").touch()
     site = ("slurm.generation.constraint=only1", setup_that_fails(tmp_path))
     slurm.client("scontrol", "update", "nodename=node1", "ActiveFeatures=h100,only1", "AvailableFeatures=h100,only1")
-    loop = Loop.short(slurm, tmp_path / "run", *site, shape=SMALL)
+    loop = Loop(slurm, tmp_path / "run", *site, shape=SMALL)
     try:
         loop.start()
-        loop.finish(180)
+        loop.finish()
     finally:
         slurm.client("scontrol", "update", "nodename=node1", "ActiveFeatures=h100", "AvailableFeatures=h100")
     assert loop.verdicts("it00/eval") == ["not started", "not started"]

@@ -17,9 +17,8 @@ from hpcmaf.files.publish import file_sha256
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store import verify
 from tests.commands import hpcmaf, processes, setting
-from tests.slurm.client import REPOSITORY
-from tests.slurm.cluster import Cluster
-from tests.slurm.runs import Watched, reported
+from tests.slurm.cluster import REPOSITORY, Cluster
+from tests.slurm.runs import Watched
 
 OPTIONS = ["--profile", "test-cluster", "--set-profile", "slurm.generation.at_once=2"]
 SHAPE = ["debate.agents=2", "task.train=16", "task.eval=6", "training.epochs=1"]
@@ -44,14 +43,6 @@ def results(run: RunDir, iterations: int) -> dict[str, str]:
 
 class Watch(Watched):
     """A run whose jobs do all the work."""
-
-    def running(self, stage: str) -> str | None:
-        """The node on which a job of a stage is at work."""
-        ours = {path.name for path in self.run.root.glob(f"it*/jobs/*.{stage}.*") if ".gate." not in path.name}
-        for job in self.slurm.jobs():
-            if job["name"] in ours and job["state"] == "RUNNING":
-                return job["nodes"]
-        return None
 
     def training(self, t: int) -> str | None:
         """An agent whose training processes have been started, and which is not done."""
@@ -88,15 +79,14 @@ def test_a_bad_night_ends_as_a_calm_one(slurm: Cluster, tmp_path: Path) -> None:
     watch = Watch(slurm, night)
 
     watch.wait("the society debated", lambda: watch.process("it01.debate"), 200)
-    node = watch.running("it01.debate")
-    assert node is not None
-    slurm.kill_node(node)
+    node = watch.task("it01/debate", "00000")["nodes"]
+    slurm.nodes[node].kill()
     time.sleep(8)
-    slurm.start_node(node)
+    slurm.nodes[node].start()
     watch.wait("an agent was in training", lambda: watch.training(1), 300)
     os.kill(watch.process(f"it01.finetune.{watch.training(1)}") or 0, signal.SIGKILL)
-    watch.wait("the run was done", lambda: reported(night), 300)
-    Watch(slurm, calm).wait("the calm run was done", lambda: reported(calm), 300)
+    watch.reports(300)
+    Watch(slurm, calm).reports(300)
 
     assert [one["kind"] for one in watch.events("verdict") if one["stage"] == "it01/finetune"] == ["killed"]
     assert results(night, 1) == results(calm, 1)
@@ -128,7 +118,7 @@ def test_training_reaches_its_time_limit_and_goes_on(slurm: Cluster, tmp_path: P
     watch.wait("it was requeued", lambda: [j for j in slurm.jobs() if (j["id"], j["state"]) == (job, "PENDING")], 60)
     slurm.client("scontrol", "update", f"jobid={job}", "timelimit=10")
     submit(calm.root, "--profile", "local", "--iters", "1", *shape)
-    watch.wait("the run was done", lambda: reported(run), 200)
+    watch.reports(200)
     logs = [path.read_text() for path in sorted(run.attempts(stage, "generator-0").glob("*/finetune.log"))]
     assert len(logs) == 2
     causes = [json.loads(path.read_text()) for path in run.attempts(stage, "generator-0").glob("*/cause.json")]
@@ -162,7 +152,7 @@ def test_finetuning_on_two_nodes(slurm: Cluster, tmp_path: Path) -> None:
     site = setting("slurm.finetuning.nodes=2", "slurm.agents_per_job=2", option="--set-profile")
     submit(run.root, "--iters", "1", "--method", "maft-no-critic", *site)
     watch = Watch(slurm, run)
-    watch.wait("the run was done", lambda: reported(run), 300)
+    watch.reports(300)
     jobs = [line["elements"] for line in watch.events("intent") if line["stage"] == "it01/finetune"]
     assert [elements for elements in jobs if elements] == [[["generator-0", "generator-1"]]]
     for folder in sorted((run.iteration(1) / "attempts").glob("finetune.*/0001")):

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.slurm.cluster import Cluster
 from tests.slurm.soak import soak
 
 
 @pytest.mark.long
-@pytest.mark.slow
-@pytest.mark.slurm
-def test_ten_misfortunes_in_a_row(tmp_path: Path) -> None:
-    soak(tmp_path, seed=7, events=10, minutes=1.0, iterations=1)
+def test_ten_misfortunes_in_a_row(slurm: Cluster, tmp_path: Path) -> None:
+    soak(slurm, tmp_path, seed=7, events=10, minutes=1.0, iterations=1)

@@ -30,7 +30,7 @@ def verb(name: str, loop: Loop, *words: str) -> Result:
 
 
 def test_a_run_is_followed_from_start_to_end(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop.short(slurm, tmp_path / "run")
+    loop = Loop(slurm, tmp_path / "run")
     plant(loop.run, "it00/eval", "00000", "sleep 8")
     loop.start()
     seen: set[str] = set()
@@ -54,7 +54,7 @@ def test_a_run_is_followed_from_start_to_end(slurm: Cluster, tmp_path: Path) -> 
     # Without a controller the markers still speak.
     slurm.cancel_all()  # a gate that is about to end
     loop.run.marker(loop.plan.stages[-1], "all").unlink()
-    slurm.kill_controller(signal.SIGTERM)
+    slurm.controller.kill(signal.SIGTERM)
     shown = verb("status", loop)
     assert shown.exit_code == 13
     assert "unknown (Slurm does not answer)" in shown.output and "note: squeue: " in shown.output
@@ -63,7 +63,7 @@ def test_a_run_is_followed_from_start_to_end(slurm: Cluster, tmp_path: Path) -> 
 
 
 def test_a_failure_is_shown_read_and_retried(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop.short(slurm, tmp_path / "it's a run")
+    loop = Loop(slurm, tmp_path / "it's a run")
     plant(loop.run, "it00/eval", "00001", "error")
     loop.start()
     loop.stops()
@@ -82,7 +82,7 @@ def test_a_failure_is_shown_read_and_retried(slurm: Cluster, tmp_path: Path) -> 
 
 
 def test_cancelled_twice_and_taken_up_again(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop.short(slurm, tmp_path / "run")
+    loop = Loop(slurm, tmp_path / "run")
     tasks = loop.plan.stage("it00/eval").tasks
     for task in tasks:
         plant(loop.run, "it00/eval", task, "sleep 300")
@@ -109,30 +109,28 @@ def doctor(loop: Loop, *words: str) -> tuple[int, dict[str, dict[str, str]]]:
 
 
 def test_the_doctor_looks_at_nodes_from_within(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop(slurm, tmp_path / "a run")
-    before = sorted(loop.run.root.iterdir())
-    two_nodes = ("--set-profile", "slurm.finetuning.nodes=2")
-    code, found = doctor(loop, "--probe", *two_nodes, "--set-profile", "slurm.generation.gpus=2")
+    """They find each other; then no name service knows them; then they lack the Python."""
+    loop, hosts = Loop(slurm, tmp_path / "a run"), slurm.home / "etc/hosts"
+    before, names = sorted(loop.run.root.iterdir()), hosts.read_text()
+    two_nodes = ("--probe", "--set-profile", "slurm.finetuning.nodes=2")
+    code, found = doctor(loop, *two_nodes, "--set-profile", "slurm.generation.gpus=2")
     assert code == 0
-    for area in ("controller", "generation", "nodes", "locks across nodes", "sbatch in jobs"):
+    for area in ("controller", "generation", "nodes", "locks across nodes", "sbatch in jobs", "names of nodes"):
         assert found[area]["level"] == "ok", found[area]
     assert "node1, node2" in found["nodes"]["text"]
     assert found["GPUs on nodes"]["text"] == "2 visible, 2 requested"
-    assert found["names of nodes"]["level"] == "ok" and "node2 is 127.0.0.1" in found["names of nodes"]["text"]
+    assert "node2 is 127.0.0.1" in found["names of nodes"]["text"]
     assert sorted(loop.run.root.iterdir()) == before
-
-
-def test_the_doctor_sees_that_nodes_do_not_know_each_other(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop(slurm, tmp_path / "run")
-    hosts = slurm.home / "etc/hosts"
-    names = hosts.read_text()
     hosts.write_text("127.0.0.1 localhost\n")
     try:
-        code, found = doctor(loop, "--probe", "--set-profile", "slurm.finetuning.nodes=2")
+        code, found = doctor(loop, *two_nodes)
     finally:
         hosts.write_text(names)
     assert code == 0 and found["names of nodes"]["level"] == "warning", found["names of nodes"]
     assert "node1, node2: no name service knows them" in found["names of nodes"]["text"]
+    code, found = doctor(loop, "--probe", "--set-profile", "slurm.python=/nowhere/python")
+    assert code == 12
+    assert found["nodes"]["level"] == "problem" and "/nowhere/python" in found["nodes"]["text"]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +145,7 @@ def test_the_doctor_sees_that_nodes_do_not_know_each_other(slurm: Cluster, tmp_p
 def test_the_doctor_asks_slurm_itself(
     slurm: Cluster, tmp_path: Path, site: str, area: str, words: str, remedy: str
 ) -> None:
-    loop = Loop(slurm, tmp_path / "run")
+    loop = Loop(slurm, tmp_path / "run", iters=1)
     code, found = doctor(loop, "--set-profile", site)
     assert code == 12 and found[area]["level"] == "problem"
     assert words in found[area]["text"] and remedy in found[area]["remedy"]
@@ -157,7 +155,7 @@ def test_the_doctor_asks_slurm_itself(
 
 def test_a_gate_that_is_held_is_told_of_and_a_chain_without_one_goes_on(slurm: Cluster, tmp_path: Path) -> None:
     """Somebody holds the gates, and then cancels them; what was behind them is never submitted."""
-    loop = Loop.short(slurm, tmp_path / "run")
+    loop = Loop(slurm, tmp_path / "run")
     plant(loop.run, "it00/eval", "00000", "sleep 6")
     loop.start()
     gates = Status(loop.run).survey.gates
@@ -181,7 +179,7 @@ def test_a_gate_that_is_held_is_told_of_and_a_chain_without_one_goes_on(slurm: C
 
 
 def test_a_maintenance_ahead_is_told_with_its_time(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop(slurm, tmp_path / "run", "slurm.generation.minutes=90")
+    loop = Loop(slurm, tmp_path / "run", "slurm.generation.minutes=90", iters=1)
     slurm.client(
         "scontrol", "create", "reservation", "reservationname=works", "starttime=now+1hour", "duration=60",
         "flags=maint,ignore_jobs", "nodes=ALL", "users=root",
@@ -203,23 +201,14 @@ def test_a_maintenance_ahead_is_told_with_its_time(slurm: Cluster, tmp_path: Pat
 
 
 def test_a_probe_that_gets_no_node_is_a_warning(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop(slurm, tmp_path / "run")
-    for name in slurm.names:
-        slurm.client("scontrol", "update", f"nodename={name}", "state=drain", "reason=test")
+    loop = Loop(slurm, tmp_path / "run", iters=1)
+    slurm.set_state("drain")
     try:
         code, found = doctor(loop, "--probe", "--wait", "3")
     finally:
-        for name in slurm.names:
-            slurm.resume(name)
+        slurm.set_state("resume")
     assert code == 12
     assert "not available" in found["generation"]["text"] and "sinfo -o" in found["generation"]["remedy"]
     assert found["nodes"]["level"] == "warning" and "no node: srun: " in found["nodes"]["text"]
     assert not slurm.client("squeue", "-h").strip()
     assert not list(loop.run.root.glob(".hpcmaf-doctor*"))
-
-
-def test_a_python_that_nodes_lack_is_a_problem(slurm: Cluster, tmp_path: Path) -> None:
-    loop = Loop(slurm, tmp_path / "run")
-    code, found = doctor(loop, "--probe", "--set-profile", "slurm.python=/nowhere/python")
-    assert code == 12
-    assert found["nodes"]["level"] == "problem" and "/nowhere/python" in found["nodes"]["text"]

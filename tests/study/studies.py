@@ -59,7 +59,7 @@ class Hands:
             for task in stage.tasks:
                 if not one.run.done(stage, task):
                     self.worked.append((one.label, stage.id, task))
-                    run_task(one, stage, task)  # type: ignore[arg-type]
+                    run_task(one.run, one.plan, stage, task)
 
     def drive(self, study: Study) -> list[str]:
         said: list[str] = []
