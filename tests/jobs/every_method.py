@@ -13,6 +13,7 @@ from hpcmaf.config.profile import load_profile
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.engines import Completion, Request
+from hpcmaf.files import publish
 from hpcmaf.jobs import debate as debate_stage
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store import Store
@@ -92,6 +93,8 @@ def carry_out(folder: Path, patch: pytest.MonkeyPatch) -> Studied:
     file.write_text(FILE.replace("MODEL", json.dumps(str(base))))
     studied = Studied(load_study(str(file), root=folder / "runs"))
     studied.watch(patch)
+    # Nobody pulls the plug here, and forcing small files to disk takes its time.
+    patch.setattr(publish, "sync", lambda path: None)
     with Workers() as workers:
         drive_study(
             studied.study,

@@ -18,7 +18,6 @@ from hpcmaf.debate.transcript import Transcript
 from hpcmaf.engines import Request
 from hpcmaf.errors import DataError
 from hpcmaf.evaluation.alarm import readings
-from hpcmaf.files import publish
 from hpcmaf.jobs.serving import last_society
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.report import aggregate
@@ -44,7 +43,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Played]
     """The full debate and each option, with the same seeds: an engine that is played answers by its seed alone."""
     root = tmp_path_factory.mktemp("cheaper")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(publish, "sync", lambda path: None)
         made = {}
         for name in ("full", *OPTIONS):
             more = () if name == "full" else (f"debate.{name}",)

@@ -19,7 +19,6 @@ from hpcmaf.debate.consensus import agrees, consensus
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.evaluation import own_measure
-from hpcmaf.files import publish
 from hpcmaf.report import aggregate
 from hpcmaf.store import verify
 from tests.jobs.every_method import EVAL, SEED, TRAIN, M, N, Studied, carry_out
@@ -38,8 +37,6 @@ SHAPES = {"debate": (N, M), "answers": (N, 1), "vote": (N, 1), "hints": (1, 2), 
 def studied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studied]:
     """One iteration of every method."""
     with pytest.MonkeyPatch.context() as patch:
-        # Nobody pulls the plug here, and forcing small files to disk takes its time.
-        patch.setattr(publish, "sync", lambda path: None)
         yield carry_out(tmp_path_factory.mktemp("every method"), patch)
 
 

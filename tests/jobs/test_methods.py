@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,11 @@ from hpcmaf.config.profile import load_profile
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.engines import Request
 from hpcmaf.errors import ConfigError, DataError
-from hpcmaf.files import publish
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.run.directory import RunDir
 from tests.jobs.playing import MUTE, play, reply
 
 SMALL = ("debate.rounds=2", "task.train=24", "task.eval=6", "task.prompts=default")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_sync() -> Iterator[None]:
-    """Nobody pulls the plug here, and forcing thousands of small files to disk takes minutes."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(publish, "sync", lambda path: None)
-        yield
 
 
 def said(request: Request) -> str:

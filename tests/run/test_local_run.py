@@ -18,6 +18,7 @@ from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store import Store, verify
 from tests.commands import HPCMAF, processes, setting
+from tests.jobs.playing import samples
 
 pytestmark = pytest.mark.slow
 
@@ -49,10 +50,6 @@ def datasets(run: RunDir) -> dict[str, bytes]:
     return {str(path.relative_to(run.root)): path.read_bytes() for path in sorted(run.root.glob("it*/data/*"))}
 
 
-def read_lines(run: RunDir, agent: str) -> list[str]:
-    return run.dataset(1, agent).read_text().splitlines()
-
-
 def test_a_run_ends_in_a_table_and_a_plot(finished: RunDir) -> None:
     files = {path.name for path in finished.report.iterdir()}
     assert files >= {"report.md", "report.csv", "report.json", "accuracy.png"}
@@ -63,7 +60,8 @@ def test_a_run_ends_in_a_table_and_a_plot(finished: RunDir) -> None:
     assert metrics["pseudo_labels"]["problems"] == 24
     learned = metrics["selection"]["datasets"]
     for agent, counts in learned.items():
-        assert counts["samples"] + counts["dropped_too_long"] == counts["kept"] == len(read_lines(finished, agent))
+        trained, dropped = counts["samples"], counts["dropped_too_long"]
+        assert trained + dropped == counts["kept"] == len(samples(finished.dataset(1, agent)))
         words = f"{agent}: {counts['kept']} of {counts['candidates']} candidates kept ({counts['kept_positives']} of D+"
         assert sum(words in path.read_text() for path in finished.root.rglob("*.out")) == 1
     assert metrics["selection"]["scarce"] == {
@@ -98,9 +96,8 @@ def test_the_ledger_adds_up_to_tokenizer_counts(finished: RunDir) -> None:
         ended = sum(turn.finish_reason == "stop" for turn in firsts)
         bos = len(chat.tokenizer("")["input_ids"]) * len(firsts)
         assert total("debate", f"generator-{n}", "completion_tokens") == texts - bos + ended
-        lines = finished.dataset(1, f"critic-{n}").read_text().splitlines()
-        samples = [chat.sample(json.loads(line)["messages"]) for line in lines]
-        assert total("finetune", f"critic-{n}", "training_tokens") == sum(len(s.input_ids) for s in samples)
+        learned = [chat.sample(line["messages"]) for line in samples(finished.dataset(1, f"critic-{n}"))]
+        assert total("finetune", f"critic-{n}", "training_tokens") == sum(len(one.input_ids) for one in learned)
     assert total("debate", "summarizer", "calls") == 48
     for stage in ("debate", "merge", "finetune", "eval", "score"):
         spent = [row for row in rows if row["stage"] == stage and row["wall_seconds"] > 0]

@@ -159,6 +159,11 @@ class Cluster:
         self._start(self.controller, lambda: answers(self._port))
         self.client("scontrol", "ping")
 
+    def wait_saved(self) -> None:
+        """Wait until slurmctld has saved what it knows by now; whoever kills it earlier takes its memory."""
+        now, state = time.time(), self.home / "state/job_state"
+        wait_until("slurmctld saved its state", lambda: state.exists() and state.stat().st_mtime > now, 20)
+
     def start_accounting(self) -> None:
         """Start slurmdbd and wait until it answers."""
         self._start(self.accounting, lambda: answers(self._port + 1))

@@ -25,7 +25,6 @@ from hpcmaf.jobs.context import TaskContext
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
 from hpcmaf.run.stages import STAGES
-from hpcmaf.training.stop import StopFlag
 
 
 def python_for(script: Path, seconds: float = 0.0, last: str = "") -> Path:
@@ -157,11 +156,8 @@ def _meet(what: str, context: TaskContext) -> None:
             write_json(context.run.ended, {"iteration": context.iteration, "kept": 0, "alarm": ["it all went wrong"]})
         case "sleep":
             time.sleep(float(argument))
-        case "advance":
-            _advance(context.run, context.stage, context.task, context.stop, float(argument))
-        case "stall":
-            _until_stopped(context.stop, float(argument))
-            raise StopRequested("stopped without having done anything")
+        case "advance" | "stall":
+            _generate(context, float(argument), advances=kind == "advance")
         case _:
             sys.exit(f"no such misfortune: {what}")
 
@@ -173,23 +169,18 @@ def _eat(megabytes: int) -> None:
     print(len(eaten), flush=True)
 
 
-def _advance(run: RunDir, stage: Stage, task: str, stop: StopFlag, seconds: float) -> None:
-    """Write to the shard's journal until told to stop, as an engine does batch by batch."""
-    journal = run.journal(run.shard(stage.iteration, stage.kind, int(task)))
+def _generate(context: TaskContext, seconds: float, *, advances: bool) -> None:
+    """Be at work until told to stop, as an engine is, and write to the shard's journal batch by batch, or nothing."""
+    journal = context.run.journal(context.run.shard(context.iteration, context.stage.kind, int(context.task)))
     journal.parent.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        with journal.open("a") as file:
-            file.write("a batch\n")
-        if stop.requested:
+        if advances:
+            with journal.open("a") as file:
+                file.write("a batch\n")
+        if context.stop.requested:
             raise StopRequested("stopped at a boundary")
         time.sleep(0.2)
-
-
-def _until_stopped(stop: StopFlag, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and not stop.requested:
-        time.sleep(0.1)
 
 
 def _fill_disk(context: TaskContext) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.config.load import load_recipe
-from hpcmaf.config.profile import Profile
-from hpcmaf.files.yaml import apply_overrides, validate
+from hpcmaf.config.profile import Profile, load_profile
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.launch.scheduler import Stop, read_stop
 from hpcmaf.launch.slurm.gate import submit
@@ -20,23 +19,10 @@ from hpcmaf.run.plan import Plan
 from tests.slurm.cluster import Cluster
 from tests.slurm.errands import python_for, started
 
-SITE: dict[str, Any] = {
-    "name": "test",
-    "launcher": "slurm",
-    "generation": {"device": "cpu", "problems_per_shard": 4, "batch_size": 64},
-    "finetuning": {"device": "cpu"},
-    "slurm": {
-        "partition": "main",
-        "signal_seconds": 20,
-        "command_seconds": 15,
-        "patience_minutes": 2,
-        "settle_seconds": 1,
-        "generation": {"minutes": 5, "cpus": 1},
-        "finetuning": {"minutes": 5, "cpus": 1},
-        "merge": {"minutes": 5},
-        "gate": {"minutes": 5},
-    },
-}
+SITE = (
+    *("generation.problems_per_shard=4", "slurm.signal_seconds=20", "slurm.command_seconds=15"),
+    *("slurm.patience_minutes=2", "slurm.settle_seconds=1"),
+)
 SHAPE = ("debate.agents=2", "task.train=12", "task.eval=8")
 # Of the base alone: two stages, three tasks in the first.
 SHORT = ("debate.agents=2", "task.train=4", "task.eval=12")
@@ -44,7 +30,7 @@ SHORT = ("debate.agents=2", "task.train=4", "task.eval=12")
 
 def profile(*site: str) -> Profile:
     """The tests' site, with overrides."""
-    return validate(Profile, apply_overrides(SITE, site), "tests")
+    return load_profile("test-cluster", (*SITE, *site))
 
 
 class Watched:

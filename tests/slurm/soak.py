@@ -140,7 +140,7 @@ def soak(cluster: Cluster, folder: Path, *, seed: int, events: int, minutes: flo
     loop = Loop(cluster, folder / "runs" / "run", *site, iters=iterations)
     week = Week(cluster, loop, gate, seed)
     loop.start()
-    time.sleep(8)  # for a controller that crashes to remember what it was told
+    cluster.wait_saved()
     week.strike(events, 60 * 0.9 * minutes / events)
     cluster.back_in_service()
     (folder / "runs" / "over").touch()

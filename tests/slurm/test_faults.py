@@ -168,7 +168,7 @@ def test_the_controller_crashes_and_forgets_the_last_seconds(slurm: Cluster, tmp
     plant(loop.run, "it00/score", "all", "sleep 3")
     loop.start()
     loop.runs("it00/eval", "00000")
-    time.sleep(6)  # for the state to be written
+    slurm.wait_saved()
     shutil.copytree(slurm.home / "state", tmp_path / "state")
     loop.wait("scoring was queued", lambda: loop.task("it00/score", "all"), 60)
     slurm.controller.kill()
@@ -191,7 +191,7 @@ def test_jobs_that_start_while_the_controller_is_away(slurm: Cluster, tmp_path: 
     loop = Loop(slurm, tmp_path / "run", f'slurm.setup=["{setup}"]', "slurm.settle_seconds=15")
     loop.start()
     loop.wait("all jobs had started", lambda: len(list(tmp_path.glob("up.*"))) == (1 if gates else 3), 60)
-    time.sleep(8)  # for the state to be written
+    slurm.wait_saved()
     slurm.controller.kill()
     hold.unlink()
     time.sleep(8)

@@ -9,22 +9,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from hpcmaf.cli import cancel as cancel_verb
-from hpcmaf.cli import doctor as doctor_verb
-from hpcmaf.cli import logs as logs_verb
-from hpcmaf.cli import retry as retry_verb
-from hpcmaf.cli import status as status_verb
+from hpcmaf.cli import cli
 from hpcmaf.launch.status import Status
 from tests.slurm.cluster import Cluster
 from tests.slurm.errands import plant, started
 from tests.slurm.processes import wait_until
 from tests.slurm.runs import Loop
 
-VERBS = {"status": status_verb, "logs": logs_verb, "retry": retry_verb, "cancel": cancel_verb}
-
 
 def verb(name: str, loop: Loop, *words: str) -> Result:
-    result = CliRunner().invoke(VERBS[name].command, [str(loop.run.root), *words], catch_exceptions=False)
+    result = CliRunner().invoke(cli, [name, str(loop.run.root), *words], catch_exceptions=False)
     print(f"hpcmaf {name} {' '.join(words)}: {result.exit_code}\n{result.output}")
     return result
 
@@ -101,9 +95,8 @@ def test_cancelled_twice_and_taken_up_again(slurm: Cluster, tmp_path: Path) -> N
 
 
 def doctor(loop: Loop, *words: str) -> tuple[int, dict[str, dict[str, str]]]:
-    result = CliRunner().invoke(
-        doctor_verb.command, ["--run", str(loop.run.root), "--json", *words], catch_exceptions=False
-    )
+    command = ["doctor", "--run", str(loop.run.root), "--json", *words]
+    result = CliRunner().invoke(cli, command, catch_exceptions=False)
     print(result.output)
     return result.exit_code, {finding["area"]: finding for finding in json.loads(result.output)}
 
