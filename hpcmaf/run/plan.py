@@ -7,14 +7,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from hpcmaf.config.profile import Generation, Profile
 from hpcmaf.config.recipe import Recipe
 from hpcmaf.errors import DataError, PlanChangedError
-from hpcmaf.files.publish import Count, Record, read_json
+from hpcmaf.files.publish import Record, read_json
 from hpcmaf.run.stages import STAGES, StageKind, StageSpec
 from hpcmaf.tasks.problems import Problem, to_lines
 
@@ -88,14 +88,14 @@ class Plan:
     @property
     def sha256(self) -> str:
         """Digest of the plan."""
-        return hashlib.sha256(json.dumps(self.body(), sort_keys=True).encode()).hexdigest()
+        return _digest(self.body())
 
     @property
     def identity(self) -> str:
         """Digest of what more iterations do not change; a task's results depend on no more."""
         body = _unlimited(self.body())
         body["tasks"] = body["tasks"]["eval"]
-        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+        return _digest(body)
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``plan.json``."""
@@ -116,11 +116,10 @@ class Plan:
             value = read_json(path, _PlanFile)
         except DataError as error:
             raise PlanChangedError(f"{error}: not a plan of this version; start a new run with --run NAME") from error
-        stages = tuple(Stage(s["iteration"], s["kind"], tuple(s["tasks"]), tuple(s["after"])) for s in value["stages"])
-        plan = cls(value["recipe"], value["problems"], value["base"], stages)
-        if value["sha256"] != plan.sha256:
+        if value.pop("sha256") != _digest(value):
             raise PlanChangedError(f"{path}: edited since the run began; restore it, or start a new run with --run")
-        return plan
+        stages = tuple(Stage(s["iteration"], s["kind"], tuple(s["tasks"]), tuple(s["after"])) for s in value["stages"])
+        return cls(value["recipe"], value["problems"], value["base"], stages)
 
     def stage(self, id: str) -> Stage:
         """Stage by id."""
@@ -132,25 +131,14 @@ class Plan:
         return int(self.recipe["iterations"])
 
 
-class _Split(Record):
-    count: Count
-    sha256: str
-
-
-class _StageFile(Record):
-    iteration: Annotated[int, Field(ge=0, le=1000)]
-    kind: StageKind
-    tasks: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]] = Field(min_length=1)
-    after: list[str]
-
-
 class _PlanFile(Record):
     schema_: Literal[SCHEMA] = Field(alias="schema")  # type: ignore[valid-type]
     recipe: Recipe
-    problems: dict[str, _Split]
-    base: str
-    stages: list[_StageFile] = Field(min_length=1)
-    sha256: str
+    sha256: str  # of all else, which is therefore as this program wrote it
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def describe_problems(problems: Sequence[Problem]) -> dict[str, Any]:
