@@ -25,7 +25,7 @@ from hpcmaf.errors import (
 )
 from hpcmaf.jobs.context import TaskContext
 from hpcmaf.jobs.resume import resume_point
-from hpcmaf.run.attempts import all_attempts, begin, leave_cause, read_cause
+from hpcmaf.run.attempts import all_attempts, begin, leave_cause, read
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
 from hpcmaf.training.launch import Workers
@@ -166,7 +166,7 @@ def join_task(run: RunDir, stage: Stage, task: str, place: NodeRank, stop: StopF
         print(f"error: node {place.rank}: {one_line(str(error))}", file=sys.stderr, flush=True)
         raise
     end = time.monotonic() + _PUBLISHING_SECONDS
-    while not run.done(stage, task) and read_cause(logs) is None and time.monotonic() < end:
+    while not run.done(stage, task) and read(logs).cause is None and time.monotonic() < end:
         time.sleep(POLL_SECONDS)
 
 

@@ -68,18 +68,14 @@ def all_attempts(task: Path) -> list[Attempt]:
 
 def read(folder: Path) -> Attempt:
     """What an attempt has left."""
-    return Attempt(folder, _read(folder / _FACTS) or {}, read_cause(folder))
+    facts, cause = (_read(folder / name) for name in (_FACTS, _CAUSE))
+    return Attempt(folder, facts or {}, cause)
 
 
 def leave_cause(folder: Path, cause: Mapping[str, Any]) -> None:
     """Write down why an attempt failed."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / _CAUSE, dict(cause))
-
-
-def read_cause(folder: Path) -> Mapping[str, Any] | None:
-    """Why an attempt failed; ``None`` when it wrote none (it was killed)."""
-    return _read(folder / _CAUSE)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

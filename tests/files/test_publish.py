@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcmaf.errors import DataError, PlatformError, StoreError
+from hpcmaf.errors import DataError, PlatformError
 from hpcmaf.files import locking
 from hpcmaf.files.locking import lock, locked
 from hpcmaf.files.publish import (
@@ -27,7 +27,6 @@ from hpcmaf.files.publish import (
     read_json,
     sync,
     write_json,
-    write_manifest,
     write_text,
 )
 
@@ -64,27 +63,6 @@ def test_a_folder_is_replaced_by_renames_alone(tmp_path: Path, monkeypatch: pyte
     assert sorted(path.name for path in target.iterdir()) == ["a", "b", "c"], "a failure leaves the old folder"
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
     assert moves[0][0] == "data" and moves[0][1].endswith(".tmp")
-
-
-def test_manifests_find_every_change(tmp_path: Path) -> None:
-    path = tmp_path / "f"
-    path.write_bytes(b"hello")
-    with pytest.raises(StoreError, match="never finished"):
-        check_manifest(path)
-    manifest = write_manifest(path, rows=1, schema="x/1", extra={"a": 1})
-    assert check_manifest(path) == manifest
-    path.write_bytes(b"hellO")
-    with pytest.raises(StoreError, match="sha256"):
-        check_manifest(path)
-    path.write_bytes(b"hell")
-    with pytest.raises(StoreError, match="4 bytes"):
-        check_manifest(path)
-    path.unlink()
-    with pytest.raises(StoreError, match="missing although"):
-        check_manifest(path)
-    manifest_path(path).write_text("{}")
-    with pytest.raises(StoreError, match="not a manifest"):
-        check_manifest(path)
 
 
 def test_same_value_same_bytes(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import random
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -173,11 +172,16 @@ def shards(folder: Path, info, make_debate, count: int = 4) -> list[Path]:
     return paths
 
 
-def test_missing_shards_and_leftovers_are_named(tmp_path: Path, info, make_debate) -> None:
+def test_gaps_leftovers_and_every_file_with_a_manifest_are_checked(tmp_path: Path, info, make_debate) -> None:
     folder = tmp_path / "it01" / "debate"
     paths = shards(folder, info, make_debate)
     merge(paths, tmp_path / "it01" / "debate.h5")
+    dataset = tmp_path / "it01" / "generator-0.jsonl"
+    dataset.write_text("{}\n")
+    write_manifest(dataset, rows=1, schema="messages/1")
     assert verify(folder) == verify(tmp_path) == []
+    dataset.write_text("{ }")
+    assert one_line(verify(tmp_path)).startswith(str(dataset))
 
     paths[2].unlink()
     assert "missing although its manifest exists" in one_line(verify(folder))
@@ -187,17 +191,6 @@ def test_missing_shards_and_leftovers_are_named(tmp_path: Path, info, make_debat
     leftover = folder / ".shard-00003.h5.0123456789ab.tmp"
     leftover.write_bytes(b"half")
     assert verify(folder)[-1].startswith(f"{leftover}: temporary of a writer")
-
-
-def test_a_run_is_checked_wherever_there_is_a_manifest(tmp_path: Path, info, make_debate) -> None:
-    shards(tmp_path / "it01" / "debate", info, make_debate)
-    dataset = tmp_path / "it01" / "data" / "generator-0.jsonl"
-    dataset.parent.mkdir()
-    dataset.write_text("{}\n")
-    write_manifest(dataset, rows=1, schema="messages/1")
-    assert verify(tmp_path) == []
-    dataset.write_text("{ }")
-    assert one_line(verify(tmp_path)).startswith(str(dataset))
 
 
 def test_command_line(store: Path) -> None:
@@ -258,16 +251,3 @@ def test_an_error_of_the_system_says_so(number: int, kind: type[Exception], tmp_
 def test_a_defect_of_ours_is_no_damage(kind: type[Exception], tmp_path: Path) -> None:
     with pytest.raises(kind, match="ours"), reading(tmp_path / "a.h5", "problems/id"):
         raise kind("ours")
-
-
-def test_too_many_open_files_are_no_damage(store: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with open(os.devnull) as lowest:
-        free = lowest.fileno()
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
-    try:
-        with pytest.raises(PlatformError, match="ulimit") as caught:
-            Store(store)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert caught.value.errno == errno.EMFILE

@@ -113,27 +113,24 @@ def test_shared_tasks_are_done_once_and_come_out_as_if_done_alone(tmp_path: Path
         assert [row["completion_tokens"] for row in ledgers[0]] == [row["completion_tokens"] for row in ledgers[1]]
 
 
-def test_a_marker_says_whose_it_is(tmp_path: Path, hands: Hands) -> None:
-    study = lay_out(tmp_path, "maft, debate")
-    hands.drive(study)
-    first, second = study.runs
-    plan = second.run.load_plan()
-    marker = second.run.read_marker(plan.stage("it00/eval"), "00000")
-    assert marker["adopted"]["run"] == first.run.root.name
-    assert "adopted" not in first.run.read_marker(plan.stage("it00/eval"), "00000")
-    for name in marker["outputs"]:
-        assert os.path.samefile(first.run.root / name, second.run.root / name)
-
-
-def test_without_links_files_are_copied(tmp_path: Path, hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_marker_says_whose_files_those_are_that_are_linked_or_copied(
+    tmp_path: Path, hands: Hands, monkeypatch: pytest.MonkeyPatch, linked: bool
+) -> None:
     def refuse(*_: Any) -> None:
         raise OSError(18, "Invalid cross-device link")
 
-    monkeypatch.setattr(os, "link", refuse)
+    if not linked:
+        monkeypatch.setattr(os, "link", refuse)
     study = lay_out(tmp_path, "maft, debate")
     hands.drive(study)
-    assert verify(study.runs[1].run.root) == []
-    assert not list(study.root.rglob("*.tmp"))
+    first, second = (one.run for one in study.runs)
+    stage = second.load_plan().stage("it00/eval")
+    marker = second.read_marker(stage, "00000")
+    assert marker["adopted"]["run"] == first.root.name and "adopted" not in first.read_marker(stage, "00000")
+    for name in marker["outputs"]:
+        assert os.path.samefile(first.root / name, second.root / name) == linked
+    assert verify(second.root) == [] and not list(study.root.rglob("*.tmp"))
 
 
 def test_damage_is_not_passed_on(tmp_path: Path, hands: Hands) -> None:

@@ -11,9 +11,8 @@ import pytest
 from hpcmaf.errors import ConfigError
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store import verify
-from hpcmaf.study import StudyRun, load_study
-from hpcmaf.study.drive import plan_study, savings
-from tests.study.studies import METHODS, PROFILE, SIZE, Hands, lay_out, study_file
+from hpcmaf.study import load_study
+from tests.study.studies import SIZE, Hands, lay_out, study_file
 
 # --- the file -------------------------------------------------------------------
 
@@ -82,27 +81,6 @@ def test_no_such_study() -> None:
 
 
 # --- driving ----------------------------------------------------------------------
-
-
-def test_an_interrupted_study_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hands, study = Hands(monkeypatch), lay_out(tmp_path, METHODS)
-    total = sum(tasks - shared for tasks, shared, _ in savings(plan_study(study, PROFILE)))
-    real, moments = hands.start, iter(range(1000))
-
-    def stopping(one: StudyRun) -> None:
-        if next(moments) in {1, 2, 4}:
-            raise KeyboardInterrupt
-        real(one)
-
-    monkeypatch.setattr(hands, "start", stopping)
-    stops = 0
-    while True:
-        try:
-            hands.drive(study)
-            break
-        except KeyboardInterrupt:
-            stops += 1
-    assert stops == 3 and len(hands.worked) == total
 
 
 def test_a_run_that_cannot_be_stops_the_study_before_it_begins(tmp_path: Path, hands: Hands) -> None:
