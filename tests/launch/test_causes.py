@@ -32,10 +32,9 @@ from hpcmaf.jobs import task as entry
 from hpcmaf.launch.slurm.causes import MOST_ATTEMPTS, RULES, decide, find_cause, nodes_to_avoid
 from hpcmaf.launch.slurm.commands import Job
 from hpcmaf.launch.slurm.scheduler import Slurm
+from hpcmaf.launch.slurm.snapshot import Snapshot, ended_jobs
 from hpcmaf.launch.slurm.submissions import Cause, Submissions
 from hpcmaf.run.attempts import Attempt, begin, read
-from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import Plan, Stage
 from hpcmaf.training.multinode import NodeRank
 from tests.launch.conftest import SlurmSays
 from tests.launch.made_runs import finish, make_run, squeue_line, submitted
@@ -298,6 +297,29 @@ def test_all_nodes_that_failed_a_task_are_avoided_and_those_that_failed_two() ->
     assert nodes_to_avoid(verdicts) == []
 
 
+Judged = Callable[..., tuple[str, str]]
+
+
+@pytest.fixture
+def judged(tmp_path: Path, slurm_says: SlurmSays) -> Judged:
+    """Kind and node of why a task is not done, by what Slurm's commands say; ``{name}`` is its job's."""
+    run, plan, _ = make_run(tmp_path / "run")
+    stage = plan.stage("it01/debate")
+    sent = submitted(run, stage, stage.tasks[:1], "7")
+    (run.jobs(stage, sent.name)).mkdir(parents=True)
+
+    def judge(log: str = "", earlier: str = "", **said: str) -> tuple[str, str]:
+        (run.jobs(stage, sent.name) / "7_0_log.err").write_text(log)
+        if earlier:
+            Submissions(run.submissions).judge((stage.id, stage.tasks[0]), Cause(earlier, "why", submission=sent.name))
+        slurm_says(**{"squeue": "", "scontrol": ""} | {key: text.format(name=sent.name) for key, text in said.items()})
+        slurm = Slurm(run, plan, load_profile("test-cluster"), lambda watch: lambda element: None, 0.0, 60.0)
+        cause = slurm.causes(slurm.states(), stage, stage.tasks[:1])[stage.tasks[0]]
+        return cause.kind, cause.node
+
+    return judge
+
+
 @pytest.mark.parametrize(
     ("state", "start", "end", "kind"),
     [
@@ -311,16 +333,16 @@ def test_all_nodes_that_failed_a_task_are_avoided_and_those_that_failed_two() ->
     ],
 )
 def test_a_controller_that_was_restarted_is_to_blame_and_no_node(
-    tmp_path: Path, slurm_says: SlurmSays, state: str, start: str, end: str, kind: str
+    judged: Judged, state: str, start: str, end: str, kind: str
 ) -> None:
-    run, plan, _ = make_run(tmp_path / "run")
-    stage = plan.stage("it01/debate")
-    sent = submitted(run, stage, stage.tasks[:1], "7")
-    slurm_says(
-        squeue=squeue_line("7", None, state, sent.name, node="node3", times=f"2026-03-01T{start}|2026-03-01T{end}"),
-        scontrol="ClusterName             = test\nBOOT_TIME               = 2026-03-01T12:00:00\n",
-    )
-    excused_once(run, plan, stage, sent.name, kind)
+    """A second time it is the node, or one where nothing starts would use up all attempts."""
+    said = {
+        "squeue": squeue_line("7", None, state, "{name}", node="node3", times=f"2026-03-01T{start}|2026-03-01T{end}"),
+        "scontrol": "ClusterName             = test\nBOOT_TIME               = 2026-03-01T12:00:00\n",
+    }
+    assert judged(**said) == (kind, "" if kind == "lost" else "node3")
+    again, node = judged(earlier="lost", **said)
+    assert RULES[again].avoid == (kind != "out of memory") and node == "node3"
 
 
 @pytest.mark.parametrize(
@@ -333,17 +355,9 @@ def test_a_controller_that_was_restarted_is_to_blame_and_no_node(
         ("Task launch for StepId=7.0 failed on node node3: Socket timed out on send/recv operation", "not started"),
     ],
 )
-def test_a_job_whose_srun_was_not_heard_says_nothing_of_its_node(
-    tmp_path: Path, slurm_says: SlurmSays, said: str, kind: str
-) -> None:
-    run, plan, _ = make_run(tmp_path / "run")
-    stage = plan.stage("it01/debate")
-    sent = submitted(run, stage, stage.tasks[:1], "7")
-    log = run.jobs(stage, sent.name) / "7_0_log.err"
-    log.parent.mkdir(parents=True)
-    log.write_text(f"module: loaded\nsrun: error: {said}\n")
-    slurm_says(squeue=squeue_line("7", None, "FAILED", sent.name, node="node3"), scontrol="")
-    excused_once(run, plan, stage, sent.name, kind)
+def test_a_job_whose_srun_was_not_heard_says_nothing_of_its_node(judged: Judged, said: str, kind: str) -> None:
+    squeue = squeue_line("7", None, "FAILED", "{name}", node="node3")
+    assert judged(f"module: loaded\nsrun: error: {said}\n", squeue=squeue)[0] == kind
 
 
 def test_an_id_that_slurm_gave_twice_is_told_by_the_job_s_name(tmp_path: Path, slurm_says: SlurmSays) -> None:
@@ -351,21 +365,8 @@ def test_an_id_that_slurm_gave_twice_is_told_by_the_job_s_name(tmp_path: Path, s
     run, plan, _ = make_run(tmp_path / "run")
     stage = plan.stage("it01/debate")
     sent, later = (submitted(run, stage, stage.tasks[first : first + 1], "7") for first in range(2))
-    for name, kind in ((later.name, "lost"), (sent.name, "time limit"), ("renamed by the site", "time limit")):
-        slurm_says(squeue="", sacct=f"7|{name}|TIMEOUT|0:0|node3|Unknown|Unknown\n", scontrol="")
-        assert judged(run, plan, stage)[0] == kind
-
-
-def excused_once(run: RunDir, plan: Plan, stage: Stage, name: str, kind: str) -> None:
-    """A second time it is the node, or one where nothing starts would use up all attempts."""
-    assert judged(run, plan, stage) == (kind, "" if kind == "lost" else "node3")
-    Submissions(run.submissions).judge((stage.id, stage.tasks[0]), Cause("lost", "why", submission=name))
-    again, node = judged(run, plan, stage)
-    assert RULES[again].avoid == (kind != "out of memory") and node == "node3"
-
-
-def judged(run: RunDir, plan: Plan, stage: Stage) -> tuple[str, str]:
-    """Kind and node of why the first task of a stage is not done."""
-    slurm = Slurm(run, plan, load_profile("test-cluster"), lambda watch: lambda element: None, 0.0, 60.0)
-    cause = slurm.causes(slurm.states(), stage, stage.tasks[:1])[stage.tasks[0]]
-    return cause.kind, cause.node
+    log, key = Submissions(run.submissions), (stage.id, stage.tasks[0])
+    for name, states in ((later.name, []), (sent.name, ["TIMEOUT"]), ("renamed by the site", ["TIMEOUT"])):
+        slurm_says(sacct=f"7|{name}|TIMEOUT|0:0|node3|Unknown|Unknown\n")
+        found = ended_jobs(Snapshot(plan, {}), log, [key], seconds=20, say=pytest.fail)
+        assert [job.state for job in found.values()] == states

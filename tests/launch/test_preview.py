@@ -123,17 +123,14 @@ def test_a_plan_writes_nothing_and_needs_no_slurm(no_slurm: Path) -> None:
     assert result.output.count("#!/bin/bash") == 5 + 1  # one of each kind, and the gate's
 
 
-def test_submit_dry_run_is_plan(no_slurm: Path) -> None:
-    words = ("--profile", "test-cluster", "--iters", "1")
-    assert ask(submit.command, "--dry-run", *words).output == ask(plan.command, *words).output != ""
-    assert list(no_slurm.iterdir()) == []
-
-
 def test_the_environment_names_site_and_recipe(no_slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HPCMAF_PROFILE", "test-cluster")
     monkeypatch.setenv("HPCMAF_RECIPE", "arithmetic/micro-500")
-    named = ask(plan.command, "--profile", "test-cluster", "--recipe", "arithmetic/micro-500", "--iters", "1")
-    assert ask(plan.command, "--iters", "1").output == named.output != ""
+    words = ("--profile", "test-cluster", "--recipe", "arithmetic/micro-500", "--iters", "1")
+    named = ask(plan.command, *words).output
+    assert ask(plan.command, "--iters", "1").output == named != ""
+    assert ask(submit.command, "--dry-run", *words).output == named
+    assert list(no_slurm.iterdir()) == []
     local = ask(plan.command, "--iters", "1", "--profile", "local", "--set-profile", "jobs=2").output
     assert "#!/bin/bash" not in local and "SBATCH" not in local and "2 at once on this machine" in local
 
@@ -183,20 +180,11 @@ def test_write_makes_the_run_that_submit_goes_on_with(no_slurm: Path) -> None:
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_a_changed_plan_is_refused(no_slurm: Path) -> None:
+def test_a_changed_plan_and_a_run_without_a_name_are_refused(no_slurm: Path) -> None:
+    assert "--run is empty" in refused(UsageError, "--iters", "2", "--run", " ")
+    assert list(no_slurm.iterdir()) == []
     assert ask(plan.command, "--write", "--run", "mine").exit_code == 0
     assert "debate.rounds = 2, now it is 3" in refused(PlanChangedError, "--run", "mine", "--set", "debate.rounds=3")
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--run", " "], "--run is empty"),
-    ],
-)
-def test_mistakes_are_one_line(no_slurm: Path, words: list[str], said: str) -> None:
-    assert said in refused(UsageError, "--iters", "2", *words)
-    assert list(no_slurm.iterdir()) == []
 
 
 def test_plan_tells_what_jobs_would_do_without_or_miss(no_slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,6 @@ from hpcmaf.errors import ConfigError
 from hpcmaf.launch.slurm.script import (
     Window,
     check_path,
-    job_name,
     parameters,
     run_tag,
     stage_windows,
@@ -90,16 +89,6 @@ def test_debates_are_arrays_and_nothing_else_is() -> None:
 
 
 @patient
-@given(st.lists(st.tuples(st.sampled_from(["it01/debate", "it02/finetune", "it10/eval"]), st.booleans()), max_size=30))
-def test_no_two_names_of_a_run_are_the_same(wanted: list[tuple[str, bool]]) -> None:
-    names = [
-        job_name("run-0123abcd", stage, None if gate else ("generator-0",), sequence, gate=gate)
-        for sequence, (stage, gate) in enumerate(wanted)
-    ]
-    assert len(set(names)) == len(names)
-
-
-@patient
 @given(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=60))
 def test_a_tag_is_fit_for_a_job_name_whatever_the_folder_is_called(name: str) -> None:
     tag = run_tag(Path("/runs") / name, "nonce")
@@ -119,13 +108,14 @@ def test_folders_that_slurm_cannot_write_to(name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_nodes_to_avoid_join_those_of_the_profile() -> None:
+def test_what_a_job_asks_for() -> None:
     site = profile("slurm.exclude=[n9, n1]")
-    assert parameters(site, "generation", name="x", exclude=["n4", "n1"], after=["7", "9"])["exclude"] == "n1,n4,n9"
-    assert parameters(site, "generation", name="x", after=["7", "9"])["dependency"] == "afterany:7:9"
-
-
-def test_short_jobs_get_their_signal_in_their_second_half() -> None:
-    site = profile("slurm.merge.minutes=2")
-    assert parameters(site, "merge", name="x")["signal_delay_s"] == 60
-    assert parameters(site, "generation", name="x")["signal_delay_s"] == 180
+    values = parameters(site, "generation", name="x", exclude=["n4", "n1"], after=["7", "9"])
+    assert (values["exclude"], values["dependency"], values["signal_delay_s"]) == ("n1,n4,n9", "afterany:7:9", 180)
+    # Short jobs get their signal in their second half.
+    assert parameters(profile("slurm.merge.minutes=2"), "merge", name="x")["signal_delay_s"] == 60
+    # No memory is all of it, as Slurm's --mem=0 has it.
+    for memory, asked in (("0", "0"), ("0.0001", "1M"), ("2", "2048M")):
+        assert parameters(profile(f"slurm.merge.memory_gb={memory}"), "merge", name="n")["mem"] == asked
+    with pytest.raises(ConfigError):
+        profile("slurm.merge.memory_gb=-1")

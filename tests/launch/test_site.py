@@ -114,57 +114,37 @@ GPUS = ["slurm.finetuning.gpus=4", "slurm.finetuning.cpus=8"]
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["finetuning.processes=8", *GPUS], "finetuning.processes: 8 GPUs, but slurm.finetuning.gpus asks for 4"),
-        (["finetuning.processes=8", "finetuning.device=auto", *GPUS], "finetuning.processes: 8 GPUs"),
-        (["slurm.finetuning.gpus=0"], "finetuning.device: cuda, but slurm.finetuning.gpus asks for none"),
-        (["slurm.generation.gpus=0"], "generation.device: cuda, but slurm.generation.gpus asks for none"),
-        (
-            ["slurm.generation.gpus=0", "generation.device=auto", "generation.tensor_parallel=2"],
-            "tensor_parallel: 2 GPUs",
-        ),
+        ("finetuning.processes=8", "finetuning.processes: 8 GPUs, but slurm.finetuning.gpus asks for 4"),
+        ("finetuning.processes=8 finetuning.device=auto", "finetuning.processes: 8 GPUs"),
+        ("slurm.finetuning.gpus=0", "finetuning.device: cuda, but slurm.finetuning.gpus asks for none"),
+        ("slurm.generation.gpus=0", "generation.device: cuda, but slurm.generation.gpus asks for none"),
+        ("slurm.generation.gpus=0 generation.device=auto generation.tensor_parallel=2", "tensor_parallel: 2 GPUs"),
         # On CPUs they are as many as one likes.
-        ([], ""),
-        (["finetuning.processes=8", "finetuning.device=cpu", *GPUS], ""),
-        (["finetuning.processes=8", "finetuning.device=auto", "slurm.finetuning.gpus=0"], ""),
-        (["generation.device=auto", "slurm.generation.gpus=0"], ""),
+        ("", ""),
+        ("finetuning.processes=8 finetuning.device=cpu", ""),
+        ("finetuning.processes=8 finetuning.device=auto slurm.finetuning.gpus=0", ""),
+        ("generation.device=auto slurm.generation.gpus=0", ""),
     ],
 )
-def test_processes_for_which_there_are_no_gpus_are_refused(overrides: list[str], words: str) -> None:
+def test_processes_for_which_there_are_no_gpus_are_refused(overrides: str, words: str) -> None:
     if not words:
-        assert load_profile("h100", overrides)
+        assert load_profile("h100", [*GPUS, *overrides.split()])
         return
     with pytest.raises(ConfigError) as caught:
-        load_profile("h100", overrides)
+        load_profile("h100", [*GPUS, *overrides.split()])
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        (
-            ["finetuning.processes=1", *GPUS, "slurm.finetuning.minutes=120"],
-            "finetuning: 3 of 4 GPUs a node are requested and idle, up to 6.0 GPU-hours of each job",
-        ),
-        (["slurm.generation.gpus=2"], "generation: 1 of 2 GPUs a node"),
-        (["finetuning.device=cpu", *GPUS], "finetuning: 4 of 4 GPUs a node"),
-    ],
-)
-def test_idle_gpus_are_told_with_what_they_cost(overrides: list[str], words: str) -> None:
-    [(text, remedy)] = load_profile("h100", overrides).idle_gpus()
-    assert text.startswith(words) and remedy.startswith("lower slurm.")
+def test_idle_gpus_are_told_with_what_they_cost() -> None:
+    for overrides, words in (
+        ("finetuning.processes=1 slurm.finetuning.minutes=120", "finetuning: 3 of 4 GPUs a node are requested and"),
+        ("slurm.generation.gpus=2", "generation: 1 of 2 GPUs a node"),
+        ("finetuning.device=cpu", "finetuning: 4 of 4 GPUs a node"),
+    ):
+        [(text, remedy)] = load_profile("h100", [*GPUS, *overrides.split()]).idle_gpus()
+        assert text.startswith(words) and remedy.startswith("lower slurm.")
+        assert "minutes" not in overrides or text.endswith("up to 6.0 GPU-hours of each job")
     assert load_profile("h100").idle_gpus() == []
-
-
-# --- memory
-
-
-def test_no_memory_is_all_of_it() -> None:
-    """As Slurm's --mem=0 has it."""
-    values = parameters(load_profile("h100", ["slurm.merge.memory_gb=0"]), "merge", name="n")
-    assert values["mem"] == "0"
-    assert parameters(load_profile("h100", ["slurm.merge.memory_gb=0.0001"]), "merge", name="n")["mem"] == "1M"
-    with pytest.raises(ConfigError):
-        load_profile("h100", ["slurm.merge.memory_gb=-1"])
 
 
 # --- sbatch's environment
@@ -175,24 +155,14 @@ BARE = [f"slurm.{key}=null" for key in ("account", "partition", "qos")]
 
 
 def test_what_a_shell_says_to_sbatch_fills_in_what_a_profile_leaves_out() -> None:
-    cluster = load_profile("h100", [*BARE, "slurm.gate.partition=cpu"], SHELL).cluster
-    assert (cluster.account, cluster.partition, cluster.qos, cluster.options["reservation"]) == (
-        "lab", "fast", "long", "course",
-    )  # fmt: skip
-    assert cluster.gate.partition == "cpu"
-    assert parameters(load_profile("h100", BARE, SHELL), "generation", name="n")["account"] == "lab"
-
-
-def test_a_profile_is_stronger_than_the_shell_and_a_job_leaves_it_alone() -> None:
-    named = ["slurm.account=mine", "slurm.partition=slow", "slurm.qos=short", "slurm.options={reservation: own}"]
-    cluster = load_profile("h100", named, SHELL).cluster
-    assert (cluster.account, cluster.partition, cluster.qos, cluster.options["reservation"]) == (
-        "mine", "slow", "short", "own",
-    )  # fmt: skip
-    inside = load_profile("h100", BARE, SHELL | {"SLURM_JOB_ID": "7"})
-    assert inside == load_profile("h100", BARE)
-
-
-def test_a_shell_smuggles_nothing_into_a_batch_script() -> None:
+    own = ["slurm.account=mine", "slurm.partition=slow", "slurm.qos=short", "slurm.options={reservation: own}"]
+    for named, expected in ((BARE, [*SHELL.values()]), (own, ["mine", "slow", "short", "own"])):
+        found = load_profile("h100", [*named, "slurm.gate.partition=cpu"], SHELL)
+        cluster = found.cluster
+        assert [cluster.account, cluster.partition, cluster.qos, cluster.options["reservation"]] == expected
+        assert parameters(found, "generation", name="n")["account"] == expected[0]
+        assert cluster.gate.partition == "cpu"
+    # Inside a job they are those of the job.
+    assert load_profile("h100", BARE, SHELL | {"SLURM_JOB_ID": "7"}) == load_profile("h100", BARE)
     with pytest.raises(ConfigError, match="SBATCH_"):
         load_profile("h100", BARE, {"SBATCH_ACCOUNT": "lab; rm -rf"})

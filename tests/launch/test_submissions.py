@@ -41,22 +41,16 @@ def test_what_was_written_is_read_again(log: Submissions) -> None:
     assert not again.submissions["a"].gate
 
 
-def test_a_run_keeps_its_nonce_and_others_have_another(log: Submissions, tmp_path: Path) -> None:
-    again = Submissions(log.path)
-    again.start()
-    assert again.nonce == log.nonce
-    other = Submissions(tmp_path / "other.jsonl")
-    other.start()
-    assert other.nonce != log.nonce
-
-
 def test_an_intent_without_an_id_is_unconfirmed(log: Submissions) -> None:
     submit(log, "a", "00000", job="7")
     submit(log, "b", "00001")
-    assert [found.name for found in Submissions(log.path).unconfirmed()] == ["b"]
-    assert list(log.by_job()) == ["7"]
-    log.confirm("b", "8")
-    assert log.unconfirmed() == [] and log.latest[STAGE, "00001"][0].job == "8"
+    again = Submissions(log.path)
+    assert [found.name for found in again.unconfirmed()] == ["b"] and list(again.by_job()) == ["7"]
+    again.start()
+    (other := Submissions(log.path.with_name("other.jsonl"))).start()
+    assert again.nonce == log.nonce != other.nonce, "each run keeps its own"
+    again.confirm("b", "8")
+    assert again.unconfirmed() == [] and again.latest[STAGE, "00001"][0].job == "8"
 
 
 @pytest.mark.parametrize("lost", [1, 10, 40])
