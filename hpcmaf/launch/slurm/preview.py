@@ -73,10 +73,8 @@ class Recording(Slurm):
     def states(self) -> Snapshot:
         """What was done before, and whatever was submitted since."""
         gates = [sent for sent in self.submitted if sent.gate]
-        for sent, index in self._queued:
-            for stage, task in sent.keys(index):
-                self._done[stage].add(task)
-        self._queued.clear()
+        for stage, task in self._seen.in_flight:
+            self._done[stage].add(task)
         self._seen = Snapshot(self.plan, self._done, gates=gates)
         return self._seen
 

@@ -83,8 +83,6 @@ class Slurm(Scheduler):
         self.tag = run_tag(self.run.root, self.log.nonce)
         self._max_array_size = self.cluster.max_array_size
         self._seen = Snapshot(self.plan, {})
-        # Elements that were submitted here, the last of which makes room for a gate.
-        self._queued: list[tuple[Submission, int]] = []
         self._limit: SubmitLimitError | None = None
 
     # --- what all schedulers do ----------------------------------------------
@@ -111,14 +109,14 @@ class Slurm(Scheduler):
                     size //= 2  # whatever fits
                     continue
                 sent[-1].append(job.job or "")
-                self._queued += [(job, index) for index in range(size)]
+                for index in range(size):
+                    queued = Job(job.job or "", index if size > 1 else None, job.name, state="PENDING")
+                    self._seen.in_flight |= dict.fromkeys(job.keys(index), queued)
                 left = left[size:]
                 size = min(size, len(left))
 
     def causes(self, states: States, stage: Stage, tasks: Sequence[str]) -> dict[str, Cause]:
         """What a task left behind comes first, then what squeue still knows, then one sacct for the rest."""
-        since = {key for sent, index in self._queued for key in sent.keys(index)}  # with another stage's
-        tasks = [task for task in tasks if (stage.id, task) not in since]
         silent, ended = {(stage.id, task) for task in tasks if not self._left_word(stage, task)}, self._seen.ended
         if any(key not in ended or ended[key].state == "COMPLETED" for key in silent):
             time.sleep(_MARKER_SECONDS)
@@ -136,7 +134,7 @@ class Slurm(Scheduler):
         once, and nothing is forgotten.
         """
         for stage in states.unfinished():
-            while jobs := self._jobs(stage):
+            while jobs := sorted({job.id for (id, _), job in self._seen.in_flight.items() if id == stage.id}, key=int):
                 try:
                     if not any(set(jobs).issubset(gate.after) for gate in self._seen.gates):
                         self._send_gate(stage, jobs)
@@ -146,12 +144,12 @@ class Slurm(Scheduler):
                     if not self._make_room():
                         raise
         watched = any(not gate.after for gate in self._seen.gates)
-        if not watched and self._limit is None and (self._seen.in_flight or self._queued):
+        if not watched and self._limit is None and self._seen.in_flight:
             with suppress(SubmitLimitError):  # a luxury
                 self._send_gate(states.unfinished()[0], (), begin=self.watch)
         if self._limit is not None:
             self.say(f"{self._limit}; the rest follows when there is room")
-            if not self._seen.in_flight and not self._queued:
+            if not self._seen.in_flight:
                 raise self._limit
 
     def cancel(self, stop: Stop | None = None) -> None:
@@ -179,12 +177,6 @@ class Slurm(Scheduler):
         ready = (one for one in self._seen.ready() if (one.kind, one.iteration) == ("eval", stage.iteration - 1))
         keys = [(one.id, task) for one in ready for task in self._seen.missing(one)]
         return [f"{id}/{task}" for id, task in keys if (id, task) not in self.log.latest]
-
-    def _jobs(self, stage: Stage) -> list[str]:
-        """Of a stage, whether seen in the queue or submitted since."""
-        jobs = {job.id for (id, _), job in self._seen.in_flight.items() if id == stage.id}
-        queued = {sent.job for sent, index in self._queued for id, _ in sent.keys(index) if id == stage.id and sent.job}
-        return sorted(jobs | queued, key=int)
 
     # --- sbatch --------------------------------------------------------------
     def _send(
@@ -251,11 +243,13 @@ class Slurm(Scheduler):
             cancel([gate.job or "" for gate in watches], seconds=seconds, pending_only=True)
             self._seen.gates = [gate for gate in self._seen.gates if gate.after]
             return True
-        if len(self._queued) + len(self._seen.in_flight) < 2 or not self._queued:
+        in_flight, mine = self._seen.in_flight, {sent.name for sent in self.submitted}
+        last = next((job for job in reversed(in_flight.values()) if job.name in mine), None)
+        if last is None or len({job.full_id for job in in_flight.values()}) < 2:
             return False
-        sent, index = self._queued.pop()
-        cancel([f"{sent.job}_{index}" if len(sent.elements) > 1 else sent.job or ""], seconds=seconds)
-        self.log.refuse(sent.name, "taken back, to make room for a gate", index)
+        cancel([last.full_id], seconds=seconds)
+        self.log.refuse(last.name, "taken back, to make room for a gate", last.index or 0)
+        self._seen.in_flight = {key: job for key, job in in_flight.items() if job is not last}
         return True
 
     # --- what Slurm is asked -------------------------------------------------
