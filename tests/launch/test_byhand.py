@@ -13,14 +13,14 @@ from click.testing import CliRunner
 from hpcmaf.cli.stage import command
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
-from hpcmaf.errors import DataError, HpcmafError, RunBusyError, StageError, StopRequested, UsageError
+from hpcmaf.errors import DataError, HpcmafError, RunBusyError, StageError, UsageError
 from hpcmaf.jobs import task as task_module
 from hpcmaf.launch.byhand import find_stage, find_tasks, run_stage
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.run.attempts import all_attempts
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan
-from hpcmaf.training.stop import SIGNALS, StopFlag
+from hpcmaf.training.stop import SIGNALS
 
 SHAPE = ["task.train=6", "task.eval=4", "debate.agents=2"]
 
@@ -40,17 +40,13 @@ def work(planned: tuple[RunDir, Plan], monkeypatch: pytest.MonkeyPatch) -> Itera
     done: list[str] = []
     run, plan = planned
 
-    def task(root: str, stage_id: str, name: str, attempt: str, identity: str, *, stop: StopFlag, **_: object) -> None:
+    def task(root: str, stage_id: str, name: str, attempt: str, identity: str, **_: object) -> None:
         assert root == str(run.root.resolve()) and identity == plan.identity and Path(attempt).is_dir()
         fate = os.environ.get(f"FATE_{name}")
         if fate == "fails":
             raise StageError(f"{name} failed")
         if fate == "full":
             raise OSError(28, "No space left on device")
-        if fate == "signal":
-            os.kill(os.getpid(), signal.SIGUSR2)
-            assert stop.requested
-            raise StopRequested("stopped")
         with run.claim(plan.stage(stage_id), name):
             done.append(name)
             run.write_marker(plan.stage(stage_id), name, [], [])
@@ -84,15 +80,6 @@ def test_one_failure_does_not_keep_the_others_from_running(
     monkeypatch.delenv("FATE_00000")
     failure = run_stage(run, plan, plan.stage("it01/debate"), [])
     assert failure is not None and failure.exit_code == 12 and "No space left" in str(failure)
-
-
-def test_a_signal_ends_it_between_tasks(
-    planned: tuple[RunDir, Plan], work: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run, plan = planned
-    monkeypatch.setenv("FATE_00001", "signal")
-    failure = run_stage(run, plan, plan.stage("it01/debate"), [])
-    assert isinstance(failure, StopRequested) and work == ["00000"]
 
 
 def test_claims_are_respected(planned: tuple[RunDir, Plan], work: list[str]) -> None:

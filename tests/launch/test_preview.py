@@ -199,17 +199,6 @@ def test_plan_tells_what_jobs_would_do_without_or_miss(no_slurm: Path, monkeypat
     assert "pip install 'hpcmaf[vllm]'" in warnings[1]
 
 
-@pytest.mark.parametrize("inside", [False, True])
-def test_what_the_shell_says_to_sbatch_is_in_the_scripts(
-    no_slurm: Path, monkeypatch: pytest.MonkeyPatch, inside: bool
-) -> None:
-    monkeypatch.setenv("SBATCH_ACCOUNT", "lab")
-    if inside:
-        monkeypatch.setenv("SLURM_JOB_ID", "7")
-    result = ask(plan.command, "--profile", "h100", "--set-profile", "slurm.account=null")
-    assert ("#SBATCH --account=lab" in result.stdout) is not inside
-
-
 def test_the_smaller_limit_on_arrays_is_taken(sent: Path, tmp_path: Path) -> None:
     scontrol = tmp_path / "programs/scontrol"
     for said, limit in (("max_array_tasks=3,bf_interval=1", 3), ("bf_interval=1,max_array_tasks=90", 5), ("(null)", 5)):

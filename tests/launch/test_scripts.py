@@ -174,15 +174,6 @@ def test_a_spooled_copy_finds_the_rest_whatever_the_folders_are_called(
         assert done.stdout.splitlines()[-2:] == ["r", "2/debate"], done.stderr
 
 
-def test_a_finetuning_job_of_several_nodes_starts_on_each(tmp_path: Path) -> None:
-    srun = program(tmp_path / "programs/srun")
-    environment = {"PATH": f"{srun.parent}:/usr/bin:/bin", "HPCMAF_PYTHON": "python", "SLURM_JOB_NUM_NODES": "2"}
-    done = bash(SLURM / "stage.sh", "finetune", "r", "1", "--task", "critic-1", cwd=tmp_path, **environment)
-    words = done.stdout.splitlines()
-    assert words[0] == str(srun) and "--ntasks-per-node=1" in words
-    assert words[-7:] == ["python", "-m", "hpcmaf", "stage", "r", "1/finetune", "critic-1"]
-
-
 @pytest.mark.parametrize(
     ("script", "words", "environment", "message"),
     [
