@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from submitit.core.utils import DelayedSubmission
@@ -22,7 +22,7 @@ from hpcmaf.launch.slurm.commands import control
 from hpcmaf.launch.slurm.nodes import restarts
 from hpcmaf.launch.slurm.refusals import RefusedError
 from hpcmaf.launch.slurm.scheduler import Slurm
-from hpcmaf.launch.slurm.script import check_path, watch_seconds
+from hpcmaf.launch.slurm.script import check_path
 from hpcmaf.launch.slurm.submissions import Element
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan
@@ -50,13 +50,10 @@ class Gate:
         The run directory.
     patience
         Seconds to wait for what is away, before it goes back into the queue.
-    watch
-        Seconds after which the run is to be looked at though no job has ended.
     """
 
     root: str
     patience: float = 1800.0
-    watch: float = 60.0
 
     def __call__(self, element: Element) -> None:
         """Advance, see that it held, and write the report when all is done."""
@@ -84,13 +81,8 @@ class Gate:
         """What a requeued gate runs: the same."""
         return DelayedSubmission(self, element)
 
-    def scheduler(self, run: RunDir, plan: Plan, profile: Profile, patience: float, own_job: str = "") -> Slurm:
-        """Submits this run's jobs, with gates such as this one behind them."""
-        return Slurm(run, plan, profile, lambda watch: replace(self, watch=watch), patience, self.watch, own_job)
-
     def _own(self, run: RunDir) -> Slurm:
-        own_job = os.environ.get("SLURM_JOB_ID", "")
-        return self.scheduler(run, run.load_plan(), load_profile(str(run.profile)), self.patience, own_job)
+        return Slurm(run, run.load_plan(), load_profile(str(run.profile)), self, self.patience)
 
     def _later(self) -> None:
         """Go back into the queue; returns only where that fails."""
@@ -155,8 +147,8 @@ def submit(run: RunDir, plan: Plan, profile: Profile) -> Slurm:
         Slurm refused, or does not answer.
     """
     check_path(run.root)
-    gate = Gate(str(run.root.resolve()), 60 * profile.cluster.patience_minutes, watch_seconds(profile))
-    slurm = gate.scheduler(run, plan, profile, PROMPT_SECONDS)
+    gate = Gate(str(run.root.resolve()), 60 * profile.cluster.patience_minutes)
+    slurm = Slurm(run, plan, profile, gate, PROMPT_SECONDS)
     start_afresh(slurm)
     advance(slurm, profile.attempts)
     return slurm

@@ -17,7 +17,7 @@ from hpcmaf.launch.advance import advance
 from hpcmaf.launch.slurm.commands import Job
 from hpcmaf.launch.slurm.executor import ChainExecutor
 from hpcmaf.launch.slurm.scheduler import Slurm, Work
-from hpcmaf.launch.slurm.script import DEFAULT_MAX_ARRAY_SIZE, check_path, dependency, run_tag, watch_seconds
+from hpcmaf.launch.slurm.script import DEFAULT_MAX_ARRAY_SIZE, check_path, dependency, run_tag
 from hpcmaf.launch.slurm.snapshot import Snapshot
 from hpcmaf.launch.slurm.submissions import Element, Submission, Submissions
 from hpcmaf.run.directory import RunDir
@@ -36,7 +36,7 @@ def preview(run: RunDir, plan: Plan, profile: Profile) -> Recording:
         Slurm cannot be told of the run directory's path.
     """
     check_path(run.root)
-    recording = Recording(run, plan, profile, lambda watch: lambda element: None, 0.0, watch_seconds(profile))
+    recording = Recording(run, plan, profile, lambda element: None, 0.0)
     while recording.states().unfinished():
         advance(recording, profile.attempts)
     return recording

@@ -6,6 +6,7 @@ advances the run again.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -58,22 +59,16 @@ class Slurm(Scheduler):
     Parameters
     ----------
     gate
-        Makes what a gate runs, from the seconds after which the watch is to look.
+        What a gate runs.
     patience
         Seconds to wait for a controller that does not answer.
-    watch
-        Seconds after which the run is looked at even if none of its jobs ends.
-    own_job
-        Slurm id of the gate that this runs in, if it does.
     """
 
     run: RunDir
     plan: Plan
     profile: Profile
-    gate: Callable[[float], Work]
+    gate: Work
     patience: float
-    watch: float
-    own_job: str = ""
     submitted: list[Submission] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -88,7 +83,7 @@ class Slurm(Scheduler):
     # --- what all schedulers do ----------------------------------------------
     def states(self) -> Snapshot:
         """One squeue, and the markers."""
-        self._seen = Snapshot.take(self.run, self.plan, self.log, self._queue(), self.own_job)
+        self._seen = Snapshot.take(self.run, self.plan, self.log, self._queue())
         release(self._seen, self.log, self.cluster, self.say)
         return self._seen
 
@@ -146,7 +141,7 @@ class Slurm(Scheduler):
         watched = any(not gate.after for gate in self._seen.gates)
         if not watched and self._limit is None and self._seen.in_flight:
             with suppress(SubmitLimitError):  # a luxury
-                self._send_gate(states.unfinished()[0], (), begin=self.watch)
+                self._send_gate(states.unfinished()[0], (), begin=self._watch_seconds())
         if self._limit is not None:
             self.say(f"{self._limit}; the rest follows when there is room")
             if not self._seen.in_flight:
@@ -157,7 +152,7 @@ class Slurm(Scheduler):
         if stop is not None:
             write_stop(self.run, stop)
             self.say(f"stopped: {stop.reason}")
-        others = self.log.by_job().keys() - {self.own_job}
+        others = self.log.by_job().keys() - {os.environ.get("SLURM_JOB_ID")}
         live = {job.id for job in self._queue() if job.id in others and job.live}
         self._ask(partial(cancel, sorted(live), pending_only=True))
 
@@ -202,7 +197,7 @@ class Slurm(Scheduler):
             values = gate_parameters(
                 self.profile, self.run, stage, name=name, after=after, exclude=exclude, begin=begin
             )
-            work = self.gate(self.watch if begin is None else min(2 * begin, LONGEST_WATCH_SECONDS))
+            work = self.gate
         self.log.intend(name, stage.id, elements, after=after, halvings=halvings)
         try:
             self.log.confirm(name, self._sbatch(stage, values, work, elements, after))
@@ -234,6 +229,11 @@ class Slurm(Scheduler):
     def _send_gate(self, stage: Stage, after: Sequence[str], begin: float | None = None) -> None:
         """Submit a gate behind jobs, or the watch, which begins at its time."""
         self._seen.gates.append(self._send(stage, (), after, nodes_to_avoid(self.log.verdicts), begin=begin))
+
+    def _watch_seconds(self) -> float:
+        """After how long the watch looks, though no job has ended: soon, and later when nothing new was submitted."""
+        newest = max((sent.time for sent in self.log.submissions.values() if not sent.gate), default=0.0)
+        return min(max(1.0, 4 * self.cluster.settle_seconds, time.time() - newest), LONGEST_WATCH_SECONDS)
 
     def _make_room(self) -> bool:
         """Take back the watch, else the last task that was queued here, so that a gate has a place; False for none."""

@@ -196,11 +196,6 @@ def gate_parameters(
     return values
 
 
-def watch_seconds(profile: Profile) -> float:
-    """After how long a run is first looked at though none of its jobs has ended; each time it is twice as long."""
-    return max(1.0, 4 * profile.cluster.settle_seconds)
-
-
 # Elsewhere, as it may be the node that is at fault, unless the controller is
 # away, which is waited for. A gate that was cancelled or requeued runs no
 # longer, and one that left a reason has nothing to try.

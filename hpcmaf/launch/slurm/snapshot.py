@@ -5,6 +5,7 @@ What the look finds held back is let go.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -42,25 +43,17 @@ class Snapshot(States):
     jobs: list[Job] = field(default_factory=list)
 
     @classmethod
-    def take(
-        cls,
-        run: RunDir,
-        plan: Plan,
-        log: Submissions,
-        jobs: Sequence[Job],
-        own_job: str = "",
-    ) -> Snapshot:
+    def take(cls, run: RunDir, plan: Plan, log: Submissions, jobs: Sequence[Job]) -> Snapshot:
         """Bring markers, the log of submissions and the queue together.
 
-        Submissions whose answer was lost are found by their name.
+        Submissions whose answer was lost are found by their name. A gate that
+        asks is no gate to wait for.
 
         Parameters
         ----------
         jobs
             From squeue, asked *before*: a task that ended in between has its
             marker by now.
-        own_job
-            The id of the gate that asks, which is no gate to wait for.
         """
         for submission in log.unconfirmed():
             if ids := {job.id for job in jobs if job.name == submission.name}:
@@ -69,7 +62,7 @@ class Snapshot(States):
         by_job = log.by_job()
         for job in jobs:
             submission = by_job.get(job.id)
-            if submission is None or job.id == own_job or submission.stage not in snapshot.done:
+            if submission is None or job.id == os.environ.get("SLURM_JOB_ID") or submission.stage not in snapshot.done:
                 continue
             snapshot.jobs.append(job)
             if job.held:
