@@ -9,7 +9,6 @@ from pathlib import Path
 
 from hpcmaf.launch.scheduler import read_stop
 from hpcmaf.launch.slurm.submissions import Submissions, job_log
-from hpcmaf.launch.survey import newest_log
 from hpcmaf.run.attempts import Attempt, all_attempts
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage, TaskKey
@@ -62,7 +61,7 @@ def _attempt_logs(stage: Stage, task: str, attempts: Sequence[Attempt]) -> Itera
     attempt, facts = attempts[-1], attempts[-1].facts
     where = f", job {facts['job']} on {facts.get('node', '?')}" if "job" in facts else ""
     title = f"{stage.id} {task}, attempt {len(attempts)}{where}"
-    for path in [Path(newest_log(attempt)), *sorted(attempt.folder.glob("finetune*.log"))]:
+    for path in [Path(facts.get("log", "")), *sorted(attempt.folder.glob("finetune*.log"))]:
         if path.is_file():
             yield Log(title, path, (stage.id, task))
 

@@ -9,28 +9,24 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import SlurmError
 from hpcmaf.files.locking import lock_holders
 from hpcmaf.launch.scheduler import States, Stop, read_stop
-from hpcmaf.launch.slurm.causes import RULES, attempt_of, decide, find_cause
+from hpcmaf.launch.slurm.causes import RULES, attempt_of, find_cause
 from hpcmaf.launch.slurm.commands import Job, call, queue
 from hpcmaf.launch.slurm.refusals import ordinary, releasing
 from hpcmaf.launch.slurm.snapshot import Snapshot, ended_jobs
 from hpcmaf.launch.slurm.submissions import Cause, Submissions
-from hpcmaf.run.attempts import Attempt, all_attempts
+from hpcmaf.run.attempts import Attempt
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, TaskKey
 
 State = Literal["done", "running", "queued", "stopped", "stalled", "unknown"]
 
-# Of a job that has ended on this machine.
-_ENDED = Job("", None, "", state="")
-# Ends of an attempt that are no fault of its task.
-_INTERRUPTIONS = frozenset({"KeyboardInterrupt", "Interrupted", "StopRequested", "RunBusyError", "SystemExit"})
 # After hpcmaf cancel these are no failures; what else stops a chain takes what is queued out of it, and no more.
 _ENDS_OF_CANCELLED = frozenset({"cancelled", "stopped", "killed", "lost", "preempted"})
 _ENDS_OF_STOPPED = frozenset({"cancelled", "lost"})
@@ -77,7 +73,7 @@ class Survey:
 
 def survey(run: RunDir, plan: Plan, profile: Profile) -> Survey:
     """Look at a run, wherever it runs; Slurm is queried only for runs on a cluster, and need not answer."""
-    return _on_cluster(run, plan, profile) if profile.launcher == "slurm" else _on_machine(run, plan, profile)
+    return _on_cluster(run, plan, profile) if profile.launcher == "slurm" else _on_machine(run, plan)
 
 
 def driver(run: RunDir) -> int | None:
@@ -85,32 +81,24 @@ def driver(run: RunDir) -> int | None:
     return _holder(run.driver_lock, lock_holders())
 
 
-def newest_log(attempt: Attempt) -> str:
-    """Path of an attempt's standard error; empty when there is none."""
-    found = sorted(attempt.folder.glob("*_log.err"), key=lambda path: path.stat().st_mtime)
-    return str(attempt.facts.get("log") or (found[-1] if found else ""))
-
-
 # --- on one machine
 
 
-def _on_machine(run: RunDir, plan: Plan, profile: Profile) -> Survey:
-    """Only this machine's processes are seen: watched from another one, a run seems to have no driver."""
-    states, log, locks = States(plan, run.done_tasks(plan)), Submissions(run.submissions), lock_holders()
+def _on_machine(run: RunDir, plan: Plan) -> Survey:
+    """Only this machine's processes are seen: watched from another one, a run seems to have no driver.
+
+    Failed are tasks of which the driver has said so; what it left behind when
+    it was stopped is tried again by the next one.
+    """
+    states, log, locks = States(plan, run.done_tasks(plan)), Submissions(run.submissions, dry=True), lock_holders()
     result = Survey(states.done)
     for stage in states.unfinished():
         for task in states.missing(stage):
-            folder = run.attempts(stage, task)
-            if locks and _holder(folder / "lock", locks) is not None:
+            if _holder(run.attempts(stage, task) / "lock", locks) is not None:
                 result.running.setdefault(stage.id, []).append(task)
-            elif attempts := all_attempts(folder):
-                cause, name = find_cause(attempts[-1], _ENDED, 0), attempts[-1].facts.get("submission")
-                earlier = [verdict for verdict in log.verdicts.get((stage.id, task), ()) if verdict.submission != name]
-                interrupted = (attempts[-1].cause or {}).get("type") in _INTERRUPTIONS
-                if not interrupted and not decide(cause, earlier, profile.attempts).retry:
-                    result.failures[stage.id, task] = replace(cause, log=newest_log(attempts[-1]))
-    pid = _holder(run.driver_lock, locks)
-    lacking = "no 'hpcmaf submit' on this machine drives the run"
+            elif cause := log.judged((stage.id, task)):
+                result.failures[stage.id, task] = cause
+    pid, lacking = _holder(run.driver_lock, locks), "no 'hpcmaf submit' on this machine drives the run"
     if not states.unfinished():
         result.state = "done"
     elif pid is not None:

@@ -79,17 +79,12 @@ def submitted(run: RunDir, stage: Stage, tasks: Iterable[str], job: str | None, 
 
 
 def attempted(
-    run: RunDir, stage: Stage, task: str, name: str | None, cause: Mapping[str, Any] | None = None, text: str = ""
+    run: RunDir, stage: Stage, task: str, name: str, cause: Mapping[str, Any] | None = None, text: str = ""
 ) -> Path:
     """Leave an attempt with a log; returns its folder."""
-    facts = None
-    folder = run.attempts(stage, task)
-    if name is not None:
-        log = run.jobs(stage, name) / f"{task}_0_log.err"
-        facts = {"submission": name, "job": "1", "node": "node1", "started": 0.0, "progress": 0, "log": str(log)}
-    attempt = begin(folder, facts)
-    if name is None:
-        log = attempt / "4711_0_log.err"
+    log = run.jobs(stage, name) / f"{task}_0_log.err"
+    facts = {"submission": name, "job": "1", "node": "node1", "started": 0.0, "progress": 0, "log": str(log)}
+    attempt = begin(run.attempts(stage, task), facts)
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text(text)
     if cause is not None:

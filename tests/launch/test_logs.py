@@ -14,6 +14,7 @@ from hpcmaf.errors import ConfigError, PlanChangedError, SlurmError, UsageError
 from hpcmaf.launch.logs import tail
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.launch.scheduler import Stop, read_stop, write_stop
+from hpcmaf.launch.slurm.submissions import Cause, Submissions
 from hpcmaf.run.directory import RunDir
 from tests.launch.conftest import SlurmSays
 from tests.launch.made_runs import attempted, finish, make_run, squeue_line, submitted
@@ -40,8 +41,10 @@ def test_the_last_attempt_and_finetuning_with_both_its_logs(tmp_path: Path, slur
 def test_failed_ones_of_a_local_run(tmp_path: Path) -> None:
     run, plan, _ = make_run(tmp_path / "run", launcher="local")
     stage = plan.stage("it00/eval")
-    attempted(run, stage, "00000", None, {"type": "DataError", "message": "torn"}, "the bad one\n")
-    attempted(run, stage, "00001", None, text="the good one\n")
+    sent = submitted(run, stage, stage.tasks, "4711")
+    attempted(run, stage, "00000", sent.name, {"type": "DataError", "message": "torn"}, "the bad one\n")
+    Submissions(run.submissions).judge((stage.id, "00000"), Cause("error", "torn", submission=sent.name))
+    attempted(run, stage, "00001", sent.name, text="the good one\n")
     finish(run, stage, ["00001"])
     assert "the bad one" in (output := ask(logs, run, "--failed").output) and "the good one" not in output
     assert ask(logs, run).output == output

@@ -182,9 +182,10 @@ def test_a_local_run_asks_no_slurm(tmp_path: Path, slurm_says: SlurmSays) -> Non
     run, plan, _ = make_run(tmp_path / "run", launcher="local", iterations=0, evaluation=4)
     stage = plan.stage("it00/eval")
     finish(run, stage, ["00000"])
-    attempted(run, stage, "00001", None, {"type": "DataError", "message": "torn"})
-    attempted(run, stage, "00002", None, {"type": "KeyboardInterrupt", "message": "KeyboardInterrupt: "})
-    attempted(run, stage, "00003", None)
+    sent = submitted(run, stage, stage.tasks, "4711")
+    Submissions(run.submissions).judge((stage.id, "00001"), Cause("error", "torn", submission=sent.name))
+    attempted(run, stage, "00002", sent.name, {"type": "KeyboardInterrupt", "message": "KeyboardInterrupt: "})
+    attempted(run, stage, "00003", sent.name)
     calls = slurm_says(squeue="", sacct="")
     with run.claim(stage, "00003"), run.drive():
         found = Status(run)
@@ -209,15 +210,15 @@ def test_where_locks_are_not_listed_what_runs_is_not_known(tmp_path: Path, monke
     assert ": done, " in status(run).stdout
 
 
-def test_a_task_killed_as_often_as_allowed_has_failed(tmp_path: Path) -> None:
-    """Twice, in this profile; the driver counts the first time when it submits the task again."""
+def test_a_task_that_its_driver_gave_up_has_failed(tmp_path: Path) -> None:
+    """The first time it was submitted again."""
     run, plan, _ = make_run(tmp_path / "run", launcher="local")
-    stage, log = plan.stages[0], Submissions(run.submissions)
-    for kinds in ([], ["killed"]):
+    stage = plan.stages[0]
+    for _ in range(2):
         name = submitted(run, stage, ["00000"], "4711").name
-        attempted(run, stage, "00000", name)
-        assert [failure.kind for failure in Status(run).survey.failures.values()] == kinds
-        log.judge((stage.id, "00000"), Cause("killed", "killed", submission=name))
+        assert Status(run).survey.failures == {}
+        Submissions(run.submissions).judge((stage.id, "00000"), Cause("killed", "killed", submission=name))
+    assert [failure.kind for failure in Status(run).survey.failures.values()] == ["killed"]
 
 
 def test_a_driver_says_what_runs_and_the_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
