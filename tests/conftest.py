@@ -19,8 +19,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One more than there are cores: a cluster's jobs keep their test waiting more than computing."""
-    return len(os.sched_getaffinity(0)) + 1
+    """Two more than there are cores: a cluster's jobs and servers keep their tests waiting more than computing."""
+    return len(os.sched_getaffinity(0)) + 2
 
 
 @pytest.hookimpl(trylast=True)

@@ -16,25 +16,19 @@ SLURM = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={port}
-SlurmUser={user}
-SlurmdUser={user}
 AuthType=auth/munge
 # A requeued job waits until its old credential has expired, two minutes by default.
 AuthInfo=socket={home}/run/munge.socket,cred_expire=10
-CredType=cred/munge
 StateSaveLocation={home}/state
 SlurmdSpoolDir={home}/spool/%n
 SlurmctldPidFile={home}/run/slurmctld.pid
 SlurmdPidFile={home}/run/slurmd-%n.pid
-MailProg=/bin/true
 Prolog={home}/etc/prolog.sh
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
 # Jobs that take more memory than they have asked for are killed.
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
 JobAcctGatherParams=OverMemoryKill
-MpiDefault=none
 PropagateResourceLimits=NONE
 # Nodes may claim more than this machine has.
 SlurmdParameters=config_overrides
@@ -43,7 +37,6 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 GresTypes=gpu
 DefMemPerCPU=6000
-SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=1,sched_min_interval=0,batch_sched_delay=0,bf_interval=1,\
 default_queue_depth=1000,max_array_tasks=20000
 # Preempted jobs get the signal that they asked for with --signal.
@@ -51,18 +44,15 @@ SlurmctldParameters=preempt_send_user_signal
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 MaxArraySize={array_size}
-MaxJobCount=50000
 # submitit would read an old result if ids began at 1 again in a folder used before.
 FirstJobId={first_job}
 KillWait=2
 SlurmdTimeout=5
-SlurmctldTimeout=30
 MessageTimeout=3
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort={database_port}
 AccountingStoragePass={home}/run/munge.socket
-AccountingStorageTRES=gres/gpu,gres/gpu:h100
 AccountingStorageEnforce=limits
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 PartitionName=low Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=4
@@ -76,15 +66,11 @@ DATABASE = """\
 AuthType=auth/munge
 AuthInfo={home}/run/munge.socket
 DbdHost=localhost
-DbdAddr=127.0.0.1
 DbdPort={database_port}
-SlurmUser={user}
 PidFile={home}/run/slurmdbd.pid
 StorageType=accounting_storage/mysql
 StorageHost=localhost
 StorageUser=slurm
-StoragePass=none
-StorageLoc=slurm_acct_db
 CommitDelay=0
 """
 
@@ -110,7 +96,6 @@ def write(home: Path, names: list[str], port: int, array_size: int) -> None:
     values = {
         "home": home,
         "host": socket.gethostname().partition(".")[0],
-        "user": USER,
         "port": port,
         "database_port": port + 1,
         "gpus": GPUS,

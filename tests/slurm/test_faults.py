@@ -15,6 +15,7 @@ from hpcmaf.launch.slurm.submissions import Submissions
 from tests.slurm.cluster import Cluster
 from tests.slurm.errands import plant, python_for, started
 from tests.slurm.runs import Loop
+from tests.slurm.soak import soak
 
 
 def test_a_failed_attempt_is_judged_by_its_cause(slurm: Cluster, tmp_path: Path) -> None:
@@ -82,6 +83,14 @@ def others_are_done(loop: Loop, count: int) -> None:
     loop.wait("the others were done", lambda: len(loop.run.done_tasks(loop.plan)["it00/eval"]) == count)
 
 
+def preempt(slurm: Cluster, loop: Loop, node: str, command: str) -> None:
+    """Let an urgent job have the node of the only task that is not done; wait for both."""
+    others_are_done(loop, 2)
+    urgent = slurm.submit(command, "--partition=high", f"--nodelist={node}", "--exclusive")
+    loop.finish()
+    slurm.wait_job(urgent, "COMPLETED", timeout=120)
+
+
 def test_a_node_that_dies_and_a_job_that_is_requeued(slurm: Cluster, tmp_path: Path) -> None:
     """While accounting is away."""
     slurm.accounting.kill(signal.SIGTERM)
@@ -112,11 +121,7 @@ def test_preemption(slurm: Cluster, tmp_path: Path) -> None:
     loop = Loop(slurm, tmp_path / "run", "slurm.partition=low", "slurm.generation.minutes=30")
     plant(loop.run, "it00/eval", "00001", "advance 60")
     loop.start()
-    node = loop.runs("it00/eval", "00001")
-    others_are_done(loop, 2)
-    urgent = slurm.submit("sleep 3", "--partition=high", f"--nodelist={node}", "--exclusive")
-    loop.finish()
-    slurm.wait_job(urgent, "COMPLETED", timeout=120)
+    preempt(slurm, loop, loop.runs("it00/eval", "00001"), "sleep 3")
     assert started(loop.run, "it00/eval", "00001") == 2
     assert set(loop.verdicts()) <= {"preempted", "stopped"}
 
@@ -132,10 +137,7 @@ def test_preemption_while_python_starts(slurm: Cluster, tmp_path: Path) -> None:
     loop = Loop(slurm, tmp_path / "run", "slurm.partition=low", f"slurm.python={slow}")
     loop.start()
     loop.wait("Python was starting", node.exists)
-    others_are_done(loop, 2)
-    urgent = slurm.submit("true", "--partition=high", f"--nodelist={node.read_text().strip()}", "--exclusive")
-    loop.finish()
-    slurm.wait_job(urgent, "COMPLETED", timeout=120)
+    preempt(slurm, loop, node.read_text().strip(), "true")
     assert set(loop.verdicts()) <= {"preempted"}
 
 
@@ -203,3 +205,9 @@ def test_jobs_that_start_while_the_controller_is_away(slurm: Cluster, tmp_path: 
         gate = next(line["job"] for line in loop.events("submitted") if line["after"])
         job = slurm.client("scontrol", "show", "job", gate, "--oneliner")
         assert " Restarts=1 " in job and "ExcNodeList=node" not in job, job
+
+
+@pytest.mark.long
+def test_ten_misfortunes_in_a_row(slurm: Cluster, tmp_path: Path) -> None:
+    """A few minutes of a cluster's worst week; ``python -m tests.slurm.soak`` is the whole of it."""
+    soak(slurm, tmp_path, seed=7, events=10, minutes=1.0, iterations=1)
