@@ -95,14 +95,6 @@ def test_seeds_belong_to_the_place_in_the_debate() -> None:
         assert len(seeds) == number * len(engine.requests)
 
 
-def test_answers_are_extracted_and_counted() -> None:
-    transcript, _ = hold(2, 2)
-    first = transcript.answers[0][1]
-    assert (first.answer, first.text) == ("11", "answer-r1-1 is 11")
-    assert (first.prompt_tokens, first.completion_tokens) == (len("ask[What?]"), len(first.text) + 1)
-    assert transcript.summaries[0][0].answer is None
-
-
 class Withholding(ScriptedEngine):
     """Gives no summary but the first agent's before that agent has updated its answer."""
 
@@ -133,29 +125,6 @@ def test_a_cut_off_response_votes_by_an_explicit_answer_alone():
     assert held("We add 3 and 4, which makes 7, then take 15", "stop") == "15"
     assert held("We add 3 and 4, which makes 7, then take 15", "length") is None
     assert held("It is \\boxed{7}. To check, take 15", "length") == "7"
-
-
-@pytest.mark.parametrize("summaries", [True, False])
-def test_nobody_reads_a_thought(summaries: bool) -> None:
-    """Not of another agent, not in a summary, not an agent its own; what it learns from keeps its thought."""
-
-    def thinking(request: Request) -> str:
-        return f"<think>\nsecret of {request.key}\n</think>\n\n{spoken(request)}"
-
-    engine = ScriptedEngine(thinking, 0)
-    held = asyncio.run(debate(PROBLEM, Society.of(3, ()), protocol(3, summaries), engine))
-    assert not [
-        message for request in engine.requests for message in request.messages if "secret" in message["content"]
-    ]
-    assert [answer.spoken for answer in held.answers[-1]] == [f"answer-r3-{n} is {30 + n}" for n in range(3)]
-    chat = held.conversation(1, 3)
-    assert ["secret" in turn["content"] for turn in chat] == [False] * 5 + [True]
-    assert chat[:-1] == list(next(r for r in engine.requests if r.key == "p1/r3/answer/1").messages)
-
-
-def test_a_thought_without_end_says_nothing() -> None:
-    held = asyncio.run(debate(PROBLEM, Society.of(2, ()), protocol(), ScriptedEngine(lambda _: "<think>\nIt is 7", 0)))
-    assert {(turn.answer, turn.spoken) for turns in held.answers for turn in turns} == {(None, "")}
 
 
 def test_votes_count_by_equivalence_not_by_string() -> None:

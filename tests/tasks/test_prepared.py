@@ -41,41 +41,32 @@ def test_manifest_records_source_and_counts(folder, gsm8k_folder) -> None:
     assert read_manifest(folder / "test.jsonl").rows == 9
 
 
-def test_a_changed_file_is_refused(folder) -> None:
-    with (folder / "test.jsonl").open("a") as file:
-        file.write('{"id": "x", "question": "poison", "gold": "1", "meta": {}}\n')
-    with pytest.raises(DataError, match=r"test\.jsonl: missing, or changed since it was prepared; delete"):
-        get_task("gsm8k").splits(folder, 1, 1, 0)
+@pytest.mark.parametrize(
+    ("spoil", "task", "says"),
+    [
+        (lambda path: path.write_text("{}"), "gsm8k", r"test\.jsonl: missing, or changed since it was prepared; del"),
+        (lambda path: path.unlink(), "gsm8k", r"test\.jsonl: missing, or changed since it was prepared; delete"),
+        # A kill between two files must not turn a training split into one pool.
+        (lambda path: manifest_path(path).unlink(), "gsm8k", r"test\.jsonl: missing beside train\.jsonl; run 'hpcmaf"),
+        (lambda path: None, "math", "holds problems of gsm8k, not of math"),
+    ],
+)
+def test_a_folder_that_is_not_as_it_was_prepared_is_refused(folder, spoil, task, says) -> None:
+    spoil(folder / "test.jsonl")
+    with pytest.raises(DataError, match=says):
+        get_task(task).splits(folder, 1, 1, 0)
 
 
-def test_half_a_preparation_is_refused(folder) -> None:
-    """A kill between two files must not turn a training split into one pool."""
-    manifest_path(folder / "test.jsonl").unlink()
-    with pytest.raises(DataError, match=r"test\.jsonl: missing beside train\.jsonl; run 'hpcmaf data prepare' again"):
-        get_task("gsm8k").splits(folder, 1, 1, 0)
-
-
-def test_another_tasks_folder_is_refused(folder) -> None:
-    with pytest.raises(DataError, match="holds problems of gsm8k, not of math"):
-        get_task("math").splits(folder, 1, 1, 0)
-    source = write_jsonl(folder.parent / "train.jsonl", [{"problem": "1?", "answer": "1"}])
-    with pytest.raises(DataError, match="no earlier output of 'hpcmaf data prepare math'"):
-        get_task("math").prepare(str(source), folder)
-
-
-def test_files_of_another_making_are_never_overwritten(gsm8k_folder) -> None:
-    before = (gsm8k_folder / "train.jsonl").read_bytes()
-    with pytest.raises(DataError, match="no earlier output of 'hpcmaf data prepare gsm8k'"):
-        get_task("gsm8k").prepare(str(gsm8k_folder), gsm8k_folder)
-    assert (gsm8k_folder / "train.jsonl").read_bytes() == before
-
-
-def test_another_split_is_prepared_with_the_first(tmp_path) -> None:
-    task, out = get_task("gsm8k"), tmp_path / "out"
-    task.prepare(str(write_jsonl(tmp_path / "train.jsonl", gsm8k_rows("train", 9))), out)
+def test_files_of_another_making_are_never_overwritten(folder, gsm8k_folder, tmp_path) -> None:
+    other = write_jsonl(tmp_path / "train.jsonl", [{"problem": "1?", "answer": "1"}])
     second = write_jsonl(tmp_path / "second.jsonl", gsm8k_rows("test", 4))
-    with pytest.raises(DataError, match="no earlier output of .*, or prepare all splits from one folder"):
-        task.prepare(str(second), out)
+    before = {path: path.read_bytes() for where in (folder, gsm8k_folder) for path in where.iterdir()}
+    tried = [("math", other, folder), ("gsm8k", second, folder), ("gsm8k", gsm8k_folder, gsm8k_folder)]
+    for task, source, out in tried:
+        says = f"no earlier output of 'hpcmaf data prepare {task}'.*, or prepare all splits from one folder"
+        with pytest.raises(DataError, match=says):
+            get_task(task).prepare(str(source), out)
+    assert before == {path: path.read_bytes() for where in (folder, gsm8k_folder) for path in where.iterdir()}
 
 
 def test_odd_characters_survive(tmp_path) -> None:

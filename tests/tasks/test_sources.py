@@ -33,15 +33,6 @@ def test_gsm8k_official_folder(gsm8k_folder, tmp_path) -> None:
     assert json.loads(written["test"][3]) == row
 
 
-@pytest.mark.parametrize(
-    ("answer", "gold"),
-    [("#### 1,234,567", "1234567"), ("a #### b\n#### -12", "-12"), ("####$3.50 ", "3.50"), ("x\n#### 0", "0")],
-)
-def test_gsm8k_gold(answer, gold, tmp_path) -> None:
-    lay(tmp_path, {"one.jsonl": [{"question": "Q?", "answer": answer}]})
-    assert [problem.gold for problem in read("gsm8k", tmp_path / "one.jsonl")["all"]] == [gold]
-
-
 # MATH
 
 
@@ -64,16 +55,6 @@ def test_math_official_folder(tmp_path) -> None:
     assert by_id["math-train-algebra-7"].gold == r"\frac{7}{3}"
     assert by_id["math-train-algebra-7"].meta == {"level": "3", "subject": "train algebra"}
     assert read("math", tmp_path) == pools  # the unpacked archive's parent
-
-
-def test_math_hub_folders_by_subject(tmp_path) -> None:
-    for subject in ("algebra", "geometry"):
-        rows = [math_record(n, 2, subject) for n in range(4)]
-        name = f"{subject}/{{}}-00000-of-00001.parquet"
-        lay(tmp_path, {name.format("train"): rows, name.format("test"): rows[:2]})
-    pools = read("math", tmp_path)
-    assert {name: len(pool) for name, pool in pools.items()} == {"train": 8, "test": 4}
-    assert pools["train"][5].id == "math-train-geometry-00001"
 
 
 def test_math_array_with_level_in_source(tmp_path) -> None:
@@ -136,18 +117,6 @@ def test_mmlu_official_csv(tmp_path) -> None:
     assert {problem.id.split("-")[1] for problem in splits.eval} == {"test"}
 
 
-def test_mmlu_hub_indices_lists_and_letters(tmp_path) -> None:
-    row = {"question": "Which?", "subject": "anatomy", "choices": ["w", "x", "y", "z"]}
-    splits = {"test": {"answer": 2}, "validation": {"question": "Why?", "answer": 0}, "auxiliary_train": {"answer": 1}}
-    lay(tmp_path, {f"all/{name}-00000-of-00001.parquet": [row | own] for name, own in splits.items()})
-    pools = read("mmlu", tmp_path)
-    question = "Which?\n(A) w\n(B) x\n(C) y\n(D) z"
-    assert pools["test"] == [Problem("mmlu-test-00000", question, "C", {"subject": "anatomy"})]
-    assert sorted(pools) == ["test", "validation"]
-    lay(tmp_path, {"letters.jsonl": [{**row, "answer": "d"}]})
-    assert read("mmlu", tmp_path / "letters.jsonl")["all"][0].gold == "D"
-
-
 def test_mmlu_redux_object_with_splits(tmp_path) -> None:
     choices = dict(zip("ABCD", ("w", "x", "y", "z"), strict=True))
     record = {"question": "Which of these?", "choices": choices, "answer": "A"}
@@ -192,27 +161,6 @@ def test_own_questions_with_and_without_answers(tmp_path) -> None:
     assert splits == get_task("jsonl").splits(path, 6, 11, 0)  # raw and prepared alike
 
 
-def test_nan_in_a_table_is_an_empty_cell(tmp_path) -> None:
-    rows = [{"question": "q", "answer": 1.0, "level": None}, {"question": "r", "answer": float("nan"), "level": None}]
-    lay(tmp_path, {"train-00000-of-00001.parquet": rows})
-    assert [problem.gold for problem in read("jsonl", tmp_path)["train"]] == ["1.0", None]
-
-
-def test_cells_of_a_csv_may_be_long(tmp_path) -> None:
-    lay(tmp_path, {"test/anatomy_test.csv": [["x" * 200_000, *"abcdA"]]})
-    [problem] = read("mmlu", tmp_path)["test"]
-    assert len(problem.question) > 200_000 and problem.gold == "A"
-
-
-@pytest.mark.parametrize("empty", ["", "  ", None, float("nan")])
-def test_an_empty_answer_hides_no_solution(empty, tmp_path) -> None:
-    rows = [{"problem": f"p{n}", "answer": empty, "level": "Level 2"} for n in range(2)]
-    rows[0]["solution"] = r"so $\boxed{4}$"
-    path = tmp_path / "train.jsonl"
-    path.write_text(json.dumps(rows[0]) + "\n" + (json.dumps(rows[1]) + "\n" if isinstance(empty, str) else ""))
-    assert [problem.gold for problem in read("math", path)["train"]] == ["4", None][: 1 + isinstance(empty, str)]
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -244,37 +192,82 @@ def test_layouts_agree(name, tmp_path) -> None:
     assert found == {split: [f"{split} {part}?" for part in range(2)] for split in ("train", "test")}
 
 
-# Tasks of other benchmarks
+# Records
 
 
-def test_mmlu_pro_has_ten_choices_and_letters_to_j(tmp_path) -> None:
-    rows = [
-        {"question_id": n, "question": f"{split} {n}?", "options": [f"o{k}" for k in range(size)],
-         "answer": "ABCDEFGHIJ"[size - 1], "answer_index": size - 1, "category": "law"}
-        for split, n, size in (("validation", 1, 10), ("test", 2, 4), ("test", 3, 10))
-    ]  # fmt: skip
-    name = "data/{}-00000-of-00001.parquet"
-    lay(tmp_path, {name.format("validation"): rows[:1], name.format("test"): rows[1:]})
-    pools = read("mmlu-pro", tmp_path)
-    assert [(p.id, p.gold, p.meta) for p in pools["test"]] == [
-        ("mmlu-pro-2", "D", {"subject": "law"}), ("mmlu-pro-3", "J", {"subject": "law"}),
-    ]  # fmt: skip
-    assert pools["test"][1].question.endswith("\n(I) o8\n(J) o9")
-    assert len(get_task("mmlu-pro").splits(tmp_path, 1, 2, 0).train) == 1
+def rows(key: str, *values: object, **more: object) -> list[dict[str, Any]]:
+    """A record for each value of a key, with a question of its own unless it has one."""
+    return [{"question": f"{n}?"} | more | {key: value} for n, value in enumerate(values)]
 
 
-def test_arc_in_its_own_lines_and_in_the_hubs_rows(tmp_path) -> None:
-    texts, numbered = ["w", "x", "y"], ["1", "2", "3"]
-    own = {"stem": "Why?", "choices": [{"text": t, "label": n} for t, n in zip(texts, numbered, strict=True)]}
-    for split in ("Train", "Dev", "Test"):
-        row = {"id": f"{split}_1", "question": {**own, "stem": f"Why {split}?"}, "answerKey": "2"}
-        lay(tmp_path, {f"ARC-Challenge/ARC-Challenge-{split}.jsonl": [row]})
-    pools = read("arc", tmp_path)
-    assert set(pools) == {"train", "dev", "test"}
-    assert pools["test"] == [Problem("arc-Test_1", "Why Test?\n(A) w\n(B) x\n(C) y", "B")]
-    row = {"id": "Test_1", "question": "Why Test?", "answerKey": "2", "choices": {"text": texts, "label": numbered}}
-    lay(tmp_path, {"hub/test.jsonl": [row]})
-    assert read("arc", tmp_path / "hub")["test"] == pools["test"]
+MARKED = {
+    "#### 1,234,567": "1234567",
+    "a #### b\n#### -12": "-12",
+    "####$3.50 ": "3.50",
+    "x\n#### 0": "0",
+    "#### $1,080": "1080",
+}
+NAN, WXYZ = float("nan"), ["w", "x", "y", "z"]
+BY_SUBJECT = {
+    f"{name}/train-0.parquet": [math_record(n, 2, name) for n in range(2)] for name in ("algebra", "geometry")
+}
+OF_SUBJECTS = [
+    (f"math-train-{name}-0000{n}", rf"\frac{{{n}}}{{3}}") for name in ("algebra", "geometry") for n in range(2)
+]
+BOXED = {"solution": r"so $\boxed{4}$"}
+EMPTY = [{"problem": "0?", "answer": "", **BOXED}, {"problem": "1?", "answer": " "}]
+WHICH = {"question": "Which?", "subject": "law", "choices": WXYZ}
+LAW = Problem("mmlu-test-00000", "Which?\n(A) w\n(B) x\n(C) y\n(D) z", "C", {"subject": "law"})
+PRO = [{"question_id": n, "options": [f"o{k}" for k in range(n)], "answer": "ABCDEFGHIJ"[n - 1]} for n in (4, 10)]
+ARC = {"id": "T1", "answerKey": "2", "question": {"stem": "Why?"}}
+ARC["question"]["choices"] = [{"text": text, "label": label} for text, label in zip("xyz", "123", strict=True)]
+HUB_ARC = ARC | {"question": "Why?", "choices": {"text": list("xyz"), "label": list("123")}}
+WHY = Problem("arc-T1", "Why?\n(A) x\n(B) y\n(C) z", "B")
+SVAMP = {"ID": "chal-1", "Body": "Ann has 8 pens", "Question": "How many?", "Equation": "( 8.0 - 3.0 )", "Answer": 5.0}
+AIME = [{"ID": "2024-II-4", "Problem": "x", "Answer": "033"}, *rows("answer", 142.0, "000")]
+
+
+@pytest.mark.parametrize(
+    ("task", "files", "wanted"),
+    [
+        ("gsm8k", {"one.jsonl": rows("answer", *MARKED)}, {"all": list(MARKED.values())}),
+        ("math", BY_SUBJECT, {"train": OF_SUBJECTS}),
+        # An empty answer hides no solution.
+        ("math", {"train.jsonl": EMPTY}, {"train": ["4", None]}),
+        ("math", {"train.jsonl": rows("answer", None, NAN, **BOXED)}, {"train": ["4", "4"]}),
+        ("jsonl", {"train-0.parquet": rows("answer", 1.0, NAN)}, {"train": ["1.0", None]}),
+        (
+            "mmlu",
+            {"all/auxiliary_train-0.parquet": [WHICH], "all/test-0.parquet": [WHICH | {"answer": 2}]},
+            {"test": [LAW]},
+        ),
+        ("mmlu", {"letters.jsonl": rows("answer", "d", choices=WXYZ)}, {"all": ["D"]}),
+        ("mmlu", {"test/anatomy_test.csv": [["x" * 200_000, *"abcdA"]]}, {"test": ["A"]}),
+        (
+            "mmlu-pro",
+            {"data/test-00000-of-00001.parquet": [one | {"question": "q"} for one in PRO]},
+            {"test": [("mmlu-pro-4", "D"), ("mmlu-pro-10", "J")]},
+        ),
+        (
+            "arc",
+            {f"ARC-Challenge/ARC-Challenge-{name}.jsonl": [ARC] for name in ("Dev", "Test")},
+            {"dev": [WHY], "test": [WHY]},
+        ),
+        ("arc", {"test.jsonl": [HUB_ARC]}, {"test": [WHY]}),
+        ("svamp", {"SVAMP.json": [SVAMP]}, {"all": [Problem("svamp-chal-1", "Ann has 8 pens. How many?", "5")]}),
+        (
+            "aime",
+            {"train.jsonl": AIME},
+            {"train": [("aime-2024-II-4", "33"), ("aime-train-00001", "142"), ("aime-train-00002", "0")]},
+        ),
+    ],
+)
+def test_records_become_problems(task, files, wanted, tmp_path) -> None:
+    pools = read(task, lay(tmp_path, files))
+    assert pools.keys() == wanted.keys()
+    for split, pool in pools.items():
+        for problem, one in zip(pool, wanted[split], strict=True):
+            assert one in (problem, (problem.id, problem.gold), problem.gold)
 
 
 def test_gpqa_has_its_choices_in_an_order_of_their_own(tmp_path) -> None:
@@ -285,15 +278,3 @@ def test_gpqa_has_its_choices_in_an_order_of_their_own(tmp_path) -> None:
     problems = read("gpqa", tmp_path / "gpqa_diamond.csv")["all"]
     assert {p.gold for p in problems} == set("ABCD") and problems == read("gpqa", tmp_path / "gpqa_diamond.csv")["all"]
     assert all(f"({p.gold}) right" in p.question and p.question.count("\n(") == 4 for p in problems)
-
-
-def test_svamp_and_aime(tmp_path) -> None:
-    row = {"ID": "chal-1", "Body": "Ann has 8 pens", "Question": "How many?", "Equation": "( 8.0 - 3.0 )", "Answer": 5.0}
-    lay(tmp_path, {"SVAMP.json": [row]})
-    assert read("svamp", tmp_path)["all"] == [Problem("svamp-chal-1", "Ann has 8 pens. How many?", "5")]
-    rows = [{"ID": "2024-II-4", "Problem": "Find $x$.", "Answer": "033"}, {"problem": "Find $y$.", "answer": 142.0},
-            {"problem": "Find $z$.", "answer": "000"}]  # fmt: skip
-    found = read("aime", write_jsonl(tmp_path / "aime/train.jsonl", rows))["train"]
-    assert [(p.id, p.gold) for p in found] == [
-        ("aime-2024-II-4", "33"), ("aime-train-00001", "142"), ("aime-train-00002", "0"),
-    ]  # fmt: skip
