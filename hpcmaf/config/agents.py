@@ -10,7 +10,7 @@ from hpcmaf.debate.methods import METHODS
 from hpcmaf.debate.society import SUMMARIZER
 from hpcmaf.errors import ConfigError
 from hpcmaf.files.yaml import Strict, added, validate
-from hpcmaf.tasks.promptfile import PromptFile
+from hpcmaf.tasks.prompts import PromptFile
 
 if TYPE_CHECKING:
     from hpcmaf.config.recipe import Recipe

@@ -12,7 +12,7 @@ from hpcmaf.config.recipe import Recipe
 from hpcmaf.errors import ConfigError
 from hpcmaf.files.publish import read_bytes
 from hpcmaf.files.yaml import apply_overrides, read_mapping, shipped_folder, validate
-from hpcmaf.tasks.promptfile import PromptFile
+from hpcmaf.tasks.prompts import PromptFile
 
 # Folders that hold no whole recipes.
 _PARTS = {"models", "prompts", "studies", "tasks"}

@@ -13,7 +13,7 @@ from hpcmaf.engines.base import Sampling
 from hpcmaf.engines.chat import DATE
 from hpcmaf.files.yaml import Strict, added
 from hpcmaf.tasks import TASKS
-from hpcmaf.tasks.promptfile import PromptFile
+from hpcmaf.tasks.prompts import PromptFile
 
 # Debates of a problem that are a group of grpo's, where a recipe does not say.
 _GROUP = 4

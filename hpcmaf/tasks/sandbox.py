@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shlex
 import shutil
 import subprocess
 import sys
@@ -32,8 +31,6 @@ _TOOLS = ("setpriv", "prlimit", "unshare", "mount", "chroot")
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 # A user whom nothing belongs to, one for each process that starts sandboxes: limits of processes are counted by user.
 _NOBODY = 1_500_000_000
-# A folder that every machine has, with nothing in it that Python needs; the sandbox's root is mounted there.
-_ROOT = "/sys"
 
 
 def outputs(program: Sequence[str], calls: Sequence[str], sandbox: str) -> list[str] | None:
@@ -117,22 +114,11 @@ def _command(sandbox: str) -> list[str]:
     libraries = filter(os.path.isdir, os.environ.get("LD_LIBRARY_PATH", "").split(":"))
     wanted = sorted({"/usr", *map(os.path.realpath, (sys.base_prefix, os.path.dirname(_python()), *libraries))})
     folders = [path for path in wanted if not any(path.startswith(f"{other}/") for other in wanted)]
-    lines = ["set -e", f"mount -t tmpfs -o size={SPACE_BYTES},nr_inodes=4096,mode=755 tmpfs {_ROOT}", f"cd {_ROOT}"]
-    # Segments of System V count for nobody's limit of memory; before Linux 5.19 only root can forbid them.
-    lines.append("echo 0 2>/dev/null >/proc/sys/kernel/shmall || :")
-    for path in ("/bin", "/sbin", "/lib", "/lib64"):
-        if os.path.islink(path):
-            lines.append(f"ln -s {shlex.quote(os.readlink(path))} .{path}")
-        elif os.path.isdir(path):
-            folders.append(path)
-    for path in map(shlex.quote, folders):
-        lines += [f"mkdir -p .{path}; mount --rbind {path} .{path}; mount -o remount,bind,ro,nosuid,nodev .{path}"]
-    lines += ["mkdir tmp dev; chmod 1777 tmp"]
-    lines += [f"touch dev/{device}; mount --bind /dev/{device} dev/{device}" for device in ("null", "urandom")]
-    user = f" --reuid {_NOBODY + os.getpid()} --regid {_NOBODY + os.getpid()} --clear-groups" if root else ""
-    lines += [f'chroot . setpriv{user} --bounding-set=-all --inh-caps=-all --no-new-privs "$@"', "exit $?"]
-    spaces = f"--net --pid --mount --ipc --uts --fork --kill-child{'' if root else ' --user --map-root-user'}"
-    return [*ends, "unshare", *spaces.split(), "sh", "-c", "\n".join(lines), "sandbox", *python]
+    user, mapped = (f"{_NOBODY + os.getpid()}", "") if root else ("", " --user --map-root-user")
+    spaces = f"--net --pid --mount --ipc --uts --fork --kill-child{mapped}"
+    script = Path(__file__).with_suffix(".sh").read_text("utf-8")
+    made = ["sh", "-c", script, "sandbox", str(SPACE_BYTES), user, ":".join(folders)]
+    return [*ends, "unshare", *spaces.split(), *made, *python]
 
 
 def _python() -> str:

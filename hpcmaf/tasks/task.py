@@ -16,8 +16,7 @@ from typing import Any
 
 from hpcmaf.answers import AnswerForm
 from hpcmaf.errors import ConfigError, one_line
-from hpcmaf.tasks.promptfile import PromptFile, prompts_of
-from hpcmaf.tasks.prompts import PromptSet
+from hpcmaf.tasks.prompts import PromptFile, PromptSet, prompts_of
 from hpcmaf.tasks.splits import Splits
 
 # Drawn from a recipe's seed: there is nothing to prepare.

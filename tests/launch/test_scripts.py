@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 SLURM = Path(__file__).parents[2] / "slurm"
+SANDBOX = SLURM.parent / "hpcmaf/tasks/sandbox.sh"
 SCRIPTS = [SLURM / f"{name}.sh" for name in ("iterate", "onenode", "stage")]
 SHARED = SLURM / "hpcmaf.sh"
 each_script = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -56,7 +57,7 @@ def test_there_are_three_scripts_and_what_they_share() -> None:
     assert len({match[0] for match in found if match}) == 1
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS, SHARED], ids=lambda path: path.name)
+@pytest.mark.parametrize("script", [*SCRIPTS, SHARED, SANDBOX], ids=lambda path: path.name)
 def test_shellcheck_and_bash_find_nothing(script: Path) -> None:
     assert bash("-n", script, cwd=SLURM).stderr == ""
     shellcheck = shutil.which("shellcheck")

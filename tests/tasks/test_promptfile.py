@@ -26,8 +26,7 @@ from hpcmaf.selection.select import write_selection
 from hpcmaf.store import Store, StoreInfo, write_store
 from hpcmaf.tasks import TASKS, get_task
 from hpcmaf.tasks.problems import Problem
-from hpcmaf.tasks.promptfile import PromptFile, prompts_of
-from hpcmaf.tasks.prompts import PromptSet
+from hpcmaf.tasks.prompts import PromptFile, PromptSet, prompts_of
 from tests.debate.scripted import ScriptedEngine
 
 FILE = """\
