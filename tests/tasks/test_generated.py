@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import shutil
 import sys
@@ -96,11 +95,7 @@ def test_the_example_is_found_beside_its_recipe_from_anywhere(tmp_path, monkeypa
     monkeypatch.chdir("/")
     task = get_task(found.task.name)
     assert task.name == "gcd" and "prime factors" in task.prompts().render("first", "What?")
-    splits = draw(found)
-    assert len(splits.train) == 6 and len(splits.eval) == 4
-    for problem in [*splits.train, *splits.eval]:
-        a, b = (int(word.rstrip("?")) for word in problem.question.split() if word.rstrip("?").isdigit())
-        assert problem.gold == str(math.gcd(a, b))
+    assert [problem.id.split("-")[0] for problem in draw(found).train] == ["gcd"] * 6
 
 
 def test_a_package_offers_tasks_by_an_entry_point(tmp_path, monkeypatch) -> None:
