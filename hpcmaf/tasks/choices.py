@@ -41,10 +41,9 @@ def mmlu_pro(row: Row) -> Problem:
 
 def arc(row: Row) -> Problem:
     """One problem of ARC, from the official lines or the hub's rows; some of its choices are numbered from 1."""
-    whole, choices = row.values.get("question"), row.values.get("choices")
-    question: Any = whole
-    if isinstance(whole, Mapping):
-        question, choices = whole.get("stem"), whole.get("choices")
+    question, choices = row.values.get("question"), row.values.get("choices")
+    if isinstance(question, Mapping):
+        question, choices = question.get("stem"), question.get("choices")
     if isinstance(choices, list) and all(isinstance(one, Mapping) for one in choices):
         choices = {key: [one.get(key) for one in choices] for key in ("text", "label")}
     labels = choices.get("label") if isinstance(choices, Mapping) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -126,7 +126,7 @@ def _load(name: str, sandbox: str) -> Any:
         raise ConfigError(
             f"task.grader: there is no grader '{name}'; use code, one of an installed package, or FILE.py:OBJECT"
         )
-    return replace(found, sandbox=sandbox) if sandbox != "namespaces" and hasattr(found, "sandbox") else found
+    return found
 
 
 def _letters(question: str) -> str:
