@@ -64,7 +64,7 @@ def _submit_missing(scheduler: Scheduler, states: States, stage: Stage, attempts
     judged = {task: found for task in missing if (found := log.judged((stage.id, task)))}
     lost = [task for task in missing if task not in judged and (stage.id, task) in log.latest]
     causes = {task: replace(cause, progressed=True) for task, cause in judged.items()}
-    causes |= scheduler.causes(states, stage, lost) if lost else {}
+    causes |= scheduler.causes(stage, lost) if lost else {}
     again: dict[tuple[int, tuple[str, ...]], list[str]] = {}
     for task, cause in causes.items():
         key, submission = (stage.id, task), log.latest[stage.id, task][0]

@@ -228,7 +228,7 @@ class Local(Scheduler):
         with _errors_into(folder / "controller.err"):
             return executor.submit(run_job, *work)
 
-    def causes(self, states: States, stage: Stage, tasks: Sequence[str]) -> dict[str, Cause]:
+    def causes(self, stage: Stage, tasks: Sequence[str]) -> dict[str, Cause]:
         """What the tasks have left."""
         jobs = {task: self.log.latest[stage.id, task][0] for task in tasks}
         ended = {(stage.id, task): Job(one.job or "", None, one.name, state="") for task, one in jobs.items()}

@@ -43,7 +43,8 @@ def prepare_run(run: RunDir, recipe: Recipe, profile: Profile) -> Plan:
         run.write_problems("train", drawn.train)
         run.write_problems("eval", drawn.eval)
     write_text(run.recipe, _yaml(recipe.model_dump(mode="json")))
-    write_profile(run, profile)
+    # Where its jobs read it.
+    write_text(run.profile, _yaml(profile.model_dump(mode="json")))
     write_json(run.plan, plan.to_json())
     return run.shorten(plan)
 
@@ -145,11 +146,6 @@ def draw(recipe: Recipe) -> Splits:
     again = range(2, recipe.debate.samples + 1)
     train = [one for first in splits.train for one in (first, *(replace(first, id=f"{first.id}#{k}") for k in again))]
     return Splits(train, splits.eval)
-
-
-def write_profile(run: RunDir, profile: Profile) -> None:
-    """Keep the profile in the run, where its jobs read it."""
-    write_text(run.profile, _yaml(profile.model_dump(mode="json")))
 
 
 def refuse_foreign(run: RunDir) -> None:

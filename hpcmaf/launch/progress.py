@@ -71,8 +71,9 @@ def estimate(
         if left and mean is not None:
             now = running.get(stage.id, ())
             width = profile.slots() if local else len(now) or profile.cluster.resources(stage.spec.resources).at_once
-            shares = sum(_share(run, stage, task) for task in now[:_RUNNING_PER_STAGE])
-            seconds = mean * max(0.0, left - shares) / min(width or left, left)
+            reports = (read_progress(run, stage, task) for task in now[:_RUNNING_PER_STAGE])
+            shares = (min(1.0, found["done"] / found["total"]) for found in reports if found and found["total"])
+            seconds = mean * max(0.0, left - sum(shares)) / min(width or left, left)
         missing += bool(left) and mean is None
         work += seconds
         ends[stage.id] = seconds + max((ends[id] for id in stage.after), default=0.0)
@@ -90,12 +91,6 @@ def _mean_seconds(run: RunDir, plan: Plan, done: Mapping[str, set[str]], kind: s
         with suppress(DataError, OSError):  # damaged, or removed this moment, which 'hpcmaf verify' reports
             seconds.append(sum(row["wall_seconds"] for row in run.read_marker(stage, task)["ledger"]))
     return sum(seconds) / len(seconds) if seconds else None
-
-
-def _share(run: RunDir, stage: Stage, task: str) -> float:
-    """How much of a running task is done."""
-    value = read_progress(run, stage, task)
-    return min(1.0, value["done"] / value["total"]) if value and value["total"] else 0.0
 
 
 class _Progress(Record):

@@ -110,7 +110,7 @@ class Slurm(Scheduler):
                 left = left[size:]
                 size = min(size, len(left))
 
-    def causes(self, states: States, stage: Stage, tasks: Sequence[str]) -> dict[str, Cause]:
+    def causes(self, stage: Stage, tasks: Sequence[str]) -> dict[str, Cause]:
         """What a task left behind comes first, then what squeue still knows, then one sacct for the rest."""
         silent, ended = {(stage.id, task) for task in tasks if not self._left_word(stage, task)}, self._seen.ended
         if any(key not in ended or ended[key].state == "COMPLETED" for key in silent):

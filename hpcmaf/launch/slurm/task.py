@@ -28,6 +28,8 @@ from hpcmaf.training.stop import SIGNALS, StopFlag, handle_signals
 
 # A node whose daemon died keeps its tasks for a while, beside the new copy.
 _BUSY_SECONDS = 1800.0
+# Slurm ends a job long before, once it has sent its signal.
+_DEATH_SECONDS = 900.0
 # Slurm sends the signal up to a minute earlier than asked for.
 _SIGNAL_SLACK = 90.0
 
@@ -140,25 +142,15 @@ class _Signals:
         """End this job the way its signal asks for; returns only where that fails."""
         job = submitit.JobEnvironment()
         if self.number == signal.SIGTERM or job.global_rank > 0:
-            # Node 0 requeues for all.
-            _await_death()
+            # Until Slurm kills it: a job that ends by itself after SIGTERM has ended in Slurm's eyes, and is not put
+            # back into the queue when it was to be preempted. Of several nodes, node 0 requeues for all.
+            time.sleep(_DEATH_SECONDS)
         try:
             control("requeue", job.job_id, seconds=60)
         except SlurmError as error:
             print(f"{one_line(str(error))}; leaving it to the gate", file=sys.stderr, flush=True)
         else:
             sys.exit(-1)  # finished tasks return at once in the next attempt
-
-
-def _await_death() -> None:
-    """Stay until Slurm kills this job.
-
-    A job that ends by itself after SIGTERM has ended in Slurm's eyes, and is
-    not put back into the queue when it was to be preempted.
-    """
-    deadline = time.monotonic() + 900
-    while time.monotonic() < deadline:
-        time.sleep(1)
 
 
 def _wait_for_other_copies(run: RunDir, stage: Stage, task: str) -> bool:
