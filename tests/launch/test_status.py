@@ -333,26 +333,15 @@ def test_nodes_that_have_not_met_are_told_of(sent: Callable[..., Sent], slurm_sa
     assert f"running: it01/finetune {stage.tasks[0]}: its 2 nodes are meeting" in status(run).stdout
 
 
-def test_agents_that_learn_from_little_are_noted(tmp_path: Path, slurm_says: SlurmSays) -> None:
+def test_what_debates_came_to_and_agents_that_learn_from_little_are_told_of(
+    tmp_path: Path, slurm_says: SlurmSays
+) -> None:
     run, plan, _ = make_run(tmp_path / "run")
     slurm_says(squeue="", sacct=1)
     assert Status(run).survey.notes == []
+    selection, health = run.data(1) / "selection.json", {"cut_off": 0.4, "tied": 0.125}
     counts = {agent: {"kept": 12} for agent in plan.stage("it01/finetune").tasks}
-    write_json(run.data(1) / "selection.json", {"datasets": counts | {"critic-1": {"kept": 0}}})
-    [note] = Status(run).survey.notes
-    assert note.startswith("iteration 1: fewer than 10 training samples (critic-1: none); raise task.train")
-    # What was too long is known once an agent is trained.
-    write_json(run.agent(1, "generator-0") / "training.json", {"samples": 3, "dropped_too_long": 9})
-    assert "note: iteration 1: fewer than 10 training samples (generator-0: 3, critic-1: none)" in status(run).stdout
-    (run.data(1) / "selection.json").write_text('{"datasets": {"critic-1": null}}')
-    assert Status(run).survey.notes == []
-
-
-def test_what_debates_came_to_is_shown(tmp_path: Path, slurm_says: SlurmSays) -> None:
-    run, plan, _ = make_run(tmp_path / "run")
-    slurm_says(squeue="", sacct=1)
-    counts = {agent: {"kept": 12} for agent in plan.stage("it01/finetune").tasks}
-    write_json(run.data(1) / "selection.json", {"health": {"cut_off": 0.4, "tied": 0.125}, "datasets": counts})
+    write_json(selection, {"health": health, "datasets": counts})
     metrics = {"accuracy": {"vote@M": {"value": 0.5, "se": 0.1}}, "cut_off": 0.3}
     write_json(run.metrics(0), metrics | {"unparsable": "x"})
     assert list(Status(run).health) == ["iteration 1"]  # what is damaged is left out
@@ -364,3 +353,10 @@ def test_what_debates_came_to_is_shown(tmp_path: Path, slurm_says: SlurmSays) ->
     line = "40.0% of texts cut off, 12.5% of votes tied, 12 samples per agent"
     assert f"health: iteration 1: {line}\n" in shown and f"note: {note}" in shown
     assert Status(run).to_json()["health"]["iteration 1"]["line"] == line
+    # What was too long is known once an agent is trained.
+    write_json(selection, {"datasets": counts | {"critic-1": {"kept": 0}}})
+    write_json(run.agent(1, "generator-0") / "training.json", {"samples": 3, "dropped_too_long": 9})
+    few = "note: iteration 1: fewer than 10 training samples (generator-0: 3, critic-1: none); raise task.train"
+    assert few in status(run).stdout
+    selection.write_text('{"datasets": {"critic-1": null}}')
+    assert not any("samples" in note for note in Status(run).survey.notes)
