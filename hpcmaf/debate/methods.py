@@ -38,7 +38,7 @@ class Method:
         What is run on training problems: the debate; N first answers and no debate; or one answer, and where gold says
         it is wrong a second one with gold as a hint.
     data
-        What they are finetuned on, a key of :data:`hpcmaf.selection.select.DATA`.
+        What they are finetuned on, a key of :data:`hpcmaf.selection.sources.DATA`.
     objective
         What finetuning is after: to say what the data says, to prefer one answer of each pair to the other, or to say
         more of what the vote confirms and less of what it does not, by KTO or by GRPO.

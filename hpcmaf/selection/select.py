@@ -21,13 +21,12 @@ from hpcmaf.config.recipe import Selection as Rules
 from hpcmaf.debate.consensus import agrees, consensus, others_agree
 from hpcmaf.debate.health import Tally
 from hpcmaf.debate.methods import SINGLE
-from hpcmaf.debate.transcript import Transcript
-from hpcmaf.errors import DataError
+from hpcmaf.debate.transcript import Transcript, Utterance
+from hpcmaf.errors import ConfigError, DataError
 from hpcmaf.files.publish import atomic_path, write_json
 from hpcmaf.selection.balance import drawer, mix_trajectories
 from hpcmaf.selection.groups import advantages
-from hpcmaf.selection.pairs import opposed, pair
-from hpcmaf.selection.sources import Dataset, LossOn, counts, source
+from hpcmaf.selection.sources import DATA, GOLD, Dataset, LossOn, counts
 from hpcmaf.store import Store
 
 SCHEMA = "hpcmaf-selection/1"
@@ -101,7 +100,8 @@ def select(
     DataError
         A problem occurs twice, or debates differ in N or M.
     """
-    parts, by_gold = source(data)
+    if data not in DATA:
+        raise ConfigError(f"selection: no data {data!r}; use one of {', '.join(DATA)}")
     chosen = Selected([])
     shape: tuple[int, int] | None = None
     seen: set[str] = set()
@@ -109,17 +109,12 @@ def select(
         problem, agents, rounds = transcript.problem.id, transcript.agents, transcript.rounds
         if shape is None:
             shape = (agents, rounds)
-            if by_gold and shape != (1, 2):
-                raise DataError(
-                    f"selection: data 'gold' is for STaR's answers and their retries, not for debates of N={agents}, "
-                    f"M={rounds}; use other data"
-                )
-            chosen.datasets += parts(agents, rounds)
+            chosen.datasets += DATA[data](agents, rounds)
         if (agents, rounds) != shape or problem in seen:
             what = "occurs twice" if problem in seen else f"has N={agents}, M={rounds} where others have N, M = {shape}"
             raise DataError(f"selection: problem {problem!r} {what}; select from the debates of one run and iteration")
         seen.add(problem)
-        if by_gold:
+        if data == GOLD:
             label = Vote(transcript.problem.gold, (), 0, False)
         else:
             label = consensus(transcript, rounds, seed, iteration)
@@ -147,13 +142,17 @@ def select(
             answered = answered or dataset.model == SINGLE
             # D+ began right, D- is what was corrected: its first answer does not match the label.
             first = agrees(transcript.answers[0][dataset.index].answer, label, transcript)
-            right = dataset.confirmed(transcript, label) if dataset.judged else first and not dataset.fresh
+            judged = dataset.samples in ("judged", "groups")
+            right = dataset.confirmed(transcript, label) if judged else first and not dataset.fresh
             dataset.labels[problem] = "positive" if right else "negative"
-            dataset.reward(transcript, right, rules.form_reward)
+            group = dataset.rewards.setdefault(transcript.problem.question, {})
+            group[problem] = right + rules.form_reward * transcript.answers[turn - 1][dataset.index].well_formed
     for dataset in chosen.datasets:
-        dataset.advantages = advantages(dataset.rewards.values())
-        dataset.kept = set(dataset.advantages if dataset.grouped else dataset.labels)
-        if dataset.mixed:
+        dataset.kept = set(dataset.labels)
+        if dataset.samples == "groups":
+            dataset.advantages = advantages(dataset.rewards.values())
+            dataset.kept = set(dataset.advantages)
+        elif dataset.samples == "share":
             draw = drawer(seed, iteration, dataset.agent)
             dataset.kept = mix_trajectories(dataset.ids("positive"), dataset.ids("negative"), rules.w, rules.mix, draw)
     return chosen
@@ -161,41 +160,40 @@ def select(
 
 def _is_candidate(transcript: Transcript, dataset: Dataset, label: Vote, rules: Rules) -> bool:
     """Whether what a dataset takes of a debate is confirmed, whole, and, where the rules want that, disputed."""
-    problem, n, m = transcript.problem.id, dataset.index, dataset.turn(transcript)
-    drop = rules.cut_off == "drop"
+    problem, drop = transcript.problem.id, rules.cut_off == "drop"
     if drop and problem in dataset.cut_off:
         return False
-    if dataset.mixed and rules.critics == "disputed":
+    if dataset.samples == "share" and rules.critics == "disputed":
         # To take over what the others agree on is right so often that critics
         # learn little else, and where it is wrong they all do, and confirm each other.
-        before = [turn.answer for turn in transcript.answers[m - 2]]
-        if others_agree(before, n, transcript.same) is not None:
+        before = [turn.answer for turn in transcript.answers[dataset.turn(transcript) - 2]]
+        if others_agree(before, dataset.index, transcript.same) is not None:
             return False
-    if dataset.judged:
-        return True
-    turns = transcript.answers[m - 1]
-    if dataset.paired:
-        found = opposed(transcript, m, n, label, {i for i, turn in enumerate(turns) if turn.cut_off} if drop else ())
-        if found is not None:
-            dataset.sides[problem] = found
-        return found is not None
-    return dataset.confirmed(transcript, label)
+    if dataset.samples == "pairs":
+        if sides := dataset.opposed(transcript, label, drop):
+            dataset.sides[problem] = sides
+        return sides is not None
+    return dataset.samples in ("judged", "groups") or dataset.confirmed(transcript, label)
 
 
 def line(transcript: Transcript, dataset: Dataset, answer: str, thinking: str = "keep") -> str:
     """One dataset line: a chat, or a pair, as TRL and OpenAI read them, and where it came from."""
     problem, n, m = transcript.problem.id, dataset.index, dataset.turn(transcript)
-    opening, turn = transcript.opening(1 if dataset.fresh else m, n), transcript.answers[m - 1][n]
-    if dataset.paired:
-        sample, reason = pair(transcript, dataset, thinking)
+    opening, turns = transcript.opening(1 if dataset.fresh else m, n), transcript.answers[m - 1]
+    prompt = transcript.conversation(n, m)[:-1]
+    if dataset.fresh:
+        # The hint is forgotten: its answer stands behind the first prompt.
+        prompt = [*opening, {"role": "user", "content": transcript.answers[0][n].prompt}]
+
+    def response(turn: Utterance) -> dict[str, str]:
+        return {"role": "assistant", "content": turn.spoken if thinking == "strip" else turn.text}
+
+    if dataset.samples == "pairs":
+        sides = {side: turns[who] for side, who in zip(("chosen", "rejected"), dataset.sides[problem], strict=True)}
+        sample = {"prompt": prompt, **{side: [response(turn)] for side, turn in sides.items()}}
+        reason = {side: turn.finish_reason for side, turn in sides.items()}
     else:
-        messages = transcript.conversation(n, m)
-        if thinking == "strip":
-            messages[-1]["content"] = turn.spoken
-        if dataset.fresh:
-            # The hint is forgotten: its answer stands behind the first prompt.
-            messages = [*opening, {"role": "user", "content": transcript.answers[0][n].prompt}, messages[-1]]
-        sample, reason = {"messages": messages}, turn.finish_reason
+        sample, reason = {"messages": [*prompt, response(turns[n])]}, turns[n].finish_reason
     record = {
         **sample,
         "problem_id": problem,
@@ -204,9 +202,9 @@ def line(transcript: Transcript, dataset: Dataset, answer: str, thinking: str = 
         "consensus": answer,
         "finish_reason": reason,
     }
-    if opening and not dataset.paired:
+    if opening and dataset.samples != "pairs":
         record["opening"] = len(opening)
-    if dataset.grouped:
+    if dataset.samples == "groups":
         record["advantage"] = dataset.advantages[problem]
     # Model output may contain lone surrogates, which UTF-8 cannot: escape.
     return json.dumps(record, ensure_ascii=True) + "\n"
@@ -240,12 +238,11 @@ def write_selection(
     StoreError
         The store is damaged.
     """
-    _, by_gold = source(data)
     with Store(store) as debates:
         info = debates.info
-        transcripts = debates.transcripts(gold=by_gold)
+        transcripts = debates.transcripts(gold=data == GOLD)
         chosen = select(transcripts, rules, seed=seed, iteration=info.iteration, data=data, loss_on=loss_on)
-        if by_gold and not chosen.consensus:
+        if data == GOLD and not chosen.consensus:
             raise DataError(
                 f"{store}: no problem has a gold answer, and this method learns from them alone; "
                 "add answers to the training problems, or use another method"
@@ -271,19 +268,16 @@ def write_selection(
         if agreement:
             labelled = max(1, len(chosen.consensus))
             summary["agreement"] = [chosen.agreed[n] / labelled for n in range(info.agents)]
-        with atomic_path(folder) as temporary:
+        with atomic_path(folder) as temporary, ExitStack() as closing:
             temporary.mkdir()
-            with ExitStack() as closing:
-                files = {
-                    model: closing.enter_context(
-                        (temporary / f"{model}.jsonl").open("w", encoding="ascii", newline="\n")
-                    )
-                    for model in chosen.files
-                }
-                for transcript in debates.transcripts():
-                    problem = transcript.problem.id
-                    for dataset in chosen.datasets:
-                        if problem in dataset.kept:
-                            files[dataset.model].write(line(transcript, dataset, chosen.consensus[problem], thinking))
+            files = {
+                model: closing.enter_context((temporary / f"{model}.jsonl").open("w", encoding="ascii", newline="\n"))
+                for model in chosen.files
+            }
+            for transcript in debates.transcripts():
+                problem = transcript.problem.id
+                for dataset in chosen.datasets:
+                    if problem in dataset.kept:
+                        files[dataset.model].write(line(transcript, dataset, chosen.consensus[problem], thinking))
             write_json(temporary / "selection.json", summary)
     return summary

@@ -12,10 +12,11 @@ from hpcmaf.answers import Vote
 from hpcmaf.debate.consensus import agrees
 from hpcmaf.debate.methods import SINGLE
 from hpcmaf.debate.transcript import Transcript, Utterance
-from hpcmaf.errors import ConfigError
+from hpcmaf.errors import DataError
 
 Label = Literal["positive", "negative"]
 LossOn = Literal["last_turn", "all_turns"]
+Samples = Literal["confirmed", "share", "pairs", "judged", "groups"]
 
 
 @dataclass
@@ -31,18 +32,19 @@ class Dataset:
         for a critic).
     model
         Who is trained on it, and the name of its file.
-    mixed, fresh, paired
-        Whether the share w of corrections is kept to, rather than all kept;
-        the answer is stored as if it had been given at once, without the turns
-        before it; a sample is a pair of answers rather than one.
-    judged, grouped
-        Whether responses that are not confirmed are samples too; and whether
-        each is set against the agent's other ones to the same question.
+    samples
+        ``confirmed`` responses; so many of them that corrections have their
+        ``share`` w; ``pairs`` of a confirmed response and another; ``judged``
+        responses, confirmed or not; or ``groups`` of these, each of which is
+        set against the agent's other ones to the same question.
+    fresh
+        Whether the answer is stored as if it had been given at once, without
+        the turns before it.
     sides
         Of pairs: whose the confirmed answer is, and whose the other.
     rewards, advantages
-        Of groups: question to problem ids and their rewards; by how much
-        each is above its group's mean.
+        Question to problem ids and the rewards of their responses; and of
+        groups by how much each is above its group's mean.
     labels
         Candidates: problem id to ``"positive"`` or, for a trajectory that
         began wrong and ended right, ``"negative"``. Of judged ones: whether
@@ -61,11 +63,8 @@ class Dataset:
     index: int
     round: int
     model: str = ""
-    mixed: bool = False
+    samples: Samples = "confirmed"
     fresh: bool = False
-    paired: bool = False
-    judged: bool = False
-    grouped: bool = False
     labels: dict[str, Label] = field(default_factory=dict)
     sides: dict[str, tuple[int, int]] = field(default_factory=dict)
     rewards: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -91,7 +90,7 @@ class Dataset:
     def trained_turns(self, transcript: Transcript, loss_on: LossOn) -> Iterator[Utterance]:
         """The agent's own responses that carry loss in a sample of a debate."""
         last = self.turn(transcript)
-        whole = loss_on == "all_turns" and not (self.fresh or self.paired or self.judged)
+        whole = loss_on == "all_turns" and self.samples in ("confirmed", "share") and not self.fresh
         first = 1 if whole else max(1, last)
         return (answers[self.index] for answers in transcript.answers[first - 1 : last])
 
@@ -102,21 +101,36 @@ class Dataset:
             return label.agrees[self.index]
         return agrees(transcript.answers[turn - 1][self.index].answer, label, transcript)
 
-    def reward(self, transcript: Transcript, right: bool, form: float) -> None:
-        """Put a response into its question's group, where there are groups; ``form`` is for one that can be read."""
-        if self.grouped:
-            turn, group = transcript.answers[self.turn(transcript) - 1][self.index], transcript.problem.question
-            self.rewards.setdefault(group, {})[transcript.problem.id] = right + form * turn.well_formed
+    def opposed(self, transcript: Transcript, label: Vote, whole: bool) -> tuple[int, int] | None:
+        """Whose answers make a pair: one that the consensus confirms, and one of the same round that it does not.
+
+        One is the agent's own, the other that of the next agent whom the
+        consensus judges otherwise (and, if ``whole``, whose answer was not cut
+        off); ``None`` where all were right, or all wrong. The prompt is the
+        problem for a generator, who answered it as the others did, and for a
+        critic all that it had read, to which the others' last answers differ
+        but in what their summaries said. An agent's answers of different rounds
+        are never a pair: they answer different prompts, and what sets such
+        texts apart is that, before who is right; three iterations of it left
+        the micro model nothing.
+        """
+        turns, own = transcript.answers[self.turn(transcript) - 1], self.index
+        # What cannot be read as an answer is not confirmed.
+        right = [agrees(turn.answer, label, transcript) for turn in turns]
+        for other in ((own + step) % len(turns) for step in range(1, len(turns))):
+            if right[other] != right[own] and not (whole and turns[other].cut_off):
+                return (own, other) if right[own] else (other, own)
+        return None
 
     def ids(self, label: Label) -> list[str]:
         """Candidates with a label, in the order of the store."""
         return [problem for problem, own in self.labels.items() if own == label]
 
 
-def _own(agents: int, rounds: int, **settings: Any) -> list[Dataset]:
+def _own(agents: int, rounds: int, samples: Samples | None = None, model: str = "") -> list[Dataset]:
     """Generators' first answers and, where there are critics, their trajectories."""
-    firsts = [Dataset(f"generator-{n}", n, 1, **settings) for n in range(agents)]
-    return firsts + [Dataset(f"critic-{n}", n, rounds, **{"mixed": True} | settings) for n in range(agents)]
+    firsts = [Dataset(f"generator-{n}", n, 1, model, samples or "confirmed") for n in range(agents)]
+    return firsts + [Dataset(f"critic-{n}", n, rounds, model, samples or "share") for n in range(agents)]
 
 
 def _responses(agents: int, rounds: int) -> list[Dataset]:
@@ -133,29 +147,27 @@ def _voted(agents: int, rounds: int) -> list[Dataset]:
 
 def _by_gold(agents: int, rounds: int) -> list[Dataset]:
     """STaR: first answers, and answers to the hint, without the hint."""
+    if (agents, rounds) != (1, 2):
+        raise DataError(
+            f"selection: data 'gold' is for STaR's answers and their retries, not for debates of N={agents}, "
+            f"M={rounds}; use other data"
+        )
     return [Dataset("answered", 0, 1, SINGLE), Dataset("hinted", 0, 2, SINGLE, fresh=True)]
 
 
-# What a method's trained agents learn from, by N and M, and whether gold labels it.
-DATA: Mapping[str, tuple[Callable[[int, int], list[Dataset]], bool]] = {
-    "own": (_own, False),
-    # Of preferences w does not apply, as each pair has both kinds of answer.
-    "pairs": (partial(_own, paired=True, mixed=False), False),
-    # Nor of verdicts, which the data has of both kinds.
-    "judged": (partial(_own, judged=True, mixed=False), False),
-    "groups": (partial(_own, judged=True, grouped=True, mixed=False), False),
-    "union": (partial(_own, model=SINGLE), False),
-    "responses": (_responses, False),
-    "voted": (_voted, False),
-    "gold": (_by_gold, True),
+GOLD = "gold"  # the one whose label is the gold answer, not the vote
+# What a method's trained agents learn from, by N and M.
+DATA: Mapping[str, Callable[[int, int], list[Dataset]]] = {
+    "own": _own,
+    # To these w does not apply: they have confirmed answers and others.
+    "pairs": partial(_own, samples="pairs"),
+    "judged": partial(_own, samples="judged"),
+    "groups": partial(_own, samples="groups"),
+    "union": partial(_own, model=SINGLE),
+    "responses": _responses,
+    "voted": _voted,
+    GOLD: _by_gold,
 }
-
-
-def source(data: str) -> tuple[Callable[[int, int], list[Dataset]], bool]:
-    """An entry of ``DATA``; ``ConfigError`` with the names of those that exist where it does not."""
-    if data not in DATA:
-        raise ConfigError(f"selection: no data {data!r}; use one of {', '.join(DATA)}")
-    return DATA[data]
 
 
 def counts(parts: Iterable[Dataset]) -> dict[str, Any]:
