@@ -29,7 +29,7 @@ def command(run: str, agent: str | None, what: str, iteration: int | None, out: 
     Models are safetensors that transformers, PEFT and vLLM read; training
     sets are chats, a line each, that TRL reads.
     """
-    from hpcmaf.jobs.export import export_data, export_model, export_society
+    from hpcmaf.jobs.export import export
     from hpcmaf.run.directory import RunDir
 
     if (agent is None) != (what == "society-in-one"):
@@ -37,18 +37,9 @@ def command(run: str, agent: str | None, what: str, iteration: int | None, out: 
         raise UsageError(f"--agent: {fault}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"--out {out}: exists and is not an empty folder; name a new one")
-    where = RunDir.locate(run)
-    if what == "data":
-        iterations = export_data(where, agent, out, iteration=iteration)
-        click.echo(f"{agent}: training sets of iteration {', '.join(map(str, iterations))}: {out}")
-        return
-    if what != "adapter":
+    if what in {"model", "society-in-one"}:
         from hpcmaf.cli.options import quiet_libraries
 
         quiet_libraries()
-    if agent is None:
-        t = export_society(where, out, iteration=iteration)
-        click.echo(f"{what}: one model, from the debates of iteration {t}: {out}")
-        return
-    t = export_model(where, agent, out, iteration=iteration, merge=what == "model")
-    click.echo(f"{agent}: {what} of iteration {t}: {out}")
+    iterations = export(RunDir.locate(run), out, what, agent=agent, iteration=iteration)
+    click.echo(f"{agent or 'society'}: {what} of iteration {', '.join(map(str, iterations))}: {out}")
