@@ -27,11 +27,11 @@ def _file(name: str, what: str) -> Any:
     return property(lambda run: run.root / name, doc=what)
 
 
-def _of_iteration(name: str, what: str) -> Callable[[RunDir, int], Path]:
-    """A path in the folder of an iteration."""
+def _path(name: str, what: str) -> Callable[..., Path]:
+    """A path of what its caller names: an iteration, an agent, a stage and a task."""
 
-    def path(run: RunDir, t: int) -> Path:
-        return run.iteration(t) / name
+    def path(run: RunDir, *of: Any) -> Path:
+        return run.root / name.format(*of)
 
     path.__doc__ = what
     return path
@@ -67,41 +67,35 @@ class RunDir:
     driver_lock = _file(".driver.lock", "Locked by the process that submits to the run (:meth:`drive`).")
     report = _file("report", "Folder of tables and plots.")
 
-    def problems(self, split: str) -> Path:
-        """The problems of a split (``train`` or ``eval``), drawn once."""
-        return self.root / "problems" / f"{split}.jsonl"
+    problems = _path("problems/{}.jsonl", "The problems of a split (``train`` or ``eval``), drawn once.")
 
-    # --- one iteration -----------------------------------------------------
-    data = _of_iteration("data", "Folder of the training sets of iteration t.")
-    metrics = _of_iteration("metrics.json", "Evaluation of iteration t.")
-    diversity = _of_iteration("diversity.json", "Diversity of iteration t, measured with models on some problems.")
-    signals = _of_iteration("signals.json", "What the evaluation of iteration t shows without gold answers.")
-    ledger = _of_iteration("ledger.json", "Costs of iteration t.")
+    # --- one iteration: t, and an agent or a kind of stage and a shard ------
+    iteration = _path("it{:02d}", "Folder of iteration t; 0 is the untouched base.")
+    data = _path("it{:02d}/data", "Folder of the training sets of iteration t.")
+    dataset = _path("it{:02d}/data/{}.jsonl", "One agent's training set.")
+    metrics = _path("it{:02d}/metrics.json", "Evaluation of iteration t.")
+    diversity = _path("it{:02d}/diversity.json", "Diversity of iteration t, measured with models on some problems.")
+    signals = _path("it{:02d}/signals.json", "What the evaluation of iteration t shows without gold answers.")
+    ledger = _path("it{:02d}/ledger.json", "Costs of iteration t.")
+    shard = _path("it{:02d}/{}/shard-{:05d}.h5", "One shard of the debates (``debate`` or ``eval``) of iteration t.")
+    store = _path("it{:02d}/{}.h5", "The merged debates of iteration t.")
+    agent = _path("it{:02d}/agents/{}", "One agent's finetuned model: PEFT adapter or whole checkpoint.")
+    checkpoints = _path("it{:02d}/agents/.{}.checkpoints", "What an unfinished finetuning job resumes from.")
 
-    def iteration(self, t: int) -> Path:
-        """Folder of iteration t; 0 is the untouched base."""
-        return self.root / f"it{t:02d}"
+    # --- one task: a stage, and the task's name -----------------------------
+    marker = _path("it{0.iteration:02d}/done/{0.kind}.{1}.json", "Exists when the task is done.")
+    attempts = _path("it{0.iteration:02d}/attempts/{0.kind}.{1}", "Folder of the task's attempts: logs and causes.")
+    progress = _path("it{0.iteration:02d}/attempts/{0.kind}.{1}/progress.json", "How far a running task is.")
+    jobs = _path("it{0.iteration:02d}/jobs/{1}", "Folder of one submission: batch script, pickles and logs.")
 
     def iterations(self) -> list[int]:
         """Iterations that have a folder, in order."""
         found = (path.name[2:] for path in self.root.glob("it[0-9]*") if path.is_dir())
         return sorted(int(name) for name in found if name.isdecimal())
 
-    def shard(self, t: int, kind: str, shard: int) -> Path:
-        """One shard of the debates (``debate`` or ``eval``) of iteration t."""
-        return self.iteration(t) / kind / f"shard-{shard:05d}.h5"
-
-    def store(self, t: int, kind: str) -> Path:
-        """The merged debates of iteration t."""
-        return self.iteration(t) / f"{kind}.h5"
-
     def journal(self, shard: Path) -> Path:
         """Completions of an unfinished shard."""
         return shard.with_suffix(".journal.jsonl")
-
-    def dataset(self, t: int, agent: str) -> Path:
-        """One agent's training set."""
-        return self.data(t) / f"{agent}.jsonl"
 
     def learned(self, t: int) -> dict[str, Any]:
         """The selection of iteration t, with what its finetuning jobs report so far.
@@ -118,31 +112,7 @@ class RunDir:
             found |= {name: trained[name] for name in Trained.model_fields if name in trained}
         return selection
 
-    def agent(self, t: int, agent: str) -> Path:
-        """One agent's finetuned model: PEFT adapter or whole checkpoint."""
-        return self.iteration(t) / "agents" / agent
-
-    def checkpoints(self, t: int, agent: str) -> Path:
-        """What an unfinished finetuning job resumes from."""
-        return self.iteration(t) / "agents" / f".{agent}.checkpoints"
-
-    # --- one task ----------------------------------------------------------
-    def marker(self, stage: Stage, task: str) -> Path:
-        """Exists when the task is done."""
-        return self.iteration(stage.iteration) / "done" / f"{stage.kind}.{task}.json"
-
-    def attempts(self, stage: Stage, task: str) -> Path:
-        """Folder of the task's attempts: logs and causes."""
-        return self.iteration(stage.iteration) / "attempts" / f"{stage.kind}.{task}"
-
-    def jobs(self, stage: Stage, name: str) -> Path:
-        """Folder of one submission to Slurm: batch script, pickles and logs."""
-        return self.iteration(stage.iteration) / "jobs" / name
-
-    def progress(self, stage: Stage, task: str) -> Path:
-        """How far a running task is."""
-        return self.attempts(stage, task) / "progress.json"
-
+    # --- what is done ------------------------------------------------------
     def done(self, stage: Stage, task: str) -> bool:
         """Whether the task has published all it had to."""
         return self.marker(stage, task).exists()
