@@ -176,32 +176,28 @@ class Store:
             return [decode(data[start:end]) for start, end in pairwise((bounds - bounds[0]).tolist())]
 
     def _block(self, low: int, high: int, gold: bool) -> list[Transcript]:
-        metas = []
-        for text in self._texts("problems/meta", low, high):
-            with reading(self.path, "problems/meta"):
-                metas.append(json.loads(text))
-                if not isinstance(metas[-1], dict):
-                    raise ValueError("not a JSON object")
+        with reading(self.path, "problems/meta"):
+            metas = [json.loads(text) for text in self._texts("problems/meta", low, high)]
+            if not all(isinstance(meta, dict) for meta in metas):
+                raise ValueError("not a JSON object")
         golds: list[str | None] = [None] * (high - low)
         if gold:
             known = self._integers("problems/has_gold", low, high)
             texts = self._texts("problems/gold", low, high)
             golds = [text if has else None for text, has in zip(texts, known, strict=True)]
         columns = (self._texts(f"problems/{name}", low, high) for name in ("id", "question"))
-        utterances, block = iter(self._utterances(low, high)), []
-        for problem in zip(*columns, golds, metas, strict=True):
-            judged = self.info.aggregate == "judge"
-            turns = [
-                tuple(islice(utterances, self.info.agents))
-                for _ in range((len(self._events) - judged) // self.info.agents)
-            ]
-            answers, summaries = (
-                tuple(turn for turn in turns if turn[0].kind == kind) for kind in ("answer", "summary")
-            )
-            judgement = next(utterances) if judged else None
-            rest = (self._openings, self._grader, self._weights, judgement)
-            block.append(Transcript(Problem(*problem), answers, summaries, *rest))
-        return block
+        problems = [Problem(*values) for values in zip(*columns, golds, metas, strict=True)]
+        turns = iter(self._utterances(low, high))
+        return [self._debate(problem, list(islice(turns, len(self._events)))) for problem in problems]
+
+    def _debate(self, problem: Problem, turns: list[Utterance]) -> Transcript:
+        def rounds(kind: str) -> tuple[tuple[Utterance, ...], ...]:
+            of_kind, agents = [turn for turn in turns if turn.kind == kind], self.info.agents
+            return tuple(tuple(of_kind[first : first + agents]) for first in range(0, len(of_kind), agents))
+
+        judgement = next((turn for turn in turns if turn.kind == "judge"), None)
+        settings = (self._openings, self._grader, self._weights)
+        return Transcript(problem, rounds("answer"), rounds("summary"), *settings, judgement)
 
     def _utterances(self, first: int, last: int) -> list[Utterance]:
         """All utterances of problems ``first:last``."""
