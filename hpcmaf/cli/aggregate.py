@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from rich.console import Console
+
+from hpcmaf.report import aggregate
+from hpcmaf.run.directory import RunDir
 
 
 @click.command("aggregate")
@@ -26,11 +30,6 @@ def command(runs: tuple[str, ...], out: Path, baseline: str | None, reference: b
     Runs that differ only in their seed are shown together. Runs that were
     evaluated on the same problems are compared, whatever they were trained on.
     """
-    from rich.console import Console
-
-    from hpcmaf.report import aggregate
-    from hpcmaf.run.directory import RunDir
-
     paths = [path if (path := Path(run)).is_dir() else RunDir.locate(run).root for run in runs]
     report = aggregate(paths, out, baseline=baseline, reference=reference)
     report.print(Console())

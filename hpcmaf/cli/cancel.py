@@ -7,31 +7,24 @@ import sys
 
 import click
 
+from hpcmaf.cli.options import run_argument
+from hpcmaf.config.profile import load_profile
+from hpcmaf.errors import ConfigError, UsageError
+from hpcmaf.launch.slurm.cancel import cancel_run, live_jobs
+from hpcmaf.launch.survey import driver
+from hpcmaf.run.directory import RunDir
+
 
 @click.command()
-@click.argument("run_name", metavar="RUN")
+@run_argument
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@click.option(
-    "--wait",
-    "seconds",
-    type=click.FloatRange(min=0),
-    default=120.0,
-    show_default=True,
-    help="Seconds to wait until Slurm has none of its jobs left.",
-)
-def command(run_name: str, yes: bool, seconds: float) -> None:
+@click.option("--wait", default=120, show_default=True, help="Seconds to wait until Slurm has none of its jobs left.")
+def command(run: RunDir, yes: bool, wait: int) -> None:
     """Cancel all jobs of a run on a cluster.
 
     What is done stays done, and what was begun goes on from where it was:
     'hpcmaf retry' continues the run. Twice is as good as once.
     """
-    from hpcmaf.config.profile import load_profile
-    from hpcmaf.errors import ConfigError, UsageError
-    from hpcmaf.launch.slurm.cancel import cancel_run, live_jobs
-    from hpcmaf.launch.survey import driver
-    from hpcmaf.run.directory import RunDir
-
-    run = RunDir.locate(run_name)
     plan, profile = run.load_plan(), load_profile(str(run.profile))
     if profile.launcher != "slurm":
         where = f"process {pid}" if (pid := driver(run)) else "nothing on this machine"
@@ -45,6 +38,6 @@ def command(run_name: str, yes: bool, seconds: float) -> None:
         if not sys.stdin.isatty():
             raise UsageError(f"{question} Say so with --yes")
         click.confirm(question, abort=True, err=True)
-    if not cancel_run(run, profile, seconds=seconds, say=lambda line: click.echo(line, err=True)):
+    if not cancel_run(run, profile, seconds=wait, say=lambda line: click.echo(line, err=True)):
         click.echo(f"{run.root}: Slurm has no jobs of it; the chain is stopped", err=True)
     click.echo(f"go on with: hpcmaf retry {shlex.quote(str(run.root))}", err=True)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    from hpcmaf.answers import Vote
-    from hpcmaf.debate.transcript import Transcript, Utterance
+from hpcmaf.answers import Vote
+from hpcmaf.debate.transcript import Transcript, Utterance
+
+
+def debate_json(transcript: Transcript, **about: Any) -> str:
+    """A debate, behind what else is known about it, as JSON in ASCII: lone surrogates have no other form there."""
+    return json.dumps(about | {name: value for name, value in asdict(transcript).items() if name != "grader"}, indent=1)
 
 
 def readable(text: str) -> str:

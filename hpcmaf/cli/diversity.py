@@ -7,16 +7,20 @@ from typing import Any
 
 import click
 
+from hpcmaf.cli.options import device_option, quiet_libraries
+from hpcmaf.jobs.diversity import measure_run
+from hpcmaf.run.directory import RunDir
+
 
 @click.command("diversity")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=RunDir.locate)
 @click.option("--iter", "iterations", type=click.IntRange(min=0), multiple=True, help="Iteration; repeatable. All.")
 @click.option("--problems", type=click.IntRange(min=1), default=100, show_default=True, help="Size of the sample.")
 @click.option("--encoder", help="Sentence encoder: folder or hub id. Default: the base model's own states.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@device_option
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Responses at once.")
 @click.option("--again", is_flag=True, help="Measure also what has been measured.")
-def command(runs: tuple[str, ...], iterations: tuple[int, ...], problems: int, again: bool, **model: Any) -> None:
+def command(runs: tuple[RunDir, ...], iterations: tuple[int, ...], problems: int, again: bool, **model: Any) -> None:
     """Measure the diversity of runs' final responses with models.
 
     Embedding dissimilarity, the likelihood of each agent's responses under
@@ -25,14 +29,10 @@ def command(runs: tuple[str, ...], iterations: tuple[int, ...], problems: int, a
     itTT/diversity.json, which 'hpcmaf aggregate' shows. Gold answers are not
     read.
     """
-    from hpcmaf.cli.options import quiet_libraries
-    from hpcmaf.jobs.diversity import measure_run
-    from hpcmaf.run.directory import RunDir
-
     quiet_libraries()
-    for where in map(RunDir.locate, runs):
-        for path, value in measure_run(where, iterations, problems, again=again, **model):
-            click.echo(json.dumps(value["measures"] | {"run": str(where.root), "iteration": value["iteration"]}))
+    for run in runs:
+        for path, value in measure_run(run, iterations, problems, again=again, **model):
+            click.echo(json.dumps(value["measures"] | {"run": str(run.root), "iteration": value["iteration"]}))
             click.echo(f"diversity: {path}", err=True)
             if pairs := value.get("other_vocabulary"):
                 line = "likelihoods and KL leave out pairs of agents of different vocabularies"

@@ -3,51 +3,39 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import asdict
+from pathlib import Path
 
 import click
 
+from hpcmaf.cli.options import PROFILE_VARIABLE, site_option
+from hpcmaf.config import DEFAULT_PROFILE
+from hpcmaf.config.profile import load_profile
+from hpcmaf.errors import PlatformError, one_line
+from hpcmaf.launch.doctor import examine
+from hpcmaf.run.directory import RunDir
+
 
 @click.command()
-@click.option(
-    "--profile", "profile_name", help="File, or name of a shipped profile; default: the run's, $HPCMAF_PROFILE, local."
-)
+@click.option("--profile", help="File, or name of a shipped profile; default: the run's, $HPCMAF_PROFILE, local.")
 @click.option("--run", "run_name", metavar="RUN", help="Run directory, or where one would be; default: runs/.")
-@click.option("--set-profile", "site", multiple=True, metavar="KEY=VALUE", help="Override a profile key; repeatable.")
+@site_option
 @click.option("--probe", is_flag=True, help="Also have srun look at a node from within, or at two.")
-@click.option(
-    "--wait",
-    "seconds",
-    type=click.FloatRange(min=1),
-    default=300.0,
-    show_default=True,
-    help="Seconds to wait for a node.",
-)
+@click.option("--wait", type=click.IntRange(min=1), default=300, show_default=True, help="Seconds to wait for a node.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON: a list of level, area, text, remedy.")
 def command(
-    profile_name: str | None, run_name: str | None, site: tuple[str, ...], probe: bool, seconds: float, as_json: bool
+    profile: str | None, run_name: str | None, site: tuple[str, ...], probe: bool, wait: int, as_json: bool
 ) -> None:
     """Compare this machine, and the cluster it belongs to, with what a profile asks for.
 
     Every finding is ok, a warning or a problem, with a remedy. The exit code
     is 12 when there is a problem.
     """
-    import os
-    from dataclasses import asdict
-    from pathlib import Path
-
-    from hpcmaf.cli.options import PROFILE_VARIABLE
-    from hpcmaf.config import DEFAULT_PROFILE
-    from hpcmaf.config.profile import load_profile
-    from hpcmaf.errors import PlatformError, one_line
-    from hpcmaf.launch.doctor import examine
-    from hpcmaf.run.directory import RunDir
-
     run = RunDir.locate(run_name) if run_name else RunDir(Path("runs"))
     own = str(run.profile) if run.profile.exists() else os.environ.get(PROFILE_VARIABLE) or DEFAULT_PROFILE
     findings = []
-    for found in examine(
-        load_profile(profile_name or own, site, os.environ), run, probe_seconds=seconds if probe else None
-    ):
+    for found in examine(load_profile(profile or own, site, os.environ), run, probe_seconds=wait if probe else None):
         findings.append(found)
         if not as_json:
             remedy = f"; remedy: {found.remedy}" if found.remedy else ""

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import click
 
+from hpcmaf.cli.options import quiet_libraries, run_argument
 from hpcmaf.errors import UsageError
+from hpcmaf.jobs.export import export
+from hpcmaf.run.directory import RunDir
 
 
 @click.command("export")
-@click.argument("run")
+@run_argument
 @click.option("--agent", help="Such as critic-1; 'single' of methods that train one model.")
 @click.option(
     "--as",
@@ -23,23 +26,18 @@ from hpcmaf.errors import UsageError
 )
 @click.option("--iter", "iteration", type=click.IntRange(min=1), help="Iteration [default: the last; of data, all].")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A new folder.")
-def command(run: str, agent: str | None, what: str, iteration: int | None, out: Path) -> None:
+def command(run: RunDir, agent: str | None, what: str, iteration: int | None, out: Path) -> None:
     """Take one agent, or the society as one model, out of a run.
 
     Models are safetensors that transformers, PEFT and vLLM read; training
     sets are chats, a line each, that TRL reads.
     """
-    from hpcmaf.jobs.export import export
-    from hpcmaf.run.directory import RunDir
-
     if (agent is None) != (what == "society-in-one"):
         fault = "missing; name an agent, such as critic-1" if agent is None else "a society has many; leave it out"
         raise UsageError(f"--agent: {fault}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"--out {out}: exists and is not an empty folder; name a new one")
     if what in {"model", "society-in-one"}:
-        from hpcmaf.cli.options import quiet_libraries
-
         quiet_libraries()
-    iterations = export(RunDir.locate(run), out, what, agent=agent, iteration=iteration)
+    iterations = export(run, out, what, agent=agent, iteration=iteration)
     click.echo(f"{agent or 'society'}: {what} of iteration {', '.join(map(str, iterations))}: {out}")

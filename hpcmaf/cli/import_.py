@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from hpcmaf.store.importing import import_debates
+
 TASKS = ("arithmetic", "gsm8k", "math", "mmlu", "jsonl")
 
 
@@ -15,7 +17,5 @@ TASKS = ("arithmetic", "gsm8k", "math", "mmlu", "jsonl")
 @click.option("--task", type=click.Choice(TASKS), required=True, help="What the questions are, for reading answers.")
 def command(file: Path, store: Path, task: str) -> None:
     """Turn FILE, debates in the released code's JSON, into the store STORE."""
-    from hpcmaf.store.importing import import_debates
-
     manifest = import_debates(file, store, task)
     click.echo(f"{store}: {manifest.rows} debates")

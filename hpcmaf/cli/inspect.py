@@ -6,15 +6,13 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from hpcmaf.cli.debateview import print_debate
+from hpcmaf.cli.debateview import debate_json, print_debate
 from hpcmaf.errors import one_line
-
-if TYPE_CHECKING:
-    from hpcmaf.debate.transcript import Transcript
+from hpcmaf.store import Store
 
 
 @click.command()
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def command(store: Path, problem_id: str | None, as_json: bool) -> None:
     """Show what is in a debate store."""
-    from hpcmaf.store import Store
-
     with Store(store) as opened:
         if problem_id is None:
             facts = {"path": str(store), **asdict(opened.info), "problems": len(opened)}
@@ -33,10 +29,12 @@ def command(store: Path, problem_id: str | None, as_json: bool) -> None:
             return
         transcript = opened.find(problem_id, gold=True)
     if as_json:
-        # Escaped to ASCII: lone surrogates have no other form in JSON.
-        click.echo(json.dumps({key: value for key, value in asdict(transcript).items() if key != "grader"}, indent=1))
-    else:
-        print_debate(_head(transcript), transcript)
+        click.echo(debate_json(transcript))
+        return
+    problem = transcript.problem
+    gold = "unknown" if problem.gold is None else problem.gold
+    head = [("problem", problem.id), ("question", problem.question), ("gold", gold), *problem.meta.items()]
+    print_debate(head, transcript)
 
 
 def _lines(facts: dict[str, Any], ids: Sequence[str]) -> Iterator[str]:
@@ -49,11 +47,3 @@ def _lines(facts: dict[str, Any], ids: Sequence[str]) -> Iterator[str]:
     yield f"problems     {facts['problems']}"
     if ids:
         yield one_line(f"such as      {', '.join(ids[:3])}")
-
-
-def _head(transcript: Transcript) -> Iterator[tuple[str, str]]:
-    problem = transcript.problem
-    yield "problem", problem.id
-    yield "question", problem.question
-    yield "gold", "unknown" if problem.gold is None else problem.gold
-    yield from problem.meta.items()

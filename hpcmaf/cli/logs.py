@@ -3,41 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import click
 
+from hpcmaf.cli.options import run_argument
+from hpcmaf.config.profile import load_profile
 from hpcmaf.errors import one_line
-
-if TYPE_CHECKING:
-    from hpcmaf.launch.logs import Log
-    from hpcmaf.launch.survey import Survey
-    from hpcmaf.run.directory import RunDir
-    from hpcmaf.run.plan import Plan, TaskKey
+from hpcmaf.launch.byhand import find_stage, find_tasks
+from hpcmaf.launch.logs import GATE, Log, gate_logs, tail, task_logs
+from hpcmaf.launch.survey import Survey, survey
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan, TaskKey
 
 _MOST_LOGS = 10
 
 
 @click.command()
-@click.argument("run_name", metavar="RUN")
+@run_argument
 @click.argument("stage", metavar="[STAGE]", required=False)
 @click.argument("tasks", metavar="[TASK]...", nargs=-1)
 @click.option("--failed", is_flag=True, help="Of tasks that failed.")
 @click.option("--lines", "-n", type=click.IntRange(min=0), default=40, show_default=True, help="Of each; 0: all.")
-def command(run_name: str, stage: str | None, tasks: tuple[str, ...], failed: bool, lines: int) -> None:
+def command(run: RunDir, stage: str | None, tasks: tuple[str, ...], failed: bool, lines: int) -> None:
     """Print the end of the logs of tasks' last attempts.
 
     STAGE is such as it01/debate, or gate for the job that moves the chain on;
     a TASK is a number from 0, or a name. Without them: of what failed, else of
     what runs. 'tail -f' follows the log whose path stands above it.
     """
-    from hpcmaf.config.profile import load_profile
-    from hpcmaf.launch.byhand import find_stage, find_tasks
-    from hpcmaf.launch.logs import GATE, gate_logs, tail, task_logs
-    from hpcmaf.launch.survey import survey
-    from hpcmaf.run.directory import RunDir
-
-    run = RunDir.locate(run_name)
     plan = run.load_plan()
     if stage == GATE:
         logs = gate_logs(run, plan)
@@ -70,8 +63,6 @@ def _worth_reading(found: Survey, failed: bool) -> set[TaskKey]:
 
 def _explain(run: RunDir, plan: Plan, found: Survey, keys: set[TaskKey], logs: Sequence[Log]) -> list[Log]:
     """Print what failed without a log, in the words of status; returns the log of a gate that failed."""
-    from hpcmaf.launch.logs import GATE, gate_logs
-
     for key in sorted((keys & found.failures.keys()) - {log.key for log in logs}):
         cause = found.failures[key]
         where = f" on {cause.node}" if cause.node and cause.node not in cause.text else ""

@@ -6,25 +6,27 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from typing import Any
 
 import click
 
 from hpcmaf.config import DEFAULT_PROFILE, DEFAULT_RECIPE
+from hpcmaf.config.load import load_recipe
+from hpcmaf.config.profile import Profile, load_profile
+from hpcmaf.config.recipe import Recipe
 from hpcmaf.errors import UsageError
-
-if TYPE_CHECKING:
-    from hpcmaf.config.profile import Profile
-    from hpcmaf.config.recipe import Recipe
-    from hpcmaf.run.directory import RunDir
-    from hpcmaf.run.plan import Plan
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Plan
 
 # A site stays the same from command to command; named once in the environment,
 # 'sbatch slurm/iterate.sh' and 'hpcmaf submit --iters 5' are all there is to type.
 PROFILE_VARIABLE = "HPCMAF_PROFILE"
 
-Command = Callable[..., Any]
-
+run_argument = click.argument("run", metavar="RUN", type=RunDir.locate)
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Of models."
+)
 profile_option = click.option(
     "--profile",
     default=DEFAULT_PROFILE,
@@ -33,34 +35,32 @@ profile_option = click.option(
     show_envvar=True,
     help="File, or name of a shipped profile.",
 )
+iterations_option = click.option(
+    "--iters", type=click.IntRange(min=0), help="L, the number of iterations; overrides the file."
+)
+set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key; repeatable."
+)
 site_option = click.option(
     "--set-profile", "site", multiple=True, metavar="KEY=VALUE", help="Override a profile key; repeatable."
 )
-
-
-def run_options(function: Command) -> Command:
-    """Give a command the options that say which run to plan; :func:`read_options` reads them."""
-    for option in (
-        site_option,
-        click.option(
-            "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key; repeatable."
-        ),
-        click.option("--run", "run_name", help="Run directory, or a name under runs/; default: the recipe's name."),
-        click.option("--iters", type=click.IntRange(min=0), help="L, the number of iterations; overrides the recipe."),
-        click.option("--agents", type=click.IntRange(min=1), help="N, the number of agents; overrides the recipe."),
-        click.option("--method", metavar="METHOD", help="A row of the table of methods; overrides the recipe."),
-        profile_option,
-        click.option(
-            "--recipe",
-            default=DEFAULT_RECIPE,
-            envvar="HPCMAF_RECIPE",
-            help="File, or name of a shipped recipe.",
-            show_default=True,
-            show_envvar=True,
-        ),
-    ):
-        function = option(function)
-    return function
+_RUN_OPTIONS = (
+    click.option(
+        "--recipe",
+        default=DEFAULT_RECIPE,
+        envvar="HPCMAF_RECIPE",
+        help="File, or name of a shipped recipe.",
+        show_default=True,
+        show_envvar=True,
+    ),
+    profile_option,
+    click.option("--method", metavar="METHOD", help="A row of the table of methods; overrides the recipe."),
+    click.option("--agents", type=click.IntRange(min=1), help="N, the number of agents; overrides the recipe."),
+    iterations_option,
+    click.option("--run", "run_name", help="Run directory, or a name under runs/; default: the recipe's name."),
+    set_option,
+    site_option,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,38 +80,35 @@ class RunOptions:
         )
 
 
-def read_options(
-    recipe: str,
-    profile: str,
-    method: str | None,
-    agents: int | None,
-    iters: int | None,
-    run_name: str | None,
-    overrides: tuple[str, ...],
-    site: tuple[str, ...],
-) -> RunOptions:
-    """Read what the options name.
+def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that say which run to plan, and call it with the :class:`RunOptions` they come to."""
 
-    Raises
-    ------
-    ConfigError, UsageError
-        One line: what is wrong, and where.
-    """
-    from hpcmaf.config.load import load_recipe
-    from hpcmaf.config.profile import load_profile
-    from hpcmaf.launch.prepare import refuse_foreign
-    from hpcmaf.run.directory import RunDir
+    @wraps(function)
+    def command(
+        recipe: str,
+        profile: str,
+        method: str | None,
+        agents: int | None,
+        iters: int | None,
+        run_name: str | None,
+        overrides: tuple[str, ...],
+        site: tuple[str, ...],
+        **others: Any,
+    ) -> Any:
+        from hpcmaf.launch.prepare import refuse_foreign
 
-    if method is not None:
-        overrides = (*overrides, f"method={method}")
-    if agents is not None:
-        overrides = (*overrides, f"debate.agents={agents}")
-    loaded, where = load_recipe(recipe, overrides, iters), load_profile(profile, site, os.environ)
-    if run_name is not None and not run_name.strip():
-        raise UsageError("--run is empty; name a run directory, or leave the option out")
-    run = RunDir.locate(run_name or loaded.name)
-    refuse_foreign(run)
-    return RunOptions(run, loaded, where)
+        named = {"method": method, "debate.agents": agents}
+        overrides += tuple(f"{key}={value}" for key, value in named.items() if value is not None)
+        loaded, where = load_recipe(recipe, overrides, iters), load_profile(profile, site, os.environ)
+        if run_name is not None and not run_name.strip():
+            raise UsageError("--run is empty; name a run directory, or leave the option out")
+        run = RunDir.locate(run_name or loaded.name)
+        refuse_foreign(run)
+        return function(RunOptions(run, loaded, where), **others)
+
+    for option in reversed(_RUN_OPTIONS):
+        command = option(command)
+    return command
 
 
 def quiet_libraries() -> None:

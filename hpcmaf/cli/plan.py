@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
+from rich.table import Table
 
-from hpcmaf.cli.options import RunOptions, read_options, run_options
-
-if TYPE_CHECKING:
-    from hpcmaf.config.profile import Profile
-    from hpcmaf.config.recipe import Recipe
-    from hpcmaf.launch.slurm.preview import Recording
-    from hpcmaf.launch.slurm.submissions import Submission
-    from hpcmaf.run.plan import Plan, Stage
+from hpcmaf.cli.options import RunOptions, run_options
+from hpcmaf.config.profile import Profile
+from hpcmaf.config.recipe import Recipe
+from hpcmaf.jobs.serving import models_of
+from hpcmaf.launch.doctor import profile_findings
+from hpcmaf.launch.prepare import plan_run, prepare_run
+from hpcmaf.launch.slurm.causes import MOST_ATTEMPTS
+from hpcmaf.launch.slurm.preview import Recording, preview
+from hpcmaf.launch.slurm.submissions import Submission
+from hpcmaf.run.plan import Plan, Stage
 
 # Whoever reads a pipe breaks lines for themselves.
 _PIPE_WIDTH = 240
@@ -24,16 +27,13 @@ _PIPE_WIDTH = 240
 @click.command()
 @run_options
 @click.option("--write", is_flag=True, help="Make the run directory too, as submit does first.")
-def command(write: bool, **which: object) -> None:
+def command(options: RunOptions, write: bool) -> None:
     """Show a run's stages, jobs and batch scripts, and the most it can cost.
 
     Submits nothing and, without --write, writes nothing. Slurm need not be
     installed here. A run in progress is shown with what is left of it.
     """
-    options = read_options(**which)  # type: ignore[arg-type]
     if write:
-        from hpcmaf.launch.prepare import prepare_run
-
         with options.run.drive():
             prepare_run(options.run, options.recipe, options.profile)
         click.echo(f"run directory: {options.run.root}", err=True)
@@ -42,13 +42,6 @@ def command(write: bool, **which: object) -> None:
 
 def show_plan(options: RunOptions) -> None:
     """Print what submitting would do: a batch script of each kind, and where the eye falls a table and sums."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from hpcmaf.launch.doctor import profile_findings
-    from hpcmaf.launch.prepare import plan_run
-    from hpcmaf.launch.slurm.preview import preview
-
     run, profile = options.run, options.profile
     plan, _ = plan_run(run, options.recipe, profile)
     sent = preview(run, plan, profile) if profile.launcher == "slurm" else None
@@ -98,8 +91,6 @@ def _one_of_each(sent: Recording) -> Iterable[Submission]:
 
 def _bases(recipe: Recipe) -> Iterator[str]:
     """Of a society with several bases, each and who it is of."""
-    from hpcmaf.jobs.serving import models_of
-
     found = models_of(recipe, dict.fromkeys(recipe.trained, ""))
     for one in found if len(found) > 1 else ():
         parts = [f"{len(one.agents)} trained ({one.tuning}): {', '.join(one.agents)}"] if one.agents else []
@@ -120,8 +111,6 @@ def _jobs(sent: Recording, stage: Stage) -> str:
 
 
 def _ceiling(plan: Plan, profile: Profile, sent: Recording) -> str:
-    from hpcmaf.launch.slurm.causes import MOST_ATTEMPTS
-
     once = sum(map(sent.gpu_hours, plan.stages))
     if not once:
         return "ceiling: no job that is left asks for a GPU"

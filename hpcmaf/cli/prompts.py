@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
-from hpcmaf.cli.options import read_options, run_options
+from hpcmaf.cli.options import RunOptions, run_options
+from hpcmaf.debate.methods import METHODS
+from hpcmaf.engines.basemodel import base_model
+from hpcmaf.engines.chat import ChatFormat
+from hpcmaf.errors import UsageError
+from hpcmaf.jobs.debate import protocol_of
+from hpcmaf.launch.prepare import draw
 
 
 @click.command(short_help="Print every prompt of a recipe as the model will see it.")
@@ -14,20 +18,13 @@ from hpcmaf.cli.options import read_options, run_options
 @click.option(
     "--problem", metavar="ID", help="A training or evaluation problem; the first training problem by default."
 )
-def command(problem: str | None, **options: Any) -> None:
+def command(options: RunOptions, problem: str | None) -> None:
     """Render a recipe's prompts on one of its problems, through the model's chat template.
 
     Where a prompt quotes other agents, a mark stands in for what they will
     have written. Nothing is generated; only the tokenizer is loaded.
     """
-    from hpcmaf.debate.methods import METHODS
-    from hpcmaf.engines.basemodel import base_model
-    from hpcmaf.engines.chat import ChatFormat
-    from hpcmaf.errors import UsageError
-    from hpcmaf.jobs.debate import protocol_of
-    from hpcmaf.launch.prepare import draw
-
-    recipe = read_options(**options).recipe
+    recipe = options.recipe
     method, debate, splits = METHODS[recipe.method], recipe.debate, draw(recipe)
     known = {one.id: one for one in (*splits.train, *splits.eval)}
     if problem is not None and problem not in known:

@@ -8,6 +8,12 @@ from typing import Any
 
 import click
 
+from hpcmaf.config.recipe import Selection
+from hpcmaf.debate.health import health_warnings, selected
+from hpcmaf.errors import UsageError
+from hpcmaf.files.yaml import validate
+from hpcmaf.selection.select import write_selection
+
 
 @click.command(short_help="Choose every agent's training data from a store.")
 @click.argument("store", type=click.Path(path_type=Path))
@@ -43,12 +49,6 @@ def command(store: Path, out: Path, w: float, seed: int, **choice: Any) -> None:
 
     Labels are the debates' own votes; gold answers are not read, but for --data gold. OUT is replaced.
     """
-    from hpcmaf.config.recipe import Selection
-    from hpcmaf.debate.health import health_warnings, selected
-    from hpcmaf.errors import UsageError
-    from hpcmaf.files.yaml import validate
-    from hpcmaf.selection.select import write_selection
-
     rules = validate(Selection, {"w": w, "mix": choice.pop("mix")}, "hpcmaf select")
     if out.is_dir() and any(out.iterdir()) and not (out / "selection.json").is_file():
         raise UsageError(f"{out}: has files that are not a selection; name a new folder")

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpcmaf.cli.debateview import debate_json, print_debate
+from hpcmaf.cli.options import device_option, quiet_libraries, run_argument
 from hpcmaf.errors import UsageError
-
-if TYPE_CHECKING:
-    from hpcmaf.jobs.solve import Solved
+from hpcmaf.jobs.solve import solve
+from hpcmaf.run.directory import RunDir
 
 
 @click.command("solve")
-@click.argument("run")
+@run_argument
 @click.argument("question")
 @click.option("--iter", "iteration", type=click.IntRange(min=0), help="Whose society; 0: the base [default: the last].")
 @click.option("--seed", type=click.IntRange(min=0), help="Of the draws [default: the run's].")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@device_option
 @click.option("--prompts", is_flag=True, help="Show also the prompt of each agent.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def command(
-    run: str, question: str, iteration: int | None, seed: int | None, device: str, prompts: bool, as_json: bool
+    run: RunDir, question: str, iteration: int | None, seed: int | None, device: str, prompts: bool, as_json: bool
 ) -> None:
     """Ask the society of a run a question and show the debate.
 
@@ -37,51 +35,21 @@ def command(
     text = (sys.stdin.read() if question == "-" else question).strip()
     if not text:
         raise UsageError("QUESTION is empty; write one")
-
-    from hpcmaf.cli.debateview import print_debate
-    from hpcmaf.cli.options import quiet_libraries
-    from hpcmaf.jobs.solve import solve
-    from hpcmaf.run.directory import RunDir
-
     quiet_libraries()
-    found = solve(RunDir.locate(run), text, iteration=iteration, seed=seed, device=device)
+    found = solve(run, text, iteration=iteration, seed=seed, device=device)
+    transcript, answer = found.transcript, found.votes[-1].answer
     if as_json:
-        # Escaped to ASCII: lone surrogates have no other form in JSON.
-        click.echo(json.dumps({"run": str(RunDir.locate(run).root), **_value(found)}, indent=1))
+        about = {"run": str(run.root), "method": found.method, "iteration": found.iteration, "seed": found.seed}
+        models = [[found.model(m, n) for n in range(transcript.agents)] for m in range(1, transcript.rounds + 1)]
+        votes = [asdict(vote) for vote in found.votes]
+        click.echo(debate_json(transcript, answer=answer, votes=votes, models=models, bases=dict(found.bases), **about))
         return
-    print_debate(_head(found), found.transcript, found.votes, found.model, prompts=prompts)
-
-
-def _head(found: Solved) -> Iterator[tuple[str, str]]:
-    transcript = found.transcript
-    yield "question", transcript.problem.question
     society = "the untouched base" if found.iteration == 0 else f"iteration {found.iteration}"
-    yield "society", f"{found.method}, {society}, N={transcript.agents}, M={transcript.rounds}"
-    if found.bases:
-        yield "other bases", ", ".join(f"{name}: {base}" for name, base in found.bases.items())
-    answer = found.votes[-1].answer
-    yield "answer", "none: no answer of the last round could be read" if answer is None else answer
-
-
-def _value(found: Solved) -> dict[str, Any]:
-    transcript = found.transcript
-    rounds = []
-    for m, (answers, vote) in enumerate(zip(transcript.answers, found.votes, strict=True), start=1):
-        summaries = transcript.summaries[m - 2] if m > 1 and transcript.summaries else ()
-        responses = [
-            asdict(turn) | {"model": found.model(m, n), "agrees": vote.agrees[n]} for n, turn in enumerate(answers)
-        ]
-        result = {"answer": vote.answer, "votes": vote.votes, "tied": vote.tied}
-        rounds.append(
-            {"round": m, "summaries": [asdict(turn) for turn in summaries], "answers": responses, "vote": result}
-        )
-    return {
-        "method": found.method,
-        "iteration": found.iteration,
-        "seed": found.seed,
+    bases = ", ".join(f"{name}: {base}" for name, base in found.bases.items())
+    head = {
         "question": transcript.problem.question,
-        "answer": found.votes[-1].answer,
-        **({"judgement": asdict(transcript.judgement)} if transcript.judgement else {}),
-        **({"bases": dict(found.bases)} if found.bases else {}),
-        "rounds": rounds,
+        "society": f"{found.method}, {society}, N={transcript.agents}, M={transcript.rounds}",
+        **({"other bases": bases} if bases else {}),
+        "answer": "none: no answer of the last round could be read" if answer is None else answer,
     }
+    print_debate(head.items(), transcript, found.votes, found.model, prompts=prompts)

@@ -7,25 +7,26 @@ import signal
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
 
-from hpcmaf.cli.options import RunOptions, profile_option, site_option
+from hpcmaf.cli.options import RunOptions, iterations_option, profile_option, set_option, site_option
 from hpcmaf.cli.submit import submit_run
+from hpcmaf.config.profile import Profile, load_profile
 from hpcmaf.errors import UsageError
-
-if TYPE_CHECKING:
-    from hpcmaf.config.profile import Profile
-    from hpcmaf.study.plan import Study, StudyRun
+from hpcmaf.files.locking import lock
+from hpcmaf.report import aggregate
+from hpcmaf.study import Study, StudyRun, load_study
+from hpcmaf.study.drive import drive_here, drive_study, open_tasks, plan_study, savings
 
 
 @click.command()
 @click.argument("file", metavar="FILE")
 @profile_option
-@click.option("--iters", type=click.IntRange(min=0), help="L, the number of iterations; overrides the study.")
+@iterations_option
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the runs; default: runs/NAME.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of all recipes.")
+@set_option
 @site_option
 @click.option("--dry-run", is_flag=True, help="Show the runs and what they share; do nothing.")
 def command(
@@ -45,24 +46,17 @@ def command(
     slurm it submits every run as soon as what it shares is there, and stays
     until all have ended; stopped meanwhile, it leaves the jobs alone.
     """
-    from hpcmaf.config.profile import load_profile
-    from hpcmaf.study.plan import load_study
-
     study = load_study(file, overrides=overrides, iterations=iters, root=out)
     where = load_profile(profile, site, os.environ)
     if dry_run:
         _show(study, where)
         return
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    from hpcmaf.files.locking import lock
-
     with lock(study.root / ".study.lock", f"{study.root}: another 'hpcmaf study' is at it; wait for it, or stop it"):
         _drive(study, where)
 
 
 def _drive(study: Study, profile: Profile) -> None:
-    from hpcmaf.study.drive import drive_here, drive_study
-
     say = partial(click.echo, err=True)
     try:
         if profile.launcher == "slurm":
@@ -75,10 +69,6 @@ def _drive(study: Study, profile: Profile) -> None:
 
 def _aggregate(study: Study) -> None:
     """Whatever there is, also when runs failed."""
-    from rich.console import Console
-
-    from hpcmaf.report import aggregate
-
     roots = [entry.run.root for entry in study.runs if entry.run.plan.exists()]
     if not any(entry.run.metrics(0).exists() for entry in study.runs):
         return
@@ -93,14 +83,10 @@ def _aggregate(study: Study) -> None:
 
 def going(one: StudyRun) -> bool:
     """Whether a run's chain of jobs is still under way."""
-    from hpcmaf.study.drive import open_tasks
-
     return not one.run.stopped.exists() and bool(open_tasks(one))
 
 
 def _show(study: Study, profile: Profile) -> None:
-    from hpcmaf.study.drive import plan_study, savings
-
     planned = plan_study(study, profile)
     tasks = shared = 0
     for entry, (own, taken, owners) in zip(planned, savings(planned), strict=True):

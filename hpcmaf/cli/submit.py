@@ -10,13 +10,20 @@ import time
 import click
 from rich.console import Console
 
-from hpcmaf.cli.options import RunOptions, read_options, run_options
+from hpcmaf.cli.options import RunOptions, run_options
+from hpcmaf.cli.plan import show_plan
+from hpcmaf.launch.doctor import profile_findings
+from hpcmaf.launch.local import POLL_SECONDS, Servers, drive
+from hpcmaf.launch.prepare import prepare_run
+from hpcmaf.launch.progress import Watcher
+from hpcmaf.launch.slurm.gate import PROMPT_SECONDS, submit
+from hpcmaf.report import aggregate
 
 
 @click.command()
 @run_options
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and do none of it: hpcmaf plan.")
-def command(dry_run: bool, **which: object) -> None:
+def command(options: RunOptions, dry_run: bool) -> None:
     """Run a recipe from the untouched base to the table.
 
     The same command goes on with a run that was interrupted, and repeats only
@@ -24,13 +31,10 @@ def command(dry_run: bool, **which: object) -> None:
     launcher: slurm it submits jobs and returns; the table is written when they
     are done.
     """
-    options = read_options(**which)  # type: ignore[arg-type]
     if dry_run:
-        from hpcmaf.cli.plan import show_plan
-
         show_plan(options)
-        return
-    carry_on(options)
+    else:
+        carry_on(options)
 
 
 def carry_on(options: RunOptions) -> None:
@@ -43,11 +47,6 @@ def carry_on(options: RunOptions) -> None:
 
 
 def _drive(options: RunOptions) -> None:
-    from hpcmaf.launch.local import POLL_SECONDS, Servers, drive
-    from hpcmaf.launch.prepare import prepare_run
-    from hpcmaf.launch.progress import Watcher
-    from hpcmaf.report import aggregate
-
     run, profile = options.run, options.profile
     with run.drive():
         plan = prepare_run(run, options.recipe, profile)
@@ -64,10 +63,6 @@ def _drive(options: RunOptions) -> None:
 
 def submit_run(options: RunOptions) -> None:
     """Submit what is left of a run to Slurm, and say what that was."""
-    from hpcmaf.launch.doctor import profile_findings
-    from hpcmaf.launch.prepare import prepare_run
-    from hpcmaf.launch.slurm.gate import PROMPT_SECONDS, submit
-
     run, profile = options.run, options.profile
     # A gate, or a second submit, holds a run for seconds: wait for it rather than refuse.
     with run.drive(PROMPT_SECONDS):

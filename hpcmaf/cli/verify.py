@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from hpcmaf.errors import StoreError
+from hpcmaf.store import verify
 
 
 @click.command()
@@ -17,8 +18,6 @@ def command(path: Path) -> None:
 
     Prints ``ok`` or one line per finding (file, fault, remedy).
     """
-    from hpcmaf.store import verify
-
     findings = verify(path)
     for finding in findings:
         click.echo(finding)

@@ -72,16 +72,14 @@ def solve(run: RunDir, *words: str, stdin: str | None = None) -> str:
 def test_the_last_society_that_is_whole_debates(make: Callable[..., RunDir], asked: list[Request]) -> None:
     run = make("maft", EVERYBODY, EVERYBODY[:-1])
     found = json.loads(solve(run, QUESTION, "--json"))
-    assert (found["iteration"], found["method"], found["question"], found["answer"]) == (1, "maft", QUESTION, "7")
-    first, last = found["rounds"]
-    assert [turn["model"] for turn in first["answers"]] == list(EVERYBODY[:3])
-    assert [turn["model"] for turn in last["answers"]] == list(EVERYBODY[3:])
-    assert first["summaries"] == [] and [turn["agent"] for turn in last["summaries"]] == [0, 1, 2]
-    for m, round in ((1, first), (2, last)):
-        for n, turn in enumerate(round["answers"]):
-            assert turn["text"] == f"{turn['model']} in r{m}: answer {n} #{turn['answer']}"
-        assert [turn["agrees"] for turn in round["answers"]] == [True, True, False]
-        assert round["vote"] == {"answer": "7", "votes": 2, "tied": False}
+    assert (found["iteration"], found["method"], found["answer"]) == (1, "maft", "7")
+    assert found["problem"]["question"] == QUESTION
+    assert found["models"] == [list(EVERYBODY[:3]), list(EVERYBODY[3:])]
+    assert [turn["agent"] for turn in found["summaries"][0]] == [0, 1, 2]
+    for m, turns in enumerate(found["answers"], start=1):
+        for n, turn in enumerate(turns):
+            assert turn["text"] == f"{found['models'][m - 1][n]} in r{m}: answer {n} #{turn['answer']}"
+    assert found["votes"] == [{"answer": "7", "votes": 2, "agrees": [True, True, False], "tied": False}] * 2
     # The summarizer is always the base.
     assert Counter(request.model for request in asked) == Counter([*EVERYBODY, None, None, None])
     # As in an evaluation of that iteration, but under an id of its own.
@@ -118,8 +116,7 @@ def test_inference_is_the_methods(
 ) -> None:
     run = make(method, models)
     found = json.loads(solve(run, QUESTION, "--json"))
-    spoken = [[turn["model"] for turn in round["answers"]] for round in found["rounds"]]
-    assert spoken == ([generators] if critics is None else [generators, critics])
+    assert found["models"] == ([generators] if critics is None else [generators, critics])
     assert found["iteration"] == (1 if models else 0)
     text = solve(run, QUESTION)
     assert ("(model: base)" in text) == (None in [*generators, *(critics or ())])
