@@ -1,21 +1,21 @@
-"""Small studies, and hands that run their tasks in this process."""
+"""Small studies, and a machine of three slots whose jobs this process does itself, with played engines and finetuning."""
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import pytest
+from hpcmaf.config.profile import Profile, load_profile
+from hpcmaf.jobs import task as entry
+from hpcmaf.launch.local import Local
+from hpcmaf.run.plan import Stage
+from hpcmaf.study import Study, load_study
+from hpcmaf.study.drive import drive_here, plan_study, savings
 
-from hpcmaf.config.profile import load_profile
-from hpcmaf.jobs import debate as debate_stage
-from hpcmaf.jobs import finetune as finetune_stage
-from hpcmaf.study import Study, StudyRun, load_study
-from hpcmaf.study.drive import drive_study
-from hpcmaf.training.config import FinetuneReport
-from tests.jobs.playing import Player, reply, run_task
-
-PROFILE = load_profile("local", ["generation.problems_per_shard=6"])
+PROFILE = load_profile("local", ["generation.problems_per_shard=6", "jobs=3"])
 METHODS = "maft, debate, maft-no-critic, no-interaction, single-agent-ft, single-agent-ft-no-debate"
 SIZE = ("debate.agents=2", "task.train=12", "task.eval=6")
 
@@ -32,36 +32,48 @@ def lay_out(folder: Path, methods: str, *overrides: str, **keys: Any) -> Study:
     return load_study(str(path), overrides=(*SIZE, *overrides), root=folder / "runs")
 
 
-class Hands:
-    """Runs tasks at once and in this process, with played engines and finetuning; counts them."""
+class Job:
+    """Does its tasks when it is looked at for the third time, or later in other slots than the first."""
 
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.worked: list[tuple[str, str, str]] = []
-        self.requests = 0
+    job_id, paths = "1", SimpleNamespace(stderr="job.err")
+    # Of those under way: slot to run and its GPUs.
+    active: dict[int, tuple[str, list[str]]] = {}  # noqa: RUF012
+    # The most runs that had jobs at once, and that had jobs on one GPU at once.
+    together = on_one_gpu = 0
 
-        def engine(context: Any, served: Any, journal: Any, watch: Any) -> Player:
-            def say(request: Any) -> str:
-                self.requests += 1
-                return reply(request)
+    def __init__(self, of: Local, stage: Stage, tasks: Sequence[str], name: str, slot: int, _: int) -> None:
+        assert slot not in Job.active, "a slot is for one job"
+        Job.active[slot] = of.run.root.name, of.gpus_of(stage, slot)
+        Job.together = max(Job.together, len({name for name, _ in Job.active.values()}))
+        Job.on_one_gpu = max(Job.on_one_gpu, len({name for name, gpus in Job.active.values() if gpus}))
+        self.what = (of.run, stage, list(tasks), of.plan.identity, {"submission": name, "log": "job.err"})
+        self.slot, self.looks = slot, 0
 
-            return Player(say)
+    def done(self) -> bool:
+        self.looks += 1
+        if self.looks == 3 + self.slot:
+            del Job.active[self.slot]
+            run, stage, tasks, identity, facts = self.what
+            entry.run_tasks(run, stage, tasks, identity, facts=facts)  # a failed attempt says so
+        return self.looks >= 3 + self.slot
 
-        def finetune(job: Any, logs: Path, progress: Any, **_: Any) -> FinetuneReport:
-            Path(job.output).mkdir(parents=True, exist_ok=True)
-            Path(job.output, "model").write_text(Path(job.dataset).read_text())
-            return FinetuneReport(3, 0, 40, 20, 1, 0.5, (0.5,), 2.0, 1.0, 1000, 0.0)
+    def cancel(self, check: bool = True) -> None:
+        self.looks = 3 + self.slot
+        Job.active.pop(self.slot, None)
 
-        patch.setattr(debate_stage, "make_engine", engine)
-        patch.setattr(finetune_stage, "run_finetune", finetune)
 
-    def start(self, one: StudyRun) -> None:
-        for stage in one.plan.stages:
-            for task in stage.tasks:
-                if not one.run.done(stage, task):
-                    self.worked.append((one.label, stage.id, task))
-                    run_task(one.run, one.plan, stage, task)
+def drive(study: Study, profile: Profile = PROFILE) -> str:
+    text = io.StringIO()
+    drive_here(study, profile, lambda line: print(line, file=text), text, poll_seconds=0.0)
+    return text.getvalue()
 
-    def drive(self, study: Study) -> list[str]:
-        said: list[str] = []
-        drive_study(study, PROFILE, said.append, self.start, lambda planned: False)
-        return said
+
+def computed(study: Study) -> list[tuple[str, str, str]]:
+    """Attempts at tasks: the run's label, stage and task."""
+    found = [(one, path) for one in study.runs for path in sorted(one.run.root.glob("it*/attempts/*/0*"))]
+    names = [(one.label, path.parts[-4], *path.parts[-2].split(".")) for one, path in found]
+    return [(label, f"{iteration}/{kind}", task) for label, iteration, kind, task in names]
+
+
+def to_compute(study: Study) -> int:
+    return sum(tasks - shared for tasks, shared, _ in savings(plan_study(study, PROFILE)))

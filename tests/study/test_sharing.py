@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hpcmaf.store import verify
 from hpcmaf.study import Study, load_study
 from hpcmaf.study.drive import plan_study, savings
 from hpcmaf.study.sharing import adopt, shared_tasks
-from tests.study.studies import METHODS, PROFILE, SIZE, Hands, lay_out
+from tests.study.studies import METHODS, PROFILE, SIZE, Job, computed, drive, lay_out, to_compute
 
 # --- keys -----------------------------------------------------------------------
 
@@ -79,26 +80,28 @@ def test_keys_cover_what_determines_outputs(tmp_path: Path, override: str, kept:
 # --- sharing --------------------------------------------------------------------
 
 
-def test_shared_tasks_are_done_once_and_come_out_as_if_done_alone(tmp_path: Path, hands: Hands) -> None:
+def test_shared_tasks_are_done_once_and_come_out_as_if_done_alone(tmp_path: Path) -> None:
     study = lay_out(tmp_path, METHODS)
     planned = plan_study(study, PROFILE)
-    taken = sum(shared for _, shared, _ in savings(planned))
-    said = hands.drive(study)
-    assert taken > 15 and len(hands.worked) == sum(tasks for tasks, _, _ in savings(planned)) - taken
-    assert not [work for work in hands.worked if work[0] == "debate" and work[1] == "it00/eval"]
-    assert [work[1:] for work in hands.worked if work[0] == "no-interaction"] == [
+    taken, total = sum(shared for _, shared, _ in savings(planned)), to_compute(study)
+    said = drive(study)
+    assert Job.together > 1, "one run after the other"
+    worked = computed(study)
+    assert taken > 15 and len(worked) == total
+    assert not [work for work in worked if work[0] == "debate" and work[1] == "it00/eval"]
+    assert [work[1:] for work in worked if work[0] == "no-interaction"] == [
         ("it00/score", "all"),
         ("it01/eval", "00000"),
         ("it01/score", "all"),
     ]
-    assert any(line.startswith("arithmetic-micro-no-interaction-seed0: ") for line in said)
-    worked = list(hands.worked)
-    assert hands.drive(study) == [] and hands.worked == worked, "the same command again does nothing"
+    assert re.search("^arithmetic-micro-no-interaction-seed0: .* taken over from arithmetic-micro-maft", said, re.M)
+    assert "arithmetic-micro-maft-seed0: it00/eval 00000 done in" in said
+    assert drive(study) == "" and computed(study) == worked, "the same command again does nothing"
     for entry in study.runs:
         assert verify(entry.run.root) == []
         alone = load_study(str(tmp_path / "few.yaml"), overrides=SIZE, root=tmp_path / "alone" / entry.label)
         only = Study(alone.name, alone.root, tuple(one for one in alone.runs if one.label == entry.label))
-        hands.drive(only)
+        drive(only)
         (lone,) = only.runs
         names = {
             str(path.relative_to(lone.run.root))
@@ -115,7 +118,7 @@ def test_shared_tasks_are_done_once_and_come_out_as_if_done_alone(tmp_path: Path
 
 @pytest.mark.parametrize("linked", [True, False])
 def test_a_marker_says_whose_files_those_are_that_are_linked_or_copied(
-    tmp_path: Path, hands: Hands, monkeypatch: pytest.MonkeyPatch, linked: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
 ) -> None:
     def refuse(*_: Any) -> None:
         raise OSError(18, "Invalid cross-device link")
@@ -123,7 +126,7 @@ def test_a_marker_says_whose_files_those_are_that_are_linked_or_copied(
     if not linked:
         monkeypatch.setattr(os, "link", refuse)
     study = lay_out(tmp_path, "maft, debate")
-    hands.drive(study)
+    drive(study)
     first, second = (one.run for one in study.runs)
     stage = second.load_plan().stage("it00/eval")
     marker = second.read_marker(stage, "00000")
@@ -133,23 +136,23 @@ def test_a_marker_says_whose_files_those_are_that_are_linked_or_copied(
     assert verify(second.root) == [] and not list(study.root.rglob("*.tmp"))
 
 
-def test_damage_is_not_passed_on(tmp_path: Path, hands: Hands) -> None:
+def test_damage_is_not_passed_on(tmp_path: Path) -> None:
     study = lay_out(tmp_path, "maft, debate")
     first, second = study.runs
-    hands.drive(Study(study.name, study.root, (first,)))
+    drive(Study(study.name, study.root, (first,)))
     shard = first.run.shard(0, "eval", 0)
     damaged = bytearray(shard.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     shard.write_bytes(damaged)
     with pytest.raises(StageError, match=r"debate-seed0: .*shard-00000.h5: damaged"):
-        hands.drive(study)
+        drive(study)
     assert not second.run.shard(0, "eval", 0).exists() and not list(study.root.rglob("*.tmp"))
     shard.unlink()
-    hands.drive(study)  # gone, so computed anew where it is needed
+    drive(study)  # gone, so computed anew where it is needed
     assert second.run.metrics(0).exists()
 
 
-def test_adoption_waits_for_the_marker(tmp_path: Path, hands: Hands) -> None:
+def test_adoption_waits_for_the_marker(tmp_path: Path) -> None:
     planned = plan_study(lay_out(tmp_path, "maft, debate"), PROFILE)
     (task,) = shared_tasks(planned[1], planned[:1])
     assert not adopt(task, planned[1].run)

@@ -12,7 +12,7 @@ from hpcmaf.errors import ConfigError
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store import verify
 from hpcmaf.study import load_study
-from tests.study.studies import SIZE, Hands, lay_out, study_file
+from tests.study.studies import SIZE, drive, lay_out, study_file
 
 # --- the file -------------------------------------------------------------------
 
@@ -83,10 +83,10 @@ def test_no_such_study() -> None:
 # --- driving ----------------------------------------------------------------------
 
 
-def test_a_run_that_cannot_be_stops_the_study_before_it_begins(tmp_path: Path, hands: Hands) -> None:
+def test_a_run_that_cannot_be_stops_the_study_before_it_begins(tmp_path: Path) -> None:
     study = lay_out(tmp_path, "maft, unique-id")
     with pytest.raises(ConfigError, match="run arithmetic-micro-unique-id-seed0: .*no words"):
-        hands.drive(study)
+        drive(study)
     assert not study.root.exists()
 
 
