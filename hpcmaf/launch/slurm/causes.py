@@ -77,6 +77,7 @@ _STATES: dict[str, str] = {
 # What an attempt's cause.json says by its type, whatever else it says.
 _TYPES: dict[str, str] = {
     "StopRequested": "stopped",
+    "TimeLimit": "time limit",
     "RunBusyError": "busy",
     "MissingInputError": "inputs",
 }
@@ -245,7 +246,9 @@ def decide(cause: Cause, earlier: Sequence[Cause], attempts: int) -> Decision:
     if rule.retry is False:
         return Decision(False, cause.text)
     if rule.retry == "progress" and not cause.progressed:
-        return Decision(False, f"{cause.text}, no further than the attempt before; raise the profile's minutes")
+        return Decision(
+            False, f"{cause.text} without getting any further than the attempt before; raise the profile's minutes"
+        )
     counted = rule.counted + sum(one.kind not in RULES or RULES[one.kind].counted for one in earlier)
     if rule.counted and counted >= attempts:
         return Decision(False, f"{cause.text}; that was attempt {counted} of {attempts}")

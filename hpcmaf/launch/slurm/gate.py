@@ -128,7 +128,7 @@ class Gate:
                 lost = any(sent.job not in known for sent in slurm.submitted)
                 if lost:
                     self._move(run, again)
-            if not (lost or seen.held):
+            if not (lost or any(job.held for job in seen.jobs)):
                 break
             slurm = again if lost else slurm
 

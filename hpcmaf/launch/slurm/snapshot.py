@@ -28,18 +28,12 @@ class Snapshot(States):
         Slurm's last word on the jobs of other tasks, where it has one.
     gates
         Gates that are queued or running.
-    held
-        Ids of jobs that could not be launched, and now wait for somebody to release them.
-    fenced
-        Ids of jobs that no node is left for.
     jobs
         All of the run's that Slurm knows.
     """
 
     ended: dict[TaskKey, Job] = field(default_factory=dict)
     gates: list[Submission] = field(default_factory=list)
-    held: list[str] = field(default_factory=list)
-    fenced: list[str] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)
 
     @classmethod
@@ -65,10 +59,6 @@ class Snapshot(States):
             if submission is None or job.id == os.environ.get("SLURM_JOB_ID") or submission.stage not in snapshot.done:
                 continue
             snapshot.jobs.append(job)
-            if job.held:
-                snapshot.held.append(job.full_id)
-            if job.live and job.reason == "BadConstraints":
-                snapshot.fenced.append(job.full_id)
             if submission.gate:
                 if job.live and submission not in snapshot.gates:
                     snapshot.gates.append(submission)
@@ -113,22 +103,24 @@ def release(snapshot: Snapshot, log: Submissions, cluster: Slurm, say: Callable[
 
     A job that was released before is kept off the node where its launch failed again.
     """
+    held = [job.full_id for job in snapshot.jobs if job.held]
+    fenced = [job.full_id for job in snapshot.jobs if job.live and job.reason == "BadConstraints"]
     seconds, last = cluster.command_seconds, {}
-    if again := {job.partition("_")[0] for job in snapshot.held if log.released[job]}:
+    if again := {job.partition("_")[0] for job in held if log.released[job]}:
         try:
             last = {job.full_id: job.nodes for job in accounting(sorted(again), seconds=seconds) if job.nodes}
         except SlurmError as error:
             say(f"no accounting ({error}); where launches failed is not known")
-    for job in [*snapshot.held, *snapshot.fenced]:
+    for job in [*held, *fenced]:
         node = last.get(job, "") if log.released[job] else ""
         try:
-            if node or job in snapshot.fenced:
+            if node or job in fenced:
                 nodes = ",".join(filter(None, [*cluster.exclude, node]))
                 control("update", f"jobid={job}", f"ExcNodeList={nodes}", seconds=seconds)
-            if job in snapshot.held:
+            if job in held:
                 control("release", job, seconds=seconds)
                 log.release(job)
-            why = "could not be launched; released" if job in snapshot.held else "no node is left for it"
+            why = "could not be launched; released" if job in held else "no node is left for it"
             say(f"{job}: {why}, to go anywhere{f' but to {node}' if node else ''}")
         except SlurmError as error:  # it has ended meanwhile; the next look tells
             say(str(error))

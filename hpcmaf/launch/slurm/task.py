@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import submitit
 
-from hpcmaf.errors import SlurmError, StageError, StopRequested, one_line
+from hpcmaf.errors import SlurmError, StopRequested, one_line
 from hpcmaf.jobs.resume import resume_point
 from hpcmaf.jobs.task import run_tasks
 from hpcmaf.launch.slurm.causes import attempt_of
@@ -83,30 +83,23 @@ class ClusterTask:
         # Every task has saved what it has and let go of its claim.
         if signals.stop.requested and left:
             # A task that began behind others, which are done, has not had all of the time.
-            if isinstance(failure, StopRequested) and left == before and self._timed_out(signals):
-                failure = self._without_progress(run, *left[0]) or failure
-            if isinstance(failure, StopRequested | None):
+            stuck = isinstance(failure, StopRequested) and left == before and self._stuck(run, *left[0], signals)
+            if isinstance(failure, StopRequested | None) and not stuck:
                 signals.leave()
             failure = failure or StopRequested(f"{self.stage}: stopped on request before {tasks[-1]} was done")
         if failure is not None:
             raise failure
 
-    def _timed_out(self, signals: _Signals) -> bool:
-        elapsed = time.monotonic() - signals.began
-        return signals.number == signal.SIGUSR2 and elapsed >= 60 * self.minutes - self.signal_seconds - _SIGNAL_SLACK
-
-    def _without_progress(self, run: RunDir, stage: Stage, task: str) -> StageError | None:
-        """What to say of a task that would meet its time limit for ever."""
-        attempt = attempt_of(run, stage, task, self.submission)
+    def _stuck(self, run: RunDir, stage: Stage, task: str, signals: _Signals) -> bool:
+        """Whether a task would meet its time limit for ever; its cause says that this is what it met."""
+        elapsed, attempt = time.monotonic() - signals.began, attempt_of(run, stage, task, self.submission)
+        if signals.number != signal.SIGUSR2 or elapsed < 60 * self.minutes - self.signal_seconds - _SIGNAL_SLACK:
+            return False
         if attempt is None or resume_point(run, stage, task) > attempt.facts["progress"]:
-            return None
-        message = (
-            f"{stage.id} {task}: reached its time limit of {self.minutes} minutes without getting any further than "
-            "the attempt before; raise the profile's minutes, or make the task smaller"
-        )
-        cause = {"type": "StageError", "message": message, "kind": "refused"}
+            return False
+        cause = {"type": "TimeLimit", "message": f"reached its time limit of {self.minutes} minutes"}
         leave_cause(attempt.folder, {**(attempt.cause or {}), **cause})
-        return StageError(message)
+        return True
 
 
 class _Signals:
