@@ -16,7 +16,6 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -87,8 +86,7 @@ def examine(profile: Profile, run: RunDir, *, probe_seconds: float | None = None
         yield Finding("ok", "run directory", str(root))
     except HpcmafError as error:
         yield _of_error("run directory", error)
-    yield _flock(folder)
-    yield _fsync(folder)
+    yield _file_system(folder)
     if not on_cluster:
         return
     try:
@@ -135,29 +133,19 @@ def _trial(folder: Path) -> Path:
     return folder / f".hpcmaf-doctor-{uuid.uuid4().hex[:12]}"
 
 
-def _flock(folder: Path) -> Finding:
-    """Take a lock twice: the second has to be refused."""
-    path = _trial(folder)
+def _file_system(folder: Path) -> Finding:
+    """Runs need locks; where folders cannot be synced, what is published goes without, but other errors stop a run."""
+    path, area = _trial(folder), "file system"
     try:
-        with lock(path, ""), suppress(RunBusyError), lock(path, ""):
-            return _problem("locks", f"{folder}: a lock can be taken twice", "put runs elsewhere")
-        return Finding("ok", "locks", f"flock works in {folder}")
+        with lock(path, ""):
+            sync(folder)
+        return Finding("ok", area, f"{folder} has flock, and can be synced or does without")
     except HpcmafError as error:
-        return _of_error("locks", error)
+        return _of_error(area, error)
     except OSError as error:
-        return _problem("locks", f"{folder}: {error.strerror}", "name a folder that you may write to: --run")
+        return _problem(area, f"{folder}: {error.strerror}", "name another folder, that you may write to: --run")
     finally:
         path.unlink(missing_ok=True)
-
-
-def _fsync(folder: Path) -> Finding:
-    """Where folders cannot be synced, what is published goes without; other errors would stop a run."""
-    fault = ""
-    try:
-        sync(folder)
-    except OSError as error:
-        fault = f"{folder}: {error.strerror}"
-    return _check("fsync", f"{folder} can be synced, or does without", fault, "put runs on another file system: --run")
 
 
 def _refusal(profile: Profile, root: Path, section: str) -> str:
@@ -201,13 +189,11 @@ def _nodes(profile: Profile, folder: Path, seconds: float) -> Iterator[Finding]:
         yield _problem("nodes", "srun ended well, but no node answered", "see what slurm.setup prints, and try again")
         return
     remedy = "put runs on a shared file system, whose locks all nodes see: --run FOLDER/NAME"
-    names, blind, unlocked = (
-        ", ".join(sorted(node["node"] for node in seen if key is None or not node[key]))
-        for key in (None, "sees", "locked")
-    )
-    fault = f"{blind}: no {folder}" if blind else ""
-    yield _check("nodes", f"{names}: see {folder}, and run this Python", fault, remedy)
-    fault = f"a lock taken here is not seen on {unlocked}" if unlocked else ""
+    names = ", ".join(sorted(node["node"] for node in seen))
+    blind = ", ".join(node["node"] for node in seen if not node["sees"])
+    yield _check("nodes", f"{names}: see {folder}, and run this Python", blind and f"{blind}: no {folder}", remedy)
+    free = ", ".join(node["node"] for node in seen if not node["locked"])
+    fault = f"a lock taken here is not seen on {free}" if free else ""
     yield _check("locks across nodes", "a lock taken here is seen there", fault, remedy)
     if len(seen) > 1:
         addresses = ", ".join(f"{node['node']} is {node['address']}" for node in seen)

@@ -136,8 +136,8 @@ def test_a_file_system_without_flock_is_named_with_its_remedy(
     number = getattr(errno, code)
     monkeypatch.setattr(fcntl, "flock", fails(number))
     exit_code, found = doctor("--run", run.root)
-    assert (exit_code, level(found, "locks")) == (12, "problem")
-    [finding] = found["locks"]
+    assert (exit_code, level(found, "file system")) == (12, "problem")
+    [finding] = found["file system"]
     assert str(run.root) in finding.text and "no flock" in finding.text and "Lustre: -o flock" in finding.remedy
     with pytest.raises(PlatformError, match="driver.lock: this file system has no flock.*put runs elsewhere") as caught:
         with run.drive():
@@ -153,8 +153,8 @@ def test_a_file_system_without_fsync_of_folders_loses_no_data(
     run, _, _ = make_run(tmp_path / "run", launcher="local")
     monkeypatch.setattr(os, "fsync", fails(getattr(errno, code)))
     _, found = doctor("--run", run.root)
-    assert level(found, "fsync") == ("problem" if code in {"EIO", "ENOSPC"} else "ok")
-    assert str(run.root) in found["fsync"][0].text
+    assert level(found, "file system") == ("problem" if code in {"EIO", "ENOSPC"} else "ok")
+    assert str(run.root) in found["file system"][0].text
 
 
 @pytest.mark.parametrize(
