@@ -150,11 +150,10 @@ def _file_system(folder: Path) -> Finding:
 
 def _refusal(profile: Profile, root: Path, section: str) -> str:
     """Why Slurm refuses the script of a section's jobs."""
-    executor = ChainExecutor(root, profile.cluster)
-    executor.update_parameters(**parameters(profile, section, name="doctor"))
+    executor = ChainExecutor(root, profile.cluster, parameters(profile, section, name="doctor"))
     with tempfile.TemporaryDirectory(prefix="hpcmaf-doctor-") as folder:
         script = Path(folder) / f"{section}.sh"
-        script.write_text(executor.script(1), encoding="utf-8")
+        script.write_text(executor.script(), encoding="utf-8")
         return _test_only([str(script)], profile.cluster.command_seconds)
 
 

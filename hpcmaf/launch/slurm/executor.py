@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,21 @@ class ChainExecutor(submitit.SlurmExecutor):
         Takes pickles, batch script and logs; a folder per submission.
     cluster
         The profile's ``slurm:`` section.
+    parameters
+        As :func:`hpcmaf.launch.slurm.script.parameters` makes them.
+    elements
+        Size of the array; 1 is a job without one.
     """
 
-    def __init__(self, folder: Path, cluster: Slurm) -> None:
+    def __init__(self, folder: Path, cluster: Slurm, parameters: Mapping[str, Any], elements: int = 1) -> None:
         super().__init__(folder, max_num_timeout=_NO_COUNT, python=cluster.python)
         self.cluster = cluster
+        self.update_parameters(**parameters)
+        if elements > 1:
+            # submitit always sets a limit; no limit is one nobody reaches.
+            self.parameters = {"array_parallelism": elements, **self.parameters, "map_count": elements}
+        else:
+            self.parameters.pop("array_parallelism", None)
 
     @classmethod
     def affinity(cls) -> int:
@@ -65,24 +75,9 @@ class ChainExecutor(submitit.SlurmExecutor):
     def _submitit_command_str(self) -> str:
         return f"{_DEAF} {self.python} -u -m hpcmaf.launch.slurm.job {shlex.quote(str(self.folder))}"
 
-    def script(self, elements: int) -> str:
-        """The batch script, as sbatch gets it.
-
-        Parameters
-        ----------
-        elements
-            Size of the array; 1 is a job without one.
-        """
-        values = dict(self.parameters)
-        if elements > 1:
-            values["map_count"] = elements
-            # submitit always sets a limit; no limit is one nobody reaches.
-            values.setdefault("array_parallelism", elements)
-        else:
-            values.pop("array_parallelism", None)
-        whole = ChainExecutor.__new__(ChainExecutor)
-        whole.__dict__ = self.__dict__ | {"parameters": values}
-        return whole._make_submission_file_text(self._submitit_command_str, "")
+    def script(self) -> str:
+        """The batch script, as sbatch gets it."""
+        return self._make_submission_file_text(self._submitit_command_str, "")
 
     def submit_elements(self, function: Callable[[Element], Any], elements: Sequence[Element], patience: float) -> str:
         """Submit one job per element, as one array.
@@ -108,7 +103,7 @@ class ChainExecutor(submitit.SlurmExecutor):
             work.set_timeout(self.parameters["time"], self.max_num_timeout)
             work.dump(element_pickle(self.folder, index))
         script = self.folder / SCRIPT
-        write_text(script, self.script(len(elements)))
+        write_text(script, self.script())
         return submit_once(script, self.parameters["job_name"], self.cluster, patience)
 
 

@@ -60,9 +60,7 @@ class Recording(Slurm):
     def script(self, job: Submission) -> str:
         """The batch script of a job, as sbatch would get it."""
         folder = self.run.jobs(self.plan.stage(job.stage), job.name).resolve()
-        executor = ChainExecutor(folder, self.cluster)
-        executor.update_parameters(**self._parameters[job.name])
-        return executor.script(len(job.elements) or 1)
+        return ChainExecutor(folder, self.cluster, self._parameters[job.name], len(job.elements)).script()
 
     def gpu_hours(self, stage: Stage) -> float:
         """Most GPU-hours that what is left of a stage can take, by its time limit, when no job is repeated."""

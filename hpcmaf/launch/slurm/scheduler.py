@@ -213,17 +213,16 @@ class Slurm(Scheduler):
     def _sbatch(
         self, stage: Stage, values: dict[str, Any], work: Work, elements: Sequence[Element], after: Sequence[str]
     ) -> str:
-        executor = ChainExecutor(self.run.jobs(stage, values["job_name"]).resolve(), self.cluster)
-        executor.update_parameters(**values)
+        folder = self.run.jobs(stage, values["job_name"]).resolve()
+        executor = ChainExecutor(folder, self.cluster, values, len(elements))
         try:
             return executor.submit_elements(work, elements or [()], self.patience)
         except DependencyError:
             # Slurm has forgotten a job that this one was to wait for: it ended
             # long ago, or was lost in a crash. There is nothing to wait for.
             known = {job.id for job in self._queue()}
-            executor.parameters.pop("dependency", None)
-            if left := [id for id in after if id in known]:
-                executor.update_parameters(dependency=dependency(left))
+            left = [id for id in after if id in known]
+            executor.update_parameters(dependency=dependency(left) if left else None)
             return executor.submit_elements(work, elements or [()], self.patience)
 
     def _send_gate(self, stage: Stage, after: Sequence[str], begin: float | None = None) -> None:
