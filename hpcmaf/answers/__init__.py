@@ -1,7 +1,7 @@
 """Answers: taking them out of text, telling whether two are the same, voting.
 
-Importing this package is cheap; sympy and Math-Verify are only ever loaded in
-a worker process, and only when the exact levels of `equivalent` cannot decide.
+Importing this package is cheap; sympy and Math-Verify are only ever loaded in a worker process, and only when the exact
+levels of `equivalent` cannot decide.
 """
 
 from hpcmaf.answers.equal import equivalent

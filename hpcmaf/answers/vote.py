@@ -40,19 +40,17 @@ def vote(
 ) -> Vote:
     """Elect the largest class of equivalent answers.
 
-    Classes are formed over the *sorted* distinct strings, each compared with
-    every class's representative in both directions (`equivalent` is
-    symmetric): whatever the order of the agents, the classes, their order and
-    the draw are the same, even though equivalence need not be transitive.
+    Classes are formed over the *sorted* distinct strings, each compared with every class's representative in both
+    directions (`equivalent` is symmetric): whatever the order of the agents, the classes, their order and the draw are
+    the same, even though equivalence need not be transitive.
 
     Parameters
     ----------
     answers
-        One per agent; ``None`` (unparsable) never votes, nor do blank answers
-        and NaN.
+        One per agent; ``None`` (unparsable) never votes, nor do blank answers and NaN.
     seed
-        Decides between classes of equal size, uniformly. Derive it from what
-        the vote is about (run seed, iteration, problem), never from order.
+        Decides between classes of equal size, uniformly. Derive it from what the vote is about (run seed, iteration,
+        problem), never from order.
     weights
         Of the agents; a class weighs what those who gave it do. Alike if empty.
     same

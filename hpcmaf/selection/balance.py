@@ -1,7 +1,7 @@
 """How many trajectories of D+ and D- a critic is trained on (method, step 4).
 
-Which ones are kept is decided by each problem's own draw, so it depends neither
-on the order of problems nor on how a store was cut up.
+Which ones are kept is decided by each problem's own draw, so it depends neither on the order of problems nor on how a
+store was cut up.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from hpcmaf.seeding import derive_seed
 def exact_counts(positives: int, negatives: int, w: float) -> tuple[int, int]:
     """How many of |D+| and |D-| to keep: the most of which a share ``w``, in [0, 1], is negative.
 
-    The scarcer side is used up; of the other the number nearest to the exact
-    share is taken (a half rounds down), so the realised w is off by less than
-    one sample. With ``0 < w < 1`` and one side empty the set is empty. ``w``
-    is read as the decimal it is written as (0.1 is a tenth).
+    The scarcer side is used up; of the other the number nearest to the exact share is taken (a half rounds down), so
+    the realised w is off by less than one sample. With ``0 < w < 1`` and one side empty the set is empty. ``w`` is read
+    as the decimal it is written as (0.1 is a tenth).
     """
     share = Fraction(repr(float(w)))
     if share in (0, 1):
@@ -31,8 +30,7 @@ def exact_counts(positives: int, negatives: int, w: float) -> tuple[int, int]:
 def cap_counts(positives: int, negatives: int, w: float) -> tuple[int, int]:
     """All of D+, and of D- as many as keep their share at or below ``w``.
 
-    ``exact`` starves critics once negatives grow rare; here positives are
-    never given up.
+    ``exact`` starves critics once negatives grow rare; here positives are never given up.
     """
     share = Fraction(repr(float(w)))
     return positives, negatives if share == 1 else min(negatives, floor(share / (1 - share) * positives))
@@ -48,9 +46,8 @@ def mix_trajectories(
     positives, negatives
         Problem ids of D+ and D-.
     mix
-        ``"exact"``; ``"cap"``; or ``"released"``, as the authors' code does:
-        all of D-, and after each one of D+ with probability 1/2. That code
-        crashes when D+ runs out; here it is simply used up.
+        ``"exact"``; ``"cap"``; or ``"released"``, as the authors' code does: all of D-, and after each one of D+ with
+        probability 1/2. That code crashes when D+ runs out; here it is simply used up.
     draw
         ``draw(problem_id, purpose)`` gives a uniform number in [0, 2**63).
 

@@ -1,9 +1,7 @@
 """From debates to training data (method, steps 2 to 4, and the baselines' ways).
 
-The label is the debate's own consensus; gold answers are read for STaR alone,
-which is defined by them. In the method an agent keeps its own responses that
-the vote confirmed: a generator its first answer, a critic its whole
-trajectory.
+The label is the debate's own consensus; gold answers are read for STaR alone, which is defined by them. In the method
+an agent keeps its own responses that the vote confirmed: a generator its first answer, a critic its whole trajectory.
 """
 
 from __future__ import annotations
@@ -39,11 +37,10 @@ class Selected:
     Attributes
     ----------
     datasets
-        Parts, in the order in which a file has those of one problem. In the
-        method: generators first, then critics; with M = 1 critics have nothing.
+        Parts, in the order in which a file has those of one problem. In the method: generators first, then critics;
+        with M = 1 critics have nothing.
     consensus
-        Problem id to its consensus answer (STaR: its gold answer), labelled
-        problems only.
+        Problem id to its consensus answer (STaR: its gold answer), labelled problems only.
     unlabelled
         Problems in which no final answer could be read: no consensus, no data.
     ties
@@ -87,9 +84,8 @@ def select(
     seed, iteration
         Of the run; with agent and problem they decide every draw.
     data
-        Which answers become samples, and of whom: a key of
-        :data:`hpcmaf.selection.sources.DATA`. With ``"gold"`` transcripts need
-        their gold answers.
+        Which answers become samples, and of whom: a key of :data:`hpcmaf.selection.sources.DATA`. With ``"gold"``
+        transcripts need their gold answers.
     loss_on
         Which turns of a sample are trained text, and so must not be cut off.
 
@@ -223,11 +219,10 @@ def write_selection(
 ) -> dict[str, Any]:
     """Write a folder of ``generator-n.jsonl``, ``critic-n.jsonl`` (or ``single.jsonl``) and ``selection.json``.
 
-    The same merged store of training debates, seed and rules give the same
-    bytes. Debates are read twice, so memory does not grow with their text. See
-    :func:`select`; ``thinking="strip"`` takes its thoughts out of the trained
-    turn, as no agent sees those of earlier ones. ``agreement`` adds how often
-    each agent was of the consensus. Returns the content of ``selection.json``.
+    The same merged store of training debates, seed and rules give the same bytes. Debates are read twice, so memory
+    does not grow with their text. See :func:`select`; ``thinking="strip"`` takes its thoughts out of the trained turn,
+    as no agent sees those of earlier ones. ``agreement`` adds how often each agent was of the consensus. Returns the
+    content of ``selection.json``.
 
     Raises
     ------

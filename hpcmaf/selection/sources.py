@@ -28,35 +28,30 @@ class Dataset:
     agent
         Name of the part. In the method it is the agent that is trained on it.
     index, round
-        The answers are agent ``index``'s of this round (1 for a generator, M
-        for a critic).
+        The answers are agent ``index``'s of this round (1 for a generator, M for a critic).
     model
         Who is trained on it, and the name of its file.
     samples
-        ``confirmed`` responses; so many of them that corrections have their
-        ``share`` w; ``pairs`` of a confirmed response and another; ``judged``
-        responses, confirmed or not; or ``groups`` of these, each of which is
-        set against the agent's other ones to the same question.
+        ``confirmed`` responses; so many of them that corrections have their ``share`` w; ``pairs`` of a confirmed
+        response and another; ``judged`` responses, confirmed or not; or ``groups`` of these, each of which is set
+        against the agent's other ones to the same question.
     fresh
-        Whether the answer is stored as if it had been given at once, without
-        the turns before it.
+        Whether the answer is stored as if it had been given at once, without the turns before it.
     sides
         Of pairs: whose the confirmed answer is, and whose the other.
     rewards, advantages
-        Question to problem ids and the rewards of their responses; and of
-        groups by how much each is above its group's mean.
+        Question to problem ids and the rewards of their responses; and of groups by how much each is above its group's
+        mean.
     labels
-        Candidates: problem id to ``"positive"`` or, for a trajectory that
-        began wrong and ended right, ``"negative"``. Of judged ones: whether
-        they are confirmed.
+        Candidates: problem id to ``"positive"`` or, for a trajectory that began wrong and ended right, ``"negative"``.
+        Of judged ones: whether they are confirmed.
     kept
         The problems chosen out of them.
     cut_off
-        The problems in which a response that would be trained on was cut off,
-        confirmed or not.
+        The problems in which a response that would be trained on was cut off, confirmed or not.
     stopped
-        How many debates had ended before its round (``debate.stop``). A critic
-        then gives its last turn, and none where the first round was the last.
+        How many debates had ended before its round (``debate.stop``). A critic then gives its last turn, and none where
+        the first round was the last.
     """
 
     agent: str
@@ -104,15 +99,12 @@ class Dataset:
     def opposed(self, transcript: Transcript, label: Vote, whole: bool) -> tuple[int, int] | None:
         """Whose answers make a pair: one that the consensus confirms, and one of the same round that it does not.
 
-        One is the agent's own, the other that of the next agent whom the
-        consensus judges otherwise (and, if ``whole``, whose answer was not cut
-        off); ``None`` where all were right, or all wrong. The prompt is the
-        problem for a generator, who answered it as the others did, and for a
-        critic all that it had read, to which the others' last answers differ
-        but in what their summaries said. An agent's answers of different rounds
-        are never a pair: they answer different prompts, and what sets such
-        texts apart is that, before who is right; three iterations of it left
-        the micro model nothing.
+        One is the agent's own, the other that of the next agent whom the consensus judges otherwise (and, if ``whole``,
+        whose answer was not cut off); ``None`` where all were right, or all wrong. The prompt is the problem for a
+        generator, who answered it as the others did, and for a critic all that it had read, to which the others' last
+        answers differ but in what their summaries said. An agent's answers of different rounds are never a pair: they
+        answer different prompts, and what sets such texts apart is that, before who is right; three iterations of it
+        left the micro model nothing.
         """
         turns, own = transcript.answers[self.turn(transcript) - 1], self.index
         # What cannot be read as an answer is not confirmed.
