@@ -24,15 +24,6 @@ def _workers():
     equivalent("x+1", "1+x")
 
 
-def test_the_deadline_holds_and_the_next_check_works() -> None:
-    start = time.monotonic()
-    deadline = Deadline(0.5)
-    assert not checker.check(ENDLESS, r"\cot x", deadline)
-    assert deadline.left_s == 0
-    assert time.monotonic() - start < 0.5 + 5
-    assert checker.check("x+1", "1+x", Deadline(60))
-
-
 def test_all_parts_share_one_deadline() -> None:
     parts = ",".join(rf"\tan({ENDLESS})+{index}" for index in range(6))
     others = ",".join(rf"\cot({index})" for index in range(6))
@@ -95,26 +86,21 @@ def test_no_worker_outlives_a_killed_parent(state: str) -> None:
     assert psutil.wait_procs(workers, 20)[1] == []
 
 
-def test_a_library_that_is_missing_is_named(tmp_path: Path) -> None:
-    (tmp_path / "math_verify.py").write_text("raise ImportError('torn')")
-    result = subprocess.run(
-        [sys.executable, "-m", "hpcmaf", "grade", "--gold", r"\cot x", "--answer", r"\tan x"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode not in (0, 1)
-    assert "import math_verify" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert result.stderr.count("\n") == 1
-
-
-def test_modules_of_the_folder_it_is_called_in_are_not_taken(tmp_path: Path) -> None:
-    (tmp_path / "sympy.py").write_text("raise SystemExit('not this one')")
+@pytest.mark.parametrize("named", ["missing", "in the folder"])
+def test_a_library_that_is_missing_is_named_and_none_is_taken_from_the_folder(named: str, tmp_path: Path) -> None:
+    missing = named == "missing"
+    module = "math_verify.py" if missing else "sympy.py"
+    (tmp_path / module).write_text("raise ImportError('torn')")
     result = subprocess.run(
         [sys.executable, "-P", "-m", "hpcmaf", "grade", "--gold", r"\cot x", "--answer", r"\frac{\cos x}{\sin x}"],
         cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)} if missing else None,
         capture_output=True,
         text=True,
     )
-    assert (result.stdout, result.stderr) == ("equivalent\n", "")
+    if missing:
+        assert result.returncode not in (0, 1)
+        assert "import math_verify" in result.stderr and "Traceback" not in result.stderr
+        assert result.stderr.count("\n") == 1
+    else:
+        assert (result.stdout, result.stderr) == ("equivalent\n", "")

@@ -91,22 +91,22 @@ def test_a_malformed_line_is_named_and_ends_it(tmp_path: Path, verb, line: str, 
     message = str(result.exception)
     assert f"{file}, line 3: " in message and says in message and "\n" not in message
     assert len(lines(result)) == 2
-
-
-@pytest.mark.parametrize("verb", [grade, extract])
-def test_a_file_that_is_not_there(tmp_path: Path, verb) -> None:
-    form = ("--form", "text") if verb is extract else ()
     missing = run(*form, "--jsonl", str(tmp_path / "missing.jsonl"), verb=verb).exception
     assert isinstance(missing, DataError) and "missing.jsonl" in str(missing)
 
 
-@pytest.mark.parametrize("arguments", [(), ("--gold", "1"), ("--answer", "1"), ("--jsonl", "x", "--gold", "1")])
-def test_neither_or_both_is_refused(arguments: tuple[str, ...]) -> None:
-    assert isinstance(run(*arguments).exception, UsageError)
+LETTERS = ("--form", "letter", "--letters", "a-z", "--jsonl", "-")
 
 
-def test_letters_that_are_none_are_refused() -> None:
-    assert isinstance(run("--form", "letter", "--letters", "a-z", "--jsonl", "-", verb=extract).exception, UsageError)
+@pytest.mark.parametrize(
+    ("verb", "arguments"),
+    [
+        *((grade, some) for some in ((), ("--gold", "1"), ("--answer", "1"), ("--jsonl", "x", "--gold", "1"))),
+        (extract, LETTERS),
+    ],
+)
+def test_neither_or_both_and_letters_that_are_none_are_refused(verb, arguments: tuple[str, ...]) -> None:
+    assert isinstance(run(*arguments, verb=verb).exception, UsageError)
 
 
 def test_each_line_is_answered_before_the_next_is_sent() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,22 +12,19 @@ from hpcmaf.answers import Vote, equivalent
 from hpcmaf.answers import vote as cast
 
 
-def test_majority_by_equivalence_not_by_string() -> None:
-    assert cast(["1/2", "3", r"\frac12", "0.5"], 0) == Vote("0.5", (True, False, True, True), 3, False)
-
-
-def test_a_plurality_is_enough() -> None:
-    assert cast(["1", "2", "3", "2"], 0) == Vote("2", (False, True, False, True), 2, False)
-
-
-def test_unparsable_answers_never_vote() -> None:
-    assert cast([None, None, "7"], 0) == Vote("7", (False, False, True), 1, False)
-    assert cast(["", "nan", "nan", "7"], 0) == Vote("7", (False, False, False, True), 1, False)
-
-
-def test_nothing_parsable_elects_nothing() -> None:
-    assert cast([None, None], 0) == Vote(None, (False, False), 0, False)
-    assert cast([], 0) == Vote(None, (), 0, False)
+@pytest.mark.parametrize(
+    ("answers", "outcome"),
+    [
+        (["1/2", "3", r"\frac12", "0.5"], Vote("0.5", (True, False, True, True), 3, False)),  # not by string
+        (["1", "2", "3", "2"], Vote("2", (False, True, False, True), 2, False)),  # a plurality is enough
+        ([None, None, "7"], Vote("7", (False, False, True), 1, False)),
+        (["", "nan", "nan", "7"], Vote("7", (False, False, False, True), 1, False)),
+        ([None, None], Vote(None, (False, False), 0, False)),
+        ([], Vote(None, (), 0, False)),
+    ],
+)
+def test_who_wins(answers: list[str | None], outcome: Vote) -> None:
+    assert cast(answers, 0) == outcome
 
 
 def test_ties_are_drawn_uniformly_and_by_the_seed() -> None:
@@ -37,11 +35,8 @@ def test_ties_are_drawn_uniformly_and_by_the_seed() -> None:
     assert all(abs(count - 1000) < 4 * 26 for count in winners.values())
     assert all(cast(answers, seed) == cast(answers, seed) for seed in range(20))
     assert all(cast(answers, seed).tied for seed in range(20))
-
-
-def test_only_the_largest_classes_take_part_in_a_tie() -> None:
-    winners = {cast(["1", "1.0", "2", "2", "3"], seed).answer for seed in range(50)}
-    assert winners == {"1", "2"}
+    # Only the largest classes take part.
+    assert {cast(["1", "1.0", "2", "2", "3"], seed).answer for seed in range(50)} == {"1", "2"}
 
 
 _ANSWERS = st.lists(

@@ -16,7 +16,6 @@ from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import ConfigError, DataError, UsageError
 from hpcmaf.selection.select import select, write_selection
 from hpcmaf.store import StoreInfo, write_store
-from hpcmaf.store.reader import Store
 from tests.debate.scripted import changed, debate
 
 
@@ -145,25 +144,24 @@ def test_counts_agree_with_files(tmp_path, w):
             assert abs(counts["realised_w"] - w) <= 1 / len(lines)
 
 
-def test_gold_labels_are_not_read(tmp_path, monkeypatch):
+def test_gold_labels_are_not_read(tmp_path):
     debates = random_debates(40)
     poisoned = [replace(d, problem=replace(d.problem, gold="poison")) for d in debates]
     write_selection(store(tmp_path / "a.h5", debates), tmp_path / "a", Rules(w=0.5), seed=1)
-
-    read = Store.dataset
-    monkeypatch.setattr(
-        Store, "dataset", lambda self, name: read(self, name) if "gold" not in name else pytest.fail(name)
-    )
     write_selection(store(tmp_path / "b.h5", poisoned), tmp_path / "b", Rules(w=0.5), seed=1)
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
 
 def test_command_writes_prints_and_refuses(tmp_path):
-    source, out = store(tmp_path / "s.h5", random_debates(20)), tmp_path / "out"
+    source, out = store(tmp_path / "s.h5", random_debates(8)), tmp_path / "out"
     arguments = [str(source), str(out), "--seed", "1", "--w"]
     done = CliRunner().invoke(command, [*arguments, "0.5"], catch_exceptions=False)
     assert json.loads(done.stdout) == json.loads((out / "selection.json").read_text())
+    # Agents that learn from little are named; in one round nobody is a critic, so none lacks samples.
+    assert "warning: iteration 1: fewer than 10 training samples (" in done.stderr and "critic-0: " in done.stderr
+    once = store(tmp_path / "once.h5", [debate(f"p{i}", ["1", "1", "1"]) for i in range(12)], rounds=1)
+    assert CliRunner().invoke(command, [str(once), *arguments[1:], "0.5"]).stderr == ""
     with pytest.raises(ConfigError, match="between 0 and 1"):
         CliRunner().invoke(command, [*arguments, "1.5"], catch_exceptions=False)
     CliRunner().invoke(command, [*arguments, "0.5", "--data", "union"], catch_exceptions=False)
@@ -230,20 +228,6 @@ def test_why_a_response_ended_is_in_the_files(tmp_path, way, kept):
     assert (counts["candidates"], counts["kept"], counts["cut_off"]) == (kept, kept, 1)
     assert (tmp_path / "d/critic-1.jsonl").read_text().count('"finish_reason": "length"') == kept
     assert '"finish_reason": "stop"' in (tmp_path / "d/critic-0.jsonl").read_text()
-
-
-def test_agents_that_learn_from_little_are_named(tmp_path):
-    source = store(tmp_path / "s.h5", random_debates(8))
-    arguments = [str(source), str(tmp_path / "out"), "--seed", "1", "--w", "0.5"]
-    done = CliRunner().invoke(command, arguments, catch_exceptions=False)
-    assert "warning: iteration 1: fewer than 10 training samples (generator-0: " in done.stderr
-    assert "critic-0: " in done.stderr and done.stderr.count("fewer than") == 1
-    plenty = CliRunner().invoke(command, [str(store(tmp_path / "t.h5", random_debates(80))), *arguments[1:]])
-    assert "fewer than" not in plenty.stderr
-    # In one round nobody is a critic, so none lacks samples.
-    once = [debate(f"p{i}", ["1", "1", "1"]) for i in range(12)]
-    single = CliRunner().invoke(command, [str(store(tmp_path / "u.h5", once, rounds=1)), *arguments[1:]])
-    assert single.stderr == ""
 
 
 @pytest.mark.parametrize("thinking", ["keep", "strip"])
