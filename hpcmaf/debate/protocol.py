@@ -87,7 +87,8 @@ class Protocol:
         shown
             A summary, others' answers, or the gold one.
         """
-        role, template, numbers = {"first": "generator", "update": "critic"}.get(kind), kind, (agent + 1, self.agents)
+        role = {"first": "generator", "update": "critic"}.get(kind)
+        template, numbers = kind, (agent + 1, self.agents)
         if kind == "update":
             template = ("integrate" if self.cooperate else "update") + ("" if self.summaries else "_without_summary")
         prompts, _ = self.own.get(f"{role}-{agent}", (self.prompts, self.sampling))

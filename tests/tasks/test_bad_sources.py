@@ -90,11 +90,6 @@ def test_bad_content(task, name, content, said, tmp_path) -> None:
     assert said in message and name in message
 
 
-def test_byte_order_mark_and_blank_lines_are_no_fault(tmp_path) -> None:
-    (tmp_path / "train.jsonl").write_bytes(b"\xef\xbb\xbf" + GOOD + b"\r\n\n")
-    assert get_task("gsm8k").prepare(str(tmp_path), tmp_path / "out")["train"]["problems"] == 1
-
-
 def test_paths_and_layouts_that_are_not_there(tmp_path) -> None:
     assert "no such file or folder" in refused("gsm8k", tmp_path / "nowhere" / "at" / "all")
     folder = tmp_path / "folder"
@@ -176,13 +171,6 @@ def test_what_is_about_data_is_no_data(tmp_path) -> None:
     names = ("train.jsonl", "test.jsonl", "train_socratic.jsonl", "dataset_info.json", "README.md", "test.py")
     report = get_task("gsm8k").prepare(str(gsm8k_files(tmp_path / "source", *names)), tmp_path / "out")
     assert report["test"]["problems"] == 3 and report["left_out"] == ["train_socratic.jsonl"]
-
-
-def test_the_whole_of_mmlu_stands_for_its_subjects(tmp_path) -> None:
-    row = {"question": "Which?", "choices": CHOICES, "answer": 1}
-    for folder in ("all", "anatomy"):
-        lay(tmp_path / "mmlu", {f"{folder}/test.jsonl": [{**row, "question": folder}]})
-    assert get_task("mmlu").prepare(str(tmp_path / "mmlu"), tmp_path / "first")["test"]["problems"] == 1
 
 
 def test_a_split_beside_prepared_ones_is_not_lost(tmp_path) -> None:

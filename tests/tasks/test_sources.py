@@ -220,6 +220,7 @@ AIME = [{"ID": "2024-II-4", "Problem": "x", "Answer": "033"}, *rows("answer", 14
     ("task", "files", "wanted"),
     [
         ("gsm8k", {"one.jsonl": rows("answer", *MARKED)}, {"all": list(MARKED.values())}),
+        ("gsm8k", {"train.jsonl": "\ufeff" + json.dumps(rows("answer", "#### 1")[0]) + "\r\n\n"}, {"train": ["1"]}),
         ("math", BY_SUBJECT, {"train": OF_SUBJECTS}),
         # An empty answer hides no solution.
         ("math", {"train.jsonl": EMPTY}, {"train": ["4", None]}),
@@ -229,6 +230,12 @@ AIME = [{"ID": "2024-II-4", "Problem": "x", "Answer": "033"}, *rows("answer", 14
             "mmlu",
             {"all/auxiliary_train-0.parquet": [WHICH], "all/test-0.parquet": [WHICH | {"answer": 2}]},
             {"test": [LAW]},
+        ),
+        # The whole of it stands for its subjects.
+        (
+            "mmlu",
+            {f"{folder}/test-0.parquet": [WHICH | {"answer": n}] for n, folder in enumerate(("law", "all"))},
+            {"test": ["B"]},
         ),
         ("mmlu", {"letters.jsonl": rows("answer", "d", choices=WXYZ)}, {"all": ["D"]}),
         ("mmlu", {"test/anatomy_test.csv": [["x" * 200_000, *"abcdA"]]}, {"test": ["A"]}),
