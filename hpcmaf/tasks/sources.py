@@ -38,7 +38,7 @@ class Files(Task):
     parse
         One row to one problem; raises DataError for a bad one.
     configs
-        Folders of a source, or configurations on the hub, to take alone where they exist.
+        Folders of a source, or configurations on the hub, to take without others, in order of preference.
     levels
         Levels taken when a recipe names none; ``None`` takes everything.
     split_of
@@ -165,7 +165,7 @@ def locate(source: Path, configs: Sequence[str] = ()) -> list[Part]:
     source
         A file of a known suffix, or a folder.
     configs
-        Folders in it to take alone where they exist.
+        Folders in it to take without those beside them, in order of preference.
 
     Raises
     ------
@@ -182,9 +182,12 @@ def locate(source: Path, configs: Sequence[str] = ()) -> list[Part]:
         there = source.exists()
         what = "neither a file nor a folder; name one of the two" if there else "no such file or folder; check the path"
         raise DataError(f"{source}: {what}")
-    root = next((source / name for name in (*configs, "default") if (source / name).is_dir()), source)
-    found = list(_scan(root))
-    splits = {name: _of_split(name, found, root) for name in SPLIT_NAMES}
+    found = list(_scan(source))
+    for folder in (source / name for name in (*configs, "default")):
+        if any(part.split and folder in part.path.parents for part in found):
+            found = [part for part in found if source == part.path.parent or folder in part.path.parents]
+            break
+    splits = {name: _of_split(name, found, source) for name in SPLIT_NAMES}
     parts = [part for name in SPLIT_NAMES for part in splits[name]]
     for part in found:
         if part.split and not splits[part.split]:
@@ -205,10 +208,10 @@ def locate(source: Path, configs: Sequence[str] = ()) -> list[Part]:
     return parts
 
 
-def _scan(root: Path) -> Iterator[Part]:
+def _scan(source: Path) -> Iterator[Part]:
     """What a folder has of data that this program did not prepare; without a split where nothing says one."""
-    for path in (path for depth in range(_DEEPEST + 1) for path in sorted(root.glob("*/" * depth + "*"))):
-        names = [path.name, *reversed(path.relative_to(root).parts[:-1])]
+    for path in (path for depth in range(_DEEPEST + 1) for path in sorted(source.glob("*/" * depth + "*"))):
+        names = [path.name, *reversed(path.relative_to(source).parts[:-1])]
         about = any(name.startswith((".", "dataset_info")) for name in names) or path.name.endswith(".manifest.json")
         if about or path.suffix.casefold() not in _DATA or path.is_dir() or manifest_path(path).exists():
             continue
@@ -216,7 +219,7 @@ def _scan(root: Path) -> Iterator[Part]:
         yield Part(path, next(said, ""), next((name for name in names[1:] if name not in _NOT_SUBJECTS), ""))
 
 
-def _of_split(name: str, found: Sequence[Part], root: Path) -> list[Part]:
+def _of_split(name: str, found: Sequence[Part], source: Path) -> list[Part]:
     """The files of a split that can be read; refused where it is there in two forms."""
     parts = [part for part in found if part.split == name and kind(part.path) in READERS]
     # A file "train" is the split, and a "train_socratic" beside it something else; so are folders beside both.
@@ -226,12 +229,12 @@ def _of_split(name: str, found: Sequence[Part], root: Path) -> list[Part]:
     parts = [part for part in parts if not part.group] or parts
     forms: dict[tuple[str, ...], Path] = {}
     for part in parts:
-        path = part.path.relative_to(root)
-        folders_of_form = ("*" if folder == part.group else folder for folder in path.parts[:-1])
-        forms.setdefault((kind(path), *folders_of_form), path)
+        path = part.path.relative_to(source)
+        form = (kind(path), *("*" if folder == part.group else folder for folder in path.parts[:-1]))
+        forms.setdefault(form, path)
     if len(forms) > 1:
         one, other = list(forms.values())[:2]
-        raise DataError(f"{root}: {one} and {other} are both its split '{name}'; name the file or folder you mean")
+        raise DataError(f"{source}: {one} and {other} are both its split '{name}'; name the file or folder you mean")
     return parts
 
 

@@ -138,6 +138,7 @@ def gsm8k_files(folder: Path, *names: str) -> Path:
         ("train-00000-of-00001.parquet", "test.json"),
         ("data/train.jsonl", "data/test.parquet"),
         ("train.jsonl", "TEST.jsonl"),
+        ("train.jsonl", "main/test.jsonl", "socratic/test.jsonl", "default/notes.jsonl"),
         ("train.jsonl", "gsm8k_test.jsonl"),
         ("train.jsonl", "test/part.jsonl"),
         ("train.jsonl", "test.jsonl", "old/train.jsonl", "prepared/.hidden/test.jsonl"),
@@ -153,6 +154,7 @@ def test_splits_in_different_forms_are_all_read(names, tmp_path) -> None:
     [
         (("train.jsonl", "test.jsonl", "train.parquet"), "train.jsonl and train.parquet are both its split 'train'"),
         (("train.jsonl", "test.jsonl", "data/test.jsonl"), "test.jsonl and data/test.jsonl are both its split 'test'"),
+        (("train.jsonl", "main/train.jsonl"), "train.jsonl and main/train.jsonl are both its split 'train'"),
         (("train.jsonl", "test.csv"), "test.csv, line 1: no key 'question'"),
         (("train.jsonl", "test.jsonl.xz"), "seems to be the split 'test'"),
         (("train.jsonl", "test.jsonl", "test/part.jsonl"), "test.jsonl and test/part.jsonl are both its split 'test'"),
