@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import click
 
 from hpcmaf.cli.options import RunOptions, run_options
@@ -25,15 +27,14 @@ def command(options: RunOptions, problem: str | None) -> None:
     have written. Nothing is generated; only the tokenizer is loaded.
     """
     recipe = options.recipe
-    method, debate, splits = METHODS[recipe.method], recipe.debate, draw(recipe)
+    method, splits = METHODS[recipe.method], draw(recipe)
     known = {one.id: one for one in (*splits.train, *splits.eval)}
     if problem is not None and problem not in known:
         raise UsageError(f"--problem {problem}: not among this recipe's problems, such as {next(iter(known))}")
     chosen = known[problem] if problem is not None else splits.train[0]
-    source = recipe.task if chosen in splits.train else recipe.evaluation
-    shapes = [method.inference_shape] + [method.rollout_shape] * (method.trained != "none")
-    rounds = 1 if method.reads_gold else max(shape(debate.agents, debate.rounds).rounds for shape in shapes)
-    protocol = protocol_of(recipe, method, source, rounds, 0)
+    shapes = [recipe.shape(evaluating=True)] + [recipe.shape(evaluating=False)] * (method.trained != "none")
+    rounds = 1 if method.reads_gold else max(shape.rounds for shape in shapes)
+    protocol = replace(protocol_of(recipe, 0, evaluating=chosen not in splits.train), rounds=rounds)
     protocol.validate()
     model = recipe.model
     chat = ChatFormat.from_pretrained(

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from hpcmaf.config.agents import BY_NUMBER, AgentSettings, check_agents, names_of, resolved
-from hpcmaf.debate.methods import METHODS, Objective
+from hpcmaf.debate.methods import METHODS, Objective, Shape
 from hpcmaf.engines.base import Sampling
 from hpcmaf.engines.chat import DATE
 from hpcmaf.files.yaml import Strict, added
@@ -229,6 +229,15 @@ class Recipe(Strict):
     def evaluation(self) -> TaskSource:
         """Where evaluation problems come from."""
         return self.evaluate_on or self.task
+
+    def source(self, *, evaluating: bool) -> TaskSource:
+        """Where the problems of evaluation, or of training debates, come from."""
+        return self.evaluation if evaluating else self.task
+
+    def shape(self, *, evaluating: bool) -> Shape:
+        """Agents and rounds of evaluation, or of training debates."""
+        method = METHODS[self.method]
+        return (method.inference_shape if evaluating else method.rollout_shape)(self.debate.agents, self.debate.rounds)
 
     @model_validator(mode="after")
     def _possible(self) -> Recipe:

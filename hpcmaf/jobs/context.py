@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.config.profile import Profile
-from hpcmaf.config.recipe import Recipe, TaskSource
+from hpcmaf.config.recipe import Recipe
 from hpcmaf.debate.methods import METHODS, Method
 from hpcmaf.debate.society import SUMMARIZER
 from hpcmaf.files.publish import write_json
@@ -78,12 +78,6 @@ class TaskContext:
     def iteration(self) -> int:
         """Iteration the stage belongs to."""
         return self.stage.iteration
-
-    @property
-    def task_source(self) -> TaskSource:
-        """The problems that are debated in this stage, and how they are put."""
-        recipe = self.recipe
-        return recipe.evaluation if self.stage.spec.evaluates else recipe.task
 
     def report_progress(self, done: int, total: int, unit: str, note: Callable[[], str] = str) -> None:
         """Write how far this task is, and what there is to say of it; at most once a second."""

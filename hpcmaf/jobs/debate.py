@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from hpcmaf.answers import AnswerForm
-from hpcmaf.config.recipe import Recipe, TaskSource
+from hpcmaf.config.recipe import Recipe
 from hpcmaf.debate.health import Tally, health_line
-from hpcmaf.debate.methods import Method
+from hpcmaf.debate.methods import METHODS
 from hpcmaf.debate.protocol import Protocol, calls_per_problem, debate, debate_all, rationalise
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.engines.base import Sampling, ServedModels
-from hpcmaf.engines.journal import Journal
 from hpcmaf.engines.engine import one_engine
+from hpcmaf.engines.journal import Journal
 from hpcmaf.errors import StopRequested
 from hpcmaf.jobs.context import TaskContext, peak_memory_bytes
 from hpcmaf.jobs.serving import adapter_room, models_of, served_models, society_of, voting_weights
@@ -32,18 +32,18 @@ def run_debate_shard(context: TaskContext) -> None:
     The society of iteration t - 1 debates the training problems of t, that of
     t the evaluation problems.
     """
-    recipe, stage, method = context.recipe, context.stage, context.method
+    recipe, stage = context.recipe, context.stage
     split, evaluating = stage.spec.split, stage.spec.evaluates
     served = served_models(context.run, recipe, context.iteration - (not evaluating))
     shard = int(context.task)
-    shape = (method.inference_shape if evaluating else method.rollout_shape)(recipe.debate.agents, recipe.debate.rounds)
-    protocol = protocol_of(recipe, method, context.task_source, shape.rounds, context.iteration)
+    shape = recipe.shape(evaluating=evaluating)
+    protocol = protocol_of(recipe, context.iteration, evaluating=evaluating)
     protocol.grader.check()  # before an engine is started
-    society = society_of(recipe, shape.agents, served, evaluating=evaluating)
+    society = society_of(recipe, served, evaluating=evaluating)
     drawn, shards = context.run.read_problems(split, context.plan), len(stage.tasks)
     # In the order of a seeded draw, shards of about as many problems take about equally long.
     problems = drawn[shard * len(drawn) // shards : (shard + 1) * len(drawn) // shards]
-    one = rationalise if method.reads_gold and not evaluating else debate
+    one = rationalise if context.method.reads_gold and not evaluating else debate
     target = context.run.shard(context.iteration, stage.kind, shard)
     journal = Journal(context.run.journal(target))
     thinks = any(one.thinking_tokens for one in (protocol.sampling, *(own for _, own in protocol.own.values())))
@@ -57,7 +57,7 @@ def run_debate_shard(context: TaskContext) -> None:
         journal.close()
 
     info = StoreInfo(
-        task=context.task_source.name,
+        task=recipe.source(evaluating=evaluating).name,
         answer_form=str(protocol.answer_form),
         agents=shape.agents,
         rounds=shape.rounds,
@@ -77,8 +77,9 @@ def run_debate_shard(context: TaskContext) -> None:
     context.afterwards.append(journal.remove)
 
 
-def protocol_of(recipe: Recipe, method: Method, source: TaskSource, rounds: int, iteration: int) -> Protocol:
-    """How a method's agents debate the problems of a task."""
+def protocol_of(recipe: Recipe, iteration: int, *, evaluating: bool) -> Protocol:
+    """How a recipe's agents debate evaluation problems, or training problems."""
+    method, source = METHODS[recipe.method], recipe.source(evaluating=evaluating)
     task, top = get_task(source.name), (source.prompts, recipe.sampling)
 
     def drawn(sampling: Sampling) -> Sampling:
@@ -86,11 +87,11 @@ def protocol_of(recipe: Recipe, method: Method, source: TaskSource, rounds: int,
         return sampling.model_copy(update=fixed)
 
     def settings_of(one: Recipe) -> tuple[Any, Sampling]:
-        return (one.task if source is recipe.task else one.evaluation).prompts, one.sampling
+        return one.source(evaluating=evaluating).prompts, one.sampling
 
     others = {name: own for name in recipe.named if (own := settings_of(recipe.of(name))) != top}
     return Protocol(
-        rounds=rounds,
+        rounds=recipe.shape(evaluating=evaluating).rounds,
         summaries=method.summaries and not method.reads_gold,
         prompts=task.prompts(source.prompts),
         answer_form=AnswerForm(source.answer) if source.answer else task.answer_form,

@@ -46,11 +46,11 @@ def on_policy_data(context: TaskContext, *, goes_on: bool) -> Path:
         debates = list(store.transcripts())
     agents, count = debates[0].agents, recipe.selection.on_policy
     served = served_models(context.run, recipe, t - 1)
-    society = society_of(recipe, agents, served, evaluating=False)
-    protocol = protocol_of(recipe, context.method, recipe.task, 1, t)
+    society = society_of(recipe, served, evaluating=False)
+    protocol = protocol_of(recipe, t, evaluating=False)
     opening = list(protocol.opening("first", 0))
     # Not the draws with which the agents answered.
-    protocol = replace(protocol, own={}, seed=derive_seed(recipe.seed, "student"))
+    protocol = replace(protocol, rounds=1, own={}, seed=derive_seed(recipe.seed, "student"))
     journal = Journal(context.run.journal(data))
     make = partial(
         TransformersEngine,

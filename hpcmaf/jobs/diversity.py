@@ -54,7 +54,7 @@ def measure_run(
         transcripts = sample(run.store(t, "eval"), problems)
         if not transcripts:
             raise DataError(f"{run.store(t, 'eval')}: holds no debate")
-        society = society_of(recipe, transcripts[0].agents, served, evaluating=True)
+        society = society_of(recipe, served, evaluating=True)
         value = measure(transcripts, served, society, iteration=t, **model)
         write_json(run.diversity(t), value)
         yield run.diversity(t), value

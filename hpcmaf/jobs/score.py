@@ -19,7 +19,7 @@ def run_score(context: TaskContext) -> None:
     of_iteration = {"seed": recipe.seed, "iteration": t}
     merge_shards(context, "eval")
     with Store(run.store(t, "eval")) as store:
-        debates, task = store.transcripts(gold=True), context.task_source.name
+        debates, task = store.transcripts(gold=True), recipe.evaluation.name
         metrics = score(debates, method=recipe.method, task=task, **of_iteration)
         write_json(run.signals(t), signals(store.transcripts(), **of_iteration))
     if recipe.evaluate_on is not None:

@@ -62,9 +62,10 @@ def with_own_base(recipe: Recipe) -> list[str]:
     return [name for name in recipe.named if recipe.of(name).model != recipe.model]
 
 
-def society_of(recipe: Recipe, agents: int, served: Sequence[ServedModels], *, evaluating: bool) -> Society:
+def society_of(recipe: Recipe, served: Sequence[ServedModels], *, evaluating: bool) -> Society:
     """Who speaks with which of the models that are served: one of its own, a base of its own, or else the recipe's."""
     names = {name for one in served for name in (*one.agents, *one.copies)}
+    agents = recipe.shape(evaluating=evaluating).agents
     society = METHODS[recipe.method].society(agents, names, evaluating=evaluating)
     return replace(society, summarizer=SUMMARIZER) if SUMMARIZER in names else society
 

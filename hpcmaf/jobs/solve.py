@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from hpcmaf.answers import Vote
 from hpcmaf.config.recipe import Recipe
 from hpcmaf.debate.consensus import consensus
-from hpcmaf.debate.methods import METHODS
 from hpcmaf.debate.protocol import debate
 from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Transcript
@@ -78,20 +77,18 @@ def solve(
     from hpcmaf.engines.transformers_engine import TransformersEngine
 
     recipe = Recipe.model_validate(run.load_plan().recipe)
-    method = METHODS[recipe.method]
     t = last_society(run, recipe) if iteration is None else iteration
     seed = recipe.seed if seed is None else seed
     served = served_models(run, recipe, t)
-    shape = method.inference_shape(recipe.debate.agents, recipe.debate.rounds)
-    society = society_of(recipe, shape.agents, served, evaluating=True)
-    protocol = protocol_of(recipe.model_copy(update={"seed": seed}), method, recipe.evaluation, shape.rounds, t)
+    society = society_of(recipe, served, evaluating=True)
+    protocol = protocol_of(recipe.model_copy(update={"seed": seed}), t, evaluating=True)
     protocol.grader.check()
     protocol.prompt("first", question)  # refuses what cannot be put, before a model is loaded
     problem = Problem(f"question-{question_hash(question)[:16]}", question)
     engine = one_engine(served, lambda one: TransformersEngine(one, device=device))
     try:
         transcript = asyncio.run(debate(problem, society, protocol, engine))
-        weights = json.loads(voting_weights(run, recipe, t, shape.agents) or "[]")
+        weights = json.loads(voting_weights(run, recipe, t, society.agents) or "[]")
         transcript = replace(transcript, weights=tuple(weights))
     finally:
         engine.close()

@@ -11,7 +11,6 @@ from typing import Any
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.config.recipe import Lora, Model, Recipe, TaskSource
-from hpcmaf.debate.methods import METHODS
 from hpcmaf.engines.basemodel import base_model
 from hpcmaf.errors import ConfigError, DataError, EngineError, PlanChangedError
 from hpcmaf.files.hub import SECONDS, ask_hub, reason
@@ -119,12 +118,8 @@ def _validate_template(model: Model) -> None:
 
 def _validate_prompts(recipe: Recipe) -> None:
     """Refuse prompts that a task does not have before the run is bound to them."""
-    method, debate = METHODS[recipe.method], recipe.debate
-    practice, inference = (
-        shape(debate.agents, debate.rounds) for shape in (method.rollout_shape, method.inference_shape)
-    )
-    protocol_of(recipe, method, recipe.task, practice.rounds, 0).validate()
-    protocol_of(recipe, method, recipe.evaluation, inference.rounds, 0).validate()
+    for evaluating in (False, True):
+        protocol_of(recipe, 0, evaluating=evaluating).validate()
 
 
 def draw(recipe: Recipe) -> Splits:

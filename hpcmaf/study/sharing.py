@@ -115,16 +115,13 @@ class Keys:
 
     def debate(self, stage: Stage, task: str) -> Any:
         recipe, method, evaluating = self.recipe, self.method, stage.spec.evaluates
-        shape = (method.inference_shape if evaluating else method.rollout_shape)(
-            recipe.debate.agents, recipe.debate.rounds
-        )
-        debated = recipe.evaluation if evaluating else recipe.task
-        protocol = protocol_of(recipe, method, debated, shape.rounds, stage.iteration)
+        debated = recipe.source(evaluating=evaluating)
+        protocol = protocol_of(recipe, stage.iteration, evaluating=evaluating)
         settings = asdict(replace(protocol, prompts=None, own={}))
         del settings["own"]  # the base's entry has the agents' settings
         settings["prompts"] = [debated.name, debated.model_dump()["prompts"]]
         models = self.models(stage.iteration if evaluating else stage.iteration - 1)
-        society = method.society(shape.agents, models, evaluating=evaluating)
+        society = method.society(recipe.shape(evaluating=evaluating).agents, models, evaluating=evaluating)
         speakers = {"generators": society.generators, "critics": society.critics}
         return {
             "base": self.base(),

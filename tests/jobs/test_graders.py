@@ -14,7 +14,6 @@ from click.testing import CliRunner
 
 from hpcmaf.cli.grade import command as grade
 from hpcmaf.config.load import load_recipe
-from hpcmaf.debate.methods import METHODS
 from hpcmaf.engines import Request
 from hpcmaf.errors import ConfigError
 from hpcmaf.jobs.debate import protocol_of
@@ -124,5 +123,5 @@ def test_who_offers_a_grader_and_who_needs_none(tmp_path, monkeypatch) -> None:
 def test_a_letter_is_one_of_the_questions_choices(choices, given, read) -> None:
     question = "\n".join(["Which?", *(f"({letter}) one" for letter in LETTERS[:choices])])
     recipe = load_recipe(overrides=("task.name=mmlu-pro", "task.source=x", "task.prompts=default"))
-    grader = protocol_of(recipe, METHODS["maft"], recipe.task, 2, 0).grader
+    grader = protocol_of(recipe, 0, evaluating=False).grader
     assert grader.extract(f"Answer: ({given})", Problem("p", question), "letter") == read

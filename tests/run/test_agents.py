@@ -14,7 +14,6 @@ import pytest
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
 from hpcmaf.config.recipe import Lora, Recipe
-from hpcmaf.debate.methods import METHODS
 from hpcmaf.debate.society import Society
 from hpcmaf.engines.journal import Journal
 from hpcmaf.errors import ConfigError
@@ -151,7 +150,7 @@ def test_an_agents_settings_lie_over_its_numbers_and_these_over_the_recipes() ->
     assert recipe.of("generator-0").training.lora == recipe.training.lora.model_copy(update={"rank": 64})
     assert recipe.of("critic-0") == recipe.model_copy(update={"agents": {}}) and recipe.of(None) is recipe
 
-    society = society_of(recipe, 3, models_of(recipe, {}), evaluating=True)
+    society = society_of(recipe, models_of(recipe, {}), evaluating=True)
     assert society == Society((None, None, "generator-2"), (None, None, "critic-2"), "summarizer")
     trained = dict.fromkeys(recipe.trained, "folder")
     first, adapters, whole = models_of(recipe, trained)
@@ -162,7 +161,7 @@ def test_an_agents_settings_lie_over_its_numbers_and_these_over_the_recipes() ->
     training = recipe.training.model_copy(update={"lora": Lora(targets=["q_proj"])})
     assert adapter_room(recipe.model_copy(update={"training": training}), first) == (4, 64, ("q_proj",))
 
-    protocol = protocol_of(recipe, METHODS["maft"], recipe.task, 2, 1)
+    protocol = protocol_of(recipe, 1, evaluating=False)
     assert {name: sampling.top_p for name, (_, sampling) in protocol.own.items()} == {
         **{f"{role}-2": 0.5 for role in ("generator", "critic")},
         **{f"{role}-1": recipe.sampling.top_p for role in ("generator", "critic")},

@@ -16,7 +16,6 @@ from hpcmaf.answers import AnswerForm, extract
 from hpcmaf.cli.prompts import command
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.recipe import Selection as Rules
-from hpcmaf.debate.methods import METHODS
 from hpcmaf.debate.protocol import Protocol, debate
 from hpcmaf.debate.society import Society
 from hpcmaf.engines import Sampling
@@ -82,9 +81,7 @@ def test_what_models_read(recipe):
 def test_what_was_read_is_in_the_store_and_in_the_training_data(recipe, tmp_path: Path):
     transcript, engine, protocol = held(recipe)
     path = tmp_path / "debates.h5"
-    write_store(
-        path, StoreInfo("gsm8k", "boxed", 2, 2, 1, "train", True, json.dumps(protocol.openings)), [transcript]
-    )
+    write_store(path, StoreInfo("gsm8k", "boxed", 2, 2, 1, "train", True, json.dumps(protocol.openings)), [transcript])
     with Store(path) as store:
         assert list(store.transcripts()) == [transcript]
     write_selection(path, tmp_path / "data", Rules(w=0.0), seed=1)
@@ -146,7 +143,7 @@ def test_a_file_that_is_none_is_one_line(tmp_path: Path, content: str | None, sa
 
 def test_the_kind_of_answer_is_the_recipes(recipe):
     asked = recipe.task.model_copy(update={"answer": "letter"})
-    made = protocol_of(recipe, METHODS["maft"], asked, 2, 1)
+    made = protocol_of(recipe.model_copy(update={"task": asked}), 1, evaluating=False)
     assert made.answer_form == AnswerForm.LETTER and replace(made, prompts=None).agents == 3
 
 
