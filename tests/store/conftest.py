@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,18 +27,6 @@ def debate(row: int, info: StoreInfo = INFO, text: str = "2 + 2 = 4, so \\boxed{
     gold = None if row % 5 == 4 else f"gold-{row}"
     problem = Problem(f"problem-{row:05d}", f"What is {row}?", gold, {"level": str(row % 3)})
     return Transcript(problem, answers, summaries if info.summaries else ())
-
-
-@pytest.fixture
-def info() -> StoreInfo:
-    """Three agents, two rounds, with summaries."""
-    return INFO
-
-
-@pytest.fixture
-def make_debate() -> Callable[..., Transcript]:
-    """Build the debate of a row."""
-    return debate
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from hpcmaf.files.publish import manifest_path, read_manifest, write_json, write
 from hpcmaf.store import Store, merge, verify, write_store
 from hpcmaf.store.reader import reading
 from hpcmaf.store.schema import DATASETS
+from tests.store.conftest import INFO, debate
 
 # They say what the place in the table says as well.
 NEVER_READ = {"problems/utterance_offsets", *(f"utterances/{name}" for name in ("problem", "kind", "round", "agent"))}
@@ -53,10 +54,10 @@ def one_line(findings: list[str]) -> str:
     return line
 
 
-def test_a_flipped_bit_never_reads_as_another_debate(store: Path, make_debate) -> None:
+def test_a_flipped_bit_never_reads_as_another_debate(store: Path) -> None:
     """Without any manifest: the file's own checksums cover metadata and data."""
     draw = random.Random(8)
-    whole, debates = store.read_bytes(), [make_debate(row) for row in range(40)]
+    whole, debates = store.read_bytes(), [debate(row) for row in range(40)]
     refused = 0
     for offset in draw.sample(range(len(whole)), 120):
         flip(store, offset, draw.randrange(8))
@@ -165,16 +166,16 @@ def test_manifests_that_disagree_are_found(store: Path) -> None:
     assert "never finished" in one_line(verify(store))
 
 
-def shards(folder: Path, info, make_debate, count: int = 4) -> list[Path]:
+def shards(folder: Path, count: int = 4) -> list[Path]:
     paths = [folder / f"shard-{k:05d}.h5" for k in range(count)]
     for k, path in enumerate(paths):
-        write_store(path, info, map(make_debate, range(k * 3, k * 3 + 3)))
+        write_store(path, INFO, map(debate, range(k * 3, k * 3 + 3)))
     return paths
 
 
-def test_gaps_leftovers_and_every_file_with_a_manifest_are_checked(tmp_path: Path, info, make_debate) -> None:
+def test_gaps_leftovers_and_every_file_with_a_manifest_are_checked(tmp_path: Path) -> None:
     folder = tmp_path / "it01" / "debate"
-    paths = shards(folder, info, make_debate)
+    paths = shards(folder)
     merge(paths, tmp_path / "it01" / "debate.h5")
     dataset = tmp_path / "it01" / "generator-0.jsonl"
     dataset.write_text("{}\n")

@@ -11,18 +11,19 @@ import pytest
 from hpcmaf.errors import StoreError
 from hpcmaf.files.publish import check_manifest, manifest_path
 from hpcmaf.store import merge, write_store
+from tests.store.conftest import INFO, debate
 
 COUNT = 35
 
 
 @pytest.fixture
-def cut(tmp_path: Path, info, make_debate):
+def cut(tmp_path: Path):
     """Cut 35 debates into shards: ``cut(name, [rows of shard 0, rows of shard 1, ...])``."""
 
     def write(name: str, parts: list[range]) -> list[Path]:
         paths = [tmp_path / name / f"shard-{k:05d}.h5" for k in range(len(parts))]
         for path, rows in zip(paths, parts, strict=True):
-            write_store(path, info, map(make_debate, rows))
+            write_store(path, INFO, map(debate, rows))
         return paths
 
     return write
@@ -32,9 +33,9 @@ def ids(rows) -> list[str]:
     return [f"problem-{row:05d}" for row in rows]
 
 
-def test_the_cut_does_not_show(tmp_path: Path, cut, info, make_debate) -> None:
+def test_the_cut_does_not_show(tmp_path: Path, cut) -> None:
     wanted = tmp_path / "wanted.h5"
-    write_store(wanted, info, map(make_debate, range(COUNT)))
+    write_store(wanted, INFO, map(debate, range(COUNT)))
     cuts = {
         "one": [range(COUNT)],
         "seven": [range(k * 5, k * 5 + 5) for k in range(7)],
@@ -68,11 +69,11 @@ def test_sets_that_do_not_fit_are_refused(tmp_path: Path, cut, parts, expected, 
 @pytest.mark.parametrize(
     "change", [{"task": "math"}, {"iteration": 2}, {"split": "eval"}, {"answer_form": "boxed"}, {"rounds": 3}]
 )
-def test_shards_of_another_kind_are_refused(tmp_path: Path, cut, info, make_debate, change) -> None:
+def test_shards_of_another_kind_are_refused(tmp_path: Path, cut, change) -> None:
     (first,) = cut("one", [range(3)])
-    other = replace(info, **change)
+    other = replace(INFO, **change)
     second = tmp_path / "other.h5"
-    write_store(second, other, [make_debate(7, other)])
+    write_store(second, other, [debate(7, other)])
     with pytest.raises(StoreError, match=f"other.h5: .*{next(iter(change))}=.*, not as "):
         merge([first, second], tmp_path / "out.h5")
 

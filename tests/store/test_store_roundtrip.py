@@ -18,6 +18,7 @@ from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.errors import StoreError
 from hpcmaf.store import Store, StoreInfo, write_store
 from hpcmaf.tasks.problems import Problem
+from tests.store.conftest import INFO, debate
 
 # Every code point there is, lone surrogates and NUL among them.
 TEXT = st.text(st.characters(exclude_categories=()), max_size=30)
@@ -85,11 +86,11 @@ def test_any_text_survives(content: tuple[StoreInfo, list[Transcript]]) -> None:
             assert list(store) == hidden
 
 
-def test_same_input_same_bytes_at_another_time(tmp_path: Path, info, make_debate) -> None:
+def test_same_input_same_bytes_at_another_time(tmp_path: Path) -> None:
     paths = [tmp_path / "first.h5", tmp_path / "elsewhere" / "second.h5"]
-    write_store(paths[0], info, map(make_debate, range(300)))
+    write_store(paths[0], INFO, map(debate, range(300)))
     time.sleep(1.1)  # HDF5 keeps times in seconds, if it is let
-    write_store(paths[1], info, map(make_debate, range(300)))
+    write_store(paths[1], INFO, map(debate, range(300)))
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
@@ -116,16 +117,16 @@ def test_every_dataset_is_checksummed_and_compressed(store: Path) -> None:
         lambda t: replace(t, summaries=t.summaries * 2),
     ],
 )
-def test_a_debate_of_another_shape_is_refused(tmp_path: Path, info, make_debate, change) -> None:
+def test_a_debate_of_another_shape_is_refused(tmp_path: Path, change) -> None:
     path = tmp_path / "a.h5"
     with pytest.raises(StoreError, match="problem-00001"):
-        write_store(path, info, [make_debate(0), change(make_debate(1))])
+        write_store(path, INFO, [debate(0), change(debate(1))])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_problem_that_comes_twice_is_refused(tmp_path: Path, info, make_debate) -> None:
+def test_a_problem_that_comes_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="'problem-00003' comes twice"):
-        write_store(tmp_path / "a.h5", info, map(make_debate, [1, 3, 2, 3]))
+        write_store(tmp_path / "a.h5", INFO, map(debate, [1, 3, 2, 3]))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -184,14 +185,14 @@ with Store(path) as store:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", "a.h5.manifest.json"]
 
 
-def test_a_store_without_gold_columns_still_reads(store: Path, make_debate) -> None:
+def test_a_store_without_gold_columns_still_reads(store: Path) -> None:
     """Reading without gold opens none of its datasets: not even their headers."""
     with h5py.File(store, "r+") as file:
         del file["problems/gold"], file["problems/has_gold"]
     with Store(store) as opened:
         read = list(opened)
         assert [t.problem.gold for t in read] == [None] * 40
-        assert read[7].answers == make_debate(7).answers
+        assert read[7].answers == debate(7).answers
         assert opened.find("problem-00003").problem.gold is None
         with pytest.raises(StoreError, match="has_gold"):
             opened.find("problem-00000", gold=True)

@@ -58,13 +58,6 @@ def test_debates_come_in_verbatim(tmp_path: Path) -> None:
     assert (turn.prompt_tokens, turn.completion_tokens, turn.finish_reason) == (0, 0, "unknown")
 
 
-def test_questions_that_differ_in_case_alone_are_two(tmp_path: Path) -> None:
-    import_debates(write(tmp_path, {"Let A = 1": entry(), "let  a = 1": entry()}), tmp_path / "a.h5", "math")
-    with Store(tmp_path / "a.h5") as store:
-        first, second = store.problem_ids
-    assert second == f"{first}-2"
-
-
 @pytest.mark.parametrize(
     ("task", "form", "solution", "gold"),
     [
@@ -78,11 +71,13 @@ def test_questions_that_differ_in_case_alone_are_two(tmp_path: Path) -> None:
     ],
 )
 def test_gold_by_task(tmp_path: Path, task: str, form: str, solution: Any, gold: str) -> None:
-    import_debates(write(tmp_path, {"Q": entry(solution=solution)}), tmp_path / "a.h5", task)
+    both = {"Let A = 1": entry(solution=solution), "let  a = 1": entry()}
+    import_debates(write(tmp_path, both), tmp_path / "a.h5", task)
     with Store(tmp_path / "a.h5") as store:
         assert (store.info.task, store.info.answer_form) == (task, form)
-        [debate] = store.transcripts(gold=True)
-        assert debate.problem.gold == gold
+        first, second = store.transcripts(gold=True)
+    assert first.problem.gold == gold
+    assert second.problem.id == f"{first.problem.id}-2", "questions that differ in case alone are two"
 
 
 def altered(change) -> dict:
@@ -167,24 +162,15 @@ def test_one_debate_in_the_order_it_was_held(store: Path) -> None:
         run(store, "--problem", "x")
 
 
-def odd_store(folder: Path) -> Path:
+def test_odd_text_is_valid_json_and_does_not_steer_the_terminal(tmp_path: Path) -> None:
     """What a model may say: escape codes, a lone surrogate, markup that rich would obey."""
     turn = Utterance("answer", 1, 0, "[bold]p[/bold]", "\x1b[31mred\ud800\0[/x]\nnext \u00e9", "\ud800")
-    path = folder / "odd.h5"
-    debate = Transcript(Problem("i\ud800", "q"), ((turn,),))
-    write_store(path, StoreInfo("math", "boxed", 1, 1, 0, "train", False), [debate])
-    return path
-
-
-def test_odd_text_is_valid_json(tmp_path: Path) -> None:
-    output = run(odd_store(tmp_path), "--problem", "i\ud800", "--json")
-    assert output.isascii()
-    shown = json.loads(output)
-    assert shown["answers"][0][0]["text"] == "\x1b[31mred\ud800\0[/x]\nnext \u00e9"
-    assert shown["summaries"] == []
-
-
-def test_odd_text_does_not_steer_the_terminal(tmp_path: Path) -> None:
-    shown = run(odd_store(tmp_path), "--problem", "i\ud800")
+    path, odd = tmp_path / "odd.h5", Transcript(Problem("i\ud800", "q"), ((turn,),))
+    write_store(path, StoreInfo("math", "boxed", 1, 1, 0, "train", False), [odd])
+    output = run(path, "--problem", "i\ud800", "--json")
+    found = json.loads(output)
+    assert output.isascii() and found["summaries"] == []
+    assert found["answers"][0][0]["text"] == turn.text
+    shown = run(path, "--problem", "i\ud800")
     assert "\\x1b[31mred\\ud800\\x00[/x]\nnext \u00e9" in shown
     assert "\x1b" not in shown and "[bold]p[/bold]" in shown
