@@ -216,6 +216,7 @@ _MATH = re.compile(
     r"|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]",
     re.DOTALL,
 )
+_AND = re.compile(r"\s{0,3}(?:,\s{0,3}(?:(?:and|or)\s{1,3})?|(?:and|or)\s{1,3})(?=\$|\\[(\[])")
 _GOES_ON = re.compile(r"\s{0,3}(?:,\s?which\s)?(?:is|are|=|equals|is\sequal\sto|has\sthe\svalue)\s", re.IGNORECASE)
 _VERDICT = re.compile(
     r"(?:(?:still|also|now|therefore|indeed|partially|absolutely)\s)?(?:(?:in)?correct|wrong|right|(?:the\s)?same"
@@ -266,6 +267,16 @@ def _boxed(boxes: list[str | None], places: list[str], text: str, form: AnswerFo
     return _term(text, form) if form is AnswerForm.TEXT and short and not truncated else None
 
 
+def _listed(statement: str, math: re.Match[str]) -> str | None:
+    """A formula, and those that are joined to it by commas, "and" or "or"."""
+    found = []
+    while math:
+        found.append(next(filter(None, math.groups())).strip().rstrip(".,"))
+        joint = _AND.match(statement, math.end())
+        math = _MATH.match(statement, joint.end()) if joint else None
+    return ",".join(filter(None, found)) or None
+
+
 def _term(statement: str, form: AnswerForm) -> str | None:
     """The answer that a statement makes, if it makes one."""
     if statement.startswith("```"):
@@ -280,7 +291,7 @@ def _term(statement: str, form: AnswerForm) -> str | None:
     reach = max(displayed.end(), len(sentence)) if displayed and lead else len(sentence)
     for math in _MATH.finditer(statement[:reach]):
         if not _GOES_ON.match(statement, math.end()) and not _BOX.search(math[0]):
-            return next(filter(None, math.groups())).strip().rstrip(".,") or None
+            return _listed(statement, math)
     if verdict := _VERDICT.match(sentence):
         if sentence[verdict.end() : verdict.end() + 1] != ":":
             return None

@@ -113,7 +113,7 @@ def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
         rf"|(?:^|[(\[\s])({upper})[)\].]?\s*(?:[:\u2014\u2013-]\s*{right}|[:\u2014\u2013-]?\s*[\u2705\u2713\u2714])"
         rf"|[(\[]({upper})[)\]]\s*{right}"
         rf"|\b(?:correct|right|true|best)\b[^.\n(]{{0,30}}?\b(?:is|be)\s(?:\(({upper})\)|({upper})(?![A-Za-z'+-]))",
-        "mention": rf"[(\[]\s?({upper})\s?[)\]]|(?:^\W*|(?<=[:,\u2014\u2013=\u2192*_])\s*"
+        "mention": rf"[(\[]\s?({upper})\s?[)\]]|(?<=\s)({upper})\)(?=\s)|(?:^\W*|(?<=[:,\u2014\u2013=\u2192*_])\s*"
         rf"|\b(?i:{_BEFORE})[\s*_\"'$]{{1,3}}|(?<=[^\x00-\x7f\u7d20\u5211]))(?:({upper})[).](?=\s|\Z)|({bare}))",
     }
     return {name: re.compile(source, re.MULTILINE if name == "mention" else 0) for name, source in sources.items()}

@@ -79,6 +79,7 @@ _REWRITES = [
         (r"\\text\s*\{\s*(?:,\s*)?(and|or)\s*\}", r" \1 "),
         (r"\\bar\s*(?=\{?\s*\d)|\\overline\s*(?=\d)", r"\\overline"),
         (r"^\s*=\s*", ""),
+        (r"^(\d+)\s*(?:\\text\s*\{\s*to\s*\}|\bto\b)\s*(\d+)$", r"\1:\2"),  # of a ratio
         (r"(?<![\w.])\.(?=\d)", "0."),
         (r"(?<=\d)\s*x\s*(?=10\s*\^)", r"\\times "),
         (r"^\s*(?:\\text\s*\{\s*)?(?i:negative|minus)\b\s*\}?\s*(?=[\d$\\])", "-"),

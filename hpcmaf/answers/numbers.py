@@ -27,6 +27,7 @@ _HASHES = re.compile(
     r"####\s*(?=[-$*\\\s0-9.\u20ac\u00a3(])|^#{1,3}[ \t]*(?=[^\sA-Za-z#]{1,30}[ \t]*[A-Za-z]*\.?\s*$)", re.MULTILINE
 )
 NUMBERED = re.compile(r"\d{1,2}(?:[.):]\s+[A-Za-z*]|(?:st|nd|rd|th)\b)")
+_MARKER = re.compile(r"^[^\S\n]{0,20}\d{1,2}[.)]\s{1,3}(?=[A-Za-z*])", re.MULTILINE)  # of a list
 _SPACED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?: \d{3})+(?![\d/])")
 _TIME = re.compile(r"\d{1,2}\s*:\s*[0-5]\d(?!\d)|\d{1,2}\s*[ap]\.?m\b", re.IGNORECASE)
 # Degrees, and the power of a unit or a variable.
@@ -92,12 +93,12 @@ def hashes(text: str) -> Iterator[str]:
 
 
 def _last_number(text: str) -> str | None:
-    """The last number of a text that is neither a time of day nor the number of an agent, a step or the like."""
-    text = _RAISED.sub("", _TIME.sub("", text))
-    if not (numbers := list(_NUMBER.finditer(text))):
-        return None
-    indexed = (_INDEX.search(text, max(0, number.start() - 12), number.start()) for number in reversed(numbers))
-    return _clean(next((number for number, index in zip(reversed(numbers), indexed) if not index), numbers[-1]))
+    """The last number of a text that is neither a time of day nor the number of an agent, a step or a line."""
+    text = _RAISED.sub("", _TIME.sub("", _MARKER.sub("", text)))
+    for number in reversed(list(_NUMBER.finditer(text))):
+        if not _INDEX.search(text, max(0, number.start() - 12), number.start()):
+            return _clean(number)
+    return None
 
 
 def _number_of(content: str) -> str | None:

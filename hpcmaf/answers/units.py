@@ -63,7 +63,7 @@ def without_unit(text: str) -> tuple[str, str | None, str | None]:
     styled, apart = "\\text" in match["tail"], match["space"] and "^" not in match["tail"]
     for name in names:
         known = any(name in words for words in (_CANONICAL, _NOTES, NUMBER_WORDS, _POWERS, _FILLING))
-        quotient = known and "/" in match["tail"] and names[0] in _SHORT
+        quotient = known and "/" in match["tail"] and (names[0] in _SHORT or bool(match["space"]))
         bare = name in _SHORT or quotient or (len(name) > 2 and (known or apart))
         if not (bare or (styled and (known or len(name) > 1))):
             return text, None, None

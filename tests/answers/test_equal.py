@@ -45,10 +45,13 @@ no real solutions ≢ no solutions exist ‖ \text{north} ≢ \text{south} ‖ A
     "upright": r"""
 3 ≢ 1+2\mathrm{e} ‖ 1+2i ≡ 1+2\text{i} ‖ \text{A} ≡ A ‖ 1+2i ≡ 1+2\mathrm{i} ‖ 1+2i ≡ 1+2\operatorname{i} ‖ 3 ≢ 3\mathbf{x} ‖ 5 ≢ 5\mathrm{x}
 5 ≢ 5\mathit{n} ‖ 5 ≢ 5\operatorname{i} ‖ 2\mathrm{e} ≢ 2 ‖ 2\text{i} ≢ 2
-3\mathbf{i}+2\mathbf{j} ≢ 3\mathbf{j}+2\mathbf{i} ‖ \mathrm{e}^2 ≡ e^2 ‖ 4\mathrm{k} ≢ 4 ‖ 7\,\mathrm{cm} ≡ 7
+3\mathbf{i}+2\mathbf{j} ≢ 3\mathbf{j}+2\mathbf{i} ‖ \mathrm{e}^2 ≡ e^2 ‖ 4\mathrm{k} ≢ 4 ‖ 5 m/s ≡ 5 ‖ 5 m/s ≢ 5 km/h ‖ 7\,\mathrm{cm} ≡ 7
 7\mathrm{cm} ≢ 7\mathrm{m} ‖ 5\text{ m} ≡ 5 ‖ 5\text{ m} ≢ 5\text{ cm} ‖ 5\bm{v} ≢ 5
 5\boldsymbol{v} ≢ 5\boldsymbol{w}
 9\ \mathrm{m^{2}} ≡ 9 ‖ 4 \mathrm{~m} ≡ 4
+""",
+    "ratios": r"""
+2 to 1 ≡ 2:1 ‖ 2\text{ to }1 ≡ 4:2 ‖ 2 to 1 ≢ 1:2 ‖ 2 to 1 ≢ 21
 """,
     "spaces": r"""
 2 3/4 ≢ 23/4 ‖ 2 3/4 ≡ 11/4 ‖ 1 2 ≢ 12 ‖ 1~2 ≢ 12 ‖ 3\ 4 ≢ 34 ‖ 1\;1/2 ≢ 11/2 ‖ 1\quad 1/2 ≢ 11/2 ‖ 2 1/3 ≡ 7/3
