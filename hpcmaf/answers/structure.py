@@ -17,26 +17,34 @@ from typing import NamedTuple
 
 _MAX_LENGTH = 400
 _MAX_BITS = 14_000  # 4,214 digits: Python refuses to print more than 4,300
-_ONLY = re.compile(r"(?:[\d\s.+*/^(){}-]|\\(?:frac|cdot|times|div)(?![A-Za-z]))+")
-_SCIENTIFIC = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))[eE]([+-]?\d{1,4})")
-_RATIO = re.compile(r"(\d{1,30})\s*:\s*(\d{1,30})")
-_PERIOD = re.compile(r"(-?\d*)\.(\d*?)\\overline\{(\d{1,30})\}")
+_ARITHMETIC = re.compile(r"[\d\s+*/()-]+")
+
+
+def _period(match: re.Match[str]) -> str:
+    whole, fixed, period = match.groups()
+    return f"({whole or 0}.{fixed or 0}+{int(period)}/{(10 ** len(period) - 1) * 10 ** len(fixed)})"
+
+
+# How LaTeX's numbers are written in Python.
 _STEPS = [
     (re.compile(pattern), target)
     for pattern, target in (
-        (r"\\(?:cdot|times)", "*"),
-        (r"\\div", "/"),
+        (r"\A([+-]?(?:\d+\.?\d*|\.\d+))[eE]([+-]?\d{1,4})\Z", r"(\1*10**\2)"),
+        (r"\A(\d{1,30})\s*:\s*(\d{1,30})\Z", r"(\1/\2)"),
+        (r"(\d*)\.(\d*?)\\overline\{(\d{1,30})\}", _period),
+        (r"\\(?:cdot|times)(?![A-Za-z])", "*"),
+        (r"\\div(?![A-Za-z])", "/"),
         (r"\^", "**"),
         (r"\\frac\s*(\d)", r"\\frac{\1}"),  # as in TeX: \frac43 is 4/3
         (r"(\\frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
         (r"(?<![\d.)}])(?<!\d\s)(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d.])", r"(\1+\2/\3)"),  # 1 4/5
         (r"(?<![\d.)}*])(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}", r"(\1+\2/\3)"),  # 1\frac45
+        *3 * ((r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"((\1)/(\2))"), (r"(?<![a-z}])\{([^{}]*)\}", r"(\1)")),
+        (r"(?<=[\d)])\s*(?=\()", "*"),
+        (r"\d*\.\d+|\d+\.", lambda match: "({}/{})".format(*Fraction(match[0]).as_integer_ratio())),
+        (r"(?<!\d)0+(?=\d)", ""),
     )
 ]
-_GROUPS = (
-    (re.compile(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r"((\1)/(\2))"),
-    (re.compile(r"(?<![a-z}])\{([^{}]*)\}"), r"(\1)"),
-)
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)
 _BOTH = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 _OPEN = frozenset({"(", "[", "{", "\\{", "\\langle"})
@@ -156,33 +164,13 @@ def value_of(text: str) -> Fraction | None:
     text = text.strip()
     if len(text) > _MAX_LENGTH or not re.search(r"\d", text):
         return None
+    for pattern, target in _STEPS:
+        text = pattern.sub(target, text)
     try:
-        if match := _SCIENTIFIC.fullmatch(text):
-            value = Fraction(match[1]) * Fraction(10) ** int(match[2])
-        elif match := _RATIO.fullmatch(text):
-            value = Fraction(int(match[1]), int(match[2]))
-        elif match := _PERIOD.fullmatch(text):
-            whole, fixed, period = match.groups()
-            part = Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(fixed))
-            value = Fraction(f"{whole or 0}.{fixed or 0}") + (-part if whole.startswith("-") else part)
-        else:
-            value = _worked(ast.parse(_python(text), mode="eval").body) if _ONLY.fullmatch(text) else None
+        value = _worked(ast.parse(text.strip(), mode="eval").body) if _ARITHMETIC.fullmatch(text) else None
     except (ValueError, LookupError, ArithmeticError, SyntaxError, RecursionError, MemoryError):
         return None
     return value if value is None or max(map(int.bit_length, value.as_integer_ratio())) <= _MAX_BITS else None
-
-
-def _python(text: str) -> str:
-    for pattern, target in _STEPS:
-        text = pattern.sub(target, text)
-    before = ""
-    while before != text:
-        before = text
-        for pattern, target in _GROUPS:
-            text = pattern.sub(target, text)
-    text = re.sub(r"(?<=[\d)])\s*(?=\()", "*", text)
-    text = re.sub(r"\d*\.\d+|\d+\.", lambda match: "({}/{})".format(*Fraction(match[0]).as_integer_ratio()), text)
-    return re.sub(r"(?<!\d)0+(?=\d)", "", text).strip()
 
 
 def _power(base: Fraction, power: Fraction) -> Fraction:
