@@ -1,7 +1,7 @@
 r"""Taking the answer out of a response.
 
-Each form looks in its own places, in order; the first place that holds
-anything decides. Every pattern is linear in the text's length.
+Each form looks in its own places, in order; the first place that holds anything decides. Every pattern is linear in the
+text's length.
 """
 
 from __future__ import annotations
@@ -40,34 +40,30 @@ class AnswerForm(StrEnum):
 def extract(text: str | None, form: AnswerForm | str, *, truncated: bool = False, letters: str = "ABCD") -> str | None:
     r"""Take the final answer out of a response.
 
-    What stands in ``<think>`` is no answer; a block of thoughts that never
-    closes leaves none. A box counts before ``<answer>``, ``#### 5`` and "the
-    answer is", of each the last one that holds an answer. Boxes joined by
-    commas or "and" are one list.
+    What stands in ``<think>`` is no answer; a block of thoughts that never closes leaves none. A box counts before
+    ``<answer>``, ``#### 5`` and "the answer is", of each the last one that holds an answer. Boxes joined by commas or
+    "and" are one list.
 
     Parameters
     ----------
     text
         A response, of any length and content.
     form
-        ``number``: the number of the box, behind ``####``, of the statement,
-        else the last number. ``boxed``: the box, else what is stated, if it
-        is mathematics or a usual short answer such as "none". ``letter``: one
-        of ``letters``, never one that is denied or only listed. ``text``: the
-        box, else what is stated, else a response of one short line.
-        ``code``: the last block of Python with a function, else all of it.
+        ``number``: the number of the box, behind ``####``, of the statement, else the last number. ``boxed``: the box,
+        else what is stated, if it is mathematics or a usual short answer such as "none". ``letter``: one of
+        ``letters``, never one that is denied or only listed. ``text``: the box, else what is stated, else a response of
+        one short line. ``code``: the last block of Python with a function, else all of it.
     truncated
-        Whether the response was cut off by the limit on its tokens. Then an
-        explicit final answer counts alone (a closed box, ``#### number``,
-        "the answer is X." with an end), never the last number or letter.
+        Whether the response was cut off by the limit on its tokens. Then an explicit final answer counts alone (a
+        closed box, ``#### number``, "the answer is X." with an end), never the last number or letter.
     letters
         The choices of ``letter``, in capitals.
 
     Returns
     -------
     str or None
-        Numbers come without separators, units and currency signs. ``None``
-        where there is no answer, and for a box that never closes.
+        Numbers come without separators, units and currency signs. ``None`` where there is no answer, and for a box that
+        never closes.
     """
     form = AnswerForm(form)
     if form is AnswerForm.CODE:
@@ -125,6 +121,8 @@ def spoken(text: str) -> str:
 
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
+_SPACES = re.compile(r"\s*")
+_BARE = re.compile(r"(?:[^\s${]|\{(?:[^{}]|\{[^{}]*\})*\})*")  # what stands in a box without braces
 _JOINT = re.compile(r"[\s$.]*(?:\\[\])]|\\q?quad|\\[,;: ]|\\text\s?\{|[},$\s]|\\\\|&|and|or|\\[\[(])+[\s$]*")
 _MINUS_BEFORE = re.compile(
     r"(?:(?:^|[=$:(\[{\n]|\\\()\s{0,3}-\s?|(?:^|[^\w\s)\]}.%]\s?|[A-Za-z]{2}\s)-|(?i:negative|minus)\s)(?:\\?\$)?\Z"
@@ -168,16 +166,12 @@ def last_box(text: str) -> tuple[bool, str | None]:
 
 def _content(text: str, after: int) -> tuple[int, int, str | None]:
     r"""Start, end and content of a box; without braces (``\boxed 5``) what stands up to a space or a dollar sign."""
-    while after < len(text) and text[after].isspace():
-        after += 1
-    if text[after : after + 1] == "{":
-        end = closing_brace(text, after)
-        return after, len(text) if end is None else end + 1, None if end is None else text[after + 1 : end].strip()
-    end = after
-    while end < len(text) and not text[end].isspace() and text[end] != "$":
-        closing = closing_brace(text, end) if text[end] == "{" else None
-        end = (end if closing is None else closing) + 1
-    return after, end, text[after:end].rstrip(".,;:")
+    start = _SPACES.match(text, after).end()
+    if text.startswith("{", start):
+        end = closing_brace(text, start)
+        return start, len(text) if end is None else end + 1, None if end is None else text[start + 1 : end].strip()
+    bare = _BARE.match(text, start)
+    return start, bare.end(), bare[0].rstrip(".,;:")
 
 
 _IS = r"[*_]{0,2}[^\S\n]{0,3}(?::|=|\u2192|\b(?:is|are|equals|be|was|comes\sto)\b[^\S\n]{0,3}:?)[*_]{0,2}"
