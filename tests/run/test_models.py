@@ -145,14 +145,14 @@ def test_one_iteration_on_a_pretrained_model(tmp_path: Path) -> None:
     """Template, control tokens, ends of turns, padding."""
     environment = os.environ | {"PYTHONPATH": str(smollm2()), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     run = RunDir(tmp_path / "run")
-    shape = ("method=maft-no-critic", "task.train=4", "task.eval=1", "debate.agents=2")
+    shape = ("method=maft-no-critic", "task.train=2", "task.eval=1", "debate.agents=2")
     size = (*shape, "sampling.max_new_tokens=24", "training.epochs=1")
     words = ["--recipe", "sums/smollm2", "--iters", "1", "--run", run.root, *setting(*size)]
     hpcmaf("submit", *words, environment=environment)
     with Store(run.store(1, "debate")) as debates:
         turns = [turn for one in debates.transcripts() for round in one.answers for turn in round]
         opening = next(debates.transcripts()).opening(1, 0)
-    assert len(turns) == 4 * 2 * 2 and any(turn.answer is not None for turn in turns)
+    assert len(turns) == 2 * 2 * 2 and any(turn.answer is not None for turn in turns)
     # What ends a turn is no part of it, and a response that said all is known to have.
     assert not any("<|im" in turn.text for turn in turns)
     assert {turn.finish_reason for turn in turns} <= {"stop", "length"} and any(

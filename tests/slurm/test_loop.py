@@ -112,8 +112,8 @@ def test_training_reaches_its_time_limit_and_goes_on(slurm: Cluster, tmp_path: P
     job = next(job["id"] for job in slurm.jobs() if job["name"] == name)
     # Held in mid-training until the warning is there: how fast this machine is must not matter.
     with stopped(processes("hpcmaf.training.worker", str(run.root))):
-        # Looked at every 30 seconds, and warned of a minute ahead or less.
-        slurm.client("scontrol", "update", f"jobid={job}", "EndTime=now+75")
+        # Slurm looks every 30 seconds, and warns a minute ahead or less.
+        slurm.client("scontrol", "update", f"jobid={job}", "EndTime=now+57")
         watch.wait("Slurm's warning came", lambda: "SIGUSR2: coming to a stop" in job_log(run), 120)
     watch.wait("it was requeued", lambda: [j for j in slurm.jobs() if (j["id"], j["state"]) == (job, "PENDING")], 60)
     slurm.client("scontrol", "update", f"jobid={job}", "timelimit=10")

@@ -18,6 +18,7 @@ import pytest
 
 from hpcmaf.config.recipe import Lora
 from hpcmaf.training.config import FinetuneJob
+from tests.environments import made_once
 from tests.training.models import MAKES, make_model
 
 SAMPLES = 21
@@ -57,13 +58,14 @@ def write_lines(path: Path, lines: list[dict[str, Any]]) -> Path:
 
 @dataclass
 class Outcome:
-    """A finished (or failed) job."""
+    """A finished (or failed) job, and the folder it had."""
 
-    job: FinetuneJob
+    place: Path
     code: int
-    output: Path
-    work: Path
-    log: Path
+
+    def __post_init__(self) -> None:
+        self.output, self.work, self.log = (self.place / name for name in ("out", "work", "log"))
+        self.job = FinetuneJob.read(self.work / "job.json")
 
     @property
     def report(self) -> dict[str, Any]:
@@ -103,10 +105,22 @@ def is_an_adapter_like(outcome: Outcome, plain: Outcome) -> None:
 
 
 @pytest.fixture(scope="session")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this session have in common."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def bases(shared: Path) -> dict[str, Path]:
     """One tiny base model per make; Mistral's with tied embeddings."""
-    folder = tmp_path_factory.mktemp("bases")
-    return {make: make_model(folder / make, make, tied=make == "mistral") for make in MAKES}
+
+    def make(folder: Path) -> None:
+        for name in MAKES:
+            make_model(folder / name, name, tied=name == "mistral")
+
+    folder = made_once(shared / "bases", make)
+    return {name: folder / name for name in MAKES}
 
 
 def steps_in(progress: Path) -> list[dict[str, Any]]:
@@ -231,16 +245,22 @@ def cases(bases: dict[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def outcomes(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+def outcomes(bases: dict[str, Path], shared: Path) -> dict[str, Outcome]:
     """Run all cases; about two seconds each, since they share their imports."""
-    folder = tmp_path_factory.mktemp("jobs with spaces")
-    return run_batch(
-        folder,
-        {
-            name: FinetuneJob(**({"output": "unset", "lora": LORA} | COMMON | differences))
-            for name, differences in cases(bases, folder).items()
-        },
-    )
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        table = cases(bases, folder).items()
+        common = {"output": "unset", "lora": LORA} | COMMON
+        run_batch(folder, {name: FinetuneJob(**(common | differences)) for name, differences in table})
+
+    return outcomes_in(made_once(shared / "jobs with spaces", make))
+
+
+def outcomes_in(folder: Path) -> dict[str, Outcome]:
+    """What became of the jobs of a batch."""
+    codes = json.loads((folder / "codes.json").read_text())
+    return {name: Outcome(folder / name, code) for name, code in codes.items()}
 
 
 def run_batch(
@@ -250,7 +270,6 @@ def run_batch(
 
     ``packages`` is a folder of more packages than are installed.
     """
-    made = {}
     for name, job in jobs.items():
         place = folder / name
         for part in ("work", "out"):
@@ -258,8 +277,7 @@ def run_batch(
         job.write(place / "work" / "job.json")
         if name in (kill_after or {}):
             (place / "kill").write_text(str((kill_after or {})[name]))
-        made[name] = Outcome(job, -1, place / "out", place / "work", place / "log")
-    (folder / "order.json").write_text(json.dumps(list(made)))
+    (folder / "order.json").write_text(json.dumps(list(jobs)))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "TOKENIZERS_PARALLELISM": "false"}
     if packages is not None:
         before = os.environ.get("PYTHONPATH", "").split(os.pathsep)
@@ -272,6 +290,4 @@ def run_batch(
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    for name, code in json.loads((folder / "codes.json").read_text()).items():
-        made[name].code = code
-    return made
+    return outcomes_in(folder)

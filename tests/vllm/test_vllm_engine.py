@@ -30,7 +30,7 @@ from hpcmaf.micro import base_path
 from tests.engines.test_server import members
 from tests.vllm.societies import AGENTS, LOOP, ask, full_agents, lora_agents, run, served, vllm_engine
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.xdist_group("vllm")]
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")
