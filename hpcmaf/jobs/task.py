@@ -27,7 +27,7 @@ from hpcmaf.jobs.context import TaskContext
 from hpcmaf.jobs.resume import resume_point
 from hpcmaf.run.attempts import all_attempts, begin, leave_cause, read
 from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import Stage
+from hpcmaf.run.plan import Plan, Stage
 from hpcmaf.training.launch import Workers
 from hpcmaf.training.multinode import NodeRank
 from hpcmaf.training.stop import StopFlag
@@ -80,15 +80,13 @@ def run_tasks(
             try:
                 if (node := place(position)) is not None and node.rank > 0:
                     join_task(run, stage, task, node, stop)
-                    continue
-                if run.claimed(stage, task) and not busy(task):
-                    continue
-                print(f"{stage.id} {task}: begins", flush=True)
-                own = {"node": _node(), "started": time.time(), "progress": resume_point(run, stage, task)}
-                own |= {"meeting": node.run_id} if node else {}
-                attempt = str(begin(run.attempts(stage, task), own | dict(facts)))
-                shared |= {"stop": stop, "place": node, "workers": workers}
-                run_task(str(run.root), stage.id, task, attempt, plan_identity, **shared)
+                elif not run.claimed(stage, task) or busy(task):
+                    print(f"{stage.id} {task}: begins", flush=True)
+                    own = {"node": _node(), "started": time.time(), "progress": resume_point(run, stage, task)}
+                    own |= {"meeting": node.run_id} if node else {}
+                    attempt = str(begin(run.attempts(stage, task), own | dict(facts)))
+                    shared |= {"stop": stop, "place": node, "workers": workers}
+                    run_task(str(run.root), stage.id, task, attempt, plan_identity, **shared)
             except Exception as error:
                 failure = failure or error
     return failure
@@ -127,7 +125,7 @@ def run_task(root: str, stage_id: str, task: str, attempt: str, plan_identity: s
             if run.done(stage, task):
                 print(f"{stage_id} {task}: done already", flush=True)
                 return
-            _check_inputs(run, plan.stages, stage)
+            _check_inputs(run, plan, stage)
             profile = load_profile(str(run.profile))
             context = TaskContext(run, plan, profile, stage, task, folder, **shared)
             resolve_name(stage.spec.function)(context)
@@ -136,6 +134,7 @@ def run_task(root: str, stage_id: str, task: str, attempt: str, plan_identity: s
                 clean()
     except BaseException as error:
         reported = system_error(error) if isinstance(error, OSError | MemoryError) else error
+        # Empty where it may point at another of the job's nodes.
         node = getattr(error, "node", None) or ("" if shared.get("place") else _node())
         _leave_cause(folder, reported, error, node)
         if isinstance(reported, HpcmafError):
@@ -154,9 +153,13 @@ def join_task(run: RunDir, stage: Stage, task: str, place: NodeRank, stop: StopF
     """
     from hpcmaf.training.job import join_finetune
 
+    def of_this_job() -> Path | None:
+        attempts = reversed(all_attempts(run.attempts(stage, task)))
+        return next((one.folder for one in attempts if one.facts.get("meeting") == place.run_id), None)
+
     # Patient: node 0 may be waiting for another copy of the task to end.
     # Slurm ends this process soon after node 0's has ended.
-    while (logs := _attempt_of(place, run.attempts(stage, task))) is None:
+    while (logs := of_this_job()) is None:
         if run.done(stage, task) or stop.requested:
             return
         time.sleep(POLL_SECONDS)
@@ -170,17 +173,11 @@ def join_task(run: RunDir, stage: Stage, task: str, place: NodeRank, stop: StopF
         time.sleep(POLL_SECONDS)
 
 
-def _attempt_of(place: NodeRank, attempts: Path) -> Path | None:
-    found = (one.folder for one in reversed(all_attempts(attempts)) if one.facts.get("meeting") == place.run_id)
-    return next(found, None)
-
-
-def _check_inputs(run: RunDir, stages: tuple[Stage, ...], stage: Stage) -> None:
-    for needed in stages:
-        if needed.id in stage.after:
-            missing = [task for task in needed.tasks if not run.done(needed, task)]
-            if missing:
-                raise MissingInputError(f"{stage.id}: needs {needed.id} {missing[0]}, which is not done; run it first")
+def _check_inputs(run: RunDir, plan: Plan, stage: Stage) -> None:
+    for needed in map(plan.stage, stage.after):
+        for task in needed.tasks:
+            if not run.done(needed, task):
+                raise MissingInputError(f"{stage.id}: needs {needed.id} {task}, which is not done; run it first")
 
 
 def _node() -> str:
@@ -188,13 +185,7 @@ def _node() -> str:
 
 
 def _leave_cause(folder: Path, reported: BaseException, error: BaseException, node: str) -> None:
-    """Write down what is known of a failure, for whoever decides on another attempt.
-
-    Parameters
-    ----------
-    node
-        The one that it points at; empty when that may be another of the job's.
-    """
+    """Write down what is known of a failure, for whoever decides on another attempt."""
     expected = isinstance(reported, HpcmafError)
     message = str(reported) if expected else f"{type(reported).__name__}: {reported}"
     cause = {
