@@ -138,14 +138,15 @@ def _take_over(one: StudyRun, profile: Profile, begun: Sequence[StudyRun], left:
     if one.plan is None:
         with one.run.drive(_DRIVE_SECONDS):
             one.plan = prepare_run(one.run, one.recipe, profile)
-    shared = [task for task in shared_tasks(one, begun) if not one.run.done(task.stage, task.task)]
+    shared = shared_tasks(one, begun)
     if any(task.owner in left and not task.owner.run.done(task.stage, task.task) for task in shared):
         return False
+    shared = [task for task in shared if not one.run.done(task.stage, task.task)]
     with one.run.drive(_DRIVE_SECONDS):
-        lacking = [task for task in shared if not adopt(task, one.run)]
-    if count := len(shared) - len(lacking):
-        owners = sorted({task.owner.run.root.name for task in shared if task not in lacking})
-        say(f"{one.run.root.name}: {count} task{'s' * (count > 1)} taken over from {', '.join(owners)}")
+        taken = [task for task in shared if adopt(task, one.run)]
+    if taken:
+        owners = ", ".join(sorted({task.owner.run.root.name for task in taken}))
+        say(f"{one.run.root.name}: {len(taken)} task{'s' * (len(taken) > 1)} taken over from {owners}")
     return True
 
 
