@@ -34,10 +34,6 @@ def _scored(transcript: Transcript, seed: int, iteration: int) -> _Scored:
     return _Scored(right, voted, sum(votes[-1].agrees), votes[-1].tied)
 
 
-def _marks(scores: Iterable[bool]) -> str:
-    return "".join("01"[score] for score in scores)
-
-
 def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, method: str, task: str) -> dict[str, Any]:
     """Score one iteration's evaluation debates against their gold answers.
 
@@ -80,9 +76,8 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
             See :class:`hpcmaf.debate.health.Health`.
         ``scores``
             Problem ids and, per measure, a string of n characters 0 or 1, for
-            paired tests; ``agents[m - 1][n]`` the same of each single answer.
-            ``agreeing``: per problem, how many agents' final answers are the
-            final vote's.
+            paired tests. ``agreeing``: per problem, how many agents' final
+            answers are the final vote's.
 
     Raises
     ------
@@ -129,10 +124,9 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
         "diversity": estimate((agents - one.agreeing for one in problems), scale=agents),
         **{"tied": 0.0} | tally.values(),
         "pseudo_labels": None,
-        "scores": {"problem_ids": list(found)}
-        | {name: _marks(scores[name]) for name in shapes}
-        | {
-            "agents": [[_marks(each) for each in turn] for turn in right],
+        "scores": {
+            "problem_ids": list(found),
+            **{name: "".join("01"[right] for right in scores[name]) for name in shapes},
             "agreeing": [one.agreeing for one in problems],
         },
     }

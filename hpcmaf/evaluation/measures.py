@@ -47,13 +47,12 @@ def declared(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
         return metrics
     rounds, accuracy, scores = metrics["rounds"], metrics["accuracy"], metrics["scores"]
     names = measures_of(len(rounds[0]["agents"]), len(rounds))
-    known = {"problem_ids", "agents", "agreeing"}
     return dict(metrics) | {
         "schema": SCHEMA,
         "accuracy": {
             name: dict(accuracy[_BY_POSITION[name]]) | {"agents": n, "rounds": m} for name, (n, m) in names.items()
         },
-        "scores": {key: value for key, value in scores.items() if key in known}
+        "scores": {key: scores[key] for key in ("problem_ids", "agreeing") if key in scores}
         | {name: scores[_BY_POSITION[name]] for name in names},
     }
 

@@ -1,13 +1,12 @@
-"""The paper's claims, each put to one test on the runs at hand; and what a single run gains over its base."""
+"""The paper's claims, each put to one test on the runs at hand."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from itertools import pairwise
 
 from hpcmaf.evaluation import MEASURES
-from hpcmaf.report.compare import Test, Values, family
+from hpcmaf.report.compare import Test, Values, family, paired
 from hpcmaf.report.groups import Group
 from hpcmaf.report.records import Run
 
@@ -70,12 +69,8 @@ def _questions(many: Group, one: Group) -> Iterator[Question]:
 
 def _pairs(a: Group, before: Read, b: Group, after: Read) -> list[tuple[Values, Values]]:
     """Runs of two recipes, or of one with themselves, paired by seed."""
-    theirs = {run.recipe.seed: run for run in a.runs}
-    found = []
-    for run in b.runs:
-        other = run if a is b else theirs.get(run.recipe.seed)
-        if other is not None and other.questions == run.questions:
-            found.append((before(other), after(run)))
+    runs = zip(b.runs, b.runs) if a is b else paired(b, a)
+    found = [(before(other), after(run)) for run, other in runs if other.questions == run.questions]
     return [(left, right) for left, right in found if left is not None and right is not None]
 
 
@@ -106,26 +101,3 @@ def _disagreeing(t: int) -> Read:
         return dict(zip(scores["problem_ids"], (agents - count for count in scores["agreeing"]), strict=True))
 
     return read
-
-
-@cache
-def comparisons(run: Run) -> list[Test]:
-    """The final iteration of a run against the untouched base, on the same problems.
-
-    A test for each measure that differs from the others: one answer is not
-    its own vote once more.
-    """
-    return family(list(_comparisons(run)))
-
-
-def _comparisons(run: Run) -> Iterator[Test]:
-    first, last = run.at(0), run.final
-    if first is None or last is None or first is last:
-        return
-    for measure in reversed(MEASURES):
-        if base := first.accuracy(measure):
-            of_base = {key: base[key] for key in ("agents", "rounds")}
-            facts = {"iteration": last.number, "measure": measure, **of_base}
-            pair = (first.right(measure), last.right())
-            ours = f"{run.name}: {MEASURES[last.own]} after iteration {last.number}{' (kept)' * (run.kept is not None)}"
-            yield Test.of([pair], text=f"{ours}, against the untouched base's {MEASURES[measure]}", facts=facts)

@@ -11,16 +11,11 @@ from hpcmaf.errors import DataError, UsageError
 from hpcmaf.evaluation import Comparison, compare, holm, measures_of
 from hpcmaf.report.groups import Group
 from hpcmaf.report.records import Iteration, Run
-from hpcmaf.report.table import NONE
 
 # A difference is one where the adjusted p is below this.
 LEVEL = 0.05
-TEST = ("points", "95 %", "gained", "lost", "p", "p (Holm)")
 # Of each problem whether it is right, or another whole number.
 Values = Mapping[str, int]
-# The untouched base's ways to answer, and how they are measured.
-OF_THE_BASE = {"base": "answer", "majority": "vote@1", "debate": "vote@M"}
-_CALLED = {"base": "the base's one answer", "majority": "the base's majority", "debate": "the base's debate"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,23 +65,14 @@ class Test:
         return self.verdicts[self.result.difference <= 0]
 
     @property
-    def cells(self) -> tuple[str, ...]:
-        """What stands below ``TEST``; a difference without its test is not shown."""
-        if self.result is None or self.p_holm is None:
-            return (NONE,) * len(TEST)
-        difference, low, high, gained, lost, p, _ = self.result
-        interval = f"{100 * low:+.2f} to {100 * high:+.2f}"
-        return f"{100 * difference:+.2f}", interval, str(gained), str(lost), p_value(p), p_value(self.p_holm)
-
-    @property
     def sentence(self) -> str:
         """The test in words, or why there is none."""
-        if self.result is None:
+        if self.result is None or self.p_holm is None:
             return f"{self.text}: {self.fault}"
-        points, interval, gained, lost, _, p = self.cells
-        runs = f", {self.result.pairs} runs" * (self.result.pairs > 1)
-        values = f"{points} points ({interval}; {gained} gained, {lost} lost{runs})"
-        return f"{self.text}: {values}, p {'' if p[0] == '<' else '= '}{p}"
+        difference, low, high, gained, lost, _, pairs = self.result
+        runs, p = f", {pairs} runs" * (pairs > 1), p_value(self.p_holm)
+        interval = f"{100 * low:+.2f} to {100 * high:+.2f}; {gained} gained, {lost} lost{runs}"
+        return f"{self.text}: {100 * difference:+.2f} points ({interval}), p {'' if p[0] == '<' else '= '}{p}"
 
     def to_json(self) -> dict[str, Any]:
         """What it is about, and its values or its fault."""
@@ -107,6 +93,14 @@ def p_value(p: float) -> str:
     return f"{p:.1e}" if p >= 1e-99 else "< 1e-99"
 
 
+def paired(group: Group, other: Group) -> list[tuple[Run, Run]]:
+    """Runs of two recipes by their seeds; of a single run each, whichever seeds they have."""
+    if len(group.runs) == len(other.runs) == 1:
+        return [(group.any, other.any)]
+    by_seed = {run.recipe.seed: run for run in reversed(other.runs)}
+    return [(run, by_seed[run.recipe.seed]) for run in group.runs if run.recipe.seed in by_seed]
+
+
 @dataclass(frozen=True, slots=True)
 class Baseline:
     """What all are compared with.
@@ -125,6 +119,14 @@ class Baseline:
     measure: str = ""
 
 
+# The untouched base's ways to answer.
+OF_THE_BASE = {
+    "base": Baseline("the base's one answer", measure="answer"),
+    "majority": Baseline("the base's majority", measure="vote@1"),
+    "debate": Baseline("the base's debate", measure="vote@M"),
+}
+
+
 def find_baseline(name: str, groups: Sequence[Group]) -> Baseline:
     """Find a baseline by a run's name; one of the base's own; or by a recipe's label or a method.
 
@@ -139,7 +141,7 @@ def find_baseline(name: str, groups: Sequence[Group]) -> Baseline:
     """
     found = [group for group in groups if any(run.name == name for run in group.runs)]
     if not found and name in OF_THE_BASE:
-        return Baseline(_CALLED[name], measure=OF_THE_BASE[name])
+        return OF_THE_BASE[name]
     if not found:
         for place in dict.fromkeys(group.place for group in groups):
             here = [group for group in groups if group.place == place]
@@ -184,6 +186,15 @@ def against(baseline: Baseline, groups: Sequence[Group]) -> list[Test]:
     return rows
 
 
+def gains(groups: Sequence[Group]) -> list[Test]:
+    """Test each recipe's final iteration against every way of the base to answer that was measured.
+
+    One answer has no vote and no debate of its own, so it has one test.
+    """
+    ways = reversed(OF_THE_BASE.values())
+    return family([one for way in ways for one in against(way, groups) if one.result])
+
+
 def shows_base(run: Run, measure: str) -> bool:
     """Whether a run's iteration 0 measures how the plain base answers.
 
@@ -224,12 +235,7 @@ def _base_size(run: Run, measure: str) -> tuple[int, int] | None:
 def _test_group(group: Group, other: Group, name: str) -> Test:
     untrained = group.any.method.trained == "none"
     at = max((t for t in other.complete if t <= group.numbers[-1] or untrained), default=-1)
-    pairs = []
-    for run in group.runs:
-        same = [one for one in other.runs if one.recipe.seed == run.recipe.seed]
-        # Of a single run each, whichever seed it has.
-        for one in same[:1] or (other.runs if len(other.runs) == len(group.runs) == 1 else ()):
-            pairs.append((run, one, one.at(at if one.kept is None else one.kept)))
+    pairs = [(run, one, one.at(at if one.kept is None else one.kept)) for run, one in paired(group, other)]
     return _test(group, pairs, name)
 
 
@@ -254,5 +260,5 @@ def _test(
     theirs = f", iteration {at}" if at not in (0, *group.numbers) else ""
     text = f"{group.label}, iteration {group.ended}, against {name}{theirs}"
     fault = "; ".join(dict.fromkeys(faults)) or ("" if found else none)
-    facts = {"label": group.label, "iteration": group.numbers[-1], "baseline_iteration": at}
+    facts = {"label": group.label, "iteration": group.numbers[-1], "baseline": name, "baseline_iteration": at}
     return Test.of(pairs, fault=fault, text=text, facts=facts, group=group)

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from hpcmaf.evaluation import MEASURES
 from hpcmaf.report.groups import Group
 from hpcmaf.report.records import Iteration, Run
 from hpcmaf.report.table import NONE, Table, estimate, iteration_name
@@ -38,24 +37,21 @@ def _spent(run: Run, at: Iteration) -> dict[str, float] | None:
     if not {last, *range(1, last + 1)} <= ledgers.keys():
         return None
     improving = total(row for t in range(1, last + 1) for row in ledgers[t] if row.get("stage") in ROLLOUT)
-    # One answer takes generator 0, a majority all generators, a debate everybody and the summarizer.
-    who = {"answer": "generator-0", "vote@1": "generator-", "vote@M": ""}
-    evaluating = [row for row in ledgers[last] if row.get("stage") not in ROLLOUT]
-    spoken = {name: total(r for r in evaluating if (r.get("agent") or "").startswith(who[name])) for name in MEASURES}
-    tokens = {name: one["prompt_tokens"] + one["completion_tokens"] for name, one in spoken.items()}
+    answering = total(row for row in ledgers[last] if row.get("stage") not in ROLLOUT)
     return {
         "generated": improving["prompt_tokens"] + improving["completion_tokens"],
         "trained": improving["training_tokens"],
         "gpu_seconds": improving["gpu_seconds"],
         "wall_seconds": improving["wall_seconds"],
-    } | {name: count / at.metrics["problems"] for name, count in tokens.items()}
+        "answering": (answering["prompt_tokens"] + answering["completion_tokens"]) / at.metrics["problems"],
+    }
 
 
 def spent(group: Group) -> dict[str, float] | None:
     """What a recipe cost up to its final iteration: means over its ``runs`` with whole ledgers; ``None`` without any.
 
     ``generated`` and ``trained`` tokens, ``gpu_seconds`` and ``wall_seconds``
-    of what made the models; tokens per evaluation problem of each measure.
+    of what made the models; ``answering``: tokens per evaluation problem.
     """
     found = [cost for run, at in group.final.items() if (cost := _spent(run, at)) is not None]
     if not found:
@@ -63,10 +59,10 @@ def spent(group: Group) -> dict[str, float] | None:
     return {"runs": len(found)} | {name: statistics.fmean(one[name] for one in found) for name in found[0]}
 
 
-def cost_table(run: Run) -> Table:
-    """Tokens and time per iteration."""
+def cost_table(group: Group) -> Table:
+    """Tokens and time per iteration, of a recipe with a single run."""
     rows = []
-    for t, ledger in sorted(run.ledgers.items()):
+    for t, ledger in sorted(group.any.ledgers.items() if len(group.runs) == 1 else ()):
         bases = sorted({row["base"] for row in ledger if row.get("base")})
         parts = {f", {PurePath(base).name}": [row for row in ledger if row.get("base") == base] for base in bases}
         for mark, part in ({"": ledger} | parts).items():
@@ -76,7 +72,7 @@ def cost_table(run: Run) -> Table:
             rows.append((f"{iteration_name(t)}{mark}", *tokens, f"{cost['wall_seconds']:,.1f}", _seconds(cost), peak))
     header = ("iteration", "prompt tokens", "completion tokens", "training tokens", "wall s", "GPU s", "peak GiB")
     note = "Seconds are added up over jobs, also over those that ran side by side."
-    return Table(f"{run.name}: cost", header, tuple(rows), note)
+    return Table(f"{group.any.name}: cost", header, tuple(rows), note)
 
 
 def _seconds(cost: Mapping[str, float]) -> str:
@@ -90,9 +86,7 @@ def method_cost_table(groups: Iterable[Group]) -> Table:
         cost = spent(group)
         if cost is None:
             continue
-        # What is not measured has no price: one answer holds no debate.
-        answering = (f"{cost[name]:,.0f}" if group.point(None, name) else NONE for name in MEASURES)
-        own, point = cost[group.at()[0].own], group.point()
+        point, answering = group.point(), cost["answering"]
         rows.append(
             (
                 group.label,
@@ -101,18 +95,18 @@ def method_cost_table(groups: Iterable[Group]) -> Table:
                 *(f"{cost[name]:,.0f}" for name in ("generated", "trained")),
                 _seconds(cost),
                 f"{cost['wall_seconds']:,.1f}",
-                *answering,
-                f"{1e5 * point['value'] / own:,.1f}" if point and own else NONE,
+                f"{answering:,.0f}",
+                f"{1e5 * point['value'] / answering:,.1f}" if point and answering else NONE,
             )
         )
     header = (
         *("method", "iteration", "accuracy", "tokens debated", "tokens trained", "GPU s", "wall s"),
-        *("tokens per answer", "tokens per majority", "tokens per debate", "points per 1,000 tokens"),
+        *("tokens per problem", "points per 1,000 tokens"),
     )
     note = (
         "Mean over runs, added up from iteration 1 on: debates on training problems (prompt and completion tokens) and "
         "finetuning; evaluation is not counted. GPU s is shown where GPUs were used; seconds are added up over jobs. "
-        "Tokens per evaluation problem, prompts included, of each way of answering; points of accuracy for 1,000 of "
-        "the method's own."
+        "Tokens per evaluation problem, prompts included, of the method's own way of answering; points of accuracy for "
+        "1,000 of them."
     )
     return Table("Cost by method", header, tuple(rows), note)

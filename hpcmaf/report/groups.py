@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from hpcmaf.report.records import Iteration, Run
+from hpcmaf.report.table import NONE
 
 # Behind a method that is defined by hints, where its prompts have no words for one.
 NO_HINT = " (no hint)"
@@ -65,9 +66,10 @@ class Group:
         return f"{self.recipe} · trained on {self.any.trained_on}" if self.any.transferred else self.recipe
 
     @property
-    def iterations(self) -> list[int]:
-        """Iterations evaluated in any run."""
-        return sorted({iteration.number for run in self.runs for iteration in run.evaluated})
+    def problems(self) -> str:
+        """How many problems its runs were evaluated on."""
+        counts = {iteration.metrics["problems"] for run in self.runs for iteration in run.evaluated}
+        return " or ".join(f"{count:,}" for count in sorted(counts)) or NONE
 
     @property
     def complete(self) -> list[int]:

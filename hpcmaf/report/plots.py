@@ -71,9 +71,8 @@ def plots_of(groups: Sequence[Group]) -> list[Plot]:
 
 
 def _caption(groups: Sequence[Group]) -> str:
-    counts = sorted({i.metrics["problems"] for group in groups for run in group.runs for i in run.evaluated})
-    parts = [f"{' or '.join(f'{count:,}' for count in counts)} evaluation problems"] if counts else []
-    parts.append("bars: standard error over problems")
+    counts = dict.fromkeys(group.problems for group in groups if group.complete)
+    parts = [f"{' or '.join(counts)} evaluation problems", "bars: standard error over problems"]
     runs = sorted({len(group.runs) for group in groups})
     if runs[-1] > 1:
         parts.append(f"mean of {runs[0] if len(runs) == 1 else f'{runs[0]} to {runs[-1]}'} runs")

@@ -10,7 +10,6 @@ from hpcmaf.debate.health import VALUES, evaluated, health_warnings, selected, w
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.evaluation import MEASURES
 from hpcmaf.evaluation.alarm import alarm_line
-from hpcmaf.report.compare import TEST, Test, family
 from hpcmaf.report.cost import cost_table
 from hpcmaf.report.groups import Group, Point
 from hpcmaf.report.records import Iteration, Run
@@ -41,44 +40,29 @@ _LEARNED_NOTE = (
 
 def recipe_tables(group: Group) -> list[Table]:
     """All that the runs of a recipe have the metrics for."""
-    makers = (accuracy_table, health_table, learned_table, _debate_tests, diversity_table)
-    tables = [*(make(group) for make in makers), *(cost_table(run) for run in group.runs if len(group.runs) == 1)]
-    return [table for table in tables if table.rows]
+    makers = (accuracy_table, health_table, learned_table, diversity_table, cost_table)
+    return [table for make in makers if (table := make(group)).rows]
 
 
 def accuracy_table(group: Group) -> Table:
     """Accuracy of each way of answering, iteration by iteration."""
-    rows, problems = [], set()
-    for t in group.iterations:
+    rows = []
+    for t in group.complete:
         labels = group.over(t, lambda iteration: iteration.metrics["pseudo_labels"])
         points = (*(group.point(t, measure) for measure in MEASURES), labels)
-        rows.append((iteration_name(t), str(len(group.at(t))), *map(_over_runs, points)))
-        problems |= {iteration.metrics["problems"] for iteration in group.at(t)}
+        rows.append((iteration_name(t), *map(_over_runs, points)))
     several = len(group.runs) > 1
     title = f"{group.label}: accuracy over {len(group.runs)} runs" if several else f"{group.any.name}: accuracy"
-    counts = " or ".join(f"{count:,}" for count in sorted(problems)) or NONE
-    note = f"Percent: mean over runs ± standard error over {counts} problems (of one run) [lowest, highest run]."
-    note += " Pseudo-labels: the votes of the training debates."
-    return Table(title, ("iteration", "runs", *MEASURES.values(), "pseudo-labels"), tuple(rows), note)
+    note = "Percent: mean over runs ± standard error over {} problems (of one run) [lowest, highest run]."
+    note = note if several else "Percent ± standard error over {} problems."
+    note = f"{note.format(group.problems)} Pseudo-labels: the votes of the training debates."
+    return Table(title, ("iteration", *MEASURES.values(), "pseudo-labels"), tuple(rows), note)
 
 
 def _over_runs(point: Point | None) -> str:
     if point is None or point["runs"] == 1:
         return estimate(point)
     return f"{estimate(point)} [{percent(point['low'])}, {percent(point['high'])}]"
-
-
-def _debate_tests(group: Group) -> Table:
-    """Whether debating beats voting on first answers, iteration by iteration, on the same problems."""
-    tests = []
-    for t in group.complete:
-        votes = [(iteration.right("vote@1"), iteration.right("vote@M")) for iteration in group.at(t)]
-        pairs = [(first, last) for first, last in votes if first and last]
-        tests += [Test.of(pairs, text=iteration_name(t))] if pairs else []
-    rows = tuple((one.text, *one.cells) for one in family(tests))
-    title = f"{group.label}: the last round's vote against the first round's"
-    note = "Paired by problem: bootstrap interval, exact test, adjusted over the iterations."
-    return Table(title, ("iteration", *TEST), rows, note)
 
 
 def diversity_table(group: Group) -> Table:

@@ -177,14 +177,10 @@ def read_run(path: Path) -> Run:
         metrics = None
         if folder.metrics(t).exists():
             metrics = _read(folder.metrics(t), run, f"iteration {t} is left out", Metrics)
-            if metrics and metrics["iteration"] != t:
-                run.missing.append(f"it{t:02d}/metrics.json: says iteration {metrics['iteration']}; left out")
-                metrics = None
         else:
             unevaluated.append(t)
         if metrics or folder.ledger(t).exists():
-            ledger = _read(folder.ledger(t), run, "no costs", _Ledger)
-            if ledger:
+            if ledger := _read(folder.ledger(t), run, "no costs", _Ledger):
                 run.ledgers[t] = ledger["rows"]
         if metrics:
             there = folder.diversity(t).exists()

@@ -6,15 +6,15 @@ import base64
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcmaf.errors import DataError
 from hpcmaf.files.publish import write_json, write_text
-from hpcmaf.report.claims import claims, comparisons
-from hpcmaf.report.compare import Test, against, find_baseline
+from hpcmaf.report.claims import claims
+from hpcmaf.report.compare import Test, against, find_baseline, gains
 from hpcmaf.report.cost import cost_table, method_cost_table
 from hpcmaf.report.groups import Group, common_title, group_runs
 from hpcmaf.report.methods import Row, method_tables, rows
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from hpcmaf.report.plots import Plot
 
-SCHEMA = "hpcmaf-report/2"
+SCHEMA = "hpcmaf-report/3"
 FOUND = "What holds, and what does not"
 TESTED = (
     "Points on the same problems, runs paired by seed, with the 95 % interval of a bootstrap over problems; exact "
@@ -97,47 +97,57 @@ class Report:
     ----------
     runs, groups
         All runs by name, and put together by recipe.
-    baseline, tested
-        What recipes are compared with, and how that came out.
+    claims, tested
+        How the paper's claims come out here, where their methods are; how
+        recipes compare with the baseline or, without one and without claims,
+        with the untouched base.
+    baseline
+        What recipes are compared with.
     reference
         Whether the paper's values are to be shown.
     """
 
     runs: tuple[Run, ...]
     groups: tuple[Group, ...]
+    claims: tuple[Test, ...]
+    tested: tuple[Test, ...]
     baseline: str | None = None
-    tested: tuple[Test, ...] = ()
     reference: bool = False
 
     @classmethod
     def of(cls, runs: Sequence[Run], baseline: str | None = None, reference: bool = False) -> Report:
         """Group runs, and test them against the baseline of that name."""
-        groups = tuple(group_runs(runs))
-        ordered = tuple(sorted(runs, key=lambda run: run.name))
+        groups, ordered = tuple(group_runs(runs)), tuple(sorted(runs, key=lambda run: run.name))
+        claimed = tuple(claims(groups))
         if baseline is None:
-            return cls(ordered, groups, reference=reference)
+            return cls(ordered, groups, claimed, () if claimed else tuple(gains(groups)), reference=reference)
         chosen = find_baseline(baseline, groups)
-        return cls(ordered, groups, chosen.name, tuple(against(chosen, groups)), reference)
+        return cls(ordered, groups, claimed, tuple(against(chosen, groups)), chosen.name, reference)
 
     @cached_property
     def rows(self) -> list[Row]:
         """The comparison of methods, a row per recipe."""
-        return rows(self.groups, self.tested, self.reference)
+        return rows(self.groups, self.tested if self.baseline else (), self.reference)
 
     @property
     def quoted(self) -> bool:
         """Whether the paper has any value to be shown beside these."""
         return any(row.paper is not None for row in self.rows)
 
-    @cached_property
-    def claims(self) -> list[Test]:
-        """How the paper's claims come out here, where their methods are."""
-        return claims(self.groups)
-
     @property
     def title(self) -> str:
         """What all runs have in common."""
-        return common_title(self.groups)
+        return common_title(self.groups) or "Runs"
+
+    @property
+    def findings(self) -> list[tuple[str, str]]:
+        """What holds, what does not and what stays open here: a verdict and a sentence each, with its p."""
+        several = len({(group.place, group.any.size) for group in self.groups}) > 1
+        about = "{evaluated_on} · {model} · N = {agents}, M = {rounds}: " if several else ""
+        found = [(one.verdict, about.format_map(one.facts) + one.sentence) for one in self.claims]
+        found += [(one.verdict, one.sentence) for one in self.tested]
+        # What is decided first.
+        return sorted(found, key=lambda one: one[0] == "open")
 
     @property
     def missing(self) -> list[str]:
@@ -159,30 +169,14 @@ class Report:
         lists = {FOUND: found, "Missing": self.missing, "Warnings": self.warnings}
         return {name: lines for name, lines in lists.items() if lines}
 
-    @cached_property
-    def findings(self) -> list[tuple[str, str]]:
-        """What holds, what does not and what stays open here: a verdict and a sentence each, with its p."""
-        several = len({(group.place, group.any.size) for group in self.groups}) > 1
-        about = "{evaluated_on} · {model} · N = {agents}, M = {rounds}: " if several else ""
-        found = [replace(one, text=about.format_map(one.facts) + one.text) for one in self.claims]
-        found += self.tested
-        for run in [] if found else self.runs:
-            found += comparisons(run)
-        # What is decided first.
-        return sorted(((one.verdict, one.sentence) for one in found), key=lambda one: one[0] == "open")
-
     def tables(self) -> list[Table]:
-        """The tables for a terminal: one run in full, several side by side."""
-        if len(self.runs) == 1:
-            own = (accuracy_table(self.groups[0]), cost_table(self.runs[0]))
-            return [*(table for table in own if table.rows), *self.method_tables()]
-        repeated = [group for group in self.groups if len(group.runs) > 1]
-        # Beyond a screenful the methods say more; report.md has them all.
-        return [*self.method_tables(), *map(accuracy_table, repeated if len(repeated) <= 4 else [])]
+        """The tables for a terminal: a recipe's accuracy and cost, or recipes side by side."""
+        own = (accuracy_table(self.groups[0]), cost_table(self.groups[0])) if len(self.groups) == 1 else ()
+        return [*(table for table in own if table.rows), *self.method_tables()]
 
     def method_tables(self) -> list[Table]:
         """Methods side by side, where there is something to compare, and what they cost."""
-        if len(self.groups) < 2 and not self.tested and not self.reference:
+        if len(self.groups) < 2 and not self.baseline and not self.reference:
             return []
         return [table for table in (*self.methods, method_cost_table(self.groups)) if table.rows]
 
@@ -199,17 +193,14 @@ class Report:
             {"label": group.label, "runs": [run.name for run in group.runs], "compared": group.numbers}
             for group in self.groups
         ]
-        if self.claims:
-            value["claims"] = [one.to_json() for one in self.claims]
-        if self.baseline:
-            value |= {"baseline": self.baseline, "tests": [one.to_json() for one in self.tested]}
-        return value
+        tests = {"claims": self.claims, "tests": self.tested}
+        return value | {name: [one.to_json() for one in found] for name, found in tests.items()}
 
     @property
     def text(self) -> str:
         """The report as plain text."""
         lists = ("\n".join([name, *(f"  {line}" for line in lines)]) for name, lines in self.lists.items())
-        return "\n\n".join(filter(None, [self.title, *(table.plain() for table in self.tables()), *lists]))
+        return "\n\n".join([self.title, *(table.plain() for table in self.tables()), *lists])
 
     def print(self, console: Console) -> None:
         """Write to a console: with frames on a terminal, as ``text`` into a pipe or file."""
@@ -226,7 +217,7 @@ class Report:
 
     def markdown(self, plots: Sequence[Plot] = ()) -> str:
         """The whole report as markdown."""
-        parts = [f"# {self.title or 'Runs'}"]
+        parts = [f"# {self.title}"]
         for name, lines in self.lists.items():
             parts += [f"## {name}", "\n".join(f"- {line}" for line in lines), *[TESTED] * (name == FOUND)]
         parts += [f"![{plot.about}]({plot.stem}.png)" for plot in plots]
@@ -248,7 +239,7 @@ class Report:
         loader = PackageLoader("hpcmaf.report", ".")
         environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
         return environment.get_template("page.html").render(
-            title=self.title or "Runs",
+            title=self.title,
             findings=self.findings,
             tested=TESTED,
             lists={name: lines for name, lines in self.lists.items() if name != FOUND},

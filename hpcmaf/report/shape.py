@@ -23,16 +23,16 @@ class _Accuracy(_Estimate):
 
 
 class _Round(Record):
-    agents: list[_Estimate] = Field(min_length=1)
+    agents: list[Any] = Field(min_length=1)
 
 
 class _Scores(Record, extra="allow"):
     # By the name of the measure.
     __pydantic_extra__: dict[str, str]
     problem_ids: list[str]
-    # Not in files of earlier versions.
+    # Not in files of earlier versions; those have marks of every agent.
     agreeing: list[Count] | None = None
-    agents: list[list[str]] = []
+    agents: Any = None
 
 
 class Metrics(Health):
@@ -65,17 +65,14 @@ class Metrics(Health):
 
     @model_validator(mode="after")
     def _fits(self) -> Metrics:
-        wanted = measures_of(len(self.rounds[0].agents), len(self.rounds))
-        if {name: (one.agents, one.rounds) for name, one in self.accuracy.items()} != wanted:
-            raise ValueError("measures that its rounds do not have")
-        marks, scores = self.scores.__pydantic_extra__, self.scores
-        if marks.keys() != wanted.keys():
-            raise ValueError("measures without scores, or scores of none")
-        each = [scores.problem_ids, *marks.values(), *([] if scores.agreeing is None else [scores.agreeing])]
-        if {len(one) for one in each} | {len(set(scores.problem_ids))} != {self.problems}:
+        sizes = {name: (one.agents, one.rounds) for name, one in self.accuracy.items()}
+        marks, scores, agents = self.scores.__pydantic_extra__, self.scores, {len(one.agents) for one in self.rounds}
+        if sizes != measures_of(min(agents), len(self.rounds)) or marks.keys() != sizes.keys() or len(agents) > 1:
+            raise ValueError("measures, scores and rounds do not fit")
+        each = [scores.problem_ids, set(scores.problem_ids), *marks.values()]
+        each += [] if scores.agreeing is None else [scores.agreeing]
+        if {len(one) for one in each} != {self.problems}:
             raise ValueError("scores and number of problems do not fit")
-        if len({len(one.agents) for one in self.rounds}) > 1:
-            raise ValueError("not as many agents in every round")
         return self
 
 

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from typing import Any
 
 from hpcmaf.evaluation import MEASURES
-from hpcmaf.report.claims import comparisons
 from hpcmaf.report.cost import total
 from hpcmaf.report.records import Iteration, Run
 
@@ -62,7 +61,5 @@ def run_json(run: Run) -> dict[str, Any]:
         cost = total(run.ledgers[t]) if t in run.ledgers else None
         diversity = {"diversity": found.diversity} if found and found.diversity else {}
         iterations.append({"iteration": t, "metrics": metrics, "cost": cost} | diversity)
-    tests = [one.to_json() for one in comparisons(run)]
-    planned = run.plan.stages[-1].iteration
-    found = {"planned": planned, "iterations": iterations, "tests": tests, "missing": run.missing}
-    return _setting(run) | found | {"signals": [*map(asdict, run.readings)]}
+    planned, signals = run.plan.stages[-1].iteration, [*map(asdict, run.readings)]
+    return _setting(run) | {"planned": planned, "iterations": iterations, "missing": run.missing, "signals": signals}

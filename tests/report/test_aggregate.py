@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from hpcmaf.cli.aggregate import command
 from hpcmaf.errors import DataError, PlanChangedError
-from hpcmaf.evaluation import outcomes
+from hpcmaf.evaluation import holm, outcomes
 from hpcmaf.files.publish import write_json
 from hpcmaf.report import aggregate
 from tests.report.conftest import MakeRun, groups_of, load, paired_test, report_of
@@ -43,14 +43,15 @@ def test_one_run_figures_are_those_of_its_metrics(make_run: MakeRun, tmp_path: P
 def test_tests_compare_last_debate_with_the_base(make_run: MakeRun) -> None:
     run = make_run("one", upto=2, gain=0.5)
     base, last = load(run.metrics(0)), load(run.metrics(2))
-    tests = report_of(run).json()["runs"][0]["tests"]
-    assert [one["measure"] for one in tests] == ["vote@M", "vote@1", "answer"]
-    for one in tests:
-        expected = paired_test(outcomes(base, one["measure"]), outcomes(last, "vote@M"))
+    tests = report_of(run).json()["tests"]
+    assert [one["baseline"] for one in tests] == ["the base's debate", "the base's majority", "the base's one answer"]
+    for one, measure in zip(tests, ("vote@M", "vote@1", "answer"), strict=True):
+        expected = paired_test(outcomes(base, measure), outcomes(last, "vote@M"))
         assert (one["gained"], one["lost"], one["p"]) == expected
-        assert one["iteration"] == 2
-        difference = last["accuracy"]["vote@M"]["value"] - base["accuracy"][one["measure"]]["value"]
+        assert (one["label"], one["iteration"]) == ("maft", 2)
+        difference = last["accuracy"]["vote@M"]["value"] - base["accuracy"][measure]["value"]
         assert one["difference"] == pytest.approx(difference)
+    assert [one["p_holm"] for one in tests] == holm([one["p"] for one in tests])
 
 
 def test_costs_are_ledger_sums(make_run: MakeRun) -> None:
@@ -87,7 +88,7 @@ def test_seeds_form_a_group_and_recipes_do_not(make_run: MakeRun) -> None:
     point = report.groups[0].point(1)
     assert point is not None
     assert (point["value"], point["low"], point["high"]) == (pytest.approx(sum(values) / 3), min(values), max(values))
-    assert f"[{100 * min(values):.2f}, {100 * max(values):.2f}]" in report.text
+    assert f"[{100 * min(values):.2f}, {100 * max(values):.2f}]" in report.markdown()
     assert report.title == "arithmetic · tiny · 3 agents × 2 rounds"
 
 
@@ -126,7 +127,7 @@ def test_says_what_an_unfinished_or_damaged_run_lacks(make_run: MakeRun) -> None
     ]
     for line in report.missing:
         assert line in report.text and line in report.markdown()
-    assert "against the untouched base" not in report.text  # there is no base to compare with
+    assert report.findings == []  # there is no base to compare with
 
 
 def test_a_run_that_has_just_begun(make_run: MakeRun, tmp_path: Path) -> None:

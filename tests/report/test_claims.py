@@ -79,9 +79,9 @@ def test_metrics_of_an_earlier_version_say_nothing_of_diversity(runs: list[RunDi
 
 def test_the_report_has_them(runs: list[RunDir]) -> None:
     report = report_of(*runs)
-    claim = claims_of(runs)[3]
-    points, interval, gained, lost, *_ = claim.cells
-    values = f"{points} points ({interval}; {gained} gained, {lost} lost, 2 runs)"
+    result = claims_of(runs)[3].result
+    interval = f"{100 * result.low:+.2f} to {100 * result.high:+.2f}"
+    values = f"{100 * result.difference:+.2f} points ({interval}; {result.gained} gained, {result.lost} lost, 2 runs)"
     line = f"maft above single-agent-ft, iteration 4: {values}, p "
     assert f"- holds: {line}" in report.markdown() and f"holds: {line}" in report.text
     verdicts = [verdict for verdict, _ in report.findings]

@@ -145,15 +145,14 @@ def test_an_untrained_recipe_is_not_tested_against_itself(make_run: MakeRun) -> 
 def test_a_method_of_one_answer_has_one_test(make_run: MakeRun) -> None:
     """Its vote and its debate are its one answer once more, and are no tests of their own to be adjusted for."""
     runs = {name: make_run(name, upto=1, gain=0.5, method=name) for name in ("star", "majority-ft", "maft")}
-    tests = {run["run"]: run["tests"] for run in report_of(*runs.values()).json()["runs"]}
-    assert {name: [one["measure"] for one in found] for name, found in tests.items()} == {
-        "star": ["answer"],
-        "majority-ft": ["vote@1", "answer"],
-        "maft": ["vote@M", "vote@1", "answer"],
+    tests = {name: report_of(run).tested for name, run in runs.items()}
+    assert {name: [one.facts["baseline"].partition("'s ")[2] for one in found] for name, found in tests.items()} == {
+        "star": ["one answer"],
+        "majority-ft": ["majority", "one answer"],
+        "maft": ["debate", "majority", "one answer"],
     }
     (one,) = tests["star"]
-    assert one["p_holm"] == one["p"] == paired_test(*(measured(runs["star"], t, "answer") for t in (0, 1))).p
-    assert [(one["agents"], one["rounds"]) for one in tests["maft"]] == [(3, 2), (3, 1), (1, 1)]
+    assert one.p_holm == one.result.p == paired_test(*(measured(runs["star"], t, "answer") for t in (0, 1))).p
 
 
 def test_the_iteration_that_an_alarm_kept_is_compared(make_run: MakeRun) -> None:
@@ -176,4 +175,4 @@ def test_the_iteration_that_an_alarm_kept_is_compared(make_run: MakeRun) -> None
     # As a baseline, too, and of a single run.
     (other,) = report_of(*ours, *base, baseline="maft").tested
     assert (other.result.gained, other.result.lost) == (test.result.lost, test.result.gained)
-    assert "after iteration 3 (kept), against the untouched base's debate: " in report_of(ours[0]).text
+    assert "maft, iteration 3 (kept), against the base's debate: " in report_of(ours[0]).text

@@ -62,9 +62,7 @@ def test_cost_is_what_improving_took(study: list[RunDir]) -> None:
     # Debates of iteration 1: two rows of 1000 and 200 tokens; finetuning: two of 70.
     assert (costs["maft"]["generated"], costs["maft"]["trained"], costs["maft"]["wall_seconds"]) == (2400, 140, 6.0)
     assert (costs["debate"]["generated"], costs["debate"]["trained"]) == (0, 0)
-    # Evaluation: generator-0 alone, all generators, everybody.
-    answering = [costs["maft"][measure] for measure in ("answer", "vote@1", "vote@M")]
-    assert answering == [1200 / 60, 1200 / 60, 2400 / 60]
+    assert costs["maft"]["answering"] == 2400 / 60
     study[0].ledger(1).unlink()
     assert [spent(group)["runs"] for group in groups_of(*study)] == [2, 1, 2]
 
