@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from hpcmaf.answers import equivalent
 from hpcmaf.errors import DataError, UsageError
 from hpcmaf.tasks.grader import Grader
 from hpcmaf.tasks.problems import Problem
@@ -35,32 +34,24 @@ def command(gold: str | None, answer: str | None, jsonl: str | None, name: str) 
     hpcmaf grade --gold '\\frac{1}{2}' --answer 0.5
     hpcmaf grade --jsonl answers.jsonl > graded.jsonl
     """
+    grader = Grader(name)
+    grader.check()
     if jsonl is not None:
         if gold is not None or answer is not None:
             raise UsageError("grade takes either --jsonl or --gold with --answer, not both: leave one out")
-        verdict = _verdict(name)
         for record in read_records(jsonl, ("gold", "answer")):
-            write_record(record | {"equivalent": verdict(record)})
+            write_record(record | {"equivalent": _right(grader, record)})
     elif gold is None or answer is None:
         raise UsageError("grade needs --gold and --answer, or --jsonl FILE: give one of the two")
     else:
-        click.echo("equivalent" if _verdict(name)({"gold": gold, "answer": answer}) else "different")
+        click.echo("equivalent" if _right(grader, {"gold": gold, "answer": answer}) else "different")
 
 
-def _verdict(name: str) -> Callable[[dict[str, Any]], bool]:
-    """What says whether a line's answer is its gold one: a number is its text, ``null`` no answer."""
-    grader = Grader(name)
-    grader.check()
-
-    def verdict(record: dict[str, Any]) -> bool:
-        gold, answer = (None if record[key] is None else str(record[key]) for key in ("gold", "answer"))
-        if not name or gold is None or answer is None:
-            return gold is not None and answer is not None and equivalent(gold, answer)
-        about = {key: str(record.get(key, "")) for key in ("id", "question")}
-        meta = record["meta"] if isinstance(record.get("meta"), dict) else {}
-        return grader.right(answer, Problem(gold=gold, meta=meta, **about))
-
-    return verdict
+def _right(grader: Grader, record: dict[str, Any]) -> bool:
+    """Whether a line's answer is its gold one: a number is its text, ``null`` no answer."""
+    gold, answer = (None if record[key] is None else str(record[key]) for key in ("gold", "answer"))
+    meta = record["meta"] if isinstance(record.get("meta"), dict) else {}
+    return grader.right(answer, Problem(str(record.get("id", "")), str(record.get("question", "")), gold, meta))
 
 
 def read_records(name: str, keys: tuple[str, ...]) -> Iterator[dict[str, Any]]:

@@ -55,30 +55,22 @@ def method_tables(found: Sequence[Row], baseline: str | None, reference: bool) -
 def _table(found: Sequence[Row], model: str, baseline: str | None, reference: bool) -> Table:
     tasks = sorted({row.group.place[0] for row in found})
     transferred = any(row.group.any.transferred for row in found)
-    lines: dict[tuple[str, ...], dict[str, list[Row]]] = {}
+    lines: dict[tuple[str, ...], dict[str, Row]] = {}
     for row in found:
         name = (row.group.recipe, row.group.any.trained_on or NONE) if transferred else (row.group.recipe,)
-        lines.setdefault(name, {}).setdefault(row.group.place[0], []).append(row)
-    names = sorted(lines)
-    cells = [list(name) for name in names]
-    for at, name in enumerate(names):
-        for task in tasks:
-            here = lines[name].get(task, [])
-            # Mostly one to a cell; recipes that are not told apart by name share it.
-            cells[at].append(", ".join(map(_task_cell, here)) or NONE)
-            if reference:
-                cells[at].append(percent(next((row.paper for row in here if row.paper is not None), None)))
+        lines.setdefault(name, {})[row.group.place[0]] = row
+    cells = [
+        (*name, *(cell for task in tasks for cell in _cells(here.get(task), reference)))
+        for name, here in sorted(lines.items())
+    ]
     header = ["method", *["trained on"] * transferred]
     header += [title for task in tasks for title in (task, *["paper"] * reference)]
     runs = sorted({row.point["runs"] for row in found})
     ended = dict.fromkeys(row.group.ended for row in sorted(found, key=lambda row: row.group.numbers))
-    note = (
-        "Percent: mean over runs ± standard error over evaluation problems, their population standard deviation "
-        "over the square root of how many there are"
-    )
+    note = "Percent: mean over runs ± standard error" if runs != [1] else "Percent ± standard error"
+    note += " over evaluation problems, their population standard deviation over the square root of how many there are"
     note += ", of one run, not how far runs differ" if runs != [1] else ""
-    note += f". Iterations: {', '.join(ended)}; "
-    note += f"runs each: {', '.join(map(str, runs))}."
+    note += f". Iterations: {', '.join(ended)}; runs each: {', '.join(map(str, runs))}."
     if transferred:
         note += " Columns: the task evaluated on. –: not trained, or not evaluated."
     if any("kept" in row.group.ended for row in found):
@@ -89,8 +81,11 @@ def _table(found: Sequence[Row], model: str, baseline: str | None, reference: bo
         note += f" *: differs from {baseline} on the same problems (exact paired test, p (Holm) < {LEVEL})."
     if any(row.group.any.unhinted for row in found):
         note += f" {UNHINTED}"
-    return Table(f"Methods: {model}", tuple(header), tuple(map(tuple, cells)), note)
+    return Table(f"Methods: {model}", tuple(header), tuple(cells), note)
 
 
-def _task_cell(row: Row) -> str:
-    return estimate(row.point) + "*" * (row.tested is not None and row.tested.verdict != "open")
+def _cells(row: Row | None, reference: bool) -> list[str]:
+    if row is None:
+        return [NONE] * (1 + reference)
+    mark = "*" * (row.tested is not None and row.tested.verdict != "open")
+    return [estimate(row.point) + mark, *[percent(row.paper)] * reference]

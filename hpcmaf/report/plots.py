@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpcmaf.evaluation import MEASURES
 from hpcmaf.files.publish import atomic_path
 from hpcmaf.report.groups import Group, Point, common_title
 from hpcmaf.report.recipes import DIVERSITY
+from hpcmaf.report.records import Iteration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,15 +35,16 @@ RC = {
     "svg.fonttype": "none",
 }
 _ACCURACY = "accuracy (%)"
+# A value and its standard error of an iteration.
+Read = Callable[[Iteration], Mapping[str, Any] | None]
 
 
 class Line(NamedTuple):
-    """What is drawn of a recipe in a panel, and how: ``look`` is in matplotlib's words."""
+    """What is drawn of a recipe in a panel, by iteration, and how: ``look`` is in matplotlib's words."""
 
     name: str
     look: Mapping[str, str]
-    xs: Sequence[int]
-    points: Sequence[Point]
+    points: Mapping[int, Point]
 
 
 class Panel(NamedTuple):
@@ -49,7 +53,7 @@ class Panel(NamedTuple):
     title: str
     up: str
     lines: Sequence[Line]
-    scale: float = 100.0
+    scale: float
 
 
 class Plot(NamedTuple):
@@ -62,12 +66,36 @@ class Plot(NamedTuple):
 
 
 def plots_of(groups: Sequence[Group]) -> list[Plot]:
-    """Every plot that there are metrics for."""
-    caption = _caption(groups)
-    several = "methods", "Accuracy of each method over iterations, answering in its own way"
-    stem, about = several if len(groups) > 1 else ("accuracy", "Accuracy over iterations, by way of answering")
-    panels = {(stem, about): _accuracy(groups), ("diversity", "Diversity over iterations"): _diversity(groups)}
-    return [Plot(*names, found, caption) for names, made in panels.items() if (found := list(made))]
+    """Every plot that there are metrics for: one recipe's ways of answering, or each one's own; and diversity."""
+    if len(groups) == 1:
+        reads = {title: partial(Iteration.accuracy, measure=name) for name, title in MEASURES.items()}
+        ways = [_line(title, at, groups[0], read) for at, (title, read) in enumerate(reads.items())]
+        about = "accuracy", "Accuracy over iterations, by way of answering"
+        accuracy = [Panel("", _ACCURACY, [line for line in ways if line.points], 100.0)]
+    else:
+        about = "methods", "Accuracy of each method over iterations, answering in its own way"
+        accuracy = _panels(groups, _ACCURACY, Iteration.accuracy, 100.0)
+    measures = [_panels(groups, up, partial(Iteration.diverse, measure=name), 1.0) for name, up in DIVERSITY.items()]
+    found = {about: accuracy, ("diversity", "Diversity over iterations"): chain.from_iterable(measures)}
+    drawn = {names: [panel for panel in panels if panel.lines] for names, panels in found.items()}
+    return [Plot(*names, panels, _caption(groups)) for names, panels in drawn.items() if panels]
+
+
+def _panels(groups: Sequence[Group], up: str, read: Read, scale: float) -> list[Panel]:
+    """A panel for each task and model; a recipe looks the same in all of them."""
+    looks = {line: at for at, line in enumerate(sorted({group.line for group in groups}))}
+    lines: dict[tuple[str, str], list[Line]] = {}
+    for group in groups:
+        line = _line(group.line, looks[group.line], group, read)
+        lines.setdefault(group.place, []).extend([line] if line.points else [])
+    return [Panel(" · ".join(place) * (len(lines) > 1), up, here, scale) for place, here in lines.items()]
+
+
+def _line(name: str, at: int, group: Group, read: Read) -> Line:
+    """One of a group's values over iterations; lines of other numbers look otherwise."""
+    turn, dashes = at % len(_COLOURS), _DASHES[at // len(_COLOURS) % len(_DASHES)]
+    look = {"color": _COLOURS[turn], "marker": _MARKERS[turn], "linestyle": dashes}
+    return Line(name, look, {t: point for t in group.complete if (point := group.over(t, read))})
 
 
 def _caption(groups: Sequence[Group]) -> str:
@@ -101,50 +129,6 @@ def save_plots(groups: Sequence[Group], out: Path) -> list[Plot]:
                 # Laid out once; the second file takes the places as they are.
                 figure.set_layout_engine("none")
     return plots
-
-
-# --- what is in each ----------------------------------------------------------------------------------------------
-
-
-def _line(name: str, at: int, group: Group, read: Callable[[Group, int], Point | None]) -> Iterator[Line]:
-    """One of a group's values over iterations, if there is any; lines of other numbers look otherwise."""
-    known = [(t, point) for t in group.complete if (point := read(group, t))]
-    turn, dashes = at % len(_COLOURS), _DASHES[at // len(_COLOURS) % len(_DASHES)]
-    look = {"color": _COLOURS[turn], "marker": _MARKERS[turn], "linestyle": dashes}
-    if known:
-        yield Line(name, look, [t for t, _ in known], [point for _, point in known])
-
-
-def _panels(
-    groups: Sequence[Group], up: str, read: Callable[[Group, int], Point | None], scale: float = 100.0
-) -> Iterator[Panel]:
-    """A panel for each task and model, where any group has points; a recipe looks the same in all of them."""
-    looks = {line: at for at, line in enumerate(sorted({group.line for group in groups}))}
-    places = list(dict.fromkeys(group.place for group in groups))
-    for place in places:
-        here = [group for group in groups if group.place == place]
-        lines = [line for group in here for line in _line(group.line, looks[group.line], group, read)]
-        if lines:
-            yield Panel(" · ".join(place) if len(places) > 1 else "", up, lines, scale)
-
-
-def _accuracy(groups: Sequence[Group]) -> Iterator[Panel]:
-    """One recipe's ways of answering; of several recipes, each one's own."""
-    if len(groups) != 1:
-        yield from _panels(groups, _ACCURACY, lambda group, t: group.point(t))
-        return
-    ways = enumerate(MEASURES.items())
-    found = [_line(title, at, groups[0], lambda g, t, name=name: g.point(t, name)) for at, (name, title) in ways]
-    if lines := [line for lines in found for line in lines]:
-        yield Panel("", _ACCURACY, lines)
-
-
-def _diversity(groups: Sequence[Group]) -> Iterator[Panel]:
-    for name, up in DIVERSITY.items():
-        yield from _panels(groups, up, lambda g, t, name=name: g.over(t, lambda i: i.diverse(name)), scale=1.0)
-
-
-# --- how it is drawn ----------------------------------------------------------------------------------------------
 
 
 def draw(figure: Figure, title: str, plot: Plot) -> None:
@@ -185,10 +169,11 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.set(xlabel="iteration (0: untouched base)", ylabel=panel.up)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for line in panel.lines:
-        value, se, low, high = ([panel.scale * p[key] for p in line.points] for key in ("value", "se", "low", "high"))
-        if any(point["runs"] > 1 for point in line.points):
-            axes.fill_between(line.xs, low, high, color=line.look["color"], alpha=0.13, linewidth=0, zorder=1)
+        xs, points = [*line.points], line.points.values()
+        value, se, low, high = ([panel.scale * p[key] for p in points] for key in ("value", "se", "low", "high"))
+        if any(point["runs"] > 1 for point in points):
+            axes.fill_between(xs, low, high, color=line.look["color"], alpha=0.13, linewidth=0, zorder=1)
         look = {**line.look, "markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.6, "linewidth": 1.6}
-        axes.errorbar(line.xs, value, yerr=se, label=line.name, elinewidth=1.0, capsize=2, zorder=3, **look)
-        if line.xs == [0]:  # what is not trained, for comparison
+        axes.errorbar(xs, value, yerr=se, label=line.name, elinewidth=1.0, capsize=2, zorder=3, **look)
+        if xs == [0]:  # what is not trained, for comparison
             axes.axhline(value[0], color=line.look["color"], linestyle=line.look["linestyle"], linewidth=0.7, alpha=0.5)

@@ -102,11 +102,6 @@ class Run:
         return next((iteration for iteration in self.evaluated if iteration.number == t), None)
 
     @property
-    def final(self) -> Iteration | None:
-        """The iteration that counts: the one that the alarm kept, or else the latest."""
-        return self.at(self.kept) or (self.evaluated[-1] if self.evaluated else None)
-
-    @property
     def method(self) -> Method:
         """Its method."""
         return METHODS[self.recipe.method]

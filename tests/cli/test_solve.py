@@ -100,8 +100,6 @@ def test_an_earlier_society_and_other_draws(make: Callable[..., RunDir], asked: 
     ("method", "models", "generators", "critics"),
     [
         ("no-interaction", EVERYBODY, ["generator-0"] * 3, list(EVERYBODY[3:])),
-        ("maft-no-critic", EVERYBODY[:3], list(EVERYBODY[:3]), [None] * 3),
-        ("union-data", ("single",), ["single"] * 3, ["single"] * 3),
         ("star", ("single",), ["single"], None),
         ("debate", (), [None] * 3, [None] * 3),
     ],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.engines.base import ServedModels
-from hpcmaf.errors import DataError
-from hpcmaf.evaluation.diversity import Scorer, kl_between, kl_to_base, measure, nll_under_others, score_all
+from hpcmaf.evaluation.diversity import kl_between, kl_to_base, measure, nll_under_others
 from hpcmaf.evaluation.embedding import dissimilarity, embed
 from hpcmaf.micro import base_path
 from hpcmaf.tasks.problems import Problem
@@ -41,14 +38,10 @@ def test_likelihoods_by_hand() -> None:
     assert nll_under_others(found) == pytest.approx((6.0 + 3.5) / 2)
     assert kl_between(found) == pytest.approx((2.0 + 5.5) / 2)
     assert kl_to_base(found) == pytest.approx((2.0 + 0.0) / 2)
-
-
-def test_what_was_not_scored_is_left_out() -> None:
+    # What was not scored is left out.
     found = {(0, 0): (-1.0,), (1, 0): (-2.0,), (None, 0): (-1.5,)}
-    assert (kl_between(found), nll_under_others(found)) == (None, None)
-    assert kl_to_base(found) == pytest.approx(0.5)
+    assert (kl_between(found), nll_under_others(found), kl_to_base(found)) == (None, None, 0.5)
     assert kl_to_base({}) is None
-
 
 # Answers in the micro model's own language, of different lengths, one cut off, one empty.
 FIRST = [("12*3=36;5+36=41#41", "stop"), ("5+36=41#41", "stop"), ("12*3=35;5+35#40", "stop")]
@@ -166,13 +159,3 @@ def test_a_sentence_encoder_of_two_halves(tmp_path: Path) -> None:
         with torch.inference_mode():
             ids = torch.tensor([tokenizer(text)["input_ids"]])
             assert vector == pytest.approx(direct(input_ids=ids).last_hidden_state[0].mean(0).numpy(), abs=1e-5)
-
-
-def test_a_failing_engine_is_not_swallowed() -> None:
-    class Broken:
-        async def complete(self, request: Any) -> Any:
-            raise DataError(json.dumps(request.key))
-
-    scorer = Scorer(Broken(), None, ServedModels("", "lora", {}))  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="p0/diversity"):
-        asyncio.run(score_all(debates(), Society.of(3, []), [scorer]))

@@ -158,20 +158,18 @@ def test_what_it_refuses(make_run: MakeRun, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_prints_the_table_and_writes_the_files(make_run: MakeRun, tmp_path: Path) -> None:
-    run = make_run("run with spaces", upto=1, planned=2)
-    result = CliRunner().invoke(command, [str(run.root), "--out", str(tmp_path / "my report")], catch_exceptions=False)
+def test_prints_the_table_and_writes_the_files(make_run: MakeRun, tmp_path: Path, monkeypatch) -> None:
+    """Of runs by name and of copies by path."""
+    make_run("run with spaces", upto=1, planned=2)
+    make_run("copied", seed=1, upto=1, folder=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    words = ["run with spaces", "copied", "--out", "my report"]
+    result = CliRunner().invoke(command, words, catch_exceptions=False)
     assert result.exit_code == 0
-    assert "run with spaces: accuracy" in result.stdout
+    csv_text = Path("my report/report.csv").read_text()
+    assert all(csv_text.count(f"\n{name},") == 6 for name in ("run with spaces", "copied"))
+    assert "maft: accuracy over 2 runs" in result.stdout
     assert "iterations 2: not evaluated (yet)" in result.stdout
     assert "\x1b" not in result.stdout and "│" not in result.stdout  # not a terminal: plain columns
     assert "report.html" in result.stderr
     assert (tmp_path / "my report" / "report.md").is_file()
-
-
-def test_finds_runs_by_name_and_copies_by_path(make_run: MakeRun, tmp_path: Path, monkeypatch) -> None:
-    make_run("mine", upto=0)
-    make_run("copied", upto=0, folder=tmp_path)
-    monkeypatch.chdir(tmp_path)
-    CliRunner().invoke(command, ["mine", "copied", "--out", "out"], catch_exceptions=False)
-    assert all(Path("out/report.csv").read_text().count(f"\n{name},") == 3 for name in ("mine", "copied"))

@@ -26,14 +26,6 @@ def test_runs_are_paired_by_seed(make_run: MakeRun) -> None:
     assert row.p_holm == row.result.p
 
 
-def test_the_baseline_is_no_further_than_the_recipe(make_run: MakeRun) -> None:
-    groups = groups_of(make_run("a", upto=1), make_run("b", upto=3, method="maft-no-critic"))
-    (row,) = against(find_baseline("b", groups), groups)
-    assert (row.group.last, row.facts["baseline_iteration"]) == (1, 1)
-    (row,) = against(find_baseline("maft", groups), groups)
-    assert (row.group.last, row.facts["baseline_iteration"]) == (3, 1)
-
-
 def test_what_trains_nobody_is_held_against_the_last(make_run: MakeRun) -> None:
     trained, short = make_run("a", upto=3, gain=0.4), make_run("s", upto=2, method="star")
     untrained = make_run("d", upto=0, method="debate")

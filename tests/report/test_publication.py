@@ -17,7 +17,7 @@ from hpcmaf.report.cost import spent
 from hpcmaf.report.records import read_run
 from hpcmaf.report.reference import published
 from hpcmaf.report.table import _LATEX as SPECIAL
-from hpcmaf.report.table import escape, estimate, percent
+from hpcmaf.report.table import escape
 from hpcmaf.run.directory import RunDir
 from tests.report.conftest import MakeRun, groups_of, report_of
 
@@ -167,8 +167,3 @@ def test_any_name_is_harmless_latex(text: str) -> None:
 )
 def test_p_values_are_never_a_bare_zero(p: float, shown: str) -> None:
     assert p_value(p) == shown
-
-
-def test_shares_are_shown_in_percent() -> None:
-    assert (percent(0.5), percent(None)) == ("50.00", "–")
-    assert (estimate({"value": 0.432, "se": 0.0222}), estimate(None)) == ("43.20 ± 2.22", "–")

@@ -31,20 +31,6 @@ def test_measured_diversity_joins_the_table(make_run: MakeRun) -> None:
     assert len(read.missing) == 1 and read.missing[0].startswith("it01/diversity.json: damaged (measures.embedding")
 
 
-def test_tables_of_behaviour_show_the_metrics(make_run: MakeRun) -> None:
-    (group,) = groups_of(make_run("a", seed=0, upto=1), make_run("b", seed=1, upto=1))
-    tables = {table.title.partition(": ")[2]: table for table in recipe_tables(group)}
-    assert list(tables) == [
-        "accuracy over 2 runs",
-        "health",
-        "what agents learned from",
-        "diversity",
-    ]
-    assert all({len(row) for row in table.rows} == {len(table.header)} for table in tables.values())
-    values = [run.final.accuracy()["value"] for run in group.runs]
-    assert tables["accuracy over 2 runs"].rows[-1][-2].startswith(f"{50 * sum(values):.2f} ± ")
-
-
 def test_a_round_that_lacks_problems_is_damage(make_run: MakeRun) -> None:
     run = make_run("a", upto=0)
     metrics = dict(read_run(run.root).evaluated[0].metrics or {})
@@ -158,20 +144,6 @@ def test_star_without_hints_says_so_wherever_its_number_stands(make_run: MakeRun
 
 EARLIER = Path(__file__).with_name("earlier")
 BY_POSITION = {"answer": "one_answer", "vote@1": "majority", "vote@M": "debate"}
-
-
-@pytest.mark.parametrize("method", ["maft", "star"])
-def test_measures_are_what_their_positions_said(method: str) -> None:
-    read = read_run(EARLIER / method)
-    assert read.missing == [] and [iteration.number for iteration in read.evaluated] == [0, 1]
-    shapes = {"maft": {"answer": (1, 1), "vote@1": (3, 1), "vote@M": (3, 2)}, "star": {"answer": (1, 1)}}[method]
-    for iteration in read.evaluated:
-        old = load(RunDir(EARLIER / method).metrics(iteration.number))
-        assert {name: (one["agents"], one["rounds"]) for name, one in iteration.metrics["accuracy"].items()} == shapes
-        for name in shapes:
-            assert iteration.accuracy(name)["value"] == old["accuracy"][BY_POSITION[name]]["value"]
-            assert iteration.metrics["scores"][name] == old["scores"][BY_POSITION[name]]
-    assert read.final.own == list(shapes)[-1]
 
 
 def test_a_report_of_them() -> None:
