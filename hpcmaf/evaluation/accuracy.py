@@ -7,31 +7,13 @@ whose vote has no answer is wrong, it is never left out.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from hpcmaf.debate.consensus import consensus
 from hpcmaf.debate.health import Tally
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import DataError
 from hpcmaf.evaluation.measures import SCHEMA, estimate, measures_of
-
-
-class _Scored(NamedTuple):
-    """A problem's debate: of each round which answers are right, and whether its vote is; the final vote."""
-
-    right: list[list[bool]]
-    voted: list[bool]
-    agreeing: int
-    tied: bool
-
-
-def _scored(transcript: Transcript, seed: int, iteration: int) -> _Scored:
-    if transcript.problem.gold is None:
-        raise DataError(f"problem {transcript.problem.id!r} has no gold answer; evaluate on problems that have one")
-    right = [[transcript.right(utterance.answer) for utterance in turn] for turn in transcript.answers]
-    votes = [consensus(transcript, m, seed, iteration) for m in range(1, transcript.rounds + 1)]
-    voted = [transcript.right(vote.answer) for vote in votes]
-    return _Scored(right, voted, sum(votes[-1].agrees), votes[-1].tied)
 
 
 def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, method: str, task: str) -> dict[str, Any]:
@@ -85,49 +67,58 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
         No debate at all, a problem without gold or twice, or debates of
         different shape.
     """
-    found: dict[str, _Scored] = {}
+    ids: dict[str, None] = {}
+    # Of each problem: per round which agents' answers are right and whether the vote is; the final vote's agents.
+    right, voted, agreeing = [], [], []
     tally = Tally()
     agents = rounds = 0
     for transcript in transcripts:
-        problem = transcript.problem.id
-        if not found:
+        problem = transcript.problem
+        if not ids:
             agents, rounds = transcript.agents, transcript.rounds
-        if problem in found or {*map(len, transcript.answers)} != {agents} or transcript.rounds != rounds:
-            raise DataError(f"problem {problem!r} comes twice, or not as others of {agents} agents in {rounds} rounds")
-        found[problem] = one = _scored(transcript, seed, iteration)
-        tally.add(transcript, one.agreeing, one.tied)
-    if not found:
+        if problem.id in ids or {*map(len, transcript.answers)} != {agents} or transcript.rounds != rounds:
+            others = f"{agents} agents in {rounds} rounds"
+            raise DataError(f"problem {problem.id!r} comes twice, or not as others of {others}")
+        if problem.gold is None:
+            raise DataError(f"problem {problem.id!r} has no gold answer; evaluate on problems that have one")
+        votes = [consensus(transcript, m, seed, iteration) for m in range(1, rounds + 1)]
+        ids[problem.id] = None
+        right.append([[transcript.right(one.answer) for one in turn] for turn in transcript.answers])
+        voted.append([transcript.right(vote.answer) for vote in votes])
+        agreeing.append(sum(votes[-1].agrees))
+        tally.add(transcript, agreeing[-1], votes[-1].tied)
+    if not ids:
         raise DataError(f"iteration {iteration}: no debate to score; evaluate at least one problem")
-    problems = list(found.values())
-    # right[m - 1][n] and voted[m - 1]: one score per problem.
-    right = [[[one.right[m][n] for one in problems] for n in range(agents)] for m in range(rounds)]
-    voted = [[one.voted[m] for one in problems] for m in range(rounds)]
     shapes = measures_of(agents, rounds)
-    scores = {"answer": right[0][0], "vote@1": voted[0], "vote@M": voted[-1]}
+    scores = {
+        "answer": [each[0][0] for each in right],
+        "vote@1": [each[0] for each in voted],
+        "vote@M": [each[-1] for each in voted],
+    }
     return {
         "schema": SCHEMA,
         "iteration": iteration,
         "method": method,
         "task": task,
-        "problems": len(problems),
+        "problems": len(ids),
         "accuracy": {name: {"agents": n, "rounds": m, **estimate(scores[name])} for name, (n, m) in shapes.items()},
         "rounds": [
             {
                 "round": m + 1,
-                "agents": [estimate(each) for each in right[m]],
-                "mean": estimate((sum(one.right[m]) for one in problems), scale=agents),
-                "vote": estimate(voted[m]),
+                "agents": [estimate(each[m][n] for each in right) for n in range(agents)],
+                "mean": estimate((sum(each[m]) for each in right), scale=agents),
+                "vote": estimate(each[m] for each in voted),
             }
             for m in range(rounds)
         ],
-        "consensus": sum(one.agreeing for one in problems) / (len(problems) * agents),
-        "diversity": estimate((agents - one.agreeing for one in problems), scale=agents),
+        "consensus": sum(agreeing) / (len(ids) * agents),
+        "diversity": estimate((agents - count for count in agreeing), scale=agents),
         **{"tied": 0.0} | tally.values(),
         "pseudo_labels": None,
         "scores": {
-            "problem_ids": list(found),
-            **{name: "".join("01"[right] for right in scores[name]) for name in shapes},
-            "agreeing": [one.agreeing for one in problems],
+            "problem_ids": list(ids),
+            **{name: "".join("01"[mark] for mark in scores[name]) for name in shapes},
+            "agreeing": agreeing,
         },
     }
 

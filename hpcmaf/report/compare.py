@@ -16,6 +16,8 @@ from hpcmaf.report.records import Iteration, Run
 LEVEL = 0.05
 # Of each problem whether it is right, or another whole number.
 Values = Mapping[str, int]
+# A run, the run that it is compared with, and which iteration of that.
+_Pair = tuple[Run, Run, Iteration | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,12 +178,12 @@ def against(baseline: Baseline, groups: Sequence[Group]) -> list[Test]:
         other = next((group for group in baseline.groups if group.place == place), None)
         tests: list[Test] = []
         for group in here:
-            if not group.final or group is other or (baseline.groups and other is None):
+            if not group.final or group is other or _is_base(group, baseline.measure):
                 continue
             if other is not None:
-                tests.append(_test_group(group, other, baseline.name))
-            elif not _is_base(group, baseline.measure):
-                tests.append(_test_base(group, baseline, [run for one in here for run in one.runs]))
+                tests.append(_test(group, _theirs(group, other), baseline))
+            elif not baseline.groups:
+                tests.append(_test(group, _bases(group, [run for one in here for run in one.runs], baseline), baseline))
         rows += family(tests)
     return rows
 
@@ -212,17 +214,16 @@ def _is_base(group: Group, measure: str) -> bool:
     return group.numbers == [0] and group.at(0)[0].own == measure and shows_base(group.any, measure)
 
 
-def _test_base(group: Group, baseline: Baseline, runs: Sequence[Run]) -> Test:
-    pairs, measure = [], baseline.measure
+def _bases(group: Group, runs: Sequence[Run], baseline: Baseline) -> list[_Pair]:
+    """Each run of a recipe with the iteration 0 that measures the base as it would debate."""
+    found = []
     for run in group.runs:
-        size = measures_of(*run.size).get(measure)
-        bases = [one for one in runs if one.prompted == run.prompted and size and _base_size(one, measure) == size]
+        size = measures_of(*run.size).get(baseline.measure)
+        bases = [one for one in runs if one.prompted == run.prompted and _base_size(one, baseline.measure) == size]
         # Its own iteration 0, or that of a run of its seed; any run's where the recipe has no other run.
         same = [one for one in bases if one is run] + [one for one in bases if one.recipe.seed == run.recipe.seed]
-        pairs += [(run, one, one.at(0)) for one in (same or (bases if len(group.runs) == 1 else []))[:1]]
-    agents, rounds = group.any.size
-    of = {"answer": "", "vote@1": f" of {agents} agents", "vote@M": f" of {agents} agents in {rounds} rounds"}[measure]
-    return _test(group, pairs, baseline.name, measure, f"{baseline.name}{of} was not measured in these runs")
+        found += [(run, one, one.at(0)) for one in (same or (bases if len(group.runs) == 1 else []))[:1] if size]
+    return found
 
 
 def _base_size(run: Run, measure: str) -> tuple[int, int] | None:
@@ -232,21 +233,16 @@ def _base_size(run: Run, measure: str) -> tuple[int, int] | None:
     return (found["agents"], found["rounds"]) if found else None
 
 
-def _test_group(group: Group, other: Group, name: str) -> Test:
+def _theirs(group: Group, other: Group) -> list[_Pair]:
+    """Each run of a recipe with a run of the baseline, and the iteration of that which is compared."""
     untrained = group.any.method.trained == "none"
     at = max((t for t in other.complete if t <= group.numbers[-1] or untrained), default=-1)
-    pairs = [(run, one, one.at(at if one.kept is None else one.kept)) for run, one in paired(group, other)]
-    return _test(group, pairs, name)
+    return [(run, one, one.at(at if one.kept is None else one.kept)) for run, one in paired(group, other)]
 
 
-def _test(
-    group: Group,
-    found: Sequence[tuple[Run, Run, Iteration | None]],
-    name: str,
-    measure: str | None = None,
-    none: str = "",
-) -> Test:
+def _test(group: Group, found: Sequence[_Pair], baseline: Baseline) -> Test:
     """Compare our final iterations with theirs, which answer by a measure, or in their own way."""
+    name, measure, (agents, rounds) = baseline.name, baseline.measure, group.any.size
     faults, pairs, numbers = [], [], {0}
     for ours, theirs, before in found:
         after = group.final.get(ours)
@@ -256,9 +252,11 @@ def _test(
             continue
         pairs.append((before.right(measure), after.right()))
         numbers.add(before.number)
+    if measure and not found:
+        of = {"vote@1": f" of {agents} agents", "vote@M": f" of {agents} agents in {rounds} rounds"}.get(measure, "")
+        faults.append(f"{name}{of} was not measured in these runs")
     at = max(numbers)
     theirs = f", iteration {at}" if at not in (0, *group.numbers) else ""
     text = f"{group.label}, iteration {group.ended}, against {name}{theirs}"
-    fault = "; ".join(dict.fromkeys(faults)) or ("" if found else none)
     facts = {"label": group.label, "iteration": group.numbers[-1], "baseline": name, "baseline_iteration": at}
-    return Test.of(pairs, fault=fault, text=text, facts=facts, group=group)
+    return Test.of(pairs, fault="; ".join(dict.fromkeys(faults)), text=text, facts=facts, group=group)

@@ -189,7 +189,7 @@ def test_an_alarm_ends_the_run_and_says_what_to_keep(ended: Played) -> None:
     status = CliRunner().invoke(cli, ["status", str(run.root)])
     assert "done" in status.output and f"the one to keep is iteration {best}" in " ".join(status.output.split())
     text = aggregate([run.root], run.report).markdown()
-    assert f"after iteration {best} (kept)" in text and "alarm: iteration 2" in text and "not evaluated" not in text
+    assert f"maft, iteration {best} (kept), against" in text and "alarm: iteration 2" in text and "not evaluated" not in text
 
 
 def test_damaged_signals_are_named_and_stop_nothing(ended: Played) -> None:
