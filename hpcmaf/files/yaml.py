@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
+from itertools import count
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -90,20 +91,19 @@ def _check_plain(tree: Any, where: str) -> None:
     So callers need not expect a date, bytes, a set, a list within
     itself or a number that cannot be printed.
     """
-    todo: list[tuple[Any, tuple[str, ...]]] = [(tree, ())]
-    count = 0
-    while todo:
-        value, path = todo.pop()
-        count += 1
-        if count > _MOST_VALUES or len(path) > _DEEPEST:
+    values = count(1)
+
+    def check(value: Any, path: tuple[str, ...]) -> None:
+        if next(values) > _MOST_VALUES or len(path) > _DEEPEST:
             what = "nested without end, or more than anybody could read"
             raise ConfigError(f"{where}: {what}; write it out, without aliases")
         if fault := _fault(value):
-            raise ConfigError(": ".join([where, *([".".join(path)] if path else []), fault]))
-        if isinstance(value, dict):
-            todo += [(item, (*path, key)) for key, item in value.items()]
-        elif isinstance(value, list):
-            todo += [(item, (*path, str(number))) for number, item in enumerate(value)]
+            raise ConfigError(": ".join(filter(None, [where, ".".join(path), fault])))
+        if isinstance(value, dict | list):
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                check(item, (*path, str(key)))
+
+    check(tree, ())
 
 
 def _fault(value: Any) -> str:
