@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,14 @@ def debate(row: int, info: StoreInfo = INFO, text: str = "2 + 2 = 4, so \\boxed{
     gold = None if row % 5 == 4 else f"gold-{row}"
     problem = Problem(f"problem-{row:05d}", f"What is {row}?", gold, {"level": str(row % 3)})
     return Transcript(problem, answers, summaries if info.summaries else ())
+
+
+def shards(folder: Path, *parts: Iterable[int]) -> list[Path]:
+    """Published shards of debates, each with the rows of a part."""
+    paths = [folder / f"shard-{k:05d}.h5" for k in range(len(parts))]
+    for path, rows in zip(paths, parts, strict=True):
+        write_store(path, INFO, map(debate, rows))
+    return paths
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from click.testing import CliRunner
 from hpcmaf.cli.verify import command
 from hpcmaf.errors import PlatformError, StoreError
 from hpcmaf.files.publish import manifest_path, read_manifest, write_json, write_manifest
-from hpcmaf.store import Store, merge, verify, write_store
+from hpcmaf.store import Store, merge, verify
 from hpcmaf.store.reader import reading
 from hpcmaf.store.schema import DATASETS
-from tests.store.conftest import INFO, debate
+from tests.store.conftest import debate, shards
 
 # They say what the place in the table says as well.
 NEVER_READ = {"problems/utterance_offsets", *(f"utterances/{name}" for name in ("problem", "kind", "round", "agent"))}
@@ -166,16 +166,9 @@ def test_manifests_that_disagree_are_found(store: Path) -> None:
     assert "never finished" in one_line(verify(store))
 
 
-def shards(folder: Path, count: int = 4) -> list[Path]:
-    paths = [folder / f"shard-{k:05d}.h5" for k in range(count)]
-    for k, path in enumerate(paths):
-        write_store(path, INFO, map(debate, range(k * 3, k * 3 + 3)))
-    return paths
-
-
 def test_gaps_leftovers_and_every_file_with_a_manifest_are_checked(tmp_path: Path) -> None:
     folder = tmp_path / "it01" / "debate"
-    paths = shards(folder)
+    paths = shards(folder, *(range(3 * k, 3 * k + 3) for k in range(4)))
     merge(paths, tmp_path / "it01" / "debate.h5")
     dataset = tmp_path / "it01" / "generator-0.jsonl"
     dataset.write_text("{}\n")

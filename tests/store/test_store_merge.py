@@ -11,29 +11,16 @@ import pytest
 from hpcmaf.errors import StoreError
 from hpcmaf.files.publish import check_manifest, manifest_path
 from hpcmaf.store import merge, write_store
-from tests.store.conftest import INFO, debate
+from tests.store.conftest import INFO, debate, shards
 
 COUNT = 35
-
-
-@pytest.fixture
-def cut(tmp_path: Path):
-    """Cut 35 debates into shards: ``cut(name, [rows of shard 0, rows of shard 1, ...])``."""
-
-    def write(name: str, parts: list[range]) -> list[Path]:
-        paths = [tmp_path / name / f"shard-{k:05d}.h5" for k in range(len(parts))]
-        for path, rows in zip(paths, parts, strict=True):
-            write_store(path, INFO, map(debate, rows))
-        return paths
-
-    return write
 
 
 def ids(rows) -> list[str]:
     return [f"problem-{row:05d}" for row in rows]
 
 
-def test_the_cut_does_not_show(tmp_path: Path, cut) -> None:
+def test_the_cut_does_not_show(tmp_path: Path) -> None:
     wanted = tmp_path / "wanted.h5"
     write_store(wanted, INFO, map(debate, range(COUNT)))
     cuts = {
@@ -43,7 +30,7 @@ def test_the_cut_does_not_show(tmp_path: Path, cut) -> None:
     }
     for name, parts in cuts.items():
         out = tmp_path / f"{name}.h5"
-        manifest = merge(cut(name, parts), out, expected_ids=ids(range(COUNT)))
+        manifest = merge(shards(tmp_path / name, *parts), out, expected_ids=ids(range(COUNT)))
         assert out.read_bytes() == wanted.read_bytes(), name
         assert manifest == check_manifest(out) and manifest.rows == COUNT
 
@@ -59,18 +46,18 @@ def test_the_cut_does_not_show(tmp_path: Path, cut) -> None:
         ([], None, "no shards"),
     ],
 )
-def test_sets_that_do_not_fit_are_refused(tmp_path: Path, cut, parts, expected, message) -> None:
+def test_sets_that_do_not_fit_are_refused(tmp_path: Path, parts, expected, message) -> None:
     out = tmp_path / "out.h5"
     with pytest.raises(StoreError, match=message):
-        merge(cut("bad", parts), out, expected_ids=None if expected is None else ids(expected))
+        merge(shards(tmp_path / "bad", *parts), out, expected_ids=None if expected is None else ids(expected))
     assert not out.exists() and not manifest_path(out).exists()
 
 
 @pytest.mark.parametrize(
     "change", [{"task": "math"}, {"iteration": 2}, {"split": "eval"}, {"answer_form": "boxed"}, {"rounds": 3}]
 )
-def test_shards_of_another_kind_are_refused(tmp_path: Path, cut, change) -> None:
-    (first,) = cut("one", [range(3)])
+def test_shards_of_another_kind_are_refused(tmp_path: Path, change) -> None:
+    (first,) = shards(tmp_path / "one", range(3))
     other = replace(INFO, **change)
     second = tmp_path / "other.h5"
     write_store(second, other, [debate(7, other)])
@@ -78,8 +65,8 @@ def test_shards_of_another_kind_are_refused(tmp_path: Path, cut, change) -> None
         merge([first, second], tmp_path / "out.h5")
 
 
-def test_damaged_and_unfinished_shards_are_refused(tmp_path: Path, cut) -> None:
-    paths = cut("three", [range(3), range(3, 6), range(6, 9)])
+def test_damaged_and_unfinished_shards_are_refused(tmp_path: Path) -> None:
+    paths = shards(tmp_path / "three", range(3), range(3, 6), range(6, 9))
     whole = paths[1].read_bytes()
     paths[1].write_bytes(whole[:2000] + bytes([whole[2000] ^ 4]) + whole[2001:])
     with pytest.raises(StoreError, match="shard-00001.h5: content differs"):
@@ -94,9 +81,9 @@ def test_damaged_and_unfinished_shards_are_refused(tmp_path: Path, cut) -> None:
     assert not (tmp_path / "out.h5").exists()
 
 
-def test_a_copy_that_differs_is_not_published(tmp_path: Path, cut, monkeypatch) -> None:
+def test_a_copy_that_differs_is_not_published(tmp_path: Path, monkeypatch) -> None:
     """A disk that loses what it was given: one answer changes on its way into the copy."""
-    paths = cut("two", [range(5), range(5, 9)])
+    paths = shards(tmp_path / "two", range(5), range(5, 9))
     module = import_module("hpcmaf.store.merge")
     write = module.write_store
 

@@ -32,7 +32,8 @@ def entry(agents: int = 3, rounds: int = 2, solution: Any = "so #### 4") -> list
 
 def write(folder: Path, content: Any) -> Path:
     path = folder / "debates.json"
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    text = content if isinstance(content, str | bytes) else json.dumps(content)
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
     return path
 
 
@@ -111,10 +112,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_not_whole_is_refused_whole(tmp_path: Path, case: str) -> None:
     content, message = REFUSED[case]
-    path, target = tmp_path / "debates.json", tmp_path / "out" / "a.h5"
-    path.write_bytes(content if isinstance(content, bytes) else b"")
-    if not isinstance(content, bytes):
-        write(tmp_path, content)
+    path, target = write(tmp_path, content), tmp_path / "out" / "a.h5"
     with pytest.raises(DataError, match=message) as caught:
         import_debates(path, target, "gsm8k")
     assert str(caught.value).startswith(f"{path}: ")
