@@ -132,21 +132,21 @@ def _structures(left: str, right: str, deadline: Deadline, depth: int) -> bool |
     if first is None and second is None:
         return None
     if first is None or second is None:
-        one, other = (first, right) if first else (second, left)
-        assert one is not None
-        if one.kind == "set" and len(one.parts) == 1:
-            return _same(one.parts[0], other, deadline, depth)
+        (kind, parts), other = (first, right) if first else (second, left)
+        if kind == "set" and len(parts) == 1:
+            return _same(parts[0], other, deadline, depth)
         # A condition or a difference of sets may come to an interval.
-        return None if one.kind in ("()", "[]", "(]", "[)") else False
-    if first.kind != second.kind or len(first.parts) != len(second.parts):
+        return None if kind in ("()", "[]", "(]", "[)") else False
+    (kind, parts), (other_kind, others) = first, second
+    if kind != other_kind or len(parts) != len(others):
         return False
-    remaining = list(second.parts)
-    for part in first.parts:
-        candidates = range(len(remaining) if first.kind == "set" else 1)
-        match = next((index for index in candidates if _same(part, remaining[index], deadline, depth)), None)
+    remaining = list(others)
+    for part in parts:
+        candidates = remaining if kind == "set" else remaining[:1]
+        match = next((other for other in candidates if _same(part, other, deadline, depth)), None)
         if match is None:
             return False
-        del remaining[match]
+        remaining.remove(match)
     return True
 
 

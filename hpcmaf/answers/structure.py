@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
 from math import inf
-from typing import NamedTuple
 
 _MAX_LENGTH = 400
 _MAX_BITS = 14_000  # 4,214 digits: Python refuses to print more than 4,300
@@ -50,7 +49,7 @@ _BOTH = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 _OPEN = frozenset({"(", "[", "{", "\\{", "\\langle"})
 _CLOSE = frozenset({")", "]", "}", "\\}", "\\rangle"})
 AND, OR = (re.compile(rf"(?<![A-Za-z\\]){word}(?![A-Za-z])") for word in ("and", "or"))
-SIGNS = {"<": "<", ">": ">", "\\le": "<=", "\\ge": ">=", "\\ne": "!=", "=": "="}
+_SIGNS = frozenset({"<", ">", "\\le", "\\ge", "\\ne", "="})
 CONDITION = re.compile(r"\\\{\s*[A-Za-z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?[|:](.*)\\\}", re.DOTALL)  # of a set
 # Left of "=" stand names, with arguments, indices, bars and brackets, and nothing that is worked out.
 _NAME_PARTS = re.compile(
@@ -61,21 +60,14 @@ _NAME_PARTS = re.compile(
 _NAME = re.compile(r"[A-Za-z{}()\[\]|,:/\s.;]*[A-Za-z][A-Za-z{}()\[\]|,:/\s.;]*")
 
 
-class Structure(NamedTuple):
-    """A compound answer.
+def split(text: str) -> tuple[str, tuple[str, ...]] | None:
+    """Kind and elements of a compound answer; ``None`` for a single expression.
 
-    Its kind is ``set`` (also of a list), in which no order counts, a pair of brackets such as ``[)``, or ``series`` (a
+    The kind is ``set`` (also of a list), in which no order counts, a pair of brackets such as ``[)``, or ``series`` (a
     list that goes on).
     """
-
-    kind: str
-    parts: tuple[str, ...]  # texts of the elements
-
-
-def split(text: str) -> Structure | None:
-    """Take a compound answer apart; ``None`` for a single expression."""
     text = text.strip()
-    if CONDITION.fullmatch(text) or set(relations(text)) - {"="} and len(top_level(text, (",", ";"))) == 1:
+    if CONDITION.fullmatch(text) or relations(text) - {"="} and len(top_level(text, (",", ";"))) == 1:
         return None
     opening = "\\{" if text.startswith("\\{") else text[:1]
     closing = "\\}" if text.endswith("\\}") else text[-1:]
@@ -85,7 +77,7 @@ def split(text: str) -> Structure | None:
         parts = top_level(text[len(opening) : -len(closing)], (",", ";"))
         if opening == "\\{" and closing == "\\}":
             return _listed(parts)
-        return Structure(opening + closing, parts) if len(parts) > 1 else None
+        return (opening + closing, parts) if len(parts) > 1 else None
     parts = _elements(text)
     return _listed(parts) if len(parts) > 1 or _BOTH.search(text) else None
 
@@ -107,9 +99,9 @@ def label(text: str) -> tuple[str, str] | None:
     return ("", value) if bound or not re.search(r"[A-Za-z]", re.sub(r"\\[a-z]+", "", name)) else None
 
 
-def relations(text: str) -> tuple[str, ...]:
+def relations(text: str) -> set[str]:
     """The signs of equality and order outside of all brackets."""
-    return tuple(SIGNS[token] for token, depth in _levels(text) if depth == 0 and token in SIGNS)
+    return {token for token, depth in _levels(text) if depth == 0 and token in _SIGNS}
 
 
 def nesting(text: str) -> float:
@@ -145,14 +137,14 @@ def _is_name(text: str) -> bool:
     return _NAME.fullmatch(_NAME_PARTS.sub("N", text)) is not None and len(text) <= 60
 
 
-def _listed(parts: tuple[str, ...]) -> Structure:
+def _listed(parts: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     r"""A set; ``1 \pm a`` is two of its elements."""
     expanded = tuple(
         _BOTH.sub(lambda sign: signs[sign[0] == "\\mp"], part)
         for part in parts
         for signs in (("+-", "-+") if _BOTH.search(part) else ("",))
     )
-    return Structure("series" if any("\\ldots" in part for part in parts) else "set", expanded)
+    return "series" if any("\\ldots" in part for part in parts) else "set", expanded
 
 
 @lru_cache(maxsize=1 << 14)

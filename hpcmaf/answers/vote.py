@@ -57,25 +57,18 @@ def vote(
         Whether two answers are one; :func:`equivalent` by default.
     """
     same = same or equivalent
-    classes: list[tuple[str, set[str]]] = []
+    classes: dict[str, set[str]] = {}
     # What is not even equivalent to itself (blank, NaN) is no candidate.
     candidates = {answer for answer in answers if answer is not None and same(answer, answer)}
     # The shortest string of a class stands for it: the plainest way to write the answer.
     for answer in sorted(candidates, key=lambda candidate: (len(candidate), candidate)):
-        for representative, members in classes:
-            if same(answer, representative):
-                members.add(answer)
-                break
-        else:
-            classes.append((answer, {answer}))
+        representative = next((representative for representative in classes if same(answer, representative)), answer)
+        classes.setdefault(representative, set()).add(answer)
     if not classes:
         return Vote(None, (False,) * len(answers), 0, False)
-    each = weights or (1,) * len(answers)
-    sizes = [
-        sum(weight for answer, weight in zip(answers, each, strict=True) if answer in members) for _, members in classes
-    ]
-    leaders = [index for index, size in enumerate(sizes) if size == max(sizes)]
-    winner = leaders[0] if len(leaders) == 1 else leaders[random.Random(seed).randrange(len(leaders))]
-    representative, members = classes[winner]
-    agrees = tuple(answer in members for answer in answers)
-    return Vote(representative, agrees, sum(agrees), len(leaders) > 1)
+    weighed = list(zip(answers, weights or (1,) * len(answers), strict=True))
+    sizes = [sum(weight for answer, weight in weighed if answer in members) for members in classes.values()]
+    leaders = [one for one, size in zip(classes, sizes, strict=True) if size == max(sizes)]
+    winner = leaders[random.Random(seed).randrange(len(leaders))]
+    agrees = tuple(answer in classes[winner] for answer in answers)
+    return Vote(winner, agrees, sum(agrees), len(leaders) > 1)
