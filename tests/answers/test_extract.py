@@ -63,7 +63,8 @@ ROWS: dict[str, list[tuple[str, str | None]]] = {
         (r"\boxed{9} as \boxed{number}", '9'), ("It is 9. Thanks to agent 2!", '9'),
         ("It is 7:30 when she arrives.", None), ("It is 5 hundred thousand.", '500000'),
         (r"The answer is: 15^\circ", '15'), ("The answer is 20% of 50, which is 10.", '10'),
-        ("The answer is 25% of 80.", None), ("So the area is 25 cm^2.", '25'), ("It covers 25 m².", '25'),
+        ("The answer is 25% of 80.", None), ("The answer is not 7 but 8.", '8'),
+        ("The answer is 5 times 3 is 15.", '15'), ("So the area is 25 cm^2.", '25'), ("It covers 25 m².", '25'),
     ],
     "boxed": [
         ("The answer is $x = 2$ or $x = 3$.", 'x = 2,x = 3'), (r"The answer is \(2\), \(3\), and \(5\).", '2,3,5'),
@@ -185,7 +186,7 @@ ROWS: dict[str, list[tuple[str, str | None]]] = {
         (r"\boxed{Paris}", 'Paris'), ("Paris", 'Paris'), ("<answer>New York</answer>", 'New York'),
         ("My answer is correct.", None), ("The answer is as follows", None), ("Answer: **Paris**", 'Paris'),
         ("The capital is lovely and so on and on and on.", None), ("Answer:\n```\nParis\n```", 'Paris'),
-        ('Final answer: "Paris"', 'Paris'), ("The answer is: $42$", '42'),
+        ("Answer:\n\n**Explanation:** we add", None), ('Final answer: "Paris"', 'Paris'), ("The answer is: $42$", '42'),
     ],
 }
 # What was cut off: an explicit final answer that is whole, or none.
