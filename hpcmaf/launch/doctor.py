@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hpcmaf.config.profile import Profile
+from hpcmaf.cores import visible_gpus
 from hpcmaf.errors import HpcmafError, RunBusyError, SlurmError
 from hpcmaf.files.locking import lock
 from hpcmaf.files.publish import sync
-from hpcmaf.launch.local import visible_gpus
 from hpcmaf.launch.slurm.commands import call, configuration
 from hpcmaf.launch.slurm.executor import ChainExecutor
 from hpcmaf.launch.slurm.nodes import address_of

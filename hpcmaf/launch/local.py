@@ -6,19 +6,19 @@ Killed at any moment and started again, whoever drives a run goes on.
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice, takewhile
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
 import submitit
 
 from hpcmaf.config.profile import Profile
+from hpcmaf.cores import visible_gpus
 from hpcmaf.errors import StageError
 from hpcmaf.jobs.context import limit_threads
 from hpcmaf.jobs.task import run_tasks
@@ -106,16 +106,6 @@ class Servers:
         """Let the servers end, unless a task still uses them."""
         for one in self._servers.values():
             one.close()
-
-
-def visible_gpus() -> list[str]:
-    """GPUs this process may use, found without loading torch: numbers, or names such as ``GPU-...`` and ``MIG-...``."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        # CUDA reads no further than a name that stands for none, such as -1 or NoDevFiles.
-        names = (name.strip() for name in named.split(","))
-        return list(takewhile(re.compile(r"\d+$|GPU-|MIG-").match, names))
-    return sorted((path.name[6:] for path in Path("/dev").glob("nvidia*") if path.name[6:].isdigit()), key=int)
 
 
 @dataclass

@@ -16,10 +16,10 @@ import pytest
 from click.testing import CliRunner
 
 from hpcmaf.cli.doctor import command
+from hpcmaf.cores import visible_gpus
 from hpcmaf.errors import PlatformError
 from hpcmaf.launch import local
 from hpcmaf.launch.doctor import Finding
-from hpcmaf.launch.local import visible_gpus
 from hpcmaf.launch.progress import Watcher
 from tests.launch.conftest import SlurmSays
 from tests.launch.made_runs import make_run
