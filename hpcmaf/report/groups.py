@@ -82,14 +82,10 @@ class Group:
         return sorted(set.intersection(*begun)) if begun else []
 
     @property
-    def last(self) -> int | None:
-        """The last complete iteration."""
-        return self.complete[-1] if self.complete else None
-
-    @property
     def final(self) -> dict[Run, Iteration]:
         """What is compared: of every run the iteration that its alarm kept, or else the last complete one."""
-        numbers = {run: self.last if run.kept is None else run.kept for run in self.runs}
+        last = max(self.complete, default=None)
+        numbers = {run: last if run.kept is None else run.kept for run in self.runs}
         return {run: iteration for run, t in numbers.items() if (iteration := run.at(t))}
 
     @property

@@ -209,11 +209,10 @@ class Report:
             return
         from rich.text import Text
 
-        console.print(Text(self.title, style="bold"))
-        for table in self.tables():
-            console.print(table.rich())
-        for name, lines in self.lists.items():
-            console.print(Text("\n".join([name, *lines]), style="" if name == FOUND else "yellow"))
+        lists = [
+            Text("\n".join([name, *lines]), "" if name == FOUND else "yellow") for name, lines in self.lists.items()
+        ]
+        console.print(Text(self.title, "bold"), *(table.rich() for table in self.tables()), *lists, sep="\n")
 
     def markdown(self, plots: Sequence[Plot] = ()) -> str:
         """The whole report as markdown."""

@@ -49,10 +49,6 @@ def refused(result: subprocess.CompletedProcess[bytes], code: int) -> str:
 def run_main(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     """``main`` in this process, for what needs no process of its own."""
     monkeypatch.setattr(sys, "argv", ["hpcmaf", *words])
-    monkeypatch.setattr(cli, "_stand_in_for_closed_streams", lambda: None)
-    monkeypatch.setattr(cli, "_drop_unwritten", lambda: None)
-    for stream in (sys.stdout, sys.stderr):
-        monkeypatch.setattr(type(stream), "reconfigure", lambda self, **options: None, raising=False)
     with pytest.raises(SystemExit) as stop:
         cli.main()
     return int(stop.value.code or 0)

@@ -85,15 +85,11 @@ def ledger(t: int) -> dict[str, Any]:
     return {"schema": "hpcmaf-ledger/1", "rows": rows}
 
 
-class Paired(NamedTuple):
-    """Problems that only one of two got right, and what McNemar's test says of them."""
-
-    b_only: int
-    a_only: int
-    p: float
+Paired = NamedTuple("Paired", [("b_only", int), ("a_only", int), ("p", float)])
 
 
 def paired_test(a: dict[str, bool], b: dict[str, bool]) -> Paired:
+    """Problems that only one of two got right, and what McNemar's test says of them."""
     assert a.keys() == b.keys()
     b_only, a_only = (sum(one[key] > other[key] for key in a) for one, other in ((b, a), (a, b)))
     return Paired(b_only, a_only, mcnemar(a_only, b_only))

@@ -21,7 +21,7 @@ def test_runs_are_paired_by_seed(make_run: MakeRun) -> None:
         paired_test(outcomes(load(theirs[at].metrics(0)), "vote@M"), outcomes(load(run.metrics(2)), "vote@M"))
         for run, at in zip(ours, (1, 0), strict=True)
     ]
-    assert (row.group.last, row.facts["baseline_iteration"], row.result.pairs) == (2, 0, 2)
+    assert (row.facts["iteration"], row.facts["baseline_iteration"], row.result.pairs) == (2, 0, 2)
     assert (row.result.gained, row.result.lost) == (sum(t.b_only for t in tests), sum(t.a_only for t in tests))
     assert row.p_holm == row.result.p
 
@@ -31,7 +31,7 @@ def test_what_trains_nobody_is_held_against_the_last(make_run: MakeRun) -> None:
     untrained = make_run("d", upto=0, method="debate")
     groups = groups_of(trained, short, untrained)
     rows = against(find_baseline("maft", groups), groups)
-    assert {row.group.line: (row.group.last, row.facts["baseline_iteration"]) for row in rows} == {
+    assert {row.group.line: (row.facts["iteration"], row.facts["baseline_iteration"]) for row in rows} == {
         "debate": (0, 3),
         "star": (2, 2),
     }
