@@ -120,8 +120,7 @@ def spoken(text: str) -> str:
     return "" if _OPENED.search(text) else text
 
 
-_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
-_SPACES = re.compile(r"\s*")
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 _BARE = re.compile(r"(?:[^\s${]|\{(?:[^{}]|\{[^{}]*\})*\})*")  # what stands in a box without braces
 _JOINT = re.compile(r"[\s$.]*(?:\\[\])]|\\q?quad|\\[,;: ]|\\text\s?\{|[},$\s]|\\\\|&|and|or|\\[\[(])+[\s$]*")
 _MINUS_BEFORE = re.compile(
@@ -139,7 +138,7 @@ def _boxes(text: str) -> list[str | None]:
     boxes: list[str | None] = []
     before = len(text)
     for match in _BOX.finditer(text):  # of nested boxes the innermost one counts, which is the last
-        start, end, content = _content(text, match.end())
+        end, content = _content(text, match.end())
         if content is None:
             return [*boxes, None]
         bare = " ".join(re.sub(r"\\text\w*\s*\{|\\[,;:! ]|[{}\[\]<>$.?_*\u2026]", " ", content).split()).casefold()
@@ -161,17 +160,16 @@ def _boxes(text: str) -> list[str | None]:
 def last_box(text: str) -> tuple[bool, str | None]:
     r"""Whether a text has a ``\\boxed`` at all, and the content of the last one; ``None`` if its braces never close."""
     match = last_match(_BOX, text)
-    return (False, None) if match is None else (True, _content(text, match.end())[2])
+    return (False, None) if match is None else (True, _content(text, match.end())[1])
 
 
-def _content(text: str, after: int) -> tuple[int, int, str | None]:
-    r"""Start, end and content of a box; without braces (``\boxed 5``) what stands up to a space or a dollar sign."""
-    start = _SPACES.match(text, after).end()
+def _content(text: str, start: int) -> tuple[int, str | None]:
+    r"""End and content of a box; without braces (``\boxed 5``) what stands up to a space or a dollar sign."""
     if text.startswith("{", start):
         end = closing_brace(text, start)
-        return start, len(text) if end is None else end + 1, None if end is None else text[start + 1 : end].strip()
+        return (len(text), None) if end is None else (end + 1, text[start + 1 : end].strip())
     bare = _BARE.match(text, start)
-    return start, bare.end(), bare[0].rstrip(".,;:")
+    return bare.end(), bare[0].rstrip(".,;:")
 
 
 _IS = r"[*_]{0,2}[^\S\n]{0,3}(?::|=|\u2192|\b(?:is|are|equals|be|was|comes\sto)\b[^\S\n]{0,3}:?)[*_]{0,2}"

@@ -240,12 +240,12 @@ STALLING = (
 @pytest.mark.parametrize("form", list(AnswerForm))
 @pytest.mark.parametrize("piece", STALLING.split(" "))
 def test_time_grows_no_faster_than_text(form: AnswerForm, piece: str) -> None:
-    # A quadratic pattern would need minutes for these 100 kB; a linear one needs a tenth of a second.
-    middle = piece.replace("_", " ")
-    for text in (middle * (100_000 // len(middle)), "answer is" + middle * (100_000 // len(middle)) + "}"):
-        start = time.process_time()
-        extract(text, form)
-        assert time.process_time() - start < 3
+    # A quadratic pattern would need many seconds for these 40 kB; a linear one needs a few hundredths of one.
+    middle = piece.replace("_", " ") * (40_000 // len(piece))
+    start = time.process_time()
+    extract(middle, form)
+    extract(f"answer is{middle}}}", form)
+    assert time.process_time() - start < 0.9
 
 
 @given(st.text(max_size=200), st.sampled_from(list(AnswerForm)), st.booleans())
@@ -271,21 +271,14 @@ def test_results_of_worked_arithmetic_keep_their_sign(value: int) -> None:
     assert extract(f"so it is {value}.", AnswerForm.NUMBER) == str(value)
 
 
-@pytest.mark.parametrize(
-    ("text", "mark"),
-    [
-        ("<think>1 + 1", "</think>"),
-        ("a <think>b</think> c <Thinking>d", "</Thinking>"),
-        ("[THINK]x", "[/THINK]"),
-        ('<think about="it">x', "</think>"),
-        ("<seed:think>x", "</seed:think>"),
-        ("\u25c1think\u25b7x", "\u25c1/think\u25b7"),
-        ("<|begin_of_thought|>x", "<|end_of_thought|>"),
-        ("<think>1 + 1</think> 2", ""),
-        ("x</think> 2", ""),
-        ("2", ""),
-    ],
-)
+THOUGHTS = [
+    ("<think>1 + 1", "</think>"), ("a <think>b</think> c <Thinking>d", "</Thinking>"), ("[THINK]x", "[/THINK]"),
+    ('<think about="it">x', "</think>"), ("<seed:think>x", "</seed:think>"), ("\u25c1think\u25b7x", "\u25c1/think\u25b7"),
+    ("<|begin_of_thought|>x", "<|end_of_thought|>"), ("<think>1 + 1</think> 2", ""), ("x</think> 2", ""), ("2", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "mark"), THOUGHTS)
 def test_what_ends_a_thought(text: str, mark: str) -> None:
     assert closing_mark(text) == mark
     assert spoken(f"{text}{mark}2").endswith("2")
