@@ -41,8 +41,9 @@ def command(
     """Run every method, task, model and seed of FILE, and aggregate over all runs.
 
     FILE is a study file or the name of a shipped one. What is the same in
-    several runs is computed once and taken over by the others. The same
-    command goes on with an interrupted study. With a profile of launcher:
+    several runs is computed once and taken over by the others. On one machine
+    runs go on beside each other, within the profile's jobs. The same command
+    goes on with an interrupted study. With a profile of launcher:
     slurm it submits every run as soon as what it shares is there, and stays
     until all have ended; stopped meanwhile, it leaves the jobs alone.
     """

@@ -1,4 +1,4 @@
-"""What every stage task is given."""
+"""What every stage task is given, and how far it is when it resumes."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from hpcmaf.debate.society import SUMMARIZER
 from hpcmaf.files.publish import write_json
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
+from hpcmaf.training.checkpoint import checkpoint_step
 from hpcmaf.training.launch import Workers
 from hpcmaf.training.multinode import NodeRank
 from hpcmaf.training.stop import StopFlag
@@ -106,6 +107,18 @@ class TaskContext:
         if agent and self.recipe.agents:  # summarizer and judge are one model
             row["base"] = self.recipe.of(SUMMARIZER if agent == "judge" else agent).model.path
         self.ledger.append(row | amounts)
+
+
+def resume_point(run: RunDir, stage: Stage, task: str) -> int:
+    """Work that a new attempt need not repeat: it only grows while the task gets on.
+
+    Bytes of the journal of a debate shard, optimiser steps of a finetuning
+    job; 0 for tasks that keep nothing.
+    """
+    if stage.spec.resume is None:
+        return 0
+    kept = stage.spec.resume(run, stage.iteration, task)
+    return kept.stat().st_size if kept.is_file() else checkpoint_step(kept)
 
 
 def peak_memory_bytes() -> int:

@@ -23,8 +23,7 @@ from hpcmaf.errors import (
     one_line,
     system_error,
 )
-from hpcmaf.jobs.context import TaskContext
-from hpcmaf.jobs.resume import resume_point
+from hpcmaf.jobs.context import TaskContext, resume_point
 from hpcmaf.run.attempts import all_attempts, begin, leave_cause, read
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage

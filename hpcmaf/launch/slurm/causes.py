@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hpcmaf.errors import FailureKind
-from hpcmaf.jobs.resume import resume_point
+from hpcmaf.jobs.context import resume_point
 from hpcmaf.launch.slurm.commands import Job
 from hpcmaf.launch.slurm.submissions import Cause, Submissions, job_log
 from hpcmaf.run.attempts import Attempt, all_attempts
@@ -128,7 +128,7 @@ def find_cause(attempt: Attempt | None, job: Job | None, resume_point: int) -> C
         What Slurm still knows of it, from squeue or sacct; without a state,
         a job that has ended.
     resume_point
-        How far the task is (:func:`hpcmaf.jobs.resume.resume_point`).
+        How far the task is (:func:`hpcmaf.jobs.context.resume_point`).
     """
     facts = attempt.facts if attempt else {}
     left = attempt.cause if attempt else None

@@ -15,7 +15,7 @@ from typing import Any, Self
 import submitit
 
 from hpcmaf.errors import SlurmError, StopRequested, one_line
-from hpcmaf.jobs.resume import resume_point
+from hpcmaf.jobs.context import resume_point
 from hpcmaf.jobs.task import run_tasks
 from hpcmaf.launch.slurm.causes import attempt_of
 from hpcmaf.launch.slurm.commands import control
