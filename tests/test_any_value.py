@@ -268,21 +268,11 @@ def look(folder: Path, name: str = "run") -> None:
     hpcmaf("logs", folder / name, "--failed")
 
 
-def begin(folder: Path) -> None:
+def read(folder: Path) -> None:
     look(folder)
-    hpcmaf("stage", folder / "run", "it01/debate", "--task", "99999")
-    read_run(folder / "run")
-
-
-def report(folder: Path) -> None:
-    look(folder)
-    made = Report.of([read_run(folder / "run")])
+    hpcmaf("stage", folder / "run", "it01/debate", "99999")
+    made, run = Report.of([read_run(folder / "run")]), RunDir(folder / "run")
     assert made.markdown() and json.dumps(made.json())
-
-
-def recount(folder: Path) -> None:
-    look(folder)
-    run = RunDir(folder / "run")
     stage = run.load_plan().stages[0]
     run.missing(stage, stage.tasks[0])
 
@@ -300,10 +290,10 @@ READERS: dict[str, Callable[[Path], object]] = {
     "profile.yaml": plan,
     "study.yaml": lambda folder: hpcmaf("study", folder / "study.yaml", "--dry-run", "--out", folder / "runs"),
     "prompts.yaml": prompts,
-    "run/plan.json": begin,
-    "run/it00/done/eval.00000.json": recount,
-    "run/it00/metrics.json": report,
-    "run/it00/ledger.json": report,
+    "run/plan.json": read,
+    "run/it00/done/eval.00000.json": read,
+    "run/it00/metrics.json": read,
+    "run/it00/ledger.json": read,
     "run/it01/data/selection.json": lambda folder: RunDir(folder / "run").learned(1),
     "run/**/progress.json": look,
     "run/stopped.json": look,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from hpcmaf.report import aggregate
 from hpcmaf.run.directory import RunDir
@@ -32,5 +31,5 @@ def command(runs: tuple[str, ...], out: Path, baseline: str | None, reference: b
     """
     paths = [path if (path := Path(run)).is_dir() else RunDir.locate(run).root for run in runs]
     report = aggregate(paths, out, baseline=baseline, reference=reference)
-    report.print(Console())
+    report.print()
     click.echo(f"report: {out / 'report.html'}", err=True)

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from hpcmaf.cli.options import RunOptions, iterations_option, profile_option, set_option, site_option
 from hpcmaf.cli.submit import submit_run
@@ -78,7 +77,7 @@ def _aggregate(study: Study) -> None:
     except UsageError as error:  # of an unfinished study the baseline may be what is missing
         click.echo(f"no tests against the study's baseline: {error}", err=True)
         report = aggregate(roots, study.report, reference=study.reference)
-    report.print(Console(file=sys.stdout))
+    report.print()
     click.echo(f"report: {study.report / 'report.html'}", err=True)
 
 

@@ -8,7 +8,6 @@ import sys
 import time
 
 import click
-from rich.console import Console
 
 from hpcmaf.cli.options import RunOptions, run_options
 from hpcmaf.cli.plan import show_plan
@@ -57,7 +56,7 @@ def _drive(options: RunOptions) -> None:
         for _ in drive(run, plan, profile, watcher, servers):
             time.sleep(POLL_SECONDS)
     report = aggregate([run.root], run.report)
-    report.print(Console(file=sys.stdout))
+    report.print()
     click.echo(f"table and plot: {run.report}", err=True)
 
 

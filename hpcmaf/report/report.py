@@ -24,8 +24,6 @@ from hpcmaf.report.table import Table
 from hpcmaf.report.values import run_json, to_csv
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from hpcmaf.report.plots import Plot
 
 SCHEMA = "hpcmaf-report/3"
@@ -202,13 +200,15 @@ class Report:
         lists = ("\n".join([name, *(f"  {line}" for line in lines)]) for name, lines in self.lists.items())
         return "\n\n".join([self.title, *(table.plain() for table in self.tables()), *lists])
 
-    def print(self, console: Console) -> None:
-        """Write to a console: with frames on a terminal, as ``text`` into a pipe or file."""
+    def print(self) -> None:
+        """Write to standard output: with frames on a terminal, as ``text`` into a pipe or file."""
+        from rich.console import Console
+        from rich.text import Text
+
+        console = Console()
         if not console.is_terminal:
             console.file.write(self.text + "\n")
             return
-        from rich.text import Text
-
         lists = [
             Text("\n".join([name, *lines]), "" if name == FOUND else "yellow") for name, lines in self.lists.items()
         ]
