@@ -29,7 +29,10 @@ _HASHES = re.compile(
 NUMBERED = re.compile(r"\d{1,2}(?:[.):]\s+[A-Za-z*]|(?:st|nd|rd|th)\b)")
 _MARKER = re.compile(r"^[^\S\n]{0,20}\d{1,2}[.)]\s{1,3}(?=[A-Za-z*])", re.MULTILINE)  # of a list
 _SPACED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?: \d{3})+(?![\d/])")
-_TIME = re.compile(r"\d{1,2}\s*:\s*[0-5]\d(?!\d)|\d{1,2}\s*[ap]\.?m\b", re.IGNORECASE)
+# Times of day, and what is two numbers.
+_NO_NUMBER = re.compile(
+    r"\d{1,2}\s*:\s*[0-5]\d(?!\d)|\d{1,2}\s*[ap]\.?m\b|[\d.]{1,30}\s*\\pm\s*[\d.]{1,30}", re.IGNORECASE
+)
 # Degrees, and the power of a unit or a variable.
 _RAISED = re.compile(r"\^\s*\{?\s*\\circ\b\s*\}?|(?<=[A-Za-z}])\^\s?(?:\d|\{\s?-?\d{1,2}\s?\})")
 _OPERATOR = re.compile(r"\s*(?:[-+*/^=]|\\times|\\cdot|\\div|x\s)\s*[-($\\\w.]|(?:\s?\\?%|\spercent)\sof\s\$?\d")
@@ -94,7 +97,7 @@ def hashes(text: str) -> Iterator[str]:
 
 def _last_number(text: str) -> str | None:
     """The last number of a text that is neither a time of day nor the number of an agent, a step or a line."""
-    text = _RAISED.sub("", _TIME.sub("", _MARKER.sub("", text)))
+    text = _RAISED.sub("", _NO_NUMBER.sub("", _MARKER.sub("", text)))
     for number in reversed(list(_NUMBER.finditer(text))):
         if not _INDEX.search(text, max(0, number.start() - 12), number.start()):
             return _clean(number)
@@ -124,7 +127,7 @@ def number_stated(sentence: str) -> str | None:
     if not numbers:
         return None
     first, last = numbers[0], numbers[-1]
-    if _TIME.match(sentence, first.start()) or _ALTERNATIVE.match(sentence, first.end()):
+    if _NO_NUMBER.match(sentence, first.start()) or _ALTERNATIVE.match(sentence, first.end()):
         return ""
     opens = not re.search(r"\w", sentence[: first.start()])
     if opens and (power := _POWER.match(sentence, first.start())) and (value := value_of(power[0])) is not None:
