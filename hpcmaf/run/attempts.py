@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +45,12 @@ def begin(task: Path, facts: Mapping[str, Any] | None = None) -> Path:
         Written into it.
     """
     task.mkdir(parents=True, exist_ok=True)
-    number = max((int(path.name) for path in task.iterdir() if path.name.isdecimal()), default=0)
-    while True:
-        number += 1
+    last = max((int(path.name) for path in task.iterdir() if path.name.isdecimal()), default=0)
+    for number in count(last + 1):
         folder = task / f"{number:04d}"
-        try:
+        with suppress(FileExistsError):  # another copy of the task began at the same moment
             folder.mkdir()
             break
-        except FileExistsError:
-            continue  # another copy of the task began at the same moment
     if facts is not None:
         write_json(folder / _FACTS, dict(facts))
     return folder

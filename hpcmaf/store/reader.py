@@ -127,18 +127,14 @@ class Store:
         """Ids of all problems, in stored order."""
         return self._texts("problems/id", 0, len(self))
 
-    @cached_property
-    def _rows_by_id(self) -> dict[str, int]:
-        return {identifier: row for row, identifier in enumerate(self.problem_ids)}
-
     def find(self, problem_id: str, gold: bool = False) -> Transcript:
         """One problem's debate by the problem's id."""
-        if problem_id not in self._rows_by_id:
+        if problem_id not in self.problem_ids:
             raise StoreError(
                 f"{self.path}: holds no problem {problem_id!r}; "
                 f"its ids look like {', '.join(map(repr, self.problem_ids[:3])) or 'nothing, it is empty'}"
             )
-        row = self._rows_by_id[problem_id]
+        row = self.problem_ids.index(problem_id)
         return self._block(row, row + 1, gold)[0]
 
     def transcripts(self, gold: bool = False) -> Iterator[Transcript]:

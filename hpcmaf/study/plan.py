@@ -31,6 +31,11 @@ class Variant(Strict):
     method: str
     set: dict[str, Any] = Field({}, description="recipe keys to values, such as {debate.agents: 5}")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_its_method(cls, value: Any) -> Any:
+        return {"name": value, "method": value} if isinstance(value, str) else value
+
 
 class StudyFile(Strict):
     """What a file in ``recipes/studies`` holds."""
@@ -45,13 +50,6 @@ class StudyFile(Strict):
     set: dict[str, Any] = Field({}, description="recipe keys to values, for all runs")
     baseline: str | None = Field(None, description="a method that the report tests all others against")
     reference: bool = Field(False, description="whether the report shows the paper's figures")
-
-    @field_validator("methods", mode="before")
-    @classmethod
-    def _spelt_out(cls, value: Any) -> Any:
-        if not isinstance(value, list):
-            return value
-        return [{"name": entry, "method": entry} if isinstance(entry, str) else entry for entry in value]
 
     @model_validator(mode="after")
     def _a_baseline_there_is(self) -> StudyFile:
