@@ -70,10 +70,6 @@ def test_a_wrong_value_is_named(override: str, words: list[str]) -> None:
     assert "recipes/arithmetic/micro.yaml" in message or "--set" in message
 
 
-def test_what_yaml_1_1_would_misread() -> None:
-    assert load_recipe(overrides=["training.learning_rate=1e-4"]).training.learning_rate == 1e-4
-
-
 def write(folder: Path, text: str) -> str:
     path = folder / "r.yaml"
     path.write_text(text)
@@ -129,6 +125,8 @@ def test_overrides_and_iters_win_over_the_file(tmp_path: Path) -> None:
     assert (recipe.name, recipe.iterations, recipe.debate.agents, recipe.selection.w) == ("r", 7, 3, 0.5)
     recipe = load_recipe(path, ["iterations=3", "debate.agents=5", "debate.agents=4", "task.levels=[1,2]"], 2)
     assert (recipe.iterations, recipe.debate.agents, recipe.task.levels) == (2, 4, [1, 2])
+    recipe = load_recipe(path, ["training.learning_rate=1e-4"])
+    assert recipe.training.learning_rate == 1e-4, "which YAML 1.1 takes for text"
 
 
 def check_settings_of_the_paper(recipe: Recipe) -> None:
