@@ -58,24 +58,23 @@ def advance(scheduler: Scheduler, attempts: int, states: States | None = None) -
 
 def _submit_missing(scheduler: Scheduler, states: States, stage: Stage, attempts: int) -> Stop | None:
     """Submit a stage's tasks; returns why the run goes no further, if so."""
-    log, missing = scheduler.log, states.missing(stage)
-    fresh = [task for task in missing if (stage.id, task) not in log.latest]
+    log, missing = scheduler.log, [(stage.id, task) for task in states.missing(stage)]
+    fresh = [task for id, task in missing if (id, task) not in log.latest]
     # Judged already, but there was no room for another attempt.
-    judged = {task: found for task in missing if (found := log.judged((stage.id, task)))}
-    lost = [task for task in missing if task not in judged and (stage.id, task) in log.latest]
-    causes = {task: replace(cause, progressed=True) for task, cause in judged.items()}
-    causes |= scheduler.causes(stage, lost) if lost else {}
+    judged = {key: found for key in missing if (found := log.judged(key))}
+    lost = [key for key in missing if key not in judged and key in log.latest]
+    causes = {key: replace(cause, progressed=True) for key, cause in judged.items()}
+    causes |= scheduler.causes(lost) if lost else {}
     again: dict[tuple[int, tuple[str, ...]], list[str]] = {}
-    for task, cause in causes.items():
-        key, submission = (stage.id, task), log.latest[stage.id, task][0]
-        earlier = log.verdicts.get(key, [])[: -1 if task in judged else None]
-        decision = decide(cause, earlier, attempts)
-        if task not in judged:
+    for key, cause in causes.items():
+        task, submission = key[1], log.latest[key][0]
+        decision = decide(cause, log.verdicts.get(key, [])[: -1 if key in judged else None], attempts)
+        if key not in judged:
             log.judge(key, replace(cause, submission=submission.name))
         if not decision.retry:
             reason = f"{stage.id} {task}: {decision.why}" + (f"; log: {cause.log}" if cause.log else "")
             return Stop(reason=reason, stage=stage.id, task=task, kind=cause.kind, log=cause.log)
-        if task not in judged:
+        if key not in judged:
             scheduler.say(f"{stage.id} {task}: {decision.why}; submitting it again")
         avoided = tuple(nodes_to_avoid(log.verdicts, key))
         again.setdefault((submission.halvings + decision.halve, avoided), []).append(task)

@@ -30,7 +30,7 @@ from hpcmaf.launch.slurm.commands import Job
 from hpcmaf.launch.slurm.script import job_name, run_tag
 from hpcmaf.launch.slurm.submissions import Cause, Submissions
 from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import Plan, Stage
+from hpcmaf.run.plan import Plan, Stage, TaskKey
 
 POLL_SECONDS = 0.2
 # submitit wants a limit; a laptop has none. Thirty days.
@@ -218,11 +218,10 @@ class Local(Scheduler):
         with _errors_into(folder / "controller.err"):
             return executor.submit(run_job, *work)
 
-    def causes(self, stage: Stage, tasks: Sequence[str]) -> dict[str, Cause]:
+    def causes(self, keys: Sequence[TaskKey]) -> dict[TaskKey, Cause]:
         """What the tasks have left."""
-        jobs = {task: self.log.latest[stage.id, task][0] for task in tasks}
-        ended = {(stage.id, task): Job(one.job or "", None, one.name, state="") for task, one in jobs.items()}
-        return find_causes(self.run, self.plan, self.log, stage, tasks, ended)
+        ended = Job("", None, "", state="")
+        return find_causes(self.run, self.plan, self.log, keys, lambda silent: dict.fromkeys(silent, ended))
 
     def cancel(self, stop: Stop | None = None) -> None:
         """End what is running, and wait a little for it; with a reason, let it come to its end."""

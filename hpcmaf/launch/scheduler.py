@@ -116,7 +116,7 @@ class Scheduler(ABC):
         """
 
     @abstractmethod
-    def causes(self, stage: Stage, tasks: Sequence[str]) -> dict[str, Cause]:
+    def causes(self, keys: Sequence[TaskKey]) -> dict[TaskKey, Cause]:
         """Why tasks that were submitted and are in flight no more are not done; those that are done are left out."""
 
     @abstractmethod

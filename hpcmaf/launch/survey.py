@@ -10,18 +10,18 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import SlurmError
 from hpcmaf.files.locking import lock_holders
 from hpcmaf.launch.scheduler import States, Stop, read_stop
-from hpcmaf.launch.slurm.causes import RULES, attempt_of, find_cause
+from hpcmaf.launch.slurm.causes import RULES, find_causes
 from hpcmaf.launch.slurm.commands import Job, call, queue
 from hpcmaf.launch.slurm.refusals import ordinary, releasing
 from hpcmaf.launch.slurm.snapshot import Snapshot, ended_jobs
 from hpcmaf.launch.slurm.submissions import Cause, Submissions
-from hpcmaf.run.attempts import Attempt
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, TaskKey
 
@@ -139,7 +139,7 @@ def _on_cluster(run: RunDir, plan: Plan, profile: Profile) -> Survey:
         (result.running if job.running else result.pending).setdefault(id, []).append(task)
     result.gates = [gate.job for gate in snapshot.gates if gate.job]
     if jobs is not None:
-        _find_failures(run, log, snapshot, result)
+        _find_failures(run, plan, log, snapshot, result)
     _judge(run, log, snapshot, result, jobs is not None)
     if result.state not in {"done", "stopped", "unknown"}:
         notes += _reasons(snapshot, profile)
@@ -149,20 +149,16 @@ def _on_cluster(run: RunDir, plan: Plan, profile: Profile) -> Survey:
     return result
 
 
-def _find_failures(run: RunDir, log: Submissions, snapshot: Snapshot, result: Survey) -> None:
+def _find_failures(run: RunDir, plan: Plan, log: Submissions, snapshot: Snapshot, result: Survey) -> None:
     """Tasks that were submitted, are not done, and that Slurm has no more."""
-    lost = [(stage, task) for stage in snapshot.unfinished() for task in snapshot.missing(stage)]
-    own: dict[TaskKey, Attempt | None] = {
-        (stage.id, task): attempt_of(run, stage, task, log.latest[stage.id, task][0].name)
-        for stage, task in lost
-        if (stage.id, task) in log.latest
-    }
-    silent = [key for key, attempt in own.items() if not (log.judged(key) or (attempt and attempt.cause))]
-    ended = ended_jobs(snapshot, log, silent, seconds=_ACCOUNTING_SECONDS, say=result.notes.append)
+    lost = [(stage.id, task) for stage in snapshot.unfinished() for task in snapshot.missing(stage)]
+    lost = [key for key in lost if key in log.latest]
+    causes = {key: cause for key in lost if (cause := log.judged(key))}
+    ended = partial(ended_jobs, snapshot, log, seconds=_ACCOUNTING_SECONDS, say=result.notes.append)
+    causes |= find_causes(run, plan, log, [key for key in lost if key not in causes], ended)
     stopped = result.stopped
     swept = _ENDS_OF_CANCELLED if stopped and stopped.kind == "cancelled" else _ENDS_OF_STOPPED
-    for key, attempt in own.items():
-        cause = log.judged(key) or find_cause(attempt, ended.get(key), 0)
+    for key, cause in causes.items():
         at_fault = stopped is not None and key == (stopped.stage, stopped.task)
         if stopped and not at_fault and cause.kind in swept:
             continue  # it was taken out of the queue, or stopped, with the rest of the chain

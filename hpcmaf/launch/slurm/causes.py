@@ -164,40 +164,41 @@ def find_cause(attempt: Attempt | None, job: Job | None, resume_point: int) -> C
 def find_causes(
     run: RunDir,
     plan: Plan,
-    submissions: Submissions,
-    stage: Stage,
-    tasks: Sequence[str],
-    ended: Mapping[TaskKey, Job],
+    log: Submissions,
+    keys: Sequence[TaskKey],
+    ended: Callable[[Sequence[TaskKey]], Mapping[TaskKey, Job]],
     controller_start: Callable[[], str] = str,
-) -> dict[str, Cause]:
-    """Why a stage's tasks are not done, whose submissions are over.
+) -> dict[TaskKey, Cause]:
+    """Why tasks are not done, whose submissions are over.
 
     Parameters
     ----------
+    ended
+        Slurm's last word on the jobs of tasks that left none themselves.
     controller_start
         When Slurm's controller started, as ``scontrol show config`` writes it.
     """
+    own = {(id, task): attempt_of(run, plan.stage(id), task, log.latest[id, task][0].name) for id, task in keys}
+    jobs = ended([key for key, attempt in own.items() if attempt is None or attempt.cause is None])
     causes = {}
-    for task in tasks:
-        submission, index = submissions.latest[stage.id, task]
-        attempt = attempt_of(run, stage, task, submission.name)
+    for key, attempt in own.items():
+        submission, index = log.latest[key]
         if attempt is None:
-            keys = submission.keys(index)
-            before = keys[: keys.index((stage.id, task))]
+            turns = submission.keys(index)
+            before = turns[: turns.index(key)]
             if any(attempt_of(run, plan.stage(id), other, submission.name) for id, other in before):
-                causes[task] = Cause("lost", "its job ended before its turn came")
+                causes[key] = Cause("lost", "its job ended before its turn came")
                 continue
-        job = ended.get((stage.id, task))
-        cause = find_cause(attempt, job, resume_point(run, stage, task))
-        log = job_log(run, submission, index) if attempt is None else None
-        cause = replace(cause, log=cause.log or str(log or ""))
+        cause = find_cause(attempt, jobs.get(key), resume_point(run, plan.stage(key[0]), key[1]))
+        written = job_log(run, submission, index) if attempt is None else None
+        cause = replace(cause, log=cause.log or str(written or ""))
         # Once: a node where nothing starts would use up all attempts.
-        earlier = submissions.verdicts.get((stage.id, task))
+        earlier = log.verdicts.get(key)
         excused = bool(earlier) and earlier[-1].kind == "lost"
         if cause.kind in {"not started", "node failure"} and not excused:
-            if excuse := _excuse(job, log, controller_start):
+            if excuse := _excuse(jobs.get(key), written, controller_start):
                 cause = replace(cause, kind="lost", text=f"{cause.text}: {excuse}", node="")
-        causes[task] = cause
+        causes[key] = cause
     return causes
 
 

@@ -38,9 +38,8 @@ from hpcmaf.launch.slurm.script import (
 from hpcmaf.launch.slurm.snapshot import Snapshot, ended_jobs, release
 from hpcmaf.launch.slurm.submissions import Cause, Element, Submission, Submissions
 from hpcmaf.launch.slurm.task import ClusterTask
-from hpcmaf.run.attempts import all_attempts
 from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import Plan, Stage
+from hpcmaf.run.plan import Plan, Stage, TaskKey
 
 LONGEST_WATCH_SECONDS = 3600.0
 # A file server may show a marker a little after its job has ended.
@@ -110,17 +109,22 @@ class Slurm(Scheduler):
                 left = left[size:]
                 size = min(size, len(left))
 
-    def causes(self, stage: Stage, tasks: Sequence[str]) -> dict[str, Cause]:
+    def causes(self, keys: Sequence[TaskKey]) -> dict[TaskKey, Cause]:
         """What a task left behind comes first, then what squeue still knows, then one sacct for the rest."""
-        silent, ended = {(stage.id, task) for task in tasks if not self._left_word(stage, task)}, self._seen.ended
-        if any(key not in ended or ended[key].state == "COMPLETED" for key in silent):
-            time.sleep(_MARKER_SECONDS)
-            done = self.run.done_tasks(self.plan)[stage.id]
-            tasks = [task for task in tasks if task not in done]
-        unknown = sorted(silent.intersection((stage.id, task) for task in tasks))
-        ended = ended_jobs(self._seen, self.log, unknown, seconds=self.cluster.command_seconds, say=self.say)
+        done = self._seen.done
+
+        def ended(silent: Sequence[TaskKey]) -> dict[TaskKey, Job]:
+            nonlocal done
+            known = self._seen.ended
+            if any(key not in known or known[key].state == "COMPLETED" for key in silent):
+                time.sleep(_MARKER_SECONDS)
+                done = self.run.done_tasks(self.plan)
+            left = [(id, task) for id, task in silent if task not in done[id]]
+            return ended_jobs(self._seen, self.log, left, seconds=self.cluster.command_seconds, say=self.say)
+
         controller_start = cache(lambda: self._ask(configuration).get("BOOT_TIME", ""))
-        return find_causes(self.run, self.plan, self.log, stage, tasks, ended, controller_start)
+        causes = find_causes(self.run, self.plan, self.log, keys, ended, controller_start)
+        return {(id, task): cause for (id, task), cause in causes.items() if task not in done[id]}
 
     def settle(self, states: States) -> None:
         """See that every stage under way has a gate behind all of its jobs, and the run its watch.
@@ -161,10 +165,6 @@ class Slurm(Scheduler):
         print(line, flush=True)
 
     # --- tasks ---------------------------------------------------------------
-    def _left_word(self, stage: Stage, task: str) -> bool:
-        attempts = all_attempts(self.run.attempts(stage, task))
-        return bool(attempts) and attempts[-1].cause is not None
-
     def _evaluation_beside(self, stage: Stage) -> list[str]:
         """Tasks, never submitted, that evaluate the society which debates in a stage, for the same jobs to do."""
         if stage.kind != "debate" or not self.profile.generation.evaluate_with_debate:

@@ -268,6 +268,5 @@ class Submissions:
 
 def job_log(run: RunDir, submission: Submission, index: int = 0) -> Path | None:
     """Standard error of one of a submission's jobs, on the first of its nodes; a requeued job appends to its own."""
-    job = f"*_{index}" if len(submission.elements) > 1 else "*"
-    logs = run.root.glob(f"it*/jobs/{submission.name}/{job}_0_log.err")
-    return max(logs, key=lambda path: path.stat().st_mtime, default=None)
+    job = f"{submission.job}_{index}" if len(submission.elements) > 1 else submission.job
+    return next(run.root.glob(f"it*/jobs/{submission.name}/{job}_0_log.err"), None)
