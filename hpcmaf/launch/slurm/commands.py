@@ -10,15 +10,14 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hpcmaf.errors import SlurmError, failure_kind
-from hpcmaf.launch.slurm.refusals import ControllerAbsentError, RefusedError, error_class
+from hpcmaf.launch.slurm.refusals import ControllerAbsentError, RefusedError, error_class, plain
 
 # Blanks separate fields in none of these; a job's name is hpcmaf's own.
-QUEUE_FORMAT = "%F|%K|%T|%r|%N|%j|%S|%e"
-SQUEUE = ("squeue", "--me", "--states=all", "--noheader", "--array", "-o", QUEUE_FORMAT)
+SQUEUE = ("squeue", "--me", "--states=all", "--noheader", "--array", "-o", "%F|%K|%T|%r|%N|%j|%S|%e")
 _SCRUBBED = re.compile(r"(SLURM|SBATCH|SRUN|PMI|PMIX|SALLOC|SUBMITIT|SQUEUE|SACCT|SACCTMGR|SCANCEL|SINFO|SCONTROL)_?.*")
 _KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"}
 
@@ -69,8 +68,7 @@ class Job:
     @property
     def held(self) -> bool:
         """Whether Slurm holds it back since its launch failed, until somebody releases it."""
-        # Slurm's clients write reasons with blanks or with underscores.
-        reason = re.sub(r"[\s_]", "", self.reason).lower()
+        reason = plain(self.reason)
         return self.state in PENDING and ("requeuedheld" in reason or "holdmaxrequeue" in reason)
 
     @property
@@ -138,13 +136,16 @@ def queue(*, seconds: float) -> list[Job]:
     default), so that causes are known without accounting.
     """
     jobs = []
-    for line in call(SQUEUE, seconds=seconds).splitlines():
-        fields = line.split("|")
-        if len(fields) != QUEUE_FORMAT.count("|") + 1:
-            continue  # somebody's job with a bar in its name is none of ours
-        id, index, state, reason, nodes, name, start, end = fields
+    for id, index, state, reason, nodes, name, start, end in _rows(
+        call(SQUEUE, seconds=seconds), SQUEUE[-1].count("|")
+    ):
         jobs.append(Job(id, int(index) if index.isdigit() else None, name, state, reason, nodes, start, end))
     return jobs
+
+
+def _rows(text: str, bars: int) -> Iterator[list[str]]:
+    """Fields of lines; somebody's job with a bar in its name is none of ours."""
+    return (line.split("|") for line in text.splitlines() if line.count("|") == bars)
 
 
 def accounting(ids: Sequence[str], *, seconds: float) -> list[Job]:
@@ -152,18 +153,15 @@ def accounting(ids: Sequence[str], *, seconds: float) -> list[Job]:
     fields = "JobID,JobName,State,DerivedExitCode,NodeList,Start,End"
     text = call(["sacct", "-X", "-n", "-P", "-D", "-o", fields, "-j", ",".join(ids)], seconds=seconds)
     jobs = []
-    for line in text.splitlines():
-        fields = line.split("|")
-        if len(fields) != 7:
-            continue
-        id, _, index = fields[0].partition("_")
+    for full_id, name, states, code, nodes, start, end in _rows(text, fields.count(",")):
+        id, _, index = full_id.partition("_")
         if index and not index.isdigit():
             continue  # tasks that never left an array's pending range
-        state = fields[2].split()[0] if fields[2] else ""  # "CANCELLED by 1000"
-        if state == "FAILED" and fields[3].endswith(f":{_OOM_SIGNAL}"):
+        state = states.partition(" ")[0]  # "CANCELLED by 1000"
+        if state == "FAILED" and code.endswith(f":{_OOM_SIGNAL}"):
             state = "OUT_OF_MEMORY"  # of the srun step, which the job's own state does not tell
-        nodes, number = "" if fields[4] == "None assigned" else fields[4], int(index) if index else None
-        jobs.append(Job(id, number, fields[1], state, nodes=nodes, start=fields[5], end=fields[6]))
+        nodes = "" if nodes == "None assigned" else nodes
+        jobs.append(Job(id, int(index) if index else None, name, state, nodes=nodes, start=start, end=end))
     return jobs
 
 

@@ -131,15 +131,15 @@ def lifting(refusal: str, section: str = "slurm.generation") -> str:
 
 def ordinary(reason: str) -> bool:
     """Whether a job that waits for this reason starts by itself, as queues move."""
-    return _plain(reason) in _ORDINARY
+    return plain(reason) in _ORDINARY
 
 
 def releasing(reason: str, jobs: Sequence[str]) -> str:
     """What to do about jobs that wait for a reason; empty where there is nothing to do but wait."""
-    found = (remedy for words, remedy in _HELD.items() if re.match(words, _plain(reason)))
+    found = (remedy for words, remedy in _HELD.items() if re.match(words, plain(reason)))
     return next(found, "").format(jobs=",".join(jobs[:8]))
 
 
-def _plain(reason: str) -> str:
+def plain(reason: str) -> str:
     """A reason as it can be compared: Slurm writes ``launch failed requeued held`` and ``JobHeldUser``."""
     return re.sub(r"[\s_()]", "", reason).lower()
