@@ -1,8 +1,7 @@
 """What a run needs next: submit what is ready and not submitted yet, retry or stop on what failed.
 
-Keeps nothing in memory, may be called by anybody at any time, and twice is
-as good as once. A run on this machine, the gates of one on a cluster,
-``retry``, studies and dry runs all call it.
+Keeps nothing in memory, may be called by anybody at any time, and twice is as good as once. A run on this machine, the
+gates of one on a cluster, ``retry``, studies and dry runs all call it.
 """
 
 from __future__ import annotations
@@ -33,8 +32,7 @@ def advance(scheduler: Scheduler, attempts: int, states: States | None = None) -
     Raises
     ------
     SlurmError
-        Slurm refused a request, or does not answer; all else is submitted
-        and settled by then.
+        Slurm refused a request, or does not answer; all else is submitted and settled by then.
     """
     states = states or scheduler.states()
     if scheduler.stopped():
@@ -89,8 +87,8 @@ def _submit_missing(scheduler: Scheduler, states: States, stage: Stage, attempts
 def start_afresh(scheduler: Scheduler) -> None:
     """Prepare :func:`advance` for a user who has seen why tasks failed, and done something about it.
 
-    What failed no longer counts against the ceiling of attempts. What is
-    queued or running stays as it is. The caller holds the run.
+    What failed no longer counts against the ceiling of attempts. What is queued or running stays as it is. The caller
+    holds the run.
     """
     states, log = scheduler.states(), scheduler.log
     if not states.in_flight:
@@ -106,10 +104,9 @@ def start_afresh(scheduler: Scheduler) -> None:
 def recover(run: RunDir, plan: Plan) -> Sequence[str]:
     """Bring a run's markers and files together again after a kill, or somebody's tidying.
 
-    A task whose outputs are gone is not done, whatever its marker says, if
-    somebody still has to read them. Deleting a damaged file is therefore
-    enough to have it made again, while models of iterations long past may be
-    deleted to save space.
+    A task whose outputs are gone is not done, whatever its marker says, if somebody still has to read them. Deleting a
+    damaged file is therefore enough to have it made again, while models of iterations long past may be deleted to save
+    space.
 
     Returns
     -------
@@ -133,8 +130,8 @@ def recover(run: RunDir, plan: Plan) -> Sequence[str]:
 def sweep(run: RunDir, plan: Plan) -> None:
     """Delete what killed writers left behind, unless some task is still at work.
 
-    A task whose driver was killed runs on. It writes under its claim, so
-    what was there before nobody held a claim is nobody's.
+    A task whose driver was killed runs on. It writes under its claim, so what was there before nobody held a claim is
+    nobody's.
     """
     leftovers = run.leftovers(plan)
     if any(run.claimed(stage, task) for stage in plan.stages for task in stage.tasks if not run.done(stage, task)):

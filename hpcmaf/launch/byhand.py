@@ -1,7 +1,7 @@
 """Tasks of one stage in this process: for your own batch script, or a debugger.
 
-Goes the same way as every job: an attempt's folder, the claim, the marker
-last. A chain of jobs that works on the same run finds these tasks done.
+Goes the same way as every job: an attempt's folder, the claim, the marker last. A chain of jobs that works on the same
+run finds these tasks done.
 """
 
 from __future__ import annotations
@@ -62,8 +62,7 @@ def run_stage(run: RunDir, plan: Plan, stage: Stage, tasks: Sequence[str]) -> Hp
     Parameters
     ----------
     tasks
-        Empty for all that are not done; those that others are at work on are
-        then left to them.
+        Empty for all that are not done; those that others are at work on are then left to them.
 
     Returns
     -------

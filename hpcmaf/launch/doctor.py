@@ -1,9 +1,8 @@
 """What this machine, its file system and its cluster have, compared with what a profile requests.
 
-Every examination stands alone: one that cannot be made is a finding too, and
-the others go on. Whether jobs would be accepted is Slurm's own answer:
-``sbatch --test-only`` gets the very scripts that a run submits. What nodes see
-from within is found out by this module too, which srun starts on them.
+Every examination stands alone: one that cannot be made is a finding too, and the others go on. Whether jobs would be
+accepted is Slurm's own answer: ``sbatch --test-only`` gets the very scripts that a run submits. What nodes see from
+within is found out by this module too, which srun starts on them.
 """
 
 from __future__ import annotations
@@ -71,8 +70,7 @@ def examine(profile: Profile, run: RunDir, *, probe_seconds: float | None = None
     run
         Where a run is, or would be.
     probe_seconds
-        Run a small job, and wait so long for nodes to run it on; ``None`` for
-        no such job.
+        Run a small job, and wait so long for nodes to run it on; ``None`` for no such job.
     """
     root, on_cluster = run.root.resolve(), profile.launcher == "slurm"
     folder = next(path for path in (root, *root.parents) if path.is_dir())

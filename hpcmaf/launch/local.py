@@ -68,8 +68,7 @@ class Servers:
     Parameters
     ----------
     root
-        Names the servers: jobs that are started meanwhile share them, also
-        those of several runs.
+        Names the servers: jobs that are started meanwhile share them, also those of several runs.
     """
 
     def __init__(self, profile: Profile, root: Path) -> None:
@@ -166,8 +165,8 @@ class Local(Scheduler):
     def submit(self, stage: Stage, tasks: Sequence[str], *, halvings: int = 0, exclude: Sequence[str] = ()) -> None:
         """Start jobs while there are slots for them; what another process works on is left to it.
 
-        Agents beyond one per slot share a job: starting one costs more than
-        training a small model. The profile may say how many.
+        Agents beyond one per slot share a job: starting one costs more than training a small model. The profile may say
+        how many.
         """
         slots = self.profile.slots()
         agents = stage.spec.fan_out == "agent"
@@ -276,8 +275,8 @@ def run_job(
 def _errors_into(path: Path) -> Iterator[None]:
     """A file for what processes started inside the block write to their standard error.
 
-    submitit's controller of a local job takes Ctrl-C for a crash and prints
-    a traceback, into the terminal that it has inherited.
+    submitit's controller of a local job takes Ctrl-C for a crash and prints a traceback, into the terminal that it has
+    inherited.
     """
     sys.stderr.flush()
     kept = os.dup(2)

@@ -69,8 +69,7 @@ def _attempt_logs(stage: Stage, task: str, attempts: Sequence[Attempt]) -> Itera
 def tail(path: Path, lines: int) -> list[str]:
     """The last lines of a file, made safe for a terminal.
 
-    Of a line that was written over again and again, as progress bars do, the
-    last state is given.
+    Of a line that was written over again and again, as progress bars do, the last state is given.
 
     Parameters
     ----------

@@ -29,8 +29,7 @@ _WEIGHTS = {".safetensors", ".bin"}
 def prepare_run(run: RunDir, recipe: Recipe, profile: Profile) -> Plan:
     """Plan a run and make its directory, or go on with one of the same plan.
 
-    Problems are drawn once and kept in the run, so a run in progress does not
-    need its data source again.
+    Problems are drawn once and kept in the run, so a run in progress does not need its data source again.
 
     Raises
     ------
@@ -92,8 +91,8 @@ def plan_run(run: RunDir, recipe: Recipe, profile: Profile) -> tuple[Plan, Split
         check_continues(old, plan, str(run.root))
         return plan, None
     if run.iterations():
-        # The plan is written before anything else, so this was a run once.
-        # Its markers must not be taken for those of another plan.
+        # The plan is written before anything else, so this was a run once. Its markers must not be taken for those of
+        # another plan.
         raise PlanChangedError(
             f"{run.root}: holds results but no plan.json; restore it, or start a new run with --run NAME"
         )
@@ -149,8 +148,7 @@ def refuse_foreign(run: RunDir) -> None:
     Raises
     ------
     ConfigError
-        Without a plan, it holds what a run that was stopped while it was
-        made could not have left.
+        Without a plan, it holds what a run that was stopped while it was made could not have left.
     """
     if run.plan.exists() or not run.root.is_dir() or run.iterations():
         return
@@ -166,9 +164,8 @@ def refuse_foreign(run: RunDir) -> None:
 def fingerprint(base: str) -> str:
     """What identifies a base model.
 
-    A folder is known by its configuration, tokenizer and chat template, and
-    by its weight files' names and sizes (hashing an 8B checkpoint would take
-    minutes); a hub id by itself.
+    A folder is known by its configuration, tokenizer and chat template, and by its weight files' names and sizes
+    (hashing an 8B checkpoint would take minutes); a hub id by itself.
     """
     folder = Path(base)
     if not folder.is_dir():
@@ -196,8 +193,7 @@ def _yaml(value: Any) -> str:
 def check_base(model: Model) -> None:
     """Look for the base's configuration, tokenizer and weights; loads none of them.
 
-    A model of the hub is asked for its configuration, which lands in the
-    cache that the jobs read.
+    A model of the hub is asked for its configuration, which lands in the cache that the jobs read.
 
     Raises
     ------
@@ -230,8 +226,7 @@ def _check_folder(folder: Path) -> None:
 def check_targets(model: Model, lora: Lora) -> None:
     """Refuse LoRA targets that are nowhere in the base, before a debate is held for them.
 
-    Names are read from the headers of safetensors files; other bases are left
-    to the finetuning job.
+    Names are read from the headers of safetensors files; other bases are left to the finetuning job.
 
     Raises
     ------

@@ -33,8 +33,8 @@ class Estimate:
     Attributes
     ----------
     seconds
-        Without the time that jobs wait in a queue; ``None`` when nothing of
-        the kinds of stages that are left has been done yet.
+        Without the time that jobs wait in a queue; ``None`` when nothing of the kinds of stages that are left has been
+        done yet.
     whole
         Whether every kind that is left is in it; else it is a lower bound.
     """
@@ -53,9 +53,8 @@ def estimate(
 ) -> Estimate:
     """Time left, stage after stage as they wait for each other.
 
-    A task is taken to need what others of its kind needed (their markers have
-    it), less what its own progress file has as done. As many run side by side as
-    do now, or as the profile lets.
+    A task is taken to need what others of its kind needed (their markers have it), less what its own progress file has
+    as done. As many run side by side as do now, or as the profile lets.
 
     Parameters
     ----------

@@ -39,17 +39,14 @@ class Status:
     survey
         Where its tasks are.
     stages
-        Of each stage ``id``, ``iteration``, ``kind`` and counts of its
-        tasks. ``pending`` tasks are in Slurm's queue, ``failed`` ones neither
-        queued nor running again, ``waiting`` ones not submitted yet, or
-        cancelled with the rest of the chain; with ``done`` and ``running``
-        they add up to ``total``.
+        Of each stage ``id``, ``iteration``, ``kind`` and counts of its tasks. ``pending`` tasks are in Slurm's queue,
+        ``failed`` ones neither queued nor running again, ``waiting`` ones not submitted yet, or cancelled with the rest
+        of the chain; with ``done`` and ``running`` they add up to ``total``.
     accuracy
-        Of each evaluated iteration: ``{"iteration"}`` and its measures by
-        name, such as ``answer`` and ``vote@M``, as ``{"value", "se"}``.
+        Of each evaluated iteration: ``{"iteration"}`` and its measures by name, such as ``answer`` and ``vote@M``, as
+        ``{"value", "se"}``.
     health
-        Of each stage that has debates, such as ``iteration 1`` and
-        ``iteration 1, evaluation``, what they came to.
+        Of each stage that has debates, such as ``iteration 1`` and ``iteration 1, evaluation``, what they came to.
 
     Raises
     ------
@@ -128,10 +125,9 @@ class Status:
     def to_json(self) -> dict[str, Any]:
         """The status as JSON values: attributes of this and of its survey by their names.
 
-        ``tasks`` has the counts of all stages; ``seconds_left`` is a lower
-        bound unless ``seconds_left_whole``; each of ``failures`` says whether
-        the chain tries it ``again`` by itself, and for how many ``tasks`` it
-        stands; each of ``health`` has its ``line``.
+        ``tasks`` has the counts of all stages; ``seconds_left`` is a lower bound unless ``seconds_left_whole``; each of
+        ``failures`` says whether the chain tries it ``again`` by itself, and for how many ``tasks`` it stands; each of
+        ``health`` has its ``line``.
         """
         survey = self.survey
         return {

@@ -1,7 +1,6 @@
 """Where every task of a run is, seen from outside: nothing is written, no lock is taken.
 
-On one machine by markers and locks; on a cluster by markers, then one squeue,
-then at most one sacct.
+On one machine by markers and locks; on a cluster by markers, then one squeue, then at most one sacct.
 """
 
 from __future__ import annotations
@@ -87,8 +86,8 @@ def driver(run: RunDir) -> int | None:
 def _on_machine(run: RunDir, plan: Plan) -> Survey:
     """Only this machine's processes are seen: watched from another one, a run seems to have no driver.
 
-    Failed are tasks of which the driver has said so; what it left behind when
-    it was stopped is tried again by the next one.
+    Failed are tasks of which the driver has said so; what it left behind when it was stopped is tried again by the next
+    one.
     """
     states, log, locks = States(plan, run.done_tasks(plan)), Submissions(run.submissions, dry=True), lock_holders()
     result = Survey(states.done)

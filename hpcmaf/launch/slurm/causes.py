@@ -93,8 +93,8 @@ KINDS: dict[FailureKind, str] = {
     "defect": "error",
 }
 
-# Slurm's own words in a job's log. A task started by srun is FAILED to
-# squeue, whether it was killed for memory or by hand.
+# Slurm's own words in a job's log. A task started by srun is FAILED to squeue, whether it was killed for memory or by
+# hand.
 _MEMORY = re.compile(r"oom[-_ ]kill|out[- ]of[- ]memory|exceeded (\w+ )?memory limit", re.IGNORECASE)
 # srun asks the controller first, which does not answer, or has forgotten the job.
 _NOT_HEARD = re.compile(
@@ -125,8 +125,7 @@ def find_cause(attempt: Attempt | None, job: Job | None, resume_point: int) -> C
     attempt
         The last one made by that submission; ``None`` when none ever began.
     job
-        What Slurm still knows of it, from squeue or sacct; without a state,
-        a job that has ended.
+        What Slurm still knows of it, from squeue or sacct; without a state, a job that has ended.
     resume_point
         How far the task is (:func:`hpcmaf.jobs.context.resume_point`).
     """

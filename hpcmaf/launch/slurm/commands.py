@@ -1,8 +1,7 @@
 """Slurm's client commands: each call with a deadline, each answer parsed.
 
-A controller that is down makes every client block for about nine seconds and
-then fail; one that is busy can take minutes. No call here waits longer than
-it is told to.
+A controller that is down makes every client block for about nine seconds and then fail; one that is busy can take
+minutes. No call here waits longer than it is told to.
 """
 
 from __future__ import annotations
@@ -80,9 +79,8 @@ class Job:
 def clean_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The environment without what an enclosing job put there.
 
-    A gate submits from inside a job: its ``SLURM_*`` would become the limits
-    and the geometry of the jobs it submits. ``SLURM_CONF`` says which cluster
-    this is, and stays.
+    A gate submits from inside a job: its ``SLURM_*`` would become the limits and the geometry of the jobs it submits.
+    ``SLURM_CONF`` says which cluster this is, and stays.
     """
     return {name: value for name, value in environment.items() if name in _KEPT or not _SCRUBBED.fullmatch(name)}
 
@@ -132,8 +130,8 @@ def call(command: Sequence[str], *, seconds: float) -> str:
 def queue(*, seconds: float) -> list[Job]:
     """All of this user's jobs that the controller still knows: one squeue.
 
-    Ended jobs are among them until Slurm forgets them (MinJobAge, 300 s by
-    default), so that causes are known without accounting.
+    Ended jobs are among them until Slurm forgets them (MinJobAge, 300 s by default), so that causes are known without
+    accounting.
     """
     jobs = []
     for id, index, state, reason, nodes, name, start, end in _rows(

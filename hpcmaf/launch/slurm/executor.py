@@ -1,8 +1,7 @@
 """One call of sbatch: an array, or a single job, from a folder of its own.
 
-Beside what submitit does: pickles are in place before sbatch is called, so no
-job ever starts without its work; an answer of sbatch that comes late or never
-is replaced by a look at the queue; the environment of an enclosing job stays
+Beside what submitit does: pickles are in place before sbatch is called, so no job ever starts without its work; an
+answer of sbatch that comes late or never is replaced by a look at the queue; the environment of an enclosing job stays
 out of the jobs it submits.
 """
 
@@ -30,9 +29,8 @@ _NO_COUNT = 1_000_000
 
 SCRIPT = "submission.sh"
 
-# A preempted job that ends by itself is not put back into the queue, and one
-# whose Python is still starting has nothing to save: deaf until it has
-# handlers of its own, it is ended and requeued by Slurm.
+# A preempted job that ends by itself is not put back into the queue, and one whose Python is still starting has nothing
+# to save: deaf until it has handlers of its own, it is ended and requeued by Slurm.
 _DEAF = """sh -c 'trap "" USR2 TERM; exec "$@"' sh"""
 
 
@@ -110,8 +108,7 @@ class ChainExecutor(submitit.SlurmExecutor):
 def submit_once(script: Path, name: str, cluster: Slurm, patience: float) -> str:
     """Call sbatch until Slurm has the job, and has it once.
 
-    sbatch may have been heard although its answer was not: before it is
-    called again, the queue is asked for the name.
+    sbatch may have been heard although its answer was not: before it is called again, the queue is asked for the name.
 
     Raises
     ------

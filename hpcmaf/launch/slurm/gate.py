@@ -1,8 +1,7 @@
 """The gate: a one-CPU job behind a stage, which moves the chain on.
 
-A gate says "never" only when it knows: a task that failed for good, a request
-that Slurm refuses, a defect. Whatever else comes in its way it waits out, and
-then goes back into the queue to begin later.
+A gate says "never" only when it knows: a task that failed for good, a request that Slurm refuses, a defect. Whatever
+else comes in its way it waits out, and then goes back into the queue to begin later.
 """
 
 from __future__ import annotations
@@ -116,8 +115,8 @@ class Gate:
     def _settle(self, run: RunDir, slurm: Slurm) -> None:
         """Stay until what was submitted has reached the controller's disk.
 
-        A controller that crashes forgets the jobs of its last seconds, and
-        with them the chain: this gate, older than they, would be the last.
+        A controller that crashes forgets the jobs of its last seconds, and with them the chain: this gate, older than
+        they, would be the last.
         """
         for _ in range(_SETTLE_LOOKS):
             time.sleep(slurm.cluster.settle_seconds)
@@ -136,8 +135,8 @@ class Gate:
 def submit(run: RunDir, plan: Plan, profile: Profile) -> Slurm:
     """Submit what is left of a run; what is queued or running stays as it is.
 
-    Tasks that failed get a fresh start: the user who submits again has seen
-    why, and done something about it. The caller holds the run.
+    Tasks that failed get a fresh start: the user who submits again has seen why, and done something about it. The
+    caller holds the run.
 
     Raises
     ------

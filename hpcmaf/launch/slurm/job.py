@@ -1,9 +1,8 @@
 """What srun starts: ``python -m hpcmaf.launch.slurm.job FOLDER``.
 
-Gives this job its pickle under the name submitit looks for, and hands over to
-submitit. The name has the job's id in it, which nobody knows before the job
-exists; linking it here rather than renaming it after sbatch leaves no moment
-in which a job could start without.
+Gives this job its pickle under the name submitit looks for, and hands over to submitit. The name has the job's id in
+it, which nobody knows before the job exists; linking it here rather than renaming it after sbatch leaves no moment in
+which a job could start without.
 """
 
 from __future__ import annotations

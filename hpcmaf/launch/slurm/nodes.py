@@ -27,8 +27,7 @@ def restarts() -> int:
 def place_of_job(position: int = 0) -> NodeRank | None:
     """This process's node among those of its job; ``None`` when it has but one.
 
-    Which attempt it is goes into the rendezvous' name, so that a requeued job
-    does not meet its past.
+    Which attempt it is goes into the rendezvous' name, so that a requeued job does not meet its past.
 
     Parameters
     ----------
@@ -56,9 +55,8 @@ def place_of_job(position: int = 0) -> NodeRank | None:
 def address_of(name: str) -> str:
     """A numeric address under which other nodes reach this one.
 
-    Slurm's own for the node; else what its name stands for here, unless that
-    is the loopback that ``/etc/hosts`` of some systems has for it; else that of
-    the interface in ``NCCL_SOCKET_IFNAME``. The name where nothing tells.
+    Slurm's own for the node; else what its name stands for here, unless that is the loopback that ``/etc/hosts`` of
+    some systems has for it; else that of the interface in ``NCCL_SOCKET_IFNAME``. The name where nothing tells.
 
     Parameters
     ----------

@@ -1,9 +1,8 @@
 """What submitting a plan would send to Slurm, without sending it.
 
-A scheduler that records: every job that it is given is done at once. Two
-things are known to Slurm and the first submission alone, and have stand-ins
-here: a job's id (``JOB_0003`` for the job whose name ends in ``.0003``) and
-the digits that keep the names of two runs apart.
+A scheduler that records: every job that it is given is done at once. Two things are known to Slurm and the first
+submission alone, and have stand-ins here: a job's id (``JOB_0003`` for the job whose name ends in ``.0003``) and the
+digits that keep the names of two runs apart.
 """
 
 from __future__ import annotations
@@ -45,8 +44,7 @@ def preview(run: RunDir, plan: Plan, profile: Profile) -> Recording:
 class Recording(Slurm):
     """Keeps what it would send, and writes nothing; of Slurm it asks its largest array, where there is one to ask.
 
-    All that is left of the run is ``submitted``: jobs still queued are not
-    left out, as Slurm is not asked for them.
+    All that is left of the run is ``submitted``: jobs still queued are not left out, as Slurm is not asked for them.
     """
 
     def __post_init__(self) -> None:

@@ -32,9 +32,8 @@ class DependencyError(SlurmError):
     """Slurm does not know a job that another is to wait for."""
 
 
-# What the clients say when it is the controller that fails, not the request:
-# Slurm's communication errors, the functions that report them, munge, name
-# services and networks. Too many here cost a look at the queue.
+# What the clients say when it is the controller that fails, not the request: Slurm's communication errors, the
+# functions that report them, munge, name services and networks. Too many here cost a look at the queue.
 _ABSENT = re.compile(
     r"Unable to contact slurm|Connection (refused|timed out|reset|aborted)|Broken pipe|timed out|"
     r"Zero Bytes|missing socket|Communication (connection|shutdown) failure|Message (send|receive) failure|"

@@ -1,7 +1,6 @@
 """Slurm as a scheduler: job arrays in windows, with gates behind them that move the run on.
 
-A gate is a small job that starts once those before it have ended, and
-advances the run again.
+A gate is a small job that starts once those before it have ended, and advances the run again.
 """
 
 from __future__ import annotations
@@ -129,8 +128,7 @@ class Slurm(Scheduler):
     def settle(self, states: States) -> None:
         """See that every stage under way has a gate behind all of its jobs, and the run its watch.
 
-        A job may be over before this looks; a gate behind it then starts at
-        once, and nothing is forgotten.
+        A job may be over before this looks; a gate behind it then starts at once, and nothing is forgotten.
         """
         for stage in states.unfinished():
             while jobs := sorted({job.id for (id, _), job in self._seen.in_flight.items() if id == stage.id}, key=int):
@@ -218,8 +216,8 @@ class Slurm(Scheduler):
         try:
             return executor.submit_elements(work, elements or [()], self.patience)
         except DependencyError:
-            # Slurm has forgotten a job that this one was to wait for: it ended
-            # long ago, or was lost in a crash. There is nothing to wait for.
+            # Slurm has forgotten a job that this one was to wait for: it ended long ago, or was lost in a crash. There
+            # is nothing to wait for.
             known = {job.id for job in self._queue()}
             left = [id for id in after if id in known]
             executor.update_parameters(dependency=dependency(left) if left else None)

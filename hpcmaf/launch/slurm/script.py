@@ -1,7 +1,6 @@
 """One job as sbatch gets it: its name, its resources, the lines around its work.
 
-Functions of plan and profile, so that ``hpcmaf plan`` shows what ``hpcmaf
-submit`` sends.
+Functions of plan and profile, so that ``hpcmaf plan`` shows what ``hpcmaf submit`` sends.
 """
 
 from __future__ import annotations
@@ -29,8 +28,7 @@ DEFAULT_MAX_ARRAY_SIZE = 1001
 def array_limit(configuration: Mapping[str, str]) -> int:
     """Most tasks of one job array, as ``scontrol show config`` has it: the smaller of two limits, else the default.
 
-    MaxArraySize bounds the largest index, ``max_array_tasks`` of
-    SchedulerParameters the number of tasks.
+    MaxArraySize bounds the largest index, ``max_array_tasks`` of SchedulerParameters the number of tasks.
     """
     options = dict(part.strip().partition("=")[::2] for part in configuration.get("SchedulerParameters", "").split(","))
     said = (configuration.get("MaxArraySize", ""), options.get("max_array_tasks", ""))
@@ -77,10 +75,9 @@ def stage_windows(
 def windows(elements: Sequence[Element], *, max_array_size: int, at_once: int | None) -> list[Window]:
     """Cut what does not fit into one job array.
 
-    MaxArraySize is one more than the largest index Slurm takes, and every
-    window starts at 0, so a window holds up to MaxArraySize elements. The
-    windows differ by one element at most, and share the limit; with fewer
-    places than windows, the rest wait for those in front of them.
+    MaxArraySize is one more than the largest index Slurm takes, and every window starts at 0, so a window holds up to
+    MaxArraySize elements. The windows differ by one element at most, and share the limit; with fewer places than
+    windows, the rest wait for those in front of them.
     """
     count = -(-len(elements) // max_array_size)
     places = min(count, at_once or count)
@@ -179,8 +176,8 @@ def gate_parameters(
 ) -> dict[str, Any]:
     """:func:`parameters` of a gate, which puts itself back into the queue when it fails before it can say why.
 
-    A node without the run's file system would not even start a script whose
-    output lies there: its output is opened by the script itself.
+    A node without the run's file system would not even start a script whose output lies there: its output is opened by
+    the script itself.
 
     Parameters
     ----------
@@ -196,9 +193,8 @@ def gate_parameters(
     return values
 
 
-# Elsewhere, as it may be the node that is at fault, unless the controller is
-# away, which is waited for. A gate that was cancelled or requeued runs no
-# longer, and one that left a reason has nothing to try.
+# Elsewhere, as it may be the node that is at fault, unless the controller is away, which is waited for. A gate that was
+# cancelled or requeued runs no longer, and one that left a reason has nothing to try.
 _AGAIN = """\
 again() {
   local code=$? job='' bad away=''

@@ -40,14 +40,12 @@ class Snapshot(States):
     def take(cls, run: RunDir, plan: Plan, log: Submissions, jobs: Sequence[Job]) -> Snapshot:
         """Bring markers, the log of submissions and the queue together.
 
-        Submissions whose answer was lost are found by their name. A gate that
-        asks is no gate to wait for.
+        Submissions whose answer was lost are found by their name. A gate that asks is no gate to wait for.
 
         Parameters
         ----------
         jobs
-            From squeue, asked *before*: a task that ended in between has its
-            marker by now.
+            From squeue, asked *before*: a task that ended in between has its marker by now.
         """
         for submission in log.unconfirmed():
             if ids := {job.id for job in jobs if job.name == submission.name}:

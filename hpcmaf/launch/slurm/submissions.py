@@ -1,8 +1,7 @@
 """What was submitted for a run, and what became of it: a log that only grows, and the reason why no more follows.
 
-Before a job is submitted its intent is written, with the name that it alone
-has; after it, the id. Whoever is killed in between has left enough to find
-out whether the job exists.
+Before a job is submitted its intent is written, with the name that it alone has; after it, the id. Whoever is killed in
+between has left enough to find out whether the job exists.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from hpcmaf.files.publish import Count, Record, read_bytes
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import TaskKey
 
-# Tasks that one job of an array works off, one after another; those of another
-# stage than the submission's with that before them, such as it00/eval/00003.
+# Tasks that one job of an array works off, one after another; those of another stage than the submission's with that
+# before them, such as it00/eval/00003.
 Element = tuple[str, ...]
 
 
@@ -34,8 +33,8 @@ Element = tuple[str, ...]
 class Submission:
     """One call of sbatch, for a stage; what each job of the array does, nothing for a gate.
 
-    A gate waits for the jobs ``after``, and a watch for none. ``halvings``:
-    how often the batch was halved for want of memory.
+    A gate waits for the jobs ``after``, and a watch for none. ``halvings``: how often the batch was halved for want of
+    memory.
     """
 
     name: str

@@ -105,8 +105,8 @@ class ClusterTask:
 class _Signals:
     """Within the block, the scheduler's signals raise a flag instead of requeueing at once.
 
-    submitit's own handler requeues wherever the program happens to be. Here
-    the task first comes to a boundary where nothing is lost.
+    submitit's own handler requeues wherever the program happens to be. Here the task first comes to a boundary where
+    nothing is lost.
     """
 
     def __init__(self) -> None:
@@ -125,8 +125,7 @@ class _Signals:
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         print(f"{signal.Signals(number).name}: coming to a stop", file=sys.stderr, flush=True)
-        # Preemption sends SIGTERM, and where Slurm is told so SIGUSR2 as well;
-        # upon that one a job requeues itself.
+        # Preemption sends SIGTERM, and where Slurm is told so SIGUSR2 as well; upon that one a job requeues itself.
         if self.number != signal.SIGUSR2:
             self.number = number
         self.stop.request()
