@@ -9,7 +9,6 @@ debates make, and the two must agree.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from hpcmaf.engines.base import Completion, Diverged
 from hpcmaf.engines.client import Client, ServerError
 from hpcmaf.engines.engine import Prompts
 from hpcmaf.errors import EngineError
+from hpcmaf.files.publish import file_sha256
 
 _PROBES = ("What is 17 + 25 * 3 - 4?", "12+7*3+5-2*6")
 _PROBE_LENGTH, _PROBE_TOKENS = 48, 12
@@ -36,13 +36,11 @@ def serving_names(adapters: Mapping[str, str]) -> dict[str, str]:
     """Agent to the name its adapter goes by on a server: with a digest of the files, so no other is taken for it."""
     names = {}
     for agent, folder in adapters.items():
-        digest = hashlib.sha256()
         try:
-            for file in ("adapter_config.json", "adapter_model.safetensors"):
-                digest.update(Path(folder, file).read_bytes())
+            files = (Path(folder, file) for file in ("adapter_config.json", "adapter_model.safetensors"))
+            names[agent] = "@".join([agent, *(file_sha256(file)[:12] for file in files)])
         except FileNotFoundError as error:
             raise EngineError(f"{folder}: holds no PEFT adapter for {agent}; finetune it again") from error
-        names[agent] = f"{agent}@{digest.hexdigest()[:16]}"
     return names
 
 
@@ -113,10 +111,6 @@ async def check_identity(
             )
 
 
-def _values(made: Completion, tokens: int) -> list[float]:
-    return [*(made.prompt_logprobs or ()), *(made.logprobs or ())[:tokens]]
-
-
 def _far(one: Completion, other: Completion) -> float:
     """Mean absolute difference of log-likelihoods, up to the first token in which the two part.
 
@@ -124,5 +118,6 @@ def _far(one: Completion, other: Completion) -> float:
     """
     same = [a == b for a, b in zip(one.token_ids, other.token_ids, strict=False)]
     until = (same.index(False) if False in same else len(same)) + 1
-    pairs = list(zip(_values(one, until), _values(other, until), strict=False))
+    values = ((*(made.prompt_logprobs or ()), *(made.logprobs or ())[:until]) for made in (one, other))
+    pairs = list(zip(*values, strict=False))
     return sum(abs(a - b) for a, b in pairs) / max(1, len(pairs))

@@ -118,10 +118,6 @@ class Engine(Protocol):
         """Generate one completion."""
         ...
 
-    def close(self) -> None:
-        """Release models and processes."""
-        ...
-
 
 @dataclass(frozen=True, slots=True)
 class ServedModels:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -140,8 +141,10 @@ class ChatFormat:
             ) from error
 
     def _plain_ids(self, text: str) -> list[int]:
+        # Lone surrogates, which no tokenizer takes, become U+FFFD.
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         # The template writes its own special tokens; adding them here would double the BOS.
-        return self.tokenizer(_encodable(text), add_special_tokens=False)["input_ids"]
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def _shown(self, text: str) -> str:
         """What a message says, without control tokens."""
@@ -171,26 +174,18 @@ class ChatFormat:
         shown = [Message(role=turn["role"], content=self._shown(turn["content"])) for turn in turns]
         ids, bos = self._plain_ids(self._render(shown, True)), self.tokenizer.bos_token_id
         # A template that writes no BOS for a tokenizer that normally does.
-        return [bos, *ids] if bos is not None and ids[:1] != [bos] and self._adds_bos else ids
+        adds = bos is not None and ids[:1] != [bos] and self.tokenizer("x")["input_ids"][:1] == [bos]
+        return [bos, *ids] if adds else ids
 
     def _without_system(self, messages: Sequence[Message]) -> Sequence[Message]:
         """The messages with the system's joined to the first user turn, where the template has no such role."""
-        if len(messages) < 2 or messages[0]["role"] != "system" or self._takes_system:
+        if len(messages) < 2 or messages[0]["role"] != "system":
             return messages
-        first, user = messages[0], messages[1]
-        return [Message(role="user", content=f"{first['content']}\n\n{user['content']}"), *messages[2:]]
-
-    @cached_property
-    def _takes_system(self) -> bool:
-        turns: list[Message] = [{"role": "system", "content": _PROBE}, {"role": "user", "content": "x"}]
-        try:
-            return _PROBE in self._render(turns, True)
-        except EngineError:
-            return False
-
-    @cached_property
-    def _adds_bos(self) -> bool:
-        return self.tokenizer("x")["input_ids"][:1] == [self.tokenizer.bos_token_id]
+        first, user, *others = messages
+        with suppress(EngineError):
+            if _PROBE in self._render([{"role": "system", "content": _PROBE}, {"role": "user", "content": "x"}], True):
+                return messages
+        return [Message(role="user", content=f"{first['content']}\n\n{user['content']}"), *others]
 
     @cached_property
     def end_of_turn(self) -> tuple[int, ...]:
@@ -315,8 +310,3 @@ class ChatFormat:
                 "all_turns cannot find them; use loss_on: last_turn"
             )
         return start, stop
-
-
-def _encodable(text: str) -> str:
-    """Text with lone surrogates, which no tokenizer takes, as U+FFFD."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

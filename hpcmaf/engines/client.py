@@ -168,7 +168,9 @@ class EndpointEngine(BaseEngine):
             prompt, made = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
             # Whatever stands there for a text without its end, such as max_tokens or content_filter.
             whole = made < sampling.max_new_tokens if ended is None else ended.lower() in _WHOLE
-            return Completion(_joined(text), (), prompt, "stop" if whole else "length", counted=made)
+            if not isinstance(text, str):  # some send it in parts
+                text = "".join(part["text"] for part in text if part["type"] == "text")
+            return Completion(text, (), prompt, "stop" if whole else "length", counted=made)
         except ServerError as error:
             if error.status in {400, 413, 422} and _TOO_LONG.search(str(error)):
                 return Completion("", (), 0, "length")
@@ -180,8 +182,3 @@ class EndpointEngine(BaseEngine):
             raise EngineError(f"{url}: {error}, {waited}; the same command resumes", kind="hardware") from None
         except (KeyError, IndexError, TypeError, ValueError, AttributeError):
             raise EngineError(f"{url}: its reply is no chat completion; see generation.endpoint.url") from None
-
-
-def _joined(content: str | list[dict[str, str]]) -> str:
-    """A message's text, which some send in parts."""
-    return content if isinstance(content, str) else "".join(part["text"] for part in content if part["type"] == "text")

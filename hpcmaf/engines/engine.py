@@ -135,7 +135,6 @@ class BaseEngine:
             raise
         finally:
             self.open -= 1
-            self.seconds = self._earlier + time.monotonic() - self._began
 
     def count(self, completions: int) -> None:
         """Report completions; what that raises is for :meth:`check`, after they are kept."""
@@ -147,6 +146,7 @@ class BaseEngine:
     def keep(self, requests: Sequence[Request], completions: Sequence[Completion]) -> None:
         """Have completions written to the journal."""
         self._unwritten += zip(requests, completions, strict=True)
+        self.seconds = self._earlier + time.monotonic() - self._began
 
     def check(self) -> None:
         """Raise what another request, or the task's end, has stopped the engine with."""

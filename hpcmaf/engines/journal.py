@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from hpcmaf.engines.base import Completion, Request
 
@@ -60,8 +60,10 @@ class Journal:
             whole += len(line)
             try:
                 entry = json.loads(line)
-                rows = {digest: [*map(_tuple, row)] for digest, *row in entry["completions"]}
-                completions = {digest: Completion(*row) for digest, row in rows.items()}
+                completions = {
+                    digest: Completion(*(tuple(value) if isinstance(value, list) else value for value in row))
+                    for digest, *row in entry["completions"]
+                }
                 seconds = float(entry["seconds"])
             except (ValueError, KeyError, TypeError):
                 damaged += 1
@@ -114,7 +116,3 @@ class Journal:
         self.close()
         if self.path is not None:
             self.path.unlink(missing_ok=True)
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

@@ -162,7 +162,6 @@ class VllmOptions(Strict):
         """A server's environment; the user's own settings go before ours."""
         own = {
             "VLLM_NO_USAGE_STATS": "1",
-            "DO_NOT_TRACK": "1",
             # All workers of a server are on one host. Left to find an address of
             # their own, they hang for ever where there is no network.
             "VLLM_HOST_IP": "127.0.0.1",
@@ -207,7 +206,10 @@ def smaller(arguments: Mapping[str, Any], reason: str) -> dict[str, Any] | None:
 def words(arguments: Mapping[str, Any]) -> list[str]:
     """Options of ``vllm serve``, the model aside, as words of a command line."""
     if not arguments["enforce_eager"]:
-        arguments = {"cudagraph_capture_sizes": _capture_sizes(arguments["max_num_seqs"]), **arguments}
+        # Batch sizes recorded as graphs: every one costs time at start, a missing one some padding.
+        most, sizes = arguments["max_num_seqs"], {1, 2, 4, 8, 16, *range(32, 512, 32)}
+        sizes |= {most, *range(512, most, 64)}
+        arguments = {"cudagraph_capture_sizes": sorted(size for size in sizes if size <= most), **arguments}
     found: list[str] = []
     for key, value in arguments.items():
         flag = key.replace("_", "-")
@@ -220,12 +222,6 @@ def words(arguments: Mapping[str, Any]) -> list[str]:
         else:
             found += [f"--{flag}", json.dumps(value) if isinstance(value, Mapping) else str(value)]
     return found
-
-
-def _capture_sizes(most: int) -> list[int]:
-    """Batch sizes recorded as graphs: every one costs time at start, a missing one some padding."""
-    steps = [1, 2, 4, 8, 16, *range(32, 512, 32), *range(512, most, 64)]
-    return sorted({size for size in steps if size < most} | {most})
 
 
 def cache_folder() -> Path:

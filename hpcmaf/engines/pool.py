@@ -125,9 +125,10 @@ class ServerPool:
         except BaseException as error:
             alive = server.alive
             server.close()
-            # What a server that works refuses, such as an adapter, is no reason to end what others may use.
-            refused = isinstance(error, ServerError) and error.status and alive
-            if refused or not isinstance(error, MixedUp | Diverged | ServerError):
+            if isinstance(error, ServerError) and error.status and alive:
+                # What a server refuses is no reason to end it, as others may use it.
+                raise EngineError(f"vLLM refuses its self-test: {error}; see {server.facts['log']}") from error
+            if not isinstance(error, MixedUp | Diverged | ServerError):
                 raise
             servers.clean(server.folder)  # what a diverged model left in its cache would spoil others' numbers
             if fresh:

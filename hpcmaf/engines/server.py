@@ -125,17 +125,16 @@ class Server:
 
     def connect(self, in_flight: int) -> None:
         """Have a client of it, for so many requests at once."""
-        settings = {**self._address(), "timeout": _STALLED_SECONDS}
+        settings = {"base_url": "http://server", "headers": self._key(), "timeout": _STALLED_SECONDS}
         self.client = Client(settings, uds=self.socket, in_flight=in_flight, alive=lambda: self.alive)
 
-    def _address(self) -> dict[str, Any]:
-        return {"base_url": "http://server", "headers": {"Authorization": f"Bearer {self.facts['key']}"}}
+    def _key(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.facts['key']}"}
 
     def call(self, method: str, path: str) -> httpx.Response | None:
         """Send a request without a body, once; the reply, or ``None`` unless the server did it."""
-        transport = httpx.HTTPTransport(uds=self.socket)
-        with suppress(httpx.HTTPError), httpx.Client(transport=transport, **self._address()) as client:
-            reply = client.request(method, path, timeout=120)
+        with suppress(httpx.HTTPError), httpx.Client(transport=httpx.HTTPTransport(uds=self.socket)) as client:
+            reply = client.request(method, f"http://server{path}", headers=self._key(), timeout=120)
             return reply if reply.is_success else None
         return None
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,28 +32,25 @@ from hpcmaf.errors import EngineError, OutOfMemory
 _LENGTH_STEP = 32
 
 
-def take_batch(queue: list[Waiting], batch_size: int) -> list[Waiting]:
-    """Take the next batch out of a queue: longest prompts first, one adapter where that fills half of it.
+def next_batch(waiting: Sequence[Waiting], batch_size: int) -> list[Waiting]:
+    """What of the waiting goes out next: longest prompts first, one adapter where that fills half of a batch.
 
     Every further adapter in a batch costs its own small matrix products in
     every layer. The rest travels mixed: waiting for company would bring back
-    the barrier between rounds. What is taken does not depend on the queue's
-    order, as keys are unique.
+    the barrier between rounds. What is chosen does not depend on their order,
+    as keys are unique.
     """
 
     def order(one: Waiting) -> tuple[int, str, int, str]:
         length, request = len(one.prompt), one.request
         return -(length // _LENGTH_STEP), request.model or "", -length, request.key
 
-    queue.sort(key=order)
+    ordered = sorted(waiting, key=order)
     by_model: dict[str | None, list[Waiting]] = defaultdict(list)
-    for one in queue:
+    for one in ordered:
         by_model[one.request.model].append(one)
     full = [crowd for crowd in by_model.values() if 2 * len(crowd) >= batch_size]
-    batch = (full[0] if full else queue)[:batch_size]
-    taken = set(map(id, batch))
-    queue[:] = [one for one in queue if id(one) not in taken]
-    return batch
+    return (full[0] if full else ordered)[:batch_size]
 
 
 class TransformersEngine(BaseEngine):
@@ -77,7 +74,7 @@ class TransformersEngine(BaseEngine):
         super().__init__(Prompts(served), journal, on_batch)
         self.served, self.batch_size, self.gpus = served, batch_size, int(self.device.type == "cuda")
         self._tokens = 0
-        self._waiting: dict[str | None, list[Waiting]] = defaultdict(list)
+        self._waiting: list[Waiting] = []
         self._pump: asyncio.Task[None] | None = None
         self._loaded: tuple[str | None, Any] | None = None
         self._mixes = served.tuning == "lora" and bool(served.agents)
@@ -89,7 +86,7 @@ class TransformersEngine(BaseEngine):
             self.count(1)
             return Completion("", (), len(prompt), "length")
         waiting = Waiting(request, prompt, asyncio.get_running_loop().create_future())
-        self._waiting[self._group(request)].append(waiting)
+        self._waiting.append(waiting)
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._run())
         return await waiting.future
@@ -122,14 +119,15 @@ class TransformersEngine(BaseEngine):
     async def _run(self) -> None:
         current = self.journal.last_model
         while True:
-            await until_quiet(lambda: sum(map(len, self._waiting.values())))
-            groups = {group: queue for group, queue in self._waiting.items() if queue}
-            if not groups:
+            await until_quiet(lambda: len(self._waiting))
+            if not self._waiting:
                 return
+            groups = Counter(self._group(one.request) for one in self._waiting)
             # One model as long as it has requests: loading another may cost more than a thin batch.
             if current not in groups:
-                current = max(groups, key=lambda group: (len(groups[group]), str(group)))
-            batch = take_batch(groups[current], self.batch_size)
+                current = max(groups, key=lambda group: (groups[group], str(group)))
+            batch = next_batch([one for one in self._waiting if self._group(one.request) == current], self.batch_size)
+            self._waiting = list({*self._waiting} - {*batch})
             try:
                 completions = self._generate(batch)
                 self.keep([one.request for one in batch], completions)
@@ -139,10 +137,10 @@ class TransformersEngine(BaseEngine):
                 if isinstance(error, torch.OutOfMemoryError):
                     error = OutOfMemory(f"{len(batch)} requests at once need more memory than there is; use less")
                 # Everybody waiting must get the error, or the program hangs.
-                for waiting in [*batch, *(waiting for queue in groups.values() for waiting in queue)]:
+                for waiting in [*batch, *self._waiting]:
                     if not waiting.future.done():
                         waiting.future.set_exception(error)
-                self._waiting.clear()
+                self._waiting = []
                 return
             for waiting, completion in zip(batch, completions, strict=True):
                 waiting.future.set_result(completion)
@@ -150,13 +148,9 @@ class TransformersEngine(BaseEngine):
     # --- models ------------------------------------------------------------
     def load(self, group: str | None) -> Any:
         """The model of a batch; of whole checkpoints one is in memory at a time."""
-        if self._loaded is None or self._loaded[0] != group:
-            self._loaded = None
-            self._loaded = group, self._load(group)
-        return self._loaded[1]
-
-    def _load(self, group: str | None) -> Any:
-        served = self.served
+        if self._loaded is not None and self._loaded[0] == group:
+            return self._loaded[1]
+        self._loaded, served = None, self.served
         path = served.base if group is None else served.agents[group]
         model = load(AutoModelForCausalLM, served, path, dtype=served.dtype).to(self.device)
         for name, adapter in served.agents.items() if self._mixes else ():
@@ -168,7 +162,8 @@ class TransformersEngine(BaseEngine):
                 model.load_adapter(adapter, adapter_name=name)
             else:
                 model = PeftModel.from_pretrained(model, adapter, adapter_name=name)
-        return model.eval()
+        self._loaded = group, model.eval()
+        return model
 
     # --- generation --------------------------------------------------------
     @torch.inference_mode()

@@ -148,9 +148,9 @@ class VllmEngine(BaseEngine):
             idle = [key for key, group in self._groups.items() if not any(one.client.open for one in group)]
             if idle:
                 self._give_back(idle[0])
-                break
-            await asyncio.sleep(0.02)
-            await until_quiet(lambda: self.open)
+            else:
+                await asyncio.sleep(0.02)
+                await until_quiet(lambda: self.open)
 
     def _give_back(self, key: str | None) -> None:
         for server in self._groups.pop(key):

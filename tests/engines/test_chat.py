@@ -153,15 +153,6 @@ def test_a_cut_off_turn_does_not_teach_an_end():
     assert trained(chat, chat.sample(CHAT, ended=False)) == "no: 4"
 
 
-def test_added_line_breaks_end_no_turn():
-    tokenizer = family_tokenizer("chatml")
-    tokenizer.add_tokens(["\n\n"])
-    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>", "\n\n<|im_end|>")
-    chat = ChatFormat(tokenizer)
-    assert tokens(chat, list(chat.end_of_turn)) == ["\n\n", "<|im_end|>"]
-    assert chat.decode(chat.sample(CHAT[:2]).input_ids[-3:]) == "5"
-
-
 def test_ends_of_the_generation_config_count(tmp_path):
     tokenizer = make_tokenizer(BOS_TEMPLATE.replace("{{ eos_token }}", "!"), adds_bos=False)
     tokenizer.save_pretrained(tmp_path)
@@ -227,14 +218,17 @@ def test_white_space_at_an_answers_ends_stops_nothing(family, said):
     assert trained(chat, chat.sample(one[:2], "all_turns")) == f"{said}{end}"
 
 
-def test_line_breaks_that_merge_with_the_templates_stop_nothing():
+def test_added_line_breaks_end_no_turn_and_may_merge_with_the_templates():
     from tokenizers import AddedToken
 
     tokenizer = family_tokenizer("chatml")
     tokenizer.add_tokens([AddedToken("\n\n", normalized=False)])  # as byte-pair encodings merge them
+    sample = ChatFormat(tokenizer).sample([CHAT[0], {"role": "assistant", "content": "\n5"}, *CHAT[2:]], "all_turns")
+    assert trained(ChatFormat(tokenizer), sample) == "\n\n5<|im_end|>no: 4<|im_end|>"
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>", "\n\n<|im_end|>")
     chat = ChatFormat(tokenizer)
-    sample = chat.sample([CHAT[0], {"role": "assistant", "content": "\n5"}, *CHAT[2:]], "all_turns")
-    assert trained(chat, sample) == "\n\n5<|im_end|>no: 4<|im_end|>"
+    assert tokens(chat, list(chat.end_of_turn)) == ["\n\n", "<|im_end|>"]
+    assert chat.decode(chat.sample(CHAT[:2]).input_ids[-3:]) == "5"
 
 
 def test_a_template_is_told_the_same_day_whenever_it_asks():
@@ -277,12 +271,6 @@ def test_a_thought_that_the_template_begins_is_part_of_what_is_said() -> None:
     # Without its thought the turn ends the one that the template begins.
     stripped = chat.sample([*question, {"role": "assistant", "content": spoken(text)}])
     assert chat.tokenizer.decode(stripped.input_ids[len(prompt) :]) == "</think>\n\n42<|im_end|>"
-
-
-def test_where_a_template_begins_no_thought_texts_are_as_they_were() -> None:
-    chat = ChatFormat(family_tokenizer("chatml"))
-    assert chat.thought == ("", "")
-    assert chat.decode(chat.tokenizer("<think>a</think>b", add_special_tokens=False)["input_ids"]) == "<think>a</think>b"
 
 
 def test_a_template_of_ones_own_gets_what_it_is_given() -> None:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from hpcmaf.engines import Completion, Request, Sampling, ServedModels
 from hpcmaf.engines.basemodel import pick_device
 from hpcmaf.engines.chat import ChatFormat
-from hpcmaf.engines.generating import SeededSampling, Waiting, generate
+from hpcmaf.engines.generating import SeededSampling, Waiting
 from hpcmaf.engines.journal import Journal
-from hpcmaf.engines.transformers_engine import TransformersEngine, take_batch
+from hpcmaf.engines.transformers_engine import TransformersEngine, next_batch
 from hpcmaf.errors import EngineError, OutOfMemory, PlatformError
 from hpcmaf.micro import base_path
 from hpcmaf.tasks import get_task
-from tests.tiny_models import answering_model, thinking_model, tiny_adapter, tiny_model
+from tests.tiny_models import thinking_model, tiny_adapter, tiny_model
 
 pytestmark = pytest.mark.slow
 
@@ -54,13 +55,23 @@ def run(engine, requests: list[Request]) -> list[Completion]:
 
 
 def test_a_completion_does_not_depend_on_its_batch(base: Path, adapters: dict[str, str]) -> None:
-    names = [None, *adapters]
-    requests = [ask(f"k{i}", "7*" * (1 + i % 5) + "2", names[i % 4], seed=i) for i in range(24)]
-    together = run(engine_for(base, adapters, batch_size=24), requests)
+    """Rows leave a batch when they have finished, and the others say what they would have said among them."""
+    names, sizes, counts = [None, *adapters], list[int](), list[int]()
+    requests = [
+        ask(f"k{i}", "7*" * (1 + i % 5) + "2", names[i % 4], seed=i, top_p=0.95, max_new_tokens=2 + 3 * (i % 12))
+        for i in range(24)
+    ]
+    engine = engine_for(base, adapters, batch_size=24, on_batch=counts.append)
+    engine.load(None).register_forward_pre_hook(
+        lambda _, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    together = run(engine, requests)
+    assert sizes[0] == 24 and sizes == sorted(sizes, reverse=True) and len(set(sizes)) > 2
+    assert sum(counts) == 24 and max(counts) < 24, "rows are counted as they end, not all at the last"
     for request, completion in zip(requests[:8], together, strict=False):
         alone = {request.model: adapters[request.model]} if request.model else {}
         assert run(engine_for(base, alone), [request]) == [completion]
-    assert len({completion.token_ids for completion in together[:4]}) == 4
+    assert len({completion.token_ids for completion in together[4:8]}) == 4
     shuffled = run(engine_for(base, adapters, batch_size=5), requests[::-1])[::-1]
     assert shuffled == together
 
@@ -159,39 +170,6 @@ def test_a_diverged_model_is_named(temperature: float, broken: float) -> None:
     sample(scores, range(2), 0)
 
 
-def test_rows_that_have_finished_leave_the_batch(base: Path, adapters: dict[str, str]) -> None:
-    """And the others say what they would have said among them, to the last token."""
-    engine = engine_for(base, adapters)
-    limits = [2 + 3 * (row % 12) for row in range(24)]
-    sizes: list[int] = []
-    engine.load(None).register_forward_pre_hook(
-        lambda _, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
-    )
-    steps: list[tuple[int, int]] = []
-
-    def one(row: int) -> Waiting:
-        model, sampling = [None, *adapters][row % 4], {"top_p": 0.95, "max_new_tokens": limits[row]}
-        return Waiting(ask(str(row), model=model, seed=row, **sampling), [3 + row % 20] * (4 + row % 7), None)
-
-    def generated(rows: list[int], stop_ids: list[int]) -> list[list[int]]:
-        engine.prompts.stop_ids = stop_ids
-        with torch.inference_mode():
-            return generate(engine.load(None), [one(row) for row in rows], engine.prompts, mixes=True,
-                            on_step=lambda tokens, ended: steps.append((tokens, ended)))  # fmt: skip
-
-    for stop_ids in ([100_000], [5, 9]):
-        sizes.clear()
-        steps.clear()
-        together = generated(list(range(24)), stop_ids)
-        assert [sum(column) for column in zip(*steps, strict=True)] == [sum(map(len, together)), 24]
-        assert len([ended for _, ended in steps if ended]) > 2, "rows are counted as they end, not all at the last"
-        assert sizes[0] == 24 and sizes == sorted(sizes, reverse=True) and len(set(sizes)) > 2
-        assert together == [generated([row], stop_ids)[0] for row in range(24)]
-        for row, tokens in enumerate(together):
-            ended = bool(set(tokens) & set(stop_ids))
-            assert len(tokens) == limits[row] or (ended and tokens[-1] in stop_ids and len(tokens) < limits[row])
-
-
 def waiting(key: str, length: int, model: str | None) -> Waiting:
     return Waiting(ask(key, model=model), [1] * length, None)  # type: ignore[arg-type]
 
@@ -199,15 +177,15 @@ def waiting(key: str, length: int, model: str | None) -> Waiting:
 def test_a_model_with_half_a_batch_waiting_gets_one_to_itself() -> None:
     """Of several such the longest prompt decides; the rest travels mixed, longest first."""
 
-    def taken(queue: list[Waiting], size: int) -> list[str]:
-        return [one.request.key for one in take_batch(queue, size)]
+    def batch(queue: list[Waiting], size: int) -> list[str]:
+        return [one.request.key for one in next_batch(queue, size)]
 
-    queue = [waiting(f"a{i}", 10 + i, "critic-0") for i in range(5)] + [waiting("b", 400, None)]
-    assert taken(queue, 8) == ["a4", "a3", "a2", "a1", "a0"] and taken(queue, 8) == ["b"]
-    queue = [waiting(f"a{i}", 10, "generator-0") for i in range(9)]
-    assert taken(queue + [waiting(f"b{i}", 90, "critic-0") for i in range(4)], 8) == ["b0", "b1", "b2", "b3"]
-    queue = [waiting("a", 10, "generator-0"), waiting("b", 300, None), waiting("c", 150, "critic-1")]
-    assert taken(queue, 64) == ["b", "c", "a"] and queue == []
+    a = [waiting(f"a{i}", 10 + i, "critic-0") for i in range(5)]
+    assert batch([*a, waiting("b", 400, None)], 8) == ["a4", "a3", "a2", "a1", "a0"]
+    b = [waiting(f"b{i}", 90, "generator-0") for i in range(4)]
+    assert batch([*a, *b], 8) == ["b0", "b1", "b2", "b3"]
+    mixed = [waiting("a", 10, "generator-0"), waiting("b", 300, None), waiting("c", 150, "critic-1")]
+    assert batch(mixed, 64) == ["b", "c", "a"]
 
 
 def test_what_is_trained_on_is_what_was_generated() -> None:
@@ -270,55 +248,67 @@ def test_whole_checkpoints_are_loaded_once_each(base: Path, tmp_path: Path) -> N
     agents = {f"generator-{n}": str(tiny_model(tmp_path / str(n), seed=10 + n)) for n in range(3)}
     requests = [ask(f"k{i}", "5" * (i + 1), f"generator-{i % 3}", seed=i) for i in range(12)]
     engine = engine_for(base, agents, tuning="full", batch_size=2)
-    loads: list[str | None] = []
-    load = engine._load
-    engine._load = lambda group: loads.append(group) or load(group)
+    used: list[object] = []
+    load = engine.load
+    engine.load = lambda group: used.append(load(group)) or used[-1]
     made = run(engine, requests)
-    assert sorted(loads) == sorted(agents)
+    assert len(used) > 3 and len(set(map(id, used))) == 3
     for n, folder in enumerate(agents.values()):
         alone = engine_for(Path(folder), batch_size=2)
         assert run(alone, [replace(one, model=None) for one in requests[n::3]]) == made[n::3]
 
 
-def test_a_journal_spares_finished_batches(base: Path, tmp_path: Path) -> None:
-    """After a death in the third batch the first two are not computed again."""
-    requests = [ask(f"k{i}", "9" * (i + 1), seed=i) for i in range(8)]
-    undisturbed = run(engine_for(base, batch_size=2), requests)
-    path = tmp_path / "journal.jsonl"
-    engine = engine_for(base, batch_size=2, journal=Journal(path))
-    generate, batches = engine._generate, []
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_a_journal_spares_finished_batches(base: Path, adapters: dict[str, str], tmp_path: Path, tuning: str) -> None:
+    """After a death in the third batch the first two are not computed again, and the others are those of before."""
+    folders = adapters if tuning == "lora" else {name: str(base) for name in adapters}
+    requests = [ask(f"k{i}", "9" * (i + 1), [*folders][i % 2], seed=i) for i in range(8)]
 
-    def dying(batch):
-        batches.append(len(batch))
-        if len(batches) == 3:
-            raise RuntimeError("killed")
-        return generate(batch)
+    def batches(last: int, journal: Journal) -> list[list[str]]:
+        engine = engine_for(base, folders, tuning=tuning, batch_size=2, journal=journal)
+        generate, made = engine._generate, list[list[str]]()
 
-    engine._generate = dying
-    with pytest.raises(RuntimeError, match="killed"):
-        run(engine, requests)
+        def dying(batch):
+            made.append([one.request.key for one in batch])
+            if len(made) == last:
+                raise RuntimeError("killed")
+            return generate(batch)
+
+        engine._generate = dying
+        with contextlib.suppress(RuntimeError):
+            completions.append(run(engine, requests))
+        return made
+
+    completions, path = list[list[Completion]](), tmp_path / "journal.jsonl"
+    undisturbed = batches(9, Journal())
+    assert batches(3, Journal(path)) == undisturbed[:3]
     with path.open("ab") as file:
         file.write(b'{"seconds": 1.0, "completions": [["abc", "torn')
-    engine = engine_for(base, batch_size=2, journal=Journal(path))
-    assert len(engine.journal) == 4
-    assert engine.seconds > 0
-    made: list[str] = []
-    generate = engine._generate
-    engine._generate = lambda batch: made.extend(w.request.key for w in batch) or generate(batch)
-    assert run(engine, requests) == undisturbed
-    assert sorted(made) == ["k0", "k1", "k2", "k3"], "the longest four were done before"
+    journal = Journal(path)
+    assert len(journal) == 4 and journal.seconds > 0
+    assert batches(9, journal) == undisturbed[2:]
+    assert completions[0] == completions[1]
     assert all(json.loads(line) for line in path.read_text().splitlines())
 
 
-def test_memory_that_runs_out_is_said(base: Path) -> None:
-    engine = engine_for(base, batch_size=8)
+@pytest.mark.parametrize(
+    ("raised", "says"),
+    [(RuntimeError("kernel"), "kernel"), (torch.OutOfMemoryError("no"), "1 requests at once need more memory")],
+)
+def test_an_error_reaches_everybody_who_waits(base: Path, raised: Exception, says: str) -> None:
+    engine = engine_for(base, batch_size=1)
 
-    def cramped(batch):
-        raise torch.OutOfMemoryError("no memory")
+    def broken(batch):
+        raise raised
 
-    engine._generate = cramped
-    with pytest.raises(OutOfMemory, match="8 requests at once need more memory"):
-        run(engine, [ask(f"k{i}", seed=i) for i in range(8)])
+    engine._generate = broken
+
+    async def both() -> list[object]:
+        return await asyncio.gather(engine.complete(ask("a")), engine.complete(ask("b")), return_exceptions=True)
+
+    results = asyncio.run(both())
+    assert all(says in str(result) for result in results)
+    assert isinstance(results[0], OutOfMemory) == ("memory" in says)
 
 
 def test_what_cannot_be_served_is_said(base: Path, tmp_path: Path) -> None:
@@ -328,38 +318,7 @@ def test_what_cannot_be_served_is_said(base: Path, tmp_path: Path) -> None:
         pick_device("cuda")
 
 
-def test_an_error_reaches_everybody_who_waits(base: Path) -> None:
-    engine = engine_for(base, batch_size=1)
-
-    def broken(batch):
-        raise RuntimeError("kernel")
-
-    engine._generate = broken
-
-    async def both() -> list[object]:
-        return await asyncio.gather(engine.complete(ask("a")), engine.complete(ask("b")), return_exceptions=True)
-
-    assert [str(result) for result in asyncio.run(both())] == ["kernel", "kernel"]
-
-
-def test_generation_stops_at_the_templates_end_of_turn(tmp_path: Path) -> None:
-    """Also where that is no EOS and special among the added tokens alone."""
-    base = answering_model(tmp_path / "m", "7")
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    end, other = tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("</s>")
-    tokenizer.eos_token = "</s>"
-    tokenizer.save_pretrained(base)
-    for name in ("config.json", "generation_config.json"):
-        settings = json.loads((base / name).read_text())
-        (base / name).write_text(json.dumps(settings | {"eos_token_id": other}))
-    engine = engine_for(base)
-    assert engine.prompts.stop_ids == sorted({end, other}) and end not in engine.prompts.chat.tokenizer.all_special_ids
-    (completion,) = run(engine, [ask("k", max_new_tokens=30)])
-    assert (completion.finish_reason, completion.token_ids[-1]) == ("stop", end)
-    assert completion.text == tokenizer.decode(completion.token_ids[:-1])
-
-
-def test_progress_moves_within_a_batch_and_a_stop_loses_none_of_it(base: Path, tmp_path: Path) -> None:
+def test_a_stop_within_a_batch_loses_none_of_it(base: Path, tmp_path: Path) -> None:
     counts: list[int] = []
 
     class Stop(Exception):

@@ -49,40 +49,37 @@ def wheel_folders() -> list[str]:
     return named.split()
 
 
-def lora_agents(folder: Path, names: tuple[str, ...] = AGENTS, rank: int = 4) -> dict[str, str]:
+def lora_agents(folder: Path) -> dict[str, str]:
     """Random adapters, each of which speaks otherwise than the base and the others."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    for number, name in enumerate(names):
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False)
+    for number, name in enumerate(AGENTS):
         torch.manual_seed(number)
-        model = get_peft_model(
-            AutoModelForCausalLM.from_pretrained(base_path()),
-            LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", init_lora_weights=False),
-        )
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(base_path()), config)
         with torch.no_grad():
             for key, parameter in model.named_parameters():
                 if "lora_B" in key:
                     parameter.mul_(0.3)
         model.save_pretrained(folder / name)
-    return {name: str(folder / name) for name in names}
+    return {name: str(folder / name) for name in AGENTS}
 
 
-def full_agents(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
-    """Whole checkpoints: the base with some noise."""
+def full_agent(folder: Path) -> dict[str, str]:
+    """A whole checkpoint: the base with some noise."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    for number, name in enumerate(names):
-        torch.manual_seed(number)
-        model = AutoModelForCausalLM.from_pretrained(base_path())
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter) * parameter.std() * 0.2)
-        model.save_pretrained(folder / name)
-        AutoTokenizer.from_pretrained(base_path()).save_pretrained(folder / name)
-    return {name: str(folder / name) for name in names}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(base_path())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * parameter.std() * 0.2)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base_path()).save_pretrained(folder)
+    return {AGENTS[0]: str(folder)}
 
 
 def other_base(folder: Path) -> Path:

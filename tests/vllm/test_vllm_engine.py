@@ -7,8 +7,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,11 +22,9 @@ from hpcmaf.engines import Sampling
 from hpcmaf.engines.client import EndpointEngine
 from hpcmaf.engines.journal import Journal
 from hpcmaf.engines.options import Endpoint
-from hpcmaf.engines.server import servers_folder
 from hpcmaf.errors import EngineError
-from hpcmaf.micro import base_path
 from tests.engines.test_server import members
-from tests.vllm.societies import AGENTS, LOOP, ask, full_agents, lora_agents, run, served, vllm_engine
+from tests.vllm.societies import AGENTS, LOOP, ask, full_agent, lora_agents, run, served, vllm_engine
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
@@ -139,37 +135,22 @@ def test_what_training_waits_for_goes_first(engine: Any, agents: dict[str, str],
     assert before < 400
 
 
-def test_likelihoods_are_those_of_a_forward_pass(engine: Any, peer: Any, agents: dict[str, str]) -> None:
-    """Of prompts, answers and given turns, with the base and an adapter, from both engines."""
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
+def test_likelihoods_are_those_of_transformers(engine: Any, peer: Any) -> None:
+    """Of prompts, answers and given turns, with the base and an adapter."""
     chats = [("3+4*5", None), ("9*9+1-2*2", "critic-1")]
     answered = [ask(f"a{i}", text, model, logprobs=True) for i, (text, model) in enumerate(chats)]
     given = [
         replace(request, key=f"g{i}", messages=(*request.messages, {"role": "assistant", "content": "4*5=20;#23"}))
         for i, request in enumerate(answered)
     ]
-    plain = ask("plain")
-    ours, theirs = (run(side, [*answered, plain, *given]) for side in (engine, peer))
-    assert ours[2].logprobs is None and ours[2].prompt_logprobs is None
-    for request, completion, other in zip([*answered, plain, *given], ours, theirs, strict=True):
-        assert completion.token_ids == other.token_ids
-        if request is plain:
-            continue
-        model = AutoModelForCausalLM.from_pretrained(base_path())
-        if request.model:
-            model = PeftModel.from_pretrained(model, agents[request.model])
-        prompt = engine.prompts.ids(request)
-        ids = torch.tensor([[*prompt, *completion.token_ids]])
-        with torch.inference_mode():
-            scores = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
-        cut = len(prompt) - 1
-        for made in (completion, other):
-            assert made.prompt_logprobs == pytest.approx(scores[:cut].tolist(), abs=1e-4)
-            assert made.logprobs == pytest.approx(scores[cut:].tolist(), abs=1e-4)
-    assert all(completion.token_ids == () and completion.text == "" for completion in ours[3:])
+    (plain,) = run(engine, [ask("plain")])
+    assert plain.logprobs is None and plain.prompt_logprobs is None
+    ours, theirs = (run(side, [*answered, *given]) for side in (engine, peer))
+    for made, other in zip(ours, theirs, strict=True):
+        assert made.token_ids == other.token_ids and made.prompt_logprobs
+        assert made.prompt_logprobs == pytest.approx(other.prompt_logprobs, abs=1e-4)
+        assert made.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+    assert all(made.token_ids == () and made.text == "" for made in ours[2:])
 
 
 def test_prompts_and_answers_without_end(engine: Any, peer: Any) -> None:
@@ -185,14 +166,6 @@ def test_prompts_and_answers_without_end(engine: Any, peer: Any) -> None:
     assert (made[0].text, made[0].finish_reason, made[0].token_ids) == ("", "length", ())
     assert made[2].prompt_tokens + made[2].completion_tokens <= 1024
     assert [completion.completion_tokens for completion in made[3:]] == [1, 2, 5]
-
-
-def test_an_empty_answer(engine: Any) -> None:
-    """A model that ends its turn at once has said nothing; after this prompt one draw of a dozen does."""
-    hot = {"temperature": 2.0, "top_p": 1.0, "max_new_tokens": 2}
-    made = run(engine, [ask(f"e{i}", "#" * 50, seed=i, **hot) for i in range(200)])
-    ended = {(one.text, one.token_ids) for one in made if one.finish_reason == "stop" and one.completion_tokens == 1}
-    assert ended and ended <= {("", (token,)) for token in engine.prompts.stop_ids}
 
 
 def test_a_server_that_mixes_up_adapters_stops_the_job(agents: dict[str, str], tmp_path: Path) -> None:
@@ -262,12 +235,12 @@ def test_a_wrong_key_reads_nothing(engine: Any, shared: dict[str, Any]) -> None:
 
 
 def test_a_vllm_server_as_somebody_elses(engine: Any, peer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chats over the network, with a key from the environment; counts come from the reply, and a wrong key is said."""
+    """Chats over the network, with a key from the environment; counts come from the reply."""
     run(engine, [ask("k")])
     server = server_of(engine)
     requests = [ask("c0", "2+3*4"), ask("c1", "7*8-1")]
 
-    async def converse(key: str) -> list[Any]:
+    async def converse() -> list[Any]:
         async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             there = await asyncio.open_unix_connection(server.socket)
             await asyncio.gather(pump(reader, there[1]), pump(there[0], writer))
@@ -279,18 +252,15 @@ def test_a_vllm_server_as_somebody_elses(engine: Any, peer: Any, monkeypatch: py
 
         gate = await asyncio.start_server(pass_on, "127.0.0.1")
         port = gate.sockets[0].getsockname()[1]
-        monkeypatch.setenv("THEIR_KEY", key)
+        monkeypatch.setenv("THEIR_KEY", server.facts["key"])
         foreign = EndpointEngine(Endpoint(url=f"http://127.0.0.1:{port}/v1", model="base", key_variable="THEIR_KEY"))
-        return await asyncio.gather(*map(foreign.complete, requests), return_exceptions=True)
+        return await asyncio.gather(*map(foreign.complete, requests))
 
-    made = LOOP.run_until_complete(converse(server.facts["key"]))
+    made = LOOP.run_until_complete(converse())
     for one, other in zip(made, run(peer, requests), strict=True):
         assert (one.text, one.prompt_tokens, one.completion_tokens, one.finish_reason) == (
             other.text, other.prompt_tokens, other.completion_tokens, other.finish_reason,
         )  # fmt: skip
-    refused = {str(error) for error in LOOP.run_until_complete(converse("sesame"))}
-    assert len(refused) == 1 and "401" in refused.copy().pop() and "the key in THEIR_KEY" in refused.copy().pop()
-    assert not any("sesame" in line for line in refused)
 
 
 def test_the_server_says_what_bounds_it(agents: dict[str, str], shared: dict[str, Any]) -> None:
@@ -315,7 +285,7 @@ def test_whole_checkpoints_take_turns(tmp_path: Path, capfd: pytest.CaptureFixtu
     """
     from hpcmaf.engines.transformers_engine import TransformersEngine
 
-    models = served(full_agents(tmp_path, ("generator-0",)), "full")
+    models = served(full_agent(tmp_path), "full")
 
     async def problem(engine: Any, text: str) -> list[str]:
         first = await asyncio.gather(*(engine.complete(ask(f"{text}/{n}", text, n)) for n in ("generator-0", None)))
@@ -356,22 +326,8 @@ def test_a_server_is_kept_for_the_next_engine_of_a_job(tmp_path: Path) -> None:
         time.sleep(0.2)
 
 
-JOB = """
-from tests.vllm.societies import *
-from hpcmaf.engines.journal import Journal
-engine = vllm_engine(served(AGENT_FOLDERS), max_num_seqs=2, run=Path(FOLDER), journal=Journal(Path(FOLDER, "job")))
-run(engine, [ask(f"k{i}", f"{i}+2*3", [None, *AGENTS][i % 5], max_new_tokens=60) for i in range(100)])
-print("finished")
-"""
-
-
-def test_kills_of_a_server_and_of_a_job(
-    agents: dict[str, str], shared: dict[str, Any], engine: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """A server is started once more, and says why it is not a second time; nothing that was answered is asked again.
-
-    A job that used it too is killed then: no server is left, and only what was in flight is lost.
-    """
+def test_a_killed_server(agents: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It is started once more, and a second time the job ends; nothing that was answered is asked again."""
     victim = vllm_engine(served(agents), max_num_seqs=2, run=tmp_path, journal=Journal(tmp_path / "j"))
     pids: set[int] = set()
 
@@ -399,12 +355,6 @@ def test_kills_of_a_server_and_of_a_job(
     assert len(lines) == 1 and lines[0].endswith("starting it once more")
     assert all(completion.completion_tokens > 0 for completion in first)
 
-    script = JOB.replace("AGENT_FOLDERS", repr(agents)).replace("FOLDER", repr(str(tmp_path)))
-    job = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    journal = tmp_path / "job"
-    while not (journal.exists() and journal.stat().st_size):
-        assert job.poll() is None
-        time.sleep(0.02)
     requests = [replace(request, key=f"second {request.key}") for request in hot(10)]
     second = LOOP.run_until_complete(disturbed(requests))
     errors = [error for error in second if isinstance(error, Exception)]
@@ -413,23 +363,7 @@ def test_kills_of_a_server_and_of_a_job(
     victim.close()
     assert [Journal(tmp_path / "j").find(request) for request in hot(10)] == first, "what was done is kept"
     assert first[0].logprobs and first[0].prompt_logprobs
-
-    folder = servers_folder(str(tmp_path.resolve()))
-    while not (started := [*folder.glob("*/s*/pid")]):
-        assert job.poll() is None
-        time.sleep(0.02)
-    pids.add(int(started[0].read_text().split()[0]))
-    job.kill()
-    assert "finished" not in job.communicate()[0]
     deadline = time.monotonic() + 60
-    while any(folder.glob("*/s*")) or any(map(members, pids)):
+    while any(victim.pool.folder.glob("*/s*")) or any(map(members, pids)):
         assert time.monotonic() < deadline, "a server is left"
         time.sleep(0.1)
-    requests = [ask(f"k{i}", f"{i}+2*3", [None, *AGENTS][i % 5], max_new_tokens=60) for i in range(100)]
-    kept = len(Journal(journal))
-    assert 0 < kept < 100
-    heir = vllm_engine(served(agents), journal=Journal(journal), **shared)
-    resumed = run(heir, requests)
-    heir.close()
-    assert len(Journal(journal)) == 100
-    assert run(engine, requests) == resumed, "greedy text does not depend on where the kill fell"
