@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write one object per line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def lay(root: Path, files: Mapping[str, Any]) -> Path:
@@ -30,7 +23,7 @@ def lay(root: Path, files: Mapping[str, Any]) -> Path:
             case _ if isinstance(rows, str):
                 path.write_text(rows)
             case ".jsonl":
-                write_jsonl(path, rows)
+                path.write_text("".join(json.dumps(row) + "\n" for row in rows))
             case ".json":
                 path.write_text(json.dumps(rows))
             case ".csv":

@@ -14,7 +14,7 @@ from hpcmaf.errors import DataError, PlatformError
 from hpcmaf.tasks import get_task
 from hpcmaf.tasks.problems import Problem
 from hpcmaf.tasks.readers import read_hub
-from tests.tasks.conftest import gsm8k_rows, write_jsonl
+from tests.tasks.conftest import gsm8k_rows, lay
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def load(task: str, folder: Path, sets: dict[str, dict[str, list[dict]]]) -> dic
     for config, splits in sets.items():
         card += f"- config_name: {config}\n  data_files:\n"
         for name, rows in splits.items():
-            write_jsonl(folder / config / f"{name}.jsonl", rows)
+            lay(folder, {f"{config}/{name}.jsonl": rows})
             card += f"  - {{split: {name}, path: {config}/{name}.jsonl}}\n"
     (folder / "README.md").write_text(card + "---\n")
     found = get_task(task)

@@ -13,7 +13,7 @@ from hpcmaf.cli.data import command
 from hpcmaf.errors import DataError
 from hpcmaf.files.publish import file_sha256, manifest_path, read_manifest
 from hpcmaf.tasks import get_task
-from tests.tasks.conftest import gsm8k_rows, write_jsonl
+from tests.tasks.conftest import gsm8k_rows, lay
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_manifest_records_source_and_counts(folder, gsm8k_folder) -> None:
     assert manifest.sha256 == file_sha256(folder / "train.jsonl")
     assert manifest.extra["task"] == "gsm8k" and manifest.extra["source"] == str(gsm8k_folder)
     assert manifest.extra["counts"]["problems"] == 20
-    write_jsonl(gsm8k_folder / "test.jsonl", gsm8k_rows("test", 9))
+    lay(gsm8k_folder, {"test.jsonl": gsm8k_rows("test", 9)})
     get_task("gsm8k").prepare(str(gsm8k_folder), folder)
     assert read_manifest(folder / "test.jsonl").rows == 9
 
@@ -58,8 +58,8 @@ def test_a_folder_that_is_not_as_it_was_prepared_is_refused(folder, spoil, task,
 
 
 def test_files_of_another_making_are_never_overwritten(folder, gsm8k_folder, tmp_path) -> None:
-    other = write_jsonl(tmp_path / "train.jsonl", [{"problem": "1?", "answer": "1"}])
-    second = write_jsonl(tmp_path / "second.jsonl", gsm8k_rows("test", 4))
+    other = lay(tmp_path, {"train.jsonl": [{"problem": "1?", "answer": "1"}]}) / "train.jsonl"
+    second = lay(tmp_path, {"second.jsonl": gsm8k_rows("test", 4)}) / "second.jsonl"
     before = {path: path.read_bytes() for where in (folder, gsm8k_folder) for path in where.iterdir()}
     tried = [("math", other, folder), ("gsm8k", second, folder), ("gsm8k", gsm8k_folder, gsm8k_folder)]
     for task, source, out in tried:
@@ -71,7 +71,7 @@ def test_files_of_another_making_are_never_overwritten(folder, gsm8k_folder, tmp
 
 def test_odd_characters_survive(tmp_path) -> None:
     questions = ["nul \x00", "lone \ud800", "line\u2028separator", "\u200f\u05e9", "x\x85y"]
-    source = write_jsonl(tmp_path / "own.jsonl", [{"question": q, "answer": q} for q in questions])
+    source = lay(tmp_path, {"own.jsonl": [{"question": q, "answer": q} for q in questions]}) / "own.jsonl"
     get_task("jsonl").prepare(str(source), tmp_path / "out")
     splits = get_task("jsonl").splits(tmp_path / "out", 1, 4, 0)
     assert sorted(p.question for p in splits.train + splits.eval) == sorted(questions)

@@ -12,7 +12,7 @@ from hpcmaf.errors import ConfigError
 from hpcmaf.tasks import get_task, leak_guard
 from hpcmaf.tasks.problems import Problem
 from hpcmaf.tasks.sources import locate, read_parts
-from tests.tasks.conftest import lay, math_record, write_jsonl
+from tests.tasks.conftest import lay, math_record
 
 
 def read(task: str, source: Path) -> dict[str, list[Problem]]:
@@ -144,7 +144,7 @@ def test_own_questions_with_and_without_answers(tmp_path) -> None:
     # Another spelling, a repeated line, another answer to the same question.
     rows += [{"question": "Q3 ", "answer": 3}, rows[4], {"question": "q5", "answer": "five"}]
     rows += [{"question": "named", "answer": 0.10, "id": "mine", "level": 2}]
-    path = write_jsonl(tmp_path / "own.jsonl", rows)
+    path = lay(tmp_path, {"own.jsonl": rows}) / "own.jsonl"
     counts = {"problems": 19, "without_answer": 6, "levels": {"2": 1}, "repeated_questions": 2}
     assert get_task("jsonl").prepare(str(path), tmp_path / "out") == {"all": counts, "repeated_records": 1}
     splits = get_task("jsonl").splits(tmp_path / "out", 6, 11, 0)
