@@ -32,7 +32,7 @@ from hpcmaf.store import verify
 from hpcmaf.tasks import get_task
 from tests.launch.made_runs import attempted, finish, make_run
 from tests.report.conftest import invent, ledger
-from tests.tasks.conftest import gsm8k_rows, write_jsonl
+from tests.tasks.conftest import gsm8k_rows, lay
 
 often = settings(
     max_examples=int(os.environ.get("HPCMAF_EXAMPLES", "100")),
@@ -227,7 +227,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     diversity = {"schema": "hpcmaf-diversity/1", "iteration": 0, "problems": 6, "encoder": None, "measures": measures}
     write_json(run.diversity(0), diversity)
     write_json(run.data(1) / "selection.json", {"schema": "x", "datasets": {"generator-0": COUNTS, "critic-0": COUNTS}})
-    source = write_jsonl(folder / "raw" / "train.jsonl", gsm8k_rows("train", 8))
+    source = lay(folder / "raw", {"train.jsonl": gsm8k_rows("train", 8)}) / "train.jsonl"
     get_task("gsm8k").prepare(str(source), folder / "prepared")
 
     forgotten, plan, _ = make_run(folder / "forgotten")
