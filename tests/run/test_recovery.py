@@ -22,6 +22,7 @@ from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage, build_plan
 from hpcmaf.tasks.problems import Problem
 from tests.debate.scripted import ScriptedEngine
+from tests.debate.test_protocol import protocol
 
 PROBLEMS = {"train": {"count": 4, "sha256": "a"}, "eval": {"count": 4, "sha256": "b"}}
 
@@ -127,8 +128,6 @@ def test_a_driver_puts_its_run_in_order_before_and_after(tmp_path: Path, monkeyp
 )
 def test_a_failing_debate_says_why_in_its_own_class(error: Exception) -> None:
     """Not as one of many exceptions in a group: the class is the exit code, the text is the line."""
-    from tests.debate.test_protocol import protocol
-
     def refuse(_: object) -> str:
         raise error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import ctypes
 import os
 import random
 import shutil
@@ -25,8 +24,6 @@ INIT = """\
 hostname "$0" && mount --bind "$1" /etc/hosts && mount -t tmpfs tmpfs /dev/shm || exit
 while :; do [ -e "$2" ] || "$3" -D -N "$0"; sleep 0.1; done
 """
-PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
 
 
 class ClusterError(RuntimeError):
@@ -86,23 +83,15 @@ class Daemon:
         """Start it unless it runs."""
         if self.alive:
             return
-        parent = os.getpid()
-
-        def bind_to_parent() -> None:
-            _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:
-                os._exit(1)
-
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                self.command,
+                ["setpriv", "--pdeathsig", "KILL", *self.command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 env=self.env,
                 cwd="/",
                 start_new_session=True,
-                preexec_fn=bind_to_parent,  # noqa: PLW1509 - one system call, no locks
             )
 
     @property

@@ -6,8 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -111,10 +110,15 @@ def test_training_reaches_its_time_limit_and_goes_on(slurm: Cluster, tmp_path: P
     name = next(path.name for path in run.iteration(1).glob("jobs/*.it01.finetune.generator-0.*"))
     job = next(job["id"] for job in slurm.jobs() if job["name"] == name)
     # Held in mid-training until the warning is there: how fast this machine is must not matter.
-    with stopped(processes("hpcmaf.training.worker", str(run.root))):
-        # Slurm looks every 30 seconds, and warns a minute ahead or less.
-        slurm.client("scontrol", "update", f"jobid={job}", "EndTime=now+57")
-        watch.wait("Slurm's warning came", lambda: "SIGUSR2: coming to a stop" in job_log(run), 120)
+    workers = [psutil.Process(pid) for pid in processes("hpcmaf.training.worker", str(run.root))]
+    assert workers, "nothing to stop"
+    for worker in workers:
+        worker.suspend()
+    # Slurm looks every 30 seconds, and warns a minute ahead or less.
+    slurm.client("scontrol", "update", f"jobid={job}", "EndTime=now+57")
+    watch.wait("Slurm's warning came", lambda: "SIGUSR2: coming to a stop" in job_log(run), 120)
+    for worker in workers:
+        worker.resume()
     watch.wait("it was requeued", lambda: [j for j in slurm.jobs() if (j["id"], j["state"]) == (job, "PENDING")], 60)
     slurm.client("scontrol", "update", f"jobid={job}", "timelimit=10")
     submit(calm.root, "--profile", "local", "--iters", "1", *shape)
@@ -131,19 +135,6 @@ def job_log(run: RunDir) -> str:
     """What the finetuning job of a society of one has written."""
     logs = run.root.glob("it01/jobs/*finetune.generator-0*/*_log.err")
     return "".join(log.read_text(errors="replace") for log in logs if ".gate." not in log.parent.name)
-
-
-@contextmanager
-def stopped(processes: list[int]) -> Iterator[None]:
-    """Let processes stand still within the block."""
-    assert processes, "nothing to stop"
-    for process in processes:
-        os.kill(process, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for process in processes:
-            os.kill(process, signal.SIGCONT)
 
 
 def test_finetuning_on_two_nodes(slurm: Cluster, tmp_path: Path) -> None:
