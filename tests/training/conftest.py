@@ -186,9 +186,6 @@ def cases(bases: dict[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
     empty = str(write_lines(folder / "empty.jsonl", []))
     llama = {"base": str(bases["llama"]), "dataset": data}
     steep = str(changed(bases["llama"], folder / "steep", STEEP))
-    long = chats()
-    long[3]["messages"][-1]["content"] += "y" * 60
-    long[9]["messages"][0]["content"] = "z" * 400
     makes = list(MAKES)
     table: dict[str, dict[str, Any]] = {}
     for stage in range(4):
@@ -213,7 +210,6 @@ def cases(bases: dict[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
         "bfloat16": llama | {"dtype": "bfloat16", "zero_stage": 0},
         "checkpointing": llama | {"gradient_checkpointing": True},
         "next": llama | {"start": str(folder / "lora-0" / "out"), "base": str(bases[makes[0]])},
-        "too-long": llama | {"dataset": str(write_lines(folder / "long.jsonl", long)), "max_length": 80},
         "empty-lora": llama | {"dataset": empty},
         "empty-full": llama | {"dataset": empty, "tuning": "full"},
         "diverged": llama | {"start": str(changed(bases["llama"], folder / "overflowing", OVERFLOWING)), "tuning": "full"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 # Writes its own BOS, as Llama's and Mistral's do.
 BOS_TEMPLATE = (
@@ -17,7 +18,6 @@ END_TEMPLATE = (
     "{% if add_generation_prompt %}<assistant>{% else %}{{ eos_token }}{% endif %}"
 )
 MAKES = {"llama": BOS_TEMPLATE, "mistral": None, "phi3": END_TEMPLATE}
-CONTEXT = 256
 
 
 def make_tokenizer(template: str | None, *, adds_bos: bool, named: Sequence[str] = ("<end>", "<user>", "<assistant>")):
@@ -46,27 +46,32 @@ def make_tokenizer(template: str | None, *, adds_bos: bool, named: Sequence[str]
     return tokenizer
 
 
-def make_model(folder: Path, make: str, *, tied: bool = False) -> Path:
-    """Save a random model of two layers with its tokenizer."""
+def tiny(make: str, seed: int = 3, **settings: Any) -> Any:
+    """A random model of two layers."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    usual = {
+        "vocab_size": 100,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    config = AutoConfig.for_model(make, **usual | settings)
+    torch.manual_seed(seed)
+    return AutoModelForCausalLM.from_config(config)
+
+
+def make_model(folder: Path, make: str, *, tied: bool = False) -> Path:
+    """Save a random model with its tokenizer."""
     tokenizer = make_tokenizer(MAKES[make], adds_bos=True)
-    config = AutoConfig.for_model(
-        make,
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=CONTEXT,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-        tie_word_embeddings=tied,
-    )
-    torch.manual_seed(7)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": tied}
+    tiny(make, seed=7, vocab_size=len(tokenizer), **heads).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

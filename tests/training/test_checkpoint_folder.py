@@ -128,12 +128,6 @@ class Failing:
         return called
 
 
-def test_a_checkpoint_of_another_number_of_processes_is_found(tmp_path):
-    made(tmp_path, 4, world_size=2)
-    assert newest(tmp_path, {"job": "this", "world_size": 3}).identity["world_size"] == 2
-    assert newest(tmp_path, {"job": "that", "world_size": 2}) is None
-
-
 def test_another_jobs_checkpoint_is_named_and_makes_way(tmp_path, capsys):
     made(tmp_path, 7, "other")
     assert newest(tmp_path, {"job": "this"}) is None

@@ -9,8 +9,8 @@ from peft import LoraConfig, get_peft_model
 from hpcmaf.errors import ConfigError
 from hpcmaf.training.fp8 import Fp8Linear, Rounded, round_base, round_rows
 from tests.training.conftest import is_an_adapter_like
+from tests.training.models import tiny
 from tests.training.test_fused import adapted, fused, gated, loss_and_gradients
-from tests.training.test_packing import tiny
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,8 @@ from hpcmaf.training.lora_fused import fuse_adapters
 from hpcmaf.training.mlp_fused import fuse_mlps
 from hpcmaf.training.model import checkpoint_layers
 from hpcmaf.training.objective import negative_log_likelihood
-from tests.training.test_packing import sample, tiny
+from tests.training.models import tiny
+from tests.training.test_packing import sample
 
 pytestmark = pytest.mark.slow
 TOKENS = 20

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from hpcmaf.training import packing as packable
 from hpcmaf.training.attention import in_fixed_order
@@ -20,6 +19,7 @@ from hpcmaf.training.fp8 import round_base
 from hpcmaf.training.objective import negative_log_likelihood
 from hpcmaf.training.packing import Packing
 from hpcmaf.training.process import Process
+from tests.training.models import tiny
 
 WINDOW = 6
 
@@ -32,24 +32,6 @@ def sample(name: str, length: int) -> TokenSample:
 
 def alone():
     return Process(0, 1, torch.device("cpu"))
-
-
-def tiny(make: str, **settings):
-    usual = {
-        "vocab_size": 100,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 256,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-    }
-    config = AutoConfig.for_model(make, **usual | settings)
-    torch.manual_seed(3)
-    return AutoModelForCausalLM.from_config(config)
 
 
 def loss_and_gradients(model, rows, packed: bool):
