@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -128,11 +128,8 @@ class FinetuneReport:
         From start to publication, start-up included, with what went into the
         checkpoint that the job resumed from; times processes where each had
         a GPU, else 0.
-    startup_seconds, startup
-        From start to the first optimiser step, and what of it went into each
-        part: launch (processes and imports), data, weights, adapter, kernels
-        (which ones, and rounding the base), engine (DeepSpeed's), check (of
-        packing, and resuming).
+    startup_seconds
+        From start to the first optimiser step.
     peak_memory_bytes
         Largest of any process: GPU memory allocated, or resident set on CPU.
     """
@@ -148,7 +145,6 @@ class FinetuneReport:
     startup_seconds: float
     peak_memory_bytes: int
     gpu_seconds: float
-    startup: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, counts: Mapping[str, Any], wall: float) -> Self:

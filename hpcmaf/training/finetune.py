@@ -75,7 +75,6 @@ def finetune(
     """
     work, output = Path(entry.work), Path(entry.output)
     check_packages(quantize=job.quantize)
-    marks = {"launch": time.time()}
     config = load_config(job)
     chat = ChatFormat.from_pretrained(
         job.base, revision=job.revision, trust_remote_code=job.trust_remote_code, date=job.date,
@@ -89,7 +88,7 @@ def finetune(
     )
     losses: list[float] = []
     earlier, left = 0.0, None
-    marks["data"] = time.time()
+    ready = time.time()
     if batches:
         with _computing(process):
             ds.connect(process.cuda)
@@ -102,25 +101,21 @@ def finetune(
             else:
                 base = None  # gives its memory back
                 frozen = load_model(job, config, dtype, device)
-            marks["weights"] = time.time()
             # Draws the fresh adapter, the same in every process.
             torch.manual_seed(derive_seed(seed, "adapter"))
             model = trainable(frozen, job)
             _check_vocabulary(model, data, job)
-            marks["adapter"] = time.time()
             packing = Packing(model, max(len(sample.input_ids) for sample in data.samples), wanted=job.packing)
             job = prepare(model, job, config, dtype, process, packed=packing.on, logits=_logits(data))
-            marks["kernels"] = time.time()
             checkpointer = Checkpointer(job, process, dtype, started=entry.started, token=work.name)
             engine = ds.start(model, job, dtype, len(batches), process.cuda, universal=checkpointer.converts)
-            marks["engine"] = time.time()
             packing.check(engine, data.samples, process)
             objective = OBJECTIVES[job.objective](engine, job, process, data.samples, packed=packing.on)
             dropout = derive_seed(seed, "dropout", process.rank)
             random.seed(dropout)
             torch.manual_seed(dropout)
             before, earlier = checkpointer.resume(engine), checkpointer.earlier_seconds
-            marks["check"] = time.time()
+            ready = time.time()
         useful = flop_per_token(size_of(engine.module.parameters(), dtype.itemsize), job)
         with closing(Metrics(process, work.parent, len(batches), useful)) as metrics:
             losses = train(
@@ -148,11 +143,7 @@ def finetune(
         "steps": len(batches),
         "final_loss": losses[-1] if losses else None,
         "losses": losses,
-        "startup_seconds": list(marks.values())[-1] - entry.started,
-        "startup": {
-            name: round(end - begin, 3)
-            for (name, end), begin in zip(marks.items(), [entry.started, *marks.values()], strict=False)
-        },
+        "startup_seconds": ready - entry.started,
         "peak_memory_bytes": _peak_memory(process),
         "earlier_seconds": earlier,
         "gpus": process.world_size if process.cuda else 0,

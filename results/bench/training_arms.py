@@ -79,7 +79,7 @@ def ours(folder: Path, gpus: int, **settings: Any) -> dict[str, Any]:
     result = {"wall_s": wall} | logged(folder / name, job)
     if report is not None:
         result |= {
-            "startup": dict(report.startup),
+            "startup_s": report.startup_seconds,
             # Its folder is renamed when all that is in it is on disk.
             "saved_s": Path(job.output).stat().st_ctime - began,
             "leaving_s": began + wall - Path(job.output).stat().st_ctime,
