@@ -176,7 +176,7 @@ class BaseEngine:
         """What there is to say of the work in progress."""
         return ""
 
-    def means(self) -> dict[str, Any]:
+    def averages(self) -> dict[str, Any]:
         """What there is to say of the whole."""
         return {}
 
@@ -244,9 +244,9 @@ class RoutingEngine:
         """What there is to say of the work in progress."""
         return "; ".join(f"{base}: {engine.note()}" for base, engine in self.engines.items())
 
-    def means(self) -> dict[str, Any]:
+    def averages(self) -> dict[str, Any]:
         """What there is to say of the whole, by base."""
-        return {base: engine.means() for base, engine in self.engines.items()}
+        return {base: engine.averages() for base, engine in self.engines.items()}
 
     def close(self) -> None:
         """Release models and processes."""

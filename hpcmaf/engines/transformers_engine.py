@@ -100,7 +100,7 @@ class TransformersEngine(BaseEngine):
         """What there is to say of the work in progress."""
         return f"{self._tokens / max(1e-9, time.monotonic() - self._began):,.0f} tokens/s" if self._began else ""
 
-    def means(self) -> dict[str, Any]:
+    def averages(self) -> dict[str, Any]:
         """What there is to say of the whole."""
         return {"tokens_per_second": round(self._tokens / max(1e-9, self.seconds - self._earlier), 1)}
 

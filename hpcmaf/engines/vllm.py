@@ -126,9 +126,10 @@ class VllmEngine(BaseEngine):
         """What there is to say of the work in progress."""
         return self.meter.note() if self._groups else "starting vLLM"
 
-    def means(self) -> dict[str, Any]:
+    def averages(self) -> dict[str, Any]:
         """What there is to say of the whole."""
-        return self.meter.means() | {f"start_{name.replace(' ', '_')}": value for name, value in self.pool.parts.items()}
+        parts = {f"start_{name.replace(' ', '_')}": seconds for name, seconds in self.pool.parts.items()}
+        return self.meter.averages() | parts
 
     # --- servers -----------------------------------------------------------
     async def _group(self, key: str | None) -> Sequence[Server]:
@@ -185,7 +186,7 @@ class Meter:
         line += f"{last['running']:.0f} running, {last['waiting']:.0f} waiting, KV cache {last['cache']:.0%}"
         return f"{line}, prefix hits {now['prefix_hits']:.0%}"
 
-    def means(self) -> dict[str, float]:
+    def averages(self) -> dict[str, float]:
         """Means over the stage."""
         return self._over(self._samples) if len(self._samples) > 1 else {}
 
@@ -194,6 +195,6 @@ class Meter:
         (began, first), (now, last) = samples[0], samples[-1]
         hits = (last["hits"] - first["hits"]) / max(1, last["queries"] - first["queries"])
         rate = (last["tokens"] - first["tokens"]) / max(1e-9, now - began)
-        means = {"tokens_per_second": rate, "prefix_hits": hits}
-        means |= {k: sum(values[k] for _, values in samples) / len(samples) for k in ("running", "waiting", "cache")}
-        return {name: round(value, 3) for name, value in means.items()}
+        averages = {"tokens_per_second": rate, "prefix_hits": hits}
+        averages |= {k: sum(values[k] for _, values in samples) / len(samples) for k in ("running", "waiting", "cache")}
+        return {name: round(value, 3) for name, value in averages.items()}

@@ -205,5 +205,5 @@ def _spend(context: TaskContext, transcripts: Sequence[Transcript], engine: Any,
         wall_seconds=journal.seconds + time.monotonic() - context.started,
         gpu_seconds=engine.seconds * engine.gpus,
         peak_memory_bytes=engine.peak_memory_bytes if engine.gpus else peak_memory_bytes(),
-        engine=engine.means(),
+        engine=engine.averages(),
     )

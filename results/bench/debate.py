@@ -73,7 +73,7 @@ async def warm(engine: Any) -> float:
 async def ours(model: Path, adapters: dict[str, str], more: dict[str, Any], work: Work, log: Path) -> dict[str, Any]:
     engine = our_engine(model, adapters, more, log)
     try:
-        return {"start": await warm(engine), **await run_debates(work, engine), "gpus": engine.gpus, **engine.means()}
+        return {"start": await warm(engine), **await run_debates(work, engine), "gpus": engine.gpus, **engine.averages()}
     finally:
         engine.close()
 

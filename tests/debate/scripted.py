@@ -58,7 +58,7 @@ class ScriptedEngine:
         """Nothing to say of work in progress."""
         return ""
 
-    def means(self) -> dict[str, float]:
+    def averages(self) -> dict[str, float]:
         """Nor of the whole."""
         return {}
 

@@ -272,10 +272,10 @@ def test_the_server_says_what_bounds_it(agents: dict[str, str], shared: dict[str
         run(engine, [ask(f"k{part}.{i}", seed=i, **more) for i in range(200)])
         if found := any(re.fullmatch(line, note) for note in notes):
             break
-    means = engine.means()
+    averages = engine.averages()
     engine.close()
     assert found, notes[-1]
-    assert means["tokens_per_second"] > 0 and means["running"] > 0
+    assert averages["tokens_per_second"] > 0 and averages["running"] > 0
 
 
 def test_whole_checkpoints_take_turns(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
