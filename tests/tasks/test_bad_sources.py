@@ -15,6 +15,7 @@ from hpcmaf.tasks import get_task
 from tests.tasks.conftest import gsm8k_rows, lay, math_record
 
 GOOD = json.dumps({"question": "q?", "answer": "#### 1"}).encode() + b"\n"
+PACKED = gzip.compress(GOOD, mtime=0)  # without the time, which would be another one in each test process
 CHOICES = ["w", "x", "y", "z"]
 
 
@@ -73,8 +74,8 @@ BAD = [
     ("jsonl", "test.jsonl", jsonl({"question": "q"}), "line 1: no 'answer', which a test problem needs"),
     ("gsm8k", "train.parquet", b"PAR1 and no more", "torn or not what its name says"),
     ("humaneval", "h.jsonl.gz", b"x", "torn or not gzip ("),
-    ("humaneval", "h.jsonl.gz", gzip.compress(GOOD)[:-20], "torn or not gzip ("),
-    ("humaneval", "h.jsonl.gz", gzip.compress(GOOD)[:20] + b"\0\0\0" + gzip.compress(GOOD)[23:], "torn or not"),
+    ("humaneval", "h.jsonl.gz", PACKED[:-20], "torn or not gzip ("),
+    ("humaneval", "h.jsonl.gz", PACKED[:20] + b"\0\0\0" + PACKED[23:], "torn or not"),
     ("mbpp", "m.jsonl", jsonl(MBPP | {"test_list": [5, None]}), "line 1: its asserts call no function"),
     ("mbpp", "m.jsonl", jsonl(MBPP | {"test_list": "assert f(1)"}), "line 1: test_list is no list of asserts"),
     ("mbpp", "m.jsonl", jsonl(MBPP | {"test_list": ["assert ("]}), "line 1: test_list is no list of asserts"),
