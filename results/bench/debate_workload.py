@@ -7,7 +7,6 @@ import json
 import math
 import random
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from hpcmaf.debate.protocol import Protocol, debate_all
 from hpcmaf.debate.society import Society
 from hpcmaf.engines.base import Completion, Request, Sampling
 from hpcmaf.tasks.problems import Problem
+from hpcmaf.tasks.prompts import PromptSet
 
 AGENTS, ROUNDS, RANK = 3, 2, 16
 CALLS = AGENTS * (2 * ROUNDS - 1)
@@ -27,23 +27,15 @@ TINY = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "n
 VOCABULARY = 128256
 
 
-class Words:
-    """Prompts of about the lengths measured on GSM8K: 150, 650 and 1,050 tokens with the earlier turns."""
-
-    def first(self, question: str) -> str:
-        return question
-
-    def summarize(self, question: str, answers: Sequence[str]) -> str:
-        return " ".join([question[:120], *answers])
-
-    def update(self, question: str, summary: str) -> str:
-        return f"{summary} {question}"
-
-    def update_without_summary(self, question: str, answers: Sequence[str]) -> str:
-        return " ".join([*answers, question])
-
-    def for_agent(self, agent: int, agents: int) -> Words:
-        return self
+# Of about the lengths measured on GSM8K: 150, 650 and 1,050 tokens with the earlier turns.
+WORDS = PromptSet(
+    templates={
+        "first": "{{ question }}",
+        "summarize": "{{ question[:120] }} {{ answers | join(' ') }}",
+        "update": "{{ summary }} {{ question }}",
+        "update_without_summary": "{{ answers | join(' ') }} {{ question }}",
+    }
+)
 
 
 def make_model(folder: Path, shape: dict[str, int]) -> None:
@@ -171,7 +163,7 @@ async def run_debates(work: Work, engine: Any, question_seed: int = 0, first: in
         for i in range(work.problems)
     ]
     sampling = Sampling(top_p=work.top_p, max_new_tokens=300)
-    protocol = Protocol(ROUNDS, True, Words(), AnswerForm.NUMBER, sampling, seed=0, iteration=1)
+    protocol = Protocol(ROUNDS, True, WORDS, AnswerForm.NUMBER, sampling, seed=0, iteration=1)
     began = time.monotonic()
     done = await debate_all(problems, Society.of(AGENTS, NAMES), protocol, Lengths(engine, work))
     seconds = time.monotonic() - began
