@@ -203,7 +203,7 @@ def test_the_smaller_limit_on_arrays_is_taken(sent: Path, tmp_path: Path) -> Non
     scontrol = tmp_path / "programs/scontrol"
     for said, limit in (("max_array_tasks=3,bf_interval=1", 3), ("bf_interval=1,max_array_tasks=90", 5), ("(null)", 5)):
         scontrol.write_text(f"#!/bin/bash\necho 'MaxArraySize = 5'\necho 'SchedulerParameters = {said}'\n")
-        assert f"MaxArraySize: {limit}\n" in ask(plan.command, "--profile", "test-cluster").stdout
+        assert f"MaxArraySize: {limit}\n" in ask(plan.command, "--profile", "test-cluster", "--run", "new").stdout
 
 
 def test_a_window_waits_for_all_parts_of_the_one_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
