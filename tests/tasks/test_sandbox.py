@@ -63,6 +63,7 @@ def run(programs: dict[str, str], way: str) -> dict[str, tuple[bool, float]]:
 KIND = "limits" if ways() == ["limits"] else "namespaces"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ways())
 def test_hostile_programs_end_and_harm_nothing(tmp_path: Path, way: str) -> None:
     (tmp_path / "kept").write_text("kept")
