@@ -77,7 +77,8 @@ def run_tasks(
                 print(f"{stage.id} {task}: done already", flush=True)
                 continue
             try:
-                if (node := place(position)) is not None and node.rank > 0:
+                node = place(position) if stage.spec.fan_out == "agent" else None
+                if node is not None and node.rank > 0:
                     join_task(run, stage, task, node, stop)
                 elif not run.claimed(stage, task) or busy(task):
                     print(f"{stage.id} {task}: begins", flush=True)

@@ -16,7 +16,6 @@ from hpcmaf.jobs.task import run_tasks
 from hpcmaf.launch.slurm.nodes import place_of_job
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
-from hpcmaf.training.multinode import NodeRank
 from hpcmaf.training.stop import StopFlag, handle_signals
 
 
@@ -76,17 +75,15 @@ def run_stage(run: RunDir, plan: Plan, stage: Stage, tasks: Sequence[str]) -> Hp
     """
     run, stop = RunDir(run.root.resolve()), StopFlag()
     os.environ.update(limit_threads(load_profile(str(run.profile)).threads(stage.spec.resources)))
-    several = stage.spec.resources == "finetuning" and int(os.environ.get("SLURM_STEP_NUM_NODES", "1")) > 1
-    place = _place if several else lambda position: None
 
-    def try_all_the_same(task: str) -> bool:
+    def busy(task: str) -> bool:
         if not tasks:
             print(f"{stage.id} {task}: another process is working on it; left to it", flush=True)
         return bool(tasks)
 
     handle_signals(stop.request)
     chosen = tasks or stage.tasks
-    failure = run_tasks(run, stage, chosen, plan.identity, facts={}, stop=stop, place=place, busy=try_all_the_same)
+    failure = run_tasks(run, stage, chosen, plan.identity, facts={}, stop=stop, place=place_of_job, busy=busy)
     if failure is None and stop.requested and not all(run.done(stage, task) for task in chosen):
         raise StopRequested(f"{stage.id}: stopped on request; the same command resumes")
     if isinstance(failure, OSError | MemoryError):
@@ -94,10 +91,3 @@ def run_stage(run: RunDir, plan: Plan, stage: Stage, tasks: Sequence[str]) -> Hp
     if failure is not None and not isinstance(failure, HpcmafError):
         raise failure
     return failure
-
-
-def _place(position: int) -> NodeRank | None:
-    """This node's place in a finetuning job of several, which srun starts on each."""
-    # submitit believes to be in one of its own jobs only when it is told so.
-    os.environ["SUBMITIT_EXECUTOR"] = "slurm"
-    return place_of_job(position)

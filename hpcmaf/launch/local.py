@@ -21,12 +21,12 @@ from hpcmaf.config.profile import Profile
 from hpcmaf.cores import visible_gpus
 from hpcmaf.errors import StageError
 from hpcmaf.jobs.context import limit_threads
-from hpcmaf.jobs.task import run_tasks
 from hpcmaf.launch.advance import advance, start_afresh, sweep
 from hpcmaf.launch.progress import Watcher
 from hpcmaf.launch.scheduler import Scheduler, States, Stop
 from hpcmaf.launch.slurm.causes import find_causes
 from hpcmaf.launch.slurm.commands import Job
+from hpcmaf.launch.slurm.job import run_element
 from hpcmaf.launch.slurm.script import job_name, run_tag
 from hpcmaf.launch.slurm.submissions import Cause, Submissions
 from hpcmaf.run.directory import RunDir
@@ -190,8 +190,8 @@ class Local(Scheduler):
         element = tasks if stage.spec.fan_out == "agent" else None
         tag = run_tag(self.run.root, self.log.nonce)
         name = job_name(tag, stage.id, element, self.log.sequence + 1)
-        self.log.intend(name, stage.id, [tasks], halvings=halvings)
-        job = self._submit_job(stage, tasks, name, slot, halvings)
+        self.log.intend(name, stage.id, [tasks], halvings=halvings, plan=self.plan.identity)
+        job = self._submit_job(stage, tasks, name, slot)
         self.log.confirm(name, job.job_id)
         self._running.append(_Running(stage, list(tasks), slot, job, time.monotonic()))
 
@@ -203,9 +203,7 @@ class Local(Scheduler):
         gpus = visible_gpus() if resources.device != "cpu" and stage.spec.fan_out != "run" else []
         return [gpus[(slot * processes + k) % len(gpus)] for k in range(min(processes, len(gpus)))]
 
-    def _submit_job(
-        self, stage: Stage, tasks: tuple[str, ...], name: str, slot: int, halvings: int
-    ) -> submitit.Job[None]:
+    def _submit_job(self, stage: Stage, tasks: tuple[str, ...], name: str, slot: int) -> submitit.Job[None]:
         """Start one job."""
         folder = self.run.jobs(stage, name)
         executor = submitit.LocalExecutor(str(folder))
@@ -213,9 +211,8 @@ class Local(Scheduler):
         # submitit hands GPUs on by number only: the job sets them itself.
         threads = limit_threads(self.profile.threads(stage.spec.resources))
         environment = {**threads, "CUDA_VISIBLE_DEVICES": ",".join(self.gpus_of(stage, slot))}
-        work = (str(self.run.root.resolve()), stage, tasks, name, self.plan.identity, environment, halvings)
         with _errors_into(folder / "controller.err"):
-            return executor.submit(run_job, *work)
+            return executor.submit(run_job, str(self.run.root.resolve()), name, environment)
 
     def causes(self, keys: Sequence[TaskKey]) -> dict[TaskKey, Cause]:
         """What the tasks have left."""
@@ -253,20 +250,11 @@ class Local(Scheduler):
         return bool(self._running) or (self.failure is None and bool(states.unfinished()))
 
 
-def run_job(
-    root: str,
-    stage: Stage,
-    tasks: tuple[str, ...],
-    name: str,
-    plan_identity: str,
-    environment: Mapping[str, str],
-    halvings: int,
-) -> None:
-    """What a job of this machine runs."""
+def run_job(root: str, name: str, environment: Mapping[str, str]) -> None:
+    """What a job of this machine runs: a submission of that name."""
     os.environ.update(environment)
-    job = submitit.JobEnvironment()
-    facts = {"submission": name, "job": job.job_id, "log": str(job.paths.stderr)}
-    failure = run_tasks(RunDir(Path(root)), stage, tasks, plan_identity, facts=facts, halvings=halvings)
+    run = RunDir(Path(root))
+    failure = run_element(run, Submissions(run.submissions).submissions[name])
     if failure is not None:
         raise failure
 

@@ -313,7 +313,7 @@ def judged(tmp_path: Path, slurm_says: SlurmSays) -> Judged:
         if earlier:
             Submissions(run.submissions).judge((stage.id, stage.tasks[0]), Cause(earlier, "why", submission=sent.name))
         slurm_says(**{"squeue": "", "scontrol": ""} | {key: text.format(name=sent.name) for key, text in said.items()})
-        slurm = Slurm(run, plan, load_profile("test-cluster"), lambda element: None, 0.0)
+        slurm = Slurm(run, plan, load_profile("test-cluster"), 0.0)
         slurm.states()
         [cause] = slurm.causes([(stage.id, stage.tasks[0])]).values()
         return cause.kind, cause.node

@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -180,8 +179,8 @@ def test_a_job_on_this_machine_gets_its_gpus_by_name(tmp_path: Path, monkeypatch
     run, plan, profile = make_run(tmp_path / "run", launcher="local")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-a,MIG-b")
 
-    def answer(root: str, stage: object, tasks: tuple[str, ...], *words: Any) -> None:
-        (tmp_path / tasks[0]).write_text(words[-2]["CUDA_VISIBLE_DEVICES"])
+    def answer(root: str, name: str, environment: dict[str, str]) -> None:
+        (tmp_path / name).write_text(environment["CUDA_VISIBLE_DEVICES"])
 
     monkeypatch.setattr(local, "run_job", answer)
     profile = profile.model_copy(update={"jobs": 3})
@@ -189,7 +188,7 @@ def test_a_job_on_this_machine_gets_its_gpus_by_name(tmp_path: Path, monkeypatch
     machine.submit(plan.stage("it01/debate"), ["00000", "00001", "00002"])
     for running, name in zip(machine._running, ("MIG-a", "MIG-b", "MIG-a"), strict=True):
         running.job.result()
-        assert (tmp_path / running.tasks[0]).read_text() == name
+        assert (tmp_path / machine.log.latest["it01/debate", running.tasks[0]][0].name).read_text() == name
 
 
 def test_a_torn_plan_is_a_finding(tmp_path: Path) -> None:

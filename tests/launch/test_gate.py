@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from signal import SIG_DFL, SIGUSR2, signal
+from threading import Timer
 
 import pytest
 
 from hpcmaf.errors import ConfigError, DataError, PlanChangedError, PlatformError, RunBusyError, SlurmError, StoreError
 from hpcmaf.launch.scheduler import read_stop
-from hpcmaf.launch.slurm.gate import Gate, passing
+from hpcmaf.launch.slurm.gate import passing
+from hpcmaf.launch.slurm.job import main
 from hpcmaf.launch.slurm.refusals import ControllerAbsentError, LaterError, NoNodeError, RefusedError, SubmitLimitError
 from tests.launch.conftest import SlurmSays
-from tests.launch.made_runs import make_run
+from tests.launch.made_runs import make_run, submitted
 
 
 @pytest.mark.parametrize(
@@ -49,10 +52,15 @@ def test_only_verdicts_and_defects_are_a_reason_to_stop(
 
 
 def test_a_gate_stops_the_chain_for_what_will_not_change(tmp_path: Path, slurm_says: SlurmSays) -> None:
-    run, _, _ = make_run(tmp_path / "run", cluster={"command_seconds": 5.0})
+    """Its node sees what it is for a little late."""
+    run, plan, _ = make_run(tmp_path / "run", cluster={"command_seconds": 5.0})
+    gate = submitted(run, plan.stages[0], (), None, gate=True)
+    late = run.submissions.rename(run.root / "late")
+    Timer(0.5, late.rename, [run.submissions]).start()
     calls = slurm_says(squeue="", scontrol="MaxArraySize = 1001\n", sbatch="")
     (calls.parent / "bin/sbatch").write_text("#!/bin/sh\necho 'sbatch: error: Invalid account' >&2\nexit 1\n")
     with pytest.raises(RefusedError):
-        Gate(str(run.root), patience=0.0)(())
+        main(run.jobs(plan.stages[0], gate.name))
+    signal(SIGUSR2, SIG_DFL)
     stop = read_stop(run)
     assert stop is not None and "the gate failed: sbatch: Invalid account" in stop.reason

@@ -212,7 +212,7 @@ def test_a_window_waits_for_all_parts_of_the_one_before_it(tmp_path: Path, monke
     laid_out, sbatch = prepare_run(run, recipe(), site), Recording._sbatch
 
     def strict(recording: Recording, stage: Stage, values: dict[str, Any], *rest: Any) -> str:
-        if len(rest[1]) > 1:
+        if rest[0] > 1:
             raise SubmitLimitError("sbatch: AssocMaxSubmitJobLimit")
         return sbatch(recording, stage, values, *rest)
 

@@ -131,12 +131,10 @@ def test_stale_files_and_a_gate_that_fails_before_python(slurm: Cluster, tmp_pat
 def test_wrappers_banners_and_a_users_own_variables(
     slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """sbatch says more than an id, the work is seen late on nodes, and squeue is told to show one partition."""
-    late = 'mv "$f" "$f.late"; (sleep 4; mv "$f.late" "$f") &'
-    hide = f'dir=$(dirname "${{!#}}"); for f in "$dir"/element-*.pkl; do {late} done'
+    """sbatch says more than an id, and squeue is told to show one partition."""
     noise = "echo Ticket forwarded; echo 10 hours left"
     told = '$real "$@" | sed "s/^\\([0-9]*\\)$/Submitted batch job \\1 on cluster test/"'
-    wrap(tmp_path, monkeypatch, "sbatch", f"{hide} >/dev/null 2>&1\n{noise}\n{told}")
+    wrap(tmp_path, monkeypatch, "sbatch", f"{noise}\n{told}")
     monkeypatch.setenv("SQUEUE_PARTITION", "high")
     monkeypatch.setenv("SACCT_FORMAT", "JobID")
     loop = Loop(slurm, tmp_path / "run", "slurm.merge.partition=low", "slurm.gate.partition=low")

@@ -41,7 +41,7 @@ class Job:
     # The most runs that had jobs at once, and that had jobs on one GPU at once.
     together = on_one_gpu = 0
 
-    def __init__(self, of: Local, stage: Stage, tasks: Sequence[str], name: str, slot: int, _: int) -> None:
+    def __init__(self, of: Local, stage: Stage, tasks: Sequence[str], name: str, slot: int) -> None:
         assert slot not in Job.active, "a slot is for one job"
         Job.active[slot] = of.run.root.name, of.gpus_of(stage, slot)
         Job.together = max(Job.together, len({name for name, _ in Job.active.values()}))

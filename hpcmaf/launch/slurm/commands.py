@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from hpcmaf.errors import SlurmError, failure_kind
+from hpcmaf.errors import SlurmError, failure_kind, one_line
 from hpcmaf.launch.slurm.refusals import ControllerAbsentError, RefusedError, error_class, plain
 
 # Blanks separate fields in none of these; a job's name is hpcmaf's own.
@@ -179,3 +180,23 @@ def cancel(ids: Sequence[str], *, seconds: float, pending_only: bool = False) ->
 def control(*words: str, seconds: float) -> None:
     """Change a job: ``release`` it, ``requeue`` it, ``update`` it."""
     call(["scontrol", *words], seconds=seconds)
+
+
+def requeue_this_job(begin: float = 0.0) -> None:
+    """Put the job that this process belongs to back into the queue, and end it; returns only where that fails.
+
+    Parameters
+    ----------
+    begin
+        Seconds after which it may start again.
+    """
+    job = os.environ["SLURM_JOB_ID"]
+    try:
+        control("requeue", job, seconds=60.0)
+        print(f"back into the queue, to begin in {begin / 60:g} minutes", flush=True)
+        if begin:
+            control("update", f"jobid={job}", f"StartTime=now+{round(begin)}", seconds=60.0)
+    except SlurmError as error:
+        print(one_line(str(error)), file=sys.stderr, flush=True)
+    else:
+        sys.exit(-1)

@@ -1,8 +1,7 @@
 """One call of sbatch: an array, or a single job, from a folder of its own.
 
-Beside what submitit does: pickles are in place before sbatch is called, so no job ever starts without its work; an
-answer of sbatch that comes late or never is replaced by a look at the queue; the environment of an enclosing job stays
-out of the jobs it submits.
+submitit makes the script. Its jobs need no pickles, as what they do stands in the log of submissions before sbatch is
+called. An answer of sbatch that comes late or never is replaced by a look at the queue.
 """
 
 from __future__ import annotations
@@ -10,22 +9,17 @@ from __future__ import annotations
 import re
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import submitit
-from submitit.core.utils import DelayedSubmission
 
 from hpcmaf.config.slurm import Slurm
 from hpcmaf.errors import SlurmError, one_line
 from hpcmaf.files.publish import write_text
 from hpcmaf.launch.slurm.commands import call, cancel, queue
 from hpcmaf.launch.slurm.refusals import ControllerAbsentError
-from hpcmaf.launch.slurm.submissions import Element
-
-# Requeueing for its time limit is decided by progress, not by a count.
-_NO_COUNT = 1_000_000
 
 SCRIPT = "submission.sh"
 
@@ -34,18 +28,13 @@ SCRIPT = "submission.sh"
 _DEAF = """sh -c 'trap "" USR2 TERM; exec "$@"' sh"""
 
 
-def element_pickle(folder: Path, index: int) -> Path:
-    """Where the work of one element of an array lies until its job takes it."""
-    return folder / f"element-{index:05d}.pkl"
-
-
 class ChainExecutor(submitit.SlurmExecutor):
-    """Submits one array, or one single job, from one folder.
+    """The batch script of one array, or of one single job, from one folder.
 
     Parameters
     ----------
     folder
-        Takes pickles, batch script and logs; a folder per submission.
+        Takes the script and logs; a folder per submission.
     cluster
         The profile's ``slurm:`` section.
     parameters
@@ -55,8 +44,7 @@ class ChainExecutor(submitit.SlurmExecutor):
     """
 
     def __init__(self, folder: Path, cluster: Slurm, parameters: Mapping[str, Any], elements: int = 1) -> None:
-        super().__init__(folder, max_num_timeout=_NO_COUNT, python=cluster.python)
-        self.cluster = cluster
+        super().__init__(folder, python=cluster.python)
         self.update_parameters(**parameters)
         if elements > 1:
             # submitit always sets a limit; no limit is one nobody reaches.
@@ -77,32 +65,19 @@ class ChainExecutor(submitit.SlurmExecutor):
         """The batch script, as sbatch gets it."""
         return self._make_submission_file_text(self._submitit_command_str, "")
 
-    def submit_elements(self, function: Callable[[Element], Any], elements: Sequence[Element], patience: float) -> str:
-        """Submit one job per element, as one array.
 
-        Parameters
-        ----------
-        patience
-            Seconds to wait for a controller that does not answer.
+def submit_script(folder: Path, cluster: Slurm, parameters: Mapping[str, Any], elements: int, patience: float) -> str:
+    """Submit an array, or a single job, from a folder; returns Slurm's id of it.
 
-        Returns
-        -------
-        str
-            Slurm's id of the array or job.
-
-        Raises
-        ------
-        SlurmError
-            Slurm refused it, or did not answer for so long.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for index, element in enumerate(elements):
-            work = DelayedSubmission(function, element)
-            work.set_timeout(self.parameters["time"], self.max_num_timeout)
-            work.dump(element_pickle(self.folder, index))
-        script = self.folder / SCRIPT
-        write_text(script, self.script())
-        return submit_once(script, self.parameters["job_name"], self.cluster, patience)
+    Raises
+    ------
+    SlurmError
+        Slurm refused it, or did not answer for ``patience`` seconds.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    script = folder / SCRIPT
+    write_text(script, ChainExecutor(folder, cluster, parameters, elements).script())
+    return submit_once(script, parameters["job_name"], cluster, patience)
 
 
 def submit_once(script: Path, name: str, cluster: Slurm, patience: float) -> str:

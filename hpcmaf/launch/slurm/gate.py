@@ -7,27 +7,26 @@ else comes in its way it waits out, and then goes back into the queue to begin l
 from __future__ import annotations
 
 import os
+import signal
 import time
-from dataclasses import dataclass
-from pathlib import Path
-
-from submitit.core.utils import DelayedSubmission
 
 from hpcmaf.config.profile import Profile, load_profile
 from hpcmaf.errors import HpcmafError, RunBusyError, SlurmError, failure_kind, one_line
 from hpcmaf.launch.advance import advance, start_afresh, sweep
 from hpcmaf.launch.scheduler import Stop, write_stop
-from hpcmaf.launch.slurm.commands import control
+from hpcmaf.launch.slurm.commands import requeue_this_job
 from hpcmaf.launch.slurm.nodes import restarts
 from hpcmaf.launch.slurm.refusals import RefusedError
 from hpcmaf.launch.slurm.scheduler import Slurm
 from hpcmaf.launch.slurm.script import check_path
-from hpcmaf.launch.slurm.submissions import Element
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan
 
 # Somebody is waiting at the prompt; a restarting controller is back by then.
 PROMPT_SECONDS = 60.0
+
+# A gate's, as long as it cannot read its profile.
+_PATIENCE_SECONDS = 1800.0
 
 # Another gate, or somebody's submit, holds the run for seconds as a rule.
 _DRIVE_SECONDS = 900.0
@@ -39,97 +38,59 @@ _SETTLE_LOOKS = 5
 _MOST_REQUEUES = 48
 
 
-@dataclass(frozen=True)
-class Gate:
-    """Advances the run it belongs to; pickled by submitit.
-
-    Parameters
-    ----------
-    root
-        The run directory.
-    patience
-        Seconds to wait for what is away, before it goes back into the queue.
-    """
-
-    root: str
-    patience: float = 1800.0
-
-    def __call__(self, element: Element) -> None:
-        """Advance, see that it held, and write the report when all is done."""
-        run = RunDir(Path(self.root))
-        deadline, pause = time.monotonic() + self.patience, 5.0
-        while True:
-            try:
-                self._advance(run)
-                return
-            except Exception as error:
-                why = one_line(str(error)) if isinstance(error, HpcmafError) else f"{type(error).__name__}: {error}"
-                if not passing(error):
-                    # Nobody watches: the reason has to lie where status looks.
-                    if run.plan.exists() and not run.stopped.exists():
-                        folder = os.environ.get("SUBMITIT_FOLDER", "")
-                        write_stop(run, Stop(reason=f"the gate failed: {why}", kind="gate", log=folder))
-                    raise
-            print(f"{why}; waiting {pause:g} s", flush=True)
-            if time.monotonic() + pause > deadline:
-                self._later()
-            time.sleep(pause)
-            pause = min(2 * pause, 30.0)
-
-    def checkpoint(self, element: Element) -> DelayedSubmission:
-        """What a requeued gate runs: the same."""
-        return DelayedSubmission(self, element)
-
-    def _own(self, run: RunDir) -> Slurm:
-        return Slurm(run, run.load_plan(), load_profile(str(run.profile)), self, self.patience)
-
-    def _later(self) -> None:
-        """Go back into the queue; returns only where that fails."""
-        job, seconds = os.environ.get("SLURM_JOB_ID", ""), max(60.0, self.patience)
+def pass_gate(run: RunDir) -> None:
+    """Advance a run, see that it held, and write the report when all is done; what a gate's job does."""
+    signal.signal(signal.SIGUSR2, lambda *_: requeue_this_job())  # its time is up
+    began, pause, patience = time.monotonic(), 5.0, _PATIENCE_SECONDS
+    while True:
         try:
-            control("requeue", job, seconds=60.0)
-            print(f"back into the queue, to begin in {seconds / 60:g} minutes", flush=True)
-            control("update", f"jobid={job}", f"StartTime=now+{round(seconds)}", seconds=60.0)
-        except SlurmError as error:
-            print(one_line(str(error)), flush=True)
-        else:
-            time.sleep(900)  # until Slurm ends it
+            profile = load_profile(str(run.profile))
+            patience = 60 * profile.cluster.patience_minutes
+            _advance(run, profile, patience)
+            return
+        except Exception as error:
+            why = one_line(str(error)) if isinstance(error, HpcmafError) else f"{type(error).__name__}: {error}"
+            if not passing(error):
+                # Nobody watches: the reason has to lie where status looks.
+                if run.plan.exists() and not run.stopped.exists():
+                    folder = os.environ.get("SUBMITIT_FOLDER", "")
+                    write_stop(run, Stop(reason=f"the gate failed: {why}", kind="gate", log=folder))
+                raise
+        print(f"{why}; waiting {pause:g} s", flush=True)
+        if time.monotonic() + pause > began + patience:
+            requeue_this_job(max(60.0, patience))
+        time.sleep(pause)
+        pause = min(2 * pause, 30.0)
 
-    def _advance(self, run: RunDir) -> None:
+
+def _advance(run: RunDir, profile: Profile, patience: float) -> None:
+    with run.drive(_DRIVE_SECONDS):
+        slurm = Slurm(run, run.load_plan(), profile, patience)
+        _move(run, slurm)
+    # Until what was submitted has reached the controller's disk: one that crashes forgets the jobs of its last seconds,
+    # and with them the chain. This gate, older than they, would be the last.
+    for _ in range(_SETTLE_LOOKS if slurm.submitted else 0):
+        time.sleep(slurm.cluster.settle_seconds)
         with run.drive(_DRIVE_SECONDS):
-            slurm = self._own(run)
-            self._move(run, slurm)
-        if slurm.submitted:
-            self._settle(run, slurm)
+            again = Slurm(run, run.load_plan(), profile, patience)
+            seen = again.states()  # which releases what is held
+            known = {job.id for job in seen.jobs}
+            if lost := any(sent.job not in known for sent in slurm.submitted):
+                _move(run, again)
+                slurm = again
+        if not (lost or any(job.held for job in seen.jobs)):
+            break
 
-    def _move(self, run: RunDir, slurm: Slurm) -> None:
-        states = advance(slurm, slurm.profile.attempts)
-        if not states.unfinished():
-            from hpcmaf.report import aggregate
 
-            sweep(run, slurm.plan)
-            aggregate([run.root], run.report)
-            print(f"all done; table and plot: {run.report}", flush=True)
-            slurm.cancel()  # the gates that are left
+def _move(run: RunDir, slurm: Slurm) -> None:
+    states = advance(slurm, slurm.profile.attempts)
+    if not states.unfinished():
+        from hpcmaf.report import aggregate
 
-    def _settle(self, run: RunDir, slurm: Slurm) -> None:
-        """Stay until what was submitted has reached the controller's disk.
-
-        A controller that crashes forgets the jobs of its last seconds, and with them the chain: this gate, older than
-        they, would be the last.
-        """
-        for _ in range(_SETTLE_LOOKS):
-            time.sleep(slurm.cluster.settle_seconds)
-            with run.drive(_DRIVE_SECONDS):
-                again = self._own(run)
-                seen = again.states()  # which releases what is held
-                known = {job.id for job in seen.jobs}
-                lost = any(sent.job not in known for sent in slurm.submitted)
-                if lost:
-                    self._move(run, again)
-            if not (lost or any(job.held for job in seen.jobs)):
-                break
-            slurm = again if lost else slurm
+        sweep(run, slurm.plan)
+        aggregate([run.root], run.report)
+        print(f"all done; table and plot: {run.report}", flush=True)
+        slurm.cancel()  # the gates that are left
 
 
 def submit(run: RunDir, plan: Plan, profile: Profile) -> Slurm:
@@ -146,8 +107,7 @@ def submit(run: RunDir, plan: Plan, profile: Profile) -> Slurm:
         Slurm refused, or does not answer.
     """
     check_path(run.root)
-    gate = Gate(str(run.root.resolve()), 60 * profile.cluster.patience_minutes)
-    slurm = Slurm(run, plan, profile, gate, PROMPT_SECONDS)
+    slurm = Slurm(run, plan, profile, PROMPT_SECONDS)
     start_afresh(slurm)
     advance(slurm, profile.attempts)
     return slurm

@@ -34,9 +34,10 @@ def place_of_job(position: int = 0) -> NodeRank | None:
     position
         Of the task among those that the job works off one after another.
     """
-    environment = submitit.JobEnvironment()
-    if environment.num_nodes == 1:
+    if int(os.environ.get("SLURM_STEP_NUM_NODES", "1")) == 1:
         return None
+    os.environ["SUBMITIT_EXECUTOR"] = "slurm"  # also where srun starts 'hpcmaf stage'
+    environment = submitit.JobEnvironment()
     hosts = environment.hostnames
     own = address_of(hosts[environment.node])
     if "GLOO_SOCKET_IFNAME" not in os.environ and (interface := _interface_of(own)) is not None:

@@ -15,10 +15,10 @@ from hpcmaf.errors import SlurmError
 from hpcmaf.launch.advance import advance
 from hpcmaf.launch.slurm.commands import Job
 from hpcmaf.launch.slurm.executor import ChainExecutor
-from hpcmaf.launch.slurm.scheduler import Slurm, Work
+from hpcmaf.launch.slurm.scheduler import Slurm
 from hpcmaf.launch.slurm.script import DEFAULT_MAX_ARRAY_SIZE, check_path, dependency, run_tag
 from hpcmaf.launch.slurm.snapshot import Snapshot
-from hpcmaf.launch.slurm.submissions import Element, Submission, Submissions
+from hpcmaf.launch.slurm.submissions import Submission, Submissions
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
 
@@ -35,7 +35,7 @@ def preview(run: RunDir, plan: Plan, profile: Profile) -> Recording:
         Slurm cannot be told of the run directory's path.
     """
     check_path(run.root)
-    recording = Recording(run, plan, profile, lambda element: None, 0.0)
+    recording = Recording(run, plan, profile, 0.0)
     while recording.states().unfinished():
         advance(recording, profile.attempts)
     return recording
@@ -91,9 +91,7 @@ class Recording(Slurm):
         log.nonce = log.nonce or UNKNOWN_TAG
         return log
 
-    def _sbatch(
-        self, stage: Stage, values: dict[str, Any], work: Work, elements: Sequence[Element], after: Sequence[str]
-    ) -> str:
+    def _sbatch(self, stage: Stage, values: dict[str, Any], elements: int, after: Sequence[str]) -> str:
         name = values["job_name"]
         self._parameters[name] = values | ({"dependency": dependency([f"JOB_{id}" for id in after])} if after else {})
         return name.rpartition(".")[2]

@@ -18,7 +18,7 @@ from hpcmaf.errors import SlurmError
 from hpcmaf.launch.scheduler import Scheduler, States, Stop, write_stop
 from hpcmaf.launch.slurm.causes import find_causes, nodes_to_avoid
 from hpcmaf.launch.slurm.commands import Job, cancel, configuration, queue
-from hpcmaf.launch.slurm.executor import ChainExecutor
+from hpcmaf.launch.slurm.executor import submit_script
 from hpcmaf.launch.slurm.refusals import (
     ControllerAbsentError,
     DependencyError,
@@ -36,7 +36,6 @@ from hpcmaf.launch.slurm.script import (
 )
 from hpcmaf.launch.slurm.snapshot import Snapshot, ended_jobs, release
 from hpcmaf.launch.slurm.submissions import Cause, Element, Submission, Submissions
-from hpcmaf.launch.slurm.task import ClusterTask
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage, TaskKey
 
@@ -46,7 +45,6 @@ _MARKER_SECONDS = 5.0
 # Between two questions to a controller that does not answer.
 _PAUSE_SECONDS = 5.0
 
-Work = Callable[[Element], None]
 Result = TypeVar("Result")
 
 
@@ -56,8 +54,6 @@ class Slurm(Scheduler):
 
     Parameters
     ----------
-    gate
-        What a gate runs.
     patience
         Seconds to wait for a controller that does not answer.
     """
@@ -65,7 +61,6 @@ class Slurm(Scheduler):
     run: RunDir
     plan: Plan
     profile: Profile
-    gate: Work
     patience: float
     submitted: list[Submission] = field(default_factory=list)
 
@@ -187,18 +182,16 @@ class Slurm(Scheduler):
         element = elements[0] if elements and stage.spec.fan_out == "agent" else None
         name = job_name(self.tag, stage.id, element, self.log.sequence + 1, gate=not elements)
         if elements:
-            section, root = stage.spec.resources, str(self.run.root.resolve())
+            section = stage.spec.resources
             values = parameters(self.profile, section, name=name, after=after, exclude=exclude, at_once=at_once)
-            limits = self.cluster.resources(section).minutes, values["signal_delay_s"]
-            work: Work = ClusterTask(root, stage.id, name, self.plan.identity, *limits, halvings)
         else:
             values = gate_parameters(
                 self.profile, self.run, stage, name=name, after=after, exclude=exclude, begin=begin
             )
-            work = self.gate
-        self.log.intend(name, stage.id, elements, after=after, halvings=halvings)
+        facts = {"halvings": halvings, "plan": self.plan.identity, "minutes": values["time"]}
+        self.log.intend(name, stage.id, elements, after=after, **facts)
         try:
-            self.log.confirm(name, self._sbatch(stage, values, work, elements, after))
+            self.log.confirm(name, self._sbatch(stage, values, len(elements), after))
         except SlurmError as error:
             if not isinstance(error, ControllerAbsentError):  # which may have heard
                 self.log.refuse(name, str(error))
@@ -208,20 +201,17 @@ class Slurm(Scheduler):
         self.submitted.append(self.log.submissions[name])
         return self.submitted[-1]
 
-    def _sbatch(
-        self, stage: Stage, values: dict[str, Any], work: Work, elements: Sequence[Element], after: Sequence[str]
-    ) -> str:
+    def _sbatch(self, stage: Stage, values: dict[str, Any], elements: int, after: Sequence[str]) -> str:
         folder = self.run.jobs(stage, values["job_name"]).resolve()
-        executor = ChainExecutor(folder, self.cluster, values, len(elements))
         try:
-            return executor.submit_elements(work, elements or [()], self.patience)
+            return submit_script(folder, self.cluster, values, elements, self.patience)
         except DependencyError:
             # Slurm has forgotten a job that this one was to wait for: it ended long ago, or was lost in a crash. There
             # is nothing to wait for.
             known = {job.id for job in self._queue()}
             left = [id for id in after if id in known]
-            executor.update_parameters(dependency=dependency(left) if left else None)
-            return executor.submit_elements(work, elements or [()], self.patience)
+            values = values | {"dependency": dependency(left) if left else None}
+            return submit_script(folder, self.cluster, values, elements, self.patience)
 
     def _send_gate(self, stage: Stage, after: Sequence[str], begin: float | None = None) -> None:
         """Submit a gate behind jobs, or the watch, which begins at its time."""

@@ -34,7 +34,7 @@ class Submission:
     """One call of sbatch, for a stage; what each job of the array does, nothing for a gate.
 
     A gate waits for the jobs ``after``, and a watch for none. ``halvings``: how often the batch was halved for want of
-    memory.
+    memory; ``plan``: the identity of the plan that it is part of; ``minutes``: its time limit.
     """
 
     name: str
@@ -44,6 +44,8 @@ class Submission:
     job: str | None = None
     time: float = 0.0
     halvings: Count = 0
+    plan: str = ""
+    minutes: Count = 0
 
     @property
     def gate(self) -> bool:
@@ -162,12 +164,9 @@ class Submissions:
         if not self.nonce:
             self._append({"event": "run", "nonce": uuid.uuid4().hex[:12]})
 
-    def intend(
-        self, name: str, stage: str, elements: Sequence[Element], *, after: Sequence[str] = (), halvings: int = 0
-    ) -> None:
-        """Write down that a job is about to be submitted."""
-        what = {"stage": stage, "elements": list(elements), "after": list(after), "halvings": halvings}
-        self._append({"event": "intent", "name": name, **what})
+    def intend(self, name: str, stage: str, elements: Sequence[Element], **more: Any) -> None:
+        """Write down that a job is about to be submitted, with what else a :class:`Submission` has."""
+        self._append({"event": "intent", **asdict(Submission(name, stage, tuple(elements), **more))})
 
     def confirm(self, name: str, job: str) -> None:
         """Write down the id that Slurm gave, and once more what it is for, should the first line be torn."""
