@@ -271,7 +271,7 @@ def look(folder: Path, name: str = "run") -> None:
 def read(folder: Path) -> None:
     look(folder)
     hpcmaf("stage", folder / "run", "it01/debate", "99999")
-    made, run = Report.of([read_run(folder / "run")]), RunDir(folder / "run")
+    made, run = Report([read_run(folder / "run")]), RunDir(folder / "run")
     assert made.markdown() and json.dumps(made.json())
     stage = run.load_plan().stages[0]
     run.missing(stage, stage.tasks[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from hpcmaf.errors import UsageError
 from hpcmaf.files.locking import lock
 from hpcmaf.report import aggregate
 from hpcmaf.study import Study, StudyRun, load_study
-from hpcmaf.study.drive import drive_here, drive_study, open_tasks, plan_study, savings
+from hpcmaf.study.drive import drive_here, drive_study, plan_study, savings, under_way
 
 
 @click.command()
@@ -58,9 +59,14 @@ def command(
 
 def _drive(study: Study, profile: Profile) -> None:
     say = partial(click.echo, err=True)
+
+    def start(one: StudyRun) -> Iterator[None]:
+        submit_run(RunOptions(one.run, one.recipe, profile))
+        return under_way(one)
+
     try:
         if profile.launcher == "slurm":
-            drive_study(study, profile, say, lambda one: submit_run(RunOptions(one.run, one.recipe, profile)), going)
+            drive_study(study, profile, say, start)
         else:
             drive_here(study, profile, say, sys.stderr)
     finally:
@@ -79,11 +85,6 @@ def _aggregate(study: Study) -> None:
         report = aggregate(roots, study.report, reference=study.reference)
     report.print()
     click.echo(f"report: {study.report / 'report.html'}", err=True)
-
-
-def going(one: StudyRun) -> bool:
-    """Whether a run's chain of jobs is still under way."""
-    return not one.run.stopped.exists() and bool(open_tasks(one))
 
 
 def _show(study: Study, profile: Profile) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 from hpcmaf.evaluation import MEASURES
-from hpcmaf.report.compare import Test, Values, family, paired
+from hpcmaf.report.compare import Finding, Values, family, paired
 from hpcmaf.report.groups import Group
 from hpcmaf.report.records import Run
 
@@ -14,25 +14,25 @@ from hpcmaf.report.records import Run
 MANY, ONE = "maft", "single-agent-ft"
 
 Read = Callable[[Run], Values | None]
-Question = tuple[str, list[tuple[Values, Values]], int]
 
 
-def claims(groups: Sequence[Group]) -> list[Test]:
+def claims(groups: Sequence[Group]) -> list[Finding]:
     """Test the paper's claims wherever there are both the method and its single-agent counterpart, of one N and M.
 
     Where several recipes of one of them differ in more than their seeds,
     nothing says which is meant, and nothing is claimed.
     """
-    found: list[Test] = []
+    found: list[Finding] = []
     own = [group for group in groups if not group.any.transferred]
     for setting in dict.fromkeys(map(_setting, own)):
         here = [group for group in own if _setting(group) == setting]
         many, one = ([group for group in here if group.any.method.name == name] for name in (MANY, ONE))
         if len(many) == len(one) == 1 and any(t > 0 for t in _shared(*many, *one)):
-            tests = []
-            for text, pairs, scale in _questions(*many, *one):
-                facts = dict(zip(("evaluated_on", "model", "agents", "rounds"), setting), claim=text)
-                tests.append(Test.of(pairs, scale, text=text, facts=facts, verdicts=("holds", "contrary")))
+            facts = dict(zip(("evaluated_on", "model", "agents", "rounds"), setting))
+            tests = [
+                Finding.of(pairs, scale, text=text, facts=facts | {"claim": text}, verdicts=("holds", "contrary"))
+                for text, pairs, scale in _questions(*many, *one)
+            ]
             # Of other problems there is no test.
             found += family([test for test in tests if test.result])
     return found
@@ -48,7 +48,7 @@ def _shared(a: Group, b: Group) -> set[int]:
     return {t for t in a.complete if t in b.complete and t <= last}
 
 
-def _questions(many: Group, one: Group) -> Iterator[Question]:
+def _questions(many: Group, one: Group) -> Iterator[tuple[str, list[tuple[Values, Values]], int]]:
     last = max(_shared(many, one))
     half, own = last // 2, many.at(last)[0].own
     if 0 in many.complete:
@@ -79,25 +79,16 @@ def _right(t: int, measure: str | None = None) -> Read:
     return lambda run: iteration.right(measure) if (iteration := run.at(t)) else None
 
 
+def _disagreeing(t: int) -> Read:
+    """How many agents disagree with the vote at iteration t."""
+    return lambda run: iteration.disagreeing if (iteration := run.at(t)) else None
+
+
 def _gain(before: int, after: int) -> Read:
     """What each problem gains between two iterations."""
 
     def read(run: Run) -> Values | None:
         a, b = _right(before)(run), _right(after)(run)
         return None if a is None or b is None else {problem: b[problem] - a[problem] for problem in a.keys() & b.keys()}
-
-    return read
-
-
-def _disagreeing(t: int) -> Read:
-    """Of every problem, how many agents' final answers are not the final vote's."""
-
-    def read(run: Run) -> Values | None:
-        iteration = run.at(t)
-        scores = iteration.metrics["scores"] if iteration else {}
-        if scores.get("agreeing") is None:  # a run of an earlier version
-            return None
-        agents = len(iteration.metrics["rounds"][-1]["agents"])
-        return dict(zip(scores["problem_ids"], (agents - count for count in scores["agreeing"]), strict=True))
 
     return read

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any
 
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.errors import DataError, UsageError
 from hpcmaf.evaluation import Comparison, compare, holm, measures_of
 from hpcmaf.report.groups import Group
-from hpcmaf.report.records import Iteration, Run
+from hpcmaf.report.iteration import Iteration
+from hpcmaf.report.records import Run
 
 # A difference is one where the adjusted p is below this.
 LEVEL = 0.05
@@ -21,7 +22,7 @@ _Pair = tuple[Run, Run, Iteration | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Test:
+class Finding:
     """Whether something is above something else, on the same problems.
 
     Attributes
@@ -40,9 +41,6 @@ class Test:
         Of a recipe against the baseline: the recipe.
     """
 
-    # No class of tests for pytest.
-    __test__: ClassVar[bool] = False
-
     text: str
     facts: Mapping[str, Any] = field(default_factory=dict)
     verdicts: tuple[str, str] = ("above", "below")
@@ -52,7 +50,7 @@ class Test:
     group: Group | None = None
 
     @classmethod
-    def of(cls, pairs: Sequence[tuple[Values, Values]], scale: int = 1, fault: str = "", **what: Any) -> Test:
+    def of(cls, pairs: Sequence[tuple[Values, Values]], scale: int = 1, fault: str = "", **what: Any) -> Finding:
         """Test pairs of runs; where they cannot be compared, ``fault`` says why, or else the comparison does."""
         try:
             return cls(result=compare(pairs, scale), **what)
@@ -82,7 +80,7 @@ class Test:
         return {**self.facts, "verdict": self.verdict, **values}
 
 
-def family(tests: Sequence[Test]) -> list[Test]:
+def family(tests: Sequence[Finding]) -> list[Finding]:
     """Tests with p values adjusted for how many of them there are (Holm)."""
     adjusted = iter(holm([one.result.p for one in tests if one.result]))
     return [replace(one, p_holm=next(adjusted)) if one.result else one for one in tests]
@@ -159,7 +157,7 @@ def find_baseline(name: str, groups: Sequence[Group]) -> Baseline:
     raise UsageError(f"--baseline {name}: neither a run nor a method here; name one of {', '.join(known)}")
 
 
-def against(baseline: Baseline, groups: Sequence[Group]) -> list[Test]:
+def against(baseline: Baseline, groups: Sequence[Group]) -> list[Finding]:
     """Test each recipe's final iteration against the baseline's.
 
     Runs are paired by seed; where seeds do not pair, by problems. The
@@ -172,23 +170,23 @@ def against(baseline: Baseline, groups: Sequence[Group]) -> list[Test]:
     has, there is no test. Holm's adjustment covers the recipes evaluated on one
     task with one model.
     """
-    rows: list[Test] = []
+    found: list[Finding] = []
     for place in dict.fromkeys(group.place for group in groups):
-        here = [group for group in groups if group.place == place]
+        here = [group for group in groups if group.place == place and group.final]
         other = next((group for group in baseline.groups if group.place == place), None)
-        tests: list[Test] = []
+        if other is None and baseline.groups:
+            continue
+        runs = [run for group in groups if group.place == place for run in group.runs]
+        tests = []
         for group in here:
-            if not group.final or group is other or _is_base(group, baseline.measure):
-                continue
-            if other is not None:
-                tests.append(_test(group, _theirs(group, other), baseline))
-            elif not baseline.groups:
-                tests.append(_test(group, _bases(group, [run for one in here for run in one.runs], baseline), baseline))
-        rows += family(tests)
-    return rows
+            if group is not other and not _is_base(group, baseline.measure):
+                pairs = _theirs(group, other) if other else _bases(group, runs, baseline.measure)
+                tests.append(_test(group, pairs, baseline))
+        found += family(tests)
+    return found
 
 
-def gains(groups: Sequence[Group]) -> list[Test]:
+def gains(groups: Sequence[Group]) -> list[Finding]:
     """Test each recipe's final iteration against every way of the base to answer that was measured.
 
     One answer has no vote and no debate of its own, so it has one test.
@@ -205,8 +203,10 @@ def shows_base(run: Run, measure: str) -> bool:
     drawn at another temperature, and its debate is, if critics also dispute
     a summary.
     """
+    base = run.at(0)
     fields = ["ids", "temperature", *(["summaries", "critic_style"] if measure == "vote@M" else [])]
-    return all(getattr(run.method, field) == getattr(METHODS["debate"], field) for field in fields)
+    alike = all(getattr(run.method, field) == getattr(METHODS["debate"], field) for field in fields)
+    return alike and base is not None and measure in base.values
 
 
 def _is_base(group: Group, measure: str) -> bool:
@@ -214,23 +214,17 @@ def _is_base(group: Group, measure: str) -> bool:
     return group.numbers == [0] and group.at(0)[0].own == measure and shows_base(group.any, measure)
 
 
-def _bases(group: Group, runs: Sequence[Run], baseline: Baseline) -> list[_Pair]:
+def _bases(group: Group, runs: Sequence[Run], measure: str) -> list[_Pair]:
     """Each run of a recipe with the iteration 0 that measures the base as it would debate."""
     found = []
     for run in group.runs:
-        size = measures_of(*run.size).get(baseline.measure)
-        bases = [one for one in runs if one.prompted == run.prompted and _base_size(one, baseline.measure) == size]
+        bases = [one for one in runs if one.prompted == run.prompted and shows_base(one, measure)]
+        size = measures_of(*run.size).get(measure)
+        bases = [one for one in bases if size == tuple(one.at(0).values[measure][key] for key in ("agents", "rounds"))]
         # Its own iteration 0, or that of a run of its seed; any run's where the recipe has no other run.
         same = [one for one in bases if one is run] + [one for one in bases if one.recipe.seed == run.recipe.seed]
-        found += [(run, one, one.at(0)) for one in (same or (bases if len(group.runs) == 1 else []))[:1] if size]
+        found += [(run, one, one.at(0)) for one in (same or (bases if len(group.runs) == 1 else []))[:1]]
     return found
-
-
-def _base_size(run: Run, measure: str) -> tuple[int, int] | None:
-    """How many agents and rounds a run's iteration 0 measures the plain base with, if it does."""
-    base = run.at(0)
-    found = base.accuracy(measure) if base and shows_base(run, measure) else None
-    return (found["agents"], found["rounds"]) if found else None
 
 
 def _theirs(group: Group, other: Group) -> list[_Pair]:
@@ -240,7 +234,7 @@ def _theirs(group: Group, other: Group) -> list[_Pair]:
     return [(run, one, one.at(at if one.kept is None else one.kept)) for run, one in paired(group, other)]
 
 
-def _test(group: Group, found: Sequence[_Pair], baseline: Baseline) -> Test:
+def _test(group: Group, found: Sequence[_Pair], baseline: Baseline) -> Finding:
     """Compare our final iterations with theirs, which answer by a measure, or in their own way."""
     name, measure, (agents, rounds) = baseline.name, baseline.measure, group.any.size
     faults, pairs, numbers = [], [], {0}
@@ -259,4 +253,4 @@ def _test(group: Group, found: Sequence[_Pair], baseline: Baseline) -> Test:
     theirs = f", iteration {at}" if at not in (0, *group.numbers) else ""
     text = f"{group.label}, iteration {group.ended}, against {name}{theirs}"
     facts = {"label": group.label, "iteration": group.numbers[-1], "baseline": name, "baseline_iteration": at}
-    return Test.of(pairs, fault="; ".join(dict.fromkeys(faults)), text=text, facts=facts, group=group)
+    return Finding.of(pairs, fault="; ".join(dict.fromkeys(faults)), text=text, facts=facts, group=group)

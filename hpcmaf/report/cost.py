@@ -8,7 +8,8 @@ from pathlib import PurePath
 from typing import Any
 
 from hpcmaf.report.groups import Group
-from hpcmaf.report.records import Iteration, Run
+from hpcmaf.report.iteration import Iteration
+from hpcmaf.report.records import Run
 from hpcmaf.report.table import NONE, Table, estimate, iteration_name
 
 SUMMED = ("prompt_tokens", "completion_tokens", "training_tokens", "calls", "wall_seconds", "gpu_seconds")

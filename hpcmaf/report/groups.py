@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from hpcmaf.report.records import Iteration, Run
+from hpcmaf.report.iteration import Iteration
+from hpcmaf.report.records import Run
 from hpcmaf.report.table import NONE
 
 # Behind a method that is defined by hints, where its prompts have no words for one.
@@ -19,7 +20,7 @@ FREE = {"seed", "iterations", "early_stop", "name", "description"}
 
 
 class Point(TypedDict):
-    """One measure at one iteration, over the runs of a group.
+    """One value at one iteration, over the runs of a group.
 
     ``value`` is the mean over ``runs``; ``low`` and ``high`` are the lowest
     and the highest run. ``se`` is the standard error over problems, the root
@@ -34,7 +35,7 @@ class Point(TypedDict):
     runs: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Group:
     """Runs of one recipe.
 
@@ -104,13 +105,9 @@ class Group:
             return list(self.final.values())
         return [iteration for run in self.runs if (iteration := run.at(t))]
 
-    def point(self, t: int | None = None, measure: str | None = None) -> Point | None:
-        """Accuracy of a measure at iteration t, the method's own without a name; ``None`` where no run has it."""
-        return self.over(t, lambda iteration: iteration.accuracy(measure))
-
-    def over(self, t: int | None, read: Callable[[Iteration], Mapping[str, Any] | None]) -> Point | None:
-        """Any metric with ``value`` and ``se`` at iteration t; ``None`` where no run has it."""
-        found = [one for one in map(read, self.at(t)) if one is not None]
+    def point(self, t: int | None = None, name: str | None = None) -> Point | None:
+        """A value at iteration t, the method's own accuracy without a name; ``None`` where no run has it."""
+        found = [one.values[name or one.own] for one in self.at(t) if (name or one.own) in one.values]
         if not found:
             return None
         values = [one["value"] for one in found]

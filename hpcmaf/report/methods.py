@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from hpcmaf.report.compare import LEVEL, Test
+from hpcmaf.report.compare import LEVEL, Finding
 from hpcmaf.report.groups import NO_HINT, Group, Point
-from hpcmaf.report.reference import published
 from hpcmaf.report.table import NONE, Table, estimate, percent
 
 UNHINTED = (
@@ -16,39 +15,21 @@ UNHINTED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A recipe after its final iteration.
-
-    Attributes
-    ----------
-    point
-        Accuracy of its own way of answering: the vote of its last round.
-    paper
-        What the paper printed for it, as a share.
-    """
+class Row(NamedTuple):
+    """A recipe after its final iteration: accuracy of its own way of answering, its test, what the paper printed."""
 
     group: Group
     point: Point
-    tested: Test | None
+    tested: Finding | None
     paper: float | None
 
 
-def rows(groups: Sequence[Group], tested: Sequence[Test], reference: bool) -> list[Row]:
-    """A row for each recipe with an iteration that all its runs have."""
-    tests = {one.group.label: one for one in tested}
-    return [
-        Row(group, point, tests.get(group.label), published(group.any, group.numbers[-1]) if reference else None)
-        for group in groups
-        if (point := group.point())
-    ]
-
-
-def method_tables(found: Sequence[Row], baseline: str | None, reference: bool) -> list[Table]:
+def method_tables(rows: Sequence[Row], baseline: str | None) -> list[Table]:
     """Of each model its recipes, and a column for every task that they are evaluated on: what goes into a paper."""
+    quoted = any(row.paper is not None for row in rows)
     return [
-        _table([row for row in found if row.group.place[1] == model], model, baseline, reference)
-        for model in dict.fromkeys(row.group.place[1] for row in found)
+        _table([row for row in rows if row.group.place[1] == model], model, baseline, quoted)
+        for model in dict.fromkeys(row.group.place[1] for row in rows)
     ]
 
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import textwrap
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from itertools import chain
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hpcmaf.evaluation import MEASURES
 from hpcmaf.files.publish import atomic_path
 from hpcmaf.report.groups import Group, Point, common_title
 from hpcmaf.report.recipes import DIVERSITY
-from hpcmaf.report.records import Iteration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,8 +32,6 @@ RC = {
     "svg.fonttype": "none",
 }
 _ACCURACY = "accuracy (%)"
-# A value and its standard error of an iteration.
-Read = Callable[[Iteration], Mapping[str, Any] | None]
 
 
 class Line(NamedTuple):
@@ -57,45 +52,42 @@ class Panel(NamedTuple):
 
 
 class Plot(NamedTuple):
-    """One picture: its file's stem, what it shows, how to read it."""
+    """One picture: its file's stem, what it shows, and its panels."""
 
     stem: str
     about: str
     panels: Sequence[Panel]
-    caption: str
 
 
 def plots_of(groups: Sequence[Group]) -> list[Plot]:
     """Every plot that there are metrics for: one recipe's ways of answering, or each one's own; and diversity."""
     if len(groups) == 1:
-        reads = {title: partial(Iteration.accuracy, measure=name) for name, title in MEASURES.items()}
-        ways = [_line(title, at, groups[0], read) for at, (title, read) in enumerate(reads.items())]
-        about = "accuracy", "Accuracy over iterations, by way of answering"
-        accuracy = [Panel("", _ACCURACY, [line for line in ways if line.points], 100.0)]
+        ways = [_line(title, at, groups[0], name) for at, (name, title) in enumerate(MEASURES.items())]
+        about, lines = "Accuracy over iterations, by way of answering", [line for line in ways if line.points]
+        accuracy = Plot("accuracy", about, [Panel("", _ACCURACY, lines, 100.0)] if lines else [])
     else:
-        about = "methods", "Accuracy of each method over iterations, answering in its own way"
-        accuracy = _panels(groups, _ACCURACY, Iteration.accuracy, 100.0)
-    measures = [_panels(groups, up, partial(Iteration.diverse, measure=name), 1.0) for name, up in DIVERSITY.items()]
-    found = {about: accuracy, ("diversity", "Diversity over iterations"): chain.from_iterable(measures)}
-    drawn = {names: [panel for panel in panels if panel.lines] for names, panels in found.items()}
-    return [Plot(*names, panels, _caption(groups)) for names, panels in drawn.items() if panels]
+        about = "Accuracy of each method over iterations, answering in its own way"
+        accuracy = Plot("methods", about, _panels(groups, _ACCURACY, None, 100.0))
+    measures = [panel for name, up in DIVERSITY.items() for panel in _panels(groups, up, name, 1.0)]
+    return [plot for plot in (accuracy, Plot("diversity", "Diversity over iterations", measures)) if plot.panels]
 
 
-def _panels(groups: Sequence[Group], up: str, read: Read, scale: float) -> list[Panel]:
-    """A panel for each task and model; a recipe looks the same in all of them."""
-    looks = {line: at for at, line in enumerate(sorted({group.line for group in groups}))}
-    lines: dict[tuple[str, str], list[Line]] = {}
-    for group in groups:
-        line = _line(group.line, looks[group.line], group, read)
-        lines.setdefault(group.place, []).extend([line] if line.points else [])
-    return [Panel(" · ".join(place) * (len(lines) > 1), up, here, scale) for place, here in lines.items()]
+def _panels(groups: Sequence[Group], up: str, name: str | None, scale: float) -> list[Panel]:
+    """Of one value a panel for each task and model; a recipe looks the same in all of them."""
+    looks = sorted({group.line for group in groups})
+    panels = []
+    for place in dict.fromkeys(group.place for group in groups):
+        here = (_line(one.line, looks.index(one.line), one, name) for one in groups if one.place == place)
+        title = " · ".join(place) if any(group.place != place for group in groups) else ""
+        panels.append(Panel(title, up, [line for line in here if line.points], scale))
+    return [panel for panel in panels if panel.lines]
 
 
-def _line(name: str, at: int, group: Group, read: Read) -> Line:
+def _line(title: str, at: int, group: Group, name: str | None) -> Line:
     """One of a group's values over iterations; lines of other numbers look otherwise."""
     turn, dashes = at % len(_COLOURS), _DASHES[at // len(_COLOURS) % len(_DASHES)]
     look = {"color": _COLOURS[turn], "marker": _MARKERS[turn], "linestyle": dashes}
-    return Line(name, look, {t: point for t in group.complete if (point := group.over(t, read))})
+    return Line(title, look, {t: point for t in group.complete if (point := group.point(t, name))})
 
 
 def _caption(groups: Sequence[Group]) -> str:
@@ -122,7 +114,7 @@ def save_plots(groups: Sequence[Group], out: Path) -> list[Plot]:
         for plot in plots:
             figure = Figure(layout="constrained")
             FigureCanvasAgg(figure)
-            draw(figure, common_title(groups) or "Accuracy", plot)
+            draw(figure, groups, plot)
             for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
                 with atomic_path(out / (plot.stem + suffix)) as temporary:
                     figure.savefig(temporary, format=suffix[1:], dpi=150, metadata=metadata)
@@ -131,7 +123,7 @@ def save_plots(groups: Sequence[Group], out: Path) -> list[Plot]:
     return plots
 
 
-def draw(figure: Figure, title: str, plot: Plot) -> None:
+def draw(figure: Figure, groups: Sequence[Group], plot: Plot) -> None:
     """Panels side by side, one legend for all of them below."""
     panels = plot.panels
     columns = min(len(panels), 2 if len(panels) in (2, 4) else 3)
@@ -151,12 +143,12 @@ def draw(figure: Figure, title: str, plot: Plot) -> None:
     key = figure.legend(
         handles.values(),
         handles.keys(),
-        title=plot.caption,
+        title=_caption(groups),
         title_fontproperties={"size": 8},
         **{"loc": "outside lower left", "alignment": "left", "ncols": beside, "frameon": False, "fontsize": 10},
     )
     key.get_title().set_color("#666666")
-    figure.suptitle(title, fontsize=13, x=0.02, ha="left")
+    figure.suptitle(common_title(groups) or "Accuracy", fontsize=13, x=0.02, ha="left")
 
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:

@@ -12,7 +12,8 @@ from hpcmaf.evaluation import MEASURES
 from hpcmaf.evaluation.alarm import alarm_line
 from hpcmaf.report.cost import cost_table
 from hpcmaf.report.groups import Group, Point
-from hpcmaf.report.records import Iteration, Run
+from hpcmaf.report.iteration import Iteration
+from hpcmaf.report.records import Run
 from hpcmaf.report.table import NONE, Table, estimate, iteration_name, percent
 
 DIVERSITY = {
@@ -46,17 +47,14 @@ def recipe_tables(group: Group) -> list[Table]:
 
 def accuracy_table(group: Group) -> Table:
     """Accuracy of each way of answering, iteration by iteration."""
-    rows = []
-    for t in group.complete:
-        labels = group.over(t, lambda iteration: iteration.metrics["pseudo_labels"])
-        points = (*(group.point(t, measure) for measure in MEASURES), labels)
-        rows.append((iteration_name(t), *map(_over_runs, points)))
+    columns = {**MEASURES, "pseudo_labels": "pseudo-labels"}
+    rows = [(iteration_name(t), *(_over_runs(group.point(t, name)) for name in columns)) for t in group.complete]
     several = len(group.runs) > 1
     title = f"{group.label}: accuracy over {len(group.runs)} runs" if several else f"{group.any.name}: accuracy"
     note = "Percent: mean over runs ± standard error over {} problems (of one run) [lowest, highest run]."
     note = note if several else "Percent ± standard error over {} problems."
     note = f"{note.format(group.problems)} Pseudo-labels: the votes of the training debates."
-    return Table(title, ("iteration", *MEASURES.values(), "pseudo-labels"), tuple(rows), note)
+    return Table(title, ("iteration", *columns.values()), tuple(rows), note)
 
 
 def _over_runs(point: Point | None) -> str:
@@ -67,13 +65,10 @@ def _over_runs(point: Point | None) -> str:
 
 def diversity_table(group: Group) -> Table:
     """All measures of diversity that are there."""
-    found = {
-        name: {t: group.over(t, lambda i, name=name: i.diverse(name)) for t in group.complete} for name in DIVERSITY
-    }
-    there = {name: points for name, points in found.items() if any(points.values())}
+    there = [name for name in DIVERSITY if any(group.point(t, name) for t in group.complete)]
     rows = []
     for t in group.complete if there else ():
-        points = (points[t] for points in there.values())
+        points = (group.point(t, name) for name in there)
         rows.append((iteration_name(t), *(f"{p['value']:.4f} ± {p['se']:.4f}" if p else NONE for p in points)))
     note = "Mean over problems ± standard error, final round."
     if len(there) > 1:

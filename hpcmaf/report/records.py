@@ -18,11 +18,10 @@ from pydantic import Field
 from hpcmaf.config.recipe import Recipe
 from hpcmaf.debate.methods import METHODS, Method
 from hpcmaf.errors import DataError
-from hpcmaf.evaluation import outcomes, own_measure
 from hpcmaf.evaluation.alarm import Reading, readings
 from hpcmaf.evaluation.measures import declared
 from hpcmaf.files.publish import Record, parse_json, read_bytes
-from hpcmaf.report.shape import Diversity, Metrics
+from hpcmaf.report.iteration import Diversity, Iteration, Metrics
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan
 from hpcmaf.run.records import Ended, LedgerRow
@@ -31,42 +30,6 @@ from hpcmaf.run.records import Ended, LedgerRow
 class _Ledger(Record):
     schema_: Literal["hpcmaf-ledger/1"] = Field(alias="schema")
     rows: list[LedgerRow]
-
-
-@dataclass(frozen=True, slots=True)
-class Iteration:
-    """One evaluated iteration.
-
-    Attributes
-    ----------
-    metrics
-        Content of ``metrics.json``.
-    diversity
-        Content of ``diversity.json``; ``None`` where there is none.
-    """
-
-    number: int
-    metrics: Mapping[str, Any]
-    diversity: Mapping[str, Any] | None = None
-
-    @property
-    def own(self) -> str:
-        """Name of the measure that the method answers by."""
-        return own_measure(self.metrics)
-
-    def accuracy(self, measure: str | None = None) -> Mapping[str, Any] | None:
-        """Accuracy of a measure, the method's own without a name: ``{"agents", "rounds", "value", "se"}``."""
-        return self.metrics["accuracy"].get(measure or self.own)
-
-    def right(self, measure: str | None = None) -> Mapping[str, bool] | None:
-        """Which problems are right by a measure, the method's own without a name; ``None`` where there is none."""
-        return outcomes(self.metrics, measure or self.own) if self.accuracy(measure) else None
-
-    def diverse(self, measure: str) -> Mapping[str, Any] | None:
-        """A measure of diversity: ``{"value", "se"}``; ``disagreement`` is 1 - consensus."""
-        if measure == "disagreement":  # one agent has none
-            return self.metrics.get("diversity") if len(self.metrics["rounds"][-1]["agents"]) > 1 else None
-        return self.diversity["measures"].get(measure) if self.diversity else None
 
 
 @dataclass(eq=False, slots=True)

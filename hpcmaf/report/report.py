@@ -6,7 +6,6 @@ import base64
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from hpcmaf.errors import DataError
 from hpcmaf.files.publish import write_json, write_text
 from hpcmaf.report.claims import claims
-from hpcmaf.report.compare import Test, against, find_baseline, gains
+from hpcmaf.report.compare import against, find_baseline, gains
 from hpcmaf.report.cost import cost_table, method_cost_table
-from hpcmaf.report.groups import Group, common_title, group_runs
-from hpcmaf.report.methods import Row, method_tables, rows
+from hpcmaf.report.groups import common_title, group_runs
+from hpcmaf.report.methods import Row, method_tables
 from hpcmaf.report.recipes import accuracy_table, recipe_tables, warnings
 from hpcmaf.report.records import Run, read_run
+from hpcmaf.report.reference import published
 from hpcmaf.report.table import Table
 from hpcmaf.report.values import run_json, to_csv
 
@@ -68,7 +68,7 @@ def aggregate(runs: Sequence[Path], out: Path, *, baseline: str | None = None, r
         raise DataError(f"--out {out}: a file is in the way; name a folder")
     read = [read_run(path) for path in {path.resolve(): path for path in runs}.values()]
     _give_distinct_names(read)
-    report = Report.of(read, baseline, reference)
+    report = Report(read, baseline, reference)
     plots = save_plots(report.groups, out)
     write_text(out / "report.md", report.markdown(plots))
     write_text(out / "report.csv", to_csv(report.runs))
@@ -87,9 +87,13 @@ def _give_distinct_names(runs: Sequence[Run]) -> None:
             run.name = run.root.resolve().relative_to(shared).as_posix()
 
 
-@dataclass(frozen=True)
 class Report:
     """What several runs show.
+
+    Parameters
+    ----------
+    baseline, reference
+        See :func:`aggregate`.
 
     Attributes
     ----------
@@ -99,38 +103,24 @@ class Report:
         How the paper's claims come out here, where their methods are; how
         recipes compare with the baseline or, without one and without claims,
         with the untouched base.
-    baseline
-        What recipes are compared with.
-    reference
-        Whether the paper's values are to be shown.
     """
 
-    runs: tuple[Run, ...]
-    groups: tuple[Group, ...]
-    claims: tuple[Test, ...]
-    tested: tuple[Test, ...]
-    baseline: str | None = None
-    reference: bool = False
-
-    @classmethod
-    def of(cls, runs: Sequence[Run], baseline: str | None = None, reference: bool = False) -> Report:
-        """Group runs, and test them against the baseline of that name."""
-        groups, ordered = tuple(group_runs(runs)), tuple(sorted(runs, key=lambda run: run.name))
-        claimed = tuple(claims(groups))
-        if baseline is None:
-            return cls(ordered, groups, claimed, () if claimed else tuple(gains(groups)), reference=reference)
-        chosen = find_baseline(baseline, groups)
-        return cls(ordered, groups, claimed, tuple(against(chosen, groups)), chosen.name, reference)
+    def __init__(self, runs: Sequence[Run], baseline: str | None = None, reference: bool = False) -> None:
+        self.runs = sorted(runs, key=lambda run: run.name)
+        self.groups = group_runs(runs)
+        self.claims = claims(self.groups)
+        self.baseline, self.reference = find_baseline(baseline, self.groups) if baseline else None, reference
+        self.tested = [] if self.claims else gains(self.groups)
+        if self.baseline:
+            self.tested = against(self.baseline, self.groups)
 
     @cached_property
     def rows(self) -> list[Row]:
         """The comparison of methods, a row per recipe."""
-        return rows(self.groups, self.tested if self.baseline else (), self.reference)
-
-    @property
-    def quoted(self) -> bool:
-        """Whether the paper has any value to be shown beside these."""
-        return any(row.paper is not None for row in self.rows)
+        found = {group: point for group in self.groups if (point := group.point())}
+        tests = {one.group: one for one in self.tested} if self.baseline else {}
+        papers = {group: published(group.any, group.numbers[-1]) for group in found if self.reference}
+        return [Row(group, point, tests.get(group), papers.get(group)) for group, point in found.items()]
 
     @property
     def title(self) -> str:
@@ -151,7 +141,7 @@ class Report:
     def missing(self) -> list[str]:
         """What the runs lack, one line each."""
         lines = [f"{run.name}: {line}" for run in self.runs for line in run.missing]
-        if self.reference and not self.quoted:
+        if self.reference and all(row.paper is None for row in self.rows):
             lines.append("the paper has no values for the model, task, method, N, M and iteration of any of these runs")
         return lines
 
@@ -181,7 +171,7 @@ class Report:
     @property
     def methods(self) -> list[Table]:
         """The comparison of methods, as a paper has it."""
-        return method_tables(self.rows, self.baseline, self.quoted)
+        return method_tables(self.rows, self.baseline.name if self.baseline else None)
 
     def json(self) -> dict[str, Any]:
         """The report as JSON values; per-problem scores stay in the runs."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from hpcmaf.evaluation import MEASURES
 from hpcmaf.report.cost import total
-from hpcmaf.report.records import Iteration, Run
+from hpcmaf.report.records import Run
 
 
 def _setting(run: Run) -> dict[str, Any]:
@@ -26,30 +25,21 @@ def to_csv(runs: Iterable[Run]) -> str:
     The columns from ``consensus`` on belong to the iteration and are the
     same on all its lines.
     """
-    rows = [row for run in runs for iteration in run.evaluated for row in _rows(run, iteration)]
+    rows = []
+    for run, iteration in ((run, iteration) for run in runs for iteration in run.evaluated):
+        metrics = iteration.metrics
+        for measure, accuracy in metrics["accuracy"].items():
+            row = _setting(run) | {"iteration": iteration.number, "measure": measure}
+            row |= {"measured_agents": accuracy["agents"], "measured_rounds": accuracy["rounds"]}
+            row |= {"problems": metrics["problems"], "correct": metrics["scores"][measure].count("1")}
+            row |= {"accuracy": accuracy["value"], "se": accuracy["se"]}
+            row |= {name: metrics[name] for name in ("consensus", "unparsable", "tied")}
+            rows.append(row | {"pseudo_labels": (metrics["pseudo_labels"] or {}).get("value")})
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0] if rows else (), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _rows(run: Run, iteration: Iteration) -> Iterator[dict[str, Any]]:
-    metrics = iteration.metrics
-    for measure in [name for name in MEASURES if iteration.accuracy(name)]:
-        accuracy = iteration.accuracy(measure)
-        yield _setting(run) | {
-            "iteration": iteration.number,
-            "measure": measure,
-            "measured_agents": accuracy["agents"],
-            "measured_rounds": accuracy["rounds"],
-            "problems": metrics["problems"],
-            "correct": metrics["scores"][measure].count("1"),
-            "accuracy": accuracy["value"],
-            "se": accuracy["se"],
-            **{name: metrics[name] for name in ("consensus", "unparsable", "tied")},
-            "pseudo_labels": metrics["pseudo_labels"]["value"] if metrics["pseudo_labels"] else None,
-        }
 
 
 def run_json(run: Run) -> dict[str, Any]:

@@ -7,7 +7,7 @@ command goes on after any interruption.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import TextIO
@@ -25,6 +25,8 @@ POLL_SECONDS = 30.0
 _DRIVE_SECONDS = 60.0
 
 Say = Callable[[str], None]
+# Sets a prepared run going, which is not locked; it yields between looks, and ends when the run gets no further.
+Start = Callable[[StudyRun], Iterator[None]]
 
 
 def plan_study(study: Study, profile: Profile) -> list[StudyRun]:
@@ -45,24 +47,8 @@ def plan_study(study: Study, profile: Profile) -> list[StudyRun]:
     return planned
 
 
-def drive_study(
-    study: Study,
-    profile: Profile,
-    say: Say,
-    start: Callable[[StudyRun], None],
-    going: Callable[[StudyRun], bool],
-    poll_seconds: float = POLL_SECONDS,
-) -> None:
+def drive_study(study: Study, profile: Profile, say: Say, start: Start, poll_seconds: float = POLL_SECONDS) -> None:
     """Begin every run once what it shares with earlier ones is there, and wait for all.
-
-    Parameters
-    ----------
-    start
-        Sets a prepared run going; may return before it is done. The run is
-        not locked.
-    going
-        Asked once between two waits whether a run that was started may still
-        get further, and may carry it on; an error it raises is that run's failure.
 
     Raises
     ------
@@ -72,38 +58,30 @@ def drive_study(
     plan_study(study, profile)  # a fault in the last run is told before the first begins
     begun: list[StudyRun] = []
     failures: dict[str, str] = {}
-
-    def failed(one: StudyRun, error: HpcmafError) -> None:
-        failures[one.run.root.name] = one_line(str(error))
-        say(f"{one.run.root.name}: {failures[one.run.root.name]}")
-
-    def is_going(one: StudyRun) -> bool:
-        try:
-            return going(one)
-        except HpcmafError as error:
-            failed(one, error)
-            return False
-
-    waiting, left, told = [replace(one) for one in study.runs], list[StudyRun](), 0
-    while True:
-        left = [one for one in left if is_going(one)]
-        for one in list(waiting):
-            try:
-                if not _take_over(one, profile, begun, left, say):
-                    continue
-                begun.append(one)
-                if open_tasks(one):
-                    start(one)
-                    left += [one] if is_going(one) else []
-            except HpcmafError as error:
-                failed(one, error)
-            waiting.remove(one)
-        if not left and not waiting:
-            break
-        if (over := len(begun) - len(left)) != told:
-            told = over
-            say(f"{over} of {len(study.runs)} runs are over, {len(left)} under way")
-        time.sleep(poll_seconds)
+    waiting, left, told = [replace(one) for one in study.runs], dict[StudyRun, Iterator[None]](), 0
+    with ExitStack() as stack:
+        while True:
+            for one in [*left, *waiting]:
+                try:
+                    if one in waiting:
+                        if not _take_over(one, profile, begun, left, say):
+                            continue
+                        begun.append(one)
+                        waiting.remove(one)
+                        left[one] = stack.enter_context(closing(start(one))) if open_tasks(one) else iter(())
+                    if next(left[one], "over") is not None:
+                        del left[one]
+                except HpcmafError as error:
+                    failures[one.run.root.name] = one_line(str(error))
+                    say(f"{one.run.root.name}: {failures[one.run.root.name]}")
+                    waiting = [other for other in waiting if other is not one]
+                    left.pop(one, None)
+            if not left and not waiting:
+                break
+            if (over := len(begun) - len(left)) != told:
+                told = over
+                say(f"{over} of {len(study.runs)} runs are over, {len(left)} under way")
+            time.sleep(poll_seconds)
     for one in begun:
         if tasks := open_tasks(one):
             failures.setdefault(one.run.root.name, f"stopped before {tasks[0]}; see hpcmaf status")
@@ -120,20 +98,16 @@ def drive_here(
 
     Interrupted, it stops their jobs. ``file`` gets each run's progress.
     """
-    with ExitStack() as stack:
-        servers, drives = stack.enter_context(local.Servers(profile, study.root)), dict[StudyRun, Iterator[None]]()
+    with local.Servers(profile, study.root) as servers:
 
-        def start(one: StudyRun) -> None:
+        def start(one: StudyRun) -> Iterator[None]:
             watcher = Watcher(one.run, one.plan, profile, file, f"{one.run.root.name}: ")
-            drives[one] = stack.enter_context(closing(local.drive(one.run, one.plan, profile, watcher, servers)))
+            return local.drive(one.run, one.plan, profile, watcher, servers)
 
-        def going(one: StudyRun) -> bool:
-            return next(drives[one], "over") is None
-
-        drive_study(study, profile, say, start, going, poll_seconds)
+        drive_study(study, profile, say, start, poll_seconds)
 
 
-def _take_over(one: StudyRun, profile: Profile, begun: Sequence[StudyRun], left: Sequence[StudyRun], say: Say) -> bool:
+def _take_over(one: StudyRun, profile: Profile, begun: Sequence[StudyRun], left: Container[StudyRun], say: Say) -> bool:
     """Give a run, laid out at the first look, what earlier ones have made, once none that is left is at work on it."""
     if one.plan is None:
         with one.run.drive(_DRIVE_SECONDS):
@@ -148,6 +122,12 @@ def _take_over(one: StudyRun, profile: Profile, begun: Sequence[StudyRun], left:
         owners = ", ".join(sorted({task.owner.run.root.name for task in taken}))
         say(f"{one.run.root.name}: {len(taken)} task{'s' * (len(taken) > 1)} taken over from {owners}")
     return True
+
+
+def under_way(one: StudyRun) -> Iterator[None]:
+    """Look at a run's chain of jobs until it is done or stopped."""
+    while not one.run.stopped.exists() and open_tasks(one):
+        yield
 
 
 def open_tasks(one: StudyRun) -> list[str]:

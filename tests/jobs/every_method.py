@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from hpcmaf.files import publish
 from hpcmaf.jobs import debate as debate_stage
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store import Store
-from hpcmaf.study import Study, load_study
+from hpcmaf.study import Study, StudyRun, load_study
 from hpcmaf.study.drive import drive_study
 from hpcmaf.training.launch import Workers
 from tests.jobs.playing import carry_on
@@ -96,11 +97,10 @@ def carry_out(folder: Path, patch: pytest.MonkeyPatch) -> Studied:
     # Nobody pulls the plug here, and forcing small files to disk takes its time.
     patch.setattr(publish, "sync", lambda path: None)
     with Workers() as workers:
-        drive_study(
-            studied.study,
-            load_profile("local", ["generation.device=cpu", "finetuning.device=cpu"]),
-            print,
-            lambda planned: carry_on(planned.run, planned.plan, workers),
-            lambda planned: False,
-        )
+
+        def start(planned: StudyRun) -> Iterator[None]:
+            yield carry_on(planned.run, planned.plan, workers)
+
+        profile = load_profile("local", ["generation.device=cpu", "finetuning.device=cpu"])
+        drive_study(studied.study, profile, print, start, poll_seconds=0.0)
     return studied

@@ -40,7 +40,7 @@ def groups_of(*runs: RunDir) -> list[Group]:
 
 def report_of(*runs: RunDir, **options: Any) -> Report:
     """What ``aggregate`` puts together, before any of it is written."""
-    return Report.of([read_run(run.root) for run in runs], **options)
+    return Report([read_run(run.root) for run in runs], **options)
 
 
 def invent(

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from hpcmaf.evaluation import MEASURES
 from hpcmaf.report import aggregate
-from hpcmaf.report.groups import Group, common_title
+from hpcmaf.report.groups import Group
 from hpcmaf.report.plots import WIDTH, Panel, Plot, draw, plots_of, save_plots
 from hpcmaf.run.directory import RunDir
 from tests.report.conftest import MakeRun, groups_of
@@ -29,7 +29,7 @@ def plot_of(groups: list[Group], stem: str) -> Plot:
 
 def drawn(groups: list[Group], stem: str) -> Figure:
     figure = Figure(layout="constrained")
-    draw(figure, common_title(groups), plot_of(groups, stem))
+    draw(figure, groups, plot_of(groups, stem))
     return figure
 
 
@@ -46,10 +46,10 @@ def test_ways_of_answering_of_one_recipe(make_run: MakeRun) -> None:
     (axes,) = figure.axes
     for container, measure in zip(axes.containers, MEASURES, strict=True):
         line, _, (bars,) = container
-        assert list(line.get_ydata()) == pytest.approx([100 * i.accuracy(measure)["value"] for i in read.evaluated])
+        assert list(line.get_ydata()) == pytest.approx([100 * i.values[measure]["value"] for i in read.evaluated])
         assert [round(x) for x in line.get_xdata()] == [0, 1, 2, 3]
         for (low, high), iteration in zip(bars.get_segments(), read.evaluated, strict=True):
-            assert (high[1] - low[1]) / 2 == pytest.approx(100 * iteration.accuracy(measure)["se"])
+            assert (high[1] - low[1]) / 2 == pytest.approx(100 * iteration.values[measure]["se"])
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == list(MEASURES.values())
     caption = legend.get_title().get_text()
@@ -80,7 +80,7 @@ def test_all_plots_are_of_one_width_and_legends_overlap_nothing(make_run: MakeRu
     groups = [replace(group, recipe=group.recipe + more) for group in groups_of(*made)]
     for plot in plots_of(groups):
         figure = Figure(layout="constrained")
-        draw(figure, common_title(groups), plot)
+        draw(figure, groups, plot)
         figure.draw_without_rendering()
         assert figure.get_figwidth() == WIDTH
         legend = figure.legends[0].get_window_extent()
@@ -95,7 +95,7 @@ def test_diversity(make_run: MakeRun) -> None:
     (group,) = groups = groups_of(make_run("m", upto=2))
     others = [plot for plot in plots_of(groups) if plot.stem != "accuracy"]
     plots = {plot.stem: [lines(panel)["maft"] for panel in plot.panels] for plot in others}
-    diversity = [group.over(t, lambda i: i.diverse("disagreement"))["value"] for t in range(3)]
+    diversity = [group.point(t, "disagreement")["value"] for t in range(3)]
     assert diversity == pytest.approx([1 - i.metrics["consensus"] for i in group.runs[0].evaluated])
     assert plots == {"diversity": [([0, 1, 2], diversity)]}
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from hpcmaf.cli.study import going
 from hpcmaf.launch.slurm.gate import submit
 from hpcmaf.study import StudyRun, load_study
-from hpcmaf.study.drive import drive_study
+from hpcmaf.study.drive import drive_study, under_way
 from tests.slurm.cluster import Cluster
 from tests.slurm.errands import python_for, started
 from tests.slurm.runs import SHAPE, profile
@@ -19,12 +19,13 @@ def test_runs_take_over_what_others_have_computed(slurm: Cluster, tmp_path: Path
     study = load_study(str(path), overrides=SHAPE, root=tmp_path / "runs")
     site, order, said = profile(f"slurm.python={python_for(tmp_path / 'errands', 2.0)}"), [], []
 
-    def start(one: StudyRun) -> None:
+    def start(one: StudyRun) -> Iterator[None]:
         order.append(one.label)
         with one.run.drive(60):
             submit(one.run, one.plan, site)
+        return under_way(one)
 
-    drive_study(study, site, said.append, start, going, poll_seconds=0.5)
+    drive_study(study, site, said.append, start, poll_seconds=0.5)
     # debate waits for the evaluation of the base alone, no-interaction for all of maft's training.
     assert order == ["maft", "debate", "no-interaction"], said
     for entry, shared in zip(

@@ -1,12 +1,16 @@
-"""The layout of ``metrics.json`` and ``diversity.json``, checked before anything is read from them."""
+"""One evaluated iteration: ``metrics.json`` and ``diversity.json``, checked before anything is read from them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from hpcmaf.debate.health import Health, Share
+from hpcmaf.evaluation import outcomes, own_measure
 from hpcmaf.evaluation.measures import DIVERSITY_SCHEMA, SCHEMA, SCHEMAS, declared, measures_of
 from hpcmaf.files.publish import Amount, Count, Record
 from hpcmaf.run.records import Selection
@@ -86,3 +90,45 @@ class Diversity(Record):
 
     schema_: Literal[DIVERSITY_SCHEMA] = Field(alias="schema")  # type: ignore[valid-type]
     measures: dict[str, _Measure | None]
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What was measured after an iteration.
+
+    Attributes
+    ----------
+    metrics, diversity
+        Content of the files; of the latter ``None`` where there is none.
+    """
+
+    number: int
+    metrics: Mapping[str, Any]
+    diversity: Mapping[str, Any] | None = None
+
+    @property
+    def own(self) -> str:
+        """Name of the measure that the method answers by."""
+        return own_measure(self.metrics)
+
+    @cached_property
+    def values(self) -> Mapping[str, Mapping[str, Any]]:
+        """Means over problems with ``value`` and ``se``, by name; ``disagreement`` is 1 - consensus."""
+        several = len(self.metrics["rounds"][-1]["agents"]) > 1  # one agent never disagrees
+        found = dict(self.diversity["measures"]) if self.diversity else {}
+        found |= {"disagreement": self.metrics.get("diversity") if several else None}
+        found |= {"pseudo_labels": self.metrics["pseudo_labels"]} | self.metrics["accuracy"]
+        return {name: value for name, value in found.items() if value}
+
+    def right(self, measure: str | None = None) -> Mapping[str, bool] | None:
+        """Which problems are right by a measure, the method's own without a name; ``None`` where there is none."""
+        name = measure or self.own
+        return outcomes(self.metrics, name) if name in self.metrics["accuracy"] else None
+
+    @property
+    def disagreeing(self) -> Mapping[str, int] | None:
+        """Of every problem, how many agents' final answers are not the final vote's; earlier versions do not say."""
+        scores, agents = self.metrics["scores"], len(self.metrics["rounds"][-1]["agents"])
+        if scores.get("agreeing") is None:
+            return None
+        return dict(zip(scores["problem_ids"], (agents - count for count in scores["agreeing"]), strict=True))
