@@ -101,7 +101,7 @@ def run_finetune(
                 silent = heartbeat.wait_for_others(PEERS_S) if heartbeat is not None else []
             if code != 0 or not running.succeeded:
                 raise _unfinished(job, work, log, code, running, stop, silent)
-            report = FinetuneReport(running.report or {}, wall=time.monotonic() - started)
+            report = FinetuneReport.of(running.report or {}, wall=time.monotonic() - started)
             if report.steps == 0 and job.start is not None:
                 # Nothing was learnt: the agent keeps the very same model.
                 shutil.copytree(job.start, temporary, dirs_exist_ok=True)
