@@ -30,6 +30,7 @@ _BASES = {name: number for number, name in enumerate("two three four five six se
 _BASES |= {"twelve": 12, "sixteen": 16}
 _BASE = re.compile(r"(-?[0-9A-Za-z.]+)\s*(?:_|(?:in\s)?base)\s*(?:base\s*)?(\d{1,2}|[A-Za-z]+)")
 _CLOCK = re.compile(r"(\d{1,2})\s*:\s*([0-5]\d)(?:\s*:\s*([0-5]\d))?")
+_DECIMAL_COMMA = re.compile(r"-?\d+,(?!\d{3}\Z)\d+")
 _SYMBOL = re.compile(r"[A-Za-z]|\\[a-z]+")
 # What Math-Verify drops, joins or takes apart: such texts are the same as strings or not at all.
 _UNREADABLE = re.compile(
@@ -72,7 +73,9 @@ def _same(a: str, b: str, deadline: Deadline, depth: int) -> bool:
         return False
     if any(one and other and one != other for one, other in ((first.unit, second.unit), (first.note, second.note))):
         return False
-    if _spelling(left) == _spelling(right):
+    # "5 h" alone may be a product, beside "5 hours" it is none.
+    spellings = [{_spelling(one.text), _spelling(f"{one.text}{one.unit or ''}")} for one in (first, second)]
+    if _spelling(left) in spellings[1] or _spelling(right) in spellings[0]:
         return True
     if (verdict := _labels(left, right, deadline, depth + 1)) is not None:
         return verdict
@@ -132,7 +135,9 @@ def _structures(left: str, right: str, deadline: Deadline, depth: int) -> bool |
     if first is None and second is None:
         return None
     if first is None or second is None:
-        (kind, parts), other = (first, right) if first else (second, left)
+        (kind, parts), text, other = (first, left, right) if first else (second, right, left)
+        if _DECIMAL_COMMA.fullmatch(text):
+            return _same(text.replace(",", "."), other, deadline, depth)
         if kind == "set" and len(parts) == 1:
             return _same(parts[0], other, deadline, depth)
         # A condition or a difference of sets may come to an interval.

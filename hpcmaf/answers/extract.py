@@ -88,7 +88,7 @@ def extract(text: str | None, form: AnswerForm | str, *, truncated: bool = False
             return _boxed(boxes, places, stated, form, truncated)
 
 
-_CHINESE = str.maketrans({"。": ".", "、": ",", "\u2212": "-"})
+_CHINESE = str.maketrans({"。": ".", "、": ", ", "\u2212": "-"})
 _THOUGHTS = r"(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad|\|(?:begin|end)_of_thought\|)"
 _OPENED = re.compile(rf"[<\[\u25c1](?:seed:)?{_THOUGHTS}(?:\s[^>\n]{{0,80}})?[>\]\u25b7]", re.IGNORECASE)
 _CLOSED = re.compile(rf"[<\[\u25c1]/(?:seed:)?{_THOUGHTS}[>\]\u25b7]|<\|end_of_thought\|>", re.IGNORECASE)

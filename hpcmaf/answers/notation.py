@@ -83,6 +83,7 @@ _REWRITES = [
         (r"(?<![\w.])\.(?=\d)", "0."),
         (r"(?<=\d)\s*x\s*(?=10\s*\^)", r"\\times "),
         (r"^\s*(?:\\text\s*\{\s*)?(?i:negative|minus)\b\s*\}?\s*(?=[\d$\\])", "-"),
+        (r"(?<=\bo)'(?=clock\b)", ""),
         (r"^([A-Z]{3}|Rs)\b\.?\s*(-?\s*[\d.][\d.,]*)$", r"\2 \\text{\1}"),  # of a currency
         # What people type without a backslash.
         (r"(?<![A-Za-z\\])(sqrt|pi|sin|cos|tan|cot|sec|csc|log|ln|gcd|lcm)_N", r"\\\1 "),

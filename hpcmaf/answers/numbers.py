@@ -12,7 +12,11 @@ from hpcmaf.answers.units import NUMBER_WORDS
 MOST_STATEMENTS = 20
 STATEMENT_LENGTH = 1000
 MAGNITUDE = f"(?:{'|'.join(NUMBER_WORDS)})"
-_DIGITS = r"(?:[1-9][0-9]{0,2}(?:(?:,|\{,\}|,\\!)[0-9]{3}(?![0-9]))+|[0-9]+)"
+# With commas between thousands, or one before decimals, unless it may as well be a list's.
+_DIGITS = (
+    r"(?:[1-9][0-9]{0,2}(?:(?:,|\{,\}|,\\!)[0-9]{3}(?![0-9]))+"
+    r"|(?<![,(\[{])[0-9]+,(?![0-9]{3}(?![0-9]))[0-9]++(?![,)\]}\\]|\.[0-9])|[0-9]+)"
+)
 # A sign belongs to the number unless it stands between two terms.
 _NUMBER = re.compile(
     r"(?:(?<![\w)\]}.%])-|(?<=[=:])-\s|(?<=[=:]\s)-\s|\A\s*-\s|\b(?i:negative|minus)\s)?"
@@ -109,7 +113,7 @@ def _number_of(content: str) -> str | None:
     if len(content) > STATEMENT_LENGTH:
         return None
     answer = plain(content.rsplit("=", 1)[-1])
-    if answer.note in ("am", "pm") or re.fullmatch(r"\d{1,2}\s*:\s*[0-5]\d", answer.text):
+    if answer.note in ("am", "pm") or re.fullmatch(r"\d{1,2}\s*:\s*[0-5]\d|.*\d,\d.*", answer.text):
         return None
     spelled = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", answer.text).strip()
     if (number := _NUMBER.fullmatch(spelled)) or (value := value_of(spelled)) is None:
@@ -157,7 +161,7 @@ def only_number(clause: str) -> str | None:
 
 def _clean(match: re.Match[str]) -> str:
     """A number without separators, units and currency signs; a fraction where it is no decimal."""
-    text = plain(re.sub(r"(?<=\d)-(?=[A-Za-z])", " ", match[0])).text
+    text = plain(re.sub(r"(?<=\d)-(?=[A-Za-z])", " ", match[0])).text.replace(",", ".")
     if re.fullmatch(r"-?\d+(?:\.\d+)?(?:/\d+)?", text):
         return text
     value = value_of(text)

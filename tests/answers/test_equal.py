@@ -74,7 +74,7 @@ clock:
 comma:
 000,100 ≢ 100 ‖ 0,100 ≢ 0.1 ‖ 1,000 ≡ 1000 ‖ 1,00 ≢ 100 ‖ 1,2345 ≢ 12345 ‖ 1,000, 2,000, 3,000 ≡ 1000, 2000, 3000
 (1,000, 2,000) ≡ (1000, 2000) ‖ .5 ≢ 5 ‖ .38 ≢ 38 ‖ 12,345 ≡ 12345 ‖ 1,234.5 ≡ 1234.5 ‖ 1,000,2 ≢ 10002
-1,000 and 2,000 ≡ 1000, 2000 ‖ 01,000 ≢ 1000
+1,000 and 2,000 ≡ 1000, 2000 ‖ 01,000 ≢ 1000 ‖ 3,14 ≡ 3.14 ‖ 3,14 ≡ 14,3 ‖ 3,14 ≢ 314
 label:
 (x,y)=(1,2) ≡ (1,2) ‖ (a,b,c) = (1,2,3) ≡ (1,2,3) ‖ f(3)=10 ≡ 10 ‖ f(x) = x^2 ≡ x^2 ‖ a_1 = 5 ≡ 5 ‖ S_{20} = 400 ≡ 400
 \frac{AB}{CD} = \frac{2}{3} ≡ \frac{2}{3} ‖ \tan 45^\circ = 1 ≡ 1 ‖ P(A|B) = 0.5 ≡ 1/2 ‖ x_{1} = 3 ≢ x_{2} = 3
@@ -115,6 +115,7 @@ unit powers:
 5\text{ ft}^2 ≡ 5 ‖ 5\text{ cm}^2 ≡ 5\text{ square centimeters} ‖ 5\text{ km/h} ≢ 5\text{ km}
 5\text{ kg/m}^3 ≢ 5\text{ g/m}^3 ‖ 5 sq ft ≡ 5\text{ ft}^2 ‖ 5 km/h ≢ 5 mph ‖ 9\text{ in}^2 ≢ 9\text{ in}^3
 9 km per hour ≡ 9 km/h ‖ 4\text{ gal} ≢ 4\text{ qt} ‖ 12 in total ≡ 12
+5 h ≡ 5 hours ‖ 5 s ≡ 5\text{ seconds} ‖ 5 hours left ≡ 5 h ‖ 5 h ≢ 5 ‖ 5 h ≢ 5 minutes ‖ 12 o'clock ≡ 12
 setbuilder:
 \{x : x>3\} ≡ \{x \mid x>3\} ‖ \{n \mid n \text{ is even}\} ≡ \{n : n \text{ is even}\} ‖ \{x|x>3\} ≢ \{x\mid x<3\}
 \{x \in \mathbb{R} | x>3\} ≡ \{x\in\mathbb R : x>3\} ‖ \{(x,y) | x=y\} ≡ \{(x,y) : x=y\}
