@@ -1,7 +1,4 @@
-"""Rows of data files - JSON lines, JSON, CSV, parquet - and of the hub, each knowing where it stands.
-
-Parquet and the hub need an extra, and only ``hpcmaf data prepare`` on such sources does.
-"""
+"""Rows of data files - JSON lines, JSON, CSV, parquet - each knowing where it stands. Parquet, and so the hub, needs an extra."""
 
 from __future__ import annotations
 
@@ -15,12 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from hpcmaf.errors import DataError, PlatformError, errno_of
 from hpcmaf.files.hub import SECONDS, ask_hub, reason
 
+_CONVERTED = "refs/convert/parquet"  # the branch on which the hub keeps them
 SPLIT_NAMES = ("train", "validation", "val", "dev", "test")
 # Where a record stands, the split that the file says it is of, and its columns.
 Record = tuple[str, str | None, Mapping[str, Any]]
@@ -39,9 +36,9 @@ class Row:
     split
         A name of ``SPLIT_NAMES``, or ``"all"`` where the source names none.
     file
-        Stem of the file it came from; empty for hub data.
+        Stem of the file it came from.
     group
-        Subject folder or hub configuration; empty where there is none.
+        Subject folder; empty where there is none.
     index
         0-based within split and group.
     """
@@ -149,9 +146,12 @@ def read_csv(path: Path) -> Iterator[Record]:
 
 def read_parquet(path: Path) -> Iterator[Record]:
     """Read a parquet file."""
-    pa = _require("pyarrow", str(path))
     try:
-        table = import_module("pyarrow.parquet").read_table(path, partitioning=None)
+        pa, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise PlatformError(f"{path}: reading it needs pyarrow; install it with pip install 'hpcmaf[hub]'") from error
+    try:
+        table = parquet.read_table(path, partitioning=None)
         for number, values in enumerate(table.to_pylist(), start=1):
             yield f"{path}, row {number}", None, values
     except (pa.ArrowException, OSError) as error:
@@ -174,54 +174,25 @@ def kind(path: Path) -> str:
     return ".jsonl.gz" if path.name.endswith(".jsonl.gz") else path.suffix
 
 
-def read_hub(name: str, preferred: Sequence[str]) -> Iterator[Row]:
-    """Load a data set by hub id, or from a folder that ``datasets`` understands.
-
-    Parameters
-    ----------
-    name
-        E.g. ``"openai/gsm8k"``.
-    preferred
-        Configurations to take alone where they exist; without any of them all are read, each as a subject.
+def from_hub(name: str, configs: Sequence[str]) -> Path:
+    """A folder of a data set of the hub, in the parquet files that the hub makes of all of them.
 
     Raises
     ------
-    PlatformError
-        ``datasets`` is not installed.
     DataError
-        The hub does not deliver, or the splits have unknown names.
+        The hub does not deliver.
     """
+    wanted = [f"{config}/*" for config in (*configs, "default")] if configs else None
     try:
-        if not Path(name).exists():
-            ask_hub(lambda hub: hub.dataset_info(name, timeout=SECONDS))
-        datasets = _require("datasets", name)
-        configs = datasets.get_dataset_config_names(name)
-        chosen = [config for config in (*preferred, "default") if config in configs][:1] or configs
-        loaded = {config: datasets.load_dataset(name, config) for config in chosen}
-    except PlatformError:
-        raise
+        ask_hub(lambda hub: hub.dataset_info(name, revision=_CONVERTED, timeout=SECONDS))
+        hub = import_module("huggingface_hub")
+        return Path(hub.snapshot_download(name, repo_type="dataset", revision=_CONVERTED, allow_patterns=wanted))
     # The client raises its own, requests', httpx' and builtin exceptions alike.
     except Exception as error:
         raise DataError(
             f"{name}: neither a path here nor to be had from the hub ({reason(error)}); "
             "check the name and the network, or download it elsewhere and pass the folder"
         ) from error
-    labels = {label for splits in loaded.values() for label in splits}
-    if not labels.intersection(SPLIT_NAMES):
-        found = ", ".join(sorted(labels))
-        raise DataError(f"{name}: its splits are called {found}; download it, and name those to read train and test")
-    for config, splits in loaded.items():
-        for label, rows in splits.items():
-            for index, values in enumerate(rows if label in SPLIT_NAMES else ()):
-                where = f"{name} ({config}), {label}, row {index + 1}"
-                yield Row(where, values, label, group="" if len(chosen) == 1 else config, index=index)
-
-
-def _require(package: str, what: str) -> ModuleType:
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise PlatformError(f"{what}: reading it needs {package}; install it with pip install 'hpcmaf[hub]'") from error
 
 
 def _decode(data: bytes, where: str) -> str:

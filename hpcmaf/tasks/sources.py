@@ -13,7 +13,7 @@ from hpcmaf.errors import ConfigError, DataError
 from hpcmaf.files.publish import manifest_path
 from hpcmaf.tasks.problems import Problem, manifests, read_prepared, write_prepared
 from hpcmaf.tasks.prompts import task_prompts
-from hpcmaf.tasks.readers import READERS, SPLIT_NAMES, Row, kind, read_hub
+from hpcmaf.tasks.readers import READERS, SPLIT_NAMES, Row, from_hub, kind
 from hpcmaf.tasks.splits import Splits, draw, roles
 from hpcmaf.tasks.task import Task
 
@@ -85,15 +85,13 @@ class Files(Task):
         dict
             File name to its counts, as recorded in its manifest.
         """
-        path, unread = Path(source), []
+        path = Path(source)
         # A mistyped data/train.jsonl has the form of a hub id, but is none.
-        if path.exists() or not _HUB_ID.fullmatch(source) or kind(path) in READERS:
-            parts = locate(path, self.configs)
-            rows = read_parts(parts)
-            unread = _left_out(parts) if path.is_dir() else []
-        else:
-            rows = read_hub(source, self.configs)
-        pools, repeated = self.collect(rows)
+        if not path.exists() and _HUB_ID.fullmatch(source) and kind(path) not in READERS:
+            path = from_hub(source, self.configs)
+        parts = locate(path, self.configs)
+        unread = _left_out(parts) if path.is_dir() else []
+        pools, repeated = self.collect(read_parts(parts))
         report = write_prepared(out, self.name, source, roles(pools, source))
         return {**report, "repeated_records": repeated} | ({"left_out": unread} if unread else {})
 

@@ -1,62 +1,66 @@
-"""Hub data sets, through the real client on local folders that describe themselves as the hub's do."""
+"""Data sets of the hub, through its real client."""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
-from hpcmaf.errors import DataError, PlatformError
-from hpcmaf.tasks import get_task
-from hpcmaf.tasks.problems import Problem
-from hpcmaf.tasks.readers import read_hub
 from tests.tasks.conftest import gsm8k_rows, lay
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch) -> None:
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    datasets.disable_progress_bars()
+PREPARE = ["-m", "hpcmaf", "data", "prepare", "gsm8k", "--source", "some/problems", "--out", "out"]
 
 
-def load(task: str, folder: Path, sets: dict[str, dict[str, list[dict]]]) -> dict[str, list[Problem]]:
-    """Lay out a data set of configurations and splits, and read it as one of the hub."""
-    card = "---\nconfigs:\n"
-    for config, splits in sets.items():
-        card += f"- config_name: {config}\n  data_files:\n"
-        for name, rows in splits.items():
-            lay(folder, {f"{config}/{name}.jsonl": rows})
-            card += f"  - {{split: {name}, path: {config}/{name}.jsonl}}\n"
-    (folder / "README.md").write_text(card + "---\n")
-    found = get_task(task)
-    return found.collect(read_hub(str(folder), found.configs))[0]
+class Hub(BaseHTTPRequestHandler):
+    """What the hub's client asks for of one data set, whose files lie in a folder."""
+
+    folder: Path
+
+    def do_GET(self) -> None:
+        files = [path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*.parquet")]
+        if "/resolve/" in self.path:
+            body = (self.folder / self.path.split("/resolve/")[1].partition("/")[2]).read_bytes()
+        elif "/tree/" in self.path:
+            body = json.dumps([{"type": "file", "path": name, "size": 1, "oid": name} for name in files]).encode()
+        else:
+            assert self.path.endswith("datasets/some/problems/revision/refs%2Fconvert%2Fparquet")
+            siblings = [{"rfilename": name} for name in files]
+            body = json.dumps({"id": "some/problems", "sha": "a" * 40, "siblings": siblings}).encode()
+        self.send_response(200)
+        for name, value in (("Content-Length", len(body)), ("ETag", f'"{hash(self.path)}"'), ("X-Repo-Commit", "a" * 40)):
+            self.send_header(name, str(value))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Nothing is logged."""
 
 
-def test_the_main_configuration_is_preferred(tmp_path) -> None:
-    main = {"train": gsm8k_rows("train", 4), "test": gsm8k_rows("test", 2)}
-    pools = load("gsm8k", tmp_path, {"socratic": {"train": gsm8k_rows("other", 3)}, "main": main})
-    assert [problem.id for problem in pools["test"]] == ["gsm8k-test-00000", "gsm8k-test-00001"]
-    assert [problem.gold for problem in pools["train"]] == ["1000", "1001", "1002", "1003"]
-
-
-def test_mmlu_leaves_the_auxiliary_training_split(tmp_path) -> None:
-    def row(question: str) -> dict:
-        return {"question": question, "subject": "law", "choices": ["a", "b", "c", "d"], "answer": 3}
-
-    names = ("auxiliary_train", "test", "validation", "dev")
-    pools = load("mmlu", tmp_path, {"all": {name: [row(name)] for name in names}, "law": {"test": [row("other")]}})
-    assert {name: len(pool) for name, pool in pools.items()} == {"test": 1, "validation": 1, "dev": 1}
-
-
-def test_splits_of_other_names_are_refused(tmp_path) -> None:
-    with pytest.raises(DataError, match=r"its splits are called everything, more; download it"):
-        load("gsm8k", tmp_path, {"default": {"everything": gsm8k_rows("x", 6), "more": gsm8k_rows("y", 2)}})
+def test_of_a_data_set_the_preferred_configuration_is_read(tmp_path: Path) -> None:
+    sizes = {"main/train": 4, "main/test": 2, "socratic/train": 3}
+    Hub.folder = lay(tmp_path, {f"{name}/0000.parquet": gsm8k_rows(name, count) for name, count in sizes.items()})
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        environment = os.environ | {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "cache")}
+        done = subprocess.run(
+            [sys.executable, *PREPARE], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )
+        server.shutdown()
+    found = json.loads(done.stdout)
+    assert (found["train"]["problems"], found["test"]["problems"]) == (4, 2)
+    first = json.loads((tmp_path / "out/test.jsonl").read_text().splitlines()[0])
+    assert (first["id"], first["gold"]) == ("gsm8k-test-00000", "1000")
 
 
 @pytest.mark.parametrize("listening", [True, False], ids=["silent", "refusing"])
@@ -66,9 +70,9 @@ import time
 from hpcmaf.errors import HpcmafError
 from hpcmaf.launch.prepare import check_base
 from hpcmaf.config.recipe import Model
-from hpcmaf.tasks.readers import read_hub
+from hpcmaf.tasks.readers import from_hub
 import huggingface_hub.hf_api
-for ask in (lambda: check_base(Model(path="some/model")), lambda: list(read_hub("some/problems", ()))):
+for ask in (lambda: check_base(Model(path="some/model")), lambda: from_hub("some/problems", ())):
     began = time.monotonic()
     try:
         ask()
@@ -85,9 +89,3 @@ for ask in (lambda: check_base(Model(path="some/model")), lambda: list(read_hub(
     assert [line.split()[0] for line in lines] == ["3", "4"], done
     assert all(float(line.split()[1]) < 5 and "from the hub (" in line for line in lines), lines
     assert not done.stderr
-
-
-def test_without_the_client_the_extra_is_named(tmp_path, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(PlatformError, match=r"reading it needs datasets; .* pip install 'hpcmaf\[hub\]'"):
-        load("gsm8k", tmp_path, {"main": {"train": gsm8k_rows("train", 1)}})
