@@ -14,7 +14,6 @@ from pathlib import Path
 
 from hpcmaf.errors import FailureKind, HpcmafError, errno_of, failure_kind, kind_of_words, system_error
 from hpcmaf.files.publish import write_json
-from hpcmaf.training.stop import StopFlag
 
 NAME = "failure.json"
 # A process that lost another one to a failure waits so long for that one's reason.
@@ -71,17 +70,14 @@ def read(work: Path) -> Failure | None:
 
 
 @contextmanager
-def recorded(work: Path, stop: StopFlag | None = None) -> Iterator[None]:
-    """Keep the first failure of any process in ``work``.
-
-    A request to ``stop`` ends the wait of a process that has no reason of its own.
-    """
+def recorded(work: Path) -> Iterator[None]:
+    """Keep the first failure of any process in ``work``."""
     try:
         yield
     except Exception as error:
         failure = explained(error)
         end = time.monotonic() + (LOST_S if failure.kind == "lost" else 0)
-        while time.monotonic() < end and not (stop and stop.requested) and read(work) is None:
+        while time.monotonic() < end and read(work) is None:
             time.sleep(0.1)
         failure.record(work)
         raise

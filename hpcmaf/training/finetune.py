@@ -40,7 +40,7 @@ from hpcmaf.training.process import Process
 from hpcmaf.training.saving import save_adapter, save_checkpoint
 from hpcmaf.training.setup import prepare
 from hpcmaf.training.sft import Sft
-from hpcmaf.training.stop import StopFlag
+from hpcmaf.training.stop import StopFile
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -58,7 +58,7 @@ class Base:
 
 
 def finetune(
-    job: FinetuneJob, process: Process, entry: Entry, stop: StopFlag, base: Base | None = None
+    job: FinetuneJob, process: Process, entry: Entry, stop: StopFile, base: Base | None = None
 ) -> tuple[dict[str, object], Base | None]:
     """Train and save one model.
 

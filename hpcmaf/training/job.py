@@ -19,7 +19,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,10 +29,10 @@ from hpcmaf.errors import HpcmafError, OutOfMemory, StopRequested, TrainingError
 from hpcmaf.files.publish import atomic_path, write_json
 from hpcmaf.training.checkpoint import checkpoint_step
 from hpcmaf.training.config import FinetuneJob, FinetuneReport
-from hpcmaf.training.failure import read
-from hpcmaf.training.launch import POLL_S, Running, Workers
-from hpcmaf.training.multinode import Heartbeat, NodeRank
-from hpcmaf.training.stop import StopFlag, stop_requested
+from hpcmaf.training.failure import Failure, read
+from hpcmaf.training.launch import POLL_S, Entry, Workers
+from hpcmaf.training.multinode import MEET, Heartbeat, NodeRank
+from hpcmaf.training.stop import StopFile, StopFlag
 
 # For the other nodes to record why they ended.
 PEERS_S = 15.0
@@ -80,32 +80,34 @@ def run_finetune(
     OutOfMemory, TrainingError
         It failed; the error's ``kind`` says whether another attempt may succeed.
     """
-    started = time.monotonic()
-    stop = stop or StopFlag()
+    started, stop = time.monotonic(), stop or StopFlag()
     output, logs = Path(job.output), Path(logs)
     logs.mkdir(parents=True, exist_ok=True)
     log, steps = logs / "finetune.log", logs / "progress.jsonl"
     steps.write_bytes(b"")
-    with _work_folder(logs, node) as work, ExitStack() as leaving:
+    with ExitStack() as leaving:
+        work = leaving.enter_context(_work_folder(logs, node))
         if workers is None or node is not None:
             # Its processes exit once the model is published.
             workers = leaving.enter_context(Workers())
-        with atomic_path(output) as temporary:
-            temporary.mkdir()
-            heartbeat = Heartbeat(work, node) if node is not None else None
-            # Its appearance starts the other nodes.
-            job.write(work / "job.json")
-            with workers.running(job, work, temporary, log, node) as running, steps.open("rb") as lines:
-                code = running.wait(stop, lambda: _report(lines, progress), heartbeat)
-                # They still read what lies in the work folder.
-                silent = heartbeat.wait_for_others(PEERS_S) if heartbeat is not None else []
-            if code != 0 or not running.succeeded:
-                raise _unfinished(job, work, log, code, running, stop, silent)
-            report = FinetuneReport.of(running.report or {}, wall=time.monotonic() - started)
-            if report.steps == 0 and job.start is not None:
-                # Nothing was learnt: the agent keeps the very same model.
-                shutil.copytree(job.start, temporary, dirs_exist_ok=True)
-            write_json(temporary / "training.json", asdict(report) | {"schema": "hpcmaf-training/1"})
+        temporary = leaving.enter_context(atomic_path(output))
+        lines = leaving.enter_context(steps.open("rb"))
+        temporary.mkdir()
+        heartbeat = Heartbeat(work, node) if node is not None else None
+        job.write(work / "job.json")
+        entry = Entry.of(work, temporary, log)
+        counts, failure = workers.run(job, entry, stop, lambda: _report(lines, progress), heartbeat)
+        # They still read what lies in the work folder.
+        silent = heartbeat.wait_for_others(PEERS_S) if heartbeat is not None else []
+        if failure is not None and failure.kind == "lost" and silent:
+            failure = replace(failure, message=f"node {', '.join(map(str, silent))} is gone ({failure.message})")
+        if (error := _unfinished(job, entry, counts, failure, stop)) is not None:
+            raise error
+        report = FinetuneReport(counts or {}, wall=time.monotonic() - started)
+        if report.steps == 0 and job.start is not None:
+            # Nothing was learnt: the agent keeps the very same model.
+            shutil.copytree(job.start, temporary, dirs_exist_ok=True)
+        write_json(temporary / "training.json", asdict(report) | {"schema": "hpcmaf-training/1"})
     return report
 
 
@@ -127,7 +129,7 @@ def join_finetune(work: Path, node: NodeRank, *, stop: StopFlag | None = None) -
     """
     work, stop = Path(work), stop or StopFlag()
     end = time.monotonic() + node.joining_s
-    while not (work / "job.json").exists():
+    while not (work / MEET).exists():
         if stop.requested:
             raise StopRequested(f"node {node.rank}: stopped on request, before the job had begun")
         if time.monotonic() > end:
@@ -135,15 +137,14 @@ def join_finetune(work: Path, node: NodeRank, *, stop: StopFlag | None = None) -
                 f"{work}: node 0 has not begun the job within {node.joining_s:g} s; see its log", kind="lost"
             )
         time.sleep(POLL_S)
-    job = FinetuneJob.read(work / "job.json")
-    log = work.parent / f"finetune.node{node.rank}.log"
-    heartbeat = Heartbeat(work, node)
+    job, heartbeat = FinetuneJob.read(work / "job.json"), Heartbeat(work, node)
+    entry = Entry.of(work, work, work.parent / f"finetune.node{node.rank}.log")
     with Workers() as workers:
-        with workers.running(job, work, work, log, node) as running:
-            code = running.wait(stop, heartbeat=heartbeat)
-        report, error = running.report or {}, None
-        if code != 0 or "stopped_at" in report or (not report and stop_requested(work)):
-            error = _unfinished(job, work, log, code, running, stop, node=node)
+        report, failure = workers.run(job, entry, stop, heartbeat=heartbeat)
+        if failure is not None and failure.kind != "lost" and read(work) is None:
+            failure = replace(failure, message=f"node {node.rank} ({node.address}): {failure.message}")
+            failure.record(work)
+        error = _unfinished(job, entry, report, failure, stop)
         heartbeat.leave()
     if error is not None:
         raise error
@@ -176,37 +177,24 @@ def _report(lines: BinaryIO, progress: Callable[[dict[str, Any]], None] | None) 
 
 
 def _unfinished(
-    job: FinetuneJob,
-    work: Path,
-    log: Path,
-    code: int | None,
-    running: Running,
-    stop: StopFlag,
-    silent: Sequence[int] = (),
-    node: NodeRank | None = None,
-) -> HpcmafError:
-    """Why a job ended early; ``silent`` nodes are lost, and ``node``, not the first, records its own reason."""
-    name, requested = Path(job.output).name, stop.requested or stop_requested(work)
-    report = running.report
-    stopped = code == 0 and (requested or report is not None)
-    if stopped or (requested and stop.overdue):
-        at = f" at step {report['stopped_at']} of {report['steps']}" if stopped and report else ""
-        return StopRequested(f"finetuning {name}: {'stopped' if stopped else 'killed'} on request{at}; {_resumes(job)}")
-    known = running.failure(code)
-    if node is not None and known.kind != "lost" and read(work) is None:
-        known = replace(known, message=f"node {node.rank} ({node.address}): {known.message}")
-        known.record(work)
-    if known.kind == "lost" and silent:
-        known = replace(known, message=f"node {', '.join(map(str, silent))} is gone ({known.message})")
-    if requested and known.kind == "lost":
-        # Some processes were killed before all had agreed to stop.
+    job: FinetuneJob, entry: Entry, report: dict[str, Any] | None, failure: Failure | None, stop: StopFlag
+) -> HpcmafError | None:
+    """Why a job ended early, if it did."""
+    name, requested = Path(job.output).name, stop.requested or StopFile(Path(entry.work)).requested
+    if failure is None:
+        if not (requested if report is None else "stopped_at" in report):
+            return None
+        at = f" at step {report['stopped_at']} of {report['steps']}" if report else ""
+        return StopRequested(f"finetuning {name}: stopped on request{at}; {_resumes(job)}")
+    if requested and (stop.overdue or failure.kind == "lost"):
+        # Some processes may have been killed before all had agreed to stop.
         return StopRequested(f"finetuning {name}: killed on request; {_resumes(job)}")
-    if known.kind == "memory":
+    if failure.kind == "memory":
         limit = "micro_batch_size" if job.micro_batch_size > 1 else "max_length"
         remedy = f"(now {job.micro_batch_size})" if job.micro_batch_size > 1 else "or use gradient_checkpointing"
-        return OutOfMemory(f"finetuning {name}: {known.message}; lower training.{limit} {remedy}; see {log}")
-    message = f"finetuning {name} failed: {known.message}; see {log}"
-    return TrainingError(message, kind=known.kind, errno=known.errno, node=known.node)
+        return OutOfMemory(f"finetuning {name}: {failure.message}; lower training.{limit} {remedy}; see {entry.log}")
+    message = f"finetuning {name} failed: {failure.message}; see {entry.log}"
+    return TrainingError(message, kind=failure.kind, errno=failure.errno, node=failure.node)
 
 
 def _resumes(job: FinetuneJob) -> str:

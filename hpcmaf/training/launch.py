@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import re
 import shutil
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -30,7 +31,7 @@ from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.failure import NAME as FAILURE
 from hpcmaf.training.failure import Failure, ended, oom_kills, read
 from hpcmaf.training.multinode import Heartbeat, NodeRank
-from hpcmaf.training.stop import SIGNALS, StopFlag, request_stop, stop_requested
+from hpcmaf.training.stop import SIGNALS, StopFile, StopFlag
 
 # Between looks at a job and its processes, and of those for their next job.
 POLL_S = 0.05
@@ -41,8 +42,11 @@ FAILED_S = 15.0
 
 _PR_SET_PDEATHSIG = 1
 _END = "end"
+_REPORT = "report.json"
 # Port 0 lets the rendezvous take a free one, so jobs on one machine never meet.
-_ALONE = ("--nnodes=1", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1")
+_STANDALONE = ("--nnodes=1", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1")
+# Of a job of one process; torchrun gives others theirs.
+ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
 # As ``torch.distributed.run`` sums up which of its processes failed first, and how.
 _FIRST = re.compile(r"Root Cause \(first observed failure\).*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
 
@@ -66,6 +70,11 @@ class Entry:
     output: str
     log: str
     started: float
+
+    @classmethod
+    def of(cls, work: Path, output: Path, log: Path) -> Self:
+        """A job that begins now."""
+        return cls(*(str(path.resolve()) for path in (work, output, log)), started=time.time())
 
     @classmethod
     def all(cls, folder: Path) -> Iterator[Self]:
@@ -109,42 +118,47 @@ class Workers:
                 self._process.wait(LEAVING_S)
             self.kill()
 
-    @contextmanager
-    def running(
-        self, job: FinetuneJob, work: Path, output: Path, log: Path, node: NodeRank | None = None
-    ) -> Iterator[Running]:
+    def run(
+        self,
+        job: FinetuneJob,
+        entry: Entry,
+        stop: StopFlag,
+        listen: Callable[[], object] = lambda: None,
+        heartbeat: Heartbeat | None = None,
+    ) -> tuple[dict[str, Any] | None, Failure | None]:
         """Have a job done, by the processes that did the one before it if there are any.
 
-        A job that fails inside the block, or is stopped, leaves no process behind.
+        A job that is stopped or fails leaves no process behind.
 
         Parameters
         ----------
-        work, output, log
-            See :class:`Entry`; ``work`` has the job's file.
-        node
-            This machine, if there are several.
+        entry
+            Its work folder has the job's file.
+        stop
+            Asks it to end at its next step.
+        listen
+            Called at every look, and once more after the end.
+        heartbeat
+            This machine's, if there are several.
+
+        Returns
+        -------
+        tuple
+            What the first process reported, if it came so far; why the processes did not end as they should.
         """
-        shape = (job.processes, job.threads, job.device)
-        if self._process is None or self._process.poll() is not None or shape != self._shape:
-            self.__exit__()
-            self._folder, self._shape, self._entries = Path(tempfile.mkdtemp(prefix="jobs-", dir=log.parent)), shape, 0
-        self._entries += 1
-        paths = (str(path.resolve()) for path in (work, output, log))
-        write_json(self._folder / f"{self._entries:04d}.json", asdict(Entry(*paths, started=time.time())))
-        if node is not None:
-            # On several machines they exit after every job.
-            (self._folder / _END).touch()
-        if self._process is None:
-            self._oom_kills = oom_kills()
-            self._process, self._first_log = _start(job, self._folder, work, log, node), log
-        running = Running(self._process, work, (log, self._first_log), self._oom_kills, node)
+        work, node = Path(entry.work), heartbeat and heartbeat.node
+        report = failure = None
         try:
-            yield running
-        except BaseException:
-            self.kill()
-            raise
-        if not running.succeeded:
-            self.kill()
+            code = self._wait(self._assign(job, entry, node), work, stop, listen, heartbeat)
+            with suppress(FileNotFoundError):
+                report = json.loads((work / _REPORT).read_text())
+            # Another node's may not be seen here yet.
+            told = report or StopFile(work).requested or (node is not None and node.rank > 0)
+            failure = None if code == 0 and told else self._failure(code, entry, node)
+        finally:
+            if report is None or failure is not None or "stopped_at" in report:
+                self.kill()
+        return report, failure
 
     def kill(self) -> None:
         """Kill what is left of their session."""
@@ -156,71 +170,60 @@ class Workers:
         if self._folder != Path():
             shutil.rmtree(self._folder, ignore_errors=True)
 
+    def _assign(self, job: FinetuneJob, entry: Entry, node: NodeRank | None) -> subprocess.Popen[bytes]:
+        """Add a job to the list of the processes there are, or of others."""
+        shape, log = (job.processes, job.threads, job.device), Path(entry.log)
+        if self._process is None or self._process.poll() is not None or shape != self._shape:
+            self.__exit__()
+            self._folder, self._shape, self._entries = Path(tempfile.mkdtemp(prefix="jobs-", dir=log.parent)), shape, 0
+        self._entries += 1
+        write_json(self._folder / f"{self._entries:04d}.json", asdict(entry))
+        if node is not None:
+            # On several machines they exit after every job.
+            (self._folder / _END).touch()
+        if self._process is None:
+            self._oom_kills, self._first_log = oom_kills(), log
+            self._process = _start(job, self._folder, entry, node)
+        return self._process
 
-class Running:
-    """One job and its processes."""
-
-    def __init__(
-        self, process: subprocess.Popen[bytes], work: Path, logs: tuple[Path, Path], before: int | None, node: Any
-    ) -> None:
-        self._process, self._work, self._logs, self._before, self._node = process, work, logs, before, node
-        self.report: dict[str, Any] | None = None
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether its model is there."""
-        return self.report is not None and "stopped_at" not in self.report
-
-    def poll(self) -> int | None:
-        """0 once the job is done; the processes' exit code when they have ended without that.
-
-        A job of several nodes is done when this node's processes have ended,
-        as the others may still need them.
-        """
-        code = self._process.poll()
-        if code is None and self._node is not None:
-            return None
-        with suppress(FileNotFoundError):
-            self.report = json.loads((self._work / "report.json").read_text())
-            return code if self._node is not None else 0
-        return code
-
-    def wait(
-        self, stop: StopFlag, listen: Callable[[], object] = lambda: None, heartbeat: Heartbeat | None = None
+    def _wait(
+        self,
+        process: subprocess.Popen[bytes],
+        work: Path,
+        stop: StopFlag,
+        listen: Callable[[], object],
+        heartbeat: Heartbeat | None,
     ) -> int | None:
-        """Wait for the job to end; ``listen`` is called at every look, and once more after the end.
-
-        Returns
-        -------
-        int or None
-            0, or the processes' exit code; ``None`` where waiting is of no more
-            use, because the job failed elsewhere or does not stop.
-        """
-        failed: float | None = None
-        while (code := self.poll()) is None:
+        """0, or the processes' exit code; ``None``: the job failed elsewhere or does not stop, so waiting is no use."""
+        failed, request = math.inf, StopFile(work)
+        while True:
+            code = process.poll()
+            # On several nodes a process ends with the last, as others may still need it.
+            if heartbeat is None and (work / _REPORT).exists():
+                code = 0
             listen()
-            if stop.requested and not stop_requested(self._work):
-                request_stop(self._work)
+            if code is not None:
+                return code
+            if stop.requested and not request.requested:
+                request.request()
             if heartbeat is not None and (lost := heartbeat.lost()) is not None:
-                Failure("lost", lost, node=heartbeat.silent or None).record(self._work)
+                lost.record(work)
                 return None
-            if failed is None and (self._work / FAILURE).exists():
+            if failed == math.inf and (work / FAILURE).exists():
                 failed = time.monotonic()
-            if stop.overdue or (failed is not None and time.monotonic() - failed > FAILED_S):
+            if stop.overdue or time.monotonic() - failed > FAILED_S:
                 return None
             time.sleep(POLL_S)
-        listen()
-        return code
 
-    def failure(self, code: int | None) -> Failure:
-        """Why it did not end well."""
-        last, first = map(_tail, self._logs)
-        where = "" if self._node is None else f" on {self._node.address}"
+    def _failure(self, code: int | None, entry: Entry, node: NodeRank | None) -> Failure:
+        """Why a job did not end well."""
+        work, log, first = Path(entry.work), _tail(Path(entry.log)), _tail(self._first_log)
+        where = "" if node is None else f" on {node.address}"
         cause = _FIRST.search(first)
         if cause is not None and int(cause[2]) < 0:
             # Nobody kills itself, so a killed process is the reason for what the others report.
-            ended(f"process {cause[1]}{where}", int(cause[2]), self._before, last).record(self._work)
-        return read(self._work) or ended(f"its process{where}", code, self._before, last)
+            ended(f"process {cause[1]}{where}", int(cause[2]), self._oom_kills, log).record(work)
+        return read(work) or ended(f"its process{where}", code, self._oom_kills, log)
 
 
 def _tail(log: Path, size: int = 1 << 16) -> str:
@@ -231,7 +234,7 @@ def _tail(log: Path, size: int = 1 << 16) -> str:
     return ""
 
 
-def _start(job: FinetuneJob, folder: Path, work: Path, log: Path, node: NodeRank | None) -> subprocess.Popen[bytes]:
+def _start(job: FinetuneJob, folder: Path, entry: Entry, node: NodeRank | None) -> subprocess.Popen[bytes]:
     """Start the processes in a session of their own."""
     worker = ["-m", "hpcmaf.training.worker", str(folder.resolve())]
     command = [*worker, str(os.getpid())]
@@ -240,18 +243,16 @@ def _start(job: FinetuneJob, folder: Path, work: Path, log: Path, node: NodeRank
             f"--nproc-per-node={job.processes}",
             "--max-restarts=0",
             "--monitor-interval=0.1",
-            # Those that ask a job to stop are for the workers alone.
-            "--signals-to-handle=SIGINT,SIGHUP,SIGQUIT",
             f"--log-dir={folder.resolve() / 'elastic'}",
-            *(_ALONE if node is None else node.rendezvous(work)),
+            *(_STANDALONE if node is None else node.rendezvous(Path(entry.work))),
         ]
         run = ["-m", "torch.distributed.run", *elastic, *worker]
         command = ["-m", "hpcmaf.training.launch", str(os.getpid()), *run]
-    # A scheduler signals all processes of a job, and these would kill one that
-    # has not yet begun to handle them; blocked, they wait for that.
+    # A scheduler signals all processes of a job. These never notice: blocked
+    # is what they inherit, and it is the launcher that passes on a request.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        with log.open("ab") as sink:
+        with open(entry.log, "ab") as sink:
             streams = {"stdin": subprocess.DEVNULL, "stdout": sink, "stderr": subprocess.STDOUT}
             command = [sys.executable, "-P", *command]
             return subprocess.Popen(command, env=_environment(job), start_new_session=True, **streams)
@@ -267,6 +268,7 @@ def _environment(job: FinetuneJob) -> dict[str, str]:
     environment.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     # Without the folder that this was called in, where modules of a user's may have names of others.
     environment |= {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": str(job.threads), "TOKENIZERS_PARALLELISM": "false"}
+    environment |= ALONE if job.alone else {}
     return environment | ({"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""} if job.device == "cpu" else {})
 
 
@@ -279,11 +281,8 @@ def die_with_parent(parent: int) -> None:
 
 
 def main(parent: str, *command: str) -> None:
-    """Become ``torch.distributed.run``, which ends with its parent and leaves a scheduler's signals to its workers."""
+    """Become ``torch.distributed.run``, which ends with its parent."""
     die_with_parent(int(parent))
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     os.execv(sys.executable, [sys.executable, "-P", *command])
 
 

@@ -18,7 +18,7 @@ from hpcmaf.training.metrics import Metrics
 from hpcmaf.training.objective import Objective
 from hpcmaf.training.process import Process
 from hpcmaf.training.stability import check_gradients, check_loss
-from hpcmaf.training.stop import StopFlag
+from hpcmaf.training.stop import StopFile
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -32,7 +32,7 @@ def train(
     process: Process,
     metrics: Metrics,
     checkpointer: Checkpointer,
-    stop: StopFlag,
+    stop: StopFile,
     *,
     loss_spike: float,
 ) -> list[float]:

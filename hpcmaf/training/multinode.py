@@ -15,9 +15,11 @@ from pathlib import Path
 
 import psutil
 
-from hpcmaf.errors import TrainingError
 from hpcmaf.files.publish import write_text
+from hpcmaf.training.failure import Failure
 
+# In the work folder: where node 0 waits for the others.
+MEET = "meet"
 # Looks at the others within the time that a node may be silent.
 _LOOKS = 12
 
@@ -30,13 +32,11 @@ class NodeRank:
     ----------
     rank, nodes
         This node's number, from 0, and how many there are. Node 0 publishes.
-    host
-        Node 0, as the others reach it: an address rather than a name, which
-        not every cluster's nodes know of each other.
     run_id
         Names this attempt, and is the same on all nodes.
     address
-        Under which the others reach this node.
+        Under which the others reach this node: a number rather than a name,
+        which not every cluster's nodes know of each other.
     patience_s
         A node without a heartbeat for so long is taken for dead.
     joining_s
@@ -45,7 +45,6 @@ class NodeRank:
 
     rank: int
     nodes: int
-    host: str
     run_id: str
     address: str
     patience_s: float = 45.0
@@ -56,24 +55,11 @@ class NodeRank:
         return logs / f"work-{self.run_id}"
 
     def rendezvous(self, work: Path) -> list[str]:
-        """Options of ``torch.distributed.run``; waits for node 0, which alone knows its address and a free port.
-
-        Raises
-        ------
-        TrainingError
-            It does not say within ``joining_s``.
-        """
-        file, end = work / "meet", time.monotonic() + self.joining_s
+        """Options of ``torch.distributed.run``; node 0, which alone knows its address and a free port, has to call first."""
         if self.rank == 0:
             with socket.create_server(("", 0)) as server:
-                write_text(file, f"{self.host} {server.getsockname()[1]}")
-        while (meet := _read(file)) is None:
-            if time.monotonic() > end:
-                raise TrainingError(
-                    f"{work}: node 0 has not said where to meet within {self.joining_s:g} s", kind="lost"
-                )
-            time.sleep(0.1)
-        host, port = meet.split()
+                write_text(work / MEET, f"{self.address} {server.getsockname()[1]}")
+        host, port = (work / MEET).read_text().split()
         return [
             f"--nnodes={self.nodes}",
             f"--node-rank={self.rank}",
@@ -92,16 +78,10 @@ class Heartbeat:
     looks as there are in ``patience_s``. A node whose processes somebody has
     stopped (SIGSTOP) has no heartbeat either: the others would wait for it as
     long as for a dead one.
-
-    Attributes
-    ----------
-    silent
-        The node that has none, as Slurm calls it, once there is one.
     """
 
     def __init__(self, work: Path, node: NodeRank) -> None:
-        self._work, self._node = work, node
-        self.silent: str | None = None
+        self._work, self.node = work, node
         self._every = node.patience_s / _LOOKS
         self._count, self._next = 0, 0.0
         # Node 0 watches everybody, the others only node 0: it ends the job for all.
@@ -109,8 +89,8 @@ class Heartbeat:
         # What each wrote last, and at how many looks since.
         self._seen: dict[int, tuple[str | None, int]] = dict.fromkeys(watched, (None, 0))
 
-    def lost(self) -> str | None:
-        """Write a heartbeat; returns a line when another node has none."""
+    def lost(self) -> Failure | None:
+        """Write a heartbeat; returns what is to be said when another node has none."""
         now = time.monotonic()
         if now < self._next:
             return None
@@ -119,23 +99,24 @@ class Heartbeat:
         try:
             if not _any_stopped():
                 name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-                self._file(self._node.rank).write_text(f"{self._count} {self._node.address} {name}")
+                self._file(self.node.rank).write_text(f"{self._count} {self.node.address} {name}")
         except FileNotFoundError:
-            return "node 0 has ended the job"
+            return Failure("lost", "node 0 has ended the job")
         for rank, (before, looks) in self._seen.items():
             text = _read(self._file(rank))
             self._seen[rank] = (text, looks + 1 if text == before else 0)
-            if text is None and looks * self._every > self._node.joining_s:
-                return f"node {rank} has not come within {self._node.joining_s:g} s"
+            if text is None and looks * self._every > self.node.joining_s:
+                return Failure("lost", f"node {rank} has not come within {self.node.joining_s:g} s")
             if text is not None and text == before and looks > _LOOKS:
-                _, address, self.silent = [*text.split(" ", 2), "", ""][:3]
-                return f"node {rank} ({address}) gave no sign of life for {self._node.patience_s:g} s"
+                _, address, name = [*text.split(" ", 2), "", ""][:3]
+                line = f"node {rank} ({address}) gave no sign of life for {self.node.patience_s:g} s"
+                return Failure("lost", line, node=name or None)
         return None
 
     def leave(self) -> None:
         """Record that this node has ended its part and read all it wanted to."""
         with suppress(FileNotFoundError):  # node 0 has ended already
-            self._file(self._node.rank, "end").touch()
+            self._file(self.node.rank, "end").touch()
 
     def wait_for_others(self, seconds: float) -> list[int]:
         """Wait for all others to leave, but not for ever; returns those that did not."""

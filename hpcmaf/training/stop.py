@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -10,8 +11,8 @@ from pathlib import Path
 
 # Slurm sends the first ahead of a time limit and the second on preemption and scancel.
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
-# A look at a shared file system now and then is free; one per step of a small model is not.
-_LOOK_S = 1.0
+# Ten looks at a shared file system in a second cost nothing; one per step of a small model may.
+_LOOK_S = 0.1
 
 
 class StopFlag:
@@ -21,15 +22,10 @@ class StopFlag:
     ----------
     grace_s
         Time a job has for that before its processes are killed.
-    work
-        In one of a job's processes: the job's work folder, where a file makes
-        the same request, because signals reach only processes that exist
-        already, and only where the scheduler sends them.
     """
 
-    def __init__(self, grace_s: float = 600.0, work: Path | None = None) -> None:
+    def __init__(self, grace_s: float = 600.0) -> None:
         self.grace_s = grace_s
-        self._work, self._looked = work, 0.0
         self._since: float | None = None
 
     def request(self, *_: object) -> None:
@@ -40,10 +36,6 @@ class StopFlag:
     @property
     def requested(self) -> bool:
         """Whether it was requested."""
-        if self._since is None and self._work is not None and time.monotonic() - self._looked >= _LOOK_S:
-            self._looked = time.monotonic()
-            if stop_requested(self._work):
-                self.request()
         return self._since is not None
 
     @property
@@ -52,20 +44,27 @@ class StopFlag:
         return self._since is not None and time.monotonic() - self._since > self.grace_s
 
 
-def request_stop(work: Path) -> None:
-    """Request that all of a job's processes stop, also those yet to start."""
-    with suppress(OSError):  # the job has just ended
-        (work / "stop").touch()
+class StopFile:
+    """The same request to a job's processes, on all nodes and also those yet to start: a file in its work folder."""
 
+    def __init__(self, work: Path) -> None:
+        self._path, self._there, self._looked = work / "stop", False, -math.inf
 
-def stop_requested(work: Path) -> bool:
-    """Whether it was requested."""
-    return (work / "stop").exists()
+    def request(self) -> None:
+        """Request it."""
+        with suppress(OSError):  # the job has just ended
+            self._path.touch()
+        self._there = True
+
+    @property
+    def requested(self) -> bool:
+        """Whether it was requested."""
+        if not self._there and time.monotonic() - self._looked >= _LOOK_S:
+            self._looked, self._there = time.monotonic(), self._path.exists()
+        return self._there
 
 
 def handle_signals(handler: Callable[..., object]) -> None:
     """Let the scheduler's signals call ``handler`` instead of killing this process (main thread only)."""
     for number in SIGNALS:
         signal.signal(number, handler)
-    # The launcher starts its child with them blocked, so that none comes too early.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -20,10 +20,7 @@ from hpcmaf.files.publish import write_json
 from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.failure import recorded
 from hpcmaf.training.launch import Entry, die_with_parent
-from hpcmaf.training.stop import StopFlag, handle_signals, stop_requested
-
-# Of a job of one process; torchrun gives others theirs.
-_ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+from hpcmaf.training.stop import StopFile
 
 
 def main(folder: str, parent: str | None = None) -> int:
@@ -37,14 +34,11 @@ def main(folder: str, parent: str | None = None) -> int:
         for entry in Entry.all(Path(folder)):
             _print_into(entry.log)
             work = Path(entry.work)
-            stop = StopFlag(work=work)
-            handle_signals(stop.request)
-            with recorded(work, stop):
+            stop = StopFile(work)
+            with recorded(work):
                 job = FinetuneJob.read(work / "job.json")
-                if job.alone:
-                    os.environ |= _ALONE
-                    if stop_requested(work):
-                        return 0  # several would first have to agree
+                if job.alone and stop.requested:
+                    return 0  # several would first have to agree
                 # Ten seconds, in which a request to stop may come.
                 from hpcmaf.training.finetune import finetune
                 from hpcmaf.training.process import Process

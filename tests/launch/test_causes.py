@@ -179,7 +179,7 @@ def test_the_number_of_the_system_is_kept(fails: Fails) -> None:
 
 
 def test_of_several_nodes_only_the_one_that_failed_is_named(fails: Fails) -> None:
-    place = NodeRank(rank=0, nodes=2, host="node5", run_id="7-0-0", address="node5")
+    place = NodeRank(rank=0, nodes=2, run_id="7-0-0", address="node5")
     seen = job("FAILED", nodes="node[5-6]")
     assert find_cause(fails(TrainingError("lost", kind="lost"), place), seen, 0).node == ""
     assert find_cause(fails(TrainingError("lost", kind="lost", node="node6"), place), seen, 0).node == "node6"

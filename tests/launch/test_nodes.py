@@ -93,7 +93,7 @@ def test_a_node_that_joins_stays_until_node_0_has_published(tmp_path: Path, monk
     (folder / "attempt.json").write_text(json.dumps({"meeting": "7-0-0"}))
     monkeypatch.setattr("hpcmaf.training.job.join_finetune", lambda *_, **__: None)
     monkeypatch.setattr(task_module, "POLL_SECONDS", 0.01)
-    place = NodeRank(1, 2, "10.0.0.1", "7-0-0", "10.0.0.2")
+    place = NodeRank(1, 2, "7-0-0", "10.0.0.2")
     lending = threading.Thread(target=task_module.join_task, args=(RunDir(run.root), stage, task, place, StopFlag()))
     lending.start()
     time.sleep(0.3)

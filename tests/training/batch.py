@@ -21,7 +21,7 @@ from hpcmaf.training import (
 )
 from hpcmaf.training.checkpoint import checkpoint_step
 from hpcmaf.training.config import FinetuneJob
-from hpcmaf.training.launch import Entry
+from hpcmaf.training.launch import ALONE, Entry
 
 
 def ended(pid: int, place: Path) -> int:
@@ -41,12 +41,13 @@ def ended(pid: int, place: Path) -> int:
 def begin(place: Path) -> int:
     """Fork one job; returns its process, whose code is 0 if all went well."""
     (place / "jobs").mkdir()
-    paths = (place / "work", place / "out", place / "log")
-    (place / "jobs" / "0001.json").write_text(json.dumps(asdict(Entry(*map(str, paths), started=time.time()))))
+    entry = Entry.of(place / "work", place / "out", place / "log")
+    (place / "jobs" / "0001.json").write_text(json.dumps(asdict(entry)))
     (place / "jobs" / "end").touch()
     job, parent = FinetuneJob.read(place / "work" / "job.json"), os.getpid()
     pid = os.fork()
     if pid == 0:
+        os.environ |= ALONE
         os._exit(worker.main(str(place / "jobs"), str(parent)) if job.alone else several(place, job.processes, parent))
     return pid
 

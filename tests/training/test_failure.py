@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -18,9 +18,8 @@ from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.data import TokenSample
 from hpcmaf.training.failure import Failure, ended, explained, oom_kills, read, recorded
 from hpcmaf.training.job import run_finetune
-from hpcmaf.training.launch import Running, Workers
 from hpcmaf.training.stability import check_loss
-from hpcmaf.training.stop import request_stop
+from hpcmaf.training.stop import StopFile
 
 
 def because(error: Exception, cause: Exception) -> Exception:
@@ -137,21 +136,19 @@ def test_kills_for_memory_are_counted(tmp_path):
         (None, False, TrainingError, "last line of the log"),
     ],
 )
-def test_each_has_an_error_of_its_own(tmp_path, failure, asked, raised, said):
-    class Failing(Workers):
-        @contextmanager
-        def running(self, job, work, output, log, node):
-            log.write_text("first\nlast line of the log\n\n")
-            if failure is not None:
-                failure.record(work)
-            if asked:
-                request_stop(work)
-            process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
-            yield Running(process, work, (log, log), None, None)
+def test_each_has_an_error_of_its_own(tmp_path, monkeypatch, failure, asked, raised, said):
+    def start(job, folder, entry, node):
+        Path(entry.log).write_text("first\nlast line of the log\n\n")
+        if failure is not None:
+            failure.record(Path(entry.work))
+        if asked:
+            StopFile(Path(entry.work)).request()
+        return subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"], start_new_session=True)
 
+    monkeypatch.setattr("hpcmaf.training.launch._start", start)
     job = FinetuneJob(base="b", dataset="d", output=str(tmp_path / "out"), micro_batch_size=4)
     with pytest.raises(raised, match=said) as caught:
-        run_finetune(job, tmp_path / "logs", workers=Failing())
+        run_finetune(job, tmp_path / "logs")
     assert "\n" not in str(caught.value) and type(caught.value) is raised
     if raised is not StopRequested and failure is not None:
         assert (caught.value.kind, caught.value.errno) == (failure.kind, failure.errno)

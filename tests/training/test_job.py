@@ -15,7 +15,7 @@ from hpcmaf.config.recipe import Lora
 from hpcmaf.errors import TrainingError
 from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.job import run_finetune
-from hpcmaf.training.launch import Workers
+from hpcmaf.training.launch import Entry, Workers
 from hpcmaf.training.stop import StopFlag
 from tests.training.conftest import COMMON, LORA, chats, processes_of, steps_in, wait_until, write_lines
 
@@ -28,9 +28,9 @@ def test_a_saved_model_stays_however_its_processes_end(tmp_path, monkeypatch, pr
     monkeypatch.setattr("hpcmaf.training.launch._start", lambda *_: started(program))
     (tmp_path / "work").mkdir()
     with Workers() as workers:
-        with workers.running(JOB, tmp_path / "work", tmp_path, tmp_path / "log") as running:
-            (tmp_path / "work" / "report.json").write_text('{"steps": 3}')
-            assert running.wait(StopFlag()) == 0 and running.succeeded
+        (tmp_path / "work" / "report.json").write_text('{"steps": 3}')
+        entry = Entry.of(tmp_path / "work", tmp_path, tmp_path / "log")
+        assert workers.run(JOB, entry, StopFlag()) == ({"steps": 3}, None)
     assert not list(tmp_path.glob("jobs-*"))
 
 

@@ -19,13 +19,12 @@ from hpcmaf.training.multinode import Heartbeat, NodeRank
 from tests.training.conftest import COMMON, LORA, chats, run_batch, steps_in, write_lines
 from tests.training.test_checkpoints import family
 
-RANKS = [NodeRank(rank, 2, "127.0.0.1", "a", "127.0.0.1", patience_s=0.4, joining_s=0.2) for rank in range(2)]
+RANKS = [NodeRank(rank, 2, "a", "127.0.0.1", patience_s=0.4, joining_s=0.2) for rank in range(2)]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "fd00::2"])
 def test_all_nodes_meet_where_node_0_has_a_free_port(tmp_path, host):
-    # The second node knows the first one by a name that leads nowhere.
-    first, second = (replace(rank, host=known).rendezvous(tmp_path) for rank, known in zip(RANKS, (host, "node1"), strict=True))
+    first, second = (rank.rendezvous(tmp_path) for rank in (replace(RANKS[0], address=host), RANKS[1]))
     options = dict(option.split("=") for option in second)
     assert options["--master-addr"] == host and int(options["--master-port"]) > 0
     assert first[2:5] == second[2:5] and options["--node-rank"] == "1"
@@ -54,10 +53,11 @@ def test_a_node_that_falls_silent_is_missed_and_one_that_lives_is_not(tmp_path):
 
 def wait_for(heartbeat: Heartbeat) -> str:
     end = time.monotonic() + 5
-    while (line := heartbeat.lost()) is None:
+    while (lost := heartbeat.lost()) is None:
         assert time.monotonic() < end
         time.sleep(0.02)
-    return line
+    assert lost.kind == "lost"
+    return lost.message
 
 
 class Nodes:
@@ -68,7 +68,7 @@ class Nodes:
         self.logs = folder / "logs"
         job.write(folder / "job.json")
         command = [sys.executable, "-m", "tests.training.launch", str(folder / "job.json"), str(self.logs)]
-        ranks = [NodeRank(rank, 2, "127.0.0.1", "attempt-1", address="127.0.0.1", **settings) for rank in range(2)]
+        ranks = [NodeRank(rank, 2, "attempt-1", "127.0.0.1", **settings) for rank in range(2)]
         self.launchers = [
             subprocess.Popen(
                 [*command, json.dumps(asdict(rank))], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]

@@ -38,16 +38,13 @@ def place_of_job(position: int = 0) -> NodeRank | None:
         return None
     os.environ["SUBMITIT_EXECUTOR"] = "slurm"  # also where srun starts 'hpcmaf stage'
     environment = submitit.JobEnvironment()
-    hosts = environment.hostnames
-    own = address_of(hosts[environment.node])
+    own = address_of(environment.hostnames[environment.node])
     if "GLOO_SOCKET_IFNAME" not in os.environ and (interface := _interface_of(own)) is not None:
         # Gloo would look its own name up, and meet nobody where that leads nowhere.
         os.environ["GLOO_SOCKET_IFNAME"] = interface
     return NodeRank(
         rank=environment.node,
         nodes=environment.num_nodes,
-        # Only node 0's own is ever used: the others read what it announces.
-        host=own if environment.node == 0 else hosts[0],
         run_id=f"{environment.job_id}-{restarts()}-{position}",
         address=own,
     )
