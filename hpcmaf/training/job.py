@@ -103,7 +103,7 @@ def run_finetune(
             failure = replace(failure, message=f"node {', '.join(map(str, silent))} is gone ({failure.message})")
         if (error := _unfinished(job, entry, counts, failure, stop)) is not None:
             raise error
-        report = FinetuneReport(counts or {}, wall=time.monotonic() - started)
+        report = FinetuneReport.of(counts or {}, wall=time.monotonic() - started)
         if report.steps == 0 and job.start is not None:
             # Nothing was learnt: the agent keeps the very same model.
             shutil.copytree(job.start, temporary, dirs_exist_ok=True)
