@@ -19,19 +19,18 @@ from hpcmaf.run.directory import RunDir
 @click.option("--encoder", help="Sentence encoder: folder or hub id. Default: the base model's own states.")
 @device_option
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Responses at once.")
-@click.option("--again", is_flag=True, help="Measure also what has been measured.")
-def command(runs: tuple[RunDir, ...], iterations: tuple[int, ...], problems: int, again: bool, **model: Any) -> None:
+def command(runs: tuple[RunDir, ...], iterations: tuple[int, ...], problems: int, **model: Any) -> None:
     """Measure the diversity of runs' final responses with models.
 
     Embedding dissimilarity, the likelihood of each agent's responses under
     the others, and the divergence between agents and from the base, on the
     same sample of evaluation problems in every iteration. Writes
-    itTT/diversity.json, which 'hpcmaf aggregate' shows. Gold answers are not
-    read.
+    itTT/diversity.json, which 'hpcmaf aggregate' shows; what has one is not
+    measured again. Gold answers are not read.
     """
     quiet_libraries()
     for run in runs:
-        for path, value in measure_run(run, iterations, problems, again=again, **model):
+        for path, value in measure_run(run, iterations, problems, **model):
             click.echo(json.dumps(value["measures"] | {"run": str(run.root), "iteration": value["iteration"]}))
             click.echo(f"diversity: {path}", err=True)
             if pairs := value.get("other_vocabulary"):

@@ -1,7 +1,6 @@
 """How differently the agents of a society answer (paper, section on diversity).
 
-Consensus needs no model and is in every ``metrics.json``; what needs one is
-here, computed on a sample of the evaluation debates.
+Consensus needs no model and is in every ``metrics.json``; what needs one is here.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +17,8 @@ from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.engines.base import Engine, Request, Sampling, ServedModels
 from hpcmaf.engines.chat import ChatFormat
-from hpcmaf.evaluation.embedding import dissimilarity, embed
+from hpcmaf.errors import EngineError
 from hpcmaf.evaluation.measures import DIVERSITY_SCHEMA, estimate
-from hpcmaf.seeding import derive_seed
-from hpcmaf.store import Store
 
 # At (j, i): log-likelihood, in nats, of each token of agent i's final response, in agent i's own chat, under agent j's
 # model, or under agent i's untouched base where j is None. What could not be scored is left out.
@@ -56,17 +52,6 @@ def scorer_of(model: str | None, scorers: Sequence[Scorer]) -> tuple[Scorer, str
     return scorers[0], None
 
 
-def sample(store: Path, problems: int) -> list[Transcript]:
-    """Debates of a store, without their gold answers.
-
-    Which ones depends on the problems' ids alone, so iterations and methods
-    are measured on the same.
-    """
-    with Store(store) as opened:
-        ids = sorted(opened.problem_ids, key=lambda problem: (derive_seed(0, problem, "diversity"), problem))[:problems]
-        return [opened.find(problem) for problem in ids]
-
-
 def measure(
     transcripts: Sequence[Transcript],
     served: Sequence[ServedModels],
@@ -93,7 +78,7 @@ def measure(
     device
         ``auto``, ``cpu`` or ``cuda``.
     batch_size
-        Responses in memory at once.
+        Responses that are scored at once.
 
     Returns
     -------
@@ -102,6 +87,8 @@ def measure(
         over problems, standard error, and how many problems had it (others
         had too few responses); ``null`` where none had. ``unscored``:
         responses without a token, or too long to be scored.
+        ``other_vocabulary``: pairs of agents that have no likelihoods of each
+        other's responses, where there are any.
     """
     from hpcmaf.engines.transformers_engine import TransformersEngine
 
@@ -116,33 +103,24 @@ def measure(
     # A revision names a state of the base, not of another encoder.
     first = served[0]
     source = {"revision": None if encoder else first.revision, "trust_remote_code": first.trust_remote_code}
-    vectors = embed(texts, encoder or first.base, engines[0].device, batch_size, dtype=first.dtype, **source)
-    measures = {
+    vectors = embed(texts, encoder or first.base, engines[0].device, dtype=first.dtype, **source)
+    measures: dict[str, Iterable[float | None]] = {
         "embedding": map(dissimilarity, np.split(vectors, len(transcripts))),
         "nll": map(nll_under_others, found),
         "kl_agents": map(kl_between, found),
         "kl_base": map(kl_to_base, found),
     }
+    pairs = combinations((scorer_of(name, scorers)[0] for name in society.critics), 2)
+    apart = sum(not one.scores(other) for one, other in pairs)
+    known = {name: [value for value in values if value is not None] for name, values in measures.items()}
     return {
         "schema": DIVERSITY_SCHEMA,
         "iteration": iteration,
         "problems": len(transcripts),
         "encoder": encoder,
         "unscored": sum(one.agents for one in transcripts) - sum(len(_scored(one)) for one in found),
-        "measures": {name: _mean(values) for name, values in measures.items()},
-    } | _unscored_pairs(society, scorers)
-
-
-def _unscored_pairs(society: Society, scorers: Sequence[Scorer]) -> dict[str, int]:
-    """How many pairs of agents have no likelihoods of each other's responses; nothing where all have."""
-    bases = [scorer_of(name, scorers)[0] for name in society.critics]
-    pairs = sum(not one.scores(other) for one, other in combinations(bases, 2))
-    return {"other_vocabulary": pairs} if pairs else {}
-
-
-def _mean(values: Iterable[float | None]) -> dict[str, Any] | None:
-    known = [value for value in values if value is not None]
-    return {**estimate(known), "problems": len(known)} if known else None
+        "measures": {name: {**estimate(some), "problems": len(some)} if some else None for name, some in known.items()},
+    } | ({"other_vocabulary": apart} if apart else {})
 
 
 # --- what agents' models think of each other's responses ---
@@ -233,3 +211,83 @@ def _divergence(found: Likelihoods, pairs: Sequence[tuple[int, int | None]]) -> 
         if (j, i) in found
     ]
     return sum(gaps) / len(gaps) if gaps else None
+
+
+# --- how far apart responses lie in an encoder's space ---
+
+
+def dissimilarity(vectors: np.ndarray) -> float | None:
+    """Mean over pairs of agents of 1 - cosine.
+
+    Parameters
+    ----------
+    vectors
+        One per agent, ``float[N, d]``. A response without a token has no
+        direction: its vector is zero, and it takes part in no pair.
+
+    Returns
+    -------
+    float or None
+        ``None`` with fewer than two responses left.
+    """
+    lengths = np.linalg.norm(vectors, axis=1)
+    units = vectors[lengths > 0] / lengths[lengths > 0, None]
+    values = [1.0 - float(a @ b) for a, b in combinations(units, 2)]
+    return sum(values) / len(values) if values else None
+
+
+def embed(
+    texts: Sequence[str],
+    path: str,
+    device: Any,
+    *,
+    dtype: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> np.ndarray:
+    """Vectors of texts: the last hidden states of any transformers model, averaged over tokens.
+
+    Of an encoder-decoder such as T5 (the paper's T5-3B) only the encoder is
+    used. A causal model's own states work too, but point in similar
+    directions: compare values of one encoder only.
+
+    Parameters
+    ----------
+    path
+        The model's folder or hub id.
+    device
+        As torch names it.
+    revision
+        Of a hub id: branch, tag or commit.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``float32[len(texts), d]``, zero for a text without a word; longer
+        ones are cut at the encoder's limit.
+
+    Raises
+    ------
+    EngineError
+        The model cannot be loaded.
+    """
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    try:
+        source = {"revision": revision, "trust_remote_code": trust_remote_code}
+        tokenizer = AutoTokenizer.from_pretrained(path, **source)
+        model = AutoModel.from_pretrained(path, dtype=dtype, **source)
+    except Exception as error:  # whatever the many kinds of models raise
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise EngineError(f"encoder {path}: cannot be loaded ({reason}); check --encoder") from error
+    model = (model.get_encoder() if model.config.is_encoder_decoder else model).to(device).eval()
+    longest = min(getattr(model.config, "max_position_embeddings", None) or 2**20, tokenizer.model_max_length)
+    vectors = np.zeros((len(texts), model.config.get_text_config().hidden_size), np.float32)
+    for row, text in enumerate(texts):
+        plain = text.encode("utf-8", "replace").decode()
+        ids = tokenizer(plain, truncation=True, max_length=longest, return_tensors="pt")["input_ids"].to(device)
+        if plain.strip() and ids.numel():
+            with torch.inference_mode():
+                vectors[row] = model(input_ids=ids).last_hidden_state[0].float().mean(0).cpu().numpy()
+    return vectors

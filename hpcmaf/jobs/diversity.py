@@ -7,25 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.config.recipe import Recipe
+from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import DataError
-from hpcmaf.evaluation.diversity import measure, sample
+from hpcmaf.evaluation.diversity import measure
 from hpcmaf.files.publish import write_json
 from hpcmaf.jobs.serving import served_models, society_of
 from hpcmaf.run.directory import RunDir
+from hpcmaf.seeding import derive_seed
+from hpcmaf.store import Store
 
 
 def measure_run(
-    run: RunDir, iterations: Sequence[int], problems: int, *, again: bool = False, **model: Any
+    run: RunDir, iterations: Sequence[int], problems: int, **model: Any
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Measure iterations and write each one's ``diversity.json``.
+    """Measure iterations that have no ``diversity.json`` and write it.
 
     Parameters
     ----------
     iterations
         Which; all that have evaluation debates if empty.
-    again
-        Also those that have been measured; they are left as they are
-        otherwise.
     model
         Encoder, device and batch size, see
         :func:`hpcmaf.evaluation.diversity.measure`.
@@ -48,7 +48,7 @@ def measure_run(
         if t not in there:
             others = ", ".join(map(str, there))
             raise DataError(f"{run.store(t, 'eval')}: missing; iterations with debates are {others}")
-        if run.diversity(t).exists() and not again:
+        if run.diversity(t).exists():
             continue
         served = served_models(run, recipe, t)
         transcripts = sample(run.store(t, "eval"), problems)
@@ -58,3 +58,14 @@ def measure_run(
         value = measure(transcripts, served, society, iteration=t, **model)
         write_json(run.diversity(t), value)
         yield run.diversity(t), value
+
+
+def sample(store: Path, problems: int) -> list[Transcript]:
+    """Debates of a store, without their gold answers.
+
+    Which ones depends on the problems' ids alone, so iterations and methods
+    are measured on the same.
+    """
+    with Store(store) as opened:
+        ids = sorted(opened.problem_ids, key=lambda problem: (derive_seed(0, problem, "diversity"), problem))[:problems]
+        return [opened.find(problem) for problem in ids]

@@ -15,8 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.engines.base import ServedModels
-from hpcmaf.evaluation.diversity import kl_between, kl_to_base, measure, nll_under_others
-from hpcmaf.evaluation.embedding import dissimilarity, embed
+from hpcmaf.evaluation.diversity import dissimilarity, embed, kl_between, kl_to_base, measure, nll_under_others
 from hpcmaf.micro import base_path
 from hpcmaf.tasks.problems import Problem
 from tests.tiny_models import tiny_adapter, tiny_tokenizer
@@ -150,7 +149,7 @@ def test_a_sentence_encoder_of_two_halves(tmp_path: Path) -> None:
     T5ForConditionalGeneration(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     texts = ["a", "", "longer than the others", "abc"]
-    vectors = embed(texts, str(tmp_path), torch.device("cpu"), 3)
+    vectors = embed(texts, str(tmp_path), torch.device("cpu"))
     direct = T5EncoderModel.from_pretrained(tmp_path).eval()
     for text, vector in zip(texts, vectors, strict=True):
         if not text:

@@ -59,7 +59,6 @@ def test_measures_what_has_not_been_measured(make_run: MakeRun) -> None:
     run.diversity(0).write_text("{}")
     assert CliRunner().invoke(command, arguments, catch_exceptions=False).stdout == ""
     assert run.diversity(0).read_text() == "{}"
-    assert CliRunner().invoke(command, [*arguments, "--again"], catch_exceptions=False).stdout == result.stdout
     # Of several runs, those that lack it.
     other = make_run("other", upto=0, model={"path": "micro"}, method="debate")
     with_store(other, 0, text="5+36=41#41")
