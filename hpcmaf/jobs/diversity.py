@@ -41,13 +41,7 @@ def measure_run(
         Not a run, or an iteration without debates or without its models.
     """
     recipe = Recipe.model_validate(run.load_plan().recipe)
-    there = [t for t in run.iterations() if run.store(t, "eval").is_file()]
-    if not there:
-        raise DataError(f"{run.root}: no eval.h5 in any iteration; evaluate one first, or copy the stores as well")
-    for t in iterations or there:
-        if t not in there:
-            others = ", ".join(map(str, there))
-            raise DataError(f"{run.store(t, 'eval')}: missing; iterations with debates are {others}")
+    for t in run.having(lambda t: run.store(t, "eval"), "no eval.h5", iterations):
         if run.diversity(t).exists():
             continue
         served = served_models(run, recipe, t)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 from hpcmaf.config.recipe import Recipe
@@ -60,21 +59,22 @@ def export(run: RunDir, out: Path, what: str, *, agent: str | None = None, itera
         raise UsageError(f"{run.root}: method {method.name} holds no debates; export its model with --agent {SINGLE}")
     if agent is None and method.trained == "distilled":
         agent, what = SINGLE, "model"
+    wanted = [] if iteration is None else [iteration]
     if what == "data":
-        chosen = _choose(run, iteration, lambda t: run.dataset(t, agent), f"{agent} has no training set")
+        chosen = run.having(lambda t: run.dataset(t, agent), f"{agent} has no training set", wanted)
         with atomic_path(out) as temporary:
             temporary.mkdir()
             for t in chosen:
                 shutil.copyfile(run.dataset(t, agent), temporary / f"{run.iteration(t).name}-{agent}.jsonl")
-        return chosen
+        return list(chosen)
     if agent is None:
-        *_, t = _choose(run, iteration, lambda t: run.store(t, "debate"), "no debates on training problems")
+        *_, t = run.having(lambda t: run.store(t, "debate"), "no debates on training problems", wanted)
         model = _society_in_one(run, recipe, t)
     else:
         recipe = recipe.of(agent)
-        if iteration is None and run.ended.exists():
-            iteration = last_society(run, recipe)
-        *_, t = _choose(run, iteration, lambda t: run.agent(t, agent), f"{agent} has no model")
+        if not wanted and run.ended.exists():
+            wanted = [last_society(run, recipe)]
+        *_, t = run.having(lambda t: run.agent(t, agent), f"{agent} has no model", wanted)
         model = run.agent(t, agent)
     whole = recipe.training.tuning == "full"
     if whole and what == "adapter":
@@ -88,17 +88,6 @@ def export(run: RunDir, out: Path, what: str, *, agent: str | None = None, itera
     base = recipe.model
     merge_adapter(base_model(base.path), model, out, revision=base.revision, trust_remote_code=base.trust_remote_code)
     return [t]
-
-
-def _choose(run: RunDir, iteration: int | None, path_of: Callable[[int], Path], lacking: str) -> list[int]:
-    """Iterations that have something: the one that is wanted, or all."""
-    there = [t for t in run.iterations() if path_of(t).exists()]
-    chosen = there if iteration is None else [t for t in there if t == iteration]
-    if not chosen:
-        which = "" if iteration is None else f" of iteration {iteration}"
-        others = ", ".join(map(str, there)) or "none yet"
-        raise DataError(f"{run.root}: {lacking}{which}; iterations that have one: {others}")
-    return chosen
 
 
 def _society_in_one(run: RunDir, recipe: Recipe, t: int) -> Path:

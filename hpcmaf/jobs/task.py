@@ -84,25 +84,21 @@ def run_tasks(
                     print(f"{stage.id} {task}: begins", flush=True)
                     own = {"node": _node(), "started": time.time(), "progress": resume_point(run, stage, task)}
                     own |= {"meeting": node.run_id} if node else {}
-                    attempt = str(begin(run.attempts(stage, task), own | dict(facts)))
+                    attempt = begin(run.attempts(stage, task), own | dict(facts))
                     shared |= {"stop": stop, "place": node, "workers": workers}
-                    run_task(str(run.root), stage.id, task, attempt, plan_identity, **shared)
+                    run_task(run, stage, task, attempt, plan_identity, **shared)
             except Exception as error:
                 failure = failure or error
     return failure
 
 
-def run_task(root: str, stage_id: str, task: str, attempt: str, plan_identity: str, **shared: Any) -> None:
+def run_task(run: RunDir, stage: Stage, task: str, attempt: Path, plan_identity: str, **shared: Any) -> None:
     """Run one task of a run, from its inputs to its marker.
 
     Doing a finished task again is nothing: it returns at once.
 
     Parameters
     ----------
-    root
-        The run directory.
-    stage_id, task
-        Such as ``"it01/debate"``, ``"00003"``.
     attempt
         Folder for this attempt's logs; a failure leaves ``cause.json`` there.
     plan_identity
@@ -115,19 +111,17 @@ def run_task(root: str, stage_id: str, task: str, attempt: str, plan_identity: s
     HpcmafError
         With one line that says what is wrong.
     """
-    run, folder = RunDir(Path(root)), Path(attempt)
     try:
         plan = run.load_plan()
         if plan.identity != plan_identity:
             raise PlanChangedError(f"{run.plan}: not the plan this task was submitted under; submit again")
-        stage = plan.stage(stage_id)
         with run.claim(stage, task):
             if run.done(stage, task):
-                print(f"{stage_id} {task}: done already", flush=True)
+                print(f"{stage.id} {task}: done already", flush=True)
                 return
             _check_inputs(run, plan, stage)
             profile = load_profile(str(run.profile))
-            context = TaskContext(run, plan, profile, stage, task, folder, **shared)
+            context = TaskContext(run, plan, profile, stage, task, attempt, **shared)
             resolve_name(stage.spec.function)(context)
             run.write_marker(stage, task, stage.spec.outputs(run, stage.iteration, task), context.ledger)
             for clean in context.afterwards:
@@ -136,7 +130,7 @@ def run_task(root: str, stage_id: str, task: str, attempt: str, plan_identity: s
         reported = system_error(error) if isinstance(error, OSError | MemoryError) else error
         # Empty where it may point at another of the job's nodes.
         node = getattr(error, "node", None) or ("" if shared.get("place") else _node())
-        _leave_cause(folder, reported, error, node)
+        _leave_cause(attempt, reported, error, node)
         if isinstance(reported, HpcmafError):
             # What the user reads, above the traceback that submitit logs.
             print(f"error: {one_line(str(reported))}", file=sys.stderr, flush=True)

@@ -93,6 +93,22 @@ class RunDir:
         found = (path.name[2:] for path in self.root.glob("it[0-9]*") if path.is_dir())
         return sorted(int(name) for name in found if name.isdecimal())
 
+    def having(self, path: Callable[[int], Path], lacking: str, wanted: Sequence[int] = ()) -> Sequence[int]:
+        """Iterations that have something: those that are wanted, or all.
+
+        Raises
+        ------
+        DataError
+            One does not have it, or none does; begins with ``lacking``.
+        """
+        there = [t for t in self.iterations() if path(t).exists()]
+        missing = [t for t in wanted if t not in there]
+        if missing or not there:
+            which = f" of iteration {missing[0]}" if missing else ""
+            others = ", ".join(map(str, there)) or "none yet"
+            raise DataError(f"{self.root}: {lacking}{which}; iterations that have one: {others}")
+        return wanted or there
+
     def journal(self, shard: Path) -> Path:
         """Completions of an unfinished shard."""
         return shard.with_suffix(".journal.jsonl")

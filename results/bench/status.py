@@ -57,7 +57,7 @@ def seconds(command: list[str], env: Mapping[str, str]) -> tuple[float, float]:
 
 def main(repeat: int) -> None:
     """Measure and print."""
-    with tempfile.TemporaryDirectory() as folder, Cluster.start(Path(folder), 2000) as slurm:
+    with tempfile.TemporaryDirectory() as folder, Cluster.start(Path(folder)) as slurm:
         run = fill(Path(folder) / "run", slurm)
         env = {**slurm.env, "OMP_NUM_THREADS": "1"}
         python = [sys.executable, "-m", "hpcmaf"]

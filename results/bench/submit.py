@@ -3,7 +3,7 @@
     python -m results.bench.submit [--shards 1000]
 
 1. Queues the two stages of S tasks each that a run begins with, in windows of
-   at most 301 (MaxArraySize), and compares with submitit's own ``map_array`` on
+   at most 301 (slurm.max_array_size), and compares with submitit's own ``map_array`` on
    the same cluster; then counts with one squeue that every task is there once.
 2. Runs two iterations of tasks that only sleep, and takes the stages' own work
    along the longest path from the wall time.
@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=int, default=1000)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="maf") as folder, Cluster.start(Path(folder), LIMIT) as slurm:
+    with tempfile.TemporaryDirectory(prefix="maf") as folder, Cluster.start(Path(folder)) as slurm:
         for name in [name for name in os.environ if name.startswith(("SLURM", "SBATCH"))]:
             del os.environ[name]
         os.environ |= slurm.settings
@@ -46,7 +46,7 @@ def main() -> None:
 def _submit(slurm: Cluster, folder: Path, shards: int) -> None:
     # Held back, so that starting jobs does not compete with submitting them.
     slurm.set_state("drain")
-    site = ("generation.problems_per_shard=1", "slurm.generation.at_once=64")
+    site = ("generation.problems_per_shard=1", "slurm.generation.at_once=64", f"slurm.max_array_size={LIMIT}")
     shape = ("debate.agents=3", f"task.train={shards}", f"task.eval={shards}")
     loop = Loop(slurm, folder / "long", *site, iters=1, shape=shape)
     began = time.perf_counter()

@@ -1,7 +1,7 @@
-"""Runs whose models are played: real stages, store, selection and scoring.
+"""Runs in this process: whole ones, and such whose models are played.
 
-Only what needs a model is played: an engine that answers by the request's
-seed, and finetuning that writes down its job.
+Of the latter only what needs a model is played: an engine that answers by the
+request's seed, and finetuning that writes down its job.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from hpcmaf.config import DEFAULT_RECIPE
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
 from hpcmaf.config.recipe import Recipe
@@ -124,7 +125,7 @@ def tasks(plan: Plan) -> Iterator[tuple[Stage, str]]:
 
 def run_task(run: RunDir, plan: Plan, stage: Stage, task: str, **shared: Workers) -> None:
     """A new attempt at a task, in this process."""
-    entry.run_task(str(run.root), stage.id, task, str(begin(run.attempts(stage, task))), plan.identity, **shared)
+    entry.run_task(run, stage, task, begin(run.attempts(stage, task)), plan.identity, **shared)
 
 
 def carry_on(run: RunDir, plan: Plan, workers: Workers | None = None) -> None:
@@ -132,6 +133,16 @@ def carry_on(run: RunDir, plan: Plan, workers: Workers | None = None) -> None:
     for stage, task in tasks(plan):
         if not run.done(stage, task):
             run_task(run, plan, stage, task, **{"workers": workers} if workers and stage.kind == "finetune" else {})
+
+
+def run_here(root: Path, *overrides: str, recipe: str | Path = DEFAULT_RECIPE) -> RunDir:
+    """A whole run, as on this machine, but all in this process, and all finetuning in one other."""
+    run = RunDir(root)
+    profile = load_profile("local", ("generation.device=cpu", "finetuning.device=cpu"))
+    plan = prepare_run(run, load_recipe(str(recipe), overrides), profile)
+    with Workers() as workers:
+        carry_on(run, plan, workers)
+    return run
 
 
 def play(root: Path, patch: pytest.MonkeyPatch, *overrides: str, **how: Any) -> Played:

@@ -10,17 +10,13 @@ import pytest
 import torch
 
 from hpcmaf.config.load import load_recipe
-from hpcmaf.config.profile import load_profile
 from hpcmaf.errors import ConfigError
-from hpcmaf.launch.prepare import prepare_run
-from hpcmaf.run.directory import RunDir
 from hpcmaf.selection.groups import likelihood_weights
 from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.data import TokenSample
-from hpcmaf.training.launch import Workers
 from hpcmaf.training.process import Process
 from hpcmaf.training.sft import Sft
-from tests.jobs.playing import carry_on, samples
+from tests.jobs.playing import run_here, samples
 from tests.tiny_models import answering_model, tiny_model
 
 
@@ -49,11 +45,7 @@ def test_an_iteration(tmp_path: Path) -> None:
     words = ["method=distil", "selection.on_policy=3", f"model.path={base}", "task.prompts=default", "iterations=2"]
     words += ["task.train=6", "task.eval=2", "debate.agents=2", "sampling.max_new_tokens=6", "training.max_length=4096"]
     words += ["training.learning_rate=0.001"]
-    run = RunDir(tmp_path / "run")
-    plan = prepare_run(run, load_recipe(overrides=words), load_profile("local", ["finetuning.device=cpu"]))
-    datasets = {}
-    with Workers() as workers:
-        carry_on(run, plan, workers)
+    run, datasets = run_here(tmp_path / "run", *words), {}
     for t in (1, 2):
         lines = datasets[t] = samples(run.data(t) / "single-own.jsonl")
         assert len(lines) == run.learned(t)["datasets"]["single"]["samples"] > 6

@@ -19,7 +19,7 @@ from hpcmaf.launch.byhand import find_stage, find_tasks, run_stage
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.run.attempts import all_attempts
 from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import Plan
+from hpcmaf.run.plan import Plan, Stage
 from hpcmaf.training.stop import SIGNALS
 
 SHAPE = ["task.train=6", "task.eval=4", "debate.agents=2"]
@@ -40,16 +40,16 @@ def work(planned: tuple[RunDir, Plan], monkeypatch: pytest.MonkeyPatch) -> Itera
     done: list[str] = []
     run, plan = planned
 
-    def task(root: str, stage_id: str, name: str, attempt: str, identity: str, **_: object) -> None:
-        assert root == str(run.root.resolve()) and identity == plan.identity and Path(attempt).is_dir()
+    def task(given: RunDir, stage: Stage, name: str, attempt: Path, identity: str, **_: object) -> None:
+        assert given.root == run.root.resolve() and identity == plan.identity and attempt.is_dir()
         fate = os.environ.get(f"FATE_{name}")
         if fate == "fails":
             raise StageError(f"{name} failed")
         if fate == "full":
             raise OSError(28, "No space left on device")
-        with run.claim(plan.stage(stage_id), name):
+        with run.claim(stage, name):
             done.append(name)
-            run.write_marker(plan.stage(stage_id), name, [], [])
+            run.write_marker(stage, name, [], [])
 
     monkeypatch.setattr(task_module, "run_task", task)
     before = {number: signal.getsignal(number) for number in SIGNALS}

@@ -69,7 +69,7 @@ def fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fails:
         nodes = 1 if place is None else place.nodes
         folder = begin(run.attempts(stage, "all"), {"node": "node5", "nodes": nodes, "log": "x.err", "progress": 0})
         with pytest.raises(type(error)):
-            entry.run_task(str(run.root), stage.id, "all", str(folder), plan.identity, place=place)
+            entry.run_task(run, stage, "all", folder, plan.identity, place=place)
         return read(folder)
 
     return fail

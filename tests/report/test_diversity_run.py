@@ -85,8 +85,8 @@ def test_a_revision_of_the_base_is_the_one_that_measures(make_run: MakeRun, tmp_
 def test_says_what_is_not_there(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("run", upto=1)
     for store, arguments, message in (
-        (False, [], "no eval.h5 in any iteration"),
-        (True, ["--iter", "0"], "it00/eval.h5: missing; iterations with debates are 1"),
+        (False, [], "no eval.h5; iterations that have one: none yet"),
+        (True, ["--iter", "0"], "no eval.h5 of iteration 0; iterations that have one: 1"),
         (True, [], "generator-0: the model of generator-0 is missing"),
     ):
         if store and not run.store(1, "eval").exists():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,9 @@ from hpcmaf.debate.consensus import consensus
 from hpcmaf.engines import Request
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store import Store
-from tests.commands import hpcmaf, invoke, setting
+from tests.commands import invoke
 from tests.environments import smollm2
-from tests.jobs.playing import play
+from tests.jobs.playing import play, run_here
 from tests.tasks.test_sandbox import KIND
 from tests.tiny_models import answering_model, thinking_model
 
@@ -80,9 +79,9 @@ def check_programs(run: RunDir, name: str) -> None:
 
 
 def test_programs_debate_vote_and_are_learned(tmp_path: Path) -> None:
-    base, run = answering_model(tmp_path / "base", PROGRAMS, context=8192), RunDir(tmp_path / "run")
+    base = answering_model(tmp_path / "base", PROGRAMS, context=8192)
     task = f"name: mbpp, source: {problems(tmp_path, 'mbpp')}, sandbox: {KIND}, train: 8, eval: 4"
-    hpcmaf("submit", "--recipe", write_recipe(tmp_path, base, task), "--run", run.root)
+    run = run_here(tmp_path / "run", recipe=write_recipe(tmp_path, base, task))
     check_programs(run, "vote@M")
     invoke("aggregate", run.root, "--out", tmp_path / "report")
     if KIND == "limits":  # which grade is not told of
@@ -111,9 +110,8 @@ def test_star_learns_programs_that_pass(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_nobody_reads_what_another_agent_thought(tmp_path: Path) -> None:
     """Of a model that thinks before it answers, under a template such as Qwen3's."""
-    run, base = RunDir(tmp_path / "run"), thinking_model(tmp_path / "base", "123", context=4096)
-    recipe = write_recipe(tmp_path, base, "name: arithmetic, train: 12, eval: 2")
-    hpcmaf("submit", "--recipe", recipe, "--run", run.root)
+    base = thinking_model(tmp_path / "base", "123", context=4096)
+    run = run_here(tmp_path / "run", recipe=write_recipe(tmp_path, base, "name: arithmetic, train: 12, eval: 2"))
     for iteration, kind in ((1, "debate"), (0, "eval"), (1, "eval")):
         with Store(run.store(iteration, kind)) as debates:
             found = list(debates.transcripts())
@@ -141,14 +139,13 @@ def test_nobody_reads_what_another_agent_thought(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_one_iteration_on_a_pretrained_model(tmp_path: Path) -> None:
+def test_one_iteration_on_a_pretrained_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Template, control tokens, ends of turns, padding."""
-    environment = os.environ | {"PYTHONPATH": str(smollm2()), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    run = RunDir(tmp_path / "run")
-    shape = ("method=maft-no-critic", "task.train=2", "task.eval=1", "debate.agents=2")
+    monkeypatch.syspath_prepend(str(smollm2()))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shape = ("method=maft-no-critic", "task.train=2", "task.eval=1", "debate.agents=2", "iterations=1")
     size = (*shape, "sampling.max_new_tokens=24", "training.epochs=1")
-    words = ["--recipe", "sums/smollm2", "--iters", "1", "--run", run.root, *setting(*size)]
-    hpcmaf("submit", *words, environment=environment)
+    run = run_here(tmp_path / "run", *size, recipe="sums/smollm2")
     with Store(run.store(1, "debate")) as debates:
         turns = [turn for one in debates.transcripts() for round in one.answers for turn in round]
         opening = next(debates.transcripts()).opening(1, 0)

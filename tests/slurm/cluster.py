@@ -52,11 +52,11 @@ class Cluster:
         Without munged no client is believed, without slurmdbd sacct fails and jobs go on.
     """
 
-    def __init__(self, home: Path, array_size: int) -> None:
+    def __init__(self, home: Path) -> None:
         self.home, self.names = home, [f"node{number}" for number in range(1, 5)]
         self._ports, self._limited = claim_ports(len(self.names) + 2), False
         self._port = self._ports.getsockname()[1] + 1
-        configuration.write(home, self.names, self._port, array_size)
+        configuration.write(home, self.names, self._port)
         # Jobs get what sbatch exports; nothing of the tests' environment may reach them through slurmd.
         self._env = {
             "PATH": PATH,
@@ -99,26 +99,17 @@ class Cluster:
 
     @classmethod
     @contextmanager
-    def start(cls, root: Path, array_size: int = 1001) -> Iterator[Cluster]:
+    def start(cls, root: Path) -> Iterator[Cluster]:
         """A cluster whose nodes are all idle; at the end every process and file of it is gone.
 
-        Parameters
-        ----------
-        root : Path
-            Its files go into a new folder in here, or in /tmp where unix sockets would not fit.
-        array_size : int
-            Slurm's MaxArraySize.
-
-        Raises
-        ------
-        ClusterError
-            If a program is missing or the cluster does not come up.
+        Its files go into a new folder in ``root``, or in /tmp where unix sockets would not fit. ClusterError if a
+        program is missing or the cluster does not come up.
         """
         root.mkdir(parents=True, exist_ok=True)
         fits = len(str(root.resolve())) <= LONGEST_ROOT
         home = Path(tempfile.mkdtemp(prefix="maf", dir=root.resolve() if fits else "/tmp"))
         home.chmod(0o755)
-        cluster = cls(home, array_size)
+        cluster = cls(home)
         try:
             cluster._bring_up()
             yield cluster
@@ -192,9 +183,7 @@ class Cluster:
         """Standard output of a client command such as ``sbatch``; ClusterError if it fails or does not answer."""
         command = [program(str(words[0])), *map(str, words[1:])]
         try:
-            done = subprocess.run(
-                command, check=False, env=self.env, capture_output=True, text=True, timeout=timeout, cwd=self.home
-            )
+            done = subprocess.run(command, check=False, env=self.env, capture_output=True, text=True, timeout=timeout)
         except subprocess.TimeoutExpired as error:
             raise ClusterError(f"{words[0]} did not answer within {timeout:g} s\n{self.log_tails()}") from error
         if done.returncode != 0:

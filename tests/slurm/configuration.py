@@ -43,7 +43,7 @@ default_queue_depth=1000,max_array_tasks=20000
 SlurmctldParameters=preempt_send_user_signal
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-MaxArraySize={array_size}
+MaxArraySize=20001
 # submitit would read an old result if ids began at 1 again in a folder used before.
 FirstJobId={first_job}
 KillWait=2
@@ -75,19 +75,10 @@ CommitDelay=0
 """
 
 
-def write(home: Path, names: list[str], port: int, array_size: int) -> None:
-    """Write slurm.conf and whatever else the daemons read to ``home/etc``.
+def write(home: Path, names: list[str], port: int) -> None:
+    """Write slurm.conf and whatever else the daemons of these nodes read to ``home/etc``.
 
-    Parameters
-    ----------
-    home : Path
-        Folder of the cluster's files; unix sockets lie below it, so it must be short.
-    names : list of str
-        Those of the nodes.
-    port : int
-        First of a row: slurmctld, slurmdbd, then one slurmd each.
-    array_size : int
-        Slurm's MaxArraySize.
+    ``port`` is the first of a row: slurmctld's, slurmdbd's, then one for each slurmd.
     """
     for folder in ("etc", "run", "log", "state", "spool", "dev", "tmp"):
         (home / folder).mkdir(mode=0o755)
@@ -99,7 +90,6 @@ def write(home: Path, names: list[str], port: int, array_size: int) -> None:
         "port": port,
         "database_port": port + 1,
         "gpus": GPUS,
-        "array_size": array_size,
         "first_job": int(time.time()) % 40_000_000 + 1000,
     }
     nodes = [NODE.format(**values | {"name": name, "port": port + number}) for number, name in enumerate(names, 2)]

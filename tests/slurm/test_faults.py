@@ -182,30 +182,30 @@ def test_the_controller_crashes_and_forgets_the_last_seconds(slurm: Cluster, tmp
     loop.finish()
 
 
-@pytest.mark.parametrize("jobs", ["eval", "gate"])
-def test_jobs_that_start_while_the_controller_is_away(slurm: Cluster, tmp_path: Path, jobs: str) -> None:
+def test_jobs_that_start_while_the_controller_is_away(slurm: Cluster, tmp_path: Path) -> None:
     """Their srun is not heard, which says nothing of their nodes: tasks are submitted again, a gate waits and returns."""
-    hold, gates = tmp_path / "hold", jobs == "gate"
+    hold, loops = tmp_path / "hold", list[Loop]()
     hold.touch()
-    wait = f"touch {tmp_path}/up.$SLURM_JOB_ID; while [ -e {hold} ]; do sleep 0.1; done"
-    names = "*eval.gate*) {};; *)" if gates else "*gate*) ;; *) {}"
-    setup = f"case $SLURM_JOB_NAME in {names.format(wait)};; esac"
-    # The watch comes later than the gate is back.
-    loop = Loop(slurm, tmp_path / "run", f'slurm.setup=["{setup}"]', "slurm.settle_seconds=15")
-    loop.start()
-    loop.wait("all jobs had started", lambda: len(list(tmp_path.glob("up.*"))) == (1 if gates else 3), 60)
+    for kind, names in (("tasks", "*gate*) ;; *) {}"), ("gate", "*eval.gate*) {};; *)")):
+        (tmp_path / kind).mkdir()
+        wait = f"touch {tmp_path}/{kind}/up.$SLURM_JOB_ID; while [ -e {hold} ]; do sleep 0.1; done"
+        setup = f"case $SLURM_JOB_NAME in {names.format(wait)};; esac"
+        # The watch comes later than the gate is back.
+        loops.append(Loop(slurm, tmp_path / kind / "run", f'slurm.setup=["{setup}"]', "slurm.settle_seconds=15"))
+        loops[-1].start()
+    loops[-1].wait("all jobs had started", lambda: len(list(tmp_path.glob("*/up.*"))) == 3 + 1, 60)
     slurm.wait_saved()
     slurm.controller.kill()
     hold.unlink()
     time.sleep(8)
     slurm.start_controller()
-    loop.finish()
-    assert set(loop.verdicts()) <= {"lost"}
-    assert nodes_to_avoid(Submissions(loop.run.submissions).verdicts) == []
-    if gates:
-        gate = next(line["job"] for line in loop.events("submitted") if line["after"])
-        job = slurm.client("scontrol", "show", "job", gate, "--oneliner")
-        assert " Restarts=1 " in job and "ExcNodeList=node" not in job, job
+    for loop in loops:
+        loop.finish()
+        assert set(loop.verdicts()) <= {"lost"}
+        assert nodes_to_avoid(Submissions(loop.run.submissions).verdicts) == []
+    gate = next(line["job"] for line in loops[-1].events("submitted") if line["after"])
+    job = slurm.client("scontrol", "show", "job", gate, "--oneliner")
+    assert " Restarts=1 " in job and "ExcNodeList=node" not in job, job
 
 
 @pytest.mark.long

@@ -16,6 +16,7 @@ from hpcmaf.files.publish import file_sha256
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store import verify
 from tests.commands import hpcmaf, processes, setting
+from tests.jobs.playing import run_here
 from tests.slurm.cluster import REPOSITORY, Cluster
 from tests.slurm.runs import Watched
 
@@ -99,9 +100,8 @@ def test_a_bad_night_ends_as_a_calm_one(slurm: Cluster, tmp_path: Path) -> None:
 @pytest.mark.long
 def test_training_reaches_its_time_limit_and_goes_on(slurm: Cluster, tmp_path: Path) -> None:
     """Slurm warns DeepSpeed's processes of the time limit; requeued, it ends with the very weights of a calm one."""
-    shape = setting("debate.agents=1", "debate.rounds=1", "training.epochs=150")
-    calm, run = RunDir(tmp_path / "calm"), RunDir(tmp_path / "run")
-    submit(run.root, "--iters", "1", *shape)
+    shape, run = ("debate.agents=1", "debate.rounds=1", "training.epochs=150"), RunDir(tmp_path / "run")
+    submit(run.root, "--iters", "1", *setting(*shape))
     watch = Watch(slurm, run)
     stage = run.load_plan().stage("it01/finetune")
     progress = run.progress(stage, "generator-0")
@@ -121,7 +121,7 @@ def test_training_reaches_its_time_limit_and_goes_on(slurm: Cluster, tmp_path: P
         worker.resume()
     watch.wait("it was requeued", lambda: [j for j in slurm.jobs() if (j["id"], j["state"]) == (job, "PENDING")], 60)
     slurm.client("scontrol", "update", f"jobid={job}", "timelimit=10")
-    submit(calm.root, "--profile", "local", "--iters", "1", *shape)
+    calm = run_here(tmp_path / "calm", *SHAPE, *shape, "iterations=1")
     watch.reports(200)
     logs = [path.read_text() for path in sorted(run.attempts(stage, "generator-0").glob("*/finetune.log"))]
     assert len(logs) == 2

@@ -11,6 +11,8 @@ from hpcmaf.errors import DataError, StageError
 from hpcmaf.jobs import task as entry
 from hpcmaf.launch import local
 from hpcmaf.run.attempts import leave_cause
+from hpcmaf.run.directory import RunDir
+from hpcmaf.run.plan import Stage
 from hpcmaf.study.drive import open_tasks, plan_study
 from hpcmaf.study.plan import Study
 from tests.study.studies import METHODS, PROFILE, Job, computed, drive, lay_out, to_compute
@@ -34,11 +36,11 @@ def test_runs_share_a_gpu_where_the_profile_says_so(
 def test_a_failing_run_does_not_hold_up_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study, real = lay_out(tmp_path, METHODS), entry.run_task
 
-    def torn(root: str, stage: str, task: str, attempt: str, identity: str, **settings: Any) -> None:
-        if root.endswith("micro-maft-seed0") and stage == "it01/merge":
-            leave_cause(Path(attempt), {"type": "DataError", "message": "debate.h5: torn; delete it"})
+    def torn(run: RunDir, stage: Stage, task: str, attempt: Path, identity: str, **settings: Any) -> None:
+        if run.root.name.endswith("micro-maft-seed0") and stage.id == "it01/merge":
+            leave_cause(attempt, {"type": "DataError", "message": "debate.h5: torn; delete it"})
             raise DataError("debate.h5: torn; delete it")
-        real(root, stage, task, attempt, identity, **settings)
+        real(run, stage, task, attempt, identity, **settings)
 
     monkeypatch.setattr(entry, "run_task", torn)
     with pytest.raises(StageError, match=r"maft-seed0: .*it01/merge all: debate.h5: torn; delete it"):

@@ -183,6 +183,7 @@ def test_it_goes_on_with_another_number_of_processes(undisturbed, interrupted, c
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_damaged_checkpoint_is_set_aside(interrupted):
     damaged, reached = interrupted["damaged"].resumed, interrupted["lora-1 SIGKILL"].reached
     assert f"step-{reached:08d}: damaged (" in damaged.failure and "resumes from the one before" in damaged.failure
