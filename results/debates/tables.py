@@ -1,4 +1,9 @@
-"""Tables of README.md: python tables.py cheaper RUN RUN... (the full debate first), or python tables.py alarm RUN..."""
+"""Tables of README.md.
+
+python tables.py cheaper RUN RUN...  the full debate first
+python tables.py agreed RUN...       seeds of one method, full debates
+python tables.py alarm RUN...
+"""
 
 from __future__ import annotations
 
@@ -66,6 +71,37 @@ def same_votes(full: RunDir, stopped: RunDir) -> None:
         print(f"iteration {t}, {kind}: {equal} of {len(pairs)} votes as in the full debate where it stops")
 
 
+def agreed(runs: list[RunDir]) -> None:
+    """What ending full debates in the first round would save and change where all agents agree in it."""
+    print("| iteration | unanimous in round 1 | of these right | tokens saved | votes changed | full | stopped |"
+          " points (95 %) | p |\n" + "|---" * 9 + "|")  # fmt: skip
+    for t in runs[0].iterations():
+        pairs, ended, rights, changed, saved, spent = [], 0, 0, 0, 0, 0
+        for run in runs:
+            full, stopped, seed = {}, {}, run.load_plan().recipe["seed"]
+            with Store(run.store(t, "eval")) as store:
+                debates = list(store.transcripts(gold=True))
+            for debate in debates:
+                first, last = (consensus(debate, m, seed, t) for m in (1, debate.rounds))
+                early = all(first.agrees) and first.answer is not None
+                full[debate.problem.id], right = debate.right(last.answer), debate.right(first.answer)
+                stopped[debate.problem.id] = right if early else full[debate.problem.id]
+                costs = {m: 0 for m in range(1, debate.rounds + 1)}
+                for turn in debate.completions:
+                    costs[turn.round] += turn.prompt_tokens + turn.completion_tokens
+                spent += sum(costs.values())
+                if early:
+                    ended, rights, saved = ended + 1, rights + right, saved + sum(costs.values()) - costs[1]
+                    changed += last.answer is None or not debate.same(first.answer, last.answer)
+            pairs.append((full, stopped))
+        test, count = compare(pairs), sum(len(full) for full, _ in pairs)
+        a, b = (sum(sum(marks[k].values()) for marks in pairs) / count for k in (0, 1))
+        print(
+            f"| {t} | {ended / count:.1%} | {rights / ended:.1%} | {saved / spent:.1%} | {changed} of {ended} | {a:.1%} | {b:.1%} | "
+            f"{100 * test.difference:+.1f} ({100 * test.low:+.1f} to {100 * test.high:+.1f}) | {test.p:.2g} |"
+        )
+
+
 def alarm(runs: list[RunDir]) -> None:
     print("| run | accuracy by iteration | falls | alarm | kept | its accuracy | of the last | |\n" + "|---" * 8 + "|")
     for run in runs:
@@ -93,5 +129,7 @@ if __name__ == "__main__":
     if which == "cheaper":
         cheaper(given[0], given[1:])
         same_votes(given[0], given[1])
+    elif which == "agreed":
+        agreed(given)
     else:
         alarm(given)
