@@ -242,7 +242,8 @@ class RoutingEngine:
 
     def note(self) -> str:
         """What there is to say of the work in progress."""
-        return "; ".join(f"{base}: {engine.note()}" for base, engine in self.engines.items())
+        notes = ((base, engine.note()) for base, engine in self.engines.items())
+        return "; ".join(f"{base}: {note}" for base, note in notes if note)
 
     def averages(self) -> dict[str, Any]:
         """What there is to say of the whole, by base."""
