@@ -10,6 +10,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,8 @@ def kind(path: Path) -> str:
 def from_hub(name: str, configs: Sequence[str]) -> Path:
     """A folder of a data set of the hub, in the parquet files that the hub makes of all of them.
 
+    Of configurations that the task prefers others are not downloaded, unless there is none of those.
+
     Raises
     ------
     DataError
@@ -185,8 +188,9 @@ def from_hub(name: str, configs: Sequence[str]) -> Path:
     wanted = [f"{config}/*" for config in (*configs, "default")] if configs else None
     try:
         ask_hub(lambda hub: hub.dataset_info(name, revision=_CONVERTED, timeout=SECONDS))
-        hub = import_module("huggingface_hub")
-        return Path(hub.snapshot_download(name, repo_type="dataset", revision=_CONVERTED, allow_patterns=wanted))
+        download = partial(import_module("huggingface_hub").snapshot_download, repo_type="dataset", revision=_CONVERTED)
+        folder = Path(download(name, allow_patterns=wanted))
+        return folder if any(folder.rglob("*.parquet")) else Path(download(name))
     # The client raises its own, requests', httpx' and builtin exceptions alike.
     except Exception as error:
         raise DataError(

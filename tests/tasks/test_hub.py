@@ -46,8 +46,9 @@ class Hub(BaseHTTPRequestHandler):
         """Nothing is logged."""
 
 
-def test_of_a_data_set_the_preferred_configuration_is_read(tmp_path: Path) -> None:
-    sizes = {"main/train": 4, "main/test": 2, "socratic/train": 3}
+@pytest.mark.parametrize(("config", "others"), [("main", {"socratic/train": 3}), ("english", {})])
+def test_preferred_configurations_are_read_alone_where_there_are_any(config: str, others: dict[str, int], tmp_path: Path) -> None:
+    sizes = {f"{config}/train": 4, f"{config}/test": 2, **others}
     Hub.folder = lay(tmp_path, {f"{name}/0000.parquet": gsm8k_rows(name, count) for name, count in sizes.items()})
     with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
         Thread(target=server.serve_forever, daemon=True).start()
