@@ -318,6 +318,7 @@ def test_a_file_of_any_content(folder: Path, name: str, data: st.DataObject) -> 
 OPTIONS = [".".join(map(str, path)) for tree in (RECIPE, PROFILE) for path in places(tree) if path]
 
 
+@pytest.mark.long
 @given(key=st.sampled_from(OPTIONS) | KEYS, value=VALUES.map(emit) | YAML.map(emit), site=st.booleans())
 @often
 def test_an_option_of_any_content(folder: Path, key: str, value: str, site: bool) -> None:

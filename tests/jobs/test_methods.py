@@ -25,14 +25,6 @@ def said(request: Request) -> str:
     return reply(request).replace("=", "Answer: ").replace("so ", "Answer: ")
 
 
-def test_the_table_is_the_papers() -> None:
-    assert list(METHODS) == [
-        *("base", "majority", "debate", "star", "majority-ft", "single-agent-ft", "single-agent-ft-no-debate"),
-        *("maft", "maft-no-summary", "maft-no-critic", "unique-id", "cooperative", "cooperative-ft"),
-        *("single-agent-ft-hot", "no-interaction", "union-data", "maft-dpo", "maft-kto", "maft-grpo", "distil"),
-    ]
-
-
 def poisoned(folder: Path, gold: str | None) -> Path:
     """Training problems with this gold answer; evaluation problems keep theirs."""
     folder.mkdir()

@@ -57,6 +57,7 @@ def contents(run: RunDir) -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_architectures_in_one_society(tmp_path: Path) -> None:
     recipe, calm, killed = recipe_of(tmp_path), RunDir(tmp_path / "calm"), RunDir(tmp_path / "killed")
     words = ["submit", "--recipe", recipe, "--run", killed.root]

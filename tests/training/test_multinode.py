@@ -96,6 +96,7 @@ def job(bases, tmp_path) -> FinetuneJob:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_nodes_train_as_two_processes_of_one(job, tmp_path):
     nodes = Nodes(job, tmp_path / "nodes")
     assert nodes.wait(180) == [(0, ""), (0, "")]
