@@ -41,7 +41,7 @@ _EXPORTS = {
     "hpcmaf.engines.vllm": ("VllmEngine",),
     "hpcmaf.engines.client": ("EndpointEngine",),
     "hpcmaf.debate.protocol": ("Protocol", "debate_all"),
-    "hpcmaf.debate.society": ("Society",),
+    "hpcmaf.debate.methods": ("Society",),
     "hpcmaf.debate.transcript": ("Transcript",),
     "hpcmaf.debate.consensus": ("consensus",),
     "hpcmaf.answers": ("AnswerForm", "equivalent", "extract", "vote"),

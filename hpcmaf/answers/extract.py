@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator
 from enum import StrEnum
 
-from hpcmaf.answers.code import programs
 from hpcmaf.answers.letters import DENIED, letter_of
 from hpcmaf.answers.notation import ascii_of, closing_brace, narrow
 from hpcmaf.answers.numbers import (
@@ -52,7 +51,7 @@ def extract(text: str | None, form: AnswerForm | str, *, truncated: bool = False
         ``number``: the number of the box, behind ``####``, of the statement, else the last number. ``boxed``: the box,
         else what is stated, if it is mathematics or a usual short answer such as "none". ``letter``: one of
         ``letters``, never one that is denied or only listed. ``text``: the box, else what is stated, else a response of
-        one short line. ``code``: the last block of Python with a function, else all of it.
+        one short line. Programs (``code``) are read by :mod:`hpcmaf.tasks.code`.
     truncated
         Whether the response was cut off by the limit on its tokens. Then an explicit final answer counts alone (a
         closed box, ``#### number``, "the answer is X." with an end), never the last number or letter.
@@ -66,8 +65,6 @@ def extract(text: str | None, form: AnswerForm | str, *, truncated: bool = False
         never closes.
     """
     form = AnswerForm(form)
-    if form is AnswerForm.CODE:
-        return None if truncated else (programs(spoken(text or "")) or [None])[-1]
     one_spelling = ascii_of if form is AnswerForm.NUMBER else narrow
     if not text or not (text := spoken(one_spelling(text.translate(_CHINESE)))):
         return None

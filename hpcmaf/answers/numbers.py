@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from hpcmaf.answers.notation import plain
+from hpcmaf.answers.notation import NUMBER_WORDS, plain
 from hpcmaf.answers.structure import value_of
-from hpcmaf.answers.units import NUMBER_WORDS
 
 MOST_STATEMENTS = 20
 STATEMENT_LENGTH = 1000

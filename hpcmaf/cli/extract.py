@@ -12,7 +12,7 @@ from hpcmaf.errors import UsageError
 @click.command("extract")
 @click.option(
     "--form",
-    type=click.Choice([form.value for form in AnswerForm]),
+    type=click.Choice([form.value for form in AnswerForm if form is not AnswerForm.CODE]),
     required=True,
     help="What kind of answer to look for.",
 )

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator
 
-from hpcmaf.debate.methods import METHODS
-from hpcmaf.debate.society import SUMMARIZER
+from hpcmaf.debate.methods import METHODS, SUMMARIZER
 from hpcmaf.errors import ConfigError
 from hpcmaf.files.yaml import Strict, added, validate
 from hpcmaf.tasks.prompts import PromptFile

@@ -10,11 +10,35 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from hpcmaf.debate.society import Society
-
+# Name of the model that writes summaries and judges, where it is not the base of the run.
+SUMMARIZER = "summarizer"
 # Name of the one model of methods that train one for all agents.
 SINGLE = "single"
 Objective = Literal["sft", "dpo", "kto", "grpo"]
+
+
+@dataclass(frozen=True, slots=True)
+class Society:
+    """N generation agents, N critic agents and the summarizer.
+
+    Each entry is the name of the agent's own model, ``None`` for the base. The summarizer is always a base (paper,
+    section 2), if need be another one.
+    """
+
+    generators: tuple[str | None, ...]
+    critics: tuple[str | None, ...]
+    summarizer: str | None = None
+
+    @classmethod
+    def of(cls, agents: int, models: Collection[str]) -> Society:
+        """Society of N agents in which those named in ``models`` have a model of their own."""
+        roles = ([f"{role}-{n}" for n in range(agents)] for role in ("generator", "critic"))
+        return cls(*(tuple(name if name in models else None for name in names) for names in roles))
+
+    @property
+    def agents(self) -> int:
+        """N."""
+        return len(self.generators)
 
 
 @dataclass(frozen=True, slots=True)

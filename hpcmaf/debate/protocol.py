@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from hpcmaf.answers import AnswerForm
 from hpcmaf.debate.consensus import consensus
-from hpcmaf.debate.society import Society
+from hpcmaf.debate.methods import Society
 from hpcmaf.debate.transcript import NOT_ASKED, Openings, Transcript, Utterance, assistant, opening, user
 from hpcmaf.engines.base import Engine, Message, Request, Sampling
 from hpcmaf.seeding import derive_seed

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcmaf.debate.society import Society
+from hpcmaf.debate.methods import Society
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.engines.base import Engine, Request, Sampling, ServedModels
 from hpcmaf.engines.chat import ChatFormat

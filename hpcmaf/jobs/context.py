@@ -13,8 +13,7 @@ from typing import Any
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.config.recipe import Recipe
-from hpcmaf.debate.methods import METHODS, Method
-from hpcmaf.debate.society import SUMMARIZER
+from hpcmaf.debate.methods import METHODS, SUMMARIZER, Method
 from hpcmaf.files.publish import write_json
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage

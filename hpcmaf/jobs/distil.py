@@ -11,9 +11,8 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
-from hpcmaf.debate.methods import SINGLE
+from hpcmaf.debate.methods import SINGLE, Society
 from hpcmaf.debate.protocol import Protocol, respond
-from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Transcript, Utterance, assistant, user
 from hpcmaf.engines.journal import Journal
 from hpcmaf.evaluation.diversity import Scorer, response_likelihoods, scorer_of

@@ -7,7 +7,6 @@ import time
 from hpcmaf.debate.health import health_report, selected
 from hpcmaf.jobs.context import TaskContext, peak_memory_bytes
 from hpcmaf.selection.select import write_selection
-from hpcmaf.selection.sources import counts_line
 from hpcmaf.store import merge
 
 
@@ -33,7 +32,5 @@ def run_merge(context: TaskContext) -> None:
         thinking=context.recipe.training.thinking,
         agreement=context.recipe.debate.vote == "weighted",
     )
-    for agent in context.recipe.trained:
-        print(f"{agent}: {counts_line(summary['datasets'][agent])}", flush=True)
     print(health_report(f"iteration {context.iteration}", selected(summary, context.recipe.trained)), flush=True)
     context.spend(wall_seconds=time.monotonic() - context.started, peak_memory_bytes=peak_memory_bytes())

@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpcmaf.config.recipe import Recipe
-from hpcmaf.debate.methods import METHODS
-from hpcmaf.debate.society import SUMMARIZER, Society
+from hpcmaf.debate.methods import METHODS, SUMMARIZER, Society
 from hpcmaf.engines.base import ServedModels
 from hpcmaf.engines.basemodel import base_model, load
 from hpcmaf.engines.options import AdapterShape

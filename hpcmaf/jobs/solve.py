@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from hpcmaf.answers import Vote
 from hpcmaf.config.recipe import Recipe
 from hpcmaf.debate.consensus import consensus
+from hpcmaf.debate.methods import Society
 from hpcmaf.debate.protocol import debate
-from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.engines.engine import one_engine
 from hpcmaf.jobs.debate import protocol_of

@@ -179,13 +179,3 @@ def counts(parts: Iterable[Dataset]) -> dict[str, Any]:
         # Only where debates stop early.
         **({"stopped": stopped} if (stopped := sum(part.stopped for part in parts)) else {}),
     }
-
-
-def counts_line(found: Mapping[str, Any]) -> str:
-    """One model's counts in words."""
-    share = "-" if found["realised_w"] is None else f"{found['realised_w']:.3f}"
-    words = f"{found['kept']} of {found['candidates']} candidates kept"
-    words += f" ({found['kept_positives']} of D+, {found['kept_negatives']} of D-, realised w {share})"
-    words += f", {found.get('cut_off', 0)} responses cut off"
-    words += f", {found['stopped']} debates had ended before" if found.get("stopped") else ""
-    return words + (f", {found['dropped_too_long']} dropped as too long" if "dropped_too_long" in found else "")

@@ -17,13 +17,14 @@ import builtins
 import hashlib
 import random
 import re
+import textwrap
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from hpcmaf.answers import AnswerForm
-from hpcmaf.answers.code import defined, parsed, programs
 from hpcmaf.errors import DataError
 from hpcmaf.seeding import derive_seed
 from hpcmaf.tasks import sandbox as sandboxes
@@ -31,6 +32,9 @@ from hpcmaf.tasks.problems import Problem
 from hpcmaf.tasks.readers import Row
 from hpcmaf.tasks.sources import shipped
 
+_FENCED = re.compile(r"^[ \t]*(```|~~~)([^\n]*)\n(.*?)(?:^[ \t]*\1[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
+_LANGUAGES = ("", "python", "py", "python3")
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 CALLS = 24
 _LONGEST_CALL = 2000
 
@@ -149,6 +153,32 @@ def _changed(value: Any, draw: Callable[[int], int]) -> Any:
     one, place = parts.pop(draw(len(parts))), draw(len(parts) + 1)
     parts[place:place] = [one] * (draw(3) if parts else 1)  # left out, moved, or doubled
     return "".join(parts) if isinstance(value, str) else type(value)(parts)
+
+
+# --- programs in responses ---------------------------------------------------------
+
+
+def parsed(program: str) -> ast.Module | None:
+    """A program's syntax tree; ``None`` for what is no Python."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(program)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def defined(program: str) -> list[str]:
+    """Names of the functions and classes that a program defines, in order."""
+    tree = parsed(program)
+    return [node.name for node in tree.body if isinstance(node, _DEFINITIONS)] if tree else []
+
+
+def programs(text: str) -> list[str]:
+    """Python with definitions in a text: its fenced blocks in order, or without any all of it."""
+    blocks = [(block[2].strip("`~ \t").casefold(), block[3]) for block in _FENCED.finditer(text.replace("\r\n", "\n"))]
+    found = [textwrap.dedent(code.removesuffix("\n")) for language, code in blocks if language in _LANGUAGES]
+    return [program for program in (found if blocks else [text]) if defined(program)]
 
 
 # --- HumanEval and MBPP ------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Rows of data files - JSON lines, JSON, CSV, parquet - each knowing where it stands. Parquet, and so the hub, needs an extra."""
+"""Rows of data files, each knowing where it stands; of parquet, and so of the hub, only with an extra."""
 
 from __future__ import annotations
 

@@ -185,25 +185,19 @@ def locate(source: Path, configs: Sequence[str] = ()) -> list[Part]:
         if any(part.split and folder in part.path.parents for part in found):
             found = [part for part in found if source == part.path.parent or folder in part.path.parents]
             break
-    splits = {name: _of_split(name, found, source) for name in SPLIT_NAMES}
-    parts = [part for name in SPLIT_NAMES for part in splits[name]]
+    parts = [part for name in SPLIT_NAMES for part in _of_split(name, found, source)]
     for part in found:
-        if part.split and not splits[part.split]:
+        if part.split and part.split not in {one.split for one in parts}:
             raise DataError(
                 f"{part.path}: seems to be the split '{part.split}', but is in no known form; "
                 f"bring it into the form of the other files there, or take it away"
             )
-    if not parts:
-        files = [part.path for part in found if kind(part.path) in READERS and part.path.parent == source]
-        if len(files) != 1:
-            shown = ", ".join(f"train{suffix}" for suffix in READERS)
-            names = f" (it holds {', '.join(path.name for path in files[:4])})" if files else ""
-            raise DataError(f"{source}: unknown layout{names}; expected one of {shown} in it, or pass one file")
-        parts = [Part(files[0], "all")]
-    for part in parts:
-        if not part.path.is_file():
-            raise DataError(f"{part.path}: no file that could be read; put it right, or take it away")
-    return parts
+    files = [part.path for part in found if kind(part.path) in READERS and part.path.parent == source]
+    if not parts and len(files) != 1:
+        shown = ", ".join(f"train{suffix}" for suffix in READERS)
+        names = f" (it holds {', '.join(path.name for path in files[:4])})" if files else ""
+        raise DataError(f"{source}: unknown layout{names}; expected one of {shown} in it, or pass one file")
+    return parts or [Part(files[0], "all")]
 
 
 def _scan(source: Path) -> Iterator[Part]:
@@ -214,6 +208,8 @@ def _scan(source: Path) -> Iterator[Part]:
         if about or path.suffix.casefold() not in _DATA or path.is_dir() or manifest_path(path).exists():
             continue
         said = (match[1] for name in names if (match := _SAYS_SPLIT.search(name.casefold())))
+        if not path.is_file():
+            raise DataError(f"{path}: no file that could be read; put it right, or take it away")
         yield Part(path, next(said, ""), next((name for name in names[1:] if name not in _NOT_SUBJECTS), ""))
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.answers import AnswerForm
+from hpcmaf.debate.methods import Society
 from hpcmaf.debate.protocol import Protocol, debate_all
-from hpcmaf.debate.society import Society
 from hpcmaf.engines.base import Completion, Request, Sampling
 from hpcmaf.tasks.problems import Problem
 from hpcmaf.tasks.prompts import PromptSet

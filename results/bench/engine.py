@@ -28,8 +28,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from hpcmaf.debate.methods import Society
 from hpcmaf.debate.protocol import Protocol, debate_all
-from hpcmaf.debate.society import Society
 from hpcmaf.engines import Completion, Request, Sampling, ServedModels
 from hpcmaf.engines.transformers_engine import TransformersEngine
 from hpcmaf.micro import base_path

@@ -239,9 +239,9 @@ STALLING = (
 )
 
 
-@pytest.mark.parametrize("form", list(AnswerForm))
+@pytest.mark.parametrize("form", ROWS)
 @pytest.mark.parametrize("piece", STALLING.split(" "))
-def test_time_grows_no_faster_than_text(form: AnswerForm, piece: str) -> None:
+def test_time_grows_no_faster_than_text(form: str, piece: str) -> None:
     # A quadratic pattern would need many seconds for these 40 kB; a linear one needs a few hundredths of one.
     middle = piece.replace("_", " ") * (40_000 // len(piece))
     start = time.process_time()
@@ -250,8 +250,8 @@ def test_time_grows_no_faster_than_text(form: AnswerForm, piece: str) -> None:
     assert time.process_time() - start < 0.9
 
 
-@given(st.text(max_size=200), st.sampled_from(list(AnswerForm)), st.booleans())
-def test_any_text_gives_an_answer_or_none(text: str, form: AnswerForm, truncated: bool) -> None:
+@given(st.text(max_size=200), st.sampled_from(list(ROWS)), st.booleans())
+def test_any_text_gives_an_answer_or_none(text: str, form: str, truncated: bool) -> None:
     answer = extract(text, form, truncated=truncated)
     assert answer is None or answer.strip()
 

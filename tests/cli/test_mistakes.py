@@ -72,6 +72,7 @@ def only_line(capsys: pytest.CaptureFixture[str]) -> str:
         (["inspect", "two\nlines\x1b[31m"], 6, "two\\nlines\\x1b[31m: no such store"),
         (["inspect", "."], 6, "a folder; name a store in it"),
         (["import", "/dev/zero", "out.h5", "--task", "math"], 4, "/dev/zero: cannot be read (not a regular file)"),
+        (["data", "prepare", "words", "--source", "x"], 2, "'words' is not one of"),
         (["data", "prepare", "math", "--source", "/dev/null"], 4, "neither a file nor a folder"),
         (["submit", "--run", ""], 2, "--run is empty"),
         (["submit", "--iters", "1000000000"], 3, "iterations: should be less than or equal to 1000"),

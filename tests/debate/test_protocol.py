@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from hpcmaf.answers import AnswerForm
 from hpcmaf.debate.consensus import agrees, consensus
+from hpcmaf.debate.methods import Society
 from hpcmaf.debate.protocol import Protocol, calls_per_problem, debate
-from hpcmaf.debate.society import Society
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.engines import Request, Sampling
 from hpcmaf.tasks.problems import Problem

@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hpcmaf.debate.society import Society
+from hpcmaf.debate.methods import Society
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.engines.base import ServedModels
 from hpcmaf.evaluation.diversity import dissimilarity, embed, kl_between, kl_to_base, measure, nll_under_others

@@ -14,7 +14,7 @@ import pytest
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
 from hpcmaf.config.recipe import Lora, Recipe
-from hpcmaf.debate.society import Society
+from hpcmaf.debate.methods import Society
 from hpcmaf.engines.journal import Journal
 from hpcmaf.errors import ConfigError
 from hpcmaf.jobs.debate import make_engine, protocol_of

@@ -10,8 +10,8 @@ import pytest
 
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import Profile, load_profile
+from hpcmaf.debate.methods import Society
 from hpcmaf.debate.protocol import debate_all
-from hpcmaf.debate.society import Society
 from hpcmaf.errors import DataError, EngineError, PlanChangedError
 from hpcmaf.files.publish import write_json, write_text
 from hpcmaf.launch.advance import recover, sweep

@@ -108,29 +108,24 @@ def test_files_hold_chats_with_their_provenance(tmp_path):
     assert summary["datasets"]["critic-1"]["realised_w"] == 1.0
 
 
-@pytest.mark.parametrize("mix", ["exact", "cap", "released"])
-def test_same_store_and_seed_same_bytes(tmp_path, mix):
-    source = store(tmp_path / "s.h5", random_debates(80))
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        write_selection(source, tmp_path / name, Rules(w=0.3, mix=mix), seed=seed)
+@pytest.mark.parametrize(
+    ("mix", "w"), [("exact", 0), ("exact", 0.25), ("exact", 0.5), ("exact", 1), ("cap", 0.3), ("released", 0.3)]
+)
+def test_same_store_and_seed_same_bytes_as_many_as_are_counted(tmp_path, mix, w):
+    source = store(tmp_path / "s.h5", random_debates(120))
+    rules = Rules(w=w, mix=mix)
+    summary, *_ = [write_selection(source, tmp_path / name, rules, seed=seed) for name, seed in zip("abc", (1, 1, 2))]
     a, b, c = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in "abc")
     assert len(a) == 7 and a == b != c
-    order = [f"p{i}" for i in range(80)]
-    for name in ("generator-0.jsonl", "critic-1.jsonl"):
-        lines = [json.loads(line)["problem_id"] for line in a[name].decode().splitlines()]
-        assert lines == sorted(lines, key=order.index) and len(lines) == len(set(lines)) > 0
-
-
-@pytest.mark.parametrize("w", [0, 0.25, 0.5, 1])
-def test_counts_agree_with_files(tmp_path, w):
-    summary = write_selection(store(tmp_path / "s.h5", random_debates(120)), tmp_path / "out", Rules(w=w), seed=3)
     for agent, counts in summary["datasets"].items():
-        lines = [json.loads(line) for line in (tmp_path / f"out/{agent}.jsonl").read_text().splitlines()]
+        lines = [json.loads(line) for line in a[f"{agent}.jsonl"].splitlines()]
+        places = [int(line["problem_id"][1:]) for line in lines]
+        assert places == sorted(set(places))  # in the order of the store
         negatives = sum(line["label"] == "negative" for line in lines)
         assert (len(lines), negatives) == (counts["kept"], counts["kept_negatives"])
         assert counts["candidates"] == counts["positives"] + counts["negatives"]
         assert counts["realised_w"] == negatives / len(lines)
-        if agent.startswith("critic"):
+        if agent.startswith("critic") and mix == "exact":
             assert abs(counts["realised_w"] - w) <= 1 / len(lines)
 
 

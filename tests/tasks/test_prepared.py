@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from hpcmaf.cli import main
 from hpcmaf.cli.data import command
 from hpcmaf.errors import DataError
 from hpcmaf.files.publish import file_sha256, manifest_path, read_manifest
@@ -85,20 +84,3 @@ def test_command_writes_and_reports(gsm8k_folder, tmp_path, monkeypatch) -> None
     assert json.loads(result.stdout)["train"]["problems"] == 20
     assert "prepared data/gsm8k" in result.stderr
     assert len((tmp_path / "data/gsm8k/test.jsonl").read_text().splitlines()) == 8
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "said"),
-    [
-        (["gsm8k", "--source", "./nowhere.jsonl"], 4, "no such file"),
-        (["arithmetic", "--source", "x"], 2, "'arithmetic' is not one of"),
-        (["gsm8k"], 2, "Missing option '--source'"),
-    ],
-)
-def test_command_errors_have_exit_codes(arguments, code, said, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("sys.argv", ["hpcmaf", "data", "prepare", *arguments])
-    with pytest.raises(SystemExit) as left:
-        main()
-    assert left.value.code == code
-    captured = capsys.readouterr()
-    assert said in captured.err and not captured.out

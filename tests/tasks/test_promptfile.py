@@ -16,8 +16,8 @@ from hpcmaf.answers import AnswerForm, extract
 from hpcmaf.cli.prompts import command
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.recipe import Selection as Rules
+from hpcmaf.debate.methods import Society
 from hpcmaf.debate.protocol import Protocol, debate
-from hpcmaf.debate.society import Society
 from hpcmaf.engines import Sampling
 from hpcmaf.errors import ConfigError
 from hpcmaf.jobs.debate import protocol_of

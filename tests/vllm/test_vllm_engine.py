@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
+from hpcmaf.debate.methods import Society
 from hpcmaf.debate.protocol import Protocol, debate
-from hpcmaf.debate.society import Society
 from hpcmaf.engines import Sampling
 from hpcmaf.engines.client import EndpointEngine
 from hpcmaf.engines.journal import Journal
