@@ -7,17 +7,16 @@ counts, in every run and in the micro model's corpus.
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from hpcmaf.answers import AnswerForm
-from hpcmaf.errors import ConfigError, DataError
+from hpcmaf.errors import ConfigError
 from hpcmaf.seeding import derive_seed
 from hpcmaf.tasks.problems import Problem, question_hash
-from hpcmaf.tasks.prompts import PromptSet, compact_prompts, compiled, shipped, task_prompts
+from hpcmaf.tasks.prompts import PromptSet, compact_prompts, compiled, expression_of, shipped, task_prompts
 from hpcmaf.tasks.splits import Splits
 from hpcmaf.tasks.task import Task
 
@@ -107,21 +106,6 @@ def words(draw: Draw) -> Problem:
     return Problem("-".join(map(str, ("words", *numbers))), text, _value(*numbers))
 
 
-def expression_of_story(question: str) -> str:
-    """The expression that a story comes to.
-
-    Raises
-    ------
-    DataError
-        The question does not hold six numbers.
-    """
-    numbers = re.findall(r"\d+", question)
-    if len(numbers) != 6:
-        raise DataError(f"words: {len(numbers)} numbers instead of six in the question {question[:60]!r}")
-    a, b, c, d, e, f = numbers
-    return f"{a}+{b}*{c}+{d}-{e}*{f}"
-
-
 def sums(draw: Draw) -> Problem:
     """Two or three small numbers in a short sentence: small chat models get some of it right and some of it wrong."""
     form, low, high = _SUMS[draw(0, len(_SUMS) - 1)]
@@ -140,6 +124,6 @@ def _task(make: Callable[[Draw], Problem], compact: PromptSet | None = None, **m
 
 TASKS = {
     "arithmetic": _task(arithmetic, compact_prompts()),
-    "words": _task(words, compact_prompts(expression_of_story), decisive=expression_of_story),
+    "words": _task(words, compact_prompts(), decisive=expression_of),
     "sums": _task(sums, most=1_200),
 }

@@ -12,7 +12,7 @@ that the model is made from is rendered from these templates, too (see ``results
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -62,15 +62,12 @@ class PromptSet:
         and ``N``; ``generator`` and ``critic`` give an agent's ID and role.
     openings
         Turns before a kind of prompt, such as a system message or worked examples, with keys ``role`` and ``content``.
-    question
-        What prompts make of a problem's question; nothing, by default.
     """
 
     instruction: str = ""
     ending: str = ""
     templates: Mapping[str, str] = field(default_factory=lambda: shipped("default"))
     openings: Mapping[Kind, tuple[Mapping[str, str], ...]] = field(default_factory=dict)
-    question: Callable[[str], str] = str
 
     def render(self, name: str, question: str, shown: str | Sequence[str] = "", n: int = 1, N: int = 1) -> str:
         """A prompt.
@@ -94,23 +91,26 @@ class PromptSet:
                 "method: the compact prompts have no words for roles, IDs, cooperation or a judge; leave these out, or "
                 "use task.prompts: default and a model that reads words"
             )
-        values = {"question": self.question(question), "instruction": self.instruction, "ending": self.ending}
+        values = {"question": question, "instruction": self.instruction, "ending": self.ending}
         if variable := SHOWN.get(name):
             values[variable] = shown  # type: ignore[assignment]
         try:
             return compiled(self.templates[name]).render(values, n=n, N=N)
+        except DataError:
+            raise
         except Exception as error:  # a template may do whatever jinja2 knows
             raise ConfigError(f"task.prompts: {name}: cannot be rendered ({error}); mend the template") from error
 
 
 @cache
 def environment() -> Any:
-    """Of jinja2, in which templates can do no harm, with the filter ``numbered`` for lists of answers."""
+    """Of jinja2, in which templates can do no harm, with a filter for lists of answers and one for expressions."""
     from jinja2 import StrictUndefined
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     made = ImmutableSandboxedEnvironment(undefined=StrictUndefined)
     made.filters["numbered"] = lambda answers: "\n\n".join(f"Solution {n}:\n{one}" for n, one in enumerate(answers, 1))
+    made.filters["expression"] = expression_of
     return made
 
 
@@ -121,19 +121,21 @@ def compiled(template: str) -> Any:
 
 
 def expression_of(question: str) -> str:
-    """The arithmetic expression in a question, without spaces.
+    """The arithmetic expression in a question, without spaces, or the one that a story of six numbers comes to.
 
     Raises
     ------
     DataError
         The question holds no expression of integers, ``+``, ``-`` and ``*``.
     """
-    if (match := _EXPRESSION.search(question)) is None:
-        raise DataError(
-            f"the compact prompts found no arithmetic expression in the question {question[:60]!r}; "
-            "use task.prompts: default for questions in words"
-        )
-    return re.sub(r"\s", "", match.group())
+    if match := _EXPRESSION.search(question):
+        return re.sub(r"\s", "", match.group())
+    if len(numbers := re.findall(r"\d+", question)) == 6:
+        return "{}+{}*{}+{}-{}*{}".format(*numbers)
+    raise DataError(
+        f"the compact prompts found no arithmetic expression in the question {question[:60]!r}; "
+        "use task.prompts: default for questions in words"
+    )
 
 
 def task_prompts(name: str) -> PromptSet:
@@ -142,9 +144,9 @@ def task_prompts(name: str) -> PromptSet:
     return PromptSet(own["instruction"], own["ending"], {**shipped("default"), **own})
 
 
-def compact_prompts(expression: Callable[[str], str] = expression_of) -> PromptSet:
-    """Prompts for the micro model; ``expression`` finds the one that a question comes to."""
-    return PromptSet(templates=shipped("compact"), question=expression)
+def compact_prompts() -> PromptSet:
+    """Prompts for the micro model."""
+    return PromptSet(templates=shipped("compact"))
 
 
 # --- prompts of one's own ----------------------------------------------------------

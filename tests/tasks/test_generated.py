@@ -15,11 +15,12 @@ from hpcmaf.config.load import load_recipe
 from hpcmaf.errors import ConfigError, DataError
 from hpcmaf.launch.prepare import draw
 from hpcmaf.tasks import GENERATED, get_task, leak_guard
-from hpcmaf.tasks.generated import expression_of_story, side
+from hpcmaf.tasks.generated import side
+from hpcmaf.tasks.prompts import expression_of
 
 SEEDS = st.integers(0, 2**63 - 1)
 # Task to what a question comes to, as Python writes it.
-EXPRESSION = {"arithmetic": str, "words": expression_of_story, "sums": lambda question: question[len("What is ") : -1]}
+EXPRESSION = {"arithmetic": str, "words": expression_of, "sums": lambda question: question[len("What is ") : -1]}
 
 
 @pytest.mark.parametrize("name", GENERATED)
@@ -67,11 +68,11 @@ def test_what_generated_problems_cannot_have_is_refused(name, tmp_path: Path) ->
 def test_compact_prompts_are_the_micro_models() -> None:
     assert get_task("arithmetic").prompts("compact").render("first", "1+2*3+4-5*6") == "1+2*3+4-5*6="
     prompts, (problem,) = get_task("words").prompts("compact"), get_task("words").generate(1, 0, "train")
-    expression = expression_of_story(problem.question)
+    expression = expression_of(problem.question)
     shown = {"first": "", "hint": "5", "summarize": ["x", "y"], "update": "s", "update_without_summary": ["x", "y"]}
     found = [prompts.render(name, problem.question, read) for name, read in shown.items()]
     assert found == [f"{expression}=", f"{expression}=", f"{expression}|x|y", "~s", "|x|y"]
-    with pytest.raises(DataError, match="2 numbers instead of six"):
+    with pytest.raises(DataError, match="found no arithmetic expression in the question"):
         prompts.render("first", "1 and 2")
     for name in ("integrate", "judge", "critic"):
         with pytest.raises(ConfigError, match="the compact prompts have no words for roles"):
