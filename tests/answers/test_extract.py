@@ -267,12 +267,6 @@ def test_a_boxed_integer_is_found_after_any_text(value: int, before: str) -> Non
         assert extract(f"{before}. \\boxed{{{value:,}}}.", AnswerForm.NUMBER) == str(value)
 
 
-@given(st.integers(-(10**6), 10**6))
-def test_results_of_worked_arithmetic_keep_their_sign(value: int) -> None:
-    assert extract(f"3*4=12, 12-30={value}", AnswerForm.NUMBER) == str(value)
-    assert extract(f"so it is {value}.", AnswerForm.NUMBER) == str(value)
-
-
 THOUGHTS = [
     ("<think>1 + 1", "</think>"), ("a <think>b</think> c <Thinking>d", "</Thinking>"), ("[THINK]x", "[/THINK]"),
     ('<think about="it">x', "</think>"), ("<seed:think>x", "</seed:think>"), ("\u25c1think\u25b7x", "\u25c1/think\u25b7"),

@@ -33,24 +33,17 @@ def test_exact_counts(positives, negatives, w, expected):
 
 @unhurried
 @given(sizes, sizes, shares)
-def test_exact_has_share_w_and_is_as_large_as_both_allow(positives, negatives, w):
+def test_both_have_at_most_share_w_and_are_as_large_as_that_allows(positives, negatives, w):
     kept_positives, kept_negatives = exact_counts(positives, negatives, w)
     assert 0 <= kept_positives <= positives and 0 <= kept_negatives <= negatives
-    total = kept_positives + kept_negatives
-    assert abs(Fraction(kept_negatives) - Fraction(str(w)) * total) < 1
+    total, share = kept_positives + kept_negatives, Fraction(str(w))
+    assert abs(Fraction(kept_negatives) - share * total) < 1
     # No sample could be added to both sides in proportion: one side is used up.
     needs = [(positives, 1 - w), (negatives, w)]
     assert any(kept == have for kept, (have, part) in zip((kept_positives, kept_negatives), needs, strict=True) if part)
-
-
-@unhurried
-@given(sizes, sizes, shares)
-def test_cap_keeps_all_positives_and_bounds_the_share(positives, negatives, w):
-    kept_positives, kept_negatives = cap_counts(positives, negatives, w)
-    assert kept_positives == positives and kept_negatives <= negatives
-    assert Fraction(kept_negatives) <= Fraction(str(w)) * (kept_positives + kept_negatives)
-    if kept_negatives < negatives:  # one more would break it
-        assert kept_negatives + 1 > Fraction(str(w)) * (kept_positives + kept_negatives + 1)
+    kept_positives, capped = cap_counts(positives, negatives, w)
+    assert kept_positives == positives and capped <= negatives and capped <= share * (positives + capped)
+    assert capped == negatives or capped + 1 > share * (positives + capped + 1)
 
 
 @unhurried

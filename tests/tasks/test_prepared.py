@@ -30,6 +30,8 @@ def test_prepared_and_raw_draw_the_same(folder, gsm8k_folder) -> None:
 
 
 def test_manifest_records_source_and_counts(folder, gsm8k_folder) -> None:
+    row = {"id": "gsm8k-test-00003", "question": "test story 3: how many?", "gold": "1003", "meta": {}}
+    assert json.loads((folder / "test.jsonl").read_text().splitlines()[3]) == row
     manifest = read_manifest(folder / "train.jsonl")
     assert manifest.rows == 20 and manifest.layout == "hpcmaf-problems/1"
     assert manifest.sha256 == file_sha256(folder / "train.jsonl")

@@ -21,18 +21,6 @@ def read(task: str, source: Path) -> dict[str, list[Problem]]:
     return found.collect(read_parts(locate(source, found.configs)))[0]
 
 
-# GSM8K
-
-
-def test_gsm8k_official_folder(gsm8k_folder, tmp_path) -> None:
-    """As it was prepared, read without the project's own reader."""
-    get_task("gsm8k").prepare(str(gsm8k_folder), tmp_path / "out")
-    written = {path.stem: path.read_text().splitlines() for path in (tmp_path / "out").glob("*.jsonl")}
-    assert {name: len(rows) for name, rows in written.items()} == {"train": 20, "test": 8}
-    row = {"id": "gsm8k-test-00003", "question": "test story 3: how many?", "gold": "1003", "meta": {}}
-    assert json.loads(written["test"][3]) == row
-
-
 # MATH
 
 
