@@ -2,6 +2,7 @@
 
 python tables.py cheaper RUN RUN...  the full debate first
 python tables.py agreed RUN...       seeds of one method, full debates
+python tables.py weighted RUN...     the same
 python tables.py alarm RUN...
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from hpcmaf.debate.consensus import consensus
@@ -102,6 +104,32 @@ def agreed(runs: list[RunDir]) -> None:
         )
 
 
+def weighted(runs: list[RunDir]) -> None:
+    """What weights of how often agents agreed with the votes of training debates change in votes of evaluation."""
+    print("| iteration | weights, least to most | votes tied | changed | plurality | weighted | points (95 %) | p |\n" + "|---" * 8 + "|")
+    for t in list(runs[0].iterations())[1:]:
+        pairs, tied, changed, weights = [], 0, 0, []
+        for run in runs:
+            plain, weighed, seed = {}, {}, run.load_plan().recipe["seed"]
+            with Store(run.store(t, "debate")) as store:
+                agrees = [consensus(debate, debate.rounds, seed, t).agrees for debate in store]
+            own = tuple(sum(agent) / len(agrees) for agent in zip(*agrees))
+            weights += own
+            with Store(run.store(t, "eval")) as store:
+                for debate in store.transcripts(gold=True):
+                    before, after = (consensus(replace(debate, weights=w), debate.rounds, seed, t) for w in ((), own))
+                    plain[debate.problem.id], weighed[debate.problem.id] = debate.right(before.answer), debate.right(after.answer)
+                    tied += before.tied
+                    changed += before.agrees != after.agrees
+            pairs.append((plain, weighed))
+        test, count = compare(pairs), sum(len(plain) for plain, _ in pairs)
+        a, b = (sum(sum(marks[k].values()) for marks in pairs) / count for k in (0, 1))
+        print(
+            f"| {t} | {min(weights):.2f} to {max(weights):.2f} | {tied / count:.1%} | {changed} of {count} | {a:.1%} | {b:.1%} | "
+            f"{100 * test.difference:+.1f} ({100 * test.low:+.1f} to {100 * test.high:+.1f}) | {test.p:.2g} |"
+        )
+
+
 def alarm(runs: list[RunDir]) -> None:
     print("| run | accuracy by iteration | falls | alarm | kept | its accuracy | of the last | |\n" + "|---" * 8 + "|")
     for run in runs:
@@ -131,5 +159,7 @@ if __name__ == "__main__":
         same_votes(given[0], given[1])
     elif which == "agreed":
         agreed(given)
+    elif which == "weighted":
+        weighted(given)
     else:
         alarm(given)
