@@ -85,20 +85,12 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def command(
-        recipe: str,
-        profile: str,
-        method: str | None,
-        agents: int | None,
-        iters: int | None,
-        run_name: str | None,
-        overrides: tuple[str, ...],
-        site: tuple[str, ...],
-        **others: Any,
+        recipe: str, profile: str, iters: int | None, run_name: str | None, site: tuple[str, ...], **others: Any
     ) -> Any:
         from hpcmaf.launch.prepare import refuse_foreign
 
-        named = {"method": method, "debate.agents": agents}
-        overrides += tuple(f"{key}={value}" for key, value in named.items() if value is not None)
+        named = {"method": others.pop("method"), "debate.agents": others.pop("agents")}
+        overrides = [*others.pop("overrides"), *(f"{key}={value}" for key, value in named.items() if value is not None)]
         loaded, where = load_recipe(recipe, overrides, iters), load_profile(profile, site, os.environ)
         if run_name is not None and not run_name.strip():
             raise UsageError("--run is empty; name a run directory, or leave the option out")

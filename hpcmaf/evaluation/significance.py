@@ -112,13 +112,11 @@ def mcnemar(a_only: int, b_only: int) -> float:
         Problems that only one of the two got right; the others say nothing.
     """
     n = a_only + b_only
-    if a_only == b_only:
-        return 1.0
     term = tail = 1
     for k in range(1, min(a_only, b_only) + 1):
         term = term * (n - k + 1) // k
         tail += term
-    return (2 * tail) / (1 << n)
+    return min(1.0, (2 * tail) / (1 << n))
 
 
 def sign_flip_test(nets: Mapping[int, int]) -> float:

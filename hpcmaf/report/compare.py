@@ -128,7 +128,7 @@ OF_THE_BASE = {
 
 
 def find_baseline(name: str, groups: Sequence[Group]) -> Baseline:
-    """Find a baseline by a run's name; one of the base's own; or by a recipe's label or a method.
+    """Find a baseline: one of the base's own, a run by its name, a recipe by its label, or a method.
 
     A method is looked for at each task evaluated on: there it is the recipe
     that was trained on that task, and one trained on another only where no
@@ -139,22 +139,21 @@ def find_baseline(name: str, groups: Sequence[Group]) -> Baseline:
     UsageError
         There is none, or it is not one of a task and model.
     """
-    found = [group for group in groups if any(run.name == name for run in group.runs)]
-    if not found and name in OF_THE_BASE:
+    if name in OF_THE_BASE:
         return OF_THE_BASE[name]
-    if not found:
-        for place in dict.fromkeys(group.place for group in groups):
-            here = [group for group in groups if group.place == place]
-            methods = [group for group in here if group.any.method.name == name]
-            called = [group for group in here if name in (group.label, group.line)]
-            found += called or [group for group in methods if not group.any.transferred] or methods
+    found = []
+    for place in dict.fromkeys(group.place for group in groups):
+        here = [group for group in groups if group.place == place]
+        called = [group for group in here if name in (group.label, group.line, *(run.name for run in group.runs))]
+        methods = [group for group in here if group.any.method.name == name]
+        found += called or [group for group in methods if not group.any.transferred] or methods
     if len({group.place for group in found}) < len(found):
         labels = ", ".join(repr(group.label) for group in found)
         raise UsageError(f"--baseline {name}: could be any of {labels}; name one of them")
-    if found:
-        return Baseline(name, tuple(found))
-    known = [*dict.fromkeys([*(group.line for group in groups), *OF_THE_BASE])]
-    raise UsageError(f"--baseline {name}: neither a run nor a method here; name one of {', '.join(known)}")
+    if not found:
+        known = ", ".join(dict.fromkeys([*(group.line for group in groups), *OF_THE_BASE]))
+        raise UsageError(f"--baseline {name}: neither a run nor a method here; name one of {known}")
+    return Baseline(name, tuple(found))
 
 
 def against(baseline: Baseline, groups: Sequence[Group]) -> list[Finding]:

@@ -129,38 +129,35 @@ def read_run(path: Path) -> Run:
     folder = RunDir(path)
     plan = folder.load_plan()
     run = Run(path, path.resolve().name, plan, Recipe.model_validate(plan.recipe))
-    planned = {stage.iteration for stage in plan.stages}
-    unevaluated = []
-    for t in sorted({*folder.iterations(), *planned}):
-        metrics = None
-        if folder.metrics(t).exists():
-            metrics = _read(folder.metrics(t), run, f"iteration {t} is left out", Metrics)
-        else:
-            unevaluated.append(t)
-        if metrics or folder.ledger(t).exists():
-            if ledger := _read(folder.ledger(t), run, "no costs", _Ledger):
-                run.ledgers[t] = ledger["rows"]
+    iterations = sorted({*folder.iterations(), *(stage.iteration for stage in plan.stages)})
+    for t in iterations:
+        metrics = _read(folder.metrics(t), run, Metrics, f"iteration {t} is left out")
+        if ledger := _read(folder.ledger(t), run, _Ledger, "no costs", needed=metrics is not None):
+            run.ledgers[t] = ledger["rows"]
         if metrics:
-            there = folder.diversity(t).exists()
-            diversity = _read(folder.diversity(t), run, "no diversity by models", Diversity) if there else None
+            diversity = _read(folder.diversity(t), run, Diversity, "no diversity by models")
             run.evaluated.append(Iteration(t, declared(metrics), diversity))
-    if run.recipe.early_stop and folder.ended.exists():
-        run.kept = (_read(folder.ended, run, "the last iteration counts", Ended) or {}).get("kept")
+    if run.recipe.early_stop:
+        run.kept = (_read(folder.ended, run, Ended, "the last iteration counts") or {}).get("kept")
     try:
         run.readings = readings(folder)
     except (OSError, DataError) as error:
         run.missing.append(f"{error}; no signs without gold answers")
-    if unevaluated:
-        run.missing.append(f"iterations {', '.join(map(str, unevaluated))}: not evaluated (yet)")
+    if unevaluated := [str(t) for t in iterations if not folder.metrics(t).exists()]:
+        run.missing.append(f"iterations {', '.join(unevaluated)}: not evaluated (yet)")
     return run
 
 
-def _read(path: Path, run: Run, consequence: str, model: type[Record]) -> Mapping[str, Any] | None:
-    """The JSON object in a file, or ``None`` and a line about it."""
+def _read(
+    path: Path, run: Run, model: type[Record], consequence: str, *, needed: bool = False
+) -> Mapping[str, Any] | None:
+    """The JSON object in a file, or ``None`` and a line about it, also where it is needed and not there."""
     where = path.relative_to(run.root).as_posix()
     try:
         return parse_json(read_bytes(path), model, where)
     except FileNotFoundError:
+        if not needed:
+            return None
         fault = f"{where}: missing"
     except OSError as error:
         fault = f"{where}: unreadable ({error.strerror})"

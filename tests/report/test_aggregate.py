@@ -13,10 +13,9 @@ from click.testing import CliRunner
 
 from hpcmaf.cli.aggregate import command
 from hpcmaf.errors import DataError, PlanChangedError
-from hpcmaf.evaluation import holm, outcomes
 from hpcmaf.files.publish import write_json
 from hpcmaf.report import aggregate
-from tests.report.conftest import MakeRun, groups_of, load, paired_test, report_of
+from tests.report.conftest import MakeRun, groups_of, load, report_of
 
 TEXTS = ("report.md", "report.csv", "report.json", "report.tex", "report.html")
 PLOTS = ("accuracy", "diversity")
@@ -38,20 +37,6 @@ def test_one_run_figures_are_those_of_its_metrics(make_run: MakeRun, tmp_path: P
         assert shown in report.text and shown in (tmp_path / "out/report.md").read_text()
     assert report.missing == []
     assert report.title == "arithmetic · tiny · maft · 3 agents × 2 rounds"
-
-
-def test_tests_compare_last_debate_with_the_base(make_run: MakeRun) -> None:
-    run = make_run("one", upto=2, gain=0.5)
-    base, last = load(run.metrics(0)), load(run.metrics(2))
-    tests = report_of(run).json()["tests"]
-    assert [one["baseline"] for one in tests] == ["the base's debate", "the base's majority", "the base's one answer"]
-    for one, measure in zip(tests, ("vote@M", "vote@1", "answer"), strict=True):
-        expected = paired_test(outcomes(base, measure), outcomes(last, "vote@M"))
-        assert (one["gained"], one["lost"], one["p"]) == expected
-        assert (one["label"], one["iteration"]) == ("maft", 2)
-        difference = last["accuracy"]["vote@M"]["value"] - base["accuracy"][measure]["value"]
-        assert one["difference"] == pytest.approx(difference)
-    assert [one["p_holm"] for one in tests] == holm([one["p"] for one in tests])
 
 
 def test_costs_are_ledger_sums(make_run: MakeRun) -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from hpcmaf.files.publish import write_json
 from hpcmaf.report import aggregate
-from hpcmaf.report.plots import plots_of
 from hpcmaf.report.recipes import diversity_table, learned_table, recipe_tables
 from hpcmaf.report.records import read_run
 from hpcmaf.run.directory import RunDir
@@ -38,24 +37,6 @@ def test_a_round_that_lacks_problems_is_damage(make_run: MakeRun) -> None:
     assert "scores and number of problems do not fit" in read_run(run.root).missing[0]
 
 
-def test_metrics_of_earlier_versions_still_count(make_run: MakeRun) -> None:
-    run = make_run("old", upto=1)
-    for t in (0, 1):
-        metrics = dict(read_run(run.root).evaluated[t].metrics)
-        for key in ("diversity", "selection", "cut_off", "unanimous", "tokens_per_answer"):
-            metrics.pop(key, None)
-        metrics["scores"] = {k: v for k, v in metrics["scores"].items() if k not in {"agents", "agreeing"}}
-        write_json(run.metrics(t), metrics)
-    (group,) = groups = groups_of(run)
-    assert group.runs[0].missing == []
-    accuracy, health, cost = recipe_tables(group)
-    assert (accuracy.title, health.title, cost.title) == ("old: accuracy", "maft: health", "old: cost")
-    assert "mean over runs" not in accuracy.note
-    assert [plot.stem for plot in plots_of(groups)] == ["accuracy"]
-    shares = (f"{group.runs[0].evaluated[0].metrics[name]:.1%}" for name in ("unparsable", "tied"))
-    assert health.rows[0] == ("0, evaluation", "–", *shares, "–", "–")
-
-
 def learned_from(run: RunDir, t: int, agent: str, **counts: float | None) -> None:
     metrics = json.loads(run.metrics(t).read_text())
     metrics["selection"]["datasets"][agent] = counts
@@ -68,15 +49,23 @@ FULL = {"kept": 41, "kept_positives": 31, "kept_negatives": 10, "realised_w": 10
 }
 
 
-def test_every_form_of_the_report_has_it(make_run: MakeRun, tmp_path: Path) -> None:
+def test_every_form_of_the_report_has_what_agents_learned_and_what_debates_came_to(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
     run = make_run("m", upto=1)
     learned_from(run, 1, "critic-2", **FULL)
+    metrics = json.loads(run.metrics(1).read_text())
+    metrics["selection"]["health"] |= {"cut_off": 0.375, "tokens_per_answer": 4321.0}
+    write_json(run.metrics(1), metrics)
     aggregate([run.root], tmp_path / "out")
+    markdown, page = ((tmp_path / "out" / name).read_text() for name in ("report.md", "report.html"))
     shown = ["1", "critic-2", "41", "31", "10", "0.24", "2", "7", "39"]
-    assert f"| {' | '.join(shown)} |" in (tmp_path / "out/report.md").read_text()
-    assert "".join(f"<td>{cell}</td>" for cell in shown[1:]) in (tmp_path / "out/report.html").read_text()
-    told = json.loads((tmp_path / "out/report.json").read_text())["runs"][0]["iterations"][1]["metrics"]["selection"]
-    assert told["datasets"]["critic-2"] == FULL
+    assert f"| {' | '.join(shown)} |" in markdown and "| 1 | 37.5% |" in markdown
+    assert "".join(f"<td>{cell}</td>" for cell in shown[1:]) in page and "<td>37.5%</td>" in page
+    for text in (markdown, page):
+        assert "4,321" in text and "m: more than 20.0% of texts cut off (iteration 1: 37.5%)" in text
+    (told,) = json.loads((tmp_path / "out/report.json").read_text())["runs"]
+    assert told["iterations"][1]["metrics"]["selection"]["datasets"]["critic-2"] == FULL
 
 
 def test_an_earlier_version_has_dashes(make_run: MakeRun) -> None:
@@ -117,17 +106,6 @@ def test_a_warning_where_there_was_little_to_learn_from(
     assert line in report.text
 
 
-def test_what_debates_came_to_is_shown(make_run: MakeRun, tmp_path: Path) -> None:
-    run = make_run("m", upto=1)
-    metrics = json.loads(run.metrics(1).read_text())
-    metrics["selection"]["health"] |= {"cut_off": 0.375, "tokens_per_answer": 4321.0}
-    write_json(run.metrics(1), metrics)
-    aggregate([run.root], tmp_path / "out")
-    for name, cell in (("report.md", "| 1 | 37.5% |"), ("report.html", "<td>37.5%</td>")):
-        text = (tmp_path / "out" / name).read_text()
-        assert cell in text and "4,321" in text and "m: more than 20.0% of texts cut off (iteration 1: 37.5%)" in text
-
-
 def test_star_without_hints_says_so_wherever_its_number_stands(make_run: MakeRun, tmp_path: Path) -> None:
     compact = {"name": "arithmetic", "prompts": "compact"}
     star, maft = make_run("s", upto=1, method="star", task=compact), make_run("m", upto=1, task=compact)
@@ -143,10 +121,9 @@ def test_star_without_hints_says_so_wherever_its_number_stands(make_run: MakeRun
 
 
 EARLIER = Path(__file__).with_name("earlier")
-BY_POSITION = {"answer": "one_answer", "vote@1": "majority", "vote@M": "debate"}
 
 
-def test_a_report_of_them() -> None:
+def test_a_report_of_runs_of_an_earlier_version() -> None:
     report = report_of(RunDir(EARLIER / "maft"), RunDir(EARLIER / "star"), baseline="debate")
     rows = {row.group.line: row for row in report.rows}
     base, star = (load(EARLIER / path / "metrics.json")["scores"] for path in ("maft/it00", "star/it01"))
@@ -159,3 +136,6 @@ def test_a_report_of_them() -> None:
     assert "(critic-0: 4, generator-1: 7)" in report.warnings[0]
     table = next(table for table in recipe_tables(report.groups[0]) if table.title.endswith("learned from"))
     assert table.rows[0][:3] == ("1", "generator-0", "11")
+    health = next(table for table in recipe_tables(report.groups[0]) if table.title.endswith("health"))
+    shares = (f"{report.groups[0].runs[0].at(0).metrics[name]:.1%}" for name in ("unparsable", "tied"))
+    assert health.rows[0] == ("0, evaluation", "–", *shares, "–", "–") and report.missing == []

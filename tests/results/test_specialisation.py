@@ -7,11 +7,10 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 FOLDER = Path(__file__).parents[2] / "results" / "simulate"
 MODEL = runpy.run_path(str(FOLDER / "simulate.py"))
-alone, learn, simulate = MODEL["alone"], MODEL["learn"], MODEL["simulate"]
+alone, simulate = MODEL["alone"], MODEL["simulate"]
 
 
 def run(agents: int = 3, subtasks: int = 3, iterations: int = 40, *, pooled: bool) -> dict[str, np.ndarray]:
@@ -28,20 +27,6 @@ def test_alone_counts_who_is_right_and_nobody_else() -> None:
             wanted[right.index(1), k] += chance / 4
     np.testing.assert_allclose(alone(skills), wanted)
     np.testing.assert_allclose(alone(np.stack([skills, skills]))[1], wanted)
-
-
-@pytest.mark.parametrize(("agents", "subtasks", "rate"), [(3, 3, 0.5), (4, 6, 0.3)])
-def test_differences_grow_and_what_is_common_shrinks(agents: int, subtasks: int, rate: float) -> None:
-    """The factors around the common start that the docstring names, of the expected step."""
-    start = np.full((agents, subtasks), 1 / subtasks)
-    push = np.zeros(subtasks)
-    push[:2] = 1e-6, -1e-6
-    apart, together = start.copy(), start + push
-    apart[0] += push
-    apart[1] -= push
-    for skills, factor in ((apart, 1 + rate / (subtasks - 1)), (together, 1 - rate * (agents - 1) / (subtasks - 1))):
-        moved = learn(skills, alone(skills), rate)
-        np.testing.assert_allclose(moved - start, factor * (skills - start), atol=1e-10)
 
 
 def test_agents_go_to_vertices_of_their_own_and_the_pooled_model_stays() -> None:
