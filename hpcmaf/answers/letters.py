@@ -17,7 +17,7 @@ DENIED = re.compile(
 _MARKUP = r"[\s*_~\u00ab$\"'`\u201c\u2018(\[{<\\:>#-]"
 _SENTENCE = re.compile(r"(?:[^.!?\n;\u3002]|\.(?=\S))+")
 _CLAUSE = re.compile(
-    r",(?=[^\x00-\x7f])|,\s+(?:(?:then|which)\b|(?=it\b))|;|(?:,\s+)?\b(?:but|so|hence|thus|therefore|because|since)\b"
+    r",(?=[^\x00-\x7f])|,\s+(?:(?:then|which|leaving|rather(?!\sthan))\b|(?=it\b))|;|(?:,\s+)?\b(?:but|so|hence|thus|therefore|because|since)\b"
 )
 _PART = re.compile(r",\s|;|\b(?:while|whereas|but)\b|(?<=[\u274c\u2717\u2718\u2705\u2713\u2714])")
 _PREDICATE = re.compile(r"(?:is|was|can|could|must|seems|would|should|will|does|has)(?:not|n't)?\b")

@@ -207,7 +207,7 @@ def _joined(text: str) -> str:
 _FAMILIES = (
     "mm millimeter millimetre,cm centimeter centimetre,m meter metre,km kilometer kilometre,inch inches in,"
     "ft foot feet,yd yard,mi mile,g gram,mg milligram,kg kilogram,lb pound,oz ounce,ton tonne,"
-    "ml mL milliliter millilitre,l L liter litre,gal gallon,qt quart,pt pint,cup,s sec second,"
+    "ml mL milliliter millilitre,L l liter litre,gal gallon,qt quart,pt pint,cup,s sec second,"
     "min minute,h hr hour,clock oclock,day,week,month,year yr,$ dollar usd USD,\u20ac euro EUR,\u00a3 GBP,"
     "\u00a5 yuan yen RMB CNY JPY,\u20b9 rupee Rs INR,cent,% percent,deg degree,rad radian,mi/h mph,km/h kmh kph kmph"
 )

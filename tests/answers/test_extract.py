@@ -181,7 +181,8 @@ ROWS: dict[str, list[tuple[str, str | None]]] = {
         ("C.\n\nExplanation: A is for fools, B is for knaves.", 'C'), ("The answer isn't B, it's C.", 'C'),
         ("A correct answer needs care.", None), ("D) depends on facts that are not stated", 'D'),
         ("(C) Incorrect.", None), ("(C) is not true.", None), ("(D) False, True", 'D'),
-        ("I think it is C because it is not due to heat.", 'C'),
+        ("I think it is C because it is not due to heat.", 'C'), ("not (B), rather C", 'C'),
+        ("B and C are both wrong, leaving A.", 'A'),
     ],
     "text": [
         ("The answer is Paris.", 'Paris'), ("Answer: the French Revolution", 'the French Revolution'),
