@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 CHARACTERS = [chr(code) for code in range(32, 127)] + ["\n"]
@@ -17,53 +17,82 @@ TEMPLATE = (
     "<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+# Writes its own BOS, as Llama's and Mistral's do.
+BOS_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+# Ends every turn with a token that is not EOS, and writes no BOS, as Phi-3's.
+END_TEMPLATE = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<end>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% else %}{{ eos_token }}{% endif %}"
+)
+MAKES = {"llama": BOS_TEMPLATE, "mistral": None, "phi3": END_TEMPLATE}
 
 
-def tiny_tokenizer(template: str | None = TEMPLATE) -> Any:
-    """One token per printable ASCII character, and chat marks."""
-    special = ["<pad>", "<s>", "</s>", "<unk>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
-    vocabulary = {token: index for index, token in enumerate([*special, *CHARACTERS])}
+def character_tokenizer(special: Sequence[str], more: str = "", *, adds_bos: bool = False, **settings: Any) -> Any:
+    """One token per printable ASCII character; with ``adds_bos`` it puts a BOS before any text, as many real ones do."""
+    vocabulary = {token: index for index, token in enumerate([*special, *CHARACTERS, *more])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     core.decoder = decoders.Fuse()
-    core.add_special_tokens(special)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        bos_token="<s>",
-        eos_token="<|end|>",
-        unk_token="<unk>",
-        pad_token="<pad>",
-        additional_special_tokens=["<|user|>", "<|assistant|>", "<|system|>"],
-        chat_template=template,
-        clean_up_tokenization_spaces=False,
-    )
+    core.add_special_tokens(list(special))
+    if adds_bos:
+        core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", unk_token="<unk>", **settings)
+
+
+def tiny_tokenizer(template: str | None = TEMPLATE) -> Any:
+    """With chat marks, the last of which ends every turn."""
+    named = ["<|user|>", "<|assistant|>", "<|system|>"]
+    special = ["<pad>", "<s>", "</s>", "<unk>", *named, "<|end|>"]
+    own = {"eos_token": "<|end|>", "pad_token": "<pad>", "clean_up_tokenization_spaces": False}
+    return character_tokenizer(special, additional_special_tokens=named, chat_template=template, **own)
+
+
+def make_tokenizer(
+    template: str | None, *, adds_bos: bool, named: Sequence[str] = ("<end>", "<user>", "<assistant>")
+) -> Any:
+    """With other marks, an end of text, and the character that stands for what is none."""
+    own = {"eos_token": "</s>", "additional_special_tokens": list(named), "chat_template": template}
+    return character_tokenizer(["<unk>", "<s>", "</s>", *named], "\ufffd", adds_bos=adds_bos, **own)
+
+
+def tiny(make: str, seed: int = 3, **settings: Any) -> Any:
+    """A random causal model of two layers: ``llama``, ``mistral``, ``phi3`` or ``qwen2``."""
+    usual = {
+        "vocab_size": 100,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    config = AutoConfig.for_model(make, **usual | settings)
+    torch.manual_seed(seed)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def make_model(folder: Path, make: str, *, tied: bool = False) -> Path:
+    """Save a random model with a tokenizer as its make has it."""
+    tokenizer = make_tokenizer(MAKES[make], adds_bos=True)
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": tied}
+    tiny(make, seed=7, vocab_size=len(tokenizer), **heads).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def tiny_model(folder: Path, kind: str = "llama", seed: int = 0, context: int = 512) -> Path:
-    """Save a random causal model of an architecture with its tokenizer.
-
-    Parameters
-    ----------
-    kind
-        ``llama``, ``mistral``, ``phi3`` or ``qwen2``.
-    """
+    """Save a random model with its tokenizer."""
     tokenizer = tiny_tokenizer()
-    config = AutoConfig.for_model(
-        kind,
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=context,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.3,
-    )
-    torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    ends = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    size = {"vocab_size": len(tokenizer), "intermediate_size": 64, "max_position_embeddings": context}
+    model = tiny(kind, seed, initializer_range=0.3, **size, **ends)
     # Settings such as real chat models ship; they must not leak into sampling.
     model.generation_config.update(do_sample=True, temperature=0.2, top_k=3, repetition_penalty=1.5)
     model.save_pretrained(folder)

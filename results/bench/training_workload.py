@@ -63,7 +63,7 @@ def write_model(folder: Path, layers: int, width: int) -> None:
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    from tests.training.models import BOS_TEMPLATE, make_tokenizer
+    from tests.tiny_models import BOS_TEMPLATE, make_tokenizer
 
     if (folder / "tokenizer.json").exists():
         config = json.loads((folder / "config.json").read_text())

@@ -19,7 +19,7 @@ import pytest
 from hpcmaf.config.recipe import Lora
 from hpcmaf.training.config import FinetuneJob
 from tests.environments import made_once
-from tests.training.models import MAKES, make_model
+from tests.tiny_models import MAKES, make_model
 
 SAMPLES = 21
 

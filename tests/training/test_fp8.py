@@ -8,8 +8,8 @@ from peft import LoraConfig, get_peft_model
 
 from hpcmaf.errors import ConfigError
 from hpcmaf.training.fp8 import Fp8Linear, Rounded, round_base, round_rows
+from tests.tiny_models import tiny
 from tests.training.conftest import is_an_adapter_like
-from tests.training.models import tiny
 from tests.training.test_fused import adapted, fused, gated, loss_and_gradients
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ from hpcmaf.training.lora_fused import fuse_adapters
 from hpcmaf.training.mlp_fused import fuse_mlps
 from hpcmaf.training.model import checkpoint_layers
 from hpcmaf.training.objective import negative_log_likelihood
-from tests.training.models import tiny
+from tests.tiny_models import tiny
 from tests.training.test_packing import sample
 
 pytestmark = pytest.mark.slow

@@ -19,7 +19,7 @@ from hpcmaf.training.fp8 import round_base
 from hpcmaf.training.objective import negative_log_likelihood
 from hpcmaf.training.packing import Packing
 from hpcmaf.training.process import Process
-from tests.training.models import tiny
+from tests.tiny_models import tiny
 
 WINDOW = 6
 
