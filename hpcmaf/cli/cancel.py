@@ -10,8 +10,7 @@ import click
 from hpcmaf.cli.options import run_argument
 from hpcmaf.config.profile import load_profile
 from hpcmaf.errors import ConfigError, UsageError
-from hpcmaf.launch.slurm.cancel import cancel_run, live_jobs
-from hpcmaf.launch.survey import driver
+from hpcmaf.launch.slurm.gate import cancel_run, live_jobs
 from hpcmaf.run.directory import RunDir
 
 
@@ -27,8 +26,9 @@ def command(run: RunDir, yes: bool, wait: int) -> None:
     """
     plan, profile = run.load_plan(), load_profile(str(run.profile))
     if profile.launcher != "slurm":
-        where = f"process {pid}" if (pid := driver(run)) else "nothing on this machine"
-        raise ConfigError(f"{run.root}: runs on this machine; {where} drives it; stop that with Ctrl-C or kill")
+        raise ConfigError(
+            f"{run.root}: runs on this machine; end its 'hpcmaf submit' with Ctrl-C or kill (fuser {run.driver_lock})"
+        )
     ours = live_jobs(run, profile)
     if not ours and all(run.done(stage, task) for stage in plan.stages for task in stage.tasks):
         click.echo(f"{run.root}: is done; there is nothing to cancel", err=True)

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import click
 
 from hpcmaf.cli.options import run_argument
-from hpcmaf.config.profile import load_profile
 from hpcmaf.errors import one_line
 from hpcmaf.launch.byhand import find_stage, find_tasks
 from hpcmaf.launch.logs import GATE, Log, gate_logs, tail, task_logs
-from hpcmaf.launch.survey import Survey, survey
+from hpcmaf.launch.survey import Survey
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, TaskKey
 
@@ -38,7 +37,7 @@ def command(run: RunDir, stage: str | None, tasks: tuple[str, ...], failed: bool
         chosen = plan.stages if stage is None else [find_stage(plan, stage)]
         keys = {(one.id, task) for one in chosen for task in find_tasks(one, tasks) or one.tasks}
         if failed or stage is None:
-            found = survey(run, plan, load_profile(str(run.profile)))
+            found = Survey(run)
             keys &= _worth_reading(found, failed)
         logs = task_logs(run, plan, keys)
         if failed:

@@ -14,38 +14,31 @@ from pathlib import Path
 
 from hpcmaf.errors import PlatformError, RunBusyError
 
-# All locks of the machine, as Linux lists them.
-_LOCKS = Path("/proc/locks")
 # What a file system says that has no locks.
 _NO_FLOCK = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL})
 
 
-def lock_holders() -> dict[int, int] | None:
-    """Inodes of the files that are locked on this machine, with the process id of each lock's owner.
-
-    ``None`` where the system keeps no such list.
-
-    Reads the kernel's list instead of trying the locks: a process that tries one has it
-    for a moment, and could turn away a task that begins in that moment.
-    """
+def is_locked(path: Path) -> bool:
+    """Whether some process has a lock file; nothing is written, and whoever wants the lock waits for this look."""
     try:
-        lines = _LOCKS.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    # 1: FLOCK  ADVISORY  WRITE 4711 fe:01:262401 0 EOF; "->" stands before those who wait
-    known = (line.split() for line in lines)
-    held = (fields for fields in known if len(fields) == 8 and fields[1] == "FLOCK")
-    return {int(fields[5].rpartition(":")[2]): int(fields[4]) for fields in held}
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        if error.errno not in {errno.ENOENT, *_NO_FLOCK}:  # nobody has locked it yet, or nobody can
+            raise
+    return False
 
 
 @contextmanager
-def lock(path: Path, message: str, patience: float = 0.0) -> Iterator[None]:
+def lock(path: Path, message: str, patience: float = 0.5) -> Iterator[None]:
     """Take a lock file; the kernel releases it when the process ends, however it ends.
 
     Parameters
     ----------
     patience
-        Seconds to wait for others to let go of it.
+        Seconds to wait for others to let go of it: whoever only looks at it has it for a moment.
 
     Raises
     ------
@@ -92,7 +85,7 @@ async def locked(path: Path, patience: float | None, tick: Callable[[], None], a
     with ExitStack() as held:
         while True:
             try:
-                held.enter_context(lock(path, ""))
+                held.enter_context(lock(path, "", 0.0))
                 break
             except RunBusyError:
                 if not waiting:

@@ -23,14 +23,13 @@ from typing import Any, Literal
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.cores import visible_gpus
-from hpcmaf.errors import HpcmafError, RunBusyError, SlurmError
-from hpcmaf.files.locking import lock
+from hpcmaf.errors import HpcmafError, SlurmError
+from hpcmaf.files.locking import is_locked, lock
 from hpcmaf.files.publish import sync
 from hpcmaf.launch.slurm.commands import call, configuration
-from hpcmaf.launch.slurm.executor import ChainExecutor
 from hpcmaf.launch.slurm.nodes import address_of
 from hpcmaf.launch.slurm.refusals import lifting
-from hpcmaf.launch.slurm.script import array_limit, check_path, parameters
+from hpcmaf.launch.slurm.script import array_limit, batch_script, check_path, parameters
 from hpcmaf.run.directory import RunDir
 
 _SECTIONS = ("generation", "finetuning", "merge", "gate")
@@ -148,10 +147,10 @@ def _file_system(folder: Path) -> Finding:
 
 def _refusal(profile: Profile, root: Path, section: str) -> str:
     """Why Slurm refuses the script of a section's jobs."""
-    executor = ChainExecutor(root, profile.cluster, parameters(profile, section, name="doctor"))
+    text = batch_script(root, profile.cluster.python, parameters(profile, section, name="doctor"))
     with tempfile.TemporaryDirectory(prefix="hpcmaf-doctor-") as folder:
         script = Path(folder) / f"{section}.sh"
-        script.write_text(executor.script(), encoding="utf-8")
+        script.write_text(text, encoding="utf-8")
         return _test_only([str(script)], profile.cluster.command_seconds)
 
 
@@ -233,20 +232,15 @@ def _look(path: Path, options: Sequence[str]) -> dict[str, Any]:
     options
         For the trial of sbatch: account, partition and so on of a gate.
     """
-    own, locked, unresolved = os.environ.get("SLURMD_NODENAME") or socket.gethostname(), False, []
+    own, unresolved = os.environ.get("SLURMD_NODENAME") or socket.gethostname(), []
     for name in call(["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]], seconds=60).split():
         try:
             socket.getaddrinfo(name, None)
         except OSError:
             unresolved.append(name)
-    if path.exists():
-        try:
-            with lock(path, ""):
-                pass
-        except RunBusyError:
-            locked = True
-    answer = {"node": own, "gpus": len(visible_gpus()), "address": address_of(own), "sees": path.exists()}
-    return answer | {"locked": locked, "sbatch": _test_only([*options, "--wrap=true"], 60), "unresolved": unresolved}
+    refusal, sees = _test_only([*options, "--wrap=true"], 60), path.exists()
+    answer = {"node": own, "gpus": len(visible_gpus()), "address": address_of(own), "sees": sees, "sbatch": refusal}
+    return answer | {"locked": is_locked(path), "unresolved": unresolved}
 
 
 if __name__ == "__main__":

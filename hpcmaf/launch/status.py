@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from hpcmaf.config.profile import load_profile
 from hpcmaf.debate.health import evaluated, health_line, health_warnings, selected
 from hpcmaf.errors import ChainStoppedError, DataError, SlurmError, one_line
 from hpcmaf.evaluation.alarm import alarm_line, readings
@@ -16,7 +15,7 @@ from hpcmaf.evaluation.measures import MEASURES, declared
 from hpcmaf.files.publish import Record, read_json
 from hpcmaf.launch.progress import estimate, read_progress
 from hpcmaf.launch.slurm.refusals import lifting
-from hpcmaf.launch.survey import survey
+from hpcmaf.launch.survey import Survey
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
 
@@ -31,13 +30,13 @@ _MOST_RUNNING, _MOST_FAILURES = 4, 8
 _DAMAGED = (OSError, DataError, ValueError, KeyError, TypeError, IndexError, AttributeError)
 
 
-class Status:
-    """A run at the moment at which this is made; nothing is written.
+class Status(Survey):
+    """A run at the moment at which this is made.
 
     Attributes
     ----------
-    survey
-        Where its tasks are.
+    estimate
+        Time left.
     stages
         Of each stage ``id``, ``iteration``, ``kind`` and counts of its tasks. ``pending`` tasks are in Slurm's queue,
         ``failed`` ones neither queued nor running again, ``waiting`` ones not submitted yet, or cancelled with the rest
@@ -47,64 +46,50 @@ class Status:
         ``{"value", "se"}``.
     health
         Of each stage that has debates, such as ``iteration 1`` and ``iteration 1, evaluation``, what they came to.
-
-    Raises
-    ------
-    DataError
-        It is not a run directory.
-    PlanChangedError
-        Its plan was edited.
-    ConfigError
-        Its profile is missing or damaged.
     """
 
     def __init__(self, run: RunDir) -> None:
-        self.run, self.plan, self.profile = run, run.load_plan(), load_profile(str(run.profile))
-        self.survey = survey(run, self.plan, self.profile)
-        self.estimate = estimate(run, self.plan, self.profile, self.survey.done, self.survey.running)
+        super().__init__(run)
+        self.estimate = estimate(run, self.plan, self.profile, self.done, self.running)
         self.stages = [self._row(stage) for stage in self.plan.stages]
         measured = (_accuracy(run, iteration) for iteration in range(self.plan.iterations + 1))
         self.accuracy = [found for found in measured if found]
         self.health = _health(run, self.plan)
-        self.survey.notes.extend(health_warnings(self.health))
+        self.notes += health_warnings(self.health)
         with suppress(OSError, DataError):
-            self.survey.notes.extend(filter(None, [alarm_line(readings(run))]))
+            self.notes += filter(None, [alarm_line(readings(run))])
 
     def _row(self, stage: Stage) -> dict[str, Any]:
-        found, total = self.survey, len(stage.tasks)
-        counts = [len(tasks.get(stage.id, ())) for tasks in (found.done, found.running, found.pending)]
-        counts.append(sum(id == stage.id for id, _ in found.failures))
+        total = len(stage.tasks)
+        counts = [len(tasks.get(stage.id, ())) for tasks in (self.done, self.running, self.pending)]
+        counts.append(sum(id == stage.id for id, _ in self.failures))
         row = {"id": stage.id, "iteration": stage.iteration, "kind": stage.kind}
         return row | dict(zip(_COUNTS, (*counts, max(0, total - sum(counts)), total), strict=True))
 
     @property
     def exit_code(self) -> int:
         """0 while the run is well, 15 when it was stopped or has stalled, 13 when Slurm does not answer."""
-        if self.survey.state in {"stopped", "stalled"}:
+        if self.state in {"stopped", "stalled"}:
             return ChainStoppedError.exit_code
-        return SlurmError.exit_code if self._silent else 0
-
-    @property
-    def _silent(self) -> bool:
-        return self.survey.state == "unknown" and self.profile.launcher == "slurm"
+        return SlurmError.exit_code if self.state == "unknown" else 0
 
     @property
     def next(self) -> str:
         """The command to type now; empty when there is only waiting to do."""
-        found, root = self.survey, shlex.quote(str(self.run.root))
+        root = shlex.quote(str(self.run.root))
         logs, retry = f"hpcmaf logs {root} --failed", f"hpcmaf retry {root}"
-        if found.state == "done":
-            ready = self.run.report.is_dir() or found.gates
+        if self.state == "done":
+            ready = self.run.report.is_dir() or self.gates
             return "" if ready else f"hpcmaf aggregate {root} --out {shlex.quote(str(self.run.report))}"
-        if self._silent:
+        if self.state == "unknown":
             return f"hpcmaf doctor --run {root}"
-        if found.state in {"running", "queued"}:
-            return logs if found.failures else ""
-        if found.failures:
+        if self.state in {"running", "queued"}:
+            return logs if self.failures else ""
+        if self.failures:
             return f"{logs}; then {retry}"
-        if found.refusal:
-            return f"{lifting(found.refusal)}; then {retry}"
-        if found.stopped is not None and found.stopped.kind == "gate":
+        if self.refusal:
+            return f"{lifting(self.refusal)}; then {retry}"
+        if self.stopped is not None and self.stopped.kind == "gate":
             return f"hpcmaf logs {root} gate; then {retry}"
         return retry
 
@@ -112,42 +97,41 @@ class Status:
         """Sum of one of the counts over all stages."""
         return sum(stage[name] for stage in self.stages)
 
-    def failures(self) -> list[dict[str, Any]]:
+    def failure_groups(self) -> list[dict[str, Any]]:
         """Failures, those of a stage with one cause as one: ``tasks`` is how many it stands for."""
         groups: dict[tuple[str, str], dict[str, Any]] = {}
-        for (stage, task), cause in self.survey.failures.items():
+        for (stage, task), cause in self.failures.items():
             # The node and the numbers in a message differ from task to task; the words do not.
             words = "".join(c for c in cause.text.replace(task, "") if not c.isdigit())
-            own = {"stage": stage, "task": task, "again": (stage, task) in self.survey.again, "tasks": 0}
+            own = {"stage": stage, "task": task, "again": (stage, task) in self.again, "tasks": 0}
             groups.setdefault((stage, words), own | asdict(cause))["tasks"] += 1
         return list(groups.values())
 
     def to_json(self) -> dict[str, Any]:
-        """The status as JSON values: attributes of this and of its survey by their names.
+        """The status as JSON values: attributes by their names.
 
         ``tasks`` has the counts of all stages; ``seconds_left`` is a lower bound unless ``seconds_left_whole``; each of
         ``failures`` says whether the chain tries it ``again`` by itself, and for how many ``tasks`` it stands; each of
         ``health`` has its ``line``.
         """
-        survey = self.survey
         return {
             "schema": SCHEMA,
             "run": str(self.run.root),
             "launcher": self.profile.launcher,
             "iterations": self.plan.iterations,
-            "state": survey.state,
-            "why": survey.why,
+            "state": self.state,
+            "why": self.why,
             "exit_code": self.exit_code,
             "tasks": {name: self.count(name) for name in _COUNTS},
             "seconds_left": self.estimate.seconds,
             "seconds_left_whole": self.estimate.whole,
             "stages": self.stages,
-            "failures": self.failures(),
-            "stopped": survey.stopped and survey.stopped.model_dump(),
-            "gates": survey.gates,
+            "failures": self.failure_groups(),
+            "stopped": self.stopped and self.stopped.model_dump(),
+            "gates": self.gates,
             "accuracy": self.accuracy,
             "health": {name: {**found, "line": health_line(found)} for name, found in self.health.items()},
-            "notes": survey.notes,
+            "notes": self.notes,
             "next": self.next,
         }
 
@@ -157,17 +141,16 @@ class Status:
         from rich.table import Table
         from rich.text import Text
 
-        found = self.survey
         # All columns within the 80 of a plain terminal.
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
         for name in ("iteration", "stage", *_COUNTS):
             table.add_column(name, justify="right" if name in _COUNTS else "left", no_wrap=True)
         for row in (*self.stages, {"iteration": "all", "kind": ""} | {name: self.count(name) for name in _COUNTS}):
             table.add_row(str(row["iteration"]), row["kind"], *(str(row[name] or "-") for name in _COUNTS))
-        why = f" ({one_line(found.why)})" if found.why else ""
-        left = f", {self.estimate}" if found.state in {"running", "queued"} else ""
+        why = f" ({one_line(self.why)})" if self.why else ""
+        left = f", {self.estimate}" if self.state in {"running", "queued"} else ""
         tasks = f"{self.count('done')}/{self.count('total')} tasks"
-        head = f"{one_line(str(self.run.root))}: {found.state}{why}, {tasks}{left}"
+        head = f"{one_line(str(self.run.root))}: {self.state}{why}, {tasks}{left}"
         return Group(Text(head), table, *(Text(f"{name}: {text}") for name, text in self._remarks()))
 
     def _remarks(self) -> Iterator[tuple[str, str]]:
@@ -178,23 +161,23 @@ class Status:
         for name in list(self.health)[-2:]:
             yield "health", f"{name}: {health_line(self.health[name])}"
         for row in self.stages:
-            for task in self.survey.running.get(row["id"], ())[:_MOST_RUNNING]:
+            for task in self.running.get(row["id"], ())[:_MOST_RUNNING]:
                 progress = read_progress(self.run, self.plan.stage(row["id"]), task)
                 if progress and progress.get("note"):
                     yield "running", one_line(f"{row['id']} {task}: {progress['note']}")
-        failures = self.failures()
+        failures = self.failure_groups()
         for failure in failures[:_MOST_FAILURES]:
             task, text, log = f"{failure['stage']} {failure['task']}", failure["text"], failure["log"]
             more = f" and {failure['tasks'] - 1} more" if failure["tasks"] > 1 else ""
-            again = "; it will be tried again" if failure["again"] and self.survey.gates else ""
+            again = "; it will be tried again" if failure["again"] and self.gates else ""
             log = f"; log: {log}" if log and log not in text else ""
             yield "failed", one_line(f"{task}{more}: {text.removeprefix(f'{task}: ')}{again}{log}")
         if len(failures) > _MOST_FAILURES:
             yield "failed", f"and for {len(failures) - _MOST_FAILURES} other reasons; see --json"
-        for note in self.survey.notes:
+        for note in self.notes:
             yield "note", one_line(note)
         report, wait = self.run.report, "wait"
-        if self.survey.state == "done":
+        if self.state == "done":
             wait = f"nothing; table and plot: {report}" if report.is_dir() else f"wait; the last gate writes {report}"
         yield "next", one_line(self.next or wait)
 

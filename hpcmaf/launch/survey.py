@@ -1,28 +1,25 @@
-"""Where every task of a run is, seen from outside: nothing is written, no lock is taken.
+"""Where every task of a run is, seen from outside: nothing is written, no lock is kept.
 
 On one machine by markers and locks; on a cluster by markers, then one squeue, then at most one sacct.
 """
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from functools import partial
 from typing import Literal
 
-from hpcmaf.config.profile import Profile
+from hpcmaf.config.profile import load_profile
 from hpcmaf.errors import SlurmError
-from hpcmaf.files.locking import lock_holders
-from hpcmaf.launch.scheduler import States, Stop, read_stop
+from hpcmaf.launch.scheduler import States, read_stop
 from hpcmaf.launch.slurm.causes import RULES, find_causes
 from hpcmaf.launch.slurm.commands import Job, call, queue
 from hpcmaf.launch.slurm.refusals import ordinary, releasing
 from hpcmaf.launch.slurm.snapshot import Snapshot, ended_jobs
 from hpcmaf.launch.slurm.submissions import Cause, Submissions
 from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import Plan, TaskKey
+from hpcmaf.run.plan import TaskKey
 
 State = Literal["done", "running", "queued", "stopped", "stalled", "unknown"]
 
@@ -33,9 +30,8 @@ _ENDS_OF_STOPPED = frozenset({"cancelled", "lost"})
 _QUEUE_SECONDS, _ACCOUNTING_SECONDS = 20.0, 5.0
 
 
-@dataclass
 class Survey:
-    """Where every task is.
+    """Where every task is; Slurm is queried only for runs on a cluster, and need not answer.
 
     Attributes
     ----------
@@ -55,159 +51,131 @@ class Survey:
         What could not be found out, and what looks odd.
     refusal
         Slurm's words, where it refused the last job that was to be submitted.
+
+    Raises
+    ------
+    DataError
+        It is not a run directory.
+    PlanChangedError
+        Its plan was edited.
+    ConfigError
+        Its profile is missing or damaged.
     """
 
-    done: Mapping[str, set[str]]
-    running: dict[str, list[str]] = field(default_factory=dict)
-    pending: dict[str, list[str]] = field(default_factory=dict)
-    failures: dict[TaskKey, Cause] = field(default_factory=dict)
-    again: set[TaskKey] = field(default_factory=set)
-    state: State = "unknown"
-    why: str = ""
-    gates: list[str] = field(default_factory=list)
-    stopped: Stop | None = None
-    notes: list[str] = field(default_factory=list)
-    refusal: str = ""
+    def __init__(self, run: RunDir) -> None:
+        self.run, self.plan, self.profile = run, run.load_plan(), load_profile(str(run.profile))
+        self.running: dict[str, list[str]] = {}
+        self.pending: dict[str, list[str]] = {}
+        self.failures: dict[TaskKey, Cause] = {}
+        self.again: set[TaskKey] = set()
+        self.state: State = "unknown"
+        self.why, self.refusal = "", ""
+        self.gates: list[str] = []
+        self.notes: list[str] = []
+        self.stopped = read_stop(run)
+        log = Submissions(run.submissions, dry=True)
+        states = self._on_cluster(log) if self.profile.launcher == "slurm" else self._on_machine(log)
+        self.done = states.done
 
+    def _on_machine(self, log: Submissions) -> States:
+        """Failed are tasks of which the driver has said so; what it left behind when it was stopped is tried again."""
+        states, lacking = States(self.plan, self.run.done_tasks(self.plan)), "no 'hpcmaf submit' drives the run"
+        for stage in states.unfinished():
+            for task in states.missing(stage):
+                if self.run.claimed(stage, task):
+                    self.running.setdefault(stage.id, []).append(task)
+                elif cause := log.judged((stage.id, task)):
+                    self.failures[stage.id, task] = cause
+        if not states.unfinished():
+            self.state = "done"
+        elif self.run.driven():
+            self.state, self.why = "running", "a process drives it"
+        elif self.failures:
+            self.state, self.why = "stopped", f"{len(self.failures)} task(s) failed"
+        else:
+            self.state, self.why = "stalled", f"what runs will end, but {lacking}" if self.running else lacking
+        return states
 
-def survey(run: RunDir, plan: Plan, profile: Profile) -> Survey:
-    """Look at a run, wherever it runs; Slurm is queried only for runs on a cluster, and need not answer."""
-    return _on_cluster(run, plan, profile) if profile.launcher == "slurm" else _on_machine(run, plan)
+    def _on_cluster(self, log: Submissions) -> States:
+        jobs: list[Job] | None = []
+        try:
+            if log.submissions:
+                jobs = queue(seconds=min(_QUEUE_SECONDS, self.profile.cluster.command_seconds))
+        except SlurmError as error:
+            self.notes.append(f"{error}; what runs and what waits is not known")
+            jobs = None
+        # Queried before the markers are read: a task that ended in between has its own by now.
+        states = Snapshot.take(self.run, self.plan, log, jobs or ())
+        for (id, task), job in states.in_flight.items():
+            (self.running if job.running else self.pending).setdefault(id, []).append(task)
+        self.gates = [gate.job for gate in states.gates if gate.job]
+        if jobs is not None:
+            self._find_failures(log, states)
+        self._judge(log, states, jobs is not None)
+        if self.state not in {"done", "stopped", "unknown"}:
+            self.notes += self._reasons(states)
+        if log.refused and self.state != "done":
+            *_, self.refusal = log.refused.values()
+            self.notes.append(f"Slurm refused {len(log.refused)} job(s): {self.refusal}")
+        return states
 
+    def _find_failures(self, log: Submissions, states: Snapshot) -> None:
+        """Tasks that were submitted, are not done, and that Slurm has no more."""
+        lost = [(stage.id, task) for stage in states.unfinished() for task in states.missing(stage)]
+        lost = [key for key in lost if key in log.latest]
+        causes = {key: cause for key in lost if (cause := log.judged(key))}
+        ended = partial(ended_jobs, states, log, seconds=_ACCOUNTING_SECONDS, say=self.notes.append)
+        causes |= find_causes(self.run, self.plan, log, [key for key in lost if key not in causes], ended)
+        stopped = self.stopped
+        swept = _ENDS_OF_CANCELLED if stopped and stopped.kind == "cancelled" else _ENDS_OF_STOPPED
+        for key, cause in causes.items():
+            at_fault = stopped is not None and key == (stopped.stage, stopped.task)
+            if stopped and not at_fault and cause.kind in swept:
+                continue  # it was taken out of the queue, or stopped, with the rest of the chain
+            self.failures[key] = cause
+            if not at_fault and cause.kind in RULES and RULES[cause.kind].retry:
+                self.again.add(key)
 
-def driver(run: RunDir) -> int | None:
-    """Process on this machine that drives the run (``RunDir.drive``), if any."""
-    return _holder(run.driver_lock, lock_holders())
+    def _judge(self, log: Submissions, states: Snapshot, answered: bool) -> None:
+        driven = self.run.driven()
+        if not states.unfinished():
+            self.state = "done"
+        elif self.stopped is not None:
+            self.state, self.why = "stopped", self.stopped.reason
+        elif not answered:
+            self.why = "Slurm does not answer"
+        # Gates may be pending behind nothing: it is they who submit what comes next.
+        elif self.running or self.pending or self.gates:
+            running, queued = sum(map(len, self.running.values())), sum(map(len, self.pending.values()))
+            gates = f"gate {', '.join(self.gates)}" if self.gates else "no gate"
+            self.state = "running" if any(job.running for job in states.jobs) else "queued"
+            self.why = f"{running} running, {queued} queued, {gates} behind them"
+            if not self.gates and not driven:
+                self.notes.append("no gate is behind what runs: the chain will stall; 'hpcmaf submit' sets one")
+        elif driven:
+            self.state, self.why = "running", "a process is submitting"
+        elif not log.submissions:
+            self.state, self.why = "stalled", "nothing of it was submitted yet"
+        else:
+            self.state = "stalled"
+            self.why = "work is left, but Slurm has none of it, and no gate is left to move it on"
 
-
-# --- on one machine
-
-
-def _on_machine(run: RunDir, plan: Plan) -> Survey:
-    """Only this machine's processes are seen: watched from another one, a run seems to have no driver.
-
-    Failed are tasks of which the driver has said so; what it left behind when it was stopped is tried again by the next
-    one.
-    """
-    states, log, locks = States(plan, run.done_tasks(plan)), Submissions(run.submissions, dry=True), lock_holders()
-    result = Survey(states.done)
-    for stage in states.unfinished():
-        for task in states.missing(stage):
-            if _holder(run.attempts(stage, task) / "lock", locks) is not None:
-                result.running.setdefault(stage.id, []).append(task)
-            elif cause := log.judged((stage.id, task)):
-                result.failures[stage.id, task] = cause
-    pid, lacking = _holder(run.driver_lock, locks), "no 'hpcmaf submit' on this machine drives the run"
-    if not states.unfinished():
-        result.state = "done"
-    elif pid is not None:
-        result.state, result.why = "running", f"driven by process {pid}"
-    elif locks is None:
-        result.why = "this system has no /proc/locks, which tells whether anybody drives it"
-    elif result.failures:
-        result.state, result.why = "stopped", f"{len(result.failures)} task(s) failed"
-    else:
-        result.state, result.why = "stalled", f"what runs will end, but {lacking}" if result.running else lacking
-    return result
-
-
-def _holder(path: os.PathLike[str], locks: Mapping[int, int] | None) -> int | None:
-    try:
-        return (locks or {}).get(os.stat(path).st_ino)
-    except FileNotFoundError:
-        return None
-
-
-# --- on a cluster
-
-
-def _on_cluster(run: RunDir, plan: Plan, profile: Profile) -> Survey:
-    log = Submissions(run.submissions, dry=True)
-    notes: list[str] = []
-    jobs: list[Job] | None = []
-    try:
-        if log.submissions:
-            jobs = queue(seconds=min(_QUEUE_SECONDS, profile.cluster.command_seconds))
-    except SlurmError as error:
-        notes.append(f"{error}; what runs and what waits is not known")
-        jobs = None
-    # Queried before the markers are read: a task that ended in between has its own by now.
-    snapshot = Snapshot.take(run, plan, log, jobs or ())
-    result = Survey(snapshot.done, notes=notes, stopped=read_stop(run))
-    for (id, task), job in snapshot.in_flight.items():
-        (result.running if job.running else result.pending).setdefault(id, []).append(task)
-    result.gates = [gate.job for gate in snapshot.gates if gate.job]
-    if jobs is not None:
-        _find_failures(run, plan, log, snapshot, result)
-    _judge(run, log, snapshot, result, jobs is not None)
-    if result.state not in {"done", "stopped", "unknown"}:
-        notes += _reasons(snapshot, profile)
-    if log.refused and result.state != "done":
-        *_, result.refusal = log.refused.values()
-        notes.append(f"Slurm refused {len(log.refused)} job(s): {result.refusal}")
-    return result
-
-
-def _find_failures(run: RunDir, plan: Plan, log: Submissions, snapshot: Snapshot, result: Survey) -> None:
-    """Tasks that were submitted, are not done, and that Slurm has no more."""
-    lost = [(stage.id, task) for stage in snapshot.unfinished() for task in snapshot.missing(stage)]
-    lost = [key for key in lost if key in log.latest]
-    causes = {key: cause for key in lost if (cause := log.judged(key))}
-    ended = partial(ended_jobs, snapshot, log, seconds=_ACCOUNTING_SECONDS, say=result.notes.append)
-    causes |= find_causes(run, plan, log, [key for key in lost if key not in causes], ended)
-    stopped = result.stopped
-    swept = _ENDS_OF_CANCELLED if stopped and stopped.kind == "cancelled" else _ENDS_OF_STOPPED
-    for key, cause in causes.items():
-        at_fault = stopped is not None and key == (stopped.stage, stopped.task)
-        if stopped and not at_fault and cause.kind in swept:
-            continue  # it was taken out of the queue, or stopped, with the rest of the chain
-        result.failures[key] = cause
-        if not at_fault and cause.kind in RULES and RULES[cause.kind].retry:
-            result.again.add(key)
-
-
-def _judge(run: RunDir, log: Submissions, snapshot: Snapshot, result: Survey, answered: bool) -> None:
-    holder = driver(run)
-    if not snapshot.unfinished():
-        result.state = "done"
-    elif result.stopped is not None:
-        result.state, result.why = "stopped", result.stopped.reason
-    elif not answered:
-        result.why = "Slurm does not answer"
-    # Gates may be pending behind nothing: it is they who submit what comes next.
-    elif result.running or result.pending or result.gates:
-        running, queued = sum(map(len, result.running.values())), sum(map(len, result.pending.values()))
-        gates = f"gate {', '.join(result.gates)}" if result.gates else "no gate"
-        result.state = "running" if any(job.running for job in snapshot.jobs) else "queued"
-        result.why = f"{running} running, {queued} queued, {gates} behind them"
-        if not result.gates and holder is None:
-            result.notes.append("no gate is behind what runs: the chain will stall; 'hpcmaf submit' sets one")
-    elif holder is not None:
-        result.state, result.why = "running", f"process {holder} is submitting"
-    elif not log.submissions:
-        result.state, result.why = "stalled", "nothing of it was submitted yet"
-    else:
-        result.state = "stalled"
-        result.why = "work is left, but Slurm has none of it, and no gate is left to move it on"
-
-
-def _reasons(snapshot: Snapshot, profile: Profile) -> Iterable[str]:
-    """Why Slurm does not start what is queued, gates too, wherever that is not the queue itself."""
-    waiting: dict[str, list[Job]] = {}
-    for job in snapshot.jobs:
-        if job.live and not job.running and not ordinary(job.reason):
-            waiting.setdefault(job.reason, []).append(job)
-    gates = {gate.job for gate in snapshot.gates}
-    for reason, jobs in sorted(waiting.items()):
-        ids = list(dict.fromkeys(job.id for job in jobs))
-        what = "the gate waits" if gates.issuperset(ids) else f"Slurm holds {len(jobs)} job(s) back"
-        starts = min((job.start for job in jobs if job.start[:4].isdigit()), default="")
-        # What Slurm reckoned before somebody held it is true no more.
-        when = f", expected to start at {starts}" if starts and not reason.startswith("JobHeld") else ""
-        if "maintenance" in reason.lower() or reason.startswith("ReqNodeNotAvail"):
-            when += _maintenance(min(_ACCOUNTING_SECONDS, profile.cluster.command_seconds))
-        remedy = releasing(reason, ids)
-        yield f"{what}: {reason}{when}" + (f"; {remedy}" if remedy else "")
+    def _reasons(self, states: Snapshot) -> Iterator[str]:
+        """Why Slurm does not start what is queued, gates too, wherever that is not the queue itself."""
+        waiting: dict[str, list[Job]] = {}
+        for job in states.jobs:
+            if job.live and not job.running and not ordinary(job.reason):
+                waiting.setdefault(job.reason, []).append(job)
+        for reason, jobs in sorted(waiting.items()):
+            ids = list(dict.fromkeys(job.id for job in jobs))
+            what = "the gate waits" if set(self.gates).issuperset(ids) else f"Slurm holds {len(jobs)} job(s) back"
+            starts = min((job.start for job in jobs if job.start[:4].isdigit()), default="")
+            # What Slurm reckoned before somebody held it is true no more.
+            when = f", expected to start at {starts}" if starts and not reason.startswith("JobHeld") else ""
+            if "maintenance" in reason.lower() or reason.startswith("ReqNodeNotAvail"):
+                when += _maintenance(min(_ACCOUNTING_SECONDS, self.profile.cluster.command_seconds))
+            remedy = releasing(reason, ids)
+            yield f"{what}: {reason}{when}" + (f"; {remedy}" if remedy else "")
 
 
 def _maintenance(seconds: float) -> str:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hpcmaf.errors import DataError, PlanChangedError, RunBusyError
-from hpcmaf.files.locking import lock
+from hpcmaf.errors import DataError, PlanChangedError
+from hpcmaf.files.locking import is_locked, lock
 from hpcmaf.files.publish import file_sha256, read_bytes, read_json, write_json, write_text
 from hpcmaf.run.plan import Plan, Stage, stage_id
 from hpcmaf.run.records import Ended, Marker, Selection, Trained
@@ -205,16 +205,9 @@ class RunDir:
 
     def claimed(self, stage: Stage, task: str) -> bool:
         """Whether some process works on the task right now."""
-        path = self.attempts(stage, task) / "lock"
-        if not path.exists():
-            return False
-        try:
-            with lock(path, ""):
-                return False
-        except RunBusyError:
-            return True
+        return is_locked(self.attempts(stage, task) / "lock")
 
-    def drive(self, patience: float = 0.0) -> AbstractContextManager[None]:
+    def drive(self, patience: float = 0.5) -> AbstractContextManager[None]:
         """Lock the run while submitting to it.
 
         Parameters
@@ -229,6 +222,10 @@ class RunDir:
         """
         message = f"{self.root}: another 'hpcmaf submit' is driving this run; wait for it, or stop it first"
         return lock(self.driver_lock, message, patience)
+
+    def driven(self) -> bool:
+        """Whether some process submits to the run right now."""
+        return is_locked(self.driver_lock)
 
     # --- reading and writing -----------------------------------------------
     def load_plan(self) -> Plan:

@@ -64,7 +64,7 @@ class StopFile:
         return self._there
 
 
-def handle_signals(handler: Callable[..., object]) -> None:
+def handle_signals(handler: Callable[..., object] | signal.Handlers) -> None:
     """Let the scheduler's signals call ``handler`` instead of killing this process (main thread only)."""
     for number in SIGNALS:
         signal.signal(number, handler)

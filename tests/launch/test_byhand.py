@@ -58,31 +58,9 @@ def work(planned: tuple[RunDir, Plan], monkeypatch: pytest.MonkeyPatch) -> Itera
         signal.signal(number, handler)
 
 
-def test_all_that_is_missing_runs_in_order(planned: tuple[RunDir, Plan], work: list[str]) -> None:
-    run, plan = planned
-    stage = plan.stage("it01/debate")
-    run.write_marker(stage, "00001", [], [])
-    assert run_stage(run, plan, stage, []) is None
-    assert work == ["00000", "00002"]
-    facts = all_attempts(run.attempts(stage, "00002"))[0].facts
-    assert facts["node"] and facts["progress"] == 0 and "job" not in facts
-    assert all_attempts(run.attempts(stage, "00001")) == []
-
-
-def test_one_failure_does_not_keep_the_others_from_running(
+def test_all_that_is_missing_and_unclaimed_runs_in_order(
     planned: tuple[RunDir, Plan], work: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, plan = planned
-    monkeypatch.setenv("FATE_00000", "fails")
-    monkeypatch.setenv("FATE_00001", "full")
-    failure = run_stage(run, plan, plan.stage("it01/debate"), [])
-    assert str(failure) == "00000 failed" and work == ["00002"]
-    monkeypatch.delenv("FATE_00000")
-    failure = run_stage(run, plan, plan.stage("it01/debate"), [])
-    assert failure is not None and failure.exit_code == 12 and "No space left" in str(failure)
-
-
-def test_claims_are_respected(planned: tuple[RunDir, Plan], work: list[str]) -> None:
     run, plan = planned
     stage = plan.stage("it01/debate")
     with run.claim(stage, "00001"):
@@ -90,6 +68,20 @@ def test_claims_are_respected(planned: tuple[RunDir, Plan], work: list[str]) -> 
         assert work == ["00000", "00002"] and all_attempts(run.attempts(stage, "00001")) == []
         failure = run_stage(run, plan, stage, ["00001"])
     assert isinstance(failure, RunBusyError) and "it01/debate 00001: another process is working on it" in str(failure)
+    facts = all_attempts(run.attempts(stage, "00002"))[0].facts
+    assert facts["node"] and facts["progress"] == 0 and "job" not in facts
+    # One failure does not keep the others from running; the first is returned.
+    for task in ("00000", "00001"):
+        run.marker(stage, task).unlink(missing_ok=True)
+    monkeypatch.setenv("FATE_00000", "fails")
+    monkeypatch.setenv("FATE_00001", "full")
+    run.marker(stage, "00002").unlink()
+    work.clear()
+    assert str(run_stage(run, plan, stage, [])) == "00000 failed" and work == ["00002"]
+    monkeypatch.delenv("FATE_00000")
+    failure = run_stage(run, plan, stage, [])
+    assert failure is not None and failure.exit_code == 12 and "No space left" in str(failure)
+    assert work == ["00002", "00000"], "what was done is not done again"
 
 
 def test_stages_and_tasks_by_name_and_number(planned: tuple[RunDir, Plan]) -> None:
@@ -112,13 +104,9 @@ def test_stages_and_tasks_by_name_and_number(planned: tuple[RunDir, Plan]) -> No
         (["r", "it01/finetune", "critic-9"], UsageError, "are generator-0 to critic-1, or"),
     ],
 )
+@pytest.mark.usefixtures("planned")
 def test_mistakes_are_one_line(
-    planned: tuple[RunDir, Plan],
-    words: list[str],
-    kind: type[HpcmafError],
-    said: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    words: list[str], kind: type[HpcmafError], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(command, words)
@@ -126,9 +114,8 @@ def test_mistakes_are_one_line(
     assert "\n" not in str(result.exception)
 
 
-def test_missing_inputs_are_said_once_with_their_code(
-    planned: tuple[RunDir, Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("planned")
+def test_missing_inputs_are_said_once_with_their_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(command, ["r", "1/merge"])
     assert result.exit_code == 8

@@ -80,12 +80,9 @@ def caused(error: Exception, by: BaseException) -> Exception:
     return error
 
 
-class OutOfMemoryError(RuntimeError):
-    """As torch names its own."""
-
-
-class DistBackendError(RuntimeError):
-    """As torch names its own."""
+def of_torch(name: str, words: str) -> Exception:
+    """An error that is called as one of torch's own."""
+    return type(name, (RuntimeError,), {})(words)
 
 
 ECC = "CUDA error: uncorrectable ECC error encountered"
@@ -112,7 +109,7 @@ ECC = "CUDA error: uncorrectable ECC error encountered"
         (TimeoutError("timed out"), "hardware"),
         # Devices and networks of them, in the words of CUDA and NCCL or by the parent that saw it.
         (RuntimeError(ECC), "hardware"),
-        (DistBackendError("NCCL error: unhandled system error"), "hardware"),
+        (of_torch("DistBackendError", "NCCL error: unhandled system error"), "hardware"),
         (RuntimeError("Watchdog caught collective operation timeout: WorkNCCL(SeqNum=7)"), "hardware"),
         (TrainingError("finetuning critic-0 failed: it broke", kind="hardware"), "hardware"),
         (TrainingError("finetuning critic-0 failed: a rank is gone", kind="lost"), "hardware"),
@@ -152,8 +149,8 @@ ECC = "CUDA error: uncorrectable ECC error encountered"
         (MemoryError("Unable to allocate 3.2 GiB for an array"), "out of memory"),
         (MemoryError(), "out of memory"),
         (OSError(ENOMEM, "Cannot allocate memory"), "out of memory"),
-        (OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "out of memory"),
-        (caused(RuntimeError("generate failed"), OutOfMemoryError("CUDA out of memory")), "out of memory"),
+        (of_torch("OutOfMemoryError", "CUDA out of memory. Tried to allocate 2.00 GiB"), "out of memory"),
+        (caused(RuntimeError("generate failed"), of_torch("OutOfMemoryError", "CUDA out of memory")), "out of memory"),
         (OutOfMemory("lower batch_size"), "out of memory"),
         # What has its own rule by its type.
         (StopRequested("told to stop"), "stopped"),

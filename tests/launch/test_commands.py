@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hpcmaf.config.slurm import Slurm
 from hpcmaf.errors import SlurmError
-from hpcmaf.launch.slurm.commands import Job, call
-from hpcmaf.launch.slurm.executor import job_id, submit_once
+from hpcmaf.launch.slurm.commands import Job, call, job_id, sbatch
 from hpcmaf.launch.slurm.refusals import (
     ControllerAbsentError,
     DependencyError,
@@ -152,36 +150,29 @@ def test_the_id_is_found_among_what_wrappers_say(answer: str, id: str | None) ->
 
 def test_where_sbatch_tells_no_id_the_queue_is_asked_by_name(slurm_says: SlurmSays) -> None:
     calls = slurm_says(sbatch="Welcome!\n", squeue="7001|N/A|PENDING|None||mine|N/A|N/A\nbanner\n")
-    cluster = Slurm(command_seconds=0.5)
-    assert submit_once(Path("x.sh"), "mine", cluster, 60.0) == "7001"
+    assert sbatch(Path("x.sh"), "mine", seconds=0.5, patience=60.0) == "7001"
     with pytest.raises(SlurmError, match="no job's id in its answer: Welcome!"):
-        submit_once(Path("x.sh"), "other", cluster, 60.0)
+        sbatch(Path("x.sh"), "other", seconds=0.5, patience=60.0)
     assert calls.read_text().count("sbatch ") == 2, "what was heard is not said twice"
     with (calls.parent / "bin" / "sbatch").open("a") as wrapper:
         wrapper.write("exit 1\n")
-    assert submit_once(Path("x.sh"), "mine", cluster, 60.0) == "7001", "a wrapper may fail though sbatch did not"
+    assert sbatch(Path("x.sh"), "mine", seconds=0.5, patience=60.0) == "7001", (
+        "a wrapper may fail though sbatch did not"
+    )
     with pytest.raises(SlurmError, match="Welcome!"):
-        submit_once(Path("x.sh"), "other", cluster, 60.0)
+        sbatch(Path("x.sh"), "other", seconds=0.5, patience=60.0)
 
 
 @pytest.mark.parametrize("state", ["EXPEDITING", "REVOKED", "POWER_UP_NODE", "RUNNING", "COMPLETING", "STOPPED"])
 def test_a_state_that_nobody_knows_is_alive(state: str) -> None:
-    assert Job("7", None, "n", state).live and Job("7", None, "n", state).running
-    assert not Job("7", None, "n", "FAILED").live and not Job("7", None, "n", "FAILED").running
-    assert Job("7", None, "n", "PENDING").live and not Job("7", None, "n", "PENDING").running
+    for one, (live, running) in {state: (True, True), "FAILED": (False, False), "PENDING": (True, False)}.items():
+        job = Job("7", None, "n", one)
+        assert (job.live, job.running) == (live, running)
 
 
-@pytest.mark.parametrize(
-    ("reason", "held"),
-    [
-        ("launch failed requeued held", True),
-        ("launch_failed_requeued_held", True),
-        ("user env retrieval failed requeued held", True),
-        ("JobHoldMaxRequeue", True),
-        ("job_requeued_in_held_state", False),
-        ("JobHeldUser", False),
-        ("Priority", False),
-    ],
-)
-def test_jobs_that_slurm_held_are_told_from_those_that_people_did(reason: str, held: bool) -> None:
-    assert Job("7", None, "n", "PENDING", reason).held is held
+def test_jobs_that_slurm_held_are_told_from_those_that_people_did() -> None:
+    by_slurm = ("launch failed requeued held", "launch_failed_requeued_held", "JobHoldMaxRequeue")
+    for reason in (*by_slurm, "user env retrieval failed requeued held"):
+        assert Job("7", None, "n", "PENDING", reason).held
+    for reason in ("job_requeued_in_held_state", "JobHeldUser", "Priority"):
+        assert not Job("7", None, "n", "PENDING", reason).held

@@ -69,23 +69,20 @@ def test_without_slurm_or_its_controller_it_is_a_finding(
     code, found = doctor("--run", run.root)
     assert (code, level(found, "controller")) == (12, "problem")
     monkeypatch.setenv("PATH", str(tmp_path))
+    run.plan.write_text("{")
     code, found = doctor("--run", run.root, "--probe")
     assert (code, level(found, "controller")) == (12, "problem")
+    assert level(found, "run directory") == "problem" and "damaged" in found["run directory"][0].text
     assert "scontrol: not found" in found["controller"][0].text and "--profile local" in found["controller"][0].remedy
 
 
 @pytest.fixture
-def small_cluster(tmp_path: Path, slurm_says: SlurmSays) -> Path:
-    """Clients of a small cluster; scontrol answers by what it is asked. Returns their folder."""
-    slurm_says(**dict.fromkeys(("sbatch", "srun", "squeue", "scancel", "scontrol", "sacct"), ""))
-    folder = tmp_path / "bin"
-    texts = {"config": CONFIG, "scontrol": f'#!/bin/sh\ncat "{folder}/$2"\n', "sbatch": SBATCH}
-    for name, text in texts.items():
-        (folder / name).write_text(text)
-    return folder
+def small_cluster(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    """Clients of a small cluster."""
+    slurm_says(**dict.fromkeys(("srun", "squeue", "scancel", "sacct"), ""), scontrol=CONFIG, sbatch=SBATCH)
 
 
-def test_a_profile_is_compared_with_the_cluster(tmp_path: Path, small_cluster: Path) -> None:
+def test_a_profile_is_compared_with_the_cluster(tmp_path: Path, small_cluster: None) -> None:
     site = {
         "gpu_type": "h100",
         "generation": {"gpus": 8, "minutes": 10},
@@ -112,7 +109,7 @@ def test_a_profile_is_compared_with_the_cluster(tmp_path: Path, small_cluster: P
 
 
 def test_a_user_without_a_name_is_examined(
-    tmp_path: Path, small_cluster: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, small_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a container without an entry in /etc/passwd."""
     run, _, _ = make_run(tmp_path / "run")
@@ -189,10 +186,3 @@ def test_a_job_on_this_machine_gets_its_gpus_by_name(tmp_path: Path, monkeypatch
     for running, name in zip(machine._running, ("MIG-a", "MIG-b", "MIG-a"), strict=True):
         running.job.result()
         assert (tmp_path / machine.log.latest["it01/debate", running.tasks[0]][0].name).read_text() == name
-
-
-def test_a_torn_plan_is_a_finding(tmp_path: Path) -> None:
-    run, _, _ = make_run(tmp_path / "run", launcher="local")
-    run.plan.write_text("{")
-    code, found = doctor("--run", run.root)
-    assert code == 12 and level(found, "run directory") == "problem" and "damaged" in found["run directory"][0].text

@@ -57,8 +57,7 @@ def test_a_gate_stops_the_chain_for_what_will_not_change(tmp_path: Path, slurm_s
     gate = submitted(run, plan.stages[0], (), None, gate=True)
     late = run.submissions.rename(run.root / "late")
     Timer(0.5, late.rename, [run.submissions]).start()
-    calls = slurm_says(squeue="", scontrol="MaxArraySize = 1001\n", sbatch="")
-    (calls.parent / "bin/sbatch").write_text("#!/bin/sh\necho 'sbatch: error: Invalid account' >&2\nexit 1\n")
+    slurm_says(squeue="", scontrol="MaxArraySize = 1001\n", sbatch="#!/bin/sh\necho Invalid account >&2\nexit 1\n")
     with pytest.raises(RefusedError):
         main(run.jobs(plan.stages[0], gate.name))
     signal(SIGUSR2, SIG_DFL)

@@ -50,6 +50,8 @@ def test_failed_ones_of_a_local_run(tmp_path: Path) -> None:
     assert ask(logs, run).output == output
     finish(run, stage)
     assert "nothing failed" in ask(logs, run, "--failed").output
+    with pytest.raises(ConfigError, match="runs on this machine"):
+        ask(cancel, run, "--yes")
     assert "no logs; name a stage" in ask(logs, run).output
     assert "the good one" in ask(logs, run, "it00/eval").output
 
@@ -60,6 +62,8 @@ def test_a_job_that_ended_before_its_task_began(tmp_path: Path, slurm_says: Slur
     stage = plan.stage("it00/eval")
     sent = submitted(run, stage, stage.tasks, "7")
     lines = [squeue_line("7", index, "FAILED", sent.name, node="node2") for index in range(2)]
+    slurm_says(squeue=1, sacct=1)
+    assert "what failed is not known" in ask(logs, run, "--failed").output
     slurm_says(squeue="\n".join(lines), sacct="")
     output = ask(logs, run, "--failed").output
     for task in stage.tasks:
@@ -87,13 +91,6 @@ def test_the_newest_gate_or_the_one_that_stopped_the_run(tmp_path: Path, slurm_s
     assert "the newer gate's last words" in result.output and "the gate failed: sbatch: no" in result.output
 
 
-@pytest.mark.parametrize("words", [("it07/eval",), ("it00/eval", "nobody"), ("it00/merge",)])
-def test_what_is_not_in_the_plan(tmp_path: Path, words: tuple[str, ...]) -> None:
-    run, _, _ = make_run(tmp_path / "run")
-    with pytest.raises(UsageError):
-        ask(logs, run, *words)
-
-
 def test_tail(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(b"first\n" + b"x" * 200_000 + b"\n 10%\r 50%\r100%\r\n\x1b[31mred\xff end\n")
@@ -102,12 +99,6 @@ def test_tail(tmp_path: Path) -> None:
     assert [len(line) for line in tail(path, 3)] == [200_000, 4, len("\\x1b[31mred? end")]
     path.write_bytes(b"")
     assert tail(path, 5) == []
-
-
-def test_cancel_is_for_clusters(tmp_path: Path) -> None:
-    run, _, _ = make_run(tmp_path / "run", launcher="local")
-    with pytest.raises(ConfigError, match="runs on this machine"):
-        ask(cancel, run, "--yes")
 
 
 def test_retry_does_not_cut_the_run_anew(tmp_path: Path) -> None:
@@ -152,13 +143,3 @@ def test_cancel_keeps_an_earlier_reason_and_a_finished_run(tmp_path: Path, slurm
         finish(run, stage)
     assert "nothing to cancel" in ask(cancel, run, "--yes").output
     assert read_stop(run) is None
-
-
-def test_what_nobody_can_know_did_not_not_fail(tmp_path: Path, slurm_says: SlurmSays) -> None:
-    run, plan, _ = make_run(tmp_path / "run")
-    submitted(run, plan.stage("it00/eval"), plan.stage("it00/eval").tasks, "7")
-    slurm_says(squeue=1, sacct=1)
-    assert "what failed is not known" in ask(logs, run, "--failed").output
-    slurm_says(squeue="", sacct=1)
-    finish(run, plan.stage("it00/eval"))
-    assert "nothing failed" in ask(logs, run, "--failed").output

@@ -67,18 +67,11 @@ def test_without_slurm_and_names_the_interface_of_nccl_counts(
 ) -> None:
     slurm_says(scontrol=1)
     entry = psutil.net_if_addrs()["lo"][0]
-    known = {
-        name: [entry._replace(address=a)]
-        for name, a in (("lo", "127.0.0.1"), ("eth0", "10.0.0.7"), ("ib0", "10.1.0.7"))
-    }
+    addresses = {"lo": "127.0.0.1", "eth0": "10.0.0.7", "ib0": "10.1.0.7"}
+    known = {name: [entry._replace(address=address)] for name, address in addresses.items()}
     monkeypatch.setattr(psutil, "net_if_addrs", lambda: known)
-    for wanted, expected in {
-        "ib": "10.1.0.7",
-        "eth0,ib": "10.0.0.7",
-        "=ib0": "10.1.0.7",
-        "^eth": "10.1.0.7",
-        "wlan": "gpu07",
-    }.items():
+    wishes = {"ib": "10.1.0.7", "eth0,ib": "10.0.0.7", "=ib0": "10.1.0.7", "^eth": "10.1.0.7", "wlan": "gpu07"}
+    for wanted, expected in wishes.items():
         monkeypatch.setenv("NCCL_SOCKET_IFNAME", wanted)
         assert address_of("gpu07") == expected, wanted
 

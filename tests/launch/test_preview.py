@@ -22,30 +22,10 @@ from hpcmaf.launch.slurm.preview import Recording, preview
 from hpcmaf.launch.slurm.refusals import SubmitLimitError
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
+from tests.launch.conftest import SlurmSays
 
 SMALL = ("task.train=12", "task.eval=8", "debate.agents=2")
 SITE = ("generation.problems_per_shard=2", "slurm.max_array_size=2", "slurm.generation.at_once=3")
-# Stand-ins for Slurm's commands; what sbatch is given stays in $FAKE_SLURM.
-COMMANDS = {
-    "sbatch": 'id=$((7001 + $(ls "$FAKE_SLURM" | wc -l))); cp "${@: -1}" "$FAKE_SLURM/$id"; echo "$id"',
-    "squeue": "exit 0",
-    "srun": "exit 1",
-    "scontrol": 'echo "MaxArraySize = 5"',
-}
-
-
-@pytest.fixture
-def sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Folder of the scripts that sbatch was given, each under the id it answered."""
-    programs, scripts = tmp_path / "programs", tmp_path / "sent"
-    programs.mkdir()
-    scripts.mkdir()
-    for name, body in COMMANDS.items():
-        (programs / name).write_text(f"#!/bin/bash\n{body}\n")
-        (programs / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
-    monkeypatch.setenv("FAKE_SLURM", str(scripts))
-    return scripts
 
 
 @pytest.fixture
@@ -89,12 +69,13 @@ def row(output: str, stage: str) -> str:
 
 def plainly(text: str, names: dict[str, str]) -> str:
     """A script without job ids and without the numbers in names; ids become names."""
-    text = re.sub(r"(?<=[:=])(JOB_\d+|7\d\d\d)(?=[:\n])", lambda match: names[match[1]], text)
+    text = re.sub(r"(?<=[:=])(JOB_\d+|\d{16,})(?=[:\n])", lambda match: names[match[1]], text)
     text = re.sub(r"-[0-9a-f]{8}(?=\.it)", "-xxxxxxxx", text)
     return re.sub(r"\.\d{4}\b", ".NNNN", text)
 
 
-def test_the_scripts_shown_are_those_sent(sent: Path, tmp_path: Path) -> None:
+def test_the_scripts_shown_are_those_sent(tmp_path: Path, slurm_says: SlurmSays) -> None:
+    slurm_says(sbatch="#!/bin/sh\ndate +%s%N\n", squeue="", scontrol="MaxArraySize = 5\n")
     run, site = RunDir(tmp_path / "it's a run"), profile()
     laid_out = prepare_run(run, recipe(), site)
     shown = preview(run, laid_out, site)
@@ -105,9 +86,9 @@ def test_the_scripts_shown_are_those_sent(sent: Path, tmp_path: Path) -> None:
     for job in shown.submitted:
         expected.setdefault(plainly(job.name, {}), []).append(plainly(shown.script(job), names))
     names = {str(job.job): job.name for job in submitted}
-    scripts = {job.name: plainly((sent / str(job.job)).read_text(), names) for job in submitted}
-
-    assert len(scripts) == len(list(sent.iterdir())) > 5
+    folders = {job.name: run.jobs(laid_out.stage(job.stage), job.name) for job in submitted}
+    scripts = {name: plainly((folder / "submission.sh").read_text(), names) for name, folder in folders.items()}
+    assert len(scripts) > 5
     for name, script in scripts.items():
         assert script == expected[plainly(name, {})].pop(0)
 
@@ -199,10 +180,9 @@ def test_plan_tells_what_jobs_would_do_without_or_miss(no_slurm: Path, monkeypat
     assert "pip install 'hpcmaf[vllm]'" in warnings[1]
 
 
-def test_the_smaller_limit_on_arrays_is_taken(sent: Path, tmp_path: Path) -> None:
-    scontrol = tmp_path / "programs/scontrol"
+def test_the_smaller_limit_on_arrays_is_taken(slurm_says: SlurmSays) -> None:
     for said, limit in (("max_array_tasks=3,bf_interval=1", 3), ("bf_interval=1,max_array_tasks=90", 5), ("(null)", 5)):
-        scontrol.write_text(f"#!/bin/bash\necho 'MaxArraySize = 5'\necho 'SchedulerParameters = {said}'\n")
+        slurm_says(scontrol=f"MaxArraySize = 5\nSchedulerParameters = {said}\n")
         assert f"MaxArraySize: {limit}\n" in ask(plan.command, "--profile", "test-cluster", "--run", "new").stdout
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,17 +14,9 @@ from hypothesis import strategies as st
 
 from hpcmaf.config.profile import Profile, load_profile
 from hpcmaf.errors import ConfigError
-from hpcmaf.launch.slurm.script import (
-    Window,
-    check_path,
-    parameters,
-    run_tag,
-    stage_windows,
-    windows,
-)
+from hpcmaf.launch.slurm.script import Window, check_path, parameters, run_tag, windows
 from hpcmaf.run.plan import Stage
 
-ELEMENTS = st.integers(0, 200).map(lambda count: [(f"{number:05d}",) for number in range(count)])
 # Machines that test are busy; how long an example takes says nothing.
 patient = settings(deadline=None)
 LIMITS = st.none() | st.integers(1, 60)
@@ -46,17 +39,23 @@ def most_at_once(found: Sequence[Window], order: random.Random) -> int:
     return most
 
 
+@cache
+def limited(at_once: int | None) -> Profile:
+    return load_profile("h100", [] if at_once is None else [f"slurm.generation.at_once={at_once}"])
+
+
 @patient
-@given(ELEMENTS, st.integers(1, 90), LIMITS, st.randoms(use_true_random=False))
+@given(st.integers(0, 200), st.integers(1, 90), LIMITS, st.randoms(use_true_random=False))
 def test_windows_hold_everything_once_within_both_limits(
-    given_elements: list[tuple[str, ...]], size: int, at_once: int | None, order: random.Random
+    count: int, size: int, at_once: int | None, order: random.Random
 ) -> None:
-    found = windows(given_elements, max_array_size=size, at_once=at_once)
-    assert flat(found) == given_elements
+    tasks = [f"{number:05d}" for number in range(count)]
+    found = windows(Stage(1, "debate", tuple(tasks), ()), tasks, limited(at_once), size)
+    assert flat(found) == [(task,) for task in tasks]
     lengths = [len(window.elements) for window in found]
     assert all(1 <= length <= size for length in lengths)
     assert not lengths or max(lengths) - min(lengths) <= 1
-    assert len(found) == -(-len(given_elements) // size)
+    assert len(found) == -(-count // size)
     if at_once is None:
         assert all(window.at_once is None and window.behind is None for window in found)
         return
@@ -70,35 +69,15 @@ def profile(*site: str) -> Profile:
     return load_profile("h100", ["slurm.max_array_size=1001", *site])
 
 
-AGENTS = tuple(f"{kind}-{number}" for kind in ("generator", "critic") for number in range(3))
-
-
-@pytest.mark.parametrize(("size", "shares"), [(1, [1] * 6), (2, [2, 2, 2]), (4, [4, 2]), (9, [6])])
-def test_several_agents_of_one_job(size: int, shares: list[int]) -> None:
-    stage = Stage(1, "finetune", AGENTS, ())
-    site = profile(f"slurm.agents_per_job={size}")
-    found = stage_windows(stage, AGENTS, site, 1001)
-    assert [len(element) for element in flat(found)] == shares
-    assert [task for window in found for task in window.elements[0]] == list(AGENTS)
-
-
-def test_debates_are_arrays_and_nothing_else_is() -> None:
-    tasks = tuple(f"{number:05d}" for number in range(5))
-    for kind, jobs in (("debate", 1), ("eval", 1), ("finetune", 5), ("merge", 5), ("score", 5)):
-        assert len(stage_windows(Stage(1, kind, tasks, ()), tasks, profile(), 1001)) == jobs
-
-
 @patient
-@given(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=60))
+@given(st.text(st.characters(exclude_characters="/.\0", exclude_categories=["Cs"]), min_size=1, max_size=60))
 def test_a_tag_is_fit_for_a_job_name_whatever_the_folder_is_called(name: str) -> None:
     tag = run_tag(Path("/runs") / name, "nonce")
     assert re.fullmatch(r"[A-Za-z0-9_-]{1,24}-[0-9a-f]{8}", tag)
-
-
-def test_runs_do_not_share_tags() -> None:
-    here = run_tag(Path("/a/run"), "1")
-    assert here == run_tag(Path("/a/../a/run"), "1")
-    assert len({here, run_tag(Path("/b/run"), "1"), run_tag(Path("/a/run"), "2"), run_tag(Path("/a/ru n"), "1")}) == 4
+    # No two runs share it.
+    others = (("/runs/b", "nonce"), ("/runs", "another"), ("/runs/b/ a", "nonce"))
+    assert tag == run_tag(Path("/runs/../runs") / name, "nonce")
+    assert tag not in {run_tag(Path(folder) / name, nonce) for folder, nonce in others}
 
 
 @pytest.mark.parametrize("name", ["50%", "a\\b", "two\nlines", "tab\t"])

@@ -76,14 +76,6 @@ def test_help_needs_nothing_but_bash(script: Path, tmp_path: Path) -> None:
         assert max(map(len, helped.stdout.splitlines())) <= 110
 
 
-@each_script
-def test_headers_hold_no_settings_of_a_site(script: Path) -> None:
-    options = re.findall(r"^#SBATCH --([a-z-]+)", script.read_text(), flags=re.MULTILINE)
-    neutral = {"job-name", "output", "open-mode", "nodes", "ntasks", "cpus-per-task", "requeue", "signal"}
-    assert options and set(options) <= neutral
-    assert "set -Eeuo pipefail" in script.read_text()
-
-
 def test_arguments_go_on_to_submit_as_they_are(tmp_path: Path) -> None:
     """The profile may stand in the environment."""
     python = str(program(tmp_path / "my python"))
@@ -144,15 +136,11 @@ def test_hpcmaf_is_found_in_this_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["", "slurm"])
 def test_a_spooled_copy_finds_the_rest_from_where_it_was_submitted(where: str, tmp_path: Path) -> None:
     copy, environment = spooled(tmp_path)
+    lost = bash(copy, "debate", "r", "2", cwd=tmp_path, **environment)
+    assert lost.returncode == 12 and lost.stderr == "error: slurm/hpcmaf.sh: not found; submit from the repository\n"
     environment |= {"SLURM_SUBMIT_DIR": str(SLURM.parent / where), "SLURM_ARRAY_TASK_ID": "3"}
     done = bash(copy, "debate", "r", "2", cwd=tmp_path, **environment)
     assert done.stdout.splitlines()[1:] == ["-m", "hpcmaf", "stage", "r", "2/debate", "3"], done.stderr
-
-
-def test_a_copy_that_finds_nothing_says_so(tmp_path: Path) -> None:
-    copy, environment = spooled(tmp_path)
-    lost = bash(copy, "debate", "r", "2", cwd=tmp_path, **environment)
-    assert lost.returncode == 12 and lost.stderr == "error: slurm/hpcmaf.sh: not found; submit from the repository\n"
 
 
 @pytest.mark.parametrize(

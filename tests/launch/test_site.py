@@ -42,13 +42,10 @@ def test_shell_and_line_breaks_are_refused(tmp_path: Path, key: str, value: str)
 @pytest.mark.parametrize(
     "value", ["h100", "[h100*2|a100]&ib", "node[1-4,7]", "gpu:h100", "proj/team@x", "a100_80gb", "3"]
 )
-def test_what_names_are_written_with_is_let_through(tmp_path: Path, value: str) -> None:
-    assert load(tmp_path, f'  constraint: "{value}"').cluster.constraint == value
-
-
-def test_setup_is_shell_on_purpose(tmp_path: Path) -> None:
+def test_what_names_are_written_with_is_let_through_and_setup_is_shell_on_purpose(tmp_path: Path, value: str) -> None:
     lines = ['module load cuda && export A="$B"', "source ~/x.sh"]
-    assert load(tmp_path, f"  setup: {lines}").cluster.setup == lines
+    cluster = load(tmp_path, f'  constraint: "{value}"\n  setup: {lines}').cluster
+    assert (cluster.constraint, cluster.setup) == (value, lines)
 
 
 SECTIONS = ("generation", "finetuning", "merge", "gate")

@@ -93,10 +93,10 @@ def test_one_squeue_and_one_sacct_for_many_lost_tasks(tmp_path: Path, slurm_says
     calls = slurm_says(squeue="", sacct="\n".join(f"6_{k}|name|TIMEOUT|0:0|node3|Unknown|Unknown" for k in range(40)))
     found = Status(run)
     assert [line.split()[0] for line in calls.read_text().splitlines()] == ["squeue", "sacct"]
-    kinds = [failure.kind for failure in found.survey.failures.values()]
+    kinds = [failure.kind for failure in found.failures.values()]
     assert kinds.count("time limit") == 40 and kinds.count("lost") == 30
-    assert sorted(failure["tasks"] for failure in found.failures()) == [30, 40]
-    assert (found.survey.state, found.exit_code) == ("stalled", 15)
+    assert sorted(failure["tasks"] for failure in found.failure_groups()) == [30, 40]
+    assert (found.state, found.exit_code) == ("stalled", 15)
 
 
 def test_nothing_is_written(tmp_path: Path, slurm_says: SlurmSays) -> None:
@@ -111,7 +111,7 @@ def test_nothing_is_written(tmp_path: Path, slurm_says: SlurmSays) -> None:
         return {path: path.read_bytes() for path in run.root.rglob("*") if path.is_file()}
 
     before = contents()
-    assert Status(run).survey.running == {"it00/eval": ["00000"]}
+    assert Status(run).running == {"it00/eval": ["00000"]}
     assert contents() == before
 
 
@@ -149,6 +149,13 @@ def test_a_finished_run_is_well(tmp_path: Path, slurm_says: SlurmSays) -> None:
     assert ": done, " in result.stdout
     assert "accuracy: 0: 50.0%, 1: 51.0%, 2: 52.0%" in result.stdout
     assert result.stdout.splitlines()[-1] == f"next: hpcmaf aggregate {run.root} --out {run.report}"
+    # What is damaged is left out.
+    for task in (last := plan.stage("it02/eval")).tasks:
+        run.marker(last, task).write_text("{")
+    run.metrics(0).write_text("[]")
+    assert "accuracy: 1: 51.0%, 2: 52.0%" in status(run).stdout
+    with pytest.raises(DataError, match="not a run directory"):
+        status(RunDir(tmp_path / "nowhere"))
 
 
 def test_time_left_is_what_others_took(sent: Callable[..., Sent], slurm_says: SlurmSays) -> None:
@@ -191,23 +198,12 @@ def test_a_local_run_asks_no_slurm(tmp_path: Path, slurm_says: SlurmSays) -> Non
         found = Status(run)
     row = found.stages[0]
     assert [row[name] for name in ("done", "running", "failed", "waiting")] == [1, 1, 1, 1]
-    assert found.survey.state == "running"
+    assert found.state == "running"
     result = status(run)
     assert result.exit_code == 15
     assert "stopped (1 task(s) failed)" in result.stdout and "torn" in result.stdout
     assert "hpcmaf retry" in result.stdout.splitlines()[-1]
     assert calls.read_text() == ""
-
-
-def test_where_locks_are_not_listed_what_runs_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpcmaf.files.locking._LOCKS", tmp_path / "nothing")
-    run, plan, _ = make_run(tmp_path / "run", launcher="local")
-    attempted(run, plan.stages[0], "00000", submitted(run, plan.stages[0], ["00000"], "4711").name)
-    result = status(run)
-    assert result.exit_code == 0 and "unknown (this system has no /proc/locks" in result.stdout
-    for stage in plan.stages:
-        finish(run, stage)
-    assert ": done, " in status(run).stdout
 
 
 def test_a_task_that_its_driver_gave_up_has_failed(tmp_path: Path) -> None:
@@ -216,9 +212,9 @@ def test_a_task_that_its_driver_gave_up_has_failed(tmp_path: Path) -> None:
     stage = plan.stages[0]
     for _ in range(2):
         name = submitted(run, stage, ["00000"], "4711").name
-        assert Status(run).survey.failures == {}
+        assert Status(run).failures == {}
         Submissions(run.submissions).judge((stage.id, "00000"), Cause("killed", "killed", submission=name))
-    assert [failure.kind for failure in Status(run).survey.failures.values()] == ["killed"]
+    assert [failure.kind for failure in Status(run).failures.values()] == ["killed"]
 
 
 def test_a_driver_says_what_runs_and_the_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,18 +236,6 @@ def test_a_driver_says_what_runs_and_the_time_left(tmp_path: Path, monkeypatch: 
     watcher.finished(stage, "00001", 60.0)
     # Two of four debates are left, with two slots for them.
     assert "it01/debate 00001 done in 1:00 (2/15 tasks, at least 1:00 left)" in screen.getvalue()
-
-
-def test_damaged_runs_are_one_line(tmp_path: Path, slurm_says: SlurmSays) -> None:
-    with pytest.raises(DataError, match="not a run directory"):
-        status(RunDir(tmp_path / "nowhere"))
-    run, plan, _ = make_run(tmp_path / "run", iterations=0)
-    finish(run, plan.stages[0])
-    for task in plan.stages[0].tasks:
-        run.marker(plan.stages[0], task).write_text("{")
-    run.metrics(0).write_text("[]")
-    slurm_says(squeue="")
-    assert status(run).exit_code == 15
 
 
 # --- why jobs wait
@@ -290,8 +274,8 @@ def test_what_slurm_refused_is_told_in_its_words(tmp_path: Path, slurm_says: Slu
         file.write(json.dumps({"event": "refused", "name": name, "why": words, "index": None, "time": 0.0}) + "\n")
     slurm_says(squeue="", sacct="")
     found = Status(run)
-    assert found.survey.failures == {} and found.stages[0]["waiting"] == 2
-    assert f"Slurm refused 1 job(s): {words}" in found.survey.notes
+    assert found.failures == {} and found.stages[0]["waiting"] == 2
+    assert f"Slurm refused 1 job(s): {words}" in found.notes
     assert found.next.startswith("wait until some of your jobs have ended") and "hpcmaf retry" in found.next
 
 
@@ -316,7 +300,7 @@ def test_what_was_cancelled_has_not_failed_unless_it_had_before(
     slurm_says(squeue="" if state is None else squeue_line("7", 0, state, job.name), sacct=1)
     write_stop(run, Stop(reason="cancelled by hpcmaf cancel", kind="cancelled"))
     found = Status(run)
-    assert [failure.text for failure in found.survey.failures.values()] == failures
+    assert [failure.text for failure in found.failures.values()] == failures
     assert found.stages[0]["waiting"] == 2 - len(failures)
     assert found.next.endswith(f"hpcmaf retry {run.root}") and found.next.startswith(
         "hpcmaf logs" if failures else "hpcmaf retry"
@@ -338,7 +322,7 @@ def test_what_debates_came_to_and_agents_that_learn_from_little_are_told_of(
 ) -> None:
     run, plan, _ = make_run(tmp_path / "run")
     slurm_says(squeue="", sacct=1)
-    assert Status(run).survey.notes == []
+    assert Status(run).notes == []
     selection, health = run.data(1) / "selection.json", {"cut_off": 0.4, "tied": 0.125}
     counts = {agent: {"kept": 12} for agent in plan.stage("it01/finetune").tasks}
     write_json(selection, {"health": health, "datasets": counts})
@@ -346,7 +330,7 @@ def test_what_debates_came_to_and_agents_that_learn_from_little_are_told_of(
     write_json(run.metrics(0), metrics | {"unparsable": "x"})
     assert list(Status(run).health) == ["iteration 1"]  # what is damaged is left out
     write_json(run.metrics(0), metrics)
-    shown, [note] = status(run).stdout, Status(run).survey.notes
+    shown, [note] = status(run).stdout, Status(run).notes
     assert note.startswith(
         "more than 20.0% of texts cut off (iteration 0, evaluation: 30.0%, iteration 1: 40.0%); raise"
     )
@@ -359,4 +343,4 @@ def test_what_debates_came_to_and_agents_that_learn_from_little_are_told_of(
     few = "note: iteration 1: fewer than 10 training samples (generator-0: 3, critic-1: none); raise task.train"
     assert few in status(run).stdout
     selection.write_text('{"datasets": {"critic-1": null}}')
-    assert not any("samples" in note for note in Status(run).survey.notes)
+    assert not any("samples" in note for note in Status(run).notes)

@@ -31,8 +31,8 @@ def test_a_run_is_followed_from_start_to_end(slurm: Cluster, tmp_path: Path) -> 
 
     def slept() -> bool:
         found = Status(loop.run)
-        seen.add(found.survey.state)
-        assert found.exit_code == 0, (found.survey.state, found.survey.why)
+        seen.add(found.state)
+        assert found.exit_code == 0, (found.state, found.why)
         return bool(started(loop.run, "it00/eval", "00000"))
 
     wait_until("it00/eval 00000 runs", slept, 90, 0.5)
@@ -53,7 +53,7 @@ def test_a_run_is_followed_from_start_to_end(slurm: Cluster, tmp_path: Path) -> 
     assert shown.exit_code == 13
     assert "unknown (Slurm does not answer)" in shown.output and "note: squeue: " in shown.output
     slurm.start_controller()
-    assert Status(loop.run).survey.state == "stalled"
+    assert Status(loop.run).state == "stalled"
 
 
 def test_a_failure_is_shown_read_and_retried(slurm: Cluster, tmp_path: Path) -> None:
@@ -151,11 +151,11 @@ def test_a_gate_that_is_held_is_told_of_and_a_chain_without_one_goes_on(slurm: C
     loop = Loop(slurm, tmp_path / "run")
     plant(loop.run, "it00/eval", "00000", "sleep 6")
     loop.start()
-    gates = Status(loop.run).survey.gates
+    gates = Status(loop.run).gates
     slurm.client("scontrol", "hold", ",".join(gates))
 
     def only_gates_wait() -> bool:
-        found = Status(loop.run).survey
+        found = Status(loop.run)
         return found.state == "queued" and not any(found.pending.values()) and not any(found.running.values())
 
     wait_until("only gates wait", only_gates_wait, 90, 0.5)
@@ -165,7 +165,7 @@ def test_a_gate_that_is_held_is_told_of_and_a_chain_without_one_goes_on(slurm: C
         f"note: the gate waits: JobHeldUser; scontrol release {','.join(gates)}" in shown.output
     )
     slurm.client("scancel", *gates)
-    wait_until("nothing is left", lambda: Status(loop.run).survey.state == "stalled", 90, 0.5)
+    wait_until("nothing is left", lambda: Status(loop.run).state == "stalled", 90, 0.5)
     assert verb("status", loop).exit_code == 15
     assert "job " in verb("retry", loop).output
     loop.finish()

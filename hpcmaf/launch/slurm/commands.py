@@ -10,8 +10,11 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
 from hpcmaf.errors import SlurmError, failure_kind, one_line
 from hpcmaf.launch.slurm.refusals import ControllerAbsentError, RefusedError, error_class, plain
@@ -21,6 +24,9 @@ SQUEUE = ("squeue", "--me", "--states=all", "--noheader", "--array", "-o", "%F|%
 _SCRUBBED = re.compile(r"(SLURM|SBATCH|SRUN|PMI|PMIX|SALLOC|SUBMITIT|SQUEUE|SACCT|SACCTMGR|SCANCEL|SINFO|SCONTROL)_?.*")
 _KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"}
 
+# Between two questions to a controller that does not answer.
+_PAUSE_SECONDS = 5.0
+
 # What Slurm gives as the signal of a step that its memory limit ended.
 _OOM_SIGNAL = 125
 
@@ -28,6 +34,8 @@ PENDING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPEC
 ENDED = frozenset(
     "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED LAUNCH_FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED TIMEOUT".split()
 )
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +188,60 @@ def cancel(ids: Sequence[str], *, seconds: float, pending_only: bool = False) ->
 def control(*words: str, seconds: float) -> None:
     """Change a job: ``release`` it, ``requeue`` it, ``update`` it."""
     call(["scontrol", *words], seconds=seconds)
+
+
+def patiently(action: Callable[..., Result], *, seconds: float, patience: float) -> Result:
+    """What a call returns, which is repeated while the controller does not answer."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return action(seconds=seconds)
+        except ControllerAbsentError:
+            if time.monotonic() + _PAUSE_SECONDS > deadline:
+                raise
+            time.sleep(_PAUSE_SECONDS)
+
+
+def sbatch(script: Path, name: str, *, seconds: float, patience: float) -> str:
+    """Call sbatch until Slurm has the job, and has it once; returns its id.
+
+    sbatch may have been heard although its answer was not: before it is called again, the queue is asked for the name.
+
+    Raises
+    ------
+    SlurmError
+        Refused, or no answer within ``patience`` seconds.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        heard = True
+        try:
+            answer = call(["sbatch", "--parsable", str(script)], seconds=seconds)
+            if (told := job_id(answer)) is not None:
+                return told
+            silent = ControllerAbsentError(f"sbatch: no job's id in its answer: {one_line(answer)[-300:] or 'nothing'}")
+        except ControllerAbsentError as error:
+            silent, heard = error, False
+        except SlurmError as error:
+            if type(error) is not SlurmError:
+                raise
+            silent = error  # a wrapper may fail behind an sbatch that did not
+        time.sleep(min(_PAUSE_SECONDS, seconds))
+        jobs = patiently(queue, seconds=seconds, patience=patience)
+        if known := sorted({job.id for job in jobs if job.name == name}, key=int):
+            cancel(known[1:], seconds=seconds)
+            return known[0]
+        if heard or time.monotonic() > deadline:  # twice would be two jobs
+            raise silent
+
+
+def job_id(answer: str) -> str | None:
+    """The id in what sbatch printed, among the lines that plugins and wrappers add."""
+    lines = [line.strip() for line in answer.splitlines()]
+    if alone := [line for line in lines if re.fullmatch(r"[0-9]+(;\S+)?", line)]:
+        return alone[-1].partition(";")[0]
+    told = re.findall(r"Submitted batch job ([0-9]+)", answer)
+    return told[-1] if told else None
 
 
 def requeue_this_job(begin: float = 0.0) -> None:

@@ -16,7 +16,7 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 import submitit
 
@@ -31,8 +31,8 @@ from hpcmaf.launch.slurm.nodes import place_of_job
 from hpcmaf.launch.slurm.submissions import Submission, Submissions
 from hpcmaf.run.attempts import leave_cause
 from hpcmaf.run.directory import RunDir
-from hpcmaf.run.plan import Stage, TaskKey
-from hpcmaf.training.stop import SIGNALS, StopFlag, handle_signals
+from hpcmaf.run.plan import Stage
+from hpcmaf.training.stop import StopFlag, handle_signals
 
 # Another node wrote the log, and this one may see it a little later.
 _LOG_SECONDS = 60.0
@@ -93,33 +93,30 @@ def run_element(run: RunDir, submission: Submission, index: int = 0, **shared: A
 
 def _obey_signals(run: RunDir, submission: Submission, index: int) -> None:
     """Run an element until Slurm wants its job to end."""
-
-    def left() -> list[TaskKey]:
-        done = run.done_tasks(plan)
-        return [(id, task) for id, task in submission.keys(index) if task not in done[id]]
-
-    plan = run.load_plan()
-    before = left()
-    with _Signals() as signals:
-        failure = run_element(run, submission, index, stop=signals.stop, place=place_of_job)
+    plan, stop = run.load_plan(), _Stop()
+    work = [(plan.stage(id), task) for id, task in submission.keys(index)]
+    before = [one for one in work if not run.done(*one)]
+    handle_signals(stop.take)
+    failure = run_element(run, submission, index, stop=stop, place=place_of_job)
+    handle_signals(signal.SIG_IGN)  # a second one must not interrupt the way out
+    left = [one for one in work if not run.done(*one)]
     # Every task has saved what it has and let go of its claim.
-    if signals.stop.requested and (undone := left()):
+    if stop.requested and left:
         # A task that began behind others, which are done, has not had all of the time.
-        stuck = isinstance(failure, StopRequested) and undone == before
-        stuck = stuck and _stuck(run, plan.stage(undone[0][0]), undone[0][1], submission, signals)
+        stuck = isinstance(failure, StopRequested) and left == before and _stuck(run, *left[0], submission, stop)
         if isinstance(failure, StopRequested | None) and not stuck:
-            signals.leave()
-        failure = failure or StopRequested(f"{submission.stage}: stopped on request before {undone[-1][1]} was done")
+            stop.leave()
+        failure = failure or StopRequested(f"{submission.stage}: stopped on request before {work[-1][1]} was done")
     if failure is not None:
         raise failure
 
 
-def _stuck(run: RunDir, stage: Stage, task: str, submission: Submission, signals: _Signals) -> bool:
+def _stuck(run: RunDir, stage: Stage, task: str, submission: Submission, stop: _Stop) -> bool:
     """Whether a task would meet its time limit for ever; its cause says that this is what it met."""
-    elapsed, attempt = time.monotonic() - signals.began, attempt_of(run, stage, task, submission.name)
+    elapsed, attempt = time.monotonic() - stop.began, attempt_of(run, stage, task, submission.name)
     warning = min(load_profile(str(run.profile)).cluster.signal_seconds, 30 * submission.minutes)
     due = 60 * submission.minutes - warning - _SIGNAL_SLACK
-    if signals.number != signal.SIGUSR2 or not submission.minutes or elapsed < due:
+    if stop.number != signal.SIGUSR2 or not submission.minutes or elapsed < due:
         return False
     if attempt is None or resume_point(run, stage, task) > attempt.facts["progress"]:
         return False
@@ -128,29 +125,21 @@ def _stuck(run: RunDir, stage: Stage, task: str, submission: Submission, signals
     return True
 
 
-class _Signals:
-    """Within the block, the scheduler's signals raise a flag: the task first comes to a boundary where nothing is lost."""
+class _Stop(StopFlag):
+    """Raised by the scheduler's signals: the task comes to a boundary where nothing is lost, and then the job ends."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.began = time.monotonic()
-        self.stop = StopFlag()
         self.number: int | None = None
 
-    def __enter__(self) -> Self:
-        handle_signals(self._take)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        # Deaf from here on: a second signal must not interrupt the way out.
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
-
-    def _take(self, number: int, frame: FrameType | None) -> None:
+    def take(self, number: int, frame: FrameType | None) -> None:
+        """Note a signal."""
         print(f"{signal.Signals(number).name}: coming to a stop", file=sys.stderr, flush=True)
         # Preemption sends SIGTERM, and where Slurm is told so SIGUSR2 as well; upon that one a job requeues itself.
         if self.number != signal.SIGUSR2:
             self.number = number
-        self.stop.request()
+        self.request()
 
     def leave(self) -> None:
         """End this job the way its signal asks for; returns only where that fails."""

@@ -14,9 +14,8 @@ from hpcmaf.config.profile import Profile
 from hpcmaf.errors import SlurmError
 from hpcmaf.launch.advance import advance
 from hpcmaf.launch.slurm.commands import Job
-from hpcmaf.launch.slurm.executor import ChainExecutor
 from hpcmaf.launch.slurm.scheduler import Slurm
-from hpcmaf.launch.slurm.script import DEFAULT_MAX_ARRAY_SIZE, check_path, dependency, run_tag
+from hpcmaf.launch.slurm.script import DEFAULT_MAX_ARRAY_SIZE, batch_script, check_path, dependency, run_tag
 from hpcmaf.launch.slurm.snapshot import Snapshot
 from hpcmaf.launch.slurm.submissions import Submission, Submissions
 from hpcmaf.run.directory import RunDir
@@ -58,7 +57,7 @@ class Recording(Slurm):
     def script(self, job: Submission) -> str:
         """The batch script of a job, as sbatch would get it."""
         folder = self.run.jobs(self.plan.stage(job.stage), job.name).resolve()
-        return ChainExecutor(folder, self.cluster, self._parameters[job.name], len(job.elements)).script()
+        return batch_script(folder, self.cluster.python, self._parameters[job.name], len(job.elements))
 
     def gpu_hours(self, stage: Stage) -> float:
         """Most GPU-hours that what is left of a stage can take, by its time limit, when no job is repeated."""

@@ -11,28 +11,24 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any, TypeVar
+from typing import Any
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import SlurmError
+from hpcmaf.files.publish import write_text
 from hpcmaf.launch.scheduler import Scheduler, States, Stop, write_stop
 from hpcmaf.launch.slurm.causes import find_causes, nodes_to_avoid
-from hpcmaf.launch.slurm.commands import Job, cancel, configuration, queue
-from hpcmaf.launch.slurm.executor import submit_script
-from hpcmaf.launch.slurm.refusals import (
-    ControllerAbsentError,
-    DependencyError,
-    NoNodeError,
-    SubmitLimitError,
-)
+from hpcmaf.launch.slurm.commands import Job, Result, cancel, configuration, patiently, queue, sbatch
+from hpcmaf.launch.slurm.refusals import ControllerAbsentError, DependencyError, NoNodeError, SubmitLimitError
 from hpcmaf.launch.slurm.script import (
     array_limit,
+    as_gate,
+    batch_script,
     dependency,
-    gate_parameters,
     job_name,
     parameters,
     run_tag,
-    stage_windows,
+    windows,
 )
 from hpcmaf.launch.slurm.snapshot import Snapshot, ended_jobs, release
 from hpcmaf.launch.slurm.submissions import Cause, Element, Submission, Submissions
@@ -42,10 +38,6 @@ from hpcmaf.run.plan import Plan, Stage, TaskKey
 LONGEST_WATCH_SECONDS = 3600.0
 # A file server may show a marker a little after its job has ended.
 _MARKER_SECONDS = 5.0
-# Between two questions to a controller that does not answer.
-_PAUSE_SECONDS = 5.0
-
-Result = TypeVar("Result")
 
 
 @dataclass
@@ -84,7 +76,7 @@ class Slurm(Scheduler):
         """Submit tasks in windows; what Slurm has no place for is left."""
         sent: list[list[str]] = []  # of each window, which Slurm may take in parts only
         beside = [] if halvings else self._evaluation_beside(stage)
-        for window in stage_windows(stage, tasks, self.profile, self.array_limit(), beside):
+        for window in windows(stage, tasks, self.profile, self.array_limit(), beside):
             behind = [] if window.behind is None else sent[window.behind]
             sent.append([])
             left, size = window.elements, len(window.elements)
@@ -181,13 +173,10 @@ class Slurm(Scheduler):
         """Submit tasks, or without any a gate, off as many of the nodes to be avoided as leave it any."""
         element = elements[0] if elements and stage.spec.fan_out == "agent" else None
         name = job_name(self.tag, stage.id, element, self.log.sequence + 1, gate=not elements)
-        if elements:
-            section = stage.spec.resources
-            values = parameters(self.profile, section, name=name, after=after, exclude=exclude, at_once=at_once)
-        else:
-            values = gate_parameters(
-                self.profile, self.run, stage, name=name, after=after, exclude=exclude, begin=begin
-            )
+        section = stage.spec.resources if elements else "gate"
+        values = parameters(self.profile, section, name=name, after=after, exclude=exclude, at_once=at_once)
+        if not elements:
+            values = as_gate(values, self.run.jobs(stage, name).resolve(), self.run.stopped.resolve(), begin)
         facts = {"halvings": halvings, "plan": self.plan.identity, "minutes": values["time"]}
         self.log.intend(name, stage.id, elements, after=after, **facts)
         try:
@@ -202,16 +191,21 @@ class Slurm(Scheduler):
         return self.submitted[-1]
 
     def _sbatch(self, stage: Stage, values: dict[str, Any], elements: int, after: Sequence[str]) -> str:
-        folder = self.run.jobs(stage, values["job_name"]).resolve()
+        script = self.run.jobs(stage, values["job_name"]).resolve() / "submission.sh"
+        script.parent.mkdir(parents=True, exist_ok=True)
+
+        def send(values: dict[str, Any]) -> str:
+            write_text(script, batch_script(script.parent, self.cluster.python, values, elements))
+            return sbatch(script, values["job_name"], seconds=self.cluster.command_seconds, patience=self.patience)
+
         try:
-            return submit_script(folder, self.cluster, values, elements, self.patience)
+            return send(values)
         except DependencyError:
             # Slurm has forgotten a job that this one was to wait for: it ended long ago, or was lost in a crash. There
             # is nothing to wait for.
             known = {job.id for job in self._queue()}
             left = [id for id in after if id in known]
-            values = values | {"dependency": dependency(left) if left else None}
-            return submit_script(folder, self.cluster, values, elements, self.patience)
+            return send(values | {"dependency": dependency(left) if left else None})
 
     def _send_gate(self, stage: Stage, after: Sequence[str], begin: float | None = None) -> None:
         """Submit a gate behind jobs, or the watch, which begins at its time."""
@@ -253,12 +247,4 @@ class Slurm(Scheduler):
         return self._ask(queue)
 
     def _ask(self, action: Callable[..., Result]) -> Result:
-        """What a call returns, which is repeated while the controller does not answer."""
-        deadline = time.monotonic() + self.patience
-        while True:
-            try:
-                return action(seconds=self.cluster.command_seconds)
-            except ControllerAbsentError:
-                if time.monotonic() + _PAUSE_SECONDS > deadline:
-                    raise
-                time.sleep(_PAUSE_SECONDS)
+        return patiently(action, seconds=self.cluster.command_seconds, patience=self.patience)

@@ -14,11 +14,12 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import submitit
+
 from hpcmaf.config.profile import Profile
 from hpcmaf.errors import ConfigError
 from hpcmaf.jobs.context import limit_threads
 from hpcmaf.launch.slurm.submissions import Element
-from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
 
 # Slurm's default, for when nobody can be asked.
@@ -53,10 +54,14 @@ class Window:
     behind: int | None = None
 
 
-def stage_windows(
+def windows(
     stage: Stage, tasks: Sequence[str], profile: Profile, max_array_size: int, beside: Sequence[str] = ()
 ) -> list[Window]:
     """Jobs that do these tasks of a stage: arrays of shards, a job per agent or for some agents in turn.
+
+    MaxArraySize is one more than the largest index Slurm takes, and every window starts at 0, so a window holds up to
+    MaxArraySize elements. The windows differ by one element at most, and share the stage's limit; with fewer places
+    than windows, the rest wait for those in front of them.
 
     Parameters
     ----------
@@ -69,17 +74,7 @@ def stage_windows(
         others = [(task,) for task in beside]
         elements = [own + other for own, other in zip_longest(elements, others, fillvalue=())]
     at_once = profile.cluster.resources(stage.spec.resources).at_once
-    return windows(elements, max_array_size=max_array_size if stage.spec.fan_out == "shard" else 1, at_once=at_once)
-
-
-def windows(elements: Sequence[Element], *, max_array_size: int, at_once: int | None) -> list[Window]:
-    """Cut what does not fit into one job array.
-
-    MaxArraySize is one more than the largest index Slurm takes, and every window starts at 0, so a window holds up to
-    MaxArraySize elements. The windows differ by one element at most, and share the limit; with fewer places than
-    windows, the rest wait for those in front of them.
-    """
-    count = -(-len(elements) // max_array_size)
+    count = -(-len(elements) // (max_array_size if stage.spec.fan_out == "shard" else 1))
     places = min(count, at_once or count)
     result = []
     for k in range(count):
@@ -164,16 +159,7 @@ def parameters(
     return {key: value for key, value in values.items() if value is not None or key == "wckey"}
 
 
-def gate_parameters(
-    profile: Profile,
-    run: RunDir,
-    stage: Stage,
-    *,
-    name: str,
-    after: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    begin: float | None = None,
-) -> dict[str, Any]:
+def as_gate(values: Mapping[str, Any], folder: Path, stopped: Path, begin: float | None) -> dict[str, Any]:
     """:func:`parameters` of a gate, which puts itself back into the queue when it fails before it can say why.
 
     A node without the run's file system would not even start a script whose output lies there: its output is opened by
@@ -181,16 +167,16 @@ def gate_parameters(
 
     Parameters
     ----------
+    folder, stopped
+        For its logs, and where the reason lies why the run goes no further.
     begin
         Seconds after which it starts.
     """
-    values = parameters(profile, "gate", name=name, after=after, exclude=exclude)
-    folder, stopped = (shlex.quote(str(path)) for path in (run.jobs(stage, name).resolve(), run.stopped.resolve()))
-    values["setup"] = [*(_AGAIN.replace("STOPPED", stopped).replace("FOLDER", folder).splitlines()), *values["setup"]]
-    values["additional_parameters"] |= {"output": "/dev/null", "error": "/dev/null"}
+    again = _AGAIN.replace("STOPPED", shlex.quote(str(stopped))).replace("FOLDER", shlex.quote(str(folder)))
+    options = values["additional_parameters"] | {"output": "/dev/null", "error": "/dev/null"}
     if begin is not None:
-        values["additional_parameters"]["begin"] = f"now+{round(begin)}"
-    return values
+        options["begin"] = f"now+{round(begin)}"
+    return {**values, "setup": [*again.splitlines(), *values["setup"]], "additional_parameters": options}
 
 
 # Elsewhere, as it may be the node that is at fault, unless the controller is away, which is waited for. A gate that was
@@ -226,6 +212,47 @@ def _exports(profile: Profile, section: str) -> list[str]:
     # srun has not taken the batch job's --cpus-per-task over since Slurm 22.05.
     values["SRUN_CPUS_PER_TASK"] = str(profile.cluster.resources(section).cpus)
     return [f"export {name}={value}" for name, value in values.items()]
+
+
+# A preempted job that ends by itself is not put back into the queue, and one whose Python is still starting has nothing
+# to save: deaf until it has handlers of its own, it is ended and requeued by Slurm.
+_DEAF = """sh -c 'trap "" USR2 TERM; exec "$@"' sh"""
+
+
+def batch_script(folder: Path, python: str | None, values: Mapping[str, Any], elements: int = 1) -> str:
+    """The script of an array, or of a single job, as sbatch gets it.
+
+    Parameters
+    ----------
+    folder
+        The submission's, which has its logs.
+    python
+        The profile's.
+    values
+        As :func:`parameters` makes them.
+    elements
+        Size of the array; 1 is a job without one.
+    """
+    return _Executor(folder, python=python).script(values, elements)
+
+
+class _Executor(submitit.SlurmExecutor):
+    """submitit's own text; it has no public way to that of an array."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        """Whether submitit may use this class: also where Slurm's commands are not installed."""
+        return 2
+
+    def script(self, values: Mapping[str, Any], elements: int) -> str:
+        self.update_parameters(**values)
+        if elements > 1:
+            # submitit always sets a limit; no limit is one nobody reaches.
+            self.parameters = {"array_parallelism": elements, **self.parameters, "map_count": elements}
+        else:
+            self.parameters.pop("array_parallelism", None)
+        command = f"{_DEAF} {self.python} -u -m hpcmaf.launch.slurm.job {shlex.quote(str(self.folder))}"
+        return self._make_submission_file_text(command, "")
 
 
 def check_path(root: Path) -> None:

@@ -136,9 +136,8 @@ class Submissions:
         self.refused: dict[str, str] = {}
         self.released: Counter[str] = Counter()
         self._latest: dict[TaskKey, tuple[Submission, int]] | None = None
-        # What Slurm has not got: whole submissions, and elements of some.
-        self._never: set[str] = set()
-        self._withdrawn: set[tuple[str, int]] = set()
+        # What Slurm has not got: whole submissions (``None``), and elements of some.
+        self._never: set[tuple[str, int | None]] = set()
         # How many submissions there were when tasks were last given a fresh start.
         self._fresh: dict[TaskKey, int] = {}
         for line in read_bytes(path).split(b"\n") if path.exists() else ():
@@ -152,7 +151,7 @@ class Submissions:
             self._latest = {}
             for number, (name, submission) in enumerate(self.submissions.items()):
                 for index in range(len(submission.elements)):
-                    if name in self._never or (name, index) in self._withdrawn:
+                    if not self._never.isdisjoint({(name, None), (name, index)}):
                         continue
                     for key in submission.keys(index):
                         if number >= self._fresh.get(key, 0):
@@ -197,7 +196,8 @@ class Submissions:
 
     def unconfirmed(self) -> list[Submission]:
         """Submissions whose job id was never learnt, and that Slurm may have all the same."""
-        return [found for found in self.submissions.values() if found.job is None and found.name not in self._never]
+        unanswered = (sent for sent in self.submissions.values() if sent.job is None)
+        return [sent for sent in unanswered if (sent.name, None) not in self._never]
 
     def by_job(self) -> dict[str, Submission]:
         """Submissions by job id."""
@@ -237,10 +237,7 @@ class Submissions:
                 self._add(_SUBMISSION.validate_json(text))
             case "refused":
                 self.refused[line.name] = line.why
-                if line.index is None:
-                    self._never.add(line.name)
-                else:
-                    self._withdrawn.add((line.name, line.index))
+                self._never.add((line.name, line.index))
             case "released":
                 self.released[line.job or ""] += 1
             case "verdict":
