@@ -10,8 +10,7 @@ from hpcmaf.debate.methods import METHODS
 from hpcmaf.errors import DataError, UsageError
 from hpcmaf.evaluation import Comparison, compare, holm, measures_of
 from hpcmaf.report.groups import Group
-from hpcmaf.report.iteration import Iteration
-from hpcmaf.report.records import Run
+from hpcmaf.report.records import Iteration, Run
 
 # A difference is one where the adjusted p is below this.
 LEVEL = 0.05

@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from hpcmaf.report.iteration import Iteration
-from hpcmaf.report.records import Run
+from hpcmaf.report.records import Iteration, Run
 from hpcmaf.report.table import NONE
 
 # Behind a method that is defined by hints, where its prompts have no words for one.

@@ -1,13 +1,16 @@
-"""The comparison of methods: a line per recipe, with the paper's values and marks of what differs from the baseline."""
+"""The comparison of methods: accuracy, with the paper's values and marks of what differs from a baseline, and cost."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any, NamedTuple
 
 from hpcmaf.report.compare import LEVEL, Finding
 from hpcmaf.report.groups import NO_HINT, Group, Point
-from hpcmaf.report.table import NONE, Table, estimate, percent
+from hpcmaf.report.records import Iteration, Run
+from hpcmaf.report.table import NONE, Table, estimate, iteration_name, percent
 
 UNHINTED = (
     f"{NO_HINT.strip()}: compact prompts have no words for gold as a hint; "
@@ -70,3 +73,106 @@ def _cells(row: Row | None, reference: bool) -> list[str]:
         return [NONE] * (1 + reference)
     mark = "*" * (row.tested is not None and row.tested.verdict != "open")
     return [estimate(row.point) + mark, *[percent(row.paper)] * reference]
+
+
+# --- cost, summed from ledgers ---
+
+SUMMED = ("prompt_tokens", "completion_tokens", "training_tokens", "calls", "wall_seconds", "gpu_seconds")
+PEAK = "peak_memory_bytes"
+# What a method needs to improve; the rest is for measuring it.
+ROLLOUT = {"debate", "merge", "finetune"}
+
+
+def total(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Sum rows of a ``ledger.json``; a value that does not apply to a stage may be absent or null.
+
+    Returns
+    -------
+    dict
+        Tokens and calls; ``wall_seconds`` and ``gpu_seconds`` added up over
+        jobs, so that jobs running side by side count each; the highest
+        ``peak_memory_bytes`` of any.
+    """
+    rows = list(rows)
+    sums: dict[str, float] = {name: sum(row.get(name) or 0 for row in rows) for name in SUMMED}
+    return sums | {PEAK: max((row.get(PEAK) or 0 for row in rows), default=0)}
+
+
+def _spent(run: Run, at: Iteration) -> dict[str, float] | None:
+    last, ledgers = at.number, run.ledgers
+    if not {last, *range(1, last + 1)} <= ledgers.keys():
+        return None
+    improving = total(row for t in range(1, last + 1) for row in ledgers[t] if row.get("stage") in ROLLOUT)
+    answering = total(row for row in ledgers[last] if row.get("stage") not in ROLLOUT)
+    return {
+        "generated": improving["prompt_tokens"] + improving["completion_tokens"],
+        "trained": improving["training_tokens"],
+        "gpu_seconds": improving["gpu_seconds"],
+        "wall_seconds": improving["wall_seconds"],
+        "answering": (answering["prompt_tokens"] + answering["completion_tokens"]) / at.metrics["problems"],
+    }
+
+
+def spent(group: Group) -> dict[str, float] | None:
+    """What a recipe cost up to its final iteration: means over its ``runs`` with whole ledgers; ``None`` without any.
+
+    ``generated`` and ``trained`` tokens, ``gpu_seconds`` and ``wall_seconds``
+    of what made the models; ``answering``: tokens per evaluation problem.
+    """
+    found = [cost for run, at in group.final.items() if (cost := _spent(run, at)) is not None]
+    if not found:
+        return None
+    return {"runs": len(found)} | {name: statistics.fmean(one[name] for one in found) for name in found[0]}
+
+
+def cost_table(group: Group) -> Table:
+    """Tokens and time per iteration, of a recipe with a single run."""
+    rows = []
+    for t, ledger in sorted(group.any.ledgers.items() if len(group.runs) == 1 else ()):
+        bases = sorted({row["base"] for row in ledger if row.get("base")})
+        parts = {f", {PurePath(base).name}": [row for row in ledger if row.get("base") == base] for base in bases}
+        for mark, part in ({"": ledger} | parts).items():
+            cost = total(part)
+            tokens = (f"{int(cost[name]):,}" for name in ("prompt_tokens", "completion_tokens", "training_tokens"))
+            peak = f"{cost[PEAK] / 2**30:.2f}" if cost[PEAK] else NONE
+            rows.append((f"{iteration_name(t)}{mark}", *tokens, f"{cost['wall_seconds']:,.1f}", _seconds(cost), peak))
+    header = ("iteration", "prompt tokens", "completion tokens", "training tokens", "wall s", "GPU s", "peak GiB")
+    note = "Seconds are added up over jobs, also over those that ran side by side."
+    return Table(f"{group.any.name}: cost", header, tuple(rows), note)
+
+
+def _seconds(cost: Mapping[str, float]) -> str:
+    return f"{cost['gpu_seconds']:,.1f}" if cost["gpu_seconds"] else NONE
+
+
+def method_cost_table(groups: Iterable[Group]) -> Table:
+    """Tokens and time per method, and accuracy beside it."""
+    rows = []
+    for group in groups:
+        cost = spent(group)
+        if cost is None:
+            continue
+        point, answering = group.point(), cost["answering"]
+        rows.append(
+            (
+                group.label,
+                group.ended,
+                estimate(point),
+                *(f"{cost[name]:,.0f}" for name in ("generated", "trained")),
+                _seconds(cost),
+                f"{cost['wall_seconds']:,.1f}",
+                f"{answering:,.0f}",
+                f"{1e5 * point['value'] / answering:,.1f}" if point and answering else NONE,
+            )
+        )
+    header = (
+        *("method", "iteration", "accuracy", "tokens debated", "tokens trained", "GPU s", "wall s"),
+        *("tokens per problem", "points per 1,000 tokens"),
+    )
+    note = (
+        "Mean over runs, added up from iteration 1 on: debates on training problems (prompt and completion tokens) and "
+        "finetuning; evaluation is not counted. GPU s is shown where GPUs were used; seconds are added up over jobs. "
+        "Tokens per evaluation problem, prompts included, of the method's own way of answering; points of accuracy for "
+        "1,000 of them."
+    )
+    return Table("Cost by method", header, tuple(rows), note)

@@ -34,60 +34,51 @@ RC = {
 _ACCURACY = "accuracy (%)"
 
 
-class Line(NamedTuple):
-    """What is drawn of a recipe in a panel, by iteration, and how: ``look`` is in matplotlib's words."""
-
-    name: str
-    look: Mapping[str, str]
-    points: Mapping[int, Point]
-
-
 class Panel(NamedTuple):
-    """Axes and their lines; ``scale`` is what values are multiplied by."""
+    """Axes: of each line by name its points by iteration; ``scale`` is what values are multiplied by."""
 
     title: str
     up: str
-    lines: Sequence[Line]
     scale: float
+    lines: Mapping[str, Mapping[int, Point]]
 
 
 class Plot(NamedTuple):
-    """One picture: its file's stem, what it shows, and its panels."""
+    """One picture: its file's stem, what it shows, its panels, and all names that lines have in any plot."""
 
     stem: str
     about: str
     panels: Sequence[Panel]
+    names: Sequence[str]
 
 
 def plots_of(groups: Sequence[Group]) -> list[Plot]:
     """Every plot that there are metrics for: one recipe's ways of answering, or each one's own; and diversity."""
+    recipes = sorted({group.line for group in groups})
     if len(groups) == 1:
-        ways = [_line(title, at, groups[0], name) for at, (name, title) in enumerate(MEASURES.items())]
-        about, lines = "Accuracy over iterations, by way of answering", [line for line in ways if line.points]
-        accuracy = Plot("accuracy", about, [Panel("", _ACCURACY, lines, 100.0)] if lines else [])
+        lines = {title: _points(groups[0], name) for name, title in MEASURES.items()}
+        panels = [Panel("", _ACCURACY, 100.0, {title: points for title, points in lines.items() if points})]
+        accuracy = Plot("accuracy", "Accuracy over iterations, by way of answering", panels, list(lines))
     else:
         about = "Accuracy of each method over iterations, answering in its own way"
-        accuracy = Plot("methods", about, _panels(groups, _ACCURACY, None, 100.0))
-    measures = [panel for name, up in DIVERSITY.items() for panel in _panels(groups, up, name, 1.0)]
-    return [plot for plot in (accuracy, Plot("diversity", "Diversity over iterations", measures)) if plot.panels]
+        accuracy = Plot("methods", about, _panels(groups, _ACCURACY, None, 100.0), recipes)
+    diverse = [panel for name, up in DIVERSITY.items() for panel in _panels(groups, up, name, 1.0)]
+    plots = accuracy, Plot("diversity", "Diversity over iterations", diverse, recipes)
+    return [plot for plot in plots if any(panel.lines for panel in plot.panels)]
 
 
 def _panels(groups: Sequence[Group], up: str, name: str | None, scale: float) -> list[Panel]:
-    """Of one value a panel for each task and model; a recipe looks the same in all of them."""
-    looks = sorted({group.line for group in groups})
+    """Of one value a panel for each task and model, with a line for each recipe."""
     panels = []
     for place in dict.fromkeys(group.place for group in groups):
-        here = (_line(one.line, looks.index(one.line), one, name) for one in groups if one.place == place)
         title = " · ".join(place) if any(group.place != place for group in groups) else ""
-        panels.append(Panel(title, up, [line for line in here if line.points], scale))
+        lines = {group.line: _points(group, name) for group in groups if group.place == place}
+        panels.append(Panel(title, up, scale, {line: points for line, points in lines.items() if points}))
     return [panel for panel in panels if panel.lines]
 
 
-def _line(title: str, at: int, group: Group, name: str | None) -> Line:
-    """One of a group's values over iterations; lines of other numbers look otherwise."""
-    turn, dashes = at % len(_COLOURS), _DASHES[at // len(_COLOURS) % len(_DASHES)]
-    look = {"color": _COLOURS[turn], "marker": _MARKERS[turn], "linestyle": dashes}
-    return Line(title, look, {t: point for t in group.complete if (point := group.point(t, name))})
+def _points(group: Group, name: str | None) -> dict[int, Point]:
+    return {t: point for t in group.complete if (point := group.point(t, name))}
 
 
 def _caption(groups: Sequence[Group]) -> str:
@@ -128,7 +119,7 @@ def draw(figure: Figure, groups: Sequence[Group], plot: Plot) -> None:
     panels = plot.panels
     columns = min(len(panels), 2 if len(panels) in (2, 4) else 3)
     rows = -(-len(panels) // columns)
-    names = {line.name for panel in panels for line in panel.lines}
+    names = {name for panel in panels for name in panel.lines}
     beside = max(1, min(5, int(WIDTH / (0.72 + _LETTER * max(map(len, names), default=0)))))
     legend = -(-len(names) // beside) if len(names) > 1 else 0
     figure.set_size_inches(WIDTH, (HEIGHT if rows > 1 or columns > 1 else 3.8) * rows + 0.8 + 0.2 * legend)
@@ -136,7 +127,7 @@ def draw(figure: Figure, groups: Sequence[Group], plot: Plot) -> None:
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
     for axes, panel in zip(grid, panels, strict=False):
-        _draw_panel(axes, panel)
+        _draw_panel(axes, panel, plot.names)
     pairs = (zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes)
     handles = {name: handle for one in pairs for handle, name in one if legend}
     # The caption is the legend's title, as the layout lets two things below the panels overlap.
@@ -151,8 +142,11 @@ def draw(figure: Figure, groups: Sequence[Group], plot: Plot) -> None:
     figure.suptitle(common_title(groups) or "Accuracy", fontsize=13, x=0.02, ha="left")
 
 
-def _draw_panel(axes: Axes, panel: Panel) -> None:
-    """Means with standard errors; over several runs a band between the lowest and the highest."""
+def _draw_panel(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
+    """Means with standard errors; over several runs a band between the lowest and the highest.
+
+    A line looks by its position among ``names``, so the same in all panels and plots.
+    """
     from matplotlib.ticker import MaxNLocator
 
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
@@ -160,12 +154,13 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.set_title(panel.title, fontsize=10, loc="left")
     axes.set(xlabel="iteration (0: untouched base)", ylabel=panel.up)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for line in panel.lines:
-        xs, points = [*line.points], line.points.values()
+    for name, by_iteration in panel.lines.items():
+        xs, points, (dashes, turn) = [*by_iteration], by_iteration.values(), divmod(names.index(name), len(_COLOURS))
+        look = {"color": _COLOURS[turn], "linestyle": _DASHES[dashes % len(_DASHES)]}
         value, se, low, high = ([panel.scale * p[key] for p in points] for key in ("value", "se", "low", "high"))
         if any(point["runs"] > 1 for point in points):
-            axes.fill_between(xs, low, high, color=line.look["color"], alpha=0.13, linewidth=0, zorder=1)
-        look = {**line.look, "markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.6, "linewidth": 1.6}
-        axes.errorbar(xs, value, yerr=se, label=line.name, elinewidth=1.0, capsize=2, zorder=3, **look)
+            axes.fill_between(xs, low, high, color=look["color"], alpha=0.13, linewidth=0, zorder=1)
+        mark = {"marker": _MARKERS[turn], "markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.6, **look}
+        axes.errorbar(xs, value, yerr=se, label=name, elinewidth=1.0, capsize=2, zorder=3, linewidth=1.6, **mark)
         if xs == [0]:  # what is not trained, for comparison
-            axes.axhline(value[0], color=line.look["color"], linestyle=line.look["linestyle"], linewidth=0.7, alpha=0.5)
+            axes.axhline(value[0], linewidth=0.7, alpha=0.5, **look)

@@ -10,10 +10,9 @@ from hpcmaf.debate.health import VALUES, evaluated, health_warnings, selected, w
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.evaluation import MEASURES
 from hpcmaf.evaluation.alarm import alarm_line
-from hpcmaf.report.cost import cost_table
 from hpcmaf.report.groups import Group, Point
-from hpcmaf.report.iteration import Iteration
-from hpcmaf.report.records import Run
+from hpcmaf.report.methods import cost_table
+from hpcmaf.report.records import Iteration, Run
 from hpcmaf.report.table import NONE, Table, estimate, iteration_name, percent
 
 DIVERSITY = {

@@ -35,8 +35,8 @@ def drawn(groups: list[Group], stem: str) -> Figure:
 
 def lines(panel: Panel) -> dict[str, tuple[list[float], list[float]]]:
     return {
-        line.name: ([*line.points], [panel.scale * point["value"] for point in line.points.values()])
-        for line in panel.lines
+        name: ([*points], [panel.scale * point["value"] for point in points.values()])
+        for name, points in panel.lines.items()
     }
 
 
@@ -105,8 +105,11 @@ def test_a_recipe_looks_the_same_in_every_plot(make_run: MakeRun) -> None:
         *(make_run(f"r{n}", upto=0, problems=8, debate={"agents": 2, "rounds": n}) for n in range(1, 15))
     )
     looks: dict[str, set] = {}
-    for line in [line for plot in plots_of(groups) for panel in plot.panels for line in panel.lines]:
-        looks.setdefault(line.name, set()).add(tuple(line.look.items()))
+    for axes in [axes for plot in plots_of(groups) for axes in drawn(groups, plot.stem).axes]:
+        for container in axes.containers:
+            line = container.lines[0]
+            look = (line.get_color(), line.get_marker(), line.get_linestyle())
+            looks.setdefault(container.get_label(), set()).add(look)
     assert len(looks) == 14 == len(set.union(*looks.values()))
     assert {len(of_one) for of_one in looks.values()} == {1}
 

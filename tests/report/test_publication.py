@@ -13,7 +13,7 @@ from rich.console import Console
 
 from hpcmaf.report import Table, aggregate
 from hpcmaf.report.compare import p_value
-from hpcmaf.report.cost import spent
+from hpcmaf.report.methods import spent
 from hpcmaf.report.records import read_run
 from hpcmaf.report.reference import published
 from hpcmaf.report.table import _LATEX as SPECIAL
