@@ -21,7 +21,7 @@ from hpcmaf.jobs.context import TaskContext
 from hpcmaf.jobs.debate import Watch, protocol_of
 from hpcmaf.jobs.serving import served_models, society_of
 from hpcmaf.seeding import derive_seed
-from hpcmaf.selection.groups import likelihood_weights
+from hpcmaf.selection.balance import likelihood_weights
 from hpcmaf.store import Store
 
 
@@ -32,7 +32,7 @@ def on_policy_data(context: TaskContext, *, goes_on: bool) -> Path:
     the student as it starts (the base unless it ``goes_on``). Every agent
     scores each of them as its own last answer, behind all that it had read in
     the debate: by the mean log-likelihood of a token, averaged over agents.
-    :func:`hpcmaf.selection.groups.likelihood_weights` has what follows. Cut
+    :func:`hpcmaf.selection.balance.likelihood_weights` has what follows. Cut
     off and unreadable answers are left out.
     """
     from hpcmaf.engines.transformers_engine import TransformersEngine

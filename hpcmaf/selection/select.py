@@ -22,8 +22,7 @@ from hpcmaf.debate.methods import SINGLE
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.errors import ConfigError, DataError
 from hpcmaf.files.publish import atomic_path, write_json
-from hpcmaf.selection.balance import drawer, mix_trajectories
-from hpcmaf.selection.groups import advantages
+from hpcmaf.selection.balance import advantages, drawer, mix_trajectories
 from hpcmaf.selection.sources import DATA, GOLD, Dataset, LossOn, counts
 from hpcmaf.store import Store
 

@@ -3,7 +3,7 @@
 The debates are the rollouts, made by the agent as the job starts, so one pass
 over the dataset is on-policy but for the steps within it, which the clipped
 ratio bounds. Selection has turned rewards into advantages
-(:mod:`hpcmaf.selection.groups`). As TRL computes it, with the loss over all
+(:mod:`hpcmaf.selection.balance`). As TRL computes it, with the loss over all
 target tokens of a step (``bnpo``, or ``dapo`` without accumulation) and no
 entropy bonus. The divergence is that from the base where adapters are trained;
 with all weights trained, from the model as the job starts, as a second one is

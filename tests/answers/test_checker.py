@@ -75,7 +75,6 @@ time.sleep(60)
 @pytest.mark.parametrize("state", ["idle", "busy"])
 def test_no_worker_outlives_a_killed_parent(state: str) -> None:
     parent = subprocess.Popen([sys.executable, "-c", _PARENT, state], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
     assert parent.stdout.readline() == "ready\n"
     time.sleep(0.5)
     workers = psutil.Process(parent.pid).children(recursive=True)

@@ -110,18 +110,10 @@ def test_neither_or_both_and_letters_that_are_none_are_refused(verb, arguments: 
 
 
 def test_each_line_is_answered_before_the_next_is_sent() -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from hpcmaf.cli.grade import command; command()", "--jsonl", "-"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    with process:
+    command = [sys.executable, "-c", "from hpcmaf.cli.grade import command; command()", "--jsonl", "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         for answer, expected in (("0.5", True), ("0.4", False)):
-            process.stdin.write(json.dumps({"gold": "1/2", "answer": answer}) + "\n")
-            process.stdin.flush()
+            print(json.dumps({"gold": "1/2", "answer": answer}), file=process.stdin, flush=True)
             assert json.loads(process.stdout.readline())["equivalent"] is expected
         process.stdin.close()
-    assert process.returncode == 0
+        assert process.wait() == 0

@@ -11,7 +11,7 @@ import torch
 
 from hpcmaf.config.load import load_recipe
 from hpcmaf.errors import ConfigError
-from hpcmaf.selection.groups import likelihood_weights
+from hpcmaf.selection.balance import likelihood_weights
 from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.data import TokenSample
 from hpcmaf.training.process import Process
