@@ -204,7 +204,11 @@ _NAMED: dict[str, FailureKind] = {
 _WORDS: dict[FailureKind, re.Pattern[str]] = {
     kind: re.compile(words, re.IGNORECASE)
     for kind, words in (
-        ("memory", r"out of memory|(can.t|cannot) allocate memory|not enough memory|ALLOC_FAILED|bad_alloc"),
+        (
+            "memory",
+            r"out of memory|(can.t|cannot) allocate memory|not enough memory|ALLOC_FAILED|bad_alloc|MemoryError"
+            r"|kv cache|free memory on device|memory for the cache blocks",
+        ),
         # Of programs rather than of machines.
         ("defect", r"device-side assert|no kernel image|invalid (device (function|ordinal)|configuration|argument)"),
         (
@@ -266,6 +270,11 @@ def system_error(error: OSError | MemoryError) -> PlatformError:
 def one_line(text: str) -> str:
     """Text with everything escaped that would break its line or steer a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text.strip())
+
+
+def brief(error: BaseException) -> str:
+    """What another package's exception says, short enough for a line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def exit_codes() -> dict[int, str]:

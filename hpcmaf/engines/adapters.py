@@ -15,6 +15,7 @@ from pathlib import Path
 from hpcmaf.engines.base import Completion, Diverged
 from hpcmaf.engines.client import Client, ServerError
 from hpcmaf.engines.engine import Prompts
+from hpcmaf.engines.server import Server
 from hpcmaf.errors import EngineError
 from hpcmaf.files.publish import file_sha256
 
@@ -63,17 +64,13 @@ async def load_adapters(client: Client, adapters: Mapping[str, str], names: Mapp
                 raise EngineError(f"{folder}: vLLM does not load the adapter of {agent} ({error})") from error
 
 
-async def check_identity(
-    client: Client, prompts: Prompts, models: Sequence[str], *, context: int, precise: bool
-) -> None:
+async def check_identity(server: Server, prompts: Prompts, models: Sequence[str], *, precise: bool) -> None:
     """Test that every model (by its serving name, the base among them) answers for itself.
 
     Parameters
     ----------
-    context
-        The server's.
     precise
-        Whether it computes in 32 bits.
+        Whether the server computes in 32 bits.
 
     Raises
     ------
@@ -81,16 +78,22 @@ async def check_identity(
         One does not, by more than rounding may do.
     Diverged
         Its numbers are none.
+    EngineError
+        The server refuses the test.
     """
 
     async def ask(model: str, probe: int) -> Completion:
         body = {"temperature": 0.0, "max_tokens": _PROBE_TOKENS, "logprobs": 0, "prompt_logprobs": 0}
         try:
-            return await client.completion({"model": model, "prompt": probes[probe], **body}, prompts.stop_ids)
+            return await server.client.completion({"model": model, "prompt": probes[probe], **body}, prompts.stop_ids)
         except ServerError as error:
-            raise Diverged(model.partition("@")[0]) if "not JSON compliant" in str(error) else error from None
+            if "not JSON compliant" in str(error):
+                raise Diverged(model.partition("@")[0]) from None
+            if not error.status or not server.alive:
+                raise
+            raise EngineError(f"vLLM refuses its self-test: {error}; see {server.facts['log']}") from error
 
-    room, rounding = min(_PROBE_LENGTH, context // 4), _ROUNDING if precise else _ROUNDING_SHORT
+    room, rounding = min(_PROBE_LENGTH, server.facts["context"] // 4), _ROUNDING if precise else _ROUNDING_SHORT
     probes = [prompts.chat.prompt_ids([{"role": "user", "content": text}])[:room] for text in _PROBES]
     rows = [(model, probe) for probe in range(len(probes)) for model in models]
     mixed = await asyncio.gather(*(ask(*row) for row in rows))

@@ -147,6 +147,11 @@ class ServedModels:
     chat: Mapping[str, Any] = field(default_factory=dict)
     copies: tuple[str, ...] = ()
 
+    @property
+    def source(self) -> dict[str, Any]:
+        """Keyword arguments of ``from_pretrained`` for the base."""
+        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+
 
 class Diverged(EngineError):
     """A model's logits are not numbers."""

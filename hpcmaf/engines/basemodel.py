@@ -11,8 +11,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
-from hpcmaf.engines.base import ServedModels
-from hpcmaf.errors import ConfigError, EngineError, PlatformError
+from hpcmaf.errors import ConfigError, EngineError, PlatformError, brief
 from hpcmaf.files.publish import atomic_path, file_sha256
 from hpcmaf.files.usercache import user_cache
 
@@ -41,14 +40,13 @@ def base_model(path: str) -> str:
     return path
 
 
-def load(loader: Any, served: ServedModels, path: str, **kwargs: Any) -> Any:
-    """Load by one of transformers' Auto classes; raises EngineError where that cannot be done."""
-    revision = served.revision if path == served.base else None
+def load(loader: Any, path: str, part: str = "", **kwargs: Any) -> Any:
+    """Load a model, or some ``part`` of it, by one of transformers' classes; raises EngineError where that fails."""
     try:
-        return loader.from_pretrained(path, revision=revision, trust_remote_code=served.trust_remote_code, **kwargs)
+        return loader.from_pretrained(path, **kwargs)
     except Exception as error:  # a damaged checkpoint makes the loaders raise almost anything
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise EngineError(f"model {path}: cannot be loaded ({reason}); check model.path in the recipe") from error
+        reason = f"{part}cannot be loaded ({brief(error)}); check model.path and the files there"
+        raise EngineError(f"model {path}: {reason}") from error
 
 
 def pick_device(name: str) -> Any:
@@ -91,8 +89,7 @@ def _convert(file: Path, folder: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(**source)
         read = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16)
     except Exception as error:  # transformers raises almost anything over a file of another format, or without gguf
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ConfigError(f"model.path: {file} cannot be read as GGUF ({reason})") from error
+        raise ConfigError(f"model.path: {file} cannot be read as GGUF ({brief(error)})") from error
     # Saved as it is, the model would claim to be quantized still.
     values = read.config.to_dict()
     for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):

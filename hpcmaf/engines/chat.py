@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from hpcmaf.answers import closing_mark, opened_thought
-from hpcmaf.errors import EngineError
+from hpcmaf.engines.basemodel import load
+from hpcmaf.errors import EngineError, brief
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -110,21 +111,16 @@ class ChatFormat:
         """
         from transformers import AutoTokenizer, GenerationConfig
 
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
-        except Exception as error:  # whatever the many kinds of tokenizers raise
-            reason = " ".join(str(error).split())[:300]
-            raise EngineError(
-                f"model {path}: its tokenizer cannot be loaded ({reason}); check model.path and the files there"
-            ) from error
+        source = {"revision": revision, "trust_remote_code": trust_remote_code}
+        tokenizer = load(AutoTokenizer, path, "its tokenizer ", **source)
         try:
             own = GenerationConfig.from_pretrained(path, revision=revision).eos_token_id
             ends = [own] if isinstance(own, int) else [int(end) for end in own or ()]
         except Exception as error:
             missing = isinstance(error, OSError) and error.errno is None
             if not missing or Path(path, "generation_config.json").exists():
-                reason = " ".join(str(error).split())[:300]
-                raise EngineError(f"model {path}: its generation_config.json cannot be read ({reason})") from error
+                reason = f"its generation_config.json cannot be read ({brief(error)})"
+                raise EngineError(f"model {path}: {reason}") from error
             ends = []  # a model need not have one
         return cls(tokenizer, eos_ids=ends, **settings)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,10 +23,8 @@ class Prompts:
     def __init__(self, served: ServedModels) -> None:
         from transformers import AutoConfig
 
-        self.chat = ChatFormat.from_pretrained(
-            served.base, revision=served.revision, trust_remote_code=served.trust_remote_code, **served.chat
-        )
-        config = load(AutoConfig, served, served.base).get_text_config()
+        self.chat = ChatFormat.from_pretrained(served.base, **served.source, **served.chat)
+        config = load(AutoConfig, served.base, **served.source).get_text_config()
         self.context: int = getattr(config, "max_position_embeddings", None) or 2**31
         self.stop_ids = list(self.chat.stop_ids)
 
@@ -71,9 +68,6 @@ class BaseEngine:
 
     Attributes
     ----------
-    seconds
-        From the first request to the last completion, starts and earlier
-        attempts included.
     open
         Requests that are not answered.
     gpus
@@ -81,18 +75,18 @@ class BaseEngine:
     """
 
     gpus = peak_memory_bytes = 0
+    # Whether ``send`` counts what it completes.
+    counts = False
 
     def __init__(
         self, prompts: Prompts | None, journal: Journal | None, on_batch: Callable[[int], None] | None
     ) -> None:
         self.prompts: Any = prompts
         self.journal = Journal() if journal is None else journal
-        self.seconds = self._written = self._earlier = self.journal.seconds
-        self.open, self._began = 0, 0.0
+        self.open = 0
         self._on_batch = on_batch or (lambda _: None)
         self._failure: BaseException | None = None
         self._ticking: asyncio.Task[None] | None = None
-        self._unwritten: list[tuple[Request, Completion]] = []
 
     async def complete(self, request: Request) -> Completion:
         """Generate one completion; see ``Engine``.
@@ -123,11 +117,13 @@ class BaseEngine:
             self.count(1)
             return found
         self.open += 1
-        self._began = self._began or time.monotonic()
         if self._ticking is None or self._ticking.done():
             self._ticking = asyncio.create_task(self._tick())
         try:
-            made = await self.answer(request)
+            made = await self.send(request)
+            self.journal.append(request, made)
+            if not self.counts:
+                self.count(1)
             self.check()
             return made
         except Exception as error:
@@ -143,30 +139,26 @@ class BaseEngine:
         except Exception as error:
             self._failure = self._failure or error
 
-    def keep(self, requests: Sequence[Request], completions: Sequence[Completion]) -> None:
-        """Have completions written to the journal."""
-        self._unwritten += zip(requests, completions, strict=True)
-        self.seconds = self._earlier + time.monotonic() - self._began
-
     def check(self) -> None:
         """Raise what another request, or the task's end, has stopped the engine with."""
         if self._failure is not None:
             raise self._failure
 
-    def close(self) -> None:
-        """Write what is not written yet, and release models and processes."""
-        self.write()
+    async def _tick(self) -> None:
+        """A few times a second: let the job be stopped, look at the servers, write what came."""
+        try:
+            while self.open:
+                self._on_batch(0)
+                await self.watch()
+                self.journal.write()
+                await asyncio.sleep(_TICK_SECONDS)
+            self.journal.write()
+        except Exception as error:  # the next answer, or the start that is waited for, raises it
+            self._failure = self._failure or error
 
     # --- what an engine adds -----------------------------------------------
-    async def answer(self, request: Request) -> Completion:
-        """Complete a request that no journal has, keep what came, and count it."""
-        made = await self.send(request)
-        self.keep([request], [made])
-        self.count(1)
-        return made
-
     async def send(self, request: Request) -> Completion:
-        """Have a server complete a request."""
+        """Complete a request that no journal has."""
         raise NotImplementedError
 
     async def watch(self) -> None:
@@ -180,25 +172,9 @@ class BaseEngine:
         """What there is to say of the whole."""
         return {}
 
-    # --- clock and journal -------------------------------------------------
-    async def _tick(self) -> None:
-        """A few times a second: let the job be stopped, look at the servers, write what came."""
-        try:
-            while self.open or self._unwritten:
-                self._on_batch(0)
-                await self.watch()
-                self.write()
-                await asyncio.sleep(_TICK_SECONDS)
-        except Exception as error:  # the next answer, or the start that is waited for, raises it
-            self._failure = self._failure or error
-
-    def write(self) -> None:
-        """Write to the journal what is not written yet."""
-        entries, self._unwritten = self._unwritten, []
-        if entries:
-            requests, completions = zip(*entries, strict=True)
-            self.journal.append(requests, completions, self.seconds - self._written)
-            self._written = self.seconds
+    def close(self) -> None:
+        """Write what is not written yet, and release models and processes."""
+        self.journal.write()
 
 
 class RoutingEngine:
@@ -212,28 +188,20 @@ class RoutingEngine:
     """
 
     def __init__(self, served: Sequence[ServedModels], engines: Sequence[Any]) -> None:
-        self.engines = {
-            Path(one.base).name + f" ({one.tuning})": engine for one, engine in zip(served, engines, strict=True)
-        }
         self._first = engines[0]
+        self.engines = {f"{Path(one.base).name} ({one.tuning})": own for one, own in zip(served, engines, strict=True)}
         self._model_of = {
             name: (engine, name if name in one.agents else None)
             for one, engine in zip(served, engines, strict=True)
             for name in (*one.agents, *one.copies)
         }
+        # They work at once, on the same GPUs.
         self.gpus = max(engine.gpus for engine in engines)
-        # What earlier attempts took is in the journal that the engines share; these may work at once, on the same GPUs.
-        self.seconds = self._earlier = self._first.seconds
-        self._began = 0.0
 
     async def complete(self, request: Request) -> Completion:
         """Generate one completion; see ``Engine``."""
         engine, model = self._model_of.get(request.model or "", (self._first, request.model))
-        self._began = self._began or time.monotonic()
-        try:
-            return await engine.complete(replace(request, model=model))
-        finally:
-            self.seconds = self._earlier + time.monotonic() - self._began
+        return await engine.complete(replace(request, model=model))
 
     @property
     def peak_memory_bytes(self) -> int:

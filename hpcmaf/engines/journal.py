@@ -15,13 +15,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
-from collections.abc import Sequence
+import time
 from dataclasses import fields
 from pathlib import Path
 from typing import IO
 
 from hpcmaf.engines.base import Completion, Request
+from hpcmaf.files.locking import say
 
 
 def request_digest(request: Request) -> str:
@@ -32,24 +32,34 @@ def request_digest(request: Request) -> str:
 
 
 class Journal:
-    """Append-only log of completions; a damaged line costs what it held, and no more.
+    """Append-only log of completions, and the clock of their generation.
 
-    One writer at a time (the task's claim sees to that). ``seconds`` is the
-    generation time of what it had when it was opened, so that a resumed task
-    reports its whole cost, and ``last_model`` the model of its last
-    completion, once that was found. Without a path it keeps nothing.
+    A damaged line costs what it held, and no more. One writer at a time (the
+    task's claim sees to that). Without a path nothing is kept.
+
+    Attributes
+    ----------
+    earlier
+        Seconds that what the file has took to generate, so that a resumed
+        task reports its whole cost.
+    seconds
+        These, and those from the first request to the last completion since.
+    last_model
+        Model of the last completion in the file, once that was found.
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        self.path, self.seconds = path, 0.0
-        self.last_model: str | None = None
+        self.path, self.last_model = path, None
+        self.earlier = self._began = 0.0
         self._last = ""
         self._known: dict[str, Completion] = {}
+        self._unwritten: list[tuple[Request, Completion]] = []
         self._file: IO[bytes] | None = None
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a+b")
             self._load(self._file)
+        self.seconds = self._written = self.earlier
 
     def _load(self, file: IO[bytes]) -> None:
         file.seek(0)
@@ -70,45 +80,57 @@ class Journal:
                 continue
             self._known.update(completions)
             self._last = next(reversed(completions), self._last)
-            self.seconds += seconds
+            self.earlier += seconds
         # What follows was being written when the process died; new lines must not be glued to it.
         file.truncate(whole)
         file.seek(0, os.SEEK_END)
         if damaged:
-            again = "what they held is generated again"
-            print(f"{self.path}: {damaged} line(s) are damaged; {again}", file=sys.stderr, flush=True)
+            say(f"{self.path}: {damaged} line(s) are damaged; what they held is generated again")
 
     def __len__(self) -> int:
         """Completions that earlier attempts made."""
         return len(self._known)
 
     def find(self, request: Request) -> Completion | None:
-        """The completion of a request, if an earlier attempt made it."""
+        """The completion of a request, if an earlier attempt made it; else the clock runs."""
         digest = request_digest(request)
         if digest == self._last:
             self.last_model = request.model
-        return self._known.get(digest)
+        if (found := self._known.get(digest)) is None:
+            self._began = self._began or time.monotonic()
+        return found
 
-    def append(self, requests: Sequence[Request], completions: Sequence[Completion], seconds: float) -> None:
-        """Log completions that came together; on disk when this returns.
+    @property
+    def running(self) -> float:
+        """Seconds since the first request that no earlier attempt has answered."""
+        return time.monotonic() - self._began if self._began else 0.0
 
-        It is not remembered: no completion is requested twice, and
-        the token ids of a large shard take a gigabyte.
+    def append(self, request: Request, completion: Completion) -> None:
+        """Have a completion written with the next line.
+
+        It is not remembered then: no completion is requested twice, and the
+        token ids of a large shard take a gigabyte.
         """
-        if self._file is None:
+        self._unwritten.append((request, completion))
+        self.seconds = self.earlier + self.running
+
+    def write(self) -> None:
+        """Log the completions that came since the last line; on disk when this returns."""
+        entries, self._unwritten = self._unwritten, []
+        if self._file is None or not entries:
             return
         names = [field.name for field in fields(Completion)]
-        rows = [
-            [request_digest(request), *(getattr(made, name) for name in names)]
-            for request, made in zip(requests, completions, strict=True)
-        ]
-        self._file.write(json.dumps({"seconds": seconds, "completions": rows}).encode() + b"\n")
+        rows = [[request_digest(request), *(getattr(made, name) for name in names)] for request, made in entries]
+        line = {"seconds": self.seconds - self._written, "completions": rows}
+        self._written = self.seconds
+        self._file.write(json.dumps(line).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the log; it stays until the shard is published."""
-        if self._file is not None:
+        if self._file is not None and not self._file.closed:
+            self.write()
             self._file.close()
 
     def remove(self) -> None:

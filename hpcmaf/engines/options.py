@@ -142,8 +142,8 @@ class VllmOptions(Strict):
             }
         return arguments | self.vllm_args
 
-    def command(self, arguments: Mapping[str, Any]) -> list[str]:
-        """What starts a server of some options; raises PlatformError where there is no vLLM."""
+    def command(self, model: str) -> list[str]:
+        """What starts a server of a model; raises PlatformError where there is no vLLM."""
         if self.server_command.strip():
             line = self.server_command.strip()
         elif find_spec("vllm") is not None:
@@ -156,7 +156,7 @@ class VllmOptions(Strict):
                 "generation.engine: vllm is not installed; pip install 'hpcmaf[vllm]', name the command of another "
                 "environment in generation.server_command, or choose transformers"
             )
-        return ["bash", "-c", f'{line} "$@"', "vllm", arguments["model"], *words(arguments)]
+        return ["bash", "-c", f'{line} "$@"', "vllm", model]
 
     def environment(self, arguments: Mapping[str, Any]) -> dict[str, str]:
         """A server's environment; the user's own settings go before ours."""
@@ -203,24 +203,20 @@ def smaller(arguments: Mapping[str, Any], reason: str) -> dict[str, Any] | None:
     return {"max_num_seqs": half, "gpu_memory_utilization": round(share - less, 2)}
 
 
-def words(arguments: Mapping[str, Any]) -> list[str]:
-    """Options of ``vllm serve``, the model aside, as words of a command line."""
+def configuration(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of ``vllm serve`` as its configuration file has them, the model aside."""
     if not arguments["enforce_eager"]:
         # Batch sizes recorded as graphs: every one costs time at start, a missing one some padding.
         most, sizes = arguments["max_num_seqs"], {1, 2, 4, 8, 16, *range(32, 512, 32)}
         sizes |= {most, *range(512, most, 64)}
         arguments = {"cudagraph_capture_sizes": sorted(size for size in sizes if size <= most), **arguments}
-    found: list[str] = []
+    found: dict[str, Any] = {}
     for key, value in arguments.items():
-        flag = key.replace("_", "-")
-        if key == "model" or value is None:
-            continue
-        if isinstance(value, bool):
-            found.append(f"--{flag}" if value else f"--no-{flag}")
-        elif isinstance(value, list):
-            found += [f"--{flag}", *map(str, value)]
-        else:
-            found += [f"--{flag}", json.dumps(value) if isinstance(value, Mapping) else str(value)]
+        name = key.replace("_", "-")
+        if value is False:
+            found[f"no-{name}"] = True
+        elif value is not None and key != "model":
+            found[name] = json.dumps(value) if isinstance(value, dict) else value
     return found
 
 

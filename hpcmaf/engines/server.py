@@ -12,22 +12,27 @@ import fcntl
 import hashlib
 import json
 import os
-import re
+import secrets
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import httpx
 
+from hpcmaf.cores import gpus
 from hpcmaf.engines import keeper
 from hpcmaf.engines.client import Client
-from hpcmaf.errors import TRANSIENT, FailureKind, PlatformError, errno_in
+from hpcmaf.engines.options import VllmOptions, cache_folder, configuration
+from hpcmaf.engines.watching import read_failure, start_parts, written
+from hpcmaf.errors import EngineError, PlatformError
+from hpcmaf.files.locking import locked
 
 # Environment variable that names whose servers a task uses, where that is not its run.
 SHARED = "HPCMAF_SERVERS"
@@ -36,6 +41,7 @@ _LONGEST_ROOT = 24
 _GRACE_SECONDS = 20.0
 # A request that is not answered for so long never will be.
 _STALLED_SECONDS = 3600.0
+_COMPILE_PATIENCE = 20 * 60.0
 
 
 class Server:
@@ -118,9 +124,9 @@ class Server:
                 time.sleep(0.1)
             clean(self.folder)
 
-    def close(self) -> None:
-        """Give it back."""
-        while self._locks:
+    def close(self, keep: bool = False) -> None:
+        """Give it back; with ``keep`` this process does not use it, and keeps it running."""
+        while len(self._locks) > keep:
             self._locks.pop().close()
 
     def connect(self, in_flight: int) -> None:
@@ -196,61 +202,77 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-# --- what a log says -------------------------------------------------------
-_LOG_PREFIX = re.compile(r"^\s*(\([^)]*\)\s*)?((ERROR|INFO|WARNING) \d\d-\d\d [\d:]+ \[[^\]]*\] ?)?\s*")
-_ERROR = re.compile(r"^[\w.]*(Error|Exception|NotFound\w*|Interrupt)\b: *\S|error: |not found$|bash: ")
-_SECOND_HAND = re.compile("Engine core initialization failed|WorkerProc initialization failed|See stack trace")
-_MEMORY = re.compile(
-    r"memoryerror|out of memory|outofmemory|can(no|')t allocate memory|kv cache|free memory on device"
-    r"|memory for the cache blocks", re.IGNORECASE,
-)  # fmt: skip
-_REFUSED = re.compile(
-    r"unrecognized arguments|invalid choice|is greater than the derived max_model_len|are not supported"
-    r"|not a valid model identifier|validation errors? for|does not appear to have a file named"
-    r"|safetensorerror|error while deserializing header|no such file|not found$", re.IGNORECASE,
-)  # fmt: skip
-_PARTS = {
-    "weights": r"Loading weights took ([\d.]+) s",
-    "compile": r"torch\.compile (?:and initial profiling/warmup run together )?took ([\d.]+) s",
-    "profile and cache": r"init engine \(.*?\) took ([\d.]+) s",
-    "capture": r"Graph capturing finished in ([\d.]+) s",
-}
+# --- starting one ----------------------------------------------------------
+class StartFailed(EngineError):
+    """A server did not start."""
 
 
-def written(facts: Mapping[str, Any]) -> str:
-    """What a server has written to its log, which may hold other servers' words before."""
-    with suppress(OSError), open(facts["log"], "rb") as file:
-        file.seek(facts["log_offset"])
-        return file.read().decode(errors="replace")
-    return ""
+async def launch(
+    folder: Path, options: VllmOptions, arguments: Mapping[str, Any], devices: str | None, log: Path,
+    check: Callable[[], None],
+) -> Server:  # fmt: skip
+    """Start a server, and wait until it answers; raises StartFailed, with one line, if it does not.
 
-
-def read_failure(text: str) -> tuple[str, FailureKind]:
-    """Why a server ended, in one line, and of what kind that is: memory, refused, or hardware."""
-    lines = [_LOG_PREFIX.sub("", line).strip() for line in text.splitlines()]
-    # Only errors have a kind: a line on how full the KV cache is does not say that memory ran out.
-    errors = [line for line in lines if _ERROR.search(line) and not _SECOND_HAND.search(line)]
-    # A lack of memory is the cause of what else is said, wherever it stands; otherwise the last error sums it up.
-    memory = next((line for line in errors if _MEMORY.search(line)), None)
-    last = errors[-1] if errors else next((line for line in reversed(lines) if line), "it wrote nothing")
-    kind: FailureKind = "memory" if memory else "refused" if errors and _REFUSED.search(last) else "hardware"
-    reason = " ".join((memory or last).split())[:1000]
-    # What a file system could not give now, however the library calls it that met it.
-    return reason, "hardware" if errno_in(reason) in TRANSIENT else kind
-
-
-def start_parts(text: str, seconds: float) -> dict[str, float]:
-    """Seconds of a start by what they were spent on, as the server's log has them.
-
-    ``profile and cache`` holds compiling and capturing too; ``imports and
-    rest`` is what is left of the whole.
+    Parameters
+    ----------
+    devices
+        GPUs that it sees; ``None`` for all.
+    check
+        Called about twice a second; what it raises ends the start.
     """
-    found = {name: [float(value) for value in re.findall(pattern, text)] for name, pattern in _PARTS.items()}
-    parts = {"start": round(seconds, 1)} | {name: max(values) for name, values in found.items() if values}
-    known = parts.get("weights", 0.0) + parts.get("profile and cache", 0.0)
-    return parts | {"imports and rest": round(max(0.0, seconds - known), 1)}
+    log.parent.mkdir(parents=True, exist_ok=True)
+    key, server = secrets.token_hex(16), Server(folder, use=True)
+    server.facts = {"key": key, "log": str(log), "log_offset": log.stat().st_size if log.exists() else 0}
+    # The key is not in the environment, which decides for vLLM whether what it has compiled still fits; nor where ps
+    # shows it.
+    settings = folder / "vllm.yaml"
+    settings.write_text(json.dumps({"api-key": key} | configuration(arguments)))
+    command = [sys.executable, "-I", keeper.__file__, str(folder), str(log), *options.command(arguments["model"])]
+    command += ["--config", str(settings), "--uds", server.socket]
+    variables = options.environment(arguments) | ({"CUDA_VISIBLE_DEVICES": devices} if devices else {})
+    try:
+        async with AsyncExitStack() as alone:
+            await alone.enter_async_context(compiling(arguments, check))
+            began = time.time()
+            keeping = subprocess.Popen(command, env=variables, start_new_session=True, stdin=subprocess.DEVNULL)
+            while not (folder / "pid").exists() and keeping.poll() is None:
+                await asyncio.sleep(0.05)
+            while (models := await asyncio.to_thread(server.call, "GET", "/v1/models")) is None:
+                check()
+                parts = start_parts(written(server.facts), time.time() - began)
+                if "compile" in parts:
+                    await alone.aclose()  # others may start now
+                if not server.alive:
+                    reason, kind = read_failure(written(server.facts))
+                    raise StartFailed(reason, kind=kind)
+                if parts["start"] > 60 * options.start_minutes:
+                    minutes = f"{options.start_minutes:g} minutes"
+                    raise StartFailed(f"not up after {minutes} (generation.start_minutes)", kind="hardware")
+                await asyncio.sleep(0.5)
+        server.facts["context"] = int(models.json()["data"][0]["max_model_len"])
+        server.facts["parts"] = start_parts(written(server.facts), time.time() - began)
+        return server
+    except BaseException:
+        server.close()
+        clean(folder)
+        raise
 
 
-def say(line: str) -> None:
-    """Print a line for whoever reads the task's log."""
-    print(line, file=sys.stderr, flush=True)
+@asynccontextmanager
+async def compiling(arguments: Mapping[str, Any], tick: Callable[[], None]) -> AsyncIterator[None]:
+    """Compile for a server: alone if this shape has not been compiled before, else at once.
+
+    Of a hundred shards that start together the first compiles, and the others
+    wait and find it done. It ends with compiling, not with the start.
+    """
+    name = digest([arguments, gpus()[:1]])
+    done = cache_folder() / f"compiled-{name}"
+    if arguments["enforce_eager"] or done.exists():
+        yield
+        return
+    async with locked(done.with_name(f"compiling-{name}.lock"), _COMPILE_PATIENCE, tick, "another task to compile"):
+        if not done.exists():
+            yield
+            done.touch()
+            return
+    yield

@@ -10,7 +10,6 @@ length travel together, so little is padded. Runs everywhere torch does.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -66,6 +65,8 @@ class TransformersEngine(BaseEngine):
         Most requests generated together.
     """
 
+    counts = True
+
     def __init__(
         self, served: ServedModels, *, device: str = "auto", batch_size: int = 128,
         journal: Journal | None = None, on_batch: Callable[[int], None] | None = None,
@@ -79,8 +80,8 @@ class TransformersEngine(BaseEngine):
         self._loaded: tuple[str | None, Any] | None = None
         self._mixes = served.tuning == "lora" and bool(served.agents)
 
-    async def answer(self, request: Request) -> Completion:
-        """Complete a request; see ``BaseEngine``."""
+    async def send(self, request: Request) -> Completion:
+        """Complete a request in some batch; see ``BaseEngine``."""
         prompt = self.prompts.ids(request)
         if len(prompt) >= self.prompts.context:
             self.count(1)
@@ -98,11 +99,11 @@ class TransformersEngine(BaseEngine):
 
     def note(self) -> str:
         """What there is to say of the work in progress."""
-        return f"{self._tokens / max(1e-9, time.monotonic() - self._began):,.0f} tokens/s" if self._began else ""
+        return f"{self._tokens / self.journal.running:,.0f} tokens/s" if self.journal.running else ""
 
     def averages(self) -> dict[str, Any]:
         """What there is to say of the whole."""
-        return {"tokens_per_second": round(self._tokens / max(1e-9, self.seconds - self._earlier), 1)}
+        return {"tokens_per_second": round(self._tokens / max(1e-9, self.journal.seconds - self.journal.earlier), 1)}
 
     def close(self) -> None:
         """Drop the models, and write what is not written yet."""
@@ -120,6 +121,7 @@ class TransformersEngine(BaseEngine):
         current = self.journal.last_model
         while True:
             await until_quiet(lambda: len(self._waiting))
+            self.journal.write()  # before more is computed
             if not self._waiting:
                 return
             groups = Counter(self._group(one.request) for one in self._waiting)
@@ -129,10 +131,8 @@ class TransformersEngine(BaseEngine):
             batch = next_batch([one for one in self._waiting if self._group(one.request) == current], self.batch_size)
             self._waiting = list({*self._waiting} - {*batch})
             try:
-                completions = self._generate(batch)
-                self.keep([one.request for one in batch], completions)
-                self.write()
                 self.check()
+                completions = self._generate(batch)
             except BaseException as error:
                 if isinstance(error, torch.OutOfMemoryError):
                     error = OutOfMemory(f"{len(batch)} requests at once need more memory than there is; use less")
@@ -152,7 +152,8 @@ class TransformersEngine(BaseEngine):
             return self._loaded[1]
         self._loaded, served = None, self.served
         path = served.base if group is None else served.agents[group]
-        model = load(AutoModelForCausalLM, served, path, dtype=served.dtype).to(self.device)
+        source = served.source if path == served.base else {**served.source, "revision": None}
+        model = load(AutoModelForCausalLM, path, dtype=served.dtype, **source).to(self.device)
         for name, adapter in served.agents.items() if self._mixes else ():
             from peft import PeftModel
 

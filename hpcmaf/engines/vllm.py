@@ -8,31 +8,31 @@ else one after the other, each for as long as it has requests.
 from __future__ import annotations
 
 import asyncio
+import os
+import tempfile
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from hpcmaf.cores import gpus
-from hpcmaf.engines.base import Completion, Request, ServedModels, until_quiet
+from hpcmaf.engines import server as servers
+from hpcmaf.engines.adapters import MixedUp, check_identity, load_adapters, serving_names
+from hpcmaf.engines.base import Completion, Diverged, Request, ServedModels, until_quiet
+from hpcmaf.engines.basemodel import pick_device
 from hpcmaf.engines.client import ServerError
 from hpcmaf.engines.engine import BaseEngine, Prompts
 from hpcmaf.engines.journal import Journal
-from hpcmaf.engines.options import VllmOptions
-from hpcmaf.engines.pool import ServerPool
-from hpcmaf.engines.server import Server, find
-from hpcmaf.errors import EngineError
+from hpcmaf.engines.options import AdapterShape, VllmOptions, smaller
+from hpcmaf.engines.server import Server
+from hpcmaf.engines.watching import Meter, read_failure, written
+from hpcmaf.errors import EngineError, FailureKind, OutOfMemory
+from hpcmaf.files.locking import locked, say
+from hpcmaf.files.publish import write_json
 
 _LOOK_SECONDS = 2.0
-_METRICS = {
-    "vllm:generation_tokens_total": "tokens",
-    "vllm:num_requests_running": "running",
-    "vllm:num_requests_waiting": "waiting",
-    "vllm:kv_cache_usage_perc": "cache",
-    "vllm:prefix_cache_hits_total": "hits",
-    "vllm:prefix_cache_queries_total": "queries",
-}
-_NOW = 20  # samples
+_PAUSE_SECONDS = 5.0
 # Servers that engines of this process left running for the next one.
 _kept: list[Server] = []
 
@@ -40,27 +40,65 @@ _kept: list[Server] = []
 class VllmEngine(BaseEngine):
     """An ``Engine`` on vLLM servers; see ``BaseEngine`` for what is not said here.
 
+    Servers of the task's own machine are found, or started when they are needed.
+
     Parameters
     ----------
     served, options
         Base and agents, and what the profile says of the servers.
+    device
+        ``"auto"``, ``"cpu"`` or ``"cuda"``.
+    run
+        Run directory: its tasks on this machine share servers. ``None``
+        does not share them.
+    log
+        What the servers write to.
+    room
+        For adapters of later iterations.
+    halvings
+        Times that memory ran out in earlier attempts.
+    bases
+        Of the society: each has servers of its own, and its part of the GPUs' memory.
     keep
         Whether servers run on after :meth:`close`, for the next engine of this process.
     priority
         Requests of lower values go first on servers that tasks share.
-    settings
-        Where servers are, and with how much they start: those of ``ServerPool``.
+
+    Attributes
+    ----------
+    parts
+        Seconds of the last start, by what they were spent on.
     """
 
     def __init__(
-        self, served: ServedModels, options: VllmOptions | None = None, *, journal: Journal | None = None,
-        on_batch: Callable[[int], None] | None = None, keep: bool = False, priority: int = 0, **settings: Any,
+        self, served: ServedModels, options: VllmOptions | None = None, *, device: str = "auto",
+        run: Path | None = None, log: Path | None = None, room: AdapterShape | None = None, halvings: int = 0,
+        bases: int = 1, keep: bool = False, priority: int = 0, journal: Journal | None = None,
+        on_batch: Callable[[int], None] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(Prompts(served), journal, on_batch)
-        self.pool = ServerPool(served, options or VllmOptions(), self.prompts, self.check, **settings)
-        self.gpus = self.pool.gpus
-        self._full, self._keep, self._priority = served.tuning == "full", keep, priority
-        self.meter, self._look = Meter(), 0.0
+        self.served, self.options, self.device = served, options or VllmOptions(), pick_device(device).type
+        if self.options.reproducible and self.device != "cuda":
+            reason = "vLLM's batch invariance needs a GPU; on a CPU use engine: transformers"
+            raise EngineError(f"generation.reproducible: {reason}")
+        # Wrapping the output layer breaks prompt likelihoods.
+        for module in {"lm_head", "embed_tokens"} & set(room.modules if room else ()):
+            raise EngineError(f"vLLM serves no adapter on {module}; use generation.engine: transformers")
+        self.gpus = self.options.gpus if self.device == "cuda" else 0
+        self._full, self._keep, self._priority, self._again = served.tuning == "full", keep, priority, False
+        shared = os.environ.get(servers.SHARED) or (str(run.resolve()) if run else None)
+        self.folder = servers.servers_folder(shared or f"process {os.getpid()} {time.time_ns()}")
+        self._log = log or self.folder / "server.log"
+        self._adapters = {} if self._full else served.agents
+        self._names = serving_names(self._adapters)
+        # Checkpoints that are served side by side.
+        self._capacity = self.options.checkpoints(served, self.device, bases)
+        self._arguments = self.options.arguments(served, self.device, room, bases * self._capacity)
+        for _ in range(halvings):
+            self._arguments |= smaller(self._arguments, "out of memory") or {}
+        # With less memory it is still the server that was wanted.
+        self._wanted = servers.digest(self._arguments)
+        self.parts, self.meter, self._look = dict[str, float](), Meter(), 0.0
         # Servers of the same weights, and the number of each problem, which decides on the one that reads it.
         self._groups: dict[str | None, Sequence[Server]] = {}
         self._problems: dict[str, int] = {}
@@ -71,12 +109,12 @@ class VllmEngine(BaseEngine):
         """Give the servers back, and write what is not written yet."""
         used = [int(row[0]) << 20 for row in gpus("memory.used")] if self.gpus else []
         self.peak_memory_bytes = max([self.peak_memory_bytes, *used])
-        for key, group in list(self._groups.items()):
-            if self._keep:
-                _kept.extend(filter(None, (find(one.folder) for one in group)))
-            self._give_back(key)
-        while _kept and not self._keep:
-            _kept.pop().close()
+        _kept.extend(server for group in self._groups.values() for server in group)
+        self._groups.clear()
+        for server in _kept:
+            server.close(self._keep)
+        if not self._keep:
+            _kept.clear()
         super().close()
 
     async def send(self, request: Request) -> Completion:
@@ -91,7 +129,7 @@ class VllmEngine(BaseEngine):
             **sampling.further,
         }
         body |= {"logprobs": 0, "prompt_logprobs": 0} if request.logprobs else {}
-        body["model"] = self.pool.names.get(request.model or "", "base")
+        body["model"] = self._names.get(request.model or "", "base")
         key, problem = request.model if self._full else None, request.key.partition("/")[0]
         while True:
             group = await self._group(key)
@@ -108,7 +146,7 @@ class VllmEngine(BaseEngine):
                     raise EngineError(f"vLLM refuses {request.key}: {error}; see {server.facts['log']}") from error
                 if self._groups.get(key) is group:  # no other request has noticed before
                     self._give_back(key)
-                    self.pool.replace(server, error)
+                    self._replace(server, error)
         tokens, logprobs = ((), ()) if request.scored else (made.token_ids, made.logprobs)
         likelihoods = {"logprobs": logprobs, "prompt_logprobs": made.prompt_logprobs}
         return self.prompts.completion(request, len(prompt), tokens, **likelihoods)
@@ -128,24 +166,25 @@ class VllmEngine(BaseEngine):
 
     def averages(self) -> dict[str, Any]:
         """What there is to say of the whole."""
-        parts = {f"start_{name.replace(' ', '_')}": seconds for name, seconds in self.pool.parts.items()}
+        parts = {f"start_{name.replace(' ', '_')}": seconds for name, seconds in self.parts.items()}
         return self.meter.averages() | parts
 
     # --- servers -----------------------------------------------------------
     async def _group(self, key: str | None) -> Sequence[Server]:
-        """The servers that hold a checkpoint, once they are up; started in the order in which they are asked for."""
+        """The servers of a checkpoint, of the base by ``None``; started in the order in which they are asked for."""
         async with self._locks[key]:
             self.check()
             if key not in self._groups:
                 async with self._turn:
                     await self._make_room()
-                    self._groups[key] = await self.pool.connect(key)
+                    numbers = range(self.options.engines)
+                    self._groups[key] = await asyncio.gather(*(self._connect(key, number) for number in numbers))
             return self._groups[key]
 
     async def _make_room(self) -> None:
         """Wait until there is capacity for servers of one more checkpoint."""
         await until_quiet(lambda: self.open)
-        while len(self._groups) >= self.pool.capacity:
+        while len(self._groups) >= self._capacity:
             idle = [key for key, group in self._groups.items() if not any(one.client.open for one in group)]
             if idle:
                 self._give_back(idle[0])
@@ -157,44 +196,82 @@ class VllmEngine(BaseEngine):
         for server in self._groups.pop(key):
             server.close()
 
+    async def _connect(self, key: str | None, number: int) -> Server:
+        """One of a checkpoint's servers, with adapters that are tested."""
+        devices = self.options.devices(self.device, number)
+        where = self.folder / servers.digest([devices or os.environ.get("CUDA_VISIBLE_DEVICES"), number])
+        where.mkdir(mode=0o700, exist_ok=True)
+        spec, rests = servers.digest([self._wanted, key]), self.options.rests(self.device, self.served.tuning)
+        async with locked(where / "lock", None, self.check, "another task to start its vLLM server"):
+            server = await servers.running(where, spec, rests == "sleep")
+            fresh = server is None
+            server = server or await self._start(key, number, where, spec, devices)
+            if fresh:
+                write_json(server.folder / "server.json", server.facts | {"while_training": rests})
+        # A little more than fills a server's steps, so that it never waits for this process.
+        step = self._arguments["max_num_seqs"]
+        server.connect(in_flight=step + max(64, step // 4))
+        tested = server.folder / f"tested-{servers.digest(sorted(self._names.values()))}"
+        try:
+            await load_adapters(server.client, self._adapters, self._names)
+            if not tested.exists():
+                models, precise = ["base", *self._names.values()], self.served.dtype == "float32"
+                await check_identity(server, self.prompts, models, precise=precise)
+                tested.touch()
+            return server
+        except BaseException as error:
+            server.close()
+            if not isinstance(error, MixedUp | Diverged | ServerError):
+                raise  # others may use it
+            servers.clean(server.folder)  # what a diverged model left in its cache would spoil others' numbers
+            if fresh:
+                raise
+            say(f"{error}; starting another server")
+            return await self._connect(key, number)
 
-class Meter:
-    """Tells what bounds a stage, from the metrics that vLLM servers publish."""
+    async def _start(self, key: str | None, number: int, where: Path, spec: str, devices: str | None) -> Server:
+        """Start a server: once more where that fails, with less where memory ran out."""
+        own = {"model": self.served.base if key is None else self.served.agents[key]}
+        if self._full and Path(own["model"]).is_dir() and not self.served.trust_remote_code:
+            # vLLM takes the model's path for part of what decides how it is compiled.
+            link = where / f"model{len(list(where.glob('s*/server.json')))}"
+            link.unlink(missing_ok=True)
+            link.symlink_to(Path(own["model"]).resolve())
+            own["model"] = str(link)
+        own |= {} if key is None else {"revision": None}
+        log = self._log if self.options.engines == 1 else self._log.with_stem(f"{self._log.stem}-{number}")
+        while True:
+            folder = Path(tempfile.mkdtemp(prefix=f"s{spec}", dir=where))
+            try:
+                server = await servers.launch(folder, self.options, self._arguments | own, devices, log, self.check)
+                break
+            except servers.StartFailed as failure:
+                self._try_again("cannot start", str(failure), failure.kind, log)
+            await asyncio.sleep(_PAUSE_SECONDS)
+        self.parts = server.facts["parts"]
+        spent = ", ".join(f"{name} {seconds:.0f}" for name, seconds in self.parts.items() if name != "start")
+        say(f"vLLM is up after {self.parts['start']:.0f} s ({spent}); its log: {log}")
+        return server
 
-    def __init__(self) -> None:
-        self._samples: list[tuple[float, Counter[str]]] = []
+    def _replace(self, server: Server, error: ServerError) -> None:
+        """End a server that has died or hangs; the next is started with less where memory ran out, else once."""
+        reason, kind = read_failure(written(server.facts)[-20_000:])
+        servers.clean(server.folder)
+        reason = reason if kind == "memory" or "Error" in reason else str(error)
+        what = f"stopped working{' a second time' * self._again}"
+        self._try_again(what, reason, "memory" if kind == "memory" else "hardware", server.facts["log"])
 
-    def add(self, pages: Sequence[str]) -> None:
-        """Take the servers' pages of now."""
-        if not pages:
-            return
-        values = Counter[str]()
-        for line in "\n".join(pages).splitlines():
-            if name := _METRICS.get(line.partition("{")[0]):
-                values[name] += float(line.rpartition(" ")[2])
-        values["cache"] /= len(pages)
-        if self._samples and values["tokens"] < self._samples[-1][1]["tokens"]:
-            self._samples.clear()  # a server that was started anew counts from zero
-        self._samples.append((time.monotonic(), values))
-
-    def note(self) -> str:
-        """One line on what goes on now."""
-        if len(self._samples) < 2:
-            return ""
-        now, stage, last = self._over(self._samples[-_NOW:]), self._over(self._samples), self._samples[-1][1]
-        line = f"{now['tokens_per_second']:,.0f} tokens/s now, {stage['tokens_per_second']:,.0f} over the stage, "
-        line += f"{last['running']:.0f} running, {last['waiting']:.0f} waiting, KV cache {last['cache']:.0%}"
-        return f"{line}, prefix hits {now['prefix_hits']:.0%}"
-
-    def averages(self) -> dict[str, float]:
-        """Means over the stage."""
-        return self._over(self._samples) if len(self._samples) > 1 else {}
-
-    @staticmethod
-    def _over(samples: Sequence[tuple[float, Counter[str]]]) -> dict[str, float]:
-        (began, first), (now, last) = samples[0], samples[-1]
-        hits = (last["hits"] - first["hits"]) / max(1, last["queries"] - first["queries"])
-        rate = (last["tokens"] - first["tokens"]) / max(1e-9, now - began)
-        averages = {"tokens_per_second": rate, "prefix_hits": hits}
-        averages |= {k: sum(values[k] for _, values in samples) / len(samples) for k in ("running", "waiting", "cache")}
-        return {name: round(value, 3) for name, value in averages.items()}
+    def _try_again(self, what: str, reason: str, kind: FailureKind, log: object) -> None:
+        """Choose what to try after a failure, and say so, or raise it."""
+        if kind == "memory" and self._again:
+            remedy = "lower generation.max_num_seqs or max_model_len"
+            raise OutOfMemory(f"vLLM {what}: {reason}; {remedy} (log: {log})")
+        if kind == "refused" or self._again:
+            raise EngineError(f"vLLM {what}: {reason}; see {log}", kind=kind)
+        self._again = True
+        if kind == "memory" and (less := smaller(self._arguments, reason)):
+            changes = ", ".join(f"{name} {value}" for name, value in less.items())
+            say(f"vLLM has too little memory ({reason[:200]}); starting it with {changes}")
+            self._arguments |= less
+        else:
+            say(f"vLLM {what} ({reason[:200]}); starting it once more")

@@ -17,7 +17,7 @@ from hpcmaf.debate.methods import Society
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.engines.base import Engine, Request, Sampling, ServedModels
 from hpcmaf.engines.chat import ChatFormat
-from hpcmaf.errors import EngineError
+from hpcmaf.errors import EngineError, brief
 from hpcmaf.evaluation.measures import DIVERSITY_SCHEMA, estimate
 
 # At (j, i): log-likelihood, in nats, of each token of agent i's final response, in agent i's own chat, under agent j's
@@ -102,7 +102,7 @@ def measure(
     texts = [turn.spoken for one in transcripts for turn in one.answers[one.ended - 1]]
     # A revision names a state of the base, not of another encoder.
     first = served[0]
-    source = {"revision": None if encoder else first.revision, "trust_remote_code": first.trust_remote_code}
+    source = {**first.source, "revision": None if encoder else first.revision}
     vectors = embed(texts, encoder or first.base, engines[0].device, dtype=first.dtype, **source)
     measures: dict[str, Iterable[float | None]] = {
         "embedding": map(dissimilarity, np.split(vectors, len(transcripts))),
@@ -279,8 +279,7 @@ def embed(
         tokenizer = AutoTokenizer.from_pretrained(path, **source)
         model = AutoModel.from_pretrained(path, dtype=dtype, **source)
     except Exception as error:  # whatever the many kinds of models raise
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise EngineError(f"encoder {path}: cannot be loaded ({reason}); check --encoder") from error
+        raise EngineError(f"encoder {path}: cannot be loaded ({brief(error)}); check --encoder") from error
     model = (model.get_encoder() if model.config.is_encoder_decoder else model).to(device).eval()
     longest = min(getattr(model.config, "max_position_embeddings", None) or 2**20, tokenizer.model_max_length)
     vectors = np.zeros((len(texts), model.config.get_text_config().hidden_size), np.float32)

@@ -89,18 +89,19 @@ async def locked(path: Path, patience: float | None, tick: Callable[[], None], a
                 break
             except RunBusyError:
                 if not waiting:
-                    _say(f"waiting for {awaited} ({path})")
+                    say(f"waiting for {awaited} ({path})")
                 if patience is not None and time.monotonic() - began > patience:
-                    _say(f"{path}: still locked after {patience / 60:.0f} minutes; going on without it")
+                    say(f"{path}: still locked after {patience / 60:.0f} minutes; going on without it")
                     break
                 waiting = True
                 tick()
                 await asyncio.sleep(0.5)
             except (OSError, PlatformError) as error:
-                _say(f"{path}: {os.strerror(error.errno or errno.EIO)}; going on without a lock")
+                say(f"{path}: {os.strerror(error.errno or errno.EIO)}; going on without a lock")
                 break
         yield
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Print a line for whoever reads the task's log."""
     print(line, file=sys.stderr, flush=True)

@@ -202,8 +202,8 @@ def _spend(context: TaskContext, transcripts: Sequence[Transcript], engine: Any,
         )
     context.spend(
         # What earlier attempts took besides generation, such as starting, is lost with them.
-        wall_seconds=journal.seconds + time.monotonic() - context.started,
-        gpu_seconds=engine.seconds * engine.gpus,
+        wall_seconds=journal.earlier + time.monotonic() - context.started,
+        gpu_seconds=journal.seconds * engine.gpus,
         peak_memory_bytes=engine.peak_memory_bytes if engine.gpus else peak_memory_bytes(),
         engine=engine.averages(),
     )

@@ -79,7 +79,7 @@ def on_policy_data(context: TaskContext, *, goes_on: bool) -> Path:
         cut_off=sum(turn.cut_off for turn in drawn),
         prompt_tokens=sum(turn.prompt_tokens for turn in drawn),
         completion_tokens=sum(turn.completion_tokens for turn in drawn),
-        gpu_seconds=sum(engine.seconds for engine in engines) * engines[0].gpus,
+        gpu_seconds=journal.seconds * engines[0].gpus,
     )
     lines = []
     for debate, scores in zip(debates, found, strict=True):

@@ -119,7 +119,7 @@ def linear_modules(served: ServedModels) -> tuple[str, ...]:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
-        config = load(AutoConfig, served, served.base)
+        config = load(AutoConfig, served.base, **served.source)
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=served.trust_remote_code)
     output = model.get_output_embeddings()
     layers = model.named_modules()

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hpcmaf.errors import ConfigError, TrainingError
+from hpcmaf.errors import ConfigError, TrainingError, brief
 from hpcmaf.training.config import FinetuneJob
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def loading(job: FinetuneJob) -> Iterator[dict[str, Any]]:
             "trust_remote_code": job.trust_remote_code,
         }
     except Exception as error:  # a damaged checkpoint makes the loaders raise almost anything
-        raise TrainingError(f"model {path}: cannot be loaded ({one_line(error)}); check the files there") from error
+        raise TrainingError(f"model {path}: cannot be loaded ({brief(error)}); check the files there") from error
 
 
 @contextmanager
@@ -207,8 +207,3 @@ def trainable(model: PreTrainedModel, job: FinetuneJob) -> torch.nn.Module:
         return get_peft_model(model, settings).train()
     except ValueError as error:
         raise ConfigError(f"{job.base}: lora.targets {lora.targets!r} do not fit this model ({error})") from error
-
-
-def one_line(error: Exception) -> str:
-    """What an exception says, short enough for a line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__

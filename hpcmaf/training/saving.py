@@ -13,10 +13,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
-from hpcmaf.errors import DataError, TrainingError
+from hpcmaf.errors import DataError, TrainingError, brief
 from hpcmaf.files.publish import atomic_path
 from hpcmaf.training.config import FinetuneJob
-from hpcmaf.training.model import load_config, load_model, loading, one_line, weights_path
+from hpcmaf.training.model import load_config, load_model, loading, weights_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -113,7 +113,7 @@ def merge_adapter(
         merged = adapted.merge_and_unload(safe_merge=True)
     except Exception as error:  # whatever PEFT and safetensors raise
         raise DataError(
-            f"{adapter}: does not fit {base} ({one_line(error)}); name the base it was trained on"
+            f"{adapter}: does not fit {base} ({brief(error)}); name the base it was trained on"
         ) from error
     with atomic_path(out) as temporary, torch.no_grad():
         save_checkpoint(merged.to(dtype), None, tokenizer, job, temporary)

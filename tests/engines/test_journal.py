@@ -19,6 +19,14 @@ def completion(text: str) -> Completion:
     return Completion(text, tuple(range(len(text))), 3, "stop")
 
 
+def write(journal: Journal, request: Request, made: Completion, seconds: float) -> None:
+    """A line of a completion that took some time."""
+    before = journal.seconds
+    journal.append(request, made)
+    journal.seconds = before + seconds
+    journal.write()
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.text(alphabet=st.characters(), max_size=8), min_size=1, max_size=5), st.data())
 def test_every_cut_leaves_the_whole_lines(tmp_path_factory: pytest.TempPathFactory, texts: list[str], data) -> None:
@@ -28,7 +36,7 @@ def test_every_cut_leaves_the_whole_lines(tmp_path_factory: pytest.TempPathFacto
     requests = [replace(REQUEST, key=str(i)) for i in range(len(texts))]
     ends = []
     for request, text in zip(requests, texts, strict=True):
-        journal.append([request], [completion(text)], 0.5)
+        write(journal, request, completion(text), 0.5)
         ends.append(path.stat().st_size)
     journal.close()
     cut = data.draw(st.integers(0, ends[-1]))
@@ -37,10 +45,10 @@ def test_every_cut_leaves_the_whole_lines(tmp_path_factory: pytest.TempPathFacto
     journal = Journal(path)
     whole = sum(end <= cut for end in ends)
     assert len(journal) == whole
-    assert journal.seconds == 0.5 * whole
+    assert journal.seconds == journal.earlier == 0.5 * whole
     assert [journal.find(r) for r in requests[:whole]] == [completion(t) for t in texts[:whole]]
     assert all(journal.find(r) is None for r in requests[whole:])
-    journal.append([REQUEST], [completion("new")], 1.0)
+    write(journal, REQUEST, completion("new"), 1.0)
     journal.close()
     journal = Journal(path)
     assert (len(journal), journal.find(REQUEST)) == (whole + 1, completion("new"))
@@ -55,7 +63,7 @@ def test_a_damaged_line_costs_what_it_held_and_is_named(
     path, requests = tmp_path / "journal.jsonl", [replace(REQUEST, key=str(i)) for i in range(3)]
     journal = Journal(path)
     for request in requests:
-        journal.append([request], [completion("text")], 0.5)
+        write(journal, request, completion("text"), 0.5)
     journal.close()
     first, _, last = path.read_text().splitlines()
     path.write_text(f"{first}\n{damage}\n{last}\n")
@@ -81,7 +89,7 @@ def test_a_damaged_line_costs_what_it_held_and_is_named(
 )
 def test_another_request_is_not_answered(tmp_path: Path, other: Request) -> None:
     journal = Journal(tmp_path / "j")
-    journal.append([REQUEST], [completion("x")], 1.0)
+    write(journal, REQUEST, completion("x"), 1.0)
     journal.close()
     assert len(journal) == 0, "what this attempt makes is on disk, and not in memory as well"
     journal = Journal(tmp_path / "j")

@@ -16,10 +16,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hpcmaf.engines import Request, Sampling, ServedModels, keeper, pool, server
+from hpcmaf.engines import Request, Sampling, ServedModels, keeper, server, vllm
 from hpcmaf.engines.options import AdapterShape, VllmOptions
-from hpcmaf.engines.server import Server, find, read_failure, start_parts, written
+from hpcmaf.engines.server import Server, find
 from hpcmaf.engines.vllm import VllmEngine
+from hpcmaf.engines.watching import read_failure, start_parts, written
 from hpcmaf.errors import EngineError, OutOfMemory, PlatformError
 from hpcmaf.micro import base_path
 
@@ -159,7 +160,7 @@ def test_a_failed_start_is_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, says: str, kind: str, starts: int
 ) -> None:
     """With less where memory does not suffice, else once more, or not at all where that would be in vain."""
-    monkeypatch.setattr(pool, "_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(vllm, "_PAUSE_SECONDS", 0.1)
     count = tmp_path / "count"
     with pytest.raises((EngineError, OutOfMemory), match=says) as raised:
         start(f"echo x >> {count}; {command}", tmp_path, start_minutes=0.01 if "sleep" in command else 5.0)
@@ -174,7 +175,7 @@ def test_starts_differ_in_nothing_that_decides_whether_compiled_code_fits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """vLLM hashes its environment variables: a key among them, which differs every time, has all compiled anew."""
-    monkeypatch.setattr(pool, "_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(vllm, "_PAUSE_SECONDS", 0.1)
     monkeypatch.setenv("VLLM_API_KEY", "somebody else's")
     with pytest.raises(EngineError):
         start(f"env | grep ^VLLM_ | sort > {tmp_path}/$$.env; {FAILS('RuntimeError: busy')}", tmp_path)

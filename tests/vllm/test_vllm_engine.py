@@ -191,7 +191,7 @@ def test_a_server_that_mixes_up_adapters_stops_the_job(agents: dict[str, str], t
     diverged = vllm_engine(served({**agents, "critic-0": str(folder)}), **cramped)
     with pytest.raises(EngineError, match="model critic-0: its logits are not numbers, so it has diverged"):
         run(diverged, [ask("k")])
-    assert not list(engine.pool.folder.glob("*/s*/server.json")), "what it left in the cache would spoil others' numbers"
+    assert not list(engine.folder.glob("*/s*/server.json")), "what it left in the cache would spoil others' numbers"
     engine.close()
     diverged.close()
 
@@ -319,9 +319,9 @@ def test_a_server_is_kept_for_the_next_engine_of_a_job(tmp_path: Path) -> None:
     second = vllm_engine(served(), run=tmp_path)
     run(second, [ask("b")])
     second.close()
-    assert first.pool.parts and not second.pool.parts
+    assert first.parts and not second.parts
     deadline = time.monotonic() + 60
-    while list(first.pool.folder.glob("*/s*")):
+    while list(first.folder.glob("*/s*")):
         assert time.monotonic() < deadline, "a server is left"
         time.sleep(0.2)
 
@@ -336,7 +336,7 @@ def test_a_killed_server(agents: dict[str, str], tmp_path: Path, capfd: pytest.C
         tasks = [asyncio.ensure_future(victim.complete(request)) for request in requests]
         while not any(server.client.open for group in victim._groups.values() for server in group):
             await asyncio.sleep(0.01)
-        (pid,) = victim.pool.folder.glob("*/s*/pid")
+        (pid,) = victim.folder.glob("*/s*/pid")
         pids.add(group := int(pid.read_text().split()[0]))
         # It stands still, so that what it has answered is read before it is killed.
         os.killpg(group, signal.SIGSTOP)
@@ -364,6 +364,6 @@ def test_a_killed_server(agents: dict[str, str], tmp_path: Path, capfd: pytest.C
     assert [Journal(tmp_path / "j").find(request) for request in hot(10)] == first, "what was done is kept"
     assert first[0].logprobs and first[0].prompt_logprobs
     deadline = time.monotonic() + 60
-    while any(victim.pool.folder.glob("*/s*")) or any(map(members, pids)):
+    while any(victim.folder.glob("*/s*")) or any(map(members, pids)):
         assert time.monotonic() < deadline, "a server is left"
         time.sleep(0.1)
