@@ -1,10 +1,10 @@
 """Supervises one server process, and ends it with all its children when its last user has gone.
 
-    python keeper.py FOLDER LOG COMMAND...
+    python keeper.py FOLDER LOCK LOG COMMAND...
 
 Run as a file by a plain interpreter; imports the standard library alone.
-Whoever uses the server has a shared lock on ``FOLDER/lock``. The kernel releases
-it when that process ends, however it ends, and after the last one the server
+Whoever uses servers, or keeps them running, has a shared lock on ``LOCK``. The kernel
+releases it when that process ends, however it ends, and after the last one the server
 goes: SIGTERM, and SIGKILL for what is left of its process group. ``FOLDER/pid``
 has the server's process group and the keeper's process, each with its start time.
 """
@@ -32,7 +32,7 @@ def started(pid: int) -> str:
     return "" if fields[0] == "Z" else fields[19]
 
 
-def main(folder: Path, log: str, command: list[str]) -> None:
+def main(folder: Path, lock: str, log: str, command: list[str]) -> None:
     """Start a server, and keep it."""
     # Slurm sends these to every process of a job, a terminal the last one; they are for the job to act on.
     for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT):
@@ -43,8 +43,8 @@ def main(folder: Path, log: str, command: list[str]) -> None:
     try:
         pids = (process.pid, os.getpid())
         (folder / "pid").write_text(" ".join(f"{pid} {started(pid)}" for pid in pids))
-        lock = open(folder / "lock", "a")  # noqa: SIM115  closed by the end of this process, so that no other gets it
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        users = open(lock, "a")  # noqa: SIM115  closed by the end of this process, so that no other gets it
+        fcntl.flock(users, fcntl.LOCK_EX)
     finally:
         with suppress(ProcessLookupError, subprocess.TimeoutExpired):
             os.killpg(process.pid, signal.SIGTERM)
@@ -56,4 +56,4 @@ def main(folder: Path, log: str, command: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    main(Path(sys.argv[1]), *sys.argv[2:4], sys.argv[4:])

@@ -1,8 +1,8 @@
-"""vLLM servers: found or started, watched, and ended with their last user.
+"""vLLM servers: found or started, watched, and ended with the last process that runs them.
 
-A server belongs to a run and to the devices of a task. It lives as long as
-a user has a lock on it (see ``keeper``): every engine that uses it, and the
-driver of a run on one machine, so that the next stage finds it ready.
+Servers belong to a run and to the devices of a task. They live as long as a
+process has a lock on their run's folder (see ``keeper``): every engine, and
+the driver of a run on one machine, so that the next stage finds them ready.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,15 +44,28 @@ _STALLED_SECONDS = 3600.0
 _COMPILE_PATIENCE = 20 * 60.0
 
 
+def hold(path: Path, how: int = fcntl.LOCK_SH) -> IO[str]:
+    """Lock a file until it is closed, or this process ends, however it ends; raises OSError where that cannot be."""
+    file = open(path, "a")  # noqa: SIM115
+    try:
+        fcntl.flock(file, how)
+    except OSError:
+        file.close()
+        raise
+    # A forked child must not keep it beyond this process.
+    os.register_at_fork(after_in_child=file.close)
+    return file
+
+
 class Server:
-    """A server that runs, or is about to, and this process's part in keeping it.
+    """A server that runs, or is about to, and is used by this process until it is closed.
 
     Parameters
     ----------
     folder
         The server's.
-    use
-        Whether an engine uses it; else it is only kept running.
+    how
+        To share it with others, or to be alone with it, as flock has it.
 
     Attributes
     ----------
@@ -64,70 +77,53 @@ class Server:
     Raises
     ------
     OSError
-        There is none, or it is being ended.
+        There is none, or others use it.
     """
 
-    def __init__(self, folder: Path, use: bool = False) -> None:
+    def __init__(self, folder: Path, how: int = fcntl.LOCK_SH) -> None:
         self.folder, self.socket = folder, str(folder / "api.sock")
-        self._locks: list[IO[str]] = []
-        self._lock("lock", fcntl.LOCK_SH | fcntl.LOCK_NB)
-        if use:
-            self.use()
+        self._use = hold(folder / "users", how)
         self.facts: dict[str, Any] = {}
         with suppress(OSError, ValueError):
             self.facts = json.loads((folder / "server.json").read_bytes())
 
-    def _lock(self, name: str, how: int) -> None:
-        file = open(self.folder / name, "a")  # noqa: SIM115
-        try:
-            fcntl.flock(file, how)
-        except OSError:
-            file.close()
-            raise
-        # A forked child must not keep it beyond this process.
-        os.register_at_fork(after_in_child=file.close)
-        self._locks.append(file)
-
     @property
     def alive(self) -> bool:
         """Whether it still runs; what is left of one that was killed, or whose keeper was, is killed here."""
-        if not self._locks:
-            return False  # given back
+        if self._use.closed:
+            return False
         with suppress(OSError):
             pids = (self.folder / "pid").read_text().split()
             if all(keeper.started(int(pid)) == began for pid, began in zip(pids[::2], pids[1::2], strict=False)):
                 return True
-        clean(self.folder)
-        self.close()
-        return False
-
-    def use(self) -> None:
-        """Use it from now on."""
-        self._lock("users", fcntl.LOCK_SH)
-
-    def used(self) -> bool:
-        """Whether an engine uses it now."""
-        try:
-            with open(self.folder / "users", "a") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
+        self.kill()
         return False
 
     def end(self) -> None:
-        """End it unless an engine uses it, and wait for that."""
+        """Have its keeper end it, and wait for that."""
         with suppress(OSError, ValueError):
-            self._lock("users", fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.killpg(int((self.folder / "pid").read_text().split()[0]), signal.SIGTERM)
+            os.kill(int((self.folder / "pid").read_text().split()[2]), signal.SIGTERM)
             deadline = time.monotonic() + _GRACE_SECONDS
             while self.alive and time.monotonic() < deadline:
                 time.sleep(0.1)
-            clean(self.folder)
+        self.kill()
 
-    def close(self, keep: bool = False) -> None:
-        """Give it back; with ``keep`` this process does not use it, and keeps it running."""
-        while len(self._locks) > keep:
-            self._locks.pop().close()
+    def kill(self) -> None:
+        """Kill it, or what is left of it, and remove its folder."""
+        with suppress(OSError, ValueError):
+            leader, began, keeping, since = (self.folder / "pid").read_text().split()
+            # The leader may be gone and its children not; a reused process id is another process.
+            if keeper.started(int(leader)) in {began, ""}:
+                with suppress(ProcessLookupError):
+                    os.killpg(int(leader), signal.SIGKILL)
+            if keeper.started(int(keeping)) == since:
+                os.kill(int(keeping), signal.SIGTERM)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.close()
+
+    def close(self) -> None:
+        """Use it no longer."""
+        self._use.close()
 
     def connect(self, in_flight: int) -> None:
         """Have a client of it, for so many requests at once."""
@@ -145,24 +141,12 @@ class Server:
         return None
 
 
-def find(folder: Path) -> Server | None:
-    """The server of a folder, kept running from now on, or ``None``; what is left of one that ended is removed."""
-    with suppress(OSError):
-        server = Server(folder)
-        if server.alive:
-            return server
-    clean(folder)
-    return None
-
-
-def clean(folder: Path) -> None:
-    """Kill what a killed keeper left of its server, and remove its folder."""
-    with suppress(OSError, ValueError):
-        pid, began, *_ = (folder / "pid").read_text().split()
-        # The leader may be gone and its children not; a reused process id is another process.
-        if keeper.started(int(pid)) in {began, ""}:
-            os.killpg(int(pid), signal.SIGKILL)
-    shutil.rmtree(folder, ignore_errors=True)
+def idle(folders: Iterable[Path]) -> Iterator[Server]:
+    """Servers that nobody uses, nor can use while it is their turn; what is left of those that ended is removed."""
+    for folder in folders:
+        with suppress(OSError), closing(Server(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)) as server:
+            if server.alive:
+                yield server
 
 
 def servers_folder(run: str) -> Path:
@@ -180,20 +164,19 @@ def servers_folder(run: str) -> Path:
 
 
 async def running(where: Path, spec: str, asleep: bool) -> Server | None:
-    """The server in a folder that was started by some spec, in use from now on; without one, idle others make room.
+    """The server in a folder that was started by some spec; without one, idle others make room.
 
     ``asleep``: whether it has to be woken first.
     """
-    for server in filter(None, map(find, where.glob(f"s{spec}*"))):
-        if server.facts:
-            server.use()
-            if (not asleep or await asyncio.to_thread(server.call, "POST", "/wake_up")) and server.alive:
-                return server
-        clean(server.folder)  # its GPU has no room for it any more
-        server.close()
-    for other in filter(None, map(find, where.glob("s*"))):
+    for folder in where.glob(f"s{spec}*"):
+        with suppress(OSError):
+            server = await asyncio.to_thread(Server, folder)  # once others have sent it to sleep, or ended it
+            if server.alive and server.facts:
+                if (not asleep or await asyncio.to_thread(server.call, "POST", "/wake_up")) and server.alive:
+                    return server
+            server.kill()  # its GPU has no room for it any more
+    for other in idle(where.glob("s*")):
         await asyncio.to_thread(other.end)
-        other.close()
     return None
 
 
@@ -221,14 +204,14 @@ async def launch(
         Called about twice a second; what it raises ends the start.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    key, server = secrets.token_hex(16), Server(folder, use=True)
+    key, server = secrets.token_hex(16), Server(folder)
     server.facts = {"key": key, "log": str(log), "log_offset": log.stat().st_size if log.exists() else 0}
     # The key is not in the environment, which decides for vLLM whether what it has compiled still fits; nor where ps
     # shows it.
     settings = folder / "vllm.yaml"
     settings.write_text(json.dumps({"api-key": key} | configuration(arguments)))
-    command = [sys.executable, "-I", keeper.__file__, str(folder), str(log), *options.command(arguments["model"])]
-    command += ["--config", str(settings), "--uds", server.socket]
+    command = [sys.executable, "-I", keeper.__file__, str(folder), str(folder.parents[1] / "lock"), str(log)]
+    command += [*options.command(arguments["model"]), "--config", str(settings), "--uds", server.socket]
     variables = options.environment(arguments) | ({"CUDA_VISIBLE_DEVICES": devices} if devices else {})
     try:
         async with AsyncExitStack() as alone:
@@ -253,8 +236,7 @@ async def launch(
         server.facts["parts"] = start_parts(written(server.facts), time.time() - began)
         return server
     except BaseException:
-        server.close()
-        clean(folder)
+        server.kill()
         raise
 
 

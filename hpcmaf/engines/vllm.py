@@ -14,7 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from hpcmaf.cores import gpus
 from hpcmaf.engines import server as servers
@@ -33,8 +33,8 @@ from hpcmaf.files.publish import write_json
 
 _LOOK_SECONDS = 2.0
 _PAUSE_SECONDS = 5.0
-# Servers that engines of this process left running for the next one.
-_kept: list[Server] = []
+# Locks of engines of this process that left their servers running for the next one.
+_kept: list[IO[str]] = []
 
 
 class VllmEngine(BaseEngine):
@@ -104,17 +104,17 @@ class VllmEngine(BaseEngine):
         self._problems: dict[str, int] = {}
         self._locks: dict[str | None, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._turn = asyncio.Lock()
+        self._lock = servers.hold(self.folder / "lock")
 
     def close(self) -> None:
         """Give the servers back, and write what is not written yet."""
         used = [int(row[0]) << 20 for row in gpus("memory.used")] if self.gpus else []
         self.peak_memory_bytes = max([self.peak_memory_bytes, *used])
-        _kept.extend(server for group in self._groups.values() for server in group)
-        self._groups.clear()
-        for server in _kept:
-            server.close(self._keep)
-        if not self._keep:
-            _kept.clear()
+        for key in list(self._groups):
+            self._give_back(key)
+        _kept.append(self._lock)
+        while _kept and not self._keep:
+            _kept.pop().close()
         super().close()
 
     async def send(self, request: Request) -> Completion:
@@ -220,10 +220,10 @@ class VllmEngine(BaseEngine):
                 tested.touch()
             return server
         except BaseException as error:
-            server.close()
             if not isinstance(error, MixedUp | Diverged | ServerError):
-                raise  # others may use it
-            servers.clean(server.folder)  # what a diverged model left in its cache would spoil others' numbers
+                server.close()  # others may use it
+                raise
+            server.kill()  # what a diverged model left in its cache would spoil others' numbers
             if fresh:
                 raise
             say(f"{error}; starting another server")
@@ -256,7 +256,7 @@ class VllmEngine(BaseEngine):
     def _replace(self, server: Server, error: ServerError) -> None:
         """End a server that has died or hangs; the next is started with less where memory ran out, else once."""
         reason, kind = read_failure(written(server.facts)[-20_000:])
-        servers.clean(server.folder)
+        server.kill()
         reason = reason if kind == "memory" or "Error" in reason else str(error)
         what = f"stopped working{' a second time' * self._again}"
         self._try_again(what, reason, "memory" if kind == "memory" else "hardware", server.facts["log"])

@@ -74,37 +74,29 @@ class Servers:
     def __init__(self, profile: Profile, root: Path) -> None:
         # Slots that jobs of all runs take, each with its run and its GPUs.
         self.taken: dict[int, tuple[Path, list[str]]] = {}
-        self._servers: dict[Path, Any] = {}
-        self._folder: Path | None = None
+        self._lock: Any = None
         if profile.generation.engine == "vllm":
             from hpcmaf.engines import server
 
             os.environ[server.SHARED] = str(root.resolve())
-            self._folder, self._find = server.servers_folder(os.environ[server.SHARED]), server.find
-
-    def keep(self) -> None:
-        """Keep servers running that jobs have started since, and forget those that have ended."""
-        self._servers = {folder: one for folder, one in self._servers.items() if one.alive}
-        for folder in set(self._folder.glob("*/s*") if self._folder else ()) - self._servers.keys():
-            if (folder / "server.json").exists() and (found := self._find(folder)) is not None:
-                self._servers[folder] = found
+            self._folder, self._idle = server.servers_folder(os.environ[server.SHARED]), server.idle
+            self._lock = server.hold(self._folder / "lock")
 
     def rest(self) -> None:
         """Free the GPUs of servers that nobody uses, as each was started to: by sleep, by ending, or not at all."""
-        self.keep()
-        for one in self._servers.values():
-            todo = one.facts["while_training"]
-            if todo == "share" or one.used() or (todo == "sleep" and one.call("POST", "/sleep?level=1")):
-                continue
-            one.end()
+        found = self._folder.glob("*/s*/server.json") if self._lock else ()
+        for one in self._idle(file.parent for file in found):
+            todo = one.facts.get("while_training")
+            if todo != "share" and not (todo == "sleep" and one.call("POST", "/sleep?level=1")):
+                one.end()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         """Let the servers end, unless a task still uses them."""
-        for one in self._servers.values():
-            one.close()
+        if self._lock:
+            self._lock.close()
 
 
 @dataclass
@@ -245,7 +237,6 @@ class Local(Scheduler):
     def step(self) -> bool:
         """Look, and start what can start; returns whether anything is left to wait for."""
         states = advance(self, self.profile.attempts)
-        self.servers.keep()
         self.watcher.look([(job.stage.id, job.tasks[0]) for job in self._running if job.tasks])
         return bool(self._running) or (self.failure is None and bool(states.unfinished()))
 

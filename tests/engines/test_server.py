@@ -11,14 +11,16 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import IO
 
 import psutil
 import pytest
 
 from hpcmaf.engines import Request, Sampling, ServedModels, keeper, server, vllm
 from hpcmaf.engines.options import AdapterShape, VllmOptions
-from hpcmaf.engines.server import Server, find
+from hpcmaf.engines.server import Server, hold, idle
 from hpcmaf.engines.vllm import VllmEngine
 from hpcmaf.engines.watching import read_failure, start_parts, written
 from hpcmaf.errors import EngineError, OutOfMemory, PlatformError
@@ -49,75 +51,77 @@ def group_of(pid: int) -> int:
 
 
 @pytest.fixture
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subprocess.Popen[bytes], int, Server]]:
-    """A folder whose keeper runs, the keeper, its server's process group, and who started it."""
-    folder = server.servers_folder(str(tmp_path_factory.mktemp("run"))) / "s1"
-    folder.mkdir(mode=0o700)
-    log = folder.parent / "log"
-    command = [sys.executable, "-I", keeper.__file__, str(folder), str(log), "bash", "-c", PROCESSES]
-    first = Server(folder)
-    process = subprocess.Popen(command, start_new_session=True)
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subprocess.Popen[bytes], int, IO[str]]]:
+    """A folder whose keeper runs, the keeper, its server's process group, and a lock that keeps it."""
+    run = server.servers_folder(str(tmp_path_factory.mktemp("run")))
+    folder, lock = run / "gpu" / "s1", hold(run / "lock")
+    folder.mkdir(mode=0o700, parents=True)
+    words = [str(folder), str(run / "lock"), str(run / "log"), "bash", "-c", PROCESSES]
+    process = subprocess.Popen([sys.executable, "-I", keeper.__file__, *words], start_new_session=True)
     until(lambda: (folder / "pid").exists() and (folder / "pid").read_text())
     group = int((folder / "pid").read_text().split()[0])
     until(lambda: len(members(group)) >= 2)
-    yield folder, process, group, first
-    first.close()
+    yield folder, process, group, lock
+    lock.close()
     process.kill()
     for pid in members(group):
         os.kill(pid, signal.SIGKILL)
 
 
-def test_a_server_ends_with_its_last_user(kept) -> None:
+def test_servers_end_with_the_last_process_that_keeps_them(kept) -> None:
     folder, process, group, driver = kept
-    first, second = Server(folder, use=True), Server(folder, use=True)
-    first.close()
-    driver.end()
-    assert driver.used() and driver.alive and members(group), "somebody uses it"
-    second.close()
-    assert not driver.used() and driver.alive and members(group), "a driver keeps it between its users"
+    user, other = Server(folder), Server(folder)
+    task = hold(folder.parents[1] / "lock")
     driver.close()
+    user.close()
+    assert not list(idle([folder])) and other.alive and members(group), "somebody uses it"
+    other.close()
+    assert [one.alive for one in idle([folder])] == [True] and members(group), "somebody keeps it"
+    task.close()
     until(lambda: not members(group))
-    assert process.wait(20) == 0 and not folder.exists() and find(folder) is None
+    assert process.wait(20) == 0 and not folder.exists() and not list(idle([folder]))
 
 
 def test_an_idle_server_is_ended_on_request(kept) -> None:
-    folder, _, group, driver = kept
-    Server(folder).end()
-    until(lambda: not members(group))  # killed is not gone yet
-    assert not driver.alive and find(folder) is None
+    folder, process, group, _ = kept
+    for one in idle([folder]):
+        one.end()
+    assert process.wait(20) == 0, "its keeper does not wait for the others of the run"
+    assert not members(group) and not folder.exists()
 
 
 def test_a_killed_user_is_gone_even_if_its_child_holds_the_connection(kept) -> None:
-    folder, process, group, starter = kept
+    folder, _, group, driver = kept
     script = f"""
 import os, time
 from pathlib import Path
-from hpcmaf.engines.server import Server
-user = Server(Path({str(folder)!r}), use=True)
+from hpcmaf.engines.server import hold
+lock = hold(Path({str(folder.parents[1] / "lock")!r}))
 if os.fork():
     print("ready", flush=True)
 time.sleep(60)
 """
     user = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, start_new_session=True)
     assert user.stdout is not None and user.stdout.readline() == b"ready\n"
-    starter.close()
+    driver.close()
     user.kill()
     until(lambda: not members(group))
     os.killpg(user.pid, signal.SIGKILL)
 
 
 def test_signals_for_the_job_pass_the_server_by(kept) -> None:
-    folder, process, group, starter = kept
+    folder, process, group, _ = kept
     for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT):
         os.kill(process.pid, number)
         os.killpg(group, number)
     time.sleep(0.3)
-    assert starter.alive and len(members(group)) >= 2
+    assert Server(folder).alive and len(members(group)) >= 2
 
 
 @pytest.mark.parametrize("who", ["keeper", "server"])
 def test_what_a_kill_leaves_is_killed(kept, who: str) -> None:
-    folder, process, group, user = kept
+    folder, process, group, _ = kept
+    user = Server(folder)
     os.kill(process.pid if who == "keeper" else group, signal.SIGKILL)
     if who == "keeper":
         process.wait()
@@ -200,25 +204,19 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         self.do_GET(400, {"error": "this adapter has 9 ranks"})
 
-time.sleep(1)  # for its keeper to be found
 ThreadingUnixStreamServer(sys.argv[sys.argv.index("--uds") + 1], Handler).serve_forever()
 """
 
 
 @slow
 def test_what_a_server_refuses_does_not_end_it(tmp_path: Path) -> None:
-    script, kept = tmp_path / "refusing.py", list[Server]()
+    script = tmp_path / "refusing.py"
     script.write_text(REFUSING)
     where = server.servers_folder(str(tmp_path.resolve()))
-
-    def keep() -> None:
-        if not kept:
-            kept.extend(filter(None, (find(pid.parent) for pid in where.glob("*/s*/pid"))))
-
-    with pytest.raises(EngineError, match="refuses its self-test: 400 .*this adapter has 9 ranks.*; see .*log$"):
-        start(f"{sys.executable} {script}", tmp_path, keep)
-    assert kept[0].alive and not kept[0].used()
-    kept[0].end()
+    with closing(hold(where / "lock")):
+        with pytest.raises(EngineError, match="refuses its self-test: 400 .*this adapter has 9 ranks.*; see .*log$"):
+            start(f"{sys.executable} {script}", tmp_path)
+        assert [one.alive for one in idle(where.glob("*/s*"))] == [True]
 
 
 @slow
@@ -312,4 +310,3 @@ def test_others_cannot_enter_the_folder(tmp_path: Path, monkeypatch: pytest.Monk
     folder.parent.chmod(0o755)
     with pytest.raises(PlatformError, match="others can enter it"):
         server.servers_folder("run")
-    assert find(folder) is None
