@@ -117,11 +117,12 @@ class ChatFormat:
             own = GenerationConfig.from_pretrained(path, revision=revision).eos_token_id
             ends = [own] if isinstance(own, int) else [int(end) for end in own or ()]
         except Exception as error:
-            missing = isinstance(error, OSError) and error.errno is None
-            if not missing or Path(path, "generation_config.json").exists():
+            # A model need not have one.
+            there = not isinstance(error, OSError) or error.errno is not None
+            if there or Path(path, "generation_config.json").exists():
                 reason = f"its generation_config.json cannot be read ({brief(error)})"
                 raise EngineError(f"model {path}: {reason}") from error
-            ends = []  # a model need not have one
+            ends = []
         return cls(tokenizer, eos_ids=ends, **settings)
 
     def _render(self, messages: Sequence[Message], generation: bool) -> str:
@@ -297,10 +298,9 @@ class ChatFormat:
         start = next((at for at, (one, other) in enumerate(zip(own, ids, strict=False)) if one != other), len(own))
         end = self.end_of_turn[-1]
         stop = ids.index(end, start) + 1 if end in ids[start:] else start
-        said = [*self._plain_ids(self._shown(text)), end]
-        shown, said = (self.tokenizer.decode(some) for some in (ids[start:stop], said))
-        final = self.tokenizer.decode([end])
-        if stop == start or shown.removesuffix(final).strip() != said.removesuffix(final).strip():
+        said = self._plain_ids(self._shown(text))
+        shown, said = (self.tokenizer.decode(some).strip() for some in (ids[start : stop - 1], said))
+        if stop == start or shown != said:
             raise EngineError(
                 f"{self.tokenizer.name_or_path}: its chat template rewrites earlier turns, so loss_on: "
                 "all_turns cannot find them; use loss_on: last_turn"

@@ -84,8 +84,9 @@ class Servers:
 
     def rest(self) -> None:
         """Free the GPUs of servers that nobody uses, as each was started to: by sleep, by ending, or not at all."""
-        found = self._folder.glob("*/s*/server.json") if self._lock else ()
-        for one in self._idle(file.parent for file in found):
+        if self._lock is None:
+            return
+        for one in self._idle(file.parent for file in self._folder.glob("*/s*/server.json")):
             todo = one.facts.get("while_training")
             if todo != "share" and not (todo == "sleep" and one.call("POST", "/sleep?level=1")):
                 one.end()

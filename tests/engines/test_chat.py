@@ -111,18 +111,13 @@ def test_refusing_template_and_wrong_last_turn_are_named():
         ChatFormat(make_tokenizer(BOS_TEMPLATE, adds_bos=False)).sample(CHAT[:1])
 
 
-def test_lone_surrogates_become_replacement_characters():
-    chat = ChatFormat(make_tokenizer(BOS_TEMPLATE, adds_bos=True))
-    broken = [CHAT[0], {"role": "assistant", "content": "4\ud83d"}]
-    whole = [CHAT[0], {"role": "assistant", "content": "4\ufffd"}]
-    assert chat.sample(broken) == chat.sample(whole)
-    assert chat.prompt_ids([*broken, CHAT[2]]) == chat.prompt_ids([*whole, CHAT[2]])
-
-
-def test_plain_template_keeps_turns_on_lines_of_their_own():
+def test_the_plain_template_has_turns_on_lines_of_their_own_and_no_lone_surrogates():
     chat = ChatFormat(make_tokenizer(None, adds_bos=False))
-    text = chat.tokenizer.decode(chat.prompt_ids(CHAT[:3]))
+    broken = [CHAT[0], {"role": "assistant", "content": "4\ud83d"}, CHAT[2]]
+    text = chat.tokenizer.decode(chat.prompt_ids([CHAT[0], CHAT[1], CHAT[2]]))
     assert text == "User:\n2+2?\nAssistant:\n5</s>\nUser:\nsure?\nAssistant:\n"
+    whole = [CHAT[0], {"role": "assistant", "content": "4\ufffd"}, CHAT[2]]
+    assert chat.prompt_ids(broken) == chat.prompt_ids(whole) and chat.sample(broken[:2]) == chat.sample(whole[:2])
 
 
 ENDS = {"phi3": "<|end|>", "gemma": "</turn>", "chatml": "<|im_end|>", "llama3": "<|eot|>"}
@@ -143,14 +138,11 @@ def test_the_end_of_turn_is_the_templates_own_though_only_an_added_token(family,
     assert not set(chat.end_of_turn) & set(chat.tokenizer.all_special_ids)
     assert trained(chat, chat.sample(CHAT)) == f"no: 4{ENDS[family]}"
     assert trained(chat, chat.sample(CHAT, "all_turns")) == f"5{ENDS[family]}no: 4{ENDS[family]}"
+    assert trained(chat, chat.sample(CHAT, "all_turns", opening=2)) == f"no: 4{ENDS[family]}", "a worked example"
+    assert trained(chat, chat.sample(CHAT, ended=False)) == "no: 4", "what was cut off teaches no end"
     # What generation stops at, and what an answer's text does not show.
     assert chat.end_of_turn[-1] in chat.stop_ids
     assert chat.decode([*chat.sample(CHAT[:2]).input_ids[-2:]]) == "5"
-
-
-def test_a_cut_off_turn_does_not_teach_an_end():
-    chat = ChatFormat(family_tokenizer("chatml"))
-    assert trained(chat, chat.sample(CHAT, ended=False)) == "no: 4"
 
 
 def test_ends_of_the_generation_config_count(tmp_path):
@@ -232,12 +224,10 @@ def test_added_line_breaks_end_no_turn_and_may_merge_with_the_templates():
 
 
 def test_a_template_is_told_the_same_day_whenever_it_asks():
-    def prompt(day: str | None = None) -> str:
-        chat = ChatFormat(family_tokenizer("llama3"), **({} if day is None else {"date": day}))
-        return chat.tokenizer.decode(chat.prompt_ids(CHAT[:1]))
-
-    assert "today is 01 Jan 2025" in prompt()
-    assert "today is 31 Dec 2029" in prompt("2029-12-31")
+    tokenizer, days = family_tokenizer("llama3"), {"01 Jan 2025": {}, "31 Dec 2029": {"date": "2029-12-31"}}
+    for day, settings in days.items():
+        chat = ChatFormat(tokenizer, **settings)
+        assert f"today is {day}" in chat.tokenizer.decode(chat.prompt_ids(CHAT[:1]))
 
 
 def test_a_system_message_is_read_whatever_roles_a_template_has():
@@ -248,12 +238,6 @@ def test_a_system_message_is_read_whatever_roles_a_template_has():
         text = chat.tokenizer.decode(chat.prompt_ids([{"role": "system", "content": "calm"}, *CHAT[:1]]))
         assert "calm" in text and "2+2?" in text
         assert ("<system>" in text) == (template == BOS_TEMPLATE)
-
-
-def test_worked_examples_never_carry_loss():
-    chat = ChatFormat(make_tokenizer(BOS_TEMPLATE, adds_bos=False))
-    plain, behind = chat.sample(CHAT, "all_turns"), chat.sample(CHAT, "all_turns", opening=2)
-    assert behind.target.index(True) > plain.target.index(True) and sum(behind.target) < sum(plain.target)
 
 
 def test_a_thought_that_the_template_begins_is_part_of_what_is_said() -> None:
@@ -275,9 +259,7 @@ def test_a_thought_that_the_template_begins_is_part_of_what_is_said() -> None:
 
 def test_a_template_of_ones_own_gets_what_it_is_given() -> None:
     template = BOS_TEMPLATE.replace("<assistant>", "<assistant>{{ 'fast' if not enable_thinking else 'slow' }}")
-    fast, slow = (
-        ChatFormat(make_tokenizer(None, adds_bos=False), chat_template=template, chat_template_kwargs={"enable_thinking": on})
-        for on in (False, True)
-    )
-    shown = [one.tokenizer.decode(one.prompt_ids(CHAT[:1])) for one in (fast, slow)]
-    assert shown[0].endswith("fast") and shown[1].endswith("slow")
+    for on, shown in ((False, "fast"), (True, "slow")):
+        settings = {"chat_template": template, "chat_template_kwargs": {"enable_thinking": on}}
+        chat = ChatFormat(make_tokenizer(None, adds_bos=False), **settings)
+        assert chat.tokenizer.decode(chat.prompt_ids(CHAT[:1])).endswith(shown)
