@@ -100,13 +100,11 @@ def tiny_model(folder: Path, kind: str = "llama", seed: int = 0, context: int = 
     return folder
 
 
-def tiny_adapter(base: Path, folder: Path, seed: int) -> Path:
+def tiny_adapter(base: Path, folder: Path, seed: int, alpha: int = 8) -> Path:
     """Save a random LoRA adapter that changes what the base says."""
     torch.manual_seed(seed)
-    model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(base),
-        LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False),
-    )
+    config = LoraConfig(r=4, lora_alpha=alpha, target_modules="all-linear", init_lora_weights=False)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
     model.save_pretrained(folder)
     return folder
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hpcmaf.config.profile import Generation, Profile
-from hpcmaf.engines.adapters import serving_names
 from hpcmaf.engines.base import ServedModels
 from hpcmaf.engines.options import AdapterShape, VllmOptions, configuration, smaller
-from hpcmaf.errors import EngineError
 from hpcmaf.jobs.serving import linear_modules
 from hpcmaf.micro import base_path
 
@@ -36,18 +33,6 @@ def test_all_linear_layers_but_the_output() -> None:
     assert set(names) == {f"{one}_proj" for one in ("q", "k", "v", "o", "gate", "up", "down")}
 
 
-def test_an_adapter_goes_by_its_content_and_a_missing_one_is_named(tmp_path: Path) -> None:
-    adapters, names = {"critic-0": str(tmp_path)}, set()
-    (tmp_path / "adapter_config.json").write_text("{}")
-    for weights in (b"weights", b"others"):
-        (tmp_path / "adapter_model.safetensors").write_bytes(weights)
-        names |= {serving_names(adapters)["critic-0"]}
-    assert len(names) == 2
-    (tmp_path / "adapter_model.safetensors").unlink()
-    with pytest.raises(EngineError, match="no PEFT adapter for critic-0"):
-        serving_names(adapters)
-
-
 def test_memory_that_vllm_names_is_what_it_gets() -> None:
     started = arguments(VllmOptions(gpu_memory_utilization=0.9))
     free = "Free memory on device cuda:0 (70.3/140.0 GiB) on startup is less than desired GPU memory utilization (0.9)"
@@ -69,24 +54,32 @@ def test_giving_up_memory_comes_to_an_end(device: str) -> None:
     assert 2 <= steps < 10
 
 
-def test_the_profile_says_it_by_vllms_names() -> None:
-    generation = Generation(engine="vllm", max_num_seqs=7, max_model_len=99, kv_cache_dtype="fp8",
-                            tensor_parallel=2, vllm_args={"block_size": 32, "hf_overrides": {"a": 1}})  # fmt: skip
-    found = configuration(arguments(generation))
-    expected = {"max-num-seqs": 7, "max-model-len": 99, "kv-cache-dtype": "fp8", "tensor-parallel-size": 2,
-                "block-size": 32, "hf-overrides": '{"a": 1}', "enable-sleep-mode": True}  # fmt: skip
+@pytest.mark.parametrize(
+    ("profile", "expected", "without"),
+    [
+        (
+            {"max_num_seqs": 7, "max_model_len": 99, "tensor_parallel": 2, "vllm_args": {"hf_overrides": {"a": 1}}},
+            {"max-num-seqs": 7, "max-model-len": 99, "tensor-parallel-size": 2, "hf-overrides": '{"a": 1}',
+             "enable-sleep-mode": True},
+            {"enforce-eager", "model", "block-size"},
+        ),
+        # A cache of one byte a number holds more requests, in longer blocks unless the user says otherwise.
+        ({"kv_cache_dtype": "fp8_e4m3"}, {"kv-cache-dtype": "fp8_e4m3", "max-num-seqs": 1024, "block-size": 64}, set()),
+        ({"kv_cache_dtype": "fp8", "vllm_args": {"block_size": 16}}, {"block-size": 16}, set()),
+        ({"while_training": "share"}, {}, {"enable-sleep-mode"}),
+        (
+            {"kv_cache_gb": 0.5, "device": "cpu"},
+            {"kv-cache-memory-bytes": 2**29, "enforce-eager": True, "no-enable-chunked-prefill": True},
+            {"enable-sleep-mode"},
+        ),
+    ],
+)  # fmt: skip
+def test_the_profile_says_it_by_vllms_names(profile: dict[str, Any], expected: dict[str, Any], without: set[str]) -> None:
+    generation = Generation(engine="vllm", **profile)
+    device = "cuda" if generation.device == "auto" else generation.device
+    found = configuration(arguments(generation, device=device))
     assert found.items() >= expected.items()
-    assert not {"enforce-eager", "model"} & set(found) and None not in found.values()
-    on_cpu = configuration(arguments(Generation(kv_cache_gb=0.5), device="cpu"))
-    expected = {"kv-cache-memory-bytes": 2**29, "enforce-eager": True, "no-enable-chunked-prefill": True}
-    assert on_cpu.items() >= expected.items() and "enable-sleep-mode" not in on_cpu
-
-
-def test_what_a_server_does_while_agents_are_trained() -> None:
-    for what in ("sleep", "stop", "share"):
-        assert VllmOptions(while_training=what).rests("cuda", "lora") == what
-    assert VllmOptions().rests("cpu", "lora") == "share"
-    assert VllmOptions().rests("cuda", "full") == "stop"
+    assert not without & set(found) and None not in found.values()
 
 
 def test_graphs_of_all_sizes_up_to_a_full_step() -> None:
@@ -95,14 +88,6 @@ def test_graphs_of_all_sizes_up_to_a_full_step() -> None:
         assert sizes == sorted(set(sizes)) and sizes[0] == 1 and sizes[-1] == most
         assert all(after - before <= 64 for before, after in zip(sizes, sizes[1:], strict=False))
     assert "cudagraph-capture-sizes" not in configuration(arguments(VllmOptions(enforce_eager=True)))
-
-
-def test_a_cache_of_one_byte_a_number_holds_more_requests() -> None:
-    """In longer blocks, unless the user says otherwise."""
-    found = arguments(VllmOptions(kv_cache_dtype="fp8_e4m3"))
-    assert (found["max_num_seqs"], found["block_size"]) == (1024, 64)
-    own = arguments(VllmOptions(kv_cache_dtype="fp8_e4m3", vllm_args={"block_size": 16}, max_num_seqs=300))
-    assert (own["max_num_seqs"], own["block_size"]) == (300, 16)
 
 
 def test_gpus_of_several_engines_are_asked_for() -> None:

@@ -12,6 +12,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -263,6 +264,9 @@ def test_what_vllm_cannot_do(tmp_path: Path) -> None:
     served = ServedModels(str(base_path()), "lora", {})
     with pytest.raises(EngineError, match="no adapter on lm_head; use generation.engine: transformers"):
         VllmEngine(served, device="cpu", room=AdapterShape(1, 4, ("lm_head", "q_proj")))
+    with pytest.raises(EngineError, match="no PEFT adapter for critic-0"):
+        VllmEngine(replace(served, agents={"critic-0": str(tmp_path)}), device="cpu")
+    assert VllmOptions().rests("cuda", "full") == "stop", "whole checkpoints change while agents are trained"
 
 
 LOG = """

@@ -51,20 +51,9 @@ def wheel_folders() -> list[str]:
 
 def lora_agents(folder: Path) -> dict[str, str]:
     """Random adapters, each of which speaks otherwise than the base and the others."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
+    from tests.tiny_models import tiny_adapter
 
-    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False)
-    for number, name in enumerate(AGENTS):
-        torch.manual_seed(number)
-        model = get_peft_model(AutoModelForCausalLM.from_pretrained(base_path()), config)
-        with torch.no_grad():
-            for key, parameter in model.named_parameters():
-                if "lora_B" in key:
-                    parameter.mul_(0.3)
-        model.save_pretrained(folder / name)
-    return {name: str(folder / name) for name in AGENTS}
+    return {name: str(tiny_adapter(base_path(), folder / name, n, alpha=2)) for n, name in enumerate(AGENTS)}
 
 
 def full_agent(folder: Path) -> dict[str, str]:
