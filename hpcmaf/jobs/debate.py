@@ -24,6 +24,7 @@ from hpcmaf.jobs.serving import adapter_room, models_of, served_models, society_
 from hpcmaf.store import StoreInfo, write_store
 from hpcmaf.tasks import get_task
 from hpcmaf.tasks.grader import grader_of
+from hpcmaf.tasks.prompts import PromptSet
 
 
 def run_debate_shard(context: TaskContext) -> None:
@@ -80,22 +81,20 @@ def run_debate_shard(context: TaskContext) -> None:
 def protocol_of(recipe: Recipe, iteration: int, *, evaluating: bool) -> Protocol:
     """How a recipe's agents debate evaluation problems, or training problems."""
     method, source = METHODS[recipe.method], recipe.source(evaluating=evaluating)
-    task, top = get_task(source.name), (source.prompts, recipe.sampling)
+    task, fixed = get_task(source.name), {} if method.temperature is None else {"temperature": method.temperature}
 
-    def drawn(sampling: Sampling) -> Sampling:
-        fixed = {} if method.temperature is None else {"temperature": method.temperature}
-        return sampling.model_copy(update=fixed)
+    def settings_of(one: Recipe) -> tuple[PromptSet, Sampling]:
+        prompts = task.prompts(one.source(evaluating=evaluating).prompts)
+        return prompts, one.sampling.model_copy(update=fixed)
 
-    def settings_of(one: Recipe) -> tuple[Any, Sampling]:
-        return one.source(evaluating=evaluating).prompts, one.sampling
-
-    others = {name: own for name in recipe.named if (own := settings_of(recipe.of(name))) != top}
+    prompts, sampling = settings_of(recipe)
+    others = {name: settings_of(recipe.of(name)) for name in recipe.named}
     return Protocol(
         rounds=recipe.shape(evaluating=evaluating).rounds,
         summaries=method.summaries and not method.reads_gold,
-        prompts=task.prompts(source.prompts),
+        prompts=prompts,
         answer_form=AnswerForm(source.answer) if source.answer else task.answer_form,
-        sampling=drawn(recipe.sampling),
+        sampling=sampling,
         seed=recipe.seed,
         iteration=iteration,
         cooperate=method.critic_style == "cooperate",
@@ -105,7 +104,7 @@ def protocol_of(recipe: Recipe, iteration: int, *, evaluating: bool) -> Protocol
         stop=recipe.debate.stop == "unanimous",
         listen=recipe.debate.listen,
         judge=recipe.debate.aggregate == "judge" and not method.reads_gold,
-        own={name: (task.prompts(prompts), drawn(sampling)) for name, (prompts, sampling) in others.items()},
+        own={name: found for name, found in others.items() if found != (prompts, sampling)},
     )
 
 

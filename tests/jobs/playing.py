@@ -28,6 +28,7 @@ from hpcmaf.files import publish
 from hpcmaf.jobs import debate as debate_stage
 from hpcmaf.jobs import finetune as finetune_stage
 from hpcmaf.jobs import task as entry
+from hpcmaf.jobs.context import limit_threads
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.run.attempts import begin
 from hpcmaf.run.directory import RunDir
@@ -140,7 +141,9 @@ def run_here(root: Path, *overrides: str, recipe: str | Path = DEFAULT_RECIPE) -
     run = RunDir(root)
     profile = load_profile("local", ("generation.device=cpu", "finetuning.device=cpu"))
     plan = prepare_run(run, load_recipe(str(recipe), overrides), profile)
-    with Workers() as workers:
+    with pytest.MonkeyPatch.context() as patch, Workers() as workers:
+        for name, value in limit_threads(1).items():
+            patch.setenv(name, value)
         carry_on(run, plan, workers)
     return run
 

@@ -24,6 +24,7 @@ from hpcmaf.run.plan import build_plan
 from hpcmaf.store import Store, verify
 from hpcmaf.study.sharing import Keys
 from tests.commands import HPCMAF, hpcmaf, invoke
+from tests.jobs.playing import run_here
 from tests.run.test_local_run import kill_everything
 from tests.tiny_models import answering_model
 
@@ -59,7 +60,7 @@ def contents(run: RunDir) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.long
 def test_two_architectures_in_one_society(tmp_path: Path) -> None:
-    recipe, calm, killed = recipe_of(tmp_path), RunDir(tmp_path / "calm"), RunDir(tmp_path / "killed")
+    recipe, killed = recipe_of(tmp_path), RunDir(tmp_path / "killed")
     words = ["submit", "--recipe", recipe, "--run", killed.root]
     submitting = subprocess.Popen([*HPCMAF, *map(str, words)], stderr=subprocess.DEVNULL)
     journal, deadline = killed.journal(killed.shard(1, "debate", 0)), time.monotonic() + 120
@@ -68,7 +69,7 @@ def test_two_architectures_in_one_society(tmp_path: Path) -> None:
     assert kill_everything(killed)
     submitting.wait()
     hpcmaf(*words)
-    hpcmaf("submit", "--recipe", recipe, "--run", calm.root)
+    calm = run_here(tmp_path / "calm", recipe=recipe)
     assert contents(killed) == contents(calm) and verify(killed.root) == []
     checkpoints = {path.parent.name for path in calm.root.glob("it01/agents/*/model.safetensors")}
     assert checkpoints == {"generator-2", "critic-2"}
