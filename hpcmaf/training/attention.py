@@ -32,11 +32,13 @@ def to_device(tensor: torch.Tensor, device: torch.device | str | None) -> torch.
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def boundaries(lengths: list[int], device: torch.device | None = None) -> dict[str, Any]:
-    """What :func:`packed_attention` has to know, by the names that transformers' models pass on."""
+def boundaries(lengths: Sequence[int], device: torch.device | None = None) -> dict[str, Any]:
+    """Where texts in a row begin and end, by the names of transformers' models, which pass it on."""
+    positions = to_device(torch.cat([torch.arange(length) for length in lengths])[None], device)
     ends = to_device(torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32), device)
     longest = max(lengths)
-    return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
+    known = {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
+    return known | {"position_ids": positions}
 
 
 def packed_attention(

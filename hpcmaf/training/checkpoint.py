@@ -15,8 +15,7 @@ import json
 import os
 import re
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -83,23 +82,28 @@ class Checkpoint:
                 raise ValueError(f"{name} is not {size} bytes long")
         return found
 
-    def publish(self, temporary: Path) -> None:
-        """Put written and synced files in place, declare them whole, and drop all but the last ``KEPT``."""
-        drop(self.folder)
-        temporary.replace(self.folder)
-        value = asdict(self) | {"schema": SCHEMA}
+    @classmethod
+    def publish(cls, folder: Path, losses: Sequence[float], seconds: float, identity: Mapping[str, Any]) -> None:
+        """Declare the synced files in a folder whole, and drop all other checkpoints but the last before it."""
+        files = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+        found = cls(folder, len(losses), tuple(losses), seconds, identity, files)
+        value = asdict(found) | {"schema": SCHEMA}
         del value["folder"]
-        write_json(_marker(self.folder), value)
-        folders = sorted(path for path in self.folder.parent.iterdir() if _STEP.fullmatch(path.name))
-        at = folders.index(self.folder)
+        write_json(_marker(folder), value)
+        _aside(folder).unlink(missing_ok=True)
+        folders = sorted(path for path in folder.parent.iterdir() if _STEP.fullmatch(path.name))
+        at = folders.index(folder)
         # What claims to be further than the job is torn or another job's.
         for other in folders[: max(0, at + 1 - KEPT)] + folders[at + 1 :]:
-            drop(other)
+            # First what says that it is whole, so that no half of it passes for that.
+            for declared in (_marker(other), _aside(other)):
+                declared.unlink(missing_ok=True)
+            remove(other)
 
     def set_aside(self) -> None:
         """Keep it, damaged, from being resumed from; it makes way when its step is reached again."""
         with suppress(FileNotFoundError):  # another process of the job was faster
-            os.replace(_marker(self.folder), self.folder.with_suffix(".json.aside"))
+            os.replace(_marker(self.folder), _aside(self.folder))
 
 
 def identity(job: FinetuneJob, **processes: object) -> dict[str, Any]:
@@ -111,25 +115,6 @@ def identity(job: FinetuneJob, **processes: object) -> dict[str, Any]:
 def at_step(root: Path, step: int) -> Path:
     """Folder of the checkpoint after ``step`` steps."""
     return root / f"step-{step:08d}"
-
-
-def drop(folder: Path) -> None:
-    """Remove a checkpoint; first its marker, so that no half of it passes for whole.
-
-    A folder that will not go entirely, as where NFS keeps files that somebody
-    still has open, is out of the way under another name, and swept later.
-    """
-    for suffix in (".json", ".json.aside"):
-        folder.with_suffix(suffix).unlink(missing_ok=True)
-    retired = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.tmp")
-    try:
-        os.replace(folder, retired)
-    except FileNotFoundError:
-        return
-    except OSError as error:  # busy: the next checkpoint tries again
-        print(f"{folder}: could not be deleted ({error.strerror}), and stays", flush=True)
-        return
-    remove(retired)
 
 
 def patiently(call: Callable[[], Found]) -> Found:
@@ -187,3 +172,8 @@ def _all(root: Path) -> Iterator[Checkpoint | str]:
 def _marker(folder: Path) -> Path:
     """The file that says ``folder`` is whole."""
     return folder.with_suffix(".json")
+
+
+def _aside(folder: Path) -> Path:
+    """What that file is called where the folder has turned out to be damaged."""
+    return folder.with_suffix(".json.aside")

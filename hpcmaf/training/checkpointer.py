@@ -8,19 +8,19 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from copy import deepcopy
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import deepspeed
 import torch
-import torch.distributed as dist
 
 from hpcmaf.errors import TrainingError
-from hpcmaf.files.publish import sync, sync_folder
+from hpcmaf.files.publish import atomic_path, sync_folder
 from hpcmaf.seeding import derive_seed
 from hpcmaf.training.checkpoint import WORLD_SIZE, Checkpoint, at_step, identity, newest, patiently
 from hpcmaf.training.config import FinetuneJob
@@ -46,22 +46,28 @@ class Checkpointer:
     ----------
     started
         Unix time at which the job began.
-    token
-        Distinguishes the temporaries of this attempt; the same in all
-        processes.
 
     Attributes
     ----------
+    identity
+        Of the job in these processes, see :func:`hpcmaf.training.checkpoint.identity`.
     found
         The job's last checkpoint, to :meth:`resume` from.
     """
 
-    def __init__(self, job: FinetuneJob, process: Process, dtype: torch.dtype, *, started: float, token: str) -> None:
+    def __init__(self, job: FinetuneJob, process: Process, dtype: torch.dtype, started: float) -> None:
         self._job, self._process, self._lora = job, process, job.tuning == "lora"
         self._root = Path(job.checkpoints) if job.checkpoints else None
-        self._dtype, self._started, self._token = dtype, started, token
+        self._started = started
         self._random = f"random-{process.rank:05d}.pt"
         self._last, self._pause = time.monotonic(), job.checkpoint_seconds
+        self.identity = identity(
+            job,
+            **{WORLD_SIZE: process.world_size},
+            weights=f"{dtype} on {process.device.type}",
+            versions=[torch.__version__, deepspeed.__version__],
+            numerics=_NUMERICS,
+        )
         self.found = self._find()
 
     @property
@@ -73,17 +79,6 @@ class Checkpointer:
     def earlier_seconds(self) -> float:
         """Wall time that went into it."""
         return self.found.seconds if self.found is not None else 0.0
-
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """Of this job in these processes, see :func:`hpcmaf.training.checkpoint.identity`."""
-        return identity(
-            self._job,
-            **{WORLD_SIZE: self._process.world_size},
-            weights=f"{self._dtype} on {self._process.device.type}",
-            versions=[torch.__version__, deepspeed.__version__],
-            numerics=_NUMERICS,
-        )
 
     def resume(self, engine: DeepSpeedEngine) -> list[float]:
         """Let an engine resume from the checkpoint that was found; returns the losses of the steps done already.
@@ -130,28 +125,24 @@ class Checkpointer:
         if self._root is None:
             return
         began, step = time.monotonic(), len(losses)
-        folder = at_step(self._root, step)
-        temporary = self._root / f".{folder.name}.{self._token}.tmp"
-        if self._process.first:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-        try:
-            # Waits for rank 0 to have made the folder.
-            engine.save_checkpoint(str(temporary), tag=_TAG, save_latest=False, exclude_frozen_parameters=self._lora)
-            torch.save(self._random_state(), temporary / self._random)
-        except RuntimeError:
-            _explain(temporary)
-            raise
-        self._process.barrier()
-        # Each process, as a node's files may be in that node's memory yet.
-        sync_folder(temporary)
-        sync(temporary)
-        self._process.barrier()
-        if self._process.first:
+        folder, first = at_step(self._root, step), self._process.first
+        with atomic_path(folder) if first else nullcontext() as own:
+            if own is not None:
+                own.mkdir()
+            temporary = self._process.shared(own)
+            try:
+                engine.save_checkpoint(str(temporary), _TAG, save_latest=False, exclude_frozen_parameters=self._lora)
+                torch.save(self._random_state(), temporary / self._random)
+            except RuntimeError:
+                _explain(temporary)
+                raise
+            self._process.barrier()
+            # Each process, as a node's files may be in that node's memory yet.
+            sync_folder(temporary)
+            self._process.barrier()
+        if first:
             seconds = self.earlier_seconds + time.time() - self._started
-            paths = (path for path in sorted(temporary.rglob("*")) if path.is_file())
-            files = {str(path.relative_to(temporary)): path.stat().st_size for path in paths}
-            Checkpoint(folder, step, tuple(losses), seconds, self.identity, files).publish(temporary)
+            Checkpoint.publish(folder, losses, seconds, self.identity)
             print(f"checkpoint after step {step} ({time.monotonic() - began:.1f} s)", flush=True)
         self._last = time.monotonic()
         self._pause = max(self._job.checkpoint_seconds, _SHARE * (self._last - began))
@@ -159,27 +150,26 @@ class Checkpointer:
     def _find(self) -> Checkpoint | None:
         if self._root is None:
             return None
-        # Rank 0 looks for all: on a shared file system not everyone sees the same at once.
-        found = [None]
+        found = None
+        # On a shared file system not everyone sees the same at once.
         if self._process.first:
             for torn in self._root.glob(".step-*.tmp"):
                 shutil.rmtree(torn, ignore_errors=True)
-            found = [newest(self._root, self.identity)]
-        if self._process.world_size > 1:
-            dist.broadcast_object_list(found, device=self._process.device)
-        return found[0]
+            found = newest(self._root, self.identity)
+        return self._process.shared(found)
 
     def _load_converted(self, engine: DeepSpeedEngine, checkpoint: Checkpoint) -> None:
         """Of another number of processes, through DeepSpeed's universal checkpoint.
 
         What the others drew at random has no counterpart here, and is drawn afresh.
         """
-        folder = checkpoint.folder.with_name(f".{checkpoint.folder.name}.universal.{self._token}.tmp")
+        own = None
         try:
             if self._process.first:
                 print(f"converting a checkpoint of {checkpoint.identity[WORLD_SIZE]} processes", flush=True)
-                _convert(checkpoint.folder / _TAG, folder / _TAG)
-            self._process.barrier()
+                own = Path(tempfile.mkdtemp(prefix=".step-", suffix=".tmp", dir=self._root))
+                _convert(checkpoint.folder / _TAG, own / _TAG)
+            folder = self._process.shared(own)
             decays = [group["weight_decay"] for group in engine.optimizer.param_groups]
             _load(engine, folder, strict=False)
             # ZeRO-3 gives all groups the settings of the first,
@@ -191,8 +181,8 @@ class Checkpointer:
                     state["step"] = deepcopy(state["step"])
             self._process.barrier()
         finally:
-            if self._process.first:
-                shutil.rmtree(folder, ignore_errors=True)
+            if own is not None:
+                shutil.rmtree(own, ignore_errors=True)
         job = self._job
         seed = derive_seed(job.seed, job.iteration, job.agent, "dropout", self._process.rank, checkpoint.step)
         random.seed(seed)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +96,21 @@ class FinetuneJob(Training, Finetuning):
         """Whether one process does it, on one node."""
         return self.nodes * self.processes == 1
 
+    def rate_factor(self, step: int, steps: int) -> float:
+        """Factor on the learning rate of a 0-based step.
+
+        Warm-up rises linearly over the first ``ceil(warmup_ratio * steps)`` steps
+        and reaches 1 at its end; unlike the usual one it does not waste the first
+        step on a rate of 0. Decay ends just above 0 at the last step.
+        """
+        warmup = math.ceil(self.warmup_ratio * steps)
+        if step < warmup:
+            return (step + 1) / warmup
+        if self.schedule == "constant" or step >= steps:
+            return 1.0 if self.schedule == "constant" else 0.0
+        done = (step - warmup) / (steps - warmup)
+        return 1 - done if self.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+
     def replace(self, **changes: Any) -> Self:
         """The same job but for some values; ``ConfigError`` where they are impossible."""
         return type(self)(**self.model_dump() | changes)
@@ -147,11 +164,12 @@ class FinetuneReport:
     gpu_seconds: float
 
     @classmethod
-    def of(cls, counts: Mapping[str, Any], wall: float) -> Self:
-        """Out of what a job's processes have counted, and the seconds that this attempt took."""
+    def of(cls, counts: Mapping[str, Any], began: float) -> Self:
+        """Out of what a job's processes have counted, and the Unix time at which this attempt began."""
         own = dict(counts)
-        gpus, wall = own.pop("gpus"), wall + own.pop("earlier_seconds")
-        return cls(**own, wall_seconds=wall, gpu_seconds=wall * gpus)
+        ready, earlier, gpus = (own.pop(name) for name in ("ready", "earlier_seconds", "gpus"))
+        wall = time.time() - began + earlier
+        return cls(**own, startup_seconds=ready - began, wall_seconds=wall, gpu_seconds=wall * gpus)
 
 
 def check_packages(*, quantize: str) -> None:

@@ -92,7 +92,7 @@ def load_tokens(
     for number, line in _lines(path):
         try:
             record = json.loads(line)
-            chats = _pair(record) if pairs else [_chat(record)]
+            chats = _chats(record, pairs)
             signal = _signal(record, objective)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise DataError(f"{path}:{number}: no sample of {objective} ({error!r}); rerun selection") from error
@@ -120,18 +120,14 @@ def _signal(record: dict[str, Any], objective: Objective) -> float:
     return float(record["advantage"] if objective == "grpo" else record.get("weight", 1.0))
 
 
-# Messages, whether the last one was ended by its author, and how many before are worked examples.
-Chat = tuple[list[dict[str, str]], bool, int]
-
-
-def _chat(record: dict[str, Any]) -> Chat:
-    return _messages(record["messages"]), record.get("finish_reason") != "length", record.get("opening", 0)
-
-
-def _pair(record: dict[str, Any]) -> list[Chat]:
-    prompt, reasons = _messages(record["prompt"]), record.get("finish_reason") or {}
+def _chats(record: dict[str, Any], pair: bool) -> list[tuple[list[dict[str, str]], bool, int]]:
+    """Messages, whether the last one was ended by its author, and how many before are worked examples."""
+    reasons = record.get("finish_reason")
+    if not pair:
+        return [(_messages(record["messages"]), reasons != "length", record.get("opening", 0))]
+    prompt, reasons = record["prompt"], reasons or {}
     sides = {side: {"role": "assistant", "content": record[side][-1]["content"]} for side in ("chosen", "rejected")}
-    return [([*prompt, *_messages([answer])], reasons.get(side) != "length", 0) for side, answer in sides.items()]
+    return [(_messages([*prompt, answer]), reasons.get(side) != "length", 0) for side, answer in sides.items()]
 
 
 def _messages(turns: Any) -> list[dict[str, str]]:
@@ -234,29 +230,24 @@ class MicroBatch:
     lengths: tuple[int, ...] | None = None
 
 
-def collate(micro: Sequence[TokenSample], *, pad_id: int, filler: TokenSample, packed: bool = False) -> MicroBatch:
-    """Pad a micro-batch, or pack it into one row; an empty one becomes ``filler`` without any loss."""
+def collate(texts: Sequence[TokenSample], *, packed: bool = False) -> MicroBatch:
+    """Pad texts to one length, or pack them into one row."""
     import torch
 
-    rows = micro or [filler]
-    texts = [torch.tensor(row.input_ids, dtype=torch.long) for row in rows]
+    rows = [torch.tensor(text.input_ids, dtype=torch.long) for text in texts]
     # The logits at t predict token t + 1, and those at a text's end nothing.
     following = [
-        torch.cat(
-            (torch.where(torch.tensor(row.target[1:], dtype=torch.bool), ids[1:], IGNORED), torch.tensor([IGNORED]))
-        )
-        for row, ids in zip(rows, texts, strict=True)
+        torch.nn.functional.pad(torch.where(torch.tensor(text.target), ids, IGNORED)[1:], (0, 1), value=IGNORED)
+        for text, ids in zip(texts, rows, strict=True)
     ]
     attention = lengths = None
     if packed:
-        input_ids, labels = torch.cat(texts)[None], torch.cat(following)[None]
-        lengths = tuple(len(ids) for ids in texts)
+        input_ids, labels = torch.cat(rows)[None], torch.cat(following)[None]
+        lengths = tuple(len(ids) for ids in rows)
     else:
         pad = torch.nn.utils.rnn.pad_sequence
-        input_ids = pad(texts, batch_first=True, padding_value=pad_id)
+        input_ids = pad(rows, batch_first=True)
         labels = pad(following, batch_first=True, padding_value=IGNORED)
-        attention = pad([torch.ones_like(ids) for ids in texts], batch_first=True)
+        attention = pad([torch.ones_like(ids) for ids in rows], batch_first=True)
     keep = (labels != IGNORED).any(dim=0).nonzero().flatten()
-    if not micro:
-        labels.fill_(IGNORED)
     return MicroBatch(input_ids, attention, keep, labels[:, keep], lengths)

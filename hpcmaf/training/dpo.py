@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import logsigmoid
 
-from hpcmaf.training.data import TokenPair
+from hpcmaf.training.data import TokenPair, TokenSample
 from hpcmaf.training.objective import Objective
 
 
@@ -26,28 +26,23 @@ class Dpo(Objective):
     """
 
     measures = ("reward_margin", "reward_accuracy")
-    texts = 2
 
     def prepare(self, samples: Sequence[TokenPair]) -> None:
         """Keep the reference's preferences."""
-        self._reference = self.evaluate(samples, lambda *part: self._preferences(*part).tolist())
+        self._reference = self.evaluate(samples, lambda part: self._preferences(part).tolist())
 
-    def weight(self, batch: Sequence[TokenPair]) -> int:
-        """Pairs."""
-        return len(batch)
-
-    def loss(self, part: Sequence[TokenPair], filler: TokenPair) -> torch.Tensor:
+    def total(self, part: Sequence[TokenPair]) -> torch.Tensor:
         """Sum over the part's pairs."""
-        preferred = self._preferences(part, filler)
-        reference = preferred.new_tensor([self._reference[pair.id] for pair in part or [filler]])
-        rewards = self._job.dpo_beta * (preferred - reference)
-        if not part:
-            return rewards.sum() * 0
+        preferred = self._preferences(part)
+        rewards = self._job.dpo_beta * (preferred - preferred.new_tensor([self._reference[pair.id] for pair in part]))
         self._sums += torch.stack((rewards.detach().sum(), (rewards.detach() > 0).sum()))
         return -logsigmoid(rewards).sum()
 
-    def _preferences(self, part: Sequence[TokenPair], filler: TokenPair) -> torch.Tensor:
+    def texts(self, samples: Sequence[TokenPair]) -> Sequence[TokenSample]:
+        """Both answers of each pair."""
+        return [text for pair in samples for text in (pair.chosen, pair.rejected)]
+
+    def _preferences(self, part: Sequence[TokenPair]) -> torch.Tensor:
         """How much likelier each pair's chosen answer is than its rejected one, in nats: float32[pairs]."""
-        texts = [text for pair in part or [filler] for text in (pair.chosen, pair.rejected)]
-        each = self.likelihoods(texts, texts[0])
+        each = self.likelihoods(part)
         return each[::2] - each[1::2]

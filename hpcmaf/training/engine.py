@@ -11,7 +11,6 @@ import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
 
 from hpcmaf.training.config import FinetuneJob
-from hpcmaf.training.schedule import rate_factor
 from hpcmaf.training.workarounds import without_shared_memory_collectives
 
 # DeepSpeed's own size of communication buckets, in elements.
@@ -91,23 +90,21 @@ def start(
         # One kernel for all of them; one pass over memory for those offloaded, six times as quick.
         fused=cuda or job.offload != "none",
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: rate_factor(step, steps, job.schedule, job.warmup_ratio)
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: job.rate_factor(step, steps))
     config = _settings(job, dtype, sum(p.numel() for p in trained), universal)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, lr_scheduler=schedule, config=config)
     return engine
 
 
-def gradients_finite(engine: DeepSpeedEngine) -> bool:
-    """Whether the step that is about to be taken has gradients that are finite numbers; the same in every process.
-
-    Stages that shard the optimizer's state look for themselves, and then step nothing.
-    """
-    if engine.zero_optimization_stage() > 0:
-        return True
-    gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
-    return bool(torch.nn.utils.get_total_norm(gradients).isfinite())
+def finite_step(engine: DeepSpeedEngine) -> bool:
+    """Step the optimizer if gradients are finite numbers; returns whether they are, the same in every process."""
+    # Stages that shard the optimizer's state look for themselves, and then step nothing.
+    if engine.zero_optimization_stage() == 0:
+        gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+        if not torch.nn.utils.get_total_norm(gradients).isfinite():
+            return False
+    engine.step()
+    return engine.was_step_applied()
 
 
 def _dimensions(parameter: torch.nn.Parameter) -> int:
@@ -115,38 +112,27 @@ def _dimensions(parameter: torch.nn.Parameter) -> int:
     return len(getattr(parameter, "ds_shape", parameter.shape))
 
 
-def trained_weights(engine: DeepSpeedEngine, *, adapter: bool) -> dict[str, torch.Tensor]:
-    """Weights, whole in every process; every process has to call this.
+def trained_weights(engine: DeepSpeedEngine, *, adapter: bool) -> dict[str, torch.Tensor | None]:
+    """Weights, whole in the first process at least; every process has to call this.
 
     Adapters come in float32, from the optimiser's own copy where the model
     computes in bfloat16: rounding them each iteration would lose small steps.
     """
     if adapter:
         return {name: _master(p) for name, p in engine.module.named_parameters() if p.requires_grad}
-    keep = engine.global_rank == 0
     # As parameters, for ZeRO-3 to gather; tied ones are there under all their names.
-    found, done = {}, {}
-    for name, value in engine.module.state_dict(keep_vars=True).items():
-        if id(value) not in done:
-            done[id(value)] = _whole(value, keep)
-        found[name] = done[id(value)]
-    return found if keep else {}
+    named, keep = engine.module.state_dict(keep_vars=True), engine.global_rank == 0
+    each = {id(value): value for value in named.values()}
+    found = {key: _whole(value, keep) for key, value in each.items()}
+    return {name: found[id(value)] for name, value in named.items()}
 
 
-def _whole(value: torch.Tensor, keep: bool) -> torch.Tensor | None:
-    if not hasattr(value, "ds_id"):
-        return value.detach().cpu()
-    with deepspeed.zero.GatheredParameters([value]):
-        # It is here for as long as this lasts.
-        return value.detach().to("cpu", copy=True) if keep else None
+def _whole(value: torch.Tensor, keep: bool, dtype: torch.dtype | None = None) -> torch.Tensor | None:
+    # Under ZeRO-3 it is here for as long as this lasts.
+    with deepspeed.zero.GatheredParameters([value], enabled=hasattr(value, "ds_id")):
+        return value.detach().to("cpu", dtype, copy=True) if keep else None
 
 
-def _master(parameter: torch.nn.Parameter) -> torch.Tensor:
-    if parameter.dtype != torch.float32:
-        master = deepspeed.utils.safe_get_full_fp32_param(parameter)
-        if master is not None:
-            return master.detach()
-    if not hasattr(parameter, "ds_id"):
-        return parameter.detach().float()
-    with deepspeed.zero.GatheredParameters([parameter]):
-        return parameter.detach().to("cpu", torch.float32, copy=True)
+def _master(parameter: torch.nn.Parameter) -> torch.Tensor | None:
+    master = None if parameter.dtype == torch.float32 else deepspeed.utils.safe_get_full_fp32_param(parameter)
+    return _whole(parameter, True, torch.float32) if master is None else master.detach()

@@ -7,8 +7,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,8 +18,8 @@ NAME = "failure.json"
 # A process that lost another one to a failure waits so long for that one's reason.
 LOST_S = 5.0
 
-# A reason in front replaces one behind: those who merely lost another process do not know why.
-_SECONDHAND: tuple[FailureKind, ...] = ("hardware", "lost")
+# Any other reason replaces these, and the second the first: those who merely lost another process do not know why.
+_SECONDHAND: dict[FailureKind, int] = {"lost": 1, "hardware": 2}
 _SIGNALS: dict[int, FailureKind] = dict.fromkeys((signal.SIGTERM, signal.SIGHUP, signal.SIGINT), "killed")
 _SIGNALS[signal.SIGBUS] = "hardware"
 
@@ -53,13 +52,9 @@ class Failure:
         lost it, or that a collective failed, which any other reason replaces.
         """
         known = read(work)
-        if work.is_dir() and (known is None or _weight(known.kind) < _weight(self.kind)):
+        if work.is_dir() and (known is None or _SECONDHAND.get(known.kind, 3) < _SECONDHAND.get(self.kind, 3)):
             here = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
             write_json(work / NAME, asdict(self) | {"node": self.node or (None if self.kind == "lost" else here)})
-
-
-def _weight(kind: FailureKind) -> int:
-    return -_SECONDHAND.index(kind) if kind in _SECONDHAND else 1
 
 
 def read(work: Path) -> Failure | None:
@@ -69,18 +64,13 @@ def read(work: Path) -> Failure | None:
     return None
 
 
-@contextmanager
-def recorded(work: Path) -> Iterator[None]:
-    """Keep the first failure of any process in ``work``."""
-    try:
-        yield
-    except Exception as error:
-        failure = explained(error)
-        end = time.monotonic() + (LOST_S if failure.kind == "lost" else 0)
-        while time.monotonic() < end and read(work) is None:
-            time.sleep(0.1)
-        failure.record(work)
-        raise
+def report(error: Exception, work: Path) -> None:
+    """Record why a process failed; one that merely lost another gives it time to say so itself."""
+    failure = explained(error)
+    end = time.monotonic() + (LOST_S if failure.kind == "lost" else 0)
+    while time.monotonic() < end and read(work) is None:
+        time.sleep(0.1)
+    failure.record(work)
 
 
 def explained(error: Exception) -> Failure:

@@ -13,27 +13,26 @@ import resource
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from transformers import PreTrainedModel
 
 from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.errors import TrainingError
 from hpcmaf.seeding import derive_seed
 from hpcmaf.training import engine as ds
 from hpcmaf.training.checkpointer import Checkpointer
-from hpcmaf.training.config import FinetuneJob, check_packages
+from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.data import TokenData, global_batches, load_tokens
 from hpcmaf.training.dpo import Dpo
 from hpcmaf.training.grpo import Grpo
 from hpcmaf.training.kto import Kto
-from hpcmaf.training.launch import Entry
+from hpcmaf.training.launch import MODEL
 from hpcmaf.training.loop import train
 from hpcmaf.training.memory import flop_per_token, size_of
 from hpcmaf.training.metrics import Metrics
-from hpcmaf.training.model import compute_dtype, context_length, load_config, load_model, loading_device, trainable
+from hpcmaf.training.model import compute_dtype, load_config, load_model, loading_device, trainable
 from hpcmaf.training.objective import Objective
 from hpcmaf.training.packing import Packing
 from hpcmaf.training.process import Process
@@ -42,28 +41,24 @@ from hpcmaf.training.setup import prepare
 from hpcmaf.training.sft import Sft
 from hpcmaf.training.stop import StopFile
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-
 OBJECTIVES: dict[str, type[Objective]] = {"sft": Sft, "dpo": Dpo, "kto": Kto, "grpo": Grpo}
 
 
-@dataclass
-class Base:
-    """A frozen base that a job leaves to the next one, and what it is: file, type, device and the like."""
-
-    kind: tuple[object, ...]
-    model: PreTrainedModel
+# A frozen base that a job leaves to the next one, behind what it is: file, type, device and the like.
+Base = tuple[tuple[object, ...], PreTrainedModel]
 
 
 def finetune(
-    job: FinetuneJob, process: Process, entry: Entry, stop: StopFile, base: Base | None = None
+    job: FinetuneJob, process: Process, work: Path, began: float, stop: StopFile, base: Base | None = None
 ) -> tuple[dict[str, object], Base | None]:
     """Train and save one model.
 
     Parameters
     ----------
+    work
+        Folder that takes the model.
+    began
+        Unix time at which this process began the job.
     base
         What the job before has left.
 
@@ -73,14 +68,13 @@ def finetune(
         The fields of the report, of a job that was stopped only ``steps`` and
         those done, ``stopped_at``; and what the next job may use.
     """
-    work, output = Path(entry.work), Path(entry.output)
-    check_packages(quantize=job.quantize)
     config = load_config(job)
     chat = ChatFormat.from_pretrained(
         job.base, revision=job.revision, trust_remote_code=job.trust_remote_code, date=job.date,
         chat_template=job.chat_template, chat_template_kwargs=job.chat_template_kwargs,
     )
-    longest = min(job.max_length, context_length(config) or job.max_length)
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    longest = min(job.max_length, context or job.max_length)
     data = load_tokens(Path(job.dataset), chat, max_length=longest, loss_on=job.loss_on, objective=job.objective)
     seed = derive_seed(job.seed, job.iteration, job.agent, "finetune")
     batches = global_batches(
@@ -94,8 +88,8 @@ def finetune(
             ds.connect(process.cuda)
             dtype, device = compute_dtype(job, config, process.cuda), loading_device(job, process)
             kind = _kind(job, dtype, device)
-            if base is not None and base.kind == kind:
-                frozen = base.model
+            if base is not None and base[0] == kind:
+                frozen = base[1]
                 if process.first:
                     print("from the job before: base", flush=True)
             else:
@@ -107,7 +101,7 @@ def finetune(
             _check_vocabulary(model, data, job)
             packing = Packing(model, max(len(sample.input_ids) for sample in data.samples), wanted=job.packing)
             job = prepare(model, job, config, dtype, process, packed=packing.on, logits=_logits(data))
-            checkpointer = Checkpointer(job, process, dtype, started=entry.started, token=work.name)
+            checkpointer = Checkpointer(job, process, dtype, began)
             engine = ds.start(model, job, dtype, len(batches), process.cuda, universal=checkpointer.converts)
             packing.check(engine, data.samples, process)
             objective = OBJECTIVES[job.objective](engine, job, process, data.samples, packed=packing.on)
@@ -131,6 +125,8 @@ def finetune(
         weights = model.state_dict()
     # Without data and with a previous model, the launcher copies that.
     if process.first and (batches or not job.start):
+        output = work / MODEL
+        output.mkdir()
         if job.tuning == "lora":
             save_adapter(model, weights, job, output)
         else:
@@ -143,7 +139,7 @@ def finetune(
         "steps": len(batches),
         "final_loss": losses[-1] if losses else None,
         "losses": losses,
-        "startup_seconds": ready - entry.started,
+        "ready": ready,
         "peak_memory_bytes": _peak_memory(process),
         "earlier_seconds": earlier,
         "gpus": process.world_size if process.cuda else 0,
@@ -154,7 +150,7 @@ def finetune(
         del engine, objective
         # Under ZeRO-3 a base is in parts that belong to one engine.
         if job.tuning == "lora" and job.zero_stage != 3 and job.offload != "params":
-            left = Base(kind, model.unload())
+            left = (kind, model.unload())
         del model
         gc.collect()
         if process.cuda:

@@ -43,11 +43,9 @@ class Grpo(Objective):
         """Target tokens."""
         return sum(sample.target_tokens for sample in batch)
 
-    def loss(self, part: Sequence[TokenSample], filler: TokenSample) -> torch.Tensor:
+    def total(self, part: Sequence[TokenSample]) -> torch.Tensor:
         """Sum over the part's target tokens."""
-        now = self._likelihood(part, filler)
-        if not part:
-            return now.sum() * 0
+        now = self._likelihood(part)
         start, base = (
             to_device(torch.cat([tokens[sample.id] for sample in part]), now.device)
             for tokens in (self._start, self._base)
@@ -63,13 +61,11 @@ class Grpo(Objective):
         self._sums += torch.stack((divergence.detach().sum(), (clipped < ratio * advantage).sum()))
         return (self._job.grpo_beta * divergence - gain).sum()
 
-    def _likelihood(self, part: Sequence[TokenSample], filler: TokenSample) -> torch.Tensor:
-        """Log-likelihood of every target token, text by text; of an empty part 0, of the filler's first position."""
-        batch, unlikely = self.likelihood(part, filler)
-        if not part:
-            return -unlikely.flatten()
+    def _likelihood(self, part: Sequence[TokenSample]) -> torch.Tensor:
+        """Log-likelihood of every target token, text by text."""
+        batch, unlikely = self.likelihood(part)
         targets = (batch.labels.flatten() != IGNORED).nonzero().flatten()
         return -unlikely.flatten()[to_device(targets, unlikely.device)]
 
-    def _tokens(self, part: Sequence[TokenSample], filler: TokenSample) -> Sequence[torch.Tensor]:
-        return self._likelihood(part, filler).cpu().split([sample.target_tokens for sample in part]) if part else []
+    def _tokens(self, part: Sequence[TokenSample]) -> Sequence[torch.Tensor]:
+        return self._likelihood(part).cpu().split([sample.target_tokens for sample in part])

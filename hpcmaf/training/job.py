@@ -30,7 +30,7 @@ from hpcmaf.files.publish import atomic_path, write_json
 from hpcmaf.training.checkpoint import checkpoint_step
 from hpcmaf.training.config import FinetuneJob, FinetuneReport
 from hpcmaf.training.failure import Failure, read
-from hpcmaf.training.launch import POLL_S, Entry, Workers
+from hpcmaf.training.launch import MODEL, POLL_S, Workers, log_of
 from hpcmaf.training.multinode import MEET, Heartbeat, NodeRank
 from hpcmaf.training.stop import StopFile, StopFlag
 
@@ -65,8 +65,8 @@ def run_finetune(
     progress
         Called with each line of ``progress.jsonl`` as it appears.
     stop
-        Asks the job to end at its next step, with a checkpoint. SIGUSR2 and
-        SIGTERM sent to the job's own processes do the same.
+        Asks the job to end at its next step, with a checkpoint. A scheduler's
+        signals are for this process alone; the job's own processes block them.
     node
         This node's rank, of a job on several; it has to be node 0. On the
         others :func:`join_finetune` runs with ``node.work(logs)``.
@@ -80,34 +80,33 @@ def run_finetune(
     OutOfMemory, TrainingError
         It failed; the error's ``kind`` says whether another attempt may succeed.
     """
-    started, stop = time.monotonic(), stop or StopFlag()
-    output, logs = Path(job.output), Path(logs)
+    began, stop = time.time(), stop or StopFlag()
     logs.mkdir(parents=True, exist_ok=True)
-    log, steps = logs / "finetune.log", logs / "progress.jsonl"
+    steps = logs / "progress.jsonl"
     steps.write_bytes(b"")
     with ExitStack() as leaving:
         work = leaving.enter_context(_work_folder(logs, node))
         if workers is None or node is not None:
             # Its processes exit once the model is published.
             workers = leaving.enter_context(Workers())
-        temporary = leaving.enter_context(atomic_path(output))
         lines = leaving.enter_context(steps.open("rb"))
-        temporary.mkdir()
         heartbeat = Heartbeat(work, node) if node is not None else None
         job.write(work / "job.json")
-        entry = Entry.of(work, temporary, log)
-        counts, failure = workers.run(job, entry, stop, lambda: _report(lines, progress), heartbeat)
+        counts, failure = workers.run(job, work, stop, lambda: _report(lines, progress), heartbeat)
         # They still read what lies in the work folder.
         silent = heartbeat.wait_for_others(PEERS_S) if heartbeat is not None else []
         if failure is not None and failure.kind == "lost" and silent:
             failure = replace(failure, message=f"node {', '.join(map(str, silent))} is gone ({failure.message})")
-        if (error := _unfinished(job, entry, counts, failure, stop)) is not None:
+        if (error := _unfinished(job, work, counts, failure, stop)) is not None:
             raise error
-        report = FinetuneReport.of(counts or {}, wall=time.monotonic() - started)
-        if report.steps == 0 and job.start is not None:
-            # Nothing was learnt: the agent keeps the very same model.
-            shutil.copytree(job.start, temporary, dirs_exist_ok=True)
-        write_json(temporary / "training.json", asdict(report) | {"schema": "hpcmaf-training/1"})
+        report = FinetuneReport.of(counts or {}, began)
+        with atomic_path(Path(job.output)) as temporary:
+            if report.steps == 0 and job.start is not None:
+                # Nothing was learnt: the agent keeps the very same model.
+                shutil.copytree(job.start, temporary)
+            else:
+                shutil.move(work / MODEL, temporary)
+            write_json(temporary / "training.json", asdict(report) | {"schema": "hpcmaf-training/1"})
     return report
 
 
@@ -138,13 +137,12 @@ def join_finetune(work: Path, node: NodeRank, *, stop: StopFlag | None = None) -
             )
         time.sleep(POLL_S)
     job, heartbeat = FinetuneJob.read(work / "job.json"), Heartbeat(work, node)
-    entry = Entry.of(work, work, work.parent / f"finetune.node{node.rank}.log")
     with Workers() as workers:
-        report, failure = workers.run(job, entry, stop, heartbeat=heartbeat)
+        report, failure = workers.run(job, work, stop, heartbeat=heartbeat)
         if failure is not None and failure.kind != "lost" and read(work) is None:
             failure = replace(failure, message=f"node {node.rank} ({node.address}): {failure.message}")
             failure.record(work)
-        error = _unfinished(job, entry, report, failure, stop)
+        error = _unfinished(job, work, report, failure, stop, node)
         heartbeat.leave()
     if error is not None:
         raise error
@@ -177,10 +175,16 @@ def _report(lines: BinaryIO, progress: Callable[[dict[str, Any]], None] | None) 
 
 
 def _unfinished(
-    job: FinetuneJob, entry: Entry, report: dict[str, Any] | None, failure: Failure | None, stop: StopFlag
+    job: FinetuneJob,
+    work: Path,
+    report: dict[str, Any] | None,
+    failure: Failure | None,
+    stop: StopFlag,
+    node: NodeRank | None = None,
 ) -> HpcmafError | None:
     """Why a job ended early, if it did."""
-    name, requested = Path(job.output).name, stop.requested or StopFile(Path(entry.work)).requested
+    name, log = Path(job.output).name, log_of(work, node.rank if node else 0)
+    requested = stop.requested or StopFile(work).requested
     if failure is None:
         if not (requested if report is None else "stopped_at" in report):
             return None
@@ -192,8 +196,8 @@ def _unfinished(
     if failure.kind == "memory":
         limit = "micro_batch_size" if job.micro_batch_size > 1 else "max_length"
         remedy = f"(now {job.micro_batch_size})" if job.micro_batch_size > 1 else "or use gradient_checkpointing"
-        return OutOfMemory(f"finetuning {name}: {failure.message}; lower training.{limit} {remedy}; see {entry.log}")
-    message = f"finetuning {name} failed: {failure.message}; see {entry.log}"
+        return OutOfMemory(f"finetuning {name}: {failure.message}; lower training.{limit} {remedy}; see {log}")
+    message = f"finetuning {name} failed: {failure.message}; see {log}"
     return TrainingError(message, kind=failure.kind, errno=failure.errno, node=failure.node)
 
 

@@ -44,15 +44,9 @@ class Kto(Objective):
         gains = [now[sample.id] - self._foreign_start[sample.id] for sample in batch]
         self._drift = max(0.0, sum(gains) / len(gains))
 
-    def weight(self, batch: Sequence[TokenSample]) -> int:
-        """Samples."""
-        return len(batch)
-
-    def loss(self, part: Sequence[TokenSample], filler: TokenSample) -> torch.Tensor:
+    def total(self, part: Sequence[TokenSample]) -> torch.Tensor:
         """Sum over the part's samples."""
-        found = self.likelihoods(part, filler)
-        if not part:
-            return found.sum() * 0
+        found = self.likelihoods(part)
         gains = found - found.new_tensor([self._start[sample.id] for sample in part])
         sides = found.new_tensor([sample.signal for sample in part])
         values = self._job.kto_beta * sides * (gains - self._drift)
@@ -60,8 +54,8 @@ class Kto(Objective):
         self._sums += torch.stack((values.detach().sum(), values.new_tensor(self._drift * len(part))))
         return (weights * torch.sigmoid(-values)).sum()
 
-    def _each(self, part: Sequence[TokenSample], filler: TokenSample) -> list[float]:
-        return self.likelihoods(part, filler).tolist()
+    def _each(self, part: Sequence[TokenSample]) -> list[float]:
+        return self.likelihoods(part).tolist()
 
 
 def _with_response(sample: TokenSample, other: TokenSample, longest: int) -> TokenSample:

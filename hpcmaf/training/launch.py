@@ -21,12 +21,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
-from hpcmaf.files.publish import write_json
+from hpcmaf.files.publish import write_text
 from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.failure import NAME as FAILURE
 from hpcmaf.training.failure import Failure, ended, oom_kills, read
@@ -39,54 +38,35 @@ POLL_S = 0.05
 LEAVING_S = 60.0
 # Once one has failed, the others' time to notice by themselves.
 FAILED_S = 15.0
+# In a job's work folder; the model is what a sweep of temporary files finds when all have been killed.
+REPORT, MODEL = "report.json", ".model.tmp"
 
 _PR_SET_PDEATHSIG = 1
+# In the folder of a list.
 _END = "end"
-_REPORT = "report.json"
 # Port 0 lets the rendezvous take a free one, so jobs on one machine never meet.
 _STANDALONE = ("--nnodes=1", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1")
 # Of a job of one process; torchrun gives others theirs.
-ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "GROUP_RANK": "0"}
 # As ``torch.distributed.run`` sums up which of its processes failed first, and how.
 _FIRST = re.compile(r"Root Cause \(first observed failure\).*?rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One job of a list.
+def jobs(folder: Path) -> Iterator[Path]:
+    """Work folders of a list's jobs in turn; waits for the next, until the list has ended or its writer is gone."""
+    parent = os.getppid()
+    for number in count(1):
+        path = folder / f"{number:04d}"
+        while not path.exists():
+            if (folder / _END).exists() or not folder.exists() or os.getppid() != parent:
+                return
+            time.sleep(POLL_S)
+        yield Path(path.read_text())
 
-    Attributes
-    ----------
-    work, output
-        Folder with ``job.json``, which takes ``report.json`` or
-        ``failure.json``; folder that takes the model.
-    log
-        Takes what the processes print.
-    started
-        Unix time at which the job began.
-    """
 
-    work: str
-    output: str
-    log: str
-    started: float
-
-    @classmethod
-    def of(cls, work: Path, output: Path, log: Path) -> Self:
-        """A job that begins now."""
-        return cls(*(str(path.resolve()) for path in (work, output, log)), started=time.time())
-
-    @classmethod
-    def all(cls, folder: Path) -> Iterator[Self]:
-        """The jobs of a list in turn; waits for the next, until the list has ended or its writer is gone."""
-        parent = os.getppid()
-        for number in count(1):
-            path = folder / f"{number:04d}.json"
-            while not path.exists():
-                if (folder / _END).exists() or not folder.exists() or os.getppid() != parent:
-                    return
-                time.sleep(POLL_S)
-            yield cls(**json.loads(path.read_text()))
+def log_of(work: Path, node: int) -> Path:
+    """What a node's processes print, beside a job's work folder."""
+    return work.parent / (f"finetune.node{node}.log" if node else "finetune.log")
 
 
 class Workers:
@@ -103,7 +83,7 @@ class Workers:
         # Of the first job, into which the processes print until they read of one.
         self._first_log = self._folder = Path()
         self._shape: tuple[object, ...] = ()
-        self._entries = 0
+        self._jobs = 0
         self._oom_kills: int | None = None
 
     def __enter__(self) -> Self:
@@ -121,9 +101,9 @@ class Workers:
     def run(
         self,
         job: FinetuneJob,
-        entry: Entry,
+        work: Path,
         stop: StopFlag,
-        listen: Callable[[], object] = lambda: None,
+        on_poll: Callable[[], object] = lambda: None,
         heartbeat: Heartbeat | None = None,
     ) -> tuple[dict[str, Any] | None, Failure | None]:
         """Have a job done, by the processes that did the one before it if there are any.
@@ -132,11 +112,11 @@ class Workers:
 
         Parameters
         ----------
-        entry
-            Its work folder has the job's file.
+        work
+            Its folder, which has ``job.json`` and takes the processes' report, failure and model.
         stop
             Asks it to end at its next step.
-        listen
+        on_poll
             Called at every look, and once more after the end.
         heartbeat
             This machine's, if there are several.
@@ -146,15 +126,14 @@ class Workers:
         tuple
             What the first process reported, if it came so far; why the processes did not end as they should.
         """
-        work, node = Path(entry.work), heartbeat and heartbeat.node
-        report = failure = None
+        node, report, failure = heartbeat and heartbeat.node, None, None
         try:
-            code = self._wait(self._assign(job, entry, node), work, stop, listen, heartbeat)
+            code = self._wait(self._assign(job, work, node), work, stop, on_poll, heartbeat)
             with suppress(FileNotFoundError):
-                report = json.loads((work / _REPORT).read_text())
+                report = json.loads((work / REPORT).read_text())
             # Another node's may not be seen here yet.
-            told = report or StopFile(work).requested or (node is not None and node.rank > 0)
-            failure = None if code == 0 and told else self._failure(code, entry, node)
+            expected = report or StopFile(work).requested or (node is not None and node.rank > 0)
+            failure = None if code == 0 and expected else self._failure(code, work, node)
         finally:
             if report is None or failure is not None or "stopped_at" in report:
                 self.kill()
@@ -170,20 +149,20 @@ class Workers:
         if self._folder != Path():
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _assign(self, job: FinetuneJob, entry: Entry, node: NodeRank | None) -> subprocess.Popen[bytes]:
+    def _assign(self, job: FinetuneJob, work: Path, node: NodeRank | None) -> subprocess.Popen[bytes]:
         """Add a job to the list of the processes there are, or of others."""
-        shape, log = (job.processes, job.threads, job.device), Path(entry.log)
+        shape = (job.processes, job.threads, job.device)
         if self._process is None or self._process.poll() is not None or shape != self._shape:
             self.__exit__()
-            self._folder, self._shape, self._entries = Path(tempfile.mkdtemp(prefix="jobs-", dir=log.parent)), shape, 0
-        self._entries += 1
-        write_json(self._folder / f"{self._entries:04d}.json", asdict(entry))
+            self._folder, self._shape = Path(tempfile.mkdtemp(prefix="jobs-", dir=work.parent)).resolve(), shape
+            self._jobs, self._oom_kills, self._first_log = 0, oom_kills(), log_of(work, node.rank if node else 0)
+        self._jobs += 1
+        write_text(self._folder / f"{self._jobs:04d}", str(work.resolve()))
         if node is not None:
             # On several machines they exit after every job.
             (self._folder / _END).touch()
         if self._process is None:
-            self._oom_kills, self._first_log = oom_kills(), log
-            self._process = _start(job, self._folder, entry, node)
+            self._process = _start(job, self._folder, self._first_log, [] if node is None else node.rendezvous(work))
         return self._process
 
     def _wait(
@@ -191,7 +170,7 @@ class Workers:
         process: subprocess.Popen[bytes],
         work: Path,
         stop: StopFlag,
-        listen: Callable[[], object],
+        on_poll: Callable[[], object],
         heartbeat: Heartbeat | None,
     ) -> int | None:
         """0, or the processes' exit code; ``None``: the job failed elsewhere or does not stop, so waiting is no use."""
@@ -199,9 +178,9 @@ class Workers:
         while True:
             code = process.poll()
             # On several nodes a process ends with the last, as others may still need it.
-            if heartbeat is None and (work / _REPORT).exists():
+            if heartbeat is None and (work / REPORT).exists():
                 code = 0
-            listen()
+            on_poll()
             if code is not None:
                 return code
             if stop.requested and not request.requested:
@@ -215,11 +194,11 @@ class Workers:
                 return None
             time.sleep(POLL_S)
 
-    def _failure(self, code: int | None, entry: Entry, node: NodeRank | None) -> Failure:
+    def _failure(self, code: int | None, work: Path, node: NodeRank | None) -> Failure:
         """Why a job did not end well."""
-        work, log, first = Path(entry.work), _tail(Path(entry.log)), _tail(self._first_log)
+        log = _tail(log_of(work, node.rank if node else 0))
         where = "" if node is None else f" on {node.address}"
-        cause = _FIRST.search(first)
+        cause = _FIRST.search(_tail(self._first_log))
         if cause is not None and int(cause[2]) < 0:
             # Nobody kills itself, so a killed process is the reason for what the others report.
             ended(f"process {cause[1]}{where}", int(cause[2]), self._oom_kills, log).record(work)
@@ -234,17 +213,17 @@ def _tail(log: Path, size: int = 1 << 16) -> str:
     return ""
 
 
-def _start(job: FinetuneJob, folder: Path, entry: Entry, node: NodeRank | None) -> subprocess.Popen[bytes]:
+def _start(job: FinetuneJob, folder: Path, log: Path, rendezvous: list[str]) -> subprocess.Popen[bytes]:
     """Start the processes in a session of their own."""
-    worker = ["-m", "hpcmaf.training.worker", str(folder.resolve())]
+    worker = ["-m", "hpcmaf.training.worker", str(folder)]
     command = [*worker, str(os.getpid())]
     if not job.alone:
         elastic = [
             f"--nproc-per-node={job.processes}",
             "--max-restarts=0",
             "--monitor-interval=0.1",
-            f"--log-dir={folder.resolve() / 'elastic'}",
-            *(_STANDALONE if node is None else node.rendezvous(Path(entry.work))),
+            f"--log-dir={folder / 'elastic'}",
+            *(rendezvous or _STANDALONE),
         ]
         run = ["-m", "torch.distributed.run", *elastic, *worker]
         command = ["-m", "hpcmaf.training.launch", str(os.getpid()), *run]
@@ -252,7 +231,7 @@ def _start(job: FinetuneJob, folder: Path, entry: Entry, node: NodeRank | None) 
     # is what they inherit, and it is the launcher that passes on a request.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        with open(entry.log, "ab") as sink:
+        with log.open("ab") as sink:
             streams = {"stdin": subprocess.DEVNULL, "stdout": sink, "stderr": subprocess.STDOUT}
             command = [sys.executable, "-P", *command]
             return subprocess.Popen(command, env=_environment(job), start_new_session=True, **streams)
@@ -262,7 +241,7 @@ def _start(job: FinetuneJob, folder: Path, entry: Entry, node: NodeRank | None) 
 
 def _environment(job: FinetuneJob) -> dict[str, str]:
     # Left over from a job this one was started in, they would misplace it.
-    others = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    others = {*ALONE, "MASTER_ADDR", "MASTER_PORT"}
     environment = {name: value for name, value in os.environ.items() if name not in others}
     # Passes of ever other lengths would leave memory in pieces that fit none of them.
     environment.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")

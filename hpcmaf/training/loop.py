@@ -13,11 +13,11 @@ import torch
 
 from hpcmaf.training.checkpointer import Checkpointer
 from hpcmaf.training.data import TokenSample
-from hpcmaf.training.engine import gradients_finite
+from hpcmaf.training.engine import finite_step
 from hpcmaf.training.metrics import Metrics
 from hpcmaf.training.objective import Objective
 from hpcmaf.training.process import Process
-from hpcmaf.training.stability import check_gradients, check_loss
+from hpcmaf.training.stability import check_loss, diverged
 from hpcmaf.training.stop import StopFile
 
 if TYPE_CHECKING:
@@ -59,7 +59,6 @@ def train(
         step changes any weight.
     """
     losses = list(before)
-    metrics.begin()
     for step, batch in enumerate(batches[len(before) :], len(before) + 1):
         objective.begin(batch)
         weight, parts = objective.weight(batch), objective.parts(batch)
@@ -76,9 +75,9 @@ def train(
         losses.append(summed / weight)
         check_loss(losses, batch, len(batches), loss_spike, full=len(batches[0]))
         rate = engine.get_lr()[0]
-        check_gradients(gradients_finite(engine), step, len(batches), batch)
-        engine.step()
-        check_gradients(engine.was_step_applied(), step, len(batches), batch)
+        if not finite_step(engine):
+            what = f"the gradients of step {step} of {len(batches)} are not finite"
+            raise diverged(what, batch, "lower the learning rate, or look at these samples")
         more = {name: value / weight for name, value in zip(objective.measures, measured, strict=True)}
         metrics.step(step, losses[-1], rate, batch, more)
         # After the last step the model itself is published at once.

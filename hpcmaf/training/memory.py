@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hpcmaf.training.config import FinetuneJob
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
 
 # What fragments, buffers and the kernels' own work leave of it.
 _USABLE = 0.92
@@ -34,109 +30,112 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
-class Keeps:
-    """What a model's operations keep of a forward pass.
+class Memory:
+    """What a job needs of each GPU, and what follows from how much that one has.
 
-    ``fused``: norms, rotary positions and gates are single kernels, and
-    adapters part of their layers' products. ``gated``: gated units keep their
-    halves and not the product. ``logits``: share of the tokens that get them.
+    Attributes
+    ----------
+    job, config
+        The job, and its model's configuration.
+    size, processes
+        Of the model; how many share it.
+    gpu
+        Bytes of the smallest GPU; ``None`` on CPU.
+    fused
+        Norms, rotary positions and gates are single kernels, and adapters
+        part of their layers' products.
+    gated
+        Gated units keep their halves and not the product.
+    logits
+        Share of the tokens that get them.
     """
 
+    job: FinetuneJob
+    config: Any
+    size: Size
+    processes: int
+    gpu: int | None
     fused: bool = False
     gated: bool = False
     logits: float = 0.5
 
+    @property
+    def layers(self) -> int:
+        """Of the model."""
+        return self.config.get_text_config().num_hidden_layers
 
-def activations(
-    job: FinetuneJob, config: PretrainedConfig, *, checkpointed: int | None = None, keeps: Keeps = Keeps()
-) -> int:
-    """Bytes that one forward pass keeps for its backward pass, at most.
+    def activations(self, micro: int, checkpointed: int) -> int:
+        """Bytes that a forward pass of ``micro`` samples keeps at most, if so many layers keep only their input."""
+        text = self.config.get_text_config()
+        hidden = text.hidden_size
+        inner = getattr(text, "intermediate_size", None) or 4 * hidden
+        # A pair of answers is two texts.
+        tokens = micro * self.job.max_length * (2 if self.job.objective == "dpo" else 1)
+        # Fused: inputs and outputs of both norms, queries and their result, keys
+        # and values; of the gated unit both halves, and their product.
+        heads = getattr(text, "num_attention_heads", None) or 1
+        shared = (getattr(text, "num_key_value_heads", None) or heads) / heads
+        wide = (3 - self.gated) * inner
+        layer = int(2 * ((6 + 2 * shared) * hidden + wide)) if self.fused else 2 * (16 * hidden + wide + inner)
+        kept = (self.layers - checkpointed) * layer + checkpointed * 2 * hidden + (layer if checkpointed else 0)
+        # Logits in both types, and their gradient.
+        return tokens * (kept + int(text.vocab_size * self.logits * 12))
 
-    ``checkpointed`` layers keep only their input; ``None``: all of them or
-    none, as the job says.
-    """
-    text = config.get_text_config()
-    hidden, layers = text.hidden_size, text.num_hidden_layers
-    inner = getattr(text, "intermediate_size", None) or 4 * hidden
-    # A pair of answers is two texts.
-    tokens = job.micro_batch_size * job.max_length * (2 if job.objective == "dpo" else 1)
-    # Fused: inputs and outputs of both norms, queries and their result, keys
-    # and values; of the gated unit both halves, and their product.
-    heads = getattr(text, "num_attention_heads", None) or 1
-    shared = (getattr(text, "num_key_value_heads", None) or heads) / heads
-    wide = (3 - keeps.gated) * inner
-    layer = int(2 * ((6 + 2 * shared) * hidden + wide)) if keeps.fused else 2 * (16 * hidden + wide + inner)
-    if checkpointed is None:
-        checkpointed = layers if job.gradient_checkpointing is True else 0
-    kept = (layers - checkpointed) * layer + checkpointed * 2 * hidden + (layer if checkpointed else 0)
-    # Logits in both types, and their gradient.
-    return tokens * (kept + int(text.vocab_size * keeps.logits * 12))
+    def needed(self, stage: int, passing: int) -> int:
+        """Bytes on each GPU under a ZeRO stage; ``passing`` is :meth:`activations`."""
+        size, offload = self.size, self.job.offload
+        small = int(size.in_4_bits * _IN_4_BITS)
+        weights = (size.parameters - size.in_4_bits) * size.bytes_each // (self.processes if stage == 3 else 1) + small
+        if stage == 3:
+            # Whole layers on their way in, and gradients on their way out.
+            weights += (min(_LIVE, size.parameters) + min(_BUCKET, size.trained)) * size.bytes_each
+        if offload == "params":
+            weights = 0
+        # ZeRO-1 adds gradients up before it shards them.
+        gradients = size.trained * size.bytes_each // (self.processes if stage >= 2 else 1)
+        state = 0 if offload != "none" else size.trained * _STATE // (self.processes if stage >= 1 else 1)
+        return weights + gradients + state + passing
 
+    def choose_stage(self) -> tuple[int, str]:
+        """The lowest ZeRO stage that fits, as higher ones communicate more, and a line that says why."""
+        if self.job.offload == "params":
+            return 3, "zero_stage auto: 3, as offload: params needs it"
+        if self.gpu is None:
+            return 1, "zero_stage auto: 1 on CPU"
+        # What may be computed twice need not make anyone communicate more.
+        again = 0 if self.job.gradient_checkpointing is False else self.layers
+        passing = self.activations(self.job.micro_batch_size, again)
+        # A single process has no one to share with; weights in 4 bits cannot be shared out.
+        for stage in (1,) if self.processes == 1 else (1, 2) if self.size.in_4_bits else (1, 2, 3):
+            wanted = self.needed(stage, passing)
+            if wanted <= self.gpu * _USABLE:
+                break
+        return stage, f"zero_stage auto: {stage}, {self._about(wanted)}"
 
-def needed(size: Size, stage: int, processes: int, offload: str, passing: int) -> int:
-    """Bytes on each GPU; ``passing`` is :func:`activations`."""
-    small = int(size.in_4_bits * _IN_4_BITS)
-    weights = (size.parameters - size.in_4_bits) * size.bytes_each // (processes if stage == 3 else 1) + small
-    if stage == 3:
-        # Whole layers on their way in, and gradients on their way out.
-        weights += (min(_LIVE, size.parameters) + min(_BUCKET, size.trained)) * size.bytes_each
-    if offload == "params":
-        weights = 0
-    # ZeRO-1 adds gradients up before it shards them.
-    gradients = size.trained * size.bytes_each // (processes if stage >= 2 else 1)
-    state = 0 if offload != "none" else size.trained * _STATE // (processes if stage >= 1 else 1)
-    return weights + gradients + state + passing
+    def choose_passes(self, stage: int) -> tuple[int, int, str]:
+        """How large forward passes are, how many layers are computed again in the backward pass, and a line on why.
 
+        Nothing is computed twice where that can be had by passes that are
+        smaller but still fill a GPU; then as few layers as make it fit, and at
+        last smaller passes yet.
+        """
+        most, layers = self.job.micro_batch_size, self.layers
+        if self.gpu is None:
+            return most, 0, "gradient_checkpointing auto: none on CPU"
+        least = min(most, -(-_FILLING // self.job.max_length))
+        smaller = [(micro, 0) for micro in range(most, least, -1)]
+        again = [(least, count) for count in range(layers + 1)]
+        tiny = [(micro, layers) for micro in range(least - 1, 0, -1)]
+        for micro, count in smaller + again + tiny:
+            wanted = self.needed(stage, self.activations(micro, count))
+            if wanted <= self.gpu * _USABLE:
+                break
+        how = f"{count} of {layers} layers, micro_batch_size {micro}"
+        return micro, count, f"gradient_checkpointing auto: {how}, {self._about(wanted)}"
 
-def choose_passes(
-    size: Size,
-    stage: int,
-    processes: int,
-    job: FinetuneJob,
-    config: PretrainedConfig,
-    memory: Sequence[int],
-    keeps: Keeps,
-) -> tuple[int, int, str]:
-    """How large forward passes are, how many layers are computed again in the backward pass, and a line that says why.
-
-    Nothing is computed twice where that can be had by passes that are
-    smaller but still fill a GPU; then as few layers as make it fit, and at
-    last smaller passes yet.
-    """
-    layers = config.get_text_config().num_hidden_layers
-    if not memory:
-        return job.micro_batch_size, 0, "gradient_checkpointing auto: none on CPU"
-    room = int(min(memory) * _USABLE)
-    least = min(job.micro_batch_size, -(-_FILLING // job.max_length))
-    smaller = [(micro, 0) for micro in range(job.micro_batch_size, least, -1)]
-    again = [(least, count) for count in range(layers + 1)]
-    tiny = [(micro, layers) for micro in range(least - 1, 0, -1)]
-    for micro, count in smaller + again + tiny:
-        cut = job.model_copy(update={"micro_batch_size": micro})
-        wanted = needed(size, stage, processes, job.offload, activations(cut, config, checkpointed=count, keeps=keeps))
-        if wanted <= room:
-            break
-    why = f"gradient_checkpointing auto: {count} of {layers} layers, micro_batch_size {micro}, about "
-    return micro, count, why + f"{_gib(wanted)} of {_gib(min(memory))} on each GPU"
-
-
-def choose_stage(size: Size, processes: int, offload: str, passing: int, memory: Sequence[int]) -> tuple[int, str]:
-    """The lowest ZeRO stage that fits, as higher ones communicate more, and a line that says why.
-
-    ``memory`` has the bytes of each process's GPU, and is empty on CPU.
-    """
-    if offload == "params":
-        return 3, "zero_stage auto: 3, as offload: params needs it"
-    if not memory:
-        return 1, "zero_stage auto: 1 on CPU"
-    room = int(min(memory) * _USABLE)
-    # A single process has no one to share with; weights in 4 bits cannot be shared out.
-    stages = (1,) if processes == 1 else (1, 2) if size.in_4_bits else (1, 2, 3)
-    for stage in stages:
-        wanted = needed(size, stage, processes, offload, passing)
-        if wanted <= room:
-            break
-    return stage, f"zero_stage auto: {stage}, about {_gib(wanted)} of {_gib(min(memory))} on each GPU"
+    def _about(self, wanted: int) -> str:
+        have = self.gpu or 0
+        return f"about {wanted / 2**30:.1f} GiB of {have / 2**30:.1f} GiB on each GPU"
 
 
 def flop_per_token(size: Size, job: FinetuneJob) -> int:
@@ -157,7 +156,3 @@ def size_of(parameters: Any, bytes_each: int) -> Size:
         total += count
         trained += count if parameter.requires_grad else 0
     return Size(total, trained, bytes_each, in_4_bits)
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"

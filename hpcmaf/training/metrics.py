@@ -19,7 +19,7 @@ _SETTLED = 2
 
 
 class Metrics:
-    """Progress of one job: ``progress.jsonl``, and TensorBoard's files where it is installed.
+    """Progress of one job, from now on: ``progress.jsonl``, and TensorBoard's files where it is installed.
 
     Only the first process writes them.
 
@@ -37,12 +37,8 @@ class Metrics:
         self._file = (folder / "progress.jsonl").open("a", encoding="ascii") if process.first else None
         self._tensorboard = _tensorboard(folder / "tensorboard") if process.first else None
 
-    def begin(self) -> None:
-        """Time counts from here."""
-        self._began = time.monotonic()
-
     def step(
-        self, step: int, loss: float, rate: float, batch: Sequence[TokenSample], more: Mapping[str, float] | None = None
+        self, step: int, loss: float, rate: float, batch: Sequence[TokenSample], more: Mapping[str, float]
     ) -> None:
         """Log an optimiser step that is done; ``more`` is what the objective measured besides its loss."""
         self._tokens += sum(len(sample.input_ids) for sample in batch)
@@ -58,7 +54,7 @@ class Metrics:
         flops = speed * self._flop / self._process.world_size
         values: dict[str, float] = {
             "loss": loss,
-            **(more or {}),
+            **more,
             "learning_rate": rate,
             "tokens_per_s": round(speed, 1),
             "tflops": float(f"{flops / 1e12:.3g}"),

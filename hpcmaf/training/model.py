@@ -48,11 +48,6 @@ def compute_dtype(job: FinetuneJob, config: PretrainedConfig, cuda: bool) -> tor
     return torch.bfloat16 if name == "bfloat16" else torch.float32
 
 
-def context_length(config: PretrainedConfig) -> int | None:
-    """Longest text the model takes, in tokens; ``None`` if it does not say."""
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
-
-
 def inner_model(model: Any) -> PreTrainedModel:
     """What transformers made, out of DeepSpeed's and PEFT's wrappers."""
     model = getattr(model, "module", model)

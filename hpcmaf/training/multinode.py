@@ -55,7 +55,7 @@ class NodeRank:
         return logs / f"work-{self.run_id}"
 
     def rendezvous(self, work: Path) -> list[str]:
-        """Options of ``torch.distributed.run``; node 0, which alone knows its address and a free port, has to call first."""
+        """Options of ``torch.distributed.run``; first of node 0, which alone knows its address and a free port."""
         if self.rank == 0:
             with socket.create_server(("", 0)) as server:
                 write_text(work / MEET, f"{self.address} {server.getsockname()[1]}")

@@ -35,12 +35,9 @@ class Objective:
     ----------
     measures
         Names of what :meth:`measured` returns.
-    texts
-        In each sample.
     """
 
     measures: tuple[str, ...] = ()
-    texts = 1
 
     def __init__(
         self, run: torch.nn.Module, job: FinetuneJob, process: Process, samples: Sequence[Any], *, packed: bool
@@ -56,12 +53,24 @@ class Objective:
         """Before a step's first forward pass: find what its loss takes from the whole batch."""
 
     def weight(self, batch: Sequence[Any]) -> int:
-        """What the sum over a whole step's batch is divided by."""
+        """What the sum over a whole step's batch is divided by: samples, unless an objective says otherwise."""
+        return len(batch)
+
+    def total(self, part: Sequence[Any]) -> torch.Tensor:
+        """Sum over a part."""
         raise NotImplementedError
 
     def loss(self, part: Sequence[Any], filler: Any) -> torch.Tensor:
         """Sum over a part; of an empty one 0, through ``filler``, as collectives must pair up."""
-        raise NotImplementedError
+        if part:
+            return self.total(part)
+        batch = collate(self.texts([filler]), packed=self._packed)
+        batch.labels.fill_(IGNORED)
+        return negative_log_likelihood(self._run, batch, self._process.device).sum()
+
+    def texts(self, samples: Sequence[Any]) -> Sequence[TokenSample]:
+        """What a forward pass reads of some samples."""
+        return samples
 
     def measured(self) -> list[float]:
         """Sums of each measure over this process's samples since the last call; divided by the weight of all."""
@@ -75,34 +84,36 @@ class Objective:
             batch,
             rank=self._process.rank,
             processes=self._process.world_size,
-            micro_batch_size=max(1, self._job.micro_batch_size // self.texts),
+            micro_batch_size=max(1, self._job.micro_batch_size // len(self.texts(batch[:1]))),
             # As many tokens as an unpacked micro-batch has at most.
             capacity=self._job.micro_batch_size * self._job.max_length if self._packed else None,
         )
 
-    def likelihood(self, texts: Sequence[TokenSample], filler: TokenSample) -> tuple[MicroBatch, torch.Tensor]:
+    def likelihood(self, part: Sequence[Any]) -> tuple[MicroBatch, torch.Tensor]:
         """A forward pass and :func:`negative_log_likelihood` of it."""
-        batch = collate(texts, pad_id=0, filler=filler, packed=self._packed)
+        batch = collate(self.texts(part), packed=self._packed)
         return batch, negative_log_likelihood(self._run, batch, self._process.device)
 
-    def likelihoods(self, texts: Sequence[TokenSample], filler: TokenSample) -> torch.Tensor:
+    def likelihoods(self, part: Sequence[Any]) -> torch.Tensor:
         """Log-likelihood of each text's targets, in nats: float32[texts]."""
-        batch, unlikely = self.likelihood(texts, filler)
+        batch, unlikely = self.likelihood(part)
         if batch.lengths is None:
             return -unlikely.sum(1)
         ends = torch.tensor(batch.lengths).cumsum(0)
         text = torch.bucketize(batch.keep, ends, right=True).to(unlikely.device)
         return -unlikely.new_zeros(len(batch.lengths)).index_add(0, text, unlikely[0])
 
-    def evaluate(self, samples: Sequence[Any], measure: Callable[..., Sequence[Any]]) -> dict[str, Any]:
-        """What ``measure(part, filler)`` finds of each sample in the model as it is now, by id; in all processes."""
+    def evaluate(self, samples: Sequence[Any], measure: Callable[[Sequence[Any]], Sequence[Any]]) -> dict[str, Any]:
+        """What ``measure(part)`` finds of each sample in the model as it is now, by id; in all processes."""
         found: dict[str, Any] = {}
         training = self._run.training
         self._run.eval()
         with torch.no_grad():
             for part in self.parts(samples):
-                values = measure(part, samples[0])
-                found |= {sample.id: value for sample, value in zip(part, values, strict=False)}
+                if part:
+                    found |= {sample.id: value for sample, value in zip(part, measure(part), strict=True)}
+                else:
+                    self.loss(part, samples[0])
         self._run.train(training)
         everyones = [found] * self._process.world_size
         if self._process.world_size > 1:
@@ -118,9 +129,7 @@ def negative_log_likelihood(model: torch.nn.Module, batch: MicroBatch, device: t
     """
     arguments: dict[str, object] = {"input_ids": to_device(batch.input_ids, device)}
     if batch.lengths is not None:
-        positions = torch.cat([torch.arange(length) for length in batch.lengths])[None]
-        arguments["position_ids"] = to_device(positions, device)
-        arguments |= boundaries(list(batch.lengths), device)
+        arguments |= boundaries(batch.lengths, device)
     elif batch.attention_mask is not None:
         arguments["attention_mask"] = to_device(batch.attention_mask, device)
     keep, labels = to_device(batch.keep, device), to_device(batch.labels, device)

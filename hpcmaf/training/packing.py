@@ -92,9 +92,15 @@ class Packing:
         run.eval()
         try:
             with torch.no_grad():
-                together = run(**in_a_row([other, tried, other], device), use_cache=False).logits[0]
-                packed = together[len(other) : len(other) + len(tried)]
-                alone = run(**in_a_row([tried], device), use_cache=False).logits[0]
+                together, alone = (
+                    run(
+                        input_ids=torch.tensor([sum(texts, [])], device=device),
+                        **boundaries([len(text) for text in texts], device),
+                        use_cache=False,
+                    ).logits[0]
+                    for texts in ([other, tried, other], [tried])
+                )
+            packed = together[len(other) : len(other) + len(tried)]
             if not self._called:
                 raise Unpackable(f"{type(self._model).__name__} has an attention of its own")
             # GPUs may differ in their kernels, and a batch that some pack and others pad is no batch.
@@ -127,15 +133,6 @@ def _plainly(model: PreTrainedModel) -> None:
         model.set_attn_implementation("sdpa")
     except ValueError:  # there are models without
         model.set_attn_implementation("eager")
-
-
-def in_a_row(texts: Sequence[Sequence[int]], device: torch.device) -> dict[str, Any]:
-    """Arguments for a model: texts end to end."""
-    return {
-        "input_ids": torch.tensor([[token for text in texts for token in text]], device=device),
-        "position_ids": torch.tensor([[at for text in texts for at in range(len(text))]], device=device),
-        **boundaries([len(text) for text in texts], device),
-    }
 
 
 def _difference(packed: torch.Tensor, alone: torch.Tensor) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -31,25 +32,28 @@ class Process:
         """Whether it computes on a GPU."""
         return self.device.type == "cuda"
 
-    def largest(self, value: float) -> float:
-        """Of every process's own value; all have to call this, once they are connected."""
-        if self.world_size == 1 or not dist.is_initialized():
-            return value
-        found = torch.tensor(value, dtype=torch.float64, device=self.device)
-        dist.all_reduce(found, op=dist.ReduceOp.MAX)
-        return found.item()
-
-    def summed(self, values: Sequence[float]) -> list[float]:
-        """Each value summed over all processes, all of which have to call this."""
+    def summed(self, values: Sequence[float], operation: Any = dist.ReduceOp.SUM) -> list[float]:
+        """Each value summed over all processes, all of which have to call this, once they are connected."""
         found = torch.tensor(values, dtype=torch.float64, device=self.device)
-        if self.world_size > 1:
-            dist.all_reduce(found)
+        if self.world_size > 1 and dist.is_initialized():
+            dist.all_reduce(found, operation)
         return found.tolist()
+
+    def largest(self, value: float) -> float:
+        """The largest of all processes' values."""
+        return self.summed([value], dist.ReduceOp.MAX)[0]
 
     def barrier(self) -> None:
         """Wait for all processes to have come here."""
         if self.world_size > 1:
             dist.barrier()
+
+    def shared(self, value: Any) -> Any:
+        """What the first process has, in all of them, all of which have to call this."""
+        values = [value]
+        if self.world_size > 1:
+            dist.broadcast_object_list(values, device=self.device)
+        return values[0]
 
     @classmethod
     def of(cls, job: FinetuneJob) -> Process:

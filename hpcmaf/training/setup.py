@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.fp8 import round_base
 from hpcmaf.training.lora_fused import fuse_adapters
-from hpcmaf.training.memory import Keeps, activations, choose_passes, choose_stage, size_of
+from hpcmaf.training.memory import Memory, size_of
 from hpcmaf.training.mlp_fused import fuse_mlps
 from hpcmaf.training.model import checkpoint_layers, inner_model
 from hpcmaf.training.process import Process
@@ -43,15 +44,14 @@ def prepare(
     rounded = round_base(model, process.device) if job.quantize == "fp8" else 0
     size = size_of(model.parameters(), dtype.itemsize)
     # All processes have to choose alike, whatever their GPUs are.
-    memory = [-int(process.largest(-torch.cuda.mem_get_info()[1]))] if process.cuda else []
-    if job.zero_stage == "auto":
-        # What may be computed twice need not make anyone communicate more.
-        frugal = job.model_copy(update={"gradient_checkpointing": job.gradient_checkpointing is not False})
-        stage, why = choose_stage(size, process.world_size, job.offload, activations(frugal, config), memory)
-        job = job.model_copy(update={"zero_stage": stage})
+    gpu = -int(process.largest(-torch.cuda.mem_get_info()[1])) if process.cuda else None
+    memory = Memory(job, config, size, process.world_size, gpu)
+    stage = job.zero_stage
+    if stage == "auto":
+        stage, why = memory.choose_stage()
         lines.append(why)
     # DeepSpeed's stage 0 has no float32 weights beside bfloat16 ones.
-    stage = max(int(job.zero_stage), int(dtype == torch.bfloat16))
+    stage = max(int(stage), int(dtype == torch.bfloat16))
     job = job.model_copy(update={"zero_stage": stage})
     liger, fused, units, of = "", 0, 0, 0
     if process.cuda:
@@ -60,8 +60,8 @@ def prepare(
         # Under ZeRO-3 weights come and go by hooks that this would pass by.
         fused, (units, of) = fuse_adapters(model), fuse_mlps(model)
     if job.gradient_checkpointing == "auto":
-        keeps = Keeps(fused=liger == _LIGER and fused > 0, gated=0 < units == of, logits=logits)
-        micro, count, why = choose_passes(size, stage, process.world_size, job, config, memory, keeps)
+        memory = replace(memory, fused=liger == _LIGER and fused > 0, gated=0 < units == of, logits=logits)
+        micro, count, why = memory.choose_passes(stage)
         job = job.model_copy(update={"micro_batch_size": micro})
         checkpoint_layers(model, count)
         lines.append(why)

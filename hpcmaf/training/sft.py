@@ -17,9 +17,9 @@ class Sft(Objective):
         """Target tokens."""
         return sum(sample.target_tokens for sample in batch)
 
-    def loss(self, part: Sequence[TokenSample], filler: TokenSample) -> torch.Tensor:
+    def total(self, part: Sequence[TokenSample]) -> torch.Tensor:
         """Sum over the part's target tokens."""
         if all(sample.signal == 1 for sample in part):
-            return self.likelihood(part, filler)[1].sum()
-        likelihoods = self.likelihoods(part, filler)
+            return self.likelihood(part)[1].sum()
+        likelihoods = self.likelihoods(part)
         return -(likelihoods * likelihoods.new_tensor([sample.signal for sample in part])).sum()

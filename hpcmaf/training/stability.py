@@ -15,20 +15,10 @@ _FEWEST, _MOST = 8, 32
 _LEAST_RISE = 1.0
 
 
-def check_gradients(finite: bool, step: int, total: int, batch: Sequence[TokenSample]) -> None:
-    """Stop a job whose gradients are no finite numbers: a step without them is skipped or spoils all weights.
-
-    Raises
-    ------
-    TrainingError
-        They are not; names the step, counted from 1, and the samples of its batch.
-    """
-    if not finite:
-        names = ", ".join(sample.id for sample in batch)
-        raise TrainingError(
-            f"diverged: the gradients of step {step} of {total} are not finite (samples {names}); "
-            "lower the learning rate, or look at these samples"
-        )
+def diverged(what: str, batch: Sequence[TokenSample], remedy: str = "lower the learning rate") -> TrainingError:
+    """The error of a job that has gone wrong at a batch of samples."""
+    names = ", ".join(sample.id for sample in batch)
+    return TrainingError(f"diverged: {what} (samples {names}); {remedy}")
 
 
 def check_loss(losses: Sequence[float], batch: Sequence[TokenSample], total: int, factor: float, full: int) -> None:
@@ -46,16 +36,13 @@ def check_loss(losses: Sequence[float], batch: Sequence[TokenSample], total: int
         epoch's last batch may rise further by the square root.
     """
     *before, loss = losses
-    names = ", ".join(sample.id for sample in batch)
-    where = f"diverged: the loss of step {len(losses)} of {total} is {loss:.6g}"
+    where = f"the loss of step {len(losses)} of {total} is {loss:.6g}"
     if not math.isfinite(loss):
-        raise TrainingError(f"{where} (samples {names}); lower the learning rate")
+        raise diverged(where, batch)
     recent = before[-_MOST:]
     if factor and len(recent) >= _FEWEST:
         usual = statistics.median(recent)
         scatter = math.sqrt(max(1.0, full / len(batch)))
         if loss > usual + scatter * max(usual * (factor - 1), _LEAST_RISE):
-            raise TrainingError(
-                f"{where}, more than {factor:g} times the usual {usual:.3g} (samples {names}); "
-                "lower the learning rate, or raise training.loss_spike"
-            )
+            remedy = "lower the learning rate, or raise training.loss_spike"
+            raise diverged(f"{where}, more than {factor:g} times the usual {usual:.3g}", batch, remedy)

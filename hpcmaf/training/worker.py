@@ -4,7 +4,7 @@ Started by :mod:`hpcmaf.training.launch`, by itself or under torchrun::
 
     torchrun --nproc-per-node P -m hpcmaf.training.worker FOLDER
 
-with a folder of :class:`hpcmaf.training.launch.Entry`.
+with a folder of :func:`hpcmaf.training.launch.jobs`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import gc
 import logging
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 
 from hpcmaf.files.publish import write_json
 from hpcmaf.training.config import FinetuneJob
-from hpcmaf.training.failure import recorded
-from hpcmaf.training.launch import Entry, die_with_parent
+from hpcmaf.training.failure import report
+from hpcmaf.training.launch import REPORT, die_with_parent, jobs, log_of
 from hpcmaf.training.stop import StopFile
 
 
@@ -29,30 +30,30 @@ def main(folder: str, parent: str | None = None) -> int:
     # What is imported is no garbage; the first job turns collection on when all is in place.
     gc.disable()
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    work = base = None
     try:
-        base = None
-        for entry in Entry.all(Path(folder)):
-            _print_into(entry.log)
-            work = Path(entry.work)
-            stop = StopFile(work)
-            with recorded(work):
-                job = FinetuneJob.read(work / "job.json")
-                if job.alone and stop.requested:
-                    return 0  # several would first have to agree
-                # Ten seconds, in which a request to stop may come.
-                from hpcmaf.training.finetune import finetune
-                from hpcmaf.training.process import Process
+        for work in jobs(Path(folder)):
+            began, stop = time.time(), StopFile(work)
+            _print_into(log_of(work, int(os.environ["GROUP_RANK"])))
+            job = FinetuneJob.read(work / "job.json")
+            if job.alone and stop.requested:
+                return 0  # several would first have to agree
+            # Ten seconds, in which a request to stop may come.
+            from hpcmaf.training.finetune import finetune
+            from hpcmaf.training.process import Process
 
-                process = Process.of(job)
-                report, base = finetune(job, process, entry, stop, base)
-                if process.first:
-                    # Its appearance ends the job, for the launcher.
-                    write_json(work / "report.json", report)
-            if "stopped_at" in report:
+            process = Process.of(job)
+            made, base = finetune(job, process, work, began, stop, base)
+            if process.first:
+                # Its appearance ends the job, for the launcher.
+                write_json(work / REPORT, made)
+            if "stopped_at" in made:
                 break
         _leave()
-    except Exception:
+    except Exception as error:
         traceback.print_exc()
+        if work is not None:
+            report(error, work)
         return 1
     return 0
 
@@ -64,8 +65,8 @@ def _leave() -> None:
         dist.destroy_process_group()
 
 
-def _print_into(log: str) -> None:
-    with open(log, "ab") as sink:
+def _print_into(log: Path) -> None:
+    with log.open("ab") as sink:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(sink.fileno(), stream.fileno())

@@ -12,7 +12,6 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 from hpcmaf.training import (
@@ -21,7 +20,7 @@ from hpcmaf.training import (
 )
 from hpcmaf.training.checkpoint import checkpoint_step
 from hpcmaf.training.config import FinetuneJob
-from hpcmaf.training.launch import ALONE, Entry
+from hpcmaf.training.launch import ALONE
 
 
 def ended(pid: int, place: Path) -> int:
@@ -41,8 +40,7 @@ def ended(pid: int, place: Path) -> int:
 def begin(place: Path) -> int:
     """Fork one job; returns its process, whose code is 0 if all went well."""
     (place / "jobs").mkdir()
-    entry = Entry.of(place / "work", place / "out", place / "log")
-    (place / "jobs" / "0001.json").write_text(json.dumps(asdict(entry)))
+    (place / "jobs" / "0001").write_text(str(place / "work"))
     (place / "jobs" / "end").touch()
     job, parent = FinetuneJob.read(place / "work" / "job.json"), os.getpid()
     pid = os.fork()
@@ -59,7 +57,7 @@ def several(place: Path, processes: int, parent: int) -> int:
         port = server.getsockname()[1]
     children = []
     for rank in range(processes):
-        own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+        own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "GROUP_RANK": 0}
         pid = os.fork()
         if pid == 0:
             os.environ |= {name: str(value) for name, value in own.items()}

@@ -18,6 +18,7 @@ import pytest
 
 from hpcmaf.config.recipe import Lora
 from hpcmaf.training.config import FinetuneJob
+from hpcmaf.training.launch import MODEL
 from tests.environments import made_once
 from tests.tiny_models import MAKES, make_model
 
@@ -64,7 +65,8 @@ class Outcome:
     code: int
 
     def __post_init__(self) -> None:
-        self.output, self.work, self.log = (self.place / name for name in ("out", "work", "log"))
+        self.work, self.log = self.place / "work", self.place / "finetune.log"
+        self.output = self.work / MODEL
         self.job = FinetuneJob.read(self.work / "job.json")
 
     @property
@@ -209,7 +211,7 @@ def cases(bases: dict[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
         "other-agent": llama | hot | {"agent": "critic-1", "zero_stage": "auto"},
         "bfloat16": llama | {"dtype": "bfloat16", "zero_stage": 0},
         "checkpointing": llama | {"gradient_checkpointing": True},
-        "next": llama | {"start": str(folder / "lora-0" / "out"), "base": str(bases[makes[0]])},
+        "next": llama | {"start": str(folder / "lora-0/work" / MODEL), "base": str(bases[makes[0]])},
         "empty-lora": llama | {"dataset": empty},
         "empty-full": llama | {"dataset": empty, "tuning": "full"},
         "diverged": llama | {"start": str(changed(bases["llama"], folder / "overflowing", OVERFLOWING)), "tuning": "full"},
@@ -217,10 +219,10 @@ def cases(bases: dict[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
         "steep-full-0": llama | {"base": steep, "tuning": "full", "zero_stage": 0, "max_grad_norm": 0.0},
         "steep-full-3": llama | {"base": steep, "tuning": "full", "zero_stage": 3, "processes": 2},
         "steep-bfloat16": llama | {"base": steep, "dtype": "bfloat16", "zero_stage": 1},
-        "wrong-rank": llama | {"start": str(folder / "lora-0" / "out"), "lora": Lora(rank=8)},
+        "wrong-rank": llama | {"start": str(folder / "lora-0/work" / MODEL), "lora": Lora(rank=8)},
         "wrong-targets": llama | {"lora": Lora(targets=["nowhere"])},
         "dpo-lora": pairs,
-        "dpo-next": pairs | {"start": str(folder / "dpo-lora" / "out")},
+        "dpo-next": pairs | {"start": str(folder / "dpo-lora/work" / MODEL)},
         "dpo-lora-3": pairs | {"zero_stage": 3, "processes": 2, "micro_batch_size": 2},
         "dpo-full": pairs
         | {"tuning": "full", "zero_stage": 2, "processes": 2, "learning_rate": 1e-3}
@@ -228,9 +230,9 @@ def cases(bases: dict[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
         "kto": llama | {"objective": "kto"},
         "grpo": llama | {"objective": "grpo"},
         "kto-3": llama | {"objective": "kto", "zero_stage": 3, "processes": 2, "micro_batch_size": 2},
-        "grpo-next": llama | {"objective": "grpo", "start": str(folder / "grpo" / "out"), "grpo_beta": 2.0},
+        "grpo-next": llama | {"objective": "grpo", "start": str(folder / "grpo/work" / MODEL), "grpo_beta": 2.0},
         "grpo-next-3": llama
-        | {"objective": "grpo", "start": str(folder / "grpo" / "out"), "grpo_beta": 2.0}
+        | {"objective": "grpo", "start": str(folder / "grpo/work" / MODEL), "grpo_beta": 2.0}
         | {"zero_stage": 3, "processes": 2, "micro_batch_size": 2},
         "fp8": llama | {"quantize": "fp8", "processes": 2},
         "fp8-bfloat16": llama | {"quantize": "fp8", "dtype": "bfloat16"},
@@ -268,8 +270,7 @@ def run_batch(
     """
     for name, job in jobs.items():
         place = folder / name
-        for part in ("work", "out"):
-            (place / part).mkdir(parents=True)
+        (place / "work").mkdir(parents=True)
         job.write(place / "work" / "job.json")
         if name in (kill_after or {}):
             (place / "kill").write_text(str((kill_after or {})[name]))

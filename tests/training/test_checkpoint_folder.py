@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hpcmaf.config.recipe import Lora
+from hpcmaf.files.publish import atomic_path
 from hpcmaf.training.checkpoint import (
     Checkpoint,
     at_step,
@@ -24,21 +25,20 @@ from tests.training.conftest import chats, write_lines
 JOB = FinetuneJob(base="b", dataset="d", output="o")
 
 
-def made(root: Path, step: int, job: str = "this", **more) -> Checkpoint:
-    temporary = root / f".{step}.tmp"
-    (temporary / "state").mkdir(parents=True)
-    (temporary / "state" / "part.pt").write_bytes(b"x" * step)
-    found = Checkpoint(at_step(root, step), step, (1.0,) * step, 2.5, {"job": job} | more, {"state/part.pt": step})
-    found.publish(temporary)
-    return found
+def made(root: Path, step: int, job: str = "this", **more) -> Path:
+    with atomic_path(folder := at_step(root, step)) as temporary:
+        (temporary / "state").mkdir(parents=True)
+        (temporary / "state" / "part.pt").write_bytes(b"x" * step)
+    Checkpoint.publish(folder, [1.0] * step, 2.5, {"job": job} | more)
+    return folder
 
 
 def test_the_last_two_are_kept_and_the_last_is_gone_on_from(tmp_path):
     assert checkpoint_step(tmp_path / "nothing") == 0 and newest(tmp_path / "nothing", {}) is None
     for step in (3, 6, 9):
-        last = made(tmp_path, step)
+        made(tmp_path, step)
     read = newest(tmp_path, {"job": "this"})
-    assert read is not None and (read.step, tuple(read.losses), read.seconds) == (9, last.losses, 2.5)
+    assert read is not None and (read.step, list(read.losses), read.seconds) == (9, [1.0] * 9, 2.5)
     assert sorted(p.name for p in tmp_path.glob("*/")) == ["step-00000006", "step-00000009"]
     assert checkpoint_step(tmp_path) == 9
 
@@ -46,12 +46,12 @@ def test_the_last_two_are_kept_and_the_last_is_gone_on_from(tmp_path):
 @pytest.mark.parametrize(
     "tear",
     [
-        lambda found: found.folder.with_suffix(".json").unlink(),
-        lambda found: found.folder.with_suffix(".json").write_text('{"schema": "hpcmaf-check'),
-        lambda found: found.folder.with_suffix(".json").write_text("[]"),
-        lambda found: (found.folder / "state/part.pt").write_bytes(b"x"),
-        lambda found: (found.folder / "state/part.pt").unlink(),
-        lambda found: shutil.rmtree(found.folder),
+        lambda found: found.with_suffix(".json").unlink(),
+        lambda found: found.with_suffix(".json").write_text('{"schema": "hpcmaf-check'),
+        lambda found: found.with_suffix(".json").write_text("[]"),
+        lambda found: (found / "state/part.pt").write_bytes(b"x"),
+        lambda found: (found / "state/part.pt").unlink(),
+        lambda found: shutil.rmtree(found),
     ],
 )
 def test_a_torn_checkpoint_is_passed_over_for_the_one_before(tmp_path, tear):
@@ -91,17 +91,17 @@ def test_what_fails_once_is_tried_again(tmp_path, monkeypatch, what):
 def test_a_busy_folder_of_an_old_checkpoint_waits_for_the_next(tmp_path, monkeypatch, capsys):
     for step in (3, 6):
         made(tmp_path, step)
-    rename = os.replace
+    delete = shutil.rmtree
 
-    def busy(source, target):
-        if Path(source).name == "step-00000003":
-            raise OSError(errno.EBUSY, "Device or resource busy", str(source))
-        rename(source, target)
+    def busy(folder):
+        if folder.name == "step-00000003":
+            raise OSError(errno.EBUSY, "Device or resource busy", str(folder))
+        delete(folder)
 
-    monkeypatch.setattr(os, "replace", busy)
+    monkeypatch.setattr(shutil, "rmtree", busy)
     made(tmp_path, 9)
     assert newest(tmp_path, {"job": "this"}).step == 9
-    assert "step-00000003: could not be deleted (Device or resource busy), and stays" in capsys.readouterr().out
+    assert "step-00000003: could not be deleted (Device or resource busy), and stays" in capsys.readouterr().err
     monkeypatch.undo()
     made(tmp_path, 12)
     assert not (tmp_path / "step-00000003").exists()

@@ -212,29 +212,19 @@ def test_only_damage_sets_a_checkpoint_aside(tmp_path, error, damage, stays):
     def load_checkpoint(*_, **__):
         raise error
 
-    temporary = tmp_path / ".t.tmp"
-    temporary.mkdir()
-    torch.save({"a": torch.zeros(3)}, temporary / "part.pt")
-    size = (temporary / "part.pt").stat().st_size
+    folder = at_step(tmp_path, 4)
+    folder.mkdir()
+    torch.save({"a": torch.zeros(3)}, folder / "part.pt")
     if damage:
-        (temporary / "part.pt").write_bytes(bytes(size))
+        (folder / "part.pt").write_bytes(bytes((folder / "part.pt").stat().st_size))
     job = FinetuneJob(
         base="b", dataset=str(write_lines(tmp_path / "d", chats(1))), output="o", checkpoints=str(tmp_path)
     )
-    settings = {"started": 0.0, "token": "t"}
-    alone = Process(0, 1, torch.device("cpu"))
-    found = Checkpoint(
-        at_step(tmp_path, 4),
-        4,
-        (1.0,) * 4,
-        1.0,
-        Checkpointer(job, alone, torch.float32, **settings).identity,
-        {"part.pt": size},
-    )
-    found.publish(temporary)
+    settings = (job, Process(0, 1, torch.device("cpu")), torch.float32, 0.0)
+    Checkpoint.publish(folder, [1.0] * 4, 1.0, Checkpointer(*settings).identity)
     with pytest.raises(type(error) if stays else TrainingError):
-        Checkpointer(job, alone, torch.float32, **settings).resume(SimpleNamespace(load_checkpoint=load_checkpoint))
-    assert found.folder.with_suffix(".json").exists() == stays and (found.folder / "part.pt").exists()
+        Checkpointer(*settings).resume(SimpleNamespace(load_checkpoint=load_checkpoint))
+    assert folder.with_suffix(".json").exists() == stays and (folder / "part.pt").exists()
 
 
 @pytest.mark.slow

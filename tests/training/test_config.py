@@ -19,16 +19,7 @@ from hpcmaf.errors import ConfigError
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.run.directory import RunDir
 from hpcmaf.training.config import FinetuneJob
-from hpcmaf.training.memory import (
-    Keeps,
-    Size,
-    activations,
-    choose_passes,
-    choose_stage,
-    flop_per_token,
-    needed,
-)
-from hpcmaf.training.schedule import rate_factor
+from hpcmaf.training.memory import Memory, Size
 
 JOB = FinetuneJob(base="b", dataset="d", output="o", lora=Lora(targets=["q_proj"]), start="s")
 KEYS = (Path(__file__).parents[2] / "recipes" / "TRAINING.md").read_text()
@@ -61,7 +52,8 @@ def test_impossible_jobs_are_refused_by_key_in_a_line(change):
 
 @given(st.integers(1, 200), st.sampled_from(["linear", "cosine", "constant"]), st.floats(0, 1))
 def test_rate_rises_to_one_and_never_leaves_0_to_1(steps, schedule, warmup):
-    factors = [rate_factor(step, steps, schedule, warmup) for step in range(steps)]
+    job = JOB.replace(schedule=schedule, warmup_ratio=warmup)
+    factors = [job.rate_factor(step, steps) for step in range(steps)]
     assert all(0 < factor <= 1 for factor in factors)
     top = factors.index(max(factors))
     assert max(factors) == 1 and factors[: top + 1] == sorted(factors[: top + 1])
@@ -92,6 +84,8 @@ PASS_OF_4 = FinetuneJob(base="b", dataset="d", output="o", micro_batch_size=4)
 GIB = 2**30
 FULL = Size(8_030_000_000, 8_030_000_000, 2)
 LORA = Size(8_030_000_000, 42_000_000, 2)
+# What is left in 16 bits: embeddings, head, norms.
+SMALL = replace(LORA, in_4_bits=6_979_000_000)
 
 
 class Llama8B(SimpleNamespace):
@@ -102,11 +96,19 @@ class Llama8B(SimpleNamespace):
         return self
 
 
+def memory(size: Size, processes: int = 1, gib: int | None = None, keeps: dict = {}, **job) -> Memory:
+    gpu = None if gib is None else gib * GIB
+    return Memory(PASS_OF_4.replace(**job), Llama8B(), size, processes, gpu, **keeps)
+
+
 @pytest.mark.parametrize(
     ("size", "processes", "offload", "gib", "stage"),
     [
         (LORA, 1, "none", 141, 1),
         (LORA, 8, "none", 80, 1),
+        (LORA, 2, "none", 24, 3),
+        (SMALL, 2, "none", 12, 2),
+        (FULL, 1, "none", 80, 1),
         (FULL, 2, "none", 141, 1),
         (FULL, 2, "none", 80, 3),
         (FULL, 4, "none", 64, 2),
@@ -114,58 +116,39 @@ class Llama8B(SimpleNamespace):
         (FULL, 8, "none", 40, 3),
         (FULL, 8, "params", 80, 3),
         (FULL, 4, "optimizer", 80, 1),
+        (FULL, 4, "none", None, 1),
     ],
 )
 def test_the_lowest_stage_that_fits(size, processes, offload, gib, stage):
-    chosen, why = choose_stage(size, processes, offload, 9 * GIB, [gib * GIB] * processes)
+    chosen, why = memory(size, processes, gib, offload=offload).choose_stage()
     assert chosen == stage and why.startswith(f"zero_stage auto: {stage}")
+    assert gib is None or offload == "params" or f"GiB of {gib:.1f} GiB on each GPU" in why
 
 
-def test_the_smallest_gpu_decides_and_too_little_is_said():
-    assert choose_stage(LORA, 2, "none", 10 * GIB, [141 * GIB, 24 * GIB])[0] == 3
-    stage, why = choose_stage(FULL, 1, "none", 10 * GIB, [80 * GIB])
-    assert stage == 1 and "GiB of 80.0 GiB on each GPU" in why
-
-
-def test_a_base_in_4_bits_is_small_and_never_shared_out():
-    small = Size(8_030_000_000, 42_000_000, 2, in_4_bits=6_979_000_000)
-    # What is left in 16 bits: embeddings, head, norms.
-    assert 5 < needed(small, 1, 1, "none", 0) / GIB < 7 < 14 < needed(LORA, 1, 1, "none", 0) / GIB
-    assert choose_stage(small, 2, "none", 10 * GIB, [12 * GIB] * 2)[0] == 2
-    assert choose_stage(LORA, 2, "none", 10 * GIB, [12 * GIB] * 2)[0] == 3
-
-
-def test_activations_are_near_what_was_measured():
-    """8 x 1,024 tokens on an H200: 72 GiB in all without checkpointing, 29 with."""
-    passing = activations(PASS_OF_4, Llama8B())
-    assert 0.8 < (needed(LORA, 2, 1, "none", passing) / GIB) / 72 < 1.25
-    checkpointed = activations(PASS_OF_4.replace(gradient_checkpointing=True), Llama8B())
-    assert 0.8 < (needed(LORA, 2, 1, "none", checkpointed) / GIB) / 29 < 1.25
+def test_needs_are_near_what_was_measured():
+    # A base in 4 bits, and the same in 16.
+    assert 5 < memory(SMALL).needed(1, 0) / GIB < 7 < 14 < memory(LORA).needed(1, 0) / GIB
+    # 8 x 1,024 tokens on an H200: 72 GiB in all without checkpointing, 29 with.
+    for checkpointed, gib in ((0, 72), (32, 29)):
+        assert memory(LORA).needed(2, memory(LORA).activations(4, checkpointed)) / GIB == pytest.approx(gib, rel=0.2)
     # 7,136 tokens in one pass on an H100, a third of them with logits, nothing checkpointed.
-    packed = PASS_OF_4.replace(micro_batch_size=1, max_length=7136)
-    passing = activations(packed, Llama8B(), checkpointed=0, keeps=Keeps(fused=True, logits=1 / 3))
-    assert needed(LORA, 1, 1, "none", passing) / GIB == pytest.approx(48.8, rel=0.03)
-    assert activations(PASS_OF_4.replace(objective="dpo"), Llama8B()) == 2 * activations(PASS_OF_4, Llama8B()), "of two texts"
+    packed = memory(LORA, keeps={"fused": True, "logits": 1 / 3}, max_length=7136)
+    assert packed.needed(1, packed.activations(1, 0)) / GIB == pytest.approx(48.8, rel=0.03)
+    pairs, texts = memory(LORA, objective="dpo"), memory(LORA)
+    assert pairs.activations(4, 0) == 2 * texts.activations(4, 0), "of two texts"
 
 
 def test_nothing_is_computed_twice_where_smaller_passes_do():
-    job = PASS_OF_4.replace(micro_batch_size=8, gradient_checkpointing="auto")
-    keeps = Keeps(fused=True)
+    job, fused = {"micro_batch_size": 8, "gradient_checkpointing": "auto"}, {"fused": True}
     for gib, expected in ((141, (8, 0)), (80, (5, 0)), (60, (4, 2)), (40, (4, 20)), (24, (2, 32))):
-        micro, layers, why = choose_passes(LORA, 1, 1, job, Llama8B(), [gib * GIB], keeps)
+        own = memory(LORA, 1, gib, fused, **job)
+        micro, layers, why = own.choose_passes(1)
         assert (micro, layers) == expected and f"{layers} of 32 layers" in why
-        cut = job.replace(micro_batch_size=micro)
-        passing = activations(cut, Llama8B(), checkpointed=layers, keeps=keeps)
-        assert layers == 32 or needed(LORA, 1, 1, "none", passing) <= 0.92 * gib * GIB
+        assert layers == 32 or own.needed(1, own.activations(micro, layers)) <= 0.92 * gib * GIB
     # All weights of 8 B on two cards of 80 GB: only just.
-    assert choose_passes(FULL, 3, 2, job, Llama8B(), [80 * GIB] * 2, keeps)[:2] == (4, 30)
-    assert choose_passes(FULL, 3, 2, job, Llama8B(), [76 * GIB] * 2, keeps)[:2] == (3, 32)
+    assert memory(FULL, 2, 80, fused, **job).choose_passes(3)[:2] == (4, 30)
+    assert memory(FULL, 2, 76, fused, **job).choose_passes(3)[:2] == (3, 32)
     # Kernels that keep more leave less room, and such as keep less leave more.
-    assert choose_passes(LORA, 1, 1, job, Llama8B(), [80 * GIB], Keeps())[:2] == (4, 6)
-    assert choose_passes(LORA, 1, 1, job, Llama8B(), [80 * GIB], replace(keeps, gated=True, logits=0.4))[:2] == (7, 0)
-    assert choose_passes(LORA, 1, 1, job, Llama8B(), [], Keeps())[:2] == (8, 0)
-
-
-def test_useful_work():
-    assert flop_per_token(FULL, PASS_OF_4.replace(tuning="full")) == 6 * FULL.parameters
-    assert flop_per_token(LORA, PASS_OF_4) == pytest.approx(4 * LORA.parameters, rel=0.01)
+    assert memory(LORA, 1, 80, **job).choose_passes(1)[:2] == (4, 6)
+    assert memory(LORA, 1, 80, fused | {"gated": True, "logits": 0.4}, **job).choose_passes(1)[:2] == (7, 0)
+    assert memory(LORA, **job).choose_passes(1)[:2] == (8, 0)

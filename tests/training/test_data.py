@@ -130,20 +130,12 @@ def test_missing_dataset_is_named(tmp_path):
 @pytest.mark.slow
 def test_labels_are_the_next_target_tokens_and_padding_carries_nothing():
     rows = [TokenSample("a", [5, 6, 7, 8], [False, False, True, True]), TokenSample("b", [8, 9], [True, True])]
-    batch = collate(rows, pad_id=0, filler=rows[0])
+    batch = collate(rows)
     assert batch.input_ids.tolist() == [[5, 6, 7, 8], [8, 9, 0, 0]]
     assert batch.attention_mask.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
     assert (batch.keep.tolist(), batch.labels.tolist()) == ([0, 1, 2], [[IGNORED, 7, 8], [9, IGNORED, IGNORED]])
-    packed = collate(rows, pad_id=0, filler=rows[0], packed=True)
+    packed = collate(rows, packed=True)
     assert packed.input_ids.tolist() == [[5, 6, 7, 8, 8, 9]] and packed.lengths == (4, 2)
     assert packed.attention_mask is None
     # Nothing is predicted across texts.
     assert (packed.keep.tolist(), packed.labels.tolist()) == ([1, 2, 4], [[7, 8, 9]])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("packed", [False, True])
-def test_empty_share_becomes_a_pass_without_loss(packed):
-    row = TokenSample("a", [5, 6], [False, True])
-    filled = collate([], pad_id=0, filler=row, packed=packed)
-    assert filled.input_ids.tolist() == [[5, 6]] and filled.labels.tolist() == [[IGNORED]]

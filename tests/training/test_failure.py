@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from hpcmaf.errors import OutOfMemory, StopRequested, TrainingError
 from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.data import TokenSample
-from hpcmaf.training.failure import Failure, ended, explained, oom_kills, read, recorded
+from hpcmaf.training.failure import Failure, ended, explained, oom_kills, read, report
 from hpcmaf.training.job import run_finetune
+from hpcmaf.training.launch import jobs
 from hpcmaf.training.stability import check_loss
 from hpcmaf.training.stop import StopFile
 
@@ -28,16 +29,14 @@ def because(error: Exception, cause: Exception) -> Exception:
     return error
 
 
-class OutOfMemoryError(RuntimeError):
-    """Named as torch's."""
-
-
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
         (MemoryError(), "memory"),
         (OSError(12, "Cannot allocate memory"), "memory"),
-        (OutOfMemoryError("CUDA: tried to allocate 2 GiB"), "memory"),
+        (torch.OutOfMemoryError("CUDA: tried to allocate 2 GiB"), "memory"),
+        (torch.distributed.DistBackendError("NCCL error"), "hardware"),
+        (torch.distributed.DistNetworkError("it went away"), "lost"),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"), "memory"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "memory"),
         (RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [10.0.0.2]:13005"), "lost"),
@@ -83,13 +82,10 @@ def test_who_dies_without_a_word_is_judged_by_signal_and_log(code, said, kind, w
     assert failure.kind == kind and words in failure.message
 
 
-def test_torchs_own_errors_are_known():
-    assert explained(torch.OutOfMemoryError("CUDA out of memory")).kind == "memory"
+def test_memory_that_torch_cannot_have_is_known():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 60, dtype=torch.uint8)
     assert explained(caught.value).kind == "memory"
-    assert explained(torch.distributed.DistBackendError("NCCL error")).kind == "hardware"
-    assert explained(torch.distributed.DistNetworkError("it went away")).kind == "lost"
 
 
 def test_the_first_reason_stays_but_replaces_what_others_know_of_it(tmp_path, monkeypatch):
@@ -101,16 +97,14 @@ def test_the_first_reason_stays_but_replaces_what_others_know_of_it(tmp_path, mo
     for kind in ("hardware", "memory", "defect"):
         Failure(kind, kind).record(tmp_path)
     assert read(tmp_path) == Failure("memory", "memory", node="node7")
-    with pytest.raises(ValueError), recorded(tmp_path):
-        raise ValueError
+    report(ValueError(), tmp_path)
     assert read(tmp_path).kind == "memory"
 
 
 def test_who_only_lost_another_waits_for_its_reason(tmp_path, monkeypatch):
     monkeypatch.setattr("hpcmaf.training.failure.LOST_S", 0.3)
     began = time.monotonic()
-    with pytest.raises(RuntimeError), recorded(tmp_path):
-        raise RuntimeError("Connection closed by peer")
+    report(RuntimeError("Connection closed by peer"), tmp_path)
     assert time.monotonic() - began >= 0.3 and read(tmp_path).kind == "lost"
 
 
@@ -137,12 +131,13 @@ def test_kills_for_memory_are_counted(tmp_path):
     ],
 )
 def test_each_has_an_error_of_its_own(tmp_path, monkeypatch, failure, asked, raised, said):
-    def start(job, folder, entry, node):
-        Path(entry.log).write_text("first\nlast line of the log\n\n")
+    def start(job, folder, log, rendezvous):
+        log.write_text("first\nlast line of the log\n\n")
+        work = next(jobs(folder))
         if failure is not None:
-            failure.record(Path(entry.work))
+            failure.record(work)
         if asked:
-            StopFile(Path(entry.work)).request()
+            StopFile(work).request()
         return subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"], start_new_session=True)
 
     monkeypatch.setattr("hpcmaf.training.launch._start", start)

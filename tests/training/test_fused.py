@@ -51,7 +51,7 @@ def loss_and_gradients(model):
 
     model.zero_grad()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = negative_log_likelihood(model, collate(rows, pad_id=0, filler=rows[0]), "cpu").sum()
+        loss = negative_log_likelihood(model, collate(rows), "cpu").sum()
     loss.backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
     return loss.item(), gradients, sum(kept.values())

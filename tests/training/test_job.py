@@ -15,7 +15,7 @@ from hpcmaf.config.recipe import Lora
 from hpcmaf.errors import TrainingError
 from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.job import run_finetune
-from hpcmaf.training.launch import Entry, Workers
+from hpcmaf.training.launch import Workers
 from hpcmaf.training.stop import StopFlag
 from tests.training.conftest import COMMON, LORA, chats, processes_of, steps_in, wait_until, write_lines
 
@@ -29,8 +29,7 @@ def test_a_saved_model_stays_however_its_processes_end(tmp_path, monkeypatch, pr
     (tmp_path / "work").mkdir()
     with Workers() as workers:
         (tmp_path / "work" / "report.json").write_text('{"steps": 3}')
-        entry = Entry.of(tmp_path / "work", tmp_path, tmp_path / "log")
-        assert workers.run(JOB, entry, StopFlag()) == ({"steps": 3}, None)
+        assert workers.run(JOB, tmp_path / "work", StopFlag()) == ({"steps": 3}, None)
     assert not list(tmp_path.glob("jobs-*"))
 
 
@@ -80,13 +79,9 @@ def test_failure_is_one_line_with_its_log_and_leaves_what_was_there(job, tmp_pat
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_or_killed_launcher_takes_all_its_processes_along(job, tmp_path, how):
     job.replace(epochs=100_000, processes=2).write(tmp_path / "job.json")
-    code = (
-        "import sys; from pathlib import Path; from hpcmaf.training.config import FinetuneJob\n"
-        "from hpcmaf.training.job import run_finetune\n"
-        "run_finetune(FinetuneJob.read(Path(sys.argv[1])), Path(sys.argv[2]))"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "job.json"), str(tmp_path / "logs")]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, preexec_fn=heed_interrupts) as launcher:
+    command = [sys.executable, "-m", "tests.training.launch", str(tmp_path / "job.json"), str(tmp_path / "logs")]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, preexec_fn=heed_interrupts, cwd=root) as launcher:
         wait_until(lambda: steps_in(tmp_path / "logs/progress.jsonl"))
         assert len(processes_of(tmp_path)) >= 4  # launcher, agent, two workers
         launcher.send_signal(how)

@@ -76,6 +76,15 @@ class Nodes:
             for rank in reversed(ranks)  # the one that has to wait comes first
         ][::-1]
 
+    @classmethod
+    def training(cls, job: FinetuneJob, folder: Path, **settings: float) -> Nodes:
+        """Both in the midst of a job without end."""
+        nodes = cls(job.replace(epochs=100_000), folder, **settings)
+        while not steps_in(nodes.logs / "progress.jsonl"):
+            assert all(launcher.poll() is None for launcher in nodes.launchers)
+            time.sleep(0.05)
+        return nodes
+
     def wait(self, seconds: float) -> list[tuple[int, str]]:
         """Exit code and last word of each node."""
         said = [launcher.communicate(timeout=seconds)[0].strip() for launcher in self.launchers]
@@ -112,10 +121,7 @@ def test_two_nodes_train_as_two_processes_of_one(job, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("node", "who"), [(1, "all"), (0, "worker")])
 def test_a_node_that_stands_still_ends_the_job_on_both(job, tmp_path, node, who):
-    nodes = Nodes(job.replace(epochs=100_000), tmp_path / "nodes", patience_s=6.0)
-    while not steps_in(nodes.logs / "progress.jsonl"):
-        assert all(launcher.poll() is None for launcher in nodes.launchers)
-        time.sleep(0.05)
+    nodes = Nodes.training(job, tmp_path / "nodes", patience_s=6.0)
     hung = family(nodes.launchers[node].pid)
     for process in hung if who == "all" else hung[-1:]:
         os.kill(process, signal.SIGSTOP)
@@ -136,10 +142,7 @@ def test_a_node_that_stands_still_ends_the_job_on_both(job, tmp_path, node, who)
 
 @pytest.mark.slow
 def test_when_a_node_fails_all_end_soon_and_say_why(job, tmp_path):
-    nodes = Nodes(job.replace(epochs=100_000), tmp_path / "nodes")
-    while not steps_in(nodes.logs / "progress.jsonl"):
-        assert all(launcher.poll() is None for launcher in nodes.launchers)
-        time.sleep(0.05)
+    nodes = Nodes.training(job, tmp_path / "nodes")
     *_, worker = family(nodes.launchers[1].pid)
     os.kill(worker, signal.SIGKILL)
     for code, said in nodes.wait(40):

@@ -39,7 +39,7 @@ def loss_and_gradients(model, rows, packed: bool):
     micros = [rows] if packed else [[row] for row in rows]
     total = torch.zeros(())
     for micro in micros:
-        nll = negative_log_likelihood(model, collate(micro, pad_id=0, filler=rows[0], packed=packed), total.device).sum()
+        nll = negative_log_likelihood(model, collate(micro, packed=packed), total.device).sum()
         nll.backward()
         total += nll.detach()
     return total, {name: p.grad.clone() for name, p in model.named_parameters()}
