@@ -121,7 +121,6 @@ class TransformersEngine(BaseEngine):
         current = self.journal.last_model
         while True:
             await until_quiet(lambda: len(self._waiting))
-            self.journal.write()  # before more is computed
             if not self._waiting:
                 return
             groups = Counter(self._group(one.request) for one in self._waiting)
@@ -131,6 +130,7 @@ class TransformersEngine(BaseEngine):
             batch = next_batch([one for one in self._waiting if self._group(one.request) == current], self.batch_size)
             self._waiting = list({*self._waiting} - {*batch})
             try:
+                self.journal.write()  # before more is computed
                 self.check()
                 completions = self._generate(batch)
             except BaseException as error:

@@ -274,15 +274,22 @@ def test_a_journal_spares_finished_batches(base: Path, adapters: dict[str, str],
 
 @pytest.mark.parametrize(
     ("raised", "says"),
-    [(RuntimeError("kernel"), "kernel"), (torch.OutOfMemoryError("no"), "1 requests at once need more memory")],
+    [
+        (RuntimeError("kernel"), "kernel"),
+        (torch.OutOfMemoryError("no"), "1 requests at once need more memory"),
+        (OSError(28, "No space left on device"), "No space left"),
+    ],
 )
 def test_an_error_reaches_everybody_who_waits(base: Path, raised: Exception, says: str) -> None:
     engine = engine_for(base, batch_size=1)
 
-    def broken(batch):
+    def broken(*_):
         raise raised
 
-    engine._generate = broken
+    if isinstance(raised, OSError):
+        engine.journal.write = broken
+    else:
+        engine._generate = broken
 
     async def both() -> list[object]:
         return await asyncio.gather(engine.complete(ask("a")), engine.complete(ask("b")), return_exceptions=True)
