@@ -57,7 +57,7 @@ def several(place: Path, processes: int, parent: int) -> int:
         port = server.getsockname()[1]
     children = []
     for rank in range(processes):
-        own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "GROUP_RANK": 0}
+        own = ALONE | {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
         pid = os.fork()
         if pid == 0:
             os.environ |= {name: str(value) for name, value in own.items()}

@@ -187,6 +187,7 @@ def cases(bases: dict[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
     data = str(write_lines(folder / "data.jsonl", chats()))
     empty = str(write_lines(folder / "empty.jsonl", []))
     llama = {"base": str(bases["llama"]), "dataset": data}
+    overflowing = str(changed(bases["llama"], folder / "overflowing", OVERFLOWING))
     steep = str(changed(bases["llama"], folder / "steep", STEEP))
     makes = list(MAKES)
     table: dict[str, dict[str, Any]] = {}
@@ -214,7 +215,7 @@ def cases(bases: dict[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
         "next": llama | {"start": str(folder / "lora-0/work" / MODEL), "base": str(bases[makes[0]])},
         "empty-lora": llama | {"dataset": empty},
         "empty-full": llama | {"dataset": empty, "tuning": "full"},
-        "diverged": llama | {"start": str(changed(bases["llama"], folder / "overflowing", OVERFLOWING)), "tuning": "full"},
+        "diverged": llama | {"start": overflowing, "tuning": "full"},
         "steep-lora": llama | {"base": steep},
         "steep-full-0": llama | {"base": steep, "tuning": "full", "zero_stage": 0, "max_grad_norm": 0.0},
         "steep-full-3": llama | {"base": steep, "tuning": "full", "zero_stage": 3, "processes": 2},

@@ -12,13 +12,7 @@ import pytest
 
 from hpcmaf.config.recipe import Lora
 from hpcmaf.files.publish import atomic_path
-from hpcmaf.training.checkpoint import (
-    Checkpoint,
-    at_step,
-    checkpoint_step,
-    identity,
-    newest,
-)
+from hpcmaf.training.checkpoint import Checkpoint, at_step, checkpoint_step, identity, newest
 from hpcmaf.training.config import FinetuneJob
 from tests.training.conftest import chats, write_lines
 

@@ -11,14 +11,7 @@ from hypothesis import strategies as st
 
 from hpcmaf.engines.chat import Sample
 from hpcmaf.errors import DataError, TrainingError
-from hpcmaf.training.data import (
-    IGNORED,
-    TokenSample,
-    collate,
-    global_batches,
-    load_tokens,
-    share,
-)
+from hpcmaf.training.data import IGNORED, TokenSample, collate, global_batches, load_tokens, share
 
 samples = st.lists(st.integers(2, 30), min_size=1, max_size=40).map(
     lambda lengths: [TokenSample(f"s{i}", [1] * n, [False] + [True] * (n - 1)) for i, n in enumerate(lengths)]
@@ -113,7 +106,7 @@ CHAT = '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "c
         *(("sft", line) for line in ("{", "[]", "{}", '{"messages": [{"role": "user"}]}', '{"messages": 3}')),
         *(("kto", line) for line in (CHAT + "}", CHAT + ', "label": "good"}')),
         *(("grpo", line) for line in (CHAT + ', "label": "positive"}', CHAT + ', "advantage": "much"}')),
-        *(("dpo", line) for line in ("[", '{"prompt": []}', CHAT + "}", '{"prompt": [], "chosen": [], "rejected": []}')),
+        *(("dpo", line) for line in ("[", '{"prompt": []}', CHAT + "}", '{"prompt": [], "chosen": [], "rejected": 0}')),
     ],
 )
 def test_foreign_lines_are_named(tmp_path, objective, line):

@@ -177,7 +177,8 @@ def test_what_is_confirmed_becomes_likelier_and_what_is_not_less(outcomes: dict[
 
 
 def gains(outcome: Outcome, texts: Sequence[TokenSample]) -> list[float]:
-    """By how much likelier texts have become than to the model a job started from, in nats; by transformers and peft."""
+    """By how much likelier texts have become than to the model a job started from, by transformers and peft."""
+
     def likelihoods(model: Any) -> list[float]:
         found = []
         for text in texts:
