@@ -17,7 +17,7 @@ import numpy as np
 
 from hpcmaf.debate.transcript import Openings, Transcript, Utterance
 from hpcmaf.engines.chat import Message
-from hpcmaf.errors import HpcmafError, StoreError, errno_of, system_error
+from hpcmaf.errors import HpcmafError, StoreError, brief, errno_of, system_error
 from hpcmaf.store.schema import (
     BLOCK,
     DATASETS,
@@ -60,8 +60,7 @@ def reading(path: Path, dataset: str) -> Iterator[None]:
         number = errno_of(error)  # where HDF5 reads metadata, h5py has it in its text alone
         if number not in _OF_DAMAGE:
             raise system_error(OSError(number, os.strerror(number), str(path))) from error
-        what = " ".join(str(error).split()) or type(error).__name__
-        raise StoreError(f"{path}: {dataset}: {what[:300]}; {REMEDY}") from error
+        raise StoreError(f"{path}: {dataset}: {brief(error)}; {REMEDY}") from error
 
 
 class Store:
