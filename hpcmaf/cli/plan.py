@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from hpcmaf.cli.options import RunOptions, run_options
 from hpcmaf.config.profile import Profile
@@ -18,10 +15,8 @@ from hpcmaf.launch.prepare import plan_run, prepare_run
 from hpcmaf.launch.slurm.causes import MOST_ATTEMPTS
 from hpcmaf.launch.slurm.preview import Recording, preview
 from hpcmaf.launch.slurm.submissions import Submission
+from hpcmaf.report import Table
 from hpcmaf.run.plan import Plan, Stage
-
-# Whoever reads a pipe breaks lines for themselves.
-_PIPE_WIDTH = 240
 
 
 @click.command()
@@ -45,40 +40,36 @@ def show_plan(options: RunOptions) -> None:
     run, profile = options.run, options.profile
     plan, _ = plan_run(run, options.recipe, profile)
     sent = preview(run, plan, profile) if profile.launcher == "slurm" else None
-    # Whole lines, so that what is shown is what would be sent.
-    width = None if sys.stdout.isatty() else _PIPE_WIDTH
-    console = Console(width=width, highlight=False, soft_wrap=True, markup=False)
     for job in _one_of_each(sent) if sent else ():
-        console.print(f"### {'gate behind ' if job.gate else ''}{job.stage}", style="dim")
-        console.print(f"{sent.script(job).rstrip()}\n")
-    console.print(f"{options.headline(plan)}; profile {profile.name} ({profile.launcher})", style="bold")
+        click.secho(f"### {'gate behind ' if job.gate else ''}{job.stage}", dim=True)
+        click.echo(f"{sent.script(job).rstrip()}\n")
+    click.secho(f"{options.headline(plan)}; profile {profile.name} ({profile.launcher})", bold=True)
     for line in _bases(options.recipe):
-        console.print(line)
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("stage", "after", "tasks", *(("jobs", "GPU-hours") if sent else ())):
-        table.add_column(name, justify="right" if name in {"tasks", "GPU-hours"} else "left", overflow="fold")
-    done = run.done_tasks(plan)
+        click.echo(line)
+    done, rows = run.done_tasks(plan), []
     left = {one.id: len(one.tasks) - len(done[one.id]) for one in plan.stages}
     for one in plan.stages:
         row = [one.id, ", ".join(one.after) or "-", f"{left[one.id]} of {len(one.tasks)}" if left[one.id] else "done"]
         if sent is not None:
             jobs = _jobs(sent, one) or ("those of debates" if left[one.id] else "-")
             row += [jobs, f"{hours:,.1f}" if (hours := sent.gpu_hours(one)) else "-"]
-        table.add_row(*row, style="" if left[one.id] else "dim", end_section=True)
-    console.print(table, soft_wrap=False)
+        rows.append(tuple(row))
     tasks = sum(len(one.tasks) for one in plan.stages)
-    total = f"\ntotal: {len(plan.stages)} stages, {sum(left.values())} of {tasks} tasks left"
+    total = f"total: {len(plan.stages)} stages, {sum(left.values())} of {tasks} tasks left"
     if sent is None:
-        console.print(f"{total}, {profile.slots()} at once on this machine", style="bold")
+        total += f", {profile.slots()} at once on this machine"
     else:
         gates = sum(job.gate for job in sent.submitted)
-        console.print(f"{total}, in {len(sent.submitted)} submissions, {gates} of them gates", style="bold")
-        console.print(_ceiling(plan, profile, sent), style="bold")
+        total += f", in {len(sent.submitted)} submissions, {gates} of them gates\n{_ceiling(plan, profile, sent)}"
+    header = ("stage", "after", "tasks", *(("jobs", "GPU-hours") if sent else ()))
+    click.echo(f"{Table('', header, tuple(rows)).plain()}\n")
+    click.secho(total, bold=True)
+    if sent is not None:
         # What one must know to believe the scripts.
-        console.print(f"MaxArraySize: {sent.array_limit()}", style="dim")
-        console.print("in scripts, JOB_0007 stands for the id of the job whose name ends in .0007", style="dim")
+        click.secho(f"MaxArraySize: {sent.array_limit()}", dim=True)
+        click.secho("in scripts, JOB_0007 stands for the id of the job whose name ends in .0007", dim=True)
     for found in profile_findings(profile):
-        console.print(f"warning: {found.text}; {found.remedy}", style="bold")
+        click.secho(f"warning: {found.text}; {found.remedy}", bold=True)
 
 
 def _one_of_each(sent: Recording) -> Iterable[Submission]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from hpcmaf.evaluation.accuracy import pseudo_label_accuracy, score
-from hpcmaf.evaluation.measures import MEASURES, estimate, measures_of, own_measure
+from hpcmaf.evaluation.accuracy import MEASURES, estimate, measures_of, own_measure, pseudo_label_accuracy, score
 from hpcmaf.evaluation.significance import Comparison, compare, holm, mcnemar, outcomes, sign_flip_test
 
 __all__ = [

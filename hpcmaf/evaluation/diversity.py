@@ -18,7 +18,7 @@ from hpcmaf.debate.transcript import Transcript
 from hpcmaf.engines.base import Engine, Request, Sampling, ServedModels
 from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.errors import EngineError, brief
-from hpcmaf.evaluation.measures import DIVERSITY_SCHEMA, estimate
+from hpcmaf.evaluation.accuracy import DIVERSITY_SCHEMA, estimate
 
 # At (j, i): log-likelihood, in nats, of each token of agent i's final response, in agent i's own chat, under agent j's
 # model, or under agent i's untouched base where j is None. What could not be scored is left out.

@@ -175,7 +175,7 @@ def outcomes(metrics: Mapping[str, Any], measure: str) -> dict[str, bool]:
     metrics
         Content of a ``metrics.json``.
     measure
-        Its name, see :data:`hpcmaf.evaluation.measures.MEASURES`.
+        Its name, see :data:`hpcmaf.evaluation.accuracy.MEASURES`.
     """
     scores = metrics["scores"]
     return {problem: mark == "1" for problem, mark in zip(scores["problem_ids"], scores[measure], strict=True)}

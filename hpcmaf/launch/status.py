@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from hpcmaf.debate.health import evaluated, health_line, health_warnings, selected
 from hpcmaf.errors import ChainStoppedError, DataError, SlurmError, one_line
+from hpcmaf.evaluation.accuracy import MEASURES, declared
 from hpcmaf.evaluation.alarm import alarm_line, readings
-from hpcmaf.evaluation.measures import MEASURES, declared
 from hpcmaf.files.publish import Record, read_json
 from hpcmaf.launch.progress import estimate, read_progress
 from hpcmaf.launch.slurm.refusals import lifting

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from hpcmaf.report.compare import LEVEL, Finding
 from hpcmaf.report.groups import NO_HINT, Group, Point
-from hpcmaf.report.records import Iteration, Run
 from hpcmaf.report.table import NONE, Table, estimate, iteration_name, percent
 
 UNHINTED = (
@@ -98,31 +97,28 @@ def total(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     return sums | {PEAK: max((row.get(PEAK) or 0 for row in rows), default=0)}
 
 
-def _spent(run: Run, at: Iteration) -> dict[str, float] | None:
-    last, ledgers = at.number, run.ledgers
-    if not {last, *range(1, last + 1)} <= ledgers.keys():
-        return None
-    improving = total(row for t in range(1, last + 1) for row in ledgers[t] if row.get("stage") in ROLLOUT)
-    answering = total(row for row in ledgers[last] if row.get("stage") not in ROLLOUT)
-    return {
-        "generated": improving["prompt_tokens"] + improving["completion_tokens"],
-        "trained": improving["training_tokens"],
-        "gpu_seconds": improving["gpu_seconds"],
-        "wall_seconds": improving["wall_seconds"],
-        "answering": (answering["prompt_tokens"] + answering["completion_tokens"]) / at.metrics["problems"],
-    }
-
-
 def spent(group: Group) -> dict[str, float] | None:
     """What a recipe cost up to its final iteration: means over its ``runs`` with whole ledgers; ``None`` without any.
 
     ``generated`` and ``trained`` tokens, ``gpu_seconds`` and ``wall_seconds``
     of what made the models; ``answering``: tokens per evaluation problem.
     """
-    found = [cost for run, at in group.final.items() if (cost := _spent(run, at)) is not None]
+    found = []
+    for run, final in group.final.items():
+        ledgers, last = run.ledgers, final.number
+        if {last, *range(1, last + 1)} <= ledgers.keys():
+            improving = total(row for t in range(1, last + 1) for row in ledgers[t] if row.get("stage") in ROLLOUT)
+            answering = total(row for row in ledgers[last] if row.get("stage") not in ROLLOUT)
+            cost = {name: improving[name] for name in ("gpu_seconds", "wall_seconds")}
+            cost |= {"generated": _tokens(improving), "trained": improving["training_tokens"]}
+            found.append(cost | {"answering": _tokens(answering) / final.metrics["problems"]})
     if not found:
         return None
     return {"runs": len(found)} | {name: statistics.fmean(one[name] for one in found) for name in found[0]}
+
+
+def _tokens(cost: Mapping[str, float]) -> float:
+    return cost["prompt_tokens"] + cost["completion_tokens"]
 
 
 def cost_table(group: Group) -> Table:
