@@ -22,9 +22,9 @@ from hpcmaf.run.directory import RunDir
 
 SCHEMA = "hpcmaf-signals/1"
 # How far each may move before the alarm is raised; shares of one.
-AGREEMENT_FALLS, AGREED_FLIPS, BASE_OVERRULED = 0.03, 0.15, 0.3
+AGREEMENT_FALLS, AGREED_FLIPS, BASE_OVERRULED, OVERRULED_RISES = 0.03, 0.15, 0.3, 0.08
 # Of iteration 0's, once agents agree more than they did there.
-DISTINCT_LEFT, LENGTH_LEFT = 0.8, 0.7
+DISTINCT_LEFT, LENGTH_LEFT = 0.6, 0.5
 
 
 class _Signals(Record):
@@ -148,7 +148,8 @@ def _alarm(earlier: Sequence[Reading], now: Reading) -> Iterable[str]:
         yield f"agents agree more, in {now.length:.0f} tokens where the base took {first.length:.0f}"
     if now.flips is not None and now.flips > AGREED_FLIPS:
         yield f"on {now.flips:.1%} of problems all agree on another answer than the iteration before"
-    if now.overruled is not None and now.overruled > BASE_OVERRULED:
+    least = min((one.overruled for one in earlier if one.overruled is not None), default=1.0)
+    if now.overruled is not None and now.overruled > min(BASE_OVERRULED, least + OVERRULED_RISES):
         yield f"{now.overruled:.1%} of what the base's agents agreed on has another answer"
 
 

@@ -17,10 +17,12 @@ from hpcmaf.debate.consensus import consensus, undecided
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.engines import Request
 from hpcmaf.errors import DataError
-from hpcmaf.evaluation.alarm import readings
+from hpcmaf.evaluation.alarm import SCHEMA, readings
+from hpcmaf.files.publish import write_json
 from hpcmaf.jobs.serving import last_society
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.report import aggregate
+from hpcmaf.run.directory import RunDir
 from hpcmaf.store import verify
 from tests.jobs.playing import SHAPE, M, N, Played, play, prepare, reply, run_task
 
@@ -206,3 +208,14 @@ def test_an_ended_run_stays_ended_until_it_is_wanted_longer(ended: Played) -> No
     assert prepare_run(ended.run, ended.recipe, local).stages[-1].id == "it02/score"
     longer = load_recipe(overrides=SHAPE, iterations=5)
     assert prepare_run(ended.run, longer, local).stages[-1].id == "it05/score"
+
+
+def test_it_is_an_alarm_if_ever_more_of_the_base_is_overruled(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    for t, others in enumerate((0, 3, 5)):
+        found = {"agreement": 0.9, "distinct": 0.5, "length": 9.0, "problem_ids": [f"p{n}" for n in range(20)]}
+        found |= {"votes": ["2"] * others + ["1"] * (20 - others), "agreed": [True] * 20}
+        run.signals(t).parent.mkdir()
+        write_json(run.signals(t), {"schema": SCHEMA} | found)
+    assert [one.overruled for one in readings(run)] == [None, 0.15, 0.25]
+    assert [len(one.alarm) for one in readings(run)] == [0, 0, 1]
