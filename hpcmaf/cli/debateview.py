@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
 
 import click
 
 from hpcmaf.answers import Vote
 from hpcmaf.debate.transcript import Transcript, Utterance
+
+
+def debate_json(transcript: Transcript, **about: Any) -> str:
+    """A debate, behind what else is known about it, as JSON in ASCII: lone surrogates have no other form there."""
+    return json.dumps(about | {name: value for name, value in asdict(transcript).items() if name != "grader"}, indent=1)
 
 
 def readable(text: str) -> str:
@@ -16,7 +24,7 @@ def readable(text: str) -> str:
 
 
 def print_debate(
-    head: Mapping[str, str],
+    head: Iterable[tuple[str, str]],
     transcript: Transcript,
     votes: Sequence[Vote] = (),
     model: Callable[[int, int], str | None] | None = None,
@@ -35,7 +43,7 @@ def print_debate(
     prompts
         Whether to print what each agent read.
     """
-    for name, value in head.items():
+    for name, value in head:
         click.echo(f"{readable(name)}: {readable(value)}")
     for m, answers in enumerate(transcript.answers, start=1):
         if m > transcript.ended and transcript.agents > 1:

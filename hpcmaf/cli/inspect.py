@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
-from hpcmaf.cli.debateview import print_debate
+from hpcmaf.cli.debateview import debate_json, print_debate
 from hpcmaf.errors import one_line
 from hpcmaf.store import Store
 
@@ -15,26 +18,32 @@ from hpcmaf.store import Store
 @click.command()
 @click.argument("store", type=click.Path(path_type=Path))
 @click.option("--problem", "problem_id", metavar="ID", help="Show this problem's whole debate.")
-def command(store: Path, problem_id: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+def command(store: Path, problem_id: str | None, as_json: bool) -> None:
     """Show what is in a debate store."""
     with Store(store) as opened:
         if problem_id is None:
-            click.echo("\n".join(_lines(store, opened)))
+            facts = {"path": str(store), **asdict(opened.info), "problems": len(opened)}
+            ids = opened.problem_ids
+            click.echo(json.dumps(facts | {"ids": ids}, indent=1) if as_json else "\n".join(_lines(facts, ids)))
             return
         transcript = opened.find(problem_id, gold=True)
+    if as_json:
+        click.echo(debate_json(transcript))
+        return
     problem = transcript.problem
     gold = "unknown" if problem.gold is None else problem.gold
-    print_debate({"problem": problem.id, "question": problem.question, "gold": gold, **problem.meta}, transcript)
+    head = [("problem", problem.id), ("question", problem.question), ("gold", gold), *problem.meta.items()]
+    print_debate(head, transcript)
 
 
-def _lines(path: Path, store: Store) -> Iterator[str]:
-    info = store.info
-    yield f"store        {path}"
-    yield f"task         {info.task}, answers as {info.answer_form}"
-    yield f"debates      iteration {info.iteration}, split {info.split}"
-    with_summaries = "with" if info.summaries else "without"
-    judge = ", and a judge" if info.aggregate else ""
-    yield f"society      {info.agents} agents x {info.rounds} rounds, {with_summaries} summaries{judge}"
-    yield f"problems     {len(store)}"
-    if ids := store.problem_ids[:3]:
-        yield one_line(f"such as      {', '.join(ids)}")
+def _lines(facts: dict[str, Any], ids: Sequence[str]) -> Iterator[str]:
+    yield f"store        {facts['path']}"
+    yield f"task         {facts['task']}, answers as {facts['answer_form']}"
+    yield f"debates      iteration {facts['iteration']}, split {facts['split']}"
+    with_summaries = "with" if facts["summaries"] else "without"
+    judge = ", and a judge" if facts["aggregate"] else ""
+    yield f"society      {facts['agents']} agents x {facts['rounds']} rounds, {with_summaries} summaries{judge}"
+    yield f"problems     {facts['problems']}"
+    if ids:
+        yield one_line(f"such as      {', '.join(ids[:3])}")

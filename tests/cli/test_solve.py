@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +11,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from hpcmaf.answers import Vote
 from hpcmaf.cli.solve import command
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
 from hpcmaf.engines import Request
 from hpcmaf.errors import DataError, UsageError
-from hpcmaf.jobs.solve import solve
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.run.directory import RunDir
 from tests.debate.scripted import ScriptedEngine
@@ -64,7 +63,7 @@ def make(tmp_path: Path) -> Callable[..., RunDir]:
 EVERYBODY = tuple(f"{role}-{n}" for role in ("generator", "critic") for n in range(3))
 
 
-def shown(run: RunDir, *words: str, stdin: str | None = None) -> str:
+def solve(run: RunDir, *words: str, stdin: str | None = None) -> str:
     result = CliRunner().invoke(command, [str(run.root), *words], input=stdin, catch_exceptions=False)
     assert result.exit_code == 0
     return result.output
@@ -72,14 +71,15 @@ def shown(run: RunDir, *words: str, stdin: str | None = None) -> str:
 
 def test_the_last_society_that_is_whole_debates(make: Callable[..., RunDir], asked: list[Request]) -> None:
     run = make("maft", EVERYBODY, EVERYBODY[:-1])
-    found = solve(run, QUESTION)
-    assert (found.iteration, found.method, found.transcript.problem.question) == (1, "maft", QUESTION)
-    assert [[found.model(m, n) for n in range(3)] for m in (1, 2)] == [list(EVERYBODY[:3]), list(EVERYBODY[3:])]
-    assert [turn.agent for turn in found.transcript.summaries[0]] == [0, 1, 2]
-    for m, turns in enumerate(found.transcript.answers, start=1):
+    found = json.loads(solve(run, QUESTION, "--json"))
+    assert (found["iteration"], found["method"], found["answer"]) == (1, "maft", "7")
+    assert found["problem"]["question"] == QUESTION
+    assert found["models"] == [list(EVERYBODY[:3]), list(EVERYBODY[3:])]
+    assert [turn["agent"] for turn in found["summaries"][0]] == [0, 1, 2]
+    for m, turns in enumerate(found["answers"], start=1):
         for n, turn in enumerate(turns):
-            assert turn.text == f"{found.model(m, n)} in r{m}: answer {n} #{turn.answer}"
-    assert found.votes == (Vote("7", (True, True, False), 2, tied=False),) * 2
+            assert turn["text"] == f"{found['models'][m - 1][n]} in r{m}: answer {n} #{turn['answer']}"
+    assert found["votes"] == [{"answer": "7", "votes": 2, "agrees": [True, True, False], "tied": False}] * 2
     # The summarizer is always the base.
     assert Counter(request.model for request in asked) == Counter([*EVERYBODY, None, None, None])
     # As in an evaluation of that iteration, but under an id of its own.
@@ -89,7 +89,7 @@ def test_the_last_society_that_is_whole_debates(make: Callable[..., RunDir], ask
 def test_an_earlier_society_and_other_draws(make: Callable[..., RunDir], asked: list[Request]) -> None:
     run = make("maft", EVERYBODY)
     for words in ((), (), ("--seed", "5"), ("--iter", "0")):
-        shown(run, QUESTION, *words)
+        solve(run, QUESTION, *words)
     one, again, other, base = (asked[low : low + 9] for low in range(0, 36, 9))
     assert sorted(request.seed for request in one) == sorted(request.seed for request in again)
     assert not {request.seed for request in one} & {request.seed for request in other}
@@ -113,23 +113,22 @@ def test_inference_is_the_methods(
     critics: list[str | None] | None,
 ) -> None:
     run = make(method, models)
-    found = solve(run, QUESTION)
-    spoke = [[found.model(m + 1, n) for n in range(len(turns))] for m, turns in enumerate(found.transcript.answers)]
-    assert spoke == ([generators] if critics is None else [generators, critics])
-    assert found.iteration == (1 if models else 0)
-    text = shown(run, QUESTION)
+    found = json.loads(solve(run, QUESTION, "--json"))
+    assert found["models"] == ([generators] if critics is None else [generators, critics])
+    assert found["iteration"] == (1 if models else 0)
+    text = solve(run, QUESTION)
     assert ("(model: base)" in text) == (None in [*generators, *(critics or ())])
     assert ("the untouched base" in text) == (method == "debate")
 
 
 def test_everything_is_shown(make: Callable[..., RunDir], asked: list[Request]) -> None:
     run = make("maft", EVERYBODY)
-    plain = shown(run, "-", stdin=f"{QUESTION}\n")
+    plain = solve(run, "-", stdin=f"{QUESTION}\n")
     said = [say(request) for request in asked]
     assert len(said) == 9 and all(text in plain for text in said)
     assert plain.startswith(f"question: {QUESTION}\nsociety: maft, iteration 1, N=3, M=2\nanswer: 7\n")
     assert plain.count("vote: 7, 2 of 3") == 2 and "--- prompt" not in plain
-    assert asked[0].messages[-1]["content"] in shown(run, QUESTION, "--prompts")
+    assert asked[0].messages[-1]["content"] in solve(run, QUESTION, "--prompts")
 
 
 @pytest.mark.parametrize(

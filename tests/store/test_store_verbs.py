@@ -137,7 +137,8 @@ def run(*arguments: object) -> str:
 def test_what_a_store_holds(store: Path) -> None:
     text = run(store)
     assert "3 agents x 2 rounds, with summaries" in text and "such as      problem-00000, problem-00001" in text
-    assert "problems     40" in text
+    facts = json.loads(run(store, "--json"))
+    assert (facts["problems"], facts["agents"], facts["rounds"], len(facts["ids"])) == (40, 3, 2, 40)
 
 
 def test_one_debate_in_the_order_it_was_held(store: Path) -> None:
@@ -159,11 +160,15 @@ def test_one_debate_in_the_order_it_was_held(store: Path) -> None:
         run(store, "--problem", "x")
 
 
-def test_odd_text_does_not_steer_the_terminal(tmp_path: Path) -> None:
+def test_odd_text_is_valid_json_and_does_not_steer_the_terminal(tmp_path: Path) -> None:
     """What a model may say: escape codes, a lone surrogate, markup that rich would obey."""
     turn = Utterance("answer", 1, 0, "[bold]p[/bold]", "\x1b[31mred\ud800\0[/x]\nnext \u00e9", "\ud800")
     path, odd = tmp_path / "odd.h5", Transcript(Problem("i\ud800", "q"), ((turn,),))
     write_store(path, StoreInfo("math", "boxed", 1, 1, 0, "train", False), [odd])
+    output = run(path, "--problem", "i\ud800", "--json")
+    found = json.loads(output)
+    assert output.isascii() and found["summaries"] == []
+    assert found["answers"][0][0]["text"] == turn.text
     shown = run(path, "--problem", "i\ud800")
     assert "\\x1b[31mred\\ud800\\x00[/x]\nnext \u00e9" in shown
     assert "\x1b" not in shown and "[bold]p[/bold]" in shown
