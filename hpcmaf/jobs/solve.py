@@ -26,8 +26,8 @@ class Solved:
 
     Attributes
     ----------
-    method, iteration
-        Of the society.
+    method, iteration, seed
+        Of the society, and of the draws.
     society
         Who spoke with which model.
     votes
@@ -39,6 +39,7 @@ class Solved:
 
     method: str
     iteration: int
+    seed: int
     society: Society
     transcript: Transcript
     votes: tuple[Vote, ...]
@@ -93,4 +94,4 @@ def solve(
         engine.close()
     votes = tuple(consensus(transcript, m, seed, t) for m in range(1, transcript.rounds + 1))
     bases = {name: recipe.of(name).model.path for name in with_own_base(recipe)}
-    return Solved(recipe.method, t, society, transcript, votes, bases)
+    return Solved(recipe.method, t, seed, society, transcript, votes, bases)
