@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from io import StringIO
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -156,6 +157,23 @@ def test_a_finished_run_is_well(tmp_path: Path, slurm_says: SlurmSays) -> None:
     assert "accuracy: 1: 51.0%, 2: 52.0%" in status(run).stdout
     with pytest.raises(DataError, match="not a run directory"):
         status(RunDir(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_watch_in_a_pipe_waits_until_the_run_is_over(
+    sent: Callable[..., Sent], slurm_says: SlurmSays, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    run, plan, _, job, gate = sent(iterations=0)
+    jobs = squeue_line("7", 0, "RUNNING", job.name), squeue_line("8", None, "PENDING", gate.name)
+    slurm_says(squeue="\n".join(jobs))
+    monkeypatch.setattr(status_verb, "WATCH_SECONDS", 0.1)
+    Timer(1.0, lambda: [finish(run, stage) for stage in plan.stages]).start()
+    result = status(run, "--watch", *words)
+    assert result.exit_code == 0
+    if words:
+        assert json.loads(result.stdout)["state"] == "done"
+    else:
+        assert "done, 3/3 tasks" in result.stdout and "running" not in result.stdout.splitlines()[0]
 
 
 def test_time_left_is_what_others_took(sent: Callable[..., Sent], slurm_says: SlurmSays) -> None:
