@@ -153,6 +153,8 @@ class Cluster:
     def wait_saved(self) -> None:
         """Wait until slurmctld has saved what it knows by now; whoever kills it earlier takes its memory."""
         now, state = time.time(), self.home / "state/job_state"
+        # It saves what has changed, and may have done so a moment ago.
+        self.client("scancel", self.submit("true", "--hold"))
         wait_until("slurmctld saved its state", lambda: state.exists() and state.stat().st_mtime > now, 20)
 
     def start_accounting(self) -> None:
