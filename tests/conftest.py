@@ -23,8 +23,8 @@ SECONDS = {"long": 150.0, "slurm": 15.0, "slow": 3.0}
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Three more than there are cores: a cluster's jobs and servers keep their tests waiting more than computing."""
-    return len(os.sched_getaffinity(0)) + 3
+    """Two more than there are cores: a cluster's jobs and servers keep their tests waiting more than computing."""
+    return len(os.sched_getaffinity(0)) + 2
 
 
 @pytest.hookimpl(trylast=True)
