@@ -73,6 +73,13 @@ def same_votes(full: RunDir, stopped: RunDir) -> None:
         print(f"iteration {t}, {kind}: {equal} of {len(pairs)} votes as in the full debate where it stops")
 
 
+def before_and_after(pairs: list[tuple[dict[str, bool], dict[str, bool]]]) -> str:
+    """Cells with the accuracies of two ways to count the debates of some runs, and their test."""
+    test, (a, b) = compare(pairs), ({(n, id): one for n, two in enumerate(pairs) for id, one in two[k].items()} for k in (0, 1))
+    points = f"{100 * test.difference:+.1f} ({100 * test.low:+.1f} to {100 * test.high:+.1f})"
+    return f"{share(a):.1%} | {share(b):.1%} | {points} | {test.p:.2g}"
+
+
 def agreed(runs: list[RunDir]) -> None:
     """What ending full debates in the first round would save and change where all agents agree in it."""
     print("| iteration | unanimous in round 1 | of these right | tokens saved | votes changed | full | stopped |"
@@ -96,12 +103,9 @@ def agreed(runs: list[RunDir]) -> None:
                     ended, rights, saved = ended + 1, rights + right, saved + sum(costs.values()) - costs[1]
                     changed += last.answer is None or not debate.same(first.answer, last.answer)
             pairs.append((full, stopped))
-        test, count = compare(pairs), sum(len(full) for full, _ in pairs)
-        a, b = (sum(sum(marks[k].values()) for marks in pairs) / count for k in (0, 1))
-        print(
-            f"| {t} | {ended / count:.1%} | {rights / ended:.1%} | {saved / spent:.1%} | {changed} of {ended} | {a:.1%} | {b:.1%} | "
-            f"{100 * test.difference:+.1f} ({100 * test.low:+.1f} to {100 * test.high:+.1f}) | {test.p:.2g} |"
-        )
+        count = sum(len(full) for full, _ in pairs)
+        facts = f"{ended / count:.1%} | {rights / ended:.1%} | {saved / spent:.1%} | {changed} of {ended}"
+        print(f"| {t} | {facts} | {before_and_after(pairs)} |")
 
 
 def weighted(runs: list[RunDir]) -> None:
@@ -122,12 +126,9 @@ def weighted(runs: list[RunDir]) -> None:
                     tied += before.tied
                     changed += before.agrees != after.agrees
             pairs.append((plain, weighed))
-        test, count = compare(pairs), sum(len(plain) for plain, _ in pairs)
-        a, b = (sum(sum(marks[k].values()) for marks in pairs) / count for k in (0, 1))
-        print(
-            f"| {t} | {min(weights):.2f} to {max(weights):.2f} | {tied / count:.1%} | {changed} of {count} | {a:.1%} | {b:.1%} | "
-            f"{100 * test.difference:+.1f} ({100 * test.low:+.1f} to {100 * test.high:+.1f}) | {test.p:.2g} |"
-        )
+        count = sum(len(plain) for plain, _ in pairs)
+        facts = f"{min(weights):.2f} to {max(weights):.2f} | {tied / count:.1%} | {changed} of {count}"
+        print(f"| {t} | {facts} | {before_and_after(pairs)} |")
 
 
 def alarm(runs: list[RunDir]) -> None:
