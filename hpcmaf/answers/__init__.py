@@ -5,17 +5,7 @@ levels of `equivalent` cannot decide.
 """
 
 from hpcmaf.answers.equal import equivalent
-from hpcmaf.answers.extract import AnswerForm, closing_mark, extract, last_box, opened_thought, spoken
+from hpcmaf.answers.extract import AnswerForm, closing_mark, extract, opened_thought, spoken
 from hpcmaf.answers.vote import Vote, vote
 
-__all__ = [
-    "AnswerForm",
-    "closing_mark",
-    "Vote",
-    "equivalent",
-    "extract",
-    "last_box",
-    "opened_thought",
-    "spoken",
-    "vote",
-]
+__all__ = ["AnswerForm", "Vote", "closing_mark", "equivalent", "extract", "opened_thought", "spoken", "vote"]

@@ -10,20 +10,9 @@ import re
 from collections.abc import Iterator
 from enum import StrEnum
 
+from hpcmaf.answers import numbers
 from hpcmaf.answers.letters import DENIED, letter_of
-from hpcmaf.answers.notation import ascii_of, closing_brace, narrow
-from hpcmaf.answers.numbers import (
-    DENIAL,
-    MAGNITUDE,
-    MOST_STATEMENTS,
-    NUMBERED,
-    STATEMENT_LENGTH,
-    hashes,
-    last_match,
-    number_in,
-    number_stated,
-    only_number,
-)
+from hpcmaf.answers.notation import ascii_of, closing_brace, last_match, narrow
 
 
 class AnswerForm(StrEnum):
@@ -39,37 +28,31 @@ class AnswerForm(StrEnum):
 def extract(text: str | None, form: AnswerForm | str, *, truncated: bool = False, letters: str = "ABCD") -> str | None:
     r"""Take the final answer out of a response.
 
-    What stands in ``<think>`` is no answer; a block of thoughts that never closes leaves none. A box counts before
-    ``<answer>``, ``#### 5`` and "the answer is", of each the last one that holds an answer. Boxes joined by commas or
-    "and" are one list.
+    Thoughts hold no answer, and a response whose thoughts never end has none. A box counts before ``<answer>``,
+    ``#### 5`` and "the answer is", of each the last one that holds an answer. Boxes joined by commas or "and" are one
+    list.
 
     Parameters
     ----------
-    text
-        A response, of any length and content.
     form
-        ``number``: the number of the box, behind ``####``, of the statement, else the last number. ``boxed``: the box,
-        else what is stated, if it is mathematics or a usual short answer such as "none". ``letter``: one of
-        ``letters``, never one that is denied or only listed. ``text``: the box, else what is stated, else a response of
-        one short line. Programs (``code``) are read by :mod:`hpcmaf.tasks.code`.
+        ``number``, else the last one of the text; ``boxed``, else what is stated, if it is mathematics or a usual short
+        answer such as "none"; ``letter``, never one that is denied or only listed; ``text``, else a response of one
+        short line. Programs (``code``) are read by :mod:`hpcmaf.tasks.code`.
     truncated
-        Whether the response was cut off by the limit on its tokens. Then an explicit final answer counts alone (a
-        closed box, ``#### number``, "the answer is X." with an end), never the last number or letter.
+        Whether the response was cut off. Then an explicit final answer that is whole counts alone.
     letters
         The choices of ``letter``, in capitals.
 
     Returns
     -------
     str or None
-        Numbers come without separators, units and currency signs. ``None`` where there is no answer, and for a box that
-        never closes.
+        Numbers come without separators, units and currency signs.
     """
     form = AnswerForm(form)
     one_spelling = ascii_of if form is AnswerForm.NUMBER else narrow
     if not text or not (text := spoken(one_spelling(text.translate(_CHINESE)))):
         return None
-    boxes = _boxes(text)
-    stated = text
+    boxes, stated = _boxes(text), text
     if truncated:  # the last sentence may lack its end; a box that closes is whole
         stated = text[: end.end()] if (end := last_match(_END, text)) else ""
     places = [match[1].strip() for match in _TAGS.finditer(text)][-1:]
@@ -77,10 +60,9 @@ def extract(text: str | None, form: AnswerForm | str, *, truncated: bool = False
         places = [match[1].strip()]
     match form:
         case AnswerForm.NUMBER:
-            return number_in(boxes, places, _statements(stated), stated, truncated)
+            return numbers.number_in(boxes, places, _statements(stated), stated, truncated)
         case AnswerForm.LETTER:
-            box = boxes[-1] if boxes else None
-            return letter_of(box, (*places, *_statements(stated, _PHRASES[1])), stated, letters, truncated)
+            return letter_of(boxes, (*places, *_statements(stated, _PHRASES[1])), stated, letters, truncated)
         case _:
             return _boxed(boxes, places, stated, form, truncated)
 
@@ -123,7 +105,7 @@ _JOINT = re.compile(r"[\s$.]*(?:\\[\])]|\\q?quad|\\[,;: ]|\\text\s?\{|[},$\s]|\\
 _MINUS_BEFORE = re.compile(
     r"(?:(?:^|[=$:(\[{\n]|\\\()\s{0,3}-\s?|(?:^|[^\w\s)\]}.%]\s?|[A-Za-z]{2}\s)-|(?i:negative|minus)\s)(?:\\?\$)?\Z"
 )
-_MAGNITUDE_BEHIND = re.compile(rf"[\s$]{{0,3}}(?:\\[)\]]\s?)?(?:\\text\s?\{{\s?)?({MAGNITUDE})s?\b")
+_MAGNITUDE_BEHIND = re.compile(rf"[\s$]{{0,3}}(?:\\[)\]]\s?)?(?:\\text\s?\{{\s?)?({numbers.MAGNITUDE})s?\b")
 _PLACEHOLDERS = re.compile(
     r"(?:(?:your|the) )?(?:(?:final|numeric(?:al)?) )?(?:answer|number|letter|result|value)(?: here)?|\\[lc]?dots"
     r"|\\q?quad|"
@@ -228,10 +210,10 @@ def _statements(text: str, phrase: re.Pattern[str] = _PHRASES[0]) -> Iterator[st
         for match in phrase.finditer(text)
         if not DENIED.search(match[0]) and not _AIM.search(text[max(0, match.start() - 60) : match.start()])
     ]
-    for mark in reversed(marks[-MOST_STATEMENTS:]):
-        statement = text[mark.end() : mark.end() + STATEMENT_LENGTH]
+    for mark in reversed(marks[-numbers.MOST_STATEMENTS:]):
+        statement = text[mark.end() : mark.end() + numbers.STATEMENT_LENGTH]
         if "\n" in mark[0]:
-            if _SUBHEADING.match(statement) or NUMBERED.match(statement):
+            if _SUBHEADING.match(statement) or numbers.NUMBERED.match(statement):
                 continue
             statement = "\n" + statement
         # Of the markup before a statement nothing is left but the mark of a block of code.
@@ -243,14 +225,12 @@ def _statements(text: str, phrase: re.Pattern[str] = _PHRASES[0]) -> Iterator[st
 def _boxed(boxes: list[str | None], places: list[str], text: str, form: AnswerForm, truncated: bool) -> str | None:
     if boxes:
         return boxes[-1]
-    for place in places:
-        if answer := next(filter(None, (_term(part, form) for part in (*_statements(place), place))), None):
-            return answer
-    for statement in _statements(text):
+    placed = (part for place in places for part in (*_statements(place), place))
+    for statement in (*placed, *_statements(text)):
         if answer := _term(statement, form):
             return answer
-    for statement in hashes(text):
-        if number := number_stated(statement):
+    for line in numbers.hashes(text):
+        if number := numbers.number_stated(line):
             return number
     short = len(text.split()) <= 6 and not (_PHRASES[0].search(text) or _BOX.search(text) or "\n" in text.strip())
     return _term(text, form) if form is AnswerForm.TEXT and short and not truncated else None
@@ -271,7 +251,7 @@ def _term(statement: str, form: AnswerForm) -> str | None:
     if statement.startswith("```"):
         lines = re.split("`{3}|~{3}", statement[3:], maxsplit=1)[0].strip().splitlines()
         return lines[0].strip() if len(lines) == 1 else None
-    if DENIAL.match(statement):
+    if numbers.DENIAL.match(statement):
         return None
     sentence = re.split(r"\n|(?<!\d)[.!?](?=\s)|(?<=\d)[.!?](?=\s+[^\d\s]|\s*$)", statement, maxsplit=1)[0]
     # Display mathematics may have lines and full stops of its own, and stand on the next line.
@@ -294,4 +274,4 @@ def _term(statement: str, form: AnswerForm) -> str | None:
             return clause if re.search(r"\w", clause) else None
         if len(clause.split()) <= 2 and re.search(r"\d", clause):
             return clause
-    return only_number(clause) if len(clause) <= 200 else None
+    return numbers.only_number(clause) if len(clause) <= 200 else None

@@ -29,17 +29,17 @@ _BEFORE = (
 )
 
 
-def letter_of(box: str | None, statements: Iterable[str], text: str, letters: str, truncated: bool) -> str | None:
+def letter_of(boxes: list[str | None], stated: Iterable[str], text: str, letters: str, truncated: bool) -> str | None:
     """Take the choice out of the last box, a statement, a verdict or the last mention, in this order."""
     read = _patterns(letters)
-    if box is not None and len(box) <= _LONGEST:
+    if boxes and (box := boxes[-1]) is not None and len(box) <= _LONGEST:
         # Spaces around \text keep "A \text{and} B" two letters.
         content = re.sub(r"\\text\w*\s*\{([^{}]*)\}", r" \1 ", plain(box).text or box).strip()
         if read["several"].fullmatch(content):
             return None
         if found := read["boxed"].match(content):
             return found[1].upper() if found[2] or not read["mention"].search(content, found.end()) else None
-    for statement in statements:
+    for statement in stated:
         if letter := _stated(statement[:_LONGEST], read):
             return letter
     if truncated:

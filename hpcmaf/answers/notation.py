@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import deque
 from functools import lru_cache
 from math import prod
 from typing import NamedTuple
@@ -151,6 +152,11 @@ def closing_brace(text: str, opening: int) -> int | None:
         if depth == 0 and match[0] == "}":
             return match.start()
     return None
+
+
+def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    """The last match of a pattern in a text."""
+    return next(iter(deque(pattern.finditer(text), maxlen=1)), None)
 
 
 def ascii_of(text: str) -> str:

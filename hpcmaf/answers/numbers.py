@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from hpcmaf.answers.notation import NUMBER_WORDS, plain
+from hpcmaf.answers.notation import NUMBER_WORDS, last_match, plain
 from hpcmaf.answers.structure import value_of
 
 MOST_STATEMENTS = 20
@@ -53,13 +53,6 @@ DENIAL = re.compile(r"(?:not|neither|never)\b", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\n|[.!?](?=[\s\"')*_]|\Z)|`")
 _VERB = re.compile(r"\b(?:makes?|is|are|was|equals?|gives?|totals?|leaves?)\b[^\d]*\Z")
 _POWER = re.compile(r"\d+\s?\^\s?\{?\s?-?\d+\s?\}?")
-
-
-def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    last = None
-    for last in pattern.finditer(text):
-        pass
-    return last
 
 
 def number_in(

@@ -40,17 +40,15 @@ def vote(
 ) -> Vote:
     """Elect the largest class of equivalent answers.
 
-    Classes are formed over the *sorted* distinct strings, each compared with every class's representative in both
-    directions (`equivalent` is symmetric): whatever the order of the agents, the classes, their order and the draw are
-    the same, even though equivalence need not be transitive.
+    The order of the agents changes nothing: distinct answers are sorted, and each is compared with every class's
+    representative.
 
     Parameters
     ----------
     answers
-        One per agent; ``None`` (unparsable) never votes, nor do blank answers and NaN.
+        One per agent; ``None``, blank answers and NaN never vote.
     seed
-        Decides between classes of equal size, uniformly. Derive it from what the vote is about (run seed, iteration,
-        problem), never from order.
+        Decides between classes of equal size, uniformly.
     weights
         Of the agents; a class weighs what those who gave it do. Alike if empty.
     same
@@ -62,8 +60,8 @@ def vote(
     candidates = {answer for answer in answers if answer is not None and same(answer, answer)}
     # The shortest string of a class stands for it: the plainest way to write the answer.
     for answer in sorted(candidates, key=lambda candidate: (len(candidate), candidate)):
-        representative = next((representative for representative in classes if same(answer, representative)), answer)
-        classes.setdefault(representative, set()).add(answer)
+        shortest = next((one for one in classes if same(answer, one)), answer)
+        classes.setdefault(shortest, set()).add(answer)
     if not classes:
         return Vote(None, (False,) * len(answers), 0, False)
     weighed = list(zip(answers, weights or (1,) * len(answers), strict=True))

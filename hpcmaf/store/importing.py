@@ -127,7 +127,7 @@ def _transcripts(debates: dict[str, _Entry], task: str, form: str) -> Iterator[T
 
 def _gold(solution: str | float, task: str) -> str:
     """The gold answer in a solution: text after ``####``, last box, or all of it."""
-    from hpcmaf.answers import last_box
+    from hpcmaf.answers.extract import last_box
 
     if isinstance(solution, float) and solution.is_integer():
         solution = int(solution)

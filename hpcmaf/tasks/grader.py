@@ -22,8 +22,8 @@ class Grader:
     An object of your own - a task, or what ``task.grader`` names - has any of these methods; what it lacks is done as
     for the shipped tasks. All may look at the problem's question; only ``right`` and what it calls ever sees its gold.
 
-    - ``extract(text, problem)``: the answer of a response, ``None`` where it has none. It is called once a response,
-      without the response's thoughts, and never for one that was cut off, which has no answer.
+    - ``extract(text, problem)``: the answer of a response without its thoughts, or ``None``. It is called once a
+      response, and never for one that was cut off.
     - ``key(answer, problem)``: answers with the same key are one answer in votes; ``None`` is no answer.
     - ``equivalent(a, b, problem)``: instead of ``key``, whether two answers are the same.
     - ``right(answer, problem)``: whether an answer is right; by default, whether it is the same as ``problem.gold``.

@@ -6,7 +6,8 @@ import hashlib
 import json
 import re
 
-from hpcmaf.answers import AnswerForm, last_box
+from hpcmaf.answers import AnswerForm
+from hpcmaf.answers.extract import last_box
 from hpcmaf.errors import DataError
 from hpcmaf.tasks.problems import Problem
 from hpcmaf.tasks.readers import Row
@@ -57,11 +58,7 @@ def math(row: Row) -> Problem:
 
 
 def _math_gold(row: Row) -> str | None:
-    r"""The answer where the source has one that is not empty, else the solution's last ``\boxed``.
-
-    An answer or box that is empty is no error, as the data set has a few: such a problem can still train, where gold is
-    never read.
-    """
+    # A few answers and boxes of the data set are empty. Such problems can still train, where gold is never read.
     empty = row.first_of("answer") is not None and not str(row.values["answer"]).strip()
     if row.first_of("answer", "solution") == "answer":
         return None if empty else row.text("answer")
@@ -81,11 +78,7 @@ def _level(row: Row) -> str | None:
 
 
 def jsonl(row: Row) -> Problem:
-    """One problem of your own: ``question``, ``answer``, and, optionally, ``id``, ``level`` and ``subject``.
-
-    Training questions may lack ``answer``, as the method never reads it. Without an ``id`` a problem is known by its
-    content's hash.
-    """
+    """One problem of your own: ``question`` and, optionally, ``answer`` (to train), ``id``, ``level``, ``subject``."""
     question = row.text("question")
     answered = row.first_of("answer") is not None
     if not answered and (key := row.first_of("gold", "solution", "output")) is not None:

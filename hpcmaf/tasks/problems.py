@@ -34,11 +34,7 @@ class Problem:
 
 
 def question_hash(question: str) -> str:
-    """Hash of a question that case, spacing and Unicode form do not change.
-
-    Wide letters, ligatures and mathematical alphabets are what they look like; superscripts, subscripts and fractions
-    stay what they are.
-    """
+    """Hash of a question that case, spacing and Unicode form do not change; powers and fractions stay what they are."""
     whole = unicodedata.normalize("NFC", question)
     if not whole.isascii():
         whole = "".join(

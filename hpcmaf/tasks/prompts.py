@@ -70,12 +70,10 @@ class PromptSet:
     openings: Mapping[Kind, tuple[Mapping[str, str], ...]] = field(default_factory=dict)
 
     def render(self, name: str, question: str, shown: str | Sequence[str] = "", n: int = 1, N: int = 1) -> str:
-        """A prompt.
+        """A prompt by its template's name.
 
         Parameters
         ----------
-        name
-            Of its template.
         shown
             What it shows beside the question: a summary, others' answers, or the gold one.
         n, N

@@ -176,9 +176,7 @@ def kind(path: Path) -> str:
 
 
 def from_hub(name: str, configs: Sequence[str]) -> Path:
-    """A folder of a data set of the hub, in the parquet files that the hub makes of all of them.
-
-    Of configurations that the task prefers others are not downloaded, unless there is none of those.
+    """A folder of a data set of the hub, in the hub's parquet files; where there are ``configs``, of these alone.
 
     Raises
     ------

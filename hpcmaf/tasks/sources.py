@@ -21,12 +21,10 @@ ALL_LEVELS = frozenset(range(1, 6))
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
 # Folders that stand for a whole data set, not for a subject.
 _NOT_SUBJECTS = {*SPLIT_NAMES, "main", "data", "default", "all"}
-# Suffixes of data; some are of no use as they are.
 _DATA = {*READERS, ".gz", ".xz", ".bz2", ".zst", ".zip", ".tsv", ".ndjson", ".txt"}
 # MMLU's auxiliary_train is no training split of its own questions.
 _SAYS_SPLIT = re.compile(rf"(?<!auxiliary)(?:^|[-_.])({'|'.join(SPLIT_NAMES)})(?![a-z0-9])")
-# How many folders deep files of a source are.
-_DEEPEST = 3
+_DEEPEST = 3  # folders above a file of a source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,17 +71,12 @@ class Files(Task):
         return draw(pools, train=train, eval=eval, seed=seed, source=str(source))
 
     def prepare(self, source: str, out: Path) -> dict[str, Any]:
-        """Write ``train.jsonl`` and ``test.jsonl``, or ``all.jsonl`` for a source that is one pool.
+        """Write ``train.jsonl`` and ``test.jsonl``, or ``all.jsonl`` of one pool, and return what each holds.
 
         Parameters
         ----------
         source
             A path, or a data set's id on the hub.
-
-        Returns
-        -------
-        dict
-            File name to its counts, as recorded in its manifest.
         """
         path = Path(source)
         # A mistyped data/train.jsonl has the form of a hub id, but is none.
@@ -160,16 +153,13 @@ def locate(source: Path, configs: Sequence[str] = ()) -> list[Part]:
 
     Parameters
     ----------
-    source
-        A file of a known suffix, or a folder.
     configs
         Folders in it to take without those beside them, in order of preference.
 
     Raises
     ------
     DataError
-        There is no such path, nothing in it says its split, or something that looks like data would be left out: a
-        split in two forms or none.
+        There is no such path, nothing in it says its split, or a split is there in two forms or none.
     """
     if source.is_file():
         if kind(source) not in READERS:

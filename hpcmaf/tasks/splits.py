@@ -25,8 +25,6 @@ class Splits:
 def roles(pools: Mapping[str, list[Problem]], source: str) -> dict[str, list[Problem]]:
     """Which of a source's splits ``train`` and which ``test``; or its one pool, by its name or as ``all``.
 
-    MMLU has no training split of its own questions: its ``dev`` and ``val`` train, its ``test`` evaluates.
-
     Raises
     ------
     DataError
@@ -49,17 +47,14 @@ def roles(pools: Mapping[str, list[Problem]], source: str) -> dict[str, list[Pro
 def draw(pools: Mapping[str, Sequence[Problem]], *, train: int, eval: int, seed: int, source: str) -> Splits:
     """Draw ``train`` and ``eval`` problems, disjoint by normalised question.
 
-    With a training and a test split, every question that occurs in the test split is left out of training, whether
-    drawn for evaluation or not. One pool is cut in two by question hash - at the middle of the hash range, the same cut
-    for every seed, moved only as far as the requested numbers need. Within a side, the seed decides which problems are
-    drawn and in what order; a larger draw begins with the smaller one.
+    Every question of a test split is left out of training, whether drawn or not. One pool is cut at the middle of the
+    range of the questions' hashes, for every seed, moved only as far as the requested numbers need. The seed decides
+    which problems of a side are drawn and in what order; a larger draw begins with the smaller one.
 
     Parameters
     ----------
     pools
         ``train`` and ``test``, or one. Problems without gold can only train.
-    source
-        For messages.
 
     Raises
     ------
@@ -111,8 +106,7 @@ def _cut(pool: Mapping[str, Problem], train: int, eval: int) -> tuple[dict[str, 
 
 
 def _sample(side: Mapping[str, Problem], count: int, seed: int, name: str) -> list[Problem]:
-    # Ranking by a seeded hash of the question makes the draw independent of
-    # the order in which files list their problems.
+    # Ranked by a seeded hash of the question: the order in which files list their problems changes nothing.
     ranked = sorted(side, key=lambda key: (derive_seed(seed, "draw", name, key), key))
     return [side[key] for key in ranked[:count]]
 
@@ -120,12 +114,10 @@ def _sample(side: Mapping[str, Problem], count: int, seed: int, name: str) -> li
 def leak_guard(train: Iterable[Problem], eval: Iterable[Problem]) -> None:
     """Refuse evaluation questions that occur among the training questions.
 
-    Splits are disjoint by construction; this checks it where it matters, whoever made them.
-
     Raises
     ------
     LeakError
-        With the number of such questions and the first of their ids.
+        There are such questions; the message has the first of their ids.
     """
     trained = {question_hash(problem.question): problem.id for problem in train}
     leaks = [(problem.id, trained[key]) for problem in eval if (key := question_hash(problem.question)) in trained]

@@ -66,14 +66,12 @@ class Task:
     def splits(
         self, source: Path | None, train: int, eval: int, seed: int, levels: Sequence[int] | None = None
     ) -> Splits:
-        """Draw a run's problems.
+        """Draw a run's problems: ``train`` and ``eval`` of them.
 
         Parameters
         ----------
         source
             A folder that ``hpcmaf data prepare`` wrote, or a source it could read; ``None`` for generated tasks.
-        train, eval
-            How many problems of each.
         seed
             Decides the draw and nothing about which side a question is on.
         levels
@@ -82,7 +80,7 @@ class Task:
         Raises
         ------
         ConfigError
-            More is requested than there is, or what the task does not have; the message names the key.
+            More is requested than there is, or what the task does not have.
         DataError
             The source is missing, torn or of an unknown layout.
         """
@@ -93,11 +91,8 @@ class Task:
 def get_task(name: str) -> Task:
     """Look a task up by the name recipes use.
 
-    Parameters
-    ----------
-    name
-        A shipped task's; ``FILE.py:OBJECT``, a :class:`Task` in a file; or what an installed package calls it under the
-        entry point group ``hpcmaf.tasks``.
+    That is a shipped task's name; ``FILE.py:OBJECT``, a :class:`Task` in a file; or a name of the entry point group
+    ``hpcmaf.tasks``.
 
     Raises
     ------
