@@ -98,7 +98,8 @@ class Protocol:
     @property
     def openings(self) -> Openings:
         """What stands before every chat of a kind, or of a kind and agent; kinds with nothing are left out."""
-        found: dict[str, Any] = {kind: turns for kind, turns in self.prompts.openings.items() if turns}
+        kinds = self.prompts.openings.items()
+        found: dict[str, Any] = {kind: turns for kind, turns in kinds if turns and (self.judge or kind != "judge")}
         for name, (prompts, _) in self.own.items():
             kind: Kind = "first" if name.startswith("generator") else "update"
             if (turns := prompts.openings.get(kind, ())) != found.get(kind, ()):
@@ -106,9 +107,7 @@ class Protocol:
         return found
 
     def opening(self, kind: str, agent: int) -> tuple[Message, ...]:
-        """What stands before a chat of a kind; before a judge's, the system message alone."""
-        if kind == "judge":
-            return tuple(turn for turn in self.openings.get("first", ()) if turn["role"] == "system")
+        """What stands before a chat of a kind."""
         return opening(self.openings, "first" if kind == "hint" else kind, agent)
 
     def validate(self) -> None:

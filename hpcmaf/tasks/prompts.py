@@ -17,15 +17,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
 from hpcmaf.errors import ConfigError, DataError
-from hpcmaf.files.yaml import Strict
+from hpcmaf.files.yaml import Strict, added
 
 # What a prompt is for: an agent's first answer, a summary, an agent's updated answer.
-Kind = Literal["first", "summarize", "update"]
+Kind = Literal["first", "summarize", "update", "judge"]
 # Template to what it shows beside the question.
 SHOWN: Mapping[str, str | None] = {
     "first": None,
@@ -173,6 +173,7 @@ class Examples(Strict):
     first: list[Turn] = []
     summarize: list[Turn] = []
     update: list[Turn] = []
+    judge: list[Turn] = added([], "of debate.aggregate: judge")
 
 
 class PromptFile(Strict):
@@ -191,7 +192,7 @@ class PromptFile(Strict):
         None, description="the system message; joined to the first user turn where a model has none"
     )
     examples: list[Example] | Examples = Field(
-        [], description="pairs of question and answer, or lists of user and assistant under first, summarize, update"
+        [], description="question and answer each, or user and assistant in lists: first, summarize, update, judge"
     )
     first: str | None = Field(None, description="a template over question")
     summarize: str | None = Field(None, description="a template over answers and question")
@@ -216,7 +217,7 @@ def prompts_of(file: PromptFile, task: PromptSet) -> PromptSet:
         _check(name, text)
     prompts = replace(task, templates={**task.templates, **own})
     # Examples go through the template, so a fault in it shows now.
-    return replace(prompts, openings={kind: _turns(kind, file, prompts) for kind in ("first", "summarize", "update")})
+    return replace(prompts, openings={kind: _turns(kind, file, prompts) for kind in get_args(Kind)})
 
 
 def _turns(kind: Kind, file: PromptFile, prompts: PromptSet) -> tuple[Mapping[str, str], ...]:
@@ -224,7 +225,7 @@ def _turns(kind: Kind, file: PromptFile, prompts: PromptSet) -> tuple[Mapping[st
         turns = [(turn.user, turn.assistant) for turn in getattr(file.examples, kind)]
     else:
         # A critic's chat begins with its first answer, and so with what stood before that.
-        shown = file.examples if kind != "summarize" else []
+        shown = file.examples if kind in ("first", "update") else []
         turns = [(prompts.render("first", example.question), example.answer) for example in shown]
     system = [("system", file.system)] if file.system else []
     chat = [pair for user, assistant in turns for pair in (("user", user), ("assistant", assistant))]

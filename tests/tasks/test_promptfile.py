@@ -92,15 +92,20 @@ def test_what_was_read_is_in_the_store_and_in_the_training_data(recipe, tmp_path
 
 
 def test_turns_of_their_own_for_each_kind():
-    turns = {"summarize": [{"user": "u", "assistant": "a"}]}
-    made = prompts(examples=turns)
-    assert [turn["content"] for turn in made.openings["summarize"]] == ["u", "a"] and made.openings["update"] == ()
+    turns = {kind: [{"user": "u", "assistant": kind}] for kind in ("summarize", "judge")}
+    made = prompts(examples=turns, system="s")
+    read = {kind: [turn["content"] for turn in before] for kind, before in made.openings.items()}
+    assert read == {"first": ["s"], "summarize": ["s", "u", "summarize"], "update": ["s"], "judge": ["s", "u", "judge"]}
+    # A debate without a judge neither has nor stores what stands before one's prompt.
+    protocol = Protocol(2, True, made, AnswerForm.BOXED, Sampling(), seed=0, iteration=1)
+    assert "judge" not in protocol.openings and protocol.openings["summarize"] == made.openings["summarize"]
+    assert replace(protocol, judge=True).opening("judge", 0) == made.openings["judge"]
 
 
 def test_what_a_file_leaves_out_comes_from_the_task():
     own, mine = get_task("gsm8k").prompts(), prompts(system="x", first="{{ question }}!")
     assert mine.render("update", "q", "s") == own.render("update", "q", "s") and mine.render("first", "q") == "q!"
-    assert prompts() == replace(own, openings=dict.fromkeys(("first", "summarize", "update"), ()))
+    assert prompts() == replace(own, openings=dict.fromkeys(("first", "summarize", "update", "judge"), ()))
 
 
 @pytest.mark.parametrize(
