@@ -1,7 +1,7 @@
 r"""Whether two answers are the same answer.
 
-A cascade: the same string once spelled alike (`hpcmaf.answers.notation`), the parts of what is compound
-(`hpcmaf.answers.structure`), exact rational values, Math-Verify (`hpcmaf.answers.checker`).
+A cascade: the same string once spelled alike (`hpcmaf.answers.notation`), the parts of what is compound, exact rational
+values (`hpcmaf.answers.numbers`), Math-Verify (`hpcmaf.answers.checker`).
 
 Conventions are those of the MATH data set: ``50\%`` is ``50``, ``90^\circ`` is ``90``, ``\$5`` is ``5``, ``x=5`` is
 ``5``, units are dropped unless both sides name known and different ones. Decimals are exact: ``0.33`` is not ``1/3``.
@@ -12,12 +12,14 @@ are compared as words.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
+from math import inf
 
 from hpcmaf.answers import checker
 from hpcmaf.answers.checker import Deadline
 from hpcmaf.answers.notation import plain
-from hpcmaf.answers.structure import label, nesting, relations, split, value_of
+from hpcmaf.answers.numbers import value_of
 
 DEFAULT_DEADLINE_S = 5.0
 MAX_LENGTH = 1000
@@ -74,7 +76,8 @@ def _same(a: str, b: str, deadline: Deadline, depth: int) -> bool:
     if any(one and other and one != other for one, other in ((first.unit, second.unit), (first.note, second.note))):
         return False
     # "5 h" alone may be a product, beside "5 hours" it is none.
-    spellings = [{_spelling(one.text), _spelling(f"{one.text}{one.unit or ''}")} for one in (first, second)]
+    units = [("", one.unit or "", (one.unit or "").lower()) for one in (first, second)]
+    spellings = [{_spelling(text + unit) for unit in some} for text, some in zip((left, right), units, strict=True)]
     if _spelling(left) in spellings[1] or _spelling(right) in spellings[0]:
         return True
     if (verdict := _labels(left, right, deadline, depth + 1)) is not None:
@@ -88,8 +91,8 @@ def _same(a: str, b: str, deadline: Deadline, depth: int) -> bool:
         verdict = _values(left, right)
     if verdict is not None:
         return verdict
-    unreadable = any(_UNREADABLE.search(text) or nesting(text) > _MAX_NESTING for text in (left, right))
-    if unreadable or ("=" in relations(left)) != ("=" in relations(right)):  # an equation is no value
+    unreadable = any(_UNREADABLE.search(text) or _nesting(text) > _MAX_NESTING for text in (left, right))
+    if unreadable or ("=" in _relations(left)) != ("=" in _relations(right)):  # an equation is no value
         return False
     return checker.check(*sorted((left, right)), deadline)
 
@@ -122,16 +125,16 @@ def _based(text: str) -> tuple[str, int] | None:
 
 def _labels(left: str, right: str, deadline: Deadline, depth: int) -> bool | None:
     r"""``x = 5`` against ``5``, ``x = 5`` or ``x \in \{5\}``."""
-    first, second = label(left), label(right)
+    first, second = _label(left), _label(right)
     if first and second:
         known = first[0] == second[0] or not first[0] or not second[0]
         return _same(first[1], second[1], deadline, depth) if known else None
     one, other = (first, right) if first else (second, left)
-    return _same(one[1], other, deadline, depth) if one and "=" not in relations(other) else None
+    return _same(one[1], other, deadline, depth) if one and "=" not in _relations(other) else None
 
 
 def _structures(left: str, right: str, deadline: Deadline, depth: int) -> bool | None:
-    first, second = split(left), split(right)
+    first, second = _split(left), _split(right)
     if first is None and second is None:
         return None
     if first is None or second is None:
@@ -141,7 +144,7 @@ def _structures(left: str, right: str, deadline: Deadline, depth: int) -> bool |
         if kind == "set" and len(parts) == 1:
             return _same(parts[0], other, deadline, depth)
         # A condition or a difference of sets may come to an interval.
-        return None if kind in ("()", "[]", "(]", "[)") else False
+        return None if kind in _TUPLES else False
     (kind, parts), (other_kind, others) = first, second
     if kind != other_kind or len(parts) != len(others):
         return False
@@ -163,3 +166,106 @@ def _values(left: str, right: str) -> bool | None:
     one, other = value_of(left), value_of(right)
     simple = [value is not None or _SYMBOL.fullmatch(text) for text, value in ((left, one), (right, other))]
     return one is not None and one == other if all(simple) else None
+
+
+# --- what an answer in the one spelling is made of ---
+
+_TOKEN = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)
+_BOTH = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
+_OPEN = frozenset({"(", "[", "{", "\\{", "\\langle"})
+_CLOSE = frozenset({")", "]", "}", "\\}", "\\rangle"})
+_TUPLES = ("()", "[]", "(]", "[)")  # and intervals
+AND, OR = (re.compile(rf"(?<![A-Za-z\\]){word}(?![A-Za-z])") for word in ("and", "or"))
+_SIGNS = frozenset({"<", ">", "\\le", "\\ge", "\\ne", "="})
+CONDITION = re.compile(r"\\\{\s*[A-Za-z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?[|:](.*)\\\}", re.DOTALL)  # of a set
+# Left of "=" stand names, with arguments, indices, bars and brackets, and nothing that is worked out.
+_NAME_PARTS = re.compile(
+    r"_\s*(?:\{[^{}]*\}|\w)|\^\s*\{?\s*(?:-1|\\prime|\\circ)\s*\}?|(?<![A-Za-z])[A-Zfghpqr]'*(?:\^\{-1\})?\([^()]*\)|'|\\[{}|]"
+    r"|\\(?:(?:measured)?angle|triangle|over(?:line|rightarrow)|vec|(?:wide)?hat|bar|det|text|frac|sin|cos|tan|max|min|gcd|lcm|cup|cap"
+    r"|alpha|beta|gamma|delta|epsilon|theta|lambda|mu|sigma|tau|phi|omega|rho|Delta|Omega)(?![A-Za-z])"
+)
+_NAME = re.compile(r"[A-Za-z{}()\[\]|,:/\s.;]*[A-Za-z][A-Za-z{}()\[\]|,:/\s.;]*")
+
+
+def _split(text: str) -> tuple[str, tuple[str, ...]] | None:
+    """Kind and elements of a compound answer; ``None`` for a single expression.
+
+    The kind is ``set`` (also of a list), in which no order counts, a pair of brackets such as ``[)``, or ``series`` (a
+    list that goes on).
+    """
+    if CONDITION.fullmatch(text) or _relations(text) - {"="} and len(_top_level(text)) == 1:
+        return None
+    tokens, depths = zip(*_levels(text), strict=True)
+    brackets = tokens[0] + tokens[-1]
+    if brackets in (*_TUPLES, "\\{\\}") and depths[-1] == 0 not in depths[:-1]:
+        parts = _top_level(text[len(tokens[0]) : -len(tokens[-1])])
+        if brackets not in _TUPLES:
+            return _listed(parts)
+        return (brackets, parts) if len(parts) > 1 else None
+    parts = _elements(text)
+    return _listed(parts) if len(parts) > 1 or _BOTH.search(text) else None
+
+
+def _label(text: str) -> tuple[str, str] | None:
+    r"""``x = 5``, ``f(2) = 5``, ``x \in [0, 1]`` and ``1 + 1 = 2`` as what is named and its value.
+
+    What is worked out (``1 + 1``) has the empty name. ``None`` without a label, for an equation and a list of several.
+    """
+    sides = _top_level(text, ("=", "\\in"))
+    if len(sides) < 2 or text.rstrip().endswith("=") or (len(sides) > 2 and len(_elements(text)) > 1):
+        return None
+    name, value = sides[0], sides[-1]
+    if _is_name(name):
+        return "".join(name.split()), value
+    if len(sides) == 2 and _is_name(value) and value_of(name) is not None:
+        return "".join(value.split()), name
+    bound = re.search(r"\\(?:sum|prod|lim|int)(?![A-Za-z])", name)
+    return ("", value) if bound or not re.search(r"[A-Za-z]", re.sub(r"\\[a-z]+", "", name)) else None
+
+
+def _relations(text: str) -> set[str]:
+    """The signs of equality and order outside of all brackets."""
+    return {token for token, depth in _levels(text) if depth == 0 and token in _SIGNS}
+
+
+def _nesting(text: str) -> float:
+    """How deep brackets stand in one another; infinite where they do not match."""
+    depths = [0, *(depth for _, depth in _levels(text))]
+    return inf if depths[-1] or min(depths) < 0 else max(depths)
+
+
+def _top_level(text: str, separators: tuple[str, ...] = (",", ";")) -> tuple[str, ...]:
+    """Split at separators that no bracket encloses."""
+    parts = [""]
+    for token, depth in _levels(text):
+        if depth == 0 and token in separators:
+            parts.append("")
+        else:
+            parts[-1] += token
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def _levels(text: str) -> Iterator[tuple[str, int]]:
+    """Tokens, and how many brackets are open behind each."""
+    depth = 0
+    for token in _TOKEN.findall(text):
+        depth += (token in _OPEN) - (token in _CLOSE)
+        yield token, depth
+
+
+def _elements(text: str) -> tuple[str, ...]:
+    return _top_level(OR.sub(",", AND.sub(",", text)))
+
+
+def _is_name(text: str) -> bool:
+    return _NAME.fullmatch(_NAME_PARTS.sub("N", text)) is not None and len(text) <= 60
+
+
+def _listed(parts: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    r"""A set; ``1 \pm a`` is two of its elements."""
+    expanded = tuple(
+        _BOTH.sub(lambda sign: signs[sign[0] == "\\mp"], part)
+        for part in parts
+        for signs in (("+-", "-+") if _BOTH.search(part) else ("",))
+    )
+    return "series" if any("\\ldots" in part for part in parts) else "set", expanded

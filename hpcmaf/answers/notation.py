@@ -98,7 +98,7 @@ _REWRITES = [
 ]
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3}(?!\d))+(?!,\d)")
-_SPACED = re.compile(r"(?<![\d.,/^_] )(?<![\d.,/^_])[1-9]\d{0,2}(?: \d{3}(?!\d))+(?! ?[/\d])")
+SPACED = re.compile(r"(?<![\d.,/^_] )(?<![\d.,/^_])[1-9]\d{0,2}(?: \d{3}(?!\d))+(?! ?[/\d])")
 # An angle is a number to a sine: there, unlike at the end of an answer, the degree sign counts.
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)" + _N)
 _CIRCLE = r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ" + _N + ")"
@@ -201,7 +201,7 @@ def _unwrapped(text: str) -> str:
 
 def _joined(text: str) -> str:
     """Thousands separators are dropped where all commas can be such, or where a list has a space behind its own."""
-    text = _SPACED.sub(lambda match: match[0].replace(" ", ""), text)
+    text = SPACED.sub(lambda match: match[0].replace(" ", ""), text)
     pieces = re.split(r"(,\s+|[()\[\]]|\\[{}])", text)
     joined = [_THOUSANDS.sub(lambda match: match[0].replace(",", ""), piece) for piece in pieces]
     enclosed = len(pieces) > 1 and not any(re.match(r",\s", piece) for piece in pieces)

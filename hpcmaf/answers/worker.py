@@ -21,7 +21,8 @@ from latex2sympy2_extended import NormalizationConfig, latex2sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 from math_verify import verify
 
-from hpcmaf.answers.structure import AND, CONDITION, OR, value_of
+from hpcmaf.answers.equal import AND, CONDITION, OR
+from hpcmaf.answers.numbers import value_of
 
 MEMORY_BYTES = 4 << 30
 # As Math-Verify reads by itself, units that are variables go (5c), A is a, and decimals are rounded to six digits.

@@ -28,7 +28,6 @@ def mmlu(row: Row) -> Problem:
         values = {"question": cells[0], "choices": cells[1:-1], "answer": cells[-1]}
         row = replace(row, values=values, group=subject)
     choices = _choices(row, row.values.get("choices"), [4])
-    # Hub rows name their subject but are numbered over the whole split.
     return _problem(row, row.id("mmlu", "id"), row.text("question"), choices, row.text("answer"), subject)
 
 
@@ -76,7 +75,6 @@ def _choices(row: Row, found: Any, counts: Sequence[int]) -> list[str]:
     if not isinstance(found, list) or len(found) not in counts:
         wanted = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
         raise DataError(f"{row.where}: its choices are not {wanted}, from A on; repair or remove the record")
-    # "None" and "" are choices that have been seen to go missing in CSVs.
     if any(choice is None or not str(choice).strip() for choice in found):
         raise DataError(f"{row.where}: one of its choices is empty; repair or remove the record")
     return [str(choice).strip() for choice in found]

@@ -1,10 +1,8 @@
 """Answers that are programs (HumanEval, MBPP): one vote for the same outputs, right where the tests pass.
 
-A problem names its function in ``meta["entry_point"]``, or its question does. What a voter may see of a problem's tests
-is the calls that the question shows, never what they should return: programs are called as in the question, and with
-such arguments changed a little, drawn from the question alone: lists and strings of the same elements, hardly longer,
-and numbers of the same sign, hardly larger. A program that returns on none of these calls, or does not end on all of
-them in time, is no answer.
+A problem names its function in ``meta["entry_point"]``, or its question does. Programs are called as in the question,
+and with such arguments changed a little, drawn from the question alone. One that returns on none of these calls, or
+does not end on all of them in time, is no answer.
 
 An answer is the program under a line with a digest of its outputs, which is its key in votes. So programs run when
 answers are extracted, and when they are marked by the problem's tests (its gold), in :mod:`hpcmaf.tasks.sandbox`.
@@ -41,15 +39,9 @@ _LONGEST_CALL = 2000
 
 @dataclass(frozen=True)
 class Code:
-    """The grader of programs.
+    """The grader of programs."""
 
-    Attributes
-    ----------
-    sandbox
-        ``namespaces`` or ``limits``.
-    """
-
-    sandbox: str = "namespaces"
+    sandbox: str = "namespaces"  # or "limits"
 
     def check(self) -> None:
         """Refuse a machine that cannot run programs safely."""
@@ -100,10 +92,7 @@ def function_of(problem: Problem, program: str) -> str:
 def calls_of(question: str, name: str, known: frozenset[str] = frozenset()) -> tuple[str, ...]:
     """The calls of a function that a question shows, and such calls with arguments changed a little.
 
-    Parameters
-    ----------
-    known
-        Names that arguments may use: an ``f(x)`` in words is no call.
+    Arguments may use ``known`` names alone: an ``f(x)`` in words is no call.
     """
     shown: dict[str, ast.Call] = {}
     for match in re.finditer(rf"(?<!\w)(?<!def ){re.escape(name)}\(", question):

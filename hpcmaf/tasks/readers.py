@@ -26,30 +26,14 @@ Record = tuple[str, str | None, Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One record of a source.
+    """One record of a source."""
 
-    Attributes
-    ----------
-    where
-        File and line, for messages.
-    values
-        Its columns. Those of a CSV file without header are named ``"0"``, ``"1"``, ...
-    split
-        A name of ``SPLIT_NAMES``, or ``"all"`` where the source names none.
-    file
-        Stem of the file it came from.
-    group
-        Subject folder; empty where there is none.
-    index
-        0-based within split and group.
-    """
-
-    where: str
-    values: Mapping[str, Any]
-    split: str
-    file: str = ""
-    group: str = ""
-    index: int = 0
+    where: str  # file and line, for messages
+    values: Mapping[str, Any]  # by column; a CSV file without header has "0", "1", ...
+    split: str  # of SPLIT_NAMES, or "all" where the source names none
+    file: str = ""  # stem of its name
+    group: str = ""  # a subject's folder
+    index: int = 0  # within split and group
 
     def first_of(self, *keys: str) -> str | None:
         """The first of ``keys`` under which this row says something, else the first that it has."""
@@ -70,7 +54,6 @@ class Row:
                 f"{self.where}: no key '{keys[0]}' (keys found: {found}); add it or check --source and TASK"
             )
         value = self.values[key]
-        # bool is an int, and never an answer anyone meant.
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise DataError(f"{self.where}: '{key}' is a {type(value).__name__}, not text; write it as a string")
         if isinstance(value, float) and not math.isfinite(value):
@@ -129,20 +112,15 @@ def read_csv(path: Path) -> Iterator[Record]:
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        header: list[str] | None = None
-        for cells in filter(None, reader):
-            if header is None:
-                header = cells if "question" in map(str.casefold, cells) else []
-                if header:
-                    continue
-            where, names = f"{path}, line {reader.line_num}", header or [str(n) for n in range(len(cells))]
-            if len(cells) != len(names):
-                raise DataError(
-                    f"{where}: {len(cells)} cells under a header of {len(names)}; repair or remove the line"
-                )
-            yield where, None, dict(zip(names, cells, strict=True))
+        rows = [(f"{path}, line {reader.line_num}", cells) for cells in reader if cells]
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: torn CSV ({error}); fetch the file again") from error
+    header = rows.pop(0)[1] if rows and "question" in map(str.casefold, rows[0][1]) else None
+    for where, cells in rows:
+        names = header or [str(n) for n in range(len(cells))]
+        if len(cells) != len(names):
+            raise DataError(f"{where}: {len(cells)} cells under a header of {len(names)}; repair or remove the line")
+        yield where, None, dict(zip(names, cells, strict=True))
 
 
 def read_parquet(path: Path) -> Iterator[Record]:

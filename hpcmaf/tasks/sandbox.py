@@ -2,9 +2,9 @@
 
 ``namespaces``, the default, gives a program a root of its own, with Python and the system's libraries to read, 32 MiB
 of memory to write files in, and no network, no other process and no file besides. It is made by util-linux's
-``unshare`` without any right of root; root becomes a user that owns nothing. ``limits`` is for machines where that
-cannot be had and whatever hpcmaf runs in is a sandbox already: it bounds time, memory, processes and sizes, but keeps a
-program neither from the network nor from the files of whoever runs it. Only a recipe can ask for it, and never as root.
+``unshare`` without any right of root; root becomes a user that owns nothing. ``limits``, which only a recipe can ask
+for, and never as root, is for machines that are a sandbox already: it bounds time, memory, processes and sizes, but
+keeps a program neither from the network nor from the files of whoever runs it.
 """
 
 from __future__ import annotations

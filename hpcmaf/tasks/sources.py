@@ -19,8 +19,7 @@ from hpcmaf.tasks.task import Task
 
 ALL_LEVELS = frozenset(range(1, 6))
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
-# Folders that stand for a whole data set, not for a subject.
-_NOT_SUBJECTS = {*SPLIT_NAMES, "main", "data", "default", "all"}
+_NOT_SUBJECTS = {*SPLIT_NAMES, "main", "data", "default", "all"}  # folders that stand for a whole data set
 _DATA = {*READERS, ".gz", ".xz", ".bz2", ".zst", ".zip", ".tsv", ".ndjson", ".txt"}
 # MMLU's auxiliary_train is no training split of its own questions.
 _SAYS_SPLIT = re.compile(rf"(?<!auxiliary)(?:^|[-_.])({'|'.join(SPLIT_NAMES)})(?![a-z0-9])")
@@ -233,13 +232,12 @@ def read_parts(parts: Sequence[Part]) -> Iterator[Row]:
     """Read files one after the other, numbering rows within split and group."""
     counts: dict[tuple[str, str, str], int] = {}
     for part in parts:
-        empty = True
         # CSV files are one subject each, so numbering starts anew.
         scope = part.path.stem if part.path.suffix == ".csv" else ""
+        index = None
         for where, named, values in READERS[kind(part.path)](part.path):
-            empty = False
             key = (named or part.split, part.group, scope)
             index = counts[key] = counts.get(key, -1) + 1
             yield Row(where, values, key[0], part.path.stem, part.group, index)
-        if empty:
+        if index is None:
             raise DataError(f"{part.path}: holds no problems; fetch or write it again")
