@@ -85,7 +85,7 @@ def signals(transcripts: Iterable[Transcript], *, seed: int, iteration: int) -> 
         vote = consensus(transcript, transcript.rounds, seed, iteration)
         ids.append(transcript.problem.id)
         votes.append(vote.answer and transcript.grader.spelling(vote.answer, transcript.problem))
-        agreed.append(all(vote.agrees))
+        agreed.append(all(vote.agrees) and len(vote.agrees) > 1)  # one answer agrees with nobody
         agreeing += sum(vote.agrees)
         last = transcript.answers[transcript.ended - 1]
         turns += last

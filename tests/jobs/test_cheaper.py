@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from hpcmaf.debate.consensus import consensus, undecided
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.engines import Request
 from hpcmaf.errors import DataError
-from hpcmaf.evaluation.alarm import SCHEMA, readings
+from hpcmaf.evaluation.alarm import SCHEMA, readings, signals
 from hpcmaf.files.publish import write_json
 from hpcmaf.jobs.serving import last_society
 from hpcmaf.launch.prepare import prepare_run
@@ -219,3 +220,10 @@ def test_it_is_an_alarm_if_ever_more_of_the_base_is_overruled(tmp_path: Path) ->
         write_json(run.signals(t), {"schema": SCHEMA} | found)
     assert [one.overruled for one in readings(run)] == [None, 0.15, 0.25]
     assert [len(one.alarm) for one in readings(run)] == [0, 0, 1]
+
+
+def test_one_answer_a_problem_is_no_agreement(runs: dict[str, Played]) -> None:
+    debates = runs["full"].debates(1, "eval")
+    alone = [replace(one, answers=((one.answers[0][0],),), summaries=()) for one in debates]
+    assert any(signals(debates, seed=0, iteration=1)["agreed"])
+    assert not any(signals(alone, seed=0, iteration=1)["agreed"])
