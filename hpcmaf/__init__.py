@@ -35,7 +35,7 @@ _EXPORTS = {
     "hpcmaf.tasks.sources": ("Files",),
     "hpcmaf.tasks.prompts": ("PromptSet",),
     "hpcmaf.tasks.problems": ("Problem",),
-    "hpcmaf.engines.basemodel": ("base_model",),
+    "hpcmaf.models.basemodel": ("base_model",),
     "hpcmaf.engines.base": ("Sampling", "ServedModels"),
     "hpcmaf.engines.transformers_engine": ("TransformersEngine",),
     "hpcmaf.engines.vllm": ("VllmEngine",),

@@ -8,11 +8,11 @@ import click
 
 from hpcmaf.cli.options import RunOptions, run_options
 from hpcmaf.debate.methods import METHODS
-from hpcmaf.engines.basemodel import base_model
-from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.errors import UsageError
 from hpcmaf.jobs.debate import protocol_of
 from hpcmaf.launch.prepare import draw
+from hpcmaf.models.basemodel import base_model
+from hpcmaf.models.chat import ChatFormat
 
 
 @click.command(short_help="Print every prompt of a recipe as the model will see it.")

@@ -10,8 +10,8 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from hpcmaf.config.agents import BY_NUMBER, AgentSettings, check_agents, names_of, resolved
 from hpcmaf.debate.methods import METHODS, Objective, Shape
 from hpcmaf.engines.base import Sampling
-from hpcmaf.engines.chat import DATE
 from hpcmaf.files.yaml import Strict, added
+from hpcmaf.models.chat import DATE
 from hpcmaf.tasks import TASKS
 from hpcmaf.tasks.prompts import PromptFile
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from hpcmaf.answers import spoken
-from hpcmaf.engines.chat import Message
+from hpcmaf.models.chat import Message
 from hpcmaf.tasks.grader import Grader
 from hpcmaf.tasks.problems import Problem
 

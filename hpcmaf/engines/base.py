@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field, model_validator
 
-from hpcmaf.engines.chat import Message
 from hpcmaf.errors import EngineError
 from hpcmaf.files.yaml import Strict, added
+from hpcmaf.models.chat import Message
 
 
 class Sampling(Strict):

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from hpcmaf.engines.base import Completion, Request, ServedModels
-from hpcmaf.engines.basemodel import load
-from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.engines.journal import Journal
+from hpcmaf.models.basemodel import load
+from hpcmaf.models.chat import ChatFormat
 from hpcmaf.seeding import derive_seed
 
 _TICK_SECONDS = 0.4

@@ -20,11 +20,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from hpcmaf.engines.base import Completion, Request, ServedModels, until_quiet
-from hpcmaf.engines.basemodel import load, pick_device
 from hpcmaf.engines.engine import BaseEngine, Prompts
 from hpcmaf.engines.generating import Waiting, generate, likelihoods
 from hpcmaf.engines.journal import Journal
 from hpcmaf.errors import EngineError, OutOfMemory
+from hpcmaf.models.basemodel import load, pick_device
 
 # Prompts within so many tokens of each other count as equally long, so that
 # those for one adapter can travel together.

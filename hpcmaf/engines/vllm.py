@@ -20,7 +20,6 @@ from hpcmaf.cores import gpus
 from hpcmaf.engines import server as servers
 from hpcmaf.engines.adapters import MixedUp, check_identity, load_adapters, serving_names
 from hpcmaf.engines.base import Completion, Diverged, Request, ServedModels, until_quiet
-from hpcmaf.engines.basemodel import pick_device
 from hpcmaf.engines.client import ServerError
 from hpcmaf.engines.engine import BaseEngine, Prompts
 from hpcmaf.engines.journal import Journal
@@ -30,6 +29,7 @@ from hpcmaf.engines.watching import Meter, read_failure, written
 from hpcmaf.errors import EngineError, FailureKind, OutOfMemory
 from hpcmaf.files.locking import locked, say
 from hpcmaf.files.publish import write_json
+from hpcmaf.models.basemodel import pick_device
 
 _LOOK_SECONDS = 2.0
 _PAUSE_SECONDS = 5.0

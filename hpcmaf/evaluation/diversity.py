@@ -16,9 +16,9 @@ import numpy as np
 from hpcmaf.debate.methods import Society
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.engines.base import Engine, Request, Sampling, ServedModels
-from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.errors import EngineError, brief
 from hpcmaf.evaluation.accuracy import DIVERSITY_SCHEMA, estimate
+from hpcmaf.models.chat import ChatFormat
 
 # At (j, i): log-likelihood, in nats, of each token of agent i's final response, in agent i's own chat, under agent j's
 # model, or under agent i's untouched base where j is None. What could not be scored is left out.

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from hpcmaf.config.recipe import Recipe
 from hpcmaf.debate.methods import METHODS, SINGLE
-from hpcmaf.engines.basemodel import base_model
 from hpcmaf.errors import DataError, UsageError
 from hpcmaf.files.publish import atomic_path
 from hpcmaf.jobs.finetune import job_of
 from hpcmaf.jobs.serving import last_society
+from hpcmaf.models.basemodel import base_model
 from hpcmaf.run.directory import RunDir
 from hpcmaf.selection.select import write_selection
 from hpcmaf.training.job import run_finetune

@@ -7,8 +7,8 @@ from typing import Any
 
 from hpcmaf.config.recipe import Recipe
 from hpcmaf.debate.methods import SINGLE
-from hpcmaf.engines.basemodel import base_model
 from hpcmaf.jobs.context import TaskContext
+from hpcmaf.models.basemodel import base_model
 from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.job import run_finetune
 

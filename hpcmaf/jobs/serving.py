@@ -10,10 +10,10 @@ from pathlib import Path
 from hpcmaf.config.recipe import Recipe
 from hpcmaf.debate.methods import METHODS, SUMMARIZER, Society
 from hpcmaf.engines.base import ServedModels
-from hpcmaf.engines.basemodel import base_model, load
 from hpcmaf.engines.options import AdapterShape
 from hpcmaf.errors import DataError
 from hpcmaf.files.publish import read_json
+from hpcmaf.models.basemodel import base_model, load
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.records import Ended
 

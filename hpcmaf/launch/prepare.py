@@ -11,11 +11,11 @@ from typing import Any
 
 from hpcmaf.config.profile import Profile
 from hpcmaf.config.recipe import Lora, Model, Recipe, TaskSource
-from hpcmaf.engines.basemodel import base_model
 from hpcmaf.errors import ConfigError, DataError, EngineError, PlanChangedError
 from hpcmaf.files.hub import SECONDS, ask_hub, reason
 from hpcmaf.files.publish import Record, read_json, write_json, write_text
 from hpcmaf.jobs.debate import protocol_of
+from hpcmaf.models.basemodel import base_model
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, build_plan, check_continues, describe_problems
 from hpcmaf.tasks import Splits, get_task, leak_guard
@@ -106,7 +106,7 @@ def _validate_template(model: Model) -> None:
     """Refuse a user's chat template that loses turns."""
     base = base_model(model.path)
     if model.chat_template and Path(base).is_dir():
-        from hpcmaf.engines.chat import ChatFormat  # slow, and seldom needed here
+        from hpcmaf.models.chat import ChatFormat  # slow, and seldom needed here
 
         try:
             chat = ChatFormat.from_pretrained(base, trust_remote_code=model.trust_remote_code, **model.chat)

@@ -16,8 +16,8 @@ import h5py
 import numpy as np
 
 from hpcmaf.debate.transcript import Openings, Transcript, Utterance
-from hpcmaf.engines.chat import Message
 from hpcmaf.errors import HpcmafError, StoreError, brief, errno_of, system_error
+from hpcmaf.models.chat import Message
 from hpcmaf.store.schema import (
     BLOCK,
     DATASETS,

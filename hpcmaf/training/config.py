@@ -15,9 +15,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from hpcmaf.config.profile import Finetuning
 from hpcmaf.config.recipe import Training
-from hpcmaf.engines.chat import DATE
 from hpcmaf.errors import ConfigError
 from hpcmaf.files.publish import first_fault, write_json
+from hpcmaf.models.chat import DATE
 
 
 class FinetuneJob(Training, Finetuning):

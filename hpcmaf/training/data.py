@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcmaf.debate.methods import Objective
-from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.errors import DataError, TrainingError
+from hpcmaf.models.chat import ChatFormat
 from hpcmaf.seeding import derive_seed
 from hpcmaf.selection.sources import LossOn
 
@@ -77,7 +77,7 @@ def load_tokens(
 
     A sample with a text longer than ``max_length`` tokens is dropped whole:
     cutting it would cut off its answer, the one part that carries loss. For
-    ``loss_on`` see :meth:`hpcmaf.engines.chat.ChatFormat.sample`; of what is
+    ``loss_on`` see :meth:`hpcmaf.models.chat.ChatFormat.sample`; of what is
     compared or rewarded, the last turn carries it.
 
     Raises

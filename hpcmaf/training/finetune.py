@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.errors import TrainingError
+from hpcmaf.models.chat import ChatFormat
 from hpcmaf.seeding import derive_seed
 from hpcmaf.training import engine as ds
 from hpcmaf.training.checkpointer import Checkpointer

@@ -70,7 +70,7 @@ def trl(folder: Path, arm: str, *, checkpointed: bool) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    from hpcmaf.engines.chat import ChatFormat
+    from hpcmaf.models.chat import ChatFormat
     from hpcmaf.training.data import load_tokens
 
     cuda = torch.cuda.is_available()

@@ -39,7 +39,7 @@ TARGET = 0x80
 def encode(turns: Sequence[str], start: int = 0) -> NDArray[np.uint8]:
     """Encode alternating user and assistant turns, as the chat template would.
 
-    The quick twin of :meth:`hpcmaf.engines.chat.ChatFormat.sample` with loss on all
+    The quick twin of :meth:`hpcmaf.models.chat.ChatFormat.sample` with loss on all
     assistant turns; a test compares the two.
 
     Parameters

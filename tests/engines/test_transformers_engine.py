@@ -13,13 +13,13 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from hpcmaf.engines import Completion, Request, Sampling, ServedModels
-from hpcmaf.engines.basemodel import pick_device
-from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.engines.generating import SeededSampling, Waiting
 from hpcmaf.engines.journal import Journal
 from hpcmaf.engines.transformers_engine import TransformersEngine, next_batch
 from hpcmaf.errors import EngineError, OutOfMemory, PlatformError
 from hpcmaf.micro import base_path
+from hpcmaf.models.basemodel import pick_device
+from hpcmaf.models.chat import ChatFormat
 from hpcmaf.tasks import get_task
 from tests.tiny_models import thinking_model, tiny_adapter, tiny_model
 

@@ -64,7 +64,7 @@ def test_lines_are_debates_in_the_prompts_of_a_run_and_of_its_training_side() ->
 @pytest.mark.slow
 def test_the_template_and_the_quick_encoder_agree() -> None:
     """Corpus lines are, token for token, what a run's chats are."""
-    from hpcmaf.engines.chat import ChatFormat
+    from hpcmaf.models.chat import ChatFormat
 
     chat, author, rng = ChatFormat.from_pretrained(str(base_path())), Author(), random.Random(1)
     for turns in (turns for _ in range(60) for turns in debate_lines(author, rng)):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcmaf.engines.chat import ChatFormat
+from hpcmaf.models.chat import ChatFormat
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store import Store, verify
 from tests.commands import HPCMAF, processes, setting

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcmaf.engines.chat import Sample
 from hpcmaf.errors import DataError, TrainingError
+from hpcmaf.models.chat import Sample
 from hpcmaf.training.data import IGNORED, TokenSample, collate, global_batches, load_tokens, share
 
 samples = st.lists(st.integers(2, 30), min_size=1, max_size=40).map(

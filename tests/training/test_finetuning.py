@@ -13,8 +13,8 @@ from peft import PeftModel
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.errors import TrainingError
+from hpcmaf.models.chat import ChatFormat
 from hpcmaf.seeding import derive_seed
 from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.data import global_batches, load_tokens

@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.recipe import Selection as Rules
-from hpcmaf.engines.chat import ChatFormat
 from hpcmaf.errors import ConfigError
 from hpcmaf.launch.prepare import draw
+from hpcmaf.models.chat import ChatFormat
 from hpcmaf.selection.select import select
 from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.data import TokenPair, TokenSample, load_tokens

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcmaf.config.recipe import Selection as Rules
-from hpcmaf.engines.chat import ChatFormat
+from hpcmaf.models.chat import ChatFormat
 from hpcmaf.selection.select import select, write_selection
 from hpcmaf.training.data import load_tokens
 from tests.debate.scripted import debate

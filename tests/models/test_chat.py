@@ -6,8 +6,8 @@ import pytest
 from transformers import GenerationConfig
 
 from hpcmaf.answers import AnswerForm, extract, spoken
-from hpcmaf.engines.chat import ChatFormat, Message
 from hpcmaf.errors import EngineError, failure_kind
+from hpcmaf.models.chat import ChatFormat, Message
 from tests.tiny_models import BOS_TEMPLATE, END_TEMPLATE, make_tokenizer
 
 pytestmark = pytest.mark.slow  # imports transformers

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from hpcmaf.answers import closing_mark, opened_thought
-from hpcmaf.engines.basemodel import load
 from hpcmaf.errors import EngineError, brief
+from hpcmaf.models.basemodel import load
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -149,11 +149,9 @@ class ChatFormat:
 
     @cached_property
     def _marks(self) -> re.Pattern[str]:
-        """Finds the names of control tokens in a text.
+        """Finds the names of control tokens in a text: special ones, those that end a turn, and the template's own.
 
-        These are special tokens, those that end a turn, and those that the
-        template writes around one. Other added tokens, such as the
-        ``<think>`` of some models, are words that models say.
+        Other added tokens, such as the ``<think>`` of some models, are words that models say.
         """
         added = self.tokenizer.added_tokens_decoder
         roles: tuple[Literal["system", "user", "assistant"], ...] = ("system", "user", "assistant", "user")
@@ -188,10 +186,8 @@ class ChatFormat:
     def end_of_turn(self) -> tuple[int, ...]:
         """Tokens that the template puts behind an assistant turn, up to the first that is a control token.
 
-        These are what generation stops at, so they are trained as part of
-        the target. A control token is any that was added to the vocabulary,
-        since many tokenizers call few of theirs special, or one of the
-        generation config's ends.
+        Generation stops at these, so they are trained as part of the target. A control token is any that was added to
+        the vocabulary, since many tokenizers call few of theirs special, or one of the generation config's ends.
         """
         turn: list[Message] = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _PROBE}]
         _, shown, suffix = self._render(turn, False).rpartition(_PROBE)
@@ -218,8 +214,7 @@ class ChatFormat:
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of a completion, without its end of turn and special tokens.
 
-        Where the template begins a thought for the model, the text begins
-        with the template's mark, so that it reads as what it is.
+        Where the template begins a thought for the model, the text begins with the template's mark.
         """
         ids, end = list(token_ids), self.end_of_turn
         # Not every tokenizer calls its end of turn special.
@@ -250,11 +245,9 @@ class ChatFormat:
     ) -> Sample:  # fmt: skip
         """Render a chat for training.
 
-        It is exactly ``prompt_ids`` of the turns before the last, then the
-        last turn's own tokens, then the end of turn. With ``all_turns``
-        earlier assistant turns count too, as in the released code, in the
-        form in which the template shows them to later ones: most often
-        without white space at their ends.
+        It is exactly ``prompt_ids`` of the turns before the last, then the last turn's own tokens, then the end of
+        turn. With ``all_turns`` earlier assistant turns count too, as in the released code, in the form in which the
+        template shows them to later ones: most often without white space at their ends.
 
         Parameters
         ----------
@@ -266,8 +259,7 @@ class ChatFormat:
             Whether the last turn came to its end; one that was cut off does
             not teach where to end.
         opening
-            How many messages stand before the chat proper, such as worked
-            examples; they never carry loss.
+            How many messages stand before the chat proper, such as worked examples; they never carry loss.
 
         Raises
         ------
