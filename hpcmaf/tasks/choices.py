@@ -87,11 +87,8 @@ def _problem(row: Row, id: str, question: str, choices: Sequence[str], answer: s
     if answer.isdecimal() and int(answer) < len(letters):
         answer = letters[int(answer)]
     if len(answer) != 1 or answer not in letters:
-        last = len(letters) - 1
-        raise DataError(
-            f"{row.where}: answer {answer[:20]!r} is neither a letter A to {letters[last]} nor an index 0 to {last}; "
-            "repair it"
-        )
+        known = f"a letter A to {letters[-1]} nor its index from 0"
+        raise DataError(f"{row.where}: answer {answer[:20]!r} is neither {known}; repair it")
     lines = [f"({letter}) {choice}" for letter, choice in zip(letters, choices, strict=True)]
     return Problem(id, "\n".join([question, *lines]), answer, {"subject": subject} if subject else {})
 

@@ -115,9 +115,7 @@ def get_task(name: str) -> Task:
 
 
 def load_plugin(key: str, name: str, group: str) -> Any:
-    """``FILE.py:OBJECT``, or what an installed package offers under a group of entry points; ``None`` if none does.
-
-    Of a class one object is made, without arguments.
+    """``FILE.py:OBJECT``, or an entry point of a group, ``None`` if there is none; of a class one object is made.
 
     Raises
     ------
