@@ -3,9 +3,8 @@
 The method is that of *Multiagent Finetuning: Self Improvement with Diverse
 Reasoning Chains* (ICLR 2025, arXiv:2501.05707).
 
-What this package exports is its public Python API; ``recipes/minimal.py`` is
-the method written with it. Names are imported when they are first used, so
-``import hpcmaf`` itself loads nothing. From top to bottom:
+What this package exports is its public Python API; ``recipes/minimal.py`` is the method written with it. Names are
+imported when they are first used, so ``import hpcmaf`` itself loads nothing. From top to bottom:
 
 - tasks: :func:`get_task`, :class:`Problem`; for a :class:`Task` of your own
   :class:`Generated` (from a seed) or :class:`Files` (from data), and a :class:`PromptSet`

@@ -1,8 +1,7 @@
 """Everything that can go wrong in a way the user can mend, and its exit code.
 
-One line per error: what is wrong, where, and what to do. The command line
-prints that line and leaves with the class's exit code; a traceback means a
-defect of this program.
+One line per error: what is wrong, where, and what to do. The command line prints that line and leaves with the class's
+exit code; a traceback means a defect of this program.
 """
 
 from __future__ import annotations
@@ -29,8 +28,7 @@ class HpcmafError(Exception):
     Parameters
     ----------
     kind
-        What the failure means for another attempt; the
-        class's own by default.
+        What the failure means for another attempt; the class's own by default.
     errno
         The operating system's number, where one is behind it.
     node
@@ -256,8 +254,7 @@ def _own_kind(error: BaseException) -> FailureKind | None:
 def system_error(error: OSError | MemoryError) -> PlatformError:
     """What the operating system refused, as one line for the user.
 
-    For failures that no code nearer to them has explained: a full disk, a
-    folder without permission, a name too long.
+    For failures that no code nearer to them has explained: a full disk, a folder without permission, a name too long.
     """
     if isinstance(error, MemoryError):
         return PlatformError(f"out of memory ({error}); free some, or use less".replace(" ()", ""), kind="memory")

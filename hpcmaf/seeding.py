@@ -1,8 +1,7 @@
 """Seeds that depend on what is drawn and on nothing else.
 
-A seed never depends on shard, batch, order or machine: that is what makes a
-run repeatable after a kill, and a vote's tie-break independent of how the
-work was cut up.
+A seed never depends on shard, batch, order or machine: that is what makes a run repeatable after a kill, and a vote's
+tie-break independent of how the work was cut up.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The ``slurm:`` section of a profile: what jobs request of one cluster, and how.
 
-Everything here ends up in a batch script, so values are limited to what such a
-value can be: a profile from another person must not be able to smuggle in a
-line of shell.
+Everything here ends up in a batch script, so values are limited to what such a value can be: a profile from another
+person must not be able to smuggle in a line of shell.
 """
 
 from __future__ import annotations

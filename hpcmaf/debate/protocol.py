@@ -243,8 +243,7 @@ async def debate_all(
         shown = replace(problem, gold=None) if one is debate else problem
         return replace(await one(shown, society, protocol, engine), problem=problem)
 
-    # gather, not a TaskGroup: the first failure arrives as it is, so its class
-    # still decides the exit code.
+    # gather, not a TaskGroup: the first failure arrives as it is, so its class still decides the exit code.
     return list(await gather(*map(transcript, problems)))
 
 

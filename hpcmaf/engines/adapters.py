@@ -1,8 +1,7 @@
 """Agents' adapters on a vLLM server: loaded while it runs, and self-tested before a debate uses them.
 
-A batch that mixes adapters can give rows to the wrong one without a word (vLLM
-on CPUs does when all adapter slots are taken). So known prompts go through the
-base and every adapter together, then through each alone, by the requests that
+A batch that mixes adapters can give rows to the wrong one without a word (vLLM on CPUs does when all adapter slots are
+taken). So known prompts go through the base and every adapter together, then through each alone, by the requests that
 debates make, and the two must agree.
 """
 

@@ -110,8 +110,7 @@ class Completion:
 class Engine(Protocol):
     """Turns requests into completions; may batch as it likes.
 
-    ``complete`` may be awaited by thousands of coroutines at once. What it
-    returns depends on the request alone.
+    ``complete`` may be awaited by thousands of coroutines at once. What it returns depends on the request alone.
     """
 
     async def complete(self, request: Request) -> Completion:
@@ -128,8 +127,7 @@ class ServedModels:
     base
         Folder or hub id of the base model.
     tuning
-        ``"lora"``: ``agents`` are PEFT adapters on the base; ``"full"``: each
-        is a whole checkpoint.
+        ``"lora"``: ``agents`` are PEFT adapters on the base; ``"full"``: each is a whole checkpoint.
     agents
         Agent name to folder; empty before the first iteration.
     chat
@@ -163,9 +161,8 @@ class Diverged(EngineError):
         )
 
 
-# Loop turns without a new request after which all debates count as waiting.
-# Waking a debate from a finished batch takes four: the request's future, the
-# gather over the agents, the debate's task, its new requests' tasks.
+# Loop turns without a new request after which all debates count as waiting. Waking a debate from a finished batch takes
+# four: the request's future, the gather over the agents, the debate's task, its new requests' tasks.
 _QUIET_TURNS = 8
 
 

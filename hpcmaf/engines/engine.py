@@ -91,12 +91,10 @@ class BaseEngine:
     async def complete(self, request: Request) -> Completion:
         """Generate one completion; see ``Engine``.
 
-        A prompt that fills the context leaves no room to answer: its
-        completion is empty, with finish reason ``"length"``. It takes a
-        second request where a thought is longer than
-        ``sampling.thinking_tokens``: the first stops there, and the other
-        begins with that thought and its end. Where there is no need of the
-        second one it is counted as completed.
+        A prompt that fills the context leaves no room to answer: its completion is empty, with finish reason
+        ``"length"``. It takes a second request where a thought is longer than ``sampling.thinking_tokens``: the first
+        stops there, and the other begins with that thought and its end. Where there is no need of the second one it is
+        counted as completed.
         """
         limit = request.sampling.thinking_tokens
         if not limit or self.prompts is None:
@@ -183,8 +181,7 @@ class RoutingEngine:
     Parameters
     ----------
     engines
-        Of the bases in ``served``, in that order; the first answers for the
-        base of the run.
+        Of the bases in ``served``, in that order; the first answers for the base of the run.
     """
 
     def __init__(self, served: Sequence[ServedModels], engines: Sequence[Any]) -> None:

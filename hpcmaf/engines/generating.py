@@ -24,9 +24,8 @@ _LOGIT_BYTES = 1 << 30
 class SeededSampling:
     """Sampling with one random stream per row, with vLLM's order of what narrows a draw.
 
-    transformers draws all rows of a batch from one generator, so a row's text
-    depends on its neighbours. Here each row brings its own uniforms, one per
-    position, and picks its token by inverse transform over the nucleus.
+    transformers draws all rows of a batch from one generator, so a row's text depends on its neighbours. Here each row
+    brings its own uniforms, one per position, and picks its token by inverse transform over the nucleus.
 
     Parameters
     ----------
@@ -107,9 +106,8 @@ def generate(
 ) -> list[list[int]]:
     """New tokens of every row, up to and with the one that ends it.
 
-    Answers of one batch differ in length: half of what it computes could be
-    padding. So whenever a good part of the rows has finished, the rest goes on
-    without them.
+    Answers of one batch differ in length: half of what it computes could be padding. So whenever a good part of the
+    rows has finished, the rest goes on without them.
 
     Parameters
     ----------

@@ -1,13 +1,10 @@
 """Completions of unfinished work, kept so that a kill costs only what was in flight.
 
-The debate is deterministic given its completions. What an engine of static
-batches has to do after a kill is therefore what it had to do when it formed the
-batch that was lost, so it forms the same one: with the same neighbours, hence
-with the same floating-point rounding, hence byte for byte the same text. (A
-batch of other neighbours differs in the last bits, and one draw in a million
-with it.) A streaming engine writes completions as they come; what a repeated
-one differs in changes the digests of whatever read it, so nothing that read the
-lost text is believed.
+The debate is deterministic given its completions. What an engine of static batches has to do after a kill is therefore
+what it had to do when it formed the batch that was lost, so it forms the same one: with the same neighbours, hence with
+the same floating-point rounding, hence byte for byte the same text. (A batch of other neighbours differs in the last
+bits, and one draw in a million with it.) A streaming engine writes completions as they come; what a repeated one
+differs in changes the digests of whatever read it, so nothing that read the lost text is believed.
 """
 
 from __future__ import annotations
@@ -40,8 +37,7 @@ class Journal:
     Attributes
     ----------
     earlier
-        Seconds that what the file has took to generate, so that a resumed
-        task reports its whole cost.
+        Seconds that what the file has took to generate, so that a resumed task reports its whole cost.
     seconds
         These, and those from the first request to the last completion since.
     last_model
@@ -108,8 +104,7 @@ class Journal:
     def append(self, request: Request, completion: Completion) -> None:
         """Have a completion written with the next line.
 
-        It is not remembered then: no completion is requested twice, and the
-        token ids of a large shard take a gigabyte.
+        It is not remembered then: no completion is requested twice, and the token ids of a large shard take a gigabyte.
         """
         self._unwritten.append((request, completion))
         self.seconds = self.earlier + self.running

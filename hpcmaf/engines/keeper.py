@@ -2,11 +2,10 @@
 
     python keeper.py FOLDER LOCK LOG COMMAND...
 
-Run as a file by a plain interpreter; imports the standard library alone.
-Whoever uses servers, or keeps them running, has a shared lock on ``LOCK``. The kernel
-releases it when that process ends, however it ends, and after the last one the server
-goes: SIGTERM, and SIGKILL for what is left of its process group. ``FOLDER/pid``
-has the server's process group and the keeper's process, each with its start time.
+Run as a file by a plain interpreter; imports the standard library alone. Whoever uses servers, or keeps them running,
+has a shared lock on ``LOCK``. The kernel releases it when that process ends, however it ends, and after the last one
+the server goes: SIGTERM, and SIGKILL for what is left of its process group. ``FOLDER/pid`` has the server's process
+group and the keeper's process, each with its start time.
 """
 
 from __future__ import annotations

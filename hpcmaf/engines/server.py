@@ -1,8 +1,7 @@
 """vLLM servers: found or started, watched, and ended with the last process that runs them.
 
-Servers belong to a run and to the devices of a task. They live as long as a
-process has a lock on their run's folder (see ``keeper``): every engine, and
-the driver of a run on one machine, so that the next stage finds them ready.
+Servers belong to a run and to the devices of a task. They live as long as a process has a lock on their run's folder
+(see ``keeper``): every engine, and the driver of a run on one machine, so that the next stage finds them ready.
 """
 
 from __future__ import annotations
@@ -70,9 +69,8 @@ class Server:
     Attributes
     ----------
     facts
-        What its starter found out: key, context, log and where in that it
-        begins, parts of the start, and what it does while agents are trained.
-        Empty until it is up.
+        What its starter found out: key, context, log and where in that it begins, parts of the start, and what it does
+        while agents are trained. Empty until it is up.
 
     Raises
     ------

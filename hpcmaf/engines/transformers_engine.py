@@ -1,10 +1,9 @@
 """Generation with transformers: static batches over whatever is ready, in the job's own process.
 
-Requests of all problems, rounds and agents wait in one pool. Whenever every
-debate is waiting, one batch goes out, longest prompts first and adapters
-mixed where one alone would not fill it; the debates it belongs to then move
-on by themselves. There is no barrier between rounds, and prompts of one
-length travel together, so little is padded. Runs everywhere torch does.
+Requests of all problems, rounds and agents wait in one pool. Whenever every debate is waiting, one batch goes out,
+longest prompts first and adapters mixed where one alone would not fill it; the debates it belongs to then move on by
+themselves. There is no barrier between rounds, and prompts of one length travel together, so little is padded. Runs
+everywhere torch does.
 """
 
 from __future__ import annotations
@@ -26,18 +25,16 @@ from hpcmaf.engines.journal import Journal
 from hpcmaf.errors import EngineError, OutOfMemory
 from hpcmaf.models.basemodel import load, pick_device
 
-# Prompts within so many tokens of each other count as equally long, so that
-# those for one adapter can travel together.
+# Prompts within so many tokens of each other count as equally long, so that those for one adapter can travel together.
 _LENGTH_STEP = 32
 
 
 def next_batch(waiting: Sequence[Waiting], batch_size: int) -> list[Waiting]:
     """What of the waiting goes out next: longest prompts first, one adapter where that fills half of a batch.
 
-    Every further adapter in a batch costs its own small matrix products in
-    every layer. The rest travels mixed: waiting for company would bring back
-    the barrier between rounds. What is chosen does not depend on their order,
-    as keys are unique.
+    Every further adapter in a batch costs its own small matrix products in every layer. The rest travels mixed: waiting
+    for company would bring back the barrier between rounds. What is chosen does not depend on their order, as keys are
+    unique.
     """
 
     def order(one: Waiting) -> tuple[int, str, int, str]:

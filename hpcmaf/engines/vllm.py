@@ -1,8 +1,7 @@
 """Generation with vLLM servers: requests go out the moment a debate makes them, and wake it when they are answered.
 
-Adapters of all agents are served by one server, or by as many alike as the
-profile has engines; whole checkpoints by as many servers side by side as fit,
-else one after the other, each for as long as it has requests.
+Adapters of all agents are served by one server, or by as many alike as the profile has engines; whole checkpoints by as
+many servers side by side as fit, else one after the other, each for as long as it has requests.
 """
 
 from __future__ import annotations
@@ -49,8 +48,7 @@ class VllmEngine(BaseEngine):
     device
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     run
-        Run directory: its tasks on this machine share servers. ``None``
-        does not share them.
+        Run directory: its tasks on this machine share servers. ``None`` does not share them.
     log
         What the servers write to.
     room

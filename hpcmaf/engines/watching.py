@@ -61,8 +61,7 @@ def read_failure(text: str) -> tuple[str, FailureKind]:
 def start_parts(text: str, seconds: float) -> dict[str, float]:
     """Seconds of a start by what they were spent on, as the server's log has them.
 
-    ``profile and cache`` holds compiling and capturing too; ``imports and
-    rest`` is what is left of the whole.
+    ``profile and cache`` holds compiling and capturing too; ``imports and rest`` is what is left of the whole.
     """
     found = {name: [float(value) for value in re.findall(pattern, text)] for name, pattern in _PARTS.items()}
     parts = {"start": round(seconds, 1)} | {name: max(values) for name, values in found.items() if values}

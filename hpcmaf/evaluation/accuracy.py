@@ -1,8 +1,7 @@
 """Accuracy of a society on problems whose gold answers are known.
 
-What is measured says what it is: a name, N and M; means have standard errors,
-by the paper's rule. Pure functions of transcripts. Every problem counts, in
-every figure: one whose vote has no answer is wrong, it is never left out.
+What is measured says what it is: a name, N and M; means have standard errors, by the paper's rule. Pure functions of
+transcripts. Every problem counts, in every figure: one whose vote has no answer is wrong, it is never left out.
 """
 
 from __future__ import annotations
@@ -77,15 +76,13 @@ class Estimate(TypedDict):
 def estimate(scores: Iterable[float], scale: int = 1) -> Estimate:
     """Mean and standard error of one score per problem.
 
-    Sums are exact, so the result does not depend on the order of the
-    problems, not even in its last digit.
+    Sums are exact, so the result does not depend on the order of the problems, not even in its last digit.
 
     Parameters
     ----------
     scores
-        n numbers, one per problem: 0 or 1, a share, or how many of ``scale``
-        agents were right. Counting agents *per problem* keeps the error
-        honest: agents answering one problem are not independent.
+        n numbers, one per problem: 0 or 1, a share, or how many of ``scale`` agents were right. Counting agents *per
+        problem* keeps the error honest: agents answering one problem are not independent.
     scale
         What counts as a full score.
 
@@ -111,9 +108,8 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
     Parameters
     ----------
     transcripts
-        Debates of the held-out problems, each with ``problem.gold``; read
-        once, so a store may stream them. All of one shape, N agents by M
-        rounds.
+        Debates of the held-out problems, each with ``problem.gold``; read once, so a store may stream them. All of one
+        shape, N agents by M rounds.
     seed, iteration
         Of the run; they decide tied votes, as in selection.
     method, task
@@ -153,8 +149,7 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
     Raises
     ------
     DataError
-        No debate at all, a problem without gold or twice, or debates of
-        different shape.
+        No debate at all, a problem without gold or twice, or debates of different shape.
     """
     ids: dict[str, None] = {}
     # Of each problem: per round which agents' answers are right and whether the vote is; the final vote's agents.

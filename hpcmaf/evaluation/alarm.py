@@ -55,8 +55,7 @@ class Reading:
         Share of problems on which all agents agree, as the iteration before,
         and on another answer; ``None`` for the first.
     overruled
-        Of the problems on which the base's agents all agreed, the share with
-        another vote now; ``None`` for the first.
+        Of the problems on which the base's agents all agreed, the share with another vote now; ``None`` for the first.
     alarm
         What has moved too far, in words; empty while all is well.
     """

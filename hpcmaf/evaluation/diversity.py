@@ -73,8 +73,7 @@ def measure(
     iteration
         Of the run.
     encoder
-        Folder or hub id of a sentence encoder; ``None`` for the base model's
-        own states.
+        Folder or hub id of a sentence encoder; ``None`` for the base model's own states.
     device
         ``auto``, ``cpu`` or ``cuda``.
     batch_size
@@ -83,12 +82,10 @@ def measure(
     Returns
     -------
     dict
-        The content of ``diversity.json``. ``measures``: each with its mean
-        over problems, standard error, and how many problems had it (others
-        had too few responses); ``null`` where none had. ``unscored``:
-        responses without a token, or too long to be scored.
-        ``other_vocabulary``: pairs of agents that have no likelihoods of each
-        other's responses, where there are any.
+        The content of ``diversity.json``. ``measures``: each with its mean over problems, standard error, and how many
+        problems had it (others had too few responses); ``null`` where none had. ``unscored``: responses without a
+        token, or too long to be scored. ``other_vocabulary``: pairs of agents that have no likelihoods of each other's
+        responses, where there are any.
     """
     from hpcmaf.engines.transformers_engine import TransformersEngine
 
@@ -131,9 +128,8 @@ async def score_all(
 ) -> list[Likelihoods]:
     """Score every final response under every agent of the last round, and under its own agent's base.
 
-    Agents that share a model share the work: before the first iteration there
-    is one model, and each response is scored once. Agents of another
-    vocabulary do not score a response: its tokens are none of theirs.
+    Agents that share a model share the work: before the first iteration there is one model, and each response is scored
+    once. Agents of another vocabulary do not score a response: its tokens are none of theirs.
     """
     return list(await asyncio.gather(*(_score(one, society, scorers) for one in transcripts)))
 
@@ -191,10 +187,9 @@ def nll_under_others(found: Likelihoods) -> float | None:
 def kl_between(found: Likelihoods) -> float | None:
     """KL divergence between agents, per token: mean over ordered pairs.
 
-    Estimated on the responses: the mean over an agent's own tokens of
-    log p_own - log p_other. Unbiased where tokens are drawn from p_own; with
-    top-p below 1 or another temperature they are not quite, so compare
-    values of one sampling only. May come out below zero.
+    Estimated on the responses: the mean over an agent's own tokens of log p_own - log p_other. Unbiased where tokens
+    are drawn from p_own; with top-p below 1 or another temperature they are not quite, so compare values of one
+    sampling only. May come out below zero.
     """
     return _divergence(found, [(i, j) for i in _scored(found) for j in _scored(found) if i != j])
 
@@ -247,9 +242,8 @@ def embed(
 ) -> np.ndarray:
     """Vectors of texts: the last hidden states of any transformers model, averaged over tokens.
 
-    Of an encoder-decoder such as T5 (the paper's T5-3B) only the encoder is
-    used. A causal model's own states work too, but point in similar
-    directions: compare values of one encoder only.
+    Of an encoder-decoder such as T5 (the paper's T5-3B) only the encoder is used. A causal model's own states work too,
+    but point in similar directions: compare values of one encoder only.
 
     Parameters
     ----------
@@ -263,8 +257,7 @@ def embed(
     Returns
     -------
     numpy.ndarray
-        ``float32[len(texts), d]``, zero for a text without a word; longer
-        ones are cut at the encoder's limit.
+        ``float32[len(texts), d]``, zero for a text without a word; longer ones are cut at the encoder's limit.
 
     Raises
     ------

@@ -26,8 +26,7 @@ class Comparison(NamedTuple):
     gained, lost
         Answers that only ``b``, only ``a`` got right.
     p
-        Exact two-sided p-value: McNemar's for one pair; for several the same
-        idea, see :func:`sign_flip_test`.
+        Exact two-sided p-value: McNemar's for one pair; for several the same idea, see :func:`sign_flip_test`.
     pairs
         How many pairs of runs. The interval and the test speak about these
         trained models, not about training once more.
@@ -48,10 +47,9 @@ def compare(pairs: Sequence[tuple[Mapping[str, int], Mapping[str, int]]], scale:
     Parameters
     ----------
     pairs
-        Of each pair of runs (such as those of one seed) the outcomes of ``a``
-        and of ``b``: problem id to right or wrong, or to any other whole
-        number, such as how many agents disagree; gained and lost are then
-        problems whose number is higher, is lower.
+        Of each pair of runs (such as those of one seed) the outcomes of ``a`` and of ``b``: problem id to right or
+        wrong, or to any other whole number, such as how many agents disagree; gained and lost are then problems whose
+        number is higher, is lower.
     scale
         What counts as a full score.
 
@@ -101,10 +99,9 @@ def _bootstrap(sums: Mapping[tuple[int, int], int], resamples: int = RESAMPLES) 
 def mcnemar(a_only: int, b_only: int) -> float:
     """P-value of the exact McNemar test, two-sided.
 
-    Under the null hypothesis each problem that exactly one of two methods got
-    right is a fair coin, so the smaller count is binomial(n, 1/2). Whole
-    numbers until the last division: right for any n, also where
-    floating-point binomial terms underflow.
+    Under the null hypothesis each problem that exactly one of two methods got right is a fair coin, so the smaller
+    count is binomial(n, 1/2). Whole numbers until the last division: right for any n, also where floating-point
+    binomial terms underflow.
 
     Parameters
     ----------
@@ -122,10 +119,9 @@ def mcnemar(a_only: int, b_only: int) -> float:
 def sign_flip_test(nets: Mapping[int, int]) -> float:
     """Exact two-sided test that a problem's net gain is as likely as the loss of the same size.
 
-    Under the null hypothesis the two methods are exchangeable within each
-    problem, over all seeds at once, so the sign of every problem's net is a
-    fair coin and problems are independent. With one seed nets are -1, 0, 1
-    and this is the exact McNemar test.
+    Under the null hypothesis the two methods are exchangeable within each problem, over all seeds at once, so the sign
+    of every problem's net is a fair coin and problems are independent. With one seed nets are -1, 0, 1 and this is the
+    exact McNemar test.
 
     Parameters
     ----------

@@ -74,8 +74,7 @@ async def locked(path: Path, patience: float | None, tick: Callable[[], None], a
     Parameters
     ----------
     patience
-        Seconds to wait for others; ``None`` for ever. Where the file system
-        has no locks there is no waiting.
+        Seconds to wait for others; ``None`` for ever. Where the file system has no locks there is no waiting.
     tick
         Called about twice a second while waiting; what it raises ends that.
     awaited

@@ -1,8 +1,7 @@
 """Files appear whole or not at all, and are checked when they are read.
 
-A file is written under a temporary name beside its target, synced, renamed,
-and then described by a manifest that carries its sha256. Where there is a
-manifest there is a finished file; a writer that is killed in between leaves
+A file is written under a temporary name beside its target, synced, renamed, and then described by a manifest that
+carries its sha256. Where there is a manifest there is a finished file; a writer that is killed in between leaves
 nothing that looks finished.
 """
 
@@ -165,8 +164,7 @@ def sync_folder(folder: Path) -> None:
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a temporary path that becomes ``target`` when the block succeeds.
 
-    Works for files and for folders. After an exception the temporary is
-    removed and ``target`` is as it was.
+    Works for files and for folders. After an exception the temporary is removed and ``target`` is as it was.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     # Host names may repeat across containers; a random name cannot collide.
@@ -179,8 +177,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
         _replace(temporary, target)
         sync(target.parent)
     except OSError as error:
-        # A full disk does not say which file it had no room for, and callers
-        # do not know the temporary.
+        # A full disk does not say which file it had no room for, and callers do not know the temporary.
         if error.errno is not None and error.filename in {None, str(temporary), temporary}:
             error.filename = str(target)
         raise
@@ -191,9 +188,8 @@ def atomic_path(target: Path) -> Iterator[Path]:
 def remove(path: Path, tries: int = 3) -> None:
     """Delete a file or folder that nothing depends on; what cannot be deleted stays, with a line in the log.
 
-    NFS keeps a deleted file that a process has open under another name, so
-    its folder is not empty until they close it; what was done before must not
-    fail for that.
+    NFS keeps a deleted file that a process has open under another name, so its folder is not empty until they close it;
+    what was done before must not fail for that.
     """
     for left in reversed(range(tries)):
         try:

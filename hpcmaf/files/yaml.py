@@ -33,8 +33,7 @@ def added(default: Any, description: str, **limits: Any) -> Any:
 def shipped_folder(name: str, in_checkout: str) -> Path:
     """Folder of files that come with the package.
 
-    They are at the top of a checkout, where people look for them, and inside
-    the package once it is installed.
+    They are at the top of a checkout, where people look for them, and inside the package once it is installed.
     """
     package = Path(__file__).parent.parent
     installed = package / name
@@ -64,8 +63,7 @@ def parse_yaml(text: str, where: str) -> Any:
     Raises
     ------
     ConfigError
-        Not YAML, a key occurs twice, or a value is none that a file of ours
-        can have (see :func:`_check_plain`).
+        Not YAML, a key occurs twice, or a value is none that a file of ours can have (see :func:`_check_plain`).
     """
     from ruamel.yaml import YAML
 
@@ -88,8 +86,7 @@ _MOST_VALUES, _DEEPEST = 100_000, 50
 def _check_plain(tree: Any, where: str) -> None:
     """Refuse what is neither text, number, truth value, null, list nor mapping of these by text.
 
-    So callers need not expect a date, bytes, a set, a list within
-    itself or a number that cannot be printed.
+    So callers need not expect a date, bytes, a set, a list within itself or a number that cannot be printed.
     """
     values = count(1)
 
@@ -144,8 +141,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str | tuple[str,
     values
         Left untouched; a changed copy is returned.
     overrides
-        Such as ``"debate.agents=5"``, whose value is YAML, or
-        ``("debate.agents", 5)``.
+        Such as ``"debate.agents=5"``, whose value is YAML, or ``("debate.agents", 5)``.
     """
     result = deepcopy(values)
     for override in overrides:

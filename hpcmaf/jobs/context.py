@@ -111,8 +111,7 @@ class TaskContext:
 def resume_point(run: RunDir, stage: Stage, task: str) -> int:
     """Work that a new attempt need not repeat: it only grows while the task gets on.
 
-    Bytes of the journal of a debate shard, optimiser steps of a finetuning
-    job; 0 for tasks that keep nothing.
+    Bytes of the journal of a debate shard, optimiser steps of a finetuning job; 0 for tasks that keep nothing.
     """
     if stage.spec.resume is None:
         return 0

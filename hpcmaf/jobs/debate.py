@@ -30,8 +30,7 @@ from hpcmaf.tasks.prompts import PromptSet
 def run_debate_shard(context: TaskContext) -> None:
     """Let the society debate one shard's problems and publish the transcripts.
 
-    The society of iteration t - 1 debates the training problems of t, that of
-    t the evaluation problems.
+    The society of iteration t - 1 debates the training problems of t, that of t the evaluation problems.
     """
     recipe, stage = context.recipe, context.stage
     split, evaluating = stage.spec.split, stage.spec.evaluates

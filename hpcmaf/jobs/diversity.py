@@ -57,8 +57,7 @@ def measure_run(
 def sample(store: Path, problems: int) -> list[Transcript]:
     """Debates of a store, without their gold answers.
 
-    Which ones depends on the problems' ids alone, so iterations and methods
-    are measured on the same.
+    Which ones depends on the problems' ids alone, so iterations and methods are measured on the same.
     """
     with Store(store) as opened:
         ids = sorted(opened.problem_ids, key=lambda problem: (derive_seed(0, problem, "diversity"), problem))[:problems]

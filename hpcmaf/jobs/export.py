@@ -23,19 +23,15 @@ def export(run: RunDir, out: Path, what: str, *, agent: str | None = None, itera
     Parameters
     ----------
     what
-        Of an agent its ``adapter``, its whole ``model`` with an adapter merged
-        into the base, or its training sets (``data``, chats as TRL reads
-        them). Of the society ``society-in-one``: a model that says alone what
-        its debates come to. Method ``distil`` has trained one; for any other
-        it is finetuned here, on this machine, from the base and as the
-        recipe's ``training`` says, but to imitate. That has its data, log and
-        checkpoints in the iteration's folder ``society-in-one``: a call that
-        was killed resumes.
+        Of an agent its ``adapter``, its whole ``model`` with an adapter merged into the base, or its training sets
+        (``data``, chats as TRL reads them). Of the society ``society-in-one``: a model that says alone what its debates
+        come to. Method ``distil`` has trained one; for any other it is finetuned here, on this machine, from the base
+        and as the recipe's ``training`` says, but to imitate. That has its data, log and checkpoints in the iteration's
+        folder ``society-in-one``: a call that was killed resumes.
     agent
         Whose; ``None`` for a society.
     iteration
-        Which one's; if ``None`` the last, or the one that an alarm keeps; of
-        data all.
+        Which one's; if ``None`` the last, or the one that an alarm keeps; of data all.
 
     Returns
     -------

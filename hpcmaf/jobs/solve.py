@@ -31,8 +31,7 @@ class Solved:
     society
         Who spoke with which model.
     votes
-        Of every round; the last one's answer is the society's (paper,
-        section 2).
+        Of every round; the last one's answer is the society's (paper, section 2).
     bases
         Models that agents with a base of their own, and the summarizer, were made from.
     """
@@ -63,16 +62,14 @@ def solve(
     iteration
         Whose society; the last whose models are all there if ``None``.
     seed
-        Of the draws; the recipe's if ``None``. The same seed gives the same
-        debate.
+        Of the draws; the recipe's if ``None``. The same seed gives the same debate.
     device
         ``auto``, ``cpu`` or ``cuda``.
 
     Raises
     ------
     DataError
-        Not a run, a model that is missing, or a question that the run's
-        prompts cannot put.
+        Not a run, a model that is missing, or a question that the run's prompts cannot put.
     """
     from hpcmaf.engines.transformers_engine import TransformersEngine
 

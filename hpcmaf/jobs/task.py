@@ -57,8 +57,7 @@ def run_tasks(
     place
         This node among those of the job, from a task's position.
     busy
-        Called with a task that another process works on; whether to try it
-        all the same.
+        Called with a task that another process works on; whether to try it all the same.
     **shared
         What the tasks have in common, see :func:`run_task`.
 

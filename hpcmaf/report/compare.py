@@ -107,8 +107,7 @@ class Baseline:
     Attributes
     ----------
     groups
-        Of each task evaluated on and model at most one, which answers in its
-        own way; empty for the base.
+        Of each task evaluated on and model at most one, which answers in its own way; empty for the base.
     measure
         How the base answers.
     """
@@ -129,9 +128,8 @@ OF_THE_BASE = {
 def find_baseline(name: str, groups: Sequence[Group]) -> Baseline:
     """Find a baseline: one of the base's own, a run by its name, a recipe by its label, or a method.
 
-    A method is looked for at each task evaluated on: there it is the recipe
-    that was trained on that task, and one trained on another only where no
-    such recipe is.
+    A method is looked for at each task evaluated on: there it is the recipe that was trained on that task, and one
+    trained on another only where no such recipe is.
 
     Raises
     ------
@@ -158,15 +156,12 @@ def find_baseline(name: str, groups: Sequence[Group]) -> Baseline:
 def against(baseline: Baseline, groups: Sequence[Group]) -> list[Finding]:
     """Test each recipe's final iteration against the baseline's.
 
-    Runs are paired by seed; where seeds do not pair, by problems. The
-    baseline gives the iteration that its alarm kept, or its last one up to the
-    recipe's own, so that no method is compared with a society that was trained
-    for longer; what is not trained is the same in every iteration, and is
-    compared with the last. What was trained on another task is tested with the
-    rest, as long as it was evaluated on the same problems. The base is taken
-    from any run whose iteration 0 has it, see :func:`shows_base`; where none
-    has, there is no test. Holm's adjustment covers the recipes evaluated on one
-    task with one model.
+    Runs are paired by seed; where seeds do not pair, by problems. The baseline gives the iteration that its alarm kept,
+    or its last one up to the recipe's own, so that no method is compared with a society that was trained for longer;
+    what is not trained is the same in every iteration, and is compared with the last. What was trained on another task
+    is tested with the rest, as long as it was evaluated on the same problems. The base is taken from any run whose
+    iteration 0 has it, see :func:`shows_base`; where none has, there is no test. Holm's adjustment covers the recipes
+    evaluated on one task with one model.
     """
     found: list[Finding] = []
     for place in dict.fromkeys(group.place for group in groups):
@@ -196,10 +191,9 @@ def gains(groups: Sequence[Group]) -> list[Finding]:
 def shows_base(run: Run, measure: str) -> bool:
     """Whether a run's iteration 0 measures how the plain base answers.
 
-    Nobody is trained yet, so that is up to the method's prompts and sampling:
-    its first answers are the base's own unless they begin with an ID or are
-    drawn at another temperature, and its debate is, if critics also dispute
-    a summary.
+    Nobody is trained yet, so that is up to the method's prompts and sampling: its first answers are the base's own
+    unless they begin with an ID or are drawn at another temperature, and its debate is, if critics also dispute a
+    summary.
     """
     base = run.at(0)
     fields = ["ids", "temperature", *(["summaries", "critic_style"] if measure == "vote@M" else [])]

@@ -21,10 +21,9 @@ FREE = {"seed", "iterations", "early_stop", "name", "description"}
 class Point(TypedDict):
     """One value at one iteration, over the runs of a group.
 
-    ``value`` is the mean over ``runs``; ``low`` and ``high`` are the lowest
-    and the highest run. ``se`` is the standard error over problems, the root
-    mean square of the runs' own: it says how far a single run's evaluation
-    set may mislead, not how much runs differ.
+    ``value`` is the mean over ``runs``; ``low`` and ``high`` are the lowest and the highest run. ``se`` is the standard
+    error over problems, the root mean square of the runs' own: it says how far a single run's evaluation set may
+    mislead, not how much runs differ.
     """
 
     value: float
@@ -75,8 +74,7 @@ class Group:
     def complete(self) -> list[int]:
         """Iterations evaluated in every run that has begun.
 
-        A mean over fewer runs than the iteration before has would jump for no
-        reason of the method's.
+        A mean over fewer runs than the iteration before has would jump for no reason of the method's.
         """
         begun = [{iteration.number for iteration in run.evaluated} for run in self.runs if run.evaluated]
         return sorted(set.intersection(*begun)) if begun else []

@@ -88,9 +88,8 @@ def total(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     Returns
     -------
     dict
-        Tokens and calls; ``wall_seconds`` and ``gpu_seconds`` added up over
-        jobs, so that jobs running side by side count each; the highest
-        ``peak_memory_bytes`` of any.
+        Tokens and calls; ``wall_seconds`` and ``gpu_seconds`` added up over jobs, so that jobs running side by side
+        count each; the highest ``peak_memory_bytes`` of any.
     """
     rows = list(rows)
     sums: dict[str, float] = {name: sum(row.get(name) or 0 for row in rows) for name in SUMMED}

@@ -1,8 +1,7 @@
 """What run directories say, read without trusting that they are complete.
 
-Runs are aggregated while they are still going, and from copies that lack
-files: what is absent or damaged becomes a line in ``missing``, and the rest is
-used. Only the plan must be there, as nothing else says what a run is.
+Runs are aggregated while they are still going, and from copies that lack files: what is absent or damaged becomes a
+line in ``missing``, and the rest is used. Only the plan must be there, as nothing else says what a run is.
 """
 
 from __future__ import annotations

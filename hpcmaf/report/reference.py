@@ -1,8 +1,7 @@
 """What the paper printed, for a column beside the measured ones.
 
-Accuracies in percent (arXiv 2501.05707), after one iteration, and on MATH over
-five. Its standard errors are left out: many break the rule the paper gives
-for them.
+Accuracies in percent (arXiv 2501.05707), after one iteration, and on MATH over five. Its standard errors are left out:
+many break the rule the paper gives for them.
 """
 
 from __future__ import annotations

@@ -39,8 +39,7 @@ TESTED = (
 def aggregate(runs: Sequence[Path], out: Path, *, baseline: str | None = None, reference: bool = False) -> Report:
     """Read runs and write ``report.md``, ``.csv``, ``.json``, ``.tex``, ``.html`` and the plots.
 
-    The same runs give the same bytes of text, in whatever order they are
-    named. Each file appears whole or not at all.
+    The same runs give the same bytes of text, in whatever order they are named. Each file appears whole or not at all.
 
     Parameters
     ----------
@@ -101,9 +100,8 @@ class Report:
     runs, groups
         All runs by name, and put together by recipe.
     claims, tested
-        How the paper's claims come out here, where their methods are; how
-        recipes compare with the baseline or, without one and without claims,
-        with the untouched base.
+        How the paper's claims come out here, where their methods are; how recipes compare with the baseline or, without
+        one and without claims, with the untouched base.
     """
 
     def __init__(self, runs: Sequence[Run], baseline: str | None = None, reference: bool = False) -> None:
@@ -253,8 +251,7 @@ def _setting(run: Run) -> dict[str, Any]:
 def to_csv(runs: Iterable[Run]) -> str:
     """One line per run, iteration and inference measure; shares, not percent.
 
-    The columns from ``consensus`` on belong to the iteration and are the
-    same on all its lines.
+    The columns from ``consensus`` on belong to the iteration and are the same on all its lines.
     """
     rows = []
     for run, iteration in ((run, iteration) for run in runs for iteration in run.evaluated):

@@ -46,8 +46,7 @@ class Table:
     Attributes
     ----------
     header
-        One title per column; the first column is flush left, the others flush
-        right.
+        One title per column; the first column is flush left, the others flush right.
     rows
         As many cells per row as titles.
     note

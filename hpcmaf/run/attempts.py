@@ -22,8 +22,7 @@ class Attempt:
     Attributes
     ----------
     facts
-        What a cluster's job wrote when it began: submission, job, node, log,
-        and how far the task was (``progress``).
+        What a cluster's job wrote when it began: submission, job, node, log, and how far the task was (``progress``).
     cause
         Why it failed: type, message, kind (:data:`hpcmaf.errors.FailureKind`),
         errno, node, traceback. ``None`` when it wrote none (it was killed, or runs).

@@ -192,8 +192,7 @@ class RunDir:
     def claim(self, stage: Stage, task: str) -> AbstractContextManager[None]:
         """Lock a task while working on it; a second worker is refused.
 
-        The lock ends with its process, so nothing has to be cleaned up after
-        a kill.
+        The lock ends with its process, so nothing has to be cleaned up after a kill.
 
         Raises
         ------

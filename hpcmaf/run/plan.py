@@ -174,8 +174,7 @@ def build_plan(recipe: Recipe, profile: Profile, problems: Mapping[str, Mapping[
 def check_continues(old: Plan, new: Plan, where: str) -> None:
     """Refuse to go on with a run under another plan.
 
-    More iterations of the very same plan are no other plan: what is done
-    stays valid, and the run is extended.
+    More iterations of the very same plan are no other plan: what is done stays valid, and the run is extended.
 
     Raises
     ------

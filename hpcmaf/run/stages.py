@@ -25,24 +25,20 @@ class StageSpec:
     Attributes
     ----------
     function
-        What a job calls with its :class:`~hpcmaf.jobs.context.TaskContext`,
-        as ``module:name``: imported only in the job that needs it, since
-        merging must not load torch.
+        What a job calls with its :class:`~hpcmaf.jobs.context.TaskContext`, as ``module:name``: imported only in the
+        job that needs it, since merging must not load torch.
     fan_out
         What a task is of. Shards are one job array; those of the whole run use no GPU.
     split
-        Whose problems it is about. Stages of the evaluation problems exist
-        for the untouched base, iteration 0, too.
+        Whose problems it is about. Stages of the evaluation problems exist for the untouched base, iteration 0, too.
     resources
         Section of the profile that its jobs go by.
     inputs
         Kinds of stages that it reads, and how many iterations back.
     outputs
-        Files and folders that a finished task has published; takes the run,
-        the iteration and the task.
+        Files and folders that a finished task has published; takes the run, the iteration and the task.
     resume
-        File or folder that an unfinished task resumes from; ``None``: it
-        starts over.
+        File or folder that an unfinished task resumes from; ``None``: it starts over.
     """
 
     function: str

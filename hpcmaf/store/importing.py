@@ -66,8 +66,7 @@ def import_debates(source: Path, target: Path, task: str) -> Manifest:
     Raises
     ------
     DataError
-        The file is torn, of another format, or its debates differ in agents or
-        rounds. Nothing is written then.
+        The file is torn, of another format, or its debates differ in agents or rounds. Nothing is written then.
     ConfigError
         No such task.
     """
@@ -108,8 +107,7 @@ def _transcripts(debates: dict[str, _Entry], task: str, form: str) -> Iterator[T
     taken: Counter[str] = Counter()
     for question, (agents, solution) in debates.items():
         identifier = f"{task}-{question_hash(question)[:16]}"
-        # Questions that differ in case or spacing alone share a hash (MATH has
-        # some), and are still two debates.
+        # Questions that differ in case or spacing alone share a hash (MATH has some), and are still two debates.
         taken[identifier] += 1
         if taken[identifier] > 1:
             identifier = f"{identifier}-{taken[identifier]}"

@@ -20,9 +20,8 @@ from hpcmaf.store.writer import write_store
 def merge(shards: Sequence[Path], out: Path, *, expected_ids: Sequence[str] | None = None) -> Manifest:
     """Copy the debates of several stores into one, and read the copy back.
 
-    Each shard is compared with its manifest first, and every debate of the
-    copy with its original before the copy is published. The outcome does not
-    depend on how the problems were cut into shards.
+    Each shard is compared with its manifest first, and every debate of the copy with its original before the copy is
+    published. The outcome does not depend on how the problems were cut into shards.
 
     Parameters
     ----------

@@ -77,8 +77,7 @@ class Store:
     Raises
     ------
     StoreError
-        No such file, a damaged or cut one, an unknown schema or version, or
-        columns that do not fit each other.
+        No such file, a damaged or cut one, an unknown schema or version, or columns that do not fit each other.
     """
 
     def __init__(self, path: Path) -> None:
@@ -88,9 +87,8 @@ class Store:
         if not self.path.is_file():
             raise StoreError(f"{self.path}: no such store; check the path, or rerun the stage that writes it")
         with reading(self.path, "file"):
-            # Finished files never change, and locks fail on some network file
-            # systems. A cache of two text chunks per column is all that
-            # reading in order can use.
+            # Finished files never change, and locks fail on some network file systems. A cache of two text chunks per
+            # column is all that reading in order can use.
             self._file = h5py.File(self.path, "r", locking=False, rdcc_nbytes=1 << 18)
         try:
             with reading(self.path, "root attributes"):

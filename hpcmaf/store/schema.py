@@ -1,16 +1,13 @@
 """Layout of a debate store: what is called what, and how it is laid down.
 
-Text is kept as one flat ``uint8`` array of UTF-8 bytes and one ``int64`` array
-of row offsets, because HDF5's own variable-length strings neither compress nor
-take checksums. Every dataset carries fletcher32, and the file format is that
-of HDF5 1.10, whose metadata is checksummed as well: a flipped bit reads back
-as an error, not as another debate.
+Text is kept as one flat ``uint8`` array of UTF-8 bytes and one ``int64`` array of row offsets, because HDF5's own
+variable-length strings neither compress nor take checksums. Every dataset carries fletcher32, and the file format is
+that of HDF5 1.10, whose metadata is checksummed as well: a flipped bit reads back as an error, not as another debate.
 
-A text column ``c`` is a group of ``c/data`` and ``c/offsets`` (rows + 1), an
-integer column is a dataset. The root's attributes are schema, version and those
-of :class:`StoreInfo`. Utterances are ordered by problem, round, kind and agent.
-Prompts and texts share a column because prompts quote earlier texts: side by
-side they compress to two thirds of what they need apart.
+A text column ``c`` is a group of ``c/data`` and ``c/offsets`` (rows + 1), an integer column is a dataset. The root's
+attributes are schema, version and those of :class:`StoreInfo`. Utterances are ordered by problem, round, kind and
+agent. Prompts and texts share a column because prompts quote earlier texts: side by side they compress to two thirds of
+what they need apart.
 """
 
 from __future__ import annotations
@@ -61,8 +58,7 @@ TEXT_CHUNK = 1 << 17
 INTEGER_CHUNK = 1 << 13
 GZIP_LEVEL = 4
 BLOCK = 32  # problems encoded or decoded at a time
-# The oldest format whose metadata is checksummed throughout; read by every
-# HDF5 since 1.10 (2016).
+# The oldest format whose metadata is checksummed throughout; read by every HDF5 since 1.10 (2016).
 LIBVER = ("v110", "v110")
 MOST = 1000  # agents, and rounds; as in recipes
 
@@ -161,8 +157,7 @@ def write_info(root: h5py.Group, info: StoreInfo) -> None:
     if not (1 <= info.agents <= MOST and 1 <= info.rounds <= MOST):
         raise StoreError(f"a store of {info.agents} agents x {info.rounds} rounds; make both 1 to {MOST}")
     for name, value in {"schema": SCHEMA, "version": VERSION, **asdict(info)}.items():
-        # Fixed-length text lies in checksummed metadata; h5py's default, a
-        # variable-length string, does not.
+        # Fixed-length text lies in checksummed metadata; h5py's default, a variable-length string, does not.
         if value != "":  # which no attribute can hold
             root.attrs[name] = np.bytes_(encode(value)) if isinstance(value, str) else np.int64(value)
 

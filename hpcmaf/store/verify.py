@@ -22,10 +22,9 @@ _SHARD = re.compile(r"shard-(\d+)\.h5")
 def verify(path: Path) -> list[str]:
     """Check a store, or everything published beneath a folder.
 
-    A store is compared with its manifest, and every column is read, with its
-    checksums and row counts, and every debate. A
-    folder (of shards, or a run) is searched for stores and manifests, for gaps
-    in the numbering of shards, and temporaries that a killed writer left behind.
+    A store is compared with its manifest, and every column is read, with its checksums and row counts, and every
+    debate. A folder (of shards, or a run) is searched for stores and manifests, for gaps in the numbering of shards,
+    and temporaries that a killed writer left behind.
 
     Returns
     -------

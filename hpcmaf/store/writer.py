@@ -1,8 +1,7 @@
 """Transcripts to an HDF5 file: built in memory, published as bytes, and always the same bytes.
 
-HDF5 cannot give up a file whose last blocks it failed to write: closing it
-fails too, and the process may die of it later. In memory nothing of that
-happens, and a full disk is an ordinary error of writing bytes.
+HDF5 cannot give up a file whose last blocks it failed to write: closing it fails too, and the process may die of it
+later. In memory nothing of that happens, and a full disk is an ordinary error of writing bytes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Carrying a study through: runs side by side, each begun once what it shares with earlier ones is there.
 
-No state of its own: runs are looked at through their markers, so the same
-command goes on after any interruption.
+No state of its own: runs are looked at through their markers, so the same command goes on after any interruption.
 """
 
 from __future__ import annotations

@@ -122,9 +122,8 @@ def load_study(
 ) -> Study:
     """Read a study and lay out its runs; writes nothing.
 
-    Of a task and a model the first method comes first, with all its seeds: a
-    later method finds what an earlier one has made of the same seed, and what
-    the file names first can be tested before the rest is done.
+    Of a task and a model the first method comes first, with all its seeds: a later method finds what an earlier one has
+    made of the same seed, and what the file names first can be tested before the rest is done.
 
     Parameters
     ----------

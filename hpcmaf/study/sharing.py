@@ -1,9 +1,8 @@
 """What two runs of a study have in common, and taking over what another has made.
 
-Tasks with the same key have the same outputs. A key covers what a task reads,
-back to the base and the problems, and how it works on it; the method's name
-is not part of it. Where a run computes is not, either: the plan leaves that
-to the profile, and so does this.
+Tasks with the same key have the same outputs. A key covers what a task reads, back to the base and the problems, and
+how it works on it; the method's name is not part of it. Where a run computes is not, either: the plan leaves that to
+the profile, and so does this.
 """
 
 from __future__ import annotations
@@ -48,15 +47,13 @@ def shared_tasks(mine: StudyRun, earlier: Sequence[StudyRun]) -> list[Borrowed]:
 def adopt(borrowed: Borrowed, run: RunDir) -> bool:
     """Give a run another's outputs of a task, with a marker that says whose they are.
 
-    Files are linked where the file system lets, else copied; either way they
-    are compared with their digests. Nothing is written in place, so a link
-    can only change by damage, which ``hpcmaf verify`` finds in both.
+    Files are linked where the file system lets, else copied; either way they are compared with their digests. Nothing
+    is written in place, so a link can only change by damage, which ``hpcmaf verify`` finds in both.
 
     Returns
     -------
     bool
-        Whether the run has them now; the owner may not be done, or may have
-        lost them since.
+        Whether the run has them now; the owner may not be done, or may have lost them since.
 
     Raises
     ------

@@ -1,10 +1,9 @@
 """Attention inside each of the texts that share a row, and nowhere else.
 
-On GPUs :mod:`torch.nn.attention.varlen`, PyTorch's FlashAttention for texts of
-different lengths (since 2.10): no package to build, nothing to compile at
-start. Elsewhere, one plain attention per text. Both are given the boundaries,
-so no mask is ever made. On an H100 (23 texts, 16,710 tokens, 32 and 8 heads of
-128, forward and backward) the first takes 3.39 ms, the second 4.09.
+On GPUs :mod:`torch.nn.attention.varlen`, PyTorch's FlashAttention for texts of different lengths (since 2.10): no
+package to build, nothing to compile at start. Elsewhere, one plain attention per text. Both are given the boundaries,
+so no mask is ever made. On an H100 (23 texts, 16,710 tokens, 32 and 8 heads of 128, forward and backward) the first
+takes 3.39 ms, the second 4.09.
 """
 
 from __future__ import annotations
@@ -56,10 +55,9 @@ def packed_attention(
 ) -> tuple[torch.Tensor, None]:
     """Causal attention in transformers' form, for a batch of one row.
 
-    ``query``, ``key``, ``value`` are [1, heads, T, width], where fewer heads of
-    keys and values than of queries share them; ``cu_seq_lens_q``,
-    int32[texts + 1], is where each text begins, and the last one's end.
-    ``Unpackable`` where the model does not say, or wants another attention.
+    ``query``, ``key``, ``value`` are [1, heads, T, width], where fewer heads of keys and values than of queries share
+    them; ``cu_seq_lens_q``, int32[texts + 1], is where each text begins, and the last one's end. ``Unpackable`` where
+    the model does not say, or wants another attention.
     """
     unsupported = next((name for name in _UNSUPPORTED if others.get(name) is not None), None)
     if unsupported or not getattr(module, "is_causal", True):
@@ -99,11 +97,9 @@ def varlen(
 def in_fixed_order(output: torch.Tensor, inputs: Sequence[torch.Tensor]) -> None:
     """Have the gradients of one operation summed in a fixed order, so that a job gives the same digits each time.
 
-    FlashAttention adds up the gradients of keys as its threads come, unless
-    PyTorch's deterministic mode is on (with ``warn_only`` it only warns). The
-    mode is on from the output's gradient to that of the first input, and so
-    for this operation's backward pass alone: 1.5% of a step of an 8B model's
-    layers.
+    FlashAttention adds up the gradients of keys as its threads come, unless PyTorch's deterministic mode is on (with
+    ``warn_only`` it only warns). The mode is on from the output's gradient to that of the first input, and so for this
+    operation's backward pass alone: 1.5% of a step of an 8B model's layers.
     """
     if output.requires_grad and all(part.requires_grad for part in inputs):
         output.register_hook(lambda gradient: torch.use_deterministic_algorithms(True))

@@ -3,9 +3,8 @@
     step-00000012/       what DeepSpeed wrote, and every process's random state
     step-00000012.json   marker, written last: of what job, how far, which files
 
-A checkpoint without marker, or whose files are not as long as its marker says,
-was torn by a kill and is passed over. What a file system merely fails to read
-now is no sign of that: it is tried again for some seconds, and then the job
+A checkpoint without marker, or whose files are not as long as its marker says, was torn by a kill and is passed over.
+What a file system merely fails to read now is no sign of that: it is tried again for some seconds, and then the job
 fails and everything stays as it is. Imports nothing heavy.
 """
 
@@ -34,9 +33,8 @@ _STEP = re.compile(r"step-\d{8,}")
 # Among what identifies a job: checkpoints are converted from one to another.
 WORLD_SIZE = "world_size"
 
-# What may differ between the job that wrote a checkpoint and the one that
-# resumes from it: where files lie, and how a batch is cut up, which the loss
-# does not notice. After running out of memory a job resumes in smaller pieces.
+# What may differ between the job that wrote a checkpoint and the one that resumes from it: where files lie, and how a
+# batch is cut up, which the loss does not notice. After running out of memory a job resumes in smaller pieces.
 _INDIFFERENT = set(
     "dataset output checkpoints checkpoint_seconds checkpoint_steps micro_batch_size packing gradient_checkpointing "
     "threads nodes processes device loss_spike start_from thinking".split()

@@ -26,8 +26,7 @@ class FinetuneJob(Training, Finetuning):
     Attributes
     ----------
     base
-        Folder or hub id of the base model; its tokenizer and chat template
-        are used whatever ``start`` is.
+        Folder or hub id of the base model; its tokenizer and chat template are used whatever ``start`` is.
     dataset
         JSONL with ``messages`` per line, as selection writes it; with
         ``prompt``, ``chosen`` and ``rejected`` for ``"dpo"``.
@@ -38,22 +37,19 @@ class FinetuneJob(Training, Finetuning):
     date, chat_template, chat_template_kwargs
         How chats are rendered, as in the debates.
     dtype
-        Of the weights in computation; ``"auto"`` is the checkpoint's own on a
-        GPU and float32 on CPU. float16, which needs loss scaling, becomes
-        bfloat16 (float32 on CPU).
+        Of the weights in computation; ``"auto"`` is the checkpoint's own on a GPU and float32 on CPU. float16, which
+        needs loss scaling, becomes bfloat16 (float32 on CPU).
     max_grad_norm
         Clipping of the global gradient norm; 0 is none.
     nodes
         Machines, with ``processes`` on each of them.
     checkpoints
-        Folder for what a killed job resumes from, on a file system that all
-        nodes share; ``None``: it begins again.
+        Folder for what a killed job resumes from, on a file system that all nodes share; ``None``: it begins again.
     checkpoint_seconds, checkpoint_steps
         A checkpoint is written after the first step that ends so long after
         the one before it, or after every so many steps.
     seed, iteration, agent
-        Decide every draw together, so that two agents with the same data
-        still differ in order and initial adapter.
+        Decide every draw together, so that two agents with the same data still differ in order and initial adapter.
     """
 
     base: str
@@ -99,9 +95,8 @@ class FinetuneJob(Training, Finetuning):
     def rate_factor(self, step: int, steps: int) -> float:
         """Factor on the learning rate of a 0-based step.
 
-        Warm-up rises linearly over the first ``ceil(warmup_ratio * steps)`` steps
-        and reaches 1 at its end; unlike the usual one it does not waste the first
-        step on a rate of 0. Decay ends just above 0 at the last step.
+        Warm-up rises linearly over the first ``ceil(warmup_ratio * steps)`` steps and reaches 1 at its end; unlike the
+        usual one it does not waste the first step on a rate of 0. Decay ends just above 0 at the last step.
         """
         warmup = math.ceil(self.warmup_ratio * steps)
         if step < warmup:
@@ -142,9 +137,8 @@ class FinetuneReport:
         Optimiser steps, and each one's mean loss per target token; the last.
         ``None`` after 0 steps: an agent without data keeps its model.
     wall_seconds, gpu_seconds
-        From start to publication, start-up included, with what went into the
-        checkpoint that the job resumed from; times processes where each had
-        a GPU, else 0.
+        From start to publication, start-up included, with what went into the checkpoint that the job resumed from;
+        times processes where each had a GPU, else 0.
     startup_seconds
         From start to the first optimiser step.
     peak_memory_bytes

@@ -75,10 +75,9 @@ def load_tokens(
 ) -> TokenData:
     """Render and tokenize a dataset of chats, or for ``dpo`` of preference pairs, as generation renders them.
 
-    A sample with a text longer than ``max_length`` tokens is dropped whole:
-    cutting it would cut off its answer, the one part that carries loss. For
-    ``loss_on`` see :meth:`hpcmaf.models.chat.ChatFormat.sample`; of what is
-    compared or rewarded, the last turn carries it.
+    A sample with a text longer than ``max_length`` tokens is dropped whole: cutting it would cut off its answer, the
+    one part that carries loss. For ``loss_on`` see :meth:`hpcmaf.models.chat.ChatFormat.sample`; of what is compared or
+    rewarded, the last turn carries it.
 
     Raises
     ------
@@ -153,10 +152,9 @@ def global_batches(
 ) -> list[list[TokenSample]]:
     """Cut every epoch's own shuffle into batches.
 
-    No sample is left out and none is repeated within an epoch, so a dataset
-    smaller than ``batch_size`` makes one step per epoch. All are full but the
-    last of an epoch, which has what remains; ``even``, they differ by one
-    sample at most. There are equally many either way.
+    No sample is left out and none is repeated within an epoch, so a dataset smaller than ``batch_size`` makes one step
+    per epoch. All are full but the last of an epoch, which has what remains; ``even``, they differ by one sample at
+    most. There are equally many either way.
     """
     count = -(-len(samples) // batch_size)
     if even:
@@ -176,9 +174,8 @@ def share(
 ) -> list[Sequence[TokenSample]]:
     """One process's forward passes of a global batch: padded micro-batches, or rows of ``capacity`` packed tokens.
 
-    The loss is a sum over the global batch and does not notice how it is cut.
-    All processes get equally many passes, some perhaps empty, since their
-    collectives must pair up.
+    The loss is a sum over the global batch and does not notice how it is cut. All processes get equally many passes,
+    some perhaps empty, since their collectives must pair up.
     """
     # Padded, texts of like length go together.
     ordered = sorted(batch, key=lambda sample: len(sample.input_ids), reverse=True)
@@ -217,10 +214,9 @@ def _pack(ordered: Sequence[TokenSample], processes: int, capacity: int) -> list
 class MicroBatch:
     """Tensors of one forward pass.
 
-    ``input_ids`` and ``attention_mask`` are int64[B, T], padded on the right,
-    unless texts of ``lengths`` share the one row: then there is no padding and
-    no mask. ``keep``, int64[K], has the positions whose next token carries loss
-    in any row, and ``labels``, int64[B, K], that token, or ``IGNORED``.
+    ``input_ids`` and ``attention_mask`` are int64[B, T], padded on the right, unless texts of ``lengths`` share the one
+    row: then there is no padding and no mask. ``keep``, int64[K], has the positions whose next token carries loss in
+    any row, and ``labels``, int64[B, K], that token, or ``IGNORED``.
     """
 
     input_ids: torch.Tensor

@@ -1,10 +1,8 @@
 """Direct preference optimisation (Rafailov et al. 2023): to prefer, of each pair, the chosen answer.
 
-The sigmoid loss alone: no label smoothing, no other divergence than the
-reverse KL, no reference that moves. The reference is the model as it starts,
-adapter included, so its log-probabilities are computed once, before the first
-step, and no second model is kept. Both answers of a pair are two texts of one
-forward pass, packed like any others.
+The sigmoid loss alone: no label smoothing, no other divergence than the reverse KL, no reference that moves. The
+reference is the model as it starts, adapter included, so its log-probabilities are computed once, before the first
+step, and no second model is kept. Both answers of a pair are two texts of one forward pass, packed like any others.
 """
 
 from __future__ import annotations

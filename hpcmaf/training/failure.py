@@ -36,8 +36,7 @@ class Failure:
     errno
         The operating system's number, if one is behind it.
     node
-        Where it happened, as Slurm calls it; of ``"lost"`` the one that went
-        away, where that is known.
+        Where it happened, as Slurm calls it; of ``"lost"`` the one that went away, where that is known.
     """
 
     kind: FailureKind

@@ -1,8 +1,7 @@
 """One finetuning job in one of its processes: load, train, save.
 
-The loop is plain DeepSpeed rather than a Trainer's, because the loss must be
-weighted by target tokens over micro-batches *and* processes, and resume
-exactly.
+The loop is plain DeepSpeed rather than a Trainer's, because the loss must be weighted by target tokens over
+micro-batches *and* processes, and resume exactly.
 """
 
 from __future__ import annotations

@@ -1,16 +1,13 @@
 """A frozen base whose matrices, and what is multiplied with them, are rounded to fp8.
 
-Hopper's tensor cores multiply fp8 twice as fast as bfloat16, and of an
-adapter's training nearly all arithmetic is products with frozen matrices,
-forward and backward. Each row of a matrix has one scale, and so has each
-token; products of either adapter matrix, sums and everything else stay in the
-type that the job computes in. It is what torchao calls row-wise scaling (all of
-e4m3), without its third product, which frozen matrices do not have. On an
-H100, an 8B model: 21,748 tokens/s instead of 16,482 in bfloat16.
+Hopper's tensor cores multiply fp8 twice as fast as bfloat16, and of an adapter's training nearly all arithmetic is
+products with frozen matrices, forward and backward. Each row of a matrix has one scale, and so has each token; products
+of either adapter matrix, sums and everything else stay in the type that the job computes in. It is what torchao calls
+row-wise scaling (all of e4m3), without its third product, which frozen matrices do not have. On an H100, an 8B model:
+21,748 tokens/s instead of 16,482 in bfloat16.
 
-Adapters learn on the rounded base, and are served on whatever base the
-engine has. Elsewhere than on such GPUs the same numbers are multiplied in
-float32.
+Adapters learn on the rounded base, and are served on whatever base the engine has. Elsewhere than on such GPUs the same
+numbers are multiplied in float32.
 """
 
 from __future__ import annotations
@@ -50,8 +47,7 @@ def round_rows(parts: Sequence[torch.Tensor], by: torch.Tensor | None = None) ->
     Returns
     -------
     tuple
-        The rounded numbers ``(n, widths' sum)``, and float32 scales
-        ``(n, 1)``; their product is what was rounded.
+        The rounded numbers ``(n, widths' sum)``, and float32 scales ``(n, 1)``; their product is what was rounded.
     """
     if parts[0].is_cuda:
         # PyTorch's own operations would go through memory six times.
@@ -68,9 +64,8 @@ def round_rows(parts: Sequence[torch.Tensor], by: torch.Tensor | None = None) ->
 class Matrices:
     """Rounded matrices of layers that read one input.
 
-    ``rows`` has each one's numbers ``(out, in)``, ``scales`` float32 for all
-    their rows one after another, ``columns`` all numbers once more, ``(in, outs'
-    sum)``: fp8 products want both sides stored along what is added up, which
+    ``rows`` has each one's numbers ``(out, in)``, ``scales`` float32 for all their rows one after another, ``columns``
+    all numbers once more, ``(in, outs' sum)``: fp8 products want both sides stored along what is added up, which
     backward is the other.
     """
 
@@ -89,9 +84,8 @@ class Matrices:
 class Fp8Linear(torch.nn.Linear):
     """A frozen linear layer with a rounded matrix, made of a plain one by :func:`round_base`.
 
-    Its ``weight`` is empty, so that code that reads it unaware fails by its
-    shape. Its numbers are ``matrices[at]``, a plain attribute: what casts a
-    model's parameters and buffers would cast these too.
+    Its ``weight`` is empty, so that code that reads it unaware fails by its shape. Its numbers are ``matrices[at]``, a
+    plain attribute: what casts a model's parameters and buffers would cast these too.
     """
 
     matrices: Matrices

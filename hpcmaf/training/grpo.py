@@ -1,14 +1,11 @@
 """GRPO (Shao et al. 2024): tokens of responses that did better than their group's others become likelier.
 
-The debates are the rollouts, made by the agent as the job starts, so one pass
-over the dataset is on-policy but for the steps within it, which the clipped
-ratio bounds. Selection has turned rewards into advantages
-(:mod:`hpcmaf.selection.balance`). As TRL computes it, with the loss over all
-target tokens of a step (``bnpo``, or ``dapo`` without accumulation) and no
-entropy bonus. The divergence is that from the base where adapters are trained;
-with all weights trained, from the model as the job starts, as a second one is
-not kept. Neither store nor dataset has the rollouts' likelihoods: they are
-computed before the first step, by the code that computes those in training.
+The debates are the rollouts, made by the agent as the job starts, so one pass over the dataset is on-policy but for the
+steps within it, which the clipped ratio bounds. Selection has turned rewards into advantages
+(:mod:`hpcmaf.selection.balance`). As TRL computes it, with the loss over all target tokens of a step (``bnpo``, or
+``dapo`` without accumulation) and no entropy bonus. The divergence is that from the base where adapters are trained;
+with all weights trained, from the model as the job starts, as a second one is not kept. Neither store nor dataset has
+the rollouts' likelihoods: they are computed before the first step, by the code that computes those in training.
 """
 
 from __future__ import annotations
@@ -25,9 +22,8 @@ from hpcmaf.training.objective import Objective
 class Grpo(Objective):
     """``beta * divergence - min(ratio * advantage, clipped ratio * advantage)`` of target tokens, over their number.
 
-    The divergence from the base is estimated by ``exp(d) - d - 1``, which is
-    never negative, times the ratio, so that its gradient is that of the
-    divergence. Measured are that, and the share of tokens that clipping holds.
+    The divergence from the base is estimated by ``exp(d) - d - 1``, which is never negative, times the ratio, so that
+    its gradient is that of the divergence. Measured are that, and the share of tokens that clipping holds.
     """
 
     measures = ("divergence", "clipped")

@@ -49,19 +49,16 @@ def run_finetune(
 ) -> FinetuneReport:
     """Finetune a model and publish its folder.
 
-    The output is a PEFT adapter (LoRA) or a whole checkpoint with tokenizer
-    (full), as safetensors, with the report as ``training.json``. It appears
-    whole or not at all.
+    The output is a PEFT adapter (LoRA) or a whole checkpoint with tokenizer (full), as safetensors, with the report as
+    ``training.json``. It appears whole or not at all.
 
     Parameters
     ----------
     job
-        With ``job.checkpoints`` it resumes where a job that was killed or
-        stopped has left a checkpoint; deleting them, once the output is no
-        longer in doubt, is the caller's business.
+        With ``job.checkpoints`` it resumes where a job that was killed or stopped has left a checkpoint; deleting them,
+        once the output is no longer in doubt, is the caller's business.
     logs
-        Folder for ``finetune.log`` (all processes' output) and
-        ``progress.jsonl`` (one line per optimiser step).
+        Folder for ``finetune.log`` (all processes' output) and ``progress.jsonl`` (one line per optimiser step).
     progress
         Called with each line of ``progress.jsonl`` as it appears.
     stop

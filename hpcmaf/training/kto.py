@@ -1,12 +1,10 @@
 """KTO (Ethayarajh et al. 2024): to say more of what is desirable and less of what is not, without pairs.
 
-As TRL computes it: the value of a response is how much likelier it has become
-than under the reference, against how much likelier any response has become,
-estimated by responses to other prompts. The reference is the model as it
-starts, adapter included. Two differences to TRL: that estimate is made over a
-step's whole batch, however it is cut into forward passes and processes; and
-each sample has one foreign response, that of the sample before it in the
-dataset, for the whole job.
+As TRL computes it: the value of a response is how much likelier it has become than under the reference, against how
+much likelier any response has become, estimated by responses to other prompts. The reference is the model as it starts,
+adapter included. Two differences to TRL: that estimate is made over a step's whole batch, however it is cut into
+forward passes and processes; and each sample has one foreign response, that of the sample before it in the dataset, for
+the whole job.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """A job's processes as seen from the one that starts them.
 
-One process is started by itself, several by ``torch.distributed.run``. Either
-way they work off a list of jobs: a folder of numbered files, which the
-launcher adds to as the jobs' turns come, and :mod:`hpcmaf.training.worker`
-reads.
+One process is started by itself, several by ``torch.distributed.run``. Either way they work off a list of jobs: a
+folder of numbered files, which the launcher adds to as the jobs' turns come, and :mod:`hpcmaf.training.worker` reads.
 """
 
 from __future__ import annotations
@@ -72,10 +70,9 @@ def log_of(work: Path, node: int) -> Path:
 class Workers:
     """Processes that work off a list of jobs; a context manager, after which there are none.
 
-    Agents that share a machine share them: imports, process group and the
-    weights of the base are the same for all. A job that fails or is stopped
-    ends them, and the next one starts others; so does one that wants other
-    processes. Of one machine only.
+    Agents that share a machine share them: imports, process group and the weights of the base are the same for all. A
+    job that fails or is stopped ends them, and the next one starts others; so does one that wants other processes. Of
+    one machine only.
     """
 
     def __init__(self) -> None:

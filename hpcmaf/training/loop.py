@@ -38,25 +38,22 @@ def train(
 ) -> list[float]:
     """All optimiser steps that are still to do; returns each one's loss, fewer if the job was stopped.
 
-    The loss of a step is the sum over all samples of the global batch,
-    divided by their weight, however the batch is cut into forward passes and
-    processes.
+    The loss of a step is the sum over all samples of the global batch, divided by their weight, however the batch is
+    cut into forward passes and processes.
 
     Parameters
     ----------
     batches, before
         Those of all steps, and losses of the steps that a checkpoint has already.
     stop
-        When requested in any process, all stop after the same step, with a
-        checkpoint.
+        When requested in any process, all stop after the same step, with a checkpoint.
     loss_spike
         See :func:`hpcmaf.training.stability.check_loss`.
 
     Raises
     ------
     TrainingError
-        The losses diverge, or gradients are not finite; raised before that
-        step changes any weight.
+        The losses diverge, or gradients are not finite; raised before that step changes any weight.
     """
     losses = list(before)
     for step, batch in enumerate(batches[len(before) :], len(before) + 1):

@@ -1,12 +1,10 @@
 """Adapted linear layers in as few passes over memory as they take.
 
-PEFT's layer makes the base's output, the adapter's, scales one and adds it
-to the other, each a trip through memory of the whole output, and autograd
-makes as many on the way back. On a fast GPU these trips cost as much as a
-fifth of the matrix products. Here the adapter is added by the product that
-computes it, and layers that read the same input, as queries, keys and values
-do, read it once. The same numbers, to rounding. On an H100, an 8B model in
-bfloat16: 12,060 tokens/s instead of 10,701 with PEFT's own layers.
+PEFT's layer makes the base's output, the adapter's, scales one and adds it to the other, each a trip through memory of
+the whole output, and autograd makes as many on the way back. On a fast GPU these trips cost as much as a fifth of the
+matrix products. Here the adapter is added by the product that computes it, and layers that read the same input, as
+queries, keys and values do, read it once. The same numbers, to rounding. On an H100, an 8B model in bfloat16: 12,060
+tokens/s instead of 10,701 with PEFT's own layers.
 """
 
 from __future__ import annotations
@@ -156,9 +154,8 @@ def _forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Ten
 def fuse_adapters(model: torch.nn.Module) -> int:
     """Let a PEFT model's plain LoRA layers compute as above; returns how many now do.
 
-    Its weights have to be there whenever a layer runs, so not under ZeRO-3,
-    which fetches them by hooks on the layers inside. Layers with dropout or of
-    another kind stay as they are.
+    Its weights have to be there whenever a layer runs, so not under ZeRO-3, which fetches them by hooks on the layers
+    inside. Layers with dropout or of another kind stay as they are.
     """
     changed = 0
     for module in model.modules():

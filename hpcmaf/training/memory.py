@@ -42,8 +42,7 @@ class Memory:
     gpu
         Bytes of the smallest GPU; ``None`` on CPU.
     fused
-        Norms, rotary positions and gates are single kernels, and adapters
-        part of their layers' products.
+        Norms, rotary positions and gates are single kernels, and adapters part of their layers' products.
     gated
         Gated units keep their halves and not the product.
     logits
@@ -115,9 +114,8 @@ class Memory:
     def choose_passes(self, stage: int) -> tuple[int, int, str]:
         """How large forward passes are, how many layers are computed again in the backward pass, and a line on why.
 
-        Nothing is computed twice where that can be had by passes that are
-        smaller but still fill a GPU; then as few layers as make it fit, and at
-        last smaller passes yet.
+        Nothing is computed twice where that can be had by passes that are smaller but still fill a GPU; then as few
+        layers as make it fit, and at last smaller passes yet.
         """
         most, layers = self.job.micro_batch_size, self.layers
         if self.gpu is None:

@@ -1,11 +1,9 @@
 """Gated units whose three layers are adapted, in one operation that keeps less for its backward pass.
 
-Between its layers such a unit makes three things as wide as itself: what the
-gate says, what is let through, and their product. Autograd keeps all three of
-every layer, most of what a forward pass keeps at all. The product is quickly
-made again from the other two, so here it is not kept, and a GPU takes a
-quarter more tokens at once. On an H100, an 8B model in bfloat16: 15,043
-tokens/s instead of 13,682.
+Between its layers such a unit makes three things as wide as itself: what the gate says, what is let through, and their
+product. Autograd keeps all three of every layer, most of what a forward pass keeps at all. The product is quickly made
+again from the other two, so here it is not kept, and a GPU takes a quarter more tokens at once. On an H100, an 8B model
+in bfloat16: 15,043 tokens/s instead of 13,682.
 """
 
 from __future__ import annotations

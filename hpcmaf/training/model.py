@@ -170,11 +170,9 @@ def _in_4_bits(dtype: torch.dtype) -> object:
 def trainable(model: PreTrainedModel, job: FinetuneJob) -> torch.nn.Module:
     """A loaded model as the job trains it, in training mode.
 
-    With LoRA the base is frozen and the result a ``PeftModel``: training
-    resumes from the adapter of ``job.start``, or a fresh one starts (B = 0: the
-    base unchanged), drawn on the CPU, wherever the base lies. ``ConfigError``
-    where the adapter has another shape than the job's, or the job's targets
-    are nowhere.
+    With LoRA the base is frozen and the result a ``PeftModel``: training resumes from the adapter of ``job.start``, or
+    a fresh one starts (B = 0: the base unchanged), drawn on the CPU, wherever the base lies. ``ConfigError`` where the
+    adapter has another shape than the job's, or the job's targets are nowhere.
     """
     if job.tuning == "full":
         return model.train()

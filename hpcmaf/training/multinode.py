@@ -73,11 +73,9 @@ class NodeRank:
 class Heartbeat:
     """Heartbeats of all nodes, as files that change in the work folder.
 
-    Times of different machines are never compared, nor does the observer's own
-    standstill count: a node is dead when its file is the same for as many
-    looks as there are in ``patience_s``. A node whose processes somebody has
-    stopped (SIGSTOP) has no heartbeat either: the others would wait for it as
-    long as for a dead one.
+    Times of different machines are never compared, nor does the observer's own standstill count: a node is dead when
+    its file is the same for as many looks as there are in ``patience_s``. A node whose processes somebody has stopped
+    (SIGSTOP) has no heartbeat either: the others would wait for it as long as for a dead one.
     """
 
     def __init__(self, work: Path, node: NodeRank) -> None:

@@ -26,8 +26,7 @@ class Objective:
     run
         What to call: the model under DeepSpeed.
     samples
-        All of the job's; the model is still as the job starts. Every process
-        has to come here with the same.
+        All of the job's; the model is still as the job starts. Every process has to come here with the same.
     packed
         Whether texts share rows; the model's attention must be prepared for it.
 

@@ -1,8 +1,7 @@
 """Texts that share a row: which models can be trained on them, and the proof before the first step.
 
-Packed texts lie end to end in one row, positions restart with each, and
-attention stays inside them (:mod:`hpcmaf.training.attention`), so that nothing
-is computed for padding and short texts fill a GPU as long ones do.
+Packed texts lie end to end in one row, positions restart with each, and attention stays inside them
+(:mod:`hpcmaf.training.attention`), so that nothing is computed for padding and short texts fill a GPU as long ones do.
 """
 
 from __future__ import annotations
@@ -80,8 +79,7 @@ class Packing:
         Parameters
         ----------
         run
-            What to call: the model, or what wraps it. Every process has to
-            come here.
+            What to call: the model, or what wraps it. Every process has to come here.
         """
         if not self.on:
             return
@@ -136,8 +134,7 @@ def _plainly(model: PreTrainedModel) -> None:
 
 
 def _difference(packed: torch.Tensor, alone: torch.Tensor) -> float:
-    # In units of the spread of its logits. A model that has diverged
-    # has no logits to compare, and its own way to end.
+    # In units of the spread of its logits. A model that has diverged has no logits to compare, and its own way to end.
     if not alone.isfinite().all():
         return 0.0
     off = (packed - alone).norm() / (alone - alone.mean()).norm().clamp_min(1e-6)

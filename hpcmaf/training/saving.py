@@ -42,9 +42,8 @@ def on_cpu(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def save_adapter(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], job: FinetuneJob, output: Path) -> None:
     """Write ``adapter_model.safetensors`` and ``adapter_config.json``.
 
-    PEFT's own writer asks the hub about the base and lists target modules in
-    a set's random order; this one does neither, so equal adapters are equal
-    bytes.
+    PEFT's own writer asks the hub about the base and lists target modules in a set's random order; this one does
+    neither, so equal adapters are equal bytes.
     """
     tensors = get_peft_model_state_dict(model, state_dict=on_cpu(weights), save_embedding_layers=False)
     save_file(

@@ -90,8 +90,7 @@ _LIGER = "liger kernels"
 def _use_liger(model: torch.nn.Module) -> str:
     """Replace norms, rotary positions and gated activations by liger-kernel's, where it is installed.
 
-    The loss is left alone: only positions that carry loss get logits here.
-    Returns what was done, for the log.
+    The loss is left alone: only positions that carry loss get logits here. Returns what was done, for the log.
     """
     if importlib.util.find_spec("liger_kernel") is None:
         return f"no {_LIGER} (pip install liger-kernel)"

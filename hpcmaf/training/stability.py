@@ -29,8 +29,7 @@ def check_loss(losses: Sequence[float], batch: Sequence[TokenSample], total: int
     losses
         Of all steps so far; the last is in question.
     factor
-        A loss so many times the median of the steps before it is a spike, if
-        it is also a nat above that; 0: none is.
+        A loss so many times the median of the steps before it is a spike, if it is also a nat above that; 0: none is.
     full
         Samples of a whole batch. The mean of few scatters more, so that of an
         epoch's last batch may rise further by the square root.
