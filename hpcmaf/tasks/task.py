@@ -23,8 +23,7 @@ from hpcmaf.tasks.splits import Splits
 GENERATED = ("arithmetic", "words", "sums")
 _MODULES = {
     "generated": GENERATED,
-    "open_answers": ("gsm8k", "svamp", "math", "aime", "jsonl"),
-    "choices": ("mmlu", "mmlu-pro", "arc", "gpqa"),
+    "datasets": ("gsm8k", "svamp", "math", "aime", "jsonl", "mmlu", "mmlu-pro", "arc", "gpqa"),
     "code": ("humaneval", "mbpp"),
 }
 TASKS = tuple(name for names in _MODULES.values() for name in names)
