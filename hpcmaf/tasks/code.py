@@ -183,11 +183,7 @@ def humaneval(row: Row) -> Problem:
 
 
 def mbpp(row: Row) -> Problem:
-    """One problem of MBPP, of the whole file or the sanitized one: a sentence, and asserts as gold.
-
-    The question also shows how the asserts call the function, or nobody could know its name and arguments; what it
-    should return stays out.
-    """
+    """One problem of MBPP, of the whole file or the sanitized one; its question shows the asserts' calls."""
     tests = row.values.get("test_list")
     if not isinstance(tests, list) or (tree := parsed("\n".join(map(str, tests)))) is None:
         raise DataError(f"{row.where}: test_list is no list of asserts; repair or remove the record")

@@ -52,14 +52,11 @@ def math(row: Row) -> Problem:
     """One problem of MATH, from any of the forms it is passed around in."""
     subject = str(row.values.get("type") or row.values.get("subject") or row.group or "").strip()
     key = row.first_of("unique_id", "id")
+    number = row.file if row.file.isdecimal() else ""  # train/algebra/12.json
+    id = row.text(key) if key else row.position_id("math", number)
     meta = {"level": _level(row), "subject": subject}
-    return Problem(
-        # train/algebra/12.json: the file's name is the problem's number.
-        id=row.text(key) if key else row.position_id("math", row.file if row.file.isdecimal() else ""),
-        question=row.text("problem", "question", "prompt"),
-        gold=_math_gold(row),
-        meta={key: value for key, value in meta.items() if value},
-    )
+    meta = {key: value for key, value in meta.items() if value}
+    return Problem(id, row.text("problem", "question", "prompt"), _math_gold(row), meta)
 
 
 def _math_gold(row: Row) -> str | None:
@@ -93,12 +90,8 @@ def jsonl(row: Row) -> Problem:
         raise DataError(f"{row.where}: no 'answer', which a test problem needs; add it or move it to train.jsonl")
     gold = row.text("answer") if answered else None
     content = json.dumps([question, gold]).encode()
-    return Problem(
-        id=row.text("id") if row.first_of("id") else f"jsonl-{hashlib.sha256(content).hexdigest()[:16]}",
-        question=question,
-        gold=gold,
-        meta={key: row.text(key) for key in ("level", "subject") if row.first_of(key)},
-    )
+    id = row.text("id") if row.first_of("id") else f"jsonl-{hashlib.sha256(content).hexdigest()[:16]}"
+    return Problem(id, question, gold, {key: row.text(key) for key in ("level", "subject") if row.first_of(key)})
 
 
 # --- multiple choice ---

@@ -40,7 +40,7 @@ class Generated(Task):
     decisive
         The part of a question that says which side it is on.
     most
-        Far below what a side has, so that drawing without repetition stays quick.
+        Problems of a side; far below what there are, so that drawing without repetition stays quick.
     """
 
     make: Callable[[Draw], Problem]

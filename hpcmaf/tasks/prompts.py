@@ -177,12 +177,6 @@ class Examples(Strict):
 class PromptFile(Strict):
     """A researcher's own prompts: a YAML file of jinja2 templates, worked examples and a system message.
 
-        system: You are a careful mathematician.
-        examples:
-          - {question: What is 2 + 3?, answer: "2 + 3 = 5. Answer: \\boxed{5}"}
-        first: "{{ question }} End with \\boxed{}."
-        update: "Others say: {{ summary }} Check your answer to {{ question }}, then end with \\boxed{}."
-
     What a file leaves out comes from the task.
     """
 

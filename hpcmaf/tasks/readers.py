@@ -167,8 +167,7 @@ def from_hub(name: str, configs: Sequence[str]) -> Path:
         download = partial(import_module("huggingface_hub").snapshot_download, repo_type="dataset", revision=_CONVERTED)
         folder = Path(download(name, allow_patterns=wanted))
         return folder if any(folder.rglob("*.parquet")) else Path(download(name))
-    # The client raises its own, requests', httpx' and builtin exceptions alike.
-    except Exception as error:
+    except Exception as error:  # the client's own, requests', httpx' and builtin ones
         raise DataError(
             f"{name}: neither a path here nor to be had from the hub ({reason(error)}); "
             "check the name and the network, or download it elsewhere and pass the folder"

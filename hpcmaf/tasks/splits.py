@@ -47,14 +47,9 @@ def roles(pools: Mapping[str, list[Problem]], source: str) -> dict[str, list[Pro
 def draw(pools: Mapping[str, Sequence[Problem]], *, train: int, eval: int, seed: int, source: str) -> Splits:
     """Draw ``train`` and ``eval`` problems, disjoint by normalised question.
 
-    Every question of a test split is left out of training, whether drawn or not. One pool is cut at the middle of the
-    range of the questions' hashes, for every seed, moved only as far as the requested numbers need. The seed decides
-    which problems of a side are drawn and in what order; a larger draw begins with the smaller one.
-
-    Parameters
-    ----------
-    pools
-        ``train`` and ``test``, or one. Problems without gold can only train.
+    Of ``train`` and ``test``, every question of the latter is left out of training, whether drawn or not. One pool is
+    cut at the middle of the range of the questions' hashes, moved only as far as the requested numbers need; what has
+    no gold can only train. The seed decides which problems of a side are drawn; a larger draw begins with the smaller.
 
     Raises
     ------

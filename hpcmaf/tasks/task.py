@@ -1,7 +1,4 @@
-"""What a task is, and which tasks there are.
-
-A task of your own needs no change here: a recipe names its file, or a package offers it (:func:`get_task`).
-"""
+"""What a task is, and which tasks there are."""
 
 from __future__ import annotations
 
