@@ -55,9 +55,7 @@ def extract(text: str | None, form: AnswerForm | str, *, truncated: bool = False
     boxes, stated = _boxes(text), text
     if truncated:  # the last sentence may lack its end; a box that closes is whole
         stated = text[: end.end()] if (end := last_match(_END, text)) else ""
-    places = [match[1].strip() for match in _TAGS.finditer(text)][-1:]
-    if not truncated and not places and (match := _OPEN_TAG.search(text)):
-        places = [match[1].strip()]
+    places = [match[1].strip() for match in _TAGS.finditer(text) if match[2] or not truncated][-1:]
     match form:
         case AnswerForm.NUMBER:
             return numbers.number_in(boxes, places, _statements(stated), stated, truncated)
@@ -72,8 +70,7 @@ _THOUGHTS = r"(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad|\|(?:be
 _OPENED = re.compile(rf"[<\[\u25c1](?:seed:)?{_THOUGHTS}(?:\s[^>\n]{{0,80}})?[>\]\u25b7]", re.IGNORECASE)
 _CLOSED = re.compile(rf"[<\[\u25c1]/(?:seed:)?{_THOUGHTS}[>\]\u25b7]|<\|end_of_thought\|>", re.IGNORECASE)
 _TAG = r"(?:final_?)?ans(?:wer)?[>\]]"
-_TAGS = re.compile(rf"[<\[]{_TAG}((?:[^<\[]|[<\[](?!/|{_TAG}))*)[<\[]/{_TAG}", re.IGNORECASE)
-_OPEN_TAG = re.compile(r"<(?:final_?)?answer>([^<]{1,200})\Z", re.IGNORECASE)
+_TAGS = re.compile(rf"[<\[]{_TAG}((?:[^<\[]|[<\[](?!/|{_TAG}))*)(?:([<\[]/{_TAG})|\Z)", re.IGNORECASE)
 _END = re.compile(r"\n|[.!?][\"')*_\]]{0,3}(?=\s)")
 
 
@@ -173,7 +170,7 @@ _AIM = re.compile(
 )
 _MARKUP = re.compile(
     r"(?:\s|[*_>:\u2190-\u21ff\u2600-\u27bf\U0001f000-\U0001faff\ufe0f]|&nbsp;|</?[a-z]{1,6}\b[^<>\n]{0,80}>|==(?=\w)"
-    r"|[-=]{3,}(?=\s)|\#{1,6}\s|(?:`{3}|~{3})[a-z]{0,10}\n|`(?!``)|(?<=\n)[-+\u2022]\s)+"
+    r"|as\sfollows:|[-=]{3,}(?=\s)|\#{1,6}\s|(?:`{3}|~{3})[a-z]{0,10}\n|`(?!``)|(?<=\n)[-+\u2022]\s)+"
 )
 _SUBHEADING = re.compile(
     r"\s*(?:\#{1,6}\s|\*\*)?\s?(?i:explanation|reason(?:ing)?|step|solution|note|justification|proof|check|verification)\b"
@@ -261,13 +258,11 @@ def _term(statement: str, form: AnswerForm) -> str | None:
     for math in _MATH.finditer(statement[:reach]):
         if not _GOES_ON.match(statement, math.end()) and not _BOX.search(math[0]):
             return _listed(statement, math)
-    if verdict := _VERDICT.match(sentence):
-        if sentence[verdict.end() : verdict.end() + 1] != ":":
-            return None
-        sentence = sentence[verdict.end() + 1 :]
+    if _VERDICT.match(sentence):
+        return None
     sentence = re.sub(r"`|</?[a-z]+>", "", sentence).strip(" *_=\"'").rstrip(".!?,;:*_=\"' ")
     if form is AnswerForm.TEXT:
-        return sentence[:200].strip() or None
+        return sentence[:200].strip() if re.search(r"\w", sentence) else None
     clause = _CLAUSE_END.split(sentence, maxsplit=1)[0].rstrip("., ")
     if len(clause) <= 60 and clause:
         if _TEXT_ANSWERS.fullmatch(clause) or not re.search(r"[A-Za-z]{2}", clause):

@@ -19,7 +19,7 @@ _SENTENCE = re.compile(r"(?:[^.!?\n;\u3002]|\.(?=\S))+")
 _CLAUSE = re.compile(
     r",(?=[^\x00-\x7f])|,\s+(?:(?:then|which|leaving|rather(?!\sthan))\b|(?=it\b))|;|(?:,\s+)?\b(?:but|so|hence|thus|therefore|because|since)\b"
 )
-_PART = re.compile(r",\s|;|\b(?:while|whereas|but)\b|(?<=[\u274c\u2717\u2718\u2705\u2713\u2714])")
+_PART = re.compile(r",\s|;|\b(?:while|whereas|but|and(?=\s\(?[A-J]\)?\sis))\b|(?<=[\u274c\u2705\u2713-\u2718])")
 _PREDICATE = re.compile(r"(?:is|was|can|could|must|seems|would|should|will|does|has)(?:not|n't)?\b")
 # Words that a chosen letter may stand behind.
 _BEFORE = (
@@ -66,8 +66,7 @@ def _stated(statement: str, read: dict[str, re.Pattern[str]]) -> str | None:
     for clause in _CLAUSE.split(sentence + "."):
         clause = clause.lstrip()
         if match := read["stated"].match(clause):
-            letter = match[1] or match[2] or match[3]
-            return None if read["another"].match(clause, match.end()) else letter.upper()
+            return None if read["pair"].match(clause, match.start(match.lastindex)) else match[match.lastindex].upper()
     return None
 
 
@@ -103,8 +102,8 @@ def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
         "stated": rf"{adverbs}{ahead}{adverbs}(?i:(?:option|choice|letter|answer)\s?)?{ahead}"
         rf"(?:(?<=[(\[])\s?({either})\s?[)\]]|({bare})"
         rf"|({either})(?=\s+(?:because|since)\b|[*_$\"'`\u201d\u2019}}~\u00bb]{{0,3}}\s*(?:[.,:;)!]\s|[.]?\s*\Z|\n)))",
-        "another": rf"[)\]*_$\"'`}}]{{0,3}}\s*{joint}\s*[(\[]?(?:(?i:option)\s)?{upper}(?![A-Za-z0-9'])",
-        "pair": rf"(?<![A-Za-z])[(\[]?{upper}[)\]]?\s*{joint}\s*[(\[]?{upper}(?![A-Za-z0-9'])",
+        "pair": rf"(?<![A-Za-z]){either}[)\]*_$\"'`}}]{{0,3}}\s*{joint}\s*(?:\(|\[|(?i:option)\s)?{upper}"
+        r"(?![A-Za-z0-9'])",
         "whole": rf"{ahead}(?i:(?:option|choice|answer)\s?)?{ahead}({either})\s?"
         r"(?:[)\].:*_$\"'`}\u201d\u2019]+(?:\s(.*))?)?",
         "verdict": rf"(?<![A-Za-z])(?:[(\[]({upper})[)\]]|({upper}))(?:\)|\*\*)?\s+"

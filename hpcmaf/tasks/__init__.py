@@ -1,8 +1,7 @@
 """Tasks: problems, splits, prompts and the leak guard.
 
-The shipped ones: ``generated`` (arithmetic, words, sums), ``open_answers`` (GSM8K, SVAMP, MATH, AIME, your own JSON
-lines), ``choices`` (MMLU, MMLU-Pro, ARC, GPQA) and ``code`` (HumanEval, MBPP). Importing this package reads no data and
-loads nothing heavy.
+The shipped ones: ``generated`` (arithmetic, words, sums), ``datasets`` (GSM8K, SVAMP, MATH, AIME, MMLU, MMLU-Pro, ARC,
+GPQA, your own JSON lines) and ``code`` (HumanEval, MBPP). Importing this package reads no data and loads nothing heavy.
 """
 
 from hpcmaf.tasks.splits import Splits, leak_guard

@@ -85,15 +85,15 @@ def read_jsonl(path: Path) -> Iterator[Record]:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             for number, line in enumerate(file, start=1):
                 where = f"{path}, line {number}"
-                if (text := _decode(line, where)).strip():
-                    yield where, None, _object(_parse(text, where), where)
+                if line.strip():
+                    yield where, None, _object(_parse(line, where), where)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: torn or not gzip ({error}); fetch it again") from error
 
 
 def read_json(path: Path) -> Iterator[Record]:
     """Read a JSON file: an array of objects, one object, or arrays by split name."""
-    value = _parse(_decode(path.read_bytes(), str(path)), str(path))
+    value = _parse(path.read_bytes(), str(path))
     parts: dict[str | None, list[Any]] = {None: value} if isinstance(value, list) else {}
     if isinstance(value, dict):
         parts = {name: value[name] for name in SPLIT_NAMES if isinstance(value.get(name), list)}
@@ -182,10 +182,10 @@ def _decode(data: bytes, where: str) -> str:
         raise DataError(f"{where}: not UTF-8 (byte {error.start}); convert the file to UTF-8") from error
 
 
-def _parse(text: str, where: str) -> Any:
+def _parse(data: bytes, where: str) -> Any:
+    text = _decode(data, where)
     try:
-        # Decimals stay as they were written: 0.10 is text here, not a float.
-        return json.loads(text, parse_float=str)
+        return json.loads(text, parse_float=str)  # 0.10 stays as it was written
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: torn or not JSON ({error}); repair or remove it") from error
 

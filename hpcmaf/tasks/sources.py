@@ -58,12 +58,9 @@ class Files(Task):
             )
         if present := manifests(source):
             pools = read_prepared(source, self.name, present)
-            beside = (part for part in _scan(source) if part.split and part.path.parent == source)
-            if part := next(beside, None):
-                raise DataError(
-                    f"{part.path}: lies beside prepared problems and is not one of them; prepare both "
-                    "from one folder, or take it away"
-                )
+            for part in _scan(source):
+                if part.split and part.path.parent == source:
+                    raise DataError(f"{part.path}: lies beside prepared problems and is not one of them; take it away")
         else:
             pools = roles(self.collect(read_parts(locate(source, self.configs)))[0], str(source))
         pools = _of_levels(pools, self.levels if levels is None else levels, str(source))
@@ -166,9 +163,8 @@ def locate(source: Path, configs: Sequence[str] = ()) -> list[Part]:
         named = _SAYS_SPLIT.search(source.stem.casefold())
         return [Part(source, named[1] if named else "all")]
     if not source.is_dir():
-        there = source.exists()
-        what = "neither a file nor a folder; name one of the two" if there else "no such file or folder; check the path"
-        raise DataError(f"{source}: {what}")
+        what = "neither a file nor a folder" if source.exists() else "no such file or folder"
+        raise DataError(f"{source}: {what}; check the path")
     found = list(_scan(source))
     for folder in (source / name for name in (*configs, "default")):
         if any(part.split and folder in part.path.parents for part in found):
@@ -178,8 +174,7 @@ def locate(source: Path, configs: Sequence[str] = ()) -> list[Part]:
     for part in found:
         if part.split and part.split not in {one.split for one in parts}:
             raise DataError(
-                f"{part.path}: seems to be the split '{part.split}', but is in no known form; "
-                f"bring it into the form of the other files there, or take it away"
+                f"{part.path}: seems to be the split '{part.split}', but in no known form; convert it or take it away"
             )
     files = [part.path for part in found if kind(part.path) in READERS and part.path.parent == source]
     if not parts and len(files) != 1:

@@ -23,8 +23,7 @@ from hpcmaf.tasks.splits import Splits
 GENERATED = ("arithmetic", "words", "sums")
 _MODULES = {
     "generated": GENERATED,
-    "open_answers": ("gsm8k", "svamp", "math", "aime", "jsonl"),
-    "choices": ("mmlu", "mmlu-pro", "arc", "gpqa"),
+    "datasets": ("gsm8k", "svamp", "math", "aime", "jsonl", "mmlu", "mmlu-pro", "arc", "gpqa"),
     "code": ("humaneval", "mbpp"),
 }
 TASKS = tuple(name for names in _MODULES.values() for name in names)
@@ -115,9 +114,7 @@ def get_task(name: str) -> Task:
 
 
 def load_plugin(key: str, name: str, group: str) -> Any:
-    """``FILE.py:OBJECT``, or what an installed package offers under a group of entry points; ``None`` if none does.
-
-    Of a class one object is made, without arguments.
+    """``FILE.py:OBJECT``, or an entry point of a group, ``None`` if there is none; of a class one object is made.
 
     Raises
     ------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcmaf.answers import AnswerForm, closing_mark, extract, spoken
@@ -133,6 +133,7 @@ ROWS: dict[str, list[tuple[str, str | None]]] = {
         (r"\boxed{9} in \boxed{\quad}", '9'), ("[ANSWER]9[/ANSWER]", '9'),
         (r"\boxed{9} in \boxed{\text{numeric answer}}", '9'), ("Answer: N/A", None), ("Final answer:\n===\n9", '9'),
         ("<answer>[1,2)</answer>", "[1,2)"), (r"The answer is \(\boxed{}\) $7$", "7"), ("<answer>x<3</answer>", "x<3"),
+        ("The answer is as follows:\n```\n14\n```", "14"),
         ("The answer cannot be (7).", None),
     ],
     "letter": [
@@ -182,7 +183,7 @@ ROWS: dict[str, list[tuple[str, str | None]]] = {
         ("A correct answer needs care.", None), ("D) depends on facts that are not stated", 'D'),
         ("(C) Incorrect.", None), ("(C) is not true.", None), ("(D) False, True", 'D'),
         ("I think it is C because it is not due to heat.", 'C'), ("not (B), rather C", 'C'),
-        ("B and C are both wrong, leaving A.", 'A'),
+        ("B and C are both wrong, leaving A.", 'A'), ("(A) is wrong and (C) is right", 'C'),
     ],
     "text": [
         ("The answer is Paris.", 'Paris'), ("Answer: the French Revolution", 'the French Revolution'),
@@ -190,6 +191,7 @@ ROWS: dict[str, list[tuple[str, str | None]]] = {
         ("My answer is correct.", None), ("The answer is as follows", None), ("Answer: **Paris**", 'Paris'),
         ("The capital is lovely and so on and on and on.", None), ("Answer:\n```\nParis\n```", 'Paris'),
         ("Answer:\n\n**Explanation:** we add", None), ('Final answer: "Paris"', 'Paris'), ("The answer is: $42$", '42'),
+        ("The answer is:\n\n---", None),
     ],
 }
 # What was cut off: an explicit final answer that is whole, or none.
@@ -252,6 +254,7 @@ def test_time_grows_no_faster_than_text(form: str, piece: str) -> None:
 
 
 @given(st.text(max_size=200), st.sampled_from(list(ROWS)), st.booleans())
+@settings(deadline=None)
 def test_any_text_gives_an_answer_or_none(text: str, form: str, truncated: bool) -> None:
     answer = extract(text, form, truncated=truncated)
     assert answer is None or answer.strip()
@@ -261,6 +264,7 @@ _NO_BOX = st.text(st.characters(exclude_characters="<[\u25c1"), max_size=50).fil
 
 
 @given(st.integers(), _NO_BOX)
+@settings(deadline=None)
 def test_a_boxed_integer_is_found_after_any_text(value: int, before: str) -> None:
     answer = extract(f"{before}. \\boxed{{{value}}}.", AnswerForm.BOXED)
     assert answer == str(value)

@@ -17,7 +17,7 @@ from hpcmaf.config.load import load_recipe
 from hpcmaf.engines import Request
 from hpcmaf.errors import ConfigError
 from hpcmaf.jobs.debate import protocol_of
-from hpcmaf.tasks.choices import LETTERS
+from hpcmaf.tasks.datasets import LETTERS
 from hpcmaf.tasks.grader import Grader, grader_of
 from hpcmaf.tasks.problems import Problem
 from tests.jobs.playing import N, play
