@@ -264,9 +264,14 @@ def system_error(error: OSError | MemoryError) -> PlatformError:
     return PlatformError(f"{where}{error.strerror or error}; {remedy}", kind=failure_kind(error), errno=errno_of(error))
 
 
+def printable(text: str, keep: str = "") -> str:
+    """Text with everything escaped that a terminal cannot show or would obey, but for characters to keep."""
+    return "".join(c if c in keep or c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 def one_line(text: str) -> str:
-    """Text with everything escaped that would break its line or steer a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text.strip())
+    """Text that is safe to print, without a line's end in it."""
+    return printable(text.strip())
 
 
 def brief(error: BaseException) -> str:

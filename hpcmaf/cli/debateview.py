@@ -5,22 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import click
 
 from hpcmaf.answers import Vote
 from hpcmaf.debate.transcript import Transcript, Utterance
+from hpcmaf.errors import printable
+
+readable = partial(printable, keep="\n\t")
 
 
 def debate_json(transcript: Transcript, **about: Any) -> str:
     """A debate, behind what else is known about it, as JSON in ASCII: lone surrogates have no other form there."""
     return json.dumps(about | {name: value for name, value in asdict(transcript).items() if name != "grader"}, indent=1)
-
-
-def readable(text: str) -> str:
-    """Text without characters that could steer a terminal or that it cannot encode."""
-    return "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def print_debate(

@@ -126,6 +126,8 @@ class ServedModels:
     ----------
     base
         Folder or hub id of the base model.
+    name
+        What the recipe calls it; the end of ``base`` if empty.
     tuning
         ``"lora"``: ``agents`` are PEFT adapters on the base; ``"full"``: each is a whole checkpoint.
     agents
@@ -144,6 +146,7 @@ class ServedModels:
     trust_remote_code: bool = False
     chat: Mapping[str, Any] = field(default_factory=dict)
     copies: tuple[str, ...] = ()
+    name: str = ""
 
     @property
     def source(self) -> dict[str, Any]:

@@ -186,7 +186,8 @@ class RoutingEngine:
 
     def __init__(self, served: Sequence[ServedModels], engines: Sequence[Any]) -> None:
         self._first = engines[0]
-        self.engines = {f"{Path(one.base).name} ({one.tuning})": own for one, own in zip(served, engines, strict=True)}
+        names = (f"{Path(one.name or one.base).name} ({one.tuning})" for one in served)
+        self.engines = dict(zip(names, engines, strict=True))
         self._model_of = {
             name: (engine, name if name in one.agents else None)
             for one, engine in zip(served, engines, strict=True)

@@ -95,6 +95,7 @@ def _base_of(recipe: Recipe) -> ServedModels:
         revision=model.revision,
         trust_remote_code=model.trust_remote_code,
         chat=model.chat,
+        name=model.path,
     )
 
 

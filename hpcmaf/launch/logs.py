@@ -7,6 +7,7 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpcmaf.errors import printable
 from hpcmaf.launch.scheduler import read_stop
 from hpcmaf.launch.slurm.submissions import Submissions, job_log
 from hpcmaf.run.attempts import Attempt, all_attempts
@@ -77,9 +78,5 @@ def tail(path: Path, lines: int) -> list[str]:
         0 for all of them.
     """
     with path.open("rb") as file:
-        return [_readable(line) for line in deque(file, lines or None)]
-
-
-def _readable(line: bytes) -> str:
-    text = line.decode("utf-8", "replace").rstrip("\r\n").rpartition("\r")[2].expandtabs()
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+        texts = (line.decode("utf-8", "replace").rstrip("\r\n") for line in deque(file, lines or None))
+        return [printable(text.rpartition("\r")[2].expandtabs()) for text in texts]
