@@ -144,7 +144,7 @@ def _structures(left: str, right: str, deadline: Deadline, depth: int) -> bool |
         if kind == "set" and len(parts) == 1:
             return _same(parts[0], other, deadline, depth)
         # A condition or a difference of sets may come to an interval.
-        return None if kind in _TUPLES else False
+        return None if kind in ("()", "[]", "(]", "[)") else False
     (kind, parts), (other_kind, others) = first, second
     if kind != other_kind or len(parts) != len(others):
         return False
@@ -174,7 +174,6 @@ _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)
 _BOTH = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 _OPEN = frozenset({"(", "[", "{", "\\{", "\\langle"})
 _CLOSE = frozenset({")", "]", "}", "\\}", "\\rangle"})
-_TUPLES = ("()", "[]", "(]", "[)")  # and intervals
 AND, OR = (re.compile(rf"(?<![A-Za-z\\]){word}(?![A-Za-z])") for word in ("and", "or"))
 _SIGNS = frozenset({"<", ">", "\\le", "\\ge", "\\ne", "="})
 CONDITION = re.compile(r"\\\{\s*[A-Za-z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?[|:](.*)\\\}", re.DOTALL)  # of a set
@@ -197,9 +196,10 @@ def _split(text: str) -> tuple[str, tuple[str, ...]] | None:
         return None
     tokens, depths = zip(*_levels(text), strict=True)
     brackets = tokens[0] + tokens[-1]
-    if brackets in (*_TUPLES, "\\{\\}") and depths[-1] == 0 not in depths[:-1]:
+    encloses = 0 not in depths[:-1] and depths[-1] == 0
+    if tokens[0] in ("(", "[", "\\{") and tokens[-1] in (")", "]", "\\}") and encloses:
         parts = _top_level(text[len(tokens[0]) : -len(tokens[-1])])
-        if brackets not in _TUPLES:
+        if brackets == "\\{\\}":
             return _listed(parts)
         return (brackets, parts) if len(parts) > 1 else None
     parts = _elements(text)

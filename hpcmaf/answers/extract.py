@@ -55,7 +55,9 @@ def extract(text: str | None, form: AnswerForm | str, *, truncated: bool = False
     boxes, stated = _boxes(text), text
     if truncated:  # the last sentence may lack its end; a box that closes is whole
         stated = text[: end.end()] if (end := last_match(_END, text)) else ""
-    places = [match[1].strip() for match in _TAGS.finditer(text) if match[2] or not truncated][-1:]
+    places = [match[1].strip() for match in _TAGS.finditer(text)][-1:]
+    if not truncated and not places and (match := _OPEN_TAG.search(text)):
+        places = [match[1].strip()]
     match form:
         case AnswerForm.NUMBER:
             return numbers.number_in(boxes, places, _statements(stated), stated, truncated)
@@ -70,7 +72,8 @@ _THOUGHTS = r"(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad|\|(?:be
 _OPENED = re.compile(rf"[<\[\u25c1](?:seed:)?{_THOUGHTS}(?:\s[^>\n]{{0,80}})?[>\]\u25b7]", re.IGNORECASE)
 _CLOSED = re.compile(rf"[<\[\u25c1]/(?:seed:)?{_THOUGHTS}[>\]\u25b7]|<\|end_of_thought\|>", re.IGNORECASE)
 _TAG = r"(?:final_?)?ans(?:wer)?[>\]]"
-_TAGS = re.compile(rf"[<\[]{_TAG}((?:[^<\[]|[<\[](?!/|{_TAG}))*)(?:([<\[]/{_TAG})|\Z)", re.IGNORECASE)
+_TAGS = re.compile(rf"[<\[]{_TAG}((?:[^<\[]|[<\[](?!/|{_TAG}))*)[<\[]/{_TAG}", re.IGNORECASE)
+_OPEN_TAG = re.compile(r"<(?:final_?)?answer>([^<]{1,200})\Z", re.IGNORECASE)
 _END = re.compile(r"\n|[.!?][\"')*_\]]{0,3}(?=\s)")
 
 

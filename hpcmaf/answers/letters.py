@@ -98,11 +98,11 @@ def _patterns(letters: str) -> dict[str, re.Pattern[str]]:
         "listing": f"(?i:{letters[:3]}{''.join(f'(?:{letter}' for letter in letters[3:])}{')?' * len(letters[3:])})",
         "boxed": rf"(?:(?i:option|choice|answer|letter)[\s:]*)?[(\[]?\s*({either})\s*"
         r"(?:([)\].:,]\s*(?=[A-Za-z0-9(\\$-]{2}|\d|\Z)|\Z|(?=\s*[(:-]))|(?=[\s,/&]))",
-        "several": rf"[(\[]?{either}[)\]]?(?:\s*{joint}?\s*[(\[]?{either}[)\]]?)+",
+        "several": rf"[(\[]?{either}[)\]]?(?:\s*+{joint}?\s*+[(\[]?{either}[)\]]?)+",
         "stated": rf"{adverbs}{ahead}{adverbs}(?i:(?:option|choice|letter|answer)\s?)?{ahead}"
         rf"(?:(?<=[(\[])\s?({either})\s?[)\]]|({bare})"
         rf"|({either})(?=\s+(?:because|since)\b|[*_$\"'`\u201d\u2019}}~\u00bb]{{0,3}}\s*(?:[.,:;)!]\s|[.]?\s*\Z|\n)))",
-        "pair": rf"(?<![A-Za-z]){either}[)\]*_$\"'`}}]{{0,3}}\s*{joint}\s*(?:\(|\[|(?i:option)\s)?{upper}"
+        "pair": rf"(?<![A-Za-z]){upper}[)\]*_$\"'`}}]{{0,3}}\s*{joint}\s*(?:\(|\[|(?i:option)\s)?{upper}"
         r"(?![A-Za-z0-9'])",
         "whole": rf"{ahead}(?i:(?:option|choice|answer)\s?)?{ahead}({either})\s?"
         r"(?:[)\].:*_$\"'`}\u201d\u2019]+(?:\s(.*))?)?",

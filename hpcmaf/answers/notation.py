@@ -243,7 +243,7 @@ _NOT_UNITS = frozenset(
 )
 # One and two letters after a number may as well be variables, unless they stand apart as these do.
 _SHORT = frozenset("cm mm km kg mg ft lb oz hr yd ml mL mi am pm Rs sq cu of in".split())
-_PIECE = r"(?:\\text\s*\{[^{}]*\}|\\cdot|/|[A-Za-z][A-Za-z.]*)(?:\s*\^\s*(?:\{\s*-?\d\s*\}|\d))?"
+_PIECE = r"(?:\\text\s*\{[^{}]*\}|\\cdot|/|[A-Za-z][A-Za-z.]*+)(?:\s*\^\s*(?:\{\s*-?\d\s*\}|\d))?"
 _TAIL = re.compile(rf"(?P<value>.*(?:[\d}})]|\\pi))(?P<space>\s*)(?P<tail>{_PIECE}(?:\s*{_PIECE})*)", re.DOTALL)
 _EAST_ASIAN_TAIL = re.compile(r"(.*\d)\s*([\u4e07\u4ebf\u5343\u767e]*)(?:(?![\x00-\x7f])\w)*", re.DOTALL)
 _WORD = re.compile(r"(/|\bper\b)|([A-Za-z](?:[A-Za-z]|\.(?=[A-Za-z]))*)\.?(?:\s*\}?\s*\^\s*\{?\s*(-?\d))?")

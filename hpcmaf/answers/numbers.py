@@ -46,7 +46,7 @@ _INDEX = re.compile(
     r"\b(?i:agent|solution|step|case|part|method|problem|question|equation|figure|round|option|line)s?\s{0,2}#?\Z"
 )
 # What may stand around the one number of a box.
-_BEFORE = re.compile(r"(?:[A-Za-z]{2,}[\s:,]*)*")
+_BEFORE = re.compile(r"(?:[A-Za-z]{2,}+[\s:,]*)*")
 _BEHIND = re.compile(
     r"[\s%]*|\s*[mgL]|\s+[shtlACFJKNVW]|\s*[A-Za-z]{2,}[A-Za-z.,\s/]*|\s*[A-Za-z]{1,4}/[A-Za-z]{1,4}"
     r"|\s*(?:[cdkm]?m|ft|in|yd|mi|units?)(?:\s*/\s*s)?\s*\^\s*\{?\s*[23]\s*\}?"

@@ -162,7 +162,7 @@ KINDS = dict(re.findall(r"^([a-z ]+):\n(.*?)(?=\n[a-z ]+:\n|\Z)", PAIRS.strip(),
 NOTHING = ["", " ", "\x00", "$$", "nan", "NaN", r"\text{nan}", None]
 # Texts that keep a symbolic grader busy for ever, fill its memory or exhaust its stack.
 ENDLESS = ["99999999!", "9^{9^{9^{9}}}", "1e999999999", "10^{10^{10}}", "2^{2^{2^{2^{2^2}}}}", r"\sum_{k=1}^{10^{12}} k^{99}"]
-DEEP = ["(" * 400 + "x" + ")" * 400, "{" * 900, r"\frac{1}{" * 90 + "x" + "}" * 90, "-" * 900 + "x", r"\sqrt{" * 120 + "x" + "}" * 120]
+DEEP = ["5 " + "a" * 150 + "!", "(" * 400 + "x" + ")" * 400, "{" * 900, r"\frac{1}{" * 90 + "x" + "}" * 90, "-" * 900 + "x", r"\sqrt{" * 120 + "x" + "}" * 120]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -238,7 +238,7 @@ def test_unknown_form_is_refused() -> None:
 STALLING = (
     "1 ,111 \\boxed{ \\boxedx the_answer_is_ answer_ { 1/ - # #_1\n _ A_ \\ 9 a= <think> </think> <answer> $ ._ (A)_ A,_B,_C,_ minus_"
     " 1_x_10_ _000 answer:_\n answer:_1_ (A)_is_not,_ \\boxed{1}_and_ \\boxed{x}, * >_ \\frac{1}{2} 5,000 \n negative_ _is \u7b54\u6848\u662f"
-    " \\boxed{\\boxed{ ####_ ####_1.\n <answer>1</answer> `"
+    " \\boxed{\\boxed{ ####_ a B_and_ ####_1.\n <answer>1</answer> `"
 )
 
 
@@ -250,6 +250,8 @@ def test_time_grows_no_faster_than_text(form: str, piece: str) -> None:
     start = time.process_time()
     extract(middle, form)
     extract(f"answer is{middle}}}", form)
+    for first in ("5 ", ""):
+        extract(f"\\boxed{{{first}{middle[:150]}!}}", form)
     assert time.process_time() - start < 0.9
 
 
