@@ -187,11 +187,7 @@ _NAME = re.compile(r"[A-Za-z{}()\[\]|,:/\s.;]*[A-Za-z][A-Za-z{}()\[\]|,:/\s.;]*"
 
 
 def _split(text: str) -> tuple[str, tuple[str, ...]] | None:
-    """Kind and elements of a compound answer; ``None`` for a single expression.
-
-    The kind is ``set`` (also of a list), in which no order counts, a pair of brackets such as ``[)``, or ``series`` (a
-    list that goes on).
-    """
+    """Kind (``set``, also of a list, ``series``, or brackets) and elements; ``None`` for a single expression."""
     if CONDITION.fullmatch(text) or _relations(text) - {"="} and len(_top_level(text)) == 1:
         return None
     tokens, depths = zip(*_levels(text), strict=True)
@@ -207,10 +203,7 @@ def _split(text: str) -> tuple[str, tuple[str, ...]] | None:
 
 
 def _label(text: str) -> tuple[str, str] | None:
-    r"""``x = 5``, ``f(2) = 5``, ``x \in [0, 1]`` and ``1 + 1 = 2`` as what is named and its value.
-
-    What is worked out (``1 + 1``) has the empty name. ``None`` without a label, for an equation and a list of several.
-    """
+    r"""Name and value of ``f(2) = 5`` and ``x \in [0, 1]``, an empty name in ``1 + 1 = 2``, none in equations."""
     sides = _top_level(text, ("=", "\\in"))
     if len(sides) < 2 or text.rstrip().endswith("=") or (len(sides) > 2 and len(_elements(text)) > 1):
         return None

@@ -32,9 +32,8 @@ _FUNCTIONS = frozenset(
 )
 _N = r"(?![A-Za-z])"  # the end of a command's name
 _STYLES = (
-    "left|middle|right|[bB]ig{1,2}[lrm]?|bfseries|boldmath|(?:display|text|script)style|(?:no)?limits|normalsize|small|tiny|large"
-    "|Large|LARGE|huge|Huge|bf|it|rm|sf|tt|em|underline|underbar|uline|ensuremath|mathop|mathstrut|q?quad"
-    "|(?:thin|med|thick)space"
+    "left|middle|right|[bB]ig{1,2}[lrm]?|bfseries|boldmath|[a-z]+style|(?:no)?limits|normalsize|small|tiny|bf"
+    "|(?i:large|huge)|it|rm|sf|tt|em|under(?:line|bar)|uline|ensuremath|math(?:op|strut)|q?quad|(?:thin|med|thick)space"
 )
 _SYNONYMS = {"lt": "<", "gt": ">", "colon": ":", "lbrace": "\\{", "rbrace": "\\}", "approx": "=", "infin": "\\infty "}
 _SYNONYMS |= {"euro": "€", "texteuro": "€", "yen": "¥", "textyen": "¥", "pounds": "£", "textsterling": "£"}
@@ -250,11 +249,7 @@ _WORD = re.compile(r"(/|\bper\b)|([A-Za-z](?:[A-Za-z]|\.(?=[A-Za-z]))*)\.?(?:\s*
 
 
 def _without_unit(text: str) -> tuple[str, str | None, str | None]:
-    r"""The value without the words after it, the known unit with its power, and a note such as ``am`` or ``increase``.
-
-    Words of two letters or more in ``\text`` are taken for a unit whatever they are, bare words where they are known or
-    stand apart. ``5 million`` is multiplied out.
-    """
+    """The value, where ``5 million`` is multiplied out; the known unit behind it; a note such as ``am``."""
     if not text.isascii() and (match := _EAST_ASIAN_TAIL.fullmatch(text[:200])):
         factor = prod(_EAST_ASIAN[character] for character in match[2])
         return f"({match[1]})\\cdot {factor}" if factor > 1 else match[1], None, None

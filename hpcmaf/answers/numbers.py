@@ -193,10 +193,7 @@ _STEPS = [
 
 @lru_cache(maxsize=1 << 14)
 def value_of(text: str) -> Fraction | None:
-    """The exact rational value of what is written with digits alone, ``None`` where it is something else or too large.
-
-    LaTeX becomes a Python expression, whose tree is worked out in fractions, in about a millisecond.
-    """
+    """The exact value of what is written with digits alone, ``None`` where it is something else or too large."""
     text = text.strip()
     if len(text) > _MAX_LENGTH or not re.search(r"\d", text):
         return None

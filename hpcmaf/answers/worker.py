@@ -92,10 +92,7 @@ def _rooted(tree: sympy.Basic) -> set[sympy.Symbol]:
 
 
 def _serve() -> None:
-    """Answer each line of standard input, ``[a, b, deadline_s]``, by the verdict and how many seconds it took.
-
-    At a deadline the kernel ends the process that answers, also inside one long C call; then another one is forked.
-    """
+    """Answer each line of standard input, ``[a, b, deadline_s]``, by the verdict and how many seconds it took."""
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES if hard < 0 else min(hard, MEMORY_BYTES), hard))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -105,6 +102,7 @@ def _serve() -> None:
     for first, second in (("x+1", "1+x"), ("x<1", r"(-\infty,1)")):
         compare(first, second)  # builds the parser's tables and the solver's now, not on the first deadline
     print("ready", file=replies, flush=True)
+    # At a deadline the kernel ends the process that answers, also inside one long C call; then another one is forked.
     while child := os.fork():
         if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != -signal.SIGALRM:
             return
