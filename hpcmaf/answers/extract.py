@@ -35,9 +35,10 @@ def extract(text: str | None, form: AnswerForm | str, *, truncated: bool = False
     Parameters
     ----------
     form
-        ``number``, else the last one of the text; ``boxed``, else what is stated, if it is mathematics or a usual short
-        answer such as "none"; ``letter``, never one that is denied or only listed; ``text``, else a response of one
-        short line. Programs (``code``) are read by :mod:`hpcmaf.tasks.code`.
+        ``number``: one that is boxed or stated, else the last of the text. ``boxed``: the box, else what is stated, if
+        it is mathematics or a usual short answer such as "none". ``letter``: one of ``letters``, never one that is
+        denied or only listed. ``text``: the box, else what is stated, else a response of one short line. Programs
+        (``code``) are read by :mod:`hpcmaf.tasks.code`.
     truncated
         Whether the response was cut off. Then an explicit final answer that is whole counts alone.
     letters
@@ -261,8 +262,10 @@ def _term(statement: str, form: AnswerForm) -> str | None:
     for math in _MATH.finditer(statement[:reach]):
         if not _GOES_ON.match(statement, math.end()) and not _BOX.search(math[0]):
             return _listed(statement, math)
-    if _VERDICT.match(sentence):
-        return None
+    if verdict := _VERDICT.match(sentence):
+        if sentence[verdict.end() : verdict.end() + 1] != ":":
+            return None
+        sentence = sentence[verdict.end() + 1 :]
     sentence = re.sub(r"`|</?[a-z]+>", "", sentence).strip(" *_=\"'").rstrip(".!?,;:*_=\"' ")
     if form is AnswerForm.TEXT:
         return sentence[:200].strip() if re.search(r"\w", sentence) else None

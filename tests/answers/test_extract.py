@@ -85,6 +85,7 @@ ROWS: dict[str, list[tuple[str, str | None]]] = {
         ("the answer is consistent with the others", None), ("The answer is $7$. I am sure my answer is correct.", '7'),
         ("The answer was wrong.", None), ("The answer is none.", 'none'), ("The answer is yes.", 'yes'),
         ("answer is partially correct", None), ("The answer is unclear.", None), ("The answer is not 7.", None),
+        ("My answer is correct: 14.", '14'), ("So it is still the same answer.", None),
         ("The answer is:\n```\n14\n```", '14'), ("Answer:\n```text\n14\n```", '14'), ("The answer is `14`.", '14'),
         ("The answer is:\n\n***\n\n14", '14'), ("The answer is:\n> 14", '14'), ("The answer is:\n- 14", '14'),
         ("Answer:\n\n**Reasoning:** we add.\nSo 5.", None), ("Answer:\n\n## Explanation\nwe add 5", None),
