@@ -21,6 +21,8 @@ from tests.slurm.soak import soak
 def test_a_failed_attempt_is_judged_by_its_cause(slurm: Cluster, tmp_path: Path) -> None:
     """Again, with half the batch, on another node, each as its cause has it; the rest of the run stays as it is."""
     met = {
+        # Slurm itself kills for memory, which squeue tells no differently from kill -9.
+        ("it00/eval", "00000"): (["eat 900"], ["out of memory"], 1),
         ("it01/debate", "00000"): (["memory", "memory"], ["out of memory"] * 2, 2),
         # Killed twice, it is believed to want for memory.
         ("it01/debate", "00001"): (["sigkill", "sigkill"], ["killed"] * 2, 1),
@@ -30,7 +32,7 @@ def test_a_failed_attempt_is_judged_by_its_cause(slurm: Cluster, tmp_path: Path)
         ("it01/finetune", "generator-0"): (["training hardware"], ["hardware"], 0),
         ("it01/finetune", "generator-1"): (["no-memory"], ["out of memory"], 1),
     }
-    loop = Loop(slurm, tmp_path / "run", iters=1)
+    loop = Loop(slurm, tmp_path / "run", "slurm.generation.memory_gb=0.4", iters=1)
     for key, (what, _, _) in met.items():
         plant(loop.run, *key, *what)
     loop.start()
@@ -42,16 +44,6 @@ def test_a_failed_attempt_is_judged_by_its_cause(slurm: Cluster, tmp_path: Path)
         assert int(halved) == halvings and started(loop.run, *key) == len(what) + 1, key
         if "hardware" in kinds:
             assert node not in {line["node"] for line in loop.events("verdict") if (line["stage"], line["task"]) == key}
-
-
-def test_slurm_kills_for_memory(slurm: Cluster, tmp_path: Path) -> None:
-    """squeue tells no difference to kill -9."""
-    loop = Loop(slurm, tmp_path / "run", "slurm.generation.memory_gb=0.4")
-    plant(loop.run, "it00/eval", "00000", "eat 900")
-    loop.start()
-    loop.finish()
-    assert loop.verdicts() == ["out of memory"]
-    assert loop.errands("it00/eval", "00000")[0].endswith(" 1")
 
 
 def test_what_will_not_change_stops_the_chain_and_the_same_command_goes_on(slurm: Cluster, tmp_path: Path) -> None:
