@@ -41,7 +41,6 @@ def prepare_run(run: RunDir, recipe: Recipe, profile: Profile) -> Plan:
         run.write_problems("train", drawn.train)
         run.write_problems("eval", drawn.eval)
     write_text(run.recipe, _yaml(recipe.model_dump(mode="json")))
-    # Where its jobs read it.
     write_text(run.profile, _yaml(profile.model_dump(mode="json")))
     write_json(run.plan, plan.to_json())
     return run.shorten(plan)
@@ -78,7 +77,9 @@ def plan_run(run: RunDir, recipe: Recipe, profile: Profile) -> tuple[Plan, Split
             check_targets(one.model, one.training.lora)
         if trained:
             check_packages(quantize=one.training.quantize)
-    _validate_prompts(recipe)
+    # Prompts that a task does not have are refused before the run is bound to them.
+    for evaluating in (False, True):
+        protocol_of(recipe, 0, evaluating=evaluating).validate()
     base = " ".join(map(fingerprint, dict.fromkeys(paths)))
     if run.plan.exists():
         old = run.load_plan()
@@ -113,12 +114,6 @@ def _validate_template(model: Model) -> None:
             chat.prompt_ids([{"role": "user", "content": "1+2"}])
         except EngineError as error:
             raise ConfigError(str(error)) from error
-
-
-def _validate_prompts(recipe: Recipe) -> None:
-    """Refuse prompts that a task does not have before the run is bound to them."""
-    for evaluating in (False, True):
-        protocol_of(recipe, 0, evaluating=evaluating).validate()
 
 
 def draw(recipe: Recipe) -> Splits:
@@ -174,7 +169,7 @@ def fingerprint(base: str) -> str:
     for path in sorted(folder.iterdir()):
         if path.suffix in {".json", ".jinja", ".model", ".txt"} and path.is_file():
             digest.update(path.name.encode() + path.read_bytes())
-        elif path.suffix in {".safetensors", ".bin"}:
+        elif path.suffix in _WEIGHTS:
             digest.update(f"{path.name}:{path.stat().st_size}".encode())
     return f"sha256:{digest.hexdigest()}"
 

@@ -142,12 +142,11 @@ def queue(*, seconds: float) -> list[Job]:
     Ended jobs are among them until Slurm forgets them (MinJobAge, 300 s by default), so that causes are known without
     accounting.
     """
-    jobs = []
-    for id, index, state, reason, nodes, name, start, end in _rows(
-        call(SQUEUE, seconds=seconds), SQUEUE[-1].count("|")
-    ):
-        jobs.append(Job(id, int(index) if index.isdigit() else None, name, state, reason, nodes, start, end))
-    return jobs
+    rows = _rows(call(SQUEUE, seconds=seconds), SQUEUE[-1].count("|"))
+    return [
+        Job(id, int(index) if index.isdigit() else None, name, state, reason, nodes, start, end)
+        for id, index, state, reason, nodes, name, start, end in rows
+    ]
 
 
 def _rows(text: str, bars: int) -> Iterator[list[str]]:

@@ -54,13 +54,8 @@ class Submission:
 
     def keys(self, index: int) -> list[TaskKey]:
         """The tasks of an element."""
-        return [task_key(self.stage, name) for name in self.elements[index]]
-
-
-def task_key(stage: str, name: str) -> TaskKey:
-    """Stage and task of a name in an element of a submission for ``stage``."""
-    other, _, task = name.rpartition("/")
-    return (other or stage, task)
+        parts = (name.rpartition("/") for name in self.elements[index])
+        return [(other or self.stage, task) for other, _, task in parts]
 
 
 @dataclass(frozen=True, slots=True)
