@@ -14,7 +14,7 @@ from hpcmaf.tasks import TASKS
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix()
-    for pattern in ("README.md", "recipes/*.md", "slurm/*.md", "results/*/*.md", "hpcmaf/micro/weights/README.md")
+    for pattern in ("README.md", "recipes/*.md", "slurm/*.md", "results/**/*.md", "hpcmaf/micro/weights/README.md")
     for path in ROOT.glob(pattern)
 )
 README = (ROOT / "README.md").read_text()
